@@ -1,0 +1,338 @@
+//! Compiled components on disk.
+//!
+//! Compiling an interpreter takes seconds, loading the result milliseconds.
+//! An entry is two files:
+//!
+//! ```text
+//! <key>.cwasm   machine code, mapped into memory when it is loaded
+//! <key>.stamp   the digest of that file, and the file's identity on disk
+//!               (device, inode, size, times) when the digest was known to hold
+//! ```
+//!
+//! Machine code is trusted, so an entry is loaded only if its digest holds. To
+//! digest it takes longer than to load it; hence the identity: a file that did
+//! not change since it was digested is not digested again. Whatever touches it
+//! changes its times, and then it is. A damaged entry is built anew.
+//!
+//! The key covers the component's bytes, the engine's version and settings,
+//! and the CPU features that the code may use. Writers hold a lock and rename
+//! complete files into place, so a torn entry is never seen.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use wasmtime::{Engine, component::Component};
+
+use crate::{error::Error, runtime::user_cache};
+
+/// Changes with the layout of the cache.
+const FORMAT: &str = "1";
+
+/// What the cache holds, for people.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CacheEntry {
+    /// The compiled file.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was written.
+    pub modified: Option<SystemTime>,
+}
+
+/// The folder of compiled templates that is used unless another is given:
+/// `isola/compiled` in the user's cache folder.
+///
+/// # Errors
+///
+/// [`Error::InvalidArgument`] if the user has no home.
+pub fn default_cache_dir() -> Result<PathBuf, Error> {
+    user_cache().map(|cache| cache.join("compiled")).ok_or_else(|| {
+        Error::InvalidArgument("no cache folder: set HOME, or give a cache folder".into())
+    })
+}
+
+/// Lists what is in a cache folder.
+///
+/// # Errors
+///
+/// [`Error::Internal`] if the folder cannot be read. A missing one is empty.
+pub fn list_cache(folder: &Path) -> Result<Vec<CacheEntry>, Error> {
+    let mut entries = Vec::new();
+    for path in files(folder)? {
+        if path.extension().is_some_and(|extension| extension == "cwasm")
+            && let Ok(metadata) = path.metadata()
+        {
+            let modified = metadata.modified().ok();
+            entries.push(CacheEntry { path, size: metadata.len(), modified });
+        }
+    }
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(entries)
+}
+
+/// Empties a cache folder and returns the number of bytes that are free now.
+/// Running sandboxes are not disturbed.
+///
+/// # Errors
+///
+/// [`Error::Internal`] if a file cannot be removed.
+pub fn clear_cache(folder: &Path) -> Result<u64, Error> {
+    let mut freed = 0;
+    for path in files(folder)? {
+        let ours = path.extension().is_some_and(|extension| {
+            ["cwasm", "stamp", "digest", "tmp"].iter().any(|ours| extension == *ours)
+        });
+        if ours {
+            freed += path.metadata().map_or(0, |metadata| metadata.len());
+            fs::remove_file(&path)
+                .map_err(|error| Error::internal("cannot clear the cache", error))?;
+        }
+    }
+    Ok(freed)
+}
+
+/// Loads a component, compiled if need be; `compiling` is told if so.
+///
+/// Without a folder nothing is kept.
+pub(crate) fn load(
+    engine: &Engine,
+    component: &Path,
+    folder: Option<&Path>,
+    compiling: &dyn Fn(),
+) -> Result<Component, Error> {
+    let Some(folder) = folder else {
+        compiling();
+        return Component::new(engine, read(component)?).map_err(|error| refused(component, error));
+    };
+    prepare(folder)?;
+    let key = key(engine, &component_digest(component, folder)?);
+    let entry = Entry { code: folder.join(format!("{key}.cwasm")), stamp: folder.join(format!("{key}.stamp")) };
+    if let Some(component) = entry.load(engine) {
+        return Ok(component);
+    }
+    // One builder at a time; the others find its result.
+    let lock = File::create(folder.join(format!("{key}.lock")))
+        .map_err(|error| Error::internal("cannot write to the cache folder", error))?;
+    lock.lock().map_err(|error| Error::internal("cannot lock the cache", error))?;
+    if let Some(component) = entry.load(engine) {
+        return Ok(component);
+    }
+    compiling();
+    let code = engine
+        .precompile_component(&read(component)?)
+        .map_err(|error| refused(component, error))?;
+    entry.store(&code).map_err(|error| Error::internal("cannot write to the cache folder", error))?;
+    entry.load(engine).ok_or_else(|| {
+        Error::bug(format!("the compiled {} cannot be loaded back", component.display()))
+    })
+}
+
+struct Entry {
+    code: PathBuf,
+    stamp: PathBuf,
+}
+
+/// What is in a stamp.
+#[derive(Serialize, Deserialize, PartialEq)]
+struct Stamp {
+    digest: String,
+    identity: Identity,
+}
+
+/// What changes when a file does.
+#[derive(Serialize, Deserialize, PartialEq, Clone)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Entry {
+    /// `None` if there is no entry, or none that holds.
+    #[allow(unsafe_code, reason = "loading machine code")]
+    fn load(&self, engine: &Engine) -> Option<Component> {
+        let stamp: Stamp = serde_json::from_slice(&fs::read(&self.stamp).ok()?).ok()?;
+        let identity = Identity::of(&self.code).ok()?;
+        if identity != stamp.identity {
+            if digest(&self.code).ok()? != stamp.digest {
+                tracing::warn!(entry = %self.code.display(), "the cache entry is damaged");
+                return None;
+            }
+            let _ = self.write_stamp(&Stamp { identity, ..stamp });
+        }
+        // SAFETY: the file holds what `store` wrote, the output of
+        // `Engine::precompile_component`: its digest says so, or it did not
+        // change since the digest did. `prepare` saw to it that nobody else
+        // can write in this folder. Files are replaced by renaming, never
+        // written in place, so the mapping stays what it is.
+        unsafe { Component::deserialize_file(engine, &self.code) }
+            .inspect_err(|error| tracing::warn!(%error, "the cache entry cannot be loaded"))
+            .ok()
+    }
+
+    fn store(&self, code: &[u8]) -> io::Result<()> {
+        write_whole(&self.code, code)?;
+        let digest = hex(&Sha256::digest(code));
+        self.write_stamp(&Stamp { digest, identity: Identity::of(&self.code)? })
+    }
+
+    fn write_stamp(&self, stamp: &Stamp) -> io::Result<()> {
+        write_whole(&self.stamp, &serde_json::to_vec(stamp)?)
+    }
+}
+
+impl Identity {
+    #[cfg(unix)]
+    fn of(path: &Path) -> io::Result<Self> {
+        use std::os::unix::fs::MetadataExt as _;
+        let metadata = fs::metadata(path)?;
+        Ok(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+
+    #[cfg(not(unix))]
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        let since = metadata.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let modified = (since.as_secs().cast_signed(), i64::from(since.subsec_nanos()));
+        Ok(Self { device: 0, inode: 0, size: metadata.len(), modified, changed: modified })
+    }
+}
+
+/// The digest of a component, remembered by its path and identity.
+fn component_digest(component: &Path, folder: &Path) -> Result<String, Error> {
+    let unreadable = |error| {
+        Error::InvalidArgument(format!("cannot read the runtime {}: {error}", component.display()))
+    };
+    let path = component.canonicalize().map_err(unreadable)?;
+    let identity = Identity::of(&path).map_err(unreadable)?;
+    let name = hex(&Sha256::digest(path.as_os_str().as_encoded_bytes()));
+    let memo = folder.join(format!("{name}.digest"));
+    let known = fs::read(&memo).ok().and_then(|text| serde_json::from_slice::<Stamp>(&text).ok());
+    if let Some(stamp) = known
+        && stamp.identity == identity
+    {
+        return Ok(stamp.digest);
+    }
+    let digest = digest(&path).map_err(unreadable)?;
+    let stamp = Stamp { digest: digest.clone(), identity };
+    if let Ok(text) = serde_json::to_vec(&stamp) {
+        let _ = write_whole(&memo, &text);
+    }
+    Ok(digest)
+}
+
+fn key(engine: &Engine, component_digest: &str) -> String {
+    use std::hash::{Hash as _, Hasher};
+
+    /// Collects what the engine says of its compatibility.
+    struct Collect(Sha256);
+    impl Hasher for Collect {
+        fn finish(&self) -> u64 {
+            0
+        }
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+    }
+
+    let mut collect = Collect(Sha256::new());
+    engine.precompile_compatibility_hash().hash(&mut collect);
+    collect.0.update(FORMAT);
+    collect.0.update(component_digest);
+    hex(&collect.0.finalize())
+}
+
+/// Makes the folder, for its owner only, and refuses one that is not safe to
+/// load machine code from.
+fn prepare(folder: &Path) -> Result<(), Error> {
+    let refuse = |why: &str| {
+        Err(Error::InvalidArgument(format!("cache folder {}: {why}", folder.display())))
+    };
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    if let Err(error) = builder.create(folder) {
+        return refuse(&format!("cannot be made: {error}"));
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        let metadata = match fs::metadata(folder) {
+            Ok(metadata) => metadata,
+            Err(error) => return refuse(&format!("cannot be read: {error}")),
+        };
+        let me = rustix::process::geteuid().as_raw();
+        if metadata.uid() != me && metadata.uid() != 0 {
+            return refuse("belongs to another user, who could put machine code there");
+        }
+        if metadata.mode() & 0o002 != 0 {
+            return refuse("everybody can write there, so it is not safe to load code from");
+        }
+    }
+    Ok(())
+}
+
+fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::internal("cannot read the cache folder", error)),
+    };
+    Ok(entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect())
+}
+
+/// Writes a file such that it is seen whole or not at all.
+fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().suffix(".tmp").tempfile_in(folder)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+fn digest(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&digest.finalize())),
+            n => digest.update(&buffer[..n]),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn read(component: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(component).map_err(|error| {
+        Error::InvalidArgument(format!("cannot read the runtime {}: {error}", component.display()))
+    })
+}
+
+fn refused(component: &Path, error: wasmtime::Error) -> Error {
+    Error::InvalidArgument(format!("{} is not a runtime: {error:#}", component.display()))
+}

@@ -1,0 +1,106 @@
+//! The host's side of `wit/isola.wit`.
+
+use std::time::Duration;
+
+use wasmtime::Result;
+
+use crate::{
+    event::{Event, Level, LogRecord},
+    guest::Guest,
+    value::Value,
+};
+
+wasmtime::component::bindgen!({
+    path: "../../wit",
+    world: "sandbox",
+    imports: {
+        "isola:sandbox/host.emit": async | trappable,
+        "isola:sandbox/host.stdout": async | trappable,
+        "isola:sandbox/host.stderr": async | trappable,
+        "isola:sandbox/host.log": async | trappable,
+        "isola:sandbox/host.wait": async | trappable,
+        default: trappable,
+    },
+    exports: { default: async },
+});
+
+pub(crate) use exports::isola::sandbox::guest::{Argument, Config, Failure, FailureKind};
+use isola::sandbox::host::{Completion, Host, Level as WireLevel};
+
+impl Host for Guest {
+    async fn emit(&mut self, value: String) -> Result<()> {
+        let size = value.len();
+        self.check_value(size)?;
+        // What a guest says is not to be trusted: the text is parsed here.
+        let value = Value::from_json(value)?;
+        self.output.write(Event::Result(value), size).await
+    }
+
+    async fn stdout(&mut self, text: String) -> Result<()> {
+        let size = text.len();
+        self.output.write(Event::Stdout(text), size).await
+    }
+
+    async fn stderr(&mut self, text: String) -> Result<()> {
+        let size = text.len();
+        self.output.write(Event::Stderr(text), size).await
+    }
+
+    async fn log(&mut self, level: WireLevel, message: String) -> Result<()> {
+        let size = message.len();
+        let level = match level {
+            WireLevel::Debug => Level::Debug,
+            WireLevel::Info => Level::Info,
+            WireLevel::Warning => Level::Warning,
+            WireLevel::Error => Level::Error,
+        };
+        self.output.write(Event::Log(LogRecord::new(level, message)), size).await
+    }
+
+    fn hostcall(
+        &mut self,
+        id: u64,
+        name: String,
+        payload: String,
+    ) -> Result<Result<(), String>> {
+        self.check_value(payload.len())?;
+        let payload = Value::from_json(payload)?;
+        Ok(self.hostcalls.start(id, name, payload))
+    }
+
+    fn abandon(&mut self, id: u64) -> Result<()> {
+        self.hostcalls.abandon(id);
+        Ok(())
+    }
+
+    fn completions(&mut self) -> Result<Vec<Completion>> {
+        Ok(self.take_completions())
+    }
+
+    async fn wait(&mut self, timeout: Option<u64>) -> Result<Vec<Completion>> {
+        let arrival = self.hostcalls.arrival();
+        match timeout {
+            Some(nanos) => {
+                let _ = tokio::time::timeout(Duration::from_nanos(nanos), arrival).await;
+            }
+            None if self.hostcalls.is_idle() => {}
+            None => arrival.await,
+        }
+        Ok(self.take_completions())
+    }
+
+    fn wake_next_timer(&mut self) -> Result<()> {
+        self.wake_next_timer = true;
+        Ok(())
+    }
+}
+
+impl Guest {
+    fn take_completions(&mut self) -> Vec<Completion> {
+        self.hostcalls
+            .take()
+            .into_iter()
+            .map(|(id, outcome)| Completion { id, outcome })
+            .collect()
+    }
+}

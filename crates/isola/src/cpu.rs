@@ -1,0 +1,95 @@
+//! The CPU time of a call.
+
+use std::{
+    pin::Pin,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+/// Counts the CPU time that a guest's future takes while it is polled.
+///
+/// Between polls a guest waits for its host, and that costs it nothing. Only
+/// the thread that polls writes, and the guest's epoch callback, which reads,
+/// runs on that same thread.
+#[derive(Default)]
+pub(crate) struct CpuClock {
+    /// Nanoseconds, over all finished polls of this call.
+    spent: AtomicU64,
+    /// The thread's CPU time when the running poll began.
+    since: AtomicU64,
+    /// What the call may take; the largest number for no limit.
+    limit: AtomicU64,
+}
+
+impl CpuClock {
+    /// Begins a call.
+    pub(crate) fn reset(&self, limit: Option<Duration>) {
+        self.spent.store(0, Relaxed);
+        self.limit.store(limit.map_or(u64::MAX, nanos), Relaxed);
+    }
+
+    /// What the call may take.
+    pub(crate) fn limit(&self) -> Option<Duration> {
+        match self.limit.load(Relaxed) {
+            u64::MAX => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
+
+    /// What the call took so far. To be asked from within a poll.
+    pub(crate) fn elapsed(&self) -> Duration {
+        let running = thread_cpu_nanos().saturating_sub(self.since.load(Relaxed));
+        Duration::from_nanos(self.spent.load(Relaxed) + running)
+    }
+
+    fn resume(&self) {
+        self.since.store(thread_cpu_nanos(), Relaxed);
+    }
+
+    fn pause(&self) {
+        self.spent.store(nanos(self.elapsed()), Relaxed);
+    }
+}
+
+/// Runs a future on a CPU clock.
+pub(crate) async fn metered<F: Future>(clock: &CpuClock, future: F) -> F::Output {
+    struct Metered<'a, F> {
+        clock: &'a CpuClock,
+        future: Pin<&'a mut F>,
+    }
+
+    impl<F: Future> Future for Metered<'_, F> {
+        type Output = F::Output;
+
+        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+            self.clock.resume();
+            let poll = self.future.as_mut().poll(cx);
+            self.clock.pause();
+            poll
+        }
+    }
+
+    let future = std::pin::pin!(future);
+    Metered { clock, future }.await
+}
+
+fn nanos(duration: Duration) -> u64 {
+    duration.as_nanos().try_into().unwrap_or(u64::MAX)
+}
+
+#[cfg(unix)]
+fn thread_cpu_nanos() -> u64 {
+    use rustix::time::{ClockId, clock_gettime};
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    // Neither part of a CPU time is negative.
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
+/// Elsewhere wall time while polling stands in for it: never less.
+#[cfg(not(unix))]
+fn thread_cpu_nanos() -> u64 {
+    use std::{sync::LazyLock, time::Instant};
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_nanos().try_into().unwrap_or(u64::MAX)
+}

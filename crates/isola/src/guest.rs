@@ -1,0 +1,96 @@
+//! What the host keeps for one guest: the data of its wasmtime store.
+
+use std::sync::Arc;
+
+use wasmtime::{Result, component::ResourceTable};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use crate::{
+    cpu::CpuClock,
+    error::{Error, Limit, LimitExceeded},
+    host::Host,
+    hostcalls::Hostcalls,
+    limits::Limits,
+    memory::MemoryMeter,
+    outgoing::Outgoing,
+    output::Output,
+};
+
+pub(crate) struct Guest {
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) memory: MemoryMeter,
+    pub(crate) cpu: Arc<CpuClock>,
+    pub(crate) output: Output,
+    pub(crate) hostcalls: Hostcalls,
+    pub(crate) table: ResourceTable,
+    /// The next timer is to be one that hostcalls wake.
+    pub(crate) wake_next_timer: bool,
+    /// The pollable and the timer behind it, of the last such timer.
+    pub(crate) waking_timer: Option<(u32, u32)>,
+    outgoing: Outgoing,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+}
+
+impl Guest {
+    pub(crate) fn new(
+        limits: Arc<Limits>,
+        host: Arc<dyn Host>,
+        output: Output,
+        cpu: Arc<CpuClock>,
+        wasi: WasiCtx,
+    ) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits.max_handles);
+        Self {
+            memory: MemoryMeter::new(limits.max_memory),
+            cpu,
+            output,
+            hostcalls: Hostcalls::new(Arc::clone(&host), &limits),
+            table,
+            wake_next_timer: false,
+            waking_timer: None,
+            outgoing: Outgoing::new(host, &limits),
+            wasi,
+            http: WasiHttpCtx::new(),
+            limits,
+        }
+    }
+
+    /// Refuses a value that is too large.
+    pub(crate) fn check_value(&self, size: usize) -> Result<()> {
+        if size > self.limits.max_value_size {
+            return Err(LimitExceeded::bytes(Limit::ValueSize, self.limits.max_value_size).into());
+        }
+        Ok(())
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut self.outgoing,
+            table: &mut self.table,
+            ctx: &mut self.http,
+        }
+    }
+}
+
+/// An error of ours inside a wasmtime error, on its way through the guest.
+impl From<GuestLie> for Error {
+    fn from(lie: GuestLie) -> Self {
+        Self::Crash(lie.0)
+    }
+}
+
+/// Something that no honest guest sends.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct GuestLie(pub(crate) String);

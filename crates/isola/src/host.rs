@@ -1,0 +1,150 @@
+//! What the host does for a guest.
+
+use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::Arc};
+
+use async_trait::async_trait;
+
+use crate::{
+    http::{Request, Response},
+    value::Value,
+};
+
+/// The host's side of a sandbox: all that the guest can reach outside.
+///
+/// Everything is denied unless it is overridden here. Most hosts need no type
+/// of their own and use [`Handlers`].
+///
+/// The methods run as tasks of the tokio runtime. Dropping the call, or
+/// closing the sandbox, aborts them. A panic fails the hostcall and nothing
+/// else.
+#[async_trait]
+pub trait Host: Send + Sync + 'static {
+    /// Answers a hostcall. The error's message is what the guest sees.
+    async fn hostcall(&self, name: &str, payload: Value) -> Result<Value, HostError> {
+        let _ = payload;
+        Err(HostError::new(format!("the host has no function {name:?}")))
+    }
+
+    /// Answers an HTTP request. Bodies may be streams, both ways.
+    async fn http(&self, request: Request) -> Result<Response, HostError> {
+        let _ = request;
+        Err(HostError::http_disabled())
+    }
+}
+
+/// A host that denies everything.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DenyAll;
+
+impl Host for DenyAll {}
+
+/// Why the host refused or failed. The guest sees the message, and only that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostError {
+    message: String,
+}
+
+impl HostError {
+    /// An error with a message for the guest.
+    ///
+    /// There is no conversion from other errors on purpose: what they say may
+    /// name paths and addresses of the host.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into() }
+    }
+
+    /// What the guest is told.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub(crate) fn http_disabled() -> Self {
+        Self::new("HTTP is disabled for this sandbox")
+    }
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for HostError {}
+
+/// A [`Host`] made of functions.
+///
+/// ```
+/// use isola::{Handlers, HostError, Value};
+///
+/// let host = Handlers::new().hostcall("double", |payload: Value| async move {
+///     let number: i64 = payload.to().map_err(|error| HostError::new(error.to_string()))?;
+///     Ok(Value::from(serde_json::json!(number * 2)))
+/// });
+/// ```
+#[derive(Clone, Default)]
+pub struct Handlers {
+    hostcalls: HashMap<String, HostcallHandler>,
+    http: Option<HttpHandler>,
+}
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = Result<T, HostError>> + Send>>;
+type HostcallHandler = Arc<dyn Fn(Value) -> BoxFuture<Value> + Send + Sync>;
+type HttpHandler = Arc<dyn Fn(Request) -> BoxFuture<Response> + Send + Sync>;
+
+impl Handlers {
+    /// No functions, and no HTTP.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Answers the hostcall `name` with `handler`.
+    #[must_use]
+    pub fn hostcall<F, R>(mut self, name: impl Into<String>, handler: F) -> Self
+    where
+        F: Fn(Value) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Value, HostError>> + Send + 'static,
+    {
+        self.hostcalls
+            .insert(name.into(), Arc::new(move |payload| Box::pin(handler(payload))));
+        self
+    }
+
+    /// Answers HTTP requests with `handler`.
+    #[must_use]
+    pub fn http<F, R>(mut self, handler: F) -> Self
+    where
+        F: Fn(Request) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Response, HostError>> + Send + 'static,
+    {
+        self.http = Some(Arc::new(move |request| Box::pin(handler(request))));
+        self
+    }
+}
+
+#[async_trait]
+impl Host for Handlers {
+    async fn hostcall(&self, name: &str, payload: Value) -> Result<Value, HostError> {
+        match self.hostcalls.get(name) {
+            Some(handler) => handler(payload).await,
+            None => DenyAll.hostcall(name, payload).await,
+        }
+    }
+
+    async fn http(&self, request: Request) -> Result<Response, HostError> {
+        match &self.http {
+            Some(handler) => handler(request).await,
+            None => DenyAll.http(request).await,
+        }
+    }
+}
+
+impl fmt::Debug for Handlers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handlers")
+            .field("hostcalls", &self.hostcalls.keys())
+            .field("http", &self.http.is_some())
+            .finish()
+    }
+}

@@ -1,0 +1,84 @@
+//! Run source code that nobody trusts, in your own process.
+//!
+//! A [`Template`] is a compiled interpreter, CPython or JavaScript, inside
+//! WebAssembly. From it a [`Sandbox`] is created in milliseconds. A sandbox
+//! sees nothing of its host but what it is handed: hostcalls and HTTP through
+//! a [`Host`], folders through a [`Mount`], environment variables, and
+//! [`Limits`] on all of it.
+//!
+//! # Lifecycle
+//!
+//! [`Template::builder`] → [`TemplateBuilder::build`] → [`Template::sandbox`] →
+//! [`SandboxBuilder::create`] → [`Sandbox::start`] → [`Sandbox::load_script`] →
+//! [`Sandbox::run`], as often as you like → [`Sandbox::close`], or drop it.
+//!
+//! ```no_run
+//! use isola::{Handlers, HostError, Runtime, Template, Value, args};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), isola::Error> {
+//! let template = Template::builder(Runtime::Python).build().await?;
+//!
+//! let host = Handlers::new().hostcall("lookup_user", |payload: Value| async move {
+//!     Ok::<_, HostError>(Value::from(serde_json::json!({ "id": payload, "name": "Ada" })))
+//! });
+//! let sandbox = template.sandbox().host(host).create().await?;
+//! sandbox.start().await?;
+//! sandbox
+//!     .load_script(
+//!         "from sandbox.asyncio import hostcall\n\
+//!          async def greet(user_id):\n\
+//!          \x20   user = await hostcall('lookup_user', user_id)\n\
+//!          \x20   return f\"hello {user['name']}\"\n",
+//!     )
+//!     .await?;
+//! let greeting: String = sandbox.run("greet", args![7]).await?.to()?;
+//! assert_eq!(greeting, "hello Ada");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Everything is async on tokio: build, create and run within a tokio runtime.
+//! A guest runs on the thread that polls its call, gives way every two
+//! milliseconds, and stops when the call's future is dropped. To run sandboxes
+//! in parallel, spawn their calls as tasks.
+
+mod args;
+mod cache;
+mod call;
+#[cfg(feature = "client")]
+mod client;
+mod contract;
+mod cpu;
+mod engine;
+mod error;
+mod event;
+mod guest;
+mod host;
+mod hostcalls;
+pub mod http;
+mod limits;
+mod memory;
+mod mount;
+mod outgoing;
+mod output;
+mod runtime;
+mod sandbox;
+mod template;
+mod value;
+mod wasi;
+
+pub use args::Args;
+pub use cache::{CacheEntry, clear_cache, default_cache_dir, list_cache};
+pub use call::{Call, EventStream};
+#[cfg(feature = "client")]
+pub use client::HttpClient;
+pub use error::{Closed, Error, GuestException, Internal, Limit, LimitExceeded};
+pub use event::{Event, Level, LogRecord};
+pub use host::{DenyAll, Handlers, Host, HostError};
+pub use limits::Limits;
+pub use mount::{Mount, Permission};
+pub use runtime::Runtime;
+pub use sandbox::{Sandbox, SandboxBuilder};
+pub use template::{Template, TemplateBuilder};
+pub use value::Value;

@@ -1,0 +1,51 @@
+//! The memory limit of one sandbox.
+
+use wasmtime::{Result, ResourceLimiter};
+
+/// Counts the linear memory of one store, over all of its memories, and
+/// refuses growth past the limit.
+pub(crate) struct MemoryMeter {
+    limit: usize,
+    used: usize,
+    refused: bool,
+}
+
+/// More table elements than any guest needs (16 bytes each, on the host).
+const MAX_TABLE_ELEMENTS: usize = 1 << 20;
+
+impl MemoryMeter {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit, used: 0, refused: false }
+    }
+
+    /// Whether growth was refused since the last time this was asked.
+    pub(crate) fn take_refused(&mut self) -> bool {
+        std::mem::take(&mut self.refused)
+    }
+}
+
+impl ResourceLimiter for MemoryMeter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> Result<bool> {
+        let used = self.used + desired.saturating_sub(current);
+        if used > self.limit {
+            self.refused = true;
+            return Ok(false);
+        }
+        self.used = used;
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> Result<bool> {
+        Ok(desired <= MAX_TABLE_ELEMENTS)
+    }
+}

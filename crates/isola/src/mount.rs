@@ -1,0 +1,136 @@
+//! Host folders that a guest may see.
+
+use std::path::PathBuf;
+
+use crate::error::Error;
+
+/// A host folder that is visible in the guest, read-only unless told
+/// otherwise.
+///
+/// ```
+/// use isola::{Mount, Permission};
+///
+/// let mount = Mount::new("./data", "/data")
+///     .dir_perms(Permission::ReadWrite)
+///     .file_perms(Permission::ReadWrite);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    pub(crate) host: PathBuf,
+    pub(crate) guest: String,
+    pub(crate) dirs: Permission,
+    pub(crate) files: Permission,
+}
+
+impl Mount {
+    /// Mounts the host folder `host` at the absolute path `guest`, read-only.
+    pub fn new(host: impl Into<PathBuf>, guest: impl Into<String>) -> Self {
+        Self {
+            host: host.into(),
+            guest: guest.into(),
+            dirs: Permission::Read,
+            files: Permission::Read,
+        }
+    }
+
+    /// What the guest may do with directories: listing them is `Read`;
+    /// creating, renaming and removing entries is `Write`.
+    #[must_use]
+    pub fn dir_perms(mut self, permission: Permission) -> Self {
+        self.dirs = permission;
+        self
+    }
+
+    /// What the guest may do with the content of files.
+    #[must_use]
+    pub fn file_perms(mut self, permission: Permission) -> Self {
+        self.files = permission;
+        self
+    }
+
+    /// Checks what can be checked before a guest runs.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        let refuse = |why: &str| {
+            Err(Error::InvalidArgument(format!(
+                "mount of {:?} at {:?}: {why}",
+                self.host, self.guest
+            )))
+        };
+        if !self.guest.starts_with('/') || self.guest.len() < 2 {
+            return refuse("the guest path must be absolute, and not the root");
+        }
+        if self.guest.split('/').any(|part| part == "..") || self.guest.contains('\0') {
+            return refuse("the guest path must not contain `..` or a NUL");
+        }
+        match std::fs::metadata(&self.host) {
+            Ok(metadata) if metadata.is_dir() => Ok(()),
+            Ok(_) => refuse("the host path is not a folder"),
+            Err(error) => refuse(&format!("the host folder cannot be read: {error}")),
+        }
+    }
+}
+
+/// What may be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Permission {
+    /// Only look.
+    #[default]
+    Read,
+    /// Only change.
+    Write,
+    /// Both.
+    ReadWrite,
+}
+
+impl Permission {
+    pub(crate) fn reads(self) -> bool {
+        self != Self::Write
+    }
+
+    pub(crate) fn writes(self) -> bool {
+        self != Self::Read
+    }
+}
+
+impl std::str::FromStr for Permission {
+    type Err = Error;
+
+    /// Reads `read`, `write` or `read-write`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "read" => Ok(Self::Read),
+            "write" => Ok(Self::Write),
+            "read-write" => Ok(Self::ReadWrite),
+            other => Err(Error::InvalidArgument(format!(
+                "unknown permission {other:?}: use \"read\", \"write\" or \"read-write\""
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_mounts_that_cannot_be() {
+        let here = env!("CARGO_MANIFEST_DIR");
+        assert!(Mount::new(here, "/data").validate().is_ok());
+        for (host, guest, why) in [
+            (here, "data", "absolute"),
+            (here, "/", "absolute"),
+            (here, "/a/../b", ".."),
+            ("/nowhere/at/all", "/data", "cannot be read"),
+            (concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"), "/data", "not a folder"),
+        ] {
+            let error = Mount::new(host, guest).validate().unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn permissions_have_three_names() {
+        assert_eq!("read-write".parse::<Permission>().unwrap(), Permission::ReadWrite);
+        assert!("rw".parse::<Permission>().unwrap_err().to_string().contains("read-write"));
+    }
+}

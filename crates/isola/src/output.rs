@@ -1,0 +1,197 @@
+//! Where a guest's output goes: counted, bounded, and in order.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use wasmtime::Result;
+use wasmtime_wasi::{
+    cli::{IsTerminal, StdoutStream},
+    p2::{OutputStream, Pollable, StreamError, StreamResult},
+};
+
+use crate::{
+    error::{Limit, LimitExceeded},
+    event::Event,
+};
+
+/// So many events may wait before the guest has to.
+const QUEUE: usize = 64;
+
+/// The output of the call that is running.
+#[derive(Clone)]
+pub(crate) struct Output(Arc<Mutex<State>>);
+
+struct State {
+    /// `None` if nobody listens to this call.
+    queue: Option<VecDeque<Event>>,
+    written: usize,
+    limit: usize,
+}
+
+impl Output {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self(Arc::new(Mutex::new(State { queue: None, written: 0, limit })))
+    }
+
+    /// Begins the output of a call.
+    pub(crate) fn begin(&self, listened: bool) {
+        let mut state = self.lock();
+        state.written = 0;
+        state.queue = listened.then(VecDeque::new);
+    }
+
+    /// The oldest event that was not taken yet.
+    pub(crate) fn take(&self) -> Option<Event> {
+        self.lock().queue.as_mut()?.pop_front()
+    }
+
+    /// Writes an event that holds `size` bytes. Waits while the listener is
+    /// far behind, so that a flood stays in the guest.
+    pub(crate) async fn write(&mut self, event: Event, size: usize) -> Result<()> {
+        let full = self.push(event, size)?;
+        if full {
+            // The listener takes all events before it lets the guest go on.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Returns whether the queue is full now.
+    fn push(&self, event: Event, size: usize) -> Result<bool> {
+        let mut state = self.lock();
+        // Each event costs something, even an empty one.
+        state.written = state.written.saturating_add(size + 1);
+        if state.written > state.limit {
+            return Err(LimitExceeded::bytes(Limit::Output, state.limit).into());
+        }
+        let Some(queue) = &mut state.queue else { return Ok(false) };
+        match (queue.back_mut(), event) {
+            // Many small writes, as `print` makes them, are one event.
+            (Some(Event::Stdout(last)), Event::Stdout(text)) => last.push_str(&text),
+            (Some(Event::Stderr(last)), Event::Stderr(text)) => last.push_str(&text),
+            (_, event) => queue.push_back(event),
+        }
+        Ok(queue.len() >= QUEUE)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The WASI stream behind file descriptor 1 or 2, for what the interpreter's
+/// own C code writes.
+#[derive(Clone)]
+pub(crate) struct Stdio {
+    output: Output,
+    event: fn(String) -> Event,
+    /// The start of a character whose rest is still to come.
+    partial: Vec<u8>,
+}
+
+impl Stdio {
+    pub(crate) fn stdout(output: Output) -> Self {
+        Self { output, event: Event::Stdout, partial: Vec::new() }
+    }
+
+    pub(crate) fn stderr(output: Output) -> Self {
+        Self { output, event: Event::Stderr, partial: Vec::new() }
+    }
+}
+
+impl IsTerminal for Stdio {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Stdio {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        // Only WASI 0.3 asks for this form, and it is not linked.
+        Box::new(tokio::io::sink())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl OutputStream for Stdio {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.partial.extend_from_slice(&bytes);
+        let end = complete_prefix(&self.partial);
+        let text = String::from_utf8_lossy(&self.partial[..end]).into_owned();
+        self.partial.drain(..end);
+        if text.is_empty() {
+            return Ok(());
+        }
+        let size = text.len();
+        self.output.push((self.event)(text), size).map_err(StreamError::Trap)?;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(64 << 10)
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for Stdio {
+    async fn ready(&mut self) {}
+}
+
+/// The length of the part that does not end inside a character.
+fn complete_prefix(bytes: &[u8]) -> usize {
+    let tail = bytes.len().saturating_sub(3);
+    for start in (tail..bytes.len()).rev() {
+        let width = match bytes[start] {
+            0xc0..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf7 => 4,
+            0x80..=0xbf => continue,
+            _ => 1,
+        };
+        return if start + width > bytes.len() { start } else { bytes.len() };
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_character_is_never_cut() {
+        for (bytes, end) in [
+            ("abc".as_bytes(), 3),
+            (&"aé".as_bytes()[..2], 1),
+            (&"a€".as_bytes()[..3], 1),
+            (&"a🦀".as_bytes()[..4], 1),
+            ("a🦀".as_bytes(), 5),
+            (&[0xff, 0xfe], 2),
+            (&[0x80, 0x80, 0x80, 0x80], 4),
+            (&[], 0),
+        ] {
+            assert_eq!(complete_prefix(bytes), end, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn small_writes_join_and_the_limit_holds() {
+        let output = Output::new(10);
+        output.begin(true);
+        output.push(Event::Stdout("a".into()), 1).unwrap();
+        output.push(Event::Stdout("b".into()), 1).unwrap();
+        assert!(matches!(output.take(), Some(Event::Stdout(text)) if text == "ab"));
+        let error = output.push(Event::Stdout("x".repeat(9)), 9).unwrap_err();
+        assert_eq!(error.downcast_ref::<LimitExceeded>().unwrap().limit, Limit::Output);
+    }
+}

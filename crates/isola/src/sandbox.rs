@@ -1,0 +1,416 @@
+//! A sandbox: one interpreter, isolated, with a state of its own.
+//!
+//! ```text
+//!            create            start             call, script
+//!  Template ────────▶ pending ───────▶ idle ◀──────────────────▶ busy
+//!                        │               │                        │
+//!                        └───────────────┴──── close, cancel, ────┘
+//!                                        ▼     a limit, a crash
+//!                                     closed
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    fmt, mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+use wasmtime::{Store, UpdateDeadline};
+use wasmtime_wasi::{FsPerms, WasiCtx};
+
+use crate::{
+    args::Args,
+    call::{Call, EventStream, Operation},
+    contract::{self, Config},
+    cpu::{CpuClock, metered},
+    engine::{Running, engine},
+    error::{Closed, Error, Limit, LimitExceeded},
+    guest::Guest,
+    host::{DenyAll, Host},
+    limits::Limits,
+    mount::Mount,
+    output::{Output, Stdio},
+    runtime::Runtime,
+    template::{Template, validate_env},
+};
+
+/// An isolated interpreter.
+///
+/// Calls run one at a time: a second one is refused with [`Error::Busy`].
+/// Dropping a call's future or stream half-way stops the guest, and the sandbox
+/// is closed then.
+pub struct Sandbox {
+    shared: Arc<Shared>,
+}
+
+impl Sandbox {
+    /// Prepares the interpreter and runs the template's prelude. To be called
+    /// once, before anything else.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotPending`] at a second start; otherwise what the prelude did
+    /// wrong.
+    pub async fn start(&self) -> Result<(), Error> {
+        self.operate(Operation::Start).await.map(drop)
+    }
+
+    /// Runs source code at the top level. Scripts share their globals, and
+    /// may be loaded one after another.
+    ///
+    /// What the call gives is `null`.
+    pub fn load_script(&self, source: impl Into<String>) -> Call {
+        self.load_script_as(self.shared.runtime.script_name(), source)
+    }
+
+    /// The same, with a file name for tracebacks.
+    pub fn load_script_as(&self, name: impl Into<String>, source: impl Into<String>) -> Call {
+        self.operate(Operation::Load { name: name.into(), source: source.into() })
+    }
+
+    /// Calls a function that a script defined.
+    ///
+    /// Awaited, the call gives the function's result, and its output and
+    /// partial results are dropped. [`Call::stream`] gives them all.
+    pub fn run(&self, function: impl Into<String>, args: Args) -> Call {
+        self.operate(Operation::Call { function: function.into(), args })
+    }
+
+    /// The same as [`run`](Self::run) with [`Call::stream`].
+    ///
+    /// # Errors
+    ///
+    /// The sandbox is busy, closed or not running, or an argument cannot be.
+    pub fn run_stream(
+        &self,
+        function: impl Into<String>,
+        args: Args,
+    ) -> Result<EventStream, Error> {
+        self.run(function, args).stream()
+    }
+
+    /// Closes the sandbox and frees its memory. A call that is running is
+    /// stopped, wherever it is. Closing twice is fine.
+    pub fn close(&self) {
+        self.shared.close(Closed::ByOwner);
+    }
+
+    /// Whether it is closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(*self.shared.lock(), State::Closed(_))
+    }
+
+    /// The interpreter.
+    #[must_use]
+    pub fn runtime(&self) -> Runtime {
+        self.shared.runtime
+    }
+
+    fn operate(&self, operation: Operation) -> Call {
+        Call::new(Arc::clone(&self.shared), operation)
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // A call may outlive this handle: it goes on, as its own owner wants.
+        let idle = matches!(*self.shared.lock(), State::Pending(_) | State::Idle(_));
+        if idle {
+            self.shared.close(Closed::ByOwner);
+        }
+    }
+}
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox")
+            .field("runtime", &self.shared.runtime)
+            .field("state", &*self.shared.lock())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Creates a [`Sandbox`]. What is not given here is as in its template.
+#[must_use = "a builder does nothing until `create`"]
+pub struct SandboxBuilder {
+    template: Template,
+    limits: Limits,
+    mounts: Vec<Mount>,
+    env: BTreeMap<String, String>,
+    host: Arc<dyn Host>,
+}
+
+impl SandboxBuilder {
+    pub(crate) fn new(template: Template) -> Self {
+        let defaults = template.defaults();
+        Self {
+            limits: defaults.limits.clone(),
+            mounts: defaults.mounts.clone(),
+            env: defaults.env.clone(),
+            host: Arc::new(DenyAll),
+            template,
+        }
+    }
+
+    /// The memory limit in bytes.
+    pub fn max_memory(mut self, bytes: usize) -> Self {
+        self.limits.max_memory = bytes;
+        self
+    }
+
+    /// All limits.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// A folder that the guest sees. It replaces one of the template at the
+    /// same guest path.
+    pub fn mount(mut self, mount: Mount) -> Self {
+        self.mounts.retain(|other| other.guest != mount.guest);
+        self.mounts.push(mount);
+        self
+    }
+
+    /// An environment variable. It replaces one of the template.
+    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.insert(key.into(), value.into());
+        self
+    }
+
+    /// Who answers hostcalls and HTTP requests. Default:
+    /// [`DenyAll`](crate::DenyAll).
+    pub fn host(mut self, host: impl Host) -> Self {
+        self.host = Arc::new(host);
+        self
+    }
+
+    /// The same, for a host that is shared.
+    pub fn shared_host(mut self, host: Arc<dyn Host>) -> Self {
+        self.host = host;
+        self
+    }
+
+    /// Creates the sandbox. It is still to be started.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for an option that cannot be, such as a
+    /// memory limit below what the interpreter itself needs.
+    pub async fn create(self) -> Result<Sandbox, Error> {
+        for (key, value) in &self.env {
+            validate_env(key, value)?;
+        }
+        let engine = engine()?;
+        let limits = Arc::new(self.limits);
+        let output = Output::new(limits.max_output_size);
+        let cpu = Arc::new(CpuClock::default());
+        let wasi = wasi_context(&self.mounts, &output)?;
+        let guest =
+            Guest::new(Arc::clone(&limits), self.host, output.clone(), Arc::clone(&cpu), wasi);
+
+        let mut store = Store::new(engine, guest);
+        store.limiter(|guest| &mut guest.memory);
+        store.set_hostcall_fuel(limits.max_value_size.saturating_mul(2).saturating_add(1 << 20));
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|store| {
+            let guest = store.data();
+            if let Some(limit) = guest.cpu.limit()
+                && guest.cpu.elapsed() >= limit
+            {
+                return Err(LimitExceeded::time(Limit::CpuTime, limit).into());
+            }
+            // Others on this thread get their turn, a close and a wall time
+            // limit their chance.
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+        });
+
+        let _running = Running::begin(engine)?;
+        cpu.reset(limits.cpu_timeout);
+        let component = self.template.component();
+        let exports = metered(&cpu, component.instantiate_async(&mut store)).await;
+        let refused = store.data_mut().memory.take_refused();
+        let exports = exports.map_err(|error| {
+            if refused {
+                Error::InvalidArgument(format!(
+                    "max_memory of {} bytes is less than the interpreter itself needs",
+                    limits.max_memory
+                ))
+            } else {
+                Error::internal("the interpreter cannot be instantiated", error)
+            }
+        })?;
+        let live = Box::new(Live { store, exports });
+        let config = Config {
+            env: self.env.into_iter().collect(),
+            recursion_limit: limits.max_recursion,
+            max_value_size: limits.max_value_size as u64,
+        };
+        Ok(Sandbox {
+            shared: Arc::new(Shared {
+                runtime: self.template.runtime(),
+                limits,
+                output,
+                cpu,
+                config: Mutex::new(Some(config)),
+                prelude: self.template.defaults().prelude.clone(),
+                state: Mutex::new(State::Pending(live)),
+                closing: Notify::new(),
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for SandboxBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SandboxBuilder")
+            .field("runtime", &self.template.runtime())
+            .field("limits", &self.limits)
+            .field("mounts", &self.mounts)
+            .field("env", &self.env.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a sandbox's handle and its running call share.
+pub(crate) struct Shared {
+    runtime: Runtime,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) output: Output,
+    pub(crate) cpu: Arc<CpuClock>,
+    /// Taken by the start.
+    pub(crate) config: Mutex<Option<Config>>,
+    pub(crate) prelude: Option<String>,
+    state: Mutex<State>,
+    closing: Notify,
+}
+
+enum State {
+    Pending(Box<Live>),
+    Idle(Box<Live>),
+    Busy,
+    Closed(Closed),
+}
+
+/// A guest in memory.
+pub(crate) struct Live {
+    pub(crate) store: Store<Guest>,
+    pub(crate) exports: contract::Sandbox,
+}
+
+impl Shared {
+    /// Takes the guest for an operation.
+    pub(crate) fn lease(self: &Arc<Self>, start: bool) -> Result<Lease, Error> {
+        let mut state = self.lock();
+        match (mem::replace(&mut *state, State::Busy), start) {
+            (State::Pending(live), true) | (State::Idle(live), false) => {
+                Ok(Lease { shared: Arc::clone(self), live: Some(live) })
+            }
+            (other, _) => {
+                let error = match &other {
+                    State::Pending(_) => Error::NotRunning,
+                    State::Idle(_) => Error::NotPending,
+                    State::Busy if start => Error::NotPending,
+                    State::Busy => Error::Busy,
+                    State::Closed(why) => Error::Closed(why.clone()),
+                };
+                *state = other;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends when somebody closes the sandbox.
+    pub(crate) async fn closed(&self) -> Closed {
+        loop {
+            let closing = self.closing.notified();
+            if let State::Closed(why) = &*self.lock() {
+                return why.clone();
+            }
+            closing.await;
+        }
+    }
+
+    fn close(&self, why: Closed) {
+        let mut state = self.lock();
+        if matches!(*state, State::Closed(_)) {
+            return;
+        }
+        let guest = mem::replace(&mut *state, State::Closed(why));
+        drop(state);
+        self.closing.notify_waiters();
+        // Unmapping a guest takes a while; not under the lock.
+        drop(guest);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pending(_) => "pending",
+            Self::Idle(_) => "idle",
+            Self::Busy => "busy",
+            Self::Closed(_) => "closed",
+        })
+    }
+}
+
+/// The guest, taken out for one operation. If it is dropped without being
+/// given back, the operation was cancelled and the guest is gone.
+pub(crate) struct Lease {
+    pub(crate) shared: Arc<Shared>,
+    live: Option<Box<Live>>,
+}
+
+impl Lease {
+    /// The guest. It is there until the lease ends.
+    pub(crate) fn live(&mut self) -> Result<&mut Live, Error> {
+        self.live.as_deref_mut().ok_or_else(|| Error::bug("the guest was given back already"))
+    }
+
+    /// The guest can take another operation.
+    pub(crate) fn give_back(mut self) {
+        let live = self.live.take();
+        let mut state = self.shared.lock();
+        // Somebody may have closed it in the meantime.
+        if let (State::Busy, Some(live)) = (&*state, live) {
+            *state = State::Idle(live);
+        }
+    }
+
+    /// The guest did not survive the operation.
+    pub(crate) fn broken(self, error: &Error) {
+        let first_line = error.to_string().lines().next().unwrap_or_default().to_owned();
+        self.shared.close(Closed::Broken(first_line));
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.live.is_some() {
+            self.shared.close(Closed::Cancelled);
+        }
+    }
+}
+
+fn wasi_context(mounts: &[Mount], output: &Output) -> Result<WasiCtx, Error> {
+    let mut wasi = WasiCtx::builder();
+    wasi.stdout(Stdio::stdout(output.clone()));
+    wasi.stderr(Stdio::stderr(output.clone()));
+    wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+    for mount in mounts {
+        mount.validate()?;
+        let writes = mount.dirs.writes() || mount.files.writes();
+        let perms = if writes { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
+        wasi.preopened_dir(&mount.host, &mount.guest, perms).map_err(|error| {
+            Error::InvalidArgument(format!("mount of {:?}: {error}", mount.host))
+        })?;
+    }
+    Ok(wasi.build())
+}

@@ -1,0 +1,235 @@
+//! Templates: a compiled interpreter and the defaults of its sandboxes.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use wasmtime::component::Linker;
+
+use crate::{
+    cache,
+    contract::{self, SandboxPre},
+    engine::engine,
+    error::Error,
+    guest::Guest,
+    limits::Limits,
+    mount::Mount,
+    runtime::Runtime,
+    sandbox::SandboxBuilder,
+    wasi,
+};
+
+/// A compiled interpreter, from which sandboxes are created in milliseconds.
+///
+/// The first build on a machine compiles, which takes seconds, and keeps the
+/// result on disk. Cloning is cheap, and a template may be used from many
+/// threads at once.
+#[derive(Clone)]
+pub struct Template(Arc<Shared>);
+
+struct Shared {
+    runtime: Runtime,
+    component: SandboxPre<Guest>,
+    defaults: Defaults,
+}
+
+/// What a sandbox has unless it is told otherwise.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Defaults {
+    pub(crate) limits: Limits,
+    pub(crate) prelude: Option<String>,
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) env: BTreeMap<String, String>,
+}
+
+impl Template {
+    /// Begins to build a template.
+    #[must_use]
+    pub fn builder(runtime: Runtime) -> TemplateBuilder {
+        TemplateBuilder {
+            runtime,
+            runtime_path: None,
+            cache_dir: CacheDir::Default,
+            defaults: Defaults::default(),
+            compiling: None,
+        }
+    }
+
+    /// Begins to create a sandbox.
+    #[must_use]
+    pub fn sandbox(&self) -> SandboxBuilder {
+        SandboxBuilder::new(self.clone())
+    }
+
+    /// The interpreter.
+    #[must_use]
+    pub fn runtime(&self) -> Runtime {
+        self.0.runtime
+    }
+
+    pub(crate) fn component(&self) -> &SandboxPre<Guest> {
+        &self.0.component
+    }
+
+    pub(crate) fn defaults(&self) -> &Defaults {
+        &self.0.defaults
+    }
+}
+
+impl fmt::Debug for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Template")
+            .field("runtime", &self.0.runtime)
+            .field("defaults", &self.0.defaults)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`Template`].
+#[must_use = "a builder does nothing until `build`"]
+pub struct TemplateBuilder {
+    runtime: Runtime,
+    runtime_path: Option<PathBuf>,
+    cache_dir: CacheDir,
+    defaults: Defaults,
+    compiling: Option<Box<dyn Fn() + Send>>,
+}
+
+enum CacheDir {
+    Default,
+    Off,
+    At(PathBuf),
+}
+
+impl TemplateBuilder {
+    /// The runtime's component, or the folder that holds it. Without it, see
+    /// [`Runtime::resolve`].
+    pub fn runtime_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.runtime_path = Some(path.into());
+        self
+    }
+
+    /// Where compiled code is kept; `None` keeps nothing and compiles each
+    /// time. Default: [`default_cache_dir`](crate::default_cache_dir).
+    pub fn cache_dir(mut self, folder: Option<PathBuf>) -> Self {
+        self.cache_dir = folder.map_or(CacheDir::Off, CacheDir::At);
+        self
+    }
+
+    /// The memory limit of each sandbox, in bytes. Default: 256 MiB.
+    pub fn max_memory(mut self, bytes: usize) -> Self {
+        self.defaults.limits.max_memory = bytes;
+        self
+    }
+
+    /// All limits of each sandbox.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.defaults.limits = limits;
+        self
+    }
+
+    /// Code that each sandbox runs when it starts, before its own scripts.
+    pub fn prelude(mut self, source: impl Into<String>) -> Self {
+        self.defaults.prelude = Some(source.into());
+        self
+    }
+
+    /// A folder that each sandbox sees.
+    pub fn mount(mut self, mount: Mount) -> Self {
+        self.defaults.mounts.push(mount);
+        self
+    }
+
+    /// An environment variable of each sandbox.
+    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.defaults.env.insert(key.into(), value.into());
+        self
+    }
+
+    /// Called when the runtime is not in the cache and has to be compiled,
+    /// which takes seconds.
+    pub fn on_compile(mut self, compiling: impl Fn() + Send + 'static) -> Self {
+        self.compiling = Some(Box::new(compiling));
+        self
+    }
+
+    /// Finds, compiles if need be, and loads the runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for an option that cannot be or a runtime
+    /// that cannot be found, [`Error::Internal`] for trouble with the cache.
+    pub async fn build(self) -> Result<Template, Error> {
+        tokio::task::spawn_blocking(move || self.build_blocking())
+            .await
+            .map_err(|error| Error::internal("building the template", error))?
+    }
+
+    fn build_blocking(self) -> Result<Template, Error> {
+        for mount in &self.defaults.mounts {
+            mount.validate()?;
+        }
+        for (key, value) in &self.defaults.env {
+            validate_env(key, value)?;
+        }
+        let engine = engine()?;
+        let path = self.runtime.resolve(self.runtime_path.as_deref())?;
+        let folder = match self.cache_dir {
+            CacheDir::Default => Some(cache::default_cache_dir()?),
+            CacheDir::Off => None,
+            CacheDir::At(folder) => Some(folder),
+        };
+        let compiling = self.compiling.as_deref();
+        let component = cache::load(engine, &path, folder.as_deref(), &|| {
+            if let Some(compiling) = compiling {
+                compiling();
+            }
+        })?;
+        let mut linker = Linker::new(engine);
+        wasi::link(&mut linker)
+            .and_then(|()| {
+                contract::Sandbox::add_to_linker::<_, wasmtime::component::HasSelf<Guest>>(
+                    &mut linker,
+                    |guest| guest,
+                )
+            })
+            .map_err(|error| Error::internal("linking the host's functions", error))?;
+        let component = linker.instantiate_pre(&component).and_then(SandboxPre::new).map_err(
+            |error| {
+                Error::InvalidArgument(format!(
+                    "{} is not a runtime for this version of isola: {error:#}",
+                    path.display()
+                ))
+            },
+        )?;
+        Ok(Template(Arc::new(Shared { runtime: self.runtime, component, defaults: self.defaults })))
+    }
+}
+
+impl fmt::Debug for TemplateBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TemplateBuilder")
+            .field("runtime", &self.runtime)
+            .field("runtime_path", &self.runtime_path)
+            .field("defaults", &self.defaults)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Refuses what no C library takes as an environment variable.
+pub(crate) fn validate_env(key: &str, value: &str) -> Result<(), Error> {
+    if key.is_empty() || key.contains(['=', '\0']) {
+        return Err(Error::InvalidArgument(format!(
+            "environment variable {key:?}: a name is not empty and has no `=` or NUL"
+        )));
+    }
+    if value.contains('\0') {
+        return Err(Error::InvalidArgument(format!(
+            "environment variable {key:?}: the value contains a NUL"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! The parts of WASI that a guest gets: clocks, random numbers, mounted
+//! folders and HTTP, as far as the host allows them.
+
+use wasmtime::{
+    Result,
+    component::{HasData, Linker, Resource, ResourceTable},
+};
+use wasmtime_wasi::{
+    WasiView as _,
+    cli::{WasiCli, WasiCliView as _},
+    clocks::{WasiClocks, WasiClocksView as _},
+    filesystem::{WasiFilesystem, WasiFilesystemView as _},
+    p2::{
+        DynPollable, Pollable,
+        bindings::{
+            cli,
+            clocks::{monotonic_clock, wall_clock},
+            filesystem, io, random, sockets,
+        },
+        subscribe,
+    },
+    random::WasiRandom,
+    sockets::{WasiSockets, WasiSocketsView as _},
+};
+use wasmtime_wasi_http::{WasiHttp, WasiHttpView as _, p2::bindings::http};
+
+use crate::{guest::Guest, hostcalls::Hostcalls};
+
+/// Links all interfaces that a guest may import.
+///
+/// Sockets and terminals are there because CPython's libc asks for them; the
+/// context that they work on denies every address.
+pub(crate) fn link(linker: &mut Linker<Guest>) -> Result<()> {
+    let l = linker;
+    io::error::add_to_linker::<Guest, Table>(l, |guest| &mut guest.table)?;
+    io::streams::add_to_linker::<Guest, Table>(l, |guest| &mut guest.table)?;
+    io::poll::add_to_linker::<Guest, Waits>(l, |guest| Waiter(guest))?;
+    monotonic_clock::add_to_linker::<Guest, Waits>(l, |guest| Waiter(guest))?;
+    wall_clock::add_to_linker::<Guest, WasiClocks>(l, Guest::clocks)?;
+    random::random::add_to_linker::<Guest, WasiRandom>(l, |guest| guest.ctx().ctx.random())?;
+    random::insecure::add_to_linker::<Guest, WasiRandom>(l, |guest| guest.ctx().ctx.random())?;
+    random::insecure_seed::add_to_linker::<Guest, WasiRandom>(l, |guest| guest.ctx().ctx.random())?;
+    filesystem::preopens::add_to_linker::<Guest, WasiFilesystem>(l, Guest::filesystem)?;
+    filesystem::types::add_to_linker::<Guest, WasiFilesystem>(l, Guest::filesystem)?;
+    cli::exit::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::environment::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::stdin::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::stdout::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::stderr::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::terminal_input::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::terminal_output::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::terminal_stdin::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::terminal_stdout::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    cli::terminal_stderr::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
+    sockets::instance_network::add_to_linker::<Guest, WasiSockets>(l, Guest::sockets)?;
+    sockets::network::add_to_linker::<Guest, WasiSockets>(l, &Default::default(), Guest::sockets)?;
+    sockets::ip_name_lookup::add_to_linker::<Guest, WasiSockets>(l, Guest::sockets)?;
+    sockets::tcp_create_socket::add_to_linker::<Guest, WasiSockets>(l, Guest::sockets)?;
+    sockets::tcp::add_to_linker::<Guest, WasiSockets>(l, Guest::sockets)?;
+    sockets::udp_create_socket::add_to_linker::<Guest, WasiSockets>(l, Guest::sockets)?;
+    sockets::udp::add_to_linker::<Guest, WasiSockets>(l, Guest::sockets)?;
+    http::outgoing_handler::add_to_linker::<Guest, WasiHttp>(l, Guest::http)?;
+    http::types::add_to_linker::<Guest, WasiHttp>(l, &Default::default(), Guest::http)?;
+    Ok(())
+}
+
+struct Table;
+
+impl HasData for Table {
+    type Data<'a> = &'a mut ResourceTable;
+}
+
+/// The waiting interfaces, `wasi:io/poll` and `wasi:clocks/monotonic-clock`,
+/// with one thing more than WASI has: a timer that hostcalls wake. See
+/// `wake-next-timer` in the contract.
+struct Waits;
+
+impl HasData for Waits {
+    type Data<'a> = Waiter<'a>;
+}
+
+struct Waiter<'a>(&'a mut Guest);
+
+/// From this delay on, in nanoseconds, a timer that hostcalls wake counts as
+/// no timer. It is the longest delay that `setTimeout` takes.
+const FOREVER: u64 = ((1 << 31) - 1) * 1_000_000;
+
+/// A timer that also ends when a hostcall does.
+struct WakingTimer {
+    arrival: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
+    deadline: Option<tokio::time::Instant>,
+    /// It fired, or nothing could ever make it fire.
+    over: bool,
+}
+
+#[async_trait::async_trait]
+impl Pollable for WakingTimer {
+    async fn ready(&mut self) {
+        if self.over {
+            return;
+        }
+        match self.deadline {
+            Some(deadline) => {
+                let _ = tokio::time::timeout_at(deadline, &mut self.arrival).await;
+            }
+            None => (&mut self.arrival).await,
+        }
+        self.over = true;
+    }
+}
+
+impl Waiter<'_> {
+    fn subscribe_waking(&mut self, nanos: u64) -> Result<Resource<DynPollable>> {
+        let deadline = (nanos < FOREVER)
+            .then(|| tokio::time::Instant::now() + std::time::Duration::from_nanos(nanos));
+        let arrival = Box::pin(Hostcalls::arrival(&self.0.hostcalls));
+        let timer = self.0.table.push(WakingTimer { arrival, deadline, over: false })?;
+        let index = timer.rep();
+        let pollable = subscribe(&mut self.0.table, timer)?;
+        self.0.waking_timer = Some((pollable.rep(), index));
+        Ok(pollable)
+    }
+
+    /// If all that the guest waits for is a waking timer without a deadline
+    /// that no hostcall can end, then it would wait forever: let it know.
+    fn end_hopeless_wait(&mut self, pollables: &[Resource<DynPollable>]) -> Result<()> {
+        let Some((pollable, timer)) = self.0.waking_timer else { return Ok(()) };
+        let alone = pollables.iter().all(|waited| waited.rep() == pollable);
+        if alone && self.0.hostcalls.is_idle() {
+            let timer = self.0.table.get_mut(&Resource::<WakingTimer>::new_borrow(timer))?;
+            timer.over |= timer.deadline.is_none();
+        }
+        Ok(())
+    }
+}
+
+impl monotonic_clock::Host for Waiter<'_> {
+    fn now(&mut self) -> Result<u64> {
+        self.0.clocks().now()
+    }
+
+    fn resolution(&mut self) -> Result<u64> {
+        self.0.clocks().resolution()
+    }
+
+    fn subscribe_instant(&mut self, when: u64) -> Result<Resource<DynPollable>> {
+        if std::mem::take(&mut self.0.wake_next_timer) {
+            let now = self.0.clocks().now()?;
+            return self.subscribe_waking(when.saturating_sub(now));
+        }
+        self.0.clocks().subscribe_instant(when)
+    }
+
+    fn subscribe_duration(&mut self, nanos: u64) -> Result<Resource<DynPollable>> {
+        if std::mem::take(&mut self.0.wake_next_timer) {
+            return self.subscribe_waking(nanos);
+        }
+        self.0.clocks().subscribe_duration(nanos)
+    }
+}
+
+impl io::poll::Host for Waiter<'_> {
+    async fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> Result<Vec<u32>> {
+        self.end_hopeless_wait(&pollables)?;
+        io::poll::Host::poll(&mut self.0.table, pollables).await
+    }
+}
+
+impl io::poll::HostPollable for Waiter<'_> {
+    async fn block(&mut self, pollable: Resource<DynPollable>) -> Result<()> {
+        self.end_hopeless_wait(&[Resource::new_borrow(pollable.rep())])?;
+        io::poll::HostPollable::block(&mut self.0.table, pollable).await
+    }
+
+    async fn ready(&mut self, pollable: Resource<DynPollable>) -> Result<bool> {
+        io::poll::HostPollable::ready(&mut self.0.table, pollable).await
+    }
+
+    fn drop(&mut self, pollable: Resource<DynPollable>) -> Result<()> {
+        if self.0.waking_timer.is_some_and(|(rep, _)| rep == pollable.rep()) {
+            self.0.waking_timer = None;
+        }
+        io::poll::HostPollable::drop(&mut self.0.table, pollable)
+    }
+}

@@ -1,0 +1,1 @@
+"""The runner inside the Python guest. User code has no business here."""

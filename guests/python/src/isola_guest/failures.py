@@ -1,0 +1,64 @@
+"""Exceptions of user code, as the host is told of them."""
+
+import traceback
+
+from componentize_py_types import Err
+from wit_world.exports.guest import Failure, FailureKind
+
+from . import hostcalls, values
+
+_HIDDEN = ("isola_guest/", "app.py", "sandbox/", "/lib/python3.14/asyncio/")
+
+
+def failure(error):
+    """What the contract raises for an exception."""
+    name = type(error).__qualname__
+    try:
+        message = str(error)
+    except Exception:
+        message = "<the exception cannot be shown>"
+    try:
+        trace = _trace(error)
+    except Exception:
+        trace = ""
+    return Err(Failure(_sendable(name), _sendable(message), _sendable(trace), _kind(error)))
+
+
+def _kind(error):
+    if isinstance(error, MemoryError):
+        return FailureKind.MEMORY
+    if isinstance(error, RecursionError):
+        return FailureKind.RECURSION
+    if isinstance(error, values.ValueRefused):
+        return FailureKind.VALUE
+    if isinstance(error, values.ValueTooLarge):
+        return FailureKind.SIZE
+    if isinstance(error, hostcalls.HostcallError):
+        return FailureKind.HOSTCALL
+    return FailureKind.EXCEPTION
+
+
+def _trace(error):
+    """The traceback without the frames of the runner."""
+    shown = traceback.TracebackException.from_exception(error, limit=-200)
+    seen = set()
+    parts = [shown]
+    while parts:
+        part = parts.pop()
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        part.stack = traceback.StackSummary.from_list(
+            [frame for frame in part.stack if not _is_hidden(frame.filename)]
+        )
+        parts += [part.__cause__, part.__context__, *(part.exceptions or ())]
+    return "".join(shown.format())
+
+
+def _is_hidden(filename):
+    return filename.startswith(_HIDDEN) or "/isola_guest/" in filename
+
+
+def _sendable(text):
+    """Text without lone surrogates, which have no UTF-8 form."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,139 @@
+"""Runs scripts and calls functions."""
+
+import __main__ as _build_main  # noqa: F401  (makes sure that the name exists)
+import builtins
+import inspect
+import linecache
+import os
+import random
+import sys
+import types
+
+from wit_world.imports import host
+
+from . import stdio, values
+from .failures import failure
+from .loop import main as loop
+
+# The module of user code: `__main__`, as for a script.
+_user = types.ModuleType("__main__")
+_globals = _user.__dict__
+
+_SCALARS = frozenset({str, int, float, bool, type(None), list, dict, tuple})
+_JSON_LIKE = (str, int, float, list, dict, tuple)
+_BYTES_LIKE = (bytes, bytearray, memoryview)
+
+# How often each script name was used: a name means one source in tracebacks.
+_names = {}
+
+
+def prepare():
+    """What can be done while the component is built."""
+    _globals["__builtins__"] = builtins
+    stdio.install()
+    # An integer at the border has as many digits as it has.
+    sys.set_int_max_str_digits(0)
+    # Run each path once, so that what is made on first use is in the snapshot.
+    exec(compile("def warm(x, *, y=1):\n    return x\n", "warm", "exec"), {})
+    values.encode({"a": [1, 2.5, None, True, "é"]})
+    values.decode('{"a": [1, 2.5, null, true, "é"]}')
+    failure(ValueError("warm"))
+    loop.run_until_complete(_nothing())
+
+
+def start(config):
+    """Makes this interpreter a sandbox of its own."""
+    sys.modules["__main__"] = _user
+    os.environ.clear()
+    os.environ.update(config.env)
+    sys.setrecursionlimit(config.recursion_limit)
+    values.max_size = config.max_value_size
+    # The snapshot holds the state of the generator as it was at the build.
+    random.seed()
+
+
+def load(source, name):
+    """Runs a script at the top level."""
+    used = _names[name] = _names.get(name, 0) + 1
+    if used > 1:
+        stem, dot, ending = name.rpartition(".")
+        name = f"{stem}-{used}{dot}{ending}" if stem else f"{name}-{used}"
+    try:
+        # Tracebacks show the lines of the source.
+        linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+        _globals["__file__"] = name
+        code = compile(source, name, "exec", dont_inherit=True)
+        exec(code, _globals)
+    except BaseException as error:
+        raise failure(error) from None
+    finally:
+        _settle()
+
+
+def call(function, arguments):
+    """Calls a function of user code and returns the JSON text of its result."""
+    try:
+        target = _globals.get(function)
+        if target is None and function not in _globals:
+            raise NameError(f"name '{function}' is not defined")
+        args = []
+        kwargs = {}
+        for argument in arguments:
+            if argument.name is None:
+                args.append(values.decode(argument.value))
+            else:
+                kwargs[argument.name] = values.decode(argument.value)
+        result = target(*args, **kwargs)
+        if type(result) not in _SCALARS:
+            result = _finish(result)
+        return values.encode(result)
+    except BaseException as error:
+        raise failure(error) from None
+    finally:
+        _settle()
+
+
+def emit(value):
+    """Hands a partial result to the host."""
+    text = values.encode(value)
+    stdio.flush()
+    host.emit(text)
+
+
+async def _nothing():
+    pass
+
+
+def _finish(result):
+    """Awaits a result and streams its items, as far as it asks for that."""
+    if inspect.isawaitable(result):
+        result = loop.run_until_complete(_await(result))
+    if isinstance(result, _JSON_LIKE) or result is None:
+        return result
+    if isinstance(result, _BYTES_LIKE):
+        return result  # which `encode` refuses by name
+    if hasattr(result, "__aiter__"):
+        loop.run_until_complete(_drain(result))
+        return None
+    if hasattr(result, "__iter__"):
+        for item in result:
+            emit(item)
+        return None
+    return result
+
+
+async def _await(awaitable):
+    return await awaitable
+
+
+async def _drain(items):
+    async for item in items:
+        emit(item)
+
+
+def _settle():
+    """The end of a call: nothing is left buffered or pending."""
+    try:
+        loop.finish()
+    finally:
+        stdio.flush()

@@ -1,0 +1,51 @@
+"""`sys.stdin`, `sys.stdout` and `sys.stderr`, over the contract's plain calls."""
+
+import codecs
+import io
+import sys
+
+from wit_world.imports import host
+
+
+class _Writer(io.RawIOBase):
+    """Sends bytes to the host as text. Bytes that are not UTF-8 are replaced."""
+
+    def __init__(self, send, before=None):
+        self._send = send
+        self._before = before
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        if self._before is not None:
+            self._before.flush()
+        text = self._decoder.decode(bytes(data))
+        if text:
+            self._send(text)
+        return len(data)
+
+
+def _text(writer):
+    buffer = io.BufferedWriter(writer, 64 * 1024)
+    return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
+_stdout = _text(_Writer(lambda text: host.stdout(text)))
+_stderr = _text(_Writer(lambda text: host.stderr(text), before=_stdout))
+
+
+def install():
+    """Makes them the standard streams. Reading finds the end of the input."""
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    sys.stdout = sys.__stdout__ = _stdout
+    sys.stderr = sys.__stderr__ = _stderr
+
+
+def flush():
+    """Hands over what is still buffered: at the end of a call, and before a wait."""
+    for stream in (_stdout, _stderr):
+        # User code may have closed it.
+        if not stream.closed:
+            stream.flush()

@@ -1,0 +1,69 @@
+"""Values that cross the border: JSON, in and out."""
+
+import json
+import math
+
+decode = json.JSONDecoder().decode
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_encode_ascii = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+max_size = 16 * 1024 * 1024
+
+
+class ValueRefused(TypeError):
+    """A value that JSON cannot hold."""
+
+
+class ValueTooLarge(ValueError):
+    """A value whose JSON text is longer than the host takes."""
+
+
+def encode(value):
+    """The JSON text of a value. Refuses what has none, and says where it is."""
+    try:
+        text = _encode(value)
+        if not text.isascii():
+            # A lone surrogate has no UTF-8 form; its escape does.
+            try:
+                size = len(text.encode())
+            except UnicodeEncodeError:
+                text = _encode_ascii(value)
+                size = len(text)
+        else:
+            size = len(text)
+    except (TypeError, ValueError) as error:
+        place, why = _find_refused(value)
+        raise ValueRefused(
+            f"cannot send {place} to the host: {why or error}"
+        ) from None
+    if size > max_size:
+        raise ValueTooLarge(f"the value's JSON text has {size} bytes; {max_size} are allowed")
+    return text
+
+
+def _find_refused(value):
+    """The path of the first part that JSON cannot hold, and why it cannot."""
+    stack = [(value, "$", ())]
+    while stack:
+        part, path, parents = stack.pop()
+        if part is None or isinstance(part, (str, int)):
+            continue
+        if isinstance(part, float):
+            if not math.isfinite(part):
+                return path, f"{part!r} is not a JSON value"
+            continue
+        if any(part is parent for parent in parents):
+            return path, "it contains itself"
+        parents = (*parents, part)
+        if isinstance(part, dict):
+            for key in part:
+                if not (key is None or isinstance(key, (str, int, float))):
+                    return path, f"a key of type {type(key).__name__} is not a JSON key"
+            children = [(child, f"{path}.{key}", parents) for key, child in part.items()]
+        elif isinstance(part, (list, tuple)):
+            children = [(child, f"{path}[{i}]", parents) for i, child in enumerate(part)]
+        else:
+            return path, f"{type(part).__name__} is not a JSON value"
+        stack.extend(reversed(children))
+    return "the value", None
