@@ -93,6 +93,10 @@ impl Host for Guest {
         self.wake_next_timer = true;
         Ok(())
     }
+
+    fn take_http_error(&mut self) -> Result<Option<String>> {
+        Ok(self.outgoing.take_reason())
+    }
 }
 
 impl Guest {

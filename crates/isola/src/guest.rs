@@ -8,7 +8,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::{
     cpu::CpuClock,
-    error::{Error, Limit, LimitExceeded},
+    error::{Limit, LimitExceeded},
     host::Host,
     hostcalls::Hostcalls,
     limits::Limits,
@@ -28,7 +28,7 @@ pub(crate) struct Guest {
     pub(crate) wake_next_timer: bool,
     /// The pollable and the timer behind it, of the last such timer.
     pub(crate) waking_timer: Option<(u32, u32)>,
-    outgoing: Outgoing,
+    pub(crate) outgoing: Outgoing,
     wasi: WasiCtx,
     http: WasiHttpCtx,
 }
@@ -82,15 +82,3 @@ impl WasiHttpView for Guest {
         }
     }
 }
-
-/// An error of ours inside a wasmtime error, on its way through the guest.
-impl From<GuestLie> for Error {
-    fn from(lie: GuestLie) -> Self {
-        Self::Crash(lie.0)
-    }
-}
-
-/// Something that no honest guest sends.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct GuestLie(pub(crate) String);

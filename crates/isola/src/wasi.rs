@@ -82,8 +82,9 @@ impl HasData for Waits {
 struct Waiter<'a>(&'a mut Guest);
 
 /// From this delay on, in nanoseconds, a timer that hostcalls wake counts as
-/// no timer. It is the longest delay that `setTimeout` takes.
-const FOREVER: u64 = ((1 << 31) - 1) * 1_000_000;
+/// no timer. `setTimeout` takes twice as much, which leaves room for the time
+/// that goes by between its reading of the clock and its subscription.
+const FOREVER: u64 = (1 << 30) * 1_000_000;
 
 /// A timer that also ends when a hostcall does.
 struct WakingTimer {

@@ -4,13 +4,17 @@ This module is imported while the component is built. All that it imports and
 prepares is part of the snapshot, and costs nothing at run time.
 """
 
-from isola_guest import runner, stdlib
+from isola_guest import stdlib
 
-import sandbox.asyncio
-import sandbox.logging  # noqa: F401
+# First of all, so that what is imported below is the bundled library.
+stdlib.bundle()
+
+import sandbox.asyncio  # noqa: E402
+import sandbox.logging  # noqa: E402, F401
+from isola_guest import runner  # noqa: E402
 
 runner.prepare()
-stdlib.bundle()
+stdlib.freeze()
 
 
 class Guest:

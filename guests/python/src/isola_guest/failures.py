@@ -7,7 +7,8 @@ from wit_world.exports.guest import Failure, FailureKind
 
 from . import hostcalls, values
 
-_HIDDEN = ("isola_guest/", "app.py", "sandbox/", "/lib/python3.14/asyncio/")
+# Frames between the host's call and user code.
+_HIDDEN = ("/isola_guest/", "/sandbox/", "/asyncio/")
 
 
 def failure(error):
@@ -56,7 +57,7 @@ def _trace(error):
 
 
 def _is_hidden(filename):
-    return filename.startswith(_HIDDEN) or "/isola_guest/" in filename
+    return filename.startswith("/") and any(part in filename for part in _HIDDEN)
 
 
 def _sendable(text):

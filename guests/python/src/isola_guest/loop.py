@@ -56,7 +56,7 @@ class _Waits:
 
 
 # From here on the host takes a timer for none.
-_FOREVER = (2**31 - 1) * 1_000_000
+_FOREVER = 2**30 * 1_000_000
 
 
 class Loop(asyncio.BaseEventLoop):

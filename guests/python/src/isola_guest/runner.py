@@ -31,6 +31,8 @@ def prepare():
     """What can be done while the component is built."""
     _globals["__builtins__"] = builtins
     stdio.install()
+    # The environment of the build is not that of a sandbox.
+    os.environ.clear()
     # An integer at the border has as many digits as it has.
     sys.set_int_max_str_digits(0)
     # Run each path once, so that what is made on first use is in the snapshot.
@@ -44,8 +46,8 @@ def prepare():
 def start(config):
     """Makes this interpreter a sandbox of its own."""
     sys.modules["__main__"] = _user
-    os.environ.clear()
-    os.environ.update(config.env)
+    for key, value in config.env:
+        os.environ[key] = value
     sys.setrecursionlimit(config.recursion_limit)
     values.max_size = config.max_value_size
     # The snapshot holds the state of the generator as it was at the build.

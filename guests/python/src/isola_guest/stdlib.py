@@ -7,6 +7,7 @@ imports from it.
 
 import gc
 import importlib
+import json
 import marshal
 import os
 import sys
@@ -78,17 +79,23 @@ class BundledLoader:
 
 def bundle():
     """Takes the library in, and installs the finder for it."""
-    root = os.path.dirname(os.__file__)
+    root = os.path.dirname(os.path.dirname(json.__file__))
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(set(folders) - LEFT_OUT - {"site-packages", "lib-dynload"})
         for file in sorted(files):
             if file.endswith(".py") and file[:-3] not in LEFT_OUT:
                 _take(root, os.path.join(folder, file))
+    if "asyncio.base_events" not in _modules:
+        raise RuntimeError(f"the standard library is not in {root}")
     # Before the finder of `sys.path`: an import of the library never asks the
     # file system.
     sys.meta_path.insert(2, BundledLoader)
     for name in PRELOADED:
         importlib.import_module(name)
+
+
+def freeze():
+    """Ends the build: forgets its folders, and keeps what is there for good."""
     sys.path.clear()
     sys.path_importer_cache.clear()
     # What is there now is never garbage. Not looking at it keeps its pages

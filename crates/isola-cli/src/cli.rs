@@ -1,0 +1,230 @@
+//! The command line as it is typed. What it means is checked in `config`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Run untrusted Python and JavaScript, isolated by WebAssembly
+///
+/// A script runs in an interpreter inside WebAssembly, in this process. It sees
+/// no files, no network and no environment but those that you hand it, and its
+/// memory and CPU time are limited.
+#[derive(Parser)]
+#[command(name = "isola", version, after_long_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run a Python or JavaScript file
+    ///
+    /// Loads the file, calls one of its functions and prints what it gives.
+    #[command(after_long_help = RUN_NOTES)]
+    Run(Box<RunArgs>),
+
+    /// Look at, or empty, the cache of compiled runtimes
+    Cache {
+        #[command(subcommand)]
+        command: CacheCommand,
+    },
+
+    /// Print a completion script for a shell
+    ///
+    /// For bash: isola completions bash > ~/.local/share/bash-completion/completions/isola
+    #[command(verbatim_doc_comment)]
+    Completions {
+        /// The shell that is to read it
+        shell: Shell,
+    },
+
+    /// Print a man page, for `man -l -`
+    Man {
+        /// The page of this command, such as `run`, instead of the main page
+        command: Option<String>,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum CacheCommand {
+    /// List the compiled runtimes and their sizes
+    Ls {
+        /// Print one JSON object instead of a table; sizes are in bytes
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the compiled runtimes; the next run compiles again
+    Clear,
+}
+
+#[derive(clap::Args)]
+pub struct RunArgs {
+    /// The script, or - to read it from standard input
+    #[arg(value_name = "FILE|-")]
+    pub file: PathBuf,
+
+    /// Call this function [default: main]
+    ///
+    /// Without -f, --arg and --kwarg, a script that defines no `main` only runs
+    /// at its top level.
+    #[arg(short, long, value_name = "NAME")]
+    pub function: Option<String>,
+
+    /// A positional argument; repeat it for more
+    #[arg(long = "arg", value_name = "JSON", allow_hyphen_values = true)]
+    pub args: Vec<String>,
+
+    /// A named argument; repeat it for more
+    #[arg(long = "kwarg", value_name = "NAME=JSON", allow_hyphen_values = true)]
+    pub kwargs: Vec<String>,
+
+    /// The interpreter: python or js [default: by the file's ending]
+    #[arg(long, value_name = "RUNTIME")]
+    pub runtime: Option<String>,
+
+    /// Source code to run first, such as helpers that the script expects
+    #[arg(long, value_name = "FILE")]
+    pub prelude: Option<PathBuf>,
+
+    /// Show a host folder to the script; read-only unless :rw
+    ///
+    /// HOST is a folder of this machine, GUEST the absolute path at which the
+    /// script sees it.
+    #[arg(long = "mount", value_name = "HOST:GUEST[:ro|rw]", help_heading = "Access")]
+    pub mounts: Vec<String>,
+
+    /// Set an environment variable of the script, which otherwise has none
+    #[arg(long = "env", value_name = "NAME=VALUE", help_heading = "Access")]
+    pub env: Vec<String>,
+
+    /// Let the script send HTTP requests to these hosts, or to all
+    ///
+    /// A host is a name such as example.com, *.example.com for all below it, or
+    /// either with a port, as in localhost:8000. Redirects are checked as well.
+    #[arg(
+        long,
+        value_name = "HOST,...|all",
+        value_delimiter = ',',
+        help_heading = "Access"
+    )]
+    pub allow_http: Vec<String>,
+
+    /// The memory that the interpreter may use [default: 256M]
+    ///
+    /// A number of bytes, or one with K, M or G, which are powers of 1024.
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Limits")]
+    pub max_memory: Option<usize>,
+
+    /// CPU time of loading the script, and of the call [default: 30s]
+    ///
+    /// Waiting for HTTP or a timer does not count. Durations are written as
+    /// 5s, 500ms or 1m30s.
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Limits")]
+    pub cpu_timeout: Option<Duration>,
+
+    /// Wall time of it all, from the start of the interpreter [default: none]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Limits")]
+    pub timeout: Option<Duration>,
+
+    /// Print everything that happens as one JSON line each, on stdout
+    #[arg(long, help_heading = "Output")]
+    pub events: bool,
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    let bytes = parse_size::Config::new()
+        .with_binary()
+        .parse_size(text)
+        .map_err(|_| "give a number of bytes, or a size such as 512K, 64M or 1G".to_owned())?;
+    match usize::try_from(bytes) {
+        Ok(0) => Err("a limit of nothing lets nothing run".to_owned()),
+        Ok(bytes) => Ok(bytes),
+        Err(_) => Err("that is more than this machine can address".to_owned()),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("a limit of nothing lets nothing run".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(_) => Err("give a number and a unit, such as 5s, 500ms or 1m".to_owned()),
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  isola run greet.py --arg '\"Ada\"'
+  isola run report.js -f summary --kwarg year=2025 --mount ./data:/data
+  echo 'print(6 * 7)' | isola run - --runtime python
+
+`isola help run` tells all about running: output, limits and exit codes.";
+
+const RUN_NOTES: &str = "\
+Output:
+  What the script prints goes to stdout and stderr as it happens, its logs to
+  stderr as `level: message`. Each item that a generator yields is one line of
+  JSON on stdout, and so is the final value unless it is null. With --events
+  stdout holds nothing but JSON lines, the last of which is an `end` or an
+  `error`.
+
+Exit codes:
+    0  the script ended well
+    1  the script failed: an exception, a crash, or a limit not listed here
+    2  usage: an option, a file or an argument that cannot be
+   70  internal error: a bug, or trouble with this machine
+  124  a time limit, --cpu-timeout or --timeout
+  130  interrupted (Ctrl-C)
+  137  the memory limit, --max-memory
+  141  nobody reads stdout any more
+
+Examples:
+  isola run greet.py --arg '\"Ada\"' --kwarg 'greeting=\"Hi\"'
+  isola run count.js -f upTo --arg 10 | head -n 3
+  isola run convert.py --mount ./in:/in --mount ./out:/out:rw
+  isola run fetch.py --allow-http api.example.com --timeout 20s
+  isola run unknown.js --max-memory 64M --cpu-timeout 2s --events";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("1048576", 1 << 20),
+            ("512K", 512 << 10),
+            ("64M", 64 << 20),
+            ("64MiB", 64 << 20),
+            ("64MB", 64 << 20),
+            ("64m", 64 << 20),
+            ("1G", 1 << 30),
+            ("1.5 GiB", 3 << 29),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "M", "-1M", "64X", "0", "99999999G"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations() {
+        for (text, milliseconds) in
+            [("5s", 5_000), ("500ms", 500), ("1m", 60_000), ("1m30s", 90_000), ("2h", 7_200_000)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "5", "s", "0s", "-1s", "five seconds"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! How a command fails: what it says, what it hints at, and its exit code.
+
+use std::{fmt, io, time::Duration};
+
+use isola::{Error, GuestException, Limit};
+
+/// Why a command did not end well.
+#[derive(Debug)]
+pub enum Failure {
+    /// The user's fault: an option, a file or an argument that cannot be.
+    Usage {
+        message: String,
+        hint: Option<String>,
+    },
+    /// What the library says of a run: the guest's fault, a limit, or ours.
+    Run(Error),
+    /// The whole run took longer than `--timeout`.
+    Timeout(Duration),
+    /// Ctrl-C.
+    Interrupted,
+    /// Nobody reads standard output any more.
+    Unread,
+    /// The machine's fault.
+    Io {
+        doing: &'static str,
+        error: io::Error,
+    },
+}
+
+impl Failure {
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::Usage { message: message.into(), hint: None }
+    }
+
+    /// Says what to do about a usage error.
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        match self {
+            Self::Usage { message, .. } => Self::Usage { message, hint: Some(hint.into()) },
+            other => other,
+        }
+    }
+
+    /// What became of writing to standard output.
+    pub fn output(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::Unread,
+            _ => Self::Io { doing: "cannot write to standard output", error },
+        }
+    }
+
+    /// The stable name that stands in an `error` event.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Usage { .. } => "invalid_argument",
+            Self::Run(error) => error.code(),
+            Self::Timeout(_) => Limit::WallTime.code(),
+            Self::Interrupted => "interrupted",
+            Self::Unread | Self::Io { .. } => "internal",
+        }
+    }
+
+    /// The exit codes are part of the interface: see `docs/cli.md`.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            _ if self.is_usage() => 2,
+            Self::Run(Error::Limit(exceeded)) => match exceeded.limit {
+                Limit::Memory => 137,
+                Limit::CpuTime | Limit::WallTime => 124,
+                _ => 1,
+            },
+            Self::Run(Error::Guest(_) | Error::Hostcall(_) | Error::Crash(_)) => 1,
+            Self::Timeout(_) => 124,
+            Self::Interrupted => 130,
+            Self::Unread => 141,
+            Self::Usage { .. } | Self::Run(_) | Self::Io { .. } => 70,
+        }
+    }
+
+    /// Whether the command line is to blame.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Usage { .. } | Self::Run(Error::InvalidArgument(_)))
+    }
+
+    /// Whether the user knows already, or is not there to be told.
+    pub fn is_silent(&self) -> bool {
+        matches!(self, Self::Interrupted | Self::Unread)
+    }
+
+    pub fn advice(&self) -> Option<&str> {
+        match self {
+            Self::Usage { hint, .. } => hint.as_deref(),
+            Self::Timeout(_) => Some("allow more with --timeout"),
+            Self::Run(error) => match error.limit()? {
+                Limit::Memory => Some("allow more with --max-memory"),
+                Limit::CpuTime => Some("allow more with --cpu-timeout"),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage { message, .. } => f.write_str(message),
+            Self::Run(Error::Guest(exception) | Error::Hostcall(exception)) => {
+                f.write_str(&as_its_language_does(exception))
+            }
+            Self::Run(error) => error.fmt(f),
+            Self::Timeout(limit) => write!(
+                f,
+                "the run took more time than its limit of {}",
+                humantime::format_duration(*limit)
+            ),
+            Self::Interrupted => f.write_str("interrupted"),
+            Self::Unread => f.write_str("nobody reads standard output any more"),
+            Self::Io { doing, error } => write!(f, "{doing}: {error}"),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Run(error)
+    }
+}
+
+/// The headline, then the traceback. A JavaScript stack begins with the
+/// headline already.
+fn as_its_language_does(exception: &GuestException) -> String {
+    let trace = exception.traceback.trim_end();
+    let headline = match exception.message.as_str() {
+        "" => exception.name.clone(),
+        message => format!("{}: {message}", exception.name),
+    };
+    if trace.is_empty() || trace.starts_with(&headline) {
+        return if trace.is_empty() { headline } else { trace.to_owned() };
+    }
+    format!("{headline}\n{trace}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_pipe_is_no_trouble_of_the_machine() {
+        let closed = Failure::output(io::ErrorKind::BrokenPipe.into());
+        assert_eq!((closed.exit_code(), closed.is_silent()), (141, true));
+        let full = Failure::output(io::ErrorKind::StorageFull.into());
+        assert_eq!((full.exit_code(), full.is_silent()), (70, false));
+    }
+
+    #[test]
+    fn the_time_limit_is_shown_as_it_was_typed() {
+        let timeout = Failure::Timeout(Duration::from_millis(1500));
+        assert!(timeout.to_string().ends_with("1s 500ms"), "{timeout}");
+        assert_eq!(timeout.code(), "wall_time_limit");
+    }
+}

@@ -1,0 +1,39 @@
+//! The `isola` command.
+
+mod cache;
+mod cli;
+mod config;
+mod failure;
+mod pages;
+mod progress;
+mod report;
+mod run;
+mod screen;
+mod stop;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::{
+    cli::{CacheCommand, Cli, Command},
+    failure::Failure,
+};
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => run::run(*args),
+        Command::Cache { command: CacheCommand::Ls { json } } => done(cache::list(json)),
+        Command::Cache { command: CacheCommand::Clear } => done(cache::clear()),
+        Command::Completions { shell } => done(pages::completions(shell)),
+        Command::Man { command } => done(pages::man(command.as_deref())),
+    };
+    outcome.unwrap_or_else(|failure| {
+        screen::complain(&failure);
+        failure.exit_code().into()
+    })
+}
+
+fn done(outcome: Result<(), Failure>) -> Result<ExitCode, Failure> {
+    outcome.map(|()| ExitCode::SUCCESS)
+}

@@ -1,0 +1,125 @@
+//! Stopping a guest from outside.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use isola::{Error, Handlers, Limits, Runtime, args};
+
+use crate::fixture::{BOTH, Script, loaded, started_with};
+
+const FOREVER: Script = Script {
+    python: "def main():\n    while True: pass\n",
+    javascript: "function main() { for (;;); }",
+};
+
+const WAITING: Script = Script {
+    python: "
+from sandbox.asyncio import hostcall
+async def main():
+    await hostcall('never', None)
+",
+    javascript: "async function main() { await hostcall('never', null) }",
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dropping_a_call_stops_the_guest_and_closes_the_sandbox() {
+    for runtime in BOTH {
+        for script in [FOREVER, WAITING] {
+            let host = Handlers::new().hostcall("never", |_| std::future::pending());
+            let sandbox = started_with(runtime, Limits::default(), host).await;
+            sandbox.load_script(script.of(runtime)).await.unwrap();
+            let call = async { sandbox.run("main", args![]).await };
+            let cut = tokio::time::timeout(Duration::from_millis(100), call).await;
+            assert!(cut.is_err());
+            assert!(sandbox.is_closed());
+            let after = sandbox.run("main", args![]).await.unwrap_err();
+            assert_eq!(after.to_string(), "sandbox is closed: a call was cancelled half-way");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closing_stops_a_call_wherever_it_is() {
+    for runtime in BOTH {
+        for script in [FOREVER, WAITING] {
+            let host = Handlers::new().hostcall("never", |_| std::future::pending());
+            let sandbox = Arc::new(started_with(runtime, Limits::default(), host).await);
+            sandbox.load_script(script.of(runtime)).await.unwrap();
+            let running = tokio::spawn({
+                let sandbox = Arc::clone(&sandbox);
+                async move { sandbox.run("main", args![]).await }
+            });
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let begin = Instant::now();
+            sandbox.close();
+            let error = running.await.unwrap().unwrap_err();
+            assert!(matches!(error, Error::Closed(_)), "{error}");
+            assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_call_is_refused_and_the_first_goes_on() {
+    let script = Script {
+        python: "
+from sandbox.asyncio import hostcall
+async def main():
+    return await hostcall('slow', 1)
+",
+        javascript: "async function main() { return await hostcall('slow', 1) }",
+    };
+    for runtime in BOTH {
+        let host = Handlers::new().hostcall("slow", |payload| async move {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            Ok(payload)
+        });
+        let sandbox = Arc::new(started_with(runtime, Limits::default(), host).await);
+        sandbox.load_script(script.of(runtime)).await.unwrap();
+        let first = tokio::spawn({
+            let sandbox = Arc::clone(&sandbox);
+            async move { sandbox.run("main", args![]).await }
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        for error in [
+            sandbox.run("main", args![]).await.unwrap_err(),
+            sandbox.load_script("").await.unwrap_err(),
+        ] {
+            assert_eq!(error.to_string(), "sandbox is busy");
+        }
+        assert_eq!(first.await.unwrap().unwrap().as_str(), "1");
+        assert_eq!(sandbox.run("main", args![]).await.unwrap().as_str(), "1");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_never_awaited_does_nothing() {
+    let sandbox = loaded(Runtime::Python, FOREVER).await;
+    drop(sandbox.run("main", args![]));
+    assert!(!sandbox.is_closed());
+    sandbox.load_script("").await.unwrap();
+}
+
+#[tokio::test]
+async fn one_guest_that_spins_does_not_starve_the_others_on_its_thread() {
+    for runtime in BOTH {
+        let spinning = loaded(runtime, FOREVER).await;
+        let spin = async { spinning.run("main", args![]).await };
+        let other = async {
+            let sandbox = loaded(
+                runtime,
+                Script { python: "def main():\n    return 1\n", javascript: "function main() { return 1 }" },
+            )
+            .await;
+            for _ in 0..10 {
+                sandbox.run("main", args![]).await.unwrap();
+            }
+        };
+        tokio::select! {
+            _ = spin => panic!("it cannot end"),
+            () = other => {}
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What a host can call, and how its result arrives.
+
+use isola::{Error, Runtime, args};
+use serde_json::json;
+
+use crate::fixture::{BOTH, Script, events, loaded, results, run_main, started};
+
+#[tokio::test]
+async fn plain_and_async_functions() {
+    let script = Script {
+        python: "
+import asyncio
+def plain(a, b):
+    return a + b
+async def later(a, b):
+    await asyncio.sleep(0.001)
+    return a * b
+",
+        javascript: "
+function plain(a, b) { return a + b }
+async function later(a, b) {
+    await new Promise(resolve => setTimeout(resolve, 1));
+    return a * b;
+}
+",
+    };
+    for runtime in BOTH {
+        let sandbox = loaded(runtime, script).await;
+        assert_eq!(sandbox.run("plain", args![2, 3]).await.unwrap(), json!(5));
+        assert_eq!(sandbox.run("later", args![2, 3]).await.unwrap(), json!(6));
+        assert_eq!(sandbox.run("later", args![4, 5]).await.unwrap(), json!(20));
+    }
+}
+
+#[tokio::test]
+async fn named_arguments() {
+    let script = Script {
+        python: "def greet(name, greeting='Hello'):\n    return f'{greeting} {name}'\n",
+        javascript: "
+function greet(name, { greeting = 'Hello' } = {}) { return `${greeting} ${name}` }
+",
+    };
+    for runtime in BOTH {
+        let sandbox = loaded(runtime, script).await;
+        assert_eq!(sandbox.run("greet", args!["Ada"]).await.unwrap(), json!("Hello Ada"));
+        let named = args!["Ada", greeting = "Hi"];
+        assert_eq!(sandbox.run("greet", named).await.unwrap(), json!("Hi Ada"));
+    }
+    let sandbox = loaded(Runtime::Python, script).await;
+    let all_named = args![greeting = "Hey", name = "Bob"];
+    assert_eq!(sandbox.run("greet", all_named).await.unwrap(), json!("Hey Bob"));
+    let error = sandbox.run("greet", args!["Ada", nme = 1]).await.unwrap_err();
+    assert!(error.to_string().starts_with("TypeError: "), "{error}");
+}
+
+#[tokio::test]
+async fn generators_stream_their_items() {
+    let rows = [
+        (
+            "sync generator",
+            Script {
+                python: "def main():\n    for i in range(3):\n        yield i\n",
+                javascript: "function* main() { for (let i = 0; i < 3; i++) yield i }",
+            },
+            vec!["0", "1", "2"],
+        ),
+        (
+            "async generator",
+            Script {
+                python: "
+import asyncio
+async def main():
+    for i in range(3):
+        await asyncio.sleep(0.001)
+        yield i
+",
+                javascript: "
+async function* main() {
+    for (let i = 0; i < 3; i++) {
+        await new Promise(resolve => setTimeout(resolve, 1));
+        yield i;
+    }
+}
+",
+            },
+            vec!["0", "1", "2"],
+        ),
+        (
+            "another iterable",
+            Script {
+                python: "def main():\n    return map(str, range(2))\n",
+                javascript: "function main() { return new Set(['0', '1']) }",
+            },
+            vec!["\"0\"", "\"1\""],
+        ),
+        (
+            "an iterable that an async function returns",
+            Script {
+                python: "async def main():\n    return iter([1, 2])\n",
+                javascript: "async function main() { return [1, 2].values() }",
+            },
+            vec!["1", "2"],
+        ),
+    ];
+    for runtime in BOTH {
+        for (what, script, items) in &rows {
+            let sandbox = loaded(runtime, *script).await;
+            let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
+            let (partial, end) = results(&all);
+            assert_eq!(&partial, items, "{runtime}: {what}: {all:?}");
+            assert_eq!(end.as_deref(), Some("null"), "{runtime}: {what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn json_like_values_do_not_stream() {
+    let script = Script {
+        python: "
+import collections
+def main():
+    return [[1, 2], (3,), {'a': 1}, 'text', collections.OrderedDict(b=2)]
+",
+        javascript: "function main() { return [[1, 2], [3], {a: 1}, 'text', {b: 2}] }",
+    };
+    for runtime in BOTH {
+        let sandbox = loaded(runtime, script).await;
+        let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
+        let (partial, end) = results(&all);
+        assert!(partial.is_empty());
+        assert_eq!(end.as_deref(), Some(r#"[[1,2],[3],{"a":1},"text",{"b":2}]"#), "{runtime}");
+    }
+}
+
+#[tokio::test]
+async fn a_generators_return_value() {
+    // JavaScript's is the result; Python's is not.
+    let script = Script {
+        python: "def main():\n    yield 1\n    return 2\n",
+        javascript: "function* main() { yield 1; return 2 }",
+    };
+    for (runtime, end) in [(Runtime::Python, "null"), (Runtime::JavaScript, "2")] {
+        let value = run_main(runtime, script, args![]).await.unwrap();
+        assert_eq!(value.as_str(), end, "{runtime}");
+    }
+}
+
+#[tokio::test]
+async fn a_generator_that_fails_half_way() {
+    let script = Script {
+        python: "def main():\n    yield 1\n    raise ValueError('half')\n",
+        javascript: "function* main() { yield 1; throw new RangeError('half') }",
+    };
+    for runtime in BOTH {
+        let sandbox = loaded(runtime, script).await;
+        let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
+        assert!(matches!(&all[0], isola::Event::Result(value) if value.as_str() == "1"));
+        assert!(
+            matches!(&all[1], isola::Event::Error(Error::Guest(e)) if e.message == "half"),
+            "{all:?}"
+        );
+        assert_eq!(all.len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_missing_function() {
+    for (runtime, start) in [
+        (Runtime::Python, "NameError: name 'missing' is not defined"),
+        (Runtime::JavaScript, "ReferenceError: missing is not defined"),
+    ] {
+        let sandbox = started(runtime).await;
+        let error = sandbox.run("missing", args![]).await.unwrap_err();
+        assert!(error.to_string().starts_with(start), "{error}");
+        assert_eq!(error.code(), "guest_exception");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_function() {
+    let script = Script { python: "answer = 42", javascript: "const answer = 42" };
+    for runtime in BOTH {
+        let sandbox = loaded(runtime, script).await;
+        let error = sandbox.run("answer", args![]).await.unwrap_err();
+        assert!(error.to_string().starts_with("TypeError: "), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_order_of_a_sandboxs_life() {
+    use crate::fixture::template;
+    for runtime in BOTH {
+        let sandbox = template(runtime).await.sandbox().create().await.unwrap();
+        let early = sandbox.run("main", args![]).await.unwrap_err();
+        assert_eq!(early.to_string(), "sandbox is not running");
+        let early = sandbox.load_script("").await.unwrap_err();
+        assert_eq!(early.to_string(), "sandbox is not running");
+        sandbox.start().await.unwrap();
+        let twice = sandbox.start().await.unwrap_err();
+        assert_eq!(twice.to_string(), "sandbox is not in pending state");
+        sandbox.close();
+        sandbox.close();
+        let late = sandbox.run("main", args![]).await.unwrap_err();
+        assert_eq!(late.to_string(), "sandbox is closed: its owner closed it");
+        assert_eq!(late.code(), "closed");
+    }
+}

@@ -1,0 +1,222 @@
+//! Exceptions of user code: type, message, and the user's own lines.
+
+use isola::{Error, GuestException, Runtime, args};
+
+use crate::fixture::{BOTH, Script, loaded, started};
+
+async fn exception(runtime: Runtime, source: &str) -> GuestException {
+    let sandbox = started(runtime).await;
+    sandbox.load_script_as("user.code", source).await.unwrap();
+    match sandbox.run("main", args![]).await {
+        Err(Error::Guest(exception)) => exception,
+        other => panic!("{runtime}: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn type_message_and_lines() {
+    let python = exception(
+        Runtime::Python,
+        "\
+def inner(n):
+    # line 2
+    raise ValueError(f'bad {n}')
+
+def main():
+    inner(7)
+",
+    )
+    .await;
+    assert_eq!((python.name.as_str(), python.message.as_str()), ("ValueError", "bad 7"));
+    let trace = &python.traceback;
+    assert!(trace.starts_with("Traceback (most recent call last):\n"), "{trace}");
+    assert!(trace.contains("File \"user.code\", line 6, in main\n    inner(7)"), "{trace}");
+    assert!(trace.contains("line 3, in inner\n    raise ValueError(f'bad {n}')"), "{trace}");
+    assert_eq!(trace.matches("  File ").count(), 2, "{trace}");
+
+    let javascript = exception(
+        Runtime::JavaScript,
+        "\
+function inner(n) {
+    // line 2
+    throw new RangeError(`bad ${n}`);
+}
+function main() {
+    inner(7);
+}
+",
+    )
+    .await;
+    assert_eq!((javascript.name.as_str(), javascript.message.as_str()), ("RangeError", "bad 7"));
+    let trace = &javascript.traceback;
+    assert!(trace.contains("inner") && trace.contains("user.code:3:"), "{trace}");
+    assert!(trace.contains("main") && trace.contains("user.code:6:"), "{trace}");
+    assert_eq!(trace.matches("user.code").count(), 2, "{trace}");
+    assert!(!trace.contains("runner") && !trace.contains("entry.js"), "{trace}");
+}
+
+#[tokio::test]
+async fn lines_of_async_code() {
+    let python = exception(
+        Runtime::Python,
+        "\
+import asyncio
+async def inner():
+    await asyncio.sleep(0)
+    raise KeyError('k')
+async def main():
+    await asyncio.gather(inner())
+",
+    )
+    .await;
+    assert!(python.traceback.contains("line 4, in inner"), "{}", python.traceback);
+    assert!(python.traceback.contains("line 6, in main"), "{}", python.traceback);
+    assert!(!python.traceback.contains("base_events"), "{}", python.traceback);
+
+    let javascript = exception(
+        Runtime::JavaScript,
+        "\
+async function inner() {
+    await null;
+    throw new TypeError('k');
+}
+async function main() {
+    await inner();
+}
+",
+    )
+    .await;
+    assert!(javascript.traceback.contains("user.code:3:"), "{}", javascript.traceback);
+}
+
+#[tokio::test]
+async fn causes_are_told() {
+    let python = exception(
+        Runtime::Python,
+        "\
+def main():
+    try:
+        1 / 0
+    except ZeroDivisionError as error:
+        raise RuntimeError('outer') from error
+",
+    )
+    .await;
+    assert!(python.traceback.contains("ZeroDivisionError: division by zero"));
+    assert!(python.traceback.contains("direct cause"));
+
+    let javascript = exception(
+        Runtime::JavaScript,
+        "function main() { throw new Error('outer', {cause: new RangeError('inner cause')}) }",
+    )
+    .await;
+    assert!(javascript.traceback.contains("inner cause"), "{}", javascript.traceback);
+}
+
+#[tokio::test]
+async fn errors_at_the_top_level() {
+    for (runtime, source, start, line) in [
+        (Runtime::Python, "x = 1\ny = x +\n", "SyntaxError: invalid syntax", "line 2"),
+        (Runtime::Python, "x = 1\nundefined_name\n", "NameError: ", "line 2"),
+        (Runtime::JavaScript, "const x = 1;\nconst y = ;\n", "SyntaxError: ", ":2"),
+        (Runtime::JavaScript, "const x = 1;\nundefinedName;\n", "ReferenceError: ", ":2"),
+    ] {
+        let sandbox = started(runtime).await;
+        let error = sandbox.load_script_as("user.code", source).await.unwrap_err().to_string();
+        assert!(error.starts_with(start), "{error}");
+        assert!(error.contains("user.code") && error.contains(line), "{error}");
+        // A failed script does not take the sandbox with it.
+        sandbox.load_script("").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn odd_exceptions() {
+    let rows = [
+        (Runtime::Python, "def main():\n    raise SystemExit(3)\n", "SystemExit"),
+        (Runtime::Python, "def main():\n    raise KeyboardInterrupt\n", "KeyboardInterrupt"),
+        (
+            Runtime::Python,
+            "class Odd(Exception):\n    def __str__(self): raise Odd\ndef main():\n    raise Odd\n",
+            "Odd",
+        ),
+        (Runtime::Python, "def main():\n    raise ValueError('\\ud800')\n", "ValueError"),
+        (
+            Runtime::Python,
+            "def main():\n    raise ExceptionGroup('g', [ValueError(1), TypeError(2)])\n",
+            "ExceptionGroup",
+        ),
+        (Runtime::JavaScript, "function main() { throw null }", ""),
+        (Runtime::JavaScript, "function main() { throw 'text' }", ""),
+        (Runtime::JavaScript, "function main() { throw {toString() { throw 1 }} }", ""),
+        (Runtime::JavaScript, "async function main() { throw undefined }", ""),
+        (
+            Runtime::JavaScript,
+            "class Odd extends Error { get name() { throw 1 } }\nfunction main() { throw new Odd('m') }",
+            "",
+        ),
+    ];
+    for (runtime, source, name) in rows {
+        let exception = exception(runtime, source).await;
+        if !name.is_empty() {
+            assert_eq!(exception.name, name, "{source}");
+        }
+        assert!(!exception.to_string().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_exception_does_not_spoil_the_sandbox() {
+    let script = Script {
+        python: "
+def main(fail):
+    if fail:
+        raise ValueError
+    return 'fine'
+",
+        javascript: "function main(fail) { if (fail) throw new Error(); return 'fine' }",
+    };
+    for runtime in BOTH {
+        let sandbox = loaded(runtime, script).await;
+        for _ in 0..3 {
+            assert!(sandbox.run("main", args![true]).await.is_err());
+            assert_eq!(sandbox.run("main", args![false]).await.unwrap().as_str(), "\"fine\"");
+        }
+    }
+}
+
+#[tokio::test]
+async fn user_code_cannot_break_the_runner_by_patching() {
+    let rows = [
+        (
+            Runtime::Python,
+            "
+import asyncio, builtins, json, sys
+json.dumps = json.loads = json.JSONEncoder.encode = None
+builtins.len = builtins.isinstance = builtins.type = None
+sys.stdout = None
+def main():
+    return {'a': [1, 'é']}
+",
+        ),
+        (
+            Runtime::JavaScript,
+            "
+JSON.stringify = JSON.parse = null;
+Map.prototype.get = Map.prototype.set = null;
+Promise.prototype.then = Promise.resolve = null;
+Array.prototype[Symbol.iterator] = Array.prototype.push = Array.prototype.map = null;
+Object.keys = Object.entries = Object.getPrototypeOf = null;
+Function.prototype.call = Function.prototype.apply = null;
+globalThis.eval = null;
+function main() { return {a: [1, 'é']} }
+",
+        ),
+    ];
+    for (runtime, source) in rows {
+        let sandbox = started(runtime).await;
+        sandbox.load_script(source).await.unwrap();
+        let value = sandbox.run("main", args![]).await;
+        assert_eq!(value.unwrap().as_str(), r#"{"a":[1,"é"]}"#, "{runtime}");
+    }
+}

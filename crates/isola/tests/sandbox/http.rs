@@ -1,0 +1,141 @@
+//! Outgoing HTTP, through the host's handler.
+
+use isola::{Error, Handlers, HostError, Limits, Runtime, args, http::Body};
+use serde_json::json;
+
+use crate::fixture::{BOTH, Script, started, started_with};
+
+const GET: Script = Script {
+    python: "
+from sandbox.http import fetch
+def main(url):
+    with fetch('GET', url, headers={'x-test': 'a'}) as response:
+        return [response.status, response.headers['x-answer'], response.text()]
+",
+    javascript: "
+async function main(url) {
+    const response = await fetch(url, {headers: {'x-test': 'a'}});
+    return [response.status, response.headers.get('x-answer'), await response.text()];
+}
+",
+};
+
+#[tokio::test]
+async fn the_handler_answers() {
+    let host = Handlers::new().http(|request| async move {
+        let seen = format!(
+            "{} {} {}",
+            request.method(),
+            request.uri(),
+            request.headers()["x-test"].to_str().unwrap()
+        );
+        Ok(::http::Response::builder()
+            .status(201)
+            .header("x-answer", "b")
+            .body(Body::from(seen))
+            .unwrap())
+    });
+    for runtime in BOTH {
+        let sandbox = started_with(runtime, Limits::default(), host.clone()).await;
+        sandbox.load_script(GET.of(runtime)).await.unwrap();
+        let value = sandbox.run("main", args!["http://example.test/a?b=c"]).await.unwrap();
+        assert_eq!(value, json!([201, "b", "GET http://example.test/a?b=c a"]), "{runtime}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_goes_out_and_comes_back() {
+    let host = Handlers::new().http(|request| async move {
+        assert_eq!(request.headers()["content-type"], "application/json");
+        let body = request.into_body().collect(1 << 20).await?;
+        Ok(::http::Response::new(Body::from(body)))
+    });
+    let script = Script {
+        python: "
+from sandbox.http import fetch
+async def main():
+    async with fetch('POST', 'https://example.test/', body={'hello': ['world', 1]}) as response:
+        return await response.ajson()
+",
+        javascript: "
+async function main() {
+    const response = await fetch('https://example.test/', {method: 'POST', body: {hello: ['world', 1]}});
+    return await response.json();
+}
+",
+    };
+    for runtime in BOTH {
+        let sandbox = started_with(runtime, Limits::default(), host.clone()).await;
+        sandbox.load_script(script.of(runtime)).await.unwrap();
+        let value = sandbox.run("main", args![]).await.unwrap();
+        assert_eq!(value, json!({"hello": ["world", 1]}), "{runtime}");
+    }
+}
+
+#[tokio::test]
+async fn it_is_off_unless_the_host_enables_it() {
+    for runtime in BOTH {
+        let sandbox = started(runtime).await;
+        sandbox.load_script(GET.of(runtime)).await.unwrap();
+        let error = sandbox.run("main", args!["http://example.test/"]).await.unwrap_err();
+        assert!(matches!(error, Error::Guest(_)), "{runtime}: {error}");
+        if runtime == Runtime::Python {
+            assert!(error.to_string().contains("HTTP is disabled for this sandbox"), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_hosts_refusal_is_an_error_in_the_guest() {
+    let host =
+        Handlers::new().http(|_| async { Err(HostError::new("example.test is not allowed")) });
+    let sandbox = started_with(Runtime::Python, Limits::default(), host).await;
+    sandbox.load_script(GET.python).await.unwrap();
+    let error = sandbox.run("main", args!["http://example.test/"]).await.unwrap_err();
+    assert!(error.to_string().contains("example.test is not allowed"), "{error}");
+}
+
+#[cfg(feature = "client")]
+#[tokio::test]
+async fn the_ready_client_talks_to_a_real_server() {
+    use http_body_util::{BodyExt as _, Full};
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| async move {
+                    let seen = format!("{} {}", request.method(), request.uri());
+                    let _ = request.into_body().collect().await;
+                    let response = hyper::Response::builder()
+                        .header("x-answer", "real")
+                        .body(Full::<bytes::Bytes>::from(seen));
+                    Ok::<_, std::convert::Infallible>(response.unwrap())
+                });
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            });
+        }
+    });
+    let client = isola::HttpClient::allow([address.to_string()]).unwrap();
+    let host = Handlers::new().http(move |request| {
+        let client = client.clone();
+        async move { client.send(request).await }
+    });
+    for runtime in BOTH {
+        let sandbox = started_with(runtime, Limits::default(), host.clone()).await;
+        sandbox.load_script(GET.of(runtime)).await.unwrap();
+        let value = sandbox.run("main", args![format!("http://{address}/path")]).await.unwrap();
+        assert_eq!(value, json!([200, "real", "GET /path"]), "{runtime}");
+        let denied = sandbox.run("main", args!["http://127.0.0.1:1/"]).await.unwrap_err();
+        if runtime == Runtime::Python {
+            assert!(denied.to_string().contains("are not allowed"), "{denied}");
+        }
+    }
+    server.abort();
+}

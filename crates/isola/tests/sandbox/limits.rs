@@ -1,0 +1,406 @@
+//! Each limit ends what goes over it, in its own error, and nothing else.
+
+use std::time::{Duration, Instant};
+
+use isola::{Error, Handlers, Limit, Limits, Runtime, Value, args};
+
+use crate::fixture::{BOTH, Script, events, started_with};
+
+async fn fail(runtime: Runtime, script: Script, limits: Limits) -> Error {
+    let sandbox = started_with(runtime, limits, isola::DenyAll).await;
+    sandbox.load_script(script.of(runtime)).await.unwrap();
+    sandbox.run("main", args![]).await.unwrap_err()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endless_loops_of_every_kind_are_stopped_in_time() {
+    let rows = [
+        (
+            "a loop",
+            Script {
+                python: "def main():\n    while True: pass\n",
+                javascript: "function main() { for (;;); }",
+            },
+        ),
+        (
+            "a regular expression",
+            Script {
+                python: "import re\ndef main():\n    re.match(r'(a+)+$', 'a' * 40 + 'b')\n",
+                javascript: "function main() { /^(a+)+$/.test('a'.repeat(40) + 'b') }",
+            },
+        ),
+        (
+            "a sort callback",
+            Script {
+                python: "
+def forever(x):
+    while True: pass
+def main():
+    sorted([3, 1, 2], key=forever)
+",
+                javascript: "function main() { [3, 1, 2].sort(() => { for (;;); }) }",
+            },
+        ),
+        (
+            "a finally that loops",
+            Script {
+                python: "
+def main():
+    while True:
+        try:
+            while True: pass
+        finally:
+            continue
+",
+                javascript: "function main() { for (;;) { try { for (;;); } finally { continue } } }",
+            },
+        ),
+        (
+            "an except that catches everything",
+            Script {
+                python: "
+def main():
+    while True:
+        try:
+            while True: pass
+        except BaseException:
+            pass
+",
+                javascript: "function main() { for (;;) { try { for (;;); } catch { } } }",
+            },
+        ),
+        (
+            "one long operation of the interpreter",
+            Script {
+                python: "def main():\n    return 3 ** (3 ** 20)\n",
+                javascript: "function main() { return 3n ** (3n ** 16n) }",
+            },
+        ),
+        (
+            "an async loop that never waits",
+            Script {
+                python: "
+import asyncio
+async def main():
+    while True:
+        await asyncio.sleep(0)
+",
+                javascript: "async function main() { for (;;) await null }",
+            },
+        ),
+    ];
+    let limit = Duration::from_millis(500);
+    let limits = Limits { cpu_timeout: Some(limit), ..Limits::default() };
+    for runtime in BOTH {
+        for (what, script) in rows {
+            let sandbox = started_with(runtime, limits.clone(), isola::DenyAll).await;
+            sandbox.load_script(script.of(runtime)).await.unwrap();
+            let cpu = thread_cpu();
+            let error = sandbox.run("main", args![]).await.unwrap_err();
+            // The call ran on this thread alone; CPU time is what the limit
+            // counts, and other load on the machine does not enter.
+            let took = thread_cpu().saturating_sub(cpu);
+            assert_eq!(error.limit(), Some(Limit::CpuTime), "{runtime}: {what}: {error}");
+            assert!(took < limit * 12 / 10, "{runtime}: {what}: {took:?}");
+            let after = sandbox.run("main", args![]).await.unwrap_err();
+            assert!(after.to_string().contains("CPU time"), "{after}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_endless_top_level_is_stopped_too() {
+    let limits = Limits { cpu_timeout: Some(Duration::from_millis(200)), ..Limits::default() };
+    for (runtime, source) in
+        [(Runtime::Python, "while True: pass"), (Runtime::JavaScript, "for (;;);")]
+    {
+        let sandbox = started_with(runtime, limits.clone(), isola::DenyAll).await;
+        let error = sandbox.load_script(source).await.unwrap_err();
+        assert_eq!(error.code(), "cpu_time_limit");
+    }
+}
+
+#[tokio::test]
+async fn waiting_is_no_cpu_time() {
+    let script = Script {
+        python: "
+from sandbox.asyncio import hostcall
+async def main():
+    return await hostcall('slow', 1)
+",
+        javascript: "async function main() { return await hostcall('slow', 1) }",
+    };
+    let limits = Limits { cpu_timeout: Some(Duration::from_millis(300)), ..Limits::default() };
+    let host = Handlers::new().hostcall("slow", |payload: Value| async move {
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        Ok(payload)
+    });
+    for runtime in BOTH {
+        let sandbox = started_with(runtime, limits.clone(), host.clone()).await;
+        sandbox.load_script(script.of(runtime)).await.unwrap();
+        assert_eq!(sandbox.run("main", args![]).await.unwrap().as_str(), "1");
+    }
+}
+
+#[tokio::test]
+async fn wall_time_counts_waiting() {
+    let script = Script {
+        python: "import time\ndef main():\n    time.sleep(60)\n",
+        javascript: "async function main() { await new Promise(r => setTimeout(r, 60000)) }",
+    };
+    for runtime in BOTH {
+        let sandbox = started_with(runtime, Limits::default(), isola::DenyAll).await;
+        sandbox.load_script(script.of(runtime)).await.unwrap();
+        let begin = Instant::now();
+        let call = sandbox.run("main", args![]).timeout(Duration::from_millis(200));
+        let error = call.await.unwrap_err();
+        assert_eq!(error.limit(), Some(Limit::WallTime), "{runtime}: {error}");
+        assert!(begin.elapsed() < Duration::from_secs(10));
+        assert!(sandbox.is_closed());
+    }
+}
+
+#[tokio::test]
+async fn a_limit_for_one_call() {
+    let script = Script {
+        python: "def main(n):\n    for _ in range(n): pass\n",
+        javascript: "function main(n) { for (let i = 0; i < n; i++); }",
+    };
+    for runtime in BOTH {
+        let sandbox = started_with(runtime, Limits::default(), isola::DenyAll).await;
+        sandbox.load_script(script.of(runtime)).await.unwrap();
+        sandbox.run("main", args![10]).cpu_timeout(Duration::from_secs(5)).await.unwrap();
+        let call = sandbox.run("main", args![1_000_000_000_000_i64]);
+        let error = call.cpu_timeout(Duration::from_millis(100)).await.unwrap_err();
+        assert_eq!(error.code(), "cpu_time_limit");
+        assert!(error.to_string().contains("100ms"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn memory_bombs() {
+    let rows = [
+        Script {
+            python: "def main():\n    x = []\n    while True: x.append(bytearray(1 << 20))\n",
+            javascript: "
+function main() { const x = []; for (;;) x.push(new Uint8Array(1 << 20).fill(1)) }
+",
+        },
+        Script {
+            python: "def main():\n    return len('x' * (1 << 30))\n",
+            javascript: "function main() { return new Uint8Array(1 << 30).length }",
+        },
+        Script {
+            python: "def main():\n    x = {}\n    while True: x[len(x)] = str(len(x))\n",
+            javascript: "
+function main() { const x = new Map(); for (let i = 0;; i++) x.set(i, {text: 'v' + i}) }
+",
+        },
+    ];
+    for runtime in BOTH {
+        for script in rows {
+            let limits = Limits { max_memory: 96 << 20, ..Limits::default() };
+            let error = fail(runtime, script, limits).await;
+            assert_eq!(error.limit(), Some(Limit::Memory), "{runtime}: {error}");
+            assert!(error.to_string().contains("96 MiB"), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn python_goes_on_after_a_memory_error() {
+    let script = Script {
+        python: "
+def main():
+    try:
+        bytearray(1 << 30)
+    except MemoryError:
+        return 'caught'
+def bomb():
+    bytearray(1 << 30)
+",
+        javascript: "",
+    };
+    let limits = Limits { max_memory: 96 << 20, ..Limits::default() };
+    let sandbox = started_with(Runtime::Python, limits, isola::DenyAll).await;
+    sandbox.load_script(script.python).await.unwrap();
+    assert_eq!(sandbox.run("main", args![]).await.unwrap().as_str(), "\"caught\"");
+    let error = sandbox.run("bomb", args![]).await.unwrap_err();
+    assert_eq!(error.limit(), Some(Limit::Memory));
+    assert_eq!(error.exception().unwrap().name, "MemoryError");
+    assert_eq!(sandbox.run("main", args![]).await.unwrap().as_str(), "\"caught\"");
+}
+
+#[tokio::test]
+async fn too_little_memory_for_the_interpreter_says_so() {
+    let template = crate::fixture::template(Runtime::Python).await;
+    let error = template.sandbox().max_memory(1 << 20).create().await.unwrap_err();
+    assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
+    assert!(error.to_string().contains("less than the interpreter itself needs"), "{error}");
+}
+
+#[tokio::test]
+async fn output_floods() {
+    let rows = [
+        Script {
+            python: "def main():\n    while True: print('x' * 1000)\n",
+            javascript: "function main() { for (;;) console.log('x'.repeat(1000)) }",
+        },
+        Script {
+            python: "def main():\n    while True: yield 'x' * 1000\n",
+            javascript: "function* main() { for (;;) yield 'x'.repeat(1000) }",
+        },
+        Script {
+            python: "def main():\n    while True: print()\n",
+            javascript: "function main() { for (;;) console.log() }",
+        },
+    ];
+    let limits = Limits { max_output_size: 1 << 20, ..Limits::default() };
+    for runtime in BOTH {
+        for script in rows {
+            let error = fail(runtime, script, limits.clone()).await;
+            assert_eq!(error.limit(), Some(Limit::Output), "{runtime}: {error}");
+
+            // Somebody who listens gets what fits.
+            let sandbox = started_with(runtime, limits.clone(), isola::DenyAll).await;
+            sandbox.load_script(script.of(runtime)).await.unwrap();
+            let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
+            assert!(all.len() > 1);
+            assert!(
+                matches!(all.last(), Some(isola::Event::Error(e)) if e.limit() == Some(Limit::Output))
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn runaway_recursion() {
+    let rows = [
+        (
+            "a function",
+            Script {
+                python: "def main():\n    return main()\n",
+                javascript: "function main() { return main() + 1 }",
+            },
+        ),
+        (
+            "through the interpreter's own code",
+            Script {
+                python: "
+class A:
+    def __repr__(self): return repr(A())
+def main():
+    return repr(A())
+",
+                javascript: "
+function main() { const a = {toJSON() { return JSON.stringify(a) }}; return JSON.stringify(a) }
+",
+            },
+        ),
+        (
+            "a deep value",
+            Script {
+                python: "
+def main():
+    x = []
+    for _ in range(1000000): x = [x]
+    return x
+",
+                javascript: "
+function main() { let x = []; for (let i = 0; i < 1000000; i++) x = [x]; return x }
+",
+            },
+        ),
+        (
+            "source code",
+            Script {
+                python: "def main():\n    eval('(' * 100000 + ')' * 100000)\n    return main()\n",
+                javascript: "
+function main() { eval('('.repeat(1000000) + '1' + ')'.repeat(1000000)); return main() }
+",
+            },
+        ),
+    ];
+    for runtime in BOTH {
+        for (what, script) in rows {
+            let error = fail(runtime, script, Limits::default()).await;
+            let python_refuses = runtime == Runtime::Python && what == "source code";
+            assert!(
+                error.limit() == Some(Limit::Recursion)
+                    || (python_refuses && error.code() == "guest_exception"),
+                "{runtime}: {what}: {error}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_higher_recursion_limit_holds_as_well() {
+    let script = Script {
+        python: "def main(n):\n    return 0 if n == 0 else 1 + main(n - 1)\n",
+        javascript: "",
+    };
+    let limits = Limits { max_recursion: 10_000, ..Limits::default() };
+    let sandbox = started_with(Runtime::Python, limits, isola::DenyAll).await;
+    sandbox.load_script(script.python).await.unwrap();
+    assert_eq!(sandbox.run("main", args![9_000]).await.unwrap().as_str(), "9000");
+    let error = sandbox.run("main", args![20_000]).await.unwrap_err();
+    assert_eq!(error.limit(), Some(Limit::Recursion), "{error}");
+    assert_eq!(sandbox.run("main", args![10]).await.unwrap().as_str(), "10");
+}
+
+#[tokio::test]
+async fn open_files_are_counted() {
+    let script = Script {
+        python: "
+files = []
+def main():
+    while True:
+        files.append(open('/data/file', 'rb'))
+",
+        javascript: "",
+    };
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("file"), "x").unwrap();
+    let template = crate::fixture::template(Runtime::Python).await;
+    let limits = Limits { max_handles: 100, ..Limits::default() };
+    let mount = isola::Mount::new(folder.path(), "/data");
+    let sandbox = template.sandbox().limits(limits).mount(mount).create().await.unwrap();
+    sandbox.start().await.unwrap();
+    sandbox.load_script(script.python).await.unwrap();
+    let error = sandbox.run("main", args![]).await.unwrap_err();
+    assert_eq!(error.limit(), Some(Limit::Handles), "{error}");
+}
+
+#[tokio::test]
+async fn the_hosts_memory_returns() {
+    let script = Script {
+        python: "def main():\n    global x\n    x = bytearray(b'x') * (100 << 20)\n",
+        javascript: "
+let x; function main() { x = new Uint8Array(100 << 20).fill(1) }
+",
+    };
+    for runtime in BOTH {
+        crate::fixture::started(runtime).await;
+        let before = resident();
+        for _ in 0..5 {
+            let sandbox = started_with(runtime, Limits::default(), isola::DenyAll).await;
+            sandbox.load_script(script.of(runtime)).await.unwrap();
+            sandbox.run("main", args![]).await.unwrap();
+        }
+        // Other tests run beside this one; five times 100 MiB would show.
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 400 << 20, "{runtime}: {} MiB", grown >> 20);
+    }
+}
+
+fn thread_cpu() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
+}
+
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}

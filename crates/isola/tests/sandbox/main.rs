@@ -1,0 +1,20 @@
+//! Both guests, driven through the public API.
+//!
+//! One binary: the templates are built once for all tests.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
+
+mod cache;
+mod cancel;
+mod entry_points;
+mod failures;
+mod fixture;
+mod hostcalls;
+mod http;
+mod isolation;
+mod limits;
+mod mounts;
+mod output;
+mod scripts;
+mod stdlib;
+mod values;

@@ -1,0 +1,170 @@
+//! Host folders in the guest, with their permissions.
+
+use std::fs;
+
+use isola::{Mount, Permission, Runtime, Sandbox, args};
+
+use crate::fixture::template;
+
+const FILES: &str = "
+import os
+def read(path):
+    with open(path) as file:
+        return file.read()
+def write(path, text):
+    with open(path, 'w') as file:
+        file.write(text)
+def append(path, text):
+    with open(path, 'a') as file:
+        file.write(text)
+def ls(path):
+    return sorted(os.listdir(path))
+def mkdir(path):
+    os.mkdir(path)
+def remove(path):
+    os.remove(path)
+def rename(a, b):
+    os.rename(a, b)
+def stat(path):
+    return os.stat(path).st_size
+def link(a, b):
+    os.symlink(a, b)
+";
+
+async fn sandbox(mounts: Vec<Mount>) -> Sandbox {
+    let mut builder = template(Runtime::Python).await.sandbox();
+    for mount in mounts {
+        builder = builder.mount(mount);
+    }
+    let sandbox = builder.create().await.unwrap();
+    sandbox.start().await.unwrap();
+    sandbox.load_script(FILES).await.unwrap();
+    sandbox
+}
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.txt"), "alpha").unwrap();
+    fs::create_dir(folder.path().join("sub")).unwrap();
+    fs::write(folder.path().join("sub/b.txt"), "beta").unwrap();
+    folder
+}
+
+#[tokio::test]
+async fn permissions_are_a_table() {
+    use Permission::{Read, ReadWrite, Write};
+    // Directory permission, file permission, then what succeeds: list, read,
+    // overwrite, create, mkdir, rename, remove.
+    let rows = [
+        (Read, Read, [true, true, false, false, false, false, false]),
+        (Read, ReadWrite, [true, true, true, false, false, false, false]),
+        (Read, Write, [true, false, true, false, false, false, false]),
+        (ReadWrite, Read, [true, true, false, false, true, true, true]),
+        (ReadWrite, ReadWrite, [true, true, true, true, true, true, true]),
+        (Write, ReadWrite, [false, true, true, true, true, true, true]),
+        (Write, Write, [false, false, true, true, true, true, true]),
+    ];
+    for (dirs, files, expected) in rows {
+        let folder = folder();
+        let mount = Mount::new(folder.path(), "/data").dir_perms(dirs).file_perms(files);
+        let sandbox = sandbox(vec![mount]).await;
+        let outcomes = [
+            sandbox.run("ls", args!["/data"]).await,
+            sandbox.run("read", args!["/data/sub/b.txt"]).await,
+            sandbox.run("write", args!["/data/a.txt", "changed"]).await,
+            sandbox.run("write", args!["/data/new.txt", "new"]).await,
+            sandbox.run("mkdir", args!["/data/newdir"]).await,
+            sandbox.run("rename", args!["/data/sub/b.txt", "/data/sub/c.txt"]).await,
+            sandbox.run("remove", args!["/data/a.txt"]).await,
+        ];
+        let succeeded = outcomes.each_ref().map(Result::is_ok);
+        assert_eq!(succeeded, expected, "dirs {dirs:?}, files {files:?}: {outcomes:#?}");
+        for error in outcomes.into_iter().filter_map(Result::err) {
+            assert!(error.to_string().starts_with("PermissionError: "), "{error}");
+        }
+        let changed = folder.path().join("new.txt").exists();
+        assert_eq!(changed, expected[3]);
+    }
+}
+
+#[tokio::test]
+async fn what_the_guest_writes_is_on_the_host_and_the_other_way_round() {
+    let folder = folder();
+    let mount = Mount::new(folder.path(), "/data")
+        .dir_perms(Permission::ReadWrite)
+        .file_perms(Permission::ReadWrite);
+    let sandbox = sandbox(vec![mount]).await;
+    sandbox.run("write", args!["/data/out.txt", "grüße"]).await.unwrap();
+    sandbox.run("append", args!["/data/out.txt", "!"]).await.unwrap();
+    assert_eq!(fs::read_to_string(folder.path().join("out.txt")).unwrap(), "grüße!");
+    fs::write(folder.path().join("in.txt"), "from the host").unwrap();
+    let read: String =
+        sandbox.run("read", args!["/data/in.txt"]).await.unwrap().to().unwrap();
+    assert_eq!(read, "from the host");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn there_is_no_way_out_of_a_mount() {
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("secret"), "secret").unwrap();
+    let folder = folder();
+    std::os::unix::fs::symlink(outside.path().join("secret"), folder.path().join("absolute"))
+        .unwrap();
+    let up = format!("../{}/secret", outside.path().file_name().unwrap().to_str().unwrap());
+    std::os::unix::fs::symlink(&up, folder.path().join("relative")).unwrap();
+    let mount = Mount::new(folder.path(), "/data")
+        .dir_perms(Permission::ReadWrite)
+        .file_perms(Permission::ReadWrite);
+    let sandbox = sandbox(vec![mount]).await;
+    for path in [
+        "/data/absolute".to_owned(),
+        "/data/relative".to_owned(),
+        format!("/data/{up}"),
+        format!("/data/sub/../../{up}"),
+        outside.path().join("secret").to_str().unwrap().to_owned(),
+        "/etc/passwd".to_owned(),
+        "/proc/self/environ".to_owned(),
+    ] {
+        let read = sandbox.run("read", args![path]).await;
+        assert!(read.is_err(), "{path}: {read:?}");
+    }
+    // Nor does a link that the guest makes lead out.
+    let linked = sandbox.run("link", args![outside.path().to_str().unwrap(), "/data/out"]).await;
+    let read = sandbox.run("read", args!["/data/out/secret"]).await;
+    assert!(read.is_err(), "{linked:?} {read:?}");
+}
+
+#[tokio::test]
+async fn several_mounts_and_one_replaced() {
+    let (first, second, third) = (folder(), folder(), folder());
+    fs::write(third.path().join("only-here"), "").unwrap();
+    let template = isola::Template::builder(Runtime::Python)
+        .mount(Mount::new(first.path(), "/one"))
+        .mount(Mount::new(second.path(), "/two"))
+        .build()
+        .await
+        .unwrap();
+    let sandbox =
+        template.sandbox().mount(Mount::new(third.path(), "/two")).create().await.unwrap();
+    sandbox.start().await.unwrap();
+    sandbox.load_script(FILES).await.unwrap();
+    assert_eq!(sandbox.run("ls", args!["/one"]).await.unwrap().as_str(), r#"["a.txt","sub"]"#);
+    assert_eq!(
+        sandbox.run("ls", args!["/two"]).await.unwrap().as_str(),
+        r#"["a.txt","only-here","sub"]"#
+    );
+}
+
+#[tokio::test]
+async fn python_imports_modules_from_a_mount() {
+    let folder = folder();
+    fs::write(folder.path().join("helper.py"), "def answer():\n    return 42\n").unwrap();
+    let sandbox = sandbox(vec![Mount::new(folder.path(), "/lib/user")]).await;
+    sandbox
+        .load_script("import sys\nsys.path.append('/lib/user')\nimport helper\n")
+        .await
+        .unwrap();
+    sandbox.load_script("def main():\n    return helper.answer()\n").await.unwrap();
+    assert_eq!(sandbox.run("main", args![]).await.unwrap().as_str(), "42");
+}

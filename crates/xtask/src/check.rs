@@ -1,0 +1,173 @@
+//! `cargo xtask check`: everything that a program can prove about the tree,
+//! one row for each proof.
+
+mod edges;
+mod length;
+mod places;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{generate, process, progress, setup, workspace};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Look for known vulnerabilities too; fetches the advisory database
+    #[arg(long)]
+    advisories: bool,
+    /// Only the rows whose name contains this
+    filter: Option<String>,
+}
+
+/// What became of one row.
+enum Outcome {
+    Ok,
+    /// Nothing was proved, and this is why.
+    NotRun(String),
+    /// What to show.
+    Failed(String),
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let rows: [(&str, Proof); 10] = [
+        ("format", Box::new(format)),
+        ("edges", Box::new(|| problems(edges::find()?))),
+        ("places", Box::new(|| problems(places::find(&files()?)?))),
+        ("length", Box::new(|| problems(length::find(&files()?)?))),
+        ("generated", Box::new(generated)),
+        ("clippy", Box::new(clippy)),
+        ("docs", Box::new(docs)),
+        ("cargo-deny", Box::new(tool)),
+        ("deny", Box::new(|| deny(&["bans", "licenses", "sources"]))),
+        ("advisories", {
+            let wanted = args.advisories;
+            Box::new(move || advisories(wanted))
+        }),
+    ];
+    let mut failed = Vec::new();
+    for (name, proof) in rows {
+        if let Some(filter) = &args.filter
+            && !name.contains(filter.as_str())
+        {
+            continue;
+        }
+        let start = Instant::now();
+        // A proof that cannot even be attempted has failed: going on to the
+        // next one still tells the user more than stopping would.
+        let outcome = progress::during(name, proof)
+            .unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
+        let time = progress::seconds(start.elapsed());
+        match outcome {
+            Outcome::Ok => println!("ok       {name:<12} {time}"),
+            Outcome::NotRun(why) => println!("not run  {name:<12} {why}"),
+            Outcome::Failed(text) => {
+                println!("FAILED   {name:<12} {time}");
+                for line in text.trim_end().lines() {
+                    println!("         | {line}");
+                }
+                failed.push(name);
+            }
+        }
+    }
+    if !failed.is_empty() {
+        bail!("{} failed: {}", failed.len(), failed.join(", "));
+    }
+    Ok(())
+}
+
+type Proof = Box<dyn Fn() -> Result<Outcome>>;
+
+fn format() -> Result<Outcome> {
+    passes(process::cargo(&["fmt", "--all", "--check", "--", "--color", "never"]))
+}
+
+fn clippy() -> Result<Outcome> {
+    passes(process::cargo(&[
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))
+}
+
+fn docs() -> Result<Outcome> {
+    let mut cargo = process::cargo(&["doc", "--quiet", "--no-deps", "--workspace"]);
+    cargo.env("RUSTDOCFLAGS", "-D warnings");
+    passes(cargo)
+}
+
+fn generated() -> Result<Outcome> {
+    if generate::GENERATORS.is_empty() {
+        return Ok(Outcome::NotRun("no file is generated yet".to_owned()));
+    }
+    problems(
+        generate::stale()?
+            .into_iter()
+            .map(|path| format!("{path} is not current: run `cargo xtask generate`"))
+            .collect(),
+    )
+}
+
+/// Installing is a row of its own, so that the time of the next one is honest.
+fn tool() -> Result<Outcome> {
+    let _lock = workspace::lock()?;
+    setup::cargo_deny()?;
+    Ok(Outcome::Ok)
+}
+
+fn deny(what: &[&str]) -> Result<Outcome> {
+    let _lock = workspace::lock()?;
+    let mut command = Command::new(setup::cargo_deny()?);
+    command.current_dir(workspace::root());
+    command.args(["--workspace", "--log-level", "error", "check"]);
+    command.args(what);
+    passes(command)
+}
+
+fn advisories(wanted: bool) -> Result<Outcome> {
+    if !wanted {
+        return Ok(Outcome::NotRun(
+            "pass --advisories, which fetches the advisory database".to_owned(),
+        ));
+    }
+    deny(&["advisories"])
+}
+
+fn passes(mut command: Command) -> Result<Outcome> {
+    command.env("CARGO_TERM_COLOR", "never");
+    let captured = process::capture(command)?;
+    Ok(if captured.status.success() {
+        Outcome::Ok
+    } else {
+        Outcome::Failed(process::tail(&captured.text, 200))
+    })
+}
+
+fn problems(found: Vec<String>) -> Result<Outcome> {
+    Ok(if found.is_empty() { Outcome::Ok } else { Outcome::Failed(found.join("\n")) })
+}
+
+/// What is committed, or would be by `git add --all`.
+fn files() -> Result<Vec<PathBuf>> {
+    let output = Command::new("git")
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .current_dir(workspace::root())
+        .output()
+        .context("cannot start git")?;
+    if !output.status.success() {
+        bail!("git ls-files failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(listed
+        .split_terminator('\0')
+        .map(PathBuf::from)
+        // A file that was deleted, but not yet in the index, is still listed.
+        .filter(|path| workspace::root().join(path).is_file())
+        .collect())
+}

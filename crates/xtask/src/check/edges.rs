@@ -1,0 +1,143 @@
+//! Which package may depend on which.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+
+use crate::workspace;
+
+/// Finds every forbidden edge of the workspace.
+pub fn find() -> Result<Vec<String>> {
+    let metadata = workspace::metadata()?;
+    let graph = metadata
+        .workspace_packages()
+        .into_iter()
+        .map(|package| {
+            let dependencies = package.dependencies.iter().map(|edge| edge.name.clone());
+            (package.name.to_string(), dependencies.collect())
+        })
+        .collect();
+    Ok(forbidden(&graph))
+}
+
+/// The packages of the workspace, each with all that it depends on: to run, to
+/// build or to test, directly.
+type Graph = BTreeMap<String, BTreeSet<String>>;
+
+fn forbidden(graph: &Graph) -> Vec<String> {
+    let mut found = Vec::new();
+    for (package, dependencies) in graph {
+        for dependency in dependencies {
+            if dependency.starts_with("wasmtime") && package != "isola" {
+                found.push(format!(
+                    "{package} -> {dependency}: only isola may name wasmtime's types"
+                ));
+            }
+        }
+        for reached in reachable(graph, package) {
+            if are_strangers(package, &reached) {
+                found.push(format!(
+                    "{package} -> {reached}: the two halves of the project stay apart"
+                ));
+            }
+        }
+    }
+    found
+}
+
+/// Packages of the workspace that a package depends on, also through others:
+/// a third package must not become the bridge.
+fn reachable(graph: &Graph, package: &str) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    let mut open = vec![package.to_owned()];
+    while let Some(next) = open.pop() {
+        for dependency in graph.get(&next).into_iter().flatten() {
+            if graph.contains_key(dependency) && seen.insert(dependency.clone()) {
+                open.push(dependency.clone());
+            }
+        }
+    }
+    seen
+}
+
+fn are_strangers(one: &str, other: &str) -> bool {
+    let is = |package: &str, family: &str| {
+        package.strip_prefix(family).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    (is(one, "isola") && is(other, "isorun")) || (is(one, "isorun") && is(other, "isola"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(edges: &[(&str, &[&str])], expected: &[&str]) {
+        let graph = edges
+            .iter()
+            .map(|(package, dependencies)| {
+                let dependencies = dependencies.iter().map(|name| (*name).to_owned());
+                ((*package).to_owned(), dependencies.collect())
+            })
+            .collect();
+        let found: Vec<String> = forbidden(&graph)
+            .into_iter()
+            .map(|line| line.split(':').next().unwrap_or_default().to_owned())
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_is_allowed() {
+        check(
+            &[
+                ("isola", &["wasmtime", "wasmtime-wasi", "tokio"]),
+                ("isola-cli", &["isola", "clap"]),
+                ("isorun", &["isorun-engine"]),
+                ("isorun-engine", &["isorun-agent"]),
+                ("isorun-agent", &[]),
+                ("xtask", &["clap"]),
+            ],
+            &[],
+        );
+    }
+
+    #[test]
+    fn only_isola_names_wasmtime() {
+        check(
+            &[("isola", &["wasmtime"]), ("isola-cli", &["isola", "wasmtime-wasi"])],
+            &["isola-cli -> wasmtime-wasi"],
+        );
+    }
+
+    #[test]
+    fn the_halves_are_apart_both_ways() {
+        check(
+            &[
+                ("isola", &[]),
+                ("isola-cli", &["isorun-agent"]),
+                ("isorun", &["isola"]),
+                ("isorun-agent", &[]),
+            ],
+            &["isola-cli -> isorun-agent", "isorun -> isola"],
+        );
+    }
+
+    #[test]
+    fn a_bridge_is_found() {
+        check(
+            &[("isola", &["common"]), ("common", &["isorun-agent"]), ("isorun-agent", &[])],
+            &["isola -> isorun-agent"],
+        );
+    }
+
+    #[test]
+    fn a_name_that_only_begins_alike_is_of_no_family() {
+        check(&[("isolate", &["isorun"]), ("isorun", &["isolation"])], &[]);
+    }
+
+    #[test]
+    fn a_cycle_ends() {
+        check(&[("isola", &["isola-cli"]), ("isola-cli", &["isola"])], &[]);
+    }
+}

@@ -1,0 +1,126 @@
+//! One digest for everything that a result depends on: while it is the same,
+//! the result need not be made again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use sha2::{Digest as _, Sha256};
+
+/// Gathers inputs. Each is written with its length, so that no two different
+/// lists of inputs look alike.
+#[derive(Default)]
+pub struct Inputs(Sha256);
+
+impl Inputs {
+    /// Adds a text under a name.
+    pub fn text(mut self, name: &str, text: &str) -> Self {
+        self.add(name.as_bytes());
+        self.add(text.as_bytes());
+        self
+    }
+
+    /// Adds a file's content under a name.
+    pub fn file(mut self, name: &str, path: &Path) -> Result<Self> {
+        self.add(name.as_bytes());
+        self.add(&fs::read(path).with_context(|| format!("cannot read {}", path.display()))?);
+        Ok(self)
+    }
+
+    /// Adds every file below a folder, by relative path and content.
+    pub fn tree(mut self, folder: &Path) -> Result<Self> {
+        for path in files(folder)? {
+            let name = path.to_string_lossy().replace('\\', "/");
+            self = self.file(&name, &folder.join(&path))?;
+        }
+        Ok(self)
+    }
+
+    pub fn finish(self) -> String {
+        hex(&self.0.finalize())
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+}
+
+/// The SHA-256 of one file.
+pub fn of_file(path: &Path) -> Result<String> {
+    let content = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(hex(&Sha256::digest(content)))
+}
+
+/// Every file below a folder, relative to it, in an order that does not depend
+/// on the file system.
+pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    walk(folder, Path::new(""), &mut found)?;
+    found.sort();
+    Ok(found)
+}
+
+fn walk(folder: &Path, relative: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    let here = folder.join(relative);
+    for entry in fs::read_dir(&here).with_context(|| format!("cannot list {}", here.display()))? {
+        let entry = entry?;
+        let path = relative.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            walk(folder, &path, found)?;
+        } else {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn borders_between_inputs_count() {
+        let joined = Inputs::default().text("ab", "c").finish();
+        let split = Inputs::default().text("a", "bc").finish();
+        assert_ne!(joined, split);
+    }
+
+    #[test]
+    fn a_tree_is_its_names_and_contents() {
+        let digest_of = |files: &[(&str, &str)]| {
+            let folder = tempfile::tempdir().unwrap();
+            for (name, content) in files {
+                let path = folder.path().join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, content).unwrap();
+            }
+            Inputs::default().tree(folder.path()).unwrap().finish()
+        };
+        let base = digest_of(&[("a", "1"), ("b/c", "2")]);
+        assert_eq!(base, digest_of(&[("b/c", "2"), ("a", "1")]));
+        assert_ne!(base, digest_of(&[("a", "1"), ("b/c", "3")]), "content");
+        assert_ne!(base, digest_of(&[("a", "1"), ("b/d", "2")]), "name");
+        assert_ne!(base, digest_of(&[("a", "1")]), "missing file");
+    }
+
+    #[test]
+    fn the_digest_of_a_file_is_its_sha256() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "abc").unwrap();
+        assert_eq!(
+            of_file(file.path()).unwrap(),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+
+    #[test]
+    fn a_missing_input_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Inputs::default().tree(&folder.path().join("none")).is_err());
+    }
+}

@@ -1,0 +1,52 @@
+//! Files that are generated from code and committed, so that they can be read
+//! without building anything: `cargo xtask generate` writes them, and
+//! `cargo xtask check` fails when one is out of date.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::workspace;
+
+/// One generated file.
+pub struct Generator {
+    /// Where it lies, from the root of the repository.
+    pub path: &'static str,
+    /// What belongs in it.
+    pub render: fn() -> Result<String>,
+}
+
+/// Every generated file of the repository.
+pub const GENERATORS: &[Generator] = &[];
+
+/// Writes every generated file that is not current.
+pub fn write() -> Result<()> {
+    for generator in GENERATORS {
+        let expected = (generator.render)()?;
+        if is_current(generator, &expected) {
+            continue;
+        }
+        let path = workspace::root().join(generator.path);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::write(&path, expected).with_context(|| format!("cannot write {}", generator.path))?;
+        eprintln!("==> wrote {}", generator.path);
+    }
+    Ok(())
+}
+
+/// The paths of the generated files that are not current.
+pub fn stale() -> Result<Vec<&'static str>> {
+    let mut paths = Vec::new();
+    for generator in GENERATORS {
+        if !is_current(generator, &(generator.render)()?) {
+            paths.push(generator.path);
+        }
+    }
+    Ok(paths)
+}
+
+fn is_current(generator: &Generator, expected: &str) -> bool {
+    fs::read_to_string(workspace::root().join(generator.path)).is_ok_and(|text| text == expected)
+}

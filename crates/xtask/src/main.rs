@@ -1,0 +1,66 @@
+//! The chores of this repository, as `cargo xtask COMMAND`.
+
+mod bench;
+mod check;
+mod demo;
+mod digest;
+mod generate;
+mod guests;
+mod process;
+mod progress;
+mod setup;
+mod test;
+mod wit;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install the tools that the other commands need, under target/tools
+    Setup,
+    /// Build the guest components into target/guests
+    Guests(guests::Args),
+    /// Set up what is missing, then run the demo
+    Demo(demo::Args),
+    /// Set up what is missing, then run every test
+    Test(test::Args),
+    /// Prove what a program can prove about the tree: format, lints, docs, licences, rules
+    Check(check::Args),
+    /// Set up what is missing, then measure and print one table
+    Bench(bench::Args),
+    /// Write the files that are generated and committed
+    Generate,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Setup => setup::everything(),
+        Command::Guests(args) => guests::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Generate => generate::write(),
+    }
+}

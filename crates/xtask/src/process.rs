@@ -1,0 +1,120 @@
+//! Running other programs.
+
+use std::io::Read;
+use std::process::{Command, ExitStatus};
+
+use anyhow::{Context, Result, bail};
+
+/// What a program printed, on both streams in the order in which it did.
+pub struct Captured {
+    pub status: ExitStatus,
+    pub text: String,
+}
+
+/// Runs a program and keeps what it prints.
+pub fn capture(mut command: Command) -> Result<Captured> {
+    let shown = describe(&command);
+    let (mut reader, writer) = std::io::pipe()?;
+    command.stdin(std::process::Stdio::null());
+    command.stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
+    // The command still holds the writing ends; reading would never end.
+    drop(command);
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes)?;
+    Ok(Captured { status: child.wait()?, text: String::from_utf8_lossy(&bytes).into_owned() })
+}
+
+/// Runs a program whose output matters only if it fails.
+pub fn quiet(command: Command) -> Result<()> {
+    let shown = describe(&command);
+    let Captured { status, text } = capture(command)?;
+    if !status.success() {
+        bail!("`{shown}` failed ({status}):\n{}", tail(&text, 40));
+    }
+    Ok(())
+}
+
+/// Runs a program whose output is for the user.
+pub fn loud(mut command: Command) -> Result<()> {
+    let shown = describe(&command);
+    let status = command.status().with_context(|| format!("cannot start `{shown}`"))?;
+    if !status.success() {
+        bail!("`{shown}` failed ({status})");
+    }
+    Ok(())
+}
+
+/// What a program prints on its standard output, or `None` if it cannot be
+/// started or fails.
+pub fn answer(program: &str, args: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(args).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    output.status.success().then_some(text)
+}
+
+/// The cargo that runs this program, at the root of the checkout.
+pub fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(crate::workspace::root());
+    // Cargo sets these for the program that it runs, about this very package.
+    // Handed on, they would make build scripts and `env!` caches see a change
+    // between `cargo xtask test` and `cargo test`, and compile all again.
+    for (name, _) in std::env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| name == "CARGO_MANIFEST_DIR" || name.starts_with("CARGO_PKG_"))
+        {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// The last lines of a text.
+pub fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.trim_end().lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+fn describe(command: &Command) -> String {
+    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
+    words.extend(command.get_args().map(|arg| arg.to_string_lossy().into_owned()));
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_streams_are_kept_in_order() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo one; echo two >&2; echo three; exit 3"]);
+        let captured = capture(command).unwrap();
+        assert_eq!(captured.text, "one\ntwo\nthree\n");
+        assert_eq!(captured.status.code(), Some(3));
+    }
+
+    #[test]
+    fn a_failure_shows_the_tail_of_the_output() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "seq 1 100; exit 1"]);
+        let message = quiet(command).unwrap_err().to_string();
+        assert!(message.ends_with("\n99\n100"), "{message}");
+        assert!(!message.contains("\n60\n"), "{message}");
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_has_no_answer() {
+        assert_eq!(answer("no-such-program", &[]), None);
+        assert_eq!(answer("false", &[]), None);
+        assert_eq!(answer("echo", &["hello"]).as_deref(), Some("hello"));
+    }
+
+    #[test]
+    fn the_tail_of_a_short_text_is_the_text() {
+        assert_eq!(tail("a\nb\n", 5), "a\nb");
+        assert_eq!(tail("", 5), "");
+    }
+}

@@ -1,0 +1,293 @@
+//! `cargo xtask setup`: installs what the other commands need.
+//!
+//! Everything goes into `target/tools`, at versions that are pinned and locked
+//! by hash. Only Python itself has to be on the machine: as root on Debian it is
+//! installed from there, elsewhere the error says what is wanted. A stamp beside
+//! each tool holds the digest of what it was installed from, so that a second
+//! run finds nothing to do.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::digest::Inputs;
+use crate::{process, progress, workspace};
+
+const CARGO_DENY: &str = "0.20.2";
+const OLDEST_PYTHON: (u32, u32) = (3, 10);
+const OLDEST_NODE: (u32, u32) = (20, 0);
+
+/// The builder of the Python guest, installed.
+pub struct PythonBuilder {
+    pub componentize_py: PathBuf,
+    /// Pure Python packages that the guest brings along, if it does.
+    pub bundled: Option<PathBuf>,
+    /// Changes when another builder is installed.
+    pub digest: String,
+}
+
+/// The builder of the JavaScript guest, installed.
+pub struct JsBuilder {
+    pub node: PathBuf,
+    /// Where `node_modules` is.
+    pub tools: PathBuf,
+    /// Changes when another builder is installed.
+    pub digest: String,
+}
+
+pub fn everything() -> Result<()> {
+    let _lock = workspace::lock()?;
+    python_builder()?;
+    js_builder()?;
+    cargo_deny()?;
+    eprintln!("==> all tools are there");
+    Ok(())
+}
+
+/// `componentize-py`, in a virtual environment of its own.
+pub fn python_builder() -> Result<PythonBuilder> {
+    let (venv, digest) = python_environment(
+        "python",
+        "guests/python/requirements.txt",
+        "componentize-py, which builds the Python guest",
+    )?;
+    let componentize_py = venv.join("bin/componentize-py");
+    let requirements = workspace::root().join("guests/python/bundled-requirements.txt");
+    if !requirements.exists() {
+        return Ok(PythonBuilder { componentize_py, bundled: None, digest });
+    }
+
+    let bundled = workspace::tools().join("python-bundled");
+    let digest =
+        Inputs::default().text("builder", &digest).file("bundled", &requirements)?.finish();
+    install("the Python packages that the guest brings along", &bundled, &digest, || {
+        let mut pip = pip(&venv);
+        pip.args(["--no-deps", "--no-compile", "--target"]).arg(&bundled);
+        pip.arg("-r").arg(&requirements);
+        process::quiet(pip)
+    })?;
+    Ok(PythonBuilder { componentize_py, bundled: Some(bundled), digest })
+}
+
+/// `componentize-js`, in a `node_modules` outside of the source tree.
+pub fn js_builder() -> Result<JsBuilder> {
+    let node = node()?;
+    let source = workspace::root().join("guests/js");
+    let digest = Inputs::default()
+        .text("node", &node.version)
+        .file("package.json", &source.join("package.json"))?
+        .file("package-lock.json", &source.join("package-lock.json"))?
+        .finish();
+    let tools = workspace::tools().join("js");
+    install("componentize-js, which builds the JavaScript guest", &tools, &digest, || {
+        for name in ["package.json", "package-lock.json"] {
+            fs::copy(source.join(name), tools.join(name))
+                .with_context(|| format!("cannot copy {name}"))?;
+        }
+        let mut npm = Command::new(&node.npm);
+        npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
+        npm.current_dir(&tools).env("PATH", &node.path);
+        process::quiet(npm)
+    })?;
+    Ok(JsBuilder { node: node.node, tools, digest })
+}
+
+/// `cargo-deny`, for `cargo xtask check`.
+pub fn cargo_deny() -> Result<PathBuf> {
+    let root = workspace::tools().join("cargo");
+    let digest = Inputs::default().text("cargo-deny", CARGO_DENY).finish();
+    install(
+        &format!(
+            "cargo-deny {CARGO_DENY}, which checks licences and sources (compiles for a few minutes)"
+        ),
+        &root,
+        &digest,
+        || {
+            let version = format!("cargo-deny@{CARGO_DENY}");
+            let mut cargo = process::cargo(&["install", "--locked", &version, "--root"]);
+            cargo.arg(&root);
+            // Inside of the repository's target folder it would wait for any
+            // other cargo that is at work there.
+            cargo.env_remove("CARGO_TARGET_DIR");
+            process::quiet(cargo)
+        },
+    )?;
+    Ok(root.join("bin/cargo-deny"))
+}
+
+/// Makes a folder by `make`, unless a stamp says that it was made from the same
+/// inputs before. The stamp is written last: what was interrupted is made anew.
+pub fn install(
+    what: &str,
+    folder: &Path,
+    digest: &str,
+    make: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let stamp = folder.join(".stamp");
+    if fs::read_to_string(&stamp).is_ok_and(|text| text == digest) {
+        return Ok(());
+    }
+    progress::step(&format!("installing {what}"), || {
+        if folder.exists() {
+            fs::remove_dir_all(folder)
+                .with_context(|| format!("cannot remove {}", folder.display()))?;
+        }
+        fs::create_dir_all(folder)?;
+        make()?;
+        fs::write(&stamp, digest).with_context(|| format!("cannot write {}", stamp.display()))
+    })
+}
+
+struct Node {
+    node: PathBuf,
+    npm: PathBuf,
+    version: String,
+    /// A search path in which npm finds this very node.
+    path: OsString,
+}
+
+/// The machine's own Node.js if it is recent enough, or else the one that PyPI
+/// has for every platform: distributions often carry one that is too old.
+fn node() -> Result<Node> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if let Some(version) = process::answer("node", &["--version"])
+        && is_at_least(&version, OLDEST_NODE)
+        && process::answer("npm", &["--version"]).is_some()
+    {
+        return Ok(Node {
+            node: on_path("node", &path).unwrap_or_else(|| "node".into()),
+            npm: "npm".into(),
+            version,
+            path,
+        });
+    }
+    let (venv, _) = python_environment(
+        "node",
+        "guests/js/node-requirements.txt",
+        "Node.js, since this machine has none, or one before version 20",
+    )?;
+    let bin = venv.join("bin");
+    let mut folders = vec![bin.clone()];
+    folders.extend(std::env::split_paths(&path));
+    let node = bin.join("node");
+    let version = process::answer(&node.to_string_lossy(), &["--version"])
+        .context("the Node.js from PyPI does not run on this machine")?;
+    Ok(Node { node, npm: bin.join("npm"), version, path: std::env::join_paths(folders)? })
+}
+
+/// A virtual environment with what a requirements file lists, and its digest.
+fn python_environment(name: &str, requirements: &str, what: &str) -> Result<(PathBuf, String)> {
+    let python = python()?;
+    let requirements = workspace::root().join(requirements);
+    let digest = Inputs::default()
+        .text("python", &python.version)
+        .file("requirements", &requirements)?
+        .finish();
+    let venv = workspace::tools().join(name);
+    install(what, &venv, &digest, || {
+        let mut create = Command::new(&python.program);
+        create.args(["-m", "venv"]).arg(&venv);
+        process::quiet(create)?;
+        let mut pip = pip(&venv);
+        pip.arg("-r").arg(&requirements);
+        process::quiet(pip)
+    })?;
+    Ok((venv, digest))
+}
+
+fn pip(venv: &Path) -> Command {
+    let mut pip = Command::new(venv.join("bin/python"));
+    pip.args(["-m", "pip", "install", "--disable-pip-version-check"]);
+    // Wheels only: building from source would run code and need a compiler.
+    pip.args(["--require-hashes", "--only-binary", ":all:"]);
+    pip
+}
+
+struct Python {
+    program: String,
+    version: String,
+}
+
+fn python() -> Result<Python> {
+    if let Some(python) = find_python() {
+        return Ok(python);
+    }
+    if Path::new("/etc/debian_version").exists()
+        && process::answer("id", &["-u"]).as_deref() == Some("0")
+    {
+        eprintln!("==> there is no Python; installing Debian's python3 and python3-venv");
+        progress::step("apt-get install python3 python3-venv", || {
+            let mut update = Command::new("apt-get");
+            update.args(["update", "-q"]);
+            process::quiet(update)?;
+            let mut install = Command::new("apt-get");
+            install.env("DEBIAN_FRONTEND", "noninteractive").args([
+                "install",
+                "-qy",
+                "--no-install-recommends",
+                "python3",
+                "python3-venv",
+            ]);
+            process::quiet(install)
+        })?;
+        if let Some(python) = find_python() {
+            return Ok(python);
+        }
+    }
+    let (major, minor) = OLDEST_PYTHON;
+    bail!(
+        "Python {major}.{minor} or newer is wanted, with its venv and pip modules: \
+         install the packages python3 and python3-venv (Debian, Ubuntu), \
+         python3 (Fedora, Homebrew) or the installer from python.org"
+    )
+}
+
+fn find_python() -> Option<Python> {
+    ["python3", "python3.14", "python3.13", "python3.12"].into_iter().find_map(|program| {
+        let version = process::answer(program, &["--version"])?;
+        // Debian's python3 without python3-venv has `venv`, but no pip to
+        // put into the new environment.
+        process::answer(program, &["-c", "import ensurepip, venv"])?;
+        is_at_least(&version, OLDEST_PYTHON)
+            .then(|| Python { program: program.to_owned(), version })
+    })
+}
+
+fn on_path(program: &str, path: &OsString) -> Option<PathBuf> {
+    std::env::split_paths(path)
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// Whether a version such as `v20.20.2` or `Python 3.11.7` is recent enough.
+fn is_at_least(version: &str, oldest: (u32, u32)) -> bool {
+    let mut numbers = version
+        .split(|c: char| !c.is_ascii_digit())
+        .filter(|part| !part.is_empty())
+        .map(|part| part.parse().unwrap_or(u32::MAX));
+    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    found >= oldest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_by_number() {
+        for (version, oldest, expected) in [
+            ("Python 3.9.18", (3, 10), false),
+            ("Python 3.10.0", (3, 10), true),
+            ("Python 3.14.0rc1", (3, 10), true),
+            ("v18.20.4", (20, 0), false),
+            ("v20.0.0", (20, 0), true),
+            ("v100.1.0", (20, 0), true),
+            ("unknown", (1, 0), false),
+        ] {
+            assert_eq!(is_at_least(version, oldest), expected, "{version}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+// Calls a function of a script and turns what it returns into results.
+
+import * as host from 'isola:sandbox/host@0.1.0';
+import {
+  apply,
+  asyncIterator,
+  define,
+  hasOwn,
+  isArray,
+  iterator,
+  objectTag,
+  SafeReferenceError,
+  SafeTypeError,
+} from './intrinsics.js';
+import { globalValue } from './scripts.js';
+import { fromJson, toJson } from './values.js';
+
+/**
+ * Calls the function and returns the JSON text of its result, or a promise of
+ * it if the function is not done yet.
+ */
+export function callFunction(name, args) {
+  const value = apply(lookUp(name), undefined, parameters(args));
+  return isThenable(value) ? resolved(value) : result(value);
+}
+
+function lookUp(name) {
+  const value = globalValue(name);
+  if (typeof value === 'function') return value;
+  if (value === undefined && !hasOwn(globalThis, name)) throw new SafeReferenceError(`${name} is not defined`);
+  throw new SafeTypeError(`${name} is not a function`);
+}
+
+/** Positional arguments in their order, then one object with the named ones. */
+function parameters(args) {
+  const list = [];
+  let options;
+  for (let i = 0; i < args.length; i++) {
+    const { name, value } = args[i];
+    if (name === undefined) {
+      list[list.length] = fromJson(value);
+    } else {
+      options ??= {};
+      define(options, name, fromJson(value), true);
+    }
+  }
+  if (options !== undefined) list[list.length] = options;
+  return list;
+}
+
+function isThenable(value) {
+  return (
+    ((typeof value === 'object' && value !== null) || typeof value === 'function') && typeof value.then === 'function'
+  );
+}
+
+async function resolved(thenable) {
+  return result(await thenable);
+}
+
+/** The JSON text of a result; whatever streams is run, item by item. */
+function result(value) {
+  if (typeof value !== 'object' || value === null || isArray(value)) return toJson(value);
+  if (typeof value[asyncIterator] === 'function') return drain(value);
+  if (typeof value[iterator] === 'function' && objectTag(value) !== '[object String]') return streamed(value);
+  return toJson(value);
+}
+
+function streamed(iterable) {
+  const source = iterable[iterator]();
+  const { next } = source;
+  for (;;) {
+    const step = apply(next, source, []);
+    if (step.done) return toJson(step.value);
+    emit(step.value, source);
+  }
+}
+
+async function drain(iterable) {
+  const source = iterable[asyncIterator]();
+  const { next } = source;
+  for (;;) {
+    const step = await apply(next, source, []);
+    if (step.done) return toJson(step.value);
+    emit(step.value, source);
+  }
+}
+
+function emit(value, source) {
+  let json;
+  try {
+    json = toJson(value);
+  } catch (error) {
+    // The generator gets its chance to clean up; this error is the one that counts.
+    try {
+      source.return?.();
+    } catch {}
+    throw error;
+  }
+  host.emit(json);
+}

@@ -1,0 +1,146 @@
+// What the host is told when a script or a call did not end well.
+
+import {
+  apply,
+  hasOwn,
+  isArray,
+  join,
+  regExpExec,
+  SafeError,
+  SafeString,
+  string,
+} from './intrinsics.js';
+import { inspect } from './inspect.js';
+import { markedKind } from './kinds.js';
+
+// The directory of the runner's own sources, as stacks show it.
+const RUNNER = /^\/?isola:guest\//;
+const FRAME = /^(.*?)@(.*?)(?::(\d+)(?::(\d+))?)?$/;
+const MAX_CAUSES = 8;
+const isError = SafeError.isError ?? ((value) => value instanceof SafeError);
+
+/** The `failure` record of the contract for whatever was thrown. */
+export function failure(thrown) {
+  try {
+    return { name: nameOf(thrown), message: messageOf(thrown), trace: traceOf(thrown), kind: kindOf(thrown) };
+  } catch {
+    // A getter or a proxy of the thrown object threw in its turn.
+    return { name: 'Error', message: 'an error that cannot be read', trace: '', kind: 'exception' };
+  }
+}
+
+function nameOf(thrown) {
+  if (thrown === OUT_OF_MEMORY) return 'InternalError';
+  return isError(thrown) ? SafeString(thrown.name) : 'Error';
+}
+
+function messageOf(thrown) {
+  if (typeof thrown === 'string') return thrown;
+  return isError(thrown) ? SafeString(thrown.message) : `Uncaught ${inspect(thrown)}`;
+}
+
+// The engine throws this string, not an error, when an allocation failed.
+const OUT_OF_MEMORY = 'out of memory';
+
+function kindOf(thrown) {
+  if (thrown === OUT_OF_MEMORY) return 'memory';
+  if (!isError(thrown)) return 'exception';
+  const kind = markedKind(thrown);
+  if (kind !== undefined) return kind;
+  if (thrown instanceof InternalFault) {
+    const message = SafeString(thrown.message);
+    if (string.includes(message, 'too much recursion')) return 'recursion';
+    if (regExpExec(/out of memory|allocation size overflow/, message)) return 'memory';
+  }
+  return 'exception';
+}
+const InternalFault = globalThis.InternalError;
+
+function traceOf(thrown) {
+  if (!isError(thrown)) return '';
+  return describe(thrown, 0);
+}
+
+/** The error's headline and frames, then its causes, indented as Node does. */
+function describe(error, depth) {
+  const lines = [headline(error)];
+  const frames = userFrames(error);
+  for (let i = 0; i < frames.length; ) {
+    let same = i + 1;
+    while (same < frames.length && frames[same] === frames[i]) same++;
+    // Runaway recursion: a hundred times the same line says no more than one.
+    const times = same - i > 3 ? ` (${same - i} times)` : '';
+    for (const last = times === '' ? same : i + 1; i < last; i++) lines[lines.length] = `    at ${frames[i]}${times}`;
+    i = same;
+  }
+  if (depth < MAX_CAUSES) {
+    if (hasOwn(error, 'cause')) lines[lines.length] = nested('cause', error.cause, depth);
+    if (hasOwn(error, 'errors') && isArray(error.errors)) {
+      for (let i = 0; i < error.errors.length && i < MAX_CAUSES; i++) {
+        lines[lines.length] = nested(`errors[${i}]`, error.errors[i], depth);
+      }
+    }
+  }
+  return join(lines, '\n');
+}
+
+/** An error as the console shows it. */
+export function errorText(error) {
+  return describe(error, 0);
+}
+
+function nested(label, value, depth) {
+  const text = isError(value) ? describe(value, depth + 1) : inspect(value);
+  return `  [${label}]: ${string.replaceAll(text, '\n', '\n  ')}`;
+}
+
+function headline(error) {
+  const name = nameOf(error);
+  const message = messageOf(error);
+  return message === '' ? name : `${name}: ${message}`;
+}
+
+/** `function (file:line:column)` for each frame of user code, innermost first. */
+export function userFrames(error) {
+  const frames = [];
+  const where = scriptPlaces.get(error);
+  if (where !== undefined) frames[0] = where;
+  const stack = error.stack;
+  if (typeof stack !== 'string') return frames;
+  const lines = string.split(stack, '\n');
+  for (let i = 0; i < lines.length; i++) {
+    const parts = regExpExec(FRAME, lines[i]);
+    if (parts === null || regExpExec(RUNNER, parts[2]) || parts[2] === '' || parts[2] === 'self-hosted') continue;
+    const place = parts[3] === undefined ? parts[2] : `${parts[2]}:${parts[3]}:${parts[4] ?? 0}`;
+    const name = functionName(parts[1]);
+    frames[frames.length] = name === '' ? place : `${name} (${place})`;
+  }
+  return frames;
+}
+
+/** The engine writes `async*f` for an awaiting caller, `f/<` for a function inside `f`. */
+function functionName(name) {
+  let prefix = '';
+  const asynchronous = regExpExec(/^(?:async|promise callback|setTimeout handler|\w[\w ]*)\*/, name);
+  if (asynchronous) {
+    prefix = 'async ';
+    name = string.slice(name, asynchronous[0].length);
+  }
+  if (string.endsWith(name, '<')) return '';
+  return name === '' ? '' : prefix + name;
+}
+
+/** Where the parser stopped in a script, for the errors that have no frame there. */
+const scriptPlaces = (() => {
+  const places = new WeakMap();
+  const { get, set } = WeakMap.prototype;
+  return {
+    get: (error) => apply(get, places, [error]),
+    set: (error, place) => apply(set, places, [error, place]),
+  };
+})();
+
+/** Says where in its script a syntax error is. */
+export function placeSyntaxError(error, place) {
+  scriptPlaces.set(error, place);
+}

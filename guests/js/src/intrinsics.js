@@ -1,0 +1,91 @@
+// What the runner uses of the language, taken while the guest is built: a
+// script may then replace any global or method without breaking the runner.
+
+const { apply, getOwnPropertyDescriptor, getPrototypeOf, ownKeys } = Reflect;
+const { defineProperty, freeze, hasOwn, keys } = Object;
+const { isArray } = Array;
+const { parse, stringify } = JSON;
+
+/** Turns a method into a function that takes its receiver first. */
+export const uncurry = (method) => (receiver, ...args) => apply(method, receiver, args);
+
+/** A `Map` whose methods are its own. */
+export function safeMap() {
+  const map = new Map();
+  for (const name of ['get', 'set', 'has', 'delete', 'clear', 'forEach']) {
+    defineProperty(map, name, { value: Map.prototype[name] });
+  }
+  return map;
+}
+
+export const PlainObject = Object.prototype;
+export const SafePromise = Promise;
+export const SafeError = Error;
+export const SafeTypeError = TypeError;
+export const SafeRangeError = RangeError;
+export const SafeReferenceError = ReferenceError;
+export const SafeSyntaxError = SyntaxError;
+export const SafeBigInt = BigInt;
+export const SafeSet = Set;
+export const SafeString = String;
+export const SafeNumber = Number;
+export const { asyncIterator, iterator, toStringTag } = Symbol;
+export const { isFinite: isFiniteNumber, isInteger, isSafeInteger } = Number;
+export const { floor } = Math;
+export const evaluate = globalThis.eval;
+export const now = uncurry(performance.now).bind(null, performance);
+
+export const rejected = Promise.reject.bind(Promise);
+export const microtask = globalThis.queueMicrotask;
+
+/**
+ * Runs one of two callbacks when a promise has settled. (`then` would ask the
+ * promise for its constructor, which scripts can replace.)
+ */
+export async function whenSettled(promise, onValue, onError) {
+  let value;
+  try {
+    value = await promise;
+  } catch (error) {
+    onError(error);
+    return;
+  }
+  onValue(value);
+}
+
+/** Defines a property; nothing that scripts put on `Object.prototype` matters. */
+export function define(object, name, value, enumerable) {
+  defineProperty(object, name, { __proto__: null, value, writable: true, configurable: true, enumerable });
+}
+
+const { endsWith, includes, indexOf, padEnd, repeat, replace, replaceAll, slice, split, startsWith } =
+  String.prototype;
+export const string = {
+  endsWith: uncurry(endsWith),
+  includes: uncurry(includes),
+  indexOf: uncurry(indexOf),
+  padEnd: uncurry(padEnd),
+  repeat: uncurry(repeat),
+  replace: uncurry(replace),
+  replaceAll: uncurry(replaceAll),
+  slice: uncurry(slice),
+  split: uncurry(split),
+  startsWith: uncurry(startsWith),
+};
+export const join = uncurry(Array.prototype.join);
+export const objectTag = uncurry(Object.prototype.toString);
+export const regExpExec = uncurry(RegExp.prototype.exec);
+
+export {
+  apply,
+  defineProperty,
+  freeze,
+  getOwnPropertyDescriptor,
+  getPrototypeOf,
+  hasOwn,
+  isArray,
+  keys,
+  ownKeys,
+  parse,
+  stringify,
+};

@@ -1,0 +1,176 @@
+// Runs the source of a script at the top level of the realm.
+//
+// An indirect `eval` makes properties of the global object out of `var` and
+// function declarations, but keeps `let`, `const` and `class` (and, in strict
+// mode, everything) to itself. So the source gets an epilogue in the same
+// scope: for each name that it may declare, a getter and a setter, which
+// become a property of the global object. They are bound to the variable
+// itself: later scripts see its present value, and a `const` stays one.
+//
+// Which names? Every identifier that stands where a declaration may put one,
+// found by one regular expression; it finds too many rather than too few.
+// Afterwards the engine itself tells which of them the script declared, so
+// nothing depends on parsing JavaScript here. The epilogue comes after the
+// source, so lines are the author's own.
+
+import {
+  apply,
+  define,
+  defineProperty,
+  evaluate,
+  getOwnPropertyDescriptor,
+  hasOwn,
+  join,
+  regExpExec,
+  SafeSet,
+  SafeSyntaxError,
+  string,
+} from './intrinsics.js';
+import { placeSyntaxError } from './failures.js';
+
+const global = globalThis;
+const { add, has } = SafeSet.prototype;
+
+/** Runs `source`; `name` stands for it in stacks. */
+export function runScript(source, name) {
+  const label = sourceLabel(name);
+  const names = candidates(source);
+  const lines = string.split(source, '\n').length;
+  if (names.length === 0) {
+    run(source, label, lines);
+    return;
+  }
+  let bindings;
+  try {
+    bindings = run(withEpilogue(source, names), label, lines);
+  } catch (error) {
+    // An error of the parser behind the last line of the author's: nothing
+    // has run yet, and the source alone gives the author's own error.
+    if (!(error instanceof SafeSyntaxError) || error.lineNumber <= lines || !isFromParser(error)) throw error;
+    run(source, label, lines);
+    return;
+  }
+  publish(names, bindings);
+}
+
+function run(text, label, lines) {
+  try {
+    return evaluate(`${text}\n//# sourceURL=${label}`);
+  } catch (error) {
+    if (error instanceof SafeSyntaxError && isFromParser(error)) {
+      const { lineNumber, columnNumber } = error;
+      // What is missing at the end is missing on the author's last line.
+      placeSyntaxError(error, lineNumber > lines ? `${label}:${lines}` : `${label}:${lineNumber}:${columnNumber}`);
+    }
+    throw error;
+  }
+}
+
+/** Whether the parser refused the script, as opposed to code in it that threw. */
+function isFromParser(error) {
+  return typeof error.stack === 'string' && string.startsWith(error.stack, 'run@isola:guest/');
+}
+
+/** The name as a `sourceURL`, which ends at the first white space. */
+function sourceLabel(name) {
+  if (name === '') return 'script';
+  return regExpExec(/\s/, name) === null ? name : string.replace(name, /\s/g, '_');
+}
+
+// The engine has no Unicode classes: whatever is not ASCII and not white space
+// passes for a letter here, and `isIdentifier` decides.
+const LETTER =
+  String.raw`A-Za-z_$\xaa-\u167f\u1681-\u1fff\u200c\u200d\u2030-\u205e\u2060-\u2fff` +
+  String.raw`\u3001-\ufefe\uff00-\uffff`;
+// After one of these a declaration may name a variable: the start of a line,
+// a bracket, comma or colon of a pattern, the end of a comment, a keyword.
+const KEYWORD = String.raw`\b(?:async|let|const|var|class|function)\b`;
+const BEFORE = String.raw`(?:^|[\n\r\u2028\u2029,{[:*]|\.\.\.|\*/|${KEYWORD})\s*(?:${KEYWORD}\s*\*?\s*)*`;
+const DECLARED = new RegExp(
+  String.raw`${BEFORE}([${LETTER}][${LETTER}\d]*)(?![${LETTER}\d]|\s*[:.])`,
+  'g',
+);
+
+// Words that no declaration can use as a name, here or in strict mode.
+const RESERVED = new SafeSet(
+  `arguments await break case catch class const continue debugger default delete do else enum eval export extends
+  false finally for function if implements import in instanceof interface let new null package private protected
+  public return static super switch this throw true try typeof var void while with yield
+  undefined NaN Infinity globalThis`.split(/\s+/),
+);
+
+function candidates(source) {
+  const names = [];
+  const seen = new SafeSet();
+  DECLARED.lastIndex = 0;
+  for (;;) {
+    const match = regExpExec(DECLARED, source);
+    if (match === null) return names;
+    const name = match[1];
+    if (apply(has, seen, [name]) || apply(has, RESERVED, [name])) continue;
+    apply(add, seen, [name]);
+    if (regExpExec(/[^\x00-\x7f]/, name) && !isIdentifier(name)) continue;
+    names[names.length] = name;
+  }
+}
+
+function isIdentifier(name) {
+  try {
+    evaluate(`(function(){var ${name}})`);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function withEpilogue(source, names) {
+  let list = '$isola';
+  while (string.includes(source, list)) list += '_';
+  const accessors = [];
+  for (let i = 0; i < names.length; i++) {
+    accessors[i] = `()=>${names[i]},v=>{${names[i]}=v}`;
+  }
+  // A declaration, so that it cannot become the body of an unfinished `if`.
+  return `${source}\nconst ${list}=[${join(accessors, ',')}];${list}`;
+}
+
+const PROBE = {};
+
+/** Makes properties of the global object out of what the script kept to itself. */
+function publish(names, bindings) {
+  for (let i = 0; i < names.length; i++) {
+    const name = names[i];
+    const get = bindings[2 * i];
+    if (!isOwn(name, get)) continue;
+    const set = bindings[2 * i + 1];
+    defineProperty(global, name, { __proto__: null, get, set, configurable: true, enumerable: false });
+  }
+}
+
+/** Whether `get` reads a variable of the script, not one of the global object. */
+function isOwn(name, get) {
+  const descriptor = getOwnPropertyDescriptor(global, name);
+  if (descriptor === undefined) {
+    if (name in global) return probe(name, get, undefined);
+    try {
+      get();
+      return true;
+    } catch {
+      return false;
+    }
+  }
+  return descriptor.configurable && probe(name, get, descriptor);
+}
+
+function probe(name, get, descriptor) {
+  define(global, name, PROBE, false);
+  const own = get() !== PROBE;
+  if (descriptor === undefined) delete global[name];
+  else defineProperty(global, name, { __proto__: null, ...descriptor });
+  return own;
+}
+
+/** The value of a global name, such as a function that a script declared. */
+export function globalValue(name) {
+  return hasOwn(global, name) ? global[name] : undefined;
+}

@@ -1,0 +1,150 @@
+// setTimeout, setInterval and their clear functions, over the pump: leftover
+// timers go when their call ends, and a callback that throws fails the call;
+// so it does in queueMicrotask.
+
+import { apply, define, microtask, now, SafeNumber, safeMap, SafeTypeError } from './intrinsics.js';
+import * as loop from './loop.js';
+
+const LONGEST_DELAY = 2 ** 31 - 1;
+// The HTML standard: timers set by timers set by timers... wait 4 ms at least.
+const NESTING_LIMIT = 5;
+const CLAMPED_DELAY = 4;
+
+const live = safeMap();
+let lastId = 0;
+let nesting = 0;
+
+// A binary heap, the earliest deadline first, in the order of setting among
+// equals. Cancelled entries stay until they come up.
+let heap = [];
+
+function before(a, b) {
+  return a.deadline < b.deadline || (a.deadline === b.deadline && a.order < b.order);
+}
+
+function push(entry) {
+  let i = heap.length;
+  while (i > 0) {
+    const parent = (i - 1) >> 1;
+    if (!before(entry, heap[parent])) break;
+    heap[i] = heap[parent];
+    i = parent;
+  }
+  heap[i] = entry;
+}
+
+function pop() {
+  const first = heap[0];
+  const size = heap.length - 1;
+  const last = heap[size];
+  heap.length = size;
+  if (size > 0) {
+    let i = 0;
+    for (;;) {
+      let child = 2 * i + 1;
+      if (child >= size) break;
+      if (child + 1 < size && before(heap[child + 1], heap[child])) child++;
+      if (!before(heap[child], last)) break;
+      heap[i] = heap[child];
+      i = child;
+    }
+    heap[i] = last;
+  }
+  return first;
+}
+
+let orders = 0;
+
+function schedule(timer) {
+  let delay = timer.delay;
+  if (timer.nesting > NESTING_LIMIT && delay < CLAMPED_DELAY) delay = CLAMPED_DELAY;
+  timer.deadline = now() + delay;
+  timer.order = ++orders;
+  push(timer);
+  loop.arm();
+}
+
+function set(what, callback, delay, args, repeats) {
+  if (typeof callback !== 'function') {
+    throw new SafeTypeError(`${what}: the callback must be a function`);
+  }
+  let ms = SafeNumber(delay);
+  if (!(ms >= 0)) ms = 0;
+  if (ms > LONGEST_DELAY) ms = 1;
+  const id = ++lastId;
+  if (!loop.isRunning()) return id;
+  const timer = { id, callback, args, delay: ms, repeats, nesting: nesting + 1, deadline: 0, order: 0 };
+  live.set(id, timer);
+  schedule(timer);
+  return id;
+}
+
+function clear(id) {
+  // Timeouts and intervals share their ids, as in browsers.
+  if (live.delete(SafeNumber(id)) && live.size === 0) heap = [];
+}
+
+const functions = {
+  queueMicrotask,
+  setTimeout(callback, delay = 0, ...args) {
+    return set('setTimeout', callback, delay, args, false);
+  },
+  setInterval(callback, delay = 0, ...args) {
+    return set('setInterval', callback, delay, args, true);
+  },
+  clearTimeout(id) {
+    clear(id);
+  },
+  clearInterval(id) {
+    clear(id);
+  },
+};
+
+/** The engine's own, but an error that leaves the callback fails the call. */
+function queueMicrotask(callback) {
+  if (typeof callback !== 'function') throw new SafeTypeError('queueMicrotask: the callback must be a function');
+  microtask(() => {
+    try {
+      callback();
+    } catch (error) {
+      loop.uncaught(error);
+    }
+  });
+}
+
+function nextDeadline() {
+  while (heap.length > 0) {
+    if (live.has(heap[0].id)) return heap[0].deadline;
+    pop();
+  }
+  return Infinity;
+}
+
+/** Runs the earliest timer, if it is due: one, since microtasks go between two. */
+function runDue() {
+  if (nextDeadline() > now()) return;
+  const timer = pop();
+  if (!timer.repeats) live.delete(timer.id);
+  nesting = timer.nesting;
+  try {
+    apply(timer.callback, undefined, timer.args);
+  } finally {
+    nesting = 0;
+    if (timer.repeats && live.has(timer.id)) {
+      timer.nesting++;
+      schedule(timer);
+    }
+  }
+}
+
+function drop() {
+  if (heap.length === 0) return;
+  live.clear();
+  heap = [];
+}
+
+loop.serve({ timers: { nextDeadline, runDue, drop } });
+
+export function installTimers(global) {
+  for (const name in functions) define(global, name, functions[name], true);
+}

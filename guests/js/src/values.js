@@ -1,0 +1,226 @@
+// Values cross the border as JSON texts. `JSON.stringify` alone would turn NaN
+// into null and drop functions in silence; here they are refused, and the
+// message names the place.
+
+import {
+  apply,
+  asyncIterator,
+  getPrototypeOf,
+  isArray,
+  isFiniteNumber,
+  isInteger,
+  isSafeInteger,
+  iterator,
+  join,
+  keys,
+  objectTag,
+  parse,
+  PlainObject,
+  regExpExec,
+  SafeBigInt,
+  SafeRangeError,
+  SafeString,
+  SafeTypeError,
+  string,
+  stringify,
+} from './intrinsics.js';
+import { ofKind } from './kinds.js';
+
+const encoder = new TextEncoder();
+const encode = TextEncoder.prototype.encode;
+
+let maxSize = Infinity;
+
+/** Sets the longest JSON text, in bytes, that may leave the guest. */
+export function limitValues(bytes) {
+  maxSize = bytes;
+}
+
+/** The JSON text of `value`; `undefined` becomes null. */
+export function toJson(value) {
+  const text = jsonText(value);
+  if (text.length * 3 > maxSize) checkSize(text);
+  return text;
+}
+
+function checkSize(text) {
+  // A UTF-16 unit takes between one and three bytes in UTF-8.
+  const bytes = text.length > maxSize ? text.length : apply(encode, encoder, [text]).length;
+  if (bytes > maxSize) {
+    const text = `the value's JSON text has ${bytes} bytes; ${maxSize} are allowed`;
+    throw ofKind('size', new SafeRangeError(text));
+  }
+}
+
+function jsonText(value) {
+  switch (typeof value) {
+    case 'string':
+    case 'boolean':
+      return stringify(value);
+    case 'undefined':
+      return 'null';
+    case 'number':
+      if (isFiniteNumber(value)) return stringify(value);
+      break;
+    case 'object': {
+      if (value === null) return 'null';
+      let text;
+      try {
+        text = stringify(value);
+      } catch {
+        // A cycle, a BigInt, or an error of a `toJSON`: the careful writer tells.
+        break;
+      }
+      if (text === undefined) break;
+      // Without these there is no object, and no array entry became null.
+      if (!string.includes(text, '{') && !string.includes(text, 'null')) return text;
+      if (isClean(value)) return text;
+    }
+  }
+  return write(value, '', ['$'], []);
+}
+
+/**
+ * Whether `JSON.stringify` loses nothing of `value`, an acyclic one. False
+ * negatives are fine: the careful writer decides then.
+ */
+function isClean(value) {
+  if (isArray(value)) {
+    const length = value.length;
+    for (let i = 0; i < length; i++) {
+      if (!isCleanMember(value[i])) return false;
+    }
+    return true;
+  }
+  const prototype = getPrototypeOf(value);
+  if (prototype !== PlainObject && prototype !== null) return false;
+  if (typeof value.toJSON === 'function') return false;
+  const names = keys(value);
+  for (let i = 0; i < names.length; i++) {
+    if (!isCleanMember(value[names[i]])) return false;
+  }
+  return true;
+}
+
+function isCleanMember(value) {
+  switch (typeof value) {
+    case 'string':
+    case 'boolean':
+    case 'undefined':
+      return true;
+    case 'number':
+      return value - value === 0;
+    case 'object':
+      return value === null || isClean(value);
+  }
+  return false;
+}
+
+// Of values that `JSON.stringify` alone does not do.
+const MAX_DEPTH = 1000;
+
+/** Writes JSON member by member, and knows the path of each. */
+function write(value, key, path, parents) {
+  if (typeof value === 'bigint') return SafeString(value);
+  if (typeof value === 'object' && value !== null && typeof value.toJSON === 'function') {
+    value = value.toJSON(key);
+  }
+  switch (typeof value) {
+    case 'string':
+    case 'boolean':
+      return stringify(value);
+    case 'bigint':
+      return SafeString(value);
+    case 'undefined':
+      return 'null';
+    case 'number':
+      if (isFiniteNumber(value)) return stringify(value);
+      throw refuse(path, SafeString(value));
+    case 'function':
+      throw refuse(path, 'a function');
+    case 'symbol':
+      throw refuse(path, 'a symbol');
+  }
+  if (value === null) return 'null';
+  for (let i = 0; i < parents.length; i++) {
+    if (parents[i] === value) throw refuse(path, 'an object inside itself');
+  }
+  const tag = string.slice(objectTag(value), 8, -1);
+  if (!isArray(value)) {
+    if (tag === 'Number' || tag === 'String' || tag === 'Boolean') return jsonText(parse(stringify(value)));
+    if (isOpaque(value, tag)) throw refuse(path, describe(tag));
+  }
+  const depth = parents.length;
+  if (depth === MAX_DEPTH) {
+    const text = `cannot send $ to the host: it is nested more than ${MAX_DEPTH} levels deep`;
+    throw ofKind('value', new SafeTypeError(text));
+  }
+  parents[depth] = value;
+  const parts = [];
+  if (isArray(value)) {
+    for (let i = 0; i < value.length; i++) {
+      path[depth + 1] = `[${i}]`;
+      parts[i] = write(value[i], SafeString(i), path, parents);
+    }
+  } else {
+    const names = keys(value);
+    for (let i = 0; i < names.length; i++) {
+      const member = value[names[i]];
+      if (member === undefined) continue;
+      path[depth + 1] = step(names[i]);
+      parts[parts.length] = `${stringify(names[i])}:${write(member, names[i], path, parents)}`;
+    }
+  }
+  parents.length = depth;
+  path.length = depth + 1;
+  const body = join(parts, ',');
+  return isArray(value) ? `[${body}]` : `{${body}}`;
+}
+
+function refuse(path, what) {
+  return ofKind('value', new SafeTypeError(`cannot send ${join(path, '')} to the host: ${what} is not a JSON value`));
+}
+
+function step(name) {
+  return regExpExec(/^[A-Za-z_$][\w$]*$/, name) ? `.${name}` : `[${stringify(name)}]`;
+}
+
+const OPAQUE = new RegExp(
+  '^(?:ArrayBuffer|Blob|DataView|Error|File|FormData|Headers|Promise|RegExp|Request|Response|' +
+    'SharedArrayBuffer|Weak(?:Map|Ref|Set)|\\w+Stream)$',
+);
+
+/** Whether members of this object say nothing about it: a Map, a Promise. */
+function isOpaque(value, tag) {
+  const prototype = getPrototypeOf(value);
+  if (prototype === PlainObject || prototype === null) return false;
+  return (
+    typeof value[iterator] === 'function' ||
+    typeof value[asyncIterator] === 'function' ||
+    regExpExec(OPAQUE, tag) !== null
+  );
+}
+
+function describe(tag) {
+  if (tag === 'Promise') return 'a Promise (is an `await` missing?)';
+  const article = regExpExec(/^[AEIO]/, tag) ? 'an' : 'a';
+  return tag === 'Object' ? 'an iterable' : `${article} ${tag}`;
+}
+
+/**
+ * The value of a JSON text from the host. An integer that a number cannot
+ * hold becomes a BigInt, so that no digit is lost on the way.
+ */
+export function fromJson(text) {
+  if (text.length < 16 || regExpExec(LONG_NUMBER, text) === null) return parse(text);
+  return parse(text, exactInteger);
+}
+
+// Sixteen digits, written out: ten times as fast in this engine as `\d{16}`.
+const LONG_NUMBER = /\d\d\d\d\d\d\d\d\d\d\d\d\d\d\d\d/;
+
+function exactInteger(name, value, context) {
+  if (!isInteger(value) || isSafeInteger(value)) return value;
+  return regExpExec(/^-?\d+$/, context.source) ? SafeBigInt(context.source) : value;
+}
+
