@@ -47,7 +47,8 @@ pub fn list(json: bool) -> Result<(), Failure> {
 pub fn clear() -> Result<(), Failure> {
     let folder = default_cache_dir()?;
     let freed = clear_cache(&folder)?;
-    eprintln!("removed {} from {}", BinaryBytes(freed), folder.display());
+    // Nobody has to read this for the cache to be empty.
+    let _ = writeln!(io::stderr(), "removed {} from {}", BinaryBytes(freed), folder.display());
     Ok(())
 }
 
@@ -69,9 +70,9 @@ fn table(folder: &str, total: u64, entries: &[CacheEntry]) -> String {
     let mut text = format!("{:>10}  {:<20}  FILE\n", "SIZE", "WRITTEN");
     for entry in entries {
         let size = BinaryBytes(entry.size).to_string();
-        let written = entry.modified.map_or_else(String::new, |time| {
-            humantime::format_rfc3339_seconds(time).to_string()
-        });
+        let written = entry
+            .modified
+            .map_or_else(String::new, |time| humantime::format_rfc3339_seconds(time).to_string());
         text += &format!("{size:>10}  {written:<20}  {}\n", file_name(entry));
     }
     let size = BinaryBytes(total).to_string();

@@ -103,12 +103,7 @@ pub struct RunArgs {
     ///
     /// A host is a name such as example.com, *.example.com for all below it, or
     /// either with a port, as in localhost:8000. Redirects are checked as well.
-    #[arg(
-        long,
-        value_name = "HOST,...|all",
-        value_delimiter = ',',
-        help_heading = "Access"
-    )]
+    #[arg(long, value_name = "HOST,...|all", value_delimiter = ',', help_heading = "Access")]
     pub allow_http: Vec<String>,
 
     /// The memory that the interpreter may use [default: 256M]
@@ -211,7 +206,7 @@ mod tests {
         ] {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
-        for text in ["", "M", "-1M", "64X", "0", "99999999G"] {
+        for text in ["", "M", "-1M", "64X", "0", "99999999999G"] {
             assert!(size(text).is_err(), "{text}");
         }
     }

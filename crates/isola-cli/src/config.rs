@@ -106,10 +106,10 @@ fn runtime(name: Option<&str>, file: &Path) -> Result<Runtime, Failure> {
     match file.extension().and_then(OsStr::to_str) {
         Some("py") => Ok(Runtime::Python),
         Some("js" | "mjs" | "cjs") => Ok(Runtime::JavaScript),
-        _ if file == Path::new("-") => {
-            Err(Failure::usage("a script from standard input has no ending that tells its language")
-                .hint("add --runtime python or --runtime js"))
-        }
+        _ if file == Path::new("-") => Err(Failure::usage(
+            "a script from standard input has no ending that tells its language",
+        )
+        .hint("add --runtime python or --runtime js")),
         _ => Err(Failure::usage(format!(
             "the ending of {} does not tell its language",
             file.display()
@@ -127,12 +127,11 @@ fn call(function: Option<String>, args: &[String], kwargs: &[String]) -> Result<
     }
     let mut names: Vec<&str> = Vec::new();
     for text in kwargs {
-        let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(
-            || {
+        let (name, value) =
+            text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
                 Failure::usage(format!("--kwarg {text:?} has no name"))
                     .hint("write it as NAME=JSON, as in --kwarg year=2025")
-            },
-        )?;
+            })?;
         if names.contains(&name) {
             return Err(Failure::usage(format!("--kwarg {name} is given twice")));
         }

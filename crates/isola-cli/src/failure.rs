@@ -8,10 +8,7 @@ use isola::{Error, GuestException, Limit};
 #[derive(Debug)]
 pub enum Failure {
     /// The user's fault: an option, a file or an argument that cannot be.
-    Usage {
-        message: String,
-        hint: Option<String>,
-    },
+    Usage { message: String, hint: Option<String> },
     /// What the library says of a run: the guest's fault, a limit, or ours.
     Run(Error),
     /// The whole run took longer than `--timeout`.
@@ -21,10 +18,7 @@ pub enum Failure {
     /// Nobody reads standard output any more.
     Unread,
     /// The machine's fault.
-    Io {
-        doing: &'static str,
-        error: io::Error,
-    },
+    Io { doing: &'static str, error: io::Error },
 }
 
 impl Failure {

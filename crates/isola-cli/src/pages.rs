@@ -26,7 +26,12 @@ pub fn man(command: Option<&str>) -> Result<(), Failure> {
         Some(name) => subcommand(&whole, name)?,
     };
     let mut roff = Vec::new();
-    Man::new(page).render(&mut roff).map_err(Failure::output)?;
+    let source = concat!("isola ", env!("CARGO_PKG_VERSION"));
+    Man::new(page)
+        .source(source)
+        .manual("isola manual")
+        .render(&mut roff)
+        .map_err(Failure::output)?;
     print(&roff)
 }
 

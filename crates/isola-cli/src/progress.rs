@@ -1,7 +1,7 @@
 //! The wait for the compiler, which happens once on a machine.
 
 use std::{
-    io::{IsTerminal as _, stderr},
+    io::{IsTerminal as _, Write as _, stderr},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -26,7 +26,7 @@ impl Compiling {
         move || {
             let message = format!("compiling the {runtime} runtime, once on this machine...");
             if !stderr().is_terminal() {
-                eprintln!("{message}");
+                let _ = writeln!(stderr(), "{message}");
                 return;
             }
             bar.get_or_init(|| spinner(message));

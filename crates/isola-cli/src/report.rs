@@ -34,39 +34,20 @@ impl Report {
         Self { events, stdout: Screen::new(io::stdout()), stderr: Screen::new(io::stderr()) }
     }
 
-    /// Text that the guest prints.
-    pub fn stdout(&mut self, text: &str) -> Result<(), Failure> {
-        if self.events {
-            return self.json(&Line::Stdout { data: text });
+    /// Prints an event of the run. The end of a step is given back instead:
+    /// it may not be that of the run.
+    pub fn event(&mut self, event: Event) -> Result<Option<Value>, Failure> {
+        match event {
+            Event::Result(value) => self.result(&value)?,
+            Event::Stdout(text) => self.stdout(&text)?,
+            Event::Stderr(text) => self.stderr(&text)?,
+            Event::Log(record) => self.log(&record)?,
+            Event::End(value) => return Ok(Some(value)),
+            Event::Error(error) => return Err(error.into()),
+            // The library may learn to tell more than this command can show.
+            _ => {}
         }
-        self.stdout.text(text).map_err(Failure::output)
-    }
-
-    /// Text that the guest prints to its standard error.
-    pub fn stderr(&mut self, text: &str) -> Result<(), Failure> {
-        if self.events {
-            return self.json(&Line::Stderr { data: text });
-        }
-        // That nobody reads it is no reason to stop.
-        let _ = self.stderr.text(text);
-        Ok(())
-    }
-
-    pub fn log(&mut self, record: &LogRecord) -> Result<(), Failure> {
-        let LogRecord { level, message, .. } = record;
-        if self.events {
-            return self.json(&Line::Log { data: message, level: level.as_str() });
-        }
-        let _ = self.stderr.line(&format!("{level}: {message}"));
-        Ok(())
-    }
-
-    /// A partial result.
-    pub fn result(&mut self, value: &Value) -> Result<(), Failure> {
-        if self.events {
-            return self.json(&Line::Result { data: value });
-        }
-        self.value(value)
+        Ok(None)
     }
 
     /// The last line of a run that ended well.
@@ -89,6 +70,38 @@ impl Report {
         }
     }
 
+    fn stdout(&mut self, text: &str) -> Result<(), Failure> {
+        if self.events {
+            return self.json(&Line::Stdout { data: text });
+        }
+        self.stdout.text(text).map_err(Failure::output)
+    }
+
+    fn stderr(&mut self, text: &str) -> Result<(), Failure> {
+        if self.events {
+            return self.json(&Line::Stderr { data: text });
+        }
+        // That nobody reads it is no reason to stop.
+        let _ = self.stderr.text(text);
+        Ok(())
+    }
+
+    fn log(&mut self, record: &LogRecord) -> Result<(), Failure> {
+        let LogRecord { level, message, .. } = record;
+        if self.events {
+            return self.json(&Line::Log { data: message, level: level.as_str() });
+        }
+        let _ = self.stderr.line(&format!("{level}: {message}"));
+        Ok(())
+    }
+
+    fn result(&mut self, value: &Value) -> Result<(), Failure> {
+        if self.events {
+            return self.json(&Line::Result { data: value });
+        }
+        self.value(value)
+    }
+
     fn value(&mut self, value: &Value) -> Result<(), Failure> {
         self.stdout.line(&one_line(value.as_str())).map_err(Failure::output)
     }
@@ -107,21 +120,6 @@ fn one_line(json: &str) -> std::borrow::Cow<'_, str> {
         return json.replace(['\n', '\r'], " ").into();
     }
     json.into()
-}
-
-/// Prints an event of a run, but for its end, which is given back.
-pub fn print(report: &mut Report, event: Event) -> Result<Option<Value>, Failure> {
-    match event {
-        Event::Result(value) => report.result(&value)?,
-        Event::Stdout(text) => report.stdout(&text)?,
-        Event::Stderr(text) => report.stderr(&text)?,
-        Event::Log(record) => report.log(&record)?,
-        Event::End(value) => return Ok(Some(value)),
-        Event::Error(error) => return Err(error.into()),
-        // The library may learn to tell more than this command can show.
-        _ => {}
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

@@ -6,12 +6,7 @@ use futures_util::StreamExt as _;
 use isola::{Error, Handlers, HttpClient, Runtime, Template, Value};
 
 use crate::{
-    cli::RunArgs,
-    config::Config,
-    failure::Failure,
-    progress::Compiling,
-    report::{self, Report},
-    stop::Stop,
+    cli::RunArgs, config::Config, failure::Failure, progress::Compiling, report::Report, stop::Stop,
 };
 
 /// Runs a script and prints what comes of it, also if that is a failure: only
@@ -29,16 +24,17 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::Io { doing: "cannot start the event loop", error })?;
     let mut report = Report::new(events);
     let outcome = tokio.block_on(until_stopped(config, &mut report));
-    // The compiler may still be at work after Ctrl-C.
-    tokio.shutdown_background();
-    match outcome {
+    let outcome = match outcome {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(failure) if failure.is_usage() => Err(failure),
         Err(failure) => {
             report.failure(&failure);
             Ok(failure.exit_code().into())
         }
-    }
+    };
+    // The compiler may still be at work after Ctrl-C: nobody waits for it.
+    tokio.shutdown_background();
+    outcome
 }
 
 async fn until_stopped(config: Config, report: &mut Report) -> Result<(), Failure> {
@@ -94,7 +90,7 @@ async fn execute(template: &Template, config: Config, report: &mut Report) -> Re
 async fn follow(call: isola::Call, report: &mut Report) -> Result<Value, Failure> {
     let mut events = call.stream()?;
     while let Some(event) = events.next().await {
-        if let Some(end) = report::print(report, event)? {
+        if let Some(end) = report.event(event)? {
             return Ok(end);
         }
         // Events may come without end: Ctrl-C and the clock get their chance.

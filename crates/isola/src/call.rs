@@ -272,6 +272,9 @@ impl Live {
     }
 }
 
+/// What limits recursion where no number does.
+const STACK: &str = "the interpreter's stack";
+
 /// The error behind an exception that user code did not catch.
 fn explain(failure: Failure, out_of_memory: bool, limits: &crate::Limits) -> Error {
     let exception = GuestException::new(failure.name, failure.message, failure.trace);
@@ -280,7 +283,12 @@ fn explain(failure: Failure, out_of_memory: bool, limits: &crate::Limits) -> Err
             LimitExceeded::bytes(Limit::Memory, limits.max_memory)
         }
         FailureKind::Recursion => {
-            LimitExceeded::new(Limit::Recursion, format!("{} calls", limits.max_recursion))
+            // Python is told its limit. A JavaScript engine has its own.
+            let allowed = match exception.name.as_str() {
+                "RecursionError" => format!("{} calls", limits.max_recursion),
+                _ => STACK.to_owned(),
+            };
+            LimitExceeded::new(Limit::Recursion, allowed)
         }
         FailureKind::Size => LimitExceeded::bytes(Limit::ValueSize, limits.max_value_size),
         FailureKind::Hostcall => return Error::Hostcall(exception),
@@ -300,10 +308,9 @@ fn diagnose(error: &wasmtime::Error, limits: &crate::Limits) -> Error {
         return Error::Limit(LimitExceeded::new(Limit::Handles, limits.max_handles.to_string()));
     }
     match error.downcast_ref::<Trap>() {
-        Some(Trap::StackOverflow) => Error::Limit(LimitExceeded::new(
-            Limit::Recursion,
-            "the interpreter's stack".to_owned(),
-        )),
+        Some(Trap::StackOverflow) => {
+            Error::Limit(LimitExceeded::new(Limit::Recursion, STACK.to_owned()))
+        }
         Some(trap) => Error::Crash(trap.to_string()),
         None => Error::Crash(error.root_cause().to_string()),
     }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use wasmtime::{Result, component::ResourceTable};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{
+    WasiCtx, WasiCtxView, WasiView, filesystem::WasiFilesystemCtxView,
+};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::{
@@ -13,8 +15,10 @@ use crate::{
     hostcalls::Hostcalls,
     limits::Limits,
     memory::MemoryMeter,
+    mount::Mount,
     outgoing::Outgoing,
     output::Output,
+    permissions::{Files, Granted},
 };
 
 pub(crate) struct Guest {
@@ -29,6 +33,7 @@ pub(crate) struct Guest {
     /// The pollable and the timer behind it, of the last such timer.
     pub(crate) waking_timer: Option<(u32, u32)>,
     pub(crate) outgoing: Outgoing,
+    granted: Granted,
     wasi: WasiCtx,
     http: WasiHttpCtx,
 }
@@ -39,6 +44,7 @@ impl Guest {
         host: Arc<dyn Host>,
         output: Output,
         cpu: Arc<CpuClock>,
+        mounts: &[Mount],
         wasi: WasiCtx,
     ) -> Self {
         let mut table = ResourceTable::new();
@@ -52,9 +58,18 @@ impl Guest {
             wake_next_timer: false,
             waking_timer: None,
             outgoing: Outgoing::new(host, &limits),
+            granted: Granted::new(mounts),
             wasi,
             http: WasiHttpCtx::new(),
             limits,
+        }
+    }
+
+    /// The file system that the guest sees.
+    pub(crate) fn files(&mut self) -> Files<'_> {
+        Files {
+            inner: WasiFilesystemCtxView { ctx: self.wasi.filesystem(), table: &mut self.table },
+            granted: &mut self.granted,
         }
     }
 

@@ -62,6 +62,7 @@ mod memory;
 mod mount;
 mod outgoing;
 mod output;
+mod permissions;
 mod runtime;
 mod sandbox;
 mod template;

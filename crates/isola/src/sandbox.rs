@@ -208,8 +208,14 @@ impl SandboxBuilder {
         let output = Output::new(limits.max_output_size);
         let cpu = Arc::new(CpuClock::default());
         let wasi = wasi_context(&self.mounts, &output)?;
-        let guest =
-            Guest::new(Arc::clone(&limits), self.host, output.clone(), Arc::clone(&cpu), wasi);
+        let guest = Guest::new(
+            Arc::clone(&limits),
+            self.host,
+            output.clone(),
+            Arc::clone(&cpu),
+            &self.mounts,
+            wasi,
+        );
 
         let mut store = Store::new(engine, guest);
         store.limiter(|guest| &mut guest.memory);

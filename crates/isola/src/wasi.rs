@@ -9,7 +9,6 @@ use wasmtime_wasi::{
     WasiView as _,
     cli::{WasiCli, WasiCliView as _},
     clocks::{WasiClocks, WasiClocksView as _},
-    filesystem::{WasiFilesystem, WasiFilesystemView as _},
     p2::{
         DynPollable, Pollable,
         bindings::{
@@ -24,7 +23,7 @@ use wasmtime_wasi::{
 };
 use wasmtime_wasi_http::{WasiHttp, WasiHttpView as _, p2::bindings::http};
 
-use crate::{guest::Guest, hostcalls::Hostcalls};
+use crate::{guest::Guest, hostcalls::Hostcalls, permissions::Files};
 
 /// Links all interfaces that a guest may import.
 ///
@@ -40,8 +39,8 @@ pub(crate) fn link(linker: &mut Linker<Guest>) -> Result<()> {
     random::random::add_to_linker::<Guest, WasiRandom>(l, |guest| guest.ctx().ctx.random())?;
     random::insecure::add_to_linker::<Guest, WasiRandom>(l, |guest| guest.ctx().ctx.random())?;
     random::insecure_seed::add_to_linker::<Guest, WasiRandom>(l, |guest| guest.ctx().ctx.random())?;
-    filesystem::preopens::add_to_linker::<Guest, WasiFilesystem>(l, Guest::filesystem)?;
-    filesystem::types::add_to_linker::<Guest, WasiFilesystem>(l, Guest::filesystem)?;
+    filesystem::preopens::add_to_linker::<Guest, Mounted>(l, Guest::files)?;
+    filesystem::types::add_to_linker::<Guest, Mounted>(l, Guest::files)?;
     cli::exit::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
     cli::environment::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
     cli::stdin::add_to_linker::<Guest, WasiCli>(l, Guest::cli)?;
@@ -68,6 +67,13 @@ struct Table;
 
 impl HasData for Table {
     type Data<'a> = &'a mut ResourceTable;
+}
+
+/// The file system, within the permissions of its mounts.
+struct Mounted;
+
+impl HasData for Mounted {
+    type Data<'a> = Files<'a>;
 }
 
 /// The waiting interfaces, `wasi:io/poll` and `wasi:clocks/monotonic-clock`,

@@ -1,6 +1,7 @@
-// The engine's own `fetch`, which goes through the host; only plain objects
-// as a body are added.
+// The engine's own `fetch`, which goes through the host. Added are plain objects
+// as a body, and the host's reason when a request fails: the engine has none.
 
+import * as host from 'isola:sandbox/host@0.1.0';
 import {
   apply,
   define,
@@ -8,6 +9,7 @@ import {
   isArray,
   PlainObject,
   rejected,
+  SafeTypeError,
   uncurry,
 } from './intrinsics.js';
 import { toJson } from './values.js';
@@ -18,13 +20,24 @@ const hasHeader = uncurry(Headers.prototype.has);
 const setHeader = uncurry(Headers.prototype.set);
 
 function fetch(input, init = undefined) {
-  if (!isJsonBody(init?.body)) return apply(engineFetch, globalThis, init === undefined ? [input] : [input, init]);
+  if (!isJsonBody(init?.body)) return send(init === undefined ? [input] : [input, init]);
   try {
     const headers = new SafeHeaders(init.headers ?? input.headers);
     if (!hasHeader(headers, 'content-type')) setHeader(headers, 'content-type', 'application/json');
-    return apply(engineFetch, globalThis, [input, { ...init, headers, body: toJson(init.body) }]);
+    return send([input, { ...init, headers, body: toJson(init.body) }]);
   } catch (error) {
     return rejected(error);
+  }
+}
+
+async function send(args) {
+  try {
+    return await apply(engineFetch, globalThis, args);
+  } catch (error) {
+    // An abort is the script's own doing, and says so itself.
+    const reason = error instanceof SafeTypeError ? host.takeHttpError() : undefined;
+    if (reason === undefined) throw error;
+    throw new SafeTypeError(`fetch failed: ${reason}`, { cause: error });
   }
 }
 

@@ -78,7 +78,7 @@ class Klass { static make(a) { return a } }
 async fn tricky_javascript_sources() {
     for source in [
         "'use strict';\nfunction main() { return (function () { return this === undefined })() }",
-        "/* } */ const re = /[/`'\"{]const x = 1/g; const main = () => re.source.length === 16",
+        "/* } */ const re = /[/`'\"{]const x = 1/g; const main = () => re.source.length === 18",
         "const t = `a ${`b ${'}'}`} const z = 1`;\nconst main = () => t.length === 17",
         "let a = 1\nlet b = a\n++b\nconst main = () => a === 1 && b === 2",
         "for (let i = 0; i < 3; i++) { const hidden = i }\nconst main = () => typeof hidden === 'undefined'",

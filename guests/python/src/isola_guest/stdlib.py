@@ -81,7 +81,7 @@ def bundle():
     """Takes the library in, and installs the finder for it."""
     root = os.path.dirname(os.path.dirname(json.__file__))
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(set(folders) - LEFT_OUT - {"site-packages", "lib-dynload"})
+        folders[:] = sorted(name for name in folders if name.isidentifier() and name not in LEFT_OUT)
         for file in sorted(files):
             if file.endswith(".py") and file[:-3] not in LEFT_OUT:
                 _take(root, os.path.join(folder, file))

@@ -1,0 +1,118 @@
+//! What a script sees of its host: what it is handed, and nothing else.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    net::TcpListener,
+    thread,
+};
+
+use crate::fixture::Folder;
+
+const FILES: &str = "
+import os
+def read(path):
+    with open(path) as file:
+        return file.read()
+def write(path, text):
+    with open(path, 'w') as file:
+        file.write(text)
+def env():
+    return dict(os.environ)
+";
+
+fn files() -> Folder {
+    let folder = Folder::with("s.py", FILES);
+    fs::create_dir(folder.path().join("data")).unwrap();
+    folder.file("data/in.txt", "from the host")
+}
+
+#[test]
+fn a_mount_is_read_only_unless_it_is_not() {
+    let folder = files();
+    let read = ["-f", "read", "--arg", "\"/box/in.txt\""];
+    let write = ["-f", "write", "--arg", "\"/box/out.txt\"", "--arg", "\"from the guest\""];
+    let run = |mount: &str, call: &[&str]| {
+        let args: Vec<_> = ["s.py", "--mount", mount].iter().chain(call).copied().collect();
+        folder.run(&args)
+    };
+    for mount in ["data:/box", "./data:/box:ro", "data:/box:rw"] {
+        assert_eq!(run(mount, &read).well(), "\"from the host\"\n", "{mount}");
+    }
+    for mount in ["data:/box", "data:/box:ro"] {
+        let stderr = run(mount, &write).failed(1);
+        assert!(stderr.contains("PermissionError"), "{stderr}");
+        assert!(!folder.path().join("data/out.txt").exists());
+    }
+    run("data:/box:rw", &write).well();
+    assert_eq!(folder.read("data/out.txt"), "from the guest");
+    // Without a mount there is nothing.
+    let stderr = folder.run(&["s.py", "-f", "read", "--arg", "\"/box/in.txt\""]).failed(1);
+    assert!(stderr.contains("FileNotFoundError"), "{stderr}");
+}
+
+#[test]
+fn several_mounts_and_a_host_path_with_a_colon() {
+    let folder = files();
+    fs::create_dir(folder.path().join("a:b")).unwrap();
+    let folder = folder.file("a:b/c.txt", "colon");
+    let mounts = ["s.py", "--mount", "a:b:/odd:ro", "--mount", "data:/data", "-f", "read"];
+    for (path, text) in [("\"/odd/c.txt\"", "colon"), ("\"/data/in.txt\"", "from the host")] {
+        let args: Vec<_> = mounts.iter().copied().chain(["--arg", path]).collect();
+        assert_eq!(folder.run(&args).well(), format!("\"{text}\"\n"));
+    }
+}
+
+#[test]
+fn the_environment_is_what_it_is_given() {
+    let folder = files();
+    assert_eq!(folder.run(&["s.py", "-f", "env"]).well(), "{}\n");
+    let ran = folder.run(&["s.py", "-f", "env", "--env", "A=1", "--env", "B=x=y", "--env", "C="]);
+    let env: serde_json::Value = serde_json::from_str(&ran.well()).unwrap();
+    assert_eq!(env, serde_json::json!({"A": "1", "B": "x=y", "C": ""}));
+}
+
+#[test]
+fn http_reaches_the_hosts_that_are_allowed() {
+    let folder = Folder::with(
+        "s.js",
+        "async function main(url) {
+            const response = await fetch(url);
+            return [response.status, await response.text()];
+        }",
+    );
+    let port = serve("hello from the server");
+    let url = format!("\"http://127.0.0.1:{port}/path\"");
+    let address = format!("127.0.0.1:{port}");
+    for hosts in ["all", "127.0.0.1", &address, "example.com,127.0.0.1"] {
+        let ran = folder.run(&["s.js", "--arg", &url, "--allow-http", hosts]);
+        assert_eq!(ran.well(), "[200,\"hello from the server\"]\n", "{hosts}");
+    }
+    let other = format!("127.0.0.1:{}", port ^ 1);
+    for hosts in ["example.com", &other] {
+        let stderr = folder.run(&["s.js", "--arg", &url, "--allow-http", hosts]).failed(1);
+        assert!(stderr.contains(&format!("requests to {address} are not allowed")), "{stderr}");
+    }
+    let stderr = folder.run(&["s.js", "--arg", &url]).failed(1);
+    assert!(stderr.contains("HTTP is disabled"), "{stderr}");
+}
+
+/// A server that answers every request alike, until the tests end.
+fn serve(body: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            lines.map_while(Result::ok).find(String::is_empty);
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            )
+            .unwrap();
+        }
+    });
+    port
+}

@@ -1,0 +1,165 @@
+//! What is called, with what, and what it gives.
+
+use crate::fixture::Folder;
+
+const PYTHON: &str = "
+def main(*args, **kwargs):
+    return [args, kwargs]
+def same(value):
+    return value
+def grow(value):
+    return value * 10 + 7
+def items(n):
+    for i in range(n):
+        yield {'item': i}
+async def later(n):
+    return n
+async def stream(n):
+    for i in range(n):
+        yield i
+def nothing():
+    pass
+";
+
+const JAVASCRIPT: &str = "
+function main(...args) { return args; }
+const same = (value) => value;
+function grow(value) { return value * 10n + 7n; }
+function* items(n) {
+    for (let i = 0; i < n; i++) yield {item: i};
+    return 'done';
+}
+async function later(n) { return n; }
+async function* stream(n) { for (let i = 0; i < n; i++) yield i; }
+function nothing() {}
+";
+
+fn scripts() -> Folder {
+    Folder::with("s.py", PYTHON).file("s.js", JAVASCRIPT)
+}
+
+#[test]
+fn values_go_in_and_come_out() {
+    let folder = scripts();
+    for (args, stdout) in [
+        // `main` is the default.
+        (vec!["s.py"], "[[],{}]\n"),
+        (vec!["s.js"], "[]\n"),
+        (
+            vec!["s.py", "--arg", "1", "--kwarg", "b=\"two=2\"", "--arg", "[null]"],
+            "[[1,[null]],{\"b\":\"two=2\"}]\n",
+        ),
+        (vec!["s.js", "--arg", "1", "--kwarg", "b=true"], "[1,{\"b\":true}]\n"),
+        (vec!["s.py", "-f", "same", "--arg", "-1.5"], "-1.5\n"),
+        (vec!["s.py", "--function=same", "--arg=\"ü🦀\""], "\"ü🦀\"\n"),
+        (vec!["s.js", "-f", "same", "--arg", " {\"a\": 1} "], "{\"a\":1}\n"),
+        (vec!["s.py", "-f", "later", "--arg", "3"], "3\n"),
+        (vec!["s.js", "-f", "later", "--arg", "3"], "3\n"),
+        // One line for each item, and no line for a final null.
+        (vec!["s.py", "-f", "items", "--arg", "2"], "{\"item\":0}\n{\"item\":1}\n"),
+        (vec!["s.py", "-f", "stream", "--arg", "2"], "0\n1\n"),
+        (vec!["s.py", "-f", "same", "--arg", "null"], ""),
+        (vec!["s.py", "-f", "nothing"], ""),
+        (vec!["s.js", "-f", "nothing"], ""),
+        (vec!["s.js", "-f", "stream", "--arg", "2"], "0\n1\n"),
+        // A JavaScript generator may have an end of its own.
+        (vec!["s.js", "-f", "items", "--arg", "1"], "{\"item\":0}\n\"done\"\n"),
+    ] {
+        assert_eq!(folder.run(&args).well(), stdout, "{args:?}");
+    }
+}
+
+#[test]
+fn numbers_keep_their_digits() {
+    let folder = scripts();
+    let digits = "1234567890".repeat(10);
+    for file in ["s.py", "s.js"] {
+        // JavaScript has BigInts for integers beyond its numbers.
+        let ran = folder.run(&[file, "-f", "grow", "--arg", &digits]);
+        assert_eq!(ran.well(), format!("{digits}7\n"), "{file}");
+    }
+    let ran =
+        folder.run(&["s.py", "-f", "same", "--kwarg", &format!("value={digits}"), "--events"]);
+    assert_eq!(ran.well(), format!("{{\"type\":\"end\",\"data\":{digits}}}\n"));
+}
+
+#[test]
+fn a_script_from_standard_input() {
+    let folder = Folder::new();
+    let ran = folder.run_with_stdin(
+        &["-", "--runtime", "python", "--arg", "20"],
+        b"def main(n):\n    return n + 1\n",
+    );
+    assert_eq!(ran.well(), "21\n");
+    let ran = folder.run_with_stdin(&["-", "--runtime", "js"], b"const main = () => 'js'");
+    assert_eq!(ran.well(), "\"js\"\n");
+    let stderr = folder.run_with_stdin(&["-", "--runtime=python"], b"\n1 / 0\n").failed(1);
+    assert!(stderr.contains("File \"<stdin>\", line 2"), "{stderr}");
+}
+
+#[test]
+fn the_ending_or_the_option_tells_the_runtime() {
+    let folder = Folder::with("a.mjs", "const main = () => typeof globalThis")
+        .file("a.cjs", "const main = () => typeof globalThis")
+        .file("a.txt", "main = lambda: __name__")
+        .file("a.py", "const main = () => typeof globalThis");
+    for (args, stdout) in [
+        (&["a.mjs"][..], "\"object\"\n"),
+        (&["a.cjs"], "\"object\"\n"),
+        (&["a.txt", "--runtime", "python"], "\"__main__\"\n"),
+        (&["a.py", "--runtime", "js"], "\"object\"\n"),
+    ] {
+        assert_eq!(folder.run(args).well(), stdout, "{args:?}");
+    }
+}
+
+#[test]
+fn a_script_may_be_a_top_level_only() {
+    let folder = Folder::with("top.py", "print('ran')").file("top.js", "globalThis.ran = true;");
+    assert_eq!(folder.run(&["top.py"]).well(), "ran\n");
+    assert_eq!(folder.run(&["top.js"]).well(), "");
+    let end = "{\"type\":\"end\",\"data\":null}\n";
+    assert_eq!(folder.run(&["top.js", "--events"]).well(), end);
+    // Whoever asks for a call gets one, or hears that it cannot be.
+    for (file, complaint) in [
+        ("top.py", "error: NameError: name 'main' is not defined"),
+        ("top.js", "error: ReferenceError: main is not defined"),
+    ] {
+        for asked in [["-f", "main"], ["--arg", "1"], ["--kwarg", "a=1"]] {
+            let stderr = folder.run(&[file, asked[0], asked[1]]).failed(1);
+            assert!(stderr.contains(complaint), "{stderr}");
+        }
+    }
+}
+
+#[test]
+fn the_same_error_from_user_code_is_one() {
+    let folder = Folder::new()
+        .file("raises.py", "def main():\n    raise NameError(\"name 'main' is not defined\")")
+        .file("deeper.py", "def main():\n    del globals()['main']\n    main()")
+        .file("top.py", "main()")
+        .file("other.py", "def main():\n    return mian")
+        .file("raises.js", "function main() { throw new ReferenceError('main is not defined'); }")
+        .file("top.js", "main()");
+    for file in ["raises.py", "deeper.py", "top.py", "other.py", "raises.js", "top.js"] {
+        let stderr = folder.run(&[file]).failed(1);
+        assert!(stderr.contains("is not defined"), "{file}: {stderr}");
+    }
+}
+
+#[test]
+fn a_prelude_runs_first_and_is_seen() {
+    let folder = Folder::new()
+        .file("helpers.py", "print('prelude')\ndef double(n):\n    return 2 * n\n")
+        .file("s.py", "print('script')\ndef main(n):\n    return double(n)\n")
+        .file("helpers.js", "const double = (n) => 2 * n;")
+        .file("s.js", "const main = (n) => double(n);")
+        .file("broken.py", "\n\nraise ValueError('at the start')\n");
+    assert_eq!(
+        folder.run(&["s.py", "--prelude", "helpers.py", "--arg", "21"]).well(),
+        "prelude\nscript\n42\n"
+    );
+    assert_eq!(folder.run(&["s.js", "--prelude", "helpers.js", "--arg", "21"]).well(), "42\n");
+    let stderr = folder.run(&["s.py", "--prelude", "broken.py"]).failed(1);
+    assert!(stderr.contains("File \"broken.py\", line 3"), "{stderr}");
+}

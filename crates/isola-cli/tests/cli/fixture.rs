@@ -1,0 +1,194 @@
+//! A folder with scripts, and the command started in it.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Output, Stdio},
+    sync::Once,
+    time::{Duration, Instant},
+};
+
+pub(crate) const ISOLA: &str = env!("CARGO_BIN_EXE_isola");
+
+/// Where scripts lie and the command runs.
+pub(crate) struct Folder(tempfile::TempDir);
+
+/// What a command left.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) code: Option<i32>,
+}
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// A folder with one script.
+    pub(crate) fn with(name: &str, source: &str) -> Self {
+        Self::new().file(name, source)
+    }
+
+    pub(crate) fn file(self, name: &str, content: impl AsRef<[u8]>) -> Self {
+        fs::write(self.path().join(name), content).unwrap();
+        self
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path().join(name)).unwrap()
+    }
+
+    /// `isola ARGS`, with nothing on its standard input.
+    pub(crate) fn command<S: AsRef<str>>(&self, args: &[S]) -> Command {
+        compile_once();
+        let mut command = isola(args);
+        command.current_dir(self.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// `isola run ARGS`, to its end.
+    pub(crate) fn run<S: AsRef<str>>(&self, args: &[S]) -> Ran {
+        finish(self.command(&with_run(args)))
+    }
+
+    /// `isola run ARGS`, with this on its standard input.
+    pub(crate) fn run_with_stdin<S: AsRef<str>>(&self, args: &[S], input: &[u8]) -> Ran {
+        let mut command = self.command(&with_run(args));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        Ran::of(child.wait_with_output().unwrap())
+    }
+
+    /// `isola run ARGS`, to be watched.
+    pub(crate) fn start<S: AsRef<str>>(&self, args: &[S]) -> Running {
+        Running::of(self.command(&with_run(args)))
+    }
+}
+
+/// The command, without a folder of its own.
+pub(crate) fn isola<S: AsRef<str>>(args: &[S]) -> Command {
+    let mut command = Command::new(ISOLA);
+    command.args(args.iter().map(AsRef::as_ref));
+    command
+}
+
+pub(crate) fn finish(mut command: Command) -> Ran {
+    Ran::of(command.output().unwrap())
+}
+
+fn with_run<S: AsRef<str>>(args: &[S]) -> Vec<&str> {
+    ["run"].into_iter().chain(args.iter().map(AsRef::as_ref)).collect()
+}
+
+impl Ran {
+    fn of(output: Output) -> Self {
+        Self {
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+            code: output.status.code(),
+        }
+    }
+
+    /// Standard output of a command that ended well and complained of nothing.
+    #[track_caller]
+    pub(crate) fn well(self) -> String {
+        assert_eq!((self.code, self.stderr.as_str()), (Some(0), ""), "{self:?}");
+        self.stdout
+    }
+
+    /// Standard error of a command that ended with this code.
+    #[track_caller]
+    pub(crate) fn failed(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        self.stderr
+    }
+
+    /// The lines of `--events`.
+    pub(crate) fn events(&self) -> Vec<serde_json::Value> {
+        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// A command that is still running. It is ended with the test.
+pub(crate) struct Running {
+    child: Child,
+    lines: Option<BufReader<ChildStdout>>,
+    started: Instant,
+}
+
+impl Running {
+    pub(crate) fn of(mut command: Command) -> Self {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self { child, lines: None, started: Instant::now() }
+    }
+
+    /// The first bytes of standard error, as soon as they are there.
+    pub(crate) fn complaint(&mut self) -> String {
+        let mut bytes = [0; 1000];
+        let read = self.child.stderr.as_mut().unwrap().read(&mut bytes).unwrap();
+        String::from_utf8(bytes[..read].to_vec()).unwrap()
+    }
+
+    /// The next line of standard output, as soon as it is there.
+    pub(crate) fn line(&mut self) -> String {
+        let lines =
+            self.lines.get_or_insert_with(|| BufReader::new(self.child.stdout.take().unwrap()));
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        line
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Closes the reading end of standard output.
+    pub(crate) fn stop_reading(&mut self) {
+        self.lines = None;
+        drop(self.child.stdout.take());
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn interrupt(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    }
+
+    /// Waits for the end: its exit code, standard error, and how long it all
+    /// took. What is left on standard output is not read.
+    pub(crate) fn end(mut self) -> (Option<i32>, String, Duration) {
+        let mut stderr = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        let code = self.child.wait().unwrap().code();
+        (code, stderr, self.started.elapsed())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The first run after a build compiles and says so: not in the tests' output.
+fn compile_once() {
+    static COMPILED: Once = Once::new();
+    COMPILED.call_once(|| {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["warm.py", "warm.js"] {
+            let script: PathBuf = folder.path().join(name);
+            fs::write(&script, "").unwrap();
+            let ran = finish(isola(&["run", script.to_str().unwrap()]));
+            assert_eq!(ran.code, Some(0), "the runtimes are needed: {}", ran.stderr);
+        }
+    });
+}

@@ -1,0 +1,20 @@
+//! The command as its users meet it: real processes, interpreters, files,
+//! pipes, signals and sockets.
+//!
+//! The runtimes have to be there (`cargo xtask guests`): without them these
+//! tests fail.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod access;
+mod cache;
+mod calls;
+#[cfg(unix)]
+mod documented;
+mod fixture;
+mod outcomes;
+mod output;
+mod pages;
+#[cfg(unix)]
+mod terminal;
+mod usage;

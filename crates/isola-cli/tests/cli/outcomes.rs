@@ -1,0 +1,150 @@
+//! Exit codes, and what stops a run.
+
+use std::time::Duration;
+
+use crate::fixture::{Folder, Running};
+
+const PYTHON: &str = "
+import itertools, time
+def spin():
+    while True: pass
+def wait():
+    time.sleep(60)
+def count():
+    yield from itertools.count()
+def hoard():
+    kept = []
+    while True: kept.append('x' * 1000000)
+def dive():
+    dive()
+def flood():
+    while True: print('x' * 1000)
+def fail():
+    raise ValueError('no such user')
+def leave():
+    raise SystemExit(3)
+def call_host():
+    import asyncio
+    from sandbox.asyncio import hostcall
+    return asyncio.run(hostcall('anything', 1))
+def unfit():
+    return {'deep': [float('nan')]}
+";
+
+const JAVASCRIPT: &str = "
+function spin() { for (;;) {} }
+async function wait() { await new Promise((done) => setTimeout(done, 60000)); }
+function hoard() { const kept = []; for (;;) kept.push(new Uint8Array(1 << 20).fill(1)); }
+function dive() { return 1 + dive(); }
+function fail() {
+    throw new TypeError('no such user');
+}
+";
+
+#[test]
+fn each_outcome_has_its_exit_code() {
+    let folder = Folder::with("s.py", PYTHON).file("s.js", JAVASCRIPT);
+    for (args, code, complaint) in [
+        (&["s.py", "-f", "fail"][..], 1, "error: ValueError: no such user\nTraceback"),
+        (&["s.py", "-f", "leave"], 1, "error: SystemExit: 3"),
+        (&["s.py", "-f", "dive"], 1, "error: calls nest deeper than the limit"),
+        (&["s.py", "-f", "flood"], 1, "error: the call's output is larger than the limit"),
+        (&["s.py", "-f", "call_host"], 1, "the host has no function \"anything\""),
+        (&["s.py", "-f", "unfit"], 1, "$.deep[0]"),
+        (&["s.py", "-f", "spin", "--cpu-timeout", "200ms"], 124, "hint: allow more with --cpu"),
+        (&["s.py", "-f", "spin", "--timeout", "200ms"], 124, "hint: allow more with --timeout"),
+        (&["s.py", "-f", "wait", "--timeout", "200ms"], 124, "its limit of 200ms"),
+        (&["s.py", "-f", "hoard", "--max-memory", "96M"], 137, "limit of 96 MiB"),
+        (&["s.js", "-f", "fail"], 1, "error: TypeError: no such user\n    at fail (s.js:"),
+        (&["s.js", "-f", "dive"], 1, "error: calls nest deeper than the limit"),
+        (&["s.js", "-f", "spin", "--cpu-timeout", "200ms"], 124, "CPU time"),
+        (&["s.js", "-f", "wait", "--timeout", "200ms"], 124, "its limit of 200ms"),
+        (&["s.js", "-f", "hoard", "--max-memory", "96M"], 137, "hint: allow more with --max-mem"),
+    ] {
+        let ran = folder.run(args);
+        assert_eq!(ran.code, Some(code), "{args:?}: {ran:?}");
+        assert!(ran.stderr.contains(complaint), "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.starts_with("error: "), "{args:?}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_traceback_has_the_lines_of_the_file_and_not_its_folder() {
+    let folder = Folder::with("s.py", "\n\ndef main():\n    raise KeyError('k')\n");
+    let path = folder.path().join("s.py");
+    let stderr = folder.run(&[path.to_str().unwrap()]).failed(1);
+    assert!(stderr.contains("File \"s.py\", line 4, in main"), "{stderr}");
+    assert!(!stderr.contains(folder.path().to_str().unwrap()), "{stderr}");
+}
+
+#[test]
+fn the_time_limit_covers_the_top_level_and_a_flood() {
+    let folder = Folder::with("top.py", "while True: pass").file("s.py", PYTHON);
+    for args in [&["top.py"][..], &["s.py", "-f", "count"]] {
+        let args: Vec<_> = args.iter().copied().chain(["--timeout", "300ms"]).collect();
+        let stderr = folder.run(&args).failed(124);
+        assert!(stderr.contains("the run took more time than its limit of 300ms"), "{stderr}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_the_guest() {
+    let script = "
+import itertools, time
+def spin():
+    yield 'begins'
+    while True: pass
+def wait():
+    yield 'begins'
+    time.sleep(60)
+";
+    let folder = Folder::with("s.py", script);
+    for function in ["spin", "wait"] {
+        let mut running = folder.start(&["s.py", "-f", function]);
+        assert_eq!(running.line(), "\"begins\"\n");
+        running.interrupt();
+        let (code, stderr, took) = running.end();
+        assert_eq!((code, stderr.as_str()), (Some(130), ""), "{function}");
+        assert!(took < Duration::from_secs(10), "{took:?}");
+    }
+    let mut running = folder.start(&["s.py", "-f", "spin", "--events"]);
+    running.line();
+    running.interrupt();
+    let event = running.line();
+    assert_eq!(event, "{\"type\":\"error\",\"data\":\"interrupted\",\"code\":\"interrupted\"}\n");
+    assert_eq!(running.end().0, Some(130));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_the_compiler() {
+    let cache = Folder::new();
+    let folder = Folder::with("s.py", "");
+    let mut command = folder.command(&["run", "s.py"]);
+    command.env("XDG_CACHE_HOME", cache.path());
+    let mut running = Running::of(command);
+    assert!(running.complaint().starts_with("compiling"));
+    running.interrupt();
+    let (code, stderr, took) = running.end();
+    assert_eq!((code, stderr.as_str()), (Some(130), ""));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+/// Nobody reads, so the command is stuck in a write.
+#[cfg(unix)]
+#[test]
+fn a_full_pipe_holds_neither_ctrl_c_nor_the_clock_up() {
+    let folder = Folder::with("s.py", PYTHON);
+    let running = folder.start(&["s.py", "-f", "count", "--timeout", "500ms"]);
+    let (code, _, took) = running.end();
+    assert_eq!(code, Some(124));
+    assert!(took < Duration::from_secs(10), "{took:?}");
+
+    let running = folder.start(&["s.py", "-f", "count"]);
+    std::thread::sleep(Duration::from_millis(500));
+    running.interrupt();
+    let (code, _, took) = running.end();
+    assert_eq!(code, Some(130));
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
