@@ -158,15 +158,15 @@ Examples:
 
 const RUN_NOTES: &str = "\
 Output:
-  What the script prints goes to stdout and stderr as it happens, its logs to
-  stderr as `level: message`. Each item that a generator yields is one line of
-  JSON on stdout, and so is the final value unless it is null. With --events
-  stdout holds nothing but JSON lines, the last of which is an `end` or an
-  `error`.
+  What the script prints goes to stdout and stderr as it happens,
+  its logs to stderr as `level: message`. Each item that a generator
+  yields is one line of JSON on stdout, and so is the final value
+  unless it is null. With --events stdout holds nothing but JSON
+  lines, the last of which is an `end` or an `error`.
 
 Exit codes:
     0  the script ended well
-    1  the script failed: an exception, a crash, or a limit not listed here
+    1  the script failed: an exception, a crash, or another limit
     2  usage: an option, a file or an argument that cannot be
    70  internal error: a bug, or trouble with this machine
   124  a time limit, --cpu-timeout or --timeout

@@ -26,7 +26,8 @@ impl Compiling {
         move || {
             let message = format!("compiling the {runtime} runtime, once on this machine...");
             if !stderr().is_terminal() {
-                let _ = writeln!(stderr(), "{message}");
+                // Whole, so that no other process writes in between.
+                let _ = stderr().write_all(format!("{message}\n").as_bytes());
                 return;
             }
             bar.get_or_init(|| spinner(message));

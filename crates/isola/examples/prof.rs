@@ -1,5 +1,5 @@
 use isola::*;
-#[tokio::main(flavor="current_thread")]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let rt: Runtime = std::env::args().nth(1).unwrap().parse()?;
     let what = std::env::args().nth(2).unwrap();
@@ -7,8 +7,10 @@ async fn main() -> anyhow::Result<()> {
     let t = std::time::Instant::now();
     for _ in 0..1000 {
         let sandbox = template.sandbox().create().await?;
-        if what == "start" { sandbox.start().await?; }
+        if what == "start" {
+            sandbox.start().await?;
+        }
     }
-    println!("{:?} each", t.elapsed()/1000);
+    println!("{:?} each", t.elapsed() / 1000);
     Ok(())
 }

@@ -1,6 +1,6 @@
+use futures_util::StreamExt as _;
 use isola::*;
 use std::time::Instant;
-use futures_util::StreamExt as _;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -20,7 +20,10 @@ async fn main() -> anyhow::Result<()> {
         sandbox.start().await?;
         let start = t.elapsed();
         let t = Instant::now();
-        let src = match rt { Runtime::Python => "def add(a, b):\n    return a + b\n", _ => "function add(a,b) { return a + b }" };
+        let src = match rt {
+            Runtime::Python => "def add(a, b):\n    return a + b\n",
+            _ => "function add(a,b) { return a + b }",
+        };
         sandbox.load_script(src).await?;
         let load = t.elapsed();
         let t = Instant::now();
@@ -28,21 +31,36 @@ async fn main() -> anyhow::Result<()> {
         assert_eq!(v.as_str(), "3");
         let first = t.elapsed();
         let t = Instant::now();
-        for _ in 0..1000 { sandbox.run("add", args![1, 2]).await?; }
+        for _ in 0..1000 {
+            sandbox.run("add", args![1, 2]).await?;
+        }
         let later = t.elapsed() / 1000;
         let t = Instant::now();
         drop(sandbox);
-        println!("create {create:?} start {start:?} load {load:?} first {first:?} later {later:?} drop {:?}", t.elapsed());
+        println!(
+            "create {create:?} start {start:?} load {load:?} first {first:?} later {later:?} drop {:?}",
+            t.elapsed()
+        );
     }
     if let Some(path) = std::env::args().nth(2) {
-        let host = Handlers::new().hostcall("echo", |v: Value| async move { tokio::time::sleep(std::time::Duration::from_millis(100)).await; Ok(v) });
+        let host = Handlers::new().hostcall("echo", |v: Value| async move {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            Ok(v)
+        });
         let sandbox = template.sandbox().host(host).create().await?;
         sandbox.start().await?;
         let mut s = sandbox.load_script(std::fs::read_to_string(path)?).stream()?;
-        while let Some(e) = s.next().await { println!("{e:?}"); }
+        while let Some(e) = s.next().await {
+            println!("{e:?}");
+        }
         let t = Instant::now();
         let mut s = sandbox.run_stream("main", args![])?;
-        while let Some(e) = s.next().await { match e { Event::Error(e) => println!("ERROR {e}"), e => println!("{:?} {e:?}", t.elapsed()) } }
+        while let Some(e) = s.next().await {
+            match e {
+                Event::Error(e) => println!("ERROR {e}"),
+                e => println!("{:?} {e:?}", t.elapsed()),
+            }
+        }
     }
     Ok(())
 }

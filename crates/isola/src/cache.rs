@@ -113,7 +113,10 @@ pub(crate) fn load(
     };
     prepare(folder)?;
     let key = key(engine, &component_digest(component, folder)?);
-    let entry = Entry { code: folder.join(format!("{key}.cwasm")), stamp: folder.join(format!("{key}.stamp")) };
+    let entry = Entry {
+        code: folder.join(format!("{key}.cwasm")),
+        stamp: folder.join(format!("{key}.stamp")),
+    };
     if let Some(component) = entry.load(engine) {
         return Ok(component);
     }
@@ -128,7 +131,9 @@ pub(crate) fn load(
     let code = engine
         .precompile_component(&read(component)?)
         .map_err(|error| refused(component, error))?;
-    entry.store(&code).map_err(|error| Error::internal("cannot write to the cache folder", error))?;
+    entry
+        .store(&code)
+        .map_err(|error| Error::internal("cannot write to the cache folder", error))?;
     entry.load(engine).ok_or_else(|| {
         Error::bug(format!("the compiled {} cannot be loaded back", component.display()))
     })

@@ -237,14 +237,12 @@ impl Live {
                     (started, _) => started.map(|done| done.map(|()| None)),
                 }
             }
-            Step::Load { name, source } => guest
-                .call_load(&mut *store, &source, &name)
-                .await
-                .map(|done| done.map(|()| None)),
-            Step::Call { function, args } => guest
-                .call_call(&mut *store, &function, &args)
-                .await
-                .map(|done| done.map(Some)),
+            Step::Load { name, source } => {
+                guest.call_load(&mut *store, &source, &name).await.map(|done| done.map(|()| None))
+            }
+            Step::Call { function, args } => {
+                guest.call_call(&mut *store, &function, &args).await.map(|done| done.map(Some))
+            }
         };
         let out_of_memory = store.data_mut().memory.take_refused();
         let limits = &store.data().limits;

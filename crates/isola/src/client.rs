@@ -122,9 +122,7 @@ impl Allowed {
                 _ => (allowed.as_str(), None),
             };
             let named = match name.strip_prefix("*.") {
-                Some(suffix) => {
-                    host.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.'))
-                }
+                Some(suffix) => host.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.')),
                 None => host == name,
             };
             named && (allowed_port.is_none() || allowed_port == port)

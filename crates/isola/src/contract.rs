@@ -57,12 +57,7 @@ impl Host for Guest {
         self.output.write(Event::Log(LogRecord::new(level, message)), size).await
     }
 
-    fn hostcall(
-        &mut self,
-        id: u64,
-        name: String,
-        payload: String,
-    ) -> Result<Result<(), String>> {
+    fn hostcall(&mut self, id: u64, name: String, payload: String) -> Result<Result<(), String>> {
         self.check_value(payload.len())?;
         let payload = Value::from_json(payload)?;
         Ok(self.hostcalls.start(id, name, payload))
@@ -101,10 +96,6 @@ impl Host for Guest {
 
 impl Guest {
     fn take_completions(&mut self) -> Vec<Completion> {
-        self.hostcalls
-            .take()
-            .into_iter()
-            .map(|(id, outcome)| Completion { id, outcome })
-            .collect()
+        self.hostcalls.take().into_iter().map(|(id, outcome)| Completion { id, outcome }).collect()
     }
 }

@@ -97,7 +97,10 @@ impl Error {
         self.to_string()
     }
 
-    pub(crate) fn internal(context: impl Into<Cow<'static, str>>, source: impl Into<Cause>) -> Self {
+    pub(crate) fn internal(
+        context: impl Into<Cow<'static, str>>,
+        source: impl Into<Cause>,
+    ) -> Self {
         Self::Internal(Internal { context: context.into(), source: Some(source.into()) })
     }
 

@@ -106,8 +106,7 @@ impl Handlers {
         F: Fn(Value) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Value, HostError>> + Send + 'static,
     {
-        self.hostcalls
-            .insert(name.into(), Arc::new(move |payload| Box::pin(handler(payload))));
+        self.hostcalls.insert(name.into(), Arc::new(move |payload| Box::pin(handler(payload))));
         self
     }
 

@@ -67,10 +67,7 @@ impl Hostcalls {
         {
             let mut outcomes = self.done.lock();
             if outcomes.held + held > self.max_held {
-                return Err(format!(
-                    "hostcalls under way hold more than {} bytes",
-                    self.max_held
-                ));
+                return Err(format!("hostcalls under way hold more than {} bytes", self.max_held));
             }
             outcomes.held += held;
         }

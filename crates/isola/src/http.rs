@@ -5,7 +5,9 @@ use std::fmt;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use http_body::Body as _;
-use http_body_util::{BodyExt as _, BodyStream, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
+use http_body_util::{
+    BodyExt as _, BodyStream, Empty, Full, StreamBody, combinators::UnsyncBoxBody,
+};
 
 use crate::host::HostError;
 

@@ -1,6 +1,6 @@
 //! The memory limit of one sandbox.
 
-use wasmtime::{Result, ResourceLimiter};
+use wasmtime::{ResourceLimiter, Result};
 
 /// Counts the linear memory of one store, over all of its memories, and
 /// refuses growth past the limit.

@@ -41,7 +41,8 @@ struct Rights {
 impl Granted {
     /// The rights of the mounts, in the order in which they are preopened.
     pub(crate) fn new(mounts: &[Mount]) -> Self {
-        let rights = |(mount, of): (usize, &Mount)| Rights { mount, dirs: of.dirs, files: of.files };
+        let rights =
+            |(mount, of): (usize, &Mount)| Rights { mount, dirs: of.dirs, files: of.files };
         Self { mounts: mounts.iter().enumerate().map(rights).collect(), open: HashMap::new() }
     }
 }
@@ -138,15 +139,9 @@ impl types::HostDescriptor for Files<'_> {
         if may_not_create {
             open &= !OpenFlags::CREATE;
         }
-        let opened = types::HostDescriptor::open_at(
-            &mut self.inner,
-            fd,
-            path_flags,
-            path,
-            open,
-            flags,
-        )
-        .await;
+        let opened =
+            types::HostDescriptor::open_at(&mut self.inner, fd, path_flags, path, open, flags)
+                .await;
         let opened = match opened {
             Err(error) if may_not_create => {
                 return Err(match error.downcast_ref() {

@@ -1,11 +1,6 @@
 //! Templates: a compiled interpreter and the defaults of its sandboxes.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use wasmtime::component::Linker;
 
@@ -197,14 +192,13 @@ impl TemplateBuilder {
                 )
             })
             .map_err(|error| Error::internal("linking the host's functions", error))?;
-        let component = linker.instantiate_pre(&component).and_then(SandboxPre::new).map_err(
-            |error| {
+        let component =
+            linker.instantiate_pre(&component).and_then(SandboxPre::new).map_err(|error| {
                 Error::InvalidArgument(format!(
                     "{} is not a runtime for this version of isola: {error:#}",
                     path.display()
                 ))
-            },
-        )?;
+            })?;
         Ok(Template(Arc::new(Shared { runtime: self.runtime, component, defaults: self.defaults })))
     }
 }

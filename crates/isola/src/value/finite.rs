@@ -284,10 +284,8 @@ mod tests {
         struct Item {
             price: f64,
         }
-        let items = BTreeMap::from([(
-            "items",
-            vec![Item { price: 1.0 }, Item { price: f64::NAN }],
-        )]);
+        let items =
+            BTreeMap::from([("items", vec![Item { price: 1.0 }, Item { price: f64::NAN }])]);
         let error = Value::new(&items).unwrap_err().to_string();
         assert!(error.contains("$.items[1].price"), "{error}");
         assert!(error.contains("NaN"), "{error}");

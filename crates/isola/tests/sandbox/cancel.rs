@@ -110,7 +110,10 @@ async fn one_guest_that_spins_does_not_starve_the_others_on_its_thread() {
         let other = async {
             let sandbox = loaded(
                 runtime,
-                Script { python: "def main():\n    return 1\n", javascript: "function main() { return 1 }" },
+                Script {
+                    python: "def main():\n    return 1\n",
+                    javascript: "function main() { return 1 }",
+                },
             )
             .await;
             for _ in 0..10 {

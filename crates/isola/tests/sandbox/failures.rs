@@ -186,15 +186,37 @@ def main(fail):
 }
 
 #[tokio::test]
+async fn python_without_its_builtins_fails_in_good_order() {
+    let sandbox = started(Runtime::Python).await;
+    sandbox
+        .load_script(
+            "
+import builtins
+def main():
+    for name in list(vars(builtins)):
+        setattr(builtins, name, None)
+    return 1
+",
+        )
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        let error = sandbox.run("main", args![]).await.unwrap_err();
+        assert_eq!(error.code(), "guest_exception", "{error}");
+    }
+}
+
+#[tokio::test]
 async fn user_code_cannot_break_the_runner_by_patching() {
     let rows = [
         (
             Runtime::Python,
             "
-import asyncio, builtins, json, sys
+import asyncio, json, random, sys, traceback
 json.dumps = json.loads = json.JSONEncoder.encode = None
-builtins.len = builtins.isinstance = builtins.type = None
-sys.stdout = None
+asyncio.BaseEventLoop.run_until_complete = traceback.TracebackException = random.seed = None
+sys.stdout = sys.stderr = None
+sys.modules.clear()
 def main():
     return {'a': [1, 'é']}
 ",
@@ -217,6 +239,9 @@ function main() { return {a: [1, 'é']} }
         let sandbox = started(runtime).await;
         sandbox.load_script(source).await.unwrap();
         let value = sandbox.run("main", args![]).await;
-        assert_eq!(value.unwrap().as_str(), r#"{"a":[1,"é"]}"#, "{runtime}");
+        match value {
+            Ok(value) => assert_eq!(value.as_str(), r#"{"a":[1,"é"]}"#, "{runtime}"),
+            Err(error) => panic!("{runtime}: {error}"),
+        }
     }
 }

@@ -108,14 +108,15 @@ async fn the_ready_client_talks_to_a_real_server() {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             tokio::spawn(async move {
-                let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| async move {
-                    let seen = format!("{} {}", request.method(), request.uri());
-                    let _ = request.into_body().collect().await;
-                    let response = hyper::Response::builder()
-                        .header("x-answer", "real")
-                        .body(Full::<bytes::Bytes>::from(seen));
-                    Ok::<_, std::convert::Infallible>(response.unwrap())
-                });
+                let service =
+                    service_fn(|request: hyper::Request<hyper::body::Incoming>| async move {
+                        let seen = format!("{} {}", request.method(), request.uri());
+                        let _ = request.into_body().collect().await;
+                        let response = hyper::Response::builder()
+                            .header("x-answer", "real")
+                            .body(Full::<bytes::Bytes>::from(seen));
+                        Ok::<_, std::convert::Infallible>(response.unwrap())
+                    });
                 let _ = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service)
                     .await;

@@ -98,8 +98,7 @@ async fn what_the_guest_writes_is_on_the_host_and_the_other_way_round() {
     sandbox.run("append", args!["/data/out.txt", "!"]).await.unwrap();
     assert_eq!(fs::read_to_string(folder.path().join("out.txt")).unwrap(), "grüße!");
     fs::write(folder.path().join("in.txt"), "from the host").unwrap();
-    let read: String =
-        sandbox.run("read", args!["/data/in.txt"]).await.unwrap().to().unwrap();
+    let read: String = sandbox.run("read", args!["/data/in.txt"]).await.unwrap().to().unwrap();
     assert_eq!(read, "from the host");
 }
 
@@ -161,10 +160,7 @@ async fn python_imports_modules_from_a_mount() {
     let folder = folder();
     fs::write(folder.path().join("helper.py"), "def answer():\n    return 42\n").unwrap();
     let sandbox = sandbox(vec![Mount::new(folder.path(), "/lib/user")]).await;
-    sandbox
-        .load_script("import sys\nsys.path.append('/lib/user')\nimport helper\n")
-        .await
-        .unwrap();
+    sandbox.load_script("import sys\nsys.path.append('/lib/user')\nimport helper\n").await.unwrap();
     sandbox.load_script("def main():\n    return helper.answer()\n").await.unwrap();
     assert_eq!(sandbox.run("main", args![]).await.unwrap().as_str(), "42");
 }

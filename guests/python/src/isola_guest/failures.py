@@ -1,5 +1,7 @@
 """Exceptions of user code, as the host is told of them."""
 
+from isola_guest import own_builtins as __builtins__  # noqa: A004
+
 import traceback
 
 from componentize_py_types import Err

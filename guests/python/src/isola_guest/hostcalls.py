@@ -1,5 +1,7 @@
 """Hostcalls: started with a plain call, ended by the event loop."""
 
+from isola_guest import own_builtins as __builtins__  # noqa: A004
+
 from itertools import count
 
 from wit_world.imports import host

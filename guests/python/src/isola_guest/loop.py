@@ -4,6 +4,8 @@ The scheduling is CPython's own `BaseEventLoop`. This adds the one place where
 it waits: for hostcalls, a timer, and WASI pollables.
 """
 
+from isola_guest import own_builtins as __builtins__  # noqa: A004
+
 import asyncio
 
 from wit_world.imports import host, monotonic_clock, poll

@@ -1,5 +1,7 @@
 """Runs scripts and calls functions."""
 
+from isola_guest import own_builtins as __builtins__  # noqa: A004
+
 import __main__ as _build_main  # noqa: F401  (makes sure that the name exists)
 import builtins
 import inspect
@@ -56,43 +58,24 @@ def start(config):
 
 def load(source, name):
     """Runs a script at the top level."""
-    used = _names[name] = _names.get(name, 0) + 1
-    if used > 1:
-        stem, dot, ending = name.rpartition(".")
-        name = f"{stem}-{used}{dot}{ending}" if stem else f"{name}-{used}"
     try:
-        # Tracebacks show the lines of the source.
-        linecache.cache[name] = (len(source), None, source.splitlines(True), name)
-        _globals["__file__"] = name
-        code = compile(source, name, "exec", dont_inherit=True)
-        exec(code, _globals)
+        try:
+            _run_script(source, name)
+        finally:
+            _settle()
     except BaseException as error:
         raise failure(error) from None
-    finally:
-        _settle()
 
 
 def call(function, arguments):
     """Calls a function of user code and returns the JSON text of its result."""
     try:
-        target = _globals.get(function)
-        if target is None and function not in _globals:
-            raise NameError(f"name '{function}' is not defined")
-        args = []
-        kwargs = {}
-        for argument in arguments:
-            if argument.name is None:
-                args.append(values.decode(argument.value))
-            else:
-                kwargs[argument.name] = values.decode(argument.value)
-        result = target(*args, **kwargs)
-        if type(result) not in _SCALARS:
-            result = _finish(result)
-        return values.encode(result)
+        try:
+            return _call_function(function, arguments)
+        finally:
+            _settle()
     except BaseException as error:
         raise failure(error) from None
-    finally:
-        _settle()
 
 
 def emit(value):
@@ -100,6 +83,34 @@ def emit(value):
     text = values.encode(value)
     stdio.flush()
     host.emit(text)
+
+
+def _run_script(source, name):
+    used = _names[name] = _names.get(name, 0) + 1
+    if used > 1:
+        stem, dot, ending = name.rpartition(".")
+        name = f"{stem}-{used}{dot}{ending}" if stem else f"{name}-{used}"
+    # Tracebacks show the lines of the source.
+    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+    _globals["__file__"] = name
+    exec(compile(source, name, "exec", dont_inherit=True), _globals)
+
+
+def _call_function(function, arguments):
+    target = _globals.get(function)
+    if target is None and function not in _globals:
+        raise NameError(f"name '{function}' is not defined")
+    args = []
+    kwargs = {}
+    for argument in arguments:
+        if argument.name is None:
+            args.append(values.decode(argument.value))
+        else:
+            kwargs[argument.name] = values.decode(argument.value)
+    result = target(*args, **kwargs)
+    if type(result) not in _SCALARS:
+        result = _finish(result)
+    return values.encode(result)
 
 
 async def _nothing():

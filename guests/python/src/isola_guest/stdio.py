@@ -1,5 +1,7 @@
 """`sys.stdin`, `sys.stdout` and `sys.stderr`, over the contract's plain calls."""
 
+from isola_guest import own_builtins as __builtins__  # noqa: A004
+
 import codecs
 import io
 import sys
