@@ -135,10 +135,7 @@ async fn what_is_no_json_value_is_refused_with_its_place() {
         for (script, place) in rows {
             match run_main(runtime, script, args![]).await {
                 Err(Error::Guest(exception)) => {
-                    assert_eq!(
-                        exception.name.as_str(),
-                        if runtime == Runtime::Python { "ValueRefused" } else { "TypeError" }
-                    );
+                    assert_eq!(exception.name, "TypeError");
                     assert!(exception.message.contains(place), "{runtime}: {}", exception.message);
                 }
                 other => panic!("{runtime} {place}: {other:?}"),

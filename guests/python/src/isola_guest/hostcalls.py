@@ -12,6 +12,8 @@ from . import values
 class HostcallError(RuntimeError):
     """The host refused or failed. The message is the host's."""
 
+    __module__ = "sandbox.asyncio"
+
 
 # The futures of hostcalls that are under way, by their number.
 pending = {}

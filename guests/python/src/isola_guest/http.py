@@ -16,6 +16,8 @@ _CHUNK = 64 * 1024
 class RequestError(OSError):
     """A request failed. The message is the host's."""
 
+    __module__ = "sandbox.http"
+
 
 class Body:
     """The body of a response, as its bytes come in."""

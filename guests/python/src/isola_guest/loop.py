@@ -16,6 +16,8 @@ from . import hostcalls, stdio
 class DeadlockError(RuntimeError):
     """Nothing that is pending could ever wake what is waited for."""
 
+    __module__ = "sandbox.asyncio"
+
 
 class _Waits:
     """What `BaseEventLoop` calls its selector: a place to wait."""

@@ -14,11 +14,16 @@ max_size = 16 * 1024 * 1024
 
 
 class ValueRefused(TypeError):
-    """A value that JSON cannot hold."""
+    """A value that JSON cannot hold. To user code it is a `TypeError`."""
 
 
 class ValueTooLarge(ValueError):
-    """A value whose JSON text is longer than the host takes."""
+    """A value whose JSON text is longer than the host takes: a `ValueError`."""
+
+
+for _error in (ValueRefused, ValueTooLarge):
+    _error.__module__ = "builtins"
+    _error.__name__ = _error.__qualname__ = _error.__base__.__name__
 
 
 def encode(value):

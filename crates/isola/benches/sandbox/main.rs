@@ -1,0 +1,46 @@
+//! The figures that SPECIFICATION.md promises, in one table.
+//!
+//! Durations are measured by criterion, medians; what it cannot measure,
+//! memory and throughput, is measured once. Beside them stand the same steps
+//! with a subprocess of the machine's own `python3` and `node`, measured in the
+//! same run: compare ratios, not machines.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark stops at the first surprise")]
+
+mod latency;
+mod scale;
+mod subprocess;
+mod table;
+
+use isola::{Runtime, Sandbox, Template};
+use table::Table;
+
+fn main() {
+    // `cargo bench` adds `--bench`; what is left is a part of a row's name.
+    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let mut table = Table::new(filter);
+    latency::measure(&mut table);
+    scale::measure(&mut table);
+    subprocess::measure(&mut table);
+    print!("\n{table}");
+}
+
+/// A function that adds, in both languages.
+const fn adding(runtime: Runtime) -> &'static str {
+    match runtime {
+        Runtime::Python => "def add(a, b):\n    return a + b\n",
+        Runtime::JavaScript => "function add(a, b) { return a + b }",
+    }
+}
+
+async fn template(runtime: Runtime) -> Template {
+    Template::builder(runtime).build().await.unwrap()
+}
+
+/// A sandbox that is ready to be called.
+async fn loaded(template: &Template, script: &str) -> Sandbox {
+    let sandbox = template.sandbox().create().await.unwrap();
+    sandbox.start().await.unwrap();
+    sandbox.load_script(script).await.unwrap();
+    sandbox
+}
