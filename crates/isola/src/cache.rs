@@ -22,7 +22,7 @@ use std::{
     fs::{self, File},
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,13 @@ use crate::{error::Error, runtime::user_cache};
 
 /// Changes with the layout of the cache.
 const FORMAT: &str = "1";
+
+/// So many entries are kept. Beyond that the one that was not used for longest
+/// goes when another is written.
+const MAX_ENTRIES: usize = 16;
+
+/// How exactly the time of an entry's last use is kept.
+const USE_PRECISION: Duration = Duration::from_hours(24);
 
 /// What the cache holds, for people.
 #[derive(Debug, Clone)]
@@ -87,7 +94,7 @@ pub fn clear_cache(folder: &Path) -> Result<u64, Error> {
     let mut freed = 0;
     for path in files(folder)? {
         let ours = path.extension().is_some_and(|extension| {
-            ["cwasm", "stamp", "digest", "tmp"].iter().any(|ours| extension == *ours)
+            ["cwasm", "stamp", "digest", "lock", "tmp"].iter().any(|ours| extension == *ours)
         });
         if ours {
             freed += path.metadata().map_or(0, |metadata| metadata.len());
@@ -134,6 +141,7 @@ pub(crate) fn load(
     entry
         .store(&code)
         .map_err(|error| Error::internal("cannot write to the cache folder", error))?;
+    evict(folder)?;
     entry.load(engine).ok_or_else(|| {
         Error::bug(format!("the compiled {} cannot be loaded back", component.display()))
     })
@@ -167,7 +175,9 @@ impl Entry {
     fn load(&self, engine: &Engine) -> Option<Component> {
         let stamp: Stamp = serde_json::from_slice(&fs::read(&self.stamp).ok()?).ok()?;
         let identity = Identity::of(&self.code).ok()?;
-        if identity != stamp.identity {
+        let unused = fs::metadata(&self.stamp).and_then(|stamp| stamp.modified());
+        let unused = unused.is_ok_and(|used| used.elapsed().is_ok_and(|age| age > USE_PRECISION));
+        if identity != stamp.identity || unused {
             if digest(&self.code).ok()? != stamp.digest {
                 tracing::warn!(entry = %self.code.display(), "the cache entry is damaged");
                 return None;
@@ -288,6 +298,23 @@ fn prepare(folder: &Path) -> Result<(), Error> {
         }
         if metadata.mode() & 0o002 != 0 {
             return refuse("everybody can write there, so it is not safe to load code from");
+        }
+    }
+    Ok(())
+}
+
+/// Removes what was not used for longest, if there is too much. A running
+/// sandbox keeps its mapping of a removed file.
+fn evict(folder: &Path) -> Result<(), Error> {
+    let mut stamps: Vec<_> = files(folder)?
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "stamp"))
+        .filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)))
+        .collect();
+    stamps.sort();
+    for (_, stamp) in stamps.iter().rev().skip(MAX_ENTRIES) {
+        for extension in ["stamp", "cwasm", "lock"] {
+            let _ = fs::remove_file(stamp.with_extension(extension));
         }
     }
     Ok(())

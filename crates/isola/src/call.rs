@@ -15,7 +15,7 @@ use crate::{
     args::{Args, Argument},
     contract::{self, Failure, FailureKind},
     cpu::metered,
-    engine::{Running, engine},
+    engine::{self, engine},
     error::{Error, GuestException, Limit, LimitExceeded},
     event::Event,
     output::Output,
@@ -86,18 +86,20 @@ impl Call {
 
 impl IntoFuture for Call {
     type Output = Result<Value, Error>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+    type IntoFuture = Running;
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move { self.begin(false)?.await })
     }
 }
 
+type Running = Pin<Box<dyn Future<Output = Result<Value, Error>> + Send>>;
+
 /// The events of a running call. The last one is [`Event::End`] or
 /// [`Event::Error`].
 #[must_use = "the guest runs only while its events are taken"]
 pub struct EventStream {
-    future: Option<Pin<Box<dyn Future<Output = Result<Value, Error>> + Send>>>,
+    future: Option<Running>,
     output: Output,
     end: Option<Event>,
 }
@@ -186,7 +188,7 @@ async fn perform(
     timeout: Option<Duration>,
     cpu_timeout: Option<Duration>,
 ) -> Result<Value, Error> {
-    let _running = Running::begin(engine()?)?;
+    let _running = engine::Running::begin(engine()?)?;
     let shared = Arc::clone(&lease.shared);
     let live = lease.live()?;
     shared.cpu.reset(cpu_timeout);

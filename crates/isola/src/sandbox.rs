@@ -46,14 +46,12 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// Prepares the interpreter and runs the template's prelude. To be called
-    /// once, before anything else.
+    /// once, before anything else; a second start fails with
+    /// [`Error::NotPending`].
     ///
-    /// # Errors
-    ///
-    /// [`Error::NotPending`] at a second start; otherwise what the prelude did
-    /// wrong.
-    pub async fn start(&self) -> Result<(), Error> {
-        self.operate(Operation::Start).await.map(drop)
+    /// What the call gives is `null`.
+    pub fn start(&self) -> Call {
+        self.operate(Operation::Start)
     }
 
     /// Runs source code at the top level. Scripts share their globals, and

@@ -42,7 +42,6 @@ pub(crate) struct Defaults {
 
 impl Template {
     /// Begins to build a template.
-    #[must_use]
     pub fn builder(runtime: Runtime) -> TemplateBuilder {
         TemplateBuilder {
             runtime,
@@ -54,7 +53,6 @@ impl Template {
     }
 
     /// Begins to create a sandbox.
-    #[must_use]
     pub fn sandbox(&self) -> SandboxBuilder {
         SandboxBuilder::new(self.clone())
     }

@@ -47,7 +47,8 @@ pub(crate) fn measure(table: &mut Table) {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
         .sample_size(30);
-    for (column, guest) in [(Column::Python, Runtime::Python), (Column::JavaScript, Runtime::JavaScript)]
+    for (column, guest) in
+        [(Column::Python, Runtime::Python), (Column::JavaScript, Runtime::JavaScript)]
     {
         let mut group = criterion.benchmark_group(guest.name());
         for step in &steps {
@@ -97,18 +98,26 @@ fn warm_template(bencher: &mut Bencher<'_, '_>, guest: Runtime) {
 }
 
 fn create(bencher: &mut Bencher<'_, '_>, guest: Runtime) {
-    timed(bencher, guest, async |_| (), async |template, ()| {
-        template.sandbox().create().await.unwrap()
-    });
+    timed(
+        bencher,
+        guest,
+        async |_| (),
+        async |template, ()| template.sandbox().create().await.unwrap(),
+    );
 }
 
 fn first_result(bencher: &mut Bencher<'_, '_>, guest: Runtime) {
-    timed(bencher, guest, async |_| (), async |template, ()| {
-        let sandbox = loaded(template, adding(guest)).await;
-        let sum = sandbox.run("add", args![1, 2]).await.unwrap();
-        assert_eq!(sum.as_str(), "3");
-        sandbox
-    });
+    timed(
+        bencher,
+        guest,
+        async |_| (),
+        async |template, ()| {
+            let sandbox = loaded(template, adding(guest)).await;
+            let sum = sandbox.run("add", args![1, 2]).await.unwrap();
+            assert_eq!(sum.as_str(), "3");
+            sandbox
+        },
+    );
 }
 
 fn close(bencher: &mut Bencher<'_, '_>, guest: Runtime) {
@@ -147,8 +156,7 @@ fn calls(
 }
 
 fn later_call(bencher: &mut Bencher<'_, '_>, guest: Runtime) {
-    let sources =
-        ["def main(a):\n    return a + 1\n", "function main(a) { return a + 1 }"];
+    let sources = ["def main(a):\n    return a + 1\n", "function main(a) { return a + 1 }"];
     calls(bencher, guest, sources, &serde_json::json!(1));
 }
 

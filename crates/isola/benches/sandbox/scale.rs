@@ -15,11 +15,17 @@ const ALIVE: usize = 1_000;
 
 pub(crate) fn measure(table: &mut Table) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    for (column, guest) in [(Column::Python, Runtime::Python), (Column::JavaScript, Runtime::JavaScript)]
+    for (column, guest) in
+        [(Column::Python, Runtime::Python), (Column::JavaScript, Runtime::JavaScript)]
     {
         if table.wants("per second") {
             let rate = runtime.block_on(rate(guest));
-            table.text("create, load, first result, per second, all cores", column, format!("{rate:.0}"), "");
+            table.text(
+                "create, load, first result, per second, all cores",
+                column,
+                format!("{rate:.0}"),
+                "",
+            );
         }
         if table.wants("alive") || table.wants("memory") {
             let (took, private) = runtime.block_on(alive(guest));
@@ -59,8 +65,12 @@ async fn rate(guest: Runtime) -> f64 {
 async fn alive(guest: Runtime) -> (Duration, usize) {
     let template = template(guest).await;
     let script = match guest {
-        Runtime::Python => "def put(n):\n    global state\n    state = n\ndef get():\n    return state\n",
-        Runtime::JavaScript => "let state; function put(n) { state = n } function get() { return state }",
+        Runtime::Python => {
+            "def put(n):\n    global state\n    state = n\ndef get():\n    return state\n"
+        }
+        Runtime::JavaScript => {
+            "let state; function put(n) { state = n } function get() { return state }"
+        }
     };
     // What the first one touches is shared by all.
     drop(loaded(&template, script).await);

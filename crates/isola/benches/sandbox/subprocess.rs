@@ -38,7 +38,12 @@ pub(crate) fn measure(table: &mut Table) {
         });
         table.duration("first result of a python3 or node subprocess", column, process, None);
         let ratio = process.as_secs_f64() / sandbox.as_secs_f64();
-        table.text("a sandbox, closed again, is faster than that by", column, format!("{ratio:.0} ×"), "");
+        table.text(
+            "a sandbox, closed again, is faster than that by",
+            column,
+            format!("{ratio:.0} ×"),
+            "",
+        );
     }
 }
 

@@ -54,16 +54,14 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines: Vec<[&str; 5]> = [
-            ["", "Python", "goal", "JavaScript", "goal"],
-            ["---", "---", "---", "---", "---"],
-        ]
-        .into_iter()
-        .chain(self.rows.iter().map(|row| {
-            let [python, javascript] = &row.cells;
-            [row.name, &python.0, &python.1, &javascript.0, &javascript.1]
-        }))
-        .collect();
+        let lines: Vec<[&str; 5]> =
+            [["", "Python", "goal", "JavaScript", "goal"], ["---", "---", "---", "---", "---"]]
+                .into_iter()
+                .chain(self.rows.iter().map(|row| {
+                    let [python, javascript] = &row.cells;
+                    [row.name, &python.0, &python.1, &javascript.0, &javascript.1]
+                }))
+                .collect();
         let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
         for line in &lines {
             for (column, cell) in line.iter().enumerate() {
@@ -83,9 +81,14 @@ struct Shown(Duration);
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let micros = self.0.as_secs_f64() * 1e6;
-        let (number, unit) =
-            if micros >= 1e3 { (micros / 1e3, "ms") } else { (micros, "µs") };
-        let digits = if number >= 100.0 { 0 } else if number >= 10.0 { 1 } else { 2 };
+        let (number, unit) = if micros >= 1e3 { (micros / 1e3, "ms") } else { (micros, "µs") };
+        let digits = if number >= 100.0 {
+            0
+        } else if number >= 10.0 {
+            1
+        } else {
+            2
+        };
         write!(f, "{number:.digits$} {unit}")
     }
 }

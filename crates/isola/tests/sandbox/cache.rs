@@ -102,6 +102,23 @@ async fn builders_at_the_same_time_compile_once() {
     assert_eq!(compiled, 1);
 }
 
+#[tokio::test]
+async fn old_entries_make_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = tiny_runtime(folder.path());
+    let cache = folder.path().join("cache");
+    for version in 0..20 {
+        // A custom section named "x", with a content of its own each time.
+        let mut component = b"\0asm\x0d\0\x01\0\x00\x03\x01x".to_vec();
+        component.push(version);
+        fs::write(&runtime, component).unwrap();
+        assert_eq!(build(&runtime, &cache).await, 1);
+    }
+    assert_eq!(list_cache(&cache).unwrap().len(), 16);
+    // The newest is there.
+    assert_eq!(build(&runtime, &cache).await, 0);
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn a_folder_that_others_can_write_is_refused() {

@@ -6,6 +6,7 @@
 
 mod cache;
 mod cancel;
+mod contract;
 mod entry_points;
 mod failures;
 mod fixture;

@@ -1,0 +1,123 @@
+//! Guests that call the contract's functions themselves, and lie.
+
+use isola::{Error, Handlers, Limits, Runtime, args};
+
+use crate::fixture::{Script, loaded, started_with};
+
+const PRELUDE: &str = "from wit_world.imports import host\n";
+
+/// What becomes of a call whose body does `what`. The sandbox may be lost; the
+/// host is not.
+async fn outcome(what: &str) -> Result<isola::Value, Error> {
+    let host = Handlers::new().hostcall("echo", |payload| async move { Ok(payload) });
+    let limits = Limits {
+        cpu_timeout: Some(std::time::Duration::from_secs(2)),
+        max_value_size: 1 << 20,
+        ..Limits::default()
+    };
+    let sandbox = started_with(Runtime::Python, limits, host).await;
+    let source = format!("{PRELUDE}def main():\n    {what}\n    return 'fine'\n");
+    sandbox.load_script(source).await.unwrap();
+    sandbox.run("main", args![]).await
+}
+
+#[tokio::test]
+async fn garbage_ends_the_guest_and_nothing_else() {
+    for (what, code) in [
+        ("host.emit('{')", "crash"),
+        ("host.emit('1 2')", "crash"),
+        ("host.emit('')", "crash"),
+        ("host.emit('NaN')", "crash"),
+        ("host.emit('\"' + 'x' * (2 << 20) + '\"')", "value_size_limit"),
+        ("host.hostcall(1, 'echo', 'not json')", "crash"),
+        ("host.hostcall(1, 'echo', '1' * (2 << 20))", "value_size_limit"),
+        ("host.stdout('x' * (20 << 20))", "crash"),
+        ("__import__('os')._exit(3)", "crash"),
+        ("__import__('os').abort()", "crash"),
+    ] {
+        let error = outcome(what).await.unwrap_err();
+        assert_eq!(error.code(), code, "{what}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn oddities_are_borne() {
+    for what in [
+        "host.emit('[1, 2]')",
+        "host.stdout('')",
+        "host.log(host.Level.DEBUG, '\\0')",
+        "host.abandon(99)",
+        "host.wait(None)",
+        "host.wait(1)",
+        "host.completions()",
+        "host.wake_next_timer(); host.wake_next_timer()",
+        "host.take_http_error()",
+        "host.hostcall(2**64 - 1, '', '1'); host.abandon(2**64 - 1)",
+        "[host.hostcall(i, 'echo', '1') for i in range(9)]; host.wait(None); host.wait(1000)",
+    ] {
+        let value = outcome(what).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(value.as_str(), "\"fine\"", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_hostcall_number_is_used_once_at_a_time() {
+    let twice = "host.hostcall(1, 'echo', '1'); host.hostcall(1, 'echo', '1')";
+    let error = outcome(twice).await.unwrap_err();
+    assert_eq!(error.code(), "guest_exception", "{error}");
+    assert_eq!(outcome("host.hostcall(1, 'echo', '1')").await.unwrap().as_str(), "\"fine\"");
+}
+
+#[tokio::test]
+async fn lone_surrogates_cross_as_escapes() {
+    let script = Script {
+        python: "def main():\n    return ['\\ud800', '\\ude00x']\n",
+        javascript: "function main() { return ['\\ud800', '\\ude00x'] }",
+    };
+    for runtime in crate::fixture::BOTH {
+        let value = loaded(runtime, script).await.run("main", args![]).await.unwrap();
+        assert_eq!(value.as_str().to_lowercase(), r#"["\ud800","\ude00x"]"#, "{runtime}");
+        // A Rust string cannot hold it, and says so.
+        assert!(value.to::<Vec<String>>().is_err());
+    }
+}
+
+#[tokio::test]
+async fn requests_under_way_are_counted() {
+    let host = Handlers::new().http(|_| async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        Ok(::http::Response::new(isola::http::Body::from("answer")))
+    });
+    let script = Script {
+        python: "
+import asyncio
+from sandbox.http import fetch
+async def get():
+    async with fetch('GET', 'http://example.test/') as response:
+        return await response.atext()
+async def main():
+    all = await asyncio.gather(*(get() for _ in range(5)), return_exceptions=True)
+    return [str(one) for one in all]
+",
+        javascript: "
+async function main() {
+    const all = await Promise.allSettled([1, 2, 3, 4, 5].map(async () => {
+        return (await fetch('http://example.test/')).text();
+    }));
+    return all.map(one => one.value ?? one.reason.message.replace('fetch failed: ', ''));
+}
+",
+    };
+    let limits = Limits { max_requests: 3, ..Limits::default() };
+    for runtime in crate::fixture::BOTH {
+        let sandbox = started_with(runtime, limits.clone(), host.clone()).await;
+        sandbox.load_script(script.of(runtime)).await.unwrap();
+        let mut all: Vec<String> = sandbox.run("main", args![]).await.unwrap().to().unwrap();
+        all.sort();
+        let refused = "more than 3 requests are under way";
+        assert_eq!(all, ["answer", "answer", "answer", refused, refused], "{runtime}");
+        // They are free again.
+        let again: Vec<String> = sandbox.run("main", args![]).await.unwrap().to().unwrap();
+        assert_eq!(again.iter().filter(|one| *one == "answer").count(), 3, "{runtime}");
+    }
+}
