@@ -213,7 +213,7 @@ async fn perform(
     };
     match outcome {
         Outcome::Sound(result) => {
-            lease.live()?.store.data_mut().hostcalls.abandon_all();
+            lease.live()?.store.data_mut().pending.abandon_all();
             lease.give_back();
             result
         }

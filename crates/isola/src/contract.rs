@@ -25,7 +25,8 @@ wasmtime::component::bindgen!({
 });
 
 pub(crate) use exports::isola::sandbox::guest::{Argument, Config, Failure, FailureKind};
-use isola::sandbox::host::{Completion, Host, Level as WireLevel};
+pub(crate) use isola::sandbox::host::{Completion, Outcome, Request, Response};
+use isola::sandbox::host::{Host, Level as WireLevel};
 
 impl Host for Guest {
     async fn emit(&mut self, value: String) -> Result<()> {
@@ -60,42 +61,40 @@ impl Host for Guest {
     fn hostcall(&mut self, id: u64, name: String, payload: String) -> Result<Result<(), String>> {
         self.check_value(payload.len())?;
         let payload = Value::from_json(payload)?;
-        Ok(self.hostcalls.start(id, name, payload))
+        Ok(self.pending.hostcall(id, name, payload))
+    }
+
+    fn fetch(&mut self, id: u64, request: Request) -> Result<Result<(), String>> {
+        Ok(self.pending.fetch(id, request))
+    }
+
+    fn read(&mut self, id: u64) -> Result<Result<(), String>> {
+        Ok(self.pending.read(id))
     }
 
     fn abandon(&mut self, id: u64) -> Result<()> {
-        self.hostcalls.abandon(id);
+        self.pending.abandon(id);
         Ok(())
     }
 
     fn completions(&mut self) -> Result<Vec<Completion>> {
-        Ok(self.take_completions())
+        Ok(self.pending.take())
     }
 
     async fn wait(&mut self, timeout: Option<u64>) -> Result<Vec<Completion>> {
-        let arrival = self.hostcalls.arrival();
+        let arrival = self.pending.arrival();
         match timeout {
             Some(nanos) => {
                 let _ = tokio::time::timeout(Duration::from_nanos(nanos), arrival).await;
             }
-            None if self.hostcalls.is_idle() => {}
+            None if self.pending.is_idle() => {}
             None => arrival.await,
         }
-        Ok(self.take_completions())
+        Ok(self.pending.take())
     }
 
     fn wake_next_timer(&mut self) -> Result<()> {
         self.wake_next_timer = true;
         Ok(())
-    }
-
-    fn take_http_error(&mut self) -> Result<Option<String>> {
-        Ok(self.outgoing.take_reason())
-    }
-}
-
-impl Guest {
-    fn take_completions(&mut self) -> Vec<Completion> {
-        self.hostcalls.take().into_iter().map(|(id, outcome)| Completion { id, outcome }).collect()
     }
 }

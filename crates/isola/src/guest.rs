@@ -4,18 +4,19 @@ use std::sync::Arc;
 
 use wasmtime::{Result, component::ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, filesystem::WasiFilesystemCtxView};
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_http::{
+    RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
+};
 
 use crate::{
     cpu::CpuClock,
     error::{Limit, LimitExceeded},
     host::Host,
-    hostcalls::Hostcalls,
     limits::Limits,
     memory::MemoryMeter,
     mount::Mount,
-    outgoing::Outgoing,
     output::Output,
+    pending::Pending,
     permissions::{Files, Granted},
 };
 
@@ -24,14 +25,14 @@ pub(crate) struct Guest {
     pub(crate) memory: MemoryMeter,
     pub(crate) cpu: Arc<CpuClock>,
     pub(crate) output: Output,
-    pub(crate) hostcalls: Hostcalls,
+    pub(crate) pending: Pending,
     pub(crate) table: ResourceTable,
     /// The next timer is to be one that hostcalls wake.
     pub(crate) wake_next_timer: bool,
     /// The pollable and the timer behind it, of the last such timer.
     pub(crate) waking_timer: Option<(u32, u32)>,
-    pub(crate) outgoing: Outgoing,
     granted: Granted,
+    no_requests: NoRequests,
     wasi: WasiCtx,
     http: WasiHttpCtx,
 }
@@ -51,12 +52,12 @@ impl Guest {
             memory: MemoryMeter::new(limits.max_memory),
             cpu,
             output,
-            hostcalls: Hostcalls::new(Arc::clone(&host), &limits),
+            pending: Pending::new(host, Limits::clone(&limits)),
             table,
             wake_next_timer: false,
             waking_timer: None,
-            outgoing: Outgoing::new(host, &limits),
             granted: Granted::new(mounts),
+            no_requests: NoRequests,
             wasi,
             http: WasiHttpCtx::new(),
             limits,
@@ -88,6 +89,24 @@ impl WasiView for Guest {
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.outgoing, table: &mut self.table, ctx: &mut self.http }
+        WasiHttpCtxView { hooks: &mut self.no_requests, table: &mut self.table, ctx: &mut self.http }
+    }
+}
+
+/// What is behind `wasi:http`: nothing.
+struct NoRequests;
+
+type Io = Box<dyn Future<Output = wasmtime_wasi_http::Result<()>> + Send>;
+
+impl WasiHttpHooks for NoRequests {
+    fn send_request(
+        &mut self,
+        _: ::http::Request<WasiBody>,
+        _: Option<RequestOptions>,
+        _: Io,
+    ) -> Box<
+        dyn Future<Output = wasmtime_wasi_http::Result<(::http::Response<WasiBody>, Io)>> + Send,
+    > {
+        Box::new(async { Err(wasmtime_wasi_http::Error::HttpRequestDenied) })
     }
 }

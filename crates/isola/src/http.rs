@@ -70,14 +70,6 @@ impl Body {
             }
         })
     }
-
-    pub(crate) fn into_inner(self) -> UnsyncBoxBody<Bytes, HostError> {
-        self.0
-    }
-
-    pub(crate) fn from_inner(body: UnsyncBoxBody<Bytes, HostError>) -> Self {
-        Self(body)
-    }
 }
 
 impl Default for Body {

@@ -35,6 +35,9 @@ use crate::{
     template::{Template, validate_env},
 };
 
+#[cfg(test)]
+mod idle;
+
 /// An isolated interpreter.
 ///
 /// Calls run one at a time: a second one is refused with [`Error::Busy`].

@@ -1,5 +1,5 @@
-//! The parts of WASI that a guest gets: clocks, random numbers, mounted
-//! folders and HTTP, as far as the host allows them.
+//! The parts of WASI that a guest gets: clocks, random numbers and mounted
+//! folders, as far as the host allows them.
 
 use wasmtime::{
     Result,
@@ -23,12 +23,13 @@ use wasmtime_wasi::{
 };
 use wasmtime_wasi_http::{WasiHttp, WasiHttpView as _, p2::bindings::http};
 
-use crate::{guest::Guest, hostcalls::Hostcalls, permissions::Files};
+use crate::{guest::Guest, pending::Pending, permissions::Files};
 
 /// Links all interfaces that a guest may import.
 ///
-/// Sockets and terminals are there because CPython's libc asks for them; the
-/// context that they work on denies every address.
+/// Sockets and terminals are there because CPython's libc asks for them, and
+/// `wasi:http` because SpiderMonkey's embedding does; the context that they work
+/// on denies every address and every request. HTTP goes through the contract.
 pub(crate) fn link(linker: &mut Linker<Guest>) -> Result<()> {
     let l = linker;
     io::error::add_to_linker::<Guest, Table>(l, |guest| &mut guest.table)?;
@@ -120,7 +121,7 @@ impl Waiter<'_> {
     fn subscribe_waking(&mut self, nanos: u64) -> Result<Resource<DynPollable>> {
         let deadline = (nanos < FOREVER)
             .then(|| tokio::time::Instant::now() + std::time::Duration::from_nanos(nanos));
-        let arrival = Box::pin(Hostcalls::arrival(&self.0.hostcalls));
+        let arrival = Box::pin(Pending::arrival(&self.0.pending));
         let timer = self.0.table.push(WakingTimer { arrival, deadline, over: false })?;
         let index = timer.rep();
         let pollable = subscribe(&mut self.0.table, timer)?;
@@ -133,7 +134,7 @@ impl Waiter<'_> {
     fn end_hopeless_wait(&mut self, pollables: &[Resource<DynPollable>]) -> Result<()> {
         let Some((pollable, timer)) = self.0.waking_timer else { return Ok(()) };
         let alone = pollables.iter().all(|waited| waited.rep() == pollable);
-        if alone && self.0.hostcalls.is_idle() {
+        if alone && self.0.pending.is_idle() {
             let timer = self.0.table.get_mut(&Resource::<WakingTimer>::new_borrow(timer))?;
             timer.over |= timer.deadline.is_none();
         }

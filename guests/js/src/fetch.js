@@ -1,44 +1,116 @@
-// The engine's own `fetch`, which goes through the host. Added are plain objects
-// as a body, and the host's reason when a request fails: the engine has none.
+// `fetch`, over the contract's plain calls. The engine's own classes are kept:
+// a `Request` is what it makes of the arguments, the answer is its `Response`.
+// (Its own `fetch` never lets go of the handles that it opens.)
 
 import * as host from 'isola:sandbox/host@0.1.0';
 import {
-  apply,
   define,
+  getOwnPropertyDescriptor,
   getPrototypeOf,
   isArray,
   PlainObject,
-  rejected,
+  SafePromise,
+  SafeString,
   SafeTypeError,
   uncurry,
 } from './intrinsics.js';
+import { abandon, news, start, tell } from './pending.js';
 import { toJson } from './values.js';
 
-const engineFetch = globalThis.fetch;
-const SafeHeaders = globalThis.Headers;
+const { DOMException, Headers, ReadableStream, Request, Response, Uint8Array } = globalThis;
+const getter = (constructor, name) => uncurry(getOwnPropertyDescriptor(constructor.prototype, name).get);
+const methodOf = getter(Request, 'method');
+const urlOf = getter(Request, 'url');
+const headersOf = getter(Request, 'headers');
+const bytesOf = uncurry(Request.prototype.arrayBuffer);
 const hasHeader = uncurry(Headers.prototype.has);
 const setHeader = uncurry(Headers.prototype.set);
+const eachHeader = uncurry(Headers.prototype.forEach);
 
-function fetch(input, init = undefined) {
-  if (!isJsonBody(init?.body)) return send(init === undefined ? [input] : [input, init]);
-  try {
-    const headers = new SafeHeaders(init.headers ?? input.headers);
-    if (!hasHeader(headers, 'content-type')) setHeader(headers, 'content-type', 'application/json');
-    return send([input, { ...init, headers, body: toJson(init.body) }]);
-  } catch (error) {
-    return rejected(error);
+/** Answers with these have no body, as in the Fetch standard. */
+const BODILESS = { __proto__: null, 101: true, 204: true, 205: true, 304: true };
+
+const failed = (reason) => new SafeTypeError(`fetch failed: ${reason}`);
+
+async function fetch(input, init = undefined) {
+  const signal = init?.signal ?? (input instanceof Request ? input.signal : undefined);
+  if (signal?.aborted) throw aborted(signal);
+  const request = toRequest(input, init);
+  const message = { method: methodOf(request), url: urlOf(request), headers: [], firstByteTimeout: undefined };
+  let count = 0;
+  eachHeader(headersOf(request), (value, name) => {
+    message.headers[count++] = [name, value];
+  });
+  if (message.method !== 'GET' && message.method !== 'HEAD') {
+    const body = new Uint8Array(await bytesOf(request));
+    if (body.length > 0) message.body = body;
   }
+  const id = start((number) => host.fetch(number, message), failed);
+  const outcome = await untilAborted(news(id), id, signal);
+  if (outcome.tag === 'failed') throw failed(outcome.val);
+  return toResponse(id, outcome.val, message.url, signal);
 }
 
-async function send(args) {
-  try {
-    return await apply(engineFetch, globalThis, args);
-  } catch (error) {
-    // An abort is the script's own doing, and says so itself.
-    const reason = error instanceof SafeTypeError ? host.takeHttpError() : undefined;
-    if (reason === undefined) throw error;
-    throw new SafeTypeError(`fetch failed: ${reason}`, { cause: error });
-  }
+function toRequest(input, init) {
+  if (!isJsonBody(init?.body)) return init === undefined ? new Request(input) : new Request(input, init);
+  const headers = new Headers(init.headers ?? input.headers);
+  if (!hasHeader(headers, 'content-type')) setHeader(headers, 'content-type', 'application/json');
+  return new Request(input, { ...init, headers, body: toJson(init.body) });
+}
+
+function toResponse(id, { status, headers }, url, signal) {
+  const bodiless = BODILESS[status] === true;
+  if (bodiless) abandon(id);
+  const response = new Response(bodiless ? null : bodyStream(id, signal), { status, headers });
+  define(response, 'url', url, true);
+  return response;
+}
+
+/** The body, read as it is asked for. */
+function bodyStream(id, signal) {
+  return new ReadableStream(
+    {
+      async pull(controller) {
+        tell(() => host.read(id), failed);
+        const outcome = await untilAborted(news(id), id, signal);
+        if (outcome.tag === 'chunk') controller.enqueue(outcome.val);
+        else if (outcome.tag === 'end') controller.close();
+        else throw failed(outcome.val);
+      },
+      cancel() {
+        abandon(id);
+      },
+    },
+    { highWaterMark: 0 },
+  );
+}
+
+/** Waits for news, or for the signal, which closes the connection. */
+function untilAborted(promise, id, signal) {
+  if (signal === undefined || signal === null) return promise;
+  return new SafePromise((resolve, reject) => {
+    const stop = () => {
+      abandon(id);
+      reject(aborted(signal));
+    };
+    if (signal.aborted) return stop();
+    signal.addEventListener('abort', stop, { once: true });
+    pass(promise, (outcome) => {
+      signal.removeEventListener('abort', stop);
+      resolve(outcome);
+    });
+  });
+}
+
+async function pass(promise, next) {
+  next(await promise);
+}
+
+/** What an aborted fetch rejects with: always an error by that name. */
+function aborted({ reason }) {
+  const { name } = reason ?? {};
+  if (name === 'AbortError' || name === 'TimeoutError') return reason;
+  return new DOMException(reason === undefined ? 'the fetch was aborted' : SafeString(reason), 'AbortError');
 }
 
 function isJsonBody(body) {

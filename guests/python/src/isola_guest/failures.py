@@ -7,7 +7,7 @@ import traceback
 from componentize_py_types import Err
 from wit_world.exports.guest import Failure, FailureKind
 
-from . import hostcalls, values
+from . import pending, values
 
 # Frames between the host's call and user code.
 _HIDDEN = ("/isola_guest/", "/sandbox/", "/asyncio/")
@@ -36,7 +36,7 @@ def _kind(error):
         return FailureKind.VALUE
     if isinstance(error, values.ValueTooLarge):
         return FailureKind.SIZE
-    if isinstance(error, hostcalls.HostcallError):
+    if isinstance(error, pending.HostcallError):
         return FailureKind.HOSTCALL
     return FailureKind.EXCEPTION
 

@@ -1,7 +1,7 @@
 """An asyncio event loop over the host.
 
 The scheduling is CPython's own `BaseEventLoop`. This adds the one place where
-it waits: for hostcalls, a timer, and WASI pollables.
+it waits: for the host's news, a timer, and WASI pollables.
 """
 
 from isola_guest import own_builtins as __builtins__  # noqa: A004
@@ -10,7 +10,7 @@ import asyncio
 
 from wit_world.imports import host, monotonic_clock, poll
 
-from . import hostcalls, stdio
+from . import pending, stdio
 
 
 class DeadlockError(RuntimeError):
@@ -23,14 +23,14 @@ class _Waits:
     """What `BaseEventLoop` calls its selector: a place to wait."""
 
     def __init__(self):
-        # Pollables of user code and of requests, each with its future.
+        # Pollables of user code, each with its future.
         self.pollables = {}
 
     def select(self, timeout):
         if timeout is None or timeout > 0:
             self._wait(timeout)
-        elif hostcalls.pending:
-            hostcalls.settle(host.completions())
+        elif pending.waiting:
+            pending.settle(host.completions())
         return ()
 
     def _wait(self, timeout):
@@ -38,8 +38,8 @@ class _Waits:
         nanos = None if timeout is None else int(timeout * 1e9) + 1
         if self.pollables:
             self._poll(nanos)
-        elif hostcalls.pending or nanos is not None:
-            hostcalls.settle(host.wait(nanos))
+        elif pending.waiting or nanos is not None:
+            pending.settle(host.wait(nanos))
         else:
             raise DeadlockError("the awaited result can never come: nothing is pending")
 
@@ -53,7 +53,7 @@ class _Waits:
                 future = self.pollables.pop(waited[index])
                 if not future.done():
                     future.set_result(None)
-        hostcalls.settle(host.completions())
+        pending.settle(host.completions())
 
     def close(self):
         self.pollables.clear()

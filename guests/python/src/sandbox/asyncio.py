@@ -3,11 +3,11 @@
 import asyncio as _asyncio
 import inspect as _inspect
 
-from isola_guest import hostcalls as _hostcalls
+from isola_guest import pending as _pending
 from isola_guest import runner as _runner
-from isola_guest.hostcalls import HostcallError
 from isola_guest.loop import DeadlockError
 from isola_guest.loop import main as _loop
+from isola_guest.pending import HostcallError
 
 __all__ = ["DeadlockError", "HostcallError", "hostcall", "run", "subscribe"]
 
@@ -18,7 +18,7 @@ async def hostcall(call_type, payload=None):
     Returns what the host returned. Raises `HostcallError`, a `RuntimeError`,
     with the host's message if it refuses or fails.
     """
-    return await _hostcalls.start(_asyncio.get_running_loop(), call_type, payload)
+    return await _pending.hostcall(call_type, payload)
 
 
 def run(main):

@@ -12,9 +12,10 @@ from urllib.parse import urlencode as _urlencode
 from urllib.parse import urlsplit as _urlsplit
 from urllib.parse import urlunsplit as _urlunsplit
 
-from isola_guest import http as _http
-from isola_guest.http import RequestError
 from isola_guest.loop import main as _loop
+from isola_guest.pending import Exchange as _Exchange
+from isola_guest.pending import RequestError
+from wit_world.imports import host as _host
 
 __all__ = ["AsyncResponse", "Request", "RequestError", "Response", "fetch"]
 
@@ -37,9 +38,9 @@ class Request:
             raise ValueError(f"timeout must be positive, not {timeout!r}")
         self.method = method.upper()
         self.url = _with_params(str(url), params)
-        self._headers = [(name, str(value).encode("latin-1")) for name, value in (headers or {}).items()]
+        self._headers = [(name, str(value)) for name, value in (headers or {}).items()]
         if proxy is not None:
-            self._headers.append(("x-isola-proxy", str(proxy).encode("latin-1")))
+            self._headers.append(("x-isola-proxy", str(proxy)))
         self._body = self._encode(body)
         self._timeout = timeout
         self._response = None
@@ -58,38 +59,42 @@ class Request:
     async def __aexit__(self, *_):
         self._response.close()
 
-    def _send(self):
-        return _http.send(self.method, self.url, self._headers, self._body, self._timeout)
+    async def _send(self):
+        timeout = None if self._timeout is None else int(self._timeout * 1e9)
+        request = _host.Request(self.method, self.url, self._headers, self._body, timeout)
+        exchange = _Exchange(request)
+        head = await exchange.head()
+        return head.status, head.headers, exchange
 
     def _encode(self, body):
         if body is None or isinstance(body, (bytes, bytearray, memoryview)):
-            return body
+            return None if body is None else bytes(body)
         if not any(name.lower() == "content-type" for name, _ in self._headers):
-            self._headers.append(("content-type", b"application/json"))
+            self._headers.append(("content-type", "application/json"))
         return _json.dumps(body, allow_nan=False).encode()
 
 
 class _Received:
     """What both kinds of response have."""
 
-    def __init__(self, status, headers, body):
+    def __init__(self, status, headers, exchange):
         self.status = status
         self.headers = {}
         for name, value in headers:
             known = self.headers.get(name)
             self.headers[name] = value if known is None else f"{known}, {value}"
-        self._body = body
+        self._exchange = exchange
         self._rest = b""
 
     def close(self):
         """Closes the connection. Leaving the `with` block does it, too."""
-        self._body.close()
+        self._exchange.close()
 
     async def _read(self, size):
         parts = [self._rest]
         length = len(self._rest)
         while size < 0 or length < size:
-            data = await self._body.next()
+            data = await self._exchange.next()
             if not data:
                 break
             parts.append(data)
@@ -103,7 +108,7 @@ class _Received:
         if self._rest:
             data, self._rest = self._rest, b""
             return data
-        return await self._body.next()
+        return await self._exchange.next()
 
     def _decode(self, data):
         content_type = self.headers.get("content-type", "")

@@ -1,0 +1,251 @@
+//! What a guest has started and the host works on: hostcalls and HTTP
+//! requests.
+//!
+//! Each is a task. Tasks put their news into one queue, and the guest takes it
+//! from there when it looks or waits. So a guest holds numbers, not handles,
+//! and waits for any number of things with one call.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{sync::Notify, task::AbortHandle};
+
+use crate::{
+    contract::{Completion, Outcome, Request},
+    host::Host,
+    limits::Limits,
+    value::Value,
+};
+
+mod exchange;
+mod hostcall;
+
+/// Everything that one guest has under way. Dropping it aborts it all.
+pub(crate) struct Pending {
+    host: Arc<dyn Host>,
+    running: HashMap<u64, Task>,
+    news: Arc<News>,
+    limits: Limits,
+}
+
+struct Task {
+    abort: AbortHandle,
+    kind: Kind,
+    /// What the host holds for it until it is over, in bytes.
+    held: usize,
+}
+
+enum Kind {
+    Hostcall,
+    /// A request; it works on when its `Notify` says that the guest asks for
+    /// more.
+    Exchange(Arc<Notify>),
+}
+
+/// Where tasks put their news.
+#[derive(Default)]
+struct News {
+    queue: Mutex<Queue>,
+    arrived: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    list: VecDeque<Completion>,
+    /// What running tasks and news that was not taken hold, in bytes.
+    held: usize,
+}
+
+impl Pending {
+    pub(crate) fn new(host: Arc<dyn Host>, limits: Limits) -> Self {
+        Self { host, running: HashMap::new(), news: Arc::default(), limits }
+    }
+
+    /// Starts a hostcall. The error is for the guest.
+    pub(crate) fn hostcall(&mut self, id: u64, name: String, payload: Value) -> Result<(), String> {
+        let max = self.limits.max_pending_hostcalls;
+        if self.count(|kind| matches!(kind, Kind::Hostcall)) >= max {
+            return Err(format!("more than {max} hostcalls are under way"));
+        }
+        let held = payload.as_str().len() + name.len();
+        let host = Arc::clone(&self.host);
+        let max_value_size = self.limits.max_value_size;
+        let put = self.admit(id, held)?;
+        let task = tokio::spawn(async move {
+            put.now(hostcall::run(host, name, payload, max_value_size).await);
+        });
+        self.running.insert(id, Task { abort: task.abort_handle(), kind: Kind::Hostcall, held });
+        Ok(())
+    }
+
+    /// Starts an HTTP request. The error is for the guest.
+    pub(crate) fn fetch(&mut self, id: u64, request: Request) -> Result<(), String> {
+        let max = self.limits.max_requests;
+        if self.count(|kind| matches!(kind, Kind::Exchange(_))) >= max {
+            return Err(format!("more than {max} requests are under way"));
+        }
+        let held = exchange::size(&request);
+        let (request, timeout) = exchange::prepare(request)?;
+        let host = Arc::clone(&self.host);
+        let put = self.admit(id, held)?;
+        let more = Arc::new(Notify::new());
+        let asked = Arc::clone(&more);
+        let task = tokio::spawn(async move {
+            exchange::run(host, request, timeout, &asked, |outcome| put.now(outcome)).await;
+        });
+        let kind = Kind::Exchange(more);
+        self.running.insert(id, Task { abort: task.abort_handle(), kind, held });
+        Ok(())
+    }
+
+    /// Asks a request for the next piece of its response.
+    pub(crate) fn read(&self, id: u64) -> Result<(), String> {
+        match self.running.get(&id) {
+            Some(Task { kind: Kind::Exchange(more), .. }) => {
+                more.notify_one();
+                Ok(())
+            }
+            _ => Err("the request is over".to_owned()),
+        }
+    }
+
+    /// Stops a task, and forgets its news.
+    pub(crate) fn abandon(&mut self, id: u64) {
+        let Some(task) = self.running.remove(&id) else { return };
+        task.abort.abort();
+        let mut queue = self.news.lock();
+        queue.held = queue.held.saturating_sub(task.held);
+        let mut freed = 0;
+        queue.list.retain(|completion| {
+            let other = completion.id != id;
+            freed += if other { 0 } else { size(&completion.outcome) };
+            other
+        });
+        queue.held = queue.held.saturating_sub(freed);
+    }
+
+    /// Takes the news that is there.
+    pub(crate) fn take(&mut self) -> Vec<Completion> {
+        let mut queue = self.news.lock();
+        let mut taken = Vec::with_capacity(queue.list.len());
+        while let Some(completion) = queue.list.pop_front() {
+            queue.held = queue.held.saturating_sub(size(&completion.outcome));
+            // A task that was abandoned may just have put its last news there.
+            if !self.running.contains_key(&completion.id) {
+                continue;
+            }
+            if is_over(&completion.outcome)
+                && let Some(task) = self.running.remove(&completion.id)
+            {
+                queue.held = queue.held.saturating_sub(task.held);
+            }
+            taken.push(completion);
+        }
+        taken
+    }
+
+    /// Whether nothing is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Ends when there is news to take.
+    pub(crate) fn arrival(&self) -> impl Future<Output = ()> + Send + 'static {
+        let news = Arc::clone(&self.news);
+        async move {
+            loop {
+                let arrived = news.arrived.notified();
+                if !news.lock().list.is_empty() {
+                    return;
+                }
+                arrived.await;
+            }
+        }
+    }
+
+    /// Stops everything, at the end of a call.
+    pub(crate) fn abandon_all(&mut self) {
+        if self.running.is_empty() {
+            return;
+        }
+        for (_, task) in self.running.drain() {
+            task.abort.abort();
+        }
+        // A task that is just ending keeps the old place to put its news.
+        self.news = Arc::default();
+    }
+
+    /// Makes room for a new task, and gives it its place for news.
+    fn admit(&self, id: u64, held: usize) -> Result<Put, String> {
+        if self.running.contains_key(&id) {
+            return Err(format!("number {id} is under way already"));
+        }
+        let max_held = self.limits.max_held_memory;
+        let mut queue = self.news.lock();
+        if queue.held.saturating_add(held) > max_held {
+            return Err(format!("what is under way holds more than {max_held} bytes"));
+        }
+        queue.held += held;
+        Ok(Put { id, news: Arc::clone(&self.news), max_held })
+    }
+
+    fn count(&self, kind: impl Fn(&Kind) -> bool) -> usize {
+        self.running.values().filter(|task| kind(&task.kind)).count()
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.abandon_all();
+    }
+}
+
+/// A task's place for its news.
+struct Put {
+    id: u64,
+    news: Arc<News>,
+    max_held: usize,
+}
+
+impl Put {
+    fn now(&self, outcome: Outcome) {
+        let mut queue = self.news.lock();
+        let outcome = if queue.held.saturating_add(size(&outcome)) > self.max_held {
+            Outcome::Failed(format!("results hold more than {} bytes", self.max_held))
+        } else {
+            outcome
+        };
+        queue.held += size(&outcome);
+        queue.list.push_back(Completion { id: self.id, outcome });
+        drop(queue);
+        self.news.arrived.notify_waiters();
+    }
+}
+
+impl News {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether nothing follows.
+fn is_over(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Value(_) | Outcome::End | Outcome::Failed(_) => true,
+        Outcome::Response(_) | Outcome::Chunk(_) => false,
+    }
+}
+
+/// What an outcome holds, in bytes.
+fn size(outcome: &Outcome) -> usize {
+    match outcome {
+        Outcome::Value(text) | Outcome::Failed(text) => text.len(),
+        Outcome::Chunk(bytes) => bytes.len(),
+        Outcome::Response(response) => {
+            response.headers.iter().map(|(name, value)| name.len() + value.len()).sum()
+        }
+        Outcome::End => 0,
+    }
+}

@@ -1,0 +1,191 @@
+//! One HTTP request and its response, as a task.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use bytes::{Buf as _, Bytes};
+use futures_util::{FutureExt as _, StreamExt as _};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use tokio::sync::Notify;
+
+use crate::{
+    contract::{self, Outcome},
+    host::{Host, HostError},
+    http::{Body, Request, Response},
+};
+
+/// The guest gets a body in pieces of this size at most.
+const MAX_CHUNK: usize = 256 << 10;
+
+/// A response's header fields may take this much.
+const MAX_HEADERS: usize = 256 << 10;
+
+/// Fields that belong to the connection, which is the host's, or that would
+/// tell another target than the URL does.
+const HOSTS_OWN: [HeaderName; 8] = [
+    header::CONNECTION,
+    header::HOST,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+];
+
+/// What the host holds for a request, in bytes.
+pub(super) fn size(request: &contract::Request) -> usize {
+    let headers: usize =
+        request.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    request.url.len() + headers + request.body.as_ref().map_or(0, Vec::len)
+}
+
+/// Checks what the guest wants to send. The error is for the guest.
+pub(super) fn prepare(
+    request: contract::Request,
+) -> Result<(Request, Option<Duration>), String> {
+    let method = Method::from_bytes(request.method.as_bytes())
+        .map_err(|_| format!("{:?} is not an HTTP method", request.method))?;
+    let url: Uri =
+        request.url.parse().map_err(|error| format!("{:?} is not a URL: {error}", request.url))?;
+    if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none_or(str::is_empty) {
+        return Err(format!("{:?} is not an absolute http or https URL", request.url));
+    }
+    let body = request.body.unwrap_or_default();
+    let mut prepared = ::http::Request::new(Body::from(body.clone()));
+    if body.is_empty() {
+        *prepared.body_mut() = Body::empty();
+    }
+    *prepared.method_mut() = method;
+    *prepared.uri_mut() = url;
+    for (name, value) in &request.headers {
+        let field = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| format!("{name:?} is not the name of a header field"))?;
+        if HOSTS_OWN.contains(&field) {
+            return Err(format!("the header field {field} is the host's to set"));
+        }
+        // The body tells its length itself.
+        if field != header::CONTENT_LENGTH {
+            let value = from_latin1(value)
+                .ok_or_else(|| format!("the value of the header field {field} cannot be sent"))?;
+            prepared.headers_mut().append(field, value);
+        }
+    }
+    Ok((prepared, request.first_byte_timeout.map(Duration::from_nanos)))
+}
+
+/// Asks the host, and hands its response on piece by piece, each when the guest
+/// asks for it. Dropping this closes the connection.
+pub(super) async fn run(
+    host: Arc<dyn Host>,
+    request: Request,
+    timeout: Option<Duration>,
+    asked: &Notify,
+    put: impl Fn(Outcome),
+) {
+    let answer = ask(host, request);
+    let answer = match timeout {
+        None => answer.await,
+        Some(timeout) => tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| {
+            Err(HostError::new(format!("the response did not begin within {timeout:?}")))
+        }),
+    };
+    let body = match answer.and_then(head) {
+        Ok((head, body)) => {
+            put(Outcome::Response(head));
+            body
+        }
+        Err(error) => return put(Outcome::Failed(error.message().to_owned())),
+    };
+    let mut pieces = std::pin::pin!(body.into_stream());
+    let mut piece = Bytes::new();
+    loop {
+        asked.notified().await;
+        while piece.is_empty() {
+            piece = match pieces.next().await {
+                Some(Ok(next)) => next,
+                Some(Err(error)) => return put(Outcome::Failed(error.message().to_owned())),
+                None => return put(Outcome::End),
+            };
+        }
+        let chunk = piece.copy_to_bytes(piece.len().min(MAX_CHUNK));
+        put(Outcome::Chunk(chunk.into()));
+    }
+}
+
+/// A panic of the host's handler is a failure like any other.
+async fn ask(host: Arc<dyn Host>, request: Request) -> Result<Response, HostError> {
+    AssertUnwindSafe(host.http(request))
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| Err(HostError::new("the host's HTTP handler panicked")))
+}
+
+fn head(response: Response) -> Result<(contract::Response, Body), HostError> {
+    let (parts, body) = response.into_parts();
+    let headers = fields(&parts.headers);
+    let size: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if size > MAX_HEADERS {
+        return Err(HostError::new(format!("the response's headers exceed {MAX_HEADERS} bytes")));
+    }
+    Ok((contract::Response { status: parts.status.as_u16(), headers }, body))
+}
+
+/// Every field by itself: repeated ones stay apart.
+fn fields(headers: &HeaderMap) -> Vec<(String, String)> {
+    headers
+        .iter()
+        .map(|(name, value)| {
+            let value = value.as_bytes().iter().copied().map(char::from).collect();
+            (name.as_str().to_owned(), value)
+        })
+        .collect()
+}
+
+fn from_latin1(text: &str) -> Option<HeaderValue> {
+    let bytes: Option<Vec<u8>> =
+        text.chars().map(|character| u8::try_from(character).ok()).collect();
+    HeaderValue::from_bytes(&bytes?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(url: &str, header: (&str, &str)) -> contract::Request {
+        contract::Request {
+            method: "GET".to_owned(),
+            url: url.to_owned(),
+            headers: vec![(header.0.to_owned(), header.1.to_owned())],
+            body: None,
+            first_byte_timeout: None,
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_refused_by_name() {
+        for (url, header, why) in [
+            ("example.test", ("a", "b"), "absolute"),
+            ("/path", ("a", "b"), "absolute"),
+            ("ftp://example.test/", ("a", "b"), "absolute"),
+            ("http://", ("a", "b"), "not a URL"),
+            ("http://example.test/ x", ("a", "b"), "not a URL"),
+            ("http://example.test/", ("a b", "c"), "not the name"),
+            ("http://example.test/", ("a", "b\r\nc: d"), "cannot be sent"),
+            ("http://example.test/", ("a", "€"), "cannot be sent"),
+            ("http://example.test/", ("Host", "other.test"), "host's to set"),
+            ("http://example.test/", ("transfer-encoding", "chunked"), "host's to set"),
+        ] {
+            let error = prepare(request(url, header)).unwrap_err();
+            assert!(error.contains(why), "{url} {header:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn latin1_crosses_and_length_is_the_bodys() {
+        let (sent, _) = prepare(request("http://example.test/", ("a", "é"))).unwrap();
+        assert_eq!(sent.headers()["a"].as_bytes(), b"\xe9");
+        assert_eq!(fields(sent.headers()), [("a".to_owned(), "é".to_owned())]);
+        let (sent, _) = prepare(request("http://example.test/", ("content-length", "9"))).unwrap();
+        assert!(sent.headers().is_empty());
+    }
+}

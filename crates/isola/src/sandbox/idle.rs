@@ -1,0 +1,63 @@
+//! The invariant that an idle guest holds no host handle, looked at from
+//! inside: the table of what the guest has open is empty between calls.
+
+use crate::{Handlers, Runtime, Template, args, http::Body};
+
+const PYTHON: &str = "
+import asyncio, sys, os
+from sandbox.asyncio import hostcall
+from sandbox.http import fetch
+async def main(url):
+    print('out')
+    print('err', file=sys.stderr)
+    await asyncio.gather(*(hostcall('echo', i) for i in range(3)))
+    await asyncio.sleep(0.001)
+    try:
+        async with fetch('POST', url, body={'a': 1}) as response:
+            await response.atext()
+    except OSError:
+        pass
+    os.urandom(4)
+    yield 1
+";
+
+const JAVASCRIPT: &str = "
+async function* main(url) {
+    console.log('out');
+    await Promise.all([hostcall('echo', 1), hostcall('echo', 2)]);
+    await new Promise(resolve => setTimeout(resolve, 1));
+    try {
+        const response = await fetch(url, {method: 'POST', body: {a: 1}});
+        await response.text();
+    } catch (error) {
+        if (!(error instanceof TypeError)) throw error;
+    }
+    crypto.getRandomValues(new Uint8Array(4));
+    yield 1;
+}
+";
+
+#[tokio::test]
+async fn an_idle_guest_holds_no_host_handle() {
+    let host = Handlers::new()
+        .hostcall("echo", |payload| async move { Ok(payload) })
+        .http(|request| async move {
+            match request.uri().path() {
+                "/refused" => Err(crate::HostError::new("refused")),
+                _ => Ok(::http::Response::new(Body::from("answer"))),
+            }
+        });
+    for (runtime, script) in [(Runtime::Python, PYTHON), (Runtime::JavaScript, JAVASCRIPT)] {
+        let template = Template::builder(runtime).build().await.unwrap();
+        let sandbox = template.sandbox().host(host.clone()).create().await.unwrap();
+        sandbox.start().await.unwrap();
+        sandbox.load_script(script).await.unwrap();
+        for url in ["http://example.test/", "http://example.test/refused"] {
+            sandbox.run("main", args![url]).await.unwrap();
+            let mut lease = sandbox.shared.lease(false).unwrap();
+            let table = &lease.live().unwrap().store.data().table;
+            assert!(table.is_empty(), "{runtime} after {url}: {table:?}");
+            lease.give_back();
+        }
+    }
+}
