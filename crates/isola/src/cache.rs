@@ -296,8 +296,11 @@ fn prepare(folder: &Path) -> Result<(), Error> {
         if metadata.uid() != me && metadata.uid() != 0 {
             return refuse("belongs to another user, who could put machine code there");
         }
-        if metadata.mode() & 0o002 != 0 {
-            return refuse("everybody can write there, so it is not safe to load code from");
+        // A group of the user's own is the user, where each user has one.
+        let group = rustix::process::getegid().as_raw();
+        let others = if metadata.gid() == group { 0o002 } else { 0o022 };
+        if metadata.mode() & others != 0 {
+            return refuse("others can write there, so it is not safe to load code from");
         }
     }
     Ok(())

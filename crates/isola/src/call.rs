@@ -284,10 +284,11 @@ fn explain(failure: Failure, out_of_memory: bool, limits: &crate::Limits) -> Err
         }
         FailureKind::Recursion => {
             // Python is told its limit. A JavaScript engine has its own.
-            let allowed = match exception.name.as_str() {
-                "RecursionError" => format!("{} calls", limits.max_recursion),
-                _ => STACK.to_owned(),
-            };
+            // CPython says the same of its C stack, if the number was raised.
+            let counted = exception.name == "RecursionError"
+                && !exception.message.starts_with("Stack overflow");
+            let allowed =
+                if counted { format!("{} calls", limits.max_recursion) } else { STACK.to_owned() };
             LimitExceeded::new(Limit::Recursion, allowed)
         }
         FailureKind::Size => LimitExceeded::bytes(Limit::ValueSize, limits.max_value_size),
@@ -306,6 +307,10 @@ fn diagnose(error: &wasmtime::Error, limits: &crate::Limits) -> Error {
     }
     if let Some(ResourceTableError::Full) = error.downcast_ref() {
         return Error::Limit(LimitExceeded::new(Limit::Handles, limits.max_handles.to_string()));
+    }
+    // wasmtime has no public type for this one.
+    if error.root_cause().to_string().contains("fuel") {
+        return Error::Limit(LimitExceeded::bytes(Limit::ValueSize, limits.max_message()));
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => {

@@ -12,9 +12,9 @@ use crate::{
 /// Sends a guest's requests to the hosts on an allow-list, and refuses all
 /// others.
 ///
-/// Redirects are handed to the guest, which follows them through here again:
-/// so a redirect cannot lead to a host that is not allowed. Proxies of the
-/// environment are not used, and no cookies are kept.
+/// Redirects are not followed: the guest gets them as they are, and what it
+/// asks for next is checked like every request. Proxies of the environment are
+/// not used, and no cookies are kept.
 #[derive(Clone)]
 pub struct HttpClient {
     allowed: Allowed,
@@ -24,36 +24,36 @@ pub struct HttpClient {
 #[derive(Clone, Debug)]
 enum Allowed {
     All,
-    Hosts(Vec<String>),
+    Hosts(Vec<Pattern>),
+}
+
+/// A host that is allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pattern {
+    /// In lower case.
+    name: String,
+    /// Names that end in a dot and `name`, rather than `name` itself.
+    below: bool,
+    /// `None`: all ports.
+    port: Option<u16>,
 }
 
 impl HttpClient {
     /// Allows these hosts: names such as `example.com`, `*.example.com` for
-    /// everything below a name, and either with a port, as in
+    /// everything below a name, IP addresses, and each with a port, as in
     /// `localhost:8000`. A host without a port is allowed on all ports.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a name
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a host
     /// that cannot be.
     pub fn allow<I>(hosts: I) -> Result<Self, crate::Error>
     where
         I: IntoIterator,
         I::Item: Into<String>,
     {
-        let mut list = Vec::new();
-        for host in hosts {
-            let host = host.into().to_ascii_lowercase();
-            let name = host.strip_prefix("*.").unwrap_or(&host);
-            if name.is_empty() || name.contains(['/', '*', '@', ' ']) {
-                return Err(crate::Error::InvalidArgument(format!(
-                    "allowed host {host:?}: give a name such as example.com, *.example.com or \
-                     localhost:8000"
-                )));
-            }
-            list.push(host);
-        }
-        Self::new(Allowed::Hosts(list))
+        let patterns = hosts.into_iter().map(|host| Pattern::parse(&host.into()));
+        Self::new(Allowed::Hosts(patterns.collect::<Result<_, _>>()?))
     }
 
     /// Allows every host, those of the local network among them.
@@ -82,10 +82,10 @@ impl HttpClient {
     /// The host is not allowed or cannot be reached.
     pub async fn send(&self, request: Request) -> Result<Response, HostError> {
         let target = request.uri().clone();
-        let (Some(host), Some(authority)) = (target.host(), target.authority()) else {
+        let Some(authority) = target.authority() else {
             return Err(HostError::new(format!("{target} is not an absolute URL")));
         };
-        if !self.allowed.contains(host, authority.port_u16()) {
+        if !self.allowed.contains(&target) {
             return Err(HostError::new(format!("requests to {authority} are not allowed")));
         }
         let (mut parts, body) = request.into_parts();
@@ -111,22 +111,44 @@ impl HttpClient {
 }
 
 impl Allowed {
-    fn contains(&self, host: &str, port: Option<u16>) -> bool {
-        let Self::Hosts(list) = self else { return true };
-        let host = host.to_ascii_lowercase();
-        list.iter().any(|allowed| {
-            let (name, allowed_port) = match allowed.rsplit_once(':') {
-                Some((name, digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                    (name, digits.parse::<u16>().ok())
-                }
-                _ => (allowed.as_str(), None),
+    fn contains(&self, target: &::http::Uri) -> bool {
+        let Self::Hosts(patterns) = self else { return true };
+        let host = target.host().unwrap_or_default().to_ascii_lowercase();
+        let default = if target.scheme_str() == Some("https") { 443 } else { 80 };
+        let port = target.port_u16().unwrap_or(default);
+        patterns.iter().any(|pattern| {
+            let named = if pattern.below {
+                host.strip_suffix(&pattern.name).is_some_and(|rest| rest.ends_with('.'))
+            } else {
+                host == pattern.name
             };
-            let named = match name.strip_prefix("*.") {
-                Some(suffix) => host.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.')),
-                None => host == name,
-            };
-            named && (allowed_port.is_none() || allowed_port == port)
+            named && pattern.port.is_none_or(|allowed| allowed == port)
         })
+    }
+}
+
+impl Pattern {
+    fn parse(text: &str) -> Result<Self, crate::Error> {
+        let refuse = || {
+            crate::Error::InvalidArgument(format!(
+                "allowed host {text:?}: give a name such as example.com, *.example.com, \
+                 localhost:8000 or [::1]:8000"
+            ))
+        };
+        let lower = text.to_ascii_lowercase();
+        let (below, rest) = match lower.strip_prefix("*.") {
+            Some(rest) => (true, rest),
+            None => (false, lower.as_str()),
+        };
+        // A URL's own rules say what is a host and a port.
+        let authority: ::http::uri::Authority = rest.parse().map_err(|_| refuse())?;
+        let port = authority.port_u16();
+        let host = authority.host();
+        let written = port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        if host.is_empty() || host.contains('*') || written != rest {
+            return Err(refuse());
+        }
+        Ok(Self { name: host.to_owned(), below, port })
     }
 }
 
@@ -165,28 +187,56 @@ mod tests {
 
     #[test]
     fn the_list_decides() {
-        let client = HttpClient::allow(["Example.com", "*.test.org", "localhost:8000"]).unwrap();
-        for (host, port, allowed) in [
-            ("example.com", None, true),
-            ("EXAMPLE.COM", Some(8443), true),
-            ("www.example.com", None, false),
-            ("a.test.org", None, true),
-            ("a.b.test.org", None, true),
-            ("test.org", None, false),
-            ("eviltest.org", None, false),
-            ("localhost", Some(8000), true),
-            ("localhost", Some(8001), false),
-            ("localhost", None, false),
+        let client = HttpClient::allow([
+            "Example.com",
+            "*.test.org",
+            "localhost:8000",
+            "secure.test:443",
+            "[::1]:80",
+        ])
+        .unwrap();
+        for (url, allowed) in [
+            ("http://example.com/", true),
+            ("https://EXAMPLE.COM:8443/", true),
+            ("http://www.example.com/", false),
+            ("http://example.com.evil.test/", false),
+            ("http://a.test.org/", true),
+            ("http://a.b.test.org/", true),
+            ("http://test.org/", false),
+            ("http://eviltest.org/", false),
+            ("http://localhost:8000/", true),
+            ("http://localhost:8001/", false),
+            ("http://localhost/", false),
+            ("https://secure.test/", true),
+            ("http://secure.test/", false),
+            ("http://secure.test:443/", true),
+            ("http://[::1]/", true),
+            ("http://[::1]:81/", false),
+            ("http://example.com@evil.test/", false),
         ] {
-            assert_eq!(client.allowed.contains(host, port), allowed, "{host} {port:?}");
+            assert_eq!(client.allowed.contains(&url.parse().unwrap()), allowed, "{url}");
         }
     }
 
     #[test]
-    fn refuses_names_that_cannot_be() {
-        for host in ["", "http://example.com", "a b", "*"] {
-            let error = HttpClient::allow([host]).unwrap_err().to_string();
-            assert!(error.contains("example.com"), "{error}");
+    fn refuses_hosts_that_cannot_be() {
+        for host in [
+            "",
+            "http://example.com",
+            "a b",
+            "*",
+            "*.",
+            "a.*.b",
+            "example.com:",
+            "example.com:99999",
+            "example.com:http",
+            "user@example.com",
+            "example.com/path",
+        ] {
+            match HttpClient::allow([host]) {
+                Err(error) => assert!(error.to_string().contains("*.example.com"), "{error}"),
+                Ok(client) => panic!("{host:?} is allowed as {client:?}"),
+            }
         }
     }
 }

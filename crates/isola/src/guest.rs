@@ -89,7 +89,11 @@ impl WasiView for Guest {
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.no_requests, table: &mut self.table, ctx: &mut self.http }
+        WasiHttpCtxView {
+            hooks: &mut self.no_requests,
+            table: &mut self.table,
+            ctx: &mut self.http,
+        }
     }
 }
 
@@ -104,9 +108,8 @@ impl WasiHttpHooks for NoRequests {
         _: ::http::Request<WasiBody>,
         _: Option<RequestOptions>,
         _: Io,
-    ) -> Box<
-        dyn Future<Output = wasmtime_wasi_http::Result<(::http::Response<WasiBody>, Io)>> + Send,
-    > {
+    ) -> Box<dyn Future<Output = wasmtime_wasi_http::Result<(::http::Response<WasiBody>, Io)>> + Send>
+    {
         Box::new(async { Err(wasmtime_wasi_http::Error::HttpRequestDenied) })
     }
 }

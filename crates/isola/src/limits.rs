@@ -53,6 +53,15 @@ pub struct Limits {
     pub max_requests: usize,
 }
 
+impl Limits {
+    /// What a guest may hand over at once, in bytes. It is more than any value
+    /// or output, so that those meet their own limits first.
+    pub(crate) fn max_message(&self) -> usize {
+        let largest = self.max_value_size.max(self.max_output_size).max(self.max_held_memory);
+        largest.saturating_add(1 << 20)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

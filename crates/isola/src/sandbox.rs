@@ -220,7 +220,7 @@ impl SandboxBuilder {
 
         let mut store = Store::new(engine, guest);
         store.limiter(|guest| &mut guest.memory);
-        store.set_hostcall_fuel(limits.max_value_size.saturating_mul(2).saturating_add(1 << 20));
+        store.set_hostcall_fuel(limits.max_message());
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|store| {
             let guest = store.data();
@@ -240,7 +240,9 @@ impl SandboxBuilder {
         let exports = metered(&cpu, component.instantiate_async(&mut store)).await;
         let refused = store.data_mut().memory.take_refused();
         let exports = exports.map_err(|error| {
-            if refused {
+            if let Some(exceeded) = error.downcast_ref::<LimitExceeded>() {
+                Error::Limit(exceeded.clone())
+            } else if refused {
                 Error::InvalidArgument(format!(
                     "max_memory of {} bytes is less than the interpreter itself needs",
                     limits.max_memory

@@ -1,8 +1,11 @@
 //! `cargo xtask test`: every test, against guests that were built from this tree.
+//! The JavaScript guest's own tables of cases run in Node first.
+
+use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{guests, process};
+use crate::{guests, process, setup, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -13,6 +16,10 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     guests::ensure()?;
+    eprintln!("==> node --test guests/js/test");
+    let mut node = Command::new(setup::js_builder()?.node);
+    node.current_dir(workspace::root()).args(["--test", "guests/js/test/"]);
+    process::loud(node)?;
     eprintln!("==> cargo test --workspace");
     let mut command = process::cargo(&["test", "--workspace"]);
     command.args(&args.args);

@@ -17,16 +17,29 @@ import { markedKind } from './kinds.js';
 const RUNNER = /^\/?isola:guest\//;
 const FRAME = /^(.*?)@(.*?)(?::(\d+)(?::(\d+))?)?$/;
 const MAX_CAUSES = 8;
+const LONGEST = 64 * 1024;
 const isError = SafeError.isError ?? ((value) => value instanceof SafeError);
 
 /** The `failure` record of the contract for whatever was thrown. */
 export function failure(thrown) {
   try {
-    return { name: nameOf(thrown), message: messageOf(thrown), trace: traceOf(thrown), kind: kindOf(thrown) };
+    return {
+      name: shorten(nameOf(thrown)),
+      message: shorten(messageOf(thrown)),
+      trace: shorten(traceOf(thrown)),
+      kind: kindOf(thrown),
+    };
   } catch {
     // A getter or a proxy of the thrown object threw in its turn.
     return { name: 'Error', message: 'an error that cannot be read', trace: '', kind: 'exception' };
   }
+}
+
+/** The middle of a very long text is left out. */
+function shorten(text) {
+  if (text.length <= LONGEST) return text;
+  const half = LONGEST / 2;
+  return `${string.slice(text, 0, half)}\n[... ${text.length - LONGEST} characters ...]\n${string.slice(text, -half)}`;
 }
 
 function nameOf(thrown) {

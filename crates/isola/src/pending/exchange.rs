@@ -34,15 +34,12 @@ const HOSTS_OWN: [HeaderName; 8] = [
 
 /// What the host holds for a request, in bytes.
 pub(super) fn size(request: &contract::Request) -> usize {
-    let headers: usize =
-        request.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let headers: usize = request.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     request.url.len() + headers + request.body.as_ref().map_or(0, Vec::len)
 }
 
 /// Checks what the guest wants to send. The error is for the guest.
-pub(super) fn prepare(
-    request: contract::Request,
-) -> Result<(Request, Option<Duration>), String> {
+pub(super) fn prepare(request: contract::Request) -> Result<(Request, Option<Duration>), String> {
     let method = Method::from_bytes(request.method.as_bytes())
         .map_err(|_| format!("{:?} is not an HTTP method", request.method))?;
     let url: Uri =

@@ -39,14 +39,14 @@ async function* main(url) {
 
 #[tokio::test]
 async fn an_idle_guest_holds_no_host_handle() {
-    let host = Handlers::new()
-        .hostcall("echo", |payload| async move { Ok(payload) })
-        .http(|request| async move {
+    let host = Handlers::new().hostcall("echo", |payload| async move { Ok(payload) }).http(
+        |request| async move {
             match request.uri().path() {
                 "/refused" => Err(crate::HostError::new("refused")),
                 _ => Ok(::http::Response::new(Body::from("answer"))),
             }
-        });
+        },
+    );
     for (runtime, script) in [(Runtime::Python, PYTHON), (Runtime::JavaScript, JAVASCRIPT)] {
         let template = Template::builder(runtime).build().await.unwrap();
         let sandbox = template.sandbox().host(host.clone()).create().await.unwrap();

@@ -133,7 +133,7 @@ async fn a_folder_that_others_can_write_is_refused() {
         .build()
         .await
         .unwrap_err();
-    assert!(error.to_string().contains("everybody can write there"), "{error}");
+    assert!(error.to_string().contains("others can write there"), "{error}");
 }
 
 #[tokio::test]

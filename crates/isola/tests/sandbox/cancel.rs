@@ -126,3 +126,63 @@ async fn one_guest_that_spins_does_not_starve_the_others_on_its_thread() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_host_does_for_a_guest_ends_with_it() {
+    /// Tells when the future that holds it is gone.
+    struct Gone(tokio::sync::mpsc::UnboundedSender<()>);
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+        }
+    }
+
+    let abandon = Script {
+        python: "
+import asyncio
+from sandbox.asyncio import hostcall
+async def main():
+    try:
+        async with asyncio.timeout(0.05):
+            await hostcall('never', None)
+    except TimeoutError:
+        await asyncio.sleep(60)
+",
+        javascript: "
+async function main() {
+    hostcall('never', null);
+    await new Promise(resolve => setTimeout(resolve, 50));
+}
+",
+    };
+    for runtime in BOTH {
+        for (how, script) in
+            [("drop", WAITING), ("close", WAITING), ("limit", WAITING), ("abandon", abandon)]
+        {
+            let (sender, mut gone) = tokio::sync::mpsc::unbounded_channel();
+            let host = Handlers::new().hostcall("never", move |_| {
+                let guard = Gone(sender.clone());
+                async move {
+                    std::future::pending::<()>().await;
+                    drop(guard);
+                    Ok(isola::Value::null())
+                }
+            });
+            let sandbox = Arc::new(started_with(runtime, Limits::default(), host).await);
+            sandbox.load_script(script.of(runtime)).await.unwrap();
+            let limit = Duration::from_millis(if how == "limit" { 100 } else { 60_000 });
+            let running = tokio::spawn({
+                let sandbox = Arc::clone(&sandbox);
+                async move { sandbox.run("main", args![]).timeout(limit).await }
+            });
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            match how {
+                "drop" => running.abort(),
+                "close" => sandbox.close(),
+                _ => {}
+            }
+            let told = tokio::time::timeout(Duration::from_secs(10), gone.recv()).await;
+            assert!(matches!(told, Ok(Some(()))), "{runtime}: {how}");
+        }
+    }
+}

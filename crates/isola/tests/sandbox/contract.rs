@@ -31,7 +31,14 @@ async fn garbage_ends_the_guest_and_nothing_else() {
         ("host.emit('\"' + 'x' * (2 << 20) + '\"')", "value_size_limit"),
         ("host.hostcall(1, 'echo', 'not json')", "crash"),
         ("host.hostcall(1, 'echo', '1' * (2 << 20))", "value_size_limit"),
-        ("host.stdout('x' * (20 << 20))", "crash"),
+        ("host.stdout('x' * (20 << 20))", "output_limit"),
+        ("host.stdout('x' * (80 << 20))", "value_size_limit"),
+        ("host.read(99)", "guest_exception"),
+        ("host.fetch(1, host.Request('G T', 'http://a.test/', [], None, None))", "guest_exception"),
+        (
+            "host.fetch(1, host.Request('GET', 'file:///etc/passwd', [], None, None))",
+            "guest_exception",
+        ),
         ("__import__('os')._exit(3)", "crash"),
         ("__import__('os').abort()", "crash"),
     ] {
@@ -51,7 +58,7 @@ async fn oddities_are_borne() {
         "host.wait(1)",
         "host.completions()",
         "host.wake_next_timer(); host.wake_next_timer()",
-        "host.take_http_error()",
+        "host.abandon(1); host.abandon(1)",
         "host.hostcall(2**64 - 1, '', '1'); host.abandon(2**64 - 1)",
         "[host.hostcall(i, 'echo', '1') for i in range(9)]; host.wait(None); host.wait(1000)",
     ] {

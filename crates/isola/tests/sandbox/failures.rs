@@ -245,3 +245,16 @@ function main() { return {a: [1, 'é']} }
         }
     }
 }
+
+#[tokio::test]
+async fn very_long_messages_are_shortened() {
+    for (runtime, source) in [
+        (Runtime::Python, "def main():\n    raise ValueError('x' * (60 << 20))\n"),
+        (Runtime::JavaScript, "function main() { throw new Error('x'.repeat(10 << 20)) }"),
+    ] {
+        let exception = exception(runtime, source).await;
+        assert!(exception.message.len() < 100 << 10, "{runtime}: {}", exception.message.len());
+        assert!(exception.message.contains("characters"), "{runtime}");
+        assert!(exception.traceback.len() < 100 << 10, "{runtime}");
+    }
+}

@@ -95,6 +95,164 @@ async fn the_hosts_refusal_is_an_error_in_the_guest() {
     assert!(error.to_string().contains("example.test is not allowed"), "{error}");
 }
 
+#[tokio::test]
+async fn a_body_arrives_while_the_host_still_sends_it() {
+    let script = Script {
+        python: "
+from sandbox.asyncio import hostcall
+from sandbox.http import fetch
+async def main():
+    async with fetch('GET', 'http://example.test/') as response:
+        async for piece in response.aiter_bytes():
+            yield piece.decode()
+            await hostcall('more', None)
+",
+        javascript: "
+async function* main() {
+    const response = await fetch('http://example.test/');
+    const reader = response.body.getReader();
+    for (let piece; !(piece = await reader.read()).done; ) {
+        yield new TextDecoder().decode(piece.value);
+        await hostcall('more', null);
+    }
+}
+",
+    };
+    for runtime in BOTH {
+        // The second piece is sent when the guest has told of the first.
+        let (more, wait) = tokio::sync::mpsc::channel::<()>(1);
+        let wait = std::sync::Arc::new(tokio::sync::Mutex::new(wait));
+        let host = Handlers::new()
+            .hostcall("more", move |_| {
+                let _ = more.try_send(());
+                async { Ok(isola::Value::null()) }
+            })
+            .http(move |_| {
+                let wait = std::sync::Arc::clone(&wait);
+                async move {
+                    let pieces = futures_util::stream::unfold(0, move |sent| {
+                        let wait = std::sync::Arc::clone(&wait);
+                        async move {
+                            if sent > 0 {
+                                wait.lock().await.recv().await;
+                            }
+                            let piece = bytes::Bytes::from(format!("piece {sent}"));
+                            (sent < 3).then_some((Ok(piece), sent + 1))
+                        }
+                    });
+                    Ok(::http::Response::new(Body::from_stream(pieces)))
+                }
+            });
+        let sandbox = started_with(runtime, Limits::default(), host).await;
+        sandbox.load_script(script.of(runtime)).await.unwrap();
+        let stream = sandbox.run_stream("main", args![]).unwrap();
+        let events = crate::fixture::events(stream).await;
+        let (pieces, end) = crate::fixture::results(&events);
+        assert_eq!(pieces, ["\"piece 0\"", "\"piece 1\"", "\"piece 2\""], "{runtime}: {events:?}");
+        assert_eq!(end.as_deref(), Some("null"));
+    }
+}
+
+#[tokio::test]
+async fn trouble_of_the_host_is_an_error_in_the_guest() {
+    let host = Handlers::new().http(|request| async move {
+        match request.uri().path() {
+            "/panic" => panic!("a bug of the host"),
+            "/slow" => std::future::pending().await,
+            "/redirect" => Ok(::http::Response::builder()
+                .status(302)
+                .header("location", "http://elsewhere.test/")
+                .header("x-answer", "moved")
+                .body(Body::empty())
+                .unwrap()),
+            "/half" => {
+                let pieces =
+                    [Ok(bytes::Bytes::from("half")), Err(HostError::new("the connection broke"))];
+                Ok(::http::Response::builder()
+                    .header("x-answer", "half")
+                    .body(Body::from_stream(futures_util::stream::iter(pieces)))
+                    .unwrap())
+            }
+            "/big-headers" => Ok(::http::Response::builder()
+                .header("x-answer", "x".repeat(300 << 10))
+                .body(Body::empty())
+                .unwrap()),
+            other => panic!("{other}"),
+        }
+    });
+    for runtime in BOTH {
+        let sandbox = started_with(runtime, Limits::default(), host.clone()).await;
+        sandbox.load_script(GET.of(runtime)).await.unwrap();
+        for (path, why) in [
+            ("panic", "handler panicked"),
+            ("half", "the connection broke"),
+            ("big-headers", "headers exceed"),
+        ] {
+            let url = format!("http://example.test/{path}");
+            let error = sandbox.run("main", args![url]).await.unwrap_err();
+            assert!(error.to_string().contains(why), "{runtime}: {error}");
+        }
+        // A redirect is the guest's own to follow.
+        let moved = sandbox.run("main", args!["http://example.test/redirect"]).await.unwrap();
+        assert_eq!(moved, json!([302, "moved", ""]), "{runtime}");
+    }
+    let sandbox = started_with(Runtime::Python, Limits::default(), host).await;
+    sandbox
+        .load_script(
+            "
+from sandbox.http import fetch
+def main():
+    with fetch('GET', 'http://example.test/slow', timeout=0.05):
+        pass
+",
+        )
+        .await
+        .unwrap();
+    let error = sandbox.run("main", args![]).await.unwrap_err();
+    assert!(error.to_string().contains("did not begin within 50ms"), "{error}");
+}
+
+#[tokio::test]
+async fn an_aborted_fetch_lets_go_of_the_request() {
+    let (sender, mut gone) = tokio::sync::mpsc::unbounded_channel();
+    let host = Handlers::new().http(move |_| {
+        let sender = sender.clone();
+        async move {
+            let body = futures_util::stream::unfold((sender, true), |(sender, first)| async move {
+                if !first {
+                    sender.closed().await;
+                }
+                Some((Ok(bytes::Bytes::from("piece")), (sender, false)))
+            });
+            Ok(::http::Response::new(Body::from_stream(body)))
+        }
+    });
+    let sandbox = started_with(Runtime::JavaScript, Limits::default(), host).await;
+    sandbox
+        .load_script(
+            "
+async function main() {
+    const early = new AbortController();
+    early.abort('stop');
+    const names = [await fetch('http://a.test/', {signal: early.signal}).catch(e => e.name)];
+    const late = new AbortController();
+    const response = await fetch('http://a.test/', {signal: late.signal});
+    setTimeout(() => late.abort(), 5);
+    names.push(await response.text().catch(e => e.name));
+    return names;
+}
+",
+        )
+        .await
+        .unwrap();
+    let names = sandbox.run("main", args![]).await.unwrap();
+    assert_eq!(names, json!(["AbortError", "AbortError"]));
+    // Every sender is gone with its body.
+    drop(sandbox);
+    let told = tokio::time::timeout(std::time::Duration::from_secs(10), gone.recv()).await;
+    assert_eq!(told.ok(), Some(None::<()>));
+}
+
 #[cfg(feature = "client")]
 #[tokio::test]
 async fn the_ready_client_talks_to_a_real_server() {

@@ -397,6 +397,51 @@ let x; function main() { x = new Uint8Array(100 << 20).fill(1) }
     }
 }
 
+#[tokio::test]
+async fn a_prelude_has_its_limits_too() {
+    for (runtime, source) in
+        [(Runtime::Python, "while True: pass"), (Runtime::JavaScript, "for (;;);")]
+    {
+        let template = isola::Template::builder(runtime).prelude(source).build().await.unwrap();
+        let limits = Limits { cpu_timeout: Some(Duration::from_millis(200)), ..Limits::default() };
+        let sandbox = template.sandbox().limits(limits).create().await.unwrap();
+        let error = sandbox.start().await.unwrap_err();
+        assert_eq!(error.limit(), Some(Limit::CpuTime), "{runtime}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn values_of_hostcalls_and_sources_have_their_limit() {
+    let script = Script {
+        python: "
+from sandbox.asyncio import hostcall
+async def send():
+    await hostcall('echo', 'x' * (1 << 20))
+async def receive():
+    await hostcall('big', None)
+",
+        javascript: "
+async function send() { await hostcall('echo', 'x'.repeat(1 << 20)) }
+async function receive() { await hostcall('big', null) }
+",
+    };
+    let host = Handlers::new()
+        .hostcall("echo", |payload| async move { Ok(payload) })
+        .hostcall("big", |_| async { Ok(Value::new(&"x".repeat(1 << 20)).unwrap()) });
+    let limits = Limits { max_value_size: 1 << 20, ..Limits::default() };
+    for runtime in BOTH {
+        let sandbox = started_with(runtime, limits.clone(), host.clone()).await;
+        sandbox.load_script(script.of(runtime)).await.unwrap();
+        let error = sandbox.run("send", args![]).await.unwrap_err();
+        assert_eq!(error.limit(), Some(Limit::ValueSize), "{runtime}: {error}");
+        let error = sandbox.run("receive", args![]).await.unwrap_err();
+        assert!(error.to_string().contains("is larger than 1048576 bytes"), "{runtime}: {error}");
+        let error = sandbox.load_script(" ".repeat((1 << 20) + 1)).await.unwrap_err();
+        assert_eq!(error.limit(), Some(Limit::ValueSize), "{runtime}: {error}");
+        assert!(!sandbox.is_closed());
+    }
+}
+
 fn thread_cpu() -> Duration {
     use rustix::time::{ClockId, clock_gettime};
     let time = clock_gettime(ClockId::ThreadCPUTime);

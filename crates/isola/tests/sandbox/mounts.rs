@@ -135,6 +135,37 @@ async fn there_is_no_way_out_of_a_mount() {
 }
 
 #[tokio::test]
+async fn nothing_moves_between_mounts() {
+    let (first, second) = (folder(), folder());
+    let rw = |folder: &tempfile::TempDir, at: &str, files| {
+        Mount::new(folder.path(), at).dir_perms(Permission::ReadWrite).file_perms(files)
+    };
+    let sandbox = sandbox(vec![
+        rw(&first, "/one", Permission::Read),
+        rw(&second, "/two", Permission::ReadWrite),
+    ])
+    .await;
+    sandbox.load_script("import os\ndef hard(a, b):\n    os.link(a, b)\n").await.unwrap();
+    for function in ["rename", "hard"] {
+        let error =
+            sandbox.run(function, args!["/one/a.txt", "/two/moved"]).await.unwrap_err().to_string();
+        assert!(error.starts_with("OSError: [Errno 75]"), "{function}: {error}");
+    }
+    sandbox.run("hard", args!["/two/a.txt", "/two/linked"]).await.unwrap();
+    assert!(first.path().join("a.txt").exists() && !second.path().join("moved").exists());
+    // Times and sizes are content.
+    sandbox
+        .load_script("def times(p):\n    os.utime(p, (0, 0))\ndef cut(p):\n    os.truncate(p, 0)\n")
+        .await
+        .unwrap();
+    for function in ["times", "cut"] {
+        assert!(sandbox.run(function, args!["/one/a.txt"]).await.is_err(), "{function}");
+        sandbox.run(function, args!["/two/a.txt"]).await.unwrap();
+    }
+    assert_eq!(fs::read_to_string(first.path().join("a.txt")).unwrap(), "alpha");
+}
+
+#[tokio::test]
 async fn several_mounts_and_one_replaced() {
     let (first, second, third) = (folder(), folder(), folder());
     fs::write(third.path().join("only-here"), "").unwrap();

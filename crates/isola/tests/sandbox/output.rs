@@ -244,3 +244,15 @@ async function* main() {
         assert_eq!(rest.len(), 1000 - 10 + 1, "{runtime}");
     }
 }
+
+#[tokio::test]
+async fn one_huge_write_is_a_flood_like_any_other() {
+    let script = Script {
+        python: "def main():\n    print('x' * (40 << 20))\n",
+        javascript: "function main() { console.log('x'.repeat(17 << 20)) }",
+    };
+    for runtime in BOTH {
+        let error = loaded(runtime, script).await.run("main", args![]).await.unwrap_err();
+        assert_eq!(error.limit(), Some(isola::Limit::Output), "{runtime}: {error}");
+    }
+}

@@ -9,6 +9,9 @@ from wit_world.exports.guest import Failure, FailureKind
 
 from . import pending, values
 
+# What an exception may say; the middle of a longer text is left out.
+_LONGEST = 64 * 1024
+
 # Frames between the host's call and user code.
 _HIDDEN = ("/isola_guest/", "/sandbox/", "/asyncio/")
 
@@ -63,5 +66,7 @@ def _is_hidden(filename):
 
 
 def _sendable(text):
-    """Text without lone surrogates, which have no UTF-8 form."""
+    """Text without lone surrogates, which have no UTF-8 form, and not too long."""
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST // 2]}\n[... {len(text) - _LONGEST} characters ...]\n{text[-_LONGEST // 2 :]}"
     return text.encode("utf-8", "backslashreplace").decode()

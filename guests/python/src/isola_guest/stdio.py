@@ -9,6 +9,10 @@ import sys
 from wit_world.imports import host
 
 
+# What is handed over at once.
+_PIECE = 1024 * 1024
+
+
 class _Writer(io.RawIOBase):
     """Sends bytes to the host as text. Bytes that are not UTF-8 are replaced."""
 
@@ -23,7 +27,8 @@ class _Writer(io.RawIOBase):
     def write(self, data):
         if self._before is not None:
             self._before.flush()
-        text = self._decoder.decode(bytes(data))
+        data = bytes(data[:_PIECE])
+        text = self._decoder.decode(data)
         if text:
             self._send(text)
         return len(data)
