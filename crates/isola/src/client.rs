@@ -92,6 +92,8 @@ impl HttpClient {
         // The client derives it from the URL, and for HTTP/2 it must not be
         // there.
         parts.headers.remove(::http::header::HOST);
+        // A wish for the host, not for the server.
+        parts.headers.remove("x-isola-proxy");
         let request = self
             .client
             .request(parts.method, target.to_string())

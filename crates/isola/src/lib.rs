@@ -82,3 +82,25 @@ pub use runtime::Runtime;
 pub use sandbox::{Sandbox, SandboxBuilder};
 pub use template::{Template, TemplateBuilder};
 pub use value::Value;
+
+/// The examples of the documentation, which run as they are printed.
+#[cfg(doctest)]
+mod documented {
+    #[doc = include_str!("../../../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../README.md")]
+    struct CrateReadme;
+
+    #[doc = include_str!("../../../docs/getting-started.md")]
+    struct GettingStarted;
+
+    #[doc = include_str!("../../../docs/errors.md")]
+    struct Errors;
+
+    #[doc = include_str!("../../../docs/http.md")]
+    struct Http;
+
+    #[doc = include_str!("../../../docs/mounts-and-env.md")]
+    struct MountsAndEnv;
+}

@@ -1,4 +1,4 @@
-//! `docs/cli.md` shows what happens: its examples are run.
+//! The documentation shows what happens: its examples are run.
 //!
 //! A block that begins with three backquotes and, say, `python greet.py` is
 //! that file. In a `console` block, a line that begins with `$ ` is a command,
@@ -8,21 +8,31 @@ use std::{env, fs, path::Path, process::Command};
 
 use crate::fixture::{Folder, ISOLA};
 
+/// The pages, and how many examples each has at least.
+const PAGES: [(&str, usize); 4] = [
+    ("README.md", 2),
+    ("docs/cli.md", 6),
+    ("docs/python-guest.md", 5),
+    ("docs/javascript-guest.md", 4),
+];
+
 #[test]
 fn the_examples_print_what_they_are_said_to() {
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cli.md");
-    let page = fs::read_to_string(page).unwrap();
-    let mut folder = Folder::new();
-    fs::create_dir(folder.path().join("data")).unwrap();
-    let mut examples = 0;
-    for (info, text) in blocks(&page) {
-        match info.split_once(' ') {
-            Some((_, name)) => folder = folder.file(name, text),
-            None if info == "console" => examples += check(&folder, &text),
-            None => {}
+    for (page, least) in PAGES {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(page);
+        let text = fs::read_to_string(path).unwrap();
+        let mut folder = Folder::new();
+        fs::create_dir(folder.path().join("data")).unwrap();
+        let mut examples = 0;
+        for (info, text) in blocks(&text) {
+            match info.split_once(' ') {
+                Some((_, name)) => folder = folder.file(name, text),
+                None if info == "console" => examples += check(&folder, &text),
+                None => {}
+            }
         }
+        assert!(examples >= least, "{page}: {examples} examples");
     }
-    assert!(examples > 5, "{examples} examples");
 }
 
 fn blocks(page: &str) -> Vec<(&str, String)> {
