@@ -24,9 +24,9 @@ wasmtime::component::bindgen!({
     exports: { default: async },
 });
 
-pub(crate) use exports::isola::sandbox::guest::{Argument, Config, Failure, FailureKind};
-pub(crate) use isola::sandbox::host::{Completion, Outcome, Request, Response};
-use isola::sandbox::host::{Host, Level as WireLevel};
+pub(crate) use self::exports::isola::sandbox::guest::{Argument, Config, Failure, FailureKind};
+pub(crate) use self::isola::sandbox::host::{Completion, Outcome, Request, Response};
+use self::isola::sandbox::host::{Host, Level as WireLevel};
 
 impl Host for Guest {
     async fn emit(&mut self, value: String) -> Result<()> {
