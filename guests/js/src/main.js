@@ -1,6 +1,7 @@
 // The guest side of the contract (`wit/isola.wit`). Everything here is set up
 // while the component is built; a sandbox starts from the snapshot.
 
+import { installAbort } from './abort.js';
 import { callFunction } from './entry.js';
 import { failure } from './failures.js';
 import { installConsole } from './console.js';
@@ -15,6 +16,7 @@ import { limitValues } from './values.js';
 
 installHostcall(globalThis);
 installTimers(globalThis);
+installAbort();
 installConsole(globalThis);
 installEnvironment(globalThis);
 installFetch(globalThis);

@@ -145,6 +145,8 @@ function drop() {
 
 loop.serve({ timers: { nextDeadline, runDue, drop } });
 
+export const { setTimeout } = functions;
+
 export function installTimers(global) {
   for (const name in functions) define(global, name, functions[name], true);
 }

@@ -27,7 +27,8 @@ async function* main(url) {
     await Promise.all([hostcall('echo', 1), hostcall('echo', 2)]);
     await new Promise(resolve => setTimeout(resolve, 1));
     try {
-        const response = await fetch(url, {method: 'POST', body: {a: 1}});
+        const signal = AbortSignal.timeout(60000);
+        const response = await fetch(url, {method: 'POST', body: {a: 1}, signal});
         await response.text();
     } catch (error) {
         if (!(error instanceof TypeError)) throw error;

@@ -239,6 +239,8 @@ async function main() {
     const response = await fetch('http://a.test/', {signal: late.signal});
     setTimeout(() => late.abort(), 5);
     names.push(await response.text().catch(e => e.name));
+    const slow = await fetch('http://a.test/', {signal: AbortSignal.timeout(5)});
+    names.push(await slow.text().catch(e => e.name));
     return names;
 }
 ",
@@ -246,7 +248,7 @@ async function main() {
         .await
         .unwrap();
     let names = sandbox.run("main", args![]).await.unwrap();
-    assert_eq!(names, json!(["AbortError", "AbortError"]));
+    assert_eq!(names, json!(["AbortError", "AbortError", "TimeoutError"]));
     // Every sender is gone with its body.
     drop(sandbox);
     let told = tokio::time::timeout(std::time::Duration::from_secs(10), gone.recv()).await;
