@@ -1,8 +1,10 @@
 //! `cargo xtask demo`: from a fresh clone to sandboxes at work.
 
+use std::process::Command;
+
 use anyhow::Result;
 
-use crate::{guests, process};
+use crate::{guests, process, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -13,8 +15,13 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     guests::ensure()?;
-    eprintln!("==> cargo run -p isola --example demo");
-    let mut command = process::cargo(&["run", "-p", "isola", "--example", "demo", "--"]);
-    command.args(&args.args);
+    // The whole workspace, as for the tests: cargo chooses the features of
+    // dependencies by what it builds, and would compile many of them again.
+    eprintln!("==> cargo build --workspace --examples --bins");
+    process::loud(process::cargo(&["build", "--workspace", "--examples", "--bins"]))?;
+    let demo = workspace::metadata()?.target_directory.join("debug/examples/demo");
+    eprintln!("==> {demo}");
+    let mut command = Command::new(demo);
+    command.args(&args.args).env("ISOLA_RUNTIME_DIR", workspace::runtimes());
     process::loud(command)
 }
