@@ -153,6 +153,135 @@ async function* main() {
     }
 }
 
+/// A host that answers with these pieces.
+fn pieces(pieces: &'static [&'static [u8]]) -> Handlers {
+    Handlers::new().http(move |_| async move {
+        let pieces = pieces.iter().map(|piece| Ok(bytes::Bytes::from_static(piece)));
+        Ok(::http::Response::new(Body::from_stream(futures_util::stream::iter(pieces))))
+    })
+}
+
+const LINES_AND_EVENTS: &str = "
+from dataclasses import astuple
+from sandbox.http import fetch
+URL = 'http://example.test/'
+def lines():
+    with fetch('GET', URL) as response:
+        yield from response.iter_lines()
+async def alines():
+    async with fetch('GET', URL) as response:
+        async for line in response.aiter_lines():
+            yield line
+def events():
+    with fetch('GET', URL) as response:
+        for event in response.iter_sse():
+            yield [event.id, event.event, event.data]
+async def aevents():
+    async with fetch('GET', URL) as response:
+        async for event in response.aiter_sse():
+            yield [event.id, event.event, event.data]
+";
+
+async fn streamed(body: &'static [&'static [u8]], function: &str) -> Vec<serde_json::Value> {
+    let sandbox = started_with(Runtime::Python, Limits::default(), pieces(body)).await;
+    sandbox.load_script(LINES_AND_EVENTS).await.unwrap();
+    let all = crate::fixture::events(sandbox.run_stream(function, args![]).unwrap()).await;
+    let (items, end) = crate::fixture::results(&all);
+    assert_eq!(end.as_deref(), Some("null"), "{all:?}");
+    items.iter().map(|item| serde_json::from_str(item).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn python_reads_lines() {
+    let rows: [(&'static [&'static [u8]], serde_json::Value); 5] = [
+        (&[b"one\ntwo\n", b"three"], json!(["one", "two", "three"])),
+        (&[b"a\r", b"\nb\r\nc\rd"], json!(["a", "b", "c", "d"])),
+        (&[b"\xc3", b"\xa9\n\n", b"x\n"], json!(["\u{e9}", "", "x"])),
+        (&[b"\xff\n"], json!(["\u{fffd}"])),
+        (&[], json!([])),
+    ];
+    for (body, expected) in rows {
+        for function in ["lines", "alines"] {
+            assert_eq!(json!(streamed(body, function).await), expected, "{function} {body:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn python_reads_server_sent_events() {
+    let rows: [(&'static [&'static [u8]], serde_json::Value); 6] = [
+        (&[b"data: a\n\n"], json!([["", "message", "a"]])),
+        (
+            &[b"\xef\xbb\xbfid: 1\nevent: add\ndata: a\ndata: b\n\ndata: c\n\n"],
+            json!([["1", "add", "a\nb"], ["1", "message", "c"]]),
+        ),
+        (&[b": comment\ndata:x\ndata:  y\n", b"\n"], json!([["", "message", "x\n y"]])),
+        (&[b"event: none\n\ndata\n\n"], json!([["", "message", ""]])),
+        (
+            &[b"id: a\0b\ndata: 1\r\r", b"\ndata: 2\r\n\r\n"],
+            json!([["", "message", "1"], ["", "message", "2"]]),
+        ),
+        (&[b"data: complete\n\ndata: not\n"], json!([["", "message", "complete"]])),
+    ];
+    for (body, expected) in rows {
+        for function in ["events", "aevents"] {
+            assert_eq!(json!(streamed(body, function).await), expected, "{function} {body:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn python_sends_forms() {
+    let host = Handlers::new().http(|request| async move {
+        let kind = request.headers()["content-type"].to_str().unwrap().to_owned();
+        let boundary = kind.strip_prefix("multipart/form-data; boundary=").unwrap().to_owned();
+        let body = request.into_body().collect(1 << 20).await?;
+        let text = String::from_utf8(body.to_vec()).unwrap();
+        Ok(::http::Response::new(Body::from(text.replace(&boundary, "BOUNDARY"))))
+    });
+    let sandbox = started_with(Runtime::Python, Limits::default(), host).await;
+    sandbox
+        .load_script(
+            "
+import io
+from sandbox.http import fetch
+def main():
+    files = {
+        'raw': b'1',
+        'file': io.BytesIO(b'2'),
+        'full': ('na\"me.txt', io.BytesIO(b'3'), 'text/plain'),
+    }
+    with fetch('POST', 'http://example.test/', files=files) as response:
+        return response.text()
+def both():
+    fetch('POST', 'http://example.test/', files={}, body=b'')
+def wrong():
+    fetch('POST', 'http://example.test/', files={'a': 1})
+",
+        )
+        .await
+        .unwrap();
+    let part = |name, file, kind, content| {
+        format!(
+            "--BOUNDARY\r\nContent-Disposition: form-data; name=\"{name}\"; \
+             filename=\"{file}\"\r\nContent-Type: {kind}\r\n\r\n{content}\r\n"
+        )
+    };
+    let expected = [
+        part("raw", "raw", "application/octet-stream", "1"),
+        part("file", "file", "application/octet-stream", "2"),
+        part("full", "na%22me.txt", "text/plain", "3"),
+        "--BOUNDARY--\r\n".to_owned(),
+    ]
+    .concat();
+    let sent: String = sandbox.run("main", args![]).await.unwrap().to().unwrap();
+    assert_eq!(sent, expected);
+    let error = sandbox.run("both", args![]).await.unwrap_err().to_string();
+    assert!(error.starts_with("ValueError: a request has either files or a body"), "{error}");
+    let error = sandbox.run("wrong", args![]).await.unwrap_err().to_string();
+    assert!(error.starts_with("TypeError: the file 'a' is not bytes"), "{error}");
+}
+
 #[tokio::test]
 async fn trouble_of_the_host_is_an_error_in_the_guest() {
     let host = Handlers::new().http(|request| async move {

@@ -7,7 +7,11 @@
         print(response.status, await response.atext())
 """
 
+import codecs as _codecs
 import json as _json
+import os as _os
+import secrets as _secrets
+from dataclasses import dataclass as _dataclass
 from urllib.parse import urlencode as _urlencode
 from urllib.parse import urlsplit as _urlsplit
 from urllib.parse import urlunsplit as _urlunsplit
@@ -17,23 +21,36 @@ from isola_guest.pending import Exchange as _Exchange
 from isola_guest.pending import RequestError
 from wit_world.imports import host as _host
 
-__all__ = ["AsyncResponse", "Request", "RequestError", "Response", "fetch"]
+__all__ = ["AsyncResponse", "Request", "RequestError", "Response", "ServerSentEvent", "fetch"]
 
 
-def fetch(method, url, *, params=None, headers=None, body=None, timeout=None, proxy=None):
+def fetch(
+    method, url, *, params=None, headers=None, files=None, body=None, timeout=None, proxy=None
+):
     """Describes a request; entering it, with `with` or `async with`, sends it.
 
     `params` are added to the query. `body` is bytes, or an object that is sent
-    as JSON. `timeout` is the seconds until the first byte of the response.
-    `proxy` is passed to the host in the header `x-isola-proxy`.
+    as JSON. `files` are the fields of a multipart form: each value is bytes, a
+    file object, or `(filename, fileobj, content_type)`. `timeout` is the
+    seconds until the first byte of the response. `proxy` is passed to the host
+    in the header `x-isola-proxy`.
     """
-    return Request(method, url, params, headers, body, timeout, proxy)
+    return Request(method, url, params, headers, files, body, timeout, proxy)
+
+
+@_dataclass(frozen=True)
+class ServerSentEvent:
+    """An event of an event stream."""
+
+    data: str
+    event: str = "message"
+    id: str = ""
 
 
 class Request:
     """A request that is not sent yet."""
 
-    def __init__(self, method, url, params, headers, body, timeout, proxy):
+    def __init__(self, method, url, params, headers, files, body, timeout, proxy):
         if timeout is not None and timeout <= 0:
             raise ValueError(f"timeout must be positive, not {timeout!r}")
         self.method = method.upper()
@@ -41,7 +58,7 @@ class Request:
         self._headers = [(name, str(value)) for name, value in (headers or {}).items()]
         if proxy is not None:
             self._headers.append(("x-isola-proxy", str(proxy)))
-        self._body = self._encode(body)
+        self._body = self._encode(body) if files is None else self._encode_form(files, body)
         self._timeout = timeout
         self._response = None
 
@@ -72,6 +89,25 @@ class Request:
         if not any(name.lower() == "content-type" for name, _ in self._headers):
             self._headers.append(("content-type", "application/json"))
         return _json.dumps(body, allow_nan=False).encode()
+
+
+    def _encode_form(self, files, body):
+        if body is not None:
+            raise ValueError("a request has either files or a body")
+        boundary = _secrets.token_hex(16)
+        parts = []
+        for name, value in files.items():
+            filename, content, content_type = _form_file(name, value)
+            parts += (
+                f'--{boundary}\r\nContent-Disposition: form-data; name="{_quoted(name)}"; '
+                f'filename="{_quoted(filename)}"\r\nContent-Type: {content_type}\r\n\r\n'.encode(),
+                content,
+                b"\r\n",
+            )
+        parts.append(f"--{boundary}--\r\n".encode())
+        self._headers = [pair for pair in self._headers if pair[0].lower() != "content-type"]
+        self._headers.append(("content-type", f"multipart/form-data; boundary={boundary}"))
+        return b"".join(parts)
 
 
 class _Received:
@@ -110,14 +146,35 @@ class _Received:
             return data
         return await self._exchange.next()
 
-    def _decode(self, data):
+    def _charset(self):
         content_type = self.headers.get("content-type", "")
         _, _, charset = content_type.lower().partition("charset=")
         charset = charset.split(";")[0].strip().strip("\"'") or "utf-8"
         try:
-            return data.decode(charset, "replace")
+            return _codecs.lookup(charset).name
         except LookupError:
-            return data.decode("utf-8", "replace")
+            return "utf-8"
+
+    def _decode(self, data):
+        return data.decode(self._charset(), "replace")
+
+    async def _lines(self):
+        lines = _Lines(self._charset())
+        while data := await self._next():
+            for line in lines.feed(data):
+                yield line
+        for line in lines.end():
+            yield line
+
+    async def _events(self):
+        # The format is always UTF-8, whatever the type says, and what is not
+        # ended by an empty line is no event.
+        lines = _Lines("utf-8-sig")
+        events = _Events()
+        while data := await self._next():
+            for line in lines.feed(data):
+                if (event := events.feed(line)) is not None:
+                    yield event
 
 
 class Response(_Received):
@@ -140,6 +197,14 @@ class Response(_Received):
         while data := _loop.run_until_complete(self._next()):
             yield data
 
+    def iter_lines(self):
+        """The body's lines, without their ends, as they come."""
+        return _drive(self._lines())
+
+    def iter_sse(self):
+        """The events of an event stream, as they come."""
+        return _drive(self._events())
+
 
 class AsyncResponse(_Received):
     """A response for asynchronous code."""
@@ -160,6 +225,99 @@ class AsyncResponse(_Received):
         """The body as it comes."""
         while data := await self._next():
             yield data
+
+    def aiter_lines(self):
+        """The body's lines, without their ends, as they come."""
+        return self._lines()
+
+    def aiter_sse(self):
+        """The events of an event stream, as they come."""
+        return self._events()
+
+
+class _Lines:
+    """Cuts a body into lines that end in CR, LF or CRLF."""
+
+    def __init__(self, charset):
+        self._decoder = _codecs.getincrementaldecoder(charset)("replace")
+        self._rest = ""
+        self._after_cr = False
+
+    def feed(self, data):
+        text = self._decoder.decode(data)
+        # A CR ends its line at once; an LF that follows belongs to it.
+        if self._after_cr and text:
+            text = text.removeprefix("\n")
+            self._after_cr = False
+        text = self._rest + text
+        self._after_cr = text.endswith("\r")
+        *lines, self._rest = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        return lines
+
+    def end(self):
+        rest = self._rest + self._decoder.decode(b"", True)
+        return [rest] if rest else []
+
+
+class _Events:
+    """Puts lines together to events, as the HTML standard says in its section
+    on server-sent events."""
+
+    def __init__(self):
+        self._id = ""
+        self._event = ""
+        self._data = []
+
+    def feed(self, line):
+        if not line:
+            data, event = self._data, self._event
+            self._data, self._event = [], ""
+            return ServerSentEvent("\n".join(data), event or "message", self._id) if data else None
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if field == "data":
+            self._data.append(value)
+        elif field == "event":
+            self._event = value
+        elif field == "id" and "\0" not in value:
+            self._id = value
+        return None
+
+
+def _drive(items):
+    """An asynchronous generator, as a plain one."""
+    try:
+        while True:
+            try:
+                item = _loop.run_until_complete(anext(items))
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        _loop.run_until_complete(items.aclose())
+
+
+def _form_file(name, value):
+    content_type = None
+    filename = name
+    if isinstance(value, tuple):
+        filename, value, content_type = value
+    elif hasattr(value, "read"):
+        filename = _os.path.basename(str(getattr(value, "name", name)))
+    content = value.read() if hasattr(value, "read") else value
+    if isinstance(content, str):
+        content = content.encode()
+    if not isinstance(content, (bytes, bytearray, memoryview)):
+        raise TypeError(f"the file {name!r} is not bytes, a file object or a tuple")
+    content_type = content_type or "application/octet-stream"
+    if any(c in content_type for c in "\r\n"):
+        raise ValueError(f"the content type of {name!r} has a line break")
+    return filename, bytes(content), content_type
+
+
+def _quoted(text):
+    """A name inside quotes, as the HTML standard encodes multipart forms."""
+    return str(text).replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _with_params(url, params):
