@@ -11,6 +11,7 @@ stdlib.bundle()
 
 import sandbox.asyncio  # noqa: E402
 import sandbox.http  # noqa: E402, F401
+import sandbox.importlib  # noqa: E402, F401
 import sandbox.logging  # noqa: E402, F401
 from isola_guest import runner  # noqa: E402
 

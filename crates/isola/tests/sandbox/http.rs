@@ -283,6 +283,142 @@ def wrong():
 }
 
 #[tokio::test]
+async fn python_blocks_while_other_tasks_have_requests() {
+    let host = Handlers::new().http(|request| async move {
+        let wait = if request.uri().path() == "/slow" { 50 } else { 1 };
+        tokio::time::sleep(std::time::Duration::from_millis(wait)).await;
+        Ok(::http::Response::new(Body::from(request.uri().path().to_owned())))
+    });
+    let sandbox = started_with(Runtime::Python, Limits::default(), host).await;
+    sandbox
+        .load_script(
+            "
+import asyncio
+from sandbox.http import fetch
+async def get(path):
+    async with fetch('GET', 'http://example.test' + path) as response:
+        return await response.atext()
+async def main():
+    task = asyncio.create_task(get('/quick'))
+    await asyncio.sleep(0)
+    # Synchronous code within a running loop: it waits here, and the news for
+    # the task is not lost.
+    with fetch('GET', 'http://example.test/slow') as response:
+        first = response.text()
+    return [first, await task]
+",
+        )
+        .await
+        .unwrap();
+    assert_eq!(sandbox.run("main", args![]).await.unwrap(), json!(["/slow", "/quick"]));
+}
+
+#[tokio::test]
+async fn python_imports_over_http() {
+    const FILES: [(&str, &str); 5] = [
+        ("/modules/helpers.py", "from pkg import deep\ndef answer():\n    return deep.VALUE\n"),
+        ("/modules/pkg/__init__.py", "from . import deep\n"),
+        (
+            "/modules/pkg/deep.py",
+            "import importlib.resources\nVALUE = importlib.resources.files('pkg').joinpath('data.txt').read_text()\n",
+        ),
+        ("/modules/pkg/data.txt", "from the data file"),
+        ("/modules/broken.py", "def ("),
+    ];
+    let host = Handlers::new().http(|request| async move {
+        let path = request.uri().path();
+        let found = FILES.iter().find(|(name, _)| *name == path);
+        let mut response = ::http::Response::new(Body::empty());
+        match (path, found) {
+            ("/modules.zip", _) => *response.body_mut() = Body::from(archive(&FILES)),
+            ("/modules/refused.py", _) => return Err(HostError::new("refused")),
+            (_, Some((_, text))) => *response.body_mut() = Body::from(*text),
+            (_, None) => *response.status_mut() = ::http::StatusCode::NOT_FOUND,
+        }
+        Ok(response)
+    });
+    let script = "
+import sys
+from sandbox.importlib import http
+def main(url):
+    before = list(sys.meta_path)
+    with http(url):
+        import helpers
+    assert sys.meta_path == before
+    return helpers.answer()
+def fail(url, name):
+    with http(url):
+        __import__(name)
+";
+    for url in ["http://example.test/modules", "http://example.test/modules.zip"] {
+        let sandbox = started_with(Runtime::Python, Limits::default(), host.clone()).await;
+        sandbox.load_script(script).await.unwrap();
+        let answer = sandbox.run("main", args![url]).await.unwrap();
+        assert_eq!(answer, json!("from the data file"), "{url}");
+    }
+    let sandbox = started_with(Runtime::Python, Limits::default(), host).await;
+    sandbox.load_script(script).await.unwrap();
+    for (url, name, start) in [
+        ("http://example.test/modules", "missing", "ModuleNotFoundError: No module named"),
+        (
+            "http://example.test/modules",
+            "broken",
+            "ImportError: http://example.test/modules/broken.py: ",
+        ),
+        (
+            "http://example.test/modules",
+            "refused",
+            "ImportError: http://example.test/modules/refused.py: refused",
+        ),
+        (
+            "http://example.test/none.zip",
+            "any",
+            "ImportError: http://example.test/none.zip: there is no such archive",
+        ),
+    ] {
+        let error = sandbox.run("fail", args![url, name]).await.unwrap_err().to_string();
+        assert!(error.starts_with(start), "{name}: {error}");
+    }
+}
+
+/// A zip archive of these files below `/modules`, without compression.
+fn archive(files: &[(&str, &str)]) -> Vec<u8> {
+    let le = |number: usize, width: usize| number.to_le_bytes()[..width].to_vec();
+    let (mut bytes, mut directory) = (Vec::new(), Vec::new());
+    for (name, text) in files {
+        let name = name.trim_start_matches("/modules/").as_bytes();
+        let crc = text.bytes().fold(!0_u32, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+                (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
+            })
+        });
+        // Version, flags, method, time, date, checksum, sizes, name's length.
+        let common = [
+            le(20, 2),
+            le(0, 8),
+            (!crc).to_le_bytes().to_vec(),
+            le(text.len(), 4),
+            le(text.len(), 4),
+            le(name.len(), 2),
+            le(0, 2),
+        ]
+        .concat();
+        directory.extend(
+            [b"PK\x01\x02".to_vec(), le(20, 2), common.clone(), le(0, 8), le(0, 2)].concat(),
+        );
+        directory.extend(le(bytes.len(), 4));
+        directory.extend(name);
+        bytes.extend([b"PK\x03\x04".as_slice(), &common, name, text.as_bytes()].concat());
+    }
+    let start = bytes.len();
+    bytes.extend(&directory);
+    bytes.extend(b"PK\x05\x06\0\0\0\0");
+    bytes.extend([le(files.len(), 2), le(files.len(), 2)].concat());
+    bytes.extend([le(directory.len(), 4), le(start, 4), le(0, 2)].concat());
+    bytes
+}
+
+#[tokio::test]
 async fn trouble_of_the_host_is_an_error_in_the_guest() {
     let host = Handlers::new().http(|request| async move {
         match request.uri().path() {

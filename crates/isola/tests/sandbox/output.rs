@@ -256,3 +256,49 @@ async fn one_huge_write_is_a_flood_like_any_other() {
         assert_eq!(error.limit(), Some(isola::Limit::Output), "{runtime}: {error}");
     }
 }
+
+#[tokio::test]
+async fn pythons_own_logging_reaches_the_host() {
+    let script = Script {
+        python: "
+import logging
+log = logging.getLogger('shop')
+def main():
+    log.debug('a %s', 1)
+    log.info('b')
+    log.warning('c')
+    try:
+        1 / 0
+    except ZeroDivisionError:
+        log.exception('d')
+def own():
+    logging.basicConfig(level=logging.INFO, format='%(levelname)s %(message)s', force=True)
+    log.debug('hidden')
+    log.info('shown')
+",
+        javascript: "",
+    };
+    let sandbox = loaded(Runtime::Python, script).await;
+    let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
+    let records: Vec<_> = all
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::Log(record) => Some((record.level, record.message)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        records[..3],
+        [
+            (Level::Debug, "a 1".to_owned()),
+            (Level::Info, "b".to_owned()),
+            (Level::Warning, "c".to_owned())
+        ]
+    );
+    assert_eq!(records[3].0, Level::Error);
+    assert!(records[3].1.starts_with("d\nTraceback"), "{}", records[3].1);
+    assert!(records[3].1.ends_with("ZeroDivisionError: division by zero"), "{}", records[3].1);
+    // A script that configures logging gets what it asked for.
+    let all = events(sandbox.run_stream("own", args![]).unwrap()).await;
+    assert!(matches!(&all[0], Event::Stderr(text) if text == "INFO shown\n"), "{all:?}");
+}

@@ -12,7 +12,7 @@ from itertools import count
 from componentize_py_types import Err
 from wit_world.imports import host
 
-from . import values
+from . import stdio, values
 
 
 class HostcallError(RuntimeError):
@@ -43,39 +43,54 @@ def hostcall(name, payload):
 
 
 class Exchange:
-    """An HTTP request and its response."""
+    """An HTTP request and its response.
 
-    def __init__(self, request):
+    A blocking one never suspends whoever awaits it: synchronous code may run
+    its coroutines to their end with `run_blocking`, also while a loop runs.
+    """
+
+    def __init__(self, request, blocking):
         self._number = next(_numbers)
+        self._blocking = blocking
         self._over = False
         _start(RequestError, host.fetch, self._number, request)
 
     async def head(self):
         """The response without its body."""
-        try:
-            return await _future(self._number, RequestError)
-        except BaseException:
-            self.close()
-            raise
+        return await self._news()
 
     async def next(self):
         """Some bytes of the body, or `b""` at its end."""
         if self._over:
             return b""
         _start(RequestError, host.read, self._number)
+        data = await self._news()
+        self._over = not data
+        return data
+
+    async def _news(self):
         try:
-            data = await _future(self._number, RequestError)
+            if self._blocking:
+                return _block(self._number, RequestError)
+            return await _future(self._number, RequestError)
         except BaseException:
             self.close()
             raise
-        self._over = not data
-        return data
 
     def close(self):
         """Closes the connection, wherever the response is."""
         if not self._over:
             self._over = True
             host.abandon(self._number)
+
+
+def run_blocking(coroutine):
+    """Runs a coroutine that never suspends."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    raise RuntimeError("a blocking request was suspended")
 
 
 def settle(completions):
@@ -100,6 +115,34 @@ def _start(failure, start, *arguments):
         start(*arguments)
     except Err as refusal:
         raise failure(refusal.value) from None
+
+
+class _Box:
+    """What a future is to `settle`, for who waits without a loop."""
+
+    result = error = None
+    settled = False
+
+    def done(self):
+        return self.settled
+
+    def set_result(self, result):
+        self.result, self.settled = result, True
+
+    def set_exception(self, error):
+        self.error, self.settled = error, True
+
+
+def _block(number, failure):
+    """Waits here and now. News for others is passed on to their futures."""
+    box = _Box()
+    waiting[number] = (box, failure)
+    stdio.flush()
+    while not box.settled:
+        settle(host.wait(None))
+    if box.error is not None:
+        raise box.error
+    return box.result
 
 
 def _future(number, failure):

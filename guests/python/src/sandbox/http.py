@@ -16,9 +16,9 @@ from urllib.parse import urlencode as _urlencode
 from urllib.parse import urlsplit as _urlsplit
 from urllib.parse import urlunsplit as _urlunsplit
 
-from isola_guest.loop import main as _loop
 from isola_guest.pending import Exchange as _Exchange
 from isola_guest.pending import RequestError
+from isola_guest.pending import run_blocking as _run
 from wit_world.imports import host as _host
 
 __all__ = ["AsyncResponse", "Request", "RequestError", "Response", "ServerSentEvent", "fetch"]
@@ -63,23 +63,23 @@ class Request:
         self._response = None
 
     def __enter__(self):
-        self._response = Response(*_loop.run_until_complete(self._send()))
+        self._response = Response(*_run(self._send(blocking=True)))
         return self._response
 
     def __exit__(self, *_):
         self._response.close()
 
     async def __aenter__(self):
-        self._response = AsyncResponse(*await self._send())
+        self._response = AsyncResponse(*await self._send(blocking=False))
         return self._response
 
     async def __aexit__(self, *_):
         self._response.close()
 
-    async def _send(self):
+    async def _send(self, blocking):
         timeout = None if self._timeout is None else int(self._timeout * 1e9)
         request = _host.Request(self.method, self.url, self._headers, self._body, timeout)
-        exchange = _Exchange(request)
+        exchange = _Exchange(request, blocking)
         head = await exchange.head()
         return head.status, head.headers, exchange
 
@@ -182,7 +182,7 @@ class Response(_Received):
 
     def read(self, size=-1):
         """Reads `size` bytes, or all; fewer only at the end."""
-        return _loop.run_until_complete(self._read(size))
+        return _run(self._read(size))
 
     def text(self):
         """The rest of the body as text."""
@@ -194,7 +194,7 @@ class Response(_Received):
 
     def iter_bytes(self):
         """The body as it comes."""
-        while data := _loop.run_until_complete(self._next()):
+        while data := _run(self._next()):
             yield data
 
     def iter_lines(self):
@@ -289,12 +289,12 @@ def _drive(items):
     try:
         while True:
             try:
-                item = _loop.run_until_complete(anext(items))
+                item = _run(items.__anext__())
             except StopAsyncIteration:
                 return
             yield item
     finally:
-        _loop.run_until_complete(items.aclose())
+        _run(items.aclose())
 
 
 def _form_file(name, value):
