@@ -1,4 +1,7 @@
 //! The same steps with a subprocess of the machine's own interpreter.
+//!
+//! The machine's `python3` is another version than the guest's, and `node` has a
+//! compiler that no guest has.
 
 use std::{
     process::Command,
@@ -16,6 +19,11 @@ use crate::{
 const RUNS: usize = 15;
 
 pub(crate) fn measure(table: &mut Table) {
+    first_result(table);
+    computation(table);
+}
+
+fn first_result(table: &mut Table) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for (column, guest, program, flag, call) in [
         (Column::Python, Runtime::Python, "python3", "-c", "print(add(1, 2))"),
@@ -48,6 +56,57 @@ pub(crate) fn measure(table: &mut Table) {
     }
 }
 
+/// A loop of five million additions, in a sandbox and in a native interpreter.
+/// Both are timed without their start.
+fn computation(table: &mut Table) {
+    const PYTHON: &str = "
+import time
+def loop():
+    begin = time.perf_counter()
+    total = 0
+    for i in range(5_000_000):
+        total += i
+    return time.perf_counter() - begin
+";
+    const JAVASCRIPT: &str = "
+function loop() {
+    const begin = performance.now();
+    let total = 0;
+    for (let i = 0; i < 5_000_000; i++) total += i;
+    return (performance.now() - begin) / 1000 + total * 0;
+}
+";
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for (column, guest, program, flag, source, call) in [
+        (Column::Python, Runtime::Python, "python3", "-c", PYTHON, "print(loop())"),
+        (Column::JavaScript, Runtime::JavaScript, "node", "-e", JAVASCRIPT, "console.log(loop())"),
+    ] {
+        if !table.wants("5 million additions") {
+            continue;
+        }
+        let program = real_program(program, flag);
+        let native = median_of(3, || {
+            let output = Command::new(&program).args([flag, &format!("{source}{call}")]).output();
+            let text = String::from_utf8(output.unwrap().stdout).unwrap();
+            Duration::from_secs_f64(text.trim().parse().unwrap())
+        });
+        let template = runtime.block_on(template(guest));
+        let sandbox = runtime.block_on(loaded(&template, source));
+        let isolated = median_of(3, || {
+            let seconds = runtime.block_on(async { sandbox.run("loop", args![]).await });
+            Duration::from_secs_f64(seconds.unwrap().to().unwrap())
+        });
+        table.duration("5 million additions in a loop", column, isolated, None);
+        let ratio = isolated.as_secs_f64() / native.as_secs_f64();
+        table.text(
+            "5 million additions, as a multiple of native",
+            column,
+            format!("{ratio:.1} ×"),
+            "",
+        );
+    }
+}
+
 /// The interpreter itself: what the search path has may be a script of a version
 /// manager that starts it, and that is not what is compared here.
 fn real_program(name: &str, flag: &str) -> String {
@@ -62,13 +121,15 @@ fn real_program(name: &str, flag: &str) -> String {
 
 fn median(mut step: impl FnMut()) -> Duration {
     step();
-    let mut times: Vec<Duration> = (0..RUNS)
-        .map(|_| {
-            let begin = Instant::now();
-            step();
-            begin.elapsed()
-        })
-        .collect();
+    median_of(RUNS, || {
+        let begin = Instant::now();
+        step();
+        begin.elapsed()
+    })
+}
+
+fn median_of(runs: usize, mut measure: impl FnMut() -> Duration) -> Duration {
+    let mut times: Vec<Duration> = (0..runs).map(|_| measure()).collect();
     times.sort();
-    times[RUNS / 2]
+    times[runs / 2]
 }
