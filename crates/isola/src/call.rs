@@ -15,7 +15,7 @@ use crate::{
     args::{Args, Argument},
     contract::{self, Failure, FailureKind},
     cpu::metered,
-    engine::{self, engine},
+    engine::{Running, engine},
     error::{Error, GuestException, Limit, LimitExceeded},
     event::Event,
     output::Output,
@@ -86,20 +86,20 @@ impl Call {
 
 impl IntoFuture for Call {
     type Output = Result<Value, Error>;
-    type IntoFuture = Running;
+    type IntoFuture = Answer;
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move { self.begin(false)?.await })
     }
 }
 
-type Running = Pin<Box<dyn Future<Output = Result<Value, Error>> + Send>>;
+type Answer = Pin<Box<dyn Future<Output = Result<Value, Error>> + Send>>;
 
 /// The events of a running call. The last one is [`Event::End`] or
 /// [`Event::Error`].
 #[must_use = "the guest runs only while its events are taken"]
 pub struct EventStream {
-    future: Option<Running>,
+    future: Option<Answer>,
     output: Output,
     end: Option<Event>,
 }
@@ -188,8 +188,9 @@ async fn perform(
     timeout: Option<Duration>,
     cpu_timeout: Option<Duration>,
 ) -> Result<Value, Error> {
-    let _running = engine::Running::begin(engine()?)?;
+    let _running = Running::begin(engine()?)?;
     let shared = Arc::clone(&lease.shared);
+    let starting = matches!(step, Step::Start { .. });
     let live = lease.live()?;
     shared.cpu.reset(cpu_timeout);
     live.store.data_mut().memory.take_refused();
@@ -212,6 +213,11 @@ async fn perform(
         }
     };
     match outcome {
+        // An interpreter without its prelude is not what its template promises.
+        Outcome::Sound(Err(error)) if starting => {
+            lease.broken(&error);
+            Err(error)
+        }
         Outcome::Sound(result) => {
             lease.live()?.store.data_mut().pending.abandon_all();
             lease.give_back();

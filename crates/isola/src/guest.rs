@@ -52,7 +52,7 @@ impl Guest {
             memory: MemoryMeter::new(limits.max_memory),
             cpu,
             output,
-            pending: Pending::new(host, Limits::clone(&limits)),
+            pending: Pending::new(host, Arc::clone(&limits)),
             table,
             wake_next_timer: false,
             waking_timer: None,

@@ -27,7 +27,7 @@ pub(crate) struct Pending {
     host: Arc<dyn Host>,
     running: HashMap<u64, Task>,
     news: Arc<News>,
-    limits: Limits,
+    limits: Arc<Limits>,
 }
 
 struct Task {
@@ -59,14 +59,14 @@ struct Queue {
 }
 
 impl Pending {
-    pub(crate) fn new(host: Arc<dyn Host>, limits: Limits) -> Self {
+    pub(crate) fn new(host: Arc<dyn Host>, limits: Arc<Limits>) -> Self {
         Self { host, running: HashMap::new(), news: Arc::default(), limits }
     }
 
     /// Starts a hostcall. The error is for the guest.
     pub(crate) fn hostcall(&mut self, id: u64, name: String, payload: Value) -> Result<(), String> {
         let max = self.limits.max_pending_hostcalls;
-        if self.count(|kind| matches!(kind, Kind::Hostcall)) >= max {
+        if self.has(max, |kind| matches!(kind, Kind::Hostcall)) {
             return Err(format!("more than {max} hostcalls are under way"));
         }
         let held = payload.as_str().len() + name.len();
@@ -83,7 +83,7 @@ impl Pending {
     /// Starts an HTTP request. The error is for the guest.
     pub(crate) fn fetch(&mut self, id: u64, request: Request) -> Result<(), String> {
         let max = self.limits.max_requests;
-        if self.count(|kind| matches!(kind, Kind::Exchange(_))) >= max {
+        if self.has(max, |kind| matches!(kind, Kind::Exchange(_))) {
             return Err(format!("more than {max} requests are under way"));
         }
         let held = exchange::size(&request);
@@ -191,8 +191,11 @@ impl Pending {
         Ok(Put { id, news: Arc::clone(&self.news), max_held })
     }
 
-    fn count(&self, kind: impl Fn(&Kind) -> bool) -> usize {
-        self.running.values().filter(|task| kind(&task.kind)).count()
+    /// Whether so many tasks of a kind are under way. They are only counted
+    /// when there are so many of any kind.
+    fn has(&self, max: usize, kind: impl Fn(&Kind) -> bool) -> bool {
+        self.running.len() >= max
+            && self.running.values().filter(|task| kind(&task.kind)).count() >= max
     }
 }
 

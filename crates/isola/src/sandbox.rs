@@ -50,7 +50,7 @@ pub struct Sandbox {
 impl Sandbox {
     /// Prepares the interpreter and runs the template's prelude. To be called
     /// once, before anything else; a second start fails with
-    /// [`Error::NotPending`].
+    /// [`Error::NotPending`]. If the prelude fails, the sandbox is closed.
     ///
     /// What the call gives is `null`.
     pub fn start(&self) -> Call {

@@ -47,11 +47,11 @@ pub(super) fn prepare(request: contract::Request) -> Result<(Request, Option<Dur
     if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none_or(str::is_empty) {
         return Err(format!("{:?} is not an absolute http or https URL", request.url));
     }
-    let body = request.body.unwrap_or_default();
-    let mut prepared = ::http::Request::new(Body::from(body.clone()));
-    if body.is_empty() {
-        *prepared.body_mut() = Body::empty();
-    }
+    let body = match request.body {
+        Some(bytes) if !bytes.is_empty() => Body::from(bytes),
+        _ => Body::empty(),
+    };
+    let mut prepared = ::http::Request::new(body);
     *prepared.method_mut() = method;
     *prepared.uri_mut() = url;
     for (name, value) in &request.headers {

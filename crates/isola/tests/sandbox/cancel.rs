@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use isola::{Error, Handlers, Limits, Runtime, args};
+use isola::{Event, Handlers, Limits, Runtime, args};
 
 use crate::fixture::{BOTH, Script, loaded, started_with};
 
@@ -42,20 +42,37 @@ async fn dropping_a_call_stops_the_guest_and_closes_the_sandbox() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_stops_a_call_wherever_it_is() {
+    use futures_util::StreamExt as _;
+
+    let looping = Script {
+        python: "def main():\n    yield 'begun'\n    while True: pass\n",
+        javascript: "function* main() { yield 'begun'; for (;;); }",
+    };
+    let waiting = Script {
+        python: "
+from sandbox.asyncio import hostcall
+async def main():
+    yield 'begun'
+    await hostcall('never', None)
+",
+        javascript: "async function* main() { yield 'begun'; await hostcall('never', null) }",
+    };
     for runtime in BOTH {
-        for script in [FOREVER, WAITING] {
+        for script in [looping, waiting] {
             let host = Handlers::new().hostcall("never", |_| std::future::pending());
-            let sandbox = Arc::new(started_with(runtime, Limits::default(), host).await);
+            let sandbox = started_with(runtime, Limits::default(), host).await;
             sandbox.load_script(script.of(runtime)).await.unwrap();
-            let running = tokio::spawn({
-                let sandbox = Arc::clone(&sandbox);
-                async move { sandbox.run("main", args![]).await }
-            });
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            let mut stream = sandbox.run_stream("main", args![]).unwrap();
+            assert!(matches!(stream.next().await, Some(Event::Result(_))), "{runtime}");
+            let last = tokio::spawn(async move { stream.next().await });
+            // Give it time to get into its loop, or its wait.
+            tokio::time::sleep(Duration::from_millis(50)).await;
             let begin = Instant::now();
             sandbox.close();
-            let error = running.await.unwrap().unwrap_err();
-            assert!(matches!(error, Error::Closed(_)), "{error}");
+            match last.await.unwrap() {
+                Some(Event::Error(error)) => assert_eq!(error.code(), "closed", "{error}"),
+                other => panic!("{runtime}: {other:?}"),
+            }
             assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
         }
     }
@@ -72,9 +89,16 @@ async def main():
         javascript: "async function main() { return await hostcall('slow', 1) }",
     };
     for runtime in BOTH {
-        let host = Handlers::new().hostcall("slow", |payload| async move {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            Ok(payload)
+        let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        let go_on = Arc::new(tokio::sync::Notify::new());
+        let waits = Arc::clone(&go_on);
+        let host = Handlers::new().hostcall("slow", move |payload| {
+            begun.send(()).unwrap();
+            let waits = Arc::clone(&waits);
+            async move {
+                waits.notified().await;
+                Ok(payload)
+            }
         });
         let sandbox = Arc::new(started_with(runtime, Limits::default(), host).await);
         sandbox.load_script(script.of(runtime)).await.unwrap();
@@ -82,14 +106,16 @@ async def main():
             let sandbox = Arc::clone(&sandbox);
             async move { sandbox.run("main", args![]).await }
         });
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        begins.recv().await.unwrap();
         for error in [
             sandbox.run("main", args![]).await.unwrap_err(),
             sandbox.load_script("").await.unwrap_err(),
         ] {
             assert_eq!(error.to_string(), "sandbox is busy");
         }
+        go_on.notify_one();
         assert_eq!(first.await.unwrap().unwrap().as_str(), "1");
+        go_on.notify_one();
         assert_eq!(sandbox.run("main", args![]).await.unwrap().as_str(), "1");
     }
 }

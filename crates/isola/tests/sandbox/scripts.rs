@@ -125,6 +125,10 @@ async fn a_prelude_that_fails_says_where() {
         let sandbox = template.sandbox().create().await.unwrap();
         let error = sandbox.start().await.unwrap_err().to_string();
         assert!(error.contains("prelude") && error.contains('2'), "{error}");
+        // Nobody works on in an interpreter without its prelude.
+        assert!(sandbox.is_closed());
+        let after = sandbox.run("main", args![]).await.unwrap_err().to_string();
+        assert!(after.starts_with("sandbox is closed: an earlier call ended it: "), "{after}");
     }
 }
 

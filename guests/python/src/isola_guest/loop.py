@@ -85,15 +85,18 @@ class Loop(asyncio.BaseEventLoop):
 
     def finish(self):
         """Cancels what a call left behind, so that an idle guest waits for nothing."""
-        tasks = asyncio.all_tasks(self)
-        if tasks:
-            for task in tasks:
-                task.cancel()
-            self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        if self._asyncgens:
-            self.run_until_complete(self.shutdown_asyncgens())
-        self._scheduled.clear()
-        self._ready.clear()
+        try:
+            tasks = asyncio.all_tasks(self)
+            if tasks:
+                for task in tasks:
+                    task.cancel()
+                self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            if self._asyncgens:
+                self.run_until_complete(self.shutdown_asyncgens())
+        finally:
+            # Also if one of them would not be cancelled.
+            self._scheduled.clear()
+            self._ready.clear()
 
 
 class _Policy(asyncio.events._AbstractEventLoopPolicy):
