@@ -179,6 +179,14 @@ fn failed(target: &::http::Uri, error: &reqwest::Error) -> HostError {
     } else {
         "failed"
     };
+    // A body that the guest sends wrongly is the guest's to know.
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(reason) = inner.downcast_ref::<HostError>() {
+            return reason.clone();
+        }
+        cause = inner.source();
+    }
     let place = target.authority().map_or("", |authority| authority.as_str());
     HostError::new(format!("the request to {place} {what}"))
 }

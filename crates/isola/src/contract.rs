@@ -25,7 +25,7 @@ wasmtime::component::bindgen!({
 });
 
 pub(crate) use self::exports::isola::sandbox::guest::{Argument, Config, Failure, FailureKind};
-pub(crate) use self::isola::sandbox::host::{Completion, Outcome, Request, Response};
+pub(crate) use self::isola::sandbox::host::{Completion, Outcome, Request, RequestBody, Response};
 use self::isola::sandbox::host::{Host, Level as WireLevel};
 
 impl Host for Guest {
@@ -66,6 +66,14 @@ impl Host for Guest {
 
     fn fetch(&mut self, id: u64, request: Request) -> Result<Result<(), String>> {
         Ok(self.pending.fetch(id, request))
+    }
+
+    fn write(&mut self, id: u64, piece: Vec<u8>) -> Result<Result<(), String>> {
+        Ok(self.pending.write(id, piece))
+    }
+
+    fn finish(&mut self, id: u64) -> Result<Result<(), String>> {
+        Ok(self.pending.finish(id))
     }
 
     fn read(&mut self, id: u64) -> Result<Result<(), String>> {

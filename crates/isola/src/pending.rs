@@ -12,6 +12,7 @@ use std::{
 
 use tokio::{sync::Notify, task::AbortHandle};
 
+use self::upload::Upload;
 use crate::{
     contract::{Completion, Outcome, Request},
     host::Host,
@@ -21,6 +22,7 @@ use crate::{
 
 mod exchange;
 mod hostcall;
+mod upload;
 
 /// Everything that one guest has under way. Dropping it aborts it all.
 pub(crate) struct Pending {
@@ -39,9 +41,12 @@ struct Task {
 
 enum Kind {
     Hostcall,
-    /// A request; it works on when its `Notify` says that the guest asks for
-    /// more.
-    Exchange(Arc<Notify>),
+    Exchange {
+        /// Says that the guest asks for more of the response.
+        more: Arc<Notify>,
+        /// The request's body, if it comes in pieces.
+        upload: Option<Upload>,
+    },
 }
 
 /// Where tasks put their news.
@@ -83,19 +88,25 @@ impl Pending {
     /// Starts an HTTP request. The error is for the guest.
     pub(crate) fn fetch(&mut self, id: u64, request: Request) -> Result<(), String> {
         let max = self.limits.max_requests;
-        if self.has(max, |kind| matches!(kind, Kind::Exchange(_))) {
+        if self.has(max, |kind| matches!(kind, Kind::Exchange { .. })) {
             return Err(format!("more than {max} requests are under way"));
         }
         let held = exchange::size(&request);
-        let (request, timeout) = exchange::prepare(request)?;
+        let length = exchange::announced(&request.body);
+        let (mut request, timeout) = exchange::prepare(request)?;
         let host = Arc::clone(&self.host);
         let put = self.admit(id, held)?;
+        let upload = length.map(|length| {
+            let (upload, body) = upload::channel(put.clone(), length);
+            *request.body_mut() = body;
+            upload
+        });
         let more = Arc::new(Notify::new());
         let asked = Arc::clone(&more);
         let task = tokio::spawn(async move {
             exchange::run(host, request, timeout, &asked, |outcome| put.now(outcome)).await;
         });
-        let kind = Kind::Exchange(more);
+        let kind = Kind::Exchange { more, upload };
         self.running.insert(id, Task { abort: task.abort_handle(), kind, held });
         Ok(())
     }
@@ -103,11 +114,29 @@ impl Pending {
     /// Asks a request for the next piece of its response.
     pub(crate) fn read(&self, id: u64) -> Result<(), String> {
         match self.running.get(&id) {
-            Some(Task { kind: Kind::Exchange(more), .. }) => {
+            Some(Task { kind: Kind::Exchange { more, .. }, .. }) => {
                 more.notify_one();
                 Ok(())
             }
             _ => Err("the request is over".to_owned()),
+        }
+    }
+
+    /// Sends a piece of a request's body.
+    pub(crate) fn write(&self, id: u64, piece: Vec<u8>) -> Result<(), String> {
+        self.upload(id)?.write(piece)
+    }
+
+    /// Ends a request's body.
+    pub(crate) fn finish(&self, id: u64) -> Result<(), String> {
+        self.upload(id)?.finish()
+    }
+
+    fn upload(&self, id: u64) -> Result<&Upload, String> {
+        match self.running.get(&id) {
+            Some(Task { kind: Kind::Exchange { upload: Some(upload), .. }, .. }) => Ok(upload),
+            Some(_) => Err("this request has no body that comes in pieces".to_owned()),
+            None => Err("the request is over".to_owned()),
         }
     }
 
@@ -182,13 +211,10 @@ impl Pending {
         if self.running.contains_key(&id) {
             return Err(format!("number {id} is under way already"));
         }
-        let max_held = self.limits.max_held_memory;
-        let mut queue = self.news.lock();
-        if queue.held.saturating_add(held) > max_held {
-            return Err(format!("what is under way holds more than {max_held} bytes"));
-        }
-        queue.held += held;
-        Ok(Put { id, news: Arc::clone(&self.news), max_held })
+        let news = Arc::clone(&self.news);
+        let put = Put { id, news, max_held: self.limits.max_held_memory };
+        put.hold(held)?;
+        Ok(put)
     }
 
     /// Whether so many tasks of a kind are under way. They are only counted
@@ -206,6 +232,7 @@ impl Drop for Pending {
 }
 
 /// A task's place for its news.
+#[derive(Clone)]
 struct Put {
     id: u64,
     news: Arc<News>,
@@ -213,6 +240,22 @@ struct Put {
 }
 
 impl Put {
+    /// Makes room for bytes that the host is to hold. The error is for the
+    /// guest.
+    fn hold(&self, bytes: usize) -> Result<(), String> {
+        let mut queue = self.news.lock();
+        if queue.held.saturating_add(bytes) > self.max_held {
+            return Err(format!("what is under way holds more than {} bytes", self.max_held));
+        }
+        queue.held += bytes;
+        Ok(())
+    }
+
+    fn release(&self, bytes: usize) {
+        let mut queue = self.news.lock();
+        queue.held = queue.held.saturating_sub(bytes);
+    }
+
     fn now(&self, outcome: Outcome) {
         let mut queue = self.news.lock();
         let outcome = if queue.held.saturating_add(size(&outcome)) > self.max_held {
@@ -237,7 +280,7 @@ impl News {
 fn is_over(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Value(_) | Outcome::End | Outcome::Failed(_) => true,
-        Outcome::Response(_) | Outcome::Chunk(_) => false,
+        Outcome::Response(_) | Outcome::Taken(_) | Outcome::Chunk(_) => false,
     }
 }
 
@@ -249,6 +292,6 @@ fn size(outcome: &Outcome) -> usize {
         Outcome::Response(response) => {
             response.headers.iter().map(|(name, value)| name.len() + value.len()).sum()
         }
-        Outcome::End => 0,
+        Outcome::Taken(_) | Outcome::End => 0,
     }
 }

@@ -36,14 +36,20 @@ async function fetch(input, init = undefined) {
   const signal = init?.signal ?? (input instanceof Request ? input.signal : undefined);
   if (signal?.aborted) throw aborted(signal);
   const request = toRequest(input, init);
-  const message = { method: methodOf(request), url: urlOf(request), headers: [], firstByteTimeout: undefined };
+  const message = {
+    method: methodOf(request),
+    url: urlOf(request),
+    headers: [],
+    body: { tag: 'none' },
+    firstByteTimeout: undefined,
+  };
   let count = 0;
   eachHeader(headersOf(request), (value, name) => {
     message.headers[count++] = [name, value];
   });
   if (message.method !== 'GET' && message.method !== 'HEAD') {
     const body = new Uint8Array(await bytesOf(request));
-    if (body.length > 0) message.body = body;
+    if (body.length > 0) message.body = { tag: 'whole', val: body };
   }
   const id = start((number) => host.fetch(number, message), failed);
   const outcome = await untilAborted(news(id), id, signal);

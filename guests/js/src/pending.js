@@ -11,6 +11,9 @@ const waiting = safeMap();
 const open = safeMap();
 let lastId = 0;
 
+/** Outcomes that more may follow. */
+const CONTINUES = { __proto__: null, response: true, taken: true, chunk: true };
+
 /**
  * Starts something: `begin` is given its number. A refusal of the host is
  * thrown as what `refused` makes of the reason.
@@ -51,7 +54,7 @@ function settle(completions) {
   for (let i = 0; i < completions.length; i++) {
     const { outcome } = completions[i];
     const id = SafeNumber(completions[i].id);
-    if (outcome.tag !== 'response' && outcome.tag !== 'chunk') open.delete(id);
+    if (CONTINUES[outcome.tag] !== true) open.delete(id);
     const resolve = waiting.get(id);
     waiting.delete(id);
     if (resolve !== undefined) resolve(outcome);

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use tokio::sync::Notify;
 
 use crate::{
-    contract::{self, Outcome},
+    contract::{self, Outcome, RequestBody},
     host::{Host, HostError},
     http::{Body, Request, Response},
 };
@@ -35,7 +35,19 @@ const HOSTS_OWN: [HeaderName; 8] = [
 /// What the host holds for a request, in bytes.
 pub(super) fn size(request: &contract::Request) -> usize {
     let headers: usize = request.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    request.url.len() + headers + request.body.as_ref().map_or(0, Vec::len)
+    let body = match &request.body {
+        RequestBody::Whole(bytes) => bytes.len(),
+        RequestBody::None | RequestBody::Pieces(_) => 0,
+    };
+    request.url.len() + headers + body
+}
+
+/// Whether a body comes in pieces, and then its length as far as it is known.
+pub(super) fn announced(body: &RequestBody) -> Option<Option<u64>> {
+    match body {
+        RequestBody::Pieces(length) => Some(*length),
+        RequestBody::None | RequestBody::Whole(_) => None,
+    }
 }
 
 /// Checks what the guest wants to send. The error is for the guest.
@@ -47,8 +59,9 @@ pub(super) fn prepare(request: contract::Request) -> Result<(Request, Option<Dur
     if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none_or(str::is_empty) {
         return Err(format!("{:?} is not an absolute http or https URL", request.url));
     }
+    let length = announced(&request.body).flatten();
     let body = match request.body {
-        Some(bytes) if !bytes.is_empty() => Body::from(bytes),
+        RequestBody::Whole(bytes) if !bytes.is_empty() => Body::from(bytes),
         _ => Body::empty(),
     };
     let mut prepared = ::http::Request::new(body);
@@ -60,12 +73,15 @@ pub(super) fn prepare(request: contract::Request) -> Result<(Request, Option<Dur
         if HOSTS_OWN.contains(&field) {
             return Err(format!("the header field {field} is the host's to set"));
         }
-        // The body tells its length itself.
+        // The body tells its length itself; see below for one in pieces.
         if field != header::CONTENT_LENGTH {
             let value = from_latin1(value)
                 .ok_or_else(|| format!("the value of the header field {field} cannot be sent"))?;
             prepared.headers_mut().append(field, value);
         }
+    }
+    if let Some(length) = length {
+        prepared.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     }
     Ok((prepared, request.first_byte_timeout.map(Duration::from_nanos)))
 }
@@ -153,7 +169,7 @@ mod tests {
             method: "GET".to_owned(),
             url: url.to_owned(),
             headers: vec![(header.0.to_owned(), header.1.to_owned())],
-            body: None,
+            body: RequestBody::None,
             first_byte_timeout: None,
         }
     }

@@ -4,12 +4,25 @@ use isola::{Error, Handlers, Limits, Runtime, args};
 
 use crate::fixture::{Script, loaded, started_with};
 
-const PRELUDE: &str = "from wit_world.imports import host\n";
+const PRELUDE: &str = "
+from wit_world.imports import host
+def fetch(method, url, body=host.RequestBody_None_()):
+    host.fetch(1, host.Request(method, url, [], body, None))
+def pieces(length=None):
+    fetch('PUT', 'http://a.test/', host.RequestBody_Pieces(length))
+";
 
 /// What becomes of a call whose body does `what`. The sandbox may be lost; the
 /// host is not.
 async fn outcome(what: &str) -> Result<isola::Value, Error> {
-    let host = Handlers::new().hostcall("echo", |payload| async move { Ok(payload) });
+    let host = Handlers::new()
+        .hostcall("echo", |payload| async move { Ok(payload) })
+        // Never reads the body that it is given.
+        .http(|request| async move {
+            std::future::pending::<()>().await;
+            drop(request);
+            Err(isola::HostError::new("unreachable"))
+        });
     let limits = Limits {
         cpu_timeout: Some(std::time::Duration::from_secs(2)),
         max_value_size: 1 << 20,
@@ -34,11 +47,19 @@ async fn garbage_ends_the_guest_and_nothing_else() {
         ("host.stdout('x' * (20 << 20))", "output_limit"),
         ("host.stdout('x' * (80 << 20))", "value_size_limit"),
         ("host.read(99)", "guest_exception"),
-        ("host.fetch(1, host.Request('G T', 'http://a.test/', [], None, None))", "guest_exception"),
+        ("host.write(99, b'x')", "guest_exception"),
+        ("host.finish(99)", "guest_exception"),
+        ("fetch('G T', 'http://a.test/')", "guest_exception"),
+        ("fetch('GET', 'file:///etc/passwd')", "guest_exception"),
+        ("host.fetch(1, host.Request('GET', 'http://a.test/', [], None, None))", "crash"),
+        ("fetch('PUT', 'http://a.test/'); host.write(1, b'x')", "guest_exception"),
         (
-            "host.fetch(1, host.Request('GET', 'file:///etc/passwd', [], None, None))",
+            "pieces(); host.write(1, b'x'); host.write(1, b'y'); host.write(1, b'z')",
             "guest_exception",
         ),
+        ("pieces(); host.write(1, b'x'); host.finish(1); host.finish(1)", "guest_exception"),
+        ("pieces(); host.write(1, b'x' * (64 << 20) + b'y')", "guest_exception"),
+        ("pieces(); host.write(1, b'x' * (80 << 20))", "value_size_limit"),
         ("__import__('os')._exit(3)", "crash"),
         ("__import__('os').abort()", "crash"),
     ] {
@@ -60,6 +81,9 @@ async fn oddities_are_borne() {
         "host.wake_next_timer(); host.wake_next_timer()",
         "host.abandon(1); host.abandon(1)",
         "host.hostcall(2**64 - 1, '', '1'); host.abandon(2**64 - 1)",
+        "pieces(); host.write(1, b''); host.write(1, b''); host.abandon(1)",
+        "pieces(2**64 - 1); host.write(1, b'x'); host.finish(1); host.abandon(1)",
+        "pieces(); host.finish(1); host.read(1)",
         "[host.hostcall(i, 'echo', '1') for i in range(9)]; host.wait(None); host.wait(1000)",
     ] {
         let value = outcome(what).await.unwrap_or_else(|error| panic!("{what}: {error}"));

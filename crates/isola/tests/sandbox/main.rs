@@ -16,6 +16,8 @@ mod isolation;
 mod limits;
 mod mounts;
 mod output;
+mod python;
 mod scripts;
+mod server;
 mod stdlib;
 mod values;

@@ -7,6 +7,7 @@ that waits for that number.
 from isola_guest import own_builtins as __builtins__  # noqa: A004
 
 import asyncio
+import contextlib
 from itertools import count
 
 from componentize_py_types import Err
@@ -30,6 +31,9 @@ class RequestError(OSError):
 # Number -> the future that waits for its next news, and the type of a failure.
 waiting = {}
 
+# Number of a request -> the future that waits until a piece of its body is taken.
+_uploads = {}
+
 _numbers = count(1)
 
 
@@ -49,39 +53,102 @@ class Exchange:
     its coroutines to their end with `run_blocking`, also while a loop runs.
     """
 
-    def __init__(self, request, blocking):
+    def __init__(self, request, pieces, blocking):
         self._number = next(_numbers)
         self._blocking = blocking
         self._over = False
+        # The pieces of the request's body, if it comes in pieces; then the
+        # task that sends them, and what went wrong there.
+        self._pieces = pieces
+        self._upload = None
+        self._upload_error = None
         _start(RequestError, host.fetch, self._number, request)
 
     async def head(self):
-        """The response without its body."""
-        return await self._news()
+        """Sends the body, if it comes in pieces. The response without its body."""
+        news = self._expect()
+        if self._pieces is not None:
+            if self._blocking:
+                try:
+                    await self._send()
+                except BaseException:
+                    self.close()
+                    raise
+            else:
+                self._upload = asyncio.ensure_future(self._send())
+                self._upload.add_done_callback(self._uploaded)
+        return await self._outcome(news)
 
     async def next(self):
         """Some bytes of the body, or `b""` at its end."""
         if self._over:
+            if self._upload_error is not None:
+                raise self._upload_error
             return b""
         _start(RequestError, host.read, self._number)
-        data = await self._news()
+        data = await self._outcome(self._expect())
         self._over = not data
         return data
 
-    async def _news(self):
+    def close(self):
+        """Closes the connection, wherever the request is."""
+        if self._upload is not None:
+            self._upload.cancel()
+        if not self._over:
+            self._over = True
+            host.abandon(self._number)
+
+    def _expect(self):
+        if not self._blocking:
+            return _future(self._number, RequestError)
+        box = _Box()
+        waiting[self._number] = (box, RequestError)
+        return box
+
+    async def _outcome(self, news):
         try:
-            if self._blocking:
-                return _block(self._number, RequestError)
-            return await _future(self._number, RequestError)
+            return _block(news) if self._blocking else await news
         except BaseException:
             self.close()
             raise
 
-    def close(self):
-        """Closes the connection, wherever the response is."""
+    async def _send(self):
+        async with contextlib.aclosing(self._pieces) as pieces:
+            async for piece in pieces:
+                if not await self._write(piece):
+                    return
         if not self._over:
-            self._over = True
-            host.abandon(self._number)
+            try:
+                host.finish(self._number)
+            except Err:
+                # The request is over.
+                return
+
+    async def _write(self, piece):
+        """Sends one piece. Whether more is wanted."""
+        number = self._number
+        if self._over:
+            return False
+        taken = _uploads[number] = _Box() if self._blocking else _loop_future()
+        try:
+            host.write(number, piece)
+            return _block(taken) if self._blocking else await taken
+        except Err as refusal:
+            # If the request is over, its end says more than this.
+            if (known := waiting.get(number)) is None or known[0].done():
+                return False
+            raise RequestError(refusal.value) from None
+        finally:
+            _uploads.pop(number, None)
+
+    def _uploaded(self, task):
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        self._upload_error = error
+        future, _ = waiting.pop(self._number, (None, None))
+        self.close()
+        if future is not None and not future.done():
+            future.set_exception(error)
 
 
 def run_blocking(coroutine):
@@ -96,10 +163,15 @@ def run_blocking(coroutine):
 def settle(completions):
     """Settles the futures that there is news for."""
     for completion in completions:
-        future, failure = waiting.pop(completion.id, (None, None))
+        number, outcome = completion.id, completion.outcome
+        if isinstance(outcome, host.Outcome_Taken):
+            _taken(number, outcome.value)
+            continue
+        future, failure = waiting.pop(number, (None, None))
+        if isinstance(outcome, (host.Outcome_Failed, host.Outcome_End)):
+            _taken(number, False)
         if future is None or future.done():
             continue
-        outcome = completion.outcome
         if isinstance(outcome, host.Outcome_Value):
             future.set_result(values.decode(outcome.value))
         elif isinstance(outcome, host.Outcome_Failed):
@@ -108,6 +180,12 @@ def settle(completions):
             future.set_result(b"")
         else:
             future.set_result(outcome.value)
+
+
+def _taken(number, more):
+    future = _uploads.pop(number, None)
+    if future is not None and not future.done():
+        future.set_result(more)
 
 
 def _start(failure, start, *arguments):
@@ -133,10 +211,8 @@ class _Box:
         self.error, self.settled = error, True
 
 
-def _block(number, failure):
+def _block(box):
     """Waits here and now. News for others is passed on to their futures."""
-    box = _Box()
-    waiting[number] = (box, failure)
     stdio.flush()
     while not box.settled:
         settle(host.wait(None))
@@ -145,8 +221,12 @@ def _block(number, failure):
     return box.result
 
 
+def _loop_future():
+    return asyncio.get_running_loop().create_future()
+
+
 def _future(number, failure):
-    future = asyncio.get_running_loop().create_future()
+    future = _loop_future()
     waiting[number] = (future, failure)
     future.add_done_callback(lambda future: _forget(number, future))
     return future

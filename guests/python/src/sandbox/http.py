@@ -9,19 +9,30 @@
 
 import codecs as _codecs
 import json as _json
-import os as _os
-import secrets as _secrets
-from dataclasses import dataclass as _dataclass
 from urllib.parse import urlencode as _urlencode
 from urllib.parse import urlsplit as _urlsplit
 from urllib.parse import urlunsplit as _urlunsplit
 
+from isola_guest.http import body as _body
+from isola_guest.http.headers import Headers
+from isola_guest.http.headers import outgoing as _outgoing
+from isola_guest.http.lines import Events as _Events
+from isola_guest.http.lines import Lines as _Lines
+from isola_guest.http.lines import ServerSentEvent
 from isola_guest.pending import Exchange as _Exchange
 from isola_guest.pending import RequestError
 from isola_guest.pending import run_blocking as _run
 from wit_world.imports import host as _host
 
-__all__ = ["AsyncResponse", "Request", "RequestError", "Response", "ServerSentEvent", "fetch"]
+__all__ = [
+    "AsyncResponse",
+    "Headers",
+    "Request",
+    "RequestError",
+    "Response",
+    "ServerSentEvent",
+    "fetch",
+]
 
 
 def fetch(
@@ -29,38 +40,37 @@ def fetch(
 ):
     """Describes a request; entering it, with `with` or `async with`, sends it.
 
-    `params` are added to the query. `body` is bytes, or an object that is sent
-    as JSON. `files` are the fields of a multipart form: each value is bytes, a
-    file object, or `(filename, fileobj, content_type)`. `timeout` is the
-    seconds until the first byte of the response. `proxy` is passed to the host
-    in the header `x-isola-proxy`.
+    `params` are added to the query; a value may be a list. `headers` is a
+    mapping, whose values may be lists, or pairs. `body` is bytes, a file
+    object, an iterator of bytes (with `async with` also an asynchronous one),
+    or an object that is sent as JSON. `files` are the fields of a multipart
+    form: each value is bytes, a file object, or `(filename, fileobj,
+    content_type)`. Files and iterators are streamed. `timeout` is the seconds
+    until the first byte of the response. `proxy` is passed to the host in the
+    header `x-isola-proxy`.
     """
     return Request(method, url, params, headers, files, body, timeout, proxy)
 
 
-@_dataclass(frozen=True)
-class ServerSentEvent:
-    """An event of an event stream."""
-
-    data: str
-    event: str = "message"
-    id: str = ""
-
-
 class Request:
-    """A request that is not sent yet."""
+    """A request that is not sent yet. It is sent once."""
 
     def __init__(self, method, url, params, headers, files, body, timeout, proxy):
-        if timeout is not None and timeout <= 0:
-            raise ValueError(f"timeout must be positive, not {timeout!r}")
+        if not isinstance(method, str):
+            raise TypeError(f"the method is a str, not {type(method).__name__}")
+        if files is not None and body is not None:
+            raise ValueError("a request has either files or a body")
         self.method = method.upper()
         self.url = _with_params(str(url), params)
-        self._headers = [(name, str(value)) for name, value in (headers or {}).items()]
+        self._headers = _outgoing(headers)
         if proxy is not None:
             self._headers.append(("x-isola-proxy", str(proxy)))
-        self._body = self._encode(body) if files is None else self._encode_form(files, body)
-        self._timeout = timeout
+        self._body = _body.encode(body) if files is None else _body.encode_form(files)
+        self._timeout = _nanoseconds(timeout)
+        self._sent = False
         self._response = None
+        if self._body.content_type is not None:
+            self._set_content_type(self._body.content_type, replace=files is not None)
 
     def __enter__(self):
         self._response = Response(*_run(self._send(blocking=True)))
@@ -76,38 +86,29 @@ class Request:
     async def __aexit__(self, *_):
         self._response.close()
 
+    def __getattr__(self, name):
+        if not name.startswith("_") and (hasattr(Response, name) or name in ("status", "headers")):
+            name = f"{name}: it is sent by `with fetch(...) as response`"
+        raise AttributeError(f"the request has no attribute {name}")
+
     async def _send(self, blocking):
-        timeout = None if self._timeout is None else int(self._timeout * 1e9)
-        request = _host.Request(self.method, self.url, self._headers, self._body, timeout)
-        exchange = _Exchange(request, blocking)
+        if self._sent:
+            raise RuntimeError("a request is sent once; call fetch again")
+        pieces = self._body.pieces(blocking)
+        self._sent = True
+        stated = [value for name, value in self._headers if name.lower() == "content-length"]
+        body = self._body.announced(int(stated[0]) if stated else None)
+        request = _host.Request(self.method, self.url, self._headers, body, self._timeout)
+        exchange = _Exchange(request, pieces, blocking)
         head = await exchange.head()
         return head.status, head.headers, exchange
 
-    def _encode(self, body):
-        if body is None or isinstance(body, (bytes, bytearray, memoryview)):
-            return None if body is None else bytes(body)
+    def _set_content_type(self, content_type, replace):
+        if replace:
+            # The boundary is in it.
+            self._headers = [pair for pair in self._headers if pair[0].lower() != "content-type"]
         if not any(name.lower() == "content-type" for name, _ in self._headers):
-            self._headers.append(("content-type", "application/json"))
-        return _json.dumps(body, allow_nan=False).encode()
-
-
-    def _encode_form(self, files, body):
-        if body is not None:
-            raise ValueError("a request has either files or a body")
-        boundary = _secrets.token_hex(16)
-        parts = []
-        for name, value in files.items():
-            filename, content, content_type = _form_file(name, value)
-            parts += (
-                f'--{boundary}\r\nContent-Disposition: form-data; name="{_quoted(name)}"; '
-                f'filename="{_quoted(filename)}"\r\nContent-Type: {content_type}\r\n\r\n'.encode(),
-                content,
-                b"\r\n",
-            )
-        parts.append(f"--{boundary}--\r\n".encode())
-        self._headers = [pair for pair in self._headers if pair[0].lower() != "content-type"]
-        self._headers.append(("content-type", f"multipart/form-data; boundary={boundary}"))
-        return b"".join(parts)
+            self._headers.append(("content-type", content_type))
 
 
 class _Received:
@@ -115,10 +116,7 @@ class _Received:
 
     def __init__(self, status, headers, exchange):
         self.status = status
-        self.headers = {}
-        for name, value in headers:
-            known = self.headers.get(name)
-            self.headers[name] = value if known is None else f"{known}, {value}"
+        self.headers = Headers(headers)
         self._exchange = exchange
         self._rest = b""
 
@@ -235,55 +233,6 @@ class AsyncResponse(_Received):
         return self._events()
 
 
-class _Lines:
-    """Cuts a body into lines that end in CR, LF or CRLF."""
-
-    def __init__(self, charset):
-        self._decoder = _codecs.getincrementaldecoder(charset)("replace")
-        self._rest = ""
-        self._after_cr = False
-
-    def feed(self, data):
-        text = self._decoder.decode(data)
-        # A CR ends its line at once; an LF that follows belongs to it.
-        if self._after_cr and text:
-            text = text.removeprefix("\n")
-            self._after_cr = False
-        text = self._rest + text
-        self._after_cr = text.endswith("\r")
-        *lines, self._rest = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        return lines
-
-    def end(self):
-        rest = self._rest + self._decoder.decode(b"", True)
-        return [rest] if rest else []
-
-
-class _Events:
-    """Puts lines together to events, as the HTML standard says in its section
-    on server-sent events."""
-
-    def __init__(self):
-        self._id = ""
-        self._event = ""
-        self._data = []
-
-    def feed(self, line):
-        if not line:
-            data, event = self._data, self._event
-            self._data, self._event = [], ""
-            return ServerSentEvent("\n".join(data), event or "message", self._id) if data else None
-        field, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if field == "data":
-            self._data.append(value)
-        elif field == "event":
-            self._event = value
-        elif field == "id" and "\0" not in value:
-            self._id = value
-        return None
-
-
 def _drive(items):
     """An asynchronous generator, as a plain one."""
     try:
@@ -297,27 +246,13 @@ def _drive(items):
         _run(items.aclose())
 
 
-def _form_file(name, value):
-    content_type = None
-    filename = name
-    if isinstance(value, tuple):
-        filename, value, content_type = value
-    elif hasattr(value, "read"):
-        filename = _os.path.basename(str(getattr(value, "name", name)))
-    content = value.read() if hasattr(value, "read") else value
-    if isinstance(content, str):
-        content = content.encode()
-    if not isinstance(content, (bytes, bytearray, memoryview)):
-        raise TypeError(f"the file {name!r} is not bytes, a file object or a tuple")
-    content_type = content_type or "application/octet-stream"
-    if any(c in content_type for c in "\r\n"):
-        raise ValueError(f"the content type of {name!r} has a line break")
-    return filename, bytes(content), content_type
-
-
-def _quoted(text):
-    """A name inside quotes, as the HTML standard encodes multipart forms."""
-    return str(text).replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+def _nanoseconds(timeout):
+    if timeout is None or timeout == float("inf"):
+        return None
+    # Not a number is not positive either.
+    if not timeout > 0:
+        raise ValueError(f"timeout must be positive, not {timeout!r}")
+    return min(int(timeout * 1e9), 2**63)
 
 
 def _with_params(url, params):

@@ -1,0 +1,1 @@
+//! `sandbox.asyncio`, and the event loop under it.

@@ -1,0 +1,1 @@
+//! `sandbox.http`, against real servers.

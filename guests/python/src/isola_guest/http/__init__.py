@@ -1,0 +1,1 @@
+"""What `sandbox.http` is made of."""
