@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 
 use crate::{
     host::HostError,
-    http::{Body, Request, Response},
+    http::{Body, Method, Request, Response},
 };
 
 /// Sends a guest's requests to the hosts on an allow-list, and refuses all
@@ -94,6 +94,12 @@ impl HttpClient {
         parts.headers.remove(::http::header::HOST);
         // A wish for the host, not for the server.
         parts.headers.remove("x-isola-proxy");
+        // As a stream the body would lose its length, and many servers want it,
+        // also if it is none where one is expected (RFC 9110, section 8.6).
+        let expected = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
+        if let Some(length) = body.length().filter(|length| *length > 0 || expected) {
+            parts.headers.insert(::http::header::CONTENT_LENGTH, length.into());
+        }
         let request = self
             .client
             .request(parts.method, target.to_string())

@@ -56,6 +56,12 @@ impl Body {
         self.0.is_end_stream()
     }
 
+    /// How many bytes will come, if that is known.
+    #[must_use]
+    pub fn length(&self) -> Option<u64> {
+        self.0.size_hint().exact()
+    }
+
     /// Waits for the end and gives all bytes.
     ///
     /// # Errors

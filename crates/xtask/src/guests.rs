@@ -118,10 +118,7 @@ impl Builder {
             Builder::Python { tools, still } => {
                 let mut command = hermetic(&tools.componentize_py);
                 command.args(["-d", "wit", "-w", "guest", "componentize", "app"]);
-                command.args(["-p", "src"]);
-                if tools.bundled.is_some() {
-                    command.args(["-p", "site"]);
-                }
+                command.args(["-p", "src", "-p", "site"]);
                 command.args(["-o", output]);
                 // Without it the builder would ask the machine's own Python where
                 // its packages are, and show them all to the guest.
@@ -203,10 +200,8 @@ fn stage(guest: Guest, builder: &Builder, folder: &Path) -> Result<()> {
     for name in guest.sources() {
         copy(&source.join(name), &folder.join(name))?;
     }
-    if let Builder::Python { tools, .. } = builder
-        && let Some(bundled) = &tools.bundled
-    {
-        copy(bundled, &folder.join("site"))?;
+    if let Builder::Python { tools, .. } = builder {
+        copy_python(&tools.bundled, &folder.join("site"))?;
     }
     Ok(())
 }
@@ -255,9 +250,24 @@ fn hermetic(program: &Path) -> Command {
     command
 }
 
+/// Copies the Python files of installed packages, and what says which they are.
+fn copy_python(from: &Path, to: &Path) -> Result<()> {
+    for path in digest::files(from)? {
+        let is_python = path.extension().is_some_and(|extension| extension == "py");
+        if is_left_behind(&path) || !(is_python || path.ends_with("METADATA")) {
+            continue;
+        }
+        copy(&from.join(&path), &to.join(&path))?;
+    }
+    Ok(())
+}
+
 /// Copies a file, or a folder without what a run of it leaves behind.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     if from.is_file() {
+        if let Some(folder) = to.parent() {
+            fs::create_dir_all(folder)?;
+        }
         fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
         return Ok(());
     }
@@ -265,12 +275,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         if is_left_behind(&path) {
             continue;
         }
-        let target = to.join(&path);
-        if let Some(folder) = target.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        fs::copy(from.join(&path), &target)
-            .with_context(|| format!("cannot copy {}", path.display()))?;
+        copy(&from.join(&path), &to.join(&path))?;
     }
     Ok(())
 }

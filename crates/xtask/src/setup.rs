@@ -24,7 +24,7 @@ const OLDEST_NODE: (u32, u32) = (20, 0);
 pub struct PythonBuilder {
     pub componentize_py: PathBuf,
     /// Pure Python packages that the guest brings along, if it does.
-    pub bundled: Option<PathBuf>,
+    pub bundled: PathBuf,
     /// Changes when another builder is installed.
     pub digest: String,
 }
@@ -55,21 +55,21 @@ pub fn python_builder() -> Result<PythonBuilder> {
         "componentize-py, which builds the Python guest",
     )?;
     let componentize_py = venv.join("bin/componentize-py");
-    let requirements = workspace::root().join("guests/python/bundled-requirements.txt");
-    if !requirements.exists() {
-        return Ok(PythonBuilder { componentize_py, bundled: None, digest });
-    }
-
     let bundled = workspace::tools().join("python-bundled");
+    let requirements = workspace::root().join("guests/python/bundled-requirements.txt");
     let digest =
         Inputs::default().text("builder", &digest).file("bundled", &requirements)?.finish();
     install("the Python packages that the guest brings along", &bundled, &digest, || {
         let mut pip = pip(&venv);
         pip.args(["--no-deps", "--no-compile", "--target"]).arg(&bundled);
+        // The guest's own version, on a platform that all packages have. What
+        // is native in them is left out of the guest.
+        pip.args(["--implementation", "cp", "--python-version", "3.14"]);
+        pip.args(["--platform", "manylinux2014_x86_64"]);
         pip.arg("-r").arg(&requirements);
         process::quiet(pip)
     })?;
-    Ok(PythonBuilder { componentize_py, bundled: Some(bundled), digest })
+    Ok(PythonBuilder { componentize_py, bundled, digest })
 }
 
 /// `componentize-js`, in a `node_modules` outside of the source tree.

@@ -13,6 +13,7 @@ import sandbox.asyncio  # noqa: E402
 import sandbox.http  # noqa: E402, F401
 import sandbox.importlib  # noqa: E402, F401
 import sandbox.logging  # noqa: E402, F401
+import sandbox.serde  # noqa: E402, F401
 from isola_guest import runner  # noqa: E402
 
 runner.prepare()

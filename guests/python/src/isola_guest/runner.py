@@ -13,7 +13,7 @@ import types
 
 from wit_world.imports import host
 
-from . import stdio, values
+from . import dependencies, stdio, values
 from .failures import failure
 from .loop import main as loop
 
@@ -35,6 +35,8 @@ def prepare():
     stdio.install()
     # The environment of the build is not that of a sandbox.
     os.environ.clear()
+    # A mount that can be written is no place for the guest's own caches.
+    sys.dont_write_bytecode = True
     # An integer at the border has as many digits as it has.
     sys.set_int_max_str_digits(0)
     # Run each path once, so that what is made on first use is in the snapshot.
@@ -50,6 +52,8 @@ def start(config):
     sys.modules["__main__"] = _user
     for key, value in config.env:
         os.environ[key] = value
+    # Packages on a mount.
+    sys.path[:] = filter(None, os.environ.get("PYTHONPATH", "").split(":"))
     sys.setrecursionlimit(config.recursion_limit)
     values.max_size = config.max_value_size
     # The snapshot holds the state of the generator as it was at the build.
@@ -92,6 +96,8 @@ def _run_script(source, name):
         name = f"{stem}-{used}{dot}{ending}" if stem else f"{name}-{used}"
     # Tracebacks show the lines of the source.
     linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+    if "# /// script" in source:
+        dependencies.provide(source, name)
     _globals["__file__"] = name
     exec(compile(source, name, "exec", dont_inherit=True), _globals)
 

@@ -1,4 +1,4 @@
-"""The standard library, inside the component.
+"""The standard library and the bundled packages, inside the component.
 
 The build's files are gone at run time. So every module is compiled while
 building and kept as marshalled code in a dictionary, and a finder serves
@@ -7,18 +7,25 @@ imports from it.
 
 import gc
 import importlib
+import importlib.util
 import json
 import marshal
 import os
 import sys
 from importlib.machinery import ModuleSpec
+from importlib.metadata import Distribution
 
 # Where tracebacks say that the library is. There is no such folder.
 ROOT = "/lib/python3.14"
 
+# And that the bundled packages are.
+SITE = f"{ROOT}/site-packages"
+
 # Parts that no script in a sandbox can use: tests, demos, the IDE and its
 # toolkit, and the installer of pip.
 LEFT_OUT = {"ensurepip", "idlelib", "test", "tkinter", "turtledemo", "turtle", "__pycache__"}
+# And what only serves native code that is not here.
+LEFT_OUT |= {"_yaml", "cyaml"}
 
 # Imported into the snapshot: what many scripts use is there for free.
 PRELOADED = """
@@ -33,8 +40,11 @@ unicodedata unittest.mock urllib.error urllib.parse uuid warnings weakref
 xml.etree.ElementTree zipfile zlib zoneinfo
 """.split()
 
-# Full name -> (is it a package, path below ROOT, marshalled code).
+# Full name -> (is it a package, where it seems to be, marshalled code).
 _modules = {}
+
+# The metadata of each bundled package.
+_packages = []
 
 
 class BundledLoader:
@@ -45,8 +55,7 @@ class BundledLoader:
         module = _modules.get(name)
         if module is None:
             return None
-        is_package, file, _ = module
-        origin = f"{ROOT}/{file}"
+        is_package, origin, _ = module
         spec = ModuleSpec(name, BundledLoader, origin=origin, is_package=is_package)
         spec.has_location = True
         if is_package:
@@ -76,17 +85,38 @@ class BundledLoader:
     def is_package(name):
         return _modules[name][0]
 
+    @staticmethod
+    def find_distributions(context):
+        """The bundled packages, for `importlib.metadata`."""
+        found = map(_Bundled, _packages)
+        return [one for one in found if context.name is None or _same(one.name, context.name)]
+
+
+class _Bundled(Distribution):
+    def __init__(self, metadata):
+        self._metadata = metadata
+
+    def read_text(self, filename):
+        return self._metadata if filename == "METADATA" else None
+
+    def locate_file(self, path):
+        return f"{SITE}/{path}"
+
+
+def _same(name, other):
+    """Whether two names of packages are one, by the packaging specification."""
+    return name.lower().replace("-", "_").replace(".", "_") == (
+        other.lower().replace("-", "_").replace(".", "_")
+    )
+
 
 def bundle():
-    """Takes the library in, and installs the finder for it."""
-    root = os.path.dirname(os.path.dirname(json.__file__))
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if name.isidentifier() and name not in LEFT_OUT)
-        for file in sorted(files):
-            if file.endswith(".py") and file[:-3] not in LEFT_OUT:
-                _take(root, os.path.join(folder, file))
+    """Takes the library and the packages in, and installs the finder for them."""
+    _take_all(os.path.dirname(os.path.dirname(json.__file__)), ROOT)
     if "asyncio.base_events" not in _modules:
-        raise RuntimeError(f"the standard library is not in {root}")
+        raise RuntimeError(f"the standard library is not in {os.path.dirname(json.__file__)}")
+    packages = importlib.util.find_spec("yaml")
+    _take_all(os.path.dirname(os.path.dirname(packages.origin)), SITE)
     # Before the finder of `sys.path`: an import of the library never asks the
     # file system.
     sys.meta_path.insert(2, BundledLoader)
@@ -104,15 +134,31 @@ def freeze():
     gc.freeze()
 
 
-def _take(root, path):
+def _take_all(root, place):
+    for folder, folders, files in os.walk(root):
+        if folder.endswith(".dist-info"):
+            with open(os.path.join(folder, "METADATA"), encoding="utf-8") as metadata:
+                _packages.append(metadata.read())
+        folders[:] = sorted(name for name in folders if _is_wanted(name))
+        for file in sorted(files):
+            if file.endswith(".py") and file[:-3] not in LEFT_OUT:
+                _take(root, os.path.join(folder, file), place)
+    _packages.sort()
+
+
+def _is_wanted(folder):
+    return (folder.isidentifier() and folder not in LEFT_OUT) or folder.endswith(".dist-info")
+
+
+def _take(root, path, place):
     file = path[len(root) + 1 :]
     parts = file[: -len(".py")].split("/")
     is_package = parts[-1] == "__init__"
     name = ".".join(parts[:-1] if is_package else parts)
     with open(path, "rb") as source:
         try:
-            code = compile(source.read(), f"{ROOT}/{file}", "exec", dont_inherit=True)
+            code = compile(source.read(), f"{place}/{file}", "exec", dont_inherit=True)
         except SyntaxError:
             # A few files are templates and samples, not modules.
             return
-    _modules[name] = (is_package, file, marshal.dumps(code))
+    _modules[name] = (is_package, f"{place}/{file}", marshal.dumps(code))

@@ -1,0 +1,107 @@
+"""What a script says that it needs: inline script metadata (PEP 723).
+
+Dependencies with a URL are imported from there. Others have to be there
+already: bundled with the guest, or on a mount in `sys.path`.
+"""
+
+import sys
+import tomllib
+from importlib import metadata
+
+from . import remote
+
+_BEGIN = "# /// script"
+_END = "# ///"
+
+# (Name, URL) of what is on `sys.meta_path` already.
+_known = set()
+
+
+def provide(source, name):
+    """Sees to it that a script finds what its metadata names."""
+    block, line = _block(source, name)
+    if block is None:
+        return
+    try:
+        wanted = tomllib.loads(block)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{name}: the script metadata after line {line} is not TOML: {error}") from None
+    where = f"{name}, script metadata"
+    # Only now: most scripts have none, and this takes a while to import.
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    python = wanted.get("requires-python", "")
+    try:
+        fits = SpecifierSet(python).contains(_version(), prereleases=True)
+    except (InvalidSpecifier, TypeError, AttributeError):
+        raise ValueError(f"{where}: requires-python {python!r} is no version specifier") from None
+    if not fits:
+        raise ImportError(f"{where}: it requires Python {python}, and this is {_version()}")
+    dependencies = wanted.get("dependencies", [])
+    if not isinstance(dependencies, list) or not all(isinstance(one, str) for one in dependencies):
+        raise ValueError(f"{where}: dependencies is not a list of strings")
+    for text in dependencies:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement as error:
+            raise ValueError(f"{where}: {text!r} is no dependency: {error}") from None
+        if requirement.marker is None or requirement.marker.evaluate():
+            _provide_one(requirement, where)
+
+
+def _provide_one(requirement, where):
+    if requirement.url is None:
+        _check_installed(requirement, where)
+    elif (key := (requirement.name, requirement.url)) not in _known:
+        scheme, separator, _ = requirement.url.partition("://")
+        if not separator or scheme.lower() not in ("http", "https"):
+            raise ImportError(
+                f"{where}: {requirement.name} is at {requirement.url!r}, "
+                "but only http and https URLs can be imported from"
+            )
+        # A server does not tell which modules a folder has: it is only asked
+        # for the one by this name.
+        module = requirement.name.replace("-", "_").replace(".", "_")
+        sys.meta_path.append(remote.Importer(requirement.url, folder_of=module))
+        _known.add(key)
+
+
+def _check_installed(requirement, where):
+    name = requirement.name
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        raise ModuleNotFoundError(
+            f"{where}: it depends on {name!r}, which this guest does not bundle and no mount "
+            f"brings; give a URL as in '{name} @ https://...', or mount a site-packages folder",
+            name=name,
+        ) from None
+    if not requirement.specifier.contains(version, prereleases=True):
+        raise ImportError(f"{where}: it depends on '{requirement}', but {name} is {version} here")
+
+
+def _block(source, name):
+    """The TOML of the block and the line that it begins in, or None."""
+    lines = source.splitlines()
+    starts = [number for number, line in enumerate(lines) if line.rstrip() == _BEGIN]
+    blocks = []
+    for start in starts:
+        end = None
+        content = []
+        for number, line in enumerate(lines[start + 1 :]):
+            if line.rstrip() == _END:
+                # The last one counts that the comment still goes on to.
+                end = number
+            elif not (line == "#" or line.startswith("# ")):
+                break
+            content.append(line[2:])
+        if end is not None:
+            blocks.append(("\n".join(content[:end]), start + 1))
+    if len(blocks) > 1:
+        raise ValueError(f"{name}: there is more than one block of script metadata")
+    return blocks[0] if blocks else (None, 0)
+
+
+def _version():
+    return ".".join(map(str, sys.version_info[:3]))
