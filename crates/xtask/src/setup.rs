@@ -23,7 +23,7 @@ const OLDEST_NODE: (u32, u32) = (20, 0);
 /// The builder of the Python guest, installed.
 pub struct PythonBuilder {
     pub componentize_py: PathBuf,
-    /// Pure Python packages that the guest brings along, if it does.
+    /// The packages that the guest brings along.
     pub bundled: PathBuf,
     /// Changes when another builder is installed.
     pub digest: String,
@@ -38,9 +38,13 @@ pub struct JsBuilder {
     pub digest: String,
 }
 
+const BUILDER: &str = "guests/python/requirements.txt";
+const BUILDER_PURPOSE: &str = "componentize-py, which builds the Python guest";
+
 pub fn everything() -> Result<()> {
     let _lock = workspace::lock()?;
     python_builder()?;
+    python_samples()?;
     js_builder()?;
     cargo_deny()?;
     eprintln!("==> all tools are there");
@@ -49,27 +53,53 @@ pub fn everything() -> Result<()> {
 
 /// `componentize-py`, in a virtual environment of its own.
 pub fn python_builder() -> Result<PythonBuilder> {
-    let (venv, digest) = python_environment(
-        "python",
-        "guests/python/requirements.txt",
-        "componentize-py, which builds the Python guest",
-    )?;
+    let (venv, digest) = python_environment("python", BUILDER, BUILDER_PURPOSE)?;
     let componentize_py = venv.join("bin/componentize-py");
-    let bundled = workspace::tools().join("python-bundled");
-    let requirements = workspace::root().join("guests/python/bundled-requirements.txt");
+    let bundled = packages(
+        "python-bundled",
+        "guests/python/bundled-requirements.txt",
+        "the Python packages that the guest brings along",
+        &venv,
+        &digest,
+    )?;
+    Ok(PythonBuilder { componentize_py, bundled, digest })
+}
+
+/// Real packages that the tests import in the Python guest.
+pub fn python_samples() -> Result<PathBuf> {
+    let (venv, digest) = python_environment("python", BUILDER, BUILDER_PURPOSE)?;
+    packages(
+        "python-samples",
+        "guests/python/sample-requirements.txt",
+        "the Python packages that the tests import in the guest",
+        &venv,
+        &digest,
+    )
+}
+
+/// Packages for the Python guest, in a folder of their own: for the guest's own
+/// version, on a platform that all of them have. What is native in them is of
+/// no use to the guest.
+fn packages(
+    name: &str,
+    requirements: &str,
+    what: &str,
+    venv: &Path,
+    venv_digest: &str,
+) -> Result<PathBuf> {
+    let folder = workspace::tools().join(name);
+    let requirements = workspace::root().join(requirements);
     let digest =
-        Inputs::default().text("builder", &digest).file("bundled", &requirements)?.finish();
-    install("the Python packages that the guest brings along", &bundled, &digest, || {
-        let mut pip = pip(&venv);
-        pip.args(["--no-deps", "--no-compile", "--target"]).arg(&bundled);
-        // The guest's own version, on a platform that all packages have. What
-        // is native in them is left out of the guest.
+        Inputs::default().text("venv", venv_digest).file("packages", &requirements)?.finish();
+    install(what, &folder, &digest, || {
+        let mut pip = pip(venv);
+        pip.args(["--no-deps", "--no-compile", "--target"]).arg(&folder);
         pip.args(["--implementation", "cp", "--python-version", "3.14"]);
         pip.args(["--platform", "manylinux2014_x86_64"]);
         pip.arg("-r").arg(&requirements);
         process::quiet(pip)
     })?;
-    Ok(PythonBuilder { componentize_py, bundled, digest })
+    Ok(folder)
 }
 
 /// `componentize-js`, in a `node_modules` outside of the source tree.

@@ -16,6 +16,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     guests::ensure()?;
+    setup::python_samples()?;
     eprintln!("==> node --test guests/js/test");
     let mut node = Command::new(setup::js_builder()?.node);
     node.current_dir(workspace::root()).args(["--test", "guests/js/test/"]);

@@ -98,3 +98,42 @@ def main():
     ]);
     assert_eq!(value, expected);
 }
+
+#[tokio::test]
+async fn what_is_not_there_imports_and_refuses_data() {
+    let sandbox = started(Runtime::Python).await;
+    sandbox
+        .load_script(
+            "
+import bz2, io, lzma, shutil, tarfile, zipfile
+def attempt(expression):
+    try:
+        return repr(eval(expression))
+    except Exception as error:
+        return f'{type(error).__name__}: {error}'
+def main(expressions):
+    return [attempt(expression) for expression in expressions]
+",
+        )
+        .await
+        .unwrap();
+    let rows = [
+        ("bz2.compress(b'x')", "OSError: bzip2 is not in this guest; zlib and gzip are"),
+        ("bz2.decompress(b'x')", "OSError: bzip2 is not in this guest; zlib and gzip are"),
+        ("bz2.open(io.BytesIO(b'x')).read()", "OSError: bzip2 is not in this guest; zlib and"),
+        ("lzma.compress(b'x')", "LZMAError: LZMA is not in this guest; zlib and gzip are"),
+        ("lzma.open(io.BytesIO(b'x')).read()", "LZMAError: LZMA is not in this guest; zlib and"),
+        // The library does not offer what it cannot do.
+        ("[one[0] for one in shutil.get_archive_formats()]", "['gztar', 'tar', 'zip']"),
+        (
+            "zipfile.ZipFile(io.BytesIO(), 'w', zipfile.ZIP_BZIP2)",
+            "RuntimeError: Compression requires the (missing) bz2 module",
+        ),
+        ("tarfile.open(fileobj=io.BytesIO(b'garbage'))", "ReadError: file could not be opened"),
+    ];
+    let seen = sandbox.run("main", args![rows.map(|row| row.0)]).await.unwrap();
+    let seen: Vec<String> = seen.to().unwrap();
+    for ((expression, expected), seen) in rows.into_iter().zip(seen) {
+        assert!(seen.starts_with(expected), "{expression}: {seen}");
+    }
+}

@@ -7,13 +7,10 @@ import traceback
 from componentize_py_types import Err
 from wit_world.exports.guest import Failure, FailureKind
 
-from . import pending, values
+from . import pending, places, values
 
 # What an exception may say; the middle of a longer text is left out.
 _LONGEST = 64 * 1024
-
-# Frames between the host's call and user code.
-_HIDDEN = ("/isola_guest/", "/sandbox/", "/asyncio/")
 
 
 def failure(error):
@@ -24,10 +21,10 @@ def failure(error):
     except Exception:
         message = "<the exception cannot be shown>"
     try:
-        trace = _trace(error)
+        text = trace(error)
     except Exception:
-        trace = ""
-    return Err(Failure(_sendable(name), _sendable(message), _sendable(trace), _kind(error)))
+        text = ""
+    return Err(Failure(_sendable(name), _sendable(message), _sendable(text), _kind(error)))
 
 
 def _kind(error):
@@ -44,7 +41,7 @@ def _kind(error):
     return FailureKind.EXCEPTION
 
 
-def _trace(error):
+def trace(error):
     """The traceback without the frames of the runner."""
     shown = traceback.TracebackException.from_exception(error, limit=-200)
     seen = set()
@@ -55,14 +52,10 @@ def _trace(error):
             continue
         seen.add(id(part))
         part.stack = traceback.StackSummary.from_list(
-            [frame for frame in part.stack if not _is_hidden(frame.filename)]
+            [frame for frame in part.stack if not places.is_hidden(frame.filename)]
         )
         parts += [part.__cause__, part.__context__, *(part.exceptions or ())]
     return "".join(shown.format())
-
-
-def _is_hidden(filename):
-    return filename.startswith("/") and any(part in filename for part in _HIDDEN)
 
 
 def _sendable(text):

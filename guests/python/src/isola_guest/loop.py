@@ -76,12 +76,43 @@ _ROUNDS = 100
 # From how many tasks on those that need no report are sorted out.
 _MANY = 1000
 
+
+class _InOrder:
+    """As much of a weak set as is needed here; it remembers the order."""
+
+    def __init__(self):
+        self.references = {}
+
+    def add(self, item):
+        identity = id(item)
+        self.references[identity] = weakref.ref(item, lambda _: self.references.pop(identity, None))
+
+    def discard(self, item):
+        self.references.pop(id(item), None)
+
+    def pop(self):
+        """Takes the youngest."""
+        return self.references.popitem()[1]()
+
+    def clear(self):
+        self.references.clear()
+
+    def __len__(self):
+        return len(self.references)
+
+    def __iter__(self):
+        return iter([reference() for reference in self.references.values()])
+
+
 # The loops that user code made.
-_others = weakref.WeakSet()
+_others = _InOrder()
 
 
 class Loop(asyncio.BaseEventLoop):
     """The event loop of the guest."""
+
+    # If it could not even be made, it is not to be closed.
+    _closed = True
 
     def __init__(self):
         super().__init__()
@@ -130,8 +161,10 @@ class Loop(asyncio.BaseEventLoop):
             try:
                 return self.run_until_complete(coroutine)
             finally:
-                self.finish()
-                self.close()
+                try:
+                    self.finish()
+                finally:
+                    self.close()
         finally:
             asyncio._set_running_loop(outer)
             asyncio.tasks._swap_current_task(outer, task)
@@ -150,19 +183,9 @@ class Loop(asyncio.BaseEventLoop):
 
     def finish(self):
         """Ends what is left, so that an idle guest waits for nothing."""
-        try:
-            rounds = 0
-            while rounds < _ROUNDS and self._end_some():
-                rounds += 1
-        finally:
-            # Also if one of them would not be ended.
-            for handle in self._scheduled:
-                handle._scheduled = False
-            self._scheduled.clear()
-            self._timer_cancelled_count = 0
-            self._ready.clear()
-            self._selector.close()
-            self._report()
+        # Whatever runs on a loop began as one of these.
+        if self._started or self._ready or self._scheduled:
+            self._end()
 
     def close(self):
         if not self.is_running():
@@ -178,32 +201,50 @@ class Loop(asyncio.BaseEventLoop):
     def _write_to_self(self):
         """Nothing: there is no other thread that could be waiting."""
 
-    def _end_some(self):
+    def _end(self):
+        hopeless = set()
+        try:
+            rounds = 0
+            while rounds < _ROUNDS and self._end_some(hopeless):
+                rounds += 1
+        finally:
+            # Also if one of them would not be ended.
+            for handle in self._scheduled:
+                handle._scheduled = False
+            self._scheduled.clear()
+            self._timer_cancelled_count = 0
+            self._ready.clear()
+            self._selector.close()
+            self._report()
+
+    def _end_some(self, hopeless):
         """One round of the end. Whether there was anything to end."""
-        tasks = asyncio.all_tasks(self)
+        tasks = asyncio.all_tasks(self) - hopeless
         if tasks:
-            for task in tasks:
+            # In the order in which they were started, as far as that is known.
+            known = [task for started in self._started if (task := started()) in tasks]
+            for task in dict.fromkeys([*known, *tasks]):
                 task.cancel()
-            try:
-                self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-            except DeadlockError:
-                for task in tasks:
-                    self._give_up(task)
-                return False
+            ending = asyncio.gather(*tasks, return_exceptions=True)
         elif self._asyncgens:
-            self.run_until_complete(self.shutdown_asyncgens())
+            ending = self.shutdown_asyncgens()
         elif self._ready:
-            self.run_until_complete(_nothing())
+            ending = _nothing()
         else:
             return False
+        try:
+            self.run_until_complete(ending)
+        except DeadlockError:
+            for task in tasks:
+                self._give_up(task)
+            hopeless |= tasks
         return True
 
     def _give_up(self, task):
         if not task.done():
             task._log_destroy_pending = False
-            self.call_exception_handler(
-                {"message": "A task was cancelled and yet waits for what can never come", "task": task}
-            )
+            message = "A task was cancelled, and still waits for what can never come"
+            self.call_exception_handler({"message": message, "task": task})
 
     def _report(self):
         """Reports the tasks that failed and that nobody asked for their failure."""
@@ -244,33 +285,6 @@ class _Main(Loop):
         self.finish()
 
 
-class _InOrder:
-    """What `BaseEventLoop` needs of a weak set; it remembers the order."""
-
-    def __init__(self):
-        self._references = {}
-
-    def add(self, item):
-        identity = id(item)
-        self._references[identity] = weakref.ref(item, lambda _: self._references.pop(identity, None))
-
-    def discard(self, item):
-        self._references.pop(id(item), None)
-
-    def pop(self):
-        """Takes the youngest."""
-        return self._references.popitem()[1]()
-
-    def clear(self):
-        self._references.clear()
-
-    def __len__(self):
-        return len(self._references)
-
-    def __iter__(self):
-        return iter([reference() for reference in self._references.values()])
-
-
 class _Policy(asyncio.events._AbstractEventLoopPolicy):
     """Makes `asyncio.run` and `asyncio.new_event_loop` use this loop."""
 
@@ -290,19 +304,23 @@ class _Policy(asyncio.events._AbstractEventLoopPolicy):
 def run(coroutine):
     """Runs a coroutine to its end: on the calls' loop, or within a running one."""
     outer = asyncio._get_running_loop()
-    if outer is None:
+    if outer is not None:
+        return Loop().run_within(outer, coroutine)
+    try:
         return main.run_until_complete(coroutine)
-    return Loop().run_within(outer, coroutine)
+    except DeadlockError:
+        # Whoever catches it goes on without the tasks that cannot.
+        main.finish()
+        raise
 
 
 def finish():
     """The end of a call: nothing is left pending, on any loop."""
     try:
         main.finish()
-        if _others:
+        if _others.references:
             for loop in list(_others):
-                if not loop.is_closed():
-                    loop.finish()
+                loop.finish()
     finally:
         pending.waiting.clear()
 

@@ -37,13 +37,25 @@ _uploads = {}
 _numbers = count(1)
 
 
-def hostcall(name, payload):
-    """Starts a hostcall and returns the future of its result."""
-    if not isinstance(name, str):
-        raise TypeError(f"a hostcall's name is a str, not {type(name).__name__}")
+async def hostcall(call_type, payload=None):
+    """Calls the function that the host registered as `call_type`.
+
+    Returns what the host returned. Raises `HostcallError`, a `RuntimeError`,
+    with the host's message if it refuses or fails.
+    """
+    if not isinstance(call_type, str):
+        raise TypeError(f"a hostcall's name is a str, not {type(call_type).__name__}")
     number = next(_numbers)
-    _start(HostcallError, host.hostcall, number, name, values.encode(payload))
-    return _future(number, HostcallError)
+    _start(HostcallError, host.hostcall, number, call_type, values.encode(payload))
+    future = _loop_future()
+    waiting[number] = (future, HostcallError)
+    try:
+        return await future
+    except BaseException:
+        # Given up while it was under way: the host need not go on.
+        if waiting.pop(number, None) is not None:
+            host.abandon(number)
+        raise
 
 
 class Exchange:
@@ -164,6 +176,11 @@ def settle(completions):
     """Settles the futures that there is news for."""
     for completion in completions:
         number, outcome = completion.id, completion.outcome
+        if isinstance(outcome, host.Outcome_Value):
+            future, _ = waiting.pop(number, (None, None))
+            if future is not None and not future.done():
+                future.set_result(values.decode(outcome.value))
+            continue
         if isinstance(outcome, host.Outcome_Taken):
             _taken(number, outcome.value)
             continue
@@ -172,9 +189,7 @@ def settle(completions):
             _taken(number, False)
         if future is None or future.done():
             continue
-        if isinstance(outcome, host.Outcome_Value):
-            future.set_result(values.decode(outcome.value))
-        elif isinstance(outcome, host.Outcome_Failed):
+        if isinstance(outcome, host.Outcome_Failed):
             future.set_exception(failure(outcome.value))
         elif isinstance(outcome, host.Outcome_End):
             future.set_result(b"")

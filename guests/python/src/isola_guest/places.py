@@ -2,6 +2,9 @@
 
 from isola_guest import own_builtins as __builtins__  # noqa: A004
 
+import gc
+import types
+
 # Frames of the runner, and of what it drives user code with.
 _HIDDEN = ("/isola_guest/", "/sandbox/", "/asyncio/")
 
@@ -26,11 +29,20 @@ def _place(awaited):
     """The innermost place of user code in a chain of awaits."""
     place = "an unknown place"
     while awaited is not None:
-        kind = next((kind for kind in ("cr", "ag", "gi") if hasattr(awaited, kind + "_frame")), None)
-        if kind is None:
-            break
-        frame = getattr(awaited, kind + "_frame")
+        frame, awaited = _step(awaited)
         if frame is not None and not is_hidden(frame.f_code.co_filename):
             place = f"{frame.f_code.co_filename}, line {frame.f_lineno}, in {frame.f_code.co_name}"
-        awaited = getattr(awaited, "cr_await" if kind == "cr" else f"{kind}_await", None)
     return place
+
+
+def _step(awaited):
+    """The frame of what is awaited, and what that awaits in turn."""
+    if isinstance(awaited, types.CoroutineType):
+        return awaited.cr_frame, awaited.cr_await
+    if isinstance(awaited, types.AsyncGeneratorType):
+        return awaited.ag_frame, awaited.ag_await
+    if isinstance(awaited, types.GeneratorType):
+        return awaited.gi_frame, awaited.gi_yieldfrom
+    # One step of an async generator does not say whose it is.
+    referents = gc.get_referents(awaited)
+    return None, next((each for each in referents if isinstance(each, types.AsyncGeneratorType)), None)

@@ -13,9 +13,8 @@ import types
 
 from wit_world.imports import host
 
-from . import dependencies, stdio, values
+from . import dependencies, loop, stdio, values
 from .failures import failure
-from .loop import main as loop
 
 # The module of user code: `__main__`, as for a script.
 _user = types.ModuleType("__main__")
@@ -44,7 +43,9 @@ def prepare():
     values.encode({"a": [1, 2.5, None, True, "é"]})
     values.decode('{"a": [1, 2.5, null, true, "é"]}')
     failure(ValueError("warm"))
-    loop.run_until_complete(_nothing())
+    loop.run(_nothing())
+    loop.run(_drain(_no_items()))
+    loop.finish()
 
 
 def start(config):
@@ -123,16 +124,21 @@ async def _nothing():
     pass
 
 
+async def _no_items():
+    for item in ():
+        yield item
+
+
 def _finish(result):
     """Awaits a result and streams its items, as far as it asks for that."""
     if inspect.isawaitable(result):
-        result = loop.run_until_complete(_await(result))
+        result = loop.run(_await(result))
     if isinstance(result, _JSON_LIKE) or result is None:
         return result
     if isinstance(result, _BYTES_LIKE):
         return result  # which `encode` refuses by name
     if hasattr(result, "__aiter__"):
-        loop.run_until_complete(_drain(result))
+        loop.run(_drain(result))
         return None
     if hasattr(result, "__iter__"):
         for item in result:

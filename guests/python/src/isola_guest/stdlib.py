@@ -122,6 +122,11 @@ def bundle():
     sys.meta_path.insert(2, BundledLoader)
     for name in PRELOADED:
         importlib.import_module(name)
+    # Only now, so that the library itself knows what there is.
+    stand_ins = os.path.join(os.path.dirname(__file__), "stand_ins")
+    for file in sorted(os.listdir(stand_ins)):
+        if file.endswith(".py"):
+            _take(stand_ins, os.path.join(stand_ins, file), ROOT)
 
 
 def freeze():

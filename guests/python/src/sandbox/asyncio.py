@@ -3,34 +3,33 @@
 import asyncio as _asyncio
 import inspect as _inspect
 
-from isola_guest import pending as _pending
+from isola_guest import loop as _loop
 from isola_guest import runner as _runner
 from isola_guest.loop import DeadlockError
-from isola_guest.loop import main as _loop
-from isola_guest.pending import HostcallError
+from isola_guest.pending import HostcallError, hostcall
+from wit_world.imports.poll import Pollable as _Pollable
 
 __all__ = ["DeadlockError", "HostcallError", "hostcall", "run", "subscribe"]
-
-
-async def hostcall(call_type, payload=None):
-    """Calls the function that the host registered as `call_type`.
-
-    Returns what the host returned. Raises `HostcallError`, a `RuntimeError`,
-    with the host's message if it refuses or fails.
-    """
-    return await _pending.hostcall(call_type, payload)
 
 
 def run(main):
     """Runs a coroutine to its end, from synchronous code, and returns its result.
 
     The items of an async generator are sent to the host as partial results.
+    Called while a loop runs, it blocks that loop until it returns.
     """
-    if _inspect.isasyncgen(main):
-        return _loop.run_until_complete(_runner._drain(main))
-    return _loop.run_until_complete(_runner._await(main))
+    if _inspect.isawaitable(main):
+        return _loop.run(_runner._await(main))
+    if hasattr(main, "__aiter__"):
+        return _loop.run(_runner._drain(main))
+    message = f"run() takes a coroutine or an async generator, not {type(main).__name__}"
+    if callable(main):
+        message += ": call the function, as in run(main())"
+    raise TypeError(message)
 
 
 async def subscribe(pollable):
     """Waits until a native pollable is ready."""
+    if not isinstance(pollable, _Pollable):
+        raise TypeError(f"subscribe() takes a pollable of wasi:io/poll, not {type(pollable).__name__}")
     await _asyncio.get_running_loop().wait_for_pollable(pollable)

@@ -1,43 +1,80 @@
 """Log records for the host.
 
-Those of the standard `logging` module come here too, as long as a script
-configures no handler of its own: all levels, for the host to choose.
+Those of the standard `logging` module come here too, unless a script sends
+them elsewhere: all levels, for the host to choose.
 """
 
+import functools as _functools
 import logging as _logging
+import sys as _sys
+from collections.abc import Mapping as _Mapping
 
+from isola_guest import failures as _failures
 from isola_guest import stdio as _stdio
 from wit_world.imports import host as _host
 
 __all__ = ["debug", "error", "info", "warning"]
 
 
-def debug(message, *args, **fields):
+def debug(message, /, *args, exc_info=None, **fields):
     """Logs at level `debug`."""
-    _log(_host.Level.DEBUG, message, args, fields)
+    _log(_host.Level.DEBUG, message, args, exc_info, fields)
 
 
-def info(message, *args, **fields):
+def info(message, /, *args, exc_info=None, **fields):
     """Logs at level `info`."""
-    _log(_host.Level.INFO, message, args, fields)
+    _log(_host.Level.INFO, message, args, exc_info, fields)
 
 
-def warning(message, *args, **fields):
+def warning(message, /, *args, exc_info=None, **fields):
     """Logs at level `warning`."""
-    _log(_host.Level.WARNING, message, args, fields)
+    _log(_host.Level.WARNING, message, args, exc_info, fields)
 
 
-def error(message, *args, **fields):
+def error(message, /, *args, exc_info=None, **fields):
     """Logs at level `error`."""
-    _log(_host.Level.ERROR, message, args, fields)
+    _log(_host.Level.ERROR, message, args, exc_info, fields)
 
 
-def _log(level, message, args, fields):
-    text = str(message)
-    if args:
-        text %= args
-    if fields:
-        text += "".join(f" {name}={value!r}" for name, value in fields.items())
+def _log(level, message, args, exc_info, fields):
+    # As the standard module does it: one mapping serves `%(name)s`.
+    if len(args) == 1 and isinstance(args[0], _Mapping) and args[0]:
+        args = args[0]
+    text = _formatted(message, args) + _shown(fields)
+    if exc_info:
+        if isinstance(exc_info, BaseException):
+            raised = exc_info
+        else:
+            raised = exc_info[1] if isinstance(exc_info, tuple) else _sys.exception()
+        text += _traceback(raised)
+    _send(level, text)
+
+
+def _formatted(message, args):
+    """The message with its arguments. A wrong format is shown, not raised."""
+    try:
+        text = str(message)
+        return text % args if args else text
+    except Exception as error:
+        return f"{_safely(str, message)} (not formatted: {error}; arguments: {_safely(repr, args)})"
+
+
+def _shown(fields):
+    return "".join(f" {name}={_safely(repr, value)}" for name, value in fields.items())
+
+
+def _safely(show, value):
+    try:
+        return show(value)
+    except Exception:
+        return f"<a {type(value).__name__} that cannot be shown>"
+
+
+def _traceback(error):
+    return "" if error is None else "\n" + _failures.trace(error).rstrip("\n")
+
+
+def _send(level, text):
     _stdio.flush()
     _host.log(level, text.encode("utf-8", "backslashreplace").decode())
 
@@ -45,21 +82,85 @@ def _log(level, message, args, fields):
 class _HostHandler(_logging.Handler):
     """Hands the records of the standard module to the host."""
 
+    def __init__(self, formatter=None):
+        super().__init__()
+        self.setFormatter(formatter)
+
     def emit(self, record):
-        text = record.getMessage()
+        try:
+            text = self.format(record)
+        except Exception:
+            text = _formatted(record.msg, record.args)
+        _send(_level(record.levelno), text)
+
+
+class _Plain(_logging.Formatter):
+    """The message as the functions of this module show it."""
+
+    def format(self, record):
+        text = _formatted(record.msg, record.args)
+        text += _shown({name: value for name, value in record.__dict__.items() if name not in _USUAL})
         if record.exc_info:
-            text += "\n" + _logging.Formatter().formatException(record.exc_info)
-        if record.levelno >= _logging.ERROR:
-            level = _host.Level.ERROR
-        elif record.levelno >= _logging.WARNING:
-            level = _host.Level.WARNING
-        elif record.levelno >= _logging.INFO:
-            level = _host.Level.INFO
-        else:
-            level = _host.Level.DEBUG
-        _log(level, text, (), {})
+            text += _traceback(record.exc_info[1])
+        if record.stack_info:
+            text += "\n" + record.stack_info
+        return text
 
 
-# It serves whoever has no handler. `logging.basicConfig` works as ever.
-_logging.lastResort = _HostHandler()
+def _level(number):
+    if number >= _logging.ERROR:
+        return _host.Level.ERROR
+    if number >= _logging.WARNING:
+        return _host.Level.WARNING
+    if number >= _logging.INFO:
+        return _host.Level.INFO
+    return _host.Level.DEBUG
+
+
+# What every record has. The rest are fields: the `extra` of the call.
+_USUAL = _logging.makeLogRecord({}).__dict__.keys() | {"message", "asctime", "taskName"}
+
+# It serves whoever has no handler.
+_handler = _HostHandler(_Plain())
+_logging.lastResort = _handler
 _logging.root.setLevel(_logging.DEBUG)
+
+
+def _goes_elsewhere(logger):
+    """Whether a logger has a handler that takes its records.
+
+    Libraries give their loggers a handler that does nothing. It only counts
+    where nothing could come after it.
+    """
+    while logger is not None:
+        last = not logger.propagate or logger.parent is None
+        for handler in logger.handlers:
+            if last or not isinstance(handler, _logging.NullHandler):
+                return True
+        logger = None if last else logger.parent
+    return False
+
+
+_usual_call_handlers = _logging.Logger.callHandlers
+_usual_basic_config = _logging.basicConfig
+
+
+@_functools.wraps(_usual_call_handlers)
+def _call_handlers(self, record):
+    if _goes_elsewhere(self) or _logging.lastResort is not _handler:
+        _usual_call_handlers(self, record)
+    else:
+        _handler.handle(record)
+
+
+@_functools.wraps(_usual_basic_config)
+def _basic_config(**kwargs):
+    # Without a place to log to, that is the host.
+    if all(kwargs.get(place) is None for place in ("filename", "stream", "handlers")):
+        own_format = any(kwargs.get(name) for name in ("format", "datefmt", "style"))
+        kwargs["handlers"] = [_HostHandler(None if own_format else _Plain())]
+    _usual_basic_config(**kwargs)
+
+
+_logging.Logger.callHandlers = _call_handlers
+_logging.basicConfig = _basic_config

@@ -1,0 +1,77 @@
+//! Packages of the Python Package Index, on a mount.
+
+use isola::{Mount, Runtime, Template, args};
+use serde_json::json;
+
+/// Real packages, as `pip install --target` leaves them.
+fn site_packages() -> std::path::PathBuf {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/python-samples");
+    std::path::Path::new(folder)
+        .canonicalize()
+        .expect("the sample packages are missing: run `cargo xtask setup`")
+}
+
+const SCRIPT: &str = r#"
+# /// script
+# dependencies = ["jinja2>=3", "attrs", "networkx"]
+# ///
+import attrs
+import networkx
+from importlib.metadata import version
+from jinja2 import Environment
+
+@attrs.define
+class Edge:
+    a: str
+    b: str = attrs.field(validator=attrs.validators.instance_of(str))
+
+def main(pairs):
+    graph = networkx.Graph()
+    for edge in (Edge(*pair) for pair in pairs):
+        graph.add_edge(edge.a, edge.b)
+    path = networkx.shortest_path(graph, "a", "d")
+    template = Environment().from_string("{% for node in path %}<{{ node|upper }}>{% endfor %}")
+    return [template.render(path=path), version("attrs") != ""]
+
+def refused():
+    Edge("a", 5)
+"#;
+
+#[tokio::test]
+async fn pure_python_packages_import_from_a_mount() {
+    let template = Template::builder(Runtime::Python)
+        .mount(Mount::new(site_packages(), "/packages"))
+        .env("PYTHONPATH", "/nothing:/packages")
+        .build()
+        .await
+        .unwrap();
+    let sandbox = template.sandbox().create().await.unwrap();
+    sandbox.start().await.unwrap();
+    sandbox.load_script(SCRIPT).await.unwrap();
+    let pairs = [("a", "b"), ("b", "c"), ("c", "d"), ("a", "e")];
+    let seen = sandbox.run("main", args![pairs]).await.unwrap();
+    assert_eq!(seen, json!(["<A><B><C><D>", true]));
+    let error = sandbox.run("refused", args![]).await.unwrap_err().to_string();
+    assert!(error.starts_with("TypeError: (\"'b' must be <class 'str'>"), "{error}");
+}
+
+#[tokio::test]
+async fn a_script_can_name_the_folder_itself() {
+    let template = Template::builder(Runtime::Python)
+        .mount(Mount::new(site_packages(), "/lib/site-packages"))
+        .build()
+        .await
+        .unwrap();
+    let sandbox = template.sandbox().create().await.unwrap();
+    sandbox.start().await.unwrap();
+    let script = "
+import sys
+sys.path.append('/lib/site-packages')
+import attrs
+def main():
+    return attrs.__file__
+";
+    sandbox.load_script(script).await.unwrap();
+    let seen = sandbox.run("main", args![]).await.unwrap();
+    assert_eq!(seen, json!("/lib/site-packages/attrs/__init__.py"));
+}
