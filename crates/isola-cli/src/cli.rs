@@ -95,6 +95,14 @@ pub struct RunArgs {
     #[arg(long = "mount", value_name = "HOST:GUEST[:ro|rw]", help_heading = "Access")]
     pub mounts: Vec<String>,
 
+    /// Let a Python script import the packages in this host folder
+    ///
+    /// A folder such as `pip install --target DIR` makes, of pure Python
+    /// packages. The script sees it, read-only, at /site-packages, which is
+    /// added to PYTHONPATH.
+    #[arg(long, value_name = "DIR", help_heading = "Access")]
+    pub site_packages: Option<PathBuf>,
+
     /// Set an environment variable of the script, which otherwise has none
     #[arg(long = "env", value_name = "NAME=VALUE", help_heading = "Access")]
     pub env: Vec<String>,

@@ -1,12 +1,6 @@
 //! What is to be run: the command line, checked once.
 
-use std::{
-    ffi::OsStr,
-    fs, io,
-    io::Read as _,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{ffi::OsStr, fs, io, io::Read as _, path::Path, time::Duration};
 
 use isola::{Args, HttpClient, Limits, Mount, Permission, Runtime, Value};
 
@@ -52,8 +46,12 @@ impl Config {
         // standard input to hear then that an option is wrong.
         let runtime = runtime(args.runtime.as_deref(), &args.file)?;
         let call = call(args.function, &args.args, &args.kwargs)?;
-        let mounts = args.mounts.iter().map(|text| mount(text)).collect::<Result<_, _>>()?;
-        let env = args.env.iter().map(|text| variable(text)).collect::<Result<_, _>>()?;
+        let mut mounts =
+            args.mounts.iter().map(|text| mount(text)).collect::<Result<Vec<_>, _>>()?;
+        let mut env = args.env.iter().map(|text| variable(text)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(folder) = &args.site_packages {
+            show_packages(runtime, folder, &mut mounts, &mut env)?;
+        }
         let http = http(&args.allow_http)?;
         let prelude = args.prelude.as_deref().map(Script::read).transpose()?;
         let script = Script::read(&args.file)?;
@@ -170,13 +168,41 @@ fn mount(text: &str) -> Result<Mount, Failure> {
     if !guest.starts_with('/') {
         return Err(refuse(&format!("{guest:?} is neither an absolute path nor ro or rw")));
     }
-    let host = PathBuf::from(host);
-    match fs::metadata(&host) {
-        Ok(metadata) if metadata.is_dir() => {}
-        Ok(_) => return Err(refuse(&format!("{} is not a folder", host.display()))),
-        Err(error) => return Err(refuse(&format!("{}: {error}", host.display()))),
-    }
+    is_folder(Path::new(host)).map_err(|why| refuse(&why))?;
     Ok(Mount::new(host, guest).dir_perms(permission).file_perms(permission))
+}
+
+/// Mounts a folder of Python packages where the interpreter looks for modules.
+fn show_packages(
+    runtime: Runtime,
+    folder: &Path,
+    mounts: &mut Vec<Mount>,
+    env: &mut Vec<(String, String)>,
+) -> Result<(), Failure> {
+    const SHOWN_AT: &str = "/site-packages";
+    let shown = folder.display();
+    let refuse = |why: &str| Failure::usage(format!("--site-packages {shown}: {why}"));
+    if runtime != Runtime::Python {
+        return Err(refuse("only Python has packages"));
+    }
+    is_folder(folder).map_err(|why| {
+        refuse(&why).hint("give a folder that `pip install --target DIR ...` made")
+    })?;
+    mounts.push(Mount::new(folder, SHOWN_AT));
+    match env.iter_mut().find(|(name, _)| name == "PYTHONPATH") {
+        Some((_, path)) => *path = format!("{path}:{SHOWN_AT}"),
+        None => env.push(("PYTHONPATH".to_owned(), SHOWN_AT.to_owned())),
+    }
+    Ok(())
+}
+
+/// The error says what is wrong with it.
+fn is_folder(path: &Path) -> Result<(), String> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(format!("{} is not a folder", path.display())),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
 }
 
 fn variable(text: &str) -> Result<(String, String), Failure> {

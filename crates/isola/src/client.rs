@@ -2,8 +2,6 @@
 
 use std::{fmt, time::Duration};
 
-use futures_util::StreamExt as _;
-
 use crate::{
     host::HostError,
     http::{Body, Method, Request, Response},
@@ -109,12 +107,7 @@ impl HttpClient {
             .map_err(|error| failed(&target, &error))?;
         let answer = self.client.execute(request).await.map_err(|error| failed(&target, &error))?;
         let response: ::http::Response<reqwest::Body> = answer.into();
-        Ok(response.map(|body| {
-            let pieces = http_body_util::BodyDataStream::new(body);
-            Body::from_stream(
-                pieces.map(move |piece| piece.map_err(|error| failed(&target, &error))),
-            )
-        }))
+        Ok(response.map(|body| Body::wrap(body, move |error| failed(&target, &error))))
     }
 }
 

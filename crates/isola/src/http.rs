@@ -39,6 +39,15 @@ impl Body {
         Self(StreamBody::new(frames).boxed_unsync())
     }
 
+    /// The body of another library, with what the guest is told of its errors.
+    pub fn wrap<B, F>(body: B, failed: F) -> Self
+    where
+        B: ::http_body::Body<Data = Bytes> + Send + 'static,
+        F: FnMut(B::Error) -> HostError + Send + 'static,
+    {
+        Self(body.map_err(failed).boxed_unsync())
+    }
+
     /// The pieces as they come. Trailers are left out.
     pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, HostError>> + Send + 'static {
         BodyStream::new(self.0).filter_map(|frame| {

@@ -101,10 +101,12 @@ impl Pending {
             *request.body_mut() = body;
             upload
         });
+        // While it still sends, the end of the response is not yet the end.
+        let eager = upload.is_none();
         let more = Arc::new(Notify::new());
         let asked = Arc::clone(&more);
         let task = tokio::spawn(async move {
-            exchange::run(host, request, timeout, &asked, |outcome| put.now(outcome)).await;
+            exchange::run(host, request, timeout, eager, &asked, |outcome| put.now(outcome)).await;
         });
         let kind = Kind::Exchange { more, upload };
         self.running.insert(id, Task { abort: task.abort_handle(), kind, held });
@@ -280,7 +282,8 @@ impl News {
 fn is_over(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Value(_) | Outcome::End | Outcome::Failed(_) => true,
-        Outcome::Response(_) | Outcome::Taken(_) | Outcome::Chunk(_) => false,
+        Outcome::Response(response) => response.complete,
+        Outcome::Taken(_) | Outcome::Chunk(_) => false,
     }
 }
 
@@ -290,7 +293,9 @@ fn size(outcome: &Outcome) -> usize {
         Outcome::Value(text) | Outcome::Failed(text) => text.len(),
         Outcome::Chunk(bytes) => bytes.len(),
         Outcome::Response(response) => {
-            response.headers.iter().map(|(name, value)| name.len() + value.len()).sum()
+            let headers = &response.headers;
+            let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+            headers + response.body.len()
         }
         Outcome::Taken(_) | Outcome::End => 0,
     }

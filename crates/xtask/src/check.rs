@@ -32,7 +32,7 @@ enum Outcome {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let rows: [(&str, Proof); 10] = [
+    let rows: [(&str, Proof); 12] = [
         ("format", Box::new(format)),
         ("edges", Box::new(|| problems(edges::find()?))),
         ("places", Box::new(|| problems(places::find(&files()?)?))),
@@ -40,7 +40,9 @@ pub fn run(args: &Args) -> Result<()> {
         ("generated", Box::new(generated)),
         ("clippy", Box::new(clippy)),
         ("docs", Box::new(docs)),
-        ("cargo-deny", Box::new(tool)),
+        ("mypy", Box::new(|| tool(setup::mypy))),
+        ("stubs", Box::new(stubs)),
+        ("cargo-deny", Box::new(|| tool(setup::cargo_deny))),
         ("deny", Box::new(|| deny(&["bans", "licenses", "sources"]))),
         ("advisories", {
             let wanted = args.advisories;
@@ -115,10 +117,22 @@ fn generated() -> Result<Outcome> {
 }
 
 /// Installing is a row of its own, so that the time of the next one is honest.
-fn tool() -> Result<Outcome> {
+fn tool(install: fn() -> Result<PathBuf>) -> Result<Outcome> {
     let _lock = workspace::lock()?;
-    setup::cargo_deny()?;
+    install()?;
     Ok(Outcome::Ok)
+}
+
+/// The type stubs of the Python guest: right uses pass, and wrong ones do not.
+fn stubs() -> Result<Outcome> {
+    let lock = workspace::lock()?;
+    let mut mypy = Command::new(setup::mypy()?);
+    drop(lock);
+    mypy.current_dir(workspace::root().join("guests/python/stubs"));
+    mypy.args(["--config-file", "tests/mypy.ini", "--no-color-output", "--cache-dir"]);
+    mypy.arg(workspace::root().join("target/mypy"));
+    mypy.args(["sandbox", "tests/sample.py", "tests/wrong.py"]);
+    passes(mypy)
 }
 
 fn deny(what: &[&str]) -> Result<Outcome> {

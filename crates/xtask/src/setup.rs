@@ -46,6 +46,7 @@ pub fn everything() -> Result<()> {
     python_builder()?;
     python_samples()?;
     js_builder()?;
+    mypy()?;
     cargo_deny()?;
     eprintln!("==> all tools are there");
     Ok(())
@@ -123,6 +124,16 @@ pub fn js_builder() -> Result<JsBuilder> {
         process::quiet(npm)
     })?;
     Ok(JsBuilder { node: node.node, tools, digest })
+}
+
+/// `mypy`, for `cargo xtask check`.
+pub fn mypy() -> Result<PathBuf> {
+    let (venv, _) = python_environment(
+        "mypy",
+        "guests/python/stubs/requirements.txt",
+        "mypy, which checks the type stubs of the Python guest",
+    )?;
+    Ok(venv.join("bin/mypy"))
 }
 
 /// `cargo-deny`, for `cargo xtask check`.

@@ -64,18 +64,22 @@ function toRequest(input, init) {
   return new Request(input, { ...init, headers, body: toJson(init.body) });
 }
 
-function toResponse(id, { status, headers }, url, signal) {
+function toResponse(id, { status, headers, body, complete }, url, signal) {
   const bodiless = BODILESS[status] === true;
   if (bodiless) abandon(id);
-  const response = new Response(bodiless ? null : bodyStream(id, signal), { status, headers });
+  const content = complete ? body : bodyStream(id, signal, body);
+  const response = new Response(bodiless ? null : content, { status, headers });
   define(response, 'url', url, true);
   return response;
 }
 
-/** The body, read as it is asked for. */
-function bodyStream(id, signal) {
+/** The body, read as it is asked for, after what came of it already. */
+function bodyStream(id, signal, first) {
   return new ReadableStream(
     {
+      start(controller) {
+        if (first.length > 0) controller.enqueue(first);
+      },
       async pull(controller) {
         tell(() => host.read(id), failed);
         const outcome = await untilAborted(news(id), id, signal);

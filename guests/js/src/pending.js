@@ -54,7 +54,7 @@ function settle(completions) {
   for (let i = 0; i < completions.length; i++) {
     const { outcome } = completions[i];
     const id = SafeNumber(completions[i].id);
-    if (CONTINUES[outcome.tag] !== true) open.delete(id);
+    if (CONTINUES[outcome.tag] !== true || outcome.val.complete === true) open.delete(id);
     const resolve = waiting.get(id);
     waiting.delete(id);
     if (resolve !== undefined) resolve(outcome);

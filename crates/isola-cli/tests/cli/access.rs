@@ -64,6 +64,47 @@ fn several_mounts_and_a_host_path_with_a_colon() {
 }
 
 #[test]
+fn packages_in_a_folder_can_be_imported() {
+    let folder = Folder::with(
+        "s.py",
+        "import sys, shape\ndef main():\n    return [shape.SIDES, sys.path]\n",
+    );
+    for name in ["site/shape", "other"] {
+        fs::create_dir_all(folder.path().join(name)).unwrap();
+    }
+    let folder = folder.file("site/shape/__init__.py", "from .sides import SIDES");
+    let folder = folder.file("site/shape/sides.py", "SIDES = 6");
+    let seen = folder.run(&["s.py", "--site-packages", "site"]).well();
+    assert_eq!(seen, "[6,[\"/site-packages\"]]\n");
+    // Nothing is written there.
+    assert_eq!(fs::read_dir(folder.path().join("site/shape")).unwrap().count(), 2);
+    let seen = folder
+        .run(&["s.py", "--site-packages", "site", "--mount", "other:/o", "--env", "PYTHONPATH=/o"])
+        .well();
+    assert_eq!(seen, "[6,[\"/o\",\"/site-packages\"]]\n");
+    for (args, why) in [
+        (["s.py", "--site-packages", "none"], "--site-packages none: none: No such file"),
+        (["s.py", "--site-packages", "s.py"], "--site-packages s.py: s.py is not a folder"),
+        (["s.js", "--site-packages", "site"], "--site-packages site: only Python has packages"),
+    ] {
+        let stderr = folder.run(&args).failed(2);
+        assert!(stderr.contains(why), "{stderr}");
+    }
+}
+
+/// Real packages, as `pip install --target` leaves them.
+#[test]
+fn real_packages_can_be_imported() {
+    let packages = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/python-samples");
+    let folder = Folder::with(
+        "s.py",
+        "import attrs, jinja2, networkx\ndef main():\n    \
+         return jinja2.Template('{{ n }}').render(n=networkx.path_graph(5).number_of_edges())\n",
+    );
+    assert_eq!(folder.run(&["s.py", "--site-packages", packages]).well(), "\"4\"\n");
+}
+
+#[test]
 fn the_environment_is_what_it_is_given() {
     let folder = files();
     assert_eq!(folder.run(&["s.py", "-f", "env"]).well(), "{}\n");

@@ -2,37 +2,91 @@
 //!
 //! A block that begins with three backquotes and, say, `python greet.py` is
 //! that file. In a `console` block, a line that begins with `$ ` is a command,
-//! and what follows is all that it prints.
+//! and what follows is all that it prints. `localhost:8000` is a server for the
+//! page's folder: its `server.py`, or else that of Python's library.
 
 use std::{env, fs, path::Path, process::Command};
 
-use crate::fixture::{Folder, ISOLA};
+use crate::fixture::{Folder, ISOLA, Running};
 
 /// The pages, and how many examples each has at least.
-const PAGES: [(&str, usize); 4] = [
+const PAGES: [(&str, usize); 10] = [
     ("README.md", 2),
     ("docs/cli.md", 6),
     ("docs/python-guest.md", 5),
+    ("docs/python/asyncio.md", 6),
+    ("docs/python/dependencies.md", 3),
+    ("docs/python/http.md", 10),
+    ("docs/python/importlib.md", 6),
+    ("docs/python/logging.md", 2),
+    ("docs/python/serde.md", 4),
     ("docs/javascript-guest.md", 4),
 ];
+
+/// What the pages call the server.
+const SERVER: &str = "localhost:8000";
 
 #[test]
 fn the_examples_print_what_they_are_said_to() {
     for (page, least) in PAGES {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(page);
+        let path = root().join(page);
         let text = fs::read_to_string(path).unwrap();
-        let mut folder = Folder::new();
+        let folder = Folder::new();
         fs::create_dir(folder.path().join("data")).unwrap();
+        let server = text.contains(SERVER).then(|| serve(&folder, &text));
+        let text = match &server {
+            Some((_, port)) => text.replace(SERVER, &format!("localhost:{port}")),
+            None => text,
+        };
         let mut examples = 0;
         for (info, text) in blocks(&text) {
             match info.split_once(' ') {
-                Some((_, name)) => folder = folder.file(name, text),
-                None if info == "console" => examples += check(&folder, &text),
+                Some((_, name)) => put(&folder, name, &text),
+                None if info == "console" => examples += check(page, &folder, &text),
                 None => {}
             }
         }
         assert!(examples >= least, "{page}: {examples} examples");
     }
+}
+
+#[test]
+fn every_page_of_the_python_guest_is_run() {
+    for entry in fs::read_dir(root().join("docs/python")).unwrap() {
+        let name = format!("docs/python/{}", entry.unwrap().file_name().to_str().unwrap());
+        assert!(PAGES.iter().any(|(page, _)| *page == name), "{name}");
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+fn put(folder: &Folder, name: &str, text: &str) {
+    let path = folder.path().join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// A server for the folder, and its port.
+fn serve(folder: &Folder, page: &str) -> (Running, String) {
+    let mut python = Command::new("python3");
+    python.arg("-u").current_dir(folder.path());
+    match blocks(page).into_iter().find(|(info, _)| *info == "python server.py") {
+        Some((_, text)) => {
+            put(folder, "server.py", &text);
+            python.args(["server.py", "0"]);
+        }
+        None => {
+            python.args(["-m", "http.server", "--bind", "127.0.0.1", "0"]);
+        }
+    }
+    let mut server = Running::of(python);
+    // "... port 40123 ..."
+    let line = server.line();
+    let mut words = line.split_whitespace().skip_while(|word| *word != "port");
+    let port = words.nth(1).unwrap_or_else(|| panic!("the server says {line:?}"));
+    (server, port.to_owned())
 }
 
 fn blocks(page: &str) -> Vec<(&str, String)> {
@@ -48,7 +102,7 @@ fn blocks(page: &str) -> Vec<(&str, String)> {
 }
 
 /// Runs the commands of a block, and counts them.
-fn check(folder: &Folder, block: &str) -> usize {
+fn check(page: &str, folder: &Folder, block: &str) -> usize {
     let mut examples: Vec<(&str, String)> = Vec::new();
     for line in block.lines() {
         match (line.strip_prefix("$ "), examples.last_mut()) {
@@ -58,7 +112,7 @@ fn check(folder: &Folder, block: &str) -> usize {
         }
     }
     for (command, expected) in &examples {
-        assert_eq!(shell(folder, command), *expected, "{command}");
+        assert_eq!(shell(folder, command), *expected, "{page}: {command}");
     }
     examples.len()
 }

@@ -25,13 +25,14 @@ const fn micros(python: u64, javascript: u64) -> [Option<Duration>; 2] {
     [Some(Duration::from_micros(python)), Some(Duration::from_micros(javascript))]
 }
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     Step { name: "template from a warm cache", goals: micros(10_000, 10_000), run: warm_template },
     Step { name: "create", goals: micros(1_000, 200), run: create },
     Step { name: "create, load, first result", goals: micros(3_000, 1_500), run: first_result },
     Step { name: "later call, small arguments", goals: micros(25, 40), run: later_call },
     Step { name: "1 MiB string in and back", goals: micros(15_000, 15_000), run: mebibyte },
-    Step { name: "hostcall there and back", goals: [None, None], run: hostcall },
+    Step { name: "hostcall there and back", goals: micros(60, 80), run: hostcall },
+    Step { name: "1,000 hostcalls at once", goals: micros(40_000, 60_000), run: many_hostcalls },
     Step { name: "ten hostcalls of 100 ms at once", goals: micros(200_000, 200_000), run: gather },
     Step { name: "close", goals: [None, None], run: close },
 ];
@@ -169,6 +170,15 @@ fn hostcall(bencher: &mut Bencher<'_, '_>, guest: Runtime) {
     let sources = [
         "from sandbox.asyncio import hostcall\nasync def main(a):\n    return await hostcall('echo', a)\n",
         "async function main(a) { return await hostcall('echo', a) }",
+    ];
+    calls(bencher, guest, sources, &serde_json::json!(1));
+}
+
+fn many_hostcalls(bencher: &mut Bencher<'_, '_>, guest: Runtime) {
+    let sources = [
+        "import asyncio\nfrom sandbox.asyncio import hostcall\n\
+         async def main(a):\n    await asyncio.gather(*(hostcall('echo', i) for i in range(1000)))\n",
+        "async function main(a) {\n    await Promise.all(Array.from({length: 1000}, (_, i) => hostcall('echo', i)));\n}",
     ];
     calls(bencher, guest, sources, &serde_json::json!(1));
 }

@@ -7,7 +7,9 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark stops at the first surprise")]
 
+mod imports;
 mod latency;
+mod requests;
 mod scale;
 mod subprocess;
 mod table;
@@ -20,6 +22,8 @@ fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     let mut table = Table::new(filter);
     latency::measure(&mut table);
+    requests::measure(&mut table);
+    imports::measure(&mut table);
     scale::measure(&mut table);
     subprocess::measure(&mut table);
     print!("\n{table}");

@@ -98,18 +98,13 @@ function loop() {
         });
         table.duration("5 million additions in a loop", column, isolated, None);
         let ratio = isolated.as_secs_f64() / native.as_secs_f64();
-        table.text(
-            "5 million additions, as a multiple of native",
-            column,
-            format!("{ratio:.1} ×"),
-            "",
-        );
+        table.ratio("5 million additions, as a multiple of native", column, ratio, None);
     }
 }
 
 /// The interpreter itself: what the search path has may be a script of a version
 /// manager that starts it, and that is not what is compared here.
-fn real_program(name: &str, flag: &str) -> String {
+pub(crate) fn real_program(name: &str, flag: &str) -> String {
     let ask = if name == "node" {
         "console.log(process.execPath)"
     } else {
@@ -128,7 +123,7 @@ fn median(mut step: impl FnMut()) -> Duration {
     })
 }
 
-fn median_of(runs: usize, mut measure: impl FnMut() -> Duration) -> Duration {
+pub(crate) fn median_of(runs: usize, mut measure: impl FnMut() -> Duration) -> Duration {
     let mut times: Vec<Duration> = (0..runs).map(|_| measure()).collect();
     times.sort();
     times[runs / 2]

@@ -43,6 +43,21 @@ impl Table {
         self.text(name, column, Shown(figure).to_string(), &goal);
     }
 
+    /// How many times as much as something else it is.
+    pub(crate) fn ratio(
+        &mut self,
+        name: &'static str,
+        column: Column,
+        ratio: f64,
+        goal: Option<f64>,
+    ) {
+        let goal = goal.map_or_else(String::new, |goal| {
+            let missed = if ratio > goal { ", MISSED" } else { "" };
+            format!("≤ {goal} ×{missed}")
+        });
+        self.text(name, column, format!("{ratio:.1} ×"), &goal);
+    }
+
     pub(crate) fn text(&mut self, name: &'static str, column: Column, figure: String, goal: &str) {
         let index = self.rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
             self.rows.push(Row { name, cells: Default::default() });

@@ -16,6 +16,12 @@ use crate::{
 /// The guest gets a body in pieces of this size at most.
 const MAX_CHUNK: usize = 256 << 10;
 
+/// A body of this length or less is short.
+const SHORT: u64 = 64 << 10;
+
+/// How often a short body is looked for before its head is handed on alone.
+const PATIENCE: usize = 4;
+
 /// A response's header fields may take this much.
 const MAX_HEADERS: usize = 256 << 10;
 
@@ -87,11 +93,12 @@ pub(super) fn prepare(request: contract::Request) -> Result<(Request, Option<Dur
 }
 
 /// Asks the host, and hands its response on piece by piece, each when the guest
-/// asks for it. Dropping this closes the connection.
+/// asks for it; if `eager`, a short body comes with the head. Dropping this closes the connection.
 pub(super) async fn run(
     host: Arc<dyn Host>,
     request: Request,
     timeout: Option<Duration>,
+    eager: bool,
     asked: &Notify,
     put: impl Fn(Outcome),
 ) {
@@ -102,17 +109,40 @@ pub(super) async fn run(
             Err(HostError::new(format!("the response did not begin within {timeout:?}")))
         }),
     };
-    let body = match answer.and_then(head) {
-        Ok((head, body)) => {
-            put(Outcome::Response(head));
-            body
-        }
+    let (mut head, body) = match answer.and_then(head) {
+        Ok(parts) => parts,
         Err(error) => return put(Outcome::Failed(error.message().to_owned())),
     };
+    let is_short = eager && body.length().is_some_and(|length| length <= SHORT);
     let mut pieces = std::pin::pin!(body.into_stream());
     let mut piece = Bytes::new();
+    let mut broken = None;
+    // A short body mostly comes with its head: then there is no need to ask.
+    for _ in 0..if is_short { PATIENCE } else { 0 } {
+        match pieces.next().now_or_never() {
+            Some(Some(Ok(next))) => head.body.extend_from_slice(&next),
+            Some(None) => {
+                head.complete = true;
+                break;
+            }
+            Some(Some(Err(error))) => {
+                broken = Some(error);
+                break;
+            }
+            // Whoever reads from the connection may be about to.
+            None => tokio::task::yield_now().await,
+        }
+    }
+    let complete = head.complete;
+    put(Outcome::Response(head));
+    if complete {
+        return;
+    }
     loop {
         asked.notified().await;
+        if let Some(error) = broken {
+            return put(Outcome::Failed(error.message().to_owned()));
+        }
         while piece.is_empty() {
             piece = match pieces.next().await {
                 Some(Ok(next)) => next,
@@ -140,7 +170,8 @@ fn head(response: Response) -> Result<(contract::Response, Body), HostError> {
     if size > MAX_HEADERS {
         return Err(HostError::new(format!("the response's headers exceed {MAX_HEADERS} bytes")));
     }
-    Ok((contract::Response { status: parts.status.as_u16(), headers }, body))
+    let status = parts.status.as_u16();
+    Ok((contract::Response { status, headers, body: Vec::new(), complete: false }, body))
 }
 
 /// Every field by itself: repeated ones stay apart.

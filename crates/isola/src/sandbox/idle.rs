@@ -5,9 +5,21 @@ use crate::{Handlers, Runtime, Template, args, http::Body};
 
 const PYTHON: &str = "
 import asyncio, sys, os
-from sandbox.asyncio import hostcall
+from sandbox.asyncio import hostcall, run, subscribe
 from sandbox.http import fetch
+from wit_world.imports import monotonic_clock
+left = []
+async def forever():
+    with monotonic_clock.subscribe_duration(10**15) as pollable:
+        await subscribe(pollable)
+async def leave():
+    left.append(asyncio.create_task(forever()))
+    await asyncio.sleep(0)
+loop = asyncio.new_event_loop()
+loop.run_until_complete(leave())
 async def main(url):
+    await leave()
+    run(leave())
     print('out')
     print('err', file=sys.stderr)
     await asyncio.gather(*(hostcall('echo', i) for i in range(3)))

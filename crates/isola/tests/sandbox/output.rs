@@ -300,5 +300,5 @@ def own():
     assert!(records[3].1.ends_with("ZeroDivisionError: division by zero"), "{}", records[3].1);
     // A script that configures logging gets what it asked for.
     let all = events(sandbox.run_stream("own", args![]).unwrap()).await;
-    assert!(matches!(&all[0], Event::Stderr(text) if text == "INFO shown\n"), "{all:?}");
+    assert!(matches!(&all[0], Event::Log(record) if record.message == "INFO shown"), "{all:?}");
 }

@@ -3,7 +3,11 @@
 mod asyncio;
 mod dependencies;
 mod document;
+mod event_loop;
 mod http;
 mod importlib;
+mod logging;
 mod packages;
 mod serde;
+mod stubs;
+mod uploads;

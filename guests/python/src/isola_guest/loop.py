@@ -219,13 +219,18 @@ class Loop(asyncio.BaseEventLoop):
 
     def _end_some(self, hopeless):
         """One round of the end. Whether there was anything to end."""
-        tasks = asyncio.all_tasks(self) - hopeless
+        tasks = asyncio.all_tasks(self)
+        if hopeless:
+            tasks -= hopeless
         if tasks:
             # In the order in which they were started, as far as that is known.
             known = [task for started in self._started if (task := started()) in tasks]
             for task in dict.fromkeys([*known, *tasks]):
-                task.cancel()
-            ending = asyncio.gather(*tasks, return_exceptions=True)
+                # One that closes an async generator is the end already.
+                if not isinstance(task.get_coro(), _Closing):
+                    task.cancel()
+            # Which asks nobody for their exception.
+            ending = asyncio.wait(tasks)
         elif self._asyncgens:
             ending = self.shutdown_asyncgens()
         elif self._ready:
@@ -243,7 +248,7 @@ class Loop(asyncio.BaseEventLoop):
     def _give_up(self, task):
         if not task.done():
             task._log_destroy_pending = False
-            message = "A task was cancelled, and still waits for what can never come"
+            message = "A task does not end: it waits for what can never come"
             self.call_exception_handler({"message": message, "task": task})
 
     def _report(self):
@@ -251,15 +256,14 @@ class Loop(asyncio.BaseEventLoop):
         started, self._started, self._many = self._started, [], _MANY
         for reference in started:
             task = reference()
-            if task is not None and _is_failure(task):
-                # Asking for the exception also makes this the only report.
-                self.call_exception_handler(
-                    {
-                        "message": "Task exception was never retrieved",
-                        "exception": task.exception(),
-                        "future": task,
-                    }
-                )
+            if task is None or not _is_failure(task):
+                continue
+            # Asking for the exception also makes this the only report.
+            error = task.exception()
+            # These two went out of the loop, to whoever ran it.
+            if not isinstance(error, (SystemExit, KeyboardInterrupt)):
+                message = "Task exception was never retrieved"
+                self.call_exception_handler({"message": message, "exception": error, "future": task})
 
     def _sort_out(self):
         def is_wanted(task):
@@ -344,6 +348,16 @@ def _is_failure(task):
 
 async def _nothing():
     pass
+
+
+async def _no_items():
+    for item in ():
+        yield item
+
+
+_closing = _no_items().aclose()
+_closing.close()
+_Closing = type(_closing)
 
 
 asyncio.events._set_event_loop_policy(_Policy())

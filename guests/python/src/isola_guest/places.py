@@ -5,15 +5,32 @@ from isola_guest import own_builtins as __builtins__  # noqa: A004
 import gc
 import types
 
-# Frames of the runner, and of what it drives user code with.
-_HIDDEN = ("/isola_guest/", "/sandbox/", "/asyncio/")
+from . import stdlib
 
 # So many tasks are named.
 _SHOWN = 10
 
 
 def is_hidden(filename):
-    return filename.startswith("/") and any(part in filename for part in _HIDDEN)
+    return filename.startswith(_HIDDEN)
+
+
+# The runner and the package `sandbox`, and what drives user code within asyncio.
+_HIDDEN = (
+    is_hidden.__code__.co_filename.rpartition("isola_guest/")[0],
+    f"{stdlib.ROOT}/asyncio/",
+)
+
+
+def without_hidden(stack):
+    """The text of a stack, where hidden frames have no line of source."""
+    lines = stack.split("\n")
+    return "\n".join(line for line in lines if not is_hidden(_filename(line)))
+
+
+def _filename(line):
+    begin, _, rest = line.partition('File "')
+    return rest.partition('"')[0] if begin == "  " else ""
 
 
 def of_tasks(tasks):

@@ -101,7 +101,7 @@ class Request:
         request = _host.Request(self.method, self.url, self._headers, body, self._timeout)
         exchange = _Exchange(request, pieces, blocking)
         head = await exchange.head()
-        return head.status, head.headers, exchange
+        return head, exchange
 
     def _set_content_type(self, content_type, replace):
         if replace:
@@ -114,17 +114,30 @@ class Request:
 class _Received:
     """What both kinds of response have."""
 
-    def __init__(self, status, headers, exchange):
-        self.status = status
-        self.headers = Headers(headers)
+    def __init__(self, head, exchange):
+        self.status = head.status
+        self._fields = head.headers
+        self._headers = None
         self._exchange = exchange
-        self._rest = b""
+        # What came that is not read yet.
+        self._rest = head.body
+
+    @property
+    def headers(self):
+        """The header fields. They are only sorted out for whoever asks."""
+        if self._headers is None:
+            self._headers = Headers(self._fields)
+        return self._headers
 
     def close(self):
         """Closes the connection. Leaving the `with` block does it, too."""
+        self._rest = b""
         self._exchange.close()
 
     async def _read(self, size):
+        if size < 0 and self._exchange.is_over:
+            data, self._rest = self._rest, b""
+            return data
         parts = [self._rest]
         length = len(self._rest)
         while size < 0 or length < size:

@@ -10,6 +10,7 @@ import sys as _sys
 from collections.abc import Mapping as _Mapping
 
 from isola_guest import failures as _failures
+from isola_guest import places as _places
 from isola_guest import stdio as _stdio
 from wit_world.imports import host as _host
 
@@ -103,7 +104,7 @@ class _Plain(_logging.Formatter):
         if record.exc_info:
             text += _traceback(record.exc_info[1])
         if record.stack_info:
-            text += "\n" + record.stack_info
+            text += "\n" + _places.without_hidden(record.stack_info)
         return text
 
 
@@ -123,7 +124,7 @@ _USUAL = _logging.makeLogRecord({}).__dict__.keys() | {"message", "asctime", "ta
 # It serves whoever has no handler.
 _handler = _HostHandler(_Plain())
 _logging.lastResort = _handler
-_logging.root.setLevel(_logging.DEBUG)
+_logging.root.setLevel(_logging.NOTSET)
 
 
 def _goes_elsewhere(logger):
@@ -155,6 +156,9 @@ def _call_handlers(self, record):
 
 @_functools.wraps(_usual_basic_config)
 def _basic_config(**kwargs):
+    # The module's functions call it like this. There is a handler already.
+    if not kwargs and _logging.lastResort is _handler:
+        return
     # Without a place to log to, that is the host.
     if all(kwargs.get(place) is None for place in ("filename", "stream", "handlers")):
         own_format = any(kwargs.get(name) for name in ("format", "datefmt", "style"))

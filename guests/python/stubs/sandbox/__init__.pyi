@@ -1,0 +1,1 @@
+"""What code inside a Python sandbox can use of its host."""
