@@ -13,14 +13,14 @@ use crate::{
     server::{Request, Response, Server, pieces, whole},
 };
 
-async fn loaded(host: Handlers, script: &str) -> Sandbox {
+pub(super) async fn loaded(host: Handlers, script: &str) -> Sandbox {
     let sandbox = started_with(Runtime::Python, Limits::default(), host).await;
     sandbox.load_script(script).await.unwrap();
     sandbox
 }
 
 /// Tells what it was sent: method, path and query, fields, body.
-async fn mirror(request: Request) -> Response {
+pub(super) async fn mirror(request: Request) -> Response {
     let (head, body) = request.into_parts();
     let fields: Vec<_> = head
         .headers
@@ -117,47 +117,6 @@ async def amain(expression, url):
             assert_eq!(seen.unwrap(), expected, "{function} {expression}");
         }
     }
-}
-
-#[tokio::test]
-async fn files_are_streamed_with_their_length() {
-    let server = Server::http(mirror).await;
-    let script = "
-from io import BytesIO
-from sandbox.http import fetch
-class Unseekable:
-    def __init__(self):
-        self.parts = [b'in ', b'parts', b'']
-    def read(self, size):
-        return self.parts.pop(0)
-async def main(url, whole):
-    files = {
-        'raw': b'bytes',
-        'file': BytesIO(b'content') if whole else Unseekable(),
-        'three': ('näme \"x\".txt', BytesIO(b'text'), 'text/plain'),
-    }
-    async with fetch('POST', url, files=files, headers={'Content-Type': 'dropped'}) as response:
-        _, _, fields, body = await response.ajson()
-    fields = dict(map(tuple, fields))
-    boundary = fields['content-type'].split('boundary=')[1]
-    length = fields.get('content-length')
-    return [length == str(len(body.encode())) if length else 'chunked', body.replace(boundary, 'B')]
-";
-    let sandbox = loaded(server.host(), script).await;
-    let form = |content: &str| {
-        format!(
-            "--B\r\nContent-Disposition: form-data; name=\"raw\"; filename=\"raw\"\r\n\
-             Content-Type: application/octet-stream\r\n\r\nbytes\r\n\
-             --B\r\nContent-Disposition: form-data; name=\"file\"; filename=\"file\"\r\n\
-             Content-Type: application/octet-stream\r\n\r\n{content}\r\n\
-             --B\r\nContent-Disposition: form-data; name=\"three\"; filename=\"näme %22x%22.txt\"\r\n\
-             Content-Type: text/plain\r\n\r\ntext\r\n--B--\r\n"
-        )
-    };
-    let seen = sandbox.run("main", args![server.url("/"), true]).await.unwrap();
-    assert_eq!(seen, json!([true, form("content")]));
-    let seen = sandbox.run("main", args![server.url("/"), false]).await.unwrap();
-    assert_eq!(seen, json!(["chunked", form("in parts")]));
 }
 
 #[tokio::test]
@@ -314,7 +273,7 @@ async def amain(url):
 }
 
 /// A hostcall that waits for its turn: each ends when `next` is sent one.
-fn turns(host: Handlers, name: &str, next: mpsc::Receiver<Value>) -> Handlers {
+pub(super) fn turns(host: Handlers, name: &str, next: mpsc::Receiver<Value>) -> Handlers {
     let next = Arc::new(Mutex::new(next));
     host.hostcall(name, move |_| {
         let next = Arc::clone(&next);
@@ -388,160 +347,6 @@ async fn seen_one_by_one(script: &str, function: &str, method: &str, piece: &str
     let (items, end) = results(&all);
     assert_eq!(end.as_deref(), Some("null"), "{all:?}");
     items.iter().map(|item| serde_json::from_str(item).unwrap()).collect()
-}
-
-#[tokio::test]
-async fn a_request_is_seen_while_the_guest_still_sends() {
-    // The guest sends a piece when the server has told of the one before.
-    let script = "
-from sandbox.asyncio import hostcall, run
-from sandbox.http import fetch
-def pieces():
-    for number in range(3):
-        yield b'piece %d' % number
-        assert run_in_place(hostcall('seen')) == f'piece {number}'
-async def apieces():
-    for number in range(3):
-        yield b'piece %d' % number
-        assert await hostcall('seen') == f'piece {number}'
-def run_in_place(coroutine):
-    return run(coroutine)
-def main(url):
-    with fetch('PUT', url, body=pieces()) as response:
-        return response.text()
-async def amain(url):
-    async with fetch('PUT', url, body=apieces()) as response:
-        return await response.atext()
-";
-    for function in ["main", "amain"] {
-        let (turn, next) = mpsc::channel(1);
-        let server = Server::http(move |request| {
-            let turn = turn.clone();
-            async move {
-                let mut body = request.into_body();
-                let mut count = 0;
-                while let Some(frame) = body.frame().await {
-                    let piece = frame.unwrap().into_data().unwrap();
-                    let piece = String::from_utf8(piece.to_vec()).unwrap();
-                    turn.send(Value::new(&piece).unwrap()).await.unwrap();
-                    count += 1;
-                }
-                whole(format!("{count} pieces"))
-            }
-        })
-        .await;
-        let sandbox = loaded(turns(server.host(), "seen", next), script).await;
-        let seen = sandbox.run(function, args![server.url("/")]).await.unwrap();
-        assert_eq!(seen, json!("3 pieces"), "{function}");
-    }
-}
-
-#[tokio::test]
-async fn both_bodies_stream_at_once() {
-    // An echo: each piece comes back before the next is sent.
-    let server = Server::http(|request| async move {
-        let (send, body) = mpsc::channel(1);
-        tokio::spawn(async move {
-            let mut incoming = request.into_body();
-            while let Some(Ok(frame)) = incoming.frame().await {
-                send.send(frame.into_data().unwrap()).await.unwrap();
-            }
-        });
-        pieces(body)
-    })
-    .await;
-    let script = "
-import asyncio
-from sandbox.http import fetch
-async def main(url):
-    say = asyncio.Queue()
-    async def lines():
-        while (line := await say.get()) is not None:
-            yield line
-    heard = []
-    await say.put(b'0\\n')
-    async with fetch('POST', url, body=lines()) as response:
-        async for line in response.aiter_lines():
-            heard.append(line)
-            await say.put(b'%d\\n' % len(heard) if len(heard) < 4 else None)
-    return heard
-";
-    let sandbox = loaded(server.host(), script).await;
-    let seen = sandbox.run("main", args![server.url("/")]).await.unwrap();
-    assert_eq!(seen, json!(["0", "1", "2", "3"]));
-}
-
-#[tokio::test]
-async fn an_upload_that_fails_is_never_taken_for_a_complete_one() {
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let server = Server::http(move |request| {
-        let tell = tell.clone();
-        async move {
-            let complete = request.into_body().collect().await.is_ok();
-            tell.send(complete).unwrap();
-            whole("")
-        }
-    })
-    .await;
-    let script = "
-import asyncio
-from sandbox.http import fetch
-def fail():
-    yield b'begun'
-    raise KeyError('of the source')
-async def afail():
-    yield b'begun'
-    await asyncio.sleep(0.001)
-    raise KeyError('of the source')
-async def never():
-    yield b'begun'
-    await asyncio.Event().wait()
-def main(url):
-    with fetch('PUT', url, body=fail()):
-        pass
-async def amain(url):
-    async with fetch('PUT', url, body=afail()):
-        pass
-async def cancelled(url):
-    async with asyncio.timeout(0.02):
-        async with fetch('PUT', url, body=never()):
-            pass
-";
-    let sandbox = loaded(server.host(), script).await;
-    for (function, why) in [
-        ("main", "KeyError: 'of the source'"),
-        ("amain", "KeyError: 'of the source'"),
-        ("cancelled", "TimeoutError"),
-    ] {
-        let error = sandbox.run(function, args![server.url("/")]).await.unwrap_err();
-        assert!(error.to_string().starts_with(why), "{function}: {error}");
-        assert_eq!(told.recv().await, Some(false), "{function}");
-    }
-}
-
-#[tokio::test]
-async fn an_answer_that_comes_early_ends_the_upload() {
-    // It answers without a look at the body, and closes the connection.
-    let server =
-        Server::raw(b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 3\r\n\r\nno!")
-            .await;
-    let script = "
-from sandbox.http import fetch
-async def endless():
-    while True:
-        yield b'x' * 65536
-async def main(url):
-    async with fetch('PUT', url, body=endless()) as response:
-        return [response.status, await response.atext()]
-";
-    let sandbox = loaded(server.host(), script).await;
-    let seen = sandbox.run("main", args![server.url("/")]).await;
-    // The reset that a server sends to whoever still writes may overtake its
-    // answer (RFC 9112, section 9.6): either is right, but there is an end.
-    match seen {
-        Ok(value) => assert_eq!(value, json!([413, "no!"])),
-        Err(error) => assert!(error.to_string().starts_with("RequestError: "), "{error}"),
-    }
 }
 
 #[tokio::test]
