@@ -96,8 +96,7 @@ class Request:
             raise RuntimeError("a request is sent once; call fetch again")
         pieces = self._body.pieces(blocking)
         self._sent = True
-        stated = [value for name, value in self._headers if name.lower() == "content-length"]
-        body = self._body.announced(int(stated[0]) if stated else None)
+        body = self._body.announced(_stated_length(self._headers))
         request = _host.Request(self.method, self.url, self._headers, body, self._timeout)
         exchange = _Exchange(request, pieces, blocking)
         head = await exchange.head()
@@ -257,6 +256,17 @@ def _drive(items):
             yield item
     finally:
         _run(items.aclose())
+
+
+def _stated_length(headers):
+    """The length that user code says a body has."""
+    stated = {value.strip() for name, value in headers if name.lower() == "content-length"}
+    if not stated:
+        return None
+    length = stated.pop()
+    if stated or not (length.isascii() and length.isdigit()) or int(length) >= 2**63:
+        raise ValueError("content-length is not one number of bytes")
+    return int(length)
 
 
 def _nanoseconds(timeout):

@@ -265,16 +265,16 @@ async fn the_loop_itself() {
 async def main():
     loop = asyncio.get_running_loop()
     done = loop.create_future()
-    loop.call_later(0.02, done.set_result, 'end')
-    loop.call_at(loop.time() + 0.01, said.append, 'at')
-    loop.call_later(0.005, said.append, 'later')
+    begin = loop.time()
+    loop.call_at(begin + 0.03, done.set_result, 'end')
+    loop.call_at(begin + 0.02, said.append, 'second')
+    loop.call_at(begin + 0.01, said.append, 'first')
     loop.call_later(0.001, said.append, 'cancelled').cancel()
     loop.call_soon_threadsafe(said.append, 'soon')
-    begin = loop.time()
     said.append(await done)
-    return [said, loop.time() - begin >= 0.019]
+    return [said, loop.time() - begin >= 0.03]
 ",
-            r#"[["soon","later","at","end"],true]"#,
+            r#"[["soon","first","second","end"],true]"#,
         ),
         (
             "asyncio.run, a runner and loops of one's own",

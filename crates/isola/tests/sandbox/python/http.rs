@@ -165,6 +165,18 @@ def main(expression, url):
             "('PUT', url, body=iter([b'abc']), headers={'content-length': '4'})",
             "RequestError: the request's body ended 1 bytes before its announced length",
         ),
+        (
+            "('PUT', url, body=iter([b'abc']), headers={'content-length': '-1'})",
+            "ValueError: content-length is not one number of bytes",
+        ),
+        (
+            "('PUT', url, body=b'abc', headers={'content-length': str(2**64)})",
+            "ValueError: content-length is not one number of bytes",
+        ),
+        (
+            "('PUT', url, body=b'abc', headers={'content-length': ['3', '4']})",
+            "ValueError: content-length is not one number of bytes",
+        ),
         ("('GET', url).text()", "AttributeError: the request has no attribute text: it is sent by"),
         ("('GET', url).nope", "AttributeError: the request has no attribute nope"),
     ] {
