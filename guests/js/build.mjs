@@ -9,8 +9,8 @@
 // of its own where clock and random numbers stand still, instead of by wizer,
 // so that the same input gives the same component, byte for byte.
 
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { dirname, join, resolve } from 'node:path';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join, posix, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
@@ -42,6 +42,7 @@ async function main() {
   for (const name of readdirSync(sources).sort()) {
     files.set(`${GUEST_DIR}/${name}`, readFileSync(join(sources, name), 'utf8'));
   }
+  addLibrary(files, join(resolve(tools), 'node_modules/sucrase/dist/esm'), 'sucrase');
 
   const initialized = await initialize(spliced, files);
   const core = softenStubs(Buffer.from(splicer.stubWasi(initialized, FEATURES, undefined, wit, WORLD)));
@@ -54,6 +55,33 @@ async function main() {
   ];
   writeFileSync(values.out, await jco.metadataAdd(component, metadata));
 }
+
+/**
+ * Adds the modules of a library that the runner imports, and those that they
+ * import. The engine wants whole file names, which the library leaves out.
+ */
+function addLibrary(files, folder, name) {
+  const base = `${GUEST_DIR}/${name}`;
+  const wanted = [];
+  for (const source of files.values()) {
+    for (const [, path] of source.matchAll(new RegExp(`from '\\./${name}/([^']+)'`, 'g'))) wanted.push(path);
+  }
+  while (wanted.length > 0) {
+    const path = wanted.pop();
+    if (files.has(`${base}/${path}`)) continue;
+    const source = readFileSync(join(folder, path), 'utf8');
+    const complete = source.replace(IMPORT, (_, before, target) => {
+      if (!target.startsWith('.')) throw new Error(`${name}/${path} imports ${target}, which is not there`);
+      const found = [`${target}.js`, `${target}/index.js`].find((file) => existsSync(join(folder, path, '..', file)));
+      if (found === undefined) throw new Error(`${name}/${path} imports ${target}, which is not there`);
+      wanted.push(posix.join(path, '..', found));
+      return `${before}"${found}"`;
+    });
+    files.set(`${base}/${path}`, complete);
+  }
+}
+
+const IMPORT = /^((?:import|export)\b(?:[^"'();=]*\bfrom)?\s*)["']([^"']+)["']/gm;
 
 function load(path) {
   return import(pathToFileURL(path));
@@ -69,6 +97,12 @@ function improveBindings(source) {
   source = substitute(source, /const _debugLog = [\s\S]*?\n\};\n/, '');
   source = substitute(source, /^ *_debugLog\('[^']*'(?:, \{\n(?: +\w+: [^\n]*\n)* *\})?\);\n/gm, '');
   source = substitute(source, /^ *_debugLog\("[^\n]*\n/gm, '');
+  // `slice` is a method that scripts may replace.
+  source = substitute(
+    source,
+    /\$memory\.buffer\.slice\((ptr\d+), ptr\d+ \+ (len\d+) \* 1\)/g,
+    'new Uint8Array($$memory.buffer, $1, $2)',
+  );
   // Methods of their own, which no script can replace; and the classes of the
   // bindings' realm, which the engine would set up in the first call.
   source = substitute(source, /const TEXT_ENCODER_UTF8 = new TextEncoder\(\);\n/, (found) => `${found}${KEEP_METHODS}`);
@@ -151,10 +185,59 @@ async function initialize({ wasm, exports, imports }, files) {
     throw new Error(`the engine failed on the guest's sources:\n${world.output()}`, { cause: error });
   }
   const memory = Buffer.from(instance.exports.memory.buffer.slice(0));
+  revealRejections(memory);
   if (instance.exports[STACK_POINTER].value !== stack) throw new Error('the engine left its stack in use');
   if (instance.exports.check_init() !== 0) throw new Error(`the bindings do not fit:\n${world.output()}`);
   if (world.output() !== '') process.stderr.write(world.output());
   return withMemory(Buffer.from(wasm), memory);
+}
+
+/**
+ * Gives `src/rejections.js` the engine's own `Set` of promises that were
+ * rejected and not handled. The module left the pattern `mark, promise, mark,
+ * mark, mark` in an array; the set is the one object of that class whose first
+ * entry is that promise, and it goes into the place of the third mark. (The
+ * array is younger than the set, so the garbage collector has moved the set
+ * out of its nursery if it has moved the array.)
+ */
+function revealRejections(memory) {
+  const OBJECT_TAG = 0xffffff8c;
+  const mark = BigInt(0x15014);
+  const values = new BigUint64Array(memory.buffer, memory.byteOffset, memory.length / 8);
+  const words = new Uint32Array(memory.buffer, memory.byteOffset, memory.length / 4);
+  const one = (found, what) => {
+    if (found.length !== 1) throw new Error(`the engine's memory has ${found.length} times ${what}`);
+    return found[0];
+  };
+  const indexes = (list, wanted, accepted) => {
+    const found = [];
+    for (let i = list.indexOf(wanted); i >= 0; i = list.indexOf(wanted, i + 1)) if (accepted(i)) found.push(i);
+    return found;
+  };
+  const array = one(
+    indexes(values, mark, (i) => [2, 3, 4].every((n) => values[i + n] === mark) && Number(values[i + 1] >> 32n) === OBJECT_TAG),
+    'the marks of rejections.js',
+  );
+  // object -> shape -> base shape -> class -> name
+  const className = (object) => {
+    let at = object;
+    for (let i = 0; i < 4; i++) {
+      if (at === 0 || at % 4 !== 0 || at >= memory.length) return '';
+      at = words[at / 4];
+    }
+    return at < memory.length ? memory.toString('latin1', at, memory.indexOf(0, at)) : '';
+  };
+  const sets = new Set();
+  for (const entry of indexes(values, values[array + 1], (i) => i !== array + 1)) {
+    for (const word of indexes(words, entry * 8, () => true)) {
+      const address = word * 4;
+      for (let object = (address - 4) & ~7; object >= address - 64; object -= 8) {
+        if (className(object) === 'Set') sets.add(object);
+      }
+    }
+  }
+  const set = one([...sets], 'a set of rejected promises');
+  values[array + 3] = (BigInt(OBJECT_TAG) << 32n) | BigInt(set);
 }
 
 /**

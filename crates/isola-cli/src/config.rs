@@ -103,7 +103,7 @@ fn runtime(name: Option<&str>, file: &Path) -> Result<Runtime, Failure> {
     }
     match file.extension().and_then(OsStr::to_str) {
         Some("py") => Ok(Runtime::Python),
-        Some("js" | "mjs" | "cjs") => Ok(Runtime::JavaScript),
+        Some("js" | "mjs" | "cjs" | "ts" | "mts" | "cts") => Ok(Runtime::JavaScript),
         _ if file == Path::new("-") => Err(Failure::usage(
             "a script from standard input has no ending that tells its language",
         )

@@ -118,8 +118,10 @@ fn has_no_main(runtime: Runtime, error: &Error) -> bool {
         Runtime::Python => ("NameError", "name 'main' is not defined"),
         Runtime::JavaScript => ("ReferenceError", "main is not defined"),
     };
+    // A module's failure goes on with what it exports instead.
+    let rest = exception.message.strip_prefix(message);
     let trace = exception.traceback.trim_end();
     exception.name == name
-        && exception.message == message
-        && (trace.is_empty() || trace == format!("{name}: {message}"))
+        && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(": "))
+        && (trace.is_empty() || trace == format!("{name}: {}", exception.message))
 }

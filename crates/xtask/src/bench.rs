@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{guests, process};
+use crate::{guests, process, setup};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -12,8 +12,9 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     guests::ensure()?;
+    let quickjs = setup::quickjs()?;
     eprintln!("==> cargo bench -p isola --bench sandbox");
     let mut command = process::cargo(&["bench", "-p", "isola", "--bench", "sandbox", "--"]);
-    command.args(&args.filter);
+    command.args(&args.filter).env("ISOLA_BENCH_QUICKJS", quickjs);
     process::loud(command)
 }

@@ -32,7 +32,7 @@ enum Outcome {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let rows: [(&str, Proof); 12] = [
+    let rows: [(&str, Proof); 13] = [
         ("format", Box::new(format)),
         ("edges", Box::new(|| problems(edges::find()?))),
         ("places", Box::new(|| problems(places::find(&files()?)?))),
@@ -40,6 +40,7 @@ pub fn run(args: &Args) -> Result<()> {
         ("generated", Box::new(generated)),
         ("clippy", Box::new(clippy)),
         ("docs", Box::new(docs)),
+        ("types", Box::new(types)),
         ("mypy", Box::new(|| tool(setup::mypy))),
         ("stubs", Box::new(stubs)),
         ("cargo-deny", Box::new(|| tool(setup::cargo_deny))),
@@ -114,6 +115,20 @@ fn generated() -> Result<Outcome> {
             .map(|path| format!("{path} is not current: run `cargo xtask generate`"))
             .collect(),
     )
+}
+
+/// The declarations of the JavaScript guest's globals, and a file that uses
+/// every one of them.
+fn types() -> Result<Outcome> {
+    let _lock = workspace::lock()?;
+    let builder = setup::js_builder()?;
+    let mut command = Command::new(&builder.node);
+    command.current_dir(workspace::root().join("guests/js"));
+    command.arg(builder.tools.join("node_modules/typescript/bin/tsc"));
+    command.args(["--noEmit", "--strict", "--target", "esnext", "--module", "esnext"]);
+    // Nothing beside these two is in sight: no DOM, and no types of Node.js.
+    command.args(["--lib", "esnext", "--typeRoots", "none", "isola-guest.d.ts", "test/globals.ts"]);
+    passes(command)
 }
 
 /// Installing is a row of its own, so that the time of the next one is honest.

@@ -106,14 +106,29 @@ fn packages(
 /// `componentize-js`, in a `node_modules` outside of the source tree.
 pub fn js_builder() -> Result<JsBuilder> {
     let node = node()?;
-    let source = workspace::root().join("guests/js");
+    let what = "componentize-js, which builds the JavaScript guest";
+    let (tools, digest) = node_packages(&node, what, "js", "guests/js")?;
+    Ok(JsBuilder { node: node.node, tools, digest })
+}
+
+/// QuickJS, with which `cargo xtask bench` compares. Where `node_modules` is.
+pub fn quickjs() -> Result<PathBuf> {
+    let _lock = workspace::lock()?;
+    let what = "QuickJS, with which the JavaScript guest is compared";
+    Ok(node_packages(&node()?, what, "quickjs", "crates/isola/benches/quickjs")?.0)
+}
+
+/// What a folder's lock file says, in a `node_modules` outside of the source
+/// tree, and its digest.
+fn node_packages(node: &Node, what: &str, name: &str, source: &str) -> Result<(PathBuf, String)> {
+    let source = workspace::root().join(source);
     let digest = Inputs::default()
         .text("node", &node.version)
         .file("package.json", &source.join("package.json"))?
         .file("package-lock.json", &source.join("package-lock.json"))?
         .finish();
-    let tools = workspace::tools().join("js");
-    install("componentize-js, which builds the JavaScript guest", &tools, &digest, || {
+    let tools = workspace::tools().join(name);
+    install(what, &tools, &digest, || {
         for name in ["package.json", "package-lock.json"] {
             fs::copy(source.join(name), tools.join(name))
                 .with_context(|| format!("cannot copy {name}"))?;
@@ -123,7 +138,7 @@ pub fn js_builder() -> Result<JsBuilder> {
         npm.current_dir(&tools).env("PATH", &node.path);
         process::quiet(npm)
     })?;
-    Ok(JsBuilder { node: node.node, tools, digest })
+    Ok((tools, digest))
 }
 
 /// `mypy`, for `cargo xtask check`.

@@ -1,17 +1,125 @@
-// `AbortSignal.timeout`, over the runner's timers: the engine's own timer would
-// stay open when the call ends.
+// `AbortController` and `AbortSignal`, as in the DOM standard. (The engine's
+// own lose reasons, and their timer would stay open when the call ends.)
 
-import { define } from './intrinsics.js';
+import { define, iterator, SafeNumber, SafeTypeError, toStringTag } from './intrinsics.js';
+import { dispatch, Event, EventTarget, listen, notify } from './events.js';
 import { setTimeout } from './timers.js';
 
-const { AbortController, AbortSignal, DOMException } = globalThis;
+const { DOMException } = globalThis;
+// What a number still counts exactly.
+const LONGEST = Number.MAX_SAFE_INTEGER;
 
-function timeout(milliseconds) {
-  const controller = new AbortController();
-  setTimeout(() => controller.abort(new DOMException('the time is over', 'TimeoutError')), milliseconds);
-  return controller.signal;
+let allowed = false;
+let isAborted;
+let reasonOf;
+let signalAbort;
+
+class AbortSignal extends EventTarget {
+  #aborted = false;
+  #reason = undefined;
+  #handler = null;
+
+  static {
+    isAborted = (signal) => signal.#aborted;
+    reasonOf = (signal) => signal.#reason;
+    signalAbort = (signal, reason) => {
+      if (signal.#aborted) return;
+      signal.#aborted = true;
+      signal.#reason = reason === undefined ? new DOMException('This operation was aborted', 'AbortError') : reason;
+      const event = new Event('abort');
+      dispatch(signal, event);
+      if (typeof signal.#handler === 'function') notify(signal, signal.#handler, event);
+    };
+  }
+
+  constructor() {
+    if (!allowed) throw new SafeTypeError('AbortSignal: use an AbortController');
+    super();
+    allowed = false;
+  }
+
+  static abort(reason = undefined) {
+    const signal = createSignal();
+    signalAbort(signal, reason);
+    return signal;
+  }
+
+  static timeout(milliseconds) {
+    const delay = SafeNumber(milliseconds);
+    if (!(delay >= 0 && delay <= LONGEST)) {
+      throw new SafeTypeError('AbortSignal.timeout: the time must be a number of milliseconds');
+    }
+    const signal = createSignal();
+    setTimeout(() => signalAbort(signal, new DOMException('the time is over', 'TimeoutError')), delay);
+    return signal;
+  }
+
+  static any(signals) {
+    if (typeof signals?.[iterator] !== 'function') {
+      throw new SafeTypeError('AbortSignal.any: a list of signals is needed');
+    }
+    const list = [];
+    for (const signal of signals) {
+      if (!isSignal(signal)) throw new SafeTypeError('AbortSignal.any: each item must be an AbortSignal');
+      list[list.length] = signal;
+    }
+    const any = createSignal();
+    for (let i = 0; i < list.length && !any.#aborted; i++) {
+      const source = list[i];
+      if (source.#aborted) signalAbort(any, source.#reason);
+      else listen(source, 'abort', () => signalAbort(any, source.#reason));
+    }
+    return any;
+  }
+
+  get aborted() {
+    return this.#aborted;
+  }
+
+  get reason() {
+    return this.#reason;
+  }
+
+  get onabort() {
+    return this.#handler;
+  }
+
+  set onabort(handler) {
+    this.#handler = typeof handler === 'function' ? handler : null;
+  }
+
+  throwIfAborted() {
+    if (this.#aborted) throw this.#reason;
+  }
 }
 
-export function installAbort() {
-  define(AbortSignal, 'timeout', timeout, true);
+export function createSignal() {
+  allowed = true;
+  return new AbortSignal();
+}
+
+class AbortController {
+  #signal = createSignal();
+
+  get signal() {
+    return this.#signal;
+  }
+
+  abort(reason = undefined) {
+    signalAbort(this.#signal, reason);
+  }
+}
+
+export function isSignal(value) {
+  return value instanceof AbortSignal;
+}
+
+export { isAborted, reasonOf };
+
+export function installAbort(global) {
+  const classes = { AbortController, AbortSignal };
+  for (const name in classes) {
+    define(classes[name].prototype, toStringTag, name, false);
+    define(global, name, classes[name], false);
+  }
 }

@@ -4,6 +4,7 @@ import * as host from 'isola:sandbox/host@0.1.0';
 import { define, join, now, SafeError, safeMap, SafeNumber, SafeString, string, stringify } from './intrinsics.js';
 import { errorText, userFrames } from './failures.js';
 import { inspect } from './inspect.js';
+import { tableText } from './table.js';
 
 let indentation = '';
 const counts = safeMap();
@@ -103,6 +104,10 @@ const methods = {
     write('debug', [text]);
   },
   dir: (value, options) => write('info', [inspect(value, { depth: options?.depth ?? 2, errorText })]),
+  dirxml: (...args) => write('info', args),
+  table(data, columns) {
+    write('info', [tableText(data, columns) ?? data]);
+  },
   assert(condition, ...args) {
     if (condition) return;
     write('error', args.length > 0 ? [`Assertion failed: ${formatLine(args)}`] : ['Assertion failed']);
@@ -120,21 +125,26 @@ const methods = {
     write('info', [`${label}: ${count}`]);
   },
   countReset(label = 'default') {
-    counts.delete(label);
+    if (!counts.delete(label)) write('warning', [`Count for '${label}' does not exist`]);
   },
   time(label = 'default') {
-    clocks.set(label, now());
+    if (clocks.has(label)) write('warning', [`Label '${label}' already exists for console.time()`]);
+    else clocks.set(label, now());
   },
   timeLog(label = 'default', ...args) {
     const text = elapsed(label);
-    if (text !== undefined) write('info', [args.length > 0 ? `${text} ${formatLine(args)}` : text]);
+    if (text === undefined) write('warning', [`No such label '${label}' for console.timeLog()`]);
+    else write('info', [args.length > 0 ? `${text} ${formatLine(args)}` : text]);
   },
   timeEnd(label = 'default') {
     const text = elapsed(label);
     clocks.delete(label);
-    if (text !== undefined) write('info', [text]);
+    if (text === undefined) write('warning', [`No such label '${label}' for console.timeEnd()`]);
+    else write('info', [text]);
   },
 };
+
+methods.groupCollapsed = methods.group;
 
 export function installConsole(global) {
   const console = {};

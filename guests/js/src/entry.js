@@ -9,10 +9,9 @@ import {
   isArray,
   iterator,
   objectTag,
-  SafeReferenceError,
   SafeTypeError,
 } from './intrinsics.js';
-import { globalValue } from './scripts.js';
+import { missing, namedValue } from './modules.js';
 import { fromJson, toJson } from './values.js';
 
 /**
@@ -25,9 +24,9 @@ export function callFunction(name, args) {
 }
 
 function lookUp(name) {
-  const value = globalValue(name);
+  const value = namedValue(name);
   if (typeof value === 'function') return value;
-  if (value === undefined && !hasOwn(globalThis, name)) throw new SafeReferenceError(`${name} is not defined`);
+  if (value === undefined && !hasOwn(globalThis, name)) throw missing(name);
   throw new SafeTypeError(`${name} is not a function`);
 }
 

@@ -7,6 +7,7 @@ import {
   join,
   regExpExec,
   SafeError,
+  safeMap,
   SafeString,
   string,
 } from './intrinsics.js';
@@ -18,7 +19,8 @@ const RUNNER = /^\/?isola:guest\//;
 const FRAME = /^(.*?)@(.*?)(?::(\d+)(?::(\d+))?)?$/;
 const MAX_CAUSES = 8;
 const LONGEST = 64 * 1024;
-const isError = SafeError.isError ?? ((value) => value instanceof SafeError);
+// The engine's `Error.isError` knows nothing of a DOMException.
+const isError = (value) => value instanceof SafeError;
 
 /** The `failure` record of the contract for whatever was thrown. */
 export function failure(thrown) {
@@ -124,11 +126,24 @@ export function userFrames(error) {
   for (let i = 0; i < lines.length; i++) {
     const parts = regExpExec(FRAME, lines[i]);
     if (parts === null || regExpExec(RUNNER, parts[2]) || parts[2] === '' || parts[2] === 'self-hosted') continue;
-    const place = parts[3] === undefined ? parts[2] : `${parts[2]}:${parts[3]}:${parts[4] ?? 0}`;
+    const place = parts[3] === undefined ? parts[2] : `${parts[2]}:${parts[3]}:${columnOf(parts)}`;
     const name = functionName(parts[1]);
     frames[frames.length] = name === '' ? place : `${name} (${place})`;
   }
   return frames;
+}
+
+/** The column, without what the runner put before the first line of a module. */
+function columnOf(parts) {
+  const column = parts[4] ?? 0;
+  const shift = parts[3] === '1' ? shifts.get(parts[2]) : undefined;
+  return shift === undefined ? column : column - shift;
+}
+const shifts = safeMap();
+
+/** Says that the engine counts so many columns too many in a file's first line. */
+export function shiftFirstLine(label, columns) {
+  shifts.set(label, columns);
 }
 
 /** The engine writes `async*f` for an awaiting caller, `f/<` for a function inside `f`. */

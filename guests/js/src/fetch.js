@@ -1,135 +1,215 @@
-// `fetch`, over the contract's plain calls. The engine's own classes are kept:
-// a `Request` is what it makes of the arguments, the answer is its `Response`.
-// (Its own `fetch` never lets go of the handles that it opens.)
+// `fetch`, over the contract's plain calls. (The engine's own never lets go of
+// the handles that it opens.)
 
 import * as host from 'isola:sandbox/host@0.1.0';
-import {
-  define,
-  getOwnPropertyDescriptor,
-  getPrototypeOf,
-  isArray,
-  PlainObject,
-  SafePromise,
-  SafeString,
-  SafeTypeError,
-  uncurry,
-} from './intrinsics.js';
-import { abandon, news, start, tell } from './pending.js';
-import { toJson } from './values.js';
+import { define, getOwnPropertyDescriptor, SafePromise, SafeString, SafeTypeError, uncurry, whenSettled } from './intrinsics.js';
+import { isAborted, reasonOf } from './abort.js';
+import { arrived, arriving, bytesOrStream } from './body.js';
+import { listen, unlisten } from './events.js';
+import { abandon, finish, news, start, tell, write } from './pending.js';
+import { createRequestState } from './request.js';
+import { isBodiless, isRedirect, received } from './response.js';
+import { eachPiece } from './streams.js';
 
-const { DOMException, Headers, ReadableStream, Request, Response, Uint8Array } = globalThis;
+const { DOMException, Headers, Uint8Array, URL } = globalThis;
 const getter = (constructor, name) => uncurry(getOwnPropertyDescriptor(constructor.prototype, name).get);
-const methodOf = getter(Request, 'method');
-const urlOf = getter(Request, 'url');
-const headersOf = getter(Request, 'headers');
-const bytesOf = uncurry(Request.prototype.arrayBuffer);
-const hasHeader = uncurry(Headers.prototype.has);
-const setHeader = uncurry(Headers.prototype.set);
 const eachHeader = uncurry(Headers.prototype.forEach);
+const getHeader = uncurry(Headers.prototype.get);
+const deleteHeader = uncurry(Headers.prototype.delete);
+const hrefOf = getter(URL, 'href');
+const originOf = getter(URL, 'origin');
 
-/** Answers with these have no body, as in the Fetch standard. */
-const BODILESS = { __proto__: null, 101: true, 204: true, 205: true, 304: true };
+const NO_BODY = { tag: 'none' };
+const MOST_REDIRECTS = 20;
 
 const failed = (reason) => new SafeTypeError(`fetch failed: ${reason}`);
 
 async function fetch(input, init = undefined) {
-  const signal = init?.signal ?? (input instanceof Request ? input.signal : undefined);
-  if (signal?.aborted) throw aborted(signal);
-  const request = toRequest(input, init);
-  const message = {
-    method: methodOf(request),
-    url: urlOf(request),
-    headers: [],
-    body: { tag: 'none' },
-    firstByteTimeout: undefined,
-  };
+  if (arguments.length === 0) throw new SafeTypeError('fetch: a URL or a Request is needed');
+  const { method, url, headers, signal, choices, content } = createRequestState(input, init);
+  if (signal !== null && isAborted(signal)) throw aborted(signal);
+  let body = null;
+  let stream = null;
+  if (content !== null) {
+    const taken = await unlessAborted(bytesOrStream(content, 'fetch'), signal);
+    if (taken instanceof Uint8Array) body = taken;
+    else stream = taken;
+  }
+  const { redirect } = choices;
+  return send({ method, url, headers, body, stream, signal, redirect, hops: 0 });
+}
+
+async function send(request) {
+  const { method, url, headers, body, stream, signal, redirect, hops } = request;
+  const message = { method, url, headers: [], body: NO_BODY, firstByteTimeout: undefined };
+  if (stream !== null) message.body = { tag: 'pieces', val: undefined };
+  else if (body !== null && body.length > 0) message.body = { tag: 'whole', val: body };
   let count = 0;
-  eachHeader(headersOf(request), (value, name) => {
+  eachHeader(headers, (value, name) => {
     message.headers[count++] = [name, value];
   });
-  if (message.method !== 'GET' && message.method !== 'HEAD') {
-    const body = new Uint8Array(await bytesOf(request));
-    if (body.length > 0) message.body = { tag: 'whole', val: body };
-  }
   const id = start((number) => host.fetch(number, message), failed);
-  const outcome = await untilAborted(news(id), id, signal);
+  let answered = news(id);
+  if (stream !== null) answered = firstOf(answered, upload(id, stream));
+  const outcome = await unlessAborted(answered, signal, id);
   if (outcome.tag === 'failed') throw failed(outcome.val);
-  return toResponse(id, outcome.val, message.url, signal);
-}
-
-function toRequest(input, init) {
-  if (!isJsonBody(init?.body)) return init === undefined ? new Request(input) : new Request(input, init);
-  const headers = new Headers(init.headers ?? input.headers);
-  if (!hasHeader(headers, 'content-type')) setHeader(headers, 'content-type', 'application/json');
-  return new Request(input, { ...init, headers, body: toJson(init.body) });
-}
-
-function toResponse(id, { status, headers, body, complete }, url, signal) {
-  const bodiless = BODILESS[status] === true;
-  if (bodiless) abandon(id);
-  const content = complete ? body : bodyStream(id, signal, body);
-  const response = new Response(bodiless ? null : content, { status, headers });
-  define(response, 'url', url, true);
-  return response;
-}
-
-/** The body, read as it is asked for, after what came of it already. */
-function bodyStream(id, signal, first) {
-  return new ReadableStream(
-    {
-      start(controller) {
-        if (first.length > 0) controller.enqueue(first);
-      },
-      async pull(controller) {
-        tell(() => host.read(id), failed);
-        const outcome = await untilAborted(news(id), id, signal);
-        if (outcome.tag === 'chunk') controller.enqueue(outcome.val);
-        else if (outcome.tag === 'end') controller.close();
-        else throw failed(outcome.val);
-      },
-      cancel() {
-        abandon(id);
-      },
-    },
-    { highWaterMark: 0 },
-  );
-}
-
-/** Waits for news, or for the signal, which closes the connection. */
-function untilAborted(promise, id, signal) {
-  if (signal === undefined || signal === null) return promise;
-  return new SafePromise((resolve, reject) => {
-    const stop = () => {
+  const answer = outcome.val;
+  const fields = new Headers(answer.headers);
+  if (isRedirect(answer.status) && redirect !== 'manual') {
+    const location = getHeader(fields, 'location');
+    if (redirect === 'error') {
       abandon(id);
-      reject(aborted(signal));
-    };
-    if (signal.aborted) return stop();
-    signal.addEventListener('abort', stop, { once: true });
-    pass(promise, (outcome) => {
-      signal.removeEventListener('abort', stop);
-      resolve(outcome);
-    });
+      throw failed(`the answer is a redirect, to ${location}`);
+    }
+    if (location !== null) {
+      abandon(id);
+      return send(redirected(request, answer.status, location));
+    }
+  }
+  const bodiless = isBodiless(answer.status) || method === 'HEAD';
+  if (bodiless) abandon(id);
+  const content = bodiless ? null : contentOf(id, signal, answer);
+  return received({ status: answer.status, headers: fields, url, redirected: hops > 0, content });
+}
+
+/**
+ * Sends the pieces of a stream, each when the host took the one before it. The
+ * promise is settled only by an error of the stream.
+ */
+function upload(id, stream) {
+  return new SafePromise((_, reject) => {
+    whenSettled(
+      eachPiece(stream, (piece) => piece.length === 0 || write(id, piece, failed)),
+      () => finish(id, failed),
+      (error) => {
+        abandon(id);
+        reject(error);
+      },
+    );
   });
 }
 
-async function pass(promise, next) {
-  next(await promise);
+/** The one of two promises that is settled first. */
+function firstOf(one, other) {
+  return new SafePromise((resolve, reject) => {
+    whenSettled(one, resolve, reject);
+    whenSettled(other, resolve, reject);
+  });
+}
+
+/** The request that a redirect asks for. The host decides on it as on any other. */
+function redirected(request, status, location) {
+  if (request.stream !== null && status !== 303) {
+    throw failed('the answer is a redirect, and a body that is a stream cannot be sent again');
+  }
+  if (request.hops === MOST_REDIRECTS) throw failed(`more than ${MOST_REDIRECTS} redirects`);
+  let target;
+  try {
+    target = new URL(location, request.url);
+  } catch {
+    throw failed(`the answer redirects to ${location}, which is not a URL`);
+  }
+  const headers = new Headers(request.headers);
+  const next = { ...request, headers, url: hrefOf(target), hops: request.hops + 1 };
+  const { method } = request;
+  if ((status === 303 && method !== 'GET' && method !== 'HEAD') || (status <= 302 && method === 'POST')) {
+    next.method = 'GET';
+    next.body = null;
+    next.stream = null;
+    for (let i = 0; i < ABOUT_BODY.length; i++) deleteHeader(headers, ABOUT_BODY[i]);
+  }
+  if (originOf(target) !== originOf(new URL(request.url))) {
+    for (let i = 0; i < CREDENTIALS.length; i++) deleteHeader(headers, CREDENTIALS[i]);
+  }
+  return next;
+}
+const ABOUT_BODY = ['content-encoding', 'content-language', 'content-location', 'content-type', 'content-length'];
+// Secrets for one server are not for another.
+const CREDENTIALS = ['authorization', 'cookie', 'proxy-authorization'];
+
+function contentOf(id, signal, answer) {
+  // Of a body that a signal may still abort, nothing is taken for granted.
+  if (answer.complete && signal === null) return arrived(new Uint8Array(answer.body));
+  return arriving(pieces(id, signal, answer));
+}
+
+/**
+ * The pieces of a response's body: what came with its head, and then each when
+ * it is asked for.
+ */
+function pieces(id, signal, { body, complete }) {
+  let first = body.length > 0 ? body : null;
+  let over = complete && first === null;
+  return {
+    async next() {
+      if (over) return null;
+      if (signal !== null && isAborted(signal)) {
+        abandon(id);
+        throw aborted(signal);
+      }
+      if (first !== null) {
+        // A copy of the script's own kind: this one is of the bindings' realm.
+        const piece = new Uint8Array(first);
+        first = null;
+        over = complete;
+        return piece;
+      }
+      tell(() => host.read(id), failed);
+      const outcome = await unlessAborted(news(id), signal, id);
+      if (outcome.tag === 'chunk') return new Uint8Array(outcome.val);
+      over = true;
+      if (outcome.tag === 'end') return null;
+      throw failed(outcome.val);
+    },
+    cancel() {
+      over = true;
+      abandon(id);
+    },
+  };
+}
+
+/** Waits for a promise, or for the signal, which also closes the connection. */
+function unlessAborted(promise, signal, id = undefined) {
+  if (signal === null) return promise;
+  return new SafePromise((resolve, reject) => {
+    const stop = () => {
+      if (id !== undefined) abandon(id);
+      reject(aborted(signal));
+    };
+    if (isAborted(signal)) return stop();
+    listen(signal, 'abort', stop);
+    pass(promise, resolve, reject, () => unlisten(signal, 'abort', stop));
+  });
+}
+
+async function pass(promise, resolve, reject, done) {
+  try {
+    resolve(await promise);
+  } catch (error) {
+    reject(error);
+  }
+  done();
 }
 
 /** What an aborted fetch rejects with: always an error by that name. */
-function aborted({ reason }) {
-  const { name } = reason ?? {};
+function aborted(signal) {
+  const reason = reasonOf(signal);
+  const name = reason?.name;
   if (name === 'AbortError' || name === 'TimeoutError') return reason;
-  return new DOMException(reason === undefined ? 'the fetch was aborted' : SafeString(reason), 'AbortError');
+  const error = new DOMException(textOf(reason), 'AbortError');
+  define(error, 'cause', reason, false);
+  return error;
 }
 
-function isJsonBody(body) {
-  if (typeof body !== 'object' || body === null) return false;
-  if (isArray(body)) return true;
-  const prototype = getPrototypeOf(body);
-  return prototype === PlainObject || prototype === null;
+function textOf(reason) {
+  try {
+    return reason === undefined ? 'the fetch was aborted' : SafeString(reason?.message ?? reason);
+  } catch {
+    return 'the fetch was aborted';
+  }
 }
 
 export function installFetch(global) {
   define(global, 'fetch', fetch, true);
 }
+

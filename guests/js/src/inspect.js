@@ -41,7 +41,7 @@ const unbox = {
   Symbol: uncurry(Symbol.prototype.valueOf),
   BigInt: uncurry(BigInt.prototype.valueOf),
 };
-const isError = SafeError.isError ?? ((value) => value instanceof SafeError);
+const isError = (value) => value instanceof SafeError;
 
 /** `value` as text; `errorText` shows the errors in it. */
 export function inspect(value, { depth = DEFAULT_DEPTH, errorText = plainError } = {}) {

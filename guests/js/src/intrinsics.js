@@ -2,7 +2,7 @@
 // script may then replace any global or method without breaking the runner.
 
 const { apply, getOwnPropertyDescriptor, getPrototypeOf, ownKeys } = Reflect;
-const { defineProperty, freeze, hasOwn, keys } = Object;
+const { create, defineProperty, freeze, hasOwn, keys, seal } = Object;
 const { isArray } = Array;
 const { parse, stringify } = JSON;
 
@@ -15,6 +15,7 @@ export function safeMap() {
   for (const name of ['get', 'set', 'has', 'delete', 'clear', 'forEach']) {
     defineProperty(map, name, { value: Map.prototype[name] });
   }
+  defineProperty(map, 'size', getOwnPropertyDescriptor(Map.prototype, 'size'));
   return map;
 }
 
@@ -58,12 +59,14 @@ export function define(object, name, value, enumerable) {
   defineProperty(object, name, { __proto__: null, value, writable: true, configurable: true, enumerable });
 }
 
-const { endsWith, includes, indexOf, padEnd, repeat, replace, replaceAll, slice, split, startsWith } =
-  String.prototype;
+const { charCodeAt, endsWith, includes, indexOf, padEnd, repeat, replace, replaceAll } = String.prototype;
+const { lastIndexOf, slice, split, startsWith, toLowerCase, toUpperCase } = String.prototype;
 export const string = {
+  charCodeAt: uncurry(charCodeAt),
   endsWith: uncurry(endsWith),
   includes: uncurry(includes),
   indexOf: uncurry(indexOf),
+  lastIndexOf: uncurry(lastIndexOf),
   padEnd: uncurry(padEnd),
   repeat: uncurry(repeat),
   replace: uncurry(replace),
@@ -71,6 +74,8 @@ export const string = {
   slice: uncurry(slice),
   split: uncurry(split),
   startsWith: uncurry(startsWith),
+  toLowerCase: uncurry(toLowerCase),
+  toUpperCase: uncurry(toUpperCase),
 };
 export const join = uncurry(Array.prototype.join);
 export const objectTag = uncurry(Object.prototype.toString);
@@ -78,6 +83,7 @@ export const regExpExec = uncurry(RegExp.prototype.exec);
 
 export {
   apply,
+  create,
   defineProperty,
   freeze,
   getOwnPropertyDescriptor,
@@ -87,5 +93,6 @@ export {
   keys,
   ownKeys,
   parse,
+  seal,
   stringify,
 };

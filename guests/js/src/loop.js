@@ -1,5 +1,5 @@
 // One engine timer, the pump, drives everything that user code waits for:
-// hostcalls and timers. (Fetches are the engine's own tasks.)
+// hostcalls, requests and timers.
 //
 //            begin()                      end(), or a failure
 //   idle ─────────────▶ running ───────────────────────────────▶ idle
@@ -11,9 +11,14 @@
 // left, so the pump stays armed while a call waits. The host fires it early
 // when a hostcall has ended, and also when nothing could ever become ready:
 // then the call fails instead of hanging.
+//
+// When the pump runs, the microtasks of the turn before it are done: a promise
+// that was rejected and has no handler by then fails the call. If nothing else
+// fires the pump soon after a turn, it fires itself once to see to that.
 
 import * as host from 'isola:sandbox/host@0.1.0';
-import { floor, microtask, now, SafeError } from './intrinsics.js';
+import { floor, microtask, now, SafeError, whenSettled } from './intrinsics.js';
+import { forgetUnhandled, takeReason, unhandled } from './rejections.js';
 
 const startEngineTimer = globalThis.setTimeout;
 const stopEngineTimer = globalThis.clearTimeout;
@@ -22,13 +27,18 @@ const LONGEST_DELAY = 2 ** 31 - 1;
 // Rounds in which the host woke the pump for nothing; an engine task that was
 // ready at the same time gets its turn in between.
 const IDLE_ROUNDS = 3;
+// How long after a turn the pump looks for rejected promises, in milliseconds.
+const LOOK_AROUND = 5;
 
 let running = false;
 let waiting = false;
 let fail = null;
 // An error that came before anybody could be told.
 let early = null;
+// Wants to know when the microtasks are done.
+let drained = null;
 let idleRounds = 0;
+let lookAt = Infinity;
 
 let pumpTimer = 0;
 let pumpDeadline = Infinity;
@@ -49,6 +59,8 @@ export function isRunning() {
 
 /** Opens a call: from here on user code may start hostcalls and timers. */
 export function begin() {
+  // What the microtasks of an earlier call left is not this call's fault.
+  if (unhandled()) forgetUnhandled();
   running = true;
 }
 
@@ -68,6 +80,13 @@ export function uncaught(error) {
 export function wait() {
   waiting = true;
   idleRounds = 0;
+  lookAt = now() + LOOK_AROUND;
+  arm();
+}
+
+/** Calls back when the microtasks are done, unless a rejected promise is left. */
+export function whenDrained(callback) {
+  drained = callback;
   arm();
 }
 
@@ -77,6 +96,7 @@ export function end() {
   waiting = false;
   fail = null;
   early = null;
+  drained = null;
   if (pumpTimer !== 0) disarm();
   timers.drop();
   hostcalls.drop();
@@ -85,9 +105,11 @@ export function end() {
 /** Called whenever a hostcall or a timer was added. */
 export function arm() {
   if (!waiting) return;
-  const deadline = timers.nextDeadline();
+  const next = timers.nextDeadline();
   // Without a timer of the script's the host also tells when all hope is gone.
-  const wakes = deadline === Infinity || hostcalls.pending() > 0;
+  const wakes = next === Infinity || hostcalls.pending() > 0;
+  let deadline = next < lookAt ? next : lookAt;
+  if (drained !== null || unhandled()) deadline = 0;
   if (pumpTimer !== 0) {
     if (pumpDeadline === deadline && pumpWakes === wakes) return;
     disarm();
@@ -118,13 +140,23 @@ function onPump() {
 
 function pump() {
   if (!waiting) return;
+  if (unhandled()) {
+    // The call ends with it, so nothing has to be armed again.
+    whenSettled(takeReason(), fail, fail);
+    return;
+  }
+  if (drained !== null) {
+    drained();
+    return;
+  }
   let progress = false;
   if (hostcalls.pending() > 0) progress = hostcalls.settle(host.completions());
+  let ran = progress;
   if (timers.nextDeadline() !== Infinity) {
     // While a timer is set, there is hope.
     idleRounds = 0;
     try {
-      timers.runDue();
+      ran = timers.runDue() || progress;
     } catch (error) {
       fail(error);
       return;
@@ -135,5 +167,6 @@ function pump() {
     fail(new SafeError('the promise can never settle: no hostcall, timer or request is pending'));
     return;
   }
+  lookAt = ran ? now() + LOOK_AROUND : Infinity;
   arm();
 }

@@ -6,19 +6,30 @@ import { callFunction } from './entry.js';
 import { failure } from './failures.js';
 import { installConsole } from './console.js';
 import { installEnvironment, setEnvironment } from './environment.js';
+import { installEvents } from './events.js';
 import { installFetch } from './fetch.js';
 import { installHostcall } from './hostcall.js';
+import { installRequest } from './request.js';
+import { installResponse } from './response.js';
+import { installStreams } from './streams.js';
 import { installTimers } from './timers.js';
+import { installUrl } from './url.js';
 import { microtask, SafeNumber, whenSettled } from './intrinsics.js';
 import * as loop from './loop.js';
-import { runScript } from './scripts.js';
+import { unhandled } from './rejections.js';
+import { runSource } from './modules.js';
 import { limitValues } from './values.js';
 
 installHostcall(globalThis);
 installTimers(globalThis);
-installAbort();
+installEvents(globalThis);
+installAbort(globalThis);
 installConsole(globalThis);
 installEnvironment(globalThis);
+installUrl();
+installStreams();
+installRequest(globalThis);
+installResponse(globalThis);
 installFetch(globalThis);
 
 const ok = (val) => ({ tag: 'ok', val });
@@ -33,14 +44,14 @@ export const guest = {
 
   load(source, name) {
     loop.begin();
+    let promise;
     try {
-      runScript(source, name);
-      return ok(undefined);
+      promise = runSource(source, name);
     } catch (error) {
-      return err(error);
-    } finally {
       loop.end();
+      return err(error);
     }
+    return promise === undefined ? finished(undefined) : settled(promise);
   },
 
   call(name, args) {
@@ -52,11 +63,16 @@ export const guest = {
       loop.end();
       return err(error);
     }
-    if (typeof json !== 'string') return settled(json);
-    loop.end();
-    return ok(json);
+    return typeof json === 'string' ? finished(json) : settled(json);
   },
 };
+
+/** The answer of what is done already, unless a promise was rejected on the way. */
+function finished(value) {
+  if (unhandled()) return settled(value);
+  loop.end();
+  return ok(value);
+}
 
 /** What becomes of a call that is not done: never a rejection, which would abort the guest. */
 function settled(promise) {
@@ -71,8 +87,14 @@ function settled(promise) {
         answer(outcome);
       };
       const fail = (error) => close(err(error));
+      const succeed = (value) => {
+        if (!open) return;
+        if (!unhandled()) return close(ok(value));
+        // A handler may come in a microtask. If none does, the call fails.
+        loop.whenDrained(() => close(ok(value)));
+      };
       loop.onFailure(fail);
-      whenSettled(promise, (json) => close(ok(json)), fail);
+      whenSettled(promise, succeed, fail);
       // An async function that did not wait for anything is done by then.
       let rounds = 4;
       const later = () => {

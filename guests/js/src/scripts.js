@@ -27,13 +27,13 @@ import {
   string,
 } from './intrinsics.js';
 import { placeSyntaxError } from './failures.js';
+import { LETTER } from './syntax.js';
 
 const global = globalThis;
 const { add, has } = SafeSet.prototype;
 
-/** Runs `source`; `name` stands for it in stacks. */
-export function runScript(source, name) {
-  const label = sourceLabel(name);
+/** Runs `source`; `label` stands for it in stacks. */
+export function runScript(source, label) {
   const names = candidates(source);
   const lines = string.split(source, '\n').length;
   if (names.length === 0) {
@@ -67,21 +67,16 @@ function run(text, label, lines) {
 }
 
 /** Whether the parser refused the script, as opposed to code in it that threw. */
-function isFromParser(error) {
-  return typeof error.stack === 'string' && string.startsWith(error.stack, 'run@isola:guest/');
+export function isFromParser(error) {
+  return typeof error.stack === 'string' && regExpExec(/^\w*@\/?isola:guest\//, error.stack) !== null;
 }
 
 /** The name as a `sourceURL`, which ends at the first white space. */
-function sourceLabel(name) {
+export function sourceLabel(name) {
   if (name === '') return 'script';
   return regExpExec(/\s/, name) === null ? name : string.replace(name, /\s/g, '_');
 }
 
-// The engine has no Unicode classes: whatever is not ASCII and not white space
-// passes for a letter here, and `isIdentifier` decides.
-const LETTER =
-  String.raw`A-Za-z_$\xaa-\u167f\u1681-\u1fff\u200c\u200d\u2030-\u205e\u2060-\u2fff` +
-  String.raw`\u3001-\ufefe\uff00-\uffff`;
 // After one of these a declaration may name a variable: the start of a line,
 // a bracket, comma or colon of a pattern, the end of a comment, a keyword.
 const KEYWORD = String.raw`\b(?:async|let|const|var|class|function)\b`;
@@ -169,6 +164,9 @@ function probe(name, get, descriptor) {
   else defineProperty(global, name, { __proto__: null, ...descriptor });
   return own;
 }
+
+/** The names that a script may have declared: some more than it did. */
+export { candidates };
 
 /** The value of a global name, such as a function that a script declared. */
 export function globalValue(name) {

@@ -122,7 +122,7 @@ function nextDeadline() {
 
 /** Runs the earliest timer, if it is due: one, since microtasks go between two. */
 function runDue() {
-  if (nextDeadline() > now()) return;
+  if (nextDeadline() > now()) return false;
   const timer = pop();
   if (!timer.repeats) live.delete(timer.id);
   nesting = timer.nesting;
@@ -135,6 +135,7 @@ function runDue() {
       schedule(timer);
     }
   }
+  return true;
 }
 
 function drop() {

@@ -99,13 +99,15 @@ fn a_script_from_standard_input() {
 
 #[test]
 fn the_ending_or_the_option_tells_the_runtime() {
-    let folder = Folder::with("a.mjs", "const main = () => typeof globalThis")
+    let folder = Folder::with("a.mjs", "export const main = () => typeof globalThis")
+        .file("a.ts", "const main = (): string => typeof globalThis")
         .file("a.cjs", "const main = () => typeof globalThis")
         .file("a.txt", "main = lambda: __name__")
         .file("a.py", "const main = () => typeof globalThis");
     for (args, stdout) in [
         (&["a.mjs"][..], "\"object\"\n"),
         (&["a.cjs"], "\"object\"\n"),
+        (&["a.ts"], "\"object\"\n"),
         (&["a.txt", "--runtime", "python"], "\"__main__\"\n"),
         (&["a.py", "--runtime", "js"], "\"object\"\n"),
     ] {
@@ -115,15 +117,19 @@ fn the_ending_or_the_option_tells_the_runtime() {
 
 #[test]
 fn a_script_may_be_a_top_level_only() {
-    let folder = Folder::with("top.py", "print('ran')").file("top.js", "globalThis.ran = true;");
+    let folder = Folder::with("top.py", "print('ran')")
+        .file("top.js", "globalThis.ran = true;")
+        .file("top.mjs", "await null;\nexport const other = 1;");
     assert_eq!(folder.run(&["top.py"]).well(), "ran\n");
     assert_eq!(folder.run(&["top.js"]).well(), "");
+    assert_eq!(folder.run(&["top.mjs"]).well(), "");
     let end = "{\"type\":\"end\",\"data\":null}\n";
     assert_eq!(folder.run(&["top.js", "--events"]).well(), end);
     // Whoever asks for a call gets one, or hears that it cannot be.
     for (file, complaint) in [
         ("top.py", "error: NameError: name 'main' is not defined"),
         ("top.js", "error: ReferenceError: main is not defined"),
+        ("top.mjs", "error: ReferenceError: main is not defined: top.mjs exports other"),
     ] {
         for asked in [["-f", "main"], ["--arg", "1"], ["--kwarg", "a=1"]] {
             let stderr = folder.run(&[file, asked[0], asked[1]]).failed(1);

@@ -10,7 +10,7 @@ use std::{env, fs, path::Path, process::Command};
 use crate::fixture::{Folder, ISOLA, Running};
 
 /// The pages, and how many examples each has at least.
-const PAGES: [(&str, usize); 10] = [
+const PAGES: [(&str, usize); 12] = [
     ("README.md", 2),
     ("docs/cli.md", 6),
     ("docs/python-guest.md", 5),
@@ -20,7 +20,9 @@ const PAGES: [(&str, usize); 10] = [
     ("docs/python/importlib.md", 6),
     ("docs/python/logging.md", 2),
     ("docs/python/serde.md", 4),
-    ("docs/javascript-guest.md", 4),
+    ("docs/javascript-guest.md", 5),
+    ("docs/javascript/modules.md", 6),
+    ("docs/javascript/console.md", 1),
 ];
 
 /// What the pages call the server.

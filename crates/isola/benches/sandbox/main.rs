@@ -5,8 +5,14 @@
 //! with a subprocess of the machine's own `python3` and `node`, measured in the
 //! same run: compare ratios, not machines.
 
-#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark stops at the first surprise")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a benchmark stops at the first surprise"
+)]
 
+mod engines;
 mod imports;
 mod latency;
 mod requests;
@@ -26,6 +32,7 @@ fn main() {
     imports::measure(&mut table);
     scale::measure(&mut table);
     subprocess::measure(&mut table);
+    engines::measure(&mut table);
     print!("\n{table}");
 }
 

@@ -13,6 +13,7 @@ mod fixture;
 mod hostcalls;
 mod http;
 mod isolation;
+mod javascript;
 mod limits;
 mod mounts;
 mod output;

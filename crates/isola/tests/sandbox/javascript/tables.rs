@@ -1,0 +1,61 @@
+//! Tables of cases from the standards, written in JavaScript. Each file has
+//! cases by name, functions that throw if something is not as it should be;
+//! `harness.js` runs them all.
+
+use isola::{Args, Limits, Runtime, args};
+
+use crate::{fixture::started_with, server::Server};
+
+const HARNESS: &str = include_str!("harness.js");
+
+/// Runs the cases of a file; there are at least so many.
+async fn check(table: &str, least: usize, args: Args) {
+    let server = Server::http(super::fetch::echo).await;
+    let sandbox = started_with(Runtime::JavaScript, Limits::default(), server.host()).await;
+    sandbox.load_script_as("harness.js", HARNESS).await.unwrap();
+    sandbox.load_script_as("table.js", table).await.unwrap();
+    let (count, failures): (usize, Vec<String>) =
+        sandbox.run("runCases", args).await.unwrap().to().unwrap();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(count >= least, "{count} cases");
+}
+
+#[tokio::test]
+async fn urls() {
+    check(include_str!("url.js"), 60, args![]).await;
+}
+
+#[tokio::test]
+async fn headers() {
+    check(include_str!("headers.js"), 25, args![]).await;
+}
+
+#[tokio::test]
+async fn requests() {
+    check(include_str!("request.js"), 40, args![]).await;
+}
+
+#[tokio::test]
+async fn responses() {
+    check(include_str!("response.js"), 35, args![]).await;
+}
+
+#[tokio::test]
+async fn aborting() {
+    check(include_str!("abort.js"), 15, args![]).await;
+}
+
+#[tokio::test]
+async fn streams() {
+    check(include_str!("streams.js"), 15, args![]).await;
+}
+
+#[tokio::test]
+async fn timers() {
+    check(include_str!("timers.js"), 18, args![]).await;
+}
+
+#[tokio::test]
+async fn structured_values() {
+    check(include_str!("structured.js"), 20, args![]).await;
+}

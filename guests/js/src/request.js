@@ -1,0 +1,215 @@
+// `Request`, as in the Fetch standard; besides, a plain object is a body, sent
+// as JSON. (The engine's own class lacks most of it.)
+
+import {
+  define,
+  freeze,
+  keys,
+  regExpExec,
+  SafeString,
+  SafeTypeError,
+  string,
+  toStringTag,
+  uncurry,
+  getOwnPropertyDescriptor,
+} from './intrinsics.js';
+import { createSignal, isSignal } from './abort.js';
+import { cloned, extract, installBody, moved, refuseUsed } from './body.js';
+
+const { Headers, ReadableStream, URL } = globalThis;
+const hasHeader = uncurry(Headers.prototype.has);
+const getHeader = uncurry(Headers.prototype.get);
+const setHeader = uncurry(Headers.prototype.set);
+const getter = (constructor, name) => uncurry(getOwnPropertyDescriptor(constructor.prototype, name).get);
+const hrefOf = getter(URL, 'href');
+const protocolOf = getter(URL, 'protocol');
+const usernameOf = getter(URL, 'username');
+const passwordOf = getter(URL, 'password');
+
+const USUAL = { __proto__: null, DELETE: true, GET: true, HEAD: true, OPTIONS: true, POST: true, PUT: true };
+const FORBIDDEN = { __proto__: null, CONNECT: true, TRACE: true, TRACK: true };
+const TOKEN = /^[!#$%&'*+\-.^_`|~\dA-Za-z]+$/;
+
+// What a script may say of these members, and what a request has by itself.
+// Only `redirect` and `duplex` mean something here.
+const CHOICES = {
+  __proto__: null,
+  redirect: ['manual', 'follow', 'error'],
+  duplex: ['half'],
+  cache: ['default', 'no-store', 'reload', 'no-cache', 'force-cache', 'only-if-cached'],
+  credentials: ['same-origin', 'include', 'omit'],
+  mode: ['cors', 'no-cors', 'same-origin'],
+};
+const CHOICE_NAMES = keys(CHOICES);
+const USUAL_CHOICES = { __proto__: null };
+for (const name of CHOICE_NAMES) USUAL_CHOICES[name] = CHOICES[name][0];
+freeze(USUAL_CHOICES);
+
+let stateOf;
+
+class Request {
+  #state;
+
+  static {
+    stateOf = (request) => {
+      if (typeof request !== 'object' || request === null || !(#state in request)) {
+        throw new SafeTypeError('this is not a Request');
+      }
+      return request.#state;
+    };
+  }
+
+  constructor(input, init = undefined) {
+    if (arguments.length === 0) throw new SafeTypeError('Request: a URL or another Request is needed');
+    this.#state = createRequestState(input, init);
+  }
+
+  get method() {
+    return stateOf(this).method;
+  }
+
+  get url() {
+    return stateOf(this).url;
+  }
+
+  get headers() {
+    return stateOf(this).headers;
+  }
+
+  get signal() {
+    const state = stateOf(this);
+    return (state.signal ??= createSignal());
+  }
+
+  get redirect() {
+    return stateOf(this).choices.redirect;
+  }
+
+  get duplex() {
+    return stateOf(this).choices.duplex;
+  }
+
+  get cache() {
+    return stateOf(this).choices.cache;
+  }
+
+  get credentials() {
+    return stateOf(this).choices.credentials;
+  }
+
+  get mode() {
+    return stateOf(this).choices.mode;
+  }
+
+  clone() {
+    const state = stateOf(this);
+    refuseUsed(state.content, 'Request.clone');
+    const copy = new Request(state.url);
+    copy.#state = {
+      ...state,
+      headers: new Headers(state.headers),
+      content: cloned(state.content, 'Request.clone'),
+    };
+    return copy;
+  }
+}
+
+/** What a request is: what `fetch` needs, and a `Request` around it. */
+export function createRequestState(input, init) {
+  if (init !== undefined && init !== null && typeof init !== 'object' && typeof init !== 'function') {
+    throw new SafeTypeError('Request: the second argument must be an object');
+  }
+  init ??= {};
+  const from = isRequest(input) ? stateOf(input) : null;
+  const state = {
+    method: init.method === undefined ? (from?.method ?? 'GET') : methodName(init.method),
+    url: from === null ? absolute(input) : from.url,
+    headers: new Headers(init.headers ?? from?.headers),
+    signal: signalOption(init, from),
+    choices: from === null ? USUAL_CHOICES : from.choices,
+    content: null,
+  };
+  for (let i = 0; i < CHOICE_NAMES.length; i++) {
+    const name = CHOICE_NAMES[i];
+    const value = init[name];
+    if (value !== undefined) state.choices = { ...state.choices, [name]: choice(name, value) };
+  }
+  const { body } = init;
+  const sends = body !== undefined && body !== null;
+  const inherited = sends || from === null ? null : from.content;
+  if ((sends || inherited !== null) && (state.method === 'GET' || state.method === 'HEAD')) {
+    throw new SafeTypeError(`Request: a ${state.method} request cannot have a body`);
+  }
+  if (!sends) {
+    state.content = moved(inherited, 'Request');
+    return state;
+  }
+  if (body instanceof ReadableStream && init.duplex === undefined) {
+    throw new SafeTypeError("Request: a stream as the body needs the option `duplex: 'half'`");
+  }
+  const { content, type } = extract(body);
+  state.content = content;
+  if (type !== null && !hasHeader(state.headers, 'content-type')) setHeader(state.headers, 'content-type', type);
+  return state;
+}
+
+export function isRequest(value) {
+  try {
+    stateOf(value);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function absolute(input) {
+  let url;
+  try {
+    url = new URL(SafeString(input));
+  } catch {
+    throw new SafeTypeError(`Request: ${SafeString(input)} is not an absolute URL`);
+  }
+  if (usernameOf(url) !== '' || passwordOf(url) !== '') {
+    throw new SafeTypeError('Request: a URL with a user name or password is not allowed; use an authorization header');
+  }
+  const protocol = protocolOf(url);
+  if (protocol !== 'http:' && protocol !== 'https:') {
+    throw new SafeTypeError(`Request: the URL must begin with http: or https:, not with ${protocol}`);
+  }
+  return hrefOf(url);
+}
+
+function methodName(value) {
+  const text = SafeString(value);
+  const upper = string.toUpperCase(text);
+  if (FORBIDDEN[upper] || regExpExec(TOKEN, text) === null) {
+    throw new SafeTypeError(`Request: ${text === '' ? 'an empty text' : text} is not a method of a request`);
+  }
+  return USUAL[upper] ? upper : text;
+}
+
+function signalOption(init, from) {
+  const { signal } = init;
+  if (signal === undefined) return from === null ? null : from.signal;
+  if (signal !== null && !isSignal(signal)) {
+    throw new SafeTypeError('Request: the signal must be an AbortSignal');
+  }
+  return signal;
+}
+
+function choice(name, value) {
+  const allowed = CHOICES[name];
+  const text = SafeString(value);
+  for (let i = 0; i < allowed.length; i++) if (allowed[i] === text) return text;
+  throw new SafeTypeError(`Request: ${text} is not one of the values of ${name}`);
+}
+
+export function installRequest(global) {
+  installBody(
+    Request,
+    (request) => stateOf(request).content,
+    (request) => getHeader(stateOf(request).headers, 'content-type'),
+  );
+  define(Request.prototype, toStringTag, 'Request', false);
+  define(global, 'Request', Request, false);
+}

@@ -1,0 +1,21 @@
+// What the engine's `URL` and its relatives lack.
+
+import { define, SafeString, toStringTag } from './intrinsics.js';
+
+const { Blob, File, FormData, Headers, ReadableStream, URL, URLSearchParams } = globalThis;
+
+function parse(url, base = undefined) {
+  try {
+    return base === undefined ? new URL(SafeString(url)) : new URL(SafeString(url), SafeString(base));
+  } catch {
+    return null;
+  }
+}
+
+export function installUrl() {
+  define(URL, 'parse', (url, base) => parse(url, base), true);
+  define(URL, 'canParse', (url, base) => parse(url, base) !== null, true);
+  // So that these objects say what they are.
+  const classes = { Blob, File, FormData, Headers, ReadableStream, URL, URLSearchParams };
+  for (const name in classes) define(classes[name].prototype, toStringTag, name, false);
+}
