@@ -45,18 +45,19 @@ async function send(request) {
   if (stream !== null) message.body = { tag: 'pieces', val: undefined };
   else if (body !== null && body.length > 0) message.body = { tag: 'whole', val: body };
   let count = 0;
-  eachHeader(headers, (value, name) => {
-    message.headers[count++] = [name, value];
-  });
+  if (headers !== null) {
+    eachHeader(headers, (value, name) => {
+      message.headers[count++] = [name, value];
+    });
+  }
   const id = start((number) => host.fetch(number, message), failed);
   let answered = news(id);
   if (stream !== null) answered = firstOf(answered, upload(id, stream));
   const outcome = await unlessAborted(answered, signal, id);
   if (outcome.tag === 'failed') throw failed(outcome.val);
   const answer = outcome.val;
-  const fields = new Headers(answer.headers);
   if (isRedirect(answer.status) && redirect !== 'manual') {
-    const location = getHeader(fields, 'location');
+    const location = getHeader(new Headers(answer.headers), 'location');
     if (redirect === 'error') {
       abandon(id);
       throw failed(`the answer is a redirect, to ${location}`);
@@ -69,7 +70,7 @@ async function send(request) {
   const bodiless = isBodiless(answer.status) || method === 'HEAD';
   if (bodiless) abandon(id);
   const content = bodiless ? null : contentOf(id, signal, answer);
-  return received({ status: answer.status, headers: fields, url, redirected: hops > 0, content });
+  return received({ status: answer.status, fields: answer.headers, url, redirected: hops > 0, content });
 }
 
 /**
@@ -109,7 +110,7 @@ function redirected(request, status, location) {
   } catch {
     throw failed(`the answer redirects to ${location}, which is not a URL`);
   }
-  const headers = new Headers(request.headers);
+  const headers = new Headers(request.headers ?? undefined);
   const next = { ...request, headers, url: hrefOf(target), hops: request.hops + 1 };
   const { method } = request;
   if ((status === 303 && method !== 'GET' && method !== 'HEAD') || (status <= 302 && method === 'POST')) {

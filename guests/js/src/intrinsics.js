@@ -7,7 +7,7 @@ const { isArray } = Array;
 const { parse, stringify } = JSON;
 
 /** Turns a method into a function that takes its receiver first. */
-export const uncurry = (method) => (receiver, ...args) => apply(method, receiver, args);
+export const uncurry = Function.prototype.bind.bind(Function.prototype.call);
 
 /** A `Map` whose methods are its own. */
 export function safeMap() {

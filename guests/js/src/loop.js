@@ -168,5 +168,6 @@ function pump() {
     return;
   }
   lookAt = ran ? now() + LOOK_AROUND : Infinity;
-  arm();
+  // What was settled may be all that the call waits for.
+  microtask(arm);
 }

@@ -28,6 +28,8 @@ const passwordOf = getter(URL, 'password');
 
 const USUAL = { __proto__: null, DELETE: true, GET: true, HEAD: true, OPTIONS: true, POST: true, PUT: true };
 const FORBIDDEN = { __proto__: null, CONNECT: true, TRACE: true, TRACK: true };
+// One that needs no second look: what has an @ may have a password.
+const PLAIN_URL = /^https?:[^@]*$/;
 const TOKEN = /^[!#$%&'*+\-.^_`|~\dA-Za-z]+$/;
 
 // What a script may say of these members, and what a request has by itself.
@@ -46,15 +48,15 @@ for (const name of CHOICE_NAMES) USUAL_CHOICES[name] = CHOICES[name][0];
 freeze(USUAL_CHOICES);
 
 let stateOf;
+let isRequest;
 
 class Request {
   #state;
 
   static {
+    isRequest = (value) => typeof value === 'object' && value !== null && #state in value;
     stateOf = (request) => {
-      if (typeof request !== 'object' || request === null || !(#state in request)) {
-        throw new SafeTypeError('this is not a Request');
-      }
+      if (!isRequest(request)) throw new SafeTypeError('this is not a Request');
       return request.#state;
     };
   }
@@ -73,7 +75,7 @@ class Request {
   }
 
   get headers() {
-    return stateOf(this).headers;
+    return headersOf(stateOf(this));
   }
 
   get signal() {
@@ -107,7 +109,7 @@ class Request {
     const copy = new Request(state.url);
     copy.#state = {
       ...state,
-      headers: new Headers(state.headers),
+      headers: state.headers === null ? null : new Headers(state.headers),
       content: cloned(state.content, 'Request.clone'),
     };
     return copy;
@@ -119,12 +121,17 @@ export function createRequestState(input, init) {
   if (init !== undefined && init !== null && typeof init !== 'object' && typeof init !== 'function') {
     throw new SafeTypeError('Request: the second argument must be an object');
   }
-  init ??= {};
   const from = isRequest(input) ? stateOf(input) : null;
+  if (from === null && (init === undefined || init === null)) {
+    return { method: 'GET', url: absolute(input), headers: null, signal: null, choices: USUAL_CHOICES, content: null };
+  }
+  init ??= {};
+  const fields = init.headers ?? from?.headers;
   const state = {
     method: init.method === undefined ? (from?.method ?? 'GET') : methodName(init.method),
     url: from === null ? absolute(input) : from.url,
-    headers: new Headers(init.headers ?? from?.headers),
+    // Most requests have none: they are made when they are asked for.
+    headers: fields === undefined || fields === null ? null : new Headers(fields),
     signal: signalOption(init, from),
     choices: from === null ? USUAL_CHOICES : from.choices,
     content: null,
@@ -149,17 +156,12 @@ export function createRequestState(input, init) {
   }
   const { content, type } = extract(body);
   state.content = content;
-  if (type !== null && !hasHeader(state.headers, 'content-type')) setHeader(state.headers, 'content-type', type);
+  if (type !== null && !hasHeader(headersOf(state), 'content-type')) setHeader(state.headers, 'content-type', type);
   return state;
 }
 
-export function isRequest(value) {
-  try {
-    stateOf(value);
-    return true;
-  } catch {
-    return false;
-  }
+function headersOf(state) {
+  return (state.headers ??= new Headers());
 }
 
 function absolute(input) {
@@ -169,6 +171,8 @@ function absolute(input) {
   } catch {
     throw new SafeTypeError(`Request: ${SafeString(input)} is not an absolute URL`);
   }
+  const href = hrefOf(url);
+  if (regExpExec(PLAIN_URL, href) !== null) return href;
   if (usernameOf(url) !== '' || passwordOf(url) !== '') {
     throw new SafeTypeError('Request: a URL with a user name or password is not allowed; use an authorization header');
   }
@@ -176,7 +180,7 @@ function absolute(input) {
   if (protocol !== 'http:' && protocol !== 'https:') {
     throw new SafeTypeError(`Request: the URL must begin with http: or https:, not with ${protocol}`);
   }
-  return hrefOf(url);
+  return href;
 }
 
 function methodName(value) {
@@ -208,7 +212,7 @@ export function installRequest(global) {
   installBody(
     Request,
     (request) => stateOf(request).content,
-    (request) => getHeader(stateOf(request).headers, 'content-type'),
+    (request) => getHeader(headersOf(stateOf(request)), 'content-type'),
   );
   define(Request.prototype, toStringTag, 'Request', false);
   define(global, 'Request', Request, false);

@@ -93,7 +93,7 @@ class Response {
   }
 
   get headers() {
-    return stateOf(this).headers;
+    return headersOf(stateOf(this));
   }
 
   get url() {
@@ -110,7 +110,7 @@ class Response {
 
   clone() {
     const state = stateOf(this);
-    return make({ ...state, headers: new Headers(state.headers), content: cloned(state.content, 'Response.clone') });
+    return make({ ...state, headers: new Headers(headersOf(state)), content: cloned(state.content, 'Response.clone') });
   }
 }
 
@@ -134,9 +134,22 @@ function initialState({ status = 200, statusText = '', headers = undefined }) {
   };
 }
 
-/** What arrived from the host. */
-export function received({ status, headers, url, redirected, content }) {
-  return make({ status, statusText: REASONS[status] ?? '', headers, url, redirected, type: 'basic', content });
+/** What arrived from the host. Its fields become `Headers` when they are asked for. */
+export function received({ status, fields, url, redirected, content }) {
+  return make({
+    status,
+    statusText: REASONS[status] ?? '',
+    headers: null,
+    fields,
+    url,
+    redirected,
+    type: 'basic',
+    content,
+  });
+}
+
+function headersOf(state) {
+  return (state.headers ??= new Headers(state.fields));
 }
 
 // HTTP/2 has no reason phrases, and the contract carries none.
@@ -163,7 +176,7 @@ export function installResponse(global) {
   installBody(
     Response,
     (response) => stateOf(response).content,
-    (response) => getHeader(stateOf(response).headers, 'content-type'),
+    (response) => getHeader(headersOf(stateOf(response)), 'content-type'),
   );
   define(Response.prototype, toStringTag, 'Response', false);
   define(global, 'Response', Response, false);

@@ -34,13 +34,24 @@ class _Writer(io.RawIOBase):
         return len(data)
 
 
-def _text(writer):
+class _Marked(io.TextIOWrapper):
+    """Knows whether there is anything to hand over: asking saves a flush."""
+
+    marked = False
+
+    def write(self, text):
+        self.marked = True
+        return super().write(text)
+
+
+def _text(kind, writer):
     buffer = io.BufferedWriter(writer, 64 * 1024)
-    return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    return kind(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
-_stdout = _text(_Writer(lambda text: host.stdout(text)))
-_stderr = _text(_Writer(lambda text: host.stderr(text), before=_stdout))
+# Much is printed to the one, and little to the other.
+_stdout = _text(io.TextIOWrapper, _Writer(lambda text: host.stdout(text)))
+_stderr = _text(_Marked, _Writer(lambda text: host.stderr(text), before=_stdout))
 
 
 def install():
@@ -52,7 +63,17 @@ def install():
 
 def flush():
     """Hands over what is still buffered: at the end of a call, and before a wait."""
+    try:
+        _stdout.flush()
+        if _stderr.marked:
+            _stderr.marked = False
+            _stderr.flush()
+    except ValueError:
+        _flush_open()
+
+
+def _flush_open():
+    # User code has closed one of them.
     for stream in (_stdout, _stderr):
-        # User code may have closed it.
         if not stream.closed:
             stream.flush()

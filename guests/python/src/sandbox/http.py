@@ -260,6 +260,8 @@ def _drive(items):
 
 def _stated_length(headers):
     """The length that user code says a body has."""
+    if not headers:
+        return None
     stated = {value.strip() for name, value in headers if name.lower() == "content-length"}
     if not stated:
         return None

@@ -41,10 +41,13 @@ class Body:
         return _cut(self.source)
 
 
+_NOTHING = Body()
+
+
 def encode(body):
     """The body that user code gives: bytes, a file, pieces, or a JSON value."""
     if body is None:
-        return Body()
+        return _NOTHING
     if isinstance(body, _BYTES):
         return Body(whole=bytes(body))
     if hasattr(body, "read"):
