@@ -27,6 +27,8 @@ const LONGEST_DELAY = 2 ** 31 - 1;
 // Rounds in which the host woke the pump for nothing; an engine task that was
 // ready at the same time gets its turn in between.
 const IDLE_ROUNDS = 3;
+// How many microtasks the end of a call may take after its last news.
+const PATIENCE = 10;
 // How long after a turn the pump looks for rejected promises, in milliseconds.
 const LOOK_AROUND = 5;
 
@@ -168,6 +170,13 @@ function pump() {
     return;
   }
   lookAt = ran ? now() + LOOK_AROUND : Infinity;
-  // What was settled may be all that the call waits for.
-  microtask(arm);
+  armLater(PATIENCE);
+}
+
+// What was settled may be all that the call waits for: then the pump need not
+// be armed, which takes longer than some microtasks.
+function armLater(rounds) {
+  if (!waiting || pumpTimer !== 0) return;
+  if (rounds === 0) arm();
+  else microtask(() => armLater(rounds - 1));
 }
