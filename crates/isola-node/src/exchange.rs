@@ -31,6 +31,7 @@ pub struct Exchange {
     /// `None` in it: the request has no body, or it is over.
     upload: Upload,
     has_body: bool,
+    is_whole: bool,
     answer: Mutex<Option<oneshot::Sender<Result<Response, HostError>>>>,
     download: Mutex<Option<BodySender>>,
     /// Closed when the guest waits for nothing of this any more.
@@ -82,6 +83,7 @@ impl Exchange {
         let (head, body) = request.into_parts();
         let headers = fields(&head.headers).into_iter().flat_map(|(name, value)| [name, value]);
         let has_body = !body.is_empty();
+        let is_whole = body.length().is_some();
         let pieces: Option<Pieces> = has_body.then(|| Box::pin(body.into_stream()) as Pieces);
         let upload = Arc::new(AsyncMutex::new(pieces));
         let (answer, receiver) = oneshot::channel();
@@ -89,6 +91,7 @@ impl Exchange {
         let exchange = Self {
             upload: Arc::clone(&upload),
             has_body,
+            is_whole,
             answer: Mutex::new(Some(answer)),
             download: Mutex::new(None),
             alive,
@@ -104,6 +107,12 @@ impl Exchange {
     #[napi(getter)]
     pub fn has_body(&self) -> bool {
         self.has_body
+    }
+
+    /// Whether all of the body is there already.
+    #[napi(getter)]
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// The next piece of the request's body; `null` at its end.
@@ -208,7 +217,8 @@ impl Exchange {
         body: Option<Buffer>,
         streams: bool,
     ) -> Result<Response, HostError> {
-        let status = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok());
+        let status =
+            u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok());
         let status = status.ok_or_else(|| {
             HostError::new("the HTTP handler's status is not a number from 100 to 999")
         })?;

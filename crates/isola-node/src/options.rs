@@ -10,20 +10,26 @@ use napi_derive::napi;
 #[derive(Default)]
 pub struct TemplateOptions {
     pub runtime: String,
-    pub runtime_path: Option<String>,
-    pub runtime_lib_dir: Option<String>,
-    pub version: Option<String>,
-    /// Folders of the package's own runtimes.
-    pub shipped: Vec<String>,
-    pub runtimes_dir: Option<String>,
-    pub download_url: Option<String>,
-    pub runtime_sha256: Option<String>,
+    pub sources: SourceOptions,
     pub cache_dir: Option<String>,
     pub no_cache: bool,
     pub prelude: Option<String>,
     pub limits: LimitOptions,
     pub mounts: Vec<MountOptions>,
     pub env: Vec<Variable>,
+}
+
+/// Where the runtime comes from: see `isola::RuntimeSource`.
+#[napi(object, object_to_js = false)]
+#[derive(Default)]
+pub struct SourceOptions {
+    pub path: Option<String>,
+    pub library: Option<String>,
+    pub shipped: Vec<String>,
+    pub version: Option<String>,
+    pub folder: Option<String>,
+    pub base_url: Option<String>,
+    pub sha256: Option<String>,
 }
 
 #[napi(object, object_to_js = false)]
@@ -86,10 +92,9 @@ impl LimitOptions {
         if let Some(number) = self.max_recursion {
             limits.max_recursion = number as u32;
         }
-        for (given, limit) in [
-            (self.cpu_timeout_ms, &mut limits.cpu_timeout),
-            (self.timeout_ms, &mut limits.timeout),
-        ] {
+        for (given, limit) in
+            [(self.cpu_timeout_ms, &mut limits.cpu_timeout), (self.timeout_ms, &mut limits.timeout)]
+        {
             if let Some(time) = given {
                 *limit = milliseconds(time);
             }

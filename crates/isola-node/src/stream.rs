@@ -88,4 +88,3 @@ impl From<Event> for EventRecord {
         Self { kind, data: Some(data), level, failure: None }
     }
 }
-

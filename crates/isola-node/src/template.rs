@@ -1,6 +1,8 @@
 //! Templates.
 
-use isola::{Error, Limits, Runtime};
+use std::sync::Arc;
+
+use isola::{Error, Limits, Runtime, RuntimeSource};
 use napi::{bindgen_prelude::Either, threadsafe_function::ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 
@@ -8,7 +10,7 @@ use crate::{
     exchange::HttpArgs,
     failure::Failure,
     host::{Callback, HostcallArgs, JsHost},
-    options::{SandboxOptions, TemplateOptions},
+    options::{SandboxOptions, SourceOptions, TemplateOptions},
     sandbox::Sandbox,
 };
 
@@ -46,12 +48,10 @@ async fn build(
     progress: Option<Callback<Progress>>,
 ) -> Result<Template, Error> {
     let runtime: Runtime = options.runtime.parse()?;
+    let sources = options.sources;
     let mut limits = Limits::default();
     options.limits.apply(&mut limits);
     let mut builder = isola::Template::builder(runtime).limits(limits.clone());
-    if let Some(path) = options.runtime_path {
-        builder = builder.runtime_path(path);
-    }
     if options.no_cache {
         builder = builder.cache_dir(None);
     } else if let Some(folder) = options.cache_dir {
@@ -66,13 +66,54 @@ async fn build(
     for variable in options.env {
         builder = builder.env(variable.name, variable.value);
     }
-    if let Some(progress) = progress {
+    let progress = progress.map(Arc::new);
+    if let Some(progress) = progress.clone() {
         builder = builder.on_compile(move || {
             let compiling = Progress { phase: "compile", received: None, total: None };
             progress.call(compiling, ThreadsafeFunctionCallMode::NonBlocking);
         });
     }
+    let component = source(runtime, sources, progress).find().await?;
+    let builder = builder.runtime_path(component);
     Ok(Template { inner: builder.build().await?, limits })
+}
+
+fn source(
+    runtime: Runtime,
+    options: SourceOptions,
+    progress: Option<Arc<Callback<Progress>>>,
+) -> RuntimeSource {
+    let mut source = RuntimeSource::new(runtime);
+    if let Some(path) = options.path {
+        source = source.path(path);
+    }
+    if let Some(folder) = options.library {
+        source = source.library(folder);
+    }
+    for folder in options.shipped {
+        source = source.shipped(folder);
+    }
+    if let Some(version) = options.version {
+        source = source.version(version);
+    }
+    if let Some(folder) = options.folder {
+        source = source.folder(folder);
+    }
+    if let Some(url) = options.base_url {
+        source = source.base_url(url);
+    }
+    if let Some(digest) = options.sha256 {
+        source = source.sha256(digest);
+    }
+    if let Some(progress) = progress {
+        source = source.on_progress(move |received, total| {
+            let received = Some(received as f64);
+            let total = total.map(|total| total as f64);
+            let arrived = Progress { phase: "download", received, total };
+            progress.call(arrived, ThreadsafeFunctionCallMode::NonBlocking);
+        });
+    }
+    source
 }
 
 #[napi]

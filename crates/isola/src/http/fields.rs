@@ -27,9 +27,8 @@ where
 {
     let mut headers = HeaderMap::new();
     for (name, value) in fields {
-        let field = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
-            HostError::new(format!("{name:?} is not the name of a header field"))
-        })?;
+        let field = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| HostError::new(format!("{name:?} is not the name of a header field")))?;
         let value = from_latin1(&value).ok_or_else(|| {
             HostError::new(format!("the value of the header field {field} cannot be sent"))
         })?;
