@@ -5,7 +5,7 @@ use isola::Event;
 use napi::bindgen_prelude::spawn;
 use napi_derive::napi;
 use tokio::{
-    sync::{Mutex, mpsc},
+    sync::{Mutex, mpsc, watch},
     task::AbortHandle,
 };
 
@@ -20,6 +20,8 @@ const AHEAD: usize = 16;
 pub struct EventStream {
     events: Mutex<mpsc::Receiver<Event>>,
     task: AbortHandle,
+    /// Closed when the task is gone.
+    ended: watch::Receiver<()>,
 }
 
 /// An event. `data` is text, or JSON where a value is meant.
@@ -33,16 +35,20 @@ pub struct EventRecord {
 }
 
 impl EventStream {
-    pub fn begin(mut events: isola::EventStream) -> Self {
+    pub fn begin(events: isola::EventStream) -> Self {
         let (sender, receiver) = mpsc::channel(AHEAD);
+        let (running, ended) = watch::channel(());
         let task = spawn(async move {
+            // Dropped after the events, and with them the guest.
+            let _running = running;
+            let mut events = events;
             while let Some(event) = events.next().await {
                 if sender.send(event).await.is_err() {
                     break;
                 }
             }
         });
-        Self { events: Mutex::new(receiver), task: task.abort_handle() }
+        Self { events: Mutex::new(receiver), task: task.abort_handle(), ended }
     }
 }
 
@@ -57,10 +63,18 @@ impl EventStream {
         taken.into_iter().map(EventRecord::from).collect()
     }
 
-    /// Stops the guest, wherever it is.
+    /// Stops the guest, wherever it is. What it has told already can still be
+    /// taken.
     #[napi]
     pub fn cancel(&self) {
         self.task.abort();
+    }
+
+    /// Resolves when the guest has stopped.
+    #[napi]
+    pub async fn ended(&self) {
+        let mut ended = self.ended.clone();
+        while ended.changed().await.is_ok() {}
     }
 }
 

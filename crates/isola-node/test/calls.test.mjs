@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import { test } from 'node:test';
 import * as isola from 'isola-core';
-import { collect, sandbox, signal, template } from './fixture.mjs';
+import { collect, sandbox, signal, template } from './support/fixture.mjs';
 
 const { Arg } = isola;
 
@@ -52,9 +52,19 @@ for (const runtime of ['python', 'js']) {
   test(`${runtime}: events come in order, and the end is the last`, async (t) => {
     const guest = await sandbox(t, runtime, SCRIPTS[runtime]);
     const events = await collect(guest.runStream('talk'));
+    // The console of a JavaScript guest is a log.
+    const printed = {
+      python: [
+        { type: 'stdout', data: 'out\n' },
+        { type: 'stderr', data: 'err\n' },
+      ],
+      js: [
+        { type: 'log', data: 'out', level: 'info' },
+        { type: 'log', data: 'err', level: 'error' },
+      ],
+    };
     assert.deepEqual(events, [
-      { type: 'stdout', data: 'out\n' },
-      { type: 'stderr', data: 'err\n' },
+      ...printed[runtime],
       { type: 'result', data: { n: 1 } },
       { type: 'end', data: null },
     ]);
@@ -317,6 +327,9 @@ async def flood():
   });
   const stream = guest.runStream('flood');
   await stream.next();
+  // A stream that nobody waits for does not keep a process alive.
+  const alive = setInterval(() => {}, 1000);
+  t.after(() => clearInterval(alive));
   await reached.promise;
   // Whoever ignores back-pressure has finished by the end of another whole run.
   const other = await sandbox(t, 'python', 'def f():\n for i in range(2000): yield i\n');

@@ -36,11 +36,13 @@ class Events {
 
   async return(value) {
     this.#finish();
+    await this.#stream?.ended();
     return { done: true, value };
   }
 
   async throw(error) {
     this.#finish();
+    await this.#stream?.ended();
     throw error;
   }
 
@@ -49,7 +51,7 @@ class Events {
   }
 
   async [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {
-    this.#finish();
+    await this.return();
   }
 
   /** Stops the guest. What it has told already is still given out. */
