@@ -47,14 +47,17 @@ impl Args {
         self.add(Some(name.into()), value)
     }
 
-    fn add<T: Serialize + ?Sized>(mut self, name: Option<String>, value: &T) -> Self {
-        if let Some(name) = &name
-            && self.list.iter().any(|argument| argument.name.as_ref() == Some(name))
-        {
-            self.refused.get_or_insert_with(|| {
-                Error::InvalidArgument(format!("the argument {name:?} is given twice"))
-            });
+    /// Adds an argument that is a [`Value`] already, named or positional.
+    #[must_use]
+    pub fn value(mut self, name: Option<String>, value: Value) -> Self {
+        if self.is_free(name.as_deref()) {
+            self.list.push(Argument { name, value });
         }
+        self
+    }
+
+    fn add<T: Serialize + ?Sized>(mut self, name: Option<String>, value: &T) -> Self {
+        self.is_free(name.as_deref());
         match Value::new(value) {
             Ok(value) => self.list.push(Argument { name, value }),
             Err(error) => {
@@ -68,6 +71,18 @@ impl Args {
             }
         }
         self
+    }
+
+    /// Whether no argument has this name yet. If one has, the call is refused.
+    fn is_free(&mut self, name: Option<&str>) -> bool {
+        let Some(name) = name else { return true };
+        let is_free = self.list.iter().all(|argument| argument.name.as_deref() != Some(name));
+        if !is_free {
+            self.refused.get_or_insert_with(|| {
+                Error::InvalidArgument(format!("the argument {name:?} is given twice"))
+            });
+        }
+        is_free
     }
 
     pub(crate) fn into_list(self) -> Result<Vec<Argument>, Error> {
@@ -117,6 +132,9 @@ mod tests {
     fn refuses_a_name_twice_and_a_nan() {
         let twice = crate::args![a = 1, a = 2].into_list().unwrap_err().to_string();
         assert!(twice.contains("\"a\" is given twice"), "{twice}");
+        let value = crate::Value::null();
+        let twice = crate::args![a = 1].value(Some("a".to_owned()), value);
+        assert!(twice.into_list().unwrap_err().to_string().contains("given twice"));
         let nan = crate::args![1, [f64::NAN]].into_list().unwrap_err().to_string();
         assert!(nan.contains("positional argument 1") && nan.contains("$[0]"), "{nan}");
     }

@@ -274,7 +274,7 @@ fn key(engine: &Engine, component_digest: &str) -> String {
 
 /// Makes the folder, for its owner only, and refuses one that is not safe to
 /// load machine code from.
-fn prepare(folder: &Path) -> Result<(), Error> {
+pub(crate) fn prepare(folder: &Path) -> Result<(), Error> {
     let refuse = |why: &str| {
         Err(Error::InvalidArgument(format!("cache folder {}: {why}", folder.display())))
     };

@@ -29,6 +29,16 @@ pub enum Error {
     #[error("{0}")]
     InvalidArgument(String),
 
+    /// A runtime could not be downloaded: a server or a connection failed.
+    /// Another attempt goes on where this one ended.
+    #[error("{0}")]
+    DownloadFailed(String),
+
+    /// A runtime was downloaded and not accepted: its digest is another, or its
+    /// archive is not what it should be. Nothing of it is kept.
+    #[error("{0}")]
+    DownloadRefused(String),
+
     /// The sandbox is running another operation.
     #[error("sandbox is busy")]
     Busy,
@@ -56,8 +66,8 @@ impl Error {
     /// One of `guest_exception`, `hostcall_failed`, `memory_limit`,
     /// `cpu_time_limit`, `wall_time_limit`, `value_size_limit`,
     /// `output_limit`, `recursion_limit`, `handle_limit`, `crash`,
-    /// `invalid_argument`, `busy`, `not_running`, `not_pending`, `closed`,
-    /// `internal`.
+    /// `invalid_argument`, `download_failed`, `download_refused`, `busy`,
+    /// `not_running`, `not_pending`, `closed`, `internal`.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -66,6 +76,8 @@ impl Error {
             Self::Limit(exceeded) => exceeded.limit.code(),
             Self::Crash(_) => "crash",
             Self::InvalidArgument(_) => "invalid_argument",
+            Self::DownloadFailed(_) => "download_failed",
+            Self::DownloadRefused(_) => "download_refused",
             Self::Busy => "busy",
             Self::NotRunning => "not_running",
             Self::NotPending => "not_pending",

@@ -11,6 +11,13 @@ use http_body_util::{
 
 use crate::host::HostError;
 
+mod channel;
+mod fields;
+
+pub use channel::BodySender;
+pub(crate) use fields::from_latin1;
+pub use fields::{fields, header_map};
+
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 /// A request that a guest makes. Its URI is absolute.
@@ -37,6 +44,13 @@ impl Body {
     {
         let frames = stream.map(|piece| piece.map(::http_body::Frame::data));
         Self(StreamBody::new(frames).boxed_unsync())
+    }
+
+    /// A body whose bytes somebody else sends, piece by piece, and at the pace
+    /// at which they are taken.
+    #[must_use]
+    pub fn channel() -> (BodySender, Self) {
+        channel::channel()
     }
 
     /// The body of another library, with what the guest is told of its errors.

@@ -78,7 +78,7 @@ pub use event::{Event, Level, LogRecord};
 pub use host::{DenyAll, Handlers, Host, HostError};
 pub use limits::Limits;
 pub use mount::{Mount, Permission};
-pub use runtime::Runtime;
+pub use runtime::{Runtime, RuntimeSource};
 pub use sandbox::{Sandbox, SandboxBuilder};
 pub use template::{Template, TemplateBuilder};
 pub use value::Value;

@@ -8,6 +8,17 @@ use std::{
 
 use crate::error::Error;
 
+#[cfg(feature = "client")]
+mod archive;
+#[cfg(feature = "client")]
+mod download;
+mod source;
+
+pub use source::RuntimeSource;
+
+/// The environment variable with the folder of all runtimes.
+const RUNTIME_DIR: &str = "ISOLA_RUNTIME_DIR";
+
 /// An interpreter that runs inside a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Runtime {
@@ -42,13 +53,19 @@ impl Runtime {
         }
     }
 
+    fn find_in(self, folders: &[PathBuf]) -> Option<PathBuf> {
+        let components = folders.iter().map(|folder| folder.join(self.file_name()));
+        components.into_iter().find(|component| component.is_file())
+    }
+
     /// Finds the component of this runtime.
     ///
     /// `path` is the component itself or a folder that holds it under its
     /// usual name, `python.wasm` or `js.wasm`. Without one, these folders are
     /// looked at: the environment variable `ISOLA_RUNTIME_DIR`; `guests`
     /// beside the running program or one folder up; `../lib/isola` from it;
-    /// `isola/runtimes/<version>` in the user's cache folder.
+    /// `isola/runtimes/<version>` in the user's cache folder. Nothing is
+    /// downloaded: that is what [`RuntimeSource`] does.
     ///
     /// # Errors
     ///
@@ -57,13 +74,17 @@ impl Runtime {
         let candidates = match path {
             Some(path) if path.is_file() => return Ok(path.to_owned()),
             Some(path) => vec![path.to_owned()],
-            None => default_folders(),
+            None => {
+                let mut folders = default_folders();
+                if env::var_os(RUNTIME_DIR).is_none()
+                    && let Some(runtimes) = default_runtimes_dir()
+                {
+                    folders.extend(release_folders(&runtimes, self, env!("CARGO_PKG_VERSION")));
+                }
+                folders
+            }
         };
-        let found = candidates
-            .iter()
-            .map(|folder| folder.join(self.file_name()))
-            .find(|component| component.is_file());
-        found.ok_or_else(|| {
+        self.find_in(&candidates).ok_or_else(|| {
             let places: Vec<_> =
                 candidates.iter().map(|folder| folder.display().to_string()).collect();
             Error::InvalidArgument(format!(
@@ -103,17 +124,25 @@ pub(crate) fn user_cache() -> Option<PathBuf> {
 }
 
 fn default_folders() -> Vec<PathBuf> {
-    if let Some(folder) = env::var_os("ISOLA_RUNTIME_DIR") {
+    if let Some(folder) = env::var_os(RUNTIME_DIR) {
         return vec![folder.into()];
     }
     let mut folders = Vec::new();
     if let Some(bin) = env::current_exe().ok().as_deref().and_then(Path::parent) {
         folders.extend(["guests", "../guests", "../lib/isola"].map(|place| bin.join(place)));
     }
-    if let Some(cache) = user_cache() {
-        folders.push(cache.join("runtimes").join(env!("CARGO_PKG_VERSION")));
-    }
     folders
+}
+
+/// Where downloaded runtimes are kept, unless another folder is given.
+fn default_runtimes_dir() -> Option<PathBuf> {
+    user_cache().map(|cache| cache.join("runtimes"))
+}
+
+/// Where a runtime of a release is in a folder of runtimes.
+fn release_folders(runtimes: &Path, runtime: Runtime, version: &str) -> [PathBuf; 2] {
+    let release = runtimes.join(version);
+    [release.join(runtime.name()), release]
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod demo;
 mod digest;
 mod generate;
 mod guests;
+mod node;
 mod process;
 mod progress;
 mod setup;
@@ -39,6 +40,8 @@ enum Command {
     Check(check::Args),
     /// Set up what is missing, then measure and print one table
     Bench(bench::Args),
+    /// Build the npm packages, as they are published, into target/npm
+    Pack(node::Args),
     /// Write the files that are generated and committed
     Generate,
 }
@@ -61,6 +64,7 @@ fn run(command: Command) -> Result<()> {
         Command::Test(args) => test::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Pack(args) => node::pack_for_release(&args),
         Command::Generate => generate::write(),
     }
 }

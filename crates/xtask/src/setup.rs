@@ -47,6 +47,7 @@ pub fn everything() -> Result<()> {
     python_samples()?;
     js_builder()?;
     mypy()?;
+    typescript()?;
     cargo_deny()?;
     eprintln!("==> all tools are there");
     Ok(())
@@ -141,6 +142,42 @@ fn node_packages(node: &Node, what: &str, name: &str, source: &str) -> Result<(P
     Ok((tools, digest))
 }
 
+/// The `node_modules` with TypeScript, which checks the declarations of the npm
+/// package.
+pub fn typescript() -> Result<PathBuf> {
+    let what = "TypeScript, which checks the declarations of isola-core";
+    node_modules("typescript", "crates/isola-node/types", what, &["--ignore-scripts"])
+}
+
+/// What the benchmark of the npm package compares with.
+pub fn node_competitors() -> Result<PathBuf> {
+    let what = "quickjs-emscripten, isolated-vm and Pyodide, for the benchmark";
+    node_modules("node-bench", "crates/isola-node/bench", what, &[])
+}
+
+/// What a lock file lists, in a `node_modules` outside of the source tree.
+fn node_modules(name: &str, source: &str, what: &str, options: &[&str]) -> Result<PathBuf> {
+    const FILES: [&str; 3] = ["package.json", "package-lock.json", ".npmrc"];
+    let node = node()?;
+    let source = workspace::root().join(source);
+    let mut inputs = Inputs::default().text("node", &node.version);
+    for file in FILES {
+        inputs = inputs.file(file, &source.join(file))?;
+    }
+    let tools = workspace::tools().join(name);
+    install(what, &tools, &inputs.finish(), || {
+        for file in FILES {
+            fs::copy(source.join(file), tools.join(file))
+                .with_context(|| format!("cannot copy {file}"))?;
+        }
+        let mut npm = Command::new(&node.npm);
+        npm.args(["ci", "--no-audit", "--no-fund"]).args(options);
+        npm.current_dir(&tools).env("PATH", &node.path);
+        process::quiet(npm)
+    })?;
+    Ok(tools.join("node_modules"))
+}
+
 /// `mypy`, for `cargo xtask check`.
 pub fn mypy() -> Result<PathBuf> {
     let (venv, _) = python_environment(
@@ -197,17 +234,17 @@ pub fn install(
     })
 }
 
-struct Node {
-    node: PathBuf,
-    npm: PathBuf,
-    version: String,
+pub struct Node {
+    pub node: PathBuf,
+    pub npm: PathBuf,
+    pub version: String,
     /// A search path in which npm finds this very node.
-    path: OsString,
+    pub path: OsString,
 }
 
 /// The machine's own Node.js if it is recent enough, or else the one that PyPI
 /// has for every platform: distributions often carry one that is too old.
-fn node() -> Result<Node> {
+pub fn node() -> Result<Node> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if let Some(version) = process::answer("node", &["--version"])
         && is_at_least(&version, OLDEST_NODE)

@@ -5,10 +5,13 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{guests, process, setup, workspace};
+use crate::{guests, node, process, setup, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
+    /// Only the tests of the npm package
+    #[arg(long)]
+    node: bool,
     /// Handed to `cargo test --workspace`
     #[arg(last = true)]
     args: Vec<String>,
@@ -16,6 +19,9 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     guests::ensure()?;
+    if args.node {
+        return node::test();
+    }
     setup::python_samples()?;
     eprintln!("==> node --test guests/js/test");
     let mut node = Command::new(setup::js_builder()?.node);
@@ -24,5 +30,6 @@ pub fn run(args: &Args) -> Result<()> {
     eprintln!("==> cargo test --workspace");
     let mut command = process::cargo(&["test", "--workspace"]);
     command.args(&args.args);
-    process::loud(command)
+    process::loud(command)?;
+    node::test()
 }

@@ -4,13 +4,13 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::{Buf as _, Bytes};
 use futures_util::{FutureExt as _, StreamExt as _};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use http::{HeaderName, Method, Uri, header};
 use tokio::sync::Notify;
 
 use crate::{
     contract::{self, Outcome, RequestBody},
     host::{Host, HostError},
-    http::{Body, Request, Response},
+    http::{Body, Request, Response, fields, from_latin1},
 };
 
 /// The guest gets a body in pieces of this size at most.
@@ -172,23 +172,6 @@ fn head(response: Response) -> Result<(contract::Response, Body), HostError> {
     }
     let status = parts.status.as_u16();
     Ok((contract::Response { status, headers, body: Vec::new(), complete: false }, body))
-}
-
-/// Every field by itself: repeated ones stay apart.
-fn fields(headers: &HeaderMap) -> Vec<(String, String)> {
-    headers
-        .iter()
-        .map(|(name, value)| {
-            let value = value.as_bytes().iter().copied().map(char::from).collect();
-            (name.as_str().to_owned(), value)
-        })
-        .collect()
-}
-
-fn from_latin1(text: &str) -> Option<HeaderValue> {
-    let bytes: Option<Vec<u8>> =
-        text.chars().map(|character| u8::try_from(character).ok()).collect();
-    HeaderValue::from_bytes(&bytes?).ok()
 }
 
 #[cfg(test)]

@@ -1,0 +1,107 @@
+'use strict';
+
+// One class for each kind of error, and one table from the codes of the crate
+// `isola` to the classes.
+
+/** The base of all errors of this package. */
+class IsolaError extends Error {
+  /**
+   * @param {string} message
+   * @param {{ code?: string, exception?: object, cause?: unknown }} [details]
+   */
+  constructor(message, { code = 'internal', exception, cause } = {}) {
+    super(message, cause === undefined ? undefined : { cause });
+    /** A stable name for the kind of error. */
+    this.code = code;
+    if (exception) {
+      /** The guest's exception, if there is one behind this error. */
+      this.exception = exception;
+    }
+  }
+}
+
+// On the prototype the name is there for `toString` and stacks, and is not
+// listed with each error that is printed.
+function named(parent, name) {
+  const type = { [name]: class extends parent {} }[name];
+  Object.defineProperty(type.prototype, 'name', { value: name, configurable: true, writable: true });
+  return type;
+}
+
+Object.defineProperty(IsolaError.prototype, 'name', {
+  value: 'IsolaError',
+  configurable: true,
+  writable: true,
+});
+
+const AbortError = named(IsolaError, 'AbortError');
+const BusyError = named(IsolaError, 'BusyError');
+const ClosedError = named(IsolaError, 'ClosedError');
+const CrashError = named(IsolaError, 'CrashError');
+const DownloadError = named(IsolaError, 'DownloadError');
+const GuestError = named(IsolaError, 'GuestError');
+const HostcallError = named(IsolaError, 'HostcallError');
+const InternalError = named(IsolaError, 'InternalError');
+const InvalidArgumentError = named(IsolaError, 'InvalidArgumentError');
+const LimitError = named(IsolaError, 'LimitError');
+const NotPendingError = named(IsolaError, 'NotPendingError');
+const NotRunningError = named(IsolaError, 'NotRunningError');
+
+const CLASSES = new Map([
+  ['aborted', AbortError],
+  ['busy', BusyError],
+  ['closed', ClosedError],
+  ['crash', CrashError],
+  ['download_failed', DownloadError],
+  ['download_refused', DownloadError],
+  ['guest_exception', GuestError],
+  ['hostcall_failed', HostcallError],
+  ['internal', InternalError],
+  ['invalid_argument', InvalidArgumentError],
+  ['not_pending', NotPendingError],
+  ['not_running', NotRunningError],
+]);
+
+/** The error that a failure of the native part stands for. */
+function fromFailure({ code, message, exception }) {
+  const limit = code.endsWith('_limit');
+  const Type = limit ? LimitError : (CLASSES.get(code) ?? InternalError);
+  return new Type(message, { code, exception });
+}
+
+/** What the caller did wrong. */
+function invalid(message, cause) {
+  return new InvalidArgumentError(message, { code: 'invalid_argument', cause });
+}
+
+/** A call that its caller's signal ended. */
+function aborted(signal) {
+  return new AbortError('the call was aborted', { code: 'aborted', cause: signal.reason });
+}
+
+/** A sandbox, template or context that its owner closed. */
+function closed(what) {
+  return new ClosedError(`${what} is closed: its owner closed it`, { code: 'closed' });
+}
+
+module.exports = {
+  classes: {
+    IsolaError,
+    AbortError,
+    BusyError,
+    ClosedError,
+    CrashError,
+    DownloadError,
+    GuestError,
+    HostcallError,
+    InternalError,
+    InvalidArgumentError,
+    LimitError,
+    NotPendingError,
+    NotRunningError,
+  },
+  fromFailure,
+  invalid,
+  aborted,
+  closed,
+};

@@ -1,0 +1,231 @@
+'use strict';
+
+// Options, checked: their names and types here, what they mean in the native
+// part. An error names the option and says what it should be.
+
+const { invalid } = require('./errors');
+const { shown } = require('./args');
+
+const TIMES = ['cpuTimeoutMs', 'timeoutMs'];
+const SIZES = [
+  'maxMemory',
+  'maxValueSize',
+  'maxOutputSize',
+  'maxRecursion',
+  'maxPendingHostcalls',
+  'maxHeldMemory',
+  'maxHandles',
+  'maxRequests',
+];
+const PERMISSIONS = ['read', 'write', 'read-write'];
+
+const TEMPLATE = [
+  'runtimePath',
+  'version',
+  'cacheDir',
+  'maxMemory',
+  'prelude',
+  'runtimeLibDir',
+  'mounts',
+  'env',
+  'limits',
+  'downloadUrl',
+  'runtimesDir',
+  'runtimeSha256',
+  'onProgress',
+];
+const SANDBOX = [
+  'maxMemory',
+  'mounts',
+  'env',
+  'limits',
+  'hostcalls',
+  'http',
+  'httpHandler',
+  'httpRequestBody',
+  'bigints',
+];
+const CALL = ['timeoutMs', 'cpuTimeoutMs', 'signal'];
+
+/**
+ * @param {Record<string, any>} options
+ * @param {string[]} shipped the folders of runtimes that came with the package
+ */
+function template(options, shipped) {
+  known('buildTemplate', options, TEMPLATE);
+  const { cacheDir, onProgress } = options;
+  if (onProgress !== undefined && typeof onProgress !== 'function') {
+    throw expected('onProgress', 'a function', onProgress);
+  }
+  return {
+    native: {
+      sources: {
+        path: text(options, 'runtimePath'),
+        library: text(options, 'runtimeLibDir'),
+        version: text(options, 'version'),
+        folder: text(options, 'runtimesDir'),
+        baseUrl: text(options, 'downloadUrl'),
+        sha256: text(options, 'runtimeSha256'),
+        shipped,
+      },
+      cacheDir: cacheDir === null ? undefined : text(options, 'cacheDir'),
+      noCache: cacheDir === null,
+      prelude: text(options, 'prelude'),
+      limits: limits(options),
+      mounts: mounts(options.mounts),
+      env: env(options.env),
+    },
+    onProgress,
+  };
+}
+
+/** @param {Record<string, any>} options */
+function sandbox(options) {
+  known('create', options, SANDBOX);
+  const { bigints = false, httpRequestBody = 'buffer' } = options;
+  if (typeof bigints !== 'boolean') throw expected('bigints', 'true or false', bigints);
+  if (httpRequestBody !== 'buffer' && httpRequestBody !== 'stream') {
+    throw expected('httpRequestBody', '"buffer" or "stream"', httpRequestBody);
+  }
+  if (isGiven(options.http) && isGiven(options.httpHandler)) {
+    throw invalid('http and httpHandler are two names of one option: give http alone');
+  }
+  const name = isGiven(options.http) ? 'http' : 'httpHandler';
+  const http = options[name] ?? false;
+  if (typeof http !== 'boolean' && typeof http !== 'function') {
+    throw expected(name, 'true or a function', http);
+  }
+  const handlers = hostcalls(options.hostcalls);
+  return {
+    native: {
+      limits: limits(options),
+      mounts: mounts(options.mounts),
+      env: env(options.env),
+      hostcalls: [...handlers.keys()],
+      http: http !== false,
+    },
+    handlers,
+    http,
+    httpRequestBody,
+    bigints,
+  };
+}
+
+/**
+ * @param {Record<string, any> | null | undefined} options
+ * @param {string[]} more names that this call has beside those of all calls
+ */
+function call(options, more = []) {
+  if (options === undefined || options === null) return {};
+  known('a call', options, [...more, ...CALL]);
+  const { signal } = options;
+  if (isGiven(signal) && !(signal instanceof AbortSignal)) {
+    throw expected('signal', 'an AbortSignal', signal);
+  }
+  const timeoutMs = time(options, 'timeoutMs');
+  const cpuTimeoutMs = time(options, 'cpuTimeoutMs');
+  const isLimited = timeoutMs !== undefined || cpuTimeoutMs !== undefined;
+  return { signal: signal ?? undefined, limits: isLimited ? { timeoutMs, cpuTimeoutMs } : undefined };
+}
+
+function limits(options) {
+  const { limits: given } = options;
+  const read = {};
+  if (isGiven(given)) {
+    known('limits', given, [...SIZES, ...TIMES]);
+    for (const name of SIZES) read[name] = size(given, name);
+    for (const name of TIMES) read[name] = time(given, name);
+  }
+  read.maxMemory = size(options, 'maxMemory') ?? read.maxMemory;
+  return read;
+}
+
+function mounts(given) {
+  if (!isGiven(given)) return [];
+  if (!Array.isArray(given)) throw expected('mounts', 'an array', given);
+  return given.map((mount, index) => {
+    const place = `mounts[${index}]`;
+    known(place, mount, ['host', 'guest', 'dir_perms', 'file_perms']);
+    for (const name of ['host', 'guest']) {
+      if (typeof mount[name] !== 'string') throw expected(`${place}.${name}`, 'a path', mount[name]);
+    }
+    for (const name of ['dir_perms', 'file_perms']) {
+      if (isGiven(mount[name]) && !PERMISSIONS.includes(mount[name])) {
+        throw expected(`${place}.${name}`, '"read", "write" or "read-write"', mount[name]);
+      }
+    }
+    return {
+      host: mount.host,
+      guest: mount.guest,
+      dirPerms: mount.dir_perms ?? 'read',
+      filePerms: mount.file_perms ?? 'read',
+    };
+  });
+}
+
+function env(given) {
+  if (!isGiven(given)) return [];
+  if (!isRecord(given)) throw expected('env', 'an object of strings', given);
+  return Object.entries(given).map(([name, value]) => {
+    if (typeof value !== 'string') throw expected(`env.${name}`, 'a string', value);
+    return { name, value };
+  });
+}
+
+// A map, because a guest may ask for `constructor` or `__proto__`.
+function hostcalls(given) {
+  const handlers = new Map();
+  if (!isGiven(given)) return handlers;
+  if (!isRecord(given)) throw expected('hostcalls', 'an object of functions', given);
+  for (const [name, handler] of Object.entries(given)) {
+    if (typeof handler !== 'function') throw expected(`hostcalls.${name}`, 'a function', handler);
+    handlers.set(name, handler);
+  }
+  return handlers;
+}
+
+function known(where, options, names) {
+  if (!isRecord(options)) throw invalid(`${where}: options are an object, and not ${shown(options)}`);
+  for (const name of Object.keys(options)) {
+    if (!names.includes(name)) {
+      throw invalid(`${where} has no option "${name}": there are ${names.join(', ')}`);
+    }
+  }
+}
+
+function text(options, name) {
+  const value = options[name];
+  if (!isGiven(value)) return undefined;
+  if (typeof value !== 'string') throw expected(name, 'a string', value);
+  return value;
+}
+
+function size(options, name) {
+  const value = options[name];
+  if (!isGiven(value)) return undefined;
+  if (!Number.isSafeInteger(value) || value < 0) throw expected(name, 'a whole number', value);
+  return value;
+}
+
+function time(options, name) {
+  const value = options[name];
+  if (!isGiven(value)) return undefined;
+  if (typeof value !== 'number' || !(value > 0)) {
+    throw expected(name, 'a positive number of milliseconds, or Infinity', value);
+  }
+  return value;
+}
+
+function expected(name, what, value) {
+  return invalid(`${name} should be ${what}, and not ${shown(value)}`);
+}
+
+function isGiven(value) {
+  return value !== undefined && value !== null;
+}
+
+function isRecord(value) {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+module.exports = { template, sandbox, call };

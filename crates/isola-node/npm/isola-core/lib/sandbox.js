@@ -1,0 +1,124 @@
+'use strict';
+
+// Sandboxes: an interpreter each, one call at a time.
+
+const errors = require('./errors');
+const native = require('./native');
+const options = require('./options');
+const { encode, shown } = require('./args');
+const { Events } = require('./events');
+const { fromJson } = require('./json');
+
+let adopted;
+
+/** Runs guest code inside of an isolated interpreter. */
+class Sandbox {
+  #native;
+  #bigints;
+  /** Streams that run, to be stopped by `close`. At most one has begun. */
+  #streams = new Set();
+  /** Settles when the guest is gone; set by `close`. */
+  #closing;
+
+  constructor() {
+    if (adopted === undefined) throw errors.invalid('a Sandbox comes from template.create');
+    this.#native = adopted.sandbox;
+    this.#bigints = adopted.bigints;
+  }
+
+  /** Makes an object of what the native part created. Not for users. */
+  static adopt(sandbox, bigints) {
+    adopted = { sandbox, bigints };
+    try {
+      return new Sandbox();
+    } finally {
+      adopted = undefined;
+    }
+  }
+
+  /** Prepares the interpreter, and runs the template's prelude. */
+  async start(callOptions) {
+    const { signal, limits } = options.call(callOptions);
+    await this.#finish(signal, (cancel) => this.#native.start(limits, cancel));
+  }
+
+  /** Runs source code at the top level. */
+  async loadScript(code, callOptions) {
+    if (typeof code !== 'string') {
+      throw errors.invalid(`the code of a script is a string, and not ${shown(code)}`);
+    }
+    const { signal, limits } = options.call(callOptions, ['name']);
+    const name = callOptions?.name ?? undefined;
+    if (name !== undefined && typeof name !== 'string') {
+      throw errors.invalid(`name should be a string, and not ${shown(name)}`);
+    }
+    await this.#finish(signal, (cancel) => this.#native.loadScript(code, name, limits, cancel));
+  }
+
+  /** Calls a function that a script defined, and gives its result. */
+  async run(name, args, kwargs, callOptions) {
+    const { signal, limits } = options.call(callOptions);
+    const given = prepare(name, args, kwargs);
+    const run = (cancel) => this.#native.run(name, given, limits, cancel);
+    return fromJson(await this.#finish(signal, run), this.#bigints);
+  }
+
+  /** Calls a function, and gives the events of the call as they happen. */
+  runStream(name, args, kwargs, callOptions) {
+    const { signal, limits } = options.call(callOptions);
+    const given = prepare(name, args, kwargs);
+    const begin = () => {
+      this.#refuseClosed();
+      const begun = this.#native.runStream(name, given, limits);
+      if (begun.code !== undefined) throw errors.fromFailure(begun);
+      return begun;
+    };
+    return new Events(begin, signal, this.#bigints, this.#streams);
+  }
+
+  /** Stops what runs, and frees the guest. */
+  close() {
+    if (this.#closing !== undefined) return;
+    this.#closing = this.#native.close();
+    for (const stream of this.#streams) stream.stop();
+  }
+
+  /** The same; resolves when the guest is gone. */
+  async [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {
+    this.close();
+    await this.#closing;
+  }
+
+  #refuseClosed() {
+    if (this.#closing !== undefined) throw errors.closed('sandbox');
+  }
+
+  /** Waits for a call, and stops it when its signal says so. */
+  async #finish(signal, begin) {
+    this.#refuseClosed();
+    if (signal === undefined) return result(await begin(undefined));
+    if (signal.aborted) throw errors.aborted(signal);
+    const cancel = new (native.addon().Cancel)();
+    const stop = () => cancel.cancel();
+    signal.addEventListener('abort', stop, { once: true });
+    try {
+      return result(await begin(cancel), signal);
+    } finally {
+      signal.removeEventListener('abort', stop);
+    }
+  }
+}
+
+function result(outcome, signal) {
+  if (typeof outcome === 'string') return outcome;
+  throw outcome.code === 'aborted' ? errors.aborted(signal) : errors.fromFailure(outcome);
+}
+
+function prepare(name, args, kwargs) {
+  if (typeof name !== 'string') {
+    throw errors.invalid(`the name of a function is a string, and not ${shown(name)}`);
+  }
+  return encode(args, kwargs);
+}
+
+module.exports = { Sandbox };

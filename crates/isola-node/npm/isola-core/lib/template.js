@@ -1,0 +1,93 @@
+'use strict';
+
+// Templates, and who owns their compilation.
+
+const errors = require('./errors');
+const native = require('./native');
+const options = require('./options');
+const { shown } = require('./args');
+const { answerHostcalls } = require('./hostcalls');
+const { answerRequests } = require('./http');
+const { Sandbox } = require('./sandbox');
+
+const KEY = Symbol('isola');
+
+/** Builds templates, until it is closed. */
+class SandboxContext {
+  #closed = false;
+
+  /**
+   * Finds, compiles if need be, and loads a runtime.
+   *
+   * @param {string} runtime
+   * @param {object} [config]
+   */
+  async buildTemplate(runtime, config = {}) {
+    if (this.#closed) throw errors.closed('the context');
+    if (runtime !== 'python' && runtime !== 'js') {
+      throw errors.invalid(`there is no runtime ${shown(runtime)}: use "python" or "js"`);
+    }
+    const { native: given, onProgress } = options.template(config, native.shipped(runtime));
+    const built = await native.addon().buildTemplate(
+      { runtime, ...given },
+      onProgress && reporting(onProgress),
+    );
+    if (built.code !== undefined) throw errors.fromFailure(built);
+    // A template that was under way when its context was closed has no owner.
+    if (this.#closed) throw errors.closed('the context');
+    return new SandboxTemplate(KEY, built);
+  }
+
+  /** Ends the context: nothing is built any more. Templates live on. */
+  close() {
+    this.#closed = true;
+  }
+
+  async [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {
+    this.close();
+  }
+}
+
+/** A compiled interpreter, from which sandboxes are created. */
+class SandboxTemplate {
+  #native;
+
+  constructor(key, template) {
+    if (key !== KEY) throw errors.invalid('a SandboxTemplate comes from buildTemplate');
+    this.#native = template;
+  }
+
+  /**
+   * Creates a sandbox, which is still to be started.
+   *
+   * @param {object} [config]
+   */
+  async create(config = {}) {
+    const { native: given, handlers, http, httpRequestBody, bigints } = options.sandbox(config);
+    const created = await this.#native.create(
+      given,
+      handlers.size > 0 ? answerHostcalls(handlers, bigints) : undefined,
+      http === false ? undefined : answerRequests(http, httpRequestBody),
+    );
+    if (created.code !== undefined) throw errors.fromFailure(created);
+    return Sandbox.adopt(created, bigints);
+  }
+}
+
+/** The same as with a context that is closed afterwards. */
+async function buildTemplate(runtime, config = {}) {
+  return new SandboxContext().buildTemplate(runtime, config);
+}
+
+// What a listener throws is reported as any error in a callback is, and does
+// not unwind into the native part.
+function reporting(listener) {
+  return ({ phase, received, total }) => {
+    const progress = { phase };
+    if (received !== undefined && received !== null) progress.received = received;
+    if (total !== undefined && total !== null) progress.total = total;
+    queueMicrotask(() => listener(progress));
+  };
+}
+
+module.exports = { SandboxContext, SandboxTemplate, buildTemplate };

@@ -1,0 +1,116 @@
+//! Options, as `npm/isola-core/lib/options.js` hands them over: of the right
+//! types, and nothing else checked.
+
+use std::time::Duration;
+
+use isola::{Error, Limits, Mount};
+use napi_derive::napi;
+
+#[napi(object, object_to_js = false)]
+#[derive(Default)]
+pub struct TemplateOptions {
+    pub runtime: String,
+    pub sources: SourceOptions,
+    pub cache_dir: Option<String>,
+    pub no_cache: bool,
+    pub prelude: Option<String>,
+    pub limits: LimitOptions,
+    pub mounts: Vec<MountOptions>,
+    pub env: Vec<Variable>,
+}
+
+/// Where the runtime comes from: see `isola::RuntimeSource`.
+#[napi(object, object_to_js = false)]
+#[derive(Default)]
+pub struct SourceOptions {
+    pub path: Option<String>,
+    pub library: Option<String>,
+    pub shipped: Vec<String>,
+    pub version: Option<String>,
+    pub folder: Option<String>,
+    pub base_url: Option<String>,
+    pub sha256: Option<String>,
+}
+
+#[napi(object, object_to_js = false)]
+#[derive(Default)]
+pub struct SandboxOptions {
+    pub limits: LimitOptions,
+    pub mounts: Vec<MountOptions>,
+    pub env: Vec<Variable>,
+    /// The hostcalls that have a handler.
+    pub hostcalls: Vec<String>,
+    pub http: bool,
+}
+
+#[napi(object, object_to_js = false)]
+pub struct MountOptions {
+    pub host: String,
+    pub guest: String,
+    pub dir_perms: String,
+    pub file_perms: String,
+}
+
+#[napi(object, object_to_js = false)]
+pub struct Variable {
+    pub name: String,
+    pub value: String,
+}
+
+/// What is left out is as it was. An infinite time is none.
+#[napi(object, object_to_js = false)]
+#[derive(Default)]
+pub struct LimitOptions {
+    pub max_memory: Option<f64>,
+    pub cpu_timeout_ms: Option<f64>,
+    pub timeout_ms: Option<f64>,
+    pub max_value_size: Option<f64>,
+    pub max_output_size: Option<f64>,
+    pub max_recursion: Option<f64>,
+    pub max_pending_hostcalls: Option<f64>,
+    pub max_held_memory: Option<f64>,
+    pub max_handles: Option<f64>,
+    pub max_requests: Option<f64>,
+}
+
+impl LimitOptions {
+    pub fn apply(&self, limits: &mut Limits) {
+        for (given, limit) in [
+            (self.max_memory, &mut limits.max_memory),
+            (self.max_value_size, &mut limits.max_value_size),
+            (self.max_output_size, &mut limits.max_output_size),
+            (self.max_pending_hostcalls, &mut limits.max_pending_hostcalls),
+            (self.max_held_memory, &mut limits.max_held_memory),
+            (self.max_handles, &mut limits.max_handles),
+            (self.max_requests, &mut limits.max_requests),
+        ] {
+            if let Some(number) = given {
+                // Floats convert to the nearest number that there is.
+                *limit = number as usize;
+            }
+        }
+        if let Some(number) = self.max_recursion {
+            limits.max_recursion = number as u32;
+        }
+        for (given, limit) in
+            [(self.cpu_timeout_ms, &mut limits.cpu_timeout), (self.timeout_ms, &mut limits.timeout)]
+        {
+            if let Some(time) = given {
+                *limit = milliseconds(time);
+            }
+        }
+    }
+}
+
+/// `None` is a time that never ends.
+pub fn milliseconds(time: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(time / 1000.0).ok()
+}
+
+impl MountOptions {
+    pub fn mount(&self) -> Result<Mount, Error> {
+        Ok(Mount::new(&self.host, &self.guest)
+            .dir_perms(self.dir_perms.parse()?)
+            .file_perms(self.file_perms.parse()?))
+    }
+}

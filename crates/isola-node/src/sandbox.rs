@@ -1,0 +1,197 @@
+//! Sandboxes and their calls.
+
+use std::{
+    sync::{Arc, OnceLock, mpsc},
+    thread,
+    time::Duration,
+};
+
+use isola::{Args, Call, Error, Value};
+use napi::bindgen_prelude::Either;
+use napi_derive::napi;
+use tokio::sync::Notify;
+
+use crate::{failure::Failure, options::milliseconds, stream::EventStream};
+
+/// A sandbox, and with it its guest. Freeing one takes a while, so neither
+/// closing nor the garbage collector does it on the thread of the event loop.
+#[napi]
+pub struct Sandbox {
+    inner: Option<Arc<isola::Sandbox>>,
+}
+
+/// Ends calls from outside.
+#[napi]
+#[derive(Default)]
+pub struct Cancel(Arc<Notify>);
+
+#[napi]
+impl Cancel {
+    #[napi(constructor)]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Stops the call that waits for this, now or when it begins.
+    #[napi]
+    pub fn cancel(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// The limits of one call, in milliseconds.
+#[napi(object, object_to_js = false)]
+pub struct CallOptions {
+    pub timeout_ms: Option<f64>,
+    pub cpu_timeout_ms: Option<f64>,
+}
+
+/// The arguments of a function: values as JSON, and the names of those that
+/// have one.
+#[napi(object, object_to_js = false)]
+pub struct Arguments {
+    pub values: Vec<String>,
+    pub names: Option<Vec<Option<String>>>,
+}
+
+impl Arguments {
+    fn read(self) -> Result<Args, Error> {
+        let mut names = self.names.unwrap_or_default().into_iter();
+        self.values.into_iter().try_fold(Args::new(), |args, text| {
+            Ok(args.value(names.next().flatten(), Value::from_json(text)?))
+        })
+    }
+}
+
+type Outcome = Either<String, Failure>;
+
+#[napi]
+impl Sandbox {
+    #[napi]
+    pub async fn start(&self, options: Option<CallOptions>, cancel: Option<&Cancel>) -> Outcome {
+        let call = self.inner().map(|sandbox| sandbox.start());
+        finish(call, options, cancel).await
+    }
+
+    #[napi]
+    pub async fn load_script(
+        &self,
+        source: String,
+        name: Option<String>,
+        options: Option<CallOptions>,
+        cancel: Option<&Cancel>,
+    ) -> Outcome {
+        let call = self.inner().map(|sandbox| match name {
+            Some(name) => sandbox.load_script_as(name, source),
+            None => sandbox.load_script(source),
+        });
+        finish(call, options, cancel).await
+    }
+
+    #[napi]
+    pub async fn run(
+        &self,
+        function: String,
+        args: Arguments,
+        options: Option<CallOptions>,
+        cancel: Option<&Cancel>,
+    ) -> Outcome {
+        let call = args.read().and_then(|args| Ok(self.inner()?.run(function, args)));
+        finish(call, options, cancel).await
+    }
+
+    /// Begins a call whose events are taken one after another.
+    #[napi]
+    pub fn run_stream(
+        &self,
+        function: String,
+        args: Arguments,
+        options: Option<CallOptions>,
+    ) -> Either<EventStream, Failure> {
+        let events = args
+            .read()
+            .and_then(|args| limited(self.inner()?.run(function, args), options).stream());
+        match events {
+            Ok(events) => Either::A(EventStream::begin(events)),
+            Err(error) => Either::B(error.into()),
+        }
+    }
+
+    /// Stops what runs, and frees the guest; resolves when that is done.
+    #[napi]
+    pub async fn close(&self) {
+        if let Some(sandbox) = self.inner.clone() {
+            // A failure to join would be a panic while memory is unmapped;
+            // there is nothing left to close then.
+            let _ = napi::bindgen_prelude::spawn_blocking(move || sandbox.close()).await;
+        }
+    }
+}
+
+impl Sandbox {
+    pub fn new(inner: isola::Sandbox) -> Self {
+        Self { inner: Some(Arc::new(inner)) }
+    }
+
+    fn inner(&self) -> Result<&isola::Sandbox, Error> {
+        self.inner.as_deref().ok_or_else(|| Error::InvalidArgument("no sandbox".to_owned()))
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.take() {
+            free(inner);
+        }
+    }
+}
+
+/// Drops a sandbox on a thread for that. It is not one of tokio's: when the
+/// process ends, the garbage collector comes after tokio is gone.
+fn free(sandbox: Arc<isola::Sandbox>) {
+    static FREEING: OnceLock<Option<mpsc::Sender<Arc<isola::Sandbox>>>> = OnceLock::new();
+    let thread = FREEING.get_or_init(|| {
+        let (sender, receiver) = mpsc::channel::<Arc<isola::Sandbox>>();
+        let thread = thread::Builder::new().name("isola-freeing".to_owned());
+        thread.spawn(move || receiver.into_iter().for_each(drop)).ok().map(|_| sender)
+    });
+    if let Some(thread) = thread {
+        // A thread that is gone gives the sandbox back, and it is freed here.
+        let _ = thread.send(sandbox);
+    }
+}
+
+fn limited(mut call: Call, options: Option<CallOptions>) -> Call {
+    let Some(options) = options else { return call };
+    let time = |time| milliseconds(time).unwrap_or(Duration::MAX);
+    if let Some(limit) = options.timeout_ms {
+        call = call.timeout(time(limit));
+    }
+    if let Some(limit) = options.cpu_timeout_ms {
+        call = call.cpu_timeout(time(limit));
+    }
+    call
+}
+
+async fn finish(
+    call: Result<Call, Error>,
+    options: Option<CallOptions>,
+    cancel: Option<&Cancel>,
+) -> Outcome {
+    let call = match call {
+        Ok(call) => limited(call, options).into_future(),
+        Err(error) => return Either::B(error.into()),
+    };
+    let outcome = match cancel {
+        None => call.await,
+        Some(cancel) => tokio::select! {
+            biased;
+            () = cancel.0.notified() => return Either::B(Failure::aborted()),
+            outcome = call => outcome,
+        },
+    };
+    match outcome {
+        Ok(value) => Either::A(value.to_string()),
+        Err(error) => Either::B(error.into()),
+    }
+}

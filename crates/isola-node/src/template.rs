@@ -1,0 +1,157 @@
+//! Templates.
+
+use std::sync::Arc;
+
+use isola::{Error, Limits, Runtime, RuntimeSource};
+use napi::{bindgen_prelude::Either, threadsafe_function::ThreadsafeFunctionCallMode};
+use napi_derive::napi;
+
+use crate::{
+    exchange::HttpArgs,
+    failure::Failure,
+    host::{Callback, HostcallArgs, JsHost},
+    options::{SandboxOptions, SourceOptions, TemplateOptions},
+    sandbox::Sandbox,
+};
+
+/// What a build tells while it works.
+#[napi(object, object_from_js = false)]
+pub struct Progress {
+    /// `download` or `compile`.
+    pub phase: &'static str,
+    /// Bytes of a download.
+    pub received: Option<f64>,
+    pub total: Option<f64>,
+}
+
+#[napi]
+pub struct Template {
+    inner: isola::Template,
+    /// A sandbox starts from these.
+    limits: Limits,
+}
+
+/// Finds, compiles if need be, and loads a runtime.
+#[napi]
+pub async fn build_template(
+    options: TemplateOptions,
+    progress: Option<Callback<Progress>>,
+) -> Either<Template, Failure> {
+    match build(options, progress).await {
+        Ok(template) => Either::A(template),
+        Err(error) => Either::B(error.into()),
+    }
+}
+
+async fn build(
+    options: TemplateOptions,
+    progress: Option<Callback<Progress>>,
+) -> Result<Template, Error> {
+    let runtime: Runtime = options.runtime.parse()?;
+    let sources = options.sources;
+    let mut limits = Limits::default();
+    options.limits.apply(&mut limits);
+    let mut builder = isola::Template::builder(runtime).limits(limits.clone());
+    if options.no_cache {
+        builder = builder.cache_dir(None);
+    } else if let Some(folder) = options.cache_dir {
+        builder = builder.cache_dir(Some(folder.into()));
+    }
+    if let Some(prelude) = options.prelude {
+        builder = builder.prelude(prelude);
+    }
+    for mount in &options.mounts {
+        builder = builder.mount(mount.mount()?);
+    }
+    for variable in options.env {
+        builder = builder.env(variable.name, variable.value);
+    }
+    let progress = progress.map(Arc::new);
+    if let Some(progress) = progress.clone() {
+        builder = builder.on_compile(move || {
+            let compiling = Progress { phase: "compile", received: None, total: None };
+            progress.call(compiling, ThreadsafeFunctionCallMode::NonBlocking);
+        });
+    }
+    let component = source(runtime, sources, progress).find().await?;
+    let builder = builder.runtime_path(component);
+    Ok(Template { inner: builder.build().await?, limits })
+}
+
+fn source(
+    runtime: Runtime,
+    options: SourceOptions,
+    progress: Option<Arc<Callback<Progress>>>,
+) -> RuntimeSource {
+    let mut source = RuntimeSource::new(runtime);
+    if let Some(path) = options.path {
+        source = source.path(path);
+    }
+    if let Some(folder) = options.library {
+        source = source.library(folder);
+    }
+    for folder in options.shipped {
+        source = source.shipped(folder);
+    }
+    if let Some(version) = options.version {
+        source = source.version(version);
+    }
+    if let Some(folder) = options.folder {
+        source = source.folder(folder);
+    }
+    if let Some(url) = options.base_url {
+        source = source.base_url(url);
+    }
+    if let Some(digest) = options.sha256 {
+        source = source.sha256(digest);
+    }
+    if let Some(progress) = progress {
+        source = source.on_progress(move |received, total| {
+            let received = Some(received as f64);
+            let total = total.map(|total| total as f64);
+            let arrived = Progress { phase: "download", received, total };
+            progress.call(arrived, ThreadsafeFunctionCallMode::NonBlocking);
+        });
+    }
+    source
+}
+
+#[napi]
+impl Template {
+    /// Creates a sandbox, which is still to be started.
+    #[napi]
+    pub async fn create(
+        &self,
+        options: SandboxOptions,
+        hostcall: Option<Callback<HostcallArgs>>,
+        http: Option<Callback<HttpArgs>>,
+    ) -> Either<Sandbox, Failure> {
+        match self.instantiate(options, hostcall, http).await {
+            Ok(sandbox) => Either::A(Sandbox::new(sandbox)),
+            Err(error) => Either::B(error.into()),
+        }
+    }
+}
+
+impl Template {
+    async fn instantiate(
+        &self,
+        options: SandboxOptions,
+        hostcall: Option<Callback<HostcallArgs>>,
+        http: Option<Callback<HttpArgs>>,
+    ) -> Result<isola::Sandbox, Error> {
+        let mut limits = self.limits.clone();
+        options.limits.apply(&mut limits);
+        let names = options.hostcalls.into_iter().collect();
+        let http = http.filter(|_| options.http);
+        let mut builder =
+            self.inner.sandbox().limits(limits).host(JsHost { names, hostcall, http });
+        for mount in &options.mounts {
+            builder = builder.mount(mount.mount()?);
+        }
+        for variable in options.env {
+            builder = builder.env(variable.name, variable.value);
+        }
+        builder.create().await
+    }
+}

@@ -1,0 +1,172 @@
+// Options: each does what it says, and what is none is refused by name.
+
+import assert from 'node:assert/strict';
+import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { test } from 'node:test';
+import * as isola from 'isola-core';
+import { sandbox, template } from './support/fixture.mjs';
+
+const { buildTemplate, SandboxContext } = isola;
+const require = createRequire(import.meta.url);
+
+async function folder(t) {
+  const made = await mkdtemp(path.join(tmpdir(), 'isola-test-'));
+  t.after(() => rm(made, { recursive: true, force: true }));
+  return made;
+}
+
+async function started(t, built, config) {
+  const created = await built.create(config);
+  t.after(() => created.close());
+  await created.start();
+  return created;
+}
+
+test('prelude, env and mounts of a template, and those of a sandbox over them', async (t) => {
+  const [one, two] = [await folder(t), await folder(t)];
+  await writeFile(path.join(one, 'a.txt'), 'one');
+  await writeFile(path.join(two, 'a.txt'), 'two');
+  const built = await buildTemplate('python', {
+    prelude: 'import os\ndef env(name): return os.environ.get(name)\ndef read(path): return open(path).read()\ndef write(path):\n open(path, "w").write("x")\n',
+    env: { A: 'template', B: 'template' },
+    mounts: [{ host: one, guest: '/data' }],
+    maxMemory: 128 * 1024 * 1024,
+  });
+  const plain = await started(t, built);
+  assert.equal(await plain.run('env', ['A']), 'template');
+  assert.equal(await plain.run('read', ['/data/a.txt']), 'one');
+  await assert.rejects(plain.run('write', ['/data/b.txt']), { code: 'guest_exception' });
+  const other = await started(t, built, {
+    env: { B: 'sandbox' },
+    mounts: [{ host: two, guest: '/data', dir_perms: 'read-write', file_perms: 'read-write' }],
+  });
+  assert.equal(await other.run('env', ['A']), 'template');
+  assert.equal(await other.run('env', ['B']), 'sandbox');
+  assert.equal(await other.run('read', ['/data/a.txt']), 'two');
+  await other.run('write', ['/data/b.txt']);
+  assert.equal(await readFile(path.join(two, 'b.txt'), 'utf8'), 'x');
+});
+
+test('maxMemory of a template and of a sandbox', async (t) => {
+  const bomb = 'def main():\n return len(bytearray(100 * 1024 * 1024))\n';
+  const small = await buildTemplate('python', { maxMemory: 64 * 1024 * 1024 });
+  const guest = await started(t, small);
+  await guest.loadScript(bomb);
+  await assert.rejects(guest.run('main'), (error) => error instanceof isola.LimitError && error.code === 'memory_limit');
+  const roomy = await started(t, small, { maxMemory: 256 * 1024 * 1024 });
+  await roomy.loadScript(bomb);
+  assert.equal(await roomy.run('main'), 100 * 1024 * 1024);
+  await assert.rejects(small.create({ maxMemory: 1000 }), { code: 'invalid_argument', message: /max_memory of 1000 bytes/ });
+});
+
+test('cacheDir keeps compiled code there, and null keeps none', { timeout: 300_000 }, async (t) => {
+  const cacheDir = await folder(t);
+  const phases = [];
+  await buildTemplate('js', { cacheDir, onProgress: ({ phase }) => phases.push(phase) });
+  assert.ok((await readdir(cacheDir)).some((name) => name.endsWith('.cwasm')));
+  await buildTemplate('js', { cacheDir, onProgress: ({ phase }) => phases.push(phase) });
+  await new Promise(setImmediate);
+  assert.deepEqual(phases, ['compile']);
+});
+
+test('runtimePath is a file or a folder, and nothing else is looked at then', async (t) => {
+  const shipped = path.dirname(require.resolve('isola-core-runtime-js/package.json'));
+  for (const runtimePath of [shipped, path.join(shipped, 'js.wasm')]) {
+    const guest = await started(t, await buildTemplate('js', { runtimePath, runtimeLibDir: shipped }));
+    await guest.loadScript('function main() { return 1; }');
+    assert.equal(await guest.run('main'), 1);
+  }
+  const empty = await folder(t);
+  await assert.rejects(buildTemplate('js', { runtimePath: empty }), { code: 'invalid_argument', message: /js\.wasm.*was not found/ });
+  await assert.rejects(buildTemplate('js', { runtimePath: shipped, runtimeLibDir: '/nowhere' }), /library folder/);
+  await writeFile(path.join(empty, 'js.wasm'), 'nonsense');
+  await assert.rejects(buildTemplate('js', { runtimePath: empty, cacheDir: empty }), { code: 'invalid_argument' });
+});
+
+test('a context builds templates until it is closed', async (t) => {
+  const context = new SandboxContext();
+  const built = await context.buildTemplate('js');
+  context.close();
+  context.close();
+  await assert.rejects(context.buildTemplate('js'), (error) => error instanceof isola.ClosedError && error.code === 'closed');
+  const guest = await started(t, built);
+  await guest.loadScript('function main() { return 1; }');
+  assert.equal(await guest.run('main'), 1);
+  const other = new SandboxContext();
+  await other[Symbol.asyncDispose]();
+  await assert.rejects(other.buildTemplate('js'), { code: 'closed' });
+});
+
+test('a failing prelude fails the start, and closes the sandbox', async (t) => {
+  const built = await buildTemplate('python', { prelude: 'raise ValueError("no")' });
+  const created = await built.create();
+  t.after(() => created.close());
+  await assert.rejects(created.start(), { code: 'guest_exception' });
+  await assert.rejects(created.run('f'), { code: 'closed' });
+});
+
+test('the name of a script stands in tracebacks', async (t) => {
+  const guest = await sandbox(t, 'python', '');
+  await guest.loadScript('def f(): raise ValueError()', { name: 'mine.py' });
+  await assert.rejects(guest.run('f'), (error) => /File "mine\.py", line 1/.test(error.exception.traceback));
+});
+
+test('what is no option is refused by name', async (t) => {
+  const built = await template('js');
+  const guest = await sandbox(t, 'js', 'function f() {}');
+  const signal = 'later';
+  for (const [attempt, message] of [
+    [() => buildTemplate('ruby'), /no runtime "ruby": use "python" or "js"/],
+    [() => buildTemplate(), /no runtime undefined/],
+    [() => buildTemplate('js', 'x'), /options are an object/],
+    [() => buildTemplate('js', { memory: 1 }), /no option "memory": there are runtimePath, /],
+    [() => buildTemplate('js', { maxMemory: '1' }), /maxMemory should be a whole number, and not "1"/],
+    [() => buildTemplate('js', { maxMemory: -1 }), /maxMemory should be a whole number, and not -1/],
+    [() => buildTemplate('js', { maxMemory: 1.5 }), /maxMemory/],
+    [() => buildTemplate('js', { cacheDir: 1 }), /cacheDir should be a string/],
+    [() => buildTemplate('js', { prelude: 1 }), /prelude should be a string/],
+    [() => buildTemplate('js', { version: 1 }), /version should be a string/],
+    [() => buildTemplate('js', { version: '../x' }), /not the version of a release/],
+    [() => buildTemplate('js', { env: [] }), /env should be an object of strings/],
+    [() => buildTemplate('js', { env: { A: 1 } }), /env\.A should be a string/],
+    [() => buildTemplate('js', { env: { 'A=B': '' } }), /environment variable "A=B"/],
+    [() => buildTemplate('js', { mounts: {} }), /mounts should be an array/],
+    [() => buildTemplate('js', { mounts: [1] }), /mounts\[0\]: options are an object/],
+    [() => buildTemplate('js', { mounts: [{ host: '/' }] }), /mounts\[0\]\.guest should be a path/],
+    [() => buildTemplate('js', { mounts: [{ host: '/', guest: '/x', dirPerms: 'read' }] }), /mounts\[0\] has no option "dirPerms"/],
+    [() => buildTemplate('js', { mounts: [{ host: '/', guest: '/x', dir_perms: 'rw' }] }), /dir_perms should be "read", "write" or "read-write"/],
+    [() => buildTemplate('js', { mounts: [{ host: '/nowhere', guest: '/x' }] }), /cannot be read/],
+    [() => buildTemplate('js', { mounts: [{ host: '/', guest: 'x' }] }), /absolute/],
+    [() => buildTemplate('js', { limits: { memory: 1 } }), /limits has no option "memory"/],
+    [() => buildTemplate('js', { limits: { timeoutMs: 0 } }), /timeoutMs should be a positive number/],
+    [() => buildTemplate('js', { onProgress: 1 }), /onProgress should be a function/],
+    [() => buildTemplate('js', { version: '9.9.9', downloadUrl: 'ftp://a.test' }), /use https/],
+    [() => buildTemplate('js', { version: '9.9.9', downloadUrl: 'http://a.test' }), /use https, or give the digest/],
+    [() => built.create({ memory: 1 }), /create has no option "memory"/],
+    [() => built.create({ hostcalls: [] }), /hostcalls should be an object/],
+    [() => built.create({ hostcalls: { f: 1 } }), /hostcalls\.f should be a function/],
+    [() => built.create({ http: 'yes' }), /http should be true or a function/],
+    [() => built.create({ httpHandler: 1 }), /httpHandler should be true or a function/],
+    [() => built.create({ http: true, httpHandler: true }), /two names of one option/],
+    [() => built.create({ httpRequestBody: 'x' }), /httpRequestBody should be "buffer" or "stream"/],
+    [() => built.create({ bigints: 1 }), /bigints should be true or false/],
+    [() => guest.run('f', [], {}, { timeout: 1 }), /a call has no option "timeout"/],
+    [() => guest.run('f', [], {}, { timeoutMs: '1' }), /timeoutMs should be a positive number/],
+    [() => guest.run('f', [], {}, { cpuTimeoutMs: NaN }), /cpuTimeoutMs should be/],
+    [() => guest.run('f', [], {}, { signal }), /signal should be an AbortSignal/],
+    [() => guest.start({ name: 'x' }), /no option "name"/],
+    [() => guest.loadScript('', { name: 1 }), /name should be a string/],
+  ]) {
+    await assert.rejects(async () => attempt(), (error) => {
+      assert.ok(error instanceof isola.InvalidArgumentError, error.stack);
+      assert.equal(error.code, 'invalid_argument');
+      assert.match(error.message, message);
+      return true;
+    });
+  }
+  assert.throws(() => new isola.Sandbox(), /comes from template\.create/);
+  assert.throws(() => new isola.SandboxTemplate(), /comes from buildTemplate/);
+});

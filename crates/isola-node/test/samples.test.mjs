@@ -1,0 +1,28 @@
+// The samples of the documentation, compiled by TypeScript: each runs in a
+// process of its own, prints what it should, and ends by itself.
+
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { test } from 'node:test';
+import { promisify } from 'node:util';
+
+const run = promisify(execFile);
+
+for (const [name, printed, complained] of [
+  ['lifecycle', 'hello world\n', ''],
+  ['arguments', "Hello World\nHey World\nHi World\n{ hello: 'world' }\n", ''],
+  ['hostcalls', "{ name: 'user-7', user_id: 7 }\n", ''],
+  [
+    'events',
+    'stdout: out\n\nlog: careful\nintermediate: 1\nintermediate: { two: 2 }\n',
+    /^stderr: err\n\nerror: ValueError: over\n/,
+  ],
+  ['http', 'hello world\n', ''],
+]) {
+  test(`the sample "${name}"`, async () => {
+    const { stdout, stderr } = await run(process.execPath, [`types/out/samples/${name}.mjs`]);
+    assert.equal(stdout.replace('{ user_id: 7, name: \'user-7\' }', "{ name: 'user-7', user_id: 7 }"), printed);
+    if (complained instanceof RegExp) assert.match(stderr, complained);
+    else assert.equal(stderr, complained);
+  });
+}

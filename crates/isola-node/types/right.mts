@@ -1,0 +1,96 @@
+// What is right, and has to be accepted: each option, class and form.
+
+import {
+  Arg,
+  AbortError,
+  IsolaError,
+  LimitError,
+  Sandbox,
+  SandboxContext,
+  SandboxTemplate,
+  buildTemplate,
+} from "isola-core";
+import type {
+  CallOptions,
+  Event,
+  HttpRequest,
+  HttpResponse,
+  JsonValue,
+  MountConfig,
+  TemplateConfig,
+} from "isola-core";
+
+const mount: MountConfig = {
+  host: "./data",
+  guest: "/data",
+  dir_perms: "read",
+  file_perms: "read-write",
+};
+const config: TemplateConfig = {
+  runtimePath: "./python.wasm",
+  version: "0.1.0",
+  cacheDir: null,
+  maxMemory: 64 * 1024 * 1024,
+  prelude: "x = 1",
+  runtimeLibDir: "./lib",
+  mounts: [mount],
+  env: { KEY: "value" },
+  limits: { cpuTimeoutMs: Infinity, maxHandles: 3 },
+  downloadUrl: "https://example.test/releases",
+  runtimesDir: "./runtimes",
+  runtimeSha256: "00",
+  onProgress: (progress) => {
+    if (progress.phase === "download") console.log(progress.received, progress.total);
+  },
+};
+
+export async function everything(): Promise<void> {
+  await using context = new SandboxContext();
+  const template: SandboxTemplate = await context.buildTemplate("python", config);
+  await buildTemplate("js");
+  await using sandbox: Sandbox = await template.create({
+    maxMemory: 1,
+    mounts: [mount],
+    env: { KEY: "value" },
+    hostcalls: { double: async (payload) => payload, plain: () => 3 },
+    http: true,
+  });
+  const options: CallOptions = {
+    timeoutMs: 5,
+    cpuTimeoutMs: 5,
+    signal: AbortSignal.timeout(5),
+  };
+  await sandbox.start(options);
+  await sandbox.loadScript("x = 2", { name: "x.py", ...options });
+  const result: JsonValue | null = await sandbox.run("f", [1, "2", null, [true], { a: 1n }], { b: 2 }, options);
+  console.log(result);
+  const events: AsyncGenerator<Event> = sandbox.runStream("f", [new Arg(1), new Arg("x", "y")]);
+  for await (const event of events) {
+    if (event.type === "error") console.log(event.error.code satisfies string);
+    if (event.type === "log") console.log(event.level);
+  }
+  const big = await template.create({ bigints: true });
+  const value = await big.run("f");
+  if (typeof value === "bigint") console.log(value + 1n);
+  await template.create({
+    httpHandler: async (request: HttpRequest): Promise<HttpResponse> => ({
+      status: request.body === null ? 204 : 200,
+      headers: [["a", "b"], ["a", request.headers["x"] ?? "c"]],
+      body: null,
+    }),
+  });
+  await template.create({
+    httpRequestBody: "stream",
+    http: async ({ body, signal }) => {
+      signal.throwIfAborted();
+      return body === null ? { status: 200 } : { status: 200, headers: { a: ["b", "c"] }, body };
+    },
+  });
+  try {
+    sandbox.close();
+  } catch (error) {
+    if (error instanceof AbortError) console.log(error.cause);
+    if (error instanceof LimitError && error.code === "memory_limit") console.log(error.message);
+    if (error instanceof IsolaError) console.log(error.exception?.traceback);
+  }
+}

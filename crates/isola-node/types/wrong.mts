@@ -1,0 +1,53 @@
+// What is wrong, and has to be refused. An `@ts-expect-error` over a line that
+// is right is an error itself.
+
+import { Arg, Sandbox, SandboxTemplate, buildTemplate } from "isola-core";
+import type { Event, HttpResponse, MountConfig } from "isola-core";
+
+export async function wrong(template: SandboxTemplate, sandbox: Sandbox): Promise<void> {
+  // @ts-expect-error: there is no such runtime
+  await buildTemplate("ruby");
+  // @ts-expect-error: there is no such option
+  await buildTemplate("js", { memory: 1 });
+  // @ts-expect-error: a number of bytes
+  await buildTemplate("js", { maxMemory: "64 MiB" });
+  // @ts-expect-error: a string, or null
+  await buildTemplate("js", { cacheDir: false });
+  // @ts-expect-error: values are strings
+  await template.create({ env: { KEY: 1 } });
+  // @ts-expect-error: a function
+  await template.create({ hostcalls: { f: 1 } });
+  // @ts-expect-error: a response has a status
+  await template.create({ http: async () => ({ body: null }) });
+  // @ts-expect-error: a string is no body
+  await template.create({ http: async () => ({ status: 200, body: "text" }) });
+  // @ts-expect-error: a handler gets streams only if it asks for them
+  await template.create({ http: async (request) => ({ status: 200, body: request.body?.getReader() }) });
+  // @ts-expect-error: the arguments are an array
+  await sandbox.run("echo", { hello: "world" });
+  // @ts-expect-error: a function is not a value
+  await sandbox.run("echo", [() => 1]);
+  // @ts-expect-error: nor is undefined
+  await sandbox.run("echo", [undefined]);
+  // @ts-expect-error: milliseconds are a number
+  await sandbox.run("echo", [], {}, { timeoutMs: "1s" });
+  // @ts-expect-error: there is no such option
+  await sandbox.start({ timeout: 1 });
+  // @ts-expect-error: the name of an argument is a string
+  new Arg(1, 2);
+  // @ts-expect-error: a sandbox comes from a template
+  new Sandbox();
+  // @ts-expect-error: a template comes from buildTemplate
+  new SandboxTemplate();
+  // @ts-expect-error: a result may be anything
+  const text: string = await sandbox.run("echo");
+  // @ts-expect-error: there is no such permission
+  const mount: MountConfig = { host: ".", guest: "/data", dir_perms: "rw" };
+  // @ts-expect-error: there is no such event
+  const event: Event = { type: "exit", data: 0 };
+  // @ts-expect-error: a status is a number
+  const response: HttpResponse = { status: "200" };
+  // @ts-expect-error: events are given one after another, not all at once
+  for (const single of sandbox.runStream("f")) console.log(single);
+  console.log(text, mount, event, response);
+}
