@@ -266,13 +266,13 @@ impl Live {
                 let ready = if *evaluates {
                     Ok(Ok(()))
                 } else {
-                    guest.call_load(&mut *store, helper, evaluate::HELPER).await
+                    guest.call_load(&mut *store, helper, evaluate::FILE).await
                 };
                 match ready {
                     Ok(Ok(())) => {
                         *evaluates = true;
                         guest
-                            .call_call(&mut *store, evaluate::HELPER, &[source])
+                            .call_call(&mut *store, evaluate::FUNCTION, &[source])
                             .await
                             .map(|done| done.map(Some))
                     }

@@ -7,8 +7,12 @@
 
 use crate::runtime::Runtime;
 
-/// The name of the helper in tracebacks, and of its function.
-pub(crate) const HELPER: &str = "__isola_evaluate__";
+/// The function that the helper defines.
+pub(crate) const FUNCTION: &str = "__isola_evaluate__";
+
+/// The helper's file name: one whose frames the Python guest leaves out of
+/// tracebacks, like those of the event loop beneath user code.
+pub(crate) const FILE: &str = "/python/asyncio/isola_evaluate.py";
 
 /// The source of the helper.
 pub(crate) fn helper(runtime: Runtime) -> &'static str {

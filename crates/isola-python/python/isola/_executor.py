@@ -109,8 +109,7 @@ class Executor:
         output = {"stdout": "", "stderr": ""}
         logs: list[tuple[str, str]] = []
         error: IsolaError | None = None
-        events = sandbox._evaluate(source, self._timeout, self._cpu_timeout)
-        async for event in events:
+        async for event in sandbox._evaluate(source, self._timeout, self._cpu_timeout):
             if isinstance(event, StdoutEvent):
                 output["stdout"] += event.data
             elif isinstance(event, StderrEvent):

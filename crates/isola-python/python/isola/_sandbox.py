@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, AsyncGenerator
 
 from ._arguments import Prepared, prepare
@@ -10,6 +11,7 @@ from ._bridge import call, callback, settled
 from ._events import Event, from_native
 from ._json import decode
 from ._options import seconds
+from ._streams import FILE, HELPERS
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -122,8 +124,9 @@ class Sandbox:
             stream = self._native.run_stream(
                 prepared.function, prepared.arguments, limits, loop
             )
-            async for event in _follow(stream, loop):
-                yield event
+            async with aclosing(_follow(stream, loop)) as events:
+                async for event in events:
+                    yield event
 
     async def _evaluate(
         self, source: str, timeout: float | None, cpu_timeout: float | None
@@ -133,8 +136,9 @@ class Sandbox:
         loop = asyncio.get_running_loop()
         self._dispatcher.enter()
         stream = self._native.evaluate_stream(source, limits, loop)
-        async for event in _follow(stream, loop):
-            yield event
+        async with aclosing(_follow(stream, loop)) as events:
+            async for event in events:
+                yield event
 
     def close(self) -> None:
         """Closes the sandbox and stops what runs in it. Closing twice is fine."""
@@ -205,9 +209,8 @@ class _Streams:
             return
         sandbox = self._sandbox
         if not sandbox._streams_ready:
-            from ._streams import HELPERS
-
-            await sandbox.load_script(HELPERS[sandbox._runtime], name="isola-streams")
+            helper = HELPERS[sandbox._runtime]
+            await sandbox.load_script(helper, name=FILE)
             sandbox._streams_ready = True
         sandbox._dispatcher.open_streams(self._prepared.streams)
 

@@ -10,6 +10,10 @@ from __future__ import annotations
 
 HOSTCALL = "isola.stream"
 
+# A file name whose frames the Python guest leaves out of tracebacks, like those
+# of the event loop beneath user code.
+FILE = "/python/asyncio/isola_streams.py"
+
 _PYTHON = """
 def __isola_call__():
     from collections import deque
