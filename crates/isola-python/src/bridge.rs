@@ -5,8 +5,10 @@ use std::{
     process,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
+    thread,
+    time::Duration,
 };
 
 use isola::Error;
@@ -65,6 +67,44 @@ pub fn check_process() -> PyResult<()> {
     runtime().map(drop)
 }
 
+/// How many of our threads hold the interpreter's lock or wait for it.
+static WITHIN: AtomicUsize = AtomicUsize::new(0);
+
+/// The interpreter is about to end.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Takes the interpreter's lock on one of our threads; `None` if the
+/// interpreter is about to end.
+///
+/// A thread that is within the interpreter when that ends does not come back
+/// from it, and before CPython 3.14 takes the process with it. So none is let
+/// in any more once the program is over, and [`end`] waits for the last.
+pub fn attach<R>(work: impl for<'py> FnOnce(Python<'py>) -> R) -> Option<R> {
+    struct Leave;
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            WITHIN.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    WITHIN.fetch_add(1, Ordering::SeqCst);
+    let _leave = Leave;
+    if ENDING.load(Ordering::SeqCst) { None } else { Python::try_attach(work) }
+}
+
+/// The end of the program, as `atexit` calls it.
+#[pyfunction]
+pub fn end(py: Python<'_>) {
+    ENDING.store(true, Ordering::SeqCst);
+    // In a fork those that are counted do not exist.
+    if !is_forked() {
+        py.detach(|| {
+            while WITHIN.load(Ordering::SeqCst) > 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+    }
+}
+
 /// Something that belongs to the process that made it.
 ///
 /// A fork's copy is leaked instead of dropped: dropping takes locks that a
@@ -105,7 +145,7 @@ impl Callback {
     /// Lets the event loop run the callback. An event loop that is closed by
     /// now has nobody who waits.
     pub fn send(self, outcome: impl for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>>) {
-        Python::try_attach(|py| {
+        attach(|py| {
             let arguments = match outcome(py) {
                 Ok(value) => (value.unbind(), py.None()),
                 Err(error) => (py.None(), error.into_value(py).into_any()),

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     bodies::{BodyReader, BodyWriter, outgoing},
-    bridge::post,
+    bridge::{attach, post},
     sandbox::CurrentLoop,
 };
 
@@ -44,7 +44,7 @@ fn unreachable() -> HostError {
 impl Host for PythonHost {
     async fn hostcall(&self, name: &str, payload: Value) -> Result<Value, HostError> {
         let (sender, receiver) = oneshot::channel();
-        let guard = Python::try_attach(|py| {
+        let guard = attach(|py| {
             let event_loop = self.event_loop(py);
             let guard = Guard::new(event_loop.clone().unbind());
             let reply = Reply { sender: Mutex::new(Some(sender)), link: Arc::clone(&guard.0) };
@@ -60,7 +60,7 @@ impl Host for PythonHost {
     async fn http(&self, request: Request) -> Result<Response, HostError> {
         let (parts, body) = request.into_parts();
         let (sender, receiver) = oneshot::channel();
-        let guard = Python::try_attach(|py| {
+        let guard = attach(|py| {
             let event_loop = self.event_loop(py);
             let guard = Guard::new(event_loop.clone().unbind());
             let reply = HttpReply { sender: Mutex::new(Some(sender)), link: Arc::clone(&guard.0) };
@@ -140,7 +140,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let before = std::mem::replace(&mut *self.0.lock(), LinkState::Over);
         if let LinkState::Bound(cancel) = before {
-            Python::try_attach(|py| {
+            attach(|py| {
                 let _ = post(self.0.event_loop.bind(py), cancel.bind(py), ());
             });
         }

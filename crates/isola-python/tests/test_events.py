@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 
 import pytest
@@ -248,12 +248,13 @@ async def test_a_stream_that_fails(python: isola.SandboxTemplate) -> None:
 
 
 def test_bad_streams_are_refused() -> None:
-    for make, why in [
+    refused: list[tuple[Callable[[], object], str]] = [
         (lambda: StreamArg.from_iterable(5), "not iterable"),  # type: ignore[arg-type]
         (lambda: StreamArg.from_async_iterable([1]), "asynchronous"),  # type: ignore[arg-type]
         (lambda: StreamArg(capacity=0), "capacity is 0"),
         (lambda: StreamArg.from_iterable([1]).push(2), "takes its values from an iterable"),
-    ]:
+    ]
+    for make, why in refused:
         with pytest.raises(isola.InvalidArgumentError, match=why):
             make()
     stream = StreamArg.from_iterable([], name="n", capacity=3)

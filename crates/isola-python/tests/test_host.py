@@ -280,4 +280,4 @@ def test_headers() -> None:
     with pytest.raises(KeyError):
         headers["c"]
     with pytest.raises(isola.InvalidArgumentError, match="are strings"):
-        isola.Headers({"a": 1})  # type: ignore[dict-item]
+        isola.Headers({"a": 1})  # type: ignore[arg-type]

@@ -149,25 +149,31 @@ async def test_one_operation_at_a_time(python: isola.SandboxTemplate) -> None:
 
 
 async def test_time_limits_of_a_call(python: isola.SandboxTemplate) -> None:
-    for limit, code in (("cpu_timeout", "cpu_time_limit"), ("timeout", "wall_time_limit")):
+    limits: list[tuple[str, str]] = [
+        ("cpu_timeout", "cpu_time_limit"),
+        ("timeout", "wall_time_limit"),
+    ]
+    for limit, code in limits:
+        short: dict[str, Any] = {limit: 0.05}
         async with python.create() as sandbox:
             await sandbox.load_script(SPIN)
             assert await sandbox.run("ok", **{limit: 60}) == 1
             with pytest.raises(isola.LimitError) as caught:
-                await sandbox.run("spin", **{limit: 0.05})
+                await sandbox.run("spin", **short)
             assert caught.value.code == code
             assert sandbox.closed
         async with python.create() as sandbox:
             with pytest.raises(isola.LimitError):
-                await sandbox.load_script("while True: pass", **{limit: 0.05})
+                await sandbox.load_script("while True: pass", **short)
         async with python.create() as sandbox:
             await sandbox.load_script(SPIN)
-            events = [event async for event in sandbox.run_stream("spin", **{limit: 0.05})]
+            events = [event async for event in sandbox.run_stream("spin", **short)]
             assert isinstance(events[-1], isola.ErrorEvent)
             assert events[-1].error.code == code
-            for bad in (0, -1, float("nan"), "1", True):
+            bads: list[Any] = [0, -1, float("nan"), "1", True]
+            for bad in bads:
                 with pytest.raises(isola.InvalidArgumentError, match=limit):
-                    await sandbox.run("ok", **{limit: bad})  # type: ignore[arg-type]
+                    await sandbox.run("ok", **{limit: bad})
 
 
 async def test_a_memory_limit(python: isola.SandboxTemplate) -> None:

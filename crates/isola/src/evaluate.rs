@@ -12,7 +12,7 @@ pub(crate) const FUNCTION: &str = "__isola_evaluate__";
 
 /// The helper's file name: one whose frames the Python guest leaves out of
 /// tracebacks, like those of the event loop beneath user code.
-pub(crate) const FILE: &str = "/python/asyncio/isola_evaluate.py";
+pub(crate) const FILE: &str = "/lib/python3.14/asyncio/isola_evaluate.py";
 
 /// The source of the helper.
 pub(crate) fn helper(runtime: Runtime) -> &'static str {

@@ -10,6 +10,7 @@ mod process;
 mod progress;
 mod setup;
 mod test;
+mod wheel;
 mod wit;
 mod workspace;
 
@@ -39,6 +40,8 @@ enum Command {
     Check(check::Args),
     /// Set up what is missing, then measure and print one table
     Bench(bench::Args),
+    /// Build the Python package, a wheel with both runtimes in it, into target/wheels
+    Wheel(wheel::Args),
     /// Write the files that are generated and committed
     Generate,
 }
@@ -61,6 +64,7 @@ fn run(command: Command) -> Result<()> {
         Command::Test(args) => test::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Wheel(args) => wheel::run(&args),
         Command::Generate => generate::write(),
     }
 }

@@ -1,21 +1,28 @@
 //! `cargo xtask test`: every test, against guests that were built from this tree.
-//! The JavaScript guest's own tables of cases run in Node first.
+//! The JavaScript guest's own tables of cases run in Node first, and the tests of
+//! the Python package, on its installed wheel, at the end.
 
 use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{guests, process, setup, workspace};
+use crate::{guests, process, setup, wheel, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Handed to `cargo test --workspace`
     #[arg(last = true)]
     args: Vec<String>,
+    /// Only the tests of the Python package; ARGS go to pytest
+    #[arg(long)]
+    python: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
     guests::ensure()?;
+    if args.python {
+        return python(&args.args);
+    }
     setup::python_samples()?;
     eprintln!("==> node --test guests/js/test");
     let mut node = Command::new(setup::js_builder()?.node);
@@ -24,5 +31,27 @@ pub fn run(args: &Args) -> Result<()> {
     eprintln!("==> cargo test --workspace");
     let mut command = process::cargo(&["test", "--workspace"]);
     command.args(&args.args);
-    process::loud(command)
+    process::loud(command)?;
+    // Arguments choose among the tests of Rust.
+    if args.args.is_empty() { python(&[]) } else { Ok(()) }
+}
+
+/// The tests of the Python package, on the wheel as a user installs it.
+fn python(args: &[String]) -> Result<()> {
+    let python = setup::python_tests()?;
+    // The MCP server, and the wheel, with what the tests compiled.
+    process::loud(process::cargo(&["build", "--workspace", "--examples", "--bins"]))?;
+    let wheel = wheel::build("dev")?;
+    let site = workspace::root().join("target/python-site");
+    wheel::install(&python, &wheel, &site)?;
+    eprintln!("==> pytest crates/isola-python/tests");
+    let mut pytest = Command::new(python);
+    pytest.current_dir(workspace::root().join("crates/isola-python"));
+    pytest.args(["-m", "pytest"]).args(args);
+    pytest.env("PYTHONPATH", &site).env("PYTHONDONTWRITEBYTECODE", "1");
+    pytest.env("ISOLA_WHEEL", &wheel);
+    pytest.env("ISOLA_COMMAND", workspace::metadata()?.target_directory.join("debug/isola"));
+    // The runtimes are those in the wheel.
+    pytest.env_remove("ISOLA_RUNTIME_DIR");
+    process::loud(pytest)
 }

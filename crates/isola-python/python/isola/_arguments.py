@@ -26,6 +26,8 @@ class Arg:
 
     __slots__ = ("_name", "_value")
     __match_args__ = ("value", "name")
+    _name: str | None
+    _value: Any
 
     def __init__(self, value: Any, name: str | None = None) -> None:
         if name is not None and not isinstance(name, str):
@@ -52,7 +54,7 @@ class Arg:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Arg):
             return NotImplemented
-        return self._value == other._value and self._name == other._name
+        return (self._value, self._name) == (other._value, other._name)
 
     def __hash__(self) -> int:
         return hash((self._value, self._name))
@@ -224,7 +226,7 @@ class StreamArg:
             await self._change()
         if not self._texts and self._failure is not None:
             raise self._failure
-        items = []
+        items: list[str] = []
         size = 0
         while self._texts and len(items) < _BATCH and size < _BATCH_SIZE:
             text = self._texts.popleft()

@@ -12,7 +12,7 @@ from collections.abc import (
     Mapping,
 )
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, cast
 
 from ._bridge import call, callback
 from ._errors import InvalidArgumentError, StreamClosedError
@@ -31,10 +31,11 @@ class Headers(Mapping[str, str]):
     __slots__ = ("_fields",)
 
     def __init__(self, fields: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
+        pairs: Iterable[tuple[str, str]]
         if isinstance(fields, Headers):
-            pairs: Iterable[tuple[str, str]] = fields.multi_items()
+            pairs = fields.multi_items()
         elif isinstance(fields, Mapping):
-            pairs = fields.items()
+            pairs = cast("Mapping[str, str]", fields).items()
         else:
             pairs = fields
         self._fields: list[tuple[str, str]] = []

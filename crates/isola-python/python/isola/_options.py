@@ -40,7 +40,7 @@ class MountConfig:
 
 def mount_list(mounts: Sequence[MountConfig] | None) -> list[tuple[str, str, str, str]]:
     """Mounts as the native half takes them."""
-    listed = []
+    listed: list[tuple[str, str, str, str]] = []
     for index, mount in enumerate(mounts or ()):
         if not isinstance(mount, MountConfig):
             raise InvalidArgumentError(

@@ -12,7 +12,7 @@ HOSTCALL = "isola.stream"
 
 # A file name whose frames the Python guest leaves out of tracebacks, like those
 # of the event loop beneath user code.
-FILE = "/python/asyncio/isola_streams.py"
+FILE = "/lib/python3.14/asyncio/isola_streams.py"
 
 _PYTHON = """
 def __isola_call__():
