@@ -25,6 +25,13 @@ pub enum Command {
     #[command(after_long_help = RUN_NOTES)]
     Run(Box<RunArgs>),
 
+    /// Offer run_python and run_javascript to an agent, over standard input and output
+    ///
+    /// A server of the Model Context Protocol (MCP). What is run stays in a
+    /// session: variables are there for the next piece of code.
+    #[command(after_long_help = MCP_NOTES)]
+    Mcp(Box<McpArgs>),
+
     /// Look at, or empty, the cache of compiled runtimes
     Cache {
         #[command(subcommand)]
@@ -57,6 +64,37 @@ pub enum CacheCommand {
     },
     /// Remove the compiled runtimes; the next run compiles again
     Clear,
+}
+
+#[derive(clap::Args)]
+pub struct McpArgs {
+    /// Show a host folder to every session; read-only unless :rw
+    #[arg(long = "mount", value_name = "HOST:GUEST[:ro|rw]", help_heading = "Access")]
+    pub mounts: Vec<String>,
+
+    /// Let code send HTTP requests to these hosts, or to all
+    #[arg(long, value_name = "HOST,...|all", value_delimiter = ',', help_heading = "Access")]
+    pub allow_http: Vec<String>,
+
+    /// The memory of each session [default: 256M]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Limits")]
+    pub max_memory: Option<usize>,
+
+    /// CPU time of one piece of code
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s", help_heading = "Limits")]
+    pub cpu_timeout: Duration,
+
+    /// Wall time of one piece of code
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "60s", help_heading = "Limits")]
+    pub timeout: Duration,
+
+    /// What one piece of code may print, and how long its value may be
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1M", help_heading = "Limits")]
+    pub max_output: usize,
+
+    /// Sessions that are kept; one more closes the one that was not used for longest
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..), default_value = "8", help_heading = "Limits")]
+    pub max_sessions: u16,
 }
 
 #[derive(clap::Args)]
@@ -188,6 +226,14 @@ Examples:
   isola run convert.py --mount ./in:/in --mount ./out:/out:rw
   isola run fetch.py --allow-http api.example.com --timeout 20s
   isola run unknown.js --max-memory 64M --cpu-timeout 2s --events";
+
+const MCP_NOTES: &str = "\
+In the configuration of an MCP client:
+  { \"mcpServers\": { \"isola\": { \"command\": \"isola\", \"args\": [\"mcp\"] } } }
+
+Each tool takes `source`, and the name of a `session`. The answer has what
+was printed and the value of the last expression. After a time limit or a
+crash the session begins anew, and the next answer says so.";
 
 #[cfg(test)]
 mod tests {

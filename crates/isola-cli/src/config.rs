@@ -151,7 +151,7 @@ fn json(option: &str, text: &str) -> Result<Value, Failure> {
     })
 }
 
-fn mount(text: &str) -> Result<Mount, Failure> {
+pub fn mount(text: &str) -> Result<Mount, Failure> {
     let refuse = |why: &str| {
         Failure::usage(format!("--mount {text}: {why}"))
             .hint("write it as HOST:GUEST[:ro|rw], as in --mount ./data:/data")
@@ -213,7 +213,7 @@ fn variable(text: &str) -> Result<(String, String), Failure> {
     }
 }
 
-fn http(hosts: &[String]) -> Result<Option<HttpClient>, Failure> {
+pub fn http(hosts: &[String]) -> Result<Option<HttpClient>, Failure> {
     if hosts.is_empty() {
         return Ok(None);
     }

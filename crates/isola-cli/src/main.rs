@@ -4,6 +4,7 @@ mod cache;
 mod cli;
 mod config;
 mod failure;
+mod mcp;
 mod pages;
 mod progress;
 mod report;
@@ -23,6 +24,7 @@ use crate::{
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(*args),
+        Command::Mcp(args) => mcp::serve(&args),
         Command::Cache { command: CacheCommand::Ls { json } } => done(cache::list(json)),
         Command::Cache { command: CacheCommand::Clear } => done(cache::clear()),
         Command::Completions { shell } => done(pages::completions(shell)),

@@ -17,6 +17,7 @@ use crate::{
     cpu::metered,
     engine::{Running, engine},
     error::{Error, GuestException, Limit, LimitExceeded},
+    evaluate,
     event::Event,
     output::Output,
     sandbox::{Lease, Live, Shared},
@@ -37,6 +38,7 @@ pub(crate) enum Operation {
     Start,
     Load { name: String, source: String },
     Call { function: String, args: Args },
+    Evaluate { source: String },
 }
 
 impl Call {
@@ -137,6 +139,7 @@ enum Step {
     Start { config: Option<contract::Config>, prelude: Option<String> },
     Load { name: String, source: String },
     Call { function: String, args: Vec<contract::Argument> },
+    Evaluate { helper: &'static str, source: contract::Argument },
 }
 
 impl Step {
@@ -163,6 +166,14 @@ impl Step {
                 }
                 let args = args.into_iter().map(contract::Argument::from).collect();
                 Self::Call { function, args }
+            }
+            Operation::Evaluate { source } => {
+                if source.len() > max {
+                    return Err(Error::Limit(LimitExceeded::bytes(Limit::ValueSize, max)));
+                }
+                let value = Value::new(&source)?.into_text();
+                let source = contract::Argument { name: None, value };
+                Self::Evaluate { helper: evaluate::helper(shared.runtime), source }
             }
         })
     }
@@ -232,7 +243,7 @@ async fn perform(
 
 impl Live {
     async fn execute(&mut self, step: Step) -> Outcome {
-        let Self { store, exports } = self;
+        let Self { store, exports, evaluates } = self;
         let guest = exports.isola_sandbox_guest();
         let answer = match step {
             Step::Start { config: None, .. } => return Outcome::Broken(Error::NotPending),
@@ -250,6 +261,23 @@ impl Live {
             }
             Step::Call { function, args } => {
                 guest.call_call(&mut *store, &function, &args).await.map(|done| done.map(Some))
+            }
+            Step::Evaluate { helper, source } => {
+                let ready = if *evaluates {
+                    Ok(Ok(()))
+                } else {
+                    guest.call_load(&mut *store, helper, evaluate::FILE).await
+                };
+                match ready {
+                    Ok(Ok(())) => {
+                        *evaluates = true;
+                        guest
+                            .call_call(&mut *store, evaluate::FUNCTION, &[source])
+                            .await
+                            .map(|done| done.map(Some))
+                    }
+                    trouble => trouble.map(|done| done.map(|()| None)),
+                }
             }
         };
         let out_of_memory = store.data_mut().memory.take_refused();

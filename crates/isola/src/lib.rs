@@ -52,6 +52,7 @@ mod contract;
 mod cpu;
 mod engine;
 mod error;
+mod evaluate;
 mod event;
 mod guest;
 mod host;

@@ -78,6 +78,16 @@ impl Sandbox {
         self.operate(Operation::Call { function: function.into(), args })
     }
 
+    /// Runs source code at the top level and gives the value of its last
+    /// expression, or `null` if it ends in none. A value that JSON cannot hold
+    /// is given as a text.
+    ///
+    /// Pieces of code share their globals with each other and with scripts.
+    /// In Python they may `await` at their top level.
+    pub fn evaluate(&self, source: impl Into<String>) -> Call {
+        self.operate(Operation::Evaluate { source: source.into() })
+    }
+
     /// The same as [`run`](Self::run) with [`Call::stream`].
     ///
     /// # Errors
@@ -251,7 +261,7 @@ impl SandboxBuilder {
                 Error::internal("the interpreter cannot be instantiated", error)
             }
         })?;
-        let live = Box::new(Live { store, exports });
+        let live = Box::new(Live { store, exports, evaluates: false });
         let config = Config {
             env: self.env.into_iter().collect(),
             recursion_limit: limits.max_recursion,
@@ -285,7 +295,7 @@ impl fmt::Debug for SandboxBuilder {
 
 /// What a sandbox's handle and its running call share.
 pub(crate) struct Shared {
-    runtime: Runtime,
+    pub(crate) runtime: Runtime,
     pub(crate) limits: Arc<Limits>,
     pub(crate) output: Output,
     pub(crate) cpu: Arc<CpuClock>,
@@ -307,6 +317,8 @@ enum State {
 pub(crate) struct Live {
     pub(crate) store: Store<Guest>,
     pub(crate) exports: contract::Sandbox,
+    /// It has the helper of `evaluate`.
+    pub(crate) evaluates: bool,
 }
 
 impl Shared {

@@ -32,7 +32,7 @@ enum Outcome {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let rows: [(&str, Proof); 13] = [
+    let rows: [(&str, Proof); 14] = [
         ("format", Box::new(format)),
         ("edges", Box::new(|| problems(edges::find()?))),
         ("places", Box::new(|| problems(places::find(&files()?)?))),
@@ -43,6 +43,7 @@ pub fn run(args: &Args) -> Result<()> {
         ("types", Box::new(types)),
         ("mypy", Box::new(|| tool(setup::mypy))),
         ("stubs", Box::new(stubs)),
+        ("python types", Box::new(python_types)),
         ("cargo-deny", Box::new(|| tool(setup::cargo_deny))),
         ("deny", Box::new(|| deny(&["bans", "licenses", "sources"]))),
         ("advisories", {
@@ -148,6 +149,26 @@ fn stubs() -> Result<Outcome> {
     mypy.arg(workspace::root().join("target/mypy"));
     mypy.args(["sandbox", "tests/sample.py", "tests/wrong.py"]);
     passes(mypy)
+}
+
+/// The Python package and its tests, by two type checkers that disagree often
+/// enough.
+fn python_types() -> Result<Outcome> {
+    let lock = workspace::lock()?;
+    let mypy = setup::mypy()?;
+    let python = setup::python_tests()?;
+    drop(lock);
+    let package = workspace::root().join("crates/isola-python");
+    let mut first = Command::new(mypy);
+    first.current_dir(&package).args(["--no-color-output", "--cache-dir"]);
+    first.arg(workspace::root().join("target/mypy")).arg("--python-executable").arg(&python);
+    let mut second = Command::new(python.with_file_name("pyrefly"));
+    second.current_dir(&package).args(["check", "--color", "never", "--output-format", "min-text"]);
+    second.arg("--python-interpreter-path").arg(&python);
+    match passes(first)? {
+        Outcome::Ok => passes(second),
+        trouble => Ok(trouble),
+    }
 }
 
 fn deny(what: &[&str]) -> Result<Outcome> {

@@ -11,6 +11,7 @@ mod process;
 mod progress;
 mod setup;
 mod test;
+mod wheel;
 mod wit;
 mod workspace;
 
@@ -42,6 +43,8 @@ enum Command {
     Bench(bench::Args),
     /// Build the npm packages, as they are published, into target/npm
     Pack(node::Args),
+    /// Build the Python package, a wheel with both runtimes in it, into target/wheels
+    Wheel(wheel::Args),
     /// Write the files that are generated and committed
     Generate,
 }
@@ -65,6 +68,7 @@ fn run(command: Command) -> Result<()> {
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Pack(args) => node::pack_for_release(&args),
+        Command::Wheel(args) => wheel::run(&args),
         Command::Generate => generate::write(),
     }
 }

@@ -61,14 +61,16 @@ pub fn cargo(args: &[&str]) -> Command {
     // Handed on, they would make build scripts and `env!` caches see a change
     // between `cargo xtask test` and `cargo test`, and compile all again.
     for (name, _) in std::env::vars_os() {
-        if name
-            .to_str()
-            .is_some_and(|name| name == "CARGO_MANIFEST_DIR" || name.starts_with("CARGO_PKG_"))
-        {
+        if name.to_str().is_some_and(is_about_a_package) {
             command.env_remove(&name);
         }
     }
     command
+}
+
+/// Whether cargo sets this variable to tell a program about its own package.
+pub fn is_about_a_package(variable: &str) -> bool {
+    variable == "CARGO_MANIFEST_DIR" || variable.starts_with("CARGO_PKG_")
 }
 
 /// The last lines of a text.

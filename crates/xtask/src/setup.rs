@@ -48,6 +48,8 @@ pub fn everything() -> Result<()> {
     js_builder()?;
     mypy()?;
     typescript()?;
+    maturin()?;
+    python_tests()?;
     cargo_deny()?;
     eprintln!("==> all tools are there");
     Ok(())
@@ -186,6 +188,37 @@ pub fn mypy() -> Result<PathBuf> {
         "mypy, which checks the type stubs of the Python guest",
     )?;
     Ok(venv.join("bin/mypy"))
+}
+
+/// `maturin`, which builds the wheel.
+pub fn maturin() -> Result<PathBuf> {
+    let (venv, _) = python_environment(
+        "maturin",
+        "crates/isola-python/requirements-build.txt",
+        "maturin, which builds the Python package",
+    )?;
+    Ok(venv.join("bin/maturin"))
+}
+
+/// A Python with what the tests of the Python package need: pytest, httpx,
+/// uvloop, an MCP client and a second type checker.
+pub fn python_tests() -> Result<PathBuf> {
+    let (venv, _) = python_environment(
+        "python-tests",
+        "crates/isola-python/requirements-test.txt",
+        "pytest and the packages that the tests of the Python package use",
+    )?;
+    Ok(venv.join("bin/python"))
+}
+
+/// A Python with what the Python package is compared with.
+pub fn python_bench() -> Result<PathBuf> {
+    let (venv, _) = python_environment(
+        "python-bench",
+        "crates/isola-python/requirements-bench.txt",
+        "pydantic-monty, which the bench compares with",
+    )?;
+    Ok(venv.join("bin/python"))
 }
 
 /// `cargo-deny`, for `cargo xtask check`.

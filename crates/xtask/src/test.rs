@@ -1,17 +1,21 @@
 //! `cargo xtask test`: every test, against guests that were built from this tree.
-//! The JavaScript guest's own tables of cases run in Node first.
+//! The JavaScript guest's own tables of cases run in Node first; at the end the
+//! tests of the npm package and of the Python package, each as it is installed.
 
 use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{guests, node, process, setup, workspace};
+use crate::{guests, node, process, setup, wheel, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Only the tests of the npm package
     #[arg(long)]
     node: bool,
+    /// Only the tests of the Python package; ARGS go to pytest
+    #[arg(long)]
+    python: bool,
     /// Handed to `cargo test --workspace`
     #[arg(last = true)]
     args: Vec<String>,
@@ -22,6 +26,9 @@ pub fn run(args: &Args) -> Result<()> {
     if args.node {
         return node::test();
     }
+    if args.python {
+        return python(&args.args);
+    }
     setup::python_samples()?;
     eprintln!("==> node --test guests/js/test");
     let mut node = Command::new(setup::js_builder()?.node);
@@ -31,5 +38,30 @@ pub fn run(args: &Args) -> Result<()> {
     let mut command = process::cargo(&["test", "--workspace"]);
     command.args(&args.args);
     process::loud(command)?;
-    node::test()
+    // Arguments choose among the tests of Rust.
+    if !args.args.is_empty() {
+        return Ok(());
+    }
+    node::test()?;
+    python(&[])
+}
+
+/// The tests of the Python package, on the wheel as a user installs it.
+fn python(args: &[String]) -> Result<()> {
+    let python = setup::python_tests()?;
+    // The MCP server, and the wheel, with what the tests compiled.
+    process::loud(process::cargo(&["build", "--workspace", "--examples", "--bins"]))?;
+    let wheel = wheel::build("dev")?;
+    let site = workspace::root().join("target/python-site");
+    wheel::install(&python, &wheel, &site)?;
+    eprintln!("==> pytest crates/isola-python/tests");
+    let mut pytest = Command::new(python);
+    pytest.current_dir(workspace::root().join("crates/isola-python"));
+    pytest.args(["-m", "pytest"]).args(args);
+    pytest.env("PYTHONPATH", &site).env("PYTHONDONTWRITEBYTECODE", "1");
+    pytest.env("ISOLA_WHEEL", &wheel);
+    pytest.env("ISOLA_COMMAND", workspace::metadata()?.target_directory.join("debug/isola"));
+    // The runtimes are those in the wheel.
+    pytest.env_remove("ISOLA_RUNTIME_DIR");
+    process::loud(pytest)
 }

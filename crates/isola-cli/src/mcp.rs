@@ -1,0 +1,178 @@
+//! `isola mcp`: a server of the Model Context Protocol on standard input and
+//! output, with the tools `run_python` and `run_javascript`.
+//!
+//! A session is a sandbox under a name. It is started when it is first used,
+//! runs one piece of code at a time, and is replaced when its guest is gone.
+
+use std::{process::ExitCode, sync::Arc};
+
+use isola::Runtime;
+use rmcp::{
+    ErrorData, RoleServer, ServerHandler, ServiceExt as _,
+    model::{
+        CallToolRequestParams, CallToolResponse, Implementation, JsonObject, ListToolsResult,
+        PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool, ToolAnnotations,
+    },
+    service::RequestContext,
+};
+use serde_json::{Value as Json, json};
+
+use crate::{cli::McpArgs, failure::Failure};
+
+mod answer;
+mod sessions;
+
+use sessions::Sessions;
+
+/// Serves until standard input ends.
+pub fn serve(args: &McpArgs) -> Result<ExitCode, Failure> {
+    let sessions = Sessions::new(args)?;
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Io { doing: "cannot start the event loop", error })?;
+    tokio.block_on(async {
+        let server = Server { sessions: Arc::new(sessions) };
+        match server.serve(rmcp::transport::stdio()).await {
+            Ok(running) => {
+                // Whether the client said goodbye or just left is its affair.
+                let _ = running.waiting().await;
+                Ok(())
+            }
+            Err(error) => Err(Failure::usage(format!("no MCP client on standard input: {error}"))
+                .hint("an MCP client starts this command; see `isola help mcp`")),
+        }
+    })?;
+    // A guest may still be at work: nobody waits for it.
+    tokio.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Server {
+    sessions: Arc<Sessions>,
+}
+
+impl ServerHandler for Server {
+    fn get_info(&self) -> ServerConfig {
+        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
+            .with_server_info(Implementation::new("isola", env!("CARGO_PKG_VERSION")))
+            .with_instructions(
+                "Runs Python and JavaScript in sandboxes without files or network, unless the \
+                 user of this server opened some. Variables stay in a session.",
+            )
+    }
+
+    async fn list_tools(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListToolsResult, ErrorData> {
+        Ok(ListToolsResult::with_all_items(vec![
+            tool("run_python", Runtime::Python),
+            tool("run_javascript", Runtime::JavaScript),
+        ]))
+    }
+
+    async fn call_tool(
+        &self,
+        request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let runtime = match request.name.as_ref() {
+            "run_python" => Runtime::Python,
+            "run_javascript" => Runtime::JavaScript,
+            other => {
+                return Err(ErrorData::invalid_params(
+                    format!("there is no tool {other:?}: use run_python or run_javascript"),
+                    None,
+                ));
+            }
+        };
+        let wanted = Wanted::read(request.arguments.unwrap_or_default())
+            .map_err(|message| ErrorData::invalid_params(message, None))?;
+        tokio::select! {
+            biased;
+            // The client gave the call up: the guest stops here.
+            () = context.ct.cancelled() => {
+                Err(ErrorData::internal_error("the call was cancelled", None))
+            }
+            answer = self.sessions.run(runtime, wanted) => Ok(answer.into()),
+        }
+    }
+}
+
+/// The arguments of a tool, checked.
+struct Wanted {
+    source: String,
+    session: String,
+    restart: bool,
+}
+
+impl Wanted {
+    fn read(mut arguments: JsonObject) -> Result<Self, String> {
+        let source = match arguments.remove("source") {
+            Some(Json::String(source)) => source,
+            Some(_) => return Err("source is not a string".to_owned()),
+            None => return Err("source is missing: give the code to run".to_owned()),
+        };
+        let session = match arguments.remove("session") {
+            None => "default".to_owned(),
+            Some(Json::String(name)) if (1..=100).contains(&name.len()) => name,
+            Some(_) => return Err("session is not a name of 1 to 100 bytes".to_owned()),
+        };
+        let restart = match arguments.remove("restart") {
+            None => false,
+            Some(Json::Bool(restart)) => restart,
+            Some(_) => return Err("restart is neither true nor false".to_owned()),
+        };
+        match arguments.keys().next() {
+            None => Ok(Self { source, session, restart }),
+            Some(name) => {
+                Err(format!("unknown argument {name:?}: there are source, session and restart"))
+            }
+        }
+    }
+}
+
+fn tool(name: &'static str, runtime: Runtime) -> Tool {
+    let description = match runtime {
+        Runtime::Python => {
+            "Runs Python (CPython 3.14, standard library, no native packages) in a sandbox. \
+             Gives what was printed, and the value of the last expression. `await` works at \
+             the top level."
+        }
+        Runtime::JavaScript => {
+            "Runs JavaScript (no DOM, no Node.js modules) in a sandbox. Gives what was printed, \
+             and the value of the last statement; a promise is awaited."
+        }
+    };
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "source": { "type": "string", "description": "the code" },
+            "session": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": 100,
+                "default": "default",
+                "description": "code of the same session shares its variables",
+            },
+            "restart": {
+                "type": "boolean",
+                "default": false,
+                "description": "forget the session's variables first",
+            },
+        },
+        "required": ["source"],
+        "additionalProperties": false,
+    });
+    let schema = match schema {
+        Json::Object(schema) => schema,
+        _ => JsonObject::new(),
+    };
+    let annotations = ToolAnnotations::with_title(match runtime {
+        Runtime::Python => "Run Python",
+        Runtime::JavaScript => "Run JavaScript",
+    });
+    Tool::new(name, description, schema).with_annotations(annotations)
+}

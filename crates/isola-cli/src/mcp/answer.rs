@@ -1,0 +1,96 @@
+//! What a piece of code did, as the answer to a tool call: a text for the
+//! model, and the parts of it for a program.
+
+use isola::{Error, Event, Value};
+use rmcp::model::{CallToolResult, ContentBlock};
+use serde_json::{Value as Json, json};
+
+#[derive(Default)]
+pub struct Answer {
+    notes: Vec<String>,
+    stdout: String,
+    stderr: String,
+    logs: Vec<(String, String)>,
+    results: Vec<Value>,
+    value: Option<Value>,
+    error: Option<(String, String)>,
+}
+
+impl Answer {
+    /// Something that the model has to know of the session.
+    pub fn note(&mut self, text: &str) {
+        self.notes.push(text.to_owned());
+    }
+
+    pub fn event(&mut self, event: Event) {
+        match event {
+            Event::Stdout(text) => self.stdout.push_str(&text),
+            Event::Stderr(text) => self.stderr.push_str(&text),
+            Event::Log(record) => {
+                self.logs.push((record.level.as_str().to_owned(), record.message));
+            }
+            Event::Result(value) => self.results.push(value),
+            Event::End(value) => self.value = Some(value),
+            Event::Error(error) => self.fail(&error),
+            _ => {}
+        }
+    }
+
+    pub fn fail(&mut self, error: &Error) {
+        self.error = Some((error.code().to_owned(), error.to_string()));
+    }
+
+    pub fn finish(self) -> CallToolResult {
+        let text = self.text();
+        let failed = self.error.is_some();
+        let raw = |value: &Value| value.to::<Json>().unwrap_or(Json::Null);
+        let logs: Vec<_> = self
+            .logs
+            .iter()
+            .map(|(level, message)| json!({ "level": level, "message": message }))
+            .collect();
+        let mut parts = json!({
+            "stdout": self.stdout,
+            "stderr": self.stderr,
+            "logs": logs,
+            "results": self.results.iter().map(raw).collect::<Vec<_>>(),
+            "value": self.value.as_ref().map_or(Json::Null, raw),
+        });
+        if let Some((code, message)) = &self.error {
+            parts["error"] = json!({ "code": code, "message": message });
+        }
+        let content = vec![ContentBlock::text(text)];
+        let mut answer =
+            if failed { CallToolResult::error(content) } else { CallToolResult::success(content) };
+        answer.structured_content = Some(parts);
+        answer
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        let mut add = |part: &str| {
+            if !part.is_empty() {
+                text.push_str(part.trim_end_matches('\n'));
+                text.push('\n');
+            }
+        };
+        for note in &self.notes {
+            add(&format!("[{note}]"));
+        }
+        add(&self.stdout);
+        add(&self.stderr);
+        for (level, message) in &self.logs {
+            add(&format!("{level}: {message}"));
+        }
+        for value in &self.results {
+            add(value.as_str());
+        }
+        if let Some(value) = self.value.as_ref().filter(|value| !value.is_null()) {
+            add(value.as_str());
+        }
+        if let Some((_, message)) = &self.error {
+            add(message);
+        }
+        text
+    }
+}

@@ -1,0 +1,94 @@
+"""Run untrusted Python and JavaScript in your own process.
+
+A template is an interpreter compiled to WebAssembly. From it sandboxes are
+created in milliseconds; each sees nothing of its host but what it is handed.
+
+    import asyncio
+    import isola
+
+    async def main():
+        template = await isola.build_template("python")
+        async with template.create() as sandbox:
+            await sandbox.load_script("def add(a, b): return a + b")
+            print(await sandbox.run("add", 2, 3))
+
+    asyncio.run(main())
+
+Everything is asynchronous; `isola.sync` has the same names for scripts.
+"""
+
+from ._arguments import Arg, JsonValue, StreamArg
+from ._errors import (
+    GuestError,
+    GuestException,
+    InternalError,
+    InvalidArgumentError,
+    IsolaError,
+    LimitError,
+    SandboxClosedError,
+    StreamClosedError,
+    StreamFullError,
+)
+from ._events import (
+    EndEvent,
+    ErrorEvent,
+    Event,
+    LogEvent,
+    ResultEvent,
+    StderrEvent,
+    StdoutEvent,
+)
+from ._executor import Execution, Executor, execute
+from ._http import Headers, HttpHandler, HttpRequest, HttpResponse
+from ._native import __version__
+from ._options import HostcallHandler, MountConfig, Permission, RuntimeName
+from ._pool import SandboxPool
+from ._sandbox import Sandbox
+from ._template import (
+    RuntimeConfig,
+    SandboxContext,
+    SandboxTemplate,
+    build_template,
+    resolve_runtime,
+)
+
+__all__ = [
+    "Arg",
+    "EndEvent",
+    "ErrorEvent",
+    "Event",
+    "Execution",
+    "Executor",
+    "GuestError",
+    "GuestException",
+    "Headers",
+    "HostcallHandler",
+    "HttpHandler",
+    "HttpRequest",
+    "HttpResponse",
+    "InternalError",
+    "InvalidArgumentError",
+    "IsolaError",
+    "JsonValue",
+    "LimitError",
+    "LogEvent",
+    "MountConfig",
+    "Permission",
+    "ResultEvent",
+    "RuntimeConfig",
+    "RuntimeName",
+    "Sandbox",
+    "SandboxClosedError",
+    "SandboxContext",
+    "SandboxPool",
+    "SandboxTemplate",
+    "StderrEvent",
+    "StdoutEvent",
+    "StreamArg",
+    "StreamClosedError",
+    "StreamFullError",
+    "__version__",
+    "build_template",
+    "execute",
+    "resolve_runtime",
+]

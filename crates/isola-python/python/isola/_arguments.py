@@ -1,0 +1,342 @@
+"""The arguments of a call."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import AsyncIterable, Iterable
+from typing import Any, Dict, List, Mapping, NoReturn, Sequence, Union
+
+from . import _native
+from ._errors import InvalidArgumentError, StreamClosedError, StreamFullError
+
+JsonValue = Union[
+    None, bool, int, float, str, List["JsonValue"], Dict[str, "JsonValue"]
+]
+"""What crosses the border between host and guest."""
+
+# One answer to the guest holds so many values at most, and about so much text.
+_BATCH = 256
+_BATCH_SIZE = 256 << 10
+
+
+class Arg:
+    """A value, and the name of the argument that it is for, if it has one."""
+
+    __slots__ = ("_name", "_value")
+    __match_args__ = ("value", "name")
+    _name: str | None
+    _value: Any
+
+    def __init__(self, value: Any, name: str | None = None) -> None:
+        if name is not None and not isinstance(name, str):
+            raise InvalidArgumentError(f"the name of an Arg is a string, not {name!r}")
+        object.__setattr__(self, "_value", value)
+        object.__setattr__(self, "_name", name)
+
+    @property
+    def value(self) -> Any:
+        """The value."""
+        return self._value
+
+    @property
+    def name(self) -> str | None:
+        """The name, or `None` for a positional argument."""
+        return self._name
+
+    def __setattr__(self, attribute: str, value: object) -> NoReturn:
+        raise AttributeError(f"an Arg is immutable: {attribute} cannot be set")
+
+    def __delattr__(self, attribute: str) -> NoReturn:
+        raise AttributeError(f"an Arg is immutable: {attribute} cannot be deleted")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Arg):
+            return NotImplemented
+        return (self._value, self._name) == (other._value, other._name)
+
+    def __hash__(self) -> int:
+        return hash((self._value, self._name))
+
+    def __repr__(self) -> str:
+        if self._name is None:
+            return f"Arg({self._value!r})"
+        return f"Arg({self._value!r}, name={self._name!r})"
+
+
+class StreamArg:
+    """An argument whose values come one after another, while the guest runs.
+
+    A Python guest iterates over it with `for` or `async for`, a JavaScript guest
+    with `for await`. `from_iterable` and `from_async_iterable` make one of what
+    has the values; they are taken at the pace of the guest, at most `capacity`
+    ahead. Without either it is filled by hand, with `send`, `push` and `end`.
+
+    It serves one call, and belongs to the event loop of that call.
+    """
+
+    def __init__(self, *, name: str | None = None, capacity: int = 1024) -> None:
+        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
+            raise InvalidArgumentError(
+                f"capacity is {capacity!r}: give a number of values above 0"
+            )
+        self._name = name
+        self._capacity = capacity
+        self._texts: deque[str] = deque()
+        self._ended = False
+        self._closed = False
+        self._failure: BaseException | None = None
+        self._changed: asyncio.Event | None = None
+        self._source: Iterable[Any] | None = None
+        self._async_source: AsyncIterable[Any] | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self._used = False
+
+    @classmethod
+    def from_iterable(
+        cls, values: Iterable[Any], *, name: str | None = None, capacity: int = 1024
+    ) -> StreamArg:
+        """The values of an iterable. It is advanced on the event loop."""
+        if not isinstance(values, Iterable):
+            raise InvalidArgumentError(f"{type(values).__name__} is not iterable")
+        stream = cls(name=name, capacity=capacity)
+        stream._source = iter(values)
+        return stream
+
+    @classmethod
+    def from_async_iterable(
+        cls, values: AsyncIterable[Any], *, name: str | None = None, capacity: int = 1024
+    ) -> StreamArg:
+        """The values of an asynchronous iterable."""
+        if not isinstance(values, AsyncIterable):
+            raise InvalidArgumentError(
+                f"{type(values).__name__} is not an asynchronous iterable"
+            )
+        stream = cls(name=name, capacity=capacity)
+        stream._async_source = values
+        return stream
+
+    @property
+    def name(self) -> str | None:
+        """The name of the argument, or `None` for a positional one."""
+        return self._name
+
+    @property
+    def capacity(self) -> int:
+        """How many values wait for the guest at most."""
+        return self._capacity
+
+    def push(self, value: Any) -> None:
+        """Adds a value at once.
+
+        Raises `StreamFullError` if `capacity` values wait already, and
+        `StreamClosedError` after `end` or the end of the call.
+        """
+        self._by_hand()
+        text = _native.encode(value)
+        self._check_open()
+        if len(self._texts) >= self._capacity:
+            raise StreamFullError(
+                f"the stream holds {self._capacity} values that the guest did not take yet"
+            )
+        self._add(text)
+
+    async def send(self, value: Any) -> None:
+        """Adds a value, and waits for room first.
+
+        Raises `StreamClosedError` after `end` or the end of the call, also
+        when that comes while it waits.
+        """
+        self._by_hand()
+        await self._send(value)
+
+    def end(self) -> None:
+        """Says that no more values come. Ending twice is fine."""
+        self._by_hand()
+        self._end(None)
+
+    def _by_hand(self) -> None:
+        if self._source is not None or self._async_source is not None:
+            raise InvalidArgumentError("this stream takes its values from an iterable")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StreamClosedError("the stream's call is over")
+        if self._ended:
+            raise StreamClosedError("the stream was ended")
+
+    async def _send(self, value: Any) -> None:
+        text = _native.encode(value)
+        self._check_open()
+        while len(self._texts) >= self._capacity:
+            await self._change()
+            self._check_open()
+        self._add(text)
+
+    def _add(self, text: str) -> None:
+        self._texts.append(text)
+        self._notify()
+
+    def _end(self, failure: BaseException | None) -> None:
+        if not self._ended:
+            self._ended = True
+            self._failure = failure
+            self._notify()
+
+    def _notify(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    async def _change(self) -> None:
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        await self._changed.wait()
+
+    def _open(self) -> None:
+        if self._async_source is not None:
+            self._pump = asyncio.get_running_loop().create_task(
+                self._copy(self._async_source)
+            )
+
+    async def _copy(self, values: AsyncIterable[Any]) -> None:
+        try:
+            async for value in values:
+                await self._send(value)
+        except StreamClosedError:
+            pass
+        except Exception as error:
+            self._end(error)
+        else:
+            self._end(None)
+
+    def _close(self) -> None:
+        self._closed = True
+        self._texts.clear()
+        if self._pump is not None:
+            self._pump.cancel()
+        self._notify()
+
+    async def _take(self) -> str:
+        """What the guest gets next: `{"items": [...], "done": ...}` as a text."""
+        if self._source is not None:
+            self._fill(self._source)
+        while not self._texts and not self._ended:
+            await self._change()
+        if not self._texts and self._failure is not None:
+            raise self._failure
+        items: list[str] = []
+        size = 0
+        while self._texts and len(items) < _BATCH and size < _BATCH_SIZE:
+            text = self._texts.popleft()
+            items.append(text)
+            size += len(text)
+        self._notify()
+        done = self._ended and not self._texts and self._failure is None
+        return f'{{"items":[{",".join(items)}],"done":{"true" if done else "false"}}}'
+
+    def _fill(self, values: Iterable[Any]) -> None:
+        if self._texts or self._ended:
+            return
+        size = 0
+        wanted = min(self._capacity, _BATCH)
+        try:
+            for _ in range(wanted):
+                text = _native.encode(next(values))  # type: ignore[call-overload]
+                self._texts.append(text)
+                size += len(text)
+                if size >= _BATCH_SIZE:
+                    break
+        except StopIteration:
+            self._end(None)
+        except Exception as error:
+            self._end(error)
+
+
+_stream_ids = itertools.count(1)
+
+
+class Prepared:
+    """A call as the native half takes it."""
+
+    __slots__ = ("arguments", "function", "streams")
+
+    def __init__(
+        self,
+        function: str,
+        arguments: list[tuple[str | None, str]],
+        streams: dict[int, StreamArg],
+    ) -> None:
+        self.function = function
+        self.arguments = arguments
+        self.streams = streams
+
+
+def prepare(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Prepared:
+    """Checks and encodes the arguments of a call."""
+    if not isinstance(function, str):
+        raise InvalidArgumentError(f"the name of a function is a string, not {function!r}")
+    arguments: list[tuple[str | None, str]] = []
+    streams: dict[int, StreamArg] = {}
+    markers: list[tuple[str | None, str]] = []
+    names: set[str] = set()
+    for position, value in enumerate(args):
+        name = value.name if isinstance(value, (Arg, StreamArg)) else None
+        if isinstance(value, Arg):
+            value = value.value
+        _add(name or f"positional argument {position}", name, value, arguments, markers, streams)
+        if name is not None:
+            if name in names:
+                raise InvalidArgumentError(f"the argument {name!r} is given twice")
+            names.add(name)
+    for name, value in kwargs.items():
+        if name in names:
+            raise InvalidArgumentError(
+                f"the argument {name!r} is given twice: by an Arg and by a keyword"
+            )
+        if isinstance(value, (Arg, StreamArg)):
+            if value.name is not None and value.name != name:
+                raise InvalidArgumentError(
+                    f"the keyword {name!r} has an argument whose name is {value.name!r}"
+                )
+            if isinstance(value, Arg):
+                value = value.value
+        _add(name, name, value, arguments, markers, streams)
+    if not streams:
+        return Prepared(function, arguments, streams)
+    for stream in streams.values():
+        stream._used = True
+    positional = ",".join(text for name, text in markers if name is None)
+    named = ",".join(
+        f"{_native.encode(name)}:{text}" for name, text in markers if name is not None
+    )
+    wrapped: list[tuple[str | None, str]] = [
+        (None, _native.encode(function)),
+        (None, f"[{positional}]"),
+        (None, f"{{{named}}}"),
+    ]
+    return Prepared("__isola_call__", wrapped, streams)
+
+
+def _add(
+    label: str,
+    name: str | None,
+    value: Any,
+    arguments: list[tuple[str | None, str]],
+    markers: list[tuple[str | None, str]],
+    streams: dict[int, StreamArg],
+) -> None:
+    if isinstance(value, StreamArg):
+        if value._used or any(value is other for other in streams.values()):
+            raise InvalidArgumentError(f"{label}: a StreamArg serves one call, once")
+        number = next(_stream_ids)
+        streams[number] = value
+        markers.append((name, f"[1,{number}]"))
+        return
+    try:
+        text = _native.encode(value)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"{label}, {error}") from None
+    arguments.append((name, text))
+    markers.append((name, f"[0,{text}]"))

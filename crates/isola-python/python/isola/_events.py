@@ -1,0 +1,82 @@
+"""What a running call tells its host. Made for `match`:
+
+    match event:
+        case isola.ResultEvent(value):
+            ...
+        case isola.LogEvent(text, level="error"):
+            ...
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Union
+
+from ._json import decode
+
+if TYPE_CHECKING:
+    from ._arguments import JsonValue
+    from ._errors import IsolaError
+
+
+@dataclass(frozen=True)
+class ResultEvent:
+    """A partial result: an item that a generator yielded."""
+
+    data: JsonValue
+
+
+@dataclass(frozen=True)
+class EndEvent:
+    """The call ended well, with this result. The last event."""
+
+    data: JsonValue
+
+
+@dataclass(frozen=True)
+class StdoutEvent:
+    """Text for standard output. Not necessarily a whole line."""
+
+    data: str
+
+
+@dataclass(frozen=True)
+class StderrEvent:
+    """Text for standard error. Not necessarily a whole line."""
+
+    data: str
+
+
+@dataclass(frozen=True)
+class ErrorEvent:
+    """The call failed: the text of the error, and the error itself. The last event."""
+
+    data: str
+    error: IsolaError
+
+
+@dataclass(frozen=True)
+class LogEvent:
+    """A log record: its message, and `debug`, `info`, `warning` or `error`."""
+
+    data: str
+    level: str
+
+
+Event = Union[ResultEvent, EndEvent, StdoutEvent, StderrEvent, ErrorEvent, LogEvent]
+"""Something that happened during a call."""
+
+
+def from_native(kind: str, text: str, detail: object) -> Event:
+    """The event of what the native half says."""
+    if kind == "stdout":
+        return StdoutEvent(text)
+    if kind == "stderr":
+        return StderrEvent(text)
+    if kind == "result":
+        return ResultEvent(decode(text))
+    if kind == "end":
+        return EndEvent(decode(text))
+    if kind == "log":
+        return LogEvent(text, str(detail))
+    return ErrorEvent(text, detail)  # type: ignore[arg-type]

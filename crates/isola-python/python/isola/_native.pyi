@@ -1,0 +1,93 @@
+"""The native half, for type checkers. Not for users of the package."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+__version__: str
+
+_Loop = asyncio.AbstractEventLoop
+_Done = Callable[[Any, BaseException | None], None]
+_Limits = tuple[float | None, float | None]
+_Arguments = list[tuple[str | None, str]]
+_Mounts = list[tuple[str, str, str, str]]
+_Headers = list[tuple[str, str]]
+
+def encode(value: object) -> str: ...
+def check_process() -> None: ...
+def resolve(runtime: str, path: str | os.PathLike[str] | None = None) -> Path: ...
+def build(
+    *,
+    runtime: str,
+    runtime_path: str | os.PathLike[str],
+    cache_dir: list[str] | None,
+    max_memory: int | None,
+    prelude: str | None,
+    mounts: _Mounts,
+    env: list[tuple[str, str]],
+    event_loop: _Loop,
+    done: _Done,
+) -> Task: ...
+
+class Task:
+    def cancel(self) -> None: ...
+
+class Template:
+    def create(
+        self,
+        *,
+        max_memory: int | None,
+        mounts: _Mounts,
+        env: list[tuple[str, str]],
+        host: object,
+        event_loop: _Loop,
+        done: _Done,
+    ) -> Task: ...
+
+class Sandbox:
+    def start(self, limits: _Limits, event_loop: _Loop, done: _Done) -> Task: ...
+    def load(
+        self, source: str, name: str | None, limits: _Limits, event_loop: _Loop, done: _Done
+    ) -> Task: ...
+    def run(
+        self,
+        function: str,
+        arguments: _Arguments,
+        limits: _Limits,
+        event_loop: _Loop,
+        done: _Done,
+    ) -> Task: ...
+    def run_stream(
+        self, function: str, arguments: _Arguments, limits: _Limits, event_loop: _Loop
+    ) -> EventStream: ...
+    def evaluate_stream(
+        self, source: str, limits: _Limits, event_loop: _Loop
+    ) -> EventStream: ...
+    def close(self) -> None: ...
+    def is_closed(self) -> bool: ...
+
+class EventStream:
+    def take(self) -> tuple[str, str, object] | Literal[False] | None: ...
+    def wait(self, done: _Done) -> None: ...
+    def cancel(self, done: _Done) -> None: ...
+
+class Reply:
+    def bind(self, cancel: Callable[[], object]) -> bool: ...
+    def resolve(self, text: str) -> None: ...
+    def fail(self, message: str) -> None: ...
+
+class HttpReply:
+    def bind(self, cancel: Callable[[], object]) -> bool: ...
+    def respond(self, status: int, headers: _Headers, body: bytes | None) -> None: ...
+    def respond_stream(self, status: int, headers: _Headers) -> BodyWriter: ...
+    def fail(self, message: str) -> None: ...
+
+class BodyReader:
+    def next(self, event_loop: _Loop, done: _Done) -> Task: ...
+
+class BodyWriter:
+    def send(self, piece: bytes, event_loop: _Loop, done: _Done) -> None: ...
+    def end(self, event_loop: _Loop, done: _Done) -> None: ...
+    def fail(self, message: str, event_loop: _Loop, done: _Done) -> None: ...

@@ -1,0 +1,128 @@
+"""Keeps started sandboxes at hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, AsyncIterator
+
+from ._errors import InvalidArgumentError, SandboxClosedError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from ._sandbox import Sandbox
+    from ._template import SandboxTemplate
+
+
+class SandboxPool:
+    """Keeps `size` sandboxes started, each with `script` loaded.
+
+        async with isola.SandboxPool(template, 4, script=SCRIPT) as pool:
+            async with pool.sandbox() as sandbox:
+                await sandbox.run("main")
+
+    A sandbox is handed out once and closed afterwards: nobody sees the state of
+    somebody else. Its successor is started in the background. `sandbox_config`
+    are the options of `SandboxTemplate.create`. A pool belongs to one event loop.
+    """
+
+    def __init__(
+        self,
+        template: SandboxTemplate,
+        size: int,
+        *,
+        script: str | None = None,
+        **sandbox_config: Any,
+    ) -> None:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise InvalidArgumentError(f"size is {size!r}: give a number of sandboxes above 0")
+        self._template = template
+        self._size = size
+        self._script = script
+        self._config = sandbox_config
+        self._warm: deque[asyncio.Task[Sandbox]] = deque()
+        self._closed = False
+
+    @property
+    def ready(self) -> int:
+        """How many sandboxes can be handed out at once."""
+        return sum(task.done() for task in self._warm)
+
+    async def warm(self) -> None:
+        """Waits until all sandboxes are started. Fails if one cannot be."""
+        self._fill()
+        while pending := [task for task in self._warm if not task.done()]:
+            await asyncio.wait(pending)
+        for task in self._warm:
+            error = task.exception()
+            if error is not None:
+                raise error
+
+    @asynccontextmanager
+    async def sandbox(self) -> AsyncIterator[Sandbox]:
+        """A started sandbox for one use, closed at the end of the block.
+
+        If none is warm, this waits for one that is being started.
+        """
+        self._fill()
+        # One that is started before one that is not yet.
+        task = next((task for task in self._warm if task.done()), self._warm[0])
+        self._warm.remove(task)
+        self._fill()
+        try:
+            sandbox = await task
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        try:
+            yield sandbox
+        finally:
+            await sandbox.aclose()
+
+    def _fill(self) -> None:
+        if self._closed:
+            raise SandboxClosedError("the pool is closed")
+        loop = asyncio.get_running_loop()
+        while len(self._warm) < self._size:
+            self._warm.append(loop.create_task(self._start()))
+
+    async def _start(self) -> Sandbox:
+        sandbox = await self._template.instantiate(**self._config)
+        try:
+            await sandbox.start()
+            if self._script is not None:
+                await sandbox.load_script(self._script)
+        except BaseException:
+            sandbox.close()
+            raise
+        return sandbox
+
+    async def aclose(self) -> None:
+        """Closes the sandboxes that were not handed out. Closing twice is fine."""
+        self._closed = True
+        while self._warm:
+            task = self._warm.popleft()
+            task.cancel()
+            outcome = (await asyncio.gather(task, return_exceptions=True))[0]
+            if not isinstance(outcome, BaseException):
+                await outcome.aclose()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.warm()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()

@@ -1,0 +1,219 @@
+"""A sandbox: one interpreter, isolated, with a state of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, AsyncGenerator
+
+from ._arguments import Prepared, prepare
+from ._bridge import call, callback, settled
+from ._events import Event, from_native
+from ._json import decode
+from ._options import seconds
+from ._streams import FILE, HELPERS
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from . import _native
+    from ._arguments import JsonValue
+    from ._dispatch import Dispatcher
+    from ._options import RuntimeName
+
+
+class Sandbox:
+    """An isolated interpreter, from `SandboxTemplate.create` or `instantiate`.
+
+    One operation at a time: a second one is refused with `sandbox is busy`.
+    Cancelling the task that awaits an operation stops the guest, and the
+    sandbox is closed then.
+    """
+
+    def __init__(
+        self, native: _native.Sandbox, runtime: RuntimeName, dispatcher: Dispatcher
+    ) -> None:
+        self._native = native
+        self._runtime = runtime
+        self._dispatcher = dispatcher
+        self._streams_ready = False
+
+    @property
+    def runtime(self) -> RuntimeName:
+        """`"python"` or `"js"`."""
+        return self._runtime
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed: by its owner, a cancelled call, a limit or a crash."""
+        return self._native.is_closed()
+
+    async def start(
+        self, *, timeout: float | None = None, cpu_timeout: float | None = None
+    ) -> None:
+        """Prepares the interpreter and runs the template's prelude. Once, first."""
+        limits = _limits(timeout, cpu_timeout)
+        self._dispatcher.enter()
+        await call(lambda loop, done: self._native.start(limits, loop, done))
+
+    async def load_script(
+        self,
+        code: str,
+        *,
+        name: str | None = None,
+        timeout: float | None = None,
+        cpu_timeout: float | None = None,
+    ) -> None:
+        """Runs source code at the top level. `name` stands in tracebacks.
+
+        `timeout` limits the wall time of this operation and `cpu_timeout` its
+        CPU time, both in seconds.
+        """
+        limits = _limits(timeout, cpu_timeout)
+        self._dispatcher.enter()
+        await call(lambda loop, done: self._native.load(code, name, limits, loop, done))
+
+    async def run(
+        self,
+        function: str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        cpu_timeout: float | None = None,
+        **kwargs: Any,
+    ) -> JsonValue:
+        """Calls a function that a script defined, and returns its result.
+
+        Arguments are JSON values, `Arg` or `StreamArg`. `timeout` and
+        `cpu_timeout` are this call's limits, in seconds; an argument of the
+        guest's function by such a name is given as `Arg(value, "timeout")`.
+        """
+        limits = _limits(timeout, cpu_timeout)
+        prepared = prepare(function, args, kwargs)
+        async with _Streams(self, prepared):
+            self._dispatcher.enter()
+            text = await call(
+                lambda loop, done: self._native.run(
+                    prepared.function, prepared.arguments, limits, loop, done
+                )
+            )
+        return decode(text)
+
+    async def run_stream(
+        self,
+        function: str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        cpu_timeout: float | None = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[Event, None]:
+        """The same, and gives what happens while it happens.
+
+        The last event is an `EndEvent` or an `ErrorEvent`. Leaving the loop
+        early stops the guest and closes the sandbox; to have that happen at
+        once, use `contextlib.aclosing`.
+        """
+        limits = _limits(timeout, cpu_timeout)
+        prepared = prepare(function, args, kwargs)
+        loop = asyncio.get_running_loop()
+        async with _Streams(self, prepared):
+            self._dispatcher.enter()
+            stream = self._native.run_stream(
+                prepared.function, prepared.arguments, limits, loop
+            )
+            async with aclosing(_follow(stream, loop)) as events:
+                async for event in events:
+                    yield event
+
+    async def _evaluate(
+        self, source: str, timeout: float | None, cpu_timeout: float | None
+    ) -> AsyncGenerator[Event, None]:
+        """Runs source code, and gives what happens and the last expression's value."""
+        limits = _limits(timeout, cpu_timeout)
+        loop = asyncio.get_running_loop()
+        self._dispatcher.enter()
+        stream = self._native.evaluate_stream(source, limits, loop)
+        async with aclosing(_follow(stream, loop)) as events:
+            async for event in events:
+                yield event
+
+    def close(self) -> None:
+        """Closes the sandbox and stops what runs in it. Closing twice is fine."""
+        self._native.close()
+
+    async def aclose(self) -> None:
+        """The same, without holding up the event loop while memory is freed."""
+        await self._dispatcher.aclose()
+        await asyncio.get_running_loop().run_in_executor(None, self._native.close)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+        await self._dispatcher.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Sandbox {self._runtime}{', closed' if self.closed else ''}>"
+
+
+def _limits(timeout: object, cpu_timeout: object) -> tuple[float | None, float | None]:
+    return seconds("timeout", timeout), seconds("cpu_timeout", cpu_timeout)
+
+
+async def _follow(
+    stream: _native.EventStream, loop: asyncio.AbstractEventLoop
+) -> AsyncGenerator[Event, None]:
+    over = False
+    try:
+        while True:
+            taken = stream.take()
+            if taken is None:
+                future = loop.create_future()
+                stream.wait(callback(future))
+                await future
+            elif taken is False:
+                over = True
+                return
+            else:
+                yield from_native(*taken)
+    finally:
+        if not over:
+            stopped = loop.create_future()
+            stream.cancel(callback(stopped))
+            await settled(stopped)
+
+
+class _Streams:
+    """The streams among the arguments of a call, open while it runs."""
+
+    def __init__(self, sandbox: Sandbox, prepared: Prepared) -> None:
+        self._sandbox = sandbox
+        self._prepared = prepared
+
+    async def __aenter__(self) -> None:
+        if not self._prepared.streams:
+            return
+        sandbox = self._sandbox
+        if not sandbox._streams_ready:
+            helper = HELPERS[sandbox._runtime]
+            await sandbox.load_script(helper, name=FILE)
+            sandbox._streams_ready = True
+        sandbox._dispatcher.open_streams(self._prepared.streams)
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._prepared.streams:
+            self._sandbox._dispatcher.close_streams(self._prepared.streams)

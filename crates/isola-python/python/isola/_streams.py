@@ -1,0 +1,97 @@
+"""The guest's side of `StreamArg`: sources that a sandbox loads before its
+first call with a stream.
+
+A call with a stream among its arguments goes through `__isola_call__`, which
+puts an iterable in the stream's place. The iterable asks its host for values,
+a batch at a time, so nothing is sent that the guest did not ask for.
+"""
+
+from __future__ import annotations
+
+HOSTCALL = "isola.stream"
+
+# A file name whose frames the Python guest leaves out of tracebacks, like those
+# of the event loop beneath user code.
+FILE = "/lib/python3.14/asyncio/isola_streams.py"
+
+_PYTHON = """
+def __isola_call__():
+    from collections import deque
+    from sandbox.asyncio import hostcall, run
+
+    class Stream:
+        def __init__(self, number):
+            self._number, self._items, self._done = number, deque(), False
+
+        def _put(self, batch):
+            self._items.extend(batch["items"])
+            self._done = self._done or batch["done"]
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            while not self._items:
+                if self._done:
+                    raise StopIteration
+                self._put(run(hostcall("isola.stream", self._number)))
+            return self._items.popleft()
+
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            while not self._items:
+                if self._done:
+                    raise StopAsyncIteration
+                self._put(await hostcall("isola.stream", self._number))
+            return self._items.popleft()
+
+    def read(marker):
+        return Stream(marker[1]) if marker[0] else marker[1]
+
+    names = globals()
+
+    def call(function, positional, named):
+        if function not in names:
+            raise NameError(f"name '{function}' is not defined")
+        return names[function](
+            *map(read, positional), **{name: read(marker) for name, marker in named.items()}
+        )
+
+    return call
+
+
+__isola_call__ = __isola_call__()
+"""
+
+_JAVASCRIPT = """
+globalThis.__isola_call__ = (() => {
+  const ask = hostcall;
+  async function* stream(number) {
+    for (;;) {
+      const batch = await ask('isola.stream', number);
+      yield* batch.items;
+      if (batch.done) return;
+    }
+  }
+  const read = ([isStream, value]) => (isStream ? stream(value) : value);
+  const lookUp = eval;
+  return (name, positional, named) => {
+    let target;
+    try {
+      target = lookUp(name);
+    } catch {
+      throw new ReferenceError(`${name} is not defined`);
+    }
+    const args = positional.map(read);
+    const names = Object.keys(named);
+    if (names.length > 0) {
+      args.push(Object.fromEntries(names.map((key) => [key, read(named[key])])));
+    }
+    return target(...args);
+  };
+})();
+"""
+
+HELPERS = {"python": _PYTHON, "js": _JAVASCRIPT}

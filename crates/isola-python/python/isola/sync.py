@@ -1,0 +1,369 @@
+"""The same names as `isola`, for scripts and notebooks: without `await`.
+
+    import isola.sync as isola
+
+    template = isola.build_template("python")
+    with template.create() as sandbox:
+        sandbox.load_script("def add(a, b): return a + b")
+        print(sandbox.run("add", 2, 3))
+
+The work is done by one event loop on a thread of its own, so this also works
+where an event loop runs already, as in a notebook. Functions of the host may be
+plain ones; those run on threads, several at a time. Interrupting a call stops
+its guest and closes its sandbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import isola as _isola
+
+from ._arguments import Arg, JsonValue, StreamArg
+from ._errors import (
+    GuestError,
+    GuestException,
+    InternalError,
+    InvalidArgumentError,
+    IsolaError,
+    LimitError,
+    SandboxClosedError,
+    StreamClosedError,
+    StreamFullError,
+)
+from ._events import (
+    EndEvent,
+    ErrorEvent,
+    Event,
+    LogEvent,
+    ResultEvent,
+    StderrEvent,
+    StdoutEvent,
+)
+from ._executor import Execution
+from ._http import Headers, HttpRequest, HttpResponse
+from ._native import __version__, check_process
+from ._options import MountConfig
+from ._template import RuntimeConfig
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from ._options import RuntimeName
+
+__all__ = [
+    "Arg",
+    "EndEvent",
+    "ErrorEvent",
+    "Event",
+    "Execution",
+    "Executor",
+    "GuestError",
+    "GuestException",
+    "Headers",
+    "HttpRequest",
+    "HttpResponse",
+    "InternalError",
+    "InvalidArgumentError",
+    "IsolaError",
+    "JsonValue",
+    "LimitError",
+    "LogEvent",
+    "MountConfig",
+    "ResultEvent",
+    "RuntimeConfig",
+    "Sandbox",
+    "SandboxClosedError",
+    "SandboxContext",
+    "SandboxPool",
+    "SandboxTemplate",
+    "StderrEvent",
+    "StdoutEvent",
+    "StreamArg",
+    "StreamClosedError",
+    "StreamFullError",
+    "__version__",
+    "build_template",
+    "execute",
+    "resolve_runtime",
+]
+
+_T = TypeVar("_T")
+
+
+class _Loop:
+    """The event loop behind this module, and its thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
+
+    def get(self) -> asyncio.AbstractEventLoop:
+        # A fork has the lock and the loop, but not the thread: say so.
+        check_process()
+        with self._lock:
+            if self._loop is None or self._process != os.getpid():
+                self._loop = asyncio.new_event_loop()
+                self._process = os.getpid()
+                threading.Thread(
+                    target=self._loop.run_forever, name="isola-sync", daemon=True
+                ).start()
+            return self._loop
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        try:
+            loop = self.get()
+        except BaseException:
+            work.close()
+            raise
+        context = contextvars.copy_context()
+
+        async def within() -> _T:
+            return await context.run(asyncio.ensure_future, work)
+
+        future = asyncio.run_coroutine_threadsafe(within(), loop)
+        try:
+            return future.result()
+        except BaseException:
+            # Ctrl-C: the guest is stopped.
+            future.cancel()
+            raise
+
+
+_LOOP = _Loop()
+
+
+def _handlers(config: dict[str, Any]) -> dict[str, Any]:
+    """Lets plain functions be handlers, on threads."""
+    config = dict(config)
+    hostcalls = config.get("hostcalls")
+    if isinstance(hostcalls, Mapping):
+        config["hostcalls"] = {
+            name: _asynchronous(handler) if callable(handler) else handler
+            for name, handler in hostcalls.items()
+        }
+    for option in ("http", "http_handler"):
+        if callable(config.get(option)):
+            config[option] = _asynchronous(config[option])
+    return config
+
+
+def _asynchronous(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    if inspect.iscoroutinefunction(handler):
+        return handler
+
+    async def on_a_thread(payload: Any) -> Any:
+        result = await asyncio.to_thread(handler, payload)
+        return await result if inspect.isawaitable(result) else result
+
+    return on_a_thread
+
+
+def resolve_runtime(runtime: RuntimeName, **config: Any) -> RuntimeConfig:
+    """See `isola.resolve_runtime`."""
+    return _LOOP.run(_isola.resolve_runtime(runtime, **config))
+
+
+def build_template(runtime: RuntimeName, **template_config: Any) -> SandboxTemplate:
+    """See `isola.build_template`."""
+    return SandboxTemplate(_LOOP.run(_isola.build_template(runtime, **template_config)))
+
+
+def execute(source: str, **options: Any) -> Execution:
+    """See `isola.execute`."""
+    options = _handlers(options)
+    template = options.pop("template", None)
+    if isinstance(template, SandboxTemplate):
+        template = template._inner
+    return _LOOP.run(_isola.execute(source, template=template, **options))
+
+
+class SandboxContext:
+    """See `isola.SandboxContext`."""
+
+    def __init__(self) -> None:
+        self._inner = _isola.SandboxContext()
+
+    def build_template(self, runtime: RuntimeName, **template_config: Any) -> SandboxTemplate:
+        """See `isola.build_template`."""
+        return SandboxTemplate(
+            _LOOP.run(self._inner.build_template(runtime, **template_config))
+        )
+
+    def close(self) -> None:
+        """Lets go of the templates."""
+        self._inner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class SandboxTemplate:
+    """See `isola.SandboxTemplate`."""
+
+    def __init__(self, inner: _isola.SandboxTemplate) -> None:
+        self._inner = inner
+
+    @property
+    def runtime(self) -> RuntimeName:
+        """`"python"` or `"js"`."""
+        return self._inner.runtime
+
+    @contextmanager
+    def create(self, **sandbox_config: Any) -> Iterator[Sandbox]:
+        """A started sandbox, closed at the end of the `with` block."""
+        with self.instantiate(**sandbox_config) as sandbox:
+            yield sandbox
+
+    def instantiate(self, **sandbox_config: Any) -> Sandbox:
+        """A sandbox that is still to be started; entering it starts it."""
+        return Sandbox(_LOOP.run(self._inner.instantiate(**_handlers(sandbox_config))))
+
+
+class Sandbox:
+    """See `isola.Sandbox`."""
+
+    def __init__(self, inner: _isola.Sandbox) -> None:
+        self._inner = inner
+
+    @property
+    def runtime(self) -> RuntimeName:
+        """`"python"` or `"js"`."""
+        return self._inner.runtime
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+        return self._inner.closed
+
+    def start(self, **limits: float | None) -> None:
+        """See `isola.Sandbox.start`."""
+        _LOOP.run(self._inner.start(**limits))
+
+    def load_script(self, code: str, **options: Any) -> None:
+        """See `isola.Sandbox.load_script`."""
+        _LOOP.run(self._inner.load_script(code, **options))
+
+    def run(self, function: str, /, *args: Any, **kwargs: Any) -> JsonValue:
+        """See `isola.Sandbox.run`."""
+        return _LOOP.run(self._inner.run(function, *args, **kwargs))
+
+    def run_stream(self, function: str, /, *args: Any, **kwargs: Any) -> Iterator[Event]:
+        """See `isola.Sandbox.run_stream`."""
+        return _iterate(self._inner.run_stream(function, *args, **kwargs))
+
+    def close(self) -> None:
+        """Closes the sandbox and stops what runs in it."""
+        self._inner.close()
+
+    def __enter__(self) -> Self:
+        _LOOP.run(self._inner.__aenter__())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _LOOP.run(self._inner.__aexit__(kind, error, trace))
+
+
+class SandboxPool:
+    """See `isola.SandboxPool`."""
+
+    def __init__(self, template: SandboxTemplate, size: int, **options: Any) -> None:
+        self._inner = _isola.SandboxPool(template._inner, size, **_handlers(options))
+
+    @property
+    def ready(self) -> int:
+        """How many sandboxes can be handed out at once."""
+        return self._inner.ready
+
+    @contextmanager
+    def sandbox(self) -> Iterator[Sandbox]:
+        """A started sandbox for one use, closed at the end of the block."""
+        lent = self._inner.sandbox()
+        sandbox = _LOOP.run(lent.__aenter__())
+        try:
+            yield Sandbox(sandbox)
+        finally:
+            _LOOP.run(lent.__aexit__(None, None, None))
+
+    def close(self) -> None:
+        """Closes the sandboxes that were not handed out."""
+        _LOOP.run(self._inner.aclose())
+
+    def __enter__(self) -> Self:
+        _LOOP.run(self._inner.__aenter__())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Executor:
+    """See `isola.Executor`."""
+
+    def __init__(self, template: SandboxTemplate | None = None, **options: Any) -> None:
+        inner = None if template is None else template._inner
+        self._inner = _isola.Executor(inner, **_handlers(options))
+
+    def execute(self, source: str, **options: Any) -> Execution:
+        """See `isola.Executor.execute`."""
+        return _LOOP.run(self._inner.execute(source, **options))
+
+    def reset(self) -> None:
+        """Forgets the variables and the files."""
+        _LOOP.run(self._inner.reset())
+
+    def close(self) -> None:
+        """Closes the session."""
+        _LOOP.run(self._inner.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _iterate(events: AsyncIterator[Event]) -> Iterator[Event]:
+    async def following() -> Event | None:
+        return await anext(events, None)
+
+    try:
+        while (event := _LOOP.run(following())) is not None:
+            yield event
+    finally:
+        close = getattr(events, "aclose", None)
+        if close is not None:
+            _LOOP.run(close())

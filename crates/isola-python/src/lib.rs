@@ -1,0 +1,42 @@
+//! The native half of the Python package `isola`.
+//!
+//! It carries: options into `crates/isola`, calls onto a tokio runtime, and
+//! what comes of them back onto the event loop that asked. What the package
+//! looks like to its users is in `python/isola`.
+//!
+//! Nothing here waits with the interpreter's lock held. A method starts a task
+//! and returns; the task ends by handing a callback to
+//! `loop.call_soon_threadsafe`, so that everything of the user's runs on the
+//! user's own event loop.
+
+use pyo3::prelude::*;
+
+mod bodies;
+mod bridge;
+mod encode;
+mod events;
+mod failure;
+mod host;
+mod sandbox;
+mod template;
+
+#[pymodule]
+#[pyo3(name = "_native")]
+fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<bodies::BodyReader>()?;
+    module.add_class::<bodies::BodyWriter>()?;
+    module.add_class::<bridge::Task>()?;
+    module.add_class::<events::EventStream>()?;
+    module.add_class::<host::HttpReply>()?;
+    module.add_class::<host::Reply>()?;
+    module.add_class::<sandbox::Sandbox>()?;
+    module.add_class::<template::Template>()?;
+    module.add_function(wrap_pyfunction!(encode::encode, module)?)?;
+    module.add_function(wrap_pyfunction!(template::build, module)?)?;
+    module.add_function(wrap_pyfunction!(template::resolve, module)?)?;
+    module.add_function(wrap_pyfunction!(bridge::check_process, module)?)?;
+    let end = wrap_pyfunction!(bridge::end, module)?;
+    module.py().import("atexit")?.call_method1("register", (end,))?;
+    Ok(())
+}

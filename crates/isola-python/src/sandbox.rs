@@ -1,0 +1,178 @@
+//! A sandbox: one operation at a time, each a task of the runtime.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use isola::{Args, Call, Value};
+use pyo3::{prelude::*, types::PyString};
+
+use crate::{
+    bridge::{Callback, Own, Task, spawn},
+    events::EventStream,
+    failure,
+};
+
+/// Where hostcalls of the guest go: the event loop of the operation that runs.
+pub type CurrentLoop = Arc<Mutex<Py<PyAny>>>;
+
+/// Arguments of a call: names, if they have one, and JSON texts.
+type Arguments = Vec<(Option<String>, String)>;
+
+/// An interpreter.
+#[pyclass(frozen, module = "isola._native")]
+pub struct Sandbox {
+    inner: Own<isola::Sandbox>,
+    current: CurrentLoop,
+}
+
+impl Sandbox {
+    pub fn new(sandbox: isola::Sandbox, current: CurrentLoop) -> Self {
+        Self { inner: Own::new(sandbox), current }
+    }
+
+    fn begin(
+        &self,
+        call: Call,
+        limits: (Option<f64>, Option<f64>),
+        event_loop: Py<PyAny>,
+        done: Py<PyAny>,
+        py: Python<'_>,
+    ) -> PyResult<Task> {
+        let call = limited(call, limits)?;
+        self.follow(&event_loop, py);
+        spawn(call.into_future(), Callback::new(event_loop, done), |py, value: Value| {
+            Ok(PyString::new(py, value.as_str()).into_any())
+        })
+    }
+
+    /// A call that is refused because another one runs must not take that
+    /// one's event loop away.
+    fn follow(&self, event_loop: &Py<PyAny>, py: Python<'_>) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if !current.is(event_loop) {
+            *current = event_loop.clone_ref(py);
+        }
+    }
+}
+
+#[pymethods]
+impl Sandbox {
+    /// Prepares the interpreter.
+    fn start(
+        &self,
+        limits: (Option<f64>, Option<f64>),
+        event_loop: Py<PyAny>,
+        done: Py<PyAny>,
+        py: Python<'_>,
+    ) -> PyResult<Task> {
+        self.begin(self.inner.get()?.start(), limits, event_loop, done, py)
+    }
+
+    /// Runs source code.
+    fn load(
+        &self,
+        source: String,
+        name: Option<String>,
+        limits: (Option<f64>, Option<f64>),
+        event_loop: Py<PyAny>,
+        done: Py<PyAny>,
+        py: Python<'_>,
+    ) -> PyResult<Task> {
+        let sandbox = self.inner.get()?;
+        let call = match name {
+            Some(name) => sandbox.load_script_as(name, source),
+            None => sandbox.load_script(source),
+        };
+        self.begin(call, limits, event_loop, done, py)
+    }
+
+    /// Calls a function, and hands the JSON text of its result to `done`.
+    fn run(
+        &self,
+        function: &str,
+        arguments: Arguments,
+        limits: (Option<f64>, Option<f64>),
+        event_loop: Py<PyAny>,
+        done: Py<PyAny>,
+        py: Python<'_>,
+    ) -> PyResult<Task> {
+        let call = self.inner.get()?.run(function, read(arguments, py)?);
+        self.begin(call, limits, event_loop, done, py)
+    }
+
+    /// Calls a function, and gives what happens.
+    fn run_stream(
+        &self,
+        function: &str,
+        arguments: Arguments,
+        limits: (Option<f64>, Option<f64>),
+        event_loop: Py<PyAny>,
+        py: Python<'_>,
+    ) -> PyResult<EventStream> {
+        let call = limited(self.inner.get()?.run(function, read(arguments, py)?), limits)?;
+        let events = call.stream().map_err(|error| failure::from_error(py, &error))?;
+        self.follow(&event_loop, py);
+        EventStream::start(events, event_loop)
+    }
+
+    /// Runs source code, and gives what happens and its last expression's value.
+    fn evaluate_stream(
+        &self,
+        source: String,
+        limits: (Option<f64>, Option<f64>),
+        event_loop: Py<PyAny>,
+        py: Python<'_>,
+    ) -> PyResult<EventStream> {
+        let call = limited(self.inner.get()?.evaluate(source), limits)?;
+        let events = call.stream().map_err(|error| failure::from_error(py, &error))?;
+        self.follow(&event_loop, py);
+        EventStream::start(events, event_loop)
+    }
+
+    /// Closes the sandbox and stops what runs in it.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let sandbox = self.inner.get()?;
+        // Unmapping a guest takes a while.
+        py.detach(|| sandbox.close());
+        Ok(())
+    }
+
+    /// Whether it is closed.
+    fn is_closed(&self) -> PyResult<bool> {
+        self.inner.get().map(isola::Sandbox::is_closed)
+    }
+}
+
+fn read(arguments: Arguments, py: Python<'_>) -> PyResult<Args> {
+    let mut args = Args::new();
+    for (name, text) in arguments {
+        let value = Value::from_json(text).map_err(|error| failure::from_error(py, &error))?;
+        args = match name {
+            Some(name) => args.named(name, &value),
+            None => args.push(&value),
+        };
+    }
+    Ok(args)
+}
+
+fn limited(mut call: Call, (wall, cpu): (Option<f64>, Option<f64>)) -> PyResult<Call> {
+    if let Some(seconds) = wall {
+        call = call.timeout(duration("timeout", seconds)?);
+    }
+    if let Some(seconds) = cpu {
+        call = call.cpu_timeout(duration("cpu_timeout", seconds)?);
+    }
+    Ok(call)
+}
+
+fn duration(option: &str, seconds: f64) -> PyResult<Duration> {
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err(failure::raise(
+            "invalid_argument",
+            &format!("{option} is {seconds:?}: give a number of seconds above 0"),
+        )),
+    }
+}

@@ -1,0 +1,234 @@
+"""Options of templates and sandboxes, and the life of a sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import isola
+
+SPIN = "def spin():\n    while True: pass\n\ndef ok(): return 1\n"
+
+
+async def test_the_runtime_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = Path(isola.__file__).parent / "runtimes" / "python.wasm"
+    monkeypatch.delenv("ISOLA_RUNTIME_DIR", raising=False)
+    found = await isola.resolve_runtime("python")
+    assert found == isola.RuntimeConfig("python", isola.__version__, shipped)
+    assert (await isola.resolve_runtime("python", version=isola.__version__)) == found
+    given = await isola.resolve_runtime("python", runtime_path=shipped)
+    assert given.runtime_path == shipped
+    monkeypatch.setenv("ISOLA_RUNTIME_DIR", str(tmp_path))
+    with pytest.raises(isola.InvalidArgumentError, match="was not found in .*ISOLA_RUNTIME_DIR"):
+        await isola.resolve_runtime("python")
+    with pytest.raises(isola.InvalidArgumentError, match="version '9.9.9'"):
+        await isola.resolve_runtime("python", version="9.9.9")
+    with pytest.raises(isola.InvalidArgumentError, match='unknown runtime "ruby"'):
+        await isola.resolve_runtime("ruby")  # type: ignore[arg-type]
+
+
+async def test_options_of_a_template(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("template")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.txt").write_text("sandbox")
+    cache = tmp_path / "cache"
+    template = await isola.build_template(
+        "js",
+        version=isola.__version__,
+        runtime_lib_dir=tmp_path,
+        cache_dir=cache,
+        max_memory=64 << 20,
+        prelude="const answer = () => 42;",
+        env={"A": "template", "B": "template"},
+    )
+    assert list(cache.glob("*.cwasm"))
+    async with template.create(env={"B": "sandbox"}) as sandbox:
+        assert await sandbox.run("answer") == 42
+
+    template = await isola.build_template(
+        "python",
+        prelude="import os\ndef env(): return dict(os.environ)\n"
+        "def read(): return open('/data/a.txt').read()\n"
+        "def write(): open('/data/b.txt', 'w').write('x')\n",
+        mounts=[isola.MountConfig(tmp_path / "data", "/data")],
+        env={"A": "template", "B": "template"},
+    )
+    async with template.create(env={"B": "sandbox"}) as sandbox:
+        assert await sandbox.run("env") == {"A": "template", "B": "sandbox"}
+        assert await sandbox.run("read") == "template"
+        with pytest.raises(isola.GuestError, match="PermissionError|OSError"):
+            await sandbox.run("write")
+    writable = isola.MountConfig(str(tmp_path / "other"), "/data", "read-write", "read-write")
+    async with template.create(mounts=[writable]) as sandbox:
+        assert await sandbox.run("read") == "sandbox"
+        await sandbox.run("write")
+    assert (tmp_path / "other" / "b.txt").read_text() == "x"
+
+
+async def test_no_cache(python: isola.SandboxTemplate, tmp_path: Path) -> None:
+    """`None` compiles, so this takes the smaller runtime."""
+    template = await isola.build_template("js", cache_dir=None)
+    async with template.create() as sandbox:
+        await sandbox.load_script("const f = () => 1;")
+        assert await sandbox.run("f") == 1
+
+
+async def test_bad_options_are_named(python: isola.SandboxTemplate, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    build: list[tuple[dict[str, Any], str]] = [
+        ({"colour": "red"}, "unknown option 'colour' of build_template: it has version"),
+        ({"max_memory": 0}, "max_memory is 0"),
+        ({"max_memory": True}, "max_memory is True"),
+        ({"mounts": [("a", "b")]}, r"mounts\[0\] is a tuple"),
+        ({"env": {"A": 1}}, r"env\['A'\]"),
+        ({"env": {"A=B": "1"}}, "environment variable"),
+        ({"mounts": [isola.MountConfig(file, "/x")]}, "file"),
+        ({"runtime_path": tmp_path}, "was not found"),
+        ({"runtime_path": file}, "is not a runtime"),
+        ({"runtime_lib_dir": file}, "runtime_lib_dir"),
+    ]
+    for options, why in build:
+        with pytest.raises(isola.InvalidArgumentError, match=why):
+            await isola.build_template("python", **options)
+    create: list[tuple[dict[str, Any], str]] = [
+        ({"timeout": 5}, "unknown option 'timeout' of a sandbox: it has max_memory"),
+        ({"max_memory": 1}, "max_memory of 1 bytes is less"),
+        ({"http": "yes"}, "http is 'yes'"),
+        ({"http": True, "http_handler": True}, "the same option"),
+        ({"hostcalls": {"f": 5}}, r"hostcalls\['f'\] is not callable"),
+        ({"hostcalls": {"isola.stream": print}}, "taken by StreamArg"),
+        ({"mounts": [isola.MountConfig(tmp_path, "relative")]}, "relative"),
+    ]
+    for options, why in create:
+        with pytest.raises(isola.InvalidArgumentError, match=why):
+            async with python.create(**options):
+                pass
+    with pytest.raises(isola.InvalidArgumentError, match="dir_perms is 'execute'"):
+        isola.MountConfig("/tmp", "/x", "execute")  # type: ignore[arg-type]
+
+
+async def test_one_operation_at_a_time(python: isola.SandboxTemplate) -> None:
+    begun, finish = asyncio.Event(), asyncio.Event()
+
+    async def wait(_: object) -> None:
+        begun.set()
+        await finish.wait()
+
+    sandbox = await python.instantiate(hostcalls={"wait": wait})
+    with pytest.raises(isola.IsolaError, match="^sandbox is not running$") as caught:
+        await sandbox.run("f")
+    assert caught.value.code == "not_running"
+    await sandbox.start()
+    with pytest.raises(isola.IsolaError, match="^sandbox is not in pending state$"):
+        await sandbox.start()
+    await sandbox.load_script(
+        "from sandbox.asyncio import hostcall\nasync def f(): await hostcall('wait', 0)\n"
+    )
+    running = asyncio.create_task(sandbox.run("f"))
+    await begun.wait()
+    for second in (
+        lambda: sandbox.run("f"),
+        lambda: sandbox.load_script("x = 1"),
+        lambda: anext(sandbox.run_stream("f")),
+    ):
+        with pytest.raises(isola.IsolaError, match="^sandbox is busy$"):
+            await second()
+    finish.set()
+    assert await running is None
+    await sandbox.aclose()
+    assert sandbox.closed
+    assert "closed" in repr(sandbox)
+    await sandbox.aclose()
+    with pytest.raises(isola.SandboxClosedError, match="its owner closed it"):
+        await sandbox.run("f")
+
+
+async def test_time_limits_of_a_call(python: isola.SandboxTemplate) -> None:
+    limits: list[tuple[str, str]] = [
+        ("cpu_timeout", "cpu_time_limit"),
+        ("timeout", "wall_time_limit"),
+    ]
+    for limit, code in limits:
+        short: dict[str, Any] = {limit: 0.05}
+        async with python.create() as sandbox:
+            await sandbox.load_script(SPIN)
+            assert await sandbox.run("ok", **{limit: 60}) == 1
+            with pytest.raises(isola.LimitError) as caught:
+                await sandbox.run("spin", **short)
+            assert caught.value.code == code
+            assert sandbox.closed
+        async with python.create() as sandbox:
+            with pytest.raises(isola.LimitError):
+                await sandbox.load_script("while True: pass", **short)
+        async with python.create() as sandbox:
+            await sandbox.load_script(SPIN)
+            events = [event async for event in sandbox.run_stream("spin", **short)]
+            assert isinstance(events[-1], isola.ErrorEvent)
+            assert events[-1].error.code == code
+            bads: list[Any] = [0, -1, float("nan"), "1", True]
+            for bad in bads:
+                with pytest.raises(isola.InvalidArgumentError, match=limit):
+                    await sandbox.run("ok", **{limit: bad})
+
+
+async def test_a_memory_limit(python: isola.SandboxTemplate) -> None:
+    async with python.create(max_memory=48 << 20) as sandbox:
+        await sandbox.load_script("def bomb(): return len(bytearray(200 << 20))")
+        with pytest.raises(isola.LimitError) as caught:
+            await sandbox.run("bomb")
+        assert caught.value.code == "memory_limit"
+        assert caught.value.exception is not None
+        assert caught.value.exception.name == "MemoryError"
+
+
+async def test_cancelling_stops_the_guest(python: isola.SandboxTemplate) -> None:
+    async with python.create() as sandbox:
+        await sandbox.load_script(SPIN)
+        running = asyncio.create_task(sandbox.run("spin"))
+        await asyncio.sleep(0.02)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        # The guest is gone by now, not some time later.
+        assert sandbox.closed
+        with pytest.raises(isola.SandboxClosedError, match="a call was cancelled half-way"):
+            await sandbox.run("ok")
+
+
+async def test_closing_stops_a_call(python: isola.SandboxTemplate) -> None:
+    sandbox = await python.instantiate()
+    async with sandbox:
+        await sandbox.load_script(SPIN)
+        running = asyncio.create_task(sandbox.run("spin"))
+        await asyncio.sleep(0.02)
+        sandbox.close()
+        with pytest.raises(isola.SandboxClosedError, match="its owner closed it"):
+            await running
+
+
+async def test_a_failing_prelude() -> None:
+    template = await isola.build_template("python", prelude="1 / 0")
+    with pytest.raises(isola.GuestError, match="^ZeroDivisionError"):
+        async with template.create():
+            pass
+
+
+async def test_a_context_owns_its_templates() -> None:
+    async with isola.SandboxContext() as context:
+        template = await context.build_template("python")
+        sandbox = await template.instantiate()
+    with pytest.raises(isola.IsolaError, match="context is closed") as caught:
+        await template.instantiate()
+    assert caught.value.code == "closed"
+    with pytest.raises(isola.IsolaError, match="context is closed"):
+        await context.build_template("python")
+    context.close()
+    # What exists lives on.
+    async with sandbox:
+        await sandbox.load_script(SPIN)
+        assert await sandbox.run("ok") == 1

@@ -1,0 +1,118 @@
+"""The synchronous facade."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+
+import pytest
+
+import isola as asynchronous
+import isola.sync as isola
+
+
+@pytest.fixture(scope="module")
+def template() -> isola.SandboxTemplate:
+    return isola.build_template("python")
+
+
+def test_the_same_names() -> None:
+    for name in asynchronous.__all__:
+        if name not in ("HostcallHandler", "HttpHandler", "Permission", "RuntimeName"):
+            assert name in isola.__all__, name
+    for kind in ("SandboxContext", "SandboxTemplate", "Sandbox", "SandboxPool", "Executor"):
+        for name, member in inspect.getmembers(getattr(asynchronous, kind)):
+            if not name.startswith("_") and name not in ("aclose", "warm"):
+                assert hasattr(getattr(isola, kind), name), f"{kind}.{name}"
+                assert member.__doc__
+
+
+def test_calls_and_events(template: isola.SandboxTemplate) -> None:
+    assert template.runtime == "python"
+    threads = []
+
+    def plain(n: int) -> int:
+        threads.append(threading.current_thread())
+        return n + 1
+
+    async def later(n: int) -> int:
+        await asyncio.sleep(0)
+        return n + 2
+
+    def http(request: isola.HttpRequest) -> isola.HttpResponse:
+        return isola.HttpResponse(200, body=request.url.encode())
+
+    handlers = {"plain": plain, "later": later}
+    with template.create(hostcalls=handlers, http=http) as sandbox:
+        assert sandbox.runtime == "python"
+        sandbox.load_script(
+            "from sandbox.asyncio import hostcall\n"
+            "from sandbox.http import fetch\n"
+            "async def ask(name, n): return await hostcall(name, n)\n"
+            "def get(url):\n"
+            "    with fetch('GET', url) as response: return response.text()\n"
+            "def items(xs):\n"
+            "    for x in xs: yield x\n"
+        )
+        assert sandbox.run("ask", "plain", 1) == 2
+        assert sandbox.run("ask", "later", n=isola.Arg(1)) == 3
+        assert threads[0] is not threading.main_thread()
+        assert sandbox.run("get", "http://a.test/") == "http://a.test/"
+        stream = isola.StreamArg.from_iterable([1, 2])
+        assert list(sandbox.run_stream("items", stream)) == [
+            isola.ResultEvent(1),
+            isola.ResultEvent(2),
+            isola.EndEvent(None),
+        ]
+        with pytest.raises(isola.GuestError, match="^NameError"):
+            sandbox.run("nope")
+        with pytest.raises(isola.LimitError):
+            sandbox.load_script("while True: pass", cpu_timeout=0.05)
+        assert sandbox.closed
+
+
+def test_a_raw_sandbox(template: isola.SandboxTemplate) -> None:
+    sandbox = template.instantiate()
+    with pytest.raises(isola.IsolaError, match="not running"):
+        sandbox.run("f")
+    sandbox.start(cpu_timeout=10)
+    sandbox.close()
+    with pytest.raises(isola.SandboxClosedError):
+        sandbox.run("f")
+    with pytest.raises(isola.InvalidArgumentError, match="unknown option 'colour'"):
+        template.instantiate(colour="red")
+
+
+def test_leaving_a_stream_early(template: isola.SandboxTemplate) -> None:
+    with template.create() as sandbox:
+        sandbox.load_script("def f():\n    yield 1\n    while True: pass")
+        events = sandbox.run_stream("f")
+        assert next(events) == isola.ResultEvent(1)
+        events.close()  # type: ignore[attr-defined]
+        assert sandbox.closed
+
+
+def test_the_other_names(template: isola.SandboxTemplate) -> None:
+    assert isola.resolve_runtime("python").runtime == "python"
+    with isola.SandboxContext() as context:
+        made = context.build_template("python")
+    with pytest.raises(isola.IsolaError, match="context is closed"):
+        made.instantiate()
+    with isola.SandboxPool(template, 2, script="def f(): return 1") as pool:
+        assert pool.ready == 2
+        with pool.sandbox() as sandbox:
+            assert sandbox.run("f") == 1
+    with isola.Executor(template) as executor:
+        executor.execute("x = 1")
+        assert executor.execute("x + 1").value == 2
+        executor.reset()
+        assert not executor.execute("x").ok
+    assert isola.execute("1 + 1", template=template).value == 2
+
+
+async def test_within_a_running_event_loop(template: isola.SandboxTemplate) -> None:
+    """As in a notebook."""
+    with template.create() as sandbox:
+        sandbox.load_script("def f(): return 1")
+        assert sandbox.run("f") == 1
