@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{generate, process, progress, setup, workspace};
+use crate::{generate, node, process, progress, setup, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -32,7 +32,7 @@ enum Outcome {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let rows: [(&str, Proof); 12] = [
+    let rows: [(&str, Proof); 14] = [
         ("format", Box::new(format)),
         ("edges", Box::new(|| problems(edges::find()?))),
         ("places", Box::new(|| problems(places::find(&files()?)?))),
@@ -42,6 +42,8 @@ pub fn run(args: &Args) -> Result<()> {
         ("docs", Box::new(docs)),
         ("mypy", Box::new(|| tool(setup::mypy))),
         ("stubs", Box::new(stubs)),
+        ("typescript", Box::new(|| tool(setup::typescript))),
+        ("types", Box::new(types)),
         ("cargo-deny", Box::new(|| tool(setup::cargo_deny))),
         ("deny", Box::new(|| deny(&["bans", "licenses", "sources"]))),
         ("advisories", {
@@ -133,6 +135,16 @@ fn stubs() -> Result<Outcome> {
     mypy.arg(workspace::root().join("target/mypy"));
     mypy.args(["sandbox", "tests/sample.py", "tests/wrong.py"]);
     passes(mypy)
+}
+
+/// The declarations of the npm package: samples and right uses pass, and wrong
+/// ones do not.
+fn types() -> Result<Outcome> {
+    let _lock = workspace::lock()?;
+    Ok(match node::check_types() {
+        Ok(()) => Outcome::Ok,
+        Err(error) => Outcome::Failed(format!("{error:#}")),
+    })
 }
 
 fn deny(what: &[&str]) -> Result<Outcome> {

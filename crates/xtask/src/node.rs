@@ -55,7 +55,9 @@ pub fn test() -> Result<()> {
     eprintln!("==> node --test {SOURCE}/test");
     let tools = setup::node()?;
     let mut node = Command::new(&tools.node);
-    node.current_dir(&app).args(["--test", "--test-timeout=120000", "test/"]).env("PATH", &tools.path);
+    node.current_dir(&app)
+        .args(["--test", "--test-timeout=120000", "test/"])
+        .env("PATH", &tools.path);
     // The package finds its own runtimes, as it does with its users.
     node.env_remove("ISOLA_RUNTIME_DIR");
     process::loud(node)
