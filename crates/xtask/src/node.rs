@@ -74,6 +74,18 @@ pub fn compile(app: &Path) -> Result<()> {
     process::quiet(tsc)
 }
 
+/// The rows about Node.js, on the installed packages, beside what others have.
+pub fn bench(filter: Option<&str>) -> Result<()> {
+    build(Profile::Release)?;
+    let app = install(Profile::Release)?;
+    fs::copy(workspace::root().join(SOURCE).join("bench/bench.mjs"), app.join("bench.mjs"))?;
+    let modules = setup::node_competitors()?;
+    let mut node = Command::new(setup::node()?.node);
+    node.current_dir(&app).args(["--expose-gc", "bench.mjs"]).args(filter);
+    node.env("ISOLA_BENCH_MODULES", modules).env_remove("ISOLA_RUNTIME_DIR");
+    process::loud(node)
+}
+
 /// For `cargo xtask check`: the declarations alone, without a native part.
 pub fn check_types() -> Result<()> {
     let app = workspace::root().join("target/npm/types");
