@@ -3,7 +3,6 @@
 
 import { createRequire } from 'node:module';
 import path from 'node:path';
-import { pathToFileURL } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { buildTemplate } from 'isola-core';
 
@@ -85,7 +84,7 @@ const engines = {
     };
   },
   Pyodide: async () => {
-    const { loadPyodide } = await import(pathToFileURL(others.resolve('pyodide')).href);
+    const { loadPyodide } = others('pyodide');
     return async () => {
       const pyodide = await loadPyodide();
       pyodide.runPython(SCRIPT.python);
