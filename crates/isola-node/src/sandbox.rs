@@ -185,9 +185,11 @@ async fn finish(
     let outcome = match cancel {
         None => call.await,
         Some(cancel) => tokio::select! {
+            // The call first: one that is cancelled has begun, and its sandbox
+            // is closed then, whoever was faster.
             biased;
-            () = cancel.0.notified() => return Either::B(Failure::aborted()),
             outcome = call => outcome,
+            () = cancel.0.notified() => return Either::B(Failure::aborted()),
         },
     };
     match outcome {

@@ -33,7 +33,7 @@ test('hostcalls: payloads and results are values', async (t) => {
 });
 
 test('hostcalls from JavaScript', async (t) => {
-  const guest = await sandbox(t, 'js', 'const answer = await hostcall("f", { a: 1 }); function main() { return answer; }', {
+  const guest = await sandbox(t, 'js', 'async function main() { return await hostcall("f", { a: 1 }); }', {
     hostcalls: { f: async ({ a }) => a + 1 },
   });
   assert.equal(await guest.run('main'), 2);
@@ -308,7 +308,10 @@ def main():
     httpRequestBody: 'stream',
     http: async ({ body }) => {
       assert.ok(body instanceof ReadableStream);
-      return { status: 200, body };
+      const pieces = [];
+      for await (const piece of body) pieces.push(piece);
+      assert.equal(pieces.length, 3);
+      return { status: 200, body: Buffer.concat(pieces) };
     },
   });
   assert.equal(await streamed.run('main'), 'one two three');
@@ -323,7 +326,7 @@ def main():
     httpRequestBody: 'stream',
     http: async () => ({ status: 200, body: Buffer.from('enough') }),
   });
-  assert.match(String(await unread.run('main').catch((error) => error.message)), /enough|broken|over|ended|closed/);
+  assert.equal(await unread.run('main'), 'enough');
 });
 
 test('a guest that gives up ends its request at the server', async (t) => {
@@ -339,8 +342,7 @@ test('a guest that gives up ends its request at the server', async (t) => {
   const getting = guest.run('get', [url]);
   await reached.promise;
   guest.close();
-  await assert.rejects(getting, { code: 'closed' });
-  await gone.promise;
+  await Promise.all([gone.promise, assert.rejects(getting, { code: 'closed' })]);
 });
 
 test('a handler hears that nobody waits any more', async (t) => {
@@ -356,8 +358,7 @@ test('a handler hears that nobody waits any more', async (t) => {
   const getting = guest.run('get', ['http://a.test/']);
   await asked.promise;
   guest.close();
-  await aborted.promise;
-  await assert.rejects(getting, { code: 'closed' });
+  await Promise.all([aborted.promise, assert.rejects(getting, { code: 'closed' })]);
 });
 
 test('a body larger than the guest reads at once comes whole', async (t) => {

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{generate, process, progress, setup, workspace};
+use crate::{generate, node, process, progress, setup, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -32,7 +32,7 @@ enum Outcome {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let rows: [(&str, Proof); 14] = [
+    let rows: [(&str, Proof); 16] = [
         ("format", Box::new(format)),
         ("edges", Box::new(|| problems(edges::find()?))),
         ("places", Box::new(|| problems(places::find(&files()?)?))),
@@ -44,6 +44,8 @@ pub fn run(args: &Args) -> Result<()> {
         ("mypy", Box::new(|| tool(setup::mypy))),
         ("stubs", Box::new(stubs)),
         ("python types", Box::new(python_types)),
+        ("typescript", Box::new(|| tool(setup::typescript))),
+        ("npm types", Box::new(npm_types)),
         ("cargo-deny", Box::new(|| tool(setup::cargo_deny))),
         ("deny", Box::new(|| deny(&["bans", "licenses", "sources"]))),
         ("advisories", {
@@ -169,6 +171,16 @@ fn python_types() -> Result<Outcome> {
         Outcome::Ok => passes(second),
         trouble => Ok(trouble),
     }
+}
+
+/// The declarations of the npm package: samples and right uses pass, and wrong
+/// ones do not.
+fn npm_types() -> Result<Outcome> {
+    let _lock = workspace::lock()?;
+    Ok(match node::check_types() {
+        Ok(()) => Outcome::Ok,
+        Err(error) => Outcome::Failed(format!("{error:#}")),
+    })
 }
 
 fn deny(what: &[&str]) -> Result<Outcome> {

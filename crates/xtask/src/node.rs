@@ -55,7 +55,9 @@ pub fn test() -> Result<()> {
     eprintln!("==> node --test {SOURCE}/test");
     let tools = setup::node()?;
     let mut node = Command::new(&tools.node);
-    node.current_dir(&app).args(["--test", "--test-timeout=120000", "test/"]).env("PATH", &tools.path);
+    node.current_dir(&app)
+        .args(["--test", "--test-timeout=120000", "test/"])
+        .env("PATH", &tools.path);
     // The package finds its own runtimes, as it does with its users.
     node.env_remove("ISOLA_RUNTIME_DIR");
     process::loud(node)
@@ -70,6 +72,18 @@ pub fn compile(app: &Path) -> Result<()> {
     tsc.arg(tools.join("typescript/bin/tsc")).arg("--project").arg(types.join("tsconfig.json"));
     tsc.arg("--typeRoots").arg(tools.join("@types")).current_dir(app);
     process::quiet(tsc)
+}
+
+/// The rows about Node.js, on the installed packages, beside what others have.
+pub fn bench(filter: Option<&str>) -> Result<()> {
+    build(Profile::Release)?;
+    let app = install(Profile::Release)?;
+    fs::copy(workspace::root().join(SOURCE).join("bench/bench.mjs"), app.join("bench.mjs"))?;
+    let modules = setup::node_competitors()?;
+    let mut node = Command::new(setup::node()?.node);
+    node.current_dir(&app).args(["--expose-gc", "bench.mjs"]).args(filter);
+    node.env("ISOLA_BENCH_MODULES", modules).env_remove("ISOLA_RUNTIME_DIR");
+    process::loud(node)
 }
 
 /// For `cargo xtask check`: the declarations alone, without a native part.

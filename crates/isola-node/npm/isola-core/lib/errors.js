@@ -84,7 +84,19 @@ function closed(what) {
   return new ClosedError(`${what} is closed: its owner closed it`, { code: 'closed' });
 }
 
+// The texts of these two are those of the crate.
+
+function busy() {
+  return new BusyError('sandbox is busy', { code: 'busy' });
+}
+
+function notPending() {
+  return new NotPendingError('sandbox is not in pending state', { code: 'not_pending' });
+}
+
 module.exports = {
+  busy,
+  notPending,
   classes: {
     IsolaError,
     AbortError,

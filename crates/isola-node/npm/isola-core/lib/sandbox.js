@@ -17,6 +17,11 @@ class Sandbox {
   #bigints;
   /** Streams that run, to be stopped by `close`. At most one has begun. */
   #streams = new Set();
+  /**
+   * Whether a call is under way that a promise stands for. The native part
+   * begins those on another thread, and perhaps not in their order.
+   */
+  #busy = false;
   /** Settles when the guest is gone; set by `close`. */
   #closing;
 
@@ -39,6 +44,7 @@ class Sandbox {
   /** Prepares the interpreter, and runs the template's prelude. */
   async start(callOptions) {
     const { signal, limits } = options.call(callOptions);
+    if (this.#busy) throw errors.notPending();
     await this.#finish(signal, (cancel) => this.#native.start(limits, cancel));
   }
 
@@ -68,7 +74,7 @@ class Sandbox {
     const { signal, limits } = options.call(callOptions);
     const given = prepare(name, args, kwargs);
     const begin = () => {
-      this.#refuseClosed();
+      this.#refuse();
       const begun = this.#native.runStream(name, given, limits);
       if (begun.code !== undefined) throw errors.fromFailure(begun);
       return begun;
@@ -89,29 +95,38 @@ class Sandbox {
     await this.#closing;
   }
 
-  #refuseClosed() {
+  #refuse() {
     if (this.#closing !== undefined) throw errors.closed('sandbox');
+    if (this.#busy) throw errors.busy();
   }
 
   /** Waits for a call, and stops it when its signal says so. */
   async #finish(signal, begin) {
-    this.#refuseClosed();
-    if (signal === undefined) return result(await begin(undefined));
-    if (signal.aborted) throw errors.aborted(signal);
-    const cancel = new (native.addon().Cancel)();
-    const stop = () => cancel.cancel();
-    signal.addEventListener('abort', stop, { once: true });
+    this.#refuse();
+    if (signal?.aborted) throw errors.aborted(signal);
+    this.#busy = true;
     try {
-      return result(await begin(cancel), signal);
+      if (signal === undefined) return this.#result(await begin(undefined));
+      const cancel = new (native.addon().Cancel)();
+      const stop = () => cancel.cancel();
+      signal.addEventListener('abort', stop, { once: true });
+      try {
+        return this.#result(await begin(cancel), signal);
+      } finally {
+        signal.removeEventListener('abort', stop);
+      }
     } finally {
-      signal.removeEventListener('abort', stop);
+      this.#busy = false;
     }
   }
-}
 
-function result(outcome, signal) {
-  if (typeof outcome === 'string') return outcome;
-  throw outcome.code === 'aborted' ? errors.aborted(signal) : errors.fromFailure(outcome);
+  #result(outcome, signal) {
+    // A handler may have closed it, and the call have ended before that came
+    // through: whoever closes a sandbox gets no more results from it.
+    if (this.#closing !== undefined) throw errors.closed('sandbox');
+    if (typeof outcome === 'string') return outcome;
+    throw outcome.code === 'aborted' ? errors.aborted(signal) : errors.fromFailure(outcome);
+  }
 }
 
 function prepare(name, args, kwargs) {

@@ -1,0 +1,244 @@
+// Where runtimes come from: downloads from a real server, with all that can go
+// wrong with one. The archive holds a small component, since only its way here
+// is looked at; the last test runs a real one.
+
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { test } from 'node:test';
+import { gzipSync } from 'node:zlib';
+import * as isola from 'isola-core';
+import { server } from './support/fixture.mjs';
+
+const require = createRequire(import.meta.url);
+const VERSION = '9.9.9';
+const ASSET = `/v${VERSION}/isola-js.tar.gz`;
+
+async function folder(t) {
+  const made = await mkdtemp(path.join(tmpdir(), 'isola-test-'));
+  t.after(() => rm(made, { recursive: true, force: true }));
+  return made;
+}
+
+/** A gzipped tar archive of entries `[name, content, type]`. */
+function archive(entries) {
+  const blocks = [];
+  for (const [name, content, type = '0'] of entries) {
+    const bytes = Buffer.from(content);
+    const header = Buffer.alloc(512);
+    header.write(name, 0);
+    header.write('0000644\0', 100);
+    header.write('0000000\0', 108);
+    header.write('0000000\0', 116);
+    header.write(`${(type === '0' ? bytes.length : 0).toString(8).padStart(11, '0')}\0`, 124);
+    header.write('00000000000\0', 136);
+    header.write('        ', 148);
+    header.write(type, 156);
+    if (type !== '0') header.write(content, 157);
+    header.write('ustar\0' + '00', 257);
+    const sum = header.reduce((total, byte) => total + byte, 0);
+    header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148);
+    blocks.push(header);
+    if (type === '0') blocks.push(bytes, Buffer.alloc((512 - (bytes.length % 512)) % 512));
+  }
+  blocks.push(Buffer.alloc(1024));
+  return gzipSync(Buffer.concat(blocks));
+}
+
+const sha256 = (bytes) => createHash('sha256').update(bytes).digest('hex');
+
+/** A server of one release. `serve` may take over an archive's response. */
+async function releases(t, bytes, { digest = sha256(bytes), serve } = {}) {
+  const log = [];
+  const url = await server(t, (request, response) => {
+    const { range } = request.headers;
+    log.push(range === undefined ? request.url : `${request.url} ${range}`);
+    if (request.url === `${ASSET}.sha256`) return response.end(`${digest}  isola-js.tar.gz\n`);
+    if (request.url !== ASSET) return response.writeHead(404).end();
+    if (serve?.(request, response, log) === true) return;
+    const from = range === undefined ? 0 : Number(/bytes=(\d+)-/.exec(range)[1]);
+    if (range !== undefined) {
+      response.writeHead(206, { 'content-range': `bytes ${from}-${bytes.length - 1}/${bytes.length}` });
+    } else response.writeHead(200, { 'content-length': bytes.length });
+    response.end(bytes.subarray(from));
+  });
+  return { url, log };
+}
+
+/** Everything below a folder but locks, which hold nothing. */
+async function left(runtimesDir) {
+  const entries = await readdir(runtimesDir, { recursive: true, withFileTypes: true }).catch(() => []);
+  return entries.filter((entry) => entry.isFile() && !entry.name.endsWith('.lock')).map((entry) => entry.name);
+}
+
+// What is downloaded is no component: that it is said so shows it was reached.
+const REACHED = /js\.wasm is not|is not a runtime|cannot be compiled|component/;
+const content = Buffer.alloc(300_000, 'not a component ');
+const good = archive([['js.wasm', content]]);
+
+const build = (runtimesDir, downloadUrl, more) =>
+  isola.buildTemplate('js', { version: VERSION, runtimesDir, downloadUrl, cacheDir: runtimesDir + '-cache', ...more });
+
+async function installed(runtimesDir) {
+  assert.deepEqual(await left(runtimesDir), ['js.wasm']);
+  assert.deepEqual(await readFile(path.join(runtimesDir, VERSION, 'js', 'js.wasm')), content);
+}
+
+async function refused(attempt, code, message) {
+  await assert.rejects(attempt, (error) => {
+    assert.ok(error instanceof isola.DownloadError, error.stack);
+    assert.equal(error.code, code);
+    assert.match(error.message, message);
+    return true;
+  });
+}
+
+test('a release is downloaded once, with progress, and found the next time', async (t) => {
+  const runtimesDir = path.join(await folder(t), 'runtimes');
+  const { url, log } = await releases(t, good);
+  const seen = [];
+  const onProgress = (progress) => seen.push(progress);
+  await assert.rejects(build(runtimesDir, url, { onProgress }), REACHED);
+  await installed(runtimesDir);
+  const arrived = seen.filter(({ phase }) => phase === 'download');
+  assert.deepEqual(arrived.at(-1), { phase: 'download', received: good.length, total: good.length });
+  assert.deepEqual(log, [`${ASSET}.sha256`, ASSET]);
+  await assert.rejects(build(runtimesDir, url), REACHED);
+  assert.equal(log.length, 2);
+});
+
+test('a broken download goes on where it ended', async (t) => {
+  const runtimesDir = path.join(await folder(t), 'runtimes');
+  let cuts = 0;
+  const { url, log } = await releases(t, good, {
+    serve(request, response) {
+      if ((cuts += 1) > 1) return false;
+      response.writeHead(200, { 'content-length': good.length });
+      response.write(good.subarray(0, 200), () => response.destroy());
+      return true;
+    },
+  });
+  await assert.rejects(build(runtimesDir, url), REACHED);
+  await installed(runtimesDir);
+  assert.deepEqual(log, [`${ASSET}.sha256`, ASSET, `${ASSET} bytes=200-`]);
+});
+
+test('a later attempt goes on with what an earlier one has left', async (t) => {
+  const runtimesDir = path.join(await folder(t), 'runtimes');
+  let broken = true;
+  const { url, log } = await releases(t, good, {
+    serve(request, response) {
+      if (!broken) return false;
+      if (request.headers.range !== undefined) response.writeHead(503).end();
+      else {
+        response.writeHead(200, { 'content-length': good.length });
+        response.write(good.subarray(0, 100), () => response.destroy());
+      }
+      return true;
+    },
+  });
+  await refused(build(runtimesDir, url), 'download_failed', /503/);
+  assert.deepEqual(await left(runtimesDir), [`${sha256(good)}.part`]);
+  broken = false;
+  await assert.rejects(build(runtimesDir, url), REACHED);
+  await installed(runtimesDir);
+  assert.equal(log.at(-1), `${ASSET} bytes=100-`);
+});
+
+test('a server without ranges is read from the start', async (t) => {
+  const runtimesDir = path.join(await folder(t), 'runtimes');
+  let first = true;
+  const { url } = await releases(t, good, {
+    serve(request, response) {
+      response.writeHead(200, { 'content-length': good.length });
+      if (first) response.write(good.subarray(0, 150), () => response.destroy());
+      else response.end(good);
+      first = false;
+      return true;
+    },
+  });
+  await assert.rejects(build(runtimesDir, url), REACHED);
+  await installed(runtimesDir);
+});
+
+test('a wrong digest is refused, and nothing is left', async (t) => {
+  const runtimesDir = path.join(await folder(t), 'runtimes');
+  const { url } = await releases(t, good, { digest: '0'.repeat(64) });
+  await refused(build(runtimesDir, url), 'download_refused', /SHA-256 digest is [0-9a-f]{64}, and not 0{64}/);
+  assert.deepEqual(await left(runtimesDir), []);
+});
+
+test('a pinned digest counts, and not the one of the server', async (t) => {
+  const runtimesDir = path.join(await folder(t), 'runtimes');
+  const { url, log } = await releases(t, good);
+  await refused(build(runtimesDir, url, { runtimeSha256: '1'.repeat(64) }), 'download_refused', /and not 1{64}/);
+  assert.deepEqual(log, [ASSET]);
+  await assert.rejects(build(runtimesDir, url, { runtimeSha256: sha256(good).toUpperCase() }), REACHED);
+  await assert.rejects(build(`${runtimesDir}-2`, url, { runtimeSha256: 'abc' }), /"abc" is not a SHA-256 digest/);
+});
+
+for (const [name, entries, message] of [
+  ['climbs out of its folder', [['../escaped', 'x'], ['js.wasm', 'x']], /leads out of its folder/],
+  ['has an absolute path', [['/tmp/escaped', 'x']], /leads out of its folder/],
+  ['climbs in the middle of a path', [['a/../../escaped', 'x']], /leads out of its folder/],
+  ['has a symbolic link', [['link', '/tmp', '2'], ['link/escaped', 'x']], /neither a file nor a folder/],
+  ['has a hard link', [['link', 'js.wasm', '1']], /neither a file nor a folder/],
+  ['has one file twice', [['js.wasm', 'x'], ['js.wasm', 'y']], /js\.wasm/],
+  ['has no runtime in it', [['other.wasm', 'x']], /there is no js\.wasm in it/],
+]) {
+  test(`an archive that ${name} is refused, and nothing is left`, async (t) => {
+    const around = await folder(t);
+    const runtimesDir = path.join(around, 'runtimes');
+    const { url } = await releases(t, archive(entries));
+    await refused(build(runtimesDir, url), 'download_refused', message);
+    assert.deepEqual(await left(around), []);
+  });
+}
+
+test('what is no archive is refused', async (t) => {
+  const runtimesDir = path.join(await folder(t), 'runtimes');
+  const { url } = await releases(t, Buffer.from('hello'));
+  await refused(build(runtimesDir, url), 'download_refused', /damaged/);
+  assert.deepEqual(await left(runtimesDir), []);
+});
+
+test('a release that is not there says where it was looked for', async (t) => {
+  const runtimesDir = path.join(await folder(t), 'runtimes');
+  const { url } = await releases(t, good);
+  await refused(build(runtimesDir, url, { version: '8.8.8' }), 'download_failed', /v8\.8\.8\/isola-js\.tar\.gz.*404/);
+  const none = await releases(t, good, { digest: 'none' });
+  await refused(build(runtimesDir, none.url), 'download_refused', /holds no SHA-256 digest/);
+});
+
+test('two processes at once download once, and a real runtime runs', { timeout: 300_000 }, async (t) => {
+  const around = await folder(t);
+  const shipped = path.dirname(require.resolve('isola-core-runtime-js/package.json'));
+  const real = archive([['js.wasm', await readFile(path.join(shipped, 'js.wasm'))]]);
+  const { url, log } = await releases(t, real);
+  const program = `
+    const { buildTemplate } = require('isola-core');
+    (async () => {
+      const [version, runtimesDir, downloadUrl] = process.argv.slice(1);
+      const template = await buildTemplate('js', { version, runtimesDir, downloadUrl });
+      const sandbox = await template.create();
+      await sandbox.start();
+      await sandbox.loadScript('function main() { return 42; }');
+      console.log(await sandbox.run('main'));
+    })();
+  `;
+  const runs = [1, 2].map(async () => {
+    const args = ['-e', program, VERSION, path.join(around, 'runtimes'), url];
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    let printed = '';
+    child.stdout.on('data', (text) => (printed += text));
+    const [code] = await once(child, 'close');
+    return [code, printed];
+  });
+  assert.deepEqual(await Promise.all(runs), [[0, '42\n'], [0, '42\n']]);
+  assert.equal(log.filter((line) => line === ASSET).length, 1);
+});
