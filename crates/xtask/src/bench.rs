@@ -1,19 +1,49 @@
 //! `cargo xtask bench`: the table of SPECIFICATION.md, measured here and now.
+//! `cargo xtask bench python` measures the Python package, beside the same call
+//! in Rust and beside other ways to run Python.
+
+use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{guests, process};
+use crate::{guests, process, setup, wheel, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Measure only the rows whose name contains this
+    /// Measure only the rows whose name contains this; `python`: the Python package
     filter: Option<String>,
 }
 
 pub fn run(args: &Args) -> Result<()> {
     guests::ensure()?;
+    if args.filter.as_deref() == Some("python") {
+        return python();
+    }
+    rust(args.filter.as_deref())
+}
+
+fn rust(filter: Option<&str>) -> Result<()> {
     eprintln!("==> cargo bench -p isola --bench sandbox");
     let mut command = process::cargo(&["bench", "-p", "isola", "--bench", "sandbox", "--"]);
-    command.args(&args.filter);
+    command.args(filter);
     process::loud(command)
+}
+
+fn python() -> Result<()> {
+    let python = setup::python_bench()?;
+    let wheel = wheel::build("bench")?;
+    let site = workspace::root().join("target/python-bench-site");
+    wheel::install(&python, &wheel, &site)?;
+    // The same calls without a binding, on the same machine at the same time. The
+    // wheel's build made it: it builds the examples, too.
+    let calls = workspace::metadata()?.target_directory.join("release/examples/calls");
+    let mut calls = Command::new(calls);
+    calls.env("ISOLA_RUNTIME_DIR", workspace::runtimes());
+    let rust = process::capture(calls)?.text;
+    eprintln!("==> python crates/isola-python/bench/bench.py");
+    let mut bench = Command::new(python);
+    bench.arg(workspace::root().join("crates/isola-python/bench/bench.py"));
+    bench.env("ISOLA_RUST_CALL", rust.trim());
+    bench.env("PYTHONPATH", &site).env_remove("ISOLA_RUNTIME_DIR");
+    process::loud(bench)
 }

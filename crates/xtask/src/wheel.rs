@@ -84,8 +84,10 @@ pub fn stand_in_for_cargo() -> Option<ExitCode> {
         }
         arguments = build;
     }
-    let status = Command::new(cargo).args(arguments).env_remove(STAND_IN).env_remove("CARGO").status();
-    let code = status.ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
+    let status =
+        Command::new(cargo).args(arguments).env_remove(STAND_IN).env_remove("CARGO").status();
+    let code =
+        status.ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
     Some(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
