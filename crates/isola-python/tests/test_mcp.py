@@ -101,13 +101,14 @@ async def test_a_call_that_the_client_gives_up() -> None:
 
 async def test_bad_calls_are_explained() -> None:
     async with client() as session:
-        for tool, arguments, why in [
+        bad: list[tuple[str, dict[str, Any], str]] = [
             ("run_ruby", {"source": "1"}, "use run_python or run_javascript"),
             ("run_python", {}, "source is missing"),
             ("run_python", {"source": 5}, "source is not a string"),
             ("run_python", {"source": "1", "session": ""}, "session is not a name"),
             ("run_python", {"source": "1", "restart": "no"}, "restart is neither"),
             ("run_python", {"source": "1", "colour": "red"}, "unknown argument \"colour\""),
-        ]:
+        ]
+        for tool, arguments, why in bad:
             with pytest.raises(Exception, match=why):
                 await session.call_tool(tool, arguments)
