@@ -47,7 +47,7 @@ pub fn build(profile: &str) -> Result<PathBuf> {
         command.args(["--profile", profile, "--manifest-path"]);
         command.arg(package.join("Cargo.toml")).arg("--out").arg(&wheels);
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        command.env(STAND_IN, cargo).env("CARGO", std::env::current_exe()?);
+        command.env(STAND_IN, cargo).env("CARGO", this_program()?);
         // As for any other cargo: what this program was told is not about that.
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(process::is_about_a_package) {
@@ -101,6 +101,12 @@ pub fn install(python: &Path, wheel: &Path, folder: &Path) -> Result<()> {
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
     pip.args(["--no-index", "--no-deps", "--target"]).arg(folder).arg(wheel);
     process::quiet(pip)
+}
+
+/// Where this program is. The running one may have been built anew in the
+/// meantime, and its own file be gone.
+fn this_program() -> Result<PathBuf> {
+    Ok(workspace::metadata()?.target_directory.join("debug/xtask").into())
 }
 
 fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
