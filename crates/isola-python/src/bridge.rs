@@ -160,7 +160,11 @@ impl Callback {
 }
 
 /// Lets an event loop call something, from any thread.
-pub fn post<'py, A>(event_loop: &Bound<'py, PyAny>, callback: &Bound<'py, PyAny>, args: A) -> PyResult<()>
+pub fn post<'py, A>(
+    event_loop: &Bound<'py, PyAny>,
+    callback: &Bound<'py, PyAny>,
+    args: A,
+) -> PyResult<()>
 where
     A: IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>>,
     PyErr: From<A::Error>,

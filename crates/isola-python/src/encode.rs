@@ -133,9 +133,8 @@ impl<'py> Encoder<'py> {
         self.path.push(step);
         if self.path.len() > MAX_DEPTH {
             self.path.truncate(3);
-            return Err(self.refuse(&format!(
-                "nested deeper than {MAX_DEPTH} levels, or it contains itself"
-            )));
+            return Err(self
+                .refuse(&format!("nested deeper than {MAX_DEPTH} levels, or it contains itself")));
         }
         Ok(())
     }

@@ -73,7 +73,9 @@ impl EventStream {
         let mut state = self.shared.lock();
         let Some(event) = state.events.pop_front() else {
             let over = state.over;
-            return Ok(over.then(|| false.into_pyobject(py).map(|no| no.to_owned().into_any())).transpose()?);
+            return Ok(over
+                .then(|| false.into_pyobject(py).map(|no| no.to_owned().into_any()))
+                .transpose()?);
         };
         drop(state);
         self.shared.taken.notify_one();
@@ -152,9 +154,9 @@ fn describe(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
         Event::End(value) => text("end", value.as_str()),
         Event::Stdout(output) => text("stdout", &output),
         Event::Stderr(output) => text("stderr", &output),
-        Event::Log(record) => ("log", record.message, record.level.as_str())
-            .into_pyobject(py)
-            .map(Bound::into_any),
+        Event::Log(record) => {
+            ("log", record.message, record.level.as_str()).into_pyobject(py).map(Bound::into_any)
+        }
         Event::Error(error) => {
             let exception = failure::from_error(py, &error).into_value(py);
             ("error", error.to_string(), exception).into_pyobject(py).map(Bound::into_any)

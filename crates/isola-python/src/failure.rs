@@ -17,12 +17,7 @@ pub fn raise(code: &str, message: &str) -> PyErr {
     Python::attach(|py| make(py, code, message, None))
 }
 
-fn make(
-    py: Python<'_>,
-    code: &str,
-    message: &str,
-    exception: Option<(&str, &str, &str)>,
-) -> PyErr {
+fn make(py: Python<'_>, code: &str, message: &str, exception: Option<(&str, &str, &str)>) -> PyErr {
     static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let made = MAKE
         .get_or_try_init(py, || {

@@ -84,7 +84,8 @@ impl Host for PythonHost {
             Ok::<_, PyErr>(guard)
         });
         let Some(Ok(guard)) = guard else { return Err(unreachable()) };
-        let (mut response, pieces) = receiver.await.map_err(|_| unreachable())?.map_err(HostError::new)?;
+        let (mut response, pieces) =
+            receiver.await.map_err(|_| unreachable())?.map_err(HostError::new)?;
         if let Some(pieces) = pieces {
             // The handler goes on until its body is over, or nobody wants it.
             *response.body_mut() = outgoing(pieces, guard);

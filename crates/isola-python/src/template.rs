@@ -1,6 +1,9 @@
 //! Building templates, and creating sandboxes from them.
 
-use std::{path::PathBuf, sync::{Arc, Mutex}};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
 use isola::{Error, Mount, Permission, Runtime};
 use pyo3::prelude::*;

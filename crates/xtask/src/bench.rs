@@ -1,13 +1,17 @@
 //! `cargo xtask bench`: the table of SPECIFICATION.md, measured here and now.
+//! `cargo xtask bench python` measures the Python package, beside the same call
+//! in Rust and beside other ways to run Python.
+
+use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{guests, node, process, setup};
+use crate::{guests, node, process, setup, wheel, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Measure only the rows whose name contains this; `node` measures those
-    /// about the npm package
+    /// Measure only the rows whose name contains this; `node`: the npm package,
+    /// `python`: the Python package
     filter: Option<String>,
     /// With `node`: only the rows whose name contains this
     node_filter: Option<String>,
@@ -15,12 +19,35 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     guests::ensure()?;
-    if args.filter.as_deref() == Some("node") {
-        return node::bench(args.node_filter.as_deref());
+    match args.filter.as_deref() {
+        Some("node") => node::bench(args.node_filter.as_deref()),
+        Some("python") => python(),
+        filter => rust(filter),
     }
-    let quickjs = setup::quickjs()?;
+}
+
+fn rust(filter: Option<&str>) -> Result<()> {
     eprintln!("==> cargo bench -p isola --bench sandbox");
     let mut command = process::cargo(&["bench", "-p", "isola", "--bench", "sandbox", "--"]);
-    command.args(&args.filter).env("ISOLA_BENCH_QUICKJS", quickjs);
+    command.args(filter).env("ISOLA_BENCH_QUICKJS", setup::quickjs()?);
     process::loud(command)
+}
+
+fn python() -> Result<()> {
+    let python = setup::python_bench()?;
+    let wheel = wheel::build("bench")?;
+    let site = workspace::root().join("target/python-bench-site");
+    wheel::install(&python, &wheel, &site)?;
+    // The same calls without a binding, on the same machine at the same time. The
+    // wheel's build made it: it builds the examples, too.
+    let calls = workspace::metadata()?.target_directory.join("release/examples/calls");
+    let mut calls = Command::new(calls);
+    calls.env("ISOLA_RUNTIME_DIR", workspace::runtimes());
+    let rust = process::capture(calls)?.text;
+    eprintln!("==> python crates/isola-python/bench/bench.py");
+    let mut bench = Command::new(python);
+    bench.arg(workspace::root().join("crates/isola-python/bench/bench.py"));
+    bench.env("ISOLA_RUST_CALL", rust.trim());
+    bench.env("PYTHONPATH", &site).env_remove("ISOLA_RUNTIME_DIR");
+    process::loud(bench)
 }

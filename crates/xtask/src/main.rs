@@ -50,6 +50,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(status) = wheel::stand_in_for_cargo() {
+        return status;
+    }
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -26,7 +26,7 @@ def callback(future: asyncio.Future[Any]) -> Done:
 
 
 async def call(
-    begin: Callable[[asyncio.AbstractEventLoop, Done], _native.Task],
+    begin: Callable[[asyncio.AbstractEventLoop, Done], _native.Task | str],
 ) -> Any:
     """Begins something and waits for its end.
 
@@ -37,6 +37,10 @@ async def call(
     loop = asyncio.get_running_loop()
     future = loop.create_future()
     task = begin(loop, callback(future))
+    if isinstance(task, str):
+        # It is done already. Others get their turn all the same.
+        await asyncio.sleep(0)
+        return task
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:

@@ -8,6 +8,7 @@ mod cache;
 mod cancel;
 mod contract;
 mod entry_points;
+mod evaluate;
 mod failures;
 mod fixture;
 mod hostcalls;

@@ -1,0 +1,110 @@
+"""The wheel as a user gets it, and the documentation as a user reads it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+# The pages, and how many examples each has at least.
+PAGES = {
+    "README.md": 1,
+    "crates/isola-python/README.md": 1,
+    "docs/python.md": 6,
+    "docs/python-sdk/agents.md": 2,
+    "docs/python-sdk/http.md": 2,
+    "docs/python-sdk/limits.md": 2,
+    "docs/python-sdk/streams.md": 2,
+    "docs/python-sdk/sync.md": 1,
+}
+
+
+def examples(page: str) -> list[str]:
+    """The programs of a page: its Python blocks without a file's name.
+
+    Those with a name are scripts for a guest, which other tests run.
+    """
+    text = (ROOT / page).read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if "import isola" in block]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_examples_of_a_page_run_as_printed(page: str, tmp_path: Path) -> None:
+    found = examples(page)
+    assert len(found) >= PAGES[page]
+    for number, source in enumerate(found):
+        program = tmp_path / f"example_{number}.py"
+        program.write_text(source)
+        done = subprocess.run(
+            [sys.executable, program.name],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, f"{page}, example {number}:\n{source}\n{done.stderr}"
+        # What it prints stands behind its prints.
+        expected = re.findall(r"#> (.*)$", source, re.MULTILINE)
+        assert done.stdout.splitlines() == expected, f"{page}, example {number}"
+
+
+def test_every_page_of_the_sdk_is_run() -> None:
+    for page in (ROOT / "docs/python-sdk").glob("*.md"):
+        assert str(page.relative_to(ROOT)) in PAGES
+
+
+def test_the_wheel_runs_the_readme_in_an_empty_environment(tmp_path: Path) -> None:
+    """Installed by pip, offline, with nothing beside it."""
+    wheel = Path(os.environ["ISOLA_WHEEL"])
+    assert wheel.suffix == ".whl"
+    assert "-cp310-abi3-" in wheel.name
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin" / "python"
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "ISOLA", "PIP"))
+    }
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--no-index", str(wheel)],
+        env=clean,
+        check=True,
+        timeout=120,
+    )
+    for source in examples("README.md"):
+        done = subprocess.run(
+            [python, "-c", source],
+            cwd=tmp_path,
+            env=clean,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == re.findall(r"#> (.*)$", source, re.MULTILINE)
+    # Without httpx, what needs it says so.
+    done = subprocess.run(
+        [
+            python,
+            "-c",
+            "import isola.sync as isola\n"
+            "isola.build_template('python').instantiate(http=True)",
+        ],
+        env=clean,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "http=True needs the package httpx: pip install isola[http]" in done.stderr

@@ -1,0 +1,51 @@
+//! Pieces of source code, and the value of their last expression.
+
+use isola::{Error, Runtime};
+
+use crate::fixture::{events, results, started};
+
+#[tokio::test]
+async fn the_value_of_the_last_expression() {
+    for (runtime, pieces) in [
+        (
+            Runtime::Python,
+            [
+                ("x = 20", "null"),
+                ("x + 1", "21"),
+                ("import asyncio\nawait asyncio.sleep(0, 'slept')", r#""slept""#),
+                ("object", r#""<class 'object'>""#),
+            ],
+        ),
+        (
+            Runtime::JavaScript,
+            [
+                ("var x = 20; undefined", "null"),
+                ("x + 1", "21"),
+                ("Promise.resolve('slept')", r#""slept""#),
+                ("Symbol('s')", r#""Symbol(s)""#),
+            ],
+        ),
+    ] {
+        let sandbox = started(runtime).await;
+        for (source, value) in pieces {
+            assert_eq!(sandbox.evaluate(source).await.unwrap().as_str(), value, "{source}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_generator_streams_and_a_failure_is_the_users_own() {
+    let sandbox = started(Runtime::Python).await;
+    sandbox.load_script("def helper(): return 1 / 0").await.unwrap();
+    let stream = sandbox.evaluate("(i * i for i in range(3))").stream().unwrap();
+    let (items, end) = results(&events(stream).await);
+    assert_eq!((items.join(" "), end.as_deref()), ("0 1 4".to_owned(), Some("null")));
+    let error = sandbox.evaluate("helper()").await.unwrap_err();
+    let Error::Guest(exception) = &error else { panic!("{error}") };
+    assert_eq!(exception.name, "ZeroDivisionError");
+    assert!(exception.traceback.contains("in helper"), "{exception}");
+    assert!(!exception.traceback.contains("isola_evaluate"), "{exception}");
+    let error = sandbox.evaluate("def f(:").await.unwrap_err();
+    assert!(error.to_string().starts_with("SyntaxError"), "{error}");
+    assert_eq!(sandbox.evaluate("2 ** 10").await.unwrap().as_str(), "1024");
+}
