@@ -7,7 +7,7 @@
 //!
 //! Values cross as JSON texts, which the engine's own `JSON` reads and writes
 //! faster than any walk over its objects from outside. No function rejects:
-//! each gives a result or a [`failure::Failure`], from which JavaScript makes
+//! each gives a result or a `failure::Failure`, from which JavaScript makes
 //! the right class of error.
 //!
 //! Everything runs on the tokio runtime of napi, never on the thread of the
