@@ -1,0 +1,13 @@
+//! Whole Linux sandboxes behind one trait.
+//!
+//! An [`Engine`] makes sandboxes from a [`SandboxSpec`], gives connections to
+//! the agent inside each, tells what they used, and ends them. What is said over
+//! a connection is the protocol of the crate `isorun-agent`, the same for every
+//! engine.
+
+mod engine;
+
+pub use engine::{
+    AgentIo, AgentStream, Capabilities, Engine, Error, Exit, NetworkMode, Result, Root, SandboxId,
+    SandboxSpec, Stats,
+};
