@@ -89,7 +89,8 @@ pub(crate) fn resolve_user(root: &Path, user: Option<&str>) -> Result<User> {
         let uid: u32 = name.parse().ok()?;
         records(&passwd).find(|fields| number(fields.get(2)) == Some(uid))
     });
-    let missing = |name: &str, file| Error::NoSuchUser { name: name.chars().take(64).collect(), file };
+    let missing =
+        |name: &str, file| Error::NoSuchUser { name: name.chars().take(64).collect(), file };
     let (uid, gid, home, account) = match found {
         Some(fields) => {
             let uid = number(fields.get(2)).ok_or_else(|| missing(name, "/etc/passwd"))?;

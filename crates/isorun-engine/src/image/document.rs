@@ -3,9 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use oci_spec::image::{Arch, Descriptor, Digest, ImageConfiguration, ImageIndex, ImageManifest, Os};
+use oci_spec::image::{
+    Arch, Descriptor, Digest, ImageConfiguration, ImageIndex, ImageManifest, Os,
+};
 
-use super::digest;
+use super::digest::{self, Hasher};
 use super::error::{Error, Result};
 use super::limits::Limits;
 
@@ -93,8 +95,7 @@ pub(crate) enum Document {
 
 impl Document {
     pub(crate) fn parse(what: &str, bytes: &[u8]) -> Result<Self> {
-        let malformed =
-            |reason: String| Error::Malformed { what: what.to_owned(), reason };
+        let malformed = |reason: String| Error::Malformed { what: what.to_owned(), reason };
         let value: serde_json::Value = serde_json::from_slice(bytes)
             .map_err(|error| malformed(format!("it is no JSON ({error})")))?;
         match value.get("schemaVersion").and_then(serde_json::Value::as_u64) {
@@ -195,7 +196,9 @@ pub(crate) fn check_manifest(manifest: &ImageManifest, limits: &Limits) -> Resul
         });
     }
     let mut bytes = 0_u64;
+    Hasher::like(manifest.config().digest(), "the configuration")?;
     for layer in manifest.layers() {
+        Hasher::like(layer.digest(), "a layer")?;
         let kind = layer.media_type().to_string();
         if kind.contains("foreign") || kind.contains("nondistributable") {
             return Err(Error::Unsupported {
@@ -226,9 +229,8 @@ impl Plan {
     ) -> Result<Self> {
         let what = format!("the configuration of {reference}");
         let bytes = check_manifest(manifest, limits)?;
-        let configuration: ImageConfiguration = serde_json::from_slice(&config).map_err(|error| {
-            Error::Malformed { what: what.clone(), reason: error.to_string() }
-        })?;
+        let configuration: ImageConfiguration = serde_json::from_slice(&config)
+            .map_err(|error| Error::Malformed { what: what.clone(), reason: error.to_string() })?;
         let (os, architecture) = (configuration.os(), configuration.architecture());
         if wanted.distance(os, architecture, configuration.variant().as_deref()).is_none() {
             return Err(Error::Platform {

@@ -58,7 +58,8 @@ struct Found {
 impl Source {
     /// Finds out what a file or a folder is.
     pub fn find(path: &Path) -> Result<Self> {
-        let found = std::fs::metadata(path).map_err(Error::at("open what is to be imported", path))?;
+        let found =
+            std::fs::metadata(path).map_err(Error::at("open what is to be imported", path))?;
         if found.is_dir() {
             let is_layout = path.join("oci-layout").is_file() && path.join("index.json").is_file();
             return Ok(if is_layout {

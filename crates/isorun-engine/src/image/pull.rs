@@ -65,21 +65,7 @@ impl Store {
                 ready(at).await?;
             }
         } else {
-            let stop = Stop::default();
-            let _stop = StopOnDrop(stop.clone());
-            let mut building = self.build_root(&plan.chain, limits, stop).await?;
-            for (at, layer) in plan.layers.iter().enumerate() {
-                ready(at).await?;
-                let (store, layer, progress) = (self.clone(), layer.clone(), progress.clone());
-                building = blocking(move || {
-                    progress.tell(Event::Unpacking { layer: layer.digest.to_string() });
-                    unpack(&store, &mut building, &layer)?;
-                    progress.tell(Event::Unpacked { layer: layer.digest.to_string() });
-                    Ok(building)
-                })
-                .await?;
-            }
-            blocking(move || building.commit()).await?;
+            self.unpack(plan, limits, progress, &ready).await?;
         }
         drop(making);
         self.keep_document(&plan.manifest_digest, &plan.manifest)?;
@@ -102,6 +88,43 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Unpacks all layers into a folder, and puts it into place.
+    async fn unpack<'a>(
+        &self,
+        plan: &Plan,
+        limits: &Limits,
+        progress: &Progress,
+        ready: &impl Fn(usize) -> BoxFuture<'a, Result<()>>,
+    ) -> Result<()> {
+        let stop = Stop::default();
+        let _stop = StopOnDrop(stop.clone());
+        let mut building = self.build_root(&plan.chain, limits, stop).await?;
+        for (at, layer) in plan.layers.iter().enumerate() {
+            let mut outcome = ready(at).await;
+            if outcome.is_ok() {
+                let (store, layer, progress) = (self.clone(), layer.clone(), progress.clone());
+                (building, outcome) = blocking(move || {
+                    progress.tell(Event::Unpacking { layer: layer.digest.to_string() });
+                    let outcome = unpack(&store, &mut building, &layer);
+                    progress.tell(Event::Unpacked { layer: layer.digest.to_string() });
+                    Ok((building, outcome))
+                })
+                .await?;
+            }
+            if let Err(error) = outcome {
+                blocking(move || {
+                    building.discard();
+                    Ok(())
+                })
+                .await?;
+                return Err(error);
+            }
+        }
+        blocking(move || building.commit()).await
+    }
+}
+
 async fn pull(
     store: &Store,
     reference: &Reference,
@@ -109,8 +132,7 @@ async fn pull(
     progress: &Progress,
 ) -> Result<Image> {
     let limits = &options.limits;
-    let repository =
-        Arc::new(Repository::new(reference, &options.registries, limits, progress)?);
+    let repository = Arc::new(Repository::new(reference, &options.registries, limits, progress)?);
     let (top, plan) = plan(&repository, reference, options).await?;
     progress.tell(Event::Found { layers: plan.layers.len(), bytes: plan.bytes });
     let digests = plan.layers.iter().map(|layer| &layer.digest);

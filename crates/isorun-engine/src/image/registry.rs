@@ -157,12 +157,13 @@ impl Repository {
                 continue;
             }
             let pause = retry_after(response.headers());
-            tries.again(self.refused(what, response).await, pause).await?;
+            let is_image = path.starts_with("manifests/");
+            tries.again(self.refused(what, is_image, response).await, pause).await?;
         }
     }
 
     /// What an answer that is no success means.
-    async fn refused(&self, what: &str, response: Response) -> Error {
+    async fn refused(&self, what: &str, is_image: bool, response: Response) -> Error {
         let status = response.status();
         let page = tokio::time::timeout(self.limits.request, bounded(response, ERROR_PAGE)).await;
         let codes = match page {
@@ -170,13 +171,14 @@ impl Repository {
             _ => String::new(),
         };
         match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.no_access(&if codes.is_empty()
-            {
-                "it wants other credentials, or there is no such image".to_owned()
-            } else {
-                format!("it wants other credentials, or there is no such image ({codes})")
-            }),
-            StatusCode::NOT_FOUND => Error::NotFound {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                self.no_access(&if codes.is_empty() {
+                    "it wants other credentials, or there is no such image".to_owned()
+                } else {
+                    format!("it wants other credentials, or there is no such image ({codes})")
+                })
+            }
+            StatusCode::NOT_FOUND if is_image => Error::NotFound {
                 reference: self.reference.to_string(),
                 place: self.endpoint.name.clone(),
             },
@@ -214,11 +216,7 @@ impl Repository {
             }
             cause.to_string()
         };
-        Error::Unreachable {
-            registry: self.endpoint.name.clone(),
-            what: what.to_owned(),
-            reason,
-        }
+        Error::Unreachable { registry: self.endpoint.name.clone(), what: what.to_owned(), reason }
     }
 
     fn timeout(&self, what: &str) -> Error {
@@ -294,7 +292,9 @@ fn codes(page: &[u8]) -> String {
     page.errors
         .into_iter()
         .map(|problem| problem.code)
-        .filter(|code| code.len() <= 40 && code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
+        .filter(|code| {
+            code.len() <= 40 && code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
+        })
         .take(5)
         .collect::<Vec<_>>()
         .join(", ")

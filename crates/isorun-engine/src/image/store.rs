@@ -36,12 +36,12 @@ use super::error::{Error, Result};
 use super::limits::Limits;
 use super::reference::Reference;
 
+pub(crate) use self::blobs::Append;
 pub use self::gc::Removed;
 pub use self::index::Entry;
-pub use self::roots::Lease;
-pub(crate) use self::blobs::Append;
 pub(crate) use self::lock::Lock;
 pub(crate) use self::roots::Building;
+pub use self::roots::Lease;
 
 const VERSION: &str = "1\n";
 
@@ -153,8 +153,7 @@ impl Store {
         };
         let (lease, root, summary) = self.lease_root(&entry.chain)?.ok_or_else(gone)?;
         let what = format!("the configuration of {reference}");
-        let bytes =
-            self.document(&what, &entry.config, &Limits::default())?.ok_or_else(gone)?;
+        let bytes = self.document(&what, &entry.config, &Limits::default())?.ok_or_else(gone)?;
         let configuration: ImageConfiguration = serde_json::from_slice(&bytes)
             .map_err(|error| Error::Malformed { what, reason: error.to_string() })?;
         Ok(Image {
@@ -178,8 +177,7 @@ impl Store {
         use std::io::Write as _;
         let path = self.path(name);
         let failed = || Error::at("write to the image store", path.clone());
-        let mut file =
-            tempfile::NamedTempFile::new_in(self.path("tmp")).map_err(failed())?;
+        let mut file = tempfile::NamedTempFile::new_in(self.path("tmp")).map_err(failed())?;
         file.write_all(bytes).map_err(failed())?;
         file.as_file().sync_all().map_err(failed())?;
         file.persist(&path).map_err(|error| failed()(error.error))?;

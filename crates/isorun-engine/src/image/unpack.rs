@@ -142,7 +142,8 @@ impl Unpacker {
         algorithm: &Digest,
     ) -> Result<Digest> {
         self.made.clear();
-        let plain = super::compression::decompress(compressed).map_err(|error| unread(name, error))?;
+        let plain =
+            super::compression::decompress(compressed).map_err(|error| unread(name, error))?;
         let guarded = Guarded {
             reader: Hashing::new(plain, Hasher::like(algorithm, name)?),
             left: self.left,
@@ -306,7 +307,9 @@ impl Unpacker {
         if target == *path {
             return Ok(());
         }
-        let missing = || Trouble::Entry(format!("a hard link to {}, which is not there", show(target.bytes())));
+        let missing = || {
+            Trouble::Entry(format!("a hard link to {}, which is not there", show(target.bytes())))
+        };
         let from = self.rooted.existing_folder(&target_parent)?.ok_or_else(missing)?;
         let found = rooted::stat(from.as_fd(), target_name)?.ok_or_else(missing)?;
         if rooted::is_folder(&found) {
@@ -385,7 +388,11 @@ impl Unpacker {
         Ok(())
     }
 
-    fn keep_folder(&mut self, path: Inside, entry: archive::Entry) -> std::result::Result<(), Trouble> {
+    fn keep_folder(
+        &mut self,
+        path: Inside,
+        entry: archive::Entry,
+    ) -> std::result::Result<(), Trouble> {
         self.folder_names += path.bytes().len()
             + entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
         if self.folder_names > FOLDER_NAMES {
@@ -451,7 +458,14 @@ impl Unpacker {
             match fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()) {
                 Ok(()) => {}
                 // A file system without them, or a value that it refuses.
-                Err(Errno::OPNOTSUPP | Errno::PERM | Errno::NOSPC | Errno::RANGE | Errno::TOOBIG | Errno::INVAL) => {
+                Err(
+                    Errno::OPNOTSUPP
+                    | Errno::PERM
+                    | Errno::NOSPC
+                    | Errno::RANGE
+                    | Errno::TOOBIG
+                    | Errno::INVAL,
+                ) => {
                     left_out += 1;
                 }
                 Err(error) => return Err(error.into()),

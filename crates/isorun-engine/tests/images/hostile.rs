@@ -26,7 +26,11 @@ async fn layers_do_not_write_outside_of_their_folder() {
     let up = "../".repeat(30);
     let cases: Vec<(&str, Vec<Layer>, Expected)> = vec![
         ("a path with ..", vec![layer().file("../../escape", "x")], Error("image_layer", "`..`")),
-        ("a path with .. within", vec![layer().file("a/../../x", "x")], Error("image_layer", "`..`")),
+        (
+            "a path with .. within",
+            vec![layer().file("a/../../x", "x")],
+            Error("image_layer", "`..`"),
+        ),
         (
             "a path that ends in ..",
             vec![layer().folder("a").entry(b'5', b"a/..", b"", 0o777, b"")],
@@ -59,16 +63,12 @@ async fn layers_do_not_write_outside_of_their_folder() {
         ),
         (
             "through a link of a link",
-            vec![
-                layer().symlink("a", "b").symlink("b", outside).file("a/canary", "dead"),
-            ],
+            vec![layer().symlink("a", "b").symlink("b", outside).file("a/canary", "dead")],
             Absent("canary"),
         ),
         (
             "over a link to a file outside",
-            vec![
-                layer().symlink("f", &format!("{outside}/canary")).file("f", "dead"),
-            ],
+            vec![layer().symlink("f", &format!("{outside}/canary")).file("f", "dead")],
             File("f".to_owned(), "dead"),
         ),
         (
@@ -112,7 +112,11 @@ async fn layers_do_not_write_outside_of_their_folder() {
             Error("image_layer", "folder"),
         ),
         ("a hard link to the root", vec![layer().hardlink("h", "/")], Error("image_layer", "root")),
-        ("a hard link to itself", vec![layer().file("f", "x").hardlink("f", "./f")], File("f".to_owned(), "x")),
+        (
+            "a hard link to itself",
+            vec![layer().file("f", "x").hardlink("f", "./f")],
+            File("f".to_owned(), "x"),
+        ),
         (
             "a hard link to its own other name",
             vec![layer().file("f", "x").hardlink("g", "f").hardlink("f", "g")],
@@ -143,7 +147,11 @@ async fn layers_do_not_write_outside_of_their_folder() {
             vec![layer().entry(b'0', b".", b"", 0o644, b"x")],
             Error("image_layer", "root folder"),
         ),
-        ("a link over the root folder", vec![layer().symlink("./", "/")], Error("image_layer", "root")),
+        (
+            "a link over the root folder",
+            vec![layer().symlink("./", "/")],
+            Error("image_layer", "root"),
+        ),
         ("a path beyond the limit", vec![layer().file(&long, "x")], Error("image_layer", "limit")),
         ("a name beyond the limit", vec![layer().file(&wide, "x")], Error("image_layer", "255")),
         (
@@ -257,20 +265,20 @@ async fn bombs_are_stopped_at_the_limits() {
         ("a gzip bomb", one(gzip(&big), &big), "image_too_large"),
         ("a zstd bomb", one(zstd(&big), &big), "image_too_large"),
         ("a bomb behind the archive's end", one(gzip(&padding), &padding), "image_too_large"),
-        ("two halves", {
-            let half = Layer::default().file("h", &zeroes[..700_000]).tar();
-            Bundle::new(&[(gzip(&half), sha256(&half)), (gzip(&half), sha256(&half))])
-        }, "image_too_large"),
+        (
+            "two halves",
+            {
+                let half = Layer::default().file("h", &zeroes[..700_000]).tar();
+                Bundle::new(&[(gzip(&half), sha256(&half)), (gzip(&half), sha256(&half))])
+            },
+            "image_too_large",
+        ),
         ("a file that claims a petabyte", one(endless.clone(), &endless), "image_layer"),
         ("an extension header of a terabyte", one(extension.clone(), &extension), "image_layer"),
         ("many entries", Bundle::of(&[&many]), "image_too_large"),
         ("one entry many times", Bundle::of(&[&same]), "image_too_large"),
         ("extension headers without end", Bundle::of(&[&headers]), "image_layer"),
-        (
-            "many layers",
-            Bundle::new(&vec![(small.clone(), sha256(&small)); 6]),
-            "image_too_large",
-        ),
+        ("many layers", Bundle::new(&vec![(small.clone(), sha256(&small)); 6]), "image_too_large"),
         ("a large layer", one(vec![7; 2 << 20], b""), "image_too_large"),
     ] {
         let error = home.import(&bundle, &limits).await.unwrap_err();
@@ -296,7 +304,13 @@ async fn broken_layers_are_named() {
     for (case, stored, diff, code, part) in [
         ("cut off", cut, sha256(cut), "image_layer", "cut off"),
         ("cut gzip", cut_zip, sha256(&good), "image_layer", "layer 1 of 1"),
-        ("no archive", &b"<html>no such layer</html>".repeat(40), sha256(b""), "image_layer", "no tar"),
+        (
+            "no archive",
+            &b"<html>no such layer</html>".repeat(40),
+            sha256(b""),
+            "image_layer",
+            "no tar",
+        ),
         ("a wrong checksum", &flipped, sha256(&flipped), "image_layer", "no tar"),
         ("a wrong crc", &crc, sha256(&good), "image_layer", "compression"),
         ("a wrong diff id", &good, sha256(b"other"), "image_digest", "layer 1 of 1"),

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use isorun_engine::image::{Credentials, Event, Progress, Registries};
 use serde_json::json;
 
-use crate::bundle::{Bundle, Home, INDEX, Layer, MANIFEST, descriptor, gzip, sha256, write_layout, zstd};
+use crate::bundle::{
+    Bundle, Home, INDEX, Layer, MANIFEST, descriptor, gzip, sha256, write_layout, zstd,
+};
 use crate::registry::{PASSWORD, Registry, USER, options};
 
 /// Keeps what is told.
@@ -29,11 +31,8 @@ fn sample() -> Bundle {
     let base = Layer::default().folder("etc").file("etc/name", "base").file("gone", "x").tar();
     let next = Layer::default().file("etc/name", "next").file(".wh.gone", "").tar();
     let last = Layer::default().file("last", "l").tar();
-    let layers = [
-        (gzip(&base), sha256(&base)),
-        (zstd(&next), sha256(&next)),
-        (last.clone(), sha256(&last)),
-    ];
+    let layers =
+        [(gzip(&base), sha256(&base)), (zstd(&next), sha256(&next)), (last.clone(), sha256(&last))];
     Bundle::with(&layers, json!({ "Env": ["A=b"], "Cmd": ["sh"] }), "amd64")
 }
 
@@ -118,10 +117,8 @@ async fn credentials_open_a_registry_that_wants_them() {
         options.registries = registries;
         home.store.pull(&name, &options, &Progress::none()).await
     };
-    let user = |password: &str| Credentials::User {
-        name: USER.to_owned(),
-        password: password.to_owned(),
-    };
+    let user =
+        |password: &str| Credentials::User { name: USER.to_owned(), password: password.to_owned() };
     let host = registry.address();
     let error = pull(Registries::default()).await.unwrap_err();
     assert_eq!(error.code(), "image_auth");
@@ -191,8 +188,22 @@ async fn an_image_of_umoci_unpacks_as_umoci_does() {
         run("sh", &["-ec", &format!("cd {rootfs}; {script}")]);
         run("umoci", &["repack", "--image", &image, &bundle]);
     }
-    run("umoci", &["config", "--image", &image, "--config.env", "K=v", "--config.user", "12:34",
-        "--config.workingdir", "/srv", "--config.entrypoint", "/usr/bin/t"]);
+    run(
+        "umoci",
+        &[
+            "config",
+            "--image",
+            &image,
+            "--config.env",
+            "K=v",
+            "--config.user",
+            "12:34",
+            "--config.workingdir",
+            "/srv",
+            "--config.entrypoint",
+            "/usr/bin/t",
+        ],
+    );
     let name = registry.push(Path::new(&layout), "umoci:1", false);
     let pulled = home.store.pull(&name, &options(), &Progress::none()).await.unwrap();
     run("umoci", &["unpack", "--image", &image, &at("theirs")]);

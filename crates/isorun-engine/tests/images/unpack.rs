@@ -44,8 +44,16 @@ async fn layers_lie_one_above_the_other() {
     let home = Home::new();
     for (case, layers, expected) in [
         ("one", vec![base()], "d d/one d/sub d/sub/three d/two top"),
-        ("a file is replaced", vec![base(), layer().file("top", "new")], "d d/one d/sub d/sub/three d/two top"),
-        ("a file is removed", vec![base(), layer().file(".wh.top", "")], "d d/one d/sub d/sub/three d/two"),
+        (
+            "a file is replaced",
+            vec![base(), layer().file("top", "new")],
+            "d d/one d/sub d/sub/three d/two top",
+        ),
+        (
+            "a file is removed",
+            vec![base(), layer().file(".wh.top", "")],
+            "d d/one d/sub d/sub/three d/two",
+        ),
         ("a folder is removed", vec![base(), layer().file(".wh.d", "")], "top"),
         (
             "what is not there is removed",
@@ -59,7 +67,10 @@ async fn layers_lie_one_above_the_other() {
         ),
         (
             "a folder is made opaque, behind",
-            vec![base(), layer().file("d/new", "n").file("d/sub/four", "4").file("d/.wh..wh..opq", "")],
+            vec![
+                base(),
+                layer().file("d/new", "n").file("d/sub/four", "4").file("d/.wh..wh..opq", ""),
+            ],
             "d d/new d/sub d/sub/four top",
         ),
         (
@@ -88,11 +99,7 @@ async fn layers_lie_one_above_the_other() {
             vec![base(), layer().folder("top").file("top/in", "i")],
             "d d/one d/sub d/sub/three d/two top top/in",
         ),
-        (
-            "a folder becomes a file",
-            vec![base(), layer().file("d", "file")],
-            "d top",
-        ),
+        ("a folder becomes a file", vec![base(), layer().file("d", "file")], "d top"),
         (
             "what aufs kept is left out",
             vec![layer().file(".wh..wh.plnk/1.2", "").file(".wh..wh.aufs", "").file("f", "")],
@@ -185,9 +192,12 @@ async fn entries_go_where_links_of_the_image_lead() {
         .file("a/b/up/share/doc", "d");
     for layers in [vec![&base, &next], vec![&base, &next, &next]] {
         let image = home.layers(&layers).await.unwrap();
-        for (path, content) in
-            [("usr/lib/libc.so", "c"), ("run/pid", "1"), ("run/lock/file", "l"), ("usr/share/doc", "d")]
-        {
+        for (path, content) in [
+            ("usr/lib/libc.so", "c"),
+            ("run/pid", "1"),
+            ("run/lock/file", "l"),
+            ("usr/share/doc", "d"),
+        ] {
             assert_eq!(read(&image.root, path), content);
         }
         assert!(std::fs::symlink_metadata(image.root.join("lib")).unwrap().is_symlink());
@@ -243,7 +253,8 @@ async fn the_configuration_of_an_image_holds() {
     });
     let bundle = Bundle::with(&layers, config, "amd64");
     let image = home.import(&bundle, &Limits::default()).await.unwrap();
-    let pairs: Vec<_> = image.config.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let pairs: Vec<_> =
+        image.config.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     assert_eq!(pairs.join(" "), "PATH=/bin EMPTY= ODD=a=b TWICE=2 BARE=");
     assert_eq!(image.config.workdir.as_deref(), Some("/srv"));
     assert_eq!(image.config.command(&["ls".to_owned()]), ["/bin/sh", "-c", "ls"]);
@@ -253,7 +264,8 @@ async fn the_configuration_of_an_image_holds() {
     assert_eq!(image.user(Some("nobody")).unwrap_err().code(), "image_user");
 
     // As docker writes what is not set.
-    let config = json!({ "Env": null, "User": "", "WorkingDir": "", "Entrypoint": null, "Cmd": null });
+    let config =
+        json!({ "Env": null, "User": "", "WorkingDir": "", "Entrypoint": null, "Cmd": null });
     let bundle = Bundle::with(&layers, config, "amd64");
     let image = home.import(&bundle, &Limits::default()).await.unwrap();
     assert_eq!(image.config, isorun_engine::image::ImageConfig::default());

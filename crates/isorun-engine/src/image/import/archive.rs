@@ -21,7 +21,10 @@ pub(super) enum Contents {
 }
 
 pub(super) enum Place {
-    File { offset: u64, size: u64 },
+    File {
+        offset: u64,
+        size: u64,
+    },
     /// `docker save` once wrote a layer that comes twice as a link.
     Link(String),
 }

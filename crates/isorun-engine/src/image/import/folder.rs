@@ -45,8 +45,7 @@ pub(super) fn pack(folder: &Path, into: &mut File, limits: &Limits) -> Result<()
                 if !entry_name.is_empty() {
                     entry_name.push(b'/');
                 }
-                entry_name
-                    .extend_from_slice(entry.map_err(failed(&path))?.file_name().as_bytes());
+                entry_name.extend_from_slice(entry.map_err(failed(&path))?.file_name().as_bytes());
                 inner.push(entry_name);
             }
             inner.sort_unstable_by(|a, b| b.cmp(a));
@@ -104,8 +103,9 @@ fn append<W: io::Write>(
     if content.is_some() || kind.is_dir() {
         records.extend(xattrs(path));
     }
-    builder
-        .append_pax_extensions(records.iter().map(|(key, value)| (key.as_str(), value.as_slice())))?;
+    builder.append_pax_extensions(
+        records.iter().map(|(key, value)| (key.as_str(), value.as_slice())),
+    )?;
     header.set_cksum();
     match content {
         Some(file) => {

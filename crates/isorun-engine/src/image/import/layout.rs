@@ -30,8 +30,7 @@ pub(super) fn oci(store: &Store, path: &Path, options: &ImportOptions) -> Result
     let (digest, bytes, manifest) = manifest(&contents, &what, chosen, options, 0)?;
     document::check_manifest(&manifest, limits)?;
     let config = blob(&contents, &what, manifest.config(), options)?;
-    let plan =
-        Plan::new(&what, bytes, digest, &manifest, config, &options.platform, limits)?;
+    let plan = Plan::new(&what, bytes, digest, &manifest, config, &options.platform, limits)?;
     for layer in &plan.layers {
         keep(store, &contents, layer)?;
     }
@@ -47,19 +46,15 @@ fn select<'a>(
     let entries = index.manifests();
     if let Some(wanted) = &options.select {
         let named = entries.iter().find(|entry| {
-            entry.digest().as_ref() == wanted
-                || annotations(entry).any(|name| name == wanted)
+            entry.digest().as_ref() == wanted || annotations(entry).any(|name| name == wanted)
         });
-        return named.ok_or_else(|| Error::NotFound {
-            reference: wanted.clone(),
-            place: what.to_owned(),
-        });
+        return named
+            .ok_or_else(|| Error::NotFound { reference: wanted.clone(), place: what.to_owned() });
     }
     match entries.as_slice() {
-        [] => Err(Error::Malformed {
-            what: what.to_owned(),
-            reason: "it holds no image".to_owned(),
-        }),
+        [] => {
+            Err(Error::Malformed { what: what.to_owned(), reason: "it holds no image".to_owned() })
+        }
         [only] => Ok(only),
         _ if entries.iter().all(|entry| entry.platform().is_some()) => {
             document::choose(what, index, &options.platform)
@@ -71,7 +66,9 @@ fn select<'a>(
                 entries
                     .iter()
                     .map(|entry| {
-                        annotations(entry).next().map_or_else(|| entry.digest().to_string(), str::to_owned)
+                        annotations(entry)
+                            .next()
+                            .map_or_else(|| entry.digest().to_string(), str::to_owned)
                     })
                     .take(20)
                     .collect::<Vec<_>>()
@@ -158,11 +155,10 @@ pub(super) fn docker(store: &Store, path: &Path, options: &ImportOptions) -> Res
         .map_err(|error| malformed(format!("its manifest.json is none of docker's ({error})")))?;
     let tags = |image: &Saved| image.repo_tags.clone().unwrap_or_default();
     let chosen = match (&options.select, saved.as_slice()) {
-        (Some(wanted), _) => {
-            saved.iter().find(|image| tags(image).contains(wanted)).ok_or_else(|| {
-                Error::NotFound { reference: wanted.clone(), place: what.clone() }
-            })?
-        }
+        (Some(wanted), _) => saved
+            .iter()
+            .find(|image| tags(image).contains(wanted))
+            .ok_or_else(|| Error::NotFound { reference: wanted.clone(), place: what.clone() })?,
         (None, [only]) => only,
         (None, []) => return Err(malformed("it holds no image".to_owned())),
         (None, _) => {

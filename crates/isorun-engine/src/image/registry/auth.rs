@@ -159,10 +159,7 @@ mod tests {
     #[test]
     fn challenges_are_read() {
         let bearer = |realm: &str, service: Option<&str>| {
-            Some(Challenge::Bearer {
-                realm: realm.to_owned(),
-                service: service.map(str::to_owned),
-            })
+            Some(Challenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) })
         };
         for (header, expected) in [
             ("Basic realm=\"x\"", Some(Challenge::Basic)),

@@ -102,12 +102,12 @@ impl Registries {
         let text = match std::fs::read(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(self),
-            Err(error) => return Err(Error::at("read the credentials for registries", path)(error)),
+            Err(error) => {
+                return Err(Error::at("read the credentials for registries", path)(error));
+            }
         };
-        let malformed = |reason: String| Error::Malformed {
-            what: format!("{}", path.display()),
-            reason,
-        };
+        let malformed =
+            |reason: String| Error::Malformed { what: format!("{}", path.display()), reason };
         let config: Config = serde_json::from_slice(&text)
             .map_err(|error| malformed(format!("it is no configuration of docker ({error})")))?;
         for (host, auth) in config.auths {
@@ -126,7 +126,9 @@ impl Registries {
                         name: name.to_owned(),
                         password: password.trim_end_matches('\0').to_owned(),
                     },
-                    None => return Err(malformed(format!("the credentials for {host} are damaged"))),
+                    None => {
+                        return Err(malformed(format!("the credentials for {host} are damaged")));
+                    }
                 }
             } else if let (Some(name), Some(password)) = (auth.username, auth.password) {
                 Credentials::User { name, password }

@@ -5,8 +5,8 @@ use std::fs::{self, File};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use super::lock::{Mode, tried};
 use super::Store;
+use super::lock::{Mode, tried};
 use crate::image::error::{Error, Result};
 use crate::image::unpack::remove_tree;
 
@@ -72,8 +72,7 @@ impl Store {
                 continue;
             }
             if let Ok(text) = fs::read(path.join("root.json"))
-                && let Ok(summary) =
-                    serde_json::from_slice::<crate::image::unpack::Summary>(&text)
+                && let Ok(summary) = serde_json::from_slice::<crate::image::unpack::Summary>(&text)
             {
                 removed.bytes += summary.bytes;
             }
@@ -111,9 +110,10 @@ impl Store {
             let is_folder = file.metadata().is_ok_and(|found| found.is_dir());
             // A file in here is about to be renamed, unless it is old.
             let settled = is_folder
-                || file.metadata().and_then(|found| found.modified()).is_ok_and(|time| {
-                    time.elapsed().is_ok_and(|age| age.as_secs() > 3600)
-                });
+                || file
+                    .metadata()
+                    .and_then(|found| found.modified())
+                    .is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() > 3600));
             if settled && tried(&file, Mode::Exclusive, &path)? {
                 remove_tree(folder.as_fd(), &name).map_err(Error::at("remove leftovers", &path))?;
                 removed.leftovers += 1;

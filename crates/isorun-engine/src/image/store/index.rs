@@ -91,10 +91,7 @@ impl Store {
     }
 
     /// Changes the index, one at a time.
-    pub(super) async fn change_index<T>(
-        &self,
-        change: impl FnOnce(&mut Index) -> T,
-    ) -> Result<T> {
+    pub(super) async fn change_index<T>(&self, change: impl FnOnce(&mut Index) -> T) -> Result<T> {
         let _lock = Lock::wait(&self.path("index.lock"), Mode::Exclusive).await?;
         let mut index = self.read_index()?;
         let answer = change(&mut index);

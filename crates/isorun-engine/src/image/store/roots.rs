@@ -176,6 +176,13 @@ impl Building {
         self.unpacker.as_mut().ok_or(Error::Cancelled)
     }
 
+    /// Removes what was made, and returns when it is gone.
+    pub(crate) fn discard(mut self) {
+        self.unpacker = None;
+        self.done = true;
+        clear(&self.lock, &self.folder);
+    }
+
     /// Completes the folder and puts it into place.
     pub(crate) fn commit(mut self) -> Result<()> {
         let unpacker = self.unpacker.take().ok_or(Error::Cancelled)?;
@@ -210,17 +217,19 @@ impl Drop for Building {
         // The lock goes along: until the end this is no leftover of a crash.
         let Ok(lock) = self.lock.try_clone() else { return };
         let folder = std::mem::take(&mut self.folder);
-        let remove = move || {
-            for name in ["root", "trash", "root.json"] {
-                // What cannot be removed is left to the collection of garbage.
-                let _ = remove_tree(lock.as_fd(), name);
-            }
-            let _ = fs::remove_dir(&folder);
-        };
+        let remove = move || clear(&lock, &folder);
         // It may take long, and this may be a thread that must not wait.
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(remove)),
             Err(_) => remove(),
         }
     }
+}
+
+fn clear(lock: &File, folder: &Path) {
+    for name in ["root", "trash", "root.json"] {
+        // What cannot be removed is left to the collection of garbage.
+        let _ = remove_tree(lock.as_fd(), name);
+    }
+    let _ = fs::remove_dir(folder);
 }

@@ -373,9 +373,10 @@ mod tests {
     fn records_end_where_their_length_says() {
         assert_eq!(record(b"8 a=b=\n\nrest"), Some((&b"a"[..], &b"b=\n"[..], &b"rest"[..])));
         assert_eq!(record(b"6 a=b\n"), Some((&b"a"[..], &b"b"[..], &b""[..])));
-        for damaged in
-            ["", "a", "6", "6 a=b", "5 a=b\n", "99 a=b\n", "2 a=b\n", "6 aab\n", "-1 a=b\n", "0 a=b\n"]
-        {
+        for damaged in [
+            "", "a", "6", "6 a=b", "5 a=b\n", "99 a=b\n", "2 a=b\n", "6 aab\n", "-1 a=b\n",
+            "0 a=b\n",
+        ] {
             assert_eq!(record(damaged.as_bytes()), None, "{damaged:?}");
         }
     }
