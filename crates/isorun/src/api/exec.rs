@@ -95,6 +95,8 @@ pub enum ExecEvent {
         error: String,
         /// A stable name for programs.
         code: String,
+        /// The HTTP status that an answer without a stream would have.
+        status: u16,
     },
 }
 

@@ -14,8 +14,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     api::{
-        DestroyStats, Entries, ErrorBody, ExecRequest, History, NewRun, Patch, Readiness, Run,
-        RunList, RunStats, Usage, Written,
+        DestroyStats, Entries, ErrorBody, ExecRequest, History, NewRun, Run, RunList, RunStats,
+        Usage, Written,
     },
     id::RunId,
 };
@@ -101,20 +101,12 @@ impl Client {
         answer.await.is_ok_and(|answer| answer.status().is_success())
     }
 
-    pub async fn ready(&self) -> Result<Readiness, ClientError> {
-        self.ask(self.request(Method::GET, "readyz")).await
-    }
-
     pub async fn create(&self, new: &NewRun) -> Result<Run, ClientError> {
         self.ask(self.json(Method::POST, "v1/runs", new)?).await
     }
 
     pub async fn list(&self) -> Result<RunList, ClientError> {
         self.ask(self.request(Method::GET, "v1/runs")).await
-    }
-
-    pub async fn set_timeout(&self, id: &RunId, timeout: f64) -> Result<Run, ClientError> {
-        self.ask(self.json(Method::PATCH, &format!("v1/runs/{id}"), &Patch { timeout })?).await
     }
 
     pub async fn destroy(&self, id: &RunId) -> Result<DestroyStats, ClientError> {

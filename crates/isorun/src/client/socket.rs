@@ -93,10 +93,10 @@ impl Events {
 fn last_word(text: &str) -> Result<Said, ClientError> {
     match serde_json::from_str(text) {
         Ok(ExecEvent::Exit { exit_code }) => Ok(Said::Exit(exit_code)),
-        Ok(ExecEvent::Error { error, code }) => {
+        Ok(ExecEvent::Error { error, code, status }) => {
             let body = ErrorBody { error, code, stdout: None, stderr: None };
-            // The status of the request was that of the upgrade.
-            Err(ClientError::Refused { status: StatusCode::OK, body: Box::new(body) })
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+            Err(ClientError::Refused { status, body: Box::new(body) })
         }
         _ => Err(ClientError::Broken("the server says nonsense".to_owned())),
     }

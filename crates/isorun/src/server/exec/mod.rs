@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use isorun_agent::{
-    client::{self, ClientError, ExecControl, ExecEvent},
+    client::{self, ClientError, ExecControl, ExecEvent as AgentEvent},
     protocol::{self, FailureKind, Size, Status},
 };
 use isorun_engine::AgentStream;
@@ -22,7 +22,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use super::{ApiError, App, Code, config, lifecycle::engine_error, order, runs::LiveRun};
 use crate::{
-    api::{Command, ExecRequest},
+    api::{Command, ExecEvent, ExecRequest},
     audit::Event,
     id::random_hex,
 };
@@ -218,9 +218,9 @@ async fn converse(
     let listen = async {
         loop {
             let piece = match events.next().await.map_err(agent_error)? {
-                ExecEvent::Stdout(bytes) => Output::Stdout(bytes),
-                ExecEvent::Stderr(bytes) => Output::Stderr(bytes),
-                ExecEvent::Exited(status) => return Ok(status),
+                AgentEvent::Stdout(bytes) => Output::Stdout(bytes),
+                AgentEvent::Stderr(bytes) => Output::Stderr(bytes),
+                AgentEvent::Exited(status) => return Ok(status),
             };
             // A listener that went away is noticed elsewhere.
             let _ = output.send(piece).await;
@@ -284,12 +284,13 @@ pub fn agent_error(error: ClientError) -> ApiError {
 }
 
 /// The last event of a command.
-fn ending(end: Result<Status, ApiError>) -> crate::api::ExecEvent {
+fn ending(end: Result<Status, ApiError>) -> ExecEvent {
     match end {
-        Ok(status) => crate::api::ExecEvent::Exit { exit_code: status.shell_code() },
-        Err(error) => crate::api::ExecEvent::Error {
-            error: error.message,
+        Ok(status) => ExecEvent::Exit { exit_code: status.shell_code() },
+        Err(error) => ExecEvent::Error {
+            status: error.code.status().as_u16(),
             code: error.code.name().to_owned(),
+            error: error.message,
         },
     }
 }
