@@ -1,0 +1,18 @@
+//! The bodies of requests and answers: what server, client and OpenAPI share.
+
+mod audit;
+mod error;
+mod exec;
+mod run;
+mod usage;
+
+pub use audit::AuditEntry;
+pub use error::ErrorBody;
+pub use exec::{
+    AttachInput, Command, Encoding, ExecEvent, ExecOutcome, ExecRequest, TerminalInput,
+};
+pub use run::{
+    DestroyStats, Entries, Health, NewRun, Patch, Readiness, Run, RunList, RunStats, Status,
+    Written,
+};
+pub use usage::{History, PastRun, Usage};

@@ -1,0 +1,193 @@
+//! Runs: what asks for one, what describes one, what is left of one.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::id::RunId;
+
+/// What asks for a run. Numbers are wide here, so that an absurd one is refused
+/// by its name and not by its type.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct NewRun {
+    /// An OCI image such as `python:3.12`, or `host`: the machine's own programs, read-only.
+    #[schema(example = "host")]
+    pub image: String,
+    /// Virtual CPUs; 1 if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<i64>,
+    /// Memory in MiB; 1024 if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mem_mib: Option<i64>,
+    /// What may be written to its disk, in MiB; 10240 if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_mib: Option<i64>,
+    /// Seconds without activity until it is destroyed: 300 if not given, 0 or -1 for never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<f64>,
+    /// Environment variables of every command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<BTreeMap<String, String>>,
+    /// Where it may connect to. This server has no rules yet: only empty ones are accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkRules>,
+    /// `default` or `locked-down`: no network in either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_profile: Option<String>,
+    /// Secrets that a proxy adds outside of the sandbox. This server has none yet: only an empty
+    /// object is accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+/// Explicit network rules.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct NetworkRules {
+    /// Where it may connect to.
+    #[serde(default)]
+    pub allow: Option<Vec<String>>,
+    /// Where it may not.
+    #[serde(default)]
+    pub deny: Option<Vec<String>>,
+}
+
+/// A run.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Run {
+    /// `run` and 16 hex digits.
+    #[schema(value_type = String, example = "run0123456789abcdef")]
+    pub id: RunId,
+    /// What it is doing.
+    pub status: Status,
+    /// The image that it was made from.
+    pub image: String,
+    /// Where the server says it is.
+    pub region: String,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub mem_mib: u64,
+    /// What may be written to its disk, in MiB.
+    pub disk_mib: u64,
+    /// How long it took to create, in milliseconds.
+    pub create_ms: u64,
+    /// When it was created, as in RFC 3339.
+    pub created_at: String,
+    /// Seconds without activity until it is destroyed; 0 for never.
+    pub timeout: f64,
+}
+
+/// What a run is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It is being made.
+    Creating,
+    /// It takes commands.
+    Running,
+    /// Its sandbox died by itself; it can only be destroyed.
+    Failed,
+    /// It is gone.
+    Destroyed,
+}
+
+impl Status {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Running => "running",
+            Self::Failed => "failed",
+            Self::Destroyed => "destroyed",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Creating, Self::Running, Self::Failed, Self::Destroyed]
+            .into_iter()
+            .find(|status| status.name() == name)
+    }
+}
+
+/// The caller's runs that are not destroyed, the oldest first.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RunList {
+    pub runs: Vec<Run>,
+}
+
+/// What can be changed of a run.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Patch {
+    /// Seconds without activity until it is destroyed, 0 or -1 for never.
+    pub timeout: f64,
+}
+
+/// What a run used, measured, when it is destroyed.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DestroyStats {
+    /// `destroyed`.
+    pub status: Status,
+    /// CPU time of everything in it, in milliseconds.
+    pub cpu_ms: u64,
+    /// The most memory that it held at once.
+    pub mem_peak_bytes: u64,
+    /// What it had written to its disk.
+    pub disk_used_bytes: u64,
+    /// From create to destroy, in milliseconds.
+    pub uptime_ms: u64,
+    /// Always 0: it is your machine.
+    pub cost_cents: f64,
+}
+
+/// What a run uses now.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RunStats {
+    /// CPU time of everything in it, in milliseconds.
+    pub cpu_ms: u64,
+    /// The memory that it holds.
+    pub mem_bytes: u64,
+    /// The most memory that it held at once.
+    pub mem_peak_bytes: u64,
+    /// What it has written to its disk.
+    pub disk_used_bytes: u64,
+    /// Processes.
+    pub pids: u64,
+    /// Since it was created, in milliseconds.
+    pub uptime_ms: u64,
+}
+
+/// What is in a folder.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Entries {
+    /// Names without their folder, sorted.
+    pub entries: Vec<String>,
+}
+
+/// What an upload wrote.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Written {
+    /// Where.
+    pub path: String,
+    /// How much.
+    pub size: u64,
+}
+
+/// The server answers.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `ok`.
+    pub status: String,
+    /// The server's version.
+    pub version: String,
+}
+
+/// Whether the server takes new runs.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Readiness {
+    /// `ready`, or `stopping`.
+    pub status: String,
+    /// What runs the sandboxes.
+    pub engine: String,
+    /// What keeps a guest in.
+    pub isolation: String,
+}

@@ -1,0 +1,134 @@
+//! Where a client finds its server, and its key: what it is told, then the
+//! environment, then what the user's own server wrote, then the usual address.
+//!
+//! The Python package reads the same file: `sdk/python/src/isorun/_config.py`.
+
+use std::{
+    env, fs,
+    io::{ErrorKind, Write},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+};
+
+use anyhow::{Context, Result};
+use etcetera::BaseStrategy;
+use serde::{Deserialize, Serialize};
+
+use crate::server::config::DEFAULT_ADDRESS;
+
+pub const URL: &str = "ISORUN_API_URL";
+pub const KEY: &str = "ISORUN_API_KEY";
+
+/// What `isorun serve` writes on its first start for its own user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Local {
+    pub api_url: String,
+    pub api_key: String,
+}
+
+impl Local {
+    fn path() -> Result<PathBuf> {
+        let base = etcetera::choose_base_strategy().context("cannot find the home folder")?;
+        Ok(base.config_dir().join("isorun/client.json"))
+    }
+
+    /// What is there, if it can be read.
+    pub fn load() -> Result<Option<Self>> {
+        let path = Self::path()?;
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        };
+        let local = serde_json::from_str(&text).with_context(|| {
+            format!("{} is damaged: remove it, and start the server again", path.display())
+        })?;
+        Ok(Some(local))
+    }
+
+    /// Writes it, for this user only. Gives its place.
+    pub fn store(&self) -> Result<PathBuf> {
+        let path = Self::path()?;
+        let folder = path.parent().context("the configuration has no folder")?;
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        // The draft is made for its owner only; the rename shows it whole.
+        let mut draft = tempfile::NamedTempFile::new_in(folder)
+            .with_context(|| format!("cannot write into {}", folder.display()))?;
+        draft.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+        serde_json::to_writer_pretty(&mut draft, self)?;
+        draft.write_all(b"\n")?;
+        draft.persist(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+/// A server to talk to.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub url: String,
+    pub key: Option<String>,
+    /// Whether somebody chose it, now or by the environment; otherwise it is
+    /// only where a server would be.
+    pub chosen: bool,
+}
+
+impl Target {
+    pub fn find(url: Option<String>, key: Option<String>) -> Result<Self> {
+        let set = |name| env::var(name).ok().filter(|value| !value.is_empty());
+        let (url, key) = (url.or_else(|| set(URL)), key.or_else(|| set(KEY)));
+        let chosen = url.is_some();
+        let local = match (&url, &key) {
+            (Some(_), Some(_)) => None,
+            _ => Local::load()?,
+        };
+        let default = || format!("http://{DEFAULT_ADDRESS}");
+        let (local_url, local_key) =
+            local.map_or((None, None), |local| (Some(local.api_url), Some(local.api_key)));
+        // The key of this machine's server leaves this machine under no address.
+        let own = url.as_ref().is_none_or(|url| {
+            local_url.as_ref() == Some(url)
+                || (is_loopback(url) && local_url.as_deref().is_some_and(is_loopback))
+        });
+        Ok(Self {
+            key: key.or(local_key.filter(|_| own)),
+            url: url.or(local_url).unwrap_or_else(default).trim_end_matches('/').to_owned(),
+            chosen,
+        })
+    }
+}
+
+fn is_loopback(url: &str) -> bool {
+    let host = reqwest::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned));
+    host.is_some_and(|host| {
+        host == "localhost"
+            || host
+                .trim_matches(['[', ']'])
+                .parse()
+                .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_has_several_names() {
+        for url in
+            ["http://127.0.0.1:7676", "https://localhost", "http://[::1]:1/", "http://127.9.9.9"]
+        {
+            assert!(is_loopback(url), "{url}");
+        }
+        for url in [
+            "http://example.com",
+            "http://10.0.0.1",
+            "http://localhost.example.com",
+            "127.0.0.1",
+            "",
+        ] {
+            assert!(!is_loopback(url), "{url}");
+        }
+    }
+}

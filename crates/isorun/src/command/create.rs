@@ -1,0 +1,108 @@
+//! `isorun create`: a sandbox that stays.
+
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
+
+use super::table;
+use crate::{api::NewRun, client::Client, failure::Failure};
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    sandbox: SandboxArgs,
+
+    /// Destroy it after so long without activity; 0 for never
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
+    idle: Duration,
+
+    /// Print all about it as JSON, instead of its id
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a sandbox is made of.
+#[derive(clap::Args)]
+pub struct SandboxArgs {
+    /// An OCI image, or `host`: this machine's own programs, read-only
+    pub image: String,
+
+    /// Virtual CPUs [default: 1]
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
+    vcpus: Option<i64>,
+
+    /// Memory, such as 512M or 2G [default: 1G]
+    #[arg(long, value_name = "SIZE", value_parser = mebibytes, help_heading = "Limits")]
+    mem: Option<i64>,
+
+    /// What it may write to its disk, such as 512M or 20G [default: 10G]
+    #[arg(long, value_name = "SIZE", value_parser = mebibytes, help_heading = "Limits")]
+    disk: Option<i64>,
+
+    /// Set an environment variable of its commands; repeat it for more
+    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+}
+
+impl SandboxArgs {
+    pub fn request(&self, idle: Duration) -> NewRun {
+        let env: BTreeMap<_, _> = self.env.iter().cloned().collect();
+        NewRun {
+            image: self.image.clone(),
+            vcpus: self.vcpus,
+            mem_mib: self.mem,
+            disk_mib: self.disk,
+            timeout: Some(idle.as_secs_f64()),
+            env: (!env.is_empty()).then_some(env),
+            ..NewRun::default()
+        }
+    }
+}
+
+pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
+    let run = client.create(&args.sandbox.request(args.idle)).await?;
+    if args.json { table::json(&run) } else { table::line(run.id.as_str()) }
+}
+
+pub fn duration(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text)
+        .map_err(|_| "give a number and a unit, such as 5s, 500ms or 1m, or 0 for none".to_owned())
+}
+
+fn mebibytes(text: &str) -> Result<i64, String> {
+    let wrong = || "give a size such as 512M or 2G, of whole mebibytes".to_owned();
+    let text = text.trim_end_matches("iB");
+    let (number, factor) = match text.split_at_checked(text.len().saturating_sub(1)) {
+        Some((number, "M" | "m")) => (number, 1),
+        Some((number, "G" | "g")) => (number, 1024),
+        Some((number, "T" | "t")) => (number, 1024 * 1024),
+        _ => return Err(wrong()),
+    };
+    let number: i64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(factor).filter(|size| *size > 0).ok_or_else(wrong)
+}
+
+pub fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("give NAME=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, size) in
+            [("512M", 512), ("2G", 2048), ("1GiB", 1024), ("3m", 3), ("1T", 1 << 20)]
+        {
+            assert_eq!(mebibytes(text), Ok(size), "{text}");
+        }
+        for text in ["", "M", "512", "-1M", "1.5G", "0M", "9999999999999T", "1K", "\u{e9}"] {
+            assert!(mebibytes(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `isorun keys`: who may use a server. Works on the server's folder of data, on
+//! its machine, while the server runs or not.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Subcommand;
+
+use super::{DataArgs, table};
+use crate::{
+    clock, data,
+    failure::Failure,
+    id::random_hex,
+    secret::{self, Secret},
+    store::{KeyRow, Store},
+};
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    data: DataArgs,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a key, and print it: it is shown this once
+    ///
+    /// A key sees the runs of its tenant and no others.
+    Create {
+        /// For people, such as the name of a program
+        name: String,
+        /// Whose runs it sees [default: a tenant of its own]
+        #[arg(long)]
+        tenant: Option<String>,
+        /// The region in the text of the key
+        #[arg(long, default_value = "local", value_parser = secret::region)]
+        region: String,
+        /// Let it see what concerns the whole server, such as /metrics
+        #[arg(long)]
+        admin: bool,
+    },
+    /// List the keys, without what makes them secret
+    Ls {
+        /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a key worthless, at once and for ever
+    Revoke {
+        /// Its id, as `keys ls` shows it
+        id: String,
+    },
+}
+
+pub fn run(args: Args) -> Result<ExitCode, Failure> {
+    let dir = args.data.dir()?;
+    super::block_on(async move {
+        data::prepare(&dir)?;
+        let store = Store::open(&dir).context("cannot open the data folder")?;
+        match args.command {
+            Command::Create { name, tenant, region, admin } => {
+                let secret = Secret::open(&dir)?;
+                let key = create(&store, &secret, &region, &name, tenant, admin).await?;
+                table::line(&key)
+            }
+            Command::Ls { json } => list(&store, json).await,
+            Command::Revoke { id } => {
+                if store.revoke_key(&id).await.map_err(anyhow::Error::from)? {
+                    return Ok(ExitCode::SUCCESS);
+                }
+                Err(Failure::usage(format!("there is no key {id:?}, or it was revoked before"))
+                    .hint("`isorun keys ls` has the ids"))
+            }
+        }
+    })
+}
+
+/// Makes a key and gives its text.
+pub async fn create(
+    store: &Store,
+    secret: &Secret,
+    region: &str,
+    name: &str,
+    tenant: Option<String>,
+    admin: bool,
+) -> anyhow::Result<String> {
+    let id = random_hex::<6>().context("the system gives no random numbers")?;
+    let tenant = tenant.unwrap_or_else(|| id.clone());
+    store.add_key(KeyRow::new(&id, &tenant, name, admin)).await?;
+    Ok(secret.key(region, &id))
+}
+
+async fn list(store: &Store, json: bool) -> Result<ExitCode, Failure> {
+    let keys = store.keys().await.map_err(anyhow::Error::from)?;
+    if json {
+        let keys: Vec<_> = keys
+            .iter()
+            .map(|key| {
+                serde_json::json!({
+                    "id": key.id, "name": key.name, "tenant": key.tenant, "admin": key.admin,
+                    "created_at": clock::rfc3339(key.created_at),
+                    "revoked_at": key.revoked_at.map(clock::rfc3339),
+                })
+            })
+            .collect();
+        return table::json(&keys);
+    }
+    let rows: Vec<_> = keys
+        .into_iter()
+        .map(|key| {
+            [
+                key.id,
+                key.name,
+                key.tenant,
+                if key.admin { "yes" } else { "" }.to_owned(),
+                clock::rfc3339(key.created_at),
+                key.revoked_at.map_or_else(String::new, clock::rfc3339),
+            ]
+        })
+        .collect();
+    table::print(["ID", "NAME", "TENANT", "ADMIN", "CREATED", "REVOKED"], &rows)
+}

@@ -1,0 +1,43 @@
+//! `isorun logs`: a run's audit log, as it is or for people.
+
+use std::{io::Write, process::ExitCode};
+
+use futures_util::{StreamExt, TryStreamExt, pin_mut};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio_util::io::StreamReader;
+
+use crate::{api::AuditEntry, client::Client, failure::Failure, id::RunId};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The sandbox, also one that is gone
+    #[arg(value_parser = super::run_id)]
+    id: RunId,
+
+    /// Print the lines as the server keeps them, with their hmacs
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
+    let body = client.audit(&args.id).await?;
+    let mut stdout = std::io::stdout().lock();
+    if args.json {
+        pin_mut!(body);
+        while let Some(piece) = body.next().await {
+            stdout.write_all(&piece?).map_err(Failure::output)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let body = body.map_err(std::io::Error::other);
+    pin_mut!(body);
+    let mut lines = BufReader::new(StreamReader::new(body)).lines();
+    while let Some(line) = lines.next_line().await.map_err(|error| Failure::Other(error.into()))? {
+        let entry: AuditEntry = serde_json::from_str(&line).map_err(|error| {
+            Failure::Other(anyhow::anyhow!("the server says nonsense: {error}"))
+        })?;
+        let AuditEntry { seq, ts, event, data, .. } = entry;
+        writeln!(stdout, "{seq:>4}  {ts}  {event:<18}  {}", data.get()).map_err(Failure::output)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

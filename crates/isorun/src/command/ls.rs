@@ -1,0 +1,40 @@
+//! `isorun ls`: what is in a folder of a sandbox.
+
+use std::{io::Write, process::ExitCode};
+
+use super::table;
+use crate::{client::Client, failure::Failure, id::RunId};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The sandbox
+    #[arg(value_parser = super::run_id)]
+    id: RunId,
+
+    /// An absolute path inside of it
+    #[arg(default_value = "/")]
+    path: String,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
+    let entries = client.entries(&args.id, &args.path).await?;
+    if args.json {
+        return table::json(&entries);
+    }
+    let text: String = entries
+        .entries
+        .iter()
+        // A name can have any character but a slash in it, and each line is one name.
+        .map(|name| name.chars().flat_map(visible).chain(['\n']).collect::<String>())
+        .collect();
+    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::output)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn visible(c: char) -> Box<dyn Iterator<Item = char>> {
+    if c.is_control() { Box::new(c.escape_default()) } else { Box::new(std::iter::once(c)) }
+}

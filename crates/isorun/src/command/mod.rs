@@ -1,0 +1,232 @@
+//! The command line: one file for each subcommand.
+
+mod audit;
+mod cp;
+mod create;
+mod doctor;
+mod embedded;
+mod exec;
+mod keys;
+mod logs;
+mod ls;
+mod pages;
+mod ps;
+mod rm;
+mod run;
+mod serve;
+mod stats;
+mod table;
+mod terminal;
+
+use std::{future::Future, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    client::{Client, config::Target},
+    failure::Failure,
+    id::RunId,
+};
+
+/// Run untrusted programs in Linux sandboxes
+///
+/// `isorun serve` is the server: each sandbox has a kernel interface, files,
+/// processes and limits of its own, and no network. All other commands talk to
+/// a server over HTTP, on this machine unless told otherwise.
+#[derive(Parser)]
+#[command(name = "isorun", version, after_long_help = EXAMPLES)]
+pub struct Cli {
+    #[command(flatten)]
+    server: ServerArgs,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which server.
+#[derive(clap::Args)]
+pub struct ServerArgs {
+    /// The server's address [default: what `isorun serve` wrote, or http://127.0.0.1:7676]
+    #[arg(
+        long,
+        global = true,
+        env = "ISORUN_API_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        help_heading = "Server"
+    )]
+    api_url: Option<String>,
+
+    /// The API key [default: what `isorun serve` wrote]
+    #[arg(
+        long,
+        global = true,
+        env = "ISORUN_API_KEY",
+        hide_env_values = true,
+        value_name = "KEY",
+        help_heading = "Server"
+    )]
+    api_key: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start the server
+    #[command(after_long_help = serve::NOTES)]
+    Serve(Box<serve::Args>),
+
+    /// Make, list and revoke API keys, on the server's machine
+    Keys(keys::Args),
+
+    /// Create a sandbox, run a command in it, and destroy it
+    #[command(after_long_help = run::NOTES)]
+    Run(run::Args),
+
+    /// Create a sandbox, and print its id
+    Create(create::Args),
+
+    /// Run a command in a sandbox
+    #[command(after_long_help = exec::NOTES)]
+    Exec(exec::Args),
+
+    /// List the sandboxes
+    Ps(ps::Args),
+
+    /// Copy a file into or out of a sandbox
+    #[command(after_long_help = cp::NOTES)]
+    Cp(cp::Args),
+
+    /// List a folder of a sandbox
+    Ls(ls::Args),
+
+    /// Destroy sandboxes
+    Rm(rm::Args),
+
+    /// Show what happened in a sandbox: its audit log
+    Logs(logs::Args),
+
+    /// Show what sandboxes use
+    Stats(stats::Args),
+
+    /// Prove that nobody changed the audit logs, on the server's machine
+    Audit(audit::Args),
+
+    /// Say what this machine lacks, and what isolation it gives
+    Doctor(doctor::Args),
+
+    /// Print a completion script for a shell
+    ///
+    /// For bash: isorun completions bash > ~/.local/share/bash-completion/completions/isorun
+    #[command(verbatim_doc_comment)]
+    Completions {
+        /// The shell that is to read it
+        shell: clap_complete::Shell,
+    },
+
+    /// Print the description of the HTTP surface, as OpenAPI
+    #[command(hide = true)]
+    Openapi,
+}
+
+/// Where a server's data is, for what has to be done on its machine.
+#[derive(clap::Args)]
+pub struct DataArgs {
+    /// The server's folder of data [default: /var/lib/isorun, or ~/.local/share/isorun unless root]
+    #[arg(long, value_name = "DIR", env = "ISORUN_DATA_DIR", hide_env_values = true)]
+    data_dir: Option<PathBuf>,
+}
+
+impl DataArgs {
+    pub fn dir(&self) -> anyhow::Result<PathBuf> {
+        self.data_dir.clone().map_or_else(crate::data::default_dir, Ok)
+    }
+
+    /// The folder of a server that was started before.
+    pub fn existing(&self) -> Result<PathBuf, Failure> {
+        let dir = self.dir()?;
+        if dir.join("secret").is_file() {
+            return Ok(dir);
+        }
+        Err(Failure::usage(format!("there is no server's data in {}", dir.display()))
+            .hint("name its folder with --data-dir, or start the server once with `isorun serve`"))
+    }
+}
+
+pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let server = cli.server;
+    match cli.command {
+        Command::Serve(args) => serve::run(*args),
+        Command::Keys(args) => keys::run(args),
+        Command::Run(args) => run::run(args, server),
+        Command::Create(args) => block_on(create::run(args, connect(server)?)),
+        Command::Exec(args) => exec::run(args, server),
+        Command::Ps(args) => block_on(ps::run(args, connect(server)?)),
+        Command::Cp(args) => block_on(cp::run(args, connect(server)?)),
+        Command::Ls(args) => block_on(ls::run(args, connect(server)?)),
+        Command::Rm(args) => block_on(rm::run(args, connect(server)?)),
+        Command::Logs(args) => block_on(logs::run(args, connect(server)?)),
+        Command::Stats(args) => block_on(stats::run(args, connect(server)?)),
+        Command::Audit(args) => audit::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Completions { shell } => pages::completions(shell),
+        Command::Openapi => pages::openapi(),
+    }
+}
+
+fn connect(server: ServerArgs) -> Result<Client, Failure> {
+    Ok(Client::new(&Target::find(server.api_url, server.api_key)?)?)
+}
+
+/// Runs a command until it ends, or until Ctrl-C ends it.
+fn block_on(work: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Other(anyhow::Error::new(error).context("cannot start")))?;
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = work => outcome,
+            () = interrupted() => Err(Failure::Interrupted),
+        }
+    });
+    // A read of standard input cannot be cancelled: nobody waits for it.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Waits for Ctrl-C, or for the signal by which a service manager ends things.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut term) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        Ok(()) = tokio::signal::ctrl_c() => {}
+        Some(()) = term.recv() => {}
+        // Then the signals have their usual effect, which is to end us.
+        else => std::future::pending().await,
+    }
+}
+
+fn run_id(text: &str) -> Result<RunId, String> {
+    text.parse().map_err(|error| format!("{error}"))
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  isorun serve
+  isorun run host -- python3 -c 'print(2 + 2)'
+  id=$(isorun create host)
+  isorun exec $id -- uname -a
+  isorun cp data.csv $id:/work/data.csv
+  isorun rm $id";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

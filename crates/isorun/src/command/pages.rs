@@ -1,0 +1,23 @@
+//! What is printed for other programs: completions, and the HTTP surface.
+
+use std::{io::Write, process::ExitCode};
+
+use clap::CommandFactory as _;
+
+use super::Cli;
+use crate::{failure::Failure, server::openapi};
+
+pub fn completions(shell: clap_complete::Shell) -> Result<ExitCode, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "isorun", &mut script);
+    std::io::stdout().write_all(&script).map_err(Failure::output)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn openapi() -> Result<ExitCode, Failure> {
+    let mut text =
+        openapi::document().to_pretty_json().map_err(|error| Failure::Other(error.into()))?;
+    text.push('\n');
+    std::io::stdout().write_all(text.as_bytes()).map_err(Failure::output)?;
+    Ok(ExitCode::SUCCESS)
+}

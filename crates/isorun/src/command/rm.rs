@@ -1,0 +1,55 @@
+//! `isorun rm`: sandboxes go, and say what they used.
+
+use std::process::ExitCode;
+
+use super::table;
+use crate::{client::Client, failure::Failure, id::RunId};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The sandboxes
+    #[arg(required_unless_present = "all", value_parser = super::run_id)]
+    ids: Vec<RunId>,
+
+    /// All that the key can see
+    #[arg(long, conflicts_with = "ids")]
+    all: bool,
+
+    /// Print what each used as JSON, one line each
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
+    let ids = if args.all {
+        client.list().await?.runs.into_iter().map(|run| run.id).collect()
+    } else {
+        args.ids
+    };
+    let mut trouble = None;
+    for id in ids {
+        match client.destroy(&id).await {
+            Ok(stats) if args.json => {
+                let text =
+                    serde_json::to_string(&stats).map_err(|error| Failure::Other(error.into()))?;
+                table::line(&text)?;
+            }
+            Ok(stats) => {
+                table::line(&format!(
+                    "{id}: {} of CPU time, {} of memory at most, {} on disk, {} from create to destroy",
+                    table::duration(stats.cpu_ms),
+                    table::bytes(stats.mem_peak_bytes),
+                    table::bytes(stats.disk_used_bytes),
+                    table::duration(stats.uptime_ms),
+                ))?;
+            }
+            // The others go all the same.
+            Err(error) => {
+                let failure = Failure::from(error);
+                failure.complain();
+                trouble = Some(failure.exit_code());
+            }
+        }
+    }
+    Ok(trouble.map_or(ExitCode::SUCCESS, ExitCode::from))
+}

@@ -1,0 +1,82 @@
+//! `isorun run`: from nothing to a command's end, and nothing left.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context;
+
+use super::{
+    ServerArgs, create,
+    embedded::{Embedded, connect_or_start},
+    terminal,
+};
+use crate::{client::Client, failure::Failure};
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    sandbox: create::SandboxArgs,
+
+    #[command(flatten)]
+    command: terminal::CommandArgs,
+}
+
+pub const NOTES: &str = "\
+Standard input goes to the command, byte for byte; its output comes as it is
+printed. The exit code is the command's own; 124 if its time was over, 125 if
+it could not be run. Ctrl-C ends it. The sandbox is gone afterwards, whatever
+happened.
+
+If no server was named and none runs on this machine, one is started for this
+command.
+
+Examples:
+  isorun run host -- python3 -c 'print(2 + 2)'
+  isorun run host --mem 256M --timeout 10s -- sh -c 'sort | uniq -c' < words.txt
+  isorun run host --tty";
+
+pub fn run(args: Args, server: ServerArgs) -> Result<ExitCode, Failure> {
+    // A server in this process works while the command's streams are waited for.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    let outcome = runtime.block_on(async move {
+        let (client, embedded) = tokio::select! {
+            found = connect_or_start(server) => found?,
+            () = super::interrupted() => return Err(Failure::Interrupted),
+        };
+        let outcome = in_sandbox(&args, &client).await;
+        match (outcome, stop(embedded).await) {
+            (Ok(code), Ok(())) => Ok(code),
+            (Ok(_), Err(failure)) | (Err(failure), _) => Err(failure),
+        }
+    });
+    // A read of standard input cannot be cancelled: nobody waits for it.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn in_sandbox(args: &Args, client: &Client) -> Result<ExitCode, Failure> {
+    // It is this command that ends the sandbox. If it is killed, idleness does.
+    let request = args.sandbox.request(Duration::from_secs(60));
+    let run = tokio::select! {
+        run = client.create(&request) => run?,
+        // The server destroys what nobody waits for.
+        () = super::interrupted() => return Err(Failure::Interrupted),
+    };
+    let outcome = tokio::select! {
+        outcome = terminal::converse(client, &run.id, &args.command) => outcome,
+        () = super::interrupted() => Err(Failure::Interrupted),
+    };
+    match client.destroy(&run.id).await {
+        // One that died is gone as well; the outcome has said so.
+        Ok(_) => outcome,
+        Err(error) if error.is("run_destroyed") => outcome,
+        Err(error) => outcome.and(Err(error.into())),
+    }
+}
+
+async fn stop(embedded: Option<Embedded>) -> Result<(), Failure> {
+    match embedded {
+        Some(embedded) => embedded.stop().await,
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,183 @@
+//! The server's secret, and what is signed with it: API keys and audit logs.
+//!
+//! An API key is `isorun_live_<region>_<id>_<hmac>`. The hmac is made from the
+//! region and the id with the server's secret, so that a key is checked without
+//! a look into the database, in constant time; only a genuine key is looked up
+//! there, to see whether it was revoked.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use anyhow::{Context, Result, bail};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use crate::id::random_hex;
+
+const PREFIX: &str = "isorun_live_";
+const FILE: &str = "secret";
+
+/// 32 random bytes that only the server's user can read.
+#[derive(Clone)]
+pub struct Secret([u8; 32]);
+
+impl Secret {
+    /// The secret of a data folder; made when there is none yet.
+    pub fn open(data_dir: &Path) -> Result<Self> {
+        let path = data_dir.join(FILE);
+        if let Some(secret) = Self::read(&path)? {
+            return Ok(secret);
+        }
+        let text = random_hex::<32>().context("the system gives no random numbers")?;
+        // A name of its own, then a link: of two that start at the same time
+        // one wins, and nobody ever reads half a secret.
+        let draft = data_dir.join(format!(".{FILE}.{}", random_hex::<8>()?));
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&draft)
+            .with_context(|| format!("cannot write {}", draft.display()))?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        let linked = fs::hard_link(&draft, &path);
+        fs::remove_file(&draft)?;
+        match linked {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                Err(error).with_context(|| format!("cannot write {}", path.display()))
+            }
+            _ => Self::read(&path)?.context("the secret of the server has vanished"),
+        }
+    }
+
+    fn read(path: &Path) -> Result<Option<Self>> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        };
+        let mut bytes = [0; 32];
+        if hex::decode_to_slice(text.trim(), &mut bytes).is_err() {
+            bail!(
+                "{} is damaged: it should hold 64 hex digits. Restore it from a backup; a new \
+                 secret makes every API key and audit log invalid",
+                path.display()
+            );
+        }
+        Ok(Some(Self(bytes)))
+    }
+
+    /// The whole text of an API key.
+    pub fn key(&self, region: &str, id: &str) -> String {
+        let mac = self.key_mac(region, id).finalize().into_bytes();
+        format!("{PREFIX}{region}_{id}_{}", hex::encode(mac))
+    }
+
+    /// The id of a genuine key; nothing for any other text.
+    pub fn verify_key(&self, text: &str) -> Option<String> {
+        let (rest, mac) = text.strip_prefix(PREFIX)?.rsplit_once('_')?;
+        let (region, id) = rest.rsplit_once('_')?;
+        let mac = hex::decode(mac).ok()?;
+        // Compares in constant time.
+        self.key_mac(region, id).verify_slice(&mac).ok()?;
+        Some(id.to_owned())
+    }
+
+    /// The hmac of an audit entry, chained over the one before.
+    pub fn chain(&self, previous: &str, fields: &[&str]) -> String {
+        let mut mac = self.mac("audit");
+        feed(&mut mac, previous);
+        for field in fields {
+            feed(&mut mac, field);
+        }
+        hex::encode(mac.finalize().into_bytes())
+    }
+
+    fn key_mac(&self, region: &str, id: &str) -> Hmac<Sha256> {
+        let mut mac = self.mac("key");
+        feed(&mut mac, region);
+        feed(&mut mac, id);
+        mac
+    }
+
+    /// One purpose's hmac is none of another's.
+    fn mac(&self, purpose: &str) -> Hmac<Sha256> {
+        // HMAC fills short keys up with zeros to a block of the hash.
+        let mut block = [0; 64];
+        block[..32].copy_from_slice(&self.0);
+        let mut mac = Hmac::<Sha256>::new(&block.into());
+        feed(&mut mac, purpose);
+        mac
+    }
+}
+
+/// With its length, so that two fields never read like two others.
+fn feed(mac: &mut Hmac<Sha256>, field: &str) {
+    mac.update(&(field.len() as u64).to_be_bytes());
+    mac.update(field.as_bytes());
+}
+
+/// A region as it can stand in a key: underscores separate its parts.
+pub fn region(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if !text.is_empty() && text.len() <= 32 && text.bytes().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("use up to 32 lower-case letters, digits and hyphens".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_genuine_key_is_known_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = Secret::open(folder.path()).unwrap();
+        let key = secret.key("eu-1", "a1b2c3");
+        assert!(key.starts_with("isorun_live_eu-1_a1b2c3_"), "{key}");
+        assert_eq!(secret.verify_key(&key).as_deref(), Some("a1b2c3"));
+        let mut changed = key.clone();
+        changed.pop();
+        changed.push(if key.ends_with('0') { '1' } else { '0' });
+        for wrong in [
+            changed,
+            key.replace("a1b2c3", "a1b2c4"),
+            key.replace("eu-1", "eu-2"),
+            key.replace("live", "test"),
+            key[..key.len() - 2].to_owned(),
+            String::new(),
+            "isorun_live_".to_owned(),
+            "isorun_live_eu-1_a1b2c3_".to_owned(),
+        ] {
+            assert_eq!(secret.verify_key(&wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_secret_stays_and_is_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = Secret::open(folder.path()).unwrap().key("local", "k");
+        assert_eq!(Secret::open(folder.path()).unwrap().key("local", "k"), key);
+        let mode = fs::metadata(folder.path().join(FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn fields_cannot_be_shifted() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = Secret::open(folder.path()).unwrap();
+        assert_ne!(secret.chain("", &["ab", "c"]), secret.chain("", &["a", "bc"]));
+        assert_ne!(secret.chain("x", &["ab"]), secret.chain("", &["ab"]));
+    }
+}

@@ -1,0 +1,141 @@
+//! Every way in which a request fails: its status, its stable code, its text.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+
+use crate::{api::ErrorBody, store::StoreError};
+
+/// A failed request. What the client is told is all in here; what only the log
+/// may say goes to the log where the error is made.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    pub code: Code,
+    pub message: String,
+    /// When to try again.
+    pub retry_after: Option<Duration>,
+    /// What a command had printed until then: standard output, standard error.
+    pub printed: Option<(String, String)>,
+}
+
+/// The stable names of errors, and their statuses. `docs/isorun/http-api.md`
+/// lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    InvalidRequest,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    RunNotFound,
+    RunDestroyed,
+    SandboxDied,
+    ImageNotFound,
+    FileNotFound,
+    FileError,
+    CommandNotFound,
+    SandboxFull,
+    ExecTimeout,
+    TooLarge,
+    TooManyRequests,
+    TooManyRuns,
+    TooManyExecs,
+    NotSupported,
+    Stopping,
+    Unavailable,
+    Internal,
+}
+
+impl Code {
+    pub fn name(self) -> &'static str {
+        self.row().0
+    }
+
+    pub fn status(self) -> StatusCode {
+        self.row().1
+    }
+
+    fn row(self) -> (&'static str, StatusCode) {
+        match self {
+            Self::InvalidRequest => ("invalid_request", StatusCode::BAD_REQUEST),
+            Self::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED),
+            Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN),
+            Self::NotFound => ("not_found", StatusCode::NOT_FOUND),
+            Self::MethodNotAllowed => ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED),
+            Self::RunNotFound => ("run_not_found", StatusCode::NOT_FOUND),
+            Self::RunDestroyed => ("run_destroyed", StatusCode::NOT_FOUND),
+            Self::SandboxDied => ("sandbox_died", StatusCode::GONE),
+            Self::ImageNotFound => ("image_not_found", StatusCode::NOT_FOUND),
+            Self::FileNotFound => ("file_not_found", StatusCode::NOT_FOUND),
+            Self::FileError => ("file_error", StatusCode::BAD_REQUEST),
+            Self::CommandNotFound => ("command_not_found", StatusCode::BAD_REQUEST),
+            Self::SandboxFull => ("sandbox_full", StatusCode::INSUFFICIENT_STORAGE),
+            Self::ExecTimeout => ("exec_timeout", StatusCode::GATEWAY_TIMEOUT),
+            Self::TooLarge => ("too_large", StatusCode::PAYLOAD_TOO_LARGE),
+            Self::TooManyRequests => ("too_many_requests", StatusCode::TOO_MANY_REQUESTS),
+            Self::TooManyRuns => ("too_many_runs", StatusCode::TOO_MANY_REQUESTS),
+            Self::TooManyExecs => ("too_many_execs", StatusCode::TOO_MANY_REQUESTS),
+            Self::NotSupported => ("not_supported", StatusCode::NOT_IMPLEMENTED),
+            Self::Stopping => ("stopping", StatusCode::SERVICE_UNAVAILABLE),
+            Self::Unavailable => ("unavailable", StatusCode::SERVICE_UNAVAILABLE),
+            Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+}
+
+impl ApiError {
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), retry_after: None, printed: None }
+    }
+
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Code::InvalidRequest, message)
+    }
+
+    /// Trouble of the machine or a bug: the client learns that, the log why.
+    pub fn internal(what: &str, error: impl std::fmt::Display) -> Self {
+        tracing::error!(%error, "{what}");
+        Self::new(
+            Code::Internal,
+            format!("{what}: this is the server's fault, and its log says more"),
+        )
+    }
+
+    pub fn after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    pub fn printed(mut self, stdout: String, stderr: String) -> Self {
+        self.printed = Some((stdout, stderr));
+        self
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::internal("cannot reach the database", error)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (stdout, stderr) = self.printed.unzip();
+        let body =
+            ErrorBody { error: self.message, code: self.code.name().to_owned(), stdout, stderr };
+        let mut response = (self.code.status(), Json(body)).into_response();
+        let headers = response.headers_mut();
+        if let Some(wait) = self.retry_after {
+            // Whole seconds, and never so early that it fails again.
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+        }
+        if self.code == Code::Unauthorized {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

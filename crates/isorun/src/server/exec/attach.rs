@@ -1,0 +1,283 @@
+//! Commands over a WebSocket: with live input, on pipes or on a terminal.
+//!
+//! From the client, a binary frame is input and a text frame is an order as
+//! JSON. To the client, a text frame is the last word as JSON; a binary frame is
+//! output: on a terminal as it is, on pipes after one byte that says of which
+//! stream, 1 or 2.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{
+        State,
+        ws::{
+            CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code,
+            rejection::WebSocketUpgradeRejection,
+        },
+    },
+    response::Response,
+};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, SplitStream},
+};
+use isorun_agent::protocol::Size;
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::{sync::mpsc, time::timeout};
+
+use super::{Input, Output, Running, Task, ending, start};
+use crate::{
+    api::{AttachInput, Command, Encoding, ErrorBody, ExecRequest, TerminalInput},
+    server::{
+        ApiError, App,
+        extract::{OwnRun, Params},
+        runs::LiveRun,
+    },
+};
+
+/// The longest frame of a client.
+const MAX_FRAME: usize = 1 << 20;
+/// How long a client may take to say what it wants.
+const FIRST_WORD: Duration = Duration::from_secs(10);
+/// How often a silent client is asked whether it is there, and how long it may
+/// be silent all in all.
+const PING: Duration = Duration::from_secs(20);
+
+/// A terminal's beginning.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct TerminalParams {
+    /// Characters in a line; 80 if not given.
+    cols: Option<u16>,
+    /// Lines; 24 if not given.
+    rows: Option<u16>,
+    /// A line for the shell, instead of a shell that asks.
+    command: Option<String>,
+    /// The folder that it starts in.
+    cwd: Option<String>,
+    /// Seconds until it is killed; never if not given.
+    timeout: Option<f64>,
+}
+
+/// A shell on a terminal, over a WebSocket
+///
+/// Binary frames are what is typed, and what the terminal shows. The text frame
+/// `{"type":"resize","cols":120,"rows":40}` changes its size. The last frame is the text
+/// `{"type":"exit","exit_code":0}`, or an `error`. If the client goes away, the shell is killed.
+#[utoipa::path(
+    get, path = "/v1/runs/{id}/terminal", tag = "exec", operation_id = "terminal",
+    params(("id" = String, Path, description = "The run"), TerminalParams),
+    responses(
+        (status = 101, description = "A WebSocket follows"),
+        (status = 400, body = ErrorBody, description = "No WebSocket was asked for"),
+        (status = 404, body = ErrorBody, description = "No such run, or it was destroyed"),
+    ),
+)]
+pub async fn terminal(
+    State(app): State<App>,
+    OwnRun(run): OwnRun,
+    Params(params): Params<TerminalParams>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
+    let upgrade = upgrade.map_err(no_websocket)?;
+    let size = Size { cols: params.cols.unwrap_or(80), rows: params.rows.unwrap_or(24) };
+    if size.cols == 0 || size.rows == 0 {
+        return Err(ApiError::invalid("cols and rows: a terminal has at least one of each"));
+    }
+    let command = match params.command {
+        Some(line) => Command::Shell(line),
+        // The better shell, if the image has it.
+        None => Command::Shell("command -v bash >/dev/null && exec bash -l; exec sh -l".to_owned()),
+    };
+    let request = ExecRequest {
+        command,
+        timeout: Some(params.timeout.unwrap_or(0.0)),
+        env: None,
+        cwd: params.cwd,
+        stdin: None,
+        encoding: Encoding::Text,
+    };
+    let task = Task::new(&request, true)?.on_terminal(size);
+    let running = start(&app, &run, task)?;
+    Ok(upgrade.max_message_size(MAX_FRAME).on_upgrade(move |socket| async move {
+        let (sink, stream) = socket.split();
+        relay(sink, stream, running, Form::Terminal).await;
+    }))
+}
+
+/// Run a command with live input, over a WebSocket
+///
+/// The first text frame is the request of `exec`, without `stdin`. Then binary frames are its
+/// standard input, and the text frames `{"type":"eof"}` and `{"type":"signal","signal":15}` are
+/// obeyed. From the server, a binary frame is a byte that is 1 for standard output or 2 for
+/// standard error, and then what was printed; the last frame is the text
+/// `{"type":"exit","exit_code":0}`, or an `error`. If the client goes away, the command is killed.
+#[utoipa::path(
+    get, path = "/v1/runs/{id}/exec/attach", tag = "exec", operation_id = "exec_attach",
+    params(("id" = String, Path, description = "The run")),
+    responses(
+        (status = 101, description = "A WebSocket follows"),
+        (status = 400, body = ErrorBody, description = "No WebSocket was asked for"),
+        (status = 404, body = ErrorBody, description = "No such run, or it was destroyed"),
+    ),
+)]
+pub async fn attach(
+    State(app): State<App>,
+    OwnRun(run): OwnRun,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
+    let upgrade = upgrade.map_err(no_websocket)?;
+    if let Some(trouble) = run.trouble() {
+        return Err(trouble);
+    }
+    Ok(upgrade.max_message_size(MAX_FRAME).on_upgrade(move |socket| async move {
+        let (mut sink, mut stream) = socket.split();
+        match first_word(&app, &run, &mut stream).await {
+            Ok(running) => relay(sink, stream, running, Form::Pipes).await,
+            Err(error) => last_word(&mut sink, Err(error)).await,
+        }
+    }))
+}
+
+fn no_websocket(rejection: WebSocketUpgradeRejection) -> ApiError {
+    ApiError::invalid(format!("this path is for WebSockets: {}", rejection.body_text()))
+}
+
+async fn first_word(
+    app: &App,
+    run: &Arc<LiveRun>,
+    stream: &mut SplitStream<WebSocket>,
+) -> Result<Running, ApiError> {
+    let said = timeout(FIRST_WORD, stream.next()).await;
+    let Ok(Some(Ok(Message::Text(text)))) = said else {
+        return Err(ApiError::invalid("the first frame has to be a text: the request, as JSON"));
+    };
+    let request: ExecRequest = order_of(&text)?;
+    if request.stdin.is_some() {
+        return Err(ApiError::invalid("stdin: send it as binary frames"));
+    }
+    start(app, run, Task::new(&request, true)?)
+}
+
+fn order_of<T: DeserializeOwned>(text: &str) -> Result<T, ApiError> {
+    serde_json::from_str(text)
+        .map_err(|error| ApiError::invalid(format!("a text frame is no valid order: {error}")))
+}
+
+/// How output and orders look.
+#[derive(Clone, Copy)]
+enum Form {
+    Pipes,
+    Terminal,
+}
+
+async fn relay(
+    mut sink: SplitSink<WebSocket, Message>,
+    mut stream: SplitStream<WebSocket>,
+    running: Running,
+    form: Form,
+) {
+    let Running { mut output, input } = running;
+    let speak = async {
+        let mut ping = tokio::time::interval(PING);
+        ping.tick().await;
+        loop {
+            let frame = tokio::select! {
+                piece = output.recv() => match piece {
+                    Some(Output::Stdout(bytes)) => framed(1, bytes, form),
+                    Some(Output::Stderr(bytes)) => framed(2, bytes, form),
+                    Some(Output::End(end)) => return Some(end),
+                    None => return None,
+                },
+                _ = ping.tick() => Message::Ping(Bytes::new()),
+            };
+            if sink.send(frame).await.is_err() {
+                return None;
+            }
+        }
+    };
+    let end = tokio::select! {
+        end = speak => end,
+        error = listen(&mut stream, &input, form) => error.map(Err),
+    };
+    // Kills the command, if it is not over.
+    drop(output);
+    if let Some(end) = end {
+        last_word(&mut sink, end).await;
+    }
+}
+
+/// Hands on what the client says, until it goes away or says nonsense.
+async fn listen(
+    stream: &mut SplitStream<WebSocket>,
+    input: &mpsc::Sender<Input>,
+    form: Form,
+) -> Option<ApiError> {
+    loop {
+        // Every ping has an answer: a client that is silent for longer is gone.
+        let said = timeout(PING * 3, stream.next()).await.ok()??;
+        let order = match said.ok()? {
+            Message::Binary(bytes) => Ok(Input::Data(bytes)),
+            Message::Text(text) => understood(&text, form),
+            Message::Close(_) => return None,
+            Message::Ping(_) | Message::Pong(_) => continue,
+        };
+        match order {
+            // Waits while the command does not read, and so does the client.
+            // A command that has ended reads nothing; its end is told.
+            Ok(order) => {
+                let _ = input.send(order).await;
+            }
+            Err(error) => return Some(error),
+        }
+    }
+}
+
+fn understood(text: &str, form: Form) -> Result<Input, ApiError> {
+    match form {
+        Form::Terminal => match order_of(text)? {
+            TerminalInput::Resize { cols, rows } if cols > 0 && rows > 0 => {
+                Ok(Input::Resize(Size { cols, rows }))
+            }
+            TerminalInput::Resize { .. } => {
+                Err(ApiError::invalid("cols and rows: a terminal has at least one of each"))
+            }
+        },
+        Form::Pipes => match order_of(text)? {
+            AttachInput::Eof => Ok(Input::Eof),
+            AttachInput::Signal { signal } if (1..=64).contains(&signal) => {
+                Ok(Input::Signal(signal.unsigned_abs()))
+            }
+            AttachInput::Signal { signal } => {
+                Err(ApiError::invalid(format!("there is no signal {signal}: they are 1 to 64")))
+            }
+        },
+    }
+}
+
+fn framed(stream: u8, bytes: Bytes, form: Form) -> Message {
+    match form {
+        Form::Terminal => Message::Binary(bytes),
+        Form::Pipes => {
+            let mut frame = BytesMut::with_capacity(bytes.len() + 1);
+            frame.put_u8(stream);
+            frame.put(bytes);
+            Message::Binary(frame.freeze())
+        }
+    }
+}
+
+async fn last_word(
+    sink: &mut SplitSink<WebSocket, Message>,
+    end: Result<isorun_agent::protocol::Status, ApiError>,
+) {
+    let text = serde_json::to_string(&ending(end)).unwrap_or_default();
+    let close = CloseFrame { code: close_code::NORMAL, reason: "the command has ended".into() };
+    let farewell = async {
+        sink.send(Message::Text(text.into())).await?;
+        sink.send(Message::Close(Some(close))).await
+    };
+    // A client that does not read is not waited for.
+    let _ = timeout(FIRST_WORD, farewell).await;
+}

@@ -1,0 +1,88 @@
+//! Output as it stands in JSON.
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+
+use crate::api::Encoding;
+
+/// One stream of output, piece by piece. A character that two pieces share is
+/// kept whole; bytes that are no UTF-8 become U+FFFD.
+pub struct Decoder {
+    encoding: Encoding,
+    /// The beginning of a character.
+    rest: Vec<u8>,
+}
+
+impl Decoder {
+    pub fn new(encoding: Encoding) -> Self {
+        Self { encoding, rest: Vec::new() }
+    }
+
+    /// What can be said of it now; may be empty.
+    pub fn feed(&mut self, bytes: &[u8]) -> String {
+        if self.encoding == Encoding::Base64 {
+            return BASE64_STANDARD.encode(bytes);
+        }
+        self.rest.extend_from_slice(bytes);
+        let held = self.rest.len() - unfinished(&self.rest);
+        let rest = self.rest.split_off(held);
+        let ready = std::mem::replace(&mut self.rest, rest);
+        String::from_utf8_lossy(&ready).into_owned()
+    }
+
+    /// What is left at the end.
+    pub fn finish(&mut self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut self.rest)).into_owned()
+    }
+}
+
+/// All of a stream.
+pub fn whole(encoding: Encoding, bytes: Vec<u8>) -> String {
+    match encoding {
+        Encoding::Base64 => BASE64_STANDARD.encode(bytes),
+        Encoding::Text => String::from_utf8(bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+    }
+}
+
+/// How many bytes at the end begin a character that may go on.
+fn unfinished(bytes: &[u8]) -> usize {
+    let tail = bytes.len().saturating_sub(3);
+    for (at, byte) in bytes.iter().enumerate().skip(tail).rev() {
+        let here = bytes.len() - at;
+        let whole = match byte {
+            0x80..=0xbf => continue,
+            0xc2..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf4 => 4,
+            _ => 1,
+        };
+        return if here < whole { here } else { 0 };
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn characters_stay_whole_wherever_they_are_cut() {
+        let text = "a\u{e9}\u{20ac}\u{1f600}z";
+        for cut in 0..=text.len() {
+            let mut decoder = Decoder::new(Encoding::Text);
+            let (one, two) = text.as_bytes().split_at(cut);
+            let said = decoder.feed(one) + &decoder.feed(two) + &decoder.finish();
+            assert_eq!(said, text, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_replaced_and_never_held_back_for_ever() {
+        let mut decoder = Decoder::new(Encoding::Text);
+        assert_eq!(decoder.feed(b"\xff\x80a"), "\u{fffd}\u{fffd}a");
+        assert_eq!(decoder.feed(b"\xe2\x82"), "");
+        assert_eq!(decoder.feed(b"\x80\x80\x80\x80"), "\u{2080}\u{fffd}\u{fffd}\u{fffd}");
+        assert_eq!(decoder.feed(b"\xf0\x9f"), "");
+        assert_eq!(decoder.finish(), "\u{fffd}");
+    }
+}

@@ -1,0 +1,116 @@
+//! What handlers are given: bodies, queries and runs, checked, with errors that
+//! say what was wrong.
+
+use std::sync::Arc;
+
+use axum::{
+    body::to_bytes,
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::request::Parts,
+};
+use serde::de::DeserializeOwned;
+
+use super::{ApiError, App, Caller, Code, config::MAX_JSON, runs::LiveRun};
+use crate::{clock, id::RunId};
+
+/// A body of JSON.
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &App) -> Result<Self, ApiError> {
+        let bytes = to_bytes(request.into_body(), MAX_JSON).await.map_err(|error| {
+            if is_too_long(&error) {
+                ApiError::new(Code::TooLarge, format!("the body is larger than {MAX_JSON} bytes"))
+            } else {
+                ApiError::invalid("the body broke off")
+            }
+        })?;
+        let parsed = serde_json::from_slice(&bytes)
+            .map_err(|error| ApiError::invalid(format!("the body is no valid request: {error}")))?;
+        Ok(Self(parsed))
+    }
+}
+
+fn is_too_long(error: &axum::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// The parameters behind the question mark.
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<App> for Params<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        match Query::<T>::from_request_parts(parts, app).await {
+            Ok(Query(params)) => Ok(Self(params)),
+            Err(error) => Err(ApiError::invalid(format!("the query: {}", error.body_text()))),
+        }
+    }
+}
+
+/// The caller's own run that the path names.
+pub struct OwnRun(pub Arc<LiveRun>);
+
+impl FromRequestParts<App> for OwnRun {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let (caller, id) = asked(parts, app).await?;
+        if let Some(run) = app.runs.get(&id).filter(|run| run.tenant == caller.tenant) {
+            return Ok(Self(run));
+        }
+        // Foreign runs look like runs that never were.
+        match app.store.run(&id).await?.filter(|row| row.tenant == caller.tenant) {
+            Some(row) => Err(ApiError::new(
+                Code::RunDestroyed,
+                format!(
+                    "{id} was destroyed at {}: {}",
+                    clock::rfc3339(row.destroyed_at.unwrap_or(row.created_at)),
+                    row.reason.as_deref().unwrap_or("it could not be kept"),
+                ),
+            )),
+            None => Err(not_found(&id)),
+        }
+    }
+}
+
+/// The id of a run of the caller, there or gone.
+pub struct OwnRunId(pub RunId);
+
+impl FromRequestParts<App> for OwnRunId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let (caller, id) = asked(parts, app).await?;
+        match app.store.run(&id).await? {
+            Some(row) if row.tenant == caller.tenant => Ok(Self(id)),
+            _ => Err(not_found(&id)),
+        }
+    }
+}
+
+async fn asked(parts: &mut Parts, app: &App) -> Result<(Caller, RunId), ApiError> {
+    let caller = Caller::from_request_parts(parts, app).await?;
+    let Path(id) = Path::<String>::from_request_parts(parts, app)
+        .await
+        .map_err(|error| ApiError::invalid(format!("the path: {}", error.body_text())))?;
+    let id = id.parse().map_err(|error| ApiError::new(Code::RunNotFound, format!("{error}")))?;
+    Ok((caller, id))
+}
+
+fn not_found(id: &RunId) -> ApiError {
+    ApiError::new(
+        Code::RunNotFound,
+        format!("there is no run {id}: it was never created, or with another tenant's key"),
+    )
+}

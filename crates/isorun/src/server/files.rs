@@ -1,0 +1,223 @@
+//! Files in and out of a run, as streams: no file is ever held in memory.
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::{
+    Json as Answer,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, header},
+    response::{IntoResponse, Response},
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use isorun_agent::{
+    client::{self, ClientError, FileReader},
+    protocol::{FailureKind, WriteFile},
+};
+use isorun_engine::AgentStream;
+use serde::Deserialize;
+use tokio::time::timeout;
+use tokio_util::io::StreamReader;
+
+use super::{
+    ApiError, App, Code,
+    extract::{OwnRun, Params},
+    lifecycle::engine_error,
+    order,
+    runs::LiveRun,
+};
+use crate::api::{Entries, ErrorBody, Written};
+
+/// How long a client may send nothing, or take nothing.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// Which file.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct FileParams {
+    /// An absolute path inside of the sandbox.
+    path: Option<String>,
+    /// Permissions of a new file, in octal; 644 if not given.
+    mode: Option<String>,
+}
+
+impl FileParams {
+    fn path(&self) -> Result<String, ApiError> {
+        let path = self.path.as_deref();
+        order::path("path", path.ok_or_else(|| ApiError::invalid("the query has no `path`"))?)
+    }
+
+    fn mode(&self) -> Result<Option<u32>, ApiError> {
+        let Some(text) = &self.mode else { return Ok(None) };
+        match u32::from_str_radix(text, 8) {
+            Ok(mode) if mode <= 0o7777 => Ok(Some(mode)),
+            _ => Err(ApiError::invalid(format!(
+                "mode is {text:?}: give permissions in octal, such as 644"
+            ))),
+        }
+    }
+}
+
+/// Write a file
+///
+/// The body is its content. Folders above it are made; a file that is there is replaced at once
+/// when all has arrived, and an upload that breaks off changes nothing.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/files/upload", tag = "files", operation_id = "upload",
+    params(("id" = String, Path, description = "The run"), FileParams),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses(
+        (status = 200, body = Written),
+        (status = 400, body = ErrorBody, description = "The path cannot be written"),
+        (status = 404, body = ErrorBody, description = "No such run, or it was destroyed"),
+        (status = 413, body = ErrorBody, description = "The file is too large for this server"),
+        (status = 507, body = ErrorBody, description = "The sandbox's disk is full"),
+    ),
+)]
+pub async fn upload(
+    State(app): State<App>,
+    OwnRun(run): OwnRun,
+    Params(params): Params<FileParams>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Answer<Written>, ApiError> {
+    let (path, mode) = (params.path()?, params.mode()?);
+    let most = app.config.limits.upload;
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > most) {
+        return Err(too_large(most));
+    }
+    let mut taken = 0_u64;
+    let source = stalling(body.into_data_stream().map_err(io::Error::other)).map(move |piece| {
+        let piece = piece?;
+        taken += piece.len() as u64;
+        if taken > most {
+            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+        }
+        Ok(piece)
+    });
+    let source = StreamReader::new(Box::pin(source));
+    let request = WriteFile { path: path.as_str().into(), mode, owner: run.defaults.user.clone() };
+    let work = async {
+        let stream = connect(&app, &run).await?;
+        client::write_file(stream, request, source).await.map_err(|error| match error {
+            ClientError::Local(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                too_large(most)
+            }
+            ClientError::Local(error) => {
+                ApiError::invalid(format!("the upload broke off, and nothing was written: {error}"))
+            }
+            error => file_error(&path, error),
+        })
+    };
+    let size = run.during(work).await?;
+    Ok(Answer(Written { path, size }))
+}
+
+/// Read a file
+///
+/// The body is its content, as a stream. One that breaks off was cut short.
+#[utoipa::path(
+    get, path = "/v1/runs/{id}/files/download", tag = "files", operation_id = "download",
+    params(("id" = String, Path, description = "The run"), FileParams),
+    responses(
+        (status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 400, body = ErrorBody, description = "There is no plain file at the path"),
+        (status = 404, body = ErrorBody, description = "No such run or file"),
+    ),
+)]
+pub async fn download(
+    State(app): State<App>,
+    OwnRun(run): OwnRun,
+    Params(params): Params<FileParams>,
+) -> Result<Response, ApiError> {
+    let path = params.path()?;
+    let work = async {
+        let stream = connect(&app, &run).await?;
+        let name = path.as_str().into();
+        client::read_file(stream, name).await.map_err(|error| file_error(&path, error))
+    };
+    let reader = run.during(work).await?;
+    let kind = (header::CONTENT_TYPE, "application/octet-stream");
+    Ok(([kind], Body::from_stream(pieces(run, reader))).into_response())
+}
+
+/// The names in a folder
+#[utoipa::path(
+    get, path = "/v1/runs/{id}/files", tag = "files", operation_id = "list_files",
+    params(("id" = String, Path, description = "The run"), FileParams),
+    responses(
+        (status = 200, body = Entries),
+        (status = 400, body = ErrorBody, description = "There is no folder at the path"),
+        (status = 404, body = ErrorBody, description = "No such run or folder"),
+    ),
+)]
+pub async fn list(
+    State(app): State<App>,
+    OwnRun(run): OwnRun,
+    Params(params): Params<FileParams>,
+) -> Result<Answer<Entries>, ApiError> {
+    let path = params.path()?;
+    let work = async {
+        let stream = connect(&app, &run).await?;
+        let name = path.as_str().into();
+        client::list(stream, name).await.map_err(|error| file_error(&path, error))
+    };
+    let entries = run.during(work).await?;
+    let entries = entries.iter().map(|entry| entry.name.to_text().into_owned()).collect();
+    Ok(Answer(Entries { entries }))
+}
+
+async fn connect(app: &App, run: &LiveRun) -> Result<AgentStream, ApiError> {
+    let stream = app.engine.connect(&run.sandbox).await;
+    stream.map_err(|error| engine_error("cannot reach the sandbox", error))
+}
+
+/// What is left of a file, piece by piece. It counts as use of the run, and
+/// breaks off when the run ends.
+fn pieces(
+    run: Arc<LiveRun>,
+    reader: FileReader<AgentStream>,
+) -> impl futures_util::Stream<Item = io::Result<bytes::Bytes>> + Send {
+    stream::try_unfold((run, reader), async |(run, mut reader)| {
+        match run.during(async { reader.next().await.map_err(super::exec::agent_error) }).await {
+            Ok(piece) => Ok(piece.map(|piece| (piece, (run, reader)))),
+            Err(error) => Err(io::Error::other(error.message)),
+        }
+    })
+}
+
+/// Fails when nothing comes for too long.
+fn stalling<S>(source: S) -> impl futures_util::Stream<Item = io::Result<bytes::Bytes>> + Send
+where
+    S: futures_util::Stream<Item = io::Result<bytes::Bytes>> + Send + Unpin,
+{
+    stream::try_unfold(source, async |mut source| match timeout(STALLED, source.try_next()).await {
+        Ok(piece) => Ok(piece?.map(|piece| (piece, source))),
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("nothing came for {} s", STALLED.as_secs()),
+        )),
+    })
+}
+
+fn too_large(most: u64) -> ApiError {
+    ApiError::new(
+        Code::TooLarge,
+        format!("the file is too large: this server takes up to {most} bytes"),
+    )
+}
+
+fn file_error(path: &str, error: ClientError) -> ApiError {
+    let ClientError::Failed(failure) = error else { return super::exec::agent_error(error) };
+    let code = match failure.kind {
+        FailureKind::NotFound => Code::FileNotFound,
+        FailureKind::NoSpace | FailureKind::NoResources => Code::SandboxFull,
+        _ => Code::FileError,
+    };
+    let message = failure.message;
+    let named = message.contains(path);
+    ApiError::new(code, if named { message } else { format!("{path}: {message}") })
+}

@@ -1,0 +1,303 @@
+//! The life of a run: it is made, watched, and ended, by a task of its own, so
+//! that a client that goes away leaves nothing half done.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use isorun_engine::{Error as EngineError, NetworkMode, SandboxId, SandboxSpec, Stats};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ApiError, App, Caller, Code,
+    order::Order,
+    runs::{Defaults, LiveRun},
+};
+use crate::{
+    api::{DestroyStats, Status},
+    audit::{AuditLog, Event},
+    clock,
+    id::RunId,
+    store::{Ending, RunRow},
+};
+
+/// How long a run that died by itself is listed, if nobody destroys it and it
+/// has no timeout.
+const KEEP_FAILED: Duration = Duration::from_secs(3600);
+
+/// Makes a run. If the caller goes away meanwhile, it is destroyed: nobody would
+/// know its id.
+pub async fn create(app: &App, caller: Caller, order: Order) -> Result<Arc<LiveRun>, ApiError> {
+    if app.stopping.is_cancelled() {
+        return Err(ApiError::new(Code::Stopping, "the server is stopping: it takes no new runs"));
+    }
+    let gone = CancellationToken::new();
+    let guard = gone.clone().drop_guard();
+    let task = app.tasks.spawn({
+        let app = Arc::clone(app);
+        async move {
+            let run = make(&app, &caller.tenant, order).await?;
+            app.tasks.spawn(watch(Arc::clone(&app), Arc::clone(&run)));
+            if gone.is_cancelled() {
+                destroy(&app, &run, "its creator went away before it was ready").await?;
+            }
+            Ok(run)
+        }
+    });
+    let made = task.await.map_err(|error| ApiError::internal("cannot create the run", error))?;
+    // Only now does the caller know of it.
+    guard.disarm();
+    made
+}
+
+async fn make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>, ApiError> {
+    app.runs.take_place(tenant, app.config.limits.runs)?;
+    let made = try_make(app, tenant, order).await;
+    match &made {
+        Ok(_) => {
+            app.metrics.created.inc();
+        }
+        Err(error) => {
+            app.runs.leave_place(tenant);
+            app.metrics.failed_creates.inc();
+            tracing::warn!(error = error.message, "cannot create a run");
+        }
+    }
+    made
+}
+
+async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>, ApiError> {
+    let started = Instant::now();
+    let source = app.images.find(&order.image).await?;
+    let id = RunId::random().map_err(|error| ApiError::internal("cannot draw a run id", error))?;
+    let sandbox: SandboxId = id
+        .as_str()
+        .parse()
+        .map_err(|error| ApiError::internal("cannot name the sandbox", error))?;
+    let mut env = source.env;
+    env.extend(order.env);
+    let defaults = Defaults { env, user: source.user, workdir: source.workdir };
+    let mut row = RunRow {
+        id: id.clone(),
+        tenant: tenant.to_owned(),
+        image: order.image,
+        digest: source.digest,
+        status: Status::Creating,
+        vcpus: order.vcpus,
+        mem_mib: order.mem_mib,
+        disk_mib: order.disk_mib,
+        timeout_ms: millis(order.timeout),
+        defaults: serde_json::to_string(&defaults).unwrap_or_default(),
+        create_ms: 0,
+        created_at: clock::now_ms(),
+        destroyed_at: None,
+        reason: None,
+    };
+    // Before the sandbox exists: what a crash leaves behind is found by its row.
+    app.store.add_run(row.clone()).await?;
+    let spec = SandboxSpec {
+        vcpus: row.vcpus,
+        mem_mib: row.mem_mib,
+        disk_mib: row.disk_mib,
+        pids: app.config.limits.pids,
+        network: NetworkMode::None,
+        ..SandboxSpec::new(sandbox.clone(), source.root)
+    };
+    if let Err(error) = app.engine.create(spec).await {
+        app.store.forget_run(&id).await?;
+        return Err(engine_error("cannot create the sandbox", error));
+    }
+    row.create_ms = millis(started.elapsed());
+    row.status = Status::Running;
+    app.metrics.create_seconds.observe(started.elapsed().as_secs_f64());
+    let log = AuditLog::new(id.clone(), app.store.clone(), app.secret.clone());
+    let recorded = async {
+        app.store.run_started(&id, row.create_ms).await?;
+        let what = json!({
+            "image": row.image, "digest": row.digest, "vcpus": row.vcpus,
+            "mem_mib": row.mem_mib, "disk_mib": row.disk_mib,
+        });
+        log.append(Event::Created, what).await
+    };
+    if let Err(error) = recorded.await {
+        // A run without a record must not live.
+        if let Err(error) = app.engine.destroy(&sandbox).await {
+            tracing::error!(%error, run = %id, "cannot destroy a sandbox");
+        }
+        return Err(error.into());
+    }
+    let run = Arc::new(LiveRun::new(row, sandbox, log, app.config.limits.execs));
+    app.runs.insert(Arc::clone(&run));
+    tracing::info!(run = %id, image = run.row.image, ms = run.row.create_ms, "created");
+    Ok(run)
+}
+
+/// Ends a run. Several may ask at the same time: all are told the same.
+pub async fn destroy(app: &App, run: &Arc<LiveRun>, why: &str) -> Result<DestroyStats, ApiError> {
+    let task = app.tasks.spawn({
+        let (app, run, why) = (Arc::clone(app), Arc::clone(run), why.to_owned());
+        async move { end(&app, &run, &why).await }
+    });
+    task.await.map_err(|error| ApiError::internal("cannot destroy the run", error))?
+}
+
+async fn end(app: &App, run: &LiveRun, why: &str) -> Result<DestroyStats, ApiError> {
+    let mut end = run.end.lock().await;
+    if let Some(stats) = &*end {
+        return Ok(stats.clone());
+    }
+    let remains = run.remains();
+    run.destroyed(why);
+    let stats = match remains {
+        Some(stats) => stats,
+        None => match app.engine.destroy(&run.sandbox).await {
+            Ok(stats) => stats,
+            Err(EngineError::NotFound(_)) => Stats::default(),
+            Err(error) => return Err(ApiError::internal("cannot destroy the sandbox", error)),
+        },
+    };
+    let destroyed_at = clock::now_ms();
+    let outcome = DestroyStats {
+        status: Status::Destroyed,
+        cpu_ms: stats.cpu_ms,
+        mem_peak_bytes: stats.mem_peak_bytes,
+        disk_used_bytes: stats.disk_used_bytes,
+        uptime_ms: u64::try_from(destroyed_at - run.row.created_at).unwrap_or(0),
+        cost_cents: 0.0,
+    };
+    let what = json!({
+        "reason": why, "cpu_ms": outcome.cpu_ms, "mem_peak_bytes": outcome.mem_peak_bytes,
+        "disk_used_bytes": outcome.disk_used_bytes, "uptime_ms": outcome.uptime_ms,
+    });
+    run.log.append(Event::Destroyed, what).await?;
+    let ending = Ending {
+        reason: why.to_owned(),
+        destroyed_at,
+        cpu_ms: outcome.cpu_ms,
+        mem_peak_bytes: outcome.mem_peak_bytes,
+        disk_used_bytes: outcome.disk_used_bytes,
+    };
+    app.store.end_run(&run.id, ending).await?;
+    app.runs.remove(&run.id);
+    app.runs.leave_place(&run.tenant);
+    app.metrics.destroyed.inc();
+    tracing::info!(run = %run.id, reason = why, cpu_ms = outcome.cpu_ms, "destroyed");
+    *end = Some(outcome.clone());
+    Ok(outcome)
+}
+
+/// Watches a run until it is destroyed, by whoever does it.
+async fn watch(app: App, run: Arc<LiveRun>) {
+    tokio::select! {
+        exit = app.engine.exited(&run.sandbox) => match exit {
+            Ok(exit) => bury(&app, &run, &exit.to_string()).await,
+            Err(EngineError::NotFound(_)) => {}
+            Err(error) => bury(&app, &run, &error.to_string()).await,
+        },
+        () = run.activity.expired() => {
+            let seconds = run.activity.timeout().as_secs_f64();
+            expire(&app, &run, &format!("it was idle for {seconds} s")).await;
+        }
+        _ = run.ended() => {}
+    }
+}
+
+/// A sandbox died by itself: everybody who waits is told, its resources go, and
+/// the run stays to say so.
+async fn bury(app: &App, run: &Arc<LiveRun>, why: &str) {
+    tracing::warn!(run = %run.id, why, "a sandbox died");
+    app.metrics.died.inc();
+    let stats = app.engine.stats(&run.sandbox).await.unwrap_or_default();
+    run.failed(why.to_owned(), stats);
+    match app.engine.destroy(&run.sandbox).await {
+        Ok(_) | Err(EngineError::NotFound(_)) => {}
+        Err(error) => tracing::error!(%error, run = %run.id, "cannot remove a dead sandbox"),
+    }
+    if let Err(error) = app.store.set_run_status(&run.id, Status::Failed).await {
+        tracing::error!(%error, run = %run.id, "cannot record that a sandbox died");
+    }
+    let keep = async {
+        match run.activity.timeout() {
+            Duration::ZERO => tokio::time::sleep(KEEP_FAILED).await,
+            _ => run.activity.expired().await,
+        }
+    };
+    tokio::select! {
+        () = keep => expire(app, run, &format!("its sandbox died: {why}")).await,
+        () = run.gone() => {}
+    }
+}
+
+async fn expire(app: &App, run: &Arc<LiveRun>, why: &str) {
+    if let Err(error) = destroy(app, run, why).await {
+        tracing::error!(error = error.message, run = %run.id, "cannot destroy a run");
+    }
+}
+
+/// What a server before this one left: sandboxes with a run live on, runs
+/// without a sandbox are over, sandboxes without a run are removed.
+pub async fn recover(app: &App) -> anyhow::Result<()> {
+    let mut alive = app.engine.list().await?;
+    for row in app.store.open_runs().await? {
+        let log = AuditLog::reopen(row.id.clone(), app.store.clone(), app.secret.clone()).await?;
+        let sandbox: SandboxId = row.id.as_str().parse()?;
+        let was_running = row.status == Status::Running;
+        let found = alive.iter().position(|id| *id == sandbox).map(|at| alive.swap_remove(at));
+        let run = Arc::new(LiveRun::new(row, sandbox, log, app.config.limits.execs));
+        // One more than is allowed is kept all the same: it is there.
+        app.runs
+            .take_place(&run.tenant, usize::MAX)
+            .map_err(|error| anyhow::anyhow!(error.message))?;
+        app.runs.insert(Arc::clone(&run));
+        if found.is_some() && was_running {
+            tracing::info!(run = %run.id, "found again");
+            app.tasks.spawn(watch(Arc::clone(app), run));
+        } else {
+            expire(app, &run, "the server stopped while it was there").await;
+        }
+    }
+    for id in alive {
+        tracing::warn!(sandbox = %id, "removing a sandbox that belongs to no run");
+        if let Err(error) = app.engine.destroy(&id).await {
+            tracing::error!(%error, sandbox = %id, "cannot remove it");
+        }
+    }
+    Ok(())
+}
+
+/// Ends every run, several at a time.
+pub async fn destroy_all(app: &App, why: &str) {
+    let mut ends = tokio::task::JoinSet::new();
+    for run in app.runs.list(None) {
+        let (app, why) = (Arc::clone(app), why.to_owned());
+        ends.spawn(async move { expire(&app, &run, &why).await });
+    }
+    ends.join_all().await;
+}
+
+/// What the caller is told of an engine's trouble. Texts that may name places of
+/// the machine go to the log only.
+pub fn engine_error(what: &str, error: EngineError) -> ApiError {
+    match error {
+        EngineError::InvalidSpec(why) => ApiError::invalid(why),
+        EngineError::Unsupported(why) => ApiError::new(Code::NotSupported, why),
+        EngineError::Dead { exit, .. } => {
+            ApiError::new(Code::SandboxDied, format!("the sandbox died: {exit}"))
+        }
+        EngineError::Setup(ref why) => {
+            tracing::error!(why, "{what}");
+            ApiError::new(
+                Code::Unavailable,
+                format!("{what}: the machine lacks something; `isorun doctor` there says what"),
+            )
+        }
+        EngineError::NotFound(_) => ApiError::new(Code::Unavailable, "the sandbox is not there"),
+        error => ApiError::internal(what, error),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

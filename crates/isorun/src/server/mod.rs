@@ -1,0 +1,91 @@
+//! The server: one process, one folder of data, one engine.
+
+mod audit_log;
+mod auth;
+pub mod config;
+pub mod engine;
+mod error;
+mod exec;
+mod extract;
+mod files;
+mod images;
+mod lifecycle;
+mod limits;
+mod listen;
+mod metrics;
+mod observe;
+pub mod openapi;
+mod order;
+mod routes;
+mod runs;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use isorun_engine::Engine;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use auth::Caller;
+pub use config::Config;
+pub use error::{ApiError, Code};
+pub use listen::Listening;
+
+use self::{auth::Rates, images::Images, limits::InFlight, metrics::Metrics, runs::Runs};
+use crate::{secret::Secret, store::Store};
+
+/// What all handlers share.
+pub type App = Arc<Server>;
+
+/// A server that is open for business, or stopping.
+pub struct Server {
+    pub config: Config,
+    pub store: Store,
+    pub secret: Secret,
+    pub engine: Arc<dyn Engine>,
+    images: Images,
+    runs: Runs,
+    rates: Rates,
+    in_flight: InFlight,
+    metrics: Metrics,
+    /// No new runs, please.
+    pub stopping: CancellationToken,
+    /// What goes on apart from requests; a stop waits for it.
+    tasks: TaskTracker,
+    /// Held while the server lives: one server for a folder.
+    _lock: std::fs::File,
+}
+
+impl Server {
+    /// Opens the data folder, starts the engine, and takes over what a server
+    /// before this one left.
+    pub async fn open(config: Config, engine: Arc<dyn Engine>, lock: std::fs::File) -> Result<App> {
+        let store = Store::open(&config.data_dir).with_context(|| {
+            format!("cannot open the data folder {}", config.data_dir.display())
+        })?;
+        let app = Arc::new(Self {
+            secret: Secret::open(&config.data_dir)?,
+            images: Images::open(&config.data_dir)?,
+            runs: Runs::default(),
+            rates: Rates::new(config.limits.requests),
+            in_flight: InFlight::new(config.limits.in_flight),
+            metrics: Metrics::new(),
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            _lock: lock,
+            store,
+            engine,
+            config,
+        });
+        lifecycle::recover(&app).await?;
+        Ok(app)
+    }
+
+    /// Ends what goes on. Requests have ended before.
+    pub async fn close(self: &Arc<Self>) {
+        self.stopping.cancel();
+        if !self.config.keep_sandboxes {
+            lifecycle::destroy_all(self, "the server was stopped").await;
+        }
+        self.engine.shutdown().await;
+    }
+}

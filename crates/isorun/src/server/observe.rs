@@ -1,0 +1,48 @@
+//! Each request in the log and in the metrics.
+
+use std::time::Instant;
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::{Method, Uri},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use super::{ApiError, App, Code};
+
+pub async fn record(State(app): State<App>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = request.method().clone();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let response = next.run(request).await;
+    let status = response.status().as_u16();
+    let elapsed = started.elapsed();
+    app.metrics.request(method.as_str(), &route, status, elapsed.as_secs_f64());
+    let ms = elapsed.as_millis();
+    tracing::debug!(%method, route, status, ms, "request");
+    response
+}
+
+pub async fn no_such_route(method: Method, uri: Uri) -> ApiError {
+    let path: String = uri.path().chars().take(100).collect();
+    ApiError::new(Code::NotFound, format!("there is nothing at {method} {path}"))
+}
+
+pub async fn no_such_method(method: Method, uri: Uri) -> ApiError {
+    let path: String = uri.path().chars().take(100).collect();
+    ApiError::new(Code::MethodNotAllowed, format!("{method} is not for {path}"))
+}
+
+/// A bug of ours ends one request, and nothing else.
+pub fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("without a text");
+    ApiError::internal("the request failed by a bug", text).into_response()
+}

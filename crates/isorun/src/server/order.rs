@@ -1,0 +1,226 @@
+//! What a caller asks for, checked: a request for a run becomes an order, one
+//! for a command becomes a task, and what cannot be is refused by name.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{ApiError, Code, config};
+use crate::api::NewRun;
+
+/// A run that can be made.
+#[derive(Clone, Debug)]
+pub struct Order {
+    pub image: String,
+    pub vcpus: u32,
+    pub mem_mib: u64,
+    pub disk_mib: u64,
+    /// Zero for never.
+    pub timeout: Duration,
+    pub env: BTreeMap<String, String>,
+}
+
+const MAX_IMAGE: usize = 512;
+const MAX_PATH: usize = 4096;
+const MAX_ENV_BYTES: usize = 128 << 10;
+const MIN_MEM_MIB: u64 = 16;
+
+impl Order {
+    pub fn new(new: NewRun, limits: &config::Limits) -> Result<Self, ApiError> {
+        refuse_what_is_missing(&new)?;
+        Ok(Self {
+            image: image(new.image)?,
+            vcpus: number(
+                "vcpus",
+                new.vcpus,
+                config::DEFAULT_VCPUS.into(),
+                1,
+                limits.vcpus.into(),
+            )?
+            .try_into()
+            .unwrap_or(u32::MAX),
+            mem_mib: number(
+                "mem_mib",
+                new.mem_mib,
+                config::DEFAULT_MEM_MIB,
+                MIN_MEM_MIB,
+                limits.mem_mib,
+            )?,
+            disk_mib: number(
+                "disk_mib",
+                new.disk_mib,
+                config::DEFAULT_DISK_MIB,
+                1,
+                limits.disk_mib,
+            )?,
+            timeout: new
+                .timeout
+                .map_or(Ok(config::DEFAULT_IDLE), |seconds| timeout("timeout", seconds))?,
+            env: new.env.map_or_else(|| Ok(BTreeMap::new()), env)?,
+        })
+    }
+}
+
+/// Fields that need a part that this server does not have are refused: a rule
+/// that is not kept is worse than none.
+fn refuse_what_is_missing(new: &NewRun) -> Result<(), ApiError> {
+    let missing = |message: &str| Err(ApiError::new(Code::NotSupported, message));
+    if let Some(network) = &new.network {
+        let any =
+            |rules: &Option<Vec<String>>| rules.as_ref().is_some_and(|rules| !rules.is_empty());
+        if any(&network.allow) || any(&network.deny) {
+            return missing(
+                "network: this server has no network rules yet. Leave it out: sandboxes have no network",
+            );
+        }
+    }
+    match new.network_profile.as_deref() {
+        None | Some("default" | "locked-down") => {}
+        Some("internet") => {
+            return missing(
+                "network_profile: this server cannot open the internet yet. Use `default` or \
+                 `locked-down`, which both mean no network",
+            );
+        }
+        Some(_) => {
+            return Err(ApiError::invalid(
+                "network_profile is one of default, locked-down and internet",
+            ));
+        }
+    }
+    if new.credentials.as_ref().is_some_and(|credentials| !credentials.is_empty()) {
+        return missing(
+            "credentials: this server has no credentials proxy yet. Leave it out; do not pass \
+             secrets as `env` instead, for then the sandbox can read them",
+        );
+    }
+    Ok(())
+}
+
+fn image(image: String) -> Result<String, ApiError> {
+    if image.trim().is_empty() {
+        return Err(ApiError::invalid("image is empty: name an OCI image, or `host`"));
+    }
+    if image.len() > MAX_IMAGE || image.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(ApiError::invalid(format!(
+            "image is no name of an image: it has spaces or control characters, or more than \
+             {MAX_IMAGE} bytes"
+        )));
+    }
+    Ok(image)
+}
+
+fn number(
+    name: &str,
+    asked: Option<i64>,
+    usual: u64,
+    least: u64,
+    most: u64,
+) -> Result<u64, ApiError> {
+    let Some(asked) = asked else { return Ok(usual.min(most)) };
+    match u64::try_from(asked) {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(ApiError::invalid(format!(
+            "{name} is {asked}: this server allows {least} to {most}"
+        ))),
+    }
+}
+
+/// Seconds, of which 0 and -1 mean never.
+pub fn timeout(name: &str, seconds: f64) -> Result<Duration, ApiError> {
+    if seconds == 0.0 || seconds == -1.0 {
+        return Ok(Duration::ZERO);
+    }
+    // Not a number fails here as well.
+    if !(0.001..=config::MAX_SECONDS).contains(&seconds) {
+        return Err(ApiError::invalid(format!(
+            "{name} is {seconds}: give seconds, at least 0.001 and at most a year, or 0 or -1 for never"
+        )));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// Environment variables as a program can have them.
+pub fn env(env: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ApiError> {
+    for (name, value) in &env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(ApiError::invalid(format!(
+                "env: {name:?} is no name of a variable: it is empty, or has `=` or a NUL byte in it"
+            )));
+        }
+        no_nul(&format!("env: the value of {name}"), value)?;
+    }
+    let bytes: usize = env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+    if bytes > MAX_ENV_BYTES {
+        return Err(ApiError::invalid(format!(
+            "env has {bytes} bytes: {MAX_ENV_BYTES} are allowed"
+        )));
+    }
+    Ok(env)
+}
+
+/// A path inside of a sandbox. Nothing on this machine is reached by it: it is
+/// resolved by the agent, inside. `..` is refused all the same, since what it
+/// means there depends on links that a guest chose.
+pub fn path(name: &str, path: &str) -> Result<String, ApiError> {
+    no_nul(name, path)?;
+    if !path.starts_with('/') {
+        return Err(ApiError::invalid(format!(
+            "{name} is {path:?}: give an absolute path inside of the sandbox"
+        )));
+    }
+    if path.len() > MAX_PATH {
+        return Err(ApiError::invalid(format!(
+            "{name} has {} bytes: {MAX_PATH} are allowed",
+            path.len()
+        )));
+    }
+    if path.split('/').any(|part| part == "..") {
+        return Err(ApiError::invalid(format!("{name} is {path:?}: `..` is not allowed in it")));
+    }
+    Ok(path.to_owned())
+}
+
+/// A text that can be handed to a program.
+pub fn no_nul(name: &str, text: &str) -> Result<(), ApiError> {
+    match text.find('\0') {
+        Some(at) => Err(ApiError::invalid(format!(
+            "{name} has a NUL byte at offset {at}: no program can be given one"
+        ))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        for good in ["/", "/a", "/a/b c/", "/a..b/..c", "/\u{e9}"] {
+            assert_eq!(path("path", good).unwrap(), good);
+        }
+        for bad in
+            ["", "a", "./a", "/..", "/a/../b", "../a", "/a\0b", &format!("/{}", "a".repeat(5000))]
+        {
+            assert_eq!(path("path", bad).unwrap_err().code, Code::InvalidRequest, "{bad}");
+        }
+    }
+
+    #[test]
+    fn timeouts() {
+        assert_eq!(timeout("t", 0.0).unwrap(), Duration::ZERO);
+        assert_eq!(timeout("t", -1.0).unwrap(), Duration::ZERO);
+        assert_eq!(timeout("t", 1.5).unwrap(), Duration::from_millis(1500));
+        for bad in [-2.0, f64::NAN, f64::INFINITY, 1e300, 1e-9] {
+            assert!(timeout("t", bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers() {
+        assert_eq!(number("n", None, 10, 1, 5).unwrap(), 5, "the usual, if that is allowed");
+        assert_eq!(number("n", Some(3), 10, 1, 5).unwrap(), 3);
+        for bad in [0, -1, 6, i64::MAX, i64::MIN] {
+            assert!(number("n", Some(bad), 10, 1, 5).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! The runs that are there: who owns each, what it is doing, when it was last
+//! used, and how everybody who waits for it learns that it ended.
+//!
+//! ```text
+//!   create ──▶ running ──────────── destroy, idle ──────────▶ destroyed
+//!                 │                                              ▲
+//!                 └── dies by itself ──▶ failed ── destroy, idle ┘
+//! ```
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::Future,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
+
+use isorun_engine::{SandboxId, Stats};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
+    time::Instant,
+};
+
+use super::{ApiError, Code};
+use crate::{
+    api::{DestroyStats, Run, Status},
+    audit::AuditLog,
+    clock,
+    id::RunId,
+    store::RunRow,
+};
+
+/// A run that is there.
+pub struct LiveRun {
+    pub id: RunId,
+    pub sandbox: SandboxId,
+    pub tenant: String,
+    pub row: RunRow,
+    pub defaults: Defaults,
+    pub log: AuditLog,
+    pub activity: Activity,
+    /// Commands, terminals and transfers under way.
+    execs: Arc<Semaphore>,
+    state: watch::Sender<State>,
+    /// Held by who destroys it; then what came of it.
+    pub end: tokio::sync::Mutex<Option<DestroyStats>>,
+}
+
+/// What every command of a run starts with.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Defaults {
+    pub env: BTreeMap<String, String>,
+    pub user: Option<String>,
+    pub workdir: Option<String>,
+}
+
+/// What a run is doing, and why it stopped.
+#[derive(Clone, Debug)]
+pub enum State {
+    Running,
+    /// Of what it died, and what it had used.
+    Failed(String, Stats),
+    /// Why.
+    Destroyed(String),
+}
+
+impl LiveRun {
+    pub fn new(row: RunRow, sandbox: SandboxId, log: AuditLog, execs: usize) -> Self {
+        Self {
+            id: row.id.clone(),
+            sandbox,
+            tenant: row.tenant.clone(),
+            // Written by this server; a damaged one costs the variables only.
+            defaults: serde_json::from_str(&row.defaults).unwrap_or_default(),
+            activity: Activity::new(Duration::from_millis(row.timeout_ms)),
+            execs: Arc::new(Semaphore::new(execs)),
+            state: watch::Sender::new(State::Running),
+            end: tokio::sync::Mutex::default(),
+            row,
+            log,
+        }
+    }
+
+    pub fn describe(&self, region: &str) -> Run {
+        Run {
+            id: self.id.clone(),
+            status: self.status(),
+            image: self.row.image.clone(),
+            region: region.to_owned(),
+            vcpus: self.row.vcpus,
+            mem_mib: self.row.mem_mib,
+            disk_mib: self.row.disk_mib,
+            create_ms: self.row.create_ms,
+            created_at: clock::rfc3339(self.row.created_at),
+            timeout: self.activity.timeout().as_secs_f64(),
+        }
+    }
+
+    pub fn status(&self) -> Status {
+        match *self.state.borrow() {
+            State::Running => Status::Running,
+            State::Failed(..) => Status::Failed,
+            State::Destroyed(_) => Status::Destroyed,
+        }
+    }
+
+    pub fn uptime_ms(&self) -> u64 {
+        u64::try_from(clock::now_ms() - self.row.created_at).unwrap_or(0)
+    }
+
+    /// The figures of the end, if it died by itself.
+    pub fn remains(&self) -> Option<Stats> {
+        match &*self.state.borrow() {
+            State::Failed(_, stats) => Some(*stats),
+            _ => None,
+        }
+    }
+
+    pub fn failed(&self, why: String, stats: Stats) {
+        self.state.send_modify(|state| {
+            if matches!(state, State::Running) {
+                *state = State::Failed(why, stats);
+            }
+        });
+    }
+
+    /// From now on nothing is done in it, and who waits for it is told.
+    pub fn destroyed(&self, why: &str) {
+        self.state.send_replace(State::Destroyed(why.to_owned()));
+    }
+
+    /// Why nothing can be done in it, if so.
+    pub fn trouble(&self) -> Option<ApiError> {
+        match &*self.state.borrow() {
+            State::Running => None,
+            State::Failed(why, _) => Some(ApiError::new(
+                Code::SandboxDied,
+                format!("the sandbox of {} died: {why}", self.id),
+            )),
+            State::Destroyed(why) => {
+                Some(ApiError::new(Code::RunDestroyed, format!("{} was destroyed: {why}", self.id)))
+            }
+        }
+    }
+
+    /// Waits until it is no longer running, and says why.
+    pub async fn ended(&self) -> ApiError {
+        let mut state = self.state.subscribe();
+        // It cannot be closed: the sender is here.
+        let _ = state.wait_for(|state| !matches!(state, State::Running)).await;
+        self.trouble().unwrap_or_else(|| {
+            ApiError::internal("the run has ended", "a run that stopped without a reason")
+        })
+    }
+
+    /// Waits until it is destroyed.
+    pub async fn gone(&self) {
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| matches!(state, State::Destroyed(_))).await;
+    }
+
+    /// Does something in it. It counts as activity; it ends with an error as
+    /// soon as the run ends.
+    pub async fn during<T, E: Into<ApiError>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, ApiError> {
+        let _use = self.begin()?;
+        tokio::select! {
+            // What is done is told, even if the run has ended since.
+            biased;
+            outcome = work => match outcome {
+                Ok(value) => Ok(value),
+                // A connection that broke because the sandbox died says less
+                // than the sandbox's end.
+                Err(error) => Err(self.blame(error.into()).await),
+            },
+            why = self.ended() => Err(why),
+        }
+    }
+
+    /// A failure's true cause: the end of the sandbox, if it ends about now.
+    pub async fn blame(&self, error: ApiError) -> ApiError {
+        if error.code != Code::Unavailable {
+            return error;
+        }
+        tokio::time::timeout(Duration::from_millis(500), self.ended()).await.unwrap_or(error)
+    }
+
+    /// Notes that it is in use, until the result is dropped.
+    pub fn begin(&self) -> Result<InUse<'_>, ApiError> {
+        if let Some(trouble) = self.trouble() {
+            return Err(trouble);
+        }
+        let permit = Arc::clone(&self.execs).try_acquire_owned().map_err(|_| {
+            ApiError::new(
+                Code::TooManyExecs,
+                format!(
+                    "too many commands and transfers at once in {}: wait for some to end",
+                    self.id
+                ),
+            )
+            .after(Duration::from_secs(1))
+        })?;
+        self.activity.begin();
+        Ok(InUse { activity: &self.activity, _permit: permit })
+    }
+}
+
+/// A use of a run.
+pub struct InUse<'run> {
+    activity: &'run Activity,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        self.activity.end();
+    }
+}
+
+/// When a run was last used, and how long it may be idle.
+pub struct Activity {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+struct Inner {
+    /// Zero for ever.
+    timeout: Duration,
+    uses: usize,
+    last: Instant,
+}
+
+impl Activity {
+    fn new(timeout: Duration) -> Self {
+        let inner = Inner { timeout, uses: 0, last: Instant::now() };
+        Self { inner: Mutex::new(inner), changed: Notify::new() }
+    }
+
+    pub fn timeout(&self) -> Duration {
+        self.with(|inner| inner.timeout)
+    }
+
+    /// Also counts as activity.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.with(|inner| {
+            inner.timeout = timeout;
+            inner.last = Instant::now();
+        });
+        self.changed.notify_one();
+    }
+
+    fn begin(&self) {
+        self.with(|inner| inner.uses += 1);
+    }
+
+    fn end(&self) {
+        self.with(|inner| {
+            inner.uses -= 1;
+            inner.last = Instant::now();
+        });
+        self.changed.notify_one();
+    }
+
+    /// Waits until it was idle for as long as it may be.
+    pub async fn expired(&self) {
+        loop {
+            let due = self.with(|inner| match inner {
+                Inner { timeout: Duration::ZERO, .. } => None,
+                Inner { uses: 0, timeout, last } => Some(*last + *timeout),
+                _ => None,
+            });
+            match due {
+                Some(due) if due <= Instant::now() => return,
+                Some(due) => tokio::select! {
+                    () = tokio::time::sleep_until(due) => {}
+                    () = self.changed.notified() => {}
+                },
+                None => self.changed.notified().await,
+            }
+        }
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+        work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// All runs that are there.
+#[derive(Default)]
+pub struct Runs {
+    map: RwLock<HashMap<RunId, Arc<LiveRun>>>,
+    /// Runs and runs to be, of each tenant.
+    places: Mutex<HashMap<String, usize>>,
+}
+
+impl Runs {
+    pub fn get(&self, id: &RunId) -> Option<Arc<LiveRun>> {
+        self.map.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    pub fn insert(&self, run: Arc<LiveRun>) {
+        self.map.write().unwrap_or_else(PoisonError::into_inner).insert(run.id.clone(), run);
+    }
+
+    pub fn remove(&self, id: &RunId) {
+        self.map.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// Those of one tenant, or of all, the oldest first.
+    pub fn list(&self, tenant: Option<&str>) -> Vec<Arc<LiveRun>> {
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        let wanted = |run: &&Arc<LiveRun>| tenant.is_none_or(|tenant| run.tenant == tenant);
+        let mut runs: Vec<_> = map.values().filter(wanted).cloned().collect();
+        runs.sort_by(|a, b| (a.row.created_at, &a.id).cmp(&(b.row.created_at, &b.id)));
+        runs
+    }
+
+    /// Reserves a tenant's place for one more run, if there is one.
+    pub fn take_place(&self, tenant: &str, most: usize) -> Result<(), ApiError> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = places.entry(tenant.to_owned()).or_default();
+        if *taken >= most {
+            return Err(ApiError::new(
+                Code::TooManyRuns,
+                format!("{most} runs at once is the limit: destroy one first"),
+            )
+            .after(Duration::from_secs(1)));
+        }
+        *taken += 1;
+        Ok(())
+    }
+
+    pub fn leave_place(&self, tenant: &str) {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = places.get_mut(tenant) {
+            *taken = taken.saturating_sub(1);
+            if *taken == 0 {
+                places.remove(tenant);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_time_starts_when_the_last_use_ends() {
+        let activity = Activity::new(Duration::from_millis(60));
+        activity.begin();
+        activity.begin();
+        activity.end();
+        let early = tokio::time::timeout(Duration::from_secs(3600), activity.expired()).await;
+        assert!(early.is_err(), "it is in use");
+        activity.end();
+        tokio::time::timeout(Duration::from_secs(3600), activity.expired()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_timeout_it_never_expires_until_it_gets_one() {
+        let activity = Arc::new(Activity::new(Duration::ZERO));
+        let waiting = tokio::spawn({
+            let activity = Arc::clone(&activity);
+            async move { activity.expired().await }
+        });
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert!(!waiting.is_finished());
+        activity.set_timeout(Duration::from_millis(1));
+        tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap().unwrap();
+    }
+}

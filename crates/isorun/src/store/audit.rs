@@ -1,0 +1,94 @@
+//! Audit logs, one for each run, each entry chained to the one before.
+
+use rusqlite::{OptionalExtension, Row};
+
+use super::{Store, StoreError};
+use crate::id::RunId;
+
+/// One entry, as its line says it.
+#[derive(Clone, Debug)]
+pub struct AuditRow {
+    pub run_id: String,
+    pub seq: u64,
+    pub ts: String,
+    pub event: String,
+    /// JSON.
+    pub data: String,
+    pub hmac: String,
+}
+
+/// The end of a log, to which the next entry is chained.
+#[derive(Clone, Debug, Default)]
+pub struct LogState {
+    pub seq: u64,
+    pub hmac: String,
+}
+
+impl Store {
+    pub async fn add_audit(&self, entry: AuditRow) -> Result<(), StoreError> {
+        self.call(move |connection| {
+            connection
+                .prepare_cached(
+                    "INSERT INTO audit (run_id, seq, ts, event, data, hmac) VALUES (?, ?, ?, ?, ?, ?)",
+                )?
+                .execute((entry.run_id, entry.seq, entry.ts, entry.event, entry.data, entry.hmac))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Entries of a run beyond a number, in order, a page of them.
+    pub async fn audit(
+        &self,
+        run: &RunId,
+        beyond: u64,
+        limit: u32,
+    ) -> Result<Vec<AuditRow>, StoreError> {
+        let run = run.to_string();
+        self.call(move |connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT * FROM audit WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?",
+            )?;
+            query.query_map((run, beyond, limit), read)?.collect()
+        })
+        .await
+    }
+
+    /// Where a run's log ends.
+    pub async fn audit_end(&self, run: &RunId) -> Result<LogState, StoreError> {
+        let run = run.to_string();
+        self.call(move |connection| {
+            let end = connection
+                .prepare_cached(
+                    "SELECT seq, hmac FROM audit WHERE run_id = ? ORDER BY seq DESC LIMIT 1",
+                )?
+                .query_row([run], |row| Ok(LogState { seq: row.get(0)?, hmac: row.get(1)? }))
+                .optional()?;
+            Ok(end.unwrap_or_default())
+        })
+        .await
+    }
+
+    /// Every run that has a log or a row, and whether it is over.
+    pub async fn audited_runs(&self) -> Result<Vec<(String, bool)>, StoreError> {
+        self.call(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT id, destroyed_at IS NOT NULL FROM runs
+                 UNION SELECT run_id, 0 FROM audit WHERE run_id NOT IN (SELECT id FROM runs)",
+            )?;
+            query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+        .await
+    }
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
+    Ok(AuditRow {
+        run_id: row.get("run_id")?,
+        seq: row.get("seq")?,
+        ts: row.get("ts")?,
+        event: row.get("event")?,
+        data: row.get("data")?,
+        hmac: row.get("hmac")?,
+    })
+}

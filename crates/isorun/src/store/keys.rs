@@ -1,0 +1,92 @@
+//! API keys: to whom they belong, and whether they were revoked. The keys
+//! themselves are not stored: their hmac proves them.
+
+use rusqlite::{OptionalExtension, Row};
+
+use super::{Store, StoreError};
+use crate::clock;
+
+/// What is known of a key.
+#[derive(Clone, Debug)]
+pub struct KeyRow {
+    pub id: String,
+    /// Who sees the runs that it makes: all keys of the same tenant.
+    pub tenant: String,
+    /// For people.
+    pub name: String,
+    /// Whether it may see what concerns the whole server.
+    pub admin: bool,
+    pub created_at: i64,
+    pub revoked_at: Option<i64>,
+}
+
+impl KeyRow {
+    pub fn new(id: &str, tenant: &str, name: &str, admin: bool) -> Self {
+        Self {
+            id: id.to_owned(),
+            tenant: tenant.to_owned(),
+            name: name.to_owned(),
+            admin,
+            created_at: clock::now_ms(),
+            revoked_at: None,
+        }
+    }
+}
+
+impl Store {
+    pub async fn add_key(&self, key: KeyRow) -> Result<(), StoreError> {
+        self.call(move |connection| {
+            connection
+                .prepare_cached(
+                    "INSERT INTO keys (id, tenant, name, admin, created_at) VALUES (?, ?, ?, ?, ?)",
+                )?
+                .execute((key.id, key.tenant, key.name, key.admin, key.created_at))?;
+            Ok(())
+        })
+        .await
+    }
+
+    pub async fn key(&self, id: &str) -> Result<Option<KeyRow>, StoreError> {
+        let id = id.to_owned();
+        self.call(move |connection| {
+            connection
+                .prepare_cached("SELECT * FROM keys WHERE id = ?")?
+                .query_row([id], read)
+                .optional()
+        })
+        .await
+    }
+
+    pub async fn keys(&self) -> Result<Vec<KeyRow>, StoreError> {
+        self.call(|connection| {
+            let mut query = connection.prepare_cached("SELECT * FROM keys ORDER BY created_at")?;
+            query.query_map([], read)?.collect()
+        })
+        .await
+    }
+
+    /// Whether there was such a key, not revoked yet.
+    pub async fn revoke_key(&self, id: &str) -> Result<bool, StoreError> {
+        let id = id.to_owned();
+        self.call(move |connection| {
+            let changed = connection
+                .prepare_cached(
+                    "UPDATE keys SET revoked_at = ? WHERE id = ? AND revoked_at IS NULL",
+                )?
+                .execute((clock::now_ms(), id))?;
+            Ok(changed > 0)
+        })
+        .await
+    }
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<KeyRow> {
+    Ok(KeyRow {
+        id: row.get("id")?,
+        tenant: row.get("tenant")?,
+        name: row.get("name")?,
+        admin: row.get("admin")?,
+        created_at: row.get("created_at")?,
+        revoked_at: row.get("revoked_at")?,
+    })
+}

@@ -1,0 +1,123 @@
+//! What the server remembers: keys, runs and audit logs, in one SQLite file.
+//!
+//! SQLite blocks, so one thread owns the connection and takes jobs in order.
+//! `isorun keys` opens the same file from another process; the write-ahead log
+//! lets both at it.
+
+mod audit;
+mod keys;
+mod runs;
+mod schema;
+
+pub use audit::{AuditRow, LogState};
+pub use keys::KeyRow;
+pub use runs::{Ending, RunRow};
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, thread, time::Duration};
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+/// Jobs that wait; beyond them a caller waits to hand its own in.
+const QUEUE: usize = 1024;
+
+/// How long one process waits for another's transaction.
+const BUSY: Duration = Duration::from_secs(5);
+
+const FILE: &str = "isorun.db";
+
+/// Why something could not be remembered or found.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite says why.
+    #[error("the database of the server: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The file cannot be made.
+    #[error("the database of the server: {0}")]
+    Io(#[from] std::io::Error),
+    /// Written by a later version.
+    #[error(
+        "the database has format {found}, and this isorun knows formats up to {known}: use the \
+         version that wrote it, or a later one"
+    )]
+    TooNew {
+        /// The format of the file.
+        found: i64,
+        /// What this program can read.
+        known: i64,
+    },
+    /// The thread has ended.
+    #[error("the database of the server is closed")]
+    Closed,
+}
+
+/// A handle of the database; cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    jobs: mpsc::Sender<Job>,
+}
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+impl Store {
+    /// Opens the database of a data folder, and brings it to the present format.
+    pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        let path = data_dir.join(FILE);
+        let mut connection = Connection::open(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        connection.busy_timeout(BUSY)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        // A crash of the process loses nothing; one of the machine may lose the
+        // last moments, and never damages the file.
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.pragma_update(None, "foreign_keys", "ON")?;
+        schema::migrate(&mut connection)?;
+        let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
+        thread::Builder::new().name("store".to_owned()).spawn(move || {
+            while let Some(job) = queue.blocking_recv() {
+                job(&mut connection);
+            }
+        })?;
+        Ok(Self { jobs })
+    }
+
+    /// Does one thing with the connection. A job that was handed in is done even
+    /// if nobody waits for it any more.
+    async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, wait) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let _ = answer.send(work(connection));
+        });
+        self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
+        Ok(wait.await.map_err(|_| StoreError::Closed)??)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_later_format_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(Store::open(folder.path()).unwrap());
+        let file = Connection::open(folder.path().join(FILE)).unwrap();
+        file.pragma_update(None, "user_version", 9999).unwrap();
+        drop(file);
+        let Err(error) = Store::open(folder.path()) else { panic!("it opened") };
+        assert!(matches!(error, StoreError::TooNew { found: 9999, .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn two_handles_of_one_file_see_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (Store::open(folder.path()).unwrap(), Store::open(folder.path()).unwrap());
+        one.add_key(KeyRow::new("k1", "t1", "mine", false)).await.unwrap();
+        assert_eq!(two.key("k1").await.unwrap().unwrap().tenant, "t1");
+        assert!(two.revoke_key("k1").await.unwrap());
+        assert!(one.key("k1").await.unwrap().unwrap().revoked_at.is_some());
+    }
+}

@@ -1,0 +1,185 @@
+//! The client commands, as one types them.
+
+use std::{
+    fs,
+    io::Write,
+    process::{Command, Output, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::fixture::{Server, bounded};
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn with_input(mut command: Command, input: &[u8]) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn run_is_a_command_like_any_other() {
+    let server = Server::start();
+    let sum = server.run(&["run", "host", "--", "python3", "-c", "print(2 + 2)"]);
+    assert_eq!((stdout(&sum).as_str(), sum.status.code()), ("4\n", Some(0)), "{sum:?}");
+
+    let script = "echo out; echo err >&2; exit 42";
+    let output = server.run(&["run", "host", "--", "sh", "-c", script]);
+    assert_eq!(output.status.code(), Some(42));
+    assert_eq!((stdout(&output).as_str(), stderr(&output).as_str()), ("out\n", "err\n"));
+
+    let every: Vec<u8> = (0..=255).cycle().take(1_000_000).collect();
+    let mut cat = server.command();
+    cat.args(["run", "host", "--", "cat"]);
+    let output = with_input(cat, &every);
+    assert!(output.stdout == every, "{} bytes came back", output.stdout.len());
+
+    let args = ["run", "host", "-e", "A=b c", "-w", "/usr", "--", "sh", "-c", "echo $A $PWD"];
+    assert_eq!(stdout(&server.run(&args)), "b c /usr\n");
+
+    let late = server.run(&["run", "host", "--timeout", "300ms", "--", "sleep", "100"]);
+    assert_eq!(late.status.code(), Some(124), "{late:?}");
+    assert!(stderr(&late).contains("0.3 s"), "{late:?}");
+
+    let missing = server.run(&["run", "host", "--", "/no/such/program"]);
+    assert_eq!(missing.status.code(), Some(125), "{missing:?}");
+    let missing = server.run(&["run", "no-such-image", "--", "true"]);
+    assert_eq!(missing.status.code(), Some(125));
+    assert!(stderr(&missing).contains("no-such-image"), "{missing:?}");
+
+    bounded(async {
+        let left = server.get("/v1/runs").await.1;
+        assert_eq!(left["runs"], serde_json::json!([]), "nothing is left running");
+    });
+}
+
+#[test]
+fn an_interrupted_run_leaves_nothing() {
+    let server = Server::start();
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut run = server.command();
+        run.args(["run", "host", "--", "sh", "-c", "echo begun; sleep 1000"]);
+        let mut child = run.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+        assert_eq!(line, "begun\n");
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        bounded(async {
+            let left = server.get("/v1/runs").await.1;
+            assert_eq!(left["runs"], serde_json::json!([]));
+        });
+    }
+}
+
+#[test]
+fn without_a_server_run_brings_its_own() {
+    let (data, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let isorun = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_isorun"));
+        command.env_remove("ISORUN_API_URL").env_remove("ISORUN_API_KEY");
+        command.env("ISORUN_DATA_DIR", data.path()).env("XDG_CONFIG_HOME", home.path());
+        // Nobody is there.
+        fs::create_dir_all(home.path().join("isorun")).unwrap();
+        let nobody = r#"{"api_url": "http://127.0.0.1:1", "api_key": "isorun_live_x_y_z"}"#;
+        fs::write(home.path().join("isorun/client.json"), nobody).unwrap();
+        command.args(args).stdin(Stdio::null()).output().unwrap()
+    };
+    let output = isorun(&["run", "host", "--", "sh", "-c", "echo hello; exit 3"]);
+    assert_eq!(
+        (stdout(&output).as_str(), output.status.code()),
+        ("hello\n", Some(3)),
+        "{output:?}"
+    );
+    let listed = stdout(&isorun(&["keys", "ls", "--json"]));
+    let keys: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert!(keys[0]["revoked_at"].is_string(), "its key goes with it: {listed}");
+    // One that was named has to be there.
+    let named = isorun(&["--api-url", "http://127.0.0.1:1", "run", "host", "--", "true"]);
+    assert_eq!(named.status.code(), Some(125));
+    assert!(stderr(&named).contains("isorun serve"), "{named:?}");
+}
+
+#[test]
+fn a_sandbox_that_stays() {
+    let server = Server::start();
+    let created = server.run(&["create", "host", "--mem", "512M", "--disk", "1G", "--idle", "0"]);
+    assert!(created.status.success(), "{created:?}");
+    let id = stdout(&created).trim().to_owned();
+
+    let listed = stdout(&server.run(&["ps"]));
+    assert!(listed.contains(&id) && listed.contains("512 MiB"), "{listed}");
+
+    let local = server.home.path().join("data.txt");
+    fs::write(&local, "some data\n").unwrap();
+    let local = local.to_str().unwrap();
+    let into = server.run(&["cp", local, &format!("{id}:/work/")]);
+    assert!(into.status.success(), "{into:?}");
+    assert_eq!(stdout(&server.run(&["ls", &id, "/work"])), "data.txt\n");
+    let output = server.run(&["exec", &id, "--", "tr", "a-z", "A-Z"]);
+    assert_eq!(output.status.code(), Some(0));
+    let mut upper = server.command();
+    upper.args(["exec", &id, "--", "sh", "-c", "tr a-z A-Z < /work/data.txt; cat"]);
+    assert_eq!(stdout(&with_input(upper, b"input")), "SOME DATA\ninput");
+
+    let back = server.home.path().join("back.txt");
+    let from = format!("{id}:/work/data.txt");
+    assert!(server.run(&["cp", &from, back.to_str().unwrap()]).status.success());
+    assert_eq!(fs::read_to_string(&back).unwrap(), "some data\n");
+    assert_eq!(stdout(&server.run(&["cp", &from, "-"])), "some data\n");
+    let mut piped = server.command();
+    piped.args(["cp", "-", &format!("{id}:/tmp/piped")]);
+    assert!(with_input(piped, b"from a pipe").status.success());
+    assert_eq!(stdout(&server.run(&["cp", &format!("{id}:/tmp/piped"), "-"])), "from a pipe");
+    let folder = server.run(&["cp", "/usr", &from]);
+    assert!(stderr(&folder).contains("tar"), "{folder:?}");
+
+    assert!(stdout(&server.run(&["stats", &id])).contains("PEAK MEMORY"));
+    assert!(stdout(&server.run(&["stats"])).starts_with("ACTIVE"));
+    let log = stdout(&server.run(&["logs", &id]));
+    assert!(log.contains("sandbox.created") && log.contains("exec.exit"), "{log}");
+
+    let removed = server.run(&["rm", &id]);
+    assert!(stdout(&removed).contains("of CPU time"), "{removed:?}");
+    let again = server.run(&["rm", &id]);
+    assert_eq!(again.status.code(), Some(125), "{again:?}");
+    assert!(stderr(&again).contains("a request destroyed it"), "{again:?}");
+    assert!(stdout(&server.run(&["ps", "--past"])).contains(&id));
+}
+
+#[test]
+fn usage_is_explained() {
+    let command = |args: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_isorun"))
+            .env_remove("ISORUN_API_URL")
+            .env_remove("ISORUN_API_KEY")
+            .args(args)
+            .output()
+            .unwrap()
+    };
+    let missing = command(&["exec", "run0123456789abcdef", "--api-url", "http://127.0.0.1:1"]);
+    assert_eq!(missing.status.code(), Some(2), "{missing:?}");
+    for args in
+        [&["exec", "nonsense", "--", "true"][..], &["run"], &["rm"], &["create", "a", "--mem", "1"]]
+    {
+        assert_eq!(command(args).status.code(), Some(2), "{args:?}");
+    }
+    let nowhere = command(&["ps", "--api-url", "ftp://x"]);
+    assert!(stderr(&nowhere).contains("no http or https URL"), "{nowhere:?}");
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(stdout(&command(&["completions", shell])).contains("isorun"), "{shell}");
+    }
+    for page in ["serve", "run", "exec", "cp", "keys", "audit"] {
+        let help = command(&[page, "--help"]);
+        assert!(help.status.success() && stdout(&help).len() > 300, "{page}");
+    }
+}

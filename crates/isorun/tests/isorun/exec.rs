@@ -1,0 +1,252 @@
+//! Commands in a run, with one answer or with events.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, future::join_all};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::fixture::{Server, bounded, refused};
+
+#[test]
+fn commands_and_what_becomes_of_them() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create_with(json!({ "env": { "A": "1", "B": "2" } })).await;
+        let path = format!("/v1/runs/{id}/exec");
+        let cases = [
+            (json!({ "command": "echo out; echo err >&2; exit 3" }), 3, "out\n", "err\n"),
+            (json!({ "command": ["printf", "%s.", "a b", "*", ""] }), 0, "a b.*..", ""),
+            (json!({ "command": "kill -TERM $$" }), 143, "", ""),
+            (
+                json!({ "command": "echo $A$B$C", "env": { "B": "two", "C": "3" } }),
+                0,
+                "1two3\n",
+                "",
+            ),
+            (json!({ "command": "pwd", "cwd": "/usr" }), 0, "/usr\n", ""),
+            (json!({ "command": "cat", "stdin": "a\u{e9}\n" }), 0, "a\u{e9}\n", ""),
+            // Nothing was given to read: it does not wait for it.
+            (json!({ "command": "cat; echo end" }), 0, "end\n", ""),
+            (json!({ "command": "printf '\\377\\303\\251'" }), 0, "\u{fffd}\u{e9}", ""),
+            (json!({ "command": "printf '\\377\\000'", "encoding": "base64" }), 0, "/wA=", ""),
+            (
+                json!({ "command": "cat <<'END'\nquoted $A `x` \"\nEND\n" }),
+                0,
+                "quoted $A `x` \"\n",
+                "",
+            ),
+            (json!({ "command": "sleep 100 & echo on" }), 0, "on\n", ""),
+            (json!({ "command": "true", "timeout": 0 }), 0, "", ""),
+            (json!({ "command": "true", "timeout": -1 }), 0, "", ""),
+        ];
+        for (body, exit_code, stdout, stderr) in cases {
+            let (status, answer) = server.post(&path, body.clone()).await;
+            let expected = json!({
+                "exit_code": exit_code, "stdout": stdout, "stderr": stderr,
+                "stdout_truncated": false, "stderr_truncated": false,
+            });
+            assert_eq!((status.as_u16(), answer), (200, expected), "{body}");
+        }
+    });
+}
+
+#[test]
+fn a_timeout_kills_all_and_keeps_what_was_printed() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        let command = "echo begun; echo oops >&2; (sleep 2; touch /tmp/late) & sleep 100";
+        let start = Instant::now();
+        let body = json!({ "command": command, "timeout": 0.5 });
+        let late = server.post(&format!("/v1/runs/{id}/exec"), body).await;
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+        refused(&late, 504, "exec_timeout", "0.5 s");
+        assert_eq!((&late.1["stdout"], &late.1["stderr"]), (&json!("begun\n"), &json!("oops\n")));
+        // What it had started is dead too.
+        let left = server.exec(&id, "sleep 3; ls /tmp/late; pgrep -c sleep").await;
+        assert_eq!(left["stdout"], "0\n", "{left}");
+    });
+}
+
+#[test]
+fn a_gigabyte_of_output_is_cut_and_says_so() {
+    let server = Server::start_with(&["--max-output", "100000"]);
+    bounded(async {
+        let id = server.create().await;
+        let body =
+            json!({ "command": "head -c 1073741824 /dev/zero; echo end >&2", "timeout": 100 });
+        let (status, answer) = server.post(&format!("/v1/runs/{id}/exec"), body).await;
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(answer["stdout"].as_str().unwrap().len(), 100_000);
+        assert_eq!(answer["stdout_truncated"], true);
+        assert_eq!(
+            (&answer["stderr"], &answer["stderr_truncated"]),
+            (&json!("end\n"), &json!(false))
+        );
+        server.is_well().await;
+    });
+}
+
+#[test]
+fn a_hundred_commands_at_once() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        let outcomes = join_all((0..100).map(|number| {
+            let (server, id) = (&server, &id);
+            async move { server.exec(id, &format!("sleep 0.2; echo {number}")).await }
+        }))
+        .await;
+        for (number, outcome) in outcomes.iter().enumerate() {
+            assert_eq!(outcome["stdout"], format!("{number}\n"), "{outcome}");
+            assert_eq!(outcome["exit_code"], 0, "{outcome}");
+        }
+    });
+}
+
+#[test]
+fn there_is_a_limit_of_commands_at_once() {
+    let server = Server::start_with(&["--max-execs", "2"]);
+    bounded(async {
+        let id = server.create().await;
+        let path = format!("/v1/runs/{id}/exec");
+        let outcomes =
+            join_all((0..6).map(|_| server.post(&path, json!({ "command": "sleep 1" })))).await;
+        let (done, many): (Vec<_>, Vec<_>) = outcomes.iter().partition(|answer| answer.0 == 200);
+        assert_eq!((done.len(), many.len()), (2, 4));
+        refused(many[0], 429, "too_many_execs", &id);
+        server.exec(&id, "true").await;
+    });
+}
+
+#[test]
+fn output_streams_while_the_command_runs() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        // It goes on only after the first line has arrived here.
+        let command = "echo first; while [ ! -e /tmp/go ]; do sleep 0.01; done; \
+                       printf '\\303'; sleep 0.1; printf '\\251'; echo err >&2; exit 7";
+        let mut events = Events::open(&server, &id, command, 30.0).await;
+        assert_eq!(events.next().await.unwrap(), json!({ "type": "stdout", "data": "first\n" }));
+        server.exec(&id, "touch /tmp/go").await;
+        let (mut stdout, mut stderr, mut last) = (String::new(), String::new(), Value::Null);
+        while let Some(event) = events.next().await {
+            match event["type"].as_str().unwrap() {
+                "stdout" => stdout += event["data"].as_str().unwrap(),
+                "stderr" => stderr += event["data"].as_str().unwrap(),
+                _ => last = event,
+            }
+        }
+        assert_eq!((stdout.as_str(), stderr.as_str()), ("\u{e9}", "err\n"));
+        assert_eq!(last, json!({ "type": "exit", "exit_code": 7 }));
+    });
+}
+
+#[test]
+fn a_stream_ends_with_what_went_wrong() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        let mut events = Events::open(&server, &id, "echo a; sleep 100", 0.3).await;
+        assert_eq!(events.next().await.unwrap()["data"], "a\n");
+        let last = events.next().await.unwrap();
+        assert_eq!((&last["type"], &last["code"]), (&json!("error"), &json!("exec_timeout")));
+        assert_eq!((&last["status"], events.next().await), (&json!(504), None));
+
+        let mut events = Events::open(&server, &id, "echo a; sleep 100", 0.0).await;
+        assert_eq!(events.next().await.unwrap()["data"], "a\n");
+        server.destroy(&id).await;
+        let last = events.next().await.unwrap();
+        assert_eq!((&last["type"], &last["code"]), (&json!("error"), &json!("run_destroyed")));
+        assert_eq!(events.next().await, None);
+    });
+}
+
+#[test]
+fn a_slow_listener_slows_the_command_and_nobody_else() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        // Nobody reads it: it waits, and its timeout counts all the same.
+        let endless = Events::open(&server, &id, "yes; touch /tmp/done", 0.0).await;
+        server.exec(&id, "head -c 10000000 /dev/zero | wc -c").await;
+        server.is_well().await;
+        drop(endless);
+        wait_for_none(&server, &id, "yes").await;
+    });
+}
+
+#[test]
+fn a_client_that_goes_away_takes_its_command_with_it() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        for path in ["exec", "exec/stream"] {
+            let body = json!({ "command": "touch /tmp/begun; exec sleep 1000", "timeout": 0 });
+            let request =
+                server.request(Method::POST, &format!("/v1/runs/{id}/{path}")).json(&body);
+            let client = tokio::spawn(async move {
+                // The stream's answer begins at once, and has to be held.
+                let mut answer = request.send().await.unwrap();
+                while answer.chunk().await.unwrap().is_some() {}
+            });
+            server.exec(&id, "while [ ! -e /tmp/begun ]; do sleep 0.01; done; rm /tmp/begun").await;
+            client.abort();
+            wait_for_none(&server, &id, "sleep").await;
+        }
+        let log = server.request(Method::GET, &format!("/v1/runs/{id}/audit"));
+        let log = log.send().await.unwrap().text().await.unwrap();
+        assert_eq!(log.matches("the client went away").count(), 2, "{log}");
+        server.is_well().await;
+    });
+}
+
+/// Waits until no such program runs.
+async fn wait_for_none(server: &Server, id: &str, program: &str) {
+    loop {
+        let running = server.exec(id, &format!("pgrep -c -x {program}")).await;
+        if running["stdout"] == "0\n" {
+            return;
+        }
+        assert_eq!(running["stderr"], "", "pgrep has to be there");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Server-sent events, decoded.
+struct Events {
+    body: std::pin::Pin<Box<dyn futures_util::Stream<Item = reqwest::Result<bytes::Bytes>>>>,
+    rest: String,
+}
+
+impl Events {
+    async fn open(server: &Server, id: &str, command: &str, timeout: f64) -> Self {
+        let request = server.request(Method::POST, &format!("/v1/runs/{id}/exec/stream"));
+        let body = json!({ "command": command, "timeout": timeout });
+        let response = request.json(&body).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self { body: Box::pin(response.bytes_stream()), rest: String::new() }
+    }
+
+    async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some((event, rest)) = self.rest.split_once("\n\n") {
+                let (event, rest) = (event.to_owned(), rest.to_owned());
+                self.rest = rest;
+                let Some(data) = event.lines().find_map(|line| line.strip_prefix("data: ")) else {
+                    // A sign of life.
+                    continue;
+                };
+                let data: Value = serde_json::from_str(data).unwrap();
+                let name = event.lines().find_map(|line| line.strip_prefix("event: ")).unwrap();
+                assert_eq!(data["type"], name);
+                return Some(data);
+            }
+            let piece = self.body.next().await?.unwrap();
+            self.rest += std::str::from_utf8(&piece).unwrap();
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Files in and out.
+
+use std::time::Duration;
+
+use futures_util::stream;
+use reqwest::{Body, Method};
+use serde_json::json;
+
+use crate::fixture::{Server, answer, bounded, refused};
+
+#[test]
+fn bytes_come_back_as_they_went() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        let files = format!("/v1/runs/{id}/files");
+        let every: Vec<u8> = (0..=255).cycle().take(3_000_001).collect();
+        for (path, content) in [
+            ("/work/deep/er/data.bin", every.as_slice()),
+            ("/tmp/empty", b""),
+            ("/tmp/name with \u{e9} & ? #", b"odd"),
+        ] {
+            let upload = server.request(Method::POST, &format!("{files}/upload"));
+            let upload = upload.query(&[("path", path)]).body(content.to_vec());
+            let expected = json!({ "path": path, "size": content.len() });
+            assert_eq!(answer(upload).await, (reqwest::StatusCode::OK, expected));
+            let download = server.request(Method::GET, &format!("{files}/download"));
+            let response = download.query(&[("path", path)]).send().await.unwrap();
+            assert_eq!(response.headers()["content-type"], "application/octet-stream");
+            assert!(response.bytes().await.unwrap() == content, "{path}");
+        }
+        let (_, listed) = server.get(&format!("{files}?path=/work/deep")).await;
+        assert_eq!(listed, json!({ "entries": ["er"] }));
+        // Replaced, with the permissions that were asked for.
+        let upload = server.request(Method::POST, &format!("{files}/upload"));
+        let upload = upload.query(&[("path", "/tmp/empty"), ("mode", "750")]).body("now not");
+        assert_eq!(answer(upload).await.0, 200);
+        let seen = server.exec(&id, "stat -c %a /tmp/empty; cat /tmp/empty").await;
+        assert_eq!(seen["stdout"], "750\nnow not");
+    });
+}
+
+#[test]
+fn an_upload_that_breaks_off_changes_nothing() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        server.exec(&id, "echo before > /tmp/file").await;
+        let upload =
+            server.request(Method::POST, &format!("/v1/runs/{id}/files/upload?path=/tmp/file"));
+        let pieces = stream::iter([Ok(vec![b'x'; 100_000]), Err("cut")]);
+        let sent = upload.body(Body::wrap_stream(pieces)).send().await;
+        assert!(sent.is_err(), "{sent:?}");
+        let seen = server.exec(&id, "cat /tmp/file; ls -A /tmp").await;
+        assert_eq!(seen["stdout"], "before\nfile\n", "and no draft is left");
+    });
+}
+
+#[test]
+fn a_file_has_a_largest_size() {
+    let server = Server::start_with(&["--max-upload", "1000"]);
+    bounded(async {
+        let id = server.create().await;
+        let path = format!("/v1/runs/{id}/files/upload?path=/tmp/file");
+        let whole = server.request(Method::POST, &path).body(vec![0; 1001]);
+        refused(&answer(whole).await, 413, "too_large", "1000 bytes");
+        // Without saying beforehand how long it is.
+        let pieces = stream::iter((0..3).map(|_| Ok::<_, std::io::Error>(vec![0; 500])));
+        let pieces = server.request(Method::POST, &path).body(Body::wrap_stream(pieces));
+        refused(&answer(pieces).await, 413, "too_large", "1000 bytes");
+        assert_eq!(server.exec(&id, "ls -A /tmp").await["stdout"], "");
+        let fits = server.request(Method::POST, &path).body(vec![0; 1000]);
+        assert_eq!(answer(fits).await.0, 200);
+    });
+}
+
+#[test]
+fn what_cannot_be_read_or_written_says_why() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        server.exec(&id, "mkfifo /tmp/pipe; ln -s /tmp/loop /tmp/loop").await;
+        let files = format!("/v1/runs/{id}/files");
+        for (path, status, code) in [
+            ("/download?path=/nothing", 404, "file_not_found"),
+            ("/download?path=/tmp", 400, "file_error"),
+            ("/download?path=/tmp/pipe", 400, "file_error"),
+            ("/download?path=/tmp/loop", 400, "file_error"),
+            ("?path=/nothing", 404, "file_not_found"),
+            ("?path=/etc/passwd", 400, "file_error"),
+        ] {
+            refused(&server.get(&format!("{files}{path}")).await, status, code, "");
+        }
+        for path in ["/tmp", "/etc/passwd/below"] {
+            let upload = server.request(Method::POST, &format!("{files}/upload?path={path}"));
+            refused(&answer(upload.body("x")).await, 400, "file_error", path);
+        }
+    });
+}
+
+#[test]
+fn a_full_disk_is_said_to_be_full() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create_with(json!({ "disk_mib": 16 })).await;
+        let upload =
+            server.request(Method::POST, &format!("/v1/runs/{id}/files/upload?path=/tmp/big"));
+        let full = answer(upload.body(vec![1; 64 << 20])).await;
+        refused(&full, 507, "sandbox_full", "/tmp/big");
+        assert_eq!(server.exec(&id, "ls -A /tmp").await["stdout"], "", "no part of it is left");
+        assert_eq!(server.exec(&id, "echo ok").await["stdout"], "ok\n");
+    });
+}
+
+#[test]
+fn a_download_breaks_off_when_the_run_ends() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        server.exec(&id, "truncate -s 10G /tmp/big").await;
+        let path = format!("/v1/runs/{id}/files/download?path=/tmp/big");
+        let mut response = server.request(Method::GET, &path).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.chunk().await.unwrap().unwrap();
+        server.destroy(&id).await;
+        // Never taken for a whole file.
+        let broken = tokio::time::timeout(Duration::from_secs(10), async {
+            loop {
+                match response.chunk().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => panic!("it looks complete"),
+                    Err(error) => break error,
+                }
+            }
+        });
+        broken.await.unwrap();
+    });
+}

@@ -1,0 +1,199 @@
+//! A real server, for one test.
+
+use std::{
+    future::Future,
+    io::{BufRead, BufReader},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How long a test may take.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Runs a test, and fails it when it takes too long.
+pub fn bounded(test: impl Future<Output = ()>) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime
+        .block_on(async { tokio::time::timeout(PATIENCE, test).await.expect("it takes too long") });
+    runtime.shutdown_background();
+}
+
+/// A server with folders of its own.
+pub struct Server {
+    child: Option<Child>,
+    pub url: String,
+    /// The key in the client configuration that the server wrote.
+    pub key: String,
+    pub data: TempDir,
+    pub home: TempDir,
+    pub http: Client,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub fn start_with(args: &[&str]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), args)
+    }
+
+    pub fn start_in(data: TempDir, home: TempDir, args: &[&str]) -> Self {
+        let mut command = command_in(&data, &home);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--warm", "0", "--log", "warn"]);
+        command.args(args).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut url = None;
+        for line in stdout.lines() {
+            let line = line.unwrap();
+            if let Some((_, found)) = line.split_once("listens on ") {
+                url = Some(found.to_owned());
+            }
+            // Its last line.
+            if line.contains("ISORUN_API_KEY=") {
+                break;
+            }
+        }
+        let Some(url) = url else {
+            let status = child.wait().unwrap();
+            panic!("the server did not start: {status}");
+        };
+        let written = std::fs::read_to_string(home.path().join("isorun/client.json")).unwrap();
+        let written: Value = serde_json::from_str(&written).unwrap();
+        let key = written["api_key"].as_str().unwrap().to_owned();
+        let http = Client::builder().timeout(PATIENCE).build().unwrap();
+        Self { child: Some(child), url, key, data, home, http }
+    }
+
+    /// The command, as the server's own user would run it.
+    pub fn command(&self) -> Command {
+        command_in(&self.data, &self.home)
+    }
+
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command().args(args).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// A new key, with a tenant of its own.
+    pub fn new_key(&self, args: &[&str]) -> String {
+        let output = self.command().args(["keys", "create", "test"]).args(args).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.key)
+    }
+
+    pub async fn get(&self, path: &str) -> (StatusCode, Value) {
+        answer(self.request(Method::GET, path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
+        answer(self.request(Method::POST, path).json(&body)).await
+    }
+
+    /// A run over the machine's own files.
+    pub async fn create(&self) -> String {
+        self.create_with(json!({})).await
+    }
+
+    pub async fn create_with(&self, more: Value) -> String {
+        let mut body = json!({ "image": "host" });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (status, run) = self.post("/v1/runs", body).await;
+        assert_eq!(status, 200, "{run}");
+        run["id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn exec(&self, id: &str, command: &str) -> Value {
+        let (status, body) =
+            self.post(&format!("/v1/runs/{id}/exec"), json!({ "command": command })).await;
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    pub async fn destroy(&self, id: &str) -> Value {
+        let (status, body) = answer(self.request(Method::DELETE, &format!("/v1/runs/{id}"))).await;
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    /// It still makes sandboxes and runs commands.
+    pub async fn is_well(&self) {
+        let id = self.create().await;
+        assert_eq!(self.exec(&id, "echo well").await["stdout"], "well\n");
+        self.destroy(&id).await;
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let child = self.child.as_ref().unwrap();
+        let pid = rustix::process::Pid::from_child(child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut child = self.child.take().unwrap();
+        let start = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            if start.elapsed() > Duration::from_secs(60) {
+                child.kill().unwrap();
+                panic!("the server does not end");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends it, and gives its folders.
+    pub fn stop(mut self, signal: rustix::process::Signal) -> (TempDir, TempDir) {
+        self.signal(signal);
+        self.wait();
+        let empty = || tempfile::tempdir().unwrap();
+        (std::mem::replace(&mut self.data, empty()), std::mem::replace(&mut self.home, empty()))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.signal(rustix::process::Signal::TERM);
+            self.wait();
+        }
+    }
+}
+
+fn command_in(data: &TempDir, home: &TempDir) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_isorun"));
+    for name in ["ISORUN_API_URL", "ISORUN_API_KEY", "ISORUN_LOG"] {
+        command.env_remove(name);
+    }
+    command.env("ISORUN_DATA_DIR", data.path()).env("XDG_CONFIG_HOME", home.path());
+    command
+}
+
+pub async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
+    let response = request.send().await.unwrap();
+    let status = response.status();
+    let text = response.text().await.unwrap();
+    let body = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{status}: no JSON: {text}"));
+    (status, body)
+}
+
+/// Asserts that a request failed as it should.
+#[track_caller]
+pub fn refused(answer: &(StatusCode, Value), status: u16, code: &str, text: &str) {
+    let (found, body) = answer;
+    assert_eq!((found.as_u16(), body["code"].as_str().unwrap()), (status, code), "{body}");
+    let message = body["error"].as_str().unwrap();
+    assert!(message.contains(text), "{message:?} does not say {text:?}");
+}

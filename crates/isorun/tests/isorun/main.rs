@@ -1,0 +1,19 @@
+//! The server and its command as their users meet them: real processes, real
+//! sandboxes, real sockets.
+//!
+//! What sandboxes need has to be there (`cargo xtask setup`): without it these
+//! tests fail.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod audit;
+mod bad_input;
+mod command;
+mod exec;
+mod files;
+mod fixture;
+mod keys;
+mod openapi;
+mod runs;
+mod serve;
+mod sockets;

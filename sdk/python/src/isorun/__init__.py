@@ -1,0 +1,26 @@
+"""Linux sandboxes on an isorun server.
+
+    from isorun import Sandbox
+
+    with Sandbox("host") as sb:
+        print(sb.exec("python3 -c 'print(2 + 2)'").stdout)
+
+`AsyncSandbox` has the same methods, to be awaited.
+"""
+
+from ._async_sandbox import AsyncSandbox
+from ._errors import IsorunConnectionError, IsorunError, IsorunTimeoutError
+from ._sandbox import Sandbox
+from ._types import DestroyStats, ExecResult, SandboxInfo
+
+__all__ = [
+    "AsyncSandbox",
+    "DestroyStats",
+    "ExecResult",
+    "IsorunConnectionError",
+    "IsorunError",
+    "IsorunTimeoutError",
+    "Sandbox",
+    "SandboxInfo",
+]
+__version__ = "0.1.0"

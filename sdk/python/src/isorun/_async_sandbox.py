@@ -1,0 +1,151 @@
+"""`AsyncSandbox`: `Sandbox` for asyncio. The same names, in the same order."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from . import _config, _protocol
+from ._base import SandboxBase
+from ._transport import AsyncTransport, async_file_pieces
+from ._types import DestroyStats, ExecResult, SandboxInfo
+
+
+class AsyncSandbox(SandboxBase):
+    """A Linux sandbox on an isorun server, for asyncio.
+
+    As an asynchronous context manager it is created on entry and destroyed on exit. Otherwise
+    await `create` and `destroy`.
+    """
+
+    def __init__(
+        self,
+        image: str,
+        *,
+        vcpus: int = 1,
+        mem_mib: int = 1024,
+        disk_mib: int = 10240,
+        timeout: float = 30,
+        sandbox_timeout: float = 300,
+        network_profile: str = "default",
+        allow: Sequence[str] | None = None,
+        deny: Sequence[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        credentials: Mapping[str, Any] | None = None,
+        api_url: str | None = None,
+        api_key: str | None = None,
+    ) -> None:
+        """
+        :param image: any OCI image, or `host`: the server's own programs, read-only.
+        :param vcpus: virtual CPUs.
+        :param mem_mib: memory in MiB.
+        :param disk_mib: what it may write to its disk, in MiB.
+        :param timeout: how many seconds a command may take, unless its call says
+            otherwise; 0 or -1 for any time.
+        :param sandbox_timeout: destroy it after so many seconds without activity; 0
+            or -1 for never.
+        :param network_profile: `default`, `locked-down` or `internet`.
+        :param allow: where it may connect to, instead of a profile.
+        :param deny: where it may not connect to, instead of a profile.
+        :param env: environment variables of every command.
+        :param credentials: secrets that stay outside, by the names of services.
+        :param api_url: the server; by default `ISORUN_API_URL`, or this machine's.
+        :param api_key: the key; by default `ISORUN_API_KEY`, or this machine's own.
+        """
+        options = _protocol.Options(
+            image, vcpus, mem_mib, disk_mib, sandbox_timeout, network_profile,
+            allow, deny, env, credentials,
+        )  # fmt: skip
+        super().__init__(options, timeout)
+        self._transport = AsyncTransport(_config.find(api_url, api_key))
+
+    async def create(self) -> SandboxInfo:
+        """Creates the sandbox. Sets `id` and `info`."""
+        self._must_be_new()
+        return self._created(await self._transport.send(_protocol.create(self._options)))
+
+    async def exec(
+        self, command: str | Sequence[str], *, timeout: float | None = None
+    ) -> ExecResult:
+        """Runs a command to its end.
+
+        :param command: a line for the shell, or a program and its arguments.
+        :param timeout: how many seconds it may take; 0 or -1 for any time. By
+            default that of the sandbox.
+        :raises IsorunTimeoutError: it took longer, and was killed.
+        """
+        seconds = self._exec_timeout(timeout)
+        return await self._transport.send(_protocol.execute(self._running(), command, seconds))
+
+    async def exec_stream(
+        self,
+        command: str | Sequence[str],
+        *,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
+        timeout: float | None = None,
+    ) -> ExecResult:
+        """Runs a command, and calls back for each piece of output as it comes.
+
+        Callbacks may be plain or asynchronous. If one raises, the command is killed.
+        """
+        operation = _protocol.execute_stream(
+            self._running(), command, self._exec_timeout(timeout)
+        )
+        listeners = {"stdout": on_stdout, "stderr": on_stderr}
+
+        async def listen(name: str, text: str) -> None:
+            if (listener := listeners[name]) is not None:
+                answer = listener(text)
+                if inspect.isawaitable(answer):
+                    await answer
+
+        return await self._transport.stream(operation, listen)
+
+    async def upload_file(self, local_path: str | os.PathLike[str], remote_path: str) -> None:
+        """Copies a file of this machine into the sandbox; makes the folders above it."""
+        operation = _protocol.upload(self._running(), remote_path)
+        await self._transport.send(operation, async_file_pieces(os.fspath(local_path)))
+
+    async def download(self, remote_path: str) -> bytes:
+        """Reads a file of the sandbox."""
+        return await self._transport.send(_protocol.download(self._running(), remote_path))
+
+    async def write_text(self, remote_path: str, text: str) -> None:
+        """Writes a file in the sandbox, as UTF-8; makes the folders above it."""
+        operation = _protocol.upload(self._running(), remote_path)
+        await self._transport.send(operation, text.encode())
+
+    async def ls(self, remote_path: str) -> list[str]:
+        """The names in a folder of the sandbox, sorted."""
+        return await self._transport.send(_protocol.ls(self._running(), remote_path))
+
+    async def set_timeout(self, seconds: float) -> None:
+        """Changes how long it may be without activity; 0 or -1 for ever."""
+        await self._transport.send(_protocol.set_timeout(self._running(), seconds))
+
+    async def destroy(self) -> DestroyStats:
+        """Destroys the sandbox. Called again, it gives the same figures."""
+        if self._stats is None:
+            self._destroyed(await self._transport.send(_protocol.destroy(self._running())))
+            await self._transport.close()
+        return self._final_stats()
+
+    async def __aenter__(self) -> AsyncSandbox:
+        if self.id is None:
+            await self.create()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._stats is None:
+            with self._leaving(error):
+                await self.destroy()
+        await self._transport.close()

@@ -1,0 +1,65 @@
+"""What both kinds of sandbox remember, without any I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ._errors import IsorunError
+from ._protocol import Options
+from ._types import DestroyStats, SandboxInfo
+
+
+class SandboxBase:
+    """A sandbox to be, that is, or that was."""
+
+    id: str | None
+    """The server's name of it, once it is created."""
+    info: SandboxInfo | None
+    """What the server said when it was created."""
+
+    def __init__(self, options: Options, timeout: float) -> None:
+        self.id = None
+        self.info = None
+        self.timeout = timeout
+        self._options = options
+        self._stats: DestroyStats | None = None
+
+    def __repr__(self) -> str:
+        state = "not created" if self.id is None else self.id
+        return f"{type(self).__name__}({self._options.image!r}, {state})"
+
+    def _must_be_new(self) -> None:
+        if self.id is not None:
+            raise IsorunError(f"{self.id} is created already: make another Sandbox")
+
+    def _created(self, info: SandboxInfo) -> SandboxInfo:
+        self.id, self.info = info.id, info
+        return info
+
+    def _running(self) -> str:
+        if self.id is None:
+            raise IsorunError("the sandbox is not created: use `with`, or call create()")
+        if self._stats is not None:
+            raise IsorunError(f"{self.id} is destroyed", code=404, kind="run_destroyed")
+        return self.id
+
+    def _exec_timeout(self, timeout: float | None) -> float:
+        return self.timeout if timeout is None else timeout
+
+    def _destroyed(self, stats: DestroyStats) -> None:
+        self._stats = stats
+
+    def _final_stats(self) -> DestroyStats:
+        if self._stats is None:
+            raise IsorunError(f"{self.id} is not destroyed")
+        return self._stats
+
+    @contextmanager
+    def _leaving(self, error: BaseException | None) -> Iterator[None]:
+        """Leaving a block: what is gone is gone, and the block's own error counts."""
+        try:
+            yield
+        except IsorunError as trouble:
+            if error is None and trouble.kind not in ("run_destroyed", "run_not_found"):
+                raise

@@ -1,0 +1,260 @@
+"""Requests and answers, without any I/O: what to send, and what came back.
+
+Both clients, the plain and the asynchronous one, send these operations and hand
+the answers back here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from ._errors import IsorunConnectionError, IsorunError, IsorunTimeoutError
+from ._types import DestroyStats, ExecResult, SandboxInfo
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT = 10.0
+USUAL_TIMEOUT = 60.0
+# A first use may pull an image.
+CREATE_TIMEOUT = 900.0
+# The server keeps the time of commands. It is given up this much later.
+GRACE = 15.0
+
+
+@dataclass(frozen=True)
+class Operation(Generic[T]):
+    """One request, and what its answer means."""
+
+    method: str
+    path: str
+    parse: Callable[[bytes], T]
+    params: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] | None = None
+    read_timeout: float | None = USUAL_TIMEOUT
+
+    def answer(self, status: int, content: bytes) -> T:
+        """What the answer says, or the exception that it means."""
+        if not 200 <= status < 300:
+            raise refusal(status, content)
+        try:
+            return self.parse(content)
+        except (ValueError, KeyError, TypeError) as error:
+            raise IsorunError(
+                f"the server's answer makes no sense: {_begin(content)}", code=status
+            ) from error
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a sandbox is made of."""
+
+    image: str
+    vcpus: int
+    mem_mib: int
+    disk_mib: int
+    sandbox_timeout: float
+    network_profile: str
+    allow: Sequence[str] | None
+    deny: Sequence[str] | None
+    env: Mapping[str, str] | None
+    credentials: Mapping[str, Any] | None
+
+    def body(self) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "image": self.image,
+            "vcpus": self.vcpus,
+            "mem_mib": self.mem_mib,
+            "disk_mib": self.disk_mib,
+            "timeout": self.sandbox_timeout,
+        }
+        if self.env:
+            body["env"] = dict(self.env)
+        if self.allow is not None or self.deny is not None:
+            body["network"] = {"allow": list(self.allow or ()), "deny": list(self.deny or ())}
+        else:
+            body["network_profile"] = self.network_profile
+        if self.credentials:
+            body["credentials"] = dict(self.credentials)
+        return body
+
+
+def create(options: Options) -> Operation[SandboxInfo]:
+    return Operation(
+        "POST", "/v1/runs", _info, body=options.body(), read_timeout=CREATE_TIMEOUT
+    )
+
+
+def set_timeout(run: str, seconds: float) -> Operation[SandboxInfo]:
+    return Operation("PATCH", f"/v1/runs/{run}", _info, body={"timeout": seconds})
+
+
+def destroy(run: str) -> Operation[DestroyStats]:
+    return Operation("DELETE", f"/v1/runs/{run}", _destroy_stats)
+
+
+def execute(run: str, command: str | Sequence[str], timeout: float) -> Operation[ExecResult]:
+    return Operation(
+        "POST",
+        f"/v1/runs/{run}/exec",
+        _exec_result,
+        body=_exec_body(command, timeout),
+        read_timeout=_patience(timeout),
+    )
+
+
+def execute_stream(
+    run: str, command: str | Sequence[str], timeout: float
+) -> Operation[ExecResult]:
+    return Operation(
+        "POST",
+        f"/v1/runs/{run}/exec/stream",
+        _exec_result,
+        body=_exec_body(command, timeout),
+        read_timeout=_patience(timeout),
+    )
+
+
+def upload(run: str, path: str) -> Operation[None]:
+    return Operation(
+        "POST", f"/v1/runs/{run}/files/upload", lambda _: None, params={"path": path}
+    )
+
+
+def download(run: str, path: str) -> Operation[bytes]:
+    return Operation(
+        "GET", f"/v1/runs/{run}/files/download", lambda content: content, params={"path": path}
+    )
+
+
+def ls(run: str, path: str) -> Operation[list[str]]:
+    return Operation("GET", f"/v1/runs/{run}/files", _entries, params={"path": path})
+
+
+def refusal(status: int, content: bytes) -> IsorunError:
+    """The exception that a refused request means."""
+    try:
+        body = json.loads(content)
+        message, kind = str(body["error"]), str(body["code"])
+    except (ValueError, KeyError, TypeError):
+        # A proxy in between, perhaps.
+        return IsorunError(f"the server answered {status}: {_begin(content)}", code=status)
+    return failure(message, status, kind, body.get("stdout") or "", body.get("stderr") or "")
+
+
+def failure(message: str, status: int | None, kind: str, stdout: str, stderr: str) -> IsorunError:
+    if kind == "exec_timeout":
+        return IsorunTimeoutError(message, code=status, kind=kind, stdout=stdout, stderr=stderr)
+    return IsorunError(message, code=status, kind=kind)
+
+
+class ExecStream:
+    """The answer to a streamed command: bytes in, pieces of output out.
+
+    Server-sent events, of which only `data` is used: it says all.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._data: list[str] = []
+        self._stdout: list[str] = []
+        self._stderr: list[str] = []
+        self._exit_code: int | None = None
+
+    def feed(self, content: bytes) -> list[tuple[str, str]]:
+        """What the bytes tell: pairs of the stream's name and a text."""
+        *lines, self._rest = (self._rest + content).split(b"\n")
+        pieces = []
+        for line in lines:
+            text = line.rstrip(b"\r").decode("utf-8", "replace")
+            if text.startswith("data:"):
+                self._data.append(text[5:].removeprefix(" "))
+            elif not text and self._data:
+                piece = self._event("\n".join(self._data))
+                self._data.clear()
+                if piece is not None:
+                    pieces.append(piece)
+        return pieces
+
+    def _event(self, data: str) -> tuple[str, str] | None:
+        try:
+            event = json.loads(data)
+            kind = event["type"]
+            if kind in ("stdout", "stderr"):
+                text = str(event["data"])
+                (self._stdout if kind == "stdout" else self._stderr).append(text)
+                return kind, text
+            if kind == "exit":
+                self._exit_code = int(event["exit_code"])
+                return None
+            if kind != "error":
+                # A later server says more than this client knows.
+                return None
+            message, name = str(event["error"]), str(event["code"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise IsorunError(f"the server's answer makes no sense: {data[:200]}") from error
+        stdout, stderr = "".join(self._stdout), "".join(self._stderr)
+        raise failure(message, event.get("status"), name, stdout, stderr)
+
+    def result(self) -> ExecResult:
+        """The outcome, once there is nothing more to feed."""
+        if self._exit_code is None:
+            raise IsorunConnectionError("the connection ended before the command did")
+        return ExecResult(self._exit_code, "".join(self._stdout), "".join(self._stderr))
+
+
+def _exec_body(command: str | Sequence[str], timeout: float) -> dict[str, Any]:
+    return {
+        "command": command if isinstance(command, str) else list(command),
+        "timeout": timeout,
+    }
+
+
+def _patience(timeout: float) -> float | None:
+    return timeout + GRACE if timeout > 0 else None
+
+
+def _info(content: bytes) -> SandboxInfo:
+    body = json.loads(content)
+    return SandboxInfo(
+        id=str(body["id"]),
+        image=str(body["image"]),
+        vcpus=int(body["vcpus"]),
+        mem_mib=int(body["mem_mib"]),
+        disk_mib=int(body["disk_mib"]),
+        create_ms=int(body["create_ms"]),
+        status=str(body["status"]),
+        created_at=str(body["created_at"]),
+    )
+
+
+def _exec_result(content: bytes) -> ExecResult:
+    body = json.loads(content)
+    return ExecResult(
+        exit_code=int(body["exit_code"]),
+        stdout=str(body["stdout"]),
+        stderr=str(body["stderr"]),
+        stdout_truncated=bool(body.get("stdout_truncated")),
+        stderr_truncated=bool(body.get("stderr_truncated")),
+    )
+
+
+def _destroy_stats(content: bytes) -> DestroyStats:
+    body = json.loads(content)
+    return DestroyStats(
+        cpu_ms=int(body["cpu_ms"]),
+        mem_peak_bytes=int(body["mem_peak_bytes"]),
+        disk_used_bytes=int(body["disk_used_bytes"]),
+        uptime_ms=int(body["uptime_ms"]),
+        cost_cents=float(body.get("cost_cents", 0)),
+    )
+
+
+def _entries(content: bytes) -> list[str]:
+    return [str(name) for name in json.loads(content)["entries"]]
+
+
+def _begin(content: bytes) -> str:
+    return content[:200].decode("utf-8", "replace")

@@ -1,0 +1,49 @@
+"""What operations give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SandboxInfo:
+    """A sandbox that was created."""
+
+    id: str
+    image: str
+    vcpus: int
+    mem_mib: int
+    disk_mib: int
+    create_ms: int
+    """How long it took the server to create it."""
+    status: str = "running"
+    created_at: str = ""
+
+
+@dataclass(frozen=True)
+class ExecResult:
+    """What became of a command."""
+
+    exit_code: int
+    """As a shell says it: 128 and the signal's number when a signal ended it."""
+    stdout: str
+    stderr: str
+    stdout_truncated: bool = False
+    """Whether the end of `stdout` is missing: the server bounds what it holds."""
+    stderr_truncated: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the command succeeded."""
+        return self.exit_code == 0
+
+
+@dataclass(frozen=True)
+class DestroyStats:
+    """What a sandbox used, from create to destroy."""
+
+    cpu_ms: int
+    mem_peak_bytes: int
+    disk_used_bytes: int
+    uptime_ms: int
+    cost_cents: float = 0.0
