@@ -14,7 +14,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::digest::Inputs;
-use crate::{process, progress, workspace};
+use crate::{debian, process, progress, workspace};
 
 const CARGO_DENY: &str = "0.20.2";
 const OLDEST_PYTHON: (u32, u32) = (3, 10);
@@ -51,6 +51,7 @@ pub fn everything() -> Result<()> {
     maturin()?;
     python_tests()?;
     cargo_deny()?;
+    debian::image_tools()?;
     eprintln!("==> all tools are there");
     Ok(())
 }
