@@ -1,6 +1,8 @@
 //! A pull beside the same by other tools: 100 MiB from a registry on loopback,
 //! fetched, verified and unpacked. `cargo xtask bench images` runs it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what fails ends the measurement")]
+
 #[path = "../tests/images/bundle.rs"]
 #[expect(dead_code, reason = "tests use more of it")]
 mod bundle;

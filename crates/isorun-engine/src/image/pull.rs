@@ -16,9 +16,12 @@ use super::error::{Error, Result};
 use super::limits::Limits;
 use super::progress::{Event, Progress};
 use super::reference::Reference;
-use super::registry::{Registries, Repository, Tries, passes};
+use super::registry::{Registries, Repository, Tries};
 use super::store::{Append, Building, Entry, Image, Lock, Store};
 use super::unpack::Stop;
+
+/// Bytes of a layer by which a broken connection has got somewhere.
+const PROGRESS: u64 = 1 << 20;
 
 /// How an image is pulled.
 #[derive(Debug, Clone, Default)]
@@ -278,6 +281,14 @@ impl Drop for Fetch {
     }
 }
 
+/// How an attempt to fetch a layer fails.
+enum Failed {
+    /// The request has been repeated as often as it may.
+    Finally(Error),
+    /// What came in answer to it: the next attempt may fare better.
+    Here(Error),
+}
+
 /// Fetches one layer.
 struct Job {
     store: Store,
@@ -294,21 +305,27 @@ impl Job {
         let layer = digest.to_string();
         if !self.store.has_blob(digest, *size) {
             let mut tries = Tries::new(&self.repository, name);
+            let partial = self.store.partial(digest);
             let mut anew = false;
             loop {
-                let partial = self.store.partial(digest);
-                let offset = if anew || partial.len() > *size { 0 } else { partial.len() };
+                let before = partial.len();
+                let offset = if anew || before > *size { 0 } else { before };
                 let error = match self.attempt(offset, &making).await {
                     Ok(()) => break,
                     // What was there from before may have been damaged.
-                    Err(Error::Digest { .. }) if offset > 0 && !anew => {
+                    Err(Failed::Here(Error::Digest { .. })) if offset > 0 && !anew => {
                         anew = true;
                         continue;
                     }
-                    Err(error) => error,
+                    Err(Failed::Here(error)) => error,
+                    Err(Failed::Finally(error)) => return Err(error),
                 };
-                if !passes(&error) && matches!(error, Error::TooLarge { .. }) {
+                if matches!(error, Error::TooLarge { .. }) {
                     partial.discard();
+                }
+                // A bad connection that gets somewhere is good enough.
+                if partial.len() >= before + PROGRESS {
+                    tries = Tries::new(&self.repository, name);
                 }
                 tries.again(error, None).await?;
             }
@@ -317,14 +334,15 @@ impl Job {
         Ok(())
     }
 
-    async fn attempt(&self, offset: u64, making: &Arc<Lock>) -> Result<()> {
+    async fn attempt(&self, offset: u64, making: &Arc<Lock>) -> Result<(), Failed> {
         let Layer { name, digest, size, .. } = &self.layer;
         let layer = digest.to_string();
         let (mut response, offset) = if offset == *size {
             // All of it is there but for the check.
             (None, offset)
         } else {
-            let response = self.repository.blob(name, &layer, offset).await?;
+            let response = self.repository.blob(name, &layer, offset).await;
+            let response = response.map_err(Failed::Finally)?;
             let resumed = response.status() == StatusCode::PARTIAL_CONTENT;
             (Some(response), if resumed { offset } else { 0 })
         };
@@ -335,18 +353,18 @@ impl Job {
             None => Ok(()),
         };
         drop(sender);
-        let written = writer.await.map_err(crashed)?;
+        let written = writer.await.map_err(|error| Failed::Finally(crashed(error)))?;
         let append = match (fed, written) {
             // The disk's trouble is the cause of the other one.
-            (_, Err(error)) | (Err(error), _) => return Err(error),
+            (_, Err(error)) | (Err(error), _) => return Err(Failed::Here(error)),
             (Ok(()), Ok(append)) => append,
         };
         if append.len() < *size {
-            return Err(Error::Unreachable {
+            return Err(Failed::Here(Error::Unreachable {
                 registry: self.repository.registry().to_owned(),
                 what: name.clone(),
                 reason: format!("it ends after {} of {size} bytes", append.len()),
-            });
+            }));
         }
         let (name, making) = (name.clone(), making.clone());
         blocking(move || {
@@ -354,6 +372,7 @@ impl Job {
             append.commit(&name)
         })
         .await
+        .map_err(Failed::Here)
     }
 
     /// Writes and hashes on a thread of its own. What was written stays there,

@@ -234,6 +234,36 @@ async fn what_passes_is_tried_again_and_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bad_connection_that_gets_somewhere_is_good_enough() {
+    let tar = Layer::default().file("big", &"0123456789abcdef".repeat(1 << 20)).tar();
+    let bundle = Bundle::new(&[(tar.clone(), sha256(&tar))]);
+    let path = layer_path(&bundle);
+    let server = Server::start(bundle, {
+        let path = path.clone();
+        move |seen| {
+            let offset: usize = match &seen.range {
+                Some(range) => range.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap(),
+                None => 0,
+            };
+            let rest = tar.get(offset..).filter(|rest| rest.len() > 4 << 20)?;
+            (seen.path == path).then(|| {
+                let mut answer = cut(&rest[..4 << 20], rest.len());
+                *answer.status_mut() =
+                    hyper::StatusCode::from_u16(if offset > 0 { 206 } else { 200 }).unwrap();
+                answer
+            })
+        }
+    })
+    .await;
+    let home = Home::new();
+    let mut options = patient();
+    options.limits.tries = 2;
+    let image = pull(&home, &server, &options).await.unwrap();
+    assert_eq!(image.size, 16 << 20);
+    assert!(server.count(&path) > 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pull_that_was_dropped_is_resumed_by_the_next() {
     let bundle = sample();
     let path = layer_path(&bundle);

@@ -1,4 +1,9 @@
 //! Images, from real registries and from hostile ones.
+//!
+//! They run as root, with the programs that `cargo xtask setup` installs;
+//! without those they fail.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod bundle;
 mod garbage;

@@ -145,13 +145,16 @@ pub fn challenge(challenge: &str) -> Answer {
 /// A body that breaks off, although its length was announced.
 pub fn cut(bytes: &[u8], length: usize) -> Answer {
     use futures_util::StreamExt as _;
-    let first = Ok(Frame::data(Bytes::copy_from_slice(bytes)));
+    let pieces: Vec<_> = bytes
+        .chunks(64 << 10)
+        .map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece))))
+        .collect();
     let broken = futures_util::stream::once(async {
         // What was sent leaves the server before the connection breaks.
         tokio::task::yield_now().await;
         Err(std::io::Error::other("cut"))
     });
-    let body = StreamBody::new(futures_util::stream::iter([first]).chain(broken));
+    let body = StreamBody::new(futures_util::stream::iter(pieces).chain(broken));
     let mut answer = Response::new(UnsyncBoxBody::new(body));
     answer.headers_mut().insert("content-length", length.into());
     answer

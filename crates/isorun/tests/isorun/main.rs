@@ -12,6 +12,7 @@ mod command;
 mod exec;
 mod files;
 mod fixture;
+mod image;
 mod keys;
 mod openapi;
 mod runs;

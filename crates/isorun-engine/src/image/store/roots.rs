@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -121,7 +121,7 @@ impl Store {
         // Nobody collects it between its making and its locking.
         let _store = self.share().await?;
         let folder = tempfile::Builder::new()
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(self.path("tmp"))
             .map_err(failed())?
             .keep();
@@ -139,7 +139,8 @@ impl Store {
         for path in [&root, &trash] {
             // What an image does not say about its root folder is what people
             // expect: anybody may look.
-            fs::DirBuilder::new().mode(0o755).create(path).map_err(failed())?;
+            fs::DirBuilder::new().mode(0o700).create(path).map_err(failed())?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(failed())?;
         }
         building.unpacker = Some(Unpacker::new(&root, &trash, limits, stop)?);
         Ok(building)

@@ -198,7 +198,11 @@ fn make_folders(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<()> {
         let parent = open_folder(root, &wanted[..depth].join(&b'/'))?;
         let name = wanted[depth].as_slice();
         match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) => depth += 1,
+            Ok(()) => {
+                // What an image does not say has these rights, whatever the umask.
+                rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(0o755), AtFlags::empty())?;
+                depth += 1;
+            }
             Err(Errno::EXIST) => {
                 let target = rustix::fs::readlinkat(&parent, name, Vec::new())?;
                 hops += 1;

@@ -1,0 +1,184 @@
+//! `isorun image`, against a real registry.
+
+use std::{
+    io::Write,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use self::{
+    bundle::{Bundle, Layer, gzip, sha256},
+    registry::{PASSWORD, Registry, USER},
+};
+
+#[path = "../../../isorun-engine/tests/images/bundle.rs"]
+#[allow(dead_code, reason = "the engine's tests use more of it")]
+mod bundle;
+#[path = "../../../isorun-engine/tests/images/registry.rs"]
+#[allow(dead_code, reason = "the engine's tests use more of it")]
+mod registry;
+
+/// A folder of data, and what was put into the environment.
+struct Machine {
+    data: tempfile::TempDir,
+    home: tempfile::TempDir,
+}
+
+impl Machine {
+    fn new() -> Self {
+        Self { data: tempfile::tempdir().unwrap(), home: tempfile::tempdir().unwrap() }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_isorun"));
+        command.env("ISORUN_DATA_DIR", self.data.path()).env("DOCKER_CONFIG", self.home.path());
+        for name in ["ISORUN_REGISTRY", "ISORUN_REGISTRY_PASSWORD"] {
+            command.env_remove(name);
+        }
+        command.arg("image").args(args).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// What a command prints that has to succeed.
+    #[track_caller]
+    fn text(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What a command complains of that has to fail.
+    #[track_caller]
+    fn complaint(&self, args: &[&str], code: i32) -> String {
+        let output = self.run(args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
+        assert!(output.stdout.is_empty(), "{args:?}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+}
+
+fn sample() -> Bundle {
+    let tar = Layer::default().file("etc/name", "sample").file("big", &"x".repeat(100_000)).tar();
+    Bundle::with(&[(gzip(&tar), sha256(&tar))], serde_json::json!({}), "amd64")
+}
+
+fn push(registry: &Registry, name: &str) -> String {
+    let layout = tempfile::tempdir().unwrap();
+    registry.push(&sample().layout(layout.path()), name, false).to_string()
+}
+
+#[test]
+fn an_image_comes_and_goes() {
+    let (machine, registry) = (Machine::new(), Registry::start());
+    let name = push(&registry, "some/image:1");
+    let platform = ["--platform", "linux/amd64"];
+    let output = machine.run(&["pull", &name, platform[0], platform[1]]);
+    assert!(output.status.success(), "{output:?}");
+    // The result is for programs, the progress for people.
+    let line = String::from_utf8(output.stdout).unwrap();
+    let (shown, digest) = line.trim().split_once(' ').unwrap();
+    assert_eq!(shown, name);
+    let progress = String::from_utf8(output.stderr).unwrap();
+    assert!(progress.contains("1 layers") && progress.contains("unpacked"), "{progress}");
+    let quiet = machine.run(&["pull", "--quiet", &name, platform[0], platform[1]]);
+    assert!(quiet.stderr.is_empty(), "{quiet:?}");
+
+    let table = machine.text(&["ls"]);
+    let lines: Vec<_> = table.lines().collect();
+    assert!(lines[0].starts_with("NAME ") && lines[1].starts_with(&name), "{table}");
+    assert!(lines[1].contains("97.7 KiB"), "{table}");
+    let listed: Value = serde_json::from_str(&machine.text(&["ls", "--json"])).unwrap();
+    assert_eq!((&listed[0]["name"], &listed[0]["digest"]), (&name.into(), &digest.into()));
+    assert_eq!(listed[0]["size_bytes"], 100_006);
+
+    assert!(machine.text(&["gc"]).starts_with("freed 0 B"));
+    let freed = machine.text(&["rm", listed[0]["name"].as_str().unwrap()]);
+    assert!(freed.contains("1 unpacked images, 3 blobs"), "{freed}");
+    assert_eq!(machine.text(&["ls", "--json"]).trim(), "[]");
+    let complaint = machine.run(&["rm", "some/image:1"]);
+    assert_eq!(complaint.status.code(), Some(2), "{complaint:?}");
+    assert!(String::from_utf8_lossy(&complaint.stderr).contains("no image some/image:1"));
+}
+
+#[test]
+fn a_registry_can_stand_in_for_docker_hub() {
+    let (machine, registry) = (Machine::new(), Registry::start());
+    push(&registry, "library/python:3.12");
+    let args = ["pull", "-q", "--platform", "linux/amd64", "python:3.12"];
+    let with = |option: &[&str]| machine.text(&[&args[..], option].concat());
+    assert!(with(&["--registry", registry.address()]).starts_with("python:3.12 sha256:"));
+    with(&["--mirror", &format!("docker.io={}", registry.address())]);
+    let output = machine.command(&args).env("ISORUN_REGISTRY", registry.address()).output();
+    assert!(output.unwrap().status.success());
+    assert!(machine.text(&["ls"]).contains("python:3.12 "));
+}
+
+#[test]
+fn passwords_come_from_where_nobody_sees_them() {
+    let (machine, registry) = (Machine::new(), Registry::with_login());
+    let name = push(&registry, "private");
+    let args = ["pull", "-q", "--platform", "linux/amd64", &name];
+    let complaint = machine.complaint(&args, 2);
+    assert!(complaint.contains("refuses access") && complaint.contains("--user"), "{complaint}");
+    let complaint = machine.complaint(&[&args[..], &["--user", USER]].concat(), 2);
+    assert!(complaint.contains("ISORUN_REGISTRY_PASSWORD"), "{complaint}");
+
+    let mut command = machine.command(&[&args[..], &["--user", USER]].concat());
+    assert!(command.env("ISORUN_REGISTRY_PASSWORD", PASSWORD).status().unwrap().success());
+    let mut command = machine.command(&[&args[..], &["--user", USER, "--password-stdin"]].concat());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(format!("{PASSWORD}\n").as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+
+    let config = format!(
+        r#"{{"auths": {{"{}": {{"username": "{USER}", "password": "{PASSWORD}"}}}}}}"#,
+        registry.address()
+    );
+    std::fs::write(machine.home.path().join("config.json"), config).unwrap();
+    machine.text(&args);
+}
+
+#[test]
+fn a_folder_and_its_archive_are_imported() {
+    let machine = Machine::new();
+    let work = tempfile::tempdir().unwrap();
+    let root = work.path().join("root");
+    std::fs::create_dir(&root).unwrap();
+    std::fs::write(root.join("file"), "content").unwrap();
+    let archive = work.path().join("root.tgz");
+    let tar = Command::new("tar")
+        .args(["-czf", archive.to_str().unwrap(), "-C", root.to_str().unwrap(), "."])
+        .status();
+    assert!(tar.unwrap().success());
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let line = machine.text(&["import", "-q", &path(&root), "my/root"]);
+    assert!(line.starts_with("my/root:latest sha256:"), "{line}");
+    machine.text(&["import", "-q", &path(&archive), "my/archive:2"]);
+    let complaint = machine.complaint(&["import", &path(&root)], 2);
+    assert!(complaint.contains("give one"), "{complaint}");
+    let table = machine.text(&["ls"]);
+    assert!(table.contains("my/archive:2 ") && table.contains("my/root:latest "), "{table}");
+}
+
+#[test]
+fn complaints_say_what_to_do() {
+    let (machine, registry) = (Machine::new(), Registry::start());
+    let unknown = registry.name("unknown:1").to_string();
+    for (args, code, part) in [
+        (&["pull", "Not A Name"][..], 2, "no name of an image"),
+        (&["pull", &unknown], 2, &*format!("no image {unknown}")),
+        (&["pull", "127.0.0.1:1/a"], 125, "cannot fetch"),
+        (&["pull", "a", "--platform", "amd64"], 2, "linux/amd64"),
+        (&["pull", "a", "--mirror", "x"], 2, "REGISTRY=HOST"),
+        (&["import", "/nowhere", "a"], 125, "No such file"),
+    ] {
+        let complaint = machine.complaint(args, code);
+        assert!(complaint.contains(part), "{args:?}: {complaint}");
+    }
+}
