@@ -4,16 +4,22 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{guests, process, workspace};
+use crate::{guests, process, sdk, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Handed to the demo
+    /// Only the Linux sandbox, on a server of its own
+    #[arg(long)]
+    linux: bool,
+    /// Handed to the demo of the interpreters
     #[arg(last = true)]
     args: Vec<String>,
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    if args.linux {
+        return sdk::demo();
+    }
     guests::ensure()?;
     // The whole workspace, as for the tests: cargo chooses the features of
     // dependencies by what it builds, and would compile many of them again.
@@ -23,5 +29,6 @@ pub fn run(args: &Args) -> Result<()> {
     eprintln!("==> {demo}");
     let mut command = Command::new(demo);
     command.args(&args.args).env("ISOLA_RUNTIME_DIR", workspace::runtimes());
-    process::loud(command)
+    process::loud(command)?;
+    sdk::demo()
 }

@@ -4,9 +4,9 @@
 
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use crate::workspace;
+use crate::{process, workspace};
 
 /// One generated file.
 pub struct Generator {
@@ -17,7 +17,8 @@ pub struct Generator {
 }
 
 /// Every generated file of the repository.
-pub const GENERATORS: &[Generator] = &[];
+pub const GENERATORS: &[Generator] =
+    &[Generator { path: "openapi/isorun.json", render: openapi }];
 
 /// Writes every generated file that is not current.
 pub fn write() -> Result<()> {
@@ -45,6 +46,16 @@ pub fn stale() -> Result<Vec<&'static str>> {
         }
     }
     Ok(paths)
+}
+
+/// The HTTP surface of the server, as the server describes it.
+fn openapi() -> Result<String> {
+    let mut cargo = process::cargo(&["run", "--quiet", "--package", "isorun", "--", "openapi"]);
+    let output = cargo.output().context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("`isorun openapi` failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 fn is_current(generator: &Generator, expected: &str) -> bool {

@@ -10,6 +10,7 @@ mod guests;
 mod node;
 mod process;
 mod progress;
+mod sdk;
 mod setup;
 mod test;
 mod wheel;

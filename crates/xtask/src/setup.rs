@@ -50,6 +50,7 @@ pub fn everything() -> Result<()> {
     typescript()?;
     maturin()?;
     python_tests()?;
+    sdk_tests()?;
     cargo_deny()?;
     debian::image_tools()?;
     eprintln!("==> all tools are there");
@@ -208,6 +209,16 @@ pub fn python_tests() -> Result<PathBuf> {
         "python-tests",
         "crates/isola-python/requirements-test.txt",
         "pytest and the packages that the tests of the Python package use",
+    )?;
+    Ok(venv.join("bin/python"))
+}
+
+/// A Python with what builds, tests and checks the package `isorun`.
+pub fn sdk_tests() -> Result<PathBuf> {
+    let (venv, _) = python_environment(
+        "isorun-sdk",
+        "sdk/python/requirements-test.txt",
+        "hatchling, pytest, mypy and httpx, for the Python package isorun",
     )?;
     Ok(venv.join("bin/python"))
 }

@@ -1,12 +1,12 @@
 //! `cargo xtask test`: every test, against guests that were built from this tree.
 //! The JavaScript guest's own tables of cases run in Node first; at the end the
-//! tests of the npm package and of the Python package, each as it is installed.
+//! tests of the npm package and of the two Python packages, each as it is installed.
 
 use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{debian, guests, node, process, setup, wheel, workspace};
+use crate::{debian, guests, node, process, sdk, setup, wheel, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -16,12 +16,18 @@ pub struct Args {
     /// Only the tests of the Python package; ARGS go to pytest
     #[arg(long)]
     python: bool,
+    /// Only the tests of the package isorun, in sdk/python; ARGS go to pytest
+    #[arg(long)]
+    sdk: bool,
     /// Handed to `cargo test --workspace`
     #[arg(last = true)]
     args: Vec<String>,
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    if args.sdk {
+        return sdk::test(&args.args);
+    }
     guests::ensure()?;
     if args.node {
         return node::test();
@@ -44,7 +50,8 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     node::test()?;
-    python(&[])
+    python(&[])?;
+    sdk::test(&[])
 }
 
 /// The tests of the Python package, on the wheel as a user installs it.

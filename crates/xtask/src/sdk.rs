@@ -1,0 +1,123 @@
+//! The Python package `isorun`, in `sdk/python`: its tests, on the wheel as a
+//! user installs it and against the server of this tree, its types, and a demo.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{process, progress, setup, wheel, workspace};
+
+/// The tests; ARGS go to pytest.
+pub fn test(args: &[String]) -> Result<()> {
+    let python = setup::sdk_tests()?;
+    // As the tests of Rust have built it.
+    process::loud(process::cargo(&["build", "--workspace", "--examples", "--bins"]))?;
+    let site = install(&python)?;
+    eprintln!("==> pytest sdk/python/tests");
+    let mut pytest = Command::new(python);
+    pytest.current_dir(workspace::root().join("sdk/python"));
+    pytest.args(["-m", "pytest"]).args(args);
+    pytest.env("PYTHONPATH", &site).env("PYTHONDONTWRITEBYTECODE", "1");
+    pytest.env("ISORUN_COMMAND", command()?);
+    process::loud(pytest)
+}
+
+/// A server, and a Python program that makes a Linux sandbox on it.
+pub fn demo() -> Result<()> {
+    let python = setup::sdk_tests()?;
+    process::loud(process::cargo(&["build", "--package", "isorun"]))?;
+    let site = install(&python)?;
+    let state = workspace::root().join("target/isorun-demo");
+    let mut serve = Command::new(command()?);
+    serve.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(state.join("data"));
+    serve.env("XDG_CONFIG_HOME", &state);
+    eprintln!("==> isorun serve");
+    let server = Server::start(serve)?;
+    eprintln!("==> examples/linux_sandbox.py");
+    let mut example = Command::new(python);
+    example.arg(workspace::root().join("examples/linux_sandbox.py"));
+    example.env("PYTHONPATH", &site).env("XDG_CONFIG_HOME", &state);
+    for name in ["ISORUN_API_URL", "ISORUN_API_KEY"] {
+        example.env_remove(name);
+    }
+    process::loud(example)?;
+    server.stop()
+}
+
+/// A server that runs until it is stopped, or dropped.
+struct Server(Child);
+
+impl Server {
+    fn start(mut command: Command) -> Result<Self> {
+        command.stdout(Stdio::piped());
+        let mut server = Self(command.spawn().context("cannot start isorun serve")?);
+        let stdout = server.0.stdout.take().context("the server has no output")?;
+        for line in BufReader::new(stdout).lines() {
+            // The last thing that it says when it is ready.
+            if line?.contains("ISORUN_API_KEY=") {
+                return Ok(server);
+            }
+        }
+        bail!("isorun serve did not start: {}", server.0.wait()?)
+    }
+
+    fn stop(mut self) -> Result<()> {
+        self.terminate();
+        let status = self.0.wait()?;
+        if !status.success() {
+            bail!("isorun serve failed ({status})");
+        }
+        Ok(())
+    }
+
+    /// Asks it to end well: std only knows how to kill.
+    fn terminate(&self) {
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            self.terminate();
+            let _ = self.0.wait();
+        }
+    }
+}
+
+/// The package, installed into a folder of its own.
+pub fn install(python: &Path) -> Result<PathBuf> {
+    let wheels = workspace::root().join("target/wheels/isorun");
+    if wheels.exists() {
+        fs::remove_dir_all(&wheels)?;
+    }
+    progress::step("building the wheel of the package isorun", || {
+        let mut build = Command::new(python);
+        build.current_dir(workspace::root().join("sdk/python"));
+        build.args(["-m", "hatchling", "build", "--target", "wheel", "--directory"]).arg(&wheels);
+        process::quiet(build)
+    })?;
+    let mut found = fs::read_dir(&wheels)?;
+    let made = found.next().context("hatchling made no wheel")??;
+    let site = workspace::root().join("target/isorun-site");
+    wheel::install(python, &made.path(), &site)?;
+    Ok(site)
+}
+
+/// The command `isorun` of this tree.
+pub fn command() -> Result<PathBuf> {
+    Ok(workspace::metadata()?.target_directory.join("debug/isorun").into())
+}
+
+/// mypy over the package and its tests.
+pub fn types() -> Result<Command> {
+    let python = setup::sdk_tests()?;
+    let mut mypy = Command::new(python);
+    mypy.current_dir(workspace::root().join("sdk/python"));
+    mypy.args(["-m", "mypy", "--no-color-output", "--cache-dir"]);
+    mypy.arg(workspace::root().join("target/mypy"));
+    Ok(mypy)
+}

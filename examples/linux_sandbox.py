@@ -1,0 +1,36 @@
+"""A Linux sandbox from its creation to its end.
+
+Start a server with `isorun serve`, then run this with the package `isorun`.
+"""
+
+from isorun import IsorunTimeoutError, Sandbox
+
+with Sandbox("host", mem_mib=256, env={"NAME": "Ada"}) as sb:
+    print(f"created {sb.id} in {sb.info.create_ms} ms")
+
+    out = sb.exec("python3 -c 'print(2 + 2)'")
+    print("2 + 2 =", out.stdout.strip())
+
+    # Every file is its own; what it sees of the machine's is read-only.
+    sb.write_text(
+        "/work/hello.py",
+        "import os, platform\n"
+        "print('hello', os.environ['NAME'], 'from', platform.system(), 'as process', os.getpid())\n",
+    )
+    print(sb.exec("python3 /work/hello.py").stdout.strip())
+
+    sb.exec_stream(
+        "for i in 1 2 3; do echo step $i; sleep 0.1; done",
+        on_stdout=lambda chunk: print(chunk, end=""),
+    )
+
+    # There is no network, and there is no end to wait for.
+    reached = sb.exec("python3 -c \"import socket; socket.create_connection(('1.1.1.1', 80), 2)\"")
+    print("the internet:", reached.stderr.strip().splitlines()[-1])
+    try:
+        sb.exec("echo begun; while :; do :; done", timeout=0.5)
+    except IsorunTimeoutError as error:
+        print("stopped after half a second; until then it said:", error.stdout.strip())
+
+    stats = sb.destroy()
+    print(f"it used {stats.cpu_ms} ms of CPU time, and {stats.mem_peak_bytes >> 20} MiB at most")

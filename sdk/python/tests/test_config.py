@@ -1,0 +1,49 @@
+"""Where the server is found, and whose key goes where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from isorun import IsorunError
+from isorun._config import DEFAULT_URL, Target, find
+
+LOCAL = {"api_url": "http://127.0.0.1:4444", "api_key": "local-key"}
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "isorun").mkdir()
+    (tmp_path / "isorun" / "client.json").write_text(json.dumps(LOCAL))
+    return {"XDG_CONFIG_HOME": str(tmp_path)}
+
+
+def test_the_order(environ: dict[str, str], tmp_path: Path) -> None:
+    own = Target("http://127.0.0.1:4444", "local-key")
+    assert find(None, None, environ) == own
+    named = environ | {"ISORUN_API_URL": "https://a.example/", "ISORUN_API_KEY": "env-key"}
+    assert find(None, None, named) == Target("https://a.example", "env-key")
+    assert find("https://b.example", "arg-key", named) == Target("https://b.example", "arg-key")
+    assert find(None, "arg-key", environ) == Target(own.url, "arg-key")
+    nothing = {"XDG_CONFIG_HOME": str(tmp_path / "nowhere")}
+    assert find(None, None, nothing) == Target(DEFAULT_URL, None)
+
+
+def test_the_local_key_stays_on_this_machine(environ: dict[str, str]) -> None:
+    assert find("http://localhost:9999", None, environ).key == "local-key"
+    assert find("https://example.com", None, environ).key is None
+    assert find(None, None, environ | {"ISORUN_API_URL": "http://10.0.0.1:7676"}).key is None
+
+
+def test_what_makes_no_sense_says_so(environ: dict[str, str]) -> None:
+    with pytest.raises(IsorunError, match="no http or https URL"):
+        find("localhost:7676", None, environ)
+    with pytest.raises(IsorunError, match="characters that no key has"):
+        find(None, "\u20ac", environ)
+    path = Path(environ["XDG_CONFIG_HOME"]) / "isorun" / "client.json"
+    for damaged in ("", "[]", "{}", '{"api_url": 1, "api_key": 2}'):
+        path.write_text(damaged)
+        with pytest.raises(IsorunError, match="is damaged"):
+            find(None, None, environ)

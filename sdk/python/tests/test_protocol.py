@@ -1,0 +1,65 @@
+"""Answers, also those that make no sense. No server is needed for these."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from isorun import ExecResult, IsorunConnectionError, IsorunError, IsorunTimeoutError
+from isorun._protocol import ExecStream, execute, refusal
+
+EVENTS = b"".join(
+    f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+    for event in (
+        {"type": "stdout", "data": "caf\u00e9\n"},
+        {"type": "stderr", "data": "oops"},
+        {"type": "from-the-future", "data": 1},
+        {"type": "exit", "exit_code": 3},
+    )
+)
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 1000])
+def test_events_may_be_cut_anywhere(step: int) -> None:
+    stream = ExecStream()
+    pieces = []
+    for start in range(0, len(EVENTS), step):
+        pieces += stream.feed(EVENTS[start : start + step])
+    assert pieces == [("stdout", "caf\u00e9\n"), ("stderr", "oops")]
+    assert stream.result() == ExecResult(3, "caf\u00e9\n", "oops")
+
+
+def test_other_forms_of_the_same_events() -> None:
+    stream = ExecStream()
+    stream.feed(b": a comment\r\n\r\ndata:{\"type\": \"exit\",\r\ndata: \"exit_code\": 0}\r\n\r\n")
+    assert stream.result().ok
+
+
+def test_a_stream_that_breaks_off_is_no_success() -> None:
+    stream = ExecStream()
+    stream.feed(EVENTS[:-4])
+    with pytest.raises(IsorunConnectionError, match="before the command"):
+        stream.result()
+
+
+def test_a_stream_that_ends_in_an_error() -> None:
+    stream = ExecStream()
+    stream.feed(b'data: {"type": "stdout", "data": "begun"}\n\n')
+    with pytest.raises(IsorunTimeoutError) as caught:
+        stream.feed(
+            b'data: {"type":"error","error":"late","code":"exec_timeout","status":504}\n\n'
+        )
+    assert (caught.value.code, caught.value.stdout) == (504, "begun")
+    for nonsense in (b"data: x\n\n", b"data: []\n\n", b'data: {"type":"exit"}\n\n'):
+        with pytest.raises(IsorunError, match="makes no sense"):
+            ExecStream().feed(nonsense)
+
+
+def test_refusals() -> None:
+    error = refusal(404, b'{"error": "there is no run", "code": "run_not_found"}')
+    assert (str(error), error.code, error.kind) == ("there is no run", 404, "run_not_found")
+    proxy = refusal(502, b"<html>Bad Gateway</html>")
+    assert (proxy.code, proxy.kind) == (502, None) and "Bad Gateway" in str(proxy)
+    with pytest.raises(IsorunError, match="makes no sense"):
+        execute("run0", "true", 1).answer(200, b"[]")

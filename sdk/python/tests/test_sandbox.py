@@ -1,0 +1,187 @@
+"""`Sandbox` against a real server with real sandboxes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import Server
+
+from isorun import (
+    DestroyStats,
+    ExecResult,
+    IsorunConnectionError,
+    IsorunError,
+    IsorunTimeoutError,
+    Sandbox,
+    SandboxInfo,
+)
+
+
+def test_from_create_to_destroy() -> None:
+    sb = Sandbox("host", vcpus=2, mem_mib=512, disk_mib=100, env={"NAME": "value"})
+    assert sb.id is None
+    with pytest.raises(IsorunError, match="not created"):
+        sb.exec("true")
+    info = sb.create()
+    assert isinstance(info, SandboxInfo)
+    assert (info.image, info.vcpus, info.mem_mib, info.disk_mib) == ("host", 2, 512, 100)
+    assert info.create_ms > 0 and info.id == sb.id and info.id.startswith("run")
+    with pytest.raises(IsorunError, match="created already"):
+        sb.create()
+    result = sb.exec("echo $NAME; echo oops >&2; exit 3")
+    assert result == ExecResult(3, "value\n", "oops\n")
+    assert not result.ok and sb.exec(["printf", "%s", "a b"]).stdout == "a b"
+    stats = sb.destroy()
+    assert isinstance(stats, DestroyStats)
+    assert stats.cpu_ms > 0 and stats.mem_peak_bytes > 0 and stats.uptime_ms > 0
+    assert stats.disk_used_bytes >= 0
+    assert sb.destroy() is stats
+    with pytest.raises(IsorunError, match="is destroyed") as caught:
+        sb.exec("true")
+    assert caught.value.code == 404
+
+
+def test_the_block_destroys_it_whatever_happens() -> None:
+    outer = Sandbox("host")
+    with pytest.raises(ZeroDivisionError), outer:
+        raise ZeroDivisionError
+    assert outer.destroy().uptime_ms > 0
+    # Destroyed inside, by itself or by somebody else.
+    with Sandbox("host") as sb:
+        sb.destroy()
+    with Sandbox("host", sandbox_timeout=0.2) as sb:
+        time.sleep(1.5)
+        with pytest.raises(IsorunError, match="idle") as caught:
+            sb.exec("true")
+    assert (caught.value.code, caught.value.kind) == (404, "run_destroyed")
+
+
+def test_output_arrives_while_the_command_runs() -> None:
+    with Sandbox("host") as sb:
+        first = threading.Event()
+        chunks: list[str] = []
+        errors: list[str] = []
+
+        def on_stdout(chunk: str) -> None:
+            chunks.append(chunk)
+            if "first" in "".join(chunks):
+                first.set()
+
+        def go() -> None:
+            assert first.wait(30)
+            sb.write_text("/tmp/go", "")
+
+        helper = threading.Thread(target=go)
+        helper.start()
+        # It goes on only after its first line has arrived here.
+        result = sb.exec_stream(
+            "echo first; while [ ! -e /tmp/go ]; do sleep 0.01; done;"
+            " echo caf\u00e9; echo oops >&2; exit 4",
+            on_stdout=on_stdout,
+            on_stderr=errors.append,
+        )
+        helper.join()
+        assert result == ExecResult(4, "first\ncaf\u00e9\n", "oops\n")
+        assert ("".join(chunks), "".join(errors)) == (result.stdout, result.stderr)
+        assert sb.exec_stream("echo quiet").stdout == "quiet\n"
+
+
+def test_a_callback_that_raises_kills_the_command() -> None:
+    def stop(_: str) -> None:
+        raise KeyError("enough")
+
+    with Sandbox("host") as sb:
+        with pytest.raises(KeyError, match="enough"):
+            sb.exec_stream("echo; exec sleep 1000", on_stdout=stop, timeout=0)
+        assert sb.exec("while pgrep -x sleep; do sleep 0.05; done").ok
+
+
+def test_timeouts_are_typed_and_keep_what_was_printed() -> None:
+    with Sandbox("host", timeout=0.5) as sb:
+        for run in (sb.exec, sb.exec_stream):
+            start = time.monotonic()
+            with pytest.raises(IsorunTimeoutError, match=r"0\.5 s") as caught:
+                run("echo begun; echo oops >&2; sleep 100")
+            assert time.monotonic() - start < 5
+            error = caught.value
+            assert (error.code, error.kind) == (504, "exec_timeout")
+            assert (error.stdout, error.stderr) == ("begun\n", "oops\n")
+        # For one call.
+        assert sb.exec("sleep 1; echo done", timeout=10).stdout == "done\n"
+        assert sb.exec("sleep 1; echo done", timeout=-1).stdout == "done\n"
+        with pytest.raises(IsorunError, match="timeout") as refused:
+            sb.exec("true", timeout=-2)
+        assert refused.value.code == 400 and not isinstance(refused.value, IsorunTimeoutError)
+
+
+def test_files(tmp_path: Path) -> None:
+    every = bytes(range(256)) * 20_000
+    local = tmp_path / "local.bin"
+    local.write_bytes(every)
+    with Sandbox("host") as sb:
+        sb.upload_file(str(local), "/remote/path/file.bin")
+        sb.upload_file(local, "/remote/path/again.bin")
+        assert sb.download("/remote/path/file.bin") == every
+        sb.write_text("/remote/path/hello.txt", "hi \u20ac\n")
+        assert sb.exec("cat /remote/path/hello.txt").stdout == "hi \u20ac\n"
+        assert sb.ls("/remote/path/") == ["again.bin", "file.bin", "hello.txt"]
+        sb.write_text("/tmp/empty", "")
+        assert sb.download("/tmp/empty") == b""
+        for read in (sb.download, sb.ls):
+            with pytest.raises(IsorunError) as caught:
+                read("/nothing")
+            assert (caught.value.code, caught.value.kind) == (404, "file_not_found")
+        with pytest.raises(IsorunError, match=r"`\.\.`") as caught:
+            sb.write_text("/tmp/../etc/passwd", "")
+        assert caught.value.code == 400
+        with pytest.raises(FileNotFoundError):
+            sb.upload_file(tmp_path / "nothing", "/tmp/nothing")
+
+
+def test_many_threads_share_a_sandbox() -> None:
+    with Sandbox("host") as sb, ThreadPoolExecutor(50) as pool:
+        results = list(pool.map(lambda n: sb.exec(f"sleep 0.1; echo {n}"), range(100)))
+        assert [result.stdout for result in results] == [f"{n}\n" for n in range(100)]
+
+
+def test_what_cannot_be_created_says_why() -> None:
+    for arguments, code, text in [
+        ({"image": "no-such/image"}, 404, "no-such/image"),
+        ({"image": "host", "vcpus": 0}, 400, "vcpus"),
+        ({"image": "host", "mem_mib": 10**9}, 400, "mem_mib"),
+        ({"image": "host", "credentials": {"OPENAI_API_KEY": "sk"}}, 501, "credentials"),
+        ({"image": "host", "allow": ["example.com"]}, 501, "network"),
+        ({"image": "host", "network_profile": "open"}, 400, "network_profile"),
+    ]:
+        sb = Sandbox(**arguments)  # type: ignore[arg-type]
+        with pytest.raises(IsorunError, match=text) as caught:
+            sb.create()
+        assert caught.value.code == code, arguments
+        assert sb.id is None
+
+
+def test_set_timeout() -> None:
+    with Sandbox("host") as sb:
+        sb.set_timeout(-1)
+        sb.set_timeout(0.1)
+        time.sleep(1)
+        with pytest.raises(IsorunError, match="idle"):
+            sb.exec("true")
+
+
+def test_a_server_that_is_not_there(server: Server) -> None:
+    sb = Sandbox("host", api_url="http://127.0.0.1:1", api_key=server.key)
+    with pytest.raises(IsorunConnectionError, match="isorun serve") as caught:
+        sb.create()
+    assert caught.value.code is None
+
+
+def test_a_wrong_key(server: Server) -> None:
+    for key in ("nonsense", server.key[:-1] + ("1" if server.key[-1] == "0" else "0")):
+        with pytest.raises(IsorunError, match="API key") as caught:
+            Sandbox("host", api_key=key).create()
+        assert (caught.value.code, caught.value.kind) == (401, "unauthorized")
