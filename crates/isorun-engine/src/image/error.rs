@@ -160,7 +160,7 @@ pub enum Error {
 }
 
 /// A result with an image [`Error`].
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// A short, stable name of the kind of failure.
