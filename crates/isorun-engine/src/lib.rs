@@ -6,6 +6,8 @@
 //! engine.
 
 mod engine;
+pub mod gvisor;
+pub mod host;
 
 pub use engine::{
     AgentIo, AgentStream, Capabilities, Engine, Error, Exit, NetworkMode, Result, Root, SandboxId,
