@@ -19,7 +19,7 @@ use isorun_engine::image::{Progress, Reference, Store};
 use crate::bundle::{Bundle, Layer, gzip, sha256, zstd};
 use crate::registry::{Registry, options};
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 5;
 
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -29,6 +29,8 @@ fn main() {
         let layout = sample(compress).layout(&work.path().join(form));
         let name = registry.push(&layout, form, false);
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        // All stays until the end: ext4 makes files slowly where others were
+        // just removed.
         for round in 0..ROUNDS {
             let at = work.path().join(format!("{form}{round}"));
             std::fs::create_dir(&at).expect("a folder");
@@ -37,7 +39,6 @@ fn main() {
             if form == "gzip" {
                 theirs.push(skopeo_and_umoci(&at, &name));
             }
-            std::fs::remove_dir_all(at).expect("the folder goes");
         }
         let ours = median(ours);
         let rate = 100.0 / ours.as_secs_f64();
