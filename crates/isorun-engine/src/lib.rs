@@ -6,6 +6,7 @@
 //! engine.
 
 mod engine;
+pub mod image;
 
 pub use engine::{
     AgentIo, AgentStream, Capabilities, Engine, Error, Exit, NetworkMode, Result, Root, SandboxId,

@@ -19,6 +19,11 @@ pub fn default_dir() -> Result<PathBuf> {
     Ok(base.data_dir().join("isorun"))
 }
 
+/// Where a server's images are.
+pub fn images(dir: &Path) -> PathBuf {
+    dir.join("images")
+}
+
 /// Makes the folder if there is none, for its owner only, and refuses one that
 /// others can write to.
 pub fn prepare(dir: &Path) -> Result<()> {

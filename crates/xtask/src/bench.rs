@@ -6,18 +6,21 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{guests, node, process, setup, wheel, workspace};
+use crate::{debian, guests, node, process, setup, wheel, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Measure only the rows whose name contains this; `node`: the npm package,
-    /// `python`: the Python package
+    /// `python`: the Python package, `images`: pulling images of isorun
     filter: Option<String>,
     /// With `node`: only the rows whose name contains this
     node_filter: Option<String>,
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    if args.filter.as_deref() == Some("images") {
+        return images();
+    }
     guests::ensure()?;
     match args.filter.as_deref() {
         Some("node") => node::bench(args.node_filter.as_deref()),
@@ -31,6 +34,13 @@ fn rust(filter: Option<&str>) -> Result<()> {
     let mut command = process::cargo(&["bench", "-p", "isola", "--bench", "sandbox", "--"]);
     command.args(filter).env("ISOLA_BENCH_QUICKJS", setup::quickjs()?);
     process::loud(command)
+}
+
+/// Images need no guest.
+fn images() -> Result<()> {
+    debian::image_tools()?;
+    eprintln!("==> cargo bench -p isorun-engine --bench images");
+    process::loud(process::cargo(&["bench", "-p", "isorun-engine", "--bench", "images"]))
 }
 
 fn python() -> Result<()> {

@@ -14,7 +14,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::digest::Inputs;
-use crate::{process, progress, workspace};
+use crate::{debian, process, progress, workspace};
 
 const CARGO_DENY: &str = "0.20.2";
 const OLDEST_PYTHON: (u32, u32) = (3, 10);
@@ -52,6 +52,7 @@ pub fn everything() -> Result<()> {
     python_tests()?;
     sdk_tests()?;
     cargo_deny()?;
+    debian::image_tools()?;
     eprintln!("==> all tools are there");
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{guests, node, process, sdk, setup, wheel, workspace};
+use crate::{debian, guests, node, process, sdk, setup, wheel, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -36,6 +36,7 @@ pub fn run(args: &Args) -> Result<()> {
         return python(&args.args);
     }
     setup::python_samples()?;
+    debian::image_tools()?;
     eprintln!("==> node --test guests/js/test");
     let mut node = Command::new(setup::js_builder()?.node);
     node.current_dir(workspace::root()).args(["--test", "guests/js/test/"]);

@@ -6,6 +6,7 @@ mod create;
 mod doctor;
 mod embedded;
 mod exec;
+mod image;
 mod keys;
 mod logs;
 mod ls;
@@ -77,6 +78,9 @@ enum Command {
 
     /// Make, list and revoke API keys, on the server's machine
     Keys(keys::Args),
+
+    /// Pull, import, list and remove images, on the server's machine
+    Image(Box<image::Args>),
 
     /// Create a sandbox, run a command in it, and destroy it
     #[command(after_long_help = run::NOTES)]
@@ -157,6 +161,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Serve(args) => serve::run(*args),
         Command::Keys(args) => keys::run(args),
+        Command::Image(args) => image::run(*args),
         Command::Run(args) => run::run(args, server),
         Command::Create(args) => block_on(create::run(args, connect(server)?)),
         Command::Exec(args) => exec::run(args, server),

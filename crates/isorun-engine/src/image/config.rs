@@ -1,0 +1,240 @@
+//! What an image says about how its programs start.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use oci_spec::image::ImageConfiguration;
+use rustix::fs::{FileType, OFlags};
+use serde::{Deserialize, Serialize};
+
+use super::error::{Error, Result};
+use super::unpack::open_in_root;
+
+/// Bytes of `/etc/passwd` and `/etc/group` that are read.
+const ACCOUNTS: u64 = 4 << 20;
+
+/// The defaults of an image, by the OCI image specification.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    /// Environment variables, in the image's order; of a name that comes twice
+    /// the last one.
+    pub env: Vec<(String, String)>,
+    /// `user`, `uid`, `user:group`, `uid:gid`, or a mixture. None is root.
+    pub user: Option<String>,
+    /// The working directory. None is `/`.
+    pub workdir: Option<String>,
+    /// What is put before a command.
+    pub entrypoint: Vec<String>,
+    /// The command if none is given.
+    pub cmd: Vec<String>,
+}
+
+/// A user of an image, resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Its number.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Further groups that it belongs to.
+    pub groups: Vec<u32>,
+    /// Its home directory, if the image knows it.
+    pub home: Option<String>,
+}
+
+impl ImageConfig {
+    pub(crate) fn new(configuration: &ImageConfiguration) -> Self {
+        let Some(config) = configuration.config() else { return Self::default() };
+        let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let mut env: Vec<(String, String)> = Vec::new();
+        for variable in config.env().iter().flatten() {
+            let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+            // What no program could be started with is left out.
+            if name.is_empty() || variable.contains('\0') {
+                continue;
+            }
+            env.retain(|(known, _)| known != name);
+            env.push((name.to_owned(), value.to_owned()));
+        }
+        Self {
+            env,
+            user: filled(config.user()),
+            workdir: filled(config.working_dir()),
+            entrypoint: config.entrypoint().clone().unwrap_or_default(),
+            cmd: config.cmd().clone().unwrap_or_default(),
+        }
+    }
+
+    /// The command line: a given command, or the image's, behind the image's
+    /// entry point.
+    pub fn command(&self, given: &[String]) -> Vec<String> {
+        let command = if given.is_empty() { &self.cmd } else { given };
+        self.entrypoint.iter().chain(command).cloned().collect()
+    }
+}
+
+/// Finds a user, by name or by number, in an unpacked image.
+pub(crate) fn resolve_user(root: &Path, user: Option<&str>) -> Result<User> {
+    let (name, group) = match user.unwrap_or_default().split_once(':') {
+        Some((name, group)) => (name, Some(group).filter(|group| !group.is_empty())),
+        None => (user.unwrap_or_default(), None),
+    };
+    let name = if name.is_empty() { "0" } else { name };
+    let passwd = accounts(root, "etc/passwd")?;
+    let groups = accounts(root, "etc/group")?;
+    // name:password:uid:gid:comment:home:shell
+    let found = records(&passwd).find(|fields| fields[0] == name).or_else(|| {
+        let uid: u32 = name.parse().ok()?;
+        records(&passwd).find(|fields| number(fields.get(2)) == Some(uid))
+    });
+    let missing =
+        |name: &str, file| Error::NoSuchUser { name: name.chars().take(64).collect(), file };
+    let (uid, gid, home, account) = match found {
+        Some(fields) => {
+            let uid = number(fields.get(2)).ok_or_else(|| missing(name, "/etc/passwd"))?;
+            let gid = number(fields.get(3)).unwrap_or(0);
+            let home = fields.get(5).filter(|home| home.starts_with('/'));
+            (uid, gid, home.map(|home| (*home).to_owned()), Some(fields[0]))
+        }
+        None => match id(name) {
+            Some(uid) => (uid, 0, None, None),
+            None => return Err(missing(name, "/etc/passwd")),
+        },
+    };
+    // name:password:gid:member,member
+    if let Some(group) = group {
+        let gid = records(&groups)
+            .find(|fields| fields[0] == group)
+            .and_then(|fields| number(fields.get(2)))
+            .or_else(|| id(group))
+            .ok_or_else(|| missing(group, "/etc/group"))?;
+        return Ok(User { uid, gid, groups: Vec::new(), home });
+    }
+    let mut further: Vec<u32> = match account {
+        Some(account) => records(&groups)
+            .filter(|fields| {
+                fields.get(3).is_some_and(|members| members.split(',').any(|m| m == account))
+            })
+            .filter_map(|fields| number(fields.get(2)))
+            .filter(|further| *further != gid)
+            .take(1024)
+            .collect(),
+        None => Vec::new(),
+    };
+    further.sort_unstable();
+    further.dedup();
+    Ok(User { uid, gid, groups: further, home })
+}
+
+/// A file of the image, without following it out, and without waiting on what
+/// is no file. One that is not there is empty.
+fn accounts(root: &Path, path: &str) -> Result<String> {
+    let root = File::open(root).map_err(Error::at("open an unpacked image", root))?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let Ok(fd) = open_in_root(root.as_fd(), path.as_bytes(), flags) else {
+        return Ok(String::new());
+    };
+    let is_file = rustix::fs::fstat(&fd)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+    let mut bytes = Vec::new();
+    if is_file {
+        File::from(fd)
+            .take(ACCOUNTS)
+            .read_to_end(&mut bytes)
+            .map_err(Error::io("read the accounts of an image"))?;
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn records(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .filter(|fields| fields.len() > 2)
+}
+
+fn number(field: Option<&&str>) -> Option<u32> {
+    field.and_then(|text| id(text))
+}
+
+fn id(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id != u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_found_as_the_specification_says() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        std::fs::write(
+            root.path().join("etc/passwd"),
+            "# comment\nroot:x:0:0:root:/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n\
+             7:x:70:70::/:/\nbroken\nnone:x:no:1::/:\n",
+        )
+        .unwrap();
+        std::fs::write(
+            root.path().join("etc/group"),
+            "root:x:0:\napp:x:1001:\naudio:x:29:root,app\nvideo:x:44:app\n",
+        )
+        .unwrap();
+        let user = |spec: &str| resolve_user(root.path(), Some(spec).filter(|s| !s.is_empty()));
+        let found = |uid, gid, groups: &[u32], home: Option<&str>| User {
+            uid,
+            gid,
+            groups: groups.to_vec(),
+            home: home.map(str::to_owned),
+        };
+        for (spec, expected) in [
+            ("", found(0, 0, &[29], Some("/root"))),
+            ("root", found(0, 0, &[29], Some("/root"))),
+            ("app", found(1000, 1001, &[29, 44], Some("/home/app"))),
+            ("1000", found(1000, 1001, &[29, 44], Some("/home/app"))),
+            ("app:audio", found(1000, 29, &[], Some("/home/app"))),
+            ("app:5", found(1000, 5, &[], Some("/home/app"))),
+            ("app:", found(1000, 1001, &[29, 44], Some("/home/app"))),
+            ("65534:65534", found(65534, 65534, &[], None)),
+            ("4242", found(4242, 0, &[], None)),
+            (":audio", found(0, 29, &[], Some("/root"))),
+            // A name of digits is a name first.
+            ("7", found(70, 70, &[], Some("/"))),
+        ] {
+            assert_eq!(user(spec).unwrap(), expected, "{spec}");
+        }
+        for spec in ["nobody", "app:nogroup", "-1", "4294967295", "none", "99999999999"] {
+            assert_eq!(user(spec).unwrap_err().code(), "image_user", "{spec}");
+        }
+    }
+
+    #[test]
+    fn accounts_are_read_within_the_image_only() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        // Outside of the image this would be the machine's own file.
+        std::os::unix::fs::symlink("/etc/passwd", root.path().join("etc/passwd")).unwrap();
+        assert!(resolve_user(root.path(), Some("root")).is_err());
+        std::fs::remove_file(root.path().join("etc/passwd")).unwrap();
+        let pipe = root.path().join("etc/passwd");
+        let etc = File::open(root.path().join("etc")).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o644);
+        rustix::fs::mknodat(&etc, "passwd", FileType::Fifo, mode, 0).unwrap();
+        assert!(pipe.exists());
+        assert!(resolve_user(root.path(), Some("root")).is_err());
+    }
+
+    #[test]
+    fn an_entry_point_comes_before_a_command() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let config = ImageConfig {
+            entrypoint: words("/entry -x"),
+            cmd: words("serve"),
+            ..ImageConfig::default()
+        };
+        assert_eq!(config.command(&[]), words("/entry -x serve"));
+        assert_eq!(config.command(&words("ls /")), words("/entry -x ls /"));
+    }
+}

@@ -1,0 +1,112 @@
+//! Digests of content: computed while it flows by, and compared.
+
+use std::io::{self, Read};
+use std::str::FromStr as _;
+
+use oci_spec::image::{Digest, DigestAlgorithm};
+use sha2::Digest as _;
+
+use super::error::{Error, Result};
+
+/// Computes a digest bit by bit.
+pub(crate) enum Hasher {
+    Sha256(sha2::Sha256),
+    Sha512(sha2::Sha512),
+}
+
+impl Hasher {
+    /// One that computes what can be compared with `expected`.
+    pub(crate) fn like(expected: &Digest, what: &str) -> Result<Self> {
+        match expected.algorithm() {
+            DigestAlgorithm::Sha256 => Ok(Self::sha256()),
+            DigestAlgorithm::Sha512 => Ok(Hasher::Sha512(sha2::Sha512::new())),
+            other => Err(Error::Unsupported {
+                what: format!("the digest of {what}"),
+                reason: format!("the algorithm {other} is none of sha256 and sha512"),
+            }),
+        }
+    }
+
+    pub(crate) fn sha256() -> Self {
+        Hasher::Sha256(sha2::Sha256::new())
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Hasher::Sha256(hasher) => hasher.update(bytes),
+            Hasher::Sha512(hasher) => hasher.update(bytes),
+        }
+    }
+
+    pub(crate) fn finish(self) -> Digest {
+        let (name, bytes): (_, Vec<u8>) = match self {
+            Hasher::Sha256(hasher) => ("sha256", hasher.finalize().to_vec()),
+            Hasher::Sha512(hasher) => ("sha512", hasher.finalize().to_vec()),
+        };
+        let mut text = format!("{name}:");
+        for byte in bytes {
+            text.push_str(&format!("{byte:02x}"));
+        }
+        match Digest::from_str(&text) {
+            Ok(digest) => digest,
+            Err(_) => unreachable!("a digest that was just written is well-formed"),
+        }
+    }
+}
+
+/// The digest of bytes that are at hand.
+pub(crate) fn of(bytes: &[u8]) -> Digest {
+    let mut hasher = Hasher::sha256();
+    hasher.update(bytes);
+    hasher.finish()
+}
+
+/// Compares content with its digest.
+pub(crate) fn check(what: &str, bytes: &[u8], expected: &Digest) -> Result<()> {
+    let mut hasher = Hasher::like(expected, what)?;
+    hasher.update(bytes);
+    same(what, expected, &hasher.finish())
+}
+
+pub(crate) fn same(what: &str, expected: &Digest, actual: &Digest) -> Result<()> {
+    if expected == actual {
+        return Ok(());
+    }
+    Err(Error::Digest {
+        what: what.to_owned(),
+        expected: expected.to_string(),
+        actual: actual.to_string(),
+    })
+}
+
+/// Reads a digest out of a document.
+pub(crate) fn parse(what: &str, text: &str) -> Result<Digest> {
+    Digest::from_str(text).map_err(|error| Error::Malformed {
+        what: what.to_owned(),
+        reason: format!("a digest in it is no digest: {error}"),
+    })
+}
+
+/// Hashes what is read through it.
+pub(crate) struct Hashing<R> {
+    reader: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Hashing<R> {
+    pub(crate) fn new(reader: R, hasher: Hasher) -> Self {
+        Self { reader, hasher }
+    }
+
+    pub(crate) fn finish(self) -> Digest {
+        self.hasher.finish()
+    }
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
+}

@@ -1,0 +1,114 @@
+//! Which names there are, and what they stand for.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use oci_spec::image::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::Store;
+use super::lock::{Lock, Mode};
+use crate::image::error::{Error, Result};
+use crate::image::reference::Reference;
+
+/// A name and its image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The full name.
+    #[serde(skip)]
+    pub reference: String,
+    /// What the name stands for at its registry: a manifest, or an index of
+    /// manifests for several platforms.
+    pub digest: Digest,
+    /// The manifest of the platform that was chosen.
+    pub manifest: Digest,
+    /// Its configuration.
+    pub config: Digest,
+    /// The compressed layers.
+    pub layers: Vec<Digest>,
+    /// Names the folder of the unpacked layers.
+    pub chain: Digest,
+    /// Bytes of the compressed layers.
+    pub compressed: u64,
+    /// Bytes of the unpacked files.
+    pub size: u64,
+    /// When it was pulled or imported, in seconds since 1970.
+    pub created: u64,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Index {
+    images: BTreeMap<String, Entry>,
+}
+
+impl Index {
+    /// The entry of a name. By digest, an image that was pulled by tag is found
+    /// as well.
+    pub(super) fn find(&self, reference: &Reference) -> Option<&Entry> {
+        if let Some(entry) = self.images.get(&reference.to_string()) {
+            return Some(entry);
+        }
+        let digest = reference.digest()?;
+        self.images.values().find(|entry| {
+            (entry.digest.as_ref() == digest || entry.manifest.as_ref() == digest)
+                && entry.reference.parse::<Reference>().is_ok_and(|known| {
+                    known.registry() == reference.registry()
+                        && known.repository() == reference.repository()
+                })
+        })
+    }
+
+    pub(super) fn remove(&mut self, reference: &Reference) -> bool {
+        self.images.remove(&reference.to_string()).is_some()
+    }
+
+    pub(super) fn into_entries(self) -> Vec<Entry> {
+        self.images.into_values().collect()
+    }
+}
+
+impl Store {
+    pub(super) fn read_index(&self) -> Result<Index> {
+        let path = self.path("index.json");
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Index::default());
+            }
+            Err(error) => return Err(Error::at("read the list of images", path)(error)),
+        };
+        let mut index: Index = serde_json::from_slice(&text).map_err(|error| Error::Damaged {
+            what: format!(
+                "its index.json cannot be read ({error}); remove that file, \
+                 and pull or import the images again"
+            ),
+        })?;
+        for (reference, entry) in &mut index.images {
+            entry.reference.clone_from(reference);
+        }
+        Ok(index)
+    }
+
+    /// Changes the index, one at a time.
+    pub(super) async fn change_index<T>(&self, change: impl FnOnce(&mut Index) -> T) -> Result<T> {
+        let _lock = Lock::wait(&self.path("index.lock"), Mode::Exclusive).await?;
+        let mut index = self.read_index()?;
+        let answer = change(&mut index);
+        let text = serde_json::to_vec_pretty(&index).map_err(|error| Error::Io {
+            what: "write the list of images".to_owned(),
+            path: None,
+            source: error.into(),
+        })?;
+        self.replace("index.json", &text)?;
+        Ok(answer)
+    }
+
+    /// Gives an image its name. What it consists of must be there.
+    pub(crate) async fn name(&self, mut entry: Entry) -> Result<()> {
+        entry.created =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        self.change_index(|index| index.images.insert(entry.reference.clone(), entry)).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! Locks between processes, and what work under way relies on.
+
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use oci_spec::image::Digest;
+
+use super::Store;
+use crate::image::error::{Error, Result};
+
+/// A lock that the kernel lets go of when the process dies.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Mode {
+    Shared,
+    Exclusive,
+}
+
+impl Lock {
+    /// Waits for a lock, without keeping a thread.
+    pub(super) async fn wait(path: &Path, mode: Mode) -> Result<Self> {
+        let file = open(path)?;
+        let mut pause = Duration::from_millis(1);
+        while !tried(&file, mode, path)? {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+        Ok(Self { _file: file })
+    }
+}
+
+pub(super) fn tried(file: &File, mode: Mode, path: &Path) -> Result<bool> {
+    let outcome = match mode {
+        Mode::Shared => file.try_lock_shared(),
+        Mode::Exclusive => file.try_lock(),
+    };
+    match outcome {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(Error::at("lock the image store", path)(error)),
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(Error::at("lock the image store", path))
+}
+
+/// Says what a pull or an import relies on until its image has a name, so that
+/// nobody collects it. Ends when it is dropped, or its process dies.
+#[derive(Debug)]
+pub(crate) struct Work {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // What stays is found by the collection of garbage.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Store {
+    /// Announces work. From here on garbage collection spares `digests`.
+    pub(crate) async fn work<'a>(
+        &self,
+        digests: impl IntoIterator<Item = &'a Digest>,
+    ) -> Result<Work> {
+        let names: Vec<&Digest> = digests.into_iter().collect();
+        let text = serde_json::to_vec(&names).map_err(|error| Error::Io {
+            what: "announce work on an image".to_owned(),
+            path: None,
+            source: error.into(),
+        })?;
+        let _store = self.share().await?;
+        let folder = self.path("work");
+        let failed = || Error::at("announce work on an image", folder.clone());
+        let (mut file, path) = tempfile::NamedTempFile::new_in(&folder)
+            .map_err(failed())?
+            .keep()
+            .map_err(|error| failed()(error.error))?;
+        tried(&file, Mode::Exclusive, &path)?;
+        file.write_all(&text).map_err(failed())?;
+        Ok(Work { path, _file: file })
+    }
+
+    /// Keeps the collection of garbage away, for a moment.
+    pub(crate) async fn share(&self) -> Result<Lock> {
+        Lock::wait(&self.path("lock"), Mode::Shared).await
+    }
+
+    /// Keeps everybody else away who begins something.
+    pub(super) async fn alone(&self) -> Result<Lock> {
+        Lock::wait(&self.path("lock"), Mode::Exclusive).await
+    }
+
+    /// The right to make one blob or one root; others wait, and then find it.
+    pub(crate) async fn making(&self, what: &str, digest: &Digest) -> Result<Lock> {
+        let name = format!("{what}-{}", super::file_name(digest));
+        Lock::wait(&self.path("locks").join(name), Mode::Exclusive).await
+    }
+
+    /// What all work under way relies on. Removes the notes of the dead.
+    pub(super) fn relied_on(&self) -> Result<BTreeSet<String>> {
+        let folder = self.path("work");
+        let failed = || Error::at("read the image store", folder.clone());
+        let mut names = BTreeSet::new();
+        for note in std::fs::read_dir(&folder).map_err(failed())? {
+            let path = note.map_err(failed())?.path();
+            let Ok(mut file) = File::open(&path) else { continue };
+            if tried(&file, Mode::Shared, &path)? {
+                std::fs::remove_file(&path).map_err(failed())?;
+                continue;
+            }
+            let mut text = String::new();
+            file.read_to_string(&mut text).map_err(failed())?;
+            // Written under the lock that the caller has: it is whole.
+            names.extend(serde_json::from_str::<Vec<String>>(&text).unwrap_or_default());
+        }
+        Ok(names)
+    }
+}

@@ -1,0 +1,342 @@
+//! `isorun image`: the images of a server, on its machine, while it runs or not.
+
+mod bars;
+
+use std::{
+    io::{IsTerminal as _, Read as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::Subcommand;
+use isorun_engine::image::{
+    Credentials, Error, Image, ImportOptions, Platform, PullOptions, Reference, Registries, Source,
+    Store,
+};
+
+use super::{DataArgs, table};
+use crate::{clock, data, failure::Failure};
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    data: DataArgs,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fetch an image from a registry, or what is missing of it
+    #[command(after_long_help = PULL)]
+    Pull(Pull),
+
+    /// Take an image from disk
+    #[command(after_long_help = IMPORT)]
+    Import(Import),
+
+    /// List the images
+    Ls {
+        /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Remove images; sandboxes that run from them go on
+    Rm {
+        /// Their names
+        #[arg(required = true, value_name = "NAME", value_parser = reference)]
+        names: Vec<Reference>,
+    },
+
+    /// Free what no image needs any more
+    Gc,
+}
+
+#[derive(clap::Args)]
+struct Pull {
+    /// The image, such as python:3.12 or ghcr.io/owner/name:tag
+    #[arg(value_parser = reference)]
+    name: Reference,
+
+    #[command(flatten)]
+    how: How,
+
+    /// Where to fetch what is named without a registry, instead of docker.io
+    #[arg(
+        long,
+        value_name = "HOST",
+        env = "ISORUN_REGISTRY",
+        hide_env_values = true,
+        help_heading = "Registries"
+    )]
+    registry: Option<String>,
+
+    /// Where to fetch what names a registry; can be given several times
+    #[arg(long, value_name = "REGISTRY=HOST", value_parser = mirror, help_heading = "Registries")]
+    mirror: Vec<(String, String)>,
+
+    /// Speak plain HTTP with a host other than this machine; can be given several times
+    #[arg(long, value_name = "HOST", help_heading = "Registries")]
+    plain_http: Vec<String>,
+
+    /// Log in as this user; the password comes from ISORUN_REGISTRY_PASSWORD or standard input
+    #[arg(long, value_name = "NAME", help_heading = "Registries")]
+    user: Option<String>,
+
+    /// Read the password, or without --user a token, from standard input
+    #[arg(long, help_heading = "Registries")]
+    password_stdin: bool,
+
+    /// Credentials that docker or podman has written [default: ~/.docker/config.json]
+    #[arg(long, value_name = "FILE", help_heading = "Registries")]
+    docker_config: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct Import {
+    /// An OCI layout, what `docker save` wrote, or a root filesystem: a folder or a tar archive
+    path: PathBuf,
+
+    /// What to call it [default: what the archive calls it]
+    #[arg(value_parser = reference)]
+    name: Option<Reference>,
+
+    /// Which image, if there are several: its name there
+    #[arg(long, value_name = "NAME")]
+    select: Option<String>,
+
+    /// Take it for a root filesystem, whatever it looks like
+    #[arg(long)]
+    rootfs: bool,
+
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(clap::Args)]
+struct How {
+    /// What it has to run on, such as linux/arm64 [default: this machine]
+    #[arg(long, value_parser = platform)]
+    platform: Option<Platform>,
+
+    /// Do not show progress
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+const PULL: &str = "\
+Registries are asked over HTTPS, those on this machine over HTTP. Layers are
+checked by their digests; a pull that was broken off goes on where it was.
+
+Examples:
+  isorun image pull python:3.12
+  isorun image pull --registry localhost:5000 python:3.12
+  printenv TOKEN | isorun image pull --user me --password-stdin ghcr.io/me/private";
+
+const IMPORT: &str = "\
+Examples:
+  docker save python:3.12 | gzip > python.tgz && isorun image import python.tgz
+  isorun image import ./layout my/image:1
+  isorun image import ./rootfs my/rootfs";
+
+pub fn run(args: Args) -> Result<ExitCode, Failure> {
+    let dir = args.data.dir()?;
+    super::block_on(async move {
+        data::prepare(&dir)?;
+        let store = Store::open(data::images(&dir)).map_err(failure)?;
+        match args.command {
+            Command::Pull(args) => pull(&store, args).await,
+            Command::Import(args) => import(&store, args).await,
+            Command::Ls { json } => list(&store, json),
+            Command::Rm { names } => remove(&store, &names).await,
+            Command::Gc => collect(&store).await,
+        }
+    })
+}
+
+async fn pull(store: &Store, args: Pull) -> Result<ExitCode, Failure> {
+    let mut options = PullOptions::default();
+    options.registries = registries(&args)?;
+    options.platform = args.how.platform.unwrap_or_default();
+    let bars = bars::Bars::new(args.how.quiet);
+    let pulled = store.pull(&args.name, &options, &bars.progress()).await;
+    bars.clear();
+    done(&pulled.map_err(failure)?)
+}
+
+async fn import(store: &Store, args: Import) -> Result<ExitCode, Failure> {
+    let source = if args.rootfs {
+        Source::Root(args.path)
+    } else {
+        let path = args.path;
+        let found = tokio::task::spawn_blocking(move || Source::find(&path)).await;
+        found.context("cannot look at what is to be imported")?.map_err(failure)?
+    };
+    let mut options = ImportOptions::default();
+    options.name = args.name;
+    options.select = args.select;
+    options.platform = args.how.platform.unwrap_or_default();
+    let bars = bars::Bars::new(args.how.quiet);
+    let imported = store.import(&source, &options, &bars.progress()).await;
+    bars.clear();
+    done(&imported.map_err(failure)?)
+}
+
+fn done(image: &Image) -> Result<ExitCode, Failure> {
+    table::line(&format!("{} {}", image.reference.short(), image.digest))
+}
+
+fn list(store: &Store, json: bool) -> Result<ExitCode, Failure> {
+    let entries = store.list().map_err(failure)?;
+    let created = |seconds: u64| {
+        clock::rfc3339(i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX))
+    };
+    if json {
+        let entries: Vec<_> = entries
+            .iter()
+            .map(|entry| {
+                serde_json::json!({
+                    "name": entry.reference, "digest": entry.digest, "manifest": entry.manifest,
+                    "layers": entry.layers, "compressed_bytes": entry.compressed,
+                    "size_bytes": entry.size, "created_at": created(entry.created),
+                })
+            })
+            .collect();
+        return table::json(&entries);
+    }
+    let rows: Vec<_> = entries
+        .into_iter()
+        .map(|entry| {
+            let name = entry
+                .reference
+                .parse::<Reference>()
+                .map_or_else(|_| entry.reference.clone(), |name| name.short());
+            let digest: String = entry.manifest.digest().chars().take(12).collect();
+            [name, digest, table::bytes(entry.size), created(entry.created)]
+        })
+        .collect();
+    table::print(["NAME", "DIGEST", "SIZE", "CREATED"], &rows)
+}
+
+async fn remove(store: &Store, names: &[Reference]) -> Result<ExitCode, Failure> {
+    let mut missing = Vec::new();
+    for name in names {
+        if !store.remove(name).await.map_err(failure)? {
+            missing.push(name.short());
+        }
+    }
+    let code = collect(store).await?;
+    if missing.is_empty() {
+        return Ok(code);
+    }
+    Err(Failure::usage(format!("there is no image {}", missing.join(", ")))
+        .hint("`isorun image ls` lists them"))
+}
+
+async fn collect(store: &Store) -> Result<ExitCode, Failure> {
+    let removed = store.gc().await.map_err(failure)?;
+    let mut line = format!(
+        "freed {}: {} unpacked images, {} blobs, {} leftovers",
+        table::bytes(removed.bytes),
+        removed.roots,
+        removed.blobs,
+        removed.leftovers
+    );
+    if removed.in_use > 0 {
+        line += &format!("; {} are in use and go later", removed.in_use);
+    }
+    table::line(&line)
+}
+
+fn registries(args: &Pull) -> Result<Registries, Failure> {
+    let mut registries = Registries::default();
+    if let Some(host) = &args.registry {
+        registries = registries.mirror("docker.io", host);
+    }
+    for (registry, host) in &args.mirror {
+        registries = registries.mirror(registry, host);
+    }
+    for host in &args.plain_http {
+        registries = registries.insecure(host);
+    }
+    if let Some(credentials) = credentials(args)? {
+        // For the host that is asked, which a mirror may stand in for.
+        let registry = args.name.registry();
+        let host = args
+            .mirror
+            .iter()
+            .rev()
+            .find(|(known, _)| known == registry)
+            .map(|(_, host)| host.as_str())
+            .or(args.registry.as_deref().filter(|_| registry == "docker.io"))
+            .unwrap_or(registry);
+        registries = registries.credentials(host, credentials);
+    }
+    match args.docker_config.clone().or_else(docker_config) {
+        Some(path) => registries.docker_config(&path).map_err(failure),
+        None => Ok(registries),
+    }
+}
+
+fn credentials(args: &Pull) -> Result<Option<Credentials>, Failure> {
+    let secret = if args.password_stdin {
+        if std::io::stdin().is_terminal() {
+            return Err(Failure::usage("--password-stdin reads standard input, a terminal now")
+                .hint("pipe the password in, so that it is not shown"));
+        }
+        let mut text = String::new();
+        std::io::stdin()
+            .take(64 << 10)
+            .read_to_string(&mut text)
+            .context("cannot read the password from standard input")?;
+        Some(text.trim_end_matches(['\r', '\n']).to_owned())
+    } else {
+        std::env::var("ISORUN_REGISTRY_PASSWORD").ok()
+    };
+    match (args.user.clone(), secret.filter(|secret| !secret.is_empty())) {
+        (Some(name), Some(password)) => Ok(Some(Credentials::User { name, password })),
+        (None, Some(token)) if args.password_stdin => Ok(Some(Credentials::Token(token))),
+        (Some(_), None) => Err(Failure::usage("--user needs a password")
+            .hint("set ISORUN_REGISTRY_PASSWORD, or give --password-stdin")),
+        (None, _) => Ok(None),
+    }
+}
+
+/// Where docker keeps credentials.
+fn docker_config() -> Option<PathBuf> {
+    if let Some(folder) = std::env::var_os("DOCKER_CONFIG") {
+        return Some(PathBuf::from(folder).join("config.json"));
+    }
+    etcetera::home_dir().ok().map(|home| home.join(".docker/config.json"))
+}
+
+fn reference(text: &str) -> Result<Reference, String> {
+    text.parse().map_err(|error: Error| error.to_string())
+}
+
+fn platform(text: &str) -> Result<Platform, String> {
+    text.parse().map_err(|error: Error| error.to_string())
+}
+
+fn mirror(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((registry, host)) if !registry.is_empty() && !host.is_empty() => {
+            Ok((registry.to_owned(), host.to_owned()))
+        }
+        _ => Err("it is written as REGISTRY=HOST, such as docker.io=localhost:5000".to_owned()),
+    }
+}
+
+fn failure(error: Error) -> Failure {
+    let hint = match &error {
+        Error::Auth { .. } => "log in with --user, or by `docker login`",
+        Error::NotFound { .. } => "look at the name and the tag",
+        Error::Platform { .. } => "--platform chooses another one",
+        Error::Reference { .. } => "an image is named like python:3.12 or ghcr.io/owner/name:tag",
+        _ => return Failure::Other(error.into()),
+    };
+    Failure::usage(error.to_string()).hint(hint)
+}
