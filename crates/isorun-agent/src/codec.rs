@@ -289,6 +289,12 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         frame.encode(&mut self.buffer)
     }
 
+    /// Whether nothing remains to be written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
     /// Writes what remains.
     ///
     /// # Errors

@@ -6,6 +6,8 @@
 //! engine.
 
 mod engine;
+pub mod gvisor;
+pub mod host;
 pub mod image;
 
 pub use engine::{

@@ -1,0 +1,137 @@
+//! One connection: the handshake, one request, its answer.
+
+use std::time::Duration;
+
+use tokio::io::AsyncRead;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use isorun_agent::codec::{CodecError, Frame, FrameReader, FrameWriter};
+use isorun_agent::protocol::{
+    Configure, Failure, FailureKind, Info, Reply, Request, Welcome,
+};
+
+use super::{Agent, exec, files};
+
+/// How long a client may take to say what it wants, and to hang up afterwards.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Serves a connection to its end. Whatever is wrong with it ends it, and
+/// nothing else.
+pub async fn serve(agent: &Agent, stream: TcpStream) {
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let (reader, writer) = stream.into_split();
+    let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
+    let request = match timeout(PATIENCE, greet(&mut reader, &mut writer)).await {
+        Ok(Ok(Some(request))) => request,
+        _ => return,
+    };
+    let outcome = match request {
+        Request::Exec(request) => exec::run(agent, &request, &mut reader, &mut writer).await,
+        Request::WriteFile(request) => files::write(&request, &mut reader, &mut writer).await,
+        Request::ReadFile { path } => files::read(&path, &mut writer).await,
+        Request::List { path } => files::list(&path, &mut writer).await,
+        Request::Stat { path } => answer(&mut writer, files::stat(&path)).await,
+        Request::MakeDir { path, mode, owner } => {
+            answer(&mut writer, files::make_dir(&path, mode, owner.as_deref())).await
+        }
+        Request::Remove { path } => answer(&mut writer, files::remove(path).await).await,
+        Request::Info => answer(&mut writer, Ok(Reply::Info(info(agent)))).await,
+        Request::Configure(request) => answer(&mut writer, configure(agent, &request)).await,
+    };
+    if outcome.is_ok() && writer.shutdown().await.is_ok() {
+        // Hanging up first would throw away what the client has not read yet.
+        let _ = timeout(PATIENCE, drain(&mut reader)).await;
+    }
+}
+
+/// Agrees on a version and reads the request. `None`: it has been refused.
+async fn greet<R, W>(
+    reader: &mut FrameReader<R>,
+    writer: &mut FrameWriter<W>,
+) -> Result<Option<Request>, CodecError>
+where
+    R: AsyncRead + Unpin,
+    W: tokio::io::AsyncWrite + Unpin,
+{
+    let Some(Frame::Hello(hello)) = reader.next().await? else { return Ok(None) };
+    let Some(version) = hello.common() else {
+        let failure = Failure {
+            kind: FailureKind::Version,
+            message: format!(
+                "the agent speaks versions {} to {} of the protocol, the client {} to {}",
+                isorun_agent::protocol::OLDEST_VERSION,
+                isorun_agent::protocol::VERSION,
+                hello.oldest,
+                hello.newest
+            ),
+        };
+        writer.send(&Frame::Failed(failure)).await?;
+        return Ok(None);
+    };
+    writer.queue(&Frame::Welcome(Welcome { version, agent: release() }))?;
+    match reader.next().await {
+        Ok(Some(Frame::Request(request))) => Ok(Some(request)),
+        Err(CodecError::Payload { source, .. }) => {
+            let message = format!("the agent does not understand the request: {source}");
+            let failure = Failure { kind: FailureKind::Invalid, message };
+            writer.send(&Frame::Failed(failure)).await?;
+            Ok(None)
+        }
+        _ => Ok(None),
+    }
+}
+
+async fn answer<W: tokio::io::AsyncWrite + Unpin>(
+    writer: &mut FrameWriter<W>,
+    outcome: Result<Reply, Failure>,
+) -> Result<(), CodecError> {
+    writer
+        .send(&match outcome {
+            Ok(reply) => Frame::Reply(reply),
+            Err(failure) => Frame::Failed(failure),
+        })
+        .await
+}
+
+async fn drain<R: AsyncRead + Unpin>(reader: &mut FrameReader<R>) {
+    while let Ok(Some(_)) = reader.next().await {}
+}
+
+fn info(agent: &Agent) -> Info {
+    let processes = std::fs::read_dir("/proc").map_or(0, |names| {
+        names
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok())
+            .count()
+    });
+    let disk_used = rustix::fs::statvfs("/")
+        .map_or(0, |fs| (fs.f_blocks.saturating_sub(fs.f_bfree)) * fs.f_frsize);
+    Info {
+        agent: release(),
+        execs: agent.execs.get(),
+        processes: u32::try_from(processes).unwrap_or(u32::MAX),
+        disk_used,
+    }
+}
+
+fn configure(agent: &Agent, request: &Configure) -> Result<Reply, Failure> {
+    let failed = |what: &str, error: std::io::Error| Failure {
+        kind: FailureKind::Other,
+        message: format!("cannot set {what}: {error}"),
+    };
+    if let Some(hostname) = &request.hostname {
+        rustix::system::sethostname(hostname.as_bytes())
+            .map_err(|error| failed("the host name", error.into()))?;
+    }
+    if let Some(pids) = request.pids {
+        agent.groups.limit(pids).map_err(|error| failed("the limit of processes", error))?;
+    }
+    Ok(Reply::Done)
+}
+
+fn release() -> String {
+    env!("CARGO_PKG_VERSION").to_owned()
+}

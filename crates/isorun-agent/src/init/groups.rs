@@ -1,0 +1,135 @@
+//! Groups of processes that a program cannot leave.
+//!
+//! Each program that a client runs gets a control group of its own; whatever it
+//! starts is in it too, also a daemon in another session. So all of it can be
+//! found and killed. All groups together have the sandbox's limit of processes.
+//!
+//! The file system of the groups is mounted, opened and taken off the tree
+//! again before any other program runs: inside the sandbox there is no path to
+//! it, and mounting it takes a privilege that only the agent had.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, open, openat, unlinkat};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+
+const MOUNT_POINT: &str = "/groups";
+const ALL: &str = "isorun";
+
+/// All groups of the sandbox.
+pub struct Groups {
+    /// The group that holds all others.
+    all: OwnedFd,
+    next: Cell<u64>,
+    /// Groups whose program has ended and left others running.
+    lingering: RefCell<Vec<Group>>,
+}
+
+/// The processes of one program.
+pub struct Group {
+    name: String,
+    dir: OwnedFd,
+}
+
+impl Groups {
+    /// Makes the file system and forgets its path.
+    pub fn mount() -> io::Result<Self> {
+        mount("none", MOUNT_POINT, "cgroup", MountFlags::empty(), Some(c"pids"))?;
+        let root = open(MOUNT_POINT, DIRECTORY, Mode::empty())?;
+        unmount(MOUNT_POINT, UnmountFlags::DETACH)?;
+        mkdirat(&root, ALL, Mode::RWXU)?;
+        let all = openat(&root, ALL, DIRECTORY, Mode::empty())?;
+        Ok(Self { all, next: Cell::new(0), lingering: RefCell::default() })
+    }
+
+    /// Limits the processes and threads of all groups together.
+    pub fn limit(&self, pids: u32) -> io::Result<()> {
+        write_at(&self.all, "pids.max", &pids.to_string())
+    }
+
+    /// A new group.
+    pub fn make(&self) -> io::Result<Group> {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        let name = format!("e{number}");
+        mkdirat(&self.all, &*name, Mode::RWXU)?;
+        let dir = openat(&self.all, &*name, DIRECTORY, Mode::empty())?;
+        Ok(Group { name, dir })
+    }
+
+    /// Takes back a group whose program has ended.
+    pub fn release(&self, group: Group) {
+        if self.remove(&group).is_err() {
+            self.lingering.borrow_mut().push(group);
+        }
+    }
+
+    /// Removes the released groups in which nothing is left.
+    pub fn sweep(&self) {
+        if !self.lingering.borrow().is_empty() {
+            self.lingering.borrow_mut().retain(|group| self.remove(group).is_err());
+        }
+    }
+
+    fn remove(&self, group: &Group) -> io::Result<()> {
+        Ok(unlinkat(&self.all, &*group.name, AtFlags::REMOVEDIR)?)
+    }
+}
+
+impl Group {
+    /// A file to which a process writes `0` in order to join.
+    pub fn door(&self) -> io::Result<OwnedFd> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        Ok(openat(&self.dir, "cgroup.procs", flags, Mode::empty())?)
+    }
+
+    /// Kills everything in the group, and returns when nothing is left.
+    pub async fn kill(&self) {
+        // No more forks; if that fails, killing takes some rounds more.
+        let _ = write_at(&self.dir, "pids.max", "0");
+        let mut pause = Duration::from_micros(100);
+        loop {
+            let members = self.members();
+            if members.is_empty() {
+                return;
+            }
+            for pid in members {
+                // It may have ended since.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            // Their ends come through the reaper, which is another task.
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    fn members(&self) -> Vec<Pid> {
+        let Ok(text) = read_at(&self.dir, "cgroup.procs") else { return Vec::new() };
+        text.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)).collect()
+    }
+}
+
+/// Gives up, for the agent's children, what only the agent needs.
+pub fn drop_privileges() -> io::Result<()> {
+    remove_capability_from_bounding_set(CapabilitySet::SYS_ADMIN)?;
+    // Last: it takes this one to remove any.
+    Ok(remove_capability_from_bounding_set(CapabilitySet::SETPCAP)?)
+}
+
+const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
+
+fn write_at(dir: impl AsFd, name: &str, text: &str) -> io::Result<()> {
+    let file = openat(dir, name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(file, text.as_bytes())?;
+    Ok(())
+}
+
+fn read_at(dir: impl AsFd, name: &str) -> io::Result<String> {
+    let file = openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    io::read_to_string(std::fs::File::from(file))
+}

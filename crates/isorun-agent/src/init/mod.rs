@@ -1,0 +1,88 @@
+//! The agent itself: one thread, one task for each connection.
+
+mod connection;
+mod exec;
+mod files;
+mod groups;
+mod reaper;
+mod root;
+mod spawn;
+mod users;
+
+use std::cell::Cell;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::LocalSet;
+
+use groups::Groups;
+use reaper::Reaper;
+
+/// Connections at the same time. More wait in the listener's queue.
+const MAX_CONNECTIONS: usize = 4096;
+
+/// What all connections share.
+struct Agent {
+    groups: Groups,
+    reaper: Reaper,
+    execs: Cell<u32>,
+}
+
+/// Serves until the sandbox ends.
+pub fn run(listen: SocketAddr, peer: IpAddr) -> io::Result<()> {
+    let groups = Groups::mount().map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot set up groups of processes: {error}"))
+    })?;
+    root::enter().map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot enter the root file system: {error}"))
+    })?;
+    groups::drop_privileges()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async move {
+        let agent = Rc::new(Agent {
+            groups,
+            reaper: Reaper::default(),
+            execs: Cell::default(),
+        });
+        let listener = TcpListener::bind(listen).await?;
+        // Until here the engine could read what went wrong. A guest must not be
+        // able to write there.
+        root::silence()?;
+        // Before the first connection, so that no child's end is missed.
+        let mut children = reaper::signals()?;
+        let reaping = Rc::clone(&agent);
+        tokio::task::spawn_local(async move {
+            loop {
+                reaping.reaper.reap();
+                reaping.groups.sweep();
+                if children.recv().await.is_none() {
+                    return;
+                }
+            }
+        });
+        let open = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let Ok(slot) = std::sync::Arc::clone(&open).acquire_owned().await else { return Ok(()) };
+            let (stream, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(_) => {
+                    // Out of file descriptors, for one. It passes.
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    continue;
+                }
+            };
+            // Programs inside reach this port too, and not all of them are root.
+            if from.ip() != peer {
+                continue;
+            }
+            let agent = Rc::clone(&agent);
+            tokio::task::spawn_local(async move {
+                connection::serve(&agent, stream).await;
+                drop(slot);
+            });
+        }
+    })
+}

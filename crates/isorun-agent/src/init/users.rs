@@ -1,0 +1,108 @@
+//! Who `alice`, `1000` or `alice:staff` is, by the sandbox's own
+//! `/etc/passwd` and `/etc/group`.
+
+use std::fs;
+
+use isorun_agent::protocol::{Failure, FailureKind};
+
+/// A user to run as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    pub name: String,
+    pub home: String,
+}
+
+/// Finds a user: root if none is named.
+pub fn find(wanted: Option<&str>) -> Result<User, Failure> {
+    let passwd = fs::read("/etc/passwd").unwrap_or_default();
+    let group = fs::read("/etc/group").unwrap_or_default();
+    look_up(
+        wanted.unwrap_or("0"),
+        &String::from_utf8_lossy(&passwd),
+        &String::from_utf8_lossy(&group),
+    )
+}
+
+fn look_up(wanted: &str, passwd: &str, group: &str) -> Result<User, Failure> {
+    let (user, wanted_group) = match wanted.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (wanted, None),
+    };
+    let number: Option<u32> = user.parse().ok();
+    let line = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| {
+        fields.len() >= 6
+            && (fields.first() == Some(&user)
+                || number.is_some() && fields.get(2).and_then(|f| f.parse().ok()) == number)
+    });
+    let field = |index: usize| line.as_ref().and_then(|fields| fields.get(index).copied());
+    let uid = field(2).and_then(|f| f.parse().ok()).or(number).ok_or_else(|| unknown("user", user))?;
+    let name = field(0).unwrap_or(user).to_owned();
+    let home = field(5).filter(|home| home.starts_with('/')).unwrap_or("/").to_owned();
+    let gid = match wanted_group {
+        Some(wanted) => look_up_group(wanted, group)?,
+        // Of a number that no line has, the group is root's, as elsewhere.
+        None => field(3).and_then(|f| f.parse().ok()).unwrap_or(0),
+    };
+    let mut groups = vec![gid];
+    if wanted_group.is_none() {
+        groups.extend(group.lines().filter_map(|line| {
+            let fields: Vec<_> = line.split(':').collect();
+            let is_member = fields.get(3)?.split(',').any(|member| member == name);
+            if is_member { fields.get(2)?.parse::<u32>().ok() } else { None }
+        }));
+    }
+    groups.dedup();
+    Ok(User { uid, gid, groups, name, home })
+}
+
+fn look_up_group(wanted: &str, group: &str) -> Result<u32, Failure> {
+    group
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.first() == Some(&wanted))
+        .and_then(|fields| fields.get(2)?.parse().ok())
+        .or_else(|| wanted.parse().ok())
+        .ok_or_else(|| unknown("group", wanted))
+}
+
+fn unknown(what: &str, name: &str) -> Failure {
+    Failure {
+        kind: FailureKind::NotFound,
+        message: format!("there is no {what} {name:?} in the sandbox; a number needs none"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1001::/home/ada:/bin/sh\n";
+    const GROUP: &str = "root:x:0:\nstaff:x:50:ada,bob\nada:x:1001:\n";
+
+    #[test]
+    fn users_are_found_by_name_and_number() {
+        for (wanted, expected) in [
+            ("root", Some((0, 0, vec![0], "/root"))),
+            ("ada", Some((1000, 1001, vec![1001, 50], "/home/ada"))),
+            ("1000", Some((1000, 1001, vec![1001, 50], "/home/ada"))),
+            ("ada:staff", Some((1000, 50, vec![50], "/home/ada"))),
+            ("ada:7", Some((1000, 7, vec![7], "/home/ada"))),
+            ("4242", Some((4242, 0, vec![0], "/"))),
+            ("4242:4243", Some((4242, 4243, vec![4243], "/"))),
+            ("bob", None),
+            ("ada:wheel", None),
+            ("", None),
+            ("-1", None),
+        ] {
+            let found = look_up(wanted, PASSWD, GROUP)
+                .ok()
+                .map(|user| (user.uid, user.gid, user.groups, user.home));
+            let expected =
+                expected.map(|(uid, gid, groups, home)| (uid, gid, groups, home.to_owned()));
+            assert_eq!(found, expected, "{wanted}");
+        }
+    }
+}

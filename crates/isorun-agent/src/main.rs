@@ -1,0 +1,40 @@
+//! `isorun-agent`: the first process of a sandbox. It starts, watches and reaps
+//! every other one, for whoever connects from outside.
+
+mod init;
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: isorun-agent LISTEN PEER
+  LISTEN  the address and port to listen on
+  PEER    the only address that may connect
+
+The first process of an isorun sandbox; of no use anywhere else.";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (listen, peer): (SocketAddr, IpAddr) = match arguments.as_slice() {
+        [flag] if flag == "--version" => {
+            println!("isorun-agent {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        [listen, peer] => match (listen.parse(), peer.parse()) {
+            (Ok(listen), Ok(peer)) => (listen, peer),
+            _ => return fail(USAGE),
+        },
+        _ => return fail(USAGE),
+    };
+    if std::process::id() != 1 {
+        return fail("isorun-agent: this is not the first process of a sandbox");
+    }
+    match init::run(listen, peer) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("isorun-agent: {error}")),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("{message}");
+    ExitCode::FAILURE
+}

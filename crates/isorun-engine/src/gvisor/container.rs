@@ -1,0 +1,336 @@
+//! One container: made, reached, watched and removed.
+//!
+//! Everything of a container is in three places, and all of them are named after
+//! it: its folder, its control group and the state that `runsc` keeps. Its
+//! network lives as long as its processes. So whoever finds one of them, also
+//! after a crash, can remove all.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isorun_agent::client::{self, ClientError};
+use isorun_agent::protocol::{Configure, PORT};
+use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::cgroup::Cgroup;
+use super::pidfd::Process;
+use super::spec::{self, INSIDE, OUTSIDE, Places, Shape};
+use super::{Inner, launcher};
+use crate::engine::{Error, Exit, Result, Root, SandboxSpec, Stats};
+
+/// How long the agent may take to answer for the first time. A machine that is
+/// busy with fifty others is slow.
+const START: Duration = Duration::from_secs(60);
+const CONNECT: Duration = Duration::from_secs(10);
+const RECORD: &str = "record.json";
+
+/// A container whose agent answers.
+#[derive(Debug)]
+pub struct Container {
+    pub name: String,
+    pub shape: Shape,
+    folder: PathBuf,
+    cgroup: Cgroup,
+    network: Arc<OwnedFd>,
+    pid: Pid,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+/// What is on disk about a container that is somebody's sandbox.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Record {
+    pub spec: SandboxSpec,
+    pid: i32,
+}
+
+/// Makes a container, or one with the state of a checkpoint. What failed half-way
+/// is removed.
+pub async fn make(inner: &Arc<Inner>, shape: Shape, from: Option<&Path>) -> Result<Container> {
+    let name = inner.new_name();
+    match attempt(inner, &name, shape, from).await {
+        Ok(container) => Ok(container),
+        Err(error) => {
+            if let Err(trouble) = remove(inner, &name).await {
+                tracing::warn!(container = name, %trouble, "cannot clean up after a failed start");
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn attempt(
+    inner: &Arc<Inner>,
+    name: &str,
+    shape: Shape,
+    from: Option<&Path>,
+) -> Result<Container> {
+    let folder = inner.containers().join(name);
+    let disk = folder.join("disk");
+    fs::create_dir_all(&disk).map_err(Error::io("cannot make the folder of a sandbox"))?;
+    let image = match &shape.root {
+        Root::Host => inner.host_image(),
+        Root::Folder(folder) => folder.clone(),
+    };
+    if !image.is_dir() {
+        return Err(Error::InvalidSpec(format!("the root {} is no folder", image.display())));
+    }
+    let cgroup = inner.cgroup(name);
+    let network = inner.launcher.new_network().await.map_err(Error::io("cannot make a network"))?;
+    let config = spec::config(
+        &shape,
+        &Places {
+            skeleton: &inner.skeleton(),
+            agent: &inner.agent(),
+            image: &image,
+            disk: &disk,
+            cgroup: &cgroup.path(),
+            network: &format!("/proc/{}/fd/{}", std::process::id(), network.as_raw_fd()),
+        },
+    );
+    fs::write(folder.join("config.json"), config.to_string())
+        .map_err(Error::io("cannot write the configuration of a sandbox"))?;
+
+    ip(
+        inner,
+        &network,
+        &folder,
+        &format!(
+            "link set lo up\n\
+             link add inside type veth peer name outside\n\
+             link set inside addrgenmode none\n\
+             link set outside addrgenmode none\n\
+             addr add {INSIDE}/29 dev inside\n\
+             link set inside up\n"
+        ),
+    )
+    .await?;
+    let pid_file = folder.join("pid");
+    let steps: Vec<Vec<&str>> = match from {
+        None => vec![vec!["run", "--detach"]],
+        Some(_) => vec![vec!["create"], vec!["restore", "--detach"]],
+    };
+    for step in steps {
+        let mut command = inner.runsc(&folder);
+        command.args(&step).arg("--bundle").arg(&folder);
+        if step.first() != Some(&"restore") {
+            command.arg("--pid-file").arg(&pid_file);
+        } else if let Some(from) = from {
+            command.arg("--image-path").arg(from);
+        }
+        command.arg(name);
+        inner.run(Some(&network), command, &format!("runsc {}", step[0]), &folder).await?;
+    }
+    // Only now: runsc takes over every address that it finds, and this one is
+    // ours.
+    ip(
+        inner,
+        &network,
+        &folder,
+        &format!("addr add {OUTSIDE}/29 dev outside\nlink set outside up\n"),
+    )
+    .await?;
+    let pid = fs::read_to_string(&pid_file)
+        .ok()
+        .and_then(|text| Pid::from_raw(text.trim().parse().ok()?))
+        .ok_or_else(|| Error::Failed("runsc left no process number".to_owned()))?;
+    cgroup.check(shape.memory(), shape.host_pids())?;
+    let exit = watch(pid, cgroup.clone())?;
+    let container =
+        Container { name: name.to_owned(), shape, folder, cgroup, network, pid, exit };
+    container.wait_until_ready(inner).await?;
+    Ok(container)
+}
+
+/// Finds a container that an earlier process has made. `None`: it is not there
+/// any more.
+pub fn adopt(inner: &Inner, name: &str, record: &Record) -> Option<Container> {
+    let cgroup = inner.cgroup(name);
+    let pid = Pid::from_raw(record.pid)?;
+    // The number may be another process's by now.
+    if !cgroup.members().contains(&pid) {
+        return None;
+    }
+    let network = fs::File::open(format!("/proc/{}/ns/net", record.pid)).ok()?;
+    Some(Container {
+        name: name.to_owned(),
+        shape: Shape::of(&record.spec),
+        folder: inner.containers().join(name),
+        exit: watch(pid, cgroup.clone()).ok()?,
+        cgroup,
+        network: Arc::new(network.into()),
+        pid,
+    })
+}
+
+/// Removes all that there is of a container, whatever state it is in.
+pub async fn remove(inner: &Inner, name: &str) -> Result<()> {
+    let cgroup = inner.cgroup(name);
+    cgroup.kill().await?;
+    cgroup.remove().await?;
+    let state = inner.runsc_state();
+    for entry in fs::read_dir(&state).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&format!("{name}_sandbox:")) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    match fs::remove_dir_all(inner.containers().join(name)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::Io {
+            what: "cannot remove the folder of a sandbox".to_owned(),
+            source: error,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// What is on disk about a container, if it is somebody's.
+pub fn record(inner: &Inner, name: &str) -> Option<Record> {
+    let bytes = fs::read(inner.containers().join(name).join(RECORD)).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+impl Container {
+    /// A connection to the agent.
+    pub async fn connect(&self, inner: &Inner) -> io::Result<TcpStream> {
+        let connecting = async {
+            let socket = inner.launcher.socket_in(Arc::clone(&self.network)).await?;
+            let stream = socket.connect((INSIDE, PORT).into()).await?;
+            stream.set_nodelay(true)?;
+            // It ends by a reset: a connection that lingers on, inside, would
+            // make a checkpoint fail.
+            rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+            Ok(stream)
+        };
+        timeout(CONNECT, connecting).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+    }
+
+    /// Makes it the sandbox of a spec, for this process and for those after it.
+    pub async fn claim(&self, inner: &Inner, spec: &SandboxSpec) -> Result<()> {
+        let stream = self
+            .connect(inner)
+            .await
+            .map_err(Error::io("cannot connect to the agent of a new sandbox"))?;
+        let configure =
+            Configure { hostname: Some(spec.id.to_string()), pids: Some(spec.pids) };
+        client::configure(stream, configure).await.map_err(|error| {
+            Error::Failed(format!("the agent of a new sandbox refuses its configuration: {error}"))
+        })?;
+        let record = Record { spec: spec.clone(), pid: self.pid.as_raw_nonzero().get() };
+        let written = serde_json::to_vec(&record).map_err(io::Error::from).and_then(|bytes| {
+            let draft = self.folder.join("record.part");
+            fs::write(&draft, bytes)?;
+            fs::rename(draft, self.folder.join(RECORD))
+        });
+        written.map_err(Error::io("cannot write the record of a sandbox"))
+    }
+
+    /// What it has used.
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.cgroup.stats();
+        stats.disk_used_bytes = fs::read_dir(self.folder.join("disk"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.metadata().ok())
+            .map(|metadata| metadata.blocks() * 512)
+            .sum();
+        stats
+    }
+
+    /// Of what it died, if it did.
+    pub fn exit(&self) -> Option<Exit> {
+        self.exit.borrow().clone()
+    }
+
+    /// Waits for its death.
+    pub async fn exited(&self) -> Exit {
+        let mut exit = self.exit.clone();
+        loop {
+            if let Some(exit) = exit.borrow_and_update().clone() {
+                return exit;
+            }
+            if exit.changed().await.is_err() {
+                return Exit::Died("its engine stopped".to_owned());
+            }
+        }
+    }
+
+    async fn wait_until_ready(&self, inner: &Inner) -> Result<()> {
+        let asking = async {
+            let mut pause = Duration::from_millis(1);
+            loop {
+                if let Ok(stream) = self.connect(inner).await {
+                    match client::info(stream).await {
+                        Ok(_) => return Ok(()),
+                        Err(ClientError::Disconnected) => {}
+                        Err(error) => {
+                            return Err(Error::Failed(format!("the agent does not work: {error}")));
+                        }
+                    }
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
+        };
+        tokio::select! {
+            outcome = asking => outcome,
+            exit = self.exited() => {
+                Err(Error::Failed(format!("a new sandbox ended at once: {exit}{}", self.last_words())))
+            }
+            () = sleep(START) => Err(Error::Timeout("starting a sandbox".to_owned(), START)),
+        }
+    }
+
+    /// What the agent said before it gave up.
+    fn last_words(&self) -> String {
+        let text = fs::read_to_string(self.folder.join(launcher::OUTPUT)).unwrap_or_default();
+        let text: String = text.trim().chars().take(1000).collect();
+        if text.is_empty() { text } else { format!(": {text}") }
+    }
+}
+
+/// Learns when a process ends, and why.
+fn watch(pid: Pid, cgroup: Cgroup) -> Result<watch::Receiver<Option<Exit>>> {
+    let (sender, receiver) = watch::channel(None);
+    let process = match Process::open(pid) {
+        Ok(process) => process,
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
+            sender.send_replace(Some(why(&cgroup)));
+            return Ok(receiver);
+        }
+        Err(error) => return Err(Error::io("cannot watch a sandbox")(error)),
+    };
+    tokio::spawn(async move {
+        tokio::select! {
+            () = process.ended() => {
+                sender.send_replace(Some(why(&cgroup)));
+            }
+            () = sender.closed() => {}
+        }
+    });
+    Ok(receiver)
+}
+
+fn why(cgroup: &Cgroup) -> Exit {
+    if cgroup.ran_out_of_memory() {
+        return Exit::OutOfMemory;
+    }
+    Exit::Died("its first process ended, or gVisor did".to_owned())
+}
+
+async fn ip(inner: &Inner, network: &Arc<OwnedFd>, folder: &Path, script: &str) -> Result<()> {
+    let path = folder.join("network");
+    fs::write(&path, script).map_err(Error::io("cannot write the set-up of a network"))?;
+    let mut command = Command::new("ip");
+    command.arg("-batch").arg(&path);
+    inner.run(Some(network), command, "ip", folder).await
+}

@@ -1,0 +1,512 @@
+//! The engine on gVisor's `runsc`.
+//!
+//! A sandbox is a container with a kernel of its own, gVisor's, which runs as a
+//! process of the machine and answers all system calls of the guest. `runsc` is
+//! started from the command line, for nothing but making and checkpointing
+//! containers; whatever happens inside goes over a connection to the agent,
+//! through a network that has only these two in it.
+
+mod cgroup;
+mod container;
+mod launcher;
+mod pidfd;
+mod pool;
+mod spec;
+mod tools;
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use crate::engine::{
+    AgentStream, Capabilities, Engine, Error, Exit, NetworkMode, Result, SandboxId, SandboxSpec,
+    Stats,
+};
+use crate::host;
+use cgroup::{Cgroup, Hierarchies};
+use container::Container;
+use launcher::{Bind, Launcher};
+use pool::Pool;
+use spec::Shape;
+pub use tools::{OLDEST, Tools};
+
+/// How a [`Gvisor`] is set up.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the engine keeps what it has to find again; its own, and one
+    /// process's at a time.
+    pub state_dir: PathBuf,
+    /// `runsc`; looked for by default.
+    pub runsc: Option<PathBuf>,
+    /// `isorun-agent`; looked for by default.
+    pub agent: Option<PathBuf>,
+    /// Containers held ready of the shape that was asked for last; 2 by default.
+    /// Each takes about 60 MB of memory.
+    pub warm: usize,
+}
+
+impl Config {
+    /// The defaults.
+    pub fn new(state_dir: impl Into<PathBuf>) -> Self {
+        Self { state_dir: state_dir.into(), runsc: None, agent: None, warm: 2 }
+    }
+}
+
+/// The engine. Clones are the same one.
+#[derive(Clone)]
+pub struct Gvisor {
+    inner: Arc<Inner>,
+}
+
+/// What all parts of the engine share.
+pub struct Inner {
+    state_dir: PathBuf,
+    tools: Tools,
+    launcher: Launcher,
+    hierarchies: Hierarchies,
+    /// The group above those of the sandboxes; tells two engines apart.
+    group: String,
+    next: AtomicU64,
+    sandboxes: Mutex<HashMap<SandboxId, Slot>>,
+    pool: Pool,
+    /// Held as long as this lives.
+    _lock: File,
+}
+
+/// What is known of an id.
+#[derive(Clone)]
+enum Slot {
+    /// It is being made, or being removed.
+    Busy,
+    Here(Arc<Container>),
+    /// Found dead after a restart; waits to be destroyed.
+    Gone { name: String },
+}
+
+impl Gvisor {
+    /// Opens a state folder: finds the sandboxes of an earlier process again, and
+    /// removes what it left half-done.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Setup`] says what the machine lacks.
+    pub async fn open(config: Config) -> Result<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(Error::Setup(
+                "the gVisor engine makes networks, mounts and control groups: run it as root"
+                    .to_owned(),
+            ));
+        }
+        let tools = Tools::find(config.runsc.as_deref(), config.agent.as_deref())?;
+        let hierarchies = Hierarchies::find()?;
+        let state_dir = prepare_folder(&config.state_dir)?;
+        let lock = lock(&state_dir)?;
+        let shared = install(&state_dir, &tools)
+            .map_err(Error::io(format!("cannot prepare {}", state_dir.display())))?;
+        let launcher = Launcher::start(shared)
+            .map_err(Error::io("cannot enter namespaces of its own, as root has to be able to"))?;
+        let inner = Arc::new(Inner {
+            group: group_name(&state_dir),
+            state_dir,
+            tools,
+            launcher,
+            hierarchies,
+            next: AtomicU64::new(0),
+            sandboxes: Mutex::default(),
+            pool: Pool::new(config.warm),
+            _lock: lock,
+        });
+        inner.recover().await?;
+        Ok(Self { inner })
+    }
+
+    /// Makes containers of that shape ahead of time, as after a `create`.
+    pub fn warm(&self, spec: &SandboxSpec) {
+        pool::refill(&self.inner, Shape::of(spec));
+    }
+
+    fn container(&self, id: &SandboxId) -> Result<Arc<Container>> {
+        match self.inner.sandboxes().get(id) {
+            Some(Slot::Here(container)) => Ok(Arc::clone(container)),
+            Some(Slot::Gone { .. }) => Err(Error::Dead { id: id.clone(), exit: gone() }),
+            Some(Slot::Busy) | None => Err(Error::NotFound(id.clone())),
+        }
+    }
+
+    fn living(&self, id: &SandboxId) -> Result<Arc<Container>> {
+        let container = self.container(id)?;
+        match container.exit() {
+            Some(exit) => Err(Error::Dead { id: id.clone(), exit }),
+            None => Ok(container),
+        }
+    }
+
+    /// Makes a sandbox, in a task of its own: a caller that goes away leaves
+    /// nothing half-made.
+    async fn make(&self, spec: SandboxSpec, from: Option<PathBuf>) -> Result<()> {
+        check(&spec)?;
+        {
+            let mut sandboxes = self.inner.sandboxes();
+            if sandboxes.contains_key(&spec.id) {
+                return Err(Error::AlreadyExists(spec.id));
+            }
+            sandboxes.insert(spec.id.clone(), Slot::Busy);
+        }
+        let inner = Arc::clone(&self.inner);
+        finish(async move {
+            let made = make(&inner, &spec, from.as_deref()).await;
+            let mut sandboxes = inner.sandboxes();
+            match made {
+                Ok(container) => {
+                    sandboxes.insert(spec.id, Slot::Here(Arc::new(container)));
+                    Ok(())
+                }
+                Err(error) => {
+                    sandboxes.remove(&spec.id);
+                    Err(error)
+                }
+            }
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Engine for Gvisor {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            name: "gvisor".to_owned(),
+            version: self.inner.tools.version.clone(),
+            isolation: "each sandbox has a kernel of its own, gVisor's, in an unprivileged \
+                        process; the machine's kernel sees a small set of system calls of it"
+                .to_owned(),
+            checkpoint: true,
+            network: false,
+            limits: ["vcpus", "mem_mib", "disk_mib", "pids"].map(str::to_owned).to_vec(),
+        }
+    }
+
+    async fn create(&self, spec: SandboxSpec) -> Result<()> {
+        self.make(spec, None).await
+    }
+
+    async fn connect(&self, id: &SandboxId) -> Result<AgentStream> {
+        let container = self.living(id)?;
+        match container.connect(&self.inner).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(source) => {
+                // It may have died just now.
+                self.living(id)?;
+                Err(Error::Io { what: "the sandbox's agent does not answer".to_owned(), source })
+            }
+        }
+    }
+
+    async fn exited(&self, id: &SandboxId) -> Result<Exit> {
+        let container = match self.container(id) {
+            Err(Error::Dead { exit, .. }) => return Ok(exit),
+            other => other?,
+        };
+        let exit = container.exited().await;
+        // Its end may be our doing.
+        match self.inner.sandboxes().get(id) {
+            Some(Slot::Here(here)) if Arc::ptr_eq(here, &container) => Ok(exit),
+            _ => Err(Error::NotFound(id.clone())),
+        }
+    }
+
+    async fn stats(&self, id: &SandboxId) -> Result<Stats> {
+        Ok(self.container(id)?.stats())
+    }
+
+    async fn checkpoint(&self, id: &SandboxId, into: &Path, leave_running: bool) -> Result<()> {
+        let container = self.living(id)?;
+        let mut command = self.inner.runsc(&self.inner.containers().join(&container.name));
+        command.args(["checkpoint", "--compression=none", "--image-path"]).arg(into);
+        if leave_running {
+            command.arg("--leave-running");
+        }
+        command.arg(&container.name);
+        let folder = self.inner.containers().join(&container.name);
+        self.inner.run(None, command, "runsc checkpoint", &folder).await?;
+        if !leave_running {
+            self.destroy(id).await?;
+        }
+        Ok(())
+    }
+
+    async fn restore(&self, spec: SandboxSpec, from: &Path) -> Result<()> {
+        if !from.join("checkpoint.img").is_file() {
+            return Err(Error::InvalidSpec(format!("{} is no checkpoint", from.display())));
+        }
+        self.make(spec, Some(from.to_owned())).await
+    }
+
+    async fn destroy(&self, id: &SandboxId) -> Result<Stats> {
+        let slot = {
+            let mut sandboxes = self.inner.sandboxes();
+            match sandboxes.get(id) {
+                None | Some(Slot::Busy) => return Err(Error::NotFound(id.clone())),
+                Some(_) => {}
+            }
+            sandboxes.insert(id.clone(), Slot::Busy)
+        };
+        let Some(slot) = slot else { return Err(Error::NotFound(id.clone())) };
+        let (inner, id) = (Arc::clone(&self.inner), id.clone());
+        finish(async move {
+            let (name, stats) = match &slot {
+                Slot::Here(container) => (container.name.clone(), container.stats()),
+                Slot::Gone { name } => (name.clone(), Stats::default()),
+                Slot::Busy => return Err(Error::NotFound(id)),
+            };
+            let removed = container::remove(&inner, &name).await;
+            let mut sandboxes = inner.sandboxes();
+            match removed {
+                Ok(()) => {
+                    sandboxes.remove(&id);
+                    Ok(stats)
+                }
+                Err(error) => {
+                    // To be tried again.
+                    sandboxes.insert(id, slot);
+                    Err(error)
+                }
+            }
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxId>> {
+        let mut ids: Vec<SandboxId> = self
+            .inner
+            .sandboxes()
+            .iter()
+            .filter(|(_, slot)| !matches!(slot, Slot::Busy))
+            .map(|(id, _)| id.clone())
+            .collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    async fn shutdown(&self) {
+        for container in self.inner.pool.close() {
+            if let Err(error) = container::remove(&self.inner, &container.name).await {
+                tracing::warn!(container = container.name, %error, "cannot remove a container");
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn sandboxes(&self) -> MutexGuard<'_, HashMap<SandboxId, Slot>> {
+        // Nothing panics while it holds the lock, and if it did: the map is whole.
+        self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn containers(&self) -> PathBuf {
+        self.state_dir.join("containers")
+    }
+
+    fn runsc_state(&self) -> PathBuf {
+        self.state_dir.join("runsc")
+    }
+
+    fn skeleton(&self) -> PathBuf {
+        self.state_dir.join("skeleton")
+    }
+
+    fn agent(&self) -> PathBuf {
+        self.state_dir.join("agent")
+    }
+
+    fn host_image(&self) -> PathBuf {
+        self.state_dir.join("host")
+    }
+
+    fn cgroup(&self, name: &str) -> Cgroup {
+        self.hierarchies.group(format!("{}/{name}", self.group))
+    }
+
+    /// A name that no container of this state folder has or had.
+    fn new_name(&self) -> String {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("c{}-{number}", std::process::id())
+    }
+
+    fn runsc(&self, folder: &Path) -> Command {
+        let mut command = Command::new(&self.tools.runsc);
+        command.arg("--root").arg(self.runsc_state());
+        command.arg("--log").arg(folder.join("runsc.log"));
+        command.args([
+            "--log-format=json",
+            "--platform=systrap",
+            "--network=sandbox",
+            "--overlay2=none",
+            "--host-uds=none",
+            "--host-fifo=none",
+            // Nothing but this sandbox changes what it sees.
+            "--file-access=exclusive",
+            "--file-access-mounts=exclusive",
+        ]);
+        // What the server has in its own environment is no business of runsc's.
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.current_dir(folder);
+        command
+    }
+
+    async fn run(
+        &self,
+        network: Option<&Arc<OwnedFd>>,
+        command: Command,
+        what: &str,
+        folder: &Path,
+    ) -> Result<()> {
+        let outcome = self
+            .launcher
+            .run_in(network.cloned(), command, folder)
+            .await
+            .map_err(Error::io(format!("cannot run {what}")))?;
+        outcome.map_err(|text| Error::Failed(format!("{what} failed: {text}")))
+    }
+
+    /// Takes over from an earlier process.
+    async fn recover(&self) -> Result<()> {
+        let mut names: Vec<String> = fs::read_dir(self.containers())
+            .map_err(Error::io("cannot read the state folder"))?
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.extend(self.hierarchies.children(&self.group));
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            let Some(record) = container::record(self, &name) else {
+                container::remove(self, &name).await?;
+                continue;
+            };
+            let slot = match container::adopt(self, &name, &record) {
+                Some(container) => Slot::Here(Arc::new(container)),
+                None => Slot::Gone { name },
+            };
+            self.sandboxes().insert(record.spec.id, slot);
+        }
+        Ok(())
+    }
+}
+
+async fn make(inner: &Arc<Inner>, spec: &SandboxSpec, from: Option<&Path>) -> Result<Container> {
+    let shape = Shape::of(spec);
+    let ready = if from.is_none() { inner.pool.take(&shape) } else { None };
+    let container = match ready {
+        Some(container) => container,
+        None => container::make(inner, shape.clone(), from).await?,
+    };
+    if let Err(error) = container.claim(inner, spec).await {
+        if let Err(trouble) = container::remove(inner, &container.name).await {
+            tracing::warn!(%trouble, "cannot clean up after a failed start");
+        }
+        return Err(error);
+    }
+    if from.is_none() {
+        pool::refill(inner, shape);
+    }
+    Ok(container)
+}
+
+/// Runs something to its end, whether or not the caller waits for it.
+async fn finish<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::Failed(format!("a task of the engine ended: {error}"))))
+}
+
+fn check(spec: &SandboxSpec) -> Result<()> {
+    const MOST: u64 = 1 << 20;
+    let invalid = |what: &str, range: &str| {
+        Err(Error::InvalidSpec(format!("{what} has to be {range}")))
+    };
+    if !(1..=1024).contains(&spec.vcpus) {
+        return invalid("vcpus", "1 to 1024");
+    }
+    if !(32..=MOST * 16).contains(&spec.mem_mib) {
+        return invalid("mem_mib", "32 to 16,777,216");
+    }
+    if !(1..=MOST * 16).contains(&spec.disk_mib) {
+        return invalid("disk_mib", "1 to 16,777,216");
+    }
+    if !(2..=1_000_000).contains(&spec.pids) {
+        return invalid("pids", "2 to 1,000,000");
+    }
+    if spec.network != NetworkMode::None {
+        return Err(Error::Unsupported(
+            "this engine gives a sandbox no network yet: use the mode `none`".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn prepare_folder(folder: &Path) -> Result<PathBuf> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    let prepared = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(folder)
+        .and_then(|()| fs::canonicalize(folder))
+        .and_then(|folder| {
+            // What is in it is of no interest to other users of the machine; the
+            // sandboxes' own processes have to get through.
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o711))?;
+            for name in ["containers", "runsc", "skeleton", "agent", "host"] {
+                fs::create_dir_all(folder.join(name))?;
+            }
+            fs::set_permissions(folder.join("containers"), fs::Permissions::from_mode(0o700))?;
+            for name in spec::SKELETON {
+                fs::create_dir_all(folder.join("skeleton").join(name))?;
+            }
+            Ok(folder)
+        });
+    prepared.map_err(Error::io(format!("cannot prepare {}", folder.display())))
+}
+
+fn lock(folder: &Path) -> Result<File> {
+    let file = File::create(folder.join("lock")).map_err(Error::io("cannot make the lock"))?;
+    file.try_lock().map_err(|_| {
+        Error::Setup(format!("another engine uses {}: give each its own", folder.display()))
+    })?;
+    Ok(file)
+}
+
+/// Puts the agent and the built-in image where sandboxes find them.
+fn install(folder: &Path, tools: &Tools) -> io::Result<Vec<Bind>> {
+    let (draft, place) = (folder.join("agent.part"), folder.join("agent/isorun-agent"));
+    fs::copy(&tools.agent, &draft)?;
+    // Sandboxes that run keep the one that they have.
+    fs::rename(draft, place)?;
+    Ok(host::prepare(&folder.join("host"))?
+        .into_iter()
+        .map(|shared| Bind { source: shared.source, target: shared.target })
+        .collect())
+}
+
+/// Such as `isorun-9a3f`: the same for the same folder.
+fn group_name(folder: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    // FNV-1a.
+    let hash = folder.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("isorun-{hash:016x}")
+}
+
+fn gone() -> Exit {
+    Exit::Died("it ended while no engine watched it".to_owned())
+}

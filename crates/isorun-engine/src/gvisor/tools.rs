@@ -1,0 +1,116 @@
+//! The two programs that the engine needs: `runsc` and the agent.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::engine::{Error, Result};
+
+/// The oldest runsc whose checkpoints hold what these sandboxes need.
+pub const OLDEST: &str = "20240729";
+/// Where a checkout or a package has them.
+pub const FOLDER_VARIABLE: &str = "ISORUN_TOOLS_DIR";
+
+/// Found and checked.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    pub runsc: PathBuf,
+    /// Such as `20240729.0`.
+    pub version: String,
+    /// The folder with `isorun-agent` in it, and nothing that a sandbox may not
+    /// see.
+    pub agent: PathBuf,
+}
+
+impl Tools {
+    /// Finds both, or says what is missing and how to get it.
+    pub fn find(runsc: Option<&Path>, agent: Option<&Path>) -> Result<Self> {
+        let runsc = match runsc {
+            Some(path) => path.to_owned(),
+            None => find("runsc").ok_or_else(|| {
+                Error::Setup(
+                    "there is no runsc: install the package `runsc` of Debian 13 or of \
+                     bookworm-backports, or gVisor's own release; in a checkout, run \
+                     `cargo xtask setup`"
+                        .to_owned(),
+                )
+            })?,
+        };
+        let version = version_of(&runsc)?;
+        if version.as_str() < OLDEST {
+            return Err(Error::Setup(format!(
+                "{} is version {version}, and {OLDEST} or newer is wanted: install the package \
+                 `runsc` of Debian 13 or of bookworm-backports",
+                runsc.display()
+            )));
+        }
+        let agent = match agent {
+            Some(path) => path.to_owned(),
+            None => find("isorun-agent").ok_or_else(|| {
+                Error::Setup(format!(
+                    "there is no isorun-agent, the program that runs inside of each sandbox: it \
+                     belongs beside this program or into the folder that {FOLDER_VARIABLE} names; \
+                     in a checkout, run `cargo xtask setup`"
+                ))
+            })?,
+        };
+        Ok(Self { runsc, version, agent })
+    }
+}
+
+/// Looks in the folder of the variable, beside this program, where packages put
+/// such things, and on the path.
+fn find(name: &str) -> Option<PathBuf> {
+    let beside = env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
+    let packaged = ["/usr/lib/isorun", "/usr/local/lib/isorun"].map(PathBuf::from);
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::var_os(FOLDER_VARIABLE)
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(beside)
+        .chain(packaged)
+        .chain(env::split_paths(&path))
+        .map(|folder| folder.join(name))
+        .find(|candidate| candidate.is_file())
+}
+
+fn version_of(runsc: &Path) -> Result<String> {
+    let output = Command::new(runsc)
+        .arg("--version")
+        .output()
+        .map_err(Error::io(format!("cannot start {}", runsc.display())))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    parse_version(&text).ok_or_else(|| {
+        Error::Setup(format!("{} does not say its version, but: {text:?}", runsc.display()))
+    })
+}
+
+/// `runsc version 0.0~20240729.0` of Debian, or `release-20240729.0`.
+fn parse_version(text: &str) -> Option<String> {
+    let line = text.lines().find_map(|line| line.strip_prefix("runsc version "))?;
+    let start = line.find("20")?;
+    let version: String = line
+        .get(start..)?
+        .chars()
+        .take_while(|c| c.is_ascii_digit() || *c == '.')
+        .collect();
+    (version.len() >= 8).then_some(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        for (text, expected) in [
+            ("runsc version 0.0~20240729.0\nspec: 1.0.2-dev\n", Some("20240729.0")),
+            ("runsc version release-20250407.0\n", Some("20250407.0")),
+            ("runsc version 0.0~20221219.0\n", Some("20221219.0")),
+            ("nonsense", None),
+            ("runsc version x\n", None),
+        ] {
+            assert_eq!(parse_version(text).as_deref(), expected, "{text}");
+        }
+    }
+}

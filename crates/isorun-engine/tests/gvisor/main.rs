@@ -1,0 +1,4 @@
+//! The gVisor engine, on the real thing.
+
+mod smoke;
+mod support;
