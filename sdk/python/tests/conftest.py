@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     command = os.environ["ISORUN_COMMAND"]
     data, config = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("config")
     process = subprocess.Popen(
-        [command, "serve", "--listen", "127.0.0.1:0", "--log", "warn"],
+        [command, "serve", "--listen", "127.0.0.1:0", "--no-pull", "--log", "warn"],
         env=os.environ | {"ISORUN_DATA_DIR": str(data), "XDG_CONFIG_HOME": str(config)},
         stdout=subprocess.PIPE,
         text=True,

@@ -13,7 +13,7 @@ use crate::{
     secret,
     server::{
         App, Config, Listening, Server,
-        config::{DEFAULT_ADDRESS, Limits},
+        config::{DEFAULT_ADDRESS, Limits, Pulls},
         engine,
     },
 };
@@ -46,6 +46,15 @@ pub struct Args {
     /// How many sandboxes to hold ready, so that creating one is fast
     #[arg(long, value_name = "NUMBER", default_value = "2", value_parser = clap::value_parser!(u16).range(0..=1000))]
     warm: u16,
+
+    /// A registry from which images are pulled that are not here yet; repeat it for more, or
+    /// `any` for all, also those of your own network
+    #[arg(long, value_name = "HOST", default_value = "docker.io", help_heading = "Images")]
+    pull_from: Vec<String>,
+
+    /// Pull no images: only those run that `isorun image` has brought here
+    #[arg(long, conflicts_with = "pull_from", help_heading = "Images")]
+    no_pull: bool,
 
     /// Leave sandboxes running when the server stops; the next one finds them again
     #[arg(long)]
@@ -181,6 +190,13 @@ fn config(args: Args) -> Result<Config, Failure> {
             output: args.limits.max_output,
             upload: args.limits.max_upload,
             grace: args.limits.grace,
+        },
+        pulls: if args.no_pull {
+            Pulls::Never
+        } else if args.pull_from.iter().any(|host| host == "any") {
+            Pulls::Anywhere
+        } else {
+            Pulls::From(args.pull_from)
         },
         keep_sandboxes: args.keep_sandboxes,
         warm: args.warm.into(),

@@ -14,12 +14,22 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub region: String,
     pub limits: Limits,
+    pub pulls: Pulls,
     /// Whether sandboxes live on when the server stops.
     pub keep_sandboxes: bool,
     /// How many sandboxes are made before anybody asks for them.
     pub warm: usize,
     /// Whether to write the local client configuration when there is none.
     pub write_client_config: bool,
+}
+
+/// Which images that are not here yet are fetched.
+#[derive(Clone, Debug)]
+pub enum Pulls {
+    Never,
+    /// From these registries.
+    From(Vec<String>),
+    Anywhere,
 }
 
 /// What callers may use.
@@ -67,6 +77,7 @@ impl Config {
                 upload: 4 << 30,
                 grace: Duration::from_secs(1),
             },
+            pulls: Pulls::Anywhere,
             keep_sandboxes: false,
             warm: 0,
             write_client_config: false,

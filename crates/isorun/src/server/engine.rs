@@ -2,11 +2,28 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
-use isorun_engine::Engine;
+use anyhow::{Context, Result};
+use isorun_engine::{
+    Engine, Root, SandboxSpec,
+    gvisor::{self, Gvisor},
+};
 
-use super::Config;
+use super::{Config, config};
 
-pub async fn start(_config: &Config) -> Result<Arc<dyn Engine>> {
-    anyhow::bail!("the engine is not merged yet")
+pub async fn start(server: &Config) -> Result<Arc<dyn Engine>> {
+    let mut setup = gvisor::Config::new(server.data_dir.join("engine"));
+    setup.warm = server.warm;
+    let hint = "cannot run sandboxes here: `isorun doctor` says what is missing";
+    let engine = Gvisor::open(setup).await.context(hint)?;
+    if server.warm > 0 {
+        // What most ask for first.
+        engine.warm(&SandboxSpec {
+            vcpus: config::DEFAULT_VCPUS.min(server.limits.vcpus),
+            mem_mib: config::DEFAULT_MEM_MIB.min(server.limits.mem_mib),
+            disk_mib: config::DEFAULT_DISK_MIB.min(server.limits.disk_mib),
+            pids: server.limits.pids,
+            ..SandboxSpec::new("warm".parse()?, Root::Host)
+        });
+    }
+    Ok(Arc::new(engine))
 }

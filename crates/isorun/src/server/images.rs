@@ -1,11 +1,22 @@
-//! From the name of an image to the files of a sandbox.
+//! From the name of an image to the files of a sandbox. What is not here yet is
+//! pulled, from registries that the operator allows.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use anyhow::Result;
-use isorun_engine::Root;
+use isorun_engine::{
+    Root,
+    image::{Error, Image, Progress, PullOptions, Reference, Registries, Store},
+};
 
-use super::{ApiError, Code};
+use super::{ApiError, Code, config::Pulls};
+use crate::data;
+
+/// The machine's own programs, which need no registry.
+const HOST: &str = "host";
 
 /// Where a sandbox's files come from, and what its commands start with.
 pub struct Source {
@@ -15,29 +26,119 @@ pub struct Source {
     pub env: BTreeMap<String, String>,
     pub user: Option<String>,
     pub workdir: Option<String>,
+    /// Keeps the files until the sandbox has them.
+    image: Option<Image>,
 }
 
 /// The images of a server.
-pub struct Images {}
+pub struct Images {
+    store: Store,
+    pulls: Option<PullOptions>,
+}
 
 impl Images {
-    pub fn open(_data_dir: &Path) -> Result<Self> {
-        Ok(Self {})
+    pub fn open(data_dir: &Path, pulls: &Pulls) -> Result<Self> {
+        let store = Store::open(data::images(data_dir))?;
+        Ok(Self { store, pulls: options(pulls) })
     }
 
     pub async fn find(&self, name: &str) -> Result<Source, ApiError> {
-        if name == "host" {
+        if name == HOST {
             return Ok(Source {
                 root: Root::Host,
                 digest: String::new(),
                 env: BTreeMap::new(),
                 user: None,
                 workdir: None,
+                image: None,
             });
         }
-        Err(ApiError::new(
-            Code::ImageNotFound,
-            format!("there is no image {name:?} on this server: the one that it has is `host`"),
-        ))
+        let reference: Reference = name.parse().map_err(refusal)?;
+        let image = match self.store.resolve(&reference).map_err(refusal)? {
+            Some(image) => image,
+            None => self.pull(&reference).await?,
+        };
+        Ok(Source {
+            root: Root::Folder(image.root.clone()),
+            digest: image.digest.clone(),
+            env: image.config.env.iter().cloned().collect(),
+            user: image.config.user.clone(),
+            workdir: image.config.workdir.clone(),
+            image: Some(image),
+        })
     }
+
+    async fn pull(&self, reference: &Reference) -> Result<Image, ApiError> {
+        let Some(options) = &self.pulls else {
+            return Err(ApiError::new(
+                Code::ImageNotFound,
+                format!(
+                    "there is no image {} on this server, and it pulls none: its operator adds \
+                     images with `isorun image pull`, and `host` is always there",
+                    reference.short()
+                ),
+            ));
+        };
+        tracing::info!(image = %reference, "pulling");
+        self.store.pull(reference, options, &Progress::none()).await.map_err(refusal)
+    }
+
+    /// Keeps a source's files until they are released, even if this process
+    /// ends before the sandbox does.
+    pub fn hold(&self, sandbox: &str, source: &Source) -> Result<(), ApiError> {
+        match &source.image {
+            Some(image) => self.store.hold(sandbox, image).map_err(refusal),
+            None => Ok(()),
+        }
+    }
+
+    pub fn release(&self, sandbox: &str) {
+        if let Err(error) = self.store.release(sandbox) {
+            tracing::error!(%error, sandbox, "cannot release an image");
+        }
+    }
+
+    /// Releases what sandboxes held that are gone.
+    pub fn release_all_but(&self, alive: &BTreeSet<String>) -> Result<()> {
+        for name in self.store.holds()? {
+            if !alive.contains(&name) {
+                self.store.release(&name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn options(pulls: &Pulls) -> Option<PullOptions> {
+    let mut registries = Registries::default();
+    match pulls {
+        Pulls::Never => return None,
+        Pulls::Anywhere => {}
+        Pulls::From(allowed) => {
+            for registry in allowed {
+                registries = registries.allow(registry);
+            }
+        }
+    }
+    if let Some(host) = std::env::var("ISORUN_REGISTRY").ok().filter(|host| !host.is_empty()) {
+        registries = registries.mirror("docker.io", &host);
+    }
+    let mut options = PullOptions::default();
+    options.registries = registries;
+    Some(options)
+}
+
+/// What the caller is told of an image's trouble.
+fn refusal(error: Error) -> ApiError {
+    let code = match &error {
+        error if error.is_ours() => return ApiError::internal("cannot use the image", error),
+        Error::Reference { .. } => Code::InvalidRequest,
+        Error::NotFound { .. } => Code::ImageNotFound,
+        Error::NotAllowed { .. } => Code::ImageNotAllowed,
+        Error::Registry { .. } | Error::Unreachable { .. } | Error::Timeout { .. } => {
+            Code::RegistryFailure
+        }
+        _ => Code::ImageUnusable,
+    };
+    ApiError::new(code, error.to_string())
 }

@@ -76,14 +76,14 @@ async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>,
         .as_str()
         .parse()
         .map_err(|error| ApiError::internal("cannot name the sandbox", error))?;
-    let mut env = source.env;
+    let mut env = source.env.clone();
     env.extend(order.env);
-    let defaults = Defaults { env, user: source.user, workdir: source.workdir };
+    let defaults = Defaults { env, user: source.user.clone(), workdir: source.workdir.clone() };
     let mut row = RunRow {
         id: id.clone(),
         tenant: tenant.to_owned(),
         image: order.image,
-        digest: source.digest,
+        digest: source.digest.clone(),
         status: Status::Creating,
         vcpus: order.vcpus,
         mem_mib: order.mem_mib,
@@ -103,12 +103,19 @@ async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>,
         disk_mib: row.disk_mib,
         pids: app.config.limits.pids,
         network: NetworkMode::None,
-        ..SandboxSpec::new(sandbox.clone(), source.root)
+        ..SandboxSpec::new(sandbox.clone(), source.root.clone())
     };
-    if let Err(error) = app.engine.create(spec).await {
+    let created = async {
+        app.images.hold(sandbox.as_str(), &source)?;
+        let created = app.engine.create(spec).await;
+        created.map_err(|error| engine_error("cannot create the sandbox", error))
+    };
+    if let Err(error) = created.await {
+        app.images.release(sandbox.as_str());
         app.store.forget_run(&id).await?;
-        return Err(engine_error("cannot create the sandbox", error));
+        return Err(error);
     }
+    drop(source);
     row.create_ms = millis(started.elapsed());
     row.status = Status::Running;
     app.metrics.create_seconds.observe(started.elapsed().as_secs_f64());
@@ -126,6 +133,7 @@ async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>,
         if let Err(error) = app.engine.destroy(&sandbox).await {
             tracing::error!(%error, run = %id, "cannot destroy a sandbox");
         }
+        app.images.release(sandbox.as_str());
         return Err(error.into());
     }
     let run = Arc::new(LiveRun::new(row, sandbox, log, app.config.limits.execs));
@@ -158,6 +166,7 @@ async fn end(app: &App, run: &LiveRun, why: &str) -> Result<DestroyStats, ApiErr
             Err(error) => return Err(ApiError::internal("cannot destroy the sandbox", error)),
         },
     };
+    app.images.release(run.sandbox.as_str());
     let destroyed_at = clock::now_ms();
     let outcome = DestroyStats {
         status: Status::Destroyed,
@@ -264,7 +273,8 @@ pub async fn recover(app: &App) -> anyhow::Result<()> {
             tracing::error!(%error, sandbox = %id, "cannot remove it");
         }
     }
-    Ok(())
+    let held = app.runs.list(None).iter().map(|run| run.sandbox.to_string()).collect();
+    app.images.release_all_but(&held)
 }
 
 /// Ends every run, several at a time.

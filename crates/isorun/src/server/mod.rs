@@ -64,7 +64,7 @@ impl Server {
         })?;
         let app = Arc::new(Self {
             secret: Secret::open(&config.data_dir)?,
-            images: Images::open(&config.data_dir)?,
+            images: Images::open(&config.data_dir, &config.pulls)?,
             runs: Runs::default(),
             rates: Rates::new(config.limits.requests),
             in_flight: InFlight::new(config.limits.in_flight),

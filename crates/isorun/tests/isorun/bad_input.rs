@@ -23,7 +23,7 @@ fn runs_that_cannot_be() {
             (json!({ "image": "a\0b" }), 400, "invalid_request", "image"),
             (json!({ "image": big }), 400, "invalid_request", "image"),
             (json!({ "image": "no-such:image" }), 404, "image_not_found", "no-such:image"),
-            (json!({ "image": "../../etc" }), 404, "image_not_found", "../../etc"),
+            (json!({ "image": "../../etc" }), 400, "invalid_request", "../../etc"),
             (json!({ "image": "host", "vcpus": 0 }), 400, "invalid_request", "vcpus is 0"),
             (json!({ "image": "host", "vcpus": -1 }), 400, "invalid_request", "vcpus is -1"),
             (
