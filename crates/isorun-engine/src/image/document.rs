@@ -89,8 +89,8 @@ impl Platform {
 
 /// A manifest of one image, or an index of several.
 pub(crate) enum Document {
-    Manifest(ImageManifest),
-    Index(ImageIndex),
+    Manifest(Box<ImageManifest>),
+    Index(Box<ImageIndex>),
 }
 
 impl Document {
@@ -111,8 +111,12 @@ impl Document {
             _ => return Err(malformed("it has no schemaVersion 2".to_owned())),
         }
         let parsed = match (value.get("manifests"), value.get("layers")) {
-            (Some(_), None) => serde_json::from_value(value).map(Document::Index),
-            (None, Some(_)) => serde_json::from_value(value).map(Document::Manifest),
+            (Some(_), None) => {
+                serde_json::from_value(value).map(|index| Document::Index(Box::new(index)))
+            }
+            (None, Some(_)) => {
+                serde_json::from_value(value).map(|manifest| Document::Manifest(Box::new(manifest)))
+            }
             _ => return Err(malformed("it has neither manifests nor layers".to_owned())),
         };
         parsed.map_err(|error| malformed(error.to_string()))

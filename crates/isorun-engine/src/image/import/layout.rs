@@ -99,7 +99,7 @@ fn manifest(
 ) -> Result<(Digest, Vec<u8>, ImageManifest)> {
     let bytes = blob(contents, what, descriptor, options)?;
     match Document::parse(&format!("a manifest in {what}"), &bytes)? {
-        Document::Manifest(manifest) => Ok((descriptor.digest().clone(), bytes, manifest)),
+        Document::Manifest(manifest) => Ok((descriptor.digest().clone(), bytes, *manifest)),
         Document::Index(_) if depth > 0 => Err(Error::Unsupported {
             what: what.to_owned(),
             reason: "it has an index within an index within its index".to_owned(),
