@@ -42,10 +42,13 @@ fn main() {
         }
         let ours = median(ours);
         let rate = 100.0 / ours.as_secs_f64();
-        println!("pull and unpack 100 MiB, {form:<22} {ours:>10.0?}  {rate:.0} MiB/s");
+        println!(
+            "pull and unpack 100 MiB, {form:<22} {:>8.2} s  {rate:.0} MiB/s",
+            ours.as_secs_f64()
+        );
         if form == "gzip" {
             let theirs = median(theirs);
-            println!("skopeo copy and umoci unpack, {form:<17} {theirs:>10.0?}");
+            println!("skopeo copy and umoci unpack, {form:<17} {:>8.2} s", theirs.as_secs_f64());
             let ratio = theirs.as_secs_f64() / ours.as_secs_f64();
             println!("a pull is faster than that by {:>28.1} ×", ratio);
         }
