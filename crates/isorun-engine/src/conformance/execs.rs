@@ -308,7 +308,8 @@ async fn wait_for(
     text: &str,
 ) {
     while !seen.contains(text) {
-        match events.next().await.unwrap() {
+        let event = tokio::time::timeout(Duration::from_secs(20), events.next()).await;
+        match event.unwrap_or_else(|_| panic!("no {text:?} after {seen:?}")).unwrap() {
             ExecEvent::Stdout(bytes) => seen.push_str(&String::from_utf8_lossy(&bytes)),
             other => panic!("{other:?} before {text:?}, after {seen:?}"),
         }

@@ -25,8 +25,8 @@ pub async fn files_go_in_and_out(engine: &dyn Engine) {
     // A file that is replaced keeps what it was; a link is followed.
     sandbox.text("ln -s /n/x/y /link").await;
     write(&sandbox, "/link", b"new").await.unwrap();
-    assert_eq!(sandbox.text("stat -c %a:%u:%F /n/x/y; cat /link; readlink /link").await,
-        "751:65534:regular file\nnew/n/x/y\n");
+    assert_eq!(sandbox.text("stat -c %a:%u:%F:%s /n/x/y; cat /link; readlink /link; stat -c %s /n/x/y").await,
+        "751:65534:regular file:3\nnew/n/x/y\n3\n");
     // A name that is no text.
     let name = Name::from(&b"/odd/\xff\n"[..]);
     let request = WriteFile { path: name.clone(), ..WriteFile::default() };

@@ -10,7 +10,7 @@ use crate::engine::{Engine, Error, Exit};
 
 /// A fork bomb fills its sandbox, and can be ended.
 pub async fn too_many_processes(engine: &dyn Engine) {
-    let sandbox = Sandbox::of(engine, crate::SandboxSpec { pids: 40, ..spec() }).await;
+    let sandbox = Sandbox::of(engine, crate::SandboxSpec { pids: 40, mem_mib: 1024, ..spec() }).await;
     let bomb = "import os, time\n\
                 count = 0\n\
                 while True:\n\
@@ -19,7 +19,8 @@ pub async fn too_many_processes(engine: &dyn Engine) {
                 \x20   count += 1\n\
                 \x20 except OSError as e: print(count, e.errno, flush=True); break\n\
                 time.sleep(1000)\n";
-    let mut exec = sandbox.exec(super::argv(&["python3", "-c", bomb])).await.unwrap();
+    let exec = sandbox.exec(super::argv(&["python3", "-c", bomb])).await;
+    let Ok(mut exec) = exec else { panic!("{:?}", engine.exited(&sandbox.id).await) };
     match exec.events.next().await.unwrap() {
         client::ExecEvent::Stdout(line) => {
             let line = String::from_utf8_lossy(&line).into_owned();

@@ -19,7 +19,7 @@ use isorun_agent::protocol;
 use crate::engine::{AgentStream, Engine, Root, SandboxId, SandboxSpec};
 
 /// Longer than anything here takes on a busy machine.
-pub const LIMIT: Duration = Duration::from_secs(120);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Makes a test of each case. The expression is an `async` block that opens an
 /// engine with a state of its own.

@@ -2,7 +2,6 @@
 
 use std::ops::Deref;
 
-use isorun_engine::Engine;
 use isorun_engine::gvisor::{Config, Gvisor};
 use tempfile::TempDir;
 
