@@ -14,11 +14,8 @@ pub async fn names_are_unique_and_gone_when_destroyed(engine: &dyn Engine) {
     assert_eq!(engine.list().await.unwrap(), [sandbox.id.clone()]);
     assert_eq!(sandbox.text("hostname").await, format!("{}\n", sandbox.id));
     let waiting = sandbox.exec(shell("sleep 1000")).await.unwrap();
-    let (stats, waited, exited) = tokio::join!(
-        engine.destroy(&sandbox.id),
-        waiting.output(10),
-        engine.exited(&sandbox.id),
-    );
+    let (stats, waited, exited) =
+        tokio::join!(engine.destroy(&sandbox.id), waiting.output(10), engine.exited(&sandbox.id),);
     let stats = stats.unwrap();
     assert!(stats.cpu_ms > 0 && stats.mem_peak_bytes > 1 << 20, "{stats:?}");
     assert!(matches!(waited, Err(ClientError::Disconnected)), "{waited:?}");
@@ -54,7 +51,8 @@ pub async fn a_sandbox_that_dies_is_noticed(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let waiting = sandbox.exec(shell("sleep 1000")).await.unwrap();
     // Its own root may end it, if the engine lets it.
-    let killing = sandbox.exec(shell("python3 -c 'import os; os.kill(1, 9)'; sleep 1")).await.unwrap();
+    let killing =
+        sandbox.exec(shell("python3 -c 'import os; os.kill(1, 9)'; sleep 1")).await.unwrap();
     let killed = killing.output(100).await;
     if let Ok(output) = killed {
         // The first process is protected, which is as well.
@@ -86,12 +84,8 @@ pub async fn nothing_of_the_machine_is_visible(engine: &dyn Engine) {
         assert!(!shown.contains(path), "{path} in {shown}");
     }
     // No other process than its own.
-    let pids: Vec<u32> = sandbox
-        .text("ls /proc")
-        .await
-        .lines()
-        .filter_map(|line| line.parse().ok())
-        .collect();
+    let pids: Vec<u32> =
+        sandbox.text("ls /proc").await.lines().filter_map(|line| line.parse().ok()).collect();
     assert!(pids.len() < 8, "{pids:?}");
     // Nothing to mount, and no device.
     for denied in [
@@ -136,7 +130,10 @@ pub async fn nothing_of_the_machine_is_visible(engine: &dyn Engine) {
 pub async fn sandboxes_are_apart(engine: &dyn Engine) {
     let (one, two) = (Sandbox::new(engine).await, Sandbox::new(engine).await);
     one.text("echo secret > /root/file; echo x > /usr/bin/new; sleep 1000 >/dev/null 2>&1 &").await;
-    assert_eq!(two.text("ls /root /usr/bin/new 2>/dev/null; pgrep sleep || true").await, "/root:\n");
+    assert_eq!(
+        two.text("ls /root /usr/bin/new 2>/dev/null; pgrep sleep || true").await,
+        "/root:\n"
+    );
     let server = "python3 -m http.server 8000 >/dev/null 2>&1 &";
     one.text(server).await;
     let dial = "python3 -c 'import socket; socket.create_connection((\"192.0.0.2\", 8000), 5)'";
@@ -164,19 +161,29 @@ pub async fn a_checkpoint_is_restored_any_number_of_times(engine: &dyn Engine) {
         \x20   self.end_headers(); self.wfile.write(b)\n\
         \x20 def log_message(self, *a): pass\n\
         http.server.HTTPServer(('127.0.0.1', 8000), H).serve_forever()\n";
-    let request = isorun_agent::protocol::WriteFile { path: "/root/s.py".into(), ..Default::default() };
+    let request =
+        isorun_agent::protocol::WriteFile { path: "/root/s.py".into(), ..Default::default() };
     client::write_file(sandbox.connect().await, request, counter.as_bytes()).await.unwrap();
     sandbox.text("python3 /root/s.py >/dev/null 2>&1 & echo $! > /root/pid").await;
     let ask = "python3 -c 'import urllib.request as r; print(r.urlopen(\"http://127.0.0.1:8000\").read().decode())'";
     sandbox.until(&format!("{ask} 2>/dev/null")).await;
     assert_eq!(sandbox.text(ask).await, "2\n");
-    sandbox.text("head -c 5000000 /dev/urandom > /root/data; sha256sum /root/data > /root/sum").await;
+    sandbox
+        .text("head -c 5000000 /dev/urandom > /root/data; sha256sum /root/data > /root/sum")
+        .await;
     let folder = tempfile::tempdir().unwrap();
     engine.checkpoint(&sandbox.id, folder.path(), true).await.unwrap();
     assert_eq!(sandbox.text(ask).await, "3\n");
     for round in 0..2 {
         let copy = spec();
-        let copy = Sandbox { engine, id: { let id = copy.id.clone(); engine.restore(copy, folder.path()).await.unwrap(); id } };
+        let copy = Sandbox {
+            engine,
+            id: {
+                let id = copy.id.clone();
+                engine.restore(copy, folder.path()).await.unwrap();
+                id
+            },
+        };
         assert_eq!(copy.text(ask).await, "3\n", "copy {round}");
         assert_eq!(copy.text("hostname").await, format!("{}\n", copy.id));
         copy.text("sha256sum -c /root/sum; kill -0 $(cat /root/pid); echo own > /root/own").await;
