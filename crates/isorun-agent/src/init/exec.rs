@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::termios::tcgetpgrp;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::oneshot;
@@ -16,7 +17,7 @@ use isorun_agent::codec::{CHUNK, CodecError, Frame, FrameReader, FrameWriter};
 use isorun_agent::protocol::{Exec, Failure, FailureKind, STDIN_WINDOW, Status};
 
 use super::Agent;
-use super::groups::Group;
+use super::groups::{Group, Groups};
 use super::spawn::{self, Spawned};
 
 /// Runs a program for a connection, to the end of both.
@@ -40,9 +41,9 @@ where
     agent.execs.set(agent.execs.get() + 1);
     let deadline = exec.timeout_ms.map(|timeout| Instant::now() + Duration::from_millis(timeout));
     let mut program = Program::new(spawned, deadline);
-    let outcome = program.serve(&group, ended, reader, writer).await;
+    let outcome = program.serve(&agent.groups, &group, ended, reader, writer).await;
     if outcome.is_err() {
-        group.kill().await;
+        agent.groups.kill(&group).await;
     }
     program.let_go();
     agent.groups.release(group);
@@ -58,7 +59,7 @@ fn start(
         kind: FailureKind::NoResources,
         message: format!("cannot make a group for the program: {error}"),
     })?;
-    match spawn::spawn(exec, &group) {
+    match spawn::spawn(exec, &agent.groups, &group) {
         Ok(spawned) => {
             let ended = agent.reaper.watch(spawned.pid);
             Ok((group, spawned, ended))
@@ -102,6 +103,7 @@ impl Program {
     /// is delivered.
     async fn serve<R, W>(
         &mut self,
+        groups: &Groups,
         group: &Group,
         mut ended: oneshot::Receiver<Status>,
         reader: &mut FrameReader<R>,
@@ -127,7 +129,7 @@ impl Program {
                 },
                 () = until(self.deadline), if !timed_out => {
                     timed_out = true;
-                    group.kill().await;
+                    groups.kill(group).await;
                 }
                 flushed = writer.flush(), if !idle => flushed?,
                 taken = write(self.stdin.as_mut(), self.unread.front()), if !self.unread.is_empty() => {
@@ -198,6 +200,10 @@ impl Program {
             Frame::Resize(size) => {
                 if let Some(terminal) = &self.terminal {
                     spawn::resize(terminal, size)?;
+                    // Linux tells the program; gVisor leaves it to us. Told
+                    // twice, it looks twice.
+                    let group = tcgetpgrp(terminal).unwrap_or(self.pid);
+                    let _ = kill_process_group(group, Signal::WINCH);
                 }
             }
             _ => return Err(CodecError::UnknownKind(0)),
