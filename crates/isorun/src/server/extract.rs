@@ -27,9 +27,18 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
                 ApiError::invalid("the body broke off")
             }
         })?;
-        let parsed = serde_json::from_slice(&bytes)
-            .map_err(|error| ApiError::invalid(format!("the body is no valid request: {error}")))?;
-        Ok(Self(parsed))
+        // Lists would be taken for the fields of an object, in their order.
+        if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+            return Err(ApiError::invalid("the body is no valid request: it is no JSON object"));
+        }
+        let mut json = serde_json::Deserializer::from_slice(&bytes);
+        let parsed = serde_path_to_error::deserialize(&mut json)
+            .map_err(|error| error.to_string())
+            .and_then(|parsed| json.end().map(|()| parsed).map_err(|error| error.to_string()));
+        match parsed {
+            Ok(parsed) => Ok(Self(parsed)),
+            Err(why) => Err(ApiError::invalid(format!("the body is no valid request: {why}"))),
+        }
     }
 }
 

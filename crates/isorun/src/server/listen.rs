@@ -14,6 +14,9 @@ use super::{App, routes};
 /// How long a client may take to send the head of a request.
 const SLOW_HEAD: Duration = Duration::from_secs(15);
 
+/// How long answers may take to leave, once the grace is over.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
 /// A socket that is bound, and not served yet.
 pub struct Listening {
     socket: TcpListener,
@@ -46,11 +49,15 @@ impl Listening {
     /// Serves until the server stops, then lets requests end for a while.
     pub async fn serve(self, app: &App) -> Result<()> {
         let handle = Handle::new();
-        tokio::spawn({
+        let stopping = tokio::spawn({
             let (app, handle) = (app.clone(), handle.clone());
             async move {
                 app.stopping.cancelled().await;
-                handle.graceful_shutdown(Some(app.config.limits.grace));
+                let grace = app.config.limits.grace;
+                handle.graceful_shutdown(Some(grace + LAST_WORDS));
+                tokio::time::sleep(grace).await;
+                // Who still waits for a sandbox is told that it is gone.
+                app.end_sandboxes().await;
             }
         });
         let forget = tokio::spawn({
@@ -71,6 +78,7 @@ impl Listening {
             }
         };
         forget.abort();
+        stopping.abort();
         served.context("the server cannot go on")
     }
 }
