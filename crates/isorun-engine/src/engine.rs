@@ -111,10 +111,7 @@ impl FromStr for SandboxId {
 
     fn from_str(text: &str) -> Result<Self> {
         let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if text.is_empty()
-            || text.len() > 64
-            || text.starts_with('-')
-            || !text.bytes().all(allowed)
+        if text.is_empty() || text.len() > 64 || text.starts_with('-') || !text.bytes().all(allowed)
         {
             return Err(Error::InvalidSpec(format!(
                 "the id {:?} is not 1 to 64 of a-z, 0-9 and -, starting with a letter or digit",

@@ -7,6 +7,7 @@ mod demo;
 mod digest;
 mod generate;
 mod guests;
+mod linux;
 mod node;
 mod process;
 mod progress;
@@ -32,7 +33,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Install the tools that the other commands need, under target/tools
-    Setup,
+    Setup {
+        /// Only what Linux sandboxes need: runsc and the agent
+        #[arg(long)]
+        linux: bool,
+    },
     /// Build the guest components into target/guests
     Guests(guests::Args),
     /// Set up what is missing, then run the demo
@@ -66,7 +71,8 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
-        Command::Setup => setup::everything(),
+        Command::Setup { linux: true } => linux::ensure(),
+        Command::Setup { linux: false } => setup::everything().and_then(|()| linux::ensure()),
         Command::Guests(args) => guests::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),

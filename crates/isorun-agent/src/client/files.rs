@@ -21,8 +21,7 @@ pub async fn write_file<S: AsyncRead + AsyncWrite>(
     request: WriteFile,
     source: impl AsyncRead,
 ) -> Result<u64, ClientError> {
-    let Call { mut reader, mut writer } =
-        Call::start(stream, &Request::WriteFile(request)).await?;
+    let Call { mut reader, mut writer } = Call::start(stream, &Request::WriteFile(request)).await?;
     let sending = async {
         let mut source = std::pin::pin!(source);
         let mut buffer = BytesMut::new();

@@ -7,9 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use isorun_agent::codec::{CodecError, Frame, FrameReader, FrameWriter};
-use isorun_agent::protocol::{
-    Configure, Failure, FailureKind, Info, Reply, Request, Welcome,
-};
+use isorun_agent::protocol::{Configure, Failure, FailureKind, Info, Reply, Request, Welcome};
 
 use super::{Agent, exec, files};
 

@@ -100,9 +100,9 @@ where
     W: AsyncWrite + Unpin,
 {
     let folder = to_path(path);
-    let names = match check(path).and_then(|()| {
-        fs::read_dir(&folder).map_err(|error| failed("list", &folder, &error))
-    }) {
+    let names = match check(path)
+        .and_then(|()| fs::read_dir(&folder).map_err(|error| failed("list", &folder, &error)))
+    {
         Ok(names) => names,
         Err(failure) => return writer.send(&Frame::Failed(failure)).await,
     };
@@ -185,8 +185,8 @@ impl Draft {
         let (target, before) = match fs::metadata(&asked) {
             Ok(metadata) => {
                 only_a_file(&asked, &metadata)?;
-                let target = fs::canonicalize(&asked)
-                    .map_err(|error| failed("find", &asked, &error))?;
+                let target =
+                    fs::canonicalize(&asked).map_err(|error| failed("find", &asked, &error))?;
                 (target, Some(metadata))
             }
             Err(_) => (asked, None),
@@ -209,10 +209,7 @@ impl Draft {
             .open(&path)
             .map_err(|error| failed("write", &target, &error))?;
         let draft = Self { file, path, target, kept: false };
-        let mode = request
-            .mode
-            .or(before.as_ref().map(FsMetadata::mode))
-            .unwrap_or(DEFAULT_FILE);
+        let mode = request.mode.or(before.as_ref().map(FsMetadata::mode)).unwrap_or(DEFAULT_FILE);
         let (uid, gid) = match (&owner, &before) {
             (Some(owner), _) => (owner.uid, owner.gid),
             (None, Some(before)) => (before.uid(), before.gid()),

@@ -42,11 +42,7 @@ pub fn run(listen: SocketAddr, peer: IpAddr) -> io::Result<()> {
     groups::drop_privileges()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async move {
-        let agent = Rc::new(Agent {
-            groups,
-            reaper: Reaper::default(),
-            execs: Cell::default(),
-        });
+        let agent = Rc::new(Agent { groups, reaper: Reaper::default(), execs: Cell::default() });
         let listener = TcpListener::bind(listen).await?;
         // Until here the engine could read what went wrong. A guest must not be
         // able to write there.
@@ -65,7 +61,9 @@ pub fn run(listen: SocketAddr, peer: IpAddr) -> io::Result<()> {
         });
         let open = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
         loop {
-            let Ok(slot) = std::sync::Arc::clone(&open).acquire_owned().await else { return Ok(()) };
+            let Ok(slot) = std::sync::Arc::clone(&open).acquire_owned().await else {
+                return Ok(());
+            };
             let (stream, from) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(_) => {

@@ -38,7 +38,8 @@ fn look_up(wanted: &str, passwd: &str, group: &str) -> Result<User, Failure> {
                 || number.is_some() && fields.get(2).and_then(|f| f.parse().ok()) == number)
     });
     let field = |index: usize| line.as_ref().and_then(|fields| fields.get(index).copied());
-    let uid = field(2).and_then(|f| f.parse().ok()).or(number).ok_or_else(|| unknown("user", user))?;
+    let uid =
+        field(2).and_then(|f| f.parse().ok()).or(number).ok_or_else(|| unknown("user", user))?;
     let name = field(0).unwrap_or(user).to_owned();
     let home = field(5).filter(|home| home.starts_with('/')).unwrap_or("/").to_owned();
     let gid = match wanted_group {

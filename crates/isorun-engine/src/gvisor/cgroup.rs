@@ -57,8 +57,7 @@ impl Hierarchies {
     }
 
     fn parse(mounts: &str, unified_controllers: impl Fn(&Path) -> String) -> Self {
-        let mut found =
-            Self { controllers: BTreeMap::new(), all: Vec::new(), unified: false };
+        let mut found = Self { controllers: BTreeMap::new(), all: Vec::new(), unified: false };
         let mut unified = None;
         for line in mounts.lines() {
             let Some((left, right)) = line.split_once(" - ") else { continue };

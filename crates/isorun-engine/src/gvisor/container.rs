@@ -145,8 +145,7 @@ async fn attempt(
         .ok_or_else(|| Error::Failed("runsc left no process number".to_owned()))?;
     cgroup.check(shape.memory(), shape.host_pids())?;
     let exit = watch(pid, cgroup.clone())?;
-    let container =
-        Container { name: name.to_owned(), shape, folder, cgroup, network, pid, exit };
+    let container = Container { name: name.to_owned(), shape, folder, cgroup, network, pid, exit };
     container.wait_until_ready(inner).await?;
     Ok(container)
 }
@@ -219,8 +218,7 @@ impl Container {
             .connect(inner)
             .await
             .map_err(Error::io("cannot connect to the agent of a new sandbox"))?;
-        let configure =
-            Configure { hostname: Some(spec.id.to_string()), pids: Some(spec.pids) };
+        let configure = Configure { hostname: Some(spec.id.to_string()), pids: Some(spec.pids) };
         client::configure(stream, configure).await.map_err(|error| {
             Error::Failed(format!("the agent of a new sandbox refuses its configuration: {error}"))
         })?;

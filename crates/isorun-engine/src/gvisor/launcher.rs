@@ -25,9 +25,7 @@ use std::sync::{Arc, mpsc};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change, mount_remount,
 };
-use rustix::thread::{
-    LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe,
-};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 
@@ -69,11 +67,8 @@ impl Launcher {
         folder: &Path,
     ) -> io::Result<Result<(), String>> {
         // Not a pipe: what a program leaves running would hold it open.
-        let output = File::options()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(folder.join(OUTPUT))?;
+        let output =
+            File::options().read(true).append(true).create(true).open(folder.join(OUTPUT))?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
         let mut child: Child = self
             .on_launcher(move || {
@@ -92,9 +87,8 @@ impl Launcher {
                 child
             })
             .await??;
-        let status = tokio::task::spawn_blocking(move || child.wait())
-            .await
-            .map_err(io::Error::other)??;
+        let status =
+            tokio::task::spawn_blocking(move || child.wait()).await.map_err(io::Error::other)??;
         if status.success() {
             return Ok(Ok(()));
         }

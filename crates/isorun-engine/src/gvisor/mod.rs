@@ -87,7 +87,9 @@ enum Slot {
     Busy,
     Here(Arc<Container>),
     /// Found dead after a restart; waits to be destroyed.
-    Gone { name: String },
+    Gone {
+        name: String,
+    },
 }
 
 impl Gvisor {
@@ -431,9 +433,8 @@ async fn finish<T: Send + 'static>(
 
 fn check(spec: &SandboxSpec) -> Result<()> {
     const MOST: u64 = 1 << 20;
-    let invalid = |what: &str, range: &str| {
-        Err(Error::InvalidSpec(format!("{what} has to be {range}")))
-    };
+    let invalid =
+        |what: &str, range: &str| Err(Error::InvalidSpec(format!("{what} has to be {range}")));
     if !(1..=1024).contains(&spec.vcpus) {
         return invalid("vcpus", "1 to 1024");
     }
@@ -501,9 +502,10 @@ fn install(folder: &Path, tools: &Tools) -> io::Result<Vec<Bind>> {
 fn group_name(folder: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     // FNV-1a.
-    let hash = folder.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash =
+        folder.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
     format!("isorun-{hash:016x}")
 }
 

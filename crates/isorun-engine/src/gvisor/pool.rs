@@ -6,9 +6,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::Inner;
 use super::container::{self, Container};
 use super::spec::Shape;
-use super::Inner;
 
 /// What is ready, and what is being made.
 pub struct Pool {

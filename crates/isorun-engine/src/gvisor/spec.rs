@@ -89,9 +89,7 @@ pub fn config(shape: &Shape, places: &Places<'_>) -> Value {
         "CAP_SETPCAP",
         "CAP_SYS_ADMIN",
     ];
-    let mount = |destination: &str, kind: &str, source: &Path, options: &[&str]| {
-        json!({ "destination": destination, "type": kind, "source": source, "options": options })
-    };
+    let mount = |destination: &str, kind: &str, source: &Path, options: &[&str]| json!({ "destination": destination, "type": kind, "source": source, "options": options });
     let size = format!("size={}m", shape.disk_mib);
     let hint = "dev.gvisor.spec.mount.disk";
     json!({

@@ -89,11 +89,8 @@ fn version_of(runsc: &Path) -> Result<String> {
 fn parse_version(text: &str) -> Option<String> {
     let line = text.lines().find_map(|line| line.strip_prefix("runsc version "))?;
     let start = line.find("20")?;
-    let version: String = line
-        .get(start..)?
-        .chars()
-        .take_while(|c| c.is_ascii_digit() || *c == '.')
-        .collect();
+    let version: String =
+        line.get(start..)?.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
     (version.len() >= 8).then_some(version)
 }
 

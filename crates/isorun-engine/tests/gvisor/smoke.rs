@@ -14,7 +14,63 @@ async fn programs_run_in_a_sandbox() {
     eprintln!("create {:?}", start.elapsed());
     assert_eq!(bench.text(&id, "echo hello").await, "hello\n");
     assert_eq!(bench.text(&id, "python3 -c 'print(6 * 7)'").await, "42\n");
-    eprintln!("{}", bench.text(&id, "cat /proc/self/mountinfo; ls -la /; id; free -m; df /; ls -la /proc/1/fd; grep Cap /proc/self/status; ip addr 2>/dev/null; hostname").await);
+    for argv in [
+        vec!["/bin/true"],
+        vec!["/bin/sh", "-c", "true"],
+        vec!["/bin/sh", "-c", "/bin/true"],
+        vec!["/nonexistent"],
+    ] {
+        let start = Instant::now();
+        for _ in 0..50 {
+            let argv = argv.iter().map(|a| a.to_string()).collect();
+            if let Ok(exec) = isorun_agent::client::exec(
+                bench.connect(&id).await,
+                isorun_agent::protocol::Exec { argv, ..Default::default() },
+            )
+            .await
+            {
+                exec.output(100).await.unwrap();
+            }
+        }
+        eprintln!("exec {argv:?} {:?}", start.elapsed() / 50);
+    }
+    let start = Instant::now();
+    for _ in 0..50 {
+        isorun_agent::client::info(bench.connect(&id).await).await.unwrap();
+    }
+    eprintln!("info {:?}", start.elapsed() / 50);
+    let start = Instant::now();
+    for _ in 0..50 {
+        bench.connect(&id).await;
+    }
+    eprintln!("connect {:?}", start.elapsed() / 50);
+    eprintln!(
+        "{}",
+        bench
+            .text(
+                &id,
+                r#"cat > /tmp/t.py <<'P'
+import os,time
+def t(n,f):
+    f(); s=time.time()
+    for i in range(30): f()
+    print(n,(time.time()-s)/30*1000)
+def sp():
+    os.waitpid(os.posix_spawn('/bin/true',['true'],{}),0)
+def fk():
+    p=os.fork()
+    if p==0: os.execv('/bin/true',['true'])
+    os.waitpid(p,0)
+def f0():
+    p=os.fork()
+    if p==0: os._exit(0)
+    os.waitpid(p,0)
+t('posix_spawn',sp); t('fork+exec',fk); t('fork',f0)
+P
+python3 /tmp/t.py"#
+            )
+            .await
+    );
     for _ in 0..3 {
         let start = Instant::now();
         for _ in 0..50 {
@@ -50,7 +106,9 @@ async fn a_checkpoint_is_restored_twice() {
         let count = "wc -l < /root/log";
         let before: u32 = bench.text(&copy_id, count).await.trim().parse().unwrap();
         // The loop goes on in the copy.
-        bench.text(&copy_id, &format!("until [ $({count}) -gt {before} ]; do sleep 0.02; done")).await;
+        bench
+            .text(&copy_id, &format!("until [ $({count}) -gt {before} ]; do sleep 0.02; done"))
+            .await;
     }
     assert_eq!(bench.text(&id, "cat /root/file").await, "kept\n");
     bench.close().await;

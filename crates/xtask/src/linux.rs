@@ -1,0 +1,176 @@
+//! What Linux sandboxes need beyond Rust: `runsc`, and the agent as one static
+//! program. Both go to `target/isorun`, where `.cargo/config.toml` points.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::digest::Inputs;
+use crate::{process, progress, setup, workspace};
+
+/// The oldest version that the engine takes; compared as text.
+const OLDEST_RUNSC: &str = "20240729";
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Both programs, from this tree. The agent is for cargo to decide whether to
+/// build anew.
+pub fn ensure() -> Result<()> {
+    if !cfg!(target_os = "linux") {
+        eprintln!("==> no Linux sandboxes on this system: they need Linux");
+        return Ok(());
+    }
+    let _lock = workspace::lock()?;
+    fs::create_dir_all(folder())?;
+    runsc()?;
+    agent()
+}
+
+fn folder() -> PathBuf {
+    workspace::root().join("target/isorun")
+}
+
+/// The machine's own `runsc` if it is recent enough, or else Debian's, unpacked
+/// beside the other tools and not installed.
+fn runsc() -> Result<()> {
+    let link = folder().join("runsc");
+    if version(&link.to_string_lossy()).is_some_and(|version| is_recent(&version)) {
+        return Ok(());
+    }
+    let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .map(|folder| folder.join("runsc"))
+        .find(|path| version(&path.to_string_lossy()).is_some_and(|version| is_recent(&version)));
+    let program = match found {
+        Some(program) => program,
+        None => debian_runsc()?,
+    };
+    let _ = fs::remove_file(&link);
+    std::os::unix::fs::symlink(&program, &link)
+        .with_context(|| format!("cannot make {}", link.display()))
+}
+
+fn version(program: &str) -> Option<String> {
+    process::answer(program, &["--version"])
+}
+
+fn is_recent(version: &str) -> bool {
+    let Some(start) = version.find("20") else { return false };
+    version.get(start..start + 8).is_some_and(|date| date >= OLDEST_RUNSC)
+}
+
+/// `runsc` from the Debian that this is, or from the backports of its release.
+fn debian_runsc() -> Result<PathBuf> {
+    let tools = workspace::tools().join("runsc");
+    let digest = Inputs::default().text("runsc", OLDEST_RUNSC).finish();
+    setup::install("runsc, which isolates Linux sandboxes", &tools, &digest, || {
+        let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+        let Some(name) = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        else {
+            bail!("this is no Debian: install gVisor's runsc {OLDEST_RUNSC} or newer on the PATH");
+        };
+        let mut failures = Vec::new();
+        for suite in [format!("{name}-backports"), name.to_owned()] {
+            match unpack(&tools, &suite) {
+                Ok(program)
+                    if version(&program.to_string_lossy()).is_some_and(|v| is_recent(&v)) =>
+                {
+                    return Ok(());
+                }
+                Ok(_) => failures.push(format!("{suite}: too old")),
+                Err(error) => failures.push(format!("{suite}: {error:#}")),
+            }
+        }
+        bail!(
+            "no runsc {OLDEST_RUNSC} or newer: install gVisor's own release on the PATH ({})",
+            failures.join("; ")
+        )
+    })?;
+    Ok(tools.join("files/usr/bin/runsc"))
+}
+
+/// Downloads the package of one suite with lists of our own, so that nothing of
+/// the machine changes and nobody has to be root.
+fn unpack(tools: &Path, suite: &str) -> Result<PathBuf> {
+    let mirror = process::answer(
+        "apt-get",
+        &["indextargets", "--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages"],
+    )
+    .and_then(|text| {
+        let line = text.lines().find(|line| line.ends_with("/debian/ main"))?;
+        line.split(' ').next().map(str::to_owned)
+    })
+    .context("apt-get knows no mirror of Debian")?;
+    let apt = tools.join("apt");
+    fs::create_dir_all(apt.join("lists/partial"))?;
+    let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
+    let source = apt.join("sources.list");
+    fs::write(&source, format!("deb [signed-by={keys}] {mirror} {suite} main\n"))?;
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.current_dir(tools).arg("-q");
+        for (name, value) in [
+            ("Dir::Etc::sourcelist", source.as_os_str()),
+            ("Dir::Etc::sourceparts", "/dev/null".as_ref()),
+            ("Dir::State::lists", apt.join("lists").as_os_str()),
+            ("Dir::Cache", apt.join("cache").as_os_str()),
+            ("APT::Sandbox::User", "".as_ref()),
+        ] {
+            let mut option = std::ffi::OsString::from(format!("{name}="));
+            option.push(value);
+            command.arg("-o").arg(option);
+        }
+        process::quiet({
+            command.args(arguments);
+            command
+        })
+    };
+    run(&["update"])?;
+    run(&["download", "runsc"])?;
+    let package = fs::read_dir(tools)?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .context("apt-get downloaded nothing")?;
+    let files = tools.join("files");
+    let mut extract = Command::new("dpkg-deb");
+    extract.arg("-x").arg(&package).arg(&files);
+    process::quiet(extract)?;
+    fs::remove_file(package)?;
+    Ok(files.join("usr/bin/runsc"))
+}
+
+/// `isorun-agent`, with everything in it: a sandbox's own libraries may be any.
+fn agent() -> Result<()> {
+    // A folder of its own: other flags would make cargo build everything anew.
+    let target = workspace::root().join("target/agent");
+    progress::step("building isorun-agent", || {
+        let mut cargo = process::cargo(&["build", "--quiet", "-p", "isorun-agent", "--bin"]);
+        cargo.args(["isorun-agent", "--profile", "agent", "--target", TARGET, "--target-dir"]);
+        cargo.arg(&target).env("RUSTFLAGS", "-C target-feature=+crt-static");
+        process::quiet(cargo)
+    })?;
+    let built = target.join(TARGET).join("agent/isorun-agent");
+    let (draft, place) = (folder().join("isorun-agent.part"), folder().join("isorun-agent"));
+    fs::copy(&built, &draft).with_context(|| format!("cannot copy {}", built.display()))?;
+    fs::rename(draft, place)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recent_versions_are_told_from_old_ones() {
+        for (version, expected) in [
+            ("runsc version 0.0~20240729.0\nspec: 1.0.2-dev", true),
+            ("runsc version release-20250407.0", true),
+            ("runsc version 0.0~20221219.0", false),
+            ("runsc version unknown", false),
+            ("", false),
+        ] {
+            assert_eq!(is_recent(version), expected, "{version}");
+        }
+    }
+}
