@@ -8,11 +8,12 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{process, progress, setup, wheel, workspace};
+use crate::{linux, process, progress, setup, wheel, workspace};
 
 /// The tests; ARGS go to pytest.
 pub fn test(args: &[String]) -> Result<()> {
     let python = setup::sdk_tests()?;
+    linux::ensure()?;
     // As the tests of Rust have built it.
     process::loud(process::cargo(&["build", "--workspace", "--examples", "--bins"]))?;
     let site = install(&python)?;
@@ -28,6 +29,7 @@ pub fn test(args: &[String]) -> Result<()> {
 /// A server, and a Python program that makes a Linux sandbox on it.
 pub fn demo() -> Result<()> {
     let python = setup::sdk_tests()?;
+    linux::ensure()?;
     process::loud(process::cargo(&["build", "--package", "isorun"]))?;
     let site = install(&python)?;
     let state = workspace::root().join("target/isorun-demo");
