@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use axum_server::{Handle, tls_rustls::RustlsConfig};
+use axum_server::{Handle, accept::NoDelayAcceptor, tls_rustls::RustlsConfig};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::{App, routes};
@@ -67,12 +67,15 @@ impl Listening {
         let service = routes::service(app).into_make_service();
         let served = match self.tls {
             None => {
-                let mut server = axum_server::from_tcp(self.socket)?.handle(handle);
+                let server = axum_server::from_tcp(self.socket)?.handle(handle);
+                // Small pieces of output leave at once.
+                let mut server = server.acceptor(NoDelayAcceptor::new());
                 configure(server.http_builder());
                 server.serve(service).await
             }
             Some(tls) => {
-                let mut server = axum_server::from_tcp_rustls(self.socket, tls)?.handle(handle);
+                let server = axum_server::from_tcp_rustls(self.socket, tls)?.handle(handle);
+                let mut server = server.map(|tls| tls.acceptor(NoDelayAcceptor::new()));
                 configure(server.http_builder());
                 server.serve(service).await
             }
