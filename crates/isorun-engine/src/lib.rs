@@ -5,6 +5,8 @@
 //! a connection is the protocol of the crate `isorun-agent`, the same for every
 //! engine.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod engine;
 pub mod gvisor;
 pub mod host;

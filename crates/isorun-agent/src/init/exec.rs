@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::termios::tcgetpgrp;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::oneshot;
@@ -198,6 +199,10 @@ impl Program {
             Frame::Resize(size) => {
                 if let Some(terminal) = &self.terminal {
                     spawn::resize(terminal, size)?;
+                    // Linux tells the program; gVisor leaves it to us. Told
+                    // twice, it looks twice.
+                    let group = tcgetpgrp(terminal).unwrap_or(self.pid);
+                    let _ = kill_process_group(group, Signal::WINCH);
                 }
             }
             _ => return Err(CodecError::UnknownKind(0)),

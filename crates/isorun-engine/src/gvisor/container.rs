@@ -24,6 +24,7 @@ use tokio::time::{sleep, timeout};
 
 use super::cgroup::Cgroup;
 use super::pidfd::Process;
+use super::stream::Stream;
 use super::spec::{self, INSIDE, OUTSIDE, Places, Shape};
 use super::{Inner, launcher};
 use crate::engine::{Error, Exit, Result, Root, SandboxSpec, Stats};
@@ -144,6 +145,11 @@ async fn attempt(
         .and_then(|text| Pid::from_raw(text.trim().parse().ok()?))
         .ok_or_else(|| Error::Failed("runsc left no process number".to_owned()))?;
     cgroup.check(shape.memory(), shape.host_pids())?;
+    // The kernel would rather kill one of the processes in which gVisor runs
+    // programs. That frees nothing, since the memory is gVisor's, and leaves the
+    // sandbox hanging.
+    fs::write(format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero()), "1000")
+        .map_err(Error::io("cannot make a sandbox the first to go"))?;
     let exit = watch(pid, cgroup.clone())?;
     let container = Container { name: name.to_owned(), shape, folder, cgroup, network, pid, exit };
     container.wait_until_ready(inner).await?;
@@ -178,7 +184,8 @@ pub async fn remove(inner: &Inner, name: &str) -> Result<()> {
     cgroup.remove().await?;
     let state = inner.runsc_state();
     for entry in fs::read_dir(&state).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&format!("{name}_sandbox:")) {
+        let file = entry.file_name().to_string_lossy().into_owned();
+        if file.starts_with(&format!("{name}_sandbox:")) || file == format!("runsc-{name}.sock") {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -199,15 +206,22 @@ pub fn record(inner: &Inner, name: &str) -> Option<Record> {
 
 impl Container {
     /// A connection to the agent.
-    pub async fn connect(&self, inner: &Inner) -> io::Result<TcpStream> {
+    pub async fn connect(&self, inner: &Inner) -> io::Result<Stream> {
         let connecting = async {
             let socket = inner.launcher.socket_in(Arc::clone(&self.network)).await?;
-            let stream = socket.connect((INSIDE, PORT).into()).await?;
+            let stream: TcpStream = socket.connect((INSIDE, PORT).into()).await?;
             stream.set_nodelay(true)?;
             // It ends by a reset: a connection that lingers on, inside, would
             // make a checkpoint fail.
             rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
-            Ok(stream)
+            let exit = self.exit.clone();
+            Ok(Stream::new(stream, move || {
+                let mut exit = exit.clone();
+                async move {
+                    // An error: the watcher is gone, and so is what it watched.
+                    let _ = exit.wait_for(Option::is_some).await;
+                }
+            }))
         };
         timeout(CONNECT, connecting).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
     }

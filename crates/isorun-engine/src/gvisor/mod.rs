@@ -12,6 +12,7 @@ mod launcher;
 mod pidfd;
 mod pool;
 mod spec;
+mod stream;
 mod tools;
 
 use std::collections::HashMap;
@@ -132,6 +133,11 @@ impl Gvisor {
     /// Makes containers of that shape ahead of time, as after a `create`.
     pub fn warm(&self, spec: &SandboxSpec) {
         pool::refill(&self.inner, Shape::of(spec));
+    }
+
+    /// How many containers are ready.
+    pub fn ready(&self) -> usize {
+        self.inner.pool.ready()
     }
 
     fn container(&self, id: &SandboxId) -> Result<Arc<Container>> {
@@ -301,6 +307,14 @@ impl Engine for Gvisor {
         for container in self.inner.pool.close() {
             if let Err(error) = container::remove(&self.inner, &container.name).await {
                 tracing::warn!(container = container.name, %error, "cannot remove a container");
+            }
+        }
+        self.inner.pool.quiet().await;
+        if self.inner.sandboxes().is_empty() {
+            // The group above all others; it is made again when it is wanted.
+            let group = self.inner.hierarchies.group(self.inner.group.clone());
+            if let Err(error) = group.remove().await {
+                tracing::warn!(%error, "cannot remove the engine's control group");
             }
         }
     }
@@ -498,8 +512,9 @@ fn install(folder: &Path, tools: &Tools) -> io::Result<Vec<Bind>> {
         .collect())
 }
 
-/// Such as `isorun-9a3f`: the same for the same folder.
-fn group_name(folder: &Path) -> String {
+/// The name of the control group above those of a state folder's sandboxes, such
+/// as `isorun-9a3f`.
+pub fn group_name(folder: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     // FNV-1a.
     let hash =

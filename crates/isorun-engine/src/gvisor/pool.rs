@@ -6,6 +6,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
+
 use super::Inner;
 use super::container::{self, Container};
 use super::spec::Shape;
@@ -14,20 +16,20 @@ use super::spec::Shape;
 pub struct Pool {
     size: usize,
     state: Mutex<State>,
+    /// Whether a task makes more. Changed only with the state locked.
+    filling: watch::Sender<bool>,
 }
 
 #[derive(Default)]
 struct State {
     shape: Option<Shape>,
     ready: VecDeque<Container>,
-    /// A task makes more.
-    filling: bool,
     closed: bool,
 }
 
 impl Pool {
     pub fn new(size: usize) -> Self {
-        Self { size, state: Mutex::default() }
+        Self { size, state: Mutex::default(), filling: watch::Sender::new(false) }
     }
 
     /// One of that shape that is alive, if there is one.
@@ -47,6 +49,18 @@ impl Pool {
         std::mem::take(&mut state.ready)
     }
 
+    /// How many are ready.
+    pub fn ready(&self) -> usize {
+        self.state().ready.len()
+    }
+
+    /// Waits until no task makes more.
+    pub async fn quiet(&self) {
+        let mut filling = self.filling.subscribe();
+        // The sender is in this pool.
+        let _ = filling.wait_for(|filling| !filling).await;
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -60,10 +74,9 @@ pub fn refill(inner: &Arc<Inner>, shape: Shape) {
             return;
         }
         state.shape = Some(shape);
-        if state.filling {
+        if inner.pool.filling.send_replace(true) {
             return;
         }
-        state.filling = true;
     }
     let inner = Arc::clone(inner);
     tokio::spawn(async move {
@@ -89,7 +102,7 @@ pub fn refill(inner: &Arc<Inner>, shape: Shape) {
                 Err(error) => {
                     // The next `create` meets the same trouble, and reports it.
                     tracing::warn!(%error, "cannot make a container ahead of time");
-                    inner.pool.state().filling = false;
+                    inner.pool.filling.send_replace(false);
                     return;
                 }
             }
@@ -109,7 +122,7 @@ fn next(pool: &Pool) -> Option<(Shape, Vec<Container>)> {
     match shape {
         Some(shape) if !state.closed && state.ready.len() < pool.size => Some((shape, unwanted)),
         _ => {
-            state.filling = false;
+            pool.filling.send_replace(false);
             None
         }
     }

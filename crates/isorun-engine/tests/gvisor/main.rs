@@ -1,4 +1,12 @@
-//! The gVisor engine, on the real thing.
+//! The gVisor engine, on the real thing: what every engine has to do, and what
+//! is this one's own.
 
-mod smoke;
+mod crash;
+mod pool;
 mod support;
+
+mod conformance {
+    use crate::support::Scratch;
+
+    isorun_engine::conformance!(Scratch::open(0));
+}

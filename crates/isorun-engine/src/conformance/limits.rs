@@ -1,0 +1,110 @@
+//! Limits hold, say so, and leave the engine well.
+
+use std::time::{Duration, Instant};
+
+use isorun_agent::client::{self, ClientError};
+use isorun_agent::protocol::{Exec, FailureKind, Status, WriteFile};
+
+use super::{Sandbox, shell, spec};
+use crate::engine::{Engine, Error, Exit};
+
+/// A fork bomb fills its sandbox, and can be ended.
+pub async fn too_many_processes(engine: &dyn Engine) {
+    let sandbox = Sandbox::of(engine, crate::SandboxSpec { pids: 40, mem_mib: 1024, ..spec() }).await;
+    let bomb = "import os, time\n\
+                count = 0\n\
+                while True:\n\
+                \x20 try:\n\
+                \x20   if os.fork() == 0: time.sleep(1000)\n\
+                \x20   count += 1\n\
+                \x20 except OSError as e: print(count, e.errno, flush=True); break\n\
+                time.sleep(1000)\n";
+    let exec = sandbox.exec(super::argv(&["python3", "-c", bomb])).await;
+    let Ok(mut exec) = exec else { panic!("{:?}", engine.exited(&sandbox.id).await) };
+    match exec.events.next().await.unwrap() {
+        client::ExecEvent::Stdout(line) => {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            // EAGAIN
+            assert!(line.trim().ends_with(" 11"), "{line}");
+            let count: u32 = line.split(' ').next().unwrap().parse().unwrap();
+            assert!((30..=40).contains(&count), "{line}");
+        }
+        other => panic!("{other:?}"),
+    }
+    // Files still work, and another program is told why it cannot start.
+    client::list(sandbox.connect().await, "/".into()).await.unwrap();
+    match sandbox.exec(shell("true")).await {
+        Err(ClientError::Failed(failure)) => assert_eq!(failure.kind, FailureKind::NoResources),
+        Ok(_) => panic!("a program started beyond the limit"),
+        Err(error) => panic!("{error}"),
+    }
+    drop(exec);
+    // Ended with its client: there is room again.
+    loop {
+        if let Ok(exec) = sandbox.exec(shell("echo room")).await {
+            assert_eq!(exec.output(100).await.unwrap().stdout, b"room\n");
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // One that multiplies for as long as it may.
+    let bomb = Exec { timeout_ms: Some(1500), ..shell("b() { b | b & }; b; sleep 1000") };
+    let output = sandbox.exec(bomb).await.unwrap().output(1000).await.unwrap();
+    assert_eq!(output.status, Status::TimedOut);
+    assert_eq!(sandbox.text("echo well").await, "well\n");
+}
+
+/// A full disk fails the write, and nothing else.
+pub async fn a_full_disk(engine: &dyn Engine) {
+    let sandbox = Sandbox::of(engine, crate::SandboxSpec { disk_mib: 20, ..spec() }).await;
+    for folder in ["/root", "/tmp", "/usr/lib"] {
+        let output = sandbox.sh(&format!("head -c 30000000 /dev/zero > {folder}/big")).await;
+        assert_ne!(output.status, Status::Code(0), "{folder}");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(message.contains("No space left on device"), "{folder}: {message}");
+        sandbox.text(&format!("rm {folder}/big")).await;
+    }
+    let big = vec![b'x'; 30_000_000];
+    let request = WriteFile { path: "/up".into(), ..WriteFile::default() };
+    match client::write_file(sandbox.connect().await, request, &big[..]).await {
+        Err(ClientError::Failed(failure)) => assert_eq!(failure.kind, FailureKind::NoSpace),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(sandbox.text("ls -A /up* 2>/dev/null || echo none").await, "none\n");
+    sandbox.text("head -c 10000000 /dev/urandom > /root/fits").await;
+    let stats = engine.stats(&sandbox.id).await.unwrap();
+    assert!((9_000_000..40_000_000).contains(&stats.disk_used_bytes), "{stats:?}");
+}
+
+/// Too much memory ends the sandbox, and everybody is told of what.
+pub async fn too_much_memory(engine: &dyn Engine) {
+    let sandbox = Sandbox::of(engine, crate::SandboxSpec { mem_mib: 64, ..spec() }).await;
+    let other = Sandbox::new(engine).await;
+    let greedy = "b = []\nwhile True: b.append(bytearray(b'x') * 5000000)";
+    let exec = sandbox.exec(super::argv(&["python3", "-c", greedy])).await.unwrap();
+    let (output, exit) = tokio::join!(exec.output(1000), engine.exited(&sandbox.id));
+    assert!(matches!(output, Err(ClientError::Disconnected)), "{output:?}");
+    assert_eq!(exit.unwrap(), Exit::OutOfMemory);
+    match engine.connect(&sandbox.id).await {
+        Err(error @ Error::Dead { .. }) => assert_eq!(error.code(), "out_of_memory"),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("connected to a dead sandbox"),
+    }
+    assert!(engine.stats(&sandbox.id).await.unwrap().mem_peak_bytes > 60 << 20);
+    engine.destroy(&sandbox.id).await.unwrap();
+    assert_eq!(other.text("echo well").await, "well\n");
+}
+
+/// Two busy loops get no more than the CPU time of one CPU.
+pub async fn cpu_time(engine: &dyn Engine) {
+    let sandbox = Sandbox::of(engine, crate::SandboxSpec { vcpus: 1, ..spec() }).await;
+    let before = engine.stats(&sandbox.id).await.unwrap();
+    let start = Instant::now();
+    let spin = "(while :; do :; done) & while :; do :; done";
+    let exec = sandbox.exec(Exec { timeout_ms: Some(3000), ..shell(spin) }).await.unwrap();
+    assert_eq!(exec.output(10).await.unwrap().status, Status::TimedOut);
+    let took = start.elapsed().as_millis() as u64;
+    let used = engine.stats(&sandbox.id).await.unwrap().cpu_ms - before.cpu_ms;
+    assert!(used <= took * 13 / 10 + 200, "{used} ms of CPU time in {took} ms");
+    assert!(used > 300, "{used} ms of CPU time in {took} ms");
+}

@@ -1,0 +1,195 @@
+//! The life of a sandbox, and what it can see.
+
+use isorun_agent::client::{self, ClientError};
+use isorun_agent::protocol::Status;
+
+use super::{Sandbox, shell, spec};
+use crate::engine::{Engine, Error, Root, SandboxSpec};
+
+/// A name is one sandbox's, from `create` to `destroy`.
+pub async fn names_are_unique_and_gone_when_destroyed(engine: &dyn Engine) {
+    let sandbox = Sandbox::new(engine).await;
+    let again = SandboxSpec { id: sandbox.id.clone(), ..spec() };
+    assert!(matches!(engine.create(again.clone()).await, Err(Error::AlreadyExists(_))));
+    assert_eq!(engine.list().await.unwrap(), [sandbox.id.clone()]);
+    assert_eq!(sandbox.text("hostname").await, format!("{}\n", sandbox.id));
+    let waiting = sandbox.exec(shell("sleep 1000")).await.unwrap();
+    let (stats, waited, exited) = tokio::join!(
+        engine.destroy(&sandbox.id),
+        waiting.output(10),
+        engine.exited(&sandbox.id),
+    );
+    let stats = stats.unwrap();
+    assert!(stats.cpu_ms > 0 && stats.mem_peak_bytes > 1 << 20, "{stats:?}");
+    assert!(matches!(waited, Err(ClientError::Disconnected)), "{waited:?}");
+    assert!(matches!(exited, Err(Error::NotFound(_))), "{exited:?}");
+    assert!(engine.list().await.unwrap().is_empty());
+    assert!(matches!(engine.connect(&sandbox.id).await.err(), Some(Error::NotFound(_))));
+    assert!(matches!(engine.stats(&sandbox.id).await, Err(Error::NotFound(_))));
+    assert!(matches!(engine.destroy(&sandbox.id).await, Err(Error::NotFound(_))));
+    // The name is free again, and nothing of the first is left.
+    engine.create(again).await.unwrap();
+    assert_eq!(sandbox.text("ls /root").await, "");
+}
+
+/// What cannot be is refused before anything is made.
+pub async fn specs_are_checked(engine: &dyn Engine) {
+    for wrong in [
+        SandboxSpec { vcpus: 0, ..spec() },
+        SandboxSpec { mem_mib: 1, ..spec() },
+        SandboxSpec { mem_mib: u64::MAX, ..spec() },
+        SandboxSpec { disk_mib: 0, ..spec() },
+        SandboxSpec { disk_mib: u64::MAX, ..spec() },
+        SandboxSpec { pids: 0, ..spec() },
+        SandboxSpec { root: Root::Folder("/no/such/folder".into()), ..spec() },
+    ] {
+        let outcome = engine.create(wrong.clone()).await;
+        assert!(matches!(outcome, Err(Error::InvalidSpec(_))), "{wrong:?}: {outcome:?}");
+    }
+    assert!(engine.list().await.unwrap().is_empty());
+}
+
+/// Whoever waits for a sandbox that dies learns of it at once.
+pub async fn a_sandbox_that_dies_is_noticed(engine: &dyn Engine) {
+    let sandbox = Sandbox::new(engine).await;
+    let waiting = sandbox.exec(shell("sleep 1000")).await.unwrap();
+    // Its own root may end it, if the engine lets it.
+    let killing = sandbox.exec(shell("python3 -c 'import os; os.kill(1, 9)'; sleep 1")).await.unwrap();
+    let killed = killing.output(100).await;
+    if let Ok(output) = killed {
+        // The first process is protected, which is as well.
+        assert_ne!(output.status, Status::TimedOut);
+        assert_eq!(sandbox.text("echo alive").await, "alive\n");
+        return;
+    }
+    let (waited, exit) = tokio::join!(waiting.output(10), engine.exited(&sandbox.id));
+    assert!(matches!(waited, Err(ClientError::Disconnected)), "{waited:?}");
+    exit.unwrap();
+    assert!(matches!(engine.connect(&sandbox.id).await.err(), Some(Error::Dead { .. })));
+    assert_eq!(engine.list().await.unwrap(), [sandbox.id.clone()]);
+    engine.destroy(&sandbox.id).await.unwrap();
+}
+
+/// Inside there is no path, process, address or secret of the machine, and
+/// nothing of it can be changed.
+pub async fn nothing_of_the_machine_is_visible(engine: &dyn Engine) {
+    let marker = tempfile::NamedTempFile::new().unwrap();
+    let name = marker.path().display().to_string();
+    let sandbox = Sandbox::new(engine).await;
+    assert_eq!(sandbox.text(&format!("ls {name} 2>/dev/null || echo none")).await, "none\n");
+    // No folder of the machine, such as the engine's own state.
+    let shown = sandbox
+        .text("cat /proc/self/mountinfo /proc/mounts /proc/1/environ /proc/1/cmdline /proc/cmdline")
+        .await;
+    let state = std::env::temp_dir().display().to_string();
+    for path in [&*format!("{state}/."), "/var/lib", "containers", "skeleton", "/home/"] {
+        assert!(!shown.contains(path), "{path} in {shown}");
+    }
+    // No other process than its own.
+    let pids: Vec<u32> = sandbox
+        .text("ls /proc")
+        .await
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .collect();
+    assert!(pids.len() < 8, "{pids:?}");
+    // Nothing to mount, and no device.
+    for denied in [
+        "mount -t tmpfs none /mnt",
+        "mkdir -p /m && mount -t proc none /m",
+        "mount --bind / /mnt",
+        "umount /dev/.isorun",
+        "ls -A /dev/.isorun/agent",
+        "dd if=/dev/vda of=/dev/null count=1",
+        "hostname other",
+    ] {
+        let output = sandbox.sh(&format!("({denied}) >/dev/null 2>&1")).await;
+        assert_ne!(output.status, Status::Code(0), "{denied}");
+    }
+    // What it writes over the machine's programs is its own.
+    sandbox.text("echo evil > /usr/bin/isorun-conformance; rm -f /usr/bin/env").await;
+    assert!(!std::path::Path::new("/usr/bin/isorun-conformance").exists());
+    assert!(std::path::Path::new("/usr/bin/env").exists());
+    // No way out, and a refusal at once instead of silence.
+    let dial = |address: &str| {
+        format!(
+            "python3 -c 'import socket; s = socket.socket(); s.settimeout(20); \
+             s.connect({address})' 2>&1 | tail -1"
+        )
+    };
+    for address in [r#"("1.1.1.1", 53)"#, r#"("10.0.0.1", 80)"#, r#"("169.254.169.254", 80)"#] {
+        let answer = sandbox.text(&dial(address)).await;
+        let refused = ["unreachable", "refused", "No route"].iter().any(|why| answer.contains(why));
+        assert!(refused, "{address}: {answer}");
+    }
+    // The agent does not talk to those inside.
+    let own = sandbox
+        .text(
+            "python3 -c 'import socket; s = socket.socket(); s.settimeout(20); \
+             s.connect((\"192.0.0.2\", 1)); print(s.recv(1))' 2>&1 | tail -1",
+        )
+        .await;
+    assert!(own.trim() == "b''" || own.contains("refused") || own.contains("reset"), "{own}");
+}
+
+/// Two sandboxes share nothing that either can change.
+pub async fn sandboxes_are_apart(engine: &dyn Engine) {
+    let (one, two) = (Sandbox::new(engine).await, Sandbox::new(engine).await);
+    one.text("echo secret > /root/file; echo x > /usr/bin/new; sleep 1000 >/dev/null 2>&1 &").await;
+    assert_eq!(two.text("ls /root /usr/bin/new 2>/dev/null; pgrep sleep || true").await, "/root:\n");
+    let server = "python3 -m http.server 8000 >/dev/null 2>&1 &";
+    one.text(server).await;
+    let dial = "python3 -c 'import socket; socket.create_connection((\"192.0.0.2\", 8000), 5)'";
+    one.until(&format!("{dial} 2>/dev/null")).await;
+    assert_ne!(two.sh(dial).await.status, Status::Code(0));
+}
+
+/// Files, memory and processes of a checkpoint come back in any number of
+/// copies, while the original goes on.
+pub async fn a_checkpoint_is_restored_any_number_of_times(engine: &dyn Engine) {
+    if !engine.capabilities().checkpoint {
+        let sandbox = Sandbox::new(engine).await;
+        let folder = tempfile::tempdir().unwrap();
+        let refused = engine.checkpoint(&sandbox.id, folder.path(), true).await;
+        assert!(matches!(refused, Err(Error::Unsupported(_))), "{refused:?}");
+        return;
+    }
+    let sandbox = Sandbox::new(engine).await;
+    let counter = "import http.server\n\
+        class H(http.server.BaseHTTPRequestHandler):\n\
+        \x20 n = 0\n\
+        \x20 def do_GET(self):\n\
+        \x20   H.n += 1; b = str(H.n).encode()\n\
+        \x20   self.send_response(200); self.send_header('content-length', str(len(b)))\n\
+        \x20   self.end_headers(); self.wfile.write(b)\n\
+        \x20 def log_message(self, *a): pass\n\
+        http.server.HTTPServer(('127.0.0.1', 8000), H).serve_forever()\n";
+    let request = isorun_agent::protocol::WriteFile { path: "/root/s.py".into(), ..Default::default() };
+    client::write_file(sandbox.connect().await, request, counter.as_bytes()).await.unwrap();
+    sandbox.text("python3 /root/s.py >/dev/null 2>&1 & echo $! > /root/pid").await;
+    let ask = "python3 -c 'import urllib.request as r; print(r.urlopen(\"http://127.0.0.1:8000\").read().decode())'";
+    sandbox.until(&format!("{ask} 2>/dev/null")).await;
+    assert_eq!(sandbox.text(ask).await, "2\n");
+    sandbox.text("head -c 5000000 /dev/urandom > /root/data; sha256sum /root/data > /root/sum").await;
+    let folder = tempfile::tempdir().unwrap();
+    engine.checkpoint(&sandbox.id, folder.path(), true).await.unwrap();
+    assert_eq!(sandbox.text(ask).await, "3\n");
+    for round in 0..2 {
+        let copy = spec();
+        let copy = Sandbox { engine, id: { let id = copy.id.clone(); engine.restore(copy, folder.path()).await.unwrap(); id } };
+        assert_eq!(copy.text(ask).await, "3\n", "copy {round}");
+        assert_eq!(copy.text("hostname").await, format!("{}\n", copy.id));
+        copy.text("sha256sum -c /root/sum; kill -0 $(cat /root/pid); echo own > /root/own").await;
+        engine.destroy(&copy.id).await.unwrap();
+    }
+    assert_eq!(sandbox.text("ls /root/own 2>/dev/null || echo none").await, "none\n");
+    // Without `leave_running` it is gone, and a second checkpoint is as good.
+    let second = tempfile::tempdir().unwrap();
+    engine.checkpoint(&sandbox.id, second.path(), false).await.unwrap();
+    assert!(engine.list().await.unwrap().is_empty());
+    engine.restore(SandboxSpec { id: sandbox.id.clone(), ..spec() }, second.path()).await.unwrap();
+    assert_eq!(sandbox.text(ask).await, "4\n");
+    let nothing = tempfile::tempdir().unwrap();
+    let refused = engine.restore(spec(), nothing.path()).await;
+    assert!(matches!(refused, Err(Error::InvalidSpec(_))), "{refused:?}");
+}

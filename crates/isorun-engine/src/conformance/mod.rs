@@ -1,0 +1,131 @@
+//! What every engine has to do, as tests.
+//!
+//! An engine's own tests call [`conformance!`](crate::conformance) with an
+//! expression that opens it; each case becomes a test of its own.
+// A failed expectation is a failed test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod execs;
+pub mod files;
+pub mod lives;
+pub mod limits;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use isorun_agent::client::{self, ClientError, Exec, Output};
+use isorun_agent::protocol;
+
+use crate::engine::{AgentStream, Engine, Root, SandboxId, SandboxSpec};
+
+/// Longer than anything here takes on a busy machine.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Makes a test of each case. The expression is an `async` block that opens an
+/// engine with a state of its own.
+#[macro_export]
+macro_rules! conformance {
+    ($open:expr) => {
+        $crate::conformance!(@ $open;
+            execs: output_and_codes, output_arrives_as_it_is_written, stdin_is_empty_or_fed,
+                a_timeout_kills_the_whole_tree, a_client_that_leaves_takes_its_program_along,
+                what_runs_in_the_background_stays, what_cannot_start_says_why,
+                environment_folder_and_user, a_terminal, signals, a_hundred_at_once,
+                a_slow_reader_slows_the_program, garbage_harms_only_its_connection;
+            files: files_go_in_and_out, folders, what_cannot_be_is_refused,
+                a_broken_upload_leaves_nothing;
+            limits: too_many_processes, a_full_disk, too_much_memory, cpu_time;
+            lives: names_are_unique_and_gone_when_destroyed, specs_are_checked,
+                a_sandbox_that_dies_is_noticed, nothing_of_the_machine_is_visible,
+                sandboxes_are_apart, a_checkpoint_is_restored_any_number_of_times;
+        );
+    };
+    (@ $open:expr; $($module:ident: $($case:ident),+;)+) => {
+        $(mod $module {
+            #[allow(unused_imports)]
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                let engine = $open.await;
+                let case = $crate::conformance::$module::$case(&*engine);
+                tokio::time::timeout($crate::conformance::LIMIT, case).await.unwrap();
+                $crate::conformance::clean_up(&*engine).await;
+            })+
+        })+
+    };
+}
+
+/// Destroys everything.
+pub async fn clean_up(engine: &dyn Engine) {
+    for id in engine.list().await.unwrap() {
+        engine.destroy(&id).await.unwrap();
+    }
+    engine.shutdown().await;
+}
+
+/// A small sandbox over the machine's own programs, with a name of its own.
+pub fn spec() -> SandboxSpec {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let id = format!("case{}", NEXT.fetch_add(1, Ordering::Relaxed)).parse().unwrap();
+    SandboxSpec { mem_mib: 192, disk_mib: 128, pids: 128, ..SandboxSpec::new(id, Root::Host) }
+}
+
+/// A sandbox, and short ways to use it.
+pub struct Sandbox<'a> {
+    /// The engine it belongs to.
+    pub engine: &'a dyn Engine,
+    /// Its name.
+    pub id: SandboxId,
+}
+
+impl<'a> Sandbox<'a> {
+    /// A new one.
+    pub async fn new(engine: &'a dyn Engine) -> Self {
+        Self::of(engine, spec()).await
+    }
+
+    /// A new one of that spec.
+    pub async fn of(engine: &'a dyn Engine, spec: SandboxSpec) -> Self {
+        let id = spec.id.clone();
+        engine.create(spec).await.unwrap();
+        Self { engine, id }
+    }
+
+    /// A connection to its agent.
+    pub async fn connect(&self) -> AgentStream {
+        self.engine.connect(&self.id).await.unwrap()
+    }
+
+    /// Starts a program.
+    pub async fn exec(&self, exec: protocol::Exec) -> Result<Exec<AgentStream>, ClientError> {
+        client::exec(self.connect().await, exec).await
+    }
+
+    /// Runs a shell command to its end.
+    pub async fn sh(&self, command: &str) -> Output {
+        self.exec(shell(command)).await.unwrap().output(64 << 20).await.unwrap()
+    }
+
+    /// What a shell command prints, which has to succeed.
+    pub async fn text(&self, command: &str) -> String {
+        let output = self.sh(command).await;
+        assert_eq!(output.status, protocol::Status::Code(0), "{command}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Waits, inside, until a shell command succeeds.
+    pub async fn until(&self, command: &str) {
+        self.text(&format!("until {command}; do sleep 0.02; done")).await;
+    }
+}
+
+/// A shell command.
+pub fn shell(command: &str) -> protocol::Exec {
+    argv(&["/bin/sh", "-c", command])
+}
+
+/// A program with its arguments.
+pub fn argv(words: &[&str]) -> protocol::Exec {
+    let argv = words.iter().map(|word| (*word).to_owned()).collect();
+    protocol::Exec { argv, ..protocol::Exec::default() }
+}
