@@ -9,9 +9,15 @@ use std::{
 use anyhow::{Context, Result, bail};
 use etcetera::BaseStrategy;
 
+/// Names the folder, if nothing else does.
+pub const VARIABLE: &str = "ISORUN_DATA_DIR";
+
 /// Where data lies unless told otherwise: `/var/lib/isorun` for root, or else in
 /// the user's own folder of data.
 pub fn default_dir() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os(VARIABLE).filter(|dir| !dir.is_empty()) {
+        return Ok(dir.into());
+    }
     if rustix::process::geteuid().is_root() {
         return Ok("/var/lib/isorun".into());
     }

@@ -18,6 +18,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     if args.linux {
+        sdk::build()?;
         return sdk::demo();
     }
     guests::ensure()?;

@@ -17,8 +17,7 @@ pub struct Generator {
 }
 
 /// Every generated file of the repository.
-pub const GENERATORS: &[Generator] =
-    &[Generator { path: "openapi/isorun.json", render: openapi }];
+pub const GENERATORS: &[Generator] = &[Generator { path: "openapi/isorun.json", render: openapi }];
 
 /// Writes every generated file that is not current.
 pub fn write() -> Result<()> {

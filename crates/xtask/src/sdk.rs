@@ -8,13 +8,17 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{process, progress, setup, wheel, workspace};
+use crate::{linux, process, progress, setup, wheel, workspace};
 
-/// The tests; ARGS go to pytest.
+/// Builds what the rest needs, and nothing else of the workspace.
+pub fn build() -> Result<()> {
+    process::loud(process::cargo(&["build", "--package", "isorun"]))
+}
+
+/// The tests, on a server that was built before; ARGS go to pytest.
 pub fn test(args: &[String]) -> Result<()> {
     let python = setup::sdk_tests()?;
-    // As the tests of Rust have built it.
-    process::loud(process::cargo(&["build", "--workspace", "--examples", "--bins"]))?;
+    linux::ensure()?;
     let site = install(&python)?;
     eprintln!("==> pytest sdk/python/tests");
     let mut pytest = Command::new(python);
@@ -25,10 +29,11 @@ pub fn test(args: &[String]) -> Result<()> {
     process::loud(pytest)
 }
 
-/// A server, and a Python program that makes a Linux sandbox on it.
+/// A server that was built before, and a Python program that makes a Linux
+/// sandbox on it.
 pub fn demo() -> Result<()> {
     let python = setup::sdk_tests()?;
-    process::loud(process::cargo(&["build", "--package", "isorun"]))?;
+    linux::ensure()?;
     let site = install(&python)?;
     let state = workspace::root().join("target/isorun-demo");
     let mut serve = Command::new(command()?);

@@ -29,6 +29,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     if args.sdk {
+        sdk::build()?;
         return sdk::test(&args.args);
     }
     guests::ensure()?;

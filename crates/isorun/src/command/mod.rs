@@ -135,8 +135,9 @@ enum Command {
 /// Where a server's data is, for what has to be done on its machine.
 #[derive(clap::Args)]
 pub struct DataArgs {
-    /// The server's folder of data [default: /var/lib/isorun, or ~/.local/share/isorun unless root]
-    #[arg(long, value_name = "DIR", env = "ISORUN_DATA_DIR", hide_env_values = true)]
+    /// The server's folder of data [default: ISORUN_DATA_DIR, /var/lib/isorun for root, or
+    /// ~/.local/share/isorun]
+    #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
 

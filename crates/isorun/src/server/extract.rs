@@ -1,17 +1,24 @@
 //! What handlers are given: bodies, queries and runs, checked, with errors that
 //! say what was wrong.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::to_bytes,
+    body::BodyDataStream,
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::request::Parts,
 };
+use bytes::BytesMut;
+use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use super::{ApiError, App, Caller, Code, config::MAX_JSON, runs::LiveRun};
 use crate::{clock, id::RunId};
+
+/// How much of a refused body is read all the same, and for how long.
+const DRAINED: usize = 256 << 20;
+const DRAINING: Duration = Duration::from_secs(5);
 
 /// A body of JSON.
 pub struct Json<T>(pub T);
@@ -20,28 +27,43 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &App) -> Result<Self, ApiError> {
-        let bytes = to_bytes(request.into_body(), MAX_JSON).await.map_err(|error| {
-            if is_too_long(&error) {
-                ApiError::new(Code::TooLarge, format!("the body is larger than {MAX_JSON} bytes"))
-            } else {
-                ApiError::invalid("the body broke off")
+        let mut body = request.into_body().into_data_stream();
+        let mut bytes = BytesMut::new();
+        while let Some(piece) = body.next().await {
+            bytes.extend_from_slice(&piece.map_err(|_| ApiError::invalid("the body broke off"))?);
+            if bytes.len() > MAX_JSON {
+                drain(&mut body).await;
+                let message = format!("the body is larger than {MAX_JSON} bytes");
+                return Err(ApiError::new(Code::TooLarge, message));
             }
-        })?;
-        let parsed = serde_json::from_slice(&bytes)
-            .map_err(|error| ApiError::invalid(format!("the body is no valid request: {error}")))?;
-        Ok(Self(parsed))
+        }
+        // Lists would be taken for the fields of an object, in their order.
+        if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+            return Err(ApiError::invalid("the body is no valid request: it is no JSON object"));
+        }
+        let mut json = serde_json::Deserializer::from_slice(&bytes);
+        let parsed = serde_path_to_error::deserialize(&mut json)
+            .map_err(|error| error.to_string())
+            .and_then(|parsed| json.end().map(|()| parsed).map_err(|error| error.to_string()));
+        match parsed {
+            Ok(parsed) => Ok(Self(parsed)),
+            Err(why) => Err(ApiError::invalid(format!("the body is no valid request: {why}"))),
+        }
     }
 }
 
-fn is_too_long(error: &axum::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if error.is::<http_body_util::LengthLimitError>() {
-            return true;
+/// Reads on, for a while, what nobody wants: a connection that closes on a
+/// client that still sends loses the answer.
+pub async fn drain(body: &mut BodyDataStream) {
+    let mut room = DRAINED;
+    let reading = async {
+        while let Some(Ok(piece)) = body.next().await
+            && piece.len() < room
+        {
+            room -= piece.len();
         }
-        cause = error.source();
-    }
-    false
+    };
+    let _ = timeout(DRAINING, reading).await;
 }
 
 /// The parameters behind the question mark.

@@ -21,7 +21,7 @@ use tokio_util::io::StreamReader;
 
 use super::{
     ApiError, App, Code,
-    extract::{OwnRun, Params},
+    extract::{OwnRun, Params, drain},
     lifecycle::engine_error,
     order,
     runs::LiveRun,
@@ -89,8 +89,9 @@ pub async fn upload(
     if announced.is_some_and(|length| length > most) {
         return Err(too_large(most));
     }
+    let mut body = body.into_data_stream();
     let mut taken = 0_u64;
-    let source = stalling(body.into_data_stream().map_err(io::Error::other)).map(move |piece| {
+    let source = stalling((&mut body).map_err(io::Error::other)).map(move |piece| {
         let piece = piece?;
         taken += piece.len() as u64;
         if taken > most {
@@ -112,8 +113,13 @@ pub async fn upload(
             error => file_error(&path, error),
         })
     };
-    let size = run.during(work).await?;
-    Ok(Answer(Written { path, size }))
+    match run.during(work).await {
+        Ok(size) => Ok(Answer(Written { path, size })),
+        Err(error) => {
+            drain(&mut body).await;
+            Err(error)
+        }
+    }
 }
 
 /// Read a file

@@ -6,13 +6,16 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use axum_server::{Handle, tls_rustls::RustlsConfig};
+use axum_server::{Handle, accept::NoDelayAcceptor, tls_rustls::RustlsConfig};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::{App, routes};
 
 /// How long a client may take to send the head of a request.
 const SLOW_HEAD: Duration = Duration::from_secs(15);
+
+/// How long answers may take to leave, once the grace is over.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// A socket that is bound, and not served yet.
 pub struct Listening {
@@ -46,11 +49,15 @@ impl Listening {
     /// Serves until the server stops, then lets requests end for a while.
     pub async fn serve(self, app: &App) -> Result<()> {
         let handle = Handle::new();
-        tokio::spawn({
+        let stopping = tokio::spawn({
             let (app, handle) = (app.clone(), handle.clone());
             async move {
                 app.stopping.cancelled().await;
-                handle.graceful_shutdown(Some(app.config.limits.grace));
+                let grace = app.config.limits.grace;
+                handle.graceful_shutdown(Some(grace + LAST_WORDS));
+                tokio::time::sleep(grace).await;
+                // Who still waits for a sandbox is told that it is gone.
+                app.end_sandboxes().await;
             }
         });
         let forget = tokio::spawn({
@@ -60,17 +67,21 @@ impl Listening {
         let service = routes::service(app).into_make_service();
         let served = match self.tls {
             None => {
-                let mut server = axum_server::from_tcp(self.socket)?.handle(handle);
+                let server = axum_server::from_tcp(self.socket)?.handle(handle);
+                // Small pieces of output leave at once.
+                let mut server = server.acceptor(NoDelayAcceptor::new());
                 configure(server.http_builder());
                 server.serve(service).await
             }
             Some(tls) => {
-                let mut server = axum_server::from_tcp_rustls(self.socket, tls)?.handle(handle);
+                let server = axum_server::from_tcp_rustls(self.socket, tls)?.handle(handle);
+                let mut server = server.map(|tls| tls.acceptor(NoDelayAcceptor::new()));
                 configure(server.http_builder());
                 server.serve(service).await
             }
         };
         forget.abort();
+        stopping.abort();
         served.context("the server cannot go on")
     }
 }

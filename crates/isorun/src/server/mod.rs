@@ -19,10 +19,11 @@ mod order;
 mod routes;
 mod runs;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use isorun_engine::Engine;
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use auth::Caller;
@@ -83,9 +84,19 @@ impl Server {
     /// Ends what goes on. Requests have ended before.
     pub async fn close(self: &Arc<Self>) {
         self.stopping.cancel();
+        self.end_sandboxes().await;
+        if !self.config.keep_sandboxes {
+            // What was begun is put on record.
+            self.tasks.close();
+            let _ = timeout(Duration::from_secs(5), self.tasks.wait()).await;
+        }
+        self.engine.shutdown().await;
+    }
+
+    /// Destroys every sandbox, unless they are to live on.
+    async fn end_sandboxes(self: &Arc<Self>) {
         if !self.config.keep_sandboxes {
             lifecycle::destroy_all(self, "the server was stopped").await;
         }
-        self.engine.shutdown().await;
     }
 }

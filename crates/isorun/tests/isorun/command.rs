@@ -183,3 +183,21 @@ fn usage_is_explained() {
         assert!(help.status.success() && stdout(&help).len() > 300, "{page}");
     }
 }
+
+#[test]
+fn doctor_tries_what_a_server_does() {
+    let doctor = |path: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_isorun"));
+        if let Some(path) = path {
+            command.env("PATH", path).env_remove("ISORUN_TOOLS_DIR");
+        }
+        command.arg("doctor").output().unwrap()
+    };
+    let well = doctor(None);
+    assert!(well.status.success(), "{well:?}");
+    assert!(stdout(&well).contains("hello from Linux"), "{well:?}");
+    let without = doctor(Some("/nowhere"));
+    assert_eq!(without.status.code(), Some(1), "{without:?}");
+    assert!(stdout(&without).contains("MISSING  runsc"), "{without:?}");
+    assert!(stdout(&without).contains("bookworm-backports"), "and how to get it");
+}

@@ -45,7 +45,16 @@ impl Server {
 
     pub fn start_in(data: TempDir, home: TempDir, args: &[&str]) -> Self {
         let mut command = command_in(&data, &home);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--warm", "0", "--no-pull", "--log", "warn"]);
+        command.args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--warm",
+            "0",
+            "--no-pull",
+            "--log",
+            "warn",
+        ]);
         command.args(args).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());

@@ -195,3 +195,23 @@ fn who_waits_for_a_sandbox_that_dies_is_told_at_once() {
         server.is_well().await;
     });
 }
+
+#[test]
+fn a_fork_bomb_stays_where_it_is() {
+    let server = Server::start_with(&["--pids", "64"]);
+    bounded(async {
+        let (bomb, other) = (server.create().await, server.create().await);
+        let body = json!({ "command": "b() { b | b & }; b; sleep 1000", "timeout": 2 });
+        let path = format!("/v1/runs/{bomb}/exec");
+        let exploding = server.post(&path, body);
+        let beside = async {
+            for _ in 0..5 {
+                assert_eq!(server.exec(&other, "echo well").await["stdout"], "well\n");
+            }
+        };
+        let (end, ()) = tokio::join!(exploding, beside);
+        assert!(end.0 == 200 || end.1["code"] == "exec_timeout", "{}", end.1);
+        server.destroy(&bomb).await;
+        server.is_well().await;
+    });
+}

@@ -65,7 +65,11 @@ class AsyncSandbox(SandboxBase):
     async def create(self) -> SandboxInfo:
         """Creates the sandbox. Sets `id` and `info`."""
         self._must_be_new()
-        return self._created(await self._transport.send(_protocol.create(self._options)))
+        try:
+            return self._created(await self._transport.send(_protocol.create(self._options)))
+        except BaseException:
+            await self._transport.close()
+            raise
 
     async def exec(
         self, command: str | Sequence[str], *, timeout: float | None = None

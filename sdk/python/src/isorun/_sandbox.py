@@ -64,7 +64,11 @@ class Sandbox(SandboxBase):
     def create(self) -> SandboxInfo:
         """Creates the sandbox. Sets `id` and `info`."""
         self._must_be_new()
-        return self._created(self._transport.send(_protocol.create(self._options)))
+        try:
+            return self._created(self._transport.send(_protocol.create(self._options)))
+        except BaseException:
+            self._transport.close()
+            raise
 
     def exec(
         self, command: str | Sequence[str], *, timeout: float | None = None

@@ -29,8 +29,15 @@ class Transport:
     """A connection to a server, for any number of threads."""
 
     def __init__(self, target: Target) -> None:
-        self._client = httpx.Client(**_options(target))
+        self._target = target
         self._url = target.url
+        self._open: httpx.Client | None = None
+
+    @property
+    def _client(self) -> httpx.Client:
+        if self._open is None:
+            self._open = httpx.Client(**_options(self._target))
+        return self._open
 
     def send(self, operation: Operation[T], content: Iterable[bytes] | None = None) -> T:
         with _translated(self._url):
@@ -62,15 +69,28 @@ class Transport:
         return events.result()
 
     def close(self) -> None:
-        self._client.close()
+        """Ends connections. The next operation opens new ones."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    # A sandbox that nobody destroyed, because it is to live on.
+    __del__ = close
 
 
 class AsyncTransport:
     """A connection to a server, for one event loop."""
 
     def __init__(self, target: Target) -> None:
-        self._client = httpx.AsyncClient(**_options(target))
+        self._target = target
         self._url = target.url
+        self._open: httpx.AsyncClient | None = None
+
+    @property
+    def _client(self) -> httpx.AsyncClient:
+        if self._open is None:
+            self._open = httpx.AsyncClient(**_options(self._target))
+        return self._open
 
     async def send(
         self, operation: Operation[T], content: AsyncIterable[bytes] | bytes | None = None
@@ -105,7 +125,10 @@ class AsyncTransport:
         return events.result()
 
     async def close(self) -> None:
-        await self._client.aclose()
+        """Ends connections. The next operation opens new ones."""
+        if self._open is not None:
+            client, self._open = self._open, None
+            await client.aclose()
 
 
 CHUNK = 1 << 20

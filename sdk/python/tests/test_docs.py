@@ -1,0 +1,46 @@
+"""The samples of the manual run as they are printed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+PAGES = ["docs/isorun/python-sdk.md", "sdk/python/README.md"]
+
+
+def samples() -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        text = (ROOT / page).read_text("utf-8")
+        for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)):
+            found.append((f"{page}:{number}", code))
+    assert len(found) >= 4, "the pages have lost their samples"
+    return found
+
+
+@pytest.mark.parametrize(("place", "code"), samples())
+def test_a_sample(place: str, code: str) -> None:
+    # Each on its own: what it uses stands in it, or in the first one of its page.
+    if "import" not in code:
+        code = "from isorun import Sandbox\n" + code
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, f"{place}: {done.stderr}"
+    expected = re.findall(r"print\(.*\)  # (.*)$", code, re.M)
+    assert [line for line in expected if line not in done.stdout.splitlines()] == []
+
+
+def test_the_example() -> None:
+    example = ROOT / "examples" / "linux_sandbox.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(example)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    for line in ("2 + 2 = 4", "hello Ada from Linux", "step 3", "said: begun", "the internet: OS"):
+        assert line in done.stdout, done.stdout
