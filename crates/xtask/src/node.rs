@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::digest::Inputs;
-use crate::{guests, process, progress, setup, workspace};
+use crate::{archive, bench, guests, process, progress, setup, workspace};
 
 const SOURCE: &str = "crates/isola-node";
 
@@ -46,7 +46,7 @@ pub fn test() -> Result<()> {
     for folder in ["test", "types"] {
         copy_folder(&workspace::root().join(SOURCE).join(folder), &app.join(folder))?;
     }
-    for page in ["README.md", "docs/node.md"] {
+    for page in ["README.md", "docs/node.md", "docs/errors.md"] {
         let to = app.join(page);
         fs::create_dir_all(to.parent().unwrap_or(&app))?;
         fs::copy(workspace::root().join(page), to).with_context(|| format!("no {page}"))?;
@@ -60,6 +60,7 @@ pub fn test() -> Result<()> {
         .env("PATH", &tools.path);
     // The package finds its own runtimes, as it does with its users.
     node.env_remove("ISOLA_RUNTIME_DIR");
+    node.env("ISOLA_ARCHIVES", archive::make()?);
     process::loud(node)
 }
 
@@ -82,6 +83,7 @@ pub fn bench(filter: Option<&str>) -> Result<()> {
     let modules = setup::node_competitors()?;
     let mut node = Command::new(setup::node()?.node);
     node.current_dir(&app).args(["--expose-gc", "bench.mjs"]).args(filter);
+    node.env(bench::RUST_CALLS, bench::rust_calls()?);
     node.env("ISOLA_BENCH_MODULES", modules).env_remove("ISOLA_RUNTIME_DIR");
     process::loud(node)
 }
@@ -101,7 +103,7 @@ pub fn check_types() -> Result<()> {
 pub fn build(profile: Profile) -> Result<()> {
     let mut cargo = process::cargo(&["build", "--workspace", "--lib", "--examples"]);
     if matches!(profile, Profile::Release) {
-        cargo = process::cargo(&["build", "--release", "-p", "isola-node"]);
+        cargo.arg("--release");
     }
     eprintln!("==> cargo build of isola-node");
     process::loud(cargo)
@@ -163,10 +165,10 @@ fn pack_one(package: &Package, profile: Profile) -> Result<PathBuf> {
         npm.current_dir(&content).env("PATH", &tools.path);
         process::quiet(npm)
     })?;
-    archive(&folder)
+    archive_in(&folder)
 }
 
-fn archive(folder: &Path) -> Result<PathBuf> {
+fn archive_in(folder: &Path) -> Result<PathBuf> {
     fs::read_dir(folder)?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .find(|path| path.extension().is_some_and(|ending| ending == "tgz"))
