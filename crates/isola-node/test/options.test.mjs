@@ -82,9 +82,9 @@ async def fetch_many(n):
 `;
 
 for (const [limits, name, args, code, message] of [
-  [{ cpuTimeoutMs: 50 }, 'spin', [], 'cpu_time_limit', /50 ms|0\.05/],
-  [{ timeoutMs: 50 }, 'spin', [], 'wall_time_limit', /50 ms|0\.05/],
-  [{ maxMemory: 48 << 20 }, 'big', [200 << 20], 'memory_limit', /./],
+  [{ cpuTimeoutMs: 50 }, 'spin', [], 'cpu_time_limit', /50ms/],
+  [{ timeoutMs: 50 }, 'spin', [], 'wall_time_limit', /50ms/],
+  [{ maxMemory: 48 << 20 }, 'big', [200 << 20], 'memory_limit', /memory/],
   [{ maxValueSize: 2000 }, 'big', [2000], 'value_size_limit', /2000/],
   [{ maxOutputSize: 1000 }, 'talk', [1000], 'output_limit', /1000/],
   [{ maxRecursion: 100 }, 'deep', [100], 'recursion_limit', /100/],
