@@ -23,6 +23,8 @@ struct Package {
 pub enum Profile {
     Debug,
     Release,
+    /// What `cargo bench` and the benchmark of the Python package build, too.
+    Bench,
 }
 
 #[derive(clap::Args)]
@@ -77,8 +79,8 @@ pub fn compile(app: &Path) -> Result<()> {
 
 /// The rows about Node.js, on the installed packages, beside what others have.
 pub fn bench(filter: Option<&str>) -> Result<()> {
-    build(Profile::Release)?;
-    let app = install(Profile::Release)?;
+    build(Profile::Bench)?;
+    let app = install(Profile::Bench)?;
     fs::copy(workspace::root().join(SOURCE).join("bench/bench.mjs"), app.join("bench.mjs"))?;
     let modules = setup::node_competitors()?;
     let mut node = Command::new(setup::node()?.node);
@@ -101,10 +103,8 @@ pub fn check_types() -> Result<()> {
 /// Builds the native part. All of the workspace, for the features of the
 /// dependencies are chosen by what is built, and the tests have built these.
 pub fn build(profile: Profile) -> Result<()> {
-    let mut cargo = process::cargo(&["build", "--workspace", "--lib", "--examples"]);
-    if matches!(profile, Profile::Release) {
-        cargo.arg("--release");
-    }
+    let mut cargo = process::cargo(&["build", "--workspace", "--lib", "--bins", "--examples"]);
+    cargo.args(["--profile", profile.name()]);
     eprintln!("==> cargo build of isola-node");
     process::loud(cargo)
 }
@@ -128,7 +128,7 @@ pub fn install(profile: Profile) -> Result<PathBuf> {
 /// Packs all packages whose content has changed.
 fn pack(profile: Profile) -> Result<Vec<PathBuf>> {
     let root = workspace::root();
-    let library = root.join("target").join(profile.name()).join("libisola_node.so");
+    let library = root.join("target").join(profile.folder()).join("libisola_node.so");
     let guest = |name: &str| workspace::runtimes().join(name);
     let packages = [
         Package { name: "isola-core", built: None },
@@ -198,8 +198,17 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
 impl Profile {
     fn name(self) -> &'static str {
         match self {
-            Self::Debug => "debug",
+            Self::Debug => "dev",
             Self::Release => "release",
+            Self::Bench => "bench",
+        }
+    }
+
+    /// Where cargo leaves what it builds with it.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Release | Self::Bench => "release",
         }
     }
 }
