@@ -100,12 +100,15 @@ async def test_what_cannot_be_trusted_is_refused(releases: Releases, tmp_path: P
 
 
 async def test_a_download_can_be_cancelled(tmp_path: Path) -> None:
-    asked = asyncio.Event()
+    asked, gone = asyncio.Event(), asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.set()
+        # Up to the end of the connection.
         await reader.read()
         writer.close()
+        await writer.wait_closed()
+        gone.set()
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -122,6 +125,7 @@ async def test_a_download_can_be_cancelled(tmp_path: Path) -> None:
         resolving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await resolving
+        await gone.wait()
 
 
 @pytest.mark.parametrize("variable", ["HOME", "XDG_CACHE_HOME"])
