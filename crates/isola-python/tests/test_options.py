@@ -260,9 +260,9 @@ async def test_each_limit_of_a_sandbox_and_of_a_template(
             assert caught.value.code == code
     # What a sandbox says goes over what its template says, limit by limit.
     roomy = isola.Limits(timeout=math.inf, cpu_timeout=math.inf, max_recursion=500)
-    async with template.create(limits=roomy, max_memory=128 << 20) as sandbox:
-        await sandbox.load_script(LIMITED)
-        assert await sandbox.run("deep", 200) == 200
+    async with template.create(limits=roomy, max_memory=128 << 20) as started:
+        await started.load_script(LIMITED)
+        assert await started.run("deep", 200) == 200
 
 
 async def test_cancelling_stops_the_guest(python: isola.SandboxTemplate) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,7 +152,7 @@ def test_the_users_cache_folder_is_the_default(
 
 
 async def test_bad_options_are_named(tmp_path: Path) -> None:
-    for options, why in [
+    bad: list[tuple[dict[str, Any], str]] = [
         ({"version": "../1"}, "is not the version of a release"),
         ({"version": 1}, "version is 1: give a string"),
         ({"version": VERSION, "download_url": "ftp://a.test"}, "use https"),
@@ -162,6 +163,7 @@ async def test_bad_options_are_named(tmp_path: Path) -> None:
         ({"runtimes_dir": 1}, "runtimes_dir is 1: give a path"),
         ({"runtime_path": 1}, "runtime_path is 1: give a path"),
         ({"on_progress": 1}, "on_progress is 1: give a function"),
-    ]:
+    ]
+    for options, why in bad:
         with pytest.raises(isola.InvalidArgumentError, match=why):
-            await isola.resolve_runtime("js", **{"runtimes_dir": tmp_path, **options})  # type: ignore[arg-type]
+            await isola.resolve_runtime("js", **{"runtimes_dir": tmp_path, **options})

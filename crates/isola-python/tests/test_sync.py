@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from collections.abc import Callable
 from operator import attrgetter
+from typing import Any
 
 import pytest
 
@@ -44,12 +46,13 @@ def test_the_same_parameters(name: str) -> None:
 
 def test_the_same_options() -> None:
     """Those of `build_template`, `resolve_runtime` and `create` are in typed dictionaries."""
-    for function, options in [
+    pairs: list[tuple[Callable[..., Any], type]] = [
         (asynchronous.build_template, _options.TemplateOptions),
         (asynchronous.resolve_runtime, _options.SourceOptions),
         (asynchronous.SandboxTemplate.create, _options.SandboxOptions),
         (asynchronous.SandboxTemplate.create, _options.SyncSandboxOptions),
-    ]:
+    ]
+    for function, options in pairs:
         parameters = inspect.signature(function).parameters
         named = {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
         assert named == set(options.__annotations__), options.__name__

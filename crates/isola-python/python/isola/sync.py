@@ -22,7 +22,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import isola as _isola
 
@@ -155,7 +155,7 @@ _LOOP = _Loop()
 
 def _handlers(given: SyncSandboxOptions) -> SandboxOptions:
     """Lets plain functions be handlers, on threads."""
-    config: Any = dict(given)
+    config = cast("dict[str, Any]", dict(given))
     hostcalls = config.get("hostcalls")
     if isinstance(hostcalls, Mapping):
         config["hostcalls"] = {
@@ -165,7 +165,7 @@ def _handlers(given: SyncSandboxOptions) -> SandboxOptions:
     for option in ("http", "http_handler"):
         if callable(config.get(option)):
             config[option] = _asynchronous(config[option])
-    return config
+    return cast("SandboxOptions", config)
 
 
 def _asynchronous(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
