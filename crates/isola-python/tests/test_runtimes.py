@@ -165,5 +165,6 @@ async def test_bad_options_are_named(tmp_path: Path) -> None:
         ({"on_progress": 1}, "on_progress is 1: give a function"),
     ]
     for options, why in bad:
+        given: dict[str, Any] = {"runtimes_dir": tmp_path, **options}
         with pytest.raises(isola.InvalidArgumentError, match=why):
-            await isola.resolve_runtime("js", **{"runtimes_dir": tmp_path, **options})
+            await isola.resolve_runtime("js", **given)
