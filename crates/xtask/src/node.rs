@@ -54,16 +54,23 @@ pub fn test() -> Result<()> {
         fs::copy(workspace::root().join(page), to).with_context(|| format!("no {page}"))?;
     }
     compile(&app)?;
-    eprintln!("==> node --test {SOURCE}/test");
-    let tools = setup::node()?;
-    let mut node = Command::new(&tools.node);
-    node.current_dir(&app)
-        .args(["--test", "--test-timeout=120000", "test/"])
-        .env("PATH", &tools.path);
-    // The package finds its own runtimes, as it does with its users.
-    node.env_remove("ISOLA_RUNTIME_DIR");
-    node.env("ISOLA_ARCHIVES", archive::make()?);
-    process::loud(node)
+    let archives = archive::make()?;
+    // Each by name: a folder is another thing to a later Node.js.
+    let files: Vec<_> = crate::digest::files(&app.join("test"))?
+        .into_iter()
+        .filter(|path| path.to_string_lossy().ends_with(".test.mjs"))
+        .map(|path| Path::new("test").join(path))
+        .collect();
+    for node in [setup::node()?.node, setup::newest_node()?] {
+        let version = process::answer(&node, &["--version"]).context("Node.js does not run")?;
+        eprintln!("==> node --test {SOURCE}/test, on Node.js {version}");
+        let mut node = Command::new(&node);
+        node.current_dir(&app).args(["--test", "--test-timeout=120000"]).args(&files);
+        // The package finds its own runtimes, as it does with its users.
+        node.env_remove("ISOLA_RUNTIME_DIR").env("ISOLA_ARCHIVES", &archives);
+        process::loud(node)?;
+    }
+    Ok(())
 }
 
 /// The type declarations, proved: what is right compiles, what is wrong does

