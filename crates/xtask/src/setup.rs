@@ -306,7 +306,7 @@ pub fn node() -> Result<Node> {
     let mut folders = vec![bin.clone()];
     folders.extend(std::env::split_paths(&path));
     let node = bin.join("node");
-    let version = process::answer(&node.to_string_lossy(), &["--version"])
+    let version = process::answer(&node, &["--version"])
         .context("the Node.js from PyPI does not run on this machine")?;
     Ok(Node { node, npm: bin.join("npm"), version, path: std::env::join_paths(folders)? })
 }
