@@ -1,13 +1,17 @@
 //! Sandboxes and their calls.
 
 use std::{
+    future::IntoFuture as _,
     sync::{Arc, OnceLock, mpsc},
     thread,
     time::Duration,
 };
 
-use isola::{Args, Call, Error, Value};
-use napi::bindgen_prelude::Either;
+use isola::{Answer, Args, Begun, Call, Error, Value};
+use napi::{
+    Env,
+    bindgen_prelude::{Either, Either3, PromiseRaw, within_runtime_if_available},
+};
 use napi_derive::napi;
 use tokio::sync::Notify;
 
@@ -36,6 +40,12 @@ impl Cancel {
     #[napi]
     pub fn cancel(&self) {
         self.0.notify_one();
+    }
+}
+
+impl Cancel {
+    fn of(given: Option<&Self>) -> Option<Arc<Notify>> {
+        given.map(|cancel| Arc::clone(&cancel.0))
     }
 }
 
@@ -69,8 +79,8 @@ type Outcome = Either<String, Failure>;
 impl Sandbox {
     #[napi]
     pub async fn start(&self, options: Option<CallOptions>, cancel: Option<&Cancel>) -> Outcome {
-        let call = self.inner().map(|sandbox| sandbox.start());
-        finish(call, options, cancel).await
+        let call = self.inner().map(|sandbox| limited(sandbox.start(), options));
+        finish(call.map(Call::into_future), Cancel::of(cancel)).await
     }
 
     #[napi]
@@ -85,19 +95,35 @@ impl Sandbox {
             Some(name) => sandbox.load_script_as(name, source),
             None => sandbox.load_script(source),
         });
-        finish(call, options, cancel).await
+        let call = call.map(|call| limited(call, options).into_future());
+        finish(call, Cancel::of(cancel)).await
     }
 
+    /// Calls a function. What becomes of it is there at once if the function is
+    /// known to be quick, and promised otherwise.
     #[napi]
-    pub async fn run(
+    pub fn run<'env>(
         &self,
+        env: &'env Env,
         function: String,
         args: Arguments,
         options: Option<CallOptions>,
         cancel: Option<&Cancel>,
-    ) -> Outcome {
-        let call = args.read().and_then(|args| Ok(self.inner()?.run(function, args)));
-        finish(call, options, cancel).await
+    ) -> napi::Result<Either3<String, Failure, PromiseRaw<'env, Outcome>>> {
+        let call =
+            args.read().and_then(|args| Ok(limited(self.inner()?.run(function, args), options)));
+        let begun = match call {
+            Ok(call) => within_runtime_if_available(|| call.begin_here()),
+            Err(error) => Begun::Over(Err(error)),
+        };
+        Ok(match begun {
+            Begun::Over(Ok(value)) => Either3::A(value.into_text()),
+            Begun::Over(Err(error)) => Either3::B(error.into()),
+            Begun::UnderWay(answer) => {
+                let cancel = Cancel::of(cancel);
+                Either3::C(env.spawn_future(async { Ok(finish(Ok(answer), cancel).await) })?)
+            }
+        })
     }
 
     /// Begins a call whose events are taken one after another.
@@ -173,27 +199,23 @@ fn limited(mut call: Call, options: Option<CallOptions>) -> Call {
     call
 }
 
-async fn finish(
-    call: Result<Call, Error>,
-    options: Option<CallOptions>,
-    cancel: Option<&Cancel>,
-) -> Outcome {
-    let call = match call {
-        Ok(call) => limited(call, options).into_future(),
+async fn finish(answer: Result<Answer, Error>, cancel: Option<Arc<Notify>>) -> Outcome {
+    let answer = match answer {
+        Ok(answer) => answer,
         Err(error) => return Either::B(error.into()),
     };
     let outcome = match cancel {
-        None => call.await,
+        None => answer.await,
         Some(cancel) => tokio::select! {
             // The call first: one that is cancelled has begun, and its sandbox
             // is closed then, whoever was faster.
             biased;
-            outcome = call => outcome,
-            () = cancel.0.notified() => return Either::B(Failure::aborted()),
+            outcome = answer => outcome,
+            () = cancel.notified() => return Either::B(Failure::aborted()),
         },
     };
     match outcome {
-        Ok(value) => Either::A(value.to_string()),
+        Ok(value) => Either::A(value.into_text()),
         Err(error) => Either::B(error.into()),
     }
 }

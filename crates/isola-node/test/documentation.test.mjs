@@ -3,8 +3,11 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { readFile, writeFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import path from 'node:path';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
+import * as isola from 'isola-core';
 
 const run = promisify(execFile);
 
@@ -31,3 +34,39 @@ for (const [page, printed] of [
     }
   });
 }
+
+/** The first two columns of a page's tables, where they hold names in code style. */
+async function columns(page) {
+  const names = (cell) => [...cell.matchAll(/`(\w+)`/g)].map(([, name]) => name);
+  const rows = [...(await readFile(page, 'utf8')).matchAll(/^\| (`[^|]*) \|([^|]*)\|/gm)];
+  return rows.map(([, first, second]) => [names(first), names(second)]);
+}
+
+test('each code of an error has one class, the same in code, declarations and documentation', async () => {
+  const lib = path.join(path.dirname(createRequire(import.meta.url).resolve('isola-core')), '/');
+  const { fromFailure } = createRequire(lib)('./errors.js');
+  const classOf = (code) => fromFailure({ code, message: '' }).name;
+  const documented = new Map();
+  for (const [classes, codes] of await columns('docs/node.md')) {
+    if (!classes[0]?.endsWith('Error')) continue;
+    // A row is about several classes of one code each, or one class.
+    for (const [index, name] of classes.entries()) {
+      documented.set(name, classes.length > 1 ? [codes[index]] : codes);
+    }
+  }
+  const declarations = await readFile(path.join(lib, 'index.d.ts'), 'utf8');
+  const declared = [...declarations.matchAll(/^export class (\w+) extends IsolaError/gm)];
+  assert.deepEqual(declared.map(([, name]) => name).sort(), [...documented.keys()].sort());
+  for (const [name, codes] of documented) {
+    assert.ok(isola[name].prototype instanceof isola.IsolaError, name);
+    for (const code of codes.filter((code) => code !== 'cause' && code !== '_limit')) {
+      assert.equal(classOf(code), name);
+    }
+  }
+  const all = (await columns('docs/errors.md')).flatMap(([codes]) => codes);
+  assert.ok(all.length > 15);
+  for (const code of all) {
+    const name = classOf(code);
+    assert.ok(name === 'LimitError' ? code.endsWith('_limit') : documented.get(name).includes(code), code);
+  }
+});

@@ -62,6 +62,62 @@ test('maxMemory of a template and of a sandbox', async (t) => {
   await assert.rejects(small.create({ maxMemory: 1000 }), { code: 'invalid_argument', message: /max_memory of 1000 bytes/ });
 });
 
+const LIMITED = `
+import asyncio
+from sandbox.asyncio import hostcall
+
+def spin():
+    while True: pass
+def big(n): return "x" * n
+def talk(n): print("x" * n)
+def deep(n): return 0 if n == 0 else 1 + deep(n - 1)
+async def ask(n): return await asyncio.gather(*(hostcall("never", "x") for _ in range(n)))
+async def tell(n): return await hostcall("never", "x" * n)
+def open_many(n): return [open("/data/file") for _ in range(n)]
+async def fetch_many(n):
+    from sandbox.http import fetch
+    async def one():
+        async with fetch("GET", "http://a.test/") as response: return response.status
+    return await asyncio.gather(*(one() for _ in range(n)))
+`;
+
+for (const [limits, name, args, code, message] of [
+  [{ cpuTimeoutMs: 50 }, 'spin', [], 'cpu_time_limit', /50ms/],
+  [{ timeoutMs: 50 }, 'spin', [], 'wall_time_limit', /50ms/],
+  [{ maxMemory: 48 << 20 }, 'big', [200 << 20], 'memory_limit', /memory/],
+  [{ maxValueSize: 2000 }, 'big', [2000], 'value_size_limit', /2000/],
+  [{ maxOutputSize: 1000 }, 'talk', [1000], 'output_limit', /1000/],
+  [{ maxRecursion: 100 }, 'deep', [100], 'recursion_limit', /100/],
+  [{ maxPendingHostcalls: 3 }, 'ask', [4], 'hostcall_failed', /3/],
+  [{ maxHeldMemory: 1000 }, 'tell', [1000], 'hostcall_failed', /1000/],
+  [{ maxHandles: 100 }, 'open_many', [100], 'handle_limit', /100/],
+  [{ maxRequests: 3 }, 'fetch_many', [4], 'guest_exception', /3/],
+]) {
+  test(`the limit ${Object.keys(limits)} of a template and of a sandbox`, async (t) => {
+    const data = await folder(t);
+    await writeFile(path.join(data, 'file'), '');
+    const never = () => new Promise(() => {});
+    const config = { hostcalls: { never }, http: never, mounts: [{ host: data, guest: '/data' }] };
+    const limited = await buildTemplate('python', { limits });
+    for (const guest of [
+      await started(t, limited, config),
+      await started(t, await template('python'), { ...config, limits }),
+    ]) {
+      await guest.loadScript(LIMITED);
+      await assert.rejects(guest.run(name, args), (error) => {
+        assert.equal(error.code, code, error.stack);
+        assert.match(error.message, message);
+        return true;
+      });
+    }
+    // What a sandbox says goes over what its template says, limit by limit.
+    const roomy = { timeoutMs: Infinity, cpuTimeoutMs: Infinity, maxRecursion: 500 };
+    const guest = await started(t, limited, { limits: roomy, maxMemory: 128 << 20 });
+    await guest.loadScript(LIMITED);
+    assert.equal(await guest.run('deep', [200]), 200);
+  });
+}
+
 test('cacheDir keeps compiled code there, and null keeps none', { timeout: 300_000 }, async (t) => {
   const cacheDir = await folder(t);
   const phases = [];

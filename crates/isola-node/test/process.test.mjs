@@ -3,10 +3,15 @@
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
+import { cp, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
 
 const run = promisify(execFile);
+const require = createRequire(import.meta.url);
 
 const BEGIN = `
 const { buildTemplate } = require('isola-core');
@@ -82,4 +87,84 @@ test('sandboxes work in workers, and a worker may be terminated during a call', 
       });`),
     '1\n2\n',
   );
+});
+
+test('quick calls in a row let everybody else have their turn', async () => {
+  assert.equal(
+    await printed(`begin('function main() { return 1; }').then(async (sandbox) => {
+      let ticks = 0;
+      const timer = setInterval(() => (ticks += 1), 1);
+      while (ticks < 3) await sandbox.run('main');
+      clearInterval(timer);
+      console.log('ticked');
+    });`),
+    'ticked\n',
+  );
+});
+
+test('memory returns when sandboxes are closed', async () => {
+  const program = `
+    const { buildTemplate } = require('isola-core');
+    (async () => {
+      const template = await buildTemplate('js');
+      const cycle = async (n) => {
+        for (let i = 0; i < n; i += 1) {
+          const sandbox = await template.create({ hostcalls: { f() {} }, http: true });
+          await sandbox.start();
+          await sandbox[Symbol.asyncDispose]();
+        }
+        for (let i = 0; i < 3; i += 1) { gc(); await new Promise(setImmediate); }
+        return process.memoryUsage();
+      };
+      const before = await cycle(100);
+      const after = await cycle(400);
+      console.log(JSON.stringify([after.heapUsed - before.heapUsed, after.rss - before.rss]));
+    })();
+  `;
+  const { stdout } = await run(process.execPath, ['--expose-gc', '-e', program]);
+  const [heap, rss] = JSON.parse(stdout);
+  // 400 guests would be some 300 MB.
+  assert.ok(heap < 1e6, `the heap grew by ${heap} bytes`);
+  assert.ok(rss < 40e6, `the process grew by ${rss} bytes`);
+});
+
+/** A folder in which isola-core is installed, and nothing beside it but `more`. */
+async function alone(t, more = {}) {
+  const app = await mkdtemp(path.join(tmpdir(), 'isola-test-'));
+  t.after(() => rm(app, { recursive: true, force: true }));
+  const modules = path.join(app, 'node_modules');
+  const core = path.dirname(require.resolve('isola-core/package.json'));
+  await cp(core, path.join(modules, 'isola-core'), { recursive: true });
+  for (const [name, content] of Object.entries(more)) {
+    await mkdir(path.dirname(path.join(modules, name)), { recursive: true });
+    await writeFile(path.join(modules, name), content);
+  }
+  return app;
+}
+
+async function refusal(cwd, before = '') {
+  const program = `${before}
+    require('isola-core').buildTemplate('js').catch((error) => console.log(error.code, error.message));`;
+  const { stdout } = await run(process.execPath, ['-e', program], { cwd });
+  return stdout;
+}
+
+test('a machine without a native part is told which there are', async (t) => {
+  const other = "Object.defineProperty(process, 'platform', { value: 'sunos' });";
+  assert.match(
+    await refusal(await alone(t), other),
+    /^invalid_argument isola-core has no native part for sunos-x64: there is one for linux-x64$/m,
+  );
+});
+
+test('a native part that is missing or damaged is named', async (t) => {
+  assert.match(
+    await refusal(await alone(t)),
+    /^invalid_argument the package isola-core-linux-x64-gnu is not installed: install isola-core without --omit=optional$/m,
+  );
+  const damaged = await alone(t, {
+    'isola-core-linux-x64-gnu/package.json': '{ "name": "isola-core-linux-x64-gnu", "main": "isola.node" }',
+    'isola-core-linux-x64-gnu/isola.node': 'nonsense',
+  });
+  assert.match(await refusal(damaged), /^invalid_argument the native part of isola-core cannot be loaded, which needs glibc: /m);
 });

@@ -7,7 +7,6 @@ import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises';
-import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
@@ -15,7 +14,6 @@ import { gzipSync } from 'node:zlib';
 import * as isola from 'isola-core';
 import { server } from './support/fixture.mjs';
 
-const require = createRequire(import.meta.url);
 const VERSION = '9.9.9';
 const ASSET = `/v${VERSION}/isola-js.tar.gz`;
 
@@ -215,25 +213,28 @@ test('a release that is not there says where it was looked for', async (t) => {
   await refused(build(runtimesDir, none.url), 'download_refused', /holds no SHA-256 digest/);
 });
 
-test('two processes at once download once, and a real runtime runs', { timeout: 300_000 }, async (t) => {
-  const around = await folder(t);
-  const shipped = path.dirname(require.resolve('isola-core-runtime-js/package.json'));
-  const real = archive([['js.wasm', await readFile(path.join(shipped, 'js.wasm'))]]);
-  const { url, log } = await releases(t, real);
+test('two processes at once download once, and the archive of a release runs', { timeout: 300_000 }, async (t) => {
+  const home = await folder(t);
+  const real = await readFile(path.join(process.env.ISOLA_ARCHIVES, 'isola-js.tar.gz'));
+  const line = await readFile(path.join(process.env.ISOLA_ARCHIVES, 'isola-js.tar.gz.sha256'), 'utf8');
+  const { url, log } = await releases(t, real, { digest: line.split(' ')[0] });
   const program = `
     const { buildTemplate } = require('isola-core');
     (async () => {
-      const [version, runtimesDir, downloadUrl] = process.argv.slice(1);
-      const template = await buildTemplate('js', { version, runtimesDir, downloadUrl });
+      const [version, downloadUrl] = process.argv.slice(1);
+      const template = await buildTemplate('js', { version, downloadUrl });
       const sandbox = await template.create();
       await sandbox.start();
       await sandbox.loadScript('function main() { return 42; }');
       console.log(await sandbox.run('main'));
     })();
   `;
+  const { XDG_CACHE_HOME, ...env } = { ...process.env, HOME: home };
   const runs = [1, 2].map(async () => {
-    const args = ['-e', program, VERSION, path.join(around, 'runtimes'), url];
-    const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    const child = spawn(process.execPath, ['-e', program, VERSION, url], {
+      env,
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
     let printed = '';
     child.stdout.on('data', (text) => (printed += text));
     const [code] = await once(child, 'close');
@@ -241,4 +242,8 @@ test('two processes at once download once, and a real runtime runs', { timeout: 
   });
   assert.deepEqual(await Promise.all(runs), [[0, '42\n'], [0, '42\n']]);
   assert.equal(log.filter((line) => line === ASSET).length, 1);
+  // Nothing was told of folders: they are those of the user's cache.
+  const cache = path.join(home, '.cache/isola');
+  assert.deepEqual(await readdir(path.join(cache, 'runtimes', VERSION)), ['js']);
+  assert.ok((await readdir(path.join(cache, 'compiled'))).some((name) => name.endsWith('.cwasm')));
 });

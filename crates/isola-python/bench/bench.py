@@ -106,8 +106,9 @@ async def main() -> None:
             await sandbox.run("add", 2, 3)
         each = (time.perf_counter() - start) * 1e6 / CALLS
     row("  isola", f"{each:.1f} us")
-    if "ISOLA_RUST_CALL" in os.environ:
-        rust = float(os.environ["ISOLA_RUST_CALL"])
+    if "ISOLA_RUST_CALLS" in os.environ:
+        lines = os.environ["ISOLA_RUST_CALLS"].splitlines()
+        rust = float(dict(line.split() for line in lines)["python"])
         row("  the same in Rust", f"{rust:.1f} us")
         row("  what the binding adds", f"{each - rust:.1f} us")
     with pydantic_monty.Monty() as monty, monty.checkout() as session:

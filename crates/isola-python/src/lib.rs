@@ -17,6 +17,7 @@ mod encode;
 mod events;
 mod failure;
 mod host;
+mod limits;
 mod sandbox;
 mod template;
 
@@ -34,7 +35,7 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<template::Template>()?;
     module.add_function(wrap_pyfunction!(encode::encode, module)?)?;
     module.add_function(wrap_pyfunction!(template::build, module)?)?;
-    module.add_function(wrap_pyfunction!(template::resolve, module)?)?;
+    module.add_function(wrap_pyfunction!(template::find, module)?)?;
     module.add_function(wrap_pyfunction!(bridge::check_process, module)?)?;
     let end = wrap_pyfunction!(bridge::end, module)?;
     module.py().import("atexit")?.call_method1("register", (end,))?;

@@ -1,21 +1,15 @@
 //! A sandbox: one operation at a time, each a task of the runtime.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::FutureExt as _;
-use isola::{Args, Call, Value};
+use isola::{Args, Begun, Call, Value};
 use pyo3::{prelude::*, types::PyString};
 
 use crate::{
     bridge::{Callback, Own, Task, runtime, spawn},
     events::EventStream,
     failure,
+    limits::{CallLimits, limited},
 };
 
 /// Where hostcalls of the guest go: the event loop of the operation that runs.
@@ -29,25 +23,17 @@ type Arguments = Vec<(Option<String>, String)>;
 pub struct Sandbox {
     inner: Own<isola::Sandbox>,
     current: CurrentLoop,
-    /// The last call took less than [`QUICK`].
-    quick: Arc<AtomicBool>,
 }
-
-/// A sandbox whose last call was quicker than this begins the next one on the
-/// thread of the event loop, without the interpreter's lock: the way to another
-/// thread and back costs more than such a call. A call that turns out longer
-/// gives way after two milliseconds, like every guest, and goes on over there.
-const QUICK: Duration = Duration::from_micros(200);
 
 impl Sandbox {
     pub fn new(sandbox: isola::Sandbox, current: CurrentLoop) -> Self {
-        Self { inner: Own::new(sandbox), current, quick: Arc::default() }
+        Self { inner: Own::new(sandbox), current }
     }
 
     fn begin(
         &self,
         call: Call,
-        limits: (Option<f64>, Option<f64>),
+        limits: CallLimits,
         event_loop: Py<PyAny>,
         done: Py<PyAny>,
         py: Python<'_>,
@@ -74,7 +60,7 @@ impl Sandbox {
     /// Prepares the interpreter.
     fn start(
         &self,
-        limits: (Option<f64>, Option<f64>),
+        limits: CallLimits,
         event_loop: Py<PyAny>,
         done: Py<PyAny>,
         py: Python<'_>,
@@ -87,7 +73,7 @@ impl Sandbox {
         &self,
         source: String,
         name: Option<String>,
-        limits: (Option<f64>, Option<f64>),
+        limits: CallLimits,
         event_loop: Py<PyAny>,
         done: Py<PyAny>,
         py: Python<'_>,
@@ -106,35 +92,27 @@ impl Sandbox {
         &self,
         function: &str,
         arguments: Arguments,
-        limits: (Option<f64>, Option<f64>),
+        limits: CallLimits,
         event_loop: Py<PyAny>,
         done: Py<PyAny>,
         py: Python<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let call = limited(self.inner.get()?.run(function, read(arguments, py)?), limits)?;
         self.follow(&event_loop, py);
-        let mut future = call.into_future();
-        let start = Instant::now();
-        if self.quick.swap(false, Ordering::Relaxed) {
-            let runtime = runtime()?;
-            let first = py.detach(|| {
-                let _within = runtime.enter();
-                (&mut future).now_or_never()
-            });
-            if let Some(outcome) = first {
-                self.quick.store(start.elapsed() < QUICK, Ordering::Relaxed);
+        let runtime = runtime()?;
+        // Without the interpreter's lock, like everything a guest does.
+        let begun = py.detach(|| {
+            let _within = runtime.enter();
+            call.begin_here()
+        });
+        let answer = match begun {
+            Begun::Over(outcome) => {
                 let value = outcome.map_err(|error| failure::from_error(py, &error))?;
                 return Ok(PyString::new(py, value.as_str()).into_any());
             }
-        }
-        let quick = Arc::clone(&self.quick);
-        let work = async move {
-            let start = Instant::now();
-            let outcome = future.await;
-            quick.store(start.elapsed() < QUICK, Ordering::Relaxed);
-            outcome
+            Begun::UnderWay(answer) => answer,
         };
-        let task = spawn(work, Callback::new(event_loop, done), |py, value: Value| {
+        let task = spawn(answer, Callback::new(event_loop, done), |py, value: Value| {
             Ok(PyString::new(py, value.as_str()).into_any())
         })?;
         Ok(Bound::new(py, task)?.into_any())
@@ -145,7 +123,7 @@ impl Sandbox {
         &self,
         function: &str,
         arguments: Arguments,
-        limits: (Option<f64>, Option<f64>),
+        limits: CallLimits,
         event_loop: Py<PyAny>,
         py: Python<'_>,
     ) -> PyResult<EventStream> {
@@ -159,7 +137,7 @@ impl Sandbox {
     fn evaluate_stream(
         &self,
         source: String,
-        limits: (Option<f64>, Option<f64>),
+        limits: CallLimits,
         event_loop: Py<PyAny>,
         py: Python<'_>,
     ) -> PyResult<EventStream> {
@@ -193,24 +171,4 @@ fn read(arguments: Arguments, py: Python<'_>) -> PyResult<Args> {
         };
     }
     Ok(args)
-}
-
-fn limited(mut call: Call, (wall, cpu): (Option<f64>, Option<f64>)) -> PyResult<Call> {
-    if let Some(seconds) = wall {
-        call = call.timeout(duration("timeout", seconds)?);
-    }
-    if let Some(seconds) = cpu {
-        call = call.cpu_timeout(duration("cpu_timeout", seconds)?);
-    }
-    Ok(call)
-}
-
-fn duration(option: &str, seconds: f64) -> PyResult<Duration> {
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err(failure::raise(
-            "invalid_argument",
-            &format!("{option} is {seconds:?}: give a number of seconds above 0"),
-        )),
-    }
 }

@@ -5,13 +5,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use isola::{Error, Mount, Permission, Runtime};
-use pyo3::prelude::*;
+use isola::{Error, Limits, Mount, Permission, Runtime, RuntimeSource};
+use pyo3::{IntoPyObjectExt as _, prelude::*};
 
 use crate::{
-    bridge::{Callback, Own, Task, spawn},
+    bridge::{Callback, Own, Task, attach, post, spawn},
     failure,
     host::PythonHost,
+    limits::LimitOptions,
     sandbox::Sandbox,
 };
 
@@ -21,33 +22,92 @@ type MountOption = (PathBuf, String, String, String);
 
 /// A compiled interpreter.
 #[pyclass(frozen, module = "isola._native")]
-pub struct Template(Own<isola::Template>);
+pub struct Template {
+    inner: Own<isola::Template>,
+    /// A sandbox starts from these.
+    limits: Limits,
+}
+
+/// Where a runtime may come from: the keywords of `find`.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct SourceOptions {
+    runtime_path: Option<PathBuf>,
+    runtime_lib_dir: Option<PathBuf>,
+    shipped: PathBuf,
+    version: Option<String>,
+    runtimes_dir: Option<PathBuf>,
+    download_url: Option<String>,
+    runtime_sha256: Option<String>,
+}
+
+/// Finds the component of a runtime, downloads it if need be, and hands its path
+/// to `done`. `progress` is told of a download, on the event loop.
+#[pyfunction]
+pub fn find(
+    runtime: &str,
+    options: SourceOptions,
+    progress: Option<Py<PyAny>>,
+    event_loop: Py<PyAny>,
+    done: Py<PyAny>,
+    py: Python<'_>,
+) -> PyResult<Task> {
+    let runtime: Runtime = runtime.parse().map_err(|error| failure::from_error(py, &error))?;
+    let mut source = RuntimeSource::new(runtime).shipped(options.shipped);
+    if let Some(path) = options.runtime_path {
+        source = source.path(path);
+    }
+    if let Some(folder) = options.runtime_lib_dir {
+        source = source.library(folder);
+    }
+    if let Some(version) = options.version {
+        source = source.version(version);
+    }
+    if let Some(folder) = options.runtimes_dir {
+        source = source.folder(folder);
+    }
+    if let Some(url) = options.download_url {
+        source = source.base_url(url);
+    }
+    if let Some(digest) = options.runtime_sha256 {
+        source = source.sha256(digest);
+    }
+    if let Some(progress) = progress {
+        let event_loop = event_loop.clone_ref(py);
+        source = source.on_progress(move |received, total| {
+            tell(&event_loop, &progress, ("download", Some(received), total));
+        });
+    }
+    spawn(source.find(), Callback::new(event_loop, done), |py, path: PathBuf| {
+        path.into_bound_py_any(py)
+    })
+}
 
 /// Builds a template, and hands it to `done`. `cache_dir` is a list so that its
 /// three forms differ: none is the default, an empty one is no cache.
 #[pyfunction]
 #[allow(clippy::too_many_arguments, reason = "one option each, by name")]
-#[pyo3(signature = (*, runtime, runtime_path, cache_dir, max_memory, prelude, mounts, env, event_loop, done))]
+#[pyo3(signature = (*, runtime, runtime_path, cache_dir, limits, prelude, mounts, env, progress, event_loop, done))]
 pub fn build(
     runtime: &str,
     runtime_path: PathBuf,
     cache_dir: Option<Vec<PathBuf>>,
-    max_memory: Option<usize>,
+    limits: LimitOptions,
     prelude: Option<String>,
     mounts: Vec<MountOption>,
     env: Vec<(String, String)>,
+    progress: Option<Py<PyAny>>,
     event_loop: Py<PyAny>,
     done: Py<PyAny>,
     py: Python<'_>,
 ) -> PyResult<Task> {
     let fail = |error: Error| failure::from_error(py, &error);
-    let mut builder =
-        isola::Template::builder(runtime.parse().map_err(fail)?).runtime_path(runtime_path);
+    let limits = limits.over(Limits::default())?;
+    let mut builder = isola::Template::builder(runtime.parse().map_err(fail)?)
+        .runtime_path(runtime_path)
+        .limits(limits.clone());
     if let Some(folders) = cache_dir {
         builder = builder.cache_dir(folders.into_iter().next());
-    }
-    if let Some(bytes) = max_memory {
-        builder = builder.max_memory(bytes);
     }
     if let Some(source) = prelude {
         builder = builder.prelude(source);
@@ -58,27 +118,33 @@ pub fn build(
     for (key, value) in env {
         builder = builder.env(key, value);
     }
-    spawn(builder.build(), Callback::new(event_loop, done), |py, template| {
-        Ok(Bound::new(py, Template(Own::new(template)))?.into_any())
+    if let Some(progress) = progress {
+        let event_loop = event_loop.clone_ref(py);
+        builder = builder.on_compile(move || {
+            tell(&event_loop, &progress, ("compile", None::<u64>, None::<u64>))
+        });
+    }
+    spawn(builder.build(), Callback::new(event_loop, done), |py, inner| {
+        Ok(Bound::new(py, Template { inner: Own::new(inner), limits })?.into_any())
     })
 }
 
-/// Where the component of a runtime is.
-#[pyfunction]
-#[pyo3(signature = (runtime, path=None))]
-pub fn resolve(runtime: &str, path: Option<PathBuf>, py: Python<'_>) -> PyResult<PathBuf> {
-    let found = runtime.parse::<Runtime>().and_then(|runtime| runtime.resolve(path.as_deref()));
-    found.map_err(|error| failure::from_error(py, &error))
+/// Lets the event loop tell `listener` how far a build is. A loop that is
+/// closed by now has nobody who listens.
+fn tell(event_loop: &Py<PyAny>, listener: &Py<PyAny>, news: (&str, Option<u64>, Option<u64>)) {
+    attach(|py| {
+        let _ = post(event_loop.bind(py), listener.bind(py), news);
+    });
 }
 
 #[pymethods]
 impl Template {
     /// Creates a sandbox, still to be started, and hands it to `done`.
     #[allow(clippy::too_many_arguments, reason = "one option each, by name")]
-    #[pyo3(signature = (*, max_memory, mounts, env, host, event_loop, done))]
+    #[pyo3(signature = (*, limits, mounts, env, host, event_loop, done))]
     fn create(
         &self,
-        max_memory: Option<usize>,
+        limits: LimitOptions,
         mounts: Vec<MountOption>,
         env: Vec<(String, String)>,
         host: Option<Py<PyAny>>,
@@ -86,10 +152,8 @@ impl Template {
         done: Py<PyAny>,
         py: Python<'_>,
     ) -> PyResult<Task> {
-        let mut builder = self.0.get()?.sandbox();
-        if let Some(bytes) = max_memory {
-            builder = builder.max_memory(bytes);
-        }
+        let limits = limits.over(self.limits.clone())?;
+        let mut builder = self.inner.get()?.sandbox().limits(limits);
         for mount in mounts {
             builder = builder.mount(read_mount(mount)?);
         }

@@ -32,7 +32,7 @@ async def test_a_pool_says_why_it_cannot_fill(python: isola.SandboxTemplate) -> 
         async with isola.SandboxPool(python, 1, script="1 / 0"):
             pass
     with pytest.raises(isola.InvalidArgumentError, match="unknown option 'colour'"):
-        async with isola.SandboxPool(python, 1, colour="red"):
+        async with isola.SandboxPool(python, 1, colour="red"):  # type: ignore[call-arg]
             pass
     with pytest.raises(isola.InvalidArgumentError, match="size is 0"):
         isola.SandboxPool(python, 0)

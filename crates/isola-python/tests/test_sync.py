@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
 
 import pytest
 
 import isola as asynchronous
 import isola.sync as isola
+from isola import _options
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +30,32 @@ def test_the_same_names() -> None:
             if not name.startswith("_") and name not in ("aclose", "warm"):
                 assert hasattr(getattr(isola, kind), name), f"{kind}.{name}"
                 assert member.__doc__
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["execute", "Executor", "Executor.execute", "Sandbox.start", "Sandbox.load_script"]
+    + ["Sandbox.run", "Sandbox.run_stream", "SandboxPool", "SandboxContext.build_template"],
+)
+def test_the_same_parameters(name: str) -> None:
+    there, here = (attrgetter(name)(module) for module in (asynchronous, isola))
+    for parameter in inspect.signature(there).parameters.values():
+        mine = inspect.signature(here).parameters[parameter.name]
+        assert (mine.kind, mine.default) == (parameter.kind, parameter.default), name
+
+
+def test_the_same_options() -> None:
+    """Those of `build_template`, `resolve_runtime` and `create` are in typed dictionaries."""
+    pairs: list[tuple[Callable[..., Any], type]] = [
+        (asynchronous.build_template, _options.TemplateOptions),
+        (asynchronous.resolve_runtime, _options.SourceOptions),
+        (asynchronous.SandboxTemplate.create, _options.SandboxOptions),
+        (asynchronous.SandboxTemplate.create, _options.SyncSandboxOptions),
+    ]
+    for function, options in pairs:
+        parameters = inspect.signature(function).parameters
+        named = {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
+        assert named == set(options.__annotations__), options.__name__
 
 
 def test_calls_and_events(template: isola.SandboxTemplate) -> None:
@@ -81,7 +111,7 @@ def test_a_raw_sandbox(template: isola.SandboxTemplate) -> None:
     with pytest.raises(isola.SandboxClosedError):
         sandbox.run("f")
     with pytest.raises(isola.InvalidArgumentError, match="unknown option 'colour'"):
-        template.instantiate(colour="red")
+        template.instantiate(colour="red")  # type: ignore[call-arg]
 
 
 def test_leaving_a_stream_early(template: isola.SandboxTemplate) -> None:

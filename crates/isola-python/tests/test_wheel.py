@@ -18,7 +18,7 @@ PAGES = {
     "README.md": 1,
     "crates/isola-python/README.md": 1,
     "docs/python.md": 6,
-    "docs/python-sdk/agents.md": 2,
+    "docs/python-sdk/agents.md": 4,
     "docs/python-sdk/http.md": 2,
     "docs/python-sdk/limits.md": 2,
     "docs/python-sdk/streams.md": 2,
@@ -33,19 +33,23 @@ def examples(page: str) -> list[str]:
     """
     text = (ROOT / page).read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [block for block in blocks if "import isola" in block]
+    return [block for block in blocks if "import isola" in block or "from mcp" in block]
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_examples_of_a_page_run_as_printed(page: str, tmp_path: Path) -> None:
     found = examples(page)
     assert len(found) >= PAGES[page]
+    # Where the command `isola` is.
+    commands = Path(os.environ["ISOLA_COMMAND"]).parent
+    path = os.pathsep.join([str(commands), os.environ["PATH"]])
     for number, source in enumerate(found):
         program = tmp_path / f"example_{number}.py"
         program.write_text(source)
         done = subprocess.run(
             [sys.executable, program.name],
             cwd=tmp_path,
+            env={**os.environ, "PATH": path},
             capture_output=True,
             text=True,
             timeout=120,

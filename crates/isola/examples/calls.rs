@@ -1,5 +1,6 @@
-//! What a call costs without a binding: 10,000 of them, in microseconds each.
-//! `cargo xtask bench python` puts it beside the same calls from Python.
+//! What a call costs without a binding: 10,000 of them to each runtime, in
+//! microseconds each. `cargo xtask bench node` and `cargo xtask bench python`
+//! put it beside the same calls from there.
 
 use std::time::Instant;
 
@@ -9,10 +10,18 @@ const CALLS: u32 = 10_000;
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    let template = Template::builder(Runtime::Python).build().await?;
+    let javascript = "function add(a, b) { return a + b; }";
+    println!("js {:.1}", each(Runtime::JavaScript, javascript).await?);
+    let python = "def add(a, b):\n    return a + b\n";
+    println!("python {:.1}", each(Runtime::Python, python).await?);
+    Ok(())
+}
+
+async fn each(runtime: Runtime, script: &str) -> Result<f64, Error> {
+    let template = Template::builder(runtime).build().await?;
     let sandbox = template.sandbox().create().await?;
     sandbox.start().await?;
-    sandbox.load_script("def add(a, b):\n    return a + b\n").await?;
+    sandbox.load_script(script).await?;
     for _ in 0..1_000 {
         sandbox.run("add", args![2, 3]).await?;
     }
@@ -20,6 +29,5 @@ async fn main() -> Result<(), Error> {
     for _ in 0..CALLS {
         sandbox.run("add", args![2, 3]).await?;
     }
-    println!("{:.1}", start.elapsed().as_secs_f64() * 1e6 / f64::from(CALLS));
-    Ok(())
+    Ok(start.elapsed().as_secs_f64() * 1e6 / f64::from(CALLS))
 }

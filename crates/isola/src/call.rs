@@ -75,6 +75,10 @@ impl Call {
         Ok(EventStream { future: Some(Box::pin(future)), output, end: None })
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     fn begin(
         self,
         listened: bool,
@@ -95,7 +99,8 @@ impl IntoFuture for Call {
     }
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<Value, Error>> + Send>>;
+/// What a call gives, once it was awaited.
+pub type Answer = Pin<Box<dyn Future<Output = Result<Value, Error>> + Send>>;
 
 /// The events of a running call. The last one is [`Event::End`] or
 /// [`Event::Error`].

@@ -63,6 +63,7 @@ mod mount;
 mod output;
 mod pending;
 mod permissions;
+mod quick;
 mod runtime;
 mod sandbox;
 mod template;
@@ -71,7 +72,7 @@ mod wasi;
 
 pub use args::Args;
 pub use cache::{CacheEntry, clear_cache, default_cache_dir, list_cache};
-pub use call::{Call, EventStream};
+pub use call::{Answer, Call, EventStream};
 #[cfg(feature = "client")]
 pub use client::HttpClient;
 pub use error::{Closed, Error, GuestException, Internal, Limit, LimitExceeded};
@@ -79,6 +80,7 @@ pub use event::{Event, Level, LogRecord};
 pub use host::{DenyAll, Handlers, Host, HostError};
 pub use limits::Limits;
 pub use mount::{Mount, Permission};
+pub use quick::Begun;
 pub use runtime::{Runtime, RuntimeSource};
 pub use sandbox::{Sandbox, SandboxBuilder};
 pub use template::{Template, TemplateBuilder};

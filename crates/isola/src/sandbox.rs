@@ -12,7 +12,10 @@
 use std::{
     collections::BTreeMap,
     fmt, mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::Notify;
@@ -277,6 +280,7 @@ impl SandboxBuilder {
                 prelude: self.template.defaults().prelude.clone(),
                 state: Mutex::new(State::Pending(live)),
                 closing: Notify::new(),
+                quick: AtomicBool::new(false),
             }),
         })
     }
@@ -304,6 +308,8 @@ pub(crate) struct Shared {
     pub(crate) prelude: Option<String>,
     state: Mutex<State>,
     closing: Notify,
+    /// The last call was a quick one.
+    quick: AtomicBool,
 }
 
 enum State {
@@ -322,6 +328,16 @@ pub(crate) struct Live {
 }
 
 impl Shared {
+    /// Whether the last call was a quick one. Who asks begins the next, of
+    /// which nothing is known yet.
+    pub(crate) fn take_quick(&self) -> bool {
+        self.quick.swap(false, Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_quick(&self, quick: bool) {
+        self.quick.store(quick, Ordering::Relaxed);
+    }
+
     /// Takes the guest for an operation.
     pub(crate) fn lease(self: &Arc<Self>, start: bool) -> Result<Lease, Error> {
         let mut state = self.lock();

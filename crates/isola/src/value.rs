@@ -82,7 +82,8 @@ impl Value {
             .map_err(|error| Error::InvalidArgument(format!("unexpected value: {error}")))
     }
 
-    pub(crate) fn into_text(self) -> String {
+    /// The JSON text.
+    pub fn into_text(self) -> String {
         Box::<str>::from(self.0).into_string()
     }
 }

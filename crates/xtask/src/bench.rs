@@ -48,16 +48,22 @@ fn python() -> Result<()> {
     let wheel = wheel::build("bench")?;
     let site = workspace::root().join("target/python-bench-site");
     wheel::install(&python, &wheel, &site)?;
-    // The same calls without a binding, on the same machine at the same time. The
-    // wheel's build made it: it builds the examples, too.
-    let calls = workspace::metadata()?.target_directory.join("release/examples/calls");
-    let mut calls = Command::new(calls);
-    calls.env("ISOLA_RUNTIME_DIR", workspace::runtimes());
-    let rust = process::capture(calls)?.text;
     eprintln!("==> python crates/isola-python/bench/bench.py");
     let mut bench = Command::new(python);
     bench.arg(workspace::root().join("crates/isola-python/bench/bench.py"));
-    bench.env("ISOLA_RUST_CALL", rust.trim());
+    bench.env(RUST_CALLS, rust_calls()?);
     bench.env("PYTHONPATH", &site).env_remove("ISOLA_RUNTIME_DIR");
     process::loud(bench)
+}
+
+/// Tells the benchmark of a binding what calls cost without one.
+pub const RUST_CALLS: &str = "ISOLA_RUST_CALLS";
+
+/// The same calls as those of the bindings' benchmarks, in the same run. The
+/// builds of the bindings made the program: they build the examples, too.
+pub fn rust_calls() -> Result<String> {
+    let calls = workspace::metadata()?.target_directory.join("release/examples/calls");
+    let mut calls = Command::new(calls);
+    calls.env("ISOLA_RUNTIME_DIR", workspace::runtimes());
+    Ok(process::capture(calls)?.text.trim().to_owned())
 }

@@ -1,5 +1,6 @@
 //! The chores of this repository, as `cargo xtask COMMAND`.
 
+mod archive;
 mod bench;
 mod check;
 mod debian;
@@ -52,6 +53,8 @@ enum Command {
     Pack(node::Args),
     /// Build the Python package, a wheel with both runtimes in it, into target/wheels
     Wheel(wheel::Args),
+    /// Pack the runtimes as a release holds them, with their digests, into target/archives
+    Archives(archive::Args),
     /// Write the files that are generated and committed
     Generate,
 }
@@ -80,6 +83,7 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Pack(args) => node::pack_for_release(&args),
         Command::Wheel(args) => wheel::run(&args),
+        Command::Archives(args) => archive::run(&args),
         Command::Generate => generate::write(),
     }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::digest::Inputs;
-use crate::{guests, process, progress, setup, workspace};
+use crate::{archive, bench, guests, process, progress, setup, workspace};
 
 const SOURCE: &str = "crates/isola-node";
 
@@ -23,6 +23,8 @@ struct Package {
 pub enum Profile {
     Debug,
     Release,
+    /// What `cargo bench` and the benchmark of the Python package build, too.
+    Bench,
 }
 
 #[derive(clap::Args)]
@@ -46,21 +48,29 @@ pub fn test() -> Result<()> {
     for folder in ["test", "types"] {
         copy_folder(&workspace::root().join(SOURCE).join(folder), &app.join(folder))?;
     }
-    for page in ["README.md", "docs/node.md"] {
+    for page in ["README.md", "docs/node.md", "docs/errors.md"] {
         let to = app.join(page);
         fs::create_dir_all(to.parent().unwrap_or(&app))?;
         fs::copy(workspace::root().join(page), to).with_context(|| format!("no {page}"))?;
     }
     compile(&app)?;
-    eprintln!("==> node --test {SOURCE}/test");
-    let tools = setup::node()?;
-    let mut node = Command::new(&tools.node);
-    node.current_dir(&app)
-        .args(["--test", "--test-timeout=120000", "test/"])
-        .env("PATH", &tools.path);
-    // The package finds its own runtimes, as it does with its users.
-    node.env_remove("ISOLA_RUNTIME_DIR");
-    process::loud(node)
+    let archives = archive::make()?;
+    // Each by name: a folder is another thing to a later Node.js.
+    let files: Vec<_> = crate::digest::files(&app.join("test"))?
+        .into_iter()
+        .filter(|path| path.to_string_lossy().ends_with(".test.mjs"))
+        .map(|path| Path::new("test").join(path))
+        .collect();
+    for node in [setup::node()?.node, setup::newest_node()?] {
+        let version = process::answer(&node, &["--version"]).context("Node.js does not run")?;
+        eprintln!("==> node --test {SOURCE}/test, on Node.js {version}");
+        let mut node = Command::new(&node);
+        node.current_dir(&app).args(["--test", "--test-timeout=120000"]).args(&files);
+        // The package finds its own runtimes, as it does with its users.
+        node.env_remove("ISOLA_RUNTIME_DIR").env("ISOLA_ARCHIVES", &archives);
+        process::loud(node)?;
+    }
+    Ok(())
 }
 
 /// The type declarations, proved: what is right compiles, what is wrong does
@@ -76,12 +86,13 @@ pub fn compile(app: &Path) -> Result<()> {
 
 /// The rows about Node.js, on the installed packages, beside what others have.
 pub fn bench(filter: Option<&str>) -> Result<()> {
-    build(Profile::Release)?;
-    let app = install(Profile::Release)?;
+    build(Profile::Bench)?;
+    let app = install(Profile::Bench)?;
     fs::copy(workspace::root().join(SOURCE).join("bench/bench.mjs"), app.join("bench.mjs"))?;
     let modules = setup::node_competitors()?;
     let mut node = Command::new(setup::node()?.node);
     node.current_dir(&app).args(["--expose-gc", "bench.mjs"]).args(filter);
+    node.env(bench::RUST_CALLS, bench::rust_calls()?);
     node.env("ISOLA_BENCH_MODULES", modules).env_remove("ISOLA_RUNTIME_DIR");
     process::loud(node)
 }
@@ -99,10 +110,8 @@ pub fn check_types() -> Result<()> {
 /// Builds the native part. All of the workspace, for the features of the
 /// dependencies are chosen by what is built, and the tests have built these.
 pub fn build(profile: Profile) -> Result<()> {
-    let mut cargo = process::cargo(&["build", "--workspace", "--lib", "--examples"]);
-    if matches!(profile, Profile::Release) {
-        cargo = process::cargo(&["build", "--release", "-p", "isola-node"]);
-    }
+    let mut cargo = process::cargo(&["build", "--workspace", "--lib", "--bins", "--examples"]);
+    cargo.args(["--profile", profile.name()]);
     eprintln!("==> cargo build of isola-node");
     process::loud(cargo)
 }
@@ -126,7 +135,7 @@ pub fn install(profile: Profile) -> Result<PathBuf> {
 /// Packs all packages whose content has changed.
 fn pack(profile: Profile) -> Result<Vec<PathBuf>> {
     let root = workspace::root();
-    let library = root.join("target").join(profile.name()).join("libisola_node.so");
+    let library = root.join("target").join(profile.folder()).join("libisola_node.so");
     let guest = |name: &str| workspace::runtimes().join(name);
     let packages = [
         Package { name: "isola-core", built: None },
@@ -163,10 +172,10 @@ fn pack_one(package: &Package, profile: Profile) -> Result<PathBuf> {
         npm.current_dir(&content).env("PATH", &tools.path);
         process::quiet(npm)
     })?;
-    archive(&folder)
+    archive_in(&folder)
 }
 
-fn archive(folder: &Path) -> Result<PathBuf> {
+fn archive_in(folder: &Path) -> Result<PathBuf> {
     fs::read_dir(folder)?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .find(|path| path.extension().is_some_and(|ending| ending == "tgz"))
@@ -196,8 +205,17 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
 impl Profile {
     fn name(self) -> &'static str {
         match self {
-            Self::Debug => "debug",
+            Self::Debug => "dev",
             Self::Release => "release",
+            Self::Bench => "bench",
+        }
+    }
+
+    /// Where cargo leaves what it builds with it.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Release | Self::Bench => "release",
         }
     }
 }

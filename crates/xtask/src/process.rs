@@ -1,5 +1,6 @@
 //! Running other programs.
 
+use std::ffi::OsStr;
 use std::io::Read;
 use std::process::{Command, ExitStatus};
 
@@ -47,7 +48,7 @@ pub fn loud(mut command: Command) -> Result<()> {
 
 /// What a program prints on its standard output, or `None` if it cannot be
 /// started or fails.
-pub fn answer(program: &str, args: &[&str]) -> Option<String> {
+pub fn answer(program: impl AsRef<OsStr>, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     output.status.success().then_some(text)

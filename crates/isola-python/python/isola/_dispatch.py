@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import _native
@@ -82,7 +83,7 @@ class Dispatcher:
         if handler is None:
             reply.fail("HTTP is disabled for this sandbox")
             return
-        work = answer(handler, method, url, headers, reader, length, reply)
+        work = partial(answer, handler, method, url, headers, reader, length, reply)
         self._begin(_guarded(work, reply), reply)
 
     def _begin(
@@ -97,13 +98,13 @@ class Dispatcher:
 
     async def _hostcall(self, name: str, payload: str, reply: _native.Reply) -> None:
         if name == HOSTCALL:
-            await _guarded(self._take(payload, reply), reply)
+            await _guarded(partial(self._take, payload, reply), reply)
             return
         handler = self._hostcalls.get(name)
         if handler is None:
             reply.fail(f'the host has no function "{name}"')
             return
-        await _guarded(_ask(handler, name, payload, reply), reply)
+        await _guarded(partial(_ask, handler, name, payload, reply), reply)
 
     async def _take(self, payload: str, reply: _native.Reply) -> None:
         number = decode(payload)
@@ -134,11 +135,15 @@ async def _ask(
 
 
 async def _guarded(
-    work: Coroutine[Any, Any, None], reply: _native.Reply | _native.HttpReply
+    work: Callable[[], Coroutine[Any, Any, None]], reply: _native.Reply | _native.HttpReply
 ) -> None:
-    """An exception of a handler is an error in the guest, and nothing else."""
+    """An exception of a handler is an error in the guest, and nothing else.
+
+    `work` is called here, and not before: a task that is cancelled at once does
+    not come here, and a coroutine that nobody awaits is a warning.
+    """
     try:
-        await work
+        await work()
     except asyncio.CancelledError:
         reply.fail("the host cancelled it")
         raise

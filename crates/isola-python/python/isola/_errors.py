@@ -70,6 +70,12 @@ class SandboxClosedError(IsolaError):
     code = "closed"
 
 
+class DownloadError(IsolaError):
+    """A runtime could not be downloaded, or what came is not what was asked for."""
+
+    code = "download_failed"
+
+
 class StreamFullError(IsolaError):
     """A `StreamArg` holds as many values as its capacity: the guest is behind."""
 
@@ -93,6 +99,8 @@ _CLASSES: dict[str, type[IsolaError]] = {
     "output_limit": LimitError,
     "recursion_limit": LimitError,
     "handle_limit": LimitError,
+    "download_failed": DownloadError,
+    "download_refused": DownloadError,
     "invalid_argument": InvalidArgumentError,
     "closed": SandboxClosedError,
     "internal": InternalError,

@@ -19,10 +19,10 @@ from ._template import SandboxTemplate, build_template
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from ._arguments import JsonValue
-    from ._options import RuntimeName
+    from ._options import RuntimeName, SandboxOptions
     from ._sandbox import Sandbox
 
 FILES = "/files"
@@ -86,7 +86,7 @@ class Executor:
         timeout: float | None = 60.0,
         cpu_timeout: float | None = 10.0,
         max_file_bytes: int = 16 << 20,
-        **sandbox_config: Any,
+        **sandbox_config: Unpack[SandboxOptions],
     ) -> None:
         self._template = template
         self._runtime = runtime if template is None else template.runtime
@@ -154,9 +154,9 @@ class Executor:
             return self._sandbox
         if self._template is None:
             self._template = await build_template(self._runtime)
-        config = dict(self._config)
+        config = self._config.copy()
         shown = MountConfig(folder, FILES, "read-write", "read-write")
-        config["mounts"] = [*config.get("mounts", ()), shown]
+        config["mounts"] = [*(config.get("mounts") or ()), shown]
         sandbox = await self._template.instantiate(**config)
         try:
             await sandbox.start()
@@ -186,7 +186,7 @@ async def execute(
     runtime: RuntimeName = "python",
     timeout: float | None = 60.0,
     cpu_timeout: float | None = 10.0,
-    **sandbox_config: Any,
+    **sandbox_config: Unpack[SandboxOptions],
 ) -> Execution:
     """Runs source code in a sandbox of its own: value, output and files.
 

@@ -3,13 +3,15 @@
 import asyncio
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
+
+from ._options import Limits
 
 __version__: str
 
 _Loop = asyncio.AbstractEventLoop
 _Done = Callable[[Any, BaseException | None], None]
+_Progress = Callable[[Any, int | None, int | None], None]
 _Limits = tuple[float | None, float | None]
 _Arguments = list[tuple[str | None, str]]
 _Mounts = list[tuple[str, str, str, str]]
@@ -17,16 +19,23 @@ _Headers = list[tuple[str, str]]
 
 def encode(value: object) -> str: ...
 def check_process() -> None: ...
-def resolve(runtime: str, path: str | os.PathLike[str] | None = None) -> Path: ...
+def find(
+    runtime: str,
+    options: dict[str, Any],
+    progress: _Progress | None,
+    event_loop: _Loop,
+    done: _Done,
+) -> Task: ...
 def build(
     *,
     runtime: str,
     runtime_path: str | os.PathLike[str],
     cache_dir: list[str] | None,
-    max_memory: int | None,
+    limits: Limits,
     prelude: str | None,
     mounts: _Mounts,
     env: list[tuple[str, str]],
+    progress: _Progress | None,
     event_loop: _Loop,
     done: _Done,
 ) -> Task: ...
@@ -38,7 +47,7 @@ class Template:
     def create(
         self,
         *,
-        max_memory: int | None,
+        limits: Limits,
         mounts: _Mounts,
         env: list[tuple[str, str]],
         host: object,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Callable, Literal
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Callable, Literal, TypedDict
 
 from ._errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from ._http import HttpHandler
 
 RuntimeName = Literal["python", "js"]
 Permission = Literal["read", "write", "read-write"]
@@ -38,6 +41,63 @@ class MountConfig:
                 )
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a build is."""
+
+    phase: Literal["download", "compile"]
+    received: int | None = None
+    """The bytes of a download that have arrived."""
+    total: int | None = None
+    """All bytes of a download, if that is known."""
+
+
+class SourceOptions(TypedDict, total=False):
+    """The options of `resolve_runtime`."""
+
+    version: str | None
+    runtime_path: str | os.PathLike[str] | None
+    runtime_lib_dir: str | os.PathLike[str] | None
+    runtimes_dir: str | os.PathLike[str] | None
+    download_url: str | None
+    runtime_sha256: str | None
+    on_progress: Callable[[Progress], object] | None
+
+
+class TemplateOptions(SourceOptions, total=False):
+    """The options of `build_template`."""
+
+    cache_dir: str | os.PathLike[str] | None
+    max_memory: int | None
+    limits: Limits | None
+    prelude: str | None
+    mounts: Sequence[MountConfig] | None
+    env: Mapping[str, str] | None
+
+
+class _CommonOptions(TypedDict, total=False):
+    max_memory: int | None
+    limits: Limits | None
+    mounts: Sequence[MountConfig] | None
+    env: Mapping[str, str] | None
+
+
+class SandboxOptions(_CommonOptions, total=False):
+    """The options of `SandboxTemplate.create`."""
+
+    hostcalls: Mapping[str, HostcallHandler] | None
+    http: Literal[True] | HttpHandler | None
+    http_handler: Literal[True] | HttpHandler | None
+
+
+class SyncSandboxOptions(_CommonOptions, total=False):
+    """The same in `isola.sync`: a handler may be a plain function."""
+
+    hostcalls: Mapping[str, Callable[[Any], Any]] | None
+    http: Literal[True] | Callable[[Any], Any] | None
+    http_handler: Literal[True] | Callable[[Any], Any] | None
+
+
 def mount_list(mounts: Sequence[MountConfig] | None) -> list[tuple[str, str, str, str]]:
     """Mounts as the native half takes them."""
     listed: list[tuple[str, str, str, str]] = []
@@ -62,15 +122,61 @@ def env_list(env: Mapping[str, str] | None) -> list[tuple[str, str]]:
     return listed
 
 
-def memory(max_memory: object) -> int | None:
-    """A memory limit, or none."""
-    if max_memory is None:
-        return None
-    if isinstance(max_memory, bool) or not isinstance(max_memory, int) or max_memory <= 0:
+@dataclass(frozen=True)
+class Limits:
+    """What a sandbox may use. `None` leaves a limit as it is.
+
+    Times are seconds, and `math.inf` is no limit; sizes are bytes.
+    """
+
+    max_memory: int | None = None
+    """All memory of the sandbox, the interpreter's own included. Default: 256 MiB."""
+    cpu_timeout: float | None = None
+    """CPU time of one call; waiting does not count. Default: 30 s."""
+    timeout: float | None = None
+    """Wall time of one call. Default: none."""
+    max_value_size: int | None = None
+    """The JSON text of one value, either way. Default: 16 MiB."""
+    max_output_size: int | None = None
+    """Output, logs and partial results of one call together. Default: 16 MiB."""
+    max_recursion: int | None = None
+    """How deep Python calls may nest. Default: 1,000."""
+    max_pending_hostcalls: int | None = None
+    """Hostcalls under way at once. Default: 4,096."""
+    max_held_memory: int | None = None
+    """What the host holds for the guest's hostcalls. Default: 64 MiB."""
+    max_handles: int | None = None
+    """Files, folders, streams and timers open at once. Default: 1,024."""
+    max_requests: int | None = None
+    """HTTP requests under way at once. Default: 64."""
+
+    def __post_init__(self) -> None:
+        seconds("cpu_timeout", self.cpu_timeout)
+        seconds("timeout", self.timeout)
+        for option in (each.name for each in fields(self)):
+            if option not in ("cpu_timeout", "timeout"):
+                _whole_number(option, getattr(self, option))
+
+
+def limits_of(limits: object, max_memory: int | None) -> Limits:
+    """`limits`, and `max_memory` over them."""
+    if limits is None:
+        return Limits(max_memory=max_memory)
+    if not isinstance(limits, Limits):
         raise InvalidArgumentError(
-            f"max_memory is {max_memory!r}: give a number of bytes above 0"
+            f"limits is a {type(limits).__name__}: use Limits(max_memory=..., timeout=...)"
         )
-    return max_memory
+    return limits if max_memory is None else replace(limits, max_memory=max_memory)
+
+
+def _whole_number(option: str, value: object) -> None:
+    if value is None:
+        return
+    top = (1 << 32) - 1 if option == "max_recursion" else (1 << 63) - 1
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= top:
+        is_size = option.endswith(("memory", "size"))
+        number = "a number of bytes" if is_size else "a whole number"
+        raise InvalidArgumentError(f"{option} is {value!r}: give {number} above 0")
 
 
 def seconds(option: str, value: object) -> float | None:

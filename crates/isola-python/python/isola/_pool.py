@@ -12,8 +12,9 @@ from ._errors import InvalidArgumentError, SandboxClosedError
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
+    from ._options import SandboxOptions
     from ._sandbox import Sandbox
     from ._template import SandboxTemplate
 
@@ -36,7 +37,7 @@ class SandboxPool:
         size: int,
         *,
         script: str | None = None,
-        **sandbox_config: Any,
+        **sandbox_config: Unpack[SandboxOptions],
     ) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise InvalidArgumentError(f"size is {size!r}: give a number of sandboxes above 0")

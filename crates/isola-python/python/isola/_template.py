@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,12 @@ from ._dispatch import Dispatcher
 from ._errors import InvalidArgumentError, IsolaError
 from ._options import (
     HostcallHandler,
+    Limits,
     MountConfig,
+    Progress,
     RuntimeName,
     env_list,
-    memory,
+    limits_of,
     mount_list,
     refuse_unknown,
 )
@@ -27,21 +29,27 @@ from ._sandbox import Sandbox
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from ._http import HttpHandler
+    from ._options import TemplateOptions
 
 _TEMPLATE_OPTIONS = (
     "version",
     "runtime_path",
     "runtime_lib_dir",
+    "runtimes_dir",
+    "download_url",
+    "runtime_sha256",
+    "on_progress",
     "cache_dir",
     "max_memory",
+    "limits",
     "prelude",
     "mounts",
     "env",
 )
-_SANDBOX_OPTIONS = ("max_memory", "mounts", "env", "hostcalls", "http")
+_SANDBOX_OPTIONS = ("max_memory", "limits", "mounts", "env", "hostcalls", "http")
 
 
 class _Default:
@@ -69,25 +77,42 @@ async def resolve_runtime(
     *,
     version: str | None = None,
     runtime_path: str | os.PathLike[str] | None = None,
+    runtime_lib_dir: str | os.PathLike[str] | None = None,
+    runtimes_dir: str | os.PathLike[str] | None = None,
+    download_url: str | None = None,
+    runtime_sha256: str | None = None,
+    on_progress: Callable[[Progress], object] | None = None,
 ) -> RuntimeConfig:
-    """Finds the component of a runtime.
+    """Finds the component of a runtime, and downloads it if it is nowhere.
 
     Looked at, in this order: `runtime_path`, the component itself or the folder
     that holds it; the environment variable `ISOLA_RUNTIME_DIR`; the runtimes
-    shipped with this package; the user's cache folder.
+    shipped with this package; `runtimes_dir`, where downloads are kept (in the
+    user's cache folder unless told otherwise); the release of `version` at
+    `download_url`. A download has the digest `runtime_sha256`, or the one that
+    is published beside it.
     """
-    if version is not None and version != _native.__version__:
-        raise InvalidArgumentError(
-            f"version {version!r} of the runtime is not here: this package is "
-            f"{_native.__version__}; give the path of another one as runtime_path"
-        )
-    path = None if runtime_path is None else Path(runtime_path)
-    if path is None and "ISOLA_RUNTIME_DIR" not in os.environ:
-        shipped = Path(__file__).parent / "runtimes"
-        if (shipped / f"{runtime}.wasm").is_file():
-            path = shipped
-    found = _native.resolve(runtime, path)
-    return RuntimeConfig(runtime, _native.__version__, Path(found))
+    options = {
+        "runtime_path": runtime_path,
+        "runtime_lib_dir": runtime_lib_dir,
+        "shipped": Path(__file__).parent / "runtimes",
+        "version": _text("version", version),
+        "runtimes_dir": runtimes_dir,
+        "download_url": _text("download_url", download_url),
+        "runtime_sha256": _text("runtime_sha256", runtime_sha256),
+    }
+    for option in ("runtime_path", "runtime_lib_dir", "runtimes_dir"):
+        path = options[option]
+        if path is not None and not isinstance(path, (str, os.PathLike)):
+            raise InvalidArgumentError(f"{option} is {path!r}: give a path")
+    progress = _listener(on_progress)
+    found = await call(lambda loop, done: _native.find(runtime, options, progress, loop, done))
+    return RuntimeConfig(
+        runtime,
+        _native.__version__ if version is None else version.removeprefix("v"),
+        Path(found),
+        None if runtime_lib_dir is None else Path(runtime_lib_dir),
+    )
 
 
 async def build_template(
@@ -96,8 +121,13 @@ async def build_template(
     version: str | None = None,
     runtime_path: str | os.PathLike[str] | None = None,
     runtime_lib_dir: str | os.PathLike[str] | None = None,
+    runtimes_dir: str | os.PathLike[str] | None = None,
+    download_url: str | None = None,
+    runtime_sha256: str | None = None,
+    on_progress: Callable[[Progress], object] | None = None,
     cache_dir: str | os.PathLike[str] | None | _Default = _DEFAULT,
     max_memory: int | None = None,
+    limits: Limits | None = None,
     prelude: str | None = None,
     mounts: Sequence[MountConfig] | None = None,
     env: Mapping[str, str] | None = None,
@@ -105,16 +135,25 @@ async def build_template(
 ) -> SandboxTemplate:
     """Finds, compiles if need be, and loads a runtime.
 
-    The first build on a machine compiles, which takes seconds, and keeps the
-    result in `cache_dir`; `None` keeps nothing. `max_memory` limits each
-    sandbox, in bytes. `prelude` is code that each sandbox runs when it starts.
-    `mounts` and `env` are what each sandbox sees. `runtime_lib_dir` is accepted
-    for runtimes that ship a folder of libraries; these have theirs inside.
+    Where it is looked for, and how it is downloaded, is told by
+    `resolve_runtime`. The first build on a machine compiles, which takes
+    seconds, and keeps the result in `cache_dir`; `None` keeps nothing.
+    `on_progress` is told of both, on the event loop. `limits` are those of each
+    sandbox; `max_memory`, in bytes, is one of them. `prelude` is code that each
+    sandbox runs when it starts. `mounts` and `env` are what each sandbox sees.
     """
     refuse_unknown(unknown, "build_template", _TEMPLATE_OPTIONS)
-    if runtime_lib_dir is not None and not Path(runtime_lib_dir).is_dir():
-        raise InvalidArgumentError(f"runtime_lib_dir {os.fspath(runtime_lib_dir)!r} is not a folder")
-    found = await resolve_runtime(runtime, version=version, runtime_path=runtime_path)
+    given = limits_of(limits, max_memory)
+    found = await resolve_runtime(
+        runtime,
+        version=version,
+        runtime_path=runtime_path,
+        runtime_lib_dir=runtime_lib_dir,
+        runtimes_dir=runtimes_dir,
+        download_url=download_url,
+        runtime_sha256=runtime_sha256,
+        on_progress=on_progress,
+    )
     if isinstance(cache_dir, _Default):
         cache = None
     else:
@@ -124,15 +163,36 @@ async def build_template(
             runtime=runtime,
             runtime_path=found.runtime_path,
             cache_dir=cache,
-            max_memory=memory(max_memory),
+            limits=given,
             prelude=prelude,
             mounts=mount_list(mounts),
             env=env_list(env),
+            progress=_listener(on_progress),
             event_loop=loop,
             done=done,
         )
     )
     return SandboxTemplate(native, runtime)
+
+
+def _listener(
+    on_progress: Callable[[Progress], object] | None,
+) -> Callable[[Any, int | None, int | None], None] | None:
+    if on_progress is None:
+        return None
+    if not callable(on_progress):
+        raise InvalidArgumentError(f"on_progress is {on_progress!r}: give a function")
+
+    def tell(phase: Any, received: int | None, total: int | None) -> None:
+        on_progress(Progress(phase, received, total))
+
+    return tell
+
+
+def _text(option: str, value: object) -> Any:
+    if value is None or isinstance(value, str):
+        return value
+    raise InvalidArgumentError(f"{option} is {value!r}: give a string")
 
 
 class SandboxTemplate:
@@ -153,6 +213,7 @@ class SandboxTemplate:
         self,
         *,
         max_memory: int | None = None,
+        limits: Limits | None = None,
         mounts: Sequence[MountConfig] | None = None,
         env: Mapping[str, str] | None = None,
         hostcalls: Mapping[str, HostcallHandler] | None = None,
@@ -162,13 +223,15 @@ class SandboxTemplate:
     ) -> AsyncIterator[Sandbox]:
         """A started sandbox, closed at the end of the `async with` block.
 
-        `hostcalls` are the functions that the guest can reach. `http` is `None`
+        `limits` are over those of the template. `hostcalls` are the functions that
+        the guest can reach. `http` is `None`
         (off), `True` (every request is sent, on `httpx`), or a function of
         an `HttpRequest`. `mounts` and `env` replace the template's by guest path
         and by key.
         """
         sandbox = await self.instantiate(
             max_memory=max_memory,
+            limits=limits,
             mounts=mounts,
             env=env,
             hostcalls=hostcalls,
@@ -183,6 +246,7 @@ class SandboxTemplate:
         self,
         *,
         max_memory: int | None = None,
+        limits: Limits | None = None,
         mounts: Sequence[MountConfig] | None = None,
         env: Mapping[str, str] | None = None,
         hostcalls: Mapping[str, HostcallHandler] | None = None,
@@ -192,6 +256,7 @@ class SandboxTemplate:
     ) -> Sandbox:
         """A sandbox that is still to be started; entering it starts it."""
         refuse_unknown(unknown, "a sandbox", _SANDBOX_OPTIONS)
+        given = limits_of(limits, max_memory)
         if self._closed:
             raise IsolaError("the template's context is closed", code="closed")
         if http is not None and http_handler is not None:
@@ -199,7 +264,7 @@ class SandboxTemplate:
         dispatcher = Dispatcher(hostcalls, http if http is not None else http_handler)
         native = await call(
             lambda loop, done: self._native.create(
-                max_memory=memory(max_memory),
+                limits=given,
                 mounts=mount_list(mounts),
                 env=env_list(env),
                 host=dispatcher,
@@ -224,12 +289,12 @@ class SandboxContext:
         self._closed = False
 
     async def build_template(
-        self, runtime: RuntimeName, *, version: str | None = None, **template_config: Any
+        self, runtime: RuntimeName, **template_config: Unpack[TemplateOptions]
     ) -> SandboxTemplate:
         """The same as `isola.build_template`."""
         if self._closed:
             raise IsolaError("the context is closed", code="closed")
-        template = await build_template(runtime, version=version, **template_config)
+        template = await build_template(runtime, **template_config)
         self._templates.append(template)
         return template
 

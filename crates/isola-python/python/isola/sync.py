@@ -22,12 +22,13 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import isola as _isola
 
 from ._arguments import Arg, JsonValue, StreamArg
 from ._errors import (
+    DownloadError,
     GuestError,
     GuestException,
     InternalError,
@@ -50,18 +51,25 @@ from ._events import (
 from ._executor import Execution
 from ._http import Headers, HttpRequest, HttpResponse
 from ._native import __version__, check_process
-from ._options import MountConfig
+from ._options import Limits, MountConfig, Progress
 from ._template import RuntimeConfig
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
-    from ._options import RuntimeName
+    from ._options import (
+        RuntimeName,
+        SandboxOptions,
+        SourceOptions,
+        SyncSandboxOptions,
+        TemplateOptions,
+    )
 
 __all__ = [
     "Arg",
+    "DownloadError",
     "EndEvent",
     "ErrorEvent",
     "Event",
@@ -77,8 +85,10 @@ __all__ = [
     "IsolaError",
     "JsonValue",
     "LimitError",
+    "Limits",
     "LogEvent",
     "MountConfig",
+    "Progress",
     "ResultEvent",
     "RuntimeConfig",
     "Sandbox",
@@ -143,9 +153,9 @@ class _Loop:
 _LOOP = _Loop()
 
 
-def _handlers(config: dict[str, Any]) -> dict[str, Any]:
+def _handlers(given: SyncSandboxOptions) -> SandboxOptions:
     """Lets plain functions be handlers, on threads."""
-    config = dict(config)
+    config = cast("dict[str, Any]", dict(given))
     hostcalls = config.get("hostcalls")
     if isinstance(hostcalls, Mapping):
         config["hostcalls"] = {
@@ -155,7 +165,7 @@ def _handlers(config: dict[str, Any]) -> dict[str, Any]:
     for option in ("http", "http_handler"):
         if callable(config.get(option)):
             config[option] = _asynchronous(config[option])
-    return config
+    return cast("SandboxOptions", config)
 
 
 def _asynchronous(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -169,23 +179,41 @@ def _asynchronous(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return on_a_thread
 
 
-def resolve_runtime(runtime: RuntimeName, **config: Any) -> RuntimeConfig:
+def resolve_runtime(runtime: RuntimeName, **config: Unpack[SourceOptions]) -> RuntimeConfig:
     """See `isola.resolve_runtime`."""
     return _LOOP.run(_isola.resolve_runtime(runtime, **config))
 
 
-def build_template(runtime: RuntimeName, **template_config: Any) -> SandboxTemplate:
+def build_template(
+    runtime: RuntimeName, **template_config: Unpack[TemplateOptions]
+) -> SandboxTemplate:
     """See `isola.build_template`."""
     return SandboxTemplate(_LOOP.run(_isola.build_template(runtime, **template_config)))
 
 
-def execute(source: str, **options: Any) -> Execution:
+def execute(
+    source: str,
+    *,
+    files: Mapping[str, bytes | str] | None = None,
+    template: SandboxTemplate | None = None,
+    runtime: RuntimeName = "python",
+    timeout: float | None = 60.0,
+    cpu_timeout: float | None = 10.0,
+    **sandbox_config: Unpack[SyncSandboxOptions],
+) -> Execution:
     """See `isola.execute`."""
-    options = _handlers(options)
-    template = options.pop("template", None)
-    if isinstance(template, SandboxTemplate):
-        template = template._inner
-    return _LOOP.run(_isola.execute(source, template=template, **options))
+    inner = None if template is None else template._inner
+    return _LOOP.run(
+        _isola.execute(
+            source,
+            files=files,
+            template=inner,
+            runtime=runtime,
+            timeout=timeout,
+            cpu_timeout=cpu_timeout,
+            **_handlers(sandbox_config),
+        )
+    )
 
 
 class SandboxContext:
@@ -194,7 +222,9 @@ class SandboxContext:
     def __init__(self) -> None:
         self._inner = _isola.SandboxContext()
 
-    def build_template(self, runtime: RuntimeName, **template_config: Any) -> SandboxTemplate:
+    def build_template(
+        self, runtime: RuntimeName, **template_config: Unpack[TemplateOptions]
+    ) -> SandboxTemplate:
         """See `isola.build_template`."""
         return SandboxTemplate(
             _LOOP.run(self._inner.build_template(runtime, **template_config))
@@ -228,12 +258,12 @@ class SandboxTemplate:
         return self._inner.runtime
 
     @contextmanager
-    def create(self, **sandbox_config: Any) -> Iterator[Sandbox]:
+    def create(self, **sandbox_config: Unpack[SyncSandboxOptions]) -> Iterator[Sandbox]:
         """A started sandbox, closed at the end of the `with` block."""
         with self.instantiate(**sandbox_config) as sandbox:
             yield sandbox
 
-    def instantiate(self, **sandbox_config: Any) -> Sandbox:
+    def instantiate(self, **sandbox_config: Unpack[SyncSandboxOptions]) -> Sandbox:
         """A sandbox that is still to be started; entering it starts it."""
         return Sandbox(_LOOP.run(self._inner.instantiate(**_handlers(sandbox_config))))
 
@@ -254,21 +284,56 @@ class Sandbox:
         """Whether it is closed."""
         return self._inner.closed
 
-    def start(self, **limits: float | None) -> None:
+    def start(
+        self, *, timeout: float | None = None, cpu_timeout: float | None = None
+    ) -> None:
         """See `isola.Sandbox.start`."""
-        _LOOP.run(self._inner.start(**limits))
+        _LOOP.run(self._inner.start(timeout=timeout, cpu_timeout=cpu_timeout))
 
-    def load_script(self, code: str, **options: Any) -> None:
+    def load_script(
+        self,
+        code: str,
+        *,
+        name: str | None = None,
+        timeout: float | None = None,
+        cpu_timeout: float | None = None,
+    ) -> None:
         """See `isola.Sandbox.load_script`."""
-        _LOOP.run(self._inner.load_script(code, **options))
+        _LOOP.run(
+            self._inner.load_script(code, name=name, timeout=timeout, cpu_timeout=cpu_timeout)
+        )
 
-    def run(self, function: str, /, *args: Any, **kwargs: Any) -> JsonValue:
+    def run(
+        self,
+        function: str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        cpu_timeout: float | None = None,
+        **kwargs: Any,
+    ) -> JsonValue:
         """See `isola.Sandbox.run`."""
-        return _LOOP.run(self._inner.run(function, *args, **kwargs))
+        return _LOOP.run(
+            self._inner.run(
+                function, *args, timeout=timeout, cpu_timeout=cpu_timeout, **kwargs
+            )
+        )
 
-    def run_stream(self, function: str, /, *args: Any, **kwargs: Any) -> Iterator[Event]:
+    def run_stream(
+        self,
+        function: str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        cpu_timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Iterator[Event]:
         """See `isola.Sandbox.run_stream`."""
-        return _iterate(self._inner.run_stream(function, *args, **kwargs))
+        return _iterate(
+            self._inner.run_stream(
+                function, *args, timeout=timeout, cpu_timeout=cpu_timeout, **kwargs
+            )
+        )
 
     def close(self) -> None:
         """Closes the sandbox and stops what runs in it."""
@@ -290,8 +355,17 @@ class Sandbox:
 class SandboxPool:
     """See `isola.SandboxPool`."""
 
-    def __init__(self, template: SandboxTemplate, size: int, **options: Any) -> None:
-        self._inner = _isola.SandboxPool(template._inner, size, **_handlers(options))
+    def __init__(
+        self,
+        template: SandboxTemplate,
+        size: int,
+        *,
+        script: str | None = None,
+        **sandbox_config: Unpack[SyncSandboxOptions],
+    ) -> None:
+        self._inner = _isola.SandboxPool(
+            template._inner, size, script=script, **_handlers(sandbox_config)
+        )
 
     @property
     def ready(self) -> int:
@@ -328,13 +402,31 @@ class SandboxPool:
 class Executor:
     """See `isola.Executor`."""
 
-    def __init__(self, template: SandboxTemplate | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        template: SandboxTemplate | None = None,
+        *,
+        runtime: RuntimeName = "python",
+        timeout: float | None = 60.0,
+        cpu_timeout: float | None = 10.0,
+        max_file_bytes: int = 16 << 20,
+        **sandbox_config: Unpack[SyncSandboxOptions],
+    ) -> None:
         inner = None if template is None else template._inner
-        self._inner = _isola.Executor(inner, **_handlers(options))
+        self._inner = _isola.Executor(
+            inner,
+            runtime=runtime,
+            timeout=timeout,
+            cpu_timeout=cpu_timeout,
+            max_file_bytes=max_file_bytes,
+            **_handlers(sandbox_config),
+        )
 
-    def execute(self, source: str, **options: Any) -> Execution:
+    def execute(
+        self, source: str, *, files: Mapping[str, bytes | str] | None = None
+    ) -> Execution:
         """See `isola.Executor.execute`."""
-        return _LOOP.run(self._inner.execute(source, **options))
+        return _LOOP.run(self._inner.execute(source, files=files))
 
     def reset(self) -> None:
         """Forgets the variables and the files."""

@@ -19,6 +19,7 @@ mod limits;
 mod mounts;
 mod output;
 mod python;
+mod quick;
 mod scripts;
 mod server;
 mod stdlib;

@@ -106,12 +106,12 @@ class Sandbox {
     if (signal?.aborted) throw errors.aborted(signal);
     this.#busy = true;
     try {
-      if (signal === undefined) return this.#result(await begin(undefined));
+      if (signal === undefined) return this.#result(await later(begin(undefined)));
       const cancel = new (native.addon().Cancel)();
       const stop = () => cancel.cancel();
       signal.addEventListener('abort', stop, { once: true });
       try {
-        return this.#result(await begin(cancel), signal);
+        return this.#result(await later(begin(cancel)), signal);
       } finally {
         signal.removeEventListener('abort', stop);
       }
@@ -127,6 +127,17 @@ class Sandbox {
     if (typeof outcome === 'string') return outcome;
     throw outcome.code === 'aborted' ? errors.aborted(signal) : errors.fromFailure(outcome);
   }
+}
+
+/**
+ * What the native part gives: a promise, or what became of a quick call. That
+ * one is told in another turn of the event loop, or a row of such calls would
+ * keep everybody else from theirs.
+ */
+async function later(outcome) {
+  if (typeof outcome.then === 'function') return outcome;
+  await new Promise(setImmediate);
+  return outcome;
 }
 
 function prepare(name, args, kwargs) {

@@ -1,0 +1,60 @@
+//! The runtimes as a release holds them: an archive each, and its digest.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use flate2::{Compression, GzBuilder};
+use tar::{Builder, Header};
+
+use crate::digest::{self, Inputs};
+use crate::{guests, setup, workspace};
+
+#[derive(clap::Args)]
+pub struct Args {}
+
+/// `cargo xtask archives`: what a release has for those who download a runtime.
+pub fn run(_: &Args) -> Result<()> {
+    guests::ensure()?;
+    println!("{}", make()?.display());
+    Ok(())
+}
+
+/// A folder with an archive `isola-<runtime>.tar.gz` of each runtime, and
+/// beside it `isola-<runtime>.tar.gz.sha256`, as `isola::RuntimeSource` reads
+/// them. The same runtimes give the same archives, bit for bit.
+pub fn make() -> Result<PathBuf> {
+    let folder = workspace::root().join("target/archives");
+    let names = ["python", "js"].map(|runtime| (runtime, format!("{runtime}.wasm")));
+    let inputs = names.iter().try_fold(Inputs::default(), |inputs, (_, name)| {
+        inputs.file(name, &workspace::runtimes().join(name))
+    })?;
+    let digest = inputs.finish();
+    setup::install("the archives of the runtimes", &folder, &digest, || {
+        for (runtime, name) in &names {
+            let archive = folder.join(format!("isola-{runtime}.tar.gz"));
+            pack(&workspace::runtimes().join(name), name, &archive)?;
+            let line = format!("{}  isola-{runtime}.tar.gz\n", digest::of_file(&archive)?);
+            fs::write(archive.with_extension("gz.sha256"), line)?;
+        }
+        Ok(())
+    })?;
+    Ok(folder)
+}
+
+fn pack(component: &Path, name: &str, archive: &Path) -> Result<()> {
+    let content =
+        fs::read(component).with_context(|| format!("cannot read {}", component.display()))?;
+    let file =
+        File::create(archive).with_context(|| format!("cannot create {}", archive.display()))?;
+    // No time and no name of a user: nothing that another build would not have.
+    let mut tar = Builder::new(GzBuilder::new().mtime(0).write(file, Compression::best()));
+    let mut header = Header::new_ustar();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    tar.append_data(&mut header, name, content.as_slice())?;
+    tar.into_inner()?.finish()?.flush()?;
+    Ok(())
+}
