@@ -6,18 +6,21 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{guests, node, process, setup, wheel, workspace};
+use crate::{guests, linux, node, process, setup, wheel, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Measure only the rows whose name contains this; `node`: the npm package,
-    /// `python`: the Python package
+    /// `python`: the Python package, `linux`: Linux sandboxes
     filter: Option<String>,
     /// With `node`: only the rows whose name contains this
     node_filter: Option<String>,
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    if args.filter.as_deref() == Some("linux") {
+        return linux_sandboxes();
+    }
     guests::ensure()?;
     match args.filter.as_deref() {
         Some("node") => node::bench(args.node_filter.as_deref()),
@@ -30,6 +33,15 @@ fn rust(filter: Option<&str>) -> Result<()> {
     eprintln!("==> cargo bench -p isola --bench sandbox");
     let mut command = process::cargo(&["bench", "-p", "isola", "--bench", "sandbox", "--"]);
     command.args(filter).env("ISOLA_BENCH_QUICKJS", setup::quickjs()?);
+    process::loud(command)
+}
+
+fn linux_sandboxes() -> Result<()> {
+    linux::ensure()?;
+    eprintln!("==> cargo bench -p isorun-engine --bench sandbox");
+    let package = ["bench", "-p", "isorun-engine", "--bench", "sandbox"];
+    let mut command = process::cargo(&package);
+    command.args(["--features", "conformance"]);
     process::loud(command)
 }
 

@@ -11,7 +11,7 @@ pub async fn names_are_unique_and_gone_when_destroyed(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let again = SandboxSpec { id: sandbox.id.clone(), ..spec() };
     assert!(matches!(engine.create(again.clone()).await, Err(Error::AlreadyExists(_))));
-    assert_eq!(engine.list().await.unwrap(), [sandbox.id.clone()]);
+    assert_eq!(engine.list().await.unwrap(), std::slice::from_ref(&sandbox.id));
     assert_eq!(sandbox.text("hostname").await, format!("{}\n", sandbox.id));
     let waiting = sandbox.exec(shell("sleep 1000")).await.unwrap();
     let (stats, waited, exited) =
@@ -64,7 +64,7 @@ pub async fn a_sandbox_that_dies_is_noticed(engine: &dyn Engine) {
     assert!(matches!(waited, Err(ClientError::Disconnected)), "{waited:?}");
     exit.unwrap();
     assert!(matches!(engine.connect(&sandbox.id).await.err(), Some(Error::Dead { .. })));
-    assert_eq!(engine.list().await.unwrap(), [sandbox.id.clone()]);
+    assert_eq!(engine.list().await.unwrap(), std::slice::from_ref(&sandbox.id));
     engine.destroy(&sandbox.id).await.unwrap();
 }
 

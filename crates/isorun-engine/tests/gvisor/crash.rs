@@ -124,14 +124,11 @@ async fn nothing_is_left(folder: &Path) {
         assert!(attempt < 250, "{left:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let groups = Command::new("find")
-        .args(["/sys/fs/cgroup", "-type", "d", "-path", "*/isorun-*/*", "-newer"])
-        .arg(folder.join("skeleton"))
-        .output()
-        .unwrap();
     let group = isorun_engine::gvisor::group_name(&folder.canonicalize().unwrap());
-    let left = String::from_utf8_lossy(&groups.stdout).into_owned();
-    assert!(!left.contains(&group), "{left}");
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        assert!(!hierarchy.path().join(&group).exists(), "{hierarchy:?}");
+    }
+    assert!(!Path::new("/sys/fs/cgroup").join(&group).exists());
 }
 
 /// Processes that have the folder in their command line, or as part of their
