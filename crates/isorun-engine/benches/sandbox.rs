@@ -42,13 +42,13 @@ async fn main() {
     let size = 100 << 20;
     let bytes = vec![7u8; size];
     let up = median(5, async || {
-        let request = WriteFile { path: "/root/big".into(), ..WriteFile::default() };
+        let request = WriteFile { path: "/srv/big".into(), ..WriteFile::default() };
         client::write_file(sandbox.connect().await, request, &bytes[..]).await.unwrap();
     })
     .await;
     row("upload of 100 MiB", &rate(size, up));
     let down = median(5, async || {
-        let path = "/root/big".into();
+        let path = "/srv/big".into();
         let mut reader = client::read_file(sandbox.connect().await, path).await.unwrap();
         let mut count = 0;
         while let Some(part) = reader.next().await.unwrap() {
