@@ -17,7 +17,7 @@ use isorun_agent::codec::{CHUNK, CodecError, Frame, FrameReader, FrameWriter};
 use isorun_agent::protocol::{Exec, Failure, FailureKind, STDIN_WINDOW, Status};
 
 use super::Agent;
-use super::groups::Group;
+use super::groups::{Group, Groups};
 use super::spawn::{self, Spawned};
 
 /// Runs a program for a connection, to the end of both.
@@ -41,9 +41,9 @@ where
     agent.execs.set(agent.execs.get() + 1);
     let deadline = exec.timeout_ms.map(|timeout| Instant::now() + Duration::from_millis(timeout));
     let mut program = Program::new(spawned, deadline);
-    let outcome = program.serve(&group, ended, reader, writer).await;
+    let outcome = program.serve(&agent.groups, &group, ended, reader, writer).await;
     if outcome.is_err() {
-        group.kill().await;
+        agent.groups.kill(&group).await;
     }
     program.let_go();
     agent.groups.release(group);
@@ -55,11 +55,17 @@ fn start(
     agent: &Agent,
     exec: &Exec,
 ) -> Result<(Group, Spawned, oneshot::Receiver<Status>), Failure> {
+    if !agent.groups.have_room() {
+        return Err(Failure {
+            kind: FailureKind::NoResources,
+            message: "the sandbox has as many processes as it may have".to_owned(),
+        });
+    }
     let group = agent.groups.make().map_err(|error| Failure {
         kind: FailureKind::NoResources,
         message: format!("cannot make a group for the program: {error}"),
     })?;
-    match spawn::spawn(exec, &group) {
+    match spawn::spawn(exec, &agent.groups, &group) {
         Ok(spawned) => {
             let ended = agent.reaper.watch(spawned.pid);
             Ok((group, spawned, ended))
@@ -103,6 +109,7 @@ impl Program {
     /// is delivered.
     async fn serve<R, W>(
         &mut self,
+        groups: &Groups,
         group: &Group,
         mut ended: oneshot::Receiver<Status>,
         reader: &mut FrameReader<R>,
@@ -128,7 +135,7 @@ impl Program {
                 },
                 () = until(self.deadline), if !timed_out => {
                     timed_out = true;
-                    group.kill().await;
+                    groups.kill(group).await;
                 }
                 flushed = writer.flush(), if !idle => flushed?,
                 taken = write(self.stdin.as_mut(), self.unread.front()), if !self.unread.is_empty() => {

@@ -18,7 +18,7 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 
 use isorun_agent::protocol::{Exec, Failure, FailureKind, Size};
 
-use super::groups::Group;
+use super::groups::{Group, Groups};
 use super::users::{self, User};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -36,7 +36,7 @@ pub struct Spawned {
 }
 
 /// Starts a program. The caller has to watch it before it does anything else.
-pub fn spawn(exec: &Exec, group: &Group) -> Result<Spawned, Failure> {
+pub fn spawn(exec: &Exec, groups: &Groups, group: &Group) -> Result<Spawned, Failure> {
     let user = users::find(exec.user.as_deref())?;
     let mut command = prepare(exec, &user)?;
     let opened = match exec.pty {
@@ -44,21 +44,23 @@ pub fn spawn(exec: &Exec, group: &Group) -> Result<Spawned, Failure> {
         None => connect_pipes(&mut command, exec.stdin),
     };
     let mut spawned = opened.map_err(|error| failure("cannot connect the program", &error))?;
-    let door = group.door().map_err(|error| failure("cannot make a group", &error))?;
+    let doors = groups.doors(group).map_err(|error| failure("cannot make a group", &error))?;
     let has_terminal = exec.pty.is_some();
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
+    let also: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
     // SAFETY: the closure runs between fork and exec. It makes system calls on
     // values that were made before, and neither allocates nor takes a lock; this
     // process has one thread anyway but for those that touch files.
     unsafe {
         command.pre_exec(move || {
-            rustix::io::write(&door, b"0")?;
+            for door in &doors {
+                rustix::io::write(door, b"0")?;
+            }
             setsid()?;
             if has_terminal {
                 ioctl_tiocsctty(rustix::stdio::stdin())?;
             }
-            set_thread_groups(&groups)?;
+            set_thread_groups(&also)?;
             set_thread_gid(gid)?;
             set_thread_uid(uid)?;
             Ok(())

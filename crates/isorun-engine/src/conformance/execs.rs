@@ -87,10 +87,7 @@ pub async fn a_timeout_kills_the_whole_tree(engine: &dyn Engine) {
     let command = "echo partial; sleep 1001 & (setsid sleep 1002 &) ; \
                    (setsid sh -c 'trap \"\" TERM HUP; sleep 1003 & wait' &); wait; sleep 1004";
     let start = Instant::now();
-    let exec = sandbox
-        .exec(Exec { timeout_ms: Some(1000), ..shell(command) })
-        .await
-        .unwrap();
+    let exec = sandbox.exec(Exec { timeout_ms: Some(1000), ..shell(command) }).await.unwrap();
     let output = exec.output(1000).await.unwrap();
     assert_eq!(output.status, Status::TimedOut);
     assert_eq!(output.stdout, b"partial\n");
@@ -98,10 +95,8 @@ pub async fn a_timeout_kills_the_whole_tree(engine: &dyn Engine) {
     assert!((Duration::from_millis(990)..Duration::from_secs(15)).contains(&took), "{took:?}");
     assert_eq!(sleepers(&sandbox).await, "");
     // A loop that never gives way.
-    let exec = sandbox
-        .exec(Exec { timeout_ms: Some(300), ..shell("while :; do :; done") })
-        .await
-        .unwrap();
+    let exec =
+        sandbox.exec(Exec { timeout_ms: Some(300), ..shell("while :; do :; done") }).await.unwrap();
     assert_eq!(exec.output(10).await.unwrap().status, Status::TimedOut);
 }
 
@@ -111,7 +106,9 @@ pub async fn a_client_that_leaves_takes_its_program_along(engine: &dyn Engine) {
     let mut exec = sandbox.exec(shell("echo up; setsid sleep 1001 & sleep 1002")).await.unwrap();
     assert_eq!(exec.events.next().await.unwrap(), ExecEvent::Stdout("up\n".into()));
     drop(exec);
-    sandbox.until("! cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -q 'sleep 100[0-9]'").await;
+    sandbox
+        .until("! cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -q 'sleep 100[0-9]'")
+        .await;
 }
 
 /// A program that was left running in the background lives on, whatever it does
@@ -159,7 +156,8 @@ pub async fn what_cannot_start_says_why(engine: &dyn Engine) {
 /// Environment, working directory and user are those that were asked for.
 pub async fn environment_folder_and_user(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
-    let run = |exec: Exec| async { sandbox.exec(exec).await.unwrap().output(10_000).await.unwrap() };
+    let run =
+        |exec: Exec| async { sandbox.exec(exec).await.unwrap().output(10_000).await.unwrap() };
     let env = vec![("NAME".to_owned(), "a b\nc".to_owned()), ("HOME".into(), "/tmp".into())];
     let output = run(Exec { env, ..shell("printf %s \"$NAME,$HOME,$USER\"; pwd") }).await;
     assert_eq!(output.stdout, b"a b\nc,/tmp,root/root\n");
@@ -172,7 +170,8 @@ pub async fn environment_folder_and_user(engine: &dyn Engine) {
     let output = run(Exec { user: Some("1234:99".into()), ..shell("id -u; id -G") }).await;
     assert_eq!(output.stdout, b"1234\n99\n");
     // Nothing of the server's environment, and no leaked descriptor.
-    let names = sandbox.text("env | cut -d= -f1 | grep -vE '^(PATH|HOME|USER|PWD|OLDPWD|_|SHLVL)$' || true");
+    let names = sandbox
+        .text("env | cut -d= -f1 | grep -vE '^(PATH|HOME|USER|PWD|OLDPWD|_|SHLVL)$' || true");
     assert_eq!(names.await, "");
     assert_eq!(sandbox.text("ls /proc/self/fd").await, "0\n1\n2\n3\n", "3 is that of ls");
 }
@@ -183,8 +182,10 @@ pub async fn a_terminal(engine: &dyn Engine) {
     let program = Exec {
         pty: Some(Size { rows: 30, cols: 100 }),
         stdin: true,
-        ..shell("tty; stty size; trap 'stty size; echo resized' WINCH; echo ready; \
-                 while :; do sleep 0.05; done")
+        ..shell(
+            "tty; stty size; trap 'stty size; echo resized' WINCH; echo ready; \
+                 while :; do sleep 0.05; done",
+        )
     };
     let mut exec = sandbox.exec(program).await.unwrap();
     let mut seen = String::new();
@@ -264,10 +265,7 @@ pub async fn a_slow_reader_slows_the_program(engine: &dyn Engine) {
 /// What is no protocol ends its own connection.
 pub async fn garbage_harms_only_its_connection(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
-    let mut running = sandbox
-        .exec(Exec { stdin: true, ..shell("echo up; cat") })
-        .await
-        .unwrap();
+    let mut running = sandbox.exec(Exec { stdin: true, ..shell("echo up; cat") }).await.unwrap();
     assert_eq!(running.events.next().await.unwrap(), ExecEvent::Stdout("up\n".into()));
     let hello = br#"{"oldest":1,"newest":1}"#;
     let mut greeted = vec![hello.len() as u8, 0, 0, 0, 1];

@@ -10,13 +10,17 @@ use crate::engine::Engine;
 /// Bytes come back as they went in, with the permissions and owner asked for.
 pub async fn files_go_in_and_out(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
-    let mut bytes: Vec<u8> = (0..5_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let mut bytes: Vec<u8> =
+        (0..5_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     for content in [&[][..], &b"text\n"[..], &bytes] {
         write(&sandbox, "/data/deep/down/file", content).await.unwrap();
         assert_eq!(read(&sandbox, "/data/deep/down/file").await.unwrap(), content);
     }
     bytes.truncate(10);
-    assert_eq!(sandbox.text("stat -c %a:%U /data/deep/down/file; stat -c %a /data/deep").await, "644:root\n755\n");
+    assert_eq!(
+        sandbox.text("stat -c %a:%U /data/deep/down/file; stat -c %a /data/deep").await,
+        "644:root\n755\n"
+    );
 
     let request = WriteFile { mode: Some(0o751), owner: Some("nobody".into()), ..to("/n/x/y") };
     client::write_file(sandbox.connect().await, request, &bytes[..]).await.unwrap();
@@ -25,8 +29,12 @@ pub async fn files_go_in_and_out(engine: &dyn Engine) {
     // A file that is replaced keeps what it was; a link is followed.
     sandbox.text("ln -s /n/x/y /link").await;
     write(&sandbox, "/link", b"new").await.unwrap();
-    assert_eq!(sandbox.text("stat -c %a:%u:%F:%s /n/x/y; cat /link; readlink /link; stat -c %s /n/x/y").await,
-        "751:65534:regular file:3\nnew/n/x/y\n3\n");
+    assert_eq!(
+        sandbox
+            .text("stat -c %a:%u:%F:%s /n/x/y; cat /link; readlink /link; stat -c %s /n/x/y")
+            .await,
+        "751:65534:regular file:3\nnew/n/x/y\n3\n"
+    );
     // A name that is no text.
     let name = Name::from(&b"/odd/\xff\n"[..]);
     let request = WriteFile { path: name.clone(), ..WriteFile::default() };
@@ -48,9 +56,8 @@ pub async fn folders(engine: &dyn Engine) {
     sandbox.text("cd /a && seq 2500 | xargs touch && ln -s nowhere link && mkfifo pipe").await;
     let entries = client::list(sandbox.connect().await, "/a".into()).await.unwrap();
     assert_eq!(entries.len(), 2503);
-    let kind = |name: &str| {
-        entries.iter().find(|entry| entry.name == name.into()).unwrap().metadata.kind
-    };
+    let kind =
+        |name: &str| entries.iter().find(|entry| entry.name == name.into()).unwrap().metadata.kind;
     assert_eq!(
         [kind("b"), kind("1"), kind("link"), kind("pipe")],
         [FileKind::Dir, FileKind::File, FileKind::Link, FileKind::Other]
@@ -86,7 +93,10 @@ pub async fn what_cannot_be_is_refused(engine: &dyn Engine) {
             assert_eq!(kind_of(write(&sandbox, path, b"x").await), kind, "write {path:?}");
         }
     }
-    assert_eq!(kind_of(write(&sandbox, "/proc/x", b"x").await), kind_of(write(&sandbox, "/proc/y", b"x").await));
+    assert_eq!(
+        kind_of(write(&sandbox, "/proc/x", b"x").await),
+        kind_of(write(&sandbox, "/proc/y", b"x").await)
+    );
 }
 
 /// Until all has arrived there is no new file.

@@ -7,8 +7,8 @@
 
 pub mod execs;
 pub mod files;
-pub mod lives;
 pub mod limits;
+pub mod lives;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

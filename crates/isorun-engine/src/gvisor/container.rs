@@ -24,8 +24,8 @@ use tokio::time::{sleep, timeout};
 
 use super::cgroup::Cgroup;
 use super::pidfd::Process;
-use super::stream::Stream;
 use super::spec::{self, INSIDE, OUTSIDE, Places, Shape};
+use super::stream::Stream;
 use super::{Inner, launcher};
 use crate::engine::{Error, Exit, Result, Root, SandboxSpec, Stats};
 
