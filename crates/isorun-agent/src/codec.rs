@@ -201,7 +201,7 @@ impl Decoder {
     /// # Errors
     ///
     /// What has arrived is no frame.
-    pub fn next(&mut self) -> Result<Option<Frame>, CodecError> {
+    pub fn decode(&mut self) -> Result<Option<Frame>, CodecError> {
         let Some((header, _)) = self.buffer.split_first_chunk::<HEADER>() else {
             return Ok(None);
         };
@@ -240,7 +240,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// The stream failed, or said what is no frame.
     pub async fn next(&mut self) -> Result<Option<Frame>, CodecError> {
         loop {
-            if let Some(frame) = self.decoder.next()? {
+            if let Some(frame) = self.decoder.decode()? {
                 return Ok(Some(frame));
             }
             let buffer = self.decoder.buffer();

@@ -122,7 +122,7 @@ fn copy(source: &Path, target: &Path) -> io::Result<()> {
 
 fn link(to: &Path, at: &Path) -> io::Result<()> {
     match fs::remove_file(at) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => symlink(to, at),
     }
 }

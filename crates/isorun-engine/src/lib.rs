@@ -7,6 +7,7 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod doctor;
 mod engine;
 pub mod gvisor;
 pub mod host;

@@ -6,12 +6,12 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{debian, guests, node, process, setup, wheel, workspace};
+use crate::{debian, guests, linux, node, process, setup, wheel, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Measure only the rows whose name contains this; `node`: the npm package,
-    /// `python`: the Python package, `images`: pulling images of isorun
+    /// `python`: the Python package, `images`: pulling images of isorun, `linux`: Linux sandboxes
     filter: Option<String>,
     /// With `node`: only the rows whose name contains this
     node_filter: Option<String>,
@@ -20,6 +20,9 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     if args.filter.as_deref() == Some("images") {
         return images();
+    }
+    if args.filter.as_deref() == Some("linux") {
+        return linux_sandboxes();
     }
     guests::ensure()?;
     match args.filter.as_deref() {
@@ -41,6 +44,15 @@ fn images() -> Result<()> {
     debian::image_tools()?;
     eprintln!("==> cargo bench -p isorun-engine --bench images");
     process::loud(process::cargo(&["bench", "-p", "isorun-engine", "--bench", "images"]))
+}
+
+fn linux_sandboxes() -> Result<()> {
+    linux::ensure()?;
+    eprintln!("==> cargo bench -p isorun-engine --bench sandbox");
+    let package = ["bench", "-p", "isorun-engine", "--bench", "sandbox"];
+    let mut command = process::cargo(&package);
+    command.args(["--features", "conformance"]);
+    process::loud(command)
 }
 
 fn python() -> Result<()> {

@@ -55,6 +55,12 @@ fn start(
     agent: &Agent,
     exec: &Exec,
 ) -> Result<(Group, Spawned, oneshot::Receiver<Status>), Failure> {
+    if !agent.groups.have_room() {
+        return Err(Failure {
+            kind: FailureKind::NoResources,
+            message: "the sandbox has as many processes as it may have".to_owned(),
+        });
+    }
     let group = agent.groups.make().map_err(|error| Failure {
         kind: FailureKind::NoResources,
         message: format!("cannot make a group for the program: {error}"),

@@ -62,6 +62,14 @@ impl Groups {
         Ok(())
     }
 
+    /// Whether one more program may start. Joining a group that is full is
+    /// allowed, as on Linux; only forking in it is not.
+    pub fn have_room(&self) -> bool {
+        let Some(limit) = self.limit.get() else { return true };
+        let current = read_at(&self.all, "pids.current").unwrap_or_default();
+        current.trim().parse::<u32>().is_ok_and(|current| current < limit)
+    }
+
     /// The files to which a process writes `0` in order to be in a group.
     pub fn doors(&self, group: &Group) -> io::Result<[OwnedFd; 2]> {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;

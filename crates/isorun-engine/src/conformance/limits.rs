@@ -59,7 +59,7 @@ pub async fn too_many_processes(engine: &dyn Engine) {
 /// A full disk fails the write, and nothing else.
 pub async fn a_full_disk(engine: &dyn Engine) {
     let sandbox = Sandbox::of(engine, crate::SandboxSpec { disk_mib: 20, ..spec() }).await;
-    for folder in ["/root", "/tmp", "/usr/lib"] {
+    for folder in ["/srv", "/tmp", "/usr/lib"] {
         let output = sandbox.sh(&format!("head -c 30000000 /dev/zero > {folder}/big")).await;
         assert_ne!(output.status, Status::Code(0), "{folder}");
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -73,7 +73,7 @@ pub async fn a_full_disk(engine: &dyn Engine) {
         other => panic!("{other:?}"),
     }
     assert_eq!(sandbox.text("ls -A /up* 2>/dev/null || echo none").await, "none\n");
-    sandbox.text("head -c 10000000 /dev/urandom > /root/fits").await;
+    sandbox.text("head -c 10000000 /dev/urandom > /srv/fits").await;
     let stats = engine.stats(&sandbox.id).await.unwrap();
     assert!((9_000_000..40_000_000).contains(&stats.disk_used_bytes), "{stats:?}");
 }

@@ -15,6 +15,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::engine::{Error, Result, Stats};
 
+/// The version of control groups that can limit sandboxes here.
+pub fn version() -> Result<u32> {
+    Ok(if Hierarchies::find()?.unified { 2 } else { 1 })
+}
+
 /// Where the control groups of this machine are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hierarchies {
@@ -86,11 +91,6 @@ impl Hierarchies {
             found.all.push(point);
         }
         found
-    }
-
-    /// Which version does the limiting.
-    pub fn version(&self) -> u32 {
-        if self.unified { 2 } else { 1 }
     }
 
     /// The group of that name.
@@ -264,12 +264,12 @@ mod tests {
     #[test]
     fn both_versions_are_found() {
         let v1 = Hierarchies::parse(V1, |_| String::new());
-        assert_eq!(v1.version(), 1);
+        assert!(!v1.unified);
         assert_eq!(v1.controllers["memory"], Path::new("/sys/fs/cgroup/memory"));
         assert_eq!(v1.controllers["cpuacct"], Path::new("/sys/fs/cgroup/cpu,cpuacct"));
         assert_eq!(v1.all.len(), 4);
         let v2 = Hierarchies::parse(V2, |_| "cpuset cpu io memory pids\n".to_owned());
-        assert_eq!(v2.version(), 2);
+        assert!(v2.unified);
         assert_eq!(v2.controllers["memory"], Path::new("/sys/fs/cgroup"));
         let none = Hierarchies::parse(V2, |_| String::new());
         assert!(none.controllers.is_empty());

@@ -31,6 +31,7 @@ use crate::engine::{
     Stats,
 };
 use crate::host;
+pub use cgroup::version as cgroup_version;
 use cgroup::{Cgroup, Hierarchies};
 use container::Container;
 use launcher::{Bind, Launcher};

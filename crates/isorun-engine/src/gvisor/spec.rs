@@ -54,7 +54,7 @@ impl Shape {
     /// Threads of the machine. The guest's own limit is enforced inside, where it
     /// fails one fork; this one is for what escapes that.
     pub fn host_pids(&self) -> u64 {
-        u64::from(self.pids) * 24 + 1024
+        u64::from(self.pids) * 64 + 4096
     }
 }
 

@@ -14,8 +14,9 @@ pub const FOLDER_VARIABLE: &str = "ISORUN_TOOLS_DIR";
 /// Found and checked.
 #[derive(Clone, Debug)]
 pub struct Tools {
+    /// The program.
     pub runsc: PathBuf,
-    /// Such as `20240729.0`.
+    /// Its version, such as `20240729.0`.
     pub version: String,
     /// The folder with `isorun-agent` in it, and nothing that a sandbox may not
     /// see.

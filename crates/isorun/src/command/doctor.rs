@@ -8,8 +8,8 @@ use isorun_agent::{
     protocol::Exec,
 };
 use isorun_engine::{
-    Engine, Error, Root, SandboxId, SandboxSpec,
-    gvisor::{Config, Gvisor, Tools},
+    Engine, Error, Root, SandboxId, SandboxSpec, doctor,
+    gvisor::{Config, Gvisor},
 };
 use serde::Serialize;
 
@@ -41,7 +41,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
         } else {
             for step in &steps {
                 let mark = if step.ok { "ok     " } else { "MISSING" };
-                table::line(&format!("{mark}  {:<10}  {}", step.name, step.found))?;
+                table::line(&format!("{mark}  {:<15}  {}", step.name, step.found))?;
             }
             table::line(if well {
                 "This machine can run sandboxes: `isorun serve`."
@@ -53,7 +53,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
     })
 }
 
-/// Each step needs those before it: the first that fails is the last.
+/// What is wanted, all of it; then what is done with it, up to what fails.
 async fn examine() -> Vec<Step> {
     let mut steps = Vec::new();
     let _ = walk(&mut steps).await;
@@ -75,14 +75,16 @@ fn note<T>(
 }
 
 async fn walk(steps: &mut Vec<Step>) -> Option<()> {
-    note(steps, "system", system())?;
-    note(steps, "user", user())?;
-    let tools = Tools::find(None, None);
-    let shown = |tools: Tools| {
-        let text = format!("gVisor {}, {}", tools.version, tools.runsc.display());
-        (tools, text)
-    };
-    note(steps, "runsc", tools.map(shown).map_err(|error| error.to_string()))?;
+    let wanted = doctor::gvisor(&Config::new("."));
+    let all = wanted.iter().all(|finding| finding.good);
+    steps.extend(wanted.into_iter().map(|finding| Step {
+        name: finding.what,
+        ok: finding.good,
+        found: finding.detail,
+    }));
+    if !all {
+        return None;
+    }
     let folder = note(steps, "folder", folder())?;
     let setup = Config { warm: 0, ..Config::new(folder.path()) };
     let opened = Gvisor::open(setup).await;
@@ -101,28 +103,6 @@ async fn walk(steps: &mut Vec<Step>) -> Option<()> {
         false => "; it cannot be written to disk",
     };
     note(steps, "isolation", Ok(((), format!("{}{more}", can.isolation))))
-}
-
-fn system() -> Result<((), String), String> {
-    let name = rustix::system::uname();
-    let text = format!(
-        "{} {} on {}",
-        name.sysname().to_string_lossy(),
-        name.release().to_string_lossy(),
-        name.machine().to_string_lossy(),
-    );
-    if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        Ok(((), text))
-    } else {
-        Err(format!("{text}: sandboxes need Linux on x86-64"))
-    }
-}
-
-fn user() -> Result<((), String), String> {
-    if rustix::process::geteuid().is_root() {
-        return Ok(((), "root".to_owned()));
-    }
-    Err("sandboxes get networks, mounts and control groups of their own: be root".to_owned())
 }
 
 fn folder() -> Result<(tempfile::TempDir, String), String> {

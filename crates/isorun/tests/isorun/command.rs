@@ -198,6 +198,6 @@ fn doctor_tries_what_a_server_does() {
     assert!(stdout(&well).contains("hello from Linux"), "{well:?}");
     let without = doctor(Some("/nowhere"));
     assert_eq!(without.status.code(), Some(1), "{without:?}");
-    assert!(stdout(&without).contains("MISSING  runsc"), "{without:?}");
+    assert!(stdout(&without).contains("MISSING  runsc and agent"), "{without:?}");
     assert!(stdout(&without).contains("bookworm-backports"), "and how to get it");
 }

@@ -1,0 +1,143 @@
+//! What Linux sandboxes cost, as medians, beside plain `runsc` in the same run.
+//!
+//! A harness of its own and not criterion: a sandbox is made in a tenth of a
+//! second, so some dozens of samples are what there is time for.
+// A bench that cannot go on has failed.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use isorun_agent::client;
+use isorun_agent::protocol::WriteFile;
+use isorun_engine::conformance::{Sandbox, argv, clean_up, spec};
+use isorun_engine::gvisor::{Config, Gvisor, Tools};
+use isorun_engine::{Engine, SandboxSpec};
+
+#[tokio::main]
+async fn main() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { warm: 0, ..Config::new(folder.path().join("cold")) };
+    let cold = Gvisor::open(config).await.unwrap();
+    let config = Config { warm: 2, ..Config::new(folder.path().join("warm")) };
+    let warm = Gvisor::open(config).await.unwrap();
+    let wide = || SandboxSpec { vcpus: 2, mem_mib: 512, disk_mib: 1024, pids: 1024, ..spec() };
+
+    let sandbox = Sandbox::of(&cold, wide()).await;
+    let exec = median(60, async || run(&sandbox, &["/bin/true"]).await).await;
+    row("exec of true", &millis(exec));
+    let python = median(15, async || run(&sandbox, &["python3", "-c", "pass"]).await).await;
+    row("exec of python3", &millis(python));
+    let plain = median(15, async || runsc_exec(&folder.path().join("cold"))).await;
+    row("the same exec of true by `runsc exec`", &millis(plain));
+    row("exec, as a part of that", &format!("1/{:.1}", plain.as_secs_f64() / exec.as_secs_f64()));
+    cold.destroy(&sandbox.id).await.unwrap();
+
+    let sandbox = Sandbox::of(&cold, wide()).await;
+    let start = Instant::now();
+    join_all((0..100).map(|_| run(&sandbox, &["/bin/true"]))).await;
+    row("100 concurrent execs, all", &millis(start.elapsed()));
+    let size = 100 << 20;
+    let bytes = vec![7u8; size];
+    let up = median(5, async || {
+        let request = WriteFile { path: "/srv/big".into(), ..WriteFile::default() };
+        client::write_file(sandbox.connect().await, request, &bytes[..]).await.unwrap();
+    })
+    .await;
+    row("upload of 100 MiB", &rate(size, up));
+    let down = median(5, async || {
+        let path = "/srv/big".into();
+        let mut reader = client::read_file(sandbox.connect().await, path).await.unwrap();
+        let mut count = 0;
+        while let Some(part) = reader.next().await.unwrap() {
+            count += part.len();
+        }
+        assert_eq!(count, size);
+    })
+    .await;
+    row("download of 100 MiB", &rate(size, down));
+    clean_up(&cold).await;
+
+    let create = median(10, async || {
+        let sandbox = Sandbox::of(&cold, wide()).await;
+        run(&sandbox, &["/bin/true"]).await;
+        sandbox
+    })
+    .await;
+    row("create and exec, cold", &millis(create));
+    clean_up(&cold).await;
+    let mut samples = Vec::new();
+    warm.warm(&wide());
+    for _ in 0..10 {
+        while warm.ready() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let start = Instant::now();
+        let sandbox = Sandbox::of(&warm, wide()).await;
+        samples.push(start.elapsed());
+        warm.destroy(&sandbox.id).await.unwrap();
+    }
+    samples.sort_unstable();
+    row("create, from the pool", &millis(samples[samples.len() / 2]));
+    clean_up(&warm).await;
+
+    let start = Instant::now();
+    let mut sandboxes = Vec::new();
+    for _ in 0..25 {
+        sandboxes.extend(join_all((0..2).map(|_| Sandbox::of(&cold, spec()))).await);
+    }
+    row("50 alive: create all", &millis(start.elapsed()));
+    let mut memory = 0;
+    for sandbox in &sandboxes {
+        run(sandbox, &["/bin/true"]).await;
+        memory += cold.stats(&sandbox.id).await.unwrap().mem_bytes;
+    }
+    row("memory of one of them", &format!("{} MB", memory / 50 / 1_000_000));
+    clean_up(&cold).await;
+}
+
+async fn run(sandbox: &Sandbox<'_>, words: &[&str]) {
+    let output = sandbox.exec(argv(words)).await.unwrap().output(1000).await.unwrap();
+    assert_eq!(output.status.shell_code(), 0, "{output:?}");
+}
+
+fn runsc_exec(state: &Path) {
+    let name = std::fs::read_dir(state.join("containers")).unwrap().next().unwrap().unwrap();
+    let tools = Tools::find(None, None).unwrap();
+    let status = Command::new(tools.runsc)
+        .arg("--root")
+        .arg(state.join("runsc"))
+        .arg("exec")
+        .arg(name.file_name())
+        .arg("/bin/true")
+        .stdin(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
+}
+
+async fn median<T>(samples: usize, mut step: impl AsyncFnMut() -> T) -> Duration {
+    step().await;
+    let mut times = Vec::new();
+    for _ in 0..samples {
+        let start = Instant::now();
+        step().await;
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn millis(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1000.0)
+}
+
+fn rate(bytes: usize, time: Duration) -> String {
+    format!("{:.0} MB/s", bytes as f64 / 1e6 / time.as_secs_f64())
+}
+
+fn row(name: &str, value: &str) {
+    println!("{name:<42} {value}");
+}
