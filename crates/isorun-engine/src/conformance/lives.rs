@@ -130,10 +130,7 @@ pub async fn nothing_of_the_machine_is_visible(engine: &dyn Engine) {
 pub async fn sandboxes_are_apart(engine: &dyn Engine) {
     let (one, two) = (Sandbox::new(engine).await, Sandbox::new(engine).await);
     one.text("echo secret > /srv/file; echo x > /usr/bin/new; sleep 1000 >/dev/null 2>&1 &").await;
-    assert_eq!(
-        two.text("ls /srv /usr/bin/new 2>/dev/null; pgrep sleep || true").await,
-        "/srv:\n"
-    );
+    assert_eq!(two.text("ls /srv /usr/bin/new 2>/dev/null; pgrep sleep || true").await, "/srv:\n");
     let server = "python3 -m http.server 8000 >/dev/null 2>&1 &";
     one.text(server).await;
     let dial = "python3 -c 'import socket; socket.create_connection((\"192.0.0.2\", 8000), 5)'";
@@ -168,9 +165,7 @@ pub async fn a_checkpoint_is_restored_any_number_of_times(engine: &dyn Engine) {
     let ask = "python3 -c 'import urllib.request as r; print(r.urlopen(\"http://127.0.0.1:8000\").read().decode())'";
     sandbox.until(&format!("{ask} 2>/dev/null")).await;
     assert_eq!(sandbox.text(ask).await, "2\n");
-    sandbox
-        .text("head -c 5000000 /dev/urandom > /srv/data; sha256sum /srv/data > /srv/sum")
-        .await;
+    sandbox.text("head -c 5000000 /dev/urandom > /srv/data; sha256sum /srv/data > /srv/sum").await;
     let folder = tempfile::tempdir().unwrap();
     engine.checkpoint(&sandbox.id, folder.path(), true).await.unwrap();
     assert_eq!(sandbox.text(ask).await, "3\n");
