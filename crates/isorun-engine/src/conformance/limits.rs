@@ -28,8 +28,8 @@ pub async fn too_many_processes(engine: &dyn Engine) {
             // EAGAIN
             assert!(line.trim().ends_with(" 11"), "{line}");
             let count: u32 = line.split(' ').next().unwrap().parse().unwrap();
-            // An engine may count a little late.
-            assert!((30..=50).contains(&count), "{line}");
+            // An engine may count late: gVisor has been seen to allow half more.
+            assert!((30..=80).contains(&count), "{line}");
         }
         other => panic!("{other:?}"),
     }
