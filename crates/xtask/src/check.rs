@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{generate, node, process, progress, sdk, setup, workspace};
+use crate::{generate, node, process, progress, sdk, setup, test, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -97,6 +97,8 @@ fn clippy() -> Result<Outcome> {
         "--quiet",
         "--workspace",
         "--all-targets",
+        "--features",
+        test::FEATURES,
         "--",
         "-D",
         "warnings",

@@ -9,7 +9,7 @@ use anyhow::Result;
 use crate::{archive, debian, guests, linux, node, process, sdk, setup, wheel, workspace};
 
 /// The suite that every engine has to pass is part of no other build.
-const TEST_FEATURES: &str = "isorun-engine/conformance";
+pub const FEATURES: &str = "isorun-engine/conformance";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> Result<()> {
     node.current_dir(workspace::root()).args(["--test", "guests/js/test/"]);
     process::loud(node)?;
     eprintln!("==> cargo test --workspace");
-    let mut command = process::cargo(&["test", "--workspace", "--features", TEST_FEATURES]);
+    let mut command = process::cargo(&["test", "--workspace", "--features", FEATURES]);
     command.args(&args.args);
     process::loud(command)?;
     // Arguments choose among the tests of Rust.

@@ -11,13 +11,14 @@
 //! it, and mounting it takes a privilege that only the agent had.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, open, openat, unlinkat};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 const MOUNT_POINT: &str = "/groups";
@@ -89,6 +90,17 @@ impl Groups {
                 // It multiplies faster than it is killed. For this moment nobody
                 // in the sandbox starts anything.
                 let _ = write_at(&self.all, "pids.max", "1");
+            }
+            // A process group is killed at once, so that nothing in it forks
+            // meanwhile. All of it is in this group, since it cannot be larger
+            // than a session.
+            let process_groups: HashSet<_> = members
+                .iter()
+                .filter_map(|pid| getpgid(Some(*pid)).ok())
+                .filter(|leader| *leader != Pid::INIT)
+                .collect();
+            for leader in process_groups {
+                let _ = kill_process_group(leader, Signal::KILL);
             }
             for pid in members {
                 // It may have ended since.

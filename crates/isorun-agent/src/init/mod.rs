@@ -4,6 +4,7 @@ mod connection;
 mod exec;
 mod files;
 mod groups;
+mod launch;
 mod reaper;
 mod root;
 mod spawn;

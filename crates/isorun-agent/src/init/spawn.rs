@@ -1,24 +1,21 @@
 //! Starting a program in a session, a group and under a user of its own.
-// `pre_exec` is the only way to have a child do something of its own before it
-// becomes the program; what it does here is plain system calls.
-#![allow(unsafe_code)]
 
+use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Gid, Pid, Uid, ioctl_tiocsctty, setsid};
+use rustix::process::Pid;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
-use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 use tokio::net::unix::pipe::{Receiver, Sender};
 
 use isorun_agent::protocol::{Exec, Failure, FailureKind, Size};
 
 use super::groups::{Group, Groups};
+use super::launch::{Plan, launch};
 use super::users::{self, User};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -38,37 +35,28 @@ pub struct Spawned {
 /// Starts a program. The caller has to watch it before it does anything else.
 pub fn spawn(exec: &Exec, groups: &Groups, group: &Group) -> Result<Spawned, Failure> {
     let user = users::find(exec.user.as_deref())?;
-    let mut command = prepare(exec, &user)?;
+    let (programs, argv, env) = prepare(exec, &user)?;
+    let folder = folder(exec, &user)?;
     let opened = match exec.pty {
-        Some(size) => connect_terminal(&mut command, size),
-        None => connect_pipes(&mut command, exec.stdin),
+        Some(size) => connect_terminal(size),
+        None => connect_pipes(exec.stdin),
     };
-    let mut spawned = opened.map_err(|error| failure("cannot connect the program", &error))?;
+    let (mut spawned, streams) =
+        opened.map_err(|error| failure("cannot connect the program", &error))?;
     let doors = groups.doors(group).map_err(|error| failure("cannot make a group", &error))?;
-    let has_terminal = exec.pty.is_some();
-    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    let also: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
-    // SAFETY: the closure runs between fork and exec. It makes system calls on
-    // values that were made before, and neither allocates nor takes a lock; this
-    // process has one thread anyway but for those that touch files.
-    unsafe {
-        command.pre_exec(move || {
-            for door in &doors {
-                rustix::io::write(door, b"0")?;
-            }
-            setsid()?;
-            if has_terminal {
-                ioctl_tiocsctty(rustix::stdio::stdin())?;
-            }
-            set_thread_groups(&also)?;
-            set_thread_gid(gid)?;
-            set_thread_uid(uid)?;
-            Ok(())
-        });
-    }
-    let child = command.spawn().map_err(|error| refused(exec, &error))?;
-    spawned.pid = Pid::from_raw(child.id().cast_signed())
-        .ok_or_else(|| failure("cannot start the program", &io::ErrorKind::Other.into()))?;
+    let plan = Plan {
+        programs,
+        argv,
+        env,
+        folder,
+        streams,
+        has_terminal: exec.pty.is_some(),
+        doors,
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups,
+    };
+    spawned.pid = launch(&plan).map_err(|error| refused(exec, &error))?;
     Ok(spawned)
 }
 
@@ -78,67 +66,85 @@ pub fn resize(terminal: impl AsFd, size: Size) -> io::Result<()> {
     Ok(tcsetwinsize(terminal, size)?)
 }
 
-fn prepare(exec: &Exec, user: &User) -> Result<Command, Failure> {
-    let invalid = |message: String| Failure { kind: FailureKind::Invalid, message };
+/// What to execute, and with what.
+fn prepare(exec: &Exec, user: &User) -> Result<Words, Failure> {
     let Some(program) = exec.argv.first().filter(|program| !program.is_empty()) else {
         return Err(invalid("there is no program to run: argv is empty".to_owned()));
     };
-    if let Some(index) = exec.argv.iter().position(|argument| argument.contains('\0')) {
-        return Err(invalid(format!("argument {index} of the command has a NUL byte in it")));
+    let mut argv = Vec::with_capacity(exec.argv.len());
+    for (index, argument) in exec.argv.iter().enumerate() {
+        argv.push(CString::new(argument.as_str()).map_err(|_| {
+            invalid(format!("argument {index} of the command has a NUL byte in it"))
+        })?);
     }
-    let mut command = Command::new(program);
-    command.args(exec.argv.iter().skip(1));
-    command.env_clear().env("PATH", PATH).env("HOME", &user.home).env("USER", &user.name);
+    let mut env: BTreeMap<&str, &str> =
+        BTreeMap::from([("PATH", PATH), ("HOME", &user.home), ("USER", &user.name)]);
     if exec.pty.is_some() {
-        command.env("TERM", "xterm-256color");
+        env.insert("TERM", "xterm-256color");
     }
     for (name, value) in &exec.env {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             return Err(invalid(format!(
-                "the environment variable {name:?} has no name, or a `=` or a NUL byte where none may be"
+                "the environment variable {name:?} has no name, or a `=` or a NUL byte where \
+                 none may be"
             )));
         }
-        command.env(name, value);
+        env.insert(name, value);
     }
-    match exec.cwd.as_deref() {
-        Some(folder) => {
-            if !Path::new(folder).is_dir() {
-                return Err(Failure {
-                    kind: FailureKind::NotFound,
-                    message: format!("the working directory {folder:?} does not exist"),
-                });
-            }
-            command.current_dir(folder)
-        }
-        None if Path::new(&user.home).is_dir() => command.current_dir(&user.home),
-        None => command.current_dir("/"),
+    let search = env.get("PATH").copied().unwrap_or(PATH);
+    let programs = if program.contains('/') {
+        vec![program.clone()]
+    } else {
+        search.split(':').map(|folder| format!("{folder}/{program}")).collect()
     };
-    Ok(command)
+    let env = env.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    Ok((texts(programs)?, argv, texts(env)?))
 }
 
-fn connect_pipes(command: &mut Command, stdin: bool) -> io::Result<Spawned> {
-    let stdin = if stdin {
-        let (theirs, ours) = io::pipe()?;
-        command.stdin(theirs);
-        Some(Sender::from_owned_fd(ours.into())?)
-    } else {
-        command.stdin(Stdio::null());
-        None
+type Words = (Vec<CString>, Vec<CString>, Vec<CString>);
+
+fn texts(words: Vec<String>) -> Result<Vec<CString>, Failure> {
+    words
+        .into_iter()
+        .map(|word| CString::new(word).map_err(|_| invalid("a NUL byte in a name".to_owned())))
+        .collect()
+}
+
+fn folder(exec: &Exec, user: &User) -> Result<CString, Failure> {
+    let folder = match exec.cwd.as_deref() {
+        Some(folder) if Path::new(folder).is_dir() => folder,
+        Some(folder) => {
+            return Err(Failure {
+                kind: FailureKind::NotFound,
+                message: format!("the working directory {folder:?} does not exist"),
+            });
+        }
+        None if Path::new(&user.home).is_dir() => &user.home,
+        None => "/",
     };
-    let (stdout, theirs) = io::pipe()?;
-    command.stdout(theirs);
-    let (stderr, theirs) = io::pipe()?;
-    command.stderr(theirs);
-    Ok(Spawned {
+    CString::new(folder).map_err(|_| invalid("the working directory has a NUL byte".to_owned()))
+}
+
+fn connect_pipes(stdin: bool) -> io::Result<(Spawned, [OwnedFd; 3])> {
+    let (their_stdin, stdin) = if stdin {
+        let (theirs, ours) = io::pipe()?;
+        (OwnedFd::from(theirs), Some(Sender::from_owned_fd(ours.into())?))
+    } else {
+        (std::fs::File::open("/dev/null")?.into(), None)
+    };
+    let (stdout, their_stdout) = io::pipe()?;
+    let (stderr, their_stderr) = io::pipe()?;
+    let spawned = Spawned {
         pid: Pid::INIT,
         stdin,
         stdout: Receiver::from_owned_fd(stdout.into())?,
         stderr: Some(Receiver::from_owned_fd(stderr.into())?),
         terminal: None,
-    })
+    };
+    Ok((spawned, [their_stdin, their_stdout.into(), their_stderr.into()]))
 }
 
-fn connect_terminal(command: &mut Command, size: Size) -> io::Result<Spawned> {
+fn connect_terminal(size: Size) -> io::Result<(Spawned, [OwnedFd; 3])> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let terminal = openpt(flags)?;
     grantpt(&terminal)?;
@@ -147,15 +153,19 @@ fn connect_terminal(command: &mut Command, size: Size) -> io::Result<Spawned> {
     let name = ptsname(&terminal, Vec::new())?;
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let theirs = rustix::fs::open(name.as_c_str(), flags, Mode::empty())?;
-    command.stdin(theirs.try_clone()?).stdout(theirs.try_clone()?).stderr(theirs);
     rustix::io::ioctl_fionbio(&terminal, true)?;
-    Ok(Spawned {
+    let spawned = Spawned {
         pid: Pid::INIT,
         stdin: Some(Sender::from_owned_fd_unchecked(terminal.try_clone()?)?),
         stdout: Receiver::from_owned_fd_unchecked(terminal.try_clone()?)?,
         stderr: None,
         terminal: Some(terminal),
-    })
+    };
+    Ok((spawned, [theirs.try_clone()?, theirs.try_clone()?, theirs]))
+}
+
+fn invalid(message: String) -> Failure {
+    Failure { kind: FailureKind::Invalid, message }
 }
 
 /// Why a program could not be started, by what the system said of it.
