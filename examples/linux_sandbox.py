@@ -13,11 +13,11 @@ with Sandbox("host", mem_mib=256, env={"NAME": "Ada"}) as sb:
 
     # Every file is its own; what it sees of the machine's is read-only.
     sb.write_text(
-        "/work/hello.py",
+        "/job/hello.py",
         "import os, platform\n"
         "print('hello', os.environ['NAME'], 'from', platform.system(), 'as process', os.getpid())\n",
     )
-    print(sb.exec("python3 /work/hello.py").stdout.strip())
+    print(sb.exec("python3 /job/hello.py").stdout.strip())
 
     sb.exec_stream(
         "for i in 1 2 3; do echo step $i; sleep 0.1; done",

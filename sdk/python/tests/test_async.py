@@ -32,10 +32,10 @@ async def test_all_of_it(tmp_path: Path) -> None:
     assert result == ExecResult(0, "value\n", "oops\n") and chunks == ["value\n"]
     local = tmp_path / "local"
     local.write_bytes(b"\x00\xff" * 1_000_000)
-    await sb.upload_file(local, "/work/file")
-    assert await sb.download("/work/file") == local.read_bytes()
-    await sb.write_text("/work/text", "text")
-    assert await sb.ls("/work") == ["file", "text"]
+    await sb.upload_file(local, "/job/file")
+    assert await sb.download("/job/file") == local.read_bytes()
+    await sb.write_text("/job/text", "text")
+    assert await sb.ls("/job") == ["file", "text"]
     await sb.set_timeout(60)
     for run in (sb.exec, sb.exec_stream):
         with pytest.raises(IsorunTimeoutError) as caught:

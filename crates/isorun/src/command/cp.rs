@@ -24,12 +24,12 @@ Permissions go along on the way in. A path in a sandbox that ends in / is a
 folder, and the file keeps its name there.
 
 Folders go through tar:
-  tar c folder | isorun exec RUN -- tar x -C /work
-  isorun exec RUN -- tar c -C /work folder | tar x
+  tar c folder | isorun exec RUN -- tar x -C /job
+  isorun exec RUN -- tar c -C /job folder | tar x
 
 Examples:
-  isorun cp data.csv run0123456789abcdef:/work/
-  isorun cp run0123456789abcdef:/work/plot.png plot.png
+  isorun cp data.csv run0123456789abcdef:/job/
+  isorun cp run0123456789abcdef:/job/plot.png plot.png
   echo hello | isorun cp - run0123456789abcdef:/tmp/hello";
 
 /// One end of a copy.

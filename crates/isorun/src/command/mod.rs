@@ -224,7 +224,7 @@ Examples:
   isorun run host -- python3 -c 'print(2 + 2)'
   id=$(isorun create host)
   isorun exec $id -- uname -a
-  isorun cp data.csv $id:/work/data.csv
+  isorun cp data.csv $id:/job/data.csv
   isorun rm $id";
 
 #[cfg(test)]

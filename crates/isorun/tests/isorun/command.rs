@@ -122,17 +122,17 @@ fn a_sandbox_that_stays() {
     let local = server.home.path().join("data.txt");
     fs::write(&local, "some data\n").unwrap();
     let local = local.to_str().unwrap();
-    let into = server.run(&["cp", local, &format!("{id}:/work/")]);
+    let into = server.run(&["cp", local, &format!("{id}:/job/")]);
     assert!(into.status.success(), "{into:?}");
-    assert_eq!(stdout(&server.run(&["ls", &id, "/work"])), "data.txt\n");
+    assert_eq!(stdout(&server.run(&["ls", &id, "/job"])), "data.txt\n");
     let output = server.run(&["exec", &id, "--", "tr", "a-z", "A-Z"]);
     assert_eq!(output.status.code(), Some(0));
     let mut upper = server.command();
-    upper.args(["exec", &id, "--", "sh", "-c", "tr a-z A-Z < /work/data.txt; cat"]);
+    upper.args(["exec", &id, "--", "sh", "-c", "tr a-z A-Z < /job/data.txt; cat"]);
     assert_eq!(stdout(&with_input(upper, b"input")), "SOME DATA\ninput");
 
     let back = server.home.path().join("back.txt");
-    let from = format!("{id}:/work/data.txt");
+    let from = format!("{id}:/job/data.txt");
     assert!(server.run(&["cp", &from, back.to_str().unwrap()]).status.success());
     assert_eq!(fs::read_to_string(&back).unwrap(), "some data\n");
     assert_eq!(stdout(&server.run(&["cp", &from, "-"])), "some data\n");

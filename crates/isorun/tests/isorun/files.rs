@@ -16,7 +16,7 @@ fn bytes_come_back_as_they_went() {
         let files = format!("/v1/runs/{id}/files");
         let every: Vec<u8> = (0..=255).cycle().take(3_000_001).collect();
         for (path, content) in [
-            ("/work/deep/er/data.bin", every.as_slice()),
+            ("/job/deep/er/data.bin", every.as_slice()),
             ("/tmp/empty", b""),
             ("/tmp/name with \u{e9} & ? #", b"odd"),
         ] {
@@ -29,7 +29,7 @@ fn bytes_come_back_as_they_went() {
             assert_eq!(response.headers()["content-type"], "application/octet-stream");
             assert!(response.bytes().await.unwrap() == content, "{path}");
         }
-        let (_, listed) = server.get(&format!("{files}?path=/work/deep")).await;
+        let (_, listed) = server.get(&format!("{files}?path=/job/deep")).await;
         assert_eq!(listed, json!({ "entries": ["er"] }));
         // Replaced, with the permissions that were asked for.
         let upload = server.request(Method::POST, &format!("{files}/upload"));
