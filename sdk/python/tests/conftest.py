@@ -6,7 +6,10 @@ import asyncio
 import inspect
 import json
 import os
+import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +39,47 @@ class Server:
     """Where it wrote the configuration of clients."""
 
 
+def python_image(root: Path) -> None:
+    """The files of an image with a shell and a Python: those of these tests.
+
+    No registry of the world is reachable from a test, so this stands in for
+    `python:3.12`, whatever version it is.
+    """
+    local = root / "usr" / "local"
+    prefix = Path(sys.base_prefix)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    real = (prefix / "bin" / version).resolve()
+    for source, target in [(real, local / "bin" / "python3"), (Path("/bin/sh"), root / "bin" / "sh")]:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+        linked = subprocess.run(["ldd", source], capture_output=True, text=True, check=True)
+        for library in re.findall(r"(/\S+)", linked.stdout):
+            place = root / library.lstrip("/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(library, place)
+    shutil.copytree(
+        prefix / "lib" / version,
+        local / "lib" / version,
+        symlinks=True,
+        ignore=shutil.ignore_patterns(
+            "test", "tests", "site-packages", "dist-packages", "idlelib", "config-*", "__pycache__"
+        ),
+    )
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     # `cargo xtask test` builds it. Without it these tests fail.
     command = os.environ["ISORUN_COMMAND"]
     data, config = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("config")
+    image = tmp_path_factory.mktemp("image")
+    python_image(image)
+    subprocess.run(
+        [command, "image", "import", "--quiet", "--rootfs", image, "python:3.12"],
+        env=os.environ | {"ISORUN_DATA_DIR": str(data)},
+        check=True,
+        timeout=120,
+    )
     process = subprocess.Popen(
         [command, "serve", "--listen", "127.0.0.1:0", "--no-pull", "--log", "warn"],
         env=os.environ | {"ISORUN_DATA_DIR": str(data), "XDG_CONFIG_HOME": str(config)},

@@ -45,18 +45,21 @@ impl Server {
 
     pub fn start_in(data: TempDir, home: TempDir, args: &[&str]) -> Self {
         let mut command = command_in(&data, &home);
-        command.args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--warm",
-            "0",
-            "--no-pull",
-            "--log",
-            "warn",
-        ]);
-        command.args(args).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        command.arg("serve").arg("--no-pull").args(args);
+        Self::launch(command, data, home)
+    }
+
+    /// A server that pulls images, from a registry in place of Docker Hub.
+    pub fn start_pulling(registry: &str) -> Self {
+        let (data, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut command = command_in(&data, &home);
+        command.arg("serve").env("ISORUN_REGISTRY", registry);
+        Self::launch(command, data, home)
+    }
+
+    fn launch(mut command: Command, data: TempDir, home: TempDir) -> Self {
+        command.args(["--listen", "127.0.0.1:0", "--warm", "0", "--log", "warn"]);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let mut url = None;
         for line in stdout.lines() {

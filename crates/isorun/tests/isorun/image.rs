@@ -13,6 +13,8 @@ use self::{
     registry::{PASSWORD, Registry, USER},
 };
 
+use crate::fixture::{Server, bounded, refused};
+
 #[path = "../../../isorun-engine/tests/images/bundle.rs"]
 #[allow(dead_code, reason = "the engine's tests use more of it")]
 mod bundle;
@@ -71,6 +73,50 @@ fn sample() -> Bundle {
 fn push(registry: &Registry, name: &str) -> String {
     let layout = tempfile::tempdir().unwrap();
     registry.push(&sample().layout(layout.path()), name, false).to_string()
+}
+
+/// A shell, and what it is linked to: the least that a sandbox can run.
+fn with_shell() -> Bundle {
+    let shell = std::fs::read("/bin/sh").unwrap();
+    let linked = Command::new("ldd").arg("/bin/sh").output().unwrap();
+    let mut layer = Layer::default().entry(b'0', b"bin/sh", b"", 0o755, &shell);
+    for word in String::from_utf8(linked.stdout).unwrap().split_whitespace() {
+        if let Some(path) = word.strip_prefix('/') {
+            let library = std::fs::read(word).unwrap();
+            layer = layer.entry(b'0', path.as_bytes(), b"", 0o755, &library);
+        }
+    }
+    let below = layer.file("etc/passwd", "tester:x:1234:1234::/home/tester:/bin/sh\n");
+    let above = Layer::default().folder("srv/app").file("srv/app/name", "an image\n");
+    let layers = [&below, &above].map(|layer| (gzip(&layer.tar()), sha256(&layer.tar())));
+    let config = serde_json::json!({ "Env": ["GREETING=hello"], "User": "tester", "WorkingDir": "/srv/app" });
+    Bundle::with(&layers, config, "amd64")
+}
+
+#[test]
+fn an_image_of_a_registry_runs_with_its_environment_user_and_folder() {
+    bounded(async {
+        let (registry, layout) = (Registry::start(), tempfile::tempdir().unwrap());
+        registry.push(&with_shell().layout(layout.path()), "library/shell:1", false);
+        let server = Server::start_pulling(registry.address());
+        // The second one finds it here.
+        for _ in 0..2 {
+            let id = server.create_with(serde_json::json!({ "image": "shell:1" })).await;
+            let command = "read name < name; echo \"$GREETING from $PWD: $name\"; \
+                           while read field uid rest; do case $field in Uid:) echo $uid; esac; \
+                           done < /proc/self/status; echo * /*";
+            let done = server.exec(&id, command).await;
+            assert_eq!(done["exit_code"], 0, "{done}");
+            let stdout = done["stdout"].as_str().unwrap();
+            let lines: Vec<_> = stdout.lines().collect();
+            assert_eq!(lines[..2], ["hello from /srv/app: an image", "1234"], "{stdout}");
+            // Nothing of the machine is in it.
+            assert!(lines[2].starts_with("name /bin ") && !lines[2].contains("/usr"), "{stdout}");
+            server.destroy(&id).await;
+        }
+        let missing = server.post("/v1/runs", serde_json::json!({ "image": "nothing:here" })).await;
+        refused(&missing, 404, "image_not_found", "nothing:here");
+    });
 }
 
 #[test]
