@@ -10,10 +10,12 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 
@@ -37,6 +39,14 @@ class Server:
     key: str
     config: Path
     """Where it wrote the configuration of clients."""
+
+    def wait_until_gone(self, run: str | None) -> None:
+        """Waits until a run was destroyed. To look at it is no activity in it."""
+        headers = {"authorization": f"Bearer {self.key}"}
+        end = time.monotonic() + 60
+        while httpx.get(f"{self.url}/v1/runs/{run}", headers=headers).status_code == 200:
+            assert time.monotonic() < end, "the run is still there"
+            time.sleep(0.02)
 
 
 def python_image(root: Path) -> None:

@@ -45,7 +45,7 @@ def test_from_create_to_destroy() -> None:
     assert caught.value.code == 404
 
 
-def test_the_block_destroys_it_whatever_happens() -> None:
+def test_the_block_destroys_it_whatever_happens(server: Server) -> None:
     outer = Sandbox("host")
     with pytest.raises(ZeroDivisionError), outer:
         raise ZeroDivisionError
@@ -54,7 +54,7 @@ def test_the_block_destroys_it_whatever_happens() -> None:
     with Sandbox("host") as sb:
         sb.destroy()
     with Sandbox("host", sandbox_timeout=0.2) as sb:
-        time.sleep(1.5)
+        server.wait_until_gone(sb.id)
         with pytest.raises(IsorunError, match="idle") as caught:
             sb.exec("true")
     assert (caught.value.code, caught.value.kind) == (404, "run_destroyed")
@@ -164,11 +164,11 @@ def test_what_cannot_be_created_says_why() -> None:
         assert sb.id is None
 
 
-def test_set_timeout() -> None:
+def test_set_timeout(server: Server) -> None:
     with Sandbox("host") as sb:
         sb.set_timeout(-1)
         sb.set_timeout(0.1)
-        time.sleep(1)
+        server.wait_until_gone(sb.id)
         with pytest.raises(IsorunError, match="idle"):
             sb.exec("true")
 
