@@ -145,7 +145,8 @@ impl Groups {
 }
 
 impl Group {
-    fn members(&self) -> Vec<Pid> {
+    /// The processes in it now.
+    pub fn members(&self) -> Vec<Pid> {
         let Ok(text) = read_at(&self.dir, "cgroup.procs") else { return Vec::new() };
         text.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)).collect()
     }

@@ -49,7 +49,7 @@ pub fn spawn(exec: &Exec, groups: &Groups, group: &Group) -> Result<Spawned, Fai
         argv,
         env,
         folder,
-        streams,
+        streams: (0..).zip(streams).collect(),
         has_terminal: exec.pty.is_some(),
         doors,
         uid: user.uid,
@@ -58,6 +58,32 @@ pub fn spawn(exec: &Exec, groups: &Groups, group: &Group) -> Result<Spawned, Fai
     };
     spawned.pid = launch(&plan).map_err(|error| refused(exec, &error))?;
     Ok(spawned)
+}
+
+/// Starts a program with these streams, under their numbers.
+pub fn spawn_with(
+    exec: &Exec,
+    groups: &Groups,
+    group: &Group,
+    streams: Vec<(i32, OwnedFd)>,
+) -> Result<Pid, Failure> {
+    let user = users::find(exec.user.as_deref())?;
+    let (programs, argv, env) = prepare(exec, &user)?;
+    let folder = folder(exec, &user)?;
+    let doors = groups.doors(group).map_err(|error| failure("cannot make a group", &error))?;
+    let plan = Plan {
+        programs,
+        argv,
+        env,
+        folder,
+        streams,
+        has_terminal: false,
+        doors,
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups,
+    };
+    launch(&plan).map_err(|error| refused(exec, &error))
 }
 
 /// Changes the size of a terminal.
