@@ -7,24 +7,22 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use isorun_agent::client::{self, ClientError};
-use isorun_agent::protocol::{Configure, PORT};
+use isorun_agent::protocol::Configure;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::cgroup::Cgroup;
+use super::network::Network;
 use super::pidfd::Process;
-use super::spec::{self, INSIDE, OUTSIDE, Places, Shape};
+use super::spec::{self, Places, Shape};
 use super::stream::Stream;
 use super::{Inner, launcher};
 use crate::engine::{Error, Exit, Result, Root, SandboxSpec, Stats};
@@ -42,7 +40,7 @@ pub struct Container {
     pub shape: Shape,
     folder: PathBuf,
     cgroup: Cgroup,
-    network: Arc<OwnedFd>,
+    network: Network,
     pid: Pid,
     exit: watch::Receiver<Option<Exit>>,
 }
@@ -86,7 +84,7 @@ async fn attempt(
         return Err(Error::InvalidSpec(format!("the root {} is no folder", image.display())));
     }
     let cgroup = inner.cgroup(name);
-    let network = inner.launcher.new_network().await.map_err(Error::io("cannot make a network"))?;
+    let network = Network::make(inner, &folder).await?;
     let config = spec::config(
         &shape,
         &Places {
@@ -95,26 +93,12 @@ async fn attempt(
             image: &image,
             disk: &disk,
             cgroup: &cgroup.path(),
-            network: &format!("/proc/{}/fd/{}", std::process::id(), network.as_raw_fd()),
+            network: &network.path(),
         },
     );
     fs::write(folder.join("config.json"), config.to_string())
         .map_err(Error::io("cannot write the configuration of a sandbox"))?;
 
-    ip(
-        inner,
-        &network,
-        &folder,
-        &format!(
-            "link set lo up\n\
-             link add inside type veth peer name outside\n\
-             link set inside addrgenmode none\n\
-             link set outside addrgenmode none\n\
-             addr add {INSIDE}/29 dev inside\n\
-             link set inside up\n"
-        ),
-    )
-    .await?;
     let pid_file = folder.join("pid");
     let steps: Vec<Vec<&str>> = match from {
         None => vec![vec!["run", "--detach"]],
@@ -129,17 +113,11 @@ async fn attempt(
             command.arg("--image-path").arg(from);
         }
         command.arg(name);
-        inner.run(Some(&network), command, &format!("runsc {}", step[0]), &folder).await?;
+        inner
+            .run(Some(network.namespace()), command, &format!("runsc {}", step[0]), &folder)
+            .await?;
     }
-    // Only now: runsc takes over every address that it finds, and this one is
-    // ours.
-    ip(
-        inner,
-        &network,
-        &folder,
-        &format!("addr add {OUTSIDE}/29 dev outside\nlink set outside up\n"),
-    )
-    .await?;
+    network.open(inner, &folder).await?;
     let pid = fs::read_to_string(&pid_file)
         .ok()
         .and_then(|text| Pid::from_raw(text.trim().parse().ok()?))
@@ -165,14 +143,14 @@ pub fn adopt(inner: &Inner, name: &str, record: &Record) -> Option<Container> {
     if !cgroup.members().contains(&pid) {
         return None;
     }
-    let network = fs::File::open(format!("/proc/{}/ns/net", record.pid)).ok()?;
+    let network = Network::adopt(record.pid).ok()?;
     Some(Container {
         name: name.to_owned(),
         shape: Shape::of(&record.spec),
         folder: inner.containers().join(name),
         exit: watch(pid, cgroup.clone()).ok()?,
         cgroup,
-        network: Arc::new(network.into()),
+        network,
         pid,
     })
 }
@@ -208,12 +186,7 @@ impl Container {
     /// A connection to the agent.
     pub async fn connect(&self, inner: &Inner) -> io::Result<Stream> {
         let connecting = async {
-            let socket = inner.launcher.socket_in(Arc::clone(&self.network)).await?;
-            let stream: TcpStream = socket.connect((INSIDE, PORT).into()).await?;
-            stream.set_nodelay(true)?;
-            // It ends by a reset: a connection that lingers on, inside, would
-            // make a checkpoint fail.
-            rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+            let stream = self.network.connect(inner).await?;
             let exit = self.exit.clone();
             Ok(Stream::new(stream, move || {
                 let mut exit = exit.clone();
@@ -337,12 +310,4 @@ fn why(cgroup: &Cgroup) -> Exit {
         return Exit::OutOfMemory;
     }
     Exit::Died("its first process ended, or gVisor did".to_owned())
-}
-
-async fn ip(inner: &Inner, network: &Arc<OwnedFd>, folder: &Path, script: &str) -> Result<()> {
-    let path = folder.join("network");
-    fs::write(&path, script).map_err(Error::io("cannot write the set-up of a network"))?;
-    let mut command = Command::new("ip");
-    command.arg("-batch").arg(&path);
-    inner.run(Some(network), command, "ip", folder).await
 }

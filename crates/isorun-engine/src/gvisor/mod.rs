@@ -9,6 +9,7 @@
 mod cgroup;
 mod container;
 mod launcher;
+mod network;
 mod pidfd;
 mod pool;
 mod spec;
