@@ -91,11 +91,9 @@ where
     let call = Call::start(stream, &request).await?;
     let (mut reader, writer) = link(call, Some(Return { connect, token }));
     match reader.next().await? {
-        Frame::Started { pid } => Ok(Shell {
-            pid,
-            events: ShellEvents { reader },
-            control: ShellControl { writer },
-        }),
+        Frame::Started { pid } => {
+            Ok(Shell { pid, events: ShellEvents { reader }, control: ShellControl { writer } })
+        }
         other => Err(unexpected(&other)),
     }
 }

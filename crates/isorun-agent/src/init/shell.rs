@@ -53,7 +53,7 @@ const HOPELESS: u32 = 60;
 const GENTLE: u32 = 3;
 
 const PREPARATION: &str = "PS1=;PS2=;unset HISTFILE MAILCHECK;set +o history +H;\
-    __isorun_end(){ builtin echo $1 ${__isorun_status:-$?} >&98;};\
+    __isorun_end(){ builtin printf '\\n%s %s\\n' $1 ${__isorun_status:-$?} >&98;};\
     __isorun_last(){ return $1;}\n";
 
 /// A shell, and what it is doing.
@@ -234,9 +234,10 @@ impl Shell {
         let (mut out, mut err) = (BytesMut::new(), BytesMut::new());
         loop {
             let idle = writer.is_empty();
-            let (deadline, next) = self.job.as_ref().map_or((None, None), |job| {
-                (job.deadline.filter(|_| !job.timed_out), job.next)
-            });
+            let (deadline, next) = self
+                .job
+                .as_ref()
+                .map_or((None, None), |job| (job.deadline.filter(|_| !job.timed_out), job.next));
             tokio::select! {
                 biased;
                 frame = reader.next() => match frame? {
@@ -330,7 +331,9 @@ impl Shell {
     /// A pipe holds far more than these lines. One that is full belongs to a
     /// shell that is past listening, which the interrupts end.
     fn say(&self, line: &str) {
-        let _ = self.script.try_write(line.as_bytes());
+        // The runtime may not have heard that there is room, so this asks the
+        // system.
+        let _ = rustix::io::write(self.script.as_fd(), line.as_bytes());
     }
 
     fn interrupt(&mut self) {
@@ -395,10 +398,9 @@ impl Shell {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        for (pipe, frame) in [
-            (&self.stdout, Frame::Stdout as fn(Bytes) -> Frame),
-            (&self.stderr, Frame::Stderr),
-        ] {
+        for (pipe, frame) in
+            [(&self.stdout, Frame::Stdout as fn(Bytes) -> Frame), (&self.stderr, Frame::Stderr)]
+        {
             // What runs in the background may write for ever.
             let mut budget = 16 * 1024 * 1024 / CHUNK;
             while let Some(bytes) = read_now(pipe) {
@@ -544,7 +546,8 @@ async fn shell_status(
         while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
             let said = line.split_to(end + 1);
             let said = String::from_utf8_lossy(&said);
-            let code = job.and_then(|job| said.trim().strip_prefix(&*job.word)?.trim().parse().ok());
+            let code =
+                job.and_then(|job| said.trim().strip_prefix(&*job.word)?.trim().parse().ok());
             if let Some(code) = code {
                 return Ok(code);
             }

@@ -51,7 +51,7 @@ pub async fn write(
 /// Ends every connection across the border.
 async fn hang_up(inner: &Inner, container: &Container) -> Result<()> {
     let stream = container
-        .dial(inner)
+        .connect_at_border(inner)
         .await
         .map_err(Error::io("the sandbox's agent does not answer before a checkpoint"))?;
     let freezing = client::freeze(stream);

@@ -86,12 +86,7 @@ impl Stream {
         F: Future<Output = ()> + Send + 'static,
     {
         let listed = connections.add(&inner)?;
-        Ok(Self {
-            inner,
-            reading: Box::pin(dead()),
-            writing: Box::pin(dead()),
-            _listed: listed,
-        })
+        Ok(Self { inner, reading: Box::pin(dead()), writing: Box::pin(dead()), _listed: listed })
     }
 }
 
