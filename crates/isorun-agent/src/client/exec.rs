@@ -31,13 +31,13 @@ where
 ///
 /// As those of [`exec`].
 pub async fn exec_lasting<S>(
+    stream: S,
     connect: Connect<S>,
     request: protocol::Exec,
 ) -> Result<Exec<S>, ClientError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let stream = connect().await.ok_or(ClientError::Disconnected)?;
     let way = request.token.clone().map(|token| Return { connect, token });
     begin(stream, request, way).await
 }

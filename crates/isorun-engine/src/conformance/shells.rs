@@ -241,9 +241,14 @@ pub async fn what_runs_goes_on_across_a_checkpoint(engine: &Arc<dyn Engine>) {
     shell.text("cd /tmp; X=1; RANDOM=7").await;
     let counting = "for i in $(seq 1 400); do echo $i; sleep 0.01; done";
     let request = protocol::Exec { token: Some("t1".to_owned()), ..sh(counting) };
-    let mut counted = client::exec_lasting(connect(engine, &sandbox), request).await.unwrap();
+    let mut counted =
+        client::exec_lasting(sandbox.connect().await, connect(engine, &sandbox), request)
+            .await
+            .unwrap();
     let request = protocol::Exec { token: Some("t2".to_owned()), stdin: true, ..sh("sha256sum") };
-    let summed = client::exec_lasting(connect(engine, &sandbox), request).await.unwrap();
+    let summed = client::exec_lasting(sandbox.connect().await, connect(engine, &sandbox), request)
+        .await
+        .unwrap();
     let input: Vec<u8> =
         (0..6_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let expected = {

@@ -29,8 +29,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use crate::engine::{
-    AgentStream, Capabilities, Engine, Error, Exit, NetworkMode, Result, SandboxId, SandboxSpec,
-    Stats,
+    AgentStream, Capabilities, Engine, Error, Exit, NetworkMode, Result, Root, SandboxId,
+    SandboxSpec, Stats,
 };
 use crate::host;
 pub use cgroup::version as cgroup_version;
@@ -84,6 +84,8 @@ pub struct Inner {
     next: AtomicU64,
     sandboxes: Mutex<HashMap<SandboxId, Slot>>,
     pool: Pool,
+    /// The digest of the agent, which is part of every checkpoint.
+    agent: String,
     /// Held as long as this lives.
     _lock: File,
 }
@@ -122,6 +124,7 @@ impl Gvisor {
             .map_err(Error::io(format!("cannot prepare {}", state_dir.display())))?;
         let launcher = Launcher::start(shared)
             .map_err(Error::io("cannot enter namespaces of its own, as root has to be able to"))?;
+        let agent = digest(&tools.agent).map_err(Error::io("cannot read the agent"));
         let inner = Arc::new(Inner {
             group: group_name(&state_dir),
             state_dir,
@@ -131,6 +134,7 @@ impl Gvisor {
             next: AtomicU64::new(0),
             sandboxes: Mutex::default(),
             pool: Pool::new(config.warm, config.blank),
+            agent: agent?,
             _lock: lock,
         });
         inner.recover().await?;
@@ -172,6 +176,35 @@ impl Gvisor {
             Some(exit) => Err(Error::Dead { id: id.clone(), exit }),
             None => Ok(container),
         }
+    }
+
+    /// A checkpoint after which nothing is left. Meanwhile the end of the sandbox
+    /// is nobody's news.
+    async fn put_away(
+        &self,
+        id: &SandboxId,
+        container: &Arc<Container>,
+        into: &Path,
+    ) -> Result<()> {
+        self.inner.sandboxes().insert(id.clone(), Slot::Busy);
+        let written = checkpoint::write(&self.inner, container, into, false).await;
+        if written.is_err() {
+            // It may live, and if not it has news.
+            self.inner.sandboxes().insert(id.clone(), Slot::Here(Arc::clone(container)));
+            return written;
+        }
+        let removed = container::remove(&self.inner, &container.name).await;
+        match removed {
+            Ok(()) => {
+                self.inner.sandboxes().remove(id);
+            }
+            Err(ref error) => {
+                tracing::error!(%error, "cannot remove what a checkpoint has left");
+                let name = container.name.clone();
+                self.inner.sandboxes().insert(id.clone(), Slot::Gone { name });
+            }
+        }
+        Ok(())
     }
 
     /// Makes a sandbox, in a task of its own: a caller that goes away leaves
@@ -256,11 +289,11 @@ impl Engine for Gvisor {
         let container = self.living(id)?;
         // Whoever takes one will want it back.
         pool::refill_blanks(&self.inner, container.shape.clone());
-        checkpoint::write(&self.inner, &container, into, leave_running).await?;
-        if !leave_running {
-            self.destroy(id).await?;
+        if leave_running {
+            return checkpoint::write(&self.inner, &container, into, true).await;
         }
-        Ok(())
+        let (engine, id, into) = (self.clone(), id.clone(), into.to_owned());
+        finish(async move { engine.put_away(&id, &container, &into).await }).await
     }
 
     async fn restore(&self, spec: SandboxSpec, from: &Path) -> Result<()> {
@@ -268,6 +301,15 @@ impl Engine for Gvisor {
             return Err(Error::InvalidSpec(format!("{} is no checkpoint", from.display())));
         }
         self.make(spec, Some(from.to_owned())).await
+    }
+
+    fn fingerprint(&self, root: &Root) -> String {
+        let root = match root {
+            Root::Host => host::fingerprint(),
+            // Its name is made of what is in it, and nobody changes that.
+            Root::Folder(_) => "image".to_owned(),
+        };
+        format!("gvisor {} systrap, agent {}, {root}", self.inner.tools.version, self.inner.agent)
     }
 
     async fn destroy(&self, id: &SandboxId) -> Result<Stats> {
@@ -532,6 +574,12 @@ fn install(folder: &Path, tools: &Tools) -> io::Result<Vec<Bind>> {
         .into_iter()
         .map(|shared| Bind { source: shared.source, target: shared.target })
         .collect())
+}
+
+fn digest(file: &Path) -> io::Result<String> {
+    use sha2::Digest;
+    let digest = sha2::Sha256::digest(fs::read(file)?);
+    Ok(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The name of the control group above those of a state folder's sandboxes, such
