@@ -17,4 +17,6 @@ mod keys;
 mod openapi;
 mod runs;
 mod serve;
+mod shell;
 mod sockets;
+mod state;
