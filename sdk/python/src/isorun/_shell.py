@@ -123,7 +123,8 @@ class Shell:
             raise IsorunError(protocol.MISSING) from error
         url = protocol.address(self._target, self._run, self._talk.session, self._cwd)
         try:
-            self._socket = connect(
+            # Later versions want to be entered; those before do not mind.
+            manager = connect(
                 url,
                 additional_headers=protocol.headers(self._target),
                 open_timeout=CONNECT_TIMEOUT,
@@ -133,6 +134,7 @@ class Shell:
                 # A proxy of the environment has no business on the way to this machine.
                 **({"proxy": None} if self._target.is_local else {}),
             )
+            self._socket = manager.__enter__()
         except InvalidStatus as error:
             raise refusal(error.response.status_code, error.response.body or b"") from error
         except (OSError, TimeoutError, WebSocketException) as error:
