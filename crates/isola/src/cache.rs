@@ -29,10 +29,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use wasmtime::{Engine, component::Component};
 
-use crate::{error::Error, runtime::user_cache};
+use crate::{error::Error, runtime::user_cache, snapshot::instrument};
 
 /// Changes with the layout of the cache.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// So many entries are kept. Beyond that the one that was not used for longest
 /// goes when another is written.
@@ -113,10 +113,14 @@ pub(crate) fn load(
     component: &Path,
     folder: Option<&Path>,
     compiling: &dyn Fn(),
-) -> Result<Component, Error> {
+) -> Result<Loaded, Error> {
     let Some(folder) = folder else {
         compiling();
-        return Component::new(engine, read(component)?).map_err(|error| refused(component, error));
+        let bytes = read(component)?;
+        let key = key(engine, &hex(&Sha256::digest(&bytes)));
+        let component = Component::new(engine, reachable(bytes))
+            .map_err(|error| refused(component, error))?;
+        return Ok(Loaded { component, key });
     };
     prepare(folder)?;
     let key = key(engine, &component_digest(component, folder)?);
@@ -125,25 +129,42 @@ pub(crate) fn load(
         stamp: folder.join(format!("{key}.stamp")),
     };
     if let Some(component) = entry.load(engine) {
-        return Ok(component);
+        return Ok(Loaded { component, key });
     }
     // One builder at a time; the others find its result.
     let lock = File::create(folder.join(format!("{key}.lock")))
         .map_err(|error| Error::internal("cannot write to the cache folder", error))?;
     lock.lock().map_err(|error| Error::internal("cannot lock the cache", error))?;
     if let Some(component) = entry.load(engine) {
-        return Ok(component);
+        return Ok(Loaded { component, key });
     }
     compiling();
     let code = engine
-        .precompile_component(&read(component)?)
+        .precompile_component(&reachable(read(component)?))
         .map_err(|error| refused(component, error))?;
     entry
         .store(&code)
         .map_err(|error| Error::internal("cannot write to the cache folder", error))?;
     evict(folder)?;
-    entry.load(engine).ok_or_else(|| {
+    let loaded = entry.load(engine).ok_or_else(|| {
         Error::bug(format!("the compiled {} cannot be loaded back", component.display()))
+    })?;
+    Ok(Loaded { component: loaded, key })
+}
+
+/// A component, ready to be instantiated.
+pub(crate) struct Loaded {
+    pub(crate) component: Component,
+    /// What it is: its bytes, the engine and its settings.
+    pub(crate) key: String,
+}
+
+/// The component with its state in reach, if it can be: else as it is, and
+/// its guests cannot be copied.
+fn reachable(component: Vec<u8>) -> Vec<u8> {
+    instrument::instrument(&component).unwrap_or_else(|why| {
+        tracing::debug!(why, "guests of this component cannot be copied");
+        component
     })
 }
 

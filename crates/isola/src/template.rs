@@ -1,12 +1,17 @@
 //! Templates: a compiled interpreter and the defaults of its sandboxes.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
-use wasmtime::component::Linker;
+use wasmtime::component::{InstancePre, Linker};
 
 use crate::{
     cache,
-    contract::{self, SandboxPre},
+    contract::{self, SandboxIndices},
     engine::engine,
     error::Error,
     guest::Guest,
@@ -14,7 +19,8 @@ use crate::{
     mount::Mount,
     runtime::Runtime,
     sandbox::SandboxBuilder,
-    wasi,
+    snapshot::state::{self, Accessor, State},
+    wasi, warm,
 };
 
 /// A compiled interpreter, from which sandboxes are created in milliseconds.
@@ -27,8 +33,21 @@ pub struct Template(Arc<Shared>);
 
 struct Shared {
     runtime: Runtime,
-    component: SandboxPre<Guest>,
+    component: Component,
     defaults: Defaults,
+    /// A guest that was started and ran the prelude, if that can be shared.
+    warm: OnceLock<Arc<State>>,
+}
+
+/// A component that is linked.
+pub(crate) struct Component {
+    pub(crate) pre: InstancePre<Guest>,
+    pub(crate) exports: SandboxIndices,
+    /// How its guests are copied, if they can be.
+    pub(crate) accessor: Option<Accessor>,
+    /// Which build of which runtime it is, and for which engine.
+    #[allow(dead_code, reason = "for snapshots on disk")]
+    pub(crate) key: String,
 }
 
 /// What a sandbox has unless it is told otherwise.
@@ -63,8 +82,20 @@ impl Template {
         self.0.runtime
     }
 
-    pub(crate) fn component(&self) -> &SandboxPre<Guest> {
+    pub(crate) fn component(&self) -> &Component {
         &self.0.component
+    }
+
+    /// A guest in which the prelude has run, for sandboxes with the environment
+    /// and mounts that it saw.
+    pub(crate) fn warm(
+        &self,
+        env: &BTreeMap<String, String>,
+        mounts: &[Mount],
+    ) -> Option<&Arc<State>> {
+        let defaults = &self.0.defaults;
+        let same = *env == defaults.env && *mounts == *defaults.mounts;
+        self.0.warm.get().filter(|_| same)
     }
 
     pub(crate) fn defaults(&self) -> &Defaults {
@@ -124,7 +155,14 @@ impl TemplateBuilder {
         self
     }
 
-    /// Code that each sandbox runs when it starts, before its own scripts.
+    /// Code that runs in each sandbox before its own scripts.
+    ///
+    /// It runs once, when the template is built, and sandboxes are copies of
+    /// the interpreter in which it ran: so what it imports and prepares costs
+    /// them nothing. A prelude that asks for hostcalls or HTTP, writes output
+    /// or throws runs when each sandbox starts instead, and so it does in
+    /// sandboxes that have another environment or other mounts than the
+    /// template.
     pub fn prelude(mut self, source: impl Into<String>) -> Self {
         self.defaults.prelude = Some(source.into());
         self
@@ -156,9 +194,13 @@ impl TemplateBuilder {
     /// [`Error::InvalidArgument`] for an option that cannot be or a runtime
     /// that cannot be found, [`Error::Internal`] for trouble with the cache.
     pub async fn build(self) -> Result<Template, Error> {
-        tokio::task::spawn_blocking(move || self.build_blocking())
+        let template = tokio::task::spawn_blocking(move || self.build_blocking())
             .await
-            .map_err(|error| Error::internal("building the template", error))?
+            .map_err(|error| Error::internal("building the template", error))??;
+        if let Some(state) = warm::prepare(&template).await {
+            let _ = template.0.warm.set(Arc::new(state));
+        }
+        Ok(template)
     }
 
     fn build_blocking(self) -> Result<Template, Error> {
@@ -176,7 +218,7 @@ impl TemplateBuilder {
             CacheDir::At(folder) => Some(folder),
         };
         let compiling = self.compiling.as_deref();
-        let component = cache::load(engine, &path, folder.as_deref(), &|| {
+        let loaded = cache::load(engine, &path, folder.as_deref(), &|| {
             if let Some(compiling) = compiling {
                 compiling();
             }
@@ -189,15 +231,21 @@ impl TemplateBuilder {
                     |guest| guest,
                 )
             })
+            .and_then(|()| state::link(&mut linker))
             .map_err(|error| Error::internal("linking the host's functions", error))?;
-        let component =
-            linker.instantiate_pre(&component).and_then(SandboxPre::new).map_err(|error| {
-                Error::InvalidArgument(format!(
-                    "{} is not a runtime for this version of isola: {error:#}",
-                    path.display()
-                ))
-            })?;
-        Ok(Template(Arc::new(Shared { runtime: self.runtime, component, defaults: self.defaults })))
+        let linked = linker
+            .instantiate_pre(&loaded.component)
+            .and_then(|pre| Ok((SandboxIndices::new(&pre)?, pre)));
+        let (exports, pre) = linked.map_err(|error| {
+            Error::InvalidArgument(format!(
+                "{} is not a runtime for this version of isola: {error:#}",
+                path.display()
+            ))
+        })?;
+        let accessor = Accessor::of(&loaded.component);
+        let component = Component { pre, exports, accessor, key: loaded.key };
+        let (runtime, defaults) = (self.runtime, self.defaults);
+        Ok(Template(Arc::new(Shared { runtime, component, defaults, warm: OnceLock::new() })))
     }
 }
 
