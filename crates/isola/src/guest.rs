@@ -76,9 +76,14 @@ impl Guest {
         }
     }
 
-    /// The files and folders that it has open, by the guest's own names.
+    /// The files and folders that it has opened, by the guest's own names.
     pub(crate) fn open_files(&self) -> Vec<String> {
-        self.granted.names()
+        self.granted.files()
+    }
+
+    /// The mounted folders that its libc has a handle of.
+    pub(crate) fn open_mounts(&self) -> Vec<String> {
+        self.granted.folders()
     }
 
     /// Refuses a value that is too large.

@@ -32,6 +32,8 @@ pub(crate) struct Granted {
     open: HashMap<u32, Rights>,
     /// What is open, by the guest's own names.
     names: HashMap<u32, String>,
+    /// Mounted folders that are open: libc opens them all.
+    folders: HashMap<u32, String>,
 }
 
 /// The rights below one mount.
@@ -51,9 +53,16 @@ impl Granted {
         Self { mounts: mounts.iter().enumerate().map(rights).collect(), ..Self::default() }
     }
 
-    /// What is open, sorted.
-    pub(crate) fn names(&self) -> Vec<String> {
+    /// What the guest has opened itself, sorted.
+    pub(crate) fn files(&self) -> Vec<String> {
         let mut names: Vec<_> = self.names.values().cloned().collect();
+        names.sort();
+        names
+    }
+
+    /// The mounted folders that are open, sorted.
+    pub(crate) fn folders(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.folders.values().cloned().collect();
         names.sort();
         names
     }
@@ -100,7 +109,7 @@ impl preopens::Host for Files<'_> {
         let folders = preopens::Host::get_directories(&mut self.inner)?;
         for ((fd, name), rights) in folders.iter().zip(&self.granted.mounts) {
             self.granted.open.insert(fd.rep(), *rights);
-            self.granted.names.insert(fd.rep(), name.clone());
+            self.granted.folders.insert(fd.rep(), name.clone());
         }
         Ok(folders)
     }
@@ -148,7 +157,9 @@ impl types::HostDescriptor for Files<'_> {
             return Err(denied());
         }
         // "Open it, and create it if need be" is fine for what is there.
-        let folder = self.granted.names.get(&fd.rep()).map_or("", String::as_str);
+        let Granted { names, folders, .. } = &*self.granted;
+        let folder = names.get(&fd.rep()).or_else(|| folders.get(&fd.rep()));
+        let folder = folder.map_or("", String::as_str);
         let name = format!("{folder}/{path}").chars().take(MAX_NAME).collect();
         let may_not_create = open.contains(OpenFlags::CREATE) && !rights.dirs.writes();
         if may_not_create {
@@ -222,6 +233,7 @@ impl types::HostDescriptor for Files<'_> {
     fn drop(&mut self, fd: Resource<Descriptor>) -> wasmtime::Result<()> {
         self.granted.open.remove(&fd.rep());
         self.granted.names.remove(&fd.rep());
+        self.granted.folders.remove(&fd.rep());
         types::HostDescriptor::drop(&mut self.inner, fd)
     }
 

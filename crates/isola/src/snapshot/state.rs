@@ -67,13 +67,15 @@ impl Accessor {
         evaluates: bool,
     ) -> Result<State, Error> {
         let broken = |error| Error::internal("reading the guest's state", error);
+        // Before libc lets go: it would close files as well.
+        if let Some(open) = open_handles(store.data_mut(), false) {
+            return Err(refused(&open));
+        }
         let settle =
             instance.get_typed_func::<(), ()>(&mut *store, &self.settle).map_err(broken)?;
         settle.call_async(&mut *store, ()).await.map_err(broken)?;
-        if let Some(open) = open_handles(store.data_mut()) {
-            return Err(Error::InvalidArgument(format!(
-                "the guest cannot be copied while it has {open} open: close it first"
-            )));
+        if let Some(open) = open_handles(store.data_mut(), true) {
+            return Err(refused(&open));
         }
         let save = instance.get_typed_func::<(), ()>(&mut *store, &self.save).map_err(broken)?;
         store.data_mut().transfer = Transfer::Saving { globals: Vec::new(), image: None };
@@ -156,13 +158,28 @@ pub(crate) fn link(linker: &mut Linker<Guest>) -> WasmResult<()> {
     Ok(())
 }
 
-/// What a guest has open, for people; `None` if there is nothing.
-fn open_handles(guest: &mut Guest) -> Option<String> {
-    let mut names: Vec<String> = guest.open_files();
+fn refused(open: &str) -> Error {
+    Error::InvalidArgument(format!(
+        "the guest cannot be copied while it has {open} open: close it first"
+    ))
+}
+
+/// What a guest has open, for people; `None` if there is nothing. Mounted
+/// folders and streams, of which libc keeps those of standard output, count
+/// only if everything does. (The stream of a file comes with the file.)
+fn open_handles(guest: &mut Guest, everything: bool) -> Option<String> {
+    let mut names = guest.open_files();
+    if everything {
+        names.extend(guest.open_mounts());
+    }
     for entry in guest.table.iter_mut() {
-        let name = if entry.is::<Descriptor>() {
-            continue;
-        } else if entry.is::<DynInputStream>() || entry.is::<DynOutputStream>() {
+        if entry.is::<Descriptor>() {
+            continue; // It has a name.
+        }
+        let name = if entry.is::<DynInputStream>() || entry.is::<DynOutputStream>() {
+            if !everything {
+                continue;
+            }
             "a stream"
         } else if entry.is::<DynPollable>() {
             "a timer or something else to wait for"
@@ -171,9 +188,10 @@ fn open_handles(guest: &mut Guest) -> Option<String> {
         };
         names.push(name.to_owned());
     }
-    if names.is_empty() && !guest.table.is_empty() {
-        names.push("a handle of the host".to_owned());
-    }
     names.dedup();
+    names.truncate(MAX_NAMES);
     (!names.is_empty()).then(|| names.join(", "))
 }
+
+/// So many are named.
+const MAX_NAMES: usize = 5;

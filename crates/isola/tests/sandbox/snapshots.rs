@@ -1,9 +1,9 @@
 //! Snapshots and forks: what survives, what is apart, and what is refused.
 
-use isola::{Args, Error, Handlers, Limits, Mount, Permission, Runtime, Sandbox, Template, args};
+use isola::{Args, Error, Event, Handlers, Limits, Mount, Permission, Runtime, Sandbox, Template, args};
 use serde_json::{Value as Json, json};
 
-use crate::fixture::{BOTH, Script, loaded, started, template};
+use crate::fixture::{BOTH, Script, events, loaded, results, started, template};
 
 async fn run(sandbox: &Sandbox, function: &str, args: Args) -> Json {
     sandbox.run(function, args).await.unwrap().to().unwrap()
@@ -244,8 +244,15 @@ kept = []
 def keep(name):
     kept.append(open(name))
     kept[0].read(1)
+def rest():
+    return kept[0].read()
 def drop():
     kept.pop().close()
+def write():
+    import os
+    os.write(1, b'written')
+    os.stat('/data')
+    return os.listdir('/data')
 ";
     parent.load_script(script).await.unwrap();
     assert_eq!(run(&parent, "read", args![]).await, json!("one"));
@@ -254,12 +261,20 @@ def drop():
     assert_eq!(run(&child, "read", args![]).await, json!("two"));
     assert_eq!(run(&parent, "read", args![]).await, json!("one"));
 
+    for sandbox in [&parent, &child] {
+        // libc finds everything again.
+        let events = events(sandbox.run_stream("write", args![]).unwrap()).await;
+        assert!(matches!(&events[0], Event::Stdout(text) if text == "written"), "{events:?}");
+        assert_eq!(results(&events).1.unwrap(), "[\"name\"]");
+    }
+
     // A file that is open belongs to one guest only, and says which it is.
     run(&parent, "keep", args!["/data/name"]).await;
     let error = parent.snapshot().await.unwrap_err();
     assert_eq!(error.code(), "invalid_argument");
     assert!(error.to_string().contains("/data/name"), "{error}");
     // And the parent is as it was.
+    assert_eq!(run(&parent, "rest", args![]).await, json!("ne"));
     run(&parent, "drop", args![]).await;
     assert_eq!(run(&parent.snapshot().await.unwrap().create_sandbox().await.unwrap(), "read", args![]).await, json!("one"));
 }
@@ -359,7 +374,7 @@ async fn a_prelude_that_needs_its_host_runs_in_each_sandbox() {
                 "from sandbox.asyncio import hostcall, run\nasync def ask():\n    try: return await hostcall('who', None)\n    except Exception as error: return str(error)\nwho = run(ask())\n"
             }
             Runtime::JavaScript => {
-                "let who; try { who = await hostcall('who', null) } catch (error) { who = String(error) }\n"
+                "try { globalThis.who = await hostcall('who', null) } catch (error) { globalThis.who = String(error) }\n"
             }
         };
         let template = Template::builder(runtime).prelude(prelude).build().await.unwrap();
