@@ -117,26 +117,27 @@ pub(crate) fn load(
     let Some(folder) = folder else {
         compiling();
         let bytes = read(component)?;
-        let key = key(engine, &hex(&Sha256::digest(&bytes)));
+        let guest = hex(&Sha256::digest(&bytes));
         let component = Component::new(engine, reachable(bytes))
             .map_err(|error| refused(component, error))?;
-        return Ok(Loaded { component, key });
+        return Ok(Loaded { component, guest });
     };
     prepare(folder)?;
-    let key = key(engine, &component_digest(component, folder)?);
+    let guest = component_digest(component, folder)?;
+    let key = key(engine, &guest);
     let entry = Entry {
         code: folder.join(format!("{key}.cwasm")),
         stamp: folder.join(format!("{key}.stamp")),
     };
     if let Some(component) = entry.load(engine) {
-        return Ok(Loaded { component, key });
+        return Ok(Loaded { component, guest });
     }
     // One builder at a time; the others find its result.
     let lock = File::create(folder.join(format!("{key}.lock")))
         .map_err(|error| Error::internal("cannot write to the cache folder", error))?;
     lock.lock().map_err(|error| Error::internal("cannot lock the cache", error))?;
     if let Some(component) = entry.load(engine) {
-        return Ok(Loaded { component, key });
+        return Ok(Loaded { component, guest });
     }
     compiling();
     let code = engine
@@ -149,14 +150,20 @@ pub(crate) fn load(
     let loaded = entry.load(engine).ok_or_else(|| {
         Error::bug(format!("the compiled {} cannot be loaded back", component.display()))
     })?;
-    Ok(Loaded { component: loaded, key })
+    Ok(Loaded { component: loaded, guest })
 }
 
 /// A component, ready to be instantiated.
 pub(crate) struct Loaded {
     pub(crate) component: Component,
-    /// What it is: its bytes, the engine and its settings.
-    pub(crate) key: String,
+    /// The digest of its bytes.
+    pub(crate) guest: String,
+}
+
+/// What the engine says of itself: its version and settings, and the features
+/// of the CPU that it compiles for.
+pub(crate) fn engine_key(engine: &Engine) -> String {
+    key(engine, "")
 }
 
 /// The component with its state in reach, if it can be: else as it is, and
@@ -354,7 +361,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// Writes a file such that it is seen whole or not at all.
-fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().suffix(".tmp").tempfile_in(folder)?;
     file.write_all(content)?;
@@ -375,7 +382,7 @@ fn digest(path: &Path) -> io::Result<String> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

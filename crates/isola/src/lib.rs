@@ -86,7 +86,7 @@ pub use mount::{Mount, Permission};
 pub use quick::Begun;
 pub use runtime::{Runtime, RuntimeSource};
 pub use sandbox::{Sandbox, SandboxBuilder};
-pub use snapshot::Snapshot;
+pub use snapshot::{Snapshot, SnapshotInfo, default_snapshot_dir, list_snapshots};
 pub use template::{Template, TemplateBuilder};
 pub use value::Value;
 

@@ -116,7 +116,7 @@ impl Sandbox {
     /// # Errors
     ///
     /// [`Error::Busy`] while a call is in flight, [`Error::NotRunning`] before
-    /// the start, [`Error::Closed`] afterwards, and [`Error::InvalidArgument`]
+    /// the start, [`Error::Closed`] afterwards, and [`Error::SnapshotRefused`]
     /// if the guest has a file or another handle of the host open: which one,
     /// is in the message.
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
@@ -129,7 +129,7 @@ impl Sandbox {
                 Ok(Snapshot::new(self.shared.template.clone(), state, settings))
             }
             // The guest is as it was.
-            Err(error @ Error::InvalidArgument(_)) => {
+            Err(error @ Error::SnapshotRefused(_)) => {
                 lease.give_back();
                 Err(error)
             }
@@ -533,7 +533,7 @@ impl Lease {
     pub(crate) async fn copy(&mut self) -> Result<Copied, Error> {
         let shared = Arc::clone(&self.shared);
         let Some(accessor) = &shared.template.component().accessor else {
-            return Err(Error::InvalidArgument(
+            return Err(Error::SnapshotRefused(
                 "this runtime is not built such that its interpreters can be copied".into(),
             ));
         };

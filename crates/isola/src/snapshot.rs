@@ -13,7 +13,7 @@
 //! `instrument` makes both reachable, `state` takes them and puts them back,
 //! `image` keeps the memory, `map` is the unsafe part.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use crate::{
     error::Error,
@@ -24,11 +24,13 @@ use crate::{
     template::Template,
 };
 
-mod image;
+mod file;
+pub(crate) mod image;
 pub(crate) mod instrument;
 mod map;
 pub(crate) mod state;
 
+pub use self::file::{SnapshotInfo, default_snapshot_dir, list_snapshots};
 use self::state::State;
 
 /// A running interpreter as it was at one moment: its imports, globals, caches
@@ -79,6 +81,42 @@ impl Snapshot {
     /// As [`SandboxBuilder::create`].
     pub async fn create_sandbox(&self) -> Result<Sandbox, Error> {
         self.sandbox().create().await
+    }
+
+    /// Writes the snapshot to a file, whole or not at all, and returns its size
+    /// in bytes. A file that is there is replaced.
+    ///
+    /// The file holds what differs from an interpreter that has just been
+    /// created, compressed; with it, whatever the guest knows. Only its owner
+    /// may read it. [`Template::load_snapshot`] reads it again.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] if there is no place to write to.
+    pub async fn save(&self, path: impl Into<PathBuf>) -> Result<u64, Error> {
+        let base = self.0.template.fresh().await?;
+        let (this, path) = (self.clone(), path.into());
+        tokio::task::spawn_blocking(move || {
+            let Inner { template, state, .. } = &*this.0;
+            file::save(&path, template, state, &base)
+        })
+        .await
+        .map_err(|error| Error::internal("writing the snapshot", error))?
+    }
+
+    pub(crate) async fn load(template: &Template, path: PathBuf) -> Result<Self, Error> {
+        let base = template.fresh().await?;
+        let origin = template.clone();
+        let state = tokio::task::spawn_blocking(move || file::load(&path, &origin, &base))
+            .await
+            .map_err(|error| Error::internal("reading the snapshot", error))??;
+        let defaults = template.defaults();
+        let settings = Settings {
+            limits: defaults.limits.clone(),
+            mounts: defaults.mounts.clone(),
+            env: defaults.env.clone(),
+        };
+        Ok(Self::new(template.clone(), state, settings))
     }
 
     /// The interpreter.

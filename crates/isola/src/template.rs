@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use tokio::sync::OnceCell;
 use wasmtime::component::{InstancePre, Linker};
 
 use crate::{
@@ -19,7 +20,11 @@ use crate::{
     mount::Mount,
     runtime::Runtime,
     sandbox::SandboxBuilder,
-    snapshot::state::{self, Accessor, State},
+    snapshot::{
+        Snapshot,
+        image::Image,
+        state::{self, Accessor, State},
+    },
     wasi, warm,
 };
 
@@ -45,9 +50,10 @@ pub(crate) struct Component {
     pub(crate) exports: SandboxIndices,
     /// How its guests are copied, if they can be.
     pub(crate) accessor: Option<Accessor>,
-    /// Which build of which runtime it is, and for which engine.
-    #[allow(dead_code, reason = "for snapshots on disk")]
-    pub(crate) key: String,
+    /// Which build of the runtime it is.
+    pub(crate) guest: String,
+    /// The memory of a guest in which nothing has run yet.
+    pub(crate) fresh: OnceCell<Arc<Image>>,
 }
 
 /// What a sandbox has unless it is told otherwise.
@@ -84,6 +90,28 @@ impl Template {
 
     pub(crate) fn component(&self) -> &Component {
         &self.0.component
+    }
+
+    /// Reads a snapshot that [`Snapshot::save`] wrote, here or elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SnapshotRefused`] says what does not fit: another runtime or
+    /// build of it, another version or configuration of isola, other CPU
+    /// features, more memory than this template allows, or damage.
+    pub async fn load_snapshot(&self, path: impl Into<PathBuf>) -> Result<Snapshot, Error> {
+        Snapshot::load(self, path.into()).await
+    }
+
+    /// The memory of a guest in which nothing has run yet. Snapshots on disk
+    /// are what differs from it.
+    pub(crate) async fn fresh(&self) -> Result<Arc<Image>, Error> {
+        let make = async || {
+            let sandbox = self.sandbox().instantiate(None).await?;
+            let state = sandbox.shared().lease(true)?.copy().await?;
+            Ok::<_, Error>(Arc::new(state.image))
+        };
+        self.0.component.fresh.get_or_try_init(make).await.cloned()
     }
 
     /// A guest in which the prelude has run, for sandboxes with the environment
@@ -243,7 +271,13 @@ impl TemplateBuilder {
             ))
         })?;
         let accessor = Accessor::of(&loaded.component);
-        let component = Component { pre, exports, accessor, key: loaded.key };
+        let component = Component {
+            pre,
+            exports,
+            accessor,
+            guest: loaded.guest,
+            fresh: OnceCell::new(),
+        };
         let (runtime, defaults) = (self.runtime, self.defaults);
         Ok(Template(Arc::new(Shared { runtime, component, defaults, warm: OnceLock::new() })))
     }

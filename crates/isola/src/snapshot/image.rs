@@ -6,7 +6,10 @@ use std::{
 };
 
 /// The granularity at which empty memory is left out.
-const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
+
+/// So much is read at once.
+pub(crate) const CHUNK: usize = 1 << 20;
 
 /// The content of a linear memory. Nobody can change it any more.
 pub(crate) struct Image {
@@ -43,6 +46,37 @@ impl Image {
     /// The file.
     pub(crate) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Reads a part of it; what is behind its end is zero.
+    pub(crate) fn read(&self, at: usize, into: &mut [u8]) -> io::Result<()> {
+        let there = self.len.saturating_sub(at).min(into.len());
+        let (inside, behind) = into.split_at_mut(there);
+        behind.fill(0);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::FileExt as _;
+            self.file.read_exact_at(inside, at as u64)
+        }
+        #[cfg(not(unix))]
+        {
+            use std::io::Read as _;
+            let mut file = self.file.try_clone()?;
+            file.seek(SeekFrom::Start(at as u64))?;
+            file.read_exact(inside)
+        }
+    }
+
+    /// The CRC-32 of its content.
+    pub(crate) fn checksum(&self) -> io::Result<u32> {
+        let mut buffer = vec![0; CHUNK];
+        let mut digest = crc32fast::Hasher::new();
+        for at in (0..self.len).step_by(CHUNK) {
+            let part = &mut buffer[..CHUNK.min(self.len - at)];
+            self.read(at, part)?;
+            digest.update(part);
+        }
+        Ok(digest.finalize())
     }
 
     /// How many bytes of memory it takes.
@@ -90,7 +124,7 @@ fn page_end(at: usize, memory: &[u8]) -> usize {
     (at + PAGE).min(memory.len())
 }
 
-fn is_empty(page: &[u8]) -> bool {
+pub(crate) fn is_empty(page: &[u8]) -> bool {
     // Most pages that are in use say so within their first bytes.
     page.iter().take(64).all(|byte| *byte == 0) && page.iter().all(|byte| *byte == 0)
 }

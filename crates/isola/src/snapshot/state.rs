@@ -159,7 +159,7 @@ pub(crate) fn link(linker: &mut Linker<Guest>) -> WasmResult<()> {
 }
 
 fn refused(open: &str) -> Error {
-    Error::InvalidArgument(format!(
+    Error::SnapshotRefused(format!(
         "the guest cannot be copied while it has {open} open: close it first"
     ))
 }

@@ -271,7 +271,7 @@ def write():
     // A file that is open belongs to one guest only, and says which it is.
     run(&parent, "keep", args!["/data/name"]).await;
     let error = parent.snapshot().await.unwrap_err();
-    assert_eq!(error.code(), "invalid_argument");
+    assert_eq!(error.code(), "snapshot_refused");
     assert!(error.to_string().contains("/data/name"), "{error}");
     // And the parent is as it was.
     assert_eq!(run(&parent, "rest", args![]).await, json!("ne"));
@@ -392,4 +392,127 @@ async fn a_prelude_that_needs_its_host_runs_in_each_sandbox() {
             assert_eq!(run(&sandbox, "main", args![]).await, json!(name), "{runtime}");
         }
     }
+}
+
+const KEPT: Script = Script {
+    python: "import json, collections\nkept = collections.Counter('mississippi')\ndef items():\n    yield from range(9)\npending = items()\nnext(pending)\ndef main():\n    return [kept['s'], next(pending), json.dumps([1])]\n",
+    javascript: "const kept = new Map([...'mississippi'].map((c, i, all) => [c, all.filter(x => x === c).length]));\nfunction* items() { for (let i = 0; i < 9; i++) yield i }\nconst pending = items();\npending.next();\nconst main = () => [kept.get('s'), pending.next().value, JSON.stringify([1])];\n",
+};
+
+/// Set in the process that a test starts of its own program.
+const FOLDER: &str = "ISOLA_TEST_SNAPSHOTS";
+
+#[tokio::test]
+async fn a_snapshot_on_disk_is_restored_in_another_process() {
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        for runtime in BOTH {
+            let path = std::path::Path::new(&folder).join(format!("{runtime}.snapshot"));
+            let snapshot = template(runtime).await.load_snapshot(path).await.unwrap();
+            for _ in 0..2 {
+                let sandbox = snapshot.create_sandbox().await.unwrap();
+                assert_eq!(run(&sandbox, "main", args![]).await, json!([4, 2, "[1]"]));
+            }
+        }
+        println!("restored both");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for runtime in BOTH {
+        let sandbox = loaded(runtime, KEPT).await;
+        run(&sandbox, "main", args![]).await;
+        let path = folder.path().join(format!("{runtime}.snapshot"));
+        let size = sandbox.snapshot().await.unwrap().save(&path).await.unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), size);
+        let info = isola::SnapshotInfo::read(&path).unwrap();
+        assert_eq!(info.runtime, runtime.name());
+        assert!(info.size < info.changed_size && info.changed_size < info.memory_size, "{info:?}");
+    }
+    let names: Vec<_> = isola::list_snapshots(folder.path()).unwrap();
+    assert_eq!(names.iter().map(|info| info.runtime.as_str()).collect::<Vec<_>>(), ["js", "python"]);
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "snapshots::a_snapshot_on_disk_is_restored_in_another_process"])
+        .arg("--nocapture")
+        .env(FOLDER, folder.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("restored both"), "{output:?}");
+}
+
+/// The file with another header, and a checksum that fits.
+fn with_header(file: &[u8], change: impl Fn(&mut Json)) -> Vec<u8> {
+    let len = u32::from_le_bytes(file[8..12].try_into().unwrap()) as usize;
+    let mut header: Json = serde_json::from_slice(&file[12..12 + len]).unwrap();
+    change(&mut header);
+    let header = serde_json::to_vec(&header).unwrap();
+    let mut out = file[..8].to_vec();
+    out.extend(u32::try_from(header.len()).unwrap().to_le_bytes());
+    out.extend(&header);
+    out.extend(&file[12 + len..file.len() - 4]);
+    let sum = crc32fast::hash(&out);
+    out.extend(sum.to_le_bytes());
+    out
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_never_restored() {
+    let template = template(Runtime::JavaScript).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.snapshot");
+    let sandbox = loaded(Runtime::JavaScript, KEPT).await;
+    sandbox.snapshot().await.unwrap().save(&path).await.unwrap();
+    let file = std::fs::read(&path).unwrap();
+    let refused = async |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        let error = template.load_snapshot(&path).await.unwrap_err();
+        assert_eq!(error.code(), "snapshot_refused", "{error}");
+        error.to_string()
+    };
+
+    // Damage, anywhere.
+    let mut at = 0;
+    while at < file.len() {
+        let mut damaged = file.clone();
+        damaged[at] ^= 1;
+        refused(&damaged).await;
+        at += 1 + file.len() / 97;
+    }
+    for len in [0, 4, 11, 300, file.len() / 2, file.len() - 1] {
+        refused(&file[..len]).await;
+    }
+    assert!(refused(b"#!/bin/sh\necho no snapshot\n").await.contains("no snapshot"));
+
+    // What it is of.
+    let set = |key: &'static str, value: Json| {
+        with_header(&file, move |header| header[key] = value.clone())
+    };
+    let rows = [
+        ("runtime", json!("python"), "of the runtime python"),
+        ("guest", json!("0"), "another build"),
+        ("engine", json!("0"), "another engine version or configuration"),
+        ("base", json!([1, 2]), "another memory"),
+        ("memory", json!(1_u64 << 40), "max_memory"),
+        ("memory", json!(64 << 10), "damaged"),
+        ("memory", json!((64 << 20) + 1), "damaged"),
+    ];
+    for (key, value, says) in rows {
+        let error = refused(&set(key, value)).await;
+        assert!(error.contains(says), "{key}: {error}");
+    }
+    // Globals that are not there: the restore fails, and nothing runs.
+    std::fs::write(&path, set("globals", json!([]))).unwrap();
+    let snapshot = template.load_snapshot(&path).await.unwrap();
+    assert!(snapshot.create_sandbox().await.is_err());
+
+    // The same header again is the same snapshot.
+    std::fs::write(&path, with_header(&file, |_| ())).unwrap();
+    let snapshot = template.load_snapshot(&path).await.unwrap();
+    let sandbox = snapshot.create_sandbox().await.unwrap();
+    assert_eq!(run(&sandbox, "main", args![]).await, json!([4, 1, "[1]"]));
+
+    let missing = template.load_snapshot(folder.path().join("none")).await.unwrap_err();
+    assert_eq!(missing.code(), "snapshot_refused");
+    let nowhere = folder.path().join("no/such/folder/x");
+    let error = sandbox.snapshot().await.unwrap().save(nowhere).await.unwrap_err();
+    assert_eq!(error.code(), "invalid_argument", "{error}");
 }
