@@ -119,23 +119,24 @@ impl Sandbox {
     /// the start, [`Error::Closed`] afterwards, and [`Error::SnapshotRefused`]
     /// if the guest has a file or another handle of the host open: which one,
     /// is in the message.
-    pub async fn snapshot(&self) -> Result<Snapshot, Error> {
-        let mut lease = self.shared.lease(false)?;
-        let state = lease.copy().await;
-        match state {
-            Ok(state) => {
-                lease.give_back();
-                let settings = self.shared.settings.clone();
-                Ok(Snapshot::new(self.shared.template.clone(), state, settings))
-            }
-            // The guest is as it was.
-            Err(error @ Error::SnapshotRefused(_)) => {
-                lease.give_back();
-                Err(error)
-            }
-            Err(error) => {
-                lease.broken(&error);
-                Err(error)
+    pub fn snapshot(&self) -> impl Future<Output = Result<Snapshot, Error>> + Send + use<> {
+        let shared = Arc::clone(&self.shared);
+        async move {
+            let mut lease = shared.lease(false)?;
+            match lease.copy().await {
+                Ok(state) => {
+                    lease.give_back();
+                    Ok(Snapshot::new(shared.template.clone(), state, shared.settings.clone()))
+                }
+                // The guest is as it was.
+                Err(error @ Error::SnapshotRefused(_)) => {
+                    lease.give_back();
+                    Err(error)
+                }
+                Err(error) => {
+                    lease.broken(&error);
+                    Err(error)
+                }
             }
         }
     }
@@ -146,14 +147,21 @@ impl Sandbox {
     /// # Errors
     ///
     /// As [`snapshot`](Self::snapshot) and [`SandboxBuilder::create`].
-    pub async fn fork(&self, count: usize) -> Result<Vec<Sandbox>, Error> {
-        let snapshot = self.snapshot().await?;
-        let mut children = Vec::new();
-        for _ in 0..count {
-            let host = Arc::clone(&self.shared.host);
-            children.push(snapshot.sandbox().shared_host(host).create().await?);
+    pub fn fork(
+        &self,
+        count: usize,
+    ) -> impl Future<Output = Result<Vec<Sandbox>, Error>> + Send + use<> {
+        let host = Arc::clone(&self.shared.host);
+        let snapshot = self.snapshot();
+        async move {
+            let snapshot = snapshot.await?;
+            let mut children = Vec::new();
+            for _ in 0..count {
+                let child = snapshot.sandbox().shared_host(Arc::clone(&host));
+                children.push(child.create().await?);
+            }
+            Ok(children)
         }
-        Ok(children)
     }
 
     /// Closes the sandbox and frees its memory. A call that is running is

@@ -93,15 +93,20 @@ impl Snapshot {
     /// # Errors
     ///
     /// [`Error::InvalidArgument`] if there is no place to write to.
-    pub async fn save(&self, path: impl Into<PathBuf>) -> Result<u64, Error> {
-        let base = self.0.template.fresh().await?;
+    pub fn save<P: Into<PathBuf>>(
+        &self,
+        path: P,
+    ) -> impl Future<Output = Result<u64, Error>> + Send + use<P> {
         let (this, path) = (self.clone(), path.into());
-        tokio::task::spawn_blocking(move || {
-            let Inner { template, state, .. } = &*this.0;
-            file::save(&path, template, state, &base)
-        })
-        .await
-        .map_err(|error| Error::internal("writing the snapshot", error))?
+        async move {
+            let base = this.0.template.fresh().await?;
+            tokio::task::spawn_blocking(move || {
+                let Inner { template, state, .. } = &*this.0;
+                file::save(&path, template, state, &base)
+            })
+            .await
+            .map_err(|error| Error::internal("writing the snapshot", error))?
+        }
     }
 
     pub(crate) async fn load(template: &Template, path: PathBuf) -> Result<Self, Error> {
@@ -117,6 +122,12 @@ impl Snapshot {
             env: defaults.env.clone(),
         };
         Ok(Self::new(template.clone(), state, settings))
+    }
+
+    /// The limits of a sandbox that is told no others.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.0.settings.limits
     }
 
     /// The interpreter.

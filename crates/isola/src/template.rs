@@ -99,8 +99,12 @@ impl Template {
     /// [`Error::SnapshotRefused`] says what does not fit: another runtime or
     /// build of it, another version or configuration of isola, other CPU
     /// features, more memory than this template allows, or damage.
-    pub async fn load_snapshot(&self, path: impl Into<PathBuf>) -> Result<Snapshot, Error> {
-        Snapshot::load(self, path.into()).await
+    pub fn load_snapshot<P: Into<PathBuf>>(
+        &self,
+        path: P,
+    ) -> impl Future<Output = Result<Snapshot, Error>> + Send + use<P> {
+        let (this, path) = (self.clone(), path.into());
+        async move { Snapshot::load(&this, path).await }
     }
 
     /// The memory of a guest in which nothing has run yet. Snapshots on disk
