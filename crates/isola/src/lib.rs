@@ -102,6 +102,9 @@ mod documented {
     #[doc = include_str!("../../../docs/getting-started.md")]
     struct GettingStarted;
 
+    #[doc = include_str!("../../../docs/snapshots.md")]
+    struct Snapshots;
+
     #[doc = include_str!("../../../docs/errors.md")]
     struct Errors;
 
