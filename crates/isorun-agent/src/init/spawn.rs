@@ -43,7 +43,6 @@ pub fn spawn(exec: &Exec, groups: &Groups, group: &Group) -> Result<Spawned, Fai
     };
     let (mut spawned, streams) =
         opened.map_err(|error| failure("cannot connect the program", &error))?;
-    let doors = groups.doors(group).map_err(|error| failure("cannot make a group", &error))?;
     let plan = Plan {
         programs,
         argv,
@@ -51,7 +50,7 @@ pub fn spawn(exec: &Exec, groups: &Groups, group: &Group) -> Result<Spawned, Fai
         folder,
         streams,
         has_terminal: exec.pty.is_some(),
-        doors,
+        doors: groups.doors(group),
         uid: user.uid,
         gid: user.gid,
         groups: user.groups,
@@ -132,16 +131,17 @@ fn connect_pipes(stdin: bool) -> io::Result<(Spawned, [OwnedFd; 3])> {
     } else {
         (std::fs::File::open("/dev/null")?.into(), None)
     };
-    let (stdout, their_stdout) = io::pipe()?;
-    let (stderr, their_stderr) = io::pipe()?;
-    let spawned = Spawned {
-        pid: Pid::INIT,
-        stdin,
-        stdout: Receiver::from_owned_fd(stdout.into())?,
-        stderr: Some(Receiver::from_owned_fd(stderr.into())?),
-        terminal: None,
-    };
-    Ok((spawned, [their_stdin, their_stdout.into(), their_stderr.into()]))
+    let (stdout, their_stdout) = output_pipe()?;
+    let (stderr, their_stderr) = output_pipe()?;
+    let spawned = Spawned { pid: Pid::INIT, stdin, stdout, stderr: Some(stderr), terminal: None };
+    Ok((spawned, [their_stdin, their_stdout, their_stderr]))
+}
+
+/// A pipe of which only our end does not block.
+fn output_pipe() -> io::Result<(Receiver, OwnedFd)> {
+    let (ours, theirs) = io::pipe()?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((Receiver::from_owned_fd_unchecked(ours.into())?, theirs.into()))
 }
 
 fn connect_terminal(size: Size) -> io::Result<(Spawned, [OwnedFd; 3])> {

@@ -34,7 +34,7 @@ macro_rules! conformance {
                 a_slow_reader_slows_the_program, garbage_harms_only_its_connection;
             files: files_go_in_and_out, folders, what_cannot_be_is_refused,
                 a_broken_upload_leaves_nothing;
-            limits: too_many_processes, a_full_disk, too_much_memory, cpu_time;
+            limits: too_many_processes, a_bomb_ends_at_its_timeout, a_full_disk, too_much_memory, cpu_time;
             lives: names_are_unique_and_gone_when_destroyed, specs_are_checked,
                 a_sandbox_that_dies_is_noticed, nothing_of_the_machine_is_visible,
                 sandboxes_are_apart, a_checkpoint_is_restored_any_number_of_times;

@@ -15,6 +15,8 @@ mod fixture;
 mod image;
 mod keys;
 mod openapi;
+mod operation;
 mod runs;
 mod serve;
 mod sockets;
+mod terminal;

@@ -189,7 +189,16 @@ async fn record_and_run(
         return work.await;
     }
     // The agent keeps time. One that does not is given up.
-    timeout(limit + GRACE, work).await.unwrap_or(Ok(Status::TimedOut))
+    timeout(limit + GRACE, work).await.unwrap_or_else(|_| {
+        Err(ApiError::new(
+            Code::ExecTimeout,
+            format!(
+                "the command took longer than its timeout of {} s, and the sandbox is too busy to \
+                 say that it ended: destroy the run if it does not recover",
+                limit.as_secs_f64()
+            ),
+        ))
+    })
 }
 
 fn request(task: Task, run: &LiveRun) -> protocol::Exec {
