@@ -63,10 +63,7 @@ impl Failure {
                 _ => 1,
             },
             Self::Run(
-                Error::Guest(_)
-                | Error::Hostcall(_)
-                | Error::Crash(_)
-                | Error::SnapshotRefused(_),
+                Error::Guest(_) | Error::Hostcall(_) | Error::Crash(_) | Error::SnapshotRefused(_),
             ) => 1,
             Self::Timeout(_) => 124,
             Self::Interrupted => 130,

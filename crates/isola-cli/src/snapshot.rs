@@ -100,8 +100,8 @@ pub fn list(json: bool) -> Result<(), Failure> {
 
 /// Prints what a snapshot is of.
 pub fn show(given: &str, json: bool) -> Result<(), Failure> {
-    let info = SnapshotInfo::read(existing(given)?)
-        .map_err(|error| Failure::usage(error.to_string()))?;
+    let info =
+        SnapshotInfo::read(existing(given)?).map_err(|error| Failure::usage(error.to_string()))?;
     let entry = Entry::new(&info);
     if json {
         let text = serde_json::to_string(&entry)

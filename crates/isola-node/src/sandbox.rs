@@ -15,9 +15,7 @@ use napi::{
 use napi_derive::napi;
 use tokio::sync::Notify;
 
-use crate::{
-    failure::Failure, options::milliseconds, snapshot::Snapshot, stream::EventStream,
-};
+use crate::{failure::Failure, options::milliseconds, snapshot::Snapshot, stream::EventStream};
 
 /// A sandbox, and with it its guest. Freeing one takes a while, so neither
 /// closing nor the garbage collector does it on the thread of the event loop.

@@ -118,8 +118,8 @@ pub(crate) fn load(
         compiling();
         let bytes = read(component)?;
         let guest = hex(&Sha256::digest(&bytes));
-        let component = Component::new(engine, reachable(bytes))
-            .map_err(|error| refused(component, error))?;
+        let component =
+            Component::new(engine, reachable(bytes)).map_err(|error| refused(component, error))?;
         return Ok(Loaded { component, guest });
     };
     prepare(folder)?;

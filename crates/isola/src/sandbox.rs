@@ -22,7 +22,6 @@ use tokio::sync::Notify;
 use wasmtime::{Store, UpdateDeadline, component::Instance};
 use wasmtime_wasi::{FsPerms, WasiCtx};
 
-
 use crate::{
     args::Args,
     call::{Call, EventStream, Operation},
@@ -376,11 +375,8 @@ impl SandboxBuilder {
             }
         }
         let live = Box::new(Live { store, instance, exports, evaluates });
-        let settings = Settings {
-            limits: Limits::clone(&limits),
-            mounts: self.mounts,
-            env: self.env.clone(),
-        };
+        let settings =
+            Settings { limits: Limits::clone(&limits), mounts: self.mounts, env: self.env.clone() };
         let config = Config {
             env: self.env.into_iter().collect(),
             recursion_limit: limits.max_recursion,

@@ -25,7 +25,7 @@ use crate::{
         image::Image,
         state::{self, Accessor, State},
     },
-    wasi, warm,
+    warm, wasi,
 };
 
 /// A compiled interpreter, from which sandboxes are created in milliseconds.
@@ -275,13 +275,8 @@ impl TemplateBuilder {
             ))
         })?;
         let accessor = Accessor::of(&loaded.component);
-        let component = Component {
-            pre,
-            exports,
-            accessor,
-            guest: loaded.guest,
-            fresh: OnceCell::new(),
-        };
+        let component =
+            Component { pre, exports, accessor, guest: loaded.guest, fresh: OnceCell::new() };
         let (runtime, defaults) = (self.runtime, self.defaults);
         Ok(Template(Arc::new(Shared { runtime, component, defaults, warm: OnceLock::new() })))
     }

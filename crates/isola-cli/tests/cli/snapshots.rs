@@ -13,7 +13,10 @@ impl Store {
             .file("two.py", "kept['n'] += 1\nprint(json.dumps(kept))\n")
             .file("open.py", "kept = open('/data/one.py')\n")
             .file("one.js", "const kept = { n: 1 };\n")
-            .file("two.js", "kept.n += 1; console.log(JSON.stringify(kept)); const main = () => kept.n;\n");
+            .file(
+                "two.js",
+                "kept.n += 1; console.log(JSON.stringify(kept)); const main = () => kept.n;\n",
+            );
         Self(folder)
     }
 
@@ -92,8 +95,7 @@ fn what_cannot_be_is_refused() {
     fs::write(&path, bytes).unwrap();
     let error = store.isola(&["run", "two.py", "--from-snapshot", "a.snapshot"]).failed(2);
     assert!(error.contains("damaged"), "{error}");
-    let error = store
-        .isola(&["run", "open.py", "--mount", ".:/data", "--save-snapshot", "open"])
-        .failed(1);
+    let error =
+        store.isola(&["run", "open.py", "--mount", ".:/data", "--save-snapshot", "open"]).failed(1);
     assert!(error.contains("/data/one.py"), "{error}");
 }

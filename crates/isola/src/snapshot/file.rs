@@ -264,8 +264,7 @@ fn differences(image: &Image, base: &Image) -> io::Result<Vec<(u32, u32)>> {
     for at in (0..image.len()).step_by(CHUNK) {
         image.read(at, &mut ours)?;
         base.read(at, &mut theirs)?;
-        for (number, (our, their)) in
-            (at / PAGE..).zip(ours.chunks(PAGE).zip(theirs.chunks(PAGE)))
+        for (number, (our, their)) in (at / PAGE..).zip(ours.chunks(PAGE).zip(theirs.chunks(PAGE)))
         {
             if our == their {
                 continue;
@@ -306,9 +305,8 @@ fn read_header(file: &mut impl Read) -> io::Result<(Header, usize)> {
 
 /// Says what does not fit.
 fn check(path: &Path, header: &Header, template: &Template, base: &Image) -> Result<(), Error> {
-    let refuse = |why: String| {
-        Err(Error::SnapshotRefused(format!("the snapshot {} {why}", path.display())))
-    };
+    let refuse =
+        |why: String| Err(Error::SnapshotRefused(format!("the snapshot {} {why}", path.display())));
     let runtime = template.runtime();
     if header.runtime != runtime.name() {
         return refuse(format!("is of the runtime {}, not {runtime}", header.runtime));

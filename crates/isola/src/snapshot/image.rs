@@ -23,7 +23,8 @@ impl Image {
         let mut image = Writer::new(memory.len())?;
         let mut start = 0;
         while start < memory.len() {
-            let used = |at: usize| at < memory.len() && !is_empty(&memory[at..page_end(at, memory)]);
+            let used =
+                |at: usize| at < memory.len() && !is_empty(&memory[at..page_end(at, memory)]);
             if !used(start) {
                 start += PAGE;
                 continue;

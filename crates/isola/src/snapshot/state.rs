@@ -9,7 +9,9 @@ use wasmtime::{
 use wasmtime_wasi::{
     clocks::WasiClocksView as _,
     filesystem::Descriptor,
-    p2::{DynInputStream, DynOutputStream, DynPollable, bindings::clocks::monotonic_clock::Host as _},
+    p2::{
+        DynInputStream, DynOutputStream, DynPollable, bindings::clocks::monotonic_clock::Host as _,
+    },
 };
 
 use super::{image::Image, instrument, map};
@@ -145,16 +147,15 @@ pub(crate) fn link(linker: &mut Linker<Guest>) -> WasmResult<()> {
             Ok(())
         },
     )?;
-    root.func_wrap(
-        instrument::WANTED,
-        |store: StoreContextMut<'_, Guest>, (index,): (u32,)| match &store.data().transfer {
+    root.func_wrap(instrument::WANTED, |store: StoreContextMut<'_, Guest>, (index,): (u32,)| {
+        match &store.data().transfer {
             Transfer::Loading(state) => match state.globals.get(index as usize) {
                 Some(bits) => Ok((*bits,)),
                 None => bail!("the state has no global {index}"),
             },
             _ => bail!("nobody gave the guest a state"),
-        },
-    )?;
+        }
+    })?;
     Ok(())
 }
 

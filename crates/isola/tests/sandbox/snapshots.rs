@@ -1,6 +1,8 @@
 //! Snapshots and forks: what survives, what is apart, and what is refused.
 
-use isola::{Args, Error, Event, Handlers, Limits, Mount, Permission, Runtime, Sandbox, Template, args};
+use isola::{
+    Args, Error, Event, Handlers, Limits, Mount, Permission, Runtime, Sandbox, Template, args,
+};
 use serde_json::{Value as Json, json};
 
 use crate::fixture::{BOTH, Script, events, loaded, results, started, template};
@@ -276,7 +278,11 @@ def write():
     // And the parent is as it was.
     assert_eq!(run(&parent, "rest", args![]).await, json!("ne"));
     run(&parent, "drop", args![]).await;
-    assert_eq!(run(&parent.snapshot().await.unwrap().create_sandbox().await.unwrap(), "read", args![]).await, json!("one"));
+    assert_eq!(
+        run(&parent.snapshot().await.unwrap().create_sandbox().await.unwrap(), "read", args![])
+            .await,
+        json!("one")
+    );
 }
 
 #[tokio::test]
@@ -313,7 +319,9 @@ async fn a_child_of_a_closed_or_crashed_sandbox_lives_on() {
         parent
             .load_script(match runtime {
                 Runtime::Python => "x = 5\ndef hang():\n    while True: pass\ndef get(): return x",
-                Runtime::JavaScript => "const x = 5; const hang = () => { for (;;); }; const get = () => x",
+                Runtime::JavaScript => {
+                    "const x = 5; const hang = () => { for (;;); }; const get = () => x"
+                }
             })
             .await
             .unwrap();
@@ -428,7 +436,10 @@ async fn a_snapshot_on_disk_is_restored_in_another_process() {
         assert!(info.size < info.changed_size && info.changed_size < info.memory_size, "{info:?}");
     }
     let names: Vec<_> = isola::list_snapshots(folder.path()).unwrap();
-    assert_eq!(names.iter().map(|info| info.runtime.as_str()).collect::<Vec<_>>(), ["js", "python"]);
+    assert_eq!(
+        names.iter().map(|info| info.runtime.as_str()).collect::<Vec<_>>(),
+        ["js", "python"]
+    );
     let output = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "snapshots::a_snapshot_on_disk_is_restored_in_another_process"])
         .arg("--nocapture")

@@ -5,8 +5,8 @@ use wasm_encoder::{
     Alias, BlockType, CanonicalFunctionSection, CanonicalOption, CodeSection, Component,
     ComponentAliasSection, ComponentExportKind, ComponentExportSection, ComponentImportSection,
     ComponentTypeRef, ComponentTypeSection, ComponentValType, EntityType, ExportKind,
-    ExportSection, Function, FunctionSection, GlobalType, ImportSection, InstanceSection, MemoryType,
-    Module, ModuleArg, ModuleSection, PrimitiveValType, TypeSection, ValType,
+    ExportSection, Function, FunctionSection, GlobalType, ImportSection, InstanceSection,
+    MemoryType, Module, ModuleArg, ModuleSection, PrimitiveValType, TypeSection, ValType,
 };
 
 use super::{
@@ -154,12 +154,7 @@ fn module(state: &State, memory: wasmparser::MemoryType) -> Module {
     code.function(&settle);
 
     let mut module = Module::new();
-    module
-        .section(&types)
-        .section(&imports)
-        .section(&functions)
-        .section(&exports)
-        .section(&code);
+    module.section(&types).section(&imports).section(&functions).section(&exports).section(&code);
     module
 }
 

@@ -7,9 +7,9 @@ use std::{
 
 use wasm_encoder::{ExportKind, ExportSection, RawSection};
 use wasmparser::{
-    CanonicalFunction, ComponentAlias, ComponentExternalKind, ComponentOuterAliasKind, ElementItems,
-    ElementKind, Encoding, ExternalKind, GlobalType, Instance, MemoryType, Operator, Parser,
-    Payload, TypeRef, ValType,
+    CanonicalFunction, ComponentAlias, ComponentExternalKind, ComponentOuterAliasKind,
+    ElementItems, ElementKind, Encoding, ExternalKind, GlobalType, Instance, MemoryType, Operator,
+    Parser, Payload, TypeRef, ValType,
 };
 
 use super::Refusal;
