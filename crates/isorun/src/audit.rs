@@ -20,6 +20,10 @@ pub enum Event {
     Created,
     ExecStart,
     ExecExit,
+    Forked,
+    Hibernated,
+    Resumed,
+    Snapshot,
     Destroyed,
 }
 
@@ -29,6 +33,10 @@ impl Event {
             Self::Created => "sandbox.created",
             Self::ExecStart => "exec.start",
             Self::ExecExit => "exec.exit",
+            Self::Forked => "sandbox.forked",
+            Self::Hibernated => "sandbox.hibernated",
+            Self::Resumed => "sandbox.resumed",
+            Self::Snapshot => "sandbox.snapshot",
             Self::Destroyed => "sandbox.destroyed",
         }
     }

@@ -200,7 +200,8 @@ fn signal_all(signal: Signal) -> io::Result<()> {
 }
 
 impl Group {
-    fn members(&self) -> Vec<Pid> {
+    /// The processes in it now.
+    pub fn members(&self) -> Vec<Pid> {
         let Ok(text) = read(&self.procs) else { return Vec::new() };
         text.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)).collect()
     }

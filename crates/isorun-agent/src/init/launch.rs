@@ -24,8 +24,10 @@ pub struct Plan<'a> {
     pub argv: Vec<CString>,
     pub env: Vec<CString>,
     pub folder: CString,
-    /// Standard input, output and error.
-    pub streams: [OwnedFd; 3],
+    /// Standard input, output and error, and what else it is to have, each under
+    /// its number. Those beyond the three have to lie higher than any number
+    /// here, since the one may not be put where another still is.
+    pub streams: Vec<(i32, OwnedFd)>,
     /// Whether standard input is to be its terminal.
     pub has_terminal: bool,
     /// Files to write `0` into.
@@ -111,8 +113,8 @@ unsafe fn steps(child: &Child<'_>) -> c_int {
                 return *libc::__errno_location();
             }
         }
-        for (number, stream) in (0..).zip(&plan.streams) {
-            if libc::dup2(stream.as_raw_fd(), number) < 0 {
+        for (number, stream) in &plan.streams {
+            if libc::dup2(stream.as_raw_fd(), *number) < 0 {
                 return *libc::__errno_location();
             }
         }

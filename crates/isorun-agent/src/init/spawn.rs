@@ -48,7 +48,7 @@ pub fn spawn(exec: &Exec, groups: &Groups, group: &Group) -> Result<Spawned, Fai
         argv,
         env,
         folder,
-        streams,
+        streams: (0..).zip(streams).collect(),
         has_terminal: exec.pty.is_some(),
         doors: groups.doors(group),
         uid: user.uid,
@@ -57,6 +57,31 @@ pub fn spawn(exec: &Exec, groups: &Groups, group: &Group) -> Result<Spawned, Fai
     };
     spawned.pid = launch(&plan).map_err(|error| refused(exec, &error))?;
     Ok(spawned)
+}
+
+/// Starts a program with these streams, under their numbers.
+pub fn spawn_with(
+    exec: &Exec,
+    groups: &Groups,
+    group: &Group,
+    streams: Vec<(i32, OwnedFd)>,
+) -> Result<Pid, Failure> {
+    let user = users::find(exec.user.as_deref())?;
+    let (programs, argv, env) = prepare(exec, &user)?;
+    let folder = folder(exec, &user)?;
+    let plan = Plan {
+        programs,
+        argv,
+        env,
+        folder,
+        streams,
+        has_terminal: false,
+        doors: groups.doors(group),
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups,
+    };
+    launch(&plan).map_err(|error| refused(exec, &error))
 }
 
 /// Changes the size of a terminal.

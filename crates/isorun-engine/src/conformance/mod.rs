@@ -9,6 +9,7 @@ pub mod execs;
 pub mod files;
 pub mod limits;
 pub mod lives;
+pub mod shells;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -20,6 +21,27 @@ use crate::engine::{AgentStream, Engine, Root, SandboxId, SandboxSpec};
 
 /// Longer than anything here takes on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Makes a test of each case that wants to hold on to the engine.
+#[macro_export]
+macro_rules! conformance_of_shells {
+    ($open:expr) => {
+        $crate::conformance_of_shells!(@ $open;
+            a_shell_remembers, a_shell_cannot_be_confused, a_timeout_leaves_the_shell,
+            a_shell_can_be_attached_to, what_runs_goes_on_across_a_checkpoint
+        );
+    };
+    (@ $open:expr; $($case:ident),+) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $case() {
+            let scratch = $open.await;
+            let engine = scratch.shared();
+            let case = $crate::conformance::shells::$case(&engine);
+            tokio::time::timeout($crate::conformance::LIMIT, case).await.unwrap();
+            $crate::conformance::clean_up(&*engine).await;
+        })+
+    };
+}
 
 /// Makes a test of each case. The expression is an `async` block that opens an
 /// engine with a state of its own.

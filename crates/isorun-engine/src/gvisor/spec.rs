@@ -8,17 +8,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::network::{INSIDE, OUTSIDE};
 use crate::engine::{NetworkMode, Root, SandboxSpec};
 
 /// What runsc's own processes may use on top of the guest's memory.
 pub const OVERHEAD_MIB: u64 = 64;
-/// What the agent sees as its own address, in every sandbox; from a range that
-/// is for translators between a network and a host (RFC 7335), so that it is
-/// nobody else's.
-pub const INSIDE: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 0, 0, 2);
-/// The only address that reaches the agent.
-pub const OUTSIDE: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 0, 0, 1);
-
 /// Mount points in the skeleton.
 pub const SKELETON: [&str; 8] = ["agent", "dev", "disk", "groups", "image", "new", "proc", "sys"];
 

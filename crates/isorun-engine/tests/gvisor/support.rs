@@ -1,7 +1,9 @@
 //! What the tests share.
 
 use std::ops::Deref;
+use std::sync::Arc;
 
+use isorun_engine::Engine;
 use isorun_engine::gvisor::{Config, Gvisor};
 use tempfile::TempDir;
 
@@ -16,6 +18,11 @@ impl Scratch {
         let folder = tempfile::tempdir().unwrap();
         let config = Config { warm, ..Config::new(folder.path()) };
         Self { engine: Gvisor::open(config).await.unwrap(), folder }
+    }
+
+    /// Another handle of the engine.
+    pub fn shared(&self) -> Arc<dyn Engine> {
+        Arc::new(self.engine.clone())
     }
 }
 

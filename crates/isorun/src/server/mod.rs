@@ -18,6 +18,8 @@ pub mod openapi;
 mod order;
 mod routes;
 mod runs;
+mod shell;
+mod state;
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,7 +33,9 @@ pub use config::Config;
 pub use error::{ApiError, Code};
 pub use listen::Listening;
 
-use self::{auth::Rates, images::Images, limits::InFlight, metrics::Metrics, runs::Runs};
+use self::{
+    auth::Rates, images::Images, limits::InFlight, metrics::Metrics, runs::Runs, state::Places,
+};
 use crate::{secret::Secret, store::Store};
 
 /// What all handlers share.
@@ -45,6 +49,7 @@ pub struct Server {
     pub engine: Arc<dyn Engine>,
     images: Images,
     runs: Runs,
+    places: Places,
     rates: Rates,
     in_flight: InFlight,
     metrics: Metrics,
@@ -67,6 +72,7 @@ impl Server {
             secret: Secret::open(&config.data_dir)?,
             images: Images::open(&config.data_dir, &config.pulls)?,
             runs: Runs::default(),
+            places: Places::open(&config.data_dir)?,
             rates: Rates::new(config.limits.requests),
             in_flight: InFlight::new(config.limits.in_flight),
             metrics: Metrics::new(),

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{ApiError, Code, config};
-use crate::api::NewRun;
+use crate::api::{NewRun, OnIdle};
 
 /// A run that can be made.
 #[derive(Clone, Debug)]
@@ -16,6 +16,8 @@ pub struct Order {
     /// Zero for never.
     pub timeout: Duration,
     pub env: BTreeMap<String, String>,
+    pub on_idle: OnIdle,
+    pub auto_resume: bool,
 }
 
 const MAX_IMAGE: usize = 512;
@@ -55,6 +57,8 @@ impl Order {
                 .timeout
                 .map_or(Ok(config::DEFAULT_IDLE), |seconds| timeout("timeout", seconds))?,
             env: new.env.map_or_else(|| Ok(BTreeMap::new()), env)?,
+            on_idle: new.on_idle.unwrap_or_default(),
+            auto_resume: new.auto_resume.unwrap_or_default(),
         })
     }
 }

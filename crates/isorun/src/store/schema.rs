@@ -5,7 +5,8 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// Each step is applied once, in order; none is ever changed after a release.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE keys (
         id TEXT PRIMARY KEY,
         tenant TEXT NOT NULL,
@@ -43,7 +44,29 @@ const STEPS: &[&str] = &["
         hmac TEXT NOT NULL,
         PRIMARY KEY (run_id, seq)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    ALTER TABLE runs ADD COLUMN on_idle TEXT NOT NULL DEFAULT 'destroy';
+    ALTER TABLE runs ADD COLUMN auto_resume INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE snapshots (
+        id TEXT PRIMARY KEY,
+        tenant TEXT NOT NULL,
+        run_id TEXT NOT NULL,
+        image TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        vcpus INTEGER NOT NULL,
+        mem_mib INTEGER NOT NULL,
+        disk_mib INTEGER NOT NULL,
+        timeout_ms INTEGER NOT NULL,
+        defaults TEXT NOT NULL,
+        on_idle TEXT NOT NULL,
+        auto_resume INTEGER NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        created_at INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX snapshots_by_tenant ON snapshots (tenant, created_at);
+",
+];
 
 pub fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
