@@ -122,7 +122,14 @@ impl Sandbox {
         let shared = Arc::clone(&self.shared);
         async move {
             let mut lease = shared.lease(false)?;
-            match lease.copy().await {
+            let copied = match shared.limits.timeout {
+                Some(limit) => match tokio::time::timeout(limit, lease.copy()).await {
+                    Ok(copied) => copied,
+                    Err(_) => Err(Error::Limit(LimitExceeded::time(Limit::WallTime, limit))),
+                },
+                None => lease.copy().await,
+            };
+            match copied {
                 Ok(state) => {
                     lease.give_back();
                     Ok(Snapshot::new(shared.template.clone(), state, shared.settings.clone()))

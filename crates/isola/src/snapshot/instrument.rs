@@ -63,3 +63,116 @@ pub(crate) fn instrument(bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
     accessor::append(&mut out, &component, &state);
     Ok(out.finish())
 }
+
+#[cfg(test)]
+mod tests {
+    use wasm_encoder::{
+        CodeSection, Component, ConstExpr, ExportKind, ExportSection, Function, FunctionSection,
+        GlobalSection, GlobalType, InstanceSection, MemorySection, MemoryType, Module, ModuleArg,
+        ModuleSection, RefType, TableSection, TableType, TypeSection, ValType,
+    };
+
+    use super::*;
+
+    #[derive(Clone, Copy, Default)]
+    struct Made {
+        memories: u32,
+        hidden_memory: bool,
+        changes_table: bool,
+        vector: bool,
+        twice: bool,
+    }
+
+    /// A component with one module, whose function sets a global.
+    fn component(made: Made) -> Vec<u8> {
+        let mut types = TypeSection::new();
+        types.ty().function([], []);
+        let mut functions = FunctionSection::new();
+        functions.function(0);
+        let mut tables = TableSection::new();
+        tables.table(TableType {
+            element_type: RefType::FUNCREF,
+            table64: false,
+            minimum: 1,
+            maximum: None,
+            shared: false,
+        });
+        let mut memories = MemorySection::new();
+        let mut exports = ExportSection::new();
+        for number in 0..made.memories {
+            memories.memory(MemoryType {
+                minimum: 1,
+                maximum: None,
+                memory64: false,
+                shared: false,
+                page_size_log2: None,
+            });
+            if !made.hidden_memory {
+                exports.export(&format!("memory{number}"), ExportKind::Memory, number);
+            }
+        }
+        exports.export("change", ExportKind::Func, 0);
+        let mut globals = GlobalSection::new();
+        let (ty, zero) = if made.vector {
+            (ValType::V128, ConstExpr::v128_const(0))
+        } else {
+            (ValType::I64, ConstExpr::i64_const(0))
+        };
+        globals.global(GlobalType { val_type: ty, mutable: true, shared: false }, &zero);
+        let mut function = Function::new([]);
+        let mut code = function.instructions();
+        code.global_get(0).global_set(0);
+        if made.changes_table {
+            code.ref_null(wasm_encoder::HeapType::FUNC).i32_const(1).table_grow(0).drop();
+        }
+        code.end();
+        let mut codes = CodeSection::new();
+        codes.function(&function);
+        let mut module = Module::new();
+        module.section(&types).section(&functions).section(&tables).section(&memories);
+        module.section(&globals).section(&exports).section(&codes);
+        let mut instances = InstanceSection::new();
+        for _ in 0..=u32::from(made.twice) {
+            instances.instantiate(0, Vec::<(&str, ModuleArg)>::new());
+        }
+        let mut component = Component::new();
+        component.section(&ModuleSection(&module)).section(&instances);
+        component.finish()
+    }
+
+    const PLAIN: Made = Made {
+        memories: 1,
+        hidden_memory: false,
+        changes_table: false,
+        vector: false,
+        twice: false,
+    };
+
+    #[test]
+    fn what_comes_of_it_is_a_component_with_three_functions() {
+        let bytes = instrument(&component(PLAIN)).unwrap();
+        let engine = wasmtime::Engine::default();
+        let component = wasmtime::component::Component::new(&engine, bytes).unwrap();
+        for name in [SAVE, LOAD, SETTLE] {
+            assert!(component.get_export_index(None, name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn state_out_of_reach_is_refused() {
+        for (made, says) in [
+            (Made { memories: 0, ..PLAIN }, "no memory"),
+            (Made { memories: 2, ..PLAIN }, "more than one memory"),
+            (Made { hidden_memory: true, ..PLAIN }, "does not export its memory"),
+            (Made { changes_table: true, ..PLAIN }, "changes a table"),
+            (Made { vector: true, ..PLAIN }, "no number"),
+            (Made { twice: true, ..PLAIN }, "twice"),
+        ] {
+            let why = instrument(&component(made)).unwrap_err();
+            assert!(why.contains(says), "{why}");
+        }
+        for bytes in [&b""[..], b"\0asm\x01\0\0\0", b"nonsense"] {
+            assert!(instrument(bytes).is_err());
+        }
+    }
+}

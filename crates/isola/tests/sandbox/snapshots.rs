@@ -527,3 +527,92 @@ async fn what_does_not_fit_is_never_restored() {
     let error = sandbox.snapshot().await.unwrap().save(nowhere).await.unwrap_err();
     assert_eq!(error.code(), "invalid_argument", "{error}");
 }
+
+/// What a program does, one step after another; each answers with what it saw.
+const STEPS: Script = Script {
+    python: "
+import collections, decimal, gc, itertools, json, re
+state = {'list': [], 'dict': {}, 'text': '', 'sum': decimal.Decimal(0), 'made': []}
+def items(n):
+    while True:
+        n = (n * 5 + 1) % 1009
+        yield n
+pending = [items(i) for i in range(3)]
+def closure():
+    n = 0
+    def add(k):
+        nonlocal n
+        n += k
+        return n
+    return add
+adders = [closure(), closure()]
+def step(kind, k):
+    if kind == 0: state['list'].append([k] * (k % 50))
+    elif kind == 1: state['dict'][str(k % 97)] = {'k': k}
+    elif kind == 2: return next(pending[k % 3])
+    elif kind == 3: return adders[k % 2](k)
+    elif kind == 4: state['text'] = re.sub('[aeiou]', 'x', state['text'] + chr(97 + k % 26) * (k % 300))
+    elif kind == 5: state['sum'] += decimal.Decimal(k) / 7; return str(state['sum'])
+    elif kind == 6: state['made'] = state['made'][-3:] + [bytearray(k % 7 << 18)]
+    elif kind == 7: exec(f'class C{k % 5}:\\n    n = {k}\\n', globals()); return globals()[f'C{k % 5}'].n
+    elif kind == 8: state['list'] = state['list'][k % 5:]; gc.collect()
+    return [len(state['list']), len(state['dict']), len(state['text']), len(json.dumps(state['dict']))]
+",
+    javascript: "
+const state = { list: [], dict: new Map(), text: '', made: [] };
+function* items(n) { for (;;) { n = (n * 5 + 1) % 1009; yield n } }
+const pending = [items(0), items(1), items(2)];
+const closure = () => { let n = 0; return (k) => n += k };
+const adders = [closure(), closure()];
+const weak = new WeakMap();
+function step(kind, k) {
+  if (kind === 0) state.list.push(Array(k % 50).fill(k));
+  else if (kind === 1) { const o = { k }; state.dict.set(k % 97, o); weak.set(o, k) }
+  else if (kind === 2) return pending[k % 3].next().value;
+  else if (kind === 3) return adders[k % 2](k);
+  else if (kind === 4) state.text = (state.text + String.fromCharCode(97 + k % 26).repeat(k % 300)).replace(/[aeiou]/g, 'x');
+  else if (kind === 5) return [...state.dict.values()].map((o) => weak.get(o)).join();
+  else if (kind === 6) state.made = [...state.made.slice(-3), new Uint8Array(k % 7 << 18).fill(k)];
+  else if (kind === 7) return eval(`class C { static n = ${k} } C.n`);
+  else if (kind === 8) state.list = state.list.slice(k % 5);
+  return [state.list.length, state.dict.size, state.text.length, JSON.stringify([...state.dict]).length];
+}
+",
+};
+
+/// Random programs, the same with each run: one that nobody copies, and one
+/// that goes on as a copy of itself, again and again.
+#[tokio::test]
+async fn random_programs_do_not_notice_that_they_are_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    for runtime in BOTH {
+        for seed in 1..=6_u64 {
+            let mut random = seed;
+            let mut next = |below: u64| {
+                // Xorshift, by Marsaglia.
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random % below
+            };
+            let alone = loaded(runtime, STEPS).await;
+            let mut copied = loaded(runtime, STEPS).await;
+            for number in 0..80 {
+                let (kind, k) = (next(9), next(100_000));
+                let expected = run(&alone, "step", args![kind, k]).await;
+                let answer = run(&copied, "step", args![kind, k]).await;
+                assert_eq!(answer, expected, "{runtime}, seed {seed}, step {number}");
+                match next(12) {
+                    0..3 => copied = copied.fork(2).await.unwrap().remove(1),
+                    3 => {
+                        let path = folder.path().join("a.snapshot");
+                        copied.snapshot().await.unwrap().save(&path).await.unwrap();
+                        let loaded = template(runtime).await.load_snapshot(&path).await.unwrap();
+                        copied = loaded.create_sandbox().await.unwrap();
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
