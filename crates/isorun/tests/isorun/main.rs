@@ -18,5 +18,7 @@ mod openapi;
 mod operation;
 mod runs;
 mod serve;
+mod shell;
 mod sockets;
+mod state;
 mod terminal;

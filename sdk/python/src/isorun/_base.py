@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from ._errors import IsorunError
 from ._protocol import Options
@@ -43,6 +44,16 @@ class SandboxBase:
         if self._stats is not None:
             raise IsorunError(f"{self.id} is destroyed", code=404, kind="run_destroyed")
         return self.id
+
+    def _options_of(self, info: SandboxInfo) -> Options:
+        """What a copy is made of."""
+        return replace(
+            self._options,
+            image=info.image,
+            vcpus=info.vcpus,
+            mem_mib=info.mem_mib,
+            disk_mib=info.disk_mib,
+        )
 
     def _exec_timeout(self, timeout: float | None) -> float:
         return self.timeout if timeout is None else timeout
