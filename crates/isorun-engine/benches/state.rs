@@ -151,7 +151,6 @@ struct Point {
     mb: u64,
     save: Duration,
     load: Duration,
-    bytes: u64,
 }
 
 async fn curve(engine: &Gvisor, mb: u64) -> Point {
@@ -173,7 +172,7 @@ async fn curve(engine: &Gvisor, mb: u64) -> Point {
         engine.destroy(&copy.id).await.unwrap();
     }
     engine.destroy(&sandbox.id).await.unwrap();
-    let point = Point { mb, save: middle(&mut save), load: middle(&mut load), bytes };
+    let point = Point { mb, save: middle(&mut save), load: middle(&mut load) };
     row(
         &format!("{mb} MB of memory: save, load, on disk"),
         &format!("{}, {}, {} MB", millis(point.save), millis(point.load), bytes / 1_000_000),

@@ -156,13 +156,9 @@ impl Shell {
         shell.say(PREPARATION);
         shell.begin(agent, &Run::default()).map_err(|error| failed(&error))?;
         let prepared = async {
-            loop {
-                tokio::select! {
-                    code = shell_status(&mut shell.status, &mut shell.line, shell.job.as_ref()) => {
-                        return code.is_ok();
-                    }
-                    _ = death(&mut shell.ended) => return false,
-                }
+            tokio::select! {
+                _ = told(&mut shell.status, &mut shell.line, shell.job.as_ref()) => true,
+                _ = death(&mut shell.ended) => false,
             }
         };
         let good = timeout(START, prepared).await.unwrap_or(false);
@@ -262,8 +258,8 @@ impl Shell {
                     self.interrupt();
                 }
                 flushed = writer.flush(), if !idle => flushed?,
-                code = shell_status(&mut self.status, &mut self.line, self.job.as_ref()), if idle => {
-                    if let Some(code) = code.ok().and_then(|code| self.settle(code)) {
+                code = told(&mut self.status, &mut self.line, self.job.as_ref()), if idle => {
+                    if let Some(code) = self.settle(code) {
                         self.finish(code, reader, writer).await?;
                     }
                 }
@@ -560,13 +556,9 @@ fn remember(kept: &mut BytesMut, new: &mut BytesMut) {
     }
 }
 
-/// Waits for the exit code of a job; anything else in the pipe is not ours.
-/// An error: the pipe is closed, and this is not to be asked again.
-async fn shell_status(
-    pipe: &mut Receiver,
-    line: &mut BytesMut,
-    job: Option<&Job>,
-) -> Result<i32, ()> {
+/// Waits for the exit code of a job; anything else in the pipe is not ours. May
+/// be cancelled.
+async fn told(pipe: &mut Receiver, line: &mut BytesMut, job: Option<&Job>) -> i32 {
     const LONGEST: usize = 4096;
     loop {
         while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
@@ -575,7 +567,7 @@ async fn shell_status(
             let code =
                 job.and_then(|job| said.trim().strip_prefix(&*job.word)?.trim().parse().ok());
             if let Some(code) = code {
-                return Ok(code);
+                return code;
             }
         }
         if line.len() > LONGEST {
