@@ -375,6 +375,40 @@ fn what_is_damaged_or_of_another_engine_is_refused() {
     });
 }
 
+#[test]
+fn the_commands_do_the_same() {
+    let server = Server::start();
+    let ok = |args: &[&str]| {
+        let output = server.run(args);
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let id = ok(&["create", "host"]);
+    let mut shell = server.command();
+    shell.args(["shell", &id]).stdin(std::process::Stdio::piped());
+    let mut shell = shell.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let script = b"cd /tmp; X=5\necho $X > file\necho $PWD $X\nexit 7\necho not reached\n";
+    std::io::Write::write_all(&mut shell.stdin.take().unwrap(), script).unwrap();
+    let output = shell.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(7), &b"/tmp 5\n"[..]));
+    let children = ok(&["fork", &id, "--count", "2"]);
+    let children: Vec<&str> = children.lines().collect();
+    assert_eq!(children.len(), 2);
+    assert_eq!(ok(&["exec", children[1], "--", "cat", "/tmp/file"]), "5");
+    ok(&["hibernate", &id, children[0]]);
+    assert!(ok(&["ps"]).lines().filter(|line| line.contains("hibernated")).count() == 2);
+    assert_eq!(server.run(&["exec", &id, "--", "true"]).status.code(), Some(125));
+    ok(&["resume", &id]);
+    let snapshot = ok(&["snapshot", "take", &id]);
+    assert!(ok(&["snapshot", "ls"]).contains(&snapshot));
+    let restored = ok(&["restore", &snapshot]);
+    assert_eq!(ok(&["exec", &restored, "--", "cat", "/tmp/file"]), "5");
+    ok(&["snapshot", "rm", &snapshot]);
+    assert_ne!(server.run(&["restore", &snapshot]).status.code(), Some(0));
+    ok(&["rm", "--all"]);
+    nothing_is_left(&server);
+}
+
 /// Two hundred megabytes of live data, of which every byte is checked, and a
 /// server beside it.
 #[test]
