@@ -5,9 +5,11 @@
 
 mod exec;
 mod files;
+mod forward;
 
 pub use exec::{Exec, ExecControl, ExecEvent, ExecEvents, Output, exec};
 pub use files::{FileReader, list, make_dir, read_file, remove, stat, write_file};
+pub use forward::{Forward, forward};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 

@@ -205,7 +205,11 @@ impl Container {
             .connect(inner)
             .await
             .map_err(Error::io("cannot connect to the agent of a new sandbox"))?;
-        let configure = Configure { hostname: Some(spec.id.to_string()), pids: Some(spec.pids) };
+        let configure = Configure {
+            hostname: Some(spec.id.to_string()),
+            pids: Some(spec.pids),
+            ..Configure::default()
+        };
         client::configure(stream, configure).await.map_err(|error| {
             Error::Failed(format!("the agent of a new sandbox refuses its configuration: {error}"))
         })?;

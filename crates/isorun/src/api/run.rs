@@ -29,6 +29,10 @@ pub struct NewRun {
     /// Environment variables of every command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<String, String>>,
+    /// Who may use its anonymous URLs: `open`, whoever knows its id, if not given; `token`, who
+    /// has a token that the answer's `port_url` holds; `off`, nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub urls: Option<String>,
     /// Where it may connect to. This server has no rules yet: only empty ones are accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkRules>,
@@ -76,6 +80,11 @@ pub struct Run {
     pub created_at: String,
     /// Seconds without activity until it is destroyed; 0 for never.
     pub timeout: f64,
+    /// Where its ports are reached without a key, with `{port}` in place of the port: a URL, or a
+    /// path on this server. Not there if its owner or the server has switched that off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/sb/run0123456789abcdef/p/{port}/")]
+    pub port_url: Option<String>,
 }
 
 /// What a run is doing.

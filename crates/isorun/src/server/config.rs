@@ -15,12 +15,25 @@ pub struct Config {
     pub region: String,
     pub limits: Limits,
     pub pulls: Pulls,
+    pub urls: Urls,
     /// Whether sandboxes live on when the server stops.
     pub keep_sandboxes: bool,
     /// How many sandboxes are made before anybody asks for them.
     pub warm: usize,
     /// Whether to write the local client configuration when there is none.
     pub write_client_config: bool,
+}
+
+/// How ports of runs are reached from outside.
+#[derive(Clone, Debug, Default)]
+pub struct Urls {
+    /// Whether there are URLs that need no API key.
+    pub anonymous: bool,
+    /// The name below which each run has its own.
+    pub domain: Option<String>,
+    /// The same with its scheme and port, such as `https://sandboxes.example`:
+    /// those that clients see.
+    pub base: Option<(String, String)>,
 }
 
 /// Which images that are not here yet are fetched.
@@ -78,6 +91,7 @@ impl Config {
                 grace: Duration::from_secs(1),
             },
             pulls: Pulls::Anywhere,
+            urls: Urls { anonymous: false, ..Urls::default() },
             keep_sandboxes: false,
             warm: 0,
             write_client_config: false,

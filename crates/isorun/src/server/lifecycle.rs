@@ -78,7 +78,12 @@ async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>,
         .map_err(|error| ApiError::internal("cannot name the sandbox", error))?;
     let mut env = source.env.clone();
     env.extend(order.env);
-    let defaults = Defaults { env, user: source.user.clone(), workdir: source.workdir.clone() };
+    let defaults = Defaults {
+        env,
+        user: source.user.clone(),
+        workdir: source.workdir.clone(),
+        urls: order.urls,
+    };
     let mut row = RunRow {
         id: id.clone(),
         tenant: tenant.to_owned(),

@@ -16,6 +16,7 @@ mod metrics;
 mod observe;
 pub mod openapi;
 mod order;
+mod proxy;
 mod routes;
 mod runs;
 
@@ -46,6 +47,8 @@ pub struct Server {
     images: Images,
     runs: Runs,
     rates: Rates,
+    /// What the URLs of runs lead to.
+    ports: proxy::Ports,
     in_flight: InFlight,
     metrics: Metrics,
     /// No new runs, please.
@@ -67,6 +70,7 @@ impl Server {
             secret: Secret::open(&config.data_dir)?,
             images: Images::open(&config.data_dir, &config.pulls)?,
             runs: Runs::default(),
+            ports: proxy::Ports::new(Arc::clone(&engine)),
             rates: Rates::new(config.limits.requests),
             in_flight: InFlight::new(config.limits.in_flight),
             metrics: Metrics::new(),

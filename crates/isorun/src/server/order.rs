@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{ApiError, Code, config};
+use super::{ApiError, Code, config, proxy::UrlAccess};
 use crate::api::NewRun;
 
 /// A run that can be made.
@@ -16,6 +16,8 @@ pub struct Order {
     /// Zero for never.
     pub timeout: Duration,
     pub env: BTreeMap<String, String>,
+    /// Who may use its anonymous URLs.
+    pub urls: UrlAccess,
 }
 
 const MAX_IMAGE: usize = 512;
@@ -55,7 +57,19 @@ impl Order {
                 .timeout
                 .map_or(Ok(config::DEFAULT_IDLE), |seconds| timeout("timeout", seconds))?,
             env: new.env.map_or_else(|| Ok(BTreeMap::new()), env)?,
+            urls: urls(new.urls.as_deref())?,
         })
+    }
+}
+
+fn urls(access: Option<&str>) -> Result<UrlAccess, ApiError> {
+    match access {
+        None | Some("open") => Ok(UrlAccess::Open),
+        Some("off") => Ok(UrlAccess::Off),
+        Some("token") => crate::id::random_hex::<16>()
+            .map(UrlAccess::Token)
+            .map_err(|error| ApiError::internal("cannot draw a token", error)),
+        Some(_) => Err(ApiError::invalid("urls is one of open, token and off")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Runs and what is counted of them, and the table of all paths.
 
-use axum::{Json as Answer, Router, extract::State, http::StatusCode, middleware};
+use axum::{Json as Answer, Router, extract::State, http::StatusCode, middleware, routing::any};
 use serde::Deserialize;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::OpenApi;
@@ -13,6 +13,7 @@ use super::{
     lifecycle::{self, engine_error},
     limits, metrics, observe, openapi,
     order::{self, Order},
+    proxy,
 };
 use crate::{
     api::{
@@ -52,6 +53,13 @@ fn keyed() -> OpenApiRouter<App> {
         .routes(routes!(metrics::show))
 }
 
+/// Ports of runs. What they answer is theirs, and no part of the description.
+fn proxied() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .route("/v1/runs/{id}/proxy/{port}", any(proxy::keyed))
+        .route("/v1/runs/{id}/proxy/{port}/{*path}", any(proxy::keyed))
+}
+
 /// What the paths are, described: from the same lists that serve them.
 pub fn document() -> OpenApi {
     open().merge(keyed()).to_openapi()
@@ -60,8 +68,9 @@ pub fn document() -> OpenApi {
 /// Everything that the server serves.
 pub fn service(app: &App) -> Router {
     let key = middleware::from_fn_with_state(app.clone(), auth::require_key);
-    let (router, _) = open().merge(keyed().route_layer(key)).split_for_parts();
+    let (router, _) = open().merge(keyed().merge(proxied()).route_layer(key)).split_for_parts();
     router
+        .route("/sb/{*place}", any(proxy::anonymous))
         .fallback(observe::no_such_route)
         .method_not_allowed_fallback(observe::no_such_method)
         .layer(CatchPanicLayer::custom(observe::panicked))
@@ -126,7 +135,7 @@ async fn create(
 ) -> Result<Answer<Run>, ApiError> {
     let order = Order::new(new, &app.config.limits)?;
     let run = lifecycle::create(&app, caller, order).await?;
-    Ok(Answer(run.describe(&app.config.region)))
+    Ok(Answer(run.describe(&app.config)))
 }
 
 /// The caller's runs
@@ -136,7 +145,7 @@ async fn create(
 )]
 async fn list(State(app): State<App>, caller: Caller) -> Answer<RunList> {
     let runs = app.runs.list(Some(&caller.tenant));
-    Answer(RunList { runs: runs.iter().map(|run| run.describe(&app.config.region)).collect() })
+    Answer(RunList { runs: runs.iter().map(|run| run.describe(&app.config)).collect() })
 }
 
 /// A run
@@ -149,7 +158,7 @@ async fn list(State(app): State<App>, caller: Caller) -> Answer<RunList> {
     ),
 )]
 async fn get(State(app): State<App>, OwnRun(run): OwnRun) -> Answer<Run> {
-    Answer(run.describe(&app.config.region))
+    Answer(run.describe(&app.config))
 }
 
 /// Change how long a run may be idle
@@ -172,7 +181,7 @@ async fn patch(
     let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     app.store.set_run_timeout(&run.id, ms).await?;
     run.activity.set_timeout(timeout);
-    Ok(Answer(run.describe(&app.config.region)))
+    Ok(Answer(run.describe(&app.config)))
 }
 
 /// Destroy a run
