@@ -12,6 +12,7 @@ mod engine;
 pub mod gvisor;
 pub mod host;
 pub mod image;
+pub mod network;
 
 pub use engine::{
     AgentIo, AgentStream, Capabilities, Engine, Error, Exit, NetworkMode, Result, Root, SandboxId,

@@ -109,6 +109,19 @@ impl Client {
         self.ask(self.request(Method::GET, "v1/runs")).await
     }
 
+    pub async fn run(&self, id: &RunId) -> Result<Run, ClientError> {
+        self.ask(self.request(Method::GET, &format!("v1/runs/{id}"))).await
+    }
+
+    /// What the server says is a path on it, as a URL.
+    pub fn url_of(&self, path: &str) -> String {
+        if path.starts_with('/') {
+            format!("{}{path}", self.url.as_str().trim_end_matches('/'))
+        } else {
+            path.to_owned()
+        }
+    }
+
     pub async fn destroy(&self, id: &RunId) -> Result<DestroyStats, ClientError> {
         self.ask(self.request(Method::DELETE, &format!("v1/runs/{id}"))).await
     }

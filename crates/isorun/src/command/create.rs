@@ -37,6 +37,11 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "SIZE", value_parser = mebibytes, help_heading = "Limits")]
     disk: Option<i64>,
 
+    /// Who may use the URLs of its ports: whoever knows its id, who also has a token, or nobody
+    /// without an API key
+    #[arg(long, value_name = "WHO", default_value = "open", value_parser = ["open", "token", "off"], help_heading = "Network")]
+    urls: String,
+
     /// Set an environment variable of its commands; repeat it for more
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
@@ -52,6 +57,7 @@ impl SandboxArgs {
             disk_mib: self.disk,
             timeout: Some(idle.as_secs_f64()),
             env: (!env.is_empty()).then_some(env),
+            urls: (self.urls != "open").then(|| self.urls.clone()),
             ..NewRun::default()
         }
     }

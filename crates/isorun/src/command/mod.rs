@@ -18,6 +18,7 @@ mod serve;
 mod stats;
 mod table;
 mod terminal;
+mod url;
 
 use std::{future::Future, path::PathBuf, process::ExitCode};
 
@@ -103,6 +104,10 @@ enum Command {
     /// List a folder of a sandbox
     Ls(ls::Args),
 
+    /// Print the URL of a port of a sandbox
+    #[command(after_long_help = url::NOTES)]
+    Url(url::Args),
+
     /// Destroy sandboxes
     Rm(rm::Args),
 
@@ -169,6 +174,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Ps(args) => block_on(ps::run(args, connect(server)?)),
         Command::Cp(args) => block_on(cp::run(args, connect(server)?)),
         Command::Ls(args) => block_on(ls::run(args, connect(server)?)),
+        Command::Url(args) => block_on(url::run(args, connect(server)?)),
         Command::Rm(args) => block_on(rm::run(args, connect(server)?)),
         Command::Logs(args) => block_on(logs::run(args, connect(server)?)),
         Command::Stats(args) => block_on(stats::run(args, connect(server)?)),

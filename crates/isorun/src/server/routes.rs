@@ -57,6 +57,7 @@ fn keyed() -> OpenApiRouter<App> {
 fn proxied() -> OpenApiRouter<App> {
     OpenApiRouter::default()
         .route("/v1/runs/{id}/proxy/{port}", any(proxy::keyed))
+        .route("/v1/runs/{id}/proxy/{port}/", any(proxy::keyed))
         .route("/v1/runs/{id}/proxy/{port}/{*path}", any(proxy::keyed))
 }
 

@@ -18,3 +18,4 @@ mod openapi;
 mod runs;
 mod serve;
 mod sockets;
+mod urls;

@@ -59,8 +59,9 @@ class AsyncSandbox(SandboxBase):
             image, vcpus, mem_mib, disk_mib, sandbox_timeout, network_profile,
             allow, deny, env, credentials,
         )  # fmt: skip
-        super().__init__(options, timeout)
-        self._transport = AsyncTransport(_config.find(api_url, api_key))
+        target = _config.find(api_url, api_key)
+        super().__init__(options, timeout, target.url)
+        self._transport = AsyncTransport(target)
 
     async def create(self) -> SandboxInfo:
         """Creates the sandbox. Sets `id` and `info`."""

@@ -58,8 +58,9 @@ class Sandbox(SandboxBase):
             image, vcpus, mem_mib, disk_mib, sandbox_timeout, network_profile,
             allow, deny, env, credentials,
         )  # fmt: skip
-        super().__init__(options, timeout)
-        self._transport = Transport(_config.find(api_url, api_key))
+        target = _config.find(api_url, api_key)
+        super().__init__(options, timeout, target.url)
+        self._transport = Transport(target)
 
     def create(self) -> SandboxInfo:
         """Creates the sandbox. Sets `id` and `info`."""
