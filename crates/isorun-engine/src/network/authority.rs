@@ -38,12 +38,7 @@ impl Authority {
     /// The system gives no random numbers.
     pub fn new() -> Result<Self, AuthorityError> {
         let key = KeyPair::generate().map_err(failed)?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "isorun: this sandbox's own proxy");
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        validity(&mut params);
-        let certificate = params.self_signed(&key).map_err(failed)?;
+        let certificate = own_params().self_signed(&key).map_err(failed)?;
         Ok(Self::from_parts(certificate.pem(), Zeroizing::new(key.serialize_pem())))
     }
 
@@ -76,7 +71,7 @@ impl Authority {
             return Ok(Arc::clone(config));
         }
         let key = KeyPair::from_pem(&self.key).map_err(failed)?;
-        let issuer = Issuer::from_ca_cert_pem(&self.certificate, key).map_err(failed)?;
+        let issuer = Issuer::new(own_params(), key);
         let own = KeyPair::generate().map_err(failed)?;
         let mut params = CertificateParams::new(vec![name.to_owned()]).map_err(failed)?;
         params.distinguished_name.push(DnType::CommonName, name);
@@ -102,6 +97,16 @@ impl Authority {
 /// One implementation of cryptography for all.
 pub(super) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// What every authority says of itself; they differ by their keys.
+fn own_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "isorun: this sandbox's own proxy");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    validity(&mut params);
+    params
 }
 
 /// Longer than any sandbox lives, so that none outlives its certificate.

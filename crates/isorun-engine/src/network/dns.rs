@@ -78,9 +78,8 @@ async fn reply(socket: &UdpSocket, state: &UdpSocketState, meta: RecvMeta, answe
         if socket.writable().await.is_err() {
             return;
         }
-        let sent = socket.try_io(Interest::WRITABLE, || {
-            state.try_send(UdpSockRef::from(socket), &transmit)
-        });
+        let sent = socket
+            .try_io(Interest::WRITABLE, || state.try_send(UdpSockRef::from(socket), &transmit));
         match sent {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             _ => return,
@@ -116,9 +115,11 @@ async fn answer(sandbox: &Sandbox, question: &[u8], stream: bool) -> Option<Vec<
         [query] if query.query_class == DNSClass::IN => {
             match records(sandbox, &query.name.to_ascii(), query.query_type).await {
                 Ok(records) => {
-                    answer.add_answers(records.into_iter().map(|(kind, ttl)| {
-                        Record::from_rdata(query.name.clone(), ttl, kind)
-                    }));
+                    answer.add_answers(
+                        records
+                            .into_iter()
+                            .map(|(kind, ttl)| Record::from_rdata(query.name.clone(), ttl, kind)),
+                    );
                     ResponseCode::NoError
                 }
                 Err(code) => code,

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::WriteHalf;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -208,7 +209,13 @@ impl Sandbox {
         let known = self.names().of(*to.ip());
         let with_secret = plan.credentials.wants(&known, to.port());
         if !plan.policy.asks_names() && !with_secret {
-            let ask = Ask { address: *to.ip(), port: to.port(), said: None, proved: false, known: &known };
+            let ask = Ask {
+                address: *to.ip(),
+                port: to.port(),
+                said: None,
+                proved: false,
+                known: &known,
+            };
             match plan.policy.decide(ask, &self.gate.permitted) {
                 Verdict::Allow => self.pass(stream, to, Vec::new(), None).await,
                 Verdict::Deny(reason) => self.report(known.first().cloned(), to, reason),
@@ -226,15 +233,16 @@ impl Sandbox {
         plan: &Arc<Plan>,
         known: &[String],
     ) {
-        let client_first = matches!(to.port(), 80 | 443) || plan.credentials.wants(known, to.port());
+        let client_first =
+            matches!(to.port(), 80 | 443) || plan.credentials.wants(known, to.port());
         let wait = if client_first { HEAD } else { SILENCE };
         let mut head = Vec::new();
         let first = read_head(&mut stream, &mut head, wait).await;
-        let (said, silent) = match first {
+        let (said, silent) = match &first {
             // The server speaks first, perhaps; what the client says then is
             // looked at all the same.
             Ok(First::More) if head.is_empty() && !client_first => (None, true),
-            Ok(First::Tls(said) | First::Http(said)) => (said, false),
+            Ok(First::Tls(said) | First::Http(said)) => (said.clone(), false),
             Ok(First::Other) => (None, false),
             Ok(First::More | First::Malformed) => {
                 return self.report(known.first().cloned(), to, Reason::Malformed);
@@ -311,14 +319,14 @@ impl Sandbox {
             let mut first = Vec::new();
             loop {
                 // Until the sandbox speaks, only the server does.
+                let (reader, mut writer) = inside.split();
                 tokio::select! {
-                    ready = inside.readable() => if ready.is_err() { return },
-                    moved = one_way(&outside, &mut inside) => match moved {
-                        Ok(true) => continue,
+                    ready = reader.readable() => if ready.is_err() { return } else { break },
+                    moved = one_way(&outside, &mut writer) => match moved {
+                        Ok(true) => {}
                         _ => return,
                     },
                 }
-                break;
             }
             let said = match read_head(&mut inside, &mut first, HEAD).await {
                 Ok(First::Tls(said) | First::Http(said)) => said,
@@ -362,7 +370,7 @@ impl Sandbox {
 
 /// Carries what is there from the server to the sandbox. False: the server has
 /// ended.
-async fn one_way(from: &TcpStream, to: &mut TcpStream) -> io::Result<bool> {
+async fn one_way(from: &TcpStream, to: &mut WriteHalf<'_>) -> io::Result<bool> {
     from.readable().await?;
     let mut buffer = [0; 4096];
     match from.try_read(&mut buffer) {
@@ -377,7 +385,11 @@ async fn one_way(from: &TcpStream, to: &mut TcpStream) -> io::Result<bool> {
 }
 
 /// Reads until the first bytes say something, or the time is over.
-async fn read_head(stream: &mut TcpStream, head: &mut Vec<u8>, wait: Duration) -> io::Result<First> {
+async fn read_head(
+    stream: &mut TcpStream,
+    head: &mut Vec<u8>,
+    wait: Duration,
+) -> io::Result<First> {
     use tokio::io::AsyncReadExt;
     let deadline = Instant::now() + wait;
     loop {

@@ -41,7 +41,11 @@ const SLOW: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(15);
 
 type Body = BoxBody<Bytes, hyper::Error>;
-type Refusal = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a connection is reset instead of an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refusal(&'static str);
 
 /// Headers that are about one connection only.
 const HOP: [HeaderName; 8] = [
@@ -67,7 +71,9 @@ impl Upstream {
         if let Some(path) = extra {
             let read = CertificateDer::pem_file_iter(path)
                 .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
-                .map_err(|error| format!("cannot read certificates of {}: {error}", path.display()))?;
+                .map_err(|error| {
+                    format!("cannot read certificates of {}: {error}", path.display())
+                })?;
             for certificate in read {
                 roots.add(certificate).map_err(|error| {
                     format!("{} has a certificate that is none: {error}", path.display())
@@ -129,7 +135,7 @@ where
 }
 
 /// Serves a connection to its end. Whatever is wrong with it, it is reset.
-async fn serve<S>(sandbox: Arc<Sandbox>, kind: Kind, stream: S)
+fn serve<S>(sandbox: Arc<Sandbox>, kind: Kind, stream: S) -> BoxFuture<'static, ()>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -141,7 +147,9 @@ where
         let (sandbox, kind) = (Arc::clone(&sandbox), Arc::clone(&kind));
         async move { kind.answer(&sandbox, request).await }
     });
-    let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+    Box::pin(async move {
+        let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+    })
 }
 
 impl Kind {
@@ -216,19 +224,19 @@ async fn without_tls(
             Some(host) => Some(host),
             None => {
                 sandbox.report(None, to, Reason::Malformed);
-                return Err("malformed".into());
+                return Err(Refusal("malformed"));
             }
         },
     };
     if let Err(reason) = sandbox.judge(&plan, to, said.as_deref(), &known).await {
         sandbox.report(said.or_else(|| known.first().cloned()), to, reason);
         // The connection is reset, as one that was denied at once.
-        return Err("denied".into());
+        return Err(Refusal("denied"));
     }
     let path = path_of(request.uri());
     match forward(client, "http", to, None, request, &path).await {
         Ok(response) => Ok(response.map(BodyExt::boxed)),
-        Err(_) => Err("the server hung up".into()),
+        Err(_) => Err(Refusal("the server hung up")),
     }
 }
 
@@ -311,9 +319,7 @@ async fn forward(
         let protocol = upgrade(response.headers());
         let theirs = hyper::upgrade::on(&mut response);
         strip(response.headers_mut());
-        response
-            .headers_mut()
-            .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         if let Some(protocol) = protocol {
             response.headers_mut().insert(header::UPGRADE, protocol);
         }
@@ -328,7 +334,7 @@ async fn forward(
 }
 
 /// What a client may tell a program about an upstream that failed.
-fn reason(error: &dyn std::error::Error) -> String {
+fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     let mut deepest = error;
     while let Some(cause) = deepest.source() {
         deepest = cause;
@@ -416,7 +422,9 @@ pub fn client(wire: Wire) -> Sender {
 /// How connections are made.
 #[derive(Clone)]
 pub enum Wire {
+    /// Without TLS.
     Plain(SocketAddrV4),
+    /// With TLS, to a host of this name.
     Secure(SocketAddrV4, String, Arc<rustls::ClientConfig>),
 }
 

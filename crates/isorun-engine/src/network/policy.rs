@@ -195,8 +195,7 @@ impl Policy {
         let truthful = ask.said.is_none() || ask.proved;
         let listed = by_address(&self.allow)
             || (truthful && names.iter().any(|name| named(&self.allow, name)));
-        if !address::is_public(ask.address)
-            && !(listed && address::within(permitted, ask.address))
+        if !address::is_public(ask.address) && !(listed && address::within(permitted, ask.address))
         {
             return deny(Reason::Private);
         }
@@ -366,32 +365,88 @@ mod tests {
             // 1: what is not public.
             (Rest::Open, &[], &[], ("169.254.169.254", 80), None, &[], no(Private)),
             (Rest::Open, &[], &[], ("10.9.0.1", 80), None, &[], no(Private)),
-            (Rest::Open, &["169.254.169.254"], &[], ("169.254.169.254", 80), None, &[], no(Private)),
+            (
+                Rest::Open,
+                &["169.254.169.254"],
+                &[],
+                ("169.254.169.254", 80),
+                None,
+                &[],
+                no(Private),
+            ),
             (Rest::Closed, &["10.9.0.1"], &[], ("10.9.0.1", 80), None, &[], yes),
             (Rest::Closed, &["a.com"], &[], ("10.9.0.1", 80), Some(("a.com", true)), &[], yes),
-            (Rest::Closed, &["a.com"], &[], ("10.8.0.1", 80), Some(("a.com", true)), &[], no(Private)),
+            (
+                Rest::Closed,
+                &["a.com"],
+                &[],
+                ("10.8.0.1", 80),
+                Some(("a.com", true)),
+                &[],
+                no(Private),
+            ),
             (Rest::Closed, &["10.9.0.0/16"], &["10.9.0.1"], ("10.9.0.1", 80), None, &[], no(Rule)),
             // 2: deny goes before allow, whatever is narrower.
             (Rest::Closed, &[public], &["93.184.216.0/24"], (public, 80), None, &[], no(Rule)),
             (Rest::Closed, &["93.184.0.0/16"], &[public], (public, 80), None, &[], no(Rule)),
-            (Rest::Closed, &["*.a.com"], &["x.a.com"], (public, 443), Some(("x.a.com", true)), &[], no(Rule)),
+            (
+                Rest::Closed,
+                &["*.a.com"],
+                &["x.a.com"],
+                (public, 443),
+                Some(("x.a.com", true)),
+                &[],
+                no(Rule),
+            ),
             (Rest::Open, &[], &["a.com"], (public, 443), Some(("a.com", true)), &[], no(Rule)),
             (Rest::Open, &[], &["a.com"], (public, 443), Some(("a.com", false)), &[], no(Rule)),
             (Rest::Open, &[], &["a.com"], (public, 22), None, &["a.com"], no(Rule)),
-            (Rest::Open, &[], &["*.a.com"], (public, 443), Some(("x.y.a.com", true)), &[], no(Rule)),
+            (
+                Rest::Open,
+                &[],
+                &["*.a.com"],
+                (public, 443),
+                Some(("x.y.a.com", true)),
+                &[],
+                no(Rule),
+            ),
             (Rest::Open, &[], &["*.a.com"], (public, 443), Some(("a.com", true)), &[], yes),
             (Rest::Open, &[], &["*.a.com"], (public, 443), Some(("xa.com", true)), &[], yes),
             // 3: a name that is not true.
             (Rest::Closed, &["a.com"], &[], (public, 443), Some(("a.com", false)), &[], no(Forged)),
-            (Rest::Closed, &["a.com"], &[], (public, 443), Some(("a.com", false)), &["b.com"], no(Forged)),
+            (
+                Rest::Closed,
+                &["a.com"],
+                &[],
+                (public, 443),
+                Some(("a.com", false)),
+                &["b.com"],
+                no(Forged),
+            ),
             (Rest::Open, &[], &["b.com"], (public, 443), Some(("a.com", false)), &[], no(Forged)),
             // 4: allow.
             (Rest::Closed, &["a.com"], &[], (public, 443), Some(("a.com", true)), &[], yes),
             (Rest::Closed, &["a.com"], &[], (public, 443), None, &["a.com"], yes),
             (Rest::Closed, &["a.com"], &[], (public, 22), None, &["b.com", "a.com"], yes),
-            (Rest::Closed, &["a.com"], &[], (public, 443), Some(("b.com", true)), &["a.com"], no(Unlisted)),
+            (
+                Rest::Closed,
+                &["a.com"],
+                &[],
+                (public, 443),
+                Some(("b.com", true)),
+                &["a.com"],
+                no(Unlisted),
+            ),
             (Rest::Closed, &["*.a.com"], &[], (public, 443), Some(("x.a.com", true)), &[], yes),
-            (Rest::Closed, &["*.a.com"], &[], (public, 443), Some(("a.com", true)), &[], no(Unlisted)),
+            (
+                Rest::Closed,
+                &["*.a.com"],
+                &[],
+                (public, 443),
+                Some(("a.com", true)),
+                &[],
+                no(Unlisted),
+            ),
             (Rest::Closed, &[public], &[], (public, 443), Some(("any.com", false)), &[], yes),
             (Rest::Closed, &["93.184.0.0/16"], &[], (public, 9999), None, &[], yes),
             (Rest::Closed, &["0.0.0.0/0"], &[], (public, 22), None, &[], yes),
@@ -460,7 +515,8 @@ mod tests {
             let error = rule(text).unwrap_err();
             assert!(error.contains(why), "{text}: {error}");
         }
-        let error = Policy::new(Rest::Open, &list(&["a.com"]), &list(&["b.com", "c d"])).unwrap_err();
+        let error =
+            Policy::new(Rest::Open, &list(&["a.com"]), &list(&["b.com", "c d"])).unwrap_err();
         assert_eq!(error.to_string(), "deny[1]: \"c d\" is no hostname, IP, CIDR or *.suffix");
         let many = vec!["a.com".to_owned(); MOST_RULES + 1];
         assert!(Policy::new(Rest::Open, &many, &[]).is_err());

@@ -47,7 +47,12 @@ impl Resolver {
     /// The machine's configuration cannot be read.
     pub fn new(servers: &[SocketAddr]) -> Result<Self, String> {
         let mut builder = if servers.is_empty() {
-            TokioResolver::builder_tokio().map_err(|error| error.to_string())?
+            TokioResolver::builder_tokio().unwrap_or_else(|error| {
+                // Then no name is resolved; addresses can be reached all the same.
+                tracing::warn!(%error, "this machine has no resolver that can be used");
+                let config = ResolverConfig::from_parts(None, Vec::new(), Vec::new());
+                Hickory::builder_with_config(config, TokioRuntimeProvider::default())
+            })
         } else {
             let servers = servers
                 .iter()
@@ -123,4 +128,3 @@ impl std::fmt::Debug for Resolver {
         f.write_str("Resolver")
     }
 }
-

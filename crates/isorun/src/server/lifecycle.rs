@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use isorun_engine::{Error as EngineError, NetworkMode, SandboxId, SandboxSpec, Stats};
+use isorun_engine::{Error as EngineError, SandboxId, SandboxSpec, Stats};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -107,7 +107,7 @@ async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>,
         mem_mib: row.mem_mib,
         disk_mib: row.disk_mib,
         pids: app.config.limits.pids,
-        network: NetworkMode::None,
+        network: Default::default(),
         ..SandboxSpec::new(sandbox.clone(), source.root.clone())
     };
     let created = async {
