@@ -20,6 +20,8 @@ pub enum Event {
     Created,
     ExecStart,
     ExecExit,
+    NetworkBlocked,
+    NetworkChanged,
     Destroyed,
 }
 
@@ -29,6 +31,8 @@ impl Event {
             Self::Created => "sandbox.created",
             Self::ExecStart => "exec.start",
             Self::ExecExit => "exec.exit",
+            Self::NetworkBlocked => "network.blocked",
+            Self::NetworkChanged => "network.changed",
             Self::Destroyed => "sandbox.destroyed",
         }
     }

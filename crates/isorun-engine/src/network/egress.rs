@@ -207,6 +207,10 @@ impl Sandbox {
         }
         let plan = self.plan();
         let known = self.names().of(*to.ip());
+        if !self.gate.may_be_told(*to.ip()) {
+            // Whatever it says: no rule leads there.
+            return self.report(known.first().cloned(), to, Reason::Private);
+        }
         let with_secret = plan.credentials.wants(&known, to.port());
         if !plan.policy.asks_names() && !with_secret {
             let ask = Ask {

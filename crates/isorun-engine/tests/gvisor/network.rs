@@ -1,5 +1,6 @@
-//! What a sandbox reaches, with real sockets: servers on addresses of the
-//! loopback network stand for the world, a resolver of the tests for all names.
+//! What a sandbox reaches, with real sockets: servers on addresses that are for
+//! documentation (RFC 5737), on the loopback interface, stand for the world; a
+//! resolver of the tests for all names.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -17,13 +18,35 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use crate::support::Scratch;
 
-/// Each test has a network of its own below 127.0.0.0/8.
+/// Each test has sixteen addresses of its own.
 #[derive(Clone, Copy)]
 struct World(u8);
 
+/// Addresses of the loopback interface, as long as this lives.
+struct Addresses(Vec<Ipv4Addr>);
+
+impl Addresses {
+    fn run(&self, what: &str) {
+        for address in &self.0 {
+            let words = ["addr", what, &format!("{address}/32"), "dev", "lo"];
+            let _ = std::process::Command::new("ip")
+                .args(words)
+                .stderr(std::process::Stdio::null())
+                .status()
+                .unwrap();
+        }
+    }
+}
+
+impl Drop for Addresses {
+    fn drop(&mut self) {
+        self.run("del");
+    }
+}
+
 impl World {
     fn host(self, number: u8) -> Ipv4Addr {
-        Ipv4Addr::new(127, 77, self.0, number)
+        Ipv4Addr::new(198, 51, 100, self.0 * 16 + number)
     }
 
     /// A server that says who it is, then repeats the first bytes it is told.
@@ -172,19 +195,22 @@ struct Bench {
     scratch: Scratch,
     seen: Seen,
     zone: Zone,
+    _addresses: Addresses,
 }
 
 impl Bench {
     async fn open(world: World) -> Self {
+        let addresses = Addresses(vec![world.host(1), world.host(2)]);
+        addresses.run("add");
         let (seen, zone) = (Seen::default(), Zone::default());
         let resolver = zone.serve().await;
         let scratch = Scratch::with(|config| {
             config.network.resolvers = vec![resolver];
-            config.network.permitted = vec![format!("127.77.{}.0/24", world.0).parse().unwrap()];
+            config.network.permitted = vec![format!("{}/28", world.host(0)).parse().unwrap()];
             config.network.observer = Some(Arc::new(seen.clone()));
         })
         .await;
-        Self { scratch, seen, zone }
+        Self { scratch, seen, zone, _addresses: addresses }
     }
 
     async fn sandbox(&self) -> Sandbox<'_> {
@@ -224,8 +250,11 @@ async fn the_policy_holds_for_real_connections() {
     bench.zone.set("rebound.test", &[Entry::Address(Ipv4Addr::new(127, 0, 0, 1))]);
     bench.zone.set("metadata.test", &[Entry::Address(Ipv4Addr::new(169, 254, 169, 254))]);
     let sandbox = bench.sandbox().await;
-    let (one, two) = (one.to_string(), two.to_string());
-    let (one, two) = (one.as_str(), two.as_str());
+    assert_eq!(
+        (one.to_string().as_str(), two.to_string().as_str()),
+        ("198.51.100.17", "198.51.100.18")
+    );
+    let (one, two) = ("198.51.100.17", "198.51.100.18");
     let named = |name: &str| Some(name.to_owned());
     let (ok, ok9000) = ("ok server 1 port 80", "ok server 1 port 9000");
     // allow, deny, how, host, port, name said, what comes, the record
@@ -247,10 +276,16 @@ async fn the_policy_holds_for_real_connections() {
             Some(("unlisted", named("good.test"))),
         ),
         // By address.
-        (&[one], &[], ("http", one, 80, one), ok, None),
-        (&[one], &[], ("raw", one, 9000, ""), ok9000, None),
-        (&[one], &[], ("http", two, 80, two), "reset", Some(("private", None))),
-        (&["127.77.1.0/24"], &[two], ("raw", two, 80, ""), "reset", Some(("rule", None))),
+        (&["198.51.100.17"], &[], ("http", one, 80, one), ok, None),
+        (&["198.51.100.17"], &[], ("raw", one, 9000, ""), ok9000, None),
+        (&["198.51.100.17"], &[], ("http", two, 80, two), "reset", Some(("private", None))),
+        (
+            &["198.51.100.16/28"],
+            &["198.51.100.18"],
+            ("raw", two, 80, ""),
+            "reset",
+            Some(("rule", None)),
+        ),
         // By name.
         (&["good.test"], &[], ("http", "good.test", 80, "good.test"), ok, None),
         (&["good.test"], &[], ("http", "good.test", 80, "good.test:80"), ok, None),
@@ -466,13 +501,13 @@ except OSError as e: print('mapped', type(e).__name__)
 print([i[4] for i in socket.getaddrinfo('good.test', 80, type=socket.SOCK_STREAM)])
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5)
 s.sendto(bytes.fromhex('123401000001000000000000') + b'\\x04good\\x04test\\x00\\x00\\x01\\x00\\x01', ('8.8.8.8', 53))
-data, who = s.recvfrom(1000); print(who[0], data[-4:] == socket.inet_aton('127.77.4.1'))
+data, who = s.recvfrom(1000); print(who[0], data[-4:] == socket.inet_aton('198.51.100.65'))
 ";
         let output = sandbox.exec(argv(&["python3", "-c", script])).await.unwrap();
         let output = output.output(10_000).await.unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let expected = "ConnectionRefusedError\nConnectionRefusedError\nno IPv6 True\n\
-                        mapped ConnectionResetError\n[('127.77.4.1', 80)]\n8.8.8.8 True\n";
+                        mapped ConnectionResetError\n[('198.51.100.65', 80)]\n8.8.8.8 True\n";
         assert_eq!(text, expected, "{output:?}");
     };
     tokio::time::timeout(LIMIT, test).await.unwrap();
@@ -530,11 +565,11 @@ async fn too_many_and_too_slow_are_reset() {
         let script = "
 import socket, resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
-many = []
+many, reset = [], 0
 for _ in range(1200):
-    s = socket.create_connection(('good.test', 80), 8); s.setblocking(False); many.append(s)
+    try: s = socket.create_connection(('good.test', 80), 8); s.setblocking(False); many.append(s)
+    except OSError: reset += 1
 import time; time.sleep(0.5)
-reset = 0
 for s in many:
     try: s.recv(1)
     except BlockingIOError: pass

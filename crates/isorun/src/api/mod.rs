@@ -12,7 +12,7 @@ pub use exec::{
     AttachInput, Command, Encoding, ExecEvent, ExecOutcome, ExecRequest, TerminalInput,
 };
 pub use run::{
-    DestroyStats, Entries, Health, NewRun, Patch, Readiness, Run, RunList, RunStats, Status,
-    Written,
+    DestroyStats, Entries, Health, Network, NetworkChange, NetworkRules, NewRun, Patch, Profile,
+    Readiness, Run, RunList, RunStats, Status, Written,
 };
 pub use usage::{History, PastRun, Usage};

@@ -14,8 +14,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     api::{
-        DestroyStats, Entries, ErrorBody, ExecRequest, History, NewRun, Run, RunList, RunStats,
-        Usage, Written,
+        DestroyStats, Entries, ErrorBody, ExecRequest, History, Network, NetworkChange, NewRun,
+        Run, RunList, RunStats, Usage, Written,
     },
     id::RunId,
 };
@@ -111,6 +111,18 @@ impl Client {
 
     pub async fn run(&self, id: &RunId) -> Result<Run, ClientError> {
         self.ask(self.request(Method::GET, &format!("v1/runs/{id}"))).await
+    }
+
+    pub async fn network(&self, id: &RunId) -> Result<Network, ClientError> {
+        self.ask(self.request(Method::GET, &format!("v1/runs/{id}/network"))).await
+    }
+
+    pub async fn set_network(
+        &self,
+        id: &RunId,
+        change: &NetworkChange,
+    ) -> Result<Network, ClientError> {
+        self.ask(self.json(Method::PUT, &format!("v1/runs/{id}/network"), change)?).await
     }
 
     /// What the server says is a path on it, as a URL.

@@ -13,7 +13,7 @@ use crate::{
     secret,
     server::{
         App, Config, Listening, Server,
-        config::{DEFAULT_ADDRESS, Limits, Pulls, Urls},
+        config::{DEFAULT_ADDRESS, Limits, Network, Pulls, Urls},
         engine,
     },
 };
@@ -55,6 +55,20 @@ pub struct Args {
     /// Pull no images: only those run that `isorun image` has brought here
     #[arg(long, conflicts_with = "pull_from", help_heading = "Images")]
     no_pull: bool,
+
+    /// A resolver for the names that sandboxes ask for; repeat it for more [default: those of this
+    /// machine]
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Networks of sandboxes")]
+    resolver: Vec<SocketAddr>,
+
+    /// A range of addresses that is not public, and that sandboxes may be allowed to reach all the
+    /// same, by a rule that names it or a host in it; repeat it for more
+    #[arg(long, value_name = "CIDR", help_heading = "Networks of sandboxes")]
+    permit_private: Vec<ipnet::Ipv4Net>,
+
+    /// More certificate authorities that vouch for the hosts of credentials
+    #[arg(long, value_name = "FILE.pem", help_heading = "Networks of sandboxes")]
+    credential_roots: Option<PathBuf>,
 
     /// A name below which each sandbox has its own, for URLs such as
     /// https://ID.DOMAIN/sb/p/8000/; every name below it has to lead here. With a scheme and a
@@ -207,6 +221,12 @@ fn config(args: Args) -> Result<Config, Failure> {
             Pulls::Anywhere
         } else {
             Pulls::From(args.pull_from)
+        },
+        network: Network {
+            resolvers: args.resolver,
+            permitted: args.permit_private,
+            extra_roots: args.credential_roots,
+            ..Network::default()
         },
         urls: Urls {
             anonymous: !args.no_anonymous_urls,

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ApiError, App, Caller, Code,
+    network::{self, Settings},
     order::Order,
     runs::{Defaults, LiveRun},
 };
@@ -78,6 +79,7 @@ async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>,
         .map_err(|error| ApiError::internal("cannot name the sandbox", error))?;
     let mut env = source.env.clone();
     env.extend(order.env);
+    network::environment(&order.network.credentials, &mut env);
     let defaults = Defaults {
         env,
         user: source.user.clone(),
@@ -95,6 +97,7 @@ async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>,
         disk_mib: order.disk_mib,
         timeout_ms: millis(order.timeout),
         defaults: serde_json::to_string(&defaults).unwrap_or_default(),
+        network: order.network.store(&app.secret)?,
         create_ms: 0,
         created_at: clock::now_ms(),
         destroyed_at: None,
@@ -107,13 +110,20 @@ async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>,
         mem_mib: row.mem_mib,
         disk_mib: row.disk_mib,
         pids: app.config.limits.pids,
-        network: Default::default(),
+        network: order.network.plan(),
         ..SandboxSpec::new(sandbox.clone(), source.root.clone())
     };
     let created = async {
         app.images.hold(sandbox.as_str(), &source)?;
         let created = app.engine.create(spec).await;
-        created.map_err(|error| engine_error("cannot create the sandbox", error))
+        created.map_err(|error| engine_error("cannot create the sandbox", error))?;
+        let trusted = network::install(app, &sandbox, &order.network.credentials).await;
+        if trusted.is_err()
+            && let Err(error) = app.engine.destroy(&sandbox).await
+        {
+            tracing::error!(%error, run = %id, "cannot destroy a sandbox");
+        }
+        trusted
     };
     if let Err(error) = created.await {
         app.images.release(sandbox.as_str());
@@ -141,7 +151,7 @@ async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>,
         app.images.release(sandbox.as_str());
         return Err(error.into());
     }
-    let run = Arc::new(LiveRun::new(row, sandbox, log, app.config.limits.execs));
+    let run = Arc::new(LiveRun::new(row, sandbox, log, app.config.limits.execs, order.network));
     app.runs.insert(Arc::clone(&run));
     tracing::info!(run = %id, image = run.row.image, ms = run.row.create_ms, "created");
     Ok(run)
@@ -259,13 +269,19 @@ pub async fn recover(app: &App) -> anyhow::Result<()> {
         let sandbox: SandboxId = row.id.as_str().parse()?;
         let was_running = row.status == Status::Running;
         let found = alive.iter().position(|id| *id == sandbox).map(|at| alive.swap_remove(at));
-        let run = Arc::new(LiveRun::new(row, sandbox, log, app.config.limits.execs));
+        let network = Settings::load(&row.network, &app.secret);
+        let plan = network.plan();
+        let run = Arc::new(LiveRun::new(row, sandbox, log, app.config.limits.execs, network));
         // One more than is allowed is kept all the same: it is there.
         app.runs
             .take_place(&run.tenant, usize::MAX)
             .map_err(|error| anyhow::anyhow!(error.message))?;
         app.runs.insert(Arc::clone(&run));
         if found.is_some() && was_running {
+            // Until now it was closed. One that is dead is found out by who watches it.
+            if let Err(error) = app.engine.set_network(&run.sandbox, plan).await {
+                tracing::warn!(%error, run = %run.id, "its network stays closed");
+            }
             tracing::info!(run = %run.id, "found again");
             app.tasks.spawn(watch(Arc::clone(app), run));
         } else {

@@ -13,6 +13,7 @@ mod lifecycle;
 mod limits;
 mod listen;
 mod metrics;
+pub mod network;
 mod observe;
 pub mod openapi;
 mod order;
@@ -81,6 +82,7 @@ impl Server {
             engine,
             config,
         });
+        app.config.network.blocks.record(&app);
         lifecycle::recover(&app).await?;
         Ok(app)
     }

@@ -11,14 +11,14 @@ use super::{
     extract::{Json, OwnRun, Params},
     files,
     lifecycle::{self, engine_error},
-    limits, metrics, observe, openapi,
+    limits, metrics, network, observe, openapi,
     order::{self, Order},
     proxy,
 };
 use crate::{
     api::{
-        DestroyStats, ErrorBody, Health, History, NewRun, Patch, Readiness, Run, RunList, RunStats,
-        Usage,
+        DestroyStats, ErrorBody, Health, History, NetworkChange, NewRun, Patch, Readiness, Run,
+        RunList, RunStats, Usage,
     },
     clock,
 };
@@ -48,6 +48,8 @@ fn keyed() -> OpenApiRouter<App> {
         .routes(routes!(files::upload))
         .routes(routes!(files::download))
         .routes(routes!(files::list))
+        .routes(routes!(network::profile_list))
+        .routes(routes!(network::show, network::change))
         .routes(routes!(audit_log::show))
         .routes(routes!(usage))
         .routes(routes!(metrics::show))
@@ -162,7 +164,7 @@ async fn get(State(app): State<App>, OwnRun(run): OwnRun) -> Answer<Run> {
     Answer(run.describe(&app.config))
 }
 
-/// Change how long a run may be idle
+/// Change how long a run may be idle, or what it reaches
 #[utoipa::path(
     patch, path = "/v1/runs/{id}", tag = "runs", operation_id = "patch_run",
     params(("id" = String, Path, description = "The run")),
@@ -178,10 +180,22 @@ async fn patch(
     OwnRun(run): OwnRun,
     Json(patch): Json<Patch>,
 ) -> Result<Answer<Run>, ApiError> {
-    let timeout = order::timeout("timeout", patch.timeout)?;
-    let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-    app.store.set_run_timeout(&run.id, ms).await?;
-    run.activity.set_timeout(timeout);
+    let timeout = patch.timeout.map(|timeout| order::timeout("timeout", timeout)).transpose()?;
+    let change = NetworkChange { network: patch.network, network_profile: patch.network_profile };
+    let changes_network = change.network.is_some() || change.network_profile.is_some();
+    if timeout.is_none() && !changes_network {
+        return Err(ApiError::invalid(
+            "nothing to change: give `timeout`, `network` or `network_profile`",
+        ));
+    }
+    if changes_network {
+        network::apply(&app, &run, change).await?;
+    }
+    if let Some(timeout) = timeout {
+        let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        app.store.set_run_timeout(&run.id, ms).await?;
+        run.activity.set_timeout(timeout);
+    }
     Ok(Answer(run.describe(&app.config)))
 }
 

@@ -21,7 +21,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{ApiError, Code, config::Config, proxy::UrlAccess};
+use super::{ApiError, Code, config::Config, network::Settings, proxy::UrlAccess};
 use crate::{
     api::{DestroyStats, Run, Status},
     audit::AuditLog,
@@ -47,6 +47,9 @@ pub struct LiveRun {
     /// Requests to its ports.
     visits: Arc<Semaphore>,
     state: watch::Sender<State>,
+    network: RwLock<Settings>,
+    /// Held by who changes the network.
+    pub changing_network: tokio::sync::Mutex<()>,
     /// Held by who destroys it; then what came of it.
     pub end: tokio::sync::Mutex<Option<DestroyStats>>,
 }
@@ -73,7 +76,13 @@ pub enum State {
 }
 
 impl LiveRun {
-    pub fn new(row: RunRow, sandbox: SandboxId, log: AuditLog, execs: usize) -> Self {
+    pub fn new(
+        row: RunRow,
+        sandbox: SandboxId,
+        log: AuditLog,
+        execs: usize,
+        network: Settings,
+    ) -> Self {
         Self {
             id: row.id.clone(),
             sandbox,
@@ -84,6 +93,8 @@ impl LiveRun {
             execs: Arc::new(Semaphore::new(execs)),
             visits: Arc::new(Semaphore::new(VISITS)),
             state: watch::Sender::new(State::Running),
+            network: RwLock::new(network),
+            changing_network: tokio::sync::Mutex::default(),
             end: tokio::sync::Mutex::default(),
             row,
             log,
@@ -120,6 +131,15 @@ impl LiveRun {
             }
             None => format!("/sb/{}/p/{{port}}/{token}", self.id),
         })
+    }
+
+    /// What it may reach.
+    pub fn network(&self) -> Settings {
+        self.network.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_network(&self, settings: Settings) {
+        *self.network.write().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
     pub fn status(&self) -> Status {

@@ -25,6 +25,8 @@ pub struct RunRow {
     pub timeout_ms: u64,
     /// JSON: what commands start with.
     pub defaults: String,
+    /// JSON: what it reaches, with sealed secrets.
+    pub network: String,
     pub create_ms: u64,
     pub created_at: i64,
     pub destroyed_at: Option<i64>,
@@ -47,8 +49,8 @@ impl Store {
             connection
                 .prepare_cached(
                     "INSERT INTO runs (id, tenant, image, digest, status, vcpus, mem_mib, \
-                     disk_mib, timeout_ms, defaults, create_ms, created_at)
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                     disk_mib, timeout_ms, defaults, create_ms, created_at, network)
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 )?
                 .execute((
                     run.id.as_str(),
@@ -63,6 +65,7 @@ impl Store {
                     run.defaults,
                     run.create_ms,
                     run.created_at,
+                    run.network,
                 ))?;
             Ok(())
         })
@@ -112,12 +115,23 @@ impl Store {
         .await
     }
 
+    pub async fn set_run_network(&self, id: &RunId, network: String) -> Result<(), StoreError> {
+        let id = id.to_string();
+        self.call(move |connection| {
+            connection
+                .prepare_cached("UPDATE runs SET network = ? WHERE id = ?")?
+                .execute((network, id))?;
+            Ok(())
+        })
+        .await
+    }
+
     pub async fn end_run(&self, id: &RunId, ending: Ending) -> Result<(), StoreError> {
         let id = id.to_string();
         self.call(move |connection| {
             connection
                 .prepare_cached(
-                    "UPDATE runs SET status = ?, destroyed_at = ?, reason = ?, cpu_ms = ?,
+                    "UPDATE runs SET status = ?, destroyed_at = ?, reason = ?, network = '', cpu_ms = ?,
                      mem_peak_bytes = ?, disk_used_bytes = ? WHERE id = ?",
                 )?
                 .execute((
@@ -205,6 +219,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         disk_mib: row.get("disk_mib")?,
         timeout_ms: row.get("timeout_ms")?,
         defaults: row.get("defaults")?,
+        network: row.get("network")?,
         create_ms: row.get("create_ms")?,
         created_at: row.get("created_at")?,
         destroyed_at: row.get("destroyed_at")?,
@@ -261,6 +276,7 @@ mod tests {
             mem_mib: 1024,
             disk_mib: 10240,
             timeout_ms: 300_000,
+            network: String::new(),
             defaults: "{}".to_owned(),
             create_ms: 7,
             created_at: 1_000,

@@ -5,7 +5,8 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// Each step is applied once, in order; none is ever changed after a release.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE keys (
         id TEXT PRIMARY KEY,
         tenant TEXT NOT NULL,
@@ -43,7 +44,11 @@ const STEPS: &[&str] = &["
         hmac TEXT NOT NULL,
         PRIMARY KEY (run_id, seq)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    ALTER TABLE runs ADD COLUMN network TEXT NOT NULL DEFAULT '';
+",
+];
 
 pub fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);

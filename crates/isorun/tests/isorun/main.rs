@@ -14,6 +14,7 @@ mod files;
 mod fixture;
 mod image;
 mod keys;
+mod network;
 mod openapi;
 mod runs;
 mod serve;
