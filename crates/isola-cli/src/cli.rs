@@ -38,6 +38,13 @@ pub enum Command {
         command: CacheCommand,
     },
 
+    /// Look at, or remove, the snapshots that have a name
+    #[command(after_long_help = SNAPSHOT_NOTES)]
+    Snapshot {
+        #[command(subcommand)]
+        command: SnapshotCommand,
+    },
+
     /// Print a completion script for a shell
     ///
     /// For bash: isola completions bash > ~/.local/share/bash-completion/completions/isola
@@ -64,6 +71,31 @@ pub enum CacheCommand {
     },
     /// Remove the compiled runtimes; the next run compiles again
     Clear,
+}
+
+#[derive(Subcommand)]
+pub enum SnapshotCommand {
+    /// List the snapshots that have a name, and their sizes
+    Ls {
+        /// Print one JSON object instead of a table; sizes are in bytes
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell what a snapshot is of
+    Show {
+        /// A name, or the path of a file
+        #[arg(value_name = "NAME|FILE")]
+        snapshot: String,
+        /// Print one JSON object; sizes are in bytes
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove snapshots
+    Rm {
+        /// Names, or paths of files
+        #[arg(value_name = "NAME|FILE", required = true)]
+        snapshots: Vec<String>,
+    },
 }
 
 #[derive(clap::Args)]
@@ -125,6 +157,20 @@ pub struct RunArgs {
     /// Source code to run first, such as helpers that the script expects
     #[arg(long, value_name = "FILE")]
     pub prelude: Option<PathBuf>,
+
+    /// Go on from the interpreter in this snapshot, with all that it has
+    ///
+    /// A name, or the path of a file: what --save-snapshot wrote.
+    #[arg(long, value_name = "NAME|FILE", help_heading = "Snapshots")]
+    pub from_snapshot: Option<String>,
+
+    /// Keep the interpreter as it is after the script, to go on from later
+    ///
+    /// A name, such as `warm`, is kept in the user's data folder; what has a
+    /// slash in it or ends in .snapshot is the path of a file. The file holds
+    /// whatever the script knows.
+    #[arg(long, value_name = "NAME|FILE", help_heading = "Snapshots")]
+    pub save_snapshot: Option<String>,
 
     /// Show a host folder to the script; read-only unless :rw
     ///
@@ -226,6 +272,16 @@ Examples:
   isola run convert.py --mount ./in:/in --mount ./out:/out:rw
   isola run fetch.py --allow-http api.example.com --timeout 20s
   isola run unknown.js --max-memory 64M --cpu-timeout 2s --events";
+
+const SNAPSHOT_NOTES: &str = "\
+Examples:
+  isola run load.py --save-snapshot warm
+  isola run ask.py --from-snapshot warm
+  isola snapshot ls
+  isola snapshot rm warm ./old.snapshot
+
+A snapshot is of one build of a runtime, and is restored by the version
+of isola that made it: another one refuses it.";
 
 const MCP_NOTES: &str = "\
 In the configuration of an MCP client:

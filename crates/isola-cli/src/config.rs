@@ -1,10 +1,16 @@
 //! What is to be run: the command line, checked once.
 
-use std::{ffi::OsStr, fs, io, io::Read as _, path::Path, time::Duration};
+use std::{
+    ffi::OsStr,
+    fs, io,
+    io::Read as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use isola::{Args, HttpClient, Limits, Mount, Permission, Runtime, Value};
 
-use crate::{cli::RunArgs, failure::Failure};
+use crate::{cli::RunArgs, failure::Failure, snapshot};
 
 /// A run that can be tried.
 pub struct Config {
@@ -16,6 +22,9 @@ pub struct Config {
     pub env: Vec<(String, String)>,
     pub http: Option<HttpClient>,
     pub limits: Limits,
+    /// Where the interpreter comes from, and where it is kept.
+    pub from_snapshot: Option<PathBuf>,
+    pub save_snapshot: Option<PathBuf>,
     /// The wall time of the whole run.
     pub timeout: Option<Duration>,
 }
@@ -53,10 +62,24 @@ impl Config {
             show_packages(runtime, folder, &mut mounts, &mut env)?;
         }
         let http = http(&args.allow_http)?;
+        let from_snapshot = args.from_snapshot.as_deref().map(snapshot::existing).transpose()?;
+        let save_snapshot = args.save_snapshot.as_deref().map(snapshot::new).transpose()?;
         let prelude = args.prelude.as_deref().map(Script::read).transpose()?;
         let script = Script::read(&args.file)?;
         let timeout = args.timeout;
-        Ok(Self { runtime, prelude, script, call, mounts, env, http, limits, timeout })
+        Ok(Self {
+            runtime,
+            prelude,
+            script,
+            call,
+            mounts,
+            env,
+            http,
+            limits,
+            from_snapshot,
+            save_snapshot,
+            timeout,
+        })
     }
 }
 

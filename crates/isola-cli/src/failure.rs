@@ -62,7 +62,9 @@ impl Failure {
                 Limit::CpuTime | Limit::WallTime => 124,
                 _ => 1,
             },
-            Self::Run(Error::Guest(_) | Error::Hostcall(_) | Error::Crash(_)) => 1,
+            Self::Run(
+                Error::Guest(_) | Error::Hostcall(_) | Error::Crash(_) | Error::SnapshotRefused(_),
+            ) => 1,
             Self::Timeout(_) => 124,
             Self::Interrupted => 130,
             Self::Unread => 141,

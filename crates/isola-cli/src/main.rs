@@ -10,6 +10,7 @@ mod progress;
 mod report;
 mod run;
 mod screen;
+mod snapshot;
 mod stop;
 
 use std::process::ExitCode;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::{
-    cli::{CacheCommand, Cli, Command},
+    cli::{CacheCommand, Cli, Command, SnapshotCommand},
     failure::Failure,
 };
 
@@ -27,6 +28,11 @@ fn main() -> ExitCode {
         Command::Mcp(args) => mcp::serve(&args),
         Command::Cache { command: CacheCommand::Ls { json } } => done(cache::list(json)),
         Command::Cache { command: CacheCommand::Clear } => done(cache::clear()),
+        Command::Snapshot { command } => done(match command {
+            SnapshotCommand::Ls { json } => snapshot::list(json),
+            SnapshotCommand::Show { snapshot, json } => snapshot::show(&snapshot, json),
+            SnapshotCommand::Rm { snapshots } => snapshot::remove(&snapshots),
+        }),
         Command::Completions { shell } => done(pages::completions(shell)),
         Command::Man { command } => done(pages::man(command.as_deref())),
     };

@@ -69,8 +69,25 @@ async fn build(config: &Config) -> Result<Template, Failure> {
 }
 
 async fn execute(template: &Template, config: Config, report: &mut Report) -> Result<(), Failure> {
-    let sandbox = template.sandbox().host(host(config.http)).create().await?;
-    sandbox.start().await?;
+    let host = host(config.http);
+    let sandbox = match config.from_snapshot {
+        Some(path) => {
+            let snapshot = template.load_snapshot(path).await.map_err(usage)?;
+            let mut builder = snapshot.sandbox().limits(config.limits).host(host);
+            for mount in config.mounts {
+                builder = builder.mount(mount);
+            }
+            for (name, value) in config.env {
+                builder = builder.env(name, value);
+            }
+            builder.create().await?
+        }
+        None => {
+            let sandbox = template.sandbox().host(host).create().await?;
+            sandbox.start().await?;
+            sandbox
+        }
+    };
     for script in config.prelude.into_iter().chain([config.script]) {
         follow(sandbox.load_script_as(script.name, script.source), report).await?;
     }
@@ -83,7 +100,18 @@ async fn execute(template: &Template, config: Config, report: &mut Report) -> Re
         }
         outcome => outcome?,
     };
+    if let Some(path) = config.save_snapshot {
+        sandbox.snapshot().await?.save(path).await?;
+    }
     report.end(&end)
+}
+
+/// A snapshot that cannot be restored is one that should not have been named.
+fn usage(error: Error) -> Failure {
+    match error {
+        Error::SnapshotRefused(why) => Failure::usage(why),
+        other => other.into(),
+    }
 }
 
 /// Prints what happens during a call, and gives its end.

@@ -26,5 +26,6 @@ mod failure;
 mod host;
 mod options;
 mod sandbox;
+mod snapshot;
 mod stream;
 mod template;

@@ -15,7 +15,7 @@ use napi::{
 use napi_derive::napi;
 use tokio::sync::Notify;
 
-use crate::{failure::Failure, options::milliseconds, stream::EventStream};
+use crate::{failure::Failure, options::milliseconds, snapshot::Snapshot, stream::EventStream};
 
 /// A sandbox, and with it its guest. Freeing one takes a while, so neither
 /// closing nor the garbage collector does it on the thread of the event loop.
@@ -139,6 +139,29 @@ impl Sandbox {
             .and_then(|args| limited(self.inner()?.run(function, args), options).stream());
         match events {
             Ok(events) => Either::A(EventStream::begin(events)),
+            Err(error) => Either::B(error.into()),
+        }
+    }
+
+    /// Copies the interpreter.
+    #[napi]
+    pub async fn snapshot(&self) -> Either<Snapshot, Failure> {
+        let snapshot = match self.inner() {
+            Ok(sandbox) => sandbox.snapshot().await,
+            Err(error) => Err(error),
+        };
+        snapshot.map_or_else(|error| Either::B(error.into()), |it| Either::A(Snapshot::new(it)))
+    }
+
+    /// Creates sandboxes that go on from here, with the same handlers.
+    #[napi]
+    pub async fn fork(&self, count: u32) -> Either<Vec<Sandbox>, Failure> {
+        let children = match self.inner() {
+            Ok(sandbox) => sandbox.fork(count as usize).await,
+            Err(error) => Err(error),
+        };
+        match children {
+            Ok(children) => Either::A(children.into_iter().map(Self::new).collect()),
             Err(error) => Either::B(error.into()),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use isola::{Error, Limits, Runtime, RuntimeSource};
+use isola::{Error, Limits, Runtime, RuntimeSource, SandboxBuilder};
 use napi::{bindgen_prelude::Either, threadsafe_function::ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 
@@ -12,6 +12,7 @@ use crate::{
     host::{Callback, HostcallArgs, JsHost},
     options::{SandboxOptions, SourceOptions, TemplateOptions},
     sandbox::Sandbox,
+    snapshot::Snapshot,
 };
 
 /// What a build tells while it works.
@@ -133,6 +134,23 @@ impl Template {
     }
 }
 
+#[napi]
+impl Template {
+    /// Reads a snapshot from a file.
+    #[napi]
+    pub async fn load_snapshot(&self, path: String) -> Either<Snapshot, Failure> {
+        match self.inner.load_snapshot(path).await {
+            Ok(snapshot) => Either::A(Snapshot::new(snapshot)),
+            Err(error) => Either::B(error.into()),
+        }
+    }
+
+    #[napi(getter)]
+    pub fn runtime(&self) -> &'static str {
+        self.inner.runtime().name()
+    }
+}
+
 impl Template {
     async fn instantiate(
         &self,
@@ -140,18 +158,28 @@ impl Template {
         hostcall: Option<Callback<HostcallArgs>>,
         http: Option<Callback<HttpArgs>>,
     ) -> Result<isola::Sandbox, Error> {
-        let mut limits = self.limits.clone();
-        options.limits.apply(&mut limits);
-        let names = options.hostcalls.into_iter().collect();
-        let http = http.filter(|_| options.http);
-        let mut builder =
-            self.inner.sandbox().limits(limits).host(JsHost { names, hostcall, http });
-        for mount in &options.mounts {
-            builder = builder.mount(mount.mount()?);
-        }
-        for variable in options.env {
-            builder = builder.env(variable.name, variable.value);
-        }
-        builder.create().await
+        let builder = self.inner.sandbox();
+        configured(builder, self.limits.clone(), options, hostcall, http)?.create().await
     }
+}
+
+/// A sandbox with these options.
+pub fn configured(
+    builder: SandboxBuilder,
+    mut limits: Limits,
+    options: SandboxOptions,
+    hostcall: Option<Callback<HostcallArgs>>,
+    http: Option<Callback<HttpArgs>>,
+) -> Result<SandboxBuilder, Error> {
+    options.limits.apply(&mut limits);
+    let names = options.hostcalls.into_iter().collect();
+    let http = http.filter(|_| options.http);
+    let mut builder = builder.limits(limits).host(JsHost { names, hostcall, http });
+    for mount in &options.mounts {
+        builder = builder.mount(mount.mount()?);
+    }
+    for variable in options.env {
+        builder = builder.env(variable.name, variable.value);
+    }
+    Ok(builder)
 }

@@ -8,6 +8,8 @@ import {
   Sandbox,
   SandboxContext,
   SandboxTemplate,
+  Snapshot,
+  SnapshotError,
   buildTemplate,
 } from "isola-core";
 import type {
@@ -94,3 +96,17 @@ export async function everything(): Promise<void> {
     if (error instanceof IsolaError) console.log(error.exception?.traceback);
   }
 }
+
+async function copies(template: SandboxTemplate, sandbox: Sandbox): Promise<number> {
+  const children: Sandbox[] = await sandbox.fork(2);
+  await sandbox.fork();
+  const snapshot: Snapshot = await sandbox.snapshot();
+  const size: number = (await snapshot.save("a.snapshot")) + snapshot.memorySize + snapshot.residentSize;
+  const restored: Sandbox = await template.restore(snapshot, { env: { A: "1" } });
+  await template.restore("a.snapshot", { bigints: true });
+  await template.restore(await template.loadSnapshot("a.snapshot"));
+  const refused: IsolaError | undefined = undefined as SnapshotError | undefined;
+  void [children, restored, refused];
+  return size;
+}
+void copies;

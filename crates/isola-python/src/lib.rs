@@ -20,6 +20,7 @@ mod failure;
 mod host;
 mod limits;
 mod sandbox;
+mod snapshot;
 mod template;
 
 #[pymodule]
@@ -33,6 +34,7 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<host::HttpReply>()?;
     module.add_class::<host::Reply>()?;
     module.add_class::<sandbox::Sandbox>()?;
+    module.add_class::<snapshot::Snapshot>()?;
     module.add_class::<template::Template>()?;
     module.add_function(wrap_pyfunction!(encode::encode, module)?)?;
     module.add_function(wrap_pyfunction!(template::build, module)?)?;

@@ -10,6 +10,7 @@ use crate::{
     events::EventStream,
     failure,
     limits::{CallLimits, limited},
+    snapshot::Snapshot,
 };
 
 /// Where hostcalls of the guest go: the event loop of the operation that runs.
@@ -145,6 +146,14 @@ impl Sandbox {
         let events = call.stream().map_err(|error| failure::from_error(py, &error))?;
         self.follow(&event_loop, py);
         EventStream::start(events, event_loop)
+    }
+
+    /// Copies the interpreter, and hands the snapshot to `done`.
+    fn snapshot(&self, event_loop: Py<PyAny>, done: Py<PyAny>) -> PyResult<Task> {
+        let snapshot = self.inner.get()?.snapshot();
+        spawn(snapshot, Callback::new(event_loop, done), |py, snapshot| {
+            Ok(Bound::new(py, Snapshot::new(snapshot))?.into_any())
+        })
     }
 
     /// Closes the sandbox and stops what runs in it.

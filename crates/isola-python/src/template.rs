@@ -14,11 +14,12 @@ use crate::{
     host::PythonHost,
     limits::LimitOptions,
     sandbox::Sandbox,
+    snapshot::Snapshot,
 };
 
 /// A folder of the host, a path of the guest, and the rights on directories and
 /// on files.
-type MountOption = (PathBuf, String, String, String);
+pub type MountOption = (PathBuf, String, String, String);
 
 /// A compiled interpreter.
 #[pyclass(frozen, module = "isola._native")]
@@ -168,9 +169,22 @@ impl Template {
             Ok(Bound::new(py, Sandbox::new(sandbox, event_loops))?.into_any())
         })
     }
+
+    /// Reads a snapshot from a file, and hands it to `done`.
+    fn load_snapshot(
+        &self,
+        path: PathBuf,
+        event_loop: Py<PyAny>,
+        done: Py<PyAny>,
+    ) -> PyResult<Task> {
+        let loaded = self.inner.get()?.load_snapshot(path);
+        spawn(loaded, Callback::new(event_loop, done), |py, snapshot| {
+            Ok(Bound::new(py, Snapshot::new(snapshot))?.into_any())
+        })
+    }
 }
 
-fn read_mount((host, guest, dirs, files): MountOption) -> PyResult<Mount> {
+pub fn read_mount((host, guest, dirs, files): MountOption) -> PyResult<Mount> {
     let dirs = permission("dir_perms", &dirs)?;
     let files = permission("file_perms", &files)?;
     Ok(Mount::new(host, guest).dir_perms(dirs).file_perms(files))

@@ -29,10 +29,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use wasmtime::{Engine, component::Component};
 
-use crate::{error::Error, runtime::user_cache};
+use crate::{error::Error, runtime::user_cache, snapshot::instrument};
 
 /// Changes with the layout of the cache.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// So many entries are kept. Beyond that the one that was not used for longest
 /// goes when another is written.
@@ -113,37 +113,65 @@ pub(crate) fn load(
     component: &Path,
     folder: Option<&Path>,
     compiling: &dyn Fn(),
-) -> Result<Component, Error> {
+) -> Result<Loaded, Error> {
     let Some(folder) = folder else {
         compiling();
-        return Component::new(engine, read(component)?).map_err(|error| refused(component, error));
+        let bytes = read(component)?;
+        let guest = hex(&Sha256::digest(&bytes));
+        let component =
+            Component::new(engine, reachable(bytes)).map_err(|error| refused(component, error))?;
+        return Ok(Loaded { component, guest });
     };
     prepare(folder)?;
-    let key = key(engine, &component_digest(component, folder)?);
+    let guest = component_digest(component, folder)?;
+    let key = key(engine, &guest);
     let entry = Entry {
         code: folder.join(format!("{key}.cwasm")),
         stamp: folder.join(format!("{key}.stamp")),
     };
     if let Some(component) = entry.load(engine) {
-        return Ok(component);
+        return Ok(Loaded { component, guest });
     }
     // One builder at a time; the others find its result.
     let lock = File::create(folder.join(format!("{key}.lock")))
         .map_err(|error| Error::internal("cannot write to the cache folder", error))?;
     lock.lock().map_err(|error| Error::internal("cannot lock the cache", error))?;
     if let Some(component) = entry.load(engine) {
-        return Ok(component);
+        return Ok(Loaded { component, guest });
     }
     compiling();
     let code = engine
-        .precompile_component(&read(component)?)
+        .precompile_component(&reachable(read(component)?))
         .map_err(|error| refused(component, error))?;
     entry
         .store(&code)
         .map_err(|error| Error::internal("cannot write to the cache folder", error))?;
     evict(folder)?;
-    entry.load(engine).ok_or_else(|| {
+    let loaded = entry.load(engine).ok_or_else(|| {
         Error::bug(format!("the compiled {} cannot be loaded back", component.display()))
+    })?;
+    Ok(Loaded { component: loaded, guest })
+}
+
+/// A component, ready to be instantiated.
+pub(crate) struct Loaded {
+    pub(crate) component: Component,
+    /// The digest of its bytes.
+    pub(crate) guest: String,
+}
+
+/// What the engine says of itself: its version and settings, and the features
+/// of the CPU that it compiles for.
+pub(crate) fn engine_key(engine: &Engine) -> String {
+    key(engine, "")
+}
+
+/// The component with its state in reach, if it can be: else as it is, and
+/// its guests cannot be copied.
+fn reachable(component: Vec<u8>) -> Vec<u8> {
+    instrument::instrument(&component).unwrap_or_else(|why| {
+        tracing::debug!(why, "guests of this component cannot be copied");
+        component
     })
 }
 
@@ -333,7 +361,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// Writes a file such that it is seen whole or not at all.
-fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().suffix(".tmp").tempfile_in(folder)?;
     file.write_all(content)?;
@@ -354,7 +382,7 @@ fn digest(path: &Path) -> io::Result<String> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

@@ -141,7 +141,7 @@ impl Stream for EventStream {
 
 /// An operation whose input was checked.
 enum Step {
-    Start { config: Option<contract::Config>, prelude: Option<String> },
+    Start { config: Option<contract::Config>, prelude: Option<String>, warm: bool },
     Load { name: String, source: String },
     Call { function: String, args: Vec<contract::Argument> },
     Evaluate { helper: &'static str, source: contract::Argument },
@@ -154,6 +154,7 @@ impl Step {
             Operation::Start => Self::Start {
                 config: shared.config.lock().unwrap_or_else(PoisonError::into_inner).take(),
                 prelude: shared.prelude.clone(),
+                warm: shared.warm,
             },
             Operation::Load { name, source } => {
                 if source.len() > max {
@@ -248,11 +249,15 @@ async fn perform(
 
 impl Live {
     async fn execute(&mut self, step: Step) -> Outcome {
-        let Self { store, exports, evaluates } = self;
+        let Self { store, exports, evaluates, .. } = self;
         let guest = exports.isola_sandbox_guest();
         let answer = match step {
             Step::Start { config: None, .. } => return Outcome::Broken(Error::NotPending),
-            Step::Start { config: Some(config), prelude } => {
+            Step::Start { config: Some(config), warm: true, .. } => {
+                let resumed = guest.call_resume(&mut *store, &config).await;
+                resumed.map(|done| done.map(|()| None))
+            }
+            Step::Start { config: Some(config), prelude, warm: false } => {
                 match (guest.call_start(&mut *store, &config).await, prelude) {
                     (Ok(Ok(())), Some(prelude)) => guest
                         .call_load(&mut *store, &prelude, "prelude")

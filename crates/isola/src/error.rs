@@ -39,6 +39,12 @@ pub enum Error {
     #[error("{0}")]
     DownloadRefused(String),
 
+    /// A sandbox that cannot be copied, since it has something of the host open,
+    /// or a snapshot that cannot be restored here: damaged, or of another build
+    /// of the runtime.
+    #[error("{0}")]
+    SnapshotRefused(String),
+
     /// The sandbox is running another operation.
     #[error("sandbox is busy")]
     Busy,
@@ -66,8 +72,9 @@ impl Error {
     /// One of `guest_exception`, `hostcall_failed`, `memory_limit`,
     /// `cpu_time_limit`, `wall_time_limit`, `value_size_limit`,
     /// `output_limit`, `recursion_limit`, `handle_limit`, `crash`,
-    /// `invalid_argument`, `download_failed`, `download_refused`, `busy`,
-    /// `not_running`, `not_pending`, `closed`, `internal`.
+    /// `invalid_argument`, `download_failed`, `download_refused`,
+    /// `snapshot_refused`, `busy`, `not_running`, `not_pending`, `closed`,
+    /// `internal`.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -78,6 +85,7 @@ impl Error {
             Self::InvalidArgument(_) => "invalid_argument",
             Self::DownloadFailed(_) => "download_failed",
             Self::DownloadRefused(_) => "download_refused",
+            Self::SnapshotRefused(_) => "snapshot_refused",
             Self::Busy => "busy",
             Self::NotRunning => "not_running",
             Self::NotPending => "not_pending",

@@ -18,6 +18,7 @@ use crate::{
     output::Output,
     pending::Pending,
     permissions::{Files, Granted},
+    snapshot::state::Transfer,
 };
 
 pub(crate) struct Guest {
@@ -31,6 +32,8 @@ pub(crate) struct Guest {
     pub(crate) wake_next_timer: bool,
     /// The pollable and the timer behind it, of the last such timer.
     pub(crate) waking_timer: Option<(u32, u32)>,
+    /// What its accessor is being used for.
+    pub(crate) transfer: Transfer,
     granted: Granted,
     no_requests: NoRequests,
     wasi: WasiCtx,
@@ -56,6 +59,7 @@ impl Guest {
             table,
             wake_next_timer: false,
             waking_timer: None,
+            transfer: Transfer::Idle,
             granted: Granted::new(mounts),
             no_requests: NoRequests,
             wasi,
@@ -70,6 +74,16 @@ impl Guest {
             inner: WasiFilesystemCtxView { ctx: self.wasi.filesystem(), table: &mut self.table },
             granted: &mut self.granted,
         }
+    }
+
+    /// The files and folders that it has opened, by the guest's own names.
+    pub(crate) fn open_files(&self) -> Vec<String> {
+        self.granted.files()
+    }
+
+    /// The mounted folders that its libc has a handle of.
+    pub(crate) fn open_mounts(&self) -> Vec<String> {
+        self.granted.folders()
     }
 
     /// Refuses a value that is too large.

@@ -48,6 +48,7 @@ mod cache;
 mod call;
 #[cfg(feature = "client")]
 mod client;
+mod clock;
 mod contract;
 mod cpu;
 mod engine;
@@ -66,8 +67,10 @@ mod permissions;
 mod quick;
 mod runtime;
 mod sandbox;
+mod snapshot;
 mod template;
 mod value;
+mod warm;
 mod wasi;
 
 pub use args::Args;
@@ -83,6 +86,7 @@ pub use mount::{Mount, Permission};
 pub use quick::Begun;
 pub use runtime::{Runtime, RuntimeSource};
 pub use sandbox::{Sandbox, SandboxBuilder};
+pub use snapshot::{Snapshot, SnapshotInfo, default_snapshot_dir, list_snapshots};
 pub use template::{Template, TemplateBuilder};
 pub use value::Value;
 
@@ -97,6 +101,9 @@ mod documented {
 
     #[doc = include_str!("../../../docs/getting-started.md")]
     struct GettingStarted;
+
+    #[doc = include_str!("../../../docs/snapshots.md")]
+    struct Snapshots;
 
     #[doc = include_str!("../../../docs/errors.md")]
     struct Errors;

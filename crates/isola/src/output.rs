@@ -44,6 +44,11 @@ impl Output {
         state.queue = listened.then(VecDeque::new);
     }
 
+    /// Whether the call has written nothing so far.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.lock().written == 0
+    }
+
     /// The oldest event that was not taken yet.
     pub(crate) fn take(&self) -> Option<Event> {
         self.lock().queue.as_mut()?.pop_front()

@@ -22,11 +22,18 @@ use wasmtime_wasi::{
 
 use crate::mount::{Mount, Permission};
 
+/// So much is kept of a name, in characters. It is for people.
+const MAX_NAME: usize = 256;
+
 /// The rights of a guest's mounts and of its open descriptors.
 #[derive(Default)]
 pub(crate) struct Granted {
     mounts: Vec<Rights>,
     open: HashMap<u32, Rights>,
+    /// What is open, by the guest's own names.
+    names: HashMap<u32, String>,
+    /// Mounted folders that are open: libc opens them all.
+    folders: HashMap<u32, String>,
 }
 
 /// The rights below one mount.
@@ -43,7 +50,21 @@ impl Granted {
     pub(crate) fn new(mounts: &[Mount]) -> Self {
         let rights =
             |(mount, of): (usize, &Mount)| Rights { mount, dirs: of.dirs, files: of.files };
-        Self { mounts: mounts.iter().enumerate().map(rights).collect(), open: HashMap::new() }
+        Self { mounts: mounts.iter().enumerate().map(rights).collect(), ..Self::default() }
+    }
+
+    /// What the guest has opened itself, sorted.
+    pub(crate) fn files(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.names.values().cloned().collect();
+        names.sort();
+        names
+    }
+
+    /// The mounted folders that are open, sorted.
+    pub(crate) fn folders(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.folders.values().cloned().collect();
+        names.sort();
+        names
     }
 }
 
@@ -86,8 +107,9 @@ fn denied() -> FsError {
 impl preopens::Host for Files<'_> {
     fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
         let folders = preopens::Host::get_directories(&mut self.inner)?;
-        for ((fd, _), rights) in folders.iter().zip(&self.granted.mounts) {
+        for ((fd, name), rights) in folders.iter().zip(&self.granted.mounts) {
             self.granted.open.insert(fd.rep(), *rights);
+            self.granted.folders.insert(fd.rep(), name.clone());
         }
         Ok(folders)
     }
@@ -135,6 +157,10 @@ impl types::HostDescriptor for Files<'_> {
             return Err(denied());
         }
         // "Open it, and create it if need be" is fine for what is there.
+        let Granted { names, folders, .. } = &*self.granted;
+        let folder = names.get(&fd.rep()).or_else(|| folders.get(&fd.rep()));
+        let folder = folder.map_or("", String::as_str);
+        let name = format!("{folder}/{path}").chars().take(MAX_NAME).collect();
         let may_not_create = open.contains(OpenFlags::CREATE) && !rights.dirs.writes();
         if may_not_create {
             open &= !OpenFlags::CREATE;
@@ -159,6 +185,7 @@ impl types::HostDescriptor for Files<'_> {
             return Err(denied());
         }
         self.granted.open.insert(opened.rep(), rights);
+        self.granted.names.insert(opened.rep(), name);
         Ok(opened)
     }
 
@@ -205,6 +232,8 @@ impl types::HostDescriptor for Files<'_> {
 
     fn drop(&mut self, fd: Resource<Descriptor>) -> wasmtime::Result<()> {
         self.granted.open.remove(&fd.rep());
+        self.granted.names.remove(&fd.rep());
+        self.granted.folders.remove(&fd.rep());
         types::HostDescriptor::drop(&mut self.inner, fd)
     }
 

@@ -1,12 +1,18 @@
 //! Templates: a compiled interpreter and the defaults of its sandboxes.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
-use wasmtime::component::Linker;
+use tokio::sync::OnceCell;
+use wasmtime::component::{InstancePre, Linker};
 
 use crate::{
     cache,
-    contract::{self, SandboxPre},
+    contract::{self, SandboxIndices},
     engine::engine,
     error::Error,
     guest::Guest,
@@ -14,7 +20,12 @@ use crate::{
     mount::Mount,
     runtime::Runtime,
     sandbox::SandboxBuilder,
-    wasi,
+    snapshot::{
+        Snapshot,
+        image::Image,
+        state::{self, Accessor, State},
+    },
+    warm, wasi,
 };
 
 /// A compiled interpreter, from which sandboxes are created in milliseconds.
@@ -27,8 +38,22 @@ pub struct Template(Arc<Shared>);
 
 struct Shared {
     runtime: Runtime,
-    component: SandboxPre<Guest>,
+    component: Component,
     defaults: Defaults,
+    /// A guest that was started and ran the prelude, if that can be shared.
+    warm: OnceLock<Arc<State>>,
+}
+
+/// A component that is linked.
+pub(crate) struct Component {
+    pub(crate) pre: InstancePre<Guest>,
+    pub(crate) exports: SandboxIndices,
+    /// How its guests are copied, if they can be.
+    pub(crate) accessor: Option<Accessor>,
+    /// Which build of the runtime it is.
+    pub(crate) guest: String,
+    /// The memory of a guest in which nothing has run yet.
+    pub(crate) fresh: OnceCell<Arc<Image>>,
 }
 
 /// What a sandbox has unless it is told otherwise.
@@ -63,8 +88,46 @@ impl Template {
         self.0.runtime
     }
 
-    pub(crate) fn component(&self) -> &SandboxPre<Guest> {
+    pub(crate) fn component(&self) -> &Component {
         &self.0.component
+    }
+
+    /// Reads a snapshot that [`Snapshot::save`] wrote, here or elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::SnapshotRefused`] says what does not fit: another runtime or
+    /// build of it, another version or configuration of isola, other CPU
+    /// features, more memory than this template allows, or damage.
+    pub fn load_snapshot<P: Into<PathBuf>>(
+        &self,
+        path: P,
+    ) -> impl Future<Output = Result<Snapshot, Error>> + Send + use<P> {
+        let (this, path) = (self.clone(), path.into());
+        async move { Snapshot::load(&this, path).await }
+    }
+
+    /// The memory of a guest in which nothing has run yet. Snapshots on disk
+    /// are what differs from it.
+    pub(crate) async fn fresh(&self) -> Result<Arc<Image>, Error> {
+        let make = async || {
+            let sandbox = self.sandbox().instantiate(None).await?;
+            let state = sandbox.shared().lease(true)?.copy().await?;
+            Ok::<_, Error>(Arc::new(state.image))
+        };
+        self.0.component.fresh.get_or_try_init(make).await.cloned()
+    }
+
+    /// A guest in which the prelude has run, for sandboxes with the environment
+    /// and mounts that it saw.
+    pub(crate) fn warm(
+        &self,
+        env: &BTreeMap<String, String>,
+        mounts: &[Mount],
+    ) -> Option<&Arc<State>> {
+        let defaults = &self.0.defaults;
+        let same = *env == defaults.env && *mounts == *defaults.mounts;
+        self.0.warm.get().filter(|_| same)
     }
 
     pub(crate) fn defaults(&self) -> &Defaults {
@@ -124,7 +187,14 @@ impl TemplateBuilder {
         self
     }
 
-    /// Code that each sandbox runs when it starts, before its own scripts.
+    /// Code that runs in each sandbox before its own scripts.
+    ///
+    /// It runs once, when the template is built, and sandboxes are copies of
+    /// the interpreter in which it ran: so what it imports and prepares costs
+    /// them nothing. A prelude that asks for hostcalls or HTTP, writes output
+    /// or throws runs when each sandbox starts instead, and so it does in
+    /// sandboxes that have another environment or other mounts than the
+    /// template.
     pub fn prelude(mut self, source: impl Into<String>) -> Self {
         self.defaults.prelude = Some(source.into());
         self
@@ -156,9 +226,13 @@ impl TemplateBuilder {
     /// [`Error::InvalidArgument`] for an option that cannot be or a runtime
     /// that cannot be found, [`Error::Internal`] for trouble with the cache.
     pub async fn build(self) -> Result<Template, Error> {
-        tokio::task::spawn_blocking(move || self.build_blocking())
+        let template = tokio::task::spawn_blocking(move || self.build_blocking())
             .await
-            .map_err(|error| Error::internal("building the template", error))?
+            .map_err(|error| Error::internal("building the template", error))??;
+        if let Some(state) = warm::prepare(&template).await {
+            let _ = template.0.warm.set(Arc::new(state));
+        }
+        Ok(template)
     }
 
     fn build_blocking(self) -> Result<Template, Error> {
@@ -176,7 +250,7 @@ impl TemplateBuilder {
             CacheDir::At(folder) => Some(folder),
         };
         let compiling = self.compiling.as_deref();
-        let component = cache::load(engine, &path, folder.as_deref(), &|| {
+        let loaded = cache::load(engine, &path, folder.as_deref(), &|| {
             if let Some(compiling) = compiling {
                 compiling();
             }
@@ -189,15 +263,22 @@ impl TemplateBuilder {
                     |guest| guest,
                 )
             })
+            .and_then(|()| state::link(&mut linker))
             .map_err(|error| Error::internal("linking the host's functions", error))?;
+        let linked = linker
+            .instantiate_pre(&loaded.component)
+            .and_then(|pre| Ok((SandboxIndices::new(&pre)?, pre)));
+        let (exports, pre) = linked.map_err(|error| {
+            Error::InvalidArgument(format!(
+                "{} is not a runtime for this version of isola: {error:#}",
+                path.display()
+            ))
+        })?;
+        let accessor = Accessor::of(&loaded.component);
         let component =
-            linker.instantiate_pre(&component).and_then(SandboxPre::new).map_err(|error| {
-                Error::InvalidArgument(format!(
-                    "{} is not a runtime for this version of isola: {error:#}",
-                    path.display()
-                ))
-            })?;
-        Ok(Template(Arc::new(Shared { runtime: self.runtime, component, defaults: self.defaults })))
+            Component { pre, exports, accessor, guest: loaded.guest, fresh: OnceCell::new() };
+        let (runtime, defaults) = (self.runtime, self.defaults);
+        Ok(Template(Arc::new(Shared { runtime, component, defaults, warm: OnceLock::new() })))
     }
 }
 

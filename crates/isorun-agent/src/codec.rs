@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::protocol::{Failure, Hello, Reply, Request, Size, Status, Welcome};
+use crate::protocol::{Failure, Hello, Reply, Request, Run, Size, Status, Welcome};
 
 /// The longest payload of a frame that is read.
 pub const MAX_PAYLOAD: usize = 1024 * 1024;
@@ -56,6 +56,15 @@ pub enum Frame {
     Resize(Size),
     /// It ended. The last one.
     Exited(Status),
+    /// A command for a shell.
+    Run(Run),
+    /// The shell's command came to this. What it wrote went before.
+    Ran(Status),
+    /// From the agent: nothing more comes on this connection, attach on another
+    /// one. From the client, as its answer: nothing more comes from here either.
+    Detach,
+    /// End the shell.
+    Close,
 }
 
 /// What a stream said is no frame. There is no way to go on after it.
@@ -105,7 +114,8 @@ impl Frame {
             Self::Request(request) => json(request),
             Self::Reply(reply) => json(reply),
             Self::Failed(failure) => json(failure),
-            Self::Exited(status) => json(status),
+            Self::Exited(status) | Self::Ran(status) => json(status),
+            Self::Run(run) => json(run),
             Self::Data(bytes) | Self::Stdin(bytes) | Self::Stdout(bytes) | Self::Stderr(bytes) => {
                 bytes.clone()
             }
@@ -118,7 +128,7 @@ impl Frame {
                 bytes.put_u16_le(size.cols);
                 bytes.freeze()
             }
-            Self::DataEnd | Self::StdinEnd => Bytes::new(),
+            Self::DataEnd | Self::StdinEnd | Self::Detach | Self::Close => Bytes::new(),
         };
         let length = u32::try_from(payload.len())
             .ok()
@@ -149,6 +159,10 @@ impl Frame {
             Self::Signal(_) => 14,
             Self::Resize(_) => 15,
             Self::Exited(_) => 16,
+            Self::Run(_) => 17,
+            Self::Ran(_) => 18,
+            Self::Detach => 19,
+            Self::Close => 20,
         }
     }
 
@@ -173,6 +187,10 @@ impl Frame {
                 Self::Resize(Size { rows: (both & 0xffff) as u16, cols: (both >> 16) as u16 })
             }
             16 => Self::Exited(parse(kind, &payload)?),
+            17 => Self::Run(parse(kind, &payload)?),
+            18 => Self::Ran(parse(kind, &payload)?),
+            19 => Self::Detach,
+            20 => Self::Close,
             _ => return Err(CodecError::UnknownKind(kind)),
         })
     }

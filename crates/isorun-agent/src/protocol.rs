@@ -53,6 +53,17 @@ pub struct Welcome {
 pub enum Request {
     /// Run a program.
     Exec(Exec),
+    /// Start a shell that runs one command after the other.
+    Shell(Shell),
+    /// Go on with a program or shell that another connection was detached from.
+    Attach {
+        /// Its name, from [`Exec::token`] or [`Shell::token`].
+        token: String,
+    },
+    /// Get ready for a checkpoint: programs that can be attached to are detached,
+    /// and the answer comes when no other connection is left. What is asked next
+    /// ends that state.
+    Freeze,
     /// Write a file from the `Data` frames that follow, up to `DataEnd`.
     WriteFile(WriteFile),
     /// Read a file, as `Reply::File` and `Data` frames up to `DataEnd`.
@@ -120,6 +131,35 @@ pub struct Exec {
     /// Whether its standard input is what the client sends; otherwise it is
     /// empty.
     pub stdin: bool,
+    /// A name that nobody can guess, under which it can be attached to after it
+    /// was detached by [`Request::Freeze`]. Without one it is not detached.
+    pub token: Option<String>,
+}
+
+/// A shell that stays, to be given commands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Shell {
+    /// Its environment, with the defaults of [`Exec::env`].
+    pub env: Vec<(String, String)>,
+    /// Its first working directory, as in [`Exec::cwd`].
+    pub cwd: Option<String>,
+    /// Whom it runs as, as in [`Exec::user`].
+    pub user: Option<String>,
+    /// A name that nobody can guess, under which it can be attached to for ten
+    /// minutes after its connection ended.
+    pub token: String,
+}
+
+/// A command for a shell. One at a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Run {
+    /// Any number of lines.
+    pub command: String,
+    /// After how long it is interrupted, and what it started is killed; never by
+    /// default. The shell stays.
+    pub timeout_ms: Option<u64>,
 }
 
 /// The size of a terminal.
@@ -155,6 +195,9 @@ pub struct Configure {
     pub pids: Option<u32>,
     /// Who resolves names for it. Its `/etc/resolv.conf` is replaced.
     pub nameserver: Option<std::net::Ipv4Addr>,
+    /// Whether it is a copy of another sandbox, or one that comes back: then
+    /// random numbers that user space keeps are to be renewed.
+    pub restored: bool,
 }
 
 /// What a program that ran came to.

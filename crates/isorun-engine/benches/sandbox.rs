@@ -5,7 +5,7 @@
 // A bench that cannot go on has failed.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ async fn main() {
     row("exec of python3", &millis(python));
     let plain = median(15, async || runsc_exec(&folder.path().join("cold"))).await;
     row("the same exec of true by `runsc exec`", &millis(plain));
-    row("exec, as a part of that", &format!("1/{:.1}", plain.as_secs_f64() / exec.as_secs_f64()));
+    row("exec, as a part of that", &ratio(exec, plain));
     cold.destroy(&sandbox.id).await.unwrap();
 
     let sandbox = Sandbox::of(&cold, wide()).await;
@@ -68,6 +68,14 @@ async fn main() {
     .await;
     row("create and exec, cold", &millis(create));
     clean_up(&cold).await;
+    let mut number = 0;
+    let plain = median(5, async || {
+        number += 1;
+        plain_runsc(&folder.path().join(format!("plain{number}")))
+    })
+    .await;
+    row("the same by plain `runsc`", &millis(plain));
+    row("cold create, as a part of that", &ratio(create, plain));
     let mut samples = Vec::new();
     warm.warm(&wide());
     for _ in 0..10 {
@@ -118,13 +126,63 @@ fn runsc_exec(state: &Path) {
     assert!(status.success(), "{status}");
 }
 
+/// A container over the machine's own files, without a network, limits or an
+/// agent, made and used from the command line.
+struct Plain {
+    state: PathBuf,
+}
+
+fn plain_runsc(folder: &Path) -> Plain {
+    std::fs::create_dir(folder).unwrap();
+    let config = serde_json::json!({
+        "ociVersion": "1.0.2",
+        "root": { "path": "/", "readonly": true },
+        "process": {
+            "user": { "uid": 0, "gid": 0 }, "args": ["/bin/sleep", "1000"], "cwd": "/",
+            "env": ["PATH=/usr/bin:/bin"],
+        },
+        "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }],
+        "linux": { "namespaces": [
+            { "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" },
+            { "type": "network" },
+        ] },
+    });
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let plain = Plain { state: folder.join("state") };
+    plain.runsc(&["run", "--detach", "--bundle", folder.to_str().unwrap(), "plain"]);
+    plain.runsc(&["exec", "plain", "/bin/true"]);
+    plain
+}
+
+impl Plain {
+    fn runsc(&self, args: &[&str]) {
+        let status = Command::new(Tools::find(None, None).unwrap().runsc)
+            .args(["--network=none", "--platform=systrap", "--ignore-cgroups", "--root"])
+            .arg(&self.state)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success(), "{args:?}: {status}");
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        self.runsc(&["delete", "--force", "plain"]);
+    }
+}
+
 async fn median<T>(samples: usize, mut step: impl AsyncFnMut() -> T) -> Duration {
     step().await;
     let mut times = Vec::new();
     for _ in 0..samples {
         let start = Instant::now();
-        step().await;
+        let made = step().await;
         times.push(start.elapsed());
+        // Ending it is not part of it.
+        drop(made);
     }
     times.sort_unstable();
     times[times.len() / 2]
@@ -132,6 +190,10 @@ async fn median<T>(samples: usize, mut step: impl AsyncFnMut() -> T) -> Duration
 
 fn millis(time: Duration) -> String {
     format!("{:.2} ms", time.as_secs_f64() * 1000.0)
+}
+
+fn ratio(ours: Duration, theirs: Duration) -> String {
+    format!("1/{:.1}", theirs.as_secs_f64() / ours.as_secs_f64())
 }
 
 fn rate(bytes: usize, time: Duration) -> String {

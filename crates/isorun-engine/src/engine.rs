@@ -67,8 +67,14 @@ pub trait Engine: Send + Sync {
     async fn checkpoint(&self, id: &SandboxId, into: &Path, leave_running: bool) -> Result<()>;
 
     /// Makes a sandbox from what [`checkpoint`](Self::checkpoint) has written.
-    /// The root and the limits have to be those of the original.
+    /// The root and the limits have to be those of the original, and the
+    /// [`fingerprint`](Self::fingerprint) that of then.
     async fn restore(&self, spec: SandboxSpec, from: &Path) -> Result<()>;
+
+    /// What checkpoints of sandboxes with that root depend on, apart from their
+    /// own files: one that was taken under another fingerprint must not be
+    /// restored.
+    fn fingerprint(&self, root: &Root) -> String;
 
     /// Ends a sandbox, removes everything of it, and tells what it has used.
     async fn destroy(&self, id: &SandboxId) -> Result<Stats>;

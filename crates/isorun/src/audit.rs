@@ -22,6 +22,10 @@ pub enum Event {
     ExecExit,
     NetworkBlocked,
     NetworkChanged,
+    Forked,
+    Hibernated,
+    Resumed,
+    Snapshot,
     Destroyed,
 }
 
@@ -33,6 +37,10 @@ impl Event {
             Self::ExecExit => "exec.exit",
             Self::NetworkBlocked => "network.blocked",
             Self::NetworkChanged => "network.changed",
+            Self::Forked => "sandbox.forked",
+            Self::Hibernated => "sandbox.hibernated",
+            Self::Resumed => "sandbox.resumed",
+            Self::Snapshot => "sandbox.snapshot",
             Self::Destroyed => "sandbox.destroyed",
         }
     }

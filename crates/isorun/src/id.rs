@@ -21,6 +21,17 @@ impl RunId {
     }
 }
 
+/// The name of a snapshot: `snap` and 16 hex digits.
+pub fn random_snapshot() -> Result<String, getrandom::Error> {
+    Ok(format!("snap{}", random_hex::<8>()?))
+}
+
+/// Whether a text can be the name of a snapshot. It is also that of a folder.
+pub fn is_snapshot(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    text.strip_prefix("snap").is_some_and(|rest| rest.len() == 16 && rest.bytes().all(plain))
+}
+
 /// Secure random bytes, as hex digits.
 pub fn random_hex<const BYTES: usize>() -> Result<String, getrandom::Error> {
     let mut bytes = [0; BYTES];
@@ -83,6 +94,16 @@ mod tests {
             "run../../../../etc/",
         ] {
             assert!(text.parse::<RunId>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_whole_names_are_snapshots() {
+        assert!(is_snapshot(&random_snapshot().unwrap()));
+        for text in
+            ["", "snap", "snap../../../../etc/", "snap0123456789ABCDEF", "run0123456789abcdef"]
+        {
+            assert!(!is_snapshot(text), "{text}");
         }
     }
 

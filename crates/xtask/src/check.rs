@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{generate, node, process, progress, sdk, setup, test, workspace};
+use crate::{fuzz, generate, node, process, progress, sdk, setup, test, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -32,7 +32,7 @@ enum Outcome {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let rows: [(&str, Proof); 17] = [
+    let rows: [(&str, Proof); 18] = [
         ("format", Box::new(format)),
         ("edges", Box::new(|| problems(edges::find()?))),
         ("places", Box::new(|| problems(places::find(&files()?)?))),
@@ -47,6 +47,7 @@ pub fn run(args: &Args) -> Result<()> {
         ("sdk types", Box::new(sdk_types)),
         ("typescript", Box::new(|| tool(setup::typescript))),
         ("npm types", Box::new(npm_types)),
+        ("fuzz", Box::new(|| fuzz::briefly().map(|()| Outcome::Ok))),
         ("cargo-deny", Box::new(|| tool(setup::cargo_deny))),
         ("deny", Box::new(|| deny(&["bans", "licenses", "sources"]))),
         ("advisories", {
@@ -88,7 +89,14 @@ pub fn run(args: &Args) -> Result<()> {
 type Proof = Box<dyn Fn() -> Result<Outcome>>;
 
 fn format() -> Result<Outcome> {
-    passes(process::cargo(&["fmt", "--all", "--check", "--", "--color", "never"]))
+    for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
+        let all =
+            ["fmt", "--all", "--check", "--manifest-path", manifest, "--", "--color", "never"];
+        if let failed @ Outcome::Failed(_) = passes(process::cargo(&all))? {
+            return Ok(failed);
+        }
+    }
+    Ok(Outcome::Ok)
 }
 
 fn clippy() -> Result<Outcome> {

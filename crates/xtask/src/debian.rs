@@ -1,4 +1,4 @@
-//! Programs that tests of isorun run, from Debian's own packages.
+//! Programs that isorun and its tests run, from Debian's own packages.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -11,15 +11,23 @@ use crate::{process, progress};
 /// A registry, and what fills it and makes images: the tests of images, and the
 /// benchmark that compares with them.
 pub fn image_tools() -> Result<()> {
-    programs(&["docker-registry", "skopeo", "umoci"])
+    programs(&[("docker-registry", "docker-registry"), ("skopeo", "skopeo"), ("umoci", "umoci")])
+}
+
+/// What sets up the networks of sandboxes.
+pub fn network_tools() -> Result<()> {
+    programs(&[("ip", "iproute2"), ("nft", "nftables")])
 }
 
 /// Installs what is missing, as root on Debian; elsewhere the error says what is
-/// wanted. Each program is in a package of its name.
-fn programs(wanted: &[&str]) -> Result<()> {
+/// wanted. Each program comes with the name of its package.
+fn programs(wanted: &[(&str, &str)]) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let missing: Vec<&str> =
-        wanted.iter().copied().filter(|program| !is_on(&path, program)).collect();
+    let missing: Vec<&str> = wanted
+        .iter()
+        .filter(|(program, _)| !is_on(&path, program))
+        .map(|(_, package)| *package)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -27,7 +35,7 @@ fn programs(wanted: &[&str]) -> Result<()> {
     if !Path::new("/etc/debian_version").exists()
         || process::answer("id", &["-u"]).as_deref() != Some("0")
     {
-        bail!("wanted for the tests of isorun: {names}; Debian has packages of these names");
+        bail!("wanted for isorun: {names}; Debian has packages of these names");
     }
     progress::step(&format!("apt-get install {names}"), || {
         let mut update = Command::new("apt-get");

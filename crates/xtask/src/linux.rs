@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::digest::Inputs;
-use crate::{process, progress, setup, workspace};
+use crate::{debian, process, progress, setup, workspace};
 
 /// The oldest version that the engine takes; compared as text.
 const OLDEST_RUNSC: &str = "20240729";
@@ -23,6 +23,7 @@ pub fn ensure() -> Result<()> {
     }
     let _lock = workspace::lock()?;
     fs::create_dir_all(folder())?;
+    debian::network_tools()?;
     runsc()?;
     agent()
 }

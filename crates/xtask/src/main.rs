@@ -6,6 +6,7 @@ mod check;
 mod debian;
 mod demo;
 mod digest;
+mod fuzz;
 mod generate;
 mod guests;
 mod linux;
@@ -47,6 +48,8 @@ enum Command {
     Test(test::Args),
     /// Prove what a program can prove about the tree: format, lints, docs, licences, rules
     Check(check::Args),
+    /// Throw bytes at the parsers that read what a guest says
+    Fuzz(fuzz::Args),
     /// Set up what is missing, then measure and print one table
     Bench(bench::Args),
     /// Build the npm packages, as they are published, into target/npm
@@ -80,6 +83,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Pack(args) => node::pack_for_release(&args),
         Command::Wheel(args) => wheel::run(&args),

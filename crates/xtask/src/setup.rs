@@ -17,6 +17,7 @@ use crate::digest::Inputs;
 use crate::{debian, process, progress, workspace};
 
 const CARGO_DENY: &str = "0.20.2";
+const CARGO_FUZZ: &str = "0.13.2";
 const OLDEST_PYTHON: (u32, u32) = (3, 10);
 const OLDEST_NODE: (u32, u32) = (20, 0);
 
@@ -240,27 +241,31 @@ pub fn python_bench() -> Result<PathBuf> {
     Ok(venv.join("bin/python"))
 }
 
-/// `cargo-deny`, for `cargo xtask check`.
+/// Checks licences and sources.
 pub fn cargo_deny() -> Result<PathBuf> {
-    let root = workspace::tools().join("cargo");
-    let digest = Inputs::default().text("cargo-deny", CARGO_DENY).finish();
-    install(
-        &format!(
-            "cargo-deny {CARGO_DENY}, which checks licences and sources (compiles for a few minutes)"
-        ),
-        &root,
-        &digest,
-        || {
-            let version = format!("cargo-deny@{CARGO_DENY}");
-            let mut cargo = process::cargo(&["install", "--locked", &version, "--root"]);
-            cargo.arg(&root);
-            // Inside of the repository's target folder it would wait for any
-            // other cargo that is at work there.
-            cargo.env_remove("CARGO_TARGET_DIR");
-            process::quiet(cargo)
-        },
-    )?;
-    Ok(root.join("bin/cargo-deny"))
+    cargo_tool("cargo-deny", CARGO_DENY, "which checks licences and sources")
+}
+
+/// Builds with coverage, and drives libFuzzer.
+pub fn cargo_fuzz() -> Result<PathBuf> {
+    cargo_tool("cargo-fuzz", CARGO_FUZZ, "which fuzzes")
+}
+
+/// A program from crates.io, in a folder of its own.
+fn cargo_tool(name: &str, version: &str, purpose: &str) -> Result<PathBuf> {
+    let root = workspace::tools().join(name);
+    let digest = Inputs::default().text(name, version).finish();
+    let what = format!("{name} {version}, {purpose} (compiles for a few minutes)");
+    install(&what, &root, &digest, || {
+        let version = format!("{name}@{version}");
+        let mut cargo = process::cargo(&["install", "--locked", &version, "--root"]);
+        cargo.arg(&root);
+        // Inside of the repository's target folder it would wait for any
+        // other cargo that is at work there.
+        cargo.env_remove("CARGO_TARGET_DIR");
+        process::quiet(cargo)
+    })?;
+    Ok(root.join("bin").join(name))
 }
 
 /// Makes a folder by `make`, unless a stamp says that it was made from the same

@@ -1,11 +1,14 @@
 // `process.env`: the variables that the host gave, and nothing else.
 
-import { define, freeze } from './intrinsics.js';
+import { define, defineProperty, freeze } from './intrinsics.js';
 
 const process = {};
+let current = freeze({});
 
 export function installEnvironment(global) {
-  define(process, 'env', freeze({}), true);
+  // A copy of an interpreter may get other variables.
+  defineProperty(process, 'env', { __proto__: null, get: () => current, enumerable: true });
+  freeze(process);
   define(global, 'process', process, false);
 }
 
@@ -13,6 +16,5 @@ export function installEnvironment(global) {
 export function setEnvironment(variables) {
   const env = {};
   for (let i = 0; i < variables.length; i++) define(env, variables[i][0], variables[i][1], true);
-  define(process, 'env', freeze(env), true);
-  freeze(process);
+  current = freeze(env);
 }

@@ -9,6 +9,7 @@ import { installEnvironment, setEnvironment } from './environment.js';
 import { installEvents } from './events.js';
 import { installFetch } from './fetch.js';
 import { installHostcall } from './hostcall.js';
+import { forgetRandom, installRandom } from './random.js';
 import { installRequest } from './request.js';
 import { installResponse } from './response.js';
 import { installStreams } from './streams.js';
@@ -26,6 +27,7 @@ installEvents(globalThis);
 installAbort(globalThis);
 installConsole(globalThis);
 installEnvironment(globalThis);
+installRandom();
 installUrl();
 installStreams();
 installRequest(globalThis);
@@ -39,6 +41,13 @@ export const guest = {
   start({ env, maxValueSize }) {
     setEnvironment(env);
     limitValues(SafeNumber(maxValueSize));
+    return ok(undefined);
+  },
+
+  resume({ env, maxValueSize }) {
+    setEnvironment(env);
+    limitValues(SafeNumber(maxValueSize));
+    forgetRandom();
     return ok(undefined);
   },
 

@@ -14,7 +14,7 @@ import sandbox.http  # noqa: E402, F401
 import sandbox.importlib  # noqa: E402, F401
 import sandbox.logging  # noqa: E402, F401
 import sandbox.serde  # noqa: E402, F401
-from isola_guest import runner  # noqa: E402
+from isola_guest import resumption, runner  # noqa: E402
 
 runner.prepare()
 stdlib.freeze()
@@ -25,6 +25,9 @@ class Guest:
 
     def start(self, config):
         runner.start(config)
+
+    def resume(self, config):
+        resumption.resume(config)
 
     def load(self, source, name):
         runner.load(source, name)

@@ -59,7 +59,9 @@ def python_image(root: Path) -> None:
     prefix = Path(sys.base_prefix)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     real = (prefix / "bin" / version).resolve()
-    for source, target in [(real, local / "bin" / "python3"), (Path("/bin/sh"), root / "bin" / "sh")]:
+    programs = [(real, local / "bin" / "python3")]
+    programs += [(Path(f"/bin/{name}"), root / "bin" / name) for name in ("sh", "bash", "sleep")]
+    for source, target in programs:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)
         linked = subprocess.run(["ldd", source], capture_output=True, text=True, check=True)

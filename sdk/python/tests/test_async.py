@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from isorun import AsyncSandbox, ExecResult, IsorunError, IsorunTimeoutError, Sandbox
+from isorun import (
+    AsyncSandbox,
+    AsyncShell,
+    ExecResult,
+    IsorunError,
+    IsorunTimeoutError,
+    Sandbox,
+    Shell,
+)
 
 
 async def test_the_printed_sample(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,8 +76,10 @@ def test_both_kinds_have_the_same_methods() -> None:
     def surface(kind: type) -> dict[str, list[str]]:
         return {
             name: list(inspect.signature(member).parameters)
-            for name, member in vars(kind).items()
+            for name, found in vars(kind).items()
+            for member in [getattr(found, "__func__", found)]
             if inspect.isfunction(member) and (not name.startswith("_") or name == "__init__")
         }
 
     assert surface(Sandbox) == surface(AsyncSandbox)
+    assert surface(Shell) == surface(AsyncShell)

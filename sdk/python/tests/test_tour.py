@@ -1,4 +1,4 @@
-"""The first step of the tour, as it is printed."""
+"""The tour, as far as it is printed here, word for word."""
 
 from __future__ import annotations
 
@@ -20,6 +20,29 @@ with Sandbox("python:3.12") as sb: # 1. Run code
     out = sb.exec("python3 -c 'print(2 + 2)'")
     print(out.stdout) # 4
 """
+
+
+STATE_STEPS = """
+from isorun import Sandbox
+with Sandbox("python:3.12") as sb:
+    # 2. Long-lived shell session — state persists across commands
+    with sb.shell() as sh:
+        sh.run("cd /tmp && export FOO=bar")
+        print(sh.run("echo $FOO").stdout) # bar
+    # 3. Fork the running sandbox into independent children
+    children = sb.fork(count=5)
+    for c in children:
+        print(c.exec("python3 -c 'print(\\"hello from a fork\\")'").stdout)
+        c.destroy()
+    # 5. Hibernate to free runner resources, resume later
+    sb.hibernate()
+    sb.resume()
+    print(sb.exec("python3 -c 'print(2 + 2)'").stdout)
+"""
+
+
+def test_the_steps_that_keep_state() -> None:
+    assert printed(STATE_STEPS) == "bar\n\n" + "hello from a fork\n\n" * 5 + "4\n\n"
 
 
 def test_step_one_with_the_configuration_of_the_server() -> None:

@@ -27,6 +27,7 @@ from ._errors import (
     IsolaError,
     LimitError,
     SandboxClosedError,
+    SnapshotError,
     StreamClosedError,
     StreamFullError,
 )
@@ -52,6 +53,7 @@ from ._options import (
 )
 from ._pool import SandboxPool
 from ._sandbox import Sandbox
+from ._snapshot import Snapshot
 from ._template import (
     RuntimeConfig,
     SandboxContext,
@@ -93,6 +95,8 @@ __all__ = [
     "SandboxContext",
     "SandboxPool",
     "SandboxTemplate",
+    "Snapshot",
+    "SnapshotError",
     "StderrEvent",
     "StdoutEvent",
     "StreamArg",

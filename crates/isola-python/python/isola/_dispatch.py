@@ -49,6 +49,11 @@ class Dispatcher:
         # The event loop itself holds only weak references to tasks.
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def copy(self) -> Dispatcher:
+        """The same functions, for another sandbox."""
+        http = True if isinstance(self._http, HttpxBridge) else self._http
+        return Dispatcher(self._hostcalls, http)
+
     def enter(self) -> None:
         """A call begins: handlers see its context variables."""
         self._context = contextvars.copy_context()

@@ -70,6 +70,12 @@ class SandboxClosedError(IsolaError):
     code = "closed"
 
 
+class SnapshotError(IsolaError):
+    """A sandbox that cannot be copied, or a snapshot that cannot be restored here."""
+
+    code = "snapshot_refused"
+
+
 class DownloadError(IsolaError):
     """A runtime could not be downloaded, or what came is not what was asked for."""
 
@@ -101,6 +107,7 @@ _CLASSES: dict[str, type[IsolaError]] = {
     "handle_limit": LimitError,
     "download_failed": DownloadError,
     "download_refused": DownloadError,
+    "snapshot_refused": SnapshotError,
     "invalid_argument": InvalidArgumentError,
     "closed": SandboxClosedError,
     "internal": InternalError,

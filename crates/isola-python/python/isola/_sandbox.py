@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, AsyncGenerator
 
 from ._arguments import Prepared, prepare
 from ._bridge import call, callback, settled
+from ._errors import InvalidArgumentError
 from ._events import Event, from_native
 from ._json import decode
-from ._options import seconds
+from ._options import Limits, seconds
+from ._snapshot import Snapshot
 from ._streams import FILE, HELPERS
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class Sandbox:
         self._runtime = runtime
         self._dispatcher = dispatcher
         self._streams_ready = False
+        # One that goes on from a snapshot was started.
+        self._started = False
 
     @property
     def runtime(self) -> RuntimeName:
@@ -140,6 +144,34 @@ class Sandbox:
             async for event in events:
                 yield event
 
+    async def snapshot(self) -> Snapshot:
+        """Copies the interpreter as it is; the sandbox goes on.
+
+        Raises `SnapshotError` if the guest has a file open. A call that runs
+        makes it busy, as for any operation.
+        """
+        native = await call(lambda loop, done: self._native.snapshot(loop, done))
+        return Snapshot(native, self._streams_ready)
+
+    async def fork(self, count: int = 1) -> list[Sandbox]:
+        """Sandboxes that go on from where this one is, each on its own.
+
+        They have its limits, mounts, environment and handlers, and are started.
+        """
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise InvalidArgumentError(f"count is {count!r}: give a number, 0 or more")
+        snapshot = await self.snapshot()
+        children: list[Sandbox] = []
+        try:
+            for _ in range(count):
+                dispatcher = self._dispatcher.copy()
+                children.append(await resume(snapshot, dispatcher))
+        except BaseException:
+            for child in children:
+                child.close()
+            raise
+        return children
+
     def close(self) -> None:
         """Closes the sandbox and stops what runs in it. Closing twice is fine."""
         self._native.close()
@@ -151,7 +183,8 @@ class Sandbox:
 
     async def __aenter__(self) -> Self:
         try:
-            await self.start()
+            if not self._started:
+                await self.start()
         except BaseException:
             self.close()
             raise
@@ -168,6 +201,31 @@ class Sandbox:
 
     def __repr__(self) -> str:
         return f"<Sandbox {self._runtime}{', closed' if self.closed else ''}>"
+
+
+async def resume(
+    snapshot: Snapshot,
+    dispatcher: Dispatcher,
+    *,
+    limits: Limits | None = None,
+    mounts: list[tuple[str, str, str, str]] | None = None,
+    env: list[tuple[str, str]] | None = None,
+) -> Sandbox:
+    """A sandbox that goes on from a snapshot."""
+    native = await call(
+        lambda loop, done: snapshot._native.create(
+            limits=limits or Limits(),
+            mounts=mounts or [],
+            env=env or [],
+            host=dispatcher,
+            event_loop=loop,
+            done=done,
+        )
+    )
+    sandbox = Sandbox(native, snapshot.runtime, dispatcher)
+    sandbox._started = True
+    sandbox._streams_ready = snapshot._streams_ready
+    return sandbox
 
 
 def _limits(timeout: object, cpu_timeout: object) -> tuple[float | None, float | None]:

@@ -24,7 +24,8 @@ from ._options import (
     mount_list,
     refuse_unknown,
 )
-from ._sandbox import Sandbox
+from ._sandbox import Sandbox, resume
+from ._snapshot import Snapshot, path_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -273,6 +274,56 @@ class SandboxTemplate:
             )
         )
         return Sandbox(native, self._runtime, dispatcher)
+
+    async def load_snapshot(self, path: str | os.PathLike[str]) -> Snapshot:
+        """Reads a snapshot that `Snapshot.save` wrote.
+
+        Raises `SnapshotError` if it is damaged, or not of this runtime.
+        """
+        place = path_of(path)
+        native = await call(
+            lambda loop, done: self._native.load_snapshot(place, loop, done)
+        )
+        return Snapshot(native, False)
+
+    async def restore(
+        self,
+        snapshot: Snapshot | str | os.PathLike[str],
+        *,
+        max_memory: int | None = None,
+        limits: Limits | None = None,
+        mounts: Sequence[MountConfig] | None = None,
+        env: Mapping[str, str] | None = None,
+        hostcalls: Mapping[str, HostcallHandler] | None = None,
+        http: Literal[True] | HttpHandler | None = None,
+        http_handler: Literal[True] | HttpHandler | None = None,
+        **unknown: object,
+    ) -> Sandbox:
+        """A sandbox that goes on from a snapshot, or from a file with one.
+
+        It is started. Options that are not given are as in the sandbox that the
+        snapshot is of, but for `hostcalls` and `http`, which are its own.
+        """
+        refuse_unknown(unknown, "a sandbox", _SANDBOX_OPTIONS)
+        given = limits_of(limits, max_memory)
+        if self._closed:
+            raise IsolaError("the template's context is closed", code="closed")
+        if http is not None and http_handler is not None:
+            raise InvalidArgumentError("http and http_handler are the same option: give one")
+        if not isinstance(snapshot, Snapshot):
+            snapshot = await self.load_snapshot(snapshot)
+        if snapshot.runtime != self._runtime:
+            raise InvalidArgumentError(
+                f"the snapshot is of {snapshot.runtime}, the template of {self._runtime}"
+            )
+        dispatcher = Dispatcher(hostcalls, http if http is not None else http_handler)
+        return await resume(
+            snapshot,
+            dispatcher,
+            limits=given,
+            mounts=mount_list(mounts),
+            env=env_list(env),
+        )
 
     def __repr__(self) -> str:
         return f"<SandboxTemplate {self._runtime}>"

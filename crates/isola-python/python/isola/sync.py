@@ -36,6 +36,7 @@ from ._errors import (
     IsolaError,
     LimitError,
     SandboxClosedError,
+    SnapshotError,
     StreamClosedError,
     StreamFullError,
 )
@@ -96,6 +97,8 @@ __all__ = [
     "SandboxContext",
     "SandboxPool",
     "SandboxTemplate",
+    "Snapshot",
+    "SnapshotError",
     "StderrEvent",
     "StdoutEvent",
     "StreamArg",
@@ -267,6 +270,45 @@ class SandboxTemplate:
         """A sandbox that is still to be started; entering it starts it."""
         return Sandbox(_LOOP.run(self._inner.instantiate(**_handlers(sandbox_config))))
 
+    def load_snapshot(self, path: str | os.PathLike[str]) -> Snapshot:
+        """See `isola.SandboxTemplate.load_snapshot`."""
+        return Snapshot(_LOOP.run(self._inner.load_snapshot(path)))
+
+    def restore(
+        self,
+        snapshot: Snapshot | str | os.PathLike[str],
+        **sandbox_config: Unpack[SyncSandboxOptions],
+    ) -> Sandbox:
+        """See `isola.SandboxTemplate.restore`."""
+        inner = snapshot._inner if isinstance(snapshot, Snapshot) else snapshot
+        return Sandbox(_LOOP.run(self._inner.restore(inner, **_handlers(sandbox_config))))
+
+
+class Snapshot:
+    """See `isola.Snapshot`."""
+
+    def __init__(self, inner: _isola.Snapshot) -> None:
+        self._inner = inner
+
+    @property
+    def runtime(self) -> RuntimeName:
+        """`"python"` or `"js"`."""
+        return self._inner.runtime
+
+    @property
+    def memory_size(self) -> int:
+        """The size of the interpreter's memory, in bytes."""
+        return self._inner.memory_size
+
+    @property
+    def resident_size(self) -> int:
+        """What the snapshot itself takes in memory, in bytes."""
+        return self._inner.resident_size
+
+    def save(self, path: str | os.PathLike[str]) -> int:
+        """See `isola.Snapshot.save`."""
+        return _LOOP.run(self._inner.save(path))
+
 
 class Sandbox:
     """See `isola.Sandbox`."""
@@ -334,6 +376,14 @@ class Sandbox:
                 function, *args, timeout=timeout, cpu_timeout=cpu_timeout, **kwargs
             )
         )
+
+    def snapshot(self) -> Snapshot:
+        """See `isola.Sandbox.snapshot`."""
+        return Snapshot(_LOOP.run(self._inner.snapshot()))
+
+    def fork(self, count: int = 1) -> list[Sandbox]:
+        """See `isola.Sandbox.fork`."""
+        return [Sandbox(child) for child in _LOOP.run(self._inner.fork(count))]
 
     def close(self) -> None:
         """Closes the sandbox and stops what runs in it."""

@@ -13,6 +13,7 @@
 )]
 
 mod engines;
+mod forks;
 mod imports;
 mod latency;
 mod requests;
@@ -31,6 +32,7 @@ fn main() {
     requests::measure(&mut table);
     imports::measure(&mut table);
     scale::measure(&mut table);
+    forks::measure(&mut table);
     subprocess::measure(&mut table);
     engines::measure(&mut table);
     print!("\n{table}");

@@ -91,7 +91,7 @@ async fn alive(guest: Runtime) -> (Duration, usize) {
 }
 
 /// What only this process has in memory, in bytes.
-fn private_memory() -> usize {
+pub(crate) fn private_memory() -> usize {
     let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
     let lines = rollup.lines().filter(|line| line.starts_with("Private_"));
     let kib: usize =

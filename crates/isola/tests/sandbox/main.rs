@@ -22,5 +22,6 @@ mod python;
 mod quick;
 mod scripts;
 mod server;
+mod snapshots;
 mod stdlib;
 mod values;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 
+use super::link::{Connect, LinkReader, LinkWriter, Return, link};
 use super::{Call, ClientError, unexpected};
-use crate::codec::{CHUNK, Frame, FrameReader, FrameWriter};
+use crate::codec::{CHUNK, Frame};
 use crate::protocol::{self, Request, STDIN_WINDOW, Size, Status};
 
 /// Starts a program.
@@ -16,22 +17,50 @@ use crate::protocol::{self, Request, STDIN_WINDOW, Size, Status};
 ///
 /// See [`ClientError`]: there is no such program, user or folder, or no room for
 /// one more process.
-pub async fn exec<S: AsyncRead + AsyncWrite>(
+pub async fn exec<S>(stream: S, request: protocol::Exec) -> Result<Exec<S>, ClientError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    begin(stream, request, None).await
+}
+
+/// Starts a program that outlives checkpoints: it has to have a
+/// [`token`](protocol::Exec::token), under which it is attached to again.
+///
+/// # Errors
+///
+/// As those of [`exec`].
+pub async fn exec_lasting<S>(
+    stream: S,
+    connect: Connect<S>,
+    request: protocol::Exec,
+) -> Result<Exec<S>, ClientError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let way = request.token.clone().map(|token| Return { connect, token });
+    begin(stream, request, way).await
+}
+
+async fn begin<S>(
     stream: S,
     request: protocol::Exec,
-) -> Result<Exec<S>, ClientError> {
-    let mut call = Call::start(stream, &Request::Exec(request)).await?;
-    let pid = match call.reader.next().await? {
-        Some(Frame::Started { pid }) => pid,
-        Some(Frame::Failed(failure)) => return Err(failure.into()),
-        Some(other) => return Err(unexpected(&other)),
-        None => return Err(ClientError::Disconnected),
+    way: Option<Return<S>>,
+) -> Result<Exec<S>, ClientError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let call = Call::start(stream, &Request::Exec(request)).await?;
+    let (mut reader, writer) = link(call, way);
+    let pid = match reader.next().await? {
+        Frame::Started { pid } => pid,
+        other => return Err(unexpected(&other)),
     };
     let window = Arc::new(Semaphore::new(STDIN_WINDOW));
     Ok(Exec {
         pid,
-        events: ExecEvents { reader: call.reader, window: Arc::clone(&window), over: false },
-        control: ExecControl { writer: Arc::new(Mutex::new(call.writer)), window },
+        events: ExecEvents { reader, window: Arc::clone(&window), over: false },
+        control: ExecControl { writer, window },
     })
 }
 
@@ -77,7 +106,7 @@ pub struct Output {
 /// input gets no more than [`STDIN_WINDOW`] of it unless events are read.
 #[derive(Debug)]
 pub struct ExecEvents<S> {
-    reader: FrameReader<ReadHalf<S>>,
+    reader: LinkReader<S>,
     window: Arc<Semaphore>,
     over: bool,
 }
@@ -85,17 +114,17 @@ pub struct ExecEvents<S> {
 /// The half of an [`Exec`] that writes; may be cloned.
 #[derive(Debug)]
 pub struct ExecControl<S> {
-    writer: Arc<Mutex<FrameWriter<WriteHalf<S>>>>,
+    writer: LinkWriter<S>,
     window: Arc<Semaphore>,
 }
 
 impl<S> Clone for ExecControl<S> {
     fn clone(&self) -> Self {
-        Self { writer: Arc::clone(&self.writer), window: Arc::clone(&self.window) }
+        Self { writer: self.writer.clone(), window: Arc::clone(&self.window) }
     }
 }
 
-impl<S: AsyncRead + AsyncWrite> Exec<S> {
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Exec<S> {
     /// Reads to the end and keeps up to `limit` bytes of each stream.
     ///
     /// # Errors
@@ -120,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite> Exec<S> {
     }
 }
 
-impl<S: AsyncRead> ExecEvents<S> {
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ExecEvents<S> {
     /// The next event. May be cancelled. After [`ExecEvent::Exited`] there is
     /// none: [`ClientError::Disconnected`].
     ///
@@ -143,10 +172,10 @@ impl<S: AsyncRead> ExecEvents<S> {
     async fn advance(&mut self) -> Result<ExecEvent, ClientError> {
         loop {
             return match self.reader.next().await? {
-                Some(Frame::Stdout(bytes)) => Ok(ExecEvent::Stdout(bytes)),
-                Some(Frame::Stderr(bytes)) => Ok(ExecEvent::Stderr(bytes)),
-                Some(Frame::Exited(status)) => Ok(ExecEvent::Exited(status)),
-                Some(Frame::StdinTaken(count)) => {
+                Frame::Stdout(bytes) => Ok(ExecEvent::Stdout(bytes)),
+                Frame::Stderr(bytes) => Ok(ExecEvent::Stderr(bytes)),
+                Frame::Exited(status) => Ok(ExecEvent::Exited(status)),
+                Frame::StdinTaken(count) => {
                     let count = count as usize;
                     if self.window.available_permits() + count > STDIN_WINDOW {
                         return Err(ClientError::Protocol(
@@ -156,9 +185,7 @@ impl<S: AsyncRead> ExecEvents<S> {
                     self.window.add_permits(count);
                     continue;
                 }
-                Some(Frame::Failed(failure)) => Err(failure.into()),
-                Some(other) => Err(unexpected(&other)),
-                None => Err(ClientError::Disconnected),
+                other => Err(unexpected(&other)),
             };
         }
     }
@@ -211,6 +238,6 @@ impl<S: AsyncWrite> ExecControl<S> {
     }
 
     async fn send(&self, frame: &Frame) -> Result<(), ClientError> {
-        Ok(self.writer.lock().await.send(frame).await?)
+        self.writer.send(frame).await
     }
 }

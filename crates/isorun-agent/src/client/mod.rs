@@ -6,10 +6,14 @@
 mod exec;
 mod files;
 mod forward;
+mod link;
+mod shell;
 
-pub use exec::{Exec, ExecControl, ExecEvent, ExecEvents, Output, exec};
+pub use exec::{Exec, ExecControl, ExecEvent, ExecEvents, Output, exec, exec_lasting};
 pub use files::{FileReader, list, make_dir, read_file, remove, stat, write_file};
 pub use forward::{Forward, forward};
+pub use link::Connect;
+pub use shell::{Shell, ShellControl, ShellEvent, ShellEvents, attach_shell, shell};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 
@@ -68,6 +72,16 @@ pub async fn configure<S: AsyncRead + AsyncWrite>(
     configure: Configure,
 ) -> Result<(), ClientError> {
     done(ask(stream, &Request::Configure(configure)).await?)
+}
+
+/// Gets a sandbox ready for a checkpoint: resolves when every other connection
+/// to its agent has ended. For engines.
+///
+/// # Errors
+///
+/// See [`ClientError`].
+pub async fn freeze<S: AsyncRead + AsyncWrite>(stream: S) -> Result<(), ClientError> {
+    done(ask(stream, &Request::Freeze).await?)
 }
 
 /// A connection on which the request is sent and the agent has said welcome.

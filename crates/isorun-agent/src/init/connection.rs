@@ -1,5 +1,6 @@
 //! One connection: the handshake, one request, its answer.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::AsyncRead;
@@ -9,14 +10,15 @@ use tokio::time::timeout;
 use isorun_agent::codec::{CodecError, Frame, FrameReader, FrameWriter};
 use isorun_agent::protocol::{Configure, Failure, FailureKind, Info, Reply, Request, Welcome};
 
-use super::{Agent, exec, files, forward};
+use super::sessions::Session;
+use super::{Agent, exec, files, forward, shell};
 
 /// How long a client may take to say what it wants, and to hang up afterwards.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves a connection to its end. Whatever is wrong with it ends it, and
 /// nothing else.
-pub async fn serve(agent: &Agent, stream: TcpStream) {
+pub async fn serve(agent: &Rc<Agent>, stream: TcpStream) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
@@ -26,7 +28,22 @@ pub async fn serve(agent: &Agent, stream: TcpStream) {
         Ok(Ok(Some(request))) => request,
         _ => return,
     };
+    if request != Request::Freeze {
+        agent.sessions.thaw();
+    }
     let outcome = match request {
+        Request::Shell(request) => shell::run(agent, &request, &mut reader, &mut writer).await,
+        Request::Attach { token } => match agent.sessions.take(&token).await {
+            Ok(Session::Program(program)) => {
+                exec::serve(agent, program, &mut reader, &mut writer).await
+            }
+            Ok(Session::Shell(shell)) => shell::serve(agent, shell, &mut reader, &mut writer).await,
+            Err(failure) => writer.send(&Frame::Failed(failure)).await,
+        },
+        Request::Freeze => {
+            agent.sessions.freeze().await;
+            answer(&mut writer, Ok(Reply::Done)).await
+        }
         Request::Exec(request) => exec::run(agent, &request, &mut reader, &mut writer).await,
         Request::WriteFile(request) => files::write(&request, &mut reader, &mut writer).await,
         Request::ReadFile { path } => files::read(&path, &mut writer).await,
@@ -131,6 +148,13 @@ fn configure(agent: &Agent, request: &Configure) -> Result<Reply, Failure> {
     if let Some(nameserver) = request.nameserver {
         resolve_by(nameserver).map_err(|error| failed("its resolver", error))?;
     }
+    if request.restored {
+        agent.restores.set(agent.restores.get() + 1);
+        // For programs that want to know: another content means another life.
+        if let Err(error) = instance(request.hostname.as_deref().unwrap_or_default()) {
+            return Err(failed("the mark of a new life", error));
+        }
+    }
     Ok(Reply::Done)
 }
 
@@ -139,6 +163,18 @@ fn resolve_by(nameserver: std::net::Ipv4Addr) -> std::io::Result<()> {
     std::fs::create_dir_all("/etc")?;
     std::fs::write("/etc/.resolv.conf.part", format!("nameserver {nameserver}\n"))?;
     std::fs::rename("/etc/.resolv.conf.part", "/etc/resolv.conf")
+}
+
+/// Writes `/run/isorun/instance`: the sandbox's name, and a number that differs
+/// after each restore.
+fn instance(name: &str) -> std::io::Result<()> {
+    let folder = std::path::Path::new("/run/isorun");
+    std::fs::create_dir_all(folder)?;
+    let draft = folder.join(".instance");
+    let mut number = [0; 8];
+    rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())?;
+    std::fs::write(&draft, format!("{name} {:016x}\n", u64::from_le_bytes(number)))?;
+    std::fs::rename(draft, folder.join("instance"))
 }
 
 fn release() -> String {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -10,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::termios::tcgetpgrp;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use isorun_agent::codec::{CHUNK, CodecError, Frame, FrameReader, FrameWriter};
@@ -18,6 +19,7 @@ use isorun_agent::protocol::{Exec, Failure, FailureKind, STDIN_WINDOW, Status};
 
 use super::Agent;
 use super::groups::{Group, Groups};
+use super::sessions::{self, Session};
 use super::spawn::{self, Spawned};
 
 /// Runs a program for a connection, to the end of both.
@@ -25,7 +27,7 @@ use super::spawn::{self, Spawned};
 /// When the connection ends first, or says what makes no sense, the program is
 /// killed with all that it has started.
 pub async fn run<R, W>(
-    agent: &Agent,
+    agent: &Rc<Agent>,
     exec: &Exec,
     reader: &mut FrameReader<R>,
     writer: &mut FrameWriter<W>,
@@ -34,46 +36,134 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let (group, spawned, ended) = match start(agent, exec) {
-        Ok(started) => started,
+    let running = match start(agent, exec) {
+        Ok(running) => running,
         Err(failure) => return writer.send(&Frame::Failed(failure)).await,
     };
     agent.execs.set(agent.execs.get() + 1);
-    let deadline = exec.timeout_ms.map(|timeout| Instant::now() + Duration::from_millis(timeout));
-    let mut program = Program::new(spawned, deadline);
-    let outcome = program.serve(&agent.groups, &group, ended, reader, writer).await;
-    if outcome.is_err() {
-        agent.groups.kill(&group).await;
-    }
-    program.let_go();
-    agent.groups.release(group);
-    agent.execs.set(agent.execs.get() - 1);
-    outcome
+    serve(agent, running, reader, writer).await
 }
 
-fn start(
-    agent: &Agent,
-    exec: &Exec,
-) -> Result<(Group, Spawned, oneshot::Receiver<Status>), Failure> {
+/// Goes on with a program for a connection.
+pub async fn serve<R, W>(
+    agent: &Rc<Agent>,
+    mut running: Running,
+    reader: &mut FrameReader<R>,
+    writer: &mut FrameWriter<W>,
+) -> Result<(), CodecError>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let outcome = running.serve(agent, reader, writer).await;
+    match (outcome, &running.token) {
+        (Ok(Outcome::Detached), Some(token)) => {
+            let token = token.clone();
+            sessions::keep(agent, token, Session::Program(running));
+            Ok(())
+        }
+        (outcome, _) => {
+            if outcome.is_err() {
+                agent.groups.kill(&running.group).await;
+            }
+            running.forget(agent);
+            outcome.map(|_| ())
+        }
+    }
+}
+
+fn start(agent: &Agent, exec: &Exec) -> Result<Running, Failure> {
+    if let Some(token) = &exec.token {
+        sessions::check(token)?;
+    }
+    let group = new_group(agent)?;
+    match spawn::spawn(exec, &agent.groups, &group) {
+        Ok(spawned) => Ok(Running {
+            token: exec.token.clone(),
+            ended: agent.reaper.watch(spawned.pid),
+            group,
+            program: Program::new(
+                spawned,
+                exec.timeout_ms.map(|timeout| Instant::now() + Duration::from_millis(timeout)),
+            ),
+        }),
+        Err(failure) => {
+            agent.groups.release(group);
+            Err(failure)
+        }
+    }
+}
+
+/// A group for one more program, if there is room for one.
+pub fn new_group(agent: &Agent) -> Result<Group, Failure> {
     if !agent.groups.have_room() {
         return Err(Failure {
             kind: FailureKind::NoResources,
             message: "the sandbox has as many processes as it may have".to_owned(),
         });
     }
-    let group = agent.groups.make().map_err(|error| Failure {
+    agent.groups.make().map_err(|error| Failure {
         kind: FailureKind::NoResources,
         message: format!("cannot make a group for the program: {error}"),
-    })?;
-    match spawn::spawn(exec, &agent.groups, &group) {
-        Ok(spawned) => {
-            let ended = agent.reaper.watch(spawned.pid);
-            Ok((group, spawned, ended))
+    })
+}
+
+/// A program, its group, and who learns of its end.
+pub struct Running {
+    token: Option<String>,
+    group: Group,
+    ended: oneshot::Receiver<Status>,
+    program: Program,
+}
+
+enum Outcome {
+    Over,
+    Detached,
+}
+
+impl Running {
+    async fn serve<R, W>(
+        &mut self,
+        agent: &Agent,
+        reader: &mut FrameReader<R>,
+        writer: &mut FrameWriter<W>,
+    ) -> Result<Outcome, CodecError>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let mut frozen = self.token.as_ref().map(|_| agent.sessions.frozen());
+        let program = &mut self.program;
+        program
+            .serve(&agent.groups, &self.group, &mut self.ended, frozen.as_mut(), reader, writer)
+            .await
+    }
+
+    /// Resolves when its time is over, once.
+    pub async fn deadline(&self) {
+        until(self.program.deadline.filter(|_| !self.program.timed_out)).await;
+    }
+
+    /// Kills it for that.
+    pub async fn time_is_over(&mut self, agent: &Agent) {
+        self.program.timed_out = true;
+        agent.groups.kill(&self.group).await;
+    }
+
+    /// Nobody listens any more: it goes on, as far as its time allows.
+    pub async fn let_go(mut self, agent: &Agent) {
+        self.program.let_go();
+        tokio::select! {
+            _ = &mut self.ended => {}
+            () = until(self.program.deadline) => agent.groups.kill(&self.group).await,
         }
-        Err(failure) => {
-            agent.groups.release(group);
-            Err(failure)
-        }
+        self.forget(agent);
+    }
+
+    fn forget(mut self, agent: &Agent) {
+        self.program.let_go();
+        agent.groups.release(self.group);
+        agent.execs.set(agent.execs.get() - 1);
     }
 }
 
@@ -88,6 +178,7 @@ struct Program {
     stderr: Option<Receiver>,
     terminal: Option<OwnedFd>,
     deadline: Option<Instant>,
+    timed_out: bool,
 }
 
 impl Program {
@@ -102,6 +193,7 @@ impl Program {
             stderr: spawned.stderr,
             terminal: spawned.terminal,
             deadline,
+            timed_out: false,
         }
     }
 
@@ -111,17 +203,17 @@ impl Program {
         &mut self,
         groups: &Groups,
         group: &Group,
-        mut ended: oneshot::Receiver<Status>,
+        ended: &mut oneshot::Receiver<Status>,
+        mut frozen: Option<&mut watch::Receiver<bool>>,
         reader: &mut FrameReader<R>,
         writer: &mut FrameWriter<W>,
-    ) -> Result<(), CodecError>
+    ) -> Result<Outcome, CodecError>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
         writer.queue(&Frame::Started { pid: self.pid.as_raw_nonzero().get().cast_unsigned() })?;
         let mut status = None;
-        let mut timed_out = false;
         let (mut out, mut err) = (BytesMut::new(), BytesMut::new());
         while status.is_none() {
             let idle = writer.is_empty();
@@ -133,9 +225,12 @@ impl Program {
                     Some(frame) => self.obey(frame)?,
                     None => return Err(CodecError::Truncated),
                 },
-                () = until(self.deadline), if !timed_out => {
-                    timed_out = true;
+                () = until(self.deadline), if !self.timed_out => {
+                    self.timed_out = true;
                     groups.kill(group).await;
+                }
+                () = freezing(frozen.as_deref_mut()), if idle => {
+                    return self.detach(reader, writer).await;
                 }
                 flushed = writer.flush(), if !idle => flushed?,
                 taken = write(self.stdin.as_mut(), self.unread.front()), if !self.unread.is_empty() => {
@@ -153,7 +248,7 @@ impl Program {
                         _ => self.stderr = None,
                     }
                 }
-                end = &mut ended => status = Some(end.unwrap_or(Status::Signal(9))),
+                end = &mut *ended => status = Some(end.unwrap_or(Status::Signal(9))),
             }
         }
         // What it wrote is in the pipes by now. What others of its group write
@@ -172,11 +267,31 @@ impl Program {
             }
         }
         let status = match status {
-            _ if timed_out => Status::TimedOut,
+            _ if self.timed_out => Status::TimedOut,
             Some(status) => status,
             None => Status::Signal(9),
         };
-        deliver(reader, writer, &Frame::Exited(status)).await
+        deliver(reader, writer, &Frame::Exited(status)).await?;
+        Ok(Outcome::Over)
+    }
+
+    /// Says farewell, and takes what the client had sent before it read that.
+    async fn detach<R, W>(
+        &mut self,
+        reader: &mut FrameReader<R>,
+        writer: &mut FrameWriter<W>,
+    ) -> Result<Outcome, CodecError>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        writer.send(&Frame::Detach).await?;
+        loop {
+            match reader.next().await?.ok_or(CodecError::Truncated)? {
+                Frame::Detach => return Ok(Outcome::Detached),
+                frame => self.obey(frame)?,
+            }
+        }
     }
 
     /// Does what the client says while the program runs.
@@ -264,17 +379,21 @@ impl Program {
             return;
         }
         for pipe in [self.stdout.take(), self.stderr.take()].into_iter().flatten() {
-            tokio::task::spawn_local(async move {
-                let mut pipe = pipe;
-                let mut buffer = vec![0; 4096];
-                while matches!(pipe.read(&mut buffer).await, Ok(1..)) {}
-            });
+            swallow(pipe);
         }
     }
 }
 
+/// Reads a pipe to its end, for nobody.
+pub fn swallow(mut pipe: Receiver) {
+    tokio::task::spawn_local(async move {
+        let mut buffer = vec![0; 4096];
+        while matches!(pipe.read(&mut buffer).await, Ok(1..)) {}
+    });
+}
+
 /// Sends a frame, unless the client goes away before it takes it.
-async fn deliver<R, W>(
+pub async fn deliver<R, W>(
     reader: &mut FrameReader<R>,
     writer: &mut FrameWriter<W>,
     frame: &Frame,
@@ -295,14 +414,25 @@ where
     }
 }
 
-async fn until(deadline: Option<Instant>) {
+pub async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
 }
 
-async fn read(pipe: Option<&mut Receiver>, buffer: &mut BytesMut) -> io::Result<usize> {
+/// Resolves when everything is to be detached.
+pub async fn freezing(frozen: Option<&mut watch::Receiver<bool>>) {
+    match frozen {
+        Some(frozen) => {
+            // It cannot be closed: the agent has the sender.
+            let _ = frozen.wait_for(|frozen| *frozen).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+pub async fn read(pipe: Option<&mut Receiver>, buffer: &mut BytesMut) -> io::Result<usize> {
     let Some(pipe) = pipe else { return std::future::pending().await };
     buffer.reserve(CHUNK);
     pipe.read_buf(buffer).await
@@ -315,7 +445,7 @@ async fn write(pipe: Option<&mut Sender>, bytes: Option<&Bytes>) -> io::Result<u
 
 /// What is in a pipe now. The runtime may not have heard of it yet, so this asks
 /// the system.
-fn read_now(pipe: &Receiver) -> Option<Bytes> {
+pub fn read_now(pipe: &Receiver) -> Option<Bytes> {
     let mut buffer = vec![0; CHUNK];
     loop {
         match rustix::io::read(pipe.as_fd(), &mut buffer) {

@@ -11,29 +11,39 @@
 //! it, and mounting it takes a privilege that only the agent had.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, open, openat, unlinkat};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 const MOUNT_POINT: &str = "/groups";
 const NAME: &str = "isorun";
-/// Rounds of killing after which a group seems to outrun it.
-const HOPELESS: u32 = 8;
+/// A group of this many processes may multiply faster than it is killed.
+const CROWD: usize = 16;
+/// Rounds of killing after which any group seems to.
+const HOPELESS: u32 = 4;
+/// Empty groups that are kept for the next programs.
+const SPARES: usize = 16;
 
 /// All groups of the sandbox.
 pub struct Groups {
     /// The one with the limit.
     all: OwnedFd,
+    /// Its processes, and how many they are. Files stay open where that spares a
+    /// program's start some system calls: under gVisor they are not cheap.
+    all_procs: OwnedFd,
+    all_current: OwnedFd,
     limit: Cell<Option<u32>>,
+    standstills: Cell<u32>,
     /// The folder that has one group for each program.
     each: OwnedFd,
     next: Cell<u64>,
+    /// Groups in which nothing is left.
+    spares: RefCell<Vec<Group>>,
     /// Groups whose program has ended and left others running.
     lingering: RefCell<Vec<Group>>,
 }
@@ -41,17 +51,23 @@ pub struct Groups {
 /// The processes of one program.
 pub struct Group {
     name: String,
-    dir: OwnedFd,
+    /// Its `cgroup.procs`: to be in the group, write; to see who is, read.
+    procs: OwnedFd,
 }
 
 impl Groups {
     /// Makes the file systems and forgets their path.
     pub fn mount() -> io::Result<Self> {
+        let all = hierarchy(c"pids")?;
         Ok(Self {
-            all: hierarchy(c"pids")?,
+            all_procs: open_at(&all, "cgroup.procs", OFlags::RDWR)?,
+            all_current: open_at(&all, "pids.current", OFlags::RDONLY)?,
+            all,
             limit: Cell::new(None),
+            standstills: Cell::new(0),
             each: hierarchy(c"cpuacct")?,
             next: Cell::new(0),
+            spares: RefCell::default(),
             lingering: RefCell::default(),
         })
     }
@@ -67,40 +83,28 @@ impl Groups {
     /// allowed, as on Linux; only forking in it is not.
     pub fn have_room(&self) -> bool {
         let Some(limit) = self.limit.get() else { return true };
-        let current = read_at(&self.all, "pids.current").unwrap_or_default();
+        let current = read(&self.all_current).unwrap_or_default();
         current.trim().parse::<u32>().is_ok_and(|current| current < limit)
     }
 
     /// The files to which a process writes `0` in order to be in a group.
-    pub fn doors(&self, group: &Group) -> io::Result<[OwnedFd; 2]> {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let open = |dir: &OwnedFd| openat(dir, "cgroup.procs", flags, Mode::empty());
-        Ok([open(&self.all)?, open(&group.dir)?])
+    pub fn doors<'a>(&'a self, group: &'a Group) -> [BorrowedFd<'a>; 2] {
+        [self.all_procs.as_fd(), group.procs.as_fd()]
     }
 
     /// Kills everything in a group, and returns when nothing is left.
     pub async fn kill(&self, group: &Group) {
         let mut pause = Duration::from_micros(100);
+        let mut still = None;
         for round in 0.. {
             let members = group.members();
             if members.is_empty() {
                 break;
             }
-            if round == HOPELESS {
-                // It multiplies faster than it is killed. For this moment nobody
-                // in the sandbox starts anything.
-                let _ = write_at(&self.all, "pids.max", "1");
-            }
-            // A process group is killed at once, so that nothing in it forks
-            // meanwhile. All of it is in this group, since it cannot be larger
-            // than a session.
-            let process_groups: HashSet<_> = members
-                .iter()
-                .filter_map(|pid| getpgid(Some(*pid)).ok())
-                .filter(|leader| *leader != Pid::INIT)
-                .collect();
-            for leader in process_groups {
-                let _ = kill_process_group(leader, Signal::KILL);
+            if still.is_none() && (members.len() >= CROWD || round >= HOPELESS) {
+                still = Some(Standstill::of(self));
+                // More may have come meanwhile.
+                continue;
             }
             for pid in members {
                 // It may have ended since.
@@ -110,43 +114,95 @@ impl Groups {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(20));
         }
-        if let Some(pids) = self.limit.get() {
-            let _ = write_at(&self.all, "pids.max", &pids.to_string());
-        }
     }
 
-    /// A new group.
+    /// A group with nothing in it.
     pub fn make(&self) -> io::Result<Group> {
+        if let Some(spare) = self.spares.borrow_mut().pop() {
+            return Ok(spare);
+        }
         let number = self.next.get();
         self.next.set(number + 1);
         let name = format!("e{number}");
         mkdirat(&self.each, &*name, Mode::RWXU)?;
-        let dir = openat(&self.each, &*name, DIRECTORY, Mode::empty())?;
-        Ok(Group { name, dir })
+        let procs = open_at(&self.each, &format!("{name}/cgroup.procs"), OFlags::RDWR)?;
+        Ok(Group { name, procs })
     }
 
     /// Takes back a group whose program has ended.
     pub fn release(&self, group: Group) {
-        if self.remove(&group).is_err() {
+        if let Some(group) = self.keep(group) {
             self.lingering.borrow_mut().push(group);
         }
     }
 
-    /// Removes the released groups in which nothing is left.
+    /// Takes back the released groups in which nothing is left by now.
     pub fn sweep(&self) {
         if !self.lingering.borrow().is_empty() {
-            self.lingering.borrow_mut().retain(|group| self.remove(group).is_err());
+            let groups = self.lingering.take();
+            let left = groups.into_iter().filter_map(|group| self.keep(group)).collect();
+            self.lingering.replace(left);
         }
     }
 
-    fn remove(&self, group: &Group) -> io::Result<()> {
-        Ok(unlinkat(&self.each, &*group.name, AtFlags::REMOVEDIR)?)
+    /// Keeps a group for another program, or removes it. Gives back one that is
+    /// not empty.
+    fn keep(&self, group: Group) -> Option<Group> {
+        let mut spares = self.spares.borrow_mut();
+        if spares.len() < SPARES {
+            if !group.members().is_empty() {
+                return Some(group);
+            }
+            spares.push(group);
+            return None;
+        }
+        unlinkat(&self.each, &*group.name, AtFlags::REMOVEDIR).is_err().then_some(group)
     }
 }
 
+/// While this lives nothing in the sandbox runs, or starts anything.
+///
+/// A crowd of busy processes leaves the agent so little CPU time that it takes
+/// minutes to kill them one by one, and some of them multiply meanwhile. What is
+/// stopped does neither. Other programs stand still with them for some
+/// milliseconds.
+struct Standstill<'a>(&'a Groups);
+
+impl<'a> Standstill<'a> {
+    fn of(groups: &'a Groups) -> Self {
+        groups.standstills.set(groups.standstills.get() + 1);
+        // In the order of urgency; what fails leaves the kill slow, and no more.
+        let _ = signal_all(Signal::STOP);
+        let _ = write_at(&groups.all, "pids.max", "1");
+        // Those that came between the two.
+        let _ = signal_all(Signal::STOP);
+        Self(groups)
+    }
+}
+
+impl Drop for Standstill<'_> {
+    fn drop(&mut self) {
+        let Groups { all, limit, standstills, .. } = self.0;
+        standstills.set(standstills.get() - 1);
+        if standstills.get() == 0 {
+            if let Some(pids) = limit.get() {
+                let _ = write_at(all, "pids.max", &pids.to_string());
+            }
+            let _ = signal_all(Signal::CONT);
+        }
+    }
+}
+
+/// To every process but the agent.
+fn signal_all(signal: Signal) -> io::Result<()> {
+    // In `kill` of POSIX the group 1 stands for everybody, not for a group.
+    Ok(kill_process_group(Pid::INIT, signal)?)
+}
+
 impl Group {
-    fn members(&self) -> Vec<Pid> {
-        let Ok(text) = read_at(&self.dir, "cgroup.procs") else { return Vec::new() };
+    /// The processes in it now.
+    pub fn members(&self) -> Vec<Pid> {
+        let Ok(text) = read(&self.procs) else { return Vec::new() };
         text.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)).collect()
     }
 }
@@ -169,13 +225,23 @@ pub fn drop_privileges() -> io::Result<()> {
 
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
 
+fn open_at(dir: impl AsFd, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    Ok(openat(dir, name, flags | OFlags::CLOEXEC, Mode::empty())?)
+}
+
 fn write_at(dir: impl AsFd, name: &str, text: &str) -> io::Result<()> {
-    let file = openat(dir, name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::write(file, text.as_bytes())?;
+    rustix::io::write(open_at(dir, name, OFlags::WRONLY)?, text.as_bytes())?;
     Ok(())
 }
 
-fn read_at(dir: impl AsFd, name: &str) -> io::Result<String> {
-    let file = openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    io::read_to_string(std::fs::File::from(file))
+/// All of a file as it is now, however often it was read before.
+fn read(file: impl AsFd) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        match rustix::io::pread(&file, &mut part, bytes.len() as u64)? {
+            0 => return String::from_utf8(bytes).map_err(io::Error::other),
+            count => bytes.extend_from_slice(&part[..count]),
+        }
+    }
 }

@@ -9,7 +9,7 @@
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use rustix::process::Pid;
@@ -18,18 +18,20 @@ const STACK: usize = 64 * 1024;
 const FAILED: c_int = 127;
 
 /// All that a child needs, made before it exists.
-pub struct Plan {
+pub struct Plan<'a> {
     /// What to try to execute, in this order.
     pub programs: Vec<CString>,
     pub argv: Vec<CString>,
     pub env: Vec<CString>,
     pub folder: CString,
-    /// Standard input, output and error.
-    pub streams: [OwnedFd; 3],
+    /// Standard input, output and error, and what else it is to have, each under
+    /// its number. Those beyond the three have to lie higher than any number
+    /// here, since the one may not be put where another still is.
+    pub streams: Vec<(i32, OwnedFd)>,
     /// Whether standard input is to be its terminal.
     pub has_terminal: bool,
     /// Files to write `0` into.
-    pub doors: [OwnedFd; 2],
+    pub doors: [BorrowedFd<'a>; 2],
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
@@ -37,7 +39,7 @@ pub struct Plan {
 
 /// What the child reads, and where it leaves why it failed.
 struct Child<'a> {
-    plan: &'a Plan,
+    plan: &'a Plan<'a>,
     argv: Vec<*const c_char>,
     env: Vec<*const c_char>,
     mask: libc::sigset_t,
@@ -45,7 +47,7 @@ struct Child<'a> {
 }
 
 /// Starts it. An error is that of the first step that failed.
-pub fn launch(plan: &Plan) -> io::Result<Pid> {
+pub fn launch(plan: &Plan<'_>) -> io::Result<Pid> {
     let pointers = |texts: &[CString]| -> Vec<*const c_char> {
         texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
     };
@@ -107,12 +109,12 @@ unsafe fn steps(child: &Child<'_>) -> c_int {
     // the user of all threads, which are the parent's.
     unsafe {
         for door in &plan.doors {
-            if libc::write(door.as_raw_fd(), c"0".as_ptr().cast(), 1) < 0 {
+            if libc::pwrite(door.as_raw_fd(), c"0".as_ptr().cast(), 1, 0) < 0 {
                 return *libc::__errno_location();
             }
         }
-        for (number, stream) in (0..).zip(&plan.streams) {
-            if libc::dup2(stream.as_raw_fd(), number) < 0 {
+        for (number, stream) in &plan.streams {
+            if libc::dup2(stream.as_raw_fd(), *number) < 0 {
                 return *libc::__errno_location();
             }
         }

@@ -8,6 +8,8 @@ mod groups;
 mod launch;
 mod reaper;
 mod root;
+mod sessions;
+mod shell;
 mod spawn;
 mod users;
 
@@ -22,6 +24,7 @@ use tokio::task::LocalSet;
 
 use groups::Groups;
 use reaper::Reaper;
+use sessions::Sessions;
 
 /// Connections at the same time. More wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 4096;
@@ -31,6 +34,9 @@ struct Agent {
     groups: Groups,
     reaper: Reaper,
     execs: Cell<u32>,
+    sessions: Sessions,
+    /// How often this sandbox was made from a checkpoint.
+    restores: Cell<u64>,
 }
 
 /// Serves until the sandbox ends.
@@ -44,7 +50,13 @@ pub fn run(listen: SocketAddr, peer: IpAddr) -> io::Result<()> {
     groups::drop_privileges()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async move {
-        let agent = Rc::new(Agent { groups, reaper: Reaper::default(), execs: Cell::default() });
+        let agent = Rc::new(Agent {
+            groups,
+            reaper: Reaper::default(),
+            execs: Cell::default(),
+            sessions: Sessions::default(),
+            restores: Cell::default(),
+        });
         let listener = TcpListener::bind(listen).await?;
         // Until here the engine could read what went wrong. A guest must not be
         // able to write there.
@@ -80,7 +92,9 @@ pub fn run(listen: SocketAddr, peer: IpAddr) -> io::Result<()> {
             }
             let agent = Rc::clone(&agent);
             tokio::task::spawn_local(async move {
+                let open = sessions::open(&agent);
                 connection::serve(&agent, stream).await;
+                drop(open);
                 drop(slot);
             });
         }

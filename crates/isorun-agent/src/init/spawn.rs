@@ -43,21 +43,45 @@ pub fn spawn(exec: &Exec, groups: &Groups, group: &Group) -> Result<Spawned, Fai
     };
     let (mut spawned, streams) =
         opened.map_err(|error| failure("cannot connect the program", &error))?;
-    let doors = groups.doors(group).map_err(|error| failure("cannot make a group", &error))?;
     let plan = Plan {
         programs,
         argv,
         env,
         folder,
-        streams,
+        streams: (0..).zip(streams).collect(),
         has_terminal: exec.pty.is_some(),
-        doors,
+        doors: groups.doors(group),
         uid: user.uid,
         gid: user.gid,
         groups: user.groups,
     };
     spawned.pid = launch(&plan).map_err(|error| refused(exec, &error))?;
     Ok(spawned)
+}
+
+/// Starts a program with these streams, under their numbers.
+pub fn spawn_with(
+    exec: &Exec,
+    groups: &Groups,
+    group: &Group,
+    streams: Vec<(i32, OwnedFd)>,
+) -> Result<Pid, Failure> {
+    let user = users::find(exec.user.as_deref())?;
+    let (programs, argv, env) = prepare(exec, &user)?;
+    let folder = folder(exec, &user)?;
+    let plan = Plan {
+        programs,
+        argv,
+        env,
+        folder,
+        streams,
+        has_terminal: false,
+        doors: groups.doors(group),
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups,
+    };
+    launch(&plan).map_err(|error| refused(exec, &error))
 }
 
 /// Changes the size of a terminal.
@@ -132,16 +156,17 @@ fn connect_pipes(stdin: bool) -> io::Result<(Spawned, [OwnedFd; 3])> {
     } else {
         (std::fs::File::open("/dev/null")?.into(), None)
     };
-    let (stdout, their_stdout) = io::pipe()?;
-    let (stderr, their_stderr) = io::pipe()?;
-    let spawned = Spawned {
-        pid: Pid::INIT,
-        stdin,
-        stdout: Receiver::from_owned_fd(stdout.into())?,
-        stderr: Some(Receiver::from_owned_fd(stderr.into())?),
-        terminal: None,
-    };
-    Ok((spawned, [their_stdin, their_stdout.into(), their_stderr.into()]))
+    let (stdout, their_stdout) = output_pipe()?;
+    let (stderr, their_stderr) = output_pipe()?;
+    let spawned = Spawned { pid: Pid::INIT, stdin, stdout, stderr: Some(stderr), terminal: None };
+    Ok((spawned, [their_stdin, their_stdout, their_stderr]))
+}
+
+/// A pipe of which only our end does not block.
+fn output_pipe() -> io::Result<(Receiver, OwnedFd)> {
+    let (ours, theirs) = io::pipe()?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((Receiver::from_owned_fd_unchecked(ours.into())?, theirs.into()))
 }
 
 fn connect_terminal(size: Size) -> io::Result<(Spawned, [OwnedFd; 3])> {

@@ -1,9 +1,13 @@
 //! Who `alice`, `1000` or `alice:staff` is, by the sandbox's own
 //! `/etc/passwd` and `/etc/group`.
 
+use std::cell::RefCell;
 use std::fs;
 
 use isorun_agent::protocol::{Failure, FailureKind};
+
+const PASSWD: &str = "/etc/passwd";
+const GROUP: &str = "/etc/group";
 
 /// A user to run as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,15 +19,41 @@ pub struct User {
     pub home: String,
 }
 
+/// The two files, as they were when their stamps were these.
+#[derive(Default)]
+struct Known {
+    stamps: [Option<Stamp>; 2],
+    passwd: String,
+    group: String,
+}
+
+/// Changes whenever a file does: number, size, and time of the last change of
+/// anything.
+type Stamp = (u64, i64, i64, u64);
+
+thread_local! {
+    /// Programs are started far more often than users are made.
+    static KNOWN: RefCell<Known> = RefCell::default();
+}
+
 /// Finds a user: root if none is named.
 pub fn find(wanted: Option<&str>) -> Result<User, Failure> {
-    let passwd = fs::read("/etc/passwd").unwrap_or_default();
-    let group = fs::read("/etc/group").unwrap_or_default();
-    look_up(
-        wanted.unwrap_or("0"),
-        &String::from_utf8_lossy(&passwd),
-        &String::from_utf8_lossy(&group),
-    )
+    KNOWN.with_borrow_mut(|known| {
+        let stamps = [stamp(PASSWD), stamp(GROUP)];
+        if known.stamps != stamps {
+            *known = Known { stamps, passwd: text(PASSWD), group: text(GROUP) };
+        }
+        look_up(wanted.unwrap_or("0"), &known.passwd, &known.group)
+    })
+}
+
+fn stamp(path: &str) -> Option<Stamp> {
+    let stat = rustix::fs::stat(path).ok()?;
+    Some((stat.st_ino, stat.st_size, stat.st_ctime, stat.st_ctime_nsec))
+}
+
+fn text(path: &str) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
 fn look_up(wanted: &str, passwd: &str, group: &str) -> Result<User, Failure> {
@@ -80,8 +110,8 @@ fn unknown(what: &str, name: &str) -> Failure {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1001::/home/ada:/bin/sh\n";
-    const GROUP: &str = "root:x:0:\nstaff:x:50:ada,bob\nada:x:1001:\n";
+    const PASSWD_TEXT: &str = "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1001::/home/ada:/bin/sh\n";
+    const GROUP_TEXT: &str = "root:x:0:\nstaff:x:50:ada,bob\nada:x:1001:\n";
 
     #[test]
     fn users_are_found_by_name_and_number() {
@@ -98,7 +128,7 @@ mod tests {
             ("", None),
             ("-1", None),
         ] {
-            let found = look_up(wanted, PASSWD, GROUP)
+            let found = look_up(wanted, PASSWD_TEXT, GROUP_TEXT)
                 .ok()
                 .map(|user| (user.uid, user.gid, user.groups, user.home));
             let expected =

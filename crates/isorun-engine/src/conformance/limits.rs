@@ -59,6 +59,28 @@ pub async fn too_many_processes(engine: &dyn Engine) {
     assert_eq!(other.text("echo well").await, "well\n");
 }
 
+/// Processes that multiply and leave their session end when their time is over,
+/// and the sandbox goes on with all the room that it had.
+pub async fn a_bomb_ends_at_its_timeout(engine: &dyn Engine) {
+    let sandbox = Sandbox::of(engine, crate::SandboxSpec { pids: 100, ..spec() }).await;
+    let bystander = sandbox.exec(shell("sleep 4; echo still here")).await.unwrap();
+    for bomb in [
+        "b() { b | b & }; b; sleep 1000",
+        "b() { setsid sh -c 'sleep 0.01' & b & b & }; b; sleep 1000",
+        "while :; do setsid sh -c 'while :; do :; done' & done",
+    ] {
+        let exec = Exec { timeout_ms: Some(700), ..shell(bomb) };
+        let output = sandbox.exec(exec).await.unwrap().output(1 << 20).await.unwrap();
+        assert_eq!(output.status, Status::TimedOut, "{bomb}");
+        // One program more than the bystander's two, and the agent.
+        let count = sandbox.text("ls -d /proc/[0-9]* | wc -l").await;
+        assert!(count.trim().parse::<u32>().unwrap() <= 7, "{bomb}: {count}");
+    }
+    assert_eq!(bystander.output(100).await.unwrap().stdout, b"still here\n");
+    // The limit is what it was.
+    sandbox.text("for i in $(seq 60); do sleep 0.2 & done; wait").await;
+}
+
 /// A full disk fails the write, and nothing else.
 pub async fn a_full_disk(engine: &dyn Engine) {
     let sandbox = Sandbox::of(engine, crate::SandboxSpec { disk_mib: 20, ..spec() }).await;

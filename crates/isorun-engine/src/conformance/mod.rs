@@ -9,6 +9,7 @@ pub mod execs;
 pub mod files;
 pub mod limits;
 pub mod lives;
+pub mod shells;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -20,6 +21,27 @@ use crate::engine::{AgentStream, Engine, Root, SandboxId, SandboxSpec};
 
 /// Longer than anything here takes on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Makes a test of each case that wants to hold on to the engine.
+#[macro_export]
+macro_rules! conformance_of_shells {
+    ($open:expr) => {
+        $crate::conformance_of_shells!(@ $open;
+            a_shell_remembers, a_shell_cannot_be_confused, a_timeout_leaves_the_shell,
+            a_shell_can_be_attached_to, what_runs_goes_on_across_a_checkpoint
+        );
+    };
+    (@ $open:expr; $($case:ident),+) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $case() {
+            let scratch = $open.await;
+            let engine = scratch.shared();
+            let case = $crate::conformance::shells::$case(&engine);
+            tokio::time::timeout($crate::conformance::LIMIT, case).await.unwrap();
+            $crate::conformance::clean_up(&*engine).await;
+        })+
+    };
+}
 
 /// Makes a test of each case. The expression is an `async` block that opens an
 /// engine with a state of its own.
@@ -34,7 +56,7 @@ macro_rules! conformance {
                 a_slow_reader_slows_the_program, garbage_harms_only_its_connection;
             files: files_go_in_and_out, folders, what_cannot_be_is_refused,
                 a_broken_upload_leaves_nothing;
-            limits: too_many_processes, a_full_disk, too_much_memory, cpu_time;
+            limits: too_many_processes, a_bomb_ends_at_its_timeout, a_full_disk, too_much_memory, cpu_time;
             lives: names_are_unique_and_gone_when_destroyed, specs_are_checked,
                 a_sandbox_that_dies_is_noticed, nothing_of_the_machine_is_visible,
                 sandboxes_are_apart, a_checkpoint_is_restored_any_number_of_times;

@@ -16,14 +16,14 @@ use isorun_agent::client::{self, ClientError};
 use isorun_agent::protocol::Configure;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{RwLock, RwLockWriteGuard, watch};
 use tokio::time::{sleep, timeout};
 
 use super::cgroup::Cgroup;
 use super::network::{Network, OUTSIDE};
 use super::pidfd::Process;
 use super::spec::{self, Places, Shape};
-use super::stream::Stream;
+use super::stream::{Connections, Stream};
 use super::{Inner, launcher};
 use crate::engine::{Error, Exit, Result, Root, SandboxId, SandboxSpec, Stats};
 use crate::network::Plan;
@@ -44,6 +44,21 @@ pub struct Container {
     network: Network,
     pid: Pid,
     exit: watch::Receiver<Option<Exit>>,
+    /// Those to the agent.
+    connections: Connections,
+    /// Held by who makes a connection; by a checkpoint against them.
+    border: RwLock<()>,
+}
+
+/// A container in which nothing runs yet: something can be started or restored
+/// in it. Its agent is the first thing that runs.
+#[derive(Debug)]
+pub struct Blank {
+    pub name: String,
+    pub shape: Shape,
+    folder: PathBuf,
+    cgroup: Cgroup,
+    network: Network,
 }
 
 /// What is on disk about a container that is somebody's sandbox.
@@ -53,27 +68,50 @@ pub struct Record {
     pid: i32,
 }
 
-/// Makes a container, or one with the state of a checkpoint. What failed half-way
-/// is removed.
-pub async fn make(inner: &Arc<Inner>, shape: Shape, from: Option<&Path>) -> Result<Container> {
+/// Makes a container whose agent answers. What failed half-way is removed.
+pub async fn make(inner: &Arc<Inner>, shape: Shape) -> Result<Container> {
     let name = inner.new_name();
-    match attempt(inner, &name, shape, from).await {
-        Ok(container) => Ok(container),
-        Err(error) => {
-            if let Err(trouble) = remove(inner, &name).await {
-                tracing::warn!(container = name, %trouble, "cannot clean up after a failed start");
-            }
-            Err(error)
-        }
-    }
+    let made = async {
+        let blank = set_up(inner, &name, shape).await?;
+        blank.runsc(inner, &["run", "--detach"], None).await?;
+        blank.into_container(inner).await
+    };
+    whole(inner, &name, made.await).await
 }
 
-async fn attempt(
-    inner: &Arc<Inner>,
-    name: &str,
-    shape: Shape,
-    from: Option<&Path>,
-) -> Result<Container> {
+/// Makes a container that waits for something to be restored in it.
+pub async fn make_blank(inner: &Arc<Inner>, shape: Shape) -> Result<Blank> {
+    let name = inner.new_name();
+    let made = async {
+        let blank = set_up(inner, &name, shape).await?;
+        blank.runsc(inner, &["create"], None).await?;
+        Ok(blank)
+    };
+    whole(inner, &name, made.await).await
+}
+
+/// Restores a checkpoint.
+pub async fn restore(inner: &Arc<Inner>, blank: Blank, from: &Path) -> Result<Container> {
+    let name = blank.name.clone();
+    let made = async {
+        blank.runsc(inner, &["restore", "--detach"], Some(from)).await?;
+        blank.into_container(inner).await
+    };
+    whole(inner, &name, made.await).await
+}
+
+/// Removes what failed half-way.
+async fn whole<T>(inner: &Inner, name: &str, made: Result<T>) -> Result<T> {
+    if made.is_err()
+        && let Err(trouble) = remove(inner, name).await
+    {
+        tracing::warn!(container = name, %trouble, "cannot clean up after a failed start");
+    }
+    made
+}
+
+/// All that a container needs before `runsc` comes.
+async fn set_up(inner: &Inner, name: &str, shape: Shape) -> Result<Blank> {
     let folder = inner.containers().join(name);
     let disk = folder.join("disk");
     fs::create_dir_all(&disk).map_err(Error::io("cannot make the folder of a sandbox"))?;
@@ -99,40 +137,60 @@ async fn attempt(
     );
     fs::write(folder.join("config.json"), config.to_string())
         .map_err(Error::io("cannot write the configuration of a sandbox"))?;
+    Ok(Blank { name: name.to_owned(), shape, folder, cgroup, network })
+}
 
-    let pid_file = folder.join("pid");
-    let steps: Vec<Vec<&str>> = match from {
-        None => vec![vec!["run", "--detach"]],
-        Some(_) => vec![vec!["create"], vec!["restore", "--detach"]],
-    };
-    for step in steps {
-        let mut command = inner.runsc(&folder);
-        command.args(&step).arg("--bundle").arg(&folder);
-        if step.first() != Some(&"restore") {
-            command.arg("--pid-file").arg(&pid_file);
-        } else if let Some(from) = from {
-            command.arg("--image-path").arg(from);
-        }
-        command.arg(name);
-        inner
-            .run(Some(network.namespace()), command, &format!("runsc {}", step[0]), &folder)
-            .await?;
+impl Blank {
+    /// Whether the process that waits in it is still there.
+    pub fn is_alive(&self) -> bool {
+        !self.cgroup.members().is_empty()
     }
-    network.open(inner, &folder).await?;
-    let pid = fs::read_to_string(&pid_file)
-        .ok()
-        .and_then(|text| Pid::from_raw(text.trim().parse().ok()?))
-        .ok_or_else(|| Error::Failed("runsc left no process number".to_owned()))?;
-    cgroup.check(shape.memory(), shape.host_pids())?;
-    // The kernel would rather kill one of the processes in which gVisor runs
-    // programs. That frees nothing, since the memory is gVisor's, and leaves the
-    // sandbox hanging.
-    fs::write(format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero()), "1000")
-        .map_err(Error::io("cannot make a sandbox the first to go"))?;
-    let exit = watch(pid, cgroup.clone())?;
-    let container = Container { name: name.to_owned(), shape, folder, cgroup, network, pid, exit };
-    container.wait_until_ready(inner).await?;
-    Ok(container)
+
+    async fn runsc(&self, inner: &Inner, step: &[&str], from: Option<&Path>) -> Result<()> {
+        let mut command = inner.runsc(&self.folder);
+        command.args(step).arg("--bundle").arg(&self.folder);
+        match from {
+            Some(from) => command.arg("--image-path").arg(from),
+            None => command.arg("--pid-file").arg(self.pid_file()),
+        };
+        command.arg(&self.name);
+        let what = format!("runsc {}", step.first().unwrap_or(&""));
+        inner.run(Some(self.network.namespace()), command, &what, &self.folder).await
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.folder.join("pid")
+    }
+
+    /// The container, now that its agent runs.
+    async fn into_container(self, inner: &Inner) -> Result<Container> {
+        self.network.open(inner, &self.folder).await?;
+        let pid = fs::read_to_string(self.pid_file())
+            .ok()
+            .and_then(|text| Pid::from_raw(text.trim().parse().ok()?))
+            .ok_or_else(|| Error::Failed("runsc left no process number".to_owned()))?;
+        self.cgroup.check(self.shape.memory(), self.shape.host_pids())?;
+        // The kernel would rather kill one of the processes in which gVisor runs
+        // programs. That frees nothing, since the memory is gVisor's, and leaves
+        // the sandbox hanging.
+        fs::write(format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero()), "1000")
+            .map_err(Error::io("cannot make a sandbox the first to go"))?;
+        let exit = watch(pid, self.cgroup.clone())?;
+        let Self { name, shape, folder, cgroup, network } = self;
+        let container = Container {
+            name,
+            shape,
+            folder,
+            cgroup,
+            network,
+            pid,
+            exit,
+            connections: Connections::default(),
+            border: RwLock::default(),
+        };
+        container.wait_until_ready(inner).await?;
+        Ok(container)
+    }
 }
 
 /// Finds a container that an earlier process has made. `None`: it is not there
@@ -153,6 +211,8 @@ pub fn adopt(inner: &Inner, name: &str, record: &Record) -> Option<Container> {
         cgroup,
         network,
         pid,
+        connections: Connections::default(),
+        border: RwLock::default(),
     })
 }
 
@@ -184,24 +244,45 @@ pub fn record(inner: &Inner, name: &str) -> Option<Record> {
 }
 
 impl Container {
-    /// A connection to the agent.
+    /// A connection to the agent. Waits while a checkpoint is taken.
     pub async fn connect(&self, inner: &Inner) -> io::Result<Stream> {
+        let _open = self.border.read().await;
+        self.dial(inner, &self.connections).await
+    }
+
+    /// A connection to the agent for who holds the border. It is not one of those
+    /// that are reset.
+    pub async fn connect_at_border(&self, inner: &Inner) -> io::Result<Stream> {
+        self.dial(inner, &Connections::default()).await
+    }
+
+    async fn dial(&self, inner: &Inner, connections: &Connections) -> io::Result<Stream> {
         let connecting = async {
             let stream = self.network.connect(inner).await?;
             let exit = self.exit.clone();
-            Ok(Stream::new(stream, move || {
+            Stream::new(stream, connections, move || {
                 let mut exit = exit.clone();
                 async move {
                     // An error: the watcher is gone, and so is what it watched.
                     let _ = exit.wait_for(Option::is_some).await;
                 }
-            }))
+            })
         };
         timeout(CONNECT, connecting).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
     }
 
+    /// Lets no new connection in as long as the result lives.
+    pub async fn close_border(&self) -> RwLockWriteGuard<'_, ()> {
+        self.border.write().await
+    }
+
+    /// Resets every connection to the agent.
+    pub fn reset_connections(&self) {
+        self.connections.reset();
+    }
+
     /// Makes it the sandbox of a spec, for this process and for those after it.
-    pub async fn claim(&self, inner: &Inner, spec: &SandboxSpec) -> Result<()> {
+    pub async fn claim(&self, inner: &Inner, spec: &SandboxSpec, restored: bool) -> Result<()> {
         let stream = self
             .connect(inner)
             .await
@@ -209,7 +290,9 @@ impl Container {
         let configure = Configure {
             hostname: Some(spec.id.to_string()),
             pids: Some(spec.pids),
-            nameserver: Some(OUTSIDE),
+            restored,
+            // A copy has it in its files.
+            nameserver: (!restored).then_some(OUTSIDE),
         };
         self.guard(inner, spec.id.clone(), spec.network.clone()).await?;
         client::configure(stream, configure).await.map_err(|error| {

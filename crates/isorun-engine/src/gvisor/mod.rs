@@ -7,6 +7,7 @@
 //! through a network that has only these two in it.
 
 mod cgroup;
+mod checkpoint;
 mod container;
 mod launcher;
 mod network;
@@ -28,7 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use crate::engine::{
-    AgentStream, Capabilities, Engine, Error, Exit, Result, SandboxId, SandboxSpec, Stats,
+    AgentStream, Capabilities, Engine, Error, Exit, Result, Root, SandboxId, SandboxSpec, Stats,
 };
 use crate::host;
 use crate::network::Plan;
@@ -56,6 +57,10 @@ pub struct Config {
     pub warm: usize,
     /// How what sandboxes reach is resolved, permitted and reported.
     pub network: Options,
+    /// Containers held ready to restore checkpoints in, of the shape of the
+    /// latest checkpoint; 2 by default, and none before the first one. Each
+    /// takes about 40 MB of memory.
+    pub blank: usize,
 }
 
 impl Config {
@@ -66,6 +71,7 @@ impl Config {
             runsc: None,
             agent: None,
             warm: 2,
+            blank: 2,
             network: Options::default(),
         }
     }
@@ -91,6 +97,8 @@ pub struct Inner {
     next: AtomicU64,
     sandboxes: Mutex<HashMap<SandboxId, Slot>>,
     pool: Pool,
+    /// The digest of the agent, which is part of every checkpoint.
+    agent: String,
     /// Held as long as this lives.
     _lock: File,
 }
@@ -134,6 +142,7 @@ impl Gvisor {
         if let Some(why) = &no_network {
             tracing::warn!(why, "sandboxes can have no network here");
         }
+        let agent = digest(&tools.agent).map_err(Error::io("cannot read the agent"));
         let inner = Arc::new(Inner {
             gate,
             no_network,
@@ -144,7 +153,8 @@ impl Gvisor {
             hierarchies,
             next: AtomicU64::new(0),
             sandboxes: Mutex::default(),
-            pool: Pool::new(config.warm),
+            pool: Pool::new(config.warm, config.blank),
+            agent: agent?,
             _lock: lock,
         });
         inner.recover().await?;
@@ -154,6 +164,17 @@ impl Gvisor {
     /// Makes containers of that shape ahead of time, as after a `create`.
     pub fn warm(&self, spec: &SandboxSpec) {
         pool::refill(&self.inner, Shape::of(spec));
+    }
+
+    /// Makes containers ahead of time in which checkpoints of that shape can be
+    /// restored, as after a checkpoint.
+    pub fn warm_blanks(&self, spec: &SandboxSpec) {
+        pool::refill_blanks(&self.inner, Shape::of(spec));
+    }
+
+    /// How many containers are ready for a restore.
+    pub fn ready_blanks(&self) -> usize {
+        self.inner.pool.ready_blanks()
     }
 
     /// How many containers are ready.
@@ -175,6 +196,35 @@ impl Gvisor {
             Some(exit) => Err(Error::Dead { id: id.clone(), exit }),
             None => Ok(container),
         }
+    }
+
+    /// A checkpoint after which nothing is left. Meanwhile the end of the sandbox
+    /// is nobody's news.
+    async fn put_away(
+        &self,
+        id: &SandboxId,
+        container: &Arc<Container>,
+        into: &Path,
+    ) -> Result<()> {
+        self.inner.sandboxes().insert(id.clone(), Slot::Busy);
+        let written = checkpoint::write(&self.inner, container, into, false).await;
+        if written.is_err() {
+            // It may live, and if not it has news.
+            self.inner.sandboxes().insert(id.clone(), Slot::Here(Arc::clone(container)));
+            return written;
+        }
+        let removed = container::remove(&self.inner, &container.name).await;
+        match removed {
+            Ok(()) => {
+                self.inner.sandboxes().remove(id);
+            }
+            Err(ref error) => {
+                tracing::error!(%error, "cannot remove what a checkpoint has left");
+                let name = container.name.clone();
+                self.inner.sandboxes().insert(id.clone(), Slot::Gone { name });
+            }
+        }
+        Ok(())
     }
 
     /// Makes a sandbox, in a task of its own: a caller that goes away leaves
@@ -265,25 +315,29 @@ impl Engine for Gvisor {
         let container = self.living(id)?;
         // A connection that crosses the border makes it fail.
         let _quiet = container.network().quiet().await;
-        let mut command = self.inner.runsc(&self.inner.containers().join(&container.name));
-        command.args(["checkpoint", "--compression=none", "--image-path"]).arg(into);
+        // Whoever takes one will want it back.
+        pool::refill_blanks(&self.inner, container.shape.clone());
         if leave_running {
-            command.arg("--leave-running");
+            return checkpoint::write(&self.inner, &container, into, true).await;
         }
-        command.arg(&container.name);
-        let folder = self.inner.containers().join(&container.name);
-        self.inner.run(None, command, "runsc checkpoint", &folder).await?;
-        if !leave_running {
-            self.destroy(id).await?;
-        }
-        Ok(())
+        let (engine, id, into) = (self.clone(), id.clone(), into.to_owned());
+        finish(async move { engine.put_away(&id, &container, &into).await }).await
     }
 
     async fn restore(&self, spec: SandboxSpec, from: &Path) -> Result<()> {
-        if !from.join("checkpoint.img").is_file() {
+        if !checkpoint::is_one(from) {
             return Err(Error::InvalidSpec(format!("{} is no checkpoint", from.display())));
         }
         self.make(spec, Some(from.to_owned())).await
+    }
+
+    fn fingerprint(&self, root: &Root) -> String {
+        let root = match root {
+            Root::Host => host::fingerprint(),
+            // Its name is made of what is in it, and nobody changes that.
+            Root::Folder(_) => "image".to_owned(),
+        };
+        format!("gvisor {} systrap, agent {}, {root}", self.inner.tools.version, self.inner.agent)
     }
 
     async fn destroy(&self, id: &SandboxId) -> Result<Stats> {
@@ -333,9 +387,9 @@ impl Engine for Gvisor {
     }
 
     async fn shutdown(&self) {
-        for container in self.inner.pool.close() {
-            if let Err(error) = container::remove(&self.inner, &container.name).await {
-                tracing::warn!(container = container.name, %error, "cannot remove a container");
+        for name in self.inner.pool.close() {
+            if let Err(error) = container::remove(&self.inner, &name).await {
+                tracing::warn!(container = name, %error, "cannot remove a container");
             }
         }
         self.inner.pool.quiet().await;
@@ -462,19 +516,28 @@ impl Inner {
 
 async fn make(inner: &Arc<Inner>, spec: &SandboxSpec, from: Option<&Path>) -> Result<Container> {
     let shape = Shape::of(spec);
-    let ready = if from.is_none() { inner.pool.take(&shape) } else { None };
-    let container = match ready {
-        Some(container) => container,
-        None => container::make(inner, shape.clone(), from).await?,
+    let container = match from {
+        None => match inner.pool.take(&shape) {
+            Some(container) => container,
+            None => container::make(inner, shape.clone()).await?,
+        },
+        Some(from) => {
+            let blank = match inner.pool.take_blank(&shape) {
+                Some(blank) => blank,
+                None => container::make_blank(inner, shape.clone()).await?,
+            };
+            container::restore(inner, blank, from).await?
+        }
     };
-    if let Err(error) = container.claim(inner, spec).await {
+    if let Err(error) = container.claim(inner, spec, from.is_some()).await {
         if let Err(trouble) = container::remove(inner, &container.name).await {
             tracing::warn!(%trouble, "cannot clean up after a failed start");
         }
         return Err(error);
     }
-    if from.is_none() {
-        pool::refill(inner, shape);
+    match from {
+        None => pool::refill(inner, shape),
+        Some(_) => pool::refill_blanks(inner, shape),
     }
     Ok(container)
 }
@@ -548,6 +611,12 @@ fn install(folder: &Path, tools: &Tools) -> io::Result<Vec<Bind>> {
         .into_iter()
         .map(|shared| Bind { source: shared.source, target: shared.target })
         .collect())
+}
+
+fn digest(file: &Path) -> io::Result<String> {
+    use sha2::Digest;
+    let digest = sha2::Sha256::digest(fs::read(file)?);
+    Ok(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The name of the control group above those of a state folder's sandboxes, such

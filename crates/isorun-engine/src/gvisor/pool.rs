@@ -1,6 +1,7 @@
-//! Containers that are ready before somebody wants them.
+//! Containers that are ready before somebody wants them: running ones for new
+//! sandboxes, and blank ones to restore checkpoints in.
 //!
-//! All in the pool have one shape, that of the latest sandbox: most servers make
+//! All of a kind have one shape, that of the latest use: most servers make
 //! sandboxes of one kind. Another shape empties it.
 
 use std::collections::VecDeque;
@@ -9,100 +10,227 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::Inner;
-use super::container::{self, Container};
+use super::container::{self, Blank, Container};
 use super::spec::Shape;
+use crate::engine::Result;
 
 /// What is ready, and what is being made.
 pub struct Pool {
-    size: usize,
-    state: Mutex<State>,
-    /// Whether a task makes more. Changed only with the state locked.
-    filling: watch::Sender<bool>,
+    running: Shelf<Container>,
+    blank: Shelf<Blank>,
+    /// Tasks that make more. Changed only with a shelf locked.
+    filling: watch::Sender<usize>,
 }
 
-#[derive(Default)]
-struct State {
+/// Containers of one kind.
+struct Shelf<T> {
+    size: usize,
+    state: Mutex<State<T>>,
+}
+
+struct State<T> {
     shape: Option<Shape>,
-    ready: VecDeque<Container>,
+    ready: VecDeque<T>,
+    filling: bool,
     closed: bool,
 }
 
+/// What a shelf can hold.
+trait Item: Sized + Send + 'static {
+    fn shelf(pool: &Pool) -> &Shelf<Self>;
+    fn name(&self) -> &str;
+    fn shape(&self) -> &Shape;
+    fn is_alive(&self) -> bool;
+    fn make(inner: &Arc<Inner>, shape: Shape) -> impl Future<Output = Result<Self>> + Send;
+}
+
+impl Item for Container {
+    fn shelf(pool: &Pool) -> &Shelf<Self> {
+        &pool.running
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    fn is_alive(&self) -> bool {
+        self.exit().is_none()
+    }
+
+    fn make(inner: &Arc<Inner>, shape: Shape) -> impl Future<Output = Result<Self>> + Send {
+        container::make(inner, shape)
+    }
+}
+
+impl Item for Blank {
+    fn shelf(pool: &Pool) -> &Shelf<Self> {
+        &pool.blank
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    fn is_alive(&self) -> bool {
+        Blank::is_alive(self)
+    }
+
+    fn make(inner: &Arc<Inner>, shape: Shape) -> impl Future<Output = Result<Self>> + Send {
+        container::make_blank(inner, shape)
+    }
+}
+
 impl Pool {
-    pub fn new(size: usize) -> Self {
-        Self { size, state: Mutex::default(), filling: watch::Sender::new(false) }
+    pub fn new(running: usize, blank: usize) -> Self {
+        Self {
+            running: Shelf::new(running),
+            blank: Shelf::new(blank),
+            filling: watch::Sender::new(0),
+        }
     }
 
-    /// One of that shape that is alive, if there is one.
+    /// A running one of that shape, if there is one.
     pub fn take(&self, shape: &Shape) -> Option<Container> {
-        let mut state = self.state();
-        let index = state
-            .ready
-            .iter()
-            .position(|container| container.shape == *shape && container.exit().is_none())?;
-        state.ready.remove(index)
+        self.running.take(shape)
     }
 
-    /// No more from now on; gives what was ready.
-    pub fn close(&self) -> VecDeque<Container> {
-        let mut state = self.state();
-        state.closed = true;
-        std::mem::take(&mut state.ready)
+    /// A blank one of that shape, if there is one.
+    pub fn take_blank(&self, shape: &Shape) -> Option<Blank> {
+        self.blank.take(shape)
     }
 
-    /// How many are ready.
+    /// No more from now on; gives the names of what was ready.
+    pub fn close(&self) -> Vec<String> {
+        let mut names = self.running.close();
+        names.extend(self.blank.close());
+        names
+    }
+
+    /// How many run.
     pub fn ready(&self) -> usize {
-        self.state().ready.len()
+        self.running.state().ready.len()
+    }
+
+    /// How many are blank.
+    pub fn ready_blanks(&self) -> usize {
+        self.blank.state().ready.len()
     }
 
     /// Waits until no task makes more.
     pub async fn quiet(&self) {
         let mut filling = self.filling.subscribe();
         // The sender is in this pool.
-        let _ = filling.wait_for(|filling| !filling).await;
+        let _ = filling.wait_for(|filling| *filling == 0).await;
+    }
+}
+
+impl<T: Item> Shelf<T> {
+    fn new(size: usize) -> Self {
+        let state = State { shape: None, ready: VecDeque::new(), filling: false, closed: false };
+        Self { size, state: Mutex::new(state) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn take(&self, shape: &Shape) -> Option<T> {
+        let mut state = self.state();
+        let fits = |item: &T| item.shape() == shape && item.is_alive();
+        let index = state.ready.iter().position(fits)?;
+        state.ready.remove(index)
+    }
+
+    fn close(&self) -> Vec<String> {
+        let mut state = self.state();
+        state.closed = true;
+        std::mem::take(&mut state.ready).iter().map(|item| item.name().to_owned()).collect()
+    }
+
+    /// What to make next, and what is in the way of it. `None`: nothing.
+    fn next(&self, filling: &watch::Sender<usize>) -> Option<(Shape, Vec<T>)> {
+        let mut state = self.state();
+        let shape = state.shape.clone();
+        let (keep, unwanted): (Vec<_>, Vec<_>) = std::mem::take(&mut state.ready)
+            .into_iter()
+            .partition(|item| Some(item.shape()) == shape.as_ref() && item.is_alive());
+        state.ready = keep.into();
+        match shape {
+            Some(shape) if !state.closed && state.ready.len() < self.size => {
+                Some((shape, unwanted))
+            }
+            _ => {
+                state.ready.extend(unwanted);
+                Self::rest(&mut state, filling);
+                None
+            }
+        }
+    }
+
+    fn rest(state: &mut State<T>, filling: &watch::Sender<usize>) {
+        state.filling = false;
+        filling.send_modify(|filling| *filling -= 1);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Makes more of that shape, behind the scenes.
+/// Makes more running ones of that shape, behind the scenes.
 pub fn refill(inner: &Arc<Inner>, shape: Shape) {
+    fill::<Container>(inner, shape);
+}
+
+/// Makes more blank ones of that shape, behind the scenes.
+pub fn refill_blanks(inner: &Arc<Inner>, shape: Shape) {
+    fill::<Blank>(inner, shape);
+}
+
+fn fill<T: Item>(inner: &Arc<Inner>, shape: Shape) {
     {
-        let mut state = inner.pool.state();
-        if state.closed || inner.pool.size == 0 {
+        let shelf = T::shelf(&inner.pool);
+        let mut state = shelf.state();
+        if state.closed || shelf.size == 0 {
             return;
         }
         state.shape = Some(shape);
-        if inner.pool.filling.send_replace(true) {
+        if std::mem::replace(&mut state.filling, true) {
             return;
         }
+        inner.pool.filling.send_modify(|filling| *filling += 1);
     }
     let inner = Arc::clone(inner);
     tokio::spawn(async move {
-        while let Some((shape, unwanted)) = next(&inner.pool) {
-            for container in unwanted {
-                discard(&inner, container).await;
+        let shelf = T::shelf(&inner.pool);
+        while let Some((shape, unwanted)) = shelf.next(&inner.pool.filling) {
+            for item in unwanted {
+                discard(&inner, item.name()).await;
             }
-            match container::make(&inner, shape, None).await {
-                Ok(container) => {
+            match T::make(&inner, shape).await {
+                Ok(item) => {
                     let late = {
-                        let mut state = inner.pool.state();
+                        let mut state = shelf.state();
                         if state.closed {
-                            Some(container)
+                            Some(item)
                         } else {
-                            state.ready.push_back(container);
+                            state.ready.push_back(item);
                             None
                         }
                     };
-                    if let Some(container) = late {
-                        discard(&inner, container).await;
+                    if let Some(item) = late {
+                        discard(&inner, item.name()).await;
                     }
                 }
                 Err(error) => {
-                    // The next `create` meets the same trouble, and reports it.
+                    // The next one who wants it meets the same trouble, and
+                    // reports it.
                     tracing::warn!(%error, "cannot make a container ahead of time");
-                    inner.pool.filling.send_replace(false);
+                    Shelf::<T>::rest(&mut shelf.state(), &inner.pool.filling);
                     return;
                 }
             }
@@ -110,26 +238,8 @@ pub fn refill(inner: &Arc<Inner>, shape: Shape) {
     });
 }
 
-/// What to make next, and what is in the way of it. `None`: nothing.
-fn next(pool: &Pool) -> Option<(Shape, Vec<Container>)> {
-    let mut state = pool.state();
-    let shape = state.shape.clone();
-    let (keep, unwanted): (Vec<_>, Vec<_>) =
-        std::mem::take(&mut state.ready).into_iter().partition(|container| {
-            Some(&container.shape) == shape.as_ref() && container.exit().is_none()
-        });
-    state.ready = keep.into();
-    match shape {
-        Some(shape) if !state.closed && state.ready.len() < pool.size => Some((shape, unwanted)),
-        _ => {
-            pool.filling.send_replace(false);
-            None
-        }
-    }
-}
-
-async fn discard(inner: &Inner, container: Container) {
-    if let Err(error) = container::remove(inner, &container.name).await {
+async fn discard(inner: &Inner, name: &str) {
+    if let Err(error) = container::remove(inner, name).await {
         tracing::warn!(%error, "cannot remove a container that is not wanted any more");
     }
 }

@@ -35,7 +35,7 @@ async fn nothing_is_lost_or_left_when_the_owner_is_killed() {
         let made: Vec<String> =
             lines.filter_map(|line| line.strip_prefix("made ").map(str::to_owned)).collect();
 
-        let engine = open(folder.path()).await;
+        let engine = open(folder.path(), 0).await;
         let found = engine.list().await.unwrap();
         for id in &made {
             assert!(found.iter().any(|found| found.as_str() == id), "{id} is lost");
@@ -56,8 +56,7 @@ async fn nothing_is_lost_or_left_when_the_owner_is_killed() {
 #[ignore = "started by nothing_is_lost_or_left_when_the_owner_is_killed"]
 async fn owner() {
     let folder = std::env::var_os(FOLDER).unwrap();
-    let config = Config { warm: 1, ..Config::new(folder) };
-    let engine = Gvisor::open(config).await.unwrap();
+    let engine = open(Path::new(&folder), 1).await;
     println!("open");
     loop {
         let spec = spec();
@@ -72,7 +71,7 @@ async fn owner() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sandbox_outlives_its_engine() {
     let folder = tempfile::tempdir().unwrap();
-    let engine = open(folder.path()).await;
+    let engine = open(folder.path(), 0).await;
     let sandbox = Sandbox::new(&engine).await;
     sandbox.text("echo kept > /srv/file").await;
     let (id, second) = (sandbox.id, Sandbox::new(&engine).await.id);
@@ -81,7 +80,7 @@ async fn a_sandbox_outlives_its_engine() {
     assert!(matches!(refused.err(), Some(Error::Setup(_))));
     drop(engine);
 
-    let engine = open(folder.path()).await;
+    let engine = open(folder.path(), 0).await;
     assert_eq!(engine.list().await.unwrap(), [id.clone(), second.clone()]);
     let sandbox = Sandbox { engine: &engine, id };
     assert_eq!(sandbox.text("cat /srv/file").await, "kept\n");
@@ -94,11 +93,11 @@ async fn a_sandbox_outlives_its_engine() {
     nothing_is_left(folder.path()).await;
 }
 
-async fn open(folder: &Path) -> Gvisor {
-    // The lock of a process that was killed goes with it, but not at once: those
-    // that it had started share it until they are programs of their own.
+async fn open(folder: &Path, warm: usize) -> Gvisor {
+    // A lock goes with the engine that held it, but not at once: processes that
+    // were just started share it until they are programs of their own.
     for _ in 0..200 {
-        match Gvisor::open(Config { warm: 0, ..Config::new(folder) }).await {
+        match Gvisor::open(Config { warm, ..Config::new(folder) }).await {
             Err(Error::Setup(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
             other => return other.unwrap(),
         }

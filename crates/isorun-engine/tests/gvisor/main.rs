@@ -14,3 +14,9 @@ mod conformance {
 
     isorun_engine::conformance!(Scratch::open(0));
 }
+
+mod shells {
+    use crate::support::Scratch;
+
+    isorun_engine::conformance_of_shells!(Scratch::open(0));
+}

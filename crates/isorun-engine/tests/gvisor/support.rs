@@ -1,7 +1,9 @@
 //! What the tests share.
 
 use std::ops::Deref;
+use std::sync::Arc;
 
+use isorun_engine::Engine;
 use isorun_engine::gvisor::{Config, Gvisor};
 use tempfile::TempDir;
 
@@ -21,6 +23,11 @@ impl Scratch {
         let mut config = Config { warm: 0, ..Config::new(folder.path()) };
         change(&mut config);
         Self { engine: Gvisor::open(config).await.unwrap(), folder }
+    }
+
+    /// Another handle of the engine.
+    pub fn shared(&self) -> Arc<dyn Engine> {
+        Arc::new(self.engine.clone())
     }
 }
 

@@ -4,6 +4,7 @@ mod audit;
 mod error;
 mod exec;
 mod run;
+mod state;
 mod usage;
 
 pub use audit::AuditEntry;
@@ -12,7 +13,11 @@ pub use exec::{
     AttachInput, Command, Encoding, ExecEvent, ExecOutcome, ExecRequest, TerminalInput,
 };
 pub use run::{
-    DestroyStats, Entries, Health, Network, NetworkChange, NetworkRules, NewRun, Patch, Profile,
-    Readiness, Run, RunList, RunStats, Status, Written,
+    DestroyStats, Entries, Health, Network, NetworkChange, NetworkRules, NewRun, OnIdle, Patch,
+    Profile, Readiness, Run, RunList, RunStats, Status, Written,
+};
+pub use state::{
+    Deleted, ForkRequest, Forks, RestoreRequest, ShellInput, ShellSays, Snapshot, SnapshotList,
+    Taken,
 };
 pub use usage::{History, PastRun, Usage};

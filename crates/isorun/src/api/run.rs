@@ -29,6 +29,12 @@ pub struct NewRun {
     /// Environment variables of every command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<String, String>>,
+    /// What becomes of it when it was idle for too long; it is destroyed if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_idle: Option<OnIdle>,
+    /// Whether a command or a file wakes it when it is hibernated; if not, they are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_resume: Option<bool>,
     /// Who may use its anonymous URLs: `open`, whoever knows its id, if not given; `token`, who
     /// has a token that the answer's `port_url` holds; `off`, nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,13 +125,43 @@ pub struct Run {
     pub create_ms: u64,
     /// When it was created, as in RFC 3339.
     pub created_at: String,
-    /// Seconds without activity until it is destroyed; 0 for never.
+    /// Seconds without activity until it is destroyed, or hibernated; 0 for never.
     pub timeout: f64,
     /// Where its ports are reached without a key, with `{port}` in place of the port: a URL, or a
     /// path on this server. Not there if its owner or the server has switched that off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "/sb/run0123456789abcdef/p/{port}/")]
     pub port_url: Option<String>,
+    /// What becomes of it then.
+    #[serde(default)]
+    pub on_idle: OnIdle,
+    /// Whether a command or a file wakes it when it is hibernated.
+    #[serde(default)]
+    pub auto_resume: bool,
+}
+
+/// What becomes of a run that was idle for too long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnIdle {
+    /// It goes.
+    #[default]
+    Destroy,
+    /// It is put on disk, until it is resumed.
+    Hibernate,
+}
+
+impl OnIdle {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Destroy => "destroy",
+            Self::Hibernate => "hibernate",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Destroy, Self::Hibernate].into_iter().find(|what| what.name() == name)
+    }
 }
 
 /// What a run is doing.
@@ -136,6 +172,8 @@ pub enum Status {
     Creating,
     /// It takes commands.
     Running,
+    /// It is on disk and takes no commands until it is resumed.
+    Hibernated,
     /// Its sandbox died by itself; it can only be destroyed.
     Failed,
     /// It is gone.
@@ -147,13 +185,14 @@ impl Status {
         match self {
             Self::Creating => "creating",
             Self::Running => "running",
+            Self::Hibernated => "hibernated",
             Self::Failed => "failed",
             Self::Destroyed => "destroyed",
         }
     }
 
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Creating, Self::Running, Self::Failed, Self::Destroyed]
+        [Self::Creating, Self::Running, Self::Hibernated, Self::Failed, Self::Destroyed]
             .into_iter()
             .find(|status| status.name() == name)
     }

@@ -1,8 +1,10 @@
 //! The client's side of the HTTP surface.
 
 pub mod config;
+mod shell;
 mod socket;
 
+pub use shell::{Conversation, Told};
 pub use socket::{Attached, Said};
 
 use std::{fmt, time::Duration};
@@ -14,8 +16,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     api::{
-        DestroyStats, Entries, ErrorBody, ExecRequest, History, Network, NetworkChange, NewRun,
-        Run, RunList, RunStats, Usage, Written,
+        Deleted, DestroyStats, Entries, ErrorBody, ExecRequest, ForkRequest, Forks, History,
+        Network, NetworkChange, NewRun, RestoreRequest, Run, RunList, RunStats, SnapshotList,
+        Taken, Usage, Written,
     },
     id::RunId,
 };
@@ -195,6 +198,53 @@ impl Client {
             serde_json::to_string(exec).map_err(|error| ClientError::Invalid(error.to_string()))?;
         attached.order(text).await?;
         Ok(attached)
+    }
+
+    pub async fn fork(&self, id: &RunId, count: u32) -> Result<Forks, ClientError> {
+        let request = ForkRequest { count: Some(count.into()) };
+        self.ask(self.json(Method::POST, &format!("v1/runs/{id}/fork"), &request)?).await
+    }
+
+    pub async fn hibernate(&self, id: &RunId) -> Result<Run, ClientError> {
+        self.ask(self.request(Method::POST, &format!("v1/runs/{id}/hibernate"))).await
+    }
+
+    pub async fn resume(&self, id: &RunId) -> Result<Run, ClientError> {
+        self.ask(self.request(Method::POST, &format!("v1/runs/{id}/resume"))).await
+    }
+
+    pub async fn snapshot(&self, id: &RunId) -> Result<Taken, ClientError> {
+        self.ask(self.request(Method::POST, &format!("v1/runs/{id}/snapshot"))).await
+    }
+
+    pub async fn restore(&self, snapshot: &str) -> Result<Run, ClientError> {
+        let request = RestoreRequest { snapshot_id: snapshot.to_owned() };
+        self.ask(self.json(Method::POST, "v1/runs/restore", &request)?).await
+    }
+
+    pub async fn snapshots(&self) -> Result<SnapshotList, ClientError> {
+        self.ask(self.request(Method::GET, "v1/snapshots")).await
+    }
+
+    pub async fn delete_snapshot(&self, snapshot: &str) -> Result<Deleted, ClientError> {
+        // What is no id must not become another path.
+        let plain = snapshot.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        if snapshot.is_empty() || !plain {
+            return Err(ClientError::Invalid(format!("{snapshot:?} is no id of a snapshot")));
+        }
+        self.ask(self.request(Method::DELETE, &format!("v1/snapshots/{snapshot}"))).await
+    }
+
+    /// Opens a shell, or goes on with a session.
+    pub async fn shell(
+        &self,
+        id: &RunId,
+        session: Option<&str>,
+    ) -> Result<Conversation, ClientError> {
+        let request = self
+            .request(Method::GET, &format!("v1/runs/{id}/shell"))
+            .query(&session.map(|session| ("session", session)).as_slice());
+        Conversation::begin(socket::upgrade(self, request).await?).await
     }
 
     /// Opens a terminal.

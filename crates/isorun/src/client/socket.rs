@@ -44,30 +44,35 @@ impl Attached {
         client: &Client,
         request: RequestBuilder,
     ) -> Result<Self, ClientError> {
-        let key = generate_key();
-        let request = request
-            .header(header::CONNECTION, "Upgrade")
-            .header(header::UPGRADE, "websocket")
-            .header(header::SEC_WEBSOCKET_VERSION, "13")
-            .header(header::SEC_WEBSOCKET_KEY, &key);
-        let response = client.send(request).await?;
-        let accepted = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS
-            || accepted
-                .is_none_or(|accepted| accepted != derive_accept_key(key.as_bytes()).as_str())
-        {
-            return Err(ClientError::Broken("the server opens no WebSocket".to_owned()));
-        }
-        let stream =
-            response.upgrade().await.map_err(|error| ClientError::Broken(deepest(&error)))?;
-        let (sink, stream) =
-            WebSocketStream::from_raw_socket(stream, Role::Client, None).await.split();
+        let (sink, stream) = upgrade(client, request).await?.split();
         Ok(Self { events: Events(stream), input: Input(sink) })
     }
 
     pub(super) async fn order(&mut self, text: String) -> Result<(), ClientError> {
         self.input.send(Message::Text(text.into())).await
     }
+}
+
+/// Opens a WebSocket.
+pub(super) async fn upgrade(
+    client: &Client,
+    request: RequestBuilder,
+) -> Result<WebSocketStream<Upgraded>, ClientError> {
+    let key = generate_key();
+    let request = request
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_VERSION, "13")
+        .header(header::SEC_WEBSOCKET_KEY, &key);
+    let response = client.send(request).await?;
+    let accepted = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS
+        || accepted.is_none_or(|accepted| accepted != derive_accept_key(key.as_bytes()).as_str())
+    {
+        return Err(ClientError::Broken("the server opens no WebSocket".to_owned()));
+    }
+    let stream = response.upgrade().await.map_err(|error| ClientError::Broken(deepest(&error)))?;
+    Ok(WebSocketStream::from_raw_socket(stream, Role::Client, None).await)
 }
 
 impl Events {
@@ -126,6 +131,6 @@ impl Input {
     }
 }
 
-fn broken(error: &WsError) -> ClientError {
+pub(super) fn broken(error: &WsError) -> ClientError {
     ClientError::Broken(deepest(error))
 }

@@ -6,6 +6,8 @@ mod create;
 mod doctor;
 mod embedded;
 mod exec;
+mod fork;
+mod hibernate;
 mod image;
 mod keys;
 mod logs;
@@ -16,6 +18,8 @@ mod ps;
 mod rm;
 mod run;
 mod serve;
+mod shell;
+mod snapshot;
 mod stats;
 mod table;
 mod terminal;
@@ -94,6 +98,25 @@ enum Command {
     /// Run a command in a sandbox
     #[command(after_long_help = exec::NOTES)]
     Exec(exec::Args),
+
+    /// Run lines in one bash that remembers from line to line
+    #[command(after_long_help = shell::NOTES)]
+    Shell(shell::Args),
+
+    /// Copy a running sandbox, with its files, memory and processes
+    Fork(fork::Args),
+
+    /// Put sandboxes on the server's disk, memory and processes included
+    Hibernate(hibernate::Args),
+
+    /// Bring sandboxes back that were hibernated
+    Resume(hibernate::Args),
+
+    /// Take, list and delete snapshots, from which sandboxes are made
+    Snapshot(snapshot::Args),
+
+    /// Make a sandbox from a snapshot, and print its id
+    Restore(snapshot::RestoreArgs),
 
     /// List the sandboxes
     Ps(ps::Args),
@@ -175,6 +198,16 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(args) => run::run(args, server),
         Command::Create(args) => block_on(create::run(args, connect(server)?)),
         Command::Exec(args) => exec::run(args, server),
+        Command::Shell(args) => shell::run(args, server),
+        Command::Fork(args) => block_on(fork::run(args, connect(server)?)),
+        Command::Hibernate(args) => {
+            block_on(hibernate::run(args, hibernate::Way::ToDisk, connect(server)?))
+        }
+        Command::Resume(args) => {
+            block_on(hibernate::run(args, hibernate::Way::Back, connect(server)?))
+        }
+        Command::Snapshot(args) => block_on(snapshot::run(args, connect(server)?)),
+        Command::Restore(args) => block_on(snapshot::restore(args, connect(server)?)),
         Command::Ps(args) => block_on(ps::run(args, connect(server)?)),
         Command::Cp(args) => block_on(cp::run(args, connect(server)?)),
         Command::Ls(args) => block_on(ls::run(args, connect(server)?)),

@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::{ApiError, App, Caller, Code, config::MAX_JSON, runs::LiveRun};
+use super::{ApiError, App, Caller, Code, config::MAX_JSON, runs::LiveRun, state::hibernation};
 use crate::{clock, id::RunId};
 
 /// How much of a refused body is read all the same, and for how long.
@@ -103,6 +103,20 @@ impl FromRequestParts<App> for OwnRun {
             )),
             None => Err(not_found(&id)),
         }
+    }
+}
+
+/// The same, for what needs its sandbox: one that was hibernated and is to be
+/// resumed by that, is.
+pub struct AwakeRun(pub Arc<LiveRun>);
+
+impl FromRequestParts<App> for AwakeRun {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let OwnRun(run) = OwnRun::from_request_parts(parts, app).await?;
+        hibernation::wake_if_asked(app, &run).await?;
+        Ok(Self(run))
     }
 }
 

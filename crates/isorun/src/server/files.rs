@@ -21,7 +21,7 @@ use tokio_util::io::StreamReader;
 
 use super::{
     ApiError, App, Code,
-    extract::{OwnRun, Params, drain},
+    extract::{AwakeRun, Params, drain},
     lifecycle::engine_error,
     order,
     runs::LiveRun,
@@ -76,7 +76,7 @@ impl FileParams {
 )]
 pub async fn upload(
     State(app): State<App>,
-    OwnRun(run): OwnRun,
+    AwakeRun(run): AwakeRun,
     Params(params): Params<FileParams>,
     headers: HeaderMap,
     body: Body,
@@ -136,7 +136,7 @@ pub async fn upload(
 )]
 pub async fn download(
     State(app): State<App>,
-    OwnRun(run): OwnRun,
+    AwakeRun(run): AwakeRun,
     Params(params): Params<FileParams>,
 ) -> Result<Response, ApiError> {
     let path = params.path()?;
@@ -162,7 +162,7 @@ pub async fn download(
 )]
 pub async fn list(
     State(app): State<App>,
-    OwnRun(run): OwnRun,
+    AwakeRun(run): AwakeRun,
     Params(params): Params<FileParams>,
 ) -> Result<Answer<Entries>, ApiError> {
     let path = params.path()?;

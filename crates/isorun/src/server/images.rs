@@ -92,6 +92,18 @@ impl Images {
         }
     }
 
+    /// Keeps what another one keeps. Gives where its files are.
+    pub fn hold_also(&self, name: &str, held: &str) -> Result<Root, ApiError> {
+        let root = self.store.hold_also(name, held).map_err(refusal)?;
+        Ok(root.map_or(Root::Host, Root::Folder))
+    }
+
+    /// Where the files are that somebody keeps.
+    pub fn root_of(&self, held: &str) -> Result<Root, ApiError> {
+        let root = self.store.root_of(held).map_err(refusal)?;
+        Ok(root.map_or(Root::Host, Root::Folder))
+    }
+
     pub fn release(&self, sandbox: &str) {
         if let Err(error) = self.store.release(sandbox) {
             tracing::error!(%error, sandbox, "cannot release an image");

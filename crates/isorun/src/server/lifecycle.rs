@@ -2,11 +2,13 @@
 //! that a client that goes away leaves nothing half done.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use isorun_engine::{Error as EngineError, SandboxId, SandboxSpec, Stats};
+use futures_util::future::BoxFuture;
+use isorun_engine::{Error as EngineError, Root, SandboxId, SandboxSpec, Stats};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -15,13 +17,14 @@ use super::{
     network::{self, Settings},
     order::Order,
     runs::{Defaults, LiveRun},
+    state::hibernation,
 };
 use crate::{
-    api::{DestroyStats, Status},
+    api::{DestroyStats, OnIdle, Status},
     audit::{AuditLog, Event},
     clock,
     id::RunId,
-    store::{Ending, RunRow},
+    store::{Ending, RunRow, Used},
 };
 
 /// How long a run that died by itself is listed, if nobody destroys it and it
@@ -31,9 +34,7 @@ const KEEP_FAILED: Duration = Duration::from_secs(3600);
 /// Makes a run. If the caller goes away meanwhile, it is destroyed: nobody would
 /// know its id.
 pub async fn create(app: &App, caller: Caller, order: Order) -> Result<Arc<LiveRun>, ApiError> {
-    if app.stopping.is_cancelled() {
-        return Err(ApiError::new(Code::Stopping, "the server is stopping: it takes no new runs"));
-    }
+    accepts_runs(app)?;
     let gone = CancellationToken::new();
     let guard = gone.clone().drop_guard();
     let task = app.tasks.spawn({
@@ -51,6 +52,14 @@ pub async fn create(app: &App, caller: Caller, order: Order) -> Result<Arc<LiveR
     // Only now does the caller know of it.
     guard.disarm();
     made
+}
+
+/// Whether there may be new runs.
+pub fn accepts_runs(app: &App) -> Result<(), ApiError> {
+    if app.stopping.is_cancelled() {
+        return Err(ApiError::new(Code::Stopping, "the server is stopping: it takes no new runs"));
+    }
+    Ok(())
 }
 
 async fn make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>, ApiError> {
@@ -98,6 +107,9 @@ async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>,
         timeout_ms: millis(order.timeout),
         defaults: serde_json::to_string(&defaults).unwrap_or_default(),
         network: order.network.store(&app.secret)?,
+        on_idle: order.on_idle,
+        auto_resume: order.auto_resume,
+        used: Used::default(),
         create_ms: 0,
         created_at: clock::now_ms(),
         destroyed_at: None,
@@ -105,14 +117,7 @@ async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>,
     };
     // Before the sandbox exists: what a crash leaves behind is found by its row.
     app.store.add_run(row.clone()).await?;
-    let spec = SandboxSpec {
-        vcpus: row.vcpus,
-        mem_mib: row.mem_mib,
-        disk_mib: row.disk_mib,
-        pids: app.config.limits.pids,
-        network: order.network.plan(),
-        ..SandboxSpec::new(sandbox.clone(), source.root.clone())
-    };
+    let spec = spec(app, &row, sandbox.clone(), source.root.clone());
     let created = async {
         app.images.hold(sandbox.as_str(), &source)?;
         let created = app.engine.create(spec).await;
@@ -126,21 +131,52 @@ async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>,
         trusted
     };
     if let Err(error) = created.await {
-        app.images.release(sandbox.as_str());
-        app.store.forget_run(&id).await?;
+        forget(app, &id).await?;
         return Err(error);
     }
     drop(source);
     row.create_ms = millis(started.elapsed());
-    row.status = Status::Running;
     app.metrics.create_seconds.observe(started.elapsed().as_secs_f64());
+    open(app, row, sandbox, json!({})).await
+}
+
+/// The sandbox that a run has.
+pub fn spec(app: &App, row: &RunRow, sandbox: SandboxId, root: Root) -> SandboxSpec {
+    SandboxSpec {
+        vcpus: row.vcpus,
+        mem_mib: row.mem_mib,
+        disk_mib: row.disk_mib,
+        pids: app.config.limits.pids,
+        network: Settings::load(&row.network, &app.secret).plan(),
+        ..SandboxSpec::new(sandbox, root)
+    }
+}
+
+/// Takes back a run whose sandbox could not be made.
+pub async fn forget(app: &App, id: &RunId) -> Result<(), ApiError> {
+    app.images.release(id.as_str());
+    Ok(app.store.forget_run(id).await?)
+}
+
+/// A run begins: its sandbox is there. `from` says where that came from.
+pub async fn open(
+    app: &App,
+    mut row: RunRow,
+    sandbox: SandboxId,
+    from: serde_json::Value,
+) -> Result<Arc<LiveRun>, ApiError> {
+    let id = row.id.clone();
+    row.status = Status::Running;
     let log = AuditLog::new(id.clone(), app.store.clone(), app.secret.clone());
     let recorded = async {
         app.store.run_started(&id, row.create_ms).await?;
-        let what = json!({
+        let mut what = json!({
             "image": row.image, "digest": row.digest, "vcpus": row.vcpus,
             "mem_mib": row.mem_mib, "disk_mib": row.disk_mib,
         });
+        if let (Some(what), Some(from)) = (what.as_object_mut(), from.as_object()) {
+            what.extend(from.clone());
+        }
         log.append(Event::Created, what).await
     };
     if let Err(error) = recorded.await {
@@ -151,7 +187,8 @@ async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>,
         app.images.release(sandbox.as_str());
         return Err(error.into());
     }
-    let run = Arc::new(LiveRun::new(row, sandbox, log, app.config.limits.execs, order.network));
+    let network = Settings::load(&row.network, &app.secret);
+    let run = Arc::new(LiveRun::new(row, sandbox, log, app.config.limits.execs, network));
     app.runs.insert(Arc::clone(&run));
     tracing::info!(run = %id, image = run.row.image, ms = run.row.create_ms, "created");
     Ok(run)
@@ -171,16 +208,19 @@ async fn end(app: &App, run: &LiveRun, why: &str) -> Result<DestroyStats, ApiErr
     if let Some(stats) = &*end {
         return Ok(stats.clone());
     }
+    // A copy that is being made is made, then the original goes.
+    let _change = run.change.lock().await;
     let remains = run.remains();
     run.destroyed(why);
     let stats = match remains {
         Some(stats) => stats,
         None => match app.engine.destroy(&run.sandbox).await {
-            Ok(stats) => stats,
-            Err(EngineError::NotFound(_)) => Stats::default(),
+            Ok(stats) => run.total(stats),
+            Err(EngineError::NotFound(_)) => run.total(Stats::default()),
             Err(error) => return Err(ApiError::internal("cannot destroy the sandbox", error)),
         },
     };
+    app.places.forget_hibernated(&run.id).await;
     app.images.release(run.sandbox.as_str());
     let destroyed_at = clock::now_ms();
     let outcome = DestroyStats {
@@ -213,18 +253,36 @@ async fn end(app: &App, run: &LiveRun, why: &str) -> Result<DestroyStats, ApiErr
 }
 
 /// Watches a run until it is destroyed, by whoever does it.
-async fn watch(app: App, run: Arc<LiveRun>) {
-    tokio::select! {
-        exit = app.engine.exited(&run.sandbox) => match exit {
-            Ok(exit) => bury(&app, &run, &exit.to_string()).await,
-            Err(EngineError::NotFound(_)) => {}
-            Err(error) => bury(&app, &run, &error.to_string()).await,
-        },
-        () = run.activity.expired() => {
-            let seconds = run.activity.timeout().as_secs_f64();
-            expire(&app, &run, &format!("it was idle for {seconds} s")).await;
+pub fn watch(app: App, run: Arc<LiveRun>) -> BoxFuture<'static, ()> {
+    // In a box, since what it does may begin another watch.
+    Box::pin(keep_watch(app, run))
+}
+
+async fn keep_watch(app: App, run: Arc<LiveRun>) {
+    loop {
+        tokio::select! {
+            exit = app.engine.exited(&run.sandbox) => match exit {
+                Ok(exit) => return bury(&app, &run, &exit.to_string()).await,
+                Err(EngineError::NotFound(_)) => return,
+                Err(error) => return bury(&app, &run, &error.to_string()).await,
+            },
+            () = run.activity.expired() => {}
+            _ = run.ended() => return,
         }
-        _ = run.ended() => {}
+        let seconds = run.activity.timeout().as_secs_f64();
+        match run.row.on_idle {
+            OnIdle::Destroy => {
+                return expire(&app, &run, &format!("it was idle for {seconds} s")).await;
+            }
+            OnIdle::Hibernate => match hibernation::hibernate(&app, &run).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::error!(error = error.message, run = %run.id, "cannot hibernate");
+                    // It is tried again after another time of idleness.
+                    run.activity.touch();
+                }
+            },
+        }
     }
 }
 
@@ -267,7 +325,8 @@ pub async fn recover(app: &App) -> anyhow::Result<()> {
     for row in app.store.open_runs().await? {
         let log = AuditLog::reopen(row.id.clone(), app.store.clone(), app.secret.clone()).await?;
         let sandbox: SandboxId = row.id.as_str().parse()?;
-        let was_running = row.status == Status::Running;
+        let (was_running, asleep) =
+            (row.status == Status::Running, row.status == Status::Hibernated);
         let found = alive.iter().position(|id| *id == sandbox).map(|at| alive.swap_remove(at));
         let network = Settings::load(&row.network, &app.secret);
         let plan = network.plan();
@@ -284,6 +343,12 @@ pub async fn recover(app: &App) -> anyhow::Result<()> {
             }
             tracing::info!(run = %run.id, "found again");
             app.tasks.spawn(watch(Arc::clone(app), run));
+        } else if asleep && app.places.is_hibernated(&run.id) {
+            if found.is_some() {
+                // It was on its way back when the server ended.
+                app.engine.destroy(&run.sandbox).await?;
+            }
+            tracing::info!(run = %run.id, "hibernated");
         } else {
             expire(app, &run, "the server stopped while it was there").await;
         }
@@ -294,14 +359,20 @@ pub async fn recover(app: &App) -> anyhow::Result<()> {
             tracing::error!(%error, sandbox = %id, "cannot remove it");
         }
     }
-    let held = app.runs.list(None).iter().map(|run| run.sandbox.to_string()).collect();
+    let mut held: BTreeSet<String> =
+        app.runs.list(None).iter().map(|run| run.sandbox.to_string()).collect();
+    let snapshots: BTreeSet<String> =
+        app.store.snapshots(None).await?.into_iter().map(|row| row.id).collect();
+    app.places.clean_up(&held, &snapshots).await?;
+    held.extend(snapshots);
     app.images.release_all_but(&held)
 }
 
 /// Ends every run, several at a time.
 pub async fn destroy_all(app: &App, why: &str) {
     let mut ends = tokio::task::JoinSet::new();
-    for run in app.runs.list(None) {
+    // Those on disk are there to outlive the server.
+    for run in app.runs.list(None).into_iter().filter(|run| !run.is_asleep()) {
         let (app, why) = (Arc::clone(app), why.to_owned());
         ends.spawn(async move { expire(&app, &run, &why).await });
     }
@@ -329,6 +400,6 @@ pub fn engine_error(what: &str, error: EngineError) -> ApiError {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -20,6 +20,8 @@ mod order;
 mod proxy;
 mod routes;
 mod runs;
+mod shell;
+mod state;
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,7 +35,9 @@ pub use config::Config;
 pub use error::{ApiError, Code};
 pub use listen::Listening;
 
-use self::{auth::Rates, images::Images, limits::InFlight, metrics::Metrics, runs::Runs};
+use self::{
+    auth::Rates, images::Images, limits::InFlight, metrics::Metrics, runs::Runs, state::Places,
+};
 use crate::{secret::Secret, store::Store};
 
 /// What all handlers share.
@@ -47,6 +51,7 @@ pub struct Server {
     pub engine: Arc<dyn Engine>,
     images: Images,
     runs: Runs,
+    places: Places,
     rates: Rates,
     /// What the URLs of runs lead to.
     ports: proxy::Ports,
@@ -72,6 +77,7 @@ impl Server {
             images: Images::open(&config.data_dir, &config.pulls)?,
             runs: Runs::default(),
             ports: proxy::Ports::new(Arc::clone(&engine)),
+            places: Places::open(&config.data_dir)?,
             rates: Rates::new(config.limits.requests),
             in_flight: InFlight::new(config.limits.in_flight),
             metrics: Metrics::new(),

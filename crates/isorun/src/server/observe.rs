@@ -22,7 +22,7 @@ pub async fn record(State(app): State<App>, request: Request, next: Next) -> Res
     let status = response.status().as_u16();
     let elapsed = started.elapsed();
     app.metrics.request(method.as_str(), &route, status, elapsed.as_secs_f64());
-    let ms = elapsed.as_millis();
+    let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
     tracing::debug!(%method, route, status, ms, "request");
     response
 }

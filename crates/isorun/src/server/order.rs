@@ -8,7 +8,7 @@ use super::{
     network::{self, Settings},
     proxy::UrlAccess,
 };
-use crate::api::NewRun;
+use crate::api::{NewRun, OnIdle};
 
 /// A run that can be made.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct Order {
     /// Who may use its anonymous URLs.
     pub urls: UrlAccess,
     pub network: Settings,
+    pub on_idle: OnIdle,
+    pub auto_resume: bool,
 }
 
 const MAX_IMAGE: usize = 512;
@@ -66,6 +68,8 @@ impl Order {
             env: new.env.map_or_else(|| Ok(BTreeMap::new()), env)?,
             network,
             urls: urls(new.urls.as_deref())?,
+            on_idle: new.on_idle.unwrap_or_default(),
+            auto_resume: new.auto_resume.unwrap_or_default(),
         })
     }
 }

@@ -13,7 +13,7 @@ use super::{
     lifecycle::{self, engine_error},
     limits, metrics, network, observe, openapi,
     order::{self, Order},
-    proxy,
+    proxy, shell, state,
 };
 use crate::{
     api::{
@@ -51,6 +51,14 @@ fn keyed() -> OpenApiRouter<App> {
         .routes(routes!(network::profile_list))
         .routes(routes!(network::show, network::change))
         .routes(routes!(audit_log::show))
+        .routes(routes!(shell::open))
+        .routes(routes!(state::fork::fork))
+        .routes(routes!(state::hibernation::sleep))
+        .routes(routes!(state::hibernation::wake))
+        .routes(routes!(state::snapshots::take))
+        .routes(routes!(state::snapshots::restore))
+        .routes(routes!(state::snapshots::list))
+        .routes(routes!(state::snapshots::delete))
         .routes(routes!(usage))
         .routes(routes!(metrics::show))
 }
@@ -230,11 +238,10 @@ async fn delete(
 async fn stats(State(app): State<App>, OwnRun(run): OwnRun) -> Result<Answer<RunStats>, ApiError> {
     let stats = match run.remains() {
         Some(stats) => stats,
-        None => app
-            .engine
-            .stats(&run.sandbox)
-            .await
-            .map_err(|error| engine_error("cannot measure the sandbox", error))?,
+        None => {
+            let stats = app.engine.stats(&run.sandbox).await;
+            run.total(stats.map_err(|error| engine_error("cannot measure the sandbox", error))?)
+        }
     };
     Ok(Answer(RunStats {
         cpu_ms: stats.cpu_ms,
@@ -286,7 +293,7 @@ async fn usage(State(app): State<App>, caller: Caller) -> Result<Answer<Usage>, 
         let stats = match run.remains() {
             Some(stats) => Some(stats),
             // One that ends meanwhile is counted next time.
-            None => app.engine.stats(&run.sandbox).await.ok(),
+            None => app.engine.stats(&run.sandbox).await.ok().map(|stats| run.total(stats)),
         };
         usage.cpu_seconds += stats.map_or(0.0, |stats| stats.cpu_ms as f64 / 1000.0);
     }

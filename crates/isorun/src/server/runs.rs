@@ -2,10 +2,15 @@
 //! used, and how everybody who waits for it learns that it ended.
 //!
 //! ```text
-//!   create ──▶ running ──────────── destroy, idle ──────────▶ destroyed
-//!                 │                                              ▲
-//!                 └── dies by itself ──▶ failed ── destroy, idle ┘
+//!                         ┌─────────── resume ──────────┐
+//!                         ▼                             │
+//!   create, fork, ──▶ running ── hibernate, idle ──▶ hibernated ── destroy ──┐
+//!   restore               │ ╰─────────── destroy, idle ──────────────▶ destroyed
+//!                         ╰── dies by itself ──▶ failed ── destroy, idle ──┘
 //! ```
+//!
+//! Whatever makes or ends a sandbox of a run that is there holds its `change`, so
+//! that one such thing happens after the other.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,7 +32,7 @@ use crate::{
     audit::AuditLog,
     clock,
     id::RunId,
-    store::RunRow,
+    store::{RunRow, Used},
 };
 
 /// Requests to ports of one run at the same time.
@@ -48,8 +53,10 @@ pub struct LiveRun {
     visits: Arc<Semaphore>,
     state: watch::Sender<State>,
     network: RwLock<Settings>,
-    /// Held by who changes the network.
-    pub changing_network: tokio::sync::Mutex<()>,
+    /// Held by who hibernates, resumes, copies or destroys it.
+    pub change: tokio::sync::Mutex<()>,
+    /// What sandboxes of it have used that are no longer there.
+    used: Mutex<Used>,
     /// Held by who destroys it; then what came of it.
     pub end: tokio::sync::Mutex<Option<DestroyStats>>,
 }
@@ -69,6 +76,10 @@ pub struct Defaults {
 #[derive(Clone, Debug)]
 pub enum State {
     Running,
+    /// It is being put on disk: what is under way goes on there.
+    Hibernating,
+    Hibernated,
+    Resuming,
     /// Of what it died, and what it had used.
     Failed(String, Stats),
     /// Why.
@@ -92,9 +103,13 @@ impl LiveRun {
             activity: Activity::new(Duration::from_millis(row.timeout_ms)),
             execs: Arc::new(Semaphore::new(execs)),
             visits: Arc::new(Semaphore::new(VISITS)),
-            state: watch::Sender::new(State::Running),
             network: RwLock::new(network),
-            changing_network: tokio::sync::Mutex::default(),
+            state: watch::Sender::new(match row.status {
+                Status::Hibernated => State::Hibernated,
+                _ => State::Running,
+            }),
+            change: tokio::sync::Mutex::default(),
+            used: Mutex::new(row.used),
             end: tokio::sync::Mutex::default(),
             row,
             log,
@@ -114,6 +129,8 @@ impl LiveRun {
             created_at: clock::rfc3339(self.row.created_at),
             timeout: self.activity.timeout().as_secs_f64(),
             port_url: self.port_url(config),
+            on_idle: self.row.on_idle,
+            auto_resume: self.row.auto_resume,
         }
     }
 
@@ -144,7 +161,8 @@ impl LiveRun {
 
     pub fn status(&self) -> Status {
         match *self.state.borrow() {
-            State::Running => Status::Running,
+            State::Running | State::Hibernating => Status::Running,
+            State::Hibernated | State::Resuming => Status::Hibernated,
             State::Failed(..) => Status::Failed,
             State::Destroyed(_) => Status::Destroyed,
         }
@@ -157,14 +175,54 @@ impl LiveRun {
     /// The figures of the end, if it died by itself.
     pub fn remains(&self) -> Option<Stats> {
         match &*self.state.borrow() {
-            State::Failed(_, stats) => Some(*stats),
+            State::Failed(_, stats) => Some(self.total(*stats)),
+            State::Hibernated => Some(self.total(Stats::default())),
             _ => None,
         }
     }
 
+    /// What it has used all in all, of which its present sandbox this.
+    pub fn total(&self, mut stats: Stats) -> Stats {
+        let used = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.cpu_ms += used.cpu_ms;
+        stats.mem_peak_bytes = stats.mem_peak_bytes.max(used.mem_peak_bytes);
+        stats.disk_used_bytes = stats.disk_used_bytes.max(used.disk_used_bytes);
+        stats
+    }
+
+    /// Its sandbox is gone, and all of them together have used this.
+    pub fn has_used(&self, total: Stats) -> Used {
+        let used = Used {
+            cpu_ms: total.cpu_ms,
+            mem_peak_bytes: total.mem_peak_bytes,
+            disk_used_bytes: total.disk_used_bytes,
+        };
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = used;
+        used
+    }
+
+    pub fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// A step of its life, by who holds its `change`. A run that has died or was
+    /// destroyed stays so.
+    pub fn enter(&self, next: State) {
+        self.state.send_modify(|state| {
+            if !matches!(state, State::Failed(..) | State::Destroyed(_)) {
+                *state = next;
+            }
+        });
+    }
+
+    /// Whether it is on disk, or on the way to it or from it.
+    pub fn is_asleep(&self) -> bool {
+        matches!(&*self.state.borrow(), State::Hibernating | State::Hibernated | State::Resuming)
+    }
+
     pub fn failed(&self, why: String, stats: Stats) {
         self.state.send_modify(|state| {
-            if matches!(state, State::Running) {
+            if matches!(state, State::Running | State::Hibernating) {
                 *state = State::Failed(why, stats);
             }
         });
@@ -179,6 +237,10 @@ impl LiveRun {
     pub fn trouble(&self) -> Option<ApiError> {
         match &*self.state.borrow() {
             State::Running => None,
+            State::Hibernating | State::Hibernated | State::Resuming => Some(ApiError::new(
+                Code::RunHibernated,
+                format!("{} is hibernated: resume it first", self.id),
+            )),
             State::Failed(why, _) => Some(ApiError::new(
                 Code::SandboxDied,
                 format!("the sandbox of {} died: {why}", self.id),
@@ -193,7 +255,8 @@ impl LiveRun {
     pub async fn ended(&self) -> ApiError {
         let mut state = self.state.subscribe();
         // It cannot be closed: the sender is here.
-        let _ = state.wait_for(|state| !matches!(state, State::Running)).await;
+        let goes_on = |state: &State| matches!(state, State::Running | State::Hibernating);
+        let _ = state.wait_for(|state| !goes_on(state)).await;
         self.trouble().unwrap_or_else(|| {
             ApiError::internal("the run has ended", "a run that stopped without a reason")
         })
@@ -230,7 +293,15 @@ impl LiveRun {
         if error.code != Code::Unavailable {
             return error;
         }
-        tokio::time::timeout(Duration::from_millis(500), self.ended()).await.unwrap_or(error)
+        let on_the_way = matches!(&*self.state.borrow(), State::Hibernating);
+        let patience = if on_the_way { 60_000 } else { 500 };
+        tokio::time::timeout(Duration::from_millis(patience), self.ended()).await.unwrap_or(error)
+    }
+
+    /// Waits while it is being put on disk.
+    pub async fn settled(&self) {
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| !matches!(state, State::Hibernating)).await;
     }
 
     /// A request to one of its ports begins.
@@ -251,6 +322,12 @@ impl LiveRun {
         if let Some(trouble) = self.trouble() {
             return Err(trouble);
         }
+        let permit = self.permit()?;
+        Ok(self.used_by(permit))
+    }
+
+    /// A place for something that may be idle.
+    pub fn permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         let permit = Arc::clone(&self.execs).try_acquire_owned().map_err(|_| {
             ApiError::new(
                 Code::TooManyExecs,
@@ -261,8 +338,18 @@ impl LiveRun {
             )
             .after(Duration::from_secs(1))
         })?;
+        Ok(permit)
+    }
+
+    fn used_by(&self, permit: OwnedSemaphorePermit) -> InUse<'_> {
         self.activity.begin();
-        Ok(InUse { activity: &self.activity, _permit: permit })
+        InUse { activity: &self.activity, _permit: Some(permit) }
+    }
+
+    /// Notes that it is in use by who has a place.
+    pub fn busy(&self) -> InUse<'_> {
+        self.activity.begin();
+        InUse { activity: &self.activity, _permit: None }
     }
 }
 
@@ -317,7 +404,7 @@ impl Drop for Visit {
 /// A use of a run.
 pub struct InUse<'run> {
     activity: &'run Activity,
-    _permit: OwnedSemaphorePermit,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for InUse<'_> {
@@ -356,6 +443,12 @@ impl Activity {
             inner.last = Instant::now();
         });
         self.changed.notify_one();
+    }
+
+    /// It was used just now.
+    pub fn touch(&self) {
+        self.begin();
+        self.end();
     }
 
     fn begin(&self) {

@@ -8,10 +8,12 @@ mod audit;
 mod keys;
 mod runs;
 mod schema;
+mod snapshots;
 
 pub use audit::{AuditRow, LogState};
 pub use keys::KeyRow;
-pub use runs::{Ending, RunRow};
+pub use runs::{Ending, RunRow, Used};
+pub use snapshots::SnapshotRow;
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, thread, time::Duration};
 

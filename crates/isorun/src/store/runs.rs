@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, Row, types::Type};
 
 use super::{Store, StoreError};
 use crate::{
-    api::{PastRun, Status, Usage},
+    api::{OnIdle, PastRun, Status, Usage},
     clock,
     id::RunId,
 };
@@ -27,10 +27,22 @@ pub struct RunRow {
     pub defaults: String,
     /// JSON: what it reaches, with sealed secrets.
     pub network: String,
+    pub on_idle: OnIdle,
+    pub auto_resume: bool,
+    /// What it had used when it was last hibernated.
+    pub used: Used,
     pub create_ms: u64,
     pub created_at: i64,
     pub destroyed_at: Option<i64>,
     pub reason: Option<String>,
+}
+
+/// What a sandbox has used that is no longer there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    pub cpu_ms: u64,
+    pub mem_peak_bytes: u64,
+    pub disk_used_bytes: u64,
 }
 
 /// How a run ended, and what it had used.
@@ -49,8 +61,9 @@ impl Store {
             connection
                 .prepare_cached(
                     "INSERT INTO runs (id, tenant, image, digest, status, vcpus, mem_mib, \
-                     disk_mib, timeout_ms, defaults, create_ms, created_at, network)
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                     disk_mib, timeout_ms, defaults, create_ms, created_at, on_idle, auto_resume, \
+                     network)
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 )?
                 .execute((
                     run.id.as_str(),
@@ -65,6 +78,8 @@ impl Store {
                     run.defaults,
                     run.create_ms,
                     run.created_at,
+                    run.on_idle.name(),
+                    run.auto_resume,
                     run.network,
                 ))?;
             Ok(())
@@ -99,6 +114,27 @@ impl Store {
             connection
                 .prepare_cached("UPDATE runs SET status = ? WHERE id = ?")?
                 .execute((status.name(), id))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Its sandbox is on disk, and has used this until now.
+    pub async fn run_hibernated(&self, id: &RunId, used: Used) -> Result<(), StoreError> {
+        let id = id.to_string();
+        self.call(move |connection| {
+            connection
+                .prepare_cached(
+                    "UPDATE runs SET status = ?, cpu_ms = ?, mem_peak_bytes = ?,
+                     disk_used_bytes = ? WHERE id = ?",
+                )?
+                .execute((
+                    Status::Hibernated.name(),
+                    used.cpu_ms,
+                    used.mem_peak_bytes,
+                    used.disk_used_bytes,
+                    id,
+                ))?;
             Ok(())
         })
         .await
@@ -220,6 +256,13 @@ fn read(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         timeout_ms: row.get("timeout_ms")?,
         defaults: row.get("defaults")?,
         network: row.get("network")?,
+        on_idle: parsed("on_idle", row, OnIdle::parse)?,
+        auto_resume: row.get("auto_resume")?,
+        used: Used {
+            cpu_ms: row.get("cpu_ms")?,
+            mem_peak_bytes: row.get("mem_peak_bytes")?,
+            disk_used_bytes: row.get("disk_used_bytes")?,
+        },
         create_ms: row.get("create_ms")?,
         created_at: row.get("created_at")?,
         destroyed_at: row.get("destroyed_at")?,
@@ -250,7 +293,7 @@ fn id(row: &Row<'_>) -> rusqlite::Result<RunId> {
     parsed("id", row, |text| text.parse().ok())
 }
 
-fn parsed<T>(
+pub(super) fn parsed<T>(
     column: &str,
     row: &Row<'_>,
     parse: impl FnOnce(&str) -> Option<T>,
@@ -278,6 +321,9 @@ mod tests {
             timeout_ms: 300_000,
             network: String::new(),
             defaults: "{}".to_owned(),
+            on_idle: OnIdle::Destroy,
+            auto_resume: false,
+            used: Used::default(),
             create_ms: 7,
             created_at: 1_000,
             destroyed_at: None,

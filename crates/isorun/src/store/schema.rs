@@ -46,7 +46,29 @@ const STEPS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
 ",
     "
+    ALTER TABLE runs ADD COLUMN on_idle TEXT NOT NULL DEFAULT 'destroy';
+    ALTER TABLE runs ADD COLUMN auto_resume INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE snapshots (
+        id TEXT PRIMARY KEY,
+        tenant TEXT NOT NULL,
+        run_id TEXT NOT NULL,
+        image TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        vcpus INTEGER NOT NULL,
+        mem_mib INTEGER NOT NULL,
+        disk_mib INTEGER NOT NULL,
+        timeout_ms INTEGER NOT NULL,
+        defaults TEXT NOT NULL,
+        on_idle TEXT NOT NULL,
+        auto_resume INTEGER NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        created_at INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX snapshots_by_tenant ON snapshots (tenant, created_at);
+",
+    "
     ALTER TABLE runs ADD COLUMN network TEXT NOT NULL DEFAULT '';
+    ALTER TABLE snapshots ADD COLUMN network TEXT NOT NULL DEFAULT '';
 ",
 ];
 

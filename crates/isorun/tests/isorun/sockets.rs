@@ -10,9 +10,9 @@ use tokio_tungstenite::{
 
 use crate::fixture::{Server, bounded, refused};
 
-type Socket = WebSocketStream<TcpStream>;
+pub type Socket = WebSocketStream<TcpStream>;
 
-async fn open(server: &Server, path: &str) -> Result<Socket, Box<Error>> {
+pub async fn open(server: &Server, path: &str) -> Result<Socket, Box<Error>> {
     let address = server.url.strip_prefix("http://").unwrap();
     let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
     let key = format!("Bearer {}", server.key);
@@ -21,7 +21,7 @@ async fn open(server: &Server, path: &str) -> Result<Socket, Box<Error>> {
     Ok(client_async(request, stream).await?.0)
 }
 
-async fn say(socket: &mut Socket, order: Value) {
+pub async fn say(socket: &mut Socket, order: Value) {
     socket.send(Message::Text(order.to_string().into())).await.unwrap();
 }
 

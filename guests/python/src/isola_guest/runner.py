@@ -7,13 +7,12 @@ import builtins
 import inspect
 import linecache
 import os
-import random
 import sys
 import types
 
 from wit_world.imports import host
 
-from . import dependencies, loop, stdio, values
+from . import dependencies, loop, resumption, stdio, values
 from .failures import failure
 
 # The module of user code: `__main__`, as for a script.
@@ -51,14 +50,7 @@ def prepare():
 def start(config):
     """Makes this interpreter a sandbox of its own."""
     sys.modules["__main__"] = _user
-    for key, value in config.env:
-        os.environ[key] = value
-    # Packages on a mount.
-    sys.path[:] = filter(None, os.environ.get("PYTHONPATH", "").split(":"))
-    sys.setrecursionlimit(config.recursion_limit)
-    values.max_size = config.max_value_size
-    # The snapshot holds the state of the generator as it was at the build.
-    random.seed()
+    resumption.start(config)
 
 
 def load(source, name):

@@ -9,12 +9,15 @@
 """
 
 from ._async_sandbox import AsyncSandbox
+from ._async_shell import AsyncShell
 from ._errors import IsorunConnectionError, IsorunError, IsorunTimeoutError
 from ._sandbox import Sandbox
-from ._types import DestroyStats, ExecResult, SandboxInfo
+from ._shell import Shell
+from ._types import DestroyStats, ExecResult, SandboxInfo, SnapshotInfo
 
 __all__ = [
     "AsyncSandbox",
+    "AsyncShell",
     "DestroyStats",
     "ExecResult",
     "IsorunConnectionError",
@@ -22,5 +25,7 @@ __all__ = [
     "IsorunTimeoutError",
     "Sandbox",
     "SandboxInfo",
+    "Shell",
+    "SnapshotInfo",
 ]
 __version__ = "0.1.0"

@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import Any
 
 from . import _config, _protocol
+from ._async_shell import AsyncShell
 from ._base import SandboxBase
 from ._transport import AsyncTransport, async_file_pieces
-from ._types import DestroyStats, ExecResult, SandboxInfo
+from ._types import DestroyStats, ExecResult, SandboxInfo, SnapshotInfo
 
 
 class AsyncSandbox(SandboxBase):
@@ -35,6 +36,8 @@ class AsyncSandbox(SandboxBase):
         deny: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
         credentials: Mapping[str, Any] | None = None,
+        on_idle: str = "destroy",
+        auto_resume: bool = False,
         api_url: str | None = None,
         api_key: str | None = None,
     ) -> None:
@@ -52,16 +55,23 @@ class AsyncSandbox(SandboxBase):
         :param deny: where it may not connect to, instead of a profile.
         :param env: environment variables of every command.
         :param credentials: secrets that stay outside, by the names of services.
+        :param on_idle: what becomes of it after `sandbox_timeout`: `destroy`, or
+            `hibernate`.
+        :param auto_resume: whether a command or a file wakes it when it is
+            hibernated. Otherwise that is an error.
         :param api_url: the server; by default `ISORUN_API_URL`, or this machine's.
         :param api_key: the key; by default `ISORUN_API_KEY`, or this machine's own.
         """
         options = _protocol.Options(
             image, vcpus, mem_mib, disk_mib, sandbox_timeout, network_profile,
-            allow, deny, env, credentials,
+            allow, deny, env, credentials, on_idle, auto_resume,
         )  # fmt: skip
         target = _config.find(api_url, api_key)
         super().__init__(options, timeout, target.url)
         self._transport = AsyncTransport(target)
+        super().__init__(options, timeout)
+        self._target = _config.find(api_url, api_key)
+        self._transport = AsyncTransport(self._target)
 
     async def create(self) -> SandboxInfo:
         """Creates the sandbox. Sets `id` and `info`."""
@@ -131,6 +141,90 @@ class AsyncSandbox(SandboxBase):
     async def set_timeout(self, seconds: float) -> None:
         """Changes how long it may be without activity; 0 or -1 for ever."""
         await self._transport.send(_protocol.set_timeout(self._running(), seconds))
+
+    async def fork(self, count: int = 1) -> list[AsyncSandbox]:
+        """Copies the running sandbox: files, memory and processes as they are now.
+
+        The copies are independent of it and of each other. It goes on itself.
+        """
+        infos = await self._transport.send(_protocol.fork(self._running(), count))
+        return [self._copy(info) for info in infos]
+
+    async def hibernate(self) -> None:
+        """Puts it on the server's disk. `resume` brings it back."""
+        await self._transport.send(_protocol.hibernate(self._running()))
+
+    async def resume(self) -> None:
+        """Brings it back from the disk, as it was."""
+        await self._transport.send(_protocol.resume(self._running()))
+
+    async def checkpoint(self) -> str:
+        """Takes a snapshot that stays on the server. Gives its id, for `restore`."""
+        return await self._transport.send(_protocol.snapshot(self._running()))
+
+    @classmethod
+    async def restore(
+        cls,
+        snapshot_id: str,
+        *,
+        timeout: float = 30,
+        api_url: str | None = None,
+        api_key: str | None = None,
+    ) -> AsyncSandbox:
+        """A new sandbox from a snapshot, which goes on where that was taken.
+
+        The parameters are those of the constructor.
+        """
+        sandbox = cls("", timeout=timeout, api_url=api_url, api_key=api_key)
+        try:
+            info = await sandbox._transport.send(_protocol.restore(snapshot_id))
+        except BaseException:
+            await sandbox._transport.close()
+            raise
+        sandbox._options = sandbox._options_of(info)
+        sandbox._created(info)
+        return sandbox
+
+    @staticmethod
+    async def snapshots(
+        *, api_url: str | None = None, api_key: str | None = None
+    ) -> list[SnapshotInfo]:
+        """The snapshots on the server, the oldest first."""
+        transport = AsyncTransport(_config.find(api_url, api_key))
+        try:
+            return await transport.send(_protocol.snapshots())
+        finally:
+            await transport.close()
+
+    @staticmethod
+    async def delete_snapshot(
+        snapshot_id: str, *, api_url: str | None = None, api_key: str | None = None
+    ) -> None:
+        """Deletes a snapshot. Sandboxes that were made from it go on."""
+        transport = AsyncTransport(_config.find(api_url, api_key))
+        try:
+            await transport.send(_protocol.delete_snapshot(snapshot_id))
+        finally:
+            await transport.close()
+
+    def shell(self, *, session: str | None = None, cwd: str | None = None) -> AsyncShell:
+        """A bash that stays: each command finds what those before have left.
+
+        Needs the package `websockets`.
+
+        :param session: the `session` of a shell to go on with: one that lost its
+            connection, or that the original of this fork had.
+        :param cwd: the folder that it starts in.
+        """
+        return AsyncShell(self._target, self._running(), self.timeout, session, cwd)
+
+    def _copy(self, info: SandboxInfo) -> AsyncSandbox:
+        copy = AsyncSandbox.__new__(AsyncSandbox)
+        SandboxBase.__init__(copy, self._options_of(info), self.timeout)
+        copy._target = self._target
+        copy._transport = AsyncTransport(self._target)
+        copy._created(info)
+        return copy
 
     async def destroy(self) -> DestroyStats:
         """Destroys the sandbox. Called again, it gives the same figures."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from ._errors import IsorunError
 from ._protocol import Options
@@ -59,6 +60,15 @@ class SandboxBase:
             raise IsorunError(f"{run} has no public URLs: they are switched off")
         path = self.info.port_url.replace("{port}", str(port))
         return f"{self._api_url}{path}" if path.startswith("/") else path
+    def _options_of(self, info: SandboxInfo) -> Options:
+        """What a copy is made of."""
+        return replace(
+            self._options,
+            image=info.image,
+            vcpus=info.vcpus,
+            mem_mib=info.mem_mib,
+            disk_mib=info.disk_mib,
+        )
 
     def _exec_timeout(self, timeout: float | None) -> float:
         return self.timeout if timeout is None else timeout

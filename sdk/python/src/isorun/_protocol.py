@@ -10,9 +10,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 
 from ._errors import IsorunConnectionError, IsorunError, IsorunTimeoutError
-from ._types import DestroyStats, ExecResult, SandboxInfo
+from ._types import DestroyStats, ExecResult, SandboxInfo, SnapshotInfo
 
 T = TypeVar("T")
 
@@ -20,6 +21,8 @@ CONNECT_TIMEOUT = 10.0
 USUAL_TIMEOUT = 60.0
 # A first use may pull an image.
 CREATE_TIMEOUT = 900.0
+# Gigabytes of memory may go to a disk, or come from there.
+STATE_TIMEOUT = 600.0
 # The server keeps the time of commands. It is given up this much later.
 GRACE = 15.0
 
@@ -61,6 +64,8 @@ class Options:
     deny: Sequence[str] | None
     env: Mapping[str, str] | None
     credentials: Mapping[str, Any] | None
+    on_idle: str = "destroy"
+    auto_resume: bool = False
 
     def body(self) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -70,6 +75,10 @@ class Options:
             "disk_mib": self.disk_mib,
             "timeout": self.sandbox_timeout,
         }
+        if self.on_idle != "destroy":
+            body["on_idle"] = self.on_idle
+        if self.auto_resume:
+            body["auto_resume"] = True
         if self.env:
             body["env"] = dict(self.env)
         if self.allow is not None or self.deny is not None:
@@ -89,6 +98,51 @@ def create(options: Options) -> Operation[SandboxInfo]:
 
 def set_timeout(run: str, seconds: float) -> Operation[SandboxInfo]:
     return Operation("PATCH", f"/v1/runs/{run}", _info, body={"timeout": seconds})
+
+
+def fork(run: str, count: int) -> Operation[list[SandboxInfo]]:
+    return Operation(
+        "POST",
+        f"/v1/runs/{run}/fork",
+        _forks,
+        body={"count": count},
+        read_timeout=STATE_TIMEOUT,
+    )
+
+
+def hibernate(run: str) -> Operation[SandboxInfo]:
+    return Operation(
+        "POST", f"/v1/runs/{run}/hibernate", _info, read_timeout=STATE_TIMEOUT
+    )
+
+
+def resume(run: str) -> Operation[SandboxInfo]:
+    return Operation("POST", f"/v1/runs/{run}/resume", _info, read_timeout=STATE_TIMEOUT)
+
+
+def snapshot(run: str) -> Operation[str]:
+    return Operation(
+        "POST", f"/v1/runs/{run}/snapshot", _snapshot_id, read_timeout=STATE_TIMEOUT
+    )
+
+
+def restore(snapshot_id: str) -> Operation[SandboxInfo]:
+    return Operation(
+        "POST",
+        "/v1/runs/restore",
+        _info,
+        body={"snapshot_id": snapshot_id},
+        read_timeout=STATE_TIMEOUT,
+    )
+
+
+def snapshots() -> Operation[list[SnapshotInfo]]:
+    return Operation("GET", "/v1/snapshots", _snapshots)
+
+
+def delete_snapshot(snapshot_id: str) -> Operation[None]:
+    # A text that is no id must not become another path.
+    return Operation("DELETE", f"/v1/snapshots/{quote(snapshot_id, safe='')}", lambda _: None)
 
 
 def destroy(run: str) -> Operation[DestroyStats]:
@@ -216,8 +270,32 @@ def _patience(timeout: float) -> float | None:
     return timeout + GRACE if timeout > 0 else None
 
 
+def _forks(content: bytes) -> list[SandboxInfo]:
+    return [_info_of(body) for body in json.loads(content)["forks"]]
+
+
+def _snapshot_id(content: bytes) -> str:
+    return str(json.loads(content)["snapshot_id"])
+
+
+def _snapshots(content: bytes) -> list[SnapshotInfo]:
+    return [
+        SnapshotInfo(
+            id=str(body["id"]),
+            run_id=str(body["run_id"]),
+            image=str(body.get("image", "")),
+            size_bytes=int(body["size_bytes"]),
+            created_at=str(body["created_at"]),
+        )
+        for body in json.loads(content)["snapshots"]
+    ]
+
+
 def _info(content: bytes) -> SandboxInfo:
-    body = json.loads(content)
+    return _info_of(json.loads(content))
+
+
+def _info_of(body: dict[str, Any]) -> SandboxInfo:
     return SandboxInfo(
         id=str(body["id"]),
         image=str(body["image"]),

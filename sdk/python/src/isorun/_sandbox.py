@@ -9,8 +9,9 @@ from typing import Any
 
 from . import _config, _protocol
 from ._base import SandboxBase
+from ._shell import Shell
 from ._transport import Transport, file_pieces
-from ._types import DestroyStats, ExecResult, SandboxInfo
+from ._types import DestroyStats, ExecResult, SandboxInfo, SnapshotInfo
 
 
 class Sandbox(SandboxBase):
@@ -34,6 +35,8 @@ class Sandbox(SandboxBase):
         deny: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
         credentials: Mapping[str, Any] | None = None,
+        on_idle: str = "destroy",
+        auto_resume: bool = False,
         api_url: str | None = None,
         api_key: str | None = None,
     ) -> None:
@@ -51,16 +54,23 @@ class Sandbox(SandboxBase):
         :param deny: where it may not connect to, instead of a profile.
         :param env: environment variables of every command.
         :param credentials: secrets that stay outside, by the names of services.
+        :param on_idle: what becomes of it after `sandbox_timeout`: `destroy`, or
+            `hibernate`.
+        :param auto_resume: whether a command or a file wakes it when it is
+            hibernated. Otherwise that is an error.
         :param api_url: the server; by default `ISORUN_API_URL`, or this machine's.
         :param api_key: the key; by default `ISORUN_API_KEY`, or this machine's own.
         """
         options = _protocol.Options(
             image, vcpus, mem_mib, disk_mib, sandbox_timeout, network_profile,
-            allow, deny, env, credentials,
+            allow, deny, env, credentials, on_idle, auto_resume,
         )  # fmt: skip
         target = _config.find(api_url, api_key)
         super().__init__(options, timeout, target.url)
         self._transport = Transport(target)
+        super().__init__(options, timeout)
+        self._target = _config.find(api_url, api_key)
+        self._transport = Transport(self._target)
 
     def create(self) -> SandboxInfo:
         """Creates the sandbox. Sets `id` and `info`."""
@@ -128,6 +138,90 @@ class Sandbox(SandboxBase):
     def set_timeout(self, seconds: float) -> None:
         """Changes how long it may be without activity; 0 or -1 for ever."""
         self._transport.send(_protocol.set_timeout(self._running(), seconds))
+
+    def fork(self, count: int = 1) -> list[Sandbox]:
+        """Copies the running sandbox: files, memory and processes as they are now.
+
+        The copies are independent of it and of each other. It goes on itself.
+        """
+        infos = self._transport.send(_protocol.fork(self._running(), count))
+        return [self._copy(info) for info in infos]
+
+    def hibernate(self) -> None:
+        """Puts it on the server's disk. `resume` brings it back."""
+        self._transport.send(_protocol.hibernate(self._running()))
+
+    def resume(self) -> None:
+        """Brings it back from the disk, as it was."""
+        self._transport.send(_protocol.resume(self._running()))
+
+    def checkpoint(self) -> str:
+        """Takes a snapshot that stays on the server. Gives its id, for `restore`."""
+        return self._transport.send(_protocol.snapshot(self._running()))
+
+    @classmethod
+    def restore(
+        cls,
+        snapshot_id: str,
+        *,
+        timeout: float = 30,
+        api_url: str | None = None,
+        api_key: str | None = None,
+    ) -> Sandbox:
+        """A new sandbox from a snapshot, which goes on where that was taken.
+
+        The parameters are those of the constructor.
+        """
+        sandbox = cls("", timeout=timeout, api_url=api_url, api_key=api_key)
+        try:
+            info = sandbox._transport.send(_protocol.restore(snapshot_id))
+        except BaseException:
+            sandbox._transport.close()
+            raise
+        sandbox._options = sandbox._options_of(info)
+        sandbox._created(info)
+        return sandbox
+
+    @staticmethod
+    def snapshots(
+        *, api_url: str | None = None, api_key: str | None = None
+    ) -> list[SnapshotInfo]:
+        """The snapshots on the server, the oldest first."""
+        transport = Transport(_config.find(api_url, api_key))
+        try:
+            return transport.send(_protocol.snapshots())
+        finally:
+            transport.close()
+
+    @staticmethod
+    def delete_snapshot(
+        snapshot_id: str, *, api_url: str | None = None, api_key: str | None = None
+    ) -> None:
+        """Deletes a snapshot. Sandboxes that were made from it go on."""
+        transport = Transport(_config.find(api_url, api_key))
+        try:
+            transport.send(_protocol.delete_snapshot(snapshot_id))
+        finally:
+            transport.close()
+
+    def shell(self, *, session: str | None = None, cwd: str | None = None) -> Shell:
+        """A bash that stays: each command finds what those before have left.
+
+        Needs the package `websockets`.
+
+        :param session: the `session` of a shell to go on with: one that lost its
+            connection, or that the original of this fork had.
+        :param cwd: the folder that it starts in.
+        """
+        return Shell(self._target, self._running(), self.timeout, session, cwd)
+
+    def _copy(self, info: SandboxInfo) -> Sandbox:
+        copy = Sandbox.__new__(Sandbox)
+        SandboxBase.__init__(copy, self._options_of(info), self.timeout)
+        copy._target = self._target
+        copy._transport = Transport(self._target)
+        copy._created(info)
+        return copy
 
     def destroy(self) -> DestroyStats:
         """Destroys the sandbox. Called again, it gives the same figures."""

@@ -41,6 +41,19 @@ class ExecResult:
 
 
 @dataclass(frozen=True)
+class SnapshotInfo:
+    """A snapshot on the server."""
+
+    id: str
+    run_id: str
+    """The sandbox that it was taken of."""
+    image: str
+    size_bytes: int
+    """What it takes on the server's disk."""
+    created_at: str
+
+
+@dataclass(frozen=True)
 class DestroyStats:
     """What a sandbox used, from create to destroy."""
 

@@ -46,6 +46,7 @@ const InvalidArgumentError = named(IsolaError, 'InvalidArgumentError');
 const LimitError = named(IsolaError, 'LimitError');
 const NotPendingError = named(IsolaError, 'NotPendingError');
 const NotRunningError = named(IsolaError, 'NotRunningError');
+const SnapshotError = named(IsolaError, 'SnapshotError');
 
 const CLASSES = new Map([
   ['aborted', AbortError],
@@ -60,6 +61,7 @@ const CLASSES = new Map([
   ['invalid_argument', InvalidArgumentError],
   ['not_pending', NotPendingError],
   ['not_running', NotRunningError],
+  ['snapshot_refused', SnapshotError],
 ]);
 
 /** The error that a failure of the native part stands for. */
@@ -111,6 +113,7 @@ module.exports = {
     LimitError,
     NotPendingError,
     NotRunningError,
+    SnapshotError,
   },
   fromFailure,
   invalid,

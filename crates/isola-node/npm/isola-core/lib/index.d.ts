@@ -208,6 +208,29 @@ export class SandboxTemplate {
   private constructor();
   create(config: SandboxConfig & { bigints: true }): Promise<Sandbox<JsonValueWithBigInt>>;
   create(config?: SandboxConfig): Promise<Sandbox>;
+  /** Reads a snapshot that `Snapshot.save` wrote, here or in another process. */
+  loadSnapshot(path: string): Promise<Snapshot>;
+  /** A started sandbox that goes on from a snapshot, or from a file with one. */
+  restore(
+    snapshot: Snapshot | string,
+    config: SandboxConfig & { bigints: true },
+  ): Promise<Sandbox<JsonValueWithBigInt>>;
+  restore(snapshot: Snapshot | string, config?: SandboxConfig): Promise<Sandbox>;
+}
+
+/** A running interpreter as it was at one moment: its imports, globals, generators. */
+export class Snapshot {
+  private constructor();
+  readonly runtime: RuntimeName;
+  /** The size of the interpreter's memory, in bytes. */
+  readonly memorySize: number;
+  /** What the snapshot itself takes in memory, in bytes. */
+  readonly residentSize: number;
+  /**
+   * Writes it to a file, whole or not at all, and gives the file's size. The file
+   * holds whatever the guest knows; only its owner may read it.
+   */
+  save(path: string): Promise<number>;
 }
 
 /** Runs guest code inside of an isolated interpreter, one call at a time. */
@@ -231,6 +254,10 @@ export class Sandbox<Value = JsonValue> {
     kwargs?: Kwargs | null,
     options?: CallOptions,
   ): AsyncGenerator<Event<Value>, void, undefined>;
+  /** Copies the interpreter as it is; the sandbox goes on. */
+  snapshot(): Promise<Snapshot>;
+  /** Sandboxes that go on from where this one is, each on its own, started. */
+  fork(count?: number): Promise<Sandbox<Value>[]>;
   /** Stops what runs, and frees the guest. */
   close(): void;
   /** The same; resolves when the guest is gone. */
@@ -262,6 +289,7 @@ export type ErrorCode =
   | "not_running"
   | "output_limit"
   | "recursion_limit"
+  | "snapshot_refused"
   | "value_size_limit"
   | "wall_time_limit";
 
@@ -296,3 +324,5 @@ export class LimitError extends IsolaError {}
 export class NotPendingError extends IsolaError {}
 /** The sandbox was not started. */
 export class NotRunningError extends IsolaError {}
+/** A sandbox that cannot be copied, or a snapshot that cannot be restored here. */
+export class SnapshotError extends IsolaError {}

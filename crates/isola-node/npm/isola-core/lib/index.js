@@ -6,6 +6,15 @@
 const { Arg } = require('./args');
 const errors = require('./errors');
 const { Sandbox } = require('./sandbox');
+const { Snapshot } = require('./snapshot');
 const { SandboxContext, SandboxTemplate, buildTemplate } = require('./template');
 
-module.exports = { buildTemplate, SandboxContext, SandboxTemplate, Sandbox, Arg, ...errors.classes };
+module.exports = {
+  buildTemplate,
+  SandboxContext,
+  SandboxTemplate,
+  Sandbox,
+  Snapshot,
+  Arg,
+  ...errors.classes,
+};

@@ -5,6 +5,7 @@ export const {
   SandboxContext,
   SandboxTemplate,
   Sandbox,
+  Snapshot,
   Arg,
   IsolaError,
   AbortError,
@@ -19,4 +20,5 @@ export const {
   LimitError,
   NotPendingError,
   NotRunningError,
+  SnapshotError,
 } = core;

@@ -8,6 +8,7 @@ const options = require('./options');
 const { encode, shown } = require('./args');
 const { Events } = require('./events');
 const { fromJson } = require('./json');
+const { Snapshot } = require('./snapshot');
 
 let adopted;
 
@@ -82,6 +83,23 @@ class Sandbox {
     return new Events(begin, signal, this.#bigints, this.#streams);
   }
 
+  /** Copies the interpreter as it is; the sandbox goes on. */
+  async snapshot() {
+    return Snapshot.adopt(await this.#copy(() => this.#native.snapshot()));
+  }
+
+  /**
+   * Creates sandboxes that go on from where this one is, each on its own, with
+   * its limits, mounts, environment and handlers. They are started.
+   */
+  async fork(count = 1) {
+    if (!Number.isInteger(count) || count < 0 || count > 0xffffffff) {
+      throw errors.invalid(`count should be a whole number, 0 or more, and not ${shown(count)}`);
+    }
+    const children = await this.#copy(() => this.#native.fork(count));
+    return children.map((child) => Sandbox.adopt(child, this.#bigints));
+  }
+
   /** Stops what runs, and frees the guest. */
   close() {
     if (this.#closing !== undefined) return;
@@ -93,6 +111,18 @@ class Sandbox {
   async [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {
     this.close();
     await this.#closing;
+  }
+
+  async #copy(begin) {
+    this.#refuse();
+    this.#busy = true;
+    try {
+      const copied = await begin();
+      if (copied.code !== undefined) throw errors.fromFailure(copied);
+      return copied;
+    } finally {
+      this.#busy = false;
+    }
   }
 
   #refuse() {

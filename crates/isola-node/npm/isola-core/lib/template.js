@@ -9,6 +9,7 @@ const { shown } = require('./args');
 const { answerHostcalls } = require('./hostcalls');
 const { answerRequests } = require('./http');
 const { Sandbox } = require('./sandbox');
+const { Snapshot, checkedPath, nativeOf } = require('./snapshot');
 
 const KEY = Symbol('isola');
 
@@ -63,15 +64,50 @@ class SandboxTemplate {
    * @param {object} [config]
    */
   async create(config = {}) {
-    const { native: given, handlers, http, httpRequestBody, bigints } = options.sandbox(config);
-    const created = await this.#native.create(
-      given,
-      handlers.size > 0 ? answerHostcalls(handlers, bigints) : undefined,
-      http === false ? undefined : answerRequests(http, httpRequestBody),
-    );
-    if (created.code !== undefined) throw errors.fromFailure(created);
-    return Sandbox.adopt(created, bigints);
+    return create(this.#native, config);
   }
+
+  /**
+   * Reads a snapshot that `snapshot.save` wrote.
+   *
+   * @param {string} path
+   */
+  async loadSnapshot(path) {
+    const loaded = await this.#native.loadSnapshot(checkedPath(path));
+    if (loaded.code !== undefined) throw errors.fromFailure(loaded);
+    return Snapshot.adopt(loaded);
+  }
+
+  /**
+   * Creates a sandbox that goes on from a snapshot, or from a file with one. It
+   * is started.
+   *
+   * @param {Snapshot | string} snapshot
+   * @param {object} [config]
+   */
+  async restore(snapshot, config = {}) {
+    const from = typeof snapshot === 'string' ? await this.loadSnapshot(snapshot) : snapshot;
+    const found = nativeOf(from);
+    if (found === undefined) {
+      throw errors.invalid(`snapshot should be a Snapshot or a path, and not ${shown(snapshot)}`);
+    }
+    if (found.runtime !== this.#native.runtime) {
+      throw errors.invalid(`the snapshot is of ${found.runtime}, the template of ${this.#native.runtime}`);
+    }
+    return create(found, config);
+  }
+}
+
+/** Creates a sandbox from the native part of a template or a snapshot. */
+async function create(from, config) {
+  const { native: given, handlers, http, httpRequestBody, bigints } = options.sandbox(config);
+  const created = await from.create(
+    given,
+    handlers.size > 0 ? answerHostcalls(handlers, bigints) : undefined,
+    http === false ? undefined : answerRequests(http, httpRequestBody),
+  );
+  if (created.code !== undefined) throw errors.fromFailure(created);
+  return Sandbox.adopt(created, bigints);
 }
 
 /** The same as with a context that is closed afterwards. */

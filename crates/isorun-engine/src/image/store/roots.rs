@@ -81,6 +81,31 @@ impl Store {
         self.replace(hold_path(name)?, image.chain.to_string().as_bytes())
     }
 
+    /// Keeps what another hold keeps, under a name of its own, and gives the
+    /// folder. `None`: there is no such hold.
+    pub fn hold_also(&self, name: &str, held: &str) -> Result<Option<PathBuf>> {
+        let Some(chain) = self.chain_of(held)? else { return Ok(None) };
+        // The other hold keeps the folder until this one is written.
+        self.replace(hold_path(name)?, chain.to_string().as_bytes())?;
+        Ok(Some(self.root(&chain).join("root")))
+    }
+
+    /// The folder that a hold keeps. `None`: there is no such hold.
+    pub fn root_of(&self, held: &str) -> Result<Option<PathBuf>> {
+        Ok(self.chain_of(held)?.map(|chain| self.root(&chain).join("root")))
+    }
+
+    fn chain_of(&self, held: &str) -> Result<Option<Digest>> {
+        let path = self.path(hold_path(held)?);
+        let chain = match fs::read_to_string(&path) {
+            Ok(chain) => chain,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::at("read a hold of an image", path)(error)),
+        };
+        let damaged = |_| Error::Damaged { what: format!("the hold {held}") };
+        Ok(Some(chain.parse().map_err(damaged)?))
+    }
+
     /// Ends a hold. One that is not there is no error.
     pub fn release(&self, name: &str) -> Result<()> {
         let path = self.path(hold_path(name)?);

@@ -31,7 +31,7 @@ use crate::{
     api::{AttachInput, Command, Encoding, ErrorBody, ExecRequest, TerminalInput},
     server::{
         ApiError, App,
-        extract::{OwnRun, Params},
+        extract::{AwakeRun, Params},
         runs::LiveRun,
     },
 };
@@ -76,7 +76,7 @@ pub struct TerminalParams {
 )]
 pub async fn terminal(
     State(app): State<App>,
-    OwnRun(run): OwnRun,
+    AwakeRun(run): AwakeRun,
     Params(params): Params<TerminalParams>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
@@ -124,7 +124,7 @@ pub async fn terminal(
 )]
 pub async fn attach(
     State(app): State<App>,
-    OwnRun(run): OwnRun,
+    AwakeRun(run): AwakeRun,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let upgrade = upgrade.map_err(no_websocket)?;

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use isorun_agent::{
-    client::{self, ClientError, ExecControl, ExecEvent as AgentEvent},
+    client::{self, ClientError, Connect, ExecControl, ExecEvent as AgentEvent},
     protocol::{self, FailureKind, Size, Status},
 };
 use isorun_engine::AgentStream;
@@ -172,7 +172,7 @@ async fn drive(
 
 async fn record_and_run(
     app: &App,
-    run: &LiveRun,
+    run: &Arc<LiveRun>,
     id: &str,
     task: Task,
     output: &mpsc::Sender<Output>,
@@ -184,12 +184,24 @@ async fn record_and_run(
     recorded?;
     let stream = stream.map_err(|error| engine_error("cannot reach the sandbox", error))?;
     let limit = task.timeout;
-    let work = converse(stream, request(task, run), output, orders);
+    // So that it goes on when the sandbox is copied meanwhile.
+    let token = random_hex::<16>().map_err(|error| ApiError::internal("no random", error))?;
+    let request = protocol::Exec { token: Some(token), ..request(task, run) };
+    let work = converse(stream, connector(app, run), request, output, orders);
     if limit.is_zero() {
         return work.await;
     }
     // The agent keeps time. One that does not is given up.
-    timeout(limit + GRACE, work).await.unwrap_or(Ok(Status::TimedOut))
+    timeout(limit + GRACE, work).await.unwrap_or_else(|_| {
+        Err(ApiError::new(
+            Code::ExecTimeout,
+            format!(
+                "the command took longer than its timeout of {} s, and the sandbox is too busy to \
+                 say that it ended: destroy the run if it does not recover",
+                limit.as_secs_f64()
+            ),
+        ))
+    })
 }
 
 fn request(task: Task, run: &LiveRun) -> protocol::Exec {
@@ -204,16 +216,37 @@ fn request(task: Task, run: &LiveRun) -> protocol::Exec {
             .then(|| u64::try_from(task.timeout.as_millis()).unwrap_or(u64::MAX)),
         pty: task.pty,
         stdin: task.stdin,
+        token: None,
     }
+}
+
+/// A way to the agent of a run, also after it was away for a while.
+pub fn connector(app: &App, run: &Arc<LiveRun>) -> Connect<AgentStream> {
+    let (app, run) = (Arc::clone(app), Arc::clone(run));
+    Arc::new(move || {
+        let (app, run) = (Arc::clone(&app), Arc::clone(&run));
+        Box::pin(async move {
+            match app.engine.connect(&run.sandbox).await {
+                Ok(stream) => Some(stream),
+                Err(error) => {
+                    tracing::debug!(%error, run = %run.id, "cannot reach the sandbox");
+                    // Its end, or its rest, is what to tell.
+                    run.settled().await;
+                    None
+                }
+            }
+        })
+    })
 }
 
 async fn converse(
     stream: AgentStream,
+    connect: Connect<AgentStream>,
     request: protocol::Exec,
     output: &mpsc::Sender<Output>,
     mut orders: mpsc::Receiver<Input>,
 ) -> Result<Status, ApiError> {
-    let exec = client::exec(stream, request).await.map_err(agent_error)?;
+    let exec = client::exec_lasting(stream, connect, request).await.map_err(agent_error)?;
     let (mut events, control) = (exec.events, exec.control);
     let listen = async {
         loop {

@@ -19,7 +19,7 @@ use crate::{
     api::{Encoding, ErrorBody, ExecEvent, ExecOutcome, ExecRequest},
     server::{
         ApiError, App,
-        extract::{Json, OwnRun},
+        extract::{AwakeRun, Json},
         runs::LiveRun,
     },
 };
@@ -46,7 +46,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 )]
 pub async fn once(
     State(app): State<App>,
-    OwnRun(run): OwnRun,
+    AwakeRun(run): AwakeRun,
     Json(request): Json<ExecRequest>,
 ) -> Result<Answer<ExecOutcome>, ApiError> {
     let running = begin(&app, &run, &request)?;
@@ -84,7 +84,7 @@ pub async fn once(
 )]
 pub async fn stream(
     State(app): State<App>,
-    OwnRun(run): OwnRun,
+    AwakeRun(run): AwakeRun,
     Json(request): Json<ExecRequest>,
 ) -> Result<Response, ApiError> {
     let running = begin(&app, &run, &request)?;

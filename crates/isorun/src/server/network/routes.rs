@@ -6,6 +6,7 @@ use isorun_engine::network::policy::Rest;
 use super::{Settings, order};
 use crate::{
     api::{ErrorBody, Network, NetworkChange, Profile},
+    audit::Event,
     server::{
         ApiError, App,
         extract::{Json, OwnRun},
@@ -60,13 +61,20 @@ pub async fn change(
 pub async fn apply(app: &App, run: &LiveRun, change: NetworkChange) -> Result<Network, ApiError> {
     let order = order(change.network_profile.as_deref(), change.network.as_ref())?;
     // One change at a time, so that what is kept is what holds.
-    let _changing = run.changing_network.lock().await;
+    let _change = run.change.lock().await;
     let settings = run.network().with(order);
     app.store.set_run_network(&run.id, settings.store(&app.secret)?).await?;
-    let changed = app.engine.set_network(&run.sandbox, settings.plan()).await;
-    changed.map_err(|error| engine_error("cannot change the network", error))?;
+    // One that is on disk has it when it comes back.
+    if !run.is_asleep() {
+        let changed = app.engine.set_network(&run.sandbox, settings.plan()).await;
+        changed.map_err(|error| engine_error("cannot change the network", error))?;
+    }
     let network = describe(&settings);
     run.set_network(settings);
+    let what = serde_json::json!({
+        "profile": network.profile, "allow": network.allow, "deny": network.deny,
+    });
+    run.log.append(Event::NetworkChanged, what).await?;
     Ok(network)
 }
 

@@ -27,7 +27,7 @@ pub use access::{TOKEN, UrlAccess};
 pub use place::Place;
 pub use reach::Ports;
 
-use super::{ApiError, App, Caller, Code, runs::LiveRun};
+use super::{ApiError, App, Caller, Code, runs::LiveRun, state};
 use access::Entry;
 
 /// A request with an API key.
@@ -72,6 +72,7 @@ async fn visit(
     place: Place,
     request: Request,
 ) -> Result<Response, ApiError> {
+    state::hibernation::wake_if_asked(app, run).await?;
     let visit = run.visit()?;
     tokio::select! {
         biased;

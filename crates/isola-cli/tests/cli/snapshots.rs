@@ -1,0 +1,101 @@
+//! `isola run` with snapshots, and `isola snapshot`.
+
+use std::fs;
+
+use crate::fixture::{Folder, Ran, finish};
+
+struct Store(Folder);
+
+impl Store {
+    fn new() -> Self {
+        let folder = Folder::new()
+            .file("one.py", "import json\nkept = {'n': 1}\ndef main(): return kept['n']\n")
+            .file("two.py", "kept['n'] += 1\nprint(json.dumps(kept))\n")
+            .file("open.py", "kept = open('/data/one.py')\n")
+            .file("one.js", "const kept = { n: 1 };\n")
+            .file(
+                "two.js",
+                "kept.n += 1; console.log(JSON.stringify(kept)); const main = () => kept.n;\n",
+            );
+        Self(folder)
+    }
+
+    fn isola(&self, args: &[&str]) -> Ran {
+        let mut command = self.0.command(args);
+        command.env("XDG_DATA_HOME", self.0.path().join("home"));
+        finish(command)
+    }
+}
+
+#[test]
+fn an_interpreter_goes_on_from_a_name_or_a_file() {
+    let store = Store::new();
+    for (script, next, printed) in
+        [("one.py", "two.py", "{\"n\": 2}\n2\n"), ("one.js", "two.js", "{\"n\":2}\n2\n")]
+    {
+        for place in ["warm", "./warm.snapshot"] {
+            store.isola(&["run", script, "--save-snapshot", place]).well();
+            for _ in 0..2 {
+                let ran = store.isola(&["run", next, "--from-snapshot", place]);
+                assert_eq!(ran.code, Some(0), "{ran:?}");
+                // JavaScript's console writes logs, and those go to stderr.
+                let text = ran.stdout + ran.stderr.trim_start_matches("info: ");
+                assert!(printed.split('\n').all(|line| text.contains(line)), "{text}");
+            }
+        }
+    }
+    assert!(store.0.path().join("home/isola/snapshots/warm.snapshot").is_file());
+    assert!(store.0.path().join("warm.snapshot").is_file());
+}
+
+#[test]
+fn snapshots_are_listed_shown_and_removed() {
+    let store = Store::new();
+    let empty = store.isola(&["snapshot", "ls"]).well();
+    assert!(empty.contains("NAME"), "{empty}");
+    store.isola(&["run", "one.py", "--save-snapshot", "a"]).well();
+    store.isola(&["run", "one.js", "--save-snapshot", "b"]).well();
+    let table = store.isola(&["snapshot", "ls"]).well();
+    let lines: Vec<_> = table.lines().collect();
+    assert_eq!(lines.len(), 4, "{table}");
+    assert!(lines[1].contains("python") && lines[1].ends_with("  a"), "{table}");
+    assert!(lines[2].contains("js") && lines[2].ends_with("  b"), "{table}");
+    let listing: serde_json::Value =
+        serde_json::from_str(&store.isola(&["snapshot", "ls", "--json"]).well()).unwrap();
+    assert_eq!(listing["entries"][0]["name"], "a");
+    assert!(listing["total"].as_u64().unwrap() > listing["entries"][0]["size"].as_u64().unwrap());
+    let shown = store.isola(&["snapshot", "show", "a"]).well();
+    assert!(shown.contains("python") && shown.contains("changed"), "{shown}");
+    let shown = store.isola(&["snapshot", "show", "b", "--json"]).well();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap()["runtime"], "js");
+
+    // All or none.
+    let error = store.isola(&["snapshot", "rm", "a", "nothing"]).failed(2);
+    assert!(error.contains("there is no snapshot nothing"), "{error}");
+    store.isola(&["snapshot", "rm", "a", "b"]).well();
+    assert_eq!(store.isola(&["snapshot", "ls"]).well().lines().count(), 2);
+    let error = store.isola(&["snapshot", "rm", "./one.py"]).failed(2);
+    assert!(error.contains("no snapshot, or damaged"), "{error}");
+    assert!(store.0.path().join("one.py").is_file());
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let store = Store::new();
+    store.isola(&["run", "one.py", "--save-snapshot", "a.snapshot"]).well();
+    let error = store.isola(&["run", "two.js", "--from-snapshot", "a.snapshot"]).failed(2);
+    assert!(error.contains("of the runtime python"), "{error}");
+    let error = store.isola(&["run", "two.py", "--from-snapshot", "none"]).failed(2);
+    assert!(error.contains("there is no snapshot none"), "{error}");
+    let error = store.isola(&["run", "one.py", "--save-snapshot", "no/such/x"]).failed(2);
+    assert!(error.contains("there is no folder no/such"), "{error}");
+    let path = store.0.path().join("a.snapshot");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes.truncate(bytes.len() / 2);
+    fs::write(&path, bytes).unwrap();
+    let error = store.isola(&["run", "two.py", "--from-snapshot", "a.snapshot"]).failed(2);
+    assert!(error.contains("damaged"), "{error}");
+    let error =
+        store.isola(&["run", "open.py", "--mount", ".:/data", "--save-snapshot", "open"]).failed(1);
+    assert!(error.contains("/data/one.py"), "{error}");
+}

@@ -1,0 +1,70 @@
+//! Snapshots of sandboxes.
+
+use napi::bindgen_prelude::Either;
+use napi_derive::napi;
+
+use crate::{
+    exchange::HttpArgs,
+    failure::Failure,
+    host::{Callback, HostcallArgs},
+    options::SandboxOptions,
+    sandbox::Sandbox,
+    template::configured,
+};
+
+/// An interpreter as it was at one moment.
+#[napi]
+pub struct Snapshot {
+    inner: isola::Snapshot,
+}
+
+impl Snapshot {
+    pub fn new(inner: isola::Snapshot) -> Self {
+        Self { inner }
+    }
+}
+
+#[napi]
+impl Snapshot {
+    /// Creates a sandbox that goes on from here.
+    #[napi]
+    pub async fn create(
+        &self,
+        options: SandboxOptions,
+        hostcall: Option<Callback<HostcallArgs>>,
+        http: Option<Callback<HttpArgs>>,
+    ) -> Either<Sandbox, Failure> {
+        let limits = self.inner.limits().clone();
+        match configured(self.inner.sandbox(), limits, options, hostcall, http) {
+            Ok(builder) => match builder.create().await {
+                Ok(sandbox) => Either::A(Sandbox::new(sandbox)),
+                Err(error) => Either::B(error.into()),
+            },
+            Err(error) => Either::B(error.into()),
+        }
+    }
+
+    /// Writes it to a file; gives the file's size.
+    #[napi]
+    pub async fn save(&self, path: String) -> Either<f64, Failure> {
+        match self.inner.save(path).await {
+            Ok(size) => Either::A(size as f64),
+            Err(error) => Either::B(error.into()),
+        }
+    }
+
+    #[napi(getter)]
+    pub fn runtime(&self) -> &'static str {
+        self.inner.runtime().name()
+    }
+
+    #[napi(getter)]
+    pub fn memory_size(&self) -> f64 {
+        self.inner.memory_size() as f64
+    }
+
+    #[napi(getter)]
+    pub fn resident_size(&self) -> f64 {
+        self.inner.resident_size() as f64
+    }
+}

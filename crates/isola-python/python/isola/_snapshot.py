@@ -1,0 +1,61 @@
+"""Snapshots: an interpreter as it was at one moment, to go on from."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, cast
+
+from ._bridge import call
+from ._errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from . import _native
+    from ._options import RuntimeName
+
+
+class Snapshot:
+    """A running interpreter as it was: its imports, globals and generators.
+
+    `Sandbox.snapshot` takes one, `SandboxTemplate.restore` makes sandboxes of it,
+    as many as you like. They share the memory that they do not write.
+    """
+
+    def __init__(self, native: _native.Snapshot, streams_ready: bool) -> None:
+        self._native = native
+        self._streams_ready = streams_ready
+
+    @property
+    def runtime(self) -> RuntimeName:
+        """`"python"` or `"js"`."""
+        return cast("RuntimeName", self._native.runtime())
+
+    @property
+    def memory_size(self) -> int:
+        """The size of the interpreter's memory, in bytes."""
+        return self._native.memory_size()
+
+    @property
+    def resident_size(self) -> int:
+        """What the snapshot itself takes in memory, in bytes."""
+        return self._native.resident_size()
+
+    async def save(self, path: str | os.PathLike[str]) -> int:
+        """Writes it to a file, whole or not at all; returns the file's size.
+
+        The file holds whatever the guest knows, and only its owner may read it.
+        `SandboxTemplate.load_snapshot` reads it again, in this process or
+        another.
+        """
+        place = path_of(path)
+        size: int = await call(lambda loop, done: self._native.save(place, loop, done))
+        return size
+
+    def __repr__(self) -> str:
+        return f"<Snapshot {self.runtime}, {self.memory_size >> 20} MiB>"
+
+
+def path_of(path: object) -> str | os.PathLike[str]:
+    """Refuses what is no path."""
+    if isinstance(path, (str, os.PathLike)):
+        return path
+    raise InvalidArgumentError(f"path is {path!r}: give a path")

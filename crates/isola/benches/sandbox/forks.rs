@@ -1,0 +1,171 @@
+//! Copies of interpreters: how fast they are, and what they take.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use isola::{Limits, Runtime, Sandbox, Template, args};
+
+use crate::{
+    adding,
+    scale::private_memory,
+    table::{Column, Table},
+    template,
+};
+
+const ALIVE: usize = 1_000;
+const SAMPLES: usize = 60;
+
+pub(crate) fn measure(table: &mut Table) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for (column, guest) in
+        [(Column::Python, Runtime::Python), (Column::JavaScript, Runtime::JavaScript)]
+    {
+        if table.wants("prelude") {
+            runtime.block_on(preludes(table, column, guest));
+        }
+        if table.wants("snapshot") {
+            runtime.block_on(large(table, column, guest));
+            runtime.block_on(disk(table, column, guest));
+        }
+        if table.wants("1,000 forks") {
+            runtime.block_on(crowd(table, column, guest));
+        }
+    }
+    if table.wants("os.fork") {
+        table.duration("os.fork of a native python3 with 200 MB", Column::Python, os_fork(), None);
+    }
+}
+
+async fn preludes(table: &mut Table, column: Column, guest: Runtime) {
+    let prelude = match guest {
+        Runtime::Python => "import json, re, dataclasses, datetime, collections, asyncio\n",
+        Runtime::JavaScript => "const table = Array.from({ length: 1000 }, (_, n) => n * n);\n",
+    };
+    let template = Template::builder(guest).prelude(prelude).build().await.unwrap();
+    let (mut created, mut answered) = (Vec::new(), Vec::new());
+    for _ in 0..10 * SAMPLES {
+        let begin = Instant::now();
+        let sandbox = template.sandbox().create().await.unwrap();
+        created.push(begin.elapsed());
+        sandbox.start().await.unwrap();
+        sandbox.load_script(adding(guest)).await.unwrap();
+        assert_eq!(sandbox.run("add", args![1, 2]).await.unwrap().as_str(), "3");
+        answered.push(begin.elapsed());
+    }
+    let goals = match guest {
+        Runtime::Python => [400, 1_200],
+        Runtime::JavaScript => [150, 600],
+    };
+    let [create, answer] = goals.map(|micros| Some(Duration::from_micros(micros)));
+    table.duration("create from a template with a prelude", column, median(created), create);
+    let name = "create with a prelude, load, first result";
+    table.duration(name, column, median(answered), answer);
+}
+
+/// A sandbox that holds so many megabytes of data.
+async fn holding(guest: Runtime, megabytes: usize) -> Sandbox {
+    let limits = Limits { max_memory: 1 << 30, ..Limits::default() };
+    let sandbox = template(guest).await.sandbox().limits(limits).create().await.unwrap();
+    sandbox.start().await.unwrap();
+    let source = match guest {
+        Runtime::Python => {
+            format!(
+                "kept = bytearray(range(250)) * ({megabytes} * 4000)\ndef size(): return len(kept)"
+            )
+        }
+        Runtime::JavaScript => format!(
+            "const kept = new Uint8Array({megabytes} * 1000000).map((_, n) => n);\n\
+             const size = () => kept.length;"
+        ),
+    };
+    sandbox.load_script(source).await.unwrap();
+    sandbox
+}
+
+async fn large(table: &mut Table, column: Column, guest: Runtime) {
+    let parent = holding(guest, 200).await;
+    let begin = Instant::now();
+    let snapshot = parent.snapshot().await.unwrap();
+    table.duration("snapshot of an interpreter with 200 MB", column, begin.elapsed(), None);
+    drop(snapshot.create_sandbox().await.unwrap());
+    let before = private_memory();
+    let (mut children, mut times) = (Vec::new(), Vec::new());
+    for _ in 0..SAMPLES {
+        let begin = Instant::now();
+        children.push(snapshot.create_sandbox().await.unwrap());
+        times.push(begin.elapsed());
+    }
+    let private = private_memory().saturating_sub(before) / SAMPLES;
+    let goal = Some(Duration::from_millis(1));
+    table.duration("a sandbox from that snapshot", column, median(times), goal);
+    let verdict = if private <= 2_000_000 { "≤ 2 MB" } else { "≤ 2 MB, MISSED" };
+    let text = format!("{:.2} MB", private as f64 / 1e6);
+    table.text("private memory of a sandbox from that snapshot", column, text, verdict);
+    let size = children[SAMPLES - 1].run("size", args![]).await.unwrap();
+    assert_eq!(size.as_str(), "200000000");
+}
+
+async fn disk(table: &mut Table, column: Column, guest: Runtime) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.snapshot");
+    // With what the interpreter has itself it is some 50 MB.
+    let megabytes = if guest == Runtime::Python { 20 } else { 40 };
+    let parent = holding(guest, megabytes).await;
+    let snapshot = parent.snapshot().await.unwrap();
+    let template = template(guest).await;
+    let (mut saved, mut loaded) = (Vec::new(), Vec::new());
+    for _ in 0..10 {
+        let begin = Instant::now();
+        snapshot.save(&path).await.unwrap();
+        saved.push(begin.elapsed());
+        let begin = Instant::now();
+        let snapshot = template.load_snapshot(&path).await.unwrap();
+        let sandbox = snapshot.create_sandbox().await.unwrap();
+        loaded.push(begin.elapsed());
+        drop(sandbox);
+    }
+    let goals = [60, 5].map(|millis| Some(Duration::from_millis(millis)));
+    table.duration("snapshot of 50 MB to disk", column, median(saved), goals[0]);
+    table.duration("snapshot of 50 MB from disk, to a sandbox", column, median(loaded), goals[1]);
+}
+
+async fn crowd(table: &mut Table, column: Column, guest: Runtime) {
+    let parent = holding(guest, 1).await;
+    drop(parent.fork(1).await.unwrap());
+    let before = private_memory();
+    let begin = Instant::now();
+    let children = parent.fork(ALIVE).await.unwrap();
+    let took = begin.elapsed();
+    let each = private_memory().saturating_sub(before) / ALIVE;
+    table.duration("1,000 forks of one parent", column, took, Some(Duration::from_secs(1)));
+    let verdict = if each <= 1_000_000 { "≤ 1 MB" } else { "≤ 1 MB, MISSED" };
+    let text = format!("{:.2} MB", each as f64 / 1e6);
+    table.text("1,000 forks: private memory of each", column, text, verdict);
+    assert_eq!(children[ALIVE - 1].run("size", args![]).await.unwrap().as_str(), "1000000");
+}
+
+/// How long the machine's own interpreter takes to fork itself.
+fn os_fork() -> Duration {
+    let source = "
+import os, time
+kept = bytearray(range(250)) * 800_000
+times = []
+for _ in range(15):
+    begin = time.perf_counter()
+    child = os.fork()
+    if child == 0: os._exit(0)
+    times.append(time.perf_counter() - begin)
+    os.waitpid(child, 0)
+print(sorted(times)[7])
+";
+    let output = Command::new("python3").args(["-c", source]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    Duration::from_secs_f64(text.trim().parse().unwrap())
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}

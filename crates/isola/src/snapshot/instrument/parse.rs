@@ -1,0 +1,476 @@
+//! What is in a component, and which parts of it are state.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::Range,
+};
+
+use wasm_encoder::{ExportKind, ExportSection, RawSection};
+use wasmparser::{
+    CanonicalFunction, ComponentAlias, ComponentExternalKind, ComponentOuterAliasKind,
+    ElementItems, ElementKind, Encoding, ExternalKind, GlobalType, Instance, MemoryType, Operator,
+    Parser, Payload, TypeRef, ValType,
+};
+
+use super::Refusal;
+
+/// A component, as far as it matters here.
+#[derive(Default)]
+pub(super) struct Component<'a> {
+    pub(super) sections: Vec<Section>,
+    pub(super) modules: Vec<Module<'a>>,
+    pub(super) instances: Vec<CoreInstance<'a>>,
+    /// Core globals by index: the instance and name that each is an alias of.
+    globals: Vec<(u32, &'a str)>,
+    pub(super) count: Count,
+}
+
+pub(super) enum Section {
+    Raw { id: u8, range: Range<usize> },
+    Module(u32),
+}
+
+/// How many of each kind the component defines: where new ones begin.
+#[derive(Default)]
+pub(super) struct Count {
+    pub(super) core_funcs: u32,
+    pub(super) core_memories: u32,
+    pub(super) funcs: u32,
+    pub(super) types: u32,
+}
+
+pub(super) enum CoreInstance<'a> {
+    Module { module: u32, args: HashMap<&'a str, u32> },
+    Bag { globals: HashMap<&'a str, u32> },
+}
+
+/// A core module.
+#[derive(Default)]
+pub(super) struct Module<'a> {
+    sections: Vec<(u8, Range<usize>)>,
+    imported_globals: Vec<(&'a str, &'a str)>,
+    imported_funcs: u32,
+    defined_globals: Vec<GlobalType>,
+    memories: Vec<MemoryType>,
+    imports_memory: bool,
+    exports: Vec<(&'a str, ExternalKind, u32)>,
+    /// The globals that its code sets.
+    set: BTreeSet<u32>,
+    /// Whether any of its code can ever run.
+    live: bool,
+}
+
+/// All that a guest can change.
+pub(super) struct State {
+    /// The instance and module with the memory, and its name there.
+    pub(super) memory: (u32, u32, String, MemoryType),
+    pub(super) globals: Vec<Global>,
+    /// The instance with libc's function that forgets preopened folders.
+    pub(super) settle: Option<u32>,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Global {
+    pub(super) instance: u32,
+    module: u32,
+    index: u32,
+    pub(super) ty: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    I32,
+    I64,
+    F32,
+    F64,
+}
+
+impl Global {
+    pub(super) fn name(&self) -> String {
+        format!("isola-state-{}", self.index)
+    }
+}
+
+/// wasi-libc's function that drops the descriptors of preopened folders. They
+/// are asked for again when one is needed.
+pub(super) const RESET_PREOPENS: &str = "__wasilibc_reset_preopens";
+
+impl State {
+    /// The globals that a module has to export for it, with their names.
+    pub(super) fn exports(&self, module: u32) -> Vec<(String, u32)> {
+        let own = self.globals.iter().filter(|global| global.module == module);
+        own.map(|global| (global.name(), global.index)).collect()
+    }
+}
+
+impl<'a> Component<'a> {
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Refusal> {
+        let mut this = Self::default();
+        // What the parser is within: nothing but the component itself, or a
+        // module, or a component in it.
+        let mut within: Vec<Within> = Vec::new();
+        for payload in Parser::new(0).parse_all(bytes) {
+            let payload = payload.map_err(|error| format!("it cannot be read: {error}"))?;
+            if within.is_empty() {
+                this.section(&payload)?;
+            } else if matches!(within.last(), Some(Within::Module)) && within.len() == 1 {
+                let module = this.modules.last_mut().ok_or("a module is nowhere")?;
+                module.section(&payload)?;
+            }
+            match payload {
+                Payload::ModuleSection { .. } if within.is_empty() => {
+                    within.push(Within::Module);
+                }
+                Payload::ModuleSection { .. } => {
+                    return Err("a component within it has modules of its own".into());
+                }
+                Payload::ComponentSection { .. } => within.push(Within::Component),
+                Payload::End(_) => {
+                    within.pop();
+                }
+                _ => {}
+            }
+        }
+        Ok(this)
+    }
+
+    fn section(&mut self, payload: &Payload<'a>) -> Result<(), Refusal> {
+        let broken = |error| format!("it cannot be read: {error}");
+        match payload {
+            Payload::ModuleSection { .. } => {
+                let index = u32::try_from(self.modules.len()).map_err(|_| "too many modules")?;
+                self.sections.push(Section::Module(index));
+                self.modules.push(Module::default());
+            }
+            other => {
+                if let Some((id, range)) = other.as_section() {
+                    self.sections.push(Section::Raw { id, range });
+                }
+            }
+        }
+        match payload {
+            Payload::Version { encoding: Encoding::Module, .. } => {
+                return Err("it is a module, not a component".into());
+            }
+            Payload::InstanceSection(section) => {
+                for instance in section.clone() {
+                    self.instances.push(CoreInstance::new(instance.map_err(broken)?));
+                }
+            }
+            Payload::ComponentAliasSection(section) => {
+                for alias in section.clone() {
+                    self.alias(alias.map_err(broken)?)?;
+                }
+            }
+            Payload::ComponentCanonicalSection(section) => {
+                for function in section.clone() {
+                    match function.map_err(broken)? {
+                        CanonicalFunction::Lift { .. } => self.count.funcs += 1,
+                        _ => self.count.core_funcs += 1,
+                    }
+                }
+            }
+            Payload::ComponentImportSection(section) => {
+                for import in section.clone() {
+                    self.define(import.map_err(broken)?.ty.kind())?;
+                }
+            }
+            Payload::ComponentExportSection(section) => {
+                for export in section.clone() {
+                    self.define(export.map_err(broken)?.kind)?;
+                }
+            }
+            Payload::ComponentTypeSection(section) => self.count.types += section.count(),
+            Payload::ComponentStartSection { .. } => {
+                return Err("it has a start function".into());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn alias(&mut self, alias: ComponentAlias<'a>) -> Result<(), Refusal> {
+        match alias {
+            ComponentAlias::CoreInstanceExport { kind, instance_index, name } => match kind {
+                ExternalKind::Func | ExternalKind::FuncExact => self.count.core_funcs += 1,
+                ExternalKind::Memory => self.count.core_memories += 1,
+                ExternalKind::Global => self.globals.push((instance_index, name)),
+                ExternalKind::Table | ExternalKind::Tag => {}
+            },
+            ComponentAlias::InstanceExport { kind, .. } => self.define(kind)?,
+            ComponentAlias::Outer { kind: ComponentOuterAliasKind::Type, .. } => {
+                self.count.types += 1;
+            }
+            ComponentAlias::Outer { .. } => return Err("it takes modules from outside".into()),
+        }
+        Ok(())
+    }
+
+    fn define(&mut self, kind: ComponentExternalKind) -> Result<(), Refusal> {
+        match kind {
+            ComponentExternalKind::Func => self.count.funcs += 1,
+            ComponentExternalKind::Type => self.count.types += 1,
+            ComponentExternalKind::Instance => {}
+            ComponentExternalKind::Module
+            | ComponentExternalKind::Component
+            | ComponentExternalKind::Value => return Err("it takes modules from outside".into()),
+        }
+        Ok(())
+    }
+
+    /// What a guest can change in it.
+    pub(super) fn state(&self) -> Result<State, Refusal> {
+        let mut memories = Vec::new();
+        let mut globals = BTreeSet::new();
+        let mut settle = None;
+        let mut used = BTreeSet::new();
+        for (instance, what) in (0..).zip(&self.instances) {
+            let CoreInstance::Module { module: number, .. } = what else { continue };
+            let module = self.module(*number)?;
+            if !used.insert(*number) {
+                return Err("a module in it is instantiated twice".into());
+            }
+            for (index, ty) in (0..).zip(&module.memories) {
+                let name = module
+                    .export(ExternalKind::Memory, index)
+                    .ok_or("a module in it does not export its memory")?;
+                memories.push((instance, *number, name.to_owned(), *ty));
+            }
+            if module.live {
+                for &index in &module.set {
+                    globals.insert(self.resolve(instance, index)?);
+                }
+            }
+            let resets = |(name, kind, _): &(&str, ExternalKind, u32)| {
+                *name == RESET_PREOPENS && *kind == ExternalKind::Func
+            };
+            if module.exports.iter().any(resets) {
+                settle = Some(instance);
+            }
+        }
+        let memory = memories.pop().ok_or("it has no memory")?;
+        if !memories.is_empty() {
+            return Err("it has more than one memory".into());
+        }
+        if memory.3.memory64 || memory.3.shared || memory.3.page_size_log2.is_some() {
+            return Err("its memory is of an unusual kind".into());
+        }
+        Ok(State { memory, globals: globals.into_iter().collect(), settle })
+    }
+
+    fn module(&self, index: u32) -> Result<&Module<'a>, Refusal> {
+        self.modules.get(index as usize).ok_or_else(|| "it names a module that is nowhere".into())
+    }
+
+    /// Where a global that an instance uses is defined.
+    fn resolve(&self, instance: u32, index: u32) -> Result<Global, Refusal> {
+        let nowhere = "it uses a global that is nowhere";
+        let Some(CoreInstance::Module { module: number, args }) =
+            self.instances.get(instance as usize)
+        else {
+            return Err(nowhere.into());
+        };
+        let module = self.module(*number)?;
+        let Some((from, name)) = module.imported_globals.get(index as usize) else {
+            let defined = index as usize - module.imported_globals.len();
+            let ty = module.defined_globals.get(defined).ok_or(nowhere)?.content_type;
+            let ty = Kind::of(ty).ok_or("it changes a global that is no number")?;
+            return Ok(Global { instance, module: *number, index, ty });
+        };
+        self.resolve_export(*args.get(from).ok_or(nowhere)?, name)
+    }
+
+    fn resolve_export(&self, instance: u32, name: &str) -> Result<Global, Refusal> {
+        let nowhere = "it uses a global that is nowhere";
+        match self.instances.get(instance as usize).ok_or(nowhere)? {
+            CoreInstance::Module { module, .. } => {
+                let exports = &self.module(*module)?.exports;
+                let export = exports
+                    .iter()
+                    .find(|(own, kind, _)| *kind == ExternalKind::Global && *own == name)
+                    .ok_or(nowhere)?;
+                self.resolve(instance, export.2)
+            }
+            CoreInstance::Bag { globals } => {
+                let index = *globals.get(name).ok_or(nowhere)?;
+                let (instance, name) = self.globals.get(index as usize).ok_or(nowhere)?;
+                self.resolve_export(*instance, name)
+            }
+        }
+    }
+}
+
+enum Within {
+    Module,
+    Component,
+}
+
+impl<'a> CoreInstance<'a> {
+    fn new(instance: Instance<'a>) -> Self {
+        match instance {
+            Instance::Instantiate { module_index, args } => Self::Module {
+                module: module_index,
+                args: args.iter().map(|arg| (arg.name, arg.index)).collect(),
+            },
+            Instance::FromExports(exports) => Self::Bag {
+                globals: exports
+                    .iter()
+                    .filter(|export| export.kind == ExternalKind::Global)
+                    .map(|export| (export.name, export.index))
+                    .collect(),
+            },
+        }
+    }
+}
+
+impl Kind {
+    fn of(ty: ValType) -> Option<Self> {
+        Some(match ty {
+            ValType::I32 => Self::I32,
+            ValType::I64 => Self::I64,
+            ValType::F32 => Self::F32,
+            ValType::F64 => Self::F64,
+            ValType::V128 | ValType::Ref(_) => return None,
+        })
+    }
+
+    pub(super) fn val_type(self) -> wasm_encoder::ValType {
+        match self {
+            Self::I32 => wasm_encoder::ValType::I32,
+            Self::I64 => wasm_encoder::ValType::I64,
+            Self::F32 => wasm_encoder::ValType::F32,
+            Self::F64 => wasm_encoder::ValType::F64,
+        }
+    }
+}
+
+impl<'a> Module<'a> {
+    fn export(&self, kind: ExternalKind, index: u32) -> Option<&'a str> {
+        self.exports
+            .iter()
+            .find(|export| export.1 == kind && export.2 == index)
+            .map(|export| export.0)
+    }
+
+    fn section(&mut self, payload: &Payload<'a>) -> Result<(), Refusal> {
+        let broken = |error| format!("it cannot be read: {error}");
+        if let Some(section) = payload.as_section() {
+            self.sections.push(section);
+        }
+        match payload {
+            Payload::ImportSection(section) => {
+                for import in section.clone().into_imports() {
+                    let import = import.map_err(broken)?;
+                    match import.ty {
+                        TypeRef::Func(_) | TypeRef::FuncExact(_) => self.imported_funcs += 1,
+                        TypeRef::Global(_) => {
+                            self.imported_globals.push((import.module, import.name));
+                        }
+                        TypeRef::Memory(_) => self.imports_memory = true,
+                        TypeRef::Table(_) | TypeRef::Tag(_) => {}
+                    }
+                }
+            }
+            Payload::MemorySection(section) => {
+                for memory in section.clone() {
+                    self.memories.push(memory.map_err(broken)?);
+                }
+                if self.imports_memory || self.memories.len() > 1 {
+                    return Err("a module in it has more than one memory".into());
+                }
+            }
+            Payload::GlobalSection(section) => {
+                for global in section.clone() {
+                    self.defined_globals.push(global.map_err(broken)?.ty);
+                }
+            }
+            Payload::ExportSection(section) => {
+                for export in section.clone() {
+                    let export = export.map_err(broken)?;
+                    self.live |=
+                        matches!(export.kind, ExternalKind::Func | ExternalKind::FuncExact);
+                    self.exports.push((export.name, export.kind, export.index));
+                }
+            }
+            Payload::StartSection { .. } => self.live = true,
+            Payload::ElementSection(section) => {
+                for element in section.clone() {
+                    let element = element.map_err(broken)?;
+                    if matches!(element.kind, ElementKind::Passive) {
+                        return Err("it has passive elements".into());
+                    }
+                    match element.items {
+                        ElementItems::Functions(functions) => {
+                            for function in functions {
+                                self.live |= function.map_err(broken)? >= self.imported_funcs;
+                            }
+                        }
+                        ElementItems::Expressions(..) => self.live = true,
+                    }
+                }
+            }
+            Payload::CodeSectionEntry(body) => {
+                for operator in body.get_operators_reader().map_err(broken)? {
+                    match operator.map_err(broken)? {
+                        Operator::GlobalSet { global_index } => {
+                            self.set.insert(global_index);
+                        }
+                        Operator::TableSet { .. }
+                        | Operator::TableGrow { .. }
+                        | Operator::TableFill { .. }
+                        | Operator::TableCopy { .. }
+                        | Operator::TableInit { .. }
+                        | Operator::ElemDrop { .. } => {
+                            return Err("its code changes a table".into());
+                        }
+                        Operator::MemoryInit { .. } | Operator::DataDrop { .. } => {
+                            return Err("its code uses passive data".into());
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The module's bytes, with more of its globals exported.
+    pub(super) fn with_exports(
+        &self,
+        bytes: &[u8],
+        more: &[(String, u32)],
+    ) -> Result<Vec<u8>, Refusal> {
+        let mut out = wasm_encoder::Module::new();
+        let mut pending = !more.is_empty();
+        for (id, range) in &self.sections {
+            if *id == wasm_encoder::SectionId::Export as u8 && pending {
+                pending = false;
+                let mut exports = ExportSection::new();
+                for (name, kind, index) in &self.exports {
+                    exports.export(name, export_kind(*kind), *index);
+                }
+                for (name, index) in more {
+                    exports.export(name, ExportKind::Global, *index);
+                }
+                out.section(&exports);
+            } else {
+                out.section(&RawSection { id: *id, data: &bytes[range.clone()] });
+            }
+        }
+        if pending {
+            return Err("a module in it changes globals and exports nothing".into());
+        }
+        Ok(out.finish())
+    }
+}
+
+fn export_kind(kind: ExternalKind) -> ExportKind {
+    match kind {
+        ExternalKind::Func | ExternalKind::FuncExact => ExportKind::Func,
+        ExternalKind::Table => ExportKind::Table,
+        ExternalKind::Memory => ExportKind::Memory,
+        ExternalKind::Global => ExportKind::Global,
+        ExternalKind::Tag => ExportKind::Tag,
+    }
+}

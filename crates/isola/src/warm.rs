@@ -1,0 +1,54 @@
+//! A template's prelude, run once for all of its sandboxes.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use async_trait::async_trait;
+
+use crate::{
+    host::{DenyAll, Host, HostError},
+    http::{Request, Response},
+    snapshot::state::State,
+    template::Template,
+    value::Value,
+};
+
+/// A guest of this template in which the prelude has run.
+///
+/// `None` if there is no prelude, or if it is none to share: what it asks of
+/// its host and what it writes belongs to a sandbox and its caller, and an
+/// exception is told to who starts one.
+pub(crate) async fn prepare(template: &Template) -> Option<State> {
+    template.defaults().prelude.as_ref()?;
+    template.component().accessor.as_ref()?;
+    let asked = Arc::new(Asked::default());
+    let host: Arc<dyn Host> = Arc::<Asked>::clone(&asked);
+    let builder = template.sandbox().shared_host(host);
+    let sandbox = builder.instantiate(None).await.ok()?;
+    sandbox.start().await.ok()?;
+    if asked.0.load(Relaxed) || !sandbox.is_silent() {
+        return None;
+    }
+    let mut lease = sandbox.shared().lease(false).ok()?;
+    let state = lease.copy().await;
+    state.inspect_err(|error| tracing::debug!(%error, "the prelude is not shared")).ok()
+}
+
+/// A host that denies everything and remembers that it was asked.
+#[derive(Default)]
+struct Asked(AtomicBool);
+
+#[async_trait]
+impl Host for Asked {
+    async fn hostcall(&self, name: &str, payload: Value) -> Result<Value, HostError> {
+        self.0.store(true, Relaxed);
+        DenyAll.hostcall(name, payload).await
+    }
+
+    async fn http(&self, request: Request) -> Result<Response, HostError> {
+        self.0.store(true, Relaxed);
+        DenyAll.http(request).await
+    }
+}

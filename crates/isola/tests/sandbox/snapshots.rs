@@ -1,0 +1,618 @@
+//! Snapshots and forks: what survives, what is apart, and what is refused.
+
+use isola::{
+    Args, Error, Event, Handlers, Limits, Mount, Permission, Runtime, Sandbox, Template, args,
+};
+use serde_json::{Value as Json, json};
+
+use crate::fixture::{BOTH, Script, events, loaded, results, started, template};
+
+async fn run(sandbox: &Sandbox, function: &str, args: Args) -> Json {
+    sandbox.run(function, args).await.unwrap().to().unwrap()
+}
+
+const COUNTER: Script = Script {
+    python: "
+import json, collections
+count = 0
+seen = collections.OrderedDict()
+def step(by=1):
+    global count
+    count += by
+    seen[count] = 'x' * 10
+    return [count, len(seen)]
+def numbers():
+    for i in range(100):
+        yield i
+suspended = numbers()
+def pull():
+    return next(suspended)
+def closure():
+    kept = []
+    def add(x):
+        kept.append(x)
+        return json.dumps(kept)
+    return add
+add = closure()
+async def later(x):
+    return x * 2
+",
+    javascript: "
+let count = 0;
+const seen = new Map();
+function step(by = 1) {
+  count += by;
+  seen.set(count, 'x'.repeat(10));
+  return [count, seen.size];
+}
+function* numbers() { for (let i = 0; i < 100; i++) yield i }
+const suspended = numbers();
+const pull = () => suspended.next().value;
+const closure = () => { const kept = []; return (x) => { kept.push(x); return JSON.stringify(kept) } };
+const add = closure();
+async function later(x) { return x * 2 }
+",
+};
+
+#[tokio::test]
+async fn state_survives_and_parent_and_children_are_apart() {
+    for runtime in BOTH {
+        let parent = loaded(runtime, COUNTER).await;
+        for _ in 0..3 {
+            run(&parent, "step", args![]).await;
+        }
+        assert_eq!(run(&parent, "pull", args![]).await, json!(0));
+        run(&parent, "add", args![1]).await;
+
+        let children = parent.fork(3).await.unwrap();
+        for (n, child) in (1..).zip(&children) {
+            assert_eq!(run(child, "step", args![10 * n]).await, json!([3 + 10 * n, 4]));
+            assert_eq!(run(child, "pull", args![]).await, json!(1), "{runtime}: a generator");
+            let text = run(child, "add", args![n]).await;
+            assert_eq!(text.as_str().unwrap().replace(' ', ""), format!("[1,{n}]"));
+            assert_eq!(run(child, "later", args![n]).await, json!(2 * n));
+        }
+        // The parent goes on as if nothing had been.
+        assert_eq!(run(&parent, "step", args![]).await, json!([4, 4]), "{runtime}");
+        assert_eq!(run(&parent, "pull", args![]).await, json!(1), "{runtime}");
+
+        // Forks of forks, after all ancestors are gone.
+        let grandchild = children[1].fork(1).await.unwrap().remove(0);
+        drop(children);
+        drop(parent);
+        assert_eq!(run(&grandchild, "step", args![]).await, json!([24, 5]), "{runtime}");
+        assert_eq!(run(&grandchild, "pull", args![]).await, json!(2), "{runtime}");
+        grandchild
+            .load_script(match runtime {
+                Runtime::Python => "import decimal\ndef late(): return str(decimal.Decimal(count))",
+                Runtime::JavaScript => "const late = () => String(count)",
+            })
+            .await
+            .unwrap();
+        assert_eq!(run(&grandchild, "late", args![]).await, json!("24"), "{runtime}");
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_is_of_one_moment_and_used_many_times() {
+    for runtime in BOTH {
+        let parent = loaded(runtime, COUNTER).await;
+        run(&parent, "step", args![5]).await;
+        let snapshot = parent.snapshot().await.unwrap();
+        assert!(snapshot.resident_size() > 0 && snapshot.resident_size() <= snapshot.memory_size());
+        run(&parent, "step", args![5]).await;
+        parent.close();
+        for _ in 0..20 {
+            let child = snapshot.create_sandbox().await.unwrap();
+            assert_eq!(run(&child, "step", args![]).await, json!([6, 2]), "{runtime}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn memory_grows_on_in_a_child() {
+    let script = Script {
+        python: "kept = []\ndef grow(n):\n    for _ in range(n): kept.append(bytearray(1 << 20))\n    return len(kept)",
+        javascript: "const kept = []; function grow(n) { for (let i = 0; i < n; i++) kept.push(new Uint8Array(1 << 20).fill(1)); return kept.length }",
+    };
+    for runtime in BOTH {
+        let parent = loaded(runtime, script).await;
+        run(&parent, "grow", args![60]).await;
+        let snapshot = parent.snapshot().await.unwrap();
+        let child = snapshot.create_sandbox().await.unwrap();
+        assert_eq!(run(&child, "grow", args![60]).await, json!(120), "{runtime}");
+        assert_eq!(run(&parent, "grow", args![1]).await, json!(61), "{runtime}");
+
+        // The limit counts what the interpreter brings along.
+        let small = Limits { max_memory: 160 << 20, ..Limits::default() };
+        let child = snapshot.sandbox().limits(small).create().await.unwrap();
+        let error = child.run("grow", args![100]).await.unwrap_err();
+        assert_eq!(error.code(), "memory_limit", "{runtime}: {error}");
+        let error = snapshot.sandbox().max_memory(64 << 20).create().await.unwrap_err();
+        assert_eq!(error.code(), "invalid_argument", "{runtime}: {error}");
+        assert!(error.to_string().contains("already has"), "{error}");
+    }
+}
+
+const IDENTITY: Script = Script {
+    python: "
+import os, random, secrets, tempfile, time, uuid
+random.seed(7)
+r = random.random
+def draw():
+    import tempfile
+    name = next(tempfile._get_candidate_names())
+    return [r(), secrets.token_hex(8), str(uuid.uuid4()), os.urandom(8).hex(), name]
+def clocks():
+    return [time.monotonic(), time.time()]
+def env():
+    return dict(os.environ)
+draw()
+",
+    javascript: "
+const r = Math.random;
+const draw = () => [r(), Math.random(), crypto.randomUUID?.() ?? r(), [...crypto.getRandomValues(new Uint8Array(8))].join()];
+const clocks = () => [performance.now() / 1000, Date.now() / 1000];
+const env = () => ({ ...process.env });
+draw();
+",
+};
+
+#[tokio::test]
+async fn children_have_random_numbers_of_their_own() {
+    for runtime in BOTH {
+        let parent = loaded(runtime, IDENTITY).await;
+        let children = parent.fork(20).await.unwrap();
+        let mut seen = std::collections::HashSet::new();
+        let mut drawn = 0;
+        for sandbox in children.iter().chain([&parent]) {
+            for value in run(sandbox, "draw", args![]).await.as_array().unwrap() {
+                drawn += 1;
+                assert!(seen.insert(value.to_string()), "{runtime}: {value} came twice");
+            }
+        }
+        assert!(drawn >= 21 * 4);
+    }
+}
+
+#[tokio::test]
+async fn clocks_go_on() {
+    for runtime in BOTH {
+        let parent = loaded(runtime, IDENTITY).await;
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+        let before: [f64; 2] = parent.run("clocks", args![]).await.unwrap().to().unwrap();
+        let snapshot = parent.snapshot().await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+        let child = snapshot.create_sandbox().await.unwrap();
+        let after: [f64; 2] = child.run("clocks", args![]).await.unwrap().to().unwrap();
+        assert!(after[0] >= before[0], "{runtime}: {before:?} {after:?}");
+        assert!(after[1] >= before[1] + 0.03, "{runtime}: {before:?} {after:?}");
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        assert!((after[1] - now.as_secs_f64()).abs() < 60.0);
+    }
+}
+
+#[tokio::test]
+async fn each_child_has_its_own_settings() {
+    for runtime in BOTH {
+        let template = template(runtime).await;
+        let parent = template.sandbox().env("A", "1").env("B", "1").create().await.unwrap();
+        parent.start().await.unwrap();
+        parent.load_script(IDENTITY.of(runtime)).await.unwrap();
+        let call = match runtime {
+            Runtime::Python => {
+                "from sandbox.asyncio import hostcall\nasync def ask(): return await hostcall('who', None)\n"
+            }
+            Runtime::JavaScript => "const ask = () => hostcall('who', null)",
+        };
+        parent.load_script(call).await.unwrap();
+        let snapshot = parent.snapshot().await.unwrap();
+        for name in ["x", "y"] {
+            let host = Handlers::new().hostcall("who", move |_| async move {
+                isola::Value::new(&name).map_err(|_| isola::HostError::new("no"))
+            });
+            let child = snapshot.sandbox().host(host).env("B", name).env("C", "3").create().await;
+            let child = child.unwrap();
+            assert_eq!(run(&child, "env", args![]).await, json!({"A": "1", "B": name, "C": "3"}));
+            assert_eq!(run(&child, "ask", args![]).await, json!(name), "{runtime}");
+        }
+        // Nobody answers where no host is given, and a fork has its parent's.
+        let child = snapshot.create_sandbox().await.unwrap();
+        assert_eq!(child.run("ask", args![]).await.unwrap_err().code(), "hostcall_failed");
+        assert_eq!(run(&parent, "env", args![]).await, json!({"A": "1", "B": "1"}), "{runtime}");
+    }
+}
+
+#[tokio::test]
+async fn mounted_folders_are_those_of_the_child() {
+    let folder = |text: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("name"), text).unwrap();
+        folder
+    };
+    let (one, two) = (folder("one"), folder("two"));
+    let mount = |folder: &tempfile::TempDir| {
+        Mount::new(folder.path(), "/data")
+            .dir_perms(Permission::ReadWrite)
+            .file_perms(Permission::ReadWrite)
+    };
+    let template = template(Runtime::Python).await;
+    let parent = template.sandbox().mount(mount(&one)).create().await.unwrap();
+    parent.start().await.unwrap();
+    let script = "
+def read():
+    with open('/data/name') as file: return file.read()
+kept = []
+def keep(name):
+    kept.append(open(name))
+    kept[0].read(1)
+def rest():
+    return kept[0].read()
+def drop():
+    kept.pop().close()
+def write():
+    import os
+    os.write(1, b'written')
+    os.stat('/data')
+    return os.listdir('/data')
+";
+    parent.load_script(script).await.unwrap();
+    assert_eq!(run(&parent, "read", args![]).await, json!("one"));
+    let snapshot = parent.snapshot().await.unwrap();
+    let child = snapshot.sandbox().mount(mount(&two)).create().await.unwrap();
+    assert_eq!(run(&child, "read", args![]).await, json!("two"));
+    assert_eq!(run(&parent, "read", args![]).await, json!("one"));
+
+    for sandbox in [&parent, &child] {
+        // libc finds everything again.
+        let events = events(sandbox.run_stream("write", args![]).unwrap()).await;
+        assert!(matches!(&events[0], Event::Stdout(text) if text == "written"), "{events:?}");
+        assert_eq!(results(&events).1.unwrap(), "[\"name\"]");
+    }
+
+    // A file that is open belongs to one guest only, and says which it is.
+    run(&parent, "keep", args!["/data/name"]).await;
+    let error = parent.snapshot().await.unwrap_err();
+    assert_eq!(error.code(), "snapshot_refused");
+    assert!(error.to_string().contains("/data/name"), "{error}");
+    // And the parent is as it was.
+    assert_eq!(run(&parent, "rest", args![]).await, json!("ne"));
+    run(&parent, "drop", args![]).await;
+    assert_eq!(
+        run(&parent.snapshot().await.unwrap().create_sandbox().await.unwrap(), "read", args![])
+            .await,
+        json!("one")
+    );
+}
+
+#[tokio::test]
+async fn a_sandbox_that_is_not_idle_is_refused() {
+    for runtime in BOTH {
+        let sandbox = template(runtime).await.sandbox().create().await.unwrap();
+        assert!(matches!(sandbox.snapshot().await, Err(Error::NotRunning)));
+        sandbox.start().await.unwrap();
+        sandbox
+            .load_script(match runtime {
+                Runtime::Python => "import asyncio\nasync def wait(): await asyncio.sleep(60)",
+                Runtime::JavaScript => "const wait = () => new Promise(r => setTimeout(r, 60000))",
+            })
+            .await
+            .unwrap();
+        let call = tokio::spawn(async move {
+            let call = sandbox.run("wait", args![]).into_future();
+            tokio::pin!(call);
+            assert!(futures_util::poll!(&mut call).is_pending());
+            let error = sandbox.fork(1).await.unwrap_err();
+            assert!(matches!(error, Error::Busy), "{error}");
+            sandbox.close();
+            assert!(call.await.is_err());
+            assert!(matches!(sandbox.snapshot().await, Err(Error::Closed(_))));
+        });
+        call.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_child_of_a_closed_or_crashed_sandbox_lives_on() {
+    for runtime in BOTH {
+        let parent = started(runtime).await;
+        parent
+            .load_script(match runtime {
+                Runtime::Python => "x = 5\ndef hang():\n    while True: pass\ndef get(): return x",
+                Runtime::JavaScript => {
+                    "const x = 5; const hang = () => { for (;;); }; const get = () => x"
+                }
+            })
+            .await
+            .unwrap();
+        let child = parent.fork(1).await.unwrap().remove(0);
+        let limit = std::time::Duration::from_millis(50);
+        assert!(parent.run("hang", args![]).cpu_timeout(limit).await.is_err());
+        assert!(parent.is_closed());
+        assert_eq!(run(&child, "get", args![]).await, json!(5), "{runtime}");
+    }
+}
+
+const PRELUDE: Script = Script {
+    python: "import json, re, dataclasses, datetime, collections, asyncio, random\ntoken = random.random()\ntable = [n * n for n in range(1000)]\ncalls = 0\n",
+    javascript: "const token = Math.random(); const table = Array.from({ length: 1000 }, (_, n) => n * n); let calls = 0;\n",
+};
+
+#[tokio::test]
+async fn a_prelude_runs_once_and_sandboxes_are_apart() {
+    for runtime in BOTH {
+        let template =
+            Template::builder(runtime).prelude(PRELUDE.of(runtime)).env("A", "1").build().await;
+        let template = template.unwrap();
+        let script = match runtime {
+            Runtime::Python => {
+                "def main():\n    global calls\n    calls += 1\n    return [token, table[-1], calls]\ndef env():\n    import os\n    return dict(os.environ)"
+            }
+            Runtime::JavaScript => {
+                "const main = () => [token, table.at(-1), ++calls]; const env = () => ({...process.env})"
+            }
+        };
+        let mut tokens = Vec::new();
+        for _ in 0..3 {
+            let sandbox = template.sandbox().create().await.unwrap();
+            assert!(matches!(sandbox.run("main", args![]).await, Err(Error::NotRunning)));
+            sandbox.start().await.unwrap();
+            sandbox.load_script(script).await.unwrap();
+            let answer = run(&sandbox, "main", args![]).await;
+            assert_eq!(answer[1], json!(998_001), "{runtime}");
+            assert_eq!(answer[2], json!(1), "{runtime}");
+            tokens.push(answer[0].clone());
+            assert_eq!(run(&sandbox, "env", args![]).await, json!({"A": "1"}));
+        }
+        assert!(tokens[0] == tokens[1] && tokens[1] == tokens[2], "{runtime}: it ran once");
+
+        // Another environment might have been seen by the prelude.
+        let sandbox = template.sandbox().env("B", "2").create().await.unwrap();
+        sandbox.start().await.unwrap();
+        sandbox.load_script(script).await.unwrap();
+        assert_ne!(run(&sandbox, "main", args![]).await[0], tokens[0], "{runtime}");
+    }
+}
+
+#[tokio::test]
+async fn a_prelude_that_needs_its_host_runs_in_each_sandbox() {
+    for runtime in BOTH {
+        let prelude = match runtime {
+            Runtime::Python => {
+                "from sandbox.asyncio import hostcall, run\nasync def ask():\n    try: return await hostcall('who', None)\n    except Exception as error: return str(error)\nwho = run(ask())\n"
+            }
+            Runtime::JavaScript => {
+                "try { globalThis.who = await hostcall('who', null) } catch (error) { globalThis.who = String(error) }\n"
+            }
+        };
+        let template = Template::builder(runtime).prelude(prelude).build().await.unwrap();
+        for name in ["x", "y"] {
+            let host = Handlers::new().hostcall("who", move |_| async move {
+                isola::Value::new(&name).map_err(|_| isola::HostError::new("no"))
+            });
+            let sandbox = template.sandbox().host(host).create().await.unwrap();
+            sandbox.start().await.unwrap();
+            let script = match runtime {
+                Runtime::Python => "def main(): return who",
+                Runtime::JavaScript => "const main = () => who",
+            };
+            sandbox.load_script(script).await.unwrap();
+            assert_eq!(run(&sandbox, "main", args![]).await, json!(name), "{runtime}");
+        }
+    }
+}
+
+const KEPT: Script = Script {
+    python: "import json, collections\nkept = collections.Counter('mississippi')\ndef items():\n    yield from range(9)\npending = items()\nnext(pending)\ndef main():\n    return [kept['s'], next(pending), json.dumps([1])]\n",
+    javascript: "const kept = new Map([...'mississippi'].map((c, i, all) => [c, all.filter(x => x === c).length]));\nfunction* items() { for (let i = 0; i < 9; i++) yield i }\nconst pending = items();\npending.next();\nconst main = () => [kept.get('s'), pending.next().value, JSON.stringify([1])];\n",
+};
+
+/// Set in the process that a test starts of its own program.
+const FOLDER: &str = "ISOLA_TEST_SNAPSHOTS";
+
+#[tokio::test]
+async fn a_snapshot_on_disk_is_restored_in_another_process() {
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        for runtime in BOTH {
+            let path = std::path::Path::new(&folder).join(format!("{runtime}.snapshot"));
+            let snapshot = template(runtime).await.load_snapshot(path).await.unwrap();
+            for _ in 0..2 {
+                let sandbox = snapshot.create_sandbox().await.unwrap();
+                assert_eq!(run(&sandbox, "main", args![]).await, json!([4, 2, "[1]"]));
+            }
+        }
+        println!("restored both");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for runtime in BOTH {
+        let sandbox = loaded(runtime, KEPT).await;
+        run(&sandbox, "main", args![]).await;
+        let path = folder.path().join(format!("{runtime}.snapshot"));
+        let size = sandbox.snapshot().await.unwrap().save(&path).await.unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), size);
+        let info = isola::SnapshotInfo::read(&path).unwrap();
+        assert_eq!(info.runtime, runtime.name());
+        assert!(info.size < info.changed_size && info.changed_size < info.memory_size, "{info:?}");
+    }
+    let names: Vec<_> = isola::list_snapshots(folder.path()).unwrap();
+    assert_eq!(
+        names.iter().map(|info| info.runtime.as_str()).collect::<Vec<_>>(),
+        ["js", "python"]
+    );
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "snapshots::a_snapshot_on_disk_is_restored_in_another_process"])
+        .arg("--nocapture")
+        .env(FOLDER, folder.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("restored both"), "{output:?}");
+}
+
+/// The file with another header, and a checksum that fits.
+fn with_header(file: &[u8], change: impl Fn(&mut Json)) -> Vec<u8> {
+    let len = u32::from_le_bytes(file[8..12].try_into().unwrap()) as usize;
+    let mut header: Json = serde_json::from_slice(&file[12..12 + len]).unwrap();
+    change(&mut header);
+    let header = serde_json::to_vec(&header).unwrap();
+    let mut out = file[..8].to_vec();
+    out.extend(u32::try_from(header.len()).unwrap().to_le_bytes());
+    out.extend(&header);
+    out.extend(&file[12 + len..file.len() - 4]);
+    let sum = crc32fast::hash(&out);
+    out.extend(sum.to_le_bytes());
+    out
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_never_restored() {
+    let template = template(Runtime::JavaScript).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.snapshot");
+    let sandbox = loaded(Runtime::JavaScript, KEPT).await;
+    sandbox.snapshot().await.unwrap().save(&path).await.unwrap();
+    let file = std::fs::read(&path).unwrap();
+    let refused = async |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        let error = template.load_snapshot(&path).await.unwrap_err();
+        assert_eq!(error.code(), "snapshot_refused", "{error}");
+        error.to_string()
+    };
+
+    // Damage, anywhere.
+    let mut at = 0;
+    while at < file.len() {
+        let mut damaged = file.clone();
+        damaged[at] ^= 1;
+        refused(&damaged).await;
+        at += 1 + file.len() / 97;
+    }
+    for len in [0, 4, 11, 300, file.len() / 2, file.len() - 1] {
+        refused(&file[..len]).await;
+    }
+    assert!(refused(b"#!/bin/sh\necho no snapshot\n").await.contains("no snapshot"));
+
+    // What it is of.
+    let set = |key: &'static str, value: Json| {
+        with_header(&file, move |header| header[key] = value.clone())
+    };
+    let rows = [
+        ("runtime", json!("python"), "of the runtime python"),
+        ("guest", json!("0"), "another build"),
+        ("engine", json!("0"), "another engine version or configuration"),
+        ("base", json!([1, 2]), "another memory"),
+        ("memory", json!(1_u64 << 40), "max_memory"),
+        ("memory", json!(64 << 10), "damaged"),
+        ("memory", json!((64 << 20) + 1), "damaged"),
+    ];
+    for (key, value, says) in rows {
+        let error = refused(&set(key, value)).await;
+        assert!(error.contains(says), "{key}: {error}");
+    }
+    // Globals that are not there: the restore fails, and nothing runs.
+    std::fs::write(&path, set("globals", json!([]))).unwrap();
+    let snapshot = template.load_snapshot(&path).await.unwrap();
+    assert!(snapshot.create_sandbox().await.is_err());
+
+    // The same header again is the same snapshot.
+    std::fs::write(&path, with_header(&file, |_| ())).unwrap();
+    let snapshot = template.load_snapshot(&path).await.unwrap();
+    let sandbox = snapshot.create_sandbox().await.unwrap();
+    assert_eq!(run(&sandbox, "main", args![]).await, json!([4, 1, "[1]"]));
+
+    let missing = template.load_snapshot(folder.path().join("none")).await.unwrap_err();
+    assert_eq!(missing.code(), "snapshot_refused");
+    let nowhere = folder.path().join("no/such/folder/x");
+    let error = sandbox.snapshot().await.unwrap().save(nowhere).await.unwrap_err();
+    assert_eq!(error.code(), "invalid_argument", "{error}");
+}
+
+/// What a program does, one step after another; each answers with what it saw.
+const STEPS: Script = Script {
+    python: "
+import collections, decimal, gc, itertools, json, re
+state = {'list': [], 'dict': {}, 'text': '', 'sum': decimal.Decimal(0), 'made': []}
+def items(n):
+    while True:
+        n = (n * 5 + 1) % 1009
+        yield n
+pending = [items(i) for i in range(3)]
+def closure():
+    n = 0
+    def add(k):
+        nonlocal n
+        n += k
+        return n
+    return add
+adders = [closure(), closure()]
+def step(kind, k):
+    if kind == 0: state['list'].append([k] * (k % 50))
+    elif kind == 1: state['dict'][str(k % 97)] = {'k': k}
+    elif kind == 2: return next(pending[k % 3])
+    elif kind == 3: return adders[k % 2](k)
+    elif kind == 4: state['text'] = re.sub('[aeiou]', 'x', state['text'] + chr(97 + k % 26) * (k % 300))
+    elif kind == 5: state['sum'] += decimal.Decimal(k) / 7; return str(state['sum'])
+    elif kind == 6: state['made'] = state['made'][-3:] + [bytearray(k % 7 << 18)]
+    elif kind == 7: exec(f'class C{k % 5}:\\n    n = {k}\\n', globals()); return globals()[f'C{k % 5}'].n
+    elif kind == 8: state['list'] = state['list'][k % 5:]; gc.collect()
+    return [len(state['list']), len(state['dict']), len(state['text']), len(json.dumps(state['dict']))]
+",
+    javascript: "
+const state = { list: [], dict: new Map(), text: '', made: [] };
+function* items(n) { for (;;) { n = (n * 5 + 1) % 1009; yield n } }
+const pending = [items(0), items(1), items(2)];
+const closure = () => { let n = 0; return (k) => n += k };
+const adders = [closure(), closure()];
+const weak = new WeakMap();
+function step(kind, k) {
+  if (kind === 0) state.list.push(Array(k % 50).fill(k));
+  else if (kind === 1) { const o = { k }; state.dict.set(k % 97, o); weak.set(o, k) }
+  else if (kind === 2) return pending[k % 3].next().value;
+  else if (kind === 3) return adders[k % 2](k);
+  else if (kind === 4) state.text = (state.text + String.fromCharCode(97 + k % 26).repeat(k % 300)).replace(/[aeiou]/g, 'x');
+  else if (kind === 5) return [...state.dict.values()].map((o) => weak.get(o)).join();
+  else if (kind === 6) state.made = [...state.made.slice(-3), new Uint8Array(k % 7 << 18).fill(k)];
+  else if (kind === 7) return eval(`class C { static n = ${k} } C.n`);
+  else if (kind === 8) state.list = state.list.slice(k % 5);
+  return [state.list.length, state.dict.size, state.text.length, JSON.stringify([...state.dict]).length];
+}
+",
+};
+
+/// Random programs, the same with each run: one that nobody copies, and one
+/// that goes on as a copy of itself, again and again.
+#[tokio::test]
+async fn random_programs_do_not_notice_that_they_are_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    for runtime in BOTH {
+        for seed in 1..=6_u64 {
+            let mut random = seed;
+            let mut next = |below: u64| {
+                // Xorshift, by Marsaglia.
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                random % below
+            };
+            let alone = loaded(runtime, STEPS).await;
+            let mut copied = loaded(runtime, STEPS).await;
+            for number in 0..80 {
+                let (kind, k) = (next(9), next(100_000));
+                let expected = run(&alone, "step", args![kind, k]).await;
+                let answer = run(&copied, "step", args![kind, k]).await;
+                assert_eq!(answer, expected, "{runtime}, seed {seed}, step {number}");
+                match next(12) {
+                    0..3 => copied = copied.fork(2).await.unwrap().remove(1),
+                    3 => {
+                        let path = folder.path().join("a.snapshot");
+                        copied.snapshot().await.unwrap().save(&path).await.unwrap();
+                        let loaded = template(runtime).await.load_snapshot(&path).await.unwrap();
+                        copied = loaded.create_sandbox().await.unwrap();
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,605 @@
+//! A bash that stays: one command after the other, each with its own output and
+//! exit code.
+//!
+//! bash reads two lines for each command from its standard input, a pipe that no
+//! program has:
+//!
+//! ```text
+//! . /proc/self/fd/99 </dev/null      the command, in a file without a name
+//! { __isorun_end 7f3a..; }           its exit code goes to a pipe, with that word
+//! ```
+//!
+//! So nothing that a command says or leaves open (a quote, a here-document) can
+//! be taken for the end of it, and its output stays as it is. What a command
+//! reads is empty. An interrupt throws bash back to the next line, which is the
+//! second one.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use rustix::fs::{MemfdFlags, Mode, fchmod, ftruncate, memfd_create};
+use rustix::io::{fcntl_dupfd_cloexec, pwrite};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+
+use isorun_agent::codec::{CHUNK, CodecError, Frame, FrameReader, FrameWriter};
+use isorun_agent::protocol::{Exec, Failure, FailureKind, Run, Shell as Request, Status};
+
+use super::Agent;
+use super::exec::{deliver, freezing, new_group, read, read_now, until};
+use super::groups::Group;
+use super::sessions::{self, Session};
+use super::spawn;
+
+/// How long bash may take to start.
+const START: Duration = Duration::from_secs(20);
+/// Where bash has the pipe for exit codes, and the command. Higher than what
+/// scripts use.
+const STATUS: i32 = 98;
+const COMMAND: i32 = 99;
+/// Files of ours that are handed on lie above.
+const HIGH: i32 = 1000;
+/// Output of what runs in the background that is kept while nobody listens.
+const KEPT: usize = 64 * 1024;
+/// After so many interrupts the shell is past help.
+const HOPELESS: u32 = 60;
+/// Interrupts after which programs are killed instead.
+const GENTLE: u32 = 3;
+
+const PREPARATION: &str = "PS1=;PS2=;unset HISTFILE MAILCHECK;set +o history +H;\
+    __isorun_end(){ builtin printf '\\n%s %s\\n' $1 ${__isorun_status:-$?} >&98;};\
+    __isorun_last(){ return $1;}\n";
+
+/// A shell, and what it is doing.
+pub struct Shell {
+    token: String,
+    pid: Pid,
+    group: Group,
+    /// `None` once it has told.
+    ended: Option<oneshot::Receiver<Status>>,
+    script: Sender,
+    command: OwnedFd,
+    status: Receiver,
+    stdout: Receiver,
+    stderr: Receiver,
+    /// What was read of `status`.
+    line: BytesMut,
+    /// Output that nobody has heard.
+    kept: [BytesMut; 2],
+    job: Option<Job>,
+    /// The exit code of the last command.
+    last: i32,
+    /// The restores of the sandbox that it knows of.
+    restores: u64,
+}
+
+/// A command under way.
+struct Job {
+    /// What comes before its exit code.
+    word: String,
+    deadline: Option<Instant>,
+    /// What ran in the shell's background before.
+    before: Vec<Pid>,
+    interrupts: u32,
+    /// When to interrupt it next.
+    next: Option<Instant>,
+    timed_out: bool,
+}
+
+/// Starts a shell for a connection.
+pub async fn run<R, W>(
+    agent: &Rc<Agent>,
+    request: &Request,
+    reader: &mut FrameReader<R>,
+    writer: &mut FrameWriter<W>,
+) -> Result<(), CodecError>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    match Shell::start(agent, request).await {
+        Ok(shell) => {
+            agent.execs.set(agent.execs.get() + 1);
+            serve(agent, shell, reader, writer).await
+        }
+        Err(failure) => writer.send(&Frame::Failed(failure)).await,
+    }
+}
+
+/// Serves a connection with a shell, until either ends. A shell whose connection
+/// ends can be attached to.
+pub async fn serve<R, W>(
+    agent: &Rc<Agent>,
+    mut shell: Shell,
+    reader: &mut FrameReader<R>,
+    writer: &mut FrameWriter<W>,
+) -> Result<(), CodecError>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let outcome = shell.serve(agent, reader, writer).await;
+    if let Ok(Outcome::Over) = outcome {
+        shell.end(agent).await;
+    } else {
+        let token = shell.token.clone();
+        sessions::keep(agent, token, Session::Shell(shell));
+    }
+    outcome.map(|_| ())
+}
+
+enum Outcome {
+    Over,
+    Detached,
+}
+
+impl Shell {
+    async fn start(agent: &Agent, request: &Request) -> Result<Self, Failure> {
+        sessions::check(&request.token)?;
+        let group = new_group(agent)?;
+        let mut shell = match Self::spawn(agent, request, group) {
+            Ok(shell) => shell,
+            Err((group, failure)) => {
+                agent.groups.release(group);
+                return Err(failure);
+            }
+        };
+        shell.say(PREPARATION);
+        shell.begin(agent, &Run::default()).map_err(|error| failed(&error))?;
+        let prepared = async {
+            loop {
+                tokio::select! {
+                    code = shell_status(&mut shell.status, &mut shell.line, shell.job.as_ref()) => {
+                        return code.is_ok();
+                    }
+                    _ = death(&mut shell.ended) => return false,
+                }
+            }
+        };
+        let good = timeout(START, prepared).await.unwrap_or(false);
+        let said = read_now(&shell.stderr).unwrap_or_default();
+        if !good {
+            let said: String = String::from_utf8_lossy(&said).chars().take(500).collect();
+            shell.end_before_it_began(agent).await;
+            return Err(Failure {
+                kind: FailureKind::Other,
+                message: format!("bash does not take commands: {}", said.trim()),
+            });
+        }
+        // Its complaints about having no terminal are not the user's.
+        shell.job = None;
+        Ok(shell)
+    }
+
+    fn spawn(agent: &Agent, request: &Request, group: Group) -> Result<Self, (Group, Failure)> {
+        match Self::try_spawn(agent, request, &group) {
+            Ok((pid, ours)) => Ok(Self {
+                token: request.token.clone(),
+                pid,
+                group,
+                ended: Some(agent.reaper.watch(pid)),
+                script: ours.script,
+                command: ours.command,
+                status: ours.status,
+                stdout: ours.stdout,
+                stderr: ours.stderr,
+                line: BytesMut::new(),
+                kept: Default::default(),
+                job: None,
+                last: 0,
+                restores: agent.restores.get(),
+            }),
+            Err(failure) => Err((group, failure)),
+        }
+    }
+
+    fn try_spawn(agent: &Agent, request: &Request, group: &Group) -> Result<(Pid, Ours), Failure> {
+        let (ours, streams) = connect().map_err(|error| failed(&error))?;
+        let exec = Exec {
+            argv: ["bash", "--noediting", "--norc", "--noprofile", "-i"]
+                .map(str::to_owned)
+                .to_vec(),
+            env: request.env.clone(),
+            cwd: request.cwd.clone(),
+            user: request.user.clone(),
+            ..Exec::default()
+        };
+        let pid = spawn::spawn_with(&exec, &agent.groups, group, streams)?;
+        Ok((pid, ours))
+    }
+
+    async fn serve<R, W>(
+        &mut self,
+        agent: &Agent,
+        reader: &mut FrameReader<R>,
+        writer: &mut FrameWriter<W>,
+    ) -> Result<Outcome, CodecError>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let mut frozen = agent.sessions.frozen();
+        writer.queue(&Frame::Started { pid: self.pid.as_raw_nonzero().get().cast_unsigned() })?;
+        for (kept, frame) in self.kept.iter_mut().zip([Frame::Stdout, Frame::Stderr]) {
+            if !kept.is_empty() {
+                writer.queue(&frame(kept.split().freeze()))?;
+            }
+        }
+        let (mut out, mut err) = (BytesMut::new(), BytesMut::new());
+        loop {
+            let idle = writer.is_empty();
+            let (deadline, next) = self
+                .job
+                .as_ref()
+                .map_or((None, None), |job| (job.deadline.filter(|_| !job.timed_out), job.next));
+            tokio::select! {
+                biased;
+                frame = reader.next() => match frame? {
+                    Some(Frame::Run(run)) if self.job.is_none() => {
+                        self.begin(agent, &run).map_err(CodecError::Io)?;
+                    }
+                    Some(Frame::Signal(_)) => self.interrupt(),
+                    Some(Frame::Close) => {
+                        deliver(reader, writer, &Frame::Exited(Status::Signal(1))).await?;
+                        return Ok(Outcome::Over);
+                    }
+                    Some(_) => return Err(CodecError::UnknownKind(0)),
+                    None => return Err(CodecError::Truncated),
+                },
+                () = until(deadline) => {
+                    if let Some(job) = &mut self.job {
+                        job.timed_out = true;
+                    }
+                    self.interrupt();
+                }
+                () = until(next) => self.press(),
+                flushed = writer.flush(), if !idle => flushed?,
+                code = shell_status(&mut self.status, &mut self.line, self.job.as_ref()), if idle => {
+                    if let Ok(code) = code {
+                        self.finish(code, reader, writer).await?;
+                    }
+                }
+                count = read(Some(&mut self.stdout), &mut out), if idle => match count {
+                    Ok(1..) => writer.queue(&Frame::Stdout(out.split().freeze()))?,
+                    _ => return self.over(reader, writer).await,
+                },
+                count = read(Some(&mut self.stderr), &mut err), if idle => match count {
+                    Ok(1..) => writer.queue(&Frame::Stderr(err.split().freeze()))?,
+                    _ => return self.over(reader, writer).await,
+                },
+                status = death(&mut self.ended), if idle => {
+                    return self.tell_end(Some(status), reader, writer).await;
+                }
+                () = freezing(Some(&mut frozen)), if idle => {
+                    return self.detach(agent, reader, writer).await;
+                }
+            }
+        }
+    }
+
+    /// Hands bash a command.
+    fn begin(&mut self, agent: &Agent, run: &Run) -> io::Result<()> {
+        let mut word = [0; 8];
+        rustix::rand::getrandom(&mut word, rustix::rand::GetRandomFlags::empty())?;
+        let word = format!("{:x}", u64::from_le_bytes(word));
+        ftruncate(&self.command, 0)?;
+        let mut text = run.command.clone();
+        if !text.contains("<<") {
+            // Otherwise a command that only says `no` in its last line would end
+            // a shell that is under `set -e`. (In an open here-document this
+            // would be text.)
+            text.push_str("\n\n{ __isorun_status=$?; } 2>/dev/null");
+        }
+        let mut rest = text.as_bytes();
+        let mut at = 0;
+        while !rest.is_empty() {
+            let count = pwrite(&self.command, rest, at)?;
+            rest = rest.get(count..).unwrap_or_default();
+            at += count as u64;
+        }
+        let mut script = String::from("{ __isorun_status=;");
+        if self.restores != agent.restores.get() {
+            self.restores = agent.restores.get();
+            // A copy would draw the same numbers as its original.
+            script.push_str("RANDOM=$SRANDOM;");
+        }
+        if self.last != 0 {
+            // So that `$?` is what it was. In a list it is no failure.
+            script.push_str(&format!("__isorun_last {}&&:;", self.last));
+        }
+        script.push_str(&format!(
+            "}} 2>/dev/null;. /proc/self/fd/{COMMAND} </dev/null\n{{ __isorun_end {word};}} 2>/dev/null\n"
+        ));
+        self.say(&script);
+        self.job = Some(Job {
+            word,
+            deadline: run.timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms)),
+            before: self.group.members(),
+            interrupts: 0,
+            next: None,
+            timed_out: false,
+        });
+        Ok(())
+    }
+
+    /// A pipe holds far more than these lines. One that is full belongs to a
+    /// shell that is past listening, which the interrupts end.
+    fn say(&self, line: &str) {
+        // The runtime may not have heard that there is room, so this asks the
+        // system.
+        let _ = rustix::io::write(self.script.as_fd(), line.as_bytes());
+    }
+
+    fn interrupt(&mut self) {
+        if let Some(job) = &mut self.job
+            && job.next.is_none()
+        {
+            job.next = Some(Instant::now());
+        }
+    }
+
+    /// Interrupts what runs, harder each time.
+    fn press(&mut self) {
+        let Some(job) = &mut self.job else { return };
+        job.interrupts += 1;
+        let (count, word) = (job.interrupts, job.word.clone());
+        job.next = Some(Instant::now() + Duration::from_millis(u64::from(count.min(10)) * 10));
+        let signal = if count <= GENTLE { Signal::INT } else { Signal::KILL };
+        for pid in self.group.members() {
+            if pid != self.pid && !job.before.contains(&pid) {
+                let _ = kill_process(pid, signal);
+            }
+        }
+        if count > HOPELESS {
+            let _ = kill_process(self.pid, Signal::KILL);
+            return;
+        }
+        // bash forgets the line that it was in. This one may come too late for
+        // that, and is then one too many, which does no harm.
+        let _ = kill_process(self.pid, Signal::INT);
+        if count > 1 {
+            self.say(&format!("\n{{ __isorun_end {word};}} 2>/dev/null\n"));
+        }
+    }
+
+    /// A command has ended: what it wrote is in the pipes by now.
+    async fn finish<R, W>(
+        &mut self,
+        code: i32,
+        reader: &mut FrameReader<R>,
+        writer: &mut FrameWriter<W>,
+    ) -> Result<(), CodecError>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let interrupted = self.job.as_ref().is_some_and(|job| job.interrupts > 0);
+        let timed_out = self.job.as_ref().is_some_and(|job| job.timed_out);
+        self.drain(interrupted, reader, writer).await?;
+        self.job = None;
+        self.last = code;
+        let status = if timed_out { Status::TimedOut } else { Status::Code(code) };
+        deliver(reader, writer, &Frame::Ran(status)).await
+    }
+
+    async fn drain<R, W>(
+        &self,
+        interrupted: bool,
+        reader: &mut FrameReader<R>,
+        writer: &mut FrameWriter<W>,
+    ) -> Result<(), CodecError>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        for (pipe, frame) in
+            [(&self.stdout, Frame::Stdout as fn(Bytes) -> Frame), (&self.stderr, Frame::Stderr)]
+        {
+            // What runs in the background may write for ever.
+            let mut budget = 16 * 1024 * 1024 / CHUNK;
+            while let Some(bytes) = read_now(pipe) {
+                // bash starts a new line when it is interrupted.
+                if !(interrupted && bytes.iter().all(|byte| *byte == b'\n')) {
+                    deliver(reader, writer, &frame(bytes)).await?;
+                }
+                budget -= 1;
+                if budget == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Its output is closed: it has ended, or the command closed it.
+    async fn over<R, W>(
+        &mut self,
+        reader: &mut FrameReader<R>,
+        writer: &mut FrameWriter<W>,
+    ) -> Result<Outcome, CodecError>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let _ = kill_process(self.pid, Signal::HUP);
+        let status = timeout(Duration::from_secs(1), death(&mut self.ended)).await;
+        self.tell_end(status.ok(), reader, writer).await
+    }
+
+    async fn tell_end<R, W>(
+        &mut self,
+        status: Option<Status>,
+        reader: &mut FrameReader<R>,
+        writer: &mut FrameWriter<W>,
+    ) -> Result<Outcome, CodecError>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        self.drain(false, reader, writer).await?;
+        deliver(reader, writer, &Frame::Exited(status.unwrap_or(Status::Signal(9)))).await?;
+        Ok(Outcome::Over)
+    }
+
+    /// Says farewell, and does what the client had asked before it read that.
+    async fn detach<R, W>(
+        &mut self,
+        agent: &Agent,
+        reader: &mut FrameReader<R>,
+        writer: &mut FrameWriter<W>,
+    ) -> Result<Outcome, CodecError>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        writer.send(&Frame::Detach).await?;
+        loop {
+            match reader.next().await?.ok_or(CodecError::Truncated)? {
+                Frame::Detach => return Ok(Outcome::Detached),
+                Frame::Run(run) if self.job.is_none() => {
+                    self.begin(agent, &run).map_err(CodecError::Io)?;
+                }
+                Frame::Signal(_) => self.interrupt(),
+                Frame::Close => return Ok(Outcome::Over),
+                _ => return Err(CodecError::UnknownKind(0)),
+            }
+        }
+    }
+
+    /// Waits without a connection. What runs in the background goes on, and the
+    /// latest of what it writes is kept; a command that runs waits when the
+    /// pipes are full.
+    pub async fn idle(
+        &mut self,
+        claims: &mut mpsc::Receiver<oneshot::Sender<Session>>,
+    ) -> Option<oneshot::Sender<Session>> {
+        let (mut out, mut err) = (BytesMut::new(), BytesMut::new());
+        loop {
+            let free = self.job.is_none();
+            tokio::select! {
+                claim = claims.recv() => return claim,
+                count = read(Some(&mut self.stdout), &mut out), if free => {
+                    if !matches!(count, Ok(1..)) {
+                        return None;
+                    }
+                    remember(&mut self.kept[0], &mut out);
+                }
+                count = read(Some(&mut self.stderr), &mut err), if free => {
+                    if !matches!(count, Ok(1..)) {
+                        return None;
+                    }
+                    remember(&mut self.kept[1], &mut err);
+                }
+            }
+        }
+    }
+
+    /// Ends it as a terminal that is closed would: what runs in it gets a
+    /// hangup, and who does not care about that lives on.
+    pub async fn end(self, agent: &Agent) {
+        agent.execs.set(agent.execs.get() - 1);
+        self.end_before_it_began(agent).await;
+    }
+
+    async fn end_before_it_began(mut self, agent: &Agent) {
+        let _ = kill_process_group(self.pid, Signal::HUP);
+        let _ = kill_process(self.pid, Signal::KILL);
+        if self.ended.is_some() {
+            let _ = timeout(Duration::from_secs(1), death(&mut self.ended)).await;
+        }
+        for pipe in [self.stdout, self.stderr] {
+            super::exec::swallow(pipe);
+        }
+        agent.groups.release(self.group);
+    }
+}
+
+async fn death(ended: &mut Option<oneshot::Receiver<Status>>) -> Status {
+    let Some(receiver) = ended else { return std::future::pending().await };
+    let status = receiver.await.unwrap_or(Status::Signal(9));
+    *ended = None;
+    status
+}
+
+fn remember(kept: &mut BytesMut, new: &mut BytesMut) {
+    kept.extend_from_slice(&new.split());
+    if kept.len() > KEPT {
+        let _ = kept.split_to(kept.len() - KEPT);
+    }
+}
+
+/// Waits for the exit code of a job; anything else in the pipe is not ours.
+/// An error: the pipe is closed, and this is not to be asked again.
+async fn shell_status(
+    pipe: &mut Receiver,
+    line: &mut BytesMut,
+    job: Option<&Job>,
+) -> Result<i32, ()> {
+    const LONGEST: usize = 4096;
+    loop {
+        while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
+            let said = line.split_to(end + 1);
+            let said = String::from_utf8_lossy(&said);
+            let code =
+                job.and_then(|job| said.trim().strip_prefix(&*job.word)?.trim().parse().ok());
+            if let Some(code) = code {
+                return Ok(code);
+            }
+        }
+        if line.len() > LONGEST {
+            line.clear();
+        }
+        if !matches!(read(Some(pipe), line).await, Ok(1..)) {
+            // The shell closed it, or is gone, which others notice.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Our ends of what connects a shell.
+struct Ours {
+    script: Sender,
+    command: OwnedFd,
+    status: Receiver,
+    stdout: Receiver,
+    stderr: Receiver,
+}
+
+fn connect() -> io::Result<(Ours, Vec<(i32, OwnedFd)>)> {
+    let (their_script, script) = io::pipe()?;
+    let (stdout, their_stdout) = io::pipe()?;
+    let (stderr, their_stderr) = io::pipe()?;
+    let (status, their_status) = io::pipe()?;
+    let command = memfd_create("command", MemfdFlags::CLOEXEC)?;
+    // Whoever the shell runs as reads it, and nobody but the agent changes it.
+    fchmod(&command, Mode::from_raw_mode(0o444))?;
+    let streams = vec![
+        (0, their_script.into()),
+        (1, their_stdout.into()),
+        (2, their_stderr.into()),
+        (STATUS, high(their_status)?),
+        (COMMAND, high(&command)?),
+    ];
+    let ours = Ours {
+        script: Sender::from_owned_fd(script.into())?,
+        command,
+        status: Receiver::from_owned_fd(status.into())?,
+        stdout: Receiver::from_owned_fd(stdout.into())?,
+        stderr: Receiver::from_owned_fd(stderr.into())?,
+    };
+    Ok((ours, streams))
+}
+
+fn high(file: impl AsFd) -> io::Result<OwnedFd> {
+    Ok(fcntl_dupfd_cloexec(file, HIGH)?)
+}
+
+fn failed(error: &io::Error) -> Failure {
+    Failure { kind: FailureKind::NoResources, message: format!("cannot start a shell: {error}") }
+}

@@ -1,0 +1,326 @@
+//! Shells that stay, and what goes on across a checkpoint.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use isorun_agent::client::{self, ClientError, Connect, ExecEvent, Shell, ShellEvent};
+use isorun_agent::protocol::{self, FailureKind, Run, Status};
+
+use super::{Sandbox, shell as sh, spec};
+use crate::engine::{AgentStream, Engine};
+
+/// A shell of a sandbox, for commands one after the other.
+pub struct Open {
+    shell: Shell<AgentStream>,
+    /// Under which it can be attached to.
+    pub token: String,
+}
+
+impl Open {
+    /// A new one. The engine has to outlive it.
+    pub async fn new(engine: &Arc<dyn Engine>, sandbox: &Sandbox<'_>) -> Self {
+        let mut number = [0; 16];
+        rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty()).unwrap();
+        let token = format!("{:032x}", u128::from_le_bytes(number));
+        let request = protocol::Shell { token: token.clone(), ..protocol::Shell::default() };
+        let shell = client::shell(connect(engine, sandbox), request).await.unwrap();
+        Self { shell, token }
+    }
+
+    /// One that lost its connection, or the copy of one.
+    pub async fn attach(
+        engine: &Arc<dyn Engine>,
+        sandbox: &Sandbox<'_>,
+        token: &str,
+    ) -> Result<Self, ClientError> {
+        let shell = client::attach_shell(connect(engine, sandbox), token.to_owned()).await?;
+        Ok(Self { shell, token: token.to_owned() })
+    }
+
+    /// Runs a command to its end: what it came to and what it printed.
+    pub async fn run(&mut self, command: &str) -> (Status, String, String) {
+        self.run_for(command, None).await
+    }
+
+    /// The same, with a limit.
+    pub async fn run_for(
+        &mut self,
+        command: &str,
+        limit: Option<Duration>,
+    ) -> (Status, String, String) {
+        let timeout_ms = limit.map(|limit| limit.as_millis() as u64);
+        let run = Run { command: command.to_owned(), timeout_ms };
+        self.shell.control.run(run).await.unwrap();
+        self.outcome().await
+    }
+
+    /// Begins a command.
+    pub async fn begin(&self, command: &str) {
+        let run = Run { command: command.to_owned(), timeout_ms: None };
+        self.shell.control.run(run).await.unwrap();
+    }
+
+    /// Waits for the end of a command.
+    pub async fn outcome(&mut self) -> (Status, String, String) {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let status = loop {
+            match self.shell.events.next().await.unwrap() {
+                ShellEvent::Stdout(bytes) => out.extend_from_slice(&bytes),
+                ShellEvent::Stderr(bytes) => err.extend_from_slice(&bytes),
+                ShellEvent::Ran(status) | ShellEvent::Exited(status) => break status,
+            }
+        };
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (status, text(out), text(err))
+    }
+
+    /// What a command prints, which has to succeed.
+    pub async fn text(&mut self, command: &str) -> String {
+        let (status, out, err) = self.run(command).await;
+        assert_eq!((status, &*err), (Status::Code(0), ""), "{command}: {out}");
+        out
+    }
+}
+
+fn connect(engine: &Arc<dyn Engine>, sandbox: &Sandbox<'_>) -> Connect<AgentStream> {
+    let (engine, id) = (Arc::clone(engine), sandbox.id.clone());
+    Arc::new(move || {
+        let (engine, id) = (Arc::clone(&engine), id.clone());
+        Box::pin(async move { engine.connect(&id).await.ok() })
+    })
+}
+
+/// Everything that a shell remembers is there for the next command.
+pub async fn a_shell_remembers(engine: &Arc<dyn Engine>) {
+    let sandbox = Sandbox::new(&**engine).await;
+    let mut shell = Open::new(engine, &sandbox).await;
+    for (command, code, out, err) in [
+        ("cd /tmp; export FOO=bar; local_one=1; declare -A map=([a]=b)", 0, "", ""),
+        ("echo $FOO $PWD $local_one ${map[a]}; env | grep FOO", 0, "bar /tmp 1 b\nFOO=bar\n", ""),
+        ("f() { echo in f: $1; return 3; }", 0, "", ""),
+        ("f x", 3, "in f: x\n", ""),
+        ("echo $?", 0, "3\n", ""),
+        ("echo out; echo err >&2; (exit 7)", 7, "out\n", "err\n"),
+        ("printf 'no newline'", 0, "no newline", ""),
+        ("alias hi='echo hello'", 0, "", ""),
+        ("hi", 0, "hello\n", ""),
+        // What is left open is an error, and not the end of the session.
+        ("cat <<EOF\none\ntwo\nEOF", 0, "one\ntwo\n", ""),
+        ("for i in 1 2; do\n  echo $i\ndone\n# a comment", 0, "1\n2\n", ""),
+        ("echo a \\\n  b", 0, "a b\n", ""),
+        (
+            "break; echo after",
+            0,
+            "after\n",
+            "bash: break: only meaningful in a `for', `while', or `until' loop\n",
+        ),
+        ("return 5", 5, "", ""),
+        ("not_there", 127, "", "bash: not_there: command not found\n"),
+        // Standard input is empty, and not the script of the shell.
+        ("cat; read line; echo read=$line", 0, "read=\n", ""),
+        ("sleep 1000 & echo started", 0, "started\n", ""),
+        ("kill -0 $! && echo alive; kill $!", 0, "alive\n", ""),
+        // Not under `set -e` yet, then under it.
+        ("false; echo on", 0, "on\n", ""),
+        ("set -e; ! true", 1, "", ""),
+        ("[ -e /nothing ] && echo there", 1, "", ""),
+        ("echo $- | grep -q e && echo kept; set +e", 0, "kept\n", ""),
+        ("exec 5>/tmp/five; echo five >&5; cat /tmp/five", 0, "five\n", ""),
+        ("", 0, "", ""),
+        ("exit 42", 42, "", ""),
+    ] {
+        let expected = (Status::Code(code), out.to_owned(), err.to_owned());
+        assert_eq!(shell.run(command).await, expected, "{command}");
+    }
+    // Under `set -e` a failure ends it.
+    let mut shell = Open::new(engine, &sandbox).await;
+    assert_eq!(shell.run("set -e; false; echo no").await.0, Status::Code(1));
+    assert!(matches!(
+        shell.shell.events.next().await,
+        Err(ClientError::Disconnected | ClientError::Protocol(_))
+    ));
+}
+
+/// Nothing that a command says or leaves open confuses a shell.
+pub async fn a_shell_cannot_be_confused(engine: &Arc<dyn Engine>) {
+    let sandbox = Sandbox::new(&**engine).await;
+    let mut shell = Open::new(engine, &sandbox).await;
+    for open in [
+        "echo \"open",
+        "echo $(",
+        "if true; then",
+        "echo 'a",
+        "{",
+        "cat <<EOF\nnever",
+        "((",
+        "case x in",
+    ] {
+        let (status, ..) = shell.run(open).await;
+        assert!(matches!(status, Status::Code(_)), "{open}: {status:?}");
+        assert_eq!(shell.text("echo well").await, "well\n", "after {open}");
+    }
+    // What looks like the end of a command is none.
+    for lie in [
+        "echo '__isorun_end 0' >&98; echo 'deadbeef 0' >&98; echo truth",
+        "for i in 1 2 3; do echo \"$i 0\" >&98; done; sleep 0.05; echo truth",
+        "head -c 200000 /dev/zero | tr '\\0' x >&98 & sleep 0.05; echo truth",
+    ] {
+        assert_eq!(shell.text(lie).await, "truth\n", "{lie}");
+    }
+    let (status, out, _) = shell
+        .run("head -c 3000000 /dev/urandom | tee /tmp/sum | wc -c; cat /tmp/sum | wc -c")
+        .await;
+    assert_eq!((status, &*out), (Status::Code(0), "3000000\n3000000\n"));
+    let long = "x".repeat(200_000);
+    assert_eq!(shell.text(&format!("v={long}; echo ${{#v}}")).await, "200000\n");
+    assert_eq!(shell.text("yes | head -c 5000000").await.len(), 5_000_000);
+    // Whoever closes its pipes harms this shell only.
+    let mut other = Open::new(engine, &sandbox).await;
+    let (status, ..) = other.run_for("exec 98>&-", Some(Duration::from_millis(300))).await;
+    assert!(!matches!(status, Status::Code(0)), "{status:?}");
+    assert_eq!(shell.text("echo well").await, "well\n");
+}
+
+/// A timeout ends what runs, and the shell stays as it was.
+pub async fn a_timeout_leaves_the_shell(engine: &Arc<dyn Engine>) {
+    let sandbox = Sandbox::new(&**engine).await;
+    let mut shell = Open::new(engine, &sandbox).await;
+    shell.text("cd /tmp; FOO=bar; sleep 3000 & echo").await;
+    for endless in [
+        "echo begun; sleep 1000; echo not reached",
+        "echo begun; while :; do :; done; echo not reached",
+        "f() { while :; do :; done; }; echo begun; f; f; echo not reached",
+        "echo begun; python3 -c 'import time, signal; signal.signal(2, lambda *a: None)\nwhile 1: time.sleep(10)'",
+        "echo begun; (trap '' INT; sleep 1000; sleep 1000)",
+        "echo begun; sleep 1000 | cat",
+        "echo begun; cat <(sleep 1000)",
+    ] {
+        let start = Instant::now();
+        let (status, out, _) = shell.run_for(endless, Some(Duration::from_millis(400))).await;
+        assert_eq!((status, &*out), (Status::TimedOut, "begun\n"), "{endless}");
+        assert!(start.elapsed() < Duration::from_secs(20), "{endless}");
+        assert_eq!(shell.text("echo $FOO $PWD").await, "bar /tmp\n", "after {endless}");
+    }
+    // What ran in the background before still does, and nothing else.
+    let left = shell.text("pgrep -a sleep").await;
+    assert!(left.contains("sleep 3000") && left.lines().count() == 1, "{left}");
+    // Interrupted by hand.
+    shell.begin("sleep 1000").await;
+    sandbox.until("pgrep -f 'sleep 1000'").await;
+    shell.shell.control.interrupt().await.unwrap();
+    assert_eq!(shell.outcome().await.0, Status::Code(130));
+}
+
+/// A shell whose connection ended can be attached to, one that was closed not.
+pub async fn a_shell_can_be_attached_to(engine: &Arc<dyn Engine>) {
+    let sandbox = Sandbox::new(&**engine).await;
+    let mut shell = Open::new(engine, &sandbox).await;
+    shell.text("X=1; (sleep 0.3; echo late) &").await;
+    let token = shell.token.clone();
+    let taken = Open::attach(engine, &sandbox, &token).await;
+    assert!(taken.is_err(), "it has a connection");
+    drop(shell);
+    sandbox.sh("sleep 0.5").await;
+    let mut shell = Open::attach(engine, &sandbox, &token).await.unwrap();
+    assert_eq!(shell.text("echo X=$X").await, "late\nX=1\n");
+    shell.shell.control.close().await.unwrap();
+    assert!(matches!(shell.shell.events.next().await, Ok(ShellEvent::Exited(_))));
+    let gone = Open::attach(engine, &sandbox, &token).await;
+    let Err(ClientError::Failed(failure)) = gone else { panic!("it is still there") };
+    assert_eq!(failure.kind, FailureKind::NotFound);
+    sandbox.until("! pgrep bash").await;
+}
+
+/// What is under way when a checkpoint is taken goes on: not a byte is lost.
+pub async fn what_runs_goes_on_across_a_checkpoint(engine: &Arc<dyn Engine>) {
+    if !engine.capabilities().checkpoint {
+        return;
+    }
+    let sandbox = Sandbox::new(&**engine).await;
+    let mut shell = Open::new(engine, &sandbox).await;
+    shell.text("cd /tmp; X=1; RANDOM=7").await;
+    let counting = "for i in $(seq 1 400); do echo $i; sleep 0.01; done";
+    let request = protocol::Exec { token: Some("t1".to_owned()), ..sh(counting) };
+    let mut counted =
+        client::exec_lasting(sandbox.connect().await, connect(engine, &sandbox), request)
+            .await
+            .unwrap();
+    let request = protocol::Exec { token: Some("t2".to_owned()), stdin: true, ..sh("sha256sum") };
+    let summed = client::exec_lasting(sandbox.connect().await, connect(engine, &sandbox), request)
+        .await
+        .unwrap();
+    let input: Vec<u8> =
+        (0..6_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let expected = {
+        use sha2::Digest;
+        let digest = sha2::Sha256::digest(&input);
+        digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let feeding = {
+        let control = summed.control.clone();
+        tokio::spawn(async move {
+            for piece in input.chunks(50_000) {
+                control.stdin(bytes::Bytes::copy_from_slice(piece)).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            control.stdin_end().await.unwrap();
+        })
+    };
+    let summing = tokio::spawn(summed.output(1000));
+    let counting = tokio::spawn(async move {
+        let mut text = Vec::new();
+        loop {
+            match counted.events.next().await.unwrap() {
+                ExecEvent::Stdout(bytes) => text.extend_from_slice(&bytes),
+                ExecEvent::Stderr(bytes) => panic!("{bytes:?}"),
+                ExecEvent::Exited(status) => return (status, text),
+            }
+        }
+    });
+    shell.begin("for i in $(seq 1 200); do echo $i; sleep 0.01; done").await;
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let checkpoints = async {
+        for folder in &folders {
+            engine.checkpoint(&sandbox.id, folder.path(), true).await.unwrap();
+        }
+    };
+    let (outcome, ()) = tokio::join!(shell.outcome(), checkpoints);
+    let numbers = |last: u32| (1..=last).map(|n| format!("{n}\n")).collect::<String>();
+    assert_eq!(outcome, (Status::Code(0), numbers(200), String::new()));
+    let (status, text) = counting.await.unwrap();
+    assert_eq!((status, String::from_utf8(text).unwrap()), (Status::Code(0), numbers(400)));
+    feeding.await.unwrap();
+    let sum = summing.await.unwrap().unwrap();
+    assert_eq!(String::from_utf8(sum.stdout).unwrap(), format!("{expected}  -\n"));
+    assert_eq!(shell.text("echo $X $PWD").await, "1 /tmp\n");
+    let own = shell.text("echo $RANDOM; cat /run/isorun/instance 2>/dev/null || echo none").await;
+
+    // The copies have the shell too, each with its own luck.
+    let mut drawn = vec![own];
+    for _ in 0..2 {
+        let copy = spec();
+        let copy = Sandbox {
+            engine: &**engine,
+            id: {
+                let id = copy.id.clone();
+                engine.restore(copy, folders[0].path()).await.unwrap();
+                id
+            },
+        };
+        let mut inherited = Open::attach(engine, &copy, &shell.token).await.unwrap();
+        inherited.shell.control.interrupt().await.unwrap();
+        assert_eq!(inherited.outcome().await.0, Status::Code(130));
+        assert_eq!(inherited.text("echo $X $PWD").await, "1 /tmp\n");
+        drawn.push(inherited.text("echo $RANDOM; cat /run/isorun/instance").await);
+        // What ran there goes on, with nobody listening.
+        assert_eq!(copy.text("pgrep -c sha256sum").await, "1\n");
+    }
+    let lines = |at: usize| drawn.iter().map(move |text| text.lines().nth(at).unwrap().to_owned());
+    for at in [0, 1] {
+        let mut different: Vec<String> = lines(at).collect();
+        different.sort_unstable();
+        different.dedup();
+        assert_eq!(different.len(), 3, "{drawn:?}");
+    }
+    assert_eq!(shell.text("echo $X").await, "1\n");
+}

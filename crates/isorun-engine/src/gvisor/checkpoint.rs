@@ -1,0 +1,71 @@
+//! Writing a container's state to disk.
+//!
+//! A connection that crosses the sandbox's border makes a checkpoint fail, even
+//! one that was closed a moment ago. So before each one the border is closed:
+//! no new connection is made, the agent detaches what can go on later, what
+//! cannot gets a moment to end by itself, and the rest is reset.
+
+use std::path::Path;
+use std::time::Duration;
+
+use isorun_agent::client;
+use tokio::time::timeout;
+
+use super::Inner;
+use super::container::Container;
+use crate::engine::{Error, Result};
+
+/// How long transfers may still go on before they are cut off.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the agent may take to notice that.
+const SETTLING: Duration = Duration::from_secs(10);
+/// The file that a checkpoint always has.
+const MAIN_FILE: &str = "checkpoint.img";
+
+/// Whether a folder has a checkpoint in it, as far as names tell.
+pub fn is_one(folder: &Path) -> bool {
+    folder.join(MAIN_FILE).is_file()
+}
+
+/// Writes the state of a container into an empty folder.
+pub async fn write(
+    inner: &Inner,
+    container: &Container,
+    into: &Path,
+    leave_running: bool,
+) -> Result<()> {
+    let _closed = container.close_border().await;
+    hang_up(inner, container).await?;
+    let folder = inner.containers().join(&container.name);
+    let mut command = inner.runsc(&folder);
+    // Zeroes are not written: the memory of a sandbox is full of them.
+    command.args(["checkpoint", "--compression=none", "--exclude-committed-zero-pages"]);
+    command.arg("--image-path").arg(into);
+    if leave_running {
+        command.arg("--leave-running");
+    }
+    command.arg(&container.name);
+    inner.run(None, command, "runsc checkpoint", &folder).await
+}
+
+/// Ends every connection across the border.
+async fn hang_up(inner: &Inner, container: &Container) -> Result<()> {
+    let stream = container
+        .connect_at_border(inner)
+        .await
+        .map_err(Error::io("the sandbox's agent does not answer before a checkpoint"))?;
+    let freezing = client::freeze(stream);
+    tokio::pin!(freezing);
+    let outcome = match timeout(PATIENCE, &mut freezing).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            container.reset_connections();
+            timeout(SETTLING, freezing).await.map_err(|_| {
+                Error::Timeout("ending the connections before a checkpoint".to_owned(), SETTLING)
+            })?
+        }
+    };
+    outcome.map_err(|error| {
+        Error::Failed(format!("the agent does not get ready for a checkpoint: {error}"))
+    })
+}

@@ -1,0 +1,34 @@
+//! `isorun fork`: copies of a sandbox that goes on.
+
+use std::process::ExitCode;
+
+use super::table;
+use crate::{client::Client, failure::Failure, id::RunId};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The sandbox
+    #[arg(value_parser = super::run_id)]
+    id: RunId,
+
+    /// How many copies
+    #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 1)]
+    count: u32,
+
+    /// Print all about them as JSON, one line each, instead of their ids
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
+    for run in client.fork(&args.id, args.count).await?.forks {
+        if args.json {
+            table::line(
+                &serde_json::to_string(&run).map_err(|error| Failure::Other(error.into()))?,
+            )?;
+        } else {
+            table::line(run.id.as_str())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,136 @@
+//! Copies of runs and what is put away of them: forks, hibernation, snapshots.
+//!
+//! All of it lies in the folder `state` of the server's data:
+//!
+//! ```text
+//! drafts/…                   being written, or a fork's while its children are made
+//! hibernated/run0123…/       whole: `archive.rs` says what is in it
+//! snapshots/snap0123…/
+//! ```
+//!
+//! What has its final name is complete: it was made among the drafts and
+//! renamed. So a crash leaves nothing to repair, only something to remove.
+
+pub mod archive;
+pub mod fork;
+pub mod hibernation;
+pub mod snapshots;
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use tokio::task::spawn_blocking;
+
+use super::{ApiError, App, Code, runs::LiveRun};
+use crate::id::RunId;
+
+/// Room that is left on the server's disk whatever is written to it.
+const SPARE: u64 = 256 << 20;
+
+/// The folders.
+#[derive(Clone, Debug)]
+pub struct Places {
+    root: PathBuf,
+}
+
+impl Places {
+    pub fn open(data_dir: &Path) -> Result<Self> {
+        let root = data_dir.join("state");
+        for name in ["drafts", "hibernated", "snapshots"] {
+            let folder = root.join(name);
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        Ok(Self { root })
+    }
+
+    /// A new folder that goes when the result is dropped, unless it was renamed.
+    pub fn draft(&self) -> Result<tempfile::TempDir, ApiError> {
+        tempfile::tempdir_in(self.root.join("drafts"))
+            .map_err(|error| ApiError::internal("cannot make a folder", error))
+    }
+
+    pub fn hibernated(&self, id: &RunId) -> PathBuf {
+        self.root.join("hibernated").join(id.as_str())
+    }
+
+    pub fn snapshot(&self, id: &str) -> PathBuf {
+        self.root.join("snapshots").join(id)
+    }
+
+    pub fn is_hibernated(&self, id: &RunId) -> bool {
+        self.hibernated(id).is_dir()
+    }
+
+    pub async fn forget_hibernated(&self, id: &RunId) {
+        self.remove(self.hibernated(id)).await;
+    }
+
+    pub async fn forget_snapshot(&self, id: &str) {
+        self.remove(self.snapshot(id)).await;
+    }
+
+    /// What has its final name leaves it first: never is half of it there.
+    async fn remove(&self, folder: PathBuf) {
+        let trash = self.root.join("drafts");
+        let removed = spawn_blocking(move || {
+            let name = match folder.file_name() {
+                Some(name) if folder.exists() => trash.join(name),
+                _ => return Ok(()),
+            };
+            fs::rename(&folder, &name)?;
+            fs::remove_dir_all(name)
+        });
+        if let Ok(Err(error)) = removed.await {
+            tracing::error!(%error, "cannot remove what was put away");
+        }
+    }
+
+    /// Removes what belongs to nobody.
+    pub async fn clean_up(
+        &self,
+        runs: &BTreeSet<String>,
+        snapshots: &BTreeSet<String>,
+    ) -> io::Result<()> {
+        for (name, wanted) in
+            [("drafts", None), ("hibernated", Some(runs)), ("snapshots", Some(snapshots))]
+        {
+            for entry in fs::read_dir(self.root.join(name))?.flatten() {
+                let known = entry.file_name().to_string_lossy().into_owned();
+                if wanted.is_none_or(|wanted| !wanted.contains(&known)) {
+                    fs::remove_dir_all(entry.path())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for that much more.
+    pub fn have_room(&self, bytes: u64) -> Result<(), ApiError> {
+        let disk = rustix::fs::statvfs(&self.root)
+            .map_err(|error| ApiError::internal("cannot look at the disk", error))?;
+        if disk.f_bavail * disk.f_frsize < bytes + SPARE {
+            return Err(ApiError::new(
+                Code::ServerFull,
+                format!(
+                    "the server's disk has no room for the {} MiB that this run would take there",
+                    bytes >> 20
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a checkpoint of a run would have room.
+async fn check_room(app: &App, run: &LiveRun) -> Result<isorun_engine::Stats, ApiError> {
+    let stats = app.engine.stats(&run.sandbox).await;
+    let stats = stats
+        .map_err(|error| super::lifecycle::engine_error("cannot measure the sandbox", error))?;
+    app.places.have_room(stats.mem_bytes + stats.disk_used_bytes)?;
+    Ok(stats)
+}

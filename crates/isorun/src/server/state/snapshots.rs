@@ -1,0 +1,263 @@
+//! Snapshots: copies of a run on disk, from which any number of runs are made,
+//! also when it is gone.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Json as Answer,
+    extract::{Path, State},
+};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{archive, check_room, fork};
+use crate::{
+    api::{Deleted, ErrorBody, RestoreRequest, Run, Snapshot, SnapshotList, Status, Taken},
+    audit::Event,
+    clock, id,
+    server::{
+        ApiError, App, Caller, Code,
+        extract::{Json, OwnRun},
+        lifecycle::{self, engine_error, millis},
+        runs::{LiveRun, State as RunState},
+    },
+    store::{RunRow, SnapshotRow, Used},
+};
+
+/// Take a snapshot
+///
+/// It has the files, memory and processes of the run as they are now, and stays until it is
+/// deleted. The run goes on. One of a hibernated run takes no more room than that has already.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/snapshot", tag = "state", operation_id = "snapshot",
+    params(("id" = String, Path, description = "The run")),
+    responses(
+        (status = 200, body = Taken),
+        (status = 404, body = ErrorBody, description = "No such run, or it was destroyed"),
+        (status = 410, body = ErrorBody, description = "The sandbox died"),
+        (status = 507, body = ErrorBody, description = "The server's disk has no room"),
+    ),
+)]
+pub async fn take(State(app): State<App>, OwnRun(run): OwnRun) -> Result<Answer<Taken>, ApiError> {
+    let task = app.tasks.spawn({
+        let app = Arc::clone(&app);
+        async move { make(&app, &run).await }
+    });
+    let row = task.await.map_err(|error| ApiError::internal("cannot take a snapshot", error))??;
+    Ok(Answer(Taken {
+        snapshot_id: row.id,
+        run_id: row.run_id.parse().map_err(|error| ApiError::internal("a bad run id", error))?,
+        size_bytes: row.size_bytes,
+        created_at: clock::rfc3339(row.created_at),
+    }))
+}
+
+async fn make(app: &App, run: &LiveRun) -> Result<SnapshotRow, ApiError> {
+    let _change = run.change.lock().await;
+    let started = Instant::now();
+    let id = id::random_snapshot().map_err(|error| ApiError::internal("no random", error))?;
+    let draft = app.places.draft()?;
+    let root = app.images.hold_also(&id, run.sandbox.as_str())?;
+    let written = async {
+        match run.state() {
+            RunState::Hibernated => {
+                let from = app.places.hibernated(&run.id);
+                archive::link(from, draft.path().to_owned(), app.places.snapshot(&id)).await
+            }
+            _ => {
+                let _use = run.begin()?;
+                check_room(app, run).await?;
+                app.engine
+                    .checkpoint(&run.sandbox, draft.path(), true)
+                    .await
+                    .map_err(|error| engine_error("cannot take a snapshot", error))?;
+                let pids = app.config.limits.pids;
+                archive::seal(app, draft.path(), app.places.snapshot(&id), root, pids).await
+            }
+        }
+    };
+    let size_bytes = match written.await {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            app.images.release(&id);
+            return Err(error);
+        }
+    };
+    let row = SnapshotRow {
+        id: id.clone(),
+        tenant: run.tenant.clone(),
+        run_id: run.id.to_string(),
+        image: run.row.image.clone(),
+        digest: run.row.digest.clone(),
+        vcpus: run.row.vcpus,
+        mem_mib: run.row.mem_mib,
+        disk_mib: run.row.disk_mib,
+        timeout_ms: millis(run.activity.timeout()),
+        defaults: run.row.defaults.clone(),
+        on_idle: run.row.on_idle,
+        auto_resume: run.row.auto_resume,
+        network: run.network().store(&app.secret)?,
+        size_bytes,
+        created_at: clock::now_ms(),
+    };
+    if let Err(error) = app.store.add_snapshot(row.clone()).await {
+        app.places.forget_snapshot(&id).await;
+        app.images.release(&id);
+        return Err(error.into());
+    }
+    let ms = millis(started.elapsed());
+    tracing::info!(run = %run.id, snapshot = id, ms, size_bytes, "snapshot");
+    run.log.append(Event::Snapshot, json!({ "snapshot": id, "bytes": size_bytes })).await?;
+    Ok(row)
+}
+
+/// Make a run from a snapshot
+///
+/// It goes on where the snapshot was taken, under an id of its own, with the limits of the
+/// original. If the client goes away before it is there, it is destroyed.
+#[utoipa::path(
+    post, path = "/v1/runs/restore", tag = "state", operation_id = "restore",
+    request_body = RestoreRequest,
+    responses(
+        (status = 200, body = Run),
+        (status = 404, body = ErrorBody, description = "No such snapshot"),
+        (status = 409, body = ErrorBody, description = "Another version of the engine made it"),
+        (status = 422, body = ErrorBody, description = "It is damaged"),
+        (status = 429, body = ErrorBody, description = "Too many runs"),
+    ),
+)]
+pub async fn restore(
+    State(app): State<App>,
+    caller: Caller,
+    Json(request): Json<RestoreRequest>,
+) -> Result<Answer<Run>, ApiError> {
+    let row = own(&app, &caller, &request.snapshot_id).await?;
+    let gone = CancellationToken::new();
+    let guard = gone.clone().drop_guard();
+    let task = app.tasks.spawn({
+        let app = Arc::clone(&app);
+        async move {
+            let run = bring_back(&app, row).await?;
+            if gone.is_cancelled() {
+                lifecycle::destroy(&app, &run, "who asked for it went away").await?;
+            }
+            Ok::<_, ApiError>(run)
+        }
+    });
+    let made = task.await.map_err(|error| ApiError::internal("cannot restore", error))?;
+    guard.disarm();
+    Ok(Answer(made?.describe(&app.config)))
+}
+
+async fn bring_back(app: &App, snapshot: SnapshotRow) -> Result<Arc<LiveRun>, ApiError> {
+    lifecycle::accepts_runs(app)?;
+    let places = fork::Reserved::take(app, &snapshot.tenant, 1)?;
+    let folder = app.places.snapshot(&snapshot.id);
+    let manifest = archive::read(app, &folder).await?;
+    let like = RunRow {
+        // Those that are not of a new run are set where it is made.
+        id: snapshot.run_id.parse().map_err(|error| ApiError::internal("a bad run id", error))?,
+        tenant: snapshot.tenant,
+        image: snapshot.image,
+        digest: snapshot.digest,
+        status: Status::Creating,
+        vcpus: snapshot.vcpus,
+        mem_mib: snapshot.mem_mib,
+        disk_mib: snapshot.disk_mib,
+        timeout_ms: snapshot.timeout_ms,
+        defaults: snapshot.defaults,
+        on_idle: snapshot.on_idle,
+        auto_resume: snapshot.auto_resume,
+        network: snapshot.network,
+        used: Used::default(),
+        create_ms: 0,
+        created_at: 0,
+        destroyed_at: None,
+        reason: None,
+    };
+    let what = json!({ "snapshot": snapshot.id });
+    let pids = Some(manifest.pids);
+    let (made, whole) = tokio::join!(
+        fork::from_checkpoint(app, like, &snapshot.id, &folder, pids, what),
+        archive::check(&folder, &manifest)
+    );
+    match (made, whole) {
+        (Ok(run), Ok(())) => {
+            places.hand_over(1);
+            app.tasks.spawn(lifecycle::watch(Arc::clone(app), Arc::clone(&run)));
+            app.metrics.created.inc();
+            Ok(run)
+        }
+        (made, Err(damage)) => {
+            if let Ok(run) = made {
+                places.hand_over(1);
+                lifecycle::destroy(app, &run, "its snapshot is damaged").await?;
+            }
+            Err(damage)
+        }
+        (Err(error), Ok(())) => Err(error),
+    }
+}
+
+/// The caller's snapshots
+#[utoipa::path(
+    get, path = "/v1/snapshots", tag = "state", operation_id = "list_snapshots",
+    responses((status = 200, body = SnapshotList)),
+)]
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+) -> Result<Answer<SnapshotList>, ApiError> {
+    let rows = app.store.snapshots(Some(&caller.tenant)).await?;
+    let snapshots = rows.into_iter().filter_map(|row| {
+        Some(Snapshot {
+            run_id: row.run_id.parse().ok()?,
+            id: row.id,
+            image: row.image,
+            size_bytes: row.size_bytes,
+            created_at: clock::rfc3339(row.created_at),
+        })
+    });
+    Ok(Answer(SnapshotList { snapshots: snapshots.collect() }))
+}
+
+/// Delete a snapshot
+///
+/// Runs that were made from it go on.
+#[utoipa::path(
+    delete, path = "/v1/snapshots/{id}", tag = "state", operation_id = "delete_snapshot",
+    params(("id" = String, Path, description = "The snapshot")),
+    responses(
+        (status = 200, body = Deleted),
+        (status = 404, body = ErrorBody, description = "No such snapshot"),
+    ),
+)]
+pub async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Answer<Deleted>, ApiError> {
+    let row = own(&app, &caller, &id).await?;
+    // The row last: without it nobody would look for the files.
+    app.places.forget_snapshot(&row.id).await;
+    app.store.forget_snapshot(&row.id).await?;
+    app.images.release(&row.id);
+    Ok(Answer(Deleted { id: row.id, status: "deleted".to_owned() }))
+}
+
+async fn own(app: &App, caller: &Caller, id: &str) -> Result<SnapshotRow, ApiError> {
+    if !id::is_snapshot(id) {
+        return Err(ApiError::new(
+            Code::SnapshotNotFound,
+            "a snapshot id is `snap` and 16 hex digits, such as snap0123456789abcdef",
+        ));
+    }
+    match app.store.snapshot(id).await? {
+        Some(row) if row.tenant == caller.tenant => Ok(row),
+        // Foreign ones look like those that never were.
+        _ => Err(ApiError::new(
+            Code::SnapshotNotFound,
+            format!("there is no snapshot {id}: it was deleted, or never taken with this key"),
+        )),
+    }
+}

@@ -1,0 +1,68 @@
+//! What the server's operator sees and sets.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::Stdio,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::fixture::{Server, bounded, refused};
+
+#[test]
+fn the_log_can_be_read_by_programs_and_has_no_key_in_it() {
+    let other = Server::start();
+    let data = tempfile::tempdir().unwrap();
+    let mut command = other.command();
+    command.env("ISORUN_DATA_DIR", data.path()).args(["serve", "--no-pull", "--warm", "0"]);
+    command.args(["--listen", "127.0.0.1:0", "--log", "debug", "--log-format", "json"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let url = lines.find_map(|line| Some(line.split_once("listens on ")?.1.to_owned())).unwrap();
+    let mut keys = other.command();
+    keys.env("ISORUN_DATA_DIR", data.path()).args(["keys", "create", "test"]);
+    let key = String::from_utf8(keys.output().unwrap().stdout).unwrap().trim().to_owned();
+    assert!(key.starts_with("isorun_live_"), "{key}");
+    bounded(async {
+        let request = other.http.post(format!("{url}/v1/runs")).bearer_auth(&key);
+        let made = request.json(&json!({ "image": "no-such-image" })).send().await.unwrap();
+        assert_eq!(made.status(), 404);
+    });
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let mut log = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(child.wait().unwrap().success());
+    let entries: Vec<Value> =
+        log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    for entry in &entries {
+        assert!(entry["timestamp"].is_string() && entry["level"].is_string(), "{entry}");
+    }
+    let request = entries.iter().find(|entry| entry["route"] == "/v1/runs").unwrap();
+    assert_eq!((&request["status"], request["ms"].is_u64()), (&json!(404), true), "{request}");
+    assert!(!log.contains(&key));
+}
+
+#[test]
+fn more_requests_at_once_than_there_are_places_are_turned_away() {
+    let server = Server::start_with(&["--max-requests", "2"]);
+    bounded(async {
+        let id = server.create().await;
+        let path = format!("/v1/runs/{id}/exec");
+        let go = "touch /tmp/begun; while [ ! -e /tmp/end ]; do sleep 0.02; done; echo done";
+        let first = server.post(&path, json!({ "command": go }));
+        let others = async {
+            server.exec(&id, "while [ ! -e /tmp/begun ]; do sleep 0.02; done").await;
+            let (one, two) = tokio::join!(
+                server.post(&path, json!({ "command": "sleep 1" })),
+                server.post(&path, json!({ "command": "sleep 1" })),
+            );
+            let (turned_away, served) = if one.0 == 200 { (two, one) } else { (one, two) };
+            assert_eq!(served.0, 200, "{}", served.1);
+            refused(&turned_away, 503, "unavailable", "too many requests");
+            server.exec(&id, "touch /tmp/end").await;
+        };
+        let (outcome, ()) = tokio::join!(first, others);
+        assert_eq!(outcome.1["stdout"], "done\n");
+    });
+}

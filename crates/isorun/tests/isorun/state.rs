@@ -1,0 +1,398 @@
+//! Forks, hibernation and snapshots, over HTTP.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use reqwest::Method;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::fixture::{Server, answer, bounded, refused};
+
+impl Server {
+    async fn fork(&self, id: &str, count: u32) -> Vec<String> {
+        let path = format!("/v1/runs/{id}/fork");
+        let (status, body) = self.post(&path, json!({ "count": count })).await;
+        assert_eq!(status, 200, "{body}");
+        let forks = body["forks"].as_array().unwrap();
+        forks.iter().map(|run| run["id"].as_str().unwrap().to_owned()).collect()
+    }
+
+    async fn change(&self, id: &str, what: &str) -> Value {
+        let (status, body) = self.post(&format!("/v1/runs/{id}/{what}"), json!({})).await;
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    async fn snapshot(&self, id: &str) -> Value {
+        self.change(id, "snapshot").await
+    }
+
+    async fn restore(&self, snapshot: &str) -> String {
+        let (status, run) = self.post("/v1/runs/restore", json!({ "snapshot_id": snapshot })).await;
+        assert_eq!(status, 200, "{run}");
+        run["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn text(&self, id: &str, command: &str) -> String {
+        let outcome = self.exec(id, command).await;
+        assert_eq!(outcome["exit_code"], 0, "{command}: {outcome}");
+        outcome["stdout"].as_str().unwrap().to_owned()
+    }
+
+    async fn events(&self, id: &str) -> Vec<String> {
+        let request = self.request(Method::GET, &format!("/v1/runs/{id}/audit"));
+        let text = request.send().await.unwrap().text().await.unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.map(|entry| entry["event"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+/// A counter that answers over a socket of its own, so that memory, a process
+/// and a listening socket are there to be kept.
+const COUNTER: &str = r#"cat > /tmp/counter.py <<'EOF'
+import socketserver
+class H(socketserver.BaseRequestHandler):
+    n = 0
+    def handle(self):
+        H.n += 1
+        self.request.sendall(b"%d\n" % H.n)
+socketserver.TCPServer.allow_reuse_address = True
+socketserver.TCPServer(("127.0.0.1", 8000), H).serve_forever()
+EOF
+nohup setsid python3 /tmp/counter.py >/dev/null 2>&1 &
+echo $! > /tmp/pid
+"#;
+const ASK: &str = "python3 -c 'import socket, time
+for _ in range(600):
+    try: print(socket.create_connection((\"127.0.0.1\", 8000), 5).recv(9).decode().strip()); break
+    except ConnectionRefusedError: time.sleep(0.05)'";
+
+#[test]
+fn children_inherit_all_and_share_nothing() {
+    let server = Server::start();
+    bounded(async {
+        let parent = server.create_with(json!({ "mem_mib": 300, "env": { "WHO": "me" } })).await;
+        server.text(&parent, COUNTER).await;
+        assert_eq!(server.text(&parent, ASK).await, "1\n");
+        let children = server.fork(&parent, 3).await;
+        let ids: BTreeSet<_> = children.iter().chain([&parent]).collect();
+        assert_eq!(ids.len(), 4);
+        let mut drawn = BTreeSet::new();
+        for child in &children {
+            let run = server.get(&format!("/v1/runs/{child}")).await.1;
+            assert_eq!((&run["mem_mib"], &run["status"]), (&json!(300), &json!("running")));
+            assert_eq!(server.text(child, ASK).await, "2\n");
+            let seen = server
+                .text(child, "hostname; echo $WHO; kill -0 $(cat /tmp/pid) && cat /tmp/pid")
+                .await;
+            let pid = server.text(&parent, "cat /tmp/pid").await;
+            assert_eq!(seen, format!("{child}\nme\n{pid}"));
+            server.text(child, &format!("echo {child} > /tmp/own")).await;
+            drawn.insert(server.text(child, "head -c 16 /dev/urandom | od -An -tx1").await);
+            // The clock of the machine, not that of the checkpoint.
+            let now: i64 = server.text(child, "date +%s").await.trim().parse().unwrap();
+            let here = std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap()
+                .as_secs()
+                .cast_signed();
+            assert!((now - here).abs() <= 2, "{now} {here}");
+        }
+        assert_eq!(drawn.len(), 3, "{drawn:?}");
+        assert_eq!(server.text(&parent, "ls /tmp/own 2>/dev/null || echo none").await, "none\n");
+        assert_eq!(server.text(&parent, ASK).await, "2\n");
+        // A fork of a fork; and the parent's end is no child's.
+        let grandchild = server.fork(&children[0], 1).await.remove(0);
+        server.destroy(&parent).await;
+        assert_eq!(server.text(&grandchild, "cat /tmp/own").await, format!("{}\n", children[0]));
+        assert_eq!(server.text(&grandchild, ASK).await, "3\n");
+        assert!(server.events(&parent).await.contains(&"sandbox.forked".to_owned()));
+        assert_eq!(server.events(&grandchild).await[0], "sandbox.created");
+        for id in children.iter().chain([&grandchild]) {
+            server.destroy(id).await;
+        }
+        nothing_is_left(&server);
+    });
+}
+
+#[test]
+fn what_cannot_be_forked_says_why() {
+    let server = Server::start_with(&["--max-runs", "3"]);
+    bounded(async {
+        let id = server.create().await;
+        let path = format!("/v1/runs/{id}/fork");
+        for count in [0, -1, 101] {
+            let bad = server.post(&path, json!({ "count": count })).await;
+            refused(&bad, 400, "invalid_request", "count is");
+        }
+        let many = server.post(&path, json!({ "count": 3 })).await;
+        refused(&many, 429, "too_many_runs", "3 more would be too many");
+        let unknown = server.post("/v1/runs/run0123456789abcdef/fork", json!({})).await;
+        refused(&unknown, 404, "run_not_found", "");
+        // Places that were not used are free.
+        assert_eq!(server.fork(&id, 2).await.len(), 2);
+        nothing_is_put_away(&server);
+    });
+}
+
+#[test]
+fn a_command_that_runs_is_not_disturbed_by_a_fork() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        let exec = format!("/v1/runs/{id}/exec");
+        let body = json!({ "command": "for i in $(seq 1 300); do echo $i; sleep 0.01; done" });
+        let (running, children) = tokio::join!(server.post(&exec, body), async {
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            server.fork(&id, 1).await
+        });
+        let expected: String = (1..=300).map(|n| format!("{n}\n")).collect();
+        assert_eq!(running.1["stdout"], expected);
+        server.text(&children[0], "pgrep -f 'seq 1 300'").await;
+    });
+}
+
+#[test]
+fn hibernated_and_back_as_often_as_one_likes() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        server.text(&id, COUNTER).await;
+        server
+            .text(&id, "head -c 3000000 /dev/urandom > /srv/data; sha256sum /srv/data > /srv/sum")
+            .await;
+        for round in 1..=3 {
+            assert_eq!(server.text(&id, ASK).await, format!("{round}\n"));
+            let run = server.change(&id, "hibernate").await;
+            assert_eq!((&run["id"], &run["status"]), (&json!(id), &json!("hibernated")));
+            // Nothing of it is in memory.
+            assert_eq!(containers(&server), 0);
+            let exec = format!("/v1/runs/{id}/exec");
+            let asleep = server.post(&exec, json!({ "command": "true" })).await;
+            refused(&asleep, 409, "run_hibernated", "resume it first");
+            let again = server.change(&id, "hibernate").await;
+            assert_eq!(again["status"], "hibernated");
+            assert_eq!(server.change(&id, "resume").await["status"], "running");
+            server.text(&id, "sha256sum -c /srv/sum; kill -0 $(cat /tmp/pid)").await;
+        }
+        assert_eq!(server.change(&id, "resume").await["status"], "running");
+        let events = server.events(&id).await;
+        for event in ["sandbox.hibernated", "sandbox.resumed"] {
+            assert_eq!(events.iter().filter(|found| *found == event).count(), 3, "{events:?}");
+        }
+        // Destroyed on the disk: what it used is still told.
+        server.change(&id, "hibernate").await;
+        let stats = server.destroy(&id).await;
+        assert!(stats["cpu_ms"].as_u64().unwrap() > 0, "{stats}");
+        nothing_is_left(&server);
+    });
+}
+
+#[test]
+fn who_waits_is_told_that_it_was_hibernated() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        let exec = format!("/v1/runs/{id}/exec");
+        let body = json!({ "command": "touch /tmp/on; sleep 1000", "timeout": 0 });
+        let (waiting, ()) = tokio::join!(server.post(&exec, body), async {
+            server.text(&id, "while [ ! -e /tmp/on ]; do sleep 0.01; done").await;
+            server.change(&id, "hibernate").await;
+        });
+        refused(&waiting, 409, "run_hibernated", "resume it first");
+        server.change(&id, "resume").await;
+        // What it did goes on.
+        server.text(&id, "pgrep -f 'sleep 1000'").await;
+    });
+}
+
+#[test]
+fn a_hibernated_run_wakes_by_itself_if_it_is_to() {
+    let server = Server::start();
+    bounded(async {
+        let id = server
+            .create_with(json!({ "auto_resume": true, "on_idle": "hibernate", "timeout": 1 }))
+            .await;
+        server.text(&id, "echo kept > /tmp/file").await;
+        let path = format!("/v1/runs/{id}");
+        while server.get(&path).await.1["status"] != "hibernated" {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        // Several at once: one of them wakes it.
+        let ask = || server.text(&id, "cat /tmp/file");
+        let answers = tokio::join!(ask(), ask(), ask());
+        assert_eq!(answers, ("kept\n".into(), "kept\n".into(), "kept\n".into()));
+    });
+}
+
+#[test]
+fn what_is_put_away_outlives_the_server() {
+    let server = Server::start();
+    let (id, snapshot, alive) = {
+        let server = &server;
+        let mut kept = None;
+        bounded(async {
+            let id = server.create().await;
+            server.text(&id, COUNTER).await;
+            assert_eq!(server.text(&id, ASK).await, "1\n");
+            let snapshot = server.snapshot(&id).await["snapshot_id"].as_str().unwrap().to_owned();
+            assert_eq!(server.text(&id, ASK).await, "2\n");
+            server.change(&id, "hibernate").await;
+            kept = Some((id, snapshot, server.create().await));
+        });
+        kept.unwrap()
+    };
+    let (data, home) = server.stop(Signal::KILL);
+    let server = Server::start_in(data, home, &[]);
+    bounded(async {
+        assert_eq!(server.get(&format!("/v1/runs/{id}")).await.1["status"], "hibernated");
+        assert_eq!(server.text(&alive, "echo on").await, "on\n");
+        server.change(&id, "resume").await;
+        assert_eq!(server.text(&id, ASK).await, "3\n");
+        server.destroy(&id).await;
+        let copy = server.restore(&snapshot).await;
+        assert_eq!(server.text(&copy, ASK).await, "2\n");
+    });
+    // Stopped in good order, too.
+    let (data, home) = server.stop(Signal::TERM);
+    let server = Server::start_in(data, home, &[]);
+    bounded(async {
+        let copy = server.restore(&snapshot).await;
+        assert_eq!(server.text(&copy, ASK).await, "2\n");
+    });
+}
+
+#[test]
+fn a_snapshot_is_restored_any_number_of_times() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create_with(json!({ "env": { "WHO": "me" } })).await;
+        server.text(&id, COUNTER).await;
+        assert_eq!(server.text(&id, ASK).await, "1\n");
+        let taken = server.snapshot(&id).await;
+        let snapshot = taken["snapshot_id"].as_str().unwrap();
+        assert_eq!(taken["run_id"], json!(id));
+        let bytes = taken["size_bytes"].as_u64().unwrap();
+        assert!((1 << 20..500 << 20).contains(&bytes), "{bytes}");
+        assert_eq!(server.text(&id, ASK).await, "2\n");
+        server.destroy(&id).await;
+        for _ in 0..2 {
+            let copy = server.restore(snapshot).await;
+            assert_eq!(server.text(&copy, ASK).await, "2\n");
+            assert_eq!(server.text(&copy, "echo $WHO").await, "me\n");
+            server.destroy(&copy).await;
+        }
+        // Of a hibernated run, it takes no more room.
+        let sleeper = server.restore(snapshot).await;
+        server.change(&sleeper, "hibernate").await;
+        let second = server.snapshot(&sleeper).await;
+        let second = second["snapshot_id"].as_str().unwrap();
+        let place = server.data.path().join("state");
+        let inode = |path: &Path| {
+            use std::os::unix::fs::MetadataExt;
+            fs::metadata(path.join("pages.img")).unwrap().ino()
+        };
+        assert_eq!(
+            inode(&place.join("hibernated").join(&sleeper)),
+            inode(&place.join("snapshots").join(second))
+        );
+        server.destroy(&sleeper).await;
+        let copy = server.restore(second).await;
+        assert_eq!(server.text(&copy, ASK).await, "2\n");
+        server.destroy(&copy).await;
+
+        // Its owner sees it, and nobody else.
+        let list = server.get("/v1/snapshots").await.1;
+        let ids: Vec<_> = list["snapshots"].as_array().unwrap().iter().map(|s| &s["id"]).collect();
+        assert_eq!(ids, [&json!(snapshot), &json!(second)]);
+        let foreign = server.new_key(&[]);
+        let request = server.http.get(format!("{}/v1/snapshots", server.url));
+        let (_, seen) = answer(request.bearer_auth(&foreign)).await;
+        assert_eq!(seen, json!({ "snapshots": [] }));
+        let request = server.http.delete(format!("{}/v1/snapshots/{snapshot}", server.url));
+        refused(&answer(request.bearer_auth(&foreign)).await, 404, "snapshot_not_found", "");
+        for id in [snapshot, second] {
+            let path = format!("/v1/snapshots/{id}");
+            let (status, body) = answer(server.request(Method::DELETE, &path)).await;
+            assert_eq!((status.as_u16(), &body["status"]), (200, &json!("deleted")));
+            let again = answer(server.request(Method::DELETE, &path)).await;
+            refused(&again, 404, "snapshot_not_found", "it was deleted");
+        }
+        nothing_is_left(&server);
+    });
+}
+
+#[test]
+fn what_is_damaged_or_of_another_engine_is_refused() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        let taken = server.snapshot(&id).await;
+        let snapshot = taken["snapshot_id"].as_str().unwrap().to_owned();
+        let folder = server.data.path().join("state/snapshots").join(&snapshot);
+        let manifest = fs::read_to_string(folder.join("manifest.json")).unwrap();
+        let ask = json!({ "snapshot_id": snapshot });
+        // One bit of its memory.
+        let pages = folder.join("pages.img");
+        let good = fs::read(&pages).unwrap();
+        let mut bad = good.clone();
+        let middle = bad.len() / 2;
+        bad[middle] ^= 4;
+        fs::write(&pages, &bad).unwrap();
+        let refusal = server.post("/v1/runs/restore", ask.clone()).await;
+        refused(&refusal, 422, "snapshot_damaged", "pages.img was changed");
+        assert!(!refusal.1.to_string().contains(server.data.path().to_str().unwrap()));
+        // Half of it.
+        fs::write(&pages, &good[..middle]).unwrap();
+        let refusal = server.post("/v1/runs/restore", ask.clone()).await;
+        refused(&refusal, 422, "snapshot_damaged", "pages.img has");
+        fs::write(&pages, &good).unwrap();
+        // The same, but for the engine that made it.
+        let envelope: Value = serde_json::from_str(&manifest).unwrap();
+        let text = envelope["manifest"].to_string();
+        fs::write(folder.join("manifest.json"), manifest.replace("systrap", "kvm")).unwrap();
+        let refusal = server.post("/v1/runs/restore", ask.clone()).await;
+        refused(&refusal, 422, "snapshot_damaged", "manifest was changed");
+        assert!(text.contains("systrap"));
+        fs::write(folder.join("manifest.json"), &manifest).unwrap();
+        let copy = server.restore(&snapshot).await;
+        assert_eq!(server.text(&copy, "echo well").await, "well\n");
+        for bad in ["", "snap", "../../etc", "snap0123456789abcdef"] {
+            let refusal = server.post("/v1/runs/restore", json!({ "snapshot_id": bad })).await;
+            refused(&refusal, 404, "snapshot_not_found", "");
+        }
+        // A hibernated run that is damaged stays where it is.
+        server.change(&id, "hibernate").await;
+        let pages = server.data.path().join("state/hibernated").join(&id).join("pages.img");
+        let good = fs::read(&pages).unwrap();
+        fs::write(&pages, &good[..good.len() - 1]).unwrap();
+        let refusal = server.post(&format!("/v1/runs/{id}/resume"), json!({})).await;
+        refused(&refusal, 422, "snapshot_damaged", "pages.img has");
+        fs::write(&pages, &good).unwrap();
+        server.change(&id, "resume").await;
+        assert_eq!(server.text(&id, "echo well").await, "well\n");
+        server.is_well().await;
+    });
+}
+
+/// Containers of sandboxes, those aside that wait for a restore.
+fn containers(server: &Server) -> usize {
+    let folder = server.data.path().join("engine/containers");
+    let all = fs::read_dir(folder).unwrap().flatten();
+    all.filter(|entry| entry.path().join("record.json").exists()).count()
+}
+
+#[track_caller]
+fn nothing_is_left(server: &Server) {
+    assert_eq!(containers(server), 0);
+    nothing_is_put_away(server);
+}
+
+#[track_caller]
+fn nothing_is_put_away(server: &Server) {
+    for name in ["drafts", "hibernated", "snapshots"] {
+        let folder = server.data.path().join("state").join(name);
+        let left: Vec<_> = fs::read_dir(folder).unwrap().flatten().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}

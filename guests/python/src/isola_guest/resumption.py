@@ -1,0 +1,70 @@
+"""What is an interpreter's own, when others were copied from the same one."""
+
+from isola_guest import own_builtins as __builtins__  # noqa: A004
+
+import os
+import random
+import sys
+
+from . import values
+
+# What the host said last.
+_env = {}
+_recursion_limit = None
+
+
+def start(config):
+    """Takes the environment and limits of an interpreter's first start."""
+    global _recursion_limit
+    _env.update(config.env)
+    os.environ.update(_env)
+    # Packages on a mount.
+    sys.path[:] = _packages(_env)
+    _recursion_limit = config.recursion_limit
+    sys.setrecursionlimit(_recursion_limit)
+    values.max_size = config.max_value_size
+    _reseed()
+
+
+def resume(config):
+    """Goes on as a copy: with the settings of now, and numbers of its own.
+
+    What a script has set itself stays, unless the host says something new.
+    """
+    global _recursion_limit
+    env = dict(config.env)
+    old_packages, packages = _packages(_env), _packages(env)
+    if packages != old_packages:
+        others = [entry for entry in sys.path if entry not in old_packages]
+        sys.path[:] = packages + others
+        sys.path_importer_cache.clear()
+    for key in _env:
+        if key not in env:
+            os.environ.pop(key, None)
+    for key, value in env.items():
+        if _env.get(key) != value:
+            os.environ[key] = value
+    _env.clear()
+    _env.update(env)
+    if config.recursion_limit != _recursion_limit:
+        _recursion_limit = config.recursion_limit
+        sys.setrecursionlimit(_recursion_limit)
+    values.max_size = config.max_value_size
+    _reseed()
+
+
+def _packages(env):
+    return [entry for entry in env.get("PYTHONPATH", "").split(":") if entry]
+
+
+def _reseed():
+    """Makes random numbers that no other copy has, as CPython does in a child."""
+    random.seed()
+    tempfile = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile._name_sequence = None
+    uuid = sys.modules.get("uuid")
+    if uuid is not None:
+        for name in list(vars(uuid)):
+            if name == "_node" or name.startswith("_last_timestamp"):
+                setattr(uuid, name, None)
