@@ -8,6 +8,7 @@
 use std::io::{self, IoSliceMut};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hickory_resolver::proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_resolver::proto::rr::{DNSClass, RData, Record, RecordType, rdata};
@@ -22,6 +23,8 @@ use super::resolver::Unanswered;
 
 /// Questions of one sandbox at the same time.
 const MOST: usize = 64;
+/// How long a connection may be without a question.
+const IDLE: Duration = Duration::from_secs(10);
 /// The longest that a program may keep an answer, and how long one of a sink
 /// holds: the policy may change.
 const LONGEST: u32 = 60;
@@ -90,9 +93,13 @@ async fn reply(socket: &UdpSocket, state: &UdpSocketState, meta: RecvMeta, answe
 /// Answers questions on a connection, one after the other.
 pub async fn serve_stream(sandbox: &Sandbox, mut stream: TcpStream) -> io::Result<()> {
     loop {
-        let length = usize::from(stream.read_u16().await?);
-        let mut question = vec![0; length];
-        stream.read_exact(&mut question).await?;
+        let reading = async {
+            let length = usize::from(stream.read_u16().await?);
+            let mut question = vec![0; length];
+            stream.read_exact(&mut question).await?;
+            io::Result::Ok(question)
+        };
+        let question = tokio::time::timeout(IDLE, reading).await??;
         let Some(answer) = answer(sandbox, &question, true).await else { return Ok(()) };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
         stream.write_u16(length).await?;
