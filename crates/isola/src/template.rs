@@ -191,7 +191,8 @@ impl TemplateBuilder {
     ///
     /// It runs once, when the template is built, and sandboxes are copies of
     /// the interpreter in which it ran: so what it imports and prepares costs
-    /// them nothing. A prelude that asks for hostcalls or HTTP, writes output
+    /// them nothing. Then it has the time that the template's limits allow, and
+    /// at most a minute if they allow any. A prelude that asks for hostcalls or HTTP, writes output
     /// or throws runs when each sandbox starts instead, and so it does in
     /// sandboxes that have another environment or other mounts than the
     /// template.

@@ -1,8 +1,11 @@
 //! A template's prelude, run once for all of its sandboxes.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -27,7 +30,8 @@ pub(crate) async fn prepare(template: &Template) -> Option<State> {
     let host: Arc<dyn Host> = Arc::<Asked>::clone(&asked);
     let builder = template.sandbox().shared_host(host);
     let sandbox = builder.instantiate(None).await.ok()?;
-    sandbox.start().await.ok()?;
+    let limit = template.defaults().limits.timeout.unwrap_or(PATIENCE);
+    sandbox.start().timeout(limit).await.ok()?;
     if asked.0.load(Relaxed) || !sandbox.is_silent() {
         return None;
     }
@@ -35,6 +39,10 @@ pub(crate) async fn prepare(template: &Template) -> Option<State> {
     let state = lease.copy().await;
     state.inspect_err(|error| tracing::debug!(%error, "the prelude is not shared")).ok()
 }
+
+/// How long a prelude may wait while a template is built, if its limits say
+/// nothing. Its CPU time has a limit anyway.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A host that denies everything and remembers that it was asked.
 #[derive(Default)]

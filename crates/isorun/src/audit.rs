@@ -1,6 +1,6 @@
 //! A run's audit log: appending to it, and proving that nobody changed it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -52,36 +52,43 @@ pub struct AuditLog {
     run: RunId,
     store: Store,
     secret: Secret,
-    end: Mutex<LogState>,
+    end: Arc<Mutex<LogState>>,
 }
 
 impl AuditLog {
     pub fn new(run: RunId, store: Store, secret: Secret) -> Self {
-        Self { run, store, secret, end: Mutex::default() }
+        Self { run, store, secret, end: Arc::default() }
     }
 
     /// The log of a run that was there before this server was.
     pub async fn reopen(run: RunId, store: Store, secret: Secret) -> Result<Self, StoreError> {
-        let end = Mutex::new(store.audit_end(&run).await?);
+        let end = Arc::new(Mutex::new(store.audit_end(&run).await?));
         Ok(Self { run, store, secret, end })
     }
 
+    /// Adds an entry. One that was begun is finished, whether or not the caller
+    /// waits for it: an entry that is written has to be the end of the chain.
     pub async fn append(&self, event: Event, data: impl Serialize) -> Result<(), StoreError> {
         let data = serde_json::to_string(&data).unwrap_or_else(|_| "null".to_owned());
-        let mut end = self.end.lock().await;
-        let mut entry = AuditRow {
-            run_id: self.run.to_string(),
-            seq: end.seq + 1,
-            ts: clock::now_rfc3339_micros(),
-            event: event.name().to_owned(),
-            data,
-            hmac: String::new(),
-        };
-        entry.hmac = mac(&self.secret, &end.hmac, &entry);
-        let next = LogState { seq: entry.seq, hmac: entry.hmac.clone() };
-        self.store.add_audit(entry).await?;
-        *end = next;
-        Ok(())
+        let (run_id, store) = (self.run.to_string(), self.store.clone());
+        let (secret, end) = (self.secret.clone(), Arc::clone(&self.end));
+        let adding = tokio::spawn(async move {
+            let mut end = end.lock().await;
+            let mut entry = AuditRow {
+                run_id,
+                seq: end.seq + 1,
+                ts: clock::now_rfc3339_micros(),
+                event: event.name().to_owned(),
+                data,
+                hmac: String::new(),
+            };
+            entry.hmac = mac(&secret, &end.hmac, &entry);
+            let next = LogState { seq: entry.seq, hmac: entry.hmac.clone() };
+            store.add_audit(entry).await?;
+            *end = next;
+            Ok(())
+        });
+        adding.await.unwrap_or(Err(StoreError::Closed))
     }
 }
 
@@ -210,6 +217,22 @@ mod tests {
         };
         let rows: Vec<AuditRow> = rows.iter().map(trip).collect();
         verify(&secret, &rows).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_nobody_waits_for_breaks_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let secret = Secret::open(folder.path()).unwrap();
+        let run = RunId::random().unwrap();
+        let log = AuditLog::new(run.clone(), store.clone(), secret.clone());
+        for number in 0..50 {
+            // It is begun, and given up at some point.
+            let patience = std::time::Duration::from_micros(number * 7);
+            let _ = tokio::time::timeout(patience, log.append(Event::ExecStart, number)).await;
+        }
+        log.append(Event::Destroyed, ()).await.unwrap();
+        verify(&secret, &store.audit(&run, 0, 100).await.unwrap()).unwrap();
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 //! `cargo xtask bench python` measures the Python package, beside the same call
 //! in Rust and beside other ways to run Python.
 
+use std::ffi::OsStr;
 use std::process::Command;
 
 use anyhow::Result;
@@ -11,7 +12,8 @@ use crate::{debian, guests, linux, node, process, setup, wheel, workspace};
 #[derive(clap::Args)]
 pub struct Args {
     /// Measure only the rows whose name contains this; `node`: the npm package,
-    /// `python`: the Python package, `images`: pulling images of isorun, `linux`: Linux sandboxes
+    /// `python`: the Python package, `images`: pulling images of isorun, `linux`: Linux
+    /// sandboxes, `state`: their shells, forks, hibernation and snapshots
     filter: Option<String>,
     /// With `node`: only the rows whose name contains this
     node_filter: Option<String>,
@@ -22,7 +24,11 @@ pub fn run(args: &Args) -> Result<()> {
         return images();
     }
     if args.filter.as_deref() == Some("linux") {
-        return linux_sandboxes();
+        return linux_sandboxes("sandbox", &[]);
+    }
+    if args.filter.as_deref() == Some("state") {
+        let chart = workspace::root().join("docs/isorun/state.svg");
+        return linux_sandboxes("state", &["--chart".as_ref(), chart.as_ref()]);
     }
     guests::ensure()?;
     match args.filter.as_deref() {
@@ -46,12 +52,11 @@ fn images() -> Result<()> {
     process::loud(process::cargo(&["bench", "-p", "isorun-engine", "--bench", "images"]))
 }
 
-fn linux_sandboxes() -> Result<()> {
+fn linux_sandboxes(bench: &str, arguments: &[&OsStr]) -> Result<()> {
     linux::ensure()?;
-    eprintln!("==> cargo bench -p isorun-engine --bench sandbox");
-    let package = ["bench", "-p", "isorun-engine", "--bench", "sandbox"];
-    let mut command = process::cargo(&package);
-    command.args(["--features", "conformance"]);
+    eprintln!("==> cargo bench -p isorun-engine --bench {bench}");
+    let mut command = process::cargo(&["bench", "-p", "isorun-engine", "--bench", bench]);
+    command.args(["--features", "conformance", "--"]).args(arguments);
     process::loud(command)
 }
 

@@ -51,7 +51,9 @@ class Dispatcher:
 
     def copy(self) -> Dispatcher:
         """The same functions, for another sandbox."""
-        http = True if isinstance(self._http, HttpxBridge) else self._http
+        http: Literal[True] | HttpHandler | None = self._http
+        if isinstance(http, HttpxBridge):
+            http = True
         return Dispatcher(self._hostcalls, http)
 
     def enter(self) -> None:

@@ -81,7 +81,12 @@ pub async fn configure<S: AsyncRead + AsyncWrite>(
 ///
 /// See [`ClientError`].
 pub async fn freeze<S: AsyncRead + AsyncWrite>(stream: S) -> Result<(), ClientError> {
-    done(ask(stream, &Request::Freeze).await?)
+    let mut call = Call::start(stream, &Request::Freeze).await?;
+    done(call.reply().await?)?;
+    // Now the agent closes its end, and the reset of that is the proof.
+    call.writer.shutdown().await?;
+    while let Ok(Some(_)) = call.reader.next().await {}
+    Ok(())
 }
 
 /// A connection on which the request is sent and the agent has said welcome.

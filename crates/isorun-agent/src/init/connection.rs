@@ -19,7 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Serves a connection to its end. Whatever is wrong with it ends it, and
 /// nothing else.
 pub async fn serve(agent: &Rc<Agent>, stream: TcpStream) {
-    if stream.set_nodelay(true).is_err() {
+    // Closed, it is gone at once: what lingers would make a checkpoint fail.
+    if stream.set_nodelay(true).is_err() || stream.set_zero_linger().is_err() {
         return;
     }
     let (reader, writer) = stream.into_split();
@@ -42,7 +43,12 @@ pub async fn serve(agent: &Rc<Agent>, stream: TcpStream) {
         },
         Request::Freeze => {
             agent.sessions.freeze().await;
-            answer(&mut writer, Ok(Reply::Done)).await
+            if answer(&mut writer, Ok(Reply::Done)).await.is_ok() {
+                // The client's word that it has read that. Our end is closed by a
+                // reset, which tells the client that nothing is left here.
+                let _ = timeout(PATIENCE, drain(&mut reader)).await;
+            }
+            return;
         }
         Request::Exec(request) => exec::run(agent, &request, &mut reader, &mut writer).await,
         Request::WriteFile(request) => files::write(&request, &mut reader, &mut writer).await,

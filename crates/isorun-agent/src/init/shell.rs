@@ -87,6 +87,9 @@ struct Job {
     /// What ran in the shell's background before.
     before: Vec<Pid>,
     interrupts: u32,
+    /// What an interrupted one came to. Then bash is asked once more, so that no
+    /// interrupt is left that could hit the next command.
+    outcome: Option<i32>,
     /// When to interrupt it next.
     next: Option<Instant>,
     timed_out: bool,
@@ -258,13 +261,13 @@ impl Shell {
                     }
                     self.interrupt();
                 }
-                () = until(next) => self.press(),
                 flushed = writer.flush(), if !idle => flushed?,
                 code = shell_status(&mut self.status, &mut self.line, self.job.as_ref()), if idle => {
-                    if let Ok(code) = code {
+                    if let Some(code) = code.ok().and_then(|code| self.settle(code)) {
                         self.finish(code, reader, writer).await?;
                     }
                 }
+                () = until(next) => self.press(),
                 count = read(Some(&mut self.stdout), &mut out), if idle => match count {
                     Ok(1..) => writer.queue(&Frame::Stdout(out.split().freeze()))?,
                     _ => return self.over(reader, writer).await,
@@ -285,9 +288,7 @@ impl Shell {
 
     /// Hands bash a command.
     fn begin(&mut self, agent: &Agent, run: &Run) -> io::Result<()> {
-        let mut word = [0; 8];
-        rustix::rand::getrandom(&mut word, rustix::rand::GetRandomFlags::empty())?;
-        let word = format!("{:x}", u64::from_le_bytes(word));
+        let word = new_word()?;
         ftruncate(&self.command, 0)?;
         let mut text = run.command.clone();
         if !text.contains("<<") {
@@ -322,6 +323,7 @@ impl Shell {
             deadline: run.timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms)),
             before: self.group.members(),
             interrupts: 0,
+            outcome: None,
             next: None,
             timed_out: false,
         });
@@ -344,10 +346,34 @@ impl Shell {
         }
     }
 
-    /// Interrupts what runs, harder each time.
+    /// A job has told its exit code: whether that is the end of it.
+    fn settle(&mut self, code: i32) -> Option<i32> {
+        let job = self.job.as_mut()?;
+        if job.interrupts == 0 {
+            return Some(code);
+        }
+        if job.outcome.is_some() {
+            return job.outcome;
+        }
+        // Without a new word the answer to an earlier question would do.
+        let Ok(word) = new_word() else { return Some(code) };
+        job.word = word;
+        job.outcome = Some(code);
+        job.next = Some(Instant::now());
+        None
+    }
+
+    /// Interrupts what runs, harder each time; or asks whether the last interrupt
+    /// has arrived.
     fn press(&mut self) {
         let Some(job) = &mut self.job else { return };
         job.interrupts += 1;
+        if job.outcome.is_some() && job.interrupts <= HOPELESS * 2 {
+            job.next = Some(Instant::now() + Duration::from_millis(50));
+            let word = job.word.clone();
+            self.say(&format!("\n{{ __isorun_end {word};}} 2>/dev/null\n"));
+            return;
+        }
         let (count, word) = (job.interrupts, job.word.clone());
         job.next = Some(Instant::now() + Duration::from_millis(u64::from(count.min(10)) * 10));
         let signal = if count <= GENTLE { Signal::INT } else { Signal::KILL };
@@ -560,6 +586,13 @@ async fn shell_status(
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// What nobody inside can know.
+fn new_word() -> io::Result<String> {
+    let mut word = [0; 8];
+    rustix::rand::getrandom(&mut word, rustix::rand::GetRandomFlags::empty())?;
+    Ok(format!("{:x}", u64::from_le_bytes(word)))
 }
 
 /// Our ends of what connects a shell.

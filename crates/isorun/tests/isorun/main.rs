@@ -20,6 +20,7 @@ mod operation;
 mod runs;
 mod serve;
 mod shell;
+mod soak;
 mod sockets;
 mod state;
 mod terminal;

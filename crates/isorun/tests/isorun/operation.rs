@@ -2,13 +2,23 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    process::Stdio,
+    process::{Child, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::fixture::{Server, bounded, refused};
+
+/// A process that does not outlive a test that fails.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 #[test]
 fn the_log_can_be_read_by_programs_and_has_no_key_in_it() {
@@ -17,8 +27,9 @@ fn the_log_can_be_read_by_programs_and_has_no_key_in_it() {
     let mut command = other.command();
     command.env("ISORUN_DATA_DIR", data.path()).args(["serve", "--no-pull", "--warm", "0"]);
     command.args(["--listen", "127.0.0.1:0", "--log", "debug", "--log-format", "json"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = Ended(child);
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     let url = lines.find_map(|line| Some(line.split_once("listens on ")?.1.to_owned())).unwrap();
     let mut keys = other.command();
     keys.env("ISORUN_DATA_DIR", data.path()).args(["keys", "create", "test"]);
@@ -29,10 +40,10 @@ fn the_log_can_be_read_by_programs_and_has_no_key_in_it() {
         let made = request.json(&json!({ "image": "no-such-image" })).send().await.unwrap();
         assert_eq!(made.status(), 404);
     });
-    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    kill_process(Pid::from_child(&child.0), Signal::TERM).unwrap();
     let mut log = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-    assert!(child.wait().unwrap().success());
+    child.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(child.0.wait().unwrap().success());
     let entries: Vec<Value> =
         log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     for entry in &entries {

@@ -375,6 +375,55 @@ fn what_is_damaged_or_of_another_engine_is_refused() {
     });
 }
 
+/// Two hundred megabytes of live data, of which every byte is checked, and a
+/// server beside it.
+#[test]
+fn ten_forks_of_a_large_process_are_whole() {
+    const HOLDER: &str = r#"cat > /tmp/holder.py <<'EOF'
+import hashlib, random, socketserver
+data = [random.Random(n).randbytes(1 << 20) for n in range(200)]
+class H(socketserver.BaseRequestHandler):
+    def handle(self):
+        total = hashlib.sha256(b"".join(data)).hexdigest()
+        data[0] = self.request.recv(100)
+        self.request.sendall((total + " " + str(len(data))).encode())
+socketserver.TCPServer(("127.0.0.1", 8001), H).serve_forever()
+EOF
+nohup setsid python3 /tmp/holder.py >/dev/null 2>&1 &
+echo $! > /tmp/holder.pid"#;
+    const HASH: &str = "python3 -c 'import socket, time
+for _ in range(600):
+    try:
+        s = socket.create_connection((\"127.0.0.1\", 8001), 60); break
+    except ConnectionRefusedError: time.sleep(0.1)
+s.sendall(b\"own\"); print(s.recv(100).decode())'";
+    let server = Server::start();
+    bounded(async {
+        let parent = server.create_with(json!({ "mem_mib": 700 })).await;
+        server.text(&parent, COUNTER).await;
+        assert_eq!(server.text(&parent, ASK).await, "1\n");
+        server.text(&parent, HOLDER).await;
+        let hash = "python3 -c 'import random, hashlib
+print(hashlib.sha256(b\"\".join(random.Random(n).randbytes(1 << 20) for n in range(200))).hexdigest())'";
+        let whole = server.text(&parent, hash).await;
+        // It has loaded when it listens.
+        let listens = "until grep -q :1F41 /proc/net/tcp; do sleep 0.05; done";
+        server.text(&parent, listens).await;
+        let children = server.fork(&parent, 10).await;
+        assert_eq!(children.len(), 10);
+        for child in &children {
+            server.text(child, "kill -0 $(cat /tmp/holder.pid)").await;
+            assert_eq!(server.text(child, HASH).await, format!("{} 200\n", whole.trim()));
+            assert_eq!(server.text(child, ASK).await, "2\n");
+            server.destroy(child).await;
+        }
+        // What the children changed is not changed here.
+        assert_eq!(server.text(&parent, HASH).await, format!("{} 200\n", whole.trim()));
+        server.destroy(&parent).await;
+        nothing_is_left(&server);
+    });
+}
+
 /// Containers of sandboxes, those aside that wait for a restore.
 fn containers(server: &Server) -> usize {
     let folder = server.data.path().join("engine/containers");

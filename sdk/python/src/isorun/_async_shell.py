@@ -12,7 +12,7 @@ from typing import Any
 from . import _shell_protocol as protocol
 from ._config import Target
 from ._errors import IsorunConnectionError, IsorunError, IsorunTimeoutError
-from ._protocol import CONNECT_TIMEOUT, USUAL_TIMEOUT, refusal
+from ._protocol import CONNECT_TIMEOUT, GRACE, USUAL_TIMEOUT, refusal
 from ._types import ExecResult
 
 
@@ -62,6 +62,9 @@ class AsyncShell:
         listeners = {"stdout": on_stdout, "stderr": on_stderr}
         async with self._lock:
             self._talk.must_be_open()
+            ended = await self._hear()
+            if ended is not None:
+                return ended
             await self._open()
             await self._settle()
             self._talk.pending = True
@@ -132,22 +135,50 @@ class AsyncShell:
                 compression=None,
                 max_size=None,
                 # A proxy of the environment has no business on the way to this machine.
-                **({"proxy": None} if self._target.is_local else {}),
+                proxy=None if self._target.is_local else True,
             )
         except InvalidStatus as error:
-            raise refusal(error.response.status_code, error.response.body or b"") from error
+            raise refusal(error.response.status_code, bytes(error.response.body or b"")) from error
         except (OSError, asyncio.TimeoutError, WebSocketException) as error:
             raise IsorunConnectionError(
                 f"no isorun server answers at {self._target.url}: {error}"
             ) from error
         self._talk.feed(await self._receive(time.monotonic() + USUAL_TIMEOUT))
 
+    async def _hear(self) -> ExecResult | None:
+        """Hears what was said since the last command.
+
+        That may be that the sandbox was hibernated: then the shell is found again.
+        Or that the shell has ended, and with what code.
+        """
+        while self._socket is not None and not self._talk.pending:
+            hearing = asyncio.ensure_future(self._receive(None))
+            # What has arrived is there at once.
+            for _ in range(2):
+                await asyncio.sleep(0)
+            if not hearing.done():
+                hearing.cancel()
+                await asyncio.wait([hearing])
+                if hearing.cancelled():
+                    return None
+            try:
+                said = self._talk.feed(hearing.result())
+                if isinstance(said, protocol.Ended) and said.closed:
+                    await self._disconnect()
+                    return said.result
+            except IsorunConnectionError:
+                return None
+            except IsorunError as error:
+                if error.kind != "run_hibernated":
+                    raise
+        return None
+
     async def _settle(self) -> None:
         """Waits for the end of a command that was left alone."""
         if not self._talk.pending:
             return
         try:
-            await self._outcome(protocol.GRACE, {})
+            await self._outcome(GRACE, {})
         except IsorunTimeoutError:
             pass
         self._talk.pending = False

@@ -11,7 +11,7 @@ from typing import Any
 from . import _shell_protocol as protocol
 from ._config import Target
 from ._errors import IsorunConnectionError, IsorunError, IsorunTimeoutError
-from ._protocol import CONNECT_TIMEOUT, USUAL_TIMEOUT, refusal
+from ._protocol import CONNECT_TIMEOUT, GRACE, USUAL_TIMEOUT, refusal
 from ._types import ExecResult
 
 
@@ -61,6 +61,9 @@ class Shell:
         listeners = {"stdout": on_stdout, "stderr": on_stderr}
         with self._lock:
             self._talk.must_be_open()
+            ended = self._hear()
+            if ended is not None:
+                return ended
             self._open()
             self._settle()
             self._talk.pending = True
@@ -123,7 +126,8 @@ class Shell:
             raise IsorunError(protocol.MISSING) from error
         url = protocol.address(self._target, self._run, self._talk.session, self._cwd)
         try:
-            self._socket = connect(
+            # Later versions want to be entered; those before do not mind.
+            manager = connect(
                 url,
                 additional_headers=protocol.headers(self._target),
                 open_timeout=CONNECT_TIMEOUT,
@@ -131,22 +135,42 @@ class Shell:
                 compression=None,
                 max_size=None,
                 # A proxy of the environment has no business on the way to this machine.
-                **({"proxy": None} if self._target.is_local else {}),
+                proxy=None if self._target.is_local else True,
             )
+            self._socket = manager.__enter__()
         except InvalidStatus as error:
-            raise refusal(error.response.status_code, error.response.body or b"") from error
+            raise refusal(error.response.status_code, bytes(error.response.body or b"")) from error
         except (OSError, TimeoutError, WebSocketException) as error:
             raise IsorunConnectionError(
                 f"no isorun server answers at {self._target.url}: {error}"
             ) from error
         self._talk.feed(self._receive(time.monotonic() + USUAL_TIMEOUT))
 
+    def _hear(self) -> ExecResult | None:
+        """Hears what was said since the last command.
+
+        That may be that the sandbox was hibernated: then the shell is found again.
+        Or that the shell has ended, and with what code.
+        """
+        while self._socket is not None and not self._talk.pending:
+            try:
+                said = self._talk.feed(self._receive(time.monotonic()))
+                if isinstance(said, protocol.Ended) and said.closed:
+                    self._disconnect()
+                    return said.result
+            except (IsorunTimeoutError, IsorunConnectionError):
+                return None
+            except IsorunError as error:
+                if error.kind != "run_hibernated":
+                    raise
+        return None
+
     def _settle(self) -> None:
         """Waits for the end of a command that was left alone."""
         if not self._talk.pending:
             return
         try:
-            self._outcome(protocol.GRACE, {})
+            self._outcome(GRACE, {})
         except IsorunTimeoutError:
             pass
         self._talk.pending = False
