@@ -250,6 +250,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { stream, decoder: Decoder::default() }
     }
 
+    /// The stream, and what was read of it and is no frame yet.
+    pub fn into_parts(self) -> (R, Decoder) {
+        (self.stream, self.decoder)
+    }
+
     /// The next frame, or `None` at the end of the stream. May be cancelled: no
     /// byte is lost.
     ///
@@ -283,6 +288,11 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     /// A writer of frames to a stream.
     pub fn new(stream: W) -> Self {
         Self { stream, buffer: BytesMut::new() }
+    }
+
+    /// The stream; what was queued and not flushed is lost.
+    pub fn into_inner(self) -> W {
+        self.stream
     }
 
     /// Writes one frame. If this is cancelled, part of the frame may remain; it

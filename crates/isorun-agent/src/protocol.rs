@@ -95,6 +95,12 @@ pub enum Request {
         /// Which one.
         path: Name,
     },
+    /// Connect to a server that listens inside, on its loopback address or any
+    /// other; then `Data` both ways, each way up to `DataEnd`.
+    Connect {
+        /// Where it listens.
+        port: u16,
+    },
     /// Whether the agent is well, and what goes on.
     Info,
     /// The first word of an engine to a new sandbox, or to a copy of another.
@@ -187,6 +193,8 @@ pub struct Configure {
     pub hostname: Option<String>,
     /// Processes and threads at the same time, the agent not counted.
     pub pids: Option<u32>,
+    /// Who resolves names for it. Its `/etc/resolv.conf` is replaced.
+    pub nameserver: Option<std::net::Ipv4Addr>,
     /// Whether it is a copy of another sandbox, or one that comes back: then
     /// random numbers that user space keeps are to be renewed.
     pub restored: bool,

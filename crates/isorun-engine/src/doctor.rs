@@ -48,6 +48,15 @@ pub fn gvisor(config: &Config) -> Vec<Finding> {
             "there is no `ip`: install the package iproute2",
         ),
         finding(
+            "nft",
+            ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/bin/nft"]
+                .iter()
+                .any(|path| Path::new(path).exists()),
+            "hands connections of sandboxes to the proxy that decides about them",
+            "there is no `nft`, and sandboxes have no network without it: install the package \
+             nftables",
+        ),
+        finding(
             "namespaces",
             ["net", "mnt", "user", "pid"]
                 .iter()

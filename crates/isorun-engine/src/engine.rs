@@ -20,6 +20,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::network::Plan;
+
 /// What an engine answers.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -51,6 +53,10 @@ pub trait Engine: Send + Sync {
     /// Waits until a sandbox dies by itself, and says of what. Does not resolve
     /// for a sandbox that is destroyed: that is an error, [`Error::NotFound`].
     async fn exited(&self, id: &SandboxId) -> Result<Exit>;
+
+    /// Changes what a sandbox reaches over the network. Connections that are open
+    /// end: they were allowed by other rules.
+    async fn set_network(&self, id: &SandboxId, plan: Plan) -> Result<()>;
 
     /// What a sandbox has used until now.
     async fn stats(&self, id: &SandboxId) -> Result<Stats>;
@@ -164,8 +170,10 @@ pub struct SandboxSpec {
     /// Processes and threads inside at the same time. Beyond it starting one
     /// fails.
     pub pids: u32,
-    /// What it reaches over the network.
-    pub network: NetworkMode,
+    /// What it reaches over the network. Not kept by the engine: after a crash it
+    /// is nothing, until [`Engine::set_network`] says otherwise.
+    #[serde(skip)]
+    pub network: Plan,
 }
 
 impl SandboxSpec {
@@ -180,7 +188,7 @@ impl SandboxSpec {
             mem_mib: 1024,
             disk_mib: 10_240,
             pids: 512,
-            network: NetworkMode::None,
+            network: Plan::default(),
         }
     }
 }
@@ -195,17 +203,6 @@ pub enum Root {
     Host,
     /// An unpacked root filesystem, which has to stay while the sandbox lives.
     Folder(PathBuf),
-}
-
-/// What a sandbox reaches over the network.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NetworkMode {
-    /// Nothing. It has a loopback interface of its own.
-    #[default]
-    None,
-    /// What the machine reaches.
-    Open,
 }
 
 /// Of what a sandbox died.

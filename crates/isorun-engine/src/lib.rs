@@ -12,8 +12,9 @@ mod engine;
 pub mod gvisor;
 pub mod host;
 pub mod image;
+pub mod network;
 
 pub use engine::{
-    AgentIo, AgentStream, Capabilities, Engine, Error, Exit, NetworkMode, Result, Root, SandboxId,
-    SandboxSpec, Stats,
+    AgentIo, AgentStream, Capabilities, Engine, Error, Exit, Result, Root, SandboxId, SandboxSpec,
+    Stats,
 };

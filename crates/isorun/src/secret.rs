@@ -13,8 +13,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use zeroize::Zeroizing;
 
 use crate::id::random_hex;
 
@@ -97,6 +99,33 @@ impl Secret {
             feed(&mut mac, field);
         }
         hex::encode(mac.finalize().into_bytes())
+    }
+
+    /// Encrypts what nobody may read in the database.
+    pub fn seal(&self, plain: &[u8]) -> Result<Vec<u8>, String> {
+        let mut bytes = Zeroizing::new(plain.to_vec());
+        let failed = |_| "the text cannot be encrypted".to_owned();
+        let nonce = self.sealing().seal_in_place_append_tag(Aad::empty(), &mut *bytes);
+        let nonce = nonce.map_err(failed)?;
+        Ok([nonce.as_ref().as_slice(), &bytes].concat())
+    }
+
+    /// What was encrypted with this secret; nothing for anything else.
+    pub fn open_sealed(&self, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (nonce, text) = sealed.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut bytes = Zeroizing::new(text.to_vec());
+        let length = self.sealing().open_in_place(nonce, Aad::empty(), &mut bytes).ok()?.len();
+        bytes.truncate(length);
+        Some(bytes)
+    }
+
+    /// With random nonces of 96 bits, of which a server uses far fewer than could
+    /// ever meet.
+    fn sealing(&self) -> RandomizedNonceKey {
+        let key = self.mac("seal").finalize().into_bytes();
+        // A key of 32 bytes is one for AES-256.
+        RandomizedNonceKey::new(&AES_256_GCM, &key).unwrap_or_else(|_| unreachable!())
     }
 
     fn key_mac(&self, region: &str, id: &str) -> Hmac<Sha256> {

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import time
 
+import httpx
 import pytest
 from conftest import Server
 
@@ -45,6 +48,37 @@ def test_the_steps_that_keep_state() -> None:
 def test_step_one_with_the_configuration_of_the_server() -> None:
     # The address and the key are found where the server wrote them.
     assert printed(STEP_ONE) == "4\n\n"
+
+
+# Word for word; the run's id and this server's address are what they are.
+STEP_FOUR = """
+from isorun import Sandbox
+with Sandbox("python:3.12") as sb:
+    # 4. Expose an in-sandbox server as a public URL
+    sb.exec("nohup setsid python3 -m http.server 8000 >/dev/null 2>&1 &")
+    print(sb.url(port=8000))
+    input()
+"""
+
+
+def test_step_four(server: Server) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", STEP_FOUR], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        url = program.stdout.readline().strip()
+        assert re.fullmatch(re.escape(server.url) + "/sb/run[0-9a-f]{16}/p/8000/", url), url
+        # The server inside needs a moment to start; the proxy says so.
+        end = time.monotonic() + 60
+        while (answer := httpx.get(url)).status_code == 502:
+            assert answer.json()["code"] == "nobody_listens"
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert answer.status_code == 200
+        assert "Directory listing" in answer.text
+        program.communicate("\n", timeout=60)
+    assert program.returncode == 0
+    assert httpx.get(url).status_code == 404
 
 
 def printed(program: str) -> str:

@@ -11,7 +11,7 @@ use isorun_agent::codec::{CodecError, Frame, FrameReader, FrameWriter};
 use isorun_agent::protocol::{Configure, Failure, FailureKind, Info, Reply, Request, Welcome};
 
 use super::sessions::Session;
-use super::{Agent, exec, files, shell};
+use super::{Agent, exec, files, forward, shell};
 
 /// How long a client may take to say what it wants, and to hang up afterwards.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,6 +59,7 @@ pub async fn serve(agent: &Rc<Agent>, stream: TcpStream) {
             answer(&mut writer, files::make_dir(&path, mode, owner.as_deref())).await
         }
         Request::Remove { path } => answer(&mut writer, files::remove(path).await).await,
+        Request::Connect { port } => forward::run(port, &mut reader, &mut writer).await,
         Request::Info => answer(&mut writer, Ok(Reply::Info(info(agent)))).await,
         Request::Configure(request) => answer(&mut writer, configure(agent, &request)).await,
     };
@@ -150,6 +151,9 @@ fn configure(agent: &Agent, request: &Configure) -> Result<Reply, Failure> {
     if let Some(pids) = request.pids {
         agent.groups.limit(pids).map_err(|error| failed("the limit of processes", error))?;
     }
+    if let Some(nameserver) = request.nameserver {
+        resolve_by(nameserver).map_err(|error| failed("its resolver", error))?;
+    }
     if request.restored {
         agent.restores.set(agent.restores.get() + 1);
         // For programs that want to know: another content means another life.
@@ -158,6 +162,13 @@ fn configure(agent: &Agent, request: &Configure) -> Result<Reply, Failure> {
         }
     }
     Ok(Reply::Done)
+}
+
+/// What is there may be a link to where no file is.
+fn resolve_by(nameserver: std::net::Ipv4Addr) -> std::io::Result<()> {
+    std::fs::create_dir_all("/etc")?;
+    std::fs::write("/etc/.resolv.conf.part", format!("nameserver {nameserver}\n"))?;
+    std::fs::rename("/etc/.resolv.conf.part", "/etc/resolv.conf")
 }
 
 /// Writes `/run/isorun/instance`: the sandbox's name, and a number that differs

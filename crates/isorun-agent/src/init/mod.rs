@@ -3,6 +3,7 @@
 mod connection;
 mod exec;
 mod files;
+mod forward;
 mod groups;
 mod launch;
 mod reaper;

@@ -20,12 +20,13 @@ use tokio::sync::{RwLock, RwLockWriteGuard, watch};
 use tokio::time::{sleep, timeout};
 
 use super::cgroup::Cgroup;
-use super::network::Network;
+use super::network::{Network, OUTSIDE};
 use super::pidfd::Process;
 use super::spec::{self, Places, Shape};
 use super::stream::{Connections, Stream};
 use super::{Inner, launcher};
-use crate::engine::{Error, Exit, Result, Root, SandboxSpec, Stats};
+use crate::engine::{Error, Exit, Result, Root, SandboxId, SandboxSpec, Stats};
+use crate::network::Plan;
 
 /// How long the agent may take to answer for the first time. A machine that is
 /// busy with fifty others is slow.
@@ -286,8 +287,14 @@ impl Container {
             .connect(inner)
             .await
             .map_err(Error::io("cannot connect to the agent of a new sandbox"))?;
-        let configure =
-            Configure { hostname: Some(spec.id.to_string()), pids: Some(spec.pids), restored };
+        let configure = Configure {
+            hostname: Some(spec.id.to_string()),
+            pids: Some(spec.pids),
+            restored,
+            // A copy has it in its files.
+            nameserver: (!restored).then_some(OUTSIDE),
+        };
+        self.guard(inner, spec.id.clone(), spec.network.clone()).await?;
         client::configure(stream, configure).await.map_err(|error| {
             Error::Failed(format!("the agent of a new sandbox refuses its configuration: {error}"))
         })?;
@@ -298,6 +305,21 @@ impl Container {
             fs::rename(draft, self.folder.join(RECORD))
         });
         written.map_err(Error::io("cannot write the record of a sandbox"))
+    }
+
+    /// Starts the proxy that all of its connections go through.
+    pub async fn guard(&self, inner: &Inner, id: SandboxId, plan: Plan) -> Result<()> {
+        self.network.guard(inner, id, plan).await
+    }
+
+    /// Changes what it reaches.
+    pub fn set_network(&self, plan: Plan) -> Result<()> {
+        self.network.set_plan(plan)
+    }
+
+    /// Its network, for those who have to still it.
+    pub fn network(&self) -> &Network {
+        &self.network
     }
 
     /// What it has used.

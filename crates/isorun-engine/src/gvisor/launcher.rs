@@ -110,11 +110,21 @@ impl Launcher {
 
     /// A socket in a network.
     pub async fn socket_in(&self, network: Arc<OwnedFd>) -> io::Result<TcpSocket> {
+        self.make_in(network, TcpSocket::new_v4).await
+    }
+
+    /// Makes something in a network that belongs there from then on, such as a
+    /// socket.
+    pub async fn make_in<T: Send + 'static>(
+        &self,
+        network: Arc<OwnedFd>,
+        make: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
         let (sender, receiver) = oneshot::channel();
         self.connector
             .send(Box::new(move || {
                 // A caller that went away does not want it any more.
-                let _ = sender.send(enter_network(&network).and_then(|()| TcpSocket::new_v4()));
+                let _ = sender.send(enter_network(&network).and_then(|()| make()));
             }))
             .map_err(|_| ended())?;
         receiver.await.map_err(|_| ended())?

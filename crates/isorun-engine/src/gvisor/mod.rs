@@ -29,10 +29,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use crate::engine::{
-    AgentStream, Capabilities, Engine, Error, Exit, NetworkMode, Result, Root, SandboxId,
-    SandboxSpec, Stats,
+    AgentStream, Capabilities, Engine, Error, Exit, Result, Root, SandboxId, SandboxSpec, Stats,
 };
 use crate::host;
+use crate::network::Plan;
+use crate::network::gate::{Gate, Options};
 pub use cgroup::version as cgroup_version;
 use cgroup::{Cgroup, Hierarchies};
 use container::Container;
@@ -54,6 +55,8 @@ pub struct Config {
     /// Containers held ready of the shape that was asked for last; 2 by default.
     /// Each takes about 60 MB of memory.
     pub warm: usize,
+    /// How what sandboxes reach is resolved, permitted and reported.
+    pub network: Options,
     /// Containers held ready to restore checkpoints in, of the shape of the
     /// latest checkpoint; 2 by default, and none before the first one. Each
     /// takes about 40 MB of memory.
@@ -63,7 +66,14 @@ pub struct Config {
 impl Config {
     /// The defaults.
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
-        Self { state_dir: state_dir.into(), runsc: None, agent: None, warm: 2, blank: 2 }
+        Self {
+            state_dir: state_dir.into(),
+            runsc: None,
+            agent: None,
+            warm: 2,
+            blank: 2,
+            network: Options::default(),
+        }
     }
 }
 
@@ -78,6 +88,9 @@ pub struct Inner {
     state_dir: PathBuf,
     tools: Tools,
     launcher: Launcher,
+    gate: Arc<Gate>,
+    /// Why connections cannot be taken to the proxy, if so: then there are none.
+    no_network: Option<String>,
     hierarchies: Hierarchies,
     /// The group above those of the sandboxes; tells two engines apart.
     group: String,
@@ -124,8 +137,15 @@ impl Gvisor {
             .map_err(Error::io(format!("cannot prepare {}", state_dir.display())))?;
         let launcher = Launcher::start(shared)
             .map_err(Error::io("cannot enter namespaces of its own, as root has to be able to"))?;
+        let gate = Gate::open(&config.network).map_err(Error::Setup)?;
+        let no_network = network::trouble(&launcher, &state_dir).await;
+        if let Some(why) = &no_network {
+            tracing::warn!(why, "sandboxes can have no network here");
+        }
         let agent = digest(&tools.agent).map_err(Error::io("cannot read the agent"));
         let inner = Arc::new(Inner {
+            gate,
+            no_network,
             group: group_name(&state_dir),
             state_dir,
             tools,
@@ -211,6 +231,7 @@ impl Gvisor {
     /// nothing half-made.
     async fn make(&self, spec: SandboxSpec, from: Option<PathBuf>) -> Result<()> {
         check(&spec)?;
+        self.inner.can_have(&spec.network)?;
         {
             let mut sandboxes = self.inner.sandboxes();
             if sandboxes.contains_key(&spec.id) {
@@ -247,7 +268,7 @@ impl Engine for Gvisor {
                         process; the machine's kernel sees a small set of system calls of it"
                 .to_owned(),
             checkpoint: true,
-            network: false,
+            network: self.inner.no_network.is_none(),
             limits: ["vcpus", "mem_mib", "disk_mib", "pids"].map(str::to_owned).to_vec(),
         }
     }
@@ -281,12 +302,19 @@ impl Engine for Gvisor {
         }
     }
 
+    async fn set_network(&self, id: &SandboxId, plan: Plan) -> Result<()> {
+        self.inner.can_have(&plan)?;
+        self.living(id)?.set_network(plan)
+    }
+
     async fn stats(&self, id: &SandboxId) -> Result<Stats> {
         Ok(self.container(id)?.stats())
     }
 
     async fn checkpoint(&self, id: &SandboxId, into: &Path, leave_running: bool) -> Result<()> {
         let container = self.living(id)?;
+        // A connection that crosses the border makes it fail.
+        let _quiet = container.network().quiet().await;
         // Whoever takes one will want it back.
         pool::refill_blanks(&self.inner, container.shape.clone());
         if leave_running {
@@ -381,6 +409,16 @@ impl Inner {
         self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a plan can be kept here.
+    fn can_have(&self, plan: &Plan) -> Result<()> {
+        match &self.no_network {
+            Some(why) if *plan != Plan::default() => {
+                Err(Error::Setup(format!("sandboxes can have no network here: {why}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn containers(&self) -> PathBuf {
         self.state_dir.join("containers")
     }
@@ -463,7 +501,11 @@ impl Inner {
                 continue;
             };
             let slot = match container::adopt(self, &name, &record) {
-                Some(container) => Slot::Here(Arc::new(container)),
+                Some(container) => {
+                    // Closed, until the server says what it may reach.
+                    container.guard(self, record.spec.id.clone(), Plan::default()).await?;
+                    Slot::Here(Arc::new(container))
+                }
                 None => Slot::Gone { name },
             };
             self.sandboxes().insert(record.spec.id, slot);
@@ -524,11 +566,6 @@ fn check(spec: &SandboxSpec) -> Result<()> {
     }
     if !(2..=1_000_000).contains(&spec.pids) {
         return invalid("pids", "2 to 1,000,000");
-    }
-    if spec.network != NetworkMode::None {
-        return Err(Error::Unsupported(
-            "this engine gives a sandbox no network yet: use the mode `none`".to_owned(),
-        ));
     }
     Ok(())
 }

@@ -9,10 +9,11 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::network::{INSIDE, OUTSIDE};
-use crate::engine::{NetworkMode, Root, SandboxSpec};
+use crate::engine::{Root, SandboxSpec};
 
 /// What runsc's own processes may use on top of the guest's memory.
 pub const OVERHEAD_MIB: u64 = 64;
+
 /// Mount points in the skeleton.
 pub const SKELETON: [&str; 8] = ["agent", "dev", "disk", "groups", "image", "new", "proc", "sys"];
 
@@ -25,7 +26,6 @@ pub struct Shape {
     pub mem_mib: u64,
     pub disk_mib: u64,
     pub pids: u32,
-    pub network: NetworkMode,
 }
 
 impl Shape {
@@ -36,7 +36,6 @@ impl Shape {
             mem_mib: spec.mem_mib,
             disk_mib: spec.disk_mib,
             pids: spec.pids,
-            network: spec.network,
         }
     }
 

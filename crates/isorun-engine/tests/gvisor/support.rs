@@ -15,8 +15,13 @@ pub struct Scratch {
 
 impl Scratch {
     pub async fn open(warm: usize) -> Self {
+        Self::with(|config| config.warm = warm).await
+    }
+
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = Config { warm, ..Config::new(folder.path()) };
+        let mut config = Config { warm: 0, ..Config::new(folder.path()) };
+        change(&mut config);
         Self { engine: Gvisor::open(config).await.unwrap(), folder }
     }
 

@@ -13,8 +13,8 @@ pub use exec::{
     AttachInput, Command, Encoding, ExecEvent, ExecOutcome, ExecRequest, TerminalInput,
 };
 pub use run::{
-    DestroyStats, Entries, Health, NewRun, OnIdle, Patch, Readiness, Run, RunList, RunStats,
-    Status, Written,
+    DestroyStats, Entries, Health, Network, NetworkChange, NetworkRules, NewRun, OnIdle, Patch,
+    Profile, Readiness, Run, RunList, RunStats, Status, Written,
 };
 pub use state::{
     Deleted, ForkRequest, Forks, RestoreRequest, ShellInput, ShellSays, Snapshot, SnapshotList,

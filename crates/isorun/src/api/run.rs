@@ -35,20 +35,26 @@ pub struct NewRun {
     /// Whether a command or a file wakes it when it is hibernated; if not, they are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_resume: Option<bool>,
-    /// Where it may connect to. This server has no rules yet: only empty ones are accepted.
+    /// Who may use its anonymous URLs: `open`, whoever knows its id, if not given; `token`, who
+    /// has a token that the answer's `port_url` holds; `off`, nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub urls: Option<String>,
+    /// Where it may connect to, instead of a profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkRules>,
-    /// `default` or `locked-down`: no network in either.
+    /// `default`, the web; `internet`, all of the public internet; `locked-down`, nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_profile: Option<String>,
-    /// Secrets that a proxy adds outside of the sandbox. This server has none yet: only an empty
-    /// object is accepted.
+    /// Secrets that a proxy adds outside of the sandbox, by the variables that programs read them
+    /// from: a text for a service that is known by its variable, such as `OPENAI_API_KEY`, or an
+    /// object with `value`, `host` and perhaps `port`, `header`, `prefix`, `methods`, `paths`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<BTreeMap<String, serde_json::Value>>,
 }
 
 /// Explicit network rules.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct NetworkRules {
     /// Where it may connect to.
     #[serde(default)]
@@ -56,6 +62,45 @@ pub struct NetworkRules {
     /// Where it may not.
     #[serde(default)]
     pub deny: Option<Vec<String>>,
+}
+
+/// What a run may reach from now on: rules, or a profile.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct NetworkChange {
+    /// Lists of rules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkRules>,
+    /// The name of a profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_profile: Option<String>,
+}
+
+/// What a run may reach.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Network {
+    /// The name of a profile; nothing for lists.
+    pub profile: Option<String>,
+    /// What becomes of that which no rule names: `denied`, `web` or `allowed`.
+    pub rest: String,
+    /// Where it may connect to.
+    pub allow: Vec<String>,
+    /// Where it may not; goes before `allow`.
+    pub deny: Vec<String>,
+    /// The names of its credentials.
+    pub credentials: Vec<String>,
+}
+
+/// A ready choice of rules.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Profile {
+    /// What to ask for it by.
+    pub name: String,
+    /// What it is.
+    pub description: String,
+    /// Where one may connect to.
+    pub allow: Vec<String>,
+    /// Where one may not.
+    pub deny: Vec<String>,
 }
 
 /// A run.
@@ -82,6 +127,11 @@ pub struct Run {
     pub created_at: String,
     /// Seconds without activity until it is destroyed, or hibernated; 0 for never.
     pub timeout: f64,
+    /// Where its ports are reached without a key, with `{port}` in place of the port: a URL, or a
+    /// path on this server. Not there if its owner or the server has switched that off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/sb/run0123456789abcdef/p/{port}/")]
+    pub port_url: Option<String>,
     /// What becomes of it then.
     #[serde(default)]
     pub on_idle: OnIdle,
@@ -158,7 +208,14 @@ pub struct RunList {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Patch {
     /// Seconds without activity until it is destroyed, 0 or -1 for never.
-    pub timeout: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<f64>,
+    /// Where it may connect to from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkRules>,
+    /// The same, by the name of a profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_profile: Option<String>,
 }
 
 /// What a run used, measured, when it is destroyed.

@@ -17,7 +17,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     api::{
         Deleted, DestroyStats, Entries, ErrorBody, ExecRequest, ForkRequest, Forks, History,
-        NewRun, RestoreRequest, Run, RunList, RunStats, SnapshotList, Taken, Usage, Written,
+        Network, NetworkChange, NewRun, RestoreRequest, Run, RunList, RunStats, SnapshotList,
+        Taken, Usage, Written,
     },
     id::RunId,
 };
@@ -109,6 +110,31 @@ impl Client {
 
     pub async fn list(&self) -> Result<RunList, ClientError> {
         self.ask(self.request(Method::GET, "v1/runs")).await
+    }
+
+    pub async fn run(&self, id: &RunId) -> Result<Run, ClientError> {
+        self.ask(self.request(Method::GET, &format!("v1/runs/{id}"))).await
+    }
+
+    pub async fn network(&self, id: &RunId) -> Result<Network, ClientError> {
+        self.ask(self.request(Method::GET, &format!("v1/runs/{id}/network"))).await
+    }
+
+    pub async fn set_network(
+        &self,
+        id: &RunId,
+        change: &NetworkChange,
+    ) -> Result<Network, ClientError> {
+        self.ask(self.json(Method::PUT, &format!("v1/runs/{id}/network"), change)?).await
+    }
+
+    /// What the server says is a path on it, as a URL.
+    pub fn url_of(&self, path: &str) -> String {
+        if path.starts_with('/') {
+            format!("{}{path}", self.url.as_str().trim_end_matches('/'))
+        } else {
+            path.to_owned()
+        }
     }
 
     pub async fn destroy(&self, id: &RunId) -> Result<DestroyStats, ClientError> {

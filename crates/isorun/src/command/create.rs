@@ -37,6 +37,14 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "SIZE", value_parser = mebibytes, help_heading = "Limits")]
     disk: Option<i64>,
 
+    #[command(flatten)]
+    rules: super::net::RuleArgs,
+
+    /// Who may use the URLs of its ports: whoever knows its id, who also has a token, or nobody
+    /// without an API key
+    #[arg(long, value_name = "WHO", default_value = "open", value_parser = ["open", "token", "off"], help_heading = "Network")]
+    urls: String,
+
     /// Set an environment variable of its commands; repeat it for more
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
@@ -44,6 +52,7 @@ pub struct SandboxArgs {
 
 impl SandboxArgs {
     pub fn request(&self, idle: Duration) -> NewRun {
+        let network = self.rules.clone().change();
         let env: BTreeMap<_, _> = self.env.iter().cloned().collect();
         NewRun {
             image: self.image.clone(),
@@ -52,6 +61,9 @@ impl SandboxArgs {
             disk_mib: self.disk,
             timeout: Some(idle.as_secs_f64()),
             env: (!env.is_empty()).then_some(env),
+            urls: (self.urls != "open").then(|| self.urls.clone()),
+            network: network.network,
+            network_profile: network.network_profile,
             ..NewRun::default()
         }
     }

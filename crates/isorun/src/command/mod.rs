@@ -12,6 +12,7 @@ mod image;
 mod keys;
 mod logs;
 mod ls;
+mod net;
 mod pages;
 mod ps;
 mod rm;
@@ -22,6 +23,7 @@ mod snapshot;
 mod stats;
 mod table;
 mod terminal;
+mod url;
 
 use std::{future::Future, path::PathBuf, process::ExitCode};
 
@@ -36,7 +38,7 @@ use crate::{
 /// Run untrusted programs in Linux sandboxes
 ///
 /// `isorun serve` is the server: each sandbox has a kernel interface, files,
-/// processes and limits of its own, and no network. All other commands talk to
+/// processes, limits and a network of its own. All other commands talk to
 /// a server over HTTP, on this machine unless told otherwise.
 #[derive(Parser)]
 #[command(name = "isorun", version, after_long_help = EXAMPLES)]
@@ -126,6 +128,13 @@ enum Command {
     /// List a folder of a sandbox
     Ls(ls::Args),
 
+    /// Show or change what a sandbox reaches over the network
+    Net(net::Args),
+
+    /// Print the URL of a port of a sandbox
+    #[command(after_long_help = url::NOTES)]
+    Url(url::Args),
+
     /// Destroy sandboxes
     Rm(rm::Args),
 
@@ -202,6 +211,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Ps(args) => block_on(ps::run(args, connect(server)?)),
         Command::Cp(args) => block_on(cp::run(args, connect(server)?)),
         Command::Ls(args) => block_on(ls::run(args, connect(server)?)),
+        Command::Net(args) => block_on(net::run(args, connect(server)?)),
+        Command::Url(args) => block_on(url::run(args, connect(server)?)),
         Command::Rm(args) => block_on(rm::run(args, connect(server)?)),
         Command::Logs(args) => block_on(logs::run(args, connect(server)?)),
         Command::Stats(args) => block_on(stats::run(args, connect(server)?)),

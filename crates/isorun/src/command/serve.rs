@@ -13,7 +13,7 @@ use crate::{
     secret,
     server::{
         App, Config, Listening, Server,
-        config::{DEFAULT_ADDRESS, Limits, Pulls},
+        config::{DEFAULT_ADDRESS, Limits, Network, Pulls, Urls},
         engine,
     },
 };
@@ -55,6 +55,30 @@ pub struct Args {
     /// Pull no images: only those run that `isorun image` has brought here
     #[arg(long, conflicts_with = "pull_from", help_heading = "Images")]
     no_pull: bool,
+
+    /// A resolver for the names that sandboxes ask for; repeat it for more [default: those of this
+    /// machine]
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Networks of sandboxes")]
+    resolver: Vec<SocketAddr>,
+
+    /// A range of addresses that is not public, and that sandboxes may be allowed to reach all the
+    /// same, by a rule that names it or a host in it; repeat it for more
+    #[arg(long, value_name = "CIDR", help_heading = "Networks of sandboxes")]
+    permit_private: Vec<ipnet::Ipv4Net>,
+
+    /// More certificate authorities that vouch for the hosts of credentials
+    #[arg(long, value_name = "FILE.pem", help_heading = "Networks of sandboxes")]
+    credential_roots: Option<PathBuf>,
+
+    /// A name below which each sandbox has its own, for URLs such as
+    /// https://ID.DOMAIN/sb/p/8000/; every name below it has to lead here. With a scheme and a
+    /// port, such as http://localhost:7676, if clients see other ones than https and its own
+    #[arg(long, value_name = "DOMAIN", value_parser = domain, help_heading = "URLs of sandboxes")]
+    domain: Option<(String, String)>,
+
+    /// No URLs that need no API key
+    #[arg(long, help_heading = "URLs of sandboxes")]
+    no_anonymous_urls: bool,
 
     /// Leave sandboxes running when the server stops; the next one finds them again
     #[arg(long)]
@@ -198,10 +222,42 @@ fn config(args: Args) -> Result<Config, Failure> {
         } else {
             Pulls::From(args.pull_from)
         },
+        network: Network {
+            resolvers: args.resolver,
+            permitted: args.permit_private,
+            extra_roots: args.credential_roots,
+            ..Network::default()
+        },
+        urls: Urls {
+            anonymous: !args.no_anonymous_urls,
+            domain: args.domain.as_ref().map(|(_, name)| {
+                name.split_once(':').map_or(name.as_str(), |(name, _)| name).to_owned()
+            }),
+            base: args.domain,
+        },
         keep_sandboxes: args.keep_sandboxes,
         warm: args.warm.into(),
         write_client_config: !args.no_client_config,
     })
+}
+
+/// A domain with the scheme before it.
+fn domain(text: &str) -> Result<(String, String), String> {
+    let (scheme, name) = text.split_once("://").unwrap_or(("https", text));
+    let wrong = || "give a domain such as sandboxes.example, or a URL without a path".to_owned();
+    let (host, port) = name.split_once(':').unwrap_or((name, "443"));
+    let plain =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
+    let good = !host.is_empty()
+        && host.bytes().all(plain)
+        && !host.starts_with(['.', '-'])
+        && !host.ends_with('.')
+        && host.len() <= 200
+        && port.parse::<u16>().is_ok();
+    match scheme {
+        "http" | "https" if good => Ok((scheme.to_owned(), name.to_owned())),
+        _ => Err(wrong()),
+    }
 }
 
 fn start_log(directives: &str, format: LogFormat) -> Result<(), Failure> {

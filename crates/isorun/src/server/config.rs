@@ -15,12 +15,38 @@ pub struct Config {
     pub region: String,
     pub limits: Limits,
     pub pulls: Pulls,
+    pub urls: Urls,
+    pub network: Network,
     /// Whether sandboxes live on when the server stops.
     pub keep_sandboxes: bool,
     /// How many sandboxes are made before anybody asks for them.
     pub warm: usize,
     /// Whether to write the local client configuration when there is none.
     pub write_client_config: bool,
+}
+
+/// What all runs' networks share.
+#[derive(Clone, Debug, Default)]
+pub struct Network {
+    /// Resolvers to ask; those of the machine if there are none.
+    pub resolvers: Vec<SocketAddr>,
+    /// Ranges that are not public and that rules may name all the same.
+    pub permitted: Vec<ipnet::Ipv4Net>,
+    /// Certificates of authorities that vouch for hosts of credentials.
+    pub extra_roots: Option<PathBuf>,
+    pub blocks: super::network::Blocks,
+}
+
+/// How ports of runs are reached from outside.
+#[derive(Clone, Debug, Default)]
+pub struct Urls {
+    /// Whether there are URLs that need no API key.
+    pub anonymous: bool,
+    /// The name below which each run has its own.
+    pub domain: Option<String>,
+    /// The same with its scheme and port, such as `https://sandboxes.example`:
+    /// those that clients see.
+    pub base: Option<(String, String)>,
 }
 
 /// Which images that are not here yet are fetched.
@@ -78,6 +104,8 @@ impl Config {
                 grace: Duration::from_secs(1),
             },
             pulls: Pulls::Anywhere,
+            network: Network::default(),
+            urls: Urls { anonymous: false, ..Urls::default() },
             keep_sandboxes: false,
             warm: 0,
             write_client_config: false,

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use isorun_engine::{
     Engine, Root, SandboxSpec,
     gvisor::{self, Gvisor},
+    network::gate::Options,
 };
 
 use super::{Config, config};
@@ -13,6 +14,12 @@ use super::{Config, config};
 pub async fn start(server: &Config) -> Result<Arc<dyn Engine>> {
     let mut setup = gvisor::Config::new(server.data_dir.join("engine"));
     setup.warm = server.warm;
+    setup.network = Options {
+        resolvers: server.network.resolvers.clone(),
+        permitted: server.network.permitted.clone(),
+        extra_roots: server.network.extra_roots.clone(),
+        observer: Some(Arc::new(server.network.blocks.clone())),
+    };
     let hint = "cannot run sandboxes here: `isorun doctor` says what is missing";
     let engine = Gvisor::open(setup).await.context(hint)?;
     if server.warm > 0 {

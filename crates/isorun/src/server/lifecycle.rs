@@ -8,12 +8,13 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use isorun_engine::{Error as EngineError, NetworkMode, Root, SandboxId, SandboxSpec, Stats};
+use isorun_engine::{Error as EngineError, Root, SandboxId, SandboxSpec, Stats};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ApiError, App, Caller, Code,
+    network::{self, Settings},
     order::Order,
     runs::{Defaults, LiveRun},
     state::hibernation,
@@ -87,7 +88,13 @@ async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>,
         .map_err(|error| ApiError::internal("cannot name the sandbox", error))?;
     let mut env = source.env.clone();
     env.extend(order.env);
-    let defaults = Defaults { env, user: source.user.clone(), workdir: source.workdir.clone() };
+    network::environment(&order.network.credentials, &mut env);
+    let defaults = Defaults {
+        env,
+        user: source.user.clone(),
+        workdir: source.workdir.clone(),
+        urls: order.urls,
+    };
     let mut row = RunRow {
         id: id.clone(),
         tenant: tenant.to_owned(),
@@ -99,6 +106,7 @@ async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>,
         disk_mib: order.disk_mib,
         timeout_ms: millis(order.timeout),
         defaults: serde_json::to_string(&defaults).unwrap_or_default(),
+        network: order.network.store(&app.secret)?,
         on_idle: order.on_idle,
         auto_resume: order.auto_resume,
         used: Used::default(),
@@ -113,7 +121,14 @@ async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>,
     let created = async {
         app.images.hold(sandbox.as_str(), &source)?;
         let created = app.engine.create(spec).await;
-        created.map_err(|error| engine_error("cannot create the sandbox", error))
+        created.map_err(|error| engine_error("cannot create the sandbox", error))?;
+        let trusted = network::install(app, &sandbox, &order.network.credentials).await;
+        if trusted.is_err()
+            && let Err(error) = app.engine.destroy(&sandbox).await
+        {
+            tracing::error!(%error, run = %id, "cannot destroy a sandbox");
+        }
+        trusted
     };
     if let Err(error) = created.await {
         forget(app, &id).await?;
@@ -132,7 +147,7 @@ pub fn spec(app: &App, row: &RunRow, sandbox: SandboxId, root: Root) -> SandboxS
         mem_mib: row.mem_mib,
         disk_mib: row.disk_mib,
         pids: app.config.limits.pids,
-        network: NetworkMode::None,
+        network: Settings::load(&row.network, &app.secret).plan(),
         ..SandboxSpec::new(sandbox, root)
     }
 }
@@ -172,7 +187,8 @@ pub async fn open(
         app.images.release(sandbox.as_str());
         return Err(error.into());
     }
-    let run = Arc::new(LiveRun::new(row, sandbox, log, app.config.limits.execs));
+    let network = Settings::load(&row.network, &app.secret);
+    let run = Arc::new(LiveRun::new(row, sandbox, log, app.config.limits.execs, network));
     app.runs.insert(Arc::clone(&run));
     tracing::info!(run = %id, image = run.row.image, ms = run.row.create_ms, "created");
     Ok(run)
@@ -312,13 +328,19 @@ pub async fn recover(app: &App) -> anyhow::Result<()> {
         let (was_running, asleep) =
             (row.status == Status::Running, row.status == Status::Hibernated);
         let found = alive.iter().position(|id| *id == sandbox).map(|at| alive.swap_remove(at));
-        let run = Arc::new(LiveRun::new(row, sandbox, log, app.config.limits.execs));
+        let network = Settings::load(&row.network, &app.secret);
+        let plan = network.plan();
+        let run = Arc::new(LiveRun::new(row, sandbox, log, app.config.limits.execs, network));
         // One more than is allowed is kept all the same: it is there.
         app.runs
             .take_place(&run.tenant, usize::MAX)
             .map_err(|error| anyhow::anyhow!(error.message))?;
         app.runs.insert(Arc::clone(&run));
         if found.is_some() && was_running {
+            // Until now it was closed. One that is dead is found out by who watches it.
+            if let Err(error) = app.engine.set_network(&run.sandbox, plan).await {
+                tracing::warn!(%error, run = %run.id, "its network stays closed");
+            }
             tracing::info!(run = %run.id, "found again");
             app.tasks.spawn(watch(Arc::clone(app), run));
         } else if asleep && app.places.is_hibernated(&run.id) {

@@ -25,6 +25,7 @@ pub struct Metrics {
     pub execs: Counter,
     pub exec_timeouts: Counter,
     pub exec_seconds: Histogram,
+    pub blocked: Counter,
     active: Gauge,
 }
 
@@ -53,6 +54,8 @@ impl Metrics {
         let destroyed = counter("runs_destroyed", "Runs that were destroyed");
         let died = counter("sandboxes_died", "Sandboxes that died by themselves");
         let execs = counter("execs", "Commands that were run");
+        let blocked =
+            counter("connections_blocked", "Connections of sandboxes that were not let through");
         let exec_timeouts = counter("exec_timeouts", "Commands whose time was over");
         let mut histogram = |name: &str, help: &str| {
             let histogram = Histogram::new(SECONDS);
@@ -78,6 +81,7 @@ impl Metrics {
             execs,
             exec_timeouts,
             exec_seconds,
+            blocked,
             active,
         }
     }

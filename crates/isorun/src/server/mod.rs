@@ -13,9 +13,11 @@ mod lifecycle;
 mod limits;
 mod listen;
 mod metrics;
+pub mod network;
 mod observe;
 pub mod openapi;
 mod order;
+mod proxy;
 mod routes;
 mod runs;
 mod shell;
@@ -51,6 +53,8 @@ pub struct Server {
     runs: Runs,
     places: Places,
     rates: Rates,
+    /// What the URLs of runs lead to.
+    ports: proxy::Ports,
     in_flight: InFlight,
     metrics: Metrics,
     /// No new runs, please.
@@ -72,6 +76,7 @@ impl Server {
             secret: Secret::open(&config.data_dir)?,
             images: Images::open(&config.data_dir, &config.pulls)?,
             runs: Runs::default(),
+            ports: proxy::Ports::new(Arc::clone(&engine)),
             places: Places::open(&config.data_dir)?,
             rates: Rates::new(config.limits.requests),
             in_flight: InFlight::new(config.limits.in_flight),
@@ -83,6 +88,7 @@ impl Server {
             engine,
             config,
         });
+        app.config.network.blocks.record(&app);
         lifecycle::recover(&app).await?;
         Ok(app)
     }

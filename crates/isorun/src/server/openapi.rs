@@ -22,6 +22,7 @@ use super::routes;
     tags(
         (name = "runs", description = "Sandboxes: create, look, change, destroy"),
         (name = "exec", description = "Commands in a run"),
+        (name = "network", description = "What a run reaches"),
         (name = "state", description = "Copies of a run, and what is put away of it"),
         (name = "files", description = "Files of a run"),
         (name = "server", description = "The server itself"),

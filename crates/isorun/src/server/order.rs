@@ -3,7 +3,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{ApiError, Code, config};
+use super::{
+    ApiError, config,
+    network::{self, Settings},
+    proxy::UrlAccess,
+};
 use crate::api::{NewRun, OnIdle};
 
 /// A run that can be made.
@@ -16,6 +20,9 @@ pub struct Order {
     /// Zero for never.
     pub timeout: Duration,
     pub env: BTreeMap<String, String>,
+    /// Who may use its anonymous URLs.
+    pub urls: UrlAccess,
+    pub network: Settings,
     pub on_idle: OnIdle,
     pub auto_resume: bool,
 }
@@ -27,7 +34,9 @@ const MIN_MEM_MIB: u64 = 16;
 
 impl Order {
     pub fn new(new: NewRun, limits: &config::Limits) -> Result<Self, ApiError> {
-        refuse_what_is_missing(&new)?;
+        let rules = network::order(new.network_profile.as_deref(), new.network.as_ref())?;
+        let credentials = network::credentials(new.credentials.unwrap_or_default())?;
+        let network = Settings::new(rules, credentials)?;
         Ok(Self {
             image: image(new.image)?,
             vcpus: number(
@@ -57,46 +66,23 @@ impl Order {
                 .timeout
                 .map_or(Ok(config::DEFAULT_IDLE), |seconds| timeout("timeout", seconds))?,
             env: new.env.map_or_else(|| Ok(BTreeMap::new()), env)?,
+            network,
+            urls: urls(new.urls.as_deref())?,
             on_idle: new.on_idle.unwrap_or_default(),
             auto_resume: new.auto_resume.unwrap_or_default(),
         })
     }
 }
 
-/// Fields that need a part that this server does not have are refused: a rule
-/// that is not kept is worse than none.
-fn refuse_what_is_missing(new: &NewRun) -> Result<(), ApiError> {
-    let missing = |message: &str| Err(ApiError::new(Code::NotSupported, message));
-    if let Some(network) = &new.network {
-        let any =
-            |rules: &Option<Vec<String>>| rules.as_ref().is_some_and(|rules| !rules.is_empty());
-        if any(&network.allow) || any(&network.deny) {
-            return missing(
-                "network: this server has no network rules yet. Leave it out: sandboxes have no network",
-            );
-        }
+fn urls(access: Option<&str>) -> Result<UrlAccess, ApiError> {
+    match access {
+        None | Some("open") => Ok(UrlAccess::Open),
+        Some("off") => Ok(UrlAccess::Off),
+        Some("token") => crate::id::random_hex::<16>()
+            .map(UrlAccess::Token)
+            .map_err(|error| ApiError::internal("cannot draw a token", error)),
+        Some(_) => Err(ApiError::invalid("urls is one of open, token and off")),
     }
-    match new.network_profile.as_deref() {
-        None | Some("default" | "locked-down") => {}
-        Some("internet") => {
-            return missing(
-                "network_profile: this server cannot open the internet yet. Use `default` or \
-                 `locked-down`, which both mean no network",
-            );
-        }
-        Some(_) => {
-            return Err(ApiError::invalid(
-                "network_profile is one of default, locked-down and internet",
-            ));
-        }
-    }
-    if new.credentials.as_ref().is_some_and(|credentials| !credentials.is_empty()) {
-        return missing(
-            "credentials: this server has no credentials proxy yet. Leave it out; do not pass \
-             secrets as `env` instead, for then the sandbox can read them",
-        );
-    }
-    Ok(())
 }
 
 fn image(image: String) -> Result<String, ApiError> {
@@ -196,6 +182,7 @@ pub fn no_nul(name: &str, text: &str) -> Result<(), ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::Code;
 
     #[test]
     fn paths() {

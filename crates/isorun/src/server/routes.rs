@@ -1,6 +1,6 @@
 //! Runs and what is counted of them, and the table of all paths.
 
-use axum::{Json as Answer, Router, extract::State, http::StatusCode, middleware};
+use axum::{Json as Answer, Router, extract::State, http::StatusCode, middleware, routing::any};
 use serde::Deserialize;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::OpenApi;
@@ -11,14 +11,14 @@ use super::{
     extract::{Json, OwnRun, Params},
     files,
     lifecycle::{self, engine_error},
-    limits, metrics, observe, openapi,
+    limits, metrics, network, observe, openapi,
     order::{self, Order},
-    shell, state,
+    proxy, shell, state,
 };
 use crate::{
     api::{
-        DestroyStats, ErrorBody, Health, History, NewRun, Patch, Readiness, Run, RunList, RunStats,
-        Usage,
+        DestroyStats, ErrorBody, Health, History, NetworkChange, NewRun, Patch, Readiness, Run,
+        RunList, RunStats, Usage,
     },
     clock,
 };
@@ -48,6 +48,8 @@ fn keyed() -> OpenApiRouter<App> {
         .routes(routes!(files::upload))
         .routes(routes!(files::download))
         .routes(routes!(files::list))
+        .routes(routes!(network::profile_list))
+        .routes(routes!(network::show, network::change))
         .routes(routes!(audit_log::show))
         .routes(routes!(shell::open))
         .routes(routes!(state::fork::fork))
@@ -61,6 +63,14 @@ fn keyed() -> OpenApiRouter<App> {
         .routes(routes!(metrics::show))
 }
 
+/// Ports of runs. What they answer is theirs, and no part of the description.
+fn proxied() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .route("/v1/runs/{id}/proxy/{port}", any(proxy::keyed))
+        .route("/v1/runs/{id}/proxy/{port}/", any(proxy::keyed))
+        .route("/v1/runs/{id}/proxy/{port}/{*path}", any(proxy::keyed))
+}
+
 /// What the paths are, described: from the same lists that serve them.
 pub fn document() -> OpenApi {
     open().merge(keyed()).to_openapi()
@@ -69,8 +79,9 @@ pub fn document() -> OpenApi {
 /// Everything that the server serves.
 pub fn service(app: &App) -> Router {
     let key = middleware::from_fn_with_state(app.clone(), auth::require_key);
-    let (router, _) = open().merge(keyed().route_layer(key)).split_for_parts();
+    let (router, _) = open().merge(keyed().merge(proxied()).route_layer(key)).split_for_parts();
     router
+        .route("/sb/{*place}", any(proxy::anonymous))
         .fallback(observe::no_such_route)
         .method_not_allowed_fallback(observe::no_such_method)
         .layer(CatchPanicLayer::custom(observe::panicked))
@@ -135,7 +146,7 @@ async fn create(
 ) -> Result<Answer<Run>, ApiError> {
     let order = Order::new(new, &app.config.limits)?;
     let run = lifecycle::create(&app, caller, order).await?;
-    Ok(Answer(run.describe(&app.config.region)))
+    Ok(Answer(run.describe(&app.config)))
 }
 
 /// The caller's runs
@@ -145,7 +156,7 @@ async fn create(
 )]
 async fn list(State(app): State<App>, caller: Caller) -> Answer<RunList> {
     let runs = app.runs.list(Some(&caller.tenant));
-    Answer(RunList { runs: runs.iter().map(|run| run.describe(&app.config.region)).collect() })
+    Answer(RunList { runs: runs.iter().map(|run| run.describe(&app.config)).collect() })
 }
 
 /// A run
@@ -158,10 +169,10 @@ async fn list(State(app): State<App>, caller: Caller) -> Answer<RunList> {
     ),
 )]
 async fn get(State(app): State<App>, OwnRun(run): OwnRun) -> Answer<Run> {
-    Answer(run.describe(&app.config.region))
+    Answer(run.describe(&app.config))
 }
 
-/// Change how long a run may be idle
+/// Change how long a run may be idle, or what it reaches
 #[utoipa::path(
     patch, path = "/v1/runs/{id}", tag = "runs", operation_id = "patch_run",
     params(("id" = String, Path, description = "The run")),
@@ -177,11 +188,23 @@ async fn patch(
     OwnRun(run): OwnRun,
     Json(patch): Json<Patch>,
 ) -> Result<Answer<Run>, ApiError> {
-    let timeout = order::timeout("timeout", patch.timeout)?;
-    let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-    app.store.set_run_timeout(&run.id, ms).await?;
-    run.activity.set_timeout(timeout);
-    Ok(Answer(run.describe(&app.config.region)))
+    let timeout = patch.timeout.map(|timeout| order::timeout("timeout", timeout)).transpose()?;
+    let change = NetworkChange { network: patch.network, network_profile: patch.network_profile };
+    let changes_network = change.network.is_some() || change.network_profile.is_some();
+    if timeout.is_none() && !changes_network {
+        return Err(ApiError::invalid(
+            "nothing to change: give `timeout`, `network` or `network_profile`",
+        ));
+    }
+    if changes_network {
+        network::apply(&app, &run, change).await?;
+    }
+    if let Some(timeout) = timeout {
+        let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        app.store.set_run_timeout(&run.id, ms).await?;
+        run.activity.set_timeout(timeout);
+    }
+    Ok(Answer(run.describe(&app.config)))
 }
 
 /// Destroy a run

@@ -26,7 +26,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{ApiError, Code};
+use super::{ApiError, Code, config::Config, network::Settings, proxy::UrlAccess};
 use crate::{
     api::{DestroyStats, Run, Status},
     audit::AuditLog,
@@ -34,6 +34,9 @@ use crate::{
     id::RunId,
     store::{RunRow, Used},
 };
+
+/// Requests to ports of one run at the same time.
+const VISITS: usize = 1024;
 
 /// A run that is there.
 pub struct LiveRun {
@@ -46,7 +49,10 @@ pub struct LiveRun {
     pub activity: Activity,
     /// Commands, terminals and transfers under way.
     execs: Arc<Semaphore>,
+    /// Requests to its ports.
+    visits: Arc<Semaphore>,
     state: watch::Sender<State>,
+    network: RwLock<Settings>,
     /// Held by who hibernates, resumes, copies or destroys it.
     pub change: tokio::sync::Mutex<()>,
     /// What sandboxes of it have used that are no longer there.
@@ -61,6 +67,9 @@ pub struct Defaults {
     pub env: BTreeMap<String, String>,
     pub user: Option<String>,
     pub workdir: Option<String>,
+    /// Who may use its anonymous URLs.
+    #[serde(default)]
+    pub urls: UrlAccess,
 }
 
 /// What a run is doing, and why it stopped.
@@ -78,7 +87,13 @@ pub enum State {
 }
 
 impl LiveRun {
-    pub fn new(row: RunRow, sandbox: SandboxId, log: AuditLog, execs: usize) -> Self {
+    pub fn new(
+        row: RunRow,
+        sandbox: SandboxId,
+        log: AuditLog,
+        execs: usize,
+        network: Settings,
+    ) -> Self {
         Self {
             id: row.id.clone(),
             sandbox,
@@ -87,6 +102,8 @@ impl LiveRun {
             defaults: serde_json::from_str(&row.defaults).unwrap_or_default(),
             activity: Activity::new(Duration::from_millis(row.timeout_ms)),
             execs: Arc::new(Semaphore::new(execs)),
+            visits: Arc::new(Semaphore::new(VISITS)),
+            network: RwLock::new(network),
             state: watch::Sender::new(match row.status {
                 Status::Hibernated => State::Hibernated,
                 _ => State::Running,
@@ -99,21 +116,47 @@ impl LiveRun {
         }
     }
 
-    pub fn describe(&self, region: &str) -> Run {
+    pub fn describe(&self, config: &Config) -> Run {
         Run {
             id: self.id.clone(),
             status: self.status(),
             image: self.row.image.clone(),
-            region: region.to_owned(),
+            region: config.region.clone(),
             vcpus: self.row.vcpus,
             mem_mib: self.row.mem_mib,
             disk_mib: self.row.disk_mib,
             create_ms: self.row.create_ms,
             created_at: clock::rfc3339(self.row.created_at),
             timeout: self.activity.timeout().as_secs_f64(),
+            port_url: self.port_url(config),
             on_idle: self.row.on_idle,
             auto_resume: self.row.auto_resume,
         }
+    }
+
+    /// Where its ports are reached without an API key, if they are.
+    fn port_url(&self, config: &Config) -> Option<String> {
+        let token = match &self.defaults.urls {
+            _ if !config.urls.anonymous => return None,
+            UrlAccess::Off => return None,
+            UrlAccess::Open => String::new(),
+            UrlAccess::Token(token) => format!("?{}={token}", super::proxy::TOKEN),
+        };
+        Some(match &config.urls.base {
+            Some((scheme, name)) => {
+                format!("{scheme}://{}.{name}/sb/p/{{port}}/{token}", self.id)
+            }
+            None => format!("/sb/{}/p/{{port}}/{token}", self.id),
+        })
+    }
+
+    /// What it may reach.
+    pub fn network(&self) -> Settings {
+        self.network.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_network(&self, settings: Settings) {
+        *self.network.write().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
     pub fn status(&self) -> Status {
@@ -261,6 +304,19 @@ impl LiveRun {
         let _ = state.wait_for(|state| !matches!(state, State::Hibernating)).await;
     }
 
+    /// A request to one of its ports begins.
+    pub fn visit(self: &Arc<Self>) -> Result<Visit, ApiError> {
+        if let Some(trouble) = self.trouble() {
+            return Err(trouble);
+        }
+        let permit = Arc::clone(&self.visits).try_acquire_owned().map_err(|_| {
+            let message = format!("too many requests to ports of {} at once", self.id);
+            ApiError::new(Code::TooManyRequests, message).after(Duration::from_secs(1))
+        })?;
+        self.activity.begin();
+        Ok(Visit { run: Arc::clone(self), _permit: permit })
+    }
+
     /// Notes that it is in use, until the result is dropped.
     pub fn begin(&self) -> Result<InUse<'_>, ApiError> {
         if let Some(trouble) = self.trouble() {
@@ -294,6 +350,54 @@ impl LiveRun {
     pub fn busy(&self) -> InUse<'_> {
         self.activity.begin();
         InUse { activity: &self.activity, _permit: None }
+    }
+}
+
+/// A request to a port of a run, until its answer has ended. It counts as
+/// activity.
+pub struct Visit {
+    run: Arc<LiveRun>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Visit {
+    pub fn sandbox(&self) -> &SandboxId {
+        &self.run.sandbox
+    }
+
+    /// Waits until the run is no longer running.
+    pub async fn ended(&self) -> ApiError {
+        self.run.ended().await
+    }
+
+    /// A body that is under way until its last byte, or until the run ends.
+    pub fn until_the_end<B>(self, body: B) -> axum::body::Body
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        use futures_util::StreamExt;
+        use http_body_util::BodyExt;
+        let run = Arc::clone(&self.run);
+        let end = Box::pin(async move { run.ended().await });
+        let frames = http_body_util::BodyStream::new(body.map_err(Into::into));
+        let ended =
+            futures_util::stream::once(end).map(|why| Err::<_, axum::BoxError>(why.message.into()));
+        // Whatever comes first; an answer that ends ends both.
+        let frames = frames.map(Some).chain(futures_util::stream::once(std::future::ready(None)));
+        let both = futures_util::stream::select(frames, ended.map(Some));
+        let body =
+            both.take_while(|frame| std::future::ready(frame.is_some())).filter_map(move |frame| {
+                let _held = &self;
+                std::future::ready(frame)
+            });
+        axum::body::Body::new(http_body_util::StreamBody::new(body))
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.run.activity.end();
     }
 }
 

@@ -25,6 +25,8 @@ pub struct RunRow {
     pub timeout_ms: u64,
     /// JSON: what commands start with.
     pub defaults: String,
+    /// JSON: what it reaches, with sealed secrets.
+    pub network: String,
     pub on_idle: OnIdle,
     pub auto_resume: bool,
     /// What it had used when it was last hibernated.
@@ -59,8 +61,9 @@ impl Store {
             connection
                 .prepare_cached(
                     "INSERT INTO runs (id, tenant, image, digest, status, vcpus, mem_mib, \
-                     disk_mib, timeout_ms, defaults, create_ms, created_at, on_idle, auto_resume)
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                     disk_mib, timeout_ms, defaults, create_ms, created_at, on_idle, auto_resume, \
+                     network)
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 )?
                 .execute((
                     run.id.as_str(),
@@ -77,6 +80,7 @@ impl Store {
                     run.created_at,
                     run.on_idle.name(),
                     run.auto_resume,
+                    run.network,
                 ))?;
             Ok(())
         })
@@ -147,12 +151,23 @@ impl Store {
         .await
     }
 
+    pub async fn set_run_network(&self, id: &RunId, network: String) -> Result<(), StoreError> {
+        let id = id.to_string();
+        self.call(move |connection| {
+            connection
+                .prepare_cached("UPDATE runs SET network = ? WHERE id = ?")?
+                .execute((network, id))?;
+            Ok(())
+        })
+        .await
+    }
+
     pub async fn end_run(&self, id: &RunId, ending: Ending) -> Result<(), StoreError> {
         let id = id.to_string();
         self.call(move |connection| {
             connection
                 .prepare_cached(
-                    "UPDATE runs SET status = ?, destroyed_at = ?, reason = ?, cpu_ms = ?,
+                    "UPDATE runs SET status = ?, destroyed_at = ?, reason = ?, network = '', cpu_ms = ?,
                      mem_peak_bytes = ?, disk_used_bytes = ? WHERE id = ?",
                 )?
                 .execute((
@@ -240,6 +255,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         disk_mib: row.get("disk_mib")?,
         timeout_ms: row.get("timeout_ms")?,
         defaults: row.get("defaults")?,
+        network: row.get("network")?,
         on_idle: parsed("on_idle", row, OnIdle::parse)?,
         auto_resume: row.get("auto_resume")?,
         used: Used {
@@ -303,6 +319,7 @@ mod tests {
             mem_mib: 1024,
             disk_mib: 10240,
             timeout_ms: 300_000,
+            network: String::new(),
             defaults: "{}".to_owned(),
             on_idle: OnIdle::Destroy,
             auto_resume: false,

@@ -66,6 +66,10 @@ const STEPS: &[&str] = &[
     ) STRICT;
     CREATE INDEX snapshots_by_tenant ON snapshots (tenant, created_at);
 ",
+    "
+    ALTER TABLE runs ADD COLUMN network TEXT NOT NULL DEFAULT '';
+    ALTER TABLE snapshots ADD COLUMN network TEXT NOT NULL DEFAULT '';
+",
 ];
 
 pub fn migrate(connection: &mut Connection) -> Result<(), StoreError> {

@@ -21,6 +21,8 @@ pub struct SnapshotRow {
     pub defaults: String,
     pub on_idle: OnIdle,
     pub auto_resume: bool,
+    /// JSON: what it reaches, with sealed secrets.
+    pub network: String,
     pub size_bytes: u64,
     pub created_at: i64,
 }
@@ -31,8 +33,9 @@ impl Store {
             connection
                 .prepare_cached(
                     "INSERT INTO snapshots (id, tenant, run_id, image, digest, vcpus, mem_mib, \
-                     disk_mib, timeout_ms, defaults, on_idle, auto_resume, size_bytes, created_at)
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                     disk_mib, timeout_ms, defaults, on_idle, auto_resume, size_bytes, created_at, \
+                     network)
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 )?
                 .execute((
                     row.id,
@@ -49,6 +52,7 @@ impl Store {
                     row.auto_resume,
                     row.size_bytes,
                     row.created_at,
+                    row.network,
                 ))?;
             Ok(())
         })
@@ -102,6 +106,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<SnapshotRow> {
         defaults: row.get("defaults")?,
         on_idle: parsed("on_idle", row, OnIdle::parse)?,
         auto_resume: row.get("auto_resume")?,
+        network: row.get("network")?,
         size_bytes: row.get("size_bytes")?,
         created_at: row.get("created_at")?,
     })

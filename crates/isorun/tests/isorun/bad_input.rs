@@ -51,22 +51,16 @@ fn runs_that_cannot_be() {
                 "expected a string",
             ),
             (
-                json!({ "image": "host", "network": { "allow": ["a"] } }),
-                501,
-                "not_supported",
-                "network",
+                json!({ "image": "host", "network": { "allow": ["a b"] } }),
+                400,
+                "invalid_request",
+                "network.allow[0]",
             ),
             (
-                json!({ "image": "host", "network": { "deny": ["a"] } }),
-                501,
-                "not_supported",
-                "network",
-            ),
-            (
-                json!({ "image": "host", "network_profile": "internet" }),
-                501,
-                "not_supported",
-                "internet",
+                json!({ "image": "host", "network": { "deny": ["1.2.3.4/99"] } }),
+                400,
+                "invalid_request",
+                "network.deny[0]",
             ),
             (
                 json!({ "image": "host", "network_profile": "x" }),
@@ -75,10 +69,17 @@ fn runs_that_cannot_be() {
                 "locked-down",
             ),
             (
+                json!({ "image": "host", "network_profile": "internet",
+                    "network": { "allow": ["a.com"] } }),
+                400,
+                "invalid_request",
+                "exclude",
+            ),
+            (
                 json!({ "image": "host", "credentials": { "A": "b" } }),
-                501,
-                "not_supported",
-                "credentials",
+                400,
+                "invalid_request",
+                "credentials.A",
             ),
         ];
         for (body, status, code, text) in cases {

@@ -66,8 +66,8 @@ class AsyncSandbox(SandboxBase):
             image, vcpus, mem_mib, disk_mib, sandbox_timeout, network_profile,
             allow, deny, env, credentials, on_idle, auto_resume,
         )  # fmt: skip
-        super().__init__(options, timeout)
         self._target = _config.find(api_url, api_key)
+        super().__init__(options, timeout, self._target.url)
         self._transport = AsyncTransport(self._target)
 
     async def create(self) -> SandboxInfo:
@@ -217,7 +217,7 @@ class AsyncSandbox(SandboxBase):
 
     def _copy(self, info: SandboxInfo) -> AsyncSandbox:
         copy = AsyncSandbox.__new__(AsyncSandbox)
-        SandboxBase.__init__(copy, self._options_of(info), self.timeout)
+        SandboxBase.__init__(copy, self._options_of(info), self.timeout, self._api_url)
         copy._target = self._target
         copy._transport = AsyncTransport(self._target)
         copy._created(info)

@@ -19,11 +19,12 @@ class SandboxBase:
     info: SandboxInfo | None
     """What the server said when it was created."""
 
-    def __init__(self, options: Options, timeout: float) -> None:
+    def __init__(self, options: Options, timeout: float, api_url: str) -> None:
         self.id = None
         self.info = None
         self.timeout = timeout
         self._options = options
+        self._api_url = api_url.rstrip("/")
         self._stats: DestroyStats | None = None
 
     def __repr__(self) -> str:
@@ -45,6 +46,20 @@ class SandboxBase:
             raise IsorunError(f"{self.id} is destroyed", code=404, kind="run_destroyed")
         return self.id
 
+    def url(self, port: int) -> str:
+        """The URL of a server that listens on a port inside, on its loopback
+        address too. Whoever knows the URL can use it, without a key.
+
+        :raises IsorunError: the server, or whoever made the sandbox, has switched
+            such URLs off.
+        """
+        run = self._running()
+        if isinstance(port, bool) or not isinstance(port, int) or not 2 <= port <= 65535:
+            raise IsorunError(f"{port!r} is no port: give a number from 2 to 65535")
+        if self.info is None or not self.info.port_url:
+            raise IsorunError(f"{run} has no public URLs: they are switched off")
+        path = self.info.port_url.replace("{port}", str(port))
+        return f"{self._api_url}{path}" if path.startswith("/") else path
     def _options_of(self, info: SandboxInfo) -> Options:
         """What a copy is made of."""
         return replace(

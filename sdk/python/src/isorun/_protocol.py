@@ -305,6 +305,7 @@ def _info_of(body: dict[str, Any]) -> SandboxInfo:
         create_ms=int(body["create_ms"]),
         status=str(body["status"]),
         created_at=str(body["created_at"]),
+        port_url=str(body.get("port_url") or ""),
     )
 
 

@@ -65,8 +65,8 @@ class Sandbox(SandboxBase):
             image, vcpus, mem_mib, disk_mib, sandbox_timeout, network_profile,
             allow, deny, env, credentials, on_idle, auto_resume,
         )  # fmt: skip
-        super().__init__(options, timeout)
         self._target = _config.find(api_url, api_key)
+        super().__init__(options, timeout, self._target.url)
         self._transport = Transport(self._target)
 
     def create(self) -> SandboxInfo:
@@ -214,7 +214,7 @@ class Sandbox(SandboxBase):
 
     def _copy(self, info: SandboxInfo) -> Sandbox:
         copy = Sandbox.__new__(Sandbox)
-        SandboxBase.__init__(copy, self._options_of(info), self.timeout)
+        SandboxBase.__init__(copy, self._options_of(info), self.timeout, self._api_url)
         copy._target = self._target
         copy._transport = Transport(self._target)
         copy._created(info)

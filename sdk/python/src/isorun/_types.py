@@ -18,6 +18,8 @@ class SandboxInfo:
     """How long it took the server to create it."""
     status: str = "running"
     created_at: str = ""
+    port_url: str = ""
+    """Where its ports are reached without a key, with `{port}` in place of one."""
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ pub async fn fork(
     });
     let made = task.await.map_err(|error| ApiError::internal("cannot copy the run", error))?;
     guard.disarm();
-    let forks = made?.iter().map(|child| child.describe(&app.config.region)).collect();
+    let forks = made?.iter().map(|child| child.describe(&app.config)).collect();
     Ok(Answer(Forks { forks }))
 }
 
@@ -132,7 +132,8 @@ async fn make(
 
 async fn child(app: &App, parent: &LiveRun, folder: &Path) -> Result<Arc<LiveRun>, ApiError> {
     let what = json!({ "forked_from": parent.id });
-    from_checkpoint(app, parent.row.clone(), parent.sandbox.as_str(), folder, None, what).await
+    let like = RunRow { network: parent.network().store(&app.secret)?, ..parent.row.clone() };
+    from_checkpoint(app, like, parent.sandbox.as_str(), folder, None, what).await
 }
 
 /// A new run like another one, from a checkpoint. `held` is who keeps its image.

@@ -36,7 +36,7 @@ use crate::{
 )]
 pub async fn sleep(State(app): State<App>, OwnRun(run): OwnRun) -> Result<Answer<Run>, ApiError> {
     hibernate(&app, &run).await?;
-    Ok(Answer(run.describe(&app.config.region)))
+    Ok(Answer(run.describe(&app.config)))
 }
 
 /// Resume a run
@@ -54,7 +54,7 @@ pub async fn sleep(State(app): State<App>, OwnRun(run): OwnRun) -> Result<Answer
 )]
 pub async fn wake(State(app): State<App>, OwnRun(run): OwnRun) -> Result<Answer<Run>, ApiError> {
     resume(&app, &run).await?;
-    Ok(Answer(run.describe(&app.config.region)))
+    Ok(Answer(run.describe(&app.config)))
 }
 
 /// Resumes a run that is to be resumed by whoever wants something of it.
@@ -139,6 +139,8 @@ async fn bring_back(app: &App, run: &LiveRun) -> Result<(), ApiError> {
     let manifest = archive::read(app, &folder).await?;
     let mut spec = lifecycle::spec(app, &run.row, run.sandbox.clone(), manifest.root.clone());
     spec.pids = manifest.pids;
+    // Its rules may have changed since it was created.
+    spec.network = run.network().plan();
     // At the same time: nobody reaches it before it is known to be whole.
     let (restored, whole) =
         tokio::join!(app.engine.restore(spec, &folder), archive::check(&folder, &manifest));

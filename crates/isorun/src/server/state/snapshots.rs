@@ -96,6 +96,7 @@ async fn make(app: &App, run: &LiveRun) -> Result<SnapshotRow, ApiError> {
         defaults: run.row.defaults.clone(),
         on_idle: run.row.on_idle,
         auto_resume: run.row.auto_resume,
+        network: run.network().store(&app.secret)?,
         size_bytes,
         created_at: clock::now_ms(),
     };
@@ -145,7 +146,7 @@ pub async fn restore(
     });
     let made = task.await.map_err(|error| ApiError::internal("cannot restore", error))?;
     guard.disarm();
-    Ok(Answer(made?.describe(&app.config.region)))
+    Ok(Answer(made?.describe(&app.config)))
 }
 
 async fn bring_back(app: &App, snapshot: SnapshotRow) -> Result<Arc<LiveRun>, ApiError> {
@@ -167,6 +168,7 @@ async fn bring_back(app: &App, snapshot: SnapshotRow) -> Result<Arc<LiveRun>, Ap
         defaults: snapshot.defaults,
         on_idle: snapshot.on_idle,
         auto_resume: snapshot.auto_resume,
+        network: snapshot.network,
         used: Used::default(),
         create_ms: 0,
         created_at: 0,

@@ -1,0 +1,94 @@
+//! Addresses that lead to somebody's own network, and not to the public one.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+
+use ipnet::Ipv4Net;
+
+/// Ranges that are not public, by the registry of special-purpose addresses
+/// (RFC 6890 and its updates): this host, private networks, carriers' networks,
+/// loopback, link-local (where metadata services are), documentation,
+/// benchmarks, multicast, the future.
+const SPECIAL: [(Ipv4Addr, u8); 15] = [
+    (Ipv4Addr::new(0, 0, 0, 0), 8),
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+    (Ipv4Addr::new(127, 0, 0, 0), 8),
+    (Ipv4Addr::new(169, 254, 0, 0), 16),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 0, 0, 0), 24),
+    (Ipv4Addr::new(192, 0, 2, 0), 24),
+    (Ipv4Addr::new(192, 88, 99, 0), 24),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+    (Ipv4Addr::new(198, 18, 0, 0), 15),
+    (Ipv4Addr::new(198, 51, 100, 0), 24),
+    (Ipv4Addr::new(203, 0, 113, 0), 24),
+    (Ipv4Addr::new(224, 0, 0, 0), 4),
+    (Ipv4Addr::new(240, 0, 0, 0), 4),
+];
+/// A well-known metadata service outside of those ranges.
+const METADATA: [Ipv4Addr; 1] = [Ipv4Addr::new(168, 63, 129, 16)];
+
+/// Whether an address is one of the public internet, and not this machine's.
+#[must_use]
+pub fn is_public(address: Ipv4Addr) -> bool {
+    let special = |&(network, length): &(Ipv4Addr, u8)| {
+        let mask = u32::MAX << (32 - u32::from(length));
+        u32::from(address) & mask == u32::from(network)
+    };
+    !SPECIAL.iter().any(special) && !METADATA.contains(&address) && !is_own(address)
+}
+
+/// Whether it is this machine's own. The system takes such an address itself as
+/// the source of what goes there.
+fn is_own(address: Ipv4Addr) -> bool {
+    let source = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        // Sends nothing.
+        socket.connect(SocketAddr::from((address, 9)))?;
+        socket.local_addr()
+    };
+    // An address without a way to it is nobody's, least of all ours.
+    source().is_ok_and(|source| source.ip() == IpAddr::V4(address))
+}
+
+/// Whether one of these ranges has it.
+#[must_use]
+pub fn within(ranges: &[Ipv4Net], address: Ipv4Addr) -> bool {
+    ranges.iter().any(|range| range.contains(&address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_public() {
+        for (text, public) in [
+            ("1.1.1.1", true),
+            ("9.255.255.255", true),
+            ("11.0.0.0", true),
+            ("100.63.255.255", true),
+            ("172.32.0.1", true),
+            ("192.0.1.1", true),
+            ("198.20.0.1", true),
+            ("0.0.0.0", false),
+            ("10.1.2.3", false),
+            ("100.64.0.1", false),
+            ("100.127.255.255", false),
+            ("127.0.0.1", false),
+            ("127.255.255.255", false),
+            ("169.254.169.254", false),
+            ("172.16.0.1", false),
+            ("172.31.255.255", false),
+            ("192.0.0.1", false),
+            ("192.168.255.1", false),
+            ("198.19.255.255", false),
+            ("203.0.113.7", false),
+            ("224.0.0.1", false),
+            ("255.255.255.255", false),
+            ("168.63.129.16", false),
+        ] {
+            assert_eq!(is_public(text.parse().unwrap()), public, "{text}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What all sandboxes' proxies share: how to resolve, what is permitted, whom to
+//! tell.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+
+use super::resolver::Resolver;
+use super::{Observer, address};
+
+/// How the proxies of an engine are set up.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// Resolvers to ask; those of the machine if there are none.
+    pub resolvers: Vec<SocketAddr>,
+    /// Ranges that are not public and that rules may name all the same.
+    pub permitted: Vec<Ipv4Net>,
+    /// Certificates, as PEM, of authorities that vouch for servers to which
+    /// secrets go, beside those of the machine.
+    pub extra_roots: Option<std::path::PathBuf>,
+    /// Who wants to know what was not let through.
+    pub observer: Option<Arc<dyn Observer>>,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("resolvers", &self.resolvers)
+            .field("permitted", &self.permitted)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What all proxies share.
+pub struct Gate {
+    pub(super) resolver: Resolver,
+    pub(super) permitted: Vec<Ipv4Net>,
+    pub(super) observer: Option<Arc<dyn Observer>>,
+    pub(super) upstream: super::intercept::Upstream,
+}
+
+impl Gate {
+    /// Sets it up.
+    ///
+    /// # Errors
+    ///
+    /// A text for the operator: what cannot be used.
+    pub fn open(options: &Options) -> Result<Arc<Self>, String> {
+        Ok(Arc::new(Self {
+            resolver: Resolver::new(&options.resolvers)?,
+            permitted: options.permitted.clone(),
+            observer: options.observer.clone(),
+            upstream: super::intercept::Upstream::open(options.extra_roots.as_deref())?,
+        }))
+    }
+
+    /// Whether a sandbox may learn that a name has this address.
+    pub(super) fn may_be_told(&self, address: Ipv4Addr) -> bool {
+        address::is_public(address) || address::within(&self.permitted, address)
+    }
+}

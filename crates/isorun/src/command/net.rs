@@ -1,0 +1,109 @@
+//! `isorun net`: what a sandbox reaches.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::table;
+use crate::{
+    api::{Network, NetworkChange, NetworkRules},
+    client::Client,
+    failure::Failure,
+    id::RunId,
+};
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show what a sandbox may reach
+    Show {
+        /// The sandbox
+        #[arg(value_parser = super::run_id)]
+        id: RunId,
+
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Change what a sandbox may reach, at once; connections that are open are reset
+    #[command(after_long_help = SET)]
+    Set {
+        /// The sandbox
+        #[arg(value_parser = super::run_id)]
+        id: RunId,
+
+        #[command(flatten)]
+        rules: RuleArgs,
+
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Rules on the command line.
+#[derive(Clone, clap::Args)]
+pub struct RuleArgs {
+    /// A ready choice: default, the web; internet, all of it; locked-down, nothing
+    #[arg(long = "network", value_name = "PROFILE", conflicts_with_all = ["allow", "deny"], help_heading = "Network")]
+    profile: Option<String>,
+
+    /// Where it may connect to, and nowhere else: an IP, a CIDR, a hostname or *.suffix; repeat it
+    /// for more
+    #[arg(long, value_name = "RULE", help_heading = "Network")]
+    allow: Vec<String>,
+
+    /// Where it may not connect to, whatever is allowed; repeat it for more
+    #[arg(long, value_name = "RULE", help_heading = "Network")]
+    deny: Vec<String>,
+}
+
+const SET: &str = "\
+Examples:
+  isorun net set $id --allow pypi.org --allow '*.pythonhosted.org'
+  isorun net set $id --deny 203.0.113.0/24
+  isorun net set $id --network locked-down";
+
+impl RuleArgs {
+    pub fn change(self) -> NetworkChange {
+        let lists = !self.allow.is_empty() || !self.deny.is_empty();
+        NetworkChange {
+            network: lists
+                .then_some(NetworkRules { allow: Some(self.allow), deny: Some(self.deny) }),
+            network_profile: self.profile,
+        }
+    }
+}
+
+pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
+    let (network, json) = match args.command {
+        Command::Show { id, json } => (client.network(&id).await?, json),
+        Command::Set { id, rules, json } => {
+            let change = rules.change();
+            if change.network.is_none() && change.network_profile.is_none() {
+                return Err(Failure::usage("nothing to change")
+                    .hint("give --network, --allow or --deny; `isorun net show` shows what is"));
+            }
+            (client.set_network(&id, &change).await?, json)
+        }
+    };
+    if json { table::json(&network) } else { table::line(&text(&network)) }
+}
+
+fn text(network: &Network) -> String {
+    let list = |texts: &[String]| if texts.is_empty() { "-".to_owned() } else { texts.join(" ") };
+    format!(
+        "profile      {}\nallow        {}\ndeny         {}\nall the rest {}\ncredentials  {}",
+        network.profile.as_deref().unwrap_or("-"),
+        list(&network.allow),
+        list(&network.deny),
+        network.rest,
+        list(&network.credentials),
+    )
+}

@@ -1,0 +1,216 @@
+//! One request through the proxy, and its answer: heads are rewritten, bodies
+//! stream, an upgrade becomes a plain stream of bytes both ways.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
+        header::{self, Entry},
+    },
+    response::Response,
+};
+use hyper::{ext::Protocol, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
+
+use super::{ApiError, Code, Place, Ports, reach::Trouble};
+use crate::server::runs::Visit;
+
+/// How long a server inside may take until its answer begins.
+const SILENCE: Duration = Duration::from_secs(300);
+
+/// Headers that are about one connection only.
+const HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Passes a request on, and its answer back.
+pub async fn pass(
+    ports: &Ports,
+    visit: Visit,
+    place: &Place,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    // A WebSocket over HTTP/2 is a CONNECT; inside it is the usual upgrade.
+    let over_http2 = request.method() == Method::CONNECT;
+    let protocol = if over_http2 {
+        let protocol = request.extensions_mut().remove::<Protocol>();
+        let protocol = protocol.filter(|protocol| protocol.as_str() == "websocket");
+        if protocol.is_none() {
+            return Err(ApiError::invalid("CONNECT is for WebSockets only"));
+        }
+        Some(HeaderValue::from_static("websocket"))
+    } else {
+        upgrade(request.headers())
+    };
+    let ours = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
+    let inward = inward(place, request, protocol, over_http2)?;
+    let sending = ports.send(visit.sandbox(), place.port, inward);
+    let answer = match timeout(SILENCE, sending).await {
+        Ok(answer) => answer.map_err(|trouble| refusal(place, trouble))?,
+        Err(_) => {
+            return Err(ApiError::new(
+                Code::PortSilent,
+                format!("the server on port {} did not answer in time", place.port),
+            ));
+        }
+    };
+    Ok(outward(place, answer, ours, over_http2, visit))
+}
+
+fn refusal(place: &Place, trouble: Trouble) -> ApiError {
+    match trouble {
+        Trouble::Refused(why) => ApiError::new(
+            Code::NobodyListens,
+            format!("{why} in {}: start a server there, then try again", place.run),
+        ),
+        Trouble::Away(why) => {
+            tracing::warn!(run = %place.run, why, "a URL does not reach its sandbox");
+            ApiError::new(Code::Unavailable, "the sandbox cannot be reached now: try again")
+        }
+        Trouble::Broken(_) => ApiError::new(
+            Code::PortBroken,
+            format!(
+                "the server on port {} hung up, or does not speak HTTP: its answer makes no sense",
+                place.port
+            ),
+        ),
+    }
+}
+
+/// What the server inside is sent.
+fn inward(
+    place: &Place,
+    request: Request,
+    upgrade: Option<HeaderValue>,
+    over_http2: bool,
+) -> Result<Request, ApiError> {
+    let (mut parts, body) = request.into_parts();
+    let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let path = format!("{}{query}", place.path);
+    let headers = &mut parts.headers;
+    let host = match headers.entry(header::HOST) {
+        Entry::Occupied(host) => Some(host.get().clone()),
+        Entry::Vacant(_) => parts
+            .uri
+            .authority()
+            .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()),
+    };
+    strip(headers);
+    if let Some(upgrade) = upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, upgrade);
+        if over_http2 {
+            parts.method = Method::GET;
+            // Nobody looks at the answer to it: HTTP/2 has none.
+            let key = HeaderValue::from_static("aXNvcnVuLXdlYnNvY2tldA==");
+            headers.insert(header::SEC_WEBSOCKET_KEY, key);
+        }
+    }
+    for (name, value) in [
+        ("x-forwarded-prefix", HeaderValue::from_str(&place.prefix).ok()),
+        ("x-forwarded-host", host.clone()),
+    ] {
+        // What a client says of these is not so.
+        headers.remove(name);
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
+    }
+    headers.remove("forwarded");
+    if let Some(host) = host {
+        headers.insert(header::HOST, host);
+    }
+    parts.version = Version::HTTP_11;
+    parts.uri = path
+        .parse::<Uri>()
+        .map_err(|error| ApiError::invalid(format!("the path is no path: {error}")))?;
+    Ok(Request::from_parts(parts, body))
+}
+
+/// What the client is sent.
+fn outward(
+    place: &Place,
+    mut answer: Response<hyper::body::Incoming>,
+    ours: Option<OnUpgrade>,
+    over_http2: bool,
+    visit: Visit,
+) -> Response {
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let theirs = hyper::upgrade::on(&mut answer);
+        let protocol = upgrade(answer.headers());
+        let (mut parts, _) = answer.into_parts();
+        strip(&mut parts.headers);
+        if over_http2 {
+            parts.status = StatusCode::OK;
+            parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+        } else if let Some(protocol) = protocol {
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(header::UPGRADE, protocol);
+        }
+        if let Some(ours) = ours {
+            tokio::spawn(splice(ours, theirs, visit));
+        }
+        return Response::from_parts(parts, Body::empty());
+    }
+    let (mut parts, body) = answer.into_parts();
+    strip(&mut parts.headers);
+    parts.version = Version::default();
+    // The server inside does not know where it is.
+    if let Some(location) = parts.headers.get(header::LOCATION)
+        && let Some(path) = location.to_str().ok().filter(|to| to.starts_with('/'))
+        && !path.starts_with("//")
+        && let Ok(value) = HeaderValue::try_from(format!("{}{path}", place.prefix))
+    {
+        parts.headers.insert(header::LOCATION, value);
+    }
+    Response::from_parts(parts, visit.until_the_end(body))
+}
+
+/// Carries bytes both ways until both have ended, or the run has.
+async fn splice(ours: OnUpgrade, theirs: OnUpgrade, visit: Visit) {
+    let work = async {
+        let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else { return };
+        let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
+        // Who hangs up is told by the end of the other one.
+        let _ = tokio::io::copy_bidirectional(&mut ours, &mut theirs).await;
+    };
+    tokio::select! {
+        () = work => {}
+        _ = visit.ended() => {}
+    }
+}
+
+/// The protocol that a head asks for, or agrees to.
+fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let wanted = headers.get_all(header::CONNECTION).iter().any(|value| {
+        let words = value.to_str().unwrap_or_default().split(',');
+        words.map(str::trim).any(|word| word.eq_ignore_ascii_case("upgrade"))
+    });
+    headers.get(header::UPGRADE).filter(|_| wanted).cloned()
+}
+
+/// Takes away what is about the connection that a head came on.
+fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.to_str().unwrap_or_default().split(','))
+        .filter_map(|word| word.trim().parse().ok())
+        // Those say where the body ends.
+        .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST)
+        .collect();
+    for name in HOP.iter().chain(&named) {
+        headers.remove(name);
+    }
+}

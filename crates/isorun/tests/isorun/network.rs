@@ -1,0 +1,245 @@
+//! What runs reach: rules, what was blocked, and secrets that stay outside.
+
+use std::{net::SocketAddr, process::Command, sync::Arc};
+
+use hickory_resolver::proto::{
+    op::Message,
+    rr::{RData, Record, RecordType, rdata},
+};
+use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, UdpSocket},
+};
+use tokio_rustls::{TlsAcceptor, rustls};
+
+use crate::fixture::{Server, answer, bounded, refused};
+
+const WORLD: &str = "198.51.100.240";
+
+/// An address of the loopback interface that stands for the world.
+struct Address;
+
+impl Address {
+    fn new() -> Self {
+        Self::run("add");
+        Self
+    }
+
+    fn run(what: &str) {
+        let words = ["addr", what, &format!("{WORLD}/32"), "dev", "lo"];
+        let _ = Command::new("ip").args(words).output().unwrap();
+    }
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        Self::run("del");
+    }
+}
+
+/// A resolver for which every name has that address.
+async fn resolver() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 4096];
+        while let Ok((count, from)) = socket.recv_from(&mut buffer).await {
+            let question = Message::from_vec(&buffer[..count]).unwrap();
+            let query = question.queries[0].clone();
+            let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
+            answer.add_query(query.clone());
+            if query.query_type == RecordType::A {
+                let data = RData::A(rdata::A(WORLD.parse().unwrap()));
+                answer.add_answer(Record::from_rdata(query.name, 30, data));
+            }
+            socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+        }
+    });
+    address
+}
+
+/// A service that wants a key, as that of OpenAI does: it tells what it was
+/// sent, and streams when it is asked to.
+async fn service(names: &[&str]) -> String {
+    let issuer = {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    };
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![leaf.der().clone()],
+            rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind((WORLD, 443)).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut head = Vec::new();
+                while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                    if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                let text = String::from_utf8_lossy(&head).to_lowercase();
+                let real = text.contains("authorization: bearer sk-the-real-one\r\n");
+                let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
+                let body = json!({ "real": real, "path": path, "object": "list", "data": [] });
+                let body = body.to_string();
+                let status = if real { "200 OK" } else { "401 Unauthorized" };
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nx-echo: sk-the-real-one\r\n\
+                     content-length: {}\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+                let _ = stream.write_all(answer.as_bytes()).await;
+                let _ = stream.shutdown().await;
+            });
+        }
+    });
+    issuer.pem()
+}
+
+#[test]
+fn a_secret_is_used_and_never_inside() {
+    let _address = Address::new();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (resolver, roots) = runtime
+        .block_on(async { (resolver().await, service(&["api.openai.com", "other.test"]).await) });
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("roots.pem");
+    std::fs::write(&file, roots).unwrap();
+    let resolver = resolver.to_string();
+    let permit = format!("{WORLD}/32");
+    let server = Server::start_with(&[
+        "--resolver",
+        &resolver,
+        "--permit-private",
+        &permit,
+        "--credential-roots",
+        file.to_str().unwrap(),
+    ]);
+    bounded(async {
+        let id = server
+            .create_with(json!({
+                "credentials": {
+                    "OPENAI_API_KEY": "sk-the-real-one",
+                    "MINE": { "value": "sk-the-real-one", "host": "other.test",
+                        "methods": ["GET"], "paths": ["/allowed/*"] },
+                },
+                "network": { "allow": ["api.openai.com", "other.test", "wrong.test"] },
+            }))
+            .await;
+        let python = |code: &str| format!("python3 - <<'EOF'\n{code}\nEOF");
+        // Over HTTPS, as any program does it.
+        let https = python(
+            "import json, os, urllib.request
+def ask(url, method='GET'):
+    key = os.environ['OPENAI_API_KEY']
+    request = urllib.request.Request(url, headers={'Authorization': 'Bearer ' + key}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer: return json.load(answer)['real'], answer.headers['x-echo']
+    except urllib.error.HTTPError as e: return e.code, e.read().decode()
+print(ask('https://api.openai.com/v1/models'))
+print(ask(os.environ['OPENAI_BASE_URL'] + '/models'))
+print(ask('https://other.test/allowed/x')[0], ask('https://other.test/not')[0], ask('https://other.test/allowed/x', 'POST')[0])
+",
+        );
+        let said = server.exec(&id, &https).await;
+        let expected =
+            "(True, 'sk-isorun-proxy-managed')\n(True, 'sk-isorun-proxy-managed')\nTrue 403 403\n";
+        assert_eq!(said["stdout"], expected, "{said}");
+        let said = server.exec(&id, "curl -sS -H \"Authorization: Bearer $OPENAI_API_KEY\" https://api.openai.com/v1/models").await;
+        assert!(said["stdout"].as_str().unwrap().contains("\"real\":true"), "{said}");
+        // Another host in the request than in the connection.
+        let said = server.exec(&id, "curl -sS -o /dev/null -w '%{http_code}' -H 'Host: evil.test' https://api.openai.com/").await;
+        assert_eq!(said["stdout"], "421", "{said}");
+        // Nothing of it is inside.
+        let search = "env | grep -c the-real; grep -rls the-real /etc /root /tmp /run /srv /proc/[0-9]*/environ; cat /etc/isorun/ca.pem | grep -c KEY";
+        assert_eq!(server.exec(&id, search).await["stdout"], "0\n0\n");
+        let (_, network) = server.get(&format!("/v1/runs/{id}/network")).await;
+        assert_eq!(network["credentials"], json!(["MINE", "OPENAI_API_KEY"]));
+        // Nor in all of its memory and files, nor in what the server keeps in plain.
+        server.exec(&id, "setsid sleep 1000 >/dev/null 2>&1 &").await;
+        let (status, snapshot) = server.post(&format!("/v1/runs/{id}/snapshot"), json!({})).await;
+        assert_eq!(status, 200, "{snapshot}");
+        let has = |text: &str| {
+            let words = ["-rlaF", text, server.data.path().to_str().unwrap()];
+            let output = Command::new("grep").args(words).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert_eq!(has("sk-the-real-one"), "");
+        // It was looked for where it would be: the placeholder is there.
+        assert!(has("sk-isorun-proxy-managed").contains("snap"), "{}", has("sk-isorun"));
+    });
+}
+
+#[test]
+fn what_is_blocked_is_on_record_and_rules_can_change() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create_with(json!({ "network_profile": "locked-down" })).await;
+        let probe = "python3 -c \"
+import socket
+try: socket.create_connection(('denied.example', 443), 8).recv(1); print('open')
+except OSError as e: print(type(e).__name__)\"";
+        assert_eq!(server.exec(&id, probe).await["stdout"], "ConnectionResetError\n");
+        let blocked = loop {
+            let log = server.request(Method::GET, &format!("/v1/runs/{id}/audit")).send().await;
+            let log = log.unwrap().text().await.unwrap();
+            let found = log
+                .lines()
+                .map(|line| serde_json::from_str::<Value>(line).unwrap())
+                .find(|entry| entry["event"] == "network.blocked");
+            if let Some(found) = found {
+                break found;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        };
+        let data = &blocked["data"];
+        assert_eq!(
+            (&data["name"], &data["port"], &data["reason"]),
+            (&json!("denied.example"), &json!(443), &json!("unlisted"))
+        );
+        let output =
+            server.run(&["net", "set", &id, "--allow", "*.example", "--deny", "1.2.3.0/24"]);
+        assert!(output.status.success(), "{output:?}");
+        let (_, network) = server.get(&format!("/v1/runs/{id}/network")).await;
+        let expected = json!({ "profile": null, "rest": "denied", "allow": ["*.example"],
+            "deny": ["1.2.3.0/24"], "credentials": [] });
+        assert_eq!(network, expected);
+        let patch =
+            |body: Value| server.request(Method::PATCH, &format!("/v1/runs/{id}")).json(&body);
+        let profile = json!({ "network_profile": "internet" });
+        assert_eq!(answer(patch(profile)).await.0, 200);
+        let (_, network) = server.get(&format!("/v1/runs/{id}/network")).await;
+        assert_eq!(network["profile"], "internet");
+        for (body, text) in [
+            (json!({}), "nothing to change"),
+            (json!({ "network": { "allow": ["a b"] } }), "network.allow[0]"),
+            (json!({ "network": { "deny": ["a.com:80"] } }), "network.deny[0]"),
+            (json!({ "network_profile": "open" }), "network_profile"),
+            (json!({ "network": { "alow": [] } }), "alow"),
+        ] {
+            refused(&answer(patch(body)).await, 400, "invalid_request", text);
+        }
+        let (_, profiles) = server.get("/v1/network-profiles").await;
+        let names: Vec<_> =
+            profiles.as_array().unwrap().iter().map(|profile| profile["name"].clone()).collect();
+        assert_eq!(names, ["default", "locked-down", "internet"]);
+    });
+}

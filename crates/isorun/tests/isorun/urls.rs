@@ -1,0 +1,311 @@
+//! What listens inside of a sandbox, reached from outside.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use reqwest::{Method, StatusCode, redirect};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{client_async, tungstenite::Message};
+
+use crate::fixture::{Server, answer, bounded, refused};
+
+/// An HTTP server that tells what it was asked, on the loopback address only.
+const ECHO: &str = r#"
+import hashlib, http.server, sys, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        if self.path.startswith("/slow"):
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream")
+            self.end_headers()
+            for i in range(3):
+                self.wfile.write(b"data: %d\n\n" % i)
+                self.wfile.flush()
+                time.sleep(0.3)
+            self.close_connection = True
+            return
+        if self.path == "/away":
+            self.send_response(302)
+            self.send_header("location", "/there?x=1")
+            self.send_header("content-length", "0")
+            self.end_headers()
+            return
+        text = (self.command + " " + self.path + "\n" + str(self.headers)).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+    def do_POST(self):
+        digest, left = hashlib.sha256(), int(self.headers["content-length"])
+        while left:
+            piece = self.rfile.read(min(left, 1 << 16))
+            digest.update(piece)
+            left -= len(piece)
+        text = digest.hexdigest().encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"#;
+
+/// A WebSocket server that says everything twice, without any library.
+const TWICE: &str = r#"
+import base64, hashlib, socket, struct, sys, threading
+def exactly(s, n):
+    data = b""
+    while len(data) < n:
+        piece = s.recv(n - len(data))
+        if not piece: raise EOFError
+        data += piece
+    return data
+def serve(s):
+    head = b""
+    while b"\r\n\r\n" not in head: head += s.recv(4096)
+    key = [l.split(b": ")[1] for l in head.split(b"\r\n") if l.lower().startswith(b"sec-websocket-key")][0]
+    accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    s.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + accept + b"\r\n\r\n")
+    try:
+        while True:
+            kind, length = exactly(s, 2)
+            length &= 127
+            if length == 126: length = struct.unpack(">H", exactly(s, 2))[0]
+            mask = exactly(s, 4)
+            data = bytes(b ^ mask[i % 4] for i, b in enumerate(exactly(s, length)))
+            if kind & 15 == 8: return
+            s.sendall(bytes([kind, 2 * len(data)]) + data + data)
+    except EOFError: pass
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True: threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+"#;
+
+async fn serve(server: &Server, id: &str, program: &str, port: u16) {
+    let path = format!("/v1/runs/{id}/files/upload?path=/srv/{port}.py");
+    let upload = server.request(Method::POST, &path).body(program.to_owned());
+    assert_eq!(answer(upload).await.0, 200);
+    let command = format!(
+        "setsid python3 /srv/{port}.py {port} >/srv/{port}.log 2>&1 & \
+         until python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", {port}))' \
+         2>/dev/null; do sleep 0.05; done"
+    );
+    assert_eq!(server.exec(id, &command).await["exit_code"], 0);
+}
+
+async fn text(request: reqwest::RequestBuilder) -> (StatusCode, String) {
+    let response = request.send().await.unwrap();
+    (response.status(), response.text().await.unwrap())
+}
+
+#[test]
+fn a_server_on_the_loopback_address_has_urls() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        serve(&server, &id, ECHO, 8000).await;
+        let url = format!("{}/sb/{id}/p/8000", server.url);
+        let anonymous = || server.http.get(format!("{url}/a/b?c=d%20e")).header("x-mine", "kept");
+        let (status, body) = text(anonymous()).await;
+        assert_eq!(status, 200, "{body}");
+        let address = server.url.strip_prefix("http://").unwrap();
+        for line in [
+            "GET /a/b?c=d%20e\n",
+            "x-mine: kept\n",
+            &format!("host: {address}\n"),
+            &format!("x-forwarded-prefix: /sb/{id}/p/8000\n"),
+        ] {
+            assert!(body.to_lowercase().contains(&line.to_lowercase()), "{line:?} of {body}");
+        }
+        // With a key, which stays outside.
+        let path = format!("/v1/runs/{id}/proxy/8000/x");
+        let (status, body) = text(server.request(Method::GET, &path)).await;
+        assert_eq!(status, 200, "{body}");
+        assert!(body.starts_with("GET /x\n") && !body.contains("isorun_live"), "{body}");
+        let stranger = server.new_key(&[]);
+        let foreign = server.http.get(format!("{}{path}", server.url)).bearer_auth(stranger);
+        refused(&answer(foreign).await, 404, "run_not_found", &id);
+        let nobody = answer(server.http.get(format!("{}{path}", server.url))).await;
+        refused(&nobody, 401, "unauthorized", "API key");
+
+        // Large bodies, and many requests on the same connections.
+        let big = vec![7_u8; 20 << 20];
+        let digest = sha256_of_sevens();
+        for _ in 0..2 {
+            let request = server.http.post(format!("{url}/")).body(big.clone());
+            assert_eq!(text(request).await, (StatusCode::OK, digest.clone()));
+        }
+        let all = futures_util::future::join_all((0..40).map(|_| text(anonymous()))).await;
+        assert!(all.iter().all(|(status, _)| *status == 200));
+
+        // Streams arrive as they are written.
+        let started = std::time::Instant::now();
+        let response = server.http.get(format!("{url}/slow")).send().await.unwrap();
+        let mut pieces = response.bytes_stream();
+        assert_eq!(pieces.next().await.unwrap().unwrap(), "data: 0\n\n");
+        let first = started.elapsed();
+        while pieces.next().await.is_some() {}
+        assert!(started.elapsed() > first + Duration::from_millis(400));
+
+        // A redirect stays on the port.
+        let client = reqwest::Client::builder().redirect(redirect::Policy::none()).build().unwrap();
+        let response = client.get(format!("{url}/away")).send().await.unwrap();
+        assert_eq!(response.headers()["location"], format!("/sb/{id}/p/8000/there?x=1"));
+        server.destroy(&id).await;
+        let gone = answer(anonymous()).await;
+        refused(&gone, 404, "run_not_found", &id);
+    });
+}
+
+#[test]
+fn websockets_pass() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        serve(&server, &id, TWICE, 8001).await;
+        let address = server.url.strip_prefix("http://").unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let url = format!("ws://{address}/sb/{id}/p/8001/");
+        let (mut socket, _) = client_async(url, stream).await.unwrap();
+        for text in ["a", "hello"] {
+            socket.send(Message::Text(text.into())).await.unwrap();
+            let echo = socket.next().await.unwrap().unwrap();
+            assert_eq!(echo, Message::Text(text.repeat(2).into()));
+        }
+        // Whoever holds one open learns that the run is gone.
+        server.destroy(&id).await;
+        while let Some(Ok(_)) = socket.next().await {}
+    });
+}
+
+#[test]
+fn a_port_where_nobody_listens_says_so() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        let get = |path: String| server.http.get(format!("{}{path}", server.url));
+        refused(
+            &answer(get(format!("/sb/{id}/p/8000/"))).await,
+            502,
+            "nobody_listens",
+            "port 8000",
+        );
+        // What is no HTTP, and what hangs up.
+        let command = "setsid python3 -c \"
+import socket
+s = socket.create_server(('127.0.0.1', 9000))
+while True:
+    c = s.accept()[0]; c.recv(100); c.sendall(b'nonsense\\n\\n'); c.close()
+\" >/dev/null 2>&1 & until python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 9000))'; do sleep 0.05; done 2>/dev/null";
+        server.exec(&id, command).await;
+        refused(&answer(get(format!("/sb/{id}/p/9000/"))).await, 502, "port_broken", "port 9000");
+        for path in [format!("/sb/{id}/p/0/"), format!("/sb/{id}/p/x/"), "/sb/p/80/".to_owned()] {
+            refused(&answer(get(path)).await, 404, "not_found", "");
+        }
+        refused(&answer(get(format!("/sb/{id}/p/1/"))).await, 404, "not_found", "no port");
+        let unknown = answer(get("/sb/run0123456789abcdef/p/80/".to_owned())).await;
+        refused(&unknown, 404, "run_not_found", "run0123456789abcdef");
+        server.is_well().await;
+    });
+}
+
+#[test]
+fn anonymous_urls_take_a_token_or_are_off() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create_with(json!({ "urls": "token" })).await;
+        serve(&server, &id, ECHO, 8000).await;
+        let (_, run) = server.get(&format!("/v1/runs/{id}")).await;
+        let template = run["port_url"].as_str().unwrap().replace("{port}", "8000");
+        let (plain, token) = template.split_once("?isorun_token=").unwrap();
+        let client = reqwest::Client::builder().redirect(redirect::Policy::none()).build().unwrap();
+        let url = |path: &str| format!("{}{path}", server.url);
+        refused(&answer(client.get(url(plain))).await, 403, "forbidden", "token");
+        let wrong = format!("{plain}?isorun_token=00");
+        refused(&answer(client.get(url(&wrong))).await, 403, "forbidden", "token");
+        let (status, body) = text(client.get(url(plain)).header("x-isorun-token", token)).await;
+        assert!(status == 200 && !body.contains(token), "{body}");
+        // A browser gets a cookie, and the sandbox does not.
+        let response = client.get(url(&format!("{template}&q=1"))).send().await.unwrap();
+        assert_eq!(response.status(), 307);
+        assert_eq!(response.headers()["location"], format!("{plain}?q=1"));
+        let cookie = response.headers()["set-cookie"].to_str().unwrap().to_owned();
+        let cookie = format!("own=1; {}", cookie.split(';').next().unwrap());
+        let (status, body) = text(client.get(url(plain)).header("cookie", cookie)).await;
+        assert!(status == 200 && !body.contains(token) && body.contains("own=1"), "{body}");
+
+        let id = server.create_with(json!({ "urls": "off" })).await;
+        let off = answer(server.http.get(url(&format!("/sb/{id}/p/8000/")))).await;
+        refused(&off, 403, "forbidden", "switched");
+        let keyed = server.get(&format!("/v1/runs/{id}/proxy/8000/")).await;
+        refused(&keyed, 502, "nobody_listens", "8000");
+        let wrong = server.post("/v1/runs", json!({ "image": "host", "urls": "some" })).await;
+        refused(&wrong, 400, "invalid_request", "urls");
+    });
+}
+
+#[test]
+fn each_run_has_a_name_of_its_own() {
+    let server = Server::start_with(&["--domain", "http://sandboxes.test:7676"]);
+    bounded(async {
+        let id = server.create().await;
+        serve(&server, &id, ECHO, 8000).await;
+        let (_, run) = server.get(&format!("/v1/runs/{id}")).await;
+        let expected = format!("http://{id}.sandboxes.test:7676/sb/p/{{port}}/");
+        assert_eq!(run["port_url"], expected.as_str());
+        let host = format!("{id}.sandboxes.test:7676");
+        let url = format!("{}/sb/p/8000/x", server.url);
+        let (status, body) = text(server.http.get(&url).header("host", &host)).await;
+        assert!(status == 200 && body.starts_with("GET /x\n"), "{body}");
+        let other = server.http.get(&url).header("host", "elsewhere.test");
+        refused(&answer(other).await, 404, "not_found", "names no run");
+    });
+}
+
+#[test]
+fn smuggling_ends_at_the_proxy() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        serve(&server, &id, ECHO, 8000).await;
+        let address = server.url.strip_prefix("http://").unwrap().to_owned();
+        let inner = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n";
+        for head in [
+            format!("Content-Length: {}\r\nTransfer-Encoding: chunked", inner.len() + 5),
+            "Transfer-Encoding: chunked, identity".to_owned(),
+            "Transfer-Encoding: xchunked".to_owned(),
+            format!("Content-Length: 0\r\nContent-Length: {}", inner.len()),
+            "Content-Length: +5".to_owned(),
+        ] {
+            let mut stream = TcpStream::connect(&address).await.unwrap();
+            let request = format!(
+                "GET /sb/{id}/p/8000/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n\r\n0\r\n\r\n{inner}"
+            );
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut said = Vec::new();
+            let _ = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut said))
+                .await
+                .expect("the connection ends");
+            let said = String::from_utf8_lossy(&said);
+            assert!(!said.contains("/smuggled"), "{head}: {said}");
+        }
+        // A slow head is cut off, and costs nobody else anything.
+        let mut slow = TcpStream::connect(&address).await.unwrap();
+        slow.write_all(format!("GET /sb/{id}/p/8000/ HTTP/1.1\r\nHost").as_bytes()).await.unwrap();
+        let (status, _) = text(server.http.get(format!("{}/sb/{id}/p/8000/", server.url))).await;
+        assert_eq!(status, 200);
+        let mut rest = Vec::new();
+        let ended =
+            tokio::time::timeout(Duration::from_secs(40), slow.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "a head that never ends holds a connection for ever");
+    });
+}
+
+fn sha256_of_sevens() -> String {
+    use std::process::{Command, Stdio};
+    let script = "head -c 20971520 /dev/zero | tr '\\0' '\\7' | sha256sum | cut -d' ' -f1";
+    let output = Command::new("sh").args(["-c", script]).stdin(Stdio::null()).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
