@@ -60,7 +60,7 @@ def python_image(root: Path) -> None:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     real = (prefix / "bin" / version).resolve()
     programs = [(real, local / "bin" / "python3")]
-    programs += [(Path(f"/bin/{name}"), root / "bin" / name) for name in ("sh", "bash", "sleep")]
+    programs += [(Path(f"/bin/{name}"), root / "bin" / name) for name in ("sh", "bash", "sleep", "nohup", "setsid")]
     for source, target in programs:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)
