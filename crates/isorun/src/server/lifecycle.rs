@@ -10,11 +10,11 @@ use std::{
 use futures_util::future::BoxFuture;
 use isorun_engine::{Error as EngineError, Root, SandboxId, SandboxSpec, Stats};
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     ApiError, App, Caller, Code,
     network::{self, Settings},
+    newborn::Newborn,
     order::Order,
     runs::{Defaults, LiveRun},
     state::hibernation,
@@ -35,23 +35,15 @@ const KEEP_FAILED: Duration = Duration::from_secs(3600);
 /// know its id.
 pub async fn create(app: &App, caller: Caller, order: Order) -> Result<Arc<LiveRun>, ApiError> {
     accepts_runs(app)?;
-    let gone = CancellationToken::new();
-    let guard = gone.clone().drop_guard();
-    let task = app.tasks.spawn({
+    let making = {
         let app = Arc::clone(app);
         async move {
             let run = make(&app, &caller.tenant, order).await?;
             app.tasks.spawn(watch(Arc::clone(&app), Arc::clone(&run)));
-            if gone.is_cancelled() {
-                destroy(&app, &run, "its creator went away before it was ready").await?;
-            }
             Ok(run)
         }
-    });
-    let made = task.await.map_err(|error| ApiError::internal("cannot create the run", error))?;
-    // Only now does the caller know of it.
-    guard.disarm();
-    made
+    };
+    Newborn::make_one(app, "cannot create the run", making).await
 }
 
 /// Whether there may be new runs.

@@ -14,6 +14,7 @@ mod limits;
 mod listen;
 mod metrics;
 pub mod network;
+mod newborn;
 mod observe;
 pub mod openapi;
 mod order;

@@ -13,7 +13,6 @@ use std::{
 use axum::{Json as Answer, extract::State};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use super::check_room;
 use crate::{
@@ -25,6 +24,7 @@ use crate::{
         ApiError, App, Code,
         extract::{AwakeRun, Json},
         lifecycle::{self, engine_error, millis},
+        newborn::Newborn,
         runs::{self, LiveRun},
     },
     store::{RunRow, Used},
@@ -63,21 +63,12 @@ pub async fn fork(
         return Err(ApiError::invalid(format!("count is {count}: this server allows 1 to {MOST}")));
     }
     let count = usize::try_from(count).unwrap_or(1);
-    let gone = CancellationToken::new();
-    let guard = gone.clone().drop_guard();
-    let task = app.tasks.spawn({
+    let making = {
         let app = Arc::clone(&app);
-        async move {
-            let children = make(&app, &run, count).await?;
-            if gone.is_cancelled() {
-                destroy_all(&app, &children, "who asked for it went away").await;
-            }
-            Ok::<_, ApiError>(children)
-        }
-    });
-    let made = task.await.map_err(|error| ApiError::internal("cannot copy the run", error))?;
-    guard.disarm();
-    let forks = made?.iter().map(|child| child.describe(&app.config)).collect();
+        async move { make(&app, &run, count).await }
+    };
+    let made = Newborn::make(&app, "cannot copy the run", making).await?;
+    let forks = made.iter().map(|child| child.describe(&app.config)).collect();
     Ok(Answer(Forks { forks }))
 }
 

@@ -8,7 +8,6 @@ use axum::{
     extract::{Path, State},
 };
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use super::{archive, check_room, fork};
 use crate::{
@@ -19,6 +18,7 @@ use crate::{
         ApiError, App, Caller, Code,
         extract::{Json, OwnRun},
         lifecycle::{self, engine_error, millis},
+        newborn::Newborn,
         runs::{LiveRun, State as RunState},
     },
     store::{RunRow, SnapshotRow, Used},
@@ -132,21 +132,12 @@ pub async fn restore(
     Json(request): Json<RestoreRequest>,
 ) -> Result<Answer<Run>, ApiError> {
     let row = own(&app, &caller, &request.snapshot_id).await?;
-    let gone = CancellationToken::new();
-    let guard = gone.clone().drop_guard();
-    let task = app.tasks.spawn({
+    let making = {
         let app = Arc::clone(&app);
-        async move {
-            let run = bring_back(&app, row).await?;
-            if gone.is_cancelled() {
-                lifecycle::destroy(&app, &run, "who asked for it went away").await?;
-            }
-            Ok::<_, ApiError>(run)
-        }
-    });
-    let made = task.await.map_err(|error| ApiError::internal("cannot restore", error))?;
-    guard.disarm();
-    Ok(Answer(made?.describe(&app.config)))
+        async move { bring_back(&app, row).await }
+    };
+    let run = Newborn::make_one(&app, "cannot restore", making).await?;
+    Ok(Answer(run.describe(&app.config)))
 }
 
 async fn bring_back(app: &App, snapshot: SnapshotRow) -> Result<Arc<LiveRun>, ApiError> {
