@@ -138,10 +138,14 @@ fn create() -> io::Result<File> {
 }
 
 /// From here on the kernel refuses to change the file.
+///
+/// `FUTURE_WRITE` excepts shared mappings that exist, of which there are none;
+/// in return it never fails. `WRITE` does, with `EBUSY`, whenever the kernel
+/// itself holds one of the pages for a moment.
 #[cfg(target_os = "linux")]
 fn seal(file: &File) -> io::Result<()> {
     use rustix::fs::{SealFlags, fcntl_add_seals};
-    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    let seals = SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     Ok(fcntl_add_seals(file, seals)?)
 }
 

@@ -147,8 +147,9 @@ mod tests {
             split.extend_from_slice(part);
         }
         assert_eq!(look(&split), First::Tls(Some("api.example.com".to_owned())));
+        // The length of the session's id, which is 32 at most.
         let mut broken = whole;
-        broken[9] ^= 0xff;
+        broken[43] ^= 0xff;
         assert_eq!(look(&broken), First::Malformed);
     }
 
