@@ -60,15 +60,20 @@ def python_image(root: Path) -> None:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     real = (prefix / "bin" / version).resolve()
     programs = [(real, local / "bin" / "python3")]
-    programs += [(Path(f"/bin/{name}"), root / "bin" / name) for name in ("sh", "bash", "sleep", "nohup", "setsid")]
+    for name in ("sh", "bash", "sleep", "nohup", "setsid"):
+        found = shutil.which(name)
+        assert found, f"{name} is not installed"
+        programs.append((Path(found).resolve(), root / "bin" / name))
     for source, target in programs:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)
-        linked = subprocess.run(["ldd", source], capture_output=True, text=True, check=True)
-        for library in re.findall(r"(/\S+)", linked.stdout):
-            place = root / library.lstrip("/")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(library, place)
+    modules = (prefix / "lib" / version / "lib-dynload").glob("*.so")
+    wanted = [str(source) for source, _ in programs] + [str(module) for module in modules]
+    linked = subprocess.run(["ldd", *wanted], capture_output=True, text=True, check=True)
+    for library in set(re.findall(r"(?<=[\s])(/\S+)(?= \(0x)", linked.stdout)):
+        place = root / library.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, place)
     shutil.copytree(
         prefix / "lib" / version,
         local / "lib" / version,

@@ -51,6 +51,9 @@ const KEPT: usize = 64 * 1024;
 const HOPELESS: u32 = 60;
 /// Interrupts after which programs are killed instead.
 const GENTLE: u32 = 3;
+/// How long after its beginning a command is interrupted at the earliest. bash
+/// that is interrupted while it starts a program has been seen to hang.
+const YOUTH: Duration = Duration::from_millis(60);
 
 const PREPARATION: &str = "PS1=;PS2=;unset HISTFILE MAILCHECK;set +o history +H;\
     __isorun_end(){ builtin printf '\\n%s %s\\n' $1 ${__isorun_status:-$?} >&98;};\
@@ -83,6 +86,7 @@ pub struct Shell {
 struct Job {
     /// What comes before its exit code.
     word: String,
+    begun: Instant,
     deadline: Option<Instant>,
     /// What ran in the shell's background before.
     before: Vec<Pid>,
@@ -316,6 +320,7 @@ impl Shell {
         self.say(&script);
         self.job = Some(Job {
             word,
+            begun: Instant::now(),
             deadline: run.timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms)),
             before: self.group.members(),
             interrupts: 0,
@@ -338,7 +343,7 @@ impl Shell {
         if let Some(job) = &mut self.job
             && job.next.is_none()
         {
-            job.next = Some(Instant::now());
+            job.next = Some(Instant::now().max(job.begun + YOUTH));
         }
     }
 
@@ -372,19 +377,20 @@ impl Shell {
         }
         let (count, word) = (job.interrupts, job.word.clone());
         job.next = Some(Instant::now() + Duration::from_millis(u64::from(count.min(10)) * 10));
+        if count > HOPELESS {
+            let _ = kill_process(self.pid, Signal::KILL);
+            return;
+        }
+        // bash forgets the line that it was in. This one may come too late for
+        // that, and is then one too many, which does no harm. It comes first:
+        // bash has to know of it when a program that it waits for dies of one.
+        let _ = kill_process(self.pid, Signal::INT);
         let signal = if count <= GENTLE { Signal::INT } else { Signal::KILL };
         for pid in self.group.members() {
             if pid != self.pid && !job.before.contains(&pid) {
                 let _ = kill_process(pid, signal);
             }
         }
-        if count > HOPELESS {
-            let _ = kill_process(self.pid, Signal::KILL);
-            return;
-        }
-        // bash forgets the line that it was in. This one may come too late for
-        // that, and is then one too many, which does no harm.
-        let _ = kill_process(self.pid, Signal::INT);
         if count > 1 {
             self.say(&format!("\n{{ __isorun_end {word};}} 2>/dev/null\n"));
         }
