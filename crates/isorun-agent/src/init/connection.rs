@@ -36,9 +36,11 @@ pub async fn serve(agent: &Rc<Agent>, stream: TcpStream) {
         Request::Shell(request) => shell::run(agent, &request, &mut reader, &mut writer).await,
         Request::Attach { token } => match agent.sessions.take(&token).await {
             Ok(Session::Program(program)) => {
-                exec::serve(agent, program, &mut reader, &mut writer).await
+                exec::serve(agent, *program, &mut reader, &mut writer).await
             }
-            Ok(Session::Shell(shell)) => shell::serve(agent, shell, &mut reader, &mut writer).await,
+            Ok(Session::Shell(shell)) => {
+                shell::serve(agent, *shell, &mut reader, &mut writer).await
+            }
             Err(failure) => writer.send(&Frame::Failed(failure)).await,
         },
         Request::Freeze => {

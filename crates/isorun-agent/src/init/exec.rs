@@ -59,7 +59,7 @@ where
     match (outcome, &running.token) {
         (Ok(Outcome::Detached), Some(token)) => {
             let token = token.clone();
-            sessions::keep(agent, token, Session::Program(running));
+            sessions::keep(agent, token, Session::Program(Box::new(running)));
             Ok(())
         }
         (outcome, _) => {

@@ -38,8 +38,8 @@ const MOST: usize = 1024;
 
 /// What can be attached to.
 pub enum Session {
-    Program(Running),
-    Shell(Shell),
+    Program(Box<Running>),
+    Shell(Box<Shell>),
 }
 
 /// All that is detached, and whether everything is about to be.

@@ -136,7 +136,7 @@ where
         shell.end(agent).await;
     } else {
         let token = shell.token.clone();
-        sessions::keep(agent, token, Session::Shell(shell));
+        sessions::keep(agent, token, Session::Shell(Box::new(shell)));
     }
     outcome.map(|_| ())
 }

@@ -195,8 +195,9 @@ impl Policy {
         let truthful = ask.said.is_none() || ask.proved;
         let listed = by_address(&self.allow)
             || (truthful && names.iter().any(|name| named(&self.allow, name)));
-        if !address::is_public(ask.address) && !(listed && address::within(permitted, ask.address))
-        {
+        let lawful =
+            address::is_public(ask.address) || listed && address::within(permitted, ask.address);
+        if !lawful {
             return deny(Reason::Private);
         }
         if by_address(&self.deny) || names.iter().any(|name| named(&self.deny, name)) {

@@ -71,7 +71,7 @@ pub struct Args {
     credential_roots: Option<PathBuf>,
 
     /// A name below which each sandbox has its own, for URLs such as
-    /// https://ID.DOMAIN/sb/p/8000/; every name below it has to lead here. With a scheme and a
+    /// `https://ID.DOMAIN/sb/p/8000/`; every name below it has to lead here. With a scheme and a
     /// port, such as http://localhost:7676, if clients see other ones than https and its own
     #[arg(long, value_name = "DOMAIN", value_parser = domain, help_heading = "URLs of sandboxes")]
     domain: Option<(String, String)>,
