@@ -268,6 +268,8 @@ fn start_log(directives: &str, format: LogFormat) -> Result<(), Failure> {
     let log = fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A log that nobody reads any more stops nothing.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     match format {
         LogFormat::Text => log.init(),

@@ -2,16 +2,31 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    process::{Child, Stdio},
+    process::{Child, ExitStatus, Stdio},
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use crate::fixture::{Server, bounded, refused};
+use crate::fixture::{PATIENCE, Server, bounded, refused};
 
 /// A process that does not outlive a test that fails.
 struct Ended(Child);
+
+impl Ended {
+    fn wait(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -20,10 +35,8 @@ impl Drop for Ended {
     }
 }
 
-#[test]
-fn the_log_can_be_read_by_programs_and_has_no_key_in_it() {
-    let other = Server::start();
-    let data = tempfile::tempdir().unwrap();
+/// A server that logs in JSON to a pipe, its address and a key for it.
+fn logging(other: &Server, data: &TempDir) -> (Ended, String, String) {
     let mut command = other.command();
     command.env("ISORUN_DATA_DIR", data.path()).args(["serve", "--no-pull", "--warm", "0"]);
     command.args(["--listen", "127.0.0.1:0", "--log", "debug", "--log-format", "json"]);
@@ -31,10 +44,35 @@ fn the_log_can_be_read_by_programs_and_has_no_key_in_it() {
     let mut child = Ended(child);
     let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     let url = lines.find_map(|line| Some(line.split_once("listens on ")?.1.to_owned())).unwrap();
+    // Up to its last line: what it prints has somebody who reads it.
+    lines.find(|line| line.contains("ISORUN_API_KEY=")).unwrap();
     let mut keys = other.command();
     keys.env("ISORUN_DATA_DIR", data.path()).args(["keys", "create", "test"]);
     let key = String::from_utf8(keys.output().unwrap().stdout).unwrap().trim().to_owned();
     assert!(key.starts_with("isorun_live_"), "{key}");
+    (child, url, key)
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let other = Server::start();
+    let data = tempfile::tempdir().unwrap();
+    let (mut child, url, key) = logging(&other, &data);
+    drop(child.0.stderr.take());
+    bounded(async {
+        let request = other.http.post(format!("{url}/v1/runs")).bearer_auth(&key);
+        let made = request.json(&json!({ "image": "host" })).send().await.unwrap();
+        assert_eq!(made.status(), 200);
+    });
+    kill_process(Pid::from_child(&child.0), Signal::TERM).unwrap();
+    assert!(child.wait().success());
+}
+
+#[test]
+fn the_log_can_be_read_by_programs_and_has_no_key_in_it() {
+    let other = Server::start();
+    let data = tempfile::tempdir().unwrap();
+    let (mut child, url, key) = logging(&other, &data);
     bounded(async {
         let request = other.http.post(format!("{url}/v1/runs")).bearer_auth(&key);
         let made = request.json(&json!({ "image": "no-such-image" })).send().await.unwrap();
@@ -43,7 +81,7 @@ fn the_log_can_be_read_by_programs_and_has_no_key_in_it() {
     kill_process(Pid::from_child(&child.0), Signal::TERM).unwrap();
     let mut log = String::new();
     child.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-    assert!(child.0.wait().unwrap().success());
+    assert!(child.wait().success());
     let entries: Vec<Value> =
         log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     for entry in &entries {
