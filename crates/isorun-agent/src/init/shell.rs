@@ -48,7 +48,7 @@ const HIGH: i32 = 1000;
 /// Output of what runs in the background that is kept while nobody listens.
 const KEPT: usize = 64 * 1024;
 /// After so many interrupts the shell is past help.
-const HOPELESS: u32 = 60;
+const HOPELESS: u32 = 30;
 /// Interrupts after which programs are killed instead.
 const GENTLE: u32 = 3;
 /// How long after its beginning a command is interrupted at the earliest. bash
@@ -369,29 +369,34 @@ impl Shell {
     fn press(&mut self) {
         let Some(job) = &mut self.job else { return };
         job.interrupts += 1;
-        if job.outcome.is_some() && job.interrupts <= HOPELESS * 2 {
+        if job.outcome.is_some() && job.interrupts <= HOPELESS * 4 {
             job.next = Some(Instant::now() + Duration::from_millis(50));
             let word = job.word.clone();
             self.say(&format!("\n{{ __isorun_end {word};}} 2>/dev/null\n"));
             return;
         }
-        let (count, word) = (job.interrupts, job.word.clone());
-        job.next = Some(Instant::now() + Duration::from_millis(u64::from(count.min(10)) * 10));
-        if count > HOPELESS {
-            let _ = kill_process(self.pid, Signal::KILL);
+        // bash first: it has to know of an interrupt when a program that it waits
+        // for dies of one, or else it goes on with the next command. And some
+        // time before the programs: bash has been seen to hang when its own
+        // interrupt and the end of a program arrive at the same time.
+        let (round, for_bash) = (job.interrupts.div_ceil(2), job.interrupts % 2 == 1);
+        job.next =
+            Some(Instant::now() + Duration::from_millis(u64::from((round + 2).min(10)) * 10));
+        if for_bash {
+            let signal = if round > HOPELESS { Signal::KILL } else { Signal::INT };
+            let _ = kill_process(self.pid, signal);
             return;
         }
-        // bash forgets the line that it was in. This one may come too late for
-        // that, and is then one too many, which does no harm. It comes first:
-        // bash has to know of it when a program that it waits for dies of one.
-        let _ = kill_process(self.pid, Signal::INT);
-        let signal = if count <= GENTLE { Signal::INT } else { Signal::KILL };
+        let signal = if round <= GENTLE { Signal::INT } else { Signal::KILL };
         for pid in self.group.members() {
             if pid != self.pid && !job.before.contains(&pid) {
                 let _ = kill_process(pid, signal);
             }
         }
-        if count > 1 {
+        // bash forgets the line that it was in, which may have been the one that
+        // tells the end.
+        if round > 1 {
+            let word = job.word.clone();
             self.say(&format!("\n{{ __isorun_end {word};}} 2>/dev/null\n"));
         }
     }
