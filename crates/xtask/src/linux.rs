@@ -141,14 +141,20 @@ fn unpack(tools: &Path, suite: &str) -> Result<PathBuf> {
     Ok(files.join("usr/bin/runsc"))
 }
 
-/// `isorun-agent`, with everything in it: a sandbox's own libraries may be any.
+/// How the agent is built: with everything in it, since a sandbox's own libraries
+/// may be any, and waiting by `poll`. After a restore, gVisor's `epoll` reports
+/// files that were removed from it before the checkpoint, by numbers which for
+/// tokio are addresses of memory that has been freed.
+const AGENT_FLAGS: &str = "-C target-feature=+crt-static --cfg mio_unsupported_force_poll_poll";
+
+/// `isorun-agent`.
 fn agent() -> Result<()> {
     // A folder of its own: other flags would make cargo build everything anew.
     let target = workspace::root().join("target/agent");
     progress::step("building isorun-agent", || {
         let mut cargo = process::cargo(&["build", "--quiet", "-p", "isorun-agent", "--bin"]);
         cargo.args(["isorun-agent", "--profile", "agent", "--target", TARGET, "--target-dir"]);
-        cargo.arg(&target).env("RUSTFLAGS", "-C target-feature=+crt-static");
+        cargo.arg(&target).env("RUSTFLAGS", AGENT_FLAGS);
         process::quiet(cargo)
     })?;
     let built = target.join(TARGET).join("agent/isorun-agent");

@@ -115,6 +115,19 @@ fn children_inherit_all_and_share_nothing() {
     });
 }
 
+/// gVisor's `epoll` reports in a copy what was removed from it before; an agent
+/// that believed it hung.
+#[test]
+fn the_agent_has_no_epoll() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        let open = server.text(&id, "ls -l /proc/1/fd").await;
+        assert!(open.contains("socket:") && !open.contains("eventpoll"), "{open}");
+        server.destroy(&id).await;
+    });
+}
+
 #[test]
 fn what_cannot_be_forked_says_why() {
     let server = Server::start_with(&["--max-runs", "3"]);
