@@ -36,7 +36,10 @@ use crate::{
     mount::Mount,
     output::{Output, Stdio},
     runtime::Runtime,
-    snapshot::{Settings, Snapshot, state::State as Copied},
+    snapshot::{
+        Settings, Snapshot,
+        state::{Accessor, State as Copied},
+    },
     template::{Template, validate_env},
 };
 
@@ -303,9 +306,16 @@ impl SandboxBuilder {
             Some(state) => Some(Arc::clone(state)),
             None => self.template.warm(&self.env, &self.mounts).cloned(),
         };
-        let sandbox = self.instantiate(warm).await?;
+        let sandbox = self.instantiate(warm.clone()).await?;
         if resumes {
             sandbox.start().await?;
+            if let Some(state) = warm
+                && state.hot.get().is_none()
+            {
+                let mut lease = sandbox.shared.lease(false)?;
+                lease.trace(&state).await;
+                lease.give_back();
+            }
         }
         Ok(sandbox)
     }
@@ -369,8 +379,10 @@ impl SandboxBuilder {
             .map_err(|error| Error::internal("the interpreter cannot be called", error))?;
         let evaluates = state.as_ref().is_some_and(|state| state.evaluates);
         let warm = state.is_some();
+        let mut from = None;
         if let (Some(state), Some(accessor)) = (state, &component.accessor) {
             let needs = state.image.len();
+            from = Some((accessor.clone(), Arc::clone(&state)));
             let loaded = metered(&cpu, accessor.load(&mut store, instance, state)).await;
             store.data_mut().memory.take_refused();
             if !loaded.map_err(|error| Error::internal("the state cannot be restored", error))? {
@@ -381,7 +393,7 @@ impl SandboxBuilder {
                 )));
             }
         }
-        let live = Box::new(Live { store, instance, exports, evaluates });
+        let live = Box::new(Live { store, instance, exports, evaluates, from });
         let settings =
             Settings { limits: Limits::clone(&limits), mounts: self.mounts, env: self.env.clone() };
         let config = Config {
@@ -450,10 +462,12 @@ enum State {
 /// A guest in memory.
 pub(crate) struct Live {
     pub(crate) store: Store<Guest>,
-    instance: Instance,
+    pub(crate) instance: Instance,
     pub(crate) exports: contract::Sandbox,
     /// It has the helper of `evaluate`.
     pub(crate) evaluates: bool,
+    /// The state that it goes on from, until it is started.
+    pub(crate) from: Option<(Accessor, Arc<Copied>)>,
 }
 
 impl Shared {
@@ -553,6 +567,19 @@ impl Lease {
         shared.cpu.reset(shared.limits.cpu_timeout);
         let (store, instance, evaluates) = (&mut live.store, live.instance, live.evaluates);
         metered(&shared.cpu, accessor.save(store, instance, evaluates)).await
+    }
+
+    /// Notes which pages the guest has written, for those that go on from the
+    /// same state after it.
+    pub(crate) async fn trace(&mut self, state: &Copied) {
+        let shared = Arc::clone(&self.shared);
+        let (Some(accessor), Ok(live)) = (&shared.template.component().accessor, self.live())
+        else {
+            return;
+        };
+        if let Ok(pages) = accessor.trace(&mut live.store, live.instance).await {
+            let _ = state.hot.set(pages);
+        }
     }
 
     /// The guest can take another operation.

@@ -76,7 +76,9 @@ async fn holding(guest: Runtime, megabytes: usize) -> Sandbox {
             )
         }
         Runtime::JavaScript => format!(
-            "const kept = new Uint8Array({megabytes} * 1000000).map((_, n) => n);\n\
+            "const some = new Uint8Array(1000000).map((_, n) => n);\n\
+             const kept = new Uint8Array({megabytes} * 1000000);\n\
+             for (let at = 0; at < kept.length; at += some.length) kept.set(some, at);\n\
              const size = () => kept.length;"
         ),
     };

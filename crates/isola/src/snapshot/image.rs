@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Seek as _, SeekFrom, Write as _},
+    sync::OnceLock,
 };
 
 /// The granularity at which empty memory is left out.
@@ -15,6 +16,7 @@ pub(crate) const CHUNK: usize = 1 << 20;
 pub(crate) struct Image {
     file: File,
     len: usize,
+    checksum: OnceLock<u32>,
 }
 
 impl Image {
@@ -68,8 +70,11 @@ impl Image {
         }
     }
 
-    /// The CRC-32 of its content.
+    /// The CRC-32 of its content, which does not change.
     pub(crate) fn checksum(&self) -> io::Result<u32> {
+        if let Some(sum) = self.checksum.get() {
+            return Ok(*sum);
+        }
         let mut buffer = vec![0; CHUNK];
         let mut digest = crc32fast::Hasher::new();
         for at in (0..self.len).step_by(CHUNK) {
@@ -77,7 +82,7 @@ impl Image {
             self.read(at, part)?;
             digest.update(part);
         }
-        Ok(digest.finalize())
+        Ok(*self.checksum.get_or_init(|| digest.finalize()))
     }
 
     /// How many bytes of memory it takes.
@@ -117,7 +122,7 @@ impl Writer {
 
     pub(crate) fn finish(self) -> io::Result<Image> {
         seal(&self.file)?;
-        Ok(Image { file: self.file, len: self.len })
+        Ok(Image { file: self.file, len: self.len, checksum: OnceLock::new() })
     }
 }
 

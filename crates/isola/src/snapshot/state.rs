@@ -1,6 +1,6 @@
 //! Takes the state of an idle guest, and puts it into another.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use wasmtime::{
     Result as WasmResult, Store, StoreContextMut, bail,
@@ -14,7 +14,11 @@ use wasmtime_wasi::{
     },
 };
 
-use super::{image::Image, instrument, map};
+use super::{
+    image::Image,
+    instrument,
+    map::{self, Pages},
+};
 use crate::{error::Error, guest::Guest};
 
 /// The state of a guest.
@@ -26,6 +30,8 @@ pub(crate) struct State {
     pub(crate) monotonic: u64,
     /// The guest has the helper of `evaluate`.
     pub(crate) evaluates: bool,
+    /// The pages that guests write as soon as they go on from here.
+    pub(crate) hot: OnceLock<Vec<Pages>>,
 }
 
 /// What the accessor of a guest is there for, at the moment.
@@ -38,6 +44,10 @@ pub(crate) enum Transfer {
     Saving { globals: Vec<u64>, image: Option<Image> },
     /// The guest is told a state.
     Loading(Arc<State>),
+    /// The guest shows which pages it has written.
+    Tracing(Vec<Pages>),
+    /// The guest gets the pages that it will write.
+    Populating(Arc<State>),
 }
 
 /// The functions of a component that was instrumented.
@@ -79,22 +89,58 @@ impl Accessor {
         if let Some(open) = open_handles(store.data_mut(), true) {
             return Err(refused(&open));
         }
-        let save = instance.get_typed_func::<(), ()>(&mut *store, &self.save).map_err(broken)?;
-        store.data_mut().transfer = Transfer::Saving { globals: Vec::new(), image: None };
-        // The fuel is for what a guest hands over; this is what we ask for.
-        let fuel = store.hostcall_fuel();
-        store.set_hostcall_fuel(usize::MAX);
-        let saved = save.call_async(&mut *store, ()).await;
-        store.set_hostcall_fuel(fuel);
-        let transfer = std::mem::take(&mut store.data_mut().transfer);
-        saved.map_err(broken)?;
+        let purpose = Transfer::Saving { globals: Vec::new(), image: None };
+        let transfer = self.reach(store, instance, purpose).await.map_err(broken)?;
         let monotonic = store.data_mut().clocks().now().map_err(broken)?;
         match transfer {
             Transfer::Saving { globals, image: Some(image) } => {
-                Ok(State { image, globals, monotonic, evaluates })
+                Ok(State { image, globals, monotonic, evaluates, hot: OnceLock::new() })
             }
             _ => Err(Error::bug("the guest did not tell its state")),
         }
+    }
+
+    /// The pages that a guest has written since it went on from a state.
+    pub(crate) async fn trace(
+        &self,
+        store: &mut Store<Guest>,
+        instance: Instance,
+    ) -> WasmResult<Vec<Pages>> {
+        match self.reach(store, instance, Transfer::Tracing(Vec::new())).await? {
+            Transfer::Tracing(pages) => Ok(pages),
+            _ => bail!("the guest did not show its memory"),
+        }
+    }
+
+    /// Gives a guest that goes on from a state the pages that it will write.
+    pub(crate) async fn populate(
+        &self,
+        store: &mut Store<Guest>,
+        instance: Instance,
+        state: Arc<State>,
+    ) -> WasmResult<()> {
+        if state.hot.get().is_some_and(|hot| !hot.is_empty()) {
+            self.reach(store, instance, Transfer::Populating(state)).await?;
+        }
+        Ok(())
+    }
+
+    /// Has the guest hand over its memory, for a purpose.
+    async fn reach(
+        &self,
+        store: &mut Store<Guest>,
+        instance: Instance,
+        purpose: Transfer,
+    ) -> WasmResult<Transfer> {
+        let save = instance.get_typed_func::<(), ()>(&mut *store, &self.save)?;
+        store.data_mut().transfer = purpose;
+        // The fuel is for what a guest hands over; this is what we ask for.
+        let fuel = store.hostcall_fuel();
+        store.set_hostcall_fuel(usize::MAX);
+        let reached = save.call_async(&mut *store, ()).await;
+        store.set_hostcall_fuel(fuel);
+        let transfer = std::mem::take(&mut store.data_mut().transfer);
+        reached.map(|()| transfer)
     }
 
     /// Puts a state into a fresh guest of the same component. `false` if its
@@ -132,6 +178,14 @@ pub(crate) fn link(linker: &mut Linker<Guest>) -> WasmResult<()> {
                     map::fill(&mut store, &memory, &state.image)?;
                     store.data_mut().transfer = Transfer::Loading(state);
                 }
+                Transfer::Tracing(_) => {
+                    store.data_mut().transfer = Transfer::Tracing(map::written(&store, &memory));
+                }
+                Transfer::Populating(state) => {
+                    let hot = state.hot.get().map_or(&[][..], Vec::as_slice);
+                    map::populate(&mut store, &memory, hot);
+                    store.data_mut().transfer = Transfer::Populating(state);
+                }
                 Transfer::Idle => bail!("nobody asked for the guest's memory"),
             }
             Ok(())
@@ -142,6 +196,7 @@ pub(crate) fn link(linker: &mut Linker<Guest>) -> WasmResult<()> {
         |mut store: StoreContextMut<'_, Guest>, (_, bits): (u32, u64)| {
             match &mut store.data_mut().transfer {
                 Transfer::Saving { globals, .. } => globals.push(bits),
+                Transfer::Tracing(_) | Transfer::Populating(_) => {}
                 _ => bail!("nobody asked for the guest's globals"),
             }
             Ok(())
