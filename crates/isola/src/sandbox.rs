@@ -114,6 +114,8 @@ impl Sandbox {
     ///
     /// It takes as long as copying the memory that is in use, a millisecond for
     /// a few megabytes; sandboxes are created from it in a fraction of that.
+    /// Other tasks go on in the meantime. A snapshot that is given up half-way
+    /// is made to its end, and until then the sandbox is busy.
     ///
     /// # Errors
     ///
@@ -124,28 +126,16 @@ impl Sandbox {
     pub fn snapshot(&self) -> impl Future<Output = Result<Snapshot, Error>> + Send + use<> {
         let shared = Arc::clone(&self.shared);
         async move {
-            let mut lease = shared.lease(false)?;
-            let copied = match shared.limits.timeout {
-                Some(limit) => match tokio::time::timeout(limit, lease.copy()).await {
-                    Ok(copied) => copied,
-                    Err(_) => Err(Error::Limit(LimitExceeded::time(Limit::WallTime, limit))),
-                },
-                None => lease.copy().await,
-            };
-            match copied {
-                Ok(state) => {
-                    lease.give_back();
-                    Ok(Snapshot::new(shared.template.clone(), state, shared.settings.clone()))
-                }
-                // The guest is as it was.
-                Err(error @ Error::SnapshotRefused(_)) => {
-                    lease.give_back();
-                    Err(error)
-                }
-                Err(error) => {
-                    lease.broken(&error);
-                    Err(error)
-                }
+            let lease = shared.lease(false)?;
+            // A task of its own: whoever gives up half-way does not end the
+            // guest, which is only looked at.
+            let copying = snapshot_of(shared, lease);
+            match tokio::runtime::Handle::try_current() {
+                Ok(tokio) => tokio
+                    .spawn(copying)
+                    .await
+                    .map_err(|error| Error::internal("copying the guest", error))?,
+                Err(_) => copying.await,
             }
         }
     }
@@ -603,6 +593,32 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if self.live.is_some() {
             self.shared.close(Closed::Cancelled);
+        }
+    }
+}
+
+/// Copies a guest, and gives it back.
+async fn snapshot_of(shared: Arc<Shared>, mut lease: Lease) -> Result<Snapshot, Error> {
+    let copied = match shared.limits.timeout {
+        Some(limit) => match tokio::time::timeout(limit, lease.copy()).await {
+            Ok(copied) => copied,
+            Err(_) => Err(Error::Limit(LimitExceeded::time(Limit::WallTime, limit))),
+        },
+        None => lease.copy().await,
+    };
+    match copied {
+        Ok(state) => {
+            lease.give_back();
+            Ok(Snapshot::new(shared.template.clone(), state, shared.settings.clone()))
+        }
+        // The guest is as it was.
+        Err(error @ Error::SnapshotRefused(_)) => {
+            lease.give_back();
+            Err(error)
+        }
+        Err(error) => {
+            lease.broken(&error);
+            Err(error)
         }
     }
 }

@@ -106,11 +106,13 @@ class SandboxPool:
         return await self._template.restore(origin, **self._config)
 
     async def _copy(self) -> Snapshot | None:
-        async with await self._anew() as sandbox:
-            try:
-                return await sandbox.snapshot()
-            except SnapshotError:
-                return None
+        sandbox = await self._anew()
+        try:
+            return await sandbox.snapshot()
+        except SnapshotError:
+            return None
+        finally:
+            await sandbox.aclose()
 
     async def _anew(self) -> Sandbox:
         sandbox = await self._template.instantiate(**self._config)

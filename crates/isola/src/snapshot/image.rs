@@ -20,27 +20,6 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Copies a memory. Pages that are all zero take no room.
-    pub(crate) fn of(memory: &[u8]) -> io::Result<Self> {
-        let mut image = Writer::new(memory.len())?;
-        let mut start = 0;
-        while start < memory.len() {
-            let used =
-                |at: usize| at < memory.len() && !is_empty(&memory[at..page_end(at, memory)]);
-            if !used(start) {
-                start += PAGE;
-                continue;
-            }
-            let mut end = start;
-            while used(end) {
-                end = page_end(end, memory);
-            }
-            image.write(start, &memory[start..end])?;
-            start = end;
-        }
-        image.finish()
-    }
-
     /// Its length in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -118,6 +97,26 @@ impl Writer {
         }
         self.file.seek(SeekFrom::Start(at as u64))?;
         self.file.write_all(bytes)
+    }
+
+    /// Copies a part of a memory, from the beginning of a page on. Pages that
+    /// are all zero take no room.
+    pub(crate) fn copy(&mut self, from: usize, part: &[u8]) -> io::Result<()> {
+        let mut start = 0;
+        while start < part.len() {
+            let used = |at: usize| at < part.len() && !is_empty(&part[at..page_end(at, part)]);
+            if !used(start) {
+                start += PAGE;
+                continue;
+            }
+            let mut end = start;
+            while used(end) {
+                end = page_end(end, part);
+            }
+            self.write(from + start, &part[start..end])?;
+            start = end;
+        }
+        Ok(())
     }
 
     pub(crate) fn finish(self) -> io::Result<Image> {

@@ -15,7 +15,7 @@ use wasmtime_wasi::{
 };
 
 use super::{
-    image::Image,
+    image::{Image, Writer},
     instrument,
     map::{self, Pages},
 };
@@ -166,29 +166,15 @@ impl Accessor {
 /// Links what accessors call.
 pub(crate) fn link(linker: &mut Linker<Guest>) -> WasmResult<()> {
     let mut root = linker.root();
-    root.func_wrap(
+    root.func_wrap_async(
         instrument::MEMORY,
         |mut store: StoreContextMut<'_, Guest>, (memory,): (WasmList<u8>,)| {
-            match std::mem::take(&mut store.data_mut().transfer) {
-                Transfer::Saving { globals, .. } => {
-                    let image = Image::of(memory.as_le_slice(&store))?;
-                    store.data_mut().transfer = Transfer::Saving { globals, image: Some(image) };
-                }
-                Transfer::Loading(state) => {
-                    map::fill(&mut store, &memory, &state.image)?;
-                    store.data_mut().transfer = Transfer::Loading(state);
-                }
-                Transfer::Tracing(_) => {
-                    store.data_mut().transfer = Transfer::Tracing(map::written(&store, &memory));
-                }
-                Transfer::Populating(state) => {
-                    let hot = state.hot.get().map_or(&[][..], Vec::as_slice);
-                    map::populate(&mut store, &memory, hot);
-                    store.data_mut().transfer = Transfer::Populating(state);
-                }
-                Transfer::Idle => bail!("nobody asked for the guest's memory"),
-            }
-            Ok(())
+            Box::new(async move {
+                let purpose = std::mem::take(&mut store.data_mut().transfer);
+                let transfer = serve(&mut store, &memory, purpose).await?;
+                store.data_mut().transfer = transfer;
+                Ok(())
+            })
         },
     )?;
     root.func_wrap(
@@ -213,6 +199,40 @@ pub(crate) fn link(linker: &mut Linker<Guest>) -> WasmResult<()> {
     })?;
     Ok(())
 }
+
+/// Does with a guest's memory what it was handed over for.
+async fn serve(
+    store: &mut StoreContextMut<'_, Guest>,
+    memory: &WasmList<u8>,
+    purpose: Transfer,
+) -> WasmResult<Transfer> {
+    Ok(match purpose {
+        Transfer::Saving { globals, .. } => {
+            let len = memory.as_le_slice(&*store).len();
+            let mut image = Writer::new(len)?;
+            for from in (0..len).step_by(AT_ONCE) {
+                let part = &memory.as_le_slice(&*store)[from..len.min(from + AT_ONCE)];
+                image.copy(from, part)?;
+                // The guest waits. Others on this thread need not.
+                tokio::task::yield_now().await;
+            }
+            Transfer::Saving { globals, image: Some(image.finish()?) }
+        }
+        Transfer::Loading(state) => {
+            map::fill(store, memory, &state.image)?;
+            Transfer::Loading(state)
+        }
+        Transfer::Tracing(_) => Transfer::Tracing(map::written(store, memory)),
+        Transfer::Populating(state) => {
+            map::populate(store, memory, state.hot.get().map_or(&[], Vec::as_slice));
+            Transfer::Populating(state)
+        }
+        Transfer::Idle => bail!("nobody asked for the guest's memory"),
+    })
+}
+
+/// So much is copied before others get their turn: a millisecond or two.
+const AT_ONCE: usize = 4 << 20;
 
 fn refused(open: &str) -> Error {
     Error::SnapshotRefused(format!(
