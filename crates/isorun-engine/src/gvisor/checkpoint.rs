@@ -5,7 +5,9 @@
 //! no new connection is made, the agent detaches what can go on later, what
 //! cannot gets a moment to end by itself, and the rest is reset.
 
+use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use isorun_agent::client;
@@ -21,6 +23,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SETTLING: Duration = Duration::from_secs(10);
 /// The file that a checkpoint always has.
 const MAIN_FILE: &str = "checkpoint.img";
+
+/// There when a checkpoint that ended its sandbox is whole.
+const LAST_FILE: &str = "whole";
+
+/// Whether a folder has a checkpoint that ended its sandbox, all of it.
+pub fn is_whole(folder: &Path) -> bool {
+    folder.join(LAST_FILE).is_file()
+}
 
 /// Whether a folder has a checkpoint in it, as far as names tell.
 pub fn is_one(folder: &Path) -> bool {
@@ -45,7 +55,33 @@ pub async fn write(
         command.arg("--leave-running");
     }
     command.arg(&container.name);
-    inner.run(None, command, "runsc checkpoint", &folder).await
+    if !leave_running {
+        command = with_mark(command, into);
+    }
+    inner.run(None, command, "runsc checkpoint", &folder).await?;
+    if leave_running {
+        return Ok(());
+    }
+    let marked = fs::remove_file(into.join(LAST_FILE));
+    marked.map_err(Error::io("a checkpoint was not marked as whole"))
+}
+
+/// The same, by a shell that leaves a mark when it went well: also when this
+/// process is killed meanwhile, and the sandbox is nowhere but in there.
+fn with_mark(command: Command, into: &Path) -> Command {
+    let mut marking = Command::new("/bin/sh");
+    marking.args(["-c", r#"mark=$1; shift; "$@" && : >"$mark""#, "sh"]);
+    marking.arg(into.join(LAST_FILE)).arg(command.get_program()).args(command.get_args());
+    marking.env_clear();
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            marking.env(name, value);
+        }
+    }
+    if let Some(folder) = command.get_current_dir() {
+        marking.current_dir(folder);
+    }
+    marking
 }
 
 /// Ends every connection across the border.
