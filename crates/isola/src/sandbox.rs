@@ -299,7 +299,10 @@ impl SandboxBuilder {
         let sandbox = self.instantiate(warm.clone()).await?;
         if resumes {
             sandbox.start().await?;
+            // The second one shows which pages all write: the first may be the
+            // only one.
             if let Some(state) = warm
+                && state.used.swap(true, Ordering::Relaxed)
                 && state.hot.get().is_none()
             {
                 let mut lease = sandbox.shared.lease(false)?;

@@ -17,7 +17,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{OnceLock, atomic::AtomicBool},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -186,6 +186,7 @@ pub(crate) fn load(path: &Path, template: &Template, base: &Image) -> Result<Sta
         monotonic: header.monotonic,
         evaluates: header.evaluates,
         hot: OnceLock::new(),
+        used: AtomicBool::new(false),
     })
 }
 

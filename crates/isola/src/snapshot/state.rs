@@ -1,6 +1,6 @@
 //! Takes the state of an idle guest, and puts it into another.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, atomic::AtomicBool};
 
 use wasmtime::{
     Result as WasmResult, Store, StoreContextMut, bail,
@@ -32,6 +32,8 @@ pub(crate) struct State {
     pub(crate) evaluates: bool,
     /// The pages that guests write as soon as they go on from here.
     pub(crate) hot: OnceLock<Vec<Pages>>,
+    /// Whether a guest goes on from here already.
+    pub(crate) used: AtomicBool,
 }
 
 /// What the accessor of a guest is there for, at the moment.
@@ -93,9 +95,14 @@ impl Accessor {
         let transfer = self.reach(store, instance, purpose).await.map_err(broken)?;
         let monotonic = store.data_mut().clocks().now().map_err(broken)?;
         match transfer {
-            Transfer::Saving { globals, image: Some(image) } => {
-                Ok(State { image, globals, monotonic, evaluates, hot: OnceLock::new() })
-            }
+            Transfer::Saving { globals, image: Some(image) } => Ok(State {
+                image,
+                globals,
+                monotonic,
+                evaluates,
+                hot: OnceLock::new(),
+                used: AtomicBool::new(false),
+            }),
             _ => Err(Error::bug("the guest did not tell its state")),
         }
     }

@@ -640,7 +640,7 @@ async fn a_fork_that_is_given_up_leaves_the_parent_as_it_was() {
     }
 }
 
-/// The first copy shows which pages copies write at once, and the others get
+/// The second copy shows which pages copies write at once, and the others get
 /// them: that changes what it costs, and nothing else.
 #[tokio::test]
 async fn copies_with_pages_of_their_own_are_as_any_other() {
