@@ -66,9 +66,9 @@ pub trait Engine: Send + Sync {
     /// afterwards, as after [`destroy`](Self::destroy).
     async fn checkpoint(&self, id: &SandboxId, into: &Path, leave_running: bool) -> Result<()>;
 
-    /// Whether a checkpoint without `leave_running` is whole, though the process
-    /// that asked for it ended before it heard of that. The checkpoint may go on
-    /// until the sandbox is gone.
+    /// Whether a checkpoint without `leave_running` is whole: for who finds one
+    /// that another process has begun. It may go on until the sandbox is gone, and
+    /// a moment longer.
     fn is_whole(&self, checkpoint: &Path) -> bool;
 
     /// Makes a sandbox from what [`checkpoint`](Self::checkpoint) has written.

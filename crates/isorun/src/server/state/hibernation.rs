@@ -29,6 +29,7 @@ const UNHEARD: Duration = Duration::from_secs(30);
 const UNBEGUN: Duration = Duration::from_secs(1);
 /// How long its mark may take after the end of the sandbox.
 const MARKING: Duration = Duration::from_millis(500);
+const GLANCE: Duration = Duration::from_millis(10);
 
 /// Hibernate a run
 ///
@@ -133,20 +134,27 @@ pub async fn finish(app: &App, row: &RunRow, sandbox: &SandboxId, here: bool) ->
         // It may have got its final name, and nothing else.
         return !here && app.places.is_hibernated(&row.id);
     }
-    let start = Instant::now();
-    while here && !app.engine.is_whole(&draft) {
-        let begun = draft.read_dir().is_ok_and(|mut files| files.next().is_some());
-        if start.elapsed() > if begun { UNHEARD } else { UNBEGUN } {
-            break;
+    let is_whole = async {
+        while !app.engine.is_whole(&draft) {
+            tokio::time::sleep(GLANCE).await;
         }
+    };
+    tokio::pin!(is_whole);
+    let has_begun = || draft.read_dir().is_ok_and(|mut files| files.next().is_some());
+    if here {
         tokio::select! {
-            _ = app.engine.exited(sandbox) => {
-                // The mark is made after that, if at all.
-                tokio::time::sleep(MARKING).await;
-                break;
-            }
-            () = tokio::time::sleep(MARKING / 10) => {}
+            () = &mut is_whole => {}
+            _ = app.engine.exited(sandbox) => {}
+            () = async {
+                tokio::time::sleep(UNBEGUN).await;
+                if has_begun() {
+                    tokio::time::sleep(UNHEARD).await;
+                }
+            } => {}
         }
+    }
+    if has_begun() {
+        let _ = tokio::time::timeout(MARKING, is_whole).await;
     }
     let whole = app.engine.is_whole(&draft);
     let finished = whole && seal(app, &row.id, sandbox).await.is_ok();
