@@ -9,8 +9,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::{process, progress, setup, workspace};
 
-/// One for each file in `fuzz/fuzz_targets`.
-const TARGETS: [&str; 3] = ["frames", "answers", "forks"];
+/// One for each file in a `fuzz_targets`, with the package that it is in.
+const TARGETS: [(&str, &str); 3] = [("frames", AGENT), ("answers", AGENT), ("forks", ISOLA)];
+const AGENT: &str = "agent";
+/// Takes a quarter of an hour to compile.
+const ISOLA: &str = "isola";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -25,40 +28,48 @@ pub fn run(args: &Args) -> Result<()> {
     let lock = workspace::lock()?;
     let cargo_fuzz = setup::cargo_fuzz()?;
     drop(lock);
-    let targets: Vec<&str> = TARGETS
+    let targets = TARGETS
         .into_iter()
-        .filter(|target| args.target.as_deref().is_none_or(|wanted| wanted == *target))
-        .collect();
+        .filter(|(target, _)| args.target.as_deref().is_none_or(|wanted| wanted == *target));
+    fuzz_all(&cargo_fuzz, targets.collect(), args.seconds)
+}
+
+fn fuzz_all(cargo_fuzz: &Path, targets: Vec<(&str, &str)>, seconds: u32) -> Result<()> {
     if targets.is_empty() {
-        bail!("there is no such target: there are {}", TARGETS.join(", "));
+        bail!("there is no such target: there are {}", TARGETS.map(|(name, _)| name).join(", "));
     }
-    for target in targets {
-        let label = format!("fuzzing {target} for {} s", args.seconds);
-        progress::step(&label, || fuzz(&cargo_fuzz, target, args.seconds))?;
+    for (target, package) in targets {
+        let label = format!("fuzzing {target} for {seconds} s");
+        progress::step(&label, || fuzz(cargo_fuzz, package, target, seconds))?;
     }
     Ok(())
 }
 
-fn fuzz(cargo_fuzz: &Path, target: &str, seconds: u32) -> Result<()> {
+fn fuzz(cargo_fuzz: &Path, package: &str, target: &str, seconds: u32) -> Result<()> {
     let folder = workspace::root().join("target/fuzz");
     // What was found to reach new code is kept for the next time.
     let corpus = folder.join("corpus").join(target);
     fs::create_dir_all(&corpus).with_context(|| format!("cannot make {}", corpus.display()))?;
     let mut command = Command::new(cargo_fuzz);
-    command.current_dir(workspace::root().join("fuzz"));
+    command.current_dir(workspace::root().join("fuzz").join(package));
     // The sanitizers take a nightly compiler, and there is no unsafe code here.
     command.args(["fuzz", "run", "--fuzz-dir", ".", "--sanitizer", "none", "--target-dir"]);
     command.arg(folder.join("build")).arg(target).arg(corpus).arg("--");
     command.arg(format!("-max_total_time={seconds}"));
     command.arg(format!("-artifact_prefix={}/{target}-", folder.display()));
     command.args(["-timeout=10", "-max_len=65536", "-print_final_stats=1"]);
-    // One of them has interpreters, with what they share counted for each.
-    command.arg(if target == "forks" { "-rss_limit_mb=4096" } else { "-rss_limit_mb=1024" });
+    // Interpreters have much, and what they share is counted for each.
+    command.arg(if package == ISOLA { "-rss_limit_mb=4096" } else { "-rss_limit_mb=1024" });
     command.env("ISOLA_RUNTIME_DIR", workspace::runtimes());
     process::quiet(command)
 }
 
-/// For a little while, as a proof that nothing obvious is wrong.
+/// Those that compile quickly, for a little while, as a proof that nothing obvious
+/// is wrong.
 pub fn briefly() -> Result<()> {
-    run(&Args { target: None, seconds: 10 })
+    let lock = workspace::lock()?;
+    let cargo_fuzz = setup::cargo_fuzz()?;
+    drop(lock);
+    let targets = TARGETS.into_iter().filter(|(_, package)| *package == AGENT);
+    fuzz_all(&cargo_fuzz, targets.collect(), 10)
 }
