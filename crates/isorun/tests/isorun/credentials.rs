@@ -233,8 +233,8 @@ fn a_websocket_ends_when_the_rules_change() {
         let run = create(&server).await;
         let code = format!(
             "{CONNECT}
-s, _ = secure()
-s.sendall(f'GET /ws HTTP/1.1\\r\\nHost: {{host}}\\r\\n{{auth}}Connection: Upgrade\\r\\nUpgrade: websocket\\r\\nSec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\\r\\n\\r\\n'.encode())
+s, prefix = plain()
+s.sendall(f'GET {{prefix}}/ws HTTP/1.1\\r\\nHost: 192.0.0.1\\r\\n{{auth}}Connection: Upgrade\\r\\nUpgrade: websocket\\r\\nSec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\\r\\n\\r\\n'.encode())
 head = b''
 while b'\\r\\n\\r\\n' not in head: head += s.recv(1)
 open('/srv/open', 'w').close()
