@@ -21,6 +21,11 @@ pub fn network_tools() -> Result<()> {
     programs(&[("ip", "iproute2"), ("nft", "nftables")])
 }
 
+/// A browser without a window.
+pub fn browser() -> Result<()> {
+    programs(&[("chromium", "chromium")])
+}
+
 /// nginx, which the benchmark compares with; unpacked beside the other tools, and
 /// never started as a service.
 pub fn nginx() -> Result<PathBuf> {

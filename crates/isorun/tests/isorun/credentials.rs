@@ -2,12 +2,16 @@
 //! whatever a guest or a host does wrong, neither the secret nor another's answer
 //! comes back.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
+use reqwest::Method;
 use serde_json::json;
 
 use crate::{
-    fixture::{Server, bounded},
+    fixture::{Server, answer, bounded},
     world::{PLACEHOLDER, SECRET, World},
 };
 
@@ -99,6 +103,51 @@ for s, prefix in (secure(), plain()):
         let asked = world.asked();
         assert_eq!(asked.len(), 4, "{asked:?}");
         assert!(asked.iter().all(|(_, real)| *real), "{asked:?}");
+    });
+}
+
+/// Where `cargo xtask setup` puts the client library of OpenAI.
+const LIBRARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/openai");
+
+#[test]
+fn the_client_library_of_openai_works_unchanged() {
+    let world = World::new(9, &[HOST]);
+    let server = world.server(&[]);
+    let packed = Command::new("tar").args(["-C", LIBRARY, "-c", "."]).output().unwrap();
+    assert!(packed.status.success(), "{packed:?}");
+    bounded(async {
+        let run = create(&server).await;
+        let path = format!("/v1/runs/{run}/files/upload?path=/srv/library.tar");
+        let upload = server.request(Method::POST, &path).body(packed.stdout);
+        assert_eq!(answer(upload).await.0, 200);
+        server.exec(&run, "mkdir /srv/library && tar -C /srv/library -xf /srv/library.tar").await;
+        // The key and the base URL are those of its environment, as always.
+        let code = r#"
+import os, sys, time
+sys.path.insert(0, '/srv/library')
+import openai
+print(os.environ['OPENAI_API_KEY'])
+question = {'model': 'm', 'messages': [{'role': 'user', 'content': 'What is it?'}]}
+for base in (None, 'https://api.openai.com/v1'):
+    client = openai.OpenAI(base_url=base, max_retries=0, timeout=20)
+    print(client.base_url, client.models.list().data)
+    print(client.chat.completions.create(**question).choices[0].message.content)
+    words, times = [], []
+    for part in client.chat.completions.create(stream=True, **question):
+        words.append(part.choices[0].delta.content or '')
+        times.append(time.monotonic())
+    print(''.join(words), times[-1] - times[0] > 0.9)
+"#;
+        let said = python(&server, &run, code).await;
+        let one = "[]\nThe answer is 42.\nThe answer is 42. True\n";
+        let expected = format!(
+            "{PLACEHOLDER}\nhttp://192.0.0.1/api.openai.com/v1/ {one}https://api.openai.com/v1/ {one}"
+        );
+        assert_eq!(said, expected);
+        let asked = world.asked();
+        let what = ["GET /v1/models", "POST /v1/chat/completions", "POST /v1/chat/completions"];
+        let what = what.repeat(2).into_iter().map(|what| (what.to_owned(), true));
+        assert_eq!(asked, what.collect::<Vec<_>>());
     });
 }
 
