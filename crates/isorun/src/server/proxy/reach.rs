@@ -20,7 +20,7 @@ use isorun_engine::{Engine, SandboxId, network::wire::Stream};
 
 /// How long a connection that nobody uses is kept, and how many of a port.
 const IDLE: Duration = Duration::from_secs(5);
-const KEPT: usize = 16;
+const KEPT: usize = 128;
 
 /// All ports of all sandboxes.
 pub struct Ports(Client<Reach, Body>);
