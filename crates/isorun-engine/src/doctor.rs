@@ -40,14 +40,6 @@ pub fn gvisor(config: &Config) -> Vec<Finding> {
         }),
         from("control groups", gvisor::cgroup_version(), |version| format!("version {version}")),
         finding(
-            "ip",
-            ["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"]
-                .iter()
-                .any(|path| Path::new(path).exists()),
-            "sets up the sandboxes' networks",
-            "there is no `ip`: install the package iproute2",
-        ),
-        finding(
             "nft",
             ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/bin/nft"]
                 .iter()

@@ -16,7 +16,7 @@ pub fn image_tools() -> Result<()> {
     programs(&[("docker-registry", "docker-registry"), ("skopeo", "skopeo"), ("umoci", "umoci")])
 }
 
-/// What sets up the networks of sandboxes.
+/// What sets up the networks of sandboxes, and those that their tests are in.
 pub fn network_tools() -> Result<()> {
     programs(&[("ip", "iproute2"), ("nft", "nftables")])
 }

@@ -34,6 +34,7 @@ use isorun_agent::protocol::{Exec, Failure, FailureKind, Run, Shell as Request, 
 use super::Agent;
 use super::exec::{deliver, freezing, new_group, read, read_now, until};
 use super::groups::Group;
+use super::interrupt::{Interruption, Step, Target};
 use super::sessions::{self, Session};
 use super::spawn;
 
@@ -47,13 +48,6 @@ const COMMAND: i32 = 99;
 const HIGH: i32 = 1000;
 /// Output of what runs in the background that is kept while nobody listens.
 const KEPT: usize = 64 * 1024;
-/// After so many interrupts the shell is past help.
-const HOPELESS: u32 = 30;
-/// Interrupts after which programs are killed instead.
-const GENTLE: u32 = 3;
-/// How long after its beginning a command is interrupted at the earliest. bash
-/// that is interrupted while it starts a program has been seen to hang.
-const YOUTH: Duration = Duration::from_millis(60);
 
 const PREPARATION: &str = "PS1=;PS2=;unset HISTFILE MAILCHECK;set +o history +H;\
     __isorun_end(){ builtin printf '\\n%s %s\\n' $1 ${__isorun_status:-$?} >&98;};\
@@ -86,11 +80,10 @@ pub struct Shell {
 struct Job {
     /// What comes before its exit code.
     word: String,
-    begun: Instant,
     deadline: Option<Instant>,
     /// What ran in the shell's background before.
     before: Vec<Pid>,
-    interrupts: u32,
+    interruption: Option<Interruption>,
     /// What an interrupted one came to. Then bash is asked once more, so that no
     /// interrupt is left that could hit the next command.
     outcome: Option<i32>,
@@ -315,15 +308,17 @@ impl Shell {
             script.push_str(&format!("__isorun_last {}&&:;", self.last));
         }
         script.push_str(&format!(
-            "}} 2>/dev/null;. /proc/self/fd/{COMMAND} </dev/null\n{{ __isorun_end {word};}} 2>/dev/null\n"
+            "}} 2>/dev/null;. /proc/self/fd/{COMMAND} </dev/null\n{}",
+            question(&word)
         ));
+        // Afterwards what the command starts may be among them.
+        let before = self.group.members();
         self.say(&script);
         self.job = Some(Job {
             word,
-            begun: Instant::now(),
             deadline: run.timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms)),
-            before: self.group.members(),
-            interrupts: 0,
+            before,
+            interruption: None,
             outcome: None,
             next: None,
             timed_out: false,
@@ -341,63 +336,45 @@ impl Shell {
 
     fn interrupt(&mut self) {
         if let Some(job) = &mut self.job
-            && job.next.is_none()
+            && job.interruption.is_none()
         {
-            job.next = Some(Instant::now().max(job.begun + YOUTH));
+            job.interruption = Some(Interruption::default());
+            job.next = Some(Instant::now());
         }
     }
 
     /// A job has told its exit code: whether that is the end of it.
     fn settle(&mut self, code: i32) -> Option<i32> {
         let job = self.job.as_mut()?;
-        if job.interrupts == 0 {
-            return Some(code);
-        }
+        let Some(interruption) = &mut job.interruption else { return Some(code) };
         if job.outcome.is_some() {
             return job.outcome;
         }
         // Without a new word the answer to an earlier question would do.
         let Ok(word) = new_word() else { return Some(code) };
+        interruption.restart();
         job.word = word;
         job.outcome = Some(code);
         job.next = Some(Instant::now());
         None
     }
 
-    /// Interrupts what runs, harder each time; or asks whether the last interrupt
-    /// has arrived.
+    /// Interrupts what runs, or asks whether the last interrupt has arrived.
     fn press(&mut self) {
         let Some(job) = &mut self.job else { return };
-        job.interrupts += 1;
-        if job.outcome.is_some() && job.interrupts <= HOPELESS * 4 {
-            job.next = Some(Instant::now() + Duration::from_millis(50));
-            let word = job.word.clone();
-            self.say(&format!("\n{{ __isorun_end {word};}} 2>/dev/null\n"));
-            return;
-        }
-        // bash first: it has to know of an interrupt when a program that it waits
-        // for dies of one, or else it goes on with the next command. And some
-        // time before the programs: bash has been seen to hang when its own
-        // interrupt and the end of a program arrive at the same time.
-        let (round, for_bash) = (job.interrupts.div_ceil(2), job.interrupts % 2 == 1);
-        job.next =
-            Some(Instant::now() + Duration::from_millis(u64::from((round + 2).min(10)) * 10));
-        if for_bash {
-            let signal = if round > HOPELESS { Signal::KILL } else { Signal::INT };
-            let _ = kill_process(self.pid, signal);
-            return;
-        }
-        let signal = if round <= GENTLE { Signal::INT } else { Signal::KILL };
-        for pid in self.group.members() {
-            if pid != self.pid && !job.before.contains(&pid) {
-                let _ = kill_process(pid, signal);
-            }
-        }
-        // bash forgets the line that it was in, which may have been the one that
-        // tells the end.
-        if round > 1 {
-            let word = job.word.clone();
-            self.say(&format!("\n{{ __isorun_end {word};}} 2>/dev/null\n"));
+        let Some(interruption) = &mut job.interruption else { return };
+        let target = Target { bash: self.pid, group: &self.group, before: &job.before };
+        let step = match job.outcome {
+            None => interruption.press(&target),
+            Some(_) => Step::Struck(interruption.clear(&target)),
+        };
+        let (Step::Wait(pause) | Step::Struck(pause)) = step;
+        job.next = Some(Instant::now() + pause);
+        if let Step::Struck(_) = step {
+            // bash forgets the line that it was in, which may have been the one
+            // that tells the end.
+            let question = question(&job.word);
+            self.say(&format!("\n{question}"));
         }
     }
 
@@ -412,7 +389,7 @@ impl Shell {
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        let interrupted = self.job.as_ref().is_some_and(|job| job.interrupts > 0);
+        let interrupted = self.job.as_ref().is_some_and(|job| job.interruption.is_some());
         let timed_out = self.job.as_ref().is_some_and(|job| job.timed_out);
         self.drain(interrupted, reader, writer).await?;
         self.job = None;
@@ -589,6 +566,11 @@ async fn told(pipe: &mut Receiver, line: &mut BytesMut, job: Option<&Job>) -> i3
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// The line that tells an exit code.
+fn question(word: &str) -> String {
+    format!("{{ __isorun_end {word};}} 2>/dev/null\n")
 }
 
 /// What nobody inside can know.

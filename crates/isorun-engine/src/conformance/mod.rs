@@ -27,7 +27,7 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 macro_rules! conformance_of_shells {
     ($open:expr) => {
         $crate::conformance_of_shells!(@ $open;
-            a_shell_remembers, a_shell_cannot_be_confused, a_timeout_leaves_the_shell,
+            a_shell_remembers, a_shell_cannot_be_confused, a_timeout_leaves_the_shell, a_shell_survives_any_interrupt,
             a_shell_can_be_attached_to, what_runs_goes_on_across_a_checkpoint
         );
     };

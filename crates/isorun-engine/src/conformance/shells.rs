@@ -211,6 +211,29 @@ pub async fn a_timeout_leaves_the_shell(engine: &Arc<dyn Engine>) {
     assert_eq!(shell.outcome().await.0, Status::Code(130));
 }
 
+/// Interrupts at bad moments: while bash starts programs, several of them, and one
+/// after the other.
+pub async fn a_shell_survives_any_interrupt(engine: &Arc<dyn Engine>) {
+    const COMMANDS: [&str; 7] = [
+        "sleep 1000",
+        "while :; do /bin/true; done",
+        "while :; do sleep 0.01; done",
+        "sleep 1000 | cat",
+        "cat <(sleep 1000)",
+        "x=$(sleep 1000)",
+        "(sleep 1000)",
+    ];
+    let sandbox = Sandbox::new(&**engine).await;
+    let mut shell = Open::new(engine, &sandbox).await;
+    for limit in [1, 3, 7, 12, 18, 25] {
+        for command in COMMANDS {
+            let limit = Some(Duration::from_millis(limit));
+            assert_eq!(shell.run_for(command, limit).await.0, Status::TimedOut, "{command}");
+            assert_eq!(shell.text("echo alive").await, "alive\n", "after {command}");
+        }
+    }
+}
+
 /// A shell whose connection ended can be attached to, one that was closed not.
 pub async fn a_shell_can_be_attached_to(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(&**engine).await;

@@ -164,7 +164,7 @@ impl Blank {
 
     /// The container, now that its agent runs.
     async fn into_container(self, inner: &Inner) -> Result<Container> {
-        self.network.open(inner, &self.folder).await?;
+        self.network.open(inner).await?;
         let pid = fs::read_to_string(self.pid_file())
             .ok()
             .and_then(|text| Pid::from_raw(text.trim().parse().ok()?))

@@ -10,6 +10,7 @@ mod cgroup;
 mod checkpoint;
 mod container;
 mod launcher;
+mod link;
 mod network;
 mod pidfd;
 mod pool;
@@ -241,6 +242,7 @@ impl Gvisor {
         }
         let inner = Arc::clone(&self.inner);
         finish(async move {
+            let _awaited = inner.pool.awaited();
             let made = make(&inner, &spec, from.as_deref()).await;
             let mut sandboxes = inner.sandboxes();
             match made {
@@ -313,6 +315,7 @@ impl Engine for Gvisor {
 
     async fn checkpoint(&self, id: &SandboxId, into: &Path, leave_running: bool) -> Result<()> {
         let container = self.living(id)?;
+        let _awaited = self.inner.pool.awaited();
         // A connection that crosses the border makes it fail.
         let _quiet = container.network().quiet().await;
         // Whoever takes one will want it back.

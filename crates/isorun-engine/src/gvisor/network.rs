@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 
 use super::Inner;
 use super::launcher::{self, Launcher};
+use super::link;
 use crate::engine::{Error, Result, SandboxId};
 use crate::network::Plan;
 use crate::network::egress::{Quiet, Sandbox, Sockets};
@@ -114,18 +115,11 @@ impl Network {
         let namespace =
             inner.launcher.new_network().await.map_err(Error::io("cannot make a network"))?;
         let network = Self { namespace, proxy: OnceLock::new() };
-        let script = format!(
-            "link set lo up\n\
-             link add inside type veth peer name outside\n\
-             link set inside addrgenmode none\n\
-             link set outside addrgenmode none\n\
-             addr add {INSIDE}/29 dev inside\n\
-             link set inside up\n\
-             route add default via {OUTSIDE} dev inside\n"
-        );
-        network.ip(inner, folder, &script).await?;
+        link::lay(&inner.launcher, &network.namespace)
+            .await
+            .map_err(Error::io("cannot make the cable of a sandbox"))?;
         if inner.no_network.is_none() {
-            network.batch(inner, folder, "nft", "-f", &filter()).await?;
+            network.filter(inner, folder).await?;
         }
         Ok(network)
     }
@@ -136,15 +130,11 @@ impl Network {
         Ok(Self { namespace: Arc::new(namespace.into()), proxy: OnceLock::new() })
     }
 
-    /// Gives our end its address. Only when gVisor runs: it takes over every
-    /// address that it finds, and this one is ours.
-    pub async fn open(&self, inner: &Inner, folder: &Path) -> Result<()> {
-        let script = format!(
-            "addr add {OUTSIDE}/29 dev outside\n\
-             link set outside up\n\
-             route replace local default dev lo table main\n"
-        );
-        self.ip(inner, folder, &script).await
+    /// Connects it. Only when gVisor runs.
+    pub async fn open(&self, inner: &Inner) -> Result<()> {
+        link::connect(&inner.launcher, &self.namespace)
+            .await
+            .map_err(Error::io("cannot connect the cable of a sandbox"))
     }
 
     pub fn namespace(&self) -> &Arc<OwnedFd> {
@@ -208,23 +198,12 @@ impl Network {
         }
     }
 
-    async fn ip(&self, inner: &Inner, folder: &Path, script: &str) -> Result<()> {
-        self.batch(inner, folder, "ip", "-batch", script).await
-    }
-
-    async fn batch(
-        &self,
-        inner: &Inner,
-        folder: &Path,
-        program: &str,
-        option: &str,
-        script: &str,
-    ) -> Result<()> {
-        let path = folder.join("network");
-        fs::write(&path, script).map_err(Error::io("cannot write the set-up of a network"))?;
-        let mut command = Command::new(program);
-        command.arg(option).arg(&path);
-        inner.run(Some(&self.namespace), command, program, folder).await
+    async fn filter(&self, inner: &Inner, folder: &Path) -> Result<()> {
+        let path = folder.join("filter");
+        fs::write(&path, filter()).map_err(Error::io("cannot write the filter of a network"))?;
+        let mut command = Command::new("nft");
+        command.arg("-f").arg(&path);
+        inner.run(Some(&self.namespace), command, "nft", folder).await
     }
 }
 

@@ -3,21 +3,33 @@
 //!
 //! All of a kind have one shape, that of the latest use: most servers make
 //! sandboxes of one kind. Another shape empties it.
+//!
+//! To make one takes as much of the processors as what somebody waits for, so as
+//! long as one is left, more are made when nobody waits.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
 use super::Inner;
 use super::container::{self, Blank, Container};
 use super::spec::Shape;
 use crate::engine::Result;
 
+/// For so long nobody waits before the next one is made.
+const CALM: Duration = Duration::from_millis(30);
+/// After so long it is made all the same.
+const IMPATIENCE: Duration = Duration::from_secs(1);
+
 /// What is ready, and what is being made.
 pub struct Pool {
     running: Shelf<Container>,
     blank: Shelf<Blank>,
+    /// Operations that somebody waits for.
+    awaited: watch::Sender<usize>,
     /// Tasks that make more. Changed only with a shelf locked.
     filling: watch::Sender<usize>,
 }
@@ -93,6 +105,7 @@ impl Pool {
         Self {
             running: Shelf::new(running),
             blank: Shelf::new(blank),
+            awaited: watch::Sender::new(0),
             filling: watch::Sender::new(0),
         }
     }
@@ -124,11 +137,26 @@ impl Pool {
         self.blank.state().ready.len()
     }
 
+    /// Somebody waits for something as long as the result lives.
+    pub fn awaited(&self) -> Awaited<'_> {
+        self.awaited.send_modify(|awaited| *awaited += 1);
+        Awaited(&self.awaited)
+    }
+
     /// Waits until no task makes more.
     pub async fn quiet(&self) {
         let mut filling = self.filling.subscribe();
         // The sender is in this pool.
         let _ = filling.wait_for(|filling| *filling == 0).await;
+    }
+}
+
+/// While it lives, the making of more waits.
+pub struct Awaited<'a>(&'a watch::Sender<usize>);
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|awaited| *awaited -= 1);
     }
 }
 
@@ -171,6 +199,19 @@ impl<T: Item> Shelf<T> {
         }
     }
 
+    /// Waits until nobody waits for anything, or nothing is ready.
+    async fn until_calm(&self, awaited: &watch::Sender<usize>) {
+        let end = Instant::now() + IMPATIENCE;
+        let mut awaited = awaited.subscribe();
+        while Instant::now() < end && !self.state().ready.is_empty() {
+            awaited.mark_unchanged();
+            sleep(CALM).await;
+            if matches!(awaited.has_changed(), Ok(false)) && *awaited.borrow() == 0 {
+                return;
+            }
+        }
+    }
+
     fn rest(state: &mut State<T>, filling: &watch::Sender<usize>) {
         state.filling = false;
         filling.send_modify(|filling| *filling -= 1);
@@ -207,7 +248,9 @@ fn fill<T: Item>(inner: &Arc<Inner>, shape: Shape) {
     let inner = Arc::clone(inner);
     tokio::spawn(async move {
         let shelf = T::shelf(&inner.pool);
-        while let Some((shape, unwanted)) = shelf.next(&inner.pool.filling) {
+        loop {
+            shelf.until_calm(&inner.pool.awaited).await;
+            let Some((shape, unwanted)) = shelf.next(&inner.pool.filling) else { return };
             for item in unwanted {
                 discard(&inner, item.name()).await;
             }
