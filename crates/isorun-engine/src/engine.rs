@@ -66,6 +66,11 @@ pub trait Engine: Send + Sync {
     /// afterwards, as after [`destroy`](Self::destroy).
     async fn checkpoint(&self, id: &SandboxId, into: &Path, leave_running: bool) -> Result<()>;
 
+    /// Whether a checkpoint without `leave_running` is whole: for who finds one
+    /// that another process has begun. It may go on until the sandbox is gone, and
+    /// a moment longer.
+    fn is_whole(&self, checkpoint: &Path) -> bool;
+
     /// Makes a sandbox from what [`checkpoint`](Self::checkpoint) has written.
     /// The root and the limits have to be those of the original, and the
     /// [`fingerprint`](Self::fingerprint) that of then.

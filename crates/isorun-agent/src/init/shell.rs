@@ -5,8 +5,8 @@
 //! program has:
 //!
 //! ```text
-//! . /proc/self/fd/99 </dev/null      the command, in a file without a name
-//! { __isorun_end 7f3a..; }           its exit code goes to a pipe, with that word
+//! . /proc/self/fd/99 <&97            the command, in a file without a name
+//! { __isorun_end 7f3a..; } 2>&97     its exit code goes to a pipe, with that word
 //! ```
 //!
 //! So nothing that a command says or leaves open (a quote, a here-document) can
@@ -14,6 +14,7 @@
 //! reads is empty. An interrupt throws bash back to the next line, which is the
 //! second one.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -44,13 +45,15 @@ const START: Duration = Duration::from_secs(20);
 /// scripts use.
 const STATUS: i32 = 98;
 const COMMAND: i32 = 99;
+/// Where it has `/dev/null`: opening it for each line would take its time.
+const NOTHING: i32 = 97;
 /// Files of ours that are handed on lie above.
 const HIGH: i32 = 1000;
 /// Output of what runs in the background that is kept while nobody listens.
 const KEPT: usize = 64 * 1024;
 
 const PREPARATION: &str = "PS1=;PS2=;unset HISTFILE MAILCHECK;set +o history +H;\
-    __isorun_end(){ builtin printf '\\n%s %s\\n' $1 ${__isorun_status:-$?} >&98;};\
+    __isorun_end(){ builtin printf '%s %s\\n' $1 ${__isorun_status:-$?} >&98;};\
     __isorun_last(){ return $1;}\n";
 
 /// A shell, and what it is doing.
@@ -288,7 +291,7 @@ impl Shell {
             // Otherwise a command that only says `no` in its last line would end
             // a shell that is under `set -e`. (In an open here-document this
             // would be text.)
-            text.push_str("\n\n{ __isorun_status=$?; } 2>/dev/null");
+            text.push_str(&format!("\n\n{{ __isorun_status=$?; }} 2>&{NOTHING}"));
         }
         let mut rest = text.as_bytes();
         let mut at = 0;
@@ -308,7 +311,7 @@ impl Shell {
             script.push_str(&format!("__isorun_last {}&&:;", self.last));
         }
         script.push_str(&format!(
-            "}} 2>/dev/null;. /proc/self/fd/{COMMAND} </dev/null\n{}",
+            "}} 2>&{NOTHING};. /proc/self/fd/{COMMAND} <&{NOTHING}\n{}",
             question(&word)
         ));
         // Afterwards what the command starts may be among them.
@@ -552,8 +555,8 @@ async fn told(pipe: &mut Receiver, line: &mut BytesMut, job: Option<&Job>) -> i3
         while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
             let said = line.split_to(end + 1);
             let said = String::from_utf8_lossy(&said);
-            let code =
-                job.and_then(|job| said.trim().strip_prefix(&*job.word)?.trim().parse().ok());
+            // Something may stand before it that a command has left there.
+            let code = job.and_then(|job| said.split_once(&*job.word)?.1.trim().parse().ok());
             if let Some(code) = code {
                 return code;
             }
@@ -570,7 +573,7 @@ async fn told(pipe: &mut Receiver, line: &mut BytesMut, job: Option<&Job>) -> i3
 
 /// The line that tells an exit code.
 fn question(word: &str) -> String {
-    format!("{{ __isorun_end {word};}} 2>/dev/null\n")
+    format!("{{ __isorun_end {word};}} 2>&{NOTHING}\n")
 }
 
 /// What nobody inside can know.
@@ -601,6 +604,7 @@ fn connect() -> io::Result<(Ours, Vec<(i32, OwnedFd)>)> {
         (0, their_script.into()),
         (1, their_stdout.into()),
         (2, their_stderr.into()),
+        (NOTHING, high(File::options().read(true).write(true).open("/dev/null")?)?),
         (STATUS, high(their_status)?),
         (COMMAND, high(&command)?),
     ];

@@ -6,6 +6,7 @@
 //! cannot gets a moment to end by itself, and the rest is reset.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use isorun_agent::client;
@@ -21,6 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SETTLING: Duration = Duration::from_secs(10);
 /// The file that a checkpoint always has.
 const MAIN_FILE: &str = "checkpoint.img";
+
+/// There when a checkpoint that ended its sandbox is whole.
+const LAST_FILE: &str = "whole";
+
+/// Whether a folder has a checkpoint that ended its sandbox, all of it.
+pub fn is_whole(folder: &Path) -> bool {
+    folder.join(LAST_FILE).is_file()
+}
 
 /// Whether a folder has a checkpoint in it, as far as names tell.
 pub fn is_one(folder: &Path) -> bool {
@@ -45,7 +54,28 @@ pub async fn write(
         command.arg("--leave-running");
     }
     command.arg(&container.name);
+    if !leave_running {
+        command = with_mark(command, into);
+    }
     inner.run(None, command, "runsc checkpoint", &folder).await
+}
+
+/// The same, by a shell that leaves a mark when it went well: also when this
+/// process is killed meanwhile, and the sandbox is nowhere but in there.
+fn with_mark(command: Command, into: &Path) -> Command {
+    let mut marking = Command::new("/bin/sh");
+    marking.args(["-c", r#"mark=$1; shift; "$@" && : >"$mark""#, "sh"]);
+    marking.arg(into.join(LAST_FILE)).arg(command.get_program()).args(command.get_args());
+    marking.env_clear();
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            marking.env(name, value);
+        }
+    }
+    if let Some(folder) = command.get_current_dir() {
+        marking.current_dir(folder);
+    }
+    marking
 }
 
 /// Ends every connection across the border.

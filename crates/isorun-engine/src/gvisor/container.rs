@@ -74,7 +74,9 @@ pub async fn make(inner: &Arc<Inner>, shape: Shape) -> Result<Container> {
     let made = async {
         let blank = set_up(inner, &name, shape).await?;
         blank.runsc(inner, &["run", "--detach"], None).await?;
-        blank.into_container(inner).await
+        let container = blank.into_container(inner).await?;
+        container.ask(inner, client::info).await?;
+        Ok(container)
     };
     whole(inner, &name, made.await).await
 }
@@ -90,7 +92,7 @@ pub async fn make_blank(inner: &Arc<Inner>, shape: Shape) -> Result<Blank> {
     whole(inner, &name, made.await).await
 }
 
-/// Restores a checkpoint.
+/// Restores a checkpoint. The first question to its agent is the claim.
 pub async fn restore(inner: &Arc<Inner>, blank: Blank, from: &Path) -> Result<Container> {
     let name = blank.name.clone();
     let made = async {
@@ -162,7 +164,7 @@ impl Blank {
         self.folder.join("pid")
     }
 
-    /// The container, now that its agent runs.
+    /// The container, now that its agent runs or is about to.
     async fn into_container(self, inner: &Inner) -> Result<Container> {
         self.network.open(inner).await?;
         let pid = fs::read_to_string(self.pid_file())
@@ -177,7 +179,7 @@ impl Blank {
             .map_err(Error::io("cannot make a sandbox the first to go"))?;
         let exit = watch(pid, self.cgroup.clone())?;
         let Self { name, shape, folder, cgroup, network } = self;
-        let container = Container {
+        Ok(Container {
             name,
             shape,
             folder,
@@ -187,9 +189,7 @@ impl Blank {
             exit,
             connections: Connections::default(),
             border: RwLock::default(),
-        };
-        container.wait_until_ready(inner).await?;
-        Ok(container)
+        })
     }
 }
 
@@ -283,10 +283,6 @@ impl Container {
 
     /// Makes it the sandbox of a spec, for this process and for those after it.
     pub async fn claim(&self, inner: &Inner, spec: &SandboxSpec, restored: bool) -> Result<()> {
-        let stream = self
-            .connect(inner)
-            .await
-            .map_err(Error::io("cannot connect to the agent of a new sandbox"))?;
         let configure = Configure {
             hostname: Some(spec.id.to_string()),
             pids: Some(spec.pids),
@@ -295,9 +291,7 @@ impl Container {
             nameserver: (!restored).then_some(OUTSIDE),
         };
         self.guard(inner, spec.id.clone(), spec.network.clone()).await?;
-        client::configure(stream, configure).await.map_err(|error| {
-            Error::Failed(format!("the agent of a new sandbox refuses its configuration: {error}"))
-        })?;
+        self.ask(inner, |stream| client::configure(stream, configure.clone())).await?;
         let record = Record { spec: spec.clone(), pid: self.pid.as_raw_nonzero().get() };
         let written = serde_json::to_vec(&record).map_err(io::Error::from).and_then(|bytes| {
             let draft = self.folder.join("record.part");
@@ -353,13 +347,17 @@ impl Container {
         }
     }
 
-    async fn wait_until_ready(&self, inner: &Inner) -> Result<()> {
+    /// Puts a question to an agent that may not listen yet.
+    async fn ask<T, F>(&self, inner: &Inner, question: impl Fn(Stream) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
         let asking = async {
             let mut pause = Duration::from_millis(1);
             loop {
                 if let Ok(stream) = self.connect(inner).await {
-                    match client::info(stream).await {
-                        Ok(_) => return Ok(()),
+                    match question(stream).await {
+                        Ok(answer) => return Ok(answer),
                         Err(ClientError::Disconnected) => {}
                         Err(error) => {
                             return Err(Error::Failed(format!("the agent does not work: {error}")));

@@ -327,6 +327,10 @@ impl Engine for Gvisor {
         finish(async move { engine.put_away(&id, &container, &into).await }).await
     }
 
+    fn is_whole(&self, checkpoint: &Path) -> bool {
+        checkpoint::is_whole(checkpoint)
+    }
+
     async fn restore(&self, spec: SandboxSpec, from: &Path) -> Result<()> {
         if !checkpoint::is_one(from) {
             return Err(Error::InvalidSpec(format!("{} is no checkpoint", from.display())));

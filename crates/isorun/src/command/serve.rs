@@ -47,6 +47,11 @@ pub struct Args {
     #[arg(long, value_name = "NUMBER", default_value = "2", value_parser = clap::value_parser!(u16).range(0..=1000))]
     warm: u16,
 
+    /// How many places to hold ready for copies, so that forking, resuming and restoring are
+    /// fast; none is made before the first fork, hibernation or snapshot
+    #[arg(long, value_name = "NUMBER", default_value = "2", value_parser = clap::value_parser!(u16).range(0..=1000))]
+    warm_copies: u16,
+
     /// A registry from which images are pulled that are not here yet; repeat it for more, or
     /// `any` for all, also those of your own network
     #[arg(long, value_name = "HOST", default_value = "docker.io", help_heading = "Images")]
@@ -242,6 +247,7 @@ fn config(args: Args) -> Result<Config, Failure> {
         },
         keep_sandboxes: args.keep_sandboxes,
         warm: args.warm.into(),
+        warm_copies: args.warm_copies.into(),
         write_client_config: !args.no_client_config,
     })
 }

@@ -21,6 +21,8 @@ pub struct Config {
     pub keep_sandboxes: bool,
     /// How many sandboxes are made before anybody asks for them.
     pub warm: usize,
+    /// How many containers wait for a checkpoint to be restored in them.
+    pub warm_copies: usize,
     /// Whether to write the local client configuration when there is none.
     pub write_client_config: bool,
 }
@@ -122,6 +124,7 @@ impl Config {
             urls: Urls { anonymous: false, ..Urls::default() },
             keep_sandboxes: false,
             warm: 0,
+            warm_copies: 2,
             write_client_config: false,
         }
     }

@@ -14,6 +14,7 @@ use super::{Config, config};
 pub async fn start(server: &Config) -> Result<Arc<dyn Engine>> {
     let mut setup = gvisor::Config::new(server.data_dir.join("engine"));
     setup.warm = server.warm;
+    setup.blank = server.warm_copies;
     setup.network = Options {
         resolvers: server.network.resolvers.clone(),
         permitted: server.network.permitted.clone(),

@@ -314,12 +314,22 @@ async fn expire(app: &App, run: &Arc<LiveRun>, why: &str) {
 /// without a sandbox are over, sandboxes without a run are removed.
 pub async fn recover(app: &App) -> anyhow::Result<()> {
     let mut alive = app.engine.list().await?;
-    for row in app.store.open_runs().await? {
+    for mut row in app.store.open_runs().await? {
         let log = AuditLog::reopen(row.id.clone(), app.store.clone(), app.secret.clone()).await?;
         let sandbox: SandboxId = row.id.as_str().parse()?;
+        let found = alive.iter().position(|id| *id == sandbox).map(|at| alive.swap_remove(at));
+        if row.status == Status::Running {
+            let here = found.is_some() && app.engine.stats(&sandbox).await.is_ok();
+            if hibernation::finish(app, &row, &sandbox, here).await {
+                app.store.run_hibernated(&row.id, row.used).await?;
+                row.status = Status::Hibernated;
+            } else {
+                // Of an earlier sleep, from which it came back.
+                app.places.forget_hibernated(&row.id).await;
+            }
+        }
         let (was_running, asleep) =
             (row.status == Status::Running, row.status == Status::Hibernated);
-        let found = alive.iter().position(|id| *id == sandbox).map(|at| alive.swap_remove(at));
         let network = Settings::load(&row.network, &app.secret);
         let plan = network.plan();
         let run = Arc::new(LiveRun::new(row, sandbox, log, app.config.limits.execs, network));
@@ -337,7 +347,8 @@ pub async fn recover(app: &App) -> anyhow::Result<()> {
             app.tasks.spawn(watch(Arc::clone(app), run));
         } else if asleep && app.places.is_hibernated(&run.id) {
             if found.is_some() {
-                // It was on its way back when the server ended.
+                // It was on its way back when the server ended, or what is left of
+                // it on its way there.
                 app.engine.destroy(&run.sandbox).await?;
             }
             tracing::info!(run = %run.id, "hibernated");

@@ -115,6 +115,44 @@ fn children_inherit_all_and_share_nothing() {
     });
 }
 
+/// A file system of 64 MiB in a folder.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    fn mount(folder: std::path::PathBuf) -> Self {
+        fs::create_dir_all(&folder).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("none", &folder, "tmpfs", flags, Some(c"size=64m")).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        rustix::mount::unmount(&self.0, flags).unwrap();
+    }
+}
+
+#[test]
+fn a_disk_without_room_is_left_alone() {
+    let data = tempfile::tempdir().unwrap();
+    let small = Small::mount(data.path().join("state"));
+    let server = Server::start_in(data, tempfile::tempdir().unwrap(), &[]);
+    bounded(async {
+        let id = server.create().await;
+        for what in ["fork", "snapshot", "hibernate"] {
+            let answer = server.post(&format!("/v1/runs/{id}/{what}"), json!({})).await;
+            refused(&answer, 507, "server_full", "has no room for");
+            assert_eq!(server.text(&id, "echo alive").await, "alive\n", "after {what}");
+        }
+        server.destroy(&id).await;
+        nothing_is_left(&server);
+    });
+    drop(server);
+    drop(small);
+}
+
 /// gVisor's `epoll` reports in a copy what was removed from it before; an agent
 /// that believed it hung.
 #[test]
@@ -272,6 +310,40 @@ fn what_is_put_away_outlives_the_server() {
     bounded(async {
         let copy = server.restore(&snapshot).await;
         assert_eq!(server.text(&copy, ASK).await, "2\n");
+    });
+}
+
+/// A server that is killed in the middle of a hibernation loses nothing.
+#[test]
+fn a_hibernation_outlives_the_server() {
+    let mut server = Server::start();
+    let mut id = String::new();
+    bounded(async {
+        id = server.create().await;
+        server.text(&id, COUNTER).await;
+    });
+    let mut slept = 0;
+    for (round, ms) in [5, 20, 40, 60, 80, 110, 150].into_iter().enumerate() {
+        bounded(async {
+            assert_eq!(server.text(&id, ASK).await, format!("{}\n", round + 1), "after {ms} ms");
+            let going = server.request(Method::POST, &format!("/v1/runs/{id}/hibernate"));
+            let going = tokio::spawn(going.json(&json!({})).send());
+            tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
+            server.signal(Signal::KILL);
+            let _ = going.await;
+        });
+        let (data, home) = server.stop(Signal::KILL);
+        server = Server::start_in(data, home, &[]);
+        bounded(async {
+            let status = server.get(&format!("/v1/runs/{id}")).await.1["status"].clone();
+            slept += u32::from(status == "hibernated");
+            server.change(&id, "resume").await;
+        });
+    }
+    assert!(slept > 0, "killed before anything was written");
+    bounded(async {
+        server.destroy(&id).await;
+        nothing_is_left(&server);
     });
 }
 

@@ -6,19 +6,30 @@ use std::{
 };
 
 use axum::{Json as Answer, extract::State};
+use isorun_engine::SandboxId;
 use serde_json::json;
 
 use super::{archive, check_room};
 use crate::{
     api::{ErrorBody, Run, Status},
     audit::Event,
+    id::RunId,
     server::{
         ApiError, App, Code,
         extract::OwnRun,
         lifecycle::{self, engine_error, millis},
         runs::{LiveRun, State as RunState},
     },
+    store::RunRow,
 };
+
+/// How long a checkpoint may go on whose server was killed.
+const UNHEARD: Duration = Duration::from_secs(30);
+/// How long one that was asked for may take to begin.
+const UNBEGUN: Duration = Duration::from_secs(1);
+/// How long its mark may take after the end of the sandbox.
+const MARKING: Duration = Duration::from_millis(500);
+const GLANCE: Duration = Duration::from_millis(10);
 
 /// Hibernate a run
 ///
@@ -92,16 +103,66 @@ pub async fn hibernate(app: &App, run: &Arc<LiveRun>) -> Result<(), ApiError> {
 }
 
 async fn put_away(app: &App, run: &LiveRun, stats: isorun_engine::Stats) -> Result<(), ApiError> {
-    let draft = app.places.draft()?;
-    let root = app.images.root_of(run.sandbox.as_str())?;
-    app.engine
-        .checkpoint(&run.sandbox, draft.path(), false)
-        .await
-        .map_err(|error| engine_error("cannot hibernate the sandbox", error))?;
-    let pids = app.config.limits.pids;
-    archive::seal(app, draft.path(), app.places.hibernated(&run.id), root, pids).await?;
-    let used = run.has_used(run.total(stats));
-    Ok(app.store.run_hibernated(&run.id, used).await?)
+    let draft = app.places.hibernating(&run.id);
+    std::fs::create_dir(&draft)
+        .map_err(|error| ApiError::internal("cannot make a folder", error))?;
+    let put_away = async {
+        let written = app.engine.checkpoint(&run.sandbox, &draft, false).await;
+        written.map_err(|error| engine_error("cannot hibernate the sandbox", error))?;
+        seal(app, &run.id, &run.sandbox).await?;
+        let used = run.has_used(run.total(stats));
+        Ok(app.store.run_hibernated(&run.id, used).await?)
+    };
+    let outcome = put_away.await;
+    if outcome.is_err() {
+        app.places.forget_hibernating(&run.id).await;
+    }
+    outcome
+}
+
+async fn seal(app: &App, id: &RunId, sandbox: &SandboxId) -> Result<(), ApiError> {
+    let root = app.images.root_of(sandbox.as_str())?;
+    let (draft, place) = (app.places.hibernating(id), app.places.hibernated(id));
+    archive::seal(app, &draft, place, root, app.config.limits.pids).await.map(|_| ())
+}
+
+/// Finishes what a server has begun that was killed: whether the run is on disk
+/// now. `here`: its sandbox is there, perhaps on its way to the disk.
+pub async fn finish(app: &App, row: &RunRow, sandbox: &SandboxId, here: bool) -> bool {
+    let draft = app.places.hibernating(&row.id);
+    if !draft.is_dir() {
+        // It may have got its final name, and nothing else.
+        return !here && app.places.is_hibernated(&row.id);
+    }
+    let is_whole = async {
+        while !app.engine.is_whole(&draft) {
+            tokio::time::sleep(GLANCE).await;
+        }
+    };
+    tokio::pin!(is_whole);
+    let has_begun = || draft.read_dir().is_ok_and(|mut files| files.next().is_some());
+    if here {
+        tokio::select! {
+            () = &mut is_whole => {}
+            _ = app.engine.exited(sandbox) => {}
+            () = async {
+                tokio::time::sleep(UNBEGUN).await;
+                if has_begun() {
+                    tokio::time::sleep(UNHEARD).await;
+                }
+            } => {}
+        }
+    }
+    if has_begun() {
+        let _ = tokio::time::timeout(MARKING, is_whole).await;
+    }
+    let whole = app.engine.is_whole(&draft);
+    let finished = whole && seal(app, &row.id, sandbox).await.is_ok();
+    if !finished {
+        tracing::warn!(run = %row.id, whole, "a hibernation was not finished");
+        app.places.forget_hibernating(&row.id).await;
+    }
+    finished
 }
 
 /// Brings a run back, in a task of its own.

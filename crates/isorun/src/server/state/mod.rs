@@ -4,12 +4,14 @@
 //!
 //! ```text
 //! drafts/…                   being written, or a fork's while its children are made
+//! hibernating/run0123…/      being written; the sandbox may be nowhere else
 //! hibernated/run0123…/       whole: `archive.rs` says what is in it
 //! snapshots/snap0123…/
 //! ```
 //!
-//! What has its final name is complete: it was made among the drafts and
-//! renamed. So a crash leaves nothing to repair, only something to remove.
+//! What has its final name is complete: it was made elsewhere and renamed. So
+//! after a crash there is nothing to repair, but one thing to finish: a
+//! hibernation.
 
 pub mod archive;
 pub mod fork;
@@ -40,7 +42,7 @@ pub struct Places {
 impl Places {
     pub fn open(data_dir: &Path) -> Result<Self> {
         let root = data_dir.join("state");
-        for name in ["drafts", "hibernated", "snapshots"] {
+        for name in ["drafts", "hibernating", "hibernated", "snapshots"] {
             let folder = root.join(name);
             fs::create_dir_all(&folder)
                 .with_context(|| format!("cannot make {}", folder.display()))?;
@@ -52,6 +54,11 @@ impl Places {
     pub fn draft(&self) -> Result<tempfile::TempDir, ApiError> {
         tempfile::tempdir_in(self.root.join("drafts"))
             .map_err(|error| ApiError::internal("cannot make a folder", error))
+    }
+
+    /// Where a run is written that is to hibernate.
+    pub fn hibernating(&self, id: &RunId) -> PathBuf {
+        self.root.join("hibernating").join(id.as_str())
     }
 
     pub fn hibernated(&self, id: &RunId) -> PathBuf {
@@ -68,6 +75,10 @@ impl Places {
 
     pub async fn forget_hibernated(&self, id: &RunId) {
         self.remove(self.hibernated(id)).await;
+    }
+
+    pub async fn forget_hibernating(&self, id: &RunId) {
+        self.remove(self.hibernating(id)).await;
     }
 
     pub async fn forget_snapshot(&self, id: &str) {
@@ -96,9 +107,12 @@ impl Places {
         runs: &BTreeSet<String>,
         snapshots: &BTreeSet<String>,
     ) -> io::Result<()> {
-        for (name, wanted) in
-            [("drafts", None), ("hibernated", Some(runs)), ("snapshots", Some(snapshots))]
-        {
+        for (name, wanted) in [
+            ("drafts", None),
+            ("hibernating", None),
+            ("hibernated", Some(runs)),
+            ("snapshots", Some(snapshots)),
+        ] {
             for entry in fs::read_dir(self.root.join(name))?.flatten() {
                 let known = entry.file_name().to_string_lossy().into_owned();
                 if wanted.is_none_or(|wanted| !wanted.contains(&known)) {
