@@ -25,6 +25,13 @@ pub enum Command {
     #[command(after_long_help = RUN_NOTES)]
     Run(Box<RunArgs>),
 
+    /// Talk to a Python or JavaScript interpreter, and copy it on the way
+    ///
+    /// What is typed runs in one sandbox that stays. `:fork` goes on in a copy
+    /// of it, `:save` and `:load` keep it on disk, `:help` lists the rest.
+    #[command(after_long_help = REPL_NOTES)]
+    Repl(Box<ReplArgs>),
+
     /// Offer run_python and run_javascript to an agent, over standard input and output
     ///
     /// A server of the Model Context Protocol (MCP). What is run stays in a
@@ -127,6 +134,45 @@ pub struct McpArgs {
     /// Sessions that are kept; one more closes the one that was not used for longest
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..), default_value = "8", help_heading = "Limits")]
     pub max_sessions: u16,
+}
+
+#[derive(clap::Args)]
+pub struct ReplArgs {
+    /// The interpreter: python or js
+    #[arg(long, value_name = "RUNTIME", default_value = "python")]
+    pub runtime: String,
+
+    /// Go on from the interpreter in this snapshot, with all that it has
+    #[arg(long, value_name = "NAME|FILE", help_heading = "Snapshots")]
+    pub from_snapshot: Option<String>,
+
+    /// Show a host folder to the interpreter; read-only unless :rw
+    #[arg(long = "mount", value_name = "HOST:GUEST[:ro|rw]", help_heading = "Access")]
+    pub mounts: Vec<String>,
+
+    /// Let Python import the packages in this host folder
+    #[arg(long, value_name = "DIR", help_heading = "Access")]
+    pub site_packages: Option<PathBuf>,
+
+    /// Set an environment variable of the interpreter, which otherwise has none
+    #[arg(long = "env", value_name = "NAME=VALUE", help_heading = "Access")]
+    pub env: Vec<String>,
+
+    /// Let code send HTTP requests to these hosts, or to all
+    #[arg(long, value_name = "HOST,...|all", value_delimiter = ',', help_heading = "Access")]
+    pub allow_http: Vec<String>,
+
+    /// The memory of the interpreter, and of each copy [default: 256M]
+    #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Limits")]
+    pub max_memory: Option<usize>,
+
+    /// CPU time of each input [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Limits")]
+    pub cpu_timeout: Option<Duration>,
+
+    /// Wall time of each input [default: none]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Limits")]
+    pub timeout: Option<Duration>,
 }
 
 #[derive(clap::Args)]
@@ -272,6 +318,26 @@ Examples:
   isola run convert.py --mount ./in:/in --mount ./out:/out:rw
   isola run fetch.py --allow-http api.example.com --timeout 20s
   isola run unknown.js --max-memory 64M --cpu-timeout 2s --events";
+
+const REPL_NOTES: &str = "\
+Commands, each on a line of its own:
+  :fork            copy the interpreter as it is, and go on in the copy
+  :branches        list the copies
+  :branch NUMBER   go on in another one; the first has the number 1
+  :save NAME|FILE  keep the interpreter
+  :load NAME|FILE  go on from what was kept
+  :reset           begin anew in this branch
+  :help            list the commands
+  :quit            end, as Ctrl-D does
+
+Ctrl-C stops code that runs. The interpreter is then as it was before that
+code, and so it is after a limit or a crash. Input from a pipe works as well,
+without prompts and history.
+
+Examples:
+  isola repl
+  isola repl --runtime js --max-memory 64M
+  isola repl --from-snapshot warm --mount ./data:/data";
 
 const SNAPSHOT_NOTES: &str = "\
 Examples:

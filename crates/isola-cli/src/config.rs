@@ -116,13 +116,7 @@ impl Script {
 
 fn runtime(name: Option<&str>, file: &Path) -> Result<Runtime, Failure> {
     if let Some(name) = name {
-        return match name {
-            "javascript" => Ok(Runtime::JavaScript),
-            name => name.parse().map_err(|_| {
-                Failure::usage(format!("there is no runtime {name:?}"))
-                    .hint("use --runtime python or --runtime js")
-            }),
-        };
+        return named_runtime(name);
     }
     match file.extension().and_then(OsStr::to_str) {
         Some("py") => Ok(Runtime::Python),
@@ -136,6 +130,16 @@ fn runtime(name: Option<&str>, file: &Path) -> Result<Runtime, Failure> {
             file.display()
         ))
         .hint("add --runtime python or --runtime js")),
+    }
+}
+
+pub fn named_runtime(name: &str) -> Result<Runtime, Failure> {
+    match name {
+        "javascript" => Ok(Runtime::JavaScript),
+        name => name.parse().map_err(|_| {
+            Failure::usage(format!("there is no runtime {name:?}"))
+                .hint("use --runtime python or --runtime js")
+        }),
     }
 }
 
@@ -196,7 +200,7 @@ pub fn mount(text: &str) -> Result<Mount, Failure> {
 }
 
 /// Mounts a folder of Python packages where the interpreter looks for modules.
-fn show_packages(
+pub fn show_packages(
     runtime: Runtime,
     folder: &Path,
     mounts: &mut Vec<Mount>,
@@ -228,7 +232,7 @@ fn is_folder(path: &Path) -> Result<(), String> {
     }
 }
 
-fn variable(text: &str) -> Result<(String, String), Failure> {
+pub fn variable(text: &str) -> Result<(String, String), Failure> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err(Failure::usage(format!("--env {text:?} has no name and value"))

@@ -7,6 +7,7 @@ mod failure;
 mod mcp;
 mod pages;
 mod progress;
+mod repl;
 mod report;
 mod run;
 mod screen;
@@ -25,6 +26,7 @@ use crate::{
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(*args),
+        Command::Repl(args) => repl::talk(&args),
         Command::Mcp(args) => mcp::serve(&args),
         Command::Cache { command: CacheCommand::Ls { json } } => done(cache::list(json)),
         Command::Cache { command: CacheCommand::Clear } => done(cache::clear()),

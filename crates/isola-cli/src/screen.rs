@@ -34,6 +34,11 @@ impl<W: Write + IsTerminal> Screen<W> {
         self.stream.flush()
     }
 
+    /// Ends the last line, if it was not.
+    pub fn end_line(&mut self) -> io::Result<()> {
+        if self.in_line { self.text("\n") } else { Ok(()) }
+    }
+
     /// Writes a line of its own, also after text that did not end its line.
     pub fn line(&mut self, line: &str) -> io::Result<()> {
         let start = if self.in_line { "\n" } else { "" };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pathlib
 
 import pytest
 
@@ -25,6 +26,30 @@ async def test_a_pool(python: isola.SandboxTemplate) -> None:
         async with pool.sandbox():
             pass
     await pool.aclose()
+
+
+async def test_a_pool_runs_its_script_once(python: isola.SandboxTemplate) -> None:
+    script = (
+        "import random\n"
+        "drawn = random.random()\n"
+        "def f(again): return random.random() if again else drawn\n"
+    )
+    async with isola.SandboxPool(python, 2, script=script) as pool:
+        async with pool.sandbox() as one, pool.sandbox() as two:
+            assert await one.run("f", False) == await two.run("f", False)
+            assert await one.run("f", True) != await two.run("f", True)
+
+
+async def test_a_pool_of_what_cannot_be_copied(
+    python: isola.SandboxTemplate, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "note.txt").write_text("kept")
+    script = "file = open('/data/note.txt')\ndef f(): return file.read()"
+    mounts = [isola.MountConfig(str(tmp_path), "/data")]
+    async with isola.SandboxPool(python, 2, script=script, mounts=mounts) as pool:
+        for _ in range(3):
+            async with pool.sandbox() as sandbox:
+                assert await sandbox.run("f") == "kept"
 
 
 async def test_a_pool_says_why_it_cannot_fill(python: isola.SandboxTemplate) -> None:

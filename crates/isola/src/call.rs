@@ -249,12 +249,19 @@ async fn perform(
 
 impl Live {
     async fn execute(&mut self, step: Step) -> Outcome {
-        let Self { store, exports, evaluates, .. } = self;
+        let Self { store, instance, exports, evaluates, from } = self;
         let guest = exports.isola_sandbox_guest();
         let answer = match step {
             Step::Start { config: None, .. } => return Outcome::Broken(Error::NotPending),
             Step::Start { config: Some(config), warm: true, .. } => {
-                let resumed = guest.call_resume(&mut *store, &config).await;
+                let populated = match from.take() {
+                    Some((accessor, state)) => accessor.populate(store, *instance, state).await,
+                    None => Ok(()),
+                };
+                let resumed = match populated {
+                    Ok(()) => guest.call_resume(&mut *store, &config).await,
+                    Err(error) => Err(error),
+                };
                 resumed.map(|done| done.map(|()| None))
             }
             Step::Start { config: Some(config), prelude, warm: false } => {

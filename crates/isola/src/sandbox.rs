@@ -36,7 +36,10 @@ use crate::{
     mount::Mount,
     output::{Output, Stdio},
     runtime::Runtime,
-    snapshot::{Settings, Snapshot, state::State as Copied},
+    snapshot::{
+        Settings, Snapshot,
+        state::{Accessor, State as Copied},
+    },
     template::{Template, validate_env},
 };
 
@@ -111,6 +114,8 @@ impl Sandbox {
     ///
     /// It takes as long as copying the memory that is in use, a millisecond for
     /// a few megabytes; sandboxes are created from it in a fraction of that.
+    /// Other tasks go on in the meantime. A snapshot that is given up half-way
+    /// is made to its end, and until then the sandbox is busy.
     ///
     /// # Errors
     ///
@@ -121,28 +126,16 @@ impl Sandbox {
     pub fn snapshot(&self) -> impl Future<Output = Result<Snapshot, Error>> + Send + use<> {
         let shared = Arc::clone(&self.shared);
         async move {
-            let mut lease = shared.lease(false)?;
-            let copied = match shared.limits.timeout {
-                Some(limit) => match tokio::time::timeout(limit, lease.copy()).await {
-                    Ok(copied) => copied,
-                    Err(_) => Err(Error::Limit(LimitExceeded::time(Limit::WallTime, limit))),
-                },
-                None => lease.copy().await,
-            };
-            match copied {
-                Ok(state) => {
-                    lease.give_back();
-                    Ok(Snapshot::new(shared.template.clone(), state, shared.settings.clone()))
-                }
-                // The guest is as it was.
-                Err(error @ Error::SnapshotRefused(_)) => {
-                    lease.give_back();
-                    Err(error)
-                }
-                Err(error) => {
-                    lease.broken(&error);
-                    Err(error)
-                }
+            let lease = shared.lease(false)?;
+            // A task of its own: whoever gives up half-way does not end the
+            // guest, which is only looked at.
+            let copying = snapshot_of(shared, lease);
+            match tokio::runtime::Handle::try_current() {
+                Ok(tokio) => tokio
+                    .spawn(copying)
+                    .await
+                    .map_err(|error| Error::internal("copying the guest", error))?,
+                Err(_) => copying.await,
             }
         }
     }
@@ -303,9 +296,19 @@ impl SandboxBuilder {
             Some(state) => Some(Arc::clone(state)),
             None => self.template.warm(&self.env, &self.mounts).cloned(),
         };
-        let sandbox = self.instantiate(warm).await?;
+        let sandbox = self.instantiate(warm.clone()).await?;
         if resumes {
             sandbox.start().await?;
+            // The second one shows which pages all write: the first may be the
+            // only one.
+            if let Some(state) = warm
+                && state.used.swap(true, Ordering::Relaxed)
+                && state.hot.get().is_none()
+            {
+                let mut lease = sandbox.shared.lease(false)?;
+                lease.trace(&state).await;
+                lease.give_back();
+            }
         }
         Ok(sandbox)
     }
@@ -369,8 +372,10 @@ impl SandboxBuilder {
             .map_err(|error| Error::internal("the interpreter cannot be called", error))?;
         let evaluates = state.as_ref().is_some_and(|state| state.evaluates);
         let warm = state.is_some();
+        let mut from = None;
         if let (Some(state), Some(accessor)) = (state, &component.accessor) {
             let needs = state.image.len();
+            from = Some((accessor.clone(), Arc::clone(&state)));
             let loaded = metered(&cpu, accessor.load(&mut store, instance, state)).await;
             store.data_mut().memory.take_refused();
             if !loaded.map_err(|error| Error::internal("the state cannot be restored", error))? {
@@ -381,7 +386,7 @@ impl SandboxBuilder {
                 )));
             }
         }
-        let live = Box::new(Live { store, instance, exports, evaluates });
+        let live = Box::new(Live { store, instance, exports, evaluates, from });
         let settings =
             Settings { limits: Limits::clone(&limits), mounts: self.mounts, env: self.env.clone() };
         let config = Config {
@@ -450,10 +455,12 @@ enum State {
 /// A guest in memory.
 pub(crate) struct Live {
     pub(crate) store: Store<Guest>,
-    instance: Instance,
+    pub(crate) instance: Instance,
     pub(crate) exports: contract::Sandbox,
     /// It has the helper of `evaluate`.
     pub(crate) evaluates: bool,
+    /// The state that it goes on from, until it is started.
+    pub(crate) from: Option<(Accessor, Arc<Copied>)>,
 }
 
 impl Shared {
@@ -555,6 +562,19 @@ impl Lease {
         metered(&shared.cpu, accessor.save(store, instance, evaluates)).await
     }
 
+    /// Notes which pages the guest has written, for those that go on from the
+    /// same state after it.
+    pub(crate) async fn trace(&mut self, state: &Copied) {
+        let shared = Arc::clone(&self.shared);
+        let (Some(accessor), Ok(live)) = (&shared.template.component().accessor, self.live())
+        else {
+            return;
+        };
+        if let Ok(pages) = accessor.trace(&mut live.store, live.instance).await {
+            let _ = state.hot.set(pages);
+        }
+    }
+
     /// The guest can take another operation.
     pub(crate) fn give_back(mut self) {
         let live = self.live.take();
@@ -576,6 +596,32 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if self.live.is_some() {
             self.shared.close(Closed::Cancelled);
+        }
+    }
+}
+
+/// Copies a guest, and gives it back.
+async fn snapshot_of(shared: Arc<Shared>, mut lease: Lease) -> Result<Snapshot, Error> {
+    let copied = match shared.limits.timeout {
+        Some(limit) => match tokio::time::timeout(limit, lease.copy()).await {
+            Ok(copied) => copied,
+            Err(_) => Err(Error::Limit(LimitExceeded::time(Limit::WallTime, limit))),
+        },
+        None => lease.copy().await,
+    };
+    match copied {
+        Ok(state) => {
+            lease.give_back();
+            Ok(Snapshot::new(shared.template.clone(), state, shared.settings.clone()))
+        }
+        // The guest is as it was.
+        Err(error @ Error::SnapshotRefused(_)) => {
+            lease.give_back();
+            Err(error)
+        }
+        Err(error) => {
+            lease.broken(&error);
+            Err(error)
         }
     }
 }

@@ -231,7 +231,7 @@ impl TemplateBuilder {
             .await
             .map_err(|error| Error::internal("building the template", error))??;
         if let Some(state) = warm::prepare(&template).await {
-            let _ = template.0.warm.set(Arc::new(state));
+            let _ = template.0.warm.set(state);
         }
         Ok(template)
     }

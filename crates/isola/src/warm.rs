@@ -11,8 +11,10 @@ use std::{
 use async_trait::async_trait;
 
 use crate::{
+    args,
     host::{DenyAll, Host, HostError},
     http::{Request, Response},
+    runtime::Runtime,
     snapshot::state::State,
     template::Template,
     value::Value,
@@ -23,7 +25,7 @@ use crate::{
 /// `None` if there is no prelude, or if it is none to share: what it asks of
 /// its host and what it writes belongs to a sandbox and its caller, and an
 /// exception is told to who starts one.
-pub(crate) async fn prepare(template: &Template) -> Option<State> {
+pub(crate) async fn prepare(template: &Template) -> Option<Arc<State>> {
     template.defaults().prelude.as_ref()?;
     template.component().accessor.as_ref()?;
     let asked = Arc::new(Asked::default());
@@ -37,7 +39,26 @@ pub(crate) async fn prepare(template: &Template) -> Option<State> {
     }
     let mut lease = sandbox.shared().lease(false).ok()?;
     let state = lease.copy().await;
-    state.inspect_err(|error| tracing::debug!(%error, "the prelude is not shared")).ok()
+    let state =
+        state.inspect_err(|error| tracing::debug!(%error, "the prelude is not shared")).ok()?;
+    let state = Arc::new(state);
+    rehearse(template, &state).await;
+    Some(state)
+}
+
+/// Has a copy do what most do at once, a start, a script and a call, to know
+/// which pages that writes.
+async fn rehearse(template: &Template, state: &Arc<State>) -> Option<()> {
+    let sandbox = template.sandbox().instantiate(Some(Arc::clone(state))).await.ok()?;
+    sandbox.start().timeout(PATIENCE).await.ok()?;
+    let source = match template.runtime() {
+        Runtime::Python => "def isola(n): return n",
+        Runtime::JavaScript => "function isola(n) { return n }",
+    };
+    sandbox.load_script(source).timeout(PATIENCE).await.ok()?;
+    sandbox.run("isola", args![1]).timeout(PATIENCE).await.ok()?;
+    sandbox.shared().lease(false).ok()?.trace(state).await;
+    Some(())
 }
 
 /// How long a prelude may wait while a template is built, if its limits say

@@ -47,6 +47,9 @@ fn rust(filter: Option<&str>) -> Result<()> {
     eprintln!("==> cargo bench -p isola --bench sandbox");
     let mut command = process::cargo(&["bench", "-p", "isola", "--bench", "sandbox", "--"]);
     command.args(filter).env("ISOLA_BENCH_QUICKJS", setup::quickjs()?);
+    if filter.is_none_or(|filter| "Pyodide".contains(filter)) {
+        command.env("ISOLA_BENCH_PYODIDE", setup::node_competitors()?);
+    }
     process::loud(command)
 }
 

@@ -10,9 +10,10 @@ use std::{env, fs, path::Path, process::Command};
 use crate::fixture::{Folder, ISOLA, Running};
 
 /// The pages, and how many examples each has at least.
-const PAGES: [(&str, usize); 12] = [
+const PAGES: [(&str, usize); 13] = [
     ("README.md", 2),
     ("docs/cli.md", 6),
+    ("docs/repl.md", 1),
     ("docs/python-guest.md", 5),
     ("docs/python/asyncio.md", 6),
     ("docs/python/dependencies.md", 3),

@@ -60,11 +60,7 @@ impl Folder {
 
     /// `isola run ARGS`, with this on its standard input.
     pub(crate) fn run_with_stdin<S: AsRef<str>>(&self, args: &[S], input: &[u8]) -> Ran {
-        let mut command = self.command(&with_run(args));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input).unwrap();
-        Ran::of(child.wait_with_output().unwrap())
+        fed(self.command(&with_run(args)), input)
     }
 
     /// `isola run ARGS`, to be watched.
@@ -82,6 +78,14 @@ pub(crate) fn isola<S: AsRef<str>>(args: &[S]) -> Command {
 
 pub(crate) fn finish(mut command: Command) -> Ran {
     Ran::of(command.output().unwrap())
+}
+
+/// The same, with this on its standard input.
+pub(crate) fn fed(mut command: Command, input: &[u8]) -> Ran {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    Ran::of(child.wait_with_output().unwrap())
 }
 
 fn with_run<S: AsRef<str>>(args: &[S]) -> Vec<&str> {

@@ -15,6 +15,7 @@ mod fixture;
 mod outcomes;
 mod output;
 mod pages;
+mod repl;
 mod snapshots;
 #[cfg(unix)]
 mod terminal;

@@ -21,6 +21,7 @@ fn every_command_has_a_page() {
     for (args, title, part) in [
         (&["man"][..], ".TH isola 1", "isola\\-run(1)"),
         (&["man", "run"], ".TH isola-run 1", "\\-\\-max\\-memory"),
+        (&["man", "repl"], ".TH isola-repl 1", "isola repl"),
         (&["man", "mcp"], ".TH isola-mcp 1", "\\-\\-max\\-sessions"),
         (&["man", "cache"], ".TH isola-cache 1", "isola\\-cache\\-ls"),
     ] {
@@ -31,5 +32,5 @@ fn every_command_has_a_page() {
     let page = finish(isola(&["man", "run"])).well();
     assert!(page.contains("137") && page.contains("isola run"), "{page}");
     let stderr = finish(isola(&["man", "jump"])).failed(2);
-    assert!(stderr.contains("run, mcp, cache"), "{stderr}");
+    assert!(stderr.contains("run, repl, mcp, cache"), "{stderr}");
 }

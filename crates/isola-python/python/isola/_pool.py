@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, AsyncIterator
 
-from ._errors import InvalidArgumentError, SandboxClosedError
+from ._errors import InvalidArgumentError, SandboxClosedError, SnapshotError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ._options import SandboxOptions
     from ._sandbox import Sandbox
+    from ._snapshot import Snapshot
     from ._template import SandboxTemplate
 
 
@@ -26,8 +27,10 @@ class SandboxPool:
             async with pool.sandbox() as sandbox:
                 await sandbox.run("main")
 
-    A sandbox is handed out once and closed afterwards: nobody sees the state of
-    somebody else. Its successor is started in the background. `sandbox_config`
+    The script runs once: the sandboxes are copies of one in which it ran, unless
+    that cannot be copied, because it has a file open. A sandbox is handed out
+    once and closed afterwards: nobody sees the state of somebody else. Its
+    successor is made in the background. `sandbox_config`
     are the options of `SandboxTemplate.create`. A pool belongs to one event loop.
     """
 
@@ -46,6 +49,8 @@ class SandboxPool:
         self._script = script
         self._config = sandbox_config
         self._warm: deque[asyncio.Task[Sandbox]] = deque()
+        # The sandbox of which all others are copies; `None` if it cannot be.
+        self._origin: asyncio.Task[Snapshot | None] | None = None
         self._closed = False
 
     @property
@@ -92,6 +97,24 @@ class SandboxPool:
             self._warm.append(loop.create_task(self._start()))
 
     async def _start(self) -> Sandbox:
+        if self._origin is None or _failed(self._origin):
+            self._origin = asyncio.get_running_loop().create_task(self._copy())
+        # Others wait for it as well: one that is given up does not end it.
+        origin = await asyncio.shield(self._origin)
+        if origin is None:
+            return await self._anew()
+        return await self._template.restore(origin, **self._config)
+
+    async def _copy(self) -> Snapshot | None:
+        sandbox = await self._anew()
+        try:
+            return await sandbox.snapshot()
+        except SnapshotError:
+            return None
+        finally:
+            await sandbox.aclose()
+
+    async def _anew(self) -> Sandbox:
         sandbox = await self._template.instantiate(**self._config)
         try:
             await sandbox.start()
@@ -105,6 +128,9 @@ class SandboxPool:
     async def aclose(self) -> None:
         """Closes the sandboxes that were not handed out. Closing twice is fine."""
         self._closed = True
+        if self._origin is not None:
+            self._origin.cancel()
+            await asyncio.gather(self._origin, return_exceptions=True)
         while self._warm:
             task = self._warm.popleft()
             task.cancel()
@@ -127,3 +153,7 @@ class SandboxPool:
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def _failed(task: asyncio.Task[Snapshot | None]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)

@@ -1,6 +1,7 @@
 //! Copies of interpreters: how fast they are, and what they take.
 
 use std::{
+    ffi::OsStr,
     process::Command,
     time::{Duration, Instant},
 };
@@ -35,6 +36,13 @@ pub(crate) fn measure(table: &mut Table) {
     }
     if table.wants("os.fork") {
         table.duration("os.fork of a native python3 with 200 MB", Column::Python, os_fork(), None);
+    }
+    if table.wants("Pyodide")
+        && let Some(packages) = std::env::var_os("ISOLA_BENCH_PYODIDE")
+    {
+        let took = pyodide(&packages);
+        let name = "Pyodide in Node.js: a memory snapshot restored, first result";
+        table.duration(name, Column::Python, took, None);
     }
 }
 
@@ -76,7 +84,9 @@ async fn holding(guest: Runtime, megabytes: usize) -> Sandbox {
             )
         }
         Runtime::JavaScript => format!(
-            "const kept = new Uint8Array({megabytes} * 1000000).map((_, n) => n);\n\
+            "const some = new Uint8Array(1000000).map((_, n) => n);\n\
+             const kept = new Uint8Array({megabytes} * 1000000);\n\
+             for (let at = 0; at < kept.length; at += some.length) kept.set(some, at);\n\
              const size = () => kept.length;"
         ),
     };
@@ -161,6 +171,32 @@ for _ in range(15):
 print(sorted(times)[7])
 ";
     let output = Command::new("python3").args(["-c", source]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    Duration::from_secs_f64(text.trim().parse().unwrap())
+}
+
+/// How long Pyodide takes to go on from its own kind of snapshot, of the same
+/// imports as in the prelude. `packages` is a folder `node_modules`.
+fn pyodide(packages: &OsStr) -> Duration {
+    let source = "
+const { loadPyodide } = await import(process.argv[1] + '/pyodide/pyodide.mjs');
+const first = await loadPyodide({ _makeSnapshot: true });
+first.runPython('import json, re, dataclasses, datetime, collections, asyncio');
+const snapshot = first.makeMemorySnapshot();
+const times = [];
+for (let i = 0; i < 9; i++) {
+    const begin = performance.now();
+    const pyodide = await loadPyodide({ _loadSnapshot: snapshot });
+    pyodide.runPython('def add(a, b):\\n    return a + b\\n');
+    if (pyodide.runPython('add(1, 2)') !== 3) throw new Error('wrong');
+    times.push((performance.now() - begin) / 1000);
+}
+console.log(times.sort((a, b) => a - b)[4]);
+";
+    let mut node = Command::new("node");
+    node.args(["--input-type=module", "-e", source]).arg(packages);
+    let output = node.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     Duration::from_secs_f64(text.trim().parse().unwrap())
 }

@@ -17,6 +17,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    sync::{OnceLock, atomic::AtomicBool},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -184,6 +185,8 @@ pub(crate) fn load(path: &Path, template: &Template, base: &Image) -> Result<Sta
         globals: header.globals,
         monotonic: header.monotonic,
         evaluates: header.evaluates,
+        hot: OnceLock::new(),
+        used: AtomicBool::new(false),
     })
 }
 

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Seek as _, SeekFrom, Write as _},
+    sync::OnceLock,
 };
 
 /// The granularity at which empty memory is left out.
@@ -15,30 +16,10 @@ pub(crate) const CHUNK: usize = 1 << 20;
 pub(crate) struct Image {
     file: File,
     len: usize,
+    checksum: OnceLock<u32>,
 }
 
 impl Image {
-    /// Copies a memory. Pages that are all zero take no room.
-    pub(crate) fn of(memory: &[u8]) -> io::Result<Self> {
-        let mut image = Writer::new(memory.len())?;
-        let mut start = 0;
-        while start < memory.len() {
-            let used =
-                |at: usize| at < memory.len() && !is_empty(&memory[at..page_end(at, memory)]);
-            if !used(start) {
-                start += PAGE;
-                continue;
-            }
-            let mut end = start;
-            while used(end) {
-                end = page_end(end, memory);
-            }
-            image.write(start, &memory[start..end])?;
-            start = end;
-        }
-        image.finish()
-    }
-
     /// Its length in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -68,8 +49,11 @@ impl Image {
         }
     }
 
-    /// The CRC-32 of its content.
+    /// The CRC-32 of its content, which does not change.
     pub(crate) fn checksum(&self) -> io::Result<u32> {
+        if let Some(sum) = self.checksum.get() {
+            return Ok(*sum);
+        }
         let mut buffer = vec![0; CHUNK];
         let mut digest = crc32fast::Hasher::new();
         for at in (0..self.len).step_by(CHUNK) {
@@ -77,7 +61,7 @@ impl Image {
             self.read(at, part)?;
             digest.update(part);
         }
-        Ok(digest.finalize())
+        Ok(*self.checksum.get_or_init(|| digest.finalize()))
     }
 
     /// How many bytes of memory it takes.
@@ -115,9 +99,29 @@ impl Writer {
         self.file.write_all(bytes)
     }
 
+    /// Copies a part of a memory, from the beginning of a page on. Pages that
+    /// are all zero take no room.
+    pub(crate) fn copy(&mut self, from: usize, part: &[u8]) -> io::Result<()> {
+        let mut start = 0;
+        while start < part.len() {
+            let used = |at: usize| at < part.len() && !is_empty(&part[at..page_end(at, part)]);
+            if !used(start) {
+                start += PAGE;
+                continue;
+            }
+            let mut end = start;
+            while used(end) {
+                end = page_end(end, part);
+            }
+            self.write(from + start, &part[start..end])?;
+            start = end;
+        }
+        Ok(())
+    }
+
     pub(crate) fn finish(self) -> io::Result<Image> {
         seal(&self.file)?;
-        Ok(Image { file: self.file, len: self.len })
+        Ok(Image { file: self.file, len: self.len, checksum: OnceLock::new() })
     }
 }
 

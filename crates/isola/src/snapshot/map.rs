@@ -28,6 +28,9 @@ use wasmtime::{StoreContextMut, component::WasmList};
 
 use super::image::Image;
 
+/// Pages of a memory one after the other: the first, and their number.
+pub(crate) type Pages = (u32, u32);
+
 /// Puts an image in the place of a memory's content. Both are of one size.
 #[cfg(unix)]
 #[allow(unsafe_code, reason = "mapping over a memory that wasmtime owns")]
@@ -67,6 +70,78 @@ pub(crate) fn fill<T: 'static>(
         )?;
     }
     Ok(())
+}
+
+/// Gives a guest its own copy of pages that it is going to write anyway: all at
+/// once in the kernel, instead of with a page fault each. Where that cannot be
+/// had, nothing is lost but time.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "advice about a memory that wasmtime owns")]
+pub(crate) fn populate<T: 'static>(
+    store: &mut StoreContextMut<'_, T>,
+    memory: &WasmList<u8>,
+    pages: &[Pages],
+) {
+    use rustix::mm::{Advice, madvise};
+
+    let bytes = memory.as_le_slice(&*store);
+    let size = rustix::param::page_size();
+    for (first, count) in pages {
+        let (from, len) = (*first as usize * size, *count as usize * size);
+        let Some(part) = bytes.get(from..from.saturating_add(len)) else { return };
+        // SAFETY: the range is within the memory (1), and the advice changes
+        // neither its content nor its protection (2).
+        let done =
+            unsafe { madvise(part.as_ptr().cast_mut().cast(), len, Advice::LinuxPopulateWrite) };
+        if done.is_err() {
+            return;
+        }
+    }
+}
+
+/// The pages of a memory that the guest has written since an image was mapped
+/// there. None if the kernel does not tell.
+#[cfg(target_os = "linux")]
+pub(crate) fn written<T: 'static>(
+    store: &StoreContextMut<'_, T>,
+    memory: &WasmList<u8>,
+) -> Vec<Pages> {
+    use std::os::unix::fs::FileExt as _;
+
+    /// What the kernel says of each page: 64 bits, of which two tell that it is
+    /// there, and that it is one of a file.
+    const PRESENT: u64 = 1 << 63;
+    const OF_A_FILE: u64 = 1 << 61;
+
+    let bytes = memory.as_le_slice(store);
+    let size = rustix::param::page_size();
+    let mut told = vec![0; bytes.len() / size * 8];
+    let from = (bytes.as_ptr().addr() / size * 8) as u64;
+    let read = std::fs::File::open("/proc/self/pagemap")
+        .and_then(|pagemap| pagemap.read_exact_at(&mut told, from));
+    if read.is_err() {
+        return Vec::new();
+    }
+    let (entries, _) = told.as_chunks::<8>();
+    let mut pages: Vec<Pages> = Vec::new();
+    for (number, entry) in (0..).zip(entries) {
+        if u64::from_ne_bytes(*entry) & (PRESENT | OF_A_FILE) != PRESENT {
+            continue;
+        }
+        match pages.last_mut() {
+            Some((first, count)) if *first + *count == number => *count += 1,
+            _ => pages.push((number, 1)),
+        }
+    }
+    pages
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn populate<T: 'static>(_: &mut StoreContextMut<'_, T>, _: &WasmList<u8>, _: &[Pages]) {}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn written<T: 'static>(_: &StoreContextMut<'_, T>, _: &WasmList<u8>) -> Vec<Pages> {
+    Vec::new()
 }
 
 #[cfg(not(unix))]

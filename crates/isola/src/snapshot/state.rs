@@ -1,6 +1,6 @@
 //! Takes the state of an idle guest, and puts it into another.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, atomic::AtomicBool};
 
 use wasmtime::{
     Result as WasmResult, Store, StoreContextMut, bail,
@@ -14,7 +14,11 @@ use wasmtime_wasi::{
     },
 };
 
-use super::{image::Image, instrument, map};
+use super::{
+    image::{Image, Writer},
+    instrument,
+    map::{self, Pages},
+};
 use crate::{error::Error, guest::Guest};
 
 /// The state of a guest.
@@ -26,6 +30,10 @@ pub(crate) struct State {
     pub(crate) monotonic: u64,
     /// The guest has the helper of `evaluate`.
     pub(crate) evaluates: bool,
+    /// The pages that guests write as soon as they go on from here.
+    pub(crate) hot: OnceLock<Vec<Pages>>,
+    /// Whether a guest goes on from here already.
+    pub(crate) used: AtomicBool,
 }
 
 /// What the accessor of a guest is there for, at the moment.
@@ -38,6 +46,10 @@ pub(crate) enum Transfer {
     Saving { globals: Vec<u64>, image: Option<Image> },
     /// The guest is told a state.
     Loading(Arc<State>),
+    /// The guest shows which pages it has written.
+    Tracing(Vec<Pages>),
+    /// The guest gets the pages that it will write.
+    Populating(Arc<State>),
 }
 
 /// The functions of a component that was instrumented.
@@ -79,22 +91,63 @@ impl Accessor {
         if let Some(open) = open_handles(store.data_mut(), true) {
             return Err(refused(&open));
         }
-        let save = instance.get_typed_func::<(), ()>(&mut *store, &self.save).map_err(broken)?;
-        store.data_mut().transfer = Transfer::Saving { globals: Vec::new(), image: None };
+        let purpose = Transfer::Saving { globals: Vec::new(), image: None };
+        let transfer = self.reach(store, instance, purpose).await.map_err(broken)?;
+        let monotonic = store.data_mut().clocks().now().map_err(broken)?;
+        match transfer {
+            Transfer::Saving { globals, image: Some(image) } => Ok(State {
+                image,
+                globals,
+                monotonic,
+                evaluates,
+                hot: OnceLock::new(),
+                used: AtomicBool::new(false),
+            }),
+            _ => Err(Error::bug("the guest did not tell its state")),
+        }
+    }
+
+    /// The pages that a guest has written since it went on from a state.
+    pub(crate) async fn trace(
+        &self,
+        store: &mut Store<Guest>,
+        instance: Instance,
+    ) -> WasmResult<Vec<Pages>> {
+        match self.reach(store, instance, Transfer::Tracing(Vec::new())).await? {
+            Transfer::Tracing(pages) => Ok(pages),
+            _ => bail!("the guest did not show its memory"),
+        }
+    }
+
+    /// Gives a guest that goes on from a state the pages that it will write.
+    pub(crate) async fn populate(
+        &self,
+        store: &mut Store<Guest>,
+        instance: Instance,
+        state: Arc<State>,
+    ) -> WasmResult<()> {
+        if state.hot.get().is_some_and(|hot| !hot.is_empty()) {
+            self.reach(store, instance, Transfer::Populating(state)).await?;
+        }
+        Ok(())
+    }
+
+    /// Has the guest hand over its memory, for a purpose.
+    async fn reach(
+        &self,
+        store: &mut Store<Guest>,
+        instance: Instance,
+        purpose: Transfer,
+    ) -> WasmResult<Transfer> {
+        let save = instance.get_typed_func::<(), ()>(&mut *store, &self.save)?;
+        store.data_mut().transfer = purpose;
         // The fuel is for what a guest hands over; this is what we ask for.
         let fuel = store.hostcall_fuel();
         store.set_hostcall_fuel(usize::MAX);
-        let saved = save.call_async(&mut *store, ()).await;
+        let reached = save.call_async(&mut *store, ()).await;
         store.set_hostcall_fuel(fuel);
         let transfer = std::mem::take(&mut store.data_mut().transfer);
-        saved.map_err(broken)?;
-        let monotonic = store.data_mut().clocks().now().map_err(broken)?;
-        match transfer {
-            Transfer::Saving { globals, image: Some(image) } => {
-                Ok(State { image, globals, monotonic, evaluates })
-            }
-            _ => Err(Error::bug("the guest did not tell its state")),
-        }
+        reached.map(|()| transfer)
     }
 
     /// Puts a state into a fresh guest of the same component. `false` if its
@@ -120,21 +173,15 @@ impl Accessor {
 /// Links what accessors call.
 pub(crate) fn link(linker: &mut Linker<Guest>) -> WasmResult<()> {
     let mut root = linker.root();
-    root.func_wrap(
+    root.func_wrap_async(
         instrument::MEMORY,
         |mut store: StoreContextMut<'_, Guest>, (memory,): (WasmList<u8>,)| {
-            match std::mem::take(&mut store.data_mut().transfer) {
-                Transfer::Saving { globals, .. } => {
-                    let image = Image::of(memory.as_le_slice(&store))?;
-                    store.data_mut().transfer = Transfer::Saving { globals, image: Some(image) };
-                }
-                Transfer::Loading(state) => {
-                    map::fill(&mut store, &memory, &state.image)?;
-                    store.data_mut().transfer = Transfer::Loading(state);
-                }
-                Transfer::Idle => bail!("nobody asked for the guest's memory"),
-            }
-            Ok(())
+            Box::new(async move {
+                let purpose = std::mem::take(&mut store.data_mut().transfer);
+                let transfer = serve(&mut store, &memory, purpose).await?;
+                store.data_mut().transfer = transfer;
+                Ok(())
+            })
         },
     )?;
     root.func_wrap(
@@ -142,6 +189,7 @@ pub(crate) fn link(linker: &mut Linker<Guest>) -> WasmResult<()> {
         |mut store: StoreContextMut<'_, Guest>, (_, bits): (u32, u64)| {
             match &mut store.data_mut().transfer {
                 Transfer::Saving { globals, .. } => globals.push(bits),
+                Transfer::Tracing(_) | Transfer::Populating(_) => {}
                 _ => bail!("nobody asked for the guest's globals"),
             }
             Ok(())
@@ -158,6 +206,40 @@ pub(crate) fn link(linker: &mut Linker<Guest>) -> WasmResult<()> {
     })?;
     Ok(())
 }
+
+/// Does with a guest's memory what it was handed over for.
+async fn serve(
+    store: &mut StoreContextMut<'_, Guest>,
+    memory: &WasmList<u8>,
+    purpose: Transfer,
+) -> WasmResult<Transfer> {
+    Ok(match purpose {
+        Transfer::Saving { globals, .. } => {
+            let len = memory.as_le_slice(&*store).len();
+            let mut image = Writer::new(len)?;
+            for from in (0..len).step_by(AT_ONCE) {
+                let part = &memory.as_le_slice(&*store)[from..len.min(from + AT_ONCE)];
+                image.copy(from, part)?;
+                // The guest waits. Others on this thread need not.
+                tokio::task::yield_now().await;
+            }
+            Transfer::Saving { globals, image: Some(image.finish()?) }
+        }
+        Transfer::Loading(state) => {
+            map::fill(store, memory, &state.image)?;
+            Transfer::Loading(state)
+        }
+        Transfer::Tracing(_) => Transfer::Tracing(map::written(store, memory)),
+        Transfer::Populating(state) => {
+            map::populate(store, memory, state.hot.get().map_or(&[], Vec::as_slice));
+            Transfer::Populating(state)
+        }
+        Transfer::Idle => bail!("nobody asked for the guest's memory"),
+    })
+}
+
+/// So much is copied before others get their turn: a millisecond or two.
+const AT_ONCE: usize = 4 << 20;
 
 fn refused(open: &str) -> Error {
     Error::SnapshotRefused(format!(

@@ -1,5 +1,10 @@
 //! Snapshots and forks: what survives, what is apart, and what is refused.
 
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
 use isola::{
     Args, Error, Event, Handlers, Limits, Mount, Permission, Runtime, Sandbox, Template, args,
 };
@@ -614,5 +619,69 @@ async fn random_programs_do_not_notice_that_they_are_copied() {
                 }
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_fork_that_is_given_up_leaves_the_parent_as_it_was() {
+    for runtime in BOTH {
+        let parent = loaded(runtime, COUNTER).await;
+        let given_up = tokio::time::timeout(Duration::from_millis(50), parent.fork(20_000)).await;
+        assert!(given_up.is_err());
+        // What is being copied is copied to its end.
+        let stepped = loop {
+            match parent.run("step", args![]).await {
+                Err(Error::Busy) => tokio::time::sleep(Duration::from_millis(1)).await,
+                other => break other.unwrap(),
+            }
+        };
+        assert_eq!(stepped.to::<Json>().unwrap(), json!([1, 1]), "{runtime}");
+        assert_eq!(parent.fork(0).await.unwrap().len(), 0);
+    }
+}
+
+/// The second copy shows which pages copies write at once, and the others get
+/// them: that changes what it costs, and nothing else.
+#[tokio::test]
+async fn copies_with_pages_of_their_own_are_as_any_other() {
+    for runtime in BOTH {
+        let parent = loaded(runtime, COUNTER).await;
+        run(&parent, "step", args![]).await;
+        let snapshot = parent.snapshot().await.unwrap();
+        let mut said = Vec::new();
+        for n in 0..4 {
+            let child = snapshot.create_sandbox().await.unwrap();
+            said.push([run(&child, "step", args![]).await, run(&child, "add", args![1]).await]);
+            // Nor does what one of them writes reach the next.
+            run(&child, "step", args![100 * n]).await;
+        }
+        assert!(said.iter().all(|each| *each == said[0]), "{runtime}: {said:?}");
+        assert_eq!(said[0][0], json!([2, 2]), "{runtime}");
+    }
+}
+
+#[tokio::test]
+async fn others_go_on_while_a_guest_is_copied() {
+    for runtime in BOTH {
+        let parent = loaded(runtime, COUNTER).await;
+        let turns = AtomicUsize::new(0);
+        let copying = async {
+            let snapshot = parent.snapshot().await.unwrap();
+            (snapshot.memory_size(), turns.load(Relaxed))
+        };
+        let others = async {
+            loop {
+                turns.fetch_add(1, Relaxed);
+                tokio::task::yield_now().await;
+            }
+        };
+        let (size, turns) = tokio::select! {
+            copied = copying => copied,
+            () = others => unreachable!("it has no end"),
+        };
+        // One turn for every few megabytes at least.
+        assert!(turns as u64 > size >> 23, "{runtime}: {turns} turns for {size} bytes");
+        // A part is not lost: what comes of it is as it was.
+        assert_eq!(run(&parent, "step", args![]).await, json!([1, 1]), "{runtime}");
     }
 }
