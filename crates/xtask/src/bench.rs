@@ -13,10 +13,12 @@ use crate::{debian, guests, linux, node, process, setup, wheel, workspace};
 pub struct Args {
     /// Measure only the rows whose name contains this; `node`: the npm package,
     /// `python`: the Python package, `images`: pulling images of isorun, `linux`: Linux
-    /// sandboxes, `state`: their shells, forks, hibernation and snapshots
+    /// sandboxes, `state`: their shells, forks, hibernation and snapshots, `network`: their
+    /// rules, secrets and URLs
     filter: Option<String>,
-    /// With `node`: only the rows whose name contains this
-    node_filter: Option<String>,
+    /// With `node`: only the rows whose name contains this; with `network`: only `traffic`,
+    /// `credentials`, `urls` or `create`
+    row: Option<String>,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -26,13 +28,16 @@ pub fn run(args: &Args) -> Result<()> {
     if args.filter.as_deref() == Some("linux") {
         return linux_sandboxes("sandbox", &[]);
     }
+    if args.filter.as_deref() == Some("network") {
+        return network(args.row.as_deref());
+    }
     if args.filter.as_deref() == Some("state") {
         let chart = workspace::root().join("docs/isorun/state.svg");
         return linux_sandboxes("state", &["--chart".as_ref(), chart.as_ref()]);
     }
     guests::ensure()?;
     match args.filter.as_deref() {
-        Some("node") => node::bench(args.node_filter.as_deref()),
+        Some("node") => node::bench(args.row.as_deref()),
         Some("python") => python(),
         filter => rust(filter),
     }
@@ -53,6 +58,16 @@ fn images() -> Result<()> {
     debian::image_tools()?;
     eprintln!("==> cargo bench -p isorun-engine --bench images");
     process::loud(process::cargo(&["bench", "-p", "isorun-engine", "--bench", "images"]))
+}
+
+/// A real server, and nginx to compare it with.
+fn network(row: Option<&str>) -> Result<()> {
+    linux::ensure()?;
+    let nginx = debian::nginx()?;
+    eprintln!("==> cargo bench -p isorun --bench network");
+    let mut command = process::cargo(&["bench", "-p", "isorun", "--bench", "network", "--"]);
+    command.args(row).env("ISORUN_BENCH_NGINX", nginx);
+    process::loud(command)
 }
 
 fn linux_sandboxes(bench: &str, arguments: &[&OsStr]) -> Result<()> {

@@ -1,12 +1,14 @@
 //! Programs that isorun and its tests run, from Debian's own packages.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use crate::{process, progress};
+use crate::digest::Inputs;
+use crate::{process, progress, setup, workspace};
 
 /// A registry, and what fills it and makes images: the tests of images, and the
 /// benchmark that compares with them.
@@ -17,6 +19,81 @@ pub fn image_tools() -> Result<()> {
 /// What sets up the networks of sandboxes, and those that their tests are in.
 pub fn network_tools() -> Result<()> {
     programs(&[("ip", "iproute2"), ("nft", "nftables")])
+}
+
+/// A browser without a window.
+pub fn browser() -> Result<()> {
+    programs(&[("chromium", "chromium")])
+}
+
+/// nginx, which the benchmark compares with; unpacked beside the other tools, and
+/// never started as a service.
+pub fn nginx() -> Result<PathBuf> {
+    let tools = workspace::tools().join("nginx");
+    let digest = Inputs::default().text("nginx", "of this Debian").finish();
+    setup::install("nginx, which the bench compares with", &tools, &digest, || {
+        let release = release().context("this is no Debian, of which nginx is taken")?;
+        unpack("nginx", &release, &tools).map(|_| ())
+    })?;
+    Ok(tools.join("files/usr/sbin/nginx"))
+}
+
+/// The name of the Debian that this is.
+pub fn release() -> Option<String> {
+    let text = fs::read_to_string("/etc/os-release").ok()?;
+    let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
+    Some(name.to_owned())
+}
+
+/// Downloads a package of one suite with lists of our own, so that nothing of the
+/// machine changes and nobody has to be root; gives the folder of its files.
+pub fn unpack(package: &str, suite: &str, tools: &Path) -> Result<PathBuf> {
+    let mirror = process::answer(
+        "apt-get",
+        &["indextargets", "--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages"],
+    )
+    .and_then(|text| {
+        let line = text.lines().find(|line| line.ends_with("/debian/ main"))?;
+        line.split(' ').next().map(str::to_owned)
+    })
+    .context("apt-get knows no mirror of Debian")?;
+    let apt = tools.join("apt");
+    fs::create_dir_all(apt.join("lists/partial"))?;
+    let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
+    let source = apt.join("sources.list");
+    fs::write(&source, format!("deb [signed-by={keys}] {mirror} {suite} main\n"))?;
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.current_dir(tools).arg("-q");
+        for (name, value) in [
+            ("Dir::Etc::sourcelist", source.as_os_str()),
+            ("Dir::Etc::sourceparts", "/dev/null".as_ref()),
+            ("Dir::State::lists", apt.join("lists").as_os_str()),
+            ("Dir::Cache", apt.join("cache").as_os_str()),
+            ("APT::Sandbox::User", "".as_ref()),
+        ] {
+            let mut option = std::ffi::OsString::from(format!("{name}="));
+            option.push(value);
+            command.arg("-o").arg(option);
+        }
+        process::quiet({
+            command.args(arguments);
+            command
+        })
+    };
+    run(&["update"])?;
+    run(&["download", package])?;
+    let package = fs::read_dir(tools)?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .context("apt-get downloaded nothing")?;
+    let files = tools.join("files");
+    let mut extract = Command::new("dpkg-deb");
+    extract.arg("-x").arg(&package).arg(&files);
+    process::quiet(extract)?;
+    fs::remove_file(package)?;
+    Ok(files)
 }
 
 /// Installs what is missing, as root on Debian; elsewhere the error says what is

@@ -2,8 +2,7 @@
 //! program. Both go to `target/isorun`, where `.cargo/config.toml` points.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
@@ -65,19 +64,15 @@ fn debian_runsc() -> Result<PathBuf> {
     let tools = workspace::tools().join("runsc");
     let digest = Inputs::default().text("runsc", OLDEST_RUNSC).finish();
     setup::install("runsc, which isolates Linux sandboxes", &tools, &digest, || {
-        let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-        let Some(name) = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))
-        else {
+        let Some(name) = debian::release() else {
             bail!("this is no Debian: install gVisor's runsc {OLDEST_RUNSC} or newer on the PATH");
         };
         let mut failures = Vec::new();
-        for suite in [format!("{name}-backports"), name.to_owned()] {
-            match unpack(&tools, &suite) {
-                Ok(program)
-                    if version(&program.to_string_lossy()).is_some_and(|v| is_recent(&v)) =>
-                {
-                    return Ok(());
-                }
+        for suite in [format!("{name}-backports"), name] {
+            let program = debian::unpack("runsc", &suite, &tools)
+                .map(|files| files.join("usr/bin/runsc").to_string_lossy().into_owned());
+            match program {
+                Ok(program) if version(&program).is_some_and(|v| is_recent(&v)) => return Ok(()),
                 Ok(_) => failures.push(format!("{suite}: too old")),
                 Err(error) => failures.push(format!("{suite}: {error:#}")),
             }
@@ -88,57 +83,6 @@ fn debian_runsc() -> Result<PathBuf> {
         )
     })?;
     Ok(tools.join("files/usr/bin/runsc"))
-}
-
-/// Downloads the package of one suite with lists of our own, so that nothing of
-/// the machine changes and nobody has to be root.
-fn unpack(tools: &Path, suite: &str) -> Result<PathBuf> {
-    let mirror = process::answer(
-        "apt-get",
-        &["indextargets", "--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages"],
-    )
-    .and_then(|text| {
-        let line = text.lines().find(|line| line.ends_with("/debian/ main"))?;
-        line.split(' ').next().map(str::to_owned)
-    })
-    .context("apt-get knows no mirror of Debian")?;
-    let apt = tools.join("apt");
-    fs::create_dir_all(apt.join("lists/partial"))?;
-    let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    let source = apt.join("sources.list");
-    fs::write(&source, format!("deb [signed-by={keys}] {mirror} {suite} main\n"))?;
-    let run = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.current_dir(tools).arg("-q");
-        for (name, value) in [
-            ("Dir::Etc::sourcelist", source.as_os_str()),
-            ("Dir::Etc::sourceparts", "/dev/null".as_ref()),
-            ("Dir::State::lists", apt.join("lists").as_os_str()),
-            ("Dir::Cache", apt.join("cache").as_os_str()),
-            ("APT::Sandbox::User", "".as_ref()),
-        ] {
-            let mut option = std::ffi::OsString::from(format!("{name}="));
-            option.push(value);
-            command.arg("-o").arg(option);
-        }
-        process::quiet({
-            command.args(arguments);
-            command
-        })
-    };
-    run(&["update"])?;
-    run(&["download", "runsc"])?;
-    let package = fs::read_dir(tools)?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .context("apt-get downloaded nothing")?;
-    let files = tools.join("files");
-    let mut extract = Command::new("dpkg-deb");
-    extract.arg("-x").arg(&package).arg(&files);
-    process::quiet(extract)?;
-    fs::remove_file(package)?;
-    Ok(files.join("usr/bin/runsc"))
 }
 
 /// How the agent is built: with everything in it, since a sandbox's own libraries

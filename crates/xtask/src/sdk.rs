@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{linux, process, progress, setup, wheel, workspace};
+use crate::{debian, linux, process, progress, setup, wheel, workspace};
 
 /// Builds what the rest needs, and nothing else of the workspace.
 pub fn build() -> Result<()> {
@@ -19,6 +19,7 @@ pub fn build() -> Result<()> {
 pub fn test(args: &[String]) -> Result<()> {
     let python = setup::sdk_tests()?;
     linux::ensure()?;
+    debian::browser()?;
     let site = install(&python)?;
     eprintln!("==> pytest sdk/python/tests");
     let mut pytest = Command::new(python);

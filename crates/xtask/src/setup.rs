@@ -52,11 +52,15 @@ pub fn everything() -> Result<()> {
     maturin()?;
     python_tests()?;
     sdk_tests()?;
+    client_library()?;
     cargo_deny()?;
     debian::image_tools()?;
     eprintln!("==> all tools are there");
     Ok(())
 }
+
+/// The version of the Python guest.
+const GUEST_PYTHON: &str = "3.14";
 
 /// `componentize-py`, in a virtual environment of its own.
 pub fn python_builder() -> Result<PythonBuilder> {
@@ -66,6 +70,7 @@ pub fn python_builder() -> Result<PythonBuilder> {
         "python-bundled",
         "guests/python/bundled-requirements.txt",
         "the Python packages that the guest brings along",
+        GUEST_PYTHON,
         &venv,
         &digest,
     )?;
@@ -79,29 +84,33 @@ pub fn python_samples() -> Result<PathBuf> {
         "python-samples",
         "guests/python/sample-requirements.txt",
         "the Python packages that the tests import in the guest",
+        GUEST_PYTHON,
         &venv,
         &digest,
     )
 }
 
-/// Packages for the Python guest, in a folder of their own: for the guest's own
-/// version, on a platform that all of them have. What is native in them is of
-/// no use to the guest.
+/// Packages for a Python that runs elsewhere, in a folder of their own. What is
+/// native in them is of no use to the Python guest.
 fn packages(
     name: &str,
     requirements: &str,
     what: &str,
+    version: &str,
     venv: &Path,
     venv_digest: &str,
 ) -> Result<PathBuf> {
     let folder = workspace::tools().join(name);
     let requirements = workspace::root().join(requirements);
-    let digest =
-        Inputs::default().text("venv", venv_digest).file("packages", &requirements)?.finish();
+    let digest = Inputs::default()
+        .text("venv", venv_digest)
+        .text("python", version)
+        .file("packages", &requirements)?
+        .finish();
     install(what, &folder, &digest, || {
         let mut pip = pip(venv);
         pip.args(["--no-deps", "--no-compile", "--target"]).arg(&folder);
-        pip.args(["--implementation", "cp", "--python-version", "3.14"]);
+        pip.args(["--implementation", "cp", "--python-version", version]);
         pip.args(["--platform", "manylinux2014_x86_64"]);
         pip.arg("-r").arg(&requirements);
         process::quiet(pip)
@@ -229,6 +238,28 @@ pub fn sdk_tests() -> Result<PathBuf> {
         "hatchling, pytest, mypy and httpx, for the Python package isorun",
     )?;
     Ok(venv.join("bin/python"))
+}
+
+/// The client library that a test uses in a Linux sandbox: for the Python there,
+/// which is the system's own.
+pub fn client_library() -> Result<PathBuf> {
+    let (venv, digest) = python_environment(
+        "isorun-sdk",
+        "sdk/python/requirements-test.txt",
+        "hatchling, pytest, mypy and httpx, for the Python package isorun",
+    )?;
+    let version = process::answer("/usr/bin/python3", &["--version"])
+        .context("there is no /usr/bin/python3, which Linux sandboxes have in the tests")?;
+    let version: Vec<&str> = version.trim_start_matches("Python ").splitn(3, '.').collect();
+    let version = version.get(..2).context("/usr/bin/python3 has no version")?.join(".");
+    packages(
+        "openai",
+        "crates/isorun/tests/requirements.txt",
+        "the client library of OpenAI, which a test uses in a Linux sandbox",
+        &version,
+        &venv,
+        &digest,
+    )
 }
 
 /// A Python with what the Python package is compared with.

@@ -40,6 +40,7 @@ pub fn run(args: &Args) -> Result<()> {
         return python(&args.args);
     }
     setup::python_samples()?;
+    setup::client_library()?;
     debian::image_tools()?;
     linux::ensure()?;
     eprintln!("==> node --test guests/js/test");

@@ -54,6 +54,13 @@ pub struct Credential {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
+impl Secret {
+    /// As it is sent.
+    pub(super) fn text(&self) -> &str {
+        &self.0
+    }
+}
+
 impl From<String> for Secret {
     fn from(text: String) -> Self {
         Self(Zeroizing::new(text))

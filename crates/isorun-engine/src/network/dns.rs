@@ -13,8 +13,8 @@ use std::time::Duration;
 use hickory_resolver::proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_resolver::proto::rr::{DNSClass, RData, Record, RecordType, rdata};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
+use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 
 use super::egress::Sandbox;
@@ -91,7 +91,10 @@ async fn reply(socket: &UdpSocket, state: &UdpSocketState, meta: RecvMeta, answe
 }
 
 /// Answers questions on a connection, one after the other.
-pub async fn serve_stream(sandbox: &Sandbox, mut stream: TcpStream) -> io::Result<()> {
+pub async fn serve_stream(
+    sandbox: &Sandbox,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+) -> io::Result<()> {
     loop {
         let reading = async {
             let length = usize::from(stream.read_u16().await?);

@@ -14,18 +14,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::WriteHalf;
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::gate::Gate;
+use super::inside::{Handle, Inside};
 use super::names::Names;
 use super::policy::{Ask, Reason, Verdict};
 use super::sniff::{self, First};
-use super::{Blocked, Plan, dns, intercept, relay};
+use super::{Blocked, Plan, dns, intercept, relay, wire};
 use crate::engine::SandboxId;
 
 /// Connections of one sandbox at the same time.
@@ -168,21 +168,23 @@ impl Sandbox {
             };
             let Ok(SocketAddr::V4(to)) = stream.local_addr() else { continue };
             // Whatever ends it unexpectedly ends it by a reset.
-            if rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).is_err()
-                || *self.quiet.borrow() > 0
-            {
+            let Ok(inside) = Inside::new(stream) else { continue };
+            if *self.quiet.borrow() > 0 {
                 continue;
             }
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                 self.report(None, to, Reason::TooMany);
                 continue;
             };
-            let _ = stream.set_nodelay(true);
             let connection = Counted::new(Arc::clone(&self));
             tasks.spawn(async move {
                 let mut hung_up = connection.0.hung_up.subscribe();
+                let serving = async {
+                    connection.0.connection(&inside, to).await;
+                    inside.settle().await;
+                };
                 tokio::select! {
-                    () = connection.0.connection(stream, to) => {}
+                    () = serving => {}
                     _ = hung_up.changed() => {}
                 }
                 drop(connection);
@@ -191,14 +193,14 @@ impl Sandbox {
         }
     }
 
-    async fn connection(self: &Arc<Self>, stream: TcpStream, to: SocketAddrV4) {
+    async fn connection(self: &Arc<Self>, inside: &Arc<Inside>, to: SocketAddrV4) {
         if to.port() == dns::PORT {
             // Who hangs up has no more questions.
-            let _ = dns::serve_stream(self, stream).await;
+            let _ = dns::serve_stream(self, Handle::new(inside, Vec::new())).await;
             return;
         }
         if to == intercept::GATEWAY {
-            intercept::gateway(Arc::clone(self), stream).await;
+            intercept::gateway(Arc::clone(self), Handle::new(inside, Vec::new())).await;
             return;
         }
         if let Some((name, reason)) = self.names().sunk(*to.ip()) {
@@ -221,18 +223,18 @@ impl Sandbox {
                 known: &known,
             };
             match plan.policy.decide(ask, &self.gate.permitted) {
-                Verdict::Allow => self.pass(stream, to, Vec::new(), None).await,
+                Verdict::Allow => self.pass(inside, to, Vec::new(), None).await,
                 Verdict::Deny(reason) => self.report(known.first().cloned(), to, reason),
             }
             return;
         }
-        self.named(stream, to, &plan, &known).await;
+        self.named(inside, to, &plan, &known).await;
     }
 
     /// A connection for which a name is needed.
     async fn named(
         self: &Arc<Self>,
-        mut stream: TcpStream,
+        inside: &Arc<Inside>,
         to: SocketAddrV4,
         plan: &Arc<Plan>,
         known: &[String],
@@ -241,7 +243,7 @@ impl Sandbox {
             matches!(to.port(), 80 | 443) || plan.credentials.wants(known, to.port());
         let wait = if client_first { HEAD } else { SILENCE };
         let mut head = Vec::new();
-        let first = read_head(&mut stream, &mut head, wait).await;
+        let first = read_head(inside, &mut head, wait).await;
         let (said, silent) = match &first {
             // The server speaks first, perhaps; what the client says then is
             // looked at all the same.
@@ -265,14 +267,14 @@ impl Sandbox {
             && is_tls
         {
             let (sandbox, plan, name) = (Arc::clone(self), Arc::clone(plan), name.to_owned());
-            return intercept::tls(sandbox, plan, name, to, Replayed::new(stream, head)).await;
+            return intercept::tls(sandbox, plan, name, to, Handle::new(inside, head)).await;
         }
         if is_http && plan.policy.asks_names() {
             // More requests may follow on it, for other hosts.
-            let stream = Replayed::new(stream, head);
+            let stream = Handle::new(inside, head);
             return intercept::plain(Arc::clone(self), to, stream).await;
         }
-        self.pass(stream, to, head, silent.then_some((&**plan, known))).await;
+        self.pass(inside, to, head, silent.then_some((&**plan, known))).await;
     }
 
     /// Decides about a name, after a look at what addresses it has.
@@ -309,30 +311,29 @@ impl Sandbox {
     /// first is still to be looked at.
     async fn pass(
         &self,
-        mut inside: TcpStream,
+        inside: &Arc<Inside>,
         to: SocketAddrV4,
         head: Vec<u8>,
         pending: Option<(&Plan, &[String])>,
     ) {
-        let Ok(mut outside) = self.connect(to).await else { return };
+        let Ok(outside) = self.connect(to).await else { return };
         self.allowed.fetch_add(1, Ordering::Relaxed);
-        if !head.is_empty() && outside.write_all(&head).await.is_err() {
+        if relay::write(&outside, &head).await.is_err() {
             return;
         }
         if let Some((plan, known)) = pending {
             let mut first = Vec::new();
             loop {
                 // Until the sandbox speaks, only the server does.
-                let (reader, mut writer) = inside.split();
                 tokio::select! {
-                    ready = reader.readable() => if ready.is_err() { return } else { break },
-                    moved = one_way(&outside, &mut writer) => match moved {
+                    ready = inside.socket().readable() => if ready.is_err() { return } else { break },
+                    moved = one_way(&outside, inside.socket()) => match moved {
                         Ok(true) => {}
                         _ => return,
                     },
                 }
             }
-            let said = match read_head(&mut inside, &mut first, HEAD).await {
+            let said = match read_head(inside, &mut first, HEAD).await {
                 Ok(First::Tls(said) | First::Http(said)) => said,
                 Ok(First::Other) => None,
                 Ok(_) => return self.report(known.first().cloned(), to, Reason::Malformed),
@@ -343,12 +344,12 @@ impl Sandbox {
             {
                 return self.report(said, to, reason);
             }
-            if outside.write_all(&first).await.is_err() {
+            if relay::write(&outside, &first).await.is_err() {
                 return;
             }
         }
         // An error is a reset, for both.
-        let _ = relay::run(&mut inside, &mut outside).await;
+        let _ = relay::sockets(inside, &outside).await;
     }
 
     /// A connection to where it was allowed to go, from outside.
@@ -361,8 +362,13 @@ impl Sandbox {
     }
 
     /// Sends requests to a host that has to prove who it is.
-    pub(super) fn secure(&self, to: SocketAddrV4, name: &str) -> intercept::Sender {
-        intercept::client(self.gate.upstream.to(to, name))
+    pub(super) fn secure(&self, to: SocketAddrV4, name: &str) -> wire::Sender {
+        wire::client(self.gate.upstream.to(to, name))
+    }
+
+    /// How long a host may take to answer a request with a secret.
+    pub(super) fn patience(&self) -> Duration {
+        self.gate.patience
     }
 
     /// An address of a name that it may connect to.
@@ -374,13 +380,13 @@ impl Sandbox {
 
 /// Carries what is there from the server to the sandbox. False: the server has
 /// ended.
-async fn one_way(from: &TcpStream, to: &mut WriteHalf<'_>) -> io::Result<bool> {
+async fn one_way(from: &TcpStream, to: &TcpStream) -> io::Result<bool> {
     from.readable().await?;
     let mut buffer = [0; 4096];
     match from.try_read(&mut buffer) {
         Ok(0) => Ok(false),
         Ok(count) => {
-            to.write_all(buffer.get(..count).unwrap_or_default()).await?;
+            relay::write(to, buffer.get(..count).unwrap_or_default()).await?;
             Ok(true)
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
@@ -389,12 +395,8 @@ async fn one_way(from: &TcpStream, to: &mut WriteHalf<'_>) -> io::Result<bool> {
 }
 
 /// Reads until the first bytes say something, or the time is over.
-async fn read_head(
-    stream: &mut TcpStream,
-    head: &mut Vec<u8>,
-    wait: Duration,
-) -> io::Result<First> {
-    use tokio::io::AsyncReadExt;
+async fn read_head(inside: &Arc<Inside>, head: &mut Vec<u8>, wait: Duration) -> io::Result<First> {
+    let mut stream = Handle::new(inside, Vec::new());
     let deadline = Instant::now() + wait;
     loop {
         let first = sniff::look(head);
@@ -422,64 +424,5 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.open.send_modify(|open| *open -= 1);
-    }
-}
-
-/// A stream of which the first bytes were read already.
-pub(super) struct Replayed {
-    head: Vec<u8>,
-    at: usize,
-    stream: TcpStream,
-}
-
-impl Replayed {
-    pub(super) fn new(stream: TcpStream, head: Vec<u8>) -> Self {
-        Self { head, at: 0, stream }
-    }
-}
-
-mod replay {
-    use std::io;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-    use super::Replayed;
-
-    impl AsyncRead for Replayed {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            buffer: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            let this = &mut *self;
-            let left = this.head.get(this.at..).unwrap_or_default();
-            if left.is_empty() {
-                return Pin::new(&mut this.stream).poll_read(cx, buffer);
-            }
-            let count = left.len().min(buffer.remaining());
-            buffer.put_slice(left.get(..count).unwrap_or_default());
-            this.at += count;
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    impl AsyncWrite for Replayed {
-        fn poll_write(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            bytes: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.stream).poll_write(cx, bytes)
-        }
-
-        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_flush(cx)
-        }
-
-        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_shutdown(cx)
-        }
     }
 }

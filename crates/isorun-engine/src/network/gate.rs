@@ -3,14 +3,16 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
 use super::resolver::Resolver;
+use super::wire::Upstream;
 use super::{Observer, address};
 
 /// How the proxies of an engine are set up.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Options {
     /// Resolvers to ask; those of the machine if there are none.
     pub resolvers: Vec<SocketAddr>,
@@ -21,6 +23,20 @@ pub struct Options {
     pub extra_roots: Option<std::path::PathBuf>,
     /// Who wants to know what was not let through.
     pub observer: Option<Arc<dyn Observer>>,
+    /// How long a host may take until its answer to a request with a secret begins.
+    pub patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            resolvers: Vec::new(),
+            permitted: Vec::new(),
+            extra_roots: None,
+            observer: None,
+            patience: Duration::from_secs(600),
+        }
+    }
 }
 
 impl std::fmt::Debug for Options {
@@ -37,7 +53,8 @@ pub struct Gate {
     pub(super) resolver: Resolver,
     pub(super) permitted: Vec<Ipv4Net>,
     pub(super) observer: Option<Arc<dyn Observer>>,
-    pub(super) upstream: super::intercept::Upstream,
+    pub(super) upstream: Upstream,
+    pub(super) patience: Duration,
 }
 
 impl Gate {
@@ -51,7 +68,8 @@ impl Gate {
             resolver: Resolver::new(&options.resolvers)?,
             permitted: options.permitted.clone(),
             observer: options.observer.clone(),
-            upstream: super::intercept::Upstream::open(options.extra_roots.as_deref())?,
+            upstream: Upstream::open(options.extra_roots.as_deref())?,
+            patience: options.patience,
         }))
     }
 

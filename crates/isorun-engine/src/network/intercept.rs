@@ -4,41 +4,33 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::Path;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
-use super::authority::provider;
+use super::conceal::{Concealed, Needles};
 use super::egress::Sandbox;
 use super::policy::{self, Reason};
-use super::{Plan, relay};
+use super::wire::{Sender, Wire, client};
+use super::{Plan, hop, relay};
 
 /// Where programs inside find the proxy itself, for base URLs.
 pub const GATEWAY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 0, 1), 80);
 
 /// How long a program may take for the head of a request, and for a handshake.
 const SLOW: Duration = Duration::from_secs(10);
-/// How long a connection outside that nobody uses is kept.
-const IDLE: Duration = Duration::from_secs(15);
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
@@ -47,48 +39,11 @@ type Body = BoxBody<Bytes, hyper::Error>;
 #[error("{0}")]
 struct Refusal(&'static str);
 
-/// Headers that are about one connection only.
-const HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
+/// What carries bytes on a connection whose protocol has changed.
+type Spliced = Arc<Mutex<Option<BoxFuture<'static, ()>>>>;
 
-/// How hosts of secrets are known to be themselves.
-pub struct Upstream(Arc<rustls::ClientConfig>);
-
-impl Upstream {
-    /// By the authorities of the machine, and those in a file.
-    pub fn open(extra: Option<&Path>) -> Result<Self, String> {
-        let mut roots = rustls::RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(found.certs);
-        if let Some(path) = extra {
-            let read = CertificateDer::pem_file_iter(path)
-                .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
-                .map_err(|error| {
-                    format!("cannot read certificates of {}: {error}", path.display())
-                })?;
-            for certificate in read {
-                roots.add(certificate).map_err(|error| {
-                    format!("{} has a certificate that is none: {error}", path.display())
-                })?;
-            }
-        }
-        let mut config = rustls::ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self(Arc::new(config)))
-    }
-}
+/// Whose connection it is, and what it has become.
+type Here<'a> = (&'a Sandbox, &'a Spliced);
 
 /// What a connection is, and so what becomes of its requests.
 enum Kind {
@@ -116,13 +71,16 @@ pub async fn tls<S>(
         Err(error) => return tracing::error!(%error, "cannot end TLS for a sandbox"),
     };
     let accepting = TlsAcceptor::from(config).accept(stream);
-    let Ok(Ok(stream)) = tokio::time::timeout(SLOW, accepting).await else { return };
+    let Ok(Ok(stream)) = timeout(SLOW, accepting).await else { return };
     let client = sandbox.secure(to, &name);
     serve(sandbox, Kind::Secret { plan, name, to, client }, stream).await;
 }
 
 /// A connection to the proxy itself.
-pub async fn gateway(sandbox: Arc<Sandbox>, stream: TcpStream) {
+pub async fn gateway<S>(sandbox: Arc<Sandbox>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     serve(sandbox, Kind::Gateway(Mutex::default()), stream).await;
 }
 
@@ -143,19 +101,32 @@ where
     builder.http1().timer(TokioTimer::new()).header_read_timeout(SLOW);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(100);
     let kind = Arc::new(kind);
-    let service = service_fn(move |request| {
-        let (sandbox, kind) = (Arc::clone(&sandbox), Arc::clone(&kind));
-        async move { kind.answer(&sandbox, request).await }
+    let spliced = Spliced::default();
+    let service = service_fn({
+        let spliced = Arc::clone(&spliced);
+        move |request| {
+            let (sandbox, kind) = (Arc::clone(&sandbox), Arc::clone(&kind));
+            let spliced = Arc::clone(&spliced);
+            async move { kind.answer((&sandbox, &spliced), request).await }
+        }
     });
     Box::pin(async move {
-        let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+        let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        if let Err(error) = serving.await {
+            tracing::debug!(?error, "a connection of a sandbox ended by a reset");
+        }
+        // What it has become belongs to it, and is hung up on with it.
+        let spliced = spliced.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(spliced) = spliced {
+            spliced.await;
+        }
     })
 }
 
 impl Kind {
     async fn answer(
         &self,
-        sandbox: &Sandbox,
+        here: Here<'_>,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Refusal> {
         match self {
@@ -164,21 +135,21 @@ impl Kind {
                     return Ok(text(StatusCode::BAD_REQUEST, "the request names no host, or two"));
                 };
                 if host != *name {
-                    sandbox.report(Some(host), *to, Reason::Forged);
+                    here.0.report(Some(host), *to, Reason::Forged);
                     let why = "the request is for another host than its connection";
                     return Ok(text(StatusCode::MISDIRECTED_REQUEST, why));
                 }
                 let path = path_of(request.uri());
-                Ok(with_secret(sandbox, plan, client, name, *to, request, path).await)
+                Ok(with_secret(here, plan, client, name, *to, request, path).await)
             }
-            Self::Gateway(clients) => Ok(through_gateway(sandbox, clients, request).await),
-            Self::Plain { to, client } => without_tls(sandbox, *to, client, request).await,
+            Self::Gateway(clients) => Ok(through_gateway(here, clients, request).await),
+            Self::Plain { to, client } => without_tls(here, *to, client, request).await,
         }
     }
 }
 
 async fn through_gateway(
-    sandbox: &Sandbox,
+    (sandbox, spliced): Here<'_>,
     clients: &Mutex<HashMap<(String, SocketAddrV4), Sender>>,
     request: Request<Incoming>,
 ) -> Response<Body> {
@@ -206,11 +177,11 @@ async fn through_gateway(
         let key = (name.clone(), to);
         clients.entry(key).or_insert_with(|| sandbox.secure(to, &name)).clone()
     };
-    with_secret(sandbox, &plan, &client, &name, to, request, path).await
+    with_secret((sandbox, spliced), &plan, &client, &name, to, request, path).await
 }
 
 async fn without_tls(
-    sandbox: &Sandbox,
+    (sandbox, spliced): Here<'_>,
     to: SocketAddrV4,
     client: &Sender,
     request: Request<Incoming>,
@@ -234,7 +205,7 @@ async fn without_tls(
         return Err(Refusal("denied"));
     }
     let path = path_of(request.uri());
-    match forward(client, "http", to, None, request, &path).await {
+    match forward(spliced, client, "http", to, None, request, &path).await {
         Ok(response) => Ok(response.map(BodyExt::boxed)),
         Err(_) => Err(Refusal("the server hung up")),
     }
@@ -242,7 +213,7 @@ async fn without_tls(
 
 /// Sends a request on with the secrets of its host, if it may use them.
 async fn with_secret(
-    sandbox: &Sandbox,
+    (sandbox, spliced): Here<'_>,
     plan: &Plan,
     client: &Sender,
     name: &str,
@@ -265,14 +236,28 @@ async fn with_secret(
     for credential in &usable {
         credential.apply(request.headers_mut());
     }
-    match forward(client, "https", to, Some(name), request, &path).await {
-        Ok(mut response) => {
+    let needles = Needles::new(all.iter().map(|one| one.secret.text()));
+    // Nothing is found in what is compressed.
+    request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let sending = forward(spliced, client, "https", to, Some(name), request, &path);
+    match timeout(sandbox.patience(), sending).await {
+        Ok(Ok(mut response)) => {
             for credential in all {
                 credential.hide(response.headers_mut());
             }
-            response.map(BodyExt::boxed)
+            response.map(|body| {
+                if body.is_end_stream() {
+                    body.boxed()
+                } else {
+                    Concealed::new(body, needles).boxed()
+                }
+            })
         }
-        Err(error) => {
+        Err(_) => {
+            tracing::info!(host = name, "a request with a credential was not answered in time");
+            text(StatusCode::GATEWAY_TIMEOUT, &format!("{name}: it did not answer in time"))
+        }
+        Ok(Err(error)) => {
             let why = reason(&error);
             tracing::info!(host = name, why, "a request with a credential failed");
             text(StatusCode::BAD_GATEWAY, &format!("{name}: {why}"))
@@ -282,6 +267,7 @@ async fn with_secret(
 
 /// Sends a request to an address, and gives the answer as it comes.
 async fn forward(
+    spliced: &Spliced,
     client: &Sender,
     scheme: &str,
     to: SocketAddrV4,
@@ -290,10 +276,10 @@ async fn forward(
     path: &str,
 ) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
     let mut request = request;
-    let upgrading = upgrade(request.headers());
+    let upgrading = hop::upgrade(request.headers());
     let ours = upgrading.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
-    strip(&mut parts.headers);
+    hop::strip(&mut parts.headers);
     if let Some(protocol) = upgrading {
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, protocol);
@@ -316,19 +302,20 @@ async fn forward(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS
         && let Some(ours) = ours
     {
-        let protocol = upgrade(response.headers());
+        let protocol = hop::upgrade(response.headers());
         let theirs = hyper::upgrade::on(&mut response);
-        strip(response.headers_mut());
+        hop::strip(response.headers_mut());
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         if let Some(protocol) = protocol {
             response.headers_mut().insert(header::UPGRADE, protocol);
         }
-        tokio::spawn(async move {
+        let carry = async move {
             let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else { return };
             let _ = relay::run(&mut TokioIo::new(ours), &mut TokioIo::new(theirs)).await;
-        });
+        };
+        *spliced.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::pin(carry));
     } else {
-        strip(response.headers_mut());
+        hop::strip(response.headers_mut());
     }
     Ok(response)
 }
@@ -339,7 +326,8 @@ fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(cause) = deepest.source() {
         deepest = cause;
     }
-    if let Some(rustls::Error::InvalidCertificate(why)) = deepest.downcast_ref() {
+    let inner = deepest.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    if let Some(rustls::Error::InvalidCertificate(why)) = inner.and_then(|e| e.downcast_ref()) {
         return format!("its certificate does not verify: {why}");
     }
     match deepest.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
@@ -374,28 +362,6 @@ fn path_of(uri: &Uri) -> String {
     uri.path_and_query().map_or("/", |path| path.as_str()).to_owned()
 }
 
-/// The protocol that a head asks for, or agrees to.
-fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let wanted = headers.get_all(header::CONNECTION).iter().any(|value| {
-        let mut words = value.to_str().unwrap_or_default().split(',').map(str::trim);
-        words.any(|word| word.eq_ignore_ascii_case("upgrade"))
-    });
-    headers.get(header::UPGRADE).filter(|_| wanted).cloned()
-}
-
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|value| value.to_str().unwrap_or_default().split(','))
-        .filter_map(|word| word.trim().parse().ok())
-        .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST)
-        .collect();
-    for name in HOP.iter().chain(&named) {
-        headers.remove(name);
-    }
-}
-
 fn text(status: StatusCode, why: &str) -> Response<Body> {
     let body = serde_json::json!({ "error": { "message": why, "type": "isorun_proxy" } });
     let body = Full::new(Bytes::from(body.to_string())).map_err(|never| match never {});
@@ -404,109 +370,4 @@ fn text(status: StatusCode, why: &str) -> Response<Body> {
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response
-}
-
-/// Sends requests to one address, on connections that it keeps.
-pub type Sender = Client<Wire, Incoming>;
-
-/// A sender for that kind of connection.
-pub fn client(wire: Wire) -> Sender {
-    Client::builder(TokioExecutor::new())
-        .pool_idle_timeout(IDLE)
-        .pool_max_idle_per_host(16)
-        .pool_timer(TokioTimer::new())
-        .set_host(false)
-        .build(wire)
-}
-
-/// How connections are made.
-#[derive(Clone)]
-pub enum Wire {
-    /// Without TLS.
-    Plain(SocketAddrV4),
-    /// With TLS, to a host of this name.
-    Secure(SocketAddrV4, String, Arc<rustls::ClientConfig>),
-}
-
-impl Upstream {
-    /// Connections to a host that has to prove who it is.
-    pub fn to(&self, to: SocketAddrV4, name: &str) -> Wire {
-        Wire::Secure(to, name.to_owned(), Arc::clone(&self.0))
-    }
-}
-
-impl tower_service::Service<Uri> for Wire {
-    type Response = TokioIo<Stream>;
-    type Error = std::io::Error;
-    type Future = BoxFuture<'static, std::io::Result<Self::Response>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let wire = self.clone();
-        Box::pin(async move {
-            let connecting = async {
-                match wire {
-                    Self::Plain(to) => Ok(Stream(Box::new(connect(to).await?))),
-                    Self::Secure(to, name, config) => {
-                        let name = ServerName::try_from(name).map_err(std::io::Error::other)?;
-                        let stream = connect(to).await?;
-                        let stream = TlsConnector::from(config).connect(name, stream).await?;
-                        Ok(Stream(Box::new(stream)))
-                    }
-                }
-            };
-            let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
-            tokio::time::timeout(SLOW, connecting).await.map_err(late)?.map(TokioIo::new)
-        })
-    }
-}
-
-async fn connect(to: SocketAddrV4) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect(to).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-/// A connection of either kind.
-pub struct Stream(Box<dyn Io>);
-
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
-impl Connection for Stream {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
 }

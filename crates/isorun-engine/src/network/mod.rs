@@ -10,16 +10,20 @@
 
 pub mod address;
 pub mod authority;
+mod conceal;
 pub mod credentials;
 pub mod dns;
 pub mod egress;
 pub mod gate;
+pub mod hop;
+mod inside;
 pub mod intercept;
 pub mod names;
 pub mod policy;
 mod relay;
 pub mod resolver;
 pub mod sniff;
+pub mod wire;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

@@ -1,60 +1,106 @@
 //! Bytes between a sandbox and the world, both ways at the same time.
+//!
+//! Between two sockets, what is large is moved by the kernel (`splice`): this
+//! process copies none of it.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::os::fd::AsFd;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
+use tokio::net::TcpStream;
+
+use super::inside::Inside;
 
 /// What is under way in one direction.
-const BUFFER: usize = 128 * 1024;
+const BUFFER: usize = 64 * 1024;
+/// After so many bytes the kernel moves the rest: until then its two descriptors
+/// for each direction are not worth it.
+const LARGE: usize = 1024 * 1024;
+/// What the kernel is asked to move in one go; a pipe takes less.
+const MOST: usize = 1024 * 1024;
 
-/// Carries bytes until both sides have said all.
-///
-/// When the sandbox was the first to end, and nothing came for it since, it most
-/// likely has closed. Then its side ends by a reset: it would otherwise linger
-/// inside for a minute, and no checkpoint could be taken.
+/// Carries bytes between what is no socket, until both sides have said all.
 pub async fn run<A, B>(inside: &mut A, outside: &mut B) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut from_inside, mut to_inside) = tokio::io::split(inside);
-    let (mut from_outside, mut to_outside) = tokio::io::split(outside);
-    let inside_ended = AtomicBool::new(false);
-    let told_since = AtomicBool::new(false);
+    tokio::io::copy_bidirectional_with_sizes(inside, outside, BUFFER, BUFFER).await?;
+    Ok(())
+}
+
+/// The same between two sockets.
+pub async fn sockets(inside: &Inside, outside: &TcpStream) -> io::Result<()> {
     let out = async {
-        pump(&mut from_inside, &mut to_outside, || {}).await?;
-        inside_ended.store(true, Relaxed);
-        to_outside.shutdown().await
+        carry(inside.socket(), outside, || {}).await?;
+        inside.has_ended();
+        Ok(shutdown(outside, Shutdown::Write)?)
     };
     let back = async {
-        let moved = || {
-            if inside_ended.load(Relaxed) {
-                told_since.store(true, Relaxed);
-            }
-        };
-        pump(&mut from_outside, &mut to_inside, moved).await?;
-        if !inside_ended.load(Relaxed) || told_since.load(Relaxed) {
-            to_inside.shutdown().await?;
-        }
-        io::Result::Ok(())
+        carry(outside, inside.socket(), || inside.told()).await?;
+        inside.close()
     };
     tokio::try_join!(out, back)?;
     Ok(())
 }
 
-async fn pump<R, W>(from: &mut R, to: &mut W, mut moved: impl FnMut()) -> io::Result<()>
-where
-    R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
-{
+async fn carry(from: &TcpStream, to: &TcpStream, moved: impl Fn()) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
-    loop {
-        let count = from.read(&mut buffer).await?;
+    let mut carried = 0;
+    while carried < LARGE {
+        let count =
+            ready(from, Interest::READABLE, || Ok(recv(from, &mut *buffer, RecvFlags::empty())?.0))
+                .await?;
         if count == 0 {
             return Ok(());
         }
         moved();
-        to.write_all(buffer.get(..count).unwrap_or_default()).await?;
+        carried += count;
+        write(to, buffer.get(..count).unwrap_or_default()).await?;
+    }
+    drop(buffer);
+    let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    loop {
+        // The pipe is empty: what would block is the socket.
+        let mut left = ready(from, Interest::READABLE, || shift(from, &into, MOST)).await?;
+        if left == 0 {
+            return Ok(());
+        }
+        moved();
+        while left > 0 {
+            left -= ready(to, Interest::WRITABLE, || shift(&out, to, left)).await?;
+        }
+    }
+}
+
+/// Writes all of it.
+pub async fn write(to: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
+    while !rest.is_empty() {
+        let step = || Ok(send(to, rest, SendFlags::NOSIGNAL)?);
+        let count = ready(to, Interest::WRITABLE, step).await?;
+        rest = rest.get(count..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Lets the kernel move bytes between a socket and a pipe.
+fn shift(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
+    Ok(splice(from, None, to, None, most, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
+}
+
+/// Does something with a socket as soon as it can be done.
+async fn ready(
+    socket: &TcpStream,
+    interest: Interest,
+    mut step: impl FnMut() -> io::Result<usize>,
+) -> io::Result<usize> {
+    loop {
+        socket.ready(interest).await?;
+        match socket.try_io(interest, &mut step) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return done,
+        }
     }
 }

@@ -75,6 +75,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE.pem", help_heading = "Networks of sandboxes")]
     credential_roots: Option<PathBuf>,
 
+    /// How long the host of a credential may take until its answer begins
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10m", help_heading = "Networks of sandboxes")]
+    credential_timeout: Duration,
+
     /// A name below which each sandbox has its own, for URLs such as
     /// `https://ID.DOMAIN/sb/p/8000/`; every name below it has to lead here. With a scheme and a
     /// port, such as http://localhost:7676, if clients see other ones than https and its own
@@ -231,6 +235,7 @@ fn config(args: Args) -> Result<Config, Failure> {
             resolvers: args.resolver,
             permitted: args.permit_private,
             extra_roots: args.credential_roots,
+            patience: args.credential_timeout,
             ..Network::default()
         },
         urls: Urls {

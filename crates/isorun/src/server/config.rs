@@ -28,7 +28,7 @@ pub struct Config {
 }
 
 /// What all runs' networks share.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Network {
     /// Resolvers to ask; those of the machine if there are none.
     pub resolvers: Vec<SocketAddr>,
@@ -36,7 +36,21 @@ pub struct Network {
     pub permitted: Vec<ipnet::Ipv4Net>,
     /// Certificates of authorities that vouch for hosts of credentials.
     pub extra_roots: Option<PathBuf>,
+    /// How long such a host may take until its answer begins.
+    pub patience: Duration,
     pub blocks: super::network::Blocks,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            resolvers: Vec::new(),
+            permitted: Vec::new(),
+            extra_roots: None,
+            patience: Duration::from_secs(600),
+            blocks: super::network::Blocks::default(),
+        }
+    }
 }
 
 /// How ports of runs are reached from outside.

@@ -20,6 +20,7 @@ pub async fn start(server: &Config) -> Result<Arc<dyn Engine>> {
         permitted: server.network.permitted.clone(),
         extra_roots: server.network.extra_roots.clone(),
         observer: Some(Arc::new(server.network.blocks.clone())),
+        patience: server.network.patience,
     };
     let hint = "cannot run sandboxes here: `isorun doctor` says what is missing";
     let engine = Gvisor::open(setup).await.context(hint)?;

@@ -9,11 +9,13 @@
 mod audit;
 mod bad_input;
 mod command;
+mod credentials;
 mod exec;
 mod files;
 mod fixture;
 mod image;
 mod keys;
+mod lasting;
 mod network;
 mod openapi;
 mod operation;
@@ -25,3 +27,4 @@ mod sockets;
 mod state;
 mod terminal;
 mod urls;
+mod world;

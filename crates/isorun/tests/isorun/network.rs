@@ -1,138 +1,19 @@
 //! What runs reach: rules, what was blocked, and secrets that stay outside.
 
-use std::{net::SocketAddr, process::Command, sync::Arc};
+use std::process::Command;
 
-use hickory_resolver::proto::{
-    op::Message,
-    rr::{RData, Record, RecordType, rdata},
-};
-use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, UdpSocket},
+
+use crate::{
+    fixture::{Server, answer, bounded, refused},
+    world::World,
 };
-use tokio_rustls::{TlsAcceptor, rustls};
-
-use crate::fixture::{Server, answer, bounded, refused};
-
-const WORLD: &str = "198.51.100.240";
-
-/// An address of the loopback interface that stands for the world.
-struct Address;
-
-impl Address {
-    fn new() -> Self {
-        Self::run("add");
-        Self
-    }
-
-    fn run(what: &str) {
-        let words = ["addr", what, &format!("{WORLD}/32"), "dev", "lo"];
-        let _ = Command::new("ip").args(words).output().unwrap();
-    }
-}
-
-impl Drop for Address {
-    fn drop(&mut self) {
-        Self::run("del");
-    }
-}
-
-/// A resolver for which every name has that address.
-async fn resolver() -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut buffer = vec![0; 4096];
-        while let Ok((count, from)) = socket.recv_from(&mut buffer).await {
-            let question = Message::from_vec(&buffer[..count]).unwrap();
-            let query = question.queries[0].clone();
-            let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
-            answer.add_query(query.clone());
-            if query.query_type == RecordType::A {
-                let data = RData::A(rdata::A(WORLD.parse().unwrap()));
-                answer.add_answer(Record::from_rdata(query.name, 30, data));
-            }
-            socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
-        }
-    });
-    address
-}
-
-/// A service that wants a key, as that of OpenAI does: it tells what it was
-/// sent, and streams when it is asked to.
-async fn service(names: &[&str]) -> String {
-    let issuer = {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-    };
-    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![leaf.der().clone()],
-            rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-        )
-        .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind((WORLD, 443)).await.unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let Ok(mut stream) = acceptor.accept(stream).await else { return };
-                let mut head = Vec::new();
-                while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-                    if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
-                        return;
-                    }
-                }
-                let text = String::from_utf8_lossy(&head).to_lowercase();
-                let real = text.contains("authorization: bearer sk-the-real-one\r\n");
-                let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
-                let body = json!({ "real": real, "path": path, "object": "list", "data": [] });
-                let body = body.to_string();
-                let status = if real { "200 OK" } else { "401 Unauthorized" };
-                let answer = format!(
-                    "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nx-echo: sk-the-real-one\r\n\
-                     content-length: {}\r\nconnection: close\r\n\r\n{body}",
-                    body.len()
-                );
-                let _ = stream.write_all(answer.as_bytes()).await;
-                let _ = stream.shutdown().await;
-            });
-        }
-    });
-    issuer.pem()
-}
 
 #[test]
 fn a_secret_is_used_and_never_inside() {
-    let _address = Address::new();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let (resolver, roots) = runtime
-        .block_on(async { (resolver().await, service(&["api.openai.com", "other.test"]).await) });
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("roots.pem");
-    std::fs::write(&file, roots).unwrap();
-    let resolver = resolver.to_string();
-    let permit = format!("{WORLD}/32");
-    let server = Server::start_with(&[
-        "--resolver",
-        &resolver,
-        "--permit-private",
-        &permit,
-        "--credential-roots",
-        file.to_str().unwrap(),
-    ]);
+    let world = World::new(0, &["api.openai.com", "other.test"]);
+    let server = world.server(&[]);
     bounded(async {
         let id = server
             .create_with(json!({

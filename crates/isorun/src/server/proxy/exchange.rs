@@ -7,13 +7,14 @@ use axum::{
     body::Body,
     extract::Request,
     http::{
-        HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
+        HeaderValue, Method, StatusCode, Uri, Version,
         header::{self, Entry},
     },
     response::Response,
 };
 use hyper::{ext::Protocol, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
+use isorun_engine::network::hop;
 use tokio::time::timeout;
 
 use super::{ApiError, Code, Place, Ports, reach::Trouble};
@@ -21,18 +22,6 @@ use crate::server::runs::Visit;
 
 /// How long a server inside may take until its answer begins.
 const SILENCE: Duration = Duration::from_secs(300);
-
-/// Headers that are about one connection only.
-const HOP: [HeaderName; 8] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
 
 /// Passes a request on, and its answer back.
 pub async fn pass(
@@ -51,7 +40,7 @@ pub async fn pass(
         }
         Some(HeaderValue::from_static("websocket"))
     } else {
-        upgrade(request.headers())
+        hop::upgrade(request.headers())
     };
     let ours = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let inward = inward(place, request, protocol, over_http2)?;
@@ -106,7 +95,7 @@ fn inward(
             .authority()
             .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()),
     };
-    strip(headers);
+    hop::strip(headers);
     if let Some(upgrade) = upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, upgrade);
@@ -148,9 +137,9 @@ fn outward(
 ) -> Response {
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         let theirs = hyper::upgrade::on(&mut answer);
-        let protocol = upgrade(answer.headers());
+        let protocol = hop::upgrade(answer.headers());
         let (mut parts, _) = answer.into_parts();
-        strip(&mut parts.headers);
+        hop::strip(&mut parts.headers);
         if over_http2 {
             parts.status = StatusCode::OK;
             parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
@@ -164,7 +153,7 @@ fn outward(
         return Response::from_parts(parts, Body::empty());
     }
     let (mut parts, body) = answer.into_parts();
-    strip(&mut parts.headers);
+    hop::strip(&mut parts.headers);
     parts.version = Version::default();
     // The server inside does not know where it is.
     if let Some(location) = parts.headers.get(header::LOCATION)
@@ -188,29 +177,5 @@ async fn splice(ours: OnUpgrade, theirs: OnUpgrade, visit: Visit) {
     tokio::select! {
         () = work => {}
         _ = visit.ended() => {}
-    }
-}
-
-/// The protocol that a head asks for, or agrees to.
-fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let wanted = headers.get_all(header::CONNECTION).iter().any(|value| {
-        let words = value.to_str().unwrap_or_default().split(',');
-        words.map(str::trim).any(|word| word.eq_ignore_ascii_case("upgrade"))
-    });
-    headers.get(header::UPGRADE).filter(|_| wanted).cloned()
-}
-
-/// Takes away what is about the connection that a head came on.
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|value| value.to_str().unwrap_or_default().split(','))
-        .filter_map(|word| word.trim().parse().ok())
-        // Those say where the body ends.
-        .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST)
-        .collect();
-    for name in HOP.iter().chain(&named) {
-        headers.remove(name);
     }
 }

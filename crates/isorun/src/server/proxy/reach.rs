@@ -1,7 +1,6 @@
 //! Connections to ports of sandboxes, kept for a while between requests.
 
 use std::{
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -13,19 +12,15 @@ use axum::{
 };
 use futures_util::future::BoxFuture;
 use hyper_util::{
-    client::legacy::{
-        self, Client,
-        connect::{Connected, Connection},
-    },
+    client::legacy::{self, Client},
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use isorun_agent::client::{self, ClientError, Forward};
-use isorun_engine::{AgentStream, Engine, SandboxId};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use isorun_agent::client::{self, ClientError};
+use isorun_engine::{Engine, SandboxId, network::wire::Stream};
 
 /// How long a connection that nobody uses is kept, and how many of a port.
 const IDLE: Duration = Duration::from_secs(5);
-const KEPT: usize = 16;
+const KEPT: usize = 128;
 
 /// All ports of all sandboxes.
 pub struct Ports(Client<Reach, Body>);
@@ -92,7 +87,7 @@ fn trouble(error: legacy::Error) -> Trouble {
 struct Reach(Arc<dyn Engine>);
 
 impl tower_service::Service<Uri> for Reach {
-    type Response = TokioIo<Wire>;
+    type Response = TokioIo<Stream>;
     type Error = Box<dyn std::error::Error + Send + Sync>;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
@@ -105,45 +100,8 @@ impl tower_service::Service<Uri> for Reach {
         Box::pin(async move {
             let sandbox: SandboxId = uri.host().unwrap_or_default().parse()?;
             let stream = engine.connect(&sandbox).await?;
-            let wire = client::forward(stream, uri.port_u16().unwrap_or_default()).await?;
-            Ok(TokioIo::new(Wire(wire)))
+            let forward = client::forward(stream, uri.port_u16().unwrap_or_default()).await?;
+            Ok(TokioIo::new(Stream::new(forward)))
         })
-    }
-}
-
-/// A connection that says of itself what the client wants to know.
-struct Wire(Forward<AgentStream>);
-
-impl Connection for Wire {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }

@@ -1,0 +1,303 @@
+//! Secrets on the way to their hosts: everything that goes there passes, and
+//! whatever a guest or a host does wrong, neither the secret nor another's answer
+//! comes back.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::{
+    fixture::{Server, answer, bounded},
+    world::{PLACEHOLDER, SECRET, World},
+};
+
+const HOST: &str = "api.openai.com";
+
+/// A run that may use the secret at three hosts: a good one, one whose
+/// certificate nobody vouches for, and one that never says anything.
+async fn create(server: &Server) -> String {
+    let at = |port: u16| json!({ "value": SECRET, "host": HOST, "port": port });
+    let credentials = json!({ "OPENAI_API_KEY": SECRET, "STRANGER": at(8443), "SILENT": at(9443) });
+    server.create_with(json!({ "credentials": credentials, "network": { "allow": [HOST] } })).await
+}
+
+async fn python(server: &Server, run: &str, code: &str) -> String {
+    let said = server.exec(run, &format!("python3 - <<'EOF'\n{code}\nEOF")).await;
+    assert_eq!(said["exit_code"], 0, "{said}");
+    said["stdout"].as_str().unwrap().to_owned()
+}
+
+/// What the programs inside share: `secure` is a connection to the service, and
+/// `plain` one to the proxy's base URL, with the path that leads to the service.
+const CONNECT: &str = "
+import os, socket, ssl, sys, time
+host, key = 'api.openai.com', os.environ['OPENAI_API_KEY']
+auth = f'Authorization: Bearer {key}\\r\\n'
+def secure(port=443):
+    s = socket.create_connection((host, port), 20)
+    return ssl.create_default_context().wrap_socket(s, server_hostname=host), ''
+def plain():
+    return socket.create_connection(('192.0.0.1', 80), 20), '/' + host
+def everything(s):
+    data = b''
+    try:
+        while True:
+            piece = s.recv(65536)
+            if not piece: break
+            data += piece
+    except OSError: pass
+    return data
+";
+
+#[test]
+fn events_and_websockets_pass() {
+    let world = World::new(1, &[HOST]);
+    let server = world.server(&[]);
+    bounded(async {
+        let run = create(&server).await;
+        // Word by word, as they are said.
+        let events = r#"
+import json, os, time, urllib.request
+for base in ('https://api.openai.com/v1', os.environ['OPENAI_BASE_URL']):
+    order = json.dumps({'model': 'm', 'stream': True, 'messages': []}).encode()
+    headers = {'Authorization': 'Bearer ' + os.environ['OPENAI_API_KEY'], 'Content-Type': 'application/json'}
+    answer = urllib.request.urlopen(urllib.request.Request(base + '/chat/completions', order, headers), timeout=20)
+    words, times = [], []
+    for line in answer:
+        if line.startswith(b'data: {'):
+            words.append(json.loads(line[6:])['choices'][0]['delta'].get('content', ''))
+            times.append(time.monotonic())
+    print(''.join(words), times[-1] - times[0] > 0.9)
+"#;
+        let said = python(&server, &run, events).await;
+        assert_eq!(said, "The answer is 42. True\nThe answer is 42. True\n");
+        let talk = format!(
+            "{CONNECT}
+def exactly(s, n):
+    data = b''
+    while len(data) < n:
+        piece = s.recv(n - len(data))
+        assert piece, data
+        data += piece
+    return data
+for s, prefix in (secure(), plain()):
+    s.sendall(f'GET {{prefix}}/ws HTTP/1.1\\r\\nHost: {{host if not prefix else \"192.0.0.1\"}}\\r\\n{{auth}}Connection: Upgrade\\r\\nUpgrade: websocket\\r\\nSec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\\r\\n\\r\\n'.encode())
+    head = b''
+    while b'\\r\\n\\r\\n' not in head: head += exactly(s, 1)
+    print(head.split(b'\\r\\n')[0].decode())
+    for text in (b'a', b'hello' * 20):
+        mask = b'\\1\\2\\3\\4'
+        s.sendall(bytes([0x81, 0x80 | len(text)]) + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(text)))
+        kind, length = exactly(s, 2)
+        if length == 126: length = int.from_bytes(exactly(s, 2), 'big')
+        print(exactly(s, length) == text * 2)
+"
+        );
+        let said = python(&server, &run, &talk).await;
+        let one = "HTTP/1.1 101 Switching Protocols\nTrue\nTrue\n";
+        assert_eq!(said, one.repeat(2));
+        let asked = world.asked();
+        assert_eq!(asked.len(), 4, "{asked:?}");
+        assert!(asked.iter().all(|(_, real)| *real), "{asked:?}");
+    });
+}
+
+/// Where `cargo xtask setup` puts the client library of OpenAI.
+const LIBRARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/openai");
+
+#[test]
+fn the_client_library_of_openai_works_unchanged() {
+    let world = World::new(9, &[HOST]);
+    let server = world.server(&[]);
+    let packed = Command::new("tar").args(["-C", LIBRARY, "-c", "."]).output().unwrap();
+    assert!(packed.status.success(), "{packed:?}");
+    bounded(async {
+        let run = create(&server).await;
+        let path = format!("/v1/runs/{run}/files/upload?path=/srv/library.tar");
+        let upload = server.request(Method::POST, &path).body(packed.stdout);
+        assert_eq!(answer(upload).await.0, 200);
+        server.exec(&run, "mkdir /srv/library && tar -C /srv/library -xf /srv/library.tar").await;
+        // The key and the base URL are those of its environment, as always.
+        let code = r#"
+import os, sys, time
+sys.path.insert(0, '/srv/library')
+import openai
+print(os.environ['OPENAI_API_KEY'])
+question = {'model': 'm', 'messages': [{'role': 'user', 'content': 'What is it?'}]}
+for base in (None, 'https://api.openai.com/v1'):
+    client = openai.OpenAI(base_url=base, max_retries=0, timeout=20)
+    print(client.base_url, client.models.list().data)
+    print(client.chat.completions.create(**question).choices[0].message.content)
+    words, times = [], []
+    for part in client.chat.completions.create(stream=True, **question):
+        words.append(part.choices[0].delta.content or '')
+        times.append(time.monotonic())
+    print(''.join(words), times[-1] - times[0] > 0.9)
+"#;
+        let said = python(&server, &run, code).await;
+        let one = "[]\nThe answer is 42.\nThe answer is 42. True\n";
+        let expected = format!(
+            "{PLACEHOLDER}\nhttp://192.0.0.1/api.openai.com/v1/ {one}https://api.openai.com/v1/ {one}"
+        );
+        assert_eq!(said, expected);
+        let asked = world.asked();
+        let what = ["GET /v1/models", "POST /v1/chat/completions", "POST /v1/chat/completions"];
+        let what = what.repeat(2).into_iter().map(|what| (what.to_owned(), true));
+        assert_eq!(asked, what.collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_host_that_repeats_the_secret_is_not_heard() {
+    let world = World::new(2, &[HOST]);
+    let server = world.server(&[]);
+    bounded(async {
+        let run = create(&server).await;
+        let code = r#"
+import os, urllib.request
+for base in ('https://api.openai.com', os.environ['ISORUN_PROXY_URL'] + '/api.openai.com'):
+    for path in ('/echo', '/echo?pieces'):
+        headers = {'Authorization': 'Bearer ' + os.environ['OPENAI_API_KEY'], 'Accept-Encoding': 'gzip, br'}
+        answer = urllib.request.urlopen(urllib.request.Request(base + path, headers=headers), timeout=20)
+        body = answer.read()
+        length = answer.headers['content-length']
+        print(path, length is None or int(length) == len(body), answer.headers['x-echo'])
+        print(body.decode())
+"#;
+        let said = python(&server, &run, code).await;
+        assert!(!said.contains(SECRET), "{said}");
+        // As long as the secret, so that lengths stay what they are.
+        let hidden = &PLACEHOLDER[..SECRET.len()];
+        assert_eq!(said.matches(&format!("authorization: Bearer {hidden}\n")).count(), 4, "{said}");
+        for path in ["/echo", "/echo?pieces"] {
+            let line = format!("{path} True {PLACEHOLDER}\n");
+            assert_eq!(said.matches(&line).count(), 2, "{said}");
+        }
+        // Else there would be nothing to find it in.
+        assert_eq!(said.matches("accept-encoding: identity\n").count(), 4, "{said}");
+        assert!(world.asked().iter().all(|(_, real)| *real));
+    });
+}
+
+#[test]
+fn hosts_that_fail_are_told_from_each_other() {
+    let world = World::new(3, &[HOST]);
+    let server = world.server(&["--credential-timeout", "2s"]);
+    bounded(async {
+        let run = create(&server).await;
+        let code = r#"
+import json, os, time, urllib.error, urllib.request
+def ask(url):
+    started = time.monotonic()
+    headers = {'Authorization': 'Bearer ' + os.environ['OPENAI_API_KEY']}
+    try: print(urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30).read())
+    except urllib.error.HTTPError as e: print(e.code, json.load(e)['error']['message'])
+    if time.monotonic() - started > 8: print('slow')
+ask('https://api.openai.com:8443/v1/models')
+ask('https://api.openai.com:9443/v1/models')
+ask('https://api.openai.com/never')
+ask(os.environ['ISORUN_PROXY_URL'] + '/api.openai.com/never')
+"#;
+        let said = python(&server, &run, code).await;
+        let lines: Vec<&str> = said.lines().collect();
+        assert!(
+            lines[0].starts_with("502 api.openai.com: its certificate does not verify"),
+            "{said}"
+        );
+        let late = "504 api.openai.com: it did not answer in time";
+        assert_eq!(lines[1..], [late, late, late], "{said}");
+        // Nobody but the one host was told the secret.
+        assert!(world.asked().iter().all(|(what, _)| what.contains("/never")));
+        server.is_well().await;
+    });
+}
+
+#[test]
+fn smuggled_requests_and_slow_heads_get_nowhere() {
+    let world = World::new(4, &[HOST]);
+    let server = world.server(&[]);
+    bounded(async {
+        let run = create(&server).await;
+        let code = format!(
+            "{CONNECT}
+inner = 'GET /smuggled HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'
+heads = [
+    f'Content-Length: {{len(inner) + 5}}\\r\\nTransfer-Encoding: chunked',
+    'Transfer-Encoding: chunked, identity',
+    'Transfer-Encoding: xchunked',
+    'Transfer-Encoding : chunked',
+    'Transfer-Encoding:\\x0bchunked',
+    f'Content-Length: 0\\r\\nContent-Length: {{len(inner)}}',
+    'Content-Length: +5',
+    f'Connection: close, Content-Length\\r\\nContent-Length: {{len(inner) + 5}}',
+]
+for head in heads:
+    for connect in (secure, plain):
+        s, prefix = connect()
+        target = host if connect is secure else '192.0.0.1'
+        s.sendall(f'POST {{prefix}}/v1/models HTTP/1.1\\r\\nHost: {{target}}\\r\\n{{auth}}{{head}}\\r\\n\\r\\n0\\r\\n\\r\\n{{inner}}'.encode())
+        s.settimeout(2)
+        said = everything(s)
+        # Another host, and no secret: what the proxy itself sees behind the first.
+        print(said.split(b'\\r\\n')[0].decode() or 'nothing')
+        s.close()
+# A host that answers twice is not heard a second time.
+s, _ = secure()
+for path in ('/split', '/v1/models'):
+    s.sendall(f'GET {{path}} HTTP/1.1\\r\\nHost: {{host}}\\r\\n{{auth}}\\r\\n'.encode())
+    time.sleep(0.5)
+s.settimeout(2)
+said = everything(s)
+print('twice', b'smuggled' in said)
+started = time.monotonic()
+for connect in (secure, plain):
+    s, prefix = connect()
+    s.sendall(f'GET {{prefix}}/v1/slow HTTP/1.1\\r\\nHos'.encode())
+    said = everything(s)
+    print('cut off', 8 < time.monotonic() - started < 30)
+"
+        );
+        let started = Instant::now();
+        let said = python(&server, &run, &code).await;
+        assert!(started.elapsed() < Duration::from_secs(90));
+        assert!(said.ends_with("twice False\ncut off True\ncut off True\n"), "{said}");
+        let asked = world.asked();
+        let smuggled = |(what, real): &&(String, bool)| {
+            what.contains("/slow") || what.contains("/smuggled") && *real
+        };
+        assert_eq!(asked.iter().find(smuggled), None, "{asked:?}");
+        server.is_well().await;
+    });
+}
+
+#[test]
+fn a_websocket_ends_when_the_rules_change() {
+    let world = World::new(8, &[HOST]);
+    let server = world.server(&[]);
+    bounded(async {
+        let run = create(&server).await;
+        let code = format!(
+            "{CONNECT}
+s, prefix = plain()
+s.sendall(f'GET {{prefix}}/ws HTTP/1.1\\r\\nHost: 192.0.0.1\\r\\n{{auth}}Connection: Upgrade\\r\\nUpgrade: websocket\\r\\nSec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\\r\\n\\r\\n'.encode())
+head = b''
+while b'\\r\\n\\r\\n' not in head: head += s.recv(1)
+open('/srv/open', 'w').close()
+try: s.recv(1); print('a good end')
+except ConnectionResetError: print('reset')
+"
+        );
+        let talking = python(&server, &run, &code);
+        let changing = async {
+            server.exec(&run, "until test -e /srv/open; do sleep 0.05; done").await;
+            let rules = ["net", "set", &run, "--network", "locked-down"];
+            assert!(server.run(&rules).status.success());
+        };
+        let (said, ()) = tokio::join!(talking, changing);
+        assert_eq!(said, "reset\n");
+    });
+}

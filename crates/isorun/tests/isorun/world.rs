@@ -1,0 +1,280 @@
+//! What is outside of sandboxes in these tests: an address of the loopback
+//! interface, a resolver for which every name has it, and a service with TLS that
+//! wants a key, as those of language models do.
+
+use std::{
+    convert::Infallible,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::Command,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Request, State, WebSocketUpgrade, ws},
+    http::{HeaderMap, Method},
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::any,
+};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use hickory_resolver::proto::{
+    op::Message,
+    rr::{RData, Record, RecordType, rdata},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, UdpSocket},
+};
+use tokio_rustls::{TlsAcceptor, rustls};
+
+use crate::fixture::Server;
+
+/// The secret that only the service and the server know.
+pub const SECRET: &str = "sk-the-real-one";
+pub const PLACEHOLDER: &str = "sk-isorun-proxy-managed";
+
+/// Everything outside; it goes with this.
+pub struct World {
+    address: Ipv4Addr,
+    resolver: SocketAddr,
+    roots: PathBuf,
+    /// What the service was asked: method and path, and whether it was with the
+    /// secret.
+    asked: Asked,
+    _folder: TempDir,
+    _runtime: tokio::runtime::Runtime,
+}
+
+type Asked = Arc<Mutex<Vec<(String, bool)>>>;
+
+impl World {
+    /// Tests at the same time have numbers of their own. The service's
+    /// certificate is for these names.
+    pub fn new(number: u8, names: &[&str]) -> Self {
+        let address = Ipv4Addr::new(198, 51, 100, 224 + number);
+        ip("add", address);
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let asked = Asked::default();
+        let (resolver, pem) = runtime.block_on(async {
+            let (tls, pem) = identity(names);
+            let listener = TcpListener::bind((address, 443)).await.unwrap();
+            tokio::spawn(serve(listener, tls, service(Arc::clone(&asked))));
+            // A host whose certificate no authority vouches for.
+            let listener = TcpListener::bind((address, 8443)).await.unwrap();
+            let (stranger, _) = identity(names);
+            tokio::spawn(serve(listener, stranger, service(Arc::clone(&asked))));
+            // One that takes connections, and never says anything.
+            let silent = TcpListener::bind((address, 9443)).await.unwrap();
+            tokio::spawn(async move {
+                let mut kept = Vec::new();
+                while let Ok((stream, _)) = silent.accept().await {
+                    kept.push(stream);
+                }
+            });
+            (names_at(address).await, pem)
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let roots = folder.path().join("roots.pem");
+        std::fs::write(&roots, pem).unwrap();
+        Self { address, resolver, roots, asked, _folder: folder, _runtime: runtime }
+    }
+
+    /// What a server has to be told of it.
+    pub fn arguments(&self) -> Vec<String> {
+        vec![
+            "--resolver".into(),
+            self.resolver.to_string(),
+            "--permit-private".into(),
+            format!("{}/32", self.address),
+            "--credential-roots".into(),
+            self.roots.to_str().unwrap().into(),
+        ]
+    }
+
+    pub fn server(&self, more: &[&str]) -> Server {
+        let arguments = self.arguments();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        Server::start_with(&[&arguments, more].concat())
+    }
+
+    /// What it was asked since the last time.
+    pub fn asked(&self) -> Vec<(String, bool)> {
+        std::mem::take(&mut *self.asked.lock().unwrap())
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        ip("del", self.address);
+    }
+}
+
+fn ip(what: &str, address: Ipv4Addr) {
+    let words = ["addr", what, &format!("{address}/32"), "dev", "lo"];
+    let _ = Command::new("ip").args(words).output().unwrap();
+}
+
+/// A certificate for these names, and the authority that vouches for it.
+fn identity(names: &[&str]) -> (TlsAcceptor, String) {
+    let issuer = {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    };
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], key)
+        .unwrap();
+    (TlsAcceptor::from(Arc::new(config)), issuer.pem())
+}
+
+async fn serve(listener: TcpListener, tls: TlsAcceptor, service: Router) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let (tls, service) = (tls.clone(), TowerToHyperService::new(service.clone()));
+        tokio::spawn(async move {
+            let mut stream = tls.accept(stream).await.ok()?;
+            // What no library for servers would send.
+            let mut head = vec![0; 4096];
+            let count = stream.read(&mut head).await.ok()?;
+            head.truncate(count);
+            if head.starts_with(b"GET /split ") {
+                let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\
+                              content-length: 8\r\n\r\nsmuggled";
+                stream.write_all(answer.as_bytes()).await.ok()?;
+                return stream.read(&mut head).await.ok();
+            }
+            let (reader, writer) = tokio::io::split(stream);
+            let stream = tokio::io::join(std::io::Cursor::new(head).chain(reader), writer);
+            let builder = auto::Builder::new(TokioExecutor::new());
+            let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+            serving.await.ok().map(|()| 0)
+        });
+    }
+}
+
+/// The service: nothing is to be had without the key.
+fn service(asked: Asked) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", any(completion))
+        .route("/echo", any(echo))
+        .route("/never", any(async || std::future::pending::<Infallible>().await.into_response()))
+        .route("/ws", any(talk))
+        .fallback(async || Json(json!({ "real": true, "object": "list", "data": [] })))
+        .layer(from_fn_with_state(asked, wants_the_key))
+}
+
+async fn wants_the_key(State(asked): State<Asked>, request: Request, next: Next) -> Response {
+    let real = request.headers().get("authorization");
+    let real = real.is_some_and(|value| value.as_bytes() == format!("Bearer {SECRET}").as_bytes());
+    let what = format!("{} {}", request.method(), request.uri());
+    asked.lock().unwrap().push((what, real));
+    if !real {
+        let why = json!({ "error": { "message": "no such key", "type": "invalid_api_key" } });
+        return (axum::http::StatusCode::UNAUTHORIZED, Json(why)).into_response();
+    }
+    let mut answer = next.run(request).await;
+    answer.headers_mut().insert("x-echo", SECRET.parse().unwrap());
+    answer
+}
+
+/// As a language model answers, all at once or word by word.
+async fn completion(Json(order): Json<Value>) -> Response {
+    let words = ["The", " answer", " is", " 42."];
+    let part = |delta: Value, finish: Option<&str>| {
+        json!({ "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1,
+            "model": order["model"], "choices": [
+                { "index": 0, "delta": delta, "finish_reason": finish } ] })
+    };
+    if order["stream"] != true {
+        return Json(json!({ "id": "chatcmpl-1", "object": "chat.completion", "created": 1,
+            "model": order["model"],
+            "choices": [{ "index": 0, "finish_reason": "stop",
+                "message": { "role": "assistant", "content": words.concat() } }],
+            "usage": { "prompt_tokens": 1, "completion_tokens": 4, "total_tokens": 5 } }))
+        .into_response();
+    }
+    let mut events: Vec<String> =
+        words.map(|word| part(json!({ "content": word }), None).to_string()).to_vec();
+    events.push(part(json!({}), Some("stop")).to_string());
+    events.push("[DONE]".to_owned());
+    let events = stream::iter(events).then(async |event| {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Ok::<_, Infallible>(Bytes::from(format!("data: {event}\n\n")))
+    });
+    ([("content-type", "text/event-stream")], Body::from_stream(events)).into_response()
+}
+
+/// Says what it was sent, headers and all: in one piece, or byte by byte without
+/// a length if the path wants it.
+async fn echo(method: Method, headers: HeaderMap, request: Request) -> Response {
+    let pieces = request.uri().query() == Some("pieces");
+    let mut text = format!("{method}\n");
+    for (name, value) in &headers {
+        text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+    }
+    if !pieces {
+        return text.into_response();
+    }
+    let bytes: Vec<_> =
+        text.bytes().map(|byte| Ok::<_, Infallible>(Bytes::from(vec![byte]))).collect();
+    let bytes = stream::iter(bytes).then(async |byte| {
+        tokio::task::yield_now().await;
+        byte
+    });
+    Body::from_stream(bytes).into_response()
+}
+
+/// Says everything twice.
+async fn talk(socket: WebSocketUpgrade) -> Response {
+    socket.on_upgrade(async |mut socket| {
+        while let Some(Ok(message)) = socket.recv().await {
+            if let ws::Message::Text(text) = message {
+                let twice = text.repeat(2);
+                if socket.send(ws::Message::Text(twice.into())).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+}
+
+/// A resolver for which every name has that address.
+async fn names_at(world: Ipv4Addr) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 4096];
+        while let Ok((count, from)) = socket.recv_from(&mut buffer).await {
+            let question = Message::from_vec(&buffer[..count]).unwrap();
+            let query = question.queries[0].clone();
+            let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
+            answer.add_query(query.clone());
+            if query.query_type == RecordType::A {
+                let data = RData::A(rdata::A(world));
+                answer.add_answer(Record::from_rdata(query.name, 30, data));
+            }
+            socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+        }
+    });
+    address
+}

@@ -1,0 +1,174 @@
+"""A real browser uses a real WebSocket application that runs in a sandbox.
+
+The application is a board that all who have its page open share, made with the
+package `websockets`. The browser is Chromium without a window, driven by its
+DevTools protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import websockets
+from websockets.sync.client import ClientConnection, connect
+
+from isorun import Sandbox
+
+BOARD = r'''
+import asyncio, http, json, sys
+sys.path.insert(0, "/srv/packages")
+from websockets.asyncio.server import broadcast, serve
+from websockets.datastructures import Headers
+from websockets.http11 import Response
+
+PAGE = b"""<!doctype html><title>board</title><script src=app.js></script>
+<input id=line><button onclick="add()">Add</button><ol id=lines></ol>"""
+SCRIPT = b"""
+const url = new URL("live", location.href); url.protocol = url.protocol.replace("http", "ws");
+const socket = new WebSocket(url); socket.binaryType = "arraybuffer";
+window.state = "connecting";
+socket.onopen = () => { state = "open" };
+socket.onclose = () => { state = "closed" };
+socket.onmessage = ({ data }) => {
+  if (typeof data !== "string") { window.bytes = data.byteLength; return; }
+  lines.replaceChildren(...JSON.parse(data).map((text) => {
+    const item = document.createElement("li"); item.textContent = text; return item;
+  }));
+};
+function add() { socket.send(line.value); line.value = ""; }
+"""
+lines = []
+
+def page(connection, request):
+    found = {"/": (PAGE, "text/html"), "/app.js": (SCRIPT, "text/javascript")}.get(request.path)
+    if request.path == "/live":
+        return None
+    if found is None:
+        return connection.respond(http.HTTPStatus.NOT_FOUND, "no such page")
+    body, kind = found
+    headers = Headers({"content-type": kind, "content-length": str(len(body))})
+    return Response(200, "OK", headers, body)
+
+async def talk(connection):
+    await connection.send(json.dumps(lines))
+    await connection.send(bytes(1 << 20))
+    async for line in connection:
+        lines.append(line)
+        broadcast(server.connections, json.dumps(lines))
+
+async def main():
+    global server
+    async with serve(talk, "127.0.0.1", 8765, process_request=page) as server:
+        await asyncio.get_running_loop().create_future()
+
+asyncio.run(main())
+'''
+
+
+class Tab:
+    """A page in the browser."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+        self.numbers = itertools.count(1)
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, browser: str, url: str) -> Iterator[Tab]:
+        made = httpx.put(f"{browser}/json/new?{url}", timeout=30).json()
+        with connect(made["webSocketDebuggerUrl"], max_size=None) as socket:
+            yield cls(socket)
+
+    def run(self, script: str) -> Any:
+        """Runs a script in the page; gives its value."""
+        number = next(self.numbers)
+        params = {"expression": script, "returnByValue": True}
+        order = {"id": number, "method": "Runtime.evaluate", "params": params}
+        self.socket.send(json.dumps(order))
+        while (answer := json.loads(self.socket.recv(30))).get("id") != number:
+            pass
+        return answer["result"]["result"].get("value")
+
+    def until(self, script: str, expected: Any) -> None:
+        """Waits until a script has a value."""
+        end = time.monotonic() + 30
+        while (found := self.run(script)) != expected:
+            assert time.monotonic() < end, (script, found)
+            time.sleep(0.05)
+
+    def lines(self, *expected: str) -> None:
+        shown = "[...document.querySelectorAll('li')].map((item) => item.textContent)"
+        self.until(shown, [*expected])
+
+    def add(self, line: str) -> None:
+        self.run(f"document.querySelector('#line').value = {json.dumps(line)}")
+        self.run("document.querySelector('button').click()")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where Chromium takes orders."""
+    program = shutil.which("chromium")
+    assert program, "chromium is not installed: `cargo xtask test --sdk` does that"
+    profile = tmp_path_factory.mktemp("profile")
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    # It asks nobody but the page.
+    options += ["--disable-background-networking", "--disable-component-update", "--no-first-run"]
+    options += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    options += ["--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
+    log = (profile / "log").open("w+")
+    process = subprocess.Popen([program, *options], stderr=log, stdout=log)
+    try:
+        end = time.monotonic() + 60
+        while not (found := re.search(r"ws://([\d.]+:\d+)/", (profile / "log").read_text())):
+            assert process.poll() is None and time.monotonic() < end, (profile / "log").read_text()
+            time.sleep(0.05)
+        yield f"http://{found[1]}"
+    finally:
+        process.kill()
+        process.wait(30)
+        log.close()
+
+
+def test_a_browser_uses_an_application_inside(browser: str, tmp_path: Path) -> None:
+    packed = shutil.make_archive(
+        str(tmp_path / "websockets"), "tar", Path(websockets.__file__).parent.parent, "websockets"
+    )
+    with Sandbox("host") as sb, contextlib.ExitStack() as tabs:
+        sb.upload_file(packed, "/srv/websockets.tar")
+        sb.exec("mkdir /srv/packages && tar -C /srv/packages -xf /srv/websockets.tar")
+        sb.write_text("/srv/board.py", BOARD)
+        sb.exec("nohup setsid python3 /srv/board.py >/srv/log 2>&1 &")
+        url = sb.url(port=8765)
+        end = time.monotonic() + 30
+        while httpx.get(url).status_code != 200:
+            assert time.monotonic() < end, sb.exec("cat /srv/log").stdout
+            time.sleep(0.1)
+
+        first, second = (tabs.enter_context(Tab.open(browser, url)) for _ in range(2))
+        for tab in (first, second):
+            tab.until("document.title", "board")
+            tab.until("window.state", "open")
+            tab.until("window.bytes", 1 << 20)
+        first.add("hello")
+        second.lines("hello")
+        second.add("<b>wörld</b>")
+        first.lines("hello", "<b>wörld</b>")
+
+        # The application lives on; whoever had its page open is told.
+        sb.hibernate()
+        first.until("window.state", "closed")
+        sb.resume()
+        third = tabs.enter_context(Tab.open(browser, url))
+        third.lines("hello", "<b>wörld</b>")
