@@ -5,12 +5,14 @@
 //! no new connection is made, the agent detaches what can go on later, what
 //! cannot gets a moment to end by itself, and the rest is reset.
 
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use isorun_agent::client;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Inner;
 use super::container::Container;
@@ -23,6 +25,11 @@ const SETTLING: Duration = Duration::from_secs(10);
 /// The file that a checkpoint always has.
 const MAIN_FILE: &str = "checkpoint.img";
 
+/// What `runsc` says of a connection that it cannot write.
+const LINGERS: &str = "save rejected due to unsupported networking state";
+/// Pauses double up to this one; they are 63 s together, and a connection lingers
+/// for 60.
+const LINGERING: Duration = Duration::from_secs(32);
 /// There when a checkpoint that ended its sandbox is whole.
 const LAST_FILE: &str = "whole";
 
@@ -37,12 +44,37 @@ pub fn is_one(folder: &Path) -> bool {
 }
 
 /// Writes the state of a container into an empty folder.
+///
+/// A connection to the outside that a program ended first, and that was ended
+/// properly from outside, lingers inside for a minute, where nobody can find it.
+/// So what is refused for that reason is tried again.
 pub async fn write(
     inner: &Inner,
     container: &Container,
     into: &Path,
     leave_running: bool,
 ) -> Result<()> {
+    let mut pause = Duration::from_millis(500);
+    loop {
+        match attempt(inner, container, into, leave_running).await {
+            Err(Error::Failed(why)) if why.contains(LINGERS) && pause <= LINGERING => {
+                tracing::debug!(container = container.name, "a connection lingers");
+                sleep(pause).await;
+                pause *= 2;
+                empty(into).map_err(Error::io("cannot remove half a checkpoint"))?;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn attempt(
+    inner: &Inner,
+    container: &Container,
+    into: &Path,
+    leave_running: bool,
+) -> Result<()> {
+    let _quiet = container.network().quiet().await;
     let _closed = container.close_border().await;
     hang_up(inner, container).await?;
     let folder = inner.containers().join(&container.name);
@@ -58,6 +90,13 @@ pub async fn write(
         command = with_mark(command, into);
     }
     inner.run(None, command, "runsc checkpoint", &folder).await
+}
+
+fn empty(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        fs::remove_file(entry?.path())?;
+    }
+    Ok(())
 }
 
 /// The same, by a shell that leaves a mark when it went well: also when this

@@ -69,6 +69,7 @@ impl Launcher {
         // Not a pipe: what a program leaves running would hold it open.
         let output =
             File::options().read(true).append(true).create(true).open(folder.join(OUTPUT))?;
+        let start = output.metadata()?.len();
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
         let mut child: Child = self
             .on_launcher(move || {
@@ -92,7 +93,7 @@ impl Launcher {
         if status.success() {
             return Ok(Ok(()));
         }
-        Ok(Err(format!("{status}: {}", tail(output)?)))
+        Ok(Err(format!("{status}: {}", said(output, start)?)))
     }
 
     /// A new network with nothing in it.
@@ -190,11 +191,12 @@ fn enter_network(network: impl AsFd) -> io::Result<()> {
     Ok(move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?)
 }
 
-fn tail(mut output: File) -> io::Result<String> {
+/// What was printed from there on. The beginning of it: that is where `runsc` says
+/// what is wrong, and then it says where in its code.
+fn said(mut output: File, start: u64) -> io::Result<String> {
     use std::io::{Read, Seek, SeekFrom};
-    const MOST: u64 = 4096;
-    let length = output.metadata()?.len();
-    output.seek(SeekFrom::Start(length.saturating_sub(MOST)))?;
+    const MOST: u64 = 2048;
+    output.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
     output.take(MOST).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).trim().to_owned())

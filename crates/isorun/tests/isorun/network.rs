@@ -4,6 +4,10 @@ use std::process::Command;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 use crate::{
     fixture::{Server, answer, bounded, refused},
@@ -66,6 +70,47 @@ print(ask('https://other.test/allowed/x')[0], ask('https://other.test/not')[0], 
         assert_eq!(has("sk-the-real-one"), "");
         // It was looked for where it would be: the placeholder is there.
         assert!(has("sk-isorun-proxy-managed").contains("snap"), "{}", has("sk-isorun"));
+    });
+}
+
+/// Whoever ends a connection, and how: nothing of it makes a checkpoint fail. The
+/// last one here lingers inside for a minute, which the checkpoint waits for.
+#[test]
+fn connections_that_have_ended_are_in_nobodys_way() {
+    let world = World::new(10, &["echo.test"]);
+    let server = world.server(&[]);
+    bounded(async {
+        // Says what it was told when that has ended.
+        let echo = TcpListener::bind((world.address(), 7000)).await.unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = echo.accept().await {
+                tokio::spawn(async move {
+                    let mut said = Vec::new();
+                    let _ = stream.read_to_end(&mut said).await;
+                    let _ = stream.write_all(&said).await;
+                });
+            }
+        });
+        let allow = json!({ "allow": [world.address().to_string()] });
+        let id = server.create_with(json!({ "network": allow })).await;
+        for (end, expected) in [
+            ("s.close(); print(0)", "0\n"),
+            ("print(0, flush=True); import os; os._exit(0)", "0\n"),
+            ("s.shutdown(1); print(len(s.recv(99)), len(s.recv(99)))", "3 0\n"),
+        ] {
+            let address = world.address();
+            let program = format!(
+                "python3 -c \"import socket
+s = socket.create_connection(('{address}', 7000), 8)
+s.send(b'abc')
+{end}\""
+            );
+            let said = server.exec(&id, &program).await;
+            assert_eq!(said["stdout"], expected, "{end}: {said}");
+            let (status, body) = server.post(&format!("/v1/runs/{id}/fork"), json!({})).await;
+            assert_eq!(status, 200, "after {end}: {body}");
+            server.destroy(body["forks"][0]["id"].as_str().unwrap()).await;
+        }
     });
 }
 

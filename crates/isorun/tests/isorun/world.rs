@@ -110,6 +110,10 @@ impl World {
         Server::start_with(&[&arguments, more].concat())
     }
 
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
     /// What it was asked since the last time.
     pub fn asked(&self) -> Vec<(String, bool)> {
         std::mem::take(&mut *self.asked.lock().unwrap())
