@@ -29,6 +29,7 @@ pub const HELP: &str = "\
 :save NAME|FILE  keep the interpreter, as isola run --save-snapshot does
 :load NAME|FILE  go on from such a snapshot
 :reset           begin anew in this branch
+:help            list the commands
 :quit            end, as Ctrl-D does
 Ctrl-C stops code that runs; the interpreter is then as it was before that code.";
 
