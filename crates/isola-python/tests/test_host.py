@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -204,6 +204,32 @@ async def test_bodies_are_live_both_ways(python: isola.SandboxTemplate, server: 
         # A guest that wants no more closes the connection.
         assert await sandbox.run("first", f"{server.url}/endless") == 1
         assert await asyncio.to_thread(server.gone.wait, 60)
+
+
+async def test_a_body_is_closed_whenever_its_task_is_cancelled() -> None:
+    from isola import _http
+
+    closing, closed = asyncio.Event(), asyncio.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"x"
+        finally:
+            closing.set()
+            await asyncio.sleep(0.01)
+            closed.set()
+
+    class NobodyWantsMore:
+        def send(self, piece: bytes, loop: asyncio.AbstractEventLoop, done: Any) -> None:
+            loop.call_soon(done, False, None)
+
+    sending = asyncio.ensure_future(_http._send(cast("Any", NobodyWantsMore()), pieces()))
+    await closing.wait()
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    await asyncio.wait_for(closed.wait(), 60)
 
 
 async def test_a_handler_of_ones_own(python: isola.SandboxTemplate) -> None:

@@ -6,6 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Callable
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from . import _native
 
 Done = Callable[[Any, "BaseException | None"], None]
@@ -23,6 +25,19 @@ def callback(future: asyncio.Future[Any]) -> Done:
             future.set_exception(error)
 
     return done
+
+
+_closing: set[asyncio.Future[object]] = set()
+
+
+async def close(closing: Awaitable[object]) -> None:
+    """Waits for the end of something that is closed, which comes also if the
+    waiting task is cancelled."""
+    task = asyncio.ensure_future(closing)
+    # The event loop alone would let go of it.
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)
+    await asyncio.shield(task)
 
 
 async def call(

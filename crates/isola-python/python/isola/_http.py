@@ -14,7 +14,7 @@ from collections.abc import (
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, cast
 
-from ._bridge import call, callback
+from ._bridge import call, callback, close
 from ._errors import InvalidArgumentError, StreamClosedError
 
 if TYPE_CHECKING:
@@ -180,9 +180,9 @@ async def _send(writer: _native.BodyWriter, pieces: AsyncIterable[bytes]) -> Non
         await broken
         return
     finally:
-        close = getattr(iterator, "aclose", None)
-        if close is not None:
-            await close()
+        aclose = getattr(iterator, "aclose", None)
+        if aclose is not None:
+            await close(aclose())
     ended = loop.create_future()
     writer.end(loop, callback(ended))
     await ended
@@ -257,7 +257,7 @@ class HttpxBridge:
         except self._httpx.HTTPError as error:
             raise _told(self._httpx, error, request) from None
         finally:
-            await response.aclose()
+            await close(response.aclose())
 
     async def aclose(self) -> None:
         """Closes the connections."""
