@@ -129,12 +129,12 @@ impl Pool {
 
     /// How many run.
     pub fn ready(&self) -> usize {
-        self.running.state().ready.len()
+        self.running.state().fitting()
     }
 
     /// How many are blank.
     pub fn ready_blanks(&self) -> usize {
-        self.blank.state().ready.len()
+        self.blank.state().fitting()
     }
 
     /// Somebody waits for something as long as the result lives.
@@ -157,6 +157,13 @@ pub struct Awaited<'a>(&'a watch::Sender<usize>);
 impl Drop for Awaited<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|awaited| *awaited -= 1);
+    }
+}
+
+impl<T: Item> State<T> {
+    /// How many are ready of the shape that is wanted.
+    fn fitting(&self) -> usize {
+        self.ready.iter().filter(|item| Some(item.shape()) == self.shape.as_ref()).count()
     }
 }
 
@@ -203,7 +210,7 @@ impl<T: Item> Shelf<T> {
     async fn until_calm(&self, awaited: &watch::Sender<usize>) {
         let end = Instant::now() + IMPATIENCE;
         let mut awaited = awaited.subscribe();
-        while Instant::now() < end && !self.state().ready.is_empty() {
+        while Instant::now() < end && self.state().fitting() > 0 {
             awaited.mark_unchanged();
             sleep(CALM).await;
             if matches!(awaited.has_changed(), Ok(false)) && *awaited.borrow() == 0 {
