@@ -91,6 +91,12 @@ impl Interruption {
     /// Ends what keeps bash from answering after it was interrupted: mostly nothing
     /// does.
     pub fn clear(&mut self, target: &Target<'_>) -> Duration {
+        if self.stopped {
+            // The command ended by itself meanwhile, and left some of them.
+            for pid in self.programs(target).0 {
+                let _ = kill_process(pid, Signal::CONT);
+            }
+        }
         let pause = self.next_round();
         if self.round > HOPELESS {
             let _ = kill_process(target.bash, Signal::KILL);
