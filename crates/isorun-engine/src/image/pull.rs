@@ -102,7 +102,7 @@ impl Store {
     ) -> Result<()> {
         let stop = Stop::default();
         let _stop = StopOnDrop(stop.clone());
-        let mut building = self.build_root(&plan.chain, limits, stop).await?;
+        let mut building = self.build_root(&plan.chain, limits, stop)?;
         for (at, layer) in plan.layers.iter().enumerate() {
             let mut outcome = ready(at).await;
             if outcome.is_ok() {

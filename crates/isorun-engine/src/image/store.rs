@@ -7,7 +7,7 @@
 //! blobs/sha256/HEX          manifests, configurations, compressed layers: complete
 //! partial/sha256-HEX        layers that are being fetched, to be resumed
 //! roots/HEX/{root,root.json}  unpacked, per chain of layers: complete
-//! tmp/XXXXXX                work that has no name yet
+//! tmp/XXXXXX                work that has no name yet, locked by whoever is at it
 //! work/XXXXXX               what a pull or an import relies on, while it holds
 //! holds/NAME                a root that somebody keeps beyond their process
 //! locks/...                 one per blob or root that is being made
@@ -177,7 +177,7 @@ impl Store {
         use std::io::Write as _;
         let path = self.path(name);
         let failed = || Error::at("write to the image store", path.clone());
-        let mut file = tempfile::NamedTempFile::new_in(self.path("tmp")).map_err(failed())?;
+        let mut file = self.temporary()?;
         file.write_all(bytes).map_err(failed())?;
         file.as_file().sync_all().map_err(failed())?;
         file.persist(&path).map_err(|error| failed()(error.error))?;

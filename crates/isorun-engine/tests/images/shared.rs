@@ -130,6 +130,36 @@ async fn a_pull_that_was_killed_leaves_nothing_half_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_is_at_goes_and_the_rest_stays() {
+    let home = Home::new();
+    let image = home.layers(&[&Layer::default().file("one", "1")]).await.unwrap();
+    // What a crash leaves in the middle of writing a file, and a folder.
+    std::fs::write(home.path("store/tmp/.tmpAbCdEf"), "{").unwrap();
+    std::fs::create_dir_all(home.path("store/tmp/.tmpGhIjKl/root/a")).unwrap();
+    assert_eq!(home.store.gc().await.unwrap().leftovers, 2);
+    assert_eq!(std::fs::read_dir(home.path("store/tmp")).unwrap().count(), 0);
+    // Files are written while garbage is collected.
+    let writers: Vec<_> = (0..2)
+        .map(|writer| {
+            let (store, image) = (home.store.clone(), image.clone());
+            tokio::task::spawn_blocking(move || {
+                for round in 0..300 {
+                    store.hold(&format!("run-{writer}-{}", round % 7), &image).unwrap();
+                }
+            })
+        })
+        .collect();
+    while !writers.iter().all(tokio::task::JoinHandle::is_finished) {
+        home.store.gc().await.unwrap();
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert_eq!(home.store.holds().unwrap().len(), 14);
+    home.check("nobody at it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_use_stays() {
     let home = Home::new();
     let one = home.layers(&[&Layer::default().file("one", "1")]).await.unwrap();

@@ -99,7 +99,7 @@ impl Store {
         check: impl FnOnce(&Digest, u64) -> Result<()>,
     ) -> Result<(Digest, u64)> {
         let failed = || Error::at("write a layer to the image store", self.path("tmp"));
-        let mut file = tempfile::NamedTempFile::new_in(self.path("tmp")).map_err(failed())?;
+        let mut file = self.temporary()?;
         let mut buffer = vec![0; 256 << 10];
         let mut size = 0_u64;
         loop {

@@ -107,14 +107,8 @@ impl Store {
         let folder = File::open(&tmp).map_err(Error::at("read the image store", &tmp))?;
         for (name, path) in self.entries("tmp")? {
             let Ok(file) = File::open(&path) else { continue };
-            let is_folder = file.metadata().is_ok_and(|found| found.is_dir());
-            // A file in here is about to be renamed, unless it is old.
-            let settled = is_folder
-                || file
-                    .metadata()
-                    .and_then(|found| found.modified())
-                    .is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() > 3600));
-            if settled && tried(&file, Mode::Exclusive, &path)? {
+            // Whoever is at it has the lock.
+            if tried(&file, Mode::Exclusive, &path)? {
                 remove_tree(folder.as_fd(), &name).map_err(Error::at("remove leftovers", &path))?;
                 removed.leftovers += 1;
             }

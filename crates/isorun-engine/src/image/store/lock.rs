@@ -1,12 +1,14 @@
 //! Locks between processes, and what work under way relies on.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use oci_spec::image::Digest;
+use tempfile::NamedTempFile;
 
 use super::Store;
 use crate::image::error::{Error, Result};
@@ -48,6 +50,13 @@ pub(super) fn tried(file: &File, mode: Mode, path: &Path) -> Result<bool> {
     }
 }
 
+/// Locks what was just made. `false`: garbage collection, which takes what is
+/// not locked for what a crash has left, was faster.
+fn claimed(made: &File, path: &Path) -> Result<bool> {
+    Ok(tried(made, Mode::Exclusive, path)?
+        && made.metadata().map_err(Error::at("lock the image store", path))?.nlink() > 0)
+}
+
 fn open(path: &Path) -> Result<File> {
     OpenOptions::new()
         .create(true)
@@ -87,13 +96,45 @@ impl Store {
         let _store = self.share().await?;
         let folder = self.path("work");
         let failed = || Error::at("announce work on an image", folder.clone());
-        let (mut file, path) = tempfile::NamedTempFile::new_in(&folder)
+        let (mut file, path) = NamedTempFile::new_in(&folder)
             .map_err(failed())?
             .keep()
             .map_err(|error| failed()(error.error))?;
         tried(&file, Mode::Exclusive, &path)?;
         file.write_all(&text).map_err(failed())?;
         Ok(Work { path, _file: file })
+    }
+
+    /// A new file in `tmp`. While its maker lives, nobody collects it.
+    pub(super) fn temporary(&self) -> Result<NamedTempFile> {
+        let tmp = self.path("tmp");
+        loop {
+            let file = NamedTempFile::new_in(&tmp)
+                .map_err(Error::at("make a file in the image store", &tmp))?;
+            if claimed(file.as_file(), file.path())? {
+                return Ok(file);
+            }
+        }
+    }
+
+    /// A new folder in `tmp`, with the lock that keeps it while its maker lives.
+    pub(super) fn temporary_folder(&self) -> Result<(PathBuf, File)> {
+        let tmp = self.path("tmp");
+        let failed = || Error::at("make a folder in the image store", tmp.clone());
+        loop {
+            let folder = tempfile::Builder::new()
+                .permissions(Permissions::from_mode(0o700))
+                .tempdir_in(&tmp)
+                .map_err(failed())?;
+            let lock = match File::open(folder.path()) {
+                Ok(lock) => lock,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(failed()(error)),
+            };
+            if claimed(&lock, folder.path())? {
+                return Ok((folder.keep(), lock));
+            }
+        }
     }
 
     /// Keeps the collection of garbage away, for a moment.

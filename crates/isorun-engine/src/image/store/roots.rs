@@ -136,22 +136,14 @@ impl Store {
     }
 
     /// Begins to make a root. The caller has the right to make it.
-    pub(crate) async fn build_root(
+    pub(crate) fn build_root(
         &self,
         chain: &Digest,
         limits: &Limits,
         stop: Stop,
     ) -> Result<Building> {
         let failed = || Error::at("make a folder to unpack to", self.path("tmp"));
-        // Nobody collects it between its making and its locking.
-        let _store = self.share().await?;
-        let folder = tempfile::Builder::new()
-            .permissions(fs::Permissions::from_mode(0o700))
-            .tempdir_in(self.path("tmp"))
-            .map_err(failed())?
-            .keep();
-        let lock = File::open(&folder).map_err(failed())?;
-        tried(&lock, Mode::Exclusive, &folder)?;
+        let (folder, lock) = self.temporary_folder()?;
         let mut building = Building {
             store: self.clone(),
             chain: chain.clone(),
@@ -174,9 +166,7 @@ impl Store {
     /// Moves something out of the way, and removes it. `path` is in the store.
     pub(super) fn discard(&self, path: &Path) -> Result<()> {
         let failed = || Error::at("remove from the image store", path);
-        let aside = tempfile::tempdir_in(self.path("tmp")).map_err(failed())?.keep();
-        let folder = File::open(&aside).map_err(failed())?;
-        tried(&folder, Mode::Exclusive, &aside)?;
+        let (aside, folder) = self.temporary_folder()?;
         match fs::rename(path, aside.join("old")) {
             Ok(()) => remove_tree(folder.as_fd(), "old").map_err(failed())?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
