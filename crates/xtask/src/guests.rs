@@ -6,6 +6,7 @@
 //! digest of that folder and of the builder decides whether there is anything to
 //! do.
 
+mod fuse;
 mod still;
 
 use std::fs;
@@ -107,6 +108,7 @@ impl Builder {
             Builder::Python { tools, still } => Inputs::default()
                 .text("tools", &tools.digest)
                 .text("still", &still.as_ref().map_or(String::new(), |_| still::digest()))
+                .text("fuse", &fuse::digest())
                 .finish(),
             Builder::Js(tools) => tools.digest.clone(),
         }
@@ -157,7 +159,7 @@ fn build_if_stale(guest: Guest, force: bool) -> Result<()> {
     }
 
     progress::step(&format!("building the {name} guest"), || {
-        build(&builder, &folder, &output)?;
+        build(guest, &builder, &folder, &output)?;
         fs::write(&stamp, &digest).with_context(|| format!("cannot write {}", stamp.display()))
     })?;
     eprintln!("    target/guests/{name}.wasm, {}", megabytes(&output)?);
@@ -180,7 +182,7 @@ fn verify(guest: Guest) -> Result<bool> {
     for (label, folder) in [("first", here), ("second", elsewhere)] {
         let output = base.join(format!("{name}-{label}.wasm"));
         progress::step(&format!("building the {name} guest, {label} time"), || {
-            build(&builder, &folder, &output)
+            build(guest, &builder, &folder, &output)
         })?;
         let digest = digest::of_file(&output)?;
         println!("{name} {label}: sha256 {digest}, {}", megabytes(&output)?);
@@ -216,7 +218,7 @@ fn clear(folder: &Path) -> Result<()> {
 
 /// Runs the builder and puts its result into place in one step, so that nobody
 /// ever finds half a component.
-fn build(builder: &Builder, folder: &Path, output: &Path) -> Result<()> {
+fn build(guest: Guest, builder: &Builder, folder: &Path, output: &Path) -> Result<()> {
     const UNFINISHED: &str = "unfinished.wasm";
     // With random numbers that repeat, the names of scratch files repeat too:
     // each build gets a place of its own for them.
@@ -226,7 +228,14 @@ fn build(builder: &Builder, folder: &Path, output: &Path) -> Result<()> {
     command.current_dir(folder).env("TMPDIR", &scratch);
     process::quiet(command)?;
     fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))?;
-    fs::rename(folder.join(UNFINISHED), output)
+    let unfinished = folder.join(UNFINISHED);
+    if let Guest::Python = guest {
+        let linked = fs::read(&unfinished).context("the builder left nothing")?;
+        let fused = fuse::fuse(&linked).context("the guest's libraries cannot be fused")?;
+        fs::write(&unfinished, fused)
+            .with_context(|| format!("cannot write {}", unfinished.display()))?;
+    }
+    fs::rename(&unfinished, output)
         .with_context(|| format!("the builder left nothing for {}", output.display()))
 }
 

@@ -1,0 +1,454 @@
+//! One core module of many.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use anyhow::{Context as _, Result, bail};
+use wasm_encoder::reencode::{self, Reencode};
+use wasm_encoder::{
+    CodeSection, ConstExpr, DataSection, ElementSection, Elements, ExportSection,
+    FunctionSection, GlobalSection, ImportSection, Instruction, MemorySection, TableSection,
+    TypeSection,
+};
+use wasmparser::{
+    DataKind, ElementItems, ElementKind, FuncType, Operator, TableInit,
+};
+
+use super::component::Definition;
+use super::emit::Export;
+use super::group::{Entity, Group};
+use super::module::Kind;
+
+/// The name under which the module imports all that it imports.
+pub const OUTSIDE: &str = "outside";
+
+/// The modules of a group as one. Its imports are named by their numbers.
+pub fn merge(
+    group: &Group<'_, '_>,
+    imports: &[(Definition<'_>, usize, u32)],
+    exports: &[Export<'_>],
+) -> Result<Vec<u8>> {
+    let merger = Merger::new(group, imports)?;
+    merger.module(exports)
+}
+
+struct Merger<'g, 'c, 'a> {
+    group: &'g Group<'c, 'a>,
+    imports: &'g [(Definition<'a>, usize, u32)],
+    types: Vec<FuncType>,
+    /// Where what each member defines begins.
+    first: Vec<First>,
+    /// How the indices of each member are to be read.
+    maps: Vec<Map>,
+    values: BTreeMap<(usize, u32), Value>,
+}
+
+#[derive(Clone, Copy)]
+struct First {
+    function: u32,
+    table: u32,
+    memory: u32,
+}
+
+/// The indices of one member, in the module of all.
+#[derive(Default)]
+struct Map {
+    types: Vec<u32>,
+    functions: Vec<u32>,
+    tables: Vec<u32>,
+    memories: Vec<u32>,
+    globals: Vec<Use>,
+}
+
+/// What becomes of a global.
+#[derive(Clone, Copy)]
+enum Use {
+    Global(u32),
+    /// Nobody ever changes it.
+    Constant(Value),
+}
+
+/// A number, by its bits.
+#[derive(Clone, Copy)]
+enum Value {
+    I32(i32),
+    I64(i64),
+    F32(u32),
+    F64(u64),
+}
+
+impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
+    fn new(
+        group: &'g Group<'c, 'a>,
+        imports: &'g [(Definition<'a>, usize, u32)],
+    ) -> Result<Self> {
+        let mut next = First { function: u32::try_from(imports.len())?, table: 0, memory: 0 };
+        let mut first = Vec::new();
+        for member in &group.members {
+            first.push(next);
+            next.function += u32::try_from(member.module.functions.len())?;
+            next.table += u32::try_from(member.module.tables.len())?;
+            next.memory += u32::try_from(member.module.memories.len())?;
+        }
+        let mut this =
+            Self { group, imports, types: Vec::new(), first, maps: Vec::new(), values: BTreeMap::new() };
+        let mut known = HashMap::new();
+        let outer: HashMap<_, u32> =
+            imports.iter().map(|(definition, ..)| *definition).zip(0..).collect();
+        for (number, member) in group.members.iter().enumerate() {
+            let mut map = Map::default();
+            for ty in &member.module.types {
+                map.types.push(*known.entry(ty.clone()).or_insert_with(|| {
+                    this.types.push(ty.clone());
+                    u32::try_from(this.types.len() - 1).unwrap_or(u32::MAX)
+                }));
+            }
+            let indices = |kind, defined: usize| -> Result<Vec<u32>> {
+                let own = (0..u32::try_from(defined)?)
+                    .map(|own| Entity::Own { member: number, number: own });
+                let all = group.imported(number, kind)?.into_iter().chain(own);
+                all.map(|entity| this.index(kind, entity, &outer)).collect()
+            };
+            let module = member.module;
+            map.functions = indices(Kind::Function, module.functions.len())?;
+            map.tables = indices(Kind::Table, module.tables.len())?;
+            map.memories = indices(Kind::Memory, module.memories.len())?;
+            this.maps.push(map);
+        }
+        Ok(this)
+    }
+
+    fn index(
+        &self,
+        kind: Kind,
+        entity: Entity<'a>,
+        outer: &HashMap<Definition<'a>, u32>,
+    ) -> Result<u32> {
+        match entity {
+            Entity::Outer(definition) => {
+                outer.get(&definition).copied().context("an import is nowhere")
+            }
+            Entity::Own { member, number } => {
+                let first = &self.first[member];
+                Ok(number
+                    + match kind {
+                        Kind::Function => first.function,
+                        Kind::Table => first.table,
+                        Kind::Memory => first.memory,
+                        Kind::Global => bail!("globals have uses, not indices"),
+                    })
+            }
+        }
+    }
+
+    fn module(mut self, exports: &[Export<'_>]) -> Result<Vec<u8>> {
+        let globals = self.globals(exports)?;
+        let mut module = wasm_encoder::Module::new();
+        module
+            .section(&self.type_section()?)
+            .section(&self.import_section())
+            .section(&self.function_section())
+            .section(&self.table_section()?)
+            .section(&self.memory_section()?)
+            .section(&globals)
+            .section(&self.export_section(exports)?)
+            .section(&self.element_section()?)
+            .section(&self.code_section()?)
+            .section(&self.data_section()?);
+        Ok(module.finish())
+    }
+
+    /// Decides what becomes of the globals.
+    fn globals(&mut self, exports: &[Export<'_>]) -> Result<GlobalSection> {
+        let group = self.group;
+        let kind = Kind::Global;
+        // What each index of each member stands for.
+        let mut entities = Vec::new();
+        for (member, what) in group.members.iter().enumerate() {
+            let own = (0..u32::try_from(what.module.globals.len())?)
+                .map(|number| Entity::Own { member, number });
+            entities.push(group.imported(member, kind)?.into_iter().chain(own).collect::<Vec<_>>());
+        }
+        let mut kept: BTreeSet<_> =
+            exports.iter().filter(|export| export.kind == kind).map(|export| export.what).collect();
+        for (member, entities) in group.members.iter().zip(&entities) {
+            for body in &member.module.bodies {
+                for operator in body.get_operators_reader()? {
+                    if let Operator::GlobalSet { global_index } = operator? {
+                        kept.insert(entities[global_index as usize]);
+                    }
+                }
+            }
+        }
+        let mut section = GlobalSection::new();
+        let mut uses = BTreeMap::new();
+        for (member, what) in group.members.iter().enumerate() {
+            let imported = entities[member].len() - what.module.globals.len();
+            for (global, entity) in what.module.globals.iter().zip(&entities[member][imported..]) {
+                let Entity::Own { number, .. } = *entity else { bail!("a global is nowhere") };
+                let value = self.value(&global.init_expr, &entities[member])?;
+                self.values.insert((member, number), value);
+                let used = if kept.contains(entity) {
+                    let ty = self.maps[member].global_type(global.ty).map_err(unreadable)?;
+                    section.global(ty, &value.expression());
+                    Use::Global(section.len() - 1)
+                } else {
+                    Use::Constant(value)
+                };
+                uses.insert(*entity, used);
+            }
+        }
+        for (map, entities) in self.maps.iter_mut().zip(entities) {
+            let used = |entity| uses.get(&entity).copied().context("a global is nowhere");
+            map.globals = entities.into_iter().map(used).collect::<Result<_>>()?;
+        }
+        Ok(section)
+    }
+
+    /// What an expression gives before any code has run.
+    fn value(
+        &self,
+        expression: &wasmparser::ConstExpr<'_>,
+        globals: &[Entity<'_>],
+    ) -> Result<Value> {
+        let mut stack = Vec::new();
+        for operator in expression.get_operators_reader() {
+            let value = match operator? {
+                Operator::I32Const { value } => Value::I32(value),
+                Operator::I64Const { value } => Value::I64(value),
+                Operator::F32Const { value } => Value::F32(value.bits()),
+                Operator::F64Const { value } => Value::F64(value.bits()),
+                Operator::GlobalGet { global_index } => {
+                    let Some(Entity::Own { member, number }) = globals.get(global_index as usize)
+                    else {
+                        bail!("a global is nowhere");
+                    };
+                    *self.values.get(&(*member, *number)).context("a global comes too late")?
+                }
+                Operator::I32Add => match (stack.pop(), stack.pop()) {
+                    (Some(Value::I32(b)), Some(Value::I32(a))) => Value::I32(a.wrapping_add(b)),
+                    _ => bail!("an addition of no two numbers"),
+                },
+                Operator::End => break,
+                other => bail!("a constant expression with {other:?}"),
+            };
+            stack.push(value);
+        }
+        match stack[..] {
+            [value] => Ok(value),
+            _ => bail!("a constant expression of {} values", stack.len()),
+        }
+    }
+
+    /// An expression that says where something is put.
+    fn offset(&self, member: usize, expression: &wasmparser::ConstExpr<'_>) -> Result<ConstExpr> {
+        let kind = Kind::Global;
+        let count = u32::try_from(self.maps[member].globals.len())?;
+        let globals: Vec<_> = (0..count)
+            .map(|index| self.group.entity(member, kind, index))
+            .collect::<Result<_>>()?;
+        match self.value(expression, &globals)? {
+            value @ Value::I32(_) => Ok(value.expression()),
+            _ => bail!("an offset that is no i32"),
+        }
+    }
+
+    fn type_section(&mut self) -> Result<TypeSection> {
+        let mut section = TypeSection::new();
+        for ty in &self.types {
+            let ty = Map::default().func_type(ty.clone()).map_err(unreadable)?;
+            section.ty().func_type(&ty);
+        }
+        Ok(section)
+    }
+
+    fn import_section(&self) -> ImportSection {
+        let mut section = ImportSection::new();
+        for (number, (_, member, ty)) in self.imports.iter().enumerate() {
+            let ty = self.maps[*member].types[*ty as usize];
+            section.import(OUTSIDE, &number.to_string(), wasm_encoder::EntityType::Function(ty));
+        }
+        section
+    }
+
+    fn function_section(&self) -> FunctionSection {
+        let mut section = FunctionSection::new();
+        for (map, member) in self.maps.iter().zip(&self.group.members) {
+            for ty in &member.module.functions {
+                section.function(map.types[*ty as usize]);
+            }
+        }
+        section
+    }
+
+    fn table_section(&mut self) -> Result<TableSection> {
+        let mut section = TableSection::new();
+        for (map, member) in self.maps.iter_mut().zip(&self.group.members) {
+            for table in &member.module.tables {
+                let TableInit::RefNull = table.init else { bail!("a table with a first value") };
+                section.table(map.table_type(table.ty).map_err(unreadable)?);
+            }
+        }
+        Ok(section)
+    }
+
+    fn memory_section(&mut self) -> Result<MemorySection> {
+        let mut section = MemorySection::new();
+        for (map, member) in self.maps.iter_mut().zip(&self.group.members) {
+            for memory in &member.module.memories {
+                section.memory(map.memory_type(*memory).map_err(unreadable)?);
+            }
+        }
+        Ok(section)
+    }
+
+    fn export_section(&self, exports: &[Export<'_>]) -> Result<ExportSection> {
+        let mut section = ExportSection::new();
+        for export in exports {
+            let Entity::Own { member, number } = export.what else {
+                bail!("{} is not ours", export.name);
+            };
+            let module = self.group.members[member].module;
+            let imported = module.imported(export.kind).count();
+            let at = imported + number as usize;
+            let map = &self.maps[member];
+            let index = match export.kind {
+                Kind::Function => map.functions[at],
+                Kind::Table => map.tables[at],
+                Kind::Memory => map.memories[at],
+                Kind::Global => match map.globals[at] {
+                    Use::Global(index) => index,
+                    Use::Constant(_) => bail!("the global {} is gone", export.name),
+                },
+            };
+            section.export(&export.name, export.kind.encoded(), index);
+        }
+        Ok(section)
+    }
+
+    fn element_section(&mut self) -> Result<ElementSection> {
+        let mut section = ElementSection::new();
+        for number in 0..self.maps.len() {
+            for element in &self.group.members[number].module.elements {
+                let functions: Vec<u32> = match &element.items {
+                    ElementItems::Functions(functions) => {
+                        functions.clone().into_iter().collect::<Result<_, _>>()?
+                    }
+                    ElementItems::Expressions(_, expressions) => {
+                        expressions.clone().into_iter().map(|item| function(&item?)).collect::<Result<_>>()?
+                    }
+                };
+                let functions: Vec<u32> =
+                    functions.iter().map(|index| self.maps[number].functions[*index as usize]).collect();
+                let elements = Elements::Functions(functions.into());
+                match &element.kind {
+                    ElementKind::Active { table_index, offset_expr } => {
+                        let offset = self.offset(number, offset_expr)?;
+                        let table = self.maps[number].tables[table_index.unwrap_or(0) as usize];
+                        section.active((table != 0).then_some(table), &offset, elements);
+                    }
+                    ElementKind::Declared => {
+                        section.declared(elements);
+                    }
+                    ElementKind::Passive => bail!("a module has passive elements"),
+                }
+            }
+        }
+        Ok(section)
+    }
+
+    fn code_section(&mut self) -> Result<CodeSection> {
+        let mut section = CodeSection::new();
+        for (map, member) in self.maps.iter_mut().zip(&self.group.members) {
+            for body in &member.module.bodies {
+                map.parse_function_body(&mut section, body.clone()).map_err(unreadable)?;
+            }
+        }
+        Ok(section)
+    }
+
+    fn data_section(&self) -> Result<DataSection> {
+        let mut section = DataSection::new();
+        for (number, member) in self.group.members.iter().enumerate() {
+            for data in &member.module.data {
+                let DataKind::Active { memory_index, offset_expr } = &data.kind else {
+                    bail!("a module has passive data");
+                };
+                let offset = self.offset(number, offset_expr)?;
+                let memory = self.maps[number].memories[*memory_index as usize];
+                section.active(memory, &offset, data.data.iter().copied());
+            }
+        }
+        Ok(section)
+    }
+}
+
+/// The function that an expression refers to.
+fn function(expression: &wasmparser::ConstExpr<'_>) -> Result<u32> {
+    let operators: Vec<_> =
+        expression.get_operators_reader().into_iter().collect::<Result<_, _>>()?;
+    match operators[..] {
+        [Operator::RefFunc { function_index }, Operator::End] => Ok(function_index),
+        _ => bail!("an element that is no function"),
+    }
+}
+
+fn unreadable(error: reencode::Error<std::convert::Infallible>) -> anyhow::Error {
+    anyhow::anyhow!("a module cannot be read: {error}")
+}
+
+impl Value {
+    fn expression(self) -> ConstExpr {
+        match self {
+            Value::I32(value) => ConstExpr::i32_const(value),
+            Value::I64(value) => ConstExpr::i64_const(value),
+            Value::F32(bits) => ConstExpr::f32_const(f32::from_bits(bits).into()),
+            Value::F64(bits) => ConstExpr::f64_const(f64::from_bits(bits).into()),
+        }
+    }
+
+    fn instruction(self) -> Instruction<'static> {
+        match self {
+            Value::I32(value) => Instruction::I32Const(value),
+            Value::I64(value) => Instruction::I64Const(value),
+            Value::F32(bits) => Instruction::F32Const(f32::from_bits(bits).into()),
+            Value::F64(bits) => Instruction::F64Const(f64::from_bits(bits).into()),
+        }
+    }
+}
+
+impl Reencode for Map {
+    type Error = std::convert::Infallible;
+
+    fn type_index(&mut self, index: u32) -> Result<u32, reencode::Error> {
+        Ok(self.types[index as usize])
+    }
+
+    fn function_index(&mut self, index: u32) -> Result<u32, reencode::Error> {
+        Ok(self.functions[index as usize])
+    }
+
+    fn table_index(&mut self, index: u32) -> Result<u32, reencode::Error> {
+        Ok(self.tables[index as usize])
+    }
+
+    fn memory_index(&mut self, index: u32) -> Result<u32, reencode::Error> {
+        Ok(self.memories[index as usize])
+    }
+
+    fn global_index(&mut self, index: u32) -> Result<u32, reencode::Error> {
+        match self.globals[index as usize] {
+            Use::Global(index) => Ok(index),
+            // Only reading one is left, and that is what `instruction` replaces.
+            Use::Constant(_) => Err(reencode::Error::InvalidConstExpr),
+        }
+    }
+
+    fn instruction<'a>(&mut self, arg: Operator<'a>) -> Result<Instruction<'a>, reencode::Error> {
+        if let Operator::GlobalGet { global_index } = arg
+            && let Use::Constant(value) = self.globals[global_index as usize]
+        {
+            return Ok(value.instruction());
+        }
+        reencode::utils::instruction(self, arg)
+    }
+}
