@@ -22,6 +22,9 @@ pub struct Args {
     /// How long each target is fuzzed
     #[arg(long, default_value_t = 60)]
     seconds: u32,
+    /// With the address sanitizer, which sees accesses to memory that is not one's own
+    #[arg(long)]
+    address: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -31,30 +34,41 @@ pub fn run(args: &Args) -> Result<()> {
     let targets = TARGETS
         .into_iter()
         .filter(|(target, _)| args.target.as_deref().is_none_or(|wanted| wanted == *target));
-    fuzz_all(&cargo_fuzz, targets.collect(), args.seconds)
+    fuzz_all(&cargo_fuzz, targets.collect(), args.seconds, args.address)
 }
 
-fn fuzz_all(cargo_fuzz: &Path, targets: Vec<(&str, &str)>, seconds: u32) -> Result<()> {
+fn fuzz_all(
+    cargo_fuzz: &Path,
+    targets: Vec<(&str, &str)>,
+    seconds: u32,
+    address: bool,
+) -> Result<()> {
     if targets.is_empty() {
         bail!("there is no such target: there are {}", TARGETS.map(|(name, _)| name).join(", "));
     }
     for (target, package) in targets {
         let label = format!("fuzzing {target} for {seconds} s");
-        progress::step(&label, || fuzz(cargo_fuzz, package, target, seconds))?;
+        progress::step(&label, || fuzz(cargo_fuzz, package, target, seconds, address))?;
     }
     Ok(())
 }
 
-fn fuzz(cargo_fuzz: &Path, package: &str, target: &str, seconds: u32) -> Result<()> {
+fn fuzz(cargo_fuzz: &Path, package: &str, target: &str, seconds: u32, address: bool) -> Result<()> {
     let folder = workspace::root().join("target/fuzz");
     // What was found to reach new code is kept for the next time.
     let corpus = folder.join("corpus").join(target);
     fs::create_dir_all(&corpus).with_context(|| format!("cannot make {}", corpus.display()))?;
     let mut command = Command::new(cargo_fuzz);
     command.current_dir(workspace::root().join("fuzz").join(package));
-    // The sanitizers take a nightly compiler, and there is no unsafe code here.
-    command.args(["fuzz", "run", "--fuzz-dir", ".", "--sanitizer", "none", "--target-dir"]);
-    command.arg(folder.join("build")).arg(target).arg(corpus).arg("--");
+    command.args(["fuzz", "run", "--fuzz-dir", ".", "--sanitizer"]);
+    if address {
+        // A stable compiler has the sanitizer, but no option for it.
+        command.arg("address").env("RUSTC_BOOTSTRAP", "1");
+    } else {
+        command.arg("none");
+    }
+    let build = if address { "build-address" } else { "build" };
+    command.arg("--target-dir").arg(folder.join(build)).arg(target).arg(corpus).arg("--");
     command.arg(format!("-max_total_time={seconds}"));
     command.arg(format!("-artifact_prefix={}/{target}-", folder.display()));
     command.args(["-timeout=10", "-max_len=65536", "-print_final_stats=1"]);
@@ -71,5 +85,5 @@ pub fn briefly() -> Result<()> {
     let cargo_fuzz = setup::cargo_fuzz()?;
     drop(lock);
     let targets = TARGETS.into_iter().filter(|(_, package)| *package == AGENT);
-    fuzz_all(&cargo_fuzz, targets.collect(), 10)
+    fuzz_all(&cargo_fuzz, targets.collect(), 10, false)
 }

@@ -23,6 +23,8 @@ mod emit;
 mod group;
 mod merge;
 mod module;
+#[cfg(test)]
+mod tests;
 
 use anyhow::{Context as _, Result};
 

@@ -41,7 +41,10 @@ pub enum Instance<'a> {
 /// Where something of core WebAssembly comes from.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Definition<'a> {
-    Export { instance: u32, name: &'a str },
+    Export {
+        instance: u32,
+        name: &'a str,
+    },
     /// A function that the item of this number makes.
     Canonical(usize),
 }
@@ -62,10 +65,8 @@ impl<'a> Component<'a> {
         let mut depth = 0_u32;
         for payload in Parser::new(0).parse_all(bytes) {
             let payload = payload?;
-            let opens = matches!(
-                payload,
-                Payload::ModuleSection { .. } | Payload::ComponentSection { .. }
-            );
+            let opens =
+                matches!(payload, Payload::ModuleSection { .. } | Payload::ComponentSection { .. });
             if depth == 0 {
                 this.section(payload)?;
             } else if let Payload::End(_) = payload {

@@ -136,11 +136,7 @@ impl<'a> Emitter<'_, '_, 'a> {
     }
 
     /// The module of the group, and its instance.
-    fn merged(
-        &mut self,
-        imports: &[(Definition<'a>, usize, u32)],
-        module: &[u8],
-    ) -> Result<()> {
+    fn merged(&mut self, imports: &[(Definition<'a>, usize, u32)], module: &[u8]) -> Result<()> {
         let mut items = Vec::new();
         for (number, (definition, ..)) in imports.iter().enumerate() {
             let index = self.definition(Kind::Function, *definition)?;
@@ -148,7 +144,8 @@ impl<'a> Emitter<'_, '_, 'a> {
         }
         self.raw_module(module);
         let mut section = InstanceSection::new();
-        section.export_items(items.iter().map(|(name, kind, index)| (name.as_str(), *kind, *index)));
+        section
+            .export_items(items.iter().map(|(name, kind, index)| (name.as_str(), *kind, *index)));
         let bag = ModuleArg::Instance(self.count.instances);
         section.instantiate(self.count.modules - 1, [(OUTSIDE, bag)]);
         self.out.section(&section);
@@ -229,11 +226,7 @@ impl<'a> Emitter<'_, '_, 'a> {
             }
         };
         let mut section = ComponentAliasSection::new();
-        section.alias(Alias::CoreInstanceExport {
-            instance,
-            kind: kind.encoded(),
-            name: &name,
-        });
+        section.alias(Alias::CoreInstanceExport { instance, kind: kind.encoded(), name: &name });
         self.out.section(&section);
         let count = match kind {
             Kind::Function => &mut self.count.functions,
@@ -271,9 +264,7 @@ impl<'a> Emitter<'_, '_, 'a> {
             };
         }
         let mut section = CanonicalFunctionSection::new();
-        indices
-            .parse_component_canonical(&mut section, function.clone())
-            .map_err(unreadable)?;
+        indices.parse_component_canonical(&mut section, function.clone()).map_err(unreadable)?;
         self.out.section(&section);
         Ok(())
     }

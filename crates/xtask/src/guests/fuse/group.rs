@@ -114,12 +114,7 @@ impl<'c, 'a> Group<'c, 'a> {
         imported.map(|import| self.import(member, kind, import)).collect()
     }
 
-    fn import(
-        &self,
-        member: usize,
-        kind: Kind,
-        import: &Import<'a>,
-    ) -> Result<Entity<'a>> {
+    fn import(&self, member: usize, kind: Kind, import: &Import<'a>) -> Result<Entity<'a>> {
         let mut args = self.members[member].args.iter();
         let from = args.find(|(name, _)| *name == import.module);
         let (_, from) = from.with_context(|| format!("{} is nowhere", import.module))?;

@@ -5,13 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use anyhow::{Context as _, Result, bail};
 use wasm_encoder::reencode::{self, Reencode};
 use wasm_encoder::{
-    CodeSection, ConstExpr, DataSection, ElementSection, Elements, ExportSection,
-    FunctionSection, GlobalSection, ImportSection, Instruction, MemorySection, TableSection,
-    TypeSection,
+    CodeSection, ConstExpr, DataSection, ElementSection, Elements, ExportSection, FunctionSection,
+    GlobalSection, ImportSection, Instruction, MemorySection, TableSection, TypeSection,
 };
-use wasmparser::{
-    DataKind, ElementItems, ElementKind, FuncType, Operator, TableInit,
-};
+use wasmparser::{DataKind, ElementItems, ElementKind, FuncType, Operator, TableInit};
 
 use super::component::Definition;
 use super::emit::Export;
@@ -77,10 +74,7 @@ enum Value {
 }
 
 impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
-    fn new(
-        group: &'g Group<'c, 'a>,
-        imports: &'g [(Definition<'a>, usize, u32)],
-    ) -> Result<Self> {
+    fn new(group: &'g Group<'c, 'a>, imports: &'g [(Definition<'a>, usize, u32)]) -> Result<Self> {
         let mut next = First { function: u32::try_from(imports.len())?, table: 0, memory: 0 };
         let mut first = Vec::new();
         for member in &group.members {
@@ -89,8 +83,14 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
             next.table += u32::try_from(member.module.tables.len())?;
             next.memory += u32::try_from(member.module.memories.len())?;
         }
-        let mut this =
-            Self { group, imports, types: Vec::new(), first, maps: Vec::new(), values: BTreeMap::new() };
+        let mut this = Self {
+            group,
+            imports,
+            types: Vec::new(),
+            first,
+            maps: Vec::new(),
+            values: BTreeMap::new(),
+        };
         let mut known = HashMap::new();
         let outer: HashMap<_, u32> =
             imports.iter().map(|(definition, ..)| *definition).zip(0..).collect();
@@ -333,12 +333,16 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
                     ElementItems::Functions(functions) => {
                         functions.clone().into_iter().collect::<Result<_, _>>()?
                     }
-                    ElementItems::Expressions(_, expressions) => {
-                        expressions.clone().into_iter().map(|item| function(&item?)).collect::<Result<_>>()?
-                    }
+                    ElementItems::Expressions(_, expressions) => expressions
+                        .clone()
+                        .into_iter()
+                        .map(|item| function(&item?))
+                        .collect::<Result<_>>()?,
                 };
-                let functions: Vec<u32> =
-                    functions.iter().map(|index| self.maps[number].functions[*index as usize]).collect();
+                let functions: Vec<u32> = functions
+                    .iter()
+                    .map(|index| self.maps[number].functions[*index as usize])
+                    .collect();
                 let elements = Elements::Functions(functions.into());
                 match &element.kind {
                     ElementKind::Active { table_index, offset_expr } => {

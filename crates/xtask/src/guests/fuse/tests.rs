@@ -1,0 +1,185 @@
+//! Components before and after, run.
+
+use wasmtime::component::{Component, Linker};
+use wasmtime::{Engine, Store};
+
+use super::fuse;
+
+/// Libraries as a linker leaves them: each finds the others' functions, data
+/// and table entries by imports; `$middle` needs the program and is needed by
+/// the library; `$late` gets the memory of all, and fills a table of its own
+/// through which the library calls it.
+const LINKED: &str = r#"
+(component
+  (import "tick" (func $tick (result u32)))
+  (core module $shim
+    (type $f (func (param i32) (result i32)))
+    (table (export "$imports") 1 1 funcref)
+    (func (export "0") (param i32) (result i32)
+      (call_indirect (type $f) (local.get 0) (i32.const 0))))
+  (core instance $shim (instantiate $shim))
+  (core module $main
+    (type $get (func (result i32)))
+    (memory (export "memory") 1)
+    (table (export "table") 8 funcref)
+    (global (export "sp") (mut i32) (i32.const 1024))
+    (global (export "lib:memory") i32 (i32.const 16))
+    (global (export "lib:table") i32 (i32.const 3))
+    (global (export "GOT:entry") (mut i32) (i32.const 4))
+    (global (export "GOT:data") (mut i32) (i32.const 20))
+    (data (i32.const 0) "\07")
+    (func (export "__wasilibc_reset_preopens"))
+    (func (export "through") (param i32) (result i32)
+      (call_indirect (type $get) (local.get 0)))
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 256)))
+  (core instance $main (instantiate $main))
+  (alias core export $main "memory" (core memory $memory))
+  (core module $middle
+    (import "main" "memory" (memory 1))
+    (import "main" "through" (func $through (param i32) (result i32)))
+    (func (export "first") (result i32)
+      (i32.add (i32.load8_u (i32.const 0)) (call $through (i32.const 3)))))
+  (core instance $middle (instantiate $middle (with "main" (instance $main))))
+  (core func $tick (canon lower (func $tick)))
+  (alias core export $main "table" (core table $table))
+  (alias core export $main "sp" (core global $sp))
+  (alias core export $main "lib:memory" (core global $base))
+  (alias core export $main "lib:table" (core global $first))
+  (alias core export $main "GOT:entry" (core global $entry))
+  (alias core export $main "GOT:data" (core global $data))
+  (alias core export $main "through" (core func $through))
+  (alias core export $middle "first" (core func $middle))
+  (alias core export $shim "0" (core func $later))
+  (core instance $env
+    (export "memory" (memory $memory)) (export "table" (table $table))
+    (export "sp" (global $sp)) (export "memory_base" (global $base))
+    (export "table_base" (global $first)) (export "through" (func $through))
+    (export "middle" (func $middle)) (export "tick" (func $tick))
+    (export "later" (func $later)))
+  (core instance $got (export "entry" (global $entry)) (export "data" (global $data)))
+  (core module $lib
+    (type $unused (func (param f64)))
+    (type $get (func (result i32)))
+    (import "env" "memory" (memory 1))
+    (import "env" "table" (table 5 funcref))
+    (import "env" "tick" (func $tick (result i32)))
+    (import "env" "through" (func $through (param i32) (result i32)))
+    (import "env" "middle" (func $middle (result i32)))
+    (import "env" "later" (func $later (param i32) (result i32)))
+    (import "env" "sp" (global $sp (mut i32)))
+    (import "env" "memory_base" (global $base i32))
+    (import "env" "table_base" (global $first i32))
+    (import "GOT" "entry" (global $entry (mut i32)))
+    (import "GOT" "data" (global $data (mut i32)))
+    (global $calls (mut i32) (i32.const 0))
+    (global $never (mut i64) (i64.const 5000000000))
+    (elem (offset (global.get $first)) func $own $other)
+    (data (offset (global.get $base)) "\2a\00\00\00\64\00\00\00")
+    (func $own (type $get) (i32.load (global.get $base)))
+    (func $other (type $get) (i32.load (global.get $data)))
+    (func (export "run") (result i32)
+      (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+      (global.set $sp (i32.sub (global.get $sp) (i32.const 16)))
+      (i32.store (global.get $data) (i32.add (i32.load (global.get $data)) (i32.const 1)))
+      (i32.add (call $tick)
+      (i32.add (call $later (global.get $sp))
+      (i32.add (i32.wrap_i64 (i64.div_u (global.get $never) (i64.const 1000000000)))
+      (i32.add (i32.mul (global.get $calls) (i32.const 100000))
+      (i32.add (call $middle)
+               (call $through (global.get $entry)))))))))
+  (core instance $lib (instantiate $lib
+    (with "env" (instance $env)) (with "GOT" (instance $got))))
+  (core module $late
+    (import "env" "memory" (memory 1))
+    (import "env" "$imports" (table 1 1 funcref))
+    (elem (i32.const 0) func $read)
+    (func $read (param i32) (result i32)
+      (i32.add (local.get 0) (i32.load8_u (i32.const 16)))))
+  (alias core export $shim "$imports" (core table $imports))
+  (core instance $args (export "memory" (memory $memory)) (export "$imports" (table $imports)))
+  (core instance $late (instantiate $late (with "env" (instance $args))))
+  (alias core export $lib "run" (core func $run))
+  (func (export "run") (result u32) (canon lift (core func $run) (memory $memory))))
+"#;
+
+/// What `run` gives when it is called three times.
+fn run(component: &[u8]) -> [u32; 3] {
+    let engine = Engine::default();
+    let component = Component::new(&engine, component).unwrap();
+    let mut linker = Linker::new(&engine);
+    linker.root().func_wrap("tick", |_, (): ()| Ok((1_000_000_u32,))).unwrap();
+    let mut store = Store::new(&engine, ());
+    let instance = linker.instantiate(&mut store, &component).unwrap();
+    let run = instance.get_typed_func::<(), (u32,)>(&mut store, "run").unwrap();
+    std::array::from_fn(|_| run.call(&mut store, ()).unwrap().0)
+}
+
+/// How many core modules a component has, and of which sizes their tables are.
+fn modules(component: &[u8]) -> (usize, Vec<u64>) {
+    let component = super::Component::parse(component).unwrap();
+    let tables = component.modules.iter().flat_map(|module| &module.tables);
+    (component.modules.len(), tables.map(|table| table.ty.initial).collect())
+}
+
+#[test]
+fn what_is_fused_does_the_same() {
+    let linked = wat::parse_str(LINKED).unwrap();
+    let fused = fuse(&linked).unwrap();
+    assert_eq!(modules(&linked), (5, vec![1, 8]));
+    // The shim, all that share the table and what is between them, and `$late`.
+    assert_eq!(modules(&fused), (3, vec![1, 8]));
+    let expected = run(&linked);
+    // tick + (sp + data) + never + calls + (main's data + own) + data of `$other`
+    assert_eq!(expected[0], 1_000_000 + (1008 + 42) + 5 + 100_000 + (7 + 42) + 101);
+    assert_eq!(run(&fused), expected);
+    // Twice the same, bit for bit.
+    assert_eq!(fuse(&linked).unwrap(), fused);
+}
+
+#[test]
+fn globals_that_nobody_sets_are_constants() {
+    let fused = fuse(&wat::parse_str(LINKED).unwrap()).unwrap();
+    let component = super::Component::parse(&fused).unwrap();
+    let globals: usize = component.modules.iter().map(|module| module.globals.len()).sum();
+    assert_eq!(globals, 2, "the stack pointer and the counter");
+}
+
+#[test]
+fn what_a_snapshot_needs_stays() {
+    let fused = fuse(&wat::parse_str(LINKED).unwrap()).unwrap();
+    let component = super::Component::parse(&fused).unwrap();
+    let key = ("__wasilibc_reset_preopens", super::module::Kind::Function);
+    assert!(component.modules.iter().any(|module| module.exports.contains_key(&key)));
+}
+
+#[test]
+fn what_it_does_not_know_is_refused() {
+    const PLACE: &str = "(global $calls (mut i32) (i32.const 0))";
+    const ELEMENTS: &str = "(elem (offset (global.get $first)) func $own $other)";
+    for (was, is, says) in [
+        (PLACE, "(global $calls (mut i32) (i32.const 0)) (func $s) (start $s)", "start function"),
+        (PLACE, "(global $calls (mut i32) (i32.const 0)) (type (array i32))", "none of functions"),
+        (PLACE, "(global $calls (mut i32) (i32.const 0)) (tag)", "exceptions"),
+        (PLACE, "(global $calls (mut i32) (i32.const 0)) (data \"x\")", "passive data"),
+        (PLACE, "(global $calls (mut i32) (i32.const 0)) (elem func)", "passive elements"),
+        (ELEMENTS, "(elem (global.get $first) funcref (ref.null func))", "no function"),
+        ("(i32.const 1024)", "(i32.mul (i32.const 2) (i32.const 512))", "constant expression"),
+    ] {
+        assert!(LINKED.contains(was), "{was}");
+        let changed = wat::parse_str(LINKED.replacen(was, is, 1)).unwrap();
+        let error = format!("{:#}", fuse(&changed).unwrap_err());
+        assert!(error.contains(says), "{is}: {error}");
+    }
+    for (text, says) in [
+        ("(module)", "not a component"),
+        ("(component)", "0 modules have a memory"),
+        (
+            "(component (core module $m (memory 1)) (core instance (instantiate $m)))",
+            "no modules share a table",
+        ),
+    ] {
+        let error = format!("{:#}", fuse(&wat::parse_str(text).unwrap()).unwrap_err());
+        assert!(error.contains(says), "{text}: {error}");
+    }
+    assert!(fuse(b"nonsense").is_err());
+}
