@@ -2,7 +2,7 @@
 // script may then replace any global or method without breaking the runner.
 
 const { apply, getOwnPropertyDescriptor, getPrototypeOf, ownKeys } = Reflect;
-const { create, defineProperty, freeze, hasOwn, keys, seal } = Object;
+const { create, defineProperty, freeze, hasOwn, isExtensible, keys, seal } = Object;
 const { isArray } = Array;
 const { parse, stringify } = JSON;
 
@@ -90,6 +90,7 @@ export {
   getPrototypeOf,
   hasOwn,
   isArray,
+  isExtensible,
   keys,
   ownKeys,
   parse,

@@ -20,6 +20,7 @@ import {
   evaluate,
   getOwnPropertyDescriptor,
   hasOwn,
+  isExtensible,
   join,
   regExpExec,
   SafeSet,
@@ -145,24 +146,28 @@ function publish(names, bindings) {
 /** Whether `get` reads a variable of the script, not one of the global object. */
 function isOwn(name, get) {
   const descriptor = getOwnPropertyDescriptor(global, name);
-  if (descriptor === undefined) {
-    if (name in global) return probe(name, get, undefined);
-    try {
-      get();
-      return true;
-    } catch {
-      return false;
-    }
-  }
-  return descriptor.configurable && probe(name, get, descriptor);
+  if (descriptor !== undefined) return descriptor.configurable && probe(name, get, descriptor);
+  return isExtensible(global) ? probe(name, get, undefined) : !(name in global) && answers(get);
 }
 
+// Puts a property of that name in the way, to see whether it is what is read. To
+// see whether anything is read at all takes an exception if not, which costs
+// several times as much; and most candidates are just parameters.
 function probe(name, get, descriptor) {
   define(global, name, PROBE, false);
   const own = get() !== PROBE;
   if (descriptor === undefined) delete global[name];
   else defineProperty(global, name, { __proto__: null, ...descriptor });
   return own;
+}
+
+function answers(get) {
+  try {
+    get();
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** The names that a script may have declared: some more than it did. */

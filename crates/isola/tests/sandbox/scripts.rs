@@ -74,6 +74,26 @@ class Klass { static make(a) { return a } }
     assert!(error.to_string().starts_with("TypeError"), "{error}");
 }
 
+/// What stands where a declaration may put a name, but declares none.
+#[tokio::test]
+async fn javascript_parameters_leave_no_trace_on_the_global_object() {
+    let sandbox = started(Runtime::JavaScript).await;
+    sandbox
+        .load_script(
+            "globalThis.seen = 5;
+function main(a, seen, toString) {
+  return ['a' in globalThis, globalThis.seen, Object.hasOwn(globalThis, 'toString')];
+}",
+        )
+        .await
+        .unwrap();
+    assert_eq!(sandbox.run("main", args![1, 2, 3]).await.unwrap(), json!([false, 5, false]));
+    // Nor does anything go wrong where no name can come.
+    sandbox.load_script("Object.preventExtensions(globalThis)").await.unwrap();
+    sandbox.load_script("seen = [3, 1].sort((x, y, valueOf) => x - y)[0]").await.unwrap();
+    assert_eq!(sandbox.run("main", args![]).await.unwrap(), json!([false, 1, false]));
+}
+
 #[tokio::test]
 async fn tricky_javascript_sources() {
     for source in [
