@@ -189,7 +189,7 @@ struct Stamp {
 
 /// What changes when a file does.
 #[derive(Serialize, Deserialize, PartialEq, Clone)]
-struct Identity {
+pub(crate) struct Identity {
     device: u64,
     inode: u64,
     size: u64,
@@ -234,10 +234,13 @@ impl Entry {
 }
 
 impl Identity {
-    #[cfg(unix)]
     fn of(path: &Path) -> io::Result<Self> {
+        Self::new(&fs::metadata(path)?)
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn new(metadata: &fs::Metadata) -> io::Result<Self> {
         use std::os::unix::fs::MetadataExt as _;
-        let metadata = fs::metadata(path)?;
         Ok(Self {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -248,8 +251,7 @@ impl Identity {
     }
 
     #[cfg(not(unix))]
-    fn of(path: &Path) -> io::Result<Self> {
-        let metadata = fs::metadata(path)?;
+    pub(crate) fn new(metadata: &fs::Metadata) -> io::Result<Self> {
         let since = metadata.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let modified = (since.as_secs().cast_signed(), i64::from(since.subsec_nanos()));
         Ok(Self { device: 0, inode: 0, size: metadata.len(), modified, changed: modified })

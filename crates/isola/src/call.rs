@@ -249,7 +249,7 @@ async fn perform(
 
 impl Live {
     async fn execute(&mut self, step: Step) -> Outcome {
-        let Self { store, instance, exports, evaluates, from } = self;
+        let Self { store, instance, exports, evaluates, from, .. } = self;
         let guest = exports.isola_sandbox_guest();
         let answer = match step {
             Step::Start { config: None, .. } => return Outcome::Broken(Error::NotPending),

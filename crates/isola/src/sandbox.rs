@@ -372,7 +372,7 @@ impl SandboxBuilder {
             .map_err(|error| Error::internal("the interpreter cannot be called", error))?;
         let evaluates = state.as_ref().is_some_and(|state| state.evaluates);
         let warm = state.is_some();
-        let mut from = None;
+        let (mut from, origin) = (None, state.clone());
         if let (Some(state), Some(accessor)) = (state, &component.accessor) {
             let needs = state.image.len();
             from = Some((accessor.clone(), Arc::clone(&state)));
@@ -386,7 +386,7 @@ impl SandboxBuilder {
                 )));
             }
         }
-        let live = Box::new(Live { store, instance, exports, evaluates, from });
+        let live = Box::new(Live { store, instance, exports, evaluates, from, _origin: origin });
         let settings =
             Settings { limits: Limits::clone(&limits), mounts: self.mounts, env: self.env.clone() };
         let config = Config {
@@ -461,6 +461,8 @@ pub(crate) struct Live {
     pub(crate) evaluates: bool,
     /// The state that it goes on from, until it is started.
     pub(crate) from: Option<(Accessor, Arc<Copied>)>,
+    /// The same, to the end: its memory is in use anyway, so others may have it.
+    _origin: Option<Arc<Copied>>,
 }
 
 impl Shared {
@@ -612,7 +614,7 @@ async fn snapshot_of(shared: Arc<Shared>, mut lease: Lease) -> Result<Snapshot, 
     match copied {
         Ok(state) => {
             lease.give_back();
-            Ok(Snapshot::new(shared.template.clone(), state, shared.settings.clone()))
+            Ok(Snapshot::new(shared.template.clone(), Arc::new(state), shared.settings.clone()))
         }
         // The guest is as it was.
         Err(error @ Error::SnapshotRefused(_)) => {

@@ -24,7 +24,7 @@ use crate::{
     template::Template,
 };
 
-mod file;
+pub(crate) mod file;
 pub(crate) mod image;
 pub(crate) mod instrument;
 mod map;
@@ -56,8 +56,8 @@ pub(crate) struct Settings {
 }
 
 impl Snapshot {
-    pub(crate) fn new(template: Template, state: State, settings: Settings) -> Self {
-        Self(Arc::new(Inner { template, state: Arc::new(state), settings }))
+    pub(crate) fn new(template: Template, state: Arc<State>, settings: Settings) -> Self {
+        Self(Arc::new(Inner { template, state, settings }))
     }
 
     /// Begins to create a sandbox that goes on from here. What it is not told

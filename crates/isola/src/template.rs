@@ -22,6 +22,7 @@ use crate::{
     sandbox::SandboxBuilder,
     snapshot::{
         Snapshot,
+        file::InUse,
         image::Image,
         state::{self, Accessor, State},
     },
@@ -54,6 +55,8 @@ pub(crate) struct Component {
     pub(crate) guest: String,
     /// The memory of a guest in which nothing has run yet.
     pub(crate) fresh: OnceCell<Arc<Image>>,
+    /// The snapshots of its guests that came from files.
+    pub(crate) in_use: InUse,
 }
 
 /// What a sandbox has unless it is told otherwise.
@@ -92,7 +95,9 @@ impl Template {
         &self.0.component
     }
 
-    /// Reads a snapshot that [`Snapshot::save`] wrote, here or elsewhere.
+    /// Reads a snapshot that [`Snapshot::save`] wrote, here or elsewhere. What
+    /// was read from a file is not read again as long as a snapshot or a sandbox
+    /// of it lives and the file stays as it is: they all share its memory.
     ///
     /// # Errors
     ///
@@ -276,8 +281,14 @@ impl TemplateBuilder {
             ))
         })?;
         let accessor = Accessor::of(&loaded.component);
-        let component =
-            Component { pre, exports, accessor, guest: loaded.guest, fresh: OnceCell::new() };
+        let component = Component {
+            pre,
+            exports,
+            accessor,
+            guest: loaded.guest,
+            fresh: OnceCell::new(),
+            in_use: InUse::default(),
+        };
         let (runtime, defaults) = (self.runtime, self.defaults);
         Ok(Template(Arc::new(Shared { runtime, component, defaults, warm: OnceLock::new() })))
     }

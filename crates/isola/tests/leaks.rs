@@ -1,5 +1,6 @@
 //! Ten thousand forks leave nothing behind: no memory, no mapping, no
-//! descriptor. A process of its own, since it is the process that is counted.
+//! descriptor; and what is in a file is in memory once. A process of its own,
+//! since it is the process that is counted.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
@@ -25,7 +26,59 @@ fn count() -> Count {
     }
 }
 
+/// Snapshots in memory, by the descriptors of their images.
+fn images() -> usize {
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
+    let links = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    links.filter(|link| link.to_string_lossy().contains("isola-image")).count()
+}
+
+async fn what_is_read_from_a_file_is_there_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.snapshot");
+    for (runtime, script, other) in [
+        (Runtime::JavaScript, "const main = () => 1", "const main = () => 2"),
+        (Runtime::Python, "def main(): return 1", "def main(): return 2"),
+    ] {
+        let template = Template::builder(runtime).build().await.unwrap();
+        let parent = template.sandbox().create().await.unwrap();
+        parent.start().await.unwrap();
+        parent.load_script(script).await.unwrap();
+        parent.snapshot().await.unwrap().save(&path).await.unwrap();
+        let before = images();
+        let mut sandboxes = Vec::new();
+        for _ in 0..5 {
+            let snapshot = template.load_snapshot(&path).await.unwrap();
+            sandboxes.push(snapshot.create_sandbox().await.unwrap());
+        }
+        assert_eq!(images(), before + 1, "{runtime}");
+        // A file that is another one by now is read.
+        parent.load_script(other).await.unwrap();
+        parent.snapshot().await.unwrap().save(&path).await.unwrap();
+        let changed = template.load_snapshot(&path).await.unwrap().create_sandbox().await.unwrap();
+        assert_eq!(changed.run("main", args![]).await.unwrap().as_str(), "2");
+        for sandbox in &sandboxes {
+            assert_eq!(sandbox.run("main", args![]).await.unwrap().as_str(), "1");
+        }
+        // So is one that was damaged, although its old content is in use.
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let error = template.load_snapshot(&path).await.unwrap_err();
+        assert_eq!(error.code(), "snapshot_refused");
+        drop((sandboxes, changed));
+        assert_eq!(images(), before, "{runtime}");
+    }
+}
+
+/// One after the other, since both count what the process has.
 #[tokio::test]
+async fn copies() {
+    what_is_read_from_a_file_is_there_once().await;
+    ten_thousand_forks_leave_nothing_behind().await;
+}
+
 async fn ten_thousand_forks_leave_nothing_behind() {
     for (runtime, script, forks) in [
         (Runtime::JavaScript, "let n = 0; const main = () => ++n", 9_000),

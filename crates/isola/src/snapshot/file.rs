@@ -17,7 +17,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     path::{Path, PathBuf},
-    sync::{OnceLock, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak, atomic::AtomicBool},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -27,7 +27,12 @@ use super::{
     image::{CHUNK, Image, PAGE, Writer, is_empty},
     state::State,
 };
-use crate::{cache, engine::engine, error::Error, template::Template};
+use crate::{
+    cache::{self, Identity},
+    engine::engine,
+    error::Error,
+    template::Template,
+};
 
 /// Changes with the format.
 const MAGIC: &[u8; 8] = b"isolas01";
@@ -161,15 +166,48 @@ pub(crate) fn save(
     })
 }
 
-/// Reads a state.
-pub(crate) fn load(path: &Path, template: &Template, base: &Image) -> Result<State, Error> {
-    let bytes = {
-        let mut bytes = Vec::new();
-        let mut file = open(path)?;
-        file.read_to_end(&mut bytes).map_err(|error| damaged(path, &error))?;
-        bytes
+/// The states that were read from files and are in use: whoever reads the same
+/// file gets the same memory.
+#[derive(Default)]
+pub(crate) struct InUse(Mutex<Vec<(Identity, Weak<State>)>>);
+
+impl InUse {
+    fn find(&self, file: &Identity) -> Option<Arc<State>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().find(|(known, _)| known == file).and_then(|(_, state)| state.upgrade())
+    }
+
+    fn note(&self, file: Identity, state: &Arc<State>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(known, state)| *known != file && state.strong_count() > 0);
+        known.push((file, Arc::downgrade(state)));
+    }
+}
+
+/// Reads a state, unless it is in use and its file is as it was.
+pub(crate) fn load(path: &Path, template: &Template, base: &Image) -> Result<Arc<State>, Error> {
+    let mut file = open(path)?;
+    let identity = |file: &File| {
+        file.metadata().and_then(|found| Identity::new(&found)).map_err(|e| damaged(path, &e))
     };
-    let mut rest = &bytes[..];
+    let before = identity(&file)?;
+    let in_use = &template.component().in_use;
+    if let Some(state) = in_use.find(&before) {
+        within_limit(path, template, state.image.len() as u64)?;
+        return Ok(state);
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(|error| damaged(path, &error))?;
+    let state = Arc::new(parse(path, &bytes, template, base)?);
+    // What was written while it was read may be neither the old nor the new.
+    if identity(&file)? == before {
+        in_use.note(before, &state);
+    }
+    Ok(state)
+}
+
+fn parse(path: &Path, bytes: &[u8], template: &Template, base: &Image) -> Result<State, Error> {
+    let mut rest = bytes;
     let (header, _) = read_header(&mut rest).map_err(|error| damaged(path, &error))?;
     check(path, &header, template, base)?;
     let (content, sum) = bytes
@@ -332,12 +370,17 @@ fn check(path: &Path, header: &Header, template: &Template, base: &Image) -> Res
     if header.base != (sum, base.len() as u64) {
         return refuse("builds on another memory than this runtime begins with".into());
     }
+    within_limit(path, template, header.memory)
+}
+
+fn within_limit(path: &Path, template: &Template, memory: u64) -> Result<(), Error> {
     let limit = template.defaults().limits.max_memory as u64;
-    if header.memory > limit {
-        return refuse(format!(
-            "needs {} bytes of memory, more than the template's max_memory of {limit}",
-            header.memory
-        ));
+    if memory > limit {
+        return Err(Error::SnapshotRefused(format!(
+            "the snapshot {} needs {memory} bytes of memory, more than the template's max_memory \
+             of {limit}",
+            path.display()
+        )));
     }
     Ok(())
 }

@@ -147,6 +147,10 @@ fn measure(folder: &Path) -> io::Result<Vec<Sealed>> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
+        // Of a server that was killed while it wrote it: it is written anew.
+        if name == FILE {
+            continue;
+        }
         let file = File::open(entry.path())?;
         let (bytes, blake3) = digest(&file)?;
         file.sync_all()?;
@@ -245,6 +249,16 @@ mod tests {
         let found = read_manifest(folder.path()).unwrap();
         assert_eq!(found, manifest);
         check_files(folder.path(), &found).unwrap();
+    }
+
+    #[test]
+    fn a_sealing_that_was_broken_off_is_done_again() {
+        let (folder, manifest) = sample();
+        File::create(folder.path().join(FILE)).unwrap();
+        let again = Manifest { files: measure(folder.path()).unwrap(), ..manifest.clone() };
+        assert_eq!(again, manifest);
+        write_manifest(folder.path(), &again).unwrap();
+        check_files(folder.path(), &read_manifest(folder.path()).unwrap()).unwrap();
     }
 
     #[test]
