@@ -36,6 +36,8 @@ struct Merger<'g, 'c, 'a> {
     first: Vec<First>,
     /// How the indices of each member are to be read.
     maps: Vec<Map>,
+    /// What the globals of each member are, and with which values they begin.
+    globals: Vec<Vec<Entity<'a>>>,
     values: BTreeMap<(usize, u32), Value>,
 }
 
@@ -89,6 +91,7 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
             types: Vec::new(),
             first,
             maps: Vec::new(),
+            globals: Vec::new(),
             values: BTreeMap::new(),
         };
         let mut known = HashMap::new();
@@ -161,16 +164,14 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
     fn globals(&mut self, exports: &[Export<'_>]) -> Result<GlobalSection> {
         let group = self.group;
         let kind = Kind::Global;
-        // What each index of each member stands for.
-        let mut entities = Vec::new();
         for (member, what) in group.members.iter().enumerate() {
             let own = (0..u32::try_from(what.module.globals.len())?)
                 .map(|number| Entity::Own { member, number });
-            entities.push(group.imported(member, kind)?.into_iter().chain(own).collect::<Vec<_>>());
+            self.globals.push(group.imported(member, kind)?.into_iter().chain(own).collect());
         }
         let mut kept: BTreeSet<_> =
             exports.iter().filter(|export| export.kind == kind).map(|export| export.what).collect();
-        for (member, entities) in group.members.iter().zip(&entities) {
+        for (member, entities) in group.members.iter().zip(&self.globals) {
             for body in &member.module.bodies {
                 for operator in body.get_operators_reader()? {
                     if let Operator::GlobalSet { global_index } = operator? {
@@ -182,10 +183,9 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
         let mut section = GlobalSection::new();
         let mut uses = BTreeMap::new();
         for (member, what) in group.members.iter().enumerate() {
-            let imported = entities[member].len() - what.module.globals.len();
-            for (global, entity) in what.module.globals.iter().zip(&entities[member][imported..]) {
-                let Entity::Own { number, .. } = *entity else { bail!("a global is nowhere") };
-                let value = self.value(&global.init_expr, &entities[member])?;
+            for (number, global) in (0..).zip(&what.module.globals) {
+                let entity = &Entity::Own { member, number };
+                let value = self.value(member, &global.init_expr)?;
                 self.values.insert((member, number), value);
                 let used = if kept.contains(entity) {
                     let ty = self.maps[member].global_type(global.ty).map_err(unreadable)?;
@@ -197,19 +197,15 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
                 uses.insert(*entity, used);
             }
         }
-        for (map, entities) in self.maps.iter_mut().zip(entities) {
-            let used = |entity| uses.get(&entity).copied().context("a global is nowhere");
-            map.globals = entities.into_iter().map(used).collect::<Result<_>>()?;
+        for (map, entities) in self.maps.iter_mut().zip(&self.globals) {
+            let used = |entity| uses.get(entity).copied().context("a global is nowhere");
+            map.globals = entities.iter().map(used).collect::<Result<_>>()?;
         }
         Ok(section)
     }
 
-    /// What an expression gives before any code has run.
-    fn value(
-        &self,
-        expression: &wasmparser::ConstExpr<'_>,
-        globals: &[Entity<'_>],
-    ) -> Result<Value> {
+    /// What an expression of a member gives before any code has run.
+    fn value(&self, member: usize, expression: &wasmparser::ConstExpr<'_>) -> Result<Value> {
         let mut stack = Vec::new();
         for operator in expression.get_operators_reader() {
             let value = match operator? {
@@ -218,7 +214,8 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
                 Operator::F32Const { value } => Value::F32(value.bits()),
                 Operator::F64Const { value } => Value::F64(value.bits()),
                 Operator::GlobalGet { global_index } => {
-                    let Some(Entity::Own { member, number }) = globals.get(global_index as usize)
+                    let Some(Entity::Own { member, number }) =
+                        self.globals[member].get(global_index as usize)
                     else {
                         bail!("a global is nowhere");
                     };
@@ -241,12 +238,7 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
 
     /// An expression that says where something is put.
     fn offset(&self, member: usize, expression: &wasmparser::ConstExpr<'_>) -> Result<ConstExpr> {
-        let kind = Kind::Global;
-        let count = u32::try_from(self.maps[member].globals.len())?;
-        let globals: Vec<_> = (0..count)
-            .map(|index| self.group.entity(member, kind, index))
-            .collect::<Result<_>>()?;
-        match self.value(expression, &globals)? {
+        match self.value(member, expression)? {
             value @ Value::I32(_) => Ok(value.expression()),
             _ => bail!("an offset that is no i32"),
         }
