@@ -60,6 +60,8 @@ def test_a_sandbox_wakes_by_itself(server: object) -> None:
 def test_snapshots() -> None:
     with Sandbox("host") as sb:
         sb.write_text("/job/file", "then")
+        # What cannot be packed.
+        assert sb.exec("head -c 2000000 /dev/urandom > /job/random").exit_code == 0
         snap_id = sb.checkpoint()
         sb.write_text("/job/file", "later")
     for _ in range(2):
@@ -68,7 +70,7 @@ def test_snapshots() -> None:
         assert new_sb.info is not None and new_sb.info.image == "host"
         new_sb.destroy()
     (found,) = [snapshot for snapshot in Sandbox.snapshots() if snapshot.id == snap_id]
-    assert found.run_id == sb.id and found.size_bytes > 1 << 20
+    assert found.run_id == sb.id and found.size_bytes > 2_000_000
     Sandbox.delete_snapshot(snap_id)
     with pytest.raises(IsorunError, match="no snapshot") as caught:
         Sandbox.restore(snap_id)
