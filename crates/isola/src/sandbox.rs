@@ -372,7 +372,8 @@ impl SandboxBuilder {
             .map_err(|error| Error::internal("the interpreter cannot be called", error))?;
         let evaluates = state.as_ref().is_some_and(|state| state.evaluates);
         let warm = state.is_some();
-        let (mut from, origin) = (None, state.clone());
+        let shared = state.clone().filter(|state| state.shared);
+        let mut from = None;
         if let (Some(state), Some(accessor)) = (state, &component.accessor) {
             let needs = state.image.len();
             from = Some((accessor.clone(), Arc::clone(&state)));
@@ -386,7 +387,7 @@ impl SandboxBuilder {
                 )));
             }
         }
-        let live = Box::new(Live { store, instance, exports, evaluates, from, _origin: origin });
+        let live = Box::new(Live { store, instance, exports, evaluates, from, _shared: shared });
         let settings =
             Settings { limits: Limits::clone(&limits), mounts: self.mounts, env: self.env.clone() };
         let config = Config {
@@ -461,8 +462,8 @@ pub(crate) struct Live {
     pub(crate) evaluates: bool,
     /// The state that it goes on from, until it is started.
     pub(crate) from: Option<(Accessor, Arc<Copied>)>,
-    /// The same, to the end: its memory is in use anyway, so others may have it.
-    _origin: Option<Arc<Copied>>,
+    /// The same to the end, if others can have it.
+    _shared: Option<Arc<Copied>>,
 }
 
 impl Shared {

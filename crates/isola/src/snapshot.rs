@@ -24,8 +24,9 @@ use crate::{
     template::Template,
 };
 
-pub(crate) mod file;
+mod file;
 pub(crate) mod image;
+pub(crate) mod in_use;
 pub(crate) mod instrument;
 mod map;
 pub(crate) mod state;

@@ -22,8 +22,8 @@ use crate::{
     sandbox::SandboxBuilder,
     snapshot::{
         Snapshot,
-        file::InUse,
         image::Image,
+        in_use::InUse,
         state::{self, Accessor, State},
     },
     warm, wasi,
@@ -97,7 +97,8 @@ impl Template {
 
     /// Reads a snapshot that [`Snapshot::save`] wrote, here or elsewhere. What
     /// was read from a file is not read again as long as a snapshot or a sandbox
-    /// of it lives and the file stays as it is: they all share its memory.
+    /// of it lives and the file stays as it is: they all share its memory. That
+    /// holds for 64 files at a time.
     ///
     /// # Errors
     ///

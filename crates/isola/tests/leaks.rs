@@ -72,10 +72,46 @@ async fn what_is_read_from_a_file_is_there_once() {
     }
 }
 
-/// One after the other, since both count what the process has.
+/// A process has a thousand descriptors, unless it asks for more, and may have
+/// more sandboxes than that.
+async fn copies_that_live_hold_few_descriptors() {
+    let template = Template::builder(Runtime::JavaScript).build().await.unwrap();
+    let parent = template.sandbox().create().await.unwrap();
+    parent.start().await.unwrap();
+    parent.load_script("const main = () => 1").await.unwrap();
+    let before = images();
+    let mut children = Vec::new();
+    for _ in 0..20 {
+        // Each of a snapshot of its own.
+        children.append(&mut parent.fork(1).await.unwrap());
+    }
+    assert_eq!(images(), before);
+    let folder = tempfile::tempdir().unwrap();
+    let snapshot = parent.snapshot().await.unwrap();
+    snapshot.save(folder.path().join("0")).await.unwrap();
+    drop(snapshot);
+    let before = images();
+    for number in 0..80 {
+        let path = folder.path().join(number.to_string());
+        if number > 0 {
+            std::fs::copy(folder.path().join("0"), &path).unwrap();
+        }
+        let snapshot = template.load_snapshot(&path).await.unwrap();
+        children.push(snapshot.create_sandbox().await.unwrap());
+    }
+    assert_eq!(images(), before + 64);
+    for child in &children {
+        assert_eq!(child.run("main", args![]).await.unwrap().as_str(), "1");
+    }
+    drop(children);
+    assert_eq!(images(), before);
+}
+
+/// One after the other, since all count what the process has.
 #[tokio::test]
 async fn copies() {
     what_is_read_from_a_file_is_there_once().await;
+    copies_that_live_hold_few_descriptors().await;
     ten_thousand_forks_leave_nothing_behind().await;
 }
 

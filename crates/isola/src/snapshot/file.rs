@@ -17,7 +17,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak, atomic::AtomicBool},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -166,24 +166,6 @@ pub(crate) fn save(
     })
 }
 
-/// The states that were read from files and are in use: whoever reads the same
-/// file gets the same memory.
-#[derive(Default)]
-pub(crate) struct InUse(Mutex<Vec<(Identity, Weak<State>)>>);
-
-impl InUse {
-    fn find(&self, file: &Identity) -> Option<Arc<State>> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.iter().find(|(known, _)| known == file).and_then(|(_, state)| state.upgrade())
-    }
-
-    fn note(&self, file: Identity, state: &Arc<State>) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|(known, state)| *known != file && state.strong_count() > 0);
-        known.push((file, Arc::downgrade(state)));
-    }
-}
-
 /// Reads a state, unless it is in use and its file is as it was.
 pub(crate) fn load(path: &Path, template: &Template, base: &Image) -> Result<Arc<State>, Error> {
     let mut file = open(path)?;
@@ -198,12 +180,10 @@ pub(crate) fn load(path: &Path, template: &Template, base: &Image) -> Result<Arc
     }
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(|error| damaged(path, &error))?;
-    let state = Arc::new(parse(path, &bytes, template, base)?);
+    let state = parse(path, &bytes, template, base)?;
     // What was written while it was read may be neither the old nor the new.
-    if identity(&file)? == before {
-        in_use.note(before, &state);
-    }
-    Ok(state)
+    let steady = identity(&file)? == before;
+    Ok(if steady { in_use.share(before, state) } else { Arc::new(state) })
 }
 
 fn parse(path: &Path, bytes: &[u8], template: &Template, base: &Image) -> Result<State, Error> {
@@ -225,6 +205,7 @@ fn parse(path: &Path, bytes: &[u8], template: &Template, base: &Image) -> Result
         evaluates: header.evaluates,
         hot: OnceLock::new(),
         used: AtomicBool::new(false),
+        shared: false,
     })
 }
 

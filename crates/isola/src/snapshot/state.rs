@@ -34,6 +34,8 @@ pub(crate) struct State {
     pub(crate) hot: OnceLock<Vec<Pages>>,
     /// Whether a guest goes on from here already.
     pub(crate) used: AtomicBool,
+    /// Others can have it, as long as a sandbox keeps it.
+    pub(crate) shared: bool,
 }
 
 /// What the accessor of a guest is there for, at the moment.
@@ -102,6 +104,7 @@ impl Accessor {
                 evaluates,
                 hot: OnceLock::new(),
                 used: AtomicBool::new(false),
+                shared: false,
             }),
             _ => Err(Error::bug("the guest did not tell its state")),
         }
