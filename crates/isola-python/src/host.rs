@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use isola::{
     Host, HostError, Value,
-    http::{Body, HeaderName, HeaderValue, Request, Response, StatusCode},
+    http::{Body, Request, Response, StatusCode, header_map},
 };
 use pyo3::{intern, prelude::*, types::PyBytes};
 use tokio::sync::oneshot;
@@ -238,15 +238,7 @@ fn response(status: u16, headers: Vec<(String, String)>, body: Body) -> PyResult
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(status)
         .map_err(|_| refuse(format!("the response's status is {status}: use 100 to 999")))?;
-    for (name, value) in headers {
-        let field = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| refuse(format!("{name:?} is not the name of a header field")))?;
-        let bytes: Option<Vec<u8>> = value.chars().map(|c| u8::try_from(c).ok()).collect();
-        let value = bytes.and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
-        let value = value.ok_or_else(|| {
-            refuse(format!("the value of the header field {name} cannot be sent"))
-        })?;
-        response.headers_mut().append(field, value);
-    }
+    *response.headers_mut() =
+        header_map(headers).map_err(|error| refuse(error.message().to_owned()))?;
     Ok(response)
 }

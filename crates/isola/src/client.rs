@@ -1,11 +1,25 @@
 //! A ready HTTP client for hosts that have none of their own.
 
-use std::{fmt, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use crate::{
     host::HostError,
-    http::{Body, Method, Request, Response},
+    http::{Body, MAX_HEADER_FIELDS, Method, Request, Response},
 };
+
+/// The number of hosts whose connections are kept when they are idle, and of such
+/// connections to each. A guest may ask any number of hosts below a name, and
+/// each connection is a descriptor of the process.
+const MAX_KEPT_HOSTS: usize = 32;
+const MAX_IDLE_PER_HOST: usize = 8;
+
+/// How long an idle connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Sends a guest's requests to the hosts on an allow-list, and refuses all
 /// others.
@@ -16,8 +30,16 @@ use crate::{
 #[derive(Clone)]
 pub struct HttpClient {
     allowed: Allowed,
+    /// Keeps connections that are idle.
     client: reqwest::Client,
+    /// Closes each with its response.
+    closing: reqwest::Client,
+    kept: Arc<Mutex<Kept>>,
 }
+
+/// The hosts whose connections are kept, and when each was last asked.
+#[derive(Default)]
+struct Kept(HashMap<String, Instant>);
 
 #[derive(Clone, Debug)]
 enum Allowed {
@@ -64,13 +86,18 @@ impl HttpClient {
     }
 
     fn new(allowed: Allowed) -> Result<Self, crate::Error> {
-        let client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .connect_timeout(Duration::from_secs(30))
-            .build()
-            .map_err(|error| crate::Error::internal("setting up the HTTP client", error))?;
-        Ok(Self { allowed, client })
+        let client = |idle| {
+            reqwest::Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .no_proxy()
+                .connect_timeout(Duration::from_secs(30))
+                .pool_max_idle_per_host(idle)
+                .pool_idle_timeout(IDLE_TIMEOUT)
+                .build()
+                .map_err(|error| crate::Error::internal("setting up the HTTP client", error))
+        };
+        let (client, closing) = (client(MAX_IDLE_PER_HOST)?, client(0)?);
+        Ok(Self { allowed, client, closing, kept: Arc::default() })
     }
 
     /// Sends a request, if its host is allowed.
@@ -87,6 +114,14 @@ impl HttpClient {
             return Err(HostError::new(format!("requests to {authority} are not allowed")));
         }
         let (mut parts, body) = request.into_parts();
+        // A few more are added below, and by the client: its table is not to
+        // overflow, also with a request that a handler has made.
+        if parts.headers.len() > MAX_HEADER_FIELDS + 1 {
+            return Err(HostError::new(format!(
+                "the request has {} header fields: at most {MAX_HEADER_FIELDS} are allowed",
+                parts.headers.len()
+            )));
+        }
         // The client derives it from the URL, and for HTTP/2 it must not be
         // there.
         parts.headers.remove(::http::header::HOST);
@@ -98,16 +133,32 @@ impl HttpClient {
         if let Some(length) = body.length().filter(|length| *length > 0 || expected) {
             parts.headers.insert(::http::header::CONTENT_LENGTH, length.into());
         }
-        let request = self
-            .client
+        let keeps = self.kept.lock().unwrap_or_else(PoisonError::into_inner).keep(authority);
+        let client = if keeps { &self.client } else { &self.closing };
+        let request = client
             .request(parts.method, target.to_string())
             .headers(parts.headers)
             .body(outgoing(body))
             .build()
             .map_err(|error| failed(&target, &error))?;
-        let answer = self.client.execute(request).await.map_err(|error| failed(&target, &error))?;
+        let answer = client.execute(request).await.map_err(|error| failed(&target, &error))?;
         let response: ::http::Response<reqwest::Body> = answer.into();
         Ok(response.map(|body| Body::wrap(body, move |error| failed(&target, &error))))
+    }
+}
+
+impl Kept {
+    /// Whether a connection to this host is kept when it is idle.
+    fn keep(&mut self, host: &::http::uri::Authority) -> bool {
+        let now = Instant::now();
+        if !self.0.contains_key(host.as_str()) && self.0.len() >= MAX_KEPT_HOSTS {
+            self.0.retain(|_, asked| now.duration_since(*asked) < IDLE_TIMEOUT);
+            if self.0.len() >= MAX_KEPT_HOSTS {
+                return false;
+            }
+        }
+        self.0.insert(host.as_str().to_owned(), now);
+        true
     }
 }
 
@@ -225,6 +276,19 @@ mod tests {
         ] {
             assert_eq!(client.allowed.contains(&url.parse().unwrap()), allowed, "{url}");
         }
+    }
+
+    #[test]
+    fn connections_of_a_bounded_number_of_hosts_are_kept() {
+        let mut kept = Kept::default();
+        let host = |number: usize| format!("x{number}.a.test").parse().unwrap();
+        for number in 0..MAX_KEPT_HOSTS {
+            assert!(kept.keep(&host(number)));
+        }
+        for number in 0..100_000 {
+            assert_eq!(kept.keep(&host(number)), number < MAX_KEPT_HOSTS);
+        }
+        assert_eq!(kept.0.len(), MAX_KEPT_HOSTS);
     }
 
     #[test]

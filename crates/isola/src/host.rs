@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::Arc};
 use async_trait::async_trait;
 
 use crate::{
-    http::{Request, Response},
+    http::{Request, Response, head::quoted},
     value::Value,
 };
 
@@ -22,7 +22,7 @@ pub trait Host: Send + Sync + 'static {
     /// Answers a hostcall. The error's message is what the guest sees.
     async fn hostcall(&self, name: &str, payload: Value) -> Result<Value, HostError> {
         let _ = payload;
-        Err(HostError::new(format!("the host has no function {name:?}")))
+        Err(HostError::new(format!("the host has no function {}", quoted(name))))
     }
 
     /// Answers an HTTP request. Bodies may be streams, both ways.

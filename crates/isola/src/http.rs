@@ -13,10 +13,11 @@ use crate::host::HostError;
 
 mod channel;
 mod fields;
+pub(crate) mod head;
 
 pub use channel::BodySender;
-pub(crate) use fields::from_latin1;
 pub use fields::{fields, header_map};
+pub use head::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS};
 
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 

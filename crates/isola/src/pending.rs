@@ -93,9 +93,10 @@ impl Pending {
         }
         let held = exchange::size(&request);
         let length = exchange::announced(&request.body);
-        let (mut request, timeout) = exchange::prepare(request)?;
-        let host = Arc::clone(&self.host);
         let put = self.admit(id, held)?;
+        let (mut request, timeout) =
+            exchange::prepare(request).inspect_err(|_| put.release(held))?;
+        let host = Arc::clone(&self.host);
         let upload = length.map(|length| {
             let (upload, body) = upload::channel(put.clone(), length);
             *request.body_mut() = body;
@@ -125,17 +126,17 @@ impl Pending {
     }
 
     /// Sends a piece of a request's body.
-    pub(crate) fn write(&self, id: u64, piece: Vec<u8>) -> Result<(), String> {
+    pub(crate) fn write(&mut self, id: u64, piece: Vec<u8>) -> Result<(), String> {
         self.upload(id)?.write(piece)
     }
 
     /// Ends a request's body.
-    pub(crate) fn finish(&self, id: u64) -> Result<(), String> {
+    pub(crate) fn finish(&mut self, id: u64) -> Result<(), String> {
         self.upload(id)?.finish()
     }
 
-    fn upload(&self, id: u64) -> Result<&Upload, String> {
-        match self.running.get(&id) {
+    fn upload(&mut self, id: u64) -> Result<&mut Upload, String> {
+        match self.running.get_mut(&id) {
             Some(Task { kind: Kind::Exchange { upload: Some(upload), .. }, .. }) => Ok(upload),
             Some(_) => Err("this request has no body that comes in pieces".to_owned()),
             None => Err("the request is over".to_owned()),
@@ -164,12 +165,17 @@ impl Pending {
         while let Some(completion) = queue.list.pop_front() {
             queue.held = queue.held.saturating_sub(size(&completion.outcome));
             // A task that was abandoned may just have put its last news there.
-            if !self.running.contains_key(&completion.id) {
-                continue;
+            let Some(task) = self.running.get_mut(&completion.id) else { continue };
+            if let (Outcome::Taken(_), Kind::Exchange { upload: Some(upload), .. }) =
+                (&completion.outcome, &mut task.kind)
+            {
+                upload.answered();
             }
             if is_over(&completion.outcome)
                 && let Some(task) = self.running.remove(&completion.id)
             {
+                // One that failed for want of room may still be at work.
+                task.abort.abort();
                 queue.held = queue.held.saturating_sub(task.held);
             }
             taken.push(completion);
@@ -258,17 +264,22 @@ impl Put {
         queue.held = queue.held.saturating_sub(bytes);
     }
 
-    fn now(&self, outcome: Outcome) {
+    /// Puts an outcome into the queue. `false` if there was no room for it: then
+    /// the task has failed, and must put nothing more.
+    fn now(&self, outcome: Outcome) -> bool {
         let mut queue = self.news.lock();
-        let outcome = if queue.held.saturating_add(size(&outcome)) > self.max_held {
-            Outcome::Failed(format!("results hold more than {} bytes", self.max_held))
-        } else {
+        let size_now = size(&outcome);
+        let fits = size_now == 0 || queue.held.saturating_add(size_now) <= self.max_held;
+        let outcome = if fits {
             outcome
+        } else {
+            Outcome::Failed(format!("results hold more than {} bytes", self.max_held))
         };
-        queue.held += size(&outcome);
+        queue.held = queue.held.saturating_add(size(&outcome));
         queue.list.push_back(Completion { id: self.id, outcome });
         drop(queue);
         self.news.arrived.notify_waiters();
+        fits
     }
 }
 
@@ -287,11 +298,16 @@ fn is_over(outcome: &Outcome) -> bool {
     }
 }
 
+/// What an outcome in the queue takes beside its bytes, in bytes. A guest that
+/// asks for more and more pieces without taking them must not have the host hold
+/// any number of small ones.
+const CHUNK_OVERHEAD: usize = 128;
+
 /// What an outcome holds, in bytes.
 fn size(outcome: &Outcome) -> usize {
     match outcome {
         Outcome::Value(text) | Outcome::Failed(text) => text.len(),
-        Outcome::Chunk(bytes) => bytes.len(),
+        Outcome::Chunk(bytes) => bytes.len() + CHUNK_OVERHEAD,
         Outcome::Response(response) => {
             let headers = &response.headers;
             let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();

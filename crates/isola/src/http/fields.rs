@@ -1,46 +1,28 @@
 //! Header fields as pairs of texts, as other languages have them.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 
+use super::head;
 use crate::host::HostError;
 
 /// Every field by itself: repeated ones stay apart. Values are read as Latin-1.
 #[must_use]
 pub fn fields(headers: &HeaderMap) -> Vec<(String, String)> {
-    headers
-        .iter()
-        .map(|(name, value)| {
-            let value = value.as_bytes().iter().copied().map(char::from).collect();
-            (name.as_str().to_owned(), value)
-        })
-        .collect()
+    head::texts(headers)
 }
 
 /// The headers that consist of these fields, in this order.
 ///
 /// # Errors
 ///
-/// A name or value that HTTP cannot send, by name.
+/// A name or value that HTTP cannot send, by name; or more than
+/// [`MAX_HEADER_FIELDS`](super::MAX_HEADER_FIELDS) fields or
+/// [`MAX_HEADER_BYTES`](super::MAX_HEADER_BYTES) bytes.
 pub fn header_map<I>(fields: I) -> Result<HeaderMap, HostError>
 where
     I: IntoIterator<Item = (String, String)>,
 {
-    let mut headers = HeaderMap::new();
-    for (name, value) in fields {
-        let field = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| HostError::new(format!("{name:?} is not the name of a header field")))?;
-        let value = from_latin1(&value).ok_or_else(|| {
-            HostError::new(format!("the value of the header field {field} cannot be sent"))
-        })?;
-        headers.append(field, value);
-    }
-    Ok(headers)
-}
-
-pub(crate) fn from_latin1(text: &str) -> Option<HeaderValue> {
-    let bytes: Option<Vec<u8>> =
-        text.chars().map(|character| u8::try_from(character).ok()).collect();
-    HeaderValue::from_bytes(&bytes?).ok()
+    head::header_map(fields).map_err(HostError::new)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
 
-use crate::{contract::Outcome, host::Host, value::Value};
+use crate::{contract::Outcome, host::Host, http::head::quoted, value::Value};
 
 /// Asks the host. A panic of its function is a failure like any other.
 pub(super) async fn run(
@@ -15,10 +15,11 @@ pub(super) async fn run(
 ) -> Outcome {
     match AssertUnwindSafe(host.hostcall(&name, payload)).catch_unwind().await {
         Ok(Ok(value)) if value.as_str().len() > max_value_size => {
-            Outcome::Failed(format!("the result of {name:?} is larger than {max_value_size} bytes"))
+            let name = quoted(&name);
+            Outcome::Failed(format!("the result of {name} is larger than {max_value_size} bytes"))
         }
         Ok(Ok(value)) => Outcome::Value(value.into_text()),
         Ok(Err(error)) => Outcome::Failed(error.message().to_owned()),
-        Err(_) => Outcome::Failed(format!("the host function {name:?} panicked")),
+        Err(_) => Outcome::Failed(format!("the host function {} panicked", quoted(&name))),
     }
 }

@@ -12,10 +12,17 @@ use tokio::sync::mpsc::{Receiver, Sender, channel as bounded, error::TrySendErro
 use super::Put;
 use crate::{contract::Outcome, host::HostError, http::Body};
 
+/// What a guest is told that sends a piece too early.
+const NOT_TAKEN: &str = "the piece before it is not taken yet";
+
 /// The guest's end.
 pub(super) struct Upload {
     pieces: Sender<Piece>,
     put: Put,
+    /// A piece was sent, and the guest has not yet fetched what became of it.
+    /// Until then it sends no other: so one answer at most is in the queue, also
+    /// when nobody takes the body any more.
+    unanswered: bool,
 }
 
 enum Piece {
@@ -30,12 +37,15 @@ pub(super) fn channel(put: Put, length: Option<u64>) -> (Upload, Body) {
     // One piece, and the end.
     let (sender, receiver) = bounded(2);
     let incoming = Incoming { pieces: receiver, put: put.clone(), missing: length, over: false };
-    (Upload { pieces: sender, put }, Body::from_stream(incoming))
+    (Upload { pieces: sender, put, unanswered: false }, Body::from_stream(incoming))
 }
 
 impl Upload {
     /// The error is for the guest.
-    pub(super) fn write(&self, piece: Vec<u8>) -> Result<(), String> {
+    pub(super) fn write(&mut self, piece: Vec<u8>) -> Result<(), String> {
+        if self.unanswered {
+            return Err(NOT_TAKEN.to_owned());
+        }
         let size = piece.len();
         self.put.hold(size)?;
         self.pieces.try_send(Piece::Bytes(piece.into())).or_else(|error| {
@@ -45,9 +55,16 @@ impl Upload {
                     self.put.now(Outcome::Taken(false));
                     Ok(())
                 }
-                TrySendError::Full(_) => Err("the piece before it is not taken yet".to_owned()),
+                TrySendError::Full(_) => Err(NOT_TAKEN.to_owned()),
             }
-        })
+        })?;
+        self.unanswered = true;
+        Ok(())
+    }
+
+    /// Notes that the guest knows what became of its last piece.
+    pub(super) fn answered(&mut self) {
+        self.unanswered = false;
     }
 
     /// The error is for the guest.
