@@ -29,10 +29,16 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use wasmtime::{Engine, component::Component};
 
-use crate::{error::Error, runtime::user_cache, snapshot::instrument};
+use crate::{error::Error, regular, runtime::user_cache, snapshot::instrument, trust};
 
 /// Changes with the layout of the cache.
 const FORMAT: &str = "2";
+
+/// The largest size of a component, and of its machine code, in bytes.
+const MAX_COMPONENT: u64 = 2 << 30;
+
+/// The largest size of a stamp in bytes.
+const MAX_STAMP: u64 = 64 << 10;
 
 /// So many entries are kept. Beyond that the one that was not used for longest
 /// goes when another is written.
@@ -91,13 +97,13 @@ pub fn list_cache(folder: &Path) -> Result<Vec<CacheEntry>, Error> {
 ///
 /// [`Error::Internal`] if a file cannot be removed.
 pub fn clear_cache(folder: &Path) -> Result<u64, Error> {
-    let mut freed = 0;
+    let mut freed = 0_u64;
     for path in files(folder)? {
         let ours = path.extension().is_some_and(|extension| {
             ["cwasm", "stamp", "digest", "lock", "tmp"].iter().any(|ours| extension == *ours)
         });
         if ours {
-            freed += path.metadata().map_or(0, |metadata| metadata.len());
+            freed = path.metadata().map_or(0, |metadata| metadata.len()).saturating_add(freed);
             fs::remove_file(&path)
                 .map_err(|error| Error::internal("cannot clear the cache", error))?;
         }
@@ -122,7 +128,7 @@ pub(crate) fn load(
             Component::new(engine, reachable(bytes)).map_err(|error| refused(component, error))?;
         return Ok(Loaded { component, guest });
     };
-    prepare(folder)?;
+    trust::private_dir(folder)?;
     let guest = component_digest(component, folder)?;
     let key = key(engine, &guest);
     let entry = Entry {
@@ -201,7 +207,8 @@ impl Entry {
     /// `None` if there is no entry, or none that holds.
     #[allow(unsafe_code, reason = "loading machine code")]
     fn load(&self, engine: &Engine) -> Option<Component> {
-        let stamp: Stamp = serde_json::from_slice(&fs::read(&self.stamp).ok()?).ok()?;
+        let stamp = regular::read(&self.stamp, MAX_STAMP).ok()?;
+        let stamp: Stamp = serde_json::from_slice(&stamp).ok()?;
         let identity = Identity::of(&self.code).ok()?;
         let unused = fs::metadata(&self.stamp).and_then(|stamp| stamp.modified());
         let unused = unused.is_ok_and(|used| used.elapsed().is_ok_and(|age| age > USE_PRECISION));
@@ -214,7 +221,7 @@ impl Entry {
         }
         // SAFETY: the file holds what `store` wrote, the output of
         // `Engine::precompile_component`: its digest says so, or it did not
-        // change since the digest did. `prepare` saw to it that nobody else
+        // change since the digest did. `private_dir` saw to it that nobody else
         // can write in this folder. Files are replaced by renaming, never
         // written in place, so the mapping stays what it is.
         unsafe { Component::deserialize_file(engine, &self.code) }
@@ -267,7 +274,8 @@ fn component_digest(component: &Path, folder: &Path) -> Result<String, Error> {
     let identity = Identity::of(&path).map_err(unreadable)?;
     let name = hex(&Sha256::digest(path.as_os_str().as_encoded_bytes()));
     let memo = folder.join(format!("{name}.digest"));
-    let known = fs::read(&memo).ok().and_then(|text| serde_json::from_slice::<Stamp>(&text).ok());
+    let known = regular::read(&memo, MAX_STAMP).ok();
+    let known = known.and_then(|text| serde_json::from_slice::<Stamp>(&text).ok());
     if let Some(stamp) = known
         && stamp.identity == identity
     {
@@ -300,40 +308,6 @@ fn key(engine: &Engine, component_digest: &str) -> String {
     collect.0.update(FORMAT);
     collect.0.update(component_digest);
     hex(&collect.0.finalize())
-}
-
-/// Makes the folder, for its owner only, and refuses one that is not safe to
-/// load machine code from.
-pub(crate) fn prepare(folder: &Path) -> Result<(), Error> {
-    let refuse = |why: &str| {
-        Err(Error::InvalidArgument(format!("cache folder {}: {why}", folder.display())))
-    };
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    if let Err(error) = builder.create(folder) {
-        return refuse(&format!("cannot be made: {error}"));
-    }
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt as _;
-        let metadata = match fs::metadata(folder) {
-            Ok(metadata) => metadata,
-            Err(error) => return refuse(&format!("cannot be read: {error}")),
-        };
-        let me = rustix::process::geteuid().as_raw();
-        if metadata.uid() != me && metadata.uid() != 0 {
-            return refuse("belongs to another user, who could put machine code there");
-        }
-        // A group of the user's own is the user, where each user has one.
-        let group = rustix::process::getegid().as_raw();
-        let others = if metadata.gid() == group { 0o002 } else { 0o022 };
-        if metadata.mode() & others != 0 {
-            return refuse("others can write there, so it is not safe to load code from");
-        }
-    }
-    Ok(())
 }
 
 /// Removes what was not used for longest, if there is too much. A running
@@ -373,7 +347,13 @@ pub(crate) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 fn digest(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    let (mut file, metadata) = regular::open(path)?;
+    if metadata.len() > MAX_COMPONENT {
+        return Err(io::Error::other(format!(
+            "it has {} bytes: at most {MAX_COMPONENT} are read",
+            metadata.len()
+        )));
+    }
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -393,7 +373,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 fn read(component: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(component).map_err(|error| {
+    regular::read(component, MAX_COMPONENT).map_err(|error| {
         Error::InvalidArgument(format!("cannot read the runtime {}: {error}", component.display()))
     })
 }

@@ -65,10 +65,12 @@ mod output;
 mod pending;
 mod permissions;
 mod quick;
+mod regular;
 mod runtime;
 mod sandbox;
 mod snapshot;
 mod template;
+mod trust;
 mod value;
 mod warm;
 mod wasi;
@@ -88,6 +90,7 @@ pub use runtime::{Runtime, RuntimeSource};
 pub use sandbox::{Sandbox, SandboxBuilder};
 pub use snapshot::{Snapshot, SnapshotInfo, default_snapshot_dir, list_snapshots};
 pub use template::{Template, TemplateBuilder};
+pub use trust::private_dir;
 pub use value::Value;
 
 /// The examples of the documentation, which run as they are printed.

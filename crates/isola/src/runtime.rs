@@ -6,7 +6,10 @@ use std::{
     str::FromStr,
 };
 
-use crate::error::Error;
+use crate::{
+    error::Error,
+    trust::{self, Rule},
+};
 
 #[cfg(feature = "client")]
 mod archive;
@@ -53,6 +56,15 @@ impl Runtime {
         }
     }
 
+    /// Refuses a runtime that was downloaded into a directory that others can
+    /// write to.
+    fn check_download(self, places: &[PathBuf]) -> Result<(), Error> {
+        match self.find_in(places).as_deref().and_then(Path::parent) {
+            Some(folder) => trust::trusted(folder, Rule::Private),
+            None => Ok(()),
+        }
+    }
+
     fn find_in(self, folders: &[PathBuf]) -> Option<PathBuf> {
         let components = folders.iter().map(|folder| folder.join(self.file_name()));
         components.into_iter().find(|component| component.is_file())
@@ -67,19 +79,33 @@ impl Runtime {
     /// `isola/runtimes/<version>` in the user's cache folder. Nothing is
     /// downloaded: that is what [`RuntimeSource`] does.
     ///
+    /// The folder in `ISOLA_RUNTIME_DIR`, and those above it, must not be
+    /// writable by everybody; those in the user's cache folder by nobody but
+    /// the user and root.
+    ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] says where it was looked for.
+    /// [`Error::InvalidArgument`] says where it was looked for, or which folder
+    /// others can write to.
     pub fn resolve(self, path: Option<&Path>) -> Result<PathBuf, Error> {
         let candidates = match path {
             Some(path) if path.is_file() => return Ok(path.to_owned()),
             Some(path) => vec![path.to_owned()],
             None => {
                 let mut folders = default_folders();
-                if env::var_os(RUNTIME_DIR).is_none()
-                    && let Some(runtimes) = default_runtimes_dir()
-                {
-                    folders.extend(release_folders(&runtimes, self, env!("CARGO_PKG_VERSION")));
+                match env::var_os(RUNTIME_DIR) {
+                    Some(folder) => trust::trusted(Path::new(&folder), Rule::NotOpen)?,
+                    None => {
+                        if let Some(runtimes) = default_runtimes_dir() {
+                            let version = env!("CARGO_PKG_VERSION");
+                            let places = release_folders(&runtimes, self, version);
+                            if let Some(component) = self.find_in(&folders) {
+                                return Ok(component);
+                            }
+                            self.check_download(&places)?;
+                            folders.extend(places);
+                        }
+                    }
                 }
                 folders
             }

@@ -22,7 +22,7 @@ use reqwest::{Client, Response, StatusCode, Url, header};
 use sha2::{Digest as _, Sha256};
 
 use super::{Runtime, archive, release_folders, source::Progress};
-use crate::{cache, error::Error};
+use crate::{error::Error, regular, trust};
 
 /// An archive may be this long.
 const MAX_ARCHIVE: u64 = 1 << 30;
@@ -58,9 +58,9 @@ impl Download<'_> {
             .read_timeout(READ_TIMEOUT)
             .build()
             .map_err(|error| Error::internal("setting up the HTTP client", error))?;
-        cache::prepare(self.folder)?;
+        trust::private_dir(self.folder)?;
         let work = self.folder.join(".download");
-        cache::prepare(&work)?;
+        trust::private_dir(&work)?;
         let _lock = self.lock(&work).await?;
         let places = release_folders(self.folder, self.runtime, self.version);
         // Whoever held the lock may just have done it.
@@ -195,7 +195,7 @@ impl Download<'_> {
             }
         }
         let mut response = answered(sent, url.as_str())?;
-        let total = response.content_length().map(|more| length + more);
+        let total = response.content_length().map(|more| length.saturating_add(more));
         self.tell(length, total);
         loop {
             let Some(piece) =
@@ -203,7 +203,7 @@ impl Download<'_> {
             else {
                 return Ok(());
             };
-            length += piece.len() as u64;
+            length = length.saturating_add(piece.len() as u64);
             if length > MAX_ARCHIVE {
                 drop(file);
                 let _ = fs::remove_file(part);
@@ -243,13 +243,14 @@ fn install(
         return Err(refuse(format!("its SHA-256 digest is {found}, and not {digest}")));
     }
     let unpacked = tempfile::TempDir::new_in(work).map_err(disk)?;
-    archive::unpack(part, unpacked.path()).map_err(&refuse)?;
+    let (file, _) = regular::open(part).map_err(disk)?;
+    archive::unpack(file, unpacked.path()).map_err(&refuse)?;
     let name = runtime.file_name();
     if !unpacked.path().join(name).is_file() {
         return Err(refuse(format!("there is no {name} in it")));
     }
     if let Some(release) = place.parent() {
-        cache::prepare(release)?;
+        trust::private_dir(release)?;
     }
     if place.exists() {
         // Nothing in it was found, so it is of no use.
@@ -326,7 +327,7 @@ fn as_digest(text: &str) -> Option<String> {
 }
 
 fn digest_of(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    let (mut file, _) = regular::open(path)?;
     let mut digest = Sha256::new();
     let mut piece = vec![0; 256 << 10];
     loop {

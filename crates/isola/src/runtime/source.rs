@@ -152,6 +152,7 @@ impl RuntimeSource {
             Error::InvalidArgument("no cache folder: set HOME, or give a runtimes folder".into())
         })?;
         let places = release_folders(&folder, self.runtime, version);
+        self.runtime.check_download(&places)?;
         if let Some(component) = self.runtime.find_in(&places) {
             return Ok(component);
         }
@@ -244,5 +245,29 @@ mod tests {
         assert_eq!(found, other.join("js.wasm"));
         let error = source().path(&given).library("/nowhere").find().await.unwrap_err();
         assert_eq!(error.code(), "invalid_argument");
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn what_was_downloaded_must_be_the_users_own() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let runtimes = folder.path().join("runtimes");
+        let place = runtimes.join("9.9.9/js");
+        std::fs::create_dir_all(&place).unwrap();
+        std::fs::write(place.join("js.wasm"), "").unwrap();
+        let find = async || {
+            let source = RuntimeSource::new(Runtime::JavaScript).version("9.9.9");
+            source.folder(&runtimes).find().await
+        };
+        for path in [&place, &runtimes.join("9.9.9"), &runtimes] {
+            for mode in [0o777, 0o770, 0o775] {
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+                let error = find().await.unwrap_err();
+                assert!(error.to_string().contains("can write there"), "{error}");
+            }
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        assert_eq!(find().await.unwrap(), place.join("js.wasm"));
     }
 }

@@ -119,21 +119,111 @@ async fn old_entries_make_room() {
     assert_eq!(build(&runtime, &cache).await, 0);
 }
 
+/// What is said of a cache folder.
+#[cfg(unix)]
+async fn refused(folder: &Path, cache: &Path) -> String {
+    let built = Template::builder(Runtime::Python)
+        .runtime_path(tiny_runtime(folder))
+        .cache_dir(Some(cache.to_owned()))
+        .build()
+        .await;
+    built.unwrap_err().to_string()
+}
+
+#[cfg(unix)]
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn a_folder_that_others_can_write_is_refused() {
-    use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();
+    let outer = folder.path().join("outer");
+    let cache = outer.join("cache");
+    fs::create_dir_all(&cache).unwrap();
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(&cache, &link).unwrap();
+    // The folder itself, the one above it, and by way of a link: of one's own
+    // group as of any other.
+    for (place, mode, who) in [
+        (&cache, 0o777, "others can write there"),
+        (&cache, 0o1777, "others can write there"),
+        (&cache, 0o770, "its group can write there"),
+        (&cache, 0o2775, "its group can write there"),
+        (&outer, 0o777, "others can write there"),
+        (&outer, 0o770, "its group can write there"),
+    ] {
+        set_mode(place, mode);
+        for path in [&cache, &link] {
+            let error = refused(folder.path(), path).await;
+            assert!(error.contains(who), "{mode:o} {}: {error}", path.display());
+        }
+        assert_eq!(fs::read_dir(&cache).unwrap().count(), 0, "{mode:o}");
+        set_mode(place, 0o755);
+    }
+    // A folder such as /tmp may be above it.
+    set_mode(&outer, 0o1777);
+    assert!(refused(folder.path(), &cache).await.contains("is not a runtime"));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn entries_that_are_no_files_are_built_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = tiny_runtime(folder.path());
     let cache = folder.path().join("cache");
-    fs::create_dir(&cache).unwrap();
-    fs::set_permissions(&cache, fs::Permissions::from_mode(0o777)).unwrap();
-    let error = Template::builder(Runtime::Python)
-        .runtime_path(tiny_runtime(folder.path()))
-        .cache_dir(Some(cache))
-        .build()
-        .await
-        .unwrap_err();
-    assert!(error.to_string().contains("others can write there"), "{error}");
+    assert_eq!(build(&runtime, &cache).await, 1);
+    let files = || {
+        let entries = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<PathBuf> = entries.filter(|path| path.is_file()).collect();
+        files.retain(|path| path.extension().is_some_and(|ending| ending != "lock"));
+        files
+    };
+    assert_eq!(files().len(), 3);
+    for replace in [
+        &(|path: &Path| {
+            rustix::fs::mknodat(
+                rustix::fs::CWD,
+                path,
+                rustix::fs::FileType::Fifo,
+                rustix::fs::Mode::from_raw_mode(0o600),
+                0,
+            )
+            .unwrap();
+        }) as &dyn Fn(&Path),
+        &|path| std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
+        &|path| fs::File::create(path).unwrap().set_len(8 << 30).unwrap(),
+    ] {
+        for path in files() {
+            fs::remove_file(&path).unwrap();
+            replace(&path);
+            // The memory of a digest alone is not worth a build.
+            let compiled = build(&runtime, &cache).await;
+            let expected = usize::from(path.extension().unwrap() != "digest");
+            assert_eq!(compiled, expected, "{}", path.display());
+            assert!(fs::symlink_metadata(&path).unwrap().len() < 1 << 30, "{}", path.display());
+        }
+        assert_eq!(build(&runtime, &cache).await, 0);
+    }
+    // As a runtime neither is read.
+    for path in ["/dev/zero", "/dev/null"] {
+        let error = Template::builder(Runtime::Python)
+            .runtime_path(path)
+            .cache_dir(None)
+            .build()
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("was not found"), "{error}");
+    }
+    let sparse = folder.path().join("sparse.wasm");
+    fs::File::create(&sparse).unwrap().set_len(8 << 30).unwrap();
+    for cache in [None, Some(cache.clone())] {
+        let builder = Template::builder(Runtime::Python).runtime_path(&sparse).cache_dir(cache);
+        let error = builder.build().await.unwrap_err();
+        assert!(error.to_string().contains("8589934592 bytes"), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,327 @@
+//! Directories that only their owner can write to.
+//!
+//! Machine code is loaded from the cache, and memory of guests is kept beside
+//! it. Whoever can write to such a directory, or can rename one on the way to
+//! it, runs code in this process. So each directory from the root on is looked
+//! at, symbolic links included: it belongs to this user or to root, and neither
+//! its group nor others can write to it. A directory such as `/tmp`, in which
+//! only owners rename and remove (the sticky bit), may stand on the way.
+//!
+//! That a group has no other member cannot be seen from here: it may come from
+//! another machine's directory service. So a group is never trusted.
+
+use std::path::Path;
+
+use crate::error::Error;
+
+/// Who may write to a directory and to those above it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// This user and root.
+    Private,
+    /// Anybody but everybody: its owner, whoever that is, and a group.
+    NotOpen,
+}
+
+/// Makes a directory for its owner only, with those above it, and refuses one
+/// that other users could write to or replace.
+///
+/// # Errors
+///
+/// [`Error::InvalidArgument`] names the directory that is not safe, and says
+/// what to do.
+pub fn private_dir(folder: &Path) -> Result<(), Error> {
+    let refuse =
+        |why: String| Error::InvalidArgument(format!("the directory {}: {why}", folder.display()));
+    // What is there already is looked at first: nothing is made in a directory
+    // of somebody else.
+    check(folder, Rule::Private).map_err(refuse)?;
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder).map_err(|error| refuse(format!("it cannot be made: {error}")))?;
+    check(folder, Rule::Private).map_err(refuse)
+}
+
+/// Refuses a directory that other users could write to or replace. One that is
+/// not there yet is judged by those above it.
+///
+/// # Errors
+///
+/// [`Error::InvalidArgument`], as [`private_dir`].
+pub(crate) fn trusted(folder: &Path, rule: Rule) -> Result<(), Error> {
+    check(folder, rule)
+        .map_err(|why| Error::InvalidArgument(format!("the directory {}: {why}", folder.display())))
+}
+
+#[cfg(not(unix))]
+fn check(_: &Path, _: Rule) -> Result<(), String> {
+    Ok(())
+}
+
+#[cfg(unix)]
+use self::unix::check;
+
+#[cfg(unix)]
+mod unix {
+    use std::{
+        collections::VecDeque,
+        ffi::OsString,
+        fs::{self, Metadata},
+        io,
+        os::unix::fs::MetadataExt as _,
+        path::{Component, Path, PathBuf},
+    };
+
+    use super::Rule;
+
+    /// The number of symbolic links on a path, as in the kernel.
+    const MAX_LINKS: usize = 40;
+
+    /// The bit of a mode with which only owners rename and remove.
+    const STICKY: u32 = 0o1000;
+
+    /// Looks at each directory on the way: who owns it, and whether any of these
+    /// bits of its mode are set.
+    pub(super) fn check(folder: &Path, rule: Rule) -> Result<(), String> {
+        let broken = |path: &Path, error: &io::Error| format!("{}: {error}", path.display());
+        let absolute = std::path::absolute(folder).map_err(|error| broken(folder, &error))?;
+        let mut left: VecDeque<OsString> = names(&absolute);
+        let mut here = PathBuf::from("/");
+        let mut links = 0;
+        loop {
+            let metadata = fs::symlink_metadata(&here).map_err(|error| broken(&here, &error))?;
+            directory(&here, &metadata, left.is_empty(), rule)?;
+            let Some(name) = left.pop_front() else { return Ok(()) };
+            if name == ".." {
+                here.pop();
+                continue;
+            }
+            let next = here.join(name);
+            let metadata = match fs::symlink_metadata(&next) {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(broken(&next, &error)),
+            };
+            if !metadata.is_symlink() {
+                here = next;
+                continue;
+            }
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(format!("{}: there are too many symbolic links", next.display()));
+            }
+            if rule == Rule::Private {
+                owner(&next, &metadata)?;
+            }
+            let target = fs::read_link(&next).map_err(|error| broken(&next, &error))?;
+            if target.is_absolute() {
+                here = PathBuf::from("/");
+            }
+            for name in names(&target).into_iter().rev() {
+                left.push_front(name);
+            }
+        }
+    }
+
+    fn names(path: &Path) -> VecDeque<OsString> {
+        path.components()
+            .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir))
+            .map(|part| part.as_os_str().to_owned())
+            .collect()
+    }
+
+    fn directory(
+        path: &Path,
+        metadata: &Metadata,
+        is_last: bool,
+        rule: Rule,
+    ) -> Result<(), String> {
+        let shown = path.display();
+        if !metadata.is_dir() {
+            return Err(format!("{shown} is not a directory"));
+        }
+        let bits = match rule {
+            Rule::Private => {
+                owner(path, metadata)?;
+                0o022
+            }
+            Rule::NotOpen => 0o002,
+        };
+        let mode = metadata.mode() & 0o7777;
+        let who = match mode & bits {
+            0 => return Ok(()),
+            0o020 => "its group",
+            _ => "others",
+        };
+        if mode & STICKY != 0 && !is_last {
+            return Ok(());
+        }
+        Err(format!(
+            "{shown} has the mode {mode:04o}, so {who} can write there, and put code there that \
+             would be run: run `chmod go-w {shown}`, or give another directory"
+        ))
+    }
+
+    fn owner(path: &Path, metadata: &Metadata) -> Result<(), String> {
+        let owner = metadata.uid();
+        let me = rustix::process::geteuid().as_raw();
+        if owner == me || owner == 0 || is_unmapped(owner) {
+            return Ok(());
+        }
+        Err(format!(
+            "{} belongs to another user (uid {owner}, this process has {me}), who could put code \
+             there: give a directory of your own",
+            path.display()
+        ))
+    }
+
+    /// Whether this is the id that stands for all users outside of a user
+    /// namespace, in which root of the machine is one of them.
+    fn is_unmapped(owner: u32) -> bool {
+        let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u32>().ok();
+        if number("/proc/sys/kernel/overflowuid") != Some(owner) {
+            return false;
+        }
+        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        let mut rows = map.lines().map(|line| {
+            let mut numbers = line.split_whitespace().map(|word| word.parse::<u64>().ok());
+            (numbers.next().flatten(), numbers.nth(1).flatten())
+        });
+        // Without a namespace all ids are mapped, and this is a user like others.
+        let maps = |(first, count): (Option<u64>, Option<u64>)| match (first, count) {
+            (Some(first), Some(count)) => {
+                (first..first.saturating_add(count)).contains(&owner.into())
+            }
+            _ => true,
+        };
+        !map.is_empty() && !rows.any(maps)
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
+
+    use super::*;
+
+    /// A directory that is safe, in one of this test's own.
+    fn place() -> (tempfile::TempDir, PathBuf) {
+        let root = tempfile::tempdir().unwrap();
+        let inner = root.path().join("outer/inner");
+        private_dir(&inner).unwrap();
+        (root, inner)
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn refused(path: &Path) -> String {
+        let error = private_dir(path).unwrap_err();
+        assert_eq!(error.code(), "invalid_argument");
+        error.to_string()
+    }
+
+    #[test]
+    fn a_new_one_is_the_owners() {
+        let (_root, inner) = place();
+        assert_eq!(fs::metadata(&inner).unwrap().permissions().mode() & 0o777, 0o700);
+        private_dir(&inner).unwrap();
+    }
+
+    #[test]
+    fn one_that_others_can_write_to_is_refused() {
+        let (_root, inner) = place();
+        for (mode, who) in [
+            (0o770, "its group"),
+            (0o720, "its group"),
+            (0o2775, "its group"),
+            (0o707, "others"),
+            (0o777, "others"),
+            // The sticky bit keeps nobody from putting a file there.
+            (0o1777, "others"),
+            (0o1770, "its group"),
+        ] {
+            set_mode(&inner, mode);
+            let error = refused(&inner);
+            assert!(error.contains(who) && error.contains("chmod go-w"), "{mode:o}: {error}");
+        }
+        set_mode(&inner, 0o755);
+        private_dir(&inner).unwrap();
+    }
+
+    #[test]
+    fn one_below_such_a_directory_is_refused() {
+        let (root, inner) = place();
+        let outer = root.path().join("outer");
+        for mode in [0o770, 0o707, 0o777] {
+            set_mode(&outer, mode);
+            let error = refused(&inner);
+            assert!(error.contains(&outer.display().to_string()), "{mode:o}: {error}");
+            // Also what is not there yet, and it is not made.
+            refused(&outer.join("new"));
+            assert!(!outer.join("new").exists());
+        }
+        set_mode(&outer, 0o1777);
+        private_dir(&inner).unwrap();
+    }
+
+    #[test]
+    fn what_is_only_not_open_may_be_a_groups() {
+        let (root, inner) = place();
+        set_mode(&inner, 0o2775);
+        trusted(&inner, Rule::NotOpen).unwrap();
+        for path in [inner.clone(), root.path().join("outer")] {
+            set_mode(&path, 0o777);
+            let error = trusted(&inner, Rule::NotOpen).unwrap_err().to_string();
+            assert!(error.contains("others can write there"), "{error}");
+            set_mode(&path, 0o755);
+        }
+    }
+
+    #[test]
+    fn links_are_followed_and_what_they_stand_in_counts() {
+        let (root, inner) = place();
+        let (_other, safe) = place();
+        let link = root.path().join("link");
+        std::os::unix::fs::symlink(&inner, &link).unwrap();
+        private_dir(&link).unwrap();
+        // What the link leads to.
+        set_mode(&inner, 0o770);
+        assert!(refused(&link).contains("its group"));
+        // What the link is in: whoever can write there can replace it.
+        let shared = root.path().join("shared");
+        fs::create_dir(&shared).unwrap();
+        set_mode(&shared, 0o777);
+        std::os::unix::fs::symlink(&safe, shared.join("link")).unwrap();
+        assert!(refused(&shared.join("link")).contains("others"));
+        // A link from one to the other, and one that leads up.
+        std::os::unix::fs::symlink("shared/link", root.path().join("chain")).unwrap();
+        assert!(refused(&root.path().join("chain")).contains("others"));
+        std::os::unix::fs::symlink("../outer", shared.join("up")).unwrap();
+        set_mode(&shared, 0o755);
+        private_dir(&shared.join("up")).unwrap();
+        std::os::unix::fs::symlink("circle", root.path().join("circle")).unwrap();
+        assert!(refused(&root.path().join("circle/x")).contains("too many symbolic links"));
+    }
+
+    #[test]
+    fn one_of_another_user_is_refused() {
+        // Only root can give a directory away, and only there is one to find.
+        if !rustix::process::geteuid().is_root() {
+            assert!(private_dir(Path::new("/proc/1/cwd")).is_err());
+            return;
+        }
+        let (root, inner) = place();
+        let outer = root.path().join("outer");
+        let other = Some(rustix::fs::Uid::from_raw(4321));
+        rustix::fs::chown(&inner, other, None).unwrap();
+        assert!(refused(&inner).contains("uid 4321"));
+        rustix::fs::chown(&inner, Some(rustix::fs::Uid::ROOT), None).unwrap();
+        private_dir(&inner).unwrap();
+        rustix::fs::chown(&outer, other, None).unwrap();
+        assert!(refused(&inner).contains("uid 4321"));
+    }
+}
