@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod file;
+mod format;
 pub(crate) mod image;
 pub(crate) mod in_use;
 pub(crate) mod instrument;

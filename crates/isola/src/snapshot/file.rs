@@ -1,72 +1,35 @@
-//! Snapshots on disk.
+//! Snapshots on disk, in the format of `format`.
 //!
-//! ```text
-//! magic, 8 bytes · length of the header, u32 · header (JSON)
-//! body, one zstd frame: number of runs, u32
-//!                       of each: first page, u32; pages, u32
-//!                       their bytes
-//! CRC-32 of all of that, u32
-//! ```
-//!
-//! Runs are the pages that differ from a guest of the same build in which
-//! nothing has run. Nothing in a file is trusted: whatever memory it describes,
-//! its guest is in the same sandbox as any other. What is checked keeps a
-//! restore from being a wrong one.
+//! Nothing in a file is trusted: whatever memory it describes, its guest is in
+//! the same sandbox as any other. What is checked keeps a restore from being a
+//! wrong one.
 
 use std::{
-    fs::File,
-    io::{self, Read, Write},
+    fs::{File, Metadata},
+    io::{self, Seek as _, Write},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock, atomic::AtomicBool},
-    time::{SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
-use serde::{Deserialize, Serialize};
-
 use super::{
-    image::{CHUNK, Image, PAGE, Writer, is_empty},
+    format::{self, Header, MAGIC, PAGE, Pages, Parts},
+    image::{CHUNK, Image, Writer, is_empty},
     state::State,
 };
 use crate::{
     cache::{self, Identity},
     engine::engine,
     error::Error,
+    regular,
     template::Template,
 };
-
-/// Changes with the format.
-const MAGIC: &[u8; 8] = b"isolas01";
-
-/// More than any header.
-const MAX_HEADER: u32 = 64 << 10;
 
 /// Fast, and small enough.
 const LEVEL: i32 = 1;
 
 /// The ending of the names of snapshots in a folder.
 const ENDING: &str = "snapshot";
-
-#[derive(Serialize, Deserialize)]
-struct Header {
-    /// The version that wrote it, for people.
-    isola: String,
-    runtime: String,
-    /// The digest of the runtime's component.
-    guest: String,
-    /// The engine's version and settings, and the CPU features.
-    engine: String,
-    /// Seconds since 1970.
-    created: u64,
-    /// The size of the memory, in bytes.
-    memory: u64,
-    /// How much of it is in the file.
-    changed: u64,
-    /// What the rest is: the CRC-32 of a fresh memory, and its size.
-    base: (u32, u64),
-    globals: Vec<u64>,
-    monotonic: u64,
-    evaluates: bool,
-}
 
 /// What a file says of the snapshot in it.
 #[derive(Debug, Clone)]
@@ -96,14 +59,13 @@ impl SnapshotInfo {
     /// [`Error::SnapshotRefused`] if it is no snapshot, or cannot be read.
     pub fn read(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
-        let mut file = open(&path)?;
-        let size = file.metadata().map_or(0, |metadata| metadata.len());
-        let (header, _) = read_header(&mut file).map_err(|error| damaged(&path, &error))?;
+        let (mut file, metadata) = open(&path)?;
+        let header = Header::read(&mut file).map_err(|error| damaged(&path, &error))?;
         Ok(Self {
-            size,
+            size: metadata.len(),
+            created: header.created(),
             runtime: header.runtime,
             version: header.isola,
-            created: UNIX_EPOCH + std::time::Duration::from_secs(header.created),
             memory_size: header.memory,
             changed_size: header.changed,
             path,
@@ -168,36 +130,35 @@ pub(crate) fn save(
 
 /// Reads a state, unless it is in use and its file is as it was.
 pub(crate) fn load(path: &Path, template: &Template, base: &Image) -> Result<Arc<State>, Error> {
-    let mut file = open(path)?;
-    let identity = |file: &File| {
-        file.metadata().and_then(|found| Identity::new(&found)).map_err(|e| damaged(path, &e))
-    };
-    let before = identity(&file)?;
+    let broken = |error: io::Error| damaged(path, &error);
+    let (mut file, metadata) = open(path)?;
+    let before = Identity::new(&metadata).map_err(broken)?;
     let in_use = &template.component().in_use;
     if let Some(state) = in_use.find(&before) {
         within_limit(path, template, state.image.len() as u64)?;
         return Ok(state);
     }
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(|error| damaged(path, &error))?;
+    // What the header says is known to fit before the rest is read, and how much
+    // that may be.
+    let header = Header::read(&mut file).map_err(broken)?;
+    check(path, &header, template, base)?;
+    file.rewind().map_err(broken)?;
+    let bytes =
+        regular::read_rest(&file, metadata.len(), header.max_file_size()).map_err(broken)?;
     let state = parse(path, &bytes, template, base)?;
     // What was written while it was read may be neither the old nor the new.
-    let steady = identity(&file)? == before;
+    let after = file.metadata().and_then(|found| Identity::new(&found)).map_err(broken)?;
+    let steady = after == before;
     Ok(if steady { in_use.share(before, state) } else { Arc::new(state) })
 }
 
 fn parse(path: &Path, bytes: &[u8], template: &Template, base: &Image) -> Result<State, Error> {
+    let broken = |error: io::Error| damaged(path, &error);
     let mut rest = bytes;
-    let (header, _) = read_header(&mut rest).map_err(|error| damaged(path, &error))?;
+    let header = Header::read(&mut rest).map_err(broken)?;
     check(path, &header, template, base)?;
-    let (content, sum) = bytes
-        .split_last_chunk::<4>()
-        .ok_or_else(|| damaged(path, &io::Error::from(io::ErrorKind::UnexpectedEof)))?;
-    if crc32fast::hash(content) != u32::from_le_bytes(*sum) {
-        return Err(damaged(path, &io::Error::other("its checksum is wrong")));
-    }
-    let body = rest.len().checked_sub(4).and_then(|len| rest.get(..len)).unwrap_or_default();
-    let image = read_body(body, &header, base).map_err(|error| damaged(path, &error))?;
+    let body = format::body(bytes, rest.len()).map_err(broken)?;
+    let image = read_body(body, &header, base).map_err(broken)?;
     Ok(State {
         image,
         globals: header.globals,
@@ -229,20 +190,17 @@ impl From<Error> for Trouble {
 fn write(path: &Path, template: &Template, state: &State, base: &Image) -> Result<u64, Trouble> {
     let runs = differences(&state.image, base)?;
     let pages: u64 = runs.iter().map(|run| u64::from(run.1)).sum();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let header = Header {
-        isola: env!("CARGO_PKG_VERSION").to_owned(),
+    let header = Header::new(Parts {
         runtime: template.runtime().name().to_owned(),
         guest: template.component().guest.clone(),
         engine: cache::engine_key(engine()?),
-        created: now.as_secs(),
         memory: state.image.len() as u64,
         changed: pages * PAGE as u64,
         base: (base.checksum()?, base.len() as u64),
         globals: state.globals.clone(),
         monotonic: state.monotonic,
         evaluates: state.evaluates,
-    };
+    });
     let header = serde_json::to_vec(&header).map_err(io::Error::other)?;
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -301,28 +259,10 @@ fn differences(image: &Image, base: &Image) -> io::Result<Vec<(u32, u32)>> {
     Ok(runs)
 }
 
-fn open(path: &Path) -> Result<File, Error> {
-    File::open(path).map_err(|error| {
+fn open(path: &Path) -> Result<(File, Metadata), Error> {
+    regular::open(path).map_err(|error| {
         Error::SnapshotRefused(format!("cannot read the snapshot {}: {error}", path.display()))
     })
-}
-
-fn read_header(file: &mut impl Read) -> io::Result<(Header, usize)> {
-    let mut magic = [0; 8];
-    file.read_exact(&mut magic)?;
-    if magic != *MAGIC {
-        return Err(io::Error::other("it does not begin as one"));
-    }
-    let mut len = [0; 4];
-    file.read_exact(&mut len)?;
-    let len = u32::from_le_bytes(len);
-    if len > MAX_HEADER {
-        return Err(io::Error::other("its header is too long"));
-    }
-    let mut header = vec![0; len as usize];
-    file.read_exact(&mut header)?;
-    let header = serde_json::from_slice(&header).map_err(io::Error::other)?;
-    Ok((header, 12 + len as usize))
 }
 
 /// Says what does not fit.
@@ -367,47 +307,24 @@ fn within_limit(path: &Path, template: &Template, memory: u64) -> Result<(), Err
 }
 
 fn read_body(body: &[u8], header: &Header, base: &Image) -> io::Result<Image> {
-    let wrong = || io::Error::other("its content is not as its header says");
-    let mut body = zstd::Decoder::with_buffer(body)?;
-    let mut word = || {
-        let mut bytes = [0; 4];
-        body.read_exact(&mut bytes).map(|()| u32::from_le_bytes(bytes) as usize)
-    };
-    let len = usize::try_from(header.memory).map_err(io::Error::other)?;
-    let pages = len / PAGE;
-    let count = word()?;
-    if count > pages || !len.is_multiple_of(64 << 10) || len < base.len() {
-        return Err(wrong());
-    }
-    let mut runs = Vec::with_capacity(count);
-    let mut next = 0;
-    for _ in 0..count {
-        let (first, length) = (word()?, word()?);
-        // In order, apart from each other, and inside.
-        if first < next || length == 0 || length > pages || first > pages - length {
-            return Err(wrong());
-        }
-        next = first + length;
-        runs.push((first * PAGE, length * PAGE));
-    }
+    let mut pages = Pages::read(body, header.memory, base.len())?;
+    let len = pages.len();
     let mut image = Writer::new(len)?;
     let mut buffer = vec![0; CHUNK];
     let mut at = 0;
-    for (first, length) in runs.into_iter().chain([(len, 0)]) {
+    for (first, length) in pages.runs().into_iter().chain([(len, 0)]) {
         copy(base, &mut image, at, first, &mut buffer)?;
         let mut left = length;
         at = first;
         while left > 0 {
             let part = &mut buffer[..CHUNK.min(left)];
-            body.read_exact(part)?;
+            pages.fill(part)?;
             image.write(at, part)?;
             at += part.len();
             left -= part.len();
         }
     }
-    if body.read(&mut [0])? != 0 {
-        return Err(wrong());
-    }
+    pages.end()?;
     image.finish()
 }
 

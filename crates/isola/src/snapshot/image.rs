@@ -6,8 +6,7 @@ use std::{
     sync::OnceLock,
 };
 
-/// The granularity at which empty memory is left out.
-pub(crate) const PAGE: usize = 4096;
+use super::format::PAGE;
 
 /// So much is read at once.
 pub(crate) const CHUNK: usize = 1 << 20;

@@ -22,54 +22,16 @@
 
 mod accessor;
 mod parse;
+mod rewrite;
 
-use wasm_encoder::{ComponentSectionId, RawSection};
-
-use self::parse::{Component, Section};
-
-/// Tells the host each global (an index, its bits) and the memory.
-pub(crate) const SAVE: &str = "isola-state-save";
-/// Takes the number of memory pages; says whether memory could grow so far.
-pub(crate) const LOAD: &str = "isola-state-load";
-/// Lets go of the handles that libc can have again.
-pub(crate) const SETTLE: &str = "isola-state-settle";
-/// Import: here is all of the memory.
-pub(crate) const MEMORY: &str = "isola-state-memory";
-/// Import: this is the value of that global.
-pub(crate) const SEEN: &str = "isola-state-seen";
-/// Import: what value is that global to have?
-pub(crate) const WANTED: &str = "isola-state-wanted";
-
-/// Why a component's state cannot be reached.
-pub(crate) type Refusal = String;
-
-/// The component, with the three functions added.
-pub(crate) fn instrument(bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
-    let component = Component::parse(bytes)?;
-    let state = component.state()?;
-    let mut out = wasm_encoder::Component::new();
-    for section in &component.sections {
-        match section {
-            Section::Raw { id, range } => {
-                out.section(&RawSection { id: *id, data: &bytes[range.clone()] });
-            }
-            Section::Module(index) => {
-                let module = &component.modules[*index as usize];
-                let data = module.with_exports(bytes, &state.exports(*index))?;
-                out.section(&RawSection { id: ComponentSectionId::CoreModule as u8, data: &data });
-            }
-        }
-    }
-    accessor::append(&mut out, &component, &state);
-    Ok(out.finish())
-}
+pub(crate) use self::rewrite::{LOAD, MEMORY, SAVE, SEEN, SETTLE, WANTED, instrument};
 
 #[cfg(test)]
 mod tests {
     use wasm_encoder::{
         CodeSection, Component, ConstExpr, ExportKind, ExportSection, Function, FunctionSection,
-        GlobalSection, GlobalType, InstanceSection, MemorySection, MemoryType, Module, ModuleArg,
-        ModuleSection, RefType, TableSection, TableType, TypeSection, ValType,
+        GlobalSection, GlobalType, ImportSection, InstanceSection, MemorySection, MemoryType,
+        Module, ModuleArg, ModuleSection, RefType, TableSection, TableType, TypeSection, ValType,
     };
 
     use super::*;
@@ -155,6 +117,73 @@ mod tests {
         let component = wasmtime::component::Component::new(&engine, bytes).unwrap();
         for name in [SAVE, LOAD, SETTLE] {
             assert!(component.get_export_index(None, name).is_some(), "{name}");
+        }
+    }
+
+    /// A component whose only module imports a mutable global and sets it, and
+    /// in which the instances are wired by `wire`.
+    fn wired(wire: impl FnOnce(&mut InstanceSection)) -> Vec<u8> {
+        let mut types = TypeSection::new();
+        types.ty().function([], []);
+        let mut imports = ImportSection::new();
+        let global = GlobalType { val_type: ValType::I64, mutable: true, shared: false };
+        imports.import("from", "global", global);
+        let mut functions = FunctionSection::new();
+        functions.function(0);
+        let mut memories = MemorySection::new();
+        memories.memory(MemoryType {
+            minimum: 1,
+            maximum: None,
+            memory64: false,
+            shared: false,
+            page_size_log2: None,
+        });
+        let mut exports = ExportSection::new();
+        exports.export("memory", ExportKind::Memory, 0);
+        exports.export("change", ExportKind::Func, 0);
+        exports.export("global", ExportKind::Global, 0);
+        let mut function = Function::new([]);
+        function.instructions().global_get(0).global_set(0).end();
+        let mut codes = CodeSection::new();
+        codes.function(&function);
+        let mut module = Module::new();
+        module.section(&types).section(&imports).section(&functions).section(&memories);
+        module.section(&exports).section(&codes);
+        let mut instances = InstanceSection::new();
+        wire(&mut instances);
+        let mut component = Component::new();
+        component.section(&ModuleSection(&module)).section(&instances);
+        component.finish()
+    }
+
+    #[test]
+    fn what_only_names_itself_is_refused() {
+        let itself = |instances: &mut InstanceSection, from: u32| {
+            instances.instantiate(0, [("from", ModuleArg::Instance(from))]);
+        };
+        for from in [0, 1, 1000, u32::MAX] {
+            let why = instrument(&wired(|instances| itself(instances, from))).unwrap_err();
+            assert!(why.contains("nowhere"), "{from}: {why}");
+        }
+        // Through a bag of exports, and back.
+        let bag = wired(|instances| {
+            itself(instances, 1);
+            instances.export_items([("global", ExportKind::Global, 0)]);
+        });
+        assert!(instrument(&bag).unwrap_err().contains("nowhere"));
+    }
+
+    #[test]
+    fn numbers_of_things_that_are_not_there_are_refused() {
+        // Sections of types that say how many they have, and have none.
+        for count in [&[0xff, 0xff, 0xff, 0xff, 0x0f][..], &[0xff, 0x7f]] {
+            let mut bytes = component(PLAIN);
+            for _ in 0..2 {
+                bytes.extend_from_slice(&[7, u8::try_from(count.len()).unwrap()]);
+                bytes.extend_from_slice(count);
+            }
+            let why = instrument(&bytes).unwrap_err();
+            assert!(why.contains("more types than it has bytes"), "{why}");
         }
     }
 

@@ -23,6 +23,7 @@ mod python;
 mod quick;
 mod scripts;
 mod server;
+mod snapshot_files;
 mod snapshots;
 mod stdlib;
 mod values;

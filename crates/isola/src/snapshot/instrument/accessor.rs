@@ -10,8 +10,8 @@ use wasm_encoder::{
 };
 
 use super::{
-    LOAD, MEMORY, SAVE, SEEN, SETTLE, WANTED,
     parse::{Component as Parsed, Kind, RESET_PREOPENS, State},
+    rewrite::{LOAD, MEMORY, SAVE, SEEN, SETTLE, WANTED},
 };
 
 /// The name under which the accessor imports from the host.

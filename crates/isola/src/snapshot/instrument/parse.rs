@@ -12,7 +12,7 @@ use wasmparser::{
     Parser, Payload, TypeRef, ValType,
 };
 
-use super::Refusal;
+use super::rewrite::{Refusal, part};
 
 /// A component, as far as it matters here.
 #[derive(Default)]
@@ -180,7 +180,13 @@ impl<'a> Component<'a> {
                     self.define(export.map_err(broken)?.kind)?;
                 }
             }
-            Payload::ComponentTypeSection(section) => self.count.types += section.count(),
+            Payload::ComponentTypeSection(section) => {
+                // How many there are is only said; each takes a byte at least.
+                if section.count() as usize > section.range().len() {
+                    return Err("it has more types than it has bytes".into());
+                }
+                self.count.types = self.count.types.saturating_add(section.count());
+            }
             Payload::ComponentStartSection { .. } => {
                 return Err("it has a start function".into());
             }
@@ -262,9 +268,11 @@ impl<'a> Component<'a> {
         self.modules.get(index as usize).ok_or_else(|| "it names a module that is nowhere".into())
     }
 
-    /// Where a global that an instance uses is defined.
+    /// Where a global that an instance uses is defined. An instance uses only
+    /// those before it; what names itself or a later one is no component, and
+    /// would be looked for without end.
     fn resolve(&self, instance: u32, index: u32) -> Result<Global, Refusal> {
-        let nowhere = "it uses a global that is nowhere";
+        let nowhere = NOWHERE;
         let Some(CoreInstance::Module { module: number, args }) =
             self.instances.get(instance as usize)
         else {
@@ -272,16 +280,19 @@ impl<'a> Component<'a> {
         };
         let module = self.module(*number)?;
         let Some((from, name)) = module.imported_globals.get(index as usize) else {
-            let defined = index as usize - module.imported_globals.len();
+            let defined = (index as usize).saturating_sub(module.imported_globals.len());
             let ty = module.defined_globals.get(defined).ok_or(nowhere)?.content_type;
             let ty = Kind::of(ty).ok_or("it changes a global that is no number")?;
             return Ok(Global { instance, module: *number, index, ty });
         };
-        self.resolve_export(*args.get(from).ok_or(nowhere)?, name)
+        self.resolve_export(instance, *args.get(from).ok_or(nowhere)?, name)
     }
 
-    fn resolve_export(&self, instance: u32, name: &str) -> Result<Global, Refusal> {
-        let nowhere = "it uses a global that is nowhere";
+    fn resolve_export(&self, user: u32, instance: u32, name: &str) -> Result<Global, Refusal> {
+        let nowhere = NOWHERE;
+        if instance >= user {
+            return Err(nowhere.into());
+        }
         match self.instances.get(instance as usize).ok_or(nowhere)? {
             CoreInstance::Module { module, .. } => {
                 let exports = &self.module(*module)?.exports;
@@ -293,12 +304,14 @@ impl<'a> Component<'a> {
             }
             CoreInstance::Bag { globals } => {
                 let index = *globals.get(name).ok_or(nowhere)?;
-                let (instance, name) = self.globals.get(index as usize).ok_or(nowhere)?;
-                self.resolve_export(*instance, name)
+                let (from, name) = self.globals.get(index as usize).ok_or(nowhere)?;
+                self.resolve_export(instance, *from, name)
             }
         }
     }
 }
+
+const NOWHERE: &str = "it uses a global that is nowhere";
 
 enum Within {
     Module,
@@ -455,7 +468,7 @@ impl<'a> Module<'a> {
                 }
                 out.section(&exports);
             } else {
-                out.section(&RawSection { id: *id, data: &bytes[range.clone()] });
+                out.section(&RawSection { id: *id, data: part(bytes, range)? });
             }
         }
         if pending {

@@ -1,0 +1,133 @@
+//! Files that pass for snapshots: forged, endless, or none at all.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use isola::{Error, Runtime, SnapshotInfo, Template, args, list_snapshots};
+
+use crate::fixture::{started, template};
+
+/// A good snapshot in a folder of its own.
+async fn saved() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("good.snapshot");
+    let sandbox = started(Runtime::JavaScript).await;
+    sandbox.load_script("let kept = 42; const main = () => kept;").await.unwrap();
+    sandbox.snapshot().await.unwrap().save(&path).await.unwrap();
+    (folder, path)
+}
+
+/// The snapshot with another header, under a good checksum.
+fn forged(good: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
+    let length = u32::from_le_bytes(good[8..12].try_into().unwrap()) as usize;
+    let mut header = serde_json::from_slice(&good[12..12 + length]).unwrap();
+    change(&mut header);
+    let header = header.to_string();
+    let mut bytes = good[..8].to_vec();
+    bytes.extend_from_slice(&u32::try_from(header.len()).unwrap().to_le_bytes());
+    bytes.extend_from_slice(header.as_bytes());
+    bytes.extend_from_slice(&good[12 + length..good.len() - 4]);
+    let sum = crc32fast::hash(&bytes);
+    bytes.extend_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+async fn refused(template: &Template, path: &Path) -> String {
+    match template.load_snapshot(path).await {
+        Err(Error::SnapshotRefused(why)) => why,
+        Err(other) => panic!("{}: {other}", path.display()),
+        Ok(_) => panic!("{} was read", path.display()),
+    }
+}
+
+#[tokio::test]
+async fn numbers_that_cannot_be_are_refused() {
+    let (folder, path) = saved().await;
+    let template = template(Runtime::JavaScript).await;
+    let good = fs::read(&path).unwrap();
+    assert!(SnapshotInfo::read(&path).unwrap().created.elapsed().is_ok());
+    let forgery = folder.path().join("forged.snapshot");
+    for (name, value) in [
+        ("created", serde_json::json!(u64::MAX)),
+        ("created", serde_json::json!(i64::MAX)),
+        ("created", serde_json::json!(253_402_300_800_u64)),
+        ("memory", serde_json::json!(u64::MAX)),
+        ("memory", serde_json::json!((4_u64 << 30) + 1)),
+        ("changed", serde_json::json!(u64::MAX)),
+    ] {
+        fs::write(&forgery, forged(&good, |header| header[name] = value.clone())).unwrap();
+        let why = refused(template, &forgery).await;
+        assert!(why.contains("no snapshot, or damaged"), "{name} {value}: {why}");
+        let error = SnapshotInfo::read(&forgery).unwrap_err();
+        assert_eq!(error.code(), "snapshot_refused", "{name} {value}: {error}");
+    }
+    // Numbers that are the guest's own business, and lists of another length.
+    for (name, value) in [
+        ("monotonic", serde_json::json!(u64::MAX)),
+        ("globals", serde_json::json!([])),
+        ("globals", serde_json::json!(vec![u64::MAX; 1000])),
+        ("memory", serde_json::json!(0)),
+        ("memory", serde_json::json!(1)),
+        ("base", serde_json::json!([u32::MAX, u64::MAX])),
+    ] {
+        fs::write(&forgery, forged(&good, |header| header[name] = value.clone())).unwrap();
+        let restored = match template.load_snapshot(&forgery).await {
+            Ok(snapshot) => snapshot.create_sandbox().await,
+            Err(error) => Err(error),
+        };
+        if let Ok(sandbox) = restored {
+            // A forged file is a guest in a sandbox.
+            let _ = sandbox.run("main", args![]).await;
+        }
+    }
+    // The process goes on, and so does the good one.
+    let sandbox = template.load_snapshot(&path).await.unwrap().create_sandbox().await.unwrap();
+    assert_eq!(sandbox.run("main", args![]).await.unwrap(), serde_json::json!(42));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn what_has_no_end_or_no_beginning_is_not_read() {
+    let (folder, path) = saved().await;
+    let template = template(Runtime::JavaScript).await;
+    let begun = Instant::now();
+    // A good one, and 8 GiB of nothing behind it.
+    let sparse = folder.path().join("sparse.snapshot");
+    fs::copy(&path, &sparse).unwrap();
+    File::options().write(true).open(&sparse).unwrap().set_len(8 << 30).unwrap();
+    let why = refused(template, &sparse).await;
+    assert!(why.contains("8589934592 bytes"), "{why}");
+    assert_eq!(SnapshotInfo::read(&sparse).unwrap().size, 8 << 30);
+
+    let empty = folder.path().join("empty.snapshot");
+    File::create(&empty).unwrap().set_len(8 << 30).unwrap();
+    let fifo = folder.path().join("fifo.snapshot");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &fifo,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    let zero = folder.path().join("zero.snapshot");
+    std::os::unix::fs::symlink("/dev/zero", &zero).unwrap();
+    let directory = folder.path().join("directory.snapshot");
+    fs::create_dir(&directory).unwrap();
+    for path in [&empty, &fifo, &zero, &directory] {
+        refused(template, path).await;
+        assert!(SnapshotInfo::read(path).is_err(), "{}", path.display());
+    }
+    // None of them keeps a list from being made.
+    let names: Vec<_> = list_snapshots(folder.path())
+        .unwrap()
+        .into_iter()
+        .map(|info| info.path.file_name().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, ["good.snapshot", "sparse.snapshot"]);
+    // Reading 8 GiB takes longer.
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
