@@ -2,14 +2,18 @@
 
 use std::{
     io::{self, Write as _},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use indicatif::BinaryBytes;
 use isola::{CacheEntry, clear_cache, default_cache_dir, list_cache};
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    screen::{say, say_json},
+    visible::in_line,
+};
 
 #[derive(Serialize)]
 struct Listing<'a> {
@@ -31,16 +35,13 @@ struct Entry {
 pub fn list(json: bool) -> Result<(), Failure> {
     let folder = default_cache_dir()?;
     let entries = list_cache(&folder)?;
-    let total = entries.iter().map(|entry| entry.size).sum();
+    let total = entries.iter().fold(0_u64, |total, entry| total.saturating_add(entry.size));
     let folder = folder.display().to_string();
-    let text = if json {
+    if json {
         let entries = entries.iter().map(Entry::new).collect();
-        serde_json::to_string(&Listing { folder: &folder, total, entries })
-            .map_err(|error| Failure::output(io::Error::other(error)))?
-    } else {
-        table(&folder, total, &entries)
-    };
-    writeln!(io::stdout(), "{text}").map_err(Failure::output)
+        return say_json(&Listing { folder: &folder, total, entries });
+    }
+    say(&table(&folder, total, &entries))
 }
 
 /// Empties the cache.
@@ -48,37 +49,64 @@ pub fn clear() -> Result<(), Failure> {
     let folder = default_cache_dir()?;
     let freed = clear_cache(&folder)?;
     // Nobody has to read this for the cache to be empty.
-    let _ = writeln!(io::stderr(), "removed {} from {}", BinaryBytes(freed), folder.display());
+    let folder = folder.display().to_string();
+    let _ = writeln!(io::stderr(), "removed {} from {}", BinaryBytes(freed), in_line(&folder));
     Ok(())
 }
 
 impl Entry {
     fn new(entry: &CacheEntry) -> Self {
-        let since = |time: SystemTime| time.duration_since(UNIX_EPOCH).ok();
         Self {
             file: file_name(entry),
             size: entry.size,
-            written: entry.modified.and_then(since).map(|time| time.as_secs()),
+            written: entry.modified.and_then(since_1970).map(|time| time.as_secs()),
         }
     }
 }
 
 fn table(folder: &str, total: u64, entries: &[CacheEntry]) -> String {
     if entries.is_empty() {
-        return format!("nothing in {folder}");
+        return format!("nothing in {}", in_line(folder));
     }
     let mut text = format!("{:>10}  {:<20}  FILE\n", "SIZE", "WRITTEN");
     for entry in entries {
         let size = BinaryBytes(entry.size).to_string();
-        let written = entry
-            .modified
-            .map_or_else(String::new, |time| humantime::format_rfc3339_seconds(time).to_string());
-        text += &format!("{size:>10}  {written:<20}  {}\n", file_name(entry));
+        let written = entry.modified.and_then(date).unwrap_or_default();
+        text += &format!("{size:>10}  {written:<20}  {}\n", in_line(&file_name(entry)));
     }
     let size = BinaryBytes(total).to_string();
-    text + &format!("{size:>10}  in {folder}")
+    text + &format!("{size:>10}  in {}", in_line(folder))
+}
+
+/// A time as it is written. A file may have one that cannot be: its time is
+/// anybody's to set.
+fn date(time: SystemTime) -> Option<String> {
+    /// The end of the year 9999.
+    const MAX: Duration = Duration::from_secs(253_402_300_799);
+    let shown = since_1970(time).filter(|since| *since <= MAX);
+    shown.map(|_| humantime::format_rfc3339_seconds(time).to_string())
+}
+
+fn since_1970(time: SystemTime) -> Option<Duration> {
+    time.duration_since(UNIX_EPOCH).ok()
 }
 
 fn file_name(entry: &CacheEntry) -> String {
     entry.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_cannot_be_written_are_left_out() {
+        let at = |seconds: u64| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap();
+        assert_eq!(date(at(0)).unwrap(), "1970-01-01T00:00:00Z");
+        assert_eq!(date(at(253_402_300_799)).unwrap(), "9999-12-31T23:59:59Z");
+        assert_eq!(date(at(253_402_300_800)), None);
+        assert_eq!(date(at(1 << 62)), None);
+        let before = UNIX_EPOCH.checked_sub(Duration::from_secs(1)).unwrap();
+        assert_eq!(date(before), None);
+    }
 }

@@ -131,9 +131,15 @@ pub struct McpArgs {
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1M", help_heading = "Limits")]
     pub max_output: usize,
 
-    /// Sessions that are kept; one more closes the one that was not used for longest
+    /// Sessions that are there at once; one more closes the one that was not used for longest
+    ///
+    /// If code runs in all of them, one more waits until it has ended in one.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..), default_value = "8", help_heading = "Limits")]
     pub max_sessions: u16,
+
+    /// Close a session that is not used for so long
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30m", help_heading = "Limits")]
+    pub idle_timeout: Duration,
 }
 
 #[derive(clap::Args)]

@@ -2,15 +2,14 @@
 
 use std::{
     ffi::OsStr,
-    fs, io,
-    io::Read as _,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use isola::{Args, HttpClient, Limits, Mount, Permission, Runtime, Value};
 
-use crate::{cli::RunArgs, failure::Failure, snapshot};
+use crate::{cli::RunArgs, failure::Failure, snapshot, source::Script};
 
 /// A run that can be tried.
 pub struct Config {
@@ -27,12 +26,6 @@ pub struct Config {
     pub save_snapshot: Option<PathBuf>,
     /// The wall time of the whole run.
     pub timeout: Option<Duration>,
-}
-
-/// Source code, and its name in tracebacks.
-pub struct Script {
-    pub name: String,
-    pub source: String,
 }
 
 pub struct Call {
@@ -80,37 +73,6 @@ impl Config {
             save_snapshot,
             timeout,
         })
-    }
-}
-
-impl Script {
-    fn read(path: &Path) -> Result<Self, Failure> {
-        let (name, bytes) = if path == Path::new("-") {
-            let mut bytes = Vec::new();
-            let read = io::stdin().lock().read_to_end(&mut bytes);
-            ("<stdin>".to_owned(), read.map(|_| bytes))
-        } else {
-            // Where the file lies on the host is none of the guest's business.
-            let name = path.file_name().unwrap_or(path.as_os_str());
-            (name.to_string_lossy().into_owned(), fs::read(path))
-        };
-        let shown = path.display();
-        let bytes = bytes.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Failure::usage(format!("there is no file {shown}"))
-                .hint("give the path of a script, or - for standard input"),
-            io::ErrorKind::IsADirectory => Failure::usage(format!("{shown} is a folder"))
-                .hint("give the path of a script; to show a folder to it, use --mount"),
-            _ => Failure::usage(format!("cannot read {shown}: {error}")),
-        })?;
-        let source = String::from_utf8(bytes).map_err(|error| {
-            let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
-                .iter()
-                .filter(|byte| **byte == b'\n')
-                .count();
-            Failure::usage(format!("{shown} is not UTF-8 text: see line {line}"))
-                .hint("save the script in the encoding UTF-8")
-        })?;
-        Ok(Self { name, source })
     }
 }
 

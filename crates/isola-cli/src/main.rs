@@ -12,7 +12,9 @@ mod report;
 mod run;
 mod screen;
 mod snapshot;
+mod source;
 mod stop;
+mod visible;
 
 use std::process::ExitCode;
 

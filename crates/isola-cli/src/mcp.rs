@@ -3,6 +3,7 @@
 //!
 //! A session is a sandbox under a name. It is started when it is first used,
 //! runs one piece of code at a time, and is replaced when its guest is gone.
+//! There are never more than `--max-sessions`: see `sessions`.
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -20,9 +21,13 @@ use serde_json::{Value as Json, json};
 use crate::{cli::McpArgs, failure::Failure};
 
 mod answer;
+mod request;
 mod sessions;
 
-use sessions::Sessions;
+use self::{
+    request::{MAX_SESSION_NAME, Wanted},
+    sessions::Sessions,
+};
 
 /// Serves until standard input ends.
 pub fn serve(args: &McpArgs) -> Result<ExitCode, Failure> {
@@ -32,7 +37,10 @@ pub fn serve(args: &McpArgs) -> Result<ExitCode, Failure> {
         .build()
         .map_err(|error| Failure::Io { doing: "cannot start the event loop", error })?;
     tokio.block_on(async {
-        let server = Server { sessions: Arc::new(sessions) };
+        let sessions = Arc::new(sessions);
+        let expiring = Arc::clone(&sessions);
+        tokio::spawn(async move { expiring.expire().await });
+        let server = Server { sessions };
         match server.serve(rmcp::transport::stdio()).await {
             Ok(running) => {
                 // Whether the client said goodbye or just left is its affair.
@@ -101,39 +109,6 @@ impl ServerHandler for Server {
     }
 }
 
-/// The arguments of a tool, checked.
-struct Wanted {
-    source: String,
-    session: String,
-    restart: bool,
-}
-
-impl Wanted {
-    fn read(mut arguments: JsonObject) -> Result<Self, String> {
-        let source = match arguments.remove("source") {
-            Some(Json::String(source)) => source,
-            Some(_) => return Err("source is not a string".to_owned()),
-            None => return Err("source is missing: give the code to run".to_owned()),
-        };
-        let session = match arguments.remove("session") {
-            None => "default".to_owned(),
-            Some(Json::String(name)) if (1..=100).contains(&name.len()) => name,
-            Some(_) => return Err("session is not a name of 1 to 100 bytes".to_owned()),
-        };
-        let restart = match arguments.remove("restart") {
-            None => false,
-            Some(Json::Bool(restart)) => restart,
-            Some(_) => return Err("restart is neither true nor false".to_owned()),
-        };
-        match arguments.keys().next() {
-            None => Ok(Self { source, session, restart }),
-            Some(name) => {
-                Err(format!("unknown argument {name:?}: there are source, session and restart"))
-            }
-        }
-    }
-}
-
 fn tool(name: &'static str, runtime: Runtime) -> Tool {
     let description = match runtime {
         Runtime::Python => {
@@ -153,7 +128,7 @@ fn tool(name: &'static str, runtime: Runtime) -> Tool {
             "session": {
                 "type": "string",
                 "minLength": 1,
-                "maxLength": 100,
+                "maxLength": MAX_SESSION_NAME,
                 "default": "default",
                 "description": "code of the same session shares its variables",
             },

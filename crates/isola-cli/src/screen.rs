@@ -1,15 +1,17 @@
 //! Text of a guest on a terminal, and the command's own complaints.
 //!
-//! A terminal obeys control characters: they can set its title, fill the
-//! clipboard, or hide what was shown before. Nobody trusts a guest with that,
-//! so on a terminal they are shown instead. Files and pipes get every byte.
+//! On a terminal control characters of a guest are shown and not obeyed. Files
+//! and pipes get every byte of its output. What the command says itself has
+//! none, wherever it goes: names and messages of others are only parts of it.
 
 use std::{
     borrow::Cow,
     io::{self, IsTerminal, Write},
 };
 
-use crate::failure::Failure;
+use serde::Serialize;
+
+use crate::{failure::Failure, visible};
 
 /// One of the standard streams.
 pub struct Screen<W> {
@@ -28,7 +30,7 @@ impl<W: Write + IsTerminal> Screen<W> {
     /// Writes text, and has it seen.
     pub fn text(&mut self, text: &str) -> io::Result<()> {
         let Some(last) = text.chars().next_back() else { return Ok(()) };
-        let shown = if self.is_terminal { visible(text) } else { Cow::Borrowed(text) };
+        let shown = if self.is_terminal { visible::output(text) } else { Cow::Borrowed(text) };
         self.stream.write_all(shown.as_bytes())?;
         self.in_line = last != '\n';
         self.stream.flush()
@@ -58,45 +60,21 @@ pub fn complain(failure: &Failure) {
 
 /// The complaint, and what can be done.
 pub fn complaint(failure: &Failure) -> String {
-    match failure.advice() {
+    let text = match failure.advice() {
         Some(hint) => format!("error: {failure}\nhint: {hint}"),
         None => format!("error: {failure}"),
-    }
+    };
+    visible::message(&text).into_owned()
 }
 
-/// Replaces control characters by pictures of them, except those that only
-/// move within the text: tab, newline and carriage return.
-fn visible(text: &str) -> Cow<'_, str> {
-    let harmless = |c: char| !c.is_control() || matches!(c, '\t' | '\n' | '\r');
-    if text.chars().all(harmless) {
-        return Cow::Borrowed(text);
-    }
-    Cow::Owned(text.chars().map(|c| if harmless(c) { c } else { picture(c) }).collect())
+/// Writes a text of the command's own to standard output, and ends its line.
+pub fn say(text: &str) -> Result<(), Failure> {
+    writeln!(io::stdout(), "{}", visible::message(text)).map_err(Failure::output)
 }
 
-fn picture(control: char) -> char {
-    match control {
-        '\0'..='\x1f' => char::from_u32(0x2400 + u32::from(control)),
-        '\x7f' => Some('\u{2421}'),
-        _ => None,
-    }
-    .unwrap_or(char::REPLACEMENT_CHARACTER)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn control_characters_are_shown() {
-        for (text, shown) in [
-            ("plain\ttext\r\n", "plain\ttext\r\n"),
-            ("\x1b[2J", "␛[2J"),
-            ("\x1b]52;c;eA==\x07", "␛]52;c;eA==␇"),
-            ("a\x7fb\u{9b}31m\0", "a␡b\u{fffd}31m␀"),
-            ("héllo 🦀", "héllo 🦀"),
-        ] {
-            assert_eq!(visible(text), shown);
-        }
-    }
+/// Writes JSON to standard output, in a line of its own.
+pub fn say_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text =
+        serde_json::to_string(value).map_err(|error| Failure::output(io::Error::other(error)))?;
+    writeln!(io::stdout(), "{}", visible::json(&text)).map_err(Failure::output)
 }

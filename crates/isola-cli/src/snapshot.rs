@@ -2,16 +2,19 @@
 
 use std::{
     fs,
-    io::{self, Write as _},
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
 };
 
 use indicatif::BinaryBytes;
-use isola::{SnapshotInfo, default_snapshot_dir, list_snapshots};
+use isola::{SnapshotInfo, default_snapshot_dir, list_snapshots, private_dir};
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::{
+    failure::Failure,
+    screen::{say, say_json},
+    visible::in_line,
+};
 
 const ENDING: &str = "snapshot";
 
@@ -49,6 +52,9 @@ fn locate(given: &str) -> Result<PathBuf, Failure> {
 pub fn existing(given: &str) -> Result<PathBuf, Failure> {
     let path = locate(given)?;
     if path.is_file() {
+        if let Some(folder) = path.parent().filter(|folder| is_default(folder)) {
+            private_dir(folder)?;
+        }
         return Ok(path);
     }
     Err(Failure::usage(format!("there is no snapshot {given}"))
@@ -60,9 +66,8 @@ pub fn new(given: &str) -> Result<PathBuf, Failure> {
     let path = locate(given)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let Some(folder) = folder else { return Ok(path) };
-    if Some(folder) == default_snapshot_dir().ok().as_deref() {
-        fs::create_dir_all(folder)
-            .map_err(|error| Failure::Io { doing: "cannot make the snapshots' folder", error })?;
+    if is_default(folder) {
+        private_dir(folder)?;
     } else if !folder.is_dir() {
         return Err(Failure::usage(format!("there is no folder {}", folder.display()))
             .hint("make it first, or give a name such as warm"));
@@ -70,11 +75,17 @@ pub fn new(given: &str) -> Result<PathBuf, Failure> {
     Ok(path)
 }
 
+/// Whether this is the folder of the snapshots that have a name. They hold what
+/// guests know, and nobody else is to put one there.
+fn is_default(folder: &Path) -> bool {
+    default_snapshot_dir().is_ok_and(|default| default == folder)
+}
+
 /// Prints the snapshots that have a name.
 pub fn list(json: bool) -> Result<(), Failure> {
     let folder = default_snapshot_dir()?;
     let found = list_snapshots(&folder)?;
-    let total: u64 = found.iter().map(|info| info.size).sum();
+    let total = found.iter().fold(0_u64, |total, info| total.saturating_add(info.size));
     let entries: Vec<_> = found.iter().map(Entry::new).collect();
     if json {
         let listing = serde_json::json!({
@@ -82,7 +93,7 @@ pub fn list(json: bool) -> Result<(), Failure> {
             "total": total,
             "entries": entries,
         });
-        return say(&listing.to_string());
+        return say_json(&listing);
     }
     let mut text = format!("{:>10}  {:>10}  {:<7}  NAME\n", "SIZE", "MEMORY", "RUNTIME");
     for entry in &entries {
@@ -90,11 +101,12 @@ pub fn list(json: bool) -> Result<(), Failure> {
             "{:>10}  {:>10}  {:<7}  {}\n",
             BinaryBytes(entry.size).to_string(),
             BinaryBytes(entry.memory).to_string(),
-            entry.runtime,
-            entry.name
+            in_line(entry.runtime),
+            in_line(&entry.name)
         );
     }
-    text += &format!("{:>10}  in {}", BinaryBytes(total).to_string(), folder.display());
+    let folder = folder.display().to_string();
+    text += &format!("{:>10}  in {}", BinaryBytes(total).to_string(), in_line(&folder));
     say(&text)
 }
 
@@ -104,15 +116,13 @@ pub fn show(given: &str, json: bool) -> Result<(), Failure> {
         SnapshotInfo::read(existing(given)?).map_err(|error| Failure::usage(error.to_string()))?;
     let entry = Entry::new(&info);
     if json {
-        let text = serde_json::to_string(&entry)
-            .map_err(|error| Failure::output(io::Error::other(error)))?;
-        return say(&text);
+        return say_json(&entry);
     }
     say(&format!(
         "{}\n  runtime  {}, of isola {}\n  file     {}\n  memory   {}, of which {} changed",
-        info.path.display(),
-        entry.runtime,
-        entry.version,
+        in_line(&info.path.display().to_string()),
+        in_line(entry.runtime),
+        in_line(entry.version),
         BinaryBytes(entry.size),
         BinaryBytes(entry.memory),
         BinaryBytes(info.changed_size),
@@ -145,8 +155,4 @@ impl<'a> Entry<'a> {
             created: info.created.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         }
     }
-}
-
-fn say(text: &str) -> Result<(), Failure> {
-    writeln!(io::stdout(), "{text}").map_err(Failure::output)
 }

@@ -40,6 +40,17 @@ impl Answer {
         self.error = Some((error.code().to_owned(), error.to_string()));
     }
 
+    /// The code did not run, since there was no sandbox for it.
+    pub fn not_started(&mut self, error: &Error) {
+        let message = format!("the session could not be started: {error}");
+        self.error = Some((error.code().to_owned(), message));
+    }
+
+    /// The code did not run, since the server has too much to do.
+    pub fn busy(&mut self, message: String) {
+        self.error = Some((Error::Busy.code().to_owned(), message));
+    }
+
     pub fn finish(self) -> CallToolResult {
         let text = self.text();
         let failed = self.error.is_some();

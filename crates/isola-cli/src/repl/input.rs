@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
 };
 
-use isola::{Runtime, default_snapshot_dir};
+use isola::{Runtime, default_snapshot_dir, private_dir};
 use rustyline::{
     CompletionType, Config, Context, Editor, Helper,
     completion::Completer,
@@ -30,8 +30,16 @@ use crate::failure::Failure;
 /// So much may one piece of code be, which is what a guest takes at most.
 const MAX_SIZE: u64 = 16 << 20;
 
-/// So many lines are remembered.
+/// The number of lines that are remembered.
 const MAX_HISTORY: usize = 10_000;
+
+/// The largest size in bytes of a file of lines that is read.
+const MAX_HISTORY_SIZE: u64 = 64 << 20;
+
+/// The number of names that are offered for completion, and the length of each
+/// in bytes.
+const MAX_NAMES: usize = 1_000;
+const MAX_NAME: usize = 200;
 
 pub enum Input {
     Terminal { editor: Box<Editor<Assistant, FileHistory>>, history: Option<PathBuf> },
@@ -64,8 +72,12 @@ impl Input {
         editor.set_helper(Some(Assistant { syntax, current, tokio: tokio.clone() }));
         let history = history(runtime);
         if let Some(path) = &history {
-            // The first time there is none.
-            let _ = editor.load_history(path);
+            // The first time there is none. It is read as a whole.
+            if fs::metadata(path)
+                .is_ok_and(|found| found.is_file() && found.len() <= MAX_HISTORY_SIZE)
+            {
+                let _ = editor.load_history(path);
+            }
         }
         Ok(Self::Terminal { editor: Box::new(editor), history })
     }
@@ -117,7 +129,7 @@ impl Input {
     pub fn keep_history(&mut self) {
         if let Self::Terminal { editor, history: Some(path) } = self {
             if let Some(folder) = path.parent() {
-                let _ = fs::create_dir_all(folder);
+                let _ = private_dir(folder);
             }
             // Nobody wants to hear of it at the end of a session.
             let _ = editor.append_history(path);
@@ -129,6 +141,11 @@ impl Input {
 fn history(runtime: Runtime) -> Option<PathBuf> {
     let folder = default_snapshot_dir().ok()?;
     Some(folder.parent()?.join(format!("history-{runtime}.txt")))
+}
+
+/// Whether a text is the name of a variable, in either language.
+fn is_name(text: &str) -> bool {
+    text.len() <= MAX_NAME && text.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '$'))
 }
 
 fn trouble(error: ReadlineError) -> Failure {
@@ -169,9 +186,11 @@ impl Completer for Assistant {
         }
         let Some((start, word)) = word_before(before) else { return Ok((pos, Vec::new())) };
         let mut found = self.tokio.block_on(self.current.names());
-        found.retain(|name| name.starts_with(word));
+        // The guest says what it likes, and the editor writes it to the terminal.
+        found.retain(|name| name.starts_with(word) && is_name(name));
         found.sort();
         found.dedup();
+        found.truncate(MAX_NAMES);
         Ok((start, found))
     }
 }
@@ -182,5 +201,21 @@ impl Validator for Assistant {
             return Ok(ValidationResult::Valid(None));
         }
         Ok(ValidationResult::Incomplete)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_are_completed() {
+        for name in ["print", "_x1", "$a", "größe", ""] {
+            assert!(is_name(name), "{name:?}");
+        }
+        let long = "x".repeat(MAX_NAME + 1);
+        for text in ["a\x1b]0;x\x07", "a b", "a\u{9b}J", "a\u{202e}", "a\nb", long.as_str()] {
+            assert!(!is_name(text), "{text:?}");
+        }
     }
 }

@@ -12,6 +12,10 @@ mod calls;
 #[cfg(unix)]
 mod documented;
 mod fixture;
+#[cfg(unix)]
+mod foreign_files;
+#[cfg(target_os = "linux")]
+mod mcp;
 mod outcomes;
 mod output;
 mod pages;

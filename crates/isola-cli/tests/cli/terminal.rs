@@ -12,7 +12,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use crate::fixture::Folder;
 
 /// Runs a command on a terminal of its own, and gives what it shows.
-fn shown(mut command: Command) -> String {
+pub(crate) fn shown(mut command: Command) -> String {
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&terminal).unwrap();
     unlockpt(&terminal).unwrap();
@@ -45,6 +45,11 @@ def main():
     assert!(!screen.contains(['\x1b', '\x07', '\u{9b}']), "{screen:?}");
     assert!(screen.contains("␛]0;title␇ and ␛[31mred\r\n"), "{screen:?}");
     assert!(screen.contains("ValueError: ␛[2J"), "{screen:?}");
+    // Text is not turned around either.
+    let source = "def main(): raise ValueError('\\u202e\\u2066a\\x9d0;x\\x9c')\nprint('\\u202eb')";
+    let turned = Folder::with("t.py", source);
+    let screen = shown(turned.command(&["run", "t.py"]));
+    assert!(!screen.contains(['\u{202e}', '\u{2066}', '\u{9d}', '\u{9c}']), "{screen:?}");
     // A file or a pipe gets what was written.
     let ran = folder.run(&["s.py"]);
     assert_eq!(ran.stdout, "\x1b]0;title\x07 and \x1b[31mred\n");

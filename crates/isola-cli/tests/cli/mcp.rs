@@ -1,0 +1,256 @@
+//! `isola mcp`: how many sessions there are, whatever a client does.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    process::{Child, ChildStdin, ChildStdout, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::fixture::Folder;
+
+/// A client that sends what it likes and reads what comes.
+struct Client {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    answers: HashMap<u64, Value>,
+    next: u64,
+}
+
+impl Client {
+    fn new(options: &[&str]) -> Self {
+        let folder = Folder::new();
+        let args: Vec<_> = ["mcp"].into_iter().chain(options.iter().copied()).collect();
+        let mut command = folder.command(&args);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let stdout = BufReader::new(stdout);
+        let mut client = Self { child, stdin, stdout, answers: HashMap::new(), next: 1 };
+        let hello = json!({
+            "protocolVersion": "2025-06-18",
+            "capabilities": {},
+            "clientInfo": { "name": "test", "version": "0" },
+        });
+        let hello = client.send("initialize", &hello);
+        assert_eq!(client.answer(hello)["result"]["serverInfo"]["name"], "isola");
+        client.line(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }));
+        client
+    }
+
+    fn line(&mut self, message: &Value) {
+        writeln!(self.stdin, "{message}").unwrap();
+    }
+
+    fn send(&mut self, method: &str, params: &Value) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.line(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }));
+        id
+    }
+
+    /// Begins to run Python in a session.
+    fn begin(&mut self, session: &str, source: &str) -> u64 {
+        let arguments = json!({ "source": source, "session": session });
+        self.send("tools/call", &json!({ "name": "run_python", "arguments": arguments }))
+    }
+
+    fn cancel(&mut self, id: u64) {
+        let params = json!({ "requestId": id, "reason": "test" });
+        self.line(
+            &json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": params }),
+        );
+    }
+
+    fn answer(&mut self, id: u64) -> Value {
+        loop {
+            if let Some(answer) = self.answers.remove(&id) {
+                return answer;
+            }
+            let mut line = String::new();
+            assert!(self.stdout.read_line(&mut line).unwrap() > 0, "the server is gone");
+            let answer: Value = serde_json::from_str(&line).unwrap();
+            if let Some(id) = answer["id"].as_u64() {
+                self.answers.insert(id, answer);
+            }
+        }
+    }
+
+    /// What a call gave as a text.
+    fn text(&mut self, id: u64) -> String {
+        let answer = self.answer(id);
+        answer["result"]["content"][0]["text"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn run(&mut self, session: &str, source: &str) -> String {
+        let id = self.begin(session, source);
+        self.text(id)
+    }
+
+    /// The process's addresses in GiB. Each sandbox takes four, for a memory
+    /// that it may grow to.
+    fn addresses(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmSize:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() >> 20
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits for so many GiB of addresses or fewer: a guest is gone.
+#[track_caller]
+fn wait_for(client: &Client, most: u64) {
+    let begun = Instant::now();
+    while client.addresses() > most {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{} GiB", client.addresses());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn there_are_never_more_sessions_than_allowed() {
+    let mut client = Client::new(&["--max-sessions", "2", "--timeout", "300s"]);
+    assert_eq!(client.run("a", "1 + 1"), "2\n");
+    let one = client.addresses();
+    assert_eq!(client.run("b", "1 + 1"), "2\n");
+    let two = client.addresses();
+    // Four and a little for each: what the addresses tell apart.
+    assert!(two - one >= 4 && two - one <= 5, "{one} {two}");
+
+    // At the same time: more wait until there is a place. While the calls run,
+    // it is looked how many there are.
+    let source = "import time\nfor _ in range(5): time.sleep(0.02)\n'done'";
+    let calls: Vec<_> = (0..20).map(|number| client.begin(&format!("s{number}"), source)).collect();
+    let mut most = 0;
+    for id in calls {
+        most = most.max(client.addresses());
+        assert_eq!(client.text(id), "\"done\"\n");
+    }
+    assert!(most <= two + 2, "{most} GiB, of {two} with two sessions");
+
+    // Calls that fail, are given up, or end their guest.
+    for round in 0..5 {
+        let id = client.begin(&format!("c{round}"), "while True: pass");
+        client.cancel(id);
+        let text = client.run(&format!("e{round}"), "raise SystemExit(3)");
+        assert!(text.contains("SystemExit"), "{text}");
+        let bad = client.send("tools/call", &json!({ "name": "run_python", "arguments": {} }));
+        client.answer(bad);
+        assert!(client.addresses() <= two + 2, "{} GiB", client.addresses());
+    }
+    assert_eq!(client.run("z", "1"), "1\n");
+    wait_for(&client, two + 1);
+}
+
+#[test]
+fn a_session_in_use_is_not_closed_and_one_more_waits() {
+    let mut client = Client::new(&["--max-sessions", "1", "--timeout", "100s"]);
+    let long = client.begin("a", "import time\nkept = 1\ntime.sleep(1)\nkept");
+    let waiting = client.begin("b", "2");
+    // The first has ended before the second began.
+    assert_eq!(client.text(long), "1\n");
+    assert_eq!(client.text(waiting), "2\n");
+    // Who comes back is told why nothing is there any more.
+    let text = client.run("a", "'kept' in globals()");
+    assert_eq!(text, "[the session began anew: its place was needed for another session]\nfalse\n");
+
+    // None becomes free: that is said within the time of one call.
+    let mut client =
+        Client::new(&["--max-sessions", "1", "--timeout", "4s", "--cpu-timeout", "100s"]);
+    assert_eq!(client.run("a", "1"), "1\n");
+    let calls: Vec<_> =
+        (0..6).map(|_| client.begin("a", "import time\ntime.sleep(1.5)\n3")).collect();
+    let refused = client.begin("b", "2");
+    let answer = client.answer(refused);
+    let parts = &answer["result"]["structuredContent"];
+    assert_eq!(parts["error"]["code"], "busy", "{answer}");
+    let message = parts["error"]["message"].as_str().unwrap();
+    assert!(message.contains("all 1 sessions are running code"), "{message}");
+    for id in calls {
+        assert_eq!(client.text(id), "3\n");
+    }
+    assert!(client.run("b", "2").ends_with("2\n"));
+}
+
+#[test]
+fn idle_sessions_are_closed() {
+    let mut client = Client::new(&["--idle-timeout", "500ms"]);
+    assert_eq!(client.run("a", "kept = 1\nkept"), "1\n");
+    let one = client.addresses();
+    client.run("b", "1");
+    client.run("c", "1");
+    assert!(client.addresses() >= one + 8);
+    wait_for(&client, one - 3);
+    let text = client.run("a", "'kept' in globals()");
+    assert_eq!(
+        text,
+        "[the session began anew: it was not used for too long, and was closed]\nfalse\n"
+    );
+    // One that runs for longer is in use.
+    assert_eq!(client.run("a", "import time\nx = 5\ntime.sleep(2)\nx"), "5\n");
+    assert_eq!(client.run("a", "x"), "5\n");
+}
+
+#[test]
+fn calls_beyond_a_number_are_refused() {
+    let mut client = Client::new(&["--max-sessions", "1", "--timeout", "60s"]);
+    assert_eq!(client.run("a", "1"), "1\n");
+    let long = client.begin("a", "import time\ntime.sleep(3)\n1");
+    let calls: Vec<_> = (0..300).map(|_| client.begin("a", "1")).collect();
+    let answers: Vec<_> = calls.into_iter().map(|id| client.answer(id)).collect();
+    let busy = |answer: &&Value| answer["result"]["structuredContent"]["error"]["code"] == "busy";
+    let refused = answers.iter().filter(busy).count();
+    // Those that waited ran, one after another.
+    assert!((1..=60).contains(&refused), "{refused}");
+    assert_eq!(client.text(long), "1\n");
+    assert_eq!(client.run("a", "2"), "2\n");
+}
+
+#[test]
+fn what_is_no_call_is_refused_and_the_server_goes_on() {
+    let mut client = Client::new(&[]);
+    let nested = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    for line in [
+        String::new(),
+        "nonsense".to_owned(),
+        "\u{0}\u{1b}]0;x\u{7}".to_owned(),
+        "[]".to_owned(),
+        "{}".to_owned(),
+        nested.clone(),
+        format!(r#"{{"jsonrpc":"2.0","id":99,"method":"tools/call","params":{nested}}}"#),
+        format!(r#"{{"jsonrpc":"2.0","id":1e999,"method":"{}"}}"#, "x".repeat(1 << 20)),
+        // Longer than a line may be.
+        "x".repeat(17 << 20),
+    ] {
+        writeln!(client.stdin, "{line}").unwrap();
+    }
+    for arguments in [
+        json!(null),
+        json!({ "source": "1", "session": "x".repeat(101) }),
+        json!({ "source": "1", "session": 5 }),
+        json!({ "source": ["1"] }),
+        json!({ "source": "1", ("x".repeat(1 << 20)): 1 }),
+        json!({ "source": "1", "restart": 1 }),
+    ] {
+        let params = json!({ "name": "run_python", "arguments": arguments });
+        let id = client.send("tools/call", &params);
+        let answer = client.answer(id);
+        assert!(answer.get("error").is_some() || answer["result"]["isError"] == true, "{answer}");
+        assert!(answer.to_string().len() < 10_000);
+    }
+    assert_eq!(client.run("a", "1 + 1"), "2\n");
+}
