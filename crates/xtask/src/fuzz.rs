@@ -10,8 +10,20 @@ use anyhow::{Context, Result, bail};
 use crate::{process, progress, setup, workspace};
 
 /// One for each file in a `fuzz_targets`, with the package that it is in.
-const TARGETS: [(&str, &str); 3] = [("frames", AGENT), ("answers", AGENT), ("forks", ISOLA)];
+const TARGETS: [(&str, &str); 9] = [
+    ("frames", AGENT),
+    ("answers", AGENT),
+    ("forks", ISOLA),
+    ("request", PARSERS),
+    ("snapshot", PARSERS),
+    ("instrument", PARSERS),
+    ("archive", PARSERS),
+    ("mcp", PARSERS),
+    ("visible", PARSERS),
+];
 const AGENT: &str = "agent";
+/// The parsers of `isola` and its command, without the engine.
+const PARSERS: &str = "parsers";
 /// Takes a quarter of an hour to compile.
 const ISOLA: &str = "isola";
 
@@ -84,6 +96,6 @@ pub fn briefly() -> Result<()> {
     let lock = workspace::lock()?;
     let cargo_fuzz = setup::cargo_fuzz()?;
     drop(lock);
-    let targets = TARGETS.into_iter().filter(|(_, package)| *package == AGENT);
+    let targets = TARGETS.into_iter().filter(|(_, package)| *package != ISOLA);
     fuzz_all(&cargo_fuzz, targets.collect(), 10, false)
 }

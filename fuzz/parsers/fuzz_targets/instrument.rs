@@ -1,0 +1,99 @@
+//! Files that pass for runtimes: what makes the state of a guest reachable reads
+//! them before the engine validates them, so any bytes are a component with
+//! three functions more, or refused.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use wasm_encoder::{
+    Alias, CodeSection, Component, ComponentAliasSection, EntityType, ExportKind, ExportSection,
+    Function, FunctionSection, GlobalSection, GlobalType, ImportSection, InstanceSection,
+    MemorySection, MemoryType, Module, ModuleArg, ModuleSection, TypeSection, ValType,
+};
+
+#[path = "../../../crates/isola/src/snapshot/instrument/accessor.rs"]
+mod accessor;
+#[path = "../../../crates/isola/src/snapshot/instrument/parse.rs"]
+mod parse;
+#[path = "../../../crates/isola/src/snapshot/instrument/rewrite.rs"]
+mod rewrite;
+
+/// A component that can be instrumented: one module defines a memory and a
+/// global, the other imports the global through a bag of exports and sets it.
+static BASE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let global = GlobalType { val_type: ValType::I64, mutable: true, shared: false };
+    let mut types = TypeSection::new();
+    types.ty().function([], []);
+    let mut functions = FunctionSection::new();
+    functions.function(0);
+    let mut code = CodeSection::new();
+    let mut function = Function::new([]);
+    function.instructions().global_get(0).global_set(0).end();
+    code.function(&function);
+
+    let mut memories = MemorySection::new();
+    memories.memory(MemoryType {
+        minimum: 1,
+        maximum: None,
+        memory64: false,
+        shared: false,
+        page_size_log2: None,
+    });
+    let mut globals = GlobalSection::new();
+    globals.global(global, &wasm_encoder::ConstExpr::i64_const(0));
+    let mut exports = ExportSection::new();
+    exports.export("memory", ExportKind::Memory, 0);
+    exports.export("global", ExportKind::Global, 0);
+    exports.export("change", ExportKind::Func, 0);
+    let mut first = Module::new();
+    first.section(&types).section(&functions).section(&memories).section(&globals);
+    first.section(&exports).section(&code);
+
+    let mut imports = ImportSection::new();
+    imports.import("from", "global", EntityType::Global(global));
+    let mut exports = ExportSection::new();
+    exports.export("change", ExportKind::Func, 0);
+    let mut second = Module::new();
+    second.section(&types).section(&imports).section(&functions).section(&exports).section(&code);
+
+    let mut instances = InstanceSection::new();
+    instances.instantiate(0, Vec::<(&str, ModuleArg)>::new());
+    let mut aliases = ComponentAliasSection::new();
+    aliases.alias(Alias::CoreInstanceExport {
+        instance: 0,
+        kind: ExportKind::Global,
+        name: "global",
+    });
+    let mut more = InstanceSection::new();
+    more.export_items([("global", ExportKind::Global, 0)]);
+    more.instantiate(1, [("from", ModuleArg::Instance(1))]);
+    let mut component = Component::new();
+    component.section(&ModuleSection(&first)).section(&ModuleSection(&second));
+    component.section(&instances).section(&aliases).section(&more);
+    let base = component.finish();
+    assert!(rewrite::instrument(&base).is_ok());
+    base
+});
+
+fuzz_target!(|input: &[u8]| {
+    let Some((kind, bytes)) = input.split_first() else { return };
+    match kind % 3 {
+        0 => drop(rewrite::instrument(bytes)),
+        // The good one, with some bytes changed: a place and a value each.
+        1 => {
+            let mut component = BASE.clone();
+            let (changes, _) = bytes.as_chunks::<3>();
+            for [low, high, value] in changes {
+                let place = usize::from(u16::from_le_bytes([*low, *high])) % component.len();
+                component[place] = *value;
+            }
+            drop(rewrite::instrument(&component));
+        }
+        // The good one, and more sections.
+        _ => {
+            let component = [BASE.as_slice(), bytes].concat();
+            drop(rewrite::instrument(&component));
+        }
+    }
+});
