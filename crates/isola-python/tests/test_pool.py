@@ -133,9 +133,16 @@ async def test_files_of_a_guest_are_not_trusted(python: isola.SandboxTemplate) -
         done = await executor.execute("open('/files/big', 'w').write('x' * 1001)")
         assert done.error is not None and done.error.code == "output_limit"
         assert "more than 1000 bytes" in str(done.error)
+        # Any number of empty ones is not read either.
+        done = await executor.execute(
+            "import os\nos.remove('/files/big')\n"
+            "for n in range(10_001): open(f'/files/{n}', 'w').close()"
+        )
+        assert done.error is not None and done.error.code == "output_limit"
+        assert "more than 10000 files" in str(done.error)
+        await executor.execute("for n in range(10_001): os.remove(f'/files/{n}')")
         # A link that points out of the folder is neither read nor written through.
         await executor.execute(
-            "import os\nos.remove('/files/big')\n"
             "try:\n    os.symlink('elsewhere', '/files/link')\nexcept OSError: pass"
         )
         done = await executor.execute("1", files={"link": "mine"})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
 
 FILES = "/files"
 """Where guest code sees the files."""
+
+MAX_ENTRIES = 10_000
+"""The largest number of files and folders in it that are given back."""
 
 
 @dataclass(frozen=True)
@@ -229,17 +231,27 @@ def _write(folder: Path, files: Mapping[str, bytes | str]) -> None:
 def _read(folder: Path, limit: int) -> dict[str, bytes]:
     """The regular files below a folder. Links of the guest are not followed."""
     found: dict[str, bytes] = {}
-    size = 0
-    for parent, _, names in os.walk(folder, followlinks=False):
-        for name in names:
-            path = Path(parent, name)
-            status = path.lstat()
-            if not stat.S_ISREG(status.st_mode):
-                continue
-            size += status.st_size
-            if size > limit:
-                raise IsolaError(
-                    f"the files in {FILES} take more than {limit} bytes", code="output_limit"
-                )
-            found[path.relative_to(folder).as_posix()] = path.read_bytes()
+    folders = [folder]
+    size = count = 0
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                # Empty ones take memory, too.
+                count += 1
+                if count > MAX_ENTRIES:
+                    raise IsolaError(
+                        f"there are more than {MAX_ENTRIES} files and folders in {FILES}",
+                        code="output_limit",
+                    )
+                path = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                if not entry.is_file(follow_symlinks=False):
+                    continue
+                size += entry.stat(follow_symlinks=False).st_size
+                if size > limit:
+                    raise IsolaError(
+                        f"the files in {FILES} take more than {limit} bytes", code="output_limit"
+                    )
+                found[path.relative_to(folder).as_posix()] = path.read_bytes()
     return dict(sorted(found.items()))
