@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fs,
     io::{BufRead as _, BufReader, Write as _},
+    path::Path,
     process::{Child, ChildStdin, ChildStdout, Stdio},
     time::{Duration, Instant},
 };
@@ -23,7 +24,10 @@ struct Client {
 
 impl Client {
     fn new(options: &[&str]) -> Self {
-        let folder = Folder::new();
+        Self::within(&Folder::new(), options)
+    }
+
+    fn within(folder: &Folder, options: &[&str]) -> Self {
         let args: Vec<_> = ["mcp"].into_iter().chain(options.iter().copied()).collect();
         let mut command = folder.command(&args);
         let mut child = command
@@ -156,24 +160,39 @@ fn there_are_never_more_sessions_than_allowed() {
     wait_for(&client, two + 1);
 }
 
+/// Code that says that it runs, and goes on for a while.
+const SLOW: &str = "import time\nkept = 1\nopen('/data/begun', 'w').close()\ntime.sleep(1.5)\nkept";
+
+#[track_caller]
+fn wait_for_file(path: &Path) {
+    let begun = Instant::now();
+    while !path.exists() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", path.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 #[test]
 fn a_session_in_use_is_not_closed_and_one_more_waits() {
-    let mut client = Client::new(&["--max-sessions", "1", "--timeout", "100s"]);
-    let long = client.begin("a", "import time\nkept = 1\ntime.sleep(1)\nkept");
+    let folder = Folder::new();
+    let begun = folder.path().join("begun");
+    let options = ["--mount", ".:/data:rw", "--max-sessions", "1"];
+    let mut client = Client::within(&folder, &[&options[..], &["--timeout", "100s"]].concat());
+    let slow = client.begin("a", SLOW);
+    wait_for_file(&begun);
+    // The first has ended before the second begins.
     let waiting = client.begin("b", "2");
-    // The first has ended before the second began.
-    assert_eq!(client.text(long), "1\n");
+    assert_eq!(client.text(slow), "1\n");
     assert_eq!(client.text(waiting), "2\n");
     // Who comes back is told why nothing is there any more.
     let text = client.run("a", "'kept' in globals()");
     assert_eq!(text, "[the session began anew: its place was needed for another session]\nfalse\n");
 
     // None becomes free: that is said within the time of one call.
-    let mut client =
-        Client::new(&["--max-sessions", "1", "--timeout", "4s", "--cpu-timeout", "100s"]);
-    assert_eq!(client.run("a", "1"), "1\n");
-    let calls: Vec<_> =
-        (0..6).map(|_| client.begin("a", "import time\ntime.sleep(1.5)\n3")).collect();
+    fs::remove_file(&begun).unwrap();
+    let mut client = Client::within(&folder, &[&options[..], &["--timeout", "4s"]].concat());
+    let calls: Vec<_> = (0..6).map(|_| client.begin("a", SLOW)).collect();
+    wait_for_file(&begun);
     let refused = client.begin("b", "2");
     let answer = client.answer(refused);
     let parts = &answer["result"]["structuredContent"];
@@ -181,9 +200,9 @@ fn a_session_in_use_is_not_closed_and_one_more_waits() {
     let message = parts["error"]["message"].as_str().unwrap();
     assert!(message.contains("all 1 sessions are running code"), "{message}");
     for id in calls {
-        assert_eq!(client.text(id), "3\n");
+        assert_eq!(client.text(id), "1\n");
     }
-    assert!(client.run("b", "2").ends_with("2\n"));
+    assert_eq!(client.run("b", "2"), "2\n");
 }
 
 #[test]
