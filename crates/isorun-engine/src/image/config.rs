@@ -1,11 +1,12 @@
 //! What an image says about how its programs start.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use oci_spec::image::ImageConfiguration;
+use oci_spec::image::{Arch, Os};
 use rustix::fs::{FileType, OFlags};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,64 @@ use super::unpack::open_in_root;
 
 /// Bytes of `/etc/passwd` and `/etc/group` that are read.
 const ACCOUNTS: u64 = 4 << 20;
+
+/// Bytes of the environment, the entry point and the command of an image. Linux
+/// starts no program with more than 2 MiB of arguments and environment.
+const MAX_PROGRAM_BYTES: usize = 1 << 20;
+
+/// What is read of an image's configuration. `oci-spec` has a type for all of
+/// it, whose lists, such as the history, take fifty times the memory of their
+/// text.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Configuration {
+    pub(crate) architecture: Arch,
+    pub(crate) os: Os,
+    #[serde(default)]
+    pub(crate) variant: Option<String>,
+    #[serde(default)]
+    config: Option<Program>,
+    pub(crate) rootfs: RootFs,
+}
+
+/// The layers that a configuration names.
+#[derive(Debug, Deserialize)]
+pub(crate) struct RootFs {
+    pub(crate) diff_ids: Vec<String>,
+}
+
+/// How programs are started, as a configuration writes it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Program {
+    user: Option<String>,
+    env: Option<Vec<String>>,
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    working_dir: Option<String>,
+}
+
+impl Configuration {
+    /// Reads a configuration; `what` names it in errors.
+    pub(crate) fn parse(what: &str, bytes: &[u8]) -> Result<Self> {
+        let parsed: Self = serde_json::from_slice(bytes).map_err(|error| Error::Malformed {
+            what: what.to_owned(),
+            reason: error.to_string(),
+        })?;
+        if let Some(program) = &parsed.config {
+            let lists = [&program.env, &program.entrypoint, &program.cmd];
+            let texts = lists.into_iter().flatten().flatten();
+            // As the kernel counts: a pointer and a NUL for each.
+            let size: usize = texts.map(|text| text.len() + 9).sum();
+            if size > MAX_PROGRAM_BYTES {
+                return Err(Error::TooLarge {
+                    what: format!("the environment and command in {what}, of {size} bytes,"),
+                    limit: format!("{MAX_PROGRAM_BYTES} bytes"),
+                });
+            }
+        }
+        Ok(parsed)
+    }
+}
 
 /// The defaults of an image, by the OCI image specification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,25 +104,27 @@ pub struct User {
 }
 
 impl ImageConfig {
-    pub(crate) fn new(configuration: &ImageConfiguration) -> Self {
-        let Some(config) = configuration.config() else { return Self::default() };
-        let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    pub(crate) fn new(configuration: Configuration) -> Self {
+        let program = configuration.config.unwrap_or_default();
+        let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
+        // From the end, since of a name that comes twice the last one counts.
+        let mut known = HashSet::new();
         let mut env: Vec<(String, String)> = Vec::new();
-        for variable in config.env().iter().flatten() {
+        for variable in program.env.unwrap_or_default().iter().rev() {
             let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
             // What no program could be started with is left out.
-            if name.is_empty() || variable.contains('\0') {
+            if name.is_empty() || variable.contains('\0') || !known.insert(name.to_owned()) {
                 continue;
             }
-            env.retain(|(known, _)| known != name);
             env.push((name.to_owned(), value.to_owned()));
         }
+        env.reverse();
         Self {
             env,
-            user: filled(config.user()),
-            workdir: filled(config.working_dir()),
-            entrypoint: config.entrypoint().clone().unwrap_or_default(),
-            cmd: config.cmd().clone().unwrap_or_default(),
+            user: filled(program.user),
+            workdir: filled(program.working_dir),
+            entrypoint: program.entrypoint.unwrap_or_default(),
+            cmd: program.cmd.unwrap_or_default(),
         }
     }
 
@@ -77,17 +138,20 @@ impl ImageConfig {
 
 /// Finds a user, by name or by number, in an unpacked image.
 pub(crate) fn resolve_user(root: &Path, user: Option<&str>) -> Result<User> {
+    look_up(&accounts(root, "etc/passwd")?, &accounts(root, "etc/group")?, user)
+}
+
+/// Finds a user in the texts of `/etc/passwd` and `/etc/group`.
+pub(crate) fn look_up(passwd: &str, groups: &str, user: Option<&str>) -> Result<User> {
     let (name, group) = match user.unwrap_or_default().split_once(':') {
         Some((name, group)) => (name, Some(group).filter(|group| !group.is_empty())),
         None => (user.unwrap_or_default(), None),
     };
     let name = if name.is_empty() { "0" } else { name };
-    let passwd = accounts(root, "etc/passwd")?;
-    let groups = accounts(root, "etc/group")?;
     // name:password:uid:gid:comment:home:shell
-    let found = records(&passwd).find(|fields| fields[0] == name).or_else(|| {
+    let found = records(passwd).find(|fields| fields[0] == name).or_else(|| {
         let uid: u32 = name.parse().ok()?;
-        records(&passwd).find(|fields| number(fields.get(2)) == Some(uid))
+        records(passwd).find(|fields| number(fields.get(2)) == Some(uid))
     });
     let missing =
         |name: &str, file| Error::NoSuchUser { name: name.chars().take(64).collect(), file };
@@ -105,7 +169,7 @@ pub(crate) fn resolve_user(root: &Path, user: Option<&str>) -> Result<User> {
     };
     // name:password:gid:member,member
     if let Some(group) = group {
-        let gid = records(&groups)
+        let gid = records(groups)
             .find(|fields| fields[0] == group)
             .and_then(|fields| number(fields.get(2)))
             .or_else(|| id(group))
@@ -113,7 +177,7 @@ pub(crate) fn resolve_user(root: &Path, user: Option<&str>) -> Result<User> {
         return Ok(User { uid, gid, groups: Vec::new(), home });
     }
     let mut further: Vec<u32> = match account {
-        Some(account) => records(&groups)
+        Some(account) => records(groups)
             .filter(|fields| {
                 fields.get(3).is_some_and(|members| members.split(',').any(|m| m == account))
             })
@@ -224,6 +288,28 @@ mod tests {
         rustix::fs::mknodat(&etc, "passwd", FileType::Fifo, mode, 0).unwrap();
         assert!(pipe.exists());
         assert!(resolve_user(root.path(), Some("root")).is_err());
+    }
+
+    #[test]
+    fn the_last_value_of_a_variable_counts() {
+        let configuration = |env: &[&str]| {
+            let text = serde_json::json!({
+                "architecture": "amd64", "os": "linux", "rootfs": { "diff_ids": [] },
+                "config": { "Env": env, "WorkingDir": "/w", "User": "" },
+                "history": [{}, {}], "other": [1],
+            });
+            Configuration::parse("it", text.to_string().as_bytes()).map(ImageConfig::new)
+        };
+        let config = configuration(&["A=1", "B=2", "A=3", "=x", "C", "D=\0", "B=4"]).unwrap();
+        let pairs: Vec<_> = config.env.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        assert_eq!(pairs, [("A", "3"), ("C", ""), ("B", "4")]);
+        assert_eq!((config.workdir.as_deref(), config.user), (Some("/w"), None));
+        // Comparing each name with each other one would take hours.
+        let many: Vec<String> = (0..80_000).map(|at| format!("V{at}=")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(configuration(&many[..50_000]).unwrap().env.len(), 50_000);
+        assert_eq!(configuration(&many).unwrap_err().code(), "image_too_large");
+        assert!(configuration(&[&"x".repeat(2 << 20)]).is_err());
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use oci_spec::image::{
-    Arch, Descriptor, Digest, ImageConfiguration, ImageIndex, ImageManifest, Os,
-};
+use oci_spec::image::{Arch, Descriptor, Digest, ImageIndex, ImageManifest, Os};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
+use super::config::Configuration;
 use super::digest::{self, Hasher};
 use super::error::{Error, Result};
 use super::limits::Limits;
@@ -95,10 +96,25 @@ pub(crate) enum Document {
 
 impl Document {
     pub(crate) fn parse(what: &str, bytes: &[u8]) -> Result<Self> {
+        /// What tells one document from another. Nothing else of it is kept: a
+        /// document of 4 MiB as a tree of JSON values takes a hundred times that.
+        #[derive(Deserialize)]
+        struct Outline {
+            #[serde(rename = "schemaVersion", default)]
+            version: Option<u64>,
+            #[serde(default)]
+            manifests: Option<IgnoredAny>,
+            #[serde(default)]
+            layers: Option<IgnoredAny>,
+        }
         let malformed = |reason: String| Error::Malformed { what: what.to_owned(), reason };
-        let value: serde_json::Value = serde_json::from_slice(bytes)
-            .map_err(|error| malformed(format!("it is no JSON ({error})")))?;
-        match value.get("schemaVersion").and_then(serde_json::Value::as_u64) {
+        let outline: Outline = serde_json::from_slice(bytes).map_err(|error| {
+            malformed(match serde_json::from_slice::<IgnoredAny>(bytes) {
+                Ok(_) => format!("it is no manifest ({error})"),
+                Err(error) => format!("it is no JSON ({error})"),
+            })
+        })?;
+        match outline.version {
             Some(2) => {}
             Some(1) => {
                 return Err(Error::Unsupported {
@@ -110,12 +126,12 @@ impl Document {
             }
             _ => return Err(malformed("it has no schemaVersion 2".to_owned())),
         }
-        let parsed = match (value.get("manifests"), value.get("layers")) {
+        let parsed = match (outline.manifests, outline.layers) {
             (Some(_), None) => {
-                serde_json::from_value(value).map(|index| Document::Index(Box::new(index)))
+                serde_json::from_slice(bytes).map(|index| Document::Index(Box::new(index)))
             }
             (None, Some(_)) => {
-                serde_json::from_value(value).map(|manifest| Document::Manifest(Box::new(manifest)))
+                serde_json::from_slice(bytes).map(|manifest| Document::Manifest(Box::new(manifest)))
             }
             _ => return Err(malformed("it has neither manifests nor layers".to_owned())),
         };
@@ -233,17 +249,16 @@ impl Plan {
     ) -> Result<Self> {
         let what = format!("the configuration of {reference}");
         let bytes = check_manifest(manifest, limits)?;
-        let configuration: ImageConfiguration = serde_json::from_slice(&config)
-            .map_err(|error| Error::Malformed { what: what.clone(), reason: error.to_string() })?;
-        let (os, architecture) = (configuration.os(), configuration.architecture());
-        if wanted.distance(os, architecture, configuration.variant().as_deref()).is_none() {
+        let configuration = Configuration::parse(&what, &config)?;
+        let (os, architecture) = (&configuration.os, &configuration.architecture);
+        if wanted.distance(os, architecture, configuration.variant.as_deref()).is_none() {
             return Err(Error::Platform {
                 reference: reference.to_owned(),
                 wanted: wanted.to_string(),
                 available: format!("{os}/{architecture}"),
             });
         }
-        let diffs = configuration.rootfs().diff_ids();
+        let diffs = &configuration.rootfs.diff_ids;
         let count = manifest.layers().len();
         if diffs.len() != count {
             return Err(Error::Malformed {

@@ -25,13 +25,13 @@ mod lock;
 mod roots;
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oci_spec::image::{Digest, ImageConfiguration};
+use oci_spec::image::Digest;
 
-use super::config::{self, ImageConfig, User};
+use super::config::{self, Configuration, ImageConfig, User};
 use super::error::{Error, Result};
 use super::limits::Limits;
 use super::reference::Reference;
@@ -95,14 +95,11 @@ impl Store {
                 .map_err(Error::at("make a folder of the image store", path))
         };
         make(&dir)?;
-        let found = fs::symlink_metadata(&dir).map_err(Error::at("open the image store", &dir))?;
-        if found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
-            return Err(Error::Damaged {
-                what: "its folder belongs to another user, or others can write to it".to_owned(),
-            });
-        }
-        for folder in ["blobs", "partial", "roots", "tmp", "work", "holds", "locks"] {
-            make(&dir.join(folder))?;
+        close(&dir)?;
+        for name in ["blobs", "partial", "roots", "tmp", "work", "holds", "locks"] {
+            let folder = dir.join(name);
+            make(&folder)?;
+            close(&folder)?;
         }
         let store = Self { dir: Arc::new(dir) };
         let version = store.path("version");
@@ -154,13 +151,12 @@ impl Store {
         let (lease, root, summary) = self.lease_root(&entry.chain)?.ok_or_else(gone)?;
         let what = format!("the configuration of {reference}");
         let bytes = self.document(&what, &entry.config, &Limits::default())?.ok_or_else(gone)?;
-        let configuration: ImageConfiguration = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::Malformed { what, reason: error.to_string() })?;
+        let configuration = Configuration::parse(&what, &bytes)?;
         Ok(Image {
             reference: reference.clone(),
             digest: entry.manifest.to_string(),
             root,
-            config: ImageConfig::new(&configuration),
+            config: ImageConfig::new(configuration),
             size: summary.bytes,
             chain: entry.chain.clone(),
             lease,
@@ -183,6 +179,27 @@ impl Store {
         file.persist(&path).map_err(|error| failed()(error.error))?;
         sync_parent(&path)
     }
+}
+
+/// Closes a folder of ours to other users. One that they could write to is
+/// refused: what is in it may be theirs.
+fn close(dir: &Path) -> Result<()> {
+    let failed = || Error::at("open the image store", dir);
+    let found = fs::symlink_metadata(dir).map_err(failed())?;
+    let mode = found.mode() & 0o7777;
+    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() || mode & 0o022 != 0 {
+        return Err(Error::Damaged {
+            what: format!(
+                "a folder of it has mode {mode:04o} and belongs to the user {}: it has to be this \
+                 user's, and nobody else may write to it; if nobody has, `chmod -R go-w` closes it",
+                found.uid()
+            ),
+        });
+    }
+    if mode & 0o077 != 0 {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(failed())?;
+    }
+    Ok(())
 }
 
 /// Makes a rename survive a loss of power.

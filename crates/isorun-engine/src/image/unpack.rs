@@ -11,6 +11,10 @@
 mod archive;
 mod remove;
 mod rooted;
+mod whiteout;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -22,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use oci_spec::image::Digest;
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::fs::{XattrFlags, fchmod, fchown, fsetxattr, futimens};
 use rustix::io::Errno;
 
@@ -35,14 +39,10 @@ use super::limits::Limits;
 pub(crate) use self::archive::{Archive, Fault, Kind};
 pub(crate) use self::rooted::open_in_root;
 
-/// The whiteouts of the OCI layer format.
-const WHITEOUT: &[u8] = b".wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
-/// What aufs kept for itself.
-const AUFS: &[u8] = b".wh..wh.";
-
 /// The bytes of folder names that are kept until the end of an image.
 const FOLDER_NAMES: usize = 64 << 20;
+/// Paths that one layer may name, those above its entries included.
+const MAX_PATHS_PER_LAYER: usize = 4_000_000;
 
 /// Asks an unpacking that runs on another thread to stop.
 #[derive(Debug, Clone, Default)]
@@ -74,6 +74,12 @@ pub(crate) struct Unpacker {
     /// Which paths the current layer made, as keyed hashes: whiteouts spare
     /// them. A set of the paths themselves could be made to take gigabytes.
     made: HashSet<u64>,
+    /// Numbers of the folders in which the current layer has removed what is of
+    /// lower layers. A second whiteout finds nothing more there, and does not
+    /// look.
+    cleared: HashSet<u64>,
+    /// Entries of folders that whiteouts looked at.
+    looked_at: u64,
     hash: RandomState,
     summary: Summary,
     /// What contents flow through.
@@ -102,6 +108,12 @@ struct FolderMeta {
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+impl FolderMeta {
+    fn bytes(&self) -> usize {
+        self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+}
+
 impl Unpacker {
     /// Unpacks into `folder`, which must be empty. `trash` is an empty folder
     /// on the same file system, which the caller removes.
@@ -127,6 +139,8 @@ impl Unpacker {
             folders: HashMap::new(),
             folder_names: 0,
             made: HashSet::new(),
+            cleared: HashSet::new(),
+            looked_at: 0,
             hash: RandomState::new(),
             summary: Summary::default(),
             buffer: Vec::new(),
@@ -142,6 +156,7 @@ impl Unpacker {
         algorithm: &Digest,
     ) -> Result<Digest> {
         self.made.clear();
+        self.cleared.clear();
         let plain =
             super::compression::decompress(compressed).map_err(|error| unread(name, error))?;
         let guarded = Guarded {
@@ -157,9 +172,13 @@ impl Unpacker {
                 Ok(None) => break,
                 Err(fault) => return Err(faulty(name, "after the last good entry", fault)),
             };
-            self.count()?;
+            self.count(1)?;
+            self.rooted.allow_entry();
             let shown = show(&entry.path);
             self.entry(&mut archive, entry).map_err(|trouble| trouble.of(name, &shown))?;
+            // Folders that no entry describes are made all the same.
+            let implied = self.rooted.take_implied();
+            self.count(implied)?;
         }
         // The digest covers what follows the archive's end, too.
         archive.drain().map_err(|error| unread(name, error))?;
@@ -174,12 +193,15 @@ impl Unpacker {
         // From the bottom up, so that a folder's rights never bar the way.
         folders.sort_by(|(a, _), (b, _)| b.cmp(a));
         for (path, meta) in folders {
-            let Some(fd) = self.own_folder(&path)? else { continue };
-            let xattrs = self
-                .dress(fd.as_fd(), meta.mode, meta.uid, meta.gid, &meta.xattrs)
-                .and_then(|left_out| times(fd.as_fd(), meta.mtime).map(|()| left_out))
+            let dressed = self.own_folder(&path).and_then(|found| {
+                let Some(fd) = found else { return Ok(0) };
+                let left_out =
+                    self.dress(fd.as_fd(), meta.mode, meta.uid, meta.gid, &meta.xattrs)?;
+                times(fd.as_fd(), meta.mtime)?;
+                Ok(left_out)
+            });
+            self.summary.xattrs += dressed
                 .map_err(|error| Trouble::from(error).of("the image", &show(path.bytes())))?;
-            self.summary.xattrs += xattrs;
         }
         Ok(self.summary)
     }
@@ -197,7 +219,7 @@ impl Unpacker {
             }
             return self.keep_folder(path, entry);
         };
-        if name.starts_with(WHITEOUT) {
+        if whiteout::is_one(name) {
             return self.whiteout(&parent, name);
         }
         if entry.kind == Kind::Device {
@@ -207,7 +229,7 @@ impl Unpacker {
         if entry.kind == Kind::Hardlink {
             return self.hardlink(&path, &parent, name, &entry);
         }
-        self.mark(&path);
+        self.mark(&path)?;
         let folder = self.rooted.folder(&parent)?;
         if entry.kind == Kind::Directory {
             match rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o700)) {
@@ -303,7 +325,7 @@ impl Unpacker {
         let Some((target_parent, target_name)) = target.split() else {
             return Err(Trouble::entry("a hard link to the root folder"));
         };
-        self.mark(path);
+        self.mark(path)?;
         if target == *path {
             return Ok(());
         }
@@ -331,97 +353,44 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Removes what lower layers put there, and spares what this one did.
-    fn whiteout(&mut self, parent: &Inside, name: &[u8]) -> std::result::Result<(), Trouble> {
-        if name == OPAQUE {
-            self.made_parents(parent);
-            return self.clear(parent, 0);
-        }
-        if name.starts_with(AUFS) {
-            return Ok(());
-        }
-        let hidden = &name[WHITEOUT.len()..];
-        // `.wh...` would name the folder above.
-        if matches!(hidden, b"" | b"." | b"..") {
-            return Err(Trouble::entry("a whiteout without a name"));
-        }
-        let path = parent.join(hidden);
-        if !self.was_made(&path) {
-            self.forget(&path);
-            self.rooted.discard(&path)?;
-            return Ok(());
-        }
-        self.clear(&path, 0)
-    }
-
-    /// Removes everything below a folder that this layer did not make.
-    fn clear(&mut self, path: &Inside, depth: usize) -> std::result::Result<(), Trouble> {
-        let Some(folder) = self.rooted.existing_folder(path)? else { return Ok(()) };
-        // A symbolic link to a folder stays as it is.
-        if let Some((parent, name)) = path.split() {
-            let Some(above) = self.rooted.existing_folder(&parent)? else { return Ok(()) };
-            if !rooted::stat(above.as_fd(), name)?.is_some_and(|stat| rooted::is_folder(&stat)) {
-                return Ok(());
-            }
-        }
-        let listed = rustix::fs::openat(
-            &folder,
-            ".",
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
-        let names: Vec<Vec<u8>> = Dir::read_from(&listed)?
-            .map(|entry| entry.map(|entry| entry.file_name().to_bytes().to_vec()))
-            .filter(|name| !matches!(name.as_deref(), Ok(b"." | b"..")))
-            .collect::<std::result::Result<_, _>>()?;
-        drop((listed, folder));
-        for name in names {
-            self.stop.check()?;
-            let inner = path.join(&name);
-            if !self.was_made(&inner) {
-                self.forget(&inner);
-                self.rooted.discard(&inner)?;
-            } else if depth < self.limits.path {
-                self.clear(&inner, depth + 1)?;
-            }
-        }
-        Ok(())
-    }
-
     fn keep_folder(
         &mut self,
         path: Inside,
         entry: archive::Entry,
     ) -> std::result::Result<(), Trouble> {
-        self.folder_names += path.bytes().len()
-            + entry.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let meta = FolderMeta {
+            mode: entry.mode,
+            uid: entry.uid,
+            gid: entry.gid,
+            mtime: entry.mtime,
+            xattrs: entry.xattrs,
+        };
+        // Twenty layers may all name the same folders.
+        self.forget(&path);
+        self.folder_names += path.bytes().len() + meta.bytes();
         if self.folder_names > FOLDER_NAMES {
             return Err(Trouble::Ours(Error::TooLarge {
                 what: "what the image says about its folders".to_owned(),
                 limit: format!("{FOLDER_NAMES} bytes"),
             }));
         }
-        self.folders.insert(
-            path,
-            FolderMeta {
-                mode: entry.mode,
-                uid: entry.uid,
-                gid: entry.gid,
-                mtime: entry.mtime,
-                xattrs: entry.xattrs,
-            },
-        );
+        self.folders.insert(path, meta);
         Ok(())
     }
 
     /// A folder at this very path, opened for changing it.
-    fn own_folder(&self, path: &Inside) -> Result<Option<OwnedFd>> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        match open_in_root(self.rooted.root(), path.bytes(), flags) {
+    fn own_folder(&mut self, path: &Inside) -> io::Result<Option<OwnedFd>> {
+        let (above, name) = match path.split() {
+            Some((parent, name)) => (self.rooted.existing_folder(&parent)?, name),
+            None => (self.rooted.existing_folder(path)?, b".".as_slice()),
+        };
+        let Some(above) = above else { return Ok(None) };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::openat(&above, name, flags, Mode::empty()) {
             Ok(fd) => Ok(Some(fd)),
             // A later layer replaced it.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-            Err(errno) => Err(Error::io("open an unpacked folder")(errno.into())),
+            Err(errno) => Err(errno.into()),
         }
     }
 
@@ -474,8 +443,8 @@ impl Unpacker {
         Ok(left_out)
     }
 
-    fn count(&mut self) -> Result<()> {
-        self.summary.entries += 1;
+    fn count(&mut self, entries: u64) -> Result<()> {
+        self.summary.entries += entries;
         if self.summary.entries > self.limits.entries {
             return Err(Error::TooLarge {
                 what: "the number of files in the image".to_owned(),
@@ -485,31 +454,36 @@ impl Unpacker {
         Ok(())
     }
 
-    fn mark(&mut self, path: &Inside) {
-        self.made.insert(self.hash.hash_one(path));
-        if let Some((parent, _)) = path.split() {
-            self.made_parents(&parent);
+    /// Remembers that this layer made a path and the folders above it.
+    fn mark(&mut self, path: &Inside) -> Result<()> {
+        let mut key = 0;
+        for name in path.parts() {
+            key = self.key(key, name);
+            self.made.insert(key);
         }
-    }
-
-    fn made_parents(&mut self, path: &Inside) {
-        let mut path = path.clone();
-        // Those above one that is known are known as well.
-        while self.made.insert(self.hash.hash_one(&path)) {
-            match path.split() {
-                Some((parent, _)) => path = parent,
-                None => break,
-            }
+        if self.made.len() > MAX_PATHS_PER_LAYER {
+            return Err(Error::TooLarge {
+                what: "the number of paths in one layer".to_owned(),
+                limit: MAX_PATHS_PER_LAYER.to_string(),
+            });
         }
+        Ok(())
     }
 
-    fn was_made(&self, path: &Inside) -> bool {
-        self.made.contains(&self.hash.hash_one(path))
+    /// Hashes a name in a folder that has a hash itself; the root folder's is 0.
+    fn key(&self, folder: u64, name: &[u8]) -> u64 {
+        self.hash.hash_one((folder, name))
     }
 
-    /// What a whiteout removed has no rights or times to be set any more.
+    fn key_of(&self, path: &Inside) -> u64 {
+        path.parts().fold(0, |key, name| self.key(key, name))
+    }
+
+    /// Forgets the rights and times of a folder that was removed.
     fn forget(&mut self, path: &Inside) {
-        self.folders.remove(path);
+        if let Some(meta) = self.folders.remove(path) {
+            self.folder_names -= path.bytes().len() + meta.bytes();
+        }
     }
 }
 
@@ -540,6 +514,9 @@ impl Trouble {
             Trouble::Entry(reason) => broken(reason),
             Trouble::Archive(fault) => faulty(layer, entry, fault),
             Trouble::Ours(error) => error,
+            Trouble::System(error) if error.get_ref().is_some_and(|inner| inner.is::<Error>()) => {
+                unread(layer, error)
+            }
             Trouble::System(error) => match Errno::from_io_error(&error) {
                 // What only the image's own names and links can cause.
                 Some(Errno::NOTDIR) => broken("something on the way to it is no folder".to_owned()),

@@ -228,8 +228,18 @@ async fn a_store_is_for_its_owner() {
     let dir = work.path().join("store");
     Store::open(&dir).unwrap();
     Store::open(&dir).unwrap();
-    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).unwrap();
-    assert_eq!(Store::open(&dir).unwrap_err().code(), "image_store_damaged");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    for path in [dir.clone(), dir.join("roots"), dir.join("blobs")] {
+        for open in [0o777, 0o770, 0o1777] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(open)).unwrap();
+            assert_eq!(Store::open(&dir).unwrap_err().code(), "image_store_damaged", "{open:o}");
+        }
+        for readable in [0o755, 0o750, 0o711] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(readable)).unwrap();
+            Store::open(&dir).unwrap();
+            assert_eq!(mode(&path), 0o700, "{readable:o}");
+        }
+    }
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).unwrap();
     std::fs::write(dir.join("version"), "2\n").unwrap();
     assert_eq!(Store::open(&dir).unwrap_err().code(), "image_unsupported");

@@ -14,6 +14,11 @@ use crate::image::limits::Limits;
 use crate::image::store::Store;
 use crate::image::unpack::{Archive, Fault, Kind};
 
+/// Files of an archive that is imported.
+const MAX_FILES: u64 = 100_000;
+/// Bytes of their names, and of what its links point to.
+const MAX_NAME_BYTES: usize = 32 << 20;
+
 /// A folder, or an archive whose files' places are known.
 pub(super) enum Contents {
     Folder(OwnedFd),
@@ -118,7 +123,8 @@ pub(super) fn names(file: &mut File, limits: &Limits) -> Result<Vec<String>> {
     let mut archive = Archive::new(reader, limits);
     while let Some(entry) = archive.next_entry().map_err(broken)? {
         let name = clean(&entry.path);
-        if !name.contains('/') && names.len() < 10_000 {
+        // What is looked for has a short name.
+        if name.len() <= 255 && !name.contains('/') && names.len() < 10_000 {
             names.push(name);
         }
     }
@@ -153,13 +159,20 @@ fn plain(store: &Store, mut file: File, limits: &Limits) -> Result<File> {
 /// Finds where in a plain archive its files are.
 fn scan(file: &File, limits: &Limits, mut found: impl FnMut(String, Place)) -> Result<()> {
     let mut archive = Archive::new(Positioned { file, at: 0 }, limits);
-    let mut entries = 0_u64;
+    let (mut entries, mut bytes) = (0_u64, 0);
     while let Some(entry) = archive.next_entry().map_err(broken)? {
         entries += 1;
-        if entries > 100_000 {
+        if entries > MAX_FILES {
             return Err(Error::TooLarge {
                 what: "the number of files in the archive".to_owned(),
-                limit: "100000".to_owned(),
+                limit: MAX_FILES.to_string(),
+            });
+        }
+        bytes += entry.path.len() + entry.link.len();
+        if bytes > MAX_NAME_BYTES {
+            return Err(Error::TooLarge {
+                what: "the names of the files in the archive".to_owned(),
+                limit: format!("{MAX_NAME_BYTES} bytes"),
             });
         }
         let name = clean(&entry.path);

@@ -9,6 +9,10 @@ use std::io::{self, Read};
 use super::super::limits::Limits;
 
 const BLOCK: u64 = 512;
+/// Extension headers before one entry.
+const MAX_EXTENSION_HEADERS: u32 = 64;
+/// Bytes of the names of one entry's extended attributes: as many as Linux lists.
+const MAX_XATTR_NAMES: usize = 64 << 10;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,8 +76,28 @@ struct Extensions {
     gid: Option<u64>,
     mtime: Option<(i64, u32)>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Bytes of the names and of the values of extended attributes.
+    xattr_names: usize,
+    xattr_values: u64,
     /// How many headers there were.
     count: u32,
+}
+
+impl Extensions {
+    /// Adds an extended attribute. All of them together have the size of one
+    /// header at most, however many headers there are.
+    fn xattr(&mut self, name: &[u8], value: &[u8], limit: u64) -> Result<(), Fault> {
+        self.xattr_names += name.len() + 1;
+        self.xattr_values += value.len() as u64;
+        if self.xattr_names > MAX_XATTR_NAMES || self.xattr_values > limit {
+            return Err(Fault::Format(format!(
+                "its extended attributes are over the limit of {MAX_XATTR_NAMES} bytes of names \
+                 and {limit} bytes of values"
+            )));
+        }
+        self.xattrs.push((name.to_vec(), value.to_vec()));
+        Ok(())
+    }
 }
 
 impl<R: Read> Archive<R> {
@@ -100,7 +124,7 @@ impl<R: Read> Archive<R> {
                 _ => return self.entry(&header, size, extensions).map(Some),
             }
             extensions.count += 1;
-            if extensions.count > 64 {
+            if extensions.count > MAX_EXTENSION_HEADERS {
                 return Err(format_fault("too many extension headers for one entry"));
             }
         }
@@ -238,7 +262,7 @@ impl<R: Read> Archive<R> {
                 }
                 key => {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                        extensions.xattrs.push((name.to_vec(), value.to_vec()));
+                        extensions.xattr(name, value, self.limits.extension)?;
                     }
                 }
             }

@@ -4,9 +4,9 @@
 //! process has file descriptors. So a folder within a folder is first moved up
 //! to the top, and the trees get flatter until nothing is left.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -14,64 +14,36 @@ use rustix::io::Errno;
 /// Removes `name` in a folder and everything below it. Symbolic links are
 /// removed, not followed. What is not there is no error.
 pub(crate) fn remove_tree(folder: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    remove_counted(folder, name).map(drop)
+}
+
+/// The same; gives the number of entries that were read.
+pub(super) fn remove_counted(folder: BorrowedFd<'_>, name: &str) -> io::Result<u64> {
     match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Ok(()) | Err(Errno::NOENT) => return Ok(0),
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(error) => return Err(error.into()),
     }
     let top = open(folder, &CString::new(name)?)?;
-    let mut moved = 0_u64;
-    loop {
-        let mut folders = Vec::new();
-        for entry in Dir::read_from(&top)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name != c"." && name != c".." && !unlinked(top.as_fd(), name, entry.file_type())? {
-                folders.push(name.to_owned());
-            }
-            // What is listed here is flattened before more is read.
-            if folders.len() >= 1024 {
-                break;
-            }
-        }
-        if folders.is_empty() {
-            break;
-        }
-        for folder in folders {
-            flatten(top.as_fd(), &folder, &mut moved)?;
-        }
-    }
-    rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?;
-    Ok(())
-}
-
-/// Empties and removes a folder right below `top`; the folders in it go to
-/// `top`.
-fn flatten(top: BorrowedFd<'_>, name: &std::ffi::CStr, moved: &mut u64) -> io::Result<()> {
-    let folder = open(top, name)?;
-    // Moving entries while they are listed may skip some; the rest comes in
-    // the next round.
+    let mut flattener = Flattener { top, moved: 0, waiting: Vec::new(), read: 0 };
+    // Entries that come and go while they are listed may be skipped: the next
+    // pass finds them.
     loop {
         let mut left = false;
-        for entry in Dir::read_from(&folder)? {
+        for entry in Dir::read_from(&flattener.top)? {
             let entry = entry?;
-            let inner = entry.file_name();
-            if inner == c"." || inner == c".." {
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
                 continue;
             }
             left = true;
-            if unlinked(folder.as_fd(), inner, entry.file_type())? {
-                continue;
-            }
-            loop {
-                // A name that the tree does not use already.
-                *moved += 1;
-                let place = format!(".flattened-{moved}");
-                let flags = rustix::fs::RenameFlags::NOREPLACE;
-                match rustix::fs::renameat_with(&folder, inner, top, place.as_str(), flags) {
-                    Ok(()) => break,
-                    Err(Errno::EXIST) => {}
-                    Err(error) => return Err(error.into()),
+            flattener.read += 1;
+            if !unlinked(flattener.top.as_fd(), name, entry.file_type())? {
+                flattener.flatten(name)?;
+                // Each folder that was moved up is done at once, by its name,
+                // so that what is still to be listed does not grow.
+                while let Some(number) = flattener.waiting.pop() {
+                    flattener.flatten(&CString::new(moved_name(number))?)?;
                 }
             }
         }
@@ -79,12 +51,76 @@ fn flatten(top: BorrowedFd<'_>, name: &std::ffi::CStr, moved: &mut u64) -> io::R
             break;
         }
     }
-    rustix::fs::unlinkat(top, name, AtFlags::REMOVEDIR)?;
-    Ok(())
+    rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?;
+    Ok(flattener.read)
+}
+
+struct Flattener {
+    top: OwnedFd,
+    /// The number of the last folder that was moved up.
+    moved: u64,
+    /// Folders that were moved up and are not empty.
+    waiting: Vec<u64>,
+    /// Entries that were read.
+    read: u64,
+}
+
+impl Flattener {
+    /// Empties and removes a folder right below `top`; the folders in it go to
+    /// `top`.
+    fn flatten(&mut self, name: &CStr) -> io::Result<()> {
+        let folder = match open(self.top.as_fd(), name) {
+            Ok(folder) => folder,
+            // Listed again after it was moved up and done.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        loop {
+            let mut left = false;
+            for entry in Dir::read_from(&folder)? {
+                let entry = entry?;
+                let inner = entry.file_name();
+                if inner == c"." || inner == c".." {
+                    continue;
+                }
+                left = true;
+                self.read += 1;
+                if !unlinked(folder.as_fd(), inner, entry.file_type())? {
+                    self.move_up(folder.as_fd(), inner)?;
+                }
+            }
+            if !left {
+                break;
+            }
+        }
+        rustix::fs::unlinkat(&self.top, name, AtFlags::REMOVEDIR)?;
+        Ok(())
+    }
+
+    fn move_up(&mut self, folder: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+        loop {
+            // A name that the tree does not use already.
+            self.moved += 1;
+            let place = moved_name(self.moved);
+            let flags = rustix::fs::RenameFlags::NOREPLACE;
+            match rustix::fs::renameat_with(folder, name, &self.top, place.as_str(), flags) {
+                Ok(()) => {
+                    self.waiting.push(self.moved);
+                    return Ok(());
+                }
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn moved_name(number: u64) -> String {
+    format!(".flattened-{number}")
 }
 
 /// Removes what is no folder, and folders that are empty.
-fn unlinked(folder: BorrowedFd<'_>, name: &std::ffi::CStr, kind: FileType) -> io::Result<bool> {
+fn unlinked(folder: BorrowedFd<'_>, name: &CStr, kind: FileType) -> io::Result<bool> {
     if kind != FileType::Directory {
         match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => return Ok(true),
@@ -100,7 +136,7 @@ fn unlinked(folder: BorrowedFd<'_>, name: &std::ffi::CStr, kind: FileType) -> io
     }
 }
 
-fn open(folder: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<std::os::fd::OwnedFd> {
+fn open(folder: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?)
 }

@@ -1,9 +1,13 @@
 //! File operations that cannot leave a folder.
 //!
-//! Every path is resolved by the kernel with `RESOLVE_IN_ROOT`: symbolic links
-//! on the way, absolute ones and those with `..` too, end inside of the folder
-//! as they would in a `chroot`. The last component is never followed. Nothing is
-//! resolved by text, so there is no moment between a check and a use.
+//! A path without symbolic links is opened by the kernel in one step. One with
+//! links is walked component by component, each opened by the kernel without
+//! following anything: absolute links and `..` end inside of the folder as they
+//! would in a `chroot`. The last component is never followed.
+//!
+//! The steps of such walks are counted. Forty links of 2,000 components each
+//! make a path of three bytes cost 80,000 lookups, and an archive of a few
+//! kilobytes can ask for thousands of such paths.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,8 +15,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-/// How often symbolic links are followed to make the folders they point to.
-const HOPS: u32 = 40;
+use crate::image::error::Error;
+
+/// Symbolic links that are followed in one path, as in the kernel.
+const MAX_LINKS_PER_PATH: u32 = 40;
+/// Components that an image may make us walk in paths with symbolic links...
+const MAX_LINK_STEPS: u64 = 500_000;
+/// ... and as many more with each entry.
+const LINK_STEPS_PER_ENTRY: u64 = 16;
 
 /// A folder, and a place beside it for what is removed.
 pub(crate) struct Rooted {
@@ -21,6 +31,11 @@ pub(crate) struct Rooted {
     trashed: u64,
     /// The folder that was used last: archives are sorted by folder.
     last: Option<(Vec<u8>, OwnedFd)>,
+    /// Components that may still be walked in paths with symbolic links.
+    steps_left: u64,
+    /// Folders that were made only because a path goes through them, since they
+    /// were last asked for.
+    implied: u64,
 }
 
 /// A path within the folder: no `.`, no `..`, no empty component. The folder
@@ -69,33 +84,56 @@ impl Inside {
     }
 
     pub(crate) fn join(&self, name: &[u8]) -> Self {
-        let mut path = self.0.clone();
-        if !path.is_empty() {
-            path.push(b'/');
+        let mut path = self.clone();
+        path.push(name);
+        path
+    }
+
+    pub(crate) fn push(&mut self, name: &[u8]) {
+        if !self.0.is_empty() {
+            self.0.push(b'/');
         }
-        path.extend_from_slice(name);
-        Self(path)
+        self.0.extend_from_slice(name);
+    }
+
+    pub(crate) fn pop(&mut self) {
+        let end = self.0.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+        self.0.truncate(end);
+    }
+
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.split(|byte| *byte == b'/').filter(|part| !part.is_empty())
     }
 }
 
 impl Rooted {
     pub(crate) fn new(root: OwnedFd, trash: OwnedFd) -> Self {
-        Self { root, trash, trashed: 0, last: None }
+        Self { root, trash, trashed: 0, last: None, steps_left: MAX_LINK_STEPS, implied: 0 }
     }
 
-    pub(crate) fn root(&self) -> BorrowedFd<'_> {
-        self.root.as_fd()
+    /// Allows the steps of one more entry.
+    pub(crate) fn allow_entry(&mut self) {
+        self.steps_left = self.steps_left.saturating_add(LINK_STEPS_PER_ENTRY);
     }
 
-    /// The folder at a path, which is made if it is missing.
+    /// Gives the components that may still be walked.
+    #[cfg(test)]
+    pub(crate) fn steps_left(&self) -> u64 {
+        self.steps_left
+    }
+
+    /// Gives the number of folders that were made for paths that go through
+    /// them, and starts counting anew.
+    pub(crate) fn take_implied(&mut self) -> u64 {
+        std::mem::take(&mut self.implied)
+    }
+
+    /// Opens the folder at a path, which is made if it is missing.
     pub(crate) fn folder(&mut self, path: &Inside) -> io::Result<BorrowedFd<'_>> {
         let cached = self.last.as_ref().is_some_and(|(known, _)| known == path.bytes());
         if !cached {
-            let fd = match open_folder(self.root.as_fd(), path.bytes()) {
-                Err(Errno::NOENT) => {
-                    make_folders(self.root.as_fd(), path.bytes())?;
-                    open_folder(self.root.as_fd(), path.bytes())?
-                }
+            let fd = match open_plain(self.root.as_fd(), path.bytes()) {
+                Err(Errno::NOENT | Errno::LOOP) => self.walk(path.bytes(), true)?,
                 other => other?,
             };
             self.last = Some((path.bytes().to_vec(), fd));
@@ -106,12 +144,84 @@ impl Rooted {
         }
     }
 
-    /// The folder at a path, if there is one.
-    pub(crate) fn existing_folder(&self, path: &Inside) -> io::Result<Option<OwnedFd>> {
-        match open_folder(self.root.as_fd(), path.bytes()) {
+    /// Opens the folder at a path, if there is one.
+    pub(crate) fn existing_folder(&mut self, path: &Inside) -> io::Result<Option<OwnedFd>> {
+        let opened = match open_plain(self.root.as_fd(), path.bytes()) {
+            Err(Errno::LOOP) => self.walk(path.bytes(), false),
+            other => other.map_err(io::Error::from),
+        };
+        match opened {
             Ok(fd) => Ok(Some(fd)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Walks a path through symbolic links. With `make`, makes the folders that
+    /// are missing, and those that dangling links on the way point to:
+    /// `var/run -> /run` often comes before `/run`.
+    fn walk(&mut self, path: &[u8], make: bool) -> io::Result<OwnedFd> {
+        let mut left: Vec<Vec<u8>> = parts(path).collect();
+        left.reverse();
+        // Where we are, without links.
+        let mut at = Inside(Vec::new());
+        let mut here = open_plain(self.root.as_fd(), b"")?;
+        let mut links = 0;
+        while let Some(name) = left.pop() {
+            self.step(1)?;
+            if name == b".." {
+                at.pop();
+                // The kernel opens it from the root again, and not by `..`.
+                self.step(at.parts().count() as u64)?;
+                here = open_plain(self.root.as_fd(), at.bytes())?;
+                continue;
+            }
+            match open_plain(here.as_fd(), &name) {
+                Ok(next) => here = next,
+                Err(Errno::NOENT) if make => {
+                    rustix::fs::mkdirat(&here, &*name, Mode::from_raw_mode(0o755))?;
+                    // What an image does not say has these rights, whatever the umask.
+                    let mode = Mode::from_raw_mode(0o755);
+                    rustix::fs::chmodat(&here, &*name, mode, AtFlags::empty())?;
+                    self.implied += 1;
+                    here = open_plain(here.as_fd(), &name)?;
+                }
+                Err(Errno::LOOP) => {
+                    links += 1;
+                    if links > MAX_LINKS_PER_PATH {
+                        return Err(Errno::LOOP.into());
+                    }
+                    let target = rustix::fs::readlinkat(&here, &*name, Vec::new())?;
+                    if target.as_bytes().starts_with(b"/") {
+                        at = Inside(Vec::new());
+                        here = open_plain(self.root.as_fd(), b"")?;
+                    }
+                    let end = left.len();
+                    left.extend(parts(target.as_bytes()));
+                    left[end..].reverse();
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            at.push(&name);
+        }
+        Ok(here)
+    }
+
+    fn step(&mut self, count: u64) -> io::Result<()> {
+        match self.steps_left.checked_sub(count) {
+            Some(left) => {
+                self.steps_left = left;
+                Ok(())
+            }
+            None => Err(io::Error::other(Error::TooLarge {
+                what: "the way through symbolic links in the image's paths".to_owned(),
+                limit: format!(
+                    "{MAX_LINK_STEPS} components and {LINK_STEPS_PER_ENTRY} more for each entry"
+                ),
+            })),
         }
     }
 
@@ -129,7 +239,8 @@ impl Rooted {
         }
     }
 
-    fn discard_in(&mut self, folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    /// Moves an entry of a folder out of the way.
+    pub(crate) fn discard_in(&mut self, folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
         // Links and folders take paths with them that were resolved before.
         self.last = None;
         match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
@@ -165,65 +276,26 @@ pub(crate) fn open_in_root(
 ) -> rustix::io::Result<OwnedFd> {
     let path = if path.is_empty() { b"." } else { path };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    again(|| rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve))
+}
+
+/// Opens a folder below another one, if no symbolic link is on the way to it.
+pub(crate) fn open_plain(from: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let path = if path.is_empty() { b"." } else { path };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    again(|| rustix::fs::openat2(from, path, flags, Mode::empty(), resolve))
+}
+
+/// Repeats what fails because of a rename or a mount anywhere on the machine.
+fn again<T>(attempt: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     let mut tries = 0;
     loop {
-        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            // A rename or a mount anywhere on the machine got in between.
+        match attempt() {
             Err(Errno::AGAIN) if tries < 1000 => tries += 1,
             other => return other,
         }
     }
-}
-
-fn open_folder(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-    open_in_root(root, path, OFlags::PATH | OFlags::DIRECTORY)
-}
-
-/// Makes the folders of a path, and those that dangling symbolic links on it
-/// point to: `var/run -> /run` often comes before `/run`.
-fn make_folders(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<()> {
-    let mut hops = 0;
-    let mut wanted: Vec<Vec<u8>> = parts(path).collect();
-    let mut depth = 0;
-    while depth < wanted.len() {
-        let prefix = wanted[..=depth].join(&b'/');
-        match open_folder(root, &prefix) {
-            Ok(_) => {
-                depth += 1;
-                continue;
-            }
-            Err(Errno::NOENT) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let parent = open_folder(root, &wanted[..depth].join(&b'/'))?;
-        let name = wanted[depth].as_slice();
-        match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) => {
-                // What an image does not say has these rights, whatever the umask.
-                rustix::fs::chmodat(&parent, name, Mode::from_raw_mode(0o755), AtFlags::empty())?;
-                depth += 1;
-            }
-            Err(Errno::EXIST) => {
-                let target = rustix::fs::readlinkat(&parent, name, Vec::new())?;
-                hops += 1;
-                if hops > HOPS {
-                    return Err(Errno::LOOP.into());
-                }
-                let target = target.as_bytes();
-                let from = if target.starts_with(b"/") { 0 } else { depth };
-                let mut next: Vec<Vec<u8>> = wanted[..from].to_vec();
-                next.extend(parts(target));
-                next.extend_from_slice(&wanted[depth + 1..]);
-                if next.iter().map(|part| part.len() + 1).sum::<usize>() > 4096 {
-                    return Err(Errno::NAMETOOLONG.into());
-                }
-                wanted = next;
-                depth = 0;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 fn parts(path: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
