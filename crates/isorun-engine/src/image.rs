@@ -21,6 +21,9 @@ mod config;
 mod digest;
 mod document;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod import;
 mod limits;
 mod progress;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::{process, progress, setup, workspace};
 
 /// One for each file in a `fuzz_targets`, with the package that it is in.
-const TARGETS: [(&str, &str); 9] = [
+const TARGETS: &[(&str, &str)] = &[
     ("frames", AGENT),
     ("answers", AGENT),
     ("forks", ISOLA),
@@ -20,10 +20,17 @@ const TARGETS: [(&str, &str); 9] = [
     ("archive", PARSERS),
     ("mcp", PARSERS),
     ("visible", PARSERS),
+    ("documents", ENGINE),
+    ("references", ENGINE),
+    ("challenges", ENGINE),
+    ("accounts", ENGINE),
+    ("layers", ENGINE),
+    ("archives", ENGINE),
 ];
 const AGENT: &str = "agent";
 /// The parsers of `isola` and its command, without the engine.
 const PARSERS: &str = "parsers";
+const ENGINE: &str = "engine";
 /// Takes a quarter of an hour to compile.
 const ISOLA: &str = "isola";
 
@@ -44,7 +51,8 @@ pub fn run(args: &Args) -> Result<()> {
     let cargo_fuzz = setup::cargo_fuzz()?;
     drop(lock);
     let targets = TARGETS
-        .into_iter()
+        .iter()
+        .copied()
         .filter(|(target, _)| args.target.as_deref().is_none_or(|wanted| wanted == *target));
     fuzz_all(&cargo_fuzz, targets.collect(), args.seconds, args.address)
 }
@@ -56,7 +64,8 @@ fn fuzz_all(
     address: bool,
 ) -> Result<()> {
     if targets.is_empty() {
-        bail!("there is no such target: there are {}", TARGETS.map(|(name, _)| name).join(", "));
+        let names: Vec<_> = TARGETS.iter().map(|(name, _)| *name).collect();
+        bail!("there is no such target: there are {}", names.join(", "));
     }
     for (target, package) in targets {
         let label = format!("fuzzing {target} for {seconds} s");
@@ -80,7 +89,13 @@ fn fuzz(cargo_fuzz: &Path, package: &str, target: &str, seconds: u32, address: b
         command.arg("none");
     }
     let build = if address { "build-address" } else { "build" };
-    command.arg("--target-dir").arg(folder.join(build)).arg(target).arg(corpus).arg("--");
+    command.arg("--target-dir").arg(folder.join(build)).arg(target).arg(corpus);
+    // What it begins with, the first time.
+    let seeds = workspace::root().join("fuzz").join(package).join("seeds").join(target);
+    if seeds.is_dir() {
+        command.arg(seeds);
+    }
+    command.arg("--");
     command.arg(format!("-max_total_time={seconds}"));
     command.arg(format!("-artifact_prefix={}/{target}-", folder.display()));
     command.args(["-timeout=10", "-max_len=65536", "-print_final_stats=1"]);
@@ -96,6 +111,6 @@ pub fn briefly() -> Result<()> {
     let lock = workspace::lock()?;
     let cargo_fuzz = setup::cargo_fuzz()?;
     drop(lock);
-    let targets = TARGETS.into_iter().filter(|(_, package)| *package != ISOLA);
-    fuzz_all(&cargo_fuzz, targets.collect(), 10, false)
+    let targets = TARGETS.iter().copied().filter(|(_, package)| *package != ISOLA);
+    fuzz_all(&cargo_fuzz, targets.collect(), 5, false)
 }

@@ -82,6 +82,19 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Reads what is to be imported, without unpacking it.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn fuzz_read(&self, store: &Store, options: &ImportOptions) -> Result<()> {
+        match self {
+            Source::Layout(path) => layout::oci(store, path, options),
+            Source::Docker(path) => layout::docker(store, path, options),
+            Source::Root(path) => root(store, path, options),
+        }
+        .map(drop)
+    }
+}
+
 impl Store {
     /// Takes an image from disk.
     pub async fn import(

@@ -8,6 +8,8 @@ use serde::Deserialize;
 use super::settings::{Credentials, secret};
 use super::{Repository, Tries, bounded, is_loopback};
 use crate::image::error::{Error, Result};
+#[cfg(feature = "fuzzing")]
+use crate::image::{Limits, Progress, Registries};
 
 /// Bytes of an answer with a token.
 const TOKEN: u64 = 1 << 20;
@@ -113,16 +115,48 @@ impl Repository {
     }
 
     fn read_token(&self, bytes: &[u8]) -> Result<String> {
-        #[derive(Deserialize)]
-        struct Answer {
-            token: Option<String>,
-            access_token: Option<String>,
+        parse_token(bytes).ok_or_else(|| self.no_access("its answer has no token in it"))
+    }
+}
+
+fn parse_token(bytes: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Answer {
+        token: Option<String>,
+        access_token: Option<String>,
+    }
+    let answer: Answer = serde_json::from_slice(bytes).ok()?;
+    answer.token.or(answer.access_token).filter(|token| !token.is_empty())
+}
+
+#[cfg(feature = "fuzzing")]
+impl Repository {
+    /// Reads a challenge. Credentials go nowhere without `https` but to this
+    /// machine and the registry's own host.
+    pub(crate) fn fuzz_challenge(headers: &HeaderMap) {
+        let found = challenge(headers);
+        let Some(Challenge::Bearer { realm, service }) = found else { return };
+        let reference = "registry.example/a/b".parse();
+        let repository = reference.and_then(|reference| {
+            let (settings, limits) = (Registries::default(), Limits::default());
+            Repository::new(&reference, &settings, &limits, &Progress::none())
+        });
+        if let Ok(repository) = repository
+            && let Ok(url) = repository.realm(&realm)
+        {
+            assert_eq!(url.scheme(), "https", "{url}");
+            let fields = [("service", service.unwrap_or_default())];
+            let _ = repository.http.get(url).query(&fields).build();
         }
-        serde_json::from_slice::<Answer>(bytes)
-            .ok()
-            .and_then(|answer| answer.token.or(answer.access_token))
-            .filter(|token| !token.is_empty())
-            .ok_or_else(|| self.no_access("its answer has no token in it"))
+    }
+
+    /// Reads an answer with a token, and a page with errors.
+    pub(crate) fn fuzz_answers(bytes: &[u8]) {
+        let codes = super::codes(bytes);
+        assert!(codes.len() <= 5 * 42, "{codes}");
+        if let Some(token) = parse_token(bytes) {
+            let _ = secret("Bearer", &token);
+        }
     }
 }
 

@@ -141,6 +141,14 @@ impl Registries {
         Ok(self)
     }
 
+    /// The URL at which an image would be asked for.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn url_of(&self, reference: &Reference) -> Result<Url> {
+        let endpoint = self.endpoint(reference)?;
+        let name = reference.digest().or(reference.tag()).unwrap_or("latest");
+        endpoint.url(&format!("{}/manifests/{name}", endpoint.repository))
+    }
+
     /// Where an image is fetched.
     pub(super) fn endpoint(&self, reference: &Reference) -> Result<Endpoint> {
         let registry = reference.registry();

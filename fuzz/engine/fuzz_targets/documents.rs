@@ -1,0 +1,4 @@
+//! Manifests, indexes and configurations of images: read, chosen from, checked.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| isorun_engine::image::fuzzing::documents(input));
