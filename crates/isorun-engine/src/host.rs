@@ -3,11 +3,20 @@
 //! `/usr` with `/bin`, `/sbin` and `/lib*` as the machine has them, and those
 //! parts of `/etc` that programs need and that tell nothing of the machine's
 //! users, secrets or network. Nothing else of the machine is there.
+//!
+//! Whoever is root in a sandbox reads what the machine's root may read. So what
+//! not every user of the machine may read is hidden ([`private`]): an empty file
+//! or folder that nobody can open lies over it.
 
-use std::fs;
+mod private;
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+
+pub(crate) use self::private::{Private, find as find_private};
 
 /// Folders of the machine that appear as they are.
 const SHARED: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
@@ -48,6 +57,14 @@ const WRITTEN: [(&str, &str); 7] = [
     ("timezone", "Etc/UTC\n"),
 ];
 
+/// Folders of the image that are the machine's.
+pub(crate) fn shared_folders() -> Vec<PathBuf> {
+    let folders = SHARED.iter().map(|name| Path::new("/").join(name));
+    folders
+        .filter(|path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()))
+        .collect()
+}
+
 /// A folder of the machine, and where in the image it appears.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shared {
@@ -58,18 +75,20 @@ pub struct Shared {
 }
 
 /// Puts the image into a folder, and tells which folders of the machine have to
-/// be mounted there, read-only.
+/// be mounted there, read-only. What an earlier call put there and does not
+/// belong there any more is removed.
 ///
 /// # Errors
 ///
 /// The folder cannot be written.
 pub fn prepare(folder: &Path) -> io::Result<Vec<Shared>> {
-    for name in ["dev", "etc", "home", "opt", "proc", "root", "run", "srv", "sys", "tmp", "var/tmp"]
+    for name in
+        ["dev", "etc", "home", "opt", "proc", "root", "run", "srv", "sys", "tmp", "var", "var/tmp"]
     {
-        fs::create_dir_all(folder.join(name))?;
+        make_folder(&folder.join(name), 0o755)?;
     }
     for (name, mode) in [("root", 0o700), ("tmp", 0o1777), ("var/tmp", 0o1777)] {
-        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(mode))?;
+        fs::set_permissions(folder.join(name), Permissions::from_mode(mode))?;
     }
     link(Path::new("/run"), &folder.join("var/run"))?;
     let mut shared = Vec::new();
@@ -79,7 +98,7 @@ pub fn prepare(folder: &Path) -> io::Result<Vec<Shared>> {
             // With a merged /usr.
             Ok(metadata) if metadata.is_symlink() => link(&fs::read_link(&source)?, &target)?,
             Ok(metadata) if metadata.is_dir() => {
-                fs::create_dir_all(&target)?;
+                make_folder(&target, 0o755)?;
                 shared.push(Shared { source, target });
             }
             _ => {}
@@ -87,44 +106,102 @@ pub fn prepare(folder: &Path) -> io::Result<Vec<Shared>> {
     }
     let etc = folder.join("etc");
     for name in HARMLESS {
-        let source = Path::new("/etc").join(name);
-        if let Some(above) = Path::new(name).parent() {
-            fs::create_dir_all(etc.join(above))?;
-        }
-        copy(&source, &etc.join(name))?;
+        copy(Path::new("/etc"), &etc, Path::new(name))?;
     }
     for (name, text) in WRITTEN {
-        fs::write(etc.join(name), text)?;
+        write(&etc.join(name), text.as_bytes(), 0o644)?;
     }
     Ok(shared)
 }
 
-/// Copies a file, link or folder that all may read; anything else is left out.
-fn copy(source: &Path, target: &Path) -> io::Result<()> {
-    let Ok(metadata) = fs::symlink_metadata(source) else { return Ok(()) };
+/// Copies a file, link or folder that every user of the machine may read, by its
+/// name below `from`; anything else is left out.
+fn copy(from: &Path, to: &Path, name: &Path) -> io::Result<()> {
+    let parents: Vec<&Path> = name.ancestors().skip(1).filter(|p| *p != Path::new("")).collect();
+    for above in parents.iter().rev() {
+        match fs::symlink_metadata(from.join(above)) {
+            Ok(metadata) if is_public(&metadata) => make_folder(&to.join(above), 0o755)?,
+            // What is below it is nobody's business, or it is not there.
+            _ => return remove(&to.join(above)),
+        }
+    }
+    copy_tree(&from.join(name), &to.join(name))
+}
+
+fn copy_tree(source: &Path, target: &Path) -> io::Result<()> {
+    let Ok(metadata) = fs::symlink_metadata(source) else { return remove(target) };
     if metadata.is_symlink() {
         let to = fs::read_link(source)?;
         // Into what is shared; another part of /etc may be missing.
         return link(&to, target);
     }
+    if !is_public(&metadata) {
+        return remove(target);
+    }
     if metadata.is_dir() {
-        fs::create_dir_all(target)?;
+        make_folder(target, 0o755)?;
+        let mut names = BTreeSet::new();
         for entry in fs::read_dir(source)?.flatten() {
-            copy(&entry.path(), &target.join(entry.file_name()))?;
+            copy_tree(&entry.path(), &target.join(entry.file_name()))?;
+            names.insert(entry.file_name());
+        }
+        for entry in fs::read_dir(target)?.flatten() {
+            if !names.contains(&entry.file_name()) {
+                remove(&entry.path())?;
+            }
         }
         return Ok(());
     }
-    if metadata.is_file() && metadata.permissions().mode() & 0o004 != 0 {
-        fs::copy(source, target)?;
+    write(target, &fs::read(source)?, metadata.permissions().mode() & 0o755)
+}
+
+/// Whether every user of the machine may read a file, or read and enter a folder.
+fn is_public(metadata: &Metadata) -> bool {
+    let mode = metadata.permissions().mode();
+    metadata.is_dir() && mode & 0o005 == 0o005 || metadata.is_file() && mode & 0o004 != 0
+}
+
+/// Makes a folder if there is none, whatever the umask is.
+fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_dir()) {
+        fs::remove_file(path)?;
     }
-    Ok(())
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+/// Writes a file anew, unless it has this content: sandboxes that run may have
+/// it open.
+fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let is_file = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
+    if !(is_file && fs::read(path)? == content) {
+        remove(path)?;
+        fs::write(path, content)?;
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(_) => return Ok(()),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn link(to: &Path, at: &Path) -> io::Result<()> {
-    match fs::remove_file(at) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => symlink(to, at),
+    if fs::read_link(at).is_ok_and(|known| known == to) {
+        return Ok(());
     }
+    remove(at)?;
+    symlink(to, at)
 }
 
 /// Changes when the machine's own programs and libraries do, by an upgrade for
@@ -169,5 +246,52 @@ mod tests {
         let passwd = fs::read_to_string(folder.path().join("etc/passwd")).unwrap();
         assert_eq!(passwd.lines().count(), 2);
         assert!(folder.path().join("etc/ld.so.cache").exists());
+    }
+
+    #[test]
+    fn what_is_not_for_every_user_is_not_copied() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (from, to) = (from.path(), to.path());
+        for path in ["a/open/file", "a/open/closed", "a/dir/file", "a/half/file", "b/c/file"] {
+            fs::create_dir_all(from.join(path).parent().unwrap()).unwrap();
+            fs::write(from.join(path), path).unwrap();
+        }
+        let copied = |names: [(&str, u32); 7]| {
+            for (name, mode) in names {
+                fs::set_permissions(from.join(name), Permissions::from_mode(mode)).unwrap();
+            }
+            for name in ["a", "b/c", "missing", "missing/too"] {
+                copy(from, to, Path::new(name)).unwrap();
+            }
+            ["a/open/file", "a/open/closed", "a/dir/file", "a/half/file", "b/c/file"]
+                .map(|path| to.join(path).exists())
+        };
+        let all = [
+            ("a/open/file", 0o644),
+            ("a/open/closed", 0o644),
+            ("a/dir", 0o755),
+            ("a/half", 0o755),
+            ("b", 0o755),
+            ("b/c", 0o755),
+            ("b/c/file", 0o4755),
+        ];
+        assert_eq!(copied(all), [true; 5]);
+        let mode = fs::metadata(to.join("b/c/file")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o755, "nothing runs as somebody else");
+        // What was copied before goes when it is closed.
+        let some = [
+            ("a/open/file", 0o644),
+            ("a/open/closed", 0o640),
+            ("a/dir", 0o750),
+            ("a/half", 0o711),
+            ("b", 0o700),
+            ("b/c", 0o755),
+            ("b/c/file", 0o644),
+        ];
+        assert_eq!(copied(some), [true, false, false, false, false]);
+        assert_eq!(copied(all), [true; 5]);
+        fs::remove_file(from.join("a/open/file")).unwrap();
+        copy(from, to, Path::new("a")).unwrap();
+        assert!(!to.join("a/open/file").exists());
     }
 }

@@ -22,8 +22,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, mpsc};
 
+use rustix::io::Errno;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, mount, mount_bind_recursive, mount_change, mount_remount,
+    MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change,
+    mount_remount,
 };
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use tokio::net::TcpSocket;
@@ -49,6 +51,13 @@ pub struct Bind {
     pub target: PathBuf,
 }
 
+/// A file or folder of the built-in image over which something else is laid.
+#[derive(Clone, Debug)]
+pub struct Cover {
+    pub with: PathBuf,
+    pub target: PathBuf,
+}
+
 impl Launcher {
     /// Starts both threads. Fails if this process may not do what they need.
     pub fn start(binds: Vec<Bind>) -> io::Result<Self> {
@@ -56,6 +65,12 @@ impl Launcher {
             launcher: thread("isorun-launcher", move || own_mounts(&binds))?,
             connector: thread("isorun-connector", || Ok(()))?,
         })
+    }
+
+    /// Lays covers over what programs that are started from now on are not to
+    /// see. Those that lie there already stay.
+    pub async fn cover(&self, covers: Vec<Cover>) -> io::Result<()> {
+        self.on_launcher(move || covers.iter().try_for_each(cover)).await?
     }
 
     /// Runs a program in a network, with no input; `None` is the machine's own
@@ -181,6 +196,25 @@ fn own_mounts(binds: &[Bind]) -> io::Result<()> {
         mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, "")?;
     }
     Ok(())
+}
+
+fn cover(Cover { with, target }: &Cover) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let ours = std::fs::symlink_metadata(with)?;
+    match std::fs::symlink_metadata(target) {
+        Ok(found) if (found.dev(), found.ino()) == (ours.dev(), ours.ino()) => return Ok(()),
+        Ok(_) => {}
+        // It went since it was found.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    match mount_bind(with, target) {
+        Ok(()) => {}
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(mount_remount(target, flags, "")?)
 }
 
 fn current_network() -> io::Result<OwnedFd> {

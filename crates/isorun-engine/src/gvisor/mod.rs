@@ -9,6 +9,7 @@
 mod cgroup;
 mod checkpoint;
 mod container;
+mod hiding;
 mod launcher;
 mod link;
 mod network;
@@ -98,6 +99,9 @@ pub struct Inner {
     next: AtomicU64,
     sandboxes: Mutex<HashMap<SandboxId, Slot>>,
     pool: Pool,
+    /// What of the machine sandboxes do not see, and how often that changed.
+    hidden: tokio::sync::Mutex<Option<hiding::Hidden>>,
+    view: AtomicU64,
     /// The digest of the agent, which is part of every checkpoint.
     agent: String,
     /// Held as long as this lives.
@@ -155,9 +159,12 @@ impl Gvisor {
             next: AtomicU64::new(0),
             sandboxes: Mutex::default(),
             pool: Pool::new(config.warm, config.blank),
+            hidden: tokio::sync::Mutex::default(),
+            view: AtomicU64::new(0),
             agent: agent?,
             _lock: lock,
         });
+        inner.hide_private().await?;
         inner.recover().await?;
         Ok(Self { inner })
     }
@@ -520,7 +527,10 @@ impl Inner {
 }
 
 async fn make(inner: &Arc<Inner>, spec: &SandboxSpec, from: Option<&Path>) -> Result<Container> {
-    let shape = Shape::of(spec);
+    if spec.root == Root::Host {
+        inner.hide_private().await?;
+    }
+    let shape = inner.with_view(Shape::of(spec));
     let container = match from {
         None => match inner.pool.take(&shape) {
             Some(container) => container,
@@ -577,6 +587,11 @@ fn check(spec: &SandboxSpec) -> Result<()> {
 
 fn prepare_folder(folder: &Path) -> Result<PathBuf> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    // Whatever the umask is, and whatever was there before.
+    let make = |path: &Path, mode: u32| {
+        fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    };
     let prepared = fs::DirBuilder::new()
         .recursive(true)
         .mode(0o711)
@@ -585,13 +600,18 @@ fn prepare_folder(folder: &Path) -> Result<PathBuf> {
         .and_then(|folder| {
             // What is in it is of no interest to other users of the machine; the
             // sandboxes' own processes have to get through.
-            fs::set_permissions(&folder, fs::Permissions::from_mode(0o711))?;
-            for name in ["containers", "runsc", "skeleton", "agent", "host"] {
-                fs::create_dir_all(folder.join(name))?;
+            make(&folder, 0o711)?;
+            for (name, mode) in [
+                ("containers", 0o700),
+                ("runsc", 0o700),
+                ("skeleton", 0o755),
+                ("agent", 0o755),
+                ("host", 0o755),
+            ] {
+                make(&folder.join(name), mode)?;
             }
-            fs::set_permissions(folder.join("containers"), fs::Permissions::from_mode(0o700))?;
             for name in spec::SKELETON {
-                fs::create_dir_all(folder.join("skeleton").join(name))?;
+                make(&folder.join("skeleton").join(name), 0o755)?;
             }
             Ok(folder)
         });
@@ -608,8 +628,11 @@ fn lock(folder: &Path) -> Result<File> {
 
 /// Puts the agent and the built-in image where sandboxes find them.
 fn install(folder: &Path, tools: &Tools) -> io::Result<Vec<Bind>> {
+    use std::os::unix::fs::PermissionsExt;
     let (draft, place) = (folder.join("agent.part"), folder.join("agent/isorun-agent"));
     fs::copy(&tools.agent, &draft)?;
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o755))?;
+    hiding::install(folder)?;
     // Sandboxes that run keep the one that they have.
     fs::rename(draft, place)?;
     Ok(host::prepare(&folder.join("host"))?

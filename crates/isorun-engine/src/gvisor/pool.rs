@@ -240,6 +240,7 @@ pub fn refill_blanks(inner: &Arc<Inner>, shape: Shape) {
 }
 
 fn fill<T: Item>(inner: &Arc<Inner>, shape: Shape) {
+    let shape = inner.with_view(shape);
     {
         let shelf = T::shelf(&inner.pool);
         let mut state = shelf.state();

@@ -26,6 +26,8 @@ pub struct Shape {
     pub mem_mib: u64,
     pub disk_mib: u64,
     pub pids: u32,
+    /// Which of the machine's files it does not see: see `hiding.rs`.
+    pub view: u64,
 }
 
 impl Shape {
@@ -36,6 +38,7 @@ impl Shape {
             mem_mib: spec.mem_mib,
             disk_mib: spec.disk_mib,
             pids: spec.pids,
+            view: 0,
         }
     }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod crash;
+mod host;
 mod network;
 mod pool;
 mod support;

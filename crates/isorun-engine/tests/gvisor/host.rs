@@ -1,0 +1,111 @@
+//! The built-in image shows nothing of the machine that not every user may read.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use isorun_engine::conformance::{Sandbox, clean_up};
+
+use crate::support::Scratch;
+
+/// A folder among the machine's programs, for a test.
+struct OfTheMachine(PathBuf);
+
+impl OfTheMachine {
+    fn make() -> Self {
+        let folder = tempfile::Builder::new().prefix("isorun-test-").tempdir_in("/usr/local");
+        let folder = folder.unwrap().keep();
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        Self(folder)
+    }
+
+    fn file(&self, name: &str, mode: u32) {
+        let path = self.0.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, format!("content of {name}\n")).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+}
+
+impl Drop for OfTheMachine {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_not_every_user_may_read_is_not_there() {
+    let machine = OfTheMachine::make();
+    for (name, mode) in [
+        ("open", 0o644),
+        ("program", 0o755),
+        ("setuid", 0o4755),
+        ("closed", 0o600),
+        ("group", 0o640),
+        ("runs", 0o711),
+        ("setuid-closed", 0o4710),
+        ("shut/open", 0o644),
+        ("half/open", 0o644),
+        ("deep/er/closed", 0o400),
+        ("deep/er/open", 0o644),
+    ] {
+        machine.file(name, mode);
+    }
+    fs::hard_link(machine.0.join("closed"), machine.0.join("deep/other-name")).unwrap();
+    symlink("closed", machine.0.join("link")).unwrap();
+    for (name, mode) in [("shut", 0o700), ("half", 0o751)] {
+        let mode = if name == "half" { 0o711 } else { mode };
+        fs::set_permissions(machine.0.join(name), Permissions::from_mode(mode)).unwrap();
+    }
+    let engine = Scratch::open(0).await;
+    let sandbox = Sandbox::new(&*engine).await;
+    let folder = machine.0.display();
+    let seen = sandbox
+        .text(&format!("cd {folder}; find . -type f -exec cat {{}} + 2>/dev/null | sort; cat link"))
+        .await;
+    let mut expected: Vec<String> = ["open", "program", "setuid", "deep/er/open"]
+        .map(|name| format!("content of {name}\n"))
+        .to_vec();
+    expected.sort();
+    assert_eq!(seen, expected.concat());
+    let below = format!("find {folder}/shut {folder}/half -mindepth 1 | wc -l");
+    assert_eq!(sandbox.text(&below).await, "0\n");
+    // Everything of the machine that others may not read is an empty file there.
+    let hidden = sandbox
+        .text(
+            "find /usr /bin/ /lib/ -xdev \\( -type f -o -type d \\) ! -perm -o+r -size +8 | wc -l",
+        )
+        .await;
+    assert_eq!(hidden, "0\n");
+    clean_up(&*engine).await;
+    // Nothing of it stays, and the machine's own files are what they were.
+    drop(engine);
+    for name in ["closed", "shut/open"] {
+        assert!(fs::read_to_string(machine.0.join(name)).unwrap().starts_with("content of"));
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&*machine.0.to_string_lossy()), "{mounts}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_image_needs_does_not_depend_on_the_umask() {
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let engine = Scratch::open(0).await;
+    let sandbox = Sandbox::new(&*engine).await;
+    rustix::process::umask(before);
+    let nobody = isorun_agent::protocol::Exec {
+        user: Some("nobody".to_owned()),
+        ..isorun_engine::conformance::shell(
+            "cat /etc/passwd | wc -l; ls -d /usr/bin; cd /tmp && pwd",
+        )
+    };
+    let output = sandbox.exec(nobody).await.unwrap().output(1 << 20).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "2\n/usr/bin\n/tmp\n", "{output:?}");
+    // What the engine itself keeps is not for other users.
+    for (name, mode) in [("containers", 0o700), ("runsc", 0o700), ("hidden", 0o700)] {
+        let found = fs::metadata(engine.folder.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(found & 0o777, mode, "{name}");
+    }
+    assert!(Path::new("/usr").exists());
+    clean_up(&*engine).await;
+}
