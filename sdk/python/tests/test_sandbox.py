@@ -126,6 +126,10 @@ def test_files(tmp_path: Path) -> None:
         sb.upload_file(str(local), "/remote/path/file.bin")
         sb.upload_file(local, "/remote/path/again.bin")
         assert sb.download("/remote/path/file.bin") == every
+        for mode in ("755", "640", "711"):
+            local.chmod(int(mode, 8))
+            sb.upload_file(local, "/remote/program")
+            assert sb.exec("stat -c %a /remote/program").stdout == f"{mode}\n"
         sb.write_text("/remote/path/hello.txt", "hi \u20ac\n")
         assert sb.exec("cat /remote/path/hello.txt").stdout == "hi \u20ac\n"
         assert sb.ls("/remote/path/") == ["again.bin", "file.bin", "hello.txt"]

@@ -21,3 +21,6 @@ pub use state::{
     Taken,
 };
 pub use usage::{History, PastRun, Usage};
+
+/// The header of a download that has the file's permissions, in octal.
+pub const FILE_MODE: &str = "x-file-mode";

@@ -16,9 +16,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     api::{
-        Deleted, DestroyStats, Entries, ErrorBody, ExecRequest, ForkRequest, Forks, History,
-        Network, NetworkChange, NewRun, RestoreRequest, Run, RunList, RunStats, SnapshotList,
-        Taken, Usage, Written,
+        Deleted, DestroyStats, Entries, ErrorBody, ExecRequest, FILE_MODE, ForkRequest, Forks,
+        History, Network, NetworkChange, NewRun, RestoreRequest, Run, RunList, RunStats,
+        SnapshotList, Taken, Usage, Written,
     },
     id::RunId,
 };
@@ -171,14 +171,18 @@ impl Client {
         self.ask(request.query(&[("path", path)]).query(&mode.as_slice()).body(body)).await
     }
 
-    /// Reads a file as a stream.
+    /// Reads a file as a stream. Gives its permissions, too, if the server tells.
     pub async fn download(
         &self,
         id: &RunId,
         path: &str,
-    ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + use<>, ClientError> {
+    ) -> Result<(Option<u32>, impl Stream<Item = Result<Bytes, ClientError>> + use<>), ClientError>
+    {
         let request = self.request(Method::GET, &format!("v1/runs/{id}/files/download"));
-        Ok(pieces(self.send(request.query(&[("path", path)])).await?))
+        let response = self.send(request.query(&[("path", path)])).await?;
+        let mode = response.headers().get(FILE_MODE);
+        let mode = mode.and_then(|mode| u32::from_str_radix(mode.to_str().ok()?, 8).ok());
+        Ok((mode, pieces(response)))
     }
 
     /// A run's audit log, as a stream of its bytes.

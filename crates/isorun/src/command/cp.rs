@@ -20,8 +20,9 @@ pub struct Args {
 }
 
 pub const NOTES: &str = "\
-Permissions go along on the way in. A path in a sandbox that ends in / is a
-folder, and the file keeps its name there.
+Permissions go along, on the way out less those that the umask takes. A path in
+a sandbox that ends in /, or at which there is a folder, is a folder, and the
+file keeps its name there.
 
 Folders go through tar:
   tar c folder | isorun exec RUN -- tar x -C /job
@@ -71,8 +72,12 @@ async fn upload(
         return Ok(ExitCode::SUCCESS);
     }
     let name = Path::new(from).file_name().and_then(|name| name.to_str());
+    let nameless = || Failure::usage(format!("{from} has no name that is text"));
     if to.ends_with('/') {
-        to += name.ok_or_else(|| Failure::usage(format!("{from} has no name that is text")))?;
+        to += name.ok_or_else(nameless)?;
+    } else if client.entries(id, &to).await.is_ok() {
+        // There is a folder.
+        to = format!("{to}/{}", name.ok_or_else(nameless)?);
     }
     let opened = async {
         let file = tokio::fs::File::open(from).await?;
@@ -91,7 +96,7 @@ async fn upload(
 }
 
 async fn download(client: &Client, id: &RunId, from: &str, to: &str) -> Result<ExitCode, Failure> {
-    let pieces = client.download(id, from).await?;
+    let (mode, pieces) = client.download(id, from).await?;
     pin_mut!(pieces);
     if to == "-" {
         let mut stdout = tokio::io::stdout();
@@ -118,7 +123,7 @@ async fn download(client: &Client, id: &RunId, from: &str, to: &str) -> Result<E
         file.write_all(&piece?).await.with_context(|| format!("cannot write {}", to.display()))?;
     }
     file.flush().await.with_context(|| format!("cannot write {}", to.display()))?;
-    file.set_permissions(std::fs::Permissions::from_mode(0o644 & !umask()))
+    file.set_permissions(std::fs::Permissions::from_mode(mode.unwrap_or(0o644) & 0o777 & !umask()))
         .await
         .with_context(|| format!("cannot write {}", to.display()))?;
     path.persist(&to).with_context(|| format!("cannot write {}", to.display()))?;

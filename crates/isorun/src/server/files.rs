@@ -26,7 +26,7 @@ use super::{
     order,
     runs::LiveRun,
 };
-use crate::api::{Entries, ErrorBody, Written};
+use crate::api::{Entries, ErrorBody, FILE_MODE, Written};
 
 /// How long a client may send nothing, or take nothing.
 const STALLED: Duration = Duration::from_secs(60);
@@ -124,7 +124,8 @@ pub async fn upload(
 
 /// Read a file
 ///
-/// The body is its content, as a stream. One that breaks off was cut short.
+/// The body is its content, as a stream. One that breaks off was cut short. The header
+/// `x-file-mode` has the file's permissions, in octal.
 #[utoipa::path(
     get, path = "/v1/runs/{id}/files/download", tag = "files", operation_id = "download",
     params(("id" = String, Path, description = "The run"), FileParams),
@@ -146,8 +147,9 @@ pub async fn download(
         client::read_file(stream, name).await.map_err(|error| file_error(&path, error))
     };
     let reader = run.during(work).await?;
-    let kind = (header::CONTENT_TYPE, "application/octet-stream");
-    Ok(([kind], Body::from_stream(pieces(run, reader))).into_response())
+    let kind = [(header::CONTENT_TYPE, "application/octet-stream")];
+    let mode = [(FILE_MODE, format!("{:o}", reader.metadata().mode & 0o7777))];
+    Ok((kind, mode, Body::from_stream(pieces(run, reader))).into_response())
 }
 
 /// The names in a folder

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write,
+    os::unix::fs::PermissionsExt,
     process::{Command, Output, Stdio},
 };
 
@@ -136,6 +137,18 @@ fn a_sandbox_that_stays() {
     assert!(server.run(&["cp", &from, back.to_str().unwrap()]).status.success());
     assert_eq!(fs::read_to_string(&back).unwrap(), "some data\n");
     assert_eq!(stdout(&server.run(&["cp", &from, "-"])), "some data\n");
+    // Permissions go along both ways, and a folder needs no slash at its end.
+    for mode in [0o755, 0o640, 0o500] {
+        fs::set_permissions(local, fs::Permissions::from_mode(mode)).unwrap();
+        assert!(server.run(&["cp", local, &format!("{id}:/tmp")]).status.success());
+        let seen = server.run(&["exec", &id, "--", "stat", "-c", "%a", "/tmp/data.txt"]);
+        assert_eq!(stdout(&seen), format!("{mode:o}\n"));
+        let _ = fs::remove_file(&back);
+        let from = format!("{id}:/tmp/data.txt");
+        assert!(server.run(&["cp", &from, back.to_str().unwrap()]).status.success());
+        let masked = fs::metadata(&back).unwrap().permissions().mode() & 0o777;
+        assert_eq!(masked, mode & !0o022, "{mode:o}");
+    }
     let mut piped = server.command();
     piped.args(["cp", "-", &format!("{id}:/tmp/piped")]);
     assert!(with_input(piped, b"from a pipe").status.success());

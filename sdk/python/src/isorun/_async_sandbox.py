@@ -118,8 +118,10 @@ class AsyncSandbox(SandboxBase):
         return await self._transport.stream(operation, listen)
 
     async def upload_file(self, local_path: str | os.PathLike[str], remote_path: str) -> None:
-        """Copies a file of this machine into the sandbox; makes the folders above it."""
-        operation = _protocol.upload(self._running(), remote_path)
+        """Copies a file of this machine into the sandbox, with its permissions; makes the
+        folders above it."""
+        mode = os.stat(local_path).st_mode
+        operation = _protocol.upload(self._running(), remote_path, mode)
         await self._transport.send(operation, async_file_pieces(os.fspath(local_path)))
 
     async def download(self, remote_path: str) -> bytes:

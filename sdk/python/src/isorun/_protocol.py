@@ -171,10 +171,11 @@ def execute_stream(
     )
 
 
-def upload(run: str, path: str) -> Operation[None]:
-    return Operation(
-        "POST", f"/v1/runs/{run}/files/upload", lambda _: None, params={"path": path}
-    )
+def upload(run: str, path: str, mode: int | None = None) -> Operation[None]:
+    params = {"path": path}
+    if mode is not None:
+        params["mode"] = f"{mode & 0o777:o}"
+    return Operation("POST", f"/v1/runs/{run}/files/upload", lambda _: None, params=params)
 
 
 def download(run: str, path: str) -> Operation[bytes]:

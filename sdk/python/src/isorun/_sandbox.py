@@ -115,8 +115,10 @@ class Sandbox(SandboxBase):
         return self._transport.stream(operation, listen)
 
     def upload_file(self, local_path: str | os.PathLike[str], remote_path: str) -> None:
-        """Copies a file of this machine into the sandbox; makes the folders above it."""
-        operation = _protocol.upload(self._running(), remote_path)
+        """Copies a file of this machine into the sandbox, with its permissions; makes the
+        folders above it."""
+        mode = os.stat(local_path).st_mode
+        operation = _protocol.upload(self._running(), remote_path, mode)
         self._transport.send(operation, file_pieces(os.fspath(local_path)))
 
     def download(self, remote_path: str) -> bytes:
