@@ -7,14 +7,15 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::{ErrorKind, Write},
-    os::unix::fs::OpenOptionsExt,
+    io::{ErrorKind, Read, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::Path,
 };
 
 use anyhow::{Context, Result, bail};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use hmac::{Hmac, KeyInit, Mac};
+use rustix::fs::OFlags;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -22,6 +23,8 @@ use crate::id::random_hex;
 
 const PREFIX: &str = "isorun_live_";
 const FILE: &str = "secret";
+/// Bytes that are read of the file: 64 digits, and some blanks.
+const MAX_SECRET_BYTES: u64 = 1024;
 
 /// 32 random bytes that only the server's user can read.
 #[derive(Clone)]
@@ -57,13 +60,34 @@ impl Secret {
     }
 
     fn read(path: &Path) -> Result<Option<Self>> {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
+        // A link would be to somebody else's file, and a pipe would never end.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let opened =
+            OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
+        let file = match opened {
+            Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
         };
+        let metadata = file.metadata()?;
+        let mode = metadata.permissions().mode() & 0o7777;
+        if !metadata.is_file() || metadata.uid() != rustix::process::geteuid().as_raw() {
+            bail!("{} is not a regular file of this user: move it away", path.display());
+        }
+        if mode & 0o077 != 0 {
+            bail!(
+                "{0} has mode {mode:04o}: other users may know the secret that every API key is \
+                 made with. If nobody does, close it with `chmod 600 {0}`; otherwise remove it: a \
+                 new one is made, and every API key has to be",
+                path.display()
+            );
+        }
+        let mut text = String::new();
+        file.take(MAX_SECRET_BYTES)
+            .read_to_string(&mut text)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         let mut bytes = [0; 32];
         if hex::decode_to_slice(text.trim(), &mut bytes).is_err() {
             bail!(
@@ -99,6 +123,24 @@ impl Secret {
             feed(&mut mac, field);
         }
         hex::encode(mac.finalize().into_bytes())
+    }
+
+    /// Signs the manifest of a checkpoint.
+    pub fn sign_checkpoint(&self, manifest: &str) -> String {
+        hex::encode(self.checkpoint_mac(manifest).finalize().into_bytes())
+    }
+
+    /// Whether this server signed the manifest of a checkpoint. Compares in
+    /// constant time.
+    pub fn signed_checkpoint(&self, manifest: &str, signature: &str) -> bool {
+        hex::decode(signature)
+            .is_ok_and(|mac| self.checkpoint_mac(manifest).verify_slice(&mac).is_ok())
+    }
+
+    fn checkpoint_mac(&self, manifest: &str) -> Hmac<Sha256> {
+        let mut mac = self.mac("checkpoint");
+        feed(&mut mac, manifest);
+        mac
     }
 
     /// Encrypts what nobody may read in the database.
@@ -164,8 +206,6 @@ pub fn region(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -200,6 +240,39 @@ mod tests {
         let mode = fs::metadata(folder.path().join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
+    }
+
+    #[test]
+    fn a_secret_that_others_may_know_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        assert!(Secret::open(folder.path()).is_ok());
+        for mode in [0o644, 0o640, 0o606, 0o660] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let error = Secret::open(folder.path()).err().unwrap().to_string();
+            assert!(error.contains("chmod 600"), "{error}");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(Secret::open(folder.path()).is_ok());
+        // One of somebody else, by a link.
+        let other = tempfile::tempdir().unwrap();
+        fs::rename(&path, other.path().join(FILE)).unwrap();
+        std::os::unix::fs::symlink(other.path().join(FILE), &path).unwrap();
+        assert!(Secret::open(folder.path()).is_err());
+    }
+
+    #[test]
+    fn a_signature_is_for_one_manifest_and_one_server() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [one, two] = folders.each_ref().map(|folder| Secret::open(folder.path()).unwrap());
+        let signature = one.sign_checkpoint("{}");
+        assert!(one.signed_checkpoint("{}", &signature));
+        assert!(!two.signed_checkpoint("{}", &signature));
+        for (manifest, signature) in
+            [("{ }", signature.as_str()), ("{}", ""), ("{}", "00"), ("{}", &signature[2..])]
+        {
+            assert!(!one.signed_checkpoint(manifest, signature), "{manifest} {signature}");
+        }
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub async fn connect_or_start(server: ServerArgs) -> Result<(Client, Option<Embe
 impl Embedded {
     async fn start() -> Result<(Client, Self), Failure> {
         let config = Config::embedded(data::default_dir()?);
+        data::restrict_umask();
         data::prepare(&config.data_dir)?;
         let lock = data::lock(&config.data_dir)?;
         let listening = Listening::bind(&config).await?;

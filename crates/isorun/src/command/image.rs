@@ -145,6 +145,7 @@ Examples:
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let dir = args.data.dir()?;
     super::block_on(async move {
+        data::restrict_umask();
         data::prepare(&dir)?;
         let store = Store::open(data::images(&dir)).map_err(failure)?;
         match args.command {

@@ -58,6 +58,7 @@ enum Command {
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let dir = args.data.dir()?;
     super::block_on(async move {
+        data::restrict_umask();
         data::prepare(&dir)?;
         let store = Store::open(&dir).context("cannot open the data folder")?;
         match args.command {

@@ -290,6 +290,7 @@ fn start_log(directives: &str, format: LogFormat) -> Result<(), Failure> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
+    data::restrict_umask();
     data::prepare(&config.data_dir)?;
     let lock = data::lock(&config.data_dir)?;
     // Before anything is started: a port that is taken is found out now.

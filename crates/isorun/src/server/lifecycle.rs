@@ -220,7 +220,7 @@ async fn end(app: &App, run: &LiveRun, why: &str) -> Result<DestroyStats, ApiErr
         cpu_ms: stats.cpu_ms,
         mem_peak_bytes: stats.mem_peak_bytes,
         disk_used_bytes: stats.disk_used_bytes,
-        uptime_ms: u64::try_from(destroyed_at - run.row.created_at).unwrap_or(0),
+        uptime_ms: u64::try_from(destroyed_at.saturating_sub(run.row.created_at)).unwrap_or(0),
         cost_cents: 0.0,
     };
     let what = json!({

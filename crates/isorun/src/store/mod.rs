@@ -15,10 +15,12 @@ pub use keys::KeyRow;
 pub use runs::{Ending, RunRow, Used};
 pub use snapshots::SnapshotRow;
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, thread, time::Duration};
+use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, thread, time::Duration};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{mpsc, oneshot};
+
+use crate::data;
 
 /// Jobs that wait; beyond them a caller waits to hand its own in.
 const QUEUE: usize = 1024;
@@ -65,8 +67,15 @@ impl Store {
     /// Opens the database of a data folder, and brings it to the present format.
     pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
         let path = data_dir.join(FILE);
-        let mut connection = Connection::open(&path)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        // SQLite makes the files beside it with the same permissions.
+        drop(data::private_file(&path).map_err(|error| StoreError::Io(io::Error::other(error)))?);
+        for beside in ["-wal", "-shm"] {
+            close(&data_dir.join(format!("{FILE}{beside}")))?;
+        }
+        let flags = OpenFlags::default() | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        // The folder's own path may have links in it, which SQLite refuses.
+        let mut connection =
+            Connection::open_with_flags(fs::canonicalize(data_dir)?.join(FILE), flags)?;
         connection.busy_timeout(BUSY)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         // A crash of the process loses nothing; one of the machine may lose the
@@ -98,6 +107,21 @@ impl Store {
     }
 }
 
+/// Closes a file to other users, if it is there.
+fn close(path: &Path) -> Result<(), StoreError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() => {
+            Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o600))?)
+        }
+        Ok(_) => Err(StoreError::Io(io::Error::other(format!(
+            "{} is not a regular file: remove it",
+            path.display()
+        )))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +135,29 @@ mod tests {
         drop(file);
         let Err(error) = Store::open(folder.path()) else { panic!("it opened") };
         assert!(matches!(error, StoreError::TooNew { found: 9999, .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn other_users_read_none_of_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        for before in [0o600, 0o644, 0o666] {
+            let store = Store::open(folder.path()).unwrap();
+            let key = format!("k{before:o}");
+            store.add_key(KeyRow::new(&key, "t1", "mine", false)).await.unwrap();
+            let mut files = 0;
+            for entry in fs::read_dir(folder.path()).unwrap() {
+                let entry = entry.unwrap();
+                let mode = entry.metadata().unwrap().permissions().mode();
+                assert_eq!(mode & 0o777, 0o600, "{:?}", entry.file_name());
+                files += 1;
+            }
+            assert!(files >= 3, "the log and its index are there");
+            let path = folder.path().join(FILE);
+            fs::set_permissions(path, fs::Permissions::from_mode(before)).unwrap();
+        }
+        let linked = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(folder.path().join(FILE), linked.path().join(FILE)).unwrap();
+        assert!(Store::open(linked.path()).is_err());
     }
 
     #[tokio::test]

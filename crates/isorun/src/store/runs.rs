@@ -119,6 +119,31 @@ impl Store {
         .await
     }
 
+    /// Begins another generation of what a run has on disk, and gives its
+    /// number: what was written for an earlier one is not restored any more.
+    pub async fn next_generation(&self, id: &RunId) -> Result<u64, StoreError> {
+        let id = id.to_string();
+        self.call(move |connection| {
+            connection
+                .prepare_cached(
+                    "UPDATE runs SET generation = generation + 1 WHERE id = ? RETURNING generation",
+                )?
+                .query_row([id], |row| row.get(0))
+        })
+        .await
+    }
+
+    /// The generation of what a run has on disk.
+    pub async fn generation(&self, id: &RunId) -> Result<u64, StoreError> {
+        let id = id.to_string();
+        self.call(move |connection| {
+            connection
+                .prepare_cached("SELECT generation FROM runs WHERE id = ?")?
+                .query_row([id], |row| row.get(0))
+        })
+        .await
+    }
+
     /// Its sandbox is on disk, and has used this until now.
     pub async fn run_hibernated(&self, id: &RunId, used: Used) -> Result<(), StoreError> {
         let id = id.to_string();
@@ -135,6 +160,21 @@ impl Store {
                     used.disk_used_bytes,
                     id,
                 ))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Records that a run is back from the disk. What it had there is of an
+    /// earlier generation from now on.
+    pub async fn run_resumed(&self, id: &RunId) -> Result<(), StoreError> {
+        let id = id.to_string();
+        self.call(move |connection| {
+            connection
+                .prepare_cached(
+                    "UPDATE runs SET status = ?, generation = generation + 1 WHERE id = ?",
+                )?
+                .execute((Status::Running.name(), id))?;
             Ok(())
         })
         .await
@@ -281,7 +321,7 @@ fn read_past(row: &Row<'_>) -> rusqlite::Result<PastRun> {
         create_ms: row.get("create_ms")?,
         created_at: clock::rfc3339(created_at),
         destroyed_at: clock::rfc3339(destroyed_at),
-        uptime_ms: u64::try_from(destroyed_at - created_at).unwrap_or(0),
+        uptime_ms: u64::try_from(destroyed_at.saturating_sub(created_at)).unwrap_or(0),
         cpu_ms: row.get("cpu_ms")?,
         mem_peak_bytes: row.get("mem_peak_bytes")?,
         cost_cents: 0.0,

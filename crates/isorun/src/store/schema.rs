@@ -70,6 +70,9 @@ const STEPS: &[&str] = &[
     ALTER TABLE runs ADD COLUMN network TEXT NOT NULL DEFAULT '';
     ALTER TABLE snapshots ADD COLUMN network TEXT NOT NULL DEFAULT '';
 ",
+    "
+    ALTER TABLE runs ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 pub fn migrate(connection: &mut Connection) -> Result<(), StoreError> {

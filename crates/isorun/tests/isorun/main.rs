@@ -19,6 +19,7 @@ mod lasting;
 mod network;
 mod openapi;
 mod operation;
+mod private;
 mod runs;
 mod serve;
 mod shell;

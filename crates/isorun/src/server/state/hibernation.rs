@@ -1,6 +1,7 @@
 //! A run that is put on disk, and comes back under the same id.
 
 use std::{
+    os::unix::fs::DirBuilderExt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,9 +10,12 @@ use axum::{Json as Answer, extract::State};
 use isorun_engine::SandboxId;
 use serde_json::json;
 
-use super::{archive, check_room};
+use super::{
+    archive::{self, Kind, Owner},
+    check_room,
+};
 use crate::{
-    api::{ErrorBody, Run, Status},
+    api::{ErrorBody, Run},
     audit::Event,
     id::RunId,
     server::{
@@ -104,12 +108,16 @@ pub async fn hibernate(app: &App, run: &Arc<LiveRun>) -> Result<(), ApiError> {
 
 async fn put_away(app: &App, run: &LiveRun, stats: isorun_engine::Stats) -> Result<(), ApiError> {
     let draft = app.places.hibernating(&run.id);
-    std::fs::create_dir(&draft)
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&draft)
         .map_err(|error| ApiError::internal("cannot make a folder", error))?;
     let put_away = async {
+        // Before there is anything: what a crash leaves is of this generation.
+        app.store.next_generation(&run.id).await?;
         let written = app.engine.checkpoint(&run.sandbox, &draft, false).await;
         written.map_err(|error| engine_error("cannot hibernate the sandbox", error))?;
-        seal(app, &run.id, &run.sandbox).await?;
+        seal(app, &run.id, &run.tenant, &run.sandbox).await?;
         let used = run.has_used(run.total(stats));
         Ok(app.store.run_hibernated(&run.id, used).await?)
     };
@@ -120,10 +128,18 @@ async fn put_away(app: &App, run: &LiveRun, stats: isorun_engine::Stats) -> Resu
     outcome
 }
 
-async fn seal(app: &App, id: &RunId, sandbox: &SandboxId) -> Result<(), ApiError> {
+/// Says whose the latest hibernation of a run is.
+pub async fn owner(app: &App, id: &RunId, tenant: &str) -> Result<Owner, ApiError> {
+    let generation = app.store.generation(id).await?;
+    let (id, tenant) = (id.to_string(), tenant.to_owned());
+    Ok(Owner { kind: Kind::Hibernation, id, tenant, generation })
+}
+
+async fn seal(app: &App, id: &RunId, tenant: &str, sandbox: &SandboxId) -> Result<(), ApiError> {
     let root = app.images.root_of(sandbox.as_str())?;
     let (draft, place) = (app.places.hibernating(id), app.places.hibernated(id));
-    archive::seal(app, &draft, place, root, app.config.limits.pids).await.map(|_| ())
+    let owner = owner(app, id, tenant).await?;
+    archive::seal(app, owner, &draft, place, root, app.config.limits.pids).await.map(|_| ())
 }
 
 /// Finishes what a server has begun that was killed: whether the run is on disk
@@ -157,7 +173,7 @@ pub async fn finish(app: &App, row: &RunRow, sandbox: &SandboxId, here: bool) ->
         let _ = tokio::time::timeout(MARKING, is_whole).await;
     }
     let whole = app.engine.is_whole(&draft);
-    let finished = whole && seal(app, &row.id, sandbox).await.is_ok();
+    let finished = whole && seal(app, &row.id, &row.tenant, sandbox).await.is_ok();
     if !finished {
         tracing::warn!(run = %row.id, whole, "a hibernation was not finished");
         app.places.forget_hibernating(&row.id).await;
@@ -197,7 +213,8 @@ pub async fn resume(app: &App, run: &Arc<LiveRun>) -> Result<(), ApiError> {
 
 async fn bring_back(app: &App, run: &LiveRun) -> Result<(), ApiError> {
     let folder = app.places.hibernated(&run.id);
-    let manifest = archive::read(app, &folder).await?;
+    let owner = owner(app, &run.id, &run.tenant).await?;
+    let manifest = archive::read(app, owner, &folder).await?;
     let mut spec = lifecycle::spec(app, &run.row, run.sandbox.clone(), manifest.root.clone());
     spec.pids = manifest.pids;
     // Its rules may have changed since it was created.
@@ -215,7 +232,7 @@ async fn bring_back(app: &App, run: &LiveRun) -> Result<(), ApiError> {
         }
         (Err(error), Ok(())) => return Err(engine_error("cannot resume the sandbox", error)),
     }
-    if let Err(error) = app.store.set_run_status(&run.id, Status::Running).await {
+    if let Err(error) = app.store.run_resumed(&run.id).await {
         let _ = app.engine.destroy(&run.sandbox).await;
         return Err(error.into());
     }

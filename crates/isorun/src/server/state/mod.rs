@@ -24,11 +24,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::task::spawn_blocking;
 
 use super::{ApiError, App, Code, runs::LiveRun};
-use crate::id::RunId;
+use crate::{data, id::RunId};
 
 /// Room that is left on the server's disk whatever is written to it.
 const SPARE: u64 = 256 << 20;
@@ -42,10 +42,9 @@ pub struct Places {
 impl Places {
     pub fn open(data_dir: &Path) -> Result<Self> {
         let root = data_dir.join("state");
+        data::private_folder(&root)?;
         for name in ["drafts", "hibernating", "hibernated", "snapshots"] {
-            let folder = root.join(name);
-            fs::create_dir_all(&folder)
-                .with_context(|| format!("cannot make {}", folder.display()))?;
+            data::private_folder(&root.join(name))?;
         }
         Ok(Self { root })
     }
@@ -127,7 +126,8 @@ impl Places {
     pub fn have_room(&self, bytes: u64) -> Result<(), ApiError> {
         let disk = rustix::fs::statvfs(&self.root)
             .map_err(|error| ApiError::internal("cannot look at the disk", error))?;
-        if disk.f_bavail * disk.f_frsize < bytes + SPARE {
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < bytes.saturating_add(SPARE) {
             return Err(ApiError::new(
                 Code::ServerFull,
                 format!(
@@ -145,6 +145,6 @@ async fn check_room(app: &App, run: &LiveRun) -> Result<isorun_engine::Stats, Ap
     let stats = app.engine.stats(&run.sandbox).await;
     let stats = stats
         .map_err(|error| super::lifecycle::engine_error("cannot measure the sandbox", error))?;
-    app.places.have_room(stats.mem_bytes + stats.disk_used_bytes)?;
+    app.places.have_room(stats.mem_bytes.saturating_add(stats.disk_used_bytes))?;
     Ok(stats)
 }

@@ -9,7 +9,10 @@ use axum::{
 };
 use serde_json::json;
 
-use super::{archive, check_room, fork};
+use super::{
+    archive::{self, Owner},
+    check_room, fork, hibernation,
+};
 use crate::{
     api::{Deleted, ErrorBody, RestoreRequest, Run, Snapshot, SnapshotList, Status, Taken},
     audit::Event,
@@ -58,11 +61,14 @@ async fn make(app: &App, run: &LiveRun) -> Result<SnapshotRow, ApiError> {
     let id = id::random_snapshot().map_err(|error| ApiError::internal("no random", error))?;
     let draft = app.places.draft()?;
     let root = app.images.hold_also(&id, run.sandbox.as_str())?;
+    let owner = Owner::snapshot(&id, &run.tenant);
     let written = async {
         match run.state() {
             RunState::Hibernated => {
                 let from = app.places.hibernated(&run.id);
-                archive::link(from, draft.path().to_owned(), app.places.snapshot(&id)).await
+                let from = (hibernation::owner(app, &run.id, &run.tenant).await?, from);
+                let (draft, place) = (draft.path().to_owned(), app.places.snapshot(&id));
+                archive::link(app, from, owner, draft, place).await
             }
             _ => {
                 let _use = run.begin()?;
@@ -72,7 +78,8 @@ async fn make(app: &App, run: &LiveRun) -> Result<SnapshotRow, ApiError> {
                     .await
                     .map_err(|error| engine_error("cannot take a snapshot", error))?;
                 let pids = app.config.limits.pids;
-                archive::seal(app, draft.path(), app.places.snapshot(&id), root, pids).await
+                let place = app.places.snapshot(&id);
+                archive::seal(app, owner, draft.path(), place, root, pids).await
             }
         }
     };
@@ -144,7 +151,8 @@ async fn bring_back(app: &App, snapshot: SnapshotRow) -> Result<Arc<LiveRun>, Ap
     lifecycle::accepts_runs(app)?;
     let places = fork::Reserved::take(app, &snapshot.tenant, 1)?;
     let folder = app.places.snapshot(&snapshot.id);
-    let manifest = archive::read(app, &folder).await?;
+    let owner = Owner::snapshot(&snapshot.id, &snapshot.tenant);
+    let manifest = archive::read(app, owner, &folder).await?;
     let like = RunRow {
         // Those that are not of a new run are set where it is made.
         id: snapshot.run_id.parse().map_err(|error| ApiError::internal("a bad run id", error))?,

@@ -1,0 +1,280 @@
+//! What the server keeps is for its own user only, and each thing for what it
+//! was made for.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, symlink},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::fixture::{Server, bounded, refused};
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+/// All files and folders below one that hold anything of tenants.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut stack = vec![folder.to_owned()];
+    while let Some(folder) = stack.pop() {
+        for entry in fs::read_dir(&folder).unwrap().flatten() {
+            if entry.file_type().unwrap().is_dir() {
+                stack.push(entry.path());
+            }
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+/// Whether a user of the machine without any privileges can read a file.
+fn others_can_read(path: &Path) -> bool {
+    let status = Command::new("/bin/cat")
+        .arg(path)
+        .uid(65534)
+        .gid(65534)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    status.unwrap().success()
+}
+
+#[test]
+fn a_data_folder_that_others_could_look_into_is_closed() {
+    let (data, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // As a package or an administrator makes it, and what an earlier version left.
+    for name in ["", "state", "state/hibernated", "state/snapshots", "images"] {
+        fs::create_dir_all(data.path().join(name)).unwrap();
+        fs::set_permissions(data.path().join(name), Permissions::from_mode(0o755)).unwrap();
+    }
+    let server = Server::start_in(data, home, &[]);
+    bounded(async {
+        let id = server.create().await;
+        server.exec(&id, "echo secret > /root/secret").await;
+        let taken = server.post(&format!("/v1/runs/{id}/snapshot"), json!({})).await.1;
+        server.post(&format!("/v1/runs/{id}/hibernate"), json!({})).await;
+        let data = server.data.path();
+        assert_eq!(mode(data), 0o700);
+        for name in ["state", "images"] {
+            assert_eq!(mode(&data.join(name)), 0o700, "{name}");
+            for path in below(&data.join(name)) {
+                assert_eq!(mode(&path) & 0o077, 0, "{}", path.display());
+            }
+        }
+        for name in ["isorun.db", "isorun.db-wal", "isorun.db-shm", "secret", "lock"] {
+            assert_eq!(mode(&data.join(name)), 0o600, "{name}");
+        }
+        let snapshot = taken["snapshot_id"].as_str().unwrap();
+        for path in [
+            format!("state/hibernated/{id}/pages.img"),
+            format!("state/snapshots/{snapshot}/pages.img"),
+            format!("state/snapshots/{snapshot}/manifest.json"),
+            "secret".to_owned(),
+            "isorun.db".to_owned(),
+        ] {
+            let path = data.join(path);
+            assert!(path.is_file(), "{}", path.display());
+            assert!(!others_can_read(&path), "{}", path.display());
+        }
+        assert_eq!(mode(&server.home.path().join("isorun/client.json")), 0o600);
+    });
+}
+
+#[test]
+fn a_data_folder_that_others_could_have_changed_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let start = |data: &Path| {
+        let home = tempfile::tempdir().unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_isorun"))
+            .args(["serve", "--no-pull", "--listen", "127.0.0.1:0"])
+            .env("ISORUN_DATA_DIR", data)
+            .env("XDG_CONFIG_HOME", home.path())
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for mode in [0o777, 0o770, 0o1777, 0o702] {
+        let data = parent.path().join(format!("{mode:o}"));
+        fs::create_dir(&data).unwrap();
+        fs::set_permissions(&data, Permissions::from_mode(mode)).unwrap();
+        let said = start(&data);
+        assert!(said.contains("chmod 700"), "{said}");
+        assert_eq!(fs::read_dir(&data).unwrap().count(), 0, "nothing was put there");
+    }
+    let theirs = parent.path().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    std::os::unix::fs::chown(&theirs, Some(65534), None).unwrap();
+    assert!(start(&theirs).contains("belongs to the user 65534"));
+    let link = parent.path().join("link");
+    symlink(&theirs, &link).unwrap();
+    assert!(start(&link).contains("belongs to the user 65534"));
+    // A secret that may be known, and one that is somebody else's file.
+    let data = parent.path().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::set_permissions(&data, Permissions::from_mode(0o700)).unwrap();
+    fs::write(data.join("secret"), "0".repeat(64)).unwrap();
+    fs::set_permissions(data.join("secret"), Permissions::from_mode(0o644)).unwrap();
+    assert!(start(&data).contains("chmod 600"));
+    fs::remove_file(data.join("secret")).unwrap();
+    fs::write(parent.path().join("elsewhere"), "0".repeat(64)).unwrap();
+    symlink(parent.path().join("elsewhere"), data.join("secret")).unwrap();
+    start(&data);
+}
+
+impl Server {
+    async fn resume_is_refused(&self, id: &str, why: &str) {
+        let refusal = self.post(&format!("/v1/runs/{id}/resume"), json!({})).await;
+        refused(&refusal, 422, "snapshot_damaged", why);
+    }
+
+    async fn hibernate(&self, id: &str) -> PathBuf {
+        let (status, body) = self.post(&format!("/v1/runs/{id}/hibernate"), json!({})).await;
+        assert_eq!(status, 200, "{body}");
+        self.data.path().join("state/hibernated").join(id)
+    }
+
+    async fn resume(&self, id: &str) {
+        let (status, body) = self.post(&format!("/v1/runs/{id}/resume"), json!({})).await;
+        assert_eq!(status, 200, "{body}");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+fn exchange(one: &Path, two: &Path) {
+    let aside = one.with_extension("aside");
+    fs::rename(one, &aside).unwrap();
+    fs::rename(two, one).unwrap();
+    fs::rename(aside, two).unwrap();
+}
+
+#[test]
+fn a_checkpoint_is_restored_as_what_it_is_and_as_nothing_else() {
+    let server = Server::start();
+    bounded(async {
+        let aside = server.data.path().join("state");
+        let (one, two) = (server.create().await, server.create().await);
+        server.exec(&one, "echo 1 > /root/who").await;
+        server.exec(&two, "echo 2 > /root/who").await;
+        let taken = server.post(&format!("/v1/runs/{one}/snapshot"), json!({})).await.1;
+        let snapshot = taken["snapshot_id"].as_str().unwrap().to_owned();
+        let snapshots = server.data.path().join("state/snapshots");
+        // Another run's.
+        let folders = (server.hibernate(&one).await, server.hibernate(&two).await);
+        exchange(&folders.0, &folders.1);
+        server.resume_is_refused(&one, "belongs to another").await;
+        server.resume_is_refused(&two, "belongs to another").await;
+        exchange(&folders.0, &folders.1);
+        // Only the manifest of it.
+        exchange(&folders.0.join("manifest.json"), &folders.1.join("manifest.json"));
+        server.resume_is_refused(&one, "belongs to another").await;
+        exchange(&folders.0.join("manifest.json"), &folders.1.join("manifest.json"));
+        // A snapshot, also the run's own; and the other way round.
+        exchange(&folders.0, &snapshots.join(&snapshot));
+        server.resume_is_refused(&one, "belongs to another").await;
+        let refusal = server.post("/v1/runs/restore", json!({ "snapshot_id": snapshot })).await;
+        refused(&refusal, 422, "snapshot_damaged", "belongs to another");
+        exchange(&folders.0, &snapshots.join(&snapshot));
+        // An earlier one of the same run, of which it knows more by now.
+        let earlier = aside.join("earlier");
+        copy(&folders.0, &earlier);
+        server.resume(&one).await;
+        server.exec(&one, "echo later > /root/who").await;
+        server.hibernate(&one).await;
+        exchange(&folders.0, &earlier);
+        server.resume_is_refused(&one, "not the latest").await;
+        exchange(&folders.0, &earlier);
+        // With another word in it, and with a file more.
+        let manifest = folders.0.join("manifest.json");
+        let good = fs::read_to_string(&manifest).unwrap();
+        let envelope: Value = serde_json::from_str(&good).unwrap();
+        assert!(envelope["manifest"]["owner"]["tenant"].is_string(), "{envelope}");
+        for (from, to) in [("\"pids\":", "\"pids\":1"), ("\"generation\":", "\"generation\":1")] {
+            fs::write(&manifest, good.replace(from, to)).unwrap();
+            server.resume_is_refused(&one, "was changed").await;
+        }
+        fs::write(&manifest, &good).unwrap();
+        fs::write(folders.0.join("more.img"), "x").unwrap();
+        server.resume_is_refused(&one, "does not belong to it").await;
+        fs::remove_file(folders.0.join("more.img")).unwrap();
+        // All of that is undone, and each is what it was.
+        server.resume(&one).await;
+        server.resume(&two).await;
+        assert_eq!(server.exec(&one, "cat /root/who").await["stdout"], "later\n");
+        assert_eq!(server.exec(&two, "cat /root/who").await["stdout"], "2\n");
+        fs::remove_dir_all(earlier).unwrap();
+        server.is_well().await;
+    });
+}
+
+#[test]
+fn an_earlier_hibernation_does_not_come_back_after_a_crash() {
+    let server = Server::start();
+    let mut kept = (String::new(), PathBuf::new());
+    bounded(async {
+        let id = server.create().await;
+        let folder = server.hibernate(&id).await;
+        let earlier = server.data.path().join("earlier");
+        copy(&folder, &earlier);
+        server.resume(&id).await;
+        kept = (id, earlier);
+    });
+    let (id, earlier) = kept;
+    // The server and its sandboxes end, and what it came back from is put back.
+    let (data, home) = server.stop(Signal::KILL);
+    fs::rename(&earlier, data.path().join("state/hibernated").join(&id)).unwrap();
+    let containers = data.path().join("engine/containers");
+    for entry in fs::read_dir(containers).unwrap().flatten() {
+        let Ok(pid) = fs::read_to_string(entry.path().join("pid")) else { continue };
+        let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+        let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
+        // Gone, or nothing but a status that nobody has asked for.
+        while fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+    let server = Server::start_in(data, home, &[]);
+    bounded(async {
+        server.resume_is_refused(&id, "not the latest").await;
+        server.destroy(&id).await;
+        server.is_well().await;
+    });
+}
+
+#[test]
+fn a_snapshot_of_a_hibernated_run_is_one_of_its_own() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        server.exec(&id, "echo here > /root/mark").await;
+        let folder = server.hibernate(&id).await;
+        let (status, taken) = server.post(&format!("/v1/runs/{id}/snapshot"), json!({})).await;
+        assert_eq!(status, 200, "{taken}");
+        let snapshot = taken["snapshot_id"].as_str().unwrap();
+        let copy = server.data.path().join("state/snapshots").join(snapshot);
+        let inode = |folder: &Path| fs::metadata(folder.join("pages.img")).unwrap().ino();
+        assert_eq!(inode(&folder), inode(&copy), "it takes no more room");
+        let (status, run) =
+            server.post("/v1/runs/restore", json!({ "snapshot_id": snapshot })).await;
+        assert_eq!(status, 200, "{run}");
+        let restored = run["id"].as_str().unwrap();
+        assert_eq!(server.exec(restored, "cat /root/mark").await["stdout"], "here\n");
+        server.resume(&id).await;
+        assert_eq!(server.exec(&id, "cat /root/mark").await["stdout"], "here\n");
+    });
+}
