@@ -169,8 +169,8 @@ fn configure(agent: &Agent, request: &Configure) -> Result<Reply, Failure> {
 /// What is there may be a link to where no file is.
 fn resolve_by(nameserver: std::net::Ipv4Addr) -> std::io::Result<()> {
     std::fs::create_dir_all("/etc")?;
-    std::fs::write("/etc/.resolv.conf.part", format!("nameserver {nameserver}\n"))?;
-    std::fs::rename("/etc/.resolv.conf.part", "/etc/resolv.conf")
+    let text = format!("nameserver {nameserver}\n");
+    files::replace("/etc/resolv.conf".as_ref(), text.as_bytes())
 }
 
 /// Writes `/run/isorun/instance`: the sandbox's name, and a number that differs
@@ -178,11 +178,10 @@ fn resolve_by(nameserver: std::net::Ipv4Addr) -> std::io::Result<()> {
 fn instance(name: &str) -> std::io::Result<()> {
     let folder = std::path::Path::new("/run/isorun");
     std::fs::create_dir_all(folder)?;
-    let draft = folder.join(".instance");
     let mut number = [0; 8];
     rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())?;
-    std::fs::write(&draft, format!("{name} {:016x}\n", u64::from_le_bytes(number)))?;
-    std::fs::rename(draft, folder.join("instance"))
+    let text = format!("{name} {:016x}\n", u64::from_le_bytes(number));
+    files::replace(&folder.join("instance"), text.as_bytes())
 }
 
 fn release() -> String {

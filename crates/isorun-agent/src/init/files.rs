@@ -3,15 +3,22 @@
 //! Paths are those of the sandbox, with its own symbolic links: there is nothing
 //! else that the agent could reach. Regular files are read and written on the
 //! agent's thread, since that never waits for a guest; anything else that could
-//! make it wait, such as a named pipe, is refused.
+//! make it wait, such as a named pipe, is refused. So nothing is opened for
+//! which that could be a named pipe by now: what is read is opened without
+//! waiting, and what is written is a new file, under a name that nobody knows
+//! beforehand.
+//!
+//! A program of the sandbox may exchange folders for links at any moment. What
+//! is made is given its owner and permissions through the descriptor that it was
+//! made with, and not once more by its path.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata as FsMetadata, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,10 +28,18 @@ use isorun_agent::protocol::{
     Entry, Failure, FailureKind, FileKind, Metadata, Name, Reply, WriteFile,
 };
 
+use rustix::fs::{AtFlags, Mode, OFlags};
+
+use super::remove::remove_tree;
 use super::users::{self, User};
 
 const ENTRIES_IN_A_FRAME: usize = 1000;
-const O_NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+/// How a folder is opened to work in it.
+const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+/// What keeps the opening of a file from waiting, and a terminal from being ours.
+const AT_ONCE: i32 = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits().cast_signed();
+/// Names that are tried for a new file.
+const MAX_ATTEMPTS: u32 = 16;
 const DEFAULT_DIR: u32 = 0o755;
 const DEFAULT_FILE: u32 = 0o644;
 
@@ -48,7 +63,7 @@ where
     loop {
         match reader.next().await? {
             Some(Frame::Data(data)) => {
-                if let Err(error) = draft.file.write_all(&data) {
+                if let Err(error) = draft.new.file.write_all(&data) {
                     let failure = failed("write", &draft.target, &error);
                     return writer.send(&Frame::Failed(failure)).await;
                 }
@@ -114,6 +129,8 @@ where
         part.push(Entry { name, metadata: describe(&metadata) });
         if part.len() == ENTRIES_IN_A_FRAME {
             writer.send(&Frame::Reply(Reply::Entries(std::mem::take(&mut part)))).await?;
+            // A folder of a million names is not all that the agent has to do.
+            tokio::task::yield_now().await;
         }
     }
     if !part.is_empty() {
@@ -135,12 +152,9 @@ pub fn make_dir(path: &Name, mode: Option<u32>, owner: Option<&str>) -> Result<R
     check(path)?;
     let owner = owner.map(|owner| users::find(Some(owner))).transpose()?;
     let path = to_path(path);
-    let existed = path.is_dir();
-    make_dirs(&path, owner.as_ref())?;
-    if let Some(mode) = mode
-        && !existed
-    {
-        fs::set_permissions(&path, Permissions::from_mode(mode & 0o7777))
+    let folder = make_dirs(&path, owner.as_ref())?;
+    if let (Some(mode), Some(made)) = (mode, folder.made) {
+        made.set_permissions(Permissions::from_mode(mode & 0o7777))
             .map_err(|error| failed("set the permissions of", &path, &error))?;
     }
     Ok(Reply::Done)
@@ -152,12 +166,15 @@ pub async fn remove(path: Name) -> Result<Reply, Failure> {
     // A large folder takes long.
     let removing = tokio::task::spawn_blocking(move || {
         let path = to_path(&path);
-        let outcome = match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path),
-            Ok(_) => fs::remove_file(&path),
-            Err(error) => Err(error),
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(refusal(FailureKind::Invalid, &path, "it cannot be removed"));
         };
-        outcome.map_err(|error| failed("remove", &path, &error))
+        let folder = rustix::fs::open(folder, FOLDER, Mode::empty());
+        let removed = folder.map_err(io::Error::from).and_then(|folder| {
+            rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            remove_tree(folder.as_fd(), name)
+        });
+        removed.map_err(|error| failed("remove", &path, &error))
     });
     match removing.await {
         Ok(outcome) => outcome.map(|()| Reply::Done),
@@ -167,18 +184,74 @@ pub async fn remove(path: Name) -> Result<Reply, Failure> {
     }
 }
 
-/// A file that is being written. Dropped before it is kept, it is removed.
-struct Draft {
+/// Puts a file of the agent's in its place, whatever is there.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let folder = rustix::fs::open(folder, FOLDER, Mode::empty())?;
+    let mut draft = NewFile::make(folder)?;
+    draft.file.write_all(content)?;
+    draft.file.set_permissions(Permissions::from_mode(DEFAULT_FILE))?;
+    draft.rename(name)
+}
+
+/// A file under a name that nobody knew beforehand. Dropped before it is
+/// renamed, it is removed.
+struct NewFile {
     file: File,
-    path: PathBuf,
+    folder: OwnedFd,
+    name: OsString,
+    renamed: bool,
+}
+
+impl NewFile {
+    fn make(folder: OwnedFd) -> io::Result<Self> {
+        // Never one that is there already: that could be anything.
+        let flags = OFlags::WRONLY
+            | OFlags::CREATE
+            | OFlags::EXCL
+            | OFlags::NOFOLLOW
+            | OFlags::NONBLOCK
+            | OFlags::CLOEXEC;
+        for _ in 0..MAX_ATTEMPTS {
+            let mut number = [0; 16];
+            rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())?;
+            let number = u128::from_le_bytes(number);
+            let name = OsString::from(format!(".isorun-{number:032x}.part"));
+            match rustix::fs::openat(&folder, &*name, flags, Mode::from_raw_mode(0o600)) {
+                Ok(fd) => return Ok(Self { file: fd.into(), folder, name, renamed: false }),
+                Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    fn rename(mut self, name: &OsStr) -> io::Result<()> {
+        rustix::fs::renameat(&self.folder, &*self.name, &self.folder, name)?;
+        self.renamed = true;
+        Ok(())
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.renamed {
+            // A guest may have removed it already.
+            let _ = rustix::fs::unlinkat(&self.folder, &*self.name, AtFlags::empty());
+        }
+    }
+}
+
+/// A file that is being written.
+struct Draft {
+    new: NewFile,
     target: PathBuf,
-    kept: bool,
 }
 
 impl Draft {
     fn open(request: &WriteFile) -> Result<Self, Failure> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-
         check(&request.path)?;
         let owner = request.owner.as_deref().map(|owner| users::find(Some(owner))).transpose()?;
         let asked = to_path(&request.path);
@@ -197,53 +270,38 @@ impl Draft {
         if request.path.as_bytes().ends_with(b"/") {
             return Err(refusal(FailureKind::IsADirectory, &target, "it ends with a slash"));
         }
-        make_dirs(folder, owner.as_ref())?;
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!(".isorun-{number}.part"));
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| failed("write", &target, &error))?;
-        let draft = Self { file, path, target, kept: false };
+        let folder = make_dirs(folder, owner.as_ref())?.folder;
+        let new = NewFile::make(folder).map_err(|error| failed("write", &target, &error))?;
+        let draft = Self { new, target };
         let mode = request.mode.or(before.as_ref().map(FsMetadata::mode)).unwrap_or(DEFAULT_FILE);
         let (uid, gid) = match (&owner, &before) {
             (Some(owner), _) => (owner.uid, owner.gid),
             (None, Some(before)) => (before.uid(), before.gid()),
             (None, None) => (0, 0),
         };
-        fchown(&draft.file, Some(uid), Some(gid))
-            .and_then(|()| draft.file.set_permissions(Permissions::from_mode(mode & 0o7777)))
+        let file = &draft.new.file;
+        fchown(file, Some(uid), Some(gid))
+            .and_then(|()| file.set_permissions(Permissions::from_mode(mode & 0o7777)))
             .map_err(|error| failed("set the owner and permissions of", &draft.target, &error))?;
         Ok(draft)
     }
 
-    fn keep(mut self) -> Result<(), Failure> {
-        fs::rename(&self.path, &self.target)
-            .map_err(|error| failed("write", &self.target, &error))?;
-        self.kept = true;
-        Ok(())
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if !self.kept {
-            // A guest may have removed it already.
-            let _ = fs::remove_file(&self.path);
-        }
+    fn keep(self) -> Result<(), Failure> {
+        let name = self.target.file_name().unwrap_or_default();
+        self.new.rename(name).map_err(|error| failed("write", &self.target, &error))
     }
 }
 
 fn open(path: &Name) -> Result<(File, FsMetadata), Failure> {
     check(path)?;
     let path = to_path(path);
+    // A device is not even opened...
+    let metadata = fs::metadata(&path).map_err(|error| failed("read", &path, &error))?;
+    only_a_file(&path, &metadata)?;
+    // ... unless it took the file's place just now.
     let opened = OpenOptions::new()
         .read(true)
-        .custom_flags(O_NONBLOCK)
+        .custom_flags(AT_ONCE)
         .open(&path)
         .and_then(|file| file.metadata().map(|metadata| (file, metadata)));
     let (file, metadata) = opened.map_err(|error| failed("read", &path, &error))?;
@@ -261,29 +319,67 @@ fn only_a_file(path: &Path, metadata: &FsMetadata) -> Result<(), Failure> {
     Ok(())
 }
 
-fn make_dirs(path: &Path, owner: Option<&User>) -> Result<(), Failure> {
-    if path.is_dir() {
-        return Ok(());
+/// A folder, and how it can be changed if it was made just now.
+struct Folder {
+    folder: OwnedFd,
+    made: Option<File>,
+}
+
+/// Opens a folder, and makes it and those above it if they are missing. Each is
+/// opened from the one above, so that a deep path takes no longer than its length.
+fn make_dirs(path: &Path, owner: Option<&User>) -> Result<Folder, Failure> {
+    if let Ok(folder) = rustix::fs::open(path, FOLDER, Mode::empty()) {
+        return Ok(Folder { folder, made: None });
     }
-    if let Some(above) = path.parent() {
-        make_dirs(above, owner)?;
-    }
-    match fs::create_dir(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
-            return Ok(());
+    let fails = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            refusal(FailureKind::NotADirectory, path, "part of it is not a folder")
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            return Err(refusal(FailureKind::NotADirectory, path, "it is not a folder"));
-        }
-        Err(error) => return Err(failed("make the folder", path, &error)),
+        _ => failed("make the folder", path, &error),
+    };
+    let root = rustix::fs::open("/", FOLDER, Mode::empty());
+    let mut here = root.map_err(|error| fails(error.into()))?;
+    let mut made = None;
+    for part in path.components() {
+        let name = match part {
+            Component::ParentDir => OsStr::new(".."),
+            Component::Normal(name) => name,
+            _ => continue,
+        };
+        made = None;
+        let next = match rustix::fs::openat(&here, name, FOLDER, Mode::empty()) {
+            Err(rustix::io::Errno::NOENT) => {
+                let new = make_one(&here, name, owner).map_err(fails)?;
+                let opened = rustix::fs::openat(&new, ".", FOLDER, Mode::empty());
+                made = Some(new);
+                opened
+            }
+            opened => opened,
+        };
+        here = next.map_err(|error| fails(error.into()))?;
     }
-    fs::set_permissions(path, Permissions::from_mode(DEFAULT_DIR))
-        .and_then(|()| match owner {
-            Some(owner) => chown(path, Some(owner.uid), Some(owner.gid)),
-            None => Ok(()),
-        })
-        .map_err(|error| failed("make the folder", path, &error))
+    Ok(Folder { folder: here, made })
+}
+
+/// Makes a folder, and gives it to its owner through the descriptor of what was
+/// made.
+fn make_one(above: &OwnedFd, name: &OsStr, owner: Option<&User>) -> io::Result<File> {
+    match rustix::fs::mkdirat(above, name, Mode::from_raw_mode(DEFAULT_DIR)) {
+        // A dangling link, or somebody was faster.
+        Err(error) if error != rustix::io::Errno::EXIST => return Err(error.into()),
+        made => {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let folder = rustix::fs::openat(above, name, flags, Mode::empty());
+            let folder = File::from(folder.map_err(|_| io::ErrorKind::NotADirectory)?);
+            if made.is_ok() {
+                folder.set_permissions(Permissions::from_mode(DEFAULT_DIR))?;
+                if let Some(owner) = owner {
+                    fchown(&folder, Some(owner.uid), Some(owner.gid))?;
+                }
+            }
+            Ok(folder)
+        }
+    }
 }
 
 fn check(path: &Name) -> Result<(), Failure> {

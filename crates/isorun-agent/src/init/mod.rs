@@ -8,6 +8,7 @@ mod groups;
 mod interrupt;
 mod launch;
 mod reaper;
+mod remove;
 mod root;
 mod sessions;
 mod shell;

@@ -7,6 +7,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -52,6 +53,13 @@ pub fn silence() -> io::Result<()> {
     dup2_stdout(&null)?;
     dup2_stderr(&null)?;
     Ok(())
+}
+
+/// A file that has nothing in it and keeps nothing. Programs may have put
+/// something else in the place of `/dev/null`, such as a pipe, which nobody
+/// could open without waiting; this is the one that [`silence`] opened.
+pub fn null() -> io::Result<OwnedFd> {
+    rustix::stdio::stdin().try_clone_to_owned()
 }
 
 /// A folder of the new root, made if the image does not have it.

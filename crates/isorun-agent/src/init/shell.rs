@@ -14,7 +14,6 @@
 //! reads is empty. An interrupt throws bash back to the next line, which is the
 //! second one.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -36,6 +35,7 @@ use super::Agent;
 use super::exec::{deliver, freezing, new_group, read, read_now, until};
 use super::groups::Group;
 use super::interrupt::{Interruption, Step, Target};
+use super::root;
 use super::sessions::{self, Session};
 use super::spawn;
 
@@ -604,7 +604,7 @@ fn connect() -> io::Result<(Ours, Vec<(i32, OwnedFd)>)> {
         (0, their_script.into()),
         (1, their_stdout.into()),
         (2, their_stderr.into()),
-        (NOTHING, high(File::options().read(true).write(true).open("/dev/null")?)?),
+        (NOTHING, high(root::null()?)?),
         (STATUS, high(their_status)?),
         (COMMAND, high(&command)?),
     ];

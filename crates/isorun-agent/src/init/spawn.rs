@@ -154,7 +154,7 @@ fn connect_pipes(stdin: bool) -> io::Result<(Spawned, [OwnedFd; 3])> {
         let (theirs, ours) = io::pipe()?;
         (OwnedFd::from(theirs), Some(Sender::from_owned_fd(ours.into())?))
     } else {
-        (std::fs::File::open("/dev/null")?.into(), None)
+        (super::root::null()?, None)
     };
     let (stdout, their_stdout) = output_pipe()?;
     let (stderr, their_stderr) = output_pipe()?;

@@ -2,12 +2,20 @@
 //! `/etc/passwd` and `/etc/group`.
 
 use std::cell::RefCell;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+
+use rustix::fs::OFlags;
 
 use isorun_agent::protocol::{Failure, FailureKind};
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
+/// Bytes of each of the two that are read.
+const MAX_ACCOUNTS_BYTES: u64 = 4 << 20;
+/// Groups of a user beside the first one. Linux takes 65,536.
+const MAX_GROUPS: usize = 1024;
 
 /// A user to run as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,8 +60,19 @@ fn stamp(path: &str) -> Option<Stamp> {
     Some((stat.st_ino, stat.st_size, stat.st_ctime, stat.st_ctime_nsec))
 }
 
+/// Reads a file, or as much of it as may be. What is no regular file is empty: a
+/// program that made a pipe of it must not keep the agent waiting.
 fn text(path: &str) -> String {
-    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path);
+    let mut bytes = Vec::new();
+    if let Ok(file) = opened
+        && file.metadata().is_ok_and(|metadata| metadata.is_file())
+    {
+        // What was read until there was an error is what there is.
+        let _ = file.take(MAX_ACCOUNTS_BYTES).read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn look_up(wanted: &str, passwd: &str, group: &str) -> Result<User, Failure> {
@@ -79,11 +98,12 @@ fn look_up(wanted: &str, passwd: &str, group: &str) -> Result<User, Failure> {
     };
     let mut groups = vec![gid];
     if wanted_group.is_none() {
-        groups.extend(group.lines().filter_map(|line| {
+        let further = group.lines().filter_map(|line| {
             let fields: Vec<_> = line.split(':').collect();
             let is_member = fields.get(3)?.split(',').any(|member| member == name);
             if is_member { fields.get(2)?.parse::<u32>().ok() } else { None }
-        }));
+        });
+        groups.extend(further.take(MAX_GROUPS));
     }
     groups.dedup();
     Ok(User { uid, gid, groups, name, home })
@@ -112,6 +132,30 @@ mod tests {
 
     const PASSWD_TEXT: &str = "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1001::/home/ada:/bin/sh\n";
     const GROUP_TEXT: &str = "root:x:0:\nstaff:x:50:ada,bob\nada:x:1001:\n";
+
+    #[test]
+    fn accounts_that_are_no_file_or_too_large_keep_nobody_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let mode = rustix::fs::Mode::from_raw_mode(0o644);
+        rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), rustix::fs::FileType::Fifo, mode, 0)
+            .unwrap();
+        std::fs::write(path("good"), PASSWD_TEXT).unwrap();
+        File::create(path("large")).unwrap().set_len(1 << 40).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path("endless")).unwrap();
+        for (name, length) in [
+            ("good", PASSWD_TEXT.len()),
+            ("pipe", 0),
+            ("endless", 0),
+            ("missing", 0),
+            ("large", 4 << 20),
+        ] {
+            assert_eq!(text(&path(name)).len(), length, "{name}");
+        }
+        let many: String = (0..70_000).map(|gid| format!("g{gid}:x:{gid}:ada\n")).collect();
+        let found = look_up("ada", PASSWD_TEXT, &many).unwrap();
+        assert_eq!(found.groups.len(), 1 + MAX_GROUPS);
+    }
 
     #[test]
     fn users_are_found_by_name_and_number() {

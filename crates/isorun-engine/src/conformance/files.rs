@@ -1,7 +1,7 @@
 //! Files.
 
 use isorun_agent::client::{self, ClientError};
-use isorun_agent::protocol::{FailureKind, FileKind, Name, WriteFile};
+use isorun_agent::protocol::{Exec, FailureKind, FileKind, Name, Status, WriteFile};
 use tokio::io::AsyncReadExt;
 
 use super::Sandbox;
@@ -121,6 +121,87 @@ pub async fn a_broken_upload_leaves_nothing(engine: &dyn Engine) {
     let failed = client::write_file(sandbox.connect().await, to("/up/file"), source).await;
     assert!(matches!(failed, Err(ClientError::Local(_))), "{failed:?}");
     sandbox.until("[ $(ls -A /up | wc -l) = 1 ]").await;
+}
+
+/// Pipes, devices and links in the place of what the agent opens hold up neither
+/// what asks for it nor anything else.
+pub async fn nothing_inside_keeps_the_agent_waiting(engine: &dyn Engine) {
+    let sandbox = Sandbox::new(engine).await;
+    // The names that drafts once had, and many more.
+    sandbox
+        .text(
+            "mkdir /up && cd /up && for n in $(seq 0 300); do mkfifo .isorun-$n.part; done; \
+             mkfifo .isorun.part file.part .file; mkfifo /etc/.resolv.conf.part; \
+             ln -s /up/.isorun-0.part link; mkfifo /pipe; mkdir /d",
+        )
+        .await;
+    for n in 0..20 {
+        write(&sandbox, &format!("/up/file{n}"), b"content").await.unwrap();
+        assert_eq!(read(&sandbox, &format!("/up/file{n}")).await.unwrap(), b"content");
+    }
+    assert_eq!(kind_of(write(&sandbox, "/up/link", b"x").await), FailureKind::NotAFile);
+    for path in ["/pipe", "/up/link", "/dev/tty", "/dev/ptmx", "/dev/zero", "/dev/full"] {
+        assert_eq!(kind_of(read(&sandbox, path).await), FailureKind::NotAFile, "{path}");
+        assert_eq!(kind_of(write(&sandbox, path, b"x").await), FailureKind::NotAFile, "{path}");
+    }
+    // What programs begin with: an empty input, a folder, a user.
+    sandbox.text("rm /dev/null && mkfifo /dev/null").await;
+    assert_eq!(sandbox.text("wc -c").await, "0\n");
+    for (passwd, group) in [("/pipe", "/pipe"), ("/dev/zero", "/dev/zero"), ("/d", "/none")] {
+        let exec = |user: &str| Exec {
+            user: Some(user.to_owned()),
+            ..super::argv(&["/usr/bin/id", "-u"])
+        };
+        let links = format!("ln -sf {passwd} /etc/passwd; ln -sf {group} /etc/group");
+        sandbox.text(&links).await;
+        let ran = sandbox.exec(exec("1000:1000")).await.unwrap().output(1 << 20).await.unwrap();
+        assert_eq!(ran.stdout, b"1000\n", "{passwd}");
+        assert!(sandbox.exec(exec("ada")).await.is_err(), "{passwd}");
+    }
+    for cwd in ["/pipe", "/dev/zero"] {
+        let exec = Exec { cwd: Some(cwd.to_owned()), ..super::argv(&["/bin/true"]) };
+        assert!(sandbox.exec(exec).await.is_err(), "{cwd}");
+    }
+    assert_eq!(sandbox.text("echo well").await, "well\n");
+}
+
+/// A program that exchanges a folder for a link while it is being made gets no
+/// file of others.
+pub async fn folders_that_become_links_are_not_given_away(engine: &dyn Engine) {
+    let sandbox = Sandbox::new(engine).await;
+    sandbox.text("mkdir -m 777 /home/u && mkdir /secret && echo key > /secret/key").await;
+    let racing = "while :; do for n in $(seq 0 40); do \
+                  rmdir /home/u/d$n 2>/dev/null && ln -s /secret /home/u/d$n; done; done";
+    let exec = Exec { user: Some("nobody".to_owned()), ..super::shell(racing) };
+    let racer = sandbox.exec(exec).await.unwrap();
+    for n in 0..40 {
+        let (path, owner) = (format!("/home/u/d{n}"), Some("nobody".to_owned()));
+        let mode = Some(0o777);
+        let _ = client::make_dir(sandbox.connect().await, (&*path).into(), mode, owner).await;
+        let request = WriteFile { owner: Some("nobody".into()), ..to(&format!("{path}/sub/f")) };
+        let _ = client::write_file(sandbox.connect().await, request, &b"x"[..]).await;
+    }
+    drop(racer);
+    assert_eq!(sandbox.text("stat -c %U:%a /secret /secret/key").await, "root:755\nroot:644\n");
+}
+
+/// Deeper than a recursion has stack, or the agent descriptors.
+pub async fn trees_of_any_depth_are_removed(engine: &dyn Engine) {
+    let sandbox = Sandbox::new(engine).await;
+    let deep = "import os\nos.mkdir('/deep'); os.chdir('/deep')\n\
+                for n in range(9000): os.mkdir('d'); os.chdir('d')\nopen('bottom', 'w')";
+    let made = sandbox.exec(super::argv(&["/usr/bin/python3", "-c", deep])).await.unwrap();
+    let made = made.output(1 << 20).await.unwrap();
+    assert_eq!(made.status, Status::Code(0), "{made:?}");
+    sandbox.text("mkdir /outside; touch /outside/stays; ln -s /outside /deep/link").await;
+    client::remove(sandbox.connect().await, "/deep".into()).await.unwrap();
+    let gone = client::remove(sandbox.connect().await, "/deep".into()).await;
+    assert_eq!(kind_of(gone), FailureKind::NotFound);
+    assert_eq!(
+        kind_of(client::remove(sandbox.connect().await, "/".into()).await),
+        FailureKind::Invalid
+    );
+    assert_eq!(sandbox.text("ls /outside; ls -d /deep* | wc -l").await, "stays\n0\n");
 }
 
 fn tokio_test_error() -> impl tokio::io::AsyncRead {

@@ -55,7 +55,8 @@ macro_rules! conformance {
                 environment_folder_and_user, a_terminal, signals, a_hundred_at_once,
                 a_slow_reader_slows_the_program, garbage_harms_only_its_connection;
             files: files_go_in_and_out, folders, what_cannot_be_is_refused,
-                a_broken_upload_leaves_nothing;
+                a_broken_upload_leaves_nothing, nothing_inside_keeps_the_agent_waiting,
+                folders_that_become_links_are_not_given_away, trees_of_any_depth_are_removed;
             limits: too_many_processes, a_bomb_ends_at_its_timeout, a_full_disk, too_much_memory, cpu_time;
             lives: names_are_unique_and_gone_when_destroyed, specs_are_checked,
                 a_sandbox_that_dies_is_noticed, nothing_of_the_machine_is_visible,
