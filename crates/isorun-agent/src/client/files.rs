@@ -89,20 +89,37 @@ pub async fn list<S: AsyncRead + AsyncWrite>(
     stream: S,
     path: Name,
 ) -> Result<Vec<Entry>, ClientError> {
-    let mut call = Call::start(stream, &Request::List { path }).await?;
     let mut entries = Vec::new();
-    loop {
-        match call.reply().await? {
-            Reply::Entries(part) if part.is_empty() => break,
-            Reply::Entries(part) => entries.extend(part),
-            other => return Err(unexpected(&other)),
-        }
+    let collecting = list_parts(stream, path, |part| {
+        entries.extend(part);
         if entries.len() > MAX_ENTRIES {
             return Err(ClientError::Protocol(format!("over {MAX_ENTRIES} names in one folder")));
         }
-    }
+        Ok(())
+    });
+    collecting.await?;
     entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
+}
+
+/// The same in parts, in no order, of which `take` may refuse any.
+///
+/// # Errors
+///
+/// See [`ClientError`]; that of `take` if it refuses.
+pub async fn list_parts<S: AsyncRead + AsyncWrite, E: From<ClientError>>(
+    stream: S,
+    path: Name,
+    mut take: impl FnMut(Vec<Entry>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut call = Call::start(stream, &Request::List { path }).await?;
+    loop {
+        match call.reply().await? {
+            Reply::Entries(part) if part.is_empty() => return Ok(()),
+            Reply::Entries(part) => take(part)?,
+            other => return Err(unexpected(&other).into()),
+        }
+    }
 }
 
 /// What there is under a path.

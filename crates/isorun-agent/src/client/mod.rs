@@ -10,7 +10,7 @@ mod link;
 mod shell;
 
 pub use exec::{Exec, ExecControl, ExecEvent, ExecEvents, Output, exec, exec_lasting};
-pub use files::{FileReader, list, make_dir, read_file, remove, stat, write_file};
+pub use files::{FileReader, list, list_parts, make_dir, read_file, remove, stat, write_file};
 pub use forward::{Forward, forward};
 pub use link::Connect;
 pub use shell::{Shell, ShellControl, ShellEvent, ShellEvents, attach_shell, shell};

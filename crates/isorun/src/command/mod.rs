@@ -18,6 +18,7 @@ mod ps;
 mod rm;
 mod run;
 mod serve;
+mod server_limits;
 mod shell;
 mod snapshot;
 mod stats;

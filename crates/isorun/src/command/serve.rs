@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Context;
 use clap::ValueEnum;
 
-use super::{DataArgs, create::duration, keys};
+use super::{DataArgs, create::duration, keys, server_limits::ServerLimitArgs};
 use crate::{
     client::config::Local,
     data,
@@ -17,6 +17,9 @@ use crate::{
         engine,
     },
 };
+
+/// The most disk of a sandbox, in MiB, unless told otherwise.
+const MAX_DISK_MIB: u64 = 102_400;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -100,6 +103,9 @@ pub struct Args {
     #[command(flatten)]
     limits: LimitArgs,
 
+    #[command(flatten)]
+    server_limits: ServerLimitArgs,
+
     /// What to log: error, warn, info, debug, or directives such as isorun=debug
     #[arg(
         long,
@@ -121,13 +127,14 @@ struct LimitArgs {
     #[arg(long, value_name = "NUMBER", help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1..))]
     max_vcpus: Option<u32>,
 
-    /// The most memory of a sandbox, in MiB [default: that of this machine]
+    /// The most memory of a sandbox, in MiB [default: what its tenant may use of this machine's]
     #[arg(long, value_name = "MIB", help_heading = "Limits", value_parser = clap::value_parser!(u64).range(16..))]
     max_mem_mib: Option<u64>,
 
-    /// The most disk of a sandbox, in MiB
-    #[arg(long, value_name = "MIB", default_value = "102400", help_heading = "Limits", value_parser = clap::value_parser!(u64).range(1..))]
-    max_disk_mib: u64,
+    /// The most disk of a sandbox, in MiB [default: what its tenant may use of the disk that is
+    /// free when the server starts, at most 102400]
+    #[arg(long, value_name = "MIB", help_heading = "Limits", value_parser = clap::value_parser!(u64).range(1..))]
+    max_disk_mib: Option<u64>,
 
     /// Processes and threads of a sandbox
     #[arg(long, value_name = "NUMBER", default_value = "512", help_heading = "Limits", value_parser = clap::value_parser!(u32).range(8..))]
@@ -206,15 +213,22 @@ fn config(args: Args) -> Result<Config, Failure> {
             "give --tls-cert and --tls-key, or --allow-plain-http behind a proxy that does TLS",
         ));
     }
+    let data_dir = args.data.dir()?;
+    let server = args.server_limits.limits(&data_dir);
+    let tenant_disk_mib = server.tenant_disk(&data_dir) >> 20;
+    let tenant_mem_mib = server.tenant_memory() >> 20;
     Ok(Config {
         listen: args.listen,
         tls,
-        data_dir: args.data.dir()?,
+        data_dir,
         region: args.region,
         limits: Limits {
             vcpus: args.limits.max_vcpus.unwrap_or_else(cpus),
-            mem_mib: args.limits.max_mem_mib.unwrap_or_else(memory_mib),
-            disk_mib: args.limits.max_disk_mib,
+            mem_mib: args.limits.max_mem_mib.unwrap_or(tenant_mem_mib.max(16)),
+            disk_mib: args
+                .limits
+                .max_disk_mib
+                .unwrap_or_else(|| tenant_disk_mib.clamp(1, MAX_DISK_MIB)),
             pids: args.limits.pids,
             runs: args.limits.max_runs,
             execs: args.limits.max_execs,
@@ -223,6 +237,7 @@ fn config(args: Args) -> Result<Config, Failure> {
             output: args.limits.max_output,
             upload: args.limits.max_upload,
             grace: args.limits.grace,
+            server,
         },
         pulls: if args.no_pull {
             Pulls::Never
@@ -368,9 +383,4 @@ fn welcome(app: &App, listening: &Listening, written: Option<PathBuf>) {
 
 fn cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1))
-}
-
-fn memory_mib() -> u64 {
-    let info = rustix::system::sysinfo();
-    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit)) >> 20
 }

@@ -10,7 +10,7 @@ use axum::{
 };
 use governor::{DefaultKeyedRateLimiter, Quota, clock::Clock as _};
 
-use super::{ApiError, App, Code};
+use super::{ApiError, App, Code, limits};
 
 /// Who sent a request, proved by its key.
 #[derive(Clone, Debug)]
@@ -45,11 +45,13 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 /// Lets genuine keys through that do not ask too often.
 pub async fn require_key(
     State(app): State<App>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let caller = authenticate(&app, request.headers()).await?;
+    limits::attribute(&app, request.extensions(), &caller.tenant)?;
     app.rates.check(&caller.key)?;
+    let mut request = limits::count_body(&app, request, &caller.tenant)?;
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
 }

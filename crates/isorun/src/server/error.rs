@@ -18,8 +18,6 @@ pub struct ApiError {
     pub message: String,
     /// When to try again.
     pub retry_after: Option<Duration>,
-    /// What a command had printed until then: standard output, standard error.
-    pub printed: Option<(String, String)>,
 }
 
 /// The stable names of errors, and their statuses. `docs/isorun/http-api.md`
@@ -50,6 +48,7 @@ pub enum Code {
     SandboxFull,
     ExecTimeout,
     TooLarge,
+    RequestTimeout,
     TooManyRequests,
     TooManyRuns,
     TooManyExecs,
@@ -97,6 +96,7 @@ impl Code {
             Self::SandboxFull => ("sandbox_full", StatusCode::INSUFFICIENT_STORAGE),
             Self::ExecTimeout => ("exec_timeout", StatusCode::GATEWAY_TIMEOUT),
             Self::TooLarge => ("too_large", StatusCode::PAYLOAD_TOO_LARGE),
+            Self::RequestTimeout => ("request_timeout", StatusCode::REQUEST_TIMEOUT),
             Self::TooManyRequests => ("too_many_requests", StatusCode::TOO_MANY_REQUESTS),
             Self::TooManyRuns => ("too_many_runs", StatusCode::TOO_MANY_REQUESTS),
             Self::TooManyExecs => ("too_many_execs", StatusCode::TOO_MANY_REQUESTS),
@@ -113,7 +113,7 @@ impl Code {
 
 impl ApiError {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_after: None, printed: None }
+        Self { code, message: message.into(), retry_after: None }
     }
 
     pub fn invalid(message: impl Into<String>) -> Self {
@@ -133,11 +133,6 @@ impl ApiError {
         self.retry_after = Some(wait);
         self
     }
-
-    pub fn printed(mut self, stdout: String, stderr: String) -> Self {
-        self.printed = Some((stdout, stderr));
-        self
-    }
 }
 
 impl From<StoreError> for ApiError {
@@ -148,9 +143,12 @@ impl From<StoreError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let (stdout, stderr) = self.printed.unzip();
-        let body =
-            ErrorBody { error: self.message, code: self.code.name().to_owned(), stdout, stderr };
+        let body = ErrorBody {
+            error: self.message,
+            code: self.code.name().to_owned(),
+            stdout: None,
+            stderr: None,
+        };
         let mut response = (self.code.status(), Json(body)).into_response();
         let headers = response.headers_mut();
         if let Some(wait) = self.retry_after {

@@ -13,7 +13,9 @@ use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::{ApiError, App, Caller, Code, config::MAX_JSON, runs::LiveRun, state::hibernation};
+use super::{
+    ApiError, App, Caller, Code, config::MAX_JSON, limits, runs::LiveRun, state::hibernation,
+};
 use crate::{clock, id::RunId};
 
 /// How much of a refused body is read all the same, and for how long.
@@ -30,7 +32,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
         let mut body = request.into_body().into_data_stream();
         let mut bytes = BytesMut::new();
         while let Some(piece) = body.next().await {
-            bytes.extend_from_slice(&piece.map_err(|_| ApiError::invalid("the body broke off"))?);
+            bytes.extend_from_slice(&piece.map_err(limits::broken_body)?);
             if bytes.len() > MAX_JSON {
                 drain(&mut body).await;
                 let message = format!("the body is larger than {MAX_JSON} bytes");

@@ -9,10 +9,11 @@ use axum::{
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use isorun_agent::{
     client::{self, ClientError, FileReader},
-    protocol::{FailureKind, WriteFile},
+    protocol::{FailureKind, Name, WriteFile},
 };
 use isorun_engine::AgentStream;
 use serde::Deserialize;
@@ -22,14 +23,19 @@ use tokio_util::io::StreamReader;
 use super::{
     ApiError, App, Code,
     extract::{AwakeRun, Params, drain},
-    lifecycle::engine_error,
-    order,
+    limits, order,
     runs::LiveRun,
 };
 use crate::api::{Entries, ErrorBody, FILE_MODE, Written};
 
 /// How long a client may send nothing, or take nothing.
 const STALLED: Duration = Duration::from_secs(60);
+
+/// Names of a folder in one piece of an answer.
+const NAMES_PER_PIECE: usize = 256;
+
+/// What a name takes in memory apart from its bytes.
+const NAME_OVERHEAD: usize = 32;
 
 /// Which file.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -102,10 +108,13 @@ pub async fn upload(
     let source = StreamReader::new(Box::pin(source));
     let request = WriteFile { path: path.as_str().into(), mode, owner: run.defaults.user.clone() };
     let work = async {
-        let stream = connect(&app, &run).await?;
+        let stream = app.connect(&run).await?;
         client::write_file(stream, request, source).await.map_err(|error| match error {
             ClientError::Local(error) if error.kind() == io::ErrorKind::FileTooLarge => {
                 too_large(most)
+            }
+            ClientError::Local(error) if limits::body::too_slow(&error).is_some() => {
+                limits::broken_body(error)
             }
             ClientError::Local(error) => {
                 ApiError::invalid(format!("the upload broke off, and nothing was written: {error}"))
@@ -142,7 +151,7 @@ pub async fn download(
 ) -> Result<Response, ApiError> {
     let path = params.path()?;
     let work = async {
-        let stream = connect(&app, &run).await?;
+        let stream = app.connect(&run).await?;
         let name = path.as_str().into();
         client::read_file(stream, name).await.map_err(|error| file_error(&path, error))
     };
@@ -166,21 +175,66 @@ pub async fn list(
     State(app): State<App>,
     AwakeRun(run): AwakeRun,
     Params(params): Params<FileParams>,
-) -> Result<Answer<Entries>, ApiError> {
+) -> Result<Response, ApiError> {
     let path = params.path()?;
+    let memory = &app.accounts.memory;
+    let refused = |exhausted| memory.refusal(exhausted);
+    let mut hold = memory.take(&run.tenant, 0).map_err(refused)?;
+    let mut names = Vec::new();
     let work = async {
-        let stream = connect(&app, &run).await?;
-        let name = path.as_str().into();
-        client::list(stream, name).await.map_err(|error| file_error(&path, error))
+        let stream = app.connect(&run).await?;
+        let listing = client::list_parts(stream, path.as_str().into(), |part| {
+            for entry in part {
+                let bytes = entry.name.to_text().len() + NAME_OVERHEAD;
+                let grown = hold.grow(u64::try_from(bytes).unwrap_or(u64::MAX));
+                grown.map_err(|exhausted| ListError::Refused(refused(exhausted)))?;
+                names.push(entry.name);
+            }
+            Ok::<_, ListError>(())
+        });
+        listing.await.map_err(|error| match error {
+            ListError::Agent(error) => file_error(&path, error),
+            ListError::Refused(error) => error,
+        })
     };
-    let entries = run.during(work).await?;
-    let entries = entries.iter().map(|entry| entry.name.to_text().into_owned()).collect();
-    Ok(Answer(Entries { entries }))
+    run.during(work).await?;
+    names.sort_unstable();
+    let kind = (header::CONTENT_TYPE, "application/json");
+    let listed = listing(names).map(move |piece| {
+        let _held = &hold;
+        piece
+    });
+    Ok(([kind], Body::from_stream(listed)).into_response())
 }
 
-async fn connect(app: &App, run: &LiveRun) -> Result<AgentStream, ApiError> {
-    let stream = app.engine.connect(&run.sandbox).await;
-    stream.map_err(|error| engine_error("cannot reach the sandbox", error))
+/// Why a folder was not listed.
+enum ListError {
+    Agent(ClientError),
+    Refused(ApiError),
+}
+
+impl From<ClientError> for ListError {
+    fn from(error: ClientError) -> Self {
+        Self::Agent(error)
+    }
+}
+
+/// Names as an [`Entries`] in JSON, written piece by piece.
+fn listing(names: Vec<Name>) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Send {
+    let pieces = (0..names.len()).step_by(NAMES_PER_PIECE).collect::<Vec<_>>().into_iter();
+    let pieces = pieces.map(move |start| {
+        let end = names.len().min(start + NAMES_PER_PIECE);
+        let mut piece = Vec::new();
+        for (at, name) in names.get(start..end).unwrap_or_default().iter().enumerate() {
+            if start + at > 0 {
+                piece.push(b',');
+            }
+            serde_json::to_writer(&mut piece, &name.to_text())?;
+        }
+        Ok(Bytes::from(piece))
+    });
+    let (open, close) = (Bytes::from_static(b"{\"entries\":["), Bytes::from_static(b"]}"));
+    stream::iter([Ok(open)].into_iter().chain(pieces).chain([Ok(close)]))
 }
 
 /// What is left of a file, piece by piece. It counts as use of the run, and
@@ -228,4 +282,24 @@ fn file_error(path: &str, error: ClientError) -> ApiError {
     let message = failure.message;
     let named = message.contains(path);
     ApiError::new(code, if named { message } else { format!("{path}: {message}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_listing_in_pieces_is_one_document() {
+        for count in [0, 1, 255, 256, 257, 1000] {
+            let names: Vec<Name> =
+                (0..count).map(|number| format!("{number:04}\"\n\u{1}").as_str().into()).collect();
+            let mut body = Vec::new();
+            for piece in listing(names.clone()).collect::<Vec<_>>().await {
+                body.extend_from_slice(&piece.unwrap());
+            }
+            let entries: Entries = serde_json::from_slice(&body).unwrap();
+            let texts: Vec<_> = names.iter().map(|name| name.to_text().into_owned()).collect();
+            assert_eq!(entries.entries, texts);
+        }
+    }
 }

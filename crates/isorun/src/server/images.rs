@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -12,7 +13,7 @@ use isorun_engine::{
     image::{Error, Image, Progress, PullOptions, Reference, Registries, Store},
 };
 
-use super::{ApiError, Code, config::Pulls};
+use super::{ApiError, App, Code, config::Pulls};
 use crate::data;
 
 /// The machine's own programs, which need no registry.
@@ -42,7 +43,9 @@ impl Images {
         Ok(Self { store, pulls: options(pulls) })
     }
 
-    pub async fn find(&self, name: &str) -> Result<Source, ApiError> {
+    /// Finds the files of an image. One that is not here is pulled on behalf of a
+    /// tenant.
+    pub async fn find(&self, app: &App, tenant: &str, name: &str) -> Result<Source, ApiError> {
         if name == HOST {
             return Ok(Source {
                 root: Root::Host,
@@ -56,7 +59,7 @@ impl Images {
         let reference: Reference = name.parse().map_err(refusal)?;
         let image = match self.store.resolve(&reference).map_err(refusal)? {
             Some(image) => image,
-            None => self.pull(&reference).await?,
+            None => self.pull(app, tenant, &reference).await?,
         };
         Ok(Source {
             root: Root::Folder(image.root.clone()),
@@ -68,7 +71,12 @@ impl Images {
         })
     }
 
-    async fn pull(&self, reference: &Reference) -> Result<Image, ApiError> {
+    async fn pull(
+        &self,
+        app: &App,
+        tenant: &str,
+        reference: &Reference,
+    ) -> Result<Image, ApiError> {
         let Some(options) = &self.pulls else {
             return Err(ApiError::new(
                 Code::ImageNotFound,
@@ -80,7 +88,33 @@ impl Images {
             ));
         };
         tracing::info!(image = %reference, "pulling");
-        self.store.pull(reference, options, &Progress::none()).await.map_err(refusal)
+        let pulls = &app.accounts.pulls;
+        let _place = pulls.take(tenant, 1).map_err(|exhausted| pulls.refusal(exhausted))?;
+        let progress = Progress::none();
+        let image = tokio::select! {
+            pulled = self.store.pull(reference, options, &progress) => {
+                pulled.map_err(refusal)?
+            }
+            () = app.guard.disk_is_low() => {
+                return Err(ApiError::new(
+                    Code::Unavailable,
+                    format!(
+                        "the server's disk became nearly full while {} was pulled \
+                         (--disk-reserve-mib); try again later",
+                        reference.short()
+                    ),
+                )
+                .after(Duration::from_secs(5)));
+            }
+        };
+        app.store.add_pulled_image(tenant, &image.digest, image.size).await?;
+        Ok(image)
+    }
+
+    /// The digests of all images that are here.
+    pub fn digests(&self) -> BTreeSet<String> {
+        let entries = self.store.list().unwrap_or_default();
+        entries.into_iter().map(|entry| entry.manifest.to_string()).collect()
     }
 
     /// Keeps a source's files until they are released, even if this process

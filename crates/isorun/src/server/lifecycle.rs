@@ -34,7 +34,7 @@ const KEEP_FAILED: Duration = Duration::from_secs(3600);
 /// Makes a run. If the caller goes away meanwhile, it is destroyed: nobody would
 /// know its id.
 pub async fn create(app: &App, caller: Caller, order: Order) -> Result<Arc<LiveRun>, ApiError> {
-    accepts_runs(app)?;
+    accepts_runs(app, &caller.tenant)?;
     let making = {
         let app = Arc::clone(app);
         async move {
@@ -46,16 +46,16 @@ pub async fn create(app: &App, caller: Caller, order: Order) -> Result<Arc<LiveR
     Newborn::make_one(app, "cannot create the run", making).await
 }
 
-/// Whether there may be new runs.
-pub fn accepts_runs(app: &App) -> Result<(), ApiError> {
+/// Whether a tenant may have something new: a sandbox, or something on the disk.
+pub fn accepts_runs(app: &App, tenant: &str) -> Result<(), ApiError> {
     if app.stopping.is_cancelled() {
         return Err(ApiError::new(Code::Stopping, "the server is stopping: it takes no new runs"));
     }
-    Ok(())
+    app.guard.admit(tenant)
 }
 
 async fn make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>, ApiError> {
-    app.runs.take_place(tenant, app.config.limits.runs)?;
+    app.runs.take_place(tenant)?;
     let made = try_make(app, tenant, order).await;
     match &made {
         Ok(_) => {
@@ -72,7 +72,7 @@ async fn make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>, Api
 
 async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>, ApiError> {
     let started = Instant::now();
-    let source = app.images.find(&order.image).await?;
+    let source = app.images.find(app, tenant, &order.image).await?;
     let id = RunId::random().map_err(|error| ApiError::internal("cannot draw a run id", error))?;
     let sandbox: SandboxId = id
         .as_str()
@@ -278,9 +278,24 @@ async fn keep_watch(app: App, run: Arc<LiveRun>) {
     }
 }
 
+/// Ends the sandbox of a run that is running, as if it had died by itself.
+pub async fn fail(app: &App, run: &Arc<LiveRun>, why: &str) {
+    let _change = run.change.lock().await;
+    if run.status() == Status::Running && !run.is_asleep() {
+        mark_failed(app, run, why).await;
+        let (app, run, why) = (Arc::clone(app), Arc::clone(run), why.to_owned());
+        tokio::spawn(async move { forget_failed(&app, &run, &why).await });
+    }
+}
+
 /// A sandbox died by itself: everybody who waits is told, its resources go, and
 /// the run stays to say so.
 async fn bury(app: &App, run: &Arc<LiveRun>, why: &str) {
+    mark_failed(app, run, why).await;
+    forget_failed(app, run, why).await;
+}
+
+async fn mark_failed(app: &App, run: &Arc<LiveRun>, why: &str) {
     tracing::warn!(run = %run.id, why, "a sandbox died");
     app.metrics.died.inc();
     let stats = app.engine.stats(&run.sandbox).await.unwrap_or_default();
@@ -292,6 +307,10 @@ async fn bury(app: &App, run: &Arc<LiveRun>, why: &str) {
     if let Err(error) = app.store.set_run_status(&run.id, Status::Failed).await {
         tracing::error!(%error, run = %run.id, "cannot record that a sandbox died");
     }
+}
+
+/// Destroys a run whose sandbox died, unless somebody does it before.
+async fn forget_failed(app: &App, run: &Arc<LiveRun>, why: &str) {
     let keep = async {
         match run.activity.timeout() {
             Duration::ZERO => tokio::time::sleep(KEEP_FAILED).await,
@@ -334,9 +353,7 @@ pub async fn recover(app: &App) -> anyhow::Result<()> {
         let plan = network.plan();
         let run = Arc::new(LiveRun::new(row, sandbox, log, app.config.limits.execs, network));
         // One more than is allowed is kept all the same: it is there.
-        app.runs
-            .take_place(&run.tenant, usize::MAX)
-            .map_err(|error| anyhow::anyhow!(error.message))?;
+        app.runs.occupy_place(&run.tenant);
         app.runs.insert(Arc::clone(&run));
         if found.is_some() && was_running {
             // Until now it was closed. One that is dead is found out by who watches it.
@@ -364,8 +381,11 @@ pub async fn recover(app: &App) -> anyhow::Result<()> {
     }
     let mut held: BTreeSet<String> =
         app.runs.list(None).iter().map(|run| run.sandbox.to_string()).collect();
-    let snapshots: BTreeSet<String> =
-        app.store.snapshots(None).await?.into_iter().map(|row| row.id).collect();
+    let snapshots = app.store.snapshots(None).await?;
+    for row in &snapshots {
+        app.accounts.snapshots.found(&row.id, &row.tenant);
+    }
+    let snapshots: BTreeSet<String> = snapshots.into_iter().map(|row| row.id).collect();
     app.places.clean_up(&held, &snapshots).await?;
     held.extend(snapshots);
     app.images.release_all_but(&held)

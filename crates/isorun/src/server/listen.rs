@@ -2,17 +2,22 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context, Result};
-use axum_server::{Handle, accept::NoDelayAcceptor, tls_rustls::RustlsConfig};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use anyhow::{Context, Result, ensure};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        self, ServerConfig,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
+};
+use tokio_util::sync::CancellationToken;
 
-use super::{App, routes};
-
-/// How long a client may take to send the head of a request.
-const SLOW_HEAD: Duration = Duration::from_secs(15);
+use super::{App, connections, routes};
 
 /// How long answers may take to leave, once the grace is over.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -20,7 +25,7 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 /// A socket that is bound, and not served yet.
 pub struct Listening {
     socket: TcpListener,
-    tls: Option<RustlsConfig>,
+    tls: Option<TlsAcceptor>,
     pub address: SocketAddr,
 }
 
@@ -31,11 +36,9 @@ impl Listening {
         socket.set_nonblocking(true)?;
         let tls = match &config.tls {
             None => None,
-            Some((chain, key)) => {
-                Some(RustlsConfig::from_pem_file(chain, key).await.with_context(|| {
-                    format!("cannot use the certificate {} with {}", chain.display(), key.display())
-                })?)
-            }
+            Some((chain, key)) => Some(acceptor(chain, key).with_context(|| {
+                format!("cannot use the certificate {} with {}", chain.display(), key.display())
+            })?),
         };
         Ok(Self { address: socket.local_addr()?, socket, tls })
     }
@@ -48,50 +51,53 @@ impl Listening {
 
     /// Serves until the server stops, then lets requests end for a while.
     pub async fn serve(self, app: &App) -> Result<()> {
-        let handle = Handle::new();
+        let closing = CancellationToken::new();
         let stopping = tokio::spawn({
-            let (app, handle) = (app.clone(), handle.clone());
+            let (app, closing) = (app.clone(), closing.clone());
             async move {
                 app.stopping.cancelled().await;
                 let grace = app.config.limits.grace;
-                handle.graceful_shutdown(Some(grace + LAST_WORDS));
                 tokio::time::sleep(grace).await;
                 // Who still waits for a sandbox is told that it is gone.
-                app.end_sandboxes().await;
+                let ending = tokio::spawn({
+                    let app = app.clone();
+                    async move { app.end_sandboxes().await }
+                });
+                tokio::time::sleep(LAST_WORDS).await;
+                closing.cancel();
+                let _ = ending.await;
             }
         });
         let forget = tokio::spawn({
             let app = app.clone();
             async move { app.rates.forget_idle().await }
         });
-        let service = routes::service(app).into_make_service();
-        let served = match self.tls {
-            None => {
-                let server = axum_server::from_tcp(self.socket)?.handle(handle);
-                // Small pieces of output leave at once.
-                let mut server = server.acceptor(NoDelayAcceptor::new());
-                configure(server.http_builder());
-                server.serve(service).await
-            }
-            Some(tls) => {
-                let server = axum_server::from_tcp_rustls(self.socket, tls)?.handle(handle);
-                let mut server = server.map(|tls| tls.acceptor(NoDelayAcceptor::new()));
-                configure(server.http_builder());
-                server.serve(service).await
-            }
+        let socket =
+            tokio::net::TcpListener::from_std(self.socket).context("cannot serve the socket")?;
+        let setup = connections::Setup {
+            connections: Arc::clone(&app.connections),
+            limits: app.config.limits.server.clone(),
+            tls: self.tls,
+            service: routes::service(app),
+            stopping: app.stopping.clone(),
+            closing,
         };
+        connections::accept(socket, setup).await;
         forget.abort();
         stopping.abort();
-        served.context("the server cannot go on")
+        Ok(())
     }
 }
 
-fn configure(builder: &mut hyper_util::server::conn::auto::Builder<TokioExecutor>) {
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(SLOW_HEAD);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(30))
-        .max_concurrent_streams(1000)
-        .enable_connect_protocol();
+fn acceptor(chain: &Path, key: &Path) -> Result<TlsAcceptor> {
+    let chain: Vec<_> = CertificateDer::pem_file_iter(chain)?.collect::<Result<_, _>>()?;
+    ensure!(!chain.is_empty(), "there is no certificate in it");
+    let key = PrivateKeyDer::from_pem_file(key)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }

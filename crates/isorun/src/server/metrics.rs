@@ -1,12 +1,17 @@
 //! What Prometheus can ask for. Nothing in it names a tenant or a run.
 
+use std::{
+    fmt::{self, Write},
+    sync::Arc,
+};
+
 use axum::{
     extract::State,
-    http::header,
+    http::{self, header},
     response::{IntoResponse, Response},
 };
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
@@ -27,14 +32,73 @@ pub struct Metrics {
     pub exec_seconds: Histogram,
     pub blocked: Counter,
     active: Gauge,
+    connections: Gauge,
+    under_way: Gauge,
+    held_bytes: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
-    method: String,
+    method: Method,
     /// The route's pattern, never the path: that names runs.
-    route: String,
-    status: u16,
+    route: Route,
+    status: Status,
+}
+
+/// The methods that are told apart. A client can invent others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(clippy::upper_case_acronyms, reason = "label values")]
+enum Method {
+    GET,
+    HEAD,
+    POST,
+    PUT,
+    PATCH,
+    DELETE,
+    OPTIONS,
+    CONNECT,
+    #[allow(non_camel_case_types, reason = "label values")]
+    other,
+}
+
+impl From<&http::Method> for Method {
+    fn from(method: &http::Method) -> Self {
+        match method.as_str() {
+            "GET" => Self::GET,
+            "HEAD" => Self::HEAD,
+            "POST" => Self::POST,
+            "PUT" => Self::PUT,
+            "PATCH" => Self::PATCH,
+            "DELETE" => Self::DELETE,
+            "OPTIONS" => Self::OPTIONS,
+            "CONNECT" => Self::CONNECT,
+            _ => Self::other,
+        }
+    }
+}
+
+/// The pattern of one of the server's own routes, or `none`. Only the router makes
+/// it, so there are as many as routes.
+type Route = Arc<str>;
+
+/// The statuses that are told apart: those that are registered. The server in a
+/// sandbox can answer with any other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Status(Option<http::StatusCode>);
+
+impl From<http::StatusCode> for Status {
+    fn from(status: http::StatusCode) -> Self {
+        Self(status.canonical_reason().map(|_| status))
+    }
+}
+
+impl EncodeLabelValue for Status {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        match self.0 {
+            Some(status) => encoder.write_str(status.as_str()),
+            None => encoder.write_str("other"),
+        }
+    }
 }
 
 /// From a millisecond to a minute.
@@ -67,8 +131,15 @@ impl Metrics {
         let request_seconds = histogram("http_request", "Time to the head of an answer");
         let requests = Family::default();
         registry.register("http_requests", "Requests that were answered", requests.clone());
-        let active = Gauge::default();
-        registry.register("runs_active", "Runs that are there", active.clone());
+        let mut gauge = |name: &str, help: &str| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let active = gauge("runs_active", "Runs that are there");
+        let connections = gauge("connections_open", "Connections of clients");
+        let under_way = gauge("http_requests_under_way", "Requests whose answers have not ended");
+        let held_bytes = gauge("held_bytes", "Memory for bodies of requests and output in answers");
         Self {
             registry,
             requests,
@@ -83,11 +154,25 @@ impl Metrics {
             exec_seconds,
             blocked,
             active,
+            connections,
+            under_way,
+            held_bytes,
         }
     }
 
-    pub fn request(&self, method: &str, route: &str, status: u16, seconds: f64) {
-        let labels = Request { method: method.to_owned(), route: route.to_owned(), status };
+    /// Counts a request. `route` is the pattern that the router found, if any.
+    pub fn request(
+        &self,
+        method: &http::Method,
+        route: Option<&str>,
+        status: http::StatusCode,
+        seconds: f64,
+    ) {
+        let labels = Request {
+            method: method.into(),
+            route: Arc::from(route.unwrap_or("none")),
+            status: status.into(),
+        };
         self.requests.get_or_create(&labels).inc();
         self.request_seconds.observe(seconds);
     }
@@ -102,10 +187,55 @@ impl Metrics {
 )]
 pub async fn show(State(app): State<App>, caller: Caller) -> Result<Response, ApiError> {
     caller.must_be_admin()?;
-    app.metrics.active.set(i64::try_from(app.runs.list(None).len()).unwrap_or(i64::MAX));
+    let set = |gauge: &Gauge, value| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    let number = |count| u64::try_from(count).unwrap_or(u64::MAX);
+    set(&app.metrics.active, number(app.runs.list(None).len()));
+    set(&app.metrics.connections, number(app.connections.open()));
+    set(&app.metrics.under_way, app.accounts.requests.used());
+    set(&app.metrics.held_bytes, app.accounts.memory.used());
     let mut body = String::new();
     text::encode(&mut body, &app.metrics.registry)
         .map_err(|error| ApiError::internal("cannot write the metrics", error))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], body).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(metrics: &Metrics) -> usize {
+        let mut text = String::new();
+        text::encode(&mut text, &metrics.registry).unwrap();
+        text.lines().filter(|line| line.starts_with("isorun_http_requests_total{")).count()
+    }
+
+    #[test]
+    fn what_clients_and_sandboxes_invent_makes_no_series() {
+        let metrics = Metrics::new();
+        for number in 0..10_000 {
+            let method = http::Method::from_bytes(format!("M{number}").as_bytes()).unwrap();
+            metrics.request(&method, None, http::StatusCode::NOT_FOUND, 0.1);
+        }
+        assert_eq!(series(&metrics), 1);
+        for code in 600..1000 {
+            let status = http::StatusCode::from_u16(code).unwrap();
+            metrics.request(&http::Method::GET, Some("/sb/{*place}"), status, 0.1);
+        }
+        assert_eq!(series(&metrics), 2);
+        for method in ["get", "GETS", "TRACE", "Get"] {
+            let method = http::Method::from_bytes(method.as_bytes()).unwrap();
+            metrics.request(&method, None, http::StatusCode::OK, 0.1);
+        }
+        metrics.request(&http::Method::GET, None, http::StatusCode::OK, 0.1);
+        assert_eq!(series(&metrics), 4);
+        let mut text = String::new();
+        text::encode(&mut text, &metrics.registry).unwrap();
+        for line in [
+            "method=\"other\",route=\"none\",status=\"404\"} 10000",
+            "method=\"GET\",route=\"/sb/{*place}\",status=\"other\"} 400",
+        ] {
+            assert!(text.contains(line), "{line} is missing: {text}");
+        }
+    }
 }

@@ -3,14 +3,16 @@
 mod audit_log;
 mod auth;
 pub mod config;
+mod connections;
 pub mod engine;
 mod error;
 mod exec;
 mod extract;
 mod files;
+mod history;
 mod images;
 mod lifecycle;
-mod limits;
+pub mod limits;
 mod listen;
 mod metrics;
 pub mod network;
@@ -27,7 +29,7 @@ mod state;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use isorun_engine::Engine;
+use isorun_engine::{AgentStream, Engine};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -37,7 +39,14 @@ pub use error::{ApiError, Code};
 pub use listen::Listening;
 
 use self::{
-    auth::Rates, images::Images, limits::InFlight, metrics::Metrics, runs::Runs, state::Places,
+    auth::Rates,
+    connections::Connections,
+    images::Images,
+    lifecycle::engine_error,
+    limits::{Accounts, guard::Guard},
+    metrics::Metrics,
+    runs::{LiveRun, Runs},
+    state::Places,
 };
 use crate::{secret::Secret, store::Store};
 
@@ -51,12 +60,14 @@ pub struct Server {
     pub secret: Secret,
     pub engine: Arc<dyn Engine>,
     images: Images,
-    runs: Runs,
+    runs: Arc<Runs>,
     places: Places,
     rates: Rates,
     /// What the URLs of runs lead to.
     ports: proxy::Ports,
-    in_flight: InFlight,
+    accounts: Accounts,
+    guard: Guard,
+    connections: Arc<Connections>,
     metrics: Metrics,
     /// No new runs, please.
     pub stopping: CancellationToken,
@@ -73,14 +84,22 @@ impl Server {
         let store = Store::open(&config.data_dir).with_context(|| {
             format!("cannot open the data folder {}", config.data_dir.display())
         })?;
+        let runs = Arc::new(Runs::new(&config.limits));
+        let accounts = Accounts::new(&config.limits);
         let app = Arc::new(Self {
             secret: Secret::open(&config.data_dir)?,
             images: Images::open(&config.data_dir, &config.pulls)?,
-            runs: Runs::default(),
-            ports: proxy::Ports::new(Arc::clone(&engine)),
+            ports: proxy::Ports::new(
+                Arc::clone(&engine),
+                Arc::clone(&runs),
+                Arc::clone(&accounts.descriptors),
+            ),
+            runs,
             places: Places::open(&config.data_dir)?,
             rates: Rates::new(config.limits.requests),
-            in_flight: InFlight::new(config.limits.in_flight),
+            accounts,
+            connections: Arc::new(Connections::new(&config.limits.server)),
+            guard: Guard::new(&config.limits.server, config.limits.server.division),
             metrics: Metrics::new(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -91,7 +110,17 @@ impl Server {
         });
         app.config.network.blocks.record(&app);
         lifecycle::recover(&app).await?;
+        Guard::start(&app).context("cannot start the thread that guards the machine")?;
+        app.tasks.spawn(history::forget_old(Arc::downgrade(&app)));
         Ok(app)
+    }
+
+    /// A new connection to the agent of a run, counted as its tenant's.
+    async fn connect(&self, run: &LiveRun) -> Result<AgentStream, ApiError> {
+        let hold = limits::descriptors::agent_connection(&self.accounts.descriptors, &run.tenant)?;
+        let stream = self.engine.connect(&run.sandbox).await;
+        let stream = stream.map_err(|error| engine_error("cannot reach the sandbox", error))?;
+        Ok(Box::new(limits::descriptors::Counted::new(stream, hold)))
     }
 
     /// Ends what goes on. Requests have ended before.

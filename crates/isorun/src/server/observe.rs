@@ -14,14 +14,12 @@ use super::{ApiError, App, Code};
 pub async fn record(State(app): State<App>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let response = next.run(request).await;
-    let status = response.status().as_u16();
+    let route = route.as_ref().map(MatchedPath::as_str);
     let elapsed = started.elapsed();
-    app.metrics.request(method.as_str(), &route, status, elapsed.as_secs_f64());
+    app.metrics.request(&method, route, response.status(), elapsed.as_secs_f64());
+    let (route, status) = (route.unwrap_or("none"), response.status().as_u16());
     let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
     tracing::debug!(%method, route, status, ms, "request");
     response

@@ -1,7 +1,10 @@
 //! Runs and what is counted of them, and the table of all paths.
 
+use std::time::Duration;
+
 use axum::{Json as Answer, Router, extract::State, http::StatusCode, middleware, routing::any};
 use serde::Deserialize;
+use tokio::time::timeout;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -21,10 +24,14 @@ use crate::{
         RunList, RunStats, Usage,
     },
     clock,
+    id::RunId,
 };
 
 /// Runs in one answer of the history.
 const MOST_HISTORY: u32 = 1000;
+
+/// How long the database may take to show that it is there.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Paths that need no key.
 fn open() -> OpenApiRouter<App> {
@@ -105,21 +112,24 @@ async fn health() -> Answer<Health> {
     get, path = "/readyz", tag = "server", operation_id = "ready",
     responses(
         (status = 200, body = Readiness),
-        (status = 503, body = Readiness, description = "It is stopping, or its database is away"),
+        (status = 503, body = Readiness, description = "It is stopping, its database is away, or it is short of something"),
     ),
     security(()),
 )]
 async fn ready(State(app): State<App>) -> (StatusCode, Answer<Readiness>) {
-    let (status, code) = if app.stopping.is_cancelled() {
-        ("stopping", StatusCode::SERVICE_UNAVAILABLE)
-    } else if app.store.keys().await.is_err() {
-        ("no database", StatusCode::SERVICE_UNAVAILABLE)
+    let is_there = timeout(DATABASE_TIMEOUT, app.store.is_there()).await.unwrap_or(false);
+    let trouble = if app.stopping.is_cancelled() {
+        Some("stopping".to_owned())
+    } else if !is_there {
+        Some("no database".to_owned())
     } else {
-        ("ready", StatusCode::OK)
+        app.guard.shortage().map(|what| format!("short of {what}"))
     };
+    let code = if trouble.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let status = trouble.unwrap_or_else(|| "ready".to_owned());
     let can = app.engine.capabilities();
     let engine = format!("{} {}", can.name, can.version);
-    (code, Answer(Readiness { status: status.to_owned(), engine, isolation: can.isolation }))
+    (code, Answer(Readiness { status, engine, isolation: can.isolation }))
 }
 
 /// Create a run
@@ -259,6 +269,8 @@ async fn stats(State(app): State<App>, OwnRun(run): OwnRun) -> Result<Answer<Run
 struct HistoryParams {
     /// How many runs, the latest first; 100 if not given, 1000 at most.
     limit: Option<u32>,
+    /// Those before this run, which is the last one of another answer.
+    before: Option<String>,
 }
 
 /// The caller's runs that are gone
@@ -276,7 +288,9 @@ async fn history(
     if limit > MOST_HISTORY {
         return Err(ApiError::invalid(format!("limit is {limit}: {MOST_HISTORY} is the most")));
     }
-    Ok(Answer(History { sandboxes: app.store.history(&caller.tenant, limit).await? }))
+    let before = params.before.map(|id| id.parse::<RunId>()).transpose();
+    let before = before.map_err(|error| ApiError::invalid(format!("before: {error}")))?;
+    Ok(Answer(History { sandboxes: app.store.history(&caller.tenant, before, limit).await? }))
 }
 
 /// What the caller's runs used

@@ -26,7 +26,13 @@ use tokio::{
     time::Instant,
 };
 
-use super::{ApiError, Code, config::Config, network::Settings, proxy::UrlAccess};
+use super::{
+    ApiError, Code,
+    config::{Config, Limits},
+    limits::ledger::share_of,
+    network::Settings,
+    proxy::UrlAccess,
+};
 use crate::{
     api::{DestroyStats, Run, Status},
     audit::AuditLog,
@@ -488,14 +494,33 @@ impl Activity {
 }
 
 /// All runs that are there.
-#[derive(Default)]
 pub struct Runs {
     map: RwLock<HashMap<RunId, Arc<LiveRun>>>,
     /// Runs and runs to be, of each tenant.
     places: Mutex<HashMap<String, usize>>,
+    /// Runs of all tenants.
+    max_total: usize,
+    /// Runs of one tenant.
+    max_per_tenant: usize,
 }
 
 impl Runs {
+    pub fn new(limits: &Limits) -> Self {
+        let number = |number| usize::try_from(number).unwrap_or(usize::MAX);
+        let share = share_of(limits.server.sandboxes, limits.server.tenant_share);
+        Self {
+            map: RwLock::default(),
+            places: Mutex::default(),
+            max_total: number(limits.server.sandboxes),
+            max_per_tenant: limits.runs.min(number(share)),
+        }
+    }
+
+    /// How many runs a tenant may have.
+    pub fn max_per_tenant(&self) -> usize {
+        self.max_per_tenant
+    }
+
     pub fn get(&self, id: &RunId) -> Option<Arc<LiveRun>> {
         self.map.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
@@ -518,18 +543,37 @@ impl Runs {
     }
 
     /// Reserves a tenant's place for one more run, if there is one.
-    pub fn take_place(&self, tenant: &str, most: usize) -> Result<(), ApiError> {
+    pub fn take_place(&self, tenant: &str) -> Result<(), ApiError> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = places.entry(tenant.to_owned()).or_default();
-        if *taken >= most {
+        let all: usize = places.values().sum();
+        let taken = places.get(tenant).copied().unwrap_or_default();
+        let most = self.max_per_tenant;
+        if taken >= most {
             return Err(ApiError::new(
                 Code::TooManyRuns,
                 format!("{most} runs at once is the limit: destroy one first"),
             )
             .after(Duration::from_secs(1)));
         }
-        *taken += 1;
+        if all >= self.max_total {
+            return Err(ApiError::new(
+                Code::Unavailable,
+                format!(
+                    "the server has too many runs of all tenants: {} is the limit \
+                     (--max-sandboxes); try again later",
+                    self.max_total
+                ),
+            )
+            .after(Duration::from_secs(5)));
+        }
+        places.insert(tenant.to_owned(), taken + 1);
         Ok(())
+    }
+
+    /// Takes a place for a run that is there, whatever the limits are now.
+    pub fn occupy_place(&self, tenant: &str) {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        *places.entry(tenant.to_owned()).or_default() += 1;
     }
 
     pub fn leave_place(&self, tenant: &str) {

@@ -213,7 +213,7 @@ async fn converse(
             }
         }
     };
-    let listen = listen(run, &mut stream, &control, &begun);
+    let listen = listen(app, run, &mut stream, &control, &begun);
     let (speak, listen) = (pin!(speak), pin!(listen));
     tokio::select! {
         end = speak => end,
@@ -239,6 +239,7 @@ fn outcome(status: Status) -> ShellSays {
 
 /// Hands on what the client says, until it goes away or says nonsense.
 async fn listen<'run>(
+    app: &App,
     run: &'run Arc<LiveRun>,
     stream: &mut SplitStream<&mut WebSocket>,
     control: &ShellControl<AgentStream>,
@@ -271,6 +272,9 @@ async fn listen<'run>(
                     return Some(ApiError::invalid(
                         "a command runs already: one at a time, or open another shell",
                     ));
+                }
+                if let Err(error) = app.guard.admit_command(&run.tenant) {
+                    return Some(error);
                 }
                 let shown: String = task.command.chars().take(LOGGED).collect();
                 let what = json!({ "shell": true, "command": shown });

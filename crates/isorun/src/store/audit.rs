@@ -45,7 +45,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<AuditRow>, StoreError> {
         let run = run.to_string();
-        self.call(move |connection| {
+        self.read(move |connection| {
             let mut query = connection.prepare_cached(
                 "SELECT * FROM audit WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?",
             )?;
@@ -71,7 +71,7 @@ impl Store {
 
     /// Every run that has a log or a row, and whether it is over.
     pub async fn audited_runs(&self) -> Result<Vec<(String, bool)>, StoreError> {
-        self.call(|connection| {
+        self.read(|connection| {
             let mut query = connection.prepare_cached(
                 "SELECT id, destroyed_at IS NOT NULL FROM runs
                  UNION SELECT run_id, 0 FROM audit WHERE run_id NOT IN (SELECT id FROM runs)",

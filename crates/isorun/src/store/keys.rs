@@ -48,7 +48,7 @@ impl Store {
 
     pub async fn key(&self, id: &str) -> Result<Option<KeyRow>, StoreError> {
         let id = id.to_owned();
-        self.call(move |connection| {
+        self.look_up(move |connection| {
             connection
                 .prepare_cached("SELECT * FROM keys WHERE id = ?")?
                 .query_row([id], read)
@@ -58,7 +58,7 @@ impl Store {
     }
 
     pub async fn keys(&self) -> Result<Vec<KeyRow>, StoreError> {
-        self.call(|connection| {
+        self.read(|connection| {
             let mut query = connection.prepare_cached("SELECT * FROM keys ORDER BY created_at")?;
             query.query_map([], read)?.collect()
         })

@@ -1,6 +1,6 @@
 //! What the server remembers: keys, runs and audit logs, in one SQLite file.
 //!
-//! SQLite blocks, so one thread owns the connection and takes jobs in order.
+//! SQLite blocks, so threads own the connections and take jobs in order.
 //! `isorun keys` opens the same file from another process; the write-ahead log
 //! lets both at it.
 
@@ -12,6 +12,8 @@ mod snapshots;
 
 pub use audit::{AuditRow, LogState};
 pub use keys::KeyRow;
+#[cfg(test)]
+pub use runs::sample_run;
 pub use runs::{Ending, RunRow, Used};
 pub use snapshots::SnapshotRow;
 
@@ -56,9 +58,18 @@ pub enum StoreError {
 }
 
 /// A handle of the database; cheap to clone.
+///
+/// Each kind of work has a thread and a connection of its own, so that a long
+/// query of one caller keeps nobody else waiting:
+///
+/// - changes, one after the other;
+/// - look-ups of single rows, which every request needs;
+/// - everything else that is read.
 #[derive(Clone)]
 pub struct Store {
-    jobs: mpsc::Sender<Job>,
+    changes: mpsc::Sender<Job>,
+    look_ups: mpsc::Sender<Job>,
+    reads: mpsc::Sender<Job>,
 }
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
@@ -83,28 +94,79 @@ impl Store {
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "foreign_keys", "ON")?;
         schema::migrate(&mut connection)?;
-        let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
-        thread::Builder::new().name("store".to_owned()).spawn(move || {
-            while let Some(job) = queue.blocking_recv() {
-                job(&mut connection);
-            }
-        })?;
-        Ok(Self { jobs })
+        Ok(Self {
+            changes: worker("store", connection)?,
+            look_ups: worker("store-look-ups", reader(&path)?)?,
+            reads: worker("store-reads", reader(&path)?)?,
+        })
     }
 
-    /// Does one thing with the connection. A job that was handed in is done even
-    /// if nobody waits for it any more.
+    /// Does one thing with the connection for changes. A job that was handed in is
+    /// done even if nobody waits for it any more.
     async fn call<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (answer, wait) = oneshot::channel();
-        let job: Job = Box::new(move |connection| {
-            let _ = answer.send(work(connection));
-        });
-        self.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
-        Ok(wait.await.map_err(|_| StoreError::Closed)??)
+        hand_in(&self.changes, work).await
     }
+
+    /// Reads any number of rows. All changes whose futures have ended are seen.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        hand_in(&self.reads, work).await
+    }
+
+    /// Reads one row by its key.
+    async fn look_up<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        hand_in(&self.look_ups, work).await
+    }
+
+    /// Whether the database answers.
+    pub async fn is_there(&self) -> bool {
+        self.look_up(|connection| {
+            connection.query_row(
+                "SELECT COUNT(*) FROM (SELECT 1 FROM keys LIMIT 1)",
+                [],
+                |_| Ok(()),
+            )
+        })
+        .await
+        .is_ok()
+    }
+}
+
+fn reader(path: &Path) -> Result<Connection, StoreError> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "query_only", "ON")?;
+    Ok(connection)
+}
+
+fn worker(name: &str, mut connection: Connection) -> Result<mpsc::Sender<Job>, StoreError> {
+    let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        while let Some(job) = queue.blocking_recv() {
+            job(&mut connection);
+        }
+    })?;
+    Ok(jobs)
+}
+
+async fn hand_in<T: Send + 'static>(
+    jobs: &mpsc::Sender<Job>,
+    work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+) -> Result<T, StoreError> {
+    let (answer, wait) = oneshot::channel();
+    let job: Job = Box::new(move |connection| {
+        let _ = answer.send(work(connection));
+    });
+    jobs.send(job).await.map_err(|_| StoreError::Closed)?;
+    Ok(wait.await.map_err(|_| StoreError::Closed)??)
 }
 
 /// Closes a file to other users, if it is there.

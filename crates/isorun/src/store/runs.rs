@@ -207,7 +207,8 @@ impl Store {
         self.call(move |connection| {
             connection
                 .prepare_cached(
-                    "UPDATE runs SET status = ?, destroyed_at = ?, reason = ?, network = '', cpu_ms = ?,
+                    "UPDATE runs SET status = ?, destroyed_at = ?, reason = ?, network = '',
+                     defaults = '{}', cpu_ms = ?,
                      mem_peak_bytes = ?, disk_used_bytes = ? WHERE id = ?",
                 )?
                 .execute((
@@ -226,7 +227,7 @@ impl Store {
 
     pub async fn run(&self, id: &RunId) -> Result<Option<RunRow>, StoreError> {
         let id = id.to_string();
-        self.call(move |connection| {
+        self.look_up(move |connection| {
             connection
                 .prepare_cached("SELECT * FROM runs WHERE id = ?")?
                 .query_row([id], read)
@@ -246,15 +247,30 @@ impl Store {
         .await
     }
 
-    /// A tenant's runs that are gone, the latest first.
-    pub async fn history(&self, tenant: &str, limit: u32) -> Result<Vec<PastRun>, StoreError> {
+    /// A page of a tenant's runs that are gone, the latest first: those that ended
+    /// before a run that is gone too, if one is given.
+    pub async fn history(
+        &self,
+        tenant: &str,
+        before: Option<RunId>,
+        limit: u32,
+    ) -> Result<Vec<PastRun>, StoreError> {
         let tenant = tenant.to_owned();
-        self.call(move |connection| {
+        self.read(move |connection| {
+            let Some(before) = before else {
+                let mut query = connection.prepare_cached(
+                    "SELECT * FROM runs WHERE tenant = ? AND destroyed_at IS NOT NULL
+                     ORDER BY destroyed_at DESC, id DESC LIMIT ?",
+                )?;
+                return query.query_map((tenant, limit), read_past)?.collect();
+            };
             let mut query = connection.prepare_cached(
-                "SELECT * FROM runs WHERE tenant = ? AND destroyed_at IS NOT NULL
-                 ORDER BY destroyed_at DESC LIMIT ?",
+                "SELECT * FROM runs WHERE tenant = ?1 AND destroyed_at IS NOT NULL
+                 AND (destroyed_at, id) <
+                     (SELECT destroyed_at, id FROM runs WHERE id = ?2 AND tenant = ?1)
+                 ORDER BY destroyed_at DESC, id DESC LIMIT ?3",
             )?;
-            query.query_map((tenant, limit), read_past)?.collect()
+            query.query_map((tenant, before.to_string(), limit), read_past)?.collect()
         })
         .await
     }
@@ -263,12 +279,11 @@ impl Store {
     /// by who measures them.
     pub async fn past_usage(&self, tenant: &str) -> Result<Usage, StoreError> {
         let tenant = tenant.to_owned();
-        self.call(move |connection| {
-            connection
+        self.read(move |connection| {
+            let usage = connection
                 .prepare_cached(
-                    "SELECT COUNT(*), COALESCE(SUM(cpu_ms), 0) / 1000.0,
-                     COALESCE(SUM(mem_mib * (destroyed_at - created_at)), 0) / 1024.0 / 1000.0
-                     FROM runs WHERE tenant = ? AND destroyed_at IS NOT NULL",
+                    "SELECT runs, cpu_ms / 1000.0, mem_mib_ms / 1024.0 / 1000.0
+                     FROM usage WHERE tenant = ?",
                 )?
                 .query_row([tenant], |row| {
                     Ok(Usage {
@@ -278,9 +293,75 @@ impl Store {
                         ..Usage::default()
                     })
                 })
+                .optional()?;
+            Ok(usage.unwrap_or_default())
         })
         .await
     }
+
+    /// Forgets some of the runs that ended before a moment, and their audit logs.
+    /// Returns how many; none are left if it is fewer than `limit`.
+    pub async fn forget_runs_before(&self, moment: i64, limit: u32) -> Result<usize, StoreError> {
+        self.call(move |connection| {
+            forget(
+                connection,
+                "SELECT id FROM runs WHERE destroyed_at < ?1 ORDER BY destroyed_at LIMIT ?2",
+                (moment, limit),
+            )
+        })
+        .await
+    }
+
+    /// Forgets some of a tenant's runs that are gone and over a number, the oldest
+    /// first, and their audit logs. Returns how many.
+    pub async fn forget_runs_beyond(
+        &self,
+        tenant: String,
+        keep: u64,
+        limit: u32,
+    ) -> Result<usize, StoreError> {
+        self.call(move |connection| {
+            let count: u64 = connection
+                .prepare_cached(
+                    "SELECT COUNT(*) FROM runs WHERE tenant = ? AND destroyed_at IS NOT NULL",
+                )?
+                .query_row([&tenant], |row| row.get(0))?;
+            forget(
+                connection,
+                "SELECT id FROM runs WHERE tenant = ?1 AND destroyed_at IS NOT NULL
+                 ORDER BY destroyed_at, id LIMIT ?2",
+                (tenant, count.saturating_sub(keep).min(limit.into())),
+            )
+        })
+        .await
+    }
+
+    /// Tenants that have runs that are gone.
+    pub async fn tenants_with_history(&self) -> Result<Vec<String>, StoreError> {
+        self.read(|connection| {
+            let mut query = connection.prepare_cached("SELECT tenant FROM usage")?;
+            query.query_map([], |row| row.get(0))?.collect()
+        })
+        .await
+    }
+}
+
+fn forget(
+    connection: &mut rusqlite::Connection,
+    select: &str,
+    params: impl rusqlite::Params,
+) -> rusqlite::Result<usize> {
+    let transaction = connection.transaction()?;
+    let ids: Vec<String> = transaction
+        .prepare_cached(select)?
+        .query_map(params, |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    for id in &ids {
+        transaction.prepare_cached("DELETE FROM audit WHERE run_id = ?")?.execute([id])?;
+        transaction.prepare_cached("DELETE FROM runs WHERE id = ?")?.execute([id])?;
+    }
+    transaction.commit()?;
+    Ok(ids.len())
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<RunRow> {
@@ -344,31 +425,37 @@ pub(super) fn parsed<T>(
     })
 }
 
+/// A run for tests.
+#[cfg(test)]
+pub fn sample_run(tenant: &str) -> RunRow {
+    RunRow {
+        id: RunId::random().unwrap(),
+        tenant: tenant.to_owned(),
+        image: "host".to_owned(),
+        digest: String::new(),
+        status: Status::Running,
+        vcpus: 1,
+        mem_mib: 1024,
+        disk_mib: 10240,
+        timeout_ms: 300_000,
+        network: String::new(),
+        defaults: "{}".to_owned(),
+        on_idle: OnIdle::Destroy,
+        auto_resume: false,
+        used: Used::default(),
+        create_ms: 7,
+        created_at: 1_000,
+        destroyed_at: None,
+        reason: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn row(tenant: &str, status: Status) -> RunRow {
-        RunRow {
-            id: RunId::random().unwrap(),
-            tenant: tenant.to_owned(),
-            image: "host".to_owned(),
-            digest: String::new(),
-            status,
-            vcpus: 1,
-            mem_mib: 1024,
-            disk_mib: 10240,
-            timeout_ms: 300_000,
-            network: String::new(),
-            defaults: "{}".to_owned(),
-            on_idle: OnIdle::Destroy,
-            auto_resume: false,
-            used: Used::default(),
-            create_ms: 7,
-            created_at: 1_000,
-            destroyed_at: None,
-            reason: None,
-        }
+        RunRow { status, ..sample_run(tenant) }
     }
 
     #[tokio::test]
@@ -391,10 +478,112 @@ mod tests {
         };
         store.end_run(&mine.id, ending).await.unwrap();
         assert_eq!(store.open_runs().await.unwrap().len(), 1);
-        let past = store.history("me", 10).await.unwrap();
+        let past = store.history("me", None, 10).await.unwrap();
         assert_eq!((past[0].uptime_ms, past[0].mem_peak_bytes), (2_000, 1 << 40));
-        assert!(store.history("them", 10).await.unwrap().is_empty());
+        assert!(store.history("them", None, 10).await.unwrap().is_empty());
         let usage = store.past_usage("me").await.unwrap();
         assert_eq!((usage.history_sandboxes, usage.cpu_seconds, usage.mem_seconds), (1, 0.5, 2.0));
+    }
+    async fn ended(store: &Store, tenant: &str, at: i64) -> RunId {
+        let run = row(tenant, Status::Running);
+        store.add_run(run.clone()).await.unwrap();
+        let ending = Ending {
+            reason: "idle".to_owned(),
+            destroyed_at: at,
+            cpu_ms: 2_000,
+            mem_peak_bytes: 0,
+            disk_used_bytes: 0,
+        };
+        store.end_run(&run.id, ending).await.unwrap();
+        run.id
+    }
+
+    #[tokio::test]
+    async fn history_comes_in_pages_and_is_forgotten_while_usage_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let mut ids = Vec::new();
+        for number in 0..10_i64 {
+            // Several end at the same moment.
+            ids.push((2_000 + number / 3, ended(&store, "me", 2_000 + number / 3).await));
+        }
+        ended(&store, "them", 1_500).await;
+        ids.sort();
+        ids.reverse();
+        let (mut seen, mut before) = (Vec::new(), None);
+        loop {
+            let page = store.history("me", before.clone(), 4).await.unwrap();
+            let Some(last) = page.last() else { break };
+            before = Some(last.id.clone());
+            seen.extend(page.into_iter().map(|run| run.id));
+        }
+        assert_eq!(seen, ids.iter().map(|(_, id)| id.clone()).collect::<Vec<_>>());
+        let foreign = store.history("me", Some(ended(&store, "them", 9_000).await), 4).await;
+        assert!(foreign.unwrap().is_empty(), "a run of another tenant is no place to go on from");
+
+        let usage = store.past_usage("me").await.unwrap();
+        assert_eq!((usage.history_sandboxes, usage.cpu_seconds), (10, 20.0));
+        assert_eq!(store.forget_runs_before(2_001, 2).await.unwrap(), 2);
+        assert_eq!(store.forget_runs_before(2_001, 100).await.unwrap(), 2, "one was of `them`");
+        assert_eq!(store.forget_runs_beyond("me".to_owned(), 4, 100).await.unwrap(), 3);
+        assert_eq!(store.forget_runs_beyond("me".to_owned(), 4, 100).await.unwrap(), 0);
+        let left = store.history("me", None, 100).await.unwrap();
+        assert_eq!(
+            left.iter().map(|run| &run.id).collect::<Vec<_>>(),
+            seen[..4].iter().collect::<Vec<_>>()
+        );
+        assert_eq!(store.stored_bytes().await.unwrap().get("me"), Some(&0));
+        let after = store.past_usage("me").await.unwrap();
+        assert_eq!((after.history_sandboxes, after.cpu_seconds), (10, 20.0));
+    }
+
+    /// What tenants ask for must not take longer the more is there.
+    #[tokio::test]
+    async fn what_is_asked_of_a_long_history_uses_an_index() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(Store::open(folder.path()).unwrap());
+        let file = rusqlite::Connection::open(folder.path().join("isorun.db")).unwrap();
+        for query in [
+            "SELECT * FROM runs WHERE tenant = 'a' AND destroyed_at IS NOT NULL
+             ORDER BY destroyed_at DESC, id DESC LIMIT 10",
+            "SELECT * FROM runs WHERE tenant = 'a' AND destroyed_at IS NOT NULL
+             AND (destroyed_at, id) < (SELECT destroyed_at, id FROM runs WHERE id = 'b' AND tenant = 'a')
+             ORDER BY destroyed_at DESC, id DESC LIMIT 10",
+            "SELECT * FROM runs WHERE destroyed_at IS NULL ORDER BY created_at",
+            "SELECT id FROM runs WHERE destroyed_at < 5 ORDER BY destroyed_at LIMIT 10",
+            "SELECT runs FROM usage WHERE tenant = 'a'",
+        ] {
+            let mut plan = file.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
+            let steps: Vec<String> =
+                plan.query_map([], |row| row.get(3)).unwrap().map(Result::unwrap).collect();
+            assert!(
+                steps.iter().all(|step| !step.contains("SCAN runs") || step.contains("INDEX")),
+                "{query}: {steps:?}"
+            );
+            assert!(steps.iter().all(|step| !step.contains("TEMP B-TREE")), "{query}: {steps:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn usage_of_a_file_of_an_earlier_format_is_added_up() {
+        let folder = tempfile::tempdir().unwrap();
+        super::super::schema::tests::old_file(folder.path(), 3, |file| {
+            for number in 0..100 {
+                file.execute(
+                    "INSERT INTO runs (id, tenant, image, digest, status, vcpus, mem_mib, disk_mib,
+                     timeout_ms, defaults, create_ms, created_at, destroyed_at, cpu_ms)
+                     VALUES (?, 'me', 'host', '', 'destroyed', 1, 1024, 1, 0, '{}', 1, 0, ?, 10)",
+                    (format!("run{number:016x}"), (number % 2 == 0).then_some(1_000)),
+                )
+                .unwrap();
+            }
+        });
+        let store = Store::open(folder.path()).unwrap();
+        let usage = store.past_usage("me").await.unwrap();
+        assert_eq!(
+            (usage.history_sandboxes, usage.cpu_seconds, usage.mem_seconds),
+            (50, 0.5, 50.0)
+        );
+        assert_eq!(store.open_runs().await.unwrap().len(), 50);
     }
 }

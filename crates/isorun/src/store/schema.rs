@@ -72,6 +72,59 @@ const STEPS: &[&str] = &[
 ",
     "
     ALTER TABLE runs ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
+ ",
+    // What a tenant's runs that are gone have used is added up when they end, so
+    // that nobody has to read all of them, and is kept when they are forgotten. So
+    // are the bytes that its audit logs take.
+    "
+    CREATE TABLE usage (
+        tenant TEXT PRIMARY KEY,
+        runs INTEGER NOT NULL DEFAULT 0,
+        cpu_ms INTEGER NOT NULL DEFAULT 0,
+        mem_mib_ms INTEGER NOT NULL DEFAULT 0,
+        audit_bytes INTEGER NOT NULL DEFAULT 0
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO usage (tenant, runs, cpu_ms, mem_mib_ms)
+        SELECT tenant, COUNT(*), SUM(cpu_ms), SUM(mem_mib * MAX(destroyed_at - created_at, 0))
+        FROM runs WHERE destroyed_at IS NOT NULL GROUP BY tenant;
+    CREATE TRIGGER run_ended AFTER UPDATE OF destroyed_at ON runs
+    WHEN OLD.destroyed_at IS NULL AND NEW.destroyed_at IS NOT NULL BEGIN
+        INSERT INTO usage (tenant, runs, cpu_ms, mem_mib_ms) VALUES (
+            NEW.tenant, 1, NEW.cpu_ms, NEW.mem_mib * MAX(NEW.destroyed_at - NEW.created_at, 0)
+        ) ON CONFLICT (tenant) DO UPDATE SET
+            runs = runs + 1, cpu_ms = cpu_ms + excluded.cpu_ms,
+            mem_mib_ms = mem_mib_ms + excluded.mem_mib_ms;
+    END;
+    CREATE TRIGGER ended_run_added AFTER INSERT ON runs
+    WHEN NEW.destroyed_at IS NOT NULL BEGIN
+        INSERT INTO usage (tenant, runs, cpu_ms, mem_mib_ms) VALUES (
+            NEW.tenant, 1, NEW.cpu_ms, NEW.mem_mib * MAX(NEW.destroyed_at - NEW.created_at, 0)
+        ) ON CONFLICT (tenant) DO UPDATE SET
+            runs = runs + 1, cpu_ms = cpu_ms + excluded.cpu_ms,
+            mem_mib_ms = mem_mib_ms + excluded.mem_mib_ms;
+    END;
+    INSERT INTO usage (tenant, audit_bytes)
+        SELECT runs.tenant, SUM(OCTET_LENGTH(data) + 256) FROM audit JOIN runs ON runs.id = run_id
+        WHERE TRUE GROUP BY runs.tenant
+        ON CONFLICT (tenant) DO UPDATE SET audit_bytes = excluded.audit_bytes;
+    CREATE TRIGGER audit_added AFTER INSERT ON audit BEGIN
+        INSERT INTO usage (tenant, audit_bytes)
+            SELECT tenant, OCTET_LENGTH(NEW.data) + 256 FROM runs WHERE id = NEW.run_id
+            ON CONFLICT (tenant) DO UPDATE SET audit_bytes = audit_bytes + excluded.audit_bytes;
+    END;
+    CREATE TRIGGER audit_removed AFTER DELETE ON audit BEGIN
+        UPDATE usage SET audit_bytes = MAX(audit_bytes - OCTET_LENGTH(OLD.data) - 256, 0)
+            WHERE tenant = (SELECT tenant FROM runs WHERE id = OLD.run_id);
+    END;
+    CREATE TABLE pulled_images (
+        digest TEXT PRIMARY KEY,
+        tenant TEXT NOT NULL,
+        bytes INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    DROP INDEX runs_by_tenant;
+    CREATE INDEX runs_open ON runs (created_at) WHERE destroyed_at IS NULL;
+    CREATE INDEX runs_past ON runs (tenant, destroyed_at, id) WHERE destroyed_at IS NOT NULL;
+    CREATE INDEX runs_past_of_all ON runs (destroyed_at) WHERE destroyed_at IS NOT NULL;
 ",
 ];
 
@@ -91,4 +144,21 @@ pub fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     transaction.pragma_update(None, "user_version", known)?;
     transaction.commit()?;
     Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Makes a file as a version of isorun wrote it that knew so many steps.
+    pub fn old_file(folder: &Path, steps: usize, fill: impl FnOnce(&Connection)) {
+        let file = Connection::open(folder.join(super::super::FILE)).unwrap();
+        for step in &STEPS[..steps] {
+            file.execute_batch(step).unwrap();
+        }
+        file.pragma_update(None, "user_version", steps).unwrap();
+        fill(&file);
+    }
 }

@@ -1,5 +1,7 @@
 //! Snapshots: what a run has to be like that is made from one.
 
+use std::collections::HashMap;
+
 use rusqlite::{OptionalExtension, Row};
 
 use super::runs::parsed;
@@ -61,7 +63,7 @@ impl Store {
 
     pub async fn snapshot(&self, id: &str) -> Result<Option<SnapshotRow>, StoreError> {
         let id = id.to_owned();
-        self.call(move |connection| {
+        self.look_up(move |connection| {
             connection
                 .prepare_cached("SELECT * FROM snapshots WHERE id = ?")?
                 .query_row([id], read)
@@ -73,11 +75,55 @@ impl Store {
     /// Those of one tenant, or of all, the oldest first.
     pub async fn snapshots(&self, tenant: Option<&str>) -> Result<Vec<SnapshotRow>, StoreError> {
         let tenant = tenant.map(str::to_owned);
-        self.call(move |connection| {
+        self.read(move |connection| {
             let mut query = connection.prepare_cached(
                 "SELECT * FROM snapshots WHERE ?1 IS NULL OR tenant = ?1 ORDER BY created_at, id",
             )?;
             query.query_map([tenant], read)?.collect()
+        })
+        .await
+    }
+
+    /// Bytes of the snapshots and audit logs of each tenant.
+    pub async fn stored_bytes(&self) -> Result<HashMap<String, u64>, StoreError> {
+        self.read(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT tenant, SUM(bytes) FROM (
+                     SELECT tenant, size_bytes AS bytes FROM snapshots
+                     UNION ALL SELECT tenant, audit_bytes FROM usage
+                 ) GROUP BY tenant",
+            )?;
+            query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+        .await
+    }
+
+    /// Notes on whose behalf an image was pulled, and what it takes on the disk.
+    pub async fn add_pulled_image(
+        &self,
+        tenant: &str,
+        digest: &str,
+        bytes: u64,
+    ) -> Result<(), StoreError> {
+        let (tenant, digest) = (tenant.to_owned(), digest.to_owned());
+        self.call(move |connection| {
+            connection
+                .prepare_cached(
+                    "INSERT INTO pulled_images (digest, tenant, bytes) VALUES (?, ?, ?)
+                     ON CONFLICT (digest) DO UPDATE SET tenant = excluded.tenant",
+                )?
+                .execute((digest, tenant, bytes))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Tenants, and digests and bytes of the images that were pulled on their behalf.
+    pub async fn pulled_images(&self) -> Result<Vec<(String, String, u64)>, StoreError> {
+        self.read(|connection| {
+            let mut query =
+                connection.prepare_cached("SELECT tenant, digest, bytes FROM pulled_images")?;
+            query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
         })
         .await
     }

@@ -57,6 +57,22 @@ impl Server {
         Self::launch(command, data, home)
     }
 
+    /// A server whose process has limits, as `ulimit` of a shell sets them.
+    pub fn start_limited(limits: &str, args: &[&str]) -> Self {
+        let (data, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let plain = command_in(&data, &home);
+        let mut command = Command::new("sh");
+        for (name, value) in plain.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.arg("-c").arg(format!("{limits} && exec \"$0\" \"$@\"")).arg(plain.get_program());
+        command.arg("serve").arg("--no-pull").args(args);
+        Self::launch(command, data, home)
+    }
+
     fn launch(mut command: Command, data: TempDir, home: TempDir) -> Self {
         command.args(["--listen", "127.0.0.1:0", "--warm", "0", "--log", "warn"]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -79,7 +95,10 @@ impl Server {
         let written = std::fs::read_to_string(home.path().join("isorun/client.json")).unwrap();
         let written: Value = serde_json::from_str(&written).unwrap();
         let key = written["api_key"].as_str().unwrap().to_owned();
-        let http = Client::builder().timeout(PATIENCE).build().unwrap();
+        // Connections are not kept for longer than the shortest limit of any test: one
+        // that the server has just closed would fail a request.
+        let http = Client::builder().pool_idle_timeout(Duration::from_millis(800));
+        let http = http.timeout(PATIENCE).build().unwrap();
         Self { child: Some(child), url, key, data, home, http }
     }
 
@@ -137,6 +156,40 @@ impl Server {
         body
     }
 
+    /// The same server for the holder of another key.
+    pub fn as_tenant(&self, key: &str) -> Tenant {
+        Tenant { url: self.url.clone(), key: key.to_owned(), http: self.http.clone() }
+    }
+
+    /// A new tenant of it.
+    pub fn tenant(&self) -> Tenant {
+        self.as_tenant(&self.new_key(&[]))
+    }
+
+    /// A field of the status that the kernel keeps of the process, in KiB.
+    pub fn status_kib(&self, field: &str) -> u64 {
+        let pid = self.child.as_ref().unwrap().id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        line.unwrap().trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// The memory of the process, in MiB.
+    pub fn memory_mib(&self) -> u64 {
+        self.status_kib("VmRSS") / 1024
+    }
+
+    /// How many descriptors the process has open.
+    pub fn descriptors(&self) -> usize {
+        let pid = self.child.as_ref().unwrap().id();
+        std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> &str {
+        self.url.split_once("://").unwrap().1
+    }
+
     /// It still makes sandboxes and runs commands.
     pub async fn is_well(&self) {
         let id = self.create().await;
@@ -172,6 +225,55 @@ impl Server {
         self.wait();
         let empty = || tempfile::tempdir().unwrap();
         (std::mem::replace(&mut self.data, empty()), std::mem::replace(&mut self.home, empty()))
+    }
+}
+
+/// What one tenant does at a server.
+#[derive(Clone)]
+pub struct Tenant {
+    pub url: String,
+    pub key: String,
+    pub http: Client,
+}
+
+impl Tenant {
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.key)
+    }
+
+    pub async fn get(&self, path: &str) -> (StatusCode, Value) {
+        answer(self.request(Method::GET, path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> (StatusCode, Value) {
+        answer(self.request(Method::POST, path).json(&body)).await
+    }
+
+    pub async fn create(&self, more: Value) -> String {
+        let mut body = json!({ "image": "host" });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (status, run) = self.post("/v1/runs", body).await;
+        assert_eq!(status, 200, "{run}");
+        run["id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn exec(&self, id: &str, command: &str) -> Value {
+        let (status, body) =
+            self.post(&format!("/v1/runs/{id}/exec"), json!({ "command": command })).await;
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    pub async fn destroy(&self, id: &str) {
+        let (status, body) = answer(self.request(Method::DELETE, &format!("/v1/runs/{id}"))).await;
+        assert_eq!(status, 200, "{body}");
+    }
+
+    /// It has sandboxes and commands.
+    pub async fn is_served(&self) {
+        let id = self.create(json!({})).await;
+        assert_eq!(self.exec(&id, "echo well").await["stdout"], "well\n");
+        self.destroy(&id).await;
     }
 }
 

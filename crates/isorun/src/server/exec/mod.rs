@@ -1,7 +1,9 @@
 //! Commands in a run: one task drives each, whoever listens. When the listener
 //! goes away the command is killed, with all that it started.
 
+mod answer;
 pub mod attach;
+mod held;
 pub mod once;
 mod text;
 
@@ -20,7 +22,7 @@ use isorun_engine::AgentStream;
 use serde_json::json;
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{ApiError, App, Code, config, lifecycle::engine_error, order, runs::LiveRun};
+use super::{ApiError, App, Code, config, order, runs::LiveRun};
 use crate::{
     api::{Command, ExecEvent, ExecRequest},
     audit::Event,
@@ -28,7 +30,9 @@ use crate::{
 };
 
 /// Pieces of output that wait for a slow listener; then the program waits.
-const QUEUE: usize = 16;
+const OUTPUT_QUEUE: usize = 4;
+/// Pieces of input, up to 1 MiB each, that wait for the program.
+const INPUT_QUEUE: usize = 2;
 /// How much later than the agent the server gives up by itself.
 const GRACE: Duration = Duration::from_secs(5);
 /// How much of a command stands in the audit log.
@@ -113,8 +117,9 @@ pub fn start(app: &App, run: &Arc<LiveRun>, task: Task) -> Result<Running, ApiEr
     if let Some(trouble) = run.trouble() {
         return Err(trouble);
     }
-    let (output, listener) = mpsc::channel(QUEUE);
-    let (input, orders) = mpsc::channel(QUEUE);
+    app.guard.admit_command(&run.tenant)?;
+    let (output, listener) = mpsc::channel(OUTPUT_QUEUE);
+    let (input, orders) = mpsc::channel(INPUT_QUEUE);
     let driver = drive(Arc::clone(app), Arc::clone(run), task, output, orders);
     app.tasks.spawn(driver);
     Ok(Running { output: listener, input })
@@ -179,10 +184,9 @@ async fn record_and_run(
     orders: mpsc::Receiver<Input>,
 ) -> Result<Status, ApiError> {
     let what = json!({ "exec": id, "command": shortened(&task.argv), "tty": task.pty.is_some() });
-    let (recorded, stream) =
-        tokio::join!(run.log.append(Event::ExecStart, what), app.engine.connect(&run.sandbox));
+    let (recorded, stream) = tokio::join!(run.log.append(Event::ExecStart, what), app.connect(run));
     recorded?;
-    let stream = stream.map_err(|error| engine_error("cannot reach the sandbox", error))?;
+    let stream = stream?;
     let limit = task.timeout;
     // So that it goes on when the sandbox is copied meanwhile.
     let token = random_hex::<16>().map_err(|error| ApiError::internal("no random", error))?;
@@ -226,10 +230,11 @@ pub fn connector(app: &App, run: &Arc<LiveRun>) -> Connect<AgentStream> {
     Arc::new(move || {
         let (app, run) = (Arc::clone(&app), Arc::clone(&run));
         Box::pin(async move {
-            match app.engine.connect(&run.sandbox).await {
+            match app.connect(&run).await {
                 Ok(stream) => Some(stream),
                 Err(error) => {
-                    tracing::debug!(%error, run = %run.id, "cannot reach the sandbox");
+                    let error = error.message;
+                    tracing::debug!(error, run = %run.id, "cannot reach the sandbox");
                     // Its end, or its rest, is what to tell.
                     run.settled().await;
                     None

@@ -3,7 +3,6 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    Json as Answer,
     extract::State,
     response::{
         IntoResponse, Response, Sse,
@@ -14,7 +13,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use isorun_agent::protocol::Status;
 
-use super::{Input, Output, Running, Task, start, text};
+use super::{Input, Output, Running, Task, answer::answer, held::HeldOutput, start, text};
 use crate::{
     api::{Encoding, ErrorBody, ExecEvent, ExecOutcome, ExecRequest},
     server::{
@@ -29,8 +28,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Run a command
 ///
-/// Answers when the command has ended. Output beyond the server's limit is left out, and the
-/// answer says so. If the client goes away, the command is killed.
+/// Answers when the command has ended. Output beyond the server's limit, or its memory for answers,
+/// is left out, and the answer says so. If the client goes away, the command is killed.
 #[utoipa::path(
     post, path = "/v1/runs/{id}/exec", tag = "exec", operation_id = "exec",
     params(("id" = String, Path, description = "The run")),
@@ -48,22 +47,11 @@ pub async fn once(
     State(app): State<App>,
     AwakeRun(run): AwakeRun,
     Json(request): Json<ExecRequest>,
-) -> Result<Answer<ExecOutcome>, ApiError> {
+) -> Result<Response, ApiError> {
     let running = begin(&app, &run, &request)?;
-    let (status, stdout, stderr) = collect(running, app.config.limits.output).await;
-    let (stdout_truncated, stderr_truncated) = (stdout.truncated, stderr.truncated);
-    let stdout = text::whole(request.encoding, stdout.bytes);
-    let stderr = text::whole(request.encoding, stderr.bytes);
-    match status {
-        Ok(status) => Ok(Answer(ExecOutcome {
-            exit_code: status.shell_code(),
-            stdout,
-            stderr,
-            stdout_truncated,
-            stderr_truncated,
-        })),
-        Err(error) => Err(error.printed(stdout, stderr)),
-    }
+    let held = || HeldOutput::new(&app.accounts.memory, &run.tenant, app.config.limits.output);
+    let (status, stdout, stderr) = collect(running, held(), held()).await;
+    Ok(answer(status, request.encoding, stdout, stderr))
 }
 
 /// Run a command, and see its output as it comes
@@ -103,27 +91,15 @@ fn begin(app: &App, run: &Arc<LiveRun>, request: &ExecRequest) -> Result<Running
     Ok(running)
 }
 
-/// The beginning of a stream.
-#[derive(Default)]
-struct Kept {
-    bytes: Vec<u8>,
-    truncated: bool,
-}
-
-impl Kept {
-    fn add(&mut self, bytes: &[u8], most: usize) {
-        let room = most.saturating_sub(self.bytes.len()).min(bytes.len());
-        self.bytes.extend_from_slice(bytes.get(..room).unwrap_or_default());
-        self.truncated |= room < bytes.len();
-    }
-}
-
-async fn collect(mut running: Running, most: usize) -> (Result<Status, ApiError>, Kept, Kept) {
-    let (mut stdout, mut stderr) = (Kept::default(), Kept::default());
+async fn collect(
+    mut running: Running,
+    mut stdout: HeldOutput,
+    mut stderr: HeldOutput,
+) -> (Result<Status, ApiError>, HeldOutput, HeldOutput) {
     while let Some(piece) = running.output.recv().await {
         match piece {
-            Output::Stdout(bytes) => stdout.add(&bytes, most),
-            Output::Stderr(bytes) => stderr.add(&bytes, most),
+            Output::Stdout(bytes) => stdout.add(&bytes),
+            Output::Stderr(bytes) => stderr.add(&bytes),
             Output::End(end) => return (end, stdout, stderr),
         }
     }

@@ -35,15 +35,6 @@ impl Decoder {
     }
 }
 
-/// All of a stream.
-pub fn whole(encoding: Encoding, bytes: Vec<u8>) -> String {
-    match encoding {
-        Encoding::Base64 => BASE64_STANDARD.encode(bytes),
-        Encoding::Text => String::from_utf8(bytes)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
-    }
-}
-
 /// How many bytes at the end begin a character that may go on.
 fn unfinished(bytes: &[u8]) -> usize {
     let tail = bytes.len().saturating_sub(3);

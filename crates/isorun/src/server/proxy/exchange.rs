@@ -63,6 +63,9 @@ fn refusal(place: &Place, trouble: Trouble) -> ApiError {
             Code::NobodyListens,
             format!("{why} in {}: start a server there, then try again", place.run),
         ),
+        Trouble::Busy(why) => {
+            ApiError::new(Code::TooManyRequests, why).after(Duration::from_secs(1))
+        }
         Trouble::Away(why) => {
             tracing::warn!(run = %place.run, why, "a URL does not reach its sandbox");
             ApiError::new(Code::Unavailable, "the sandbox cannot be reached now: try again")

@@ -27,7 +27,7 @@ pub use access::{TOKEN, UrlAccess};
 pub use place::Place;
 pub use reach::Ports;
 
-use super::{ApiError, App, Caller, Code, runs::LiveRun, state};
+use super::{ApiError, App, Caller, Code, limits, runs::LiveRun, state};
 use access::Entry;
 
 /// A request with an API key.
@@ -61,7 +61,10 @@ pub async fn anonymous(
     }
     let run = app.runs.get(&place.run).ok_or_else(|| no_such_run(&place))?;
     match access::enter(&run.defaults.urls, &place, &mut request)? {
-        Entry::Open => visit(&app, &run, place, request).await,
+        Entry::Open => {
+            limits::attribute(&app, request.extensions(), &run.tenant)?;
+            visit(&app, &run, place, request).await
+        }
         Entry::Redirect(response) => Ok(*response),
     }
 }

@@ -18,6 +18,14 @@ use hyper_util::{
 use isorun_agent::client::{self, ClientError};
 use isorun_engine::{Engine, SandboxId, network::wire::Stream};
 
+use crate::server::{
+    limits::{
+        descriptors::{self, Counted},
+        ledger::Ledger,
+    },
+    runs::Runs,
+};
+
 /// How long a connection that nobody uses is kept, and how many of a port.
 const IDLE: Duration = Duration::from_secs(5);
 const KEPT: usize = 128;
@@ -34,13 +42,16 @@ pub enum Trouble {
     /// The sandbox cannot be reached.
     #[error("the sandbox cannot be reached: {0}")]
     Away(String),
+    /// Its tenant has too many connections.
+    #[error("{0}")]
+    Busy(String),
     /// What it answers is no HTTP.
     #[error("{0}")]
     Broken(String),
 }
 
 impl Ports {
-    pub fn new(engine: Arc<dyn Engine>) -> Self {
+    pub fn new(engine: Arc<dyn Engine>, runs: Arc<Runs>, descriptors: Arc<Ledger>) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(KEPT)
@@ -48,7 +59,7 @@ impl Ports {
             // Header names as the client wrote them are of no use to a server;
             // their values are.
             .set_host(false)
-            .build(Reach(engine));
+            .build(Reach { engine, runs, descriptors });
         Self(client)
     }
 
@@ -73,6 +84,9 @@ fn trouble(error: legacy::Error) -> Trouble {
         if let Some(ClientError::Failed(failure)) = error.downcast_ref() {
             return Trouble::Refused(failure.message.clone());
         }
+        if let Some(Trouble::Busy(why)) = error.downcast_ref() {
+            return Trouble::Busy(why.clone());
+        }
         if let Some(error) = error.downcast_ref::<Trouble>() {
             return Trouble::Away(error.to_string());
         }
@@ -84,7 +98,11 @@ fn trouble(error: legacy::Error) -> Trouble {
 
 /// Makes connections, to the sandbox that is the host of a URI.
 #[derive(Clone)]
-struct Reach(Arc<dyn Engine>);
+struct Reach {
+    engine: Arc<dyn Engine>,
+    runs: Arc<Runs>,
+    descriptors: Arc<Ledger>,
+}
 
 impl tower_service::Service<Uri> for Reach {
     type Response = TokioIo<Stream>;
@@ -96,10 +114,15 @@ impl tower_service::Service<Uri> for Reach {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let engine = Arc::clone(&self.0);
+        let Self { engine, runs, descriptors } = self.clone();
         Box::pin(async move {
             let sandbox: SandboxId = uri.host().unwrap_or_default().parse()?;
+            let run = sandbox.as_str().parse().ok().and_then(|id| runs.get(&id));
+            let run = run.ok_or_else(|| Trouble::Away("its run has ended".to_owned()))?;
+            let hold = descriptors::agent_connection(&descriptors, &run.tenant)
+                .map_err(|error| Trouble::Busy(error.message))?;
             let stream = engine.connect(&sandbox).await?;
+            let stream = Counted::new(stream, hold);
             let forward = client::forward(stream, uri.port_u16().unwrap_or_default()).await?;
             Ok(TokioIo::new(Stream::new(forward)))
         })

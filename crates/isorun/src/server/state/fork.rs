@@ -77,7 +77,7 @@ async fn make(
     parent: &Arc<LiveRun>,
     count: usize,
 ) -> Result<Vec<Arc<LiveRun>>, ApiError> {
-    lifecycle::accepts_runs(app)?;
+    lifecycle::accepts_runs(app, &parent.tenant)?;
     let _change = parent.change.lock().await;
     let _use = parent.begin()?;
     let places = Reserved::take(app, &parent.tenant, count)?;
@@ -191,17 +191,15 @@ impl<'app> Reserved<'app> {
         let reserved =
             Self { runs: &app.runs, tenant: tenant.to_owned(), count: AtomicUsize::new(0) };
         for _ in 0..count {
-            app.runs.take_place(tenant, app.config.limits.runs).map_err(|error| {
-                match error.code {
-                    Code::TooManyRuns => ApiError::new(
-                        Code::TooManyRuns,
-                        format!(
-                            "{count} more would be too many: {} runs at once is the limit",
-                            app.config.limits.runs
-                        ),
+            app.runs.take_place(tenant).map_err(|error| match error.code {
+                Code::TooManyRuns => ApiError::new(
+                    Code::TooManyRuns,
+                    format!(
+                        "{count} more would be too many: {} runs at once is the limit",
+                        app.runs.max_per_tenant()
                     ),
-                    _ => error,
-                }
+                ),
+                _ => error,
             })?;
             reserved.count.fetch_add(1, Ordering::Relaxed);
         }

@@ -183,7 +183,7 @@ pub async fn finish(app: &App, row: &RunRow, sandbox: &SandboxId, here: bool) ->
 
 /// Brings a run back, in a task of its own.
 pub async fn resume(app: &App, run: &Arc<LiveRun>) -> Result<(), ApiError> {
-    lifecycle::accepts_runs(app)?;
+    lifecycle::accepts_runs(app, &run.tenant)?;
     let task = app.tasks.spawn({
         let (app, run) = (Arc::clone(app), Arc::clone(run));
         async move {

@@ -22,6 +22,7 @@ use std::{
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -29,9 +30,6 @@ use tokio::task::spawn_blocking;
 
 use super::{ApiError, App, Code, runs::LiveRun};
 use crate::{data, id::RunId};
-
-/// Room that is left on the server's disk whatever is written to it.
-const SPARE: u64 = 256 << 20;
 
 /// The folders.
 #[derive(Clone, Debug)]
@@ -122,19 +120,29 @@ impl Places {
         Ok(())
     }
 
-    /// Whether there is room for that much more.
-    pub fn have_room(&self, bytes: u64) -> Result<(), ApiError> {
+    /// What a hibernated run takes on the disk.
+    pub fn hibernated_bytes(&self, id: &RunId) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        let entries = fs::read_dir(self.hibernated(id)).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Some(entry.metadata().ok()?.blocks() * 512)).sum()
+    }
+
+    /// Whether there is room for that much more, and so much is left free.
+    pub fn have_room(&self, bytes: u64, reserve: u64) -> Result<(), ApiError> {
         let disk = rustix::fs::statvfs(&self.root)
             .map_err(|error| ApiError::internal("cannot look at the disk", error))?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if free < bytes.saturating_add(SPARE) {
+        if free < bytes.saturating_add(reserve) {
             return Err(ApiError::new(
                 Code::ServerFull,
                 format!(
-                    "the server's disk has no room for the {} MiB that this run would take there",
-                    bytes >> 20
+                    "the server's disk has no room for the {} MiB that this run would take there: \
+                     {} MiB are kept free (--disk-reserve-mib)",
+                    bytes >> 20,
+                    reserve >> 20
                 ),
-            ));
+            )
+            .after(Duration::from_secs(5)));
         }
         Ok(())
     }
@@ -145,6 +153,9 @@ async fn check_room(app: &App, run: &LiveRun) -> Result<isorun_engine::Stats, Ap
     let stats = app.engine.stats(&run.sandbox).await;
     let stats = stats
         .map_err(|error| super::lifecycle::engine_error("cannot measure the sandbox", error))?;
-    app.places.have_room(stats.mem_bytes.saturating_add(stats.disk_used_bytes))?;
+    app.places.have_room(
+        stats.mem_bytes.saturating_add(stats.disk_used_bytes),
+        app.config.limits.server.disk_reserve,
+    )?;
     Ok(stats)
 }

@@ -38,6 +38,7 @@ use crate::{
         (status = 200, body = Taken),
         (status = 404, body = ErrorBody, description = "No such run, or it was destroyed"),
         (status = 410, body = ErrorBody, description = "The sandbox died"),
+        (status = 429, body = ErrorBody, description = "Too many snapshots"),
         (status = 507, body = ErrorBody, description = "The server's disk has no room"),
     ),
 )]
@@ -56,6 +57,8 @@ pub async fn take(State(app): State<App>, OwnRun(run): OwnRun) -> Result<Answer<
 }
 
 async fn make(app: &App, run: &LiveRun) -> Result<SnapshotRow, ApiError> {
+    lifecycle::accepts_runs(app, &run.tenant)?;
+    let place = app.accounts.snapshots.take(&run.tenant)?;
     let _change = run.change.lock().await;
     let started = Instant::now();
     let id = id::random_snapshot().map_err(|error| ApiError::internal("no random", error))?;
@@ -112,6 +115,7 @@ async fn make(app: &App, run: &LiveRun) -> Result<SnapshotRow, ApiError> {
         app.images.release(&id);
         return Err(error.into());
     }
+    app.accounts.snapshots.keep(&id, place);
     let ms = millis(started.elapsed());
     tracing::info!(run = %run.id, snapshot = id, ms, size_bytes, "snapshot");
     run.log.append(Event::Snapshot, json!({ "snapshot": id, "bytes": size_bytes })).await?;
@@ -148,7 +152,7 @@ pub async fn restore(
 }
 
 async fn bring_back(app: &App, snapshot: SnapshotRow) -> Result<Arc<LiveRun>, ApiError> {
-    lifecycle::accepts_runs(app)?;
+    lifecycle::accepts_runs(app, &snapshot.tenant)?;
     let places = fork::Reserved::take(app, &snapshot.tenant, 1)?;
     let folder = app.places.snapshot(&snapshot.id);
     let owner = Owner::snapshot(&snapshot.id, &snapshot.tenant);
@@ -240,6 +244,7 @@ pub async fn delete(
     // The row last: without it nobody would look for the files.
     app.places.forget_snapshot(&row.id).await;
     app.store.forget_snapshot(&row.id).await?;
+    app.accounts.snapshots.deleted(&row.id);
     app.images.release(&row.id);
     Ok(Answer(Deleted { id: row.id, status: "deleted".to_owned() }))
 }

@@ -1,0 +1,566 @@
+//! Keeps enough of the machine's disk, memory and processes free for the server
+//! and for its other tenants.
+//!
+//! Sandboxes may have larger limits together than the machine has room for: most
+//! use little of theirs. So what they really use is measured. A tenant that uses
+//! more than its share loses its largest sandbox; and when the machine itself runs
+//! short, the tenant that uses most does, before others notice it.
+//!
+//! ```text
+//!  every 100 ms: what is free? ── less than the reserve ──▶ the largest sandbox of
+//!  every second: who uses what? ── more than its share ──▶  that tenant is ended
+//! ```
+//!
+//! This runs on a thread of its own, so that it goes on when the server has more
+//! to do than it can.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock, Weak},
+    thread,
+    time::{Duration, Instant},
+};
+
+use isorun_engine::Stats;
+use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
+
+use super::{
+    descriptors::{self, Division},
+    ledger::share_of,
+};
+use crate::{
+    api::Status,
+    server::{
+        ApiError, App, Code, Server,
+        config::{ServerLimits, machine_pids},
+        lifecycle,
+        runs::LiveRun,
+    },
+};
+
+/// How often what is free is looked at.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// After how many of them every sandbox is measured.
+const SURVEY_EVERY: u32 = 10;
+/// After how many of them what is stored is measured.
+const STORED_EVERY: u32 = 50;
+/// How long the end of a sandbox may take before the next one is ended.
+const RELIEF_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a refused caller is told to wait.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// What of the machine is guarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    Disk,
+    Memory,
+    Processes,
+}
+
+const RESOURCES: [Resource; 3] = [Resource::Disk, Resource::Memory, Resource::Processes];
+
+impl Resource {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::Memory => "memory",
+            Self::Processes => "processes",
+        }
+    }
+
+    /// The option that sets how much of it is kept free.
+    fn option(self) -> &'static str {
+        match self {
+            Self::Disk => "--disk-reserve-mib",
+            Self::Memory => "--mem-reserve-mib",
+            Self::Processes => "--pids-reserve",
+        }
+    }
+
+    /// Sandboxes that use less are not worth ending.
+    fn smallest(self) -> u64 {
+        match self {
+            Self::Disk | Self::Memory => 64 << 20,
+            Self::Processes => 64,
+        }
+    }
+
+    /// An amount as people read it.
+    fn show(self, amount: u64) -> String {
+        match self {
+            Self::Disk | Self::Memory => format!("{} MiB", amount >> 20),
+            Self::Processes => format!("{amount} processes and threads"),
+        }
+    }
+}
+
+/// An amount of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Amounts {
+    disk: u64,
+    memory: u64,
+    processes: u64,
+}
+
+impl Amounts {
+    fn of(&self, resource: Resource) -> u64 {
+        match resource {
+            Resource::Disk => self.disk,
+            Resource::Memory => self.memory,
+            Resource::Processes => self.processes,
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.disk = self.disk.saturating_add(other.disk);
+        self.memory = self.memory.saturating_add(other.memory);
+        self.processes = self.processes.saturating_add(other.processes);
+    }
+
+    /// What is free on this machine.
+    fn free(data_dir: &Path) -> Self {
+        let disk = rustix::fs::statvfs(data_dir)
+            .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        let memory = read("/proc/meminfo")
+            .lines()
+            .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB"))
+            .and_then(|number| number.parse::<u64>().ok())
+            .map_or(u64::MAX, |kib| kib << 10);
+        // Such as `0.20 0.18 0.12 1/80 11206`: there are 80 processes and threads.
+        let used = read("/proc/loadavg")
+            .split([' ', '/'])
+            .nth(4)
+            .and_then(|number| number.parse::<u64>().ok())
+            .unwrap_or_default();
+        Self { disk, memory, processes: machine_pids().saturating_sub(used) }
+    }
+
+    fn reserve(limits: &ServerLimits) -> Self {
+        Self {
+            disk: limits.disk_reserve,
+            memory: limits.mem_reserve,
+            processes: limits.pids_reserve,
+        }
+    }
+}
+
+impl From<Stats> for Amounts {
+    fn from(stats: Stats) -> Self {
+        Self { disk: stats.disk_used_bytes, memory: stats.mem_bytes, processes: stats.pids }
+    }
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(file).unwrap_or_default()
+}
+
+/// What was last found.
+#[derive(Clone, Debug, Default)]
+struct Found {
+    free: Amounts,
+    short_of: Vec<Resource>,
+    short_of_descriptors: bool,
+    /// What each tenant's sandboxes use, and what is stored for it.
+    tenants: HashMap<String, Amounts>,
+    /// The same of all of them.
+    used: Amounts,
+}
+
+/// The latest measurements.
+pub struct Guard {
+    limits: ServerLimits,
+    division: Division,
+    found: RwLock<Found>,
+    low_disk: watch::Sender<bool>,
+}
+
+/// A sandbox, for the choice of one.
+#[derive(Clone, Debug)]
+struct Candidate<T> {
+    what: T,
+    tenant: String,
+    uses: Amounts,
+}
+
+impl Guard {
+    pub fn new(limits: &ServerLimits, division: Division) -> Self {
+        Self {
+            limits: limits.clone(),
+            division,
+            found: RwLock::default(),
+            low_disk: watch::Sender::new(false),
+        }
+    }
+
+    /// Starts to watch, for as long as the server lives.
+    pub fn start(app: &App) -> std::io::Result<()> {
+        let (runtime, server) = (Handle::current(), Arc::downgrade(app));
+        thread::Builder::new().name("guard".to_owned()).spawn(move || watch(&server, &runtime))?;
+        Ok(())
+    }
+
+    /// What the server is short of, if it is.
+    pub fn shortage(&self) -> Option<&'static str> {
+        let found = self.found();
+        if found.short_of_descriptors {
+            return Some("file descriptors");
+        }
+        found.short_of.first().map(|resource| resource.name())
+    }
+
+    /// Whether a tenant may have one more sandbox, or store something.
+    pub fn admit(&self, tenant: &str) -> Result<(), ApiError> {
+        let found = self.found();
+        let refused = |message| Err(ApiError::new(Code::Unavailable, message).after(RETRY_AFTER));
+        if let Some(resource) = found.short_of.first() {
+            let reserve = Amounts::reserve(&self.limits).of(*resource);
+            return refused(format!(
+                "the server is short of {}: {} are kept free ({}); try again later",
+                resource.name(),
+                resource.show(reserve),
+                resource.option()
+            ));
+        }
+        if found.short_of_descriptors {
+            return refused(
+                "the server is short of file descriptors (its limit of open files); try again \
+                 later"
+                    .to_owned(),
+            );
+        }
+        RESOURCES
+            .into_iter()
+            .try_for_each(|resource| self.is_within_share(&found, tenant, resource))
+    }
+
+    /// Whether a tenant may write to its audit logs.
+    pub fn admit_command(&self, tenant: &str) -> Result<(), ApiError> {
+        let found = self.found.read().unwrap_or_else(PoisonError::into_inner);
+        self.is_within_share(&found, tenant, Resource::Disk)
+    }
+
+    fn is_within_share(
+        &self,
+        found: &Found,
+        tenant: &str,
+        resource: Resource,
+    ) -> Result<(), ApiError> {
+        let uses = found.tenants.get(tenant).map_or(0, |uses| uses.of(resource));
+        let share = self.share(found, resource);
+        // When others have taken all, nothing is a share of it; who uses little goes on.
+        if uses < share || uses < resource.smallest() {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            Code::TooManyRequests,
+            format!(
+                "your sandboxes, snapshots, images and audit logs use {} of the server's {}: a \
+                 tenant may use {} (--tenant-share); destroy or delete some first",
+                resource.show(uses),
+                resource.name(),
+                resource.show(share)
+            ),
+        )
+        .after(RETRY_AFTER))
+    }
+
+    /// Waits until the disk is nearly full.
+    pub async fn disk_is_low(&self) {
+        let mut low = self.low_disk.subscribe();
+        // The sender is here; it cannot be closed.
+        let _ = low.wait_for(|low| *low).await;
+    }
+
+    /// The most of a resource that one tenant may use.
+    fn share(&self, found: &Found, resource: Resource) -> u64 {
+        // What others on this machine take is neither free nor a tenant's.
+        let capacity = found.free.of(resource).saturating_add(found.used.of(resource));
+        let reserve = Amounts::reserve(&self.limits).of(resource);
+        share_of(capacity.saturating_sub(reserve), self.limits.tenant_share)
+    }
+
+    fn found(&self) -> Found {
+        self.found.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_free(&self, free: Amounts, short_of_descriptors: Option<bool>) -> Vec<Resource> {
+        let reserve = Amounts::reserve(&self.limits);
+        let is_short = |resource: &Resource| free.of(*resource) < reserve.of(*resource);
+        let short_of: Vec<Resource> = RESOURCES.into_iter().filter(is_short).collect();
+        let mut found = self.found.write().unwrap_or_else(PoisonError::into_inner);
+        if found.short_of != short_of {
+            let names: Vec<_> = short_of.iter().map(|resource| resource.name()).collect();
+            tracing::warn!(?names, ?free, "what the machine is short of");
+        }
+        found.free = free;
+        found.short_of.clone_from(&short_of);
+        if let Some(short) = short_of_descriptors {
+            found.short_of_descriptors = short;
+        }
+        drop(found);
+        let low = short_of.contains(&Resource::Disk);
+        self.low_disk.send_if_modified(|before| std::mem::replace(before, low) != low);
+        short_of
+    }
+
+    fn set_used(&self, tenants: HashMap<String, Amounts>) {
+        let mut used = Amounts::default();
+        tenants.values().for_each(|amounts| used.add(*amounts));
+        let mut found = self.found.write().unwrap_or_else(PoisonError::into_inner);
+        found.tenants = tenants;
+        found.used = used;
+    }
+}
+
+/// The largest sandbox of the tenant that uses most of a resource.
+fn largest<T: Clone>(
+    resource: Resource,
+    sandboxes: &[Candidate<T>],
+    tenants: &HashMap<String, Amounts>,
+) -> Option<Candidate<T>> {
+    let of_tenant = |tenant: &str| tenants.get(tenant).map_or(0, |amounts| amounts.of(resource));
+    sandboxes
+        .iter()
+        .filter(|sandbox| sandbox.uses.of(resource) >= resource.smallest())
+        .max_by_key(|sandbox| (of_tenant(&sandbox.tenant), sandbox.uses.of(resource)))
+        .cloned()
+}
+
+/// The largest sandbox of a tenant.
+fn largest_of<T: Clone>(
+    resource: Resource,
+    sandboxes: &[Candidate<T>],
+    tenant: &str,
+) -> Option<Candidate<T>> {
+    sandboxes
+        .iter()
+        .filter(|sandbox| sandbox.tenant == tenant)
+        .filter(|sandbox| sandbox.uses.of(resource) >= resource.smallest())
+        .max_by_key(|sandbox| sandbox.uses.of(resource))
+        .cloned()
+}
+
+fn watch(server: &Weak<Server>, runtime: &Handle) {
+    // What is stored for each tenant, in bytes.
+    let mut stored: HashMap<String, u64> = HashMap::new();
+    let mut relief: Option<(Instant, JoinHandle<()>)> = None;
+    for tick in 0_u32.. {
+        thread::sleep(INTERVAL);
+        let Some(app) = server.upgrade() else { return };
+        if app.stopping.is_cancelled() {
+            return;
+        }
+        let guard = &app.guard;
+        let surveys = tick % SURVEY_EVERY == 0;
+        let short_of_descriptors =
+            surveys.then(|| descriptors::open().is_some_and(|open| guard.division.is_short(open)));
+        let short_of = guard.set_free(Amounts::free(&app.config.data_dir), short_of_descriptors);
+        if short_of.is_empty() && !surveys {
+            continue;
+        }
+        if tick % STORED_EVERY == 0 {
+            stored = runtime.block_on(measure_stored(&app));
+        }
+        let sandboxes = runtime.block_on(survey(&app));
+        let mut tenants: HashMap<String, Amounts> = HashMap::new();
+        for (tenant, bytes) in &stored {
+            let disk = Amounts { disk: *bytes, ..Amounts::default() };
+            tenants.entry(tenant.clone()).or_default().add(disk);
+        }
+        for sandbox in &sandboxes {
+            tenants.entry(sandbox.tenant.clone()).or_default().add(sandbox.uses);
+        }
+        guard.set_used(tenants.clone());
+        if relief.as_ref().is_some_and(|(since, ending)| {
+            !ending.is_finished() && since.elapsed() < RELIEF_TIMEOUT
+        }) {
+            continue;
+        }
+        let Some((victim, why)) = choose(guard, &short_of, &sandboxes, &tenants) else { continue };
+        tracing::warn!(run = %victim.id, tenant = victim.tenant, why, "ending a sandbox");
+        let ending = runtime.spawn({
+            let app = Arc::clone(&app);
+            async move { lifecycle::fail(&app, &victim, &why).await }
+        });
+        relief = Some((Instant::now(), ending));
+    }
+}
+
+/// Which sandbox is ended now, if any, and why.
+fn choose<T: Clone>(
+    guard: &Guard,
+    short_of: &[Resource],
+    sandboxes: &[Candidate<T>],
+    tenants: &HashMap<String, Amounts>,
+) -> Option<(T, String)> {
+    let found = guard.found();
+    for resource in short_of {
+        if let Some(victim) = largest(*resource, sandboxes, tenants) {
+            let why = format!(
+                "the server was short of {}, and it used {}, as the largest sandbox of the \
+                 tenant that uses most ({})",
+                resource.name(),
+                resource.show(victim.uses.of(*resource)),
+                resource.option()
+            );
+            return Some((victim.what, why));
+        }
+    }
+    for resource in RESOURCES {
+        let share = guard.share(&found, resource);
+        let over = tenants.iter().filter(|(_, uses)| uses.of(resource) > share);
+        for (tenant, uses) in over {
+            if let Some(victim) = largest_of(resource, sandboxes, tenant) {
+                let why = format!(
+                    "its tenant used {} of the server's {}, of which {} is a tenant's share \
+                     (--tenant-share), and it was the largest sandbox",
+                    resource.show(uses.of(resource)),
+                    resource.name(),
+                    resource.show(share)
+                );
+                return Some((victim.what, why));
+            }
+        }
+    }
+    None
+}
+
+/// What each sandbox uses.
+async fn survey(app: &App) -> Vec<Candidate<Arc<LiveRun>>> {
+    let mut candidates = Vec::new();
+    for run in app.runs.list(None) {
+        if run.status() != Status::Running || run.is_asleep() {
+            continue;
+        }
+        // One that ends meanwhile uses nothing.
+        if let Ok(stats) = app.engine.stats(&run.sandbox).await {
+            let tenant = run.tenant.clone();
+            candidates.push(Candidate { what: run, tenant, uses: stats.into() });
+        }
+    }
+    candidates
+}
+
+/// What snapshots, hibernated runs, images and audit logs of each tenant take on the
+/// disk.
+async fn measure_stored(app: &App) -> HashMap<String, u64> {
+    let mut stored = app.store.stored_bytes().await.unwrap_or_default();
+    let mut images = app.images.digests();
+    for (tenant, digest, bytes) in app.store.pulled_images().await.unwrap_or_default() {
+        // One that is used by several is counted once.
+        if images.remove(&digest) {
+            *stored.entry(tenant).or_default() += bytes;
+        }
+    }
+    for run in app.runs.list(None).into_iter().filter(|run| run.is_asleep()) {
+        let places = app.places.clone();
+        let (id, tenant) = (run.id.clone(), run.tenant.clone());
+        let measured = tokio::task::spawn_blocking(move || places.hibernated_bytes(&id)).await;
+        *stored.entry(tenant).or_default() += measured.unwrap_or_default();
+    }
+    stored
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    fn guard(percent: u8) -> Guard {
+        let limits = ServerLimits {
+            tenant_share: percent,
+            disk_reserve: 10 * GIB,
+            mem_reserve: GIB,
+            pids_reserve: 1000,
+            ..ServerLimits::default()
+        };
+        Guard::new(&limits, Division::new(1024))
+    }
+
+    fn free(disk: u64, memory: u64, processes: u64) -> Amounts {
+        Amounts { disk: disk * GIB, memory: memory * GIB, processes }
+    }
+
+    fn sandbox(name: &'static str, uses: Amounts) -> Candidate<&'static str> {
+        Candidate { what: name, tenant: name[..1].to_owned(), uses }
+    }
+
+    fn tenants(sandboxes: &[Candidate<&'static str>]) -> HashMap<String, Amounts> {
+        let mut tenants: HashMap<String, Amounts> = HashMap::new();
+        for sandbox in sandboxes {
+            tenants.entry(sandbox.tenant.clone()).or_default().add(sandbox.uses);
+        }
+        tenants
+    }
+
+    #[test]
+    fn a_machine_that_is_short_ends_the_largest_of_who_uses_most() {
+        let guard = guard(100);
+        let sandboxes = [
+            sandbox("a1", free(20, 1, 70)),
+            sandbox("b1", free(15, 3, 80)),
+            sandbox("b2", free(16, 2, 5000)),
+            sandbox("c1", free(0, 0, 5)),
+        ];
+        let tenants = tenants(&sandboxes);
+        guard.set_used(tenants.clone());
+        for (now, victim) in [
+            (free(11, 2, 1001), None),
+            (free(9, 2, 1001), Some("b2")),
+            (free(11, 0, 1001), Some("b1")),
+            (free(11, 2, 999), Some("b2")),
+        ] {
+            let short_of = guard.set_free(now, None);
+            let chosen = choose(&guard, &short_of, &sandboxes, &tenants);
+            assert_eq!(chosen.as_ref().map(|(what, _)| *what), victim, "{now:?}");
+            assert_eq!(guard.admit("c").is_ok(), victim.is_none(), "{now:?}");
+            assert_eq!(guard.shortage().is_none(), victim.is_none(), "{now:?}");
+            if let Some((_, why)) = chosen {
+                assert!(why.contains("short of") && why.contains("--"), "{why}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_others_on_the_machine_take_ends_no_small_sandbox() {
+        let guard = guard(50);
+        let small = [sandbox("a1", Amounts { disk: 1 << 20, memory: 1 << 20, processes: 9 })];
+        let short_of = guard.set_free(free(0, 0, 0), Some(true));
+        assert_eq!(short_of.len(), 3);
+        assert!(choose(&guard, &short_of, &small, &tenants(&small)).is_none());
+        assert_eq!(guard.admit("a").unwrap_err().code, Code::Unavailable);
+    }
+
+    #[test]
+    fn a_tenant_over_its_share_loses_its_largest_sandbox() {
+        let guard = guard(50);
+        // Room for 100 GiB, of which 10 are kept free: a share is 45 GiB.
+        let sandboxes = [
+            sandbox("a1", free(24, 0, 1)),
+            sandbox("a2", free(25, 0, 1)),
+            sandbox("b1", free(30, 0, 1)),
+        ];
+        let tenants = tenants(&sandboxes);
+        guard.set_free(free(21, 20, 30_000), None);
+        guard.set_used(tenants.clone());
+        let (victim, why) = choose(&guard, &[], &sandboxes, &tenants).unwrap();
+        assert_eq!(victim, "a2", "{why}");
+        assert!(why.contains("50176 MiB") && why.contains("46080 MiB"), "{why}");
+        let refused = guard.admit("a").unwrap_err();
+        assert_eq!(refused.code, Code::TooManyRequests);
+        assert!(refused.message.contains("46080 MiB (--tenant-share)"), "{}", refused.message);
+        guard.admit("b").unwrap();
+        guard.admit("somebody new").unwrap();
+    }
+
+    #[test]
+    fn what_is_free_here_is_found() {
+        let here = Amounts::free(Path::new("/"));
+        assert!(here.disk > 0 && here.disk < u64::MAX, "{here:?}");
+        assert!(here.memory > 1 << 20 && here.memory < 1 << 60, "{here:?}");
+        let all = machine_pids();
+        assert!(here.processes > 0 && here.processes < all, "{here:?} of {all}");
+    }
+}

@@ -1,0 +1,262 @@
+//! Accounts of countable resources: a total for the server, of which a tenant
+//! holds its share at most.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use crate::server::{ApiError, Code};
+
+/// Totals up to this many units are not divided: a share of them would be too
+/// small to be of use.
+const MIN_SHARE: u64 = 32;
+
+/// How long a refused caller is told to wait.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// One resource.
+#[derive(Debug)]
+pub struct Ledger {
+    /// What is counted, for error messages, such as `requests under way`.
+    what: &'static str,
+    /// The option of `isorun serve` that sets the total.
+    option: &'static str,
+    total: u64,
+    share: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    used: u64,
+    owners: HashMap<Arc<str>, u64>,
+}
+
+/// Which bound was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exhausted {
+    /// The tenant holds its share.
+    Share,
+    /// All tenants together hold the total.
+    Total,
+}
+
+impl Ledger {
+    /// Creates an account. `percent` of the total is a tenant's share.
+    pub fn new(what: &'static str, option: &'static str, total: u64, percent: u8) -> Arc<Self> {
+        let share = share_of(total, percent);
+        Arc::new(Self { what, option, total, share, state: Mutex::default() })
+    }
+
+    /// Takes an amount for an owner, until the result is dropped.
+    pub fn take(self: &Arc<Self>, owner: &str, amount: u64) -> Result<Hold, Exhausted> {
+        self.take_within(owner, amount, self.share)
+    }
+
+    /// Takes an amount for an owner whose share is another one.
+    pub fn take_within(
+        self: &Arc<Self>,
+        owner: &str,
+        amount: u64,
+        share: u64,
+    ) -> Result<Hold, Exhausted> {
+        let mut state = self.state();
+        let owner = match state.owners.get_key_value(owner) {
+            Some((owner, _)) => Arc::clone(owner),
+            None => Arc::from(owner),
+        };
+        self.add(&mut state, &owner, amount, share)?;
+        drop(state);
+        Ok(Hold { ledger: Arc::clone(self), owner, amount })
+    }
+
+    /// What is used of the total.
+    pub fn used(&self) -> u64 {
+        self.state().used
+    }
+
+    /// What the caller is told: 429 for its own share, 503 for the server's total.
+    pub fn refusal(&self, exhausted: Exhausted) -> ApiError {
+        let Self { what, option, total, share, .. } = self;
+        match exhausted {
+            Exhausted::Share => ApiError::new(
+                Code::TooManyRequests,
+                format!(
+                    "too many {what}: a tenant may have {share} of the server's {total} \
+                     ({option}, --tenant-share); wait until some of yours have ended"
+                ),
+            ),
+            Exhausted::Total => ApiError::new(
+                Code::Unavailable,
+                format!(
+                    "the server has too many {what}: {total} is the limit ({option}); try again"
+                ),
+            ),
+        }
+        .after(RETRY_AFTER)
+    }
+
+    fn add(
+        &self,
+        state: &mut State,
+        owner: &Arc<str>,
+        amount: u64,
+        share: u64,
+    ) -> Result<(), Exhausted> {
+        let held = state.owners.get(owner).copied().unwrap_or_default();
+        if held.saturating_add(amount) > share {
+            return Err(Exhausted::Share);
+        }
+        if state.used.saturating_add(amount) > self.total {
+            return Err(Exhausted::Total);
+        }
+        state.used += amount;
+        *state.owners.entry(Arc::clone(owner)).or_default() += amount;
+        Ok(())
+    }
+
+    fn give_back(state: &mut State, owner: &Arc<str>, amount: u64) {
+        state.used = state.used.saturating_sub(amount);
+        if let Some(held) = state.owners.get_mut(owner) {
+            *held = held.saturating_sub(amount);
+            if *held == 0 {
+                // Owners that hold nothing leave no trace: there may be any number of them.
+                state.owners.remove(owner);
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A tenant's share of a total, in the unit of the total.
+pub fn share_of(total: u64, percent: u8) -> u64 {
+    let share = u128::from(total) * u128::from(percent.min(100)) / 100;
+    u64::try_from(share).unwrap_or(total).max(MIN_SHARE.min(total))
+}
+
+/// An amount that an owner holds. Dropping it gives it back.
+#[derive(Debug)]
+pub struct Hold {
+    ledger: Arc<Ledger>,
+    owner: Arc<str>,
+    amount: u64,
+}
+
+impl Hold {
+    /// Takes more for the same owner.
+    pub fn grow(&mut self, more: u64) -> Result<(), Exhausted> {
+        let mut state = self.ledger.state();
+        self.ledger.add(&mut state, &self.owner, more, self.ledger.share)?;
+        drop(state);
+        self.amount += more;
+        Ok(())
+    }
+
+    /// Gives back a part.
+    pub fn shrink(&mut self, less: u64) {
+        let less = less.min(self.amount);
+        Ledger::give_back(&mut self.ledger.state(), &self.owner, less);
+        self.amount -= less;
+    }
+
+    /// Makes another owner the holder, within the share of that one. On failure
+    /// nothing has changed.
+    pub fn transfer(&mut self, owner: &str) -> Result<(), Exhausted> {
+        if *self.owner == *owner {
+            return Ok(());
+        }
+        let mut state = self.ledger.state();
+        let owner: Arc<str> = match state.owners.get_key_value(owner) {
+            Some((owner, _)) => Arc::clone(owner),
+            None => Arc::from(owner),
+        };
+        Ledger::give_back(&mut state, &self.owner, self.amount);
+        let taken = self.ledger.add(&mut state, &owner, self.amount, self.ledger.share);
+        match taken {
+            Ok(()) => {
+                drop(state);
+                self.owner = owner;
+            }
+            Err(_) => {
+                state.used += self.amount;
+                *state.owners.entry(Arc::clone(&self.owner)).or_default() += self.amount;
+            }
+        }
+        taken
+    }
+
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        Ledger::give_back(&mut self.ledger.state(), &self.owner, self.amount);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_holds_its_share_and_leaves_the_rest_to_others() {
+        let ledger = Ledger::new("things", "--things", 100, 50);
+        let held: Vec<_> = (0..50).map(|_| ledger.take("a", 1).unwrap()).collect();
+        assert_eq!(ledger.take("a", 1).unwrap_err(), Exhausted::Share);
+        let others = ledger.take("b", 40).unwrap();
+        assert_eq!(ledger.take("c", 11).unwrap_err(), Exhausted::Total);
+        ledger.take("c", 10).unwrap();
+        assert_eq!(ledger.used(), 90, "what is dropped is given back");
+        drop((held, others));
+        assert_eq!((ledger.used(), ledger.state().owners.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_hold_grows_and_changes_hands_within_the_limits() {
+        let ledger = Ledger::new("things", "--things", 100, 50);
+        let mut unknown = ledger.take("", 30).unwrap();
+        let other = ledger.take("a", 30).unwrap();
+        assert_eq!(unknown.transfer("a"), Err(Exhausted::Share));
+        assert_eq!(ledger.state().owners[""], 30, "nothing changed");
+        unknown.transfer("b").unwrap();
+        assert_eq!((ledger.state().owners.get(""), ledger.state().owners["b"]), (None, 30));
+        assert_eq!(unknown.grow(21), Err(Exhausted::Share));
+        unknown.grow(20).unwrap();
+        assert_eq!(ledger.used(), 80);
+        drop((unknown, other));
+        assert_eq!((ledger.used(), ledger.state().owners.len()), (0, 0));
+    }
+
+    #[test]
+    fn shares_of_small_totals_are_the_whole() {
+        for (total, percent, share) in
+            [(0, 50, 0), (2, 50, 2), (40, 50, 32), (4096, 50, 2048), (4096, 100, 4096)]
+        {
+            assert_eq!(share_of(total, percent), share, "{percent} % of {total}");
+        }
+        assert_eq!(share_of(u64::MAX, 100), u64::MAX);
+    }
+
+    #[test]
+    fn a_refusal_names_the_limit_and_its_option() {
+        let ledger = Ledger::new("things under way", "--things", 100, 50);
+        let share = ledger.refusal(Exhausted::Share);
+        assert_eq!(share.code, Code::TooManyRequests);
+        assert!(share.message.contains("50 of the server's 100 (--things"), "{}", share.message);
+        let total = ledger.refusal(Exhausted::Total);
+        assert_eq!(total.code, Code::Unavailable);
+        assert!(total.message.contains("100 is the limit (--things)"), "{}", total.message);
+        assert!(share.retry_after.is_some() && total.retry_after.is_some());
+    }
+}

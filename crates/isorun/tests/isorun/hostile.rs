@@ -1,0 +1,453 @@
+//! Random and hostile input at every route of a server with little memory and few
+//! descriptors: it stays healthy, and serves its other tenants.
+//!
+//! 20 seconds, or as many as `ISORUN_HOSTILE_SECONDS` says, of a seed that is
+//! printed; `ISORUN_HOSTILE_SEED` repeats one.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::{SinkExt, StreamExt};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+use tokio_tungstenite::{
+    client_async,
+    tungstenite::{Message, client::IntoClientRequest},
+};
+
+use crate::fixture::{Server, Tenant, answer};
+
+/// Tasks that attack at the same time.
+const ATTACKERS: u64 = 12;
+/// Between two attacks of one of them. The machine's own CPU time is not what this
+/// is about, and clients and server share it here.
+const PAUSE: Duration = Duration::from_millis(10);
+/// How long an attacker waits for an answer.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// Connections that an attacker leaves open and says nothing more on.
+const LEFT_OPEN: usize = 40;
+/// Requests of the neighbour for one figure.
+const SAMPLES: usize = 40;
+/// What a request may take longer than twice its quiet time: a scheduler's noise.
+const NOISE: Duration = Duration::from_millis(15);
+
+/// The process's limit of descriptors. One of its address space would be one of its
+/// sandboxes' too, which reserve terabytes.
+const LIMITS: &str = "ulimit -Sn 512 && ulimit -Hn 1024";
+/// The memory that it may use, in MiB.
+const MAX_MEMORY: u64 = 400;
+
+/// Everything that an attacker needs.
+struct Attacker {
+    tenant: Tenant,
+    /// A run of its own, one of its neighbour and one that never was.
+    runs: [String; 3],
+    paths: Arc<Vec<(Method, String)>>,
+    random: u64,
+    left_open: Vec<TcpStream>,
+    count: Arc<AtomicU64>,
+}
+
+impl Attacker {
+    fn draw(&mut self, most: usize) -> usize {
+        // Xorshift; good enough for a choice.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        usize::try_from(self.random % most.max(1) as u64).unwrap()
+    }
+
+    fn pick<T: Clone>(&mut self, of: &[T]) -> T {
+        of[self.draw(of.len())].clone()
+    }
+
+    fn bytes(&mut self, most: usize) -> Vec<u8> {
+        let count = self.draw(most);
+        (0..count).map(|_| u8::try_from(self.draw(256)).unwrap()).collect()
+    }
+
+    /// A path of the server with something in its gaps.
+    fn path(&mut self) -> (Method, String) {
+        let (method, template) = {
+            let at = self.draw(self.paths.len());
+            self.paths[at].clone()
+        };
+        let run = self.pick(&self.runs.clone());
+        let junk = self.pick(&["..", "%00", "%2e%2e%2f", "-1", "x y", "\u{1f600}", "99999999999"]);
+        let id = if self.draw(8) == 0 { junk.to_owned() } else { run };
+        let port = self.pick(&["8000", "1", "0", "65536", "22"]);
+        let mut path = template.replace("{id}", &id).replace("{port}", port);
+        path = path.replace("{*path}", "a/b").replace("{*place}", &format!("{id}/p/{port}/x"));
+        let long = format!("?path=/{}", "a/".repeat(self.draw(5000)));
+        path += &self.pick(&[
+            String::new(),
+            "?limit=99999999999999999999&before=x".to_owned(),
+            "?path=/etc/passwd&mode=9999".to_owned(),
+            "?path=/proc/self/mem".to_owned(),
+            "?cols=0&rows=0&timeout=-5&command=%00".to_owned(),
+            "?session=x&cwd=..".to_owned(),
+            long,
+        ]);
+        (method, path)
+    }
+
+    fn body(&mut self) -> Vec<u8> {
+        let number = self.pick(&["0", "-1", "1e999", "18446744073709551616", "0.5", "null", "[]"]);
+        match self.draw(12) {
+            0 => self.bytes(10_000),
+            1 => "[".repeat(self.draw(100_000)).into_bytes(),
+            2 => format!("{{\"a\":{}", "{\"a\":".repeat(self.draw(20_000))).into_bytes(),
+            3 => format!("{{\"image\":\"host\",\"disk_mib\":{number},\"mem_mib\":{number}}}")
+                .into_bytes(),
+            4 => format!("{{\"command\":\"true\",\"timeout\":{number}}}").into_bytes(),
+            5 => format!("{{\"command\":{:?}}}", "x".repeat(self.draw(1_200_000))).into_bytes(),
+            6 => format!("{{\"count\":{number},\"snapshot_id\":\"{number}\"}}").into_bytes(),
+            7 => {
+                format!("{{\"network\":{{\"allow\":[{number},\"*.\",\"a b\"],\"deny\":{number}}}}}")
+                    .into_bytes()
+            }
+            8 => {
+                let env: Vec<String> =
+                    (0..self.draw(20_000)).map(|at| format!("\"{at}\":\"\"")).collect();
+                format!("{{\"image\":\"host\",\"env\":{{{}}}}}", env.join(",")).into_bytes()
+            }
+            9 => b"{\"command\":\"head -c 3000000 /dev/zero | tr '\\\\0' '\\\\1'\"}".to_vec(),
+            10 => b"{\"timeout\":300}".to_vec(),
+            _ => b"{}".to_vec(),
+        }
+    }
+
+    async fn attack(&mut self) {
+        match self.draw(10) {
+            0..=3 => self.request().await,
+            4 | 5 => self.raw().await,
+            6 => self.half().await,
+            7 => self.websocket().await,
+            8 => self.http2().await,
+            _ => self.flood().await,
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request that is one, as far as HTTP goes.
+    async fn request(&mut self) {
+        let (method, path) = self.path();
+        // Its runs are wanted until the end.
+        let method = match (method, self.draw(4)) {
+            (Method::DELETE, _) => Method::GET,
+            (_, 0) => self.pick(&[
+                Method::PUT,
+                Method::PATCH,
+                Method::HEAD,
+                Method::OPTIONS,
+                Method::TRACE,
+            ]),
+            (method, _) => method,
+        };
+        let mut request = self.tenant.request(method, &path);
+        if self.draw(4) == 0 {
+            request = request.header("authorization", "Bearer isorun_live_local_0_0");
+        }
+        if self.draw(2) == 0 {
+            request = request.header("content-type", "application/json");
+        }
+        let body = self.body();
+        let _ = timeout(PATIENCE, request.body(body).send()).await;
+    }
+
+    async fn connect(&self) -> Option<TcpStream> {
+        let address = self.tenant.url.strip_prefix("http://").unwrap();
+        timeout(PATIENCE, TcpStream::connect(address)).await.ok()?.ok()
+    }
+
+    async fn say(&self, said: &[u8]) {
+        let Some(mut socket) = self.connect().await else { return };
+        let talk = async {
+            let _ = socket.write_all(said).await;
+            let mut answer = [0; 4096];
+            while socket.read(&mut answer).await.is_ok_and(|count| count > 0) {}
+        };
+        let _ = timeout(PATIENCE, talk).await;
+    }
+
+    /// What is no request, or hardly one.
+    async fn raw(&mut self) {
+        let (method, path) = self.path();
+        let path: String = path.chars().take(3000).filter(|c| !c.is_whitespace()).collect();
+        let key = self.tenant.key.clone();
+        let many: String = (0..self.draw(300)).map(|at| format!("x{at}: y\r\n")).collect();
+        let said = match self.draw(9) {
+            0 => self.bytes(50_000),
+            1 => format!("{}{} {path} HTTP/1.1\r\nhost: x\r\n\r\n", "M".repeat(self.draw(80_000)), self.random).into_bytes(),
+            2 => format!("{method} {path} HTTP/1.1\r\nhost: x\r\n{many}\r\n").into_bytes(),
+            3 => format!("{method} {path} HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "h".repeat(self.draw(200_000))).into_bytes(),
+            4 => format!("POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffff\r\n").into_bytes(),
+            5 => format!("POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ntransfer-encoding: chunked\r\n\r\n7fffffff\r\n{}", "z".repeat(self.draw(100_000))).into_bytes(),
+            6 => format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n").repeat(self.draw(50)).into_bytes(),
+            7 => format!("{method} {path} HTTP/1.1\r\nhost: {}\r\nexpect: 100-continue\r\nrange: bytes=0-,5-2,-\r\ncookie: {}\r\n\r\n", "a.".repeat(self.draw(300)), ";".repeat(self.draw(3000))).into_bytes(),
+            _ => format!("CONNECT {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n").into_bytes(),
+        };
+        self.say(&said).await;
+    }
+
+    /// A request that is begun, and left.
+    async fn half(&mut self) {
+        let (_, path) = self.path();
+        let path: String = path.chars().take(3000).filter(|c| !c.is_whitespace()).collect();
+        let key = self.tenant.key.clone();
+        let said = match self.draw(5) {
+            0 => String::new(),
+            1 => "PRI * HTTP/2.0\r\n".to_owned(),
+            2 => format!("POST {path} HTTP/1.1\r\nhost: x\r\nauthoriz"),
+            3 => format!(
+                "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: 100\r\n\r\n{{"
+            ),
+            _ => format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n"),
+        };
+        let Some(mut socket) = self.connect().await else { return };
+        let _ = timeout(PATIENCE, socket.write_all(said.as_bytes())).await;
+        if self.left_open.len() >= LEFT_OPEN {
+            let at = self.draw(LEFT_OPEN);
+            self.left_open.swap_remove(at);
+        }
+        self.left_open.push(socket);
+    }
+
+    async fn websocket(&mut self) {
+        let run = self.runs[0].clone();
+        let name =
+            self.pick(&["exec/attach", "terminal", "shell", "terminal?command=cat", "proxy/8000/"]);
+        let address = self.tenant.url.strip_prefix("http://").unwrap().to_owned();
+        let mut request =
+            format!("ws://{address}/v1/runs/{run}/{name}").into_client_request().unwrap();
+        let key = format!("Bearer {}", self.tenant.key);
+        request.headers_mut().insert("authorization", key.parse().unwrap());
+        let frames: Vec<Message> = (0..self.draw(20))
+            .map(|_| match self.draw(6) {
+                0 => Message::Binary(self.bytes(100_000).into()),
+                1 => Message::Text("{\"command\":\"cat\"}".into()),
+                2 => {
+                    Message::Text("{\"type\":\"run\",\"command\":\"echo x\",\"timeout\":1}".into())
+                }
+                3 => Message::Text("{\"type\":\"resize\",\"cols\":65535,\"rows\":65535}".into()),
+                4 => Message::Ping(self.bytes(125).into()),
+                _ => Message::Text(String::from_utf8_lossy(&self.bytes(3000)).into_owned().into()),
+            })
+            .collect();
+        let Some(stream) = self.connect().await else { return };
+        let talk = async {
+            let (mut socket, _) = client_async(request, stream).await.ok()?;
+            for frame in frames {
+                socket.send(frame).await.ok()?;
+            }
+            while socket.next().await?.is_ok() {}
+            Some(())
+        };
+        let _ = timeout(PATIENCE, talk).await;
+    }
+
+    /// Frames of HTTP/2, of which most make no sense.
+    async fn http2(&mut self) {
+        let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        for _ in 0..self.draw(60) {
+            let payload = self.bytes(300);
+            let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+            said.extend_from_slice(&length[1..]);
+            said.push(u8::try_from(self.draw(12)).unwrap());
+            said.push(u8::try_from(self.draw(256)).unwrap());
+            let stream = u32::try_from(self.draw(9)).unwrap();
+            said.extend_from_slice(&stream.to_be_bytes());
+            said.extend_from_slice(&payload);
+        }
+        self.say(&said).await;
+    }
+
+    /// Many at once of what takes long, or holds something.
+    async fn flood(&mut self) {
+        let run = &self.runs[0];
+        let exec = format!("/v1/runs/{run}/exec");
+        let body = self.pick(&[
+            json!({ "command": "head -c 2000000 /dev/zero | tr '\\0' '\\1'" }),
+            json!({ "command": "sleep 5", "timeout": 1 }),
+            json!({ "command": "python3 -c \"import socket,time; s=[socket.socket() for _ in range(300)]; [x.setblocking(0) or x.connect_ex(('1.1.1.1', 80)) for x in s]; time.sleep(1)\"" }),
+            json!({ "command": "yes | head -c 5000000" }),
+        ]);
+        let requests = (0..10).map(|_| {
+            let request = self.tenant.request(Method::POST, &exec).json(&body);
+            timeout(PATIENCE, request.send())
+        });
+        futures_util::future::join_all(requests).await;
+    }
+}
+
+/// How long a tenant waits for each of three things: medians.
+async fn latencies(tenant: &Tenant, run: &str) -> [Duration; 3] {
+    let mut samples: [Vec<Duration>; 3] = Default::default();
+    for _ in 0..SAMPLES {
+        for (at, samples) in samples.iter_mut().enumerate() {
+            let begun = Instant::now();
+            let (status, body) = match at {
+                0 => tenant.get("/v1/runs").await,
+                1 => tenant.get(&format!("/v1/runs/{run}/stats")).await,
+                _ => {
+                    tenant.post(&format!("/v1/runs/{run}/exec"), json!({ "command": "true" })).await
+                }
+            };
+            samples.push(begun.elapsed());
+            assert_eq!(status, 200, "{body}");
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    samples.map(|mut samples| {
+        samples.sort();
+        samples[SAMPLES / 2]
+    })
+}
+
+async fn probes_answer(server: &Server) {
+    for probe in ["/healthz", "/readyz"] {
+        let request = answer(server.http.get(format!("{}{probe}", server.url)));
+        let (status, body) = timeout(Duration::from_secs(5), request).await.expect(probe);
+        assert_eq!(status, 200, "{probe}: {body}");
+    }
+}
+
+/// Every route that the server describes, and those that it does not.
+async fn routes(server: &Server) -> Vec<(Method, String)> {
+    let described = answer(server.http.get(format!("{}/openapi.json", server.url))).await.1;
+    let mut routes = Vec::new();
+    for (path, methods) in described["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys() {
+            if let Ok(method) = method.to_uppercase().parse() {
+                routes.push((method, path.clone()));
+            }
+        }
+    }
+    assert!(routes.len() > 25, "{routes:?}");
+    for path in
+        ["/v1/runs/{id}/proxy/{port}/{*path}", "/sb/{*place}", "/sb/p/{port}/", "/", "//", "/v1"]
+    {
+        routes.push((Method::GET, path.to_owned()));
+    }
+    routes
+}
+
+#[test]
+fn random_and_hostile_input_harms_neither_the_server_nor_other_tenants() {
+    let seconds = std::env::var("ISORUN_HOSTILE_SECONDS").map_or(20, |text| text.parse().unwrap());
+    let seed = std::env::var("ISORUN_HOSTILE_SEED").map_or_else(
+        |_| u64::from(std::process::id()) * 2_654_435_761,
+        |text| text.parse().unwrap(),
+    );
+    println!("{seconds} s with seed {seed}");
+    let server = Server::start_limited(
+        LIMITS,
+        &[
+            "--max-held-memory-mib",
+            "64",
+            "--body-timeout",
+            "2s",
+            "--head-timeout",
+            "2s",
+            "--idle-timeout",
+            "5s",
+            "--max-runs",
+            "4",
+            "--max-snapshots",
+            "4",
+            "--max-upload",
+            "10000000",
+        ],
+    );
+    let (attacker, neighbour) = (server.tenant(), server.tenant());
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let test = hostile(&server, &attacker, &neighbour, seconds, seed);
+        timeout(Duration::from_secs(seconds + 180), test).await.expect("it takes too long");
+    });
+    drop(runtime);
+}
+
+async fn hostile(server: &Server, attacker: &Tenant, neighbour: &Tenant, seconds: u64, seed: u64) {
+    let theirs = neighbour.create(json!({ "mem_mib": 256 })).await;
+    let own = attacker.create(json!({ "mem_mib": 512, "timeout": 0 })).await;
+    // The first ones warm it up.
+    latencies(neighbour, &theirs).await;
+    let quiet = latencies(neighbour, &theirs).await;
+    let paths = Arc::new(routes(server).await);
+    let (count, before) = (Arc::new(AtomicU64::new(0)), server.descriptors());
+    let attacks: Vec<_> = (0..ATTACKERS)
+        .map(|number| {
+            let mut attacker = Attacker {
+                tenant: attacker.clone(),
+                runs: [own.clone(), theirs.clone(), "run0123456789abcdef".to_owned()],
+                paths: Arc::clone(&paths),
+                random: (seed ^ (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1,
+                left_open: Vec::new(),
+                count: Arc::clone(&count),
+            };
+            tokio::spawn(async move {
+                loop {
+                    attacker.attack().await;
+                    sleep(PAUSE).await;
+                }
+            })
+        })
+        .collect();
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut busy = Vec::new();
+    while Instant::now() < end {
+        busy.push(latencies(neighbour, &theirs).await);
+        probes_answer(server).await;
+        let memory = server.status_kib("VmHWM") / 1024;
+        assert!(memory < MAX_MEMORY, "{memory} MiB");
+        assert!(server.descriptors() < 1000, "{} descriptors", server.descriptors());
+        assert!(attacks.iter().all(|attack| !attack.is_finished()), "an attacker has failed");
+    }
+    attacks.iter().for_each(tokio::task::JoinHandle::abort);
+    let count = count.load(Ordering::Relaxed);
+    assert!(count > seconds * 20, "only {count} attacks");
+    // What was under way ends.
+    let settled = async {
+        while server.descriptors() > before + 10 {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), settled)
+        .await
+        .unwrap_or_else(|_| panic!("{} descriptors after {before}", server.descriptors()));
+    let after = latencies(neighbour, &theirs).await;
+    println!("{count} attacks; quiet {quiet:?}, meanwhile {busy:?}, after {after:?}");
+    for (at, quiet) in quiet.into_iter().enumerate() {
+        // Half of the measurements: one that met a garbage collection of the disk is none.
+        let mut busy: Vec<_> = busy.iter().map(|times| times[at]).collect();
+        busy.sort();
+        let meanwhile = busy[busy.len() / 2];
+        assert!(meanwhile < quiet * 2 + NOISE, "{at}: {meanwhile:?} instead of {quiet:?}");
+        assert!(after[at] < quiet * 2 + NOISE, "{at}: {:?} instead of {quiet:?}", after[at]);
+    }
+    let memory = server.memory_mib();
+    assert!(memory < MAX_MEMORY, "{memory} MiB");
+    // The neighbour has lost nothing, and both are served.
+    let found = neighbour.get(&format!("/v1/runs/{theirs}")).await.1;
+    assert_eq!(found["status"], "running", "{found}");
+    assert_eq!(neighbour.exec(&theirs, "echo well").await["stdout"], "well\n");
+    for run in attacker.get("/v1/runs").await.1["runs"].as_array().unwrap() {
+        attacker.destroy(run["id"].as_str().unwrap()).await;
+    }
+    attacker.is_served().await;
+    neighbour.is_served().await;
+    let runs: Value = neighbour.get("/v1/runs").await.1;
+    assert_eq!(runs["runs"].as_array().unwrap().len(), 1, "{runs}");
+}

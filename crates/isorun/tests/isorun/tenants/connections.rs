@@ -1,0 +1,191 @@
+//! Connections that are silent, half begun, or make no progress.
+
+use bytes::Bytes;
+use futures_util::{StreamExt, future::join_all, stream};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use reqwest::{Certificate, Client};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
+
+use super::{AT_ONCE, connect, others_are_served, to_the_end};
+use crate::fixture::{Server, bounded};
+
+#[test]
+fn silent_connections_make_room_and_end() {
+    let server = Server::start_with(&[
+        "--max-connections-per-address",
+        "20",
+        "--head-timeout",
+        "2s",
+        "--idle-timeout",
+        "3s",
+        "--key-timeout",
+        "4s",
+    ]);
+    let neighbour = server.tenant();
+    // What an HTTP/2 client says first: the preface, and settings.
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings = [&preface[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+    // The head of a request whose end does not come.
+    let headers = [&settings[..], &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82]].concat();
+    bounded(async {
+        for (what, said) in [
+            ("nothing", &b""[..]),
+            ("half a method", b"GE"),
+            ("half a head", b"GET /healthz HTTP/1.1\r\nhost: x\r\nx: "),
+            ("half a preface", b"PRI * HTTP/2.0\r\n"),
+            ("a whole preface", preface),
+            ("settings", &settings),
+            ("half a head of HTTP/2", &headers),
+            ("a TLS greeting", b"\x16\x03\x01\x02\x00\x01\x00"),
+            ("one request, then nothing", b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"),
+            (
+                "two requests without keys",
+                b"GET /v1/runs HTTP/1.1\r\nhost: x\r\n\r\nGET /x HTTP/1.1\r\nhost: x\r\n\r\n",
+            ),
+            (
+                "a request with a body that is not wanted",
+                b"POST /v1/runs HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n",
+            ),
+        ] {
+            let mut sockets = Vec::new();
+            for _ in 0..150 {
+                let mut socket = connect(&server).await;
+                // One that is one too many may be closed already.
+                let _ = socket.write_all(said).await;
+                sockets.push(socket);
+            }
+            others_are_served(&server, &neighbour).await;
+            assert!(server.descriptors() < 150, "{what}: {}", server.descriptors());
+            join_all(sockets.into_iter().map(|socket| to_the_end(socket, AT_ONCE * 2))).await;
+        }
+    });
+}
+
+#[test]
+fn handshakes_that_never_end_end() {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (chain, key) = (folder.path().join("chain.pem"), folder.path().join("key.pem"));
+    std::fs::write(&chain, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let (chain, key) = (chain.to_str().unwrap(), key.to_str().unwrap());
+    let mut server = Server::start_with(&[
+        "--tls-cert",
+        chain,
+        "--tls-key",
+        key,
+        "--head-timeout",
+        "2s",
+        "--max-connections-per-address",
+        "20",
+    ]);
+    let root = Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
+    server.http = Client::builder().tls_certs_only([root]).build().unwrap();
+    let neighbour = server.tenant();
+    bounded(async {
+        for said in [
+            &b""[..],
+            b"\x16",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+            b"GET / HTTP/1.1\r\n",
+        ] {
+            let mut sockets = Vec::new();
+            for _ in 0..150 {
+                let mut socket = connect(&server).await;
+                let _ = socket.write_all(said).await;
+                sockets.push(socket);
+            }
+            others_are_served(&server, &neighbour).await;
+            join_all(sockets.into_iter().map(|socket| to_the_end(socket, AT_ONCE))).await;
+        }
+    });
+}
+
+/// Streams of HTTP/2 whose bodies never go on, with and without a key.
+#[test]
+fn streams_without_progress_end() {
+    let server = Server::start_with(&[
+        "--body-timeout",
+        "2s",
+        "--idle-timeout",
+        "2s",
+        "--key-timeout",
+        "30s",
+        "--max-requests",
+        "100",
+    ]);
+    let (attacker, neighbour) = (server.tenant(), server.tenant());
+    bounded(async {
+        for (key, status) in [(Some(&attacker.key), 408), (None, 401)] {
+            let stream = TokioIo::new(connect(&server).await);
+            let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream);
+            let (mut sender, connection) = handshake.await.unwrap();
+            let connection = tokio::spawn(connection);
+            let mut waiting = Vec::new();
+            for _ in 0..40 {
+                let first =
+                    Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(b"{")));
+                let body = stream::iter([first]).chain(stream::pending());
+                let mut request = hyper::Request::post(format!("{}/v1/runs", server.url));
+                if let Some(key) = key {
+                    request = request.header("authorization", format!("Bearer {key}"));
+                }
+                let request = request.header("content-type", "application/json");
+                let request = request.body(StreamBody::new(Box::pin(body))).unwrap();
+                sender.ready().await.unwrap();
+                waiting.push(sender.send_request(request));
+            }
+            others_are_served(&server, &neighbour).await;
+            for answer in join_all(waiting).await {
+                assert_eq!(answer.unwrap().status(), status);
+            }
+            // Then it is a connection without a request.
+            let ended = timeout(AT_ONCE * 2, connection).await.expect("it is still open");
+            let _ = ended.unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_answer_that_nobody_takes_ends() {
+    let server = Server::start_with(&["--answer-timeout", "2s"]);
+    let neighbour = server.tenant();
+    bounded(async {
+        let id = server.create().await;
+        let mut sockets = Vec::new();
+        for (method, path, body) in [
+            ("POST", "exec/stream", json!({ "command": "yes", "timeout": 0 }).to_string()),
+            ("GET", "files/download?path=/dev/shm/large", String::new()),
+            ("POST", "exec", json!({ "command": "head -c 7000000 /dev/zero" }).to_string()),
+        ] {
+            server
+                .exec(&id, "test -e /dev/shm/large || head -c 60000000 /dev/zero > /dev/shm/large")
+                .await;
+            let mut socket = connect(&server).await;
+            let request = format!(
+                "{method} /v1/runs/{id}/{path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+                 content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                server.key,
+                body.len()
+            );
+            socket.write_all(request.as_bytes()).await.unwrap();
+            sockets.push(socket);
+        }
+        server.exec(&id, "until pgrep -x yes; do sleep 0.05; done").await;
+        others_are_served(&server, &neighbour).await;
+        server.exec(&id, "while pgrep -x yes; do sleep 0.05; done").await;
+        // What was underway at that moment is all that comes.
+        for mut socket in sockets {
+            let mut taken = vec![0; 1 << 20];
+            let reading =
+                async { while socket.read(&mut taken).await.is_ok_and(|count| count > 0) {} };
+            timeout(AT_ONCE * 2, reading).await.expect("it is still sent");
+        }
+    });
+}

@@ -1,0 +1,308 @@
+//! What the machine has: disk, memory, descriptors; and numbers of things.
+
+use std::{path::Path, time::Duration};
+
+use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{sleep, timeout},
+};
+
+use super::{AT_ONCE, connect, others_are_served};
+use crate::fixture::{Server, answer, bounded, refused};
+
+/// A small disk of its own for a server.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(mib: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let size = std::ffi::CString::new(format!("size={mib}m")).unwrap();
+        rustix::mount::mount(
+            "isorun-test",
+            folder.path(),
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            Some(size.as_c_str()),
+        )
+        .unwrap();
+        Self(folder)
+    }
+
+    fn data(&self) -> tempfile::TempDir {
+        tempfile::tempdir_in(&self.0).unwrap()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_disk_that_is_filled_ends_who_fills_it() {
+    let disk = SmallDisk::new(1500);
+    let home = tempfile::tempdir().unwrap();
+    let reserve =
+        ["--disk-reserve-mib", "600", "--tenant-share", "100", "--max-disk-mib", "100000"];
+    let server = Server::start_in(disk.data(), home, &reserve);
+    let (attacker, neighbour) = (server.tenant(), server.tenant());
+    bounded(async {
+        let small = neighbour.create(json!({})).await;
+        neighbour.exec(&small, "head -c 1000000 /dev/urandom > /srv/mine").await;
+        let before = neighbour.exec(&small, "sha256sum /srv/mine").await;
+        // One alone, and several that are large together only.
+        for count in [1, 3] {
+            let ids =
+                join_all((0..count).map(|_| attacker.create(json!({ "disk_mib": 100_000 })))).await;
+            let fills = ids.iter().map(|id| {
+                let path = format!("/v1/runs/{id}/exec");
+                let command = "cat /dev/zero > /srv/fill; sleep 1000";
+                let attacker = &attacker;
+                Box::pin(async move {
+                    attacker.post(&path, json!({ "command": command, "timeout": 60 })).await
+                })
+            });
+            let ((status, said), at, _) = futures_util::future::select_all(fills).await;
+            assert_eq!((status.as_u16(), &said["code"]), (410, &json!("sandbox_died")), "{said}");
+            let run = attacker.get(&format!("/v1/runs/{}", ids[at])).await.1;
+            assert_eq!(run["status"], "failed", "{run}");
+            let why = said["error"].as_str().unwrap();
+            assert!(why.contains("short of disk") && why.contains("--disk-reserve-mib"), "{why}");
+            join_all(ids.iter().map(|id| attacker.destroy(id))).await;
+            until_ready(&server).await;
+            others_are_served(&server, &neighbour).await;
+        }
+        let after = neighbour.exec(&small, "sha256sum /srv/mine").await;
+        assert_eq!(after["stdout"], before["stdout"], "who uses little keeps it");
+    });
+    let free = rustix::fs::statvfs(server.data.path()).unwrap();
+    assert!(free.f_bavail * free.f_frsize > 1000 << 20);
+    drop(server);
+}
+
+async fn until_ready(server: &Server) {
+    let ready = async {
+        loop {
+            let ready = answer(server.http.get(format!("{}/readyz", server.url))).await;
+            if ready.0 == 200 {
+                return;
+            }
+            assert!(ready.1["status"].as_str().unwrap().starts_with("short of "), "{}", ready.1);
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(AT_ONCE, ready).await.expect("it is not ready again");
+}
+
+#[test]
+fn a_disk_that_others_have_filled_is_said_and_nothing_is_made_on_it() {
+    let disk = SmallDisk::new(600);
+    let server =
+        Server::start_in(disk.data(), tempfile::tempdir().unwrap(), &["--disk-reserve-mib", "200"]);
+    let tenant = server.tenant();
+    bounded(async {
+        let id = tenant.create(json!({})).await;
+        let large = json!({ "image": "host", "disk_mib": 100_000 });
+        refused(
+            &tenant.post("/v1/runs", large).await,
+            400,
+            "invalid_request",
+            "disk_mib is 100000",
+        );
+        let filler = disk.0.path().join("filler");
+        fill(&filler, 150 << 20, disk.0.path());
+        let short = async {
+            loop {
+                let ready = answer(server.http.get(format!("{}/readyz", server.url))).await;
+                if ready.0 == 503 {
+                    return ready.1;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let ready = timeout(AT_ONCE, short).await.expect("it says that it is ready");
+        assert_eq!(ready["status"], "short of disk");
+        for (path, body) in [
+            ("/v1/runs".to_owned(), json!({ "image": "host" })),
+            (format!("/v1/runs/{id}/fork"), json!({})),
+            (format!("/v1/runs/{id}/snapshot"), json!({})),
+        ] {
+            let response = tenant.request(Method::POST, &path).json(&body).send().await.unwrap();
+            assert!(response.headers().contains_key("retry-after"), "{path}");
+            let status = response.status();
+            let body: Value = response.json().await.unwrap();
+            refused(&(status, body), 503, "unavailable", "--disk-reserve-mib");
+        }
+        // What is there goes on: it uses nearly nothing.
+        assert_eq!(tenant.exec(&id, "echo here").await["stdout"], "here\n");
+        std::fs::remove_file(&filler).unwrap();
+        until_ready(&server).await;
+        tenant.is_served().await;
+    });
+    drop(server);
+}
+
+/// Fills a disk until so much is free.
+fn fill(file: &Path, leave: u64, disk: &Path) {
+    use std::io::Write;
+    let mut file = std::fs::File::create(file).unwrap();
+    loop {
+        let free = rustix::fs::statvfs(disk).unwrap();
+        if free.f_bavail * free.f_frsize <= leave {
+            return;
+        }
+        file.write_all(&[1; 1 << 20]).unwrap();
+    }
+}
+
+#[test]
+fn a_tenant_that_takes_more_memory_than_its_share_loses_its_largest_sandbox() {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:")).unwrap();
+    let available: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+    // About 700 MiB.
+    let percent = (700 * 1024 * 100 / available).clamp(1, 100).to_string();
+    let server = Server::start_with(&[
+        "--tenant-share",
+        &percent,
+        "--mem-reserve-mib",
+        "16",
+        "--max-mem-mib",
+        "4096",
+    ]);
+    let (attacker, neighbour) = (server.tenant(), server.tenant());
+    bounded(async {
+        let small = neighbour.create(json!({})).await;
+        let large = attacker.create(json!({ "mem_mib": 4096 })).await;
+        let modest = attacker.create(json!({})).await;
+        let path = format!("/v1/runs/{large}/exec");
+        let hog = "python3 -c 'import time; x = bytearray(b\"1\") * (2 << 30); time.sleep(1000)'";
+        let outcome = attacker.post(&path, json!({ "command": hog, "timeout": 60 })).await;
+        refused(&outcome, 410, "sandbox_died", "--tenant-share");
+        assert_eq!(attacker.exec(&modest, "echo here").await["stdout"], "here\n");
+        assert_eq!(neighbour.exec(&small, "echo here").await["stdout"], "here\n");
+        neighbour.is_served().await;
+    });
+}
+
+#[test]
+fn numbers_of_sandboxes_and_snapshots_have_an_end() {
+    let server = Server::start_with(&["--max-sandboxes", "2", "--max-snapshots", "2"]);
+    let (one, other) = (server.tenant(), server.tenant());
+    bounded(async {
+        let first = one.create(json!({ "mem_mib": 256 })).await;
+        let second = one.create(json!({ "mem_mib": 256 })).await;
+        for tenant in [&one, &other] {
+            let more = tenant.post("/v1/runs", json!({ "image": "host" })).await;
+            // All of so few are one tenant's share.
+            let (status, code) = if std::ptr::eq(tenant, &one) {
+                (429, "too_many_runs")
+            } else {
+                (503, "unavailable")
+            };
+            refused(&more, status, code, "2");
+        }
+        let fork = one.post(&format!("/v1/runs/{second}/fork"), json!({})).await;
+        refused(&fork, 429, "too_many_runs", "2");
+        one.destroy(&second).await;
+        other.is_served().await;
+        let snapshot = format!("/v1/runs/{first}/snapshot");
+        let mut taken = Vec::new();
+        for _ in 0..2 {
+            let (status, body) = one.post(&snapshot, json!({})).await;
+            assert_eq!(status, 200, "{body}");
+            taken.push(body["snapshot_id"].as_str().unwrap().to_owned());
+        }
+        refused(&one.post(&snapshot, json!({})).await, 429, "too_many_requests", "--max-snapshots");
+        let path = format!("/v1/snapshots/{}", taken[0]);
+        assert_eq!(answer(one.request(Method::DELETE, &path)).await.0, 200);
+        assert_eq!(one.post(&snapshot, json!({})).await.0, 200);
+    });
+}
+
+#[test]
+fn limits_that_make_no_sense_are_refused_at_the_start() {
+    let server = Server::start();
+    for (option, value) in [
+        ("--tenant-share", "0"),
+        ("--tenant-share", "101"),
+        ("--head-timeout", "0"),
+        ("--idle-timeout", "soon"),
+        ("--max-connections", "1"),
+        ("--max-connections-per-address", "0"),
+        ("--max-snapshots", "0"),
+        ("--disk-reserve-mib", "much"),
+    ] {
+        let output = server.run(&["serve", option, value]);
+        assert_eq!(output.status.code(), Some(2), "{option} {value}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(option), "{said}");
+    }
+    let help = server.run(&["serve", "--help"]);
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    for option in [
+        "--tenant-share",
+        "--max-sandboxes",
+        "--max-snapshots",
+        "--max-pulls",
+        "--max-held-memory-mib",
+        "--disk-reserve-mib",
+        "--mem-reserve-mib",
+        "--pids-reserve",
+        "--max-connections",
+        "--max-connections-per-address",
+        "--head-timeout",
+        "--idle-timeout",
+        "--key-timeout",
+        "--answer-timeout",
+        "--body-timeout",
+        "--min-body-rate",
+        "--keep-history",
+        "--max-history",
+    ] {
+        assert!(help.contains(option), "{option} is missing");
+        let page = include_str!("../../../../../docs/isorun/server.md");
+        assert!(page.contains(option), "{option} is missing in docs/isorun/server.md");
+    }
+}
+
+#[test]
+fn a_low_limit_of_open_files_is_divided() {
+    let server = Server::start_limited("ulimit -Sn 300 && ulimit -Hn 512", &[]);
+    let (attacker, neighbour) = (server.tenant(), server.tenant());
+    bounded(async {
+        let id = attacker.create(json!({})).await;
+        let path = format!("/v1/runs/{id}/exec");
+        // Commands, each with a connection into the sandbox.
+        let execs = join_all((0..150).map(|_| async {
+            let request = attacker.request(Method::POST, &path);
+            let sent = request.json(&json!({ "command": "sleep 3" })).send().await;
+            // A connection too many may be closed before its request is read.
+            sent.map_or(0, |response| response.status().as_u16())
+        }));
+        let (execs, ()) = tokio::join!(execs, others_are_served(&server, &neighbour));
+        assert!(server.descriptors() < 512 - 16, "{}", server.descriptors());
+        let served = execs.iter().filter(|status| **status == 200).count();
+        assert!((10..=48).contains(&served), "{served}: {execs:?}");
+        assert!(execs.iter().all(|status| [0, 200, 429].contains(status)), "{execs:?}");
+        // Connections of a client that has shown its key and then says nothing.
+        let mut sockets = Vec::new();
+        let request = format!(
+            "GET /v1/runs HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n",
+            attacker.key
+        );
+        for _ in 0..400 {
+            let mut socket = connect(&server).await;
+            let _ = socket.write_all(request.as_bytes()).await;
+            sockets.push(socket);
+        }
+        others_are_served(&server, &neighbour).await;
+        assert!(server.descriptors() < 512 - 16, "{}", server.descriptors());
+        drop(sockets);
+        others_are_served(&server, &neighbour).await;
+    });
+}

@@ -1,0 +1,279 @@
+//! Requests, the memory that they take, and what is remembered of them.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, future::join_all, stream};
+use reqwest::Method;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{sleep, timeout},
+};
+
+use super::{AT_ONCE, connect, others_are_served, to_the_end};
+use crate::fixture::{Server, answer, bounded, refused};
+
+#[test]
+fn bodies_that_never_go_on_are_a_matter_of_their_tenant() {
+    let server =
+        Server::start_with(&["--max-requests", "200", "--body-timeout", "4s", "--max-runs", "5"]);
+    let (attacker, neighbour) = (server.tenant(), server.tenant());
+    bounded(async {
+        let id = attacker.create(json!({})).await;
+        for (path, head, first) in [
+            ("/v1/runs", "content-length: 100", "{"),
+            ("/v1/runs", "transfer-encoding: chunked", "1\r\n{\r\n"),
+            (&format!("/v1/runs/{id}/exec"), "content-length: 1000000", "{"),
+            (&format!("/v1/runs/{id}/files/upload?path=/tmp/a"), "content-length: 100", "x"),
+            (&format!("/v1/runs/{id}/fork"), "transfer-encoding: chunked", ""),
+        ] {
+            let request = format!(
+                "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+                 content-type: application/json\r\n{head}\r\n\r\n{first}",
+                attacker.key
+            );
+            let begun = Instant::now();
+            let mut sockets = Vec::new();
+            for _ in 0..150 {
+                let mut socket = connect(&server).await;
+                socket.write_all(request.as_bytes()).await.unwrap();
+                sockets.push(socket);
+            }
+            others_are_served(&server, &neighbour).await;
+            let ends = sockets.into_iter().map(|socket| to_the_end(socket, AT_ONCE * 2));
+            let ends = join_all(ends).await;
+            assert!(begun.elapsed() < AT_ONCE * 3, "{:?}", begun.elapsed());
+            let count = |text: &str| ends.iter().filter(|end| end.contains(text)).count();
+            assert_eq!(count("HTTP/1.1 408 "), 100, "{path} {head}: its share: {ends:?}");
+            assert_eq!(count("HTTP/1.1 429 "), 50, "{path} {head}: the rest");
+            let over = ends.iter().find(|end| end.contains(" 429 ")).unwrap();
+            for part in ["retry-after: ", "--max-requests", "100 of the server's 200"] {
+                assert!(over.contains(part), "{part:?} is missing: {over}");
+            }
+        }
+        attacker.destroy(&id).await;
+        attacker.is_served().await;
+    });
+}
+
+#[test]
+fn a_body_that_trickles_ends_and_one_that_is_slow_but_goes_on_does_not() {
+    let server = Server::start_with(&["--body-timeout", "1s", "--min-body-rate", "1000"]);
+    bounded(async {
+        let id = server.create().await;
+        let path = format!("/v1/runs/{id}/files/upload?path=/tmp/file");
+        let upload = |bytes: usize, pieces: usize| {
+            let body = stream::iter(0..pieces).then(move |_| async move {
+                sleep(Duration::from_millis(200)).await;
+                Ok::<_, std::io::Error>(vec![7_u8; bytes])
+            });
+            let body = reqwest::Body::wrap_stream(body);
+            answer(server.request(Method::POST, &path).body(body))
+        };
+        let (status, written) = upload(2_000, 20).await;
+        assert_eq!((status.as_u16(), &written["size"]), (200, &json!(40_000)));
+        let begun = Instant::now();
+        refused(&upload(10, 1_000).await, 408, "request_timeout", "1000 bytes a second");
+        assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+        let kept = server.exec(&id, "wc -c < /tmp/file").await;
+        assert_eq!(kept["stdout"], "40000\n", "nothing of the second one was written");
+    });
+}
+
+#[test]
+fn what_strangers_invent_is_not_remembered() {
+    let server = Server::start();
+    bounded(async {
+        let metrics = async || {
+            let text = server.request(Method::GET, "/metrics").send().await.unwrap().text().await;
+            text.unwrap().lines().count()
+        };
+        server.get("/v1/runs").await;
+        let send = async |request: String| {
+            let mut socket = connect(&server).await;
+            let _ = socket.write_all(request.as_bytes()).await;
+            let mut byte = [0; 1];
+            let _ = timeout(AT_ONCE, socket.read(&mut byte)).await;
+        };
+        // What the allocator keeps of the first ones is not counted.
+        for number in 0..200 {
+            send(format!("M{number}{} / HTTP/1.1\r\nhost: x\r\n\r\n", "X".repeat(50_000))).await;
+        }
+        let (lines, memory) = (metrics().await, server.memory_mib());
+        for number in 0..1500 {
+            let long = "Y".repeat(50_000);
+            send(match number % 4 {
+                0 => format!("N{number}{long} / HTTP/1.1\r\nhost: x\r\n\r\n"),
+                1 => format!("GET /{number}{long} HTTP/1.1\r\nhost: x\r\n\r\n"),
+                2 => format!("GET /v1/runs/{number} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {long}\r\n\r\n"),
+                _ => format!("Q{number} /v1/runs HTTP/1.1\r\nhost: {number}.example\r\n\r\n"),
+            })
+            .await;
+        }
+        assert!(metrics().await <= lines + 10, "{} after {lines}", metrics().await);
+        let after = server.memory_mib();
+        assert!(after < memory + 40, "{after} MiB after {memory} MiB");
+        server.is_well().await;
+    });
+}
+
+/// Characters that take six bytes in JSON, 16 MiB of them in each of 20 answers.
+#[test]
+fn output_that_grows_in_json_takes_the_memory_that_it_may() {
+    let server = Server::start_with(&["--max-held-memory-mib", "256"]);
+    let neighbour = server.tenant();
+    bounded(async {
+        let id = server.create().await;
+        server.exec(&id, "head -c 8388608 /dev/zero | tr '\\0' '\\1' > /dev/shm/ones").await;
+        let before = server.memory_mib();
+        let command = "cat /dev/shm/ones; cat /dev/shm/ones >&2";
+        let path = format!("/v1/runs/{id}/exec");
+        let exec = async || {
+            let request = server.request(Method::POST, &path);
+            let response = request.json(&json!({ "command": command })).send().await.unwrap();
+            assert_eq!(response.status(), 200);
+            let mut body = response.bytes_stream();
+            let (mut bytes, mut end) = (0, Vec::new());
+            while let Some(piece) = body.next().await {
+                let piece = piece.unwrap();
+                bytes += piece.len();
+                end.extend_from_slice(&piece);
+                let rest = end.len().saturating_sub(100);
+                end.drain(..rest);
+            }
+            let whole = bytes > 6 * (16 << 20);
+            let cut = String::from_utf8_lossy(&end).contains("_truncated\":true");
+            assert!(whole != cut, "{bytes} bytes, and it ends with {end:?}");
+            whole
+        };
+        let all = join_all((0..20).map(|_| exec()));
+        tokio::join!(all, others_are_served(&server, &neighbour));
+        let peak = server.status_kib("VmHWM") / 1024;
+        assert!(peak < before + 256, "{peak} MiB after {before} MiB");
+        // One at a time they are whole.
+        assert!(exec().await && exec().await);
+        let after = server.memory_mib();
+        assert!(after < before + 128, "{after} MiB after {before} MiB");
+    });
+}
+
+#[test]
+fn a_long_history_keeps_nobody_waiting() {
+    const RUNS: u32 = 50_000;
+    let server = Server::start();
+    let (data, home) = server.stop(Signal::TERM);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let base = i64::try_from(now.as_millis()).unwrap() - 3_600_000;
+    {
+        let mut file = rusqlite::Connection::open(data.path().join("isorun.db")).unwrap();
+        let transaction = file.transaction().unwrap();
+        for number in 0..RUNS {
+            transaction
+                .prepare_cached(
+                    "INSERT INTO runs (id, tenant, image, digest, status, vcpus, mem_mib, disk_mib,
+                     timeout_ms, defaults, create_ms, created_at, destroyed_at, cpu_ms)
+                     VALUES (?, 'local', 'host', '', 'destroyed', 1, 1024, 1, 0, '{}', 1, ?, ?, 100)",
+                )
+                .unwrap()
+                .execute((
+                    format!("run{number:016x}"),
+                    base,
+                    base + i64::from(number / 2),
+                ))
+                .unwrap();
+        }
+        transaction.commit().unwrap();
+    }
+    let server = Server::start_in(data, home, &[]);
+    let neighbour = server.tenant();
+    bounded(async {
+        let median = async |path: &str| {
+            let mut times = Vec::new();
+            for _ in 0..15 {
+                let begun = Instant::now();
+                let (status, body) = server.get(path).await;
+                assert_eq!(status, 200, "{body}");
+                times.push(begun.elapsed());
+            }
+            times.sort();
+            times[times.len() / 2]
+        };
+        let simple = median("/v1/runs").await;
+        for path in ["/v1/usage", "/v1/runs/history?limit=10"] {
+            let long = median(path).await;
+            assert!(long < simple * 5 + Duration::from_millis(10), "{path}: {long:?}, {simple:?}");
+        }
+        let usage = server.get("/v1/usage").await.1;
+        assert_eq!(usage["history_sandboxes"], RUNS);
+        assert_eq!(usage["cpu_seconds"], f64::from(RUNS) / 10.0);
+        // All pages are all runs, the latest first.
+        let (mut seen, mut before) = (Vec::new(), String::new());
+        while seen.len() < 5_000 {
+            let (status, page) = server.get(&format!("/v1/runs/history?limit=1000{before}")).await;
+            assert_eq!(status, 200, "{page}");
+            let page = page["sandboxes"].as_array().unwrap().clone();
+            assert_eq!(page.len(), 1000);
+            before = format!("&before={}", page[999]["id"].as_str().unwrap());
+            seen.extend(page.iter().map(|run| run["id"].as_str().unwrap().to_owned()));
+        }
+        let expected: Vec<_> = (0..5_000).map(|at| format!("run{:016x}", RUNS - 1 - at)).collect();
+        assert_eq!(seen, expected);
+        // While one reads all that it has, the other is served.
+        let reading = async {
+            loop {
+                server.get("/v1/runs/history?limit=1000").await;
+            }
+        };
+        tokio::select! {
+            () = reading => {}
+            () = others_are_served(&server, &neighbour) => {}
+        }
+        let foreign = neighbour.get("/v1/runs/history?before=run0000000000000001").await;
+        assert_eq!(foreign.1, json!({ "sandboxes": [] }));
+    });
+}
+
+/// Names that a guest makes up: many, and long ones.
+#[test]
+fn a_folder_with_many_names_is_listed_within_the_memory_for_answers() {
+    let server = Server::start_with(&["--max-held-memory-mib", "64"]);
+    bounded(async {
+        let id = server.create().await;
+        let make = "import os\nos.makedirs('/tmp/many')\nfor i in range(30000): open(f'/tmp/many/{i:05}' + '\\u00e9' * 100, 'w').close()";
+        let made = server
+            .post(
+                &format!("/v1/runs/{id}/exec"),
+                json!({ "command": ["python3", "-c", make], "timeout": 100 }),
+            )
+            .await;
+        assert_eq!(made.1["exit_code"], 0, "{}", made.1);
+        let before = server.memory_mib();
+        let path = format!("/v1/runs/{id}/files?path=/tmp/many");
+        let list = async || {
+            let response = server.request(Method::GET, &path).send().await.unwrap();
+            let status = response.status().as_u16();
+            (status, response.bytes().await.unwrap())
+        };
+        let (status, body) = list().await;
+        let names: Value = serde_json::from_slice(&body).unwrap();
+        assert!(status == 200, "{status}: {names}");
+        assert_eq!((status, names["entries"].as_array().unwrap().len()), (200, 30_000));
+        let answers = join_all((0..20).map(|_| list())).await;
+        assert!(answers.iter().any(|(status, _)| *status == 200));
+        for (status, body) in answers {
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            match status {
+                200 => assert_eq!(body["entries"].as_array().unwrap().len(), 30_000),
+                _ => refused(
+                    &(reqwest::StatusCode::from_u16(status).unwrap(), body),
+                    429,
+                    "too_many_requests",
+                    "--max-held-memory-mib",
+                ),
+            }
+        }
+        let peak = server.status_kib("VmHWM") / 1024;
+        assert!(peak < before + 150, "{peak} MiB after {before} MiB");
+    });
+}
