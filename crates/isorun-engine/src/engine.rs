@@ -164,6 +164,10 @@ impl fmt::Display for SandboxId {
 pub struct SandboxSpec {
     /// Its name, for the caller to choose; unique among the living.
     pub id: SandboxId,
+    /// What it is called inside, by its own programs only. The guest learns it: it
+    /// must tell nothing of an id that is a secret.
+    #[serde(default)]
+    pub hostname: String,
     /// The files that it starts with.
     pub root: Root,
     /// CPU time, in CPUs: with 1, one second of CPU time in each second.
@@ -183,11 +187,12 @@ pub struct SandboxSpec {
 
 impl SandboxSpec {
     /// A spec with every limit at its default: 1 CPU, 1,024 MiB of memory,
-    /// 10,240 MiB of disk, 512 processes, no network.
+    /// 10,240 MiB of disk, 512 processes, no network. Its hostname is `sandbox`.
     #[must_use]
     pub fn new(id: SandboxId, root: Root) -> Self {
         Self {
             id,
+            hostname: "sandbox".to_owned(),
             root,
             vcpus: 1,
             mem_mib: 1024,

@@ -143,6 +143,15 @@ impl Secret {
         mac
     }
 
+    /// The hostname of a run's sandbox: the same for as long as the run lives, and
+    /// without this secret nobody can tell the run from it.
+    pub fn hostname(&self, run: &str) -> String {
+        let mut mac = self.mac("hostname");
+        feed(&mut mac, run);
+        let digits = hex::encode(mac.finalize().into_bytes());
+        format!("sandbox-{}", &digits[..12])
+    }
+
     /// Encrypts what nobody may read in the database.
     pub fn seal(&self, plain: &[u8]) -> Result<Vec<u8>, String> {
         let mut bytes = Zeroizing::new(plain.to_vec());

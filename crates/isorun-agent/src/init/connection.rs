@@ -11,7 +11,7 @@ use isorun_agent::codec::{CodecError, Frame, FrameReader, FrameWriter};
 use isorun_agent::protocol::{Configure, Failure, FailureKind, Info, Reply, Request, Welcome};
 
 use super::sessions::Session;
-use super::{Agent, exec, files, forward, shell};
+use super::{Agent, exec, files, forward, hosts, shell};
 
 /// How long a client may take to say what it wants, and to hang up afterwards.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -149,6 +149,11 @@ fn configure(agent: &Agent, request: &Configure) -> Result<Reply, Failure> {
     if let Some(hostname) = &request.hostname {
         rustix::system::sethostname(hostname.as_bytes())
             .map_err(|error| failed("the host name", error.into()))?;
+        match hosts::set(hostname) {
+            // What a guest made of `/etc` is its own affair.
+            Err(_) if request.restored => {}
+            outcome => outcome.map_err(|error| failed("/etc/hosts", error))?,
+        }
     }
     if let Some(pids) = request.pids {
         agent.groups.limit(pids).map_err(|error| failed("the limit of processes", error))?;

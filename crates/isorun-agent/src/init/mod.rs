@@ -5,6 +5,7 @@ mod exec;
 mod files;
 mod forward;
 mod groups;
+mod hosts;
 mod interrupt;
 mod launch;
 mod reaper;

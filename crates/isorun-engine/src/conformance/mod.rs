@@ -89,8 +89,15 @@ pub async fn clean_up(engine: &dyn Engine) {
 /// A small sandbox over the machine's own programs, with a name of its own.
 pub fn spec() -> SandboxSpec {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let id = format!("case{}", NEXT.fetch_add(1, Ordering::Relaxed)).parse().unwrap();
-    SandboxSpec { mem_mib: 192, disk_mib: 128, pids: 128, ..SandboxSpec::new(id, Root::Host) }
+    let id: SandboxId = format!("case{}", NEXT.fetch_add(1, Ordering::Relaxed)).parse().unwrap();
+    let hostname = hostname(&id);
+    let spec = SandboxSpec::new(id, Root::Host);
+    SandboxSpec { hostname, mem_mib: 192, disk_mib: 128, pids: 128, ..spec }
+}
+
+/// The hostname of a sandbox that was made from a [`spec`].
+pub fn hostname(id: &SandboxId) -> String {
+    format!("host-of-{id}")
 }
 
 /// A sandbox, and short ways to use it.

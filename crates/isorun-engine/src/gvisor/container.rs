@@ -284,7 +284,7 @@ impl Container {
     /// Makes it the sandbox of a spec, for this process and for those after it.
     pub async fn claim(&self, inner: &Inner, spec: &SandboxSpec, restored: bool) -> Result<()> {
         let configure = Configure {
-            hostname: Some(spec.id.to_string()),
+            hostname: Some(spec.hostname.clone()),
             pids: Some(spec.pids),
             restored,
             // A copy has it in its files.

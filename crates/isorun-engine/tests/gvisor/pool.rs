@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use isorun_engine::Engine;
-use isorun_engine::conformance::{Sandbox, clean_up, spec};
+use isorun_engine::conformance::{Sandbox, clean_up, hostname, spec};
 
 use crate::support::Scratch;
 
@@ -17,7 +17,10 @@ async fn what_comes_from_the_pool_is_new_and_whole() {
         let start = Instant::now();
         let sandbox = Sandbox::new(engine).await;
         let took = start.elapsed();
-        assert_eq!(sandbox.text("ls -A /srv; hostname").await, format!("{}\n", sandbox.id));
+        assert_eq!(
+            sandbox.text("ls -A /srv; hostname").await,
+            format!("{}\n", hostname(&sandbox.id))
+        );
         sandbox.text("echo used > /srv/file").await;
         assert!(took < Duration::from_secs(5), "{took:?} with {ready} ready");
         engine.destroy(&sandbox.id).await.unwrap();
@@ -44,7 +47,7 @@ async fn fifty_at_once() {
     }
     assert_eq!(engine.list().await.unwrap().len(), 50);
     for sandbox in &sandboxes {
-        assert_eq!(sandbox.text("hostname").await, format!("{}\n", sandbox.id));
+        assert_eq!(sandbox.text("hostname").await, format!("{}\n", hostname(&sandbox.id)));
     }
     clean_up(engine).await;
 }

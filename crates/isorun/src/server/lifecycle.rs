@@ -140,6 +140,7 @@ pub fn spec(app: &App, row: &RunRow, sandbox: SandboxId, root: Root) -> SandboxS
         disk_mib: row.disk_mib,
         pids: app.config.limits.pids,
         network: Settings::load(&row.network, &app.secret).plan(),
+        hostname: app.secret.hostname(row.id.as_str()),
         ..SandboxSpec::new(sandbox, root)
     }
 }
