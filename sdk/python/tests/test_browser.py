@@ -8,20 +8,15 @@ DevTools protocol.
 from __future__ import annotations
 
 import contextlib
-import itertools
-import json
-import re
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import websockets
-from websockets.sync.client import ClientConnection, connect
+from chromium import Tab, chromium
 
 from isorun import Sandbox
 
@@ -76,69 +71,12 @@ asyncio.run(main())
 '''
 
 
-class Tab:
-    """A page in the browser."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self.socket = socket
-        self.numbers = itertools.count(1)
-
-    @classmethod
-    @contextlib.contextmanager
-    def open(cls, browser: str, url: str) -> Iterator[Tab]:
-        made = httpx.put(f"{browser}/json/new?{url}", timeout=30).json()
-        with connect(made["webSocketDebuggerUrl"], max_size=None) as socket:
-            yield cls(socket)
-
-    def run(self, script: str) -> Any:
-        """Runs a script in the page; gives its value."""
-        number = next(self.numbers)
-        params = {"expression": script, "returnByValue": True}
-        order = {"id": number, "method": "Runtime.evaluate", "params": params}
-        self.socket.send(json.dumps(order))
-        while (answer := json.loads(self.socket.recv(30))).get("id") != number:
-            pass
-        return answer["result"]["result"].get("value")
-
-    def until(self, script: str, expected: Any) -> None:
-        """Waits until a script has a value."""
-        end = time.monotonic() + 30
-        while (found := self.run(script)) != expected:
-            assert time.monotonic() < end, (script, found)
-            time.sleep(0.05)
-
-    def lines(self, *expected: str) -> None:
-        shown = "[...document.querySelectorAll('li')].map((item) => item.textContent)"
-        self.until(shown, [*expected])
-
-    def add(self, line: str) -> None:
-        self.run(f"document.querySelector('#line').value = {json.dumps(line)}")
-        self.run("document.querySelector('button').click()")
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where Chromium takes orders."""
-    program = shutil.which("chromium")
-    assert program, "chromium is not installed: `cargo xtask test --sdk` does that"
+    """Where Chromium takes orders. It asks nobody but the page."""
     profile = tmp_path_factory.mktemp("profile")
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    # It asks nobody but the page.
-    options += ["--disable-background-networking", "--disable-component-update", "--no-first-run"]
-    options += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-    options += ["--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
-    log = (profile / "log").open("w+")
-    process = subprocess.Popen([program, *options], stderr=log, stdout=log)
-    try:
-        end = time.monotonic() + 60
-        while not (found := re.search(r"ws://([\d.]+:\d+)/", (profile / "log").read_text())):
-            assert process.poll() is None and time.monotonic() < end, (profile / "log").read_text()
-            time.sleep(0.05)
-        yield f"http://{found[1]}"
-    finally:
-        process.kill()
-        process.wait(30)
-        log.close()
+    with chromium(profile, "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1") as address:
+        yield address
 
 
 def test_a_browser_uses_an_application_inside(browser: str, tmp_path: Path) -> None:

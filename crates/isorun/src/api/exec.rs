@@ -20,6 +20,7 @@ pub enum Command {
 
 /// A command to run.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ExecRequest {
     /// A line for the shell, or a program and its arguments.
     pub command: Command,
@@ -102,17 +103,18 @@ pub enum ExecEvent {
 
 /// A text frame to `exec/attach`; a binary frame is standard input.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub enum AttachInput {
     /// Standard input ends.
-    Eof,
+    // With braces: of a variant without, serde takes any field.
+    Eof {},
     /// Send a signal to everything that the command started.
     Signal { signal: i32 },
 }
 
 /// A text frame to `terminal`; a binary frame is what was typed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub enum TerminalInput {
     /// The window has another size now.
     Resize { cols: u16, rows: u16 },

@@ -10,6 +10,7 @@ use crate::id::RunId;
 /// What asks for a run. Numbers are wide here, so that an absurd one is refused
 /// by its name and not by its type.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct NewRun {
     /// An OCI image such as `python:3.12`, or `host`: the machine's own programs, read-only.
     #[schema(example = "host")]
@@ -64,8 +65,9 @@ pub struct NetworkRules {
     pub deny: Option<Vec<String>>,
 }
 
-/// What a run may reach from now on: rules, or a profile.
+/// What a run may reach from now on: rules, or a profile. What `GET` answers is taken, too.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct NetworkChange {
     /// Lists of rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,6 +75,22 @@ pub struct NetworkChange {
     /// The name of a profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_profile: Option<String>,
+    /// The name of a profile, as `GET` has it; null for lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// What becomes of that which no rule in the lists names: `denied`, `web` or `allowed`. If not
+    /// given, `allowed` with `deny` alone and `denied` otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest: Option<String>,
+    /// The same as `network.allow`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Vec<String>>,
+    /// The same as `network.deny`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deny: Option<Vec<String>>,
+    /// The names of the run's credentials, as `GET` has them. They cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Vec<String>>,
 }
 
 /// What a run may reach.
@@ -206,6 +224,7 @@ pub struct RunList {
 
 /// What can be changed of a run.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Patch {
     /// Seconds without activity until it is destroyed, 0 or -1 for never.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,6 +8,7 @@ use crate::id::RunId;
 
 /// How many copies.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ForkRequest {
     /// 1 if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,6 +59,7 @@ pub struct SnapshotList {
 
 /// What to make a run from.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RestoreRequest {
     /// As it was told when the snapshot was taken.
     pub snapshot_id: String,
@@ -73,7 +75,7 @@ pub struct Deleted {
 
 /// A text frame to `shell`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub enum ShellInput {
     /// Run a command, when the one before has ended.
     Run {
@@ -83,9 +85,10 @@ pub enum ShellInput {
         timeout: Option<f64>,
     },
     /// Interrupt the command that runs.
-    Interrupt,
+    // With braces: of a variant without, serde takes any field.
+    Interrupt {},
     /// End the shell.
-    Close,
+    Close {},
 }
 
 /// A text frame of `shell`.

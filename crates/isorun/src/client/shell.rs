@@ -55,7 +55,7 @@ impl Conversation {
 
     /// Ends it.
     pub async fn close(mut self) -> Result<(), ClientError> {
-        self.say(&ShellInput::Close).await?;
+        self.say(&ShellInput::Close {}).await?;
         while !matches!(self.next().await?, Told::Closed(_)) {}
         Ok(())
     }

@@ -113,7 +113,7 @@ impl Input {
     }
 
     pub async fn end(&mut self) -> Result<(), ClientError> {
-        self.json(&AttachInput::Eof).await
+        self.json(&AttachInput::Eof {}).await
     }
 
     pub async fn resize(&mut self, (cols, rows): (u16, u16)) -> Result<(), ClientError> {

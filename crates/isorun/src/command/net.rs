@@ -77,6 +77,7 @@ impl RuleArgs {
             network: lists
                 .then_some(NetworkRules { allow: Some(self.allow), deny: Some(self.deny) }),
             network_profile: self.profile,
+            ..NetworkChange::default()
         }
     }
 }

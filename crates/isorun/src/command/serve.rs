@@ -92,6 +92,11 @@ pub struct Args {
     #[arg(long, help_heading = "URLs of sandboxes")]
     no_anonymous_urls: bool,
 
+    /// Let pages at /sb/ID/p/PORT/ share this server's origin in browsers: they get cookies and
+    /// storage, and those of one sandbox can read those of another
+    #[arg(long, help_heading = "URLs of sandboxes")]
+    shared_origin: bool,
+
     /// Leave sandboxes running when the server stops; the next one finds them again
     #[arg(long)]
     keep_sandboxes: bool,
@@ -255,6 +260,7 @@ fn config(args: Args) -> Result<Config, Failure> {
         },
         urls: Urls {
             anonymous: !args.no_anonymous_urls,
+            shared_origin: args.shared_origin,
             domain: args.domain.as_ref().map(|(_, name)| {
                 name.split_once(':').map_or(name.as_str(), |(name, _)| name).to_owned()
             }),

@@ -68,6 +68,9 @@ impl Default for Network {
 pub struct Urls {
     /// Whether there are URLs that need no API key.
     pub anonymous: bool,
+    /// Whether pages of `/sb/<run>/p/<port>/` share the server's origin, with
+    /// their cookies and storage, instead of being sandboxed by the browser.
+    pub shared_origin: bool,
     /// The name below which each run has its own.
     pub domain: Option<String>,
     /// The same with its scheme and port, such as `https://sandboxes.example`:

@@ -49,6 +49,7 @@ pub enum Code {
     ExecTimeout,
     TooLarge,
     RequestTimeout,
+    UnsupportedMediaType,
     TooManyRequests,
     TooManyRuns,
     TooManyExecs,
@@ -97,6 +98,9 @@ impl Code {
             Self::ExecTimeout => ("exec_timeout", StatusCode::GATEWAY_TIMEOUT),
             Self::TooLarge => ("too_large", StatusCode::PAYLOAD_TOO_LARGE),
             Self::RequestTimeout => ("request_timeout", StatusCode::REQUEST_TIMEOUT),
+            Self::UnsupportedMediaType => {
+                ("unsupported_media_type", StatusCode::UNSUPPORTED_MEDIA_TYPE)
+            }
             Self::TooManyRequests => ("too_many_requests", StatusCode::TOO_MANY_REQUESTS),
             Self::TooManyRuns => ("too_many_runs", StatusCode::TOO_MANY_REQUESTS),
             Self::TooManyExecs => ("too_many_execs", StatusCode::TOO_MANY_REQUESTS),

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::BodyDataStream,
+    body::{Body, BodyDataStream},
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::request::Parts,
 };
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::{
     ApiError, App, Caller, Code, config::MAX_JSON, limits, runs::LiveRun, state::hibernation,
+    strict,
 };
 use crate::{clock, id::RunId};
 
@@ -29,29 +30,29 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &App) -> Result<Self, ApiError> {
-        let mut body = request.into_body().into_data_stream();
-        let mut bytes = BytesMut::new();
-        while let Some(piece) = body.next().await {
-            bytes.extend_from_slice(&piece.map_err(limits::broken_body)?);
-            if bytes.len() > MAX_JSON {
-                drain(&mut body).await;
-                let message = format!("the body is larger than {MAX_JSON} bytes");
-                return Err(ApiError::new(Code::TooLarge, message));
-            }
-        }
-        // Lists would be taken for the fields of an object, in their order.
-        if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
-            return Err(ApiError::invalid("the body is no valid request: it is no JSON object"));
-        }
-        let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let parsed = serde_path_to_error::deserialize(&mut json)
-            .map_err(|error| error.to_string())
-            .and_then(|parsed| json.end().map(|()| parsed).map_err(|error| error.to_string()));
-        match parsed {
-            Ok(parsed) => Ok(Self(parsed)),
-            Err(why) => Err(ApiError::invalid(format!("the body is no valid request: {why}"))),
+        let (parts, body) = request.into_parts();
+        strict::is_json(&parts.headers)?;
+        let bytes = collect(body).await?;
+        let parsed = strict::object(&bytes);
+        parsed
+            .map(Self)
+            .map_err(|why| ApiError::invalid(format!("the body is no valid request: {why}")))
+    }
+}
+
+/// Reads a body that is JSON to its end.
+pub async fn collect(body: Body) -> Result<BytesMut, ApiError> {
+    let mut body = body.into_data_stream();
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = body.next().await {
+        bytes.extend_from_slice(&piece.map_err(limits::broken_body)?);
+        if bytes.len() > MAX_JSON {
+            drain(&mut body).await;
+            let message = format!("the body is larger than {MAX_JSON} bytes");
+            return Err(ApiError::new(Code::TooLarge, message));
         }
     }
+    Ok(bytes)
 }
 
 /// Reads on, for a while, what nobody wants: a connection that closes on a

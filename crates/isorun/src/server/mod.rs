@@ -25,6 +25,7 @@ mod routes;
 mod runs;
 mod shell;
 mod state;
+pub mod strict;
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,6 +38,12 @@ pub use auth::Caller;
 pub use config::Config;
 pub use error::{ApiError, Code};
 pub use listen::Listening;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use network::fuzz_network;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use order::fuzz_new_run;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use proxy::fuzz_urls;
 
 use self::{
     auth::Rates,

@@ -169,6 +169,16 @@ pub fn path(name: &str, path: &str) -> Result<String, ApiError> {
     Ok(path.to_owned())
 }
 
+/// Checks a request for a run that the fuzzer made.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn fuzz_new_run(new: NewRun) {
+    let limits = config::Config::embedded(std::path::PathBuf::new()).limits;
+    if let Ok(order) = Order::new(new, &limits) {
+        assert!(order.vcpus >= 1 && order.mem_mib >= MIN_MEM_MIB && order.disk_mib >= 1);
+        assert!(env(order.env).is_ok());
+    }
+}
+
 /// A text that can be handed to a program.
 pub fn no_nul(name: &str, text: &str) -> Result<(), ApiError> {
     match text.find('\0') {

@@ -16,7 +16,7 @@ use super::{
     lifecycle::{self, engine_error},
     limits, metrics, network, observe, openapi,
     order::{self, Order},
-    proxy, shell, state,
+    proxy, shell, state, strict,
 };
 use crate::{
     api::{
@@ -86,7 +86,10 @@ pub fn document() -> OpenApi {
 /// Everything that the server serves.
 pub fn service(app: &App) -> Router {
     let key = middleware::from_fn_with_state(app.clone(), auth::require_key);
-    let (router, _) = open().merge(keyed().merge(proxied()).route_layer(key)).split_for_parts();
+    let operations = strict::Operations::of(&document());
+    let known = middleware::from_fn_with_state(operations, strict::check);
+    let keyed = keyed().route_layer(known).merge(proxied()).route_layer(key);
+    let (router, _) = open().merge(keyed).split_for_parts();
     router
         .route("/sb/{*place}", any(proxy::anonymous))
         .fallback(observe::no_such_route)
@@ -199,7 +202,11 @@ async fn patch(
     Json(patch): Json<Patch>,
 ) -> Result<Answer<Run>, ApiError> {
     let timeout = patch.timeout.map(|timeout| order::timeout("timeout", timeout)).transpose()?;
-    let change = NetworkChange { network: patch.network, network_profile: patch.network_profile };
+    let change = NetworkChange {
+        network: patch.network,
+        network_profile: patch.network_profile,
+        ..NetworkChange::default()
+    };
     let changes_network = change.network.is_some() || change.network_profile.is_some();
     if timeout.is_none() && !changes_network {
         return Err(ApiError::invalid(

@@ -33,6 +33,7 @@ use super::{
     extract::{AwakeRun, Params},
     order,
     runs::{InUse, LiveRun},
+    strict,
 };
 use crate::{
     api::{ErrorBody, ShellInput, ShellSays},
@@ -256,10 +257,10 @@ async fn listen<'run>(
                 return Some(ApiError::invalid("a shell takes text frames only, as JSON"));
             }
         };
-        let input = match serde_json::from_str(&said) {
+        let input = match strict::object(said.as_bytes()) {
             Ok(input) => input,
-            Err(error) => {
-                return Some(ApiError::invalid(format!("a text frame is no order: {error}")));
+            Err(why) => {
+                return Some(ApiError::invalid(format!("a text frame is no order: {why}")));
             }
         };
         let done = match input {
@@ -285,8 +286,8 @@ async fn listen<'run>(
                 }
                 sent
             }
-            ShellInput::Interrupt => control.interrupt().await,
-            ShellInput::Close => control.close().await,
+            ShellInput::Interrupt {} => control.interrupt().await,
+            ShellInput::Close {} => control.close().await,
         };
         // One that has ended reads nothing; its end is told.
         if let Err(error @ ClientError::TooLong(_)) = done {

@@ -29,5 +29,6 @@ mod sockets;
 mod state;
 mod tenants;
 mod terminal;
+mod unknown;
 mod urls;
 mod world;

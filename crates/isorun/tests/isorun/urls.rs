@@ -115,10 +115,11 @@ fn a_server_on_the_loopback_address_has_urls() {
             "GET /a/b?c=d%20e\n",
             "x-mine: kept\n",
             &format!("host: {address}\n"),
-            &format!("x-forwarded-prefix: /sb/{id}/p/8000\n"),
+            &format!("x-forwarded-host: {address}\n"),
         ] {
             assert!(body.to_lowercase().contains(&line.to_lowercase()), "{line:?} of {body}");
         }
+        assert!(!body.contains(&id), "{body}");
         // With a key, which stays outside.
         let path = format!("/v1/runs/{id}/proxy/8000/x");
         let (status, body) = text(server.request(Method::GET, &path)).await;
@@ -259,8 +260,208 @@ fn each_run_has_a_name_of_its_own() {
         let url = format!("{}/sb/p/8000/x", server.url);
         let (status, body) = text(server.http.get(&url).header("host", &host)).await;
         assert!(status == 200 && body.starts_with("GET /x\n"), "{body}");
+        // What the sandbox is told of its names has no id in it, and works.
+        let told = server
+            .http
+            .get(&url)
+            .header("host", &host)
+            .header("origin", format!("https://{host}"))
+            .header("referer", format!("https://{host}/sb/p/8000/page"));
+        let (_, body) = text(told).await;
+        assert!(!body.to_lowercase().contains(&id), "{body}");
+        for line in [
+            "host: sandbox.sandboxes.test:7676\n",
+            "x-forwarded-prefix: /sb/p/8000\n",
+            "origin: https://sandbox.sandboxes.test:7676\n",
+            "referer: https://sandbox.sandboxes.test:7676/page\n",
+        ] {
+            assert!(body.to_lowercase().contains(line), "{line:?} of {body}");
+        }
         let other = server.http.get(&url).header("host", "elsewhere.test");
         refused(&answer(other).await, 404, "not_found", "names no run");
+    });
+}
+
+/// Answers with headers that act beyond its port, and with the head of the
+/// request as the body.
+const HOSTILE: &str = r#"
+import socket, sys, threading
+HEAD = b"""HTTP/1.1 200 OK
+Content-Type: text/plain
+Service-Worker-Allowed: /
+service-worker-allowed: /v1
+Clear-Site-Data: "*"
+Strict-Transport-Security: max-age=1000; includeSubDomains
+Alt-Svc: h2="evil.test:443"
+NEL: {}
+Report-To: {}
+Reporting-Endpoints: a="https://evil.test"
+X-Accel-Redirect: /etc/passwd
+Set-Cookie: parent=1; Domain=sandboxes.test; Path=/
+Set-Cookie: wide=1; Path=/
+Set-Cookie: isorun_token=1; Path=/
+Set-Cookie: =isorun_token=1; Path=/
+Set-Cookie: __Host-a=1; Secure; Path=/
+Referrer-Policy: unsafe-url
+X-Own: kept
+Connection: close
+""".replace(b"\n", b"\r\n")
+def serve(s):
+    said = b""
+    while b"\r\n\r\n" not in said: said += s.recv(4096)
+    s.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(said) + said); s.close()
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True: threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+"#;
+
+#[test]
+fn nothing_of_ours_goes_in_and_nothing_wide_comes_out() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        serve(&server, &id, HOSTILE, 8000).await;
+        let key = &server.key;
+        let basic = {
+            use base64::{Engine as _, engine::general_purpose::STANDARD};
+            STANDARD.encode(format!("user:{key}"))
+        };
+        let path = format!("{}/sb/{id}/p/8000/", server.url);
+        let name = format!("{}/sb/p/8000/", server.url);
+        let local = format!("{id}.localhost:7676");
+        let keyed = format!("{}/v1/runs/{id}/proxy/8000/", server.url);
+        let port = server.url.rsplit_once(':').unwrap().1;
+        for (url, host) in [(&path, None), (&name, Some(&local)), (&keyed, None)] {
+            for (header, value) in [
+                ("authorization", format!("Bearer {key}")),
+                ("AUTHORIZATION", format!("bearer   {}", key.to_uppercase())),
+                ("authorization", format!("Bearer {key}{key}")),
+                ("authorization", format!("Basic {basic}")),
+                ("proxy-authorization", format!("Bearer {key}")),
+                ("x-api-key", key.clone()),
+                ("x-isorun-token", "0123456789abcdef".to_owned()),
+                ("cookie", format!("own=1; isorun_token=0123456789abcdef; k={key}")),
+                ("sec-websocket-protocol", format!("mine, {key}")),
+                (
+                    "referer",
+                    format!(
+                        "http://127.0.0.1:{port}/sb/{id}/p/8000/?isorun_token=0123456789abcdef"
+                    ),
+                ),
+                ("referer", format!("https://elsewhere.test/?{key}")),
+                ("x-forwarded-uri", format!("/sb/{id}/p/8000/")),
+                ("x-mine", "kept".to_owned()),
+            ] {
+                let query =
+                    format!("?a=1&isorun_token=0123456789abcdef&key={key}&%69sorun_live_x=1");
+                let mut request = server.http.get(format!("{url}{query}"));
+                if url == &keyed && !header.eq_ignore_ascii_case("authorization") {
+                    request = request.bearer_auth(key);
+                }
+                if url == &keyed && header.eq_ignore_ascii_case("authorization") {
+                    request = request.bearer_auth(key);
+                } else {
+                    request = request.header(header, &value);
+                }
+                if let Some(host) = host {
+                    request = request.header("host", host);
+                }
+                let response = request.send().await.unwrap();
+                assert_eq!(response.status(), 200, "{url} {header}");
+                let headers = response.headers().clone();
+                let body = response.text().await.unwrap().to_lowercase();
+                assert!(body.starts_with("get /?a=1 http/1.1"), "{body}");
+                for secret in
+                    ["isorun_live", "%69sorun", "0123456789abcdef", &id, &basic.to_lowercase()]
+                {
+                    assert!(!body.contains(secret), "{url} {header}: {value}: {secret} in {body}");
+                }
+                if header == "x-mine" {
+                    assert!(body.contains("x-mine: kept"), "{body}");
+                }
+                for wide in [
+                    "service-worker-allowed",
+                    "clear-site-data",
+                    "strict-transport-security",
+                    "alt-svc",
+                    "nel",
+                    "report-to",
+                    "reporting-endpoints",
+                    "x-accel-redirect",
+                ] {
+                    assert!(!headers.contains_key(wide), "{wide}");
+                }
+                assert_eq!(headers["x-own"], "kept");
+                assert_eq!(headers["referrer-policy"], "same-origin");
+                let sandboxed = headers.get("content-security-policy").is_some();
+                assert_eq!(sandboxed, host.is_none(), "{headers:?}");
+                let own = url.strip_prefix(&server.url).unwrap();
+                let cookies: Vec<_> = headers
+                    .get_all("set-cookie")
+                    .iter()
+                    .map(|value| value.to_str().unwrap())
+                    .collect();
+                let mut expected =
+                    vec![format!("parent=1; Path={own}"), format!("wide=1; Path={own}")];
+                if host.is_some() {
+                    expected.push("__Host-a=1; Secure; Path=/".to_owned());
+                }
+                assert_eq!(cookies, expected);
+            }
+        }
+        // In the path it cannot be taken out.
+        let request = server.http.get(format!("{path}{key}"));
+        refused(&answer(request).await, 400, "invalid_request", "API key");
+    });
+}
+
+/// The id opens the run's URLs: nothing inside may know it, or tell it to others.
+#[test]
+fn the_id_is_nowhere_inside() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create_with(json!({ "network_profile": "default" })).await;
+        let ask = "hostname; python3 -c 'import socket; print(socket.gethostbyname(socket.gethostname()), socket.getfqdn())'";
+        let said = server.exec(&id, ask).await["stdout"].as_str().unwrap().to_owned();
+        let hostname = said.lines().next().unwrap().to_owned();
+        assert!(hostname.starts_with("sandbox-") && hostname.len() == 20, "{said}");
+        assert_eq!(said.lines().nth(1).unwrap().split(' ').next(), Some("127.0.0.1"), "{said}");
+        assert!(!said.contains(&id) && !said.contains(&id[3..]), "{said}");
+        // Built inside, so that the search is not found by itself.
+        let (begin, end) = id.split_at(10);
+        let search = format!(
+            "p={begin}; p=$p{end}; echo $p > /tmp/pattern; unset p; \
+             env | grep -c -f /tmp/pattern; \
+             cat /proc/cmdline /proc/version /proc/mounts /proc/*/mountinfo /proc/*/cgroup \
+                 /proc/*/environ /proc/*/cmdline /proc/*/maps /proc/sys/kernel/* 2>/dev/null \
+                 | grep -a -c -f /tmp/pattern; \
+             find /etc /run /dev /sys /proc /var -maxdepth 4 2>/dev/null | grep -c -f /tmp/pattern; \
+             find /etc /run /sys -type f 2>/dev/null -exec grep -l -s -f /tmp/pattern {{}} + | wc -l; \
+             ls -l /proc/*/fd /proc/*/cwd /proc/*/root 2>/dev/null | grep -c -f /tmp/pattern; \
+             dmesg 2>/dev/null | grep -c -f /tmp/pattern; grep -c -f /tmp/pattern /tmp/pattern"
+        );
+        assert_eq!(server.exec(&id, &search).await["stdout"], "0\n0\n0\n0\n0\n0\n1\n");
+        // The same after a rest, another in a copy, and resolved without a network.
+        server.post(&format!("/v1/runs/{id}/hibernate"), json!({})).await;
+        server.post(&format!("/v1/runs/{id}/resume"), json!({})).await;
+        assert_eq!(server.exec(&id, ask).await["stdout"], said.as_str());
+        let (_, forks) = server.post(&format!("/v1/runs/{id}/fork"), json!({ "count": 2 })).await;
+        let mut names = std::collections::BTreeSet::from([hostname]);
+        for fork in forks["forks"].as_array().unwrap() {
+            let fork = fork["id"].as_str().unwrap();
+            let said = server.exec(fork, ask).await["stdout"].as_str().unwrap().to_owned();
+            let name = said.lines().next().unwrap();
+            assert!(said.contains("\n127.0.0.1 ") && !said.contains(&fork[3..]), "{said}");
+            assert!(names.insert(name.to_owned()), "{names:?}");
+            let hosts =
+                server.exec(fork, "cat /etc/hosts").await["stdout"].as_str().unwrap().to_owned();
+            assert_eq!(hosts.matches("sandbox-").count(), 1, "{hosts}");
+        }
+        let closed = server.create_with(json!({ "network_profile": "locked-down" })).await;
+        let said = server.exec(&closed, ask).await["stdout"].as_str().unwrap().to_owned();
+        assert!(said.contains("\n127.0.0.1 "), "{said}");
+        let log = server.request(Method::GET, &format!("/v1/runs/{closed}/audit")).send().await;
+        let log = log.unwrap().text().await.unwrap();
+        assert!(!log.contains("network.blocked"), "a name was asked for: {log}");
     });
 }
 

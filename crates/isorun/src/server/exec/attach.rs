@@ -33,6 +33,7 @@ use crate::{
         ApiError, App,
         extract::{AwakeRun, Params},
         runs::LiveRun,
+        strict,
     },
 };
 
@@ -161,8 +162,8 @@ async fn first_word(
 }
 
 fn order_of<T: DeserializeOwned>(text: &str) -> Result<T, ApiError> {
-    serde_json::from_str(text)
-        .map_err(|error| ApiError::invalid(format!("a text frame is no valid order: {error}")))
+    strict::object(text.as_bytes())
+        .map_err(|why| ApiError::invalid(format!("a text frame is no valid order: {why}")))
 }
 
 /// How output and orders look.
@@ -245,7 +246,7 @@ fn understood(text: &str, form: Form) -> Result<Input, ApiError> {
             }
         },
         Form::Pipes => match order_of(text)? {
-            AttachInput::Eof => Ok(Input::Eof),
+            AttachInput::Eof {} => Ok(Input::Eof),
             AttachInput::Signal { signal } if (1..=64).contains(&signal) => {
                 Ok(Input::Signal(signal.unsigned_abs()))
             }

@@ -7,6 +7,8 @@ mod routes;
 mod settings;
 mod trust;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub use order::fuzz_network;
 pub use order::{credentials, order};
 pub use report::Blocks;
 pub use routes::{

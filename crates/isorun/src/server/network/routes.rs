@@ -1,7 +1,6 @@
 //! The network of a run over HTTP: look, and change.
 
 use axum::{Json as Answer, extract::State};
-use isorun_engine::network::policy::Rest;
 
 use super::{Settings, order};
 use crate::{
@@ -39,7 +38,8 @@ pub async fn show(OwnRun(run): OwnRun) -> Answer<Network> {
 
 /// Change what a run may reach
 ///
-/// Takes effect at once; connections that are open are reset. Credentials stay as they are.
+/// Takes effect at once; connections that are open are reset. Credentials stay as they are. A body
+/// that `GET` answered changes nothing; one without rules or with unknown fields is refused.
 #[utoipa::path(
     put, path = "/v1/runs/{id}/network", tag = "network", operation_id = "set_network",
     params(("id" = String, Path, description = "The run")),
@@ -59,10 +59,10 @@ pub async fn change(
 }
 
 pub async fn apply(app: &App, run: &LiveRun, change: NetworkChange) -> Result<Network, ApiError> {
-    let order = order(change.network_profile.as_deref(), change.network.as_ref())?;
     // One change at a time, so that what is kept is what holds.
     let _change = run.change.lock().await;
-    let settings = run.network().with(order);
+    let now = run.network();
+    let settings = now.with(order::change(&change, &describe(&now))?);
     app.store.set_run_network(&run.id, settings.store(&app.secret)?).await?;
     // One that is on disk has it when it comes back.
     if !run.is_asleep() {
@@ -78,16 +78,11 @@ pub async fn apply(app: &App, run: &LiveRun, change: NetworkChange) -> Result<Ne
     Ok(network)
 }
 
-fn describe(settings: &Settings) -> Network {
+pub fn describe(settings: &Settings) -> Network {
     let (allow, deny) = settings.policy.lists();
     Network {
         profile: settings.profile.clone(),
-        rest: match settings.policy.rest() {
-            Rest::Closed => "denied",
-            Rest::Web => "web",
-            Rest::Open => "allowed",
-        }
-        .to_owned(),
+        rest: order::rest_name(settings.policy.rest()).to_owned(),
         allow,
         deny,
         credentials: settings.credentials.list().iter().map(|one| one.name.clone()).collect(),

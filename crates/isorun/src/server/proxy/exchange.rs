@@ -6,10 +6,7 @@ use std::time::Duration;
 use axum::{
     body::Body,
     extract::Request,
-    http::{
-        HeaderValue, Method, StatusCode, Uri, Version,
-        header::{self, Entry},
-    },
+    http::{HeaderValue, Method, StatusCode, Version, header},
     response::Response,
 };
 use hyper::{ext::Protocol, upgrade::OnUpgrade};
@@ -17,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use isorun_engine::network::hop;
 use tokio::time::timeout;
 
-use super::{ApiError, Code, Place, Ports, reach::Trouble};
+use super::{ApiError, Code, Place, Ports, inward, outward, reach::Trouble};
 use crate::server::runs::Visit;
 
 /// How long a server inside may take until its answer begins.
@@ -28,8 +25,14 @@ pub async fn pass(
     ports: &Ports,
     visit: Visit,
     place: &Place,
+    shared_origin: bool,
     mut request: Request,
 ) -> Result<Response, ApiError> {
+    let names = inward::Names::of(request.uri(), request.headers());
+    let shown = outward::Shown::of(place, &names, request.headers(), shared_origin);
+    if let Some(answer) = outward::preflight(shown.apart, &request) {
+        return Ok(answer);
+    }
     // A WebSocket over HTTP/2 is a CONNECT; inside it is the usual upgrade.
     let over_http2 = request.method() == Method::CONNECT;
     let protocol = if over_http2 {
@@ -43,7 +46,7 @@ pub async fn pass(
         hop::upgrade(request.headers())
     };
     let ours = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
-    let inward = inward(place, request, protocol, over_http2)?;
+    let inward = inward(place, &names, request, protocol, over_http2)?;
     let sending = ports.send(visit.sandbox(), place.port, inward);
     let answer = match timeout(SILENCE, sending).await {
         Ok(answer) => answer.map_err(|trouble| refusal(place, trouble))?,
@@ -54,7 +57,7 @@ pub async fn pass(
             ));
         }
     };
-    Ok(outward(place, answer, ours, over_http2, visit))
+    Ok(outward(place, &shown, answer, ours, over_http2, visit))
 }
 
 fn refusal(place: &Place, trouble: Trouble) -> ApiError {
@@ -83,22 +86,15 @@ fn refusal(place: &Place, trouble: Trouble) -> ApiError {
 /// What the server inside is sent.
 fn inward(
     place: &Place,
+    names: &inward::Names,
     request: Request,
     upgrade: Option<HeaderValue>,
     over_http2: bool,
 ) -> Result<Request, ApiError> {
     let (mut parts, body) = request.into_parts();
-    let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    let path = format!("{}{query}", place.path);
+    parts.uri = inward::target(place, parts.uri.query())?;
     let headers = &mut parts.headers;
-    let host = match headers.entry(header::HOST) {
-        Entry::Occupied(host) => Some(host.get().clone()),
-        Entry::Vacant(_) => parts
-            .uri
-            .authority()
-            .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()),
-    };
-    hop::strip(headers);
+    inward::rewrite(place, names, headers);
     if let Some(upgrade) = upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, upgrade);
@@ -109,30 +105,14 @@ fn inward(
             headers.insert(header::SEC_WEBSOCKET_KEY, key);
         }
     }
-    for (name, value) in [
-        ("x-forwarded-prefix", HeaderValue::from_str(&place.prefix).ok()),
-        ("x-forwarded-host", host.clone()),
-    ] {
-        // What a client says of these is not so.
-        headers.remove(name);
-        if let Some(value) = value {
-            headers.insert(name, value);
-        }
-    }
-    headers.remove("forwarded");
-    if let Some(host) = host {
-        headers.insert(header::HOST, host);
-    }
     parts.version = Version::HTTP_11;
-    parts.uri = path
-        .parse::<Uri>()
-        .map_err(|error| ApiError::invalid(format!("the path is no path: {error}")))?;
     Ok(Request::from_parts(parts, body))
 }
 
 /// What the client is sent.
 fn outward(
     place: &Place,
+    shown: &outward::Shown,
     mut answer: Response<hyper::body::Incoming>,
     ours: Option<OnUpgrade>,
     over_http2: bool,
@@ -142,7 +122,7 @@ fn outward(
         let theirs = hyper::upgrade::on(&mut answer);
         let protocol = hop::upgrade(answer.headers());
         let (mut parts, _) = answer.into_parts();
-        hop::strip(&mut parts.headers);
+        outward::rewrite(place, shown, &mut parts.headers);
         if over_http2 {
             parts.status = StatusCode::OK;
             parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
@@ -156,16 +136,8 @@ fn outward(
         return Response::from_parts(parts, Body::empty());
     }
     let (mut parts, body) = answer.into_parts();
-    hop::strip(&mut parts.headers);
+    outward::rewrite(place, shown, &mut parts.headers);
     parts.version = Version::default();
-    // The server inside does not know where it is.
-    if let Some(location) = parts.headers.get(header::LOCATION)
-        && let Some(path) = location.to_str().ok().filter(|to| to.starts_with('/'))
-        && !path.starts_with("//")
-        && let Ok(value) = HeaderValue::try_from(format!("{}{path}", place.prefix))
-    {
-        parts.headers.insert(header::LOCATION, value);
-    }
     Response::from_parts(parts, visit.until_the_end(body))
 }
 

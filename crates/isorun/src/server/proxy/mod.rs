@@ -11,8 +11,11 @@
 
 mod access;
 mod exchange;
+mod inward;
+mod outward;
 mod place;
 mod reach;
+mod secrets;
 
 use std::sync::Arc;
 
@@ -34,20 +37,18 @@ use access::Entry;
 pub async fn keyed(
     State(app): State<App>,
     caller: Caller,
-    mut request: Request,
+    request: Request,
 ) -> Result<Response, ApiError> {
     let place = Place::of_key(request.uri().path()).map_err(ApiError::invalid)?;
     let run = app.runs.get(&place.run).filter(|run| run.tenant == caller.tenant);
     let run = run.ok_or_else(|| no_such_run(&place))?;
-    // The key is the server's business, and the sandbox must not learn it.
-    request.headers_mut().remove(header::AUTHORIZATION);
     visit(&app, &run, place, request).await
 }
 
 /// A request of anybody who knows the id of the run.
 pub async fn anonymous(
     State(app): State<App>,
-    mut request: Request,
+    request: Request,
 ) -> Result<Response<Body>, ApiError> {
     let host = host(&request);
     let domain = app.config.urls.domain.as_deref();
@@ -60,7 +61,7 @@ pub async fn anonymous(
         ));
     }
     let run = app.runs.get(&place.run).ok_or_else(|| no_such_run(&place))?;
-    match access::enter(&run.defaults.urls, &place, &mut request)? {
+    match access::enter(&run.defaults.urls, &place, &request)? {
         Entry::Open => {
             limits::attribute(&app, request.extensions(), &run.tenant)?;
             visit(&app, &run, place, request).await
@@ -79,13 +80,73 @@ async fn visit(
     let visit = run.visit()?;
     tokio::select! {
         biased;
-        answer = exchange::pass(&app.ports, visit, &place, request) => answer,
+        answer = exchange::pass(&app.ports, visit, &place, app.config.urls.shared_origin, request) => answer,
         why = run.ended() => Err(why),
     }
 }
 
 fn no_such_run(place: &Place) -> ApiError {
     ApiError::new(Code::RunNotFound, format!("there is no run {}", place.run))
+}
+
+/// Splits a URL and rewrites heads that the fuzzer made, and checks what has to
+/// hold of them.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn fuzz_urls(kind: u8, uri: &axum::http::Uri, mut headers: HeaderMap) {
+    let host = host_of(&headers);
+    let domain = if kind & 1 == 0 { None } else { Some("sb.test") };
+    let place = if kind & 2 == 0 {
+        Place::of_name(host.as_deref(), domain, uri.path())
+    } else {
+        Place::of_key(uri.path())
+    };
+    let Ok(place) = place else { return };
+    let whole = format!("{}{}", place.prefix, place.path);
+    assert!(whole == uri.path() || whole == format!("{}/", uri.path()), "{whole}");
+    assert!(place.port > 1 && place.path.starts_with('/'));
+    let token = UrlAccess::Token("0011223344556677".to_owned());
+    let mut request = Request::new(Body::empty());
+    *request.uri_mut() = uri.clone();
+    *request.headers_mut() = headers.clone();
+    if let Ok(Entry::Redirect(response)) = access::enter(&token, &place, &request) {
+        let to = &response.headers()[header::LOCATION];
+        assert!(to.as_bytes().starts_with(place.prefix.as_bytes()));
+    }
+    let names = inward::Names::of(uri, &headers);
+    let shown = outward::Shown::of(&place, &names, &headers, kind & 4 != 0);
+    // The same bytes as the head of an answer.
+    let mut answer = headers.clone();
+    inward::rewrite(&place, &names, &mut headers);
+    for (name, value) in &headers {
+        let value = value.as_bytes();
+        assert!(!secrets::has_key(value), "{name}: {value:?}");
+        assert!(!secrets::contains(value, place.run.as_str().as_bytes()), "{name}: {value:?}");
+        assert!(!name.as_str().starts_with("x-isorun-"));
+    }
+    assert!(
+        access::cookies(&headers).all(|(name, _)| !name.eq_ignore_ascii_case(TOKEN.as_bytes()))
+    );
+    if let Ok(target) = inward::target(&place, uri.query()) {
+        assert_eq!(target.path(), place.path);
+        assert!(!secrets::has_key(target.to_string().as_bytes()), "{target}");
+    }
+    outward::rewrite(&place, &shown, &mut answer);
+    for name in ["service-worker-allowed", "clear-site-data", "strict-transport-security"] {
+        assert!(!answer.contains_key(name));
+    }
+    for cookie in answer.get_all(header::SET_COOKIE) {
+        let cookie = cookie.as_bytes();
+        let attributes = || {
+            let parts = cookie.split(|byte| *byte == b';').skip(1).map(<[u8]>::trim_ascii);
+            parts.map(|part| {
+                part.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii()
+            })
+        };
+        assert!(!attributes().any(|name| name.eq_ignore_ascii_case(b"domain")), "{cookie:?}");
+        assert_eq!(attributes().filter(|name| name.eq_ignore_ascii_case(b"path")).count(), 1);
+        let own = format!("; Path={}/", place.prefix);
+        assert!(secrets::contains(cookie, own.as_bytes()) || cookie.ends_with(b"; Path=/"));
+    }
 }
 
 /// Which name the client asked for.

@@ -2,9 +2,25 @@
 
 use crate::id::RunId;
 
+/// Which of its URLs a port is reached by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `/v1/runs/<run>/proxy/<port>/`, with an API key.
+    Key,
+    /// `/sb/<run>/p/<port>/` on the server's own name, which all runs share.
+    Path,
+    /// `/sb/p/<port>/` on a name that only this run has.
+    Name,
+}
+
+/// The name below which each run has its own when the server has no domain.
+/// Browsers take every name below it for the machine that they run on.
+const LOCAL_DOMAIN: &str = "localhost";
+
 /// A port of a run, and a path on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
+    pub form: Form,
     pub run: RunId,
     pub port: u16,
     /// What stands before the path, such as `/sb/p/8000`.
@@ -18,7 +34,7 @@ impl Place {
     pub fn of_key(path: &str) -> Result<Self, String> {
         let rest = path.strip_prefix("/v1/runs/").unwrap_or_default();
         let (run, rest) = rest.split_once("/proxy/").ok_or("the path has no port")?;
-        Self::new(run, rest, &format!("/v1/runs/{run}/proxy/"))
+        Self::new(Form::Key, run, rest, &format!("/v1/runs/{run}/proxy/"))
     }
 
     /// `/sb/<run>/p/<port>/<path>`, or `/sb/p/<port>/<path>` on the name
@@ -26,25 +42,26 @@ impl Place {
     pub fn of_name(host: Option<&str>, domain: Option<&str>, path: &str) -> Result<Self, String> {
         let rest = path.strip_prefix("/sb/").unwrap_or_default();
         if let Some(rest) = rest.strip_prefix("p/") {
-            let name = host.zip(domain).and_then(|(host, domain)| {
+            let name = host.and_then(|host| {
                 let host = host.to_ascii_lowercase();
+                let domain = domain.unwrap_or(LOCAL_DOMAIN);
                 Some(host.strip_suffix(domain)?.strip_suffix('.')?.to_owned())
             });
             let Some(run) = name else {
                 return Err(format!(
                     "{path} names no run: use /sb/<run id>/p/<port>/, or the name <run id>.{}",
-                    domain.unwrap_or("<domain>, which this server does not have (--domain)")
+                    domain.unwrap_or(LOCAL_DOMAIN)
                 ));
             };
-            return Self::new(&run, rest, "/sb/p/");
+            return Self::new(Form::Name, &run, rest, "/sb/p/");
         }
         let (run, rest) = rest
             .split_once("/p/")
             .ok_or_else(|| format!("{path} names no port: use /sb/<run id>/p/<port>/"))?;
-        Self::new(run, rest, &format!("/sb/{run}/p/"))
+        Self::new(Form::Path, run, rest, &format!("/sb/{run}/p/"))
     }
 
-    fn new(run: &str, rest: &str, before: &str) -> Result<Self, String> {
+    fn new(form: Form, run: &str, rest: &str, before: &str) -> Result<Self, String> {
         let run = run.parse().map_err(|error| format!("{error}"))?;
         let (port, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let number = port
@@ -56,7 +73,7 @@ impl Place {
             return Err(format!("{port:?} is no port: give a number from 2 to 65535"));
         };
         let path = if path.is_empty() { "/".to_owned() } else { path.to_owned() };
-        Ok(Self { run, port, prefix: format!("{before}{port}"), path })
+        Ok(Self { form, run, port, prefix: format!("{before}{port}"), path })
     }
 }
 
@@ -87,6 +104,10 @@ mod tests {
         }
         let place = Place::of_key(&format!("/v1/runs/{RUN}/proxy/3000/p/1/")).unwrap();
         assert_eq!((place.port, place.path.as_str()), (3000, "/p/1/"));
+        let local = format!("{RUN}.localhost");
+        let place = Place::of_name(Some(&local), None, "/sb/p/8000/").unwrap();
+        assert_eq!((place.form, place.run.as_str()), (Form::Name, RUN));
+        assert!(Place::of_name(Some(&local), domain, "/sb/p/8000/").is_err());
     }
 
     #[test]

@@ -1,0 +1,235 @@
+//! What a fuzzer throws bytes at: parsers of what clients and guests send. Each
+//! function panics when what has to hold does not.
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    api::{
+        AttachInput, ExecRequest, ForkRequest, NetworkChange, NewRun, Patch, RestoreRequest,
+        ShellInput, TerminalInput,
+    },
+    server,
+};
+
+/// The URL of a port, the head of a request to it, and the head of an answer.
+///
+/// One line each: a host, a path, a query, and headers. The first byte says by
+/// which of its URLs the port is reached, and whether there is a domain.
+pub fn urls(input: &[u8]) {
+    let Some((kind, rest)) = input.split_first() else { return };
+    let mut lines = rest.split(|byte| *byte == b'\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let (host, path, query) = (line(), line(), line());
+    let (Ok(host), Ok(path), Ok(query)) =
+        (str::from_utf8(host), str::from_utf8(path), str::from_utf8(query))
+    else {
+        return;
+    };
+    // Only what can be a URI reaches the server's own parsers.
+    let Ok(uri) = format!("{path}?{query}").parse::<Uri>() else { return };
+    let mut headers = HeaderMap::new();
+    if let Ok(host) = HeaderValue::from_str(host) {
+        headers.insert(header::HOST, host);
+    }
+    for line in lines {
+        let Some(at) = line.iter().position(|byte| *byte == b':') else { continue };
+        let (name, value) = (&line[..at], line[at + 1..].trim_ascii());
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+            && headers.len() < 100
+        {
+            headers.append(name, value);
+        }
+    }
+    server::fuzz_urls(*kind, &uri, headers);
+}
+
+/// The body of a request, or a text frame of a WebSocket. The first byte says
+/// which.
+pub fn requests(input: &[u8]) {
+    let Some((kind, text)) = input.split_first() else { return };
+    match kind % 9 {
+        0 => {
+            if let Some(new) = parse::<NewRun>(text) {
+                server::fuzz_new_run(new);
+            }
+        }
+        1 => {
+            if let Some(change) = parse::<NetworkChange>(text) {
+                server::fuzz_network(&change);
+            }
+        }
+        2 => drop(parse::<Patch>(text)),
+        3 => drop(parse::<ExecRequest>(text)),
+        4 => drop(parse::<ForkRequest>(text)),
+        5 => drop(parse::<RestoreRequest>(text)),
+        6 => drop(parse::<ShellInput>(text)),
+        7 => drop(parse::<AttachInput>(text)),
+        _ => drop(parse::<TerminalInput>(text)),
+    }
+}
+
+/// Parses strictly. Of what was accepted nothing may have been ignored: all that
+/// is not null is there when it is written again, which parses to the same.
+fn parse<T: DeserializeOwned + Serialize>(text: &[u8]) -> Option<T> {
+    let parsed: T = match server::strict::object(text) {
+        Ok(parsed) => parsed,
+        Err(why) => {
+            assert!(!why.is_empty() && why.len() < 2048, "{why}");
+            return None;
+        }
+    };
+    let given: Value = serde_json::from_slice(text).unwrap_or_else(|_| panic!("no JSON"));
+    let written = serde_json::to_value(&parsed).unwrap_or_else(|error| panic!("{error}"));
+    contains(&written, &given);
+    let again: T = server::strict::object(written.to_string().as_bytes())
+        .unwrap_or_else(|why| panic!("{written}: {why}"));
+    assert_eq!(serde_json::to_value(&again).ok(), Some(written));
+    Some(parsed)
+}
+
+fn contains(written: &Value, given: &Value) {
+    match given {
+        Value::Object(fields) => {
+            for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
+                let found = written.get(name);
+                contains(found.unwrap_or_else(|| panic!("{name} was ignored")), value);
+            }
+        }
+        Value::Array(items) => {
+            assert_eq!(written.as_array().map(Vec::len), Some(items.len()));
+            for (index, item) in items.iter().enumerate() {
+                contains(&written[index], item);
+            }
+        }
+        // A whole number may have become another kind of number.
+        Value::Number(number) => assert_eq!(written.as_f64(), number.as_f64()),
+        given => assert_eq!(written, given),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        path::Path,
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+
+    /// A generator that is the same in each run.
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn below(&mut self, limit: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            usize::try_from(self.0 >> 33).unwrap() % limit.max(1)
+        }
+    }
+
+    /// Pieces that matter to a parser of these texts.
+    const WORDS: [&[u8]; 32] = [
+        b"isorun_live_",
+        b"isorun_token=",
+        b"run0123456789abcdef",
+        b"%69",
+        b"%25",
+        b"%5F",
+        b"/sb/",
+        b"/p/",
+        b"..",
+        b"//",
+        b"?",
+        b"&",
+        b";",
+        b"=",
+        b"\n",
+        b": ",
+        b"\xff",
+        b"\0",
+        b"\"",
+        b"{",
+        b"}",
+        b"[",
+        b"null",
+        b"network",
+        b"allow",
+        b"__Host-",
+        b"Domain=",
+        b"Path=",
+        b"cookie: ",
+        b"authorization: ",
+        b"aXNvcnVuX2xpdmVf",
+        b"65535",
+    ];
+
+    /// Inputs that are made from the seeds by random changes: without a fuzzer, for
+    /// a second; for longer with `ISORUN_FUZZ_SECONDS`.
+    fn run(target: &str, check: fn(&[u8])) {
+        let folder =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/isorun/seeds").join(target);
+        let mut seeds: Vec<Vec<u8>> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())
+            .collect();
+        seeds.sort();
+        assert!(seeds.len() > 3);
+        let seconds = std::env::var("ISORUN_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
+        let seed = std::env::var("ISORUN_FUZZ_SEED").ok().and_then(|text| text.parse().ok());
+        let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(1));
+        let mut numbers = Numbers(seed.unwrap_or(0x9e37_79b9_7f4a_7c15));
+        let mut count = 0_u64;
+        seeds.iter().for_each(|seed| check(seed));
+        while Instant::now() < end {
+            for _ in 0..64 {
+                let mut input = seeds[numbers.below(seeds.len())].clone();
+                for _ in 0..=numbers.below(6) {
+                    let at = numbers.below(input.len() + 1);
+                    match numbers.below(6) {
+                        0 => input.truncate(at.max(1)),
+                        1 => {
+                            let word = WORDS[numbers.below(WORDS.len())];
+                            input.splice(at..at, word.iter().copied());
+                        }
+                        2 if at < input.len() => {
+                            input[at] = u8::try_from(numbers.below(256)).unwrap()
+                        }
+                        3 if at < input.len() => drop(input.remove(at)),
+                        4 => {
+                            let other = &seeds[numbers.below(seeds.len())];
+                            let from = numbers.below(other.len());
+                            input.splice(at.., other[from..].iter().copied());
+                        }
+                        _ => {
+                            let length = numbers.below(40).min(input.len() - at);
+                            let piece = input[at..at + length].to_vec();
+                            let to = numbers.below(input.len() + 1);
+                            input.splice(to..to, piece);
+                        }
+                    }
+                }
+                let shown = std::panic::AssertUnwindSafe(|| check(&input));
+                if let Err(panic) = std::panic::catch_unwind(shown) {
+                    eprintln!("{target}: {}", input.escape_ascii());
+                    std::panic::resume_unwind(panic);
+                }
+                count += 1;
+            }
+        }
+        eprintln!("{target}: {count} inputs");
+    }
+
+    #[test]
+    fn urls_hold_for_changed_seeds() {
+        run("urls", urls);
+    }
+
+    #[test]
+    fn requests_hold_for_changed_seeds() {
+        run("requests", requests);
+    }
+}

@@ -1,0 +1,31 @@
+//! The `isorun` command: a server of Linux sandboxes, and its clients. Not a
+//! library for others: its parts are one, so that a fuzzer can reach them.
+
+mod api;
+mod audit;
+mod client;
+mod clock;
+mod command;
+mod data;
+mod failure;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+mod id;
+mod secret;
+mod server;
+mod store;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+/// Runs the command with the arguments of this process.
+#[doc(hidden)]
+#[must_use]
+pub fn main() -> ExitCode {
+    command::run(command::Cli::parse()).unwrap_or_else(|failure| {
+        failure.complain();
+        failure.exit_code().into()
+    })
+}

@@ -1,0 +1,606 @@
+//! Parses what clients send, and refuses everything that is not understood: a
+//! field, a parameter or a variant that is not known, a key that occurs twice, a
+//! value of the wrong type, text after the end. Errors name the field, where it
+//! stands, and the known one that is probably meant.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
+
+use axum::{
+    extract::{MatchedPath, Query, Request, State},
+    http::{HeaderMap, Method, header},
+    middleware::Next,
+    response::Response,
+};
+use http_body::Body as _;
+use serde::{
+    Deserialize,
+    de::{
+        DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor,
+    },
+};
+use utoipa::openapi::{
+    OpenApi, RefOr,
+    path::{Operation, ParameterIn},
+};
+
+use super::{ApiError, Code, extract};
+
+/// Bytes of a client's text that an error repeats.
+const MAX_ECHOED_BYTES: usize = 100;
+/// Bytes of the whole explanation of a JSON error.
+const MAX_EXPLANATION_BYTES: usize = 600;
+
+/// Parses the JSON object of a request or of a WebSocket frame. The error says
+/// what is wrong, without naming the request.
+pub fn object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    match bytes.trim_ascii_start().first() {
+        None => return Err("it is empty: send a JSON object".to_owned()),
+        // Lists would be taken for the fields of an object, in their order.
+        Some(first) if *first != b'{' => return Err("it is no JSON object".to_owned()),
+        Some(_) => {}
+    }
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let unique = Unique(Place::Root).deserialize(&mut json).and_then(|()| json.end());
+    unique.map_err(|error| shorten(error.to_string()))?;
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    serde_path_to_error::deserialize(&mut json).map_err(|error| explain(&error))
+}
+
+/// Where a value stands in a document.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Root,
+    Field(&'a Place<'a>, &'a str),
+    Item(&'a Place<'a>, usize),
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Field(Self::Root, name) => f.write_str(&echo(name)),
+            Self::Field(parent, name) => write!(f, "{parent}.{}", echo(name)),
+            Self::Item(parent, index) => write!(f, "{parent}[{index}]"),
+        }
+    }
+}
+
+/// Reads a value and keeps nothing of it. Fails when an object in it has a key
+/// twice: of two values the sender meant one, and which one is not known.
+struct Unique<'a>(Place<'a>);
+
+impl<'de> DeserializeSeed<'de> for Unique<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Unique<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let mut index = 0;
+        while items.next_element_seed(Unique(Place::Item(&self.0, index)))?.is_some() {
+            index += 1;
+        }
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        let mut seen = HashSet::new();
+        while let Some(name) = fields.next_key::<String>()? {
+            if seen.contains(&name) {
+                let place = Place::Field(&self.0, &name);
+                return Err(A::Error::custom(format!("duplicate field `{place}`")));
+            }
+            fields.next_value_seed(Unique(Place::Field(&self.0, &name)))?;
+            seen.insert(name);
+        }
+        Ok(())
+    }
+}
+
+/// Says what is wrong with a document, and where.
+fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    let inner = error.inner().to_string();
+    let text = inner.rsplit_once(" at line ").map_or(inner.as_str(), |(text, _)| text);
+    let path = error.path().to_string();
+    if let Some((kind, name, known)) = not_known(text) {
+        let place = match kind {
+            "field" => path.strip_suffix(name).unwrap_or(&path).trim_end_matches('.'),
+            _ => path.trim_matches('.'),
+        };
+        let place = if place.is_empty() || place == "?" {
+            "at the top level".to_owned()
+        } else {
+            format!("in `{}`", echo(place))
+        };
+        return unknown(kind, name, &place, &known);
+    }
+    let path = path.trim_matches('.');
+    if path.is_empty() { shorten(inner) } else { shorten(format!("{}: {inner}", echo(path))) }
+}
+
+/// Takes serde's error about an unknown field or variant apart: which of both,
+/// its name, and the names that are known there.
+fn not_known(text: &str) -> Option<(&'static str, &str, Vec<&str>)> {
+    ["field", "variant"].into_iter().find_map(|kind| {
+        let rest = text.strip_prefix("unknown ")?.strip_prefix(kind)?.strip_prefix(" `")?;
+        // The sender chose the name, and may have put the separator into it.
+        let (name, list) = rest
+            .rsplit_once("`, expected ")
+            .or_else(|| rest.rsplit_once("`, there are no ").map(|(name, _)| (name, "")))?;
+        Some((kind, name, list.split('`').skip(1).step_by(2).collect()))
+    })
+}
+
+/// The error about a field, variant or parameter that is not known.
+pub fn unknown(kind: &str, name: &str, place: &str, known: &[&str]) -> String {
+    let hint = nearest(name, known).map(|name| format!(": did you mean `{name}`?"));
+    let hint = hint.unwrap_or_else(|| ".".to_owned());
+    let list = match known {
+        [] => "None is known there".to_owned(),
+        known => format!("Known there: {}", known.join(", ")),
+    };
+    shorten(format!("unknown {kind} `{}` {place}{hint} {list}", echo(name)))
+}
+
+/// Other words for fields of this API, as other services and programs have them.
+const SYNONYMS: [(&str, &[&str]); 11] = [
+    ("mem_mib", &["memory", "ram", "memorymb", "memorymib", "memorylimit", "memmb"]),
+    ("vcpus", &["cpu", "cpus", "cores", "cpucount"]),
+    ("disk_mib", &["disk", "storage", "disksize", "diskmb"]),
+    ("timeout", &["ttl", "idle", "idletimeout", "sandboxtimeout", "deadline", "timelimit"]),
+    ("env", &["environment", "variables", "vars"]),
+    ("network_profile", &["profile", "netprofile"]),
+    ("count", &["n", "num", "number", "copies", "forks"]),
+    ("command", &["cmd", "script", "code", "args", "argv", "line"]),
+    ("cwd", &["dir", "directory", "workdir", "workingdir", "workingdirectory"]),
+    ("allow", &["allowed", "allowlist", "whitelist", "hosts", "allowedhosts", "domains"]),
+    ("credentials", &["secrets", "keys", "tokens"]),
+];
+
+/// The known name that is probably meant: another word for the same, one that
+/// contains the other, or one that differs in few letters.
+pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let plain = |text: &str| -> Vec<u8> {
+        let letters = text.bytes().filter(u8::is_ascii_alphanumeric).take(64);
+        letters.map(|byte| byte.to_ascii_lowercase()).collect()
+    };
+    let wanted = plain(name);
+    let synonym = SYNONYMS.iter().find(|(_, words)| words.iter().any(|w| w.as_bytes() == wanted));
+    if let Some(found) = synonym.and_then(|(field, _)| known.iter().find(|name| *name == field)) {
+        return Some(found);
+    }
+    let distance = |candidate: &str| {
+        let candidate = plain(candidate);
+        let (short, long) = if candidate.len() < wanted.len() {
+            (&candidate, &wanted)
+        } else {
+            (&wanted, &candidate)
+        };
+        // More than one letter, and less than two: `network_profil` is no `network`.
+        let contained =
+            short.len() >= 3 && long.windows(short.len()).any(|part| part == &short[..]);
+        let edits = 2 * edits(&wanted, &candidate);
+        if contained { edits.min(3) } else { edits }
+    };
+    let best = known.iter().map(|name| (distance(name), *name)).min_by_key(|(edits, _)| *edits)?;
+    let allowed = 2 * (wanted.len() / 2).clamp(1, 3);
+    (best.0 <= allowed || known.len() == 1).then_some(best.1)
+}
+
+/// How many letters have to be added, removed, replaced, or swapped with the
+/// next one, to make one text of the other.
+fn edits(a: &[u8], b: &[u8]) -> usize {
+    let mut before: Vec<usize> = Vec::new();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut next = vec![i; b.len() + 1];
+        for j in 1..=b.len() {
+            let replaced = row[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            next[j] = replaced.min(row[j] + 1).min(next[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                next[j] = next[j].min(before[j - 2] + 1);
+            }
+        }
+        before = std::mem::replace(&mut row, next);
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+/// The beginning of a client's text, fit for an error message.
+fn echo(text: &str) -> String {
+    let mut shown: String =
+        text.chars().take(MAX_ECHOED_BYTES).flat_map(char::escape_debug).collect();
+    if text.chars().nth(MAX_ECHOED_BYTES).is_some() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+fn shorten(mut text: String) -> String {
+    if text.len() > MAX_EXPLANATION_BYTES {
+        let begin = text.floor_char_boundary(MAX_EXPLANATION_BYTES);
+        // Where it is stands at the end of serde's messages.
+        let place = text.rfind(" at line ").filter(|at| *at > begin && text.len() - at < 60);
+        let place = place.map(|at| text[at..].to_owned()).unwrap_or_default();
+        text.truncate(begin);
+        text.push_str("...");
+        text.push_str(&place);
+    }
+    text
+}
+
+/// Checks that a body can be JSON as far as its headers say. A body without a
+/// type, and the types that `curl -d` and `fetch` give to any text, pass.
+pub fn is_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    let refused = |message| Err(ApiError::new(Code::UnsupportedMediaType, message));
+    for value in headers.get_all(header::CONTENT_TYPE) {
+        let text = value.to_str().unwrap_or("?").to_ascii_lowercase();
+        let mut parts = text.split(';').map(str::trim);
+        let kind = parts.next().unwrap_or_default();
+        let json = matches!(
+            kind,
+            "application/json" | "text/json" | "text/plain" | "application/x-www-form-urlencoded"
+        ) || kind.ends_with("+json");
+        if !json {
+            let message =
+                format!("content-type is `{}`: send JSON, as application/json", echo(kind));
+            return refused(message);
+        }
+        let charset = parts.find_map(|part| part.strip_prefix("charset="));
+        let charset = charset.map(|name| name.trim_matches('"'));
+        if let Some(name) = charset
+            && !matches!(name, "utf-8" | "utf8" | "us-ascii")
+        {
+            return refused(format!(
+                "content-type has the charset `{}`: send JSON in UTF-8",
+                echo(name)
+            ));
+        }
+    }
+    for value in headers.get_all(header::CONTENT_ENCODING) {
+        if !value.as_bytes().eq_ignore_ascii_case(b"identity") {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            return refused(format!(
+                "content-encoding is `{}`: send the body without one",
+                echo(&value)
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The body of an operation that takes nothing: empty, or an empty object.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+/// What each operation takes, by its method and the template of its path: from
+/// the document that describes them.
+#[derive(Debug, Default)]
+pub struct Operations(HashMap<(Method, String), Takes>);
+
+#[derive(Debug)]
+struct Takes {
+    /// Names of parameters in the query.
+    query: Vec<String>,
+    /// Whether it has a body that its handler reads.
+    body: bool,
+}
+
+impl Operations {
+    pub fn of(document: &OpenApi) -> Arc<Self> {
+        let mut all = HashMap::new();
+        for (path, item) in &document.paths.paths {
+            for (method, operation) in [
+                (Method::GET, &item.get),
+                (Method::POST, &item.post),
+                (Method::PUT, &item.put),
+                (Method::PATCH, &item.patch),
+                (Method::DELETE, &item.delete),
+            ] {
+                if let Some(operation) = operation {
+                    all.insert((method, path.clone()), takes(operation));
+                }
+            }
+        }
+        Arc::new(Self(all))
+    }
+}
+
+fn takes(operation: &Operation) -> Takes {
+    let query = operation
+        .parameters
+        .iter()
+        .flatten()
+        .filter_map(|parameter| match parameter {
+            RefOr::T(parameter) => Some(parameter),
+            RefOr::Ref(_) => None,
+        })
+        .filter(|parameter| parameter.parameter_in == ParameterIn::Query)
+        .map(|parameter| parameter.name.clone())
+        .collect();
+    Takes { query, body: operation.request_body.is_some() }
+}
+
+/// Refuses parameters that an operation does not have, and a body where it takes
+/// none.
+pub async fn check(
+    State(operations): State<Arc<Operations>>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let method =
+        if request.method() == Method::HEAD { Method::GET } else { request.method().clone() };
+    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let found = path.and_then(|path| operations.0.get(&(method.clone(), path)));
+    if let Some(takes) = found {
+        check_query(request.uri(), &takes.query)?;
+        if !takes.body && method != Method::GET && !request.body().is_end_stream() {
+            let headers = request.headers().clone();
+            let body = std::mem::take(request.body_mut());
+            let bytes = extract::collect(body).await?;
+            if !bytes.trim_ascii().is_empty() {
+                is_json(&headers)?;
+                object::<Nothing>(&bytes).map_err(|why| {
+                    ApiError::invalid(format!("the body is no valid request: {why}"))
+                })?;
+            }
+        }
+    }
+    Ok(next.run(request).await)
+}
+
+fn check_query(uri: &axum::http::Uri, known: &[String]) -> Result<(), ApiError> {
+    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
+        .map_err(|error| ApiError::invalid(format!("the query: {}", error.body_text())))?;
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    for (index, (name, _)) in pairs.iter().enumerate() {
+        if !known.contains(&name.as_str()) {
+            return Err(ApiError::invalid(unknown("parameter", name, "in the query", &known)));
+        }
+        if pairs.iter().take(index).any(|(other, _)| other == name) {
+            return Err(ApiError::invalid(format!("duplicate parameter `{name}` in the query")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::api::{
+        AttachInput, ExecRequest, ForkRequest, NetworkChange, NewRun, Patch, RestoreRequest,
+        ShellInput, TerminalInput,
+    };
+
+    #[test]
+    fn what_is_meant_is_found() {
+        let new = [
+            "image",
+            "vcpus",
+            "mem_mib",
+            "disk_mib",
+            "timeout",
+            "env",
+            "network",
+            "network_profile",
+        ];
+        for (name, meant) in [
+            ("netwrok", "network"),
+            ("Network", "network"),
+            ("timout", "timeout"),
+            ("timeouts", "timeout"),
+            ("memory", "mem_mib"),
+            ("memMib", "mem_mib"),
+            ("mem-mib", "mem_mib"),
+            ("envs", "env"),
+            ("networkProfile", "network_profile"),
+            ("network_profil", "network_profile"),
+            ("cpus", "vcpus"),
+            ("vcpu", "vcpus"),
+            ("imgae", "image"),
+        ] {
+            assert_eq!(nearest(name, &new), Some(meant), "{name}");
+        }
+        assert_eq!(nearest("n", &["count"]), Some("count"));
+        assert_eq!(nearest("alow", &["allow", "deny"]), Some("allow"));
+        assert_eq!(nearest("something", &new), None);
+        assert_eq!(nearest("", &new), None);
+        assert_eq!(nearest(&"x".repeat(1 << 20), &new), None);
+    }
+
+    /// Fails with a text that has all of these in it.
+    #[track_caller]
+    fn refuses<T: DeserializeOwned>(text: &str, said: &[&str]) {
+        let why = object::<T>(text.as_bytes()).err();
+        let why = why.unwrap_or_else(|| panic!("{text} was taken"));
+        for part in said {
+            assert!(why.contains(part), "{text}: {why:?} does not say {part:?}");
+        }
+        assert!(why.len() < 2 * MAX_EXPLANATION_BYTES, "{}", why.len());
+    }
+
+    #[test]
+    fn what_is_not_known_is_named() {
+        let hint = |known| format!("did you mean `{known}`?");
+        refuses::<NewRun>(
+            r#"{"image":"host","netwrok":{}}"#,
+            &["`netwrok`", "top level", &hint("network")],
+        );
+        refuses::<NewRun>(
+            r#"{"image":"host","network":{"alow":[]}}"#,
+            &["`alow`", "in `network`", &hint("allow")],
+        );
+        refuses::<NewRun>(
+            r#"{"image":"host","on_idle":"hibernat"}"#,
+            &["`hibernat`", "in `on_idle`", &hint("hibernate")],
+        );
+        refuses::<NewRun>(r#"{"image":"host","user":"root"}"#, &["`user`", "mem_mib"]);
+        refuses::<Patch>(r#"{"timeout":1,"timout":2}"#, &["`timout`", &hint("timeout")]);
+        refuses::<ExecRequest>(r#"{"command":"a","envs":{}}"#, &["`envs`", &hint("env")]);
+        refuses::<ForkRequest>(r#"{"n":3}"#, &["`n`", &hint("count")]);
+        refuses::<RestoreRequest>(
+            r#"{"snapshot_id":"a","id":"b"}"#,
+            &["`id`", &hint("snapshot_id")],
+        );
+        refuses::<NetworkChange>(r#"{"networks":{}}"#, &["`networks`", &hint("network")]);
+        refuses::<AttachInput>(r#"{"type":"eof","x":1}"#, &["`x`"]);
+        refuses::<AttachInput>(r#"{"type":"signal","signal":9,"pid":1}"#, &["`pid`"]);
+        refuses::<AttachInput>(r#"{"type":"singal","signal":9}"#, &["`singal`", &hint("signal")]);
+        refuses::<TerminalInput>(
+            r#"{"type":"resize","cols":9,"rows":1,"row":1}"#,
+            &["`row`", &hint("rows")],
+        );
+        refuses::<ShellInput>(
+            r#"{"type":"run","command":"a","timout":1}"#,
+            &["`timout`", &hint("timeout")],
+        );
+        refuses::<ShellInput>(r#"{"type":"interrupt","now":true}"#, &["`now`"]);
+        refuses::<ShellInput>(r#"{"type":"close","code":1}"#, &["`code`"]);
+        // A name that looks like the error about it.
+        refuses::<ForkRequest>(r#"{"a`, expected `b":3}"#, &["`a`, expected `b`", &hint("count")]);
+        let long = format!(r#"{{"{}":1}}"#, "x".repeat(900_000));
+        refuses::<ForkRequest>(&long, &["unknown field `xxx"]);
+    }
+
+    #[test]
+    fn what_is_there_twice_or_of_another_type_is_named() {
+        refuses::<NewRun>(r#"{"image":"a","image":"b"}"#, &["duplicate field `image`"]);
+        refuses::<NewRun>(r#"{"image":"a","im\u0061ge":"b"}"#, &["duplicate field `image`"]);
+        refuses::<NewRun>(r#"{"image":"a","env":{"A":"1","A":"2"}}"#, &["duplicate field `env.A`"]);
+        refuses::<NewRun>(
+            r#"{"image":"a","credentials":{"M":{"value":"x","host":"a.com","host":"b.com"}}}"#,
+            &["duplicate field `credentials.M.host`"],
+        );
+        refuses::<NewRun>(
+            r#"{"image":"a","network":{"allow":[],"allow":["b.com"]}}"#,
+            &["`network.allow`"],
+        );
+        refuses::<ShellInput>(
+            r#"{"type":"run","type":"close","command":"a"}"#,
+            &["duplicate field `type`"],
+        );
+        refuses::<NewRun>(r#"{"image":"a","vcpus":"2"}"#, &["vcpus", "string"]);
+        refuses::<NewRun>(r#"{"image":"a","network":[]}"#, &["network", "sequence"]);
+        refuses::<NewRun>(r#"{"image":"a","network":{"allow":"b.com"}}"#, &["network.allow"]);
+        refuses::<NewRun>(r#"{"image":"a","network":{"allow":[1]}}"#, &["network.allow[0]"]);
+        refuses::<NewRun>(r#"{"image":"a","auto_resume":"yes"}"#, &["auto_resume"]);
+        refuses::<Value>("", &["empty", "JSON object"]);
+        refuses::<Value>(" \n", &["empty"]);
+        refuses::<Value>("[]", &["no JSON object"]);
+        refuses::<Value>("{} x", &["trailing characters"]);
+        refuses::<Value>("{}{}", &["trailing characters"]);
+        refuses::<Value>("{\"a\":", &["EOF"]);
+        refuses::<Value>(&format!("{{\"a\":{}", "[".repeat(500_000)), &["recursion"]);
+        refuses::<BTreeMap<String, i64>>(
+            &format!(r#"{{"a":"{}"}}"#, "x".repeat(900_000)),
+            &["a: invalid type", "at line 1"],
+        );
+        assert!(object::<Value>(br#"{"a":{"b":1},"b":[{"a":1},{"a":2}]}"#).is_ok());
+    }
+
+    #[test]
+    fn content_types() {
+        let headers = |name: header::HeaderName, value: &str| {
+            HeaderMap::from_iter([(name, value.parse().unwrap())])
+        };
+        assert!(is_json(&HeaderMap::new()).is_ok());
+        for good in [
+            "application/json",
+            "application/json; charset=utf-8",
+            "Application/JSON; Charset=\"UTF-8\"",
+            "application/merge-patch+json",
+            "text/plain;charset=UTF-8",
+            "application/x-www-form-urlencoded",
+        ] {
+            assert!(is_json(&headers(header::CONTENT_TYPE, good)).is_ok(), "{good}");
+        }
+        for bad in [
+            "application/xml",
+            "multipart/form-data; boundary=x",
+            "json",
+            "",
+            "application/json; charset=utf-16",
+        ] {
+            let error = is_json(&headers(header::CONTENT_TYPE, bad)).unwrap_err();
+            assert_eq!(error.code, Code::UnsupportedMediaType, "{bad}");
+        }
+        assert!(is_json(&headers(header::CONTENT_ENCODING, "gzip")).is_err());
+        assert!(is_json(&headers(header::CONTENT_ENCODING, "identity")).is_ok());
+    }
+
+    /// Every body that the document describes is refused with one field more.
+    #[test]
+    fn every_described_body_is_closed() {
+        let document = serde_json::to_value(crate::server::openapi::document()).unwrap();
+        let mut checked = 0;
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+                if !schema.is_null() {
+                    closed(&document, schema, &format!("{method} {path}"));
+                    checked += 1;
+                }
+            }
+        }
+        assert!(checked >= 7, "{checked}");
+    }
+
+    fn closed(document: &Value, schema: &Value, place: &str) {
+        let schema = match schema["$ref"].as_str() {
+            Some(name) => document.pointer(name.trim_start_matches('#')).unwrap(),
+            None => schema,
+        };
+        for kind in ["oneOf", "anyOf", "allOf"] {
+            for part in schema[kind].as_array().into_iter().flatten() {
+                closed(document, part, place);
+            }
+        }
+        let Some(fields) = schema["properties"].as_object() else { return };
+        assert_eq!(schema["additionalProperties"], Value::Bool(false), "{place}: {schema}");
+        for (name, field) in fields {
+            closed(document, field, &format!("{place} {name}"));
+        }
+    }
+}
