@@ -26,11 +26,14 @@ const TARGETS: &[(&str, &str)] = &[
     ("accounts", ENGINE),
     ("layers", ENGINE),
     ("archives", ENGINE),
+    ("urls", ISORUN),
+    ("requests", ISORUN),
 ];
 const AGENT: &str = "agent";
 /// The parsers of `isola` and its command, without the engine.
 const PARSERS: &str = "parsers";
 const ENGINE: &str = "engine";
+const ISORUN: &str = "isorun";
 /// Takes a quarter of an hour to compile.
 const ISOLA: &str = "isola";
 
