@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::protocol::{Failure, Hello, Reply, Request, Run, Size, Status, Welcome};
 
 /// The longest payload of a frame that is read.
-pub const MAX_PAYLOAD: usize = 1024 * 1024;
+pub const MAX_PAYLOAD: usize = 2 * 1024 * 1024;
 /// The longest run of bytes that is sent as one frame.
 pub const CHUNK: usize = 128 * 1024;
 

@@ -193,6 +193,9 @@ pub struct Configure {
     pub hostname: Option<String>,
     /// Processes and threads at the same time, the agent not counted.
     pub pids: Option<u32>,
+    /// CPUs that programs see and run on. There may be more, where the kernel of a
+    /// sandbox has to have a second one.
+    pub vcpus: Option<u32>,
     /// Who resolves names for it. Its `/etc/resolv.conf` is replaced.
     pub nameserver: Option<std::net::Ipv4Addr>,
     /// Whether it is a copy of another sandbox, or one that comes back: then
@@ -296,6 +299,9 @@ pub struct Info {
     pub execs: u32,
     /// Processes inside, the agent included.
     pub processes: u32,
+    /// Processes and threads of programs inside, as [`Configure::pids`] limits
+    /// them. An older agent does not tell.
+    pub pids: Option<u32>,
     /// Bytes that files take which were written inside.
     pub disk_used: u64,
 }

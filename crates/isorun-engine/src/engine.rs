@@ -13,6 +13,7 @@
 //! A dead sandbox keeps its figures until it is destroyed.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -186,6 +187,38 @@ pub struct SandboxSpec {
 }
 
 impl SandboxSpec {
+    /// The CPUs that a sandbox may have.
+    pub const VCPUS: RangeInclusive<u64> = 1..=1024;
+    /// The memory that it may have, in MiB. With less, its own kernel does not start.
+    pub const MEM_MIB: RangeInclusive<u64> = 32..=1 << 24;
+    /// The disk that it may have, in MiB.
+    pub const DISK_MIB: RangeInclusive<u64> = 1..=1 << 24;
+    /// The processes and threads that it may have.
+    pub const PIDS: RangeInclusive<u64> = 2..=1_000_000;
+
+    /// Checks the limits. Every engine does so before it makes a sandbox.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSpec`] names the limit, its value and its range.
+    pub fn validate(&self) -> Result<()> {
+        for (name, value, range) in [
+            ("vcpus", self.vcpus.into(), Self::VCPUS),
+            ("mem_mib", self.mem_mib, Self::MEM_MIB),
+            ("disk_mib", self.disk_mib, Self::DISK_MIB),
+            ("pids", self.pids.into(), Self::PIDS),
+        ] {
+            if !range.contains(&value) {
+                return Err(Error::InvalidSpec(format!(
+                    "{name} is {value}: give {} to {}",
+                    range.start(),
+                    range.end()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// A spec with every limit at its default: 1 CPU, 1,024 MiB of memory,
     /// 10,240 MiB of disk, 512 processes, no network. Its hostname is `sandbox`.
     #[must_use]
@@ -245,7 +278,8 @@ pub struct Stats {
     pub mem_bytes: u64,
     /// What it has written to files and not deleted.
     pub disk_used_bytes: u64,
-    /// Processes and threads of the machine that serve it.
+    /// Processes and threads inside, as [`SandboxSpec::pids`] limits them; 0 if it
+    /// does not run.
     pub pids: u64,
 }
 

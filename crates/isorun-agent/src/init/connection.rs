@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -137,6 +138,7 @@ fn info(agent: &Agent) -> Info {
         agent: release(),
         execs: agent.execs.get(),
         processes: u32::try_from(processes).unwrap_or(u32::MAX),
+        pids: agent.groups.count(),
         disk_used,
     }
 }
@@ -158,6 +160,9 @@ fn configure(agent: &Agent, request: &Configure) -> Result<Reply, Failure> {
     if let Some(pids) = request.pids {
         agent.groups.limit(pids).map_err(|error| failed("the limit of processes", error))?;
     }
+    if let Some(vcpus) = request.vcpus {
+        limit_cpus(vcpus).map_err(|error| failed("the number of CPUs", error))?;
+    }
     if let Some(nameserver) = request.nameserver {
         resolve_by(nameserver).map_err(|error| failed("its resolver", error))?;
     }
@@ -169,6 +174,15 @@ fn configure(agent: &Agent, request: &Configure) -> Result<Reply, Failure> {
         }
     }
     Ok(Reply::Done)
+}
+
+/// Has this process and what it starts from now on run on the first CPUs only.
+fn limit_cpus(count: u32) -> std::io::Result<()> {
+    let mut set = CpuSet::new();
+    for cpu in 0..(count as usize).min(CpuSet::MAX_CPU) {
+        set.set(cpu);
+    }
+    Ok(sched_setaffinity(None, &set)?)
 }
 
 /// What is there may be a link to where no file is.

@@ -7,8 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use rustix::process::{Pid, Signal, kill_process_group};
-use rustix::termios::tcgetpgrp;
+use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::{oneshot, watch};
@@ -18,9 +17,16 @@ use isorun_agent::codec::{CHUNK, CodecError, Frame, FrameReader, FrameWriter};
 use isorun_agent::protocol::{Exec, Failure, FailureKind, STDIN_WINDOW, Status};
 
 use super::Agent;
-use super::groups::{Group, Groups};
-use super::sessions::{self, Session};
+use super::groups::Group;
+use super::proc;
+use super::reaper::OnStop;
+use super::sessions::{self, Deadline, Session};
 use super::spawn::{self, Spawned};
+
+/// What a terminal takes for Ctrl-Z unless told otherwise.
+const SUSPEND: u8 = 0x1a;
+/// How long after a Ctrl-Z processes that it has stopped are looked for.
+const STOP_CHECK_DELAY: Duration = Duration::from_millis(100);
 
 /// Runs a program for a connection, to the end of both.
 ///
@@ -80,11 +86,11 @@ fn start(agent: &Agent, exec: &Exec) -> Result<Running, Failure> {
     match spawn::spawn(exec, &agent.groups, &group) {
         Ok(spawned) => Ok(Running {
             token: exec.token.clone(),
-            ended: agent.reaper.watch(spawned.pid),
+            ended: agent.reaper.watch(spawned.watched, OnStop::ContinueGroup),
             group,
             program: Program::new(
                 spawned,
-                exec.timeout_ms.map(|timeout| Instant::now() + Duration::from_millis(timeout)),
+                exec.timeout_ms.map(|ms| agent.sessions.deadline(Duration::from_millis(ms))),
             ),
         }),
         Err(failure) => {
@@ -134,14 +140,13 @@ impl Running {
     {
         let mut frozen = self.token.as_ref().map(|_| agent.sessions.frozen());
         let program = &mut self.program;
-        program
-            .serve(&agent.groups, &self.group, &mut self.ended, frozen.as_mut(), reader, writer)
-            .await
+        program.serve(agent, &self.group, &mut self.ended, frozen.as_mut(), reader, writer).await
     }
 
     /// Resolves when its time is over, once.
-    pub async fn deadline(&self) {
-        until(self.program.deadline.filter(|_| !self.program.timed_out)).await;
+    pub async fn deadline(&self, agent: &Agent) {
+        let deadline = self.program.deadline.filter(|_| !self.program.timed_out);
+        agent.sessions.until(deadline).await;
     }
 
     /// Kills it for that.
@@ -155,7 +160,9 @@ impl Running {
         self.program.let_go();
         tokio::select! {
             _ = &mut self.ended => {}
-            () = until(self.program.deadline) => agent.groups.kill(&self.group).await,
+            () = agent.sessions.until(self.program.deadline) => {
+                agent.groups.kill(&self.group).await;
+            }
         }
         self.forget(agent);
     }
@@ -169,6 +176,10 @@ impl Running {
 
 struct Program {
     pid: Pid,
+    /// The process that keeps its terminal, if it has one.
+    keeper: Pid,
+    /// When to look for processes that a typed Ctrl-Z has stopped.
+    stop_check: Option<Instant>,
     stdin: Option<Sender>,
     /// What was sent and not taken, never more than the window.
     unread: VecDeque<Bytes>,
@@ -177,14 +188,16 @@ struct Program {
     stdout: Option<Receiver>,
     stderr: Option<Receiver>,
     terminal: Option<OwnedFd>,
-    deadline: Option<Instant>,
+    deadline: Option<Deadline>,
     timed_out: bool,
 }
 
 impl Program {
-    fn new(spawned: Spawned, deadline: Option<Instant>) -> Self {
+    fn new(spawned: Spawned, deadline: Option<Deadline>) -> Self {
         Self {
             pid: spawned.pid,
+            keeper: spawned.watched,
+            stop_check: None,
             stdin: spawned.stdin,
             unread: VecDeque::new(),
             unread_bytes: 0,
@@ -201,7 +214,7 @@ impl Program {
     /// is delivered.
     async fn serve<R, W>(
         &mut self,
-        groups: &Groups,
+        agent: &Agent,
         group: &Group,
         ended: &mut oneshot::Receiver<Status>,
         mut frozen: Option<&mut watch::Receiver<bool>>,
@@ -225,12 +238,16 @@ impl Program {
                     Some(frame) => self.obey(frame)?,
                     None => return Err(CodecError::Truncated),
                 },
-                () = until(self.deadline), if !self.timed_out => {
+                () = agent.sessions.until(self.deadline), if !self.timed_out => {
                     self.timed_out = true;
-                    groups.kill(group).await;
+                    agent.groups.kill(group).await;
                 }
                 () = freezing(frozen.as_deref_mut()), if idle => {
                     return self.detach(reader, writer).await;
+                }
+                () = until(self.stop_check), if self.stop_check.is_some() => {
+                    self.stop_check = None;
+                    self.continue_stopped(group);
                 }
                 flushed = writer.flush(), if !idle => flushed?,
                 taken = write(self.stdin.as_mut(), self.unread.front()), if !self.unread.is_empty() => {
@@ -303,6 +320,9 @@ impl Program {
                     return Err(CodecError::TooLong(self.unread_bytes));
                 }
                 if !bytes.is_empty() && self.stdin.is_some() && !self.stdin_ended {
+                    if self.terminal.is_some() && bytes.contains(&SUSPEND) {
+                        self.stop_check = Some(Instant::now() + STOP_CHECK_DELAY);
+                    }
                     self.unread.push_back(bytes);
                 } else {
                     self.unread_bytes -= bytes.len();
@@ -321,15 +341,25 @@ impl Program {
             Frame::Resize(size) => {
                 if let Some(terminal) = &self.terminal {
                     spawn::resize(terminal, size)?;
-                    // Linux tells the program; gVisor leaves it to us. Told
-                    // twice, it looks twice.
-                    let group = tcgetpgrp(terminal).unwrap_or(self.pid);
-                    let _ = kill_process_group(group, Signal::WINCH);
+                    // It tells the foreground. It may have ended just now.
+                    let _ = kill_process(self.keeper, Signal::WINCH);
                 }
             }
             _ => return Err(CodecError::UnknownKind(0)),
         }
         Ok(())
+    }
+
+    /// Continues what a typed Ctrl-Z has stopped in the program's own process
+    /// group, which nobody could continue by hand. The keeper does that when the
+    /// program itself stops; here it may have handled the signal, and a child of
+    /// it has not. Jobs of a shell are in groups of their own.
+    fn continue_stopped(&self, group: &Group) {
+        for pid in group.members() {
+            if getpgid(Some(pid)) == Ok(self.pid) && proc::state(pid) == Some('T') {
+                let _ = kill_process(pid, Signal::CONT);
+            }
+        }
     }
 
     /// The program took some of its input, or will take no more.

@@ -11,21 +11,25 @@
 //! it, and mounting it takes a privilege that only the agent had.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, open, openat, unlinkat};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 const MOUNT_POINT: &str = "/groups";
 const NAME: &str = "isorun";
-/// A group of this many processes may multiply faster than it is killed.
+/// Processes of a group from which on it is stopped before it is killed: it may
+/// multiply faster than it is killed.
 const CROWD: usize = 16;
-/// Rounds of killing after which any group seems to.
-const HOPELESS: u32 = 4;
+/// Rounds of killing after which a group of any size is stopped first.
+const MAX_PLAIN_ROUNDS: u32 = 4;
+/// Rounds of stopping after which a group is killed although it still grows.
+const MAX_STOP_ROUNDS: u32 = 64;
 /// Empty groups that are kept for the next programs.
 const SPARES: usize = 16;
 
@@ -38,7 +42,6 @@ pub struct Groups {
     all_procs: OwnedFd,
     all_current: OwnedFd,
     limit: Cell<Option<u32>>,
-    standstills: Cell<u32>,
     /// The folder that has one group for each program.
     each: OwnedFd,
     next: Cell<u64>,
@@ -64,7 +67,6 @@ impl Groups {
             all_current: open_at(&all, "pids.current", OFlags::RDONLY)?,
             all,
             limit: Cell::new(None),
-            standstills: Cell::new(0),
             each: hierarchy(c"cpuacct")?,
             next: Cell::new(0),
             spares: RefCell::default(),
@@ -83,8 +85,12 @@ impl Groups {
     /// allowed, as on Linux; only forking in it is not.
     pub fn have_room(&self) -> bool {
         let Some(limit) = self.limit.get() else { return true };
-        let current = read(&self.all_current).unwrap_or_default();
-        current.trim().parse::<u32>().is_ok_and(|current| current < limit)
+        self.count().is_some_and(|count| count < limit)
+    }
+
+    /// Counts the processes and threads of all groups together.
+    pub fn count(&self) -> Option<u32> {
+        read(&self.all_current).ok()?.trim().parse().ok()
     }
 
     /// The files to which a process writes `0` in order to be in a group.
@@ -95,16 +101,13 @@ impl Groups {
     /// Kills everything in a group, and returns when nothing is left.
     pub async fn kill(&self, group: &Group) {
         let mut pause = Duration::from_micros(100);
-        let mut still = None;
         for round in 0.. {
-            let members = group.members();
+            let mut members = group.members();
             if members.is_empty() {
                 break;
             }
-            if still.is_none() && (members.len() >= CROWD || round >= HOPELESS) {
-                still = Some(Standstill::of(self));
-                // More may have come meanwhile.
-                continue;
+            if members.len() >= CROWD || round >= MAX_PLAIN_ROUNDS {
+                members = group.stop();
             }
             for pid in members {
                 // It may have ended since.
@@ -160,50 +163,35 @@ impl Groups {
     }
 }
 
-/// While this lives nothing in the sandbox runs, or starts anything.
-///
-/// A crowd of busy processes leaves the agent so little CPU time that it takes
-/// minutes to kill them one by one, and some of them multiply meanwhile. What is
-/// stopped does neither. Other programs stand still with them for some
-/// milliseconds.
-struct Standstill<'a>(&'a Groups);
-
-impl<'a> Standstill<'a> {
-    fn of(groups: &'a Groups) -> Self {
-        groups.standstills.set(groups.standstills.get() + 1);
-        // In the order of urgency; what fails leaves the kill slow, and no more.
-        let _ = signal_all(Signal::STOP);
-        let _ = write_at(&groups.all, "pids.max", "1");
-        // Those that came between the two.
-        let _ = signal_all(Signal::STOP);
-        Self(groups)
-    }
-}
-
-impl Drop for Standstill<'_> {
-    fn drop(&mut self) {
-        let Groups { all, limit, standstills, .. } = self.0;
-        standstills.set(standstills.get() - 1);
-        if standstills.get() == 0 {
-            if let Some(pids) = limit.get() {
-                let _ = write_at(all, "pids.max", &pids.to_string());
-            }
-            let _ = signal_all(Signal::CONT);
-        }
-    }
-}
-
-/// To every process but the agent.
-fn signal_all(signal: Signal) -> io::Result<()> {
-    // In `kill` of POSIX the group 1 stands for everybody, not for a group.
-    Ok(kill_process_group(Pid::INIT, signal)?)
-}
-
 impl Group {
     /// The processes in it now.
     pub fn members(&self) -> Vec<Pid> {
         let Ok(text) = read(&self.procs) else { return Vec::new() };
         text.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)).collect()
+    }
+
+    /// Stops every process in it, and returns them.
+    ///
+    /// A crowd of busy processes leaves the agent so little CPU time that it takes
+    /// minutes to kill them one by one, and some of them multiply meanwhile. What is
+    /// stopped does neither, and keeps its place below the sandbox's limit of
+    /// processes, so that nothing new comes in its stead. Processes of other groups
+    /// are not touched.
+    fn stop(&self) -> Vec<Pid> {
+        let mut stopped = HashSet::new();
+        for _ in 0..MAX_STOP_ROUNDS {
+            let before = stopped.len();
+            for pid in self.members() {
+                if stopped.insert(pid) {
+                    // It may have ended since.
+                    let _ = kill_process(pid, Signal::STOP);
+                }
+            }
+            if stopped.len() == before {
+                break;
+            }
+        }
+        stopped.into_iter().collect()
     }
 }
 

@@ -12,17 +12,15 @@
 //! So it is interrupted when the same programs run at two looks, none of which is
 //! a child on its way to its exec, and bash waits. If that does not happen, since
 //! it starts one short program after the other, the one that runs is stopped: then
-//! bash can do nothing but wait. Only then, since a process that ends while
-//! another one of its group is stopped makes gVisor hang up on the group, bash
-//! with it.
+//! bash can do nothing but wait.
 
-use std::fs;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
 use super::groups::Group;
+use super::proc;
 
 /// After so many interrupts, about six seconds, the shell is past help.
 const HOPELESS: u32 = 60;
@@ -127,7 +125,7 @@ impl Interruption {
         if self.looks > MOST_LOOKS {
             return None;
         }
-        let steady = !young && programs == self.ran && is_asleep(target.bash);
+        let steady = !young && programs == self.ran && proc::state(target.bash) == Some('S');
         self.ran.clone_from(&programs);
         if young || self.looks == 1 {
             return Some(GLANCE);
@@ -148,7 +146,7 @@ impl Interruption {
     fn strike(&mut self, target: &Target<'_>) {
         let signal = if self.round <= GENTLE { Signal::INT } else { Signal::KILL };
         let (programs, _) = self.programs(target);
-        // All of them first: see above.
+        // What is stopped would not take the signal before it is continued.
         for signal in [Signal::CONT, signal] {
             for pid in &programs {
                 let _ = kill_process(*pid, signal);
@@ -166,7 +164,7 @@ impl Interruption {
             .filter(|pid| *pid != target.bash && !target.before.contains(pid))
             .collect();
         self.seen.retain(|(pid, _)| members.contains(pid));
-        let bash = words(target.bash);
+        let bash = proc::command_line(target.bash);
         let mut programs = Vec::new();
         let mut young = false;
         for pid in members {
@@ -177,7 +175,7 @@ impl Interruption {
                     now
                 }
             };
-            if now < first + YOUTH && words(pid) == bash {
+            if now < first + YOUTH && proc::command_line(pid) == bash {
                 young = true;
             } else {
                 programs.push(pid);
@@ -185,16 +183,4 @@ impl Interruption {
         }
         (programs, young)
     }
-}
-
-/// The command line of a process.
-fn words(pid: Pid) -> Vec<u8> {
-    fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default()
-}
-
-/// Whether a process waits in the kernel.
-fn is_asleep(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-    // Its name, in parentheses, may have anything in it.
-    stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S')))
 }

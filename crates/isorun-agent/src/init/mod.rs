@@ -8,17 +8,21 @@ mod groups;
 mod hosts;
 mod interrupt;
 mod launch;
+mod proc;
 mod reaper;
 mod remove;
 mod root;
+mod script;
 mod sessions;
 mod shell;
 mod spawn;
 mod users;
 
 use std::cell::Cell;
+use std::fs::{self, Permissions};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -50,6 +54,8 @@ pub fn run(listen: SocketAddr, peer: IpAddr) -> io::Result<()> {
     root::enter().map_err(|error| {
         io::Error::new(error.kind(), format!("cannot enter the root file system: {error}"))
     })?;
+    shared_memory()
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot make /dev/shm: {error}")))?;
     groups::drop_privileges()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async move {
@@ -102,4 +108,11 @@ pub fn run(listen: SocketAddr, peer: IpAddr) -> io::Result<()> {
             });
         }
     })
+}
+
+/// Makes the directory of POSIX shared memory and semaphores, which every user may
+/// write to as to `/tmp`.
+fn shared_memory() -> io::Result<()> {
+    fs::create_dir_all("/dev/shm")?;
+    fs::set_permissions("/dev/shm", Permissions::from_mode(0o1777))
 }

@@ -13,13 +13,13 @@
 //! the original's own connections come back within a moment. In a copy nobody
 //! comes, and what ran there runs on with nobody listening.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use isorun_agent::protocol::{Failure, FailureKind};
 
@@ -42,8 +42,18 @@ pub enum Session {
     Shell(Box<Shell>),
 }
 
+/// A time limit that stands still while the sandbox is a checkpoint. Under gVisor
+/// the monotonic clock goes on meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Instant);
+
 /// All that is detached, and whether everything is about to be.
 pub struct Sessions {
+    /// How long checkpoints have taken, from their beginning until somebody came
+    /// to the original or to a copy.
+    asleep: Cell<Duration>,
+    /// When the present one began.
+    asleep_since: Cell<Option<Instant>>,
     frozen: watch::Sender<bool>,
     connections: watch::Sender<usize>,
     detached: RefCell<HashMap<String, mpsc::Sender<oneshot::Sender<Session>>>>,
@@ -52,6 +62,8 @@ pub struct Sessions {
 impl Default for Sessions {
     fn default() -> Self {
         Self {
+            asleep: Cell::default(),
+            asleep_since: Cell::default(),
             frozen: watch::Sender::new(false),
             connections: watch::Sender::new(0),
             detached: RefCell::default(),
@@ -83,6 +95,9 @@ impl Sessions {
     /// Has everything detached, and waits until only the caller's connection is
     /// left.
     pub async fn freeze(&self) {
+        if self.asleep_since.get().is_none() {
+            self.asleep_since.set(Some(Instant::now()));
+        }
         self.frozen.send_replace(true);
         let mut connections = self.connections.subscribe();
         // It cannot be closed: the sender is here.
@@ -91,7 +106,37 @@ impl Sessions {
 
     /// The checkpoint is over.
     pub fn thaw(&self) {
+        if let Some(since) = self.asleep_since.take() {
+            self.asleep.set(self.asleep.get() + since.elapsed());
+        }
         self.frozen.send_if_modified(|frozen| std::mem::replace(frozen, false));
+    }
+
+    /// Returns the deadline after that time.
+    pub fn deadline(&self, after: Duration) -> Deadline {
+        let since = self.asleep_since.get().map_or(Duration::ZERO, |since| since.elapsed());
+        // The clock is never that young: a sandbox sleeps after it was started.
+        let now = Instant::now();
+        let awake = now.checked_sub(self.asleep.get() + since).unwrap_or(now);
+        Deadline(awake + after)
+    }
+
+    /// Resolves at a deadline.
+    pub async fn until(&self, deadline: Option<Deadline>) {
+        let Some(Deadline(deadline)) = deadline else { return std::future::pending().await };
+        let mut frozen = self.frozen.subscribe();
+        loop {
+            // It cannot be closed: the sender is here.
+            let _ = frozen.wait_for(|frozen| !frozen).await;
+            tokio::select! {
+                () = sleep_until(deadline + self.asleep.get()) => {
+                    if self.asleep_since.get().is_none() {
+                        return;
+                    }
+                }
+                _ = frozen.wait_for(|frozen| *frozen) => {}
+            }
+        }
     }
 
     /// Takes what is detached under a token.
@@ -140,7 +185,11 @@ pub fn keep(agent: &Rc<Agent>, token: String, session: Session) {
             let claim = match &mut session {
                 Session::Program(program) => wait_for_program(&agent, program, &mut claims).await,
                 Session::Shell(shell) => {
-                    timeout(SHELL, shell.idle(&mut claims)).await.ok().flatten()
+                    let deadline = agent.sessions.deadline(SHELL);
+                    tokio::select! {
+                        claim = shell.idle(&mut claims) => claim,
+                        () = agent.sessions.until(Some(deadline)) => None,
+                    }
                 }
             };
             if let Some(claim) = claim {
@@ -174,7 +223,7 @@ async fn wait_for_program(
     tokio::select! {
         claim = claims.recv() => claim,
         () = patience => None,
-        () = program.deadline() => {
+        () = program.deadline(agent) => {
             program.time_is_over(agent).await;
             claims.recv().await
         }

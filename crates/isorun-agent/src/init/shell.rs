@@ -5,14 +5,18 @@
 //! program has:
 //!
 //! ```text
-//! . /proc/self/fd/99 <&97            the command, in a file without a name
-//! { __isorun_end 7f3a..; } 2>&97     its exit code goes to a pipe, with that word
+//! . /proc/self/fd/99 <&97 >&96 2>&95   the command, in a file without a name
+//! { __isorun_end 7f3a..; }             its exit code goes to a pipe, with that word
 //! ```
 //!
 //! So nothing that a command says or leaves open (a quote, a here-document) can
 //! be taken for the end of it, and its output stays as it is. What a command
 //! reads is empty. An interrupt throws bash back to the next line, which is the
 //! second one.
+//!
+//! bash itself has no output: the prompts, traces and traps that belong to our
+//! lines go nowhere. A command has the streams 97, 96 and 95, and what it does to
+//! its own (`exec >file`) is kept in them for the next command: see [`script`].
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,8 +24,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use rustix::fs::{MemfdFlags, Mode, fchmod, ftruncate, memfd_create};
-use rustix::io::{fcntl_dupfd_cloexec, pwrite};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::pipe::{Receiver, Sender};
@@ -35,26 +37,16 @@ use super::Agent;
 use super::exec::{deliver, freezing, new_group, read, read_now, until};
 use super::groups::Group;
 use super::interrupt::{Interruption, Step, Target};
+use super::reaper::OnStop;
 use super::root;
-use super::sessions::{self, Session};
-use super::spawn;
+use super::script::{self, COMMAND, NOTHING, STATUS, STREAMS};
+use super::sessions::{self, Deadline, Session};
+use super::spawn::{self, high};
 
 /// How long bash may take to start.
 const START: Duration = Duration::from_secs(20);
-/// Where bash has the pipe for exit codes, and the command. Higher than what
-/// scripts use.
-const STATUS: i32 = 98;
-const COMMAND: i32 = 99;
-/// Where it has `/dev/null`: opening it for each line would take its time.
-const NOTHING: i32 = 97;
-/// Files of ours that are handed on lie above.
-const HIGH: i32 = 1000;
 /// Output of what runs in the background that is kept while nobody listens.
 const KEPT: usize = 64 * 1024;
-
-const PREPARATION: &str = "PS1=;PS2=;unset HISTFILE MAILCHECK;set +o history +H;\
-    __isorun_end(){ builtin printf '%s %s\\n' $1 ${__isorun_status:-$?} >&98;};\
-    __isorun_last(){ return $1;}\n";
 
 /// A shell, and what it is doing.
 pub struct Shell {
@@ -66,8 +58,9 @@ pub struct Shell {
     script: Sender,
     command: OwnedFd,
     status: Receiver,
-    stdout: Receiver,
-    stderr: Receiver,
+    /// `None` once nothing inside has it any more.
+    stdout: Option<Receiver>,
+    stderr: Option<Receiver>,
     /// What was read of `status`.
     line: BytesMut,
     /// Output that nobody has heard.
@@ -83,7 +76,7 @@ pub struct Shell {
 struct Job {
     /// What comes before its exit code.
     word: String,
-    deadline: Option<Instant>,
+    deadline: Option<Deadline>,
     /// What ran in the shell's background before.
     before: Vec<Pid>,
     interruption: Option<Interruption>,
@@ -153,7 +146,7 @@ impl Shell {
                 return Err(failure);
             }
         };
-        shell.say(PREPARATION);
+        shell.say(&script::preparation());
         shell.begin(agent, &Run::default()).map_err(|error| failed(&error))?;
         let prepared = async {
             tokio::select! {
@@ -162,7 +155,7 @@ impl Shell {
             }
         };
         let good = timeout(START, prepared).await.unwrap_or(false);
-        let said = read_now(&shell.stderr).unwrap_or_default();
+        let said = shell.stderr.as_ref().and_then(read_now).unwrap_or_default();
         if !good {
             let said: String = String::from_utf8_lossy(&said).chars().take(500).collect();
             shell.end_before_it_began(agent).await;
@@ -182,12 +175,12 @@ impl Shell {
                 token: request.token.clone(),
                 pid,
                 group,
-                ended: Some(agent.reaper.watch(pid)),
+                ended: Some(agent.reaper.watch(pid, OnStop::Continue)),
                 script: ours.script,
                 command: ours.command,
                 status: ours.status,
-                stdout: ours.stdout,
-                stderr: ours.stderr,
+                stdout: Some(ours.stdout),
+                stderr: Some(ours.stderr),
                 line: BytesMut::new(),
                 kept: Default::default(),
                 job: None,
@@ -251,7 +244,7 @@ impl Shell {
                     Some(_) => return Err(CodecError::UnknownKind(0)),
                     None => return Err(CodecError::Truncated),
                 },
-                () = until(deadline) => {
+                () = agent.sessions.until(deadline) => {
                     if let Some(job) = &mut self.job {
                         job.timed_out = true;
                     }
@@ -264,13 +257,14 @@ impl Shell {
                     }
                 }
                 () = until(next) => self.press(),
-                count = read(Some(&mut self.stdout), &mut out), if idle => match count {
+                count = read(self.stdout.as_mut(), &mut out), if idle => match count {
                     Ok(1..) => writer.queue(&Frame::Stdout(out.split().freeze()))?,
-                    _ => return self.over(reader, writer).await,
+                    // A command has redirected it for good.
+                    _ => self.stdout = None,
                 },
-                count = read(Some(&mut self.stderr), &mut err), if idle => match count {
+                count = read(self.stderr.as_mut(), &mut err), if idle => match count {
                     Ok(1..) => writer.queue(&Frame::Stderr(err.split().freeze()))?,
-                    _ => return self.over(reader, writer).await,
+                    _ => self.stderr = None,
                 },
                 status = death(&mut self.ended), if idle => {
                     return self.tell_end(Some(status), reader, writer).await;
@@ -285,41 +279,18 @@ impl Shell {
     /// Hands bash a command.
     fn begin(&mut self, agent: &Agent, run: &Run) -> io::Result<()> {
         let word = new_word()?;
-        ftruncate(&self.command, 0)?;
-        let mut text = run.command.clone();
-        if !text.contains("<<") {
-            // Otherwise a command that only says `no` in its last line would end
-            // a shell that is under `set -e`. (In an open here-document this
-            // would be text.)
-            text.push_str(&format!("\n\n{{ __isorun_status=$?; }} 2>&{NOTHING}"));
-        }
-        let mut rest = text.as_bytes();
-        let mut at = 0;
-        while !rest.is_empty() {
-            let count = pwrite(&self.command, rest, at)?;
-            rest = rest.get(count..).unwrap_or_default();
-            at += count as u64;
-        }
-        let mut script = String::from("{ __isorun_status=;");
-        if self.restores != agent.restores.get() {
-            self.restores = agent.restores.get();
-            // A copy would draw the same numbers as its original.
-            script.push_str("RANDOM=$SRANDOM;");
-        }
-        if self.last != 0 {
-            // So that `$?` is what it was. In a list it is no failure.
-            script.push_str(&format!("__isorun_last {}&&:;", self.last));
-        }
-        script.push_str(&format!(
-            "}} 2>&{NOTHING};. /proc/self/fd/{COMMAND} <&{NOTHING}\n{}",
-            question(&word)
-        ));
+        let command = script::Command::new(&run.command, self.last);
+        spawn::rewrite(&self.command, &command.file)?;
+        // A copy would draw the same numbers as its original.
+        let restored = self.restores != agent.restores.get();
+        self.restores = agent.restores.get();
+        let script = format!("{}{}", command.line(restored), script::question(&word));
         // Afterwards what the command starts may be among them.
         let before = self.group.members();
         self.say(&script);
         self.job = Some(Job {
             word,
-            deadline: run.timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms)),
+            deadline: run.timeout_ms.map(|ms| agent.sessions.deadline(Duration::from_millis(ms))),
             before,
             interruption: None,
             outcome: None,
@@ -376,7 +347,7 @@ impl Shell {
         if let Step::Struck(_) = step {
             // bash forgets the line that it was in, which may have been the one
             // that tells the end.
-            let question = question(&job.word);
+            let question = script::question(&job.word);
             self.say(&format!("\n{question}"));
         }
     }
@@ -416,7 +387,7 @@ impl Shell {
         {
             // What runs in the background may write for ever.
             let mut budget = 16 * 1024 * 1024 / CHUNK;
-            while let Some(bytes) = read_now(pipe) {
+            while let Some(bytes) = pipe.as_ref().and_then(read_now) {
                 // bash starts a new line when it is interrupted.
                 if !(interrupted && bytes.iter().all(|byte| *byte == b'\n')) {
                     deliver(reader, writer, &frame(bytes)).await?;
@@ -428,21 +399,6 @@ impl Shell {
             }
         }
         Ok(())
-    }
-
-    /// Its output is closed: it has ended, or the command closed it.
-    async fn over<R, W>(
-        &mut self,
-        reader: &mut FrameReader<R>,
-        writer: &mut FrameWriter<W>,
-    ) -> Result<Outcome, CodecError>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        let _ = kill_process(self.pid, Signal::HUP);
-        let status = timeout(Duration::from_secs(1), death(&mut self.ended)).await;
-        self.tell_end(status.ok(), reader, writer).await
     }
 
     async fn tell_end<R, W>(
@@ -497,18 +453,16 @@ impl Shell {
             let free = self.job.is_none();
             tokio::select! {
                 claim = claims.recv() => return claim,
-                count = read(Some(&mut self.stdout), &mut out), if free => {
-                    if !matches!(count, Ok(1..)) {
-                        return None;
-                    }
-                    remember(&mut self.kept[0], &mut out);
-                }
-                count = read(Some(&mut self.stderr), &mut err), if free => {
-                    if !matches!(count, Ok(1..)) {
-                        return None;
-                    }
-                    remember(&mut self.kept[1], &mut err);
-                }
+                count = read(self.stdout.as_mut(), &mut out), if free => match count {
+                    Ok(1..) => remember(&mut self.kept[0], &mut out),
+                    _ => self.stdout = None,
+                },
+                count = read(self.stderr.as_mut(), &mut err), if free => match count {
+                    Ok(1..) => remember(&mut self.kept[1], &mut err),
+                    _ => self.stderr = None,
+                },
+                // With its end there is nothing to attach to.
+                _ = death(&mut self.ended), if free => return None,
             }
         }
     }
@@ -521,12 +475,14 @@ impl Shell {
     }
 
     async fn end_before_it_began(mut self, agent: &Agent) {
+        // What is stopped takes the hangup when it is continued.
         let _ = kill_process_group(self.pid, Signal::HUP);
+        let _ = kill_process_group(self.pid, Signal::CONT);
         let _ = kill_process(self.pid, Signal::KILL);
         if self.ended.is_some() {
             let _ = timeout(Duration::from_secs(1), death(&mut self.ended)).await;
         }
-        for pipe in [self.stdout, self.stderr] {
+        for pipe in [self.stdout, self.stderr].into_iter().flatten() {
             super::exec::swallow(pipe);
         }
         agent.groups.release(self.group);
@@ -571,11 +527,6 @@ async fn told(pipe: &mut Receiver, line: &mut BytesMut, job: Option<&Job>) -> i3
     }
 }
 
-/// The line that tells an exit code.
-fn question(word: &str) -> String {
-    format!("{{ __isorun_end {word};}} 2>&{NOTHING}\n")
-}
-
 /// What nobody inside can know.
 fn new_word() -> io::Result<String> {
     let mut word = [0; 8];
@@ -597,14 +548,18 @@ fn connect() -> io::Result<(Ours, Vec<(i32, OwnedFd)>)> {
     let (stdout, their_stdout) = io::pipe()?;
     let (stderr, their_stderr) = io::pipe()?;
     let (status, their_status) = io::pipe()?;
-    let command = memfd_create("command", MemfdFlags::CLOEXEC)?;
-    // Whoever the shell runs as reads it, and nobody but the agent changes it.
-    fchmod(&command, Mode::from_raw_mode(0o444))?;
+    let command = spawn::text_file("command")?;
+    let nothing = root::null()?;
+    let [input, output, errors] = STREAMS;
+    let (kept_stdout, kept_stderr) = (their_stdout.try_clone()?, their_stderr.try_clone()?);
     let streams = vec![
         (0, their_script.into()),
         (1, their_stdout.into()),
         (2, their_stderr.into()),
-        (NOTHING, high(root::null()?)?),
+        (input, high(&nothing)?),
+        (output, high(&kept_stdout)?),
+        (errors, high(&kept_stderr)?),
+        (NOTHING, high(&nothing)?),
         (STATUS, high(their_status)?),
         (COMMAND, high(&command)?),
     ];
@@ -616,10 +571,6 @@ fn connect() -> io::Result<(Ours, Vec<(i32, OwnedFd)>)> {
         stderr: Receiver::from_owned_fd(stderr.into())?,
     };
     Ok((ours, streams))
-}
-
-fn high(file: impl AsFd) -> io::Result<OwnedFd> {
-    Ok(fcntl_dupfd_cloexec(file, HIGH)?)
 }
 
 fn failed(error: &io::Error) -> Failure {

@@ -6,7 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, fchmod, ftruncate, memfd_create};
+use rustix::io::{fcntl_dupfd_cloexec, pwrite};
 use rustix::process::Pid;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -18,11 +19,21 @@ use super::groups::{Group, Groups};
 use super::launch::{Plan, launch};
 use super::users::{self, User};
 
+/// Bytes that Linux takes in one argument or variable of a program.
+const MAX_ARGUMENT: usize = 131_071;
+/// Where a shell has a command that is longer.
+const SCRIPT: i32 = 9;
+/// Files of ours that are handed on lie above.
+const HIGH: i32 = 1000;
+
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A program that runs, and our ends of what connects it.
 pub struct Spawned {
     pub pid: Pid,
+    /// The child whose end is that of the program: itself, or the keeper of its
+    /// terminal.
+    pub watched: Pid,
     /// Absent when its standard input is empty.
     pub stdin: Option<Sender>,
     pub stdout: Receiver,
@@ -35,6 +46,8 @@ pub struct Spawned {
 /// Starts a program. The caller has to watch it before it does anything else.
 pub fn spawn(exec: &Exec, groups: &Groups, group: &Group) -> Result<Spawned, Failure> {
     let user = users::find(exec.user.as_deref())?;
+    let script = script(exec).map_err(|error| failure("cannot keep the command", &error))?;
+    let exec = script.as_ref().map_or(exec, |(exec, _)| exec);
     let (programs, argv, env) = prepare(exec, &user)?;
     let folder = folder(exec, &user)?;
     let opened = match exec.pty {
@@ -43,19 +56,26 @@ pub fn spawn(exec: &Exec, groups: &Groups, group: &Group) -> Result<Spawned, Fai
     };
     let (mut spawned, streams) =
         opened.map_err(|error| failure("cannot connect the program", &error))?;
+    let mut streams: Vec<(i32, OwnedFd)> = (0..).zip(streams).collect();
+    if let Some((_, script)) = &script {
+        let script = high(script).map_err(|error| failure("cannot hand on the command", &error))?;
+        streams.push((SCRIPT, script));
+    }
     let plan = Plan {
         programs,
         argv,
         env,
         folder,
-        streams: (0..).zip(streams).collect(),
+        streams,
         has_terminal: exec.pty.is_some(),
         doors: groups.doors(group),
         uid: user.uid,
         gid: user.gid,
         groups: user.groups,
     };
-    spawned.pid = launch(&plan).map_err(|error| refused(exec, &error))?;
+    let launched = launch(&plan).map_err(|error| refused(exec, &error))?;
+    spawned.pid = launched.program;
+    spawned.watched = launched.watched;
     Ok(spawned)
 }
 
@@ -81,13 +101,62 @@ pub fn spawn_with(
         gid: user.gid,
         groups: user.groups,
     };
-    launch(&plan).map_err(|error| refused(exec, &error))
+    let launched = launch(&plan).map_err(|error| refused(exec, &error))?;
+    Ok(launched.program)
 }
 
 /// Changes the size of a terminal.
 pub fn resize(terminal: impl AsFd, size: Size) -> io::Result<()> {
     let size = Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
     Ok(tcsetwinsize(terminal, size)?)
+}
+
+/// A command of a shell that is too long for an argument: what to run instead, and
+/// the file that it reads the command from. Its name stays `/bin/sh`, and the file
+/// is closed before the command begins.
+fn script(exec: &Exec) -> io::Result<Option<(Exec, OwnedFd)>> {
+    let [shell, option, command] = exec.argv.as_slice() else { return Ok(None) };
+    if shell != "/bin/sh" || option != "-c" || command.len() <= MAX_ARGUMENT {
+        return Ok(None);
+    }
+    let file = text_file("script")?;
+    rewrite(&file, &format!("exec {SCRIPT}<&-;{command}"))?;
+    let source = format!(". /proc/self/fd/{SCRIPT}");
+    let argv = vec![shell.clone(), option.clone(), source];
+    Ok(Some((Exec { argv, ..exec.clone() }, file)))
+}
+
+/// Makes a file without a path, which whoever has it can read and only the agent
+/// can write.
+pub fn text_file(name: &str) -> io::Result<OwnedFd> {
+    let file = memfd_create(name, MemfdFlags::CLOEXEC)?;
+    fchmod(&file, Mode::from_raw_mode(0o444))?;
+    Ok(file)
+}
+
+/// Replaces all of a file.
+pub fn rewrite(file: impl AsFd, text: &str) -> io::Result<()> {
+    ftruncate(&file, 0)?;
+    let mut rest = text.as_bytes();
+    let mut at = 0;
+    while !rest.is_empty() {
+        let count = pwrite(&file, rest, at)?;
+        rest = rest.get(count..).unwrap_or_default();
+        at += count as u64;
+    }
+    Ok(())
+}
+
+/// Duplicates a file to a number that no program is given.
+pub fn high(file: impl AsFd) -> io::Result<OwnedFd> {
+    Ok(fcntl_dupfd_cloexec(file, HIGH)?)
+}
+
+fn too_long(what: &str, length: usize) -> Failure {
+    invalid(format!(
+        "{what} has {length} bytes, and Linux takes {MAX_ARGUMENT}: pass it in a file or on \
+         standard input"
+    ))
 }
 
 /// What to execute, and with what.
@@ -97,6 +166,9 @@ fn prepare(exec: &Exec, user: &User) -> Result<Words, Failure> {
     };
     let mut argv = Vec::with_capacity(exec.argv.len());
     for (index, argument) in exec.argv.iter().enumerate() {
+        if argument.len() > MAX_ARGUMENT {
+            return Err(too_long(&format!("argument {index} of the command"), argument.len()));
+        }
         argv.push(CString::new(argument.as_str()).map_err(|_| {
             invalid(format!("argument {index} of the command has a NUL byte in it"))
         })?);
@@ -112,6 +184,11 @@ fn prepare(exec: &Exec, user: &User) -> Result<Words, Failure> {
                 "the environment variable {name:?} has no name, or a `=` or a NUL byte where \
                  none may be"
             )));
+        }
+        let length = name.len() + 1 + value.len();
+        if length > MAX_ARGUMENT {
+            let name: String = name.chars().take(50).collect();
+            return Err(too_long(&format!("the environment variable {name:?}"), length));
         }
         env.insert(name, value);
     }
@@ -158,7 +235,14 @@ fn connect_pipes(stdin: bool) -> io::Result<(Spawned, [OwnedFd; 3])> {
     };
     let (stdout, their_stdout) = output_pipe()?;
     let (stderr, their_stderr) = output_pipe()?;
-    let spawned = Spawned { pid: Pid::INIT, stdin, stdout, stderr: Some(stderr), terminal: None };
+    let spawned = Spawned {
+        pid: Pid::INIT,
+        watched: Pid::INIT,
+        stdin,
+        stdout,
+        stderr: Some(stderr),
+        terminal: None,
+    };
     Ok((spawned, [their_stdin, their_stdout, their_stderr]))
 }
 
@@ -181,6 +265,7 @@ fn connect_terminal(size: Size) -> io::Result<(Spawned, [OwnedFd; 3])> {
     rustix::io::ioctl_fionbio(&terminal, true)?;
     let spawned = Spawned {
         pid: Pid::INIT,
+        watched: Pid::INIT,
         stdin: Some(Sender::from_owned_fd_unchecked(terminal.try_clone()?)?),
         stdout: Receiver::from_owned_fd_unchecked(terminal.try_clone()?)?,
         stderr: None,
@@ -204,9 +289,10 @@ fn refused(exec: &Exec, error: &io::Error) -> Failure {
         io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => {
             (FailureKind::NoResources, "the sandbox has no room for another process")
         }
-        io::ErrorKind::ArgumentListTooLong => {
-            (FailureKind::Invalid, "its arguments and environment are too long")
-        }
+        io::ErrorKind::ArgumentListTooLong => (
+            FailureKind::Invalid,
+            "its arguments and environment together are longer than Linux takes",
+        ),
         _ => return failure(&format!("cannot start {program:?}"), error),
     };
     Failure { kind, message: format!("cannot start {program:?}: {why}") }

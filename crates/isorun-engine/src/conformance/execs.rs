@@ -319,3 +319,63 @@ async fn sleepers(sandbox: &Sandbox<'_>) -> String {
         .text("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o 'sleep 100[0-9]' || true")
         .await
 }
+
+/// Shared memory is there for every user, as are the folders for temporary files.
+pub async fn shared_memory_of_every_user(engine: &dyn Engine) {
+    let sandbox = Sandbox::new(engine).await;
+    let program = "import multiprocessing as m\n\
+                   from multiprocessing import shared_memory as s\n\
+                   if __name__ == '__main__':\n\
+                   \x20 memory = s.SharedMemory(create=True, size=5000)\n\
+                   \x20 memory.buf[:2] = b'ok'\n\
+                   \x20 lock, value = m.get_context('fork').Lock(), m.get_context('fork').Value('i', 0)\n\
+                   \x20 def add():\n\
+                   \x20   with value.get_lock(): value.value += 1\n\
+                   \x20 all = [m.get_context('fork').Process(target=add) for i in range(3)]\n\
+                   \x20 [p.start() for p in all]; [p.join() for p in all]\n\
+                   \x20 print(bytes(memory.buf[:2]).decode(), value.value)\n\
+                   \x20 memory.close(); memory.unlink()\n";
+    for user in ["root", "1000", "nobody"] {
+        let run = |exec: Exec| sandbox.exec(Exec { user: Some(user.to_owned()), ..exec });
+        let output =
+            run(argv(&["python3", "-c", program])).await.unwrap().output(2000).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "ok 3\n", "{user}: {output:?}");
+        let touch = "stat -c %a /dev/shm /tmp; touch /dev/shm/$$ /tmp/$$ && rm /dev/shm/$$ /tmp/$$; \
+                     echo >/dev/null; head -c1 /dev/zero /dev/urandom >/dev/null && echo well";
+        let output = run(shell(touch)).await.unwrap().output(2000).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "1777\n1777\nwell\n", "{output:?}");
+    }
+    // Nobody removes what is another's.
+    sandbox.text("touch /dev/shm/mine").await;
+    let other = Exec { user: Some("1000".to_owned()), ..shell("rm -f /dev/shm/mine") };
+    let output = sandbox.exec(other).await.unwrap().output(1000).await.unwrap();
+    assert_ne!(output.status, Status::Code(0), "{output:?}");
+}
+
+/// Arguments may be as long as Linux takes them, and beyond that the limit is
+/// named.
+pub async fn long_arguments(engine: &dyn Engine) {
+    let sandbox = Sandbox::new(engine).await;
+    let most = 131_071;
+    for (count, length) in [(1, most), (6, 100_000)] {
+        let words = vec!["x".repeat(length); count];
+        let mut all = vec!["sh", "-c", "printf %s \"$@\" | wc -c", "sh"];
+        all.extend(words.iter().map(String::as_str));
+        let output = sandbox.exec(argv(&all)).await.unwrap().output(1000).await.unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(said.trim(), (count * length).to_string(), "{output:?}");
+    }
+    let long = "x".repeat(most + 1);
+    for exec in [
+        argv(&["echo", &long]),
+        argv(&["python3", "-c", &long]),
+        Exec { env: vec![("LONG".to_owned(), long.clone())], ..shell("true") },
+    ] {
+        let Err(ClientError::Failed(failure)) = sandbox.exec(exec).await else {
+            panic!("a program started with what is too long")
+        };
+        assert_eq!(failure.kind, FailureKind::Invalid);
+        assert!(failure.message.contains("131071"), "{failure}");
+        assert!(failure.message.len() < 300, "{failure}");
+    }
+}

@@ -135,3 +135,38 @@ pub async fn cpu_time(engine: &dyn Engine) {
     assert!(used <= took * 13 / 10 + 200, "{used} ms of CPU time in {took} ms");
     assert!(used > 300, "{used} ms of CPU time in {took} ms");
 }
+
+/// Programs see as many CPUs as the sandbox has.
+pub async fn cpus_are_those_of_the_spec(engine: &dyn Engine) {
+    let machine = std::thread::available_parallelism().unwrap().get() as u32;
+    for vcpus in [1, machine] {
+        let sandbox = Sandbox::of(engine, crate::SandboxSpec { vcpus, ..spec() }).await;
+        let seen = "nproc; python3 -c 'import os; print(len(os.sched_getaffinity(0)))'; \
+                    sh -c 'nproc' | cat; setsid nproc";
+        assert_eq!(sandbox.text(seen).await, format!("{vcpus}\n").repeat(4));
+        engine.destroy(&sandbox.id).await.unwrap();
+    }
+}
+
+/// The number of processes is that of programs inside, and what has ended is not
+/// counted.
+pub async fn processes_are_counted(engine: &dyn Engine) {
+    let sandbox = Sandbox::new(engine).await;
+    let pids = async || engine.stats(&sandbox.id).await.unwrap().pids;
+    assert_eq!(pids().await, 0);
+    let three = sandbox.exec(shell("sleep 1000 & sleep 1000 & wait")).await.unwrap();
+    sandbox.until("[ $(pgrep -c -x sleep) = 2 ]").await;
+    assert_eq!(pids().await, 3);
+    sandbox.text("for i in $(seq 50); do /bin/true & done; wait").await;
+    assert_eq!(pids().await, 3);
+    let threads = "import threading, time\n\
+                   for i in range(4): threading.Thread(target=time.sleep, args=(1000,)).start()\n\
+                   print('ready', flush=True)\n";
+    let mut more = sandbox.exec(super::argv(&["python3", "-c", threads])).await.unwrap();
+    assert_eq!(more.events.next().await.unwrap(), client::ExecEvent::Stdout("ready\n".into()));
+    assert_eq!(pids().await, 3 + 5);
+    drop((three, more));
+    while pids().await != 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

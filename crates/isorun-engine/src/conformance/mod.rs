@@ -9,7 +9,9 @@ pub mod execs;
 pub mod files;
 pub mod limits;
 pub mod lives;
+pub mod sessions;
 pub mod shells;
+pub mod stops;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -30,13 +32,21 @@ macro_rules! conformance_of_shells {
             a_shell_remembers, a_shell_cannot_be_confused, a_timeout_leaves_the_shell, a_shell_survives_any_interrupt,
             a_shell_can_be_attached_to, what_runs_goes_on_across_a_checkpoint
         );
+        $crate::conformance_of_shells!(@@ $open; sessions:
+            redirections_last, what_is_stopped_ends_no_shell,
+            what_is_set_up_for_a_person_does_not_show, commands_may_be_long,
+            time_limits_do_not_run_in_a_checkpoint
+        );
     };
     (@ $open:expr; $($case:ident),+) => {
+        $crate::conformance_of_shells!(@@ $open; shells: $($case),+);
+    };
+    (@@ $open:expr; $module:ident: $($case:ident),+) => {
         $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $case() {
             let scratch = $open.await;
             let engine = scratch.shared();
-            let case = $crate::conformance::shells::$case(&engine);
+            let case = $crate::conformance::$module::$case(&engine);
             tokio::time::timeout($crate::conformance::LIMIT, case).await.unwrap();
             $crate::conformance::clean_up(&*engine).await;
         })+
@@ -52,12 +62,15 @@ macro_rules! conformance {
             execs: output_and_codes, output_arrives_as_it_is_written, stdin_is_empty_or_fed,
                 a_timeout_kills_the_whole_tree, a_client_that_leaves_takes_its_program_along,
                 what_runs_in_the_background_stays, what_cannot_start_says_why,
-                environment_folder_and_user, a_terminal, signals, a_hundred_at_once,
+                environment_folder_and_user, shared_memory_of_every_user, long_arguments, a_terminal, signals, a_hundred_at_once,
                 a_slow_reader_slows_the_program, garbage_harms_only_its_connection;
             files: files_go_in_and_out, folders, what_cannot_be_is_refused,
                 a_broken_upload_leaves_nothing, nothing_inside_keeps_the_agent_waiting,
                 folders_that_become_links_are_not_given_away, trees_of_any_depth_are_removed;
-            limits: too_many_processes, a_bomb_ends_at_its_timeout, a_full_disk, too_much_memory, cpu_time;
+            limits: too_many_processes, a_bomb_ends_at_its_timeout, a_full_disk, too_much_memory, cpu_time,
+                cpus_are_those_of_the_spec, processes_are_counted;
+            stops: what_is_stopped_ends_nothing, no_program_is_left_stopped,
+                jobs_of_a_shell_on_a_terminal, a_timeout_touches_no_other_command;
             lives: names_are_unique_and_gone_when_destroyed, specs_are_checked,
                 a_sandbox_that_dies_is_noticed, nothing_of_the_machine_is_visible,
                 sandboxes_are_apart, a_checkpoint_is_restored_any_number_of_times;

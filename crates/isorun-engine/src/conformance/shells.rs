@@ -60,6 +60,13 @@ impl Open {
         self.shell.control.run(run).await.unwrap();
     }
 
+    /// The same, with a limit.
+    pub async fn begin_for(&self, command: &str, limit: Duration) {
+        let timeout_ms = Some(limit.as_millis() as u64);
+        let run = Run { command: command.to_owned(), timeout_ms };
+        self.shell.control.run(run).await.unwrap();
+    }
+
     /// Waits for the end of a command.
     pub async fn outcome(&mut self) -> (Status, String, String) {
         let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -74,6 +81,11 @@ impl Open {
         (status, text(out), text(err))
     }
 
+    /// Waits until its connection is lost for good.
+    pub async fn lost(&mut self) {
+        while self.shell.events.next().await.is_ok() {}
+    }
+
     /// What a command prints, which has to succeed.
     pub async fn text(&mut self, command: &str) -> String {
         let (status, out, err) = self.run(command).await;
@@ -82,7 +94,8 @@ impl Open {
     }
 }
 
-fn connect(engine: &Arc<dyn Engine>, sandbox: &Sandbox<'_>) -> Connect<AgentStream> {
+/// A way to the agent of a sandbox, as often as it is wanted.
+pub fn connect(engine: &Arc<dyn Engine>, sandbox: &Sandbox<'_>) -> Connect<AgentStream> {
     let (engine, id) = (Arc::clone(engine), sandbox.id.clone());
     Arc::new(move || {
         let (engine, id) = (Arc::clone(&engine), id.clone());

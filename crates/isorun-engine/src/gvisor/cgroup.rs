@@ -147,7 +147,7 @@ impl Cgroup {
         let number = |controller, file| {
             self.read(controller, file).trim().parse::<u64>().unwrap_or_default()
         };
-        let mut stats = Stats { pids: number("pids", "pids.current"), ..Stats::default() };
+        let mut stats = Stats::default();
         if self.hierarchies.unified {
             stats.cpu_ms = field(&self.read("cpu", "cpu.stat"), "usage_usec") / 1000;
             stats.mem_bytes = number("memory", "memory.current");

@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use isorun_agent::client::{self, ClientError};
@@ -32,6 +33,8 @@ use crate::network::Plan;
 /// busy with fifty others is slow.
 const START: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long the agent may take to tell its figures.
+const STATS: Duration = Duration::from_secs(1);
 const RECORD: &str = "record.json";
 
 /// A container whose agent answers.
@@ -48,6 +51,8 @@ pub struct Container {
     connections: Connections,
     /// Held by who makes a connection; by a checkpoint against them.
     border: RwLock<()>,
+    /// Processes and threads inside, as the agent told them last.
+    pids: AtomicU64,
 }
 
 /// A container in which nothing runs yet: something can be started or restored
@@ -189,6 +194,7 @@ impl Blank {
             exit,
             connections: Connections::default(),
             border: RwLock::default(),
+            pids: AtomicU64::default(),
         })
     }
 }
@@ -213,6 +219,7 @@ pub fn adopt(inner: &Inner, name: &str, record: &Record) -> Option<Container> {
         pid,
         connections: Connections::default(),
         border: RwLock::default(),
+        pids: AtomicU64::default(),
     })
 }
 
@@ -286,6 +293,7 @@ impl Container {
         let configure = Configure {
             hostname: Some(spec.hostname.clone()),
             pids: Some(spec.pids),
+            vcpus: Some(spec.vcpus),
             restored,
             // A copy has it in its files.
             nameserver: (!restored).then_some(OUTSIDE),
@@ -327,6 +335,15 @@ impl Container {
             .map(|metadata| metadata.blocks() * 512)
             .sum();
         stats
+    }
+
+    /// Returns the number of processes and threads inside. While the agent does not
+    /// answer, as during a checkpoint, it is the number of the last time.
+    pub async fn pids(&self, inner: &Inner) -> u64 {
+        if let Ok(Ok(info)) = timeout(STATS, self.ask(inner, client::info)).await {
+            self.pids.store(info.pids.unwrap_or(info.processes).into(), Ordering::Relaxed);
+        }
+        self.pids.load(Ordering::Relaxed)
     }
 
     /// Of what it died, if it did.

@@ -1,0 +1,18 @@
+//! What `/proc` tells of a process.
+
+use std::fs;
+
+use rustix::process::Pid;
+
+/// Returns the command line of a process, empty if it has ended.
+pub fn command_line(pid: Pid) -> Vec<u8> {
+    fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default()
+}
+
+/// Returns the letter for what a process does: `S` if it waits in the kernel, `T`
+/// if it is stopped.
+pub fn state(pid: Pid) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    // Its name, in parentheses, may have anything in it.
+    stat.rsplit(") ").next()?.chars().next()
+}

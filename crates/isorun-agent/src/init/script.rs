@@ -1,0 +1,218 @@
+//! What a [shell](super::shell) is told, without any I/O.
+//!
+//! A command is a file that bash sources with the user's streams as its own. Its
+//! last line is ours: it keeps what the command has done to its streams, since the
+//! redirection ends with the file, and turns off what would show our lines until
+//! the next command: `set -x`, `set -v` and the history.
+
+/// Where bash has the standard input, output and error of commands. These and the
+/// following are higher than what scripts use.
+pub const STREAMS: [i32; 3] = [97, 96, 95];
+/// Where it has `/dev/null`: opening it for each line would take its time.
+pub const NOTHING: i32 = 94;
+/// Where it has the pipe for exit codes.
+pub const STATUS: i32 = 98;
+/// Where it has the file with the command.
+pub const COMMAND: i32 = 99;
+
+/// Notes the exit code, and keeps a failure in the last line that bash exempts
+/// (`! true`, `test -e x && ...`) from ending a shell that is under `set -e`.
+const NOTE_STATUS: &str = "{ __isorun_status=${__isorun_status:-$?};} >&94 2>&94";
+
+/// Keeps the command's streams. A group with redirections, unlike one without,
+/// neither shows its lines under `set -x` nor lets traps write among the output.
+/// A stream that is closed cannot be duplicated: then each is looked at.
+const KEEP_STREAMS: &str = "{ __isorun_keep;} 92>&2 2>&94 90<&0 91>&1 >&94||__isorun_keep_open";
+
+/// The functions. Each is one line, and none depends on `IFS` or fails.
+const FUNCTIONS: [&str; 8] = [
+    "__isorun_end(){ if [[ -o history ]];then builtin history -d -1||:;__isorun_hush;fi;\
+     builtin printf '%s %s\\n' \"$1\" \"${__isorun_status:-$2}\" >&98;}",
+    "__isorun_last(){ return \"$1\";}",
+    // Turns off what shows lines, and remembers what was on.
+    "__isorun_hush(){ __isorun_flags=$-;builtin set +vx;\
+     if [[ -o history ]];then if [[ -z $__isorun_shown && $(builtin history 1) = *'{ __isorun_status='* ]];\
+     then builtin history -d -1||:;fi;__isorun_history=1;builtin set +o history;fi;}",
+    // Turns it on again for a command.
+    "__isorun_show(){ __isorun_shown=$__isorun_history;if [[ $__isorun_history ]];then __isorun_remember;fi;\
+     if [[ $__isorun_flags = *v* ]];then __isorun_flags=${__isorun_flags//v};builtin set -v;fi;\
+     if [[ -z ${1-} ]];then __isorun_trace;fi;}",
+    "__isorun_trace(){ if [[ $__isorun_flags = *x* ]];then __isorun_flags=;builtin set -x;fi;__isorun_flags=;}",
+    "__isorun_remember(){ builtin local IFS= t=;builtin read -rd '' t </proc/self/fd/99||:;\
+     t=${t#'{ __isorun_trace'*'2>&94;'};builtin history -s -- \"${t%$'\\n\\n{ __isorun_status='*}\"||:;\
+     __isorun_history=;builtin set -o history;}",
+    "__isorun_keep(){ __isorun_hush;\\exec 97<&90 96>&91 95>&92;\
+     __isorun_0=97 __isorun_1=96 __isorun_2=95;}",
+    "__isorun_keep_open(){ { __isorun_hush;} 2>&94;\
+     if { :;} 2>&94 90<&0;then \\exec 97<&0;__isorun_0=97;else \\exec 97>&-;__isorun_0=-;fi;\
+     if { :;} 2>&94 91>&1;then \\exec 96>&1;__isorun_1=96;else \\exec 96>&-;__isorun_1=-;fi;\
+     if { :;} 92>&2;then \\exec 95>&2;__isorun_2=95;else \\exec 95>&-;__isorun_2=-;fi;}",
+];
+
+/// Returns the first line that a shell reads.
+pub fn preparation() -> String {
+    let functions = FUNCTIONS.join(";");
+    format!(
+        "PS1=;PS2=;unset HISTFILE MAILCHECK;set +o history +H;history -c;{functions};\
+         __isorun_flags= __isorun_history= __isorun_shown= __isorun_0=97 __isorun_1=96 __isorun_2=95;\
+         exec >&94 2>&94\n"
+    )
+}
+
+/// Returns the line that asks for an exit code, which is told with that word.
+pub fn question(word: &str) -> String {
+    format!("__isorun_end {word} $?\n")
+}
+
+/// A command as bash is given it.
+pub struct Command {
+    /// What is in the file.
+    pub file: String,
+    /// Whether the last line is not part of the file: in an open here-document it
+    /// would be text, and after a `return` it would not be reached.
+    is_apart: bool,
+    last: i32,
+}
+
+/// Sets `$?`. In a list it is no failure.
+fn status_is(last: i32) -> String {
+    if last == 0 { String::new() } else { format!("__isorun_last {last}&&:;") }
+}
+
+impl Command {
+    /// Prepares a command that a user has given. `last` is what `$?` was.
+    pub fn new(text: &str, last: i32) -> Self {
+        let has_document = text.contains("<<");
+        let is_apart = has_document || text.contains("return");
+        let mut file = String::new();
+        if is_apart {
+            // Where the line that runs the file would show under `set -x`.
+            file.push_str(&format!("{{ __isorun_trace;{}}} 2>&94;", status_is(last)));
+        }
+        file.push_str(text);
+        if !has_document {
+            file.push_str("\n\n");
+            file.push_str(NOTE_STATUS);
+        }
+        if !is_apart {
+            file.push(';');
+            file.push_str(KEEP_STREAMS);
+        }
+        Self { file, is_apart, last }
+    }
+
+    /// Returns the line that runs it. With `restored`, random numbers are drawn
+    /// anew.
+    pub fn line(&self, restored: bool) -> String {
+        let mut line = String::from("__isorun_status=;");
+        if restored {
+            line.push_str("RANDOM=${SRANDOM-};");
+        }
+        line.push_str(if self.is_apart { "__isorun_show apart;" } else { "__isorun_show;" });
+        line.push_str(&status_is(self.last));
+        let file = "/proc/self/fd/99";
+        let streams = r#"<&"$__isorun_0" >&"$__isorun_1" 2>&"$__isorun_2""#;
+        let run = if self.is_apart {
+            format!("\\builtin eval '. {file};{NOTE_STATUS};{KEEP_STREAMS}' {streams}\n")
+        } else {
+            format!(". {file} {streams}\n")
+        };
+        line + &run
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs commands one after the other, each in a shell of its own bash, and
+    /// returns all that they print.
+    fn printed(commands: &[&str]) -> String {
+        use std::io::Write as _;
+        use std::process::{Command as Process, Stdio};
+        let folder = tempfile::tempdir().unwrap();
+        let mut input = String::from("exec 97</dev/null 96>&1 95>&2 94<>/dev/null 98>/dev/null\n");
+        input.push_str(&preparation());
+        for (at, command) in commands.iter().enumerate() {
+            let command = Command::new(command, 0);
+            let path = folder.path().join(at.to_string());
+            std::fs::write(&path, &command.file).unwrap();
+            input.push_str(&format!("exec 99<{}\n", path.display()));
+            input.push_str(&command.line(false));
+            input.push_str(&question("word"));
+        }
+        let mut bash = Process::new("bash")
+            .args(["--noediting", "--norc", "--noprofile", "-i"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        bash.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        String::from_utf8(bash.wait_with_output().unwrap().stdout).unwrap()
+    }
+
+    #[test]
+    fn lines_are_lines() {
+        assert_eq!(preparation().matches('\n').count(), 1);
+        assert_eq!(question("x").matches('\n').count(), 1);
+        for text in ["", "echo", "cat <<E\nx\nE", "return 3"] {
+            assert_eq!(Command::new(text, 3).line(true).matches('\n').count(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_numbers_are_those_of_the_constants() {
+        let line = preparation();
+        for (at, number) in STREAMS.iter().enumerate() {
+            assert!(line.contains(&format!("__isorun_{at}={number}")), "{line}");
+        }
+        assert!(line.contains(&format!("exec >&{NOTHING} 2>&{NOTHING}")), "{line}");
+        assert!(line.contains(&format!(">&{STATUS}")), "{line}");
+        assert!(Command::new("", 0).line(false).contains(&format!("/proc/self/fd/{COMMAND}")));
+    }
+
+    #[test]
+    fn what_is_set_up_for_a_person_does_not_show() {
+        for (commands, expected) in [
+            (
+                &["PS1='p$ '; PS0=zero; PROMPT_COMMAND='echo often'; echo $PS1", "echo a"][..],
+                "p$\na\n",
+            ),
+            (&["trap 'echo trapped' DEBUG", "echo a"], "trapped\na\n"),
+            (
+                &["set -o history; echo a", "echo b", "history | sed 's/^ *[0-9]* *//'"],
+                "a\nb\necho b\nhistory | sed 's/^ *[0-9]* *//'\n",
+            ),
+            (&["set -x; exec 2>&1", "echo a"], "++ echo a\na\n"),
+            (&["IFS=0123456789", "echo a"], "a\n"),
+            (&["set -u; shopt -s failglob; set -o posix", "echo a"], "a\n"),
+        ] {
+            assert_eq!(printed(commands), expected, "{commands:?}");
+        }
+    }
+
+    #[test]
+    fn redirections_last() {
+        for (commands, expected) in [
+            (&["exec 3>&1 >/dev/null", "echo no", "exec >&3 3>&-", "echo yes"][..], "yes\n"),
+            (&["exec >&-", "echo no", "echo no"], ""),
+            (&["exec 2>&1", "echo a >&2"], "a\n"),
+            (
+                &[
+                    "exec <<<x$'\\n'y",
+                    "read a; echo $a",
+                    "read a; echo $a",
+                    "exec <&-",
+                    "cat; echo $?",
+                ],
+                "x\ny\n1\n",
+            ),
+            (&["exec {n}>&1 >/dev/null", "exec >&$n {n}>&-; return 3", "echo yes"], "yes\n"),
+            (&["exec 4<>/dev/null 1>&4", "echo no"], ""),
+            (&["exec 2>&- </dev/null", "echo a; cat", "exec 2>&1", "echo b >&2"], "a\nb\n"),
+        ] {
+            assert_eq!(printed(commands), expected, "{commands:?}");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! What commands may do to a shell that stays, and what of it others must not see.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use isorun_agent::client;
+use isorun_agent::protocol::{self, Status};
+
+use super::shells::{Open, connect};
+use super::{Sandbox, shell as sh};
+use crate::engine::Engine;
+
+/// Runs commands in a new shell, and compares what they print.
+async fn check(engine: &Arc<dyn Engine>, sandbox: &Sandbox<'_>, rows: &[(&str, i32, &str, &str)]) {
+    let mut shell = Open::new(engine, sandbox).await;
+    for (command, code, out, err) in rows {
+        let expected = (Status::Code(*code), (*out).to_owned(), (*err).to_owned());
+        assert_eq!(shell.run(command).await, expected, "{command} of {rows:?}");
+    }
+}
+
+/// What a command does to its streams with `exec` holds for those after it, and no
+/// form of it ends the shell.
+pub async fn redirections_last(engine: &Arc<dyn Engine>) {
+    let sandbox = Sandbox::new(engine.as_ref()).await;
+    for rows in [
+        &[
+            ("exec >/tmp/a", 0, "", ""),
+            ("echo a; echo e >&2", 0, "", "e\n"),
+            ("cat /tmp/a >&2", 0, "", "a\n"),
+        ][..],
+        &[("exec >>/tmp/a", 0, "", ""), ("echo b", 0, "", ""), ("cat /tmp/a >&2", 0, "", "a\nb\n")],
+        &[
+            ("exec 2>/tmp/b", 0, "", ""),
+            ("echo e >&2; nothing_such", 127, "", ""),
+            ("cat /tmp/b", 0, "e\nbash: nothing_such: command not found\n", ""),
+        ],
+        &[("exec &>/tmp/c", 0, "", ""), ("echo a; echo e >&2", 0, "", ""), ("exit 4", 4, "", "")],
+        &[("exec >&/tmp/c", 0, "", ""), ("echo x", 0, "", "")],
+        &[("exec &>>/tmp/c", 0, "", ""), ("echo y", 0, "", "")],
+        &[("cat /tmp/c", 0, "x\ny\n", "")],
+        &[
+            ("exec {n}>/tmp/d", 0, "", ""),
+            ("echo d >&$n; cat /tmp/d", 0, "d\n", ""),
+            ("exec {n}>&-; echo still", 0, "still\n", ""),
+        ],
+        &[
+            ("exec 3>&1 >/tmp/e", 0, "", ""),
+            ("echo in", 0, "", ""),
+            ("exec >&3 3>&-", 0, "", ""),
+            ("cat /tmp/e", 0, "in\n", ""),
+        ],
+        &[
+            (
+                "exec 3>&1 4>&2 >/tmp/f 2>&1; echo a; echo b >&2; exec >&3 2>&4 3>&- 4>&-; cat /tmp/f",
+                0,
+                "a\nb\n",
+                "",
+            ),
+            ("echo o; echo e >&2", 0, "o\n", "e\n"),
+        ],
+        &[
+            ("printf '1\\n2\\n3\\n' >/tmp/g; exec </tmp/g", 0, "", ""),
+            ("read a; echo $a", 0, "1\n", ""),
+            ("cat", 0, "2\n3\n", ""),
+            ("read a; echo $?", 0, "1\n", ""),
+        ],
+        &[("exec <<<'one'", 0, "", ""), ("cat", 0, "one\n", "")],
+        &[("exec <<EOF\ntwo\nEOF", 0, "", ""), ("cat", 0, "two\n", "")],
+        &[("exec <>/tmp/g", 0, "", ""), ("head -1", 0, "1\n", "")],
+        &[
+            ("exec <&-", 0, "", ""),
+            ("read a 2>/dev/null; echo $?", 0, "1\n", ""),
+            ("exec </dev/null; cat", 0, "", ""),
+        ],
+        &[
+            ("exec >&-", 0, "", ""),
+            ("echo e >&2", 0, "", "e\n"),
+            ("exec >&2", 0, "", ""),
+            ("echo o", 0, "", "o\n"),
+        ],
+        &[
+            ("exec 2>&-", 0, "", ""),
+            ("echo o", 0, "o\n", ""),
+            ("exec 2>&1", 0, "", ""),
+            ("echo e >&2", 0, "e\n", ""),
+        ],
+        &[("exec <&- >&- 2>&-", 0, "", ""), ("true", 0, "", ""), ("exit 6", 6, "", "")],
+        &[
+            ("exec > >(sed s/x/b/ >/tmp/k)", 0, "", ""),
+            ("echo x", 0, "", ""),
+            ("exec >&-", 0, "", ""),
+            ("wait $!", 0, "", ""),
+            ("cat /tmp/k >&2", 0, "", "b\n"),
+        ],
+        &[("exec 1>&2", 0, "", ""), ("echo both", 0, "", "both\n")],
+        &[
+            ("exec >/tmp/h; return 3", 3, "", ""),
+            ("echo h", 0, "", ""),
+            ("cat /tmp/h >&2", 0, "", "h\n"),
+        ],
+        &[
+            ("set -e; exec >/tmp/i", 0, "", ""),
+            ("echo i", 0, "", ""),
+            ("cat /tmp/i >&2", 0, "", "i\n"),
+        ],
+        &[("exec /bin/echo replaced", 0, "replaced\n", "")],
+    ] {
+        check(engine, &sandbox, rows).await;
+    }
+    // A connection that comes back finds it as it was.
+    let mut shell = Open::new(engine, &sandbox).await;
+    shell.text("exec >/tmp/j").await;
+    let token = shell.token.clone();
+    drop(shell);
+    let mut shell = loop {
+        match Open::attach(engine, &sandbox, &token).await {
+            Ok(shell) => break shell,
+            // The agent has not noticed yet that the first one is gone.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    };
+    shell.text("echo j").await;
+    assert_eq!(shell.run("cat /tmp/j >&2").await, (Status::Code(0), String::new(), "j\n".into()));
+}
+
+/// What is stopped ends neither its command nor the shell, and a bash that stops
+/// itself goes on.
+pub async fn what_is_stopped_ends_no_shell(engine: &Arc<dyn Engine>) {
+    let sandbox = Sandbox::new(engine.as_ref()).await;
+    let mut shell = Open::new(engine, &sandbox).await;
+    for command in super::stops::STOPPING {
+        let (status, out, _) = shell.run(command).await;
+        assert_eq!((status, &*out), (Status::Code(0), "on\n"), "{command}");
+        assert_eq!(shell.text("ls / >/dev/null; echo alive").await, "alive\n", "after {command}");
+        sandbox.sh("pkill -KILL sleep").await;
+    }
+    shell.text("sleep 31 & kill -STOP $!; stopped=$!").await;
+    assert_eq!(shell.text("/bin/true; kill -0 $stopped && echo there").await, "there\n");
+    for signal in ["STOP", "TSTP", "TTIN"] {
+        assert_eq!(shell.text(&format!("kill -{signal} $$; echo on")).await, "on\n");
+    }
+    // One that is waited for is interrupted with its command.
+    let limit = Some(Duration::from_millis(400));
+    for stopped in ["sh -c 'kill -STOP $$'", "(kill -STOP $BASHPID)", "sh -c 'kill -TSTP $$' | cat"]
+    {
+        assert_eq!(shell.run_for(stopped, limit).await.0, Status::TimedOut, "{stopped}");
+        assert_eq!(shell.text("/bin/true; echo alive").await, "alive\n", "after {stopped}");
+    }
+}
+
+/// Prompts, traces and the history show a user's commands, and none of ours.
+pub async fn what_is_set_up_for_a_person_does_not_show(engine: &Arc<dyn Engine>) {
+    let sandbox = Sandbox::new(engine.as_ref()).await;
+    for rows in [
+        &[
+            ("PS1='prompt$ ' PS2='more> ' PS0='now '", 0, "", ""),
+            ("echo a; echo e >&2", 0, "a\n", "e\n"),
+            ("echo $PS1", 0, "prompt$\n", ""),
+            ("(exit 3)", 3, "", ""),
+            ("echo $?", 0, "3\n", ""),
+            ("${nothing?here}", 1, "", "bash: nothing: here\n"),
+            ("echo b", 0, "b\n", ""),
+        ][..],
+        &[
+            ("PROMPT_COMMAND='echo often; echo often >&2; often=1'", 0, "", ""),
+            ("echo a", 0, "a\n", ""),
+            ("PROMPT_COMMAND=('echo one' 'echo two')", 0, "", ""),
+            ("echo b", 0, "b\n", ""),
+        ],
+        &[
+            (
+                "mkdir -p /tmp/venv; printf 'VIRTUAL_ENV=/tmp/venv; PS1=\"(venv) ${PS1-}\"; export PS1\\n' >/tmp/venv/activate",
+                0,
+                "",
+                "",
+            ),
+            ("source /tmp/venv/activate", 0, "", ""),
+            ("echo $VIRTUAL_ENV", 0, "/tmp/venv\n", ""),
+            ("true", 0, "", ""),
+        ],
+        &[
+            ("set -x", 0, "", ""),
+            ("echo a", 0, "a\n", "++ echo a\n"),
+            ("set +x", 0, "", "++ set +x\n"),
+            ("echo b", 0, "b\n", ""),
+        ],
+        &[("set -x; echo a", 0, "a\n", "++ echo a\n"), ("cat <<E\nx\nE", 0, "x\n", "+++ cat\n")],
+        &[
+            ("PS4='trace '; set -x", 0, "", ""),
+            ("${nothing?here}", 1, "", "bash: nothing: here\n"),
+            ("echo a", 0, "a\n", "ttrace echo a\n"),
+        ],
+        &[
+            ("set -o history", 0, "", ""),
+            ("echo a", 0, "a\n", ""),
+            ("cat <<E\n\nx\nE", 0, "\nx\n", ""),
+            ("history", 0, "    1  echo a\n    2  cat <<E\n\nx\nE\n    3  history\n", ""),
+        ],
+        &[
+            ("set -o history; echo a", 0, "a\n", ""),
+            ("${nothing?here}", 1, "", "bash: nothing: here\n"),
+            ("history", 0, "    1  ${nothing?here}\n    2  history\n", ""),
+        ],
+        &[("trap 'echo debug' DEBUG", 0, "", ""), ("echo a", 0, "a\n", "")],
+        &[
+            ("trap 'echo failed' ERR", 0, "", ""),
+            ("true; false; true", 0, "failed\n", ""),
+            ("echo a", 0, "a\n", ""),
+        ],
+        &[("IFS=0123456789", 0, "", ""), ("echo a; (exit 7)", 7, "a\n", "")],
+        &[
+            ("set -u; shopt -s failglob nullglob; set -f -o posix", 0, "", ""),
+            ("echo a; echo b >&2", 0, "a\n", "b\n"),
+        ],
+    ] {
+        check(engine, &sandbox, rows).await;
+    }
+    // Neither does an interrupted command, nor the one after it.
+    let mut shell = Open::new(engine, &sandbox).await;
+    shell.text("PS1='prompt$ ' PROMPT_COMMAND='echo often'").await;
+    let (status, out, err) =
+        shell.run_for("echo a; sleep 100", Some(Duration::from_millis(300))).await;
+    assert_eq!((status, &*out, err.trim()), (Status::TimedOut, "a\n", ""));
+    assert_eq!(shell.text("echo b").await, "b\n");
+}
+
+/// A command is as long as the body of a request.
+pub async fn commands_may_be_long(engine: &Arc<dyn Engine>) {
+    let sandbox = Sandbox::new(engine.as_ref()).await;
+    let mut shell = Open::new(engine, &sandbox).await;
+    for length in [127 << 10, 129 << 10, 500_000, (1 << 20) - 200] {
+        for filler in ["x", "\u{e9}", "\\n", "$"] {
+            let text = filler.repeat(length / filler.len());
+            let command = format!("v='{text}'; printf %s \"$v\" | wc -c; echo $0 $# >&2");
+            let expected = format!("{}\n", text.len());
+            assert_eq!(shell.run(&command).await.1.trim(), expected.trim(), "{filler} in a shell");
+            let output = sandbox.sh(&command).await;
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(said.trim(), expected.trim(), "{filler}: {output:?}");
+            assert_eq!(String::from_utf8_lossy(&output.stderr), "/bin/sh 0\n", "{filler}");
+        }
+    }
+    let text = "x".repeat(200_000);
+    for (command, code, out) in [
+        (format!("# {text}\nexit 7"), 7, ""),
+        (format!("# {text}\ncat <<E\na\nE"), 0, "a\n"),
+        (format!("# {text}\ncat; ls /proc/self/fd | wc -l"), 0, "4\n"),
+        (format!("# {text}\nset -e; false; echo no"), 1, ""),
+    ] {
+        let request = protocol::Exec { user: Some("1000".to_owned()), ..sh(&command) };
+        let output = sandbox.exec(request).await.unwrap().output(1000).await.unwrap();
+        let said = (output.status, String::from_utf8_lossy(&output.stdout).into_owned());
+        assert_eq!(said, (Status::Code(code), out.to_owned()), "{output:?}");
+    }
+}
+
+/// The time limits of commands and shells stand still while their sandbox is a
+/// checkpoint, and its clocks go on.
+pub async fn time_limits_do_not_run_in_a_checkpoint(engine: &Arc<dyn Engine>) {
+    if !engine.capabilities().checkpoint {
+        return;
+    }
+    let sandbox = Sandbox::new(engine.as_ref()).await;
+    let waiting = "until [ -e /tmp/go ]; do sleep 0.05; done; echo ended | tee -a /tmp/ended";
+    let request =
+        protocol::Exec { token: Some("limited".to_owned()), timeout_ms: Some(4000), ..sh(waiting) };
+    let exec = client::exec_lasting(sandbox.connect().await, connect(engine, &sandbox), request)
+        .await
+        .unwrap();
+    let mut shell = Open::new(engine, &sandbox).await;
+    shell.begin_for(waiting, Duration::from_millis(4000)).await;
+    let clocks = "python3 -c 'import time; print(time.time(), time.monotonic())'";
+    let read = |text: String| -> Vec<f64> {
+        text.split_whitespace().map(|number| number.parse().unwrap()).collect()
+    };
+    let before = read(sandbox.text(clocks).await);
+    let token = shell.token.clone();
+    let exec = tokio::spawn(exec.output(1000));
+    let shell = tokio::spawn(async move { shell.lost().await });
+    let folder = tempfile::tempdir().unwrap();
+    engine.checkpoint(&sandbox.id, folder.path(), false).await.unwrap();
+    // Whoever listened has learned that the sandbox is gone.
+    exec.await.unwrap().unwrap_err();
+    shell.await.unwrap();
+    // Longer than the limits.
+    tokio::time::sleep(Duration::from_millis(5000)).await;
+    let spec = crate::SandboxSpec { id: sandbox.id.clone(), ..super::spec() };
+    engine.restore(spec, folder.path()).await.unwrap();
+    // What gVisor does, and what the documentation says: both have gone on.
+    let after = read(sandbox.text(clocks).await);
+    for (before, after) in before.iter().zip(&after) {
+        assert!((5.0..60.0).contains(&(after - before)), "{before} to {after}");
+    }
+    let mut shell = Open::attach(engine, &sandbox, &token).await.unwrap();
+    sandbox.text("touch /tmp/go").await;
+    assert_eq!(shell.outcome().await, (Status::Code(0), "ended\n".to_owned(), String::new()));
+    sandbox.until("[ $(wc -l </tmp/ended) = 2 ]").await;
+    // They still hold.
+    let (status, ..) = shell.run_for("sleep 100", Some(Duration::from_millis(300))).await;
+    assert_eq!(status, Status::TimedOut);
+}
