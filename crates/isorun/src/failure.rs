@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::client::ClientError;
+use crate::{client::ClientError, command::table::visible};
 
 /// Why a command did not end well.
 #[derive(Debug)]
@@ -63,7 +63,8 @@ impl Failure {
                 }
             }
             Self::Client(error) => {
-                eprintln!("error: {error}");
+                // It may repeat what a sandbox said.
+                eprintln!("error: {}", visible(&error.to_string()));
                 if let Some(hint) = error.hint() {
                     eprintln!("hint: {hint}");
                 }

@@ -6,6 +6,7 @@ use futures_util::{StreamExt, TryStreamExt, pin_mut};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio_util::io::StreamReader;
 
+use super::table;
 use crate::{api::AuditEntry, client::Client, failure::Failure, id::RunId};
 
 #[derive(clap::Args)]
@@ -37,7 +38,8 @@ pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
             Failure::Other(anyhow::anyhow!("the server says nonsense: {error}"))
         })?;
         let AuditEntry { seq, ts, event, data, .. } = entry;
-        writeln!(stdout, "{seq:>4}  {ts}  {event:<18}  {}", data.get()).map_err(Failure::output)?;
+        let data = table::visible(data.get());
+        writeln!(stdout, "{seq:>4}  {ts}  {event:<18}  {data}").map_err(Failure::output)?;
     }
     Ok(ExitCode::SUCCESS)
 }

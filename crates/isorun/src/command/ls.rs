@@ -29,12 +29,8 @@ pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
         .entries
         .iter()
         // A name can have any character but a slash in it, and each line is one name.
-        .map(|name| name.chars().flat_map(visible).chain(['\n']).collect::<String>())
+        .map(|name| table::visible(name) + "\n")
         .collect();
     std::io::stdout().write_all(text.as_bytes()).map_err(Failure::output)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn visible(c: char) -> Box<dyn Iterator<Item = char>> {
-    if c.is_control() { Box::new(c.escape_default()) } else { Box::new(std::iter::once(c)) }
 }

@@ -22,7 +22,7 @@ mod server_limits;
 mod shell;
 mod snapshot;
 mod stats;
-mod table;
+pub mod table;
 mod terminal;
 mod url;
 

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::ValueEnum;
+use isorun_engine::SandboxSpec;
 
 use super::{DataArgs, create::duration, keys, server_limits::ServerLimitArgs};
 use crate::{
@@ -133,7 +134,7 @@ struct LimitArgs {
     max_vcpus: Option<u32>,
 
     /// The most memory of a sandbox, in MiB [default: what its tenant may use of this machine's]
-    #[arg(long, value_name = "MIB", help_heading = "Limits", value_parser = clap::value_parser!(u64).range(16..))]
+    #[arg(long, value_name = "MIB", help_heading = "Limits", value_parser = clap::value_parser!(u64).range(SandboxSpec::MEM_MIB))]
     max_mem_mib: Option<u64>,
 
     /// The most disk of a sandbox, in MiB [default: what its tenant may use of the disk that is

@@ -13,11 +13,12 @@ pub fn print<const COLUMNS: usize>(
 ) -> Result<ExitCode, Failure> {
     let mut text = String::new();
     let heading = heading.map(str::to_owned);
-    let all: Vec<&[String; COLUMNS]> = std::iter::once(&heading).chain(rows).collect();
+    let rows = rows.iter().map(|row| row.each_ref().map(|cell| visible(cell)));
+    let all: Vec<[String; COLUMNS]> = std::iter::once(heading).chain(rows).collect();
     let width =
         |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; COLUMNS] = std::array::from_fn(width);
-    for row in all {
+    for row in &all {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(widths) {
             line.push_str(&format!("{cell:width$}  "));
@@ -39,6 +40,21 @@ pub fn json(value: &impl Serialize) -> Result<ExitCode, Failure> {
 pub fn line(text: &str) -> Result<ExitCode, Failure> {
     writeln!(std::io::stdout(), "{text}").map_err(Failure::output)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Escapes what would be an order to a terminal, or would move the text around:
+/// names, commands and messages that come from a sandbox have any character.
+pub fn visible(text: &str) -> String {
+    let moves = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || moves(c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 /// A number of bytes.
@@ -65,6 +81,19 @@ pub fn duration(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_an_order_to_a_terminal() {
+        for (text, shown) in [
+            ("plain \u{e9} \u{1f600}", "plain \u{e9} \u{1f600}"),
+            ("\x1b[31mred\x07", "\\u{1b}[31mred\\u{7}"),
+            ("a\nb\tc\rd", "a\\nb\\tc\\rd"),
+            ("\u{9b}2J\x7f", "\\u{9b}2J\\u{7f}"),
+            ("txt.\u{202e}exe", "txt.\\u{202e}exe"),
+        ] {
+            assert_eq!(visible(text), shown);
+        }
+    }
 
     #[test]
     fn values_for_people() {

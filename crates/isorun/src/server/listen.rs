@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use tokio::time::timeout;
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -21,6 +22,8 @@ use super::{App, connections, routes};
 
 /// How long answers may take to leave, once the grace is over.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How often it is looked whether something is still under way.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
 
 /// A socket that is bound, and not served yet.
 pub struct Listening {
@@ -49,15 +52,16 @@ impl Listening {
         format!("{scheme}://{}", self.address)
     }
 
-    /// Serves until the server stops, then lets requests end for a while.
+    /// Serves until the server stops, then lets what is under way end for a while.
+    /// Meanwhile it takes connections, to say that it is stopping.
     pub async fn serve(self, app: &App) -> Result<()> {
-        let closing = CancellationToken::new();
+        let (finishing, closing) = (CancellationToken::new(), CancellationToken::new());
         let stopping = tokio::spawn({
-            let (app, closing) = (app.clone(), closing.clone());
+            let (app, finishing, closing) = (app.clone(), finishing.clone(), closing.clone());
             async move {
                 app.stopping.cancelled().await;
-                let grace = app.config.limits.grace;
-                tokio::time::sleep(grace).await;
+                let _ = timeout(app.config.limits.grace, drained(&app)).await;
+                finishing.cancel();
                 // Who still waits for a sandbox is told that it is gone.
                 let ending = tokio::spawn({
                     let app = app.clone();
@@ -80,12 +84,21 @@ impl Listening {
             tls: self.tls,
             service: routes::service(app),
             stopping: app.stopping.clone(),
+            finishing,
             closing,
         };
         connections::accept(socket, setup).await;
         forget.abort();
         stopping.abort();
         Ok(())
+    }
+}
+
+/// Waits until nothing is under way: no request, and no command, shell or
+/// connection to a port in any run.
+async fn drained(app: &App) {
+    while app.accounts.requests.used() > 0 || app.runs.are_in_use() {
+        tokio::time::sleep(DRAIN_POLL).await;
     }
 }
 

@@ -4,6 +4,7 @@ mod audit_log;
 mod auth;
 pub mod config;
 mod connections;
+mod early;
 pub mod engine;
 mod error;
 mod exec;

@@ -1,7 +1,9 @@
 //! What a caller asks for, checked: a request for a run becomes an order, one
 //! for a command becomes a task, and what cannot be is refused by name.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+
+use isorun_engine::SandboxSpec;
 
 use super::{
     ApiError, config,
@@ -30,7 +32,6 @@ pub struct Order {
 const MAX_IMAGE: usize = 512;
 const MAX_PATH: usize = 4096;
 const MAX_ENV_BYTES: usize = 128 << 10;
-const MIN_MEM_MIB: u64 = 16;
 
 impl Order {
     pub fn new(new: NewRun, limits: &config::Limits) -> Result<Self, ApiError> {
@@ -43,7 +44,7 @@ impl Order {
                 "vcpus",
                 new.vcpus,
                 config::DEFAULT_VCPUS.into(),
-                1,
+                &SandboxSpec::VCPUS,
                 limits.vcpus.into(),
             )?
             .try_into()
@@ -52,14 +53,14 @@ impl Order {
                 "mem_mib",
                 new.mem_mib,
                 config::DEFAULT_MEM_MIB,
-                MIN_MEM_MIB,
+                &SandboxSpec::MEM_MIB,
                 limits.mem_mib,
             )?,
             disk_mib: number(
                 "disk_mib",
                 new.disk_mib,
                 config::DEFAULT_DISK_MIB,
-                1,
+                &SandboxSpec::DISK_MIB,
                 limits.disk_mib,
             )?,
             timeout: new
@@ -102,9 +103,11 @@ fn number(
     name: &str,
     asked: Option<i64>,
     usual: u64,
-    least: u64,
-    most: u64,
+    possible: &RangeInclusive<u64>,
+    allowed: u64,
 ) -> Result<u64, ApiError> {
+    // What the engine can make, as far as this server allows it.
+    let (least, most) = (*possible.start(), allowed.min(*possible.end()));
     let Some(asked) = asked else { return Ok(usual.min(most)) };
     match u64::try_from(asked) {
         Ok(number) if (least..=most).contains(&number) => Ok(number),

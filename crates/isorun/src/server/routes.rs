@@ -10,7 +10,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    ApiError, App, Caller, audit_log, auth, exec,
+    ApiError, App, Caller, audit_log, auth, early, exec,
     extract::{Json, OwnRun, Params},
     files,
     lifecycle::{self, engine_error},
@@ -97,6 +97,7 @@ pub fn service(app: &App) -> Router {
         .layer(CatchPanicLayer::custom(observe::panicked))
         .layer(middleware::from_fn_with_state(app.clone(), limits::bound))
         .layer(middleware::from_fn_with_state(app.clone(), observe::record))
+        .layer(middleware::from_fn(early::close))
         .with_state(app.clone())
 }
 

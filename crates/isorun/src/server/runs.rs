@@ -469,6 +469,11 @@ impl Activity {
         self.changed.notify_one();
     }
 
+    /// Returns whether something is under way in it.
+    fn is_in_use(&self) -> bool {
+        self.with(|inner| inner.uses > 0)
+    }
+
     /// Waits until it was idle for as long as it may be.
     pub async fn expired(&self) {
         loop {
@@ -540,6 +545,12 @@ impl Runs {
         let mut runs: Vec<_> = map.values().filter(wanted).cloned().collect();
         runs.sort_by(|a, b| (a.row.created_at, &a.id).cmp(&(b.row.created_at, &b.id)));
         runs
+    }
+
+    /// Returns whether something is under way in any of them.
+    pub fn are_in_use(&self) -> bool {
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        map.values().any(|run| run.activity.is_in_use())
     }
 
     /// Reserves a tenant's place for one more run, if there is one.

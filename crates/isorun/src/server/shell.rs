@@ -29,7 +29,11 @@ use tokio::time::timeout;
 
 use super::{
     ApiError, App, Code, config,
-    exec::{agent_error, connector},
+    exec::{
+        agent_error,
+        attach::{MAX_MESSAGE, order_of, too_long},
+        connector,
+    },
     extract::{AwakeRun, Params},
     order,
     runs::{InUse, LiveRun},
@@ -41,8 +45,6 @@ use crate::{
     id::random_hex,
 };
 
-/// The longest frame of a client: a command.
-const MAX_FRAME: usize = 900 << 10;
 /// How often a silent client is asked whether it is there.
 const PING: Duration = Duration::from_secs(20);
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -93,9 +95,12 @@ pub async fn open(
     }
     let cwd = params.cwd.as_deref().map(|cwd| order::path("cwd", cwd)).transpose()?;
     let permit = run.permit()?;
-    Ok(upgrade.max_message_size(MAX_FRAME).on_upgrade(move |socket| async move {
+    let until_told = app.tasks.token();
+    Ok(upgrade.max_message_size(MAX_MESSAGE).on_upgrade(move |socket| async move {
+        // As a terminal, also while it is silent.
+        let busy = run.busy();
         serve(&app, &run, socket, params.session, cwd).await;
-        drop(permit);
+        drop((busy, permit, until_told));
     }))
 }
 
@@ -249,7 +254,11 @@ async fn listen<'run>(
     loop {
         // Every ping has an answer: a client that is silent for longer is gone.
         let said = timeout(PING * 3, stream.next()).await.ok()??;
-        let said = match said.ok()? {
+        let said = match said {
+            Ok(said) => said,
+            Err(error) => return too_long(&error),
+        };
+        let said = match said {
             Message::Text(said) => said,
             Message::Close(_) => return None,
             Message::Ping(_) | Message::Pong(_) => continue,
@@ -257,11 +266,9 @@ async fn listen<'run>(
                 return Some(ApiError::invalid("a shell takes text frames only, as JSON"));
             }
         };
-        let input = match strict::object(said.as_bytes()) {
+        let input = match order_of(&said) {
             Ok(input) => input,
-            Err(why) => {
-                return Some(ApiError::invalid(format!("a text frame is no order: {why}")));
-            }
+            Err(error) => return Some(error),
         };
         let done = match input {
             ShellInput::Run { command, timeout } => {

@@ -34,6 +34,8 @@ fn runs_that_cannot_be() {
             ),
             (json!({ "image": "host", "vcpus": 1.5 }), 400, "invalid_request", "1.5"),
             (json!({ "image": "host", "mem_mib": 1 }), 400, "invalid_request", "mem_mib is 1"),
+            (json!({ "image": "host", "mem_mib": 20 }), 400, "invalid_request", "allows 32 to"),
+            (json!({ "image": "host", "mem_mib": 31 }), 400, "invalid_request", "mem_mib is 31"),
             (json!({ "image": "host", "mem_mib": i64::MAX }), 400, "invalid_request", "mem_mib"),
             (json!({ "image": "host", "disk_mib": i64::MAX }), 400, "invalid_request", "disk_mib"),
             (json!({ "image": "host", "mem_mib": 1e300 }), 400, "invalid_request", "invalid"),

@@ -56,13 +56,16 @@ pub struct Setup {
     pub limits: ServerLimits,
     pub tls: Option<TlsAcceptor>,
     pub service: Router,
-    /// No new connections or requests.
+    /// No new requests but those that ask how the server is.
     pub stopping: CancellationToken,
+    /// No new connections; those that are open end after what is under way.
+    pub finishing: CancellationToken,
     /// Whatever is open is closed.
     pub closing: CancellationToken,
 }
 
-/// Accepts connections until the server stops, then waits until all have ended.
+/// Accepts connections until the server finishes, then waits until all have ended.
+/// One that comes while the server is stopping is told so.
 pub async fn accept(listener: TcpListener, setup: Setup) {
     let setup = Arc::new(setup);
     let http = Arc::new(builder(&setup.limits));
@@ -70,7 +73,7 @@ pub async fn accept(listener: TcpListener, setup: Setup) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = setup.stopping.cancelled() => break,
+            () = setup.finishing.cancelled() => break,
         };
         match accepted {
             Ok((stream, address)) => {
@@ -180,14 +183,17 @@ async fn converse<S>(
     let mut watch = interval(WATCH_INTERVAL);
     watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut finishing: Option<Instant> = None;
-    let mut is_stopping = false;
+    // Who has come before the stop learns of it by the end of the connection, who
+    // comes later by an answer.
+    let end = if setup.stopping.is_cancelled() { &setup.finishing } else { &setup.stopping };
+    let mut is_ending = false;
     loop {
         tokio::select! {
             _ = &mut serving => return,
             () = connection.evicted.cancelled() => return,
             () = setup.closing.cancelled() => return,
-            () = setup.stopping.cancelled(), if !is_stopping => {
-                is_stopping = true;
+            () = end.cancelled(), if !is_ending => {
+                is_ending = true;
                 serving.as_mut().graceful_shutdown();
             }
             _ = watch.tick() => {

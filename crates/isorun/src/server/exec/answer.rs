@@ -47,10 +47,10 @@ pub fn answer(
         pieces: vec![
             Piece::Raw(after),
             Piece::Raw("\"".to_owned()),
-            Piece::Output(stderr, Text::new(encoding)),
+            Piece::Output(stderr, Text::new(encoding, cut.1)),
             Piece::Raw(",\"stderr\":\"".to_owned()),
             Piece::Raw("\"".to_owned()),
-            Piece::Output(stdout, Text::new(encoding)),
+            Piece::Output(stdout, Text::new(encoding, cut.0)),
             Piece::Raw(format!("{before}\"stdout\":\"")),
         ],
     };
@@ -108,22 +108,27 @@ impl Writer {
 
 /// Bytes of output as they stand between the quotes of a JSON string.
 enum Text {
-    Text(Decoder),
+    Text {
+        decoder: Decoder,
+        /// The output was cut off, so that a part of a character at its end is no
+        /// fault of it.
+        is_cut_off: bool,
+    },
     /// With the bytes that are no group of three yet.
     Base64(Vec<u8>),
 }
 
 impl Text {
-    fn new(encoding: Encoding) -> Self {
+    fn new(encoding: Encoding, is_cut_off: bool) -> Self {
         match encoding {
-            Encoding::Text => Self::Text(Decoder::new(encoding)),
+            Encoding::Text => Self::Text { decoder: Decoder::new(encoding), is_cut_off },
             Encoding::Base64 => Self::Base64(Vec::new()),
         }
     }
 
     fn feed(&mut self, bytes: &[u8]) -> Vec<u8> {
         match self {
-            Self::Text(decoder) => escaped(&decoder.feed(bytes)),
+            Self::Text { decoder, .. } => escaped(&decoder.feed(bytes)),
             Self::Base64(rest) => {
                 rest.extend_from_slice(bytes);
                 let after = rest.split_off(rest.len() - rest.len() % 3);
@@ -134,7 +139,8 @@ impl Text {
 
     fn finish(&mut self) -> Vec<u8> {
         match self {
-            Self::Text(decoder) => escaped(&decoder.finish()),
+            Self::Text { is_cut_off: true, .. } => Vec::new(),
+            Self::Text { decoder, .. } => escaped(&decoder.finish()),
             Self::Base64(rest) => BASE64_STANDARD.encode(std::mem::take(rest)).into_bytes(),
         }
     }
@@ -193,6 +199,30 @@ mod tests {
             prop_assert_eq!(BASE64_STANDARD.decode(&base64.stdout).unwrap(), stdout);
             prop_assert_eq!(BASE64_STANDARD.decode(&base64.stderr).unwrap(), stderr.as_bytes());
         }
+    }
+
+    #[test]
+    fn a_text_that_is_cut_off_ends_with_a_whole_character() {
+        let cut_off = |encoding, text: &str, cut: usize| {
+            let memory = Ledger::new("bytes", "--bytes", 1 << 30, 100);
+            let mut held = HeldOutput::new(&memory, "t", cut);
+            held.add(text.as_bytes());
+            let answer = answer(Ok(Status::Code(0)), encoding, held, self::held(b""));
+            let outcome: ExecOutcome = serde_json::from_slice(&body(answer)).unwrap();
+            assert_eq!(outcome.stdout_truncated, cut < text.len());
+            outcome.stdout
+        };
+        for text in ["\u{e9}\u{e9}", "\u{20ac}\u{20ac}", "\u{1f600}\u{1f600}", "ab"] {
+            let half = text.len() / 2;
+            for cut in half..text.len() {
+                assert_eq!(cut_off(Encoding::Text, text, cut), text[..half], "{cut}");
+                let code = cut_off(Encoding::Base64, text, cut);
+                assert_eq!(BASE64_STANDARD.decode(code).unwrap(), &text.as_bytes()[..cut]);
+            }
+        }
+        // What is no text stays visible, and so does the end of what is whole.
+        assert_eq!(outcome(Encoding::Text, b"a\xff", b"a\xe2\x82").stdout, "a\u{fffd}");
+        assert_eq!(outcome(Encoding::Text, b"", b"a\xe2\x82").stderr, "a\u{fffd}");
     }
 
     #[test]

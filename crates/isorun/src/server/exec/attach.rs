@@ -30,15 +30,17 @@ use super::{Input, Output, Running, Task, ending, start};
 use crate::{
     api::{AttachInput, Command, Encoding, ErrorBody, ExecRequest, TerminalInput},
     server::{
-        ApiError, App,
+        ApiError, App, Code,
+        config::MAX_JSON,
         extract::{AwakeRun, Params},
         runs::LiveRun,
         strict,
     },
 };
 
-/// The longest frame of a client.
-const MAX_FRAME: usize = 1 << 20;
+/// Bytes of a client's message that are read. One that is longer ends the
+/// connection at once; one that is too long and shorter than this is answered.
+pub const MAX_MESSAGE: usize = 8 * MAX_JSON;
 /// How long a client may take to say what it wants.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 /// How often a silent client is asked whether it is there, and how long it may
@@ -101,9 +103,11 @@ pub async fn terminal(
     };
     let task = Task::new(&request, true)?.on_terminal(size);
     let running = start(&app, &run, task)?;
-    Ok(upgrade.max_message_size(MAX_FRAME).on_upgrade(move |socket| async move {
+    let until_told = app.tasks.token();
+    Ok(upgrade.max_message_size(MAX_MESSAGE).on_upgrade(move |socket| async move {
         let (sink, stream) = socket.split();
         relay(sink, stream, running, Form::Terminal).await;
+        drop(until_told);
     }))
 }
 
@@ -132,12 +136,14 @@ pub async fn attach(
     if let Some(trouble) = run.trouble() {
         return Err(trouble);
     }
-    Ok(upgrade.max_message_size(MAX_FRAME).on_upgrade(move |socket| async move {
+    let until_told = app.tasks.token();
+    Ok(upgrade.max_message_size(MAX_MESSAGE).on_upgrade(move |socket| async move {
         let (mut sink, mut stream) = socket.split();
         match first_word(&app, &run, &mut stream).await {
             Ok(running) => relay(sink, stream, running, Form::Pipes).await,
             Err(error) => last_word(&mut sink, Err(error)).await,
         }
+        drop(until_told);
     }))
 }
 
@@ -151,8 +157,14 @@ async fn first_word(
     stream: &mut SplitStream<WebSocket>,
 ) -> Result<Running, ApiError> {
     let said = timeout(FIRST_WORD, stream.next()).await;
-    let Ok(Some(Ok(Message::Text(text)))) = said else {
-        return Err(ApiError::invalid("the first frame has to be a text: the request, as JSON"));
+    let text = match said {
+        Ok(Some(Ok(Message::Text(text)))) => text,
+        Ok(Some(Err(error))) if let Some(error) = too_long(&error) => return Err(error),
+        _ => {
+            return Err(ApiError::invalid(
+                "the first frame has to be a text: the request, as JSON",
+            ));
+        }
     };
     let request: ExecRequest = order_of(&text)?;
     if request.stdin.is_some() {
@@ -161,9 +173,27 @@ async fn first_word(
     start(app, run, Task::new(&request, true)?)
 }
 
-fn order_of<T: DeserializeOwned>(text: &str) -> Result<T, ApiError> {
+/// Reads a text frame, which may be as long as the body of a request.
+pub fn order_of<T: DeserializeOwned>(text: &str) -> Result<T, ApiError> {
+    if text.len() > MAX_JSON {
+        return Err(ApiError::new(
+            Code::TooLarge,
+            format!("a text frame has {} bytes, and may have {MAX_JSON}", text.len()),
+        ));
+    }
     strict::object(text.as_bytes())
         .map_err(|why| ApiError::invalid(format!("a text frame is no valid order: {why}")))
+}
+
+/// Returns what a client is told whose message was longer than is read.
+pub fn too_long(error: &axum::Error) -> Option<ApiError> {
+    // The library that says so is no dependency of ours.
+    error.to_string().contains("Message too long").then(|| {
+        ApiError::new(
+            Code::TooLarge,
+            format!("a frame is too long: a text may have {MAX_JSON} bytes, another {MAX_MESSAGE}"),
+        )
+    })
 }
 
 /// How output and orders look.
@@ -218,7 +248,11 @@ async fn listen(
     loop {
         // Every ping has an answer: a client that is silent for longer is gone.
         let said = timeout(PING * 3, stream.next()).await.ok()??;
-        let order = match said.ok()? {
+        let said = match said {
+            Ok(said) => said,
+            Err(error) => return too_long(&error),
+        };
+        let order = match said {
             Message::Binary(bytes) => Ok(Input::Data(bytes)),
             Message::Text(text) => understood(&text, form),
             Message::Close(_) => return None,

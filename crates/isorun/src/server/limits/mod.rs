@@ -26,9 +26,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::{
     body::Body,
     extract::{MatchedPath, Request, State},
-    http::Extensions,
+    http::{Extensions, HeaderValue, Version, header},
     middleware::Next,
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use http_body_util::BodyExt;
 
@@ -128,6 +128,14 @@ pub async fn bound(
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     if PROBES.contains(&route) {
         return Ok(next.run(request).await);
+    }
+    if app.stopping.is_cancelled() {
+        let refused = ApiError::new(Code::Stopping, "the server is stopping: it takes no requests");
+        let mut response = refused.into_response();
+        if request.version() <= Version::HTTP_11 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        return Ok(response);
     }
     let is_operators = OPERATOR.contains(&route);
     let ledger = if is_operators { &app.accounts.operator } else { &app.accounts.requests };

@@ -8,7 +8,7 @@
 use axum::{
     body::Body,
     extract::Request,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     response::Response,
 };
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,10 @@ pub fn enter(access: &UrlAccess, place: &Place, request: &Request) -> Result<Ent
         if !given.iter().any(|given| same(given.as_bytes(), token)) {
             return Err(refused(place));
         }
+        if is_websocket(request) {
+            // Who opens one follows no redirect, and a page's script cannot set fields.
+            return Ok(Entry::Open);
+        }
         let secure = request.uri().scheme_str() == Some("https");
         return Ok(Entry::Redirect(Box::new(redirect(place, &rest, token, secure))));
     }
@@ -90,6 +94,11 @@ fn redirect(place: &Place, query: &str, token: &str, secure: bool) -> Response {
         }
     }
     response
+}
+
+/// Returns whether a request opens a WebSocket, over HTTP/1.1 or HTTP/2.
+fn is_websocket(request: &Request) -> bool {
+    request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE)
 }
 
 fn refused(place: &Place) -> ApiError {

@@ -14,7 +14,10 @@ use hyper_util::rt::TokioIo;
 use isorun_engine::network::hop;
 use tokio::time::timeout;
 
-use super::{ApiError, Code, Place, Ports, inward, outward, reach::Trouble};
+use super::{
+    ApiError, Code, Place, Ports, inward, outward,
+    reach::{MAX_FIELDS, MAX_HEADER, Trouble},
+};
 use crate::server::runs::Visit;
 
 /// How long a server inside may take until its answer begins.
@@ -73,6 +76,14 @@ fn refusal(place: &Place, trouble: Trouble) -> ApiError {
             tracing::warn!(run = %place.run, why, "a URL does not reach its sandbox");
             ApiError::new(Code::Unavailable, "the sandbox cannot be reached now: try again")
         }
+        Trouble::TooLarge => ApiError::new(
+            Code::PortBroken,
+            format!(
+                "the header of the answer from port {} is larger than {MAX_FIELDS} fields or \
+                 {MAX_HEADER} bytes",
+                place.port
+            ),
+        ),
         Trouble::Broken(_) => ApiError::new(
             Code::PortBroken,
             format!(

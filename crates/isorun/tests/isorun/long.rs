@@ -1,0 +1,140 @@
+//! Commands and answers that are long, and shells that are silent for long.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::{
+    fixture::{Server, bounded, refused},
+    sockets::{Socket, open, say},
+};
+
+/// Bytes that the body of a request may have, and a text frame.
+const LIMIT: usize = 1 << 20;
+
+async fn last(socket: &mut Socket) -> (String, Value) {
+    let mut output = String::new();
+    loop {
+        match socket.next().await.unwrap().unwrap() {
+            Message::Binary(bytes) => output += &String::from_utf8_lossy(&bytes),
+            Message::Text(text) => return (output, serde_json::from_str(&text).unwrap()),
+            _ => {}
+        }
+    }
+}
+
+/// A command that prints how long a text in it is.
+fn counting(length: usize) -> String {
+    format!("v={}; printf %s \"$v\" | wc -c", "x".repeat(length))
+}
+
+#[test]
+fn a_command_is_as_long_as_a_body() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        let path = format!("/v1/runs/{id}/exec");
+        let attach = format!("{path}/attach");
+        let mut shell = open(&server, &format!("/v1/runs/{id}/shell")).await.unwrap();
+        last(&mut shell).await;
+        for length in [100, 129 << 10, 500_000, LIMIT - 200] {
+            let expected = format!("{length}\n");
+            let (status, answer) = server.post(&path, json!({ "command": counting(length) })).await;
+            assert_eq!(
+                (status.as_u16(), answer["stdout"].as_str().unwrap()),
+                (200, &*expected),
+                "{answer}"
+            );
+            let mut socket = open(&server, &attach).await.unwrap();
+            say(&mut socket, json!({ "command": counting(length) })).await;
+            assert!(last(&mut socket).await.0.contains(&expected), "{length}");
+            say(&mut shell, json!({ "type": "run", "command": counting(length) })).await;
+            assert!(last(&mut shell).await.0.contains(&expected), "{length}");
+        }
+        // Beyond it, the limit is named.
+        let named = LIMIT.to_string();
+        for length in [LIMIT, LIMIT + 100_000, 4 * LIMIT] {
+            let answer = server.post(&path, json!({ "command": counting(length) })).await;
+            refused(&answer, 413, "too_large", &named);
+            let mut socket = open(&server, &attach).await.unwrap();
+            say(&mut socket, json!({ "command": counting(length) })).await;
+            let end = last(&mut socket).await.1;
+            assert_eq!(end["code"], "too_large", "{end}");
+            assert!(end["error"].as_str().unwrap().contains(&named), "{end}");
+        }
+        let mut shell = open(&server, &format!("/v1/runs/{id}/shell")).await.unwrap();
+        let session = last(&mut shell).await.1["session"].as_str().unwrap().to_owned();
+        say(&mut shell, json!({ "type": "run", "command": "kept=yes" })).await;
+        last(&mut shell).await;
+        say(&mut shell, json!({ "type": "run", "command": counting(LIMIT) })).await;
+        let end = last(&mut shell).await.1;
+        assert_eq!(end["code"], "too_large", "{end}");
+        assert!(end["error"].as_str().unwrap().contains(&named), "{end}");
+        // The session is still there.
+        let again = format!("/v1/runs/{id}/shell?session={session}");
+        let mut shell = loop {
+            let mut shell = open(&server, &again).await.unwrap();
+            if last(&mut shell).await.1["type"] == "ready" {
+                break shell;
+            }
+        };
+        say(&mut shell, json!({ "type": "run", "command": "echo $kept" })).await;
+        assert_eq!(last(&mut shell).await.0, "\u{1}yes\n");
+        // What Linux does not take says so.
+        let answer = server.post(&path, json!({ "command": ["echo", "x".repeat(200_000)] })).await;
+        refused(&answer, 400, "invalid_request", "131071");
+    });
+}
+
+#[test]
+fn an_answer_that_is_cut_off_ends_with_a_whole_character() {
+    for (limit, letters) in
+        [(5, "\u{e9}\u{e9}"), (7, "\u{20ac}\u{20ac}"), (11, "\u{1f600}\u{1f600}")]
+    {
+        let server = Server::start_with(&["--max-output", &limit.to_string()]);
+        bounded(async {
+            let id = server.create().await;
+            let letter = letters.chars().next().unwrap();
+            let command =
+                format!("printf '{letter}%.0s' 1 2 3 4 5 6; printf '{letter}%.0s' 1 2 3 4 5 6 >&2");
+            let answer = server.exec(&id, &command).await;
+            for stream in ["stdout", "stderr"] {
+                assert_eq!(answer[stream], letters, "{answer}");
+                assert_eq!(answer[format!("{stream}_truncated")], true);
+            }
+        });
+    }
+}
+
+#[test]
+fn an_open_shell_keeps_a_run_alive() {
+    let server = Server::start();
+    bounded(async {
+        for kind in ["shell", "terminal"] {
+            let id = server.create_with(json!({ "timeout": 1 })).await;
+            let socket = open(&server, &format!("/v1/runs/{id}/{kind}")).await.unwrap();
+            // Longer than it may be idle.
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            let (status, run) = server.get(&format!("/v1/runs/{id}")).await;
+            assert_eq!((status.as_u16(), &run["status"]), (200, &json!("running")), "{kind}");
+            drop(socket);
+            while server.get(&format!("/v1/runs/{id}")).await.0 == 200 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn processes_are_counted() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        server.exec(&id, "sleep 1000 & sleep 1000 & sleep 1000 & for i in $(seq 50); do true & done; sleep 0.5")
+            .await;
+        let (_, stats) = server.get(&format!("/v1/runs/{id}/stats")).await;
+        assert_eq!(stats["pids"], 3, "{stats}");
+    });
+}
