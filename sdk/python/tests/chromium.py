@@ -37,14 +37,15 @@ class Tab:
         self.socket.send(json.dumps({"id": number, "method": method, "params": params}))
         while (answer := json.loads(self.socket.recv(30))).get("id") != number:
             pass
-        return answer["result"]
+        # An error: the page was replaced meanwhile.
+        return answer.get("result", {})
 
     def run(self, script: str) -> Any:
         """Runs a script in the page; gives its value, when that is there."""
         answer = self.call(
             "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
         )
-        return answer["result"].get("value")
+        return answer.get("result", {}).get("value")
 
     def until(self, script: str, expected: Any) -> None:
         """Waits until a script has a value."""
