@@ -41,14 +41,13 @@ pub fn is_public(address: Ipv4Addr) -> bool {
 /// Whether it is this machine's own. The system takes such an address itself as
 /// the source of what goes there.
 fn is_own(address: Ipv4Addr) -> bool {
-    let source = || {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        // Sends nothing.
-        socket.connect(SocketAddr::from((address, 9)))?;
-        socket.local_addr()
-    };
-    // An address without a way to it is nobody's, least of all ours.
-    source().is_ok_and(|source| source.ip() == IpAddr::V4(address))
+    // What cannot be found out is taken for its own: there are no descriptors, for one.
+    let Ok(socket) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)) else { return true };
+    // Sends nothing. An address without a way to it is nobody's, least of all ours.
+    if socket.connect(SocketAddr::from((address, 9))).is_err() {
+        return false;
+    }
+    socket.local_addr().is_ok_and(|source| source.ip() == IpAddr::V4(address))
 }
 
 /// Whether one of these ranges has it.

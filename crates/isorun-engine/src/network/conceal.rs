@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use zeroize::Zeroizing;
 
@@ -34,7 +35,7 @@ impl Needles {
 
     /// Replaces each in a text that goes on later, unless `last`; gives how much of
     /// it can be told.
-    fn replace(&self, text: &mut [u8], last: bool) -> usize {
+    pub(crate) fn replace(&self, text: &mut [u8], last: bool) -> usize {
         let mut at = 0;
         while let Some(rest) = text.get_mut(at..).filter(|rest| !rest.is_empty()) {
             let starts = |needle: &&Zeroizing<Vec<u8>>| rest.starts_with(needle);
@@ -58,6 +59,18 @@ impl Needles {
             }
         }
         text.len()
+    }
+
+    /// Replaces each in the values of header fields.
+    fn replace_in(&self, fields: &mut HeaderMap) {
+        for value in fields.values_mut() {
+            let mut bytes = value.as_bytes().to_vec();
+            self.replace(&mut bytes, true);
+            if bytes != value.as_bytes() {
+                let empty = HeaderValue::from_static("");
+                *value = HeaderValue::from_bytes(&bytes).unwrap_or(empty);
+            }
+        }
     }
 }
 
@@ -113,7 +126,10 @@ impl Body for Concealed {
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                 }
-                Err(trailers) => {
+                Err(mut trailers) => {
+                    if let Some(fields) = trailers.trailers_mut() {
+                        this.needles.replace_in(fields);
+                    }
                     let Some(data) = this.take(true) else {
                         return Poll::Ready(Some(Ok(trailers)));
                     };
@@ -178,6 +194,18 @@ mod tests {
         let pieces = ["data: 1\n\n", "data: the", "-secret\n", "the-s", "ame"];
         let told = told(&["the-secret"], &pieces);
         assert_eq!(told, ["data: 1\n\n", "data: ", "sk-isorun-\n", "", "the-same"]);
+    }
+
+    #[test]
+    fn fields_behind_a_body_are_looked_through() {
+        let needles = Needles::new(["the-secret"].into_iter());
+        let mut fields = HeaderMap::new();
+        for (name, value) in [("a", &b"\xe9the-secret!"[..]), ("b", b"the-secre"), ("c", b"")] {
+            fields.append(name, HeaderValue::from_bytes(value).unwrap());
+        }
+        needles.replace_in(&mut fields);
+        let values: Vec<_> = fields.values().map(HeaderValue::as_bytes).collect();
+        assert_eq!(values, [&b"\xe9sk-isorun-!"[..], b"the-secre", b""]);
     }
 
     #[test]

@@ -145,18 +145,28 @@ impl Credential {
         };
         if let Ok(mut value) = HeaderValue::from_str(&text) {
             value.set_sensitive(true);
-            headers.insert(name, value);
+            // Without room for it, it goes without.
+            let _ = headers.try_insert(name, value);
         }
     }
 
     /// Takes the secret out of what a server says, if it repeats it.
     pub fn hide(&self, headers: &mut HeaderMap) {
+        let secret = self.secret.0.as_bytes();
         for value in headers.values_mut() {
-            let Ok(text) = value.to_str() else { continue };
-            if text.contains(self.secret.0.as_str())
-                && let Ok(hidden) = text.replace(self.secret.0.as_str(), PLACEHOLDER).parse()
-            {
-                *value = hidden;
+            // Not every value is a text.
+            let (mut hidden, mut rest) = (Vec::new(), value.as_bytes());
+            while let Some(at) = rest.windows(secret.len().max(1)).position(|part| part == secret) {
+                let (before, found) = rest.split_at(at);
+                hidden.extend_from_slice(before);
+                hidden.extend_from_slice(PLACEHOLDER.as_bytes());
+                rest = found.get(secret.len()..).unwrap_or_default();
+            }
+            if rest.len() < value.len() {
+                hidden.extend_from_slice(rest);
+                // It is as good as the one before; if not, nothing is said.
+                let empty = HeaderValue::from_static("");
+                *value = HeaderValue::from_bytes(&hidden).unwrap_or(empty);
             }
         }
     }
@@ -241,6 +251,16 @@ mod tests {
         headers.insert("x-echo", "key=sk-real;".parse().unwrap());
         openai.hide(&mut headers);
         assert_eq!(headers["x-echo"], "key=sk-isorun-proxy-managed;");
+        for (value, hidden) in [
+            (&b"sk-real"[..], &b"sk-isorun-proxy-managed"[..]),
+            (b"\xe9 sk-realsk-real", b"\xe9 sk-isorun-proxy-managedsk-isorun-proxy-managed"),
+            (b"sk-rea", b"sk-rea"),
+            (b"", b""),
+        ] {
+            headers.insert("x-echo", HeaderValue::from_bytes(value).unwrap());
+            openai.hide(&mut headers);
+            assert_eq!(headers["x-echo"].as_bytes(), hidden);
+        }
         assert!(!format!("{openai:?} {:?}", openai.secret).contains("sk-real"));
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
+use super::budget::{self, Budget};
 use super::resolver::Resolver;
 use super::wire::Upstream;
 use super::{Observer, address};
@@ -25,6 +26,12 @@ pub struct Options {
     pub observer: Option<Arc<dyn Observer>>,
     /// How long a host may take until its answer to a request with a secret begins.
     pub patience: Duration,
+    /// File descriptors that connections of all sandboxes take together, at most;
+    /// half of what the process may have open when the engine starts, if not given.
+    pub max_descriptors: Option<usize>,
+    /// File descriptors that the connections of one sandbox take, at most: two for
+    /// each. Never more than half of those for all.
+    pub max_descriptors_per_sandbox: usize,
 }
 
 impl Default for Options {
@@ -35,6 +42,8 @@ impl Default for Options {
             extra_roots: None,
             observer: None,
             patience: Duration::from_secs(600),
+            max_descriptors: None,
+            max_descriptors_per_sandbox: budget::MAX_DESCRIPTORS_PER_SANDBOX,
         }
     }
 }
@@ -55,6 +64,8 @@ pub struct Gate {
     pub(super) observer: Option<Arc<dyn Observer>>,
     pub(super) upstream: Upstream,
     pub(super) patience: Duration,
+    pub(super) descriptors: Arc<Budget>,
+    pub(super) questions: Arc<Budget>,
 }
 
 impl Gate {
@@ -70,6 +81,11 @@ impl Gate {
             observer: options.observer.clone(),
             upstream: Upstream::open(options.extra_roots.as_deref())?,
             patience: options.patience,
+            descriptors: Budget::descriptors(
+                options.max_descriptors,
+                options.max_descriptors_per_sandbox,
+            ),
+            questions: Budget::questions(),
         }))
     }
 

@@ -9,10 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::uri::Scheme;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header,
+};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -22,7 +26,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::conceal::{Concealed, Needles};
 use super::egress::Sandbox;
-use super::policy::{self, Reason};
+use super::policy::Reason;
+use super::sniff::{self, Host, MAX_FIELDS, MAX_HEAD};
 use super::wire::{Sender, Wire, client};
 use super::{Plan, hop, relay};
 
@@ -31,6 +36,14 @@ pub const GATEWAY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 0, 1),
 
 /// How long a program may take for the head of a request, and for a handshake.
 const SLOW: Duration = Duration::from_secs(10);
+/// How long a server may take until its answer to a request without TLS begins.
+const MAX_WAIT: Duration = Duration::from_secs(3600);
+/// What of a request is read ahead of the server, in bytes.
+const MAX_BUFFER: usize = 64 * 1024;
+/// Requests on one connection of HTTP/2 at the same time.
+const MAX_STREAMS: u32 = 100;
+/// Hosts whose connections outside are kept for one connection to the proxy itself.
+const MAX_CLIENTS: usize = 64;
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
@@ -97,13 +110,10 @@ fn serve<S>(sandbox: Arc<Sandbox>, kind: Kind, stream: S) -> BoxFuture<'static, 
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(SLOW);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(100);
     let kind = Arc::new(kind);
     let spliced = Spliced::default();
     let service = service_fn({
-        let spliced = Arc::clone(&spliced);
+        let (sandbox, kind, spliced) = (sandbox.clone(), kind.clone(), spliced.clone());
         move |request| {
             let (sandbox, kind) = (Arc::clone(&sandbox), Arc::clone(&kind));
             let spliced = Arc::clone(&spliced);
@@ -111,9 +121,27 @@ where
         }
     });
     Box::pin(async move {
-        let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        if let Err(error) = serving.await {
-            tracing::debug!(?error, "a connection of a sandbox ended by a reset");
+        let stream = TokioIo::new(stream);
+        if let Kind::Plain { to, .. } = &*kind {
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(SLOW);
+            builder.max_headers(MAX_FIELDS).max_header_size(MAX_HEAD).max_buf_size(MAX_BUFFER);
+            let serving = builder.serve_connection(stream, service).with_upgrades();
+            if let Err(error) = serving.await {
+                tracing::debug!(?error, "a connection of a sandbox ended by a reset");
+                if error.is_parse() {
+                    sandbox.report(None, *to, Reason::Malformed);
+                }
+            }
+        } else {
+            let mut builder = auto::Builder::new(TokioExecutor::new());
+            builder.http1().timer(TokioTimer::new()).header_read_timeout(SLOW);
+            builder.http1().max_headers(MAX_FIELDS).max_buf_size(MAX_BUFFER);
+            builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
+            let serving = builder.serve_connection_with_upgrades(stream, service);
+            if let Err(error) = serving.await {
+                tracing::debug!(?error, "a connection of a sandbox ended by a reset");
+            }
         }
         // What it has become belongs to it, and is hung up on with it.
         let spliced = spliced.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -131,11 +159,16 @@ impl Kind {
     ) -> Result<Response<Body>, Refusal> {
         match self {
             Self::Secret { plan, name, to, client } => {
-                let Some(host) = host(&request) else {
-                    return Ok(text(StatusCode::BAD_REQUEST, "the request names no host, or two"));
+                let host = match host(&request) {
+                    Some(Host::Name(host)) => Some(host),
+                    Some(Host::Address(_)) => None,
+                    Some(Host::None) | None => {
+                        let why = "the request names no host, or two";
+                        return Ok(text(StatusCode::BAD_REQUEST, why));
+                    }
                 };
-                if host != *name {
-                    here.0.report(Some(host), *to, Reason::Forged);
+                if host.as_ref() != Some(name) {
+                    here.0.report(host, *to, Reason::Forged);
                     let why = "the request is for another host than its connection";
                     return Ok(text(StatusCode::MISDIRECTED_REQUEST, why));
                 }
@@ -155,26 +188,27 @@ async fn through_gateway(
 ) -> Response<Body> {
     let plan = sandbox.plan();
     let whole = path_of(request.uri());
-    let rest = whole.strip_prefix('/').unwrap_or(&whole);
-    let (name, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (name, path) = split_target(&whole);
     let Some(credential) = plan.credentials.of(name).next() else {
         let why = "no credential of this sandbox is for that host: a path begins with one, as in \
                    /api.openai.com/v1/models";
         return text(StatusCode::NOT_FOUND, why);
     };
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let (name, port) = (credential.host.clone(), credential.port);
     let Some(address) = sandbox.address_of(&name).await else {
         return text(StatusCode::BAD_GATEWAY, &format!("{name} cannot be resolved"));
     };
     let to = SocketAddrV4::new(address, port);
-    if let Err(reason) = sandbox.judge(&plan, to, Some(&name), &[]).await {
+    if let Err(reason) = sandbox.judge(&plan, to, Some(&name), &[], true).await {
         sandbox.report(Some(name), to, reason);
         return text(StatusCode::FORBIDDEN, "a rule of this sandbox denies that host");
     }
     let client = {
         let mut clients = clients.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (name.clone(), to);
+        if clients.len() >= MAX_CLIENTS && !clients.contains_key(&key) {
+            clients.clear();
+        }
         clients.entry(key).or_insert_with(|| sandbox.secure(to, &name)).clone()
     };
     with_secret((sandbox, spliced), &plan, &client, &name, to, request, path).await
@@ -188,26 +222,47 @@ async fn without_tls(
 ) -> Result<Response<Body>, Refusal> {
     let plan = sandbox.plan();
     let known = sandbox.names().of(*to.ip());
-    let said = match request.headers().get(header::HOST) {
-        None => None,
-        Some(_) => match host(&request) {
-            Some(host) if host.parse::<Ipv4Addr>().is_ok() => None,
-            Some(host) => Some(host),
-            None => {
-                sandbox.report(None, to, Reason::Malformed);
-                return Err(Refusal("malformed"));
-            }
+    let host = host(&request).filter(|_| {
+        // What becomes a tunnel says later, and to somebody else, where it leads.
+        request.method() != Method::CONNECT
+            && request.uri().scheme().is_none_or(|scheme| *scheme == Scheme::HTTP)
+    });
+    let Some(host) = host else {
+        sandbox.report(known.first().cloned(), to, Reason::Malformed);
+        return Err(Refusal("malformed"));
+    };
+    let verdict = match &host {
+        Host::Name(name) => sandbox.judge(&plan, to, Some(name), &known, true).await,
+        Host::None => sandbox.judge(&plan, to, None, &known, true).await,
+        Host::Address(address) if address != to.ip() => Err(Reason::Forged),
+        // It may stand for any name there: no rule by name lets it through.
+        Host::Address(_) => match sandbox.judge(&plan, to, None, &known, false).await {
+            Err(Reason::Protocol) => Err(Reason::Unlisted),
+            verdict => verdict,
         },
     };
-    if let Err(reason) = sandbox.judge(&plan, to, said.as_deref(), &known).await {
-        sandbox.report(said.or_else(|| known.first().cloned()), to, reason);
+    let name = match host {
+        Host::Name(name) => Some(name),
+        Host::Address(address) => Some(address.to_string()),
+        // The one that lets it through, so that it is for no other.
+        Host::None => {
+            let allowed = known.iter().find(|name| plan.policy.allows(name));
+            allowed.or(known.first()).cloned()
+        }
+    };
+    if let Err(reason) = verdict {
+        let name = name.filter(|name| name.parse::<Ipv4Addr>().is_err());
+        sandbox.report(name.or_else(|| known.first().cloned()), to, reason);
         // The connection is reset, as one that was denied at once.
         return Err(Refusal("denied"));
     }
     let path = path_of(request.uri());
-    match forward(spliced, client, "http", to, None, request, &path).await {
-        Ok(response) => Ok(response.map(BodyExt::boxed)),
-        Err(_) => Err(Refusal("the server hung up")),
+    let name = name.unwrap_or_else(|| to.ip().to_string());
+    let sending = forward(spliced, client, (Scheme::HTTP, to, &name), request, &path);
+    match timeout(MAX_WAIT, sending).await {
+        Ok(Ok(response)) => Ok(response.map(BodyExt::boxed)),
+        Ok(Err(_)) => Err(Refusal("the server hung up")),
+        Err(_) => Err(Refusal("the server did not answer")),
     }
 }
 
@@ -221,6 +276,9 @@ async fn with_secret(
     mut request: Request<Incoming>,
     path: String,
 ) -> Response<Body> {
+    if request.method() == Method::CONNECT {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "the proxy makes no tunnels");
+    }
     let bare = path.split('?').next().unwrap_or_default();
     let all: Vec<_> = plan.credentials.of(name).filter(|one| one.port == to.port()).collect();
     let usable: Vec<_> =
@@ -239,7 +297,7 @@ async fn with_secret(
     let needles = Needles::new(all.iter().map(|one| one.secret.text()));
     // Nothing is found in what is compressed.
     request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    let sending = forward(spliced, client, "https", to, Some(name), request, &path);
+    let sending = forward(spliced, client, (Scheme::HTTPS, to, name), request, &path);
     match timeout(sandbox.patience(), sending).await {
         Ok(Ok(mut response)) => {
             for credential in all {
@@ -257,7 +315,10 @@ async fn with_secret(
             tracing::info!(host = name, "a request with a credential was not answered in time");
             text(StatusCode::GATEWAY_TIMEOUT, &format!("{name}: it did not answer in time"))
         }
-        Ok(Err(error)) => {
+        Ok(Err(Failed::Request(error))) => {
+            text(StatusCode::BAD_REQUEST, &format!("the request cannot be sent on: {error}"))
+        }
+        Ok(Err(Failed::Upstream(error))) => {
             let why = reason(&error);
             tracing::info!(host = name, why, "a request with a credential failed");
             text(StatusCode::BAD_GATEWAY, &format!("{name}: {why}"))
@@ -265,59 +326,75 @@ async fn with_secret(
     }
 }
 
-/// Sends a request to an address, and gives the answer as it comes.
+/// Why a request was not answered.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("the request cannot be sent on: {0}")]
+    Request(#[from] http::Error),
+    #[error(transparent)]
+    Upstream(#[from] hyper_util::client::legacy::Error),
+}
+
+/// Sends a request to an address, as one for a host of this name, and gives the
+/// answer as it comes. The head is written anew.
 async fn forward(
     spliced: &Spliced,
     client: &Sender,
-    scheme: &str,
-    to: SocketAddrV4,
-    name: Option<&str>,
-    request: Request<Incoming>,
+    (scheme, to, name): (Scheme, SocketAddrV4, &str),
+    mut request: Request<Incoming>,
     path: &str,
-) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
-    let mut request = request;
-    let upgrading = hop::upgrade(request.headers());
+) -> Result<Response<Incoming>, Failed> {
+    // Any other protocol could say other names.
+    let upgrading = hop::upgrade(request.headers())
+        .filter(|protocol| is_websocket(protocol) && request.method() == Method::GET);
     let ours = upgrading.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
     hop::strip(&mut parts.headers);
+    // What an upgrade to HTTP/2 would go by.
+    parts.headers.remove("http2-settings");
     if let Some(protocol) = upgrading {
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(header::UPGRADE, protocol);
+        set(&mut parts.headers, header::CONNECTION, HeaderValue::from_static("upgrade"))?;
+        set(&mut parts.headers, header::UPGRADE, protocol)?;
     }
-    if let Some(name) = name {
-        let host = if to.port() == 443 { name.to_owned() } else { format!("{name}:{}", to.port()) };
-        if let Ok(host) = HeaderValue::from_str(&host) {
-            parts.headers.insert(header::HOST, host);
-        }
-    }
+    let usual = if scheme == Scheme::HTTPS { 443 } else { 80 };
+    let host = if to.port() == usual { name.to_owned() } else { format!("{name}:{}", to.port()) };
+    set(&mut parts.headers, header::HOST, host.parse().map_err(http::Error::from)?)?;
     parts.version = http::Version::HTTP_11;
     // Where it goes is decided by the client; this names its one connection.
-    parts.uri = Uri::builder()
-        .scheme(scheme)
-        .authority(to.to_string())
-        .path_and_query(path)
-        .build()
-        .unwrap_or_default();
+    parts.uri =
+        Uri::builder().scheme(scheme).authority(to.to_string()).path_and_query(path).build()?;
     let mut response = client.request(Request::from_parts(parts, body)).await?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS
-        && let Some(ours) = ours
-    {
-        let protocol = hop::upgrade(response.headers());
+    let theirs = hop::upgrade(response.headers()).filter(is_websocket);
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    hop::strip(response.headers_mut());
+    if !switched {
+        return Ok(response);
+    }
+    if let (Some(ours), Some(protocol)) = (ours, theirs) {
         let theirs = hyper::upgrade::on(&mut response);
-        hop::strip(response.headers_mut());
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        if let Some(protocol) = protocol {
-            response.headers_mut().insert(header::UPGRADE, protocol);
-        }
+        let headers = response.headers_mut();
+        set(headers, header::CONNECTION, HeaderValue::from_static("upgrade"))?;
+        set(headers, header::UPGRADE, protocol)?;
         let carry = async move {
             let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else { return };
             let _ = relay::run(&mut TokioIo::new(ours), &mut TokioIo::new(theirs)).await;
         };
         *spliced.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::pin(carry));
     } else {
-        hop::strip(response.headers_mut());
+        // It was not asked for that.
+        *response.status_mut() = StatusCode::BAD_GATEWAY;
     }
     Ok(response)
+}
+
+fn is_websocket(protocol: &HeaderValue) -> bool {
+    protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+}
+
+/// Sets a header field, of which there can be too many.
+fn set(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) -> Result<(), http::Error> {
+    headers.try_insert(name, value)?;
+    Ok(())
 }
 
 /// What a client may tell a program about an upstream that failed.
@@ -338,24 +415,25 @@ fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     }
 }
 
-/// The one host that a request is for, in the form in which all are compared.
-fn host(request: &Request<Incoming>) -> Option<String> {
-    let mut headers = request.headers().get_all(header::HOST).iter();
-    let (first, more) = (headers.next(), headers.next());
-    let plain = |text: &str| {
-        let authority: http::uri::Authority = text.parse().ok()?;
-        let host = authority.host();
-        policy::name(host).ok().or_else(|| host.parse::<Ipv4Addr>().ok().map(|ip| ip.to_string()))
-    };
-    let said = first.and_then(|value| plain(value.to_str().ok()?));
-    let target = request.uri().authority().map(|authority| plain(authority.as_str()));
-    match (first, said, target, more) {
-        (_, _, _, Some(_)) => None,
-        (None, _, Some(target), None) => target,
-        (_, said, None, None) => said,
-        (Some(_), said, Some(target), None) if said == target => said,
+/// The one host that a request is for. Nothing: there are several, or it is none.
+pub(crate) fn host<B>(request: &Request<B>) -> Option<Host> {
+    let mut fields = request.headers().get_all(header::HOST).iter();
+    let said = fields.next().map(|value| sniff::host(value.to_str().ok()?));
+    let target = request.uri().authority().map(|authority| sniff::host(authority.as_str()));
+    match (said, target, fields.next()) {
+        (_, _, Some(_)) | (Some(None), ..) | (_, Some(None), _) => None,
+        (None, Some(host), None) | (Some(host), None, None) => host,
+        (None, None, None) if request.version() == http::Version::HTTP_10 => Some(Host::None),
+        (Some(said), Some(target), None) if said == target => said,
         _ => None,
     }
+}
+
+/// Takes the host out of a path of the proxy's own base URL.
+pub(crate) fn split_target(whole: &str) -> (&str, String) {
+    let rest = whole.strip_prefix('/').unwrap_or(whole);
+    let (name, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    (name, if path.starts_with('/') { path.to_owned() } else { format!("/{path}") })
 }
 
 fn path_of(uri: &Uri) -> String {

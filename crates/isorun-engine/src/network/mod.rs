@@ -10,7 +10,8 @@
 
 pub mod address;
 pub mod authority;
-mod conceal;
+pub mod budget;
+pub(crate) mod conceal;
 pub mod credentials;
 pub mod dns;
 pub mod egress;

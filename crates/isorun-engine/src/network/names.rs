@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 
 use super::policy::Reason;
 
-/// Addresses that are remembered; beyond them the oldest is forgotten.
+/// Names that are remembered of all addresses together, and sinks; beyond them the
+/// oldest address is forgotten.
 const MOST: usize = 8192;
 /// Names of one address.
 const MOST_NAMES: usize = 32;
@@ -20,6 +21,7 @@ const SINKS: u32 = 1 << 16;
 pub struct Names {
     known: HashMap<Ipv4Addr, Vec<String>>,
     order: VecDeque<Ipv4Addr>,
+    count: usize,
     sinks: HashMap<Ipv4Addr, (String, Reason)>,
     of_sink: HashMap<String, Ipv4Addr>,
     next: u32,
@@ -35,13 +37,15 @@ impl Names {
         if !names.iter().any(|known| known == name) {
             if names.len() >= MOST_NAMES {
                 names.remove(0);
+                self.count -= 1;
             }
             names.push(name.to_owned());
+            self.count += 1;
         }
-        if self.order.len() > MOST
+        while self.count > MOST
             && let Some(oldest) = self.order.pop_front()
         {
-            self.known.remove(&oldest);
+            self.count -= self.known.remove(&oldest).map_or(0, |names| names.len());
         }
     }
 
@@ -97,6 +101,11 @@ mod tests {
         }
         assert!(names.of(address).is_empty() && names.known.len() <= MOST);
         assert_eq!(names.of(Ipv4Addr::from(0x0500_0000 + 19_999)), ["c.com"]);
+        for number in 0..100_000_u32 {
+            names.told(Ipv4Addr::from(0x0600_0000 + number % 1000), &format!("{number}.com"));
+        }
+        let count: usize = names.known.values().map(Vec::len).sum();
+        assert!(count <= MOST && count == names.count, "{count}");
     }
 
     #[test]

@@ -9,10 +9,13 @@
 //! | 1 | the address is not public, and either the server's operator does not permit its range or no rule in `allow` matches | denied: `private` |
 //! | 2 | a rule in `deny` matches the address or a name | denied: `rule` |
 //! | 3 | it says a name that the address does not belong to, and names decide | denied: `forged` |
-//! | 4 | a rule in `allow` matches the address or the name | allowed |
-//! | 5 | `deny` has names in it, and none is known of this address | denied: `nameless` |
-//! | 6 | everything is open, or all of the web and the port is 80 or 443 | allowed |
-//! | 7 | | denied: `unlisted` |
+//! | 4 | a rule in `allow` matches the address, a true name of TLS or HTTP/1, or, with `tcp://`, a known name and the port | allowed |
+//! | 5 | a rule in `allow` matches a known name, but the protocol is neither TLS nor HTTP/1 | denied: `protocol` |
+//! | 6 | `deny` has names in it, and none is known of this address | denied: `nameless` |
+//! | 7 | everything is open, or all of the web and the port is 80 or 443 | allowed |
+//! | 8 | | denied: `unlisted` |
+//!
+//! Row 5 stands before row 1 for addresses that the operator permits.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -56,6 +59,15 @@ pub enum Rule {
     Name(String),
     /// All names below this one.
     Below(String),
+    /// One port of a name, or of all names below it, for any protocol.
+    Tcp {
+        /// The name.
+        name: String,
+        /// Whether the names below it are meant.
+        below: bool,
+        /// The port.
+        port: u16,
+    },
 }
 
 /// A rule that cannot be read.
@@ -81,6 +93,9 @@ pub struct Ask<'a> {
     pub proved: bool,
     /// Names for which the sandbox was given the address.
     pub known: &'a [String],
+    /// Whether its first bytes are TLS or clean HTTP/1, which say their name, if
+    /// they have one.
+    pub readable: bool,
 }
 
 /// What is decided.
@@ -106,8 +121,11 @@ pub enum Reason {
     Nameless,
     /// No rule in `allow`.
     Unlisted,
-    /// Its first bytes make no sense, or come too slowly.
+    /// Its first bytes are TLS or HTTP that not every server reads the same way, or
+    /// come too slowly.
     Malformed,
+    /// A rule allows its name, but for TLS and HTTP/1 only.
+    Protocol,
     /// Too many connections at the same time.
     TooMany,
     /// A secret's own rules: not for that method or path.
@@ -125,6 +143,7 @@ impl Reason {
             Self::Nameless => "nameless",
             Self::Unlisted => "unlisted",
             Self::Malformed => "malformed",
+            Self::Protocol => "protocol",
             Self::TooMany => "too_many",
             Self::Credential => "credential",
         }
@@ -154,29 +173,48 @@ impl Policy {
         (texts(&self.allow), texts(&self.deny))
     }
 
-    /// Whether a name is needed to decide about an address.
+    /// Whether the first bytes of a connection can change what is decided: whether
+    /// they are to be read first.
     #[must_use]
-    pub fn asks_names(&self) -> bool {
-        self.allow.iter().chain(&self.deny).any(|rule| !matches!(rule, Rule::Range(_)))
-    }
-
-    /// Whether a name is resolved for a sandbox: whether anything may be reached
-    /// under it. What its addresses are is another question.
-    #[must_use]
-    pub fn resolves(&self, name: &str) -> bool {
-        if self.deny.iter().any(|rule| rule.has_name(name)) {
+    pub fn needs_first_bytes(&self, ask: Ask<'_>) -> bool {
+        if has_address(&self.deny, ask.address) {
             return false;
         }
-        self.rest != Rest::Closed
-            || self.allow.iter().any(|rule| rule.has_name(name))
-            // An address may be allowed, and programs know it by its name.
-            || self.allow.iter().any(|rule| matches!(rule, Rule::Range(_)))
+        let by_name = |rule: &Rule| matches!(rule, Rule::Name(_) | Rule::Below(_));
+        if self.deny.iter().any(by_name) {
+            return true;
+        }
+        let open = has_address(&self.allow, ask.address)
+            || self.carries(ask)
+            || address::is_public(ask.address) && self.leaves_open(ask.port);
+        !open && self.allow.iter().any(by_name)
+    }
+
+    /// Whether a name is resolved for a sandbox: whether a rule could let it be
+    /// reached under this name.
+    #[must_use]
+    pub fn resolves(&self, name: &str) -> bool {
+        !self.denies(name) && (self.is_open() || self.allow.iter().any(|rule| rule.is_about(name)))
+    }
+
+    /// Whether more is told of names than their addresses: whether names decide
+    /// about little.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let everything = |rule: &Rule| matches!(rule, Rule::Range(all) if all.prefix_len() == 0);
+        self.rest != Rest::Closed || self.allow.iter().any(everything)
     }
 
     /// Whether a rule denies a name.
     #[must_use]
     pub fn denies(&self, name: &str) -> bool {
-        self.deny.iter().any(|rule| rule.has_name(name))
+        has_name(&self.deny, name)
+    }
+
+    /// Whether a rule allows a name.
+    #[must_use]
+    pub fn allows(&self, name: &str) -> bool {
+        has_name(&self.allow, name)
     }
 
     /// Decides, as the table says. `permitted` are ranges that are not public,
@@ -184,8 +222,6 @@ impl Policy {
     #[must_use]
     pub fn decide(&self, ask: Ask<'_>, permitted: &[Ipv4Net]) -> Verdict {
         let deny = |reason| Verdict::Deny(reason);
-        let by_address = |rules: &[Rule]| rules.iter().any(|rule| rule.has_address(ask.address));
-        let named = |rules: &[Rule], name: &str| rules.iter().any(|rule| rule.has_name(name));
         // What it says of itself counts against it in any case, and for it only
         // when it is true.
         let names: Vec<&str> = match ask.said {
@@ -193,47 +229,76 @@ impl Policy {
             None => ask.known.iter().map(String::as_str).collect(),
         };
         let truthful = ask.said.is_none() || ask.proved;
-        let listed = by_address(&self.allow)
-            || (truthful && names.iter().any(|name| named(&self.allow, name)));
-        let lawful =
-            address::is_public(ask.address) || listed && address::within(permitted, ask.address);
-        if !lawful {
-            return deny(Reason::Private);
+        let named = names.iter().any(|name| self.allows(name));
+        let listed = has_address(&self.allow, ask.address)
+            || self.carries(ask)
+            || named && truthful && ask.readable;
+        let may_be_listed = address::within(permitted, ask.address);
+        let denied =
+            has_address(&self.deny, ask.address) || names.iter().any(|name| self.denies(name));
+        let unread = named && truthful && !ask.readable && !denied && self.rest == Rest::Closed;
+        if !(address::is_public(ask.address) || listed && may_be_listed) {
+            return deny(if unread && may_be_listed { Reason::Protocol } else { Reason::Private });
         }
-        if by_address(&self.deny) || names.iter().any(|name| named(&self.deny, name)) {
+        if denied {
             return deny(Reason::Rule);
         }
-        let forged = names.iter().any(|name| named(&self.allow, name)) && !truthful;
         if listed {
             return Verdict::Allow;
         }
-        if forged && self.rest == Rest::Closed {
+        if named && !truthful && self.rest == Rest::Closed {
             return deny(Reason::Forged);
+        }
+        if unread {
+            return deny(Reason::Protocol);
         }
         let denies_names = self.deny.iter().any(|rule| !matches!(rule, Rule::Range(_)));
         if denies_names && (names.is_empty() || !truthful) {
             return deny(if names.is_empty() { Reason::Nameless } else { Reason::Forged });
         }
-        match (self.rest, ask.port) {
-            (Rest::Web, 80 | 443) => Verdict::Allow,
-            (Rest::Open, port) if port != 25 => Verdict::Allow,
-            _ => deny(Reason::Unlisted),
+        if self.leaves_open(ask.port) { Verdict::Allow } else { deny(Reason::Unlisted) }
+    }
+
+    /// Whether a port of public addresses is open that no rule names.
+    fn leaves_open(&self, port: u16) -> bool {
+        match self.rest {
+            Rest::Closed => false,
+            Rest::Web => matches!(port, 80 | 443),
+            Rest::Open => port != 25,
         }
+    }
+
+    /// Whether a rule lets any protocol through to where a connection goes.
+    fn carries(&self, ask: Ask<'_>) -> bool {
+        let carries = |rule: &Rule| {
+            matches!(rule, Rule::Tcp { port, .. } if *port == ask.port)
+                && ask.known.iter().any(|name| rule.is_about(name))
+        };
+        self.allow.iter().any(carries)
     }
 }
 
-impl Rule {
-    fn has_address(&self, address: Ipv4Addr) -> bool {
-        matches!(self, Self::Range(range) if range.contains(&address))
-    }
+fn has_address(rules: &[Rule], address: Ipv4Addr) -> bool {
+    rules.iter().any(|rule| matches!(rule, Rule::Range(range) if range.contains(&address)))
+}
 
-    fn has_name(&self, name: &str) -> bool {
+/// Whether a rule is about a name, on all ports.
+fn has_name(rules: &[Rule], name: &str) -> bool {
+    rules.iter().any(|rule| !matches!(rule, Rule::Tcp { .. }) && rule.is_about(name))
+}
+
+impl Rule {
+    /// Whether it is about a name, on any port.
+    fn is_about(&self, name: &str) -> bool {
+        let is_below = |suffix: &str| {
+            name.strip_suffix(suffix)
+                .and_then(|rest| rest.strip_suffix('.'))
+                .is_some_and(|rest| !rest.is_empty())
+        };
         match self {
             Self::Range(_) => false,
-            Self::Name(rule) => rule == name,
-            Self::Below(rule) => {
-                name.strip_suffix(rule.as_str()).is_some_and(|rest| rest.ends_with('.'))
-            }
+            Self::Name(rule) | Self::Tcp { name: rule, below: false, .. } => rule == name,
+            Self::Below(rule) | Self::Tcp { name: rule, below: true, .. } => is_below(rule),
         }
     }
 }
@@ -245,6 +310,10 @@ impl fmt::Display for Rule {
             Self::Range(range) => write!(f, "{range}"),
             Self::Name(name) => f.write_str(name),
             Self::Below(name) => write!(f, "*.{name}"),
+            Self::Tcp { name, below, port } => {
+                let below = if *below { "*." } else { "" };
+                write!(f, "tcp://{below}{name}:{port}")
+            }
         }
     }
 }
@@ -259,14 +328,23 @@ fn rules(list: &'static str, texts: &[String]) -> Result<Vec<Rule>, BadRule> {
     if texts.len() > MOST_RULES {
         return Err(bad(MOST_RULES, "", &format!("is one too many: {MOST_RULES} are allowed")));
     }
+    let of_list = |text: &String| match rule(text)? {
+        Rule::Tcp { .. } if list == "deny" => {
+            Err("is only for `allow`: deny the name, or its address".to_owned())
+        }
+        rule => Ok(rule),
+    };
     texts
         .iter()
         .enumerate()
-        .map(|(index, text)| rule(text).map_err(|why| bad(index, text, &why)))
+        .map(|(index, text)| of_list(text).map_err(|why| bad(index, text, &why)))
         .collect()
 }
 
 fn rule(text: &str) -> Result<Rule, String> {
+    if let Some(rest) = text.strip_prefix("tcp://") {
+        return tcp(rest);
+    }
     let ipv6 = "is IPv6, which sandboxes do not have: name the host, or an IPv4 address";
     if let Ok(address) = text.parse::<IpAddr>() {
         return match unmapped(address) {
@@ -294,6 +372,22 @@ fn rule(text: &str) -> Result<Rule, String> {
         Some(rest) => name(rest).map(Rule::Below),
         None => name(text).map(Rule::Name),
     }
+}
+
+/// Reads what stands behind `tcp://`: a name, perhaps with `*.` before it, and a port.
+fn tcp(text: &str) -> Result<Rule, String> {
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    let plain = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let Some(port) = port.parse().ok().filter(|port| plain && *port > 0) else {
+        return Err(
+            "has no port from 1 to 65535 at its end, as in tcp://db.example.com:5432".to_owned()
+        );
+    };
+    if host.parse::<Ipv4Addr>().is_ok() {
+        return Err("is an address: give it without tcp:// and port".to_owned());
+    }
+    let (host, below) = host.strip_prefix("*.").map_or((host, false), |rest| (rest, true));
+    Ok(Rule::Tcp { name: name(host)?, below, port })
 }
 
 /// A hostname in the form in which all are compared: lower case, no dot at the
@@ -476,7 +570,53 @@ mod tests {
                 said: said.map(|(name, _)| name),
                 proved: said.is_some_and(|(_, proved)| proved),
                 known: &known,
+                readable: true,
             };
+            assert_eq!(policy.decide(ask, &permitted), verdict, "{row:?}");
+            // Where the first bytes are not read, they would have changed nothing.
+            if !policy.needs_first_bytes(ask) {
+                let unread = Ask { said: None, proved: false, readable: false, ..ask };
+                assert_eq!(policy.decide(unread, &permitted), verdict, "unread: {row:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_protocols_pass_by_address_or_port_only() {
+        use Reason::{Private, Protocol, Rule, Unlisted};
+        let (no, yes) = (Verdict::Deny, Verdict::Allow);
+        let (public, private) = ("93.184.216.34", "10.9.0.1");
+        // rest, allow, deny, address, port, known
+        type Row<'a> = (Rest, &'a [&'a str], &'a [&'a str], (&'a str, u16), &'a [&'a str], Verdict);
+        let rows: &[Row<'_>] = &[
+            (Rest::Closed, &["a.com"], &[], (public, 22), &["a.com"], no(Protocol)),
+            (Rest::Closed, &["*.a.com"], &[], (public, 443), &["x.a.com"], no(Protocol)),
+            (Rest::Closed, &["a.com"], &[], (private, 22), &["a.com"], no(Protocol)),
+            (Rest::Closed, &["a.com"], &[], ("10.8.0.1", 22), &["a.com"], no(Private)),
+            (Rest::Closed, &["a.com"], &[], (public, 22), &["b.com"], no(Unlisted)),
+            (Rest::Closed, &["a.com"], &["a.com"], (public, 22), &["a.com"], no(Rule)),
+            (Rest::Closed, &["a.com", public], &[], (public, 22), &["a.com"], yes),
+            (Rest::Closed, &["a.com", "10.9.0.0/16"], &[], (private, 22), &["a.com"], yes),
+            (Rest::Closed, &["a.com", public], &["a.com"], (public, 22), &["a.com"], no(Rule)),
+            (Rest::Closed, &["tcp://a.com:22"], &[], (public, 22), &["a.com"], yes),
+            (Rest::Closed, &["tcp://a.com:22"], &[], (private, 22), &["b.com", "a.com"], yes),
+            (Rest::Closed, &["tcp://a.com:22"], &[], (public, 23), &["a.com"], no(Unlisted)),
+            (Rest::Closed, &["tcp://a.com:22"], &[], (public, 22), &["x.a.com"], no(Unlisted)),
+            (Rest::Closed, &["tcp://a.com:22"], &[], (public, 22), &[], no(Unlisted)),
+            (Rest::Closed, &["tcp://a.com:22"], &["a.com"], (public, 22), &["a.com"], no(Rule)),
+            (Rest::Closed, &["tcp://*.a.com:22"], &[], (public, 22), &["x.a.com"], yes),
+            (Rest::Closed, &["tcp://*.a.com:22"], &[], (public, 22), &["a.com"], no(Unlisted)),
+            (Rest::Open, &[], &["b.com"], (public, 22), &["a.com"], yes),
+            (Rest::Open, &[], &["b.com"], (public, 22), &["b.com"], no(Rule)),
+        ];
+        let permitted = ["10.9.0.0/16".parse().unwrap()];
+        for row in rows {
+            let (rest, allow, deny, (address, port), known, verdict) = *row;
+            let policy = Policy::new(rest, &list(allow), &list(deny)).unwrap();
+            let known = list(known);
+            let address = address.parse().unwrap();
+            let ask =
+                Ask { address, port, said: None, proved: false, known: &known, readable: false };
             assert_eq!(policy.decide(ask, &permitted), verdict, "{row:?}");
         }
     }
@@ -491,6 +631,9 @@ mod tests {
             ("::ffff:1.2.3.4", "1.2.3.4"),
             ("_dmarc.example.com", "_dmarc.example.com"),
             ("localhost", "localhost"),
+            ("my_host.Example.com", "my_host.example.com"),
+            ("tcp://Db.example.com.:5432", "tcp://db.example.com:5432"),
+            ("tcp://*.example.com:22", "tcp://*.example.com:22"),
         ] {
             assert_eq!(rule(text).unwrap().to_string(), shown);
         }
@@ -512,6 +655,15 @@ mod tests {
             ("exa mple.com", "no hostname"),
             ("-a.com", "no hostname"),
             ("a..com", "no hostname"),
+            ("tcp://a.com", "no port"),
+            ("tcp://a.com:", "no port"),
+            ("tcp://a.com:0", "no port"),
+            ("tcp://a.com:+22", "no port"),
+            ("tcp://a.com:65536", "no port"),
+            ("tcp://1.2.3.4:22", "without tcp://"),
+            ("tcp://a.com/:22", "no hostname"),
+            ("tcp://*:22", "`*`"),
+            ("udp://a.com:53", "path"),
         ] {
             let error = rule(text).unwrap_err();
             assert!(error.contains(why), "{text}: {error}");
@@ -519,6 +671,8 @@ mod tests {
         let error =
             Policy::new(Rest::Open, &list(&["a.com"]), &list(&["b.com", "c d"])).unwrap_err();
         assert_eq!(error.to_string(), "deny[1]: \"c d\" is no hostname, IP, CIDR or *.suffix");
+        let error = Policy::new(Rest::Open, &[], &list(&["tcp://a.com:22"])).unwrap_err();
+        assert!(error.to_string().contains("only for `allow`"), "{error}");
         let many = vec!["a.com".to_owned(); MOST_RULES + 1];
         assert!(Policy::new(Rest::Open, &many, &[]).is_err());
     }
@@ -531,5 +685,19 @@ mod tests {
             assert!(!closed.resolves(name), "{name}");
         }
         assert!(!Policy::default().resolves("a.com"));
+        // allow, and whether a.com, x.a.com and b.com are asked outside
+        for (allow, expected) in [
+            (&["93.184.216.34"][..], [false, false, false]),
+            (&["93.184.0.0/16", "0.0.0.0/1"], [false, false, false]),
+            (&["0.0.0.0/0"], [true, true, true]),
+            (&["a.com", "93.184.216.34"], [true, false, false]),
+            (&["*.a.com"], [false, true, false]),
+            (&["tcp://a.com:22"], [true, false, false]),
+            (&["tcp://*.a.com:22"], [false, true, false]),
+        ] {
+            let policy = Policy::new(Rest::Closed, &list(allow), &[]).unwrap();
+            let asked = ["a.com", "x.a.com", "b.com"].map(|name| policy.resolves(name));
+            assert_eq!(asked, expected, "{allow:?}");
+        }
     }
 }

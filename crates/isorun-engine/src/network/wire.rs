@@ -20,11 +20,15 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::authority::provider;
+use super::budget::{Share, Taken};
 
 /// How long a handshake may take.
 const SLOW: Duration = Duration::from_secs(10);
 /// How long a connection that nobody uses is kept.
 const IDLE: Duration = Duration::from_secs(15);
+
+/// Header fields of an answer, at most.
+const MAX_FIELDS: usize = 256;
 
 /// How hosts of secrets are known to be themselves.
 pub struct Upstream(Arc<rustls::ClientConfig>);
@@ -57,8 +61,8 @@ impl Upstream {
     }
 
     /// Connections to a host that has to prove who it is.
-    pub fn to(&self, to: SocketAddrV4, name: &str) -> Wire {
-        Wire::Secure(to, name.to_owned(), Arc::clone(&self.0))
+    pub fn to(&self, to: SocketAddrV4, name: &str, share: Share) -> Wire {
+        Wire::Secure(to, name.to_owned(), Arc::clone(&self.0), share)
     }
 }
 
@@ -69,6 +73,7 @@ pub type Sender = Client<Wire, Incoming>;
 pub fn client(wire: Wire) -> Sender {
     Client::builder(TokioExecutor::new())
         .pool_idle_timeout(IDLE)
+        .http1_max_headers(MAX_FIELDS)
         .pool_max_idle_per_host(16)
         .pool_timer(TokioTimer::new())
         .set_host(false)
@@ -80,8 +85,8 @@ pub fn client(wire: Wire) -> Sender {
 pub enum Wire {
     /// Without TLS.
     Plain(SocketAddrV4),
-    /// With TLS, to a host of this name.
-    Secure(SocketAddrV4, String, Arc<rustls::ClientConfig>),
+    /// With TLS, to a host of this name. A connection inside can need many of them.
+    Secure(SocketAddrV4, String, Arc<rustls::ClientConfig>, Share),
 }
 
 impl tower_service::Service<Uri> for Wire {
@@ -99,11 +104,12 @@ impl tower_service::Service<Uri> for Wire {
             let connecting = async {
                 match wire {
                     Self::Plain(to) => Ok(Stream::new(connect(to).await?)),
-                    Self::Secure(to, name, config) => {
+                    Self::Secure(to, name, config, share) => {
+                        let taken = share.take(1).ok_or(std::io::ErrorKind::QuotaExceeded)?;
                         let name = ServerName::try_from(name).map_err(std::io::Error::other)?;
                         let stream = connect(to).await?;
                         let stream = TlsConnector::from(config).connect(name, stream).await?;
-                        Ok(Stream::new(stream))
+                        Ok(Stream::counted(stream, taken))
                     }
                 }
             };
@@ -120,12 +126,20 @@ async fn connect(to: SocketAddrV4) -> std::io::Result<TcpStream> {
 }
 
 /// A connection of any kind.
-pub struct Stream(Box<dyn Io>);
+pub struct Stream {
+    io: Box<dyn Io>,
+    _counted: Option<Taken>,
+}
 
 impl Stream {
     /// This one.
     pub fn new(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self(Box::new(io))
+        Self { io: Box::new(io), _counted: None }
+    }
+
+    /// This one, which is counted as long as it lives.
+    fn counted(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, taken: Taken) -> Self {
+        Self { io: Box::new(io), _counted: Some(taken) }
     }
 }
 
@@ -145,7 +159,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        Pin::new(&mut self.io).poll_read(cx, buffer)
     }
 }
 
@@ -155,14 +169,14 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

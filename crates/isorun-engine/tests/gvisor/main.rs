@@ -6,9 +6,12 @@
 
 mod crash;
 mod host;
+mod names;
 mod network;
 mod pool;
+mod protocols;
 mod support;
+mod world;
 
 mod conformance {
     use crate::support::Scratch;

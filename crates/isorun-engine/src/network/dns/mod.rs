@@ -3,27 +3,32 @@
 //! A name that its policy lets it reach is asked outside. For any other the
 //! answer is an address that stands for it: a connection there is reset at once
 //! and put on record with the name. So no question for such a name leaves the
-//! machine, and no program waits.
+//! machine, and no program waits. Nor does any question but for addresses, where
+//! rules name what is reached.
+
+pub mod question;
+pub mod rate;
 
 use std::io::{self, IoSliceMut};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::proto::op::{Message, MessageType, OpCode, ResponseCode};
-use hickory_resolver::proto::rr::{DNSClass, RData, Record, RecordType, rdata};
+use hickory_resolver::proto::op::{Edns, Message, OpCode, Query, ResponseCode};
+use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordType, rdata};
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 
+use self::question::Question;
 use super::egress::Sandbox;
-use super::policy::{self, Reason};
+use super::policy::Reason;
 use super::resolver::Unanswered;
 
 /// Questions of one sandbox at the same time.
 const MOST: usize = 64;
-/// How long a connection may be without a question.
+/// How long a connection may be without a question, or without taking an answer.
 const IDLE: Duration = Duration::from_secs(10);
 /// The longest that a program may keep an answer, and how long one of a sink
 /// holds: the policy may change.
@@ -31,14 +36,14 @@ const LONGEST: u32 = 60;
 const SINK_TTL: u32 = 1;
 /// The longest message over UDP without an agreement about more.
 const PLAIN: usize = 512;
-const LONG: usize = 4096;
+const LONG: u16 = 4096;
 
 /// Answers questions over UDP until the socket fails.
 pub async fn serve(sandbox: Arc<Sandbox>, socket: UdpSocket) -> io::Result<()> {
     let state = Arc::new(UdpSocketState::new(UdpSockRef::from(&socket))?);
     let socket = Arc::new(socket);
     let places = Arc::new(Semaphore::new(MOST));
-    let mut buffer = vec![0; LONG];
+    let mut buffer = vec![0; usize::from(LONG)];
     loop {
         socket.readable().await?;
         let mut meta = [RecvMeta::default()];
@@ -105,54 +110,81 @@ pub async fn serve_stream(
         let question = tokio::time::timeout(IDLE, reading).await??;
         let Some(answer) = answer(sandbox, &question, true).await else { return Ok(()) };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
-        stream.write_u16(length).await?;
-        stream.write_all(&answer).await?;
+        let writing = async {
+            stream.write_u16(length).await?;
+            stream.write_all(&answer).await
+        };
+        tokio::time::timeout(IDLE, writing).await??;
     }
 }
 
-/// The answer to a message; none to what is no question.
-async fn answer(sandbox: &Sandbox, question: &[u8], stream: bool) -> Option<Vec<u8>> {
-    let message = Message::from_vec(question).ok()?;
-    if message.metadata.message_type != MessageType::Query {
-        return None;
-    }
-    let mut answer = Message::response(message.metadata.id, message.metadata.op_code);
-    answer.metadata.recursion_desired = message.metadata.recursion_desired;
-    answer.metadata.recursion_available = true;
-    answer.add_queries(message.queries.clone());
-    answer.metadata.response_code = match message.queries.as_slice() {
-        _ if message.metadata.op_code != OpCode::Query => ResponseCode::NotImp,
-        [query] if query.query_class == DNSClass::IN => {
-            match records(sandbox, &query.name.to_ascii(), query.query_type).await {
-                Ok(records) => {
-                    answer.add_answers(
-                        records
-                            .into_iter()
-                            .map(|(kind, ttl)| Record::from_rdata(query.name.clone(), ttl, kind)),
-                    );
-                    ResponseCode::NoError
-                }
-                Err(code) => code,
-            }
+/// The answer to a message; none to what is not even the head of a question.
+async fn answer(sandbox: &Sandbox, message: &[u8], stream: bool) -> Option<Vec<u8>> {
+    let question = match Question::read(message) {
+        Ok(question) => question,
+        Err(refusal) => {
+            let refusal = refusal?;
+            let op_code = OpCode::from_u8(refusal.op_code);
+            return Message::error_msg(refusal.id, op_code, refusal.code).to_vec().ok();
         }
-        _ => ResponseCode::Refused,
     };
+    let kind = RecordType::from(question.kind);
+    let said = match DNSClass::from(question.class) {
+        _ if question.version > 0 => Err(ResponseCode::BADVERS),
+        DNSClass::IN => records(sandbox, &question, kind).await,
+        _ => Err(ResponseCode::Refused),
+    };
+    write(&question, said, stream)
+}
+
+/// Writes an answer, which is cut to what the program takes.
+pub(crate) fn write(
+    question: &Question,
+    said: Result<Vec<(RData, u32)>, ResponseCode>,
+    stream: bool,
+) -> Option<Vec<u8>> {
+    let mut name = Name::from_labels(question.labels.iter().map(Vec::as_slice)).ok()?;
+    name.set_fqdn(true);
+    let mut query = Query::query(name.clone(), RecordType::from(question.kind));
+    query.set_query_class(DNSClass::from(question.class));
+    let mut answer = Message::response(question.id, OpCode::Query);
+    answer.metadata.recursion_desired = question.recursion;
+    answer.metadata.recursion_available = true;
+    answer.add_query(query);
+    if question.payload.is_some() {
+        let mut edns = Edns::new();
+        edns.set_max_payload(LONG);
+        answer.set_edns(edns);
+    }
+    match said {
+        Ok(records) => {
+            let record = |(data, ttl)| Record::from_rdata(name.clone(), ttl, data);
+            answer.add_answers(records.into_iter().map(record));
+        }
+        Err(code) => answer.metadata.response_code = code,
+    }
     let room = if stream {
         usize::from(u16::MAX)
     } else {
-        usize::from(message.max_payload()).clamp(PLAIN, LONG)
+        usize::from(question.payload.unwrap_or_default()).clamp(PLAIN, usize::from(LONG))
     };
     let bytes = answer.to_vec().ok()?;
     if bytes.len() <= room { Some(bytes) } else { answer.truncate().to_vec().ok() }
 }
 
-/// What is told of a name.
+/// What is told of a name. Nothing of that kind: an empty list.
 async fn records(
     sandbox: &Sandbox,
-    name: &str,
+    question: &Question,
     kind: RecordType,
 ) -> Result<Vec<(RData, u32)>, ResponseCode> {
-    let Ok(name) = policy::name(name) else { return Err(ResponseCode::NXDomain) };
+    if matches!(kind, RecordType::AXFR | RecordType::IXFR) {
+        return Err(ResponseCode::Refused);
+    }
+    if question.labels.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Some(name) = question.host() else { return Err(ResponseCode::NXDomain) };
     if name == "localhost" || name.ends_with(".localhost") {
         let own = RData::A(rdata::A(Ipv4Addr::LOCALHOST));
         return Ok(if kind == RecordType::A { vec![(own, LONGEST)] } else { Vec::new() });
@@ -167,21 +199,24 @@ async fn records(
     }
     match kind {
         RecordType::A => {}
-        // There is no IPv6; what services tell about themselves there is of no
-        // use without it.
-        RecordType::TXT | RecordType::MX | RecordType::SRV | RecordType::CAA => {
-            let found = sandbox.gate().resolver.records(&name, kind).await;
-            let found = found.map_err(|error| failure(&error))?;
+        // What services tell about themselves is data, too.
+        RecordType::TXT | RecordType::MX | RecordType::SRV | RecordType::CAA
+            if plan.policy.is_open() =>
+        {
+            let found = or_nothing(sandbox.records(&name, kind).await)?;
             return Ok(found
                 .into_iter()
                 .filter(|record| record.record_type() == kind)
                 .map(|record| (record.data.clone(), record.ttl.min(LONGEST)))
                 .collect());
         }
+        // There is no IPv6, and the rest is of no use here.
         _ => return Ok(Vec::new()),
     }
-    let found = sandbox.gate().resolver.addresses(&name).await;
-    let found = found.map_err(|error| failure(&error))?;
+    let found = or_nothing(sandbox.addresses(&name).await)?;
+    if found.addresses.is_empty() {
+        return Ok(Vec::new());
+    }
     // An alias leads to where its name may not.
     if found.aliases.iter().any(|alias| plan.policy.denies(alias)) {
         return Ok(sink(Reason::Rule));
@@ -202,12 +237,15 @@ async fn records(
     Ok(good.into_iter().map(|address| (RData::A(rdata::A(address)), ttl)).collect())
 }
 
-fn failure(error: &Unanswered) -> ResponseCode {
-    match error {
-        Unanswered::Nothing => ResponseCode::NXDomain,
-        Unanswered::Failed(_) => {
+/// What was found, which may be nothing of that kind.
+fn or_nothing<T: Default>(found: Result<T, Unanswered>) -> Result<T, ResponseCode> {
+    match found {
+        Ok(found) => Ok(found),
+        Err(Unanswered::NoData) => Ok(T::default()),
+        Err(Unanswered::NoName) => Err(ResponseCode::NXDomain),
+        Err(error @ (Unanswered::Failed(_) | Unanswered::TooMany)) => {
             tracing::debug!(%error, "a sandbox's question has no answer");
-            ResponseCode::ServFail
+            Err(ResponseCode::ServFail)
         }
     }
 }

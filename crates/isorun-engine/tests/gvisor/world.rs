@@ -1,0 +1,262 @@
+//! What stands for the world: servers on addresses that are for documentation (RFC
+//! 5737), on the loopback interface, and a resolver of the tests for all names.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use hickory_resolver::proto::op::{Message, ResponseCode};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType, rdata};
+use isorun_engine::conformance::{Sandbox, argv};
+use isorun_engine::network::gate::Options;
+use isorun_engine::network::policy::Rest;
+use isorun_engine::network::{Blocked, Observer, Plan, Policy};
+use isorun_engine::{Engine, SandboxId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UdpSocket};
+
+use crate::support::Scratch;
+
+/// Each test has sixteen addresses of its own.
+#[derive(Clone, Copy)]
+pub struct World(pub u8);
+
+/// Addresses of the loopback interface, as long as this lives.
+struct Addresses(Vec<Ipv4Addr>);
+
+impl Addresses {
+    fn run(&self, what: &str) {
+        for address in &self.0 {
+            let words = ["addr", what, &format!("{address}/32"), "dev", "lo"];
+            let _ = std::process::Command::new("ip")
+                .args(words)
+                .stderr(std::process::Stdio::null())
+                .status()
+                .unwrap();
+        }
+    }
+}
+
+impl Drop for Addresses {
+    fn drop(&mut self) {
+        self.run("del");
+    }
+}
+
+impl World {
+    pub fn host(self, number: u8) -> Ipv4Addr {
+        Ipv4Addr::new(198, 51, 100, self.0 * 16 + number)
+    }
+
+    /// A server that says who it is, then repeats the first bytes it is told.
+    pub async fn server(self, number: u8, port: u16) {
+        let listener = TcpListener::bind((self.host(number), port)).await.unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut head = vec![0; 4096];
+                    let count = stream.read(&mut head).await.unwrap_or(0);
+                    let body = format!("server {number} port {port}");
+                    let head = String::from_utf8_lossy(&head[..count]).into_owned();
+                    let answer = if head.starts_with("GET") {
+                        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+                    } else {
+                        body
+                    };
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                    // A second request on the same connection.
+                    let mut more = vec![0; 4096];
+                    while let Ok(count @ 1..) = stream.read(&mut more).await {
+                        let _ = count;
+                        let _ = stream.write_all(answer.as_bytes()).await;
+                    }
+                });
+            }
+        });
+    }
+
+    /// A server that remembers all that it is told, and answers as one of HTTP.
+    pub async fn recorder(self, number: u8, port: u16) -> Arc<Mutex<Vec<u8>>> {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let listener = TcpListener::bind((self.host(number), port)).await.unwrap();
+        let all = Arc::clone(&told);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let told = Arc::clone(&all);
+                tokio::spawn(async move {
+                    let mut buffer = vec![0; 4096];
+                    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                        told.lock().unwrap().extend_from_slice(&buffer[..count]);
+                        let head = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ntold";
+                        let _ = stream.write_all(head.as_bytes()).await;
+                    }
+                });
+            }
+        });
+        told
+    }
+
+    /// A server that speaks first, as those of mail and ssh do.
+    pub async fn greeter(self, number: u8, port: u16) {
+        let listener = TcpListener::bind((self.host(number), port)).await.unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let _ = stream.write_all(b"hello first\n").await;
+                    let mut said = vec![0; 1000];
+                    let count = stream.read(&mut said).await.unwrap_or(0);
+                    let _ = stream.write_all(&said[..count]).await;
+                });
+            }
+        });
+    }
+}
+
+/// A resolver with these names; each can be told to answer otherwise.
+#[derive(Clone, Default)]
+pub struct Zone {
+    names: Arc<Mutex<HashMap<String, Vec<Entry>>>>,
+    /// The names that were asked for, and the types.
+    pub asked: Arc<Mutex<Vec<String>>>,
+    pub types: Arc<Mutex<Vec<u16>>>,
+}
+
+#[derive(Clone)]
+pub enum Entry {
+    Address(Ipv4Addr),
+    Alias(&'static str),
+}
+
+impl Zone {
+    pub fn set(&self, name: &str, entries: &[Entry]) {
+        self.names.lock().unwrap().insert(name.to_owned(), entries.to_vec());
+    }
+
+    async fn serve(&self) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let zone = self.clone();
+        tokio::spawn(async move {
+            let mut buffer = vec![0; 4096];
+            while let Ok((count, from)) = socket.recv_from(&mut buffer).await {
+                let question = Message::from_vec(&buffer[..count]).unwrap();
+                let query = question.queries[0].clone();
+                let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
+                answer.add_query(query.clone());
+                let name = query.name.to_ascii().trim_end_matches('.').to_lowercase();
+                zone.asked.lock().unwrap().push(name.clone());
+                zone.types.lock().unwrap().push(query.query_type.into());
+                match zone.names.lock().unwrap().get(&name) {
+                    None => answer.metadata.response_code = ResponseCode::NXDomain,
+                    Some(entries) if query.query_type == RecordType::A => {
+                        let mut owner = query.name.clone();
+                        for entry in entries {
+                            let data = match entry {
+                                Entry::Address(address) => RData::A(rdata::A(*address)),
+                                Entry::Alias(to) => {
+                                    let to = Name::from_ascii(format!("{to}.")).unwrap();
+                                    RData::CNAME(rdata::CNAME(to))
+                                }
+                            };
+                            answer.add_answer(Record::from_rdata(owner.clone(), 0, data.clone()));
+                            if let RData::CNAME(alias) = data {
+                                owner = alias.0;
+                            }
+                        }
+                    }
+                    Some(_) => {}
+                }
+                socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+            }
+        });
+        address
+    }
+}
+
+/// Remembers what was blocked.
+#[derive(Clone, Default)]
+pub struct Seen(Arc<Mutex<Vec<Blocked>>>);
+
+impl Observer for Seen {
+    fn blocked(&self, _: &SandboxId, blocked: Blocked) {
+        self.0.lock().unwrap().push(blocked);
+    }
+}
+
+impl Seen {
+    /// The reasons and names since the last time.
+    pub fn take(&self) -> Vec<(String, Option<String>)> {
+        let seen = std::mem::take(&mut *self.0.lock().unwrap());
+        seen.into_iter().map(|one| (one.reason.name().to_owned(), one.name)).collect()
+    }
+}
+
+/// Connects, says something, and prints what came: `ok TEXT`, or the error.
+const PROBE: &str = r#"
+import socket, ssl, sys, time
+how, host, port, name = sys.argv[1:5]
+started = time.monotonic()
+try:
+    s = socket.create_connection((host, int(port)), 8)
+    if how == "tls":
+        c = ssl.create_default_context(); c.check_hostname = False; c.verify_mode = ssl.CERT_NONE
+        try: s = c.wrap_socket(s, server_hostname=name or None)
+        except ssl.SSLError as e: print("ok tls", "server" in str(e) or e.reason); sys.exit()
+    elif how == "http":
+        s.sendall(f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+    elif how == "raw": s.sendall(b"\x00\x01raw")
+    elif how == "first": pass
+    data = s.recv(4096)
+    print("ok", data.decode().splitlines()[-1] if data else "empty")
+except (ConnectionResetError, ConnectionRefusedError, BrokenPipeError) as e: print("reset")
+except socket.gaierror as e: print("unknown")
+except TimeoutError: print("timeout")
+if time.monotonic() - started > 3: print("slow")
+"#;
+
+pub struct Bench {
+    pub scratch: Scratch,
+    pub seen: Seen,
+    pub zone: Zone,
+    _addresses: Addresses,
+}
+
+impl Bench {
+    pub async fn open(world: World) -> Self {
+        Self::with(world, |_| {}).await
+    }
+
+    pub async fn with(world: World, change: impl FnOnce(&mut Options)) -> Self {
+        let addresses = Addresses(vec![world.host(1), world.host(2)]);
+        addresses.run("add");
+        let (seen, zone) = (Seen::default(), Zone::default());
+        let resolver = zone.serve().await;
+        let scratch = Scratch::with(|config| {
+            config.network.resolvers = vec![resolver];
+            config.network.permitted = vec![format!("{}/28", world.host(0)).parse().unwrap()];
+            config.network.observer = Some(Arc::new(seen.clone()));
+            change(&mut config.network);
+        })
+        .await;
+        Self { scratch, seen, zone, _addresses: addresses }
+    }
+
+    pub async fn sandbox(&self) -> Sandbox<'_> {
+        let engine: &dyn Engine = &*self.scratch;
+        Sandbox::new(engine).await
+    }
+}
+
+pub async fn probe(sandbox: &Sandbox<'_>, how: &str, host: &str, port: u16, name: &str) -> String {
+    let port = port.to_string();
+    let words = ["python3", "-c", PROBE, how, host, &port, name];
+    let output = sandbox.exec(argv(&words)).await.unwrap().output(100_000).await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    assert!(!text.is_empty(), "{output:?}");
+    text
+}
+
+pub fn plan(rest: Rest, allow: &[&str], deny: &[&str]) -> Plan {
+    let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    Plan { policy: Policy::new(rest, &list(allow), &list(deny)).unwrap(), ..Plan::default() }
+}
