@@ -22,7 +22,7 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// What guests may use of the native stack. Deep recursion in an interpreter
 /// written in C is deep recursion here.
-const WASM_STACK: usize = 8 << 20;
+const WASM_STACK: usize = 16 << 20;
 
 /// The engine, made on first use.
 pub(crate) fn engine() -> Result<&'static Engine, Error> {

@@ -7,6 +7,7 @@
 //! do.
 
 mod fuse;
+mod interpreter;
 mod still;
 
 use std::fs;
@@ -109,6 +110,7 @@ impl Builder {
                 .text("tools", &tools.digest)
                 .text("still", &still.as_ref().map_or(String::new(), |_| still::digest()))
                 .text("fuse", &fuse::digest())
+                .text("interpreter", interpreter::SOURCE)
                 .finish(),
             Builder::Js(tools) => tools.digest.clone(),
         }
@@ -231,7 +233,8 @@ fn build(guest: Guest, builder: &Builder, folder: &Path, output: &Path) -> Resul
     let unfinished = folder.join(UNFINISHED);
     if let Guest::Python = guest {
         let linked = fs::read(&unfinished).context("the builder left nothing")?;
-        let fused = fuse::fuse(&linked).context("the guest's libraries cannot be fused")?;
+        let fused = fuse::fuse(&linked, &interpreter::CPYTHON)
+            .context("the guest's libraries cannot be fused")?;
         fs::write(&unfinished, fused)
             .with_context(|| format!("cannot write {}", unfinished.display()))?;
     }
@@ -259,11 +262,13 @@ fn hermetic(program: &Path) -> Command {
     command
 }
 
-/// Copies the Python files of installed packages, and what says which they are.
+/// Copies the Python files of installed packages, what says which they are, and
+/// the time zones, which are data.
 fn copy_python(from: &Path, to: &Path) -> Result<()> {
     for path in digest::files(from)? {
         let is_python = path.extension().is_some_and(|extension| extension == "py");
-        if is_left_behind(&path) || !(is_python || path.ends_with("METADATA")) {
+        let is_zone = path.starts_with("tzdata");
+        if is_left_behind(&path) || !(is_python || is_zone || path.ends_with("METADATA")) {
             continue;
         }
         copy(&from.join(&path), &to.join(&path))?;

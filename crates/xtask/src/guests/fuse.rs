@@ -21,6 +21,7 @@
 mod component;
 mod emit;
 mod group;
+mod guard;
 mod merge;
 mod module;
 #[cfg(test)]
@@ -30,17 +31,18 @@ use anyhow::{Context as _, Result};
 
 use self::component::Component;
 use self::group::Group;
+pub use self::guard::{Changes, Guard};
 use crate::digest::Inputs;
 
 /// The component with one core module instead of those that share a table.
-pub fn fuse(bytes: &[u8]) -> Result<Vec<u8>> {
+pub fn fuse(bytes: &[u8], changes: &Changes) -> Result<Vec<u8>> {
     let component = Component::parse(bytes).context("the component cannot be read")?;
     let group = Group::of(&component)?;
     let imports = group.imports()?;
     // What the rest of the component takes from the module is known when the
     // component is written; so it is written twice.
     let exports = emit::emit(&group, &imports, &[])?.exports;
-    let module = merge::merge(&group, &imports, &exports)?;
+    let module = merge::merge(&group, &imports, &exports, changes)?;
     Ok(emit::emit(&group, &imports, &module)?.bytes)
 }
 
@@ -51,6 +53,7 @@ pub fn digest() -> String {
         .text("component", include_str!("fuse/component.rs"))
         .text("emit", include_str!("fuse/emit.rs"))
         .text("group", include_str!("fuse/group.rs"))
+        .text("guard", include_str!("fuse/guard.rs"))
         .text("merge", include_str!("fuse/merge.rs"))
         .text("module", include_str!("fuse/module.rs"))
         .finish()

@@ -13,6 +13,7 @@ use wasmparser::{DataKind, ElementItems, ElementKind, FuncType, Operator, TableI
 use super::component::Definition;
 use super::emit::Export;
 use super::group::{Entity, Group};
+use super::guard::{Changes, Patches};
 use super::module::Kind;
 
 /// The name under which the module imports all that it imports.
@@ -23,8 +24,9 @@ pub fn merge(
     group: &Group<'_, '_>,
     imports: &[(Definition<'_>, usize, u32)],
     exports: &[Export<'_>],
+    changes: &Changes,
 ) -> Result<Vec<u8>> {
-    let merger = Merger::new(group, imports)?;
+    let merger = Merger::new(group, imports, changes)?;
     merger.module(exports)
 }
 
@@ -39,6 +41,7 @@ struct Merger<'g, 'c, 'a> {
     /// What the globals of each member are, and with which values they begin.
     globals: Vec<Vec<Entity<'a>>>,
     values: BTreeMap<(usize, u32), Value>,
+    patches: Patches,
 }
 
 #[derive(Clone, Copy)]
@@ -50,12 +53,14 @@ struct First {
 
 /// The indices of one member, in the module of all.
 #[derive(Default)]
-struct Map {
+pub struct Map {
     types: Vec<u32>,
     functions: Vec<u32>,
     tables: Vec<u32>,
     memories: Vec<u32>,
     globals: Vec<Use>,
+    /// Functions that others stand for: what they were.
+    replaced: HashMap<u32, u32>,
 }
 
 /// What becomes of a global.
@@ -76,7 +81,11 @@ enum Value {
 }
 
 impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
-    fn new(group: &'g Group<'c, 'a>, imports: &'g [(Definition<'a>, usize, u32)]) -> Result<Self> {
+    fn new(
+        group: &'g Group<'c, 'a>,
+        imports: &'g [(Definition<'a>, usize, u32)],
+        changes: &Changes,
+    ) -> Result<Self> {
         let mut next = First { function: u32::try_from(imports.len())?, table: 0, memory: 0 };
         let mut first = Vec::new();
         for member in &group.members {
@@ -93,6 +102,7 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
             maps: Vec::new(),
             globals: Vec::new(),
             values: BTreeMap::new(),
+            patches: Patches::find(group, changes)?,
         };
         let mut known = HashMap::new();
         let outer: HashMap<_, u32> =
@@ -115,6 +125,11 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
             map.functions = indices(Kind::Function, module.functions.len())?;
             map.tables = indices(Kind::Table, module.tables.len())?;
             map.memories = indices(Kind::Memory, module.memories.len())?;
+            // What is added comes after all that the members define.
+            for (place, (import, _)) in (next.function..).zip(this.patches.added(number)) {
+                let known = &mut map.functions[*import as usize];
+                map.replaced.insert(*import, std::mem::replace(known, place));
+            }
             this.maps.push(map);
         }
         Ok(this)
@@ -145,6 +160,7 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
 
     fn module(mut self, exports: &[Export<'_>]) -> Result<Vec<u8>> {
         let globals = self.globals(exports)?;
+        self.find_text()?;
         let mut module = wasm_encoder::Module::new();
         module
             .section(&self.type_section()?)
@@ -244,6 +260,20 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
         }
     }
 
+    fn find_text(&mut self) -> Result<()> {
+        let mut data = Vec::new();
+        for (number, member) in self.group.members.iter().enumerate() {
+            for segment in &member.module.data {
+                if let DataKind::Active { offset_expr, .. } = &segment.kind
+                    && let Value::I32(offset) = self.value(number, offset_expr)?
+                {
+                    data.push((offset.cast_unsigned(), segment.data));
+                }
+            }
+        }
+        self.patches.find_text(data)
+    }
+
     fn type_section(&mut self) -> Result<TypeSection> {
         let mut section = TypeSection::new();
         for ty in &self.types {
@@ -266,6 +296,11 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
         let mut section = FunctionSection::new();
         for (map, member) in self.maps.iter().zip(&self.group.members) {
             for ty in &member.module.functions {
+                section.function(map.types[*ty as usize]);
+            }
+        }
+        for (number, map) in self.maps.iter().enumerate() {
+            for (_, ty) in self.patches.added(number) {
                 section.function(map.types[*ty as usize]);
             }
         }
@@ -354,9 +389,23 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
 
     fn code_section(&mut self) -> Result<CodeSection> {
         let mut section = CodeSection::new();
-        for (map, member) in self.maps.iter_mut().zip(&self.group.members) {
-            for body in &member.module.bodies {
-                map.parse_function_body(&mut section, body.clone()).map_err(unreadable)?;
+        let members = self.maps.iter_mut().zip(&self.group.members);
+        for (number, (map, member)) in members.enumerate() {
+            for (own, body) in (0..).zip(&member.module.bodies) {
+                match self.patches.body(map, number, own, member.module)? {
+                    Some(changed) => section.function(&changed),
+                    None => {
+                        map.parse_function_body(&mut section, body.clone()).map_err(unreadable)?;
+                        &mut section
+                    }
+                };
+            }
+        }
+        for (number, (map, member)) in self.maps.iter().zip(&self.group.members).enumerate() {
+            for (import, ty) in self.patches.added(number) {
+                let parameters = member.module.types[*ty as usize].params().len();
+                let parameters = u32::try_from(parameters)?;
+                section.function(&self.patches.allocator(map, *import, parameters));
             }
         }
         Ok(section)
@@ -408,6 +457,26 @@ impl Value {
             Value::I64(value) => Instruction::I64Const(value),
             Value::F32(bits) => Instruction::F32Const(f32::from_bits(bits).into()),
             Value::F64(bits) => Instruction::F64Const(f64::from_bits(bits).into()),
+        }
+    }
+}
+
+impl Map {
+    /// The function that calls of an index go to.
+    pub fn function(&self, index: u32) -> u32 {
+        self.functions[index as usize]
+    }
+
+    /// The function that an index meant before another took its place.
+    pub fn real_function(&self, index: u32) -> u32 {
+        self.replaced.get(&index).copied().unwrap_or_else(|| self.function(index))
+    }
+
+    /// The global of an index, if it is one that changes.
+    pub fn kept_global(&self, index: u32) -> Option<u32> {
+        match self.globals[index as usize] {
+            Use::Global(index) => Some(index),
+            Use::Constant(_) => None,
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Module<'a> {
     pub elements: Vec<Element<'a>>,
     pub bodies: Vec<FunctionBody<'a>>,
     pub data: Vec<Data<'a>>,
+    /// What the linker left about the names of its functions.
+    pub names: Option<&'a [u8]>,
 }
 
 impl<'a> Module<'a> {
@@ -87,7 +89,10 @@ impl<'a> Module<'a> {
             Payload::CodeSectionEntry(body) => self.bodies.push(body),
             Payload::StartSection { .. } => bail!("a module has a start function"),
             Payload::TagSection(_) => bail!("a module has exceptions"),
-            // Names and notes for the linker do not hold any more.
+            Payload::CustomSection(section) if section.name() == "name" => {
+                self.names = Some(section.data());
+            }
+            // Notes for the linker do not hold any more.
             Payload::Version { .. }
             | Payload::CodeSectionStart { .. }
             | Payload::DataCountSection { .. }

@@ -3,7 +3,8 @@
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Engine, Store};
 
-use super::fuse;
+use super::guard::NOTHING;
+use super::{Changes, Guard, fuse};
 
 /// Libraries as a linker leaves them: each finds the others' functions, data
 /// and table entries by imports; `$middle` needs the program and is needed by
@@ -104,10 +105,14 @@ const LINKED: &str = r#"
 
 /// What `run` gives when it is called three times.
 fn run(component: &[u8]) -> [u32; 3] {
+    run_with(component, || 1_000_000)
+}
+
+fn run_with(component: &[u8], tick: impl Fn() -> u32 + Send + Sync + 'static) -> [u32; 3] {
     let engine = Engine::default();
     let component = Component::new(&engine, component).unwrap();
     let mut linker = Linker::new(&engine);
-    linker.root().func_wrap("tick", |_, (): ()| Ok((1_000_000_u32,))).unwrap();
+    linker.root().func_wrap("tick", move |_, (): ()| Ok((tick(),))).unwrap();
     let mut store = Store::new(&engine, ());
     let instance = linker.instantiate(&mut store, &component).unwrap();
     let run = instance.get_typed_func::<(), (u32,)>(&mut store, "run").unwrap();
@@ -124,7 +129,7 @@ fn modules(component: &[u8]) -> (usize, Vec<u64>) {
 #[test]
 fn what_is_fused_does_the_same() {
     let linked = wat::parse_str(LINKED).unwrap();
-    let fused = fuse(&linked).unwrap();
+    let fused = fuse(&linked, &NOTHING).unwrap();
     assert_eq!(modules(&linked), (5, vec![1, 8]));
     // The shim, all that share the table and what is between them, and `$late`.
     assert_eq!(modules(&fused), (3, vec![1, 8]));
@@ -133,12 +138,12 @@ fn what_is_fused_does_the_same() {
     assert_eq!(expected[0], 1_000_000 + (1008 + 42) + 5 + 100_000 + (7 + 42) + 101);
     assert_eq!(run(&fused), expected);
     // Twice the same, bit for bit.
-    assert_eq!(fuse(&linked).unwrap(), fused);
+    assert_eq!(fuse(&linked, &NOTHING).unwrap(), fused);
 }
 
 #[test]
 fn globals_that_nobody_sets_are_constants() {
-    let fused = fuse(&wat::parse_str(LINKED).unwrap()).unwrap();
+    let fused = fuse(&wat::parse_str(LINKED).unwrap(), &NOTHING).unwrap();
     let component = super::Component::parse(&fused).unwrap();
     let globals: usize = component.modules.iter().map(|module| module.globals.len()).sum();
     assert_eq!(globals, 2, "the stack pointer and the counter");
@@ -146,7 +151,7 @@ fn globals_that_nobody_sets_are_constants() {
 
 #[test]
 fn what_a_snapshot_needs_stays() {
-    let fused = fuse(&wat::parse_str(LINKED).unwrap()).unwrap();
+    let fused = fuse(&wat::parse_str(LINKED).unwrap(), &NOTHING).unwrap();
     let component = super::Component::parse(&fused).unwrap();
     let key = ("__wasilibc_reset_preopens", super::module::Kind::Function);
     assert!(component.modules.iter().any(|module| module.exports.contains_key(&key)));
@@ -167,7 +172,7 @@ fn what_it_does_not_know_is_refused() {
     ] {
         assert!(LINKED.contains(was), "{was}");
         let changed = wat::parse_str(LINKED.replacen(was, is, 1)).unwrap();
-        let error = format!("{:#}", fuse(&changed).unwrap_err());
+        let error = format!("{:#}", fuse(&changed, &NOTHING).unwrap_err());
         assert!(error.contains(says), "{is}: {error}");
     }
     for (text, says) in [
@@ -178,8 +183,83 @@ fn what_it_does_not_know_is_refused() {
             "no modules share a table",
         ),
     ] {
-        let error = format!("{:#}", fuse(&wat::parse_str(text).unwrap()).unwrap_err());
+        let error = format!("{:#}", fuse(&wat::parse_str(text).unwrap(), &NOTHING).unwrap_err());
         assert!(error.contains(says), "{text}: {error}");
     }
-    assert!(fuse(b"nonsense").is_err());
+    assert!(fuse(b"nonsense", &NOTHING).is_err());
+}
+
+/// The library as an interpreter, with a stack of the size that is given: the
+/// collector adds 1,000 to what `$other` gives.
+fn interpreter(stack: u32) -> Vec<u8> {
+    const OWN: &str = "(func $own (type $get)";
+    const FUNCTIONS: &str = r#"
+    (data (i32.const 400) " while calling a Python object\00")
+    (func $Py_EnterRecursiveCall (export "Py_EnterRecursiveCall") (param i32) (result i32)
+      (i32.and (i32.eqz (i32.load8_u (local.get 0)))
+        (i32.lt_u (global.get $sp) (i32.const 16384))))
+    (func $PyGC_Collect (export "PyGC_Collect") (result i32)
+      (i32.store (global.get $data)
+        (i32.add (i32.load (global.get $data)) (i32.const 1000)))
+      (i32.const 0))
+    "#;
+    let text = LINKED
+        .replace("\"sp\"", "\"__stack_pointer\"")
+        .replace("(i32.const 1024)", &format!("(i32.const {stack})"))
+        .replace(OWN, &format!("{FUNCTIONS}{OWN}"));
+    wat::parse_str(text).unwrap()
+}
+
+#[test]
+fn a_guarded_function_does_the_same_until_the_stack_is_at_its_end() {
+    const CHANGES: Changes = Changes {
+        checks: &[],
+        frame: 0,
+        guards: &[
+            Guard { name: "own", frame: 1024, refusal: Some(9) },
+            Guard { name: "other", frame: 64, refusal: None },
+        ],
+        allocators: &[],
+    };
+    let linked = interpreter(60_000);
+    let expected = run(&linked);
+    assert_eq!(run(&fuse(&linked, &NOTHING).unwrap()), expected);
+    assert_eq!(run(&fuse(&linked, &CHANGES).unwrap()), expected);
+    // 12 KiB and the frame are what it needs at least.
+    for (stack, refuses) in [(20_000, false), (13_000, true), (1024, true)] {
+        let linked = interpreter(stack);
+        let own = if refuses { 42 - 9 } else { 0 };
+        let expected = run(&linked).map(|sum| sum - own);
+        assert_eq!(run(&fuse(&linked, &CHANGES).unwrap()), expected, "{stack}");
+    }
+}
+
+#[test]
+fn who_calls_a_check_takes_of_the_stack() {
+    const CHANGES: Changes =
+        Changes { checks: &["other"], frame: 64, guards: &[], allocators: &[] };
+    // `other` is called through the table alone: then nobody is changed.
+    let linked = interpreter(60_000);
+    let unchanged = fuse(&linked, &NOTHING).unwrap();
+    assert_eq!(fuse(&linked, &CHANGES).unwrap(), unchanged);
+    let calling = Changes { checks: &["Py_EnterRecursiveCall"], ..CHANGES };
+    assert_eq!(fuse(&linked, &calling).unwrap(), unchanged);
+    let missing = Changes { checks: &["nonsense"], ..CHANGES };
+    let error = format!("{:#}", fuse(&linked, &missing).unwrap_err());
+    assert!(error.contains("no function nonsense"), "{error}");
+}
+
+#[test]
+fn a_refused_allocation_is_tried_again_after_a_collection() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    const CHANGES: Changes = Changes { checks: &[], frame: 0, guards: &[], allocators: &["tick"] };
+    let linked = interpreter(60_000);
+    let changed = fuse(&linked, &CHANGES).unwrap();
+    let expected = run(&linked);
+    assert_eq!(run(&changed), expected);
+    // The first answer is a refusal: one collection in the first of three runs.
+    let asked = AtomicU32::new(0);
+    let refusing = move || if asked.fetch_add(1, Ordering::Relaxed) == 0 { 0 } else { 1_000_000 };
+    assert_eq!(run_with(&changed, refusing), expected.map(|sum| sum + 1000));
 }
