@@ -2,7 +2,7 @@
 
 use std::{fmt, io, time::Duration};
 
-use isola::{Error, GuestException, Limit};
+use isola::{Error, GuestException, Limit, Runtime};
 
 /// Why a command did not end well.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub enum Failure {
     Usage { message: String, hint: Option<String> },
     /// What the library says of a run: the guest's fault, a limit, or ours.
     Run(Error),
+    /// The script ended itself, as with `sys.exit`, with this exit code.
+    Exit { status: u8, error: Error },
     /// The whole run took longer than `--timeout`.
     Timeout(Duration),
     /// Ctrl-C.
@@ -34,6 +36,18 @@ impl Failure {
         }
     }
 
+    /// A failure of a run, or an exit if that is what the script wanted.
+    pub fn of_run(runtime: Runtime, error: Error) -> Self {
+        match &error {
+            Error::Guest(exception)
+                if runtime == Runtime::Python && exception.name == "SystemExit" =>
+            {
+                Self::Exit { status: status(&exception.message), error }
+            }
+            _ => Self::Run(error),
+        }
+    }
+
     /// What became of writing to standard output.
     pub fn output(error: io::Error) -> Self {
         match error.kind() {
@@ -46,7 +60,7 @@ impl Failure {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Usage { .. } => "invalid_argument",
-            Self::Run(error) => error.code(),
+            Self::Run(error) | Self::Exit { error, .. } => error.code(),
             Self::Timeout(_) => Limit::WallTime.code(),
             Self::Interrupted => "interrupted",
             Self::Unread | Self::Io { .. } => "internal",
@@ -65,6 +79,7 @@ impl Failure {
             Self::Run(
                 Error::Guest(_) | Error::Hostcall(_) | Error::Crash(_) | Error::SnapshotRefused(_),
             ) => 1,
+            Self::Exit { status, .. } => *status,
             Self::Timeout(_) => 124,
             Self::Interrupted => 130,
             Self::Unread => 141,
@@ -79,7 +94,12 @@ impl Failure {
 
     /// Whether the user knows already, or is not there to be told.
     pub fn is_silent(&self) -> bool {
-        matches!(self, Self::Interrupted | Self::Unread)
+        match self {
+            Self::Interrupted | Self::Unread => true,
+            // A number is told by the exit code alone.
+            Self::Exit { error: Error::Guest(exception), .. } => number(&exception.message),
+            _ => false,
+        }
     }
 
     pub fn advice(&self) -> Option<&str> {
@@ -104,6 +124,9 @@ impl fmt::Display for Failure {
                 f.write_str(&as_its_language_does(exception))
             }
             Self::Run(error) => error.fmt(f),
+            // As `python3` does: the text that the script gave, and nothing else.
+            Self::Exit { error: Error::Guest(exception), .. } => f.write_str(&exception.message),
+            Self::Exit { error, .. } => error.fmt(f),
             Self::Timeout(limit) => write!(
                 f,
                 "the run took more time than its limit of {}",
@@ -120,6 +143,25 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Run(error)
     }
+}
+
+/// The exit code of a `SystemExit` with this message: a number's last eight
+/// bits, or 1 for a text.
+fn status(message: &str) -> u8 {
+    if message.is_empty() {
+        return 0;
+    }
+    match message.parse::<i64>() {
+        Ok(number) => number.to_le_bytes()[0],
+        // CPython takes -1 for a number that is too large for C.
+        Err(_) if number(message) => 255,
+        Err(_) => 1,
+    }
+}
+
+/// Whether a message is that of a `SystemExit` with a number or with nothing.
+fn number(message: &str) -> bool {
+    message.strip_prefix('-').unwrap_or(message).bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The headline, then the traceback. A JavaScript stack begins with the
@@ -146,6 +188,24 @@ mod tests {
         assert_eq!((closed.exit_code(), closed.is_silent()), (141, true));
         let full = Failure::output(io::ErrorKind::StorageFull.into());
         assert_eq!((full.exit_code(), full.is_silent()), (70, false));
+    }
+
+    #[test]
+    fn an_exit_code_is_that_of_python() {
+        let rows = [
+            ("", 0),
+            ("0", 0),
+            ("3", 3),
+            ("256", 0),
+            ("-1", 255),
+            ("wrong", 1),
+            ("-", 1),
+            ("1.5", 1),
+        ];
+        for (message, expected) in rows {
+            assert_eq!(status(message), expected, "{message:?}");
+        }
+        assert_eq!(status("99999999999999999999"), 255);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use futures_util::StreamExt as _;
-use isola::{Error, Handlers, HttpClient, Runtime, Template, Value};
+use isola::{Error, Handlers, HttpClient, Runtime, Sandbox, Template, Value};
 
 use crate::{
     cli::RunArgs, config::Config, failure::Failure, progress::Compiling, report::Report, stop::Stop,
@@ -68,42 +68,68 @@ async fn build(config: &Config) -> Result<Template, Failure> {
     Ok(builder.build().await?)
 }
 
-async fn execute(template: &Template, config: Config, report: &mut Report) -> Result<(), Failure> {
-    let host = host(config.http);
-    let sandbox = match config.from_snapshot {
-        Some(path) => {
-            let snapshot = template.load_snapshot(path).await.map_err(usage)?;
-            let mut builder = snapshot.sandbox().limits(config.limits).host(host);
-            for mount in config.mounts {
-                builder = builder.mount(mount);
-            }
-            for (name, value) in config.env {
-                builder = builder.env(name, value);
-            }
-            builder.create().await?
-        }
-        None => {
-            let sandbox = template.sandbox().host(host).create().await?;
-            sandbox.start().await?;
-            sandbox
-        }
+async fn execute(
+    template: &Template,
+    mut config: Config,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let save_snapshot = config.save_snapshot.take();
+    let sandbox = sandbox(template, &mut config).await?;
+    let outcome = match perform(&sandbox, config, report).await {
+        Err(Failure::Run(error)) => Err(Failure::of_run(template.runtime(), error)),
+        outcome => outcome,
     };
+    let outcome = match outcome {
+        Err(Failure::Exit { status: 0, .. }) => Ok(Value::null()),
+        outcome => outcome,
+    };
+    if let (Some(path), Ok(_)) = (save_snapshot, &outcome) {
+        sandbox.snapshot().await?.save(path).await?;
+    }
+    // As the end of a process: exit handlers run after a failure, too. It is
+    // the first failure that counts.
+    let finished = if sandbox.is_closed() {
+        Ok(Value::null())
+    } else {
+        follow(sandbox.finish(), report).await
+    };
+    let end = outcome?;
+    finished?;
+    report.end(&end)
+}
+
+async fn sandbox(template: &Template, config: &mut Config) -> Result<Sandbox, Failure> {
+    let host = host(config.http.take());
+    let Some(path) = config.from_snapshot.take() else {
+        let sandbox = template.sandbox().host(host).create().await?;
+        sandbox.start().await?;
+        return Ok(sandbox);
+    };
+    let snapshot = template.load_snapshot(path).await.map_err(usage)?;
+    let mut builder = snapshot.sandbox().limits(config.limits.clone()).host(host);
+    for mount in &config.mounts {
+        builder = builder.mount(mount.clone());
+    }
+    for (name, value) in &config.env {
+        builder = builder.env(name, value);
+    }
+    Ok(builder.create().await?)
+}
+
+/// Runs the scripts and the function that is to be called.
+async fn perform(sandbox: &Sandbox, config: Config, report: &mut Report) -> Result<Value, Failure> {
     for script in config.prelude.into_iter().chain([config.script]) {
         follow(sandbox.load_script_as(script.name, script.source), report).await?;
     }
     let call = sandbox.run(config.call.function, config.call.args);
-    let end = match follow(call, report).await {
+    match follow(call, report).await {
         Err(Failure::Run(error))
-            if !config.call.is_wanted && has_no_main(template.runtime(), &error) =>
+            if !config.call.is_wanted && has_no_main(sandbox.runtime(), &error) =>
         {
-            Value::null()
+            Ok(Value::null())
         }
-        outcome => outcome?,
-    };
-    if let Some(path) = config.save_snapshot {
-        sandbox.snapshot().await?.save(path).await?;
+        outcome => outcome,
     }
-    report.end(&end)
 }
 
 /// A snapshot that cannot be restored is one that should not have been named.

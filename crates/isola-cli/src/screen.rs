@@ -61,6 +61,7 @@ pub fn complain(failure: &Failure) {
 /// The complaint, and what can be done.
 pub fn complaint(failure: &Failure) -> String {
     let text = match failure.advice() {
+        _ if matches!(failure, Failure::Exit { .. }) => failure.to_string(),
         Some(hint) => format!("error: {failure}\nhint: {hint}"),
         None => format!("error: {failure}"),
     };

@@ -39,6 +39,7 @@ pub(crate) enum Operation {
     Load { name: String, source: String },
     Call { function: String, args: Args },
     Evaluate { source: String },
+    Finish,
 }
 
 impl Call {
@@ -145,6 +146,7 @@ enum Step {
     Load { name: String, source: String },
     Call { function: String, args: Vec<contract::Argument> },
     Evaluate { helper: &'static str, source: contract::Argument },
+    Finish,
 }
 
 impl Step {
@@ -181,6 +183,7 @@ impl Step {
                 let source = contract::Argument { name: None, value };
                 Self::Evaluate { helper: evaluate::helper(shared.runtime), source }
             }
+            Operation::Finish => Self::Finish,
         })
     }
 }
@@ -208,6 +211,7 @@ async fn perform(
     let _running = Running::begin(engine()?)?;
     let shared = Arc::clone(&lease.shared);
     let starting = matches!(step, Step::Start { .. });
+    let finishing = matches!(step, Step::Finish);
     let live = lease.live()?;
     shared.cpu.reset(cpu_timeout);
     live.store.data_mut().memory.take_refused();
@@ -237,7 +241,11 @@ async fn perform(
         }
         Outcome::Sound(result) => {
             lease.live()?.store.data_mut().pending.abandon_all();
-            lease.give_back();
+            if finishing {
+                lease.close();
+            } else {
+                lease.give_back();
+            }
             result
         }
         Outcome::Broken(error) => {
@@ -296,6 +304,7 @@ impl Live {
                     trouble => trouble.map(|done| done.map(|()| None)),
                 }
             }
+            Step::Finish => guest.call_finish(&mut *store).await.map(|done| done.map(|()| None)),
         };
         let out_of_memory = store.data_mut().memory.take_refused();
         let limits = &store.data().limits;

@@ -105,4 +105,8 @@ impl Host for Guest {
         self.wake_next_timer = true;
         Ok(())
     }
+
+    fn cpu_time(&mut self) -> Result<u64> {
+        Ok(u64::try_from(self.cpu.total().as_nanos()).unwrap_or(u64::MAX))
+    }
 }

@@ -16,6 +16,8 @@ use std::{
 pub(crate) struct CpuClock {
     /// Nanoseconds, over all finished polls of this call.
     spent: AtomicU64,
+    /// Nanoseconds of all earlier calls.
+    earlier: AtomicU64,
     /// The thread's CPU time when the running poll began.
     since: AtomicU64,
     /// What the call may take; the largest number for no limit.
@@ -25,7 +27,7 @@ pub(crate) struct CpuClock {
 impl CpuClock {
     /// Begins a call.
     pub(crate) fn reset(&self, limit: Option<Duration>) {
-        self.spent.store(0, Relaxed);
+        self.earlier.fetch_add(self.spent.swap(0, Relaxed), Relaxed);
         self.limit.store(limit.map_or(u64::MAX, nanos), Relaxed);
     }
 
@@ -41,6 +43,12 @@ impl CpuClock {
     pub(crate) fn elapsed(&self) -> Duration {
         let running = thread_cpu_nanos().saturating_sub(self.since.load(Relaxed));
         Duration::from_nanos(self.spent.load(Relaxed) + running)
+    }
+
+    /// What all calls took so far, this one included. To be asked from within a
+    /// poll.
+    pub(crate) fn total(&self) -> Duration {
+        Duration::from_nanos(self.earlier.load(Relaxed)) + self.elapsed()
     }
 
     fn resume(&self) {

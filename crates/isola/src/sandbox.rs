@@ -163,6 +163,18 @@ impl Sandbox {
         }
     }
 
+    /// Ends the interpreter in order and closes the sandbox.
+    ///
+    /// A Python guest runs what is registered with `atexit`, finalizers and
+    /// `__del__`, as `python3` does at its end, and writes what is still
+    /// buffered; [`Call::stream`] gives the output. [`close`](Self::close) and
+    /// dropping the sandbox run no code of the guest.
+    ///
+    /// What the call gives is `null`.
+    pub fn finish(&self) -> Call {
+        self.operate(Operation::Finish)
+    }
+
     /// Closes the sandbox and frees its memory. A call that is running is
     /// stopped, wherever it is. Closing twice is fine.
     pub fn close(&self) {
@@ -586,6 +598,13 @@ impl Lease {
         if let (State::Busy, Some(live)) = (&*state, live) {
             *state = State::Idle(live);
         }
+    }
+
+    /// The guest has come to its end in order.
+    pub(crate) fn close(mut self) {
+        let live = self.live.take();
+        self.shared.close(Closed::ByOwner);
+        drop(live);
     }
 
     /// The guest did not survive the operation.

@@ -5,6 +5,7 @@ import * as host from 'isola:sandbox/host@0.1.0';
 import { define, getOwnPropertyDescriptor, SafePromise, SafeString, SafeTypeError, uncurry, whenSettled } from './intrinsics.js';
 import { isAborted, reasonOf } from './abort.js';
 import { arrived, arriving, bytesOrStream } from './body.js';
+import { decoded, encodings } from './encodings.js';
 import { listen, unlisten } from './events.js';
 import { abandon, finish, news, start, tell, write } from './pending.js';
 import { createRequestState } from './request.js';
@@ -129,6 +130,8 @@ const ABOUT_BODY = ['content-encoding', 'content-language', 'content-location', 
 const CREDENTIALS = ['authorization', 'cookie', 'proxy-authorization'];
 
 function contentOf(id, signal, answer) {
+  const names = encodings(getHeader(new Headers(answer.headers), 'content-encoding'));
+  if (names.length > 0) return arriving(decoded(pieces(id, signal, answer), names, failed));
   // Of a body that a signal may still abort, nothing is taken for granted.
   if (answer.complete && signal === null) return arrived(new Uint8Array(answer.body));
   return arriving(pieces(id, signal, answer));

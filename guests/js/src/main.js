@@ -13,6 +13,8 @@ import { forgetRandom, installRandom } from './random.js';
 import { installRequest } from './request.js';
 import { installResponse } from './response.js';
 import { installStreams } from './streams.js';
+import { installText } from './text.js';
+import { forgetTimeOrigin, installTimeOrigin } from './time-origin.js';
 import { installTimers } from './timers.js';
 import { installUrl } from './url.js';
 import { microtask, SafeNumber, whenSettled } from './intrinsics.js';
@@ -29,6 +31,8 @@ installConsole(globalThis);
 installEnvironment(globalThis);
 installRandom();
 installUrl();
+installText();
+installTimeOrigin();
 installStreams();
 installRequest(globalThis);
 installResponse(globalThis);
@@ -41,6 +45,7 @@ export const guest = {
   start({ env, maxValueSize }) {
     setEnvironment(env);
     limitValues(SafeNumber(maxValueSize));
+    forgetTimeOrigin();
     return ok(undefined);
   },
 
@@ -48,6 +53,7 @@ export const guest = {
     setEnvironment(env);
     limitValues(SafeNumber(maxValueSize));
     forgetRandom();
+    forgetTimeOrigin();
     return ok(undefined);
   },
 
@@ -73,6 +79,11 @@ export const guest = {
       return err(error);
     }
     return typeof json === 'string' ? finished(json) : settled(json);
+  },
+
+  // JavaScript has no handlers that run at the end.
+  finish() {
+    return ok(undefined);
   },
 };
 

@@ -23,11 +23,14 @@ import {
   SafeTypeError,
   string,
   stringify,
+  uncurry,
 } from './intrinsics.js';
 import { ofKind } from './kinds.js';
 
 const encoder = new TextEncoder();
 const encode = TextEncoder.prototype.encode;
+
+const bigIntOf = uncurry(BigInt.prototype.valueOf);
 
 let maxSize = Infinity;
 
@@ -147,6 +150,7 @@ function write(value, key, path, parents) {
   }
   const tag = string.slice(objectTag(value), 8, -1);
   if (!isArray(value)) {
+    if (tag === 'BigInt') return SafeString(bigIntOf(value));
     if (tag === 'Number' || tag === 'String' || tag === 'Boolean') return jsonText(parse(stringify(value)));
     if (isOpaque(value, tag)) throw refuse(path, describe(tag));
   }

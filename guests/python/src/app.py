@@ -4,9 +4,11 @@ This module is imported while the component is built. All that it imports and
 prepares is part of the snapshot, and costs nothing at run time.
 """
 
-from isola_guest import stdlib
+from isola_guest import files, stdlib
 
-# First of all, so that what is imported below is the bundled library.
+# First of all, so that the library, too, opens files with it.
+files.install()
+# Then this, so that what is imported below is the bundled library.
 stdlib.bundle()
 
 import sandbox.asyncio  # noqa: E402
@@ -34,3 +36,6 @@ class Guest:
 
     def call(self, function, arguments):
         return runner.call(function, arguments)
+
+    def finish(self):
+        runner.finish()

@@ -11,6 +11,7 @@ mod cache;
 mod calls;
 #[cfg(unix)]
 mod documented;
+mod ending;
 mod fixture;
 #[cfg(unix)]
 mod foreign_files;

@@ -13,6 +13,7 @@ def __isola_evaluate__():
     def evaluate(source):
         nonlocal count
         count += 1
+        source = source.removeprefix("\ufeff")
         name = f"cell-{count}.py"
         linecache.cache[name] = (len(source), None, source.splitlines(True), name)
         tree = compile(source, name, "exec", ast.PyCF_ONLY_AST | flags, dont_inherit=True)

@@ -2,6 +2,7 @@
 
 mod abort;
 mod console;
+mod engine;
 mod fetch;
 mod modules;
 mod rejections;

@@ -2,12 +2,16 @@
 
 mod asyncio;
 mod dependencies;
+mod depth;
 mod document;
+mod ending;
 mod event_loop;
 mod http;
 mod importlib;
+pub(crate) mod interpreter;
 mod logging;
 mod packages;
 mod serde;
 mod stubs;
 mod uploads;
+mod waits;

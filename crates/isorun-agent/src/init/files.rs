@@ -366,7 +366,7 @@ fn make_dirs(path: &Path, owner: Option<&User>) -> Result<Folder, Failure> {
 fn make_one(above: &OwnedFd, name: &OsStr, owner: Option<&User>) -> io::Result<File> {
     match rustix::fs::mkdirat(above, name, Mode::from_raw_mode(DEFAULT_DIR)) {
         // A dangling link, or somebody was faster.
-        Err(error) if error != rustix::io::Errno::EXIST => return Err(error.into()),
+        Err(error) if error != rustix::io::Errno::EXIST => Err(error.into()),
         made => {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let folder = rustix::fs::openat(above, name, flags, Mode::empty());

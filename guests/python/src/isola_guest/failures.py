@@ -9,6 +9,9 @@ from wit_world.exports.guest import Failure, FailureKind
 
 from . import pending, places, values
 
+# So many notes of an exception are shown of its first and of its last ones.
+_NOTES = 10
+
 # What an exception may say; the middle of a longer text is left out.
 _LONGEST = 64 * 1024
 
@@ -17,7 +20,7 @@ def failure(error):
     """What the contract raises for an exception."""
     name = type(error).__qualname__
     try:
-        message = str(error)
+        message = _exit_status(error) if isinstance(error, SystemExit) else str(error)
     except Exception:
         message = "<the exception cannot be shown>"
     try:
@@ -25,6 +28,13 @@ def failure(error):
     except Exception:
         text = ""
     return Err(Failure(_sendable(name), _sendable(message), _sendable(text), _kind(error)))
+
+
+def _exit_status(error):
+    """A number, nothing, or a text: as CPython takes it at its end."""
+    if error.code is None:
+        return ""
+    return str(int(error.code)) if isinstance(error.code, int) else str(error.code)
 
 
 def _kind(error):
@@ -51,11 +61,21 @@ def trace(error):
         if part is None or id(part) in seen:
             continue
         seen.add(id(part))
+        part.__notes__ = _fewer(part.__notes__)
         part.stack = traceback.StackSummary.from_list(
             [frame for frame in part.stack if not places.is_hidden(frame.filename)]
         )
         parts += [part.__cause__, part.__context__, *(part.exceptions or ())]
     return "".join(shown.format())
+
+
+def _fewer(notes):
+    """The notes of an exception; of many, those in the middle are left out."""
+    # The encoder of JSON adds one for each level of a nested value.
+    if not isinstance(notes, (list, tuple)) or len(notes) <= 2 * _NOTES:
+        return notes
+    left_out = len(notes) - 2 * _NOTES
+    return [*notes[:_NOTES], f"[... {left_out} more notes ...]", *notes[-_NOTES:]]
 
 
 def _sendable(text):

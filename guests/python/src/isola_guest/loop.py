@@ -13,12 +13,7 @@ import weakref
 from wit_world.imports import host, monotonic_clock, poll
 
 from . import pending, places, stdio
-
-
-class DeadlockError(RuntimeError):
-    """Nothing that is pending could ever wake what is waited for."""
-
-    __module__ = "sandbox.asyncio"
+from .waits import DeadlockError
 
 
 class _Waits:

@@ -12,7 +12,7 @@ import types
 
 from wit_world.imports import host
 
-from . import dependencies, loop, resumption, stdio, values
+from . import dependencies, finish as end, locales, loop, resumption, stdio, values, waits
 from .failures import failure
 
 # The module of user code: `__main__`, as for a script.
@@ -31,6 +31,8 @@ def prepare():
     """What can be done while the component is built."""
     _globals["__builtins__"] = builtins
     stdio.install()
+    waits.install()
+    locales.install()
     # The environment of the build is not that of a sandbox.
     os.environ.clear()
     # A mount that can be written is no place for the guest's own caches.
@@ -45,6 +47,7 @@ def prepare():
     loop.run(_nothing())
     loop.run(_drain(_no_items()))
     loop.finish()
+    end.prepare()
 
 
 def start(config):
@@ -57,7 +60,8 @@ def load(source, name):
     """Runs a script at the top level."""
     try:
         try:
-            _run_script(source, name)
+            # A mark of UTF-8 that some editors put at the beginning of a file.
+            _run_script(source.removeprefix("\ufeff"), name)
         finally:
             _settle()
     except BaseException as error:
@@ -69,6 +73,17 @@ def call(function, arguments):
     try:
         try:
             return _call_function(function, arguments)
+        finally:
+            _settle()
+    except BaseException as error:
+        raise failure(error) from None
+
+
+def finish():
+    """Ends the interpreter: nothing that user code has begun is left undone."""
+    try:
+        try:
+            end.finish(_user)
         finally:
             _settle()
     except BaseException as error:
@@ -92,6 +107,9 @@ def _run_script(source, name):
     if "# /// script" in source:
         dependencies.provide(source, name)
     _globals["__file__"] = name
+    if not sys.argv:
+        # As `python3` has it: the script, and no arguments.
+        sys.argv.append(name)
     exec(compile(source, name, "exec", dont_inherit=True), _globals)
 
 
@@ -153,4 +171,5 @@ def _settle():
     try:
         loop.finish()
     finally:
+        stdio.flush_files()
         stdio.flush()

@@ -8,6 +8,8 @@ import sys
 
 from wit_world.imports import host
 
+from . import files
+
 
 # What is handed over at once.
 _PIECE = 1024 * 1024
@@ -16,16 +18,20 @@ _PIECE = 1024 * 1024
 class _Writer(io.RawIOBase):
     """Sends bytes to the host as text. Bytes that are not UTF-8 are replaced."""
 
-    def __init__(self, send, before=None):
+    def __init__(self, send, number, before=None):
         self._send = send
+        self._number = number
         self._before = before
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def writable(self):
         return True
 
+    def fileno(self):
+        return self._number
+
     def write(self, data):
-        if self._before is not None:
+        if self._before is not None and not self._before.closed:
             self._before.flush()
         data = bytes(data[:_PIECE])
         text = self._decoder.decode(data)
@@ -44,14 +50,17 @@ class _Marked(io.TextIOWrapper):
         return super().write(text)
 
 
-def _text(kind, writer):
-    buffer = io.BufferedWriter(writer, 64 * 1024)
+def _text(kind, buffer):
     return kind(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 # Much is printed to the one, and little to the other.
-_stdout = _text(io.TextIOWrapper, _Writer(lambda text: host.stdout(text)))
-_stderr = _text(_Marked, _Writer(lambda text: host.stderr(text), before=_stdout))
+_stdout_buffer = io.BufferedWriter(_Writer(lambda text: host.stdout(text), 1), 64 * 1024)
+_stdout = _text(io.TextIOWrapper, _stdout_buffer)
+_stderr_buffer = io.BufferedWriter(
+    _Writer(lambda text: host.stderr(text), 2, before=_stdout_buffer), 64 * 1024
+)
+_stderr = _text(_Marked, _stderr_buffer)
 
 
 def install():
@@ -63,17 +72,31 @@ def install():
 
 def flush():
     """Hands over what is still buffered: at the end of a call, and before a wait."""
-    try:
-        _stdout.flush()
-        if _stderr.marked:
-            _stderr.marked = False
-            _stderr.flush()
-    except ValueError:
-        _flush_open()
+    if sys.stdout is _stdout and sys.stderr is _stderr:
+        try:
+            _stdout.flush()
+            if _stderr.marked:
+                _stderr.marked = False
+                _stderr.flush()
+            return
+        except ValueError:
+            # User code has closed or detached one of them.
+            pass
+    _flush_all()
 
 
-def _flush_open():
-    # User code has closed one of them.
-    for stream in (_stdout, _stderr):
-        if not stream.closed:
-            stream.flush()
+def flush_files():
+    """Writes what open files hold back: at the end of a call."""
+    files.flush((_stdout, _stderr))
+
+
+def _flush_all():
+    # User code has put others in their place, perhaps over the same buffers.
+    _stderr.marked = False
+    for stream in (sys.stdout, sys.stderr, _stdout, _stderr, _stdout_buffer, _stderr_buffer):
+        try:
+            if not stream.closed:
+                stream.flush()
+        except Exception:
+            # It has no such method, is detached, or fails: not for this call to say.
+            pass

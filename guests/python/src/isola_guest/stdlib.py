@@ -8,12 +8,14 @@ imports from it.
 import gc
 import importlib
 import importlib.util
+import io
 import json
 import marshal
 import os
 import sys
 from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution
+from importlib.resources.abc import Traversable, TraversableResources
 
 # Where tracebacks say that the library is. There is no such folder.
 ROOT = "/lib/python3.14"
@@ -45,6 +47,13 @@ _modules = {}
 
 # The metadata of each bundled package.
 _packages = []
+
+# The package with data, and what only its authors need of that.
+_WITH_DATA = "tzdata"
+_NOT_DATA = (".py", ".zi", ".tab", "leapseconds")
+
+# Its data: path below the site -> content.
+_data = {}
 
 
 class BundledLoader:
@@ -86,10 +95,57 @@ class BundledLoader:
         return _modules[name][0]
 
     @staticmethod
+    def get_resource_reader(name):
+        package = name.replace(".", "/")
+        return _Resources(package) if name.partition(".")[0] == _WITH_DATA else None
+
+    @staticmethod
     def find_distributions(context):
         """The bundled packages, for `importlib.metadata`."""
         found = map(_Bundled, _packages)
         return [one for one in found if context.name is None or _same(one.name, context.name)]
+
+
+class _Resources(TraversableResources):
+    """The data of a package."""
+
+    def __init__(self, path):
+        self._path = path
+
+    def files(self):
+        return _Resource(self._path)
+
+
+class _Resource(Traversable):
+    """A file of a package's data, or a folder of them."""
+
+    def __init__(self, path):
+        self._path = path
+
+    @property
+    def name(self):
+        return self._path.rpartition("/")[2]
+
+    def joinpath(self, *parts):
+        return _Resource("/".join((self._path, *map(str, parts))))
+
+    def is_file(self):
+        return self._path in _data
+
+    def is_dir(self):
+        return any(path.startswith(f"{self._path}/") for path in _data)
+
+    def iterdir(self):
+        start = len(self._path) + 1
+        below = (path[start:] for path in _data if path.startswith(f"{self._path}/"))
+        return iter([self / name for name in dict.fromkeys(path.partition("/")[0] for path in below)])
+
+    def open(self, mode="r", *args, **kwargs):
+        if not self.is_file():
+            error = IsADirectoryError if self.is_dir() else FileNotFoundError
+            raise error(f"{SITE}/{self._path}")
+        stream = io.BytesIO(_data[self._path])
+        return stream if "b" in mode else io.TextIOWrapper(stream, *args, **kwargs)
 
 
 class _Bundled(Distribution):
@@ -148,7 +204,17 @@ def _take_all(root, place):
         for file in sorted(files):
             if file.endswith(".py") and file[:-3] not in LEFT_OUT:
                 _take(root, os.path.join(folder, file), place)
+        inside = folder[len(root) + 1 :]
+        if place == SITE and inside.partition("/")[0] == _WITH_DATA:
+            _take_data(folder, inside, sorted(files))
     _packages.sort()
+
+
+def _take_data(folder, inside, files):
+    for file in files:
+        if not file.endswith(_NOT_DATA):
+            with open(os.path.join(folder, file), "rb") as data:
+                _data[f"{inside}/{file}"] = data.read()
 
 
 def _is_wanted(folder):

@@ -19,6 +19,9 @@ _pieces = json.encoder.c_make_encoder(
     _parents, _encoder.default, json.encoder.encode_basestring, None, ":", ",", False, False, False
 )
 
+# Characters of a path within a value that an error shows.
+_LONGEST_PLACE = 200
+
 max_size = 16 * 1024 * 1024
 
 
@@ -63,15 +66,28 @@ def encode(value):
     except (TypeError, ValueError) as error:
         _parents.clear()
         place, why = _find_refused(value)
+        place = _shortened(place)
         raise ValueRefused(
             f"cannot send {place} to the host: {why or error}"
         ) from None
+    except RecursionError as error:
+        _parents.clear()
+        # The encoder notes each level of the value.
+        raise RecursionError(*error.args) from None
     except BaseException:
         _parents.clear()
         raise
     if size > max_size:
         raise ValueTooLarge(f"the value's JSON text has {size} bytes; {max_size} are allowed")
     return text
+
+
+def _shortened(place):
+    """A path that can be read: the middle of a long one is left out."""
+    if len(place) <= _LONGEST_PLACE:
+        return place
+    half = _LONGEST_PLACE // 2
+    return f"{place[:half]}[... {len(place) - 2 * half} characters ...]{place[-half:]}"
 
 
 def _find_refused(value):

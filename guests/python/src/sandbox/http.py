@@ -14,6 +14,7 @@ from urllib.parse import urlsplit as _urlsplit
 from urllib.parse import urlunsplit as _urlunsplit
 
 from isola_guest.http import body as _body
+from isola_guest.http import encodings as _encodings
 from isola_guest.http.headers import Headers
 from isola_guest.http.headers import outgoing as _outgoing
 from isola_guest.http.lines import Events as _Events
@@ -120,6 +121,9 @@ class _Received:
         self._exchange = exchange
         # What came that is not read yet.
         self._rest = head.body
+        if (steps := _encodings.steps(head.headers, RequestError)) is not None:
+            self._exchange = _encodings.Decoded(exchange, head.body, steps)
+            self._rest = b""
 
     @property
     def headers(self):

@@ -1,0 +1,65 @@
+//! How a run ends: its exit code, and what is written at its end.
+
+use crate::fixture::Folder;
+
+#[test]
+fn sys_exit_gives_its_exit_code() {
+    for (end, code, complaint) in [
+        ("sys.exit()", 0, ""),
+        ("sys.exit(0)", 0, ""),
+        ("sys.exit(None)", 0, ""),
+        ("sys.exit(3)", 3, ""),
+        ("sys.exit(True)", 1, ""),
+        ("sys.exit(256)", 0, ""),
+        ("sys.exit(-1)", 255, ""),
+        ("sys.exit('no such user')", 1, "no such user\n"),
+        ("raise SystemExit", 0, ""),
+        ("exit(4)", 4, ""),
+        ("import asyncio\nasync def main(): sys.exit(5)\nasyncio.run(main())", 5, ""),
+    ] {
+        let script = format!("import sys\nprint('begun')\n{end}\nprint('never')\n");
+        let ran = Folder::with("s.py", &script).run(&["s.py"]);
+        assert_eq!((ran.code, &*ran.stderr), (Some(code), complaint), "{end}: {ran:?}");
+        assert_eq!(ran.stdout, "begun\n", "{end}");
+    }
+    // And so in a function that is called.
+    let folder = Folder::with("s.py", "import sys\ndef leave(n): sys.exit(n)\n");
+    assert_eq!(folder.run(&["s.py", "-f", "leave", "--arg", "0"]).code, Some(0));
+    assert_eq!(folder.run(&["s.py", "-f", "leave", "--arg", "7"]).code, Some(7));
+}
+
+#[test]
+fn the_end_of_a_run_is_that_of_a_process() {
+    let script = "
+import atexit, io, sys, weakref
+class Ends:
+    def __del__(self): print('deleted')
+ends = Ends()
+class Plain: pass
+plain = Plain()
+weakref.finalize(plain, print, 'finalized')
+atexit.register(print, 'at exit')
+sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-8')
+print('begun')
+";
+    for (end, code) in [("", 0), ("sys.exit(3)", 3), ("1 / 0", 1), ("def main(): 1 / 0", 1)] {
+        let ran = Folder::with("s.py", &format!("{script}{end}\n")).run(&["s.py"]);
+        assert_eq!(ran.stdout, "begun\nat exit\nfinalized\ndeleted\n", "{end}: {ran:?}");
+        assert_eq!(ran.code, Some(code), "{end}: {ran:?}");
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_script() {
+    let python = "\u{feff}print('ran')\n";
+    let javascript = "\u{feff}console.log('ran');\n";
+    let folder = Folder::with("s.py", python)
+        .file("p.py", "\u{feff}before = 1\n")
+        .file("s.js", javascript)
+        .file("s.mjs", "\u{feff}export const main = () => 'ran';\n");
+    for args in [&["s.py"][..], &["s.py", "--prelude", "p.py"], &["s.js"], &["s.mjs"]] {
+        let ran = folder.run(args);
+        assert_eq!(ran.code, Some(0), "{args:?}: {ran:?}");
+        assert!(format!("{}{}", ran.stdout, ran.stderr).contains("ran"), "{args:?}: {ran:?}");
+    }
+}

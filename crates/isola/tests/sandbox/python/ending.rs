@@ -1,0 +1,167 @@
+//! What is whole when a call or the sandbox has ended: output and files.
+
+use std::{fs, path::Path};
+
+use isola::{Event, Mount, Permission, Runtime, Sandbox, args};
+
+use crate::fixture::{events, started, template};
+
+async fn mounted(folder: &Path) -> Sandbox {
+    let mount =
+        Mount::new(folder, "/d").dir_perms(Permission::ReadWrite).file_perms(Permission::ReadWrite);
+    let sandbox = template(Runtime::Python).await.sandbox().mount(mount).create().await.unwrap();
+    sandbox.start().await.unwrap();
+    sandbox
+}
+
+/// What a call has written to standard output.
+async fn printed(call: isola::Call) -> String {
+    let all = events(call.stream().unwrap()).await;
+    assert!(matches!(all.last(), Some(Event::End(_))), "{all:?}");
+    let text = all.iter().filter_map(|event| match event {
+        Event::Stdout(text) => Some(text.as_str()),
+        _ => None,
+    });
+    text.collect()
+}
+
+#[tokio::test]
+async fn files_that_are_left_open_are_whole_after_a_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = mounted(folder.path()).await;
+    let script = "
+import codecs, csv, io, os, pathlib, tempfile
+text = open('/d/text', 'w')
+text.write('whole')
+binary = open('/d/binary', 'wb')
+binary.write(b'whole')
+both = open('/d/both', 'w+')
+both.write('whole')
+above = io.TextIOWrapper(open('/d/above', 'wb'))
+above.write('whole')
+descriptor = os.fdopen(os.open('/d/descriptor', os.O_CREAT | os.O_WRONLY), 'w')
+descriptor.write('whole')
+path = pathlib.Path('/d/path').open('w')
+path.write('whole')
+rows = csv.writer(open('/d/rows', 'w'))
+rows.writerow(['whole'])
+class Cycle:
+    def __init__(self):
+        self.me = self
+        self.file = open('/d/cycle', 'w')
+        self.file.write('whole')
+cycle = Cycle()
+def later():
+    text.write(' again')
+";
+    sandbox.load_script(script).await.unwrap();
+    for name in ["text", "binary", "both", "above", "descriptor", "path", "rows", "cycle"] {
+        let content = fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!(content.trim_end(), "whole", "{name}");
+    }
+    sandbox.run("later", args![]).await.unwrap();
+    assert_eq!(fs::read_to_string(folder.path().join("text")).unwrap(), "whole again");
+}
+
+#[tokio::test]
+async fn what_only_the_end_writes_is_whole_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = mounted(folder.path()).await;
+    let script = "
+import gzip, io, zipfile
+packed = gzip.open('/d/gz', 'wt')
+packed.write('whole')
+archive = zipfile.ZipFile('/d/zip', 'w')
+archive.writestr('name', 'whole')
+raw = io.BufferedWriter(io.FileIO('/d/raw', 'w'))
+raw.write(b'whole')
+";
+    sandbox.load_script(script).await.unwrap();
+    sandbox.finish().await.unwrap();
+    assert!(sandbox.is_closed());
+    assert_eq!(fs::read_to_string(folder.path().join("raw")).unwrap(), "whole");
+    let reader = mounted(folder.path()).await;
+    let script = "
+import gzip, zipfile
+def main():
+    return [gzip.open('/d/gz', 'rt').read(), zipfile.ZipFile('/d/zip').read('name').decode()]
+";
+    reader.load_script(script).await.unwrap();
+    assert_eq!(reader.run("main", args![]).await.unwrap(), serde_json::json!(["whole", "whole"]));
+}
+
+#[tokio::test]
+async fn the_end_runs_what_python3_runs_at_its_end() {
+    let sandbox = started(Runtime::Python).await;
+    let script = "
+import atexit, sys, weakref
+class Ends:
+    def __init__(self, name):
+        self.name = name
+    def __del__(self):
+        print(f'{self.name} is deleted')
+class Plain:
+    pass
+module_level = Ends('a global')
+cycle = Ends('a cycle')
+cycle.me = cycle
+plain = Plain()
+weakref.finalize(plain, print, 'finalized')
+atexit.register(print, 'first registered')
+@atexit.register
+def last():
+    print('last registered')
+@atexit.register
+def fails():
+    1 / 0
+print('no line end', end='')
+";
+    assert_eq!(printed(sandbox.load_script(script)).await, "no line end");
+    let text = printed(sandbox.finish()).await;
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[..3], ["last registered", "first registered", "finalized"], "{lines:?}");
+    assert!(lines.contains(&"a global is deleted"), "{lines:?}");
+    assert!(lines.contains(&"a cycle is deleted"), "{lines:?}");
+    let error = sandbox.run("anything", args![]).await.unwrap_err();
+    assert_eq!(error.code(), "closed");
+}
+
+#[tokio::test]
+async fn standard_output_in_another_shape_is_whole() {
+    for (what, script) in [
+        ("wrapped anew", "sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-8')"),
+        ("detached", "sys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding='utf-8')"),
+        ("by codecs", "sys.stdout = codecs.getwriter('utf-8')(sys.stdout.buffer)"),
+        ("without lines", "sys.stdout.reconfigure(line_buffering=False)"),
+        ("twice", "sys.stdout = io.TextIOWrapper(io.BufferedWriter(sys.stdout.buffer.raw))"),
+    ] {
+        let sandbox = started(Runtime::Python).await;
+        let script = format!("import codecs, io, sys\n{script}\nprint('é')\n");
+        assert_eq!(printed(sandbox.load_script(script)).await, "é\n", "{what}");
+        // And it stays so.
+        assert_eq!(printed(sandbox.load_script("print('again')")).await, "again\n", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn the_null_device_takes_all_and_gives_nothing() {
+    let sandbox = started(Runtime::Python).await;
+    let script = "
+import contextlib, os, pathlib
+def main():
+    with contextlib.redirect_stdout(open(os.devnull, 'w')):
+        print('dropped')
+    with open('/dev/null', 'r+b') as null:
+        null.write(b'dropped')
+        read = null.read()
+    with open(pathlib.Path('/dev/null'), 'a') as null:
+        null.write('dropped')
+    pathlib.Path('/dev/null').write_text('dropped')
+    return [read.decode(), open('/dev/null').read(), pathlib.Path('/dev/null').read_text()]
+";
+    sandbox.load_script(script).await.unwrap();
+    let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
+    assert!(!all.iter().any(|event| matches!(event, Event::Stdout(_))), "{all:?}");
+    let [.., Event::End(value)] = &all[..] else { panic!("{all:?}") };
+    assert_eq!(*value, serde_json::json!(["", "", ""]));
+}

@@ -1,0 +1,58 @@
+// What the engine's texts lack, since it is built without ICU.
+
+import { define, string, uncurry } from './intrinsics.js';
+
+const toLower = uncurry(String.prototype.toLowerCase);
+const toUpper = uncurry(String.prototype.toUpperCase);
+
+const SIGMA = '\u03a3';
+const FINAL = '\u03c2';
+
+function toLowerCase() {
+  const lower = toLower(this);
+  // In most texts there is none; a null `this` has thrown by now.
+  const text = `${this}`;
+  if (!string.includes(text, SIGMA)) return lower;
+  let result = '';
+  let start = 0;
+  for (let i = 0; i < text.length; i++) {
+    if (text[i] !== SIGMA || !isLast(text, i)) continue;
+    result += toLower(string.slice(text, start, i)) + FINAL;
+    start = i + 1;
+  }
+  return start === 0 ? lower : result + toLower(string.slice(text, start));
+}
+
+/** Final_Sigma of the Unicode Standard, table 3-17. */
+function isLast(text, index) {
+  return nextCased(text, index, -1) && !nextCased(text, index, 1);
+}
+
+/** Whether the next letter in a direction, but for what is ignored, has a case. */
+function nextCased(text, index, step) {
+  for (let i = index + step; i >= 0 && i < text.length; i += step) {
+    const letter = text[i];
+    if (!isIgnored(letter)) return toLower(letter) !== toUpper(letter);
+  }
+  return false;
+}
+
+/** The most usual of what has the property Case_Ignorable. */
+function isIgnored(letter) {
+  if (letter === "'" || letter === '.' || letter === ':' || letter === '^' || letter === '`') return true;
+  if (letter < '\u00a8') return false;
+  return (
+    letter === '\u00a8' || letter === '\u00ad' || letter === '\u00af' || letter === '\u00b4' ||
+    letter === '\u00b7' || letter === '\u00b8' || letter === '\u0387' ||
+    (letter >= '\u02b0' && letter <= '\u036f') || (letter >= '\u0483' && letter <= '\u0489') ||
+    (letter >= '\u0591' && letter <= '\u05bd') || (letter >= '\u064b' && letter <= '\u065f') ||
+    (letter >= '\u200b' && letter <= '\u200f') || letter === '\u2018' || letter === '\u2019' ||
+    letter === '\u2024' || letter === '\u2027' || (letter >= '\u202a' && letter <= '\u202e') ||
+    (letter >= '\u2060' && letter <= '\u2064') || (letter >= '\u20d0' && letter <= '\u20f0') ||
+    (letter >= '\ufe00' && letter <= '\ufe0f') || letter === '\ufeff'
+  );
+}
+
+export function installText() {
+  define(String.prototype, 'toLowerCase', { toLowerCase }.toLowerCase, false);
+}
