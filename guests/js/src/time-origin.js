@@ -17,10 +17,10 @@ export function forgetTimeOrigin() {
 }
 
 export function installTimeOrigin() {
-  const { prototype } = globalThis.performance.constructor;
-  Object.defineProperty(prototype, 'timeOrigin', {
+  // On the object itself: the engine has it there, or on a prototype that is not the constructor's.
+  Object.defineProperty(globalThis.performance, 'timeOrigin', {
     __proto__: null,
-    get: { get timeOrigin() { return origin(); } }.__lookupGetter__('timeOrigin'),
+    get: origin,
     configurable: true,
     enumerable: true,
   });
