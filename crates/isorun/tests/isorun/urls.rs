@@ -429,7 +429,7 @@ fn the_id_is_nowhere_inside() {
         // Built inside, so that the search is not found by itself.
         let (begin, end) = id.split_at(10);
         let search = format!(
-            "p={begin}; p=$p{end}; echo $p > /tmp/pattern; unset p; \
+            "p={begin}; p=${{p}}{end}; echo $p > /tmp/pattern; unset p; \
              env | grep -c -f /tmp/pattern; \
              cat /proc/cmdline /proc/version /proc/mounts /proc/*/mountinfo /proc/*/cgroup \
                  /proc/*/environ /proc/*/cmdline /proc/*/maps /proc/sys/kernel/* 2>/dev/null \
