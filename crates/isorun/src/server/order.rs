@@ -177,7 +177,11 @@ pub fn path(name: &str, path: &str) -> Result<String, ApiError> {
 pub fn fuzz_new_run(new: NewRun) {
     let limits = config::Config::embedded(std::path::PathBuf::new()).limits;
     if let Ok(order) = Order::new(new, &limits) {
-        assert!(order.vcpus >= 1 && order.mem_mib >= MIN_MEM_MIB && order.disk_mib >= 1);
+        assert!(
+            order.vcpus >= 1
+                && order.mem_mib >= *SandboxSpec::MEM_MIB.start()
+                && order.disk_mib >= 1
+        );
         assert!(env(order.env).is_ok());
     }
 }
@@ -221,10 +225,10 @@ mod tests {
 
     #[test]
     fn numbers() {
-        assert_eq!(number("n", None, 10, 1, 5).unwrap(), 5, "the usual, if that is allowed");
-        assert_eq!(number("n", Some(3), 10, 1, 5).unwrap(), 3);
+        assert_eq!(number("n", None, 10, &(1..=9), 5).unwrap(), 5, "the usual, if that is allowed");
+        assert_eq!(number("n", Some(3), 10, &(1..=9), 5).unwrap(), 3);
         for bad in [0, -1, 6, i64::MAX, i64::MIN] {
-            assert!(number("n", Some(bad), 10, 1, 5).is_err(), "{bad}");
+            assert!(number("n", Some(bad), 10, &(1..=9), 5).is_err(), "{bad}");
         }
     }
 }

@@ -37,7 +37,6 @@ use super::{
     extract::{AwakeRun, Params},
     order,
     runs::{InUse, LiveRun},
-    strict,
 };
 use crate::{
     api::{ErrorBody, ShellInput, ShellSays},
