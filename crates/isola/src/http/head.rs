@@ -137,7 +137,8 @@ fn field_name(name: &str) -> Result<HeaderName, String> {
 
 fn append(headers: &mut HeaderMap, field: HeaderName, value: &str) -> Result<(), String> {
     let value = from_latin1(value).ok_or_else(|| {
-        format!("the value of the header field {} cannot be sent", quoted(field.as_str()))
+        let name: String = field.as_str().chars().take(MAX_QUOTED_CHARS).collect();
+        format!("the value of the header field {name} cannot be sent")
     })?;
     headers.try_append(field, value).map_err(|_| too_many("message"))?;
     Ok(())

@@ -12,6 +12,10 @@ use tokio::sync::mpsc::{Receiver, Sender, channel as bounded, error::TrySendErro
 use super::Put;
 use crate::{contract::Outcome, host::HostError, http::Body};
 
+/// The number of answers to pieces that wait for a guest to fetch them, also when
+/// nobody takes the body any more.
+const MAX_UNANSWERED: usize = 16;
+
 /// What a guest is told that sends a piece too early.
 const NOT_TAKEN: &str = "the piece before it is not taken yet";
 
@@ -19,10 +23,9 @@ const NOT_TAKEN: &str = "the piece before it is not taken yet";
 pub(super) struct Upload {
     pieces: Sender<Piece>,
     put: Put,
-    /// A piece was sent, and the guest has not yet fetched what became of it.
-    /// Until then it sends no other: so one answer at most is in the queue, also
-    /// when nobody takes the body any more.
-    unanswered: bool,
+    /// The number of pieces that were sent and of which the guest has not yet
+    /// fetched what became of them.
+    unanswered: usize,
 }
 
 enum Piece {
@@ -37,13 +40,13 @@ pub(super) fn channel(put: Put, length: Option<u64>) -> (Upload, Body) {
     // One piece, and the end.
     let (sender, receiver) = bounded(2);
     let incoming = Incoming { pieces: receiver, put: put.clone(), missing: length, over: false };
-    (Upload { pieces: sender, put, unanswered: false }, Body::from_stream(incoming))
+    (Upload { pieces: sender, put, unanswered: 0 }, Body::from_stream(incoming))
 }
 
 impl Upload {
     /// The error is for the guest.
     pub(super) fn write(&mut self, piece: Vec<u8>) -> Result<(), String> {
-        if self.unanswered {
+        if self.unanswered >= MAX_UNANSWERED {
             return Err(NOT_TAKEN.to_owned());
         }
         let size = piece.len();
@@ -58,13 +61,13 @@ impl Upload {
                 TrySendError::Full(_) => Err(NOT_TAKEN.to_owned()),
             }
         })?;
-        self.unanswered = true;
+        self.unanswered += 1;
         Ok(())
     }
 
-    /// Notes that the guest knows what became of its last piece.
+    /// Notes that the guest knows what became of a piece.
     pub(super) fn answered(&mut self) {
-        self.unanswered = false;
+        self.unanswered = self.unanswered.saturating_sub(1);
     }
 
     /// The error is for the guest.

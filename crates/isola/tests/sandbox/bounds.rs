@@ -224,8 +224,8 @@ async fn orders_after_the_end_of_a_request_are_not_kept() {
     sandbox.load_script(RAW).await.unwrap();
     let outcome: (usize, usize) =
         sandbox.run("writes", args![200_000]).await.unwrap().to().unwrap();
-    // One piece that was not taken, and the failure itself.
-    assert!(outcome.0 <= 2 && outcome.1 <= 3, "{outcome:?}");
+    // Pieces that were not taken, and the failure itself.
+    assert!(outcome.0 <= 16 && outcome.1 <= 17, "{outcome:?}");
     let held: usize = sandbox.run("finishes", args![200_000]).await.unwrap().to().unwrap();
     assert!(held <= 2, "{held}");
     let forgotten = sandbox.run("forgotten", args![20_000]).await.unwrap();
