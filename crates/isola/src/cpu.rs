@@ -7,11 +7,14 @@ use std::{
     time::Duration,
 };
 
-/// Counts the CPU time that a guest's future takes while it is polled.
+use crate::error::{Limit, LimitExceeded};
+
+/// Counts the CPU time that a guest's future takes while it is polled, and the
+/// CPU time that other threads spend on file operations for the guest.
 ///
 /// Between polls a guest waits for its host, and that costs it nothing. Only
-/// the thread that polls writes, and the guest's epoch callback, which reads,
-/// runs on that same thread.
+/// the thread that polls writes `spent`, and the guest's epoch callback, which
+/// reads, runs on that same thread.
 #[derive(Default)]
 pub(crate) struct CpuClock {
     /// Nanoseconds, over all finished polls of this call.
@@ -20,6 +23,8 @@ pub(crate) struct CpuClock {
     earlier: AtomicU64,
     /// The thread's CPU time when the running poll began.
     since: AtomicU64,
+    /// Nanoseconds that other threads spent for this call.
+    elsewhere: AtomicU64,
     /// What the call may take; the largest number for no limit.
     limit: AtomicU64,
 }
@@ -27,28 +32,40 @@ pub(crate) struct CpuClock {
 impl CpuClock {
     /// Begins a call.
     pub(crate) fn reset(&self, limit: Option<Duration>) {
-        self.earlier.fetch_add(self.spent.swap(0, Relaxed), Relaxed);
+        let spent = self.spent.swap(0, Relaxed).saturating_add(self.elsewhere.swap(0, Relaxed));
+        self.earlier.fetch_add(spent, Relaxed);
         self.limit.store(limit.map_or(u64::MAX, nanos), Relaxed);
     }
 
-    /// What the call may take.
-    pub(crate) fn limit(&self) -> Option<Duration> {
-        match self.limit.load(Relaxed) {
-            u64::MAX => None,
-            nanos => Some(Duration::from_nanos(nanos)),
-        }
+    /// Returns the error for a call that took more than it may. To be asked
+    /// from within a poll.
+    pub(crate) fn exceeded(&self) -> Option<LimitExceeded> {
+        let limit = self.limit.load(Relaxed);
+        let taken = self.polled().saturating_add(self.elsewhere.load(Relaxed));
+        (limit != u64::MAX && taken >= limit)
+            .then(|| LimitExceeded::time(Limit::CpuTime, Duration::from_nanos(limit)))
     }
 
-    /// What the call took so far. To be asked from within a poll.
-    pub(crate) fn elapsed(&self) -> Duration {
+    /// Runs `work` on this thread, which does not poll the call, and adds the
+    /// CPU time that it takes to that of the call.
+    pub(crate) fn charge<R>(&self, work: impl FnOnce() -> R) -> R {
+        let begun = thread_cpu_nanos();
+        let result = work();
+        self.elsewhere.fetch_add(thread_cpu_nanos().saturating_sub(begun), Relaxed);
+        result
+    }
+
+    /// Nanoseconds that the call took while it was polled.
+    fn polled(&self) -> u64 {
         let running = thread_cpu_nanos().saturating_sub(self.since.load(Relaxed));
-        Duration::from_nanos(self.spent.load(Relaxed) + running)
+        self.spent.load(Relaxed).saturating_add(running)
     }
 
     /// What all calls took so far, this one included. To be asked from within a
     /// poll.
     pub(crate) fn total(&self) -> Duration {
-        Duration::from_nanos(self.earlier.load(Relaxed)) + self.elapsed()
+        let call = self.polled().saturating_add(self.elsewhere.load(Relaxed));
+        Duration::from_nanos(self.earlier.load(Relaxed).saturating_add(call))
     }
 
     fn resume(&self) {
@@ -56,7 +73,7 @@ impl CpuClock {
     }
 
     fn pause(&self) {
-        self.spent.store(nanos(self.elapsed()), Relaxed);
+        self.spent.store(self.polled(), Relaxed);
     }
 }
 

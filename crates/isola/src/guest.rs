@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use wasmtime::{Result, component::ResourceTable};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, filesystem::WasiFilesystemCtxView};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{
     RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
@@ -11,13 +11,12 @@ use wasmtime_wasi_http::{
 use crate::{
     cpu::CpuClock,
     error::{Limit, LimitExceeded},
+    files::{Files, MountedFiles},
     host::Host,
     limits::Limits,
     memory::MemoryMeter,
-    mount::Mount,
     output::Output,
     pending::Pending,
-    permissions::{Files, Granted},
     snapshot::state::Transfer,
 };
 
@@ -34,7 +33,7 @@ pub(crate) struct Guest {
     pub(crate) waking_timer: Option<(u32, u32)>,
     /// What its accessor is being used for.
     pub(crate) transfer: Transfer,
-    granted: Granted,
+    mounted: MountedFiles,
     no_requests: NoRequests,
     wasi: WasiCtx,
     http: WasiHttpCtx,
@@ -46,7 +45,7 @@ impl Guest {
         host: Arc<dyn Host>,
         output: Output,
         cpu: Arc<CpuClock>,
-        mounts: &[Mount],
+        mounted: MountedFiles,
         wasi: WasiCtx,
     ) -> Self {
         let mut table = ResourceTable::new();
@@ -60,7 +59,7 @@ impl Guest {
             wake_next_timer: false,
             waking_timer: None,
             transfer: Transfer::Idle,
-            granted: Granted::new(mounts),
+            mounted,
             no_requests: NoRequests,
             wasi,
             http: WasiHttpCtx::new(),
@@ -70,20 +69,17 @@ impl Guest {
 
     /// The file system that the guest sees.
     pub(crate) fn files(&mut self) -> Files<'_> {
-        Files {
-            inner: WasiFilesystemCtxView { ctx: self.wasi.filesystem(), table: &mut self.table },
-            granted: &mut self.granted,
-        }
+        Files { table: &mut self.table, mounted: &mut self.mounted }
     }
 
     /// The files and folders that it has opened, by the guest's own names.
     pub(crate) fn open_files(&self) -> Vec<String> {
-        self.granted.files()
+        self.mounted.names()
     }
 
     /// The mounted folders that its libc has a handle of.
     pub(crate) fn open_mounts(&self) -> Vec<String> {
-        self.granted.folders()
+        self.mounted.directories()
     }
 
     /// Refuses a value that is too large.

@@ -44,9 +44,12 @@ pub struct Limits {
     pub max_pending_hostcalls: usize,
     /// What the host holds for the guest, in bytes: payloads of hostcalls
     /// under way, and results that the guest did not fetch yet. A hostcall
-    /// that would go over it fails in the guest.
+    /// that would go over it fails in the guest. The buffers of file streams
+    /// have as much again.
     pub max_held_memory: usize,
-    /// Files, directories, streams and timers that are open at once.
+    /// Files, directories, streams and timers that are open at once. Of files
+    /// and directories there are 256 at most, and fewer where the process may
+    /// not have many descriptors; one more is an exception in the guest.
     pub max_handles: usize,
     /// HTTP requests under way at once, up to the end of the response's body.
     /// One more fails in the guest.

@@ -48,6 +48,12 @@ impl Mount {
         self
     }
 
+    /// Opens the directory.
+    pub(crate) fn open(&self) -> std::io::Result<std::fs::File> {
+        use cap_primitives::{ambient_authority, fs::open_ambient_dir};
+        open_ambient_dir(&self.host, ambient_authority())
+    }
+
     /// Checks what can be checked before a guest runs.
     pub(crate) fn validate(&self) -> Result<(), Error> {
         let refuse = |why: &str| {

@@ -20,7 +20,7 @@ use std::{
 
 use tokio::sync::Notify;
 use wasmtime::{Store, UpdateDeadline, component::Instance};
-use wasmtime_wasi::{FsPerms, WasiCtx};
+use wasmtime_wasi::WasiCtx;
 
 use crate::{
     args::Args,
@@ -30,6 +30,7 @@ use crate::{
     cpu::{CpuClock, metered},
     engine::{Running, engine},
     error::{Closed, Error, Limit, LimitExceeded},
+    files::MountedFiles,
     guest::Guest,
     host::{DenyAll, Host},
     limits::Limits,
@@ -335,13 +336,14 @@ impl SandboxBuilder {
         let output = Output::new(limits.max_output_size);
         let cpu = Arc::new(CpuClock::default());
         let clock = Monotonic::from(state.as_ref().map_or(0, |state| state.monotonic));
-        let wasi = wasi_context(&self.mounts, &output, clock)?;
+        let mounted = MountedFiles::open(&self.mounts, Arc::clone(&cpu), limits.max_held_memory)?;
+        let wasi = wasi_context(&output, clock);
         let guest = Guest::new(
             Arc::clone(&limits),
             Arc::clone(&self.host),
             output.clone(),
             Arc::clone(&cpu),
-            &self.mounts,
+            mounted,
             wasi,
         );
 
@@ -350,11 +352,8 @@ impl SandboxBuilder {
         store.set_hostcall_fuel(limits.max_message());
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|store| {
-            let guest = store.data();
-            if let Some(limit) = guest.cpu.limit()
-                && guest.cpu.elapsed() >= limit
-            {
-                return Err(LimitExceeded::time(Limit::CpuTime, limit).into());
+            if let Some(exceeded) = store.data().cpu.exceeded() {
+                return Err(exceeded.into());
             }
             // Others on this thread get their turn, a close and a wall time
             // limit their chance.
@@ -648,19 +647,11 @@ async fn snapshot_of(shared: Arc<Shared>, mut lease: Lease) -> Result<Snapshot, 
     }
 }
 
-fn wasi_context(mounts: &[Mount], output: &Output, clock: Monotonic) -> Result<WasiCtx, Error> {
+fn wasi_context(output: &Output, clock: Monotonic) -> WasiCtx {
     let mut wasi = WasiCtx::builder();
     wasi.monotonic_clock(clock);
     wasi.stdout(Stdio::stdout(output.clone()));
     wasi.stderr(Stdio::stderr(output.clone()));
     wasi.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
-    for mount in mounts {
-        mount.validate()?;
-        let writes = mount.dirs.writes() || mount.files.writes();
-        let perms = if writes { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
-        wasi.preopened_dir(&mount.host, &mount.guest, perms).map_err(|error| {
-            Error::InvalidArgument(format!("mount of {:?}: {error}", mount.host))
-        })?;
-    }
-    Ok(wasi.build())
+    wasi.build()
 }

@@ -2,8 +2,8 @@
 //! folders, as far as the host allows them.
 
 use wasmtime::{
-    Result,
-    component::{HasData, Linker, Resource, ResourceTable},
+    Result, StoreContextMut, bail,
+    component::{HasData, Linker, Resource, ResourceTable, Val, types::ComponentFunc},
 };
 use wasmtime_wasi::{
     WasiView as _,
@@ -23,7 +23,7 @@ use wasmtime_wasi::{
 };
 use wasmtime_wasi_http::{WasiHttp, WasiHttpView as _, p2::bindings::http};
 
-use crate::{guest::Guest, pending::Pending, permissions::Files};
+use crate::{files::Files, guest::Guest, pending::Pending};
 
 /// Links all interfaces that a guest may import.
 ///
@@ -61,8 +61,40 @@ pub(crate) fn link(linker: &mut Linker<Guest>) -> Result<()> {
     sockets::udp::add_to_linker::<Guest, WasiSockets>(l, Guest::sockets)?;
     http::outgoing_handler::add_to_linker::<Guest, WasiHttp>(l, Guest::http)?;
     http::types::add_to_linker::<Guest, WasiHttp>(l, &Default::default(), Guest::http)?;
+    deny_http(l)
+}
+
+/// Makes the constructors of `wasi:http` trap.
+///
+/// What they make would be memory of the host that no limit counts: request
+/// targets and header fields of any length, body chunks of a megabyte. No
+/// interpreter calls them; all other resources of the interface come from these.
+fn deny_http(linker: &mut Linker<Guest>) -> Result<()> {
+    for name in HTTP_CONSTRUCTORS {
+        let refuse = |_: StoreContextMut<'_, Guest>, _: ComponentFunc, _: &[Val], _: &mut [Val]| {
+            bail!("wasi:http is not offered: use the `fetch` of isola")
+        };
+        // What is there already is not defined twice, unless it may be.
+        if linker.instance(HTTP_TYPES)?.func_new(name, refuse).is_ok() {
+            bail!("{HTTP_TYPES} has no {name} to replace");
+        }
+        linker.allow_shadowing(true);
+        linker.instance(HTTP_TYPES)?.func_new(name, refuse)?;
+        linker.allow_shadowing(false);
+    }
     Ok(())
 }
+
+/// The interface as the linked crate defines it.
+const HTTP_TYPES: &str = "wasi:http/types@0.2.12";
+
+const HTTP_CONSTRUCTORS: [&str; 5] = [
+    "[constructor]fields",
+    "[static]fields.from-list",
+    "[constructor]outgoing-request",
+    "[constructor]outgoing-response",
+    "[constructor]request-options",
+];
 
 struct Table;
 

@@ -8,7 +8,6 @@ use wasmtime::{
 };
 use wasmtime_wasi::{
     clocks::WasiClocksView as _,
-    filesystem::Descriptor,
     p2::{
         DynInputStream, DynOutputStream, DynPollable, bindings::clocks::monotonic_clock::Host as _,
     },
@@ -19,7 +18,7 @@ use super::{
     instrument,
     map::{self, Pages},
 };
-use crate::{error::Error, guest::Guest};
+use crate::{error::Error, files::Handle, guest::Guest};
 
 /// The state of a guest.
 pub(crate) struct State {
@@ -259,7 +258,7 @@ fn open_handles(guest: &mut Guest, everything: bool) -> Option<String> {
         names.extend(guest.open_mounts());
     }
     for entry in guest.table.iter_mut() {
-        if entry.is::<Descriptor>() {
+        if entry.is::<Handle>() {
             continue; // It has a name.
         }
         let name = if entry.is::<DynInputStream>() || entry.is::<DynOutputStream>() {

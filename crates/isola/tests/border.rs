@@ -1,0 +1,233 @@
+//! What guests make their process spend on files: CPU time, memory,
+//! descriptors. A process of its own, since it is the process that is counted.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+use std::{fs, path::Path, time::Duration};
+
+use isola::{Limit, Mount, Permission, Runtime, Sandbox, Template, args};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// One after the other, since all count what the process has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files() {
+    let template = Template::builder(Runtime::Python).build().await.unwrap();
+    directories_are_not_held_as_a_whole(&template).await;
+    file_operations_are_cpu_time(&template).await;
+    one_guest_does_not_take_all_descriptors(&template).await;
+    a_file_that_grows_too_large_does_not_end_the_process(&template).await;
+}
+
+async fn sandbox(template: &Template, host: &Path, script: &str) -> Sandbox {
+    let mount = Mount::new(host, "/data")
+        .dir_perms(Permission::ReadWrite)
+        .file_perms(Permission::ReadWrite);
+    let sandbox = template.sandbox().mount(mount).create().await.unwrap();
+    sandbox.start().await.unwrap();
+    sandbox.load_script(script).await.unwrap();
+    sandbox
+}
+
+fn resident_mebibytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+}
+
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// CPU time of all threads of the process.
+fn process_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
+}
+
+const ENTRIES: usize = 50_000;
+
+async fn directories_are_not_held_as_a_whole(template: &Template) {
+    let folder = tempfile::tempdir().unwrap();
+    for number in 0..ENTRIES {
+        fs::write(folder.path().join(format!("an-entry-with-a-long-name-{number:08}")), "")
+            .unwrap();
+    }
+    let sandbox = sandbox(
+        template,
+        folder.path(),
+        "
+import os
+open_now = []
+def hold():
+    try:
+        for _ in range(500):
+            directory = os.scandir('/data')
+            next(directory)
+            open_now.append(directory)
+    except OSError:
+        pass
+    return len(open_now)
+def release():
+    open_now.clear()
+    return len(os.listdir('/data'))
+",
+    )
+    .await;
+    let before = (resident_mebibytes(), descriptors());
+    for _ in 0..3 {
+        let held: usize = sandbox.run("hold", args![]).await.unwrap().to().unwrap();
+        assert!(held >= 32, "{held}");
+        let grown = resident_mebibytes().saturating_sub(before.0);
+        assert!(grown < 160, "{held} directories: {grown} MiB");
+        // All entries are there, each once.
+        let listed: usize = sandbox.run("release", args![]).await.unwrap().to().unwrap();
+        assert_eq!(listed, ENTRIES);
+    }
+    drop(sandbox);
+    assert!(descriptors() < before.1, "{} {}", descriptors(), before.1);
+}
+
+async fn file_operations_are_cpu_time(template: &Template) {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("many")).unwrap();
+    for number in 0..5_000 {
+        fs::write(at("many").join(number.to_string()), "").unwrap();
+    }
+    fs::create_dir_all(at(&["deep"; 100].join("/"))).unwrap();
+    fs::write(at("large"), vec![1; 8 << 20]).unwrap();
+    let rows = [
+        ("listing", "os.listdir('/data/many')"),
+        ("looking", "os.stat('/data/' + 'deep/' * 100)"),
+        ("opening", "os.close(os.open('/data/large', os.O_RDONLY))"),
+        ("reading", "open('/data/large', 'rb').read()"),
+        ("writing", "open('/data/out', 'wb').write(b'x' * (4 << 20))"),
+        ("cutting", "os.truncate('/data/out', 1 << 20); os.truncate('/data/out', 0)"),
+        ("renaming", "os.rename('/data/out', '/data/b'); os.rename('/data/b', '/data/out')"),
+        ("linking", "os.link('/data/out', '/data/c'); os.remove('/data/c')"),
+        ("making", "os.mkdir('/data/d'); os.rmdir('/data/d')"),
+        ("times", "os.utime('/data/out', (1, 1))"),
+    ];
+    for (what, operation) in rows {
+        // The row before may have been stopped half-way.
+        for name in ["out", "b", "c"] {
+            fs::write(at(name), "").unwrap();
+        }
+        fs::remove_file(at("c")).unwrap();
+        let script = format!("import os\ndef main():\n    while True:\n        {operation}\n");
+        let sandbox = sandbox(template, folder.path(), &script).await;
+        let limit = Duration::from_millis(500);
+        let before = process_cpu();
+        let call = sandbox.run("main", args![]).cpu_timeout(limit).timeout(limit * 60);
+        let error = call.await.unwrap_err();
+        let took = process_cpu() - before;
+        assert_eq!(error.limit(), Some(Limit::CpuTime), "{what}: {error}");
+        println!("{what}: {took:?}");
+        // To hand an operation to another thread takes some that is nobody's.
+        assert!(took < limit * 5 / 2, "{what}: {took:?}");
+    }
+}
+
+async fn one_guest_does_not_take_all_descriptors(template: &Template) {
+    const SOFT: u64 = 512;
+    const SCRIPT: &str = "
+import errno, os
+held = []
+def files():
+    try:
+        while True:
+            held.append(open('/data/file'))
+    except OSError as error:
+        return [len(held), errno.errorcode[error.errno]]
+def directories():
+    try:
+        while True:
+            held.append(os.scandir('/data'))
+    except OSError as error:
+        return [len(held), errno.errorcode[error.errno]]
+def release():
+    held.clear()
+    return open('/data/file').read()
+";
+    let old = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(SOFT), maximum: old.maximum }).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "content").unwrap();
+    let before = descriptors();
+    let mut sandboxes = Vec::new();
+    for _ in 0..8 {
+        sandboxes.push(sandbox(template, folder.path(), SCRIPT).await);
+    }
+    let mounted = descriptors() - before;
+    for function in ["files", "directories"] {
+        let mut shares = Vec::new();
+        for sandbox in &sandboxes {
+            let got = sandbox.run(function, args![]).await.unwrap();
+            let (held, error): (usize, String) = got.to().unwrap();
+            assert_eq!(error, "EMFILE");
+            shares.push(held);
+        }
+        println!("{function}: {shares:?}");
+        // A listing has two: the directory, and the position in it.
+        let each = if function == "files" { 1 } else { 2 };
+        assert!(shares[0] * each >= 64 && shares[0] * each <= 128, "{shares:?}");
+        assert!(shares.iter().all(|share| share * each >= 16), "{shares:?}");
+        assert!(shares.windows(2).all(|pair| pair[1] <= pair[0]), "{shares:?}");
+        let taken = descriptors() - before - mounted;
+        assert!(taken <= 256 + 8, "{taken}");
+        // The embedder goes on, and more guests begin.
+        let own: Vec<_> = (0..100).map(|_| fs::File::open("/dev/null").unwrap()).collect();
+        sandbox(template, folder.path(), SCRIPT).await;
+        drop(own);
+        for sandbox in &sandboxes {
+            let read: String = sandbox.run("release", args![]).await.unwrap().to().unwrap();
+            assert_eq!(read, "content");
+        }
+        assert_eq!(descriptors(), before + mounted);
+    }
+    drop(sandboxes);
+    assert_eq!(descriptors(), before);
+    setrlimit(Resource::Nofile, old).unwrap();
+}
+
+/// The kernel sends `SIGXFSZ`, which ends a process by default.
+async fn a_file_that_grows_too_large_does_not_end_the_process(template: &Template) {
+    const LARGEST: u64 = 1 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(
+        template,
+        folder.path(),
+        "
+import os
+def grow(mode, size):
+    try:
+        with open('/data/file', mode, buffering=0) as file:
+            while file.tell() < size:
+                file.write(b'x' * 100_000)
+    except OSError as error:
+        return error.strerror
+def cut(size):
+    try:
+        os.truncate('/data/file', size)
+    except OSError as error:
+        return error.strerror
+",
+    )
+    .await;
+    let old = getrlimit(Resource::Fsize);
+    setrlimit(Resource::Fsize, Rlimit { current: Some(LARGEST), maximum: old.maximum }).unwrap();
+    for (function, args) in [
+        ("grow", args!["wb", 2 * LARGEST]),
+        ("grow", args!["ab", 2 * LARGEST]),
+        ("grow", args!["rb+", 2 * LARGEST]),
+        ("cut", args![LARGEST + 1]),
+        ("cut", args![1_u64 << 60]),
+    ] {
+        let refused = sandbox.run(function, args).await.unwrap();
+        assert_eq!(refused.as_str(), "\"File too large\"", "{function}");
+    }
+    assert_eq!(sandbox.run("cut", args![LARGEST]).await.unwrap().as_str(), "null");
+    assert_eq!(fs::metadata(folder.path().join("file")).unwrap().len(), LARGEST);
+    setrlimit(Resource::Fsize, old).unwrap();
+}
