@@ -8,6 +8,7 @@
 
 mod fuse;
 mod interpreter;
+mod libc;
 mod still;
 
 use std::fs;
@@ -111,6 +112,7 @@ impl Builder {
                 .text("still", &still.as_ref().map_or(String::new(), |_| still::digest()))
                 .text("fuse", &fuse::digest())
                 .text("interpreter", interpreter::SOURCE)
+                .text("libc", &libc::digest())
                 .finish(),
             Builder::Js(tools) => tools.digest.clone(),
         }
@@ -232,8 +234,9 @@ fn build(guest: Guest, builder: &Builder, folder: &Path, output: &Path) -> Resul
     fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))?;
     let unfinished = folder.join(UNFINISHED);
     if let Guest::Python = guest {
-        let linked = fs::read(&unfinished).context("the builder left nothing")?;
-        let fused = fuse::fuse(&linked, &interpreter::CPYTHON)
+        let mut linked = fs::read(&unfinished).context("the builder left nothing")?;
+        libc::mend_tables(&mut linked)?;
+        let fused = fuse::fuse(&linked, &interpreter::CPYTHON, &libc::FUNCTIONS)
             .context("the guest's libraries cannot be fused")?;
         fs::write(&unfinished, fused)
             .with_context(|| format!("cannot write {}", unfinished.display()))?;

@@ -11,6 +11,7 @@ mod contract;
 mod entry_points;
 mod evaluate;
 mod failures;
+mod files;
 mod fixture;
 mod hostcalls;
 mod http;

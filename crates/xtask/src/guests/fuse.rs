@@ -32,17 +32,22 @@ use anyhow::{Context as _, Result};
 use self::component::Component;
 use self::group::Group;
 pub use self::guard::{Changes, Guard};
+#[cfg(test)]
+pub use self::module::Module;
+pub use self::module::{Function, Mend};
 use crate::digest::Inputs;
 
-/// The component with one core module instead of those that share a table.
-pub fn fuse(bytes: &[u8], changes: &Changes) -> Result<Vec<u8>> {
+/// The component with one core module instead of those that share a table. The
+/// interpreter in it gets its changes, and each of the mends is made to the one
+/// function of its name.
+pub fn fuse(bytes: &[u8], changes: &Changes, mends: &[Mend]) -> Result<Vec<u8>> {
     let component = Component::parse(bytes).context("the component cannot be read")?;
     let group = Group::of(&component)?;
     let imports = group.imports()?;
     // What the rest of the component takes from the module is known when the
     // component is written; so it is written twice.
     let exports = emit::emit(&group, &imports, &[])?.exports;
-    let module = merge::merge(&group, &imports, &exports, changes)?;
+    let module = merge::merge(&group, &imports, &exports, changes, mends)?;
     Ok(emit::emit(&group, &imports, &module)?.bytes)
 }
 

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use anyhow::{Context as _, Result, bail, ensure};
 use wasm_encoder::reencode::Reencode;
 use wasm_encoder::{BlockType, Function, Instruction, ValType};
-use wasmparser::{BinaryReader, FunctionBody, Name, NameSectionReader, Operator};
+use wasmparser::{FunctionBody, Operator};
 
 use super::group::Group;
 use super::merge::Map;
@@ -279,22 +279,16 @@ fn calls(body: &FunctionBody<'_>, some: &[u32]) -> Result<bool> {
 /// The functions of a module by the names that its linker left. One name of
 /// several functions is nobody's.
 fn names<'a>(module: &Module<'a>) -> Result<HashMap<&'a str, u32>> {
-    let mut names = HashMap::new();
-    let mut twice = Vec::new();
-    let section = module.names.context("the interpreter has no names")?;
-    for name in NameSectionReader::new(BinaryReader::new(section, 0)) {
-        let Name::Function(functions) = name? else { continue };
-        for naming in functions {
-            let naming = naming?;
-            if names.insert(naming.name, naming.index).is_some() {
-                twice.push(naming.name);
-            }
-        }
+    ensure!(!module.names.is_empty(), "the interpreter has no names");
+    let mut names: HashMap<&str, Vec<u32>> = HashMap::new();
+    for (index, name) in &module.names {
+        names.entry(name).or_default().push(*index);
     }
-    for name in twice {
-        names.remove(name);
-    }
-    Ok(names)
+    let one = |(name, indices): (_, Vec<u32>)| match indices[..] {
+        [index] => Some((name, index)),
+        _ => None,
+    };
+    Ok(names.into_iter().filter_map(one).collect())
 }
 
 fn unreadable(error: wasm_encoder::reencode::Error<std::convert::Infallible>) -> anyhow::Error {

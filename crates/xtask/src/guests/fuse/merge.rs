@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use wasm_encoder::reencode::{self, Reencode};
 use wasm_encoder::{
     CodeSection, ConstExpr, DataSection, ElementSection, Elements, ExportSection, FunctionSection,
@@ -14,7 +14,7 @@ use super::component::Definition;
 use super::emit::Export;
 use super::group::{Entity, Group};
 use super::guard::{Changes, Patches};
-use super::module::Kind;
+use super::module::{Kind, Mend};
 
 /// The name under which the module imports all that it imports.
 pub const OUTSIDE: &str = "outside";
@@ -25,9 +25,10 @@ pub fn merge(
     imports: &[(Definition<'_>, usize, u32)],
     exports: &[Export<'_>],
     changes: &Changes,
+    mends: &[Mend],
 ) -> Result<Vec<u8>> {
     let merger = Merger::new(group, imports, changes)?;
-    merger.module(exports)
+    merger.module(exports, mends)
 }
 
 struct Merger<'g, 'c, 'a> {
@@ -158,7 +159,7 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
         }
     }
 
-    fn module(mut self, exports: &[Export<'_>]) -> Result<Vec<u8>> {
+    fn module(mut self, exports: &[Export<'_>], mends: &[Mend]) -> Result<Vec<u8>> {
         let globals = self.globals(exports)?;
         self.find_text()?;
         let mut module = wasm_encoder::Module::new();
@@ -171,7 +172,7 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
             .section(&globals)
             .section(&self.export_section(exports)?)
             .section(&self.element_section()?)
-            .section(&self.code_section()?)
+            .section(&self.code_section(mends)?)
             .section(&self.data_section()?);
         Ok(module.finish())
     }
@@ -387,18 +388,38 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
         Ok(section)
     }
 
-    fn code_section(&mut self) -> Result<CodeSection> {
+    fn code_section(&mut self, mends: &[Mend]) -> Result<CodeSection> {
         let mut section = CodeSection::new();
+        let mut made = 0;
         let members = self.maps.iter_mut().zip(&self.group.members);
         for (number, (map, member)) in members.enumerate() {
+            let first = u32::try_from(member.module.imported(Kind::Function).count())?;
             for (own, body) in (0..).zip(&member.module.bodies) {
-                match self.patches.body(map, number, own, member.module)? {
-                    Some(changed) => section.function(&changed),
-                    None => {
+                let function = member.module.function(first + own);
+                let mend = mends.iter().find(|(name, _)| function.is(name));
+                let changed = self.patches.body(map, number, own, member.module)?;
+                match (changed, mend) {
+                    (None, None) => {
                         map.parse_function_body(&mut section, body.clone()).map_err(unreadable)?;
-                        &mut section
                     }
-                };
+                    (Some(changed), None) => {
+                        section.function(&changed);
+                    }
+                    (None, Some((name, mend))) => {
+                        let code =
+                            body.get_operators_reader()?.into_iter().collect::<Result<_, _>>()?;
+                        let code =
+                            mend(&function, code).with_context(|| format!("changing {name}"))?;
+                        let mut mended =
+                            map.new_function_with_parsed_locals(body).map_err(unreadable)?;
+                        for operator in code {
+                            mended.instruction(&map.instruction(operator).map_err(unreadable)?);
+                        }
+                        section.function(&mended);
+                        made += 1;
+                    }
+                    (Some(_), Some((name, _))) => bail!("{name} would be changed twice"),
+                }
             }
         }
         for (number, (map, member)) in self.maps.iter().zip(&self.group.members).enumerate() {
@@ -408,6 +429,7 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
                 section.function(&self.patches.allocator(map, *import, parameters));
             }
         }
+        ensure!(made == mends.len(), "{made} functions were changed instead of {}", mends.len());
         Ok(section)
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use wasm_encoder::ExportKind;
 use wasmparser::{
     CompositeInnerType, Data, Element, ExternalKind, FuncType, FunctionBody, Global, Import,
-    MemoryType, Parser, Payload, Table, TypeRef,
+    KnownCustom, MemoryType, Name, NameSectionReader, Operator, Parser, Payload, Table, TypeRef,
 };
 
 #[derive(Default)]
@@ -25,8 +25,33 @@ pub struct Module<'a> {
     pub elements: Vec<Element<'a>>,
     pub bodies: Vec<FunctionBody<'a>>,
     pub data: Vec<Data<'a>>,
-    /// What the linker left about the names of its functions.
-    pub names: Option<&'a [u8]>,
+    /// The names of functions, by their indices.
+    pub names: HashMap<u32, &'a str>,
+}
+
+/// A change of the function of this name: its code, and what becomes of it.
+pub type Mend =
+    (&'static str, for<'a> fn(&Function<'_>, Vec<Operator<'a>>) -> Result<Vec<Operator<'a>>>);
+
+/// A function of a module.
+pub struct Function<'m> {
+    names: &'m HashMap<u32, &'m str>,
+    index: u32,
+}
+
+impl Function<'_> {
+    pub fn is(&self, name: &str) -> bool {
+        self.names.get(&self.index) == Some(&name)
+    }
+
+    /// The index of another function of the same module.
+    pub fn named(&self, name: &str) -> Result<u32> {
+        let mut named = self.names.iter().filter(|(_, other)| **other == name);
+        match (named.next(), named.next()) {
+            (Some((index, _)), None) => Ok(*index),
+            _ => bail!("there is not one function {name}"),
+        }
+    }
 }
 
 impl<'a> Module<'a> {
@@ -37,6 +62,10 @@ impl<'a> Module<'a> {
             this.section(payload?)?;
         }
         Ok(this)
+    }
+
+    pub fn function(&self, index: u32) -> Function<'_> {
+        Function { names: &self.names, index }
     }
 
     /// The imports of a kind, in the order of their indices.
@@ -89,16 +118,29 @@ impl<'a> Module<'a> {
             Payload::CodeSectionEntry(body) => self.bodies.push(body),
             Payload::StartSection { .. } => bail!("a module has a start function"),
             Payload::TagSection(_) => bail!("a module has exceptions"),
-            Payload::CustomSection(section) if section.name() == "name" => {
-                self.names = Some(section.data());
+            Payload::CustomSection(section) => {
+                if let KnownCustom::Name(names) = section.as_known() {
+                    self.function_names(names)?;
+                }
             }
             // Notes for the linker do not hold any more.
             Payload::Version { .. }
             | Payload::CodeSectionStart { .. }
             | Payload::DataCountSection { .. }
-            | Payload::CustomSection(_)
             | Payload::End(_) => {}
             other => bail!("a module has an unknown section: {other:?}"),
+        }
+        Ok(())
+    }
+
+    fn function_names(&mut self, names: NameSectionReader<'a>) -> Result<()> {
+        for names in names {
+            if let Name::Function(names) = names? {
+                for naming in names {
+                    let naming = naming?;
+                    self.names.insert(naming.index, naming.name);
+                }
+            }
         }
         Ok(())
     }

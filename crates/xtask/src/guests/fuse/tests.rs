@@ -1,5 +1,7 @@
 //! Components before and after, run.
 
+use anyhow::Context as _;
+use wasmparser::Operator;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Engine, Store};
 
@@ -129,7 +131,7 @@ fn modules(component: &[u8]) -> (usize, Vec<u64>) {
 #[test]
 fn what_is_fused_does_the_same() {
     let linked = wat::parse_str(LINKED).unwrap();
-    let fused = fuse(&linked, &NOTHING).unwrap();
+    let fused = fuse(&linked, &NOTHING, &[]).unwrap();
     assert_eq!(modules(&linked), (5, vec![1, 8]));
     // The shim, all that share the table and what is between them, and `$late`.
     assert_eq!(modules(&fused), (3, vec![1, 8]));
@@ -138,12 +140,12 @@ fn what_is_fused_does_the_same() {
     assert_eq!(expected[0], 1_000_000 + (1008 + 42) + 5 + 100_000 + (7 + 42) + 101);
     assert_eq!(run(&fused), expected);
     // Twice the same, bit for bit.
-    assert_eq!(fuse(&linked, &NOTHING).unwrap(), fused);
+    assert_eq!(fuse(&linked, &NOTHING, &[]).unwrap(), fused);
 }
 
 #[test]
 fn globals_that_nobody_sets_are_constants() {
-    let fused = fuse(&wat::parse_str(LINKED).unwrap(), &NOTHING).unwrap();
+    let fused = fuse(&wat::parse_str(LINKED).unwrap(), &NOTHING, &[]).unwrap();
     let component = super::Component::parse(&fused).unwrap();
     let globals: usize = component.modules.iter().map(|module| module.globals.len()).sum();
     assert_eq!(globals, 2, "the stack pointer and the counter");
@@ -151,7 +153,7 @@ fn globals_that_nobody_sets_are_constants() {
 
 #[test]
 fn what_a_snapshot_needs_stays() {
-    let fused = fuse(&wat::parse_str(LINKED).unwrap(), &NOTHING).unwrap();
+    let fused = fuse(&wat::parse_str(LINKED).unwrap(), &NOTHING, &[]).unwrap();
     let component = super::Component::parse(&fused).unwrap();
     let key = ("__wasilibc_reset_preopens", super::module::Kind::Function);
     assert!(component.modules.iter().any(|module| module.exports.contains_key(&key)));
@@ -172,7 +174,7 @@ fn what_it_does_not_know_is_refused() {
     ] {
         assert!(LINKED.contains(was), "{was}");
         let changed = wat::parse_str(LINKED.replacen(was, is, 1)).unwrap();
-        let error = format!("{:#}", fuse(&changed, &NOTHING).unwrap_err());
+        let error = format!("{:#}", fuse(&changed, &NOTHING, &[]).unwrap_err());
         assert!(error.contains(says), "{is}: {error}");
     }
     for (text, says) in [
@@ -183,10 +185,11 @@ fn what_it_does_not_know_is_refused() {
             "no modules share a table",
         ),
     ] {
-        let error = format!("{:#}", fuse(&wat::parse_str(text).unwrap(), &NOTHING).unwrap_err());
+        let error =
+            format!("{:#}", fuse(&wat::parse_str(text).unwrap(), &NOTHING, &[]).unwrap_err());
         assert!(error.contains(says), "{text}: {error}");
     }
-    assert!(fuse(b"nonsense", &NOTHING).is_err());
+    assert!(fuse(b"nonsense", &NOTHING, &[]).is_err());
 }
 
 /// The library as an interpreter, with a stack of the size that is given: the
@@ -223,14 +226,14 @@ fn a_guarded_function_does_the_same_until_the_stack_is_at_its_end() {
     };
     let linked = interpreter(60_000);
     let expected = run(&linked);
-    assert_eq!(run(&fuse(&linked, &NOTHING).unwrap()), expected);
-    assert_eq!(run(&fuse(&linked, &CHANGES).unwrap()), expected);
+    assert_eq!(run(&fuse(&linked, &NOTHING, &[]).unwrap()), expected);
+    assert_eq!(run(&fuse(&linked, &CHANGES, &[]).unwrap()), expected);
     // 12 KiB and the frame are what it needs at least.
     for (stack, refuses) in [(20_000, false), (13_000, true), (1024, true)] {
         let linked = interpreter(stack);
         let own = if refuses { 42 - 9 } else { 0 };
         let expected = run(&linked).map(|sum| sum - own);
-        assert_eq!(run(&fuse(&linked, &CHANGES).unwrap()), expected, "{stack}");
+        assert_eq!(run(&fuse(&linked, &CHANGES, &[]).unwrap()), expected, "{stack}");
     }
 }
 
@@ -240,12 +243,12 @@ fn who_calls_a_check_takes_of_the_stack() {
         Changes { checks: &["other"], frame: 64, guards: &[], allocators: &[] };
     // `other` is called through the table alone: then nobody is changed.
     let linked = interpreter(60_000);
-    let unchanged = fuse(&linked, &NOTHING).unwrap();
-    assert_eq!(fuse(&linked, &CHANGES).unwrap(), unchanged);
+    let unchanged = fuse(&linked, &NOTHING, &[]).unwrap();
+    assert_eq!(fuse(&linked, &CHANGES, &[]).unwrap(), unchanged);
     let calling = Changes { checks: &["Py_EnterRecursiveCall"], ..CHANGES };
-    assert_eq!(fuse(&linked, &calling).unwrap(), unchanged);
+    assert_eq!(fuse(&linked, &calling, &[]).unwrap(), unchanged);
     let missing = Changes { checks: &["nonsense"], ..CHANGES };
-    let error = format!("{:#}", fuse(&linked, &missing).unwrap_err());
+    let error = format!("{:#}", fuse(&linked, &missing, &[]).unwrap_err());
     assert!(error.contains("no function nonsense"), "{error}");
 }
 
@@ -255,11 +258,44 @@ fn a_refused_allocation_is_tried_again_after_a_collection() {
 
     const CHANGES: Changes = Changes { checks: &[], frame: 0, guards: &[], allocators: &["tick"] };
     let linked = interpreter(60_000);
-    let changed = fuse(&linked, &CHANGES).unwrap();
+    let changed = fuse(&linked, &CHANGES, &[]).unwrap();
     let expected = run(&linked);
     assert_eq!(run(&changed), expected);
     // The first answer is a refusal: one collection in the first of three runs.
     let asked = AtomicU32::new(0);
     let refusing = move || if asked.fetch_add(1, Ordering::Relaxed) == 0 { 0 } else { 1_000_000 };
     assert_eq!(run_with(&changed, refusing), expected.map(|sum| sum + 1000));
+}
+
+#[test]
+fn a_function_is_changed_by_its_name() {
+    fn one_more<'a>(
+        function: &super::Function<'_>,
+        mut code: Vec<Operator<'a>>,
+    ) -> anyhow::Result<Vec<Operator<'a>>> {
+        let end = code.pop().context("a function without an end")?;
+        // Another function is called by its index in the same module.
+        code.push(Operator::Call { function_index: function.named("other")? });
+        code.push(Operator::Drop);
+        code.extend([Operator::I32Const { value: 1 }, Operator::I32Add, end]);
+        Ok(code)
+    }
+    fn fails<'a>(
+        _: &super::Function<'_>,
+        _: Vec<Operator<'a>>,
+    ) -> anyhow::Result<Vec<Operator<'a>>> {
+        anyhow::bail!("not as it was")
+    }
+    let linked = wat::parse_str(LINKED).unwrap();
+    let changed = fuse(&linked, &NOTHING, &[("own", one_more)]).unwrap();
+    assert_eq!(run(&changed), run(&linked).map(|result| result + 1));
+    let rows: [(&[super::Mend], &str); 3] = [
+        (&[("nowhere", one_more)], "0 functions were changed instead of 1"),
+        (&[("own", one_more), ("nowhere", one_more)], "1 functions were changed instead of 2"),
+        (&[("own", fails)], "changing own: not as it was"),
+    ];
+    for (mends, says) in rows {
+        let Err(error) = fuse(&linked, &NOTHING, mends) else { panic!("{says}") };
+        assert!(format!("{error:#}").contains(says), "{says}: {error:#}");
+    }
 }

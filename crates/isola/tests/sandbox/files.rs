@@ -1,0 +1,376 @@
+//! What lies in a mount besides ordinary files, and what file operations do
+//! that a guest can do wrong.
+
+#![cfg(unix)]
+
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::{ffi::OsStrExt as _, fs::symlink, net::UnixListener},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use isola::{Mount, Permission, Runtime, Sandbox, args};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+use crate::fixture::template;
+
+/// Ends what waits for ever; nothing here takes a hundredth of it.
+const HANGS: Duration = Duration::from_secs(60);
+
+async fn sandbox(host: &Path, script: &str) -> Sandbox {
+    let mount = Mount::new(host, "/data")
+        .dir_perms(Permission::ReadWrite)
+        .file_perms(Permission::ReadWrite);
+    let builder = template(Runtime::Python).await.sandbox().mount(mount);
+    let sandbox = builder.create().await.unwrap();
+    sandbox.start().await.unwrap();
+    sandbox.load_script(script).await.unwrap();
+    sandbox
+}
+
+fn fifo(path: &Path) {
+    mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap();
+}
+
+/// Each way to open something, and each operation that opens on its way.
+const OPENINGS: &str = "
+import os
+def attempt(open):
+    try:
+        got = open()
+    except OSError as error:
+        return error.strerror
+    if isinstance(got, int):
+        os.close(got)
+    elif got is not None:
+        got.close()
+    return None
+def openings(path):
+    flags = [
+        os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND,
+        os.O_RDONLY | os.O_NONBLOCK, os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
+        os.O_RDWR | os.O_CREAT,
+    ]
+    ways = [lambda mode=mode: open(path, mode) for mode in ('r', 'rb', 'w', 'a', 'r+', 'a+', 'w+')]
+    ways += [lambda flag=flag: os.open(path, flag) for flag in flags]
+    ways += [lambda: os.truncate(path, 0)]
+    return [attempt(way) for way in ways]
+def harmless(path):
+    info = os.lstat(path)
+    os.stat(path)
+    os.path.exists(path)
+    return info.st_size
+def touch(path):
+    os.utime(path, (1000, 2000))
+    return int(os.stat(path).st_mtime)
+def many(path, times):
+    return sum(attempt(lambda: open(path)) is not None for _ in range(times))
+def rename(a, b):
+    os.rename(a, b)
+def remove(path):
+    os.remove(path)
+";
+
+#[tokio::test]
+async fn what_is_no_file_is_not_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("sub")).unwrap();
+    fifo(&at("pipe"));
+    fifo(&at("sub/pipe"));
+    symlink("pipe", at("link")).unwrap();
+    symlink("link", at("link-to-link")).unwrap();
+    symlink("sub", at("directory-link")).unwrap();
+    fs::hard_link(at("pipe"), at("hard")).unwrap();
+    let _socket = UnixListener::bind(at("socket")).unwrap();
+    let sandbox = sandbox(folder.path(), OPENINGS).await;
+    for name in
+        ["pipe", "sub/pipe", "link", "link-to-link", "directory-link/pipe", "hard", "socket"]
+    {
+        let path = format!("/data/{name}");
+        let call = sandbox.run("openings", args![&path]).timeout(HANGS);
+        let refusals: Vec<Option<String>> = call.await.unwrap().to().unwrap();
+        for (index, refusal) in refusals.iter().enumerate() {
+            let refused = refusal.as_deref().is_some_and(|why| why.contains("ot supported"));
+            assert!(refused, "{name}, {index}: {refusal:?}");
+        }
+        sandbox.run("harmless", args![&path]).timeout(HANGS).await.unwrap();
+        let time = sandbox.run("touch", args![&path]).timeout(HANGS).await.unwrap();
+        assert_eq!(time.as_str(), "2000", "{name}");
+    }
+    // More than there are threads for blocking work.
+    let refused = sandbox.run("many", args!["/data/pipe", 600]).timeout(HANGS).await.unwrap();
+    assert_eq!(refused.as_str(), "600");
+    // They are entries like others.
+    sandbox.run("rename", args!["/data/pipe", "/data/sub/moved"]).timeout(HANGS).await.unwrap();
+    sandbox.run("remove", args!["/data/sub/moved"]).timeout(HANGS).await.unwrap();
+    assert!(!at("sub/moved").exists() && at("hard").exists());
+}
+
+#[tokio::test]
+async fn devices_are_not_opened() {
+    let mount = Mount::new("/dev", "/data").file_perms(Permission::ReadWrite);
+    let sandbox = template(Runtime::Python).await.sandbox().mount(mount).create().await.unwrap();
+    sandbox.start().await.unwrap();
+    sandbox.load_script(OPENINGS).await.unwrap();
+    for name in ["null", "zero", "full", "random", "tty"] {
+        let path = format!("/data/{name}");
+        let call = sandbox.run("openings", args![&path]).timeout(HANGS);
+        let refusals: Vec<Option<String>> = call.await.unwrap().to().unwrap();
+        assert!(refusals.iter().all(Option::is_some), "{name}: {refusals:?}");
+        sandbox.run("harmless", args![&path]).timeout(HANGS).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipe_may_take_the_place_of_a_file_at_any_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("name"), "content").unwrap();
+    let sandbox = sandbox(
+        folder.path(),
+        "
+def main():
+    seen = set()
+    for _ in range(2000):
+        for mode in ('r', 'r+'):
+            try:
+                with open('/data/name', mode) as file:
+                    seen.add(file.read())
+            except OSError as error:
+                seen.add(type(error).__name__)
+    return sorted(seen)
+",
+    )
+    .await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (stopped, name, other) = (Arc::clone(&stop), at("name"), at("other"));
+    let swapping = std::thread::spawn(move || {
+        while !stopped.load(Relaxed) {
+            fifo(&other);
+            fs::rename(&other, &name).unwrap();
+            fs::write(&other, "content").unwrap();
+            fs::rename(&other, &name).unwrap();
+        }
+    });
+    let seen = sandbox.run("main", args![]).timeout(HANGS).await;
+    stop.store(true, Relaxed);
+    swapping.join().unwrap();
+    let seen: Vec<String> = seen.unwrap().to().unwrap();
+    assert!(seen.contains(&"content".to_owned()), "{seen:?}");
+    assert!(seen.iter().all(|what| what == "content" || what == "OSError"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_utf8_hides_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    for directory in ["", "sub", "sub/deep"] {
+        let directory = folder.path().join(directory);
+        fs::create_dir_all(&directory).unwrap();
+        for name in [&b"latin-\xe9"[..], b"\xff", b"a\x80z", b"\xed\xa0\x80"] {
+            fs::write(directory.join(OsStr::from_bytes(name)), "").unwrap();
+        }
+        for name in ["a.py", "z.py", "grüße", "日本"] {
+            fs::write(directory.join(name), "").unwrap();
+        }
+    }
+    fs::create_dir(folder.path().join(OsStr::from_bytes(b"d\xe9"))).unwrap();
+    let sandbox = sandbox(
+        folder.path(),
+        "
+import glob, os, pathlib
+def main():
+    walked = [(path, sorted(files)) for path, _, files in sorted(os.walk('/data'))]
+    found = [
+        len(glob.glob('/data/**/*.py', recursive=True)),
+        len(list(pathlib.Path('/data').rglob('*.py'))),
+        len(list(pathlib.Path('/data').iterdir())),
+        len(os.listdir('/data/sub')),
+        sum(1 for _ in os.scandir('/data/sub/deep')),
+    ]
+    return [walked, found]
+",
+    )
+    .await;
+    let files = r#"["a.py","grüße","z.py","日本"]"#;
+    assert_eq!(
+        sandbox.run("main", args![]).await.unwrap().as_str(),
+        format!(
+            r#"[[["/data",{files}],["/data/sub",{files}],["/data/sub/deep",{files}]],[6,6,5,5,4]]"#
+        )
+    );
+}
+
+#[tokio::test]
+async fn a_slash_at_the_end_follows_a_link() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("directory")).unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    symlink("directory", folder.path().join("link")).unwrap();
+    symlink("file", folder.path().join("file-link")).unwrap();
+    symlink("nothing", folder.path().join("dangling")).unwrap();
+    let sandbox = sandbox(
+        folder.path(),
+        "
+import os, stat
+def kind(path):
+    try:
+        return stat.filemode(os.lstat(path).st_mode)[0]
+    except OSError as error:
+        return type(error).__name__
+",
+    )
+    .await;
+    for (path, kind) in [
+        ("link", "l"),
+        ("link/", "d"),
+        ("link//", "d"),
+        ("link/.", "d"),
+        ("directory/", "d"),
+        ("directory", "d"),
+        ("file", "-"),
+        ("file/", "NotADirectoryError"),
+        ("file-link", "l"),
+        ("file-link/", "NotADirectoryError"),
+        ("dangling", "l"),
+        ("dangling/", "FileNotFoundError"),
+        ("nothing/", "FileNotFoundError"),
+    ] {
+        let found = sandbox.run("kind", args![format!("/data/{path}")]).await.unwrap();
+        assert_eq!(found.as_str(), format!("\"{kind}\""), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn times_before_1970_are_times() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    fs::write(&path, "").unwrap();
+    let sandbox = sandbox(
+        folder.path(),
+        "
+import os
+def read():
+    return int(os.stat('/data/file').st_mtime_ns)
+def write(ns):
+    os.utime('/data/file', ns=(ns, ns))
+    with open('/data/file') as file:
+        return os.fstat(file.fileno()).st_mtime_ns
+",
+    )
+    .await;
+    for nanoseconds in [-1_i64, -1_000_000_000, -86_400_000_000_001, -1_500_000_000, 0, 1, 1 << 60]
+    {
+        let time = rustix::fs::Timespec {
+            tv_sec: nanoseconds.div_euclid(1_000_000_000),
+            tv_nsec: nanoseconds.rem_euclid(1_000_000_000),
+        };
+        let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+        rustix::fs::utimensat(CWD, &path, &times, rustix::fs::AtFlags::empty()).unwrap();
+        let read: i64 = sandbox.run("read", args![]).await.unwrap().to().unwrap();
+        assert_eq!(read, nanoseconds);
+        let other = nanoseconds - 5;
+        let written: i64 = sandbox.run("write", args![other]).await.unwrap().to().unwrap();
+        assert_eq!(written, other);
+        let found = rustix::fs::stat(&path).unwrap();
+        assert_eq!(found.st_mtime * 1_000_000_000 + found.st_mtime_nsec as i64, other);
+    }
+}
+
+#[tokio::test]
+async fn appending_is_as_on_linux() {
+    let expected: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(include_str!("appending.json")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(folder.path(), include_str!("appending.py")).await;
+    let found: serde_json::Map<String, serde_json::Value> =
+        sandbox.run("main", args!["/data/file"]).await.unwrap().to().unwrap();
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    let wrong: Vec<_> = expected
+        .iter()
+        .filter(|(name, value)| found[*name] != **value)
+        .map(|(name, value)| format!("{name}: {} instead of {value}", found[name]))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn modes_are_those_of_a_umask_of_022() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("directory")).unwrap();
+    fs::write(folder.path().join("directory/file"), "content").unwrap();
+    symlink("file", folder.path().join("directory/link")).unwrap();
+    let sandbox = sandbox(
+        folder.path(),
+        "
+import io, os, pathlib, shutil, stat, tarfile, zipfile
+def mode(info):
+    return stat.filemode(info.st_mode)
+def main():
+    os.chdir('/data')
+    with open('directory/file') as file:
+        seen = [mode(os.fstat(file.fileno()))]
+    seen += [mode(os.stat(path)) for path in ('directory', 'directory/file', 'directory/link')]
+    seen += [mode(os.lstat('directory/link')), mode(pathlib.Path('directory/file').stat())]
+    seen += sorted(mode(entry.stat(follow_symlinks=False)) for entry in os.scandir('directory'))
+    shutil.copy('directory/file', 'copy')
+    shutil.copy2('directory/file', 'copy2')
+    shutil.copytree('directory', 'tree', symlinks=True)
+    seen += [mode(os.stat(path)) for path in ('copy', 'copy2', 'tree', 'tree/file')]
+    with tarfile.open('archive.tar', 'w') as archive:
+        archive.add('directory')
+    with tarfile.open('archive.tar') as archive:
+        seen += [stat.filemode(member.mode) for member in archive]
+        archive.extractall('from-tar', filter='data')
+    with zipfile.ZipFile('archive.zip', 'w') as archive:
+        archive.write('directory')
+        archive.write('directory/file')
+    with zipfile.ZipFile('archive.zip') as archive:
+        seen += [stat.filemode(member.external_attr >> 16) for member in archive.infolist()]
+        archive.extractall('from-zip')
+    shutil.make_archive('made', 'gztar', root_dir='directory')
+    with tarfile.open('made.tar.gz') as archive:
+        seen.append(stat.filemode(archive.getmember('./file').mode))
+    return seen
+",
+    )
+    .await;
+    let (file, directory, link) = ("-rw-r--r--", "drwxr-xr-x", "lrwxrwxrwx");
+    let seen: Vec<String> = sandbox.run("main", args![]).await.unwrap().to().unwrap();
+    let expected = [
+        // Of the descriptor, and of what is there.
+        file,
+        directory,
+        file,
+        file,
+        link,
+        file, // Of entries.
+        file,
+        link, // Of copies.
+        file,
+        file,
+        directory,
+        file, // In the archive, without the type.
+        "?rwxr-xr-x",
+        "?rw-r--r--",
+        "?rwxrwxrwx", // In the other, with it.
+        directory,
+        file,
+        "?rw-r--r--",
+    ];
+    assert_eq!(seen, expected);
+    use std::os::unix::fs::PermissionsExt as _;
+    for name in ["copy", "copy2", "tree/file", "from-tar/directory/file", "from-zip/directory/file"]
+    {
+        let mode = fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        // The umask is the embedder's.
+        assert_eq!(mode & 0o700, 0o600, "{name}: {mode:o}");
+        assert_eq!(fs::read_to_string(folder.path().join(name)).unwrap(), "content");
+    }
+}
