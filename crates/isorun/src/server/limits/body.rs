@@ -199,7 +199,7 @@ mod tests {
             (vec![(0, 1), (1_000_000, 1)], true),
             (vec![(11, 1)], true),
             ((0..1000).map(|_| (9, 1)).collect(), false),
-            ((0..1000).map(|_| (1, 99)).collect(), false),
+            ((0..1000).map(|_| (1, 50)).collect(), false),
         ] {
             let error = body(pieces.clone()).collect().await.unwrap_err();
             let slow = too_slow(&error).unwrap();
