@@ -26,6 +26,12 @@ const TARGETS: &[(&str, &str)] = &[
     ("accounts", ENGINE),
     ("layers", ENGINE),
     ("archives", ENGINE),
+    ("sniff", ENGINE),
+    ("heads", ENGINE),
+    ("dns", ENGINE),
+    ("rules", ENGINE),
+    ("redact", ENGINE),
+    ("credentials", ENGINE),
     ("urls", ISORUN),
     ("requests", ISORUN),
 ];

@@ -15,6 +15,9 @@ pub(crate) mod conceal;
 pub mod credentials;
 pub mod dns;
 pub mod egress;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gate;
 pub mod hop;
 mod inside;
