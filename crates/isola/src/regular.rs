@@ -54,7 +54,8 @@ pub(crate) fn read_rest(file: &File, length: u64, max: u64) -> io::Result<Vec<u8
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 

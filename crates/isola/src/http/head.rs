@@ -181,7 +181,7 @@ mod tests {
             ("http://example.test/", ("transfer-encoding", "chunked"), "host's to set"),
         ] {
             let field = (name.to_owned(), value.to_owned());
-            let error = request("GET", url, &[field.clone()], None).unwrap_err();
+            let error = request("GET", url, std::slice::from_ref(&field), None).unwrap_err();
             assert!(error.contains(why), "{url} {field:?}: {error}");
         }
     }
