@@ -507,7 +507,8 @@ async fn what_does_not_fit_is_never_restored() {
         ("guest", json!("0"), "another build"),
         ("engine", json!("0"), "another engine version or configuration"),
         ("base", json!([1, 2]), "another memory"),
-        ("memory", json!(1_u64 << 40), "max_memory"),
+        ("memory", json!(1_u64 << 31), "max_memory"),
+        ("memory", json!(1_u64 << 40), "more than a guest can have"),
         ("memory", json!(64 << 10), "damaged"),
         ("memory", json!((64 << 20) + 1), "damaged"),
     ];

@@ -44,9 +44,9 @@ const FUNCTIONS: [&str; 8] = [
     "__isorun_keep(){ __isorun_hush;\\exec 97<&90 96>&91 95>&92;\
      __isorun_0=97 __isorun_1=96 __isorun_2=95;}",
     "__isorun_keep_open(){ { __isorun_hush;} 2>&94;\
-     if { :;} 2>&94 90<&0;then \\exec 97<&0;__isorun_0=97;else \\exec 97>&-;__isorun_0=-;fi;\
-     if { :;} 2>&94 91>&1;then \\exec 96>&1;__isorun_1=96;else \\exec 96>&-;__isorun_1=-;fi;\
-     if { :;} 92>&2;then \\exec 95>&2;__isorun_2=95;else \\exec 95>&-;__isorun_2=-;fi;}",
+     if { :;} 2>&94 90<&0;then \\exec 97<&0;__isorun_0=97;else \\exec 97<&94;__isorun_0=-;fi;\
+     if { :;} 2>&94 91>&1;then \\exec 96>&1;__isorun_1=96;else \\exec 96>&94;__isorun_1=-;fi;\
+     if { :;} 92>&2;then \\exec 95>&2;__isorun_2=95;else \\exec 95>&94;__isorun_2=-;fi;}",
 ];
 
 /// Returns the first line that a shell reads.
@@ -179,7 +179,7 @@ mod tests {
                 &["PS1='p$ '; PS0=zero; PROMPT_COMMAND='echo often'; echo $PS1", "echo a"][..],
                 "p$\na\n",
             ),
-            (&["trap 'echo trapped' DEBUG", "echo a"], "trapped\na\n"),
+            (&["trap 'echo trapped' DEBUG", "echo a"], "a\n"),
             (
                 &["set -o history; echo a", "echo b", "history | sed 's/^ *[0-9]* *//'"],
                 "a\nb\necho b\nhistory | sed 's/^ *[0-9]* *//'\n",

@@ -400,7 +400,7 @@ while time.monotonic() < until + 30:
         assert_eq!(rest, "cut off\n", "{output:?}");
         assert!(started.elapsed() > Duration::from_secs(9));
         let seen = bench.seen.take();
-        assert!(seen.iter().any(|(reason, _)| reason == "too_many"));
+        assert!(seen.iter().any(|(reason, _)| reason == "too_many"), "{seen:?}");
         assert_eq!(seen.last().unwrap().0, "malformed");
         assert!(probe(&sandbox, "http", "good.test", 80, "good.test").await.starts_with("ok"));
     };

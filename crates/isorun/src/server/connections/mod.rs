@@ -352,7 +352,8 @@ mod tests {
         };
         let ledger = Ledger::new("connections", "--max-connections", 9, 100);
         let owner = || ledger.take("t", 1).ok();
-        let cases: [(&str, &dyn Fn(&mut State), Duration, Verdict); 8] = [
+        type Change<'a> = &'a dyn Fn(&mut State);
+        let cases: [(&str, Change<'_>, Duration, Verdict); 8] = [
             ("silent", &|_| {}, limits.head_timeout, Verdict::Keep),
             ("silent", &|_| {}, limits.head_timeout * 2, Verdict::Drop),
             (
