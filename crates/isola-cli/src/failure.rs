@@ -161,7 +161,8 @@ fn status(message: &str) -> u8 {
 
 /// Whether a message is that of a `SystemExit` with a number or with nothing.
 fn number(message: &str) -> bool {
-    message.strip_prefix('-').unwrap_or(message).bytes().all(|byte| byte.is_ascii_digit())
+    let digits = message.strip_prefix('-').unwrap_or(message);
+    message.is_empty() || !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The headline, then the traceback. A JavaScript stack begins with the

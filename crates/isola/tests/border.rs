@@ -225,7 +225,9 @@ def cut(size):
         ("cut", args![1_u64 << 60]),
     ] {
         let refused = sandbox.run(function, args).await.unwrap();
-        assert_eq!(refused.as_str(), "\"File too large\"", "{function}");
+        // The guest's C library has this for all that goes wrong with a stream.
+        let why = if function == "grow" { "I/O error" } else { "File too large" };
+        assert_eq!(refused.as_str(), format!("\"{why}\""), "{function}");
     }
     assert_eq!(sandbox.run("cut", args![LARGEST]).await.unwrap().as_str(), "null");
     assert_eq!(fs::metadata(folder.path().join("file")).unwrap().len(), LARGEST);

@@ -1,5 +1,6 @@
 //! Calls that begin on the thread that makes them.
 
+use futures_util::FutureExt as _;
 use isola::{Begun, Handlers, Limits, Sandbox, args};
 
 use crate::fixture::{BOTH, Script, started_with};
@@ -74,9 +75,11 @@ async fn what_is_not_over_at_once_goes_on_elsewhere() {
         }
 
         until_quick(&sandbox).await;
-        let Begun::UnderWay(answer) = sandbox.run("long", args![]).begin_here() else {
+        let Begun::UnderWay(mut answer) = sandbox.run("long", args![]).begin_here() else {
             panic!("{runtime}: an endless loop is over");
         };
+        // Where the last quick call took long it has not begun yet.
+        assert!((&mut answer).now_or_never().is_none(), "{runtime}");
         drop(answer);
         assert!(sandbox.is_closed(), "{runtime}");
     }

@@ -3,6 +3,7 @@
 mod audit;
 mod error;
 mod exec;
+mod object;
 mod run;
 mod state;
 mod usage;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::object;
 use crate::id::RunId;
 
 /// What asks for a run. Numbers are wide here, so that an absurd one is refused
@@ -41,7 +42,11 @@ pub struct NewRun {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub urls: Option<String>,
     /// Where it may connect to, instead of a profile.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "object::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub network: Option<NetworkRules>,
     /// `default`, the web; `internet`, all of the public internet; `locked-down`, nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,7 +75,11 @@ pub struct NetworkRules {
 #[serde(deny_unknown_fields)]
 pub struct NetworkChange {
     /// Lists of rules.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "object::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub network: Option<NetworkRules>,
     /// The name of a profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -230,7 +239,11 @@ pub struct Patch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<f64>,
     /// Where it may connect to from now on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "object::optional",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub network: Option<NetworkRules>,
     /// The same, by the name of a profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]

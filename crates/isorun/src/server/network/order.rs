@@ -262,9 +262,11 @@ fn credential(name: String, value: serde_json::Value) -> Result<Credential, ApiE
             if let Some(field) = unknown {
                 return invalid(&strict::unknown("field", field, "in it", &FIELDS));
             }
+            let is_object = value.is_object();
             match serde_json::from_value::<CredentialOrder>(value) {
-                Ok(order) => order,
-                Err(_) => {
+                // A list would be taken for the fields in their order.
+                Ok(order) if is_object => order,
+                _ => {
                     return invalid(
                         "give a secret, or an object with `value` and `host`, and perhaps `port`, \
                          `header`, `prefix`, `methods` and `paths`",

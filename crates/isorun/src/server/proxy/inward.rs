@@ -59,7 +59,7 @@ pub fn rewrite(place: &Place, names: &Names, headers: &mut HeaderMap) {
     if place.form == Form::Key {
         headers.remove(header::AUTHORIZATION);
     }
-    let cookies = cookies(headers);
+    let cookies = cookies(place, headers);
     let protocols = protocols(headers);
     let referer = headers.get(header::REFERER).and_then(|value| referer(place, names, value));
     let origin = headers.get(header::ORIGIN).map(|value| origin(names, value));
@@ -131,11 +131,12 @@ pub fn target(place: &Place, query: Option<&str>) -> Result<Uri, ApiError> {
 }
 
 /// The cookies that are the sandbox's.
-fn cookies(headers: &HeaderMap) -> Option<HeaderValue> {
+fn cookies(place: &Place, headers: &HeaderMap) -> Option<HeaderValue> {
     let mut kept: Vec<u8> = Vec::new();
     for (name, value) in access::cookies(headers) {
         let whole = [name, b"=", value].concat();
-        if name.eq_ignore_ascii_case(TOKEN.as_bytes()) || has_key(&whole) {
+        let told = has_key(&whole) || contains(&whole, place.run.as_str().as_bytes());
+        if name.eq_ignore_ascii_case(TOKEN.as_bytes()) || told {
             continue;
         }
         // A cookie without a name must not become one of ours.
