@@ -14,7 +14,6 @@ mod exec;
 mod files;
 mod fixture;
 mod graceful;
-mod hostile;
 mod image;
 mod keys;
 mod lasting;

@@ -3,6 +3,15 @@
 //!
 //! 20 seconds, or as many as `ISORUN_HOSTILE_SECONDS` says, of a seed that is
 //! printed; `ISORUN_HOSTILE_SEED` repeats one.
+//!
+//! A program of its own: it measures how long others wait, so no other test runs
+//! beside it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+#[allow(dead_code)] // The other tests use the rest of it.
+#[path = "../isorun/fixture.rs"]
+mod fixture;
 
 use std::{
     sync::{
