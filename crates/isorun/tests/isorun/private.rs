@@ -58,7 +58,7 @@ fn a_data_folder_that_others_could_look_into_is_closed() {
     let server = Server::start_in(data, home, &[]);
     bounded(async {
         let id = server.create().await;
-        server.exec(&id, "echo secret > /root/secret").await;
+        server.exec(&id, "echo secret > /srv/secret").await;
         let taken = server.post(&format!("/v1/runs/{id}/snapshot"), json!({})).await.1;
         server.post(&format!("/v1/runs/{id}/hibernate"), json!({})).await;
         let data = server.data.path();
@@ -168,8 +168,8 @@ fn a_checkpoint_is_restored_as_what_it_is_and_as_nothing_else() {
     bounded(async {
         let aside = server.data.path().join("state");
         let (one, two) = (server.create().await, server.create().await);
-        server.exec(&one, "echo 1 > /root/who").await;
-        server.exec(&two, "echo 2 > /root/who").await;
+        server.exec(&one, "echo 1 > /srv/who").await;
+        server.exec(&two, "echo 2 > /srv/who").await;
         let taken = server.post(&format!("/v1/runs/{one}/snapshot"), json!({})).await.1;
         let snapshot = taken["snapshot_id"].as_str().unwrap().to_owned();
         let snapshots = server.data.path().join("state/snapshots");
@@ -193,7 +193,7 @@ fn a_checkpoint_is_restored_as_what_it_is_and_as_nothing_else() {
         let earlier = aside.join("earlier");
         copy(&folders.0, &earlier);
         server.resume(&one).await;
-        server.exec(&one, "echo later > /root/who").await;
+        server.exec(&one, "echo later > /srv/who").await;
         server.hibernate(&one).await;
         exchange(&folders.0, &earlier);
         server.resume_is_refused(&one, "not the latest").await;
@@ -214,8 +214,8 @@ fn a_checkpoint_is_restored_as_what_it_is_and_as_nothing_else() {
         // All of that is undone, and each is what it was.
         server.resume(&one).await;
         server.resume(&two).await;
-        assert_eq!(server.exec(&one, "cat /root/who").await["stdout"], "later\n");
-        assert_eq!(server.exec(&two, "cat /root/who").await["stdout"], "2\n");
+        assert_eq!(server.exec(&one, "cat /srv/who").await["stdout"], "later\n");
+        assert_eq!(server.exec(&two, "cat /srv/who").await["stdout"], "2\n");
         fs::remove_dir_all(earlier).unwrap();
         server.is_well().await;
     });
@@ -261,7 +261,7 @@ fn a_snapshot_of_a_hibernated_run_is_one_of_its_own() {
     let server = Server::start();
     bounded(async {
         let id = server.create().await;
-        server.exec(&id, "echo here > /root/mark").await;
+        server.exec(&id, "echo here > /srv/mark").await;
         let folder = server.hibernate(&id).await;
         let (status, taken) = server.post(&format!("/v1/runs/{id}/snapshot"), json!({})).await;
         assert_eq!(status, 200, "{taken}");
@@ -273,8 +273,8 @@ fn a_snapshot_of_a_hibernated_run_is_one_of_its_own() {
             server.post("/v1/runs/restore", json!({ "snapshot_id": snapshot })).await;
         assert_eq!(status, 200, "{run}");
         let restored = run["id"].as_str().unwrap();
-        assert_eq!(server.exec(restored, "cat /root/mark").await["stdout"], "here\n");
+        assert_eq!(server.exec(restored, "cat /srv/mark").await["stdout"], "here\n");
         server.resume(&id).await;
-        assert_eq!(server.exec(&id, "cat /root/mark").await["stdout"], "here\n");
+        assert_eq!(server.exec(&id, "cat /srv/mark").await["stdout"], "here\n");
     });
 }
