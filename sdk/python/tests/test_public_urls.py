@@ -82,7 +82,7 @@ ATTEMPTS = {
 def attempt(tab: Tab, script: str, other: str) -> str:
     """What an attempt of a page comes to: `done ...` or the error."""
     values = f"const OTHER = {json.dumps(other)}, OTHER_PATH = {json.dumps(urlsplit(other).path)};"
-    tried = f"(async () => {{ {values} try {{ return 'done ' + String(await {script}); }}"
+    tried = f"(async () => {{ {values} try {{ return 'done ' + String(await ({script})); }}"
     outcome = tab.run(f"{tried} catch (error) {{ return String(error.name); }} }})()")
     assert isinstance(outcome, str), (script, outcome)
     return outcome
@@ -136,6 +136,9 @@ def test_pages_on_the_shared_origin_are_kept_apart(browser: str) -> None:
                            "caches.open('x')"):
                 outcome = attempt(tab, script, other)
                 assert outcome == "SecurityError", (script, outcome)
+            # One of the attempts has given the page the other's address.
+            tab.call("Page.navigate", url=own)
+            tab.until("document.title + location.href", f"page{own}")
             # Its own port is there for it, also with what a browser asks about first.
             assert attempt(tab, "fetch('api').then((a) => a.text())", other) == 'done {"said": ""}'
             posted = (

@@ -14,7 +14,9 @@ use crate::{
     secret,
     server::{
         App, Config, Listening, Server,
-        config::{DEFAULT_ADDRESS, Limits, Network, Pulls, Urls},
+        config::{
+            DEFAULT_ADDRESS, DEFAULT_DISK_MIB, DEFAULT_MEM_MIB, Limits, Network, Pulls, Urls,
+        },
         engine,
     },
 };
@@ -133,12 +135,13 @@ struct LimitArgs {
     #[arg(long, value_name = "NUMBER", help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1..))]
     max_vcpus: Option<u32>,
 
-    /// The most memory of a sandbox, in MiB [default: what its tenant may use of this machine's]
+    /// The most memory of a sandbox, in MiB [default: what its tenant may use of this machine's,
+    /// at least 1024]
     #[arg(long, value_name = "MIB", help_heading = "Limits", value_parser = clap::value_parser!(u64).range(SandboxSpec::MEM_MIB))]
     max_mem_mib: Option<u64>,
 
     /// The most disk of a sandbox, in MiB [default: what its tenant may use of the disk that is
-    /// free when the server starts, at most 102400]
+    /// free when the server starts, at least 10240 and at most 102400]
     #[arg(long, value_name = "MIB", help_heading = "Limits", value_parser = clap::value_parser!(u64).range(1..))]
     max_disk_mib: Option<u64>,
 
@@ -230,11 +233,11 @@ fn config(args: Args) -> Result<Config, Failure> {
         region: args.region,
         limits: Limits {
             vcpus: args.limits.max_vcpus.unwrap_or_else(cpus),
-            mem_mib: args.limits.max_mem_mib.unwrap_or(tenant_mem_mib.max(16)),
+            mem_mib: args.limits.max_mem_mib.unwrap_or(tenant_mem_mib.max(DEFAULT_MEM_MIB)),
             disk_mib: args
                 .limits
                 .max_disk_mib
-                .unwrap_or_else(|| tenant_disk_mib.clamp(1, MAX_DISK_MIB)),
+                .unwrap_or_else(|| tenant_disk_mib.clamp(DEFAULT_DISK_MIB, MAX_DISK_MIB)),
             pids: args.limits.pids,
             runs: args.limits.max_runs,
             execs: args.limits.max_execs,
