@@ -46,7 +46,8 @@ impl Names {
             }
             _ => format!("{host}{port}"),
         };
-        let inside = if has_id(inside.as_bytes()) { NAMELESS.to_owned() } else { inside };
+        let told = has_id(inside.as_bytes()) || has_key(inside.as_bytes());
+        let inside = if told { NAMELESS.to_owned() } else { inside };
         Self { outside: format!("{host}{port}"), inside }
     }
 }
