@@ -64,10 +64,8 @@ impl Place {
     fn new(form: Form, run: &str, rest: &str, before: &str) -> Result<Self, String> {
         let run = run.parse().map_err(|error| format!("{error}"))?;
         let (port, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let number = port
-            .parse()
-            .ok()
-            .filter(|number| *number > 1 && port.bytes().all(|byte| byte.is_ascii_digit()));
+        let number =
+            port.parse().ok().filter(|number: &u16| *number > 1 && *port == number.to_string());
         let Some(port) = number else {
             let port: String = port.chars().take(20).collect();
             return Err(format!("{port:?} is no port: give a number from 2 to 65535"));
