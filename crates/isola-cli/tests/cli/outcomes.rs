@@ -21,8 +21,6 @@ def flood():
     while True: print('x' * 1000)
 def fail():
     raise ValueError('no such user')
-def leave():
-    raise SystemExit(3)
 def call_host():
     import asyncio
     from sandbox.asyncio import hostcall
@@ -46,7 +44,6 @@ fn each_outcome_has_its_exit_code() {
     let folder = Folder::with("s.py", PYTHON).file("s.js", JAVASCRIPT);
     for (args, code, complaint) in [
         (&["s.py", "-f", "fail"][..], 1, "error: ValueError: no such user\nTraceback"),
-        (&["s.py", "-f", "leave"], 3, ""),
         (&["s.py", "-f", "dive"], 1, "error: calls nest deeper than the limit"),
         (&["s.py", "-f", "flood"], 1, "error: the call's output is larger than the limit"),
         (&["s.py", "-f", "call_host"], 1, "the host has no function \"anything\""),
@@ -65,6 +62,20 @@ fn each_outcome_has_its_exit_code() {
         assert_eq!(ran.code, Some(code), "{args:?}: {ran:?}");
         assert!(ran.stderr.contains(complaint), "{args:?}: {}", ran.stderr);
         assert!(ran.stderr.starts_with("error: "), "{args:?}: {}", ran.stderr);
+    }
+}
+
+/// What a script says itself by `sys.exit` is no error of the command's, as with `python3`.
+#[test]
+fn the_end_that_a_script_chose_is_no_error() {
+    let folder = Folder::with(
+        "s.py",
+        "import sys\ndef end(how): sys.exit({'words': 'no such user', 'none': None}.get(how, 3))\n",
+    );
+    for (how, code, stderr) in [("number", 3, ""), ("none", 0, ""), ("words", 1, "no such user\n")]
+    {
+        let ran = folder.run(&["s.py", "-f", "end", "--arg", &format!("\"{how}\"")]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(code), stderr), "{how}: {ran:?}");
     }
 }
 
