@@ -80,7 +80,7 @@ impl Sandbox {
     #[napi]
     pub async fn start(&self, options: Option<CallOptions>, cancel: Option<&Cancel>) -> Outcome {
         let call = self.inner().map(|sandbox| limited(sandbox.start(), options));
-        finish(call.map(Call::into_future), Cancel::of(cancel)).await
+        settle(call.map(Call::into_future), Cancel::of(cancel)).await
     }
 
     #[napi]
@@ -96,7 +96,7 @@ impl Sandbox {
             None => sandbox.load_script(source),
         });
         let call = call.map(|call| limited(call, options).into_future());
-        finish(call, Cancel::of(cancel)).await
+        settle(call, Cancel::of(cancel)).await
     }
 
     /// Calls a function. What becomes of it is there at once if the function is
@@ -121,7 +121,7 @@ impl Sandbox {
             Begun::Over(Err(error)) => Either3::B(error.into()),
             Begun::UnderWay(answer) => {
                 let cancel = Cancel::of(cancel);
-                Either3::C(env.spawn_future(async { Ok(finish(Ok(answer), cancel).await) })?)
+                Either3::C(env.spawn_future(async { Ok(settle(Ok(answer), cancel).await) })?)
             }
         })
     }
@@ -138,6 +138,22 @@ impl Sandbox {
             .read()
             .and_then(|args| limited(self.inner()?.run(function, args), options).stream());
         match events {
+            Ok(events) => Either::A(EventStream::begin(events)),
+            Err(error) => Either::B(error.into()),
+        }
+    }
+
+    /// Ends the interpreter in order, as the end of a process, and closes the sandbox.
+    #[napi]
+    pub async fn finish(&self, options: Option<CallOptions>, cancel: Option<&Cancel>) -> Outcome {
+        let call = self.inner().map(|sandbox| limited(sandbox.finish(), options));
+        settle(call.map(Call::into_future), Cancel::of(cancel)).await
+    }
+
+    /// The same, whose events are taken one after another.
+    #[napi]
+    pub fn finish_stream(&self, options: Option<CallOptions>) -> Either<EventStream, Failure> {
+        match self.inner().and_then(|sandbox| limited(sandbox.finish(), options).stream()) {
             Ok(events) => Either::A(EventStream::begin(events)),
             Err(error) => Either::B(error.into()),
         }
@@ -222,7 +238,7 @@ fn limited(mut call: Call, options: Option<CallOptions>) -> Call {
     call
 }
 
-async fn finish(answer: Result<Answer, Error>, cancel: Option<Arc<Notify>>) -> Outcome {
+async fn settle(answer: Result<Answer, Error>, cancel: Option<Arc<Notify>>) -> Outcome {
     let answer = match answer {
         Ok(answer) => answer,
         Err(error) => return Either::B(error.into()),

@@ -1,7 +1,10 @@
 // Calls: arguments, results, events, and what can be wrong with them.
 
 import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import * as isola from 'isola-core';
 import { collect, sandbox, signal, template } from './support/fixture.mjs';
@@ -349,4 +352,40 @@ test('calls in many sandboxes run at the same time', async (t) => {
     }),
   );
   assert.deepEqual(results, Array.from({ length: 20 }, (_, i) => i));
+});
+
+test('python: the end in order runs exit handlers, and closes the sandbox', async (t) => {
+  const script = `
+import atexit
+written = open('/end/log', 'w')
+written.write('held back')
+atexit.register(print, 'bye')
+def fail(): raise ValueError('at the end')
+def prepare(): atexit.register(fail)
+def spin():
+    def forever():
+        while True: pass
+    atexit.register(forever)
+`;
+  const folder = mkdtempSync(join(tmpdir(), 'isola-'));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const mounts = [{ host: folder, guest: '/end', dir_perms: 'read-write', file_perms: 'read-write' }];
+  const guest = await sandbox(t, 'python', script, { mounts });
+  const events = await collect(guest.finishStream());
+  assert.deepEqual(events.filter(({ type }) => type === 'stdout').map(({ data }) => data), ['bye\n']);
+  assert.equal(events.at(-1).type, 'end');
+  assert.equal(readFileSync(join(folder, 'log'), 'utf8'), 'held back');
+  await assert.rejects(guest.run('prepare'), { code: 'closed' });
+  await assert.rejects(guest.finish(), { code: 'closed' });
+  const plain = await sandbox(t, 'python', 'x = 1');
+  assert.equal(await plain.finish(), undefined);
+  const endless = await sandbox(t, 'python', script.replace('/end/log', '/dev/null'));
+  await endless.run('spin');
+  await assert.rejects(endless.finish({ timeoutMs: 300 }), { code: 'wall_time_limit' });
+});
+
+test('js: the end in order closes the sandbox', async (t) => {
+  const guest = await sandbox(t, 'js', SCRIPTS.js);
+  await guest.finish();
+  await assert.rejects(guest.run('echo', [1]), { code: 'closed' });
 });

@@ -148,6 +148,30 @@ impl Sandbox {
         EventStream::start(events, event_loop)
     }
 
+    /// Ends the interpreter in order, as the end of a process, and closes the sandbox.
+    fn finish(
+        &self,
+        limits: CallLimits,
+        event_loop: Py<PyAny>,
+        done: Py<PyAny>,
+        py: Python<'_>,
+    ) -> PyResult<Task> {
+        self.begin(self.inner.get()?.finish(), limits, event_loop, done, py)
+    }
+
+    /// The same, and gives what happens.
+    fn finish_stream(
+        &self,
+        limits: CallLimits,
+        event_loop: Py<PyAny>,
+        py: Python<'_>,
+    ) -> PyResult<EventStream> {
+        let call = limited(self.inner.get()?.finish(), limits)?;
+        let events = call.stream().map_err(|error| failure::from_error(py, &error))?;
+        self.follow(&event_loop, py);
+        EventStream::start(events, event_loop)
+    }
+
     /// Copies the interpreter, and hands the snapshot to `done`.
     fn snapshot(&self, event_loop: Py<PyAny>, done: Py<PyAny>) -> PyResult<Task> {
         let snapshot = self.inner.get()?.snapshot();

@@ -259,3 +259,34 @@ def test_bad_streams_are_refused() -> None:
             make()
     stream = StreamArg.from_iterable([], name="n", capacity=3)
     assert (stream.name, stream.capacity) == ("n", 3)
+
+
+ENDS = """
+import atexit
+atexit.register(print, "bye")
+def fail(): raise ValueError("at the end")
+def prepare(): atexit.register(fail)
+def spin():
+    def forever():
+        while True: pass
+    atexit.register(forever)
+"""
+
+
+async def test_the_end_in_order(python: isola.SandboxTemplate) -> None:
+    async with python.create() as sandbox:
+        await sandbox.load_script(ENDS)
+        events = [event async for event in sandbox.finish_stream()]
+        assert [type(event) for event in events] == [isola.StdoutEvent, isola.EndEvent]
+        assert sandbox.closed
+        with pytest.raises(isola.IsolaError, match="closed"):
+            await sandbox.finish()
+    async with python.create() as sandbox:
+        await sandbox.load_script(ENDS)
+        await sandbox.finish()
+        assert sandbox.closed
+    async with python.create() as sandbox:
+        await sandbox.load_script(ENDS)
+        await sandbox.run("spin")
+        with pytest.raises(isola.IsolaError, match="limit"):
+            await sandbox.finish(timeout=0.3)

@@ -16,9 +16,25 @@ use isorun_engine::conformance::{Sandbox, argv, clean_up, spec};
 use isorun_engine::gvisor::{Config, Gvisor, Tools};
 use isorun_engine::{Engine, SandboxSpec};
 
+/// What programs do much: looking at a tree, small pieces through a pipe, small files.
+const WORK: [(&str, &str); 3] = [
+    ("find over /usr", "find /usr > /dev/null"),
+    (
+        "200 MB through a pipe, 4 kB a write",
+        "dd if=/dev/zero bs=4k count=51200 2> /dev/null | cat > /dev/null",
+    ),
+    (
+        "5,000 small files, written and read",
+        "cd $(mktemp -d); i=0; while [ $i -lt 5000 ]; do echo $i > $i; read x < $i; i=$((i+1)); done",
+    ),
+];
+
 #[tokio::main]
 async fn main() {
     let folder = tempfile::tempdir().unwrap();
+    if std::env::args().any(|word| word == "work") {
+        return work(folder.path()).await;
+    }
     let config = Config { warm: 0, ..Config::new(folder.path().join("cold")) };
     let cold = Gvisor::open(config).await.unwrap();
     let config = Config { warm: 2, ..Config::new(folder.path().join("warm")) };
@@ -106,6 +122,31 @@ async fn main() {
     clean_up(&cold).await;
 }
 
+/// The same work natively, in a container of plain `runsc`, and in a sandbox.
+async fn work(folder: &Path) {
+    let config = Config { warm: 0, ..Config::new(folder.join("engine")) };
+    let engine = Gvisor::open(config).await.unwrap();
+    let spec = SandboxSpec { vcpus: 2, mem_mib: 512, disk_mib: 1024, pids: 1024, ..spec() };
+    let sandbox = Sandbox::of(&engine, spec).await;
+    let plain = plain_runsc(&folder.join("plain"));
+    for (name, script) in WORK {
+        let native = median(5, async || {
+            let status = Command::new("sh").args(["-c", script]).status().unwrap();
+            assert!(status.success(), "{status}");
+        })
+        .await;
+        let container = median(3, async || {
+            plain.runsc(&["exec", "plain", "/bin/sh", "-c", script]);
+        })
+        .await;
+        let ours = median(3, async || run(&sandbox, &["sh", "-c", script]).await).await;
+        row(&format!("{name}: natively"), &millis(native));
+        row("  plain `runsc`, in native times", &times(container, native));
+        row("  a sandbox, in native times", &times(ours, native));
+    }
+    clean_up(&engine).await;
+}
+
 async fn run(sandbox: &Sandbox<'_>, words: &[&str]) {
     let output = sandbox.exec(argv(words)).await.unwrap().output(1000).await.unwrap();
     assert_eq!(output.status.shell_code(), 0, "{output:?}");
@@ -141,7 +182,11 @@ fn plain_runsc(folder: &Path) -> Plain {
             "user": { "uid": 0, "gid": 0 }, "args": ["/bin/sleep", "1000"], "cwd": "/",
             "env": ["PATH=/usr/bin:/bin"],
         },
-        "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }],
+        "mounts": [
+            { "destination": "/proc", "type": "proc", "source": "proc" },
+            { "destination": "/dev", "type": "dev", "source": "dev" },
+            { "destination": "/tmp", "type": "tmpfs", "source": "tmpfs" },
+        ],
         "linux": { "namespaces": [
             { "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" },
             { "type": "network" },
@@ -194,6 +239,10 @@ fn millis(time: Duration) -> String {
 
 fn ratio(ours: Duration, theirs: Duration) -> String {
     format!("1/{:.1}", theirs.as_secs_f64() / ours.as_secs_f64())
+}
+
+fn times(ours: Duration, theirs: Duration) -> String {
+    format!("{:.1} ×", ours.as_secs_f64() / theirs.as_secs_f64())
 }
 
 fn rate(bytes: usize, time: Duration) -> String {

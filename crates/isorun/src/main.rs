@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+/// Gives memory back to the system soon after it was freed. The C library's allocator
+/// keeps what large answers took for as long as the server runs.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     isorun::main()
 }

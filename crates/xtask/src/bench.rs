@@ -17,7 +17,8 @@ pub struct Args {
     /// rules, secrets and URLs
     filter: Option<String>,
     /// With `node`: only the rows whose name contains this; with `network`: only `traffic`,
-    /// `credentials`, `urls` or `create`
+    /// `credentials`, `urls` or `create`; with `linux`: `work` measures what programs do much,
+    /// beside the machine itself
     row: Option<String>,
 }
 
@@ -26,7 +27,8 @@ pub fn run(args: &Args) -> Result<()> {
         return images();
     }
     if args.filter.as_deref() == Some("linux") {
-        return linux_sandboxes("sandbox", &[]);
+        let row: Vec<&OsStr> = args.row.iter().map(AsRef::as_ref).collect();
+        return linux_sandboxes("sandbox", &row);
     }
     if args.filter.as_deref() == Some("network") {
         return network(args.row.as_deref());

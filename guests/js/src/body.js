@@ -2,7 +2,6 @@
 // from the host, kept as bytes as long as nobody asks for a stream.
 //
 //   bytes      they are here
-//   load       a function that gives a promise of them (a Blob, a form)
 //   source     pieces that arrive from the host: { next(), cancel() }
 //   stream     a ReadableStream; from here on nothing else is there
 
@@ -17,34 +16,26 @@ import {
   SafeTypeError,
   uncurry,
 } from './intrinsics.js';
+import { blobBytes, blobOf, blobType } from './blob.js';
+import { isForm, writeForm } from './form-data.js';
 import { readForm } from './forms.js';
 import { readAll, streamFrom } from './streams.js';
+import { utf8 } from './utf8.js';
 import { toJson } from './values.js';
 
-const { ArrayBuffer, Blob, FormData, ReadableStream, Response, TextDecoder, TextEncoder, Uint8Array, URLSearchParams } =
-  globalThis;
+const { ArrayBuffer, ReadableStream, Response, TextEncoder, Uint8Array, URLSearchParams } = globalThis;
 const isView = ArrayBuffer.isView;
-const getter = (constructor, name) => uncurry(getOwnPropertyDescriptor(constructor.prototype, name).get);
 const encoder = new TextEncoder();
-const decoder = new TextDecoder();
 const encode = uncurry(TextEncoder.prototype.encode);
-const decode = uncurry(TextDecoder.prototype.decode);
-const isLocked = getter(ReadableStream, 'locked');
+const isLocked = uncurry(getOwnPropertyDescriptor(ReadableStream.prototype, 'locked').get);
 const tee = uncurry(ReadableStream.prototype.tee);
 const copyOf = uncurry(ArrayBuffer.prototype.slice);
-const blobBytes = uncurry(Blob.prototype.arrayBuffer);
-const blobType = getter(Blob, 'type');
 const paramsText = uncurry(URLSearchParams.prototype.toString);
 const setBytes = uncurry(Uint8Array.prototype.set);
-// The engine's own class knows how forms are written.
-const engineHeaders = getter(Response, 'headers');
-const engineBytes = uncurry(Response.prototype.arrayBuffer);
-const headerOf = uncurry(globalThis.Headers.prototype.get);
 const toText = PlainObject.toString;
 
 class Content {
   bytes = null;
-  load = null;
   source = null;
   stream = null;
   used = false;
@@ -68,13 +59,13 @@ export function extract(body) {
   } else if (body instanceof URLSearchParams) {
     content.bytes = encode(encoder, paramsText(body));
     type = 'application/x-www-form-urlencoded;charset=UTF-8';
-  } else if (body instanceof Blob) {
-    content.load = () => blobBytes(body);
+  } else if (blobBytes(body) !== undefined) {
+    content.bytes = blobBytes(body);
     type = blobType(body) || null;
-  } else if (body instanceof FormData) {
-    const form = new Response(body);
-    type = headerOf(engineHeaders(form), 'content-type');
-    content.load = () => engineBytes(form);
+  } else if (isForm(body)) {
+    const form = writeForm(body);
+    content.bytes = form.bytes;
+    type = form.type;
   } else if (body instanceof ReadableStream) {
     if (isDisturbed(body)) throw new SafeTypeError('the body is a stream that is locked or was read before');
     content.stream = body;
@@ -137,7 +128,6 @@ export async function takeBytes(content, what) {
   content.used = true;
   if (content.stream !== null) return readAll(content.stream);
   if (content.bytes !== null) return content.bytes;
-  if (content.load !== null) return new Uint8Array(await content.load());
   const pieces = [];
   let size = 0;
   for (;;) {
@@ -164,10 +154,9 @@ export async function bytesOrStream(content, what) {
 export function moved(content, what) {
   if (content === null) return null;
   refuseUsed(content, what);
-  const { bytes, load, source, stream, ours } = content;
+  const { bytes, source, stream, ours } = content;
   const target = new Content();
   target.bytes = bytes;
-  target.load = load;
   target.source = source;
   target.stream = stream;
   target.ours = ours;
@@ -178,16 +167,14 @@ export function moved(content, what) {
 /** The content as a stream, always the same one. */
 function streamOf(content) {
   if (content.stream !== null) return content.stream;
-  const { bytes, load, source, used } = content;
-  let rest = bytes;
+  const { bytes, source, used } = content;
   let done = used;
   const next = async () => {
     content.used = true;
     if (source !== null) return source.next();
     if (done) return null;
     done = true;
-    if (load !== null) rest = new Uint8Array(await load());
-    return rest.length > 0 ? rest : null;
+    return bytes.length > 0 ? fresh(bytes) : null;
   };
   const cancel = (reason) => {
     content.used = true;
@@ -206,7 +193,6 @@ export function cloned(content, what) {
   const copy = new Content();
   if (content.stream === null && content.source === null) {
     copy.bytes = content.bytes;
-    copy.load = content.load;
     return copy;
   }
   const branches = tee(streamOf(content));
@@ -225,10 +211,10 @@ export function installBody(Class, contentOf, typeOf) {
   const { prototype, name } = Class;
   const methods = {
     async text() {
-      return decode(decoder, await takeBytes(contentOf(this), `${name}.text`));
+      return utf8(await takeBytes(contentOf(this), `${name}.text`));
     },
     async json() {
-      return parse(decode(decoder, await takeBytes(contentOf(this), `${name}.json`)));
+      return parse(utf8(await takeBytes(contentOf(this), `${name}.json`)));
     },
     async bytes() {
       const content = contentOf(this);
@@ -240,7 +226,8 @@ export function installBody(Class, contentOf, typeOf) {
     },
     async blob() {
       const type = typeOf(this) ?? '';
-      return new Blob([await takeBytes(contentOf(this), `${name}.blob`)], { type });
+      const content = contentOf(this);
+      return blobOf(ownCopy(content, await takeBytes(content, `${name}.blob`)), type);
     },
     async formData() {
       const type = typeOf(this);
@@ -265,9 +252,10 @@ export function installBody(Class, contentOf, typeOf) {
   }
 }
 
-/** Bytes that nobody else holds: a clone may share the ones of its original. */
+/** Bytes that nobody else holds: a clone shares the ones of its original, a body those of its Blob. */
 function ownCopy(content, bytes) {
   const whole = bytes.byteOffset === 0 && bytes.byteLength === bytes.buffer.byteLength;
-  if (whole && (content === null || content.bytes === null)) return bytes;
-  return new Uint8Array(copyOf(bytes.buffer, bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
+  return whole && (content === null || content.bytes === null) ? bytes : fresh(bytes);
 }
+
+const fresh = (bytes) => new Uint8Array(copyOf(bytes.buffer, bytes.byteOffset, bytes.byteOffset + bytes.byteLength));

@@ -1,13 +1,15 @@
-// Reads forms: `multipart/form-data` (RFC 7578) and urlencoded ones. (The
-// engine's own reader garbles files and takes any text for a form.)
+// Reads forms: `multipart/form-data` (RFC 7578) and urlencoded ones.
 
+import { blobOf, fileOf } from './blob.js';
+import { FormData } from './form-data.js';
 import { regExpExec, SafeTypeError, string, uncurry } from './intrinsics.js';
 
-const { File, FormData, TextDecoder, Uint8Array, URLSearchParams } = globalThis;
+const { TextDecoder, Uint8Array, URLSearchParams } = globalThis;
 const append = uncurry(FormData.prototype.append);
 const decoder = new TextDecoder();
 const decode = uncurry(TextDecoder.prototype.decode);
 const piece = uncurry(Uint8Array.prototype.subarray);
+const copyOf = uncurry(Uint8Array.prototype.slice);
 const indexOf = uncurry(Uint8Array.prototype.indexOf);
 const eachParameter = uncurry(URLSearchParams.prototype.forEach);
 
@@ -50,7 +52,7 @@ function readParts(bytes, delimiter, form) {
     if (next < at + 2 || bytes[next - 2] !== CR || bytes[next - 1] !== LF) throw broken('the end of a part');
     const content = piece(bytes, at, next - 2);
     if (part.filename === undefined) append(form, part.name, decode(decoder, content));
-    else append(form, part.name, new File([content], part.filename, { type: part.type ?? 'text/plain' }));
+    else append(form, part.name, fileOf(blobOf(copyOf(content), part.type ?? 'text/plain'), part.filename));
     at = next;
   }
 }

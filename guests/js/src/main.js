@@ -2,17 +2,20 @@
 // while the component is built; a sandbox starts from the snapshot.
 
 import { installAbort } from './abort.js';
+import { installBlob } from './blob.js';
 import { callFunction } from './entry.js';
 import { failure } from './failures.js';
 import { installConsole } from './console.js';
 import { installEnvironment, setEnvironment } from './environment.js';
 import { installEvents } from './events.js';
+import { installFormData } from './form-data.js';
 import { installFetch } from './fetch.js';
 import { installHostcall } from './hostcall.js';
 import { forgetRandom, installRandom } from './random.js';
 import { installRequest } from './request.js';
 import { installResponse } from './response.js';
 import { installStreams } from './streams.js';
+import { installStructuredClone } from './structured-clone.js';
 import { installText } from './text.js';
 import { forgetTimeOrigin, installTimeOrigin } from './time-origin.js';
 import { installTimers } from './timers.js';
@@ -34,6 +37,9 @@ installUrl();
 installText();
 installTimeOrigin();
 installStreams();
+installBlob(globalThis);
+installFormData(globalThis);
+installStructuredClone(globalThis);
 installRequest(globalThis);
 installResponse(globalThis);
 installFetch(globalThis);

@@ -2,7 +2,7 @@
 
 import { define, SafeString, toStringTag } from './intrinsics.js';
 
-const { Blob, File, FormData, Headers, ReadableStream, URL, URLSearchParams } = globalThis;
+const { Headers, ReadableStream, URL, URLSearchParams } = globalThis;
 
 function parse(url, base = undefined) {
   try {
@@ -16,6 +16,6 @@ export function installUrl() {
   define(URL, 'parse', (url, base) => parse(url, base), true);
   define(URL, 'canParse', (url, base) => parse(url, base) !== null, true);
   // So that these objects say what they are.
-  const classes = { Blob, File, FormData, Headers, ReadableStream, URL, URLSearchParams };
+  const classes = { Headers, ReadableStream, URL, URLSearchParams };
   for (const name in classes) define(classes[name].prototype, toStringTag, name, false);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -135,6 +136,11 @@ def test_files(tmp_path: Path) -> None:
         assert sb.ls("/remote/path/") == ["again.bin", "file.bin", "hello.txt"]
         sb.write_text("/tmp/empty", "")
         assert sb.download("/tmp/empty") == b""
+        odd = os.fsdecode(b"caf\xe9 & \xff")
+        sb.write_text(f"/tmp/odd/{odd}", "not UTF-8")
+        sb.write_text("/tmp/odd/caf\u00e9", "UTF-8")
+        assert sb.ls("/tmp/odd") == ["caf\u00e9", odd]
+        assert sb.download(f"/tmp/odd/{odd}") == b"not UTF-8"
         for read in (sb.download, sb.ls):
             with pytest.raises(IsorunError) as caught:
                 read("/nothing")

@@ -144,6 +144,30 @@ class Sandbox:
             async for event in events:
                 yield event
 
+    async def finish(
+        self, *, timeout: float | None = None, cpu_timeout: float | None = None
+    ) -> None:
+        """Ends the interpreter in order and closes the sandbox.
+
+        A Python guest runs what is registered with `atexit`, finalizers and
+        `__del__`, as `python3` does at its end. `close` runs no code of the guest.
+        """
+        limits = _limits(timeout, cpu_timeout)
+        self._dispatcher.enter()
+        await call(lambda loop, done: self._native.finish(limits, loop, done))
+
+    async def finish_stream(
+        self, *, timeout: float | None = None, cpu_timeout: float | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """The same, and gives what happens while it happens, as `run_stream`."""
+        limits = _limits(timeout, cpu_timeout)
+        loop = asyncio.get_running_loop()
+        self._dispatcher.enter()
+        stream = self._native.finish_stream(limits, loop)
+        async with aclosing(_follow(stream, loop)) as events:
+            async for event in events:
+                yield event
+
     async def snapshot(self) -> Snapshot:
         """Copies the interpreter as it is; the sandbox goes on.
 

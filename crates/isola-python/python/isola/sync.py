@@ -377,6 +377,18 @@ class Sandbox:
             )
         )
 
+    def finish(
+        self, *, timeout: float | None = None, cpu_timeout: float | None = None
+    ) -> None:
+        """See `isola.Sandbox.finish`."""
+        _LOOP.run(self._inner.finish(timeout=timeout, cpu_timeout=cpu_timeout))
+
+    def finish_stream(
+        self, *, timeout: float | None = None, cpu_timeout: float | None = None
+    ) -> Iterator[Event]:
+        """See `isola.Sandbox.finish_stream`."""
+        return _iterate(self._inner.finish_stream(timeout=timeout, cpu_timeout=cpu_timeout))
+
     def snapshot(self) -> Snapshot:
         """See `isola.Sandbox.snapshot`."""
         return Snapshot(_LOOP.run(self._inner.snapshot()))

@@ -16,6 +16,9 @@ use super::{Agent, exec, files, forward, hosts, shell};
 
 /// How long a client may take to say what it wants, and to hang up afterwards.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a client may take to read the rest of an answer. One that is gone has
+/// closed its end.
+const READING: Duration = Duration::from_secs(300);
 
 /// Serves a connection to its end. Whatever is wrong with it ends it, and
 /// nothing else.
@@ -67,8 +70,9 @@ pub async fn serve(agent: &Rc<Agent>, stream: TcpStream) {
         Request::Configure(request) => answer(&mut writer, configure(agent, &request)).await,
     };
     if outcome.is_ok() && writer.shutdown().await.is_ok() {
-        // Hanging up first would throw away what the client has not read yet.
-        let _ = timeout(PATIENCE, drain(&mut reader)).await;
+        // Hanging up first would throw away what the client has not read yet, and
+        // there may be megabytes of it.
+        let _ = timeout(READING, drain(&mut reader)).await;
     }
 }
 

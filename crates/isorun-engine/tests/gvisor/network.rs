@@ -351,6 +351,46 @@ async fn a_checkpoint_is_taken_while_connections_are_open() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sandbox_holds_as_many_connections_as_the_default_says() {
+    let world = World(14);
+    let bench = Bench::open(world).await;
+    world.server(1, 9000).await;
+    let address = world.host(1).to_string();
+    let test = async {
+        let sandbox = bench.sandbox().await;
+        let open = plan(Rest::Closed, &[address.as_str()], &[]);
+        bench.scratch.set_network(&sandbox.id, open).await.unwrap();
+        let script = format!(
+            "
+import resource, socket
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+def open_until_refused(most):
+    held = []
+    for _ in range(most):
+        try:
+            s = socket.create_connection(('{address}', 9000), 30)
+            s.sendall(b'x'); s.recv(1)
+        except OSError: return held, True
+        held.append(s)
+    return held, False
+held, refused = open_until_refused(1100)
+print(len(held), refused)
+for s in held[:10]: s.close()
+held, refused = open_until_refused(5)
+print(len(held), refused)
+"
+        );
+        let output = sandbox.exec(argv(&["python3", "-c", &script])).await.unwrap();
+        let output = output.output(10_000).await.unwrap();
+        assert_eq!(output.stdout, b"1024 True\n5 False\n", "{output:?}");
+        let seen = bench.seen.take();
+        assert!(seen.iter().any(|(reason, _)| reason == "too_many"), "{seen:?}");
+    };
+    tokio::time::timeout(LIMIT * 2, test).await.unwrap();
+    clean_up(&*bench.scratch).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_many_and_too_slow_are_reset() {
     let world = World(6);
     // Few enough that all are open before the first one has been silent for too long.

@@ -287,8 +287,12 @@ pub struct RunStats {
 /// What is in a folder.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Entries {
-    /// Names without their folder, sorted.
+    /// Names without their folder, sorted by their bytes. What is not UTF-8 is replaced by U+FFFD.
     pub entries: Vec<String>,
+    /// The same names in the same order, percent-encoded as a query takes them; only if one of
+    /// them is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoded_entries: Option<Vec<String>>,
 }
 
 /// What an upload wrote.

@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use axum::{
     Json as Answer,
     body::Body,
-    extract::State,
+    extract::{RawQuery, State},
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
@@ -23,7 +23,7 @@ use tokio_util::io::StreamReader;
 use super::{
     ApiError, App, Code,
     extract::{AwakeRun, Params, drain},
-    limits, order,
+    limits, order, percent,
     runs::LiveRun,
 };
 use crate::api::{Entries, ErrorBody, FILE_MODE, Written};
@@ -41,16 +41,25 @@ const NAME_OVERHEAD: usize = 32;
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct FileParams {
-    /// An absolute path inside of the sandbox.
+    /// An absolute path inside of the sandbox. Bytes that are not UTF-8 are percent-encoded, as
+    /// everything in a query: `%FF`.
     path: Option<String>,
     /// Permissions of a new file, in octal; 644 if not given.
     mode: Option<String>,
 }
 
 impl FileParams {
-    fn path(&self) -> Result<String, ApiError> {
-        let path = self.path.as_deref();
-        order::path("path", path.ok_or_else(|| ApiError::invalid("the query has no `path`"))?)
+    /// The path's bytes are taken from the query itself: as text, those that are not
+    /// UTF-8 would be replaced.
+    fn path(&self, RawQuery(query): &RawQuery) -> Result<FilePath, ApiError> {
+        let missing = || ApiError::invalid("the query has no `path`");
+        let encoded = query.as_deref().unwrap_or_default().split('&');
+        let encoded = encoded.filter_map(|pair| pair.split_once('='));
+        let mut encoded = encoded.filter(|(name, _)| *percent::decode(name.as_bytes()) == *b"path");
+        let (_, encoded) = encoded.next().filter(|_| self.path.is_some()).ok_or_else(missing)?;
+        let bytes = percent::decode(encoded.replace('+', " ").as_bytes()).into_owned();
+        order::path_of_bytes("path", &bytes)?;
+        Ok(FilePath { text: String::from_utf8_lossy(&bytes).into_owned(), name: bytes.into() })
     }
 
     fn mode(&self) -> Result<Option<u32>, ApiError> {
@@ -62,6 +71,12 @@ impl FileParams {
             ))),
         }
     }
+}
+
+/// A path as a program in the sandbox has it, and as text for messages.
+struct FilePath {
+    name: Name,
+    text: String,
 }
 
 /// Write a file
@@ -84,10 +99,11 @@ pub async fn upload(
     State(app): State<App>,
     AwakeRun(run): AwakeRun,
     Params(params): Params<FileParams>,
+    query: RawQuery,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Answer<Written>, ApiError> {
-    let (path, mode) = (params.path()?, params.mode()?);
+    let (FilePath { name, text: path }, mode) = (params.path(&query)?, params.mode()?);
     let most = app.config.limits.upload;
     let announced = headers
         .get(header::CONTENT_LENGTH)
@@ -106,7 +122,7 @@ pub async fn upload(
         Ok(piece)
     });
     let source = StreamReader::new(Box::pin(source));
-    let request = WriteFile { path: path.as_str().into(), mode, owner: run.defaults.user.clone() };
+    let request = WriteFile { path: name, mode, owner: run.defaults.user.clone() };
     let work = async {
         let stream = app.connect(&run).await?;
         client::write_file(stream, request, source).await.map_err(|error| match error {
@@ -148,11 +164,11 @@ pub async fn download(
     State(app): State<App>,
     AwakeRun(run): AwakeRun,
     Params(params): Params<FileParams>,
+    query: RawQuery,
 ) -> Result<Response, ApiError> {
-    let path = params.path()?;
+    let FilePath { name, text: path } = params.path(&query)?;
     let work = async {
         let stream = app.connect(&run).await?;
-        let name = path.as_str().into();
         client::read_file(stream, name).await.map_err(|error| file_error(&path, error))
     };
     let reader = run.during(work).await?;
@@ -175,15 +191,16 @@ pub async fn list(
     State(app): State<App>,
     AwakeRun(run): AwakeRun,
     Params(params): Params<FileParams>,
+    query: RawQuery,
 ) -> Result<Response, ApiError> {
-    let path = params.path()?;
+    let FilePath { name, text: path } = params.path(&query)?;
     let memory = &app.accounts.memory;
     let refused = |exhausted| memory.refusal(exhausted);
     let mut hold = memory.take(&run.tenant, 0).map_err(refused)?;
     let mut names = Vec::new();
     let work = async {
         let stream = app.connect(&run).await?;
-        let listing = client::list_parts(stream, path.as_str().into(), |part| {
+        let listing = client::list_parts(stream, name, |part| {
             for entry in part {
                 let bytes = entry.name.to_text().len() + NAME_OVERHEAD;
                 let grown = hold.grow(u64::try_from(bytes).unwrap_or(u64::MAX));
@@ -221,20 +238,36 @@ impl From<ClientError> for ListError {
 
 /// Names as an [`Entries`] in JSON, written piece by piece.
 fn listing(names: Vec<Name>) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Send {
-    let pieces = (0..names.len()).step_by(NAMES_PER_PIECE).collect::<Vec<_>>().into_iter();
-    let pieces = pieces.map(move |start| {
+    let names = Arc::new(names);
+    let all_text = names.iter().all(|name| std::str::from_utf8(name.as_bytes()).is_ok());
+    let part = |text: &'static str| stream::iter([Ok(Bytes::from_static(text.as_bytes()))]);
+    let entries = list_in_pieces(Arc::clone(&names), |name| name.to_text().into_owned());
+    // Nothing to say where the names are all text.
+    let encoded = if all_text { Arc::default() } else { names };
+    let between = if all_text { "" } else { "],\"encoded_entries\":[" };
+    part("{\"entries\":[")
+        .chain(entries)
+        .chain(part(between))
+        .chain(list_in_pieces(encoded, |name| percent::encode(name.as_bytes())))
+        .chain(part("]}"))
+}
+
+/// What stands between the brackets of a list of names.
+fn list_in_pieces(
+    names: Arc<Vec<Name>>,
+    form: fn(&Name) -> String,
+) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Send {
+    stream::iter((0..names.len()).step_by(NAMES_PER_PIECE)).map(move |start| {
         let end = names.len().min(start + NAMES_PER_PIECE);
         let mut piece = Vec::new();
         for (at, name) in names.get(start..end).unwrap_or_default().iter().enumerate() {
             if start + at > 0 {
                 piece.push(b',');
             }
-            serde_json::to_writer(&mut piece, &name.to_text())?;
+            serde_json::to_writer(&mut piece, &form(name))?;
         }
         Ok(Bytes::from(piece))
-    });
-    let (open, close) = (Bytes::from_static(b"{\"entries\":["), Bytes::from_static(b"]}"));
-    stream::iter([Ok(open)].into_iter().chain(pieces).chain([Ok(close)]))
+    })
 }
 
 /// What is left of a file, piece by piece. It counts as use of the run, and
@@ -300,6 +333,29 @@ mod tests {
             let entries: Entries = serde_json::from_slice(&body).unwrap();
             let texts: Vec<_> = names.iter().map(|name| name.to_text().into_owned()).collect();
             assert_eq!(entries.entries, texts);
+            assert_eq!(entries.encoded_entries, None);
+        }
+    }
+
+    #[tokio::test]
+    async fn names_that_are_no_text_can_be_asked_for() {
+        let names: Vec<Name> =
+            [&b"plain"[..], b"caf\xe9", "caf\u{e9}".as_bytes(), b"a b+c%41&=\xff\x80/"]
+                .map(|bytes| bytes.to_vec().into())
+                .into();
+        let mut body = Vec::new();
+        for piece in listing(names.clone()).collect::<Vec<_>>().await {
+            body.extend_from_slice(&piece.unwrap());
+        }
+        let entries: Entries = serde_json::from_slice(&body).unwrap();
+        assert_eq!(entries.entries[1], "caf\u{fffd}");
+        let encoded = entries.encoded_entries.unwrap();
+        assert_eq!(encoded[1], "caf%E9");
+        for (name, encoded) in names.iter().zip(encoded) {
+            let query = RawQuery(Some(format!("mode=644&path=/tmp/{encoded}")));
+            let params = FileParams { path: Some(String::new()), mode: None };
+            let path = params.path(&query).unwrap();
+            assert_eq!(path.name.as_bytes(), [b"/tmp/", name.as_bytes()].concat());
         }
     }
 }

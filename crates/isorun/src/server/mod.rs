@@ -21,6 +21,7 @@ mod newborn;
 mod observe;
 pub mod openapi;
 mod order;
+mod percent;
 mod proxy;
 mod routes;
 mod runs;

@@ -154,10 +154,20 @@ pub fn env(env: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Ap
 /// resolved by the agent, inside. `..` is refused all the same, since what it
 /// means there depends on links that a guest chose.
 pub fn path(name: &str, path: &str) -> Result<String, ApiError> {
-    no_nul(name, path)?;
-    if !path.starts_with('/') {
+    path_of_bytes(name, path.as_bytes())?;
+    Ok(path.to_owned())
+}
+
+/// The same for a path that need not be UTF-8: names of files are bytes.
+pub fn path_of_bytes(name: &str, path: &[u8]) -> Result<(), ApiError> {
+    let text = || String::from_utf8_lossy(path);
+    if let Some(at) = path.iter().position(|byte| *byte == 0) {
+        return Err(nul_at(name, at));
+    }
+    if path.first() != Some(&b'/') {
         return Err(ApiError::invalid(format!(
-            "{name} is {path:?}: give an absolute path inside of the sandbox"
+            "{name} is {:?}: give an absolute path inside of the sandbox",
+            text()
         )));
     }
     if path.len() > MAX_PATH {
@@ -166,10 +176,13 @@ pub fn path(name: &str, path: &str) -> Result<String, ApiError> {
             path.len()
         )));
     }
-    if path.split('/').any(|part| part == "..") {
-        return Err(ApiError::invalid(format!("{name} is {path:?}: `..` is not allowed in it")));
+    if path.split(|byte| *byte == b'/').any(|part| part == b"..") {
+        return Err(ApiError::invalid(format!(
+            "{name} is {:?}: `..` is not allowed in it",
+            text()
+        )));
     }
-    Ok(path.to_owned())
+    Ok(())
 }
 
 /// Checks a request for a run that the fuzzer made.
@@ -188,12 +201,11 @@ pub fn fuzz_new_run(new: NewRun) {
 
 /// A text that can be handed to a program.
 pub fn no_nul(name: &str, text: &str) -> Result<(), ApiError> {
-    match text.find('\0') {
-        Some(at) => Err(ApiError::invalid(format!(
-            "{name} has a NUL byte at offset {at}: no program can be given one"
-        ))),
-        None => Ok(()),
-    }
+    text.find('\0').map_or(Ok(()), |at| Err(nul_at(name, at)))
+}
+
+fn nul_at(name: &str, at: usize) -> ApiError {
+    ApiError::invalid(format!("{name} has a NUL byte at offset {at}: no program can be given one"))
 }
 
 #[cfg(test)]

@@ -40,6 +40,49 @@ fn bytes_come_back_as_they_went() {
     });
 }
 
+/// Linux takes every byte but `/` and NUL in a name.
+#[test]
+fn names_that_are_not_utf_8_are_names() {
+    let server = Server::start();
+    bounded(async {
+        let id = server.create().await;
+        let files = format!("/v1/runs/{id}/files");
+        let made = server
+            .exec(&id, r"mkdir /srv/n; cd /srv/n; printf one > $(printf 'caf\351'); mkdir $(printf '\377\200')")
+            .await;
+        assert_eq!(made["exit_code"], 0, "{made}");
+        let download = async |path: &str| {
+            let path = format!("{files}/download?path={path}");
+            server.request(Method::GET, &path).send().await.unwrap()
+        };
+        assert_eq!(download("/srv/n/caf%E9").await.bytes().await.unwrap(), "one");
+        let missing = download("/srv/n/caf%E8").await;
+        assert_eq!(missing.status(), 404);
+        for (name, content) in [("%FF%80/in+a%2Bb%20c", "two"), ("%C3", "three")] {
+            let path = format!("{files}/upload?path=/srv/n/{name}");
+            assert_eq!(answer(server.request(Method::POST, &path).body(content)).await.0, 200);
+            assert_eq!(download(&format!("/srv/n/{name}")).await.bytes().await.unwrap(), content);
+        }
+        let (_, listed) = server.get(&format!("{files}?path=/srv/n/")).await;
+        let expected = json!({
+            "entries": ["caf\u{fffd}", "\u{fffd}", "\u{fffd}\u{fffd}"],
+            "encoded_entries": ["caf%E9", "%C3", "%FF%80"],
+        });
+        assert_eq!(listed, expected);
+        let (_, listed) = server.get(&format!("{files}?path=/srv/n/%FF%80")).await;
+        assert_eq!(listed, json!({ "entries": ["in a+b c"] }));
+        for (path, complaint) in [("/a%00b", "NUL byte at offset 2"), ("/%FF/../x", "`..`")] {
+            let path = format!("{files}/download?path={path}");
+            refused(
+                &answer(server.request(Method::GET, &path)).await,
+                400,
+                "invalid_request",
+                complaint,
+            );
+        }
+    });
+}
+
 #[test]
 fn an_upload_that_breaks_off_changes_nothing() {
     let server = Server::start();

@@ -134,7 +134,8 @@ class AsyncSandbox(SandboxBase):
         await self._transport.send(operation, text.encode())
 
     async def ls(self, remote_path: str) -> list[str]:
-        """The names in a folder of the sandbox, sorted."""
+        """The names in a folder of the sandbox, sorted. Bytes of them that are not UTF-8 are as
+        `os.listdir` gives them, and `download` takes them so."""
         return await self._transport.send(_protocol.ls(self._running(), remote_path))
 
     async def set_timeout(self, seconds: float) -> None:

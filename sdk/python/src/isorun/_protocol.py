@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlencode
 
 from ._errors import IsorunConnectionError, IsorunError, IsorunTimeoutError
 from ._types import DestroyStats, ExecResult, SandboxInfo, SnapshotInfo
@@ -37,6 +37,14 @@ class Operation(Generic[T]):
     params: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
     read_timeout: float | None = USUAL_TIMEOUT
+
+    @property
+    def target(self) -> str:
+        """Path and query. Names of files need not be UTF-8: they come as `os.listdir` gives
+        them, and go as they are."""
+        if not self.params:
+            return self.path
+        return f"{self.path}?{urlencode(self.params, errors='surrogateescape')}"
 
     def answer(self, status: int, content: bytes) -> T:
         """What the answer says, or the exception that it means."""
@@ -333,7 +341,11 @@ def _destroy_stats(content: bytes) -> DestroyStats:
 
 
 def _entries(content: bytes) -> list[str]:
-    return [str(name) for name in json.loads(content)["entries"]]
+    answer = json.loads(content)
+    if "encoded_entries" not in answer:
+        return [str(name) for name in answer["entries"]]
+    # As `os.listdir` gives names that are not UTF-8.
+    return [unquote(name, errors="surrogateescape") for name in answer["encoded_entries"]]
 
 
 def _begin(content: bytes) -> str:

@@ -43,8 +43,7 @@ class Transport:
         with _translated(self._url):
             response = self._client.request(
                 operation.method,
-                operation.path,
-                params=dict(operation.params),
+                operation.target,
                 json=operation.body,
                 content=content,
                 timeout=_timeout(operation.read_timeout),
@@ -98,8 +97,7 @@ class AsyncTransport:
         with _translated(self._url):
             response = await self._client.request(
                 operation.method,
-                operation.path,
-                params=dict(operation.params),
+                operation.target,
                 json=operation.body,
                 content=content,
                 timeout=_timeout(operation.read_timeout),

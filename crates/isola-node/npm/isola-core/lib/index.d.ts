@@ -254,6 +254,14 @@ export class Sandbox<Value = JsonValue> {
     kwargs?: Kwargs | null,
     options?: CallOptions,
   ): AsyncGenerator<Event<Value>, void, undefined>;
+  /**
+   * Ends the interpreter in order, and closes the sandbox. A Python guest runs what is
+   * registered with `atexit`, finalizers and `__del__`, as `python3` does at its end.
+   * `close` runs no code of the guest.
+   */
+  finish(options?: CallOptions): Promise<void>;
+  /** The same, and gives what happens. */
+  finishStream(options?: CallOptions): AsyncGenerator<Event<Value>, void, undefined>;
   /** Copies the interpreter as it is; the sandbox goes on. */
   snapshot(): Promise<Snapshot>;
   /** Sandboxes that go on from where this one is, each on its own, started. */

@@ -46,7 +46,7 @@ class Sandbox {
   async start(callOptions) {
     const { signal, limits } = options.call(callOptions);
     if (this.#busy) throw errors.notPending();
-    await this.#finish(signal, (cancel) => this.#native.start(limits, cancel));
+    await this.#settle(signal, (cancel) => this.#native.start(limits, cancel));
   }
 
   /** Runs source code at the top level. */
@@ -59,7 +59,7 @@ class Sandbox {
     if (name !== undefined && typeof name !== 'string') {
       throw errors.invalid(`name should be a string, and not ${shown(name)}`);
     }
-    await this.#finish(signal, (cancel) => this.#native.loadScript(code, name, limits, cancel));
+    await this.#settle(signal, (cancel) => this.#native.loadScript(code, name, limits, cancel));
   }
 
   /** Calls a function that a script defined, and gives its result. */
@@ -67,20 +67,26 @@ class Sandbox {
     const { signal, limits } = options.call(callOptions);
     const given = prepare(name, args, kwargs);
     const run = (cancel) => this.#native.run(name, given, limits, cancel);
-    return fromJson(await this.#finish(signal, run), this.#bigints);
+    return fromJson(await this.#settle(signal, run), this.#bigints);
   }
 
   /** Calls a function, and gives the events of the call as they happen. */
   runStream(name, args, kwargs, callOptions) {
     const { signal, limits } = options.call(callOptions);
     const given = prepare(name, args, kwargs);
-    const begin = () => {
-      this.#refuse();
-      const begun = this.#native.runStream(name, given, limits);
-      if (begun.code !== undefined) throw errors.fromFailure(begun);
-      return begun;
-    };
-    return new Events(begin, signal, this.#bigints, this.#streams);
+    return this.#events(signal, () => this.#native.runStream(name, given, limits));
+  }
+
+  /** Ends the interpreter in order, as the end of a process, and closes the sandbox. */
+  async finish(callOptions) {
+    const { signal, limits } = options.call(callOptions);
+    await this.#settle(signal, (cancel) => this.#native.finish(limits, cancel));
+  }
+
+  /** The same, and gives the events of it as they happen. */
+  finishStream(callOptions) {
+    const { signal, limits } = options.call(callOptions);
+    return this.#events(signal, () => this.#native.finishStream(limits));
   }
 
   /** Copies the interpreter as it is; the sandbox goes on. */
@@ -130,8 +136,18 @@ class Sandbox {
     if (this.#busy) throw errors.busy();
   }
 
+  #events(signal, start) {
+    const begin = () => {
+      this.#refuse();
+      const begun = start();
+      if (begun.code !== undefined) throw errors.fromFailure(begun);
+      return begun;
+    };
+    return new Events(begin, signal, this.#bigints, this.#streams);
+  }
+
   /** Waits for a call, and stops it when its signal says so. */
-  async #finish(signal, begin) {
+  async #settle(signal, begin) {
     this.#refuse();
     if (signal?.aborted) throw errors.aborted(signal);
     this.#busy = true;

@@ -86,7 +86,7 @@ async fn every_kind_of_body_is_sent() {
             "array": ["/array", "[1,\"two\"]", "application/json", "9"],
             "Blob": ["/Blob", "blob", "text/x", "4"],
             "nothing": ["/nothing", "", null, "0"],
-            "FormData": "--BOUNDARY\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nb\r\n--BOUNDARY--",
+            "FormData": "--BOUNDARY\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nb\r\n--BOUNDARY--\r\n",
         })
     );
 }

@@ -56,6 +56,11 @@ async fn timers() {
 }
 
 #[tokio::test]
+async fn blobs_and_forms() {
+    check(include_str!("blob.js"), 33, args![]).await;
+}
+
+#[tokio::test]
 async fn structured_values() {
     check(include_str!("structured.js"), 20, args![]).await;
 }

@@ -14,7 +14,8 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{ApiError, Code, Place, secrets};
+use super::{ApiError, Code, Place};
+use crate::server::percent;
 
 /// The name in the query, and of the cookie.
 pub const TOKEN: &str = "isorun_token";
@@ -123,9 +124,9 @@ pub fn split_query(query: &str) -> (Vec<String>, String) {
         .split('&')
         .filter(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let ours = secrets::unescape(name.as_bytes()).eq_ignore_ascii_case(TOKEN.as_bytes());
+            let ours = percent::decode(name.as_bytes()).eq_ignore_ascii_case(TOKEN.as_bytes());
             if ours {
-                tokens.push(String::from_utf8_lossy(&secrets::unescape(value.as_bytes())).into());
+                tokens.push(String::from_utf8_lossy(&percent::decode(value.as_bytes())).into());
             }
             !ours && !pair.is_empty()
         })

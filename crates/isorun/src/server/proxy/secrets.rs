@@ -5,6 +5,8 @@ use std::borrow::Cow;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
+use crate::server::percent;
+
 /// What every API key begins with.
 const KEY: &[u8] = b"isorun_live_";
 /// How often a text may have been escaped.
@@ -21,7 +23,7 @@ pub fn has_key(text: &[u8]) -> bool {
         if contains(&text, KEY) || in_base64(&text) {
             return true;
         }
-        match unescape(&text) {
+        match percent::decode(&text) {
             Cow::Owned(plain) if *plain != *text => text = Cow::Owned(plain),
             _ => return false,
         }
@@ -41,29 +43,6 @@ pub fn has_id(text: &[u8]) -> bool {
 /// Whether a text has another in it, in letters of any case.
 pub fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part))
-}
-
-/// A text without the escapes of URLs: `%41` is `A`.
-pub fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
-    if !text.contains(&b'%') {
-        return Cow::Borrowed(text);
-    }
-    let mut plain = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, after)) = rest.split_first() {
-        let digit = |at: usize| after.get(at).and_then(|byte| (*byte as char).to_digit(16));
-        match (first, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => {
-                plain.push(u8::try_from(high * 16 + low).unwrap_or_default());
-                rest = &after[2..];
-            }
-            _ => {
-                plain.push(*first);
-                rest = after;
-            }
-        }
-    }
-    Cow::Owned(plain)
 }
 
 /// Whether a word of the text is base64 of a text with an API key in it.
