@@ -113,13 +113,14 @@ fn contains(written: &Value, given: &Value) {
 #[cfg(test)]
 mod tests {
     use std::{
+        env,
         path::Path,
         time::{Duration, Instant},
     };
 
     use super::*;
 
-    /// A generator that is the same in each run.
+    /// A generator of random numbers: xorshift64.
     struct Numbers(u64);
 
     impl Numbers {
@@ -167,8 +168,14 @@ mod tests {
         b"65535",
     ];
 
-    /// Inputs that are made from the seeds by random changes: without a fuzzer, for
-    /// a second; for longer with `ISORUN_FUZZ_SECONDS`.
+    /// The number of inputs, unless a time is given.
+    const INPUTS: u64 = 5_000;
+    /// What the random numbers begin with, unless a time is given.
+    const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+
+    /// Checks inputs that are made from the seeds by random changes, without a fuzzer.
+    /// They are the same in each run, unless `ISORUN_FUZZ_SECONDS` says for how long
+    /// to make others. `ISORUN_FUZZ_SEED` makes those of an earlier run again.
     fn run(target: &str, check: fn(&[u8])) {
         let folder =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/isorun/seeds").join(target);
@@ -178,49 +185,54 @@ mod tests {
             .collect();
         seeds.sort();
         assert!(seeds.len() > 3);
-        let seconds = std::env::var("ISORUN_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
-        let seed = std::env::var("ISORUN_FUZZ_SEED").ok().and_then(|text| text.parse().ok());
-        let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(1));
-        let mut numbers = Numbers(seed.unwrap_or(0x9e37_79b9_7f4a_7c15));
-        let mut count = 0_u64;
+        let number = |name| Some(env::var(name).ok()?.parse::<u64>().unwrap());
+        let time = number("ISORUN_FUZZ_SECONDS").map(Duration::from_secs);
+        let fresh = || time.map_or(SEED, |_| getrandom::u64().unwrap());
+        // Of zero, only zeros follow.
+        let seed = number("ISORUN_FUZZ_SEED").unwrap_or_else(fresh).max(1);
+        eprintln!("{target}: ISORUN_FUZZ_SEED={seed}");
         seeds.iter().for_each(|seed| check(seed));
-        while Instant::now() < end {
-            for _ in 0..64 {
-                let mut input = seeds[numbers.below(seeds.len())].clone();
-                for _ in 0..=numbers.below(6) {
-                    let at = numbers.below(input.len() + 1);
-                    match numbers.below(6) {
-                        0 => input.truncate(at.max(1)),
-                        1 => {
-                            let word = WORDS[numbers.below(WORDS.len())];
-                            input.splice(at..at, word.iter().copied());
-                        }
-                        2 if at < input.len() => {
-                            input[at] = u8::try_from(numbers.below(256)).unwrap()
-                        }
-                        3 if at < input.len() => drop(input.remove(at)),
-                        4 => {
-                            let other = &seeds[numbers.below(seeds.len())];
-                            let from = numbers.below(other.len());
-                            input.splice(at.., other[from..].iter().copied());
-                        }
-                        _ => {
-                            let length = numbers.below(40).min(input.len() - at);
-                            let piece = input[at..at + length].to_vec();
-                            let to = numbers.below(input.len() + 1);
-                            input.splice(to..to, piece);
-                        }
-                    }
-                }
-                let shown = std::panic::AssertUnwindSafe(|| check(&input));
-                if let Err(panic) = std::panic::catch_unwind(shown) {
-                    eprintln!("{target}: {}", input.escape_ascii());
-                    std::panic::resume_unwind(panic);
-                }
-                count += 1;
+        let (mut numbers, mut count) = (Numbers(seed), 0);
+        let start = Instant::now();
+        while time.map_or(count < INPUTS, |time| start.elapsed() < time) {
+            let input = changed(&seeds, &mut numbers);
+            let shown = std::panic::AssertUnwindSafe(|| check(&input));
+            if let Err(panic) = std::panic::catch_unwind(shown) {
+                eprintln!("{target}: {}", input.escape_ascii());
+                std::panic::resume_unwind(panic);
             }
+            count += 1;
         }
         eprintln!("{target}: {count} inputs");
+    }
+
+    /// Makes an input of one of the seeds, with up to six random changes.
+    fn changed(seeds: &[Vec<u8>], numbers: &mut Numbers) -> Vec<u8> {
+        let mut input = seeds[numbers.below(seeds.len())].clone();
+        for _ in 0..=numbers.below(6) {
+            let at = numbers.below(input.len() + 1);
+            match numbers.below(6) {
+                0 => input.truncate(at.max(1)),
+                1 => {
+                    let word = WORDS[numbers.below(WORDS.len())];
+                    input.splice(at..at, word.iter().copied());
+                }
+                2 if at < input.len() => input[at] = u8::try_from(numbers.below(256)).unwrap(),
+                3 if at < input.len() => drop(input.remove(at)),
+                4 => {
+                    let other = &seeds[numbers.below(seeds.len())];
+                    let from = numbers.below(other.len());
+                    input.splice(at.., other[from..].iter().copied());
+                }
+                _ => {
+                    let length = numbers.below(40).min(input.len() - at);
+                    let piece = input[at..at + length].to_vec();
+                    let to = numbers.below(input.len() + 1);
+                    input.splice(to..to, piece);
+                }
+            }
+        }
+        input
     }
 
     #[test]
