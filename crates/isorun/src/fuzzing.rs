@@ -71,6 +71,11 @@ pub fn requests(input: &[u8]) {
     }
 }
 
+/// The manifest of a hibernated run or a snapshot.
+pub fn manifests(input: &[u8]) {
+    server::fuzz_manifests(input);
+}
+
 /// Parses strictly. Of what was accepted nothing may have been ignored: all that
 /// is not null is there when it is written again, which parses to the same.
 fn parse<T: DeserializeOwned + Serialize>(text: &[u8]) -> Option<T> {
@@ -243,5 +248,10 @@ mod tests {
     #[test]
     fn requests_hold_for_changed_seeds() {
         run("requests", requests);
+    }
+
+    #[test]
+    fn manifests_hold_for_changed_seeds() {
+        run("manifests", manifests);
     }
 }

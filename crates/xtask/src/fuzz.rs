@@ -34,6 +34,7 @@ const TARGETS: &[(&str, &str)] = &[
     ("credentials", ENGINE),
     ("urls", ISORUN),
     ("requests", ISORUN),
+    ("manifests", ISORUN),
 ];
 const AGENT: &str = "agent";
 /// The parsers of `isola` and its command, without the engine.

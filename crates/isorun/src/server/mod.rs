@@ -46,6 +46,8 @@ pub use network::fuzz_network;
 pub use order::fuzz_new_run;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use proxy::fuzz_urls;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use state::archive::fuzz_manifests;
 
 use self::{
     auth::Rates,

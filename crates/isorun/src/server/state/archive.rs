@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::task::spawn_blocking;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub use self::fuzzing::fuzz_manifests;
 use crate::{
     clock,
     secret::Secret,
@@ -251,17 +253,22 @@ fn digest(file: &File) -> io::Result<(u64, String)> {
 }
 
 fn write_manifest(folder: &Path, manifest: &Manifest, secret: &Secret) -> io::Result<()> {
-    let text = serde_json::to_string(manifest)?;
-    let signature = Some(secret.sign_checkpoint(&text));
-    let envelope = Envelope { signature, blake3: None, manifest: RawValue::from_string(text)? };
+    let bytes = sign(serde_json::to_string(manifest)?, secret)?;
     let path = folder.join(FILE);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(&serde_json::to_vec(&envelope)?)?;
+    file.write_all(&bytes)?;
     file.sync_all()
+}
+
+/// Writes the bytes of `manifest.json`: a manifest's text with its signature.
+fn sign(text: String, secret: &Secret) -> io::Result<Vec<u8>> {
+    let manifest = RawValue::from_string(text)?;
+    let signature = Some(secret.sign_checkpoint(manifest.get()));
+    Ok(serde_json::to_vec(&Envelope { signature, blake3: None, manifest })?)
 }
 
 fn read_manifest(folder: &Path, owner: &Owner, secret: &Secret) -> Result<Manifest, Damage> {
@@ -368,5 +375,7 @@ fn size(folder: &Path) -> io::Result<u64> {
     Ok(bytes)
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzzing;
 #[cfg(test)]
 mod tests;
