@@ -131,8 +131,9 @@ impl Head {
             }
         } else if name.eq_ignore_ascii_case(b"content-length") {
             let length = std::str::from_utf8(value).ok().filter(|_| digits(value));
+            // What only some servers can hold, others take for another length.
             if std::mem::replace(&mut self.has_length, true)
-                || length.is_none_or(|length| length.parse::<u64>().is_err())
+                || length.is_none_or(|length| length.parse::<i64>().is_err())
             {
                 return Err(Unclean);
             }
@@ -320,6 +321,8 @@ mod tests {
             "GET / HTTP/1.1\r\nContent-Length: 0x1\r\n",
             "GET / HTTP/1.1\r\nContent-Length: \r\n",
             "GET / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n",
+            "GET / HTTP/1.1\r\nContent-Length: 18446744073709551615\r\n",
+            "GET / HTTP/1.1\r\nContent-Length: 9223372036854775808\r\n",
             "GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n",
             "GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
             "GET / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n",
