@@ -36,11 +36,8 @@ fn look(bytes: &[u8], piece: usize) -> First {
 pub fn sniff(input: &[u8]) {
     let Some((piece, bytes)) = input.split_first() else { return };
     let first = look(bytes, bytes.len());
-    // What is too long is so only as far as it was read.
-    if bytes.len() <= MAX_HEAD {
-        assert_eq!(look(bytes, usize::from(*piece)), first, "in pieces of {piece}");
-        assert_eq!(look(bytes, 1), first, "byte by byte");
-    }
+    assert_eq!(look(bytes, usize::from(*piece)), first, "in pieces of {piece}");
+    assert_eq!(look(bytes, 1), first, "byte by byte");
     match first {
         First::Tls(name) => {
             let mut acceptor = rustls::server::Acceptor::default();

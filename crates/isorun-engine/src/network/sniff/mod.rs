@@ -76,10 +76,12 @@ impl Sniffer {
         if self.bytes.len() < self.wanted {
             return First::More;
         }
-        let first = match self.bytes.first() {
+        // However many bytes arrive at once: a head that is longer is none.
+        let head = self.bytes.get(..MAX_HEAD).unwrap_or(&self.bytes);
+        let first = match head.first() {
             None => return First::More,
-            Some(&tls::HANDSHAKE) => tls::look(&self.bytes, &mut self.wanted),
-            Some(_) => self.http.look(&self.bytes),
+            Some(&tls::HANDSHAKE) => tls::look(head, &mut self.wanted),
+            Some(_) => self.http.look(head),
         };
         if first == First::More && self.bytes.len().max(self.wanted) > MAX_HEAD {
             return First::Malformed;
@@ -181,6 +183,14 @@ mod tests {
         for start in ["GET / HTTP/1.1\r\nA: ", "GET /", "A", " ", "\r\n", "GET / HTTP/1.1\r\n"] {
             let endless = format!("{start}{}", "a".repeat(MAX_HEAD));
             assert_eq!(look_in(endless.as_bytes(), 1000), First::Malformed, "{start:?}");
+        }
+        let ended = |fill: usize| format!("GET / HTTP/1.0\r\nA: {}\r\n\r\n", "a".repeat(fill));
+        let fill = MAX_HEAD - ended(0).len();
+        for piece in [1000, MAX_HEAD, MAX_HEAD + 1, 2 * MAX_HEAD] {
+            let look = |fill: usize| look_in(ended(fill).as_bytes(), piece);
+            assert_eq!(look(fill), First::Http(Host::None), "by {piece}");
+            assert_eq!(look(fill + 1), First::Malformed, "by {piece}");
+            assert_eq!(look(fill + 10_000), First::Malformed, "by {piece}");
         }
         let blank = " ".repeat(MAX_HEAD + 1);
         assert_eq!(look_in(blank.as_bytes(), 999), First::Malformed);
