@@ -7,9 +7,10 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use wasm_encoder::{
-    Alias, CodeSection, Component, ComponentAliasSection, EntityType, ExportKind, ExportSection,
-    Function, FunctionSection, GlobalSection, GlobalType, ImportSection, InstanceSection,
-    MemorySection, MemoryType, Module, ModuleArg, ModuleSection, TypeSection, ValType,
+    Alias, CodeSection, Component, ComponentAliasSection, Encode, EntityType, ExportKind,
+    ExportSection, Function, FunctionSection, GlobalSection, GlobalType, ImportSection,
+    InstanceSection, MemorySection, MemoryType, Module, ModuleArg, ModuleSection, TypeSection,
+    ValType,
 };
 
 #[path = "../../../crates/isola/src/snapshot/instrument/accessor.rs"]
@@ -19,9 +20,17 @@ mod parse;
 #[path = "../../../crates/isola/src/snapshot/instrument/rewrite.rs"]
 mod rewrite;
 
-/// A component that can be instrumented: one module defines a memory and a
-/// global, the other imports the global through a bag of exports and sets it.
+/// A component that can be instrumented.
 static BASE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let base = component(&[]);
+    assert!(rewrite::instrument(&base).is_ok());
+    base
+});
+
+/// Makes a component of which one module defines a memory and a global; the other
+/// imports the global through a bag of exports, and sets it after these
+/// instructions.
+fn component(instructions: &[u8]) -> Vec<u8> {
     let global = GlobalType { val_type: ValType::I64, mutable: true, shared: false };
     let mut types = TypeSection::new();
     types.ty().function([], []);
@@ -29,6 +38,7 @@ static BASE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     functions.function(0);
     let mut code = CodeSection::new();
     let mut function = Function::new([]);
+    function.raw(instructions.iter().copied());
     function.instructions().global_get(0).global_set(0).end();
     code.function(&function);
 
@@ -71,14 +81,56 @@ static BASE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut component = Component::new();
     component.section(&ModuleSection(&first)).section(&ModuleSection(&second));
     component.section(&instances).section(&aliases).section(&more);
-    let base = component.finish();
-    assert!(rewrite::instrument(&base).is_ok());
-    base
-});
+    component.finish()
+}
+
+/// Encodes vector instructions, each from two bytes: its opcode, and what its
+/// immediates are made of. The opcodes of relaxed SIMD begin at 256.
+fn vectors(bytes: &[u8]) -> Vec<u8> {
+    let mut code = Vec::new();
+    let (chosen, _) = bytes.as_chunks::<2>();
+    for &[number, immediate] in chosen {
+        let number = match immediate & 0x80 {
+            0 => u32::from(number),
+            _ => 0x100 + u32::from(number) % 0x14,
+        };
+        let unassigned = matches!(
+            number,
+            0x9a | 0xa2
+                | 0xa5..=0xa6
+                | 0xaf..=0xb0
+                | 0xb2..=0xb4
+                | 0xbb
+                | 0xc2
+                | 0xc5..=0xc6
+                | 0xcf..=0xd0
+                | 0xd2..=0xd4
+                | 0xe2
+                | 0xee
+        );
+        if unassigned {
+            continue;
+        }
+        code.push(0xfd);
+        number.encode(&mut code);
+        let (immediate, lane) = (immediate & 0x7f, immediate & 1);
+        match number {
+            // An alignment and an offset, and a lane.
+            0..=11 | 92..=93 => code.extend([lane, immediate]),
+            84..=91 => code.extend([lane, immediate, lane]),
+            // A value, or lanes of two.
+            12 => code.extend([immediate; 16]),
+            13 => code.extend([immediate % 32; 16]),
+            21..=34 => code.push(lane),
+            _ => {}
+        }
+    }
+    code
+}
 
 fuzz_target!(|input: &[u8]| {
     let Some((kind, bytes)) = input.split_first() else { return };
-    match kind % 3 {
+    match kind % 4 {
         0 => drop(rewrite::instrument(bytes)),
         // The good one, with some bytes changed: a place and a value each.
         1 => {
@@ -89,6 +141,13 @@ fuzz_target!(|input: &[u8]| {
                 component[place] = *value;
             }
             drop(rewrite::instrument(&component));
+        }
+        // Vector instructions hide nothing that comes after them.
+        2 => {
+            let made = rewrite::instrument(&component(&vectors(bytes)));
+            let made = made.unwrap_or_else(|refusal| panic!("{refusal}"));
+            let name: &[u8] = b"isola-state-0";
+            assert!(made.windows(name.len()).any(|part| part == name), "a global is not kept");
         }
         // The good one, and more sections.
         _ => {
