@@ -115,7 +115,7 @@ impl Head {
         self.fields += 1;
         let colon = line.iter().position(|byte| *byte == b':').ok_or(Unclean)?;
         let (name, value) = line.split_at(colon);
-        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        let value = trim(value.get(1..).unwrap_or_default());
         let plain = |byte: &u8| *byte == b'\t' || *byte >= b' ' && *byte != 0x7f;
         // A name that begins with a space goes on with the field before it.
         if name.is_empty() || !name.iter().copied().all(is_token) || !value.iter().all(plain) {
@@ -159,6 +159,15 @@ impl Head {
             _ => Err(Unclean),
         }
     }
+}
+
+/// Takes spaces and tabs off both ends: nothing else that counts as blank in ASCII
+/// may stand there.
+fn trim(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
 }
 
 fn digits(value: &[u8]) -> bool {
@@ -314,6 +323,11 @@ mod tests {
             "GET / HTTP/1.1\r\nA: b\n",
             "GET / HTTP/1.1\r\nA: b\rc\r\n",
             "GET / HTTP/1.1\r\nA: b\0c\r\n",
+            "GET / HTTP/1.1\r\nA: b\r\r\n",
+            "GET / HTTP/1.1\r\nA:\rHost: b.com\r\n",
+            "GET / HTTP/1.1\r\nA: b \x0c\r\n",
+            "GET / HTTP/1.1\r\nA: \x0cb\r\n",
+            "GET / HTTP/1.1\r\nA:\r\r\n",
             "GET / HTTP/1.1\r\nHost: b.com\r\n",
             "GET / HTTP/1.1\r\nHost: a.com\r\n",
             "GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n",
@@ -341,6 +355,8 @@ mod tests {
             "Host: a.com:x\r\n",
             "Host: [::1]\r\n",
             "Host: \u{e9}.com\r\n",
+            "Host: a.com\r\r\n",
+            "Host:\x0ca.com\r\n",
             "Host: a.com\r\n b.com\r\n",
             "Host : a.com\r\n",
             "Host\t: a.com\r\n",
