@@ -30,10 +30,12 @@ fn read(bytes: &[u8], wanted: &mut usize) -> Result<Option<Option<String>>, Brok
     let mut rest = bytes;
     loop {
         let Some((&[kind, major, _, high, low], after)) = rest.split_first_chunk::<5>() else {
-            if rest.first().is_some_and(|kind| *kind != HANDSHAKE) {
-                return Err(Broken);
-            }
-            *wanted = bytes.len() - rest.len() + 5;
+            *wanted = match rest.first() {
+                // The next byte says whether it begins a record of this type.
+                None => bytes.len() + 1,
+                Some(&HANDSHAKE) => bytes.len() - rest.len() + 5,
+                Some(_) => return Err(Broken),
+            };
             return Ok(None);
         };
         let length = usize::from(u16::from_be_bytes([high, low]));
@@ -41,6 +43,8 @@ fn read(bytes: &[u8], wanted: &mut usize) -> Result<Option<Option<String>>, Brok
             return Err(Broken);
         }
         let record = after.get(..length);
+        // With all of this record, however much of it has arrived.
+        let said = message.len() + length;
         message.extend_from_slice(record.unwrap_or(after));
         if message.first().is_some_and(|kind| *kind != CLIENT_HELLO) {
             return Err(Broken);
@@ -49,7 +53,7 @@ fn read(bytes: &[u8], wanted: &mut usize) -> Result<Option<Option<String>>, Brok
             let length =
                 usize::try_from(u32::from_be_bytes([0, high, middle, low])).map_err(|_| Broken)?;
             // Nothing is said behind it before the server has answered.
-            if length > MAX_HEAD || body.len() > length {
+            if length > MAX_HEAD || said.saturating_sub(4) > length {
                 return Err(Broken);
             }
             if body.len() == length && record.is_some() {
@@ -57,7 +61,9 @@ fn read(bytes: &[u8], wanted: &mut usize) -> Result<Option<Option<String>>, Brok
             }
         }
         if record.is_none() {
-            *wanted = bytes.len() - after.len() + length;
+            // The next bytes of the message say what it is, and how long.
+            let is_told = message.len() >= 4;
+            *wanted = if is_told { bytes.len() - after.len() + length } else { bytes.len() + 1 };
             return Ok(None);
         }
         rest = after.get(length..).unwrap_or_default();
@@ -275,6 +281,24 @@ mod tests {
             [&[0x16, 3, 1, 0xff, 0xff][..], &message].concat(),
         ] {
             assert_eq!(look_in(&bytes, 1), First::Malformed, "{bytes:?}");
+        }
+        // Any beginning of them gives the same in any pieces, and so does one whose
+        // first message is shorter than its record.
+        for bytes in [
+            records(&[message.clone(), message.clone()].concat(), 10_000),
+            records(&message, 1),
+            records(&message, 3),
+            [records(&message, 30), record(0x15, 3, &[1, 0])].concat(),
+            record(0x16, 3, &[1, 0, 0, 3, 1, 2, 3, 4, 5, 6]),
+            [record(0x16, 3, &[1]), record(0x16, 3, &[0, 0, 3, 1, 2, 3, 4, 5, 6])].concat(),
+            record(0x16, 3, &[1, 0xff, 0, 0]),
+        ] {
+            for end in 0..=bytes.len() {
+                let whole = look_in(&bytes[..end], bytes.len());
+                for piece in [1, 2, 7] {
+                    assert_eq!(look_in(&bytes[..end], piece), whole, "{end} by {piece}: {bytes:?}");
+                }
+            }
         }
         // The length of the session's id, which is 32 at most.
         let mut broken = hello("good.test");
