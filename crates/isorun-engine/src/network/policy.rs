@@ -234,10 +234,11 @@ impl Policy {
             || self.carries(ask)
             || named && truthful && ask.readable;
         let may_be_listed = address::within(permitted, ask.address);
-        let denied =
-            has_address(&self.deny, ask.address) || names.iter().any(|name| self.denies(name));
+        let denied_address = has_address(&self.deny, ask.address);
+        let denied = denied_address || names.iter().any(|name| self.denies(name));
         let unread = named && truthful && !ask.readable && !denied && self.rest == Rest::Closed;
-        if !(address::is_public(ask.address) || listed && may_be_listed) {
+        // Of an address that is denied no name is waited for, which could list it.
+        if !(address::is_public(ask.address) || (listed || denied_address) && may_be_listed) {
             return deny(if unread && may_be_listed { Reason::Protocol } else { Reason::Private });
         }
         if denied {
@@ -481,6 +482,25 @@ mod tests {
                 no(Private),
             ),
             (Rest::Closed, &["10.9.0.0/16"], &["10.9.0.1"], ("10.9.0.1", 80), None, &[], no(Rule)),
+            (
+                Rest::Closed,
+                &["10.9.0.0/16"],
+                &["10.8.0.1"],
+                ("10.8.0.1", 80),
+                None,
+                &[],
+                no(Private),
+            ),
+            (Rest::Closed, &["a.com"], &["10.9.0.1"], ("10.9.0.1", 80), None, &[], no(Rule)),
+            (
+                Rest::Closed,
+                &["a.com"],
+                &["10.9.0.1"],
+                ("10.9.0.1", 80),
+                Some(("a.com", true)),
+                &[],
+                no(Rule),
+            ),
             // 2: deny goes before allow, whatever is narrower.
             (Rest::Closed, &[public], &["93.184.216.0/24"], (public, 80), None, &[], no(Rule)),
             (Rest::Closed, &["93.184.0.0/16"], &[public], (public, 80), None, &[], no(Rule)),
