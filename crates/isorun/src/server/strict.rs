@@ -415,6 +415,24 @@ mod tests {
     };
 
     #[test]
+    fn a_number_is_read_as_the_nearest_one() {
+        #[derive(Deserialize)]
+        struct Body {
+            number: f64,
+        }
+        for text in [
+            "309199999999999999999999999999999",
+            "3.0919999999999996e+32",
+            "0.1234567890123456789",
+            "1.7976931348623157e308",
+            "5e-324",
+        ] {
+            let body: Body = object(format!("{{\"number\":{text}}}").as_bytes()).unwrap();
+            assert_eq!(body.number.to_bits(), text.parse::<f64>().unwrap().to_bits(), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_meant_is_found() {
         let new = [
             "image",
