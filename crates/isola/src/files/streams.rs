@@ -102,7 +102,13 @@ impl InputStream for Reader {
                 };
                 Ok(taken)
             }
-            ReadState::Read(Err(error), _) => Err(error),
+            ReadState::Read(Err(error), _) => {
+                // The end of a file is no end of the stream: the file may grow.
+                if let StreamError::Closed = error {
+                    self.state = ReadState::Idle;
+                }
+                Err(error)
+            }
             ReadState::Closed => Err(StreamError::Closed),
         }
     }

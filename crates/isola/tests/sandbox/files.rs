@@ -374,3 +374,38 @@ def main():
         assert_eq!(fs::read_to_string(folder.path().join(name)).unwrap(), "content");
     }
 }
+
+const GROWING: &str = "
+import os, sqlite3
+def main():
+    writer = os.open('/data/grows', os.O_RDWR | os.O_CREAT)
+    reader = os.open('/data/grows', os.O_RDONLY)
+    seen = [os.read(reader, 10)]
+    os.write(writer, b'abc')
+    seen += [os.read(reader, 10), os.read(reader, 10)]
+    os.write(writer, b'def')
+    seen += [os.read(reader, 2), os.read(reader, 10), os.read(reader, 10)]
+    os.lseek(reader, 0, os.SEEK_SET)
+    seen += [os.read(reader, 10)]
+    text = open('/data/grows')
+    seen += [text.read().encode(), text.read().encode()]
+    os.write(writer, b'ghi')
+    seen += [text.read().encode()]
+    return [bytes.decode() for bytes in seen]
+def two_connections():
+    first, second = (sqlite3.connect('/data/db', autocommit=True) for _ in range(2))
+    first.execute('create table numbers (value)')
+    second.execute('insert into numbers values (1)')
+    first.execute('insert into numbers values (2)')
+    return [second.execute('select sum(value) from numbers').fetchone()[0]]
+";
+
+#[tokio::test]
+async fn what_is_written_behind_the_end_is_read_after_the_end_was_met() {
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(folder.path(), GROWING).await;
+    let seen: Vec<String> = sandbox.run("main", args![]).await.unwrap().to().unwrap();
+    assert_eq!(seen, ["", "abc", "", "de", "f", "", "abcdef", "abcdef", "", "ghi"]);
+    let sum = sandbox.run("two_connections", args![]).await.unwrap();
+    assert_eq!(sum, serde_json::json!([3]));
+}
