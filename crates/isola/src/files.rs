@@ -13,6 +13,7 @@
 //!   rights of the mount that it was opened below.
 //! - Every operation runs on a [`Worker`]: one at a time, charged to the call.
 //! - Only regular files and directories are opened.
+//! - The directories above the mounts, `/` first of all, are made up (`tree`).
 //! - A directory is read a piece at a time (`directory`), buffers of streams are
 //!   counted (`work`), and so is what is open (`descriptors`).
 
@@ -30,11 +31,13 @@ use wasmtime_wasi::{
     },
 };
 
+pub(crate) use self::tree::Above;
 use self::{
     descriptors::Descriptors,
     directory::DirectoryStream,
     errors::{denied, outcome, too_many_open},
     host::{Open, Position, Times},
+    tree::{Place, Target, Tree},
     work::Worker,
 };
 use crate::{
@@ -48,6 +51,7 @@ mod directory;
 mod errors;
 mod host;
 mod streams;
+mod tree;
 mod work;
 
 /// Characters of a name that are kept, for messages to people.
@@ -59,6 +63,7 @@ const MAX_PATH: usize = 4_096;
 /// The mounts of a guest and what it has open below them.
 pub(crate) struct MountedFiles {
     mounts: Vec<(String, Handle)>,
+    tree: Tree,
     /// What the guest opened, by its own names.
     names: HashMap<u32, String>,
     /// Mounted directories that are open: libc opens them all.
@@ -82,10 +87,12 @@ impl MountedFiles {
             })?;
             let rights = Rights { mount: index, dirs: mount.dirs, files: mount.files };
             let open = Arc::new(OpenFile { file, _descriptor: None });
-            let handle = Handle { open, directory: true, reads: true, writes: false, rights };
+            let (reads, writes) = (true, false);
+            let handle = Handle { open, directory: true, root: true, reads, writes, rights };
             opened.push((mount.guest.clone(), handle));
         }
         Ok(Self {
+            tree: Tree::new(opened.iter().map(|(path, handle)| (path.as_str(), handle))),
             mounts: opened,
             names: HashMap::new(),
             directories: HashMap::new(),
@@ -132,6 +139,8 @@ struct OpenFile {
 pub(crate) struct Handle {
     open: Arc<OpenFile>,
     directory: bool,
+    /// It is what was mounted, and not something below that.
+    root: bool,
     /// What it was opened for, if it is a file.
     reads: bool,
     writes: bool,
@@ -188,12 +197,58 @@ pub(crate) struct Files<'a> {
 }
 
 impl Files<'_> {
+    fn place(&self, fd: &Resource<Descriptor>) -> FsResult<Place> {
+        let above = self.table.get(&Resource::<Above>::new_borrow(fd.rep()));
+        if let Ok(above) = above {
+            return Ok(Place::Above(above.clone()));
+        }
+        let handle = self.table.get(&Resource::<Handle>::new_borrow(fd.rep()))?;
+        Ok(Place::Mounted(handle.clone()))
+    }
+
+    /// A descriptor in a mount, for what cannot be done with a directory.
     fn handle(&self, fd: &Resource<Descriptor>) -> FsResult<Handle> {
-        Ok(self.table.get(&Resource::<Handle>::new_borrow(fd.rep()))?.clone())
+        match self.place(fd)? {
+            Place::Mounted(handle) => Ok(handle),
+            Place::Above(_) => Err(ErrorCode::IsDirectory.into()),
+        }
+    }
+
+    /// Follows a path until it is in a mount.
+    fn follow(&self, fd: &Resource<Descriptor>, path: String) -> FsResult<Target> {
+        let place = self.place(fd)?;
+        Ok(self.mounted.tree.follow(place, &checked(path)?))
+    }
+
+    /// Follows the path of an entry that is to be changed.
+    fn entry(&self, fd: &Resource<Descriptor>, path: String) -> FsResult<(Handle, String)> {
+        match self.follow(fd, path)? {
+            Target::Mounted(handle, path) => Ok((handle, path)),
+            Target::Missing { .. } => Err(ErrorCode::NoEntry.into()),
+            Target::Above(_) => Err(denied()),
+        }
+    }
+
+    /// Follows the path of an entry that is to be made.
+    fn new_entry(&self, fd: &Resource<Descriptor>, path: String) -> FsResult<(Handle, String)> {
+        match self.follow(fd, path)? {
+            Target::Mounted(handle, path) => Ok((handle, path)),
+            Target::Missing { last: true } => Err(denied()),
+            Target::Missing { last: false } => Err(ErrorCode::NoEntry.into()),
+            Target::Above(_) => Err(ErrorCode::Exist.into()),
+        }
     }
 
     fn push(&mut self, handle: Handle) -> FsResult<Resource<Descriptor>> {
         Ok(Resource::new_own(self.table.push(handle)?.rep()))
+    }
+
+    /// The name of what is at a path, for messages to people.
+    fn name(&self, fd: &Resource<Descriptor>, path: &str) -> String {
+        let parent =
+            self.mounted.names.get(&fd.rep()).or_else(|| self.mounted.directories.get(&fd.rep()));
+        let parent = parent.map_or("", String::as_str).trim_end_matches('/');
+        format!("{parent}/{path}").chars().take(MAX_KEPT_NAME).collect()
     }
 
     /// Runs an operation on a handle.
@@ -225,17 +280,40 @@ impl Files<'_> {
         })
     }
 
-    /// Both ends of a rename or a link are in the same mount. Elsewhere a file
-    /// could get rights that it did not have.
-    fn ends(
+    /// Checks that an entry of a directory may be changed.
+    ///
+    /// As on Linux, that there is no such entry, or for one that is to be made
+    /// that there is one (`exists`), counts for more than the permission: so
+    /// `unlink(missing_ok=True)` and `mkdir(exist_ok=True)` work in all mounts.
+    fn changeable(
         &self,
-        from: &Resource<Descriptor>,
-        to: &Resource<Descriptor>,
-    ) -> FsResult<(Handle, Handle)> {
-        let from = self.handle(from)?.changeable_directory()?;
-        let to = self.handle(to)?.changeable_directory()?;
-        if from.rights == to.rights { Ok((from, to)) } else { Err(ErrorCode::CrossDevice.into()) }
+        parent: Handle,
+        path: &str,
+        exists: Option<ErrorCode>,
+    ) -> impl Future<Output = FsResult<Handle>> + Send + 'static + use<> {
+        let writes = parent.rights.dirs.writes();
+        let start = parent.clone();
+        let path = path.to_owned();
+        let found = self.on(start, move |parent| host::stat_at(parent, &path, false));
+        async move {
+            let parent = parent.directory()?;
+            if writes {
+                return Ok(parent);
+            }
+            Err(match (found.await, exists) {
+                (Ok(_), Some(exists)) => exists.into(),
+                (Err(error), None) => error,
+                _ => denied(),
+            })
+        }
     }
+}
+
+/// Both ends of a rename or a link are in the same mount. Elsewhere a file could
+/// get rights that it did not have.
+fn same_mount(from: &Handle, to: Handle) -> FsResult<Handle> {
+    let to = to.changeable_directory()?;
+    if from.rights == to.rights { Ok(to) } else { Err(ErrorCode::CrossDevice.into()) }
 }
 
 fn checked(path: String) -> FsResult<String> {
@@ -263,6 +341,9 @@ impl preopens::Host for Files<'_> {
             self.mounted.directories.insert(rep, name.clone());
             directories.push((Resource::new_own(rep), name.clone()));
         }
+        let root = self.table.push(Tree::root())?.rep();
+        self.mounted.directories.insert(root, "/".to_owned());
+        directories.push((Resource::new_own(root), "/".to_owned()));
         Ok(directories)
     }
 }
@@ -289,13 +370,26 @@ impl types::HostDescriptor for Files<'_> {
         open: OpenFlags,
         flags: DescriptorFlags,
     ) -> FsResult<Resource<Descriptor>> {
-        let parent = self.handle(&fd)?.directory()?;
-        let (rights, path) = (parent.rights, checked(path)?);
         let (reads, writes) =
             (flags.contains(DescriptorFlags::READ), flags.contains(DescriptorFlags::WRITE));
         let truncate = open.contains(OpenFlags::TRUNCATE);
         let (create, exclusive) =
             (open.contains(OpenFlags::CREATE), open.contains(OpenFlags::EXCLUSIVE));
+        let name = self.name(&fd, &path);
+        let (parent, path) = match self.follow(&fd, path)? {
+            Target::Mounted(parent, path) => (parent.directory()?, path),
+            Target::Above(_) if create && exclusive => return Err(ErrorCode::Exist.into()),
+            Target::Above(_) if writes || truncate => return Err(ErrorCode::IsDirectory.into()),
+            Target::Above(above) => {
+                let opened = self.table.push(above)?.rep();
+                self.mounted.names.insert(opened, name);
+                return Ok(Resource::new_own(opened));
+            }
+            Target::Missing { last } if create && last => return Err(denied()),
+            Target::Missing { .. } => return Err(ErrorCode::NoEntry.into()),
+        };
+        let rights = parent.rights;
+        let root = parent.root && path == ".";
         let may_create = rights.dirs.writes();
         if (writes || truncate) && !rights.files.writes() || create && exclusive && !may_create {
             return Err(denied());
@@ -321,10 +415,6 @@ impl types::HostDescriptor for Files<'_> {
             directory,
             follow: links(path_flags),
         };
-        let parent_name =
-            self.mounted.names.get(&fd.rep()).or_else(|| self.mounted.directories.get(&fd.rep()));
-        let parent_name = parent_name.map_or("", String::as_str);
-        let name = format!("{parent_name}/{path}").chars().take(MAX_KEPT_NAME).collect();
         let descriptor = self.mounted.descriptors.take().ok_or_else(too_many_open)?;
         let opened = self
             .on(parent, move |parent| {
@@ -344,8 +434,8 @@ impl types::HostDescriptor for Files<'_> {
         if reads && !directory && !rights.files.reads() {
             return Err(denied());
         }
-        let opened =
-            self.push(Handle { open: Arc::new(file), directory, reads, writes, rights })?;
+        let open = Arc::new(file);
+        let opened = self.push(Handle { open, directory, root, reads, writes, rights })?;
         self.mounted.names.insert(opened.rep(), name);
         Ok(opened)
     }
@@ -354,7 +444,13 @@ impl types::HostDescriptor for Files<'_> {
         &mut self,
         fd: Resource<Descriptor>,
     ) -> FsResult<Resource<types::DirectoryEntryStream>> {
-        let directory = self.handle(&fd)?.directory()?;
+        let directory = match self.place(&fd)? {
+            Place::Mounted(handle) => handle.directory()?,
+            Place::Above(above) => {
+                let entries = self.mounted.tree.list(&above);
+                return Ok(Resource::new_own(self.table.push(entries)?.rep()));
+            }
+        };
         if !directory.rights.dirs.reads() {
             return Err(denied());
         }
@@ -370,8 +466,10 @@ impl types::HostDescriptor for Files<'_> {
         new_fd: Resource<Descriptor>,
         new_path: String,
     ) -> FsResult<()> {
-        let (from, to) = self.ends(&fd, &new_fd)?;
-        let (old_path, new_path) = (checked(old_path)?, checked(new_path)?);
+        let (from, old_path) = self.entry(&fd, old_path)?;
+        let from = self.changeable(from, &old_path, None).await?;
+        let (to, new_path) = self.new_entry(&new_fd, new_path)?;
+        let to = same_mount(&from, to)?;
         self.on(from, move |from| host::rename(from, &old_path, &to.open.file, &new_path)).await
     }
 
@@ -383,11 +481,13 @@ impl types::HostDescriptor for Files<'_> {
         new_fd: Resource<Descriptor>,
         new_path: String,
     ) -> FsResult<()> {
-        let (from, to) = self.ends(&fd, &new_fd)?;
         if links(old_path_flags) {
             return Err(ErrorCode::Invalid.into());
         }
-        let (old_path, new_path) = (checked(old_path)?, checked(new_path)?);
+        let (from, old_path) = self.entry(&fd, old_path)?;
+        let from = self.changeable(from, &old_path, None).await?;
+        let (to, new_path) = self.new_entry(&new_fd, new_path)?;
+        let to = same_mount(&from, to)?;
         self.on(from, move |from| host::hard_link(from, &old_path, &to.open.file, &new_path)).await
     }
 
@@ -396,8 +496,8 @@ impl types::HostDescriptor for Files<'_> {
         fd: Resource<Descriptor>,
         path: String,
     ) -> FsResult<()> {
-        let parent = self.handle(&fd)?.changeable_directory()?;
-        let path = checked(path)?;
+        let (parent, path) = self.new_entry(&fd, path)?;
+        let parent = self.changeable(parent, &path, Some(ErrorCode::Exist)).await?;
         self.on(parent, move |parent| host::create_dir(parent, &path)).await
     }
 
@@ -406,14 +506,14 @@ impl types::HostDescriptor for Files<'_> {
         fd: Resource<Descriptor>,
         path: String,
     ) -> FsResult<()> {
-        let parent = self.handle(&fd)?.changeable_directory()?;
-        let path = checked(path)?;
+        let (parent, path) = self.entry(&fd, path)?;
+        let parent = self.changeable(parent, &path, None).await?;
         self.on(parent, move |parent| host::remove_dir(parent, &path)).await
     }
 
     async fn unlink_file_at(&mut self, fd: Resource<Descriptor>, path: String) -> FsResult<()> {
-        let parent = self.handle(&fd)?.changeable_directory()?;
-        let path = checked(path)?;
+        let (parent, path) = self.entry(&fd, path)?;
+        let parent = self.changeable(parent, &path, None).await?;
         self.on(parent, move |parent| host::remove_file(parent, &path)).await
     }
 
@@ -423,15 +523,22 @@ impl types::HostDescriptor for Files<'_> {
         target: String,
         path: String,
     ) -> FsResult<()> {
-        let parent = self.handle(&fd)?.changeable_directory()?;
-        let (target, path) = (checked(target)?, checked(path)?);
+        let (parent, path) = self.new_entry(&fd, path)?;
+        let parent = self.changeable(parent, &path, Some(ErrorCode::Exist)).await?;
+        let target = checked(target)?;
         self.on(parent, move |parent| host::symlink(&target, parent, &path)).await
     }
 
     async fn readlink_at(&mut self, fd: Resource<Descriptor>, path: String) -> FsResult<String> {
-        let parent = self.handle(&fd)?.directory()?;
-        let path = checked(path)?;
-        self.on(parent, move |parent| host::read_link(parent, &path)).await
+        match self.follow(&fd, path)? {
+            Target::Mounted(parent, path) => {
+                let parent = parent.directory()?;
+                self.on(parent, move |parent| host::read_link(parent, &path)).await
+            }
+            // It is no link.
+            Target::Above(_) => Err(ErrorCode::Invalid.into()),
+            Target::Missing { .. } => Err(ErrorCode::NoEntry.into()),
+        }
     }
 
     async fn set_size(&mut self, fd: Resource<Descriptor>, size: u64) -> FsResult<()> {
@@ -458,9 +565,12 @@ impl types::HostDescriptor for Files<'_> {
         accessed: NewTimestamp,
         modified: NewTimestamp,
     ) -> FsResult<()> {
-        let parent = self.handle(&fd)?.with_changeable_files()?.directory()?;
-        let (times, path) = (times(accessed, modified)?, checked(path)?);
-        let links = links(path_flags);
+        let (parent, path) = match self.follow(&fd, path)? {
+            Target::Mounted(parent, path) => (parent.with_changeable_files()?.directory()?, path),
+            Target::Above(_) => return Err(denied()),
+            Target::Missing { .. } => return Err(ErrorCode::NoEntry.into()),
+        };
+        let (times, links) = (times(accessed, modified)?, links(path_flags));
         self.on(parent, move |parent| host::set_times_at(parent, &path, links, times)).await
     }
 
@@ -477,17 +587,17 @@ impl types::HostDescriptor for Files<'_> {
     }
 
     async fn sync_data(&mut self, fd: Resource<Descriptor>) -> FsResult<()> {
-        let handle = self.handle(&fd)?;
+        let Place::Mounted(handle) = self.place(&fd)? else { return Ok(()) };
         self.on_opened(handle, |file| host::sync(file, true)).await
     }
 
     async fn sync(&mut self, fd: Resource<Descriptor>) -> FsResult<()> {
-        let handle = self.handle(&fd)?;
+        let Place::Mounted(handle) = self.place(&fd)? else { return Ok(()) };
         self.on_opened(handle, |file| host::sync(file, false)).await
     }
 
     async fn get_flags(&mut self, fd: Resource<Descriptor>) -> FsResult<DescriptorFlags> {
-        let handle = self.handle(&fd)?;
+        let Place::Mounted(handle) = self.place(&fd)? else { return Ok(DescriptorFlags::READ) };
         let mut flags = DescriptorFlags::empty();
         if handle.reads {
             flags |= DescriptorFlags::READ;
@@ -502,8 +612,10 @@ impl types::HostDescriptor for Files<'_> {
     }
 
     async fn get_type(&mut self, fd: Resource<Descriptor>) -> FsResult<types::DescriptorType> {
-        let handle = self.handle(&fd)?;
-        self.on(handle, host::kind).await
+        match self.place(&fd)? {
+            Place::Mounted(handle) => self.on(handle, host::kind).await,
+            Place::Above(_) => Ok(types::DescriptorType::Directory),
+        }
     }
 
     async fn read(
@@ -531,8 +643,10 @@ impl types::HostDescriptor for Files<'_> {
     }
 
     async fn stat(&mut self, fd: Resource<Descriptor>) -> FsResult<types::DescriptorStat> {
-        let handle = self.handle(&fd)?;
-        self.on(handle, host::stat).await
+        match self.place(&fd)? {
+            Place::Mounted(handle) => self.on(handle, host::stat).await,
+            Place::Above(_) => Ok(Above::stat()),
+        }
     }
 
     async fn stat_at(
@@ -541,17 +655,24 @@ impl types::HostDescriptor for Files<'_> {
         path_flags: PathFlags,
         path: String,
     ) -> FsResult<types::DescriptorStat> {
-        let parent = self.handle(&fd)?.directory()?;
-        let path = checked(path)?;
-        self.on(parent, move |parent| host::stat_at(parent, &path, links(path_flags))).await
+        match self.follow(&fd, path)? {
+            Target::Mounted(parent, path) => {
+                let (parent, links) = (parent.directory()?, links(path_flags));
+                self.on(parent, move |parent| host::stat_at(parent, &path, links)).await
+            }
+            Target::Above(_) => Ok(Above::stat()),
+            Target::Missing { .. } => Err(ErrorCode::NoEntry.into()),
+        }
     }
 
     async fn metadata_hash(
         &mut self,
         fd: Resource<Descriptor>,
     ) -> FsResult<types::MetadataHashValue> {
-        let handle = self.handle(&fd)?;
-        self.on(handle, host::hash).await
+        match self.place(&fd)? {
+            Place::Mounted(handle) => self.on(handle, host::hash).await,
+            Place::Above(above) => Ok(above.hash()),
+        }
     }
 
     async fn metadata_hash_at(
@@ -560,9 +681,14 @@ impl types::HostDescriptor for Files<'_> {
         path_flags: PathFlags,
         path: String,
     ) -> FsResult<types::MetadataHashValue> {
-        let parent = self.handle(&fd)?.directory()?;
-        let path = checked(path)?;
-        self.on(parent, move |parent| host::hash_at(parent, &path, links(path_flags))).await
+        match self.follow(&fd, path)? {
+            Target::Mounted(parent, path) => {
+                let (parent, links) = (parent.directory()?, links(path_flags));
+                self.on(parent, move |parent| host::hash_at(parent, &path, links)).await
+            }
+            Target::Above(above) => Ok(above.hash()),
+            Target::Missing { .. } => Err(ErrorCode::NoEntry.into()),
+        }
     }
 
     async fn is_same_object(
@@ -570,8 +696,11 @@ impl types::HostDescriptor for Files<'_> {
         a: Resource<Descriptor>,
         b: Resource<Descriptor>,
     ) -> wasmtime::Result<bool> {
-        let a = self.table.get(&Resource::<Handle>::new_borrow(a.rep()))?.clone();
-        let b = self.table.get(&Resource::<Handle>::new_borrow(b.rep()))?.clone();
+        let (a, b) = match (self.place(&a), self.place(&b)) {
+            (Ok(Place::Mounted(a)), Ok(Place::Mounted(b))) => (a, b),
+            (Ok(Place::Above(a)), Ok(Place::Above(b))) => return Ok(a == b),
+            _ => return Ok(false),
+        };
         let compare = move || host::is_same(&a.open.file, &b.open.file);
         Ok(self.mounted.worker.run(compare).await??)
     }
@@ -605,7 +734,11 @@ impl types::HostDescriptor for Files<'_> {
     fn drop(&mut self, fd: Resource<Descriptor>) -> wasmtime::Result<()> {
         self.mounted.names.remove(&fd.rep());
         self.mounted.directories.remove(&fd.rep());
-        self.table.delete(Resource::<Handle>::new_own(fd.rep()))?;
+        if self.table.get(&Resource::<Above>::new_borrow(fd.rep())).is_ok() {
+            self.table.delete(Resource::<Above>::new_own(fd.rep()))?;
+        } else {
+            self.table.delete(Resource::<Handle>::new_own(fd.rep()))?;
+        }
         Ok(())
     }
 }

@@ -18,7 +18,11 @@ use super::{
     instrument,
     map::{self, Pages},
 };
-use crate::{error::Error, files::Handle, guest::Guest};
+use crate::{
+    error::Error,
+    files::{Above, Handle},
+    guest::Guest,
+};
 
 /// The state of a guest.
 pub(crate) struct State {
@@ -258,7 +262,7 @@ fn open_handles(guest: &mut Guest, everything: bool) -> Option<String> {
         names.extend(guest.open_mounts());
     }
     for entry in guest.table.iter_mut() {
-        if entry.is::<Handle>() {
+        if entry.is::<Handle>() || entry.is::<Above>() {
             continue; // It has a name.
         }
         let name = if entry.is::<DynInputStream>() || entry.is::<DynOutputStream>() {

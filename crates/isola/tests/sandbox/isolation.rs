@@ -119,7 +119,7 @@ def attempt(what):
         return ['refused', type(error).__name__]
 def main():
     return [attempt(what)[0] for what in (
-        lambda: os.listdir('/'),
+        lambda: os.listdir('/etc'),
         lambda: open('/etc/passwd').read(),
         lambda: open('/tmp/x', 'w'),
         lambda: open('../../etc/passwd').read(),

@@ -8,6 +8,7 @@ mod bounds;
 mod cache;
 mod cancel;
 mod contract;
+mod directories;
 mod entry_points;
 mod evaluate;
 mod failures;
