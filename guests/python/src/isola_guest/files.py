@@ -2,6 +2,9 @@
 
 CPython writes it when the objects die, at the end of the process. A sandbox goes
 on after a call, and its host may look at a file in between.
+
+The null device, which is no file here, and the working directory are made right
+as well.
 """
 
 from isola_guest import own_builtins as __builtins__  # noqa: A004
@@ -14,9 +17,12 @@ import sys
 import traceback
 import weakref
 
+from .builtin import Builtin
+
 _NULL = frozenset((os.devnull, os.fsencode(os.devnull)))
 
 _real_open = io.open
+_real_chdir = os.chdir
 
 # Identity -> a weak reference to a file that was opened for writing.
 _written = {}
@@ -106,14 +112,23 @@ def _one_way(raw):
     return io.BufferedReader(raw) if raw.readable() else io.BufferedWriter(raw)
 
 
+def _chdir(path):
+    # libc keeps the directory as text, and appends to it: after `chdir("..")` it
+    # would be `/data/..`.
+    name = os.fsdecode(path)
+    _real_chdir(os.path.realpath(name) if ".." in name else path)
+    here = os.getcwd()
+    if "/." in here or "//" in here or here.endswith("/"):
+        _real_chdir(os.path.realpath(here))
+
+
 def install():
     """Makes `open`, wherever it is called by that name, remember what it opened."""
     import _io
+    import posix
 
-    _open.__name__ = _open.__qualname__ = "open"
-    _open.__module__ = "_io"
-    _open.__doc__ = _real_open.__doc__
-    builtins.open = io.open = _io.open = _open
+    builtins.open = io.open = _io.open = Builtin(_open, _real_open)
+    os.chdir = posix.chdir = Builtin(_chdir, _real_chdir)
 
 
 def flush(skipped):

@@ -15,12 +15,31 @@ from . import files
 _PIECE = 1024 * 1024
 
 
+class _Empty(io.RawIOBase):
+    """Standard input, of which there is none."""
+
+    name = "<stdin>"
+    mode = "rb"
+
+    def readable(self):
+        return True
+
+    def fileno(self):
+        return 0
+
+    def readinto(self, buffer):
+        return 0
+
+
 class _Writer(io.RawIOBase):
     """Sends bytes to the host as text. Bytes that are not UTF-8 are replaced."""
 
-    def __init__(self, send, number, before=None):
+    mode = "wb"
+
+    def __init__(self, send, number, name, before=None):
         self._send = send
         self._number = number
+        self.name = name
         self._before = before
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -51,21 +70,24 @@ class _Marked(io.TextIOWrapper):
 
 
 def _text(kind, buffer):
-    return kind(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    text = kind(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    text.mode = "w"
+    return text
 
 
 # Much is printed to the one, and little to the other.
-_stdout_buffer = io.BufferedWriter(_Writer(lambda text: host.stdout(text), 1), 64 * 1024)
+_stdout_buffer = io.BufferedWriter(_Writer(lambda text: host.stdout(text), 1, "<stdout>"), 64 * 1024)
 _stdout = _text(io.TextIOWrapper, _stdout_buffer)
 _stderr_buffer = io.BufferedWriter(
-    _Writer(lambda text: host.stderr(text), 2, before=_stdout_buffer), 64 * 1024
+    _Writer(lambda text: host.stderr(text), 2, "<stderr>", before=_stdout_buffer), 64 * 1024
 )
 _stderr = _text(_Marked, _stderr_buffer)
 
 
 def install():
     """Makes them the standard streams. Reading finds the end of the input."""
-    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(_Empty()), encoding="utf-8")
+    sys.stdin.mode = "r"
     sys.stdout = sys.__stdout__ = _stdout
     sys.stderr = sys.__stderr__ = _stderr
 

@@ -13,6 +13,7 @@ import json
 import marshal
 import os
 import sys
+from importlib._bootstrap import _call_with_frames_removed
 from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution
 from importlib.resources.abc import Traversable, TraversableResources
@@ -77,7 +78,8 @@ class BundledLoader:
 
     @staticmethod
     def exec_module(module):
-        exec(BundledLoader.get_code(module.__spec__.name), module.__dict__)
+        code = BundledLoader.get_code(module.__spec__.name)
+        _call_with_frames_removed(exec, code, module.__dict__)
 
     @staticmethod
     def get_code(name):
@@ -102,8 +104,18 @@ class BundledLoader:
     @staticmethod
     def find_distributions(context):
         """The bundled packages, for `importlib.metadata`."""
+        if "path" in vars(context) and list(context.path) != sys.path:
+            # What is asked for is in certain folders.
+            return []
         found = map(_Bundled, _packages)
         return [one for one in found if context.name is None or _same(one.name, context.name)]
+
+
+# A frame of the import system: tracebacks leave it out, and a warning about an
+# import is about the line that imports.
+BundledLoader.exec_module.__code__ = BundledLoader.exec_module.__code__.replace(
+    co_filename="<frozen importlib._bootstrap_external>"
+)
 
 
 class _Resources(TraversableResources):
@@ -226,10 +238,27 @@ def _take(root, path, place):
     parts = file[: -len(".py")].split("/")
     is_package = parts[-1] == "__init__"
     name = ".".join(parts[:-1] if is_package else parts)
-    with open(path, "rb") as source:
-        try:
-            code = compile(source.read(), f"{place}/{file}", "exec", dont_inherit=True)
-        except SyntaxError:
-            # A few files are templates and samples, not modules.
-            return
+    with open(path, "rb") as file_of_source:
+        source = file_of_source.read()
+    if name.startswith("_sysconfigdata_"):
+        source = _with_closed_quotes(source)
+    try:
+        code = compile(source, f"{place}/{file}", "exec", dont_inherit=True)
+    except SyntaxError:
+        # A few files are templates and samples, not modules.
+        return
     _modules[name] = (is_package, f"{place}/{file}", marshal.dumps(code))
+
+
+def _with_closed_quotes(source):
+    """The build's variables, of which one ends within quotes.
+
+    `sysconfig.get_config_var("CONFIG_ARGS")` is for `shlex.split`.
+    """
+    namespace = {}
+    exec(source, namespace)
+    variables = namespace["build_time_vars"]
+    arguments = variables["CONFIG_ARGS"]
+    if arguments.count("'") % 2:
+        variables["CONFIG_ARGS"] = f"{arguments.rstrip()}'"
+    return f"build_time_vars = {variables!r}"

@@ -9,6 +9,7 @@ by the clocks of CPU time, the host knows.
 from isola_guest import own_builtins as __builtins__  # noqa: A004
 
 import _thread
+import inspect
 import os
 import sys
 import time
@@ -16,6 +17,7 @@ import time
 from wit_world.imports import host
 
 from . import stdio
+from .builtin import Builtin
 
 
 class DeadlockError(RuntimeError):
@@ -221,6 +223,10 @@ def install():
         stand_ins.append((select.poll, _Poll))
         selectors.PollSelector._selector_cls = _Poll
     selectors.SelectSelector._select = staticmethod(_select)
+    stand_ins = [
+        (real, Builtin(stand_in, real) if inspect.isfunction(stand_in) else stand_in)
+        for real, stand_in in stand_ins
+    ]
     for module in list(sys.modules.values()):
         if module is sys.modules[__name__]:
             continue

@@ -45,6 +45,51 @@ async fn time_zones_and_locales() {
 }
 
 #[tokio::test]
+async fn what_stands_in_for_builtins_behaves_like_them() {
+    let sandbox = started(Runtime::Python).await;
+    sandbox.load_script(ATTEMPT).await.unwrap();
+    let script = "
+import copy, inspect, io, os, pickle, posix, shlex, sys, sysconfig, time, warnings
+class Own:
+    open = open
+    sleep = time.sleep
+    clock = time.process_time
+    chdir = os.chdir
+REPLACED = (open, time.sleep, time.process_time, os.chdir)
+def warned():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        import sre_parse
+    return caught[0].filename
+";
+    sandbox.load_script_as("stand_ins.py", script).await.unwrap();
+    for (expression, expected) in [
+        // As an attribute of a class a builtin is no method.
+        ("Own().open('/dev/null').read()", "''"),
+        ("Own().sleep(0)", "None"),
+        ("type(Own().clock())", "<class 'float'>"),
+        ("Own().chdir('/')", "None"),
+        ("[each.__name__ for each in REPLACED]", "['open', 'sleep', 'process_time', 'chdir']"),
+        ("[each.__module__ for each in REPLACED]", "['_io', 'time', 'time', 'posix']"),
+        ("all(pickle.loads(pickle.dumps(each)) is each for each in REPLACED)", "True"),
+        ("all(copy.deepcopy(each) is each for each in REPLACED)", "True"),
+        ("str(inspect.signature(open))", r#""(file, mode='r', buffering=-1, encoding=None"#),
+        ("open", "<built-in function open>"),
+        ("open.__self__ is io.open.__self__ is sys.modules['_io']", "True"),
+        ("[sys.stdin.name, sys.stdout.name, sys.stderr.name]", "['<stdin>', '<stdout>', '<std"),
+        ("[sys.stdin.mode, sys.stdout.mode, sys.stderr.mode]", "['r', 'w', 'w']"),
+        ("[sys.stdin.fileno(), sys.stdin.read(), sys.stdin.buffer.read()]", "[0, '', b'']"),
+        ("input()", "EOFError: "),
+        ("shlex.split(sysconfig.get_config_var('CONFIG_ARGS'))[0]", "'-C'"),
+        // A warning about an import is about the line that imports.
+        ("warned()", "'stand_ins.py'"),
+    ] {
+        let seen: String = sandbox.run("attempt", args![expression]).await.unwrap().to().unwrap();
+        assert!(seen.starts_with(expected), "{expression}: {seen}");
+    }
+}
+
+#[tokio::test]
 async fn a_byte_order_mark_begins_no_script() {
     let sandbox = started(Runtime::Python).await;
     sandbox.load_script("\u{feff}first = 1\n").await.unwrap();
