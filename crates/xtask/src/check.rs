@@ -4,6 +4,7 @@
 mod edges;
 mod length;
 mod places;
+mod stdlib;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -18,6 +19,9 @@ pub struct Args {
     /// Look for known vulnerabilities too; fetches the advisory database
     #[arg(long)]
     advisories: bool,
+    /// Write what the row `stdlib` finds into its table
+    #[arg(long)]
+    write: bool,
     /// Only the rows whose name contains this
     filter: Option<String>,
 }
@@ -32,7 +36,7 @@ enum Outcome {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let rows: [(&str, Proof); 18] = [
+    let rows: [(&str, Proof); 19] = [
         ("format", Box::new(format)),
         ("edges", Box::new(|| problems(edges::find()?))),
         ("places", Box::new(|| problems(places::find(&files()?)?))),
@@ -48,6 +52,10 @@ pub fn run(args: &Args) -> Result<()> {
         ("typescript", Box::new(|| tool(setup::typescript))),
         ("npm types", Box::new(npm_types)),
         ("fuzz", Box::new(|| fuzz::briefly().map(|()| Outcome::Ok))),
+        ("stdlib", {
+            let write = args.write;
+            Box::new(move || stdlib::run(write))
+        }),
         ("cargo-deny", Box::new(|| tool(setup::cargo_deny))),
         ("deny", Box::new(|| deny(&["bans", "licenses", "sources"]))),
         ("advisories", {

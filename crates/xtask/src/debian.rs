@@ -48,15 +48,7 @@ pub fn release() -> Option<String> {
 /// Downloads a package of one suite with lists of our own, so that nothing of the
 /// machine changes and nobody has to be root; gives the folder of its files.
 pub fn unpack(package: &str, suite: &str, tools: &Path) -> Result<PathBuf> {
-    let mirror = process::answer(
-        "apt-get",
-        &["indextargets", "--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages"],
-    )
-    .and_then(|text| {
-        let line = text.lines().find(|line| line.ends_with("/debian/ main"))?;
-        line.split(' ').next().map(str::to_owned)
-    })
-    .context("apt-get knows no mirror of Debian")?;
+    let mirror = mirror()?;
     let apt = tools.join("apt");
     fs::create_dir_all(apt.join("lists/partial"))?;
     let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -89,11 +81,47 @@ pub fn unpack(package: &str, suite: &str, tools: &Path) -> Result<PathBuf> {
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .context("apt-get downloaded nothing")?;
     let files = tools.join("files");
-    let mut extract = Command::new("dpkg-deb");
-    extract.arg("-x").arg(&package).arg(&files);
-    process::quiet(extract)?;
-    fs::remove_file(package)?;
+    extract(&package, &files)?;
     Ok(files)
+}
+
+/// Downloads one version of a package, by its path below the mirror and its
+/// SHA-256, and unpacks it; `false` if Debian has that version no longer.
+pub fn unpack_version(path: &str, digest: &str, tools: &Path, files: &Path) -> Result<bool> {
+    let package = tools.join("package.deb");
+    let mut download = Command::new("/usr/lib/apt/apt-helper");
+    download.args(["-o", "APT::Sandbox::User=", "download-file"]);
+    download.arg(format!("{}{path}", mirror()?)).arg(&package).arg(format!("SHA256:{digest}"));
+    let captured = process::capture(download)?;
+    if !captured.status.success() {
+        if captured.text.contains(" 404 ") {
+            return Ok(false);
+        }
+        bail!("cannot download {path}:\n{}", process::tail(&captured.text, 20));
+    }
+    extract(&package, files)?;
+    Ok(true)
+}
+
+/// The address of the mirror that this machine uses, with a slash at its end.
+fn mirror() -> Result<String> {
+    process::answer(
+        "apt-get",
+        &["indextargets", "--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages"],
+    )
+    .and_then(|text| {
+        let line = text.lines().find(|line| line.ends_with("/debian/ main"))?;
+        line.split(' ').next().map(str::to_owned)
+    })
+    .context("apt-get knows no mirror of Debian")
+}
+
+/// Unpacks a package, and removes it.
+fn extract(package: &Path, files: &Path) -> Result<()> {
+    let mut extract = Command::new("dpkg-deb");
+    extract.arg("-x").arg(package).arg(files);
+    process::quiet(extract)?;
+    fs::remove_file(package).with_context(|| format!("cannot remove {}", package.display()))
 }
 
 /// Installs what is missing, as root on Debian; elsewhere the error says what is

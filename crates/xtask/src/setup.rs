@@ -118,6 +118,49 @@ fn packages(
     Ok(folder)
 }
 
+/// The version of CPython's own tests. Debian keeps a version for as long as one
+/// of its releases has it.
+pub const CPYTHON_TESTS: &str = "3.14.10-1";
+
+/// The packages that they are in, and the SHA-256 of each.
+const CPYTHON_TEST_PACKAGES: [(&str, &str); 2] = [
+    (
+        "libpython3.14-testsuite_3.14.10-1_all.deb",
+        "137b55a9b0794801a0226a8220c7c224e9e5e3a9d1261bd62573a87a6ad8bf31",
+    ),
+    (
+        "libpython3.14-stdlib_3.14.10-1_amd64.deb",
+        "0af595928d7a49c12fe33d5667da95dc2fa9868e1a9a00625428074d3b3d458a",
+    ),
+];
+
+/// CPython's own tests: a directory that has nothing but the package `test`.
+/// `None` if Debian has that version no longer.
+pub fn cpython_tests() -> Result<Option<PathBuf>> {
+    let tools = workspace::tools().join("cpython-tests");
+    let mut inputs = Inputs::default();
+    for (package, digest) in CPYTHON_TEST_PACKAGES {
+        inputs = inputs.text(package, digest);
+    }
+    let mut there = true;
+    install("CPython's own tests", &tools, &inputs.finish(), || {
+        let unpacked = tools.join("unpacked");
+        for (package, digest) in CPYTHON_TEST_PACKAGES {
+            let path = format!("pool/main/p/python3.14/{package}");
+            if !debian::unpack_version(&path, digest, &tools, &unpacked)? {
+                there = false;
+                bail!("Debian has no {package} any more");
+            }
+        }
+        fs::create_dir(tools.join("lib"))?;
+        fs::rename(unpacked.join("usr/lib/python3.14/test"), tools.join("lib/test"))?;
+        fs::remove_dir_all(unpacked)?;
+        Ok(())
+    })
+    .map(|()| Some(tools.join("lib")))
+    .or_else(|error| if there { Err(error) } else { Ok(None) })
+}
+
 /// `componentize-js`, in a `node_modules` outside of the source tree.
 pub fn js_builder() -> Result<JsBuilder> {
     let node = node()?;

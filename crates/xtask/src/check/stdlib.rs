@@ -1,0 +1,257 @@
+//! CPython's own tests, in the Python guest.
+//!
+//! Each module of `Lib/test` runs in a sandbox of its own, by the command
+//! `isola`, and `crates/isola/tests/python-tests.txt` says what is expected: which
+//! tests do not pass, and why. Both a test that fails and is not in there and one
+//! that is in there and passes are errors.
+
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, bail};
+
+use self::table::{Outcomes, Table, Test};
+use super::Outcome;
+use crate::{guests, process, setup, test, workspace};
+
+const TABLE: &str = "crates/isola/tests/python-tests.txt";
+
+/// The page that has the figures.
+const PAGE: &str = "docs/python-guest.md";
+
+/// What the line with the figures begins with.
+const FIGURES: &str = "Of CPython's own tests";
+
+/// What a module may use: some tests need more memory than the default.
+const LIMITS: [&str; 6] = ["--max-memory", "512M", "--cpu-timeout", "120s", "--timeout", "400s"];
+
+/// Crashes of one module after which its other tests are not tried any more.
+const MAX_CRASHES: usize = 20;
+
+/// What one row needs to run a module.
+struct Runner {
+    isola: PathBuf,
+    driver: PathBuf,
+    tests: PathBuf,
+    scratch: PathBuf,
+}
+
+pub fn run(write: bool) -> Result<Outcome> {
+    guests::ensure()?;
+    let lock = workspace::lock()?;
+    let tests = setup::cpython_tests()?;
+    drop(lock);
+    let Some(tests) = tests else {
+        return Ok(Outcome::NotRun(format!(
+            "Debian has CPython's tests {} no longer: take newer ones in setup.rs",
+            setup::CPYTHON_TESTS
+        )));
+    };
+    // As `cargo xtask test` builds it, so that nothing is compiled twice.
+    process::quiet(process::cargo(&[
+        "build",
+        "--workspace",
+        "--bins",
+        "--features",
+        test::FEATURES,
+    ]))?;
+    let runner = Runner {
+        isola: workspace::metadata()?.target_directory.join("debug/isola").into(),
+        driver: workspace::root().join("crates/xtask/src/check/stdlib/driver.py"),
+        scratch: workspace::root().join("target/python-tests"),
+        tests,
+    };
+    let path = workspace::root().join(TABLE);
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {TABLE}"))?;
+    let mut table = Table::parse(&text).with_context(|| format!("cannot read {TABLE}"))?;
+    let outcomes = run_all(&runner, &table)?;
+    if write {
+        table.update(&outcomes);
+        fs::write(&path, table.text()).with_context(|| format!("cannot write {TABLE}"))?;
+        write_figures(&outcomes)?;
+    }
+    let mut found = table.compare(&outcomes);
+    let page = fs::read_to_string(workspace::root().join(PAGE))?;
+    if !page.lines().any(|line| line == figures(&outcomes)) {
+        found.push(format!("{PAGE}: the line \"{FIGURES}\" should be: {}", figures(&outcomes)));
+    }
+    if !found.is_empty() {
+        found.push(format!("The expectations stand in {TABLE}; --write renews them."));
+    }
+    super::problems(found)
+}
+
+/// Runs every module that the table does not leave out, the large ones first, on
+/// all cores.
+fn run_all(runner: &Runner, table: &Table) -> Result<Outcomes> {
+    let mut modules = modules(&runner.tests)?;
+    modules.retain(|(_, module)| !table.leaves_out(module));
+    modules.sort();
+    let modules = Mutex::new(modules);
+    let outcomes = Mutex::new(BTreeMap::new());
+    let failure = Mutex::new(None);
+    let work = || {
+        while let Some((_, module)) = modules.lock().ok().and_then(|mut modules| modules.pop()) {
+            match runner.run(&module, table) {
+                Ok(outcome) => {
+                    if let Ok(mut outcomes) = outcomes.lock() {
+                        outcomes.insert(module, outcome);
+                    }
+                }
+                Err(error) => {
+                    if let Ok(mut failure) = failure.lock() {
+                        failure.get_or_insert(error.context(module));
+                    }
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    match failure.into_inner().ok().flatten() {
+        Some(error) => Err(error),
+        None => outcomes.into_inner().context("a thread panicked"),
+    }
+}
+
+/// The modules and packages of tests, each with the size of its files.
+fn modules(tests: &Path) -> Result<Vec<(u64, String)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(tests.join("test"))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let module = name.strip_suffix(".py").unwrap_or(&name);
+        let is_package = entry.path().join("__init__.py").is_file();
+        if module.starts_with("test_") && (is_package || name.ends_with(".py")) {
+            let size = if is_package { 1 << 20 } else { entry.metadata()?.len() };
+            found.push((size, module.to_owned()));
+        }
+    }
+    Ok(found)
+}
+
+impl Runner {
+    fn run(&self, module: &str, table: &Table) -> Result<table::Outcome> {
+        let scratch = self.scratch.join(module);
+        if scratch.exists() {
+            fs::remove_dir_all(&scratch)?;
+        }
+        fs::create_dir_all(scratch.join("tmp"))?;
+        fs::create_dir(scratch.join("report"))?;
+        let mut not_run: BTreeSet<String> = table.left_out_of(module).map(str::to_owned).collect();
+        let mut tests = BTreeMap::new();
+        for _ in 0..MAX_CRASHES {
+            let names: String = not_run.iter().map(|name| format!("{name}\n")).collect();
+            fs::write(scratch.join("report/not-run"), names)?;
+            let error = self.start(module, &scratch)?;
+            let events = fs::read(scratch.join("report/events")).unwrap_or_default();
+            let mut begun = None;
+            for line in String::from_utf8_lossy(&events).lines() {
+                let mut parts = line.splitn(3, '\t').map(str::to_owned);
+                let (Some(kind), Some(name), Some(detail)) =
+                    (parts.next(), parts.next(), parts.next())
+                else {
+                    bail!("{line:?} is not what driver.py writes");
+                };
+                match kind.as_str() {
+                    "start" => begun = Some(name),
+                    "end" => return Ok(table::Outcome::Ran(tests)),
+                    "module" => return Ok(table::Outcome::Skipped(detail)),
+                    _ => {
+                        if begun.as_ref() == Some(&name) {
+                            begun = None;
+                        }
+                        if let Some(test) = Test::told(&kind, detail) {
+                            not_run.insert(name.clone());
+                            add(&mut tests, name, test);
+                        }
+                    }
+                }
+            }
+            let error = error.unwrap_or_else(|| "it ended without a reason".to_owned());
+            let Some(begun) = begun else { bail!("cannot be run: {error}") };
+            // One test that crashes or hangs does not hide what the others do.
+            fs::remove_file(scratch.join("report/events"))?;
+            not_run.insert(begun.clone());
+            add(&mut tests, begun, Test::Failed(error));
+        }
+        bail!("crashes again and again")
+    }
+
+    /// Runs a module, and gives the error that ended it early.
+    fn start(&self, module: &str, scratch: &Path) -> Result<Option<String>> {
+        let mut command = Command::new(&self.isola);
+        command
+            .arg("run")
+            .arg(&self.driver)
+            .args(LIMITS)
+            .args(["--env", "PYTHONPATH=/lib/python3.14"]);
+        command.arg("--arg").arg(format!("\"{module}\"")).args(["--arg", "\"/report\""]);
+        for (host, guest) in [
+            (self.tests.clone(), "/lib/python3.14:ro"),
+            (scratch.join("tmp"), "/tmp:rw"),
+            (scratch.join("report"), "/report:rw"),
+        ] {
+            command.arg("--mount").arg(format!("{}:{guest}", host.display()));
+        }
+        command.env("ISOLA_RUNTIME_DIR", workspace::runtimes());
+        let captured = process::capture(command)?;
+        fs::write(scratch.join("output"), &captured.text)?;
+        // Tests print such lines, too, but not at the very end.
+        let mut lines = captured.text.lines().rev();
+        Ok(lines.find(|line| line.starts_with("error: ")).map(str::to_owned))
+    }
+}
+
+/// A name can stand for more than one test: then the worst counts.
+fn add(tests: &mut BTreeMap<String, Test>, name: String, test: Test) {
+    let rank = |test: &Test| match test {
+        Test::NotRun => 0,
+        Test::Passed => 1,
+        Test::Skipped => 2,
+        Test::Failed(_) => 3,
+    };
+    if tests.get(&name).is_none_or(|known| rank(known) < rank(&test)) {
+        tests.insert(name, test);
+    }
+}
+
+fn figures(outcomes: &Outcomes) -> String {
+    let figures = table::figures(outcomes);
+    let version = setup::CPYTHON_TESTS.split('-').next().unwrap_or_default();
+    format!(
+        "{FIGURES}, those of {version}, {} in {} modules pass in the guest, {} do not, and {} and \
+         {} more modules skip themselves, since there are no threads, processes or sockets.",
+        thousands(figures.passed),
+        figures.modules,
+        thousands(figures.failed),
+        thousands(figures.skipped),
+        figures.skipped_modules
+    )
+}
+
+fn thousands(number: usize) -> String {
+    match number / 1000 {
+        0 => number.to_string(),
+        thousands => format!("{thousands},{:03}", number % 1000),
+    }
+}
+
+fn write_figures(outcomes: &Outcomes) -> Result<()> {
+    let path = workspace::root().join(PAGE);
+    let page = fs::read_to_string(&path)?;
+    let figures = figures(outcomes);
+    let lines = page
+        .lines()
+        .map(|line| if line.starts_with(FIGURES) { figures.as_str() } else { line })
+        .collect::<Vec<_>>();
+    fs::write(&path, lines.join("\n") + "\n").with_context(|| format!("cannot write {PAGE}"))
+}

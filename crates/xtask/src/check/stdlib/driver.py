@@ -1,0 +1,167 @@
+"""Runs one module of CPython's own tests in the Python guest.
+
+It writes a line for each event into a file: a kind, the test's name and one line
+of detail, between tabs. What is written before a test begins tells the host which
+one it was, should the interpreter crash.
+"""
+
+import importlib
+import os
+import re
+import sys
+import traceback
+import types
+import unittest
+
+from test import support
+from test.support import socket_helper
+
+# From best to worst: that of a test is the worst of its parts.
+_KINDS = ("pass", "skip", "fail")
+
+# Modules that skip themselves as a whole for want of something that only a few of
+# their tests need: those fail or skip themselves on their own. A name with an
+# underscore is a module of CPython's, for its tests only.
+_WANTS = {
+    "test_argparse": "processes",
+    "test_asyncgen": "sockets",
+    "test_bytes": "_testlimitedcapi",
+    "test_class": "_testinternalcapi",
+    "test_getopt": "processes",
+    "test_httplib": "sockets",
+    "test_import": "_testmultiphase",
+    "test_mailbox": "hostname",
+    "test_optparse": "processes",
+    "test_pkgutil": "_testmultiphase",
+    "test_pyclbr": "_testmultiphase",
+    "test_traceback": "_testcapi",
+    "test_urllib": "hostname",
+    "test_urllib2": "hostname",
+    "test_wsgiref": "sockets",
+}
+
+_FIXTURE = re.compile(r"(setUp\w+|tearDown\w+) \((.+)\)")
+_IMPORT = "unittest.loader._FailedTest."
+
+
+def main(module, report):
+    # Tests that want the network, much memory or much time skip themselves.
+    support.use_resources = {}
+    support.verbose = 0
+    os.chdir("/tmp")
+    _provide(_WANTS.get(module, ""))
+    with open(f"{report}/not-run", encoding="utf-8") as names:
+        not_run = set(names.read().splitlines())
+    with open(f"{report}/events", "a", encoding="utf-8", errors="backslashreplace") as events:
+        result = _Result(module, events)
+        try:
+            suite = unittest.defaultTestLoader.loadTestsFromName(f"test.{module}")
+        except unittest.SkipTest as reason:
+            result.tell("module", module, str(reason))
+        except Exception as error:
+            result.tell("fail", f"{module}.import", _line((type(error), error)))
+        else:
+            _wanted(suite, not_run, result)(result)
+        result.tell("end", module, "")
+
+
+def _provide(wanted):
+    if wanted == "processes":
+        support.has_subprocess_support = True
+        importlib.import_module("test.test_tools")
+        support.has_subprocess_support = False
+    elif wanted == "sockets":
+        support.has_socket_support = True
+    elif wanted == "hostname":
+        socket_helper.has_gethostname = True
+    elif wanted:
+        sys.modules[wanted] = _Missing(wanted)
+
+
+class _Missing(types.ModuleType):
+    """A module whose functions skip the tests that call them."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def skip(*args, **kwargs):
+            raise unittest.SkipTest(f"{self.__name__} is not in the guest")
+
+        return skip
+
+
+def _wanted(suite, not_run, result):
+    """The suite without the tests that are not to be run."""
+    wanted = type(suite)()
+    for item in suite:
+        if isinstance(item, unittest.TestSuite):
+            wanted.addTest(_wanted(item, not_run, result))
+        elif result.name(item) in not_run:
+            result.tell("not run", result.name(item), "")
+        else:
+            wanted.addTest(item)
+    return wanted
+
+
+class _Result(unittest.TestResult):
+    def __init__(self, module, events):
+        super().__init__()
+        self._module = module
+        self._events = events
+        self._kind = None
+        self._detail = ""
+
+    def tell(self, kind, name, detail):
+        detail = " ".join(detail.split())
+        self._events.write(f"{kind}\t{name}\t{detail}\n")
+        self._events.flush()
+
+    def name(self, item):
+        """The name of a test, without the package `test` and always with its module."""
+        name = item.id()
+        if name.startswith(_IMPORT):
+            return f"{name.removeprefix(_IMPORT).removeprefix('test.')}.import"
+        if fixture := _FIXTURE.fullmatch(name):
+            name = f"{fixture[2]}.{fixture[1]}"
+        name = name.removeprefix("test.").replace(" ", "_")
+        inside = name == self._module or name.startswith(f"{self._module}.")
+        return name if inside else f"{self._module}:{name}"
+
+    def startTest(self, item):
+        self._kind, self._detail = "pass", ""
+        self.tell("start", self.name(item), "")
+
+    def stopTest(self, item):
+        self.tell(self._kind, self.name(item), self._detail)
+        self._kind = None
+
+    def _note(self, kind, item, detail):
+        if self._kind is None or not isinstance(item, unittest.TestCase):
+            # A class or a module that cannot be set up, or is skipped.
+            self.tell(kind, self.name(item), detail)
+        elif _KINDS.index(kind) > _KINDS.index(self._kind):
+            self._kind, self._detail = kind, detail
+
+    def addError(self, item, error):
+        self._note("fail", item, _line(error))
+
+    def addFailure(self, item, error):
+        self._note("fail", item, _line(error))
+
+    def addSkip(self, item, reason):
+        self._note("skip", item, str(reason))
+
+    def addExpectedFailure(self, item, error):
+        pass
+
+    def addUnexpectedSuccess(self, item):
+        self._note("fail", item, "it passes, and the test says that it would not")
+
+    def addSubTest(self, item, part, error):
+        if error is not None:
+            self._note("fail", item, _line(error))
+
+
+def _line(error):
+    return "".join(traceback.format_exception_only(*error[:2]))[:300]

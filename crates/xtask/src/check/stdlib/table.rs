@@ -1,0 +1,384 @@
+//! The table of what is expected of CPython's own tests.
+//!
+//! Lines of text: a section for each reason, with its explanation and the tests
+//! that do not pass for that reason, and at the end each module with its numbers.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use anyhow::{Context, Result, bail};
+
+/// The section of tests that fail and have no reason yet.
+const UNEXPLAINED: &str = "unexplained";
+const MODULES: &str = "modules";
+
+/// Tests of one class that are written as one line.
+const MANY: usize = 3;
+
+/// What became of the tests of one module.
+pub enum Outcome {
+    /// Each test by its name.
+    Ran(BTreeMap<String, Test>),
+    /// The module says itself that it cannot be run here.
+    Skipped(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Test {
+    Passed,
+    Skipped,
+    NotRun,
+    /// With what it says.
+    Failed(String),
+}
+
+impl Test {
+    /// From what is written of a test; `None` if it is something else.
+    pub fn told(kind: &str, detail: String) -> Option<Self> {
+        match kind {
+            "pass" => Some(Test::Passed),
+            "skip" => Some(Test::Skipped),
+            "not run" => Some(Test::NotRun),
+            "fail" => Some(Test::Failed(detail)),
+            _ => None,
+        }
+    }
+
+    fn failed(&self) -> bool {
+        matches!(self, Test::Failed(_))
+    }
+
+    /// Whether it says anything about the guest.
+    fn ran(&self) -> bool {
+        matches!(self, Test::Passed | Test::Failed(_))
+    }
+}
+
+pub type Outcomes = BTreeMap<String, Outcome>;
+
+/// What a section says of its tests.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Fail,
+    /// They would hang or take too long.
+    NotRun,
+    /// They depend on the load of the machine.
+    Either,
+}
+
+struct Reason {
+    name: String,
+    mode: Mode,
+    /// Lines with `#`.
+    explanation: Vec<String>,
+    /// Tests, classes as `Class.*`, and whole modules that are not run.
+    items: Vec<String>,
+}
+
+/// What is written of a module.
+#[derive(Debug, PartialEq, Eq)]
+enum Expected {
+    Ran { tests: usize, skipped: usize },
+    Skipped(String),
+}
+
+pub struct Table {
+    /// The lines before the first section.
+    head: Vec<String>,
+    reasons: Vec<Reason>,
+    modules: BTreeMap<String, Expected>,
+}
+
+/// Numbers for people.
+#[derive(Default)]
+pub struct Figures {
+    pub modules: usize,
+    pub skipped_modules: usize,
+    pub passed: usize,
+    pub skipped: usize,
+    pub failed: usize,
+}
+
+impl Table {
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut table = Table { head: Vec::new(), reasons: Vec::new(), modules: BTreeMap::new() };
+        let mut in_modules = false;
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim_end();
+            if let Some(title) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+                in_modules = title == MODULES;
+                if !in_modules {
+                    table.reasons.push(Reason::titled(title)?);
+                }
+            } else if in_modules {
+                if !line.is_empty() && !line.starts_with('#') {
+                    let (name, expected) =
+                        module(line).with_context(|| format!("line {}", number + 1))?;
+                    table.modules.insert(name, expected);
+                }
+            } else if let Some(reason) = table.reasons.last_mut() {
+                if line.starts_with('#') {
+                    reason.explanation.push(line.to_owned());
+                } else if let Some(item) = line.split("  #").next().filter(|item| !item.is_empty())
+                {
+                    reason.items.push(item.to_owned());
+                }
+            } else {
+                table.head.push(line.to_owned());
+            }
+        }
+        Ok(table)
+    }
+
+    /// Whether a whole module is left out.
+    pub fn leaves_out(&self, module: &str) -> bool {
+        self.not_run().any(|item| item == module)
+    }
+
+    /// The tests of a module that are not to be run.
+    pub fn left_out_of<'a>(&'a self, module: &'a str) -> impl Iterator<Item = &'a str> {
+        self.not_run().filter(move |item| module_of(item) == module && *item != module)
+    }
+
+    fn not_run(&self) -> impl Iterator<Item = &str> {
+        let not_run = self.reasons.iter().filter(|reason| reason.mode == Mode::NotRun);
+        not_run.flat_map(|reason| reason.items.iter().map(String::as_str))
+    }
+
+    /// Says in what the outcomes differ from what is written.
+    pub fn compare(&self, outcomes: &Outcomes) -> Vec<String> {
+        let mut found = Vec::new();
+        for (module, outcome) in outcomes {
+            let seen = Expected::of(outcome);
+            match self.modules.get(module) {
+                None => found.push(format!("{module}: is not in the table; it {seen}")),
+                Some(expected) if *expected != seen => {
+                    found.push(format!("{module}: {seen}; expected: {expected}"));
+                }
+                Some(_) => {}
+            }
+            let Outcome::Ran(tests) = outcome else { continue };
+            for (name, test) in tests {
+                if let Test::Failed(detail) = test
+                    && self.reason_of(name).is_none()
+                {
+                    found.push(format!("{name}: fails, and no reason is given: {detail}"));
+                }
+            }
+        }
+        for module in self.modules.keys().filter(|module| !outcomes.contains_key(*module)) {
+            found.push(format!("{module}: is in the table, and there is no such module"));
+        }
+        for reason in &self.reasons {
+            for item in &reason.items {
+                found.extend(reason.judge(item, outcomes));
+            }
+        }
+        found
+    }
+
+    fn reason_of(&self, name: &str) -> Option<usize> {
+        let matches = |item: &String| item == name || class_of(item) == Some(parent(name));
+        self.reasons.iter().position(|reason| {
+            reason.mode != Mode::NotRun
+                && reason.name != UNEXPLAINED
+                && reason.items.iter().any(matches)
+        })
+    }
+
+    /// Takes outcomes over. What fails anew has no reason until somebody gives
+    /// it one.
+    pub fn update(&mut self, outcomes: &Outcomes) {
+        let mut failed = vec![Vec::new(); self.reasons.len()];
+        let mut unexplained = Vec::new();
+        for outcome in outcomes.values() {
+            let Outcome::Ran(tests) = outcome else { continue };
+            for (name, test) in tests {
+                match (test, self.reason_of(name)) {
+                    (Test::Failed(_), Some(reason)) => failed[reason].push(name.as_str()),
+                    (Test::Failed(detail), None) => unexplained.push(format!("{name}  # {detail}")),
+                    _ => {}
+                }
+            }
+        }
+        for (reason, failed) in self.reasons.iter_mut().zip(failed) {
+            if reason.mode == Mode::Fail {
+                reason.items = shortened(&failed, outcomes);
+            }
+        }
+        self.reasons.retain(|reason| reason.name != UNEXPLAINED);
+        if !unexplained.is_empty() {
+            let explanation = vec!["# Each of these is to be given a reason.".to_owned()];
+            let name = UNEXPLAINED.to_owned();
+            let mode = Mode::Fail;
+            self.reasons.push(Reason { name, mode, explanation, items: unexplained });
+        }
+        self.modules =
+            outcomes.iter().map(|(name, outcome)| (name.clone(), Expected::of(outcome))).collect();
+    }
+
+    pub fn text(&self) -> String {
+        let mut text = self.head.join("\n").trim_end().to_owned() + "\n";
+        for reason in &self.reasons {
+            let mode = match reason.mode {
+                Mode::Fail => "",
+                Mode::NotRun => ": not run",
+                Mode::Either => ": either",
+            };
+            let _ = writeln!(text, "\n[{}{mode}]", reason.name);
+            for line in reason.explanation.iter().chain(&reason.items) {
+                let _ = writeln!(text, "{line}");
+            }
+        }
+        let _ = writeln!(text, "\n[{MODULES}]");
+        let _ = writeln!(text, "# The tests of each module, and how many of them skip themselves.");
+        for (name, expected) in &self.modules {
+            let _ = match expected {
+                Expected::Ran { tests, skipped } => writeln!(text, "{name} {tests} {skipped}"),
+                Expected::Skipped(reason) => writeln!(text, "{name} skips itself: {reason}"),
+            };
+        }
+        text
+    }
+}
+
+pub fn figures(outcomes: &Outcomes) -> Figures {
+    let mut figures = Figures::default();
+    for outcome in outcomes.values() {
+        let Outcome::Ran(tests) = outcome else {
+            figures.skipped_modules += 1;
+            continue;
+        };
+        figures.modules += 1;
+        for test in tests.values() {
+            match test {
+                Test::Passed => figures.passed += 1,
+                Test::Failed(_) => figures.failed += 1,
+                Test::Skipped => figures.skipped += 1,
+                Test::NotRun => {}
+            }
+        }
+    }
+    figures
+}
+
+impl Reason {
+    fn titled(title: &str) -> Result<Self> {
+        let (name, mode) = title.split_once(": ").unwrap_or((title, ""));
+        let mode = match mode {
+            "" => Mode::Fail,
+            "not run" => Mode::NotRun,
+            "either" => Mode::Either,
+            other => bail!("[{name}: {other}]: neither `not run` nor `either`"),
+        };
+        Ok(Reason { name: name.to_owned(), mode, explanation: Vec::new(), items: Vec::new() })
+    }
+
+    /// What is wrong with an item, given what was seen.
+    fn judge(&self, item: &str, outcomes: &Outcomes) -> Option<String> {
+        if self.name == UNEXPLAINED {
+            // It is found as one that fails without a reason.
+            return None;
+        }
+        let Some(outcome) = outcomes.get(module_of(item)) else {
+            // A module that is left out is not among the outcomes.
+            let left_out = self.mode == Mode::NotRun && module_of(item) == item;
+            return (!left_out).then(|| format!("[{}] {item}: there is no such module", self.name));
+        };
+        let empty = BTreeMap::new();
+        let tests = if let Outcome::Ran(tests) = outcome { tests } else { &empty };
+        let passed = |name: &str| format!("[{}] {name}: passes", self.name);
+        if let Some(class) = class_of(item) {
+            let mut members =
+                tests.iter().filter(|(name, test)| parent(name) == class && test.ran()).peekable();
+            if members.peek().is_none() {
+                return Some(format!("[{}] {item}: there are no such tests", self.name));
+            }
+            let mut fine = members.filter(|(_, test)| !test.failed());
+            let wanted = self.mode == Mode::Fail;
+            return fine.next().filter(|_| wanted).map(|(name, _)| passed(name));
+        }
+        match (self.mode, tests.get(item)) {
+            (_, None) => Some(format!("[{}] {item}: there is no such test", self.name)),
+            (Mode::Fail, Some(Test::Failed(_))) | (Mode::NotRun, Some(Test::NotRun)) => None,
+            (Mode::Fail, Some(Test::Skipped)) => {
+                Some(format!("[{}] {item}: skips itself", self.name))
+            }
+            (Mode::Fail, Some(_)) => Some(passed(item)),
+            (Mode::NotRun, Some(_)) => Some(format!("[{}] {item}: was run", self.name)),
+            (Mode::Either, Some(_)) => None,
+        }
+    }
+}
+
+impl Expected {
+    fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Skipped(reason) => Expected::Skipped(reason.clone()),
+            Outcome::Ran(tests) => Expected::Ran {
+                tests: tests.len(),
+                skipped: tests.values().filter(|test| **test == Test::Skipped).count(),
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for Expected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Expected::Ran { tests, skipped } => {
+                write!(f, "has {tests} tests, of which {skipped} skip themselves")
+            }
+            Expected::Skipped(reason) => write!(f, "skips itself: {reason}"),
+        }
+    }
+}
+
+fn module(line: &str) -> Result<(String, Expected)> {
+    let (name, rest) = line.split_once(' ').context("a name and more is wanted")?;
+    if let Some(reason) = rest.strip_prefix("skips itself: ") {
+        return Ok((name.to_owned(), Expected::Skipped(reason.to_owned())));
+    }
+    let (tests, skipped) = rest.split_once(' ').context("two numbers are wanted")?;
+    let expected = Expected::Ran { tests: tests.parse()?, skipped: skipped.parse()? };
+    Ok((name.to_owned(), expected))
+}
+
+/// The module of a test: what its name begins with.
+fn module_of(name: &str) -> &str {
+    name.split(['.', ':']).next().unwrap_or(name)
+}
+
+/// The class of a test.
+fn parent(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(parent, _)| parent)
+}
+
+fn class_of(item: &str) -> Option<&str> {
+    item.strip_suffix(".*")
+}
+
+/// Names, with one line for a class of which every test failed.
+fn shortened(failed: &[&str], outcomes: &Outcomes) -> Vec<String> {
+    let mut classes: BTreeMap<&str, usize> = BTreeMap::new();
+    for name in failed {
+        *classes.entry(parent(name)).or_default() += 1;
+    }
+    classes.retain(|class, count| {
+        let Some(Outcome::Ran(tests)) = outcomes.get(module_of(class)) else { return false };
+        let members = tests.iter().filter(|(name, test)| parent(name) == *class && test.ran());
+        *count >= MANY && members.count() == *count
+    });
+    let mut items: Vec<String> = failed
+        .iter()
+        .map(|name| match classes.get(parent(name)) {
+            Some(_) => format!("{}.*", parent(name)),
+            None => (*name).to_owned(),
+        })
+        .collect();
+    items.dedup();
+    items
+}
+
+#[cfg(test)]
+mod tests;
