@@ -5,7 +5,7 @@
 //! users, secrets or network. Nothing else of the machine is there.
 //!
 //! Whoever is root in a sandbox reads what the machine's root may read. So what
-//! not every user of the machine may read is hidden ([`private`]): an empty file
+//! not every user of the machine may read is hidden (`private`): an empty file
 //! or folder that nobody can open lies over it.
 
 mod private;
