@@ -19,6 +19,9 @@ pub struct Args {
     /// Look for known vulnerabilities too; fetches the advisory database
     #[arg(long)]
     advisories: bool,
+    /// Run CPython's own tests too, for about ten minutes; the row `stdlib` by its name does so
+    #[arg(long)]
+    slow: bool,
     /// Write what the row `stdlib` finds into its table
     #[arg(long)]
     write: bool,
@@ -53,8 +56,9 @@ pub fn run(args: &Args) -> Result<()> {
         ("npm types", Box::new(npm_types)),
         ("fuzz", Box::new(|| fuzz::briefly().map(|()| Outcome::Ok))),
         ("stdlib", {
+            let wanted = args.slow || args.filter.as_deref() == Some("stdlib");
             let write = args.write;
-            Box::new(move || stdlib::run(write))
+            Box::new(move || standard_library(wanted, write))
         }),
         ("cargo-deny", Box::new(|| tool(setup::cargo_deny))),
         ("deny", Box::new(|| deny(&["bans", "licenses", "sources"]))),
@@ -214,6 +218,13 @@ fn deny(what: &[&str]) -> Result<Outcome> {
     command.args(["--workspace", "--log-level", "error", "check"]);
     command.args(what);
     passes(command)
+}
+
+fn standard_library(wanted: bool, write: bool) -> Result<Outcome> {
+    if !wanted {
+        return Ok(Outcome::NotRun("takes ten minutes: pass --slow".to_owned()));
+    }
+    stdlib::run(write)
 }
 
 fn advisories(wanted: bool) -> Result<Outcome> {
