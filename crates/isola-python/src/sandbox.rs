@@ -46,6 +46,19 @@ impl Sandbox {
         })
     }
 
+    fn begin_stream(
+        &self,
+        call: Call,
+        limits: CallLimits,
+        event_loop: Py<PyAny>,
+        py: Python<'_>,
+    ) -> PyResult<EventStream> {
+        let events = limited(call, limits)?.stream();
+        let events = events.map_err(|error| failure::from_error(py, &error))?;
+        self.follow(&event_loop, py);
+        EventStream::start(events, event_loop)
+    }
+
     /// A call that is refused because another one runs must not take that
     /// one's event loop away.
     fn follow(&self, event_loop: &Py<PyAny>, py: Python<'_>) {
@@ -128,10 +141,8 @@ impl Sandbox {
         event_loop: Py<PyAny>,
         py: Python<'_>,
     ) -> PyResult<EventStream> {
-        let call = limited(self.inner.get()?.run(function, read(arguments, py)?), limits)?;
-        let events = call.stream().map_err(|error| failure::from_error(py, &error))?;
-        self.follow(&event_loop, py);
-        EventStream::start(events, event_loop)
+        let call = self.inner.get()?.run(function, read(arguments, py)?);
+        self.begin_stream(call, limits, event_loop, py)
     }
 
     /// Runs source code, and gives what happens and its last expression's value.
@@ -142,10 +153,7 @@ impl Sandbox {
         event_loop: Py<PyAny>,
         py: Python<'_>,
     ) -> PyResult<EventStream> {
-        let call = limited(self.inner.get()?.evaluate(source), limits)?;
-        let events = call.stream().map_err(|error| failure::from_error(py, &error))?;
-        self.follow(&event_loop, py);
-        EventStream::start(events, event_loop)
+        self.begin_stream(self.inner.get()?.evaluate(source), limits, event_loop, py)
     }
 
     /// Ends the interpreter in order, as the end of a process, and closes the sandbox.
@@ -166,10 +174,7 @@ impl Sandbox {
         event_loop: Py<PyAny>,
         py: Python<'_>,
     ) -> PyResult<EventStream> {
-        let call = limited(self.inner.get()?.finish(), limits)?;
-        let events = call.stream().map_err(|error| failure::from_error(py, &error))?;
-        self.follow(&event_loop, py);
-        EventStream::start(events, event_loop)
+        self.begin_stream(self.inner.get()?.finish(), limits, event_loop, py)
     }
 
     /// Copies the interpreter, and hands the snapshot to `done`.

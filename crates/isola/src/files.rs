@@ -206,7 +206,8 @@ impl Files<'_> {
         Ok(Place::Mounted(handle.clone()))
     }
 
-    /// A descriptor in a mount, for what cannot be done with a directory.
+    /// The descriptor of a file in a mount. One of a directory above the mounts is an
+    /// error: the caller's operation is one of files.
     fn handle(&self, fd: &Resource<Descriptor>) -> FsResult<Handle> {
         match self.place(fd)? {
             Place::Mounted(handle) => Ok(handle),

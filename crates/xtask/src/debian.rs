@@ -86,8 +86,8 @@ pub fn unpack(package: &str, suite: &str, tools: &Path) -> Result<PathBuf> {
 }
 
 /// Downloads one version of a package, by its path below the mirror and its
-/// SHA-256, and unpacks it; `false` if Debian has that version no longer.
-pub fn unpack_version(path: &str, digest: &str, tools: &Path, files: &Path) -> Result<bool> {
+/// SHA-256, and unpacks it.
+pub fn unpack_version(path: &str, digest: &str, tools: &Path, files: &Path) -> Result<()> {
     let package = tools.join("package.deb");
     let mut download = Command::new("/usr/lib/apt/apt-helper");
     download.args(["-o", "APT::Sandbox::User=", "download-file"]);
@@ -95,12 +95,11 @@ pub fn unpack_version(path: &str, digest: &str, tools: &Path, files: &Path) -> R
     let captured = process::capture(download)?;
     if !captured.status.success() {
         if captured.text.contains(" 404 ") {
-            return Ok(false);
+            bail!("Debian has {path} no longer: take a newer version in setup.rs of xtask");
         }
         bail!("cannot download {path}:\n{}", process::tail(&captured.text, 20));
     }
-    extract(&package, files)?;
-    Ok(true)
+    extract(&package, files)
 }
 
 /// The address of the mirror that this machine uses, with a slash at its end.

@@ -119,7 +119,7 @@ fn packages(
 }
 
 /// The version of CPython's own tests. Debian keeps a version for as long as one
-/// of its releases has it.
+/// of its releases has it; then a newer one is to be taken, and the table renewed.
 pub const CPYTHON_TESTS: &str = "3.14.10-1";
 
 /// The packages that they are in, and the SHA-256 of each.
@@ -134,31 +134,25 @@ const CPYTHON_TEST_PACKAGES: [(&str, &str); 2] = [
     ),
 ];
 
-/// CPython's own tests: a directory that has nothing but the package `test`.
-/// `None` if Debian has that version no longer.
-pub fn cpython_tests() -> Result<Option<PathBuf>> {
+/// Installs CPython's own tests: a directory that has nothing but the package `test`.
+pub fn cpython_tests() -> Result<PathBuf> {
     let tools = workspace::tools().join("cpython-tests");
     let mut inputs = Inputs::default();
     for (package, digest) in CPYTHON_TEST_PACKAGES {
         inputs = inputs.text(package, digest);
     }
-    let mut there = true;
     install("CPython's own tests", &tools, &inputs.finish(), || {
         let unpacked = tools.join("unpacked");
         for (package, digest) in CPYTHON_TEST_PACKAGES {
             let path = format!("pool/main/p/python3.14/{package}");
-            if !debian::unpack_version(&path, digest, &tools, &unpacked)? {
-                there = false;
-                bail!("Debian has no {package} any more");
-            }
+            debian::unpack_version(&path, digest, &tools, &unpacked)?;
         }
         fs::create_dir(tools.join("lib"))?;
         fs::rename(unpacked.join("usr/lib/python3.14/test"), tools.join("lib/test"))?;
         fs::remove_dir_all(unpacked)?;
         Ok(())
-    })
-    .map(|()| Some(tools.join("lib")))
-    .or_else(|error| if there { Err(error) } else { Ok(None) })
+    })?;
+    Ok(tools.join("lib"))
 }
 
 /// `componentize-js`, in a `node_modules` outside of the source tree.

@@ -1,16 +1,13 @@
 // `Blob` and `File`, of the File API. The engine's own keep their bytes where its
 // garbage collector does not count them, never free those of a `File`, and a slice
-// for which there is no memory is empty. Here the bytes are a `Uint8Array`, which
-// nobody else has: slices and copies share it.
+// for which there is no memory is empty. Here the bytes are a `Uint8Array` that no
+// script can reach, so that slices and copies can share it.
 
+import { concatenated, utf8 } from './bytes.js';
 import {
-  define,
-  defineProperty,
   getOwnPropertyDescriptor,
   isArray,
   iterator,
-  floor,
-  SafeNumber,
   SafeString,
   SafeTypeError,
   string,
@@ -19,7 +16,7 @@ import {
 } from './intrinsics.js';
 import { streamFrom } from './streams.js';
 import { cloning } from './structured-clone.js';
-import { utf8 } from './utf8.js';
+import { dictionary, install, wellFormed, whole } from './web-idl.js';
 
 const { ArrayBuffer, DataView, Date, TextEncoder, Uint8Array } = globalThis;
 const isView = ArrayBuffer.isView;
@@ -38,13 +35,12 @@ const encoder = new TextEncoder();
 const encode = uncurry(TextEncoder.prototype.encode);
 const copyOf = uncurry(Uint8Array.prototype.slice);
 const part = uncurry(Uint8Array.prototype.subarray);
-const setBytes = uncurry(Uint8Array.prototype.set);
 const clock = Date.now;
 
 /** Bytes of one piece of a stream. */
 const PIECE = 1 << 16;
 
-/** What the constructor takes for bytes that are nobody else's: they are not copied. */
+/** An argument of the constructor: bytes that no script can reach, which need no copy. */
 class Owned {
   constructor(bytes) {
     this.bytes = bytes;
@@ -150,11 +146,11 @@ export class File extends Blob {
   }
 }
 
-/** The bytes of a Blob, which nobody may change, or undefined for anything else. */
+/** The bytes of a Blob, not to be changed, or undefined if the value is no Blob. */
 export const blobBytes = (value) => bytesOf(value);
 /** The type of a Blob. */
 export const blobType = (blob) => typeOf(blob);
-/** The name of a File, or undefined for anything else. */
+/** The name of a File, or undefined if the value is no File. */
 export const fileName = (value) => nameOf(value);
 /** When a File was changed. */
 export const fileTime = (file) => timeOf(file);
@@ -164,22 +160,6 @@ export const blobOf = (bytes, type) => new Blob(new Owned(bytes), { __proto__: n
 export const fileOf = (blob, name, lastModified = undefined) =>
   new File(new Owned(bytesOf(blob)), name, { __proto__: null, type: typeOf(blob), lastModified });
 
-const isWellFormed = uncurry(String.prototype.isWellFormed);
-const toWellFormed = uncurry(String.prototype.toWellFormed);
-
-/** A text without halves of surrogate pairs. */
-export function wellFormed(text) {
-  return isWellFormed(text) ? text : toWellFormed(text);
-}
-
-function dictionary(options, name) {
-  if (options === undefined || options === null) return { __proto__: null };
-  if (typeof options !== 'object' && typeof options !== 'function') {
-    throw new SafeTypeError(`${name}: the options are no object`);
-  }
-  return options;
-}
-
 function joined(parts, nativeEndings) {
   if (parts === undefined) return new Uint8Array(0);
   const listed = (typeof parts === 'object' && parts !== null) || typeof parts === 'function';
@@ -187,22 +167,17 @@ function joined(parts, nativeEndings) {
     throw new SafeTypeError('Blob: the parts are no list: give an array of texts, bytes and Blobs');
   }
   const pieces = [];
-  let size = 0;
   let borrowed = false;
   const add = (value) => {
     let piece = bytesOf(value) ?? viewOf(value);
     borrowed ||= piece !== undefined && bytesOf(value) === undefined;
     piece ??= encoded(value, nativeEndings);
     pieces[pieces.length] = piece;
-    size += piece.length;
   };
   if (isArray(parts)) for (let i = 0; i < parts.length; i++) add(parts[i]);
   else for (const value of parts) add(value);
-  // What was a text or a Blob is nobody else's already.
-  if (pieces.length === 1 && !borrowed) return pieces[0];
-  const bytes = new Uint8Array(size);
-  for (let i = 0, at = 0; i < pieces.length; at += pieces[i++].length) setBytes(bytes, pieces[i], at);
-  return bytes;
+  // No script can reach the bytes of a text or of a Blob.
+  return pieces.length === 1 && !borrowed ? pieces[0] : concatenated(pieces);
 }
 
 /** The bytes of a buffer or of a view of one, which its owner can change, or undefined. */
@@ -237,13 +212,6 @@ function position(value, size) {
   return at > size ? size : at;
 }
 
-/** As `long long` of Web IDL, which has no fractions and no NaN. */
-function whole(value) {
-  const number = SafeNumber(value);
-  if (number !== number || number === Infinity || number === -Infinity) return 0;
-  return number < 0 ? -floor(-number) : floor(number);
-}
-
 /** In lower case, or empty if it has anything but printable ASCII. */
 function mediaType(value) {
   const type = SafeString(value);
@@ -252,16 +220,6 @@ function mediaType(value) {
     if (code < 0x20 || code > 0x7e) return '';
   }
   return string.toLowerCase(type);
-}
-
-/** Puts a class of a web standard in the place of the engine's. */
-export function install(global, Class, members) {
-  for (const name of members) {
-    const member = getOwnPropertyDescriptor(Class.prototype, name);
-    defineProperty(Class.prototype, name, { __proto__: null, ...member, enumerable: true });
-  }
-  defineProperty(Class.prototype, toStringTag, { __proto__: null, value: Class.name, configurable: true });
-  define(global, Class.name, Class, false);
 }
 
 export function installBlob(global) {

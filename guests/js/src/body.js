@@ -17,10 +17,10 @@ import {
   uncurry,
 } from './intrinsics.js';
 import { blobBytes, blobOf, blobType } from './blob.js';
+import { concatenated, utf8 } from './bytes.js';
 import { isForm, writeForm } from './form-data.js';
 import { readForm } from './forms.js';
 import { readAll, streamFrom } from './streams.js';
-import { utf8 } from './utf8.js';
 import { toJson } from './values.js';
 
 const { ArrayBuffer, ReadableStream, Response, TextEncoder, Uint8Array, URLSearchParams } = globalThis;
@@ -31,7 +31,6 @@ const isLocked = uncurry(getOwnPropertyDescriptor(ReadableStream.prototype, 'loc
 const tee = uncurry(ReadableStream.prototype.tee);
 const copyOf = uncurry(ArrayBuffer.prototype.slice);
 const paramsText = uncurry(URLSearchParams.prototype.toString);
-const setBytes = uncurry(Uint8Array.prototype.set);
 const toText = PlainObject.toString;
 
 class Content {
@@ -129,17 +128,12 @@ export async function takeBytes(content, what) {
   if (content.stream !== null) return readAll(content.stream);
   if (content.bytes !== null) return content.bytes;
   const pieces = [];
-  let size = 0;
   for (;;) {
     const piece = await content.source.next();
     if (piece === null) break;
     pieces[pieces.length] = piece;
-    size += piece.length;
   }
-  if (pieces.length === 1) return pieces[0];
-  const bytes = new Uint8Array(size);
-  for (let i = 0, at = 0; i < pieces.length; at += pieces[i++].length) setBytes(bytes, pieces[i], at);
-  return bytes;
+  return pieces.length === 1 ? pieces[0] : concatenated(pieces);
 }
 
 /** Takes the content: bytes, or what a script made a stream of, as a stream. */

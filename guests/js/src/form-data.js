@@ -1,14 +1,15 @@
 // `FormData` (XMLHttpRequest standard), whose files are Blobs of the runner's own,
 // and how it is written as `multipart/form-data` (HTML standard; RFC 7578).
 
-import { blobBytes, blobType, fileName, fileOf, fileTime, install, wellFormed } from './blob.js';
-import { cloning } from './structured-clone.js';
+import { blobBytes, blobType, fileName, fileOf, fileTime } from './blob.js';
+import { concatenated } from './bytes.js';
 import { apply, define, iterator, SafeString, SafeTypeError, string, uncurry } from './intrinsics.js';
+import { cloning } from './structured-clone.js';
+import { install, wellFormed } from './web-idl.js';
 
 const { TextEncoder, Uint8Array, crypto } = globalThis;
 const encoder = new TextEncoder();
 const encode = uncurry(TextEncoder.prototype.encode);
-const setBytes = uncurry(Uint8Array.prototype.set);
 const randomBytes = crypto.getRandomValues.bind(crypto);
 const digits = uncurry(Number.prototype.toString);
 
@@ -39,8 +40,9 @@ export class FormData {
     let there = false;
     for (let i = 0; i < this.#entries.length; i++) {
       const other = this.#entries[i];
-      if (other[0] !== entry[0]) kept[kept.length] = other;
-      else if (!there) there = (kept[kept.length] = entry) !== undefined;
+      if (other[0] === entry[0] && there) continue;
+      there ||= other[0] === entry[0];
+      kept[kept.length] = other[0] === entry[0] ? entry : other;
     }
     if (!there) kept[kept.length] = entry;
     this.#entries = kept;
@@ -119,10 +121,8 @@ export function writeForm(form) {
   const entries = entriesOf(form);
   const boundary = `----isola${hex(randomBytes(new Uint8Array(16)))}`;
   const pieces = [];
-  let size = 0;
   const add = (piece) => {
     pieces[pieces.length] = piece;
-    size += piece.length;
   };
   for (let i = 0; i < entries.length; i++) {
     const name = entries[i][0];
@@ -138,9 +138,7 @@ export function writeForm(form) {
     add(encode(encoder, '\r\n'));
   }
   add(encode(encoder, `--${boundary}--\r\n`));
-  const bytes = new Uint8Array(size);
-  for (let i = 0, at = 0; i < pieces.length; at += pieces[i++].length) setBytes(bytes, pieces[i], at);
-  return { bytes, type: `multipart/form-data; boundary=${boundary}` };
+  return { bytes: concatenated(pieces), type: `multipart/form-data; boundary=${boundary}` };
 }
 
 /** With every end of a line as CRLF. */

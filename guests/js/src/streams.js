@@ -2,6 +2,7 @@
 // of anything that can be iterated; and how the runner itself reads and makes
 // them.
 
+import { concatenated } from './bytes.js';
 import {
   apply,
   asyncIterator,
@@ -19,19 +20,14 @@ const Reader = new ReadableStream().getReader().constructor;
 const read = uncurry(Reader.prototype.read);
 const releaseLock = uncurry(Reader.prototype.releaseLock);
 const cancelReader = uncurry(Reader.prototype.cancel);
-const setBytes = uncurry(Uint8Array.prototype.set);
 
 /** All bytes of a stream of bytes. */
 export async function readAll(stream) {
   const pieces = [];
-  let size = 0;
   await eachPiece(stream, (piece) => {
     pieces[pieces.length] = piece;
-    size += piece.length;
   });
-  const bytes = new Uint8Array(size);
-  for (let i = 0, at = 0; i < pieces.length; at += pieces[i++].length) setBytes(bytes, pieces[i], at);
-  return bytes;
+  return concatenated(pieces);
 }
 
 /**

@@ -3,7 +3,7 @@
 
 import { apply, create, define, getPrototypeOf, isArray, keys, objectTag, PlainObject, safeMap, uncurry } from './intrinsics.js';
 
-const { DOMException, Map, Set } = globalThis;
+const { Array, DOMException, Map, Set } = globalThis;
 const engineClone = globalThis.structuredClone;
 const eachOfMap = uncurry(Map.prototype.forEach);
 const eachOfSet = uncurry(Set.prototype.forEach);
@@ -34,24 +34,16 @@ const isObject = (value) => typeof value === 'object' && value !== null;
 /** What a value consists of: a list, a Map, a Set, a plain object, or something whole. */
 function shapeOf(value) {
   if (isArray(value)) return 'list';
-  if (isMap(value)) return 'map';
-  if (isSet(value)) return 'set';
+  if (takes(hasInMap, value)) return 'map';
+  if (takes(hasInSet, value)) return 'set';
   const prototype = getPrototypeOf(value);
   return prototype === PlainObject || prototype === null ? 'object' : 'whole';
 }
 
-function isMap(value) {
+/** Whether a method takes a value for its receiver. */
+function takes(has, value) {
   try {
-    hasInMap(value, undefined);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-function isSet(value) {
-  try {
-    hasInSet(value, undefined);
+    has(value, undefined);
     return true;
   } catch {
     return false;

@@ -16,6 +16,7 @@ use isorun_agent::{
     protocol::{FailureKind, Name, WriteFile},
 };
 use isorun_engine::AgentStream;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use serde::Deserialize;
 use tokio::time::timeout;
 use tokio_util::io::StreamReader;
@@ -23,7 +24,7 @@ use tokio_util::io::StreamReader;
 use super::{
     ApiError, App, Code,
     extract::{AwakeRun, Params, drain},
-    limits, order, percent,
+    limits, order,
     runs::LiveRun,
 };
 use crate::api::{Entries, ErrorBody, FILE_MODE, Written};
@@ -33,6 +34,9 @@ const STALLED: Duration = Duration::from_secs(60);
 
 /// Names of a folder in one piece of an answer.
 const NAMES_PER_PIECE: usize = 256;
+
+/// All but the unreserved characters of URLs: RFC 3986, section 2.3.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// What a name takes in memory apart from its bytes.
 const NAME_OVERHEAD: usize = 32;
@@ -55,9 +59,9 @@ impl FileParams {
         let missing = || ApiError::invalid("the query has no `path`");
         let encoded = query.as_deref().unwrap_or_default().split('&');
         let encoded = encoded.filter_map(|pair| pair.split_once('='));
-        let mut encoded = encoded.filter(|(name, _)| *percent::decode(name.as_bytes()) == *b"path");
+        let mut encoded = encoded.filter(|(name, _)| percent_decode_str(name).eq(*b"path"));
         let (_, encoded) = encoded.next().filter(|_| self.path.is_some()).ok_or_else(missing)?;
-        let bytes = percent::decode(encoded.replace('+', " ").as_bytes()).into_owned();
+        let bytes = percent_decode_str(&encoded.replace('+', " ")).collect::<Vec<_>>();
         order::path_of_bytes("path", &bytes)?;
         Ok(FilePath { text: String::from_utf8_lossy(&bytes).into_owned(), name: bytes.into() })
     }
@@ -248,7 +252,7 @@ fn listing(names: Vec<Name>) -> impl futures_util::Stream<Item = io::Result<Byte
     part("{\"entries\":[")
         .chain(entries)
         .chain(part(between))
-        .chain(list_in_pieces(encoded, |name| percent::encode(name.as_bytes())))
+        .chain(list_in_pieces(encoded, |name| percent_encode(name.as_bytes(), ESCAPED).to_string()))
         .chain(part("]}"))
 }
 

@@ -21,7 +21,6 @@ mod newborn;
 mod observe;
 pub mod openapi;
 mod order;
-mod percent;
 mod proxy;
 mod routes;
 mod runs;

@@ -11,11 +11,11 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::Response,
 };
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{ApiError, Code, Place};
-use crate::server::percent;
 
 /// The name in the query, and of the cookie.
 pub const TOKEN: &str = "isorun_token";
@@ -124,9 +124,10 @@ pub fn split_query(query: &str) -> (Vec<String>, String) {
         .split('&')
         .filter(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let ours = percent::decode(name.as_bytes()).eq_ignore_ascii_case(TOKEN.as_bytes());
+            let name = percent_decode_str(name).decode_utf8_lossy();
+            let ours = name.eq_ignore_ascii_case(TOKEN);
             if ours {
-                tokens.push(String::from_utf8_lossy(&percent::decode(value.as_bytes())).into());
+                tokens.push(percent_decode_str(value).decode_utf8_lossy().into_owned());
             }
             !ours && !pair.is_empty()
         })

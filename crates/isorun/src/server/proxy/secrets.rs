@@ -4,8 +4,7 @@
 use std::borrow::Cow;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
-
-use crate::server::percent;
+use percent_encoding::percent_decode;
 
 /// What every API key begins with.
 const KEY: &[u8] = b"isorun_live_";
@@ -23,7 +22,7 @@ pub fn has_key(text: &[u8]) -> bool {
         if contains(&text, KEY) || in_base64(&text) {
             return true;
         }
-        match percent::decode(&text) {
+        match percent_decode(&text).into() {
             Cow::Owned(plain) if *plain != *text => text = Cow::Owned(plain),
             _ => return false,
         }

@@ -138,7 +138,7 @@ class _Result(unittest.TestResult):
 
     def _note(self, kind, item, detail):
         if self._kind is None or not isinstance(item, unittest.TestCase):
-            # A class or a module that cannot be set up, or is skipped.
+            # The setup of a class or a module has failed, or skips all of its tests.
             self.tell(kind, self.name(item), detail)
         elif _KINDS.index(kind) > _KINDS.index(self._kind):
             self._kind, self._detail = kind, detail

@@ -19,7 +19,7 @@ const MANY: usize = 3;
 pub enum Outcome {
     /// Each test by its name.
     Ran(BTreeMap<String, Test>),
-    /// The module says itself that it cannot be run here.
+    /// The module skips itself, for this reason.
     Skipped(String),
 }
 

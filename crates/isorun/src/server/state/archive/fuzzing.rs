@@ -49,8 +49,8 @@ pub fn fuzz_manifests(input: &[u8]) {
     }
 }
 
-/// Checks that of bytes that nobody has signed only those of [`SIGNED`] are a
-/// manifest.
+/// Checks that bytes without a new signature are refused, unless they hold the text
+/// of [`SIGNED`] unchanged.
 fn check_unsigned(bytes: &[u8]) {
     let (manifest, text, _) = &*SIGNED;
     match parse_manifest(bytes, &OURS) {
@@ -81,7 +81,7 @@ fn check_signed(text: &[u8]) {
         let mut parts = Path::new(&file.name).components();
         assert!(
             matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)),
-            "{:?} is no file of its folder",
+            "{:?} is the name of a file elsewhere",
             file.name
         );
     }
