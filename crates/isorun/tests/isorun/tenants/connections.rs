@@ -1,5 +1,7 @@
 //! Connections that are silent, half begun, or make no progress.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::{StreamExt, future::join_all, stream};
 use http_body_util::StreamBody;
@@ -9,7 +11,8 @@ use reqwest::{Certificate, Client};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::timeout,
+    net::TcpStream,
+    time::{sleep, timeout},
 };
 
 use super::{AT_ONCE, connect, others_are_served, to_the_end};
@@ -152,6 +155,26 @@ fn streams_without_progress_end() {
     });
 }
 
+/// Waits until the server has closed its end of a connection. What it had sent
+/// may still wait to be read, so that reading does not show this.
+async fn until_let_go(socket: &TcpStream) {
+    const ESTABLISHED: &str = "01";
+    let port = |address: std::net::SocketAddr| format!(":{:04X}", address.port());
+    let server = port(socket.peer_addr().unwrap());
+    let client = port(socket.local_addr().unwrap());
+    let held = || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        table.lines().any(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            let mut field = || fields.next().unwrap();
+            field().ends_with(&server) && field().ends_with(&client) && field() == ESTABLISHED
+        })
+    };
+    while held() {
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[test]
 fn an_answer_that_nobody_takes_ends() {
     let server = Server::start_with(&["--answer-timeout", "2s"]);
@@ -160,7 +183,11 @@ fn an_answer_that_nobody_takes_ends() {
         let id = server.create().await;
         let mut sockets = Vec::new();
         for (method, path, body) in [
-            ("POST", "exec/stream", json!({ "command": "yes", "timeout": 0 }).to_string()),
+            (
+                "POST",
+                "exec/stream",
+                json!({ "command": "touch /dev/shm/begun; exec yes", "timeout": 0 }).to_string(),
+            ),
             ("GET", "files/download?path=/dev/shm/large", String::new()),
             ("POST", "exec", json!({ "command": "head -c 7000000 /dev/zero" }).to_string()),
         ] {
@@ -177,9 +204,12 @@ fn an_answer_that_nobody_takes_ends() {
             socket.write_all(request.as_bytes()).await.unwrap();
             sockets.push(socket);
         }
-        server.exec(&id, "until pgrep -x yes; do sleep 0.05; done").await;
+        server.exec(&id, "until test -e /dev/shm/begun; do sleep 0.05; done").await;
         others_are_served(&server, &neighbour).await;
         server.exec(&id, "while pgrep -x yes; do sleep 0.05; done").await;
+        for socket in &sockets {
+            until_let_go(socket).await;
+        }
         // What was underway at that moment is all that comes.
         for mut socket in sockets {
             let mut taken = vec![0; 1 << 20];
