@@ -59,6 +59,9 @@ pub trait Engine: Send + Sync {
     /// end: they were allowed by other rules.
     async fn set_network(&self, id: &SandboxId, plan: Plan) -> Result<()>;
 
+    /// Sets the weight of a sandbox against the others while CPU time is scarce.
+    async fn set_cpu_weight(&self, id: &SandboxId, weight: CpuWeight) -> Result<()>;
+
     /// What a sandbox has used until now.
     async fn stats(&self, id: &SandboxId) -> Result<Stats>;
 
@@ -233,6 +236,28 @@ impl SandboxSpec {
             pids: 512,
             network: Plan::default(),
         }
+    }
+}
+
+/// The weight of a sandbox against the others while CPU time is scarce, in
+/// thousandths of the weight of a new one: 1 to 1000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CpuWeight(u32);
+
+impl CpuWeight {
+    /// The weight of a new sandbox.
+    pub const FULL: Self = Self(1000);
+
+    /// The weight of so many thousandths; the nearest one if it is out of range.
+    #[must_use]
+    pub fn of_thousandths(thousandths: u64) -> Self {
+        Self(u32::try_from(thousandths).unwrap_or(u32::MAX).clamp(1, Self::FULL.0))
+    }
+
+    /// The weight in thousandths.
+    #[must_use]
+    pub fn thousandths(self) -> u32 {
+        self.0
     }
 }
 

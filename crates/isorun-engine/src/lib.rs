@@ -15,6 +15,6 @@ pub mod image;
 pub mod network;
 
 pub use engine::{
-    AgentIo, AgentStream, Capabilities, Engine, Error, Exit, Result, Root, SandboxId, SandboxSpec,
-    Stats,
+    AgentIo, AgentStream, Capabilities, CpuWeight, Engine, Error, Exit, Result, Root, SandboxId,
+    SandboxSpec, Stats,
 };

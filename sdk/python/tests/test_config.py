@@ -47,3 +47,16 @@ def test_what_makes_no_sense_says_so(environ: dict[str, str]) -> None:
         path.write_text(damaged)
         with pytest.raises(IsorunError, match="is damaged"):
             find(None, None, environ)
+
+
+def test_a_file_that_others_can_write_is_refused(environ: dict[str, str]) -> None:
+    path = Path(environ["XDG_CONFIG_HOME"]) / "isorun" / "client.json"
+    for mode in (0o644, 0o640, 0o604, 0o600):
+        path.chmod(mode)
+        assert find(None, None, environ).key == "local-key"
+        assert path.stat().st_mode & 0o777 == 0o600, oct(mode)
+    for mode in (0o620, 0o666, 0o602):
+        path.chmod(mode)
+        with pytest.raises(IsorunError, match="chmod 600"):
+            find(None, None, environ)
+        assert path.stat().st_mode & 0o777 == mode

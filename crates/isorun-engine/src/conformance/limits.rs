@@ -6,7 +6,7 @@ use isorun_agent::client::{self, ClientError};
 use isorun_agent::protocol::{Exec, FailureKind, Status, WriteFile};
 
 use super::{Sandbox, shell, spec};
-use crate::engine::{Engine, Error, Exit};
+use crate::engine::{CpuWeight, Engine, Error, Exit};
 
 /// A fork bomb fills its sandbox, and can be ended.
 pub async fn too_many_processes(engine: &dyn Engine) {
@@ -134,6 +134,26 @@ pub async fn cpu_time(engine: &dyn Engine) {
     let used = engine.stats(&sandbox.id).await.unwrap().cpu_ms - before.cpu_ms;
     assert!(used <= took * 13 / 10 + 200, "{used} ms of CPU time in {took} ms");
     assert!(used > 300, "{used} ms of CPU time in {took} ms");
+}
+
+/// While CPU time is scarce, a sandbox with a quarter of the weight gets much less
+/// of it than one with the whole weight.
+pub async fn cpu_time_is_divided_by_weight(engine: &dyn Engine) {
+    let machine = std::thread::available_parallelism().unwrap().get() as u32;
+    let busy = || crate::SandboxSpec { vcpus: machine, ..spec() };
+    let (first, second) = (Sandbox::of(engine, busy()).await, Sandbox::of(engine, busy()).await);
+    let spin = format!("for i in $(seq {machine}); do (while :; do :; done) & done; wait");
+    let _running =
+        (first.exec(shell(&spin)).await.unwrap(), second.exec(shell(&spin)).await.unwrap());
+    let used = async |sandbox: &Sandbox| engine.stats(&sandbox.id).await.unwrap().cpu_ms;
+    for (light, heavy) in [(&first, &second), (&second, &first)] {
+        engine.set_cpu_weight(&heavy.id, CpuWeight::FULL).await.unwrap();
+        engine.set_cpu_weight(&light.id, CpuWeight::of_thousandths(250)).await.unwrap();
+        let before = (used(light).await, used(heavy).await);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let (light, heavy) = (used(light).await - before.0, used(heavy).await - before.1);
+        assert!(heavy > light * 2, "{heavy} ms and {light} ms");
+    }
 }
 
 /// Programs see as many CPUs as the sandbox has.

@@ -68,6 +68,7 @@ macro_rules! conformance {
                 a_broken_upload_leaves_nothing, nothing_inside_keeps_the_agent_waiting,
                 folders_that_become_links_are_not_given_away, trees_of_any_depth_are_removed;
             limits: too_many_processes, a_bomb_ends_at_its_timeout, a_full_disk, too_much_memory, cpu_time,
+                cpu_time_is_divided_by_weight,
                 cpus_are_those_of_the_spec, processes_are_counted;
             stops: what_is_stopped_ends_nothing, no_program_is_left_stopped,
                 jobs_of_a_shell_on_a_terminal, a_timeout_touches_no_other_command;

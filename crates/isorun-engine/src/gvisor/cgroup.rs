@@ -13,12 +13,18 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::engine::{Error, Result, Stats};
+use crate::engine::{CpuWeight, Error, Result, Stats};
 
 /// The version of control groups that can limit sandboxes here.
 pub fn version() -> Result<u32> {
     Ok(if Hierarchies::find()?.unified { 2 } else { 1 })
 }
+
+/// The CPU shares of a new group: the maximum of the kernel, so that small parts of
+/// it differ. `runsc` converts it to [`CPU_WEIGHT`] under version 2.
+pub const CPU_SHARES: u32 = 262_144;
+/// The same in the unit of version 2.
+const CPU_WEIGHT: u32 = 10_000;
 
 /// Where the control groups of this machine are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +146,20 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// Sets its weight against its siblings.
+    pub fn set_cpu_weight(&self, weight: CpuWeight) -> Result<()> {
+        let (file, full) = if self.hierarchies.unified {
+            ("cpu.weight", CPU_WEIGHT)
+        } else {
+            ("cpu.shares", CPU_SHARES)
+        };
+        let value = full / CpuWeight::FULL.thousandths() * weight.thousandths();
+        let directory = self.hierarchies.controllers.get("cpu");
+        let directory = directory.ok_or_else(|| Error::Setup("no cpu controller".to_owned()))?;
+        fs::write(directory.join(&self.name).join(file), value.to_string())
+            .map_err(Error::io("cannot set the CPU weight of a control group"))
     }
 
     /// What the processes in it have used.

@@ -26,7 +26,7 @@ use super::pidfd::Process;
 use super::spec::{self, Places, Shape};
 use super::stream::{Connections, Stream};
 use super::{Inner, launcher};
-use crate::engine::{Error, Exit, Result, Root, SandboxId, SandboxSpec, Stats};
+use crate::engine::{CpuWeight, Error, Exit, Result, Root, SandboxId, SandboxSpec, Stats};
 use crate::network::Plan;
 
 /// How long the agent may take to answer for the first time. A machine that is
@@ -322,6 +322,11 @@ impl Container {
     /// Its network, for those who have to still it.
     pub fn network(&self) -> &Network {
         &self.network
+    }
+
+    /// Sets its weight against the other sandboxes.
+    pub fn set_cpu_weight(&self, weight: CpuWeight) -> Result<()> {
+        self.cgroup.set_cpu_weight(weight)
     }
 
     /// What it has used.

@@ -31,7 +31,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use crate::engine::{
-    AgentStream, Capabilities, Engine, Error, Exit, Result, Root, SandboxId, SandboxSpec, Stats,
+    AgentStream, Capabilities, CpuWeight, Engine, Error, Exit, Result, Root, SandboxId,
+    SandboxSpec, Stats,
 };
 use crate::host;
 use crate::network::Plan;
@@ -314,6 +315,10 @@ impl Engine for Gvisor {
     async fn set_network(&self, id: &SandboxId, plan: Plan) -> Result<()> {
         self.inner.can_have(&plan)?;
         self.living(id)?.set_network(plan)
+    }
+
+    async fn set_cpu_weight(&self, id: &SandboxId, weight: CpuWeight) -> Result<()> {
+        self.living(id)?.set_cpu_weight(weight)
     }
 
     async fn stats(&self, id: &SandboxId) -> Result<Stats> {

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::cgroup::CPU_SHARES;
 use super::network::{INSIDE, OUTSIDE};
 use crate::engine::{Root, SandboxSpec};
 
@@ -134,7 +135,11 @@ pub fn config(shape: &Shape, places: &Places<'_>) -> Value {
             ],
             "resources": {
                 "memory": { "limit": shape.memory() },
-                "cpu": { "quota": u64::from(shape.vcpus) * 100_000, "period": 100_000 },
+                "cpu": {
+                    "quota": u64::from(shape.vcpus) * 100_000,
+                    "period": 100_000,
+                    "shares": CPU_SHARES,
+                },
                 "pids": { "limit": shape.host_pids() },
             },
         },

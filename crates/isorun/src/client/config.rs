@@ -4,13 +4,14 @@
 //! The Python package reads the same file: `sdk/python/src/isorun/_config.py`.
 
 use std::{
-    env, fs,
-    io::{ErrorKind, Write},
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    env,
+    fs::{self, File},
+    io::{ErrorKind, Read, Write},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use etcetera::BaseStrategy;
 use serde::{Deserialize, Serialize};
 
@@ -35,13 +36,17 @@ impl Local {
     /// What is there, if it can be read.
     pub fn load() -> Result<Option<Self>> {
         let path = Self::path()?;
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
         };
+        restrict(&file, &path)?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         let local = serde_json::from_str(&text).with_context(|| {
             format!("{} is damaged: remove it, and start the server again", path.display())
         })?;
@@ -62,6 +67,27 @@ impl Local {
         draft.persist(&path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
+}
+
+/// Refuses a configuration file that another user could have written, since it
+/// names the server that the key is sent to. Removes the permissions of other
+/// users to read it.
+fn restrict(file: &File, path: &Path) -> Result<()> {
+    let metadata = file.metadata().with_context(|| format!("cannot read {}", path.display()))?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    let user = rustix::process::geteuid().as_raw();
+    ensure!(
+        mode & 0o022 == 0 && (metadata.uid() == user || metadata.uid() == 0),
+        "{} can be written by other users (mode {mode:04o}, owner {}), who could have changed the \
+         address or the key in it: check it, then run `chmod 600 {0}` as its owner",
+        path.display(),
+        metadata.uid(),
+    );
+    if mode & 0o077 != 0 && metadata.uid() == user {
+        // A read-only file system keeps the mode as it is.
+        let _ = file.set_permissions(fs::Permissions::from_mode(mode & 0o700));
+    }
+    Ok(())
 }
 
 /// A server to talk to.
@@ -113,6 +139,37 @@ fn is_loopback(url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_configuration_that_others_can_write_is_refused_and_one_that_they_can_read_is_restricted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("client.json");
+        for (before, after) in [
+            (0o600, Some(0o600)),
+            (0o400, Some(0o400)),
+            (0o644, Some(0o600)),
+            (0o640, Some(0o600)),
+            (0o604, Some(0o600)),
+            (0o620, None),
+            (0o666, None),
+            (0o602, None),
+        ] {
+            fs::write(&path, "{}").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(before)).unwrap();
+            match (restrict(&File::open(&path).unwrap(), &path), after) {
+                (Ok(()), Some(after)) => {
+                    let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+                    assert_eq!(mode, after, "{before:o}");
+                }
+                (Err(error), None) => {
+                    let text = error.to_string();
+                    assert!(text.contains("chmod 600") && text.contains("client.json"), "{text}");
+                }
+                (outcome, _) => panic!("{before:o}: {outcome:?}"),
+            }
+            fs::remove_file(&path).unwrap();
+        }
+    }
 
     #[test]
     fn this_machine_has_several_names() {

@@ -1,7 +1,10 @@
 //! The socket: plain or with TLS, and how serving ends.
 
 use std::{
+    fs::File,
+    io::Read,
     net::{SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -105,7 +108,7 @@ async fn drained(app: &App) {
 fn acceptor(chain: &Path, key: &Path) -> Result<TlsAcceptor> {
     let chain: Vec<_> = CertificateDer::pem_file_iter(chain)?.collect::<Result<_, _>>()?;
     ensure!(!chain.is_empty(), "there is no certificate in it");
-    let key = PrivateKeyDer::from_pem_file(key)?;
+    let key = private_key(key)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -113,4 +116,49 @@ fn acceptor(chain: &Path, key: &Path) -> Result<TlsAcceptor> {
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Reads the private key from a file that only its owner and group can access: a
+/// group is how key files are shared with servers (`ssl-cert` of Debian).
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
+    let mut file = File::open(path)?;
+    let mode = file.metadata()?.permissions().mode() & 0o7777;
+    ensure!(
+        mode & 0o027 == 0,
+        "other users can access the private key (mode {mode:04o}): run `chmod 600 {}`, and \
+         replace the key if one of them may have read it",
+        path.display(),
+    );
+    let mut pem = Vec::new();
+    file.read_to_end(&mut pem)?;
+    Ok(PrivateKeyDer::from_pem_slice(&pem)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_key_that_others_can_access_is_refused() {
+        let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key.pem");
+        std::fs::write(&path, key).unwrap();
+        for (mode, good) in [
+            (0o600, true),
+            (0o400, true),
+            (0o640, true),
+            (0o644, false),
+            (0o660, false),
+            (0o602, false),
+        ] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            match private_key(&path) {
+                Ok(_) => assert!(good, "{mode:o}"),
+                Err(error) => {
+                    assert!(!good && error.to_string().contains("chmod 600"), "{mode:o}: {error}");
+                }
+            }
+        }
+    }
 }

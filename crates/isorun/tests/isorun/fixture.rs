@@ -2,7 +2,9 @@
 
 use std::{
     future::Future,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -21,6 +23,13 @@ pub fn bounded(test: impl Future<Output = ()>) {
     runtime
         .block_on(async { tokio::time::timeout(PATIENCE, test).await.expect("it takes too long") });
     runtime.shutdown_background();
+}
+
+/// Writes the file of a private key, for its owner only.
+pub fn write_key(path: &Path, pem: &str) {
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path).unwrap();
+    file.write_all(pem.as_bytes()).unwrap();
 }
 
 /// A server with folders of its own.

@@ -1,12 +1,17 @@
 //! The server from its start to its end.
 
-use std::{fs, os::unix::fs::PermissionsExt, process::Stdio, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use reqwest::{Certificate, Client};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::fixture::{Server, answer, bounded, refused};
+use crate::fixture::{Server, answer, bounded, refused, write_key};
 
 #[test]
 fn it_says_that_it_is_well_and_writes_the_clients_configuration() {
@@ -75,7 +80,7 @@ fn tls_is_spoken() {
     let folder = tempfile::tempdir().unwrap();
     let (chain, key) = (folder.path().join("chain.pem"), folder.path().join("key.pem"));
     fs::write(&chain, made.cert.pem()).unwrap();
-    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    write_key(&key, &made.signing_key.serialize_pem());
     let paths = (chain.to_str().unwrap(), key.to_str().unwrap());
     let mut server = Server::start_with(&["--tls-cert", paths.0, "--tls-key", paths.1]);
     assert!(server.url.starts_with("https://127.0.0.1:"), "{}", server.url);
@@ -89,6 +94,17 @@ fn tls_is_spoken() {
         let plain = server.url.replace("https:", "http:");
         assert!(server.http.get(format!("{plain}/healthz")).send().await.is_err());
     });
+    drop(server);
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_isorun"))
+        .args(["serve", "--no-pull", "--listen", "127.0.0.1:0"])
+        .args(["--tls-cert", paths.0, "--tls-key", paths.1])
+        .env("ISORUN_DATA_DIR", home.path().join("data"))
+        .env("XDG_CONFIG_HOME", home.path())
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("chmod 600"), "{output:?}");
 }
 
 #[test]

@@ -6,9 +6,11 @@ for its own user, the usual address. The command `isorun` does the same.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +68,9 @@ def _local(environ: Mapping[str, str]) -> tuple[str | None, str | None]:
     base = environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     path = Path(base) / "isorun" / "client.json"
     try:
-        text = path.read_text("utf-8")
+        with path.open(encoding="utf-8") as file:
+            _restrict(file.fileno(), path)
+            text = file.read()
     except FileNotFoundError:
         return None, None
     except OSError as error:
@@ -81,3 +85,22 @@ def _local(environ: Mapping[str, str]) -> tuple[str | None, str | None]:
             f"{path} is damaged: remove it, and start the server again ({error})"
         ) from error
     return url, key
+
+
+def _restrict(descriptor: int, path: Path) -> None:
+    """Refuse a file that another user could have written; remove the permissions
+    of other users to read it."""
+    if not hasattr(os, "geteuid"):  # Windows has access lists in place of modes.
+        return
+    status = os.fstat(descriptor)
+    mode, own = stat.S_IMODE(status.st_mode), status.st_uid == os.geteuid()
+    if mode & 0o022 or not (own or status.st_uid == 0):
+        raise IsorunError(
+            f"{path} can be written by other users (mode {mode:04o}, owner {status.st_uid}), "
+            "who could have changed the address or the key in it: "
+            f"check it, then run `chmod 600 {path}` as its owner"
+        )
+    if mode & 0o077 and own:
+        # A read-only file system keeps the mode as it is.
+        with contextlib.suppress(OSError):
+            os.fchmod(descriptor, mode & 0o700)

@@ -22,10 +22,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use isorun_engine::Stats;
+use isorun_engine::{Error, Stats};
 use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
 
 use super::{
+    cpu::{CpuWeights, Measured},
     descriptors::{self, Division},
     ledger::share_of,
 };
@@ -181,6 +182,8 @@ struct Candidate<T> {
     what: T,
     tenant: String,
     uses: Amounts,
+    /// CPU time since its creation, in milliseconds.
+    cpu_ms: u64,
 }
 
 impl Guard {
@@ -342,6 +345,7 @@ fn largest_of<T: Clone>(
 }
 
 fn watch(server: &Weak<Server>, runtime: &Handle) {
+    let mut weights = CpuWeights::default();
     // What is stored for each tenant, in bytes.
     let mut stored: HashMap<String, u64> = HashMap::new();
     let mut relief: Option<(Instant, JoinHandle<()>)> = None;
@@ -363,6 +367,9 @@ fn watch(server: &Weak<Server>, runtime: &Handle) {
             stored = runtime.block_on(measure_stored(&app));
         }
         let sandboxes = runtime.block_on(survey(&app));
+        if surveys {
+            runtime.block_on(divide_cpu_time(&app, &mut weights, &sandboxes));
+        }
         let mut tenants: HashMap<String, Amounts> = HashMap::new();
         for (tenant, bytes) in &stored {
             let disk = Amounts { disk: *bytes, ..Amounts::default() };
@@ -436,10 +443,34 @@ async fn survey(app: &App) -> Vec<Candidate<Arc<LiveRun>>> {
         // One that ends meanwhile uses nothing.
         if let Ok(stats) = app.engine.stats(&run.sandbox).await {
             let tenant = run.tenant.clone();
-            candidates.push(Candidate { what: run, tenant, uses: stats.into() });
+            let cpu_ms = stats.cpu_ms;
+            candidates.push(Candidate { what: run, tenant, uses: stats.into(), cpu_ms });
         }
     }
     candidates
+}
+
+/// Divides CPU time between tenants, by the weights of their sandboxes.
+async fn divide_cpu_time(
+    app: &App,
+    weights: &mut CpuWeights,
+    sandboxes: &[Candidate<Arc<LiveRun>>],
+) {
+    let measured: Vec<_> = sandboxes
+        .iter()
+        .map(|sandbox| Measured {
+            sandbox: sandbox.what.sandbox.clone(),
+            tenant: sandbox.tenant.clone(),
+            cpu_ms: sandbox.cpu_ms,
+        })
+        .collect();
+    for (sandbox, weight) in weights.update(&measured) {
+        // A sandbox may have ended since it was measured.
+        match app.engine.set_cpu_weight(&sandbox, weight).await {
+            Ok(()) | Err(Error::NotFound(_) | Error::Dead { .. }) => {}
+            Err(error) => tracing::error!(%sandbox, %error, "cannot set a CPU weight"),
+        }
+    }
 }
 
 /// What snapshots, hibernated runs, images and audit logs of each tenant take on the
@@ -484,7 +515,7 @@ mod tests {
     }
 
     fn sandbox(name: &'static str, uses: Amounts) -> Candidate<&'static str> {
-        Candidate { what: name, tenant: name[..1].to_owned(), uses }
+        Candidate { what: name, tenant: name[..1].to_owned(), uses, cpu_ms: 0 }
     }
 
     fn tenants(sandboxes: &[Candidate<&'static str>]) -> HashMap<String, Amounts> {

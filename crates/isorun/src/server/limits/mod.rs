@@ -16,6 +16,7 @@
 //! ```
 
 pub mod body;
+mod cpu;
 pub mod descriptors;
 pub mod guard;
 pub mod ledger;

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{AT_ONCE, connect, others_are_served, to_the_end};
-use crate::fixture::{Server, bounded};
+use crate::fixture::{Server, bounded, write_key};
 
 #[test]
 fn silent_connections_make_room_and_end() {
@@ -76,7 +76,7 @@ fn handshakes_that_never_end_end() {
     let folder = tempfile::tempdir().unwrap();
     let (chain, key) = (folder.path().join("chain.pem"), folder.path().join("key.pem"));
     std::fs::write(&chain, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    write_key(&key, &made.signing_key.serialize_pem());
     let (chain, key) = (chain.to_str().unwrap(), key.to_str().unwrap());
     let mut server = Server::start_with(&[
         "--tls-cert",

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{AT_ONCE, connect, others_are_served};
-use crate::fixture::{Server, answer, bounded, refused};
+use crate::fixture::{Server, Tenant, answer, bounded, refused};
 
 /// A small disk of its own for a server.
 struct SmallDisk(tempfile::TempDir);
@@ -304,5 +304,47 @@ fn a_low_limit_of_open_files_is_divided() {
         assert!(server.descriptors() < 512 - 16, "{}", server.descriptors());
         drop(sockets);
         others_are_served(&server, &neighbour).await;
+    });
+}
+
+/// CPU time is divided between tenants, not between sandboxes.
+#[test]
+fn busy_sandboxes_of_one_tenant_take_the_cpu_time_of_one() {
+    let server = Server::start();
+    let (attacker, neighbour) = (server.tenant(), server.tenant());
+    bounded(async {
+        let spin = async |tenant: &Tenant, id: &str| {
+            let path = format!("/v1/runs/{id}/exec/stream");
+            let body = json!({ "command": "while :; do :; done", "timeout": 0 });
+            let answer = tenant.request(Method::POST, &path).json(&body).send().await.unwrap();
+            assert_eq!(answer.status(), 200);
+            answer
+        };
+        let used = async |tenant: &Tenant, id: &str| {
+            let (status, stats) = tenant.get(&format!("/v1/runs/{id}/stats")).await;
+            assert_eq!(status, 200, "{stats}");
+            stats["cpu_ms"].as_u64().unwrap()
+        };
+        let own = neighbour.create(json!({})).await;
+        let ids = join_all((0..6).map(|_| attacker.create(json!({})))).await;
+        let mut running = vec![spin(&neighbour, &own).await];
+        for id in &ids {
+            running.push(spin(&attacker, id).await);
+        }
+        let all = async || {
+            let others = join_all(ids.iter().map(|id| used(&attacker, id))).await;
+            (used(&neighbour, &own).await, others.into_iter().sum::<u64>())
+        };
+        // It is measured every second. By sandboxes it would be a seventh.
+        loop {
+            let before = all().await;
+            sleep(Duration::from_secs(2)).await;
+            let after = all().await;
+            if (after.0 - before.0) * 2 > after.1 - before.1 {
+                break;
+            }
+        }
+        others_are_served(&server, &neighbour).await;
+        drop(running);
     });
 }
