@@ -1,4 +1,4 @@
-// What the demo runs in a JavaScript sandbox.
+// The script that the demo runs in a JavaScript sandbox.
 
 function describe(numbers, { unit = 'm' } = {}) {
   const mean = numbers.reduce((a, b) => a + b) / numbers.length;

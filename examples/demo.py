@@ -1,4 +1,4 @@
-"""What the demo runs in a Python sandbox."""
+"""The script that the demo runs in a Python sandbox."""
 
 import statistics
 import sys

@@ -1,4 +1,4 @@
-"""A Linux sandbox from its creation to its end.
+"""The lifecycle of a Linux sandbox.
 
 Start a server with `isorun serve`, then run this with the package `isorun`.
 """
@@ -11,7 +11,7 @@ with Sandbox("host", mem_mib=256, env={"NAME": "Ada"}, network_profile="locked-d
     out = sb.exec("python3 -c 'print(2 + 2)'")
     print("2 + 2 =", out.stdout.strip())
 
-    # Every file is its own; what it sees of the machine's is read-only.
+    # The sandbox has its own files; those of the machine are read-only.
     sb.write_text(
         "/job/hello.py",
         "import os, platform\n"
@@ -24,15 +24,15 @@ with Sandbox("host", mem_mib=256, env={"NAME": "Ada"}, network_profile="locked-d
         on_stdout=lambda chunk: print(chunk, end=""),
     )
 
-    # What it may not reach is reset at once, and nothing of it leaves the machine.
+    # A connection that is not allowed is reset immediately, and nothing is sent.
     get = "import urllib.request as r; r.urlopen('http://example.com', timeout=5)"
     reached = sb.exec(f'python3 -c "{get}"')
     print("the internet:", reached.stderr.strip().splitlines()[-1])
-    # There is no end to wait for.
+    # A command without an end is stopped by its timeout.
     try:
-        sb.exec("echo begun; while :; do :; done", timeout=0.5)
+        sb.exec("echo started; while :; do :; done", timeout=0.5)
     except IsorunTimeoutError as error:
-        print("stopped after half a second; until then it said:", error.stdout.strip())
+        print("stopped after half a second; its output was:", error.stdout.strip())
 
     stats = sb.destroy()
-    print(f"it used {stats.cpu_ms} ms of CPU time, and {stats.mem_peak_bytes >> 20} MiB at most")
+    print(f"it used {stats.cpu_ms} ms of CPU time, and at most {stats.mem_peak_bytes >> 20} MiB")

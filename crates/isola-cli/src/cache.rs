@@ -1,4 +1,4 @@
-//! `isola cache`: what the library keeps on disk.
+//! `isola cache`: lists and removes the compiled runtimes on disk.
 
 use std::{
     io::{self, Write as _},
@@ -11,50 +11,52 @@ use serde::Serialize;
 
 use crate::{
     failure::Failure,
-    screen::{say, say_json},
+    screen::{print_json, print_text},
     visible::in_line,
 };
 
 #[derive(Serialize)]
 struct Listing<'a> {
-    folder: &'a str,
-    /// In bytes.
+    #[serde(rename = "folder")]
+    dir: &'a str,
+    /// Size of all entries in bytes.
     total: u64,
-    entries: Vec<Entry>,
+    entries: Vec<CacheRow>,
 }
 
 #[derive(Serialize)]
-struct Entry {
+struct CacheRow {
     file: String,
+    /// Size in bytes.
     size: u64,
-    /// Seconds since 1970.
+    /// Modification time in seconds since 1970.
     written: Option<u64>,
 }
 
-/// Prints the entries of the cache and their total.
+/// Prints the entries of the cache and their total size.
 pub fn list(json: bool) -> Result<(), Failure> {
-    let folder = default_cache_dir()?;
-    let entries = list_cache(&folder)?;
+    let dir = default_cache_dir()?;
+    let entries = list_cache(&dir)?;
     let total = entries.iter().fold(0_u64, |total, entry| total.saturating_add(entry.size));
-    let folder = folder.display().to_string();
+    let dir = dir.display().to_string();
     if json {
-        let entries = entries.iter().map(Entry::new).collect();
-        return say_json(&Listing { folder: &folder, total, entries });
+        let entries = entries.iter().map(CacheRow::new).collect();
+        return print_json(&Listing { dir: &dir, total, entries });
     }
-    say(&table(&folder, total, &entries))
+    print_text(&table(&dir, total, &entries))
 }
 
 /// Empties the cache.
 pub fn clear() -> Result<(), Failure> {
-    let folder = default_cache_dir()?;
-    let freed = clear_cache(&folder)?;
-    // Nobody has to read this for the cache to be empty.
-    let folder = folder.display().to_string();
-    let _ = writeln!(io::stderr(), "removed {} from {}", BinaryBytes(freed), in_line(&folder));
+    let dir = default_cache_dir()?;
+    let freed = clear_cache(&dir)?;
+    // The cache is empty even if this message cannot be written.
+    let dir = dir.display().to_string();
+    let _ = writeln!(io::stderr(), "removed {} from {}", BinaryBytes(freed), in_line(&dir));
     Ok(())
 }
 
-impl Entry {
+impl CacheRow {
     fn new(entry: &CacheEntry) -> Self {
         Self {
             file: file_name(entry),
@@ -64,9 +66,9 @@ impl Entry {
     }
 }
 
-fn table(folder: &str, total: u64, entries: &[CacheEntry]) -> String {
+fn table(dir: &str, total: u64, entries: &[CacheEntry]) -> String {
     if entries.is_empty() {
-        return format!("nothing in {}", in_line(folder));
+        return format!("no compiled runtimes in {}", in_line(dir));
     }
     let mut text = format!("{:>10}  {:<20}  FILE\n", "SIZE", "WRITTEN");
     for entry in entries {
@@ -75,13 +77,13 @@ fn table(folder: &str, total: u64, entries: &[CacheEntry]) -> String {
         text += &format!("{size:>10}  {written:<20}  {}\n", in_line(&file_name(entry)));
     }
     let size = BinaryBytes(total).to_string();
-    text + &format!("{size:>10}  in {}", in_line(folder))
+    text + &format!("{size:>10}  in {}", in_line(dir))
 }
 
-/// A time as it is written. A file may have one that cannot be: its time is
-/// anybody's to set.
+/// Formats a time. Returns `None` for a time outside the years 1970 to 9999: the
+/// modification time of a file may be set to any value.
 fn date(time: SystemTime) -> Option<String> {
-    /// The end of the year 9999.
+    /// The end of the year 9999, in seconds since 1970.
     const MAX: Duration = Duration::from_secs(253_402_300_799);
     let shown = since_1970(time).filter(|since| *since <= MAX);
     shown.map(|_| humantime::format_rfc3339_seconds(time).to_string())

@@ -1,4 +1,4 @@
-//! What is to be run: the command line, checked once.
+//! The validated configuration of a run, created once from the command line.
 
 use std::{
     ffi::OsStr,
@@ -11,31 +11,33 @@ use isola::{Args, HttpClient, Limits, Mount, Permission, Runtime, Value};
 
 use crate::{cli::RunArgs, failure::Failure, snapshot, source::Script};
 
-/// A run that can be tried.
-pub struct Config {
+/// The configuration of `isola run`.
+pub struct RunConfig {
     pub runtime: Runtime,
     pub prelude: Option<Script>,
     pub script: Script,
-    pub call: Call,
+    pub call: CallSpec,
     pub mounts: Vec<Mount>,
     pub env: Vec<(String, String)>,
     pub http: Option<HttpClient>,
     pub limits: Limits,
-    /// Where the interpreter comes from, and where it is kept.
+    /// The snapshot to start from.
     pub from_snapshot: Option<PathBuf>,
+    /// The file to which a snapshot is saved after the script.
     pub save_snapshot: Option<PathBuf>,
-    /// The wall time of the whole run.
+    /// The wall time limit of the complete run.
     pub timeout: Option<Duration>,
 }
 
-pub struct Call {
+/// The function to call after the script was loaded.
+pub struct CallSpec {
     pub function: String,
     pub args: Args,
-    /// Whether the user asked for a call. If not, a script may do without.
-    pub is_wanted: bool,
+    /// True if the user requested a call. Otherwise the function may be missing.
+    pub is_requested: bool,
 }
 
-impl Config {
+impl RunConfig {
     pub fn check(args: RunArgs) -> Result<Self, Failure> {
         let mut limits = Limits::default();
         if let Some(bytes) = args.max_memory {
@@ -44,19 +46,20 @@ impl Config {
         if let Some(time) = args.cpu_timeout {
             limits.cpu_timeout = Some(time);
         }
-        // What needs no file comes first: nobody wants to type a script into
-        // standard input to hear then that an option is wrong.
+        // Options that need no file are checked first, so that a wrong option is
+        // reported before a script is read from standard input.
         let runtime = runtime(args.runtime.as_deref(), &args.file)?;
         let call = call(args.function, &args.args, &args.kwargs)?;
         let mut mounts =
             args.mounts.iter().map(|text| mount(text)).collect::<Result<Vec<_>, _>>()?;
         let mut env = args.env.iter().map(|text| variable(text)).collect::<Result<Vec<_>, _>>()?;
-        if let Some(folder) = &args.site_packages {
-            show_packages(runtime, folder, &mut mounts, &mut env)?;
+        if let Some(dir) = &args.site_packages {
+            mount_site_packages(runtime, dir, &mut mounts, &mut env)?;
         }
         let http = http(&args.allow_http)?;
-        let from_snapshot = args.from_snapshot.as_deref().map(snapshot::existing).transpose()?;
-        let save_snapshot = args.save_snapshot.as_deref().map(snapshot::new).transpose()?;
+        let from_snapshot =
+            args.from_snapshot.as_deref().map(snapshot::existing_path).transpose()?;
+        let save_snapshot = args.save_snapshot.as_deref().map(snapshot::new_path).transpose()?;
         let prelude = args.prelude.as_deref().map(Script::read).transpose()?;
         let script = Script::read(&args.file)?;
         let timeout = args.timeout;
@@ -78,24 +81,24 @@ impl Config {
 
 fn runtime(name: Option<&str>, file: &Path) -> Result<Runtime, Failure> {
     if let Some(name) = name {
-        return named_runtime(name);
+        return parse_runtime(name);
     }
     match file.extension().and_then(OsStr::to_str) {
         Some("py") => Ok(Runtime::Python),
         Some("js" | "mjs" | "cjs" | "ts" | "mts" | "cts") => Ok(Runtime::JavaScript),
-        _ if file == Path::new("-") => Err(Failure::usage(
-            "a script from standard input has no ending that tells its language",
-        )
-        .hint("add --runtime python or --runtime js")),
+        _ if file == Path::new("-") => {
+            Err(Failure::usage("the language of a script from standard input is not known")
+                .hint("add --runtime python or --runtime js"))
+        }
         _ => Err(Failure::usage(format!(
-            "the ending of {} does not tell its language",
+            "the language of {} cannot be determined from its file extension",
             file.display()
         ))
         .hint("add --runtime python or --runtime js")),
     }
 }
 
-pub fn named_runtime(name: &str) -> Result<Runtime, Failure> {
+pub fn parse_runtime(name: &str) -> Result<Runtime, Failure> {
     match name {
         "javascript" => Ok(Runtime::JavaScript),
         name => name.parse().map_err(|_| {
@@ -105,8 +108,8 @@ pub fn named_runtime(name: &str) -> Result<Runtime, Failure> {
     }
 }
 
-fn call(function: Option<String>, args: &[String], kwargs: &[String]) -> Result<Call, Failure> {
-    let is_wanted = function.is_some() || !args.is_empty() || !kwargs.is_empty();
+fn call(function: Option<String>, args: &[String], kwargs: &[String]) -> Result<CallSpec, Failure> {
+    let is_requested = function.is_some() || !args.is_empty() || !kwargs.is_empty();
     let mut list = Args::new();
     for (index, text) in args.iter().enumerate() {
         let number = if args.len() > 1 { format!(" number {}", index + 1) } else { String::new() };
@@ -125,15 +128,20 @@ fn call(function: Option<String>, args: &[String], kwargs: &[String]) -> Result<
         names.push(name);
         list = list.named(name, &json(&format!("--kwarg {name}"), value)?);
     }
-    Ok(Call { function: function.unwrap_or_else(|| "main".to_owned()), args: list, is_wanted })
+    Ok(CallSpec {
+        function: function.unwrap_or_else(|| "main".to_owned()),
+        args: list,
+        is_requested,
+    })
 }
 
 fn json(option: &str, text: &str) -> Result<Value, Failure> {
-    // The parser says where; the library's error would repeat what is said here.
+    // The parser's error contains the position; the library's error would repeat
+    // the rest of this message.
     serde_json::from_str(text).map_err(|error| {
         let failure = Failure::usage(format!("{option} is not JSON: {error}, in {text}"));
         if text.starts_with(|c: char| c.is_alphabetic() || c == '\'') {
-            failure.hint("a string keeps its double quotes, as in --arg '\"text\"'")
+            failure.hint("put a string in double quotes, as in --arg '\"text\"'")
         } else {
             failure
         }
@@ -145,51 +153,51 @@ pub fn mount(text: &str) -> Result<Mount, Failure> {
         Failure::usage(format!("--mount {text}: {why}"))
             .hint("write it as HOST:GUEST[:ro|rw], as in --mount ./data:/data")
     };
-    let (folders, permission) = match text.rsplit_once(':') {
-        Some((folders, "ro")) => (folders, Permission::Read),
-        Some((folders, "rw")) => (folders, Permission::ReadWrite),
+    let (paths, permission) = match text.rsplit_once(':') {
+        Some((paths, "ro")) => (paths, Permission::Read),
+        Some((paths, "rw")) => (paths, Permission::ReadWrite),
         _ => (text, Permission::Read),
     };
-    let (host, guest) = folders.rsplit_once(':').ok_or_else(|| refuse("two paths are needed"))?;
+    let (host, guest) = paths.rsplit_once(':').ok_or_else(|| refuse("two paths are needed"))?;
     if host.is_empty() {
-        return Err(refuse("the folder of the host is missing"));
+        return Err(refuse("the host directory is missing"));
     }
     if !guest.starts_with('/') {
         return Err(refuse(&format!("{guest:?} is neither an absolute path nor ro or rw")));
     }
-    is_folder(Path::new(host)).map_err(|why| refuse(&why))?;
+    check_directory(Path::new(host)).map_err(|why| refuse(&why))?;
     Ok(Mount::new(host, guest).dir_perms(permission).file_perms(permission))
 }
 
-/// Mounts a folder of Python packages where the interpreter looks for modules.
-pub fn show_packages(
+/// Mounts a directory of Python packages and adds it to `PYTHONPATH`.
+pub fn mount_site_packages(
     runtime: Runtime,
-    folder: &Path,
+    dir: &Path,
     mounts: &mut Vec<Mount>,
     env: &mut Vec<(String, String)>,
 ) -> Result<(), Failure> {
-    const SHOWN_AT: &str = "/site-packages";
-    let shown = folder.display();
+    const GUEST_PATH: &str = "/site-packages";
+    let shown = dir.display();
     let refuse = |why: &str| Failure::usage(format!("--site-packages {shown}: {why}"));
     if runtime != Runtime::Python {
         return Err(refuse("only Python has packages"));
     }
-    is_folder(folder).map_err(|why| {
-        refuse(&why).hint("give a folder that `pip install --target DIR ...` made")
+    check_directory(dir).map_err(|why| {
+        refuse(&why).hint("give a directory created by `pip install --target DIR ...`")
     })?;
-    mounts.push(Mount::new(folder, SHOWN_AT));
+    mounts.push(Mount::new(dir, GUEST_PATH));
     match env.iter_mut().find(|(name, _)| name == "PYTHONPATH") {
-        Some((_, path)) => *path = format!("{path}:{SHOWN_AT}"),
-        None => env.push(("PYTHONPATH".to_owned(), SHOWN_AT.to_owned())),
+        Some((_, path)) => *path = format!("{path}:{GUEST_PATH}"),
+        None => env.push(("PYTHONPATH".to_owned(), GUEST_PATH.to_owned())),
     }
     Ok(())
 }
 
-/// The error says what is wrong with it.
-fn is_folder(path: &Path) -> Result<(), String> {
+/// Returns an error message unless the path is a directory.
+fn check_directory(path: &Path) -> Result<(), String> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(format!("{} is not a folder", path.display())),
+        Ok(_) => Err(format!("{} is not a directory", path.display())),
         Err(error) => Err(format!("{}: {error}", path.display())),
     }
 }

@@ -1,26 +1,26 @@
-//! How a command fails: what it says, what it hints at, and its exit code.
+//! Failures of a command: the error message, the hint and the exit code.
 
 use std::{fmt, io, time::Duration};
 
 use isola::{Error, GuestException, Limit, Runtime};
 
-/// Why a command did not end well.
+/// The reason why a command failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// The user's fault: an option, a file or an argument that cannot be.
+    /// A user error: an invalid option, file or argument.
     Usage { message: String, hint: Option<String> },
-    /// What the library says of a run: the guest's fault, a limit, or ours.
+    /// An error of the library: an error of the guest, an exceeded limit, or a bug.
     Run(Error),
-    /// The script ended itself, as with `sys.exit`, with this exit code.
+    /// The script exited, as by `sys.exit`, with this exit code.
     Exit { status: u8, error: Error },
-    /// The whole run took longer than `--timeout`.
+    /// The complete run took longer than `--timeout`.
     Timeout(Duration),
     /// Ctrl-C.
     Interrupted,
-    /// Nobody reads standard output any more.
-    Unread,
-    /// The machine's fault.
-    Io { doing: &'static str, error: io::Error },
+    /// The reader of standard output has closed it.
+    StdoutClosed,
+    /// An I/O error of this machine.
+    Io { context: &'static str, error: io::Error },
 }
 
 impl Failure {
@@ -28,7 +28,7 @@ impl Failure {
         Self::Usage { message: message.into(), hint: None }
     }
 
-    /// Says what to do about a usage error.
+    /// Adds a hint on how to correct a usage error.
     pub fn hint(self, hint: impl Into<String>) -> Self {
         match self {
             Self::Usage { message, .. } => Self::Usage { message, hint: Some(hint.into()) },
@@ -36,38 +36,39 @@ impl Failure {
         }
     }
 
-    /// A failure of a run, or an exit if that is what the script wanted.
-    pub fn of_run(runtime: Runtime, error: Error) -> Self {
+    /// Creates the failure of a run, or `Exit` if the script has exited by itself.
+    pub fn from_run(runtime: Runtime, error: Error) -> Self {
         match &error {
             Error::Guest(exception)
                 if runtime == Runtime::Python && exception.name == "SystemExit" =>
             {
-                Self::Exit { status: status(&exception.message), error }
+                Self::Exit { status: exit_status(&exception.message), error }
             }
             _ => Self::Run(error),
         }
     }
 
-    /// What became of writing to standard output.
+    /// Creates the failure for an error of writing to standard output.
     pub fn output(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::Unread,
-            _ => Self::Io { doing: "cannot write to standard output", error },
+            io::ErrorKind::BrokenPipe => Self::StdoutClosed,
+            _ => Self::Io { context: "cannot write to standard output", error },
         }
     }
 
-    /// The stable name that stands in an `error` event.
+    /// Returns the stable error code that an `error` event contains.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Usage { .. } => "invalid_argument",
             Self::Run(error) | Self::Exit { error, .. } => error.code(),
             Self::Timeout(_) => Limit::WallTime.code(),
             Self::Interrupted => "interrupted",
-            Self::Unread | Self::Io { .. } => "internal",
+            Self::StdoutClosed | Self::Io { .. } => "internal",
         }
     }
 
-    /// The exit codes are part of the interface: see `docs/cli.md`.
+    /// Returns the exit code. Exit codes are part of the interface: see
+    /// `docs/isola/command/README.md`.
     pub fn exit_code(&self) -> u8 {
         match self {
             _ if self.is_usage() => 2,
@@ -82,26 +83,28 @@ impl Failure {
             Self::Exit { status, .. } => *status,
             Self::Timeout(_) => 124,
             Self::Interrupted => 130,
-            Self::Unread => 141,
+            Self::StdoutClosed => 141,
             Self::Usage { .. } | Self::Run(_) | Self::Io { .. } => 70,
         }
     }
 
-    /// Whether the command line is to blame.
+    /// Reports whether the command line is invalid.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Usage { .. } | Self::Run(Error::InvalidArgument(_)))
     }
 
-    /// Whether the user knows already, or is not there to be told.
+    /// Reports whether no message is printed: the user has interrupted the command,
+    /// or nothing reads its output.
     pub fn is_silent(&self) -> bool {
         match self {
-            Self::Interrupted | Self::Unread => true,
-            // A number is told by the exit code alone.
-            Self::Exit { error: Error::Guest(exception), .. } => number(&exception.message),
+            Self::Interrupted | Self::StdoutClosed => true,
+            // A number is reported by the exit code alone.
+            Self::Exit { error: Error::Guest(exception), .. } => is_number(&exception.message),
             _ => false,
         }
     }
 
+    /// Returns the hint that is printed below the error message.
     pub fn advice(&self) -> Option<&str> {
         match self {
             Self::Usage { hint, .. } => hint.as_deref(),
@@ -121,10 +124,10 @@ impl fmt::Display for Failure {
         match self {
             Self::Usage { message, .. } => f.write_str(message),
             Self::Run(Error::Guest(exception) | Error::Hostcall(exception)) => {
-                f.write_str(&as_its_language_does(exception))
+                f.write_str(&format_exception(exception))
             }
             Self::Run(error) => error.fmt(f),
-            // As `python3` does: the text that the script gave, and nothing else.
+            // As `python3` does: only the text that the script passed to `sys.exit`.
             Self::Exit { error: Error::Guest(exception), .. } => f.write_str(&exception.message),
             Self::Exit { error, .. } => error.fmt(f),
             Self::Timeout(limit) => write!(
@@ -133,8 +136,8 @@ impl fmt::Display for Failure {
                 humantime::format_duration(*limit)
             ),
             Self::Interrupted => f.write_str("interrupted"),
-            Self::Unread => f.write_str("nobody reads standard output any more"),
-            Self::Io { doing, error } => write!(f, "{doing}: {error}"),
+            Self::StdoutClosed => f.write_str("standard output is closed"),
+            Self::Io { context, error } => write!(f, "{context}: {error}"),
         }
     }
 }
@@ -145,29 +148,30 @@ impl From<Error> for Failure {
     }
 }
 
-/// The exit code of a `SystemExit` with this message: a number's last eight
-/// bits, or 1 for a text.
-fn status(message: &str) -> u8 {
+/// Returns the exit code of a `SystemExit` with this message: the lowest eight
+/// bits of a number, or 1 for a text.
+fn exit_status(message: &str) -> u8 {
     if message.is_empty() {
         return 0;
     }
     match message.parse::<i64>() {
         Ok(number) => number.to_le_bytes()[0],
         // CPython takes -1 for a number that is too large for C.
-        Err(_) if number(message) => 255,
+        Err(_) if is_number(message) => 255,
         Err(_) => 1,
     }
 }
 
-/// Whether a message is that of a `SystemExit` with a number or with nothing.
-fn number(message: &str) -> bool {
+/// Reports whether a message is that of a `SystemExit` with a number or without an
+/// argument.
+fn is_number(message: &str) -> bool {
     let digits = message.strip_prefix('-').unwrap_or(message);
     message.is_empty() || !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// The headline, then the traceback. A JavaScript stack begins with the
-/// headline already.
-fn as_its_language_does(exception: &GuestException) -> String {
+/// Returns the headline, then the traceback. A JavaScript stack already starts
+/// with the headline.
+fn format_exception(exception: &GuestException) -> String {
     let trace = exception.traceback.trim_end();
     let headline = match exception.message.as_str() {
         "" => exception.name.clone(),
@@ -204,9 +208,9 @@ mod tests {
             ("1.5", 1),
         ];
         for (message, expected) in rows {
-            assert_eq!(status(message), expected, "{message:?}");
+            assert_eq!(exit_status(message), expected, "{message:?}");
         }
-        assert_eq!(status("99999999999999999999"), 255);
+        assert_eq!(exit_status("99999999999999999999"), 255);
     }
 
     #[test]

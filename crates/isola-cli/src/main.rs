@@ -28,7 +28,7 @@ use crate::{
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(*args),
-        Command::Repl(args) => repl::talk(&args),
+        Command::Repl(args) => repl::run(&args),
         Command::Mcp(args) => mcp::serve(&args),
         Command::Cache { command: CacheCommand::Ls { json } } => done(cache::list(json)),
         Command::Cache { command: CacheCommand::Clear } => done(cache::clear()),
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         Command::Man { command } => done(pages::man(command.as_deref())),
     };
     outcome.unwrap_or_else(|failure| {
-        screen::complain(&failure);
+        screen::print_error(&failure);
         failure.exit_code().into()
     })
 }

@@ -1,9 +1,9 @@
 //! `isola mcp`: a server of the Model Context Protocol on standard input and
 //! output, with the tools `run_python` and `run_javascript`.
 //!
-//! A session is a sandbox under a name. It is started when it is first used,
-//! runs one piece of code at a time, and is replaced when its guest is gone.
-//! There are never more than `--max-sessions`: see `sessions`.
+//! A session is a named sandbox. It is started at its first use, runs one piece
+//! of code at a time, and is replaced after its guest has terminated. At most
+//! `--max-sessions` are open: see `sessions`.
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -25,17 +25,17 @@ mod request;
 mod sessions;
 
 use self::{
-    request::{MAX_SESSION_NAME, Wanted},
+    request::{MAX_SESSION_NAME_BYTES, ToolArguments},
     sessions::Sessions,
 };
 
-/// Serves until standard input ends.
+/// Serves requests until standard input ends.
 pub fn serve(args: &McpArgs) -> Result<ExitCode, Failure> {
     let sessions = Sessions::new(args)?;
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Io { doing: "cannot start the event loop", error })?;
+        .map_err(|error| Failure::Io { context: "cannot start the event loop", error })?;
     tokio.block_on(async {
         let sessions = Arc::new(sessions);
         let expiring = Arc::clone(&sessions);
@@ -43,7 +43,7 @@ pub fn serve(args: &McpArgs) -> Result<ExitCode, Failure> {
         let server = Server { sessions };
         match server.serve(rmcp::transport::stdio()).await {
             Ok(running) => {
-                // Whether the client said goodbye or just left is its affair.
+                // The result does not matter: the client may disconnect without notice.
                 let _ = running.waiting().await;
                 Ok(())
             }
@@ -51,7 +51,7 @@ pub fn serve(args: &McpArgs) -> Result<ExitCode, Failure> {
                 .hint("an MCP client starts this command; see `isola help mcp`")),
         }
     })?;
-    // A guest may still be at work: nobody waits for it.
+    // Do not wait for a guest that is still running.
     tokio.shutdown_background();
     Ok(ExitCode::SUCCESS)
 }
@@ -65,8 +65,9 @@ impl ServerHandler for Server {
         ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
             .with_server_info(Implementation::new("isola", env!("CARGO_PKG_VERSION")))
             .with_instructions(
-                "Runs Python and JavaScript in sandboxes without files or network, unless the \
-                 user of this server opened some. Variables stay in a session.",
+                "Runs Python and JavaScript in sandboxes without access to files or network, \
+                 except what the user of this server has allowed. Variables persist within a \
+                 session.",
             )
     }
 
@@ -96,15 +97,15 @@ impl ServerHandler for Server {
                 ));
             }
         };
-        let wanted = Wanted::read(request.arguments.unwrap_or_default())
+        let arguments = ToolArguments::read(request.arguments.unwrap_or_default())
             .map_err(|message| ErrorData::invalid_params(message, None))?;
         tokio::select! {
             biased;
-            // The client gave the call up: the guest stops here.
+            // The client has cancelled the call. Dropping it stops the guest.
             () = context.ct.cancelled() => {
                 Err(ErrorData::internal_error("the call was cancelled", None))
             }
-            answer = self.sessions.run(runtime, wanted) => Ok(answer.into()),
+            answer = self.sessions.run(runtime, arguments) => Ok(answer.into()),
         }
     }
 }
@@ -113,12 +114,12 @@ fn tool(name: &'static str, runtime: Runtime) -> Tool {
     let description = match runtime {
         Runtime::Python => {
             "Runs Python (CPython 3.14, standard library, no native packages) in a sandbox. \
-             Gives what was printed, and the value of the last expression. `await` works at \
-             the top level."
+             Returns the printed output and the value of the last expression. `await` works \
+             at the top level."
         }
         Runtime::JavaScript => {
-            "Runs JavaScript (no DOM, no Node.js modules) in a sandbox. Gives what was printed, \
-             and the value of the last statement; a promise is awaited."
+            "Runs JavaScript (no DOM, no Node.js modules) in a sandbox. Returns the \
+             printed output and the value of the last statement; a promise is awaited."
         }
     };
     let schema = json!({
@@ -128,14 +129,14 @@ fn tool(name: &'static str, runtime: Runtime) -> Tool {
             "session": {
                 "type": "string",
                 "minLength": 1,
-                "maxLength": MAX_SESSION_NAME,
+                "maxLength": MAX_SESSION_NAME_BYTES,
                 "default": "default",
-                "description": "code of the same session shares its variables",
+                "description": "calls with the same session share variables",
             },
             "restart": {
                 "type": "boolean",
                 "default": false,
-                "description": "forget the session's variables first",
+                "description": "discard the session's variables first",
             },
         },
         "required": ["source"],

@@ -1,5 +1,5 @@
-//! What a packager or a shell wants from the command: completions and man
-//! pages, made from the same definitions as `--help`.
+//! Shell completions and man pages, generated from the same definitions as
+//! `--help`.
 
 use std::io::{self, Write as _};
 
@@ -16,14 +16,14 @@ pub fn completions(shell: Shell) -> Result<(), Failure> {
     print(&script)
 }
 
-/// Prints the man page of the whole, or of one command.
+/// Prints the main man page, or that of one command.
 pub fn man(command: Option<&str>) -> Result<(), Failure> {
-    let mut whole = Cli::command();
-    // Completes each command: its full name is the title of its page.
-    whole.build();
+    let mut root = Cli::command();
+    // Sets the full name of each command, which is the title of its page.
+    root.build();
     let page = match command {
-        None => whole,
-        Some(name) => subcommand(&whole, name)?,
+        None => root,
+        Some(name) => subcommand(&root, name)?,
     };
     let mut roff = Vec::new();
     let source = concat!("isola ", env!("CARGO_PKG_VERSION"));
@@ -35,9 +35,9 @@ pub fn man(command: Option<&str>) -> Result<(), Failure> {
     print(&roff)
 }
 
-fn subcommand(whole: &Command, name: &str) -> Result<Command, Failure> {
-    whole.find_subcommand(name).cloned().ok_or_else(|| {
-        let names: Vec<_> = whole.get_subcommands().map(Command::get_name).collect();
+fn subcommand(root: &Command, name: &str) -> Result<Command, Failure> {
+    root.find_subcommand(name).cloned().ok_or_else(|| {
+        let names: Vec<_> = root.get_subcommands().map(Command::get_name).collect();
         Failure::usage(format!("there is no command {name:?}"))
             .hint(format!("the commands are {}", names.join(", ")))
     })

@@ -1,4 +1,4 @@
-//! The wait for the compiler, which happens once on a machine.
+//! Progress display while a runtime is compiled, which happens once on a machine.
 
 use std::{
     io::{IsTerminal as _, Write as _, stderr},
@@ -9,24 +9,24 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use isola::Runtime;
 
-/// Shown from the moment that it is told of until it is dropped.
-pub struct Compiling {
+/// A progress display, visible from the start of the compiler until it is dropped.
+pub struct CompileProgress {
     runtime: Runtime,
     bar: Arc<OnceLock<ProgressBar>>,
 }
 
-impl Compiling {
+impl CompileProgress {
     pub fn new(runtime: Runtime) -> Self {
         Self { runtime, bar: Arc::default() }
     }
 
-    /// What is to be called when the compiler starts.
+    /// Returns the function to call when the compiler starts.
     pub fn callback(&self) -> impl Fn() + Send + 'static {
         let (bar, runtime) = (Arc::clone(&self.bar), self.runtime);
         move || {
             let message = format!("compiling the {runtime} runtime, once on this machine...");
             if !stderr().is_terminal() {
-                // Whole, so that no other process writes in between.
+                // In one write, so that it is not mixed with output of other processes.
                 let _ = stderr().write_all(format!("{message}\n").as_bytes());
                 return;
             }
@@ -35,7 +35,7 @@ impl Compiling {
     }
 }
 
-impl Drop for Compiling {
+impl Drop for CompileProgress {
     fn drop(&mut self) {
         if let Some(bar) = self.bar.get() {
             bar.finish_and_clear();
@@ -43,7 +43,7 @@ impl Drop for Compiling {
     }
 }
 
-/// The compiler does not say how far it is, so the bar tells how long it took.
+/// Creates a spinner with the elapsed time: the compiler does not report progress.
 fn spinner(message: String) -> ProgressBar {
     let bar = ProgressBar::new_spinner().with_message(message);
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {

@@ -1,13 +1,13 @@
-//! `isola repl`: an interpreter that stays, to talk to and to copy.
+//! `isola repl`: an interactive session with an interpreter, which can be copied.
 //!
 //! ```text
-//!  input ── a line that begins with `:` ──▶ command ──▶ session: fork, save, ...
+//!  input ── a line that starts with `:` ───▶ command ──▶ session: fork, save, ...
 //!    │                                                     │
-//!    └───── code, as soon as it is whole ──────────────────┴──▶ sandbox ──▶ screen
+//!    └───── code, as soon as it is complete ───────────────┴──▶ sandbox ──▶ screen
 //! ```
 //!
-//! The line editor blocks this thread, and so it is the thread's own affair;
-//! guests run on it too, within the event loop, between two inputs.
+//! The line editor blocks this thread, and runs outside of the event loop. Guests
+//! run on the same thread within the event loop, between two inputs.
 
 mod command;
 mod input;
@@ -28,23 +28,23 @@ use isola::{Error, Runtime};
 use tokio::sync::Notify;
 
 use self::{
-    command::{Command, HELP},
-    input::{Input, Read},
-    session::{End, Session, Settings},
+    command::{HELP, ReplCommand},
+    input::{Input, InputEvent},
+    session::{Flow, ReplSession, Settings},
 };
 use crate::{cli::ReplArgs, failure::Failure, screen, snapshot};
 
-/// Talks until the input ends or `:quit`.
-pub fn talk(args: &ReplArgs) -> Result<ExitCode, Failure> {
+/// Runs the session until the end of the input or `:quit`.
+pub fn run(args: &ReplArgs) -> Result<ExitCode, Failure> {
     let settings = Settings::check(args)?;
-    let from = args.from_snapshot.as_deref().map(snapshot::existing).transpose()?;
+    let from = args.from_snapshot.as_deref().map(snapshot::existing_path).transpose()?;
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
-        .map_err(|error| Failure::Io { doing: "cannot start the event loop", error })?;
+        .map_err(|error| Failure::Io { context: "cannot start the event loop", error })?;
     let interrupt = Interrupt::listen(&tokio);
-    let session = tokio.block_on(Session::begin(settings, from))?;
+    let session = tokio.block_on(ReplSession::start(settings, from))?;
     let mut repl = Repl {
         input: Input::new(session.runtime(), tokio.handle(), session.shared())?,
         session,
@@ -52,15 +52,15 @@ pub fn talk(args: &ReplArgs) -> Result<ExitCode, Failure> {
         tokio,
     };
     let code = repl.run();
-    repl.input.keep_history();
-    // A guest may still be at work: nobody waits for it.
+    repl.input.save_history();
+    // Do not wait for a guest that is still running.
     repl.tokio.shutdown_background();
     code.map(ExitCode::from)
 }
 
 struct Repl {
     input: Input,
-    session: Session,
+    session: ReplSession,
     interrupt: Arc<Interrupt>,
     tokio: tokio::runtime::Runtime,
 }
@@ -68,9 +68,9 @@ struct Repl {
 impl Repl {
     fn run(&mut self) -> Result<u8, Failure> {
         if self.input.is_terminal() {
-            self.session.say(&format!(
-                "{} in isola {}: a sandbox without files or network, unless you opened some.\n\
-                 :help tells what else there is. Ctrl-D ends.",
+            self.session.print(&format!(
+                "{} in isola {}: a sandbox without access to files or network, except what you \
+                 allowed.\n:help lists the commands. Ctrl-D exits.",
                 match self.session.runtime() {
                     Runtime::Python => "Python",
                     Runtime::JavaScript => "JavaScript",
@@ -81,54 +81,54 @@ impl Repl {
         loop {
             let prompt = self.session.prompt();
             let text = match self.input.read(&prompt)? {
-                Read::Text(text) => text,
-                Read::Again => continue,
-                Read::End => return Ok(0),
+                InputEvent::Text(text) => text,
+                InputEvent::Cancelled => continue,
+                InputEvent::End => return Ok(0),
             };
             if text.trim().is_empty() {
                 continue;
             }
-            let end = match Command::parse(&text) {
+            let flow = match ReplCommand::parse(&text) {
                 None => self.code(&text)?,
                 Some(Ok(command)) => self.command(command)?,
                 Some(Err(failure)) => {
-                    screen::complain(&failure);
+                    screen::print_error(&failure);
                     continue;
                 }
             };
-            if let End::Exit(code) = end {
+            if let Flow::Exit(code) = flow {
                 return Ok(code);
             }
         }
     }
 
-    fn code(&mut self, source: &str) -> Result<End, Failure> {
+    fn code(&mut self, source: &str) -> Result<Flow, Failure> {
         let _running = self.interrupt.running();
         self.tokio.block_on(self.session.run(source, self.interrupt.wait()))
     }
 
-    fn command(&mut self, command: Command) -> Result<End, Failure> {
+    fn command(&mut self, command: ReplCommand) -> Result<Flow, Failure> {
         let done = match command {
-            Command::Help => self.session.say(HELP),
-            Command::Quit => return Ok(End::Exit(0)),
+            ReplCommand::Help => self.session.print(HELP),
+            ReplCommand::Quit => return Ok(Flow::Exit(0)),
             other => {
                 let _running = self.interrupt.running();
-                self.tokio.block_on(self.session.obey(other))
+                self.tokio.block_on(self.session.execute(other))
             }
         };
         match done {
-            // Nothing more can be said.
-            Err(failure @ Failure::Unread) => return Err(failure),
-            // The session is as it was.
-            Err(failure) => screen::complain(&failure),
+            // No further output is possible.
+            Err(failure @ Failure::StdoutClosed) => return Err(failure),
+            // The session is unchanged.
+            Err(failure) => screen::print_error(&failure),
             Ok(()) => {}
         }
-        Ok(End::Next)
+        Ok(Flow::Continue)
     }
 }
 
-/// Ctrl-C: stops code that runs. (While a line is edited on a terminal, it is
-/// the editor's.)
+/// The handler of Ctrl-C, which stops running code. (While a line is edited on a
+/// terminal, the editor handles Ctrl-C.)
 struct Interrupt {
     running: AtomicBool,
     pressed: Notify,
@@ -139,8 +139,8 @@ impl Interrupt {
         let this = Arc::new(Self { running: AtomicBool::new(true), pressed: Notify::new() });
         let listener = Arc::clone(&this);
         tokio.spawn(async move {
-            // Without a listener the signal has its usual effect, which is to
-            // end us.
+            // Without a listener the signal has its default action: it ends the
+            // process.
             while tokio::signal::ctrl_c().await.is_ok() {
                 if !listener.running.load(SeqCst) {
                     std::process::exit(Failure::Interrupted.exit_code().into());
@@ -153,7 +153,7 @@ impl Interrupt {
     }
 
     fn running(self: &Arc<Self>) -> Running {
-        // What was pressed too late for the code before is not for this one.
+        // Discard an interrupt that arrived after the previous code had ended.
         let _ = self.pressed.notified().now_or_never();
         self.running.store(true, SeqCst);
         Running(Arc::clone(self))
@@ -173,13 +173,14 @@ impl Drop for Running {
     }
 }
 
-/// What is wrong with a terminal or a pipe that is read from.
-fn unreadable(error: io::Error) -> Failure {
-    Failure::Io { doing: "cannot read from standard input", error }
+/// Creates the failure for an error of reading from standard input.
+fn stdin_error(error: io::Error) -> Failure {
+    Failure::Io { context: "cannot read from standard input", error }
 }
 
-/// Whether an exception is the guest's wish to end, and with which code.
-fn exit_of(error: &Error) -> Option<(u8, Option<String>)> {
+/// Returns the exit code and the message of a `SystemExit`, or `None` for any other
+/// error.
+fn exit_status(error: &Error) -> Option<(u8, Option<String>)> {
     let Error::Guest(exception) = error else { return None };
     if exception.name != "SystemExit" {
         return None;
@@ -187,7 +188,7 @@ fn exit_of(error: &Error) -> Option<(u8, Option<String>)> {
     Some(match exception.message.trim() {
         "" | "None" => (0, None),
         text => match text.parse::<i64>() {
-            // As a process does: the lowest eight bits count.
+            // The lowest eight bits, as for a process.
             Ok(code) => (u8::try_from(code & 0xff).unwrap_or(1), None),
             Err(_) => (1, Some(text.to_owned())),
         },

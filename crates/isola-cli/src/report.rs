@@ -1,5 +1,5 @@
-//! What a run prints: text as it comes, values as lines of JSON; or everything
-//! as lines of JSON.
+//! Output of a run: text as it is written and values as lines of JSON, or all
+//! events as lines of JSON.
 
 use std::io::{self, Stderr, Stdout};
 
@@ -11,13 +11,14 @@ use crate::{
     screen::{self, Screen},
 };
 
+/// The printer of the events of a run.
 pub struct Report {
     events: bool,
     stdout: Screen<Stdout>,
     stderr: Screen<Stderr>,
 }
 
-/// An event as it is printed. Its names are part of the interface.
+/// The JSON form of an event. Its names are part of the interface.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 enum Line<'a> {
@@ -34,8 +35,8 @@ impl Report {
         Self { events, stdout: Screen::new(io::stdout()), stderr: Screen::new(io::stderr()) }
     }
 
-    /// Prints an event of the run. The end of a step is given back instead:
-    /// it may not be that of the run.
+    /// Prints an event of the run. The value at the end of a step is returned
+    /// instead, because the step may not be the last one of the run.
     pub fn event(&mut self, event: Event) -> Result<Option<Value>, Failure> {
         match event {
             Event::Result(value) => self.result(&value)?,
@@ -44,13 +45,13 @@ impl Report {
             Event::Log(record) => self.log(&record)?,
             Event::End(value) => return Ok(Some(value)),
             Event::Error(error) => return Err(error.into()),
-            // The library may learn to tell more than this command can show.
+            // Later versions of the library may add events.
             _ => {}
         }
         Ok(None)
     }
 
-    /// The last line of a run that ended well.
+    /// Prints the last line of a run that succeeded.
     pub fn end(&mut self, value: &Value) -> Result<(), Failure> {
         if self.events {
             return self.json(&Line::End { data: value });
@@ -58,13 +59,13 @@ impl Report {
         if value.is_null() { Ok(()) } else { self.value(value) }
     }
 
-    /// The last line of a run that did not.
+    /// Prints the last line of a run that failed.
     pub fn failure(&mut self, failure: &Failure) {
         if !self.events {
             if !failure.is_silent() {
-                let _ = self.stderr.line(&screen::complaint(failure));
+                let _ = self.stderr.line(&screen::error_text(failure));
             }
-        } else if !matches!(failure, Failure::Unread) {
+        } else if !matches!(failure, Failure::StdoutClosed) {
             let line = Line::Error { data: &failure.to_string(), code: failure.code() };
             let _ = self.json(&line);
         }
@@ -81,7 +82,7 @@ impl Report {
         if self.events {
             return self.json(&Line::Stderr { data: text });
         }
-        // That nobody reads it is no reason to stop.
+        // A closed standard error does not stop the run.
         let _ = self.stderr.text(text);
         Ok(())
     }
@@ -113,8 +114,8 @@ impl Report {
     }
 }
 
-/// Valid JSON has line breaks only between its tokens. A guest that put some
-/// there could forge a line of its own.
+/// Replaces line breaks by spaces. Valid JSON has them only between its tokens,
+/// where a guest could insert them to forge a separate line.
 fn one_line(json: &str) -> std::borrow::Cow<'_, str> {
     if json.contains(['\n', '\r']) {
         return json.replace(['\n', '\r'], " ").into();

@@ -1,4 +1,4 @@
-//! `isola run`.
+//! `isola run`: runs a script.
 
 use std::process::ExitCode;
 
@@ -6,24 +6,25 @@ use futures_util::StreamExt as _;
 use isola::{Error, Handlers, HttpClient, Runtime, Sandbox, Template, Value};
 
 use crate::{
-    cli::RunArgs, config::Config, failure::Failure, progress::Compiling, report::Report, stop::Stop,
+    cli::RunArgs, config::RunConfig, failure::Failure, progress::CompileProgress, report::Report,
+    stop::Stop,
 };
 
-/// Runs a script and prints what comes of it, also if that is a failure: only
-/// what is wrong with the command line, and so no event of a run, is given back.
+/// Runs a script and prints its output and its failure. Only errors of the command
+/// line, which are not events of a run, are returned.
 pub fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let events = args.events;
-    let config = Config::check(args)?;
-    // The guest runs on this thread, and so does what it prints. Its HTTP
-    // requests, Ctrl-C and the clock are tasks of the other thread: a busy
-    // guest, or a slow reader of its output, does not hold them up.
+    let config = RunConfig::check(args)?;
+    // The guest and the printing of its output run on this thread. Its HTTP
+    // requests, Ctrl-C and the timer are tasks of the other thread, so that a busy
+    // guest, or a slow reader of its output, does not delay them.
     let tokio = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
-        .map_err(|error| Failure::Io { doing: "cannot start the event loop", error })?;
+        .map_err(|error| Failure::Io { context: "cannot start the event loop", error })?;
     let mut report = Report::new(events);
-    let outcome = tokio.block_on(until_stopped(config, &mut report));
+    let outcome = tokio.block_on(run_until_stopped(config, &mut report));
     let outcome = match outcome {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(failure) if failure.is_usage() => Err(failure),
@@ -32,12 +33,12 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Failure> {
             Ok(failure.exit_code().into())
         }
     };
-    // The compiler may still be at work after Ctrl-C: nobody waits for it.
+    // Do not wait for the compiler, which may still be running after Ctrl-C.
     tokio.shutdown_background();
     outcome
 }
 
-async fn until_stopped(config: Config, report: &mut Report) -> Result<(), Failure> {
+async fn run_until_stopped(config: RunConfig, report: &mut Report) -> Result<(), Failure> {
     let mut stop = Stop::on_interrupt();
     let template = tokio::select! {
         biased;
@@ -54,8 +55,8 @@ async fn until_stopped(config: Config, report: &mut Report) -> Result<(), Failur
     }
 }
 
-async fn build(config: &Config) -> Result<Template, Failure> {
-    let compiling = Compiling::new(config.runtime);
+async fn build(config: &RunConfig) -> Result<Template, Failure> {
+    let compiling = CompileProgress::new(config.runtime);
     let mut builder = Template::builder(config.runtime)
         .limits(config.limits.clone())
         .on_compile(compiling.callback());
@@ -70,13 +71,13 @@ async fn build(config: &Config) -> Result<Template, Failure> {
 
 async fn execute(
     template: &Template,
-    mut config: Config,
+    mut config: RunConfig,
     report: &mut Report,
 ) -> Result<(), Failure> {
     let save_snapshot = config.save_snapshot.take();
     let sandbox = sandbox(template, &mut config).await?;
-    let outcome = match perform(&sandbox, config, report).await {
-        Err(Failure::Run(error)) => Err(Failure::of_run(template.runtime(), error)),
+    let outcome = match run_scripts(&sandbox, config, report).await {
+        Err(Failure::Run(error)) => Err(Failure::from_run(template.runtime(), error)),
         outcome => outcome,
     };
     let outcome = match outcome {
@@ -86,26 +87,26 @@ async fn execute(
     if let (Some(path), Ok(_)) = (save_snapshot, &outcome) {
         sandbox.snapshot().await?.save(path).await?;
     }
-    // As the end of a process: exit handlers run after a failure, too. It is
-    // the first failure that counts.
+    // As at the end of a process, exit handlers run after a failure, too. The
+    // first failure is the one that is reported.
     let finished = if sandbox.is_closed() {
         Ok(Value::null())
     } else {
-        follow(sandbox.finish(), report).await
+        print_events(sandbox.finish(), report).await
     };
     let end = outcome?;
     finished?;
     report.end(&end)
 }
 
-async fn sandbox(template: &Template, config: &mut Config) -> Result<Sandbox, Failure> {
+async fn sandbox(template: &Template, config: &mut RunConfig) -> Result<Sandbox, Failure> {
     let host = host(config.http.take());
     let Some(path) = config.from_snapshot.take() else {
         let sandbox = template.sandbox().host(host).create().await?;
         sandbox.start().await?;
         return Ok(sandbox);
     };
-    let snapshot = template.load_snapshot(path).await.map_err(usage)?;
+    let snapshot = template.load_snapshot(path).await.map_err(snapshot_error)?;
     let mut builder = snapshot.sandbox().limits(config.limits.clone()).host(host);
     for mount in &config.mounts {
         builder = builder.mount(mount.clone());
@@ -116,15 +117,19 @@ async fn sandbox(template: &Template, config: &mut Config) -> Result<Sandbox, Fa
     Ok(builder.create().await?)
 }
 
-/// Runs the scripts and the function that is to be called.
-async fn perform(sandbox: &Sandbox, config: Config, report: &mut Report) -> Result<Value, Failure> {
+/// Runs the scripts, then calls the requested function.
+async fn run_scripts(
+    sandbox: &Sandbox,
+    config: RunConfig,
+    report: &mut Report,
+) -> Result<Value, Failure> {
     for script in config.prelude.into_iter().chain([config.script]) {
-        follow(sandbox.load_script_as(script.name, script.source), report).await?;
+        print_events(sandbox.load_script_as(script.name, script.source), report).await?;
     }
     let call = sandbox.run(config.call.function, config.call.args);
-    match follow(call, report).await {
+    match print_events(call, report).await {
         Err(Failure::Run(error))
-            if !config.call.is_wanted && has_no_main(sandbox.runtime(), &error) =>
+            if !config.call.is_requested && has_no_main(sandbox.runtime(), &error) =>
         {
             Ok(Value::null())
         }
@@ -132,22 +137,22 @@ async fn perform(sandbox: &Sandbox, config: Config, report: &mut Report) -> Resu
     }
 }
 
-/// A snapshot that cannot be restored is one that should not have been named.
-fn usage(error: Error) -> Failure {
+/// Converts the error of a snapshot that cannot be restored to a usage error.
+fn snapshot_error(error: Error) -> Failure {
     match error {
         Error::SnapshotRefused(why) => Failure::usage(why),
         other => other.into(),
     }
 }
 
-/// Prints what happens during a call, and gives its end.
-async fn follow(call: isola::Call, report: &mut Report) -> Result<Value, Failure> {
+/// Prints the events of a call, and returns its final value.
+async fn print_events(call: isola::Call, report: &mut Report) -> Result<Value, Failure> {
     let mut events = call.stream()?;
     while let Some(event) = events.next().await {
         if let Some(end) = report.event(event)? {
             return Ok(end);
         }
-        // Events may come without end: Ctrl-C and the clock get their chance.
+        // The stream of events may be endless: let Ctrl-C and the timer be noticed.
         tokio::task::yield_now().await;
     }
     Ok(Value::null())
@@ -161,18 +166,18 @@ fn host(http: Option<HttpClient>) -> Handlers {
     })
 }
 
-/// Whether a call failed because the script defines no `main`.
+/// Reports whether a call failed because the script defines no `main`.
 ///
-/// The runner says so with the exception that the language has for it. Such
-/// an exception may come out of user code as well, but then with a traceback
-/// that has a frame: nothing but the headline is the runner's own.
+/// The runner raises the language's own exception for an undefined name. User code
+/// may raise such an exception as well, but then its traceback has a frame: only
+/// the exception of the runner consists of nothing but the headline.
 fn has_no_main(runtime: Runtime, error: &Error) -> bool {
     let Error::Guest(exception) = error else { return false };
     let (name, message) = match runtime {
         Runtime::Python => ("NameError", "name 'main' is not defined"),
         Runtime::JavaScript => ("ReferenceError", "main is not defined"),
     };
-    // A module's failure goes on with what it exports instead.
+    // For a module, the list of its exports follows the message.
     let rest = exception.message.strip_prefix(message);
     let trace = exception.traceback.trim_end();
     exception.name == name

@@ -1,8 +1,9 @@
-//! Text of a guest on a terminal, and the command's own complaints.
+//! Output of guests, and messages of the command.
 //!
-//! On a terminal control characters of a guest are shown and not obeyed. Files
-//! and pipes get every byte of its output. What the command says itself has
-//! none, wherever it goes: names and messages of others are only parts of it.
+//! On a terminal, control characters in the output of a guest are replaced by
+//! visible characters. Files and pipes get every byte of the output unchanged.
+//! Messages of the command contain names and texts from other sources, and so
+//! their control characters are replaced on every kind of output.
 
 use std::{
     borrow::Cow,
@@ -13,11 +14,11 @@ use serde::Serialize;
 
 use crate::{failure::Failure, visible};
 
-/// One of the standard streams.
+/// Standard output or standard error.
 pub struct Screen<W> {
     stream: W,
     is_terminal: bool,
-    /// Whether the last line was not ended yet.
+    /// True if the last line has not been ended yet.
     in_line: bool,
 }
 
@@ -27,7 +28,7 @@ impl<W: Write + IsTerminal> Screen<W> {
         Self { stream, is_terminal, in_line: false }
     }
 
-    /// Writes text, and has it seen.
+    /// Writes text, and flushes the stream.
     pub fn text(&mut self, text: &str) -> io::Result<()> {
         let Some(last) = text.chars().next_back() else { return Ok(()) };
         let shown = if self.is_terminal { visible::output(text) } else { Cow::Borrowed(text) };
@@ -36,30 +37,30 @@ impl<W: Write + IsTerminal> Screen<W> {
         self.stream.flush()
     }
 
-    /// Ends the last line, if it was not.
+    /// Ends the last line, unless it has ended already.
     pub fn end_line(&mut self) -> io::Result<()> {
         if self.in_line { self.text("\n") } else { Ok(()) }
     }
 
-    /// Writes a line of its own, also after text that did not end its line.
+    /// Writes a separate line, also after text that did not end its line.
     pub fn line(&mut self, line: &str) -> io::Result<()> {
         let start = if self.in_line { "\n" } else { "" };
         self.text(&format!("{start}{line}\n"))
     }
 }
 
-/// Says on standard error why a command failed.
-pub fn complain(failure: &Failure) {
+/// Prints the error message of a failed command to standard error.
+pub fn print_error(failure: &Failure) {
     if failure.is_silent() {
         return;
     }
     let mut screen = Screen::new(io::stderr().lock());
-    // Where would one complain about this?
-    let _ = screen.line(&complaint(failure));
+    // An error of writing the error message cannot be reported.
+    let _ = screen.line(&error_text(failure));
 }
 
-/// The complaint, and what can be done.
-pub fn complaint(failure: &Failure) -> String {
+/// Returns the error message, and the hint if there is one.
+pub fn error_text(failure: &Failure) -> String {
     let text = match failure.advice() {
         _ if matches!(failure, Failure::Exit { .. }) => failure.to_string(),
         Some(hint) => format!("error: {failure}\nhint: {hint}"),
@@ -68,13 +69,13 @@ pub fn complaint(failure: &Failure) -> String {
     visible::message(&text).into_owned()
 }
 
-/// Writes a text of the command's own to standard output, and ends its line.
-pub fn say(text: &str) -> Result<(), Failure> {
+/// Writes a message of the command to standard output, and ends its line.
+pub fn print_text(text: &str) -> Result<(), Failure> {
     writeln!(io::stdout(), "{}", visible::message(text)).map_err(Failure::output)
 }
 
-/// Writes JSON to standard output, in a line of its own.
-pub fn say_json(value: &impl Serialize) -> Result<(), Failure> {
+/// Writes a value to standard output as one line of JSON.
+pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let text =
         serde_json::to_string(value).map_err(|error| Failure::output(io::Error::other(error)))?;
     writeln!(io::stdout(), "{}", visible::json(&text)).map_err(Failure::output)

@@ -1,4 +1,4 @@
-//! `isola snapshot`, and what a snapshot is called on the command line.
+//! `isola snapshot`, and the resolution of snapshot names to files.
 
 use std::{
     fs,
@@ -12,88 +12,88 @@ use serde::Serialize;
 
 use crate::{
     failure::Failure,
-    screen::{say, say_json},
+    screen::{print_json, print_text},
     visible::in_line,
 };
 
-const ENDING: &str = "snapshot";
+const EXTENSION: &str = "snapshot";
 
 #[derive(Serialize)]
-struct Entry<'a> {
+struct SnapshotRow<'a> {
     name: String,
     runtime: &'a str,
-    /// The version of isola that made it.
+    /// The version of isola that created it.
     version: &'a str,
-    /// The file, in bytes.
+    /// Size of the file in bytes.
     size: u64,
-    /// The interpreter's memory, in bytes.
+    /// Size of the interpreter's memory in bytes.
     memory: u64,
-    /// Seconds since 1970.
+    /// Creation time in seconds since 1970.
     created: u64,
 }
 
-/// The file that is meant. What has a slash or the ending is a path, and
-/// anything else a name.
+/// Returns the path of a snapshot. An argument with a slash or the extension is a
+/// path, any other is a name.
 fn locate(given: &str) -> Result<PathBuf, Failure> {
     let path = Path::new(given);
     if given.contains(['/', std::path::MAIN_SEPARATOR])
-        || path.extension().is_some_and(|ending| ending == ENDING)
+        || path.extension().is_some_and(|extension| extension == EXTENSION)
     {
         return Ok(path.to_owned());
     }
     if given.is_empty() || given.starts_with(['.', '-']) || given.contains(char::is_control) {
-        return Err(Failure::usage(format!("{given:?} is no name of a snapshot"))
+        return Err(Failure::usage(format!("not a valid snapshot name: {given:?}"))
             .hint("give a name such as warm, or a path such as ./warm.snapshot"));
     }
-    Ok(default_snapshot_dir()?.join(format!("{given}.{ENDING}")))
+    Ok(default_snapshot_dir()?.join(format!("{given}.{EXTENSION}")))
 }
 
-/// A snapshot that has to be there.
-pub fn existing(given: &str) -> Result<PathBuf, Failure> {
+/// Returns the path of a snapshot, which must exist.
+pub fn existing_path(given: &str) -> Result<PathBuf, Failure> {
     let path = locate(given)?;
     if path.is_file() {
-        if let Some(folder) = path.parent().filter(|folder| is_default(folder)) {
-            private_dir(folder)?;
+        if let Some(dir) = path.parent().filter(|dir| is_default(dir)) {
+            private_dir(dir)?;
         }
         return Ok(path);
     }
     Err(Failure::usage(format!("there is no snapshot {given}"))
-        .hint("isola snapshot ls lists those that have a name"))
+        .hint("`isola snapshot ls` lists the named snapshots"))
 }
 
-/// A place for a snapshot.
-pub fn new(given: &str) -> Result<PathBuf, Failure> {
+/// Returns the path for a new snapshot. Its directory must exist.
+pub fn new_path(given: &str) -> Result<PathBuf, Failure> {
     let path = locate(given)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let Some(folder) = folder else { return Ok(path) };
-    if is_default(folder) {
-        private_dir(folder)?;
-    } else if !folder.is_dir() {
-        return Err(Failure::usage(format!("there is no folder {}", folder.display()))
-            .hint("make it first, or give a name such as warm"));
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let Some(dir) = dir else { return Ok(path) };
+    if is_default(dir) {
+        private_dir(dir)?;
+    } else if !dir.is_dir() {
+        return Err(Failure::usage(format!("there is no directory {}", dir.display()))
+            .hint("create it first, or give a name such as warm"));
     }
     Ok(path)
 }
 
-/// Whether this is the folder of the snapshots that have a name. They hold what
-/// guests know, and nobody else is to put one there.
-fn is_default(folder: &Path) -> bool {
-    default_snapshot_dir().is_ok_and(|default| default == folder)
+/// Reports whether this is the directory of the named snapshots. It is private to
+/// the user: snapshots contain data of guests, and no other user may add one.
+fn is_default(dir: &Path) -> bool {
+    default_snapshot_dir().is_ok_and(|default| default == dir)
 }
 
-/// Prints the snapshots that have a name.
+/// Prints the named snapshots and their sizes.
 pub fn list(json: bool) -> Result<(), Failure> {
-    let folder = default_snapshot_dir()?;
-    let found = list_snapshots(&folder)?;
+    let dir = default_snapshot_dir()?;
+    let found = list_snapshots(&dir)?;
     let total = found.iter().fold(0_u64, |total, info| total.saturating_add(info.size));
-    let entries: Vec<_> = found.iter().map(Entry::new).collect();
+    let entries: Vec<_> = found.iter().map(SnapshotRow::new).collect();
     if json {
         let listing = serde_json::json!({
-            "folder": folder.display().to_string(),
+            "folder": dir.display().to_string(),
             "total": total,
             "entries": entries,
         });
-        return say_json(&listing);
+        return print_json(&listing);
     }
     let mut text = format!("{:>10}  {:>10}  {:<7}  NAME\n", "SIZE", "MEMORY", "RUNTIME");
     for entry in &entries {
@@ -105,20 +105,20 @@ pub fn list(json: bool) -> Result<(), Failure> {
             in_line(&entry.name)
         );
     }
-    let folder = folder.display().to_string();
-    text += &format!("{:>10}  in {}", BinaryBytes(total).to_string(), in_line(&folder));
-    say(&text)
+    let dir = dir.display().to_string();
+    text += &format!("{:>10}  in {}", BinaryBytes(total).to_string(), in_line(&dir));
+    print_text(&text)
 }
 
-/// Prints what a snapshot is of.
+/// Prints the runtime, version and sizes of a snapshot.
 pub fn show(given: &str, json: bool) -> Result<(), Failure> {
-    let info =
-        SnapshotInfo::read(existing(given)?).map_err(|error| Failure::usage(error.to_string()))?;
-    let entry = Entry::new(&info);
+    let info = SnapshotInfo::read(existing_path(given)?)
+        .map_err(|error| Failure::usage(error.to_string()))?;
+    let entry = SnapshotRow::new(&info);
     if json {
-        return say_json(&entry);
+        return print_json(&entry);
     }
-    say(&format!(
+    print_text(&format!(
         "{}\n  runtime  {}, of isola {}\n  file     {}\n  memory   {}, of which {} changed",
         in_line(&info.path.display().to_string()),
         in_line(entry.runtime),
@@ -131,19 +131,19 @@ pub fn show(given: &str, json: bool) -> Result<(), Failure> {
 
 /// Removes snapshots, all or none.
 pub fn remove(given: &[String]) -> Result<(), Failure> {
-    let paths = given.iter().map(|name| existing(name)).collect::<Result<Vec<_>, _>>()?;
+    let paths = given.iter().map(|name| existing_path(name)).collect::<Result<Vec<_>, _>>()?;
     for path in &paths {
-        // Whatever else the file is, it is not ours to remove.
+        // Only snapshots are removed, and no other files.
         SnapshotInfo::read(path).map_err(|error| Failure::usage(error.to_string()))?;
     }
     for path in paths {
         fs::remove_file(path)
-            .map_err(|error| Failure::Io { doing: "cannot remove the snapshot", error })?;
+            .map_err(|error| Failure::Io { context: "cannot remove the snapshot", error })?;
     }
     Ok(())
 }
 
-impl<'a> Entry<'a> {
+impl<'a> SnapshotRow<'a> {
     fn new(info: &'a SnapshotInfo) -> Self {
         let name = info.path.file_stem().unwrap_or(info.path.as_os_str());
         Self {

@@ -1,4 +1,4 @@
-//! Source code that is named on the command line.
+//! Reads the source files that are given on the command line.
 
 use std::{
     fs::File,
@@ -8,8 +8,8 @@ use std::{
 
 use crate::failure::Failure;
 
-/// The largest size of a script or prelude in bytes: what a guest takes at most.
-const MAX_SOURCE: u64 = 16 << 20;
+/// The maximum size of a script or prelude in bytes, which is the limit of guests.
+const MAX_SOURCE_BYTES: u64 = 16 << 20;
 
 /// The file name that stands for standard input.
 const STDIN: &str = "-";
@@ -25,21 +25,22 @@ impl Script {
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let shown = path.display();
         let (name, bytes) = if path == Path::new(STDIN) {
-            ("<stdin>".to_owned(), limited(io::stdin().lock()))
+            ("<stdin>".to_owned(), read_limited(io::stdin().lock()))
         } else {
-            // Where the file lies on the host is none of the guest's business.
+            // The directory on the host is not revealed to the guest.
             let name = path.file_name().unwrap_or(path.as_os_str());
-            (name.to_string_lossy().into_owned(), open(path).and_then(limited))
+            (name.to_string_lossy().into_owned(), open(path).and_then(read_limited))
         };
         let bytes = bytes.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Failure::usage(format!("there is no file {shown}"))
                 .hint("give the path of a script, or - for standard input"),
-            io::ErrorKind::IsADirectory => Failure::usage(format!("{shown} is a folder"))
-                .hint("give the path of a script; to show a folder to it, use --mount"),
-            io::ErrorKind::FileTooLarge => {
-                Failure::usage(format!("{shown} is longer than {MAX_SOURCE} bytes"))
-                    .hint("data for a script is read by it, from a folder that --mount shows")
-            }
+            io::ErrorKind::IsADirectory => Failure::usage(format!("{shown} is a directory")).hint(
+                "give the path of a script; to give a script access to a directory, use --mount",
+            ),
+            io::ErrorKind::FileTooLarge => Failure::usage(format!(
+                "{shown} is longer than {MAX_SOURCE_BYTES} bytes"
+            ))
+            .hint("let the script read its data from a directory that is mounted with --mount"),
             _ => Failure::usage(format!("cannot read {shown}: {error}")),
         })?;
         let source = String::from_utf8(bytes).map_err(|error| {
@@ -54,15 +55,16 @@ impl Script {
     }
 }
 
-/// Opens a file, or a pipe that somebody writes to, such as a shell makes of
-/// `<(command)`. A device has no end, and a FIFO without a writer no beginning.
+/// Opens a file, or a pipe with a writer, such as a shell creates for
+/// `<(command)`. Devices are rejected, since they may be endless, and so is a FIFO
+/// without a writer, which would block.
 #[cfg(unix)]
 fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 
     use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-    // Without waiting for a writer.
+    // NONBLOCK: do not wait for a writer.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let mut file = File::options().read(true).custom_flags(flags).open(path)?;
     let kind = file.metadata()?.file_type();
@@ -72,7 +74,7 @@ fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     if !kind.is_file() && !kind.is_fifo() {
         return Err(io::Error::other("it is neither a file nor a pipe"));
     }
-    // The content may come slowly.
+    // Reading may block: the content may arrive slowly.
     fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
     if kind.is_file() {
         return Ok(Box::new(file));
@@ -93,10 +95,10 @@ fn open(path: &Path) -> io::Result<Box<dyn Read>> {
     Ok(Box::new(file))
 }
 
-fn limited(from: impl Read) -> io::Result<Vec<u8>> {
+fn read_limited(from: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    from.take(MAX_SOURCE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_SOURCE {
+    from.take(MAX_SOURCE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_SOURCE_BYTES {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
     Ok(bytes)

@@ -1,8 +1,8 @@
-//! What stops a run from outside: Ctrl-C and the wall time limit.
+//! Stops a run on Ctrl-C or at the wall time limit.
 //!
-//! The run is told first, so that it can stop its guest and say why. If it
-//! does not react, because it writes to a pipe that nobody empties, the process
-//! ends all the same.
+//! The run is notified first, so that it can stop its guest and report the reason.
+//! If it does not react, for instance because it is blocked in a write to a full
+//! pipe, the process exits nevertheless.
 
 use std::{future::Future, process, time::Duration};
 
@@ -10,22 +10,23 @@ use tokio::sync::mpsc;
 
 use crate::failure::Failure;
 
-/// How long a run may take to react.
-const GRACE: Duration = Duration::from_secs(1);
+/// The time that a run has to react before the process exits.
+const STOP_GRACE: Duration = Duration::from_secs(1);
 
+/// The channel over which a run is notified that it has to stop.
 pub struct Stop {
     sender: mpsc::Sender<Failure>,
     receiver: mpsc::Receiver<Failure>,
 }
 
 impl Stop {
-    /// Listens for Ctrl-C from now on.
+    /// Creates the channel, and starts to listen for Ctrl-C.
     pub fn on_interrupt() -> Self {
         let (sender, receiver) = mpsc::channel(1);
         let stop = Self { sender, receiver };
         stop.on(async {
             if tokio::signal::ctrl_c().await.is_err() {
-                // Then the signal has its usual effect, which is to end us.
+                // Without a handler the signal has its default action: it ends the process.
                 std::future::pending::<()>().await;
             }
             Failure::Interrupted
@@ -33,7 +34,7 @@ impl Stop {
         stop
     }
 
-    /// Starts the clock.
+    /// Starts the timer of the wall time limit.
     pub fn after(&self, limit: Duration) {
         self.on(async move {
             tokio::time::sleep(limit).await;
@@ -41,23 +42,23 @@ impl Stop {
         });
     }
 
-    /// Waits until the run has to stop, and says why.
+    /// Waits until the run has to stop, and returns the reason.
     pub async fn wait(&mut self) -> Failure {
         match self.receiver.recv().await {
-            Some(why) => why,
-            // It cannot be closed: one sender is here.
+            Some(failure) => failure,
+            // Unreachable: `self` holds a sender, so the channel is not closed.
             None => std::future::pending().await,
         }
     }
 
     fn on(&self, cause: impl Future<Output = Failure> + Send + 'static) {
         let sender = self.sender.clone();
-        // A task of its own, and so on another thread than the run.
+        // A separate task, which runs on another thread than the run.
         tokio::spawn(async move {
-            let why = cause.await;
-            let exit_code = why.exit_code();
-            let _ = sender.try_send(why);
-            tokio::time::sleep(GRACE).await;
+            let failure = cause.await;
+            let exit_code = failure.exit_code();
+            let _ = sender.try_send(failure);
+            tokio::time::sleep(STOP_GRACE).await;
             process::exit(exit_code.into());
         });
     }

@@ -1,33 +1,34 @@
-//! Text of others, made harmless for a terminal.
+//! Replaces control characters in untrusted text before it reaches a terminal.
 //!
-//! A terminal obeys control characters: they can set its title, fill the
-//! clipboard, or hide what was shown before. Characters that change the
-//! direction of writing show a text in another order than it has. Nobody trusts
-//! a guest, a file or a server with that, so such characters are shown instead.
+//! A terminal executes control characters: they can set its title, fill the
+//! clipboard, or hide earlier output. Characters that change the direction of
+//! writing display a text in another order than it has. Text of guests, files and
+//! servers is not trusted, so such characters are replaced by visible ones.
 //!
-//! Nothing here needs the rest of the crate: the fuzzer compiles this file
-//! alone.
+//! This file does not depend on the rest of the crate, because the fuzzer
+//! compiles it alone.
 
 use std::borrow::Cow;
 
-/// Output of a guest: only what moves within the text is left as it is, which is
-/// tab, newline and carriage return.
+/// Replaces control characters in output of a guest, except tab, newline and
+/// carriage return.
 pub fn output(text: &str) -> Cow<'_, str> {
     replace(text, &['\t', '\n', '\r'])
 }
 
-/// A message of several lines. No line of it can be written over.
+/// Replaces control characters in a message, except tab and newline. Carriage
+/// returns are replaced, so that no line can be overwritten.
 pub fn message(text: &str) -> Cow<'_, str> {
     replace(text, &['\t', '\n'])
 }
 
-/// A part of a line, such as a name.
+/// Replaces all control characters in a part of a line, such as a name.
 pub fn in_line(text: &str) -> Cow<'_, str> {
     replace(text, &[])
 }
 
-/// A JSON text without line breaks, in which such characters stand only within
-/// strings: they become escapes, and its meaning stays.
+/// Escapes control characters in a JSON text without line breaks. They occur only
+/// within strings there, so that the value stays the same.
 pub fn json(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_harmful) {
         return Cow::Borrowed(text);
@@ -48,11 +49,11 @@ fn replace<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
     if text.chars().all(harmless) {
         return Cow::Borrowed(text);
     }
-    Cow::Owned(text.chars().map(|c| if harmless(c) { c } else { picture(c) }).collect())
+    Cow::Owned(text.chars().map(|c| if harmless(c) { c } else { visible_char(c) }).collect())
 }
 
-/// Whether a terminal might obey it, or show what follows in another order. All
-/// of them are within 16 bits.
+/// Reports whether a terminal may execute the character, or display the following
+/// text in another order. All such characters fit into 16 bits.
 fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -64,7 +65,8 @@ fn is_harmful(c: char) -> bool {
             | '\u{fff9}'..='\u{fffb}')
 }
 
-fn picture(c: char) -> char {
+/// Returns the visible replacement of a character.
+fn visible_char(c: char) -> char {
     match c {
         '\0'..='\x1f' => char::from_u32(0x2400 + u32::from(c)),
         '\x7f' => Some('\u{2421}'),

@@ -12,7 +12,7 @@
 //!
 //! Calls run on the tokio runtime of napi. On the thread of the event loop one
 //! only begins, after a quick one and for two milliseconds at most: see
-//! `isola::Call::begin_here`. Callbacks into JavaScript are weak: they do not keep a process
+//! `isola::Call::start_inline`. Callbacks into JavaScript are weak: they do not keep a process
 //! alive that has nothing else to do.
 
 // napi's macros write the functions that Node.js calls, and those are unsafe.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use isola::{Answer, Args, Begun, Call, Error, Value};
+use isola::{Answer, Args, Call, Error, PollOutcome, Value};
 use napi::{
     Env,
     bindgen_prelude::{Either, Either3, PromiseRaw, within_runtime_if_available},
@@ -113,13 +113,13 @@ impl Sandbox {
         let call =
             args.read().and_then(|args| Ok(limited(self.inner()?.run(function, args), options)));
         let begun = match call {
-            Ok(call) => within_runtime_if_available(|| call.begin_here()),
-            Err(error) => Begun::Over(Err(error)),
+            Ok(call) => within_runtime_if_available(|| call.start_inline()),
+            Err(error) => PollOutcome::Ready(Err(error)),
         };
         Ok(match begun {
-            Begun::Over(Ok(value)) => Either3::A(value.into_text()),
-            Begun::Over(Err(error)) => Either3::B(error.into()),
-            Begun::UnderWay(answer) => {
+            PollOutcome::Ready(Ok(value)) => Either3::A(value.into_text()),
+            PollOutcome::Ready(Err(error)) => Either3::B(error.into()),
+            PollOutcome::Pending(answer) => {
                 let cancel = Cancel::of(cancel);
                 Either3::C(env.spawn_future(async { Ok(settle(Ok(answer), cancel).await) })?)
             }

@@ -20,7 +20,7 @@ async function programs(page) {
 
 for (const [page, printed] of [
   ['README.md', ['hello Ada\ncpu_time_limit\n']],
-  ['docs/node.md', ['hello world\n', 'Hello World\nHey World\nHi World\n', 'hello world\n']],
+  ['docs/isola/node.md', ['hello world\n', 'Hello World\nHey World\nHi World\n', 'hello world\n']],
   ['node_modules/isola-core/README.md', ['hello world\n']],
 ]) {
   test(`the programs of ${page}`, async () => {
@@ -47,7 +47,7 @@ test('each code of an error has one class, the same in code, declarations and do
   const { fromFailure } = createRequire(lib)('./errors.js');
   const classOf = (code) => fromFailure({ code, message: '' }).name;
   const documented = new Map();
-  for (const [classes, codes] of await columns('docs/node.md')) {
+  for (const [classes, codes] of await columns('docs/isola/node.md')) {
     if (!classes[0]?.endsWith('Error')) continue;
     // A row is about several classes of one code each, or one class.
     for (const [index, name] of classes.entries()) {
@@ -63,7 +63,7 @@ test('each code of an error has one class, the same in code, declarations and do
       assert.equal(classOf(code), name);
     }
   }
-  const all = (await columns('docs/errors.md')).flatMap(([codes]) => codes);
+  const all = (await columns('docs/isola/errors.md')).flatMap(([codes]) => codes);
   assert.ok(all.length > 15);
   for (const code of all) {
     const name = classOf(code);

@@ -137,7 +137,7 @@ test('runtimePath is a file or a folder, and nothing else is looked at then', as
   }
   const empty = await folder(t);
   await assert.rejects(buildTemplate('js', { runtimePath: empty }), { code: 'invalid_argument', message: /js\.wasm.*was not found/ });
-  await assert.rejects(buildTemplate('js', { runtimePath: shipped, runtimeLibDir: '/nowhere' }), /library folder/);
+  await assert.rejects(buildTemplate('js', { runtimePath: shipped, runtimeLibDir: '/nowhere' }), /library directory/);
   await writeFile(path.join(empty, 'js.wasm'), 'nonsense');
   await assert.rejects(buildTemplate('js', { runtimePath: empty, cacheDir: empty }), { code: 'invalid_argument' });
 });

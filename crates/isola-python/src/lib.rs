@@ -6,7 +6,7 @@
 //!
 //! Nothing here waits with the interpreter's lock held. A method starts a task
 //! and returns (a call after a quick one may be over by then: see
-//! `isola::Call::begin_here`); the task ends by handing a callback to
+//! `isola::Call::start_inline`); the task ends by handing a callback to
 //! `loop.call_soon_threadsafe`, so that everything of the user's runs on the
 //! user's own event loop.
 

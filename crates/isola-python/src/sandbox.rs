@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use isola::{Args, Begun, Call, Value};
+use isola::{Args, Call, PollOutcome, Value};
 use pyo3::{prelude::*, types::PyString};
 
 use crate::{
@@ -117,14 +117,14 @@ impl Sandbox {
         // Without the interpreter's lock, like everything a guest does.
         let begun = py.detach(|| {
             let _within = runtime.enter();
-            call.begin_here()
+            call.start_inline()
         });
         let answer = match begun {
-            Begun::Over(outcome) => {
+            PollOutcome::Ready(outcome) => {
                 let value = outcome.map_err(|error| failure::from_error(py, &error))?;
                 return Ok(PyString::new(py, value.as_str()).into_any());
             }
-            Begun::UnderWay(answer) => answer,
+            PollOutcome::Pending(answer) => answer,
         };
         let task = spawn(answer, Callback::new(event_loop, done), |py, value: Value| {
             Ok(PyString::new(py, value.as_str()).into_any())

@@ -76,7 +76,8 @@ async def test_limits() -> None:
         assert failed and parts["error"]["code"] == "cpu_time_limit"
         _, text, _ = await call(session, "run_python", source="'x' in globals()")
         assert text.splitlines() == [
-            "[the session began anew: its variables were lost with the code before]",
+            "[the session was restarted: the previous code ended its interpreter, and its "
+            "variables were lost]",
             "false",
         ]
         failed, _, parts = await call(session, "run_python", source="print('x' * 5000)")

@@ -89,7 +89,7 @@ async def test_bad_options_are_named(python: isola.SandboxTemplate, tmp_path: Pa
         ({"mounts": [isola.MountConfig(file, "/x")]}, "file"),
         ({"runtime_path": tmp_path}, "was not found"),
         ({"runtime_path": file}, "is not a runtime"),
-        ({"runtime_lib_dir": file}, "the library folder"),
+        ({"runtime_lib_dir": file}, "the library directory"),
         ({"limits": {"max_memory": 1}}, "limits is a dict: use Limits"),
     ]
     for options, why in build:

@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[3]
 PAGES = {
     "README.md": 1,
     "crates/isola-python/README.md": 1,
-    "docs/python.md": 6,
-    "docs/python-sdk/agents.md": 4,
-    "docs/python-sdk/http.md": 2,
-    "docs/python-sdk/limits.md": 2,
-    "docs/python-sdk/streams.md": 2,
-    "docs/python-sdk/sync.md": 1,
+    "docs/isola/python/README.md": 6,
+    "docs/isola/python/agents.md": 4,
+    "docs/isola/python/http.md": 2,
+    "docs/isola/python/limits.md": 2,
+    "docs/isola/python/streams.md": 2,
+    "docs/isola/python/sync.md": 1,
 }
 
 
@@ -62,7 +62,7 @@ def test_the_examples_of_a_page_run_as_printed(page: str, tmp_path: Path) -> Non
 
 
 def test_every_page_of_the_sdk_is_run() -> None:
-    for page in (ROOT / "docs/python-sdk").glob("*.md"):
+    for page in (ROOT / "docs/isola/python").glob("*.md"):
         assert str(page.relative_to(ROOT)) in PAGES
 
 

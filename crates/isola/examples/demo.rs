@@ -1,5 +1,5 @@
 //! A tour of both sandboxes: values, streamed results, output, a hostcall, a
-//! limit, and what a guest cannot do.
+//! limit, and a denied operation.
 
 use std::time::{Duration, Instant};
 
@@ -14,17 +14,17 @@ async fn main() -> Result<(), isola::Error> {
         (Runtime::JavaScript, include_str!("../../../examples/demo.js"), "callTheInternet"),
     ] {
         println!("\n== {runtime}");
-        let begin = Instant::now();
+        let start = Instant::now();
         let template = Template::builder(runtime)
             .on_compile(move || println!("compiling the {runtime} runtime, once on this machine"))
             .build()
             .await?;
-        println!("template ready after {:.1?}", begin.elapsed());
+        println!("template ready after {:.1?}", start.elapsed());
 
-        let begin = Instant::now();
+        let start = Instant::now();
         let sandbox = create(&template, script).await?;
         let first = sandbox.run("describe", args![[1.5, 2.5], unit = "km"]).await?;
-        println!("a sandbox, a script and a first result after {:.2?}", begin.elapsed());
+        println!("a sandbox, a script and a first result after {:.2?}", start.elapsed());
         println!("  describe([1.5, 2.5], unit=\"km\") -> {first}");
 
         show(&sandbox, "countdown", args![3]).await?;
@@ -32,16 +32,16 @@ async fn main() -> Result<(), isola::Error> {
         show(&sandbox, forbidden, args![]).await?;
 
         println!("  spin(), with 0.2 s of CPU time:");
-        let begin = Instant::now();
+        let start = Instant::now();
         match sandbox.run("spin", args![]).cpu_timeout(Duration::from_millis(200)).await {
             Ok(value) => println!("    -> {value}"),
-            Err(error) => println!("    stopped after {:.0?}: {error}", begin.elapsed()),
+            Err(error) => println!("    stopped after {:.0?}: {error}", start.elapsed()),
         }
     }
     Ok(())
 }
 
-/// A started sandbox whose host knows one function.
+/// Creates and starts a sandbox whose host has one function.
 async fn create(template: &Template, script: &str) -> Result<Sandbox, isola::Error> {
     let host = Handlers::new().hostcall("lookup_user", |payload: Value| async move {
         #[derive(serde::Deserialize)]

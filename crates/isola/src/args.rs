@@ -6,7 +6,7 @@ use crate::{error::Error, value::Value};
 
 /// Positional and named arguments, in order.
 ///
-/// Use the [`args!`](crate::args) macro to write them down, or build them up:
+/// Create them with the [`args!`](crate::args) macro or with the methods:
 ///
 /// ```
 /// use isola::Args;
@@ -14,11 +14,12 @@ use crate::{error::Error, value::Value};
 /// let args = Args::new().push("World").named("greeting", "Hi");
 /// ```
 ///
-/// A value that JSON cannot hold is reported by the call.
+/// A value that JSON cannot represent is reported by the call.
 #[derive(Debug, Default)]
 pub struct Args {
     list: Vec<Argument>,
-    refused: Option<Error>,
+    /// The first error of an argument, which the call returns.
+    error: Option<Error>,
 }
 
 /// One argument. Without a name it is positional.
@@ -29,7 +30,7 @@ pub(crate) struct Argument {
 }
 
 impl Args {
-    /// No arguments.
+    /// Creates an empty list of arguments.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -47,17 +48,17 @@ impl Args {
         self.add(Some(name.into()), value)
     }
 
-    /// Adds an argument that is a [`Value`] already, named or positional.
+    /// Adds a named or positional argument that is already a [`Value`].
     #[must_use]
     pub fn value(mut self, name: Option<String>, value: Value) -> Self {
-        if self.is_free(name.as_deref()) {
+        if self.is_unused(name.as_deref()) {
             self.list.push(Argument { name, value });
         }
         self
     }
 
     fn add<T: Serialize + ?Sized>(mut self, name: Option<String>, value: &T) -> Self {
-        self.is_free(name.as_deref());
+        self.is_unused(name.as_deref());
         match Value::new(value) {
             Ok(value) => self.list.push(Argument { name, value }),
             Err(error) => {
@@ -65,7 +66,7 @@ impl Args {
                     || format!("positional argument {}", self.list.len()),
                     |name| format!("argument {name:?}"),
                 );
-                self.refused.get_or_insert_with(|| {
+                self.error.get_or_insert_with(|| {
                     Error::InvalidArgument(format!("{which}: {}", error.message()))
                 });
             }
@@ -73,27 +74,27 @@ impl Args {
         self
     }
 
-    /// Whether no argument has this name yet. If one has, the call is refused.
-    fn is_free(&mut self, name: Option<&str>) -> bool {
+    /// Reports whether no argument has this name yet. A duplicate name fails the call.
+    fn is_unused(&mut self, name: Option<&str>) -> bool {
         let Some(name) = name else { return true };
-        let is_free = self.list.iter().all(|argument| argument.name.as_deref() != Some(name));
-        if !is_free {
-            self.refused.get_or_insert_with(|| {
+        let is_unused = self.list.iter().all(|argument| argument.name.as_deref() != Some(name));
+        if !is_unused {
+            self.error.get_or_insert_with(|| {
                 Error::InvalidArgument(format!("the argument {name:?} is given twice"))
             });
         }
-        is_free
+        is_unused
     }
 
     pub(crate) fn into_list(self) -> Result<Vec<Argument>, Error> {
-        match self.refused {
+        match self.error {
             None => Ok(self.list),
             Some(error) => Err(error),
         }
     }
 }
 
-/// Arguments for a call: positional values, then `name = value` pairs.
+/// Creates the arguments of a call: positional values, then `name = value` pairs.
 ///
 /// ```
 /// let args = isola::args!["World", 3, greeting = "Hi"];

@@ -1,22 +1,23 @@
-//! Compiled components on disk.
+//! The on-disk cache of compiled components.
 //!
 //! Compiling an interpreter takes seconds, loading the result milliseconds.
-//! An entry is two files:
+//! An entry consists of two files:
 //!
 //! ```text
 //! <key>.cwasm   machine code, mapped into memory when it is loaded
 //! <key>.stamp   the digest of that file, and the file's identity on disk
-//!               (device, inode, size, times) when the digest was known to hold
+//!               (device, inode, size, times) when the digest was last verified
 //! ```
 //!
-//! Machine code is trusted, so an entry is loaded only if its digest holds. To
-//! digest it takes longer than to load it; hence the identity: a file that did
-//! not change since it was digested is not digested again. Whatever touches it
-//! changes its times, and then it is. A damaged entry is built anew.
+//! Machine code is trusted, so an entry is loaded only if its digest matches.
+//! Computing the digest takes longer than loading the file, so the stamp records
+//! the file's identity: the digest of an unchanged file is not computed again.
+//! Any write changes the file's times and causes a new check. A damaged entry is
+//! rebuilt.
 //!
 //! The key covers the component's bytes, the engine's version and settings,
 //! and the CPU features that the code may use. Writers hold a lock and rename
-//! complete files into place, so a torn entry is never seen.
+//! complete files into place, so a partly written entry is never read.
 
 use std::{
     fs::{self, File},
@@ -29,56 +30,56 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use wasmtime::{Engine, component::Component};
 
-use crate::{error::Error, regular, runtime::user_cache, snapshot::instrument, trust};
+use crate::{error::Error, regular, runtime::user_cache_dir, snapshot::instrument, trust};
 
-/// Changes with the layout of the cache.
-const FORMAT: &str = "2";
+/// The version of the cache layout.
+const FORMAT_VERSION: &str = "2";
 
-/// The largest size of a component, and of its machine code, in bytes.
-const MAX_COMPONENT: u64 = 2 << 30;
+/// The maximum size of a component, and of its machine code, in bytes.
+const MAX_COMPONENT_BYTES: u64 = 2 << 30;
 
-/// The largest size of a stamp in bytes.
-const MAX_STAMP: u64 = 64 << 10;
+/// The maximum size of a stamp in bytes.
+const MAX_STAMP_BYTES: u64 = 64 << 10;
 
-/// So many entries are kept. Beyond that the one that was not used for longest
-/// goes when another is written.
-const MAX_ENTRIES: usize = 16;
+/// The maximum number of entries. Writing another one removes the least recently
+/// used.
+const MAX_CACHE_ENTRIES: usize = 16;
 
-/// How exactly the time of an entry's last use is kept.
-const USE_PRECISION: Duration = Duration::from_hours(24);
+/// The resolution of the recorded time of an entry's last use.
+const LAST_USE_RESOLUTION: Duration = Duration::from_hours(24);
 
-/// What the cache holds, for people.
+/// An entry of the cache, for display.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CacheEntry {
-    /// The compiled file.
+    /// The path of the compiled file.
     pub path: PathBuf,
     /// Its size in bytes.
     pub size: u64,
-    /// When it was written.
+    /// The time at which it was written.
     pub modified: Option<SystemTime>,
 }
 
-/// The folder of compiled templates that is used unless another is given:
-/// `isola/compiled` in the user's cache folder.
+/// Returns the default directory of compiled templates: `isola/compiled` in the
+/// user's cache directory.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidArgument`] if the user has no home.
+/// [`Error::InvalidArgument`] if the user has no home directory.
 pub fn default_cache_dir() -> Result<PathBuf, Error> {
-    user_cache().map(|cache| cache.join("compiled")).ok_or_else(|| {
-        Error::InvalidArgument("no cache folder: set HOME, or give a cache folder".into())
+    user_cache_dir().map(|cache| cache.join("compiled")).ok_or_else(|| {
+        Error::InvalidArgument("no cache directory: set HOME, or give a cache directory".into())
     })
 }
 
-/// Lists what is in a cache folder.
+/// Lists the entries of a cache directory. A missing directory has none.
 ///
 /// # Errors
 ///
-/// [`Error::Internal`] if the folder cannot be read. A missing one is empty.
-pub fn list_cache(folder: &Path) -> Result<Vec<CacheEntry>, Error> {
+/// [`Error::Internal`] if the directory cannot be read.
+pub fn list_cache(dir: &Path) -> Result<Vec<CacheEntry>, Error> {
     let mut entries = Vec::new();
-    for path in files(folder)? {
+    for path in files(dir)? {
         if path.extension().is_some_and(|extension| extension == "cwasm")
             && let Ok(metadata) = path.metadata()
         {
@@ -90,15 +91,15 @@ pub fn list_cache(folder: &Path) -> Result<Vec<CacheEntry>, Error> {
     Ok(entries)
 }
 
-/// Empties a cache folder and returns the number of bytes that are free now.
-/// Running sandboxes are not disturbed.
+/// Removes all entries of a cache directory and returns the number of bytes
+/// freed. Running sandboxes are not affected.
 ///
 /// # Errors
 ///
 /// [`Error::Internal`] if a file cannot be removed.
-pub fn clear_cache(folder: &Path) -> Result<u64, Error> {
+pub fn clear_cache(dir: &Path) -> Result<u64, Error> {
     let mut freed = 0_u64;
-    for path in files(folder)? {
+    for path in files(dir)? {
         let ours = path.extension().is_some_and(|extension| {
             ["cwasm", "stamp", "digest", "lock", "tmp"].iter().any(|ours| extension == *ours)
         });
@@ -111,70 +112,69 @@ pub fn clear_cache(folder: &Path) -> Result<u64, Error> {
     Ok(freed)
 }
 
-/// Loads a component, compiled if need be; `compiling` is told if so.
+/// Loads a component, and compiles it first if it is not in the cache;
+/// `compiling` is called before compilation.
 ///
-/// Without a folder nothing is kept.
+/// Without a directory the result is not cached.
 pub(crate) fn load(
     engine: &Engine,
     component: &Path,
-    folder: Option<&Path>,
+    dir: Option<&Path>,
     compiling: &dyn Fn(),
-) -> Result<Loaded, Error> {
-    let Some(folder) = folder else {
+) -> Result<LoadedComponent, Error> {
+    let Some(dir) = dir else {
         compiling();
         let bytes = read(component)?;
         let guest = hex(&Sha256::digest(&bytes));
-        let component =
-            Component::new(engine, reachable(bytes)).map_err(|error| refused(component, error))?;
-        return Ok(Loaded { component, guest });
+        let component = Component::new(engine, instrumented(bytes))
+            .map_err(|error| invalid_component(component, error))?;
+        return Ok(LoadedComponent { component, guest });
     };
-    trust::private_dir(folder)?;
-    let guest = component_digest(component, folder)?;
+    trust::private_dir(dir)?;
+    let guest = component_digest(component, dir)?;
     let key = key(engine, &guest);
-    let entry = Entry {
-        code: folder.join(format!("{key}.cwasm")),
-        stamp: folder.join(format!("{key}.stamp")),
-    };
+    let entry =
+        Entry { code: dir.join(format!("{key}.cwasm")), stamp: dir.join(format!("{key}.stamp")) };
     if let Some(component) = entry.load(engine) {
-        return Ok(Loaded { component, guest });
+        return Ok(LoadedComponent { component, guest });
     }
-    // One builder at a time; the others find its result.
-    let lock = File::create(folder.join(format!("{key}.lock")))
-        .map_err(|error| Error::internal("cannot write to the cache folder", error))?;
+    // One process compiles; the others wait and load its result.
+    let lock = File::create(dir.join(format!("{key}.lock")))
+        .map_err(|error| Error::internal("cannot write to the cache directory", error))?;
     lock.lock().map_err(|error| Error::internal("cannot lock the cache", error))?;
     if let Some(component) = entry.load(engine) {
-        return Ok(Loaded { component, guest });
+        return Ok(LoadedComponent { component, guest });
     }
     compiling();
     let code = engine
-        .precompile_component(&reachable(read(component)?))
-        .map_err(|error| refused(component, error))?;
+        .precompile_component(&instrumented(read(component)?))
+        .map_err(|error| invalid_component(component, error))?;
     entry
         .store(&code)
-        .map_err(|error| Error::internal("cannot write to the cache folder", error))?;
-    evict(folder)?;
+        .map_err(|error| Error::internal("cannot write to the cache directory", error))?;
+    evict(dir)?;
     let loaded = entry.load(engine).ok_or_else(|| {
         Error::bug(format!("the compiled {} cannot be loaded back", component.display()))
     })?;
-    Ok(Loaded { component: loaded, guest })
+    Ok(LoadedComponent { component: loaded, guest })
 }
 
-/// A component, ready to be instantiated.
-pub(crate) struct Loaded {
+/// A component that is ready to be instantiated.
+pub(crate) struct LoadedComponent {
     pub(crate) component: Component,
-    /// The digest of its bytes.
+    /// The SHA-256 digest of its bytes, in hexadecimal digits.
     pub(crate) guest: String,
 }
 
-/// What the engine says of itself: its version and settings, and the features
-/// of the CPU that it compiles for.
+/// Returns a digest of the engine's version and settings, and of the features of
+/// the CPU that it compiles for.
 pub(crate) fn engine_key(engine: &Engine) -> String {
     key(engine, "")
 }
 
-/// The component with its state in reach, if it can be: else as it is, and
-/// its guests cannot be copied.
-fn reachable(component: Vec<u8>) -> Vec<u8> {
+/// Instruments a component so that its state can be copied. Returns the
+/// component unchanged if that is impossible; its guests then cannot be copied.
+fn instrumented(component: Vec<u8>) -> Vec<u8> {
     instrument::instrument(&component).unwrap_or_else(|why| {
         tracing::debug!(why, "guests of this component cannot be copied");
         component
@@ -186,14 +186,14 @@ struct Entry {
     stamp: PathBuf,
 }
 
-/// What is in a stamp.
+/// The content of a stamp.
 #[derive(Serialize, Deserialize, PartialEq)]
 struct Stamp {
     digest: String,
     identity: Identity,
 }
 
-/// What changes when a file does.
+/// The metadata of a file that changes whenever the file is written.
 #[derive(Serialize, Deserialize, PartialEq, Clone)]
 pub(crate) struct Identity {
     device: u64,
@@ -204,14 +204,15 @@ pub(crate) struct Identity {
 }
 
 impl Entry {
-    /// `None` if there is no entry, or none that holds.
+    /// Loads the entry. Returns `None` if there is none or it is damaged.
     #[allow(unsafe_code, reason = "loading machine code")]
     fn load(&self, engine: &Engine) -> Option<Component> {
-        let stamp = regular::read(&self.stamp, MAX_STAMP).ok()?;
+        let stamp = regular::read(&self.stamp, MAX_STAMP_BYTES).ok()?;
         let stamp: Stamp = serde_json::from_slice(&stamp).ok()?;
         let identity = Identity::of(&self.code).ok()?;
         let unused = fs::metadata(&self.stamp).and_then(|stamp| stamp.modified());
-        let unused = unused.is_ok_and(|used| used.elapsed().is_ok_and(|age| age > USE_PRECISION));
+        let unused =
+            unused.is_ok_and(|used| used.elapsed().is_ok_and(|age| age > LAST_USE_RESOLUTION));
         if identity != stamp.identity || unused {
             if digest(&self.code).ok()? != stamp.digest {
                 tracing::warn!(entry = %self.code.display(), "the cache entry is damaged");
@@ -220,23 +221,23 @@ impl Entry {
             let _ = self.write_stamp(&Stamp { identity, ..stamp });
         }
         // SAFETY: the file holds what `store` wrote, the output of
-        // `Engine::precompile_component`: its digest says so, or it did not
-        // change since the digest did. `private_dir` saw to it that nobody else
-        // can write in this folder. Files are replaced by renaming, never
-        // written in place, so the mapping stays what it is.
+        // `Engine::precompile_component`: its digest matches, or the file did not
+        // change since the digest was checked. `private_dir` verified that no
+        // other user can write to this directory. Files are replaced by renaming,
+        // never written in place, so the mapped content does not change.
         unsafe { Component::deserialize_file(engine, &self.code) }
             .inspect_err(|error| tracing::warn!(%error, "the cache entry cannot be loaded"))
             .ok()
     }
 
     fn store(&self, code: &[u8]) -> io::Result<()> {
-        write_whole(&self.code, code)?;
+        write_atomically(&self.code, code)?;
         let digest = hex(&Sha256::digest(code));
         self.write_stamp(&Stamp { digest, identity: Identity::of(&self.code)? })
     }
 
     fn write_stamp(&self, stamp: &Stamp) -> io::Result<()> {
-        write_whole(&self.stamp, &serde_json::to_vec(stamp)?)
+        write_atomically(&self.stamp, &serde_json::to_vec(stamp)?)
     }
 }
 
@@ -265,16 +266,16 @@ impl Identity {
     }
 }
 
-/// The digest of a component, remembered by its path and identity.
-fn component_digest(component: &Path, folder: &Path) -> Result<String, Error> {
+/// Returns the digest of a component, cached by its path and identity.
+fn component_digest(component: &Path, dir: &Path) -> Result<String, Error> {
     let unreadable = |error| {
         Error::InvalidArgument(format!("cannot read the runtime {}: {error}", component.display()))
     };
     let path = component.canonicalize().map_err(unreadable)?;
     let identity = Identity::of(&path).map_err(unreadable)?;
     let name = hex(&Sha256::digest(path.as_os_str().as_encoded_bytes()));
-    let memo = folder.join(format!("{name}.digest"));
-    let known = regular::read(&memo, MAX_STAMP).ok();
+    let memo = dir.join(format!("{name}.digest"));
+    let known = regular::read(&memo, MAX_STAMP_BYTES).ok();
     let known = known.and_then(|text| serde_json::from_slice::<Stamp>(&text).ok());
     if let Some(stamp) = known
         && stamp.identity == identity
@@ -284,7 +285,7 @@ fn component_digest(component: &Path, folder: &Path) -> Result<String, Error> {
     let digest = digest(&path).map_err(unreadable)?;
     let stamp = Stamp { digest: digest.clone(), identity };
     if let Ok(text) = serde_json::to_vec(&stamp) {
-        let _ = write_whole(&memo, &text);
+        let _ = write_atomically(&memo, &text);
     }
     Ok(digest)
 }
@@ -292,7 +293,7 @@ fn component_digest(component: &Path, folder: &Path) -> Result<String, Error> {
 fn key(engine: &Engine, component_digest: &str) -> String {
     use std::hash::{Hash as _, Hasher};
 
-    /// Collects what the engine says of its compatibility.
+    /// A hasher that collects the engine's compatibility data.
     struct Collect(Sha256);
     impl Hasher for Collect {
         fn finish(&self) -> u64 {
@@ -305,21 +306,21 @@ fn key(engine: &Engine, component_digest: &str) -> String {
 
     let mut collect = Collect(Sha256::new());
     engine.precompile_compatibility_hash().hash(&mut collect);
-    collect.0.update(FORMAT);
+    collect.0.update(FORMAT_VERSION);
     collect.0.update(component_digest);
     hex(&collect.0.finalize())
 }
 
-/// Removes what was not used for longest, if there is too much. A running
+/// Removes the least recently used entries beyond the maximum number. A running
 /// sandbox keeps its mapping of a removed file.
-fn evict(folder: &Path) -> Result<(), Error> {
-    let mut stamps: Vec<_> = files(folder)?
+fn evict(dir: &Path) -> Result<(), Error> {
+    let mut stamps: Vec<_> = files(dir)?
         .into_iter()
         .filter(|path| path.extension().is_some_and(|extension| extension == "stamp"))
         .filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)))
         .collect();
     stamps.sort();
-    for (_, stamp) in stamps.iter().rev().skip(MAX_ENTRIES) {
+    for (_, stamp) in stamps.iter().rev().skip(MAX_CACHE_ENTRIES) {
         for extension in ["stamp", "cwasm", "lock"] {
             let _ = fs::remove_file(stamp.with_extension(extension));
         }
@@ -327,19 +328,19 @@ fn evict(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let entries = match fs::read_dir(folder) {
+fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::internal("cannot read the cache folder", error)),
+        Err(error) => return Err(Error::internal("cannot read the cache directory", error)),
     };
     Ok(entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect())
 }
 
-/// Writes a file such that it is seen whole or not at all.
-pub(crate) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().suffix(".tmp").tempfile_in(folder)?;
+/// Writes a file atomically: readers find the complete file or none.
+pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().suffix(".tmp").tempfile_in(dir)?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
@@ -348,9 +349,9 @@ pub(crate) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
 
 fn digest(path: &Path) -> io::Result<String> {
     let (mut file, metadata) = regular::open(path)?;
-    if metadata.len() > MAX_COMPONENT {
+    if metadata.len() > MAX_COMPONENT_BYTES {
         return Err(io::Error::other(format!(
-            "it has {} bytes: at most {MAX_COMPONENT} are read",
+            "it has {} bytes: at most {MAX_COMPONENT_BYTES} are read",
             metadata.len()
         )));
     }
@@ -373,11 +374,11 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 fn read(component: &Path) -> Result<Vec<u8>, Error> {
-    regular::read(component, MAX_COMPONENT).map_err(|error| {
+    regular::read(component, MAX_COMPONENT_BYTES).map_err(|error| {
         Error::InvalidArgument(format!("cannot read the runtime {}: {error}", component.display()))
     })
 }
 
-fn refused(component: &Path, error: wasmtime::Error) -> Error {
+fn invalid_component(component: &Path, error: wasmtime::Error) -> Error {
     Error::InvalidArgument(format!("{} is not a runtime: {error:#}", component.display()))
 }

@@ -1,4 +1,4 @@
-//! One operation of a guest, from its start to its end.
+//! One operation of a guest: its validation, execution and result.
 
 use std::{
     future::IntoFuture,
@@ -15,20 +15,20 @@ use crate::{
     args::{Args, Argument},
     contract::{self, Failure, FailureKind},
     cpu::metered,
-    engine::{Running, engine},
+    engine::{HeartbeatGuard, engine},
     error::{Error, GuestException, Limit, LimitExceeded},
     evaluate,
     event::Event,
     output::Output,
-    sandbox::{Lease, Live, Shared},
+    sandbox::{GuestInstance, Lease, SandboxShared},
     value::Value,
 };
 
-/// A call that is about to be made: await it, or [`stream`](Self::stream) its
+/// A call that has not started yet: await it, or [`stream`](Self::stream) its
 /// events.
 #[must_use = "a call does nothing until it is awaited or streamed"]
 pub struct Call {
-    shared: Arc<Shared>,
+    shared: Arc<SandboxShared>,
     operation: Operation,
     timeout: Option<Duration>,
     cpu_timeout: Option<Duration>,
@@ -43,7 +43,7 @@ pub(crate) enum Operation {
 }
 
 impl Call {
-    pub(crate) fn new(shared: Arc<Shared>, operation: Operation) -> Self {
+    pub(crate) fn new(shared: Arc<SandboxShared>, operation: Operation) -> Self {
         let (timeout, cpu_timeout) = (shared.limits.timeout, shared.limits.cpu_timeout);
         Self { shared, operation, timeout, cpu_timeout }
     }
@@ -54,40 +54,40 @@ impl Call {
         self
     }
 
-    /// Limits the CPU time of this call. Waiting for the host does not count.
+    /// Limits the CPU time of this call. Time spent waiting for the host does not count.
     pub fn cpu_timeout(mut self, limit: Duration) -> Self {
         self.cpu_timeout = Some(limit);
         self
     }
 
-    /// Starts the call and gives its events as they happen.
+    /// Starts the call and returns its events as they happen.
     ///
-    /// The guest runs while the stream is polled, and waits when its events
-    /// are not taken. Dropping the stream before its end stops the guest and
+    /// The guest runs while the stream is polled, and waits while its events
+    /// are not read. Dropping the stream before its end stops the guest and
     /// closes the sandbox.
     ///
     /// # Errors
     ///
-    /// The sandbox is busy, closed or not running, or an argument cannot be.
-    /// What goes wrong later is the stream's last event.
+    /// The sandbox is busy, closed or not running, or an argument is invalid.
+    /// A later error is the stream's last event.
     pub fn stream(self) -> Result<EventStream, Error> {
         let output = self.shared.output.clone();
-        let future = self.begin(true)?;
+        let future = self.start(true)?;
         Ok(EventStream { future: Some(Box::pin(future)), output, end: None })
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<SandboxShared> {
         &self.shared
     }
 
-    fn begin(
+    fn start(
         self,
-        listened: bool,
+        streamed: bool,
     ) -> Result<impl Future<Output = Result<Value, Error>> + Send + 'static, Error> {
-        let step = Step::prepare(self.operation, &self.shared)?;
-        let lease = self.shared.lease(matches!(step, Step::Start { .. }))?;
-        self.shared.output.begin(listened);
-        Ok(perform(lease, step, self.timeout, self.cpu_timeout))
+        let operation = PreparedOperation::prepare(self.operation, &self.shared)?;
+        let lease = self.shared.lease(matches!(operation, PreparedOperation::Start { .. }))?;
+        self.shared.output.begin(streamed);
+        Ok(perform(lease, operation, self.timeout, self.cpu_timeout))
     }
 }
 
@@ -96,16 +96,16 @@ impl IntoFuture for Call {
     type IntoFuture = Answer;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.begin(false)?.await })
+        Box::pin(async move { self.start(false)?.await })
     }
 }
 
-/// What a call gives, once it was awaited.
+/// The future of a running call, which returns its result.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Value, Error>> + Send>>;
 
 /// The events of a running call. The last one is [`Event::End`] or
 /// [`Event::Error`].
-#[must_use = "the guest runs only while its events are taken"]
+#[must_use = "the guest runs only while its events are read"]
 pub struct EventStream {
     future: Option<Answer>,
     output: Output,
@@ -117,8 +117,8 @@ impl Stream for EventStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         let this = &mut *self;
-        // What waits is given out before the guest goes on: that is what slows
-        // it down to the pace of its listener.
+        // Queued events are returned before the guest is polled again, so the guest is
+        // no faster than the reader of its events.
         if (this.future.is_some() || this.end.is_some())
             && let Some(event) = this.output.take()
         {
@@ -140,8 +140,8 @@ impl Stream for EventStream {
     }
 }
 
-/// An operation whose input was checked.
-enum Step {
+/// An operation with validated input.
+enum PreparedOperation {
     Start { config: Option<contract::Config>, prelude: Option<String>, warm: bool },
     Load { name: String, source: String },
     Call { function: String, args: Vec<contract::Argument> },
@@ -149,8 +149,8 @@ enum Step {
     Finish,
 }
 
-impl Step {
-    fn prepare(operation: Operation, shared: &Shared) -> Result<Self, Error> {
+impl PreparedOperation {
+    fn prepare(operation: Operation, shared: &SandboxShared) -> Result<Self, Error> {
         let max = shared.limits.max_value_size;
         Ok(match operation {
             Operation::Start => Self::Start {
@@ -194,75 +194,77 @@ impl From<Argument> for contract::Argument {
     }
 }
 
-/// How an operation ended, as far as the guest goes.
-enum Outcome {
-    /// It gave a result or threw; it lives on.
-    Sound(Result<Value, Error>),
-    /// It cannot go on.
-    Broken(Error),
+/// The result of an operation and the state of the guest after it.
+enum CallOutcome {
+    /// The guest returned a result or threw an exception, and can take another operation.
+    Usable(Result<Value, Error>),
+    /// The guest cannot be used any more.
+    Fatal(Error),
 }
 
 async fn perform(
     mut lease: Lease,
-    step: Step,
+    operation: PreparedOperation,
     timeout: Option<Duration>,
     cpu_timeout: Option<Duration>,
 ) -> Result<Value, Error> {
-    let _running = Running::begin(engine()?)?;
+    let _heartbeat = HeartbeatGuard::acquire(engine()?)?;
     let shared = Arc::clone(&lease.shared);
-    let starting = matches!(step, Step::Start { .. });
-    let finishing = matches!(step, Step::Finish);
-    let live = lease.live()?;
+    let starting = matches!(operation, PreparedOperation::Start { .. });
+    let finishing = matches!(operation, PreparedOperation::Finish);
+    let guest = lease.guest()?;
     shared.cpu.reset(cpu_timeout);
-    live.store.data_mut().memory.take_refused();
-    live.store.set_epoch_deadline(1);
+    guest.store.data_mut().memory.take_refused();
+    guest.store.set_epoch_deadline(1);
 
     let outcome = {
-        let work = metered(&shared.cpu, live.execute(step));
+        let work = metered(&shared.cpu, guest.execute(operation));
         let limited = async {
             match timeout {
                 None => work.await,
                 Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-                    Outcome::Broken(Error::Limit(LimitExceeded::time(Limit::WallTime, limit)))
+                    CallOutcome::Fatal(Error::Limit(LimitExceeded::time(Limit::WallTime, limit)))
                 }),
             }
         };
         tokio::select! {
             biased;
-            why = shared.closed() => Outcome::Broken(Error::Closed(why)),
+            why = shared.wait_closed() => CallOutcome::Fatal(Error::Closed(why)),
             outcome = limited => outcome,
         }
     };
     match outcome {
-        // An interpreter without its prelude is not what its template promises.
-        Outcome::Sound(Err(error)) if starting => {
-            lease.broken(&error);
+        // A sandbox whose prelude failed lacks what its template defines, so it is closed.
+        CallOutcome::Usable(Err(error)) if starting => {
+            lease.fail(&error);
             Err(error)
         }
-        Outcome::Sound(result) => {
-            lease.live()?.store.data_mut().pending.abandon_all();
+        CallOutcome::Usable(result) => {
+            lease.guest()?.store.data_mut().pending.abandon_all();
             if finishing {
                 lease.close();
             } else {
-                lease.give_back();
+                lease.release();
             }
             result
         }
-        Outcome::Broken(error) => {
-            lease.broken(&error);
+        CallOutcome::Fatal(error) => {
+            lease.fail(&error);
             Err(error)
         }
     }
 }
 
-impl Live {
-    async fn execute(&mut self, step: Step) -> Outcome {
-        let Self { store, instance, exports, evaluates, from, .. } = self;
+impl GuestInstance {
+    async fn execute(&mut self, operation: PreparedOperation) -> CallOutcome {
+        let Self { store, instance, exports, evaluates, resume_from, .. } = self;
         let guest = exports.isola_sandbox_guest();
-        let answer = match step {
-            Step::Start { config: None, .. } => return Outcome::Broken(Error::NotPending),
-            Step::Start { config: Some(config), warm: true, .. } => {
-                let populated = match from.take() {
+        let result = match operation {
+            PreparedOperation::Start { config: None, .. } => {
+                return CallOutcome::Fatal(Error::NotPending);
+            }
+            PreparedOperation::Start { config: Some(config), warm: true, .. } => {
+                let populated = match resume_from.take() {
                     Some((accessor, state)) => accessor.populate(store, *instance, state).await,
                     None => Ok(()),
                 };
@@ -272,7 +274,7 @@ impl Live {
                 };
                 resumed.map(|done| done.map(|()| None))
             }
-            Step::Start { config: Some(config), prelude, warm: false } => {
+            PreparedOperation::Start { config: Some(config), prelude, warm: false } => {
                 match (guest.call_start(&mut *store, &config).await, prelude) {
                     (Ok(Ok(())), Some(prelude)) => guest
                         .call_load(&mut *store, &prelude, "prelude")
@@ -281,13 +283,13 @@ impl Live {
                     (started, _) => started.map(|done| done.map(|()| None)),
                 }
             }
-            Step::Load { name, source } => {
+            PreparedOperation::Load { name, source } => {
                 guest.call_load(&mut *store, &source, &name).await.map(|done| done.map(|()| None))
             }
-            Step::Call { function, args } => {
+            PreparedOperation::Call { function, args } => {
                 guest.call_call(&mut *store, &function, &args).await.map(|done| done.map(Some))
             }
-            Step::Evaluate { helper, source } => {
+            PreparedOperation::Evaluate { helper, source } => {
                 let ready = if *evaluates {
                     Ok(Ok(()))
                 } else {
@@ -301,54 +303,59 @@ impl Live {
                             .await
                             .map(|done| done.map(Some))
                     }
-                    trouble => trouble.map(|done| done.map(|()| None)),
+                    failed => failed.map(|done| done.map(|()| None)),
                 }
             }
-            Step::Finish => guest.call_finish(&mut *store).await.map(|done| done.map(|()| None)),
+            PreparedOperation::Finish => {
+                guest.call_finish(&mut *store).await.map(|done| done.map(|()| None))
+            }
         };
         let out_of_memory = store.data_mut().memory.take_refused();
         let limits = &store.data().limits;
-        match answer {
-            Ok(Ok(None)) => Outcome::Sound(Ok(Value::null())),
-            Ok(Ok(Some(text))) if text.len() > limits.max_value_size => Outcome::Sound(Err(
+        match result {
+            Ok(Ok(None)) => CallOutcome::Usable(Ok(Value::null())),
+            Ok(Ok(Some(text))) if text.len() > limits.max_value_size => CallOutcome::Usable(Err(
                 Error::Limit(LimitExceeded::bytes(Limit::ValueSize, limits.max_value_size)),
             )),
             Ok(Ok(Some(text))) => match Value::from_json(text) {
-                Ok(value) => Outcome::Sound(Ok(value)),
-                Err(error) => Outcome::Broken(Error::Crash(error.to_string())),
+                Ok(value) => CallOutcome::Usable(Ok(value)),
+                Err(error) => CallOutcome::Fatal(Error::Crash(error.to_string())),
             },
             Ok(Err(failure)) => {
                 let limits = limits.clone();
-                Outcome::Sound(Err(explain(failure, out_of_memory, &limits)))
+                CallOutcome::Usable(Err(error_from_failure(failure, out_of_memory, &limits)))
             }
             Err(error) if out_of_memory && error.downcast_ref::<Trap>().is_some() => {
-                Outcome::Broken(Error::Limit(LimitExceeded::bytes(
+                CallOutcome::Fatal(Error::Limit(LimitExceeded::bytes(
                     Limit::Memory,
                     limits.max_memory,
                 )))
             }
-            Err(error) => Outcome::Broken(diagnose(&error, limits)),
+            Err(error) => CallOutcome::Fatal(error_from_trap(&error, limits)),
         }
     }
 }
 
-/// What limits recursion where no number does.
-const STACK: &str = "the interpreter's stack";
+/// The limit of recursion that is reported if the limit is not a number of calls.
+const INTERPRETER_STACK: &str = "the interpreter's stack";
 
-/// The error behind an exception that user code did not catch.
-fn explain(failure: Failure, out_of_memory: bool, limits: &crate::Limits) -> Error {
+/// Returns the error for an exception that user code did not catch.
+fn error_from_failure(failure: Failure, out_of_memory: bool, limits: &crate::Limits) -> Error {
     let exception = GuestException::new(failure.name, failure.message, failure.trace);
     let exceeded = match failure.kind {
         FailureKind::Memory if out_of_memory => {
             LimitExceeded::bytes(Limit::Memory, limits.max_memory)
         }
         FailureKind::Recursion => {
-            // Python is told its limit. A JavaScript engine has its own.
-            // CPython says the same of its C stack, if the number was raised.
+            // The limit is configured in Python; a JavaScript engine has its own. CPython
+            // raises the same exception for its C stack, if the limit was raised.
             let counted = exception.name == "RecursionError"
                 && !exception.message.starts_with("Stack overflow");
-            let allowed =
-                if counted { format!("{} calls", limits.max_recursion) } else { STACK.to_owned() };
+            let allowed = if counted {
+                format!("{} calls", limits.max_recursion)
+            } else {
+                INTERPRETER_STACK.to_owned()
+            };
             LimitExceeded::new(Limit::Recursion, allowed)
         }
         FailureKind::Size => LimitExceeded::bytes(Limit::ValueSize, limits.max_value_size),
@@ -360,21 +367,21 @@ fn explain(failure: Failure, out_of_memory: bool, limits: &crate::Limits) -> Err
     Error::Limit(exceeded.raised(exception))
 }
 
-/// The error behind a trap. No guest survives one.
-fn diagnose(error: &wasmtime::Error, limits: &crate::Limits) -> Error {
+/// Returns the error for a trap, after which the guest cannot be used.
+fn error_from_trap(error: &wasmtime::Error, limits: &crate::Limits) -> Error {
     if let Some(exceeded) = error.downcast_ref::<LimitExceeded>() {
         return Error::Limit(exceeded.clone());
     }
     if let Some(ResourceTableError::Full) = error.downcast_ref() {
         return Error::Limit(LimitExceeded::new(Limit::Handles, limits.max_handles.to_string()));
     }
-    // wasmtime has no public type for this one.
+    // wasmtime has no public type for this error.
     if error.root_cause().to_string().contains("fuel") {
         return Error::Limit(LimitExceeded::bytes(Limit::ValueSize, limits.max_message()));
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => {
-            Error::Limit(LimitExceeded::new(Limit::Recursion, STACK.to_owned()))
+            Error::Limit(LimitExceeded::new(Limit::Recursion, INTERPRETER_STACK.to_owned()))
         }
         Some(trap) => Error::Crash(trap.to_string()),
         None => Error::Crash(error.root_cause().to_string()),

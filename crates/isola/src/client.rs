@@ -1,4 +1,4 @@
-//! A ready HTTP client for hosts that have none of their own.
+//! An HTTP client for hosts that do not have their own.
 
 use std::{
     collections::HashMap,
@@ -12,34 +12,37 @@ use crate::{
     http::{Body, MAX_HEADER_FIELDS, Method, Request, Response},
 };
 
-/// The number of hosts whose connections are kept when they are idle, and of such
-/// connections to each. A guest may ask any number of hosts below a name, and
-/// each connection is a descriptor of the process.
+/// The maximum number of hosts whose idle connections are kept. A guest may send
+/// requests to any number of subdomains, and each connection takes a file
+/// descriptor of the process.
 const MAX_KEPT_HOSTS: usize = 32;
+
+/// The maximum number of idle connections to each host.
 const MAX_IDLE_PER_HOST: usize = 8;
 
-/// How long an idle connection is kept.
+/// The time after which an idle connection is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Sends a guest's requests to the hosts on an allow-list, and refuses all
-/// others.
+/// An HTTP client that sends a guest's requests to the hosts on an allow-list,
+/// and refuses all others.
 ///
-/// Redirects are not followed: the guest gets them as they are, and what it
-/// asks for next is checked like every request. Proxies of the environment are
-/// not used, and no cookies are kept.
+/// Redirects are not followed: the guest receives them unchanged, and its next
+/// request is checked like every other. Proxies set in the environment are not
+/// used, and cookies are not stored.
 #[derive(Clone)]
 pub struct HttpClient {
     allowed: Allowed,
-    /// Keeps connections that are idle.
+    /// The client that keeps idle connections.
     client: reqwest::Client,
-    /// Closes each with its response.
-    closing: reqwest::Client,
-    kept: Arc<Mutex<Kept>>,
+    /// The client that closes each connection after its response.
+    one_shot: reqwest::Client,
+    kept: Arc<Mutex<KeptHosts>>,
 }
 
-/// The hosts whose connections are kept, and when each was last asked.
+/// The hosts whose idle connections are kept, and the time of the last request
+/// to each.
 #[derive(Default)]
-struct Kept(HashMap<String, Instant>);
+struct KeptHosts(HashMap<String, Instant>);
 
 #[derive(Clone, Debug)]
 enum Allowed {
@@ -47,26 +50,26 @@ enum Allowed {
     Hosts(Vec<Pattern>),
 }
 
-/// A host that is allowed.
+/// A pattern of allowed hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Pattern {
-    /// In lower case.
+    /// The name, in lower case.
     name: String,
-    /// Names that end in a dot and `name`, rather than `name` itself.
-    below: bool,
-    /// `None`: all ports.
+    /// Matches the subdomains of `name` instead of `name` itself.
+    subdomains: bool,
+    /// The allowed port; `None` for all ports.
     port: Option<u16>,
 }
 
 impl HttpClient {
-    /// Allows these hosts: names such as `example.com`, `*.example.com` for
-    /// everything below a name, IP addresses, and each with a port, as in
-    /// `localhost:8000`. A host without a port is allowed on all ports.
+    /// Creates a client that allows these hosts: names such as `example.com`,
+    /// `*.example.com` for all subdomains of a name, IP addresses, and each with a
+    /// port, as in `localhost:8000`. A host without a port is allowed on all ports.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a host
-    /// that cannot be.
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for an invalid
+    /// host.
     pub fn allow<I>(hosts: I) -> Result<Self, crate::Error>
     where
         I: IntoIterator,
@@ -76,7 +79,8 @@ impl HttpClient {
         Self::new(Allowed::Hosts(patterns.collect::<Result<_, _>>()?))
     }
 
-    /// Allows every host, those of the local network among them.
+    /// Creates a client that allows every host, including those of the local
+    /// network.
     ///
     /// # Errors
     ///
@@ -96,15 +100,15 @@ impl HttpClient {
                 .build()
                 .map_err(|error| crate::Error::internal("setting up the HTTP client", error))
         };
-        let (client, closing) = (client(MAX_IDLE_PER_HOST)?, client(0)?);
-        Ok(Self { allowed, client, closing, kept: Arc::default() })
+        let (client, one_shot) = (client(MAX_IDLE_PER_HOST)?, client(0)?);
+        Ok(Self { allowed, client, one_shot, kept: Arc::default() })
     }
 
     /// Sends a request, if its host is allowed.
     ///
     /// # Errors
     ///
-    /// The host is not allowed or cannot be reached.
+    /// The host is not allowed, or the request failed.
     pub async fn send(&self, request: Request) -> Result<Response, HostError> {
         let target = request.uri().clone();
         let Some(authority) = target.authority() else {
@@ -114,45 +118,46 @@ impl HttpClient {
             return Err(HostError::new(format!("requests to {authority} are not allowed")));
         }
         let (mut parts, body) = request.into_parts();
-        // A few more are added below, and by the client: its table is not to
-        // overflow, also with a request that a handler has made.
+        // A few more fields are added below and by the client. Its table must not
+        // overflow, even for a request that a handler created.
         if parts.headers.len() > MAX_HEADER_FIELDS + 1 {
             return Err(HostError::new(format!(
                 "the request has {} header fields: at most {MAX_HEADER_FIELDS} are allowed",
                 parts.headers.len()
             )));
         }
-        // The client derives it from the URL, and for HTTP/2 it must not be
-        // there.
+        // The client derives it from the URL, and HTTP/2 does not permit it.
         parts.headers.remove(::http::header::HOST);
-        // A wish for the host, not for the server.
+        // It is meant for the host, not for the server.
         parts.headers.remove("x-isola-proxy");
-        // As a stream the body would lose its length, and many servers want it,
-        // also if it is none where one is expected (RFC 9110, section 8.6).
+        // A streamed body has no length of its own. Many servers require one, even
+        // for an empty body if the method expects a body (RFC 9110, section 8.6).
         let expected = matches!(parts.method, Method::POST | Method::PUT | Method::PATCH);
         if let Some(length) = body.length().filter(|length| *length > 0 || expected) {
             parts.headers.insert(::http::header::CONTENT_LENGTH, length.into());
         }
         let keeps = self.kept.lock().unwrap_or_else(PoisonError::into_inner).keep(authority);
-        let client = if keeps { &self.client } else { &self.closing };
+        let client = if keeps { &self.client } else { &self.one_shot };
         let request = client
             .request(parts.method, target.to_string())
             .headers(parts.headers)
             .body(outgoing(body))
             .build()
-            .map_err(|error| failed(&target, &error))?;
-        let answer = client.execute(request).await.map_err(|error| failed(&target, &error))?;
+            .map_err(|error| request_error(&target, &error))?;
+        let answer =
+            client.execute(request).await.map_err(|error| request_error(&target, &error))?;
         let response: ::http::Response<reqwest::Body> = answer.into();
-        Ok(response.map(|body| Body::wrap(body, move |error| failed(&target, &error))))
+        Ok(response.map(|body| Body::wrap(body, move |error| request_error(&target, &error))))
     }
 }
 
-impl Kept {
-    /// Whether a connection to this host is kept when it is idle.
+impl KeptHosts {
+    /// Records a request to this host, and reports whether its idle connection is
+    /// kept.
     fn keep(&mut self, host: &::http::uri::Authority) -> bool {
         let now = Instant::now();
         if !self.0.contains_key(host.as_str()) && self.0.len() >= MAX_KEPT_HOSTS {
-            self.0.retain(|_, asked| now.duration_since(*asked) < IDLE_TIMEOUT);
+            self.0.retain(|_, last_used| now.duration_since(*last_used) < IDLE_TIMEOUT);
             if self.0.len() >= MAX_KEPT_HOSTS {
                 return false;
             }
@@ -169,7 +174,7 @@ impl Allowed {
         let default = if target.scheme_str() == Some("https") { 443 } else { 80 };
         let port = target.port_u16().unwrap_or(default);
         patterns.iter().any(|pattern| {
-            let named = if pattern.below {
+            let named = if pattern.subdomains {
                 host.strip_suffix(&pattern.name).is_some_and(|rest| rest.ends_with('.'))
             } else {
                 host == pattern.name
@@ -183,16 +188,16 @@ impl Pattern {
     fn parse(text: &str) -> Result<Self, crate::Error> {
         let refuse = || {
             crate::Error::InvalidArgument(format!(
-                "allowed host {text:?}: give a name such as example.com, *.example.com, \
-                 localhost:8000 or [::1]:8000"
+                "{text:?} is not a valid allowed host: use a name such as example.com, \
+                 *.example.com, localhost:8000 or [::1]:8000"
             ))
         };
         let lower = text.to_ascii_lowercase();
-        let (below, rest) = match lower.strip_prefix("*.") {
+        let (subdomains, rest) = match lower.strip_prefix("*.") {
             Some(rest) => (true, rest),
             None => (false, lower.as_str()),
         };
-        // A URL's own rules say what is a host and a port.
+        // The URL parser defines what is a host and a port.
         let authority: ::http::uri::Authority = rest.parse().map_err(|_| refuse())?;
         let port = authority.port_u16();
         let host = authority.host();
@@ -200,7 +205,7 @@ impl Pattern {
         if host.is_empty() || host.contains('*') || written != rest {
             return Err(refuse());
         }
-        Ok(Self { name: host.to_owned(), below, port })
+        Ok(Self { name: host.to_owned(), subdomains, port })
     }
 }
 
@@ -210,7 +215,8 @@ impl fmt::Debug for HttpClient {
     }
 }
 
-/// A body without bytes is no body: a GET must not announce one.
+/// Converts a body. An empty one becomes no body: a GET request must not announce
+/// one.
 fn outgoing(body: Body) -> reqwest::Body {
     if body.is_empty() {
         return reqwest::Body::default();
@@ -218,18 +224,19 @@ fn outgoing(body: Body) -> reqwest::Body {
     reqwest::Body::wrap_stream(body.into_stream())
 }
 
-/// What the guest is told: the cause, but no address that a name stands for.
-fn failed(target: &::http::Uri, error: &reqwest::Error) -> HostError {
-    let what = if error.is_timeout() {
+/// Returns the error for the guest: the cause, without the address that the
+/// host's name resolved to.
+fn request_error(target: &::http::Uri, error: &reqwest::Error) -> HostError {
+    let outcome = if error.is_timeout() {
         "timed out"
     } else if error.is_connect() {
-        "cannot be reached"
+        "failed: cannot connect"
     } else if error.is_body() || error.is_decode() {
-        "broke off"
+        "failed: the body is incomplete"
     } else {
         "failed"
     };
-    // A body that the guest sends wrongly is the guest's to know.
+    // An error in the body that the guest sends is reported to the guest.
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
         if let Some(reason) = inner.downcast_ref::<HostError>() {
@@ -237,8 +244,8 @@ fn failed(target: &::http::Uri, error: &reqwest::Error) -> HostError {
         }
         cause = inner.source();
     }
-    let place = target.authority().map_or("", |authority| authority.as_str());
-    HostError::new(format!("the request to {place} {what}"))
+    let authority = target.authority().map_or("", |authority| authority.as_str());
+    HostError::new(format!("the request to {authority} {outcome}"))
 }
 
 #[cfg(test)]
@@ -280,7 +287,7 @@ mod tests {
 
     #[test]
     fn connections_of_a_bounded_number_of_hosts_are_kept() {
-        let mut kept = Kept::default();
+        let mut kept = KeptHosts::default();
         let host = |number: usize| format!("x{number}.a.test").parse().unwrap();
         for number in 0..MAX_KEPT_HOSTS {
             assert!(kept.keep(&host(number)));

@@ -4,17 +4,17 @@ use std::time::Instant;
 
 use wasmtime_wasi::HostMonotonicClock;
 
-/// Counts nanoseconds from a beginning, which for a guest that goes on from a
-/// snapshot is what the clock said when that was taken: a monotonic clock never
-/// goes back.
+/// A clock that counts nanoseconds from an offset. For a guest that is restored
+/// from a snapshot, the offset is the clock's reading when the snapshot was
+/// taken, because a monotonic clock never goes back.
 pub(crate) struct Monotonic {
-    beginning: u64,
-    since: Instant,
+    offset_nanos: u64,
+    created: Instant,
 }
 
 impl Monotonic {
-    pub(crate) fn from(beginning: u64) -> Self {
-        Self { beginning, since: Instant::now() }
+    pub(crate) fn from(offset_nanos: u64) -> Self {
+        Self { offset_nanos, created: Instant::now() }
     }
 }
 
@@ -24,7 +24,7 @@ impl HostMonotonicClock for Monotonic {
     }
 
     fn now(&self) -> u64 {
-        let elapsed = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.beginning.saturating_add(elapsed)
+        let elapsed = u64::try_from(self.created.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.offset_nanos.saturating_add(elapsed)
     }
 }

@@ -1,4 +1,4 @@
-//! The host's side of `wit/isola.wit`.
+//! The host side of `wit/isola.wit`.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ impl Host for Guest {
     async fn emit(&mut self, value: String) -> Result<()> {
         let size = value.len();
         self.check_value(size)?;
-        // What a guest says is not to be trusted: the text is parsed here.
+        // The text comes from untrusted code, so it is validated here.
         let value = Value::from_json(value)?;
         self.output.write(Event::Result(value), size).await
     }
@@ -90,13 +90,13 @@ impl Host for Guest {
     }
 
     async fn wait(&mut self, timeout: Option<u64>) -> Result<Vec<Completion>> {
-        let arrival = self.pending.arrival();
+        let completion = self.pending.wait_for_completion();
         match timeout {
             Some(nanos) => {
-                let _ = tokio::time::timeout(Duration::from_nanos(nanos), arrival).await;
+                let _ = tokio::time::timeout(Duration::from_nanos(nanos), completion).await;
             }
             None if self.pending.is_idle() => {}
-            None => arrival.await,
+            None => completion.await,
         }
         Ok(self.pending.take())
     }

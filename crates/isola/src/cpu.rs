@@ -9,39 +9,39 @@ use std::{
 
 use crate::error::{Limit, LimitExceeded};
 
-/// Counts the CPU time that a guest's future takes while it is polled, and the
-/// CPU time that other threads spend on file operations for the guest.
+/// The CPU time that a guest's future takes while it is polled, and the CPU
+/// time that other threads spend on file operations for the guest.
 ///
-/// Between polls a guest waits for its host, and that costs it nothing. Only
-/// the thread that polls writes `spent`, and the guest's epoch callback, which
-/// reads, runs on that same thread.
+/// Between polls a guest waits for its host, which is not counted. Only the
+/// thread that polls writes `spent`, and the guest's epoch callback, which
+/// reads it, runs on the same thread.
 #[derive(Default)]
 pub(crate) struct CpuClock {
-    /// Nanoseconds, over all finished polls of this call.
+    /// The nanoseconds of all finished polls of this call.
     spent: AtomicU64,
-    /// Nanoseconds of all earlier calls.
-    earlier: AtomicU64,
-    /// The thread's CPU time when the running poll began.
-    since: AtomicU64,
-    /// Nanoseconds that other threads spent for this call.
-    elsewhere: AtomicU64,
-    /// What the call may take; the largest number for no limit.
+    /// The nanoseconds of all earlier calls.
+    earlier_calls: AtomicU64,
+    /// The thread's CPU time at the start of the current poll, in nanoseconds.
+    poll_start: AtomicU64,
+    /// The nanoseconds that other threads spent for this call.
+    other_threads: AtomicU64,
+    /// The limit of the call in nanoseconds; `u64::MAX` for no limit.
     limit: AtomicU64,
 }
 
 impl CpuClock {
-    /// Begins a call.
+    /// Starts counting for a new call.
     pub(crate) fn reset(&self, limit: Option<Duration>) {
-        let spent = self.spent.swap(0, Relaxed).saturating_add(self.elsewhere.swap(0, Relaxed));
-        self.earlier.fetch_add(spent, Relaxed);
+        let spent = self.spent.swap(0, Relaxed).saturating_add(self.other_threads.swap(0, Relaxed));
+        self.earlier_calls.fetch_add(spent, Relaxed);
         self.limit.store(limit.map_or(u64::MAX, nanos), Relaxed);
     }
 
-    /// Returns the error for a call that took more than it may. To be asked
-    /// from within a poll.
+    /// Returns the error for a call that exceeded its limit. Must be called from
+    /// within a poll.
     pub(crate) fn exceeded(&self) -> Option<LimitExceeded> {
         let limit = self.limit.load(Relaxed);
-        let taken = self.polled().saturating_add(self.elsewhere.load(Relaxed));
+        let taken = self.polled().saturating_add(self.other_threads.load(Relaxed));
         (limit != u64::MAX && taken >= limit)
             .then(|| LimitExceeded::time(Limit::CpuTime, Duration::from_nanos(limit)))
     }
@@ -49,27 +49,27 @@ impl CpuClock {
     /// Runs `work` on this thread, which does not poll the call, and adds the
     /// CPU time that it takes to that of the call.
     pub(crate) fn charge<R>(&self, work: impl FnOnce() -> R) -> R {
-        let begun = thread_cpu_nanos();
+        let start = thread_cpu_nanos();
         let result = work();
-        self.elsewhere.fetch_add(thread_cpu_nanos().saturating_sub(begun), Relaxed);
+        self.other_threads.fetch_add(thread_cpu_nanos().saturating_sub(start), Relaxed);
         result
     }
 
-    /// Nanoseconds that the call took while it was polled.
+    /// Returns the nanoseconds that the call took while it was polled.
     fn polled(&self) -> u64 {
-        let running = thread_cpu_nanos().saturating_sub(self.since.load(Relaxed));
+        let running = thread_cpu_nanos().saturating_sub(self.poll_start.load(Relaxed));
         self.spent.load(Relaxed).saturating_add(running)
     }
 
-    /// What all calls took so far, this one included. To be asked from within a
-    /// poll.
+    /// Returns the time of all calls so far, including this one. Must be called
+    /// from within a poll.
     pub(crate) fn total(&self) -> Duration {
-        let call = self.polled().saturating_add(self.elsewhere.load(Relaxed));
-        Duration::from_nanos(self.earlier.load(Relaxed).saturating_add(call))
+        let call = self.polled().saturating_add(self.other_threads.load(Relaxed));
+        Duration::from_nanos(self.earlier_calls.load(Relaxed).saturating_add(call))
     }
 
     fn resume(&self) {
-        self.since.store(thread_cpu_nanos(), Relaxed);
+        self.poll_start.store(thread_cpu_nanos(), Relaxed);
     }
 
     fn pause(&self) {
@@ -77,7 +77,7 @@ impl CpuClock {
     }
 }
 
-/// Runs a future on a CPU clock.
+/// Runs a future and counts its CPU time on a clock.
 pub(crate) async fn metered<F: Future>(clock: &CpuClock, future: F) -> F::Output {
     struct Metered<'a, F> {
         clock: &'a CpuClock,
@@ -107,11 +107,11 @@ fn nanos(duration: Duration) -> u64 {
 fn thread_cpu_nanos() -> u64 {
     use rustix::time::{ClockId, clock_gettime};
     let time = clock_gettime(ClockId::ThreadCPUTime);
-    // Neither part of a CPU time is negative.
+    // Neither field of a CPU time is negative.
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
-/// Elsewhere wall time while polling stands in for it: never less.
+/// Returns the wall time as a substitute, which is never less than the CPU time.
 #[cfg(not(unix))]
 fn thread_cpu_nanos() -> u64 {
     use std::{sync::LazyLock, time::Instant};

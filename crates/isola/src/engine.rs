@@ -1,4 +1,4 @@
-//! The one wasmtime engine of the process, and its heartbeat.
+//! The wasmtime engine of the process, and the heartbeat thread that advances its epoch.
 
 use std::{
     sync::{
@@ -13,25 +13,25 @@ use wasmtime::{Config, Engine, WasmBacktraceDetails};
 
 use crate::error::Error;
 
-/// How often running guests are interrupted: to see whether they are past a
-/// limit, and to let others run.
-const TICK: Duration = Duration::from_millis(2);
+/// The interval at which running guests are interrupted, to check their limits
+/// and to let other tasks run.
+const EPOCH_INTERVAL: Duration = Duration::from_millis(2);
 
-/// After so long without a running guest the heartbeat stops.
-const LINGER: Duration = Duration::from_secs(2);
+/// The time without a running guest after which the heartbeat stops.
+const HEARTBEAT_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What guests may use of the native stack. Deep recursion in an interpreter
-/// written in C is deep recursion here.
-const WASM_STACK: usize = 16 << 20;
+/// The largest native stack of a guest, in bytes. Recursion in an interpreter
+/// that is written in C uses it.
+const MAX_WASM_STACK_BYTES: usize = 16 << 20;
 
-/// The engine, made on first use.
+/// Returns the engine, which is created on first use.
 pub(crate) fn engine() -> Result<&'static Engine, Error> {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     if let Some(engine) = ENGINE.get() {
         return Ok(engine);
     }
     let engine = Engine::new(&config())
-        .map_err(|error| Error::internal("this machine cannot run WebAssembly", error))?;
+        .map_err(|error| Error::internal("cannot create the WebAssembly engine", error))?;
     Ok(ENGINE.get_or_init(|| engine))
 }
 
@@ -39,48 +39,48 @@ fn config() -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
-        .max_wasm_stack(WASM_STACK)
-        .async_stack_size(WASM_STACK + (1 << 20))
-        // Guests are plain WASI 0.2 components without a need for these.
+        .max_wasm_stack(MAX_WASM_STACK_BYTES)
+        .async_stack_size(MAX_WASM_STACK_BYTES + (1 << 20))
+        // Guests are WASI 0.2 components, which do not use it.
         .concurrency_support(false)
-        // An interpreter's heap is one dense image that is mapped, not copied.
+        // The heap of an interpreter is one dense image, which is mapped instead of copied.
         .memory_guaranteed_dense_image_size(512 << 20)
-        // Nobody reads the machine-level backtrace of an interpreter.
+        // The WebAssembly backtrace of an interpreter is not used.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .generate_address_map(false)
         .native_unwind_info(false);
     config
 }
 
-/// Keeps the heartbeat going while it lives.
-pub(crate) struct Running(&'static Heartbeat);
+/// A guard that keeps the heartbeat running until it is dropped.
+pub(crate) struct HeartbeatGuard(&'static Heartbeat);
 
 /// A thread that advances the engine's epoch, and parks when no guest runs.
 struct Heartbeat {
     running: AtomicUsize,
-    /// Not started yet, or parked.
+    /// The thread has not been started, or is parked.
     stopped: AtomicBool,
     thread: Mutex<Option<Thread>>,
 }
 
-impl Running {
-    pub(crate) fn begin(engine: &'static Engine) -> Result<Self, Error> {
+impl HeartbeatGuard {
+    pub(crate) fn acquire(engine: &'static Engine) -> Result<Self, Error> {
         static HEARTBEAT: Heartbeat = Heartbeat {
             running: AtomicUsize::new(0),
             stopped: AtomicBool::new(true),
             thread: Mutex::new(None),
         };
         HEARTBEAT.running.fetch_add(1, SeqCst);
-        // From here on the count is given back, also when this fails.
-        let running = Self(&HEARTBEAT);
+        // From here on the count is decremented on drop, also if `wake` fails.
+        let guard = Self(&HEARTBEAT);
         if HEARTBEAT.stopped.load(SeqCst) {
             HEARTBEAT.wake(engine)?;
         }
-        Ok(running)
+        Ok(guard)
     }
 }
 
-impl Drop for Running {
+impl Drop for HeartbeatGuard {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, SeqCst);
     }
@@ -94,7 +94,7 @@ impl Heartbeat {
             None => {
                 let spawned = thread::Builder::new()
                     .name("isola-heartbeat".into())
-                    .spawn(move || self.beat(engine))
+                    .spawn(move || self.run(engine))
                     .map_err(|error| Error::internal("cannot start a thread", error))?;
                 *thread = Some(spawned.thread().clone());
             }
@@ -102,18 +102,19 @@ impl Heartbeat {
         Ok(())
     }
 
-    fn beat(&self, engine: &Engine) {
+    fn run(&self, engine: &Engine) {
         self.stopped.store(false, SeqCst);
         let mut idle_since = None;
         loop {
-            thread::sleep(TICK);
+            thread::sleep(EPOCH_INTERVAL);
             if self.running.load(SeqCst) > 0 {
                 idle_since = None;
                 engine.increment_epoch();
-            } else if idle_since.get_or_insert_with(Instant::now).elapsed() > LINGER {
+            } else if idle_since.get_or_insert_with(Instant::now).elapsed() > HEARTBEAT_IDLE_TIMEOUT
+            {
                 self.stopped.store(true, SeqCst);
-                // Whoever began before the flag was up is seen here; whoever
-                // begins after it unparks.
+                // A guest that started before the flag was set is counted here; one that
+                // starts after it unparks the thread.
                 while self.running.load(SeqCst) == 0 {
                     thread::park();
                 }

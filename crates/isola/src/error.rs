@@ -1,47 +1,47 @@
-//! What can go wrong, and whose fault it is.
+//! The errors of the crate, by cause: the guest, the caller, or isola and the machine.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-/// Why an operation failed.
+/// The error of a failed operation.
 ///
 /// [`Error::code`] is stable: bindings and scripts may depend on it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The guest's fault: user code threw an exception.
+    /// User code threw an exception.
     #[error("{0}")]
     Guest(GuestException),
 
-    /// A hostcall failed and user code did not catch it. The message is the
-    /// host's.
+    /// A hostcall failed and user code did not catch the error. The message is
+    /// that of the host.
     #[error("{0}")]
     Hostcall(GuestException),
 
-    /// A limit was hit.
+    /// A limit was exceeded.
     #[error("{0}")]
     Limit(LimitExceeded),
 
-    /// The guest's fault: its interpreter crashed. The sandbox is closed.
+    /// The guest's interpreter crashed. The sandbox is closed.
     #[error("the guest interpreter crashed: {0}")]
     Crash(String),
 
-    /// The caller's fault: an argument, option or value that cannot be.
+    /// An argument, option or value that the caller passed is invalid.
     #[error("{0}")]
     InvalidArgument(String),
 
     /// A runtime could not be downloaded: a server or a connection failed.
-    /// Another attempt goes on where this one ended.
+    /// The next attempt continues where this one stopped.
     #[error("{0}")]
     DownloadFailed(String),
 
-    /// A runtime was downloaded and not accepted: its digest is another, or its
-    /// archive is not what it should be. Nothing of it is kept.
+    /// A downloaded runtime was rejected: its digest does not match, or its
+    /// archive is invalid. No part of it is kept.
     #[error("{0}")]
     DownloadRefused(String),
 
-    /// A sandbox that cannot be copied, since it has something of the host open,
-    /// or a snapshot that cannot be restored here: damaged, or of another build
-    /// of the runtime.
+    /// A sandbox cannot be copied, because it has a handle of the host open, or a
+    /// snapshot cannot be restored: it is damaged, or from a different build of
+    /// the runtime.
     #[error("{0}")]
     SnapshotRefused(String),
 
@@ -49,25 +49,25 @@ pub enum Error {
     #[error("sandbox is busy")]
     Busy,
 
-    /// The sandbox was not started yet.
+    /// The sandbox has not been started.
     #[error("sandbox is not running")]
     NotRunning,
 
-    /// The sandbox was started before.
+    /// The sandbox has already been started.
     #[error("sandbox is not in pending state")]
     NotPending,
 
-    /// The sandbox is closed; why, is in the message.
+    /// The sandbox is closed. The message contains the reason.
     #[error("sandbox is closed: {0}")]
     Closed(Closed),
 
-    /// Our fault, or the machine's: a bug, a full disk, a damaged runtime.
+    /// An error of isola or of the machine: a bug, a full disk, a damaged runtime.
     #[error("internal error: {0}")]
     Internal(#[source] Internal),
 }
 
 impl Error {
-    /// A stable name for the kind of error.
+    /// Returns the stable name of the kind of error.
     ///
     /// One of `guest_exception`, `hostcall_failed`, `memory_limit`,
     /// `cpu_time_limit`, `wall_time_limit`, `value_size_limit`,
@@ -94,7 +94,7 @@ impl Error {
         }
     }
 
-    /// The limit that was hit, if that is what happened.
+    /// Returns the limit that was exceeded, if that is the cause.
     #[must_use]
     pub fn limit(&self) -> Option<Limit> {
         match self {
@@ -103,7 +103,7 @@ impl Error {
         }
     }
 
-    /// The guest's exception, if there is one behind this error.
+    /// Returns the guest's exception, if one caused this error.
     #[must_use]
     pub fn exception(&self) -> Option<&GuestException> {
         match self {
@@ -163,28 +163,28 @@ impl fmt::Display for GuestException {
     }
 }
 
-/// The limits of a sandbox, by name.
+/// The name of a limit of a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Limit {
-    /// All linear memory of the sandbox.
+    /// The linear memory of the sandbox.
     Memory,
-    /// CPU time of a call.
+    /// The CPU time of a call.
     CpuTime,
-    /// Wall time of a call.
+    /// The wall time of a call.
     WallTime,
     /// The size of one value.
     ValueSize,
-    /// All output of a call.
+    /// The total output of a call.
     Output,
-    /// How deep calls nest.
+    /// The depth of nested calls.
     Recursion,
-    /// Files, streams and requests that are open at once.
+    /// The number of files, streams and requests that are open at once.
     Handles,
 }
 
 impl Limit {
-    /// The stable name, as [`Error::code`] gives it.
+    /// Returns the stable name, which [`Error::code`] returns as well.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -199,16 +199,16 @@ impl Limit {
     }
 }
 
-/// A limit that was hit, and the guest's exception if it got to raise one.
+/// A limit that was exceeded, and the guest's exception if it raised one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LimitExceeded {
-    /// Which limit.
+    /// The limit.
     pub limit: Limit,
-    /// What was allowed, for people.
+    /// The allowed value, as text for the user.
     pub allowed: String,
-    /// What user code saw: a `MemoryError`, a `RecursionError`. If there is
-    /// one, the interpreter unwound in good order and the sandbox lives on.
+    /// The exception in user code: a `MemoryError` or a `RecursionError`. If there
+    /// is one, the interpreter unwound normally and the sandbox can still be used.
     pub exception: Option<Box<GuestException>>,
 }
 
@@ -233,7 +233,7 @@ impl LimitExceeded {
 
 impl fmt::Display for LimitExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.limit {
+        let message = match self.limit {
             Limit::Memory => "the sandbox needs more memory than its limit",
             Limit::CpuTime => "the call took more CPU time than its limit",
             Limit::WallTime => "the call took more time than its limit",
@@ -242,7 +242,7 @@ impl fmt::Display for LimitExceeded {
             Limit::Recursion => "calls nest deeper than the limit",
             Limit::Handles => "more files, streams and requests are open than the limit",
         };
-        write!(f, "{what} of {}", self.allowed)?;
+        write!(f, "{message} of {}", self.allowed)?;
         if let Some(exception) = &self.exception {
             write!(f, "\n\n{exception}")?;
         }
@@ -252,15 +252,15 @@ impl fmt::Display for LimitExceeded {
 
 impl std::error::Error for LimitExceeded {}
 
-/// Why a sandbox is closed.
+/// The reason why a sandbox is closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Closed {
     /// Its owner closed it.
     ByOwner,
-    /// A call was cancelled half-way: its future or stream was dropped.
+    /// A call was cancelled before its end: its future or stream was dropped.
     Cancelled,
-    /// An earlier call ended in this error, which no guest survives.
+    /// An earlier call ended in this error, after which a guest cannot be used.
     Broken(String),
 }
 
@@ -274,7 +274,7 @@ impl fmt::Display for Closed {
     }
 }
 
-/// A failure inside isola or the machine under it.
+/// An error inside isola or of the machine.
 #[derive(Debug)]
 pub struct Internal {
     context: Cow<'static, str>,
@@ -299,7 +299,7 @@ impl std::error::Error for Internal {
     }
 }
 
-/// A number of bytes as people write it.
+/// A number of bytes, displayed with a unit.
 struct Bytes(usize);
 
 impl fmt::Display for Bytes {

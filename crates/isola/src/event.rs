@@ -1,10 +1,10 @@
-//! What a running call tells its host.
+//! The events of a running call.
 
 use std::fmt;
 
 use crate::{error::Error, value::Value};
 
-/// Something that happened during a call, in the order in which it happened.
+/// An event of a call. Events are delivered in the order in which they happened.
 ///
 /// A stream of events ends with exactly one [`Event::End`] or
 /// [`Event::Error`].
@@ -13,11 +13,11 @@ use crate::{error::Error, value::Value};
 pub enum Event {
     /// A partial result: an item that a generator yielded.
     Result(Value),
-    /// The call ended well, with this result.
+    /// The call succeeded with this result.
     End(Value),
-    /// Text for standard output. Not necessarily a whole line.
+    /// Text for standard output, which may be a part of a line.
     Stdout(String),
-    /// Text for standard error. Not necessarily a whole line.
+    /// Text for standard error, which may be a part of a line.
     Stderr(String),
     /// The call failed.
     Error(Error),
@@ -29,9 +29,9 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogRecord {
-    /// How important it is.
+    /// The severity.
     pub level: Level,
-    /// What it says.
+    /// The message.
     pub message: String,
 }
 
@@ -41,21 +41,21 @@ impl LogRecord {
     }
 }
 
-/// How important a log record is.
+/// The severity of a log record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
-    /// For whoever hunts a bug.
+    /// Details for debugging.
     Debug,
-    /// All is well.
+    /// Normal operation.
     Info,
-    /// Something to look at.
+    /// An unexpected condition that is not an error.
     Warning,
-    /// Something failed.
+    /// A failure.
     Error,
 }
 
 impl Level {
-    /// The name in lower case, as it stands in events: `debug`, `info`,
+    /// Returns the name in lower case, as it is in events: `debug`, `info`,
     /// `warning`, `error`.
     #[must_use]
     pub fn as_str(self) -> &'static str {

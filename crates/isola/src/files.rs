@@ -1,21 +1,20 @@
-//! `wasi:filesystem`: the directories that are mounted, within the permissions
-//! of their mounts.
+//! The implementation of `wasi:filesystem` over the mounted directories, within
+//! the permissions of their mounts.
 //!
-//! wasmtime's own implementation reads a directory as a whole when a guest
-//! begins to read it, works on threads whose CPU time nobody charges, waits in
-//! the opening of a pipe until somebody writes to it, and knows two kinds of
-//! mount, read-only and writable. So this is one of our own. Paths are resolved
-//! beneath the mounted directory, link by link, by `cap-primitives`, which is
-//! what wasmtime's does it with.
+//! wasmtime's own implementation is not used: it reads all entries of a directory
+//! when a guest starts to read it, runs on threads whose CPU time is not charged,
+//! blocks when it opens a pipe until a writer opens it, and has only read-only
+//! and writable mounts. Paths are resolved beneath the mounted directory, link by
+//! link, by `cap-primitives`, as in wasmtime's implementation.
 //!
-//! - A [`Mount`] says what may be done with directories and what with the
-//!   content of files, each for reading and for writing. What is opened has the
-//!   rights of the mount that it was opened below.
+//! - A [`Mount`] has separate permissions for directories and for the content of
+//!   files, each for reading and for writing. An opened file has the rights of the
+//!   mount that it was opened below.
 //! - Every operation runs on a [`Worker`]: one at a time, charged to the call.
 //! - Only regular files and directories are opened.
-//! - The directories above the mounts, `/` first of all, are made up (`tree`).
-//! - A directory is read a piece at a time (`directory`), buffers of streams are
-//!   counted (`work`), and so is what is open (`descriptors`).
+//! - The directories above the mounts, including `/`, are virtual (`tree`).
+//! - A directory is read in parts (`directory`); the buffers of streams (`work`)
+//!   and the open descriptors (`descriptors`) are counted.
 
 use std::{collections::HashMap, fs::File, io, sync::Arc};
 
@@ -31,13 +30,13 @@ use wasmtime_wasi::{
     },
 };
 
-pub(crate) use self::tree::Above;
+pub(crate) use self::tree::VirtualDir;
 use self::{
-    descriptors::Descriptors,
-    directory::DirectoryStream,
+    descriptors::{DescriptorPermit, DescriptorQuota},
+    directory::{DirectoryReader, DirectoryStream},
     errors::{denied, outcome, too_many_open},
-    host::{Open, Position, Times},
-    tree::{Place, Target, Tree},
+    host::{OpenHow, Position, Times},
+    tree::{Node, Target, Tree},
     work::Worker,
 };
 use crate::{
@@ -54,21 +53,21 @@ mod streams;
 mod tree;
 mod work;
 
-/// Characters of a name that are kept, for messages to people.
-const MAX_KEPT_NAME: usize = 256;
+/// The maximum number of characters of a name that is kept for messages.
+const MAX_NAME_CHARS: usize = 256;
 
-/// Bytes of a path or of a link's target, as on Linux.
-const MAX_PATH: usize = 4_096;
+/// The size in bytes that a path or a link's target must stay below, as on Linux.
+const MAX_PATH_BYTES: usize = 4_096;
 
-/// The mounts of a guest and what it has open below them.
+/// The mounts of a guest, and the files that it has open below them.
 pub(crate) struct MountedFiles {
     mounts: Vec<(String, Handle)>,
     tree: Tree,
-    /// What the guest opened, by its own names.
+    /// The paths of the files that the guest opened, by descriptor.
     names: HashMap<u32, String>,
-    /// Mounted directories that are open: libc opens them all.
+    /// The open mounted directories, by descriptor: libc opens all of them.
     directories: HashMap<u32, String>,
-    descriptors: Descriptors,
+    descriptors: DescriptorQuota,
     worker: Worker,
 }
 
@@ -86,7 +85,7 @@ impl MountedFiles {
                 Error::InvalidArgument(format!("mount of {:?}: {error}", mount.host))
             })?;
             let rights = Rights { mount: index, dirs: mount.dirs, files: mount.files };
-            let open = Arc::new(OpenFile { file, _descriptor: None });
+            let open = Arc::new(OpenFile { file, _permit: None });
             let (reads, writes) = (true, false);
             let handle = Handle { open, directory: true, root: true, reads, writes, rights };
             opened.push((mount.guest.clone(), handle));
@@ -96,17 +95,17 @@ impl MountedFiles {
             mounts: opened,
             names: HashMap::new(),
             directories: HashMap::new(),
-            descriptors: Descriptors::default(),
+            descriptors: DescriptorQuota::default(),
             worker: Worker::new(cpu, max_buffers),
         })
     }
 
-    /// Returns what the guest has opened itself, sorted.
+    /// Returns the paths of the files that the guest opened itself, sorted.
     pub(crate) fn names(&self) -> Vec<String> {
         sorted(&self.names)
     }
 
-    /// Returns the mounted directories that are open, sorted.
+    /// Returns the paths of the open mounted directories, sorted.
     pub(crate) fn directories(&self) -> Vec<String> {
         sorted(&self.directories)
     }
@@ -121,7 +120,7 @@ fn sorted(names: &HashMap<u32, String>) -> Vec<String> {
 /// The rights below one mount.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Rights {
-    /// The index of the mount: an entry does not move from one to another.
+    /// The index of the mount: an entry cannot be moved to another mount.
     mount: usize,
     dirs: Permission,
     files: Permission,
@@ -130,8 +129,9 @@ struct Rights {
 /// An open file of the host.
 struct OpenFile {
     file: File,
-    /// `None` for a mounted directory, which the embedder opened.
-    _descriptor: Option<descriptors::Descriptor>,
+    /// The permit for the descriptor; `None` for a mounted directory, which the
+    /// embedder opened.
+    _permit: Option<DescriptorPermit>,
 }
 
 /// A descriptor of the guest.
@@ -139,9 +139,9 @@ struct OpenFile {
 pub(crate) struct Handle {
     open: Arc<OpenFile>,
     directory: bool,
-    /// It is what was mounted, and not something below that.
+    /// It is the mounted directory itself, not an entry below it.
     root: bool,
-    /// What it was opened for, if it is a file.
+    /// The access that a file was opened for.
     reads: bool,
     writes: bool,
     rights: Rights,
@@ -156,18 +156,18 @@ impl Handle {
         if self.directory { Err(ErrorCode::BadDescriptor.into()) } else { Ok(self) }
     }
 
-    /// A directory whose entries may be changed.
+    /// Returns the handle if it is a directory whose entries may be changed.
     fn changeable_directory(self) -> FsResult<Self> {
         let writes = self.rights.dirs.writes();
         if writes { self.directory() } else { Err(denied()) }
     }
 
-    /// Something below a mount whose files may be changed.
+    /// Returns the handle if the files of its mount may be changed.
     fn with_changeable_files(self) -> FsResult<Self> {
         if self.rights.files.writes() { Ok(self) } else { Err(denied()) }
     }
 
-    /// A file that was opened for reading.
+    /// Returns the handle if it is a file that was opened for reading.
     fn readable(self) -> FsResult<Self> {
         if self.directory {
             return Err(ErrorCode::IsDirectory.into());
@@ -179,7 +179,7 @@ impl Handle {
         }
     }
 
-    /// A file that was opened for writing.
+    /// Returns the handle if it is a file that was opened for writing.
     fn writable(self) -> FsResult<Self> {
         let handle = self.file()?;
         match (handle.writes, handle.rights.files.writes()) {
@@ -190,35 +190,35 @@ impl Handle {
     }
 }
 
-/// The file system as one guest sees it.
+/// The file system of one guest.
 pub(crate) struct Files<'a> {
     pub(crate) table: &'a mut ResourceTable,
     pub(crate) mounted: &'a mut MountedFiles,
 }
 
 impl Files<'_> {
-    fn place(&self, fd: &Resource<Descriptor>) -> FsResult<Place> {
-        let above = self.table.get(&Resource::<Above>::new_borrow(fd.rep()));
-        if let Ok(above) = above {
-            return Ok(Place::Above(above.clone()));
+    fn node(&self, fd: &Resource<Descriptor>) -> FsResult<Node> {
+        let virtual_dir = self.table.get(&Resource::<VirtualDir>::new_borrow(fd.rep()));
+        if let Ok(virtual_dir) = virtual_dir {
+            return Ok(Node::Virtual(virtual_dir.clone()));
         }
         let handle = self.table.get(&Resource::<Handle>::new_borrow(fd.rep()))?;
-        Ok(Place::Mounted(handle.clone()))
+        Ok(Node::Mounted(handle.clone()))
     }
 
-    /// The descriptor of a file in a mount. One of a directory above the mounts is an
-    /// error: the caller's operation is one of files.
+    /// Returns the handle of a descriptor in a mount. A virtual directory is an
+    /// error: the caller's operation applies to files.
     fn handle(&self, fd: &Resource<Descriptor>) -> FsResult<Handle> {
-        match self.place(fd)? {
-            Place::Mounted(handle) => Ok(handle),
-            Place::Above(_) => Err(ErrorCode::IsDirectory.into()),
+        match self.node(fd)? {
+            Node::Mounted(handle) => Ok(handle),
+            Node::Virtual(_) => Err(ErrorCode::IsDirectory.into()),
         }
     }
 
     /// Follows a path until it is in a mount.
     fn follow(&self, fd: &Resource<Descriptor>, path: String) -> FsResult<Target> {
-        let place = self.place(fd)?;
-        Ok(self.mounted.tree.follow(place, &checked(path)?))
+        let node = self.node(fd)?;
+        Ok(self.mounted.tree.follow(node, &check_length(path)?))
     }
 
     /// Follows the path of an entry that is to be changed.
@@ -226,17 +226,17 @@ impl Files<'_> {
         match self.follow(fd, path)? {
             Target::Mounted(handle, path) => Ok((handle, path)),
             Target::Missing { .. } => Err(ErrorCode::NoEntry.into()),
-            Target::Above(_) => Err(denied()),
+            Target::Virtual(_) => Err(denied()),
         }
     }
 
-    /// Follows the path of an entry that is to be made.
+    /// Follows the path of an entry that is to be created.
     fn new_entry(&self, fd: &Resource<Descriptor>, path: String) -> FsResult<(Handle, String)> {
         match self.follow(fd, path)? {
             Target::Mounted(handle, path) => Ok((handle, path)),
             Target::Missing { last: true } => Err(denied()),
             Target::Missing { last: false } => Err(ErrorCode::NoEntry.into()),
-            Target::Above(_) => Err(ErrorCode::Exist.into()),
+            Target::Virtual(_) => Err(ErrorCode::Exist.into()),
         }
     }
 
@@ -244,12 +244,12 @@ impl Files<'_> {
         Ok(Resource::new_own(self.table.push(handle)?.rep()))
     }
 
-    /// The name of what is at a path, for messages to people.
+    /// Returns the name of the entry at a path, for messages.
     fn name(&self, fd: &Resource<Descriptor>, path: &str) -> String {
         let parent =
             self.mounted.names.get(&fd.rep()).or_else(|| self.mounted.directories.get(&fd.rep()));
         let parent = parent.map_or("", String::as_str).trim_end_matches('/');
-        format!("{parent}/{path}").chars().take(MAX_KEPT_NAME).collect()
+        format!("{parent}/{path}").chars().take(MAX_NAME_CHARS).collect()
     }
 
     /// Runs an operation on a handle.
@@ -265,8 +265,8 @@ impl Files<'_> {
         async move { outcome(worker.run(move || operation(&handle.open.file)).await) }
     }
 
-    /// Runs an operation on a handle; if it is a directory, on a descriptor
-    /// that was opened for reading.
+    /// Runs an operation on a handle; for a directory, on a new descriptor that is
+    /// opened for reading.
     fn on_opened<T: Send + 'static, O>(
         &self,
         handle: Handle,
@@ -283,9 +283,10 @@ impl Files<'_> {
 
     /// Checks that an entry of a directory may be changed.
     ///
-    /// As on Linux, that there is no such entry, or for one that is to be made
-    /// that there is one (`exists`), counts for more than the permission: so
-    /// `unlink(missing_ok=True)` and `mkdir(exist_ok=True)` work in all mounts.
+    /// As on Linux, the error for a missing entry, or for an existing one that is
+    /// to be created (`exists`), takes precedence over the error for a missing
+    /// permission. So `unlink(missing_ok=True)` and `mkdir(exist_ok=True)` work in
+    /// all mounts.
     fn changeable(
         &self,
         parent: Handle,
@@ -310,18 +311,18 @@ impl Files<'_> {
     }
 }
 
-/// Both ends of a rename or a link are in the same mount. Elsewhere a file could
-/// get rights that it did not have.
+/// Checks that both ends of a rename or a link are in the same mount. Otherwise a
+/// file could gain rights that it did not have.
 fn same_mount(from: &Handle, to: Handle) -> FsResult<Handle> {
     let to = to.changeable_directory()?;
     if from.rights == to.rights { Ok(to) } else { Err(ErrorCode::CrossDevice.into()) }
 }
 
-fn checked(path: String) -> FsResult<String> {
-    if path.len() < MAX_PATH { Ok(path) } else { Err(ErrorCode::NameTooLong.into()) }
+fn check_length(path: String) -> FsResult<String> {
+    if path.len() < MAX_PATH_BYTES { Ok(path) } else { Err(ErrorCode::NameTooLong.into()) }
 }
 
-fn links(flags: PathFlags) -> bool {
+fn follows_links(flags: PathFlags) -> bool {
     flags.contains(PathFlags::SYMLINK_FOLLOW)
 }
 
@@ -379,10 +380,10 @@ impl types::HostDescriptor for Files<'_> {
         let name = self.name(&fd, &path);
         let (parent, path) = match self.follow(&fd, path)? {
             Target::Mounted(parent, path) => (parent.directory()?, path),
-            Target::Above(_) if create && exclusive => return Err(ErrorCode::Exist.into()),
-            Target::Above(_) if writes || truncate => return Err(ErrorCode::IsDirectory.into()),
-            Target::Above(above) => {
-                let opened = self.table.push(above)?.rep();
+            Target::Virtual(_) if create && exclusive => return Err(ErrorCode::Exist.into()),
+            Target::Virtual(_) if writes || truncate => return Err(ErrorCode::IsDirectory.into()),
+            Target::Virtual(virtual_dir) => {
+                let opened = self.table.push(virtual_dir)?.rep();
                 self.mounted.names.insert(opened, name);
                 return Ok(Resource::new_own(opened));
             }
@@ -405,22 +406,22 @@ impl types::HostDescriptor for Files<'_> {
         if directory && (create || exclusive || truncate) {
             return Err(ErrorCode::Invalid.into());
         }
-        let how = Open {
-            // A file that is opened for neither is asked for what it is.
+        let how = OpenHow {
+            // A file that is opened for neither is opened to read its metadata.
             read: reads || !writes,
             write: writes,
-            // "Open it, and create it if need be" is fine for what is there.
+            // Creating it if it is missing is permitted for an existing file.
             create: create && may_create,
             exclusive,
             truncate,
             directory,
-            follow: links(path_flags),
+            follow: follows_links(path_flags),
         };
-        let descriptor = self.mounted.descriptors.take().ok_or_else(too_many_open)?;
+        let permit = self.mounted.descriptors.acquire().ok_or_else(too_many_open)?;
         let opened = self
             .on(parent, move |parent| {
                 let (file, directory) = host::open(parent, &path, how)?;
-                Ok((OpenFile { file, _descriptor: Some(descriptor) }, directory))
+                Ok((OpenFile { file, _permit: Some(permit) }, directory))
             })
             .await;
         let (file, directory) = match opened {
@@ -445,18 +446,18 @@ impl types::HostDescriptor for Files<'_> {
         &mut self,
         fd: Resource<Descriptor>,
     ) -> FsResult<Resource<types::DirectoryEntryStream>> {
-        let directory = match self.place(&fd)? {
-            Place::Mounted(handle) => handle.directory()?,
-            Place::Above(above) => {
-                let entries = self.mounted.tree.list(&above);
+        let directory = match self.node(&fd)? {
+            Node::Mounted(handle) => handle.directory()?,
+            Node::Virtual(virtual_dir) => {
+                let entries = self.mounted.tree.list(&virtual_dir);
                 return Ok(Resource::new_own(self.table.push(entries)?.rep()));
             }
         };
         if !directory.rights.dirs.reads() {
             return Err(denied());
         }
-        let descriptor = self.mounted.descriptors.take().ok_or_else(too_many_open)?;
-        let reader = self.on(directory, |file| directory::Reader::open(file, descriptor)).await?;
+        let permit = self.mounted.descriptors.acquire().ok_or_else(too_many_open)?;
+        let reader = self.on(directory, |file| DirectoryReader::open(file, permit)).await?;
         Ok(Resource::new_own(self.table.push(DirectoryStream::new(reader))?.rep()))
     }
 
@@ -482,7 +483,7 @@ impl types::HostDescriptor for Files<'_> {
         new_fd: Resource<Descriptor>,
         new_path: String,
     ) -> FsResult<()> {
-        if links(old_path_flags) {
+        if follows_links(old_path_flags) {
             return Err(ErrorCode::Invalid.into());
         }
         let (from, old_path) = self.entry(&fd, old_path)?;
@@ -526,7 +527,7 @@ impl types::HostDescriptor for Files<'_> {
     ) -> FsResult<()> {
         let (parent, path) = self.new_entry(&fd, path)?;
         let parent = self.changeable(parent, &path, Some(ErrorCode::Exist)).await?;
-        let target = checked(target)?;
+        let target = check_length(target)?;
         self.on(parent, move |parent| host::symlink(&target, parent, &path)).await
     }
 
@@ -536,8 +537,8 @@ impl types::HostDescriptor for Files<'_> {
                 let parent = parent.directory()?;
                 self.on(parent, move |parent| host::read_link(parent, &path)).await
             }
-            // It is no link.
-            Target::Above(_) => Err(ErrorCode::Invalid.into()),
+            // It is not a link.
+            Target::Virtual(_) => Err(ErrorCode::Invalid.into()),
             Target::Missing { .. } => Err(ErrorCode::NoEntry.into()),
         }
     }
@@ -568,15 +569,15 @@ impl types::HostDescriptor for Files<'_> {
     ) -> FsResult<()> {
         let (parent, path) = match self.follow(&fd, path)? {
             Target::Mounted(parent, path) => (parent.with_changeable_files()?.directory()?, path),
-            Target::Above(_) => return Err(denied()),
+            Target::Virtual(_) => return Err(denied()),
             Target::Missing { .. } => return Err(ErrorCode::NoEntry.into()),
         };
-        let (times, links) = (times(accessed, modified)?, links(path_flags));
-        self.on(parent, move |parent| host::set_times_at(parent, &path, links, times)).await
+        let (times, follow) = (times(accessed, modified)?, follows_links(path_flags));
+        self.on(parent, move |parent| host::set_times_at(parent, &path, follow, times)).await
     }
 
-    /// Does nothing: how a guest means to read is no concern of the host, and
-    /// reading ahead on its advice would be work that it does not pay for.
+    /// Does nothing: reading ahead on the guest's advice would not be charged to
+    /// the call.
     async fn advise(
         &mut self,
         fd: Resource<Descriptor>,
@@ -588,17 +589,17 @@ impl types::HostDescriptor for Files<'_> {
     }
 
     async fn sync_data(&mut self, fd: Resource<Descriptor>) -> FsResult<()> {
-        let Place::Mounted(handle) = self.place(&fd)? else { return Ok(()) };
+        let Node::Mounted(handle) = self.node(&fd)? else { return Ok(()) };
         self.on_opened(handle, |file| host::sync(file, true)).await
     }
 
     async fn sync(&mut self, fd: Resource<Descriptor>) -> FsResult<()> {
-        let Place::Mounted(handle) = self.place(&fd)? else { return Ok(()) };
+        let Node::Mounted(handle) = self.node(&fd)? else { return Ok(()) };
         self.on_opened(handle, |file| host::sync(file, false)).await
     }
 
     async fn get_flags(&mut self, fd: Resource<Descriptor>) -> FsResult<DescriptorFlags> {
-        let Place::Mounted(handle) = self.place(&fd)? else { return Ok(DescriptorFlags::READ) };
+        let Node::Mounted(handle) = self.node(&fd)? else { return Ok(DescriptorFlags::READ) };
         let mut flags = DescriptorFlags::empty();
         if handle.reads {
             flags |= DescriptorFlags::READ;
@@ -613,9 +614,9 @@ impl types::HostDescriptor for Files<'_> {
     }
 
     async fn get_type(&mut self, fd: Resource<Descriptor>) -> FsResult<types::DescriptorType> {
-        match self.place(&fd)? {
-            Place::Mounted(handle) => self.on(handle, host::kind).await,
-            Place::Above(_) => Ok(types::DescriptorType::Directory),
+        match self.node(&fd)? {
+            Node::Mounted(handle) => self.on(handle, host::kind).await,
+            Node::Virtual(_) => Ok(types::DescriptorType::Directory),
         }
     }
 
@@ -639,14 +640,14 @@ impl types::HostDescriptor for Files<'_> {
         offset: u64,
     ) -> FsResult<u64> {
         let file = self.handle(&fd)?.writable()?;
-        bytes.truncate(host::MAX_TRANSFER);
+        bytes.truncate(host::MAX_TRANSFER_BYTES);
         self.on(file, move |file| host::write(file, &bytes, Position::At(offset))).await
     }
 
     async fn stat(&mut self, fd: Resource<Descriptor>) -> FsResult<types::DescriptorStat> {
-        match self.place(&fd)? {
-            Place::Mounted(handle) => self.on(handle, host::stat).await,
-            Place::Above(_) => Ok(Above::stat()),
+        match self.node(&fd)? {
+            Node::Mounted(handle) => self.on(handle, host::stat).await,
+            Node::Virtual(_) => Ok(VirtualDir::stat()),
         }
     }
 
@@ -658,10 +659,10 @@ impl types::HostDescriptor for Files<'_> {
     ) -> FsResult<types::DescriptorStat> {
         match self.follow(&fd, path)? {
             Target::Mounted(parent, path) => {
-                let (parent, links) = (parent.directory()?, links(path_flags));
-                self.on(parent, move |parent| host::stat_at(parent, &path, links)).await
+                let (parent, follow) = (parent.directory()?, follows_links(path_flags));
+                self.on(parent, move |parent| host::stat_at(parent, &path, follow)).await
             }
-            Target::Above(_) => Ok(Above::stat()),
+            Target::Virtual(_) => Ok(VirtualDir::stat()),
             Target::Missing { .. } => Err(ErrorCode::NoEntry.into()),
         }
     }
@@ -670,9 +671,9 @@ impl types::HostDescriptor for Files<'_> {
         &mut self,
         fd: Resource<Descriptor>,
     ) -> FsResult<types::MetadataHashValue> {
-        match self.place(&fd)? {
-            Place::Mounted(handle) => self.on(handle, host::hash).await,
-            Place::Above(above) => Ok(above.hash()),
+        match self.node(&fd)? {
+            Node::Mounted(handle) => self.on(handle, host::hash).await,
+            Node::Virtual(virtual_dir) => Ok(virtual_dir.hash()),
         }
     }
 
@@ -684,10 +685,10 @@ impl types::HostDescriptor for Files<'_> {
     ) -> FsResult<types::MetadataHashValue> {
         match self.follow(&fd, path)? {
             Target::Mounted(parent, path) => {
-                let (parent, links) = (parent.directory()?, links(path_flags));
-                self.on(parent, move |parent| host::hash_at(parent, &path, links)).await
+                let (parent, follow) = (parent.directory()?, follows_links(path_flags));
+                self.on(parent, move |parent| host::hash_at(parent, &path, follow)).await
             }
-            Target::Above(above) => Ok(above.hash()),
+            Target::Virtual(virtual_dir) => Ok(virtual_dir.hash()),
             Target::Missing { .. } => Err(ErrorCode::NoEntry.into()),
         }
     }
@@ -697,9 +698,9 @@ impl types::HostDescriptor for Files<'_> {
         a: Resource<Descriptor>,
         b: Resource<Descriptor>,
     ) -> wasmtime::Result<bool> {
-        let (a, b) = match (self.place(&a), self.place(&b)) {
-            (Ok(Place::Mounted(a)), Ok(Place::Mounted(b))) => (a, b),
-            (Ok(Place::Above(a)), Ok(Place::Above(b))) => return Ok(a == b),
+        let (a, b) = match (self.node(&a), self.node(&b)) {
+            (Ok(Node::Mounted(a)), Ok(Node::Mounted(b))) => (a, b),
+            (Ok(Node::Virtual(a)), Ok(Node::Virtual(b))) => return Ok(a == b),
             _ => return Ok(false),
         };
         let compare = move || host::is_same(&a.open.file, &b.open.file);
@@ -713,7 +714,7 @@ impl types::HostDescriptor for Files<'_> {
     ) -> FsResult<Resource<DynInputStream>> {
         let file = self.handle(&fd)?.readable()?;
         let worker = self.mounted.worker.clone();
-        let stream: DynInputStream = Box::new(streams::Reader::new(file.open, worker, offset));
+        let stream: DynInputStream = Box::new(streams::FileReader::new(file.open, worker, offset));
         Ok(self.table.push(stream)?)
     }
 
@@ -735,8 +736,8 @@ impl types::HostDescriptor for Files<'_> {
     fn drop(&mut self, fd: Resource<Descriptor>) -> wasmtime::Result<()> {
         self.mounted.names.remove(&fd.rep());
         self.mounted.directories.remove(&fd.rep());
-        if self.table.get(&Resource::<Above>::new_borrow(fd.rep())).is_ok() {
-            self.table.delete(Resource::<Above>::new_own(fd.rep()))?;
+        if self.table.get(&Resource::<VirtualDir>::new_borrow(fd.rep())).is_ok() {
+            self.table.delete(Resource::<VirtualDir>::new_own(fd.rep()))?;
         } else {
             self.table.delete(Resource::<Handle>::new_own(fd.rep()))?;
         }
@@ -752,7 +753,8 @@ impl Files<'_> {
     ) -> FsResult<Resource<DynOutputStream>> {
         let file = self.handle(fd)?.writable()?;
         let worker = self.mounted.worker.clone();
-        let stream: DynOutputStream = Box::new(streams::Writer::new(file.open, worker, position));
+        let stream: DynOutputStream =
+            Box::new(streams::FileWriter::new(file.open, worker, position));
         Ok(self.table.push(stream)?)
     }
 }

@@ -1,4 +1,4 @@
-//! What the host keeps for one guest: the data of its wasmtime store.
+//! The host's state for one guest: the data of its wasmtime store.
 
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use crate::{
     snapshot::state::Transfer,
 };
 
+/// The data of a guest's wasmtime store.
 pub(crate) struct Guest {
     pub(crate) limits: Arc<Limits>,
     pub(crate) memory: MemoryMeter,
@@ -27,14 +28,14 @@ pub(crate) struct Guest {
     pub(crate) output: Output,
     pub(crate) pending: Pending,
     pub(crate) table: ResourceTable,
-    /// The next timer is to be one that hostcalls wake.
+    /// The next timer becomes ready early, with a completion.
     pub(crate) wake_next_timer: bool,
-    /// The pollable and the timer behind it, of the last such timer.
+    /// The table indices of the last such timer: of its pollable, and of the timer itself.
     pub(crate) waking_timer: Option<(u32, u32)>,
-    /// What its accessor is being used for.
+    /// The current use of its accessor.
     pub(crate) transfer: Transfer,
     mounted: MountedFiles,
-    no_requests: NoRequests,
+    deny_http: DenyHttp,
     wasi: WasiCtx,
     http: WasiHttpCtx,
 }
@@ -60,29 +61,29 @@ impl Guest {
             waking_timer: None,
             transfer: Transfer::Idle,
             mounted,
-            no_requests: NoRequests,
+            deny_http: DenyHttp,
             wasi,
             http: WasiHttpCtx::new(),
             limits,
         }
     }
 
-    /// The file system that the guest sees.
+    /// Returns the file system of the guest.
     pub(crate) fn files(&mut self) -> Files<'_> {
         Files { table: &mut self.table, mounted: &mut self.mounted }
     }
 
-    /// The files and folders that it has opened, by the guest's own names.
+    /// Returns the paths, in the guest, of the files and directories that it has open.
     pub(crate) fn open_files(&self) -> Vec<String> {
         self.mounted.names()
     }
 
-    /// The mounted folders that its libc has a handle of.
+    /// Returns the mounted directories that its libc has a handle of.
     pub(crate) fn open_mounts(&self) -> Vec<String> {
         self.mounted.directories()
     }
 
-    /// Refuses a value that is too large.
+    /// Returns an error if a value is larger than the limit.
     pub(crate) fn check_value(&self, size: usize) -> Result<()> {
         if size > self.limits.max_value_size {
             return Err(LimitExceeded::bytes(Limit::ValueSize, self.limits.max_value_size).into());
@@ -99,20 +100,16 @@ impl WasiView for Guest {
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView {
-            hooks: &mut self.no_requests,
-            table: &mut self.table,
-            ctx: &mut self.http,
-        }
+        WasiHttpCtxView { hooks: &mut self.deny_http, table: &mut self.table, ctx: &mut self.http }
     }
 }
 
-/// What is behind `wasi:http`: nothing.
-struct NoRequests;
+/// The hooks of `wasi:http`, which deny every request.
+struct DenyHttp;
 
 type Io = Box<dyn Future<Output = wasmtime_wasi_http::Result<()>> + Send>;
 
-impl WasiHttpHooks for NoRequests {
+impl WasiHttpHooks for DenyHttp {
     fn send_request(
         &mut self,
         _: ::http::Request<WasiBody>,

@@ -1,4 +1,4 @@
-//! What the host does for a guest.
+//! The interface through which a guest reaches its host.
 
 use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::Arc};
 
@@ -9,23 +9,24 @@ use crate::{
     value::Value,
 };
 
-/// The host's side of a sandbox: all that the guest can reach outside.
+/// The host's side of a sandbox: the functions that a guest can call outside of
+/// itself.
 ///
-/// Everything is denied unless it is overridden here. Most hosts need no type
-/// of their own and use [`Handlers`].
+/// The default implementation denies everything. Most embedders do not implement
+/// this trait and use [`Handlers`].
 ///
 /// The methods run as tasks of the tokio runtime. Dropping the call, or
-/// closing the sandbox, aborts them. A panic fails the hostcall and nothing
-/// else.
+/// closing the sandbox, aborts them. A panic fails only the hostcall.
 #[async_trait]
 pub trait Host: Send + Sync + 'static {
-    /// Answers a hostcall. The error's message is what the guest sees.
+    /// Answers a hostcall. The guest receives the error's message.
     async fn hostcall(&self, name: &str, payload: Value) -> Result<Value, HostError> {
         let _ = payload;
         Err(HostError::new(format!("the host has no function {}", quoted(name))))
     }
 
-    /// Answers an HTTP request. Bodies may be streams, both ways.
+    /// Answers an HTTP request. The bodies of both request and response may be
+    /// streams.
     async fn http(&self, request: Request) -> Result<Response, HostError> {
         let _ = request;
         Err(HostError::http_disabled())
@@ -38,22 +39,22 @@ pub struct DenyAll;
 
 impl Host for DenyAll {}
 
-/// Why the host refused or failed. The guest sees the message, and only that.
+/// An error of the host. The guest receives its message and nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostError {
     message: String,
 }
 
 impl HostError {
-    /// An error with a message for the guest.
+    /// Creates an error with a message for the guest.
     ///
-    /// There is no conversion from other errors on purpose: what they say may
-    /// name paths and addresses of the host.
+    /// There is deliberately no conversion from other errors: their messages may
+    /// contain paths and addresses of the host.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into() }
     }
 
-    /// What the guest is told.
+    /// Returns the message that the guest receives.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
@@ -72,7 +73,7 @@ impl fmt::Display for HostError {
 
 impl std::error::Error for HostError {}
 
-/// A [`Host`] made of functions.
+/// A [`Host`] whose methods are closures.
 ///
 /// ```
 /// use isola::{Handlers, HostError, Value};
@@ -93,7 +94,7 @@ type HostcallHandler = Arc<dyn Fn(Value) -> BoxFuture<Value> + Send + Sync>;
 type HttpHandler = Arc<dyn Fn(Request) -> BoxFuture<Response> + Send + Sync>;
 
 impl Handlers {
-    /// No functions, and no HTTP.
+    /// Creates a host without functions and without HTTP.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

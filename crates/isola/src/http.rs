@@ -1,4 +1,4 @@
-//! HTTP requests of a guest, and the answers of its host.
+//! HTTP requests of a guest, and the responses of its host.
 
 use std::fmt;
 
@@ -21,24 +21,24 @@ pub use head::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS};
 
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
-/// A request that a guest makes. Its URI is absolute.
+/// A request of a guest. Its URI is absolute.
 pub type Request = ::http::Request<Body>;
 
-/// What the host answers.
+/// The host's response to a request.
 pub type Response = ::http::Response<Body>;
 
-/// The body of a message: bytes that are there, or that are still coming.
+/// The body of a message: complete bytes or a stream.
 pub struct Body(UnsyncBoxBody<Bytes, HostError>);
 
 impl Body {
-    /// No bytes.
+    /// Creates a body without bytes.
     #[must_use]
     pub fn empty() -> Self {
         Self(Empty::new().map_err(|never| match never {}).boxed_unsync())
     }
 
-    /// A body whose bytes come one piece after another. The guest sees each
-    /// piece as it comes, and an error ends the body.
+    /// Creates a body from a stream of pieces. The guest receives each piece as it
+    /// arrives, and an error ends the body.
     pub fn from_stream<S>(stream: S) -> Self
     where
         S: Stream<Item = Result<Bytes, HostError>> + Send + 'static,
@@ -47,14 +47,15 @@ impl Body {
         Self(StreamBody::new(frames).boxed_unsync())
     }
 
-    /// A body whose bytes somebody else sends, piece by piece, and at the pace
-    /// at which they are taken.
+    /// Creates a body and the sender of its pieces. The sender waits while the
+    /// receiver is behind.
     #[must_use]
     pub fn channel() -> (BodySender, Self) {
         channel::channel()
     }
 
-    /// The body of another library, with what the guest is told of its errors.
+    /// Wraps the body of another library. `failed` converts its errors to those
+    /// that the guest receives.
     pub fn wrap<B, F>(body: B, failed: F) -> Self
     where
         B: ::http_body::Body<Data = Bytes> + Send + 'static,
@@ -63,7 +64,7 @@ impl Body {
         Self(body.map_err(failed).boxed_unsync())
     }
 
-    /// The pieces as they come. Trailers are left out.
+    /// Returns the pieces as they arrive. Trailers are dropped.
     pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, HostError>> + Send + 'static {
         BodyStream::new(self.0).filter_map(|frame| {
             let piece = match frame {
@@ -74,23 +75,24 @@ impl Body {
         })
     }
 
-    /// Whether it is known that no bytes will come.
+    /// Reports whether the body is known to have no more bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_end_stream()
     }
 
-    /// How many bytes will come, if that is known.
+    /// Returns the number of remaining bytes, if it is known.
     #[must_use]
     pub fn length(&self) -> Option<u64> {
         self.0.size_hint().exact()
     }
 
-    /// Waits for the end and gives all bytes.
+    /// Waits for the end of the body and returns all bytes.
     ///
     /// # Errors
     ///
-    /// What ended the body early, or that it is longer than `limit` bytes.
+    /// The error that ended the body early, or an error if it is longer than `limit`
+    /// bytes.
     pub async fn collect(self, limit: usize) -> Result<Bytes, HostError> {
         let limited = ::http_body_util::Limited::new(self.0, limit);
         limited.collect().await.map(|body| body.to_bytes()).map_err(|error| {
@@ -112,8 +114,8 @@ macro_rules! from_bytes {
     ($($bytes:ty)*) => {$(
         impl From<$bytes> for Body {
             fn from(bytes: $bytes) -> Self {
-                let whole = Full::new(Bytes::from(bytes));
-                Self(whole.map_err(|never| match never {}).boxed_unsync())
+                let full = Full::new(Bytes::from(bytes));
+                Self(full.map_err(|never| match never {}).boxed_unsync())
             }
         }
     )*};

@@ -1,16 +1,16 @@
-//! Run source code that nobody trusts, in your own process.
+//! Runs untrusted source code in your own process.
 //!
-//! A [`Template`] is a compiled interpreter, CPython or JavaScript, inside
-//! WebAssembly. From it a [`Sandbox`] is created in milliseconds. A sandbox
-//! sees nothing of its host but what it is handed: hostcalls and HTTP through
-//! a [`Host`], folders through a [`Mount`], environment variables, and
-//! [`Limits`] on all of it.
+//! A [`Template`] is an interpreter, CPython or JavaScript, compiled to
+//! WebAssembly. From it a [`Sandbox`] is created in milliseconds. A sandbox has
+//! access only to what the embedder passes in: hostcalls and HTTP through a
+//! [`Host`], directories through a [`Mount`], and environment variables, all
+//! within [`Limits`].
 //!
 //! # Lifecycle
 //!
 //! [`Template::builder`] → [`TemplateBuilder::build`] → [`Template::sandbox`] →
 //! [`SandboxBuilder::create`] → [`Sandbox::start`] → [`Sandbox::load_script`] →
-//! [`Sandbox::run`], as often as you like → [`Sandbox::close`], or drop it.
+//! [`Sandbox::run`], any number of times → [`Sandbox::close`], or drop it.
 //!
 //! ```no_run
 //! use isola::{Handlers, HostError, Runtime, Template, Value, args};
@@ -38,10 +38,10 @@
 //! # }
 //! ```
 //!
-//! Everything is async on tokio: build, create and run within a tokio runtime.
-//! A guest runs on the thread that polls its call, gives way every two
-//! milliseconds, and stops when the call's future is dropped. To run sandboxes
-//! in parallel, spawn their calls as tasks.
+//! The API is async on tokio: build, create and run within a tokio runtime. A
+//! guest runs on the thread that polls its call, yields every two milliseconds,
+//! and stops when the call's future is dropped. To run sandboxes in parallel,
+//! spawn their calls as tasks.
 
 mod args;
 mod cache;
@@ -85,7 +85,7 @@ pub use event::{Event, Level, LogRecord};
 pub use host::{DenyAll, Handlers, Host, HostError};
 pub use limits::Limits;
 pub use mount::{Mount, Permission};
-pub use quick::Begun;
+pub use quick::PollOutcome;
 pub use runtime::{Runtime, RuntimeSource};
 pub use sandbox::{Sandbox, SandboxBuilder};
 pub use snapshot::{Snapshot, SnapshotInfo, default_snapshot_dir, list_snapshots};
@@ -93,7 +93,7 @@ pub use template::{Template, TemplateBuilder};
 pub use trust::private_dir;
 pub use value::Value;
 
-/// The examples of the documentation, which run as they are printed.
+/// The examples of the documentation, which are run as tests.
 #[cfg(doctest)]
 mod documented {
     #[doc = include_str!("../../../README.md")]
@@ -102,18 +102,18 @@ mod documented {
     #[doc = include_str!("../README.md")]
     struct CrateReadme;
 
-    #[doc = include_str!("../../../docs/getting-started.md")]
+    #[doc = include_str!("../../../docs/isola/rust.md")]
     struct GettingStarted;
 
-    #[doc = include_str!("../../../docs/snapshots.md")]
+    #[doc = include_str!("../../../docs/isola/snapshots.md")]
     struct Snapshots;
 
-    #[doc = include_str!("../../../docs/errors.md")]
+    #[doc = include_str!("../../../docs/isola/errors.md")]
     struct Errors;
 
-    #[doc = include_str!("../../../docs/http.md")]
+    #[doc = include_str!("../../../docs/isola/http.md")]
     struct Http;
 
-    #[doc = include_str!("../../../docs/mounts-and-env.md")]
+    #[doc = include_str!("../../../docs/isola/mounts-and-env.md")]
     struct MountsAndEnv;
 }

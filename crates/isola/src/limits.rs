@@ -1,4 +1,4 @@
-//! What a sandbox may use.
+//! The limits of a sandbox.
 
 use std::time::Duration;
 
@@ -19,46 +19,47 @@ use std::time::Duration;
 /// | [`max_handles`](Self::max_handles) | 1,024 |
 /// | [`max_requests`](Self::max_requests) | 64 |
 ///
-/// What happens at each is told by [`Error::Limit`](crate::Error::Limit), or,
-/// for pending hostcalls, held memory and requests, by an exception in the
+/// Exceeding a limit is reported as [`Error::Limit`](crate::Error::Limit), or,
+/// for pending hostcalls, held memory and requests, as an exception in the
 /// guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// All linear memory of the sandbox, in bytes. What the interpreter itself
-    /// needs counts.
+    /// The linear memory of the sandbox in bytes, including the memory of the
+    /// interpreter itself.
     pub max_memory: usize,
-    /// CPU time of one call. Waiting for the host does not count. `None`: no
-    /// limit.
+    /// The CPU time of one call, without the time spent waiting for the host.
+    /// `None`: no limit.
     pub cpu_timeout: Option<Duration>,
-    /// Wall time of one call, waiting included. `None`: no limit.
+    /// The wall time of one call, including the time spent waiting. `None`: no limit.
     pub timeout: Option<Duration>,
-    /// The JSON text of one value, either way, in bytes.
+    /// The size of the JSON text of one value, in both directions, in bytes.
     pub max_value_size: usize,
-    /// Standard output, standard error, logs and partial results of one call
-    /// together, in bytes.
+    /// The total size of standard output, standard error, logs and partial
+    /// results of one call, in bytes.
     pub max_output_size: usize,
-    /// How deep Python calls may nest. A JavaScript guest has its engine's own
-    /// limit.
+    /// The largest depth of nested Python calls. A JavaScript guest has the limit
+    /// of its engine.
     pub max_recursion: u32,
-    /// Hostcalls that are under way at once. One more fails in the guest.
+    /// The number of concurrent hostcalls. Another one fails in the guest.
     pub max_pending_hostcalls: usize,
-    /// What the host holds for the guest, in bytes: payloads of hostcalls
-    /// under way, and results that the guest did not fetch yet. A hostcall
-    /// that would go over it fails in the guest. The buffers of file streams
-    /// have as much again.
+    /// The memory that the host holds for the guest, in bytes: payloads of
+    /// pending hostcalls, and results that the guest has not fetched. A hostcall
+    /// that would exceed it fails in the guest. The buffers of file streams have
+    /// a separate limit of the same size.
     pub max_held_memory: usize,
-    /// Files, directories, streams and timers that are open at once. Of files
-    /// and directories there are 256 at most, and fewer where the process may
-    /// not have many descriptors; one more is an exception in the guest.
+    /// The number of files, directories, streams and timers that are open at
+    /// once. At most 256 of them are files and directories, or fewer if the
+    /// process has a low limit of file descriptors; opening another one raises an
+    /// exception in the guest.
     pub max_handles: usize,
-    /// HTTP requests under way at once, up to the end of the response's body.
-    /// One more fails in the guest.
+    /// The number of concurrent HTTP requests, each up to the end of the
+    /// response's body. Another one fails in the guest.
     pub max_requests: usize,
 }
 
 impl Limits {
-    /// What a guest may hand over at once, in bytes. It is more than any value
-    /// or output, so that those meet their own limits first.
+    /// Returns the largest size of one message of a guest, in bytes. It is more
+    /// than that of any value or output, so that their own limits apply first.
     pub(crate) fn max_message(&self) -> usize {
         let largest = self.max_value_size.max(self.max_output_size).max(self.max_held_memory);
         largest.saturating_add(1 << 20)

@@ -2,15 +2,16 @@
 
 use wasmtime::{ResourceLimiter, Result};
 
-/// Counts the linear memory of one store, over all of its memories, and
-/// refuses growth past the limit.
+/// The total size of the linear memories of one store. Growth beyond the limit
+/// is refused.
 pub(crate) struct MemoryMeter {
     limit: usize,
     used: usize,
     refused: bool,
 }
 
-/// More table elements than any guest needs (16 bytes each, on the host).
+/// The largest number of table elements, which take 16 bytes each on the host.
+/// No guest needs as many.
 const MAX_TABLE_ELEMENTS: usize = 1 << 20;
 
 impl MemoryMeter {
@@ -18,7 +19,7 @@ impl MemoryMeter {
         Self { limit, used: 0, refused: false }
     }
 
-    /// Whether growth was refused since the last time this was asked.
+    /// Reports whether growth was refused since the last call of this function.
     pub(crate) fn take_refused(&mut self) -> bool {
         std::mem::take(&mut self.refused)
     }

@@ -1,11 +1,10 @@
-//! Host folders that a guest may see.
+//! Host directories that are mounted in a guest.
 
 use std::path::PathBuf;
 
 use crate::error::Error;
 
-/// A host folder that is visible in the guest, read-only unless told
-/// otherwise.
+/// A host directory that is visible in the guest, read-only by default.
 ///
 /// ```
 /// use isola::{Mount, Permission};
@@ -23,7 +22,7 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Mounts the host folder `host` at the absolute path `guest`, read-only.
+    /// Mounts the host directory `host` at the absolute path `guest`, read-only.
     pub fn new(host: impl Into<PathBuf>, guest: impl Into<String>) -> Self {
         Self {
             host: host.into(),
@@ -33,15 +32,15 @@ impl Mount {
         }
     }
 
-    /// What the guest may do with directories: listing them is `Read`;
-    /// creating, renaming and removing entries is `Write`.
+    /// Sets the permission for directories: listing them requires `Read`;
+    /// creating, renaming and removing entries requires `Write`.
     #[must_use]
     pub fn dir_perms(mut self, permission: Permission) -> Self {
         self.dirs = permission;
         self
     }
 
-    /// What the guest may do with the content of files.
+    /// Sets the permission for the content of files.
     #[must_use]
     pub fn file_perms(mut self, permission: Permission) -> Self {
         self.files = permission;
@@ -54,7 +53,7 @@ impl Mount {
         open_ambient_dir(&self.host, ambient_authority())
     }
 
-    /// Checks what can be checked before a guest runs.
+    /// Checks the paths of the mount.
     pub(crate) fn validate(&self) -> Result<(), Error> {
         let refuse = |why: &str| {
             Err(Error::InvalidArgument(format!(
@@ -70,21 +69,21 @@ impl Mount {
         }
         match std::fs::metadata(&self.host) {
             Ok(metadata) if metadata.is_dir() => Ok(()),
-            Ok(_) => refuse("the host path is not a folder"),
-            Err(error) => refuse(&format!("the host folder cannot be read: {error}")),
+            Ok(_) => refuse("the host path is not a directory"),
+            Err(error) => refuse(&format!("the host directory cannot be read: {error}")),
         }
     }
 }
 
-/// What may be done.
+/// The permitted access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Permission {
-    /// Only look.
+    /// Reading only.
     #[default]
     Read,
-    /// Only change.
+    /// Writing only.
     Write,
-    /// Both.
+    /// Reading and writing.
     ReadWrite,
 }
 
@@ -101,7 +100,7 @@ impl Permission {
 impl std::str::FromStr for Permission {
     type Err = Error;
 
-    /// Reads `read`, `write` or `read-write`.
+    /// Parses `read`, `write` or `read-write`.
     fn from_str(text: &str) -> Result<Self, Error> {
         match text {
             "read" => Ok(Self::Read),
@@ -127,7 +126,7 @@ mod tests {
             (here, "/", "absolute"),
             (here, "/a/../b", ".."),
             ("/nowhere/at/all", "/data", "cannot be read"),
-            (concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"), "/data", "not a folder"),
+            (concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"), "/data", "not a directory"),
         ] {
             let error = Mount::new(host, guest).validate().unwrap_err().to_string();
             assert!(error.contains(why), "{error}");

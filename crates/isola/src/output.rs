@@ -1,4 +1,4 @@
-//! Where a guest's output goes: counted, bounded, and in order.
+//! The output of a guest: counted, limited, and in order.
 
 use std::{
     collections::VecDeque,
@@ -18,83 +18,84 @@ use crate::{
     event::Event,
 };
 
-/// So many events may wait before the guest has to.
-const QUEUE: usize = 64;
+/// The number of queued events at which the guest waits for the listener.
+const MAX_QUEUED_EVENTS: usize = 64;
 
 /// The output of the call that is running.
 #[derive(Clone)]
-pub(crate) struct Output(Arc<Mutex<State>>);
+pub(crate) struct Output(Arc<Mutex<OutputState>>);
 
-struct State {
-    /// `None` if nobody listens to this call.
+struct OutputState {
+    /// The events that were not taken yet; `None` if the call has no listener.
     queue: Option<VecDeque<Event>>,
+    /// The bytes written so far, plus one for each event.
     written: usize,
     limit: usize,
 }
 
 impl Output {
     pub(crate) fn new(limit: usize) -> Self {
-        Self(Arc::new(Mutex::new(State { queue: None, written: 0, limit })))
+        Self(Arc::new(Mutex::new(OutputState { queue: None, written: 0, limit })))
     }
 
-    /// Begins the output of a call.
-    pub(crate) fn begin(&self, listened: bool) {
+    /// Resets the output at the start of a call.
+    pub(crate) fn begin(&self, has_listener: bool) {
         let mut state = self.lock();
         state.written = 0;
-        state.queue = listened.then(VecDeque::new);
+        state.queue = has_listener.then(VecDeque::new);
     }
 
-    /// Whether the call has written nothing so far.
+    /// Reports whether the call has written nothing so far.
     pub(crate) fn is_silent(&self) -> bool {
         self.lock().written == 0
     }
 
-    /// The oldest event that was not taken yet.
+    /// Takes the oldest event.
     pub(crate) fn take(&self) -> Option<Event> {
         self.lock().queue.as_mut()?.pop_front()
     }
 
-    /// Writes an event that holds `size` bytes. Waits while the listener is
-    /// far behind, so that a flood stays in the guest.
+    /// Writes an event that holds `size` bytes. Waits if the queue is full, so that
+    /// the host buffers a limited number of events.
     pub(crate) async fn write(&mut self, event: Event, size: usize) -> Result<()> {
         let full = self.push(event, size)?;
         if full {
-            // The listener takes all events before it lets the guest go on.
+            // The listener takes all events before it resumes the guest.
             tokio::task::yield_now().await;
         }
         Ok(())
     }
 
-    /// Returns whether the queue is full now.
+    /// Appends an event, and reports whether the queue is full now.
     fn push(&self, event: Event, size: usize) -> Result<bool> {
         let mut state = self.lock();
-        // Each event costs something, even an empty one.
+        // An empty event counts as well.
         state.written = state.written.saturating_add(size + 1);
         if state.written > state.limit {
             return Err(LimitExceeded::bytes(Limit::Output, state.limit).into());
         }
         let Some(queue) = &mut state.queue else { return Ok(false) };
         match (queue.back_mut(), event) {
-            // Many small writes, as `print` makes them, are one event.
+            // Many small writes, such as those of `print`, are joined.
             (Some(Event::Stdout(last)), Event::Stdout(text)) => last.push_str(&text),
             (Some(Event::Stderr(last)), Event::Stderr(text)) => last.push_str(&text),
             (_, event) => queue.push_back(event),
         }
-        Ok(queue.len() >= QUEUE)
+        Ok(queue.len() >= MAX_QUEUED_EVENTS)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, OutputState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The WASI stream behind file descriptor 1 or 2, for what the interpreter's
-/// own C code writes.
+/// The WASI stream of file descriptor 1 or 2, for output of the interpreter's own
+/// C code.
 #[derive(Clone)]
 pub(crate) struct Stdio {
     output: Output,
     event: fn(String) -> Event,
-    /// The start of a character whose rest is still to come.
+    /// The first bytes of an incomplete character.
     partial: Vec<u8>,
 }
 
@@ -116,7 +117,7 @@ impl IsTerminal for Stdio {
 
 impl StdoutStream for Stdio {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        // Only WASI 0.3 asks for this form, and it is not linked.
+        // Only WASI 0.3 uses this form, and it is not linked.
         Box::new(tokio::io::sink())
     }
 
@@ -153,7 +154,7 @@ impl Pollable for Stdio {
     async fn ready(&mut self) {}
 }
 
-/// The length of the part that does not end inside a character.
+/// Returns the length of the longest prefix that does not end within a character.
 fn complete_prefix(bytes: &[u8]) -> usize {
     let tail = bytes.len().saturating_sub(3);
     for start in (tail..bytes.len()).rev() {

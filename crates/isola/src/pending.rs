@@ -1,9 +1,8 @@
-//! What a guest has started and the host works on: hostcalls and HTTP
-//! requests.
+//! The pending operations of a guest: hostcalls and HTTP requests.
 //!
-//! Each is a task. Tasks put their news into one queue, and the guest takes it
-//! from there when it looks or waits. So a guest holds numbers, not handles,
-//! and waits for any number of things with one call.
+//! Each is a task. Tasks send completions to one queue, from which the guest
+//! takes them when it polls or waits. So a guest holds numbers instead of
+//! handles, and waits for any number of operations with one call.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -24,104 +23,109 @@ mod exchange;
 mod hostcall;
 mod upload;
 
-/// Everything that one guest has under way. Dropping it aborts it all.
+/// The pending operations of one guest. Dropping it aborts them.
 pub(crate) struct Pending {
     host: Arc<dyn Host>,
     running: HashMap<u64, Task>,
-    news: Arc<News>,
+    completions: Arc<CompletionQueue>,
     limits: Arc<Limits>,
 }
 
+/// A running task.
 struct Task {
     abort: AbortHandle,
-    kind: Kind,
-    /// What the host holds for it until it is over, in bytes.
-    held: usize,
+    kind: TaskKind,
+    /// The memory that the host holds for it until it ends, in bytes.
+    held_bytes: usize,
 }
 
-enum Kind {
+enum TaskKind {
     Hostcall,
     Exchange {
-        /// Says that the guest asks for more of the response.
+        /// Notified when the guest requests the next chunk of the response.
         more: Arc<Notify>,
-        /// The request's body, if it comes in pieces.
+        /// The request's body, if the guest sends it in pieces.
         upload: Option<Upload>,
     },
 }
 
-/// Where tasks put their news.
+/// The completions that the guest has not taken.
 #[derive(Default)]
-struct News {
-    queue: Mutex<Queue>,
+struct CompletionQueue {
+    state: Mutex<QueueState>,
     arrived: Notify,
 }
 
 #[derive(Default)]
-struct Queue {
+struct QueueState {
     list: VecDeque<Completion>,
-    /// What running tasks and news that was not taken hold, in bytes.
-    held: usize,
+    /// The memory that running tasks and queued completions hold, in bytes.
+    held_bytes: usize,
 }
 
 impl Pending {
     pub(crate) fn new(host: Arc<dyn Host>, limits: Arc<Limits>) -> Self {
-        Self { host, running: HashMap::new(), news: Arc::default(), limits }
+        Self { host, running: HashMap::new(), completions: Arc::default(), limits }
     }
 
     /// Starts a hostcall. The error is for the guest.
     pub(crate) fn hostcall(&mut self, id: u64, name: String, payload: Value) -> Result<(), String> {
         let max = self.limits.max_pending_hostcalls;
-        if self.has(max, |kind| matches!(kind, Kind::Hostcall)) {
+        if self.is_at_limit(max, |kind| matches!(kind, TaskKind::Hostcall)) {
             return Err(format!("more than {max} hostcalls are under way"));
         }
-        let held = payload.as_str().len() + name.len();
+        let held_bytes = payload.as_str().len() + name.len();
         let host = Arc::clone(&self.host);
         let max_value_size = self.limits.max_value_size;
-        let put = self.admit(id, held)?;
+        let sender = self.register(id, held_bytes)?;
         let task = tokio::spawn(async move {
-            put.now(hostcall::run(host, name, payload, max_value_size).await);
+            sender.send(hostcall::run(host, name, payload, max_value_size).await);
         });
-        self.running.insert(id, Task { abort: task.abort_handle(), kind: Kind::Hostcall, held });
+        self.running
+            .insert(id, Task { abort: task.abort_handle(), kind: TaskKind::Hostcall, held_bytes });
         Ok(())
     }
 
     /// Starts an HTTP request. The error is for the guest.
     pub(crate) fn fetch(&mut self, id: u64, request: Request) -> Result<(), String> {
         let max = self.limits.max_requests;
-        if self.has(max, |kind| matches!(kind, Kind::Exchange { .. })) {
+        if self.is_at_limit(max, |kind| matches!(kind, TaskKind::Exchange { .. })) {
             return Err(format!("more than {max} requests are under way"));
         }
-        let held = exchange::size(&request);
-        let length = exchange::announced(&request.body);
-        let put = self.admit(id, held)?;
+        let held_bytes = exchange::size(&request);
+        let length = exchange::streamed_length(&request.body);
+        let sender = self.register(id, held_bytes)?;
         let (mut request, timeout) =
-            exchange::prepare(request).inspect_err(|_| put.release(held))?;
+            exchange::prepare(request).inspect_err(|_| sender.release(held_bytes))?;
         let host = Arc::clone(&self.host);
         let upload = length.map(|length| {
-            let (upload, body) = upload::channel(put.clone(), length);
+            let (upload, body) = upload::channel(sender.clone(), length);
             *request.body_mut() = body;
             upload
         });
-        // While it still sends, the end of the response is not yet the end.
+        // While the guest sends a body, the request does not end with the response.
         let eager = upload.is_none();
         let more = Arc::new(Notify::new());
-        let asked = Arc::clone(&more);
+        let more_requested = Arc::clone(&more);
         let task = tokio::spawn(async move {
-            exchange::run(host, request, timeout, eager, &asked, |outcome| put.now(outcome)).await;
+            exchange::run(host, request, timeout, eager, &more_requested, |outcome| {
+                sender.send(outcome)
+            })
+            .await;
         });
-        let kind = Kind::Exchange { more, upload };
-        self.running.insert(id, Task { abort: task.abort_handle(), kind, held });
+        let kind = TaskKind::Exchange { more, upload };
+        self.running.insert(id, Task { abort: task.abort_handle(), kind, held_bytes });
         Ok(())
     }
 
-    /// Asks a request for the next piece of its response.
+    /// Requests the next chunk of a response.
     pub(crate) fn read(&self, id: u64) -> Result<(), String> {
         match self.running.get(&id) {
-            Some(Task { kind: Kind::Exchange { more, .. }, .. }) => {
+            Some(Task { kind: TaskKind::Exchange { more, .. }, .. }) => {
                 more.notify_one();
                 Ok(())
             }
-            _ => Err("the request is over".to_owned()),
+            _ => Err("the request has already ended".to_owned()),
         }
     }
 
@@ -137,64 +141,64 @@ impl Pending {
 
     fn upload(&mut self, id: u64) -> Result<&mut Upload, String> {
         match self.running.get_mut(&id) {
-            Some(Task { kind: Kind::Exchange { upload: Some(upload), .. }, .. }) => Ok(upload),
-            Some(_) => Err("this request has no body that comes in pieces".to_owned()),
-            None => Err("the request is over".to_owned()),
+            Some(Task { kind: TaskKind::Exchange { upload: Some(upload), .. }, .. }) => Ok(upload),
+            Some(_) => Err("the body of this request is not sent in pieces".to_owned()),
+            None => Err("the request has already ended".to_owned()),
         }
     }
 
-    /// Stops a task, and forgets its news.
+    /// Stops a task and discards its completions.
     pub(crate) fn abandon(&mut self, id: u64) {
         let Some(task) = self.running.remove(&id) else { return };
         task.abort.abort();
-        let mut queue = self.news.lock();
-        queue.held = queue.held.saturating_sub(task.held);
+        let mut queue = self.completions.lock();
+        queue.held_bytes = queue.held_bytes.saturating_sub(task.held_bytes);
         let mut freed = 0;
         queue.list.retain(|completion| {
             let other = completion.id != id;
             freed += if other { 0 } else { size(&completion.outcome) };
             other
         });
-        queue.held = queue.held.saturating_sub(freed);
+        queue.held_bytes = queue.held_bytes.saturating_sub(freed);
     }
 
-    /// Takes the news that is there.
+    /// Takes the queued completions.
     pub(crate) fn take(&mut self) -> Vec<Completion> {
-        let mut queue = self.news.lock();
+        let mut queue = self.completions.lock();
         let mut taken = Vec::with_capacity(queue.list.len());
         while let Some(completion) = queue.list.pop_front() {
-            queue.held = queue.held.saturating_sub(size(&completion.outcome));
-            // A task that was abandoned may just have put its last news there.
+            queue.held_bytes = queue.held_bytes.saturating_sub(size(&completion.outcome));
+            // An abandoned task may have sent a last completion.
             let Some(task) = self.running.get_mut(&completion.id) else { continue };
-            if let (Outcome::Taken(_), Kind::Exchange { upload: Some(upload), .. }) =
+            if let (Outcome::Taken(_), TaskKind::Exchange { upload: Some(upload), .. }) =
                 (&completion.outcome, &mut task.kind)
             {
-                upload.answered();
+                upload.acknowledge();
             }
-            if is_over(&completion.outcome)
+            if is_final(&completion.outcome)
                 && let Some(task) = self.running.remove(&completion.id)
             {
-                // One that failed for want of room may still be at work.
+                // A task that failed because a limit was reached may still be running.
                 task.abort.abort();
-                queue.held = queue.held.saturating_sub(task.held);
+                queue.held_bytes = queue.held_bytes.saturating_sub(task.held_bytes);
             }
             taken.push(completion);
         }
         taken
     }
 
-    /// Whether nothing is under way.
+    /// Reports whether no operation is pending.
     pub(crate) fn is_idle(&self) -> bool {
         self.running.is_empty()
     }
 
-    /// Ends when there is news to take.
-    pub(crate) fn arrival(&self) -> impl Future<Output = ()> + Send + 'static {
-        let news = Arc::clone(&self.news);
+    /// Returns a future that completes when a completion is queued.
+    pub(crate) fn wait_for_completion(&self) -> impl Future<Output = ()> + Send + 'static {
+        let completions = Arc::clone(&self.completions);
         async move {
             loop {
-                let arrived = news.arrived.notified();
-                if !news.lock().list.is_empty() {
+                let arrived = completions.arrived.notified();
+                if !completions.lock().list.is_empty() {
                     return;
                 }
                 arrived.await;
@@ -202,7 +206,7 @@ impl Pending {
         }
     }
 
-    /// Stops everything, at the end of a call.
+    /// Stops all tasks at the end of a call.
     pub(crate) fn abandon_all(&mut self) {
         if self.running.is_empty() {
             return;
@@ -210,24 +214,25 @@ impl Pending {
         for (_, task) in self.running.drain() {
             task.abort.abort();
         }
-        // A task that is just ending keeps the old place to put its news.
-        self.news = Arc::default();
+        // A task that is about to end sends its completion to the old queue.
+        self.completions = Arc::default();
     }
 
-    /// Makes room for a new task, and gives it its place for news.
-    fn admit(&self, id: u64, held: usize) -> Result<Put, String> {
+    /// Reserves memory for a new task and returns the sender of its completions.
+    fn register(&self, id: u64, held_bytes: usize) -> Result<CompletionSender, String> {
         if self.running.contains_key(&id) {
-            return Err(format!("number {id} is under way already"));
+            return Err(format!("the operation {id} is already pending: use another number"));
         }
-        let news = Arc::clone(&self.news);
-        let put = Put { id, news, max_held: self.limits.max_held_memory };
-        put.hold(held)?;
-        Ok(put)
+        let completions = Arc::clone(&self.completions);
+        let sender =
+            CompletionSender { id, completions, max_held_bytes: self.limits.max_held_memory };
+        sender.reserve(held_bytes)?;
+        Ok(sender)
     }
 
-    /// Whether so many tasks of a kind are under way. They are only counted
-    /// when there are so many of any kind.
-    fn has(&self, max: usize, kind: impl Fn(&Kind) -> bool) -> bool {
+    /// Reports whether `max` tasks of a kind are running. They are counted only if
+    /// at least `max` tasks of any kind are running.
+    fn is_at_limit(&self, max: usize, kind: impl Fn(&TaskKind) -> bool) -> bool {
         self.running.len() >= max
             && self.running.values().filter(|task| kind(&task.kind)).count() >= max
     }
@@ -239,58 +244,65 @@ impl Drop for Pending {
     }
 }
 
-/// A task's place for its news.
+/// The sender of the completions of one task.
 #[derive(Clone)]
-struct Put {
+struct CompletionSender {
     id: u64,
-    news: Arc<News>,
-    max_held: usize,
+    completions: Arc<CompletionQueue>,
+    max_held_bytes: usize,
 }
 
-impl Put {
-    /// Makes room for bytes that the host is to hold. The error is for the
+impl CompletionSender {
+    /// Reserves memory that the host holds for the guest. The error is for the
     /// guest.
-    fn hold(&self, bytes: usize) -> Result<(), String> {
-        let mut queue = self.news.lock();
-        if queue.held.saturating_add(bytes) > self.max_held {
-            return Err(format!("what is under way holds more than {} bytes", self.max_held));
+    fn reserve(&self, bytes: usize) -> Result<(), String> {
+        let mut queue = self.completions.lock();
+        if queue.held_bytes.saturating_add(bytes) > self.max_held_bytes {
+            return Err(format!(
+                "pending hostcalls and requests hold more than {} bytes: wait until some end",
+                self.max_held_bytes
+            ));
         }
-        queue.held += bytes;
+        queue.held_bytes += bytes;
         Ok(())
     }
 
     fn release(&self, bytes: usize) {
-        let mut queue = self.news.lock();
-        queue.held = queue.held.saturating_sub(bytes);
+        let mut queue = self.completions.lock();
+        queue.held_bytes = queue.held_bytes.saturating_sub(bytes);
     }
 
-    /// Puts an outcome into the queue. `false` if there was no room for it: then
-    /// the task has failed, and must put nothing more.
-    fn now(&self, outcome: Outcome) -> bool {
-        let mut queue = self.news.lock();
-        let size_now = size(&outcome);
-        let fits = size_now == 0 || queue.held.saturating_add(size_now) <= self.max_held;
+    /// Sends an outcome. Returns `false` if it exceeded the memory limit: then the
+    /// task has failed and must not send anything else.
+    fn send(&self, outcome: Outcome) -> bool {
+        let mut queue = self.completions.lock();
+        let outcome_bytes = size(&outcome);
+        let fits = outcome_bytes == 0
+            || queue.held_bytes.saturating_add(outcome_bytes) <= self.max_held_bytes;
         let outcome = if fits {
             outcome
         } else {
-            Outcome::Failed(format!("results hold more than {} bytes", self.max_held))
+            Outcome::Failed(format!(
+                "the results that the guest has not fetched hold more than {} bytes",
+                self.max_held_bytes
+            ))
         };
-        queue.held = queue.held.saturating_add(size(&outcome));
+        queue.held_bytes = queue.held_bytes.saturating_add(size(&outcome));
         queue.list.push_back(Completion { id: self.id, outcome });
         drop(queue);
-        self.news.arrived.notify_waiters();
+        self.completions.arrived.notify_waiters();
         fits
     }
 }
 
-impl News {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+impl CompletionQueue {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether nothing follows.
-fn is_over(outcome: &Outcome) -> bool {
+/// Reports whether no other outcome of the task follows.
+fn is_final(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Value(_) | Outcome::End | Outcome::Failed(_) => true,
         Outcome::Response(response) => response.complete,
@@ -298,16 +310,16 @@ fn is_over(outcome: &Outcome) -> bool {
     }
 }
 
-/// What an outcome in the queue takes beside its bytes, in bytes. A guest that
-/// asks for more and more pieces without taking them must not have the host hold
-/// any number of small ones.
-const CHUNK_OVERHEAD: usize = 128;
+/// The memory that a queued chunk takes in addition to its content, in bytes. It
+/// bounds the number of small chunks that the host holds for a guest that
+/// requests chunks without taking them.
+const CHUNK_OVERHEAD_BYTES: usize = 128;
 
-/// What an outcome holds, in bytes.
+/// Returns the memory that an outcome holds, in bytes.
 fn size(outcome: &Outcome) -> usize {
     match outcome {
         Outcome::Value(text) | Outcome::Failed(text) => text.len(),
-        Outcome::Chunk(bytes) => bytes.len() + CHUNK_OVERHEAD,
+        Outcome::Chunk(bytes) => bytes.len() + CHUNK_OVERHEAD_BYTES,
         Outcome::Response(response) => {
             let headers = &response.headers;
             let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();

@@ -1,4 +1,4 @@
-//! Calls that are over sooner than another thread would have begun them.
+//! Calls that finish sooner than another thread could start them.
 
 use std::{
     future::IntoFuture as _,
@@ -14,44 +14,44 @@ use crate::{
     value::Value,
 };
 
-/// A sandbox whose last call took less than this begins its next one on the
-/// thread that makes it: the way to another thread and back costs about as
-/// much.
-const QUICK: Duration = Duration::from_micros(200);
+/// The duration below which a call is quick. The next call of its sandbox then
+/// starts on the calling thread, because switching to another thread and back
+/// takes about as long.
+const MAX_QUICK_CALL: Duration = Duration::from_micros(200);
 
-/// What became of a call that [began on this thread](Call::begin_here).
-#[must_use = "a call goes on only while its answer is awaited"]
-pub enum Begun {
-    /// It is over.
-    Over(Result<Value, Error>),
-    /// It goes on where this is awaited.
-    UnderWay(Answer),
+/// The state of a call after [`Call::start_inline`].
+#[must_use = "a call runs only while its future is awaited"]
+pub enum PollOutcome {
+    /// The call has finished.
+    Ready(Result<Value, Error>),
+    /// The call has not finished, and continues where this future is awaited.
+    Pending(Answer),
 }
 
 impl Call {
-    /// Begins the call on this thread if the last call of its sandbox was a
-    /// quick one, and hands back what is left of it.
+    /// Starts the call on this thread if the last call of its sandbox was quick,
+    /// and returns its result or the future that continues it.
     ///
-    /// It is for threads that must not wait, such as that of an event loop,
-    /// and saves a short call the way to another thread. A call that turns out
-    /// to be longer gives way after two milliseconds, as every guest does, or
-    /// when it waits for the host; the next one then begins elsewhere.
+    /// This is for threads that must not block, such as that of an event loop,
+    /// and saves a short call the switch to another thread. A longer call yields
+    /// after two milliseconds, as every guest does, or when it waits for the
+    /// host; the next call then starts on another thread.
     ///
-    /// It is called within a tokio runtime, as a call is awaited within one.
-    pub fn begin_here(self) -> Begun {
+    /// Must be called within a tokio runtime, like awaiting a call.
+    pub fn start_inline(self) -> PollOutcome {
         let shared = Arc::clone(self.shared());
-        let mut answer = self.into_future();
+        let mut future = self.into_future();
         if shared.take_quick() {
             let start = Instant::now();
-            if let Some(outcome) = (&mut answer).now_or_never() {
-                shared.set_quick(start.elapsed() < QUICK);
-                return Begun::Over(outcome);
+            if let Some(outcome) = (&mut future).now_or_never() {
+                shared.set_quick(start.elapsed() < MAX_QUICK_CALL);
+                return PollOutcome::Ready(outcome);
             }
         }
-        Begun::UnderWay(Box::pin(async move {
+        PollOutcome::Pending(Box::pin(async move {
             let start = Instant::now();
-            let outcome = answer.await;
-            shared.set_quick(start.elapsed() < QUICK);
+            let outcome = future.await;
+            shared.set_quick(start.elapsed() < MAX_QUICK_CALL);
             outcome
         }))
     }

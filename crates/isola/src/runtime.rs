@@ -1,4 +1,4 @@
-//! The interpreters, and where their components are found.
+//! The interpreters, and the search for their components.
 
 use std::{
     env, fmt,
@@ -19,8 +19,8 @@ mod source;
 
 pub use source::RuntimeSource;
 
-/// The environment variable with the folder of all runtimes.
-const RUNTIME_DIR: &str = "ISOLA_RUNTIME_DIR";
+/// The environment variable that names the directory of all runtimes.
+const RUNTIME_DIR_VARIABLE: &str = "ISOLA_RUNTIME_DIR";
 
 /// An interpreter that runs inside a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,7 +32,7 @@ pub enum Runtime {
 }
 
 impl Runtime {
-    /// The name: `python` or `js`.
+    /// Returns the name: `python` or `js`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -41,7 +41,7 @@ impl Runtime {
         }
     }
 
-    /// The name of a script whose author gave it none.
+    /// Returns the default name of a script.
     pub(crate) fn script_name(self) -> &'static str {
         match self {
             Self::Python => "script.py",
@@ -58,66 +58,65 @@ impl Runtime {
 
     /// Refuses a runtime that was downloaded into a directory that others can
     /// write to.
-    fn check_download(self, places: &[PathBuf]) -> Result<(), Error> {
-        match self.find_in(places).as_deref().and_then(Path::parent) {
-            Some(folder) => trust::trusted(folder, Rule::Private),
+    fn check_download(self, downloaded: &[PathBuf]) -> Result<(), Error> {
+        match self.find_in(downloaded).as_deref().and_then(Path::parent) {
+            Some(dir) => trust::check_trusted(dir, Rule::Private),
             None => Ok(()),
         }
     }
 
-    fn find_in(self, folders: &[PathBuf]) -> Option<PathBuf> {
-        let components = folders.iter().map(|folder| folder.join(self.file_name()));
+    fn find_in(self, dirs: &[PathBuf]) -> Option<PathBuf> {
+        let components = dirs.iter().map(|dir| dir.join(self.file_name()));
         components.into_iter().find(|component| component.is_file())
     }
 
     /// Finds the component of this runtime.
     ///
-    /// `path` is the component itself or a folder that holds it under its
-    /// usual name, `python.wasm` or `js.wasm`. Without one, these folders are
-    /// looked at: the environment variable `ISOLA_RUNTIME_DIR`; `guests`
-    /// beside the running program or one folder up; `../lib/isola` from it;
-    /// `isola/runtimes/<version>` in the user's cache folder. Nothing is
-    /// downloaded: that is what [`RuntimeSource`] does.
+    /// `path` is the component itself or a directory that contains it under its
+    /// usual name, `python.wasm` or `js.wasm`. Without a path, these directories
+    /// are searched: the one in the environment variable `ISOLA_RUNTIME_DIR`, or
+    /// else `guests` in the directory of the running program or one level up,
+    /// `../lib/isola` from there, and `isola/runtimes/<version>` in the user's cache
+    /// directory. Nothing is downloaded; for that see [`RuntimeSource`].
     ///
-    /// The folder in `ISOLA_RUNTIME_DIR`, and those above it, must not be
-    /// writable by everybody; those in the user's cache folder by nobody but
+    /// The directory in `ISOLA_RUNTIME_DIR`, and those above it, must not be
+    /// world-writable. Those in the user's cache directory must be writable only by
     /// the user and root.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] says where it was looked for, or which folder
-    /// others can write to.
+    /// [`Error::InvalidArgument`] with the directories that were searched, or with
+    /// the one that other users can write to.
     pub fn resolve(self, path: Option<&Path>) -> Result<PathBuf, Error> {
         let candidates = match path {
             Some(path) if path.is_file() => return Ok(path.to_owned()),
             Some(path) => vec![path.to_owned()],
             None => {
-                let mut folders = default_folders();
-                match env::var_os(RUNTIME_DIR) {
-                    Some(folder) => trust::trusted(Path::new(&folder), Rule::NotOpen)?,
+                let mut dirs = default_dirs();
+                match env::var_os(RUNTIME_DIR_VARIABLE) {
+                    Some(dir) => trust::check_trusted(Path::new(&dir), Rule::NotWorldWritable)?,
                     None => {
                         if let Some(runtimes) = default_runtimes_dir() {
                             let version = env!("CARGO_PKG_VERSION");
-                            let places = release_folders(&runtimes, self, version);
-                            if let Some(component) = self.find_in(&folders) {
+                            let downloaded = release_dirs(&runtimes, self, version);
+                            if let Some(component) = self.find_in(&dirs) {
                                 return Ok(component);
                             }
-                            self.check_download(&places)?;
-                            folders.extend(places);
+                            self.check_download(&downloaded)?;
+                            dirs.extend(downloaded);
                         }
                     }
                 }
-                folders
+                dirs
             }
         };
         self.find_in(&candidates).ok_or_else(|| {
-            let places: Vec<_> =
-                candidates.iter().map(|folder| folder.display().to_string()).collect();
+            let searched: Vec<_> = candidates.iter().map(|dir| dir.display().to_string()).collect();
             Error::InvalidArgument(format!(
                 "the {self} runtime ({}) was not found in {}; give its path, or set \
-                 ISOLA_RUNTIME_DIR to the folder that holds it",
+                 ISOLA_RUNTIME_DIR to the directory that contains it",
                 self.file_name(),
-                places.join(", ")
+                searched.join(", ")
             ))
         })
     }
@@ -143,30 +142,31 @@ impl FromStr for Runtime {
     }
 }
 
-/// The folder where isola keeps what it can make or fetch again.
-pub(crate) fn user_cache() -> Option<PathBuf> {
+/// Returns the directory of data that isola can recreate or download again.
+pub(crate) fn user_cache_dir() -> Option<PathBuf> {
     use etcetera::BaseStrategy as _;
     etcetera::choose_base_strategy().ok().map(|base| base.cache_dir().join("isola"))
 }
 
-fn default_folders() -> Vec<PathBuf> {
-    if let Some(folder) = env::var_os(RUNTIME_DIR) {
-        return vec![folder.into()];
+fn default_dirs() -> Vec<PathBuf> {
+    if let Some(dir) = env::var_os(RUNTIME_DIR_VARIABLE) {
+        return vec![dir.into()];
     }
-    let mut folders = Vec::new();
+    let mut dirs = Vec::new();
     if let Some(bin) = env::current_exe().ok().as_deref().and_then(Path::parent) {
-        folders.extend(["guests", "../guests", "../lib/isola"].map(|place| bin.join(place)));
+        dirs.extend(["guests", "../guests", "../lib/isola"].map(|path| bin.join(path)));
     }
-    folders
+    dirs
 }
 
-/// Where downloaded runtimes are kept, unless another folder is given.
+/// Returns the default directory of downloaded runtimes.
 fn default_runtimes_dir() -> Option<PathBuf> {
-    user_cache().map(|cache| cache.join("runtimes"))
+    user_cache_dir().map(|cache| cache.join("runtimes"))
 }
 
-/// Where a runtime of a release is in a folder of runtimes.
-fn release_folders(runtimes: &Path, runtime: Runtime, version: &str) -> [PathBuf; 2] {
+/// Returns the directories that may contain a runtime of a release, below a
+/// directory of runtimes.
+fn release_dirs(runtimes: &Path, runtime: Runtime, version: &str) -> [PathBuf; 2] {
     let release = runtimes.join(version);
     [release.join(runtime.name()), release]
 }
@@ -177,15 +177,15 @@ mod tests {
 
     #[test]
     fn a_missing_runtime_says_where_it_was_looked_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let error = Runtime::Python.resolve(Some(folder.path())).unwrap_err().to_string();
+        let dir = tempfile::tempdir().unwrap();
+        let error = Runtime::Python.resolve(Some(dir.path())).unwrap_err().to_string();
         assert!(error.contains("python.wasm"), "{error}");
-        assert!(error.contains(folder.path().to_str().unwrap()), "{error}");
+        assert!(error.contains(dir.path().to_str().unwrap()), "{error}");
         assert!(error.contains("ISOLA_RUNTIME_DIR"), "{error}");
 
-        let component = folder.path().join("js.wasm");
+        let component = dir.path().join("js.wasm");
         std::fs::write(&component, "").unwrap();
-        assert_eq!(Runtime::JavaScript.resolve(Some(folder.path())).unwrap(), component);
+        assert_eq!(Runtime::JavaScript.resolve(Some(dir.path())).unwrap(), component);
         assert_eq!(Runtime::JavaScript.resolve(Some(&component)).unwrap(), component);
     }
 

@@ -1,4 +1,4 @@
-//! A sandbox: one interpreter, isolated, with a state of its own.
+//! A sandbox: an isolated interpreter with its own state.
 //!
 //! ```text
 //!            create            start             call, script
@@ -28,7 +28,7 @@ use crate::{
     clock::Monotonic,
     contract::{self, Config},
     cpu::{CpuClock, metered},
-    engine::{Running, engine},
+    engine::{HeartbeatGuard, engine},
     error::{Closed, Error, Limit, LimitExceeded},
     files::MountedFiles,
     guest::Guest,
@@ -39,7 +39,7 @@ use crate::{
     runtime::Runtime,
     snapshot::{
         Settings, Snapshot,
-        state::{Accessor, State as Copied},
+        state::{Accessor, GuestState},
     },
     template::{Template, validate_env},
 };
@@ -49,19 +49,19 @@ mod idle;
 
 /// An isolated interpreter.
 ///
-/// Calls run one at a time: a second one is refused with [`Error::Busy`].
-/// Dropping a call's future or stream half-way stops the guest, and the sandbox
-/// is closed then.
+/// Calls run one at a time: a second one fails with [`Error::Busy`]. Dropping a
+/// call's future or stream before its end stops the guest and closes the
+/// sandbox.
 pub struct Sandbox {
-    shared: Arc<Shared>,
+    shared: Arc<SandboxShared>,
 }
 
 impl Sandbox {
-    /// Prepares the interpreter and runs the template's prelude. To be called
-    /// once, before anything else; a second start fails with
+    /// Prepares the interpreter and runs the template's prelude. Must be called
+    /// once, before any other call; a second start fails with
     /// [`Error::NotPending`]. If the prelude fails, the sandbox is closed.
     ///
-    /// What the call gives is `null`.
+    /// The result of the call is `null`.
     pub fn start(&self) -> Call {
         self.operate(Operation::Start)
     }
@@ -69,39 +69,41 @@ impl Sandbox {
     /// Runs source code at the top level. Scripts share their globals, and
     /// may be loaded one after another.
     ///
-    /// What the call gives is `null`.
+    /// The result of the call is `null`.
     pub fn load_script(&self, source: impl Into<String>) -> Call {
         self.load_script_as(self.shared.runtime.script_name(), source)
     }
 
-    /// The same, with a file name for tracebacks.
+    /// Runs source code as [`load_script`](Self::load_script) does, with a file name for
+    /// tracebacks.
     pub fn load_script_as(&self, name: impl Into<String>, source: impl Into<String>) -> Call {
         self.operate(Operation::Load { name: name.into(), source: source.into() })
     }
 
     /// Calls a function that a script defined.
     ///
-    /// Awaited, the call gives the function's result, and its output and
-    /// partial results are dropped. [`Call::stream`] gives them all.
+    /// Awaiting the call returns the function's result and discards its output and
+    /// partial results. [`Call::stream`] returns all of them.
     pub fn run(&self, function: impl Into<String>, args: Args) -> Call {
         self.operate(Operation::Call { function: function.into(), args })
     }
 
-    /// Runs source code at the top level and gives the value of its last
-    /// expression, or `null` if it ends in none. A value that JSON cannot hold
-    /// is given as a text.
+    /// Runs source code at the top level and returns the value of its last
+    /// expression, or `null` if it does not end in an expression. A value that
+    /// JSON cannot represent is returned as a string.
     ///
-    /// Pieces of code share their globals with each other and with scripts.
-    /// In Python they may `await` at their top level.
+    /// All evaluated code and all scripts share their globals. In Python the
+    /// code may use `await` at the top level.
     pub fn evaluate(&self, source: impl Into<String>) -> Call {
         self.operate(Operation::Evaluate { source: source.into() })
     }
 
-    /// The same as [`run`](Self::run) with [`Call::stream`].
+    /// Calls a function and returns its events: [`run`](Self::run) with
+    /// [`Call::stream`].
     ///
     /// # Errors
     ///
-    /// The sandbox is busy, closed or not running, or an argument cannot be.
+    /// The sandbox is busy, closed or not running, or an argument is invalid.
     pub fn run_stream(
         &self,
         function: impl Into<String>,
@@ -110,27 +112,26 @@ impl Sandbox {
         self.run(function, args).stream()
     }
 
-    /// Copies the interpreter as it is: its globals, imports, suspended
-    /// generators. The sandbox goes on, and knows nothing of it.
+    /// Copies the current state of the interpreter: its globals, imports and
+    /// suspended generators. The sandbox keeps running and is not affected.
     ///
-    /// It takes as long as copying the memory that is in use, a millisecond for
-    /// a few megabytes; sandboxes are created from it in a fraction of that.
-    /// Other tasks go on in the meantime. A snapshot that is given up half-way
-    /// is made to its end, and until then the sandbox is busy.
+    /// This takes as long as copying the memory that is in use, a millisecond for
+    /// a few megabytes; creating sandboxes from the snapshot takes a fraction of
+    /// that. Other tasks run in the meantime. If the future is dropped, the copy
+    /// is still completed, and until then the sandbox is busy.
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`] while a call is in flight, [`Error::NotRunning`] before
-    /// the start, [`Error::Closed`] afterwards, and [`Error::SnapshotRefused`]
-    /// if the guest has a file or another handle of the host open: which one,
-    /// is in the message.
+    /// [`Error::Busy`] during a call, [`Error::NotRunning`] before the start,
+    /// [`Error::Closed`] after the end, and [`Error::SnapshotRefused`] if the guest
+    /// has a file or another handle of the host open, which the message names.
     pub fn snapshot(&self) -> impl Future<Output = Result<Snapshot, Error>> + Send + use<> {
         let shared = Arc::clone(&self.shared);
         async move {
             let lease = shared.lease(false)?;
-            // A task of its own: whoever gives up half-way does not end the
-            // guest, which is only looked at.
-            let copying = snapshot_of(shared, lease);
+            // The copy is a separate task, so that dropping this future does not
+            // close the sandbox: the guest is only read.
+            let copying = take_snapshot(shared, lease);
             match tokio::runtime::Handle::try_current() {
                 Ok(tokio) => tokio
                     .spawn(copying)
@@ -141,8 +142,8 @@ impl Sandbox {
         }
     }
 
-    /// Creates `count` sandboxes that go on from where this one is, with its
-    /// limits, mounts, environment and host. Each is on its own from there.
+    /// Creates `count` sandboxes that continue from the current state of this one,
+    /// with its limits, mounts, environment and host, and are then independent.
     ///
     /// # Errors
     ///
@@ -164,41 +165,41 @@ impl Sandbox {
         }
     }
 
-    /// Ends the interpreter in order and closes the sandbox.
+    /// Shuts the interpreter down and closes the sandbox.
     ///
-    /// A Python guest runs what is registered with `atexit`, finalizers and
-    /// `__del__`, as `python3` does at its end, and writes what is still
-    /// buffered; [`Call::stream`] gives the output. [`close`](Self::close) and
-    /// dropping the sandbox run no code of the guest.
+    /// A Python guest runs the functions registered with `atexit`, finalizers and
+    /// `__del__`, as `python3` does when it exits, and flushes its buffers;
+    /// [`Call::stream`] returns the output. [`close`](Self::close) and dropping the
+    /// sandbox run no code of the guest.
     ///
-    /// What the call gives is `null`.
+    /// The result of the call is `null`.
     pub fn finish(&self) -> Call {
         self.operate(Operation::Finish)
     }
 
-    /// Closes the sandbox and frees its memory. A call that is running is
-    /// stopped, wherever it is. Closing twice is fine.
+    /// Closes the sandbox and frees its memory. A running call is stopped. Closing
+    /// a closed sandbox has no effect.
     pub fn close(&self) {
         self.shared.close(Closed::ByOwner);
     }
 
-    /// Whether it is closed.
+    /// Reports whether the sandbox is closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        matches!(*self.shared.lock(), State::Closed(_))
+        matches!(*self.shared.lock(), LifecycleState::Closed(_))
     }
 
-    /// The interpreter.
+    /// Returns the runtime.
     #[must_use]
     pub fn runtime(&self) -> Runtime {
         self.shared.runtime
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<SandboxShared> {
         &self.shared
     }
 
-    /// Whether the last call has written nothing.
+    /// Reports whether the last call has written no output.
     pub(crate) fn is_silent(&self) -> bool {
         self.shared.output.is_silent()
     }
@@ -210,8 +211,9 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        // A call may outlive this handle: it goes on, as its own owner wants.
-        let idle = matches!(*self.shared.lock(), State::Pending(_) | State::Idle(_));
+        // A running call may outlive this handle: its owner decides when it ends.
+        let idle =
+            matches!(*self.shared.lock(), LifecycleState::Pending(_) | LifecycleState::Idle(_));
         if idle {
             self.shared.close(Closed::ByOwner);
         }
@@ -227,12 +229,12 @@ impl fmt::Debug for Sandbox {
     }
 }
 
-/// Creates a [`Sandbox`]. What is not given here is as in its template.
+/// A builder of a [`Sandbox`]. The defaults are those of the template.
 #[must_use = "a builder does nothing until `create`"]
 pub struct SandboxBuilder {
     template: Template,
-    /// The state to go on from, of a guest that was started.
-    from: Option<Arc<Copied>>,
+    /// The state to continue from, of a guest that was started.
+    resume_from: Option<Arc<GuestState>>,
     limits: Limits,
     mounts: Vec<Mount>,
     env: BTreeMap<String, String>,
@@ -247,87 +249,91 @@ impl SandboxBuilder {
             mounts: defaults.mounts.clone(),
             env: defaults.env.clone(),
             host: Arc::new(DenyAll),
-            from: None,
+            resume_from: None,
             template,
         }
     }
 
-    pub(crate) fn resuming(template: Template, from: Arc<Copied>, settings: Settings) -> Self {
+    pub(crate) fn resuming(template: Template, state: Arc<GuestState>, settings: Settings) -> Self {
         let Settings { limits, mounts, env } = settings;
-        Self { template, from: Some(from), limits, mounts, env, host: Arc::new(DenyAll) }
+        Self { template, resume_from: Some(state), limits, mounts, env, host: Arc::new(DenyAll) }
     }
 
-    /// The memory limit in bytes.
+    /// Sets the memory limit, in bytes.
     pub fn max_memory(mut self, bytes: usize) -> Self {
         self.limits.max_memory = bytes;
         self
     }
 
-    /// All limits.
+    /// Sets all limits.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// A folder that the guest sees. It replaces one of the template at the
-    /// same guest path.
+    /// Adds a directory of the host that is mounted in the guest. It replaces one of
+    /// the template with the same guest path.
     pub fn mount(mut self, mount: Mount) -> Self {
         self.mounts.retain(|other| other.guest != mount.guest);
         self.mounts.push(mount);
         self
     }
 
-    /// An environment variable. It replaces one of the template.
+    /// Sets an environment variable. It replaces one of the template with the same
+    /// name.
     pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.env.insert(key.into(), value.into());
         self
     }
 
-    /// Who answers hostcalls and HTTP requests. Default:
+    /// Sets the handler of hostcalls and HTTP requests. Default:
     /// [`DenyAll`](crate::DenyAll).
     pub fn host(mut self, host: impl Host) -> Self {
         self.host = Arc::new(host);
         self
     }
 
-    /// The same, for a host that is shared.
+    /// Sets the handler as [`host`](Self::host) does, for a host that is shared.
     pub fn shared_host(mut self, host: Arc<dyn Host>) -> Self {
         self.host = host;
         self
     }
 
-    /// Creates the sandbox. It is still to be started, unless it goes on from a
+    /// Creates the sandbox. It must then be started, unless it is created from a
     /// [`Snapshot`].
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for an option that cannot be, such as a
-    /// memory limit below what the interpreter itself needs.
+    /// [`Error::InvalidArgument`] for an invalid option, such as a memory limit
+    /// below what the interpreter itself needs.
     pub async fn create(self) -> Result<Sandbox, Error> {
-        let resumes = self.from.is_some();
-        let warm = match &self.from {
+        let resumes = self.resume_from.is_some();
+        let warm = match &self.resume_from {
             Some(state) => Some(Arc::clone(state)),
             None => self.template.warm(&self.env, &self.mounts).cloned(),
         };
         let sandbox = self.instantiate(warm.clone()).await?;
         if resumes {
             sandbox.start().await?;
-            // The second one shows which pages all write: the first may be the
-            // only one.
+            // Pages are recorded with the second sandbox: the first may be the only one
+            // that is created from this state.
             if let Some(state) = warm
-                && state.used.swap(true, Ordering::Relaxed)
-                && state.hot.get().is_none()
+                && state.resumed.swap(true, Ordering::Relaxed)
+                && state.hot_pages.get().is_none()
             {
                 let mut lease = sandbox.shared.lease(false)?;
-                lease.trace(&state).await;
-                lease.give_back();
+                lease.record_hot_pages(&state).await;
+                lease.release();
             }
         }
         Ok(sandbox)
     }
 
-    /// A sandbox in which nothing has run but what its state has.
-    pub(crate) async fn instantiate(self, state: Option<Arc<Copied>>) -> Result<Sandbox, Error> {
+    /// Creates a sandbox from a state, without running code in it.
+    pub(crate) async fn instantiate(
+        self,
+        state: Option<Arc<GuestState>>,
+    ) -> Result<Sandbox, Error> {
         for (key, value) in &self.env {
             validate_env(key, value)?;
         }
@@ -355,12 +361,12 @@ impl SandboxBuilder {
             if let Some(exceeded) = store.data().cpu.exceeded() {
                 return Err(exceeded.into());
             }
-            // Others on this thread get their turn, a close and a wall time
-            // limit their chance.
+            // Lets other tasks of this thread run, and a close or the wall time limit
+            // take effect.
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
         });
 
-        let _running = Running::begin(engine)?;
+        let _heartbeat = HeartbeatGuard::acquire(engine)?;
         cpu.reset(limits.cpu_timeout);
         let component = self.template.component();
         let instance = metered(&cpu, component.pre.instantiate_async(&mut store)).await;
@@ -374,31 +380,38 @@ impl SandboxBuilder {
                     limits.max_memory
                 ))
             } else {
-                Error::internal("the interpreter cannot be instantiated", error)
+                Error::internal("cannot instantiate the interpreter", error)
             }
         })?;
         let exports = component
             .exports
             .load(&mut store, &instance)
-            .map_err(|error| Error::internal("the interpreter cannot be called", error))?;
+            .map_err(|error| Error::internal("cannot load the interpreter's exports", error))?;
         let evaluates = state.as_ref().is_some_and(|state| state.evaluates);
         let warm = state.is_some();
-        let shared = state.clone().filter(|state| state.shared);
-        let mut from = None;
+        let shared_state = state.clone().filter(|state| state.shared);
+        let mut resume_from = None;
         if let (Some(state), Some(accessor)) = (state, &component.accessor) {
-            let needs = state.image.len();
-            from = Some((accessor.clone(), Arc::clone(&state)));
+            let size = state.image.len();
+            resume_from = Some((accessor.clone(), Arc::clone(&state)));
             let loaded = metered(&cpu, accessor.load(&mut store, instance, state)).await;
             store.data_mut().memory.take_refused();
-            if !loaded.map_err(|error| Error::internal("the state cannot be restored", error))? {
+            if !loaded.map_err(|error| Error::internal("cannot restore the state", error))? {
                 return Err(Error::InvalidArgument(format!(
-                    "max_memory of {} bytes is less than the {needs} bytes that the \
+                    "max_memory of {} bytes is less than the {size} bytes of memory that the \
                      interpreter already has",
                     limits.max_memory
                 )));
             }
         }
-        let live = Box::new(Live { store, instance, exports, evaluates, from, _shared: shared });
+        let guest = Box::new(GuestInstance {
+            store,
+            instance,
+            exports,
+            evaluates,
+            resume_from,
+            _shared_state: shared_state,
+        });
         let settings =
             Settings { limits: Limits::clone(&limits), mounts: self.mounts, env: self.env.clone() };
         let config = Config {
@@ -407,7 +420,7 @@ impl SandboxBuilder {
             max_value_size: limits.max_value_size as u64,
         };
         Ok(Sandbox {
-            shared: Arc::new(Shared {
+            shared: Arc::new(SandboxShared {
                 runtime: self.template.runtime(),
                 limits,
                 output,
@@ -418,7 +431,7 @@ impl SandboxBuilder {
                 template: self.template,
                 settings,
                 host: self.host,
-                state: Mutex::new(State::Pending(live)),
+                state: Mutex::new(LifecycleState::Pending(guest)),
                 closing: Notify::new(),
                 quick: AtomicBool::new(false),
             }),
@@ -437,49 +450,50 @@ impl fmt::Debug for SandboxBuilder {
     }
 }
 
-/// What a sandbox's handle and its running call share.
-pub(crate) struct Shared {
+/// The state that a sandbox's handle and its running call share.
+pub(crate) struct SandboxShared {
     pub(crate) runtime: Runtime,
     pub(crate) limits: Arc<Limits>,
     pub(crate) output: Output,
     pub(crate) cpu: Arc<CpuClock>,
-    /// Taken by the start.
+    /// The configuration, which the start takes.
     pub(crate) config: Mutex<Option<Config>>,
     pub(crate) prelude: Option<String>,
-    /// The guest is a copy of one that was started.
+    /// `true` if the guest is a copy of one that was started.
     pub(crate) warm: bool,
     template: Template,
     settings: Settings,
     host: Arc<dyn Host>,
-    state: Mutex<State>,
+    state: Mutex<LifecycleState>,
     closing: Notify,
-    /// The last call was a quick one.
+    /// `true` if the last call was quick.
     quick: AtomicBool,
 }
 
-enum State {
-    Pending(Box<Live>),
-    Idle(Box<Live>),
+/// The state in the diagram of the module's documentation.
+enum LifecycleState {
+    Pending(Box<GuestInstance>),
+    Idle(Box<GuestInstance>),
     Busy,
     Closed(Closed),
 }
 
-/// A guest in memory.
-pub(crate) struct Live {
+/// The instance of a guest.
+pub(crate) struct GuestInstance {
     pub(crate) store: Store<Guest>,
     pub(crate) instance: Instance,
     pub(crate) exports: contract::Sandbox,
-    /// It has the helper of `evaluate`.
+    /// `true` if the helper of `evaluate` is loaded.
     pub(crate) evaluates: bool,
-    /// The state that it goes on from, until it is started.
-    pub(crate) from: Option<(Accessor, Arc<Copied>)>,
-    /// The same to the end, if others can have it.
-    _shared: Option<Arc<Copied>>,
+    /// The state that it continues from, until it is started.
+    pub(crate) resume_from: Option<(Accessor, Arc<GuestState>)>,
+    /// The same state, kept until the guest is dropped if other sandboxes can share it.
+    _shared_state: Option<Arc<GuestState>>,
 }
 
-impl Shared {
-    /// Whether the last call was a quick one. Who asks begins the next, of
-    /// which nothing is known yet.
+impl SandboxShared {
+    /// Reports whether the last call was quick, and resets the flag for the next
+    /// call.
     pub(crate) fn take_quick(&self) -> bool {
         self.quick.swap(false, Ordering::Relaxed)
     }
@@ -488,20 +502,20 @@ impl Shared {
         self.quick.store(quick, Ordering::Relaxed);
     }
 
-    /// Takes the guest for an operation.
+    /// Takes the guest for an operation, or returns why it cannot be taken.
     pub(crate) fn lease(self: &Arc<Self>, start: bool) -> Result<Lease, Error> {
         let mut state = self.lock();
-        match (mem::replace(&mut *state, State::Busy), start) {
-            (State::Pending(live), true) | (State::Idle(live), false) => {
-                Ok(Lease { shared: Arc::clone(self), live: Some(live) })
+        match (mem::replace(&mut *state, LifecycleState::Busy), start) {
+            (LifecycleState::Pending(guest), true) | (LifecycleState::Idle(guest), false) => {
+                Ok(Lease { shared: Arc::clone(self), guest: Some(guest) })
             }
             (other, _) => {
                 let error = match &other {
-                    State::Pending(_) => Error::NotRunning,
-                    State::Idle(_) => Error::NotPending,
-                    State::Busy if start => Error::NotPending,
-                    State::Busy => Error::Busy,
-                    State::Closed(why) => Error::Closed(why.clone()),
+                    LifecycleState::Pending(_) => Error::NotRunning,
+                    LifecycleState::Idle(_) => Error::NotPending,
+                    LifecycleState::Busy if start => Error::NotPending,
+                    LifecycleState::Busy => Error::Busy,
+                    LifecycleState::Closed(why) => Error::Closed(why.clone()),
                 };
                 *state = other;
                 Err(error)
@@ -509,11 +523,11 @@ impl Shared {
         }
     }
 
-    /// Ends when somebody closes the sandbox.
-    pub(crate) async fn closed(&self) -> Closed {
+    /// Waits until the sandbox is closed.
+    pub(crate) async fn wait_closed(&self) -> Closed {
         loop {
             let closing = self.closing.notified();
-            if let State::Closed(why) = &*self.lock() {
+            if let LifecycleState::Closed(why) = &*self.lock() {
                 return why.clone();
             }
             closing.await;
@@ -522,22 +536,22 @@ impl Shared {
 
     fn close(&self, why: Closed) {
         let mut state = self.lock();
-        if matches!(*state, State::Closed(_)) {
+        if matches!(*state, LifecycleState::Closed(_)) {
             return;
         }
-        let guest = mem::replace(&mut *state, State::Closed(why));
+        let guest = mem::replace(&mut *state, LifecycleState::Closed(why));
         drop(state);
         self.closing.notify_waiters();
-        // Unmapping a guest takes a while; not under the lock.
+        // Unmapping a guest takes long, so it is done without the lock.
         drop(guest);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LifecycleState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for State {
+impl fmt::Debug for LifecycleState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pending(_) => "pending",
@@ -548,66 +562,66 @@ impl fmt::Debug for State {
     }
 }
 
-/// The guest, taken out for one operation. If it is dropped without being
-/// given back, the operation was cancelled and the guest is gone.
+/// The guest, taken for one operation. Dropping the lease without a release means
+/// that the operation was cancelled, and closes the sandbox.
 pub(crate) struct Lease {
-    pub(crate) shared: Arc<Shared>,
-    live: Option<Box<Live>>,
+    pub(crate) shared: Arc<SandboxShared>,
+    guest: Option<Box<GuestInstance>>,
 }
 
 impl Lease {
-    /// The guest. It is there until the lease ends.
-    pub(crate) fn live(&mut self) -> Result<&mut Live, Error> {
-        self.live.as_deref_mut().ok_or_else(|| Error::bug("the guest was given back already"))
+    /// Returns the guest, which is present until the lease ends.
+    pub(crate) fn guest(&mut self) -> Result<&mut GuestInstance, Error> {
+        self.guest
+            .as_deref_mut()
+            .ok_or_else(|| Error::bug("the lease of the guest has already ended"))
     }
 
     /// Copies the state of the guest.
-    pub(crate) async fn copy(&mut self) -> Result<Copied, Error> {
+    pub(crate) async fn copy_state(&mut self) -> Result<GuestState, Error> {
         let shared = Arc::clone(&self.shared);
         let Some(accessor) = &shared.template.component().accessor else {
-            return Err(Error::SnapshotRefused(
-                "this runtime is not built such that its interpreters can be copied".into(),
-            ));
+            return Err(Error::SnapshotRefused("this runtime does not support snapshots".into()));
         };
-        let live = self.live()?;
-        let _running = Running::begin(engine()?)?;
+        let guest = self.guest()?;
+        let _heartbeat = HeartbeatGuard::acquire(engine()?)?;
         shared.cpu.reset(shared.limits.cpu_timeout);
-        let (store, instance, evaluates) = (&mut live.store, live.instance, live.evaluates);
+        let (store, instance, evaluates) = (&mut guest.store, guest.instance, guest.evaluates);
         metered(&shared.cpu, accessor.save(store, instance, evaluates)).await
     }
 
-    /// Notes which pages the guest has written, for those that go on from the
-    /// same state after it.
-    pub(crate) async fn trace(&mut self, state: &Copied) {
+    /// Records which pages the guest has written, for later guests that continue
+    /// from the same state.
+    pub(crate) async fn record_hot_pages(&mut self, state: &GuestState) {
         let shared = Arc::clone(&self.shared);
-        let (Some(accessor), Ok(live)) = (&shared.template.component().accessor, self.live())
+        let (Some(accessor), Ok(guest)) = (&shared.template.component().accessor, self.guest())
         else {
             return;
         };
-        if let Ok(pages) = accessor.trace(&mut live.store, live.instance).await {
-            let _ = state.hot.set(pages);
+        if let Ok(pages) = accessor.trace(&mut guest.store, guest.instance).await {
+            let _ = state.hot_pages.set(pages);
         }
     }
 
-    /// The guest can take another operation.
-    pub(crate) fn give_back(mut self) {
-        let live = self.live.take();
+    /// Returns the guest for the next operation.
+    pub(crate) fn release(mut self) {
+        let guest = self.guest.take();
         let mut state = self.shared.lock();
-        // Somebody may have closed it in the meantime.
-        if let (State::Busy, Some(live)) = (&*state, live) {
-            *state = State::Idle(live);
+        // The sandbox may have been closed in the meantime.
+        if let (LifecycleState::Busy, Some(guest)) = (&*state, guest) {
+            *state = LifecycleState::Idle(guest);
         }
     }
 
-    /// The guest has come to its end in order.
+    /// Closes the sandbox after the guest was shut down.
     pub(crate) fn close(mut self) {
-        let live = self.live.take();
+        let guest = self.guest.take();
         self.shared.close(Closed::ByOwner);
-        drop(live);
+        drop(guest);
     }
 
-    /// The guest did not survive the operation.
-    pub(crate) fn broken(self, error: &Error) {
+    /// Closes the sandbox because the operation left the guest unusable.
+    pub(crate) fn fail(self, error: &Error) {
         let first_line = error.to_string().lines().next().unwrap_or_default().to_owned();
         self.shared.close(Closed::Broken(first_line));
     }
@@ -615,33 +629,33 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.live.is_some() {
+        if self.guest.is_some() {
             self.shared.close(Closed::Cancelled);
         }
     }
 }
 
-/// Copies a guest, and gives it back.
-async fn snapshot_of(shared: Arc<Shared>, mut lease: Lease) -> Result<Snapshot, Error> {
+/// Copies a guest and releases its lease.
+async fn take_snapshot(shared: Arc<SandboxShared>, mut lease: Lease) -> Result<Snapshot, Error> {
     let copied = match shared.limits.timeout {
-        Some(limit) => match tokio::time::timeout(limit, lease.copy()).await {
+        Some(limit) => match tokio::time::timeout(limit, lease.copy_state()).await {
             Ok(copied) => copied,
             Err(_) => Err(Error::Limit(LimitExceeded::time(Limit::WallTime, limit))),
         },
-        None => lease.copy().await,
+        None => lease.copy_state().await,
     };
     match copied {
         Ok(state) => {
-            lease.give_back();
+            lease.release();
             Ok(Snapshot::new(shared.template.clone(), Arc::new(state), shared.settings.clone()))
         }
-        // The guest is as it was.
+        // The guest was not changed.
         Err(error @ Error::SnapshotRefused(_)) => {
-            lease.give_back();
+            lease.release();
             Err(error)
         }
         Err(error) => {
-            lease.broken(&error);
+            lease.fail(&error);
             Err(error)
         }
     }

@@ -1,5 +1,5 @@
-//! Snapshots: a copy of a running interpreter, to go on from as often as one
-//! likes.
+//! Snapshots: copies of a running interpreter, from which any number of
+//! sandboxes are created.
 //!
 //! ```text
 //!   Sandbox ── snapshot ──▶ Snapshot ── sandbox().create() ──▶ Sandbox
@@ -8,10 +8,10 @@
 //!                         save   load_snapshot
 //! ```
 //!
-//! The state of an idle guest is its linear memory and a handful of globals:
-//! it holds no handle of the host, and no frame of it is on a stack.
-//! `instrument` makes both reachable, `state` takes them and puts them back,
-//! `image` keeps the memory, `map` is the unsafe part.
+//! The state of an idle guest is its linear memory and a few globals: it holds
+//! no handle of the host and has no frame on a stack. `instrument` exports both
+//! from the component, `state` saves and restores them, `image` stores the
+//! memory, `map` is the unsafe part.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
@@ -33,23 +33,23 @@ mod map;
 pub(crate) mod state;
 
 pub use self::file::{SnapshotInfo, default_snapshot_dir, list_snapshots};
-use self::state::State;
+use self::state::GuestState;
 
-/// A running interpreter as it was at one moment: its imports, globals, caches
+/// The state of a running interpreter at one moment: its imports, globals, caches
 /// and suspended generators.
 ///
-/// Made by [`Sandbox::snapshot`]. Any number of sandboxes go on from it, alone
-/// each: they share the pages that they do not write. Cloning is cheap.
+/// Created by [`Sandbox::snapshot`]. Any number of independent sandboxes can be
+/// created from it: they share the pages that they do not write. Cloning is cheap.
 #[derive(Clone)]
-pub struct Snapshot(Arc<Inner>);
+pub struct Snapshot(Arc<SnapshotInner>);
 
-struct Inner {
+struct SnapshotInner {
     template: Template,
-    state: Arc<State>,
+    state: Arc<GuestState>,
     settings: Settings,
 }
 
-/// What the sandbox was created with.
+/// The options with which the sandbox was created.
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) limits: Limits,
@@ -58,16 +58,16 @@ pub(crate) struct Settings {
 }
 
 impl Snapshot {
-    pub(crate) fn new(template: Template, state: Arc<State>, settings: Settings) -> Self {
-        Self(Arc::new(Inner { template, state, settings }))
+    pub(crate) fn new(template: Template, state: Arc<GuestState>, settings: Settings) -> Self {
+        Self(Arc::new(SnapshotInner { template, state, settings }))
     }
 
-    /// Begins to create a sandbox that goes on from here. What it is not told
-    /// is as in the sandbox that the snapshot is of, but for its host: nobody
-    /// answers its hostcalls and requests unless a host is given.
+    /// Returns a builder of a sandbox that continues from this state. The defaults
+    /// are the options of the original sandbox, except for the host: hostcalls and
+    /// requests are denied unless a host is set.
     ///
-    /// The sandbox is started already. Random numbers are its own, its clocks
-    /// and its environment those of now.
+    /// The sandbox is already started. It has its own random numbers, and the
+    /// clocks and environment of the time of its creation.
     pub fn sandbox(&self) -> SandboxBuilder {
         SandboxBuilder::resuming(
             self.0.template.clone(),
@@ -76,7 +76,7 @@ impl Snapshot {
         )
     }
 
-    /// The same, with nothing to tell.
+    /// Creates a sandbox with the default options.
     ///
     /// # Errors
     ///
@@ -85,16 +85,16 @@ impl Snapshot {
         self.sandbox().create().await
     }
 
-    /// Writes the snapshot to a file, whole or not at all, and returns its size
-    /// in bytes. A file that is there is replaced.
+    /// Writes the snapshot to a file atomically and returns its size in bytes. An
+    /// existing file is replaced.
     ///
-    /// The file holds what differs from an interpreter that has just been
-    /// created, compressed; with it, whatever the guest knows. Only its owner
-    /// may read it. [`Template::load_snapshot`] reads it again.
+    /// The file contains the differences from a newly created interpreter,
+    /// compressed, and thus all data of the guest. Only its owner can read it.
+    /// [`Template::load_snapshot`] reads it.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] if there is no place to write to.
+    /// [`Error::InvalidArgument`] if the file cannot be written.
     pub fn save<P: Into<PathBuf>>(
         &self,
         path: P,
@@ -103,7 +103,7 @@ impl Snapshot {
         async move {
             let base = this.0.template.fresh().await?;
             tokio::task::spawn_blocking(move || {
-                let Inner { template, state, .. } = &*this.0;
+                let SnapshotInner { template, state, .. } = &*this.0;
                 file::save(&path, template, state, &base)
             })
             .await
@@ -126,25 +126,25 @@ impl Snapshot {
         Ok(Self::new(template.clone(), state, settings))
     }
 
-    /// The limits of a sandbox that is told no others.
+    /// Returns the default limits of a sandbox of this snapshot.
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.0.settings.limits
     }
 
-    /// The interpreter.
+    /// Returns the runtime.
     #[must_use]
     pub fn runtime(&self) -> Runtime {
         self.0.template.runtime()
     }
 
-    /// The size of the interpreter's memory, in bytes.
+    /// Returns the size of the interpreter's memory, in bytes.
     #[must_use]
     pub fn memory_size(&self) -> u64 {
         self.0.state.image.len() as u64
     }
 
-    /// What the snapshot takes in memory, in bytes: less than
+    /// Returns the memory that the snapshot takes, in bytes: less than
     /// [`memory_size`](Self::memory_size), since empty pages are left out.
     #[must_use]
     pub fn resident_size(&self) -> u64 {

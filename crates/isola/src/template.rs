@@ -1,4 +1,4 @@
-//! Templates: a compiled interpreter and the defaults of its sandboxes.
+//! Templates: a compiled interpreter and the default options of its sandboxes.
 
 use std::{
     collections::BTreeMap,
@@ -23,43 +23,44 @@ use crate::{
     snapshot::{
         Snapshot,
         image::Image,
-        in_use::InUse,
-        state::{self, Accessor, State},
+        in_use::SharedStates,
+        state::{self, Accessor, GuestState},
     },
     warm, wasi,
 };
 
 /// A compiled interpreter, from which sandboxes are created in milliseconds.
 ///
-/// The first build on a machine compiles, which takes seconds, and keeps the
-/// result on disk. Cloning is cheap, and a template may be used from many
-/// threads at once.
+/// The first build on a machine compiles the runtime, which takes seconds, and
+/// caches the result on disk. Cloning is cheap, and a template may be used from
+/// several threads at once.
 #[derive(Clone)]
-pub struct Template(Arc<Shared>);
+pub struct Template(Arc<TemplateInner>);
 
-struct Shared {
+struct TemplateInner {
     runtime: Runtime,
-    component: Component,
+    component: LinkedComponent,
     defaults: Defaults,
-    /// A guest that was started and ran the prelude, if that can be shared.
-    warm: OnceLock<Arc<State>>,
+    /// The state of a guest that was started and ran the prelude, if sandboxes can
+    /// share it.
+    warm: OnceLock<Arc<GuestState>>,
 }
 
-/// A component that is linked.
-pub(crate) struct Component {
+/// A linked component.
+pub(crate) struct LinkedComponent {
     pub(crate) pre: InstancePre<Guest>,
     pub(crate) exports: SandboxIndices,
-    /// How its guests are copied, if they can be.
+    /// The functions that copy its guests, if they can be copied.
     pub(crate) accessor: Option<Accessor>,
-    /// Which build of the runtime it is.
-    pub(crate) guest: String,
-    /// The memory of a guest in which nothing has run yet.
+    /// The digest of the component, which identifies the build of the runtime.
+    pub(crate) digest: String,
+    /// The memory of a guest before any code has run.
     pub(crate) fresh: OnceCell<Arc<Image>>,
-    /// The snapshots of its guests that came from files.
-    pub(crate) in_use: InUse,
+    /// The states of its guests that were loaded from files.
+    pub(crate) shared_states: SharedStates,
 }
 
-/// What a sandbox has unless it is told otherwise.
+/// The default options of a sandbox.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Defaults {
     pub(crate) limits: Limits,
@@ -69,42 +70,43 @@ pub(crate) struct Defaults {
 }
 
 impl Template {
-    /// Begins to build a template.
+    /// Returns a builder of a template.
     pub fn builder(runtime: Runtime) -> TemplateBuilder {
         TemplateBuilder {
             runtime,
             runtime_path: None,
             cache_dir: CacheDir::Default,
             defaults: Defaults::default(),
-            compiling: None,
+            on_compile: None,
         }
     }
 
-    /// Begins to create a sandbox.
+    /// Returns a builder of a sandbox.
     pub fn sandbox(&self) -> SandboxBuilder {
         SandboxBuilder::new(self.clone())
     }
 
-    /// The interpreter.
+    /// Returns the runtime.
     #[must_use]
     pub fn runtime(&self) -> Runtime {
         self.0.runtime
     }
 
-    pub(crate) fn component(&self) -> &Component {
+    pub(crate) fn component(&self) -> &LinkedComponent {
         &self.0.component
     }
 
-    /// Reads a snapshot that [`Snapshot::save`] wrote, here or elsewhere. What
-    /// was read from a file is not read again as long as a snapshot or a sandbox
-    /// of it lives and the file stays as it is: they all share its memory. That
-    /// holds for 64 files at a time.
+    /// Reads a snapshot that [`Snapshot::save`] wrote, on this machine or another.
+    /// A file is not read again as long as a snapshot or a sandbox that was created
+    /// from it exists and the file is unchanged: all of them share its memory.
+    /// This applies to 64 files at a time.
     ///
     /// # Errors
     ///
-    /// [`Error::SnapshotRefused`] says what does not fit: another runtime or
-    /// build of it, another version or configuration of isola, other CPU
-    /// features, more memory than this template allows, or damage.
+    /// [`Error::SnapshotRefused`] if the snapshot is not compatible: a different
+    /// runtime or build of it, a different version or configuration of isola,
+    /// different CPU features, more memory than this template allows, or damage.
+    /// The message contains the reason.
     pub fn load_snapshot<P: Into<PathBuf>>(
         &self,
         path: P,
@@ -113,24 +115,24 @@ impl Template {
         async move { Snapshot::load(&this, path).await }
     }
 
-    /// The memory of a guest in which nothing has run yet. Snapshots on disk
-    /// are what differs from it.
+    /// Returns the memory of a guest before any code has run. Snapshots on disk
+    /// contain the differences from it.
     pub(crate) async fn fresh(&self) -> Result<Arc<Image>, Error> {
-        let make = async || {
+        let create = async || {
             let sandbox = self.sandbox().instantiate(None).await?;
-            let state = sandbox.shared().lease(true)?.copy().await?;
+            let state = sandbox.shared().lease(true)?.copy_state().await?;
             Ok::<_, Error>(Arc::new(state.image))
         };
-        self.0.component.fresh.get_or_try_init(make).await.cloned()
+        self.0.component.fresh.get_or_try_init(create).await.cloned()
     }
 
-    /// A guest in which the prelude has run, for sandboxes with the environment
-    /// and mounts that it saw.
+    /// Returns the state of a guest in which the prelude has run, for sandboxes with
+    /// the environment and mounts with which it ran.
     pub(crate) fn warm(
         &self,
         env: &BTreeMap<String, String>,
         mounts: &[Mount],
-    ) -> Option<&Arc<State>> {
+    ) -> Option<&Arc<GuestState>> {
         let defaults = &self.0.defaults;
         let same = *env == defaults.env && *mounts == *defaults.mounts;
         self.0.warm.get().filter(|_| same)
@@ -150,14 +152,14 @@ impl fmt::Debug for Template {
     }
 }
 
-/// Builds a [`Template`].
+/// A builder of a [`Template`].
 #[must_use = "a builder does nothing until `build`"]
 pub struct TemplateBuilder {
     runtime: Runtime,
     runtime_path: Option<PathBuf>,
     cache_dir: CacheDir,
     defaults: Defaults,
-    compiling: Option<Box<dyn Fn() + Send>>,
+    on_compile: Option<Box<dyn Fn() + Send>>,
 }
 
 enum CacheDir {
@@ -167,71 +169,71 @@ enum CacheDir {
 }
 
 impl TemplateBuilder {
-    /// The runtime's component, or the folder that holds it. Without it, see
-    /// [`Runtime::resolve`].
+    /// Sets the path of the runtime's component, or of its directory. For the default
+    /// see [`Runtime::resolve`].
     pub fn runtime_path(mut self, path: impl Into<PathBuf>) -> Self {
         self.runtime_path = Some(path.into());
         self
     }
 
-    /// Where compiled code is kept; `None` keeps nothing and compiles each
-    /// time. Default: [`default_cache_dir`](crate::default_cache_dir).
-    pub fn cache_dir(mut self, folder: Option<PathBuf>) -> Self {
-        self.cache_dir = folder.map_or(CacheDir::Off, CacheDir::At);
+    /// Sets the directory of compiled code; `None` disables the cache, so that each
+    /// build compiles. Default: [`default_cache_dir`](crate::default_cache_dir).
+    pub fn cache_dir(mut self, dir: Option<PathBuf>) -> Self {
+        self.cache_dir = dir.map_or(CacheDir::Off, CacheDir::At);
         self
     }
 
-    /// The memory limit of each sandbox, in bytes. Default: 256 MiB.
+    /// Sets the memory limit of each sandbox, in bytes. Default: 256 MiB.
     pub fn max_memory(mut self, bytes: usize) -> Self {
         self.defaults.limits.max_memory = bytes;
         self
     }
 
-    /// All limits of each sandbox.
+    /// Sets all limits of each sandbox.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.defaults.limits = limits;
         self
     }
 
-    /// Code that runs in each sandbox before its own scripts.
+    /// Sets code that runs in each sandbox before its own scripts.
     ///
     /// It runs once, when the template is built, and sandboxes are copies of
-    /// the interpreter in which it ran: so what it imports and prepares costs
-    /// them nothing. Then it has the time that the template's limits allow, and
-    /// at most a minute if they allow any. A prelude that asks for hostcalls or HTTP, writes output
-    /// or throws runs when each sandbox starts instead, and so it does in
-    /// sandboxes that have another environment or other mounts than the
+    /// the interpreter in which it ran, so they do not repeat its imports and
+    /// preparations. For this run the template's limits apply, and a wall time of
+    /// one minute if they have none. A prelude that uses hostcalls or HTTP, writes
+    /// output or throws runs when each sandbox starts instead. So does any prelude
+    /// in sandboxes with a different environment or different mounts than the
     /// template.
     pub fn prelude(mut self, source: impl Into<String>) -> Self {
         self.defaults.prelude = Some(source.into());
         self
     }
 
-    /// A folder that each sandbox sees.
+    /// Adds a directory of the host that is mounted in each sandbox.
     pub fn mount(mut self, mount: Mount) -> Self {
         self.defaults.mounts.push(mount);
         self
     }
 
-    /// An environment variable of each sandbox.
+    /// Sets an environment variable of each sandbox.
     pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.defaults.env.insert(key.into(), value.into());
         self
     }
 
-    /// Called when the runtime is not in the cache and has to be compiled,
-    /// which takes seconds.
-    pub fn on_compile(mut self, compiling: impl Fn() + Send + 'static) -> Self {
-        self.compiling = Some(Box::new(compiling));
+    /// Sets a function that is called when the runtime is not in the cache and has
+    /// to be compiled, which takes seconds.
+    pub fn on_compile(mut self, on_compile: impl Fn() + Send + 'static) -> Self {
+        self.on_compile = Some(Box::new(on_compile));
         self
     }
 
-    /// Finds, compiles if need be, and loads the runtime.
+    /// Finds the runtime, compiles it if necessary, and loads it.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for an option that cannot be or a runtime
-    /// that cannot be found, [`Error::Internal`] for trouble with the cache.
+    /// [`Error::InvalidArgument`] for an invalid option or a runtime that cannot be
+    /// found, [`Error::Internal`] for an error of the cache.
     pub async fn build(self) -> Result<Template, Error> {
         let template = tokio::task::spawn_blocking(move || self.build_blocking())
             .await
@@ -251,15 +253,15 @@ impl TemplateBuilder {
         }
         let engine = engine()?;
         let path = self.runtime.resolve(self.runtime_path.as_deref())?;
-        let folder = match self.cache_dir {
+        let dir = match self.cache_dir {
             CacheDir::Default => Some(cache::default_cache_dir()?),
             CacheDir::Off => None,
-            CacheDir::At(folder) => Some(folder),
+            CacheDir::At(dir) => Some(dir),
         };
-        let compiling = self.compiling.as_deref();
-        let loaded = cache::load(engine, &path, folder.as_deref(), &|| {
-            if let Some(compiling) = compiling {
-                compiling();
+        let on_compile = self.on_compile.as_deref();
+        let loaded = cache::load(engine, &path, dir.as_deref(), &|| {
+            if let Some(on_compile) = on_compile {
+                on_compile();
             }
         })?;
         let mut linker = Linker::new(engine);
@@ -282,16 +284,21 @@ impl TemplateBuilder {
             ))
         })?;
         let accessor = Accessor::of(&loaded.component);
-        let component = Component {
+        let component = LinkedComponent {
             pre,
             exports,
             accessor,
-            guest: loaded.guest,
+            digest: loaded.guest,
             fresh: OnceCell::new(),
-            in_use: InUse::default(),
+            shared_states: SharedStates::default(),
         };
         let (runtime, defaults) = (self.runtime, self.defaults);
-        Ok(Template(Arc::new(Shared { runtime, component, defaults, warm: OnceLock::new() })))
+        Ok(Template(Arc::new(TemplateInner {
+            runtime,
+            component,
+            defaults,
+            warm: OnceLock::new(),
+        })))
     }
 }
 
@@ -305,11 +312,11 @@ impl fmt::Debug for TemplateBuilder {
     }
 }
 
-/// Refuses what no C library takes as an environment variable.
+/// Validates an environment variable by the rules of C libraries.
 pub(crate) fn validate_env(key: &str, value: &str) -> Result<(), Error> {
     if key.is_empty() || key.contains(['=', '\0']) {
         return Err(Error::InvalidArgument(format!(
-            "environment variable {key:?}: a name is not empty and has no `=` or NUL"
+            "environment variable {key:?}: the name must not be empty or contain `=` or NUL"
         )));
     }
     if value.contains('\0') {

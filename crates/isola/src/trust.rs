@@ -1,58 +1,59 @@
-//! Directories that only their owner can write to.
+//! Checks that only their owner can write to directories.
 //!
-//! Machine code is loaded from the cache, and memory of guests is kept beside
-//! it. Whoever can write to such a directory, or can rename one on the way to
-//! it, runs code in this process. So each directory from the root on is looked
-//! at, symbolic links included: it belongs to this user or to root, and neither
-//! its group nor others can write to it. A directory such as `/tmp`, in which
-//! only owners rename and remove (the sticky bit), may stand on the way.
+//! Machine code is loaded from the cache directory, and the memory of guests is
+//! stored beside it. A user who can write to such a directory, or rename one of
+//! its parents, can run code in this process. So each directory on the path,
+//! starting at the root and including the targets of symbolic links, must belong
+//! to this user or to root, and neither its group nor others may have write
+//! permission. A directory with the sticky bit, such as `/tmp`, is permitted as a
+//! parent, because only owners can rename and remove its entries.
 //!
-//! That a group has no other member cannot be seen from here: it may come from
-//! another machine's directory service. So a group is never trusted.
+//! Groups are never trusted: whether a group has other members cannot be
+//! determined here, because it may come from a directory service of the network.
 
 use std::path::Path;
 
 use crate::error::Error;
 
-/// Who may write to a directory and to those above it.
+/// The users who may have write permission for a directory and those above it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rule {
-    /// This user and root.
+    /// Only this user and root.
     Private,
-    /// Anybody but everybody: its owner, whoever that is, and a group.
-    NotOpen,
+    /// Any owner and any group, but not all users.
+    NotWorldWritable,
 }
 
-/// Makes a directory for its owner only, with those above it, and refuses one
+/// Creates a directory for its owner only, including its parents, and refuses one
 /// that other users could write to or replace.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidArgument`] names the directory that is not safe, and says
-/// what to do.
-pub fn private_dir(folder: &Path) -> Result<(), Error> {
+/// [`Error::InvalidArgument`] with the directory that is not safe, and the
+/// correction.
+pub fn private_dir(dir: &Path) -> Result<(), Error> {
     let refuse =
-        |why: String| Error::InvalidArgument(format!("the directory {}: {why}", folder.display()));
-    // What is there already is looked at first: nothing is made in a directory
-    // of somebody else.
-    check(folder, Rule::Private).map_err(refuse)?;
+        |why: String| Error::InvalidArgument(format!("the directory {}: {why}", dir.display()));
+    // The existing directories are checked first, so that nothing is created in a
+    // directory of another user.
+    check(dir, Rule::Private).map_err(refuse)?;
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder).map_err(|error| refuse(format!("it cannot be made: {error}")))?;
-    check(folder, Rule::Private).map_err(refuse)
+    builder.create(dir).map_err(|error| refuse(format!("it cannot be created: {error}")))?;
+    check(dir, Rule::Private).map_err(refuse)
 }
 
-/// Refuses a directory that other users could write to or replace. One that is
-/// not there yet is judged by those above it.
+/// Refuses a directory that other users could write to or replace. If it does not
+/// exist, only the directories above it are checked.
 ///
 /// # Errors
 ///
 /// [`Error::InvalidArgument`], as [`private_dir`].
-pub(crate) fn trusted(folder: &Path, rule: Rule) -> Result<(), Error> {
-    check(folder, rule)
-        .map_err(|why| Error::InvalidArgument(format!("the directory {}: {why}", folder.display())))
+pub(crate) fn check_trusted(dir: &Path, rule: Rule) -> Result<(), Error> {
+    check(dir, rule)
+        .map_err(|why| Error::InvalidArgument(format!("the directory {}: {why}", dir.display())))
 }
 
 #[cfg(not(unix))]
@@ -76,23 +77,23 @@ mod unix {
 
     use super::Rule;
 
-    /// The number of symbolic links on a path, as in the kernel.
-    const MAX_LINKS: usize = 40;
+    /// The maximum number of symbolic links on a path, as in the kernel.
+    const MAX_SYMLINKS: usize = 40;
 
-    /// The bit of a mode with which only owners rename and remove.
+    /// The mode bit of directories whose entries only owners can rename and remove.
     const STICKY: u32 = 0o1000;
 
-    /// Looks at each directory on the way: who owns it, and whether any of these
-    /// bits of its mode are set.
-    pub(super) fn check(folder: &Path, rule: Rule) -> Result<(), String> {
+    /// Checks the owner and the mode of each directory on the path, and of the targets
+    /// of symbolic links.
+    pub(super) fn check(dir: &Path, rule: Rule) -> Result<(), String> {
         let broken = |path: &Path, error: &io::Error| format!("{}: {error}", path.display());
-        let absolute = std::path::absolute(folder).map_err(|error| broken(folder, &error))?;
-        let mut left: VecDeque<OsString> = names(&absolute);
+        let absolute = std::path::absolute(dir).map_err(|error| broken(dir, &error))?;
+        let mut left: VecDeque<OsString> = component_names(&absolute);
         let mut here = PathBuf::from("/");
         let mut links = 0;
         loop {
             let metadata = fs::symlink_metadata(&here).map_err(|error| broken(&here, &error))?;
-            directory(&here, &metadata, left.is_empty(), rule)?;
+            check_dir(&here, &metadata, left.is_empty(), rule)?;
             let Some(name) = left.pop_front() else { return Ok(()) };
             if name == ".." {
                 here.pop();
@@ -109,30 +110,30 @@ mod unix {
                 continue;
             }
             links += 1;
-            if links > MAX_LINKS {
+            if links > MAX_SYMLINKS {
                 return Err(format!("{}: there are too many symbolic links", next.display()));
             }
             if rule == Rule::Private {
-                owner(&next, &metadata)?;
+                check_owner(&next, &metadata)?;
             }
             let target = fs::read_link(&next).map_err(|error| broken(&next, &error))?;
             if target.is_absolute() {
                 here = PathBuf::from("/");
             }
-            for name in names(&target).into_iter().rev() {
+            for name in component_names(&target).into_iter().rev() {
                 left.push_front(name);
             }
         }
     }
 
-    fn names(path: &Path) -> VecDeque<OsString> {
+    fn component_names(path: &Path) -> VecDeque<OsString> {
         path.components()
             .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir))
             .map(|part| part.as_os_str().to_owned())
             .collect()
     }
 
-    fn directory(
+    fn check_dir(
         path: &Path,
         metadata: &Metadata,
         is_last: bool,
@@ -144,10 +145,10 @@ mod unix {
         }
         let bits = match rule {
             Rule::Private => {
-                owner(path, metadata)?;
+                check_owner(path, metadata)?;
                 0o022
             }
-            Rule::NotOpen => 0o002,
+            Rule::NotWorldWritable => 0o002,
         };
         let mode = metadata.mode() & 0o7777;
         let who = match mode & bits {
@@ -164,7 +165,7 @@ mod unix {
         ))
     }
 
-    fn owner(path: &Path, metadata: &Metadata) -> Result<(), String> {
+    fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), String> {
         let owner = metadata.uid();
         let me = rustix::process::geteuid().as_raw();
         if owner == me || owner == 0 || is_unmapped(owner) {
@@ -177,8 +178,8 @@ mod unix {
         ))
     }
 
-    /// Whether this is the id that stands for all users outside of a user
-    /// namespace, in which root of the machine is one of them.
+    /// Reports whether this is the overflow id, which in a user namespace stands for
+    /// all users without a mapping, including root of the machine.
     fn is_unmapped(owner: u32) -> bool {
         let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u32>().ok();
         if number("/proc/sys/kernel/overflowuid") != Some(owner) {
@@ -189,7 +190,7 @@ mod unix {
             let mut numbers = line.split_whitespace().map(|word| word.parse::<u64>().ok());
             (numbers.next().flatten(), numbers.nth(1).flatten())
         });
-        // Without a namespace all ids are mapped, and this is a user like others.
+        // Outside of a user namespace all ids are mapped, and this is a regular user.
         let maps = |(first, count): (Option<u64>, Option<u64>)| match (first, count) {
             (Some(first), Some(count)) => {
                 (first..first.saturating_add(count)).contains(&owner.into())
@@ -207,8 +208,8 @@ mod tests {
 
     use super::*;
 
-    /// A directory that is safe, in one of this test's own.
-    fn place() -> (tempfile::TempDir, PathBuf) {
+    /// Creates a private directory in a temporary one.
+    fn private_temp_dir() -> (tempfile::TempDir, PathBuf) {
         let root = tempfile::tempdir().unwrap();
         let inner = root.path().join("outer/inner");
         private_dir(&inner).unwrap();
@@ -227,21 +228,21 @@ mod tests {
 
     #[test]
     fn a_new_one_is_the_owners() {
-        let (_root, inner) = place();
+        let (_root, inner) = private_temp_dir();
         assert_eq!(fs::metadata(&inner).unwrap().permissions().mode() & 0o777, 0o700);
         private_dir(&inner).unwrap();
     }
 
     #[test]
     fn one_that_others_can_write_to_is_refused() {
-        let (_root, inner) = place();
+        let (_root, inner) = private_temp_dir();
         for (mode, who) in [
             (0o770, "its group"),
             (0o720, "its group"),
             (0o2775, "its group"),
             (0o707, "others"),
             (0o777, "others"),
-            // The sticky bit keeps nobody from putting a file there.
+            // The sticky bit does not prevent other users from creating a file.
             (0o1777, "others"),
             (0o1770, "its group"),
         ] {
@@ -255,13 +256,13 @@ mod tests {
 
     #[test]
     fn one_below_such_a_directory_is_refused() {
-        let (root, inner) = place();
+        let (root, inner) = private_temp_dir();
         let outer = root.path().join("outer");
         for mode in [0o770, 0o707, 0o777] {
             set_mode(&outer, mode);
             let error = refused(&inner);
             assert!(error.contains(&outer.display().to_string()), "{mode:o}: {error}");
-            // Also what is not there yet, and it is not made.
+            // Also a directory that does not exist yet, and it is not created.
             refused(&outer.join("new"));
             assert!(!outer.join("new").exists());
         }
@@ -271,12 +272,12 @@ mod tests {
 
     #[test]
     fn what_is_only_not_open_may_be_a_groups() {
-        let (root, inner) = place();
+        let (root, inner) = private_temp_dir();
         set_mode(&inner, 0o2775);
-        trusted(&inner, Rule::NotOpen).unwrap();
+        check_trusted(&inner, Rule::NotWorldWritable).unwrap();
         for path in [inner.clone(), root.path().join("outer")] {
             set_mode(&path, 0o777);
-            let error = trusted(&inner, Rule::NotOpen).unwrap_err().to_string();
+            let error = check_trusted(&inner, Rule::NotWorldWritable).unwrap_err().to_string();
             assert!(error.contains("others can write there"), "{error}");
             set_mode(&path, 0o755);
         }
@@ -284,21 +285,22 @@ mod tests {
 
     #[test]
     fn links_are_followed_and_what_they_stand_in_counts() {
-        let (root, inner) = place();
-        let (_other, safe) = place();
+        let (root, inner) = private_temp_dir();
+        let (_other, safe) = private_temp_dir();
         let link = root.path().join("link");
         std::os::unix::fs::symlink(&inner, &link).unwrap();
         private_dir(&link).unwrap();
-        // What the link leads to.
+        // The target of the link.
         set_mode(&inner, 0o770);
         assert!(refused(&link).contains("its group"));
-        // What the link is in: whoever can write there can replace it.
+        // The directory that contains the link: a user with write permission there can
+        // replace it.
         let shared = root.path().join("shared");
         fs::create_dir(&shared).unwrap();
         set_mode(&shared, 0o777);
         std::os::unix::fs::symlink(&safe, shared.join("link")).unwrap();
         assert!(refused(&shared.join("link")).contains("others"));
-        // A link from one to the other, and one that leads up.
+        // A link to a link, and a link with `..`.
         std::os::unix::fs::symlink("shared/link", root.path().join("chain")).unwrap();
         assert!(refused(&root.path().join("chain")).contains("others"));
         std::os::unix::fs::symlink("../outer", shared.join("up")).unwrap();
@@ -310,12 +312,13 @@ mod tests {
 
     #[test]
     fn one_of_another_user_is_refused() {
-        // Only root can give a directory away, and only there is one to find.
+        // Only root can change the owner of a directory. Other users check the working
+        // directory of process 1.
         if !rustix::process::geteuid().is_root() {
             assert!(private_dir(Path::new("/proc/1/cwd")).is_err());
             return;
         }
-        let (root, inner) = place();
+        let (root, inner) = private_temp_dir();
         let outer = root.path().join("outer");
         let other = Some(rustix::fs::Uid::from_raw(4321));
         rustix::fs::chown(&inner, other, None).unwrap();

@@ -1,4 +1,4 @@
-//! Values that cross the border: JSON texts.
+//! Values that are passed between host and guest, as JSON texts.
 
 use std::fmt;
 
@@ -11,8 +11,8 @@ mod finite;
 
 /// A JSON value, kept as its text.
 ///
-/// The text form loses nothing: an integer of a hundred digits that Python
-/// returned is still there. Use [`Value::to`] to read it as a Rust type.
+/// The text preserves the exact value, for example an integer of a hundred digits
+/// that Python returned. Use [`Value::to`] to convert it to a Rust type.
 ///
 /// ```
 /// use isola::Value;
@@ -30,12 +30,12 @@ mod finite;
 pub struct Value(Box<RawValue>);
 
 impl Value {
-    /// The JSON value of anything that serde can serialize.
+    /// Creates a value from anything that serde can serialize.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] names the place of what JSON cannot hold: a
-    /// NaN, an infinity, or a map key that is not a string.
+    /// [`Error::InvalidArgument`] with the path of a part that JSON cannot represent:
+    /// a NaN, an infinity, or a map key that is not a string.
     pub fn new<T: Serialize + ?Sized>(value: &T) -> Result<Self, Error> {
         finite::check(value)?;
         serde_json::value::to_raw_value(value)
@@ -43,7 +43,7 @@ impl Value {
             .map_err(|error| Error::InvalidArgument(format!("not a JSON value: {error}")))
     }
 
-    /// A value from its JSON text.
+    /// Creates a value from its JSON text.
     ///
     /// # Errors
     ///
@@ -54,35 +54,35 @@ impl Value {
             .map_err(|error| Error::InvalidArgument(format!("not a JSON text: {error}")))
     }
 
-    /// The value `null`.
+    /// Returns the value `null`.
     #[must_use]
     pub fn null() -> Self {
         Self(RawValue::NULL.to_owned())
     }
 
-    /// The JSON text.
+    /// Returns the JSON text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.get()
     }
 
-    /// Whether this is `null`.
+    /// Reports whether this is `null`.
     #[must_use]
     pub fn is_null(&self) -> bool {
         self.as_str() == "null"
     }
 
-    /// Reads the value as a Rust type.
+    /// Converts the value to a Rust type.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] if the value is not of that shape.
+    /// [`Error::InvalidArgument`] if the value does not fit the type.
     pub fn to<T: DeserializeOwned>(&self) -> Result<T, Error> {
         serde_json::from_str(self.as_str())
             .map_err(|error| Error::InvalidArgument(format!("unexpected value: {error}")))
     }
 
-    /// The JSON text.
+    /// Returns the JSON text as a `String`.
     pub fn into_text(self) -> String {
         Box::<str>::from(self.0).into_string()
     }
@@ -100,7 +100,7 @@ impl fmt::Display for Value {
     }
 }
 
-/// Two values are equal if they are the same JSON value, however written.
+/// Two values are equal if they are the same JSON value, independent of formatting.
 impl PartialEq for Value {
     fn eq(&self, other: &Self) -> bool {
         if self.as_str() == other.as_str() {

@@ -1,4 +1,4 @@
-//! A template's prelude, run once for all of its sandboxes.
+//! The prelude of a template, which is run once for all sandboxes.
 
 use std::{
     sync::{
@@ -15,62 +15,62 @@ use crate::{
     host::{DenyAll, Host, HostError},
     http::{Request, Response},
     runtime::Runtime,
-    snapshot::state::State,
+    snapshot::state::GuestState,
     template::Template,
     value::Value,
 };
 
-/// A guest of this template in which the prelude has run.
+/// Returns the state of a guest of this template in which the prelude has run.
 ///
-/// `None` if there is no prelude, or if it is none to share: what it asks of
-/// its host and what it writes belongs to a sandbox and its caller, and an
-/// exception is told to who starts one.
-pub(crate) async fn prepare(template: &Template) -> Option<Arc<State>> {
+/// Returns `None` if there is no prelude, or if it cannot be shared: hostcalls
+/// and output belong to a sandbox and its caller, and an exception is reported to
+/// the caller that starts a sandbox.
+pub(crate) async fn prepare(template: &Template) -> Option<Arc<GuestState>> {
     template.defaults().prelude.as_ref()?;
     template.component().accessor.as_ref()?;
-    let asked = Arc::new(Asked::default());
-    let host: Arc<dyn Host> = Arc::<Asked>::clone(&asked);
+    let recording = Arc::new(RecordingHost::default());
+    let host: Arc<dyn Host> = Arc::<RecordingHost>::clone(&recording);
     let builder = template.sandbox().shared_host(host);
     let sandbox = builder.instantiate(None).await.ok()?;
-    let limit = template.defaults().limits.timeout.unwrap_or(PATIENCE);
+    let limit = template.defaults().limits.timeout.unwrap_or(MAX_PRELUDE_WAIT);
     sandbox.start().timeout(limit).await.ok()?;
-    if asked.0.load(Relaxed) || !sandbox.is_silent() {
+    if recording.0.load(Relaxed) || !sandbox.is_silent() {
         return None;
     }
     let mut lease = sandbox.shared().lease(false).ok()?;
-    let state = lease.copy().await;
+    let state = lease.copy_state().await;
     let state =
         state.inspect_err(|error| tracing::debug!(%error, "the prelude is not shared")).ok()?;
     let state = Arc::new(state);
-    rehearse(template, &state).await;
+    profile_hot_pages(template, &state).await;
     Some(state)
 }
 
-/// Has a copy do what most do at once, a start, a script and a call, to know
-/// which pages that writes.
-async fn rehearse(template: &Template, state: &Arc<State>) -> Option<()> {
+/// Runs a start, a script and a call in a copy, as most sandboxes do first, and
+/// records the pages that they write.
+async fn profile_hot_pages(template: &Template, state: &Arc<GuestState>) -> Option<()> {
     let sandbox = template.sandbox().instantiate(Some(Arc::clone(state))).await.ok()?;
-    sandbox.start().timeout(PATIENCE).await.ok()?;
+    sandbox.start().timeout(MAX_PRELUDE_WAIT).await.ok()?;
     let source = match template.runtime() {
         Runtime::Python => "def isola(n): return n",
         Runtime::JavaScript => "function isola(n) { return n }",
     };
-    sandbox.load_script(source).timeout(PATIENCE).await.ok()?;
-    sandbox.run("isola", args![1]).timeout(PATIENCE).await.ok()?;
-    sandbox.shared().lease(false).ok()?.trace(state).await;
+    sandbox.load_script(source).timeout(MAX_PRELUDE_WAIT).await.ok()?;
+    sandbox.run("isola", args![1]).timeout(MAX_PRELUDE_WAIT).await.ok()?;
+    sandbox.shared().lease(false).ok()?.record_hot_pages(state).await;
     Some(())
 }
 
-/// How long a prelude may wait while a template is built, if its limits say
-/// nothing. Its CPU time has a limit anyway.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The wall time limit of a prelude while a template is built, if the template
+/// has none. Its CPU time is limited separately.
+const MAX_PRELUDE_WAIT: Duration = Duration::from_secs(60);
 
-/// A host that denies everything and remembers that it was asked.
+/// A host that denies all requests and records that there was one.
 #[derive(Default)]
-struct Asked(AtomicBool);
+struct RecordingHost(AtomicBool);
 
 #[async_trait]
-impl Host for Asked {
+impl Host for RecordingHost {
     async fn hostcall(&self, name: &str, payload: Value) -> Result<Value, HostError> {
         self.0.store(true, Relaxed);
         DenyAll.hostcall(name, payload).await

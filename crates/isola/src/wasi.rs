@@ -1,5 +1,4 @@
-//! The parts of WASI that a guest gets: clocks, random numbers and mounted
-//! folders, as far as the host allows them.
+//! The WASI interfaces of a guest: clocks, random numbers and mounted directories.
 
 use wasmtime::{
     Result, StoreContextMut, bail,
@@ -27,15 +26,15 @@ use crate::{files::Files, guest::Guest, pending::Pending};
 
 /// Links all interfaces that a guest may import.
 ///
-/// Sockets and terminals are there because CPython's libc asks for them, and
-/// `wasi:http` because SpiderMonkey's embedding does; the context that they work
-/// on denies every address and every request. HTTP goes through the contract.
+/// Sockets and terminals are linked because CPython's libc imports them, and
+/// `wasi:http` because SpiderMonkey's embedding does. Their context denies every
+/// address and every request. HTTP requests use the interface of the contract.
 pub(crate) fn link(linker: &mut Linker<Guest>) -> Result<()> {
     let l = linker;
     io::error::add_to_linker::<Guest, Table>(l, |guest| &mut guest.table)?;
     io::streams::add_to_linker::<Guest, Table>(l, |guest| &mut guest.table)?;
-    io::poll::add_to_linker::<Guest, Waits>(l, |guest| Waiter(guest))?;
-    monotonic_clock::add_to_linker::<Guest, Waits>(l, |guest| Waiter(guest))?;
+    io::poll::add_to_linker::<Guest, PollAndClock>(l, |guest| PollAndClockHost(guest))?;
+    monotonic_clock::add_to_linker::<Guest, PollAndClock>(l, |guest| PollAndClockHost(guest))?;
     wall_clock::add_to_linker::<Guest, WasiClocks>(l, Guest::clocks)?;
     random::random::add_to_linker::<Guest, WasiRandom>(l, |guest| guest.ctx().ctx.random())?;
     random::insecure::add_to_linker::<Guest, WasiRandom>(l, |guest| guest.ctx().ctx.random())?;
@@ -66,15 +65,15 @@ pub(crate) fn link(linker: &mut Linker<Guest>) -> Result<()> {
 
 /// Makes the constructors of `wasi:http` trap.
 ///
-/// What they make would be memory of the host that no limit counts: request
-/// targets and header fields of any length, body chunks of a megabyte. No
-/// interpreter calls them; all other resources of the interface come from these.
+/// Their resources would take host memory that no limit counts: request targets
+/// and header fields of any length, body chunks of a megabyte. No interpreter
+/// calls them, and all other resources of the interface are created from these.
 fn deny_http(linker: &mut Linker<Guest>) -> Result<()> {
     for name in HTTP_CONSTRUCTORS {
         let refuse = |_: StoreContextMut<'_, Guest>, _: ComponentFunc, _: &[Val], _: &mut [Val]| {
-            bail!("wasi:http is not offered: use the `fetch` of isola")
+            bail!("wasi:http is not available: use isola's `fetch`")
         };
-        // What is there already is not defined twice, unless it may be.
+        // Defining an existing function again fails unless shadowing is allowed.
         if linker.instance(HTTP_TYPES)?.func_new(name, refuse).is_ok() {
             bail!("{HTTP_TYPES} has no {name} to replace");
         }
@@ -85,7 +84,7 @@ fn deny_http(linker: &mut Linker<Guest>) -> Result<()> {
     Ok(())
 }
 
-/// The interface as the linked crate defines it.
+/// The name of the interface as the linked crate defines it.
 const HTTP_TYPES: &str = "wasi:http/types@0.2.12";
 
 const HTTP_CONSTRUCTORS: [&str; 5] = [
@@ -109,34 +108,35 @@ impl HasData for Mounted {
     type Data<'a> = Files<'a>;
 }
 
-/// The waiting interfaces, `wasi:io/poll` and `wasi:clocks/monotonic-clock`,
-/// with one thing more than WASI has: a timer that hostcalls wake. See
+/// The interfaces for waiting, `wasi:io/poll` and `wasi:clocks/monotonic-clock`,
+/// with an addition to WASI: a timer that also fires when a hostcall completes. See
 /// `wake-next-timer` in the contract.
-struct Waits;
+struct PollAndClock;
 
-impl HasData for Waits {
-    type Data<'a> = Waiter<'a>;
+impl HasData for PollAndClock {
+    type Data<'a> = PollAndClockHost<'a>;
 }
 
-struct Waiter<'a>(&'a mut Guest);
+/// The implementation of [`PollAndClock`] for a guest.
+struct PollAndClockHost<'a>(&'a mut Guest);
 
-/// From this delay on, in nanoseconds, a timer that hostcalls wake counts as
-/// no timer. `setTimeout` takes twice as much, which leaves room for the time
-/// that goes by between its reading of the clock and its subscription.
-const FOREVER: u64 = (1 << 30) * 1_000_000;
+/// The delay in nanoseconds from which on a waking timer has no deadline.
+/// `setTimeout` permits twice as much, which allows for the time between its
+/// reading of the clock and its subscription.
+const NO_DEADLINE_NANOS: u64 = (1 << 30) * 1_000_000;
 
-/// A timer that also ends when a hostcall does.
+/// A timer that also fires when a hostcall completes.
 struct WakingTimer {
     arrival: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
     deadline: Option<tokio::time::Instant>,
-    /// It fired, or nothing could ever make it fire.
-    over: bool,
+    /// It has fired, or can no longer fire.
+    done: bool,
 }
 
 #[async_trait::async_trait]
 impl Pollable for WakingTimer {
     async fn ready(&mut self) {
-        if self.over {
+        if self.done {
             return;
         }
         match self.deadline {
@@ -145,36 +145,36 @@ impl Pollable for WakingTimer {
             }
             None => (&mut self.arrival).await,
         }
-        self.over = true;
+        self.done = true;
     }
 }
 
-impl Waiter<'_> {
+impl PollAndClockHost<'_> {
     fn subscribe_waking(&mut self, nanos: u64) -> Result<Resource<DynPollable>> {
-        let deadline = (nanos < FOREVER)
+        let deadline = (nanos < NO_DEADLINE_NANOS)
             .then(|| tokio::time::Instant::now() + std::time::Duration::from_nanos(nanos));
-        let arrival = Box::pin(Pending::arrival(&self.0.pending));
-        let timer = self.0.table.push(WakingTimer { arrival, deadline, over: false })?;
+        let arrival = Box::pin(Pending::wait_for_completion(&self.0.pending));
+        let timer = self.0.table.push(WakingTimer { arrival, deadline, done: false })?;
         let index = timer.rep();
         let pollable = subscribe(&mut self.0.table, timer)?;
         self.0.waking_timer = Some((pollable.rep(), index));
         Ok(pollable)
     }
 
-    /// If all that the guest waits for is a waking timer without a deadline
-    /// that no hostcall can end, then it would wait forever: let it know.
-    fn end_hopeless_wait(&mut self, pollables: &[Resource<DynPollable>]) -> Result<()> {
+    /// Ends a wait that would never return: the guest waits only for a waking timer
+    /// without a deadline, and no hostcall is pending.
+    fn end_deadlocked_wait(&mut self, pollables: &[Resource<DynPollable>]) -> Result<()> {
         let Some((pollable, timer)) = self.0.waking_timer else { return Ok(()) };
         let alone = pollables.iter().all(|waited| waited.rep() == pollable);
         if alone && self.0.pending.is_idle() {
             let timer = self.0.table.get_mut(&Resource::<WakingTimer>::new_borrow(timer))?;
-            timer.over |= timer.deadline.is_none();
+            timer.done |= timer.deadline.is_none();
         }
         Ok(())
     }
 }
 
-impl monotonic_clock::Host for Waiter<'_> {
+impl monotonic_clock::Host for PollAndClockHost<'_> {
     fn now(&mut self) -> Result<u64> {
         self.0.clocks().now()
     }
@@ -199,16 +199,16 @@ impl monotonic_clock::Host for Waiter<'_> {
     }
 }
 
-impl io::poll::Host for Waiter<'_> {
+impl io::poll::Host for PollAndClockHost<'_> {
     async fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> Result<Vec<u32>> {
-        self.end_hopeless_wait(&pollables)?;
+        self.end_deadlocked_wait(&pollables)?;
         io::poll::Host::poll(&mut self.0.table, pollables).await
     }
 }
 
-impl io::poll::HostPollable for Waiter<'_> {
+impl io::poll::HostPollable for PollAndClockHost<'_> {
     async fn block(&mut self, pollable: Resource<DynPollable>) -> Result<()> {
-        self.end_hopeless_wait(&[Resource::new_borrow(pollable.rep())])?;
+        self.end_deadlocked_wait(&[Resource::new_borrow(pollable.rep())])?;
         io::poll::HostPollable::block(&mut self.0.table, pollable).await
     }
 

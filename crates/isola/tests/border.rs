@@ -1,5 +1,5 @@
-//! What guests make their process spend on files: CPU time, memory,
-//! descriptors. A process of its own, since it is the process that is counted.
+//! The resources that file operations of guests take from the process: CPU time,
+//! memory, descriptors. A test binary of its own, because the process is measured.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
@@ -9,7 +9,7 @@ use std::{fs, path::Path, time::Duration};
 use isola::{Limit, Mount, Permission, Runtime, Sandbox, Template, args};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// One after the other, since all count what the process has.
+/// Runs the tests one after another, because all measure the process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files() {
     let template = Template::builder(Runtime::Python).build().await.unwrap();
@@ -39,7 +39,7 @@ fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// CPU time of all threads of the process.
+/// Returns the CPU time of all threads of the process.
 fn process_cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
@@ -48,14 +48,13 @@ fn process_cpu() -> Duration {
 const ENTRIES: usize = 50_000;
 
 async fn directories_are_not_held_as_a_whole(template: &Template) {
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     for number in 0..ENTRIES {
-        fs::write(folder.path().join(format!("an-entry-with-a-long-name-{number:08}")), "")
-            .unwrap();
+        fs::write(dir.path().join(format!("an-entry-with-a-long-name-{number:08}")), "").unwrap();
     }
     let sandbox = sandbox(
         template,
-        folder.path(),
+        dir.path(),
         "
 import os
 open_now = []
@@ -80,7 +79,7 @@ def release():
         assert!(held >= 32, "{held}");
         let grown = resident_mebibytes().saturating_sub(before.0);
         assert!(grown < 160, "{held} directories: {grown} MiB");
-        // All entries are there, each once.
+        // Each entry is listed exactly once.
         let listed: usize = sandbox.run("release", args![]).await.unwrap().to().unwrap();
         assert_eq!(listed, ENTRIES);
     }
@@ -89,8 +88,8 @@ def release():
 }
 
 async fn file_operations_are_cpu_time(template: &Template) {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
     fs::create_dir(at("many")).unwrap();
     for number in 0..5_000 {
         fs::write(at("many").join(number.to_string()), "").unwrap();
@@ -110,13 +109,13 @@ async fn file_operations_are_cpu_time(template: &Template) {
         ("times", "os.utime('/data/out', (1, 1))"),
     ];
     for (what, operation) in rows {
-        // The row before may have been stopped half-way.
+        // The previous row may have been stopped at any point.
         for name in ["out", "b", "c"] {
             fs::write(at(name), "").unwrap();
         }
         fs::remove_file(at("c")).unwrap();
         let script = format!("import os\ndef main():\n    while True:\n        {operation}\n");
-        let sandbox = sandbox(template, folder.path(), &script).await;
+        let sandbox = sandbox(template, dir.path(), &script).await;
         let limit = Duration::from_millis(500);
         let before = process_cpu();
         let call = sandbox.run("main", args![]).cpu_timeout(limit).timeout(limit * 60);
@@ -124,13 +123,13 @@ async fn file_operations_are_cpu_time(template: &Template) {
         let took = process_cpu() - before;
         assert_eq!(error.limit(), Some(Limit::CpuTime), "{what}: {error}");
         println!("{what}: {took:?}");
-        // To hand an operation to another thread takes some that is nobody's.
+        // Passing an operation to another thread takes CPU time that is not charged.
         assert!(took < limit * 5 / 2, "{what}: {took:?}");
     }
 }
 
 async fn one_guest_does_not_take_all_descriptors(template: &Template) {
-    const SOFT: u64 = 512;
+    const SOFT_LIMIT: u64 = 512;
     const SCRIPT: &str = "
 import errno, os
 held = []
@@ -151,13 +150,14 @@ def release():
     return open('/data/file').read()
 ";
     let old = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: Some(SOFT), maximum: old.maximum }).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("file"), "content").unwrap();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(SOFT_LIMIT), maximum: old.maximum })
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "content").unwrap();
     let before = descriptors();
     let mut sandboxes = Vec::new();
     for _ in 0..8 {
-        sandboxes.push(sandbox(template, folder.path(), SCRIPT).await);
+        sandboxes.push(sandbox(template, dir.path(), SCRIPT).await);
     }
     let mounted = descriptors() - before;
     for function in ["files", "directories"] {
@@ -169,16 +169,16 @@ def release():
             shares.push(held);
         }
         println!("{function}: {shares:?}");
-        // A listing has two: the directory, and the position in it.
+        // A listing takes two descriptors: the directory, and the reader in it.
         let each = if function == "files" { 1 } else { 2 };
         assert!(shares[0] * each >= 64 && shares[0] * each <= 128, "{shares:?}");
         assert!(shares.iter().all(|share| share * each >= 16), "{shares:?}");
         assert!(shares.windows(2).all(|pair| pair[1] <= pair[0]), "{shares:?}");
         let taken = descriptors() - before - mounted;
         assert!(taken <= 256 + 8, "{taken}");
-        // The embedder goes on, and more guests begin.
+        // The embedder can still open files, and more guests can start.
         let own: Vec<_> = (0..100).map(|_| fs::File::open("/dev/null").unwrap()).collect();
-        sandbox(template, folder.path(), SCRIPT).await;
+        sandbox(template, dir.path(), SCRIPT).await;
         drop(own);
         for sandbox in &sandboxes {
             let read: String = sandbox.run("release", args![]).await.unwrap().to().unwrap();
@@ -191,13 +191,13 @@ def release():
     setrlimit(Resource::Nofile, old).unwrap();
 }
 
-/// The kernel sends `SIGXFSZ`, which ends a process by default.
+/// The kernel would send `SIGXFSZ`, which terminates a process by default.
 async fn a_file_that_grows_too_large_does_not_end_the_process(template: &Template) {
-    const LARGEST: u64 = 1 << 20;
-    let folder = tempfile::tempdir().unwrap();
+    const MAX_FILE_SIZE: u64 = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
     let sandbox = sandbox(
         template,
-        folder.path(),
+        dir.path(),
         "
 import os
 def grow(mode, size):
@@ -216,20 +216,21 @@ def cut(size):
     )
     .await;
     let old = getrlimit(Resource::Fsize);
-    setrlimit(Resource::Fsize, Rlimit { current: Some(LARGEST), maximum: old.maximum }).unwrap();
+    setrlimit(Resource::Fsize, Rlimit { current: Some(MAX_FILE_SIZE), maximum: old.maximum })
+        .unwrap();
     for (function, args) in [
-        ("grow", args!["wb", 2 * LARGEST]),
-        ("grow", args!["ab", 2 * LARGEST]),
-        ("grow", args!["rb+", 2 * LARGEST]),
-        ("cut", args![LARGEST + 1]),
+        ("grow", args!["wb", 2 * MAX_FILE_SIZE]),
+        ("grow", args!["ab", 2 * MAX_FILE_SIZE]),
+        ("grow", args!["rb+", 2 * MAX_FILE_SIZE]),
+        ("cut", args![MAX_FILE_SIZE + 1]),
         ("cut", args![1_u64 << 60]),
     ] {
         let refused = sandbox.run(function, args).await.unwrap();
-        // The guest's C library has this for all that goes wrong with a stream.
+        // The guest's C library returns this for every error of a stream.
         let why = if function == "grow" { "I/O error" } else { "File too large" };
         assert_eq!(refused.as_str(), format!("\"{why}\""), "{function}");
     }
-    assert_eq!(sandbox.run("cut", args![LARGEST]).await.unwrap().as_str(), "null");
-    assert_eq!(fs::metadata(folder.path().join("file")).unwrap().len(), LARGEST);
+    assert_eq!(sandbox.run("cut", args![MAX_FILE_SIZE]).await.unwrap().as_str(), "null");
+    assert_eq!(fs::metadata(dir.path().join("file")).unwrap().len(), MAX_FILE_SIZE);
     setrlimit(Resource::Fsize, old).unwrap();
 }

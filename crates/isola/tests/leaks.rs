@@ -1,6 +1,6 @@
-//! Ten thousand forks leave nothing behind: no memory, no mapping, no
-//! descriptor; and what is in a file is in memory once. A process of its own,
-//! since it is the process that is counted.
+//! Checks that ten thousand forks leak no memory, mapping or descriptor, and that a
+//! snapshot file is in memory only once. A test binary of its own, because the
+//! process is measured.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
@@ -8,25 +8,25 @@
 use isola::{Runtime, Template, args};
 
 #[derive(Debug)]
-struct Count {
+struct ProcessUsage {
     descriptors: usize,
     mappings: usize,
     /// Resident memory, in MiB.
     memory: usize,
 }
 
-fn count() -> Count {
+fn process_usage() -> ProcessUsage {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     let kibibytes: usize = resident.trim().trim_end_matches(" kB").parse().unwrap();
-    Count {
+    ProcessUsage {
         descriptors: std::fs::read_dir("/proc/self/fd").unwrap().count(),
         mappings: std::fs::read_to_string("/proc/self/maps").unwrap().lines().count(),
         memory: kibibytes >> 10,
     }
 }
 
-/// Snapshots in memory, by the descriptors of their images.
+/// Returns the number of snapshots in memory, by the descriptors of their images.
 fn images() -> usize {
     let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
     let links = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
@@ -34,8 +34,8 @@ fn images() -> usize {
 }
 
 async fn what_is_read_from_a_file_is_there_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("a.snapshot");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.snapshot");
     for (runtime, script, other) in [
         (Runtime::JavaScript, "const main = () => 1", "const main = () => 2"),
         (Runtime::Python, "def main(): return 1", "def main(): return 2"),
@@ -52,7 +52,7 @@ async fn what_is_read_from_a_file_is_there_once() {
             sandboxes.push(snapshot.create_sandbox().await.unwrap());
         }
         assert_eq!(images(), before + 1, "{runtime}");
-        // A file that is another one by now is read.
+        // A changed file is read again.
         parent.load_script(other).await.unwrap();
         parent.snapshot().await.unwrap().save(&path).await.unwrap();
         let changed = template.load_snapshot(&path).await.unwrap().create_sandbox().await.unwrap();
@@ -60,7 +60,7 @@ async fn what_is_read_from_a_file_is_there_once() {
         for sandbox in &sandboxes {
             assert_eq!(sandbox.run("main", args![]).await.unwrap().as_str(), "1");
         }
-        // So is one that was damaged, although its old content is in use.
+        // So is a damaged one, although its old content is in use.
         let mut bytes = std::fs::read(&path).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
@@ -72,8 +72,8 @@ async fn what_is_read_from_a_file_is_there_once() {
     }
 }
 
-/// A process has a thousand descriptors, unless it asks for more, and may have
-/// more sandboxes than that.
+/// A process has about a thousand descriptors by default, and may have more sandboxes
+/// than that.
 async fn copies_that_live_hold_few_descriptors() {
     let template = Template::builder(Runtime::JavaScript).build().await.unwrap();
     let parent = template.sandbox().create().await.unwrap();
@@ -82,19 +82,19 @@ async fn copies_that_live_hold_few_descriptors() {
     let before = images();
     let mut children = Vec::new();
     for _ in 0..20 {
-        // Each of a snapshot of its own.
+        // Each from a snapshot of its own.
         children.append(&mut parent.fork(1).await.unwrap());
     }
     assert_eq!(images(), before);
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     let snapshot = parent.snapshot().await.unwrap();
-    snapshot.save(folder.path().join("0")).await.unwrap();
+    snapshot.save(dir.path().join("0")).await.unwrap();
     drop(snapshot);
     let before = images();
     for number in 0..80 {
-        let path = folder.path().join(number.to_string());
+        let path = dir.path().join(number.to_string());
         if number > 0 {
-            std::fs::copy(folder.path().join("0"), &path).unwrap();
+            std::fs::copy(dir.path().join("0"), &path).unwrap();
         }
         let snapshot = template.load_snapshot(&path).await.unwrap();
         children.push(snapshot.create_sandbox().await.unwrap());
@@ -107,7 +107,7 @@ async fn copies_that_live_hold_few_descriptors() {
     assert_eq!(images(), before);
 }
 
-/// One after the other, since all count what the process has.
+/// Runs the tests one after another, because all measure the process.
 #[tokio::test]
 async fn copies() {
     what_is_read_from_a_file_is_there_once().await;
@@ -126,15 +126,15 @@ async fn ten_thousand_forks_leave_nothing_behind() {
         parent.load_script(script).await.unwrap();
         let round = async |forks: usize| {
             for _ in 0..forks / 10 {
-                // A snapshot of its own each time, and forks of it.
+                // A new snapshot each time, and forks of it.
                 let children = parent.fork(10).await.unwrap();
                 assert_eq!(children[3].run("main", args![]).await.unwrap().as_str(), "1");
             }
         };
         round(forks / 10).await;
-        let before = count();
+        let before = process_usage();
         round(forks).await;
-        let after = count();
+        let after = process_usage();
         assert!(after.descriptors <= before.descriptors, "{runtime}: {before:?} {after:?}");
         assert!(after.mappings <= before.mappings + 16, "{runtime}: {before:?} {after:?}");
         assert!(after.memory <= before.memory + 32, "{runtime}: {before:?} {after:?}");

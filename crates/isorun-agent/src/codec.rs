@@ -1,8 +1,8 @@
-//! Frames: how messages lie in a stream of bytes.
+//! Frames: the encoding of messages in a byte stream.
 //!
-//! A frame is a length (four bytes, little-endian), a kind (one byte), and that
-//! many bytes of payload. [`Decoder`] has no I/O; [`FrameReader`] and
-//! [`FrameWriter`] put it on a stream.
+//! A frame consists of a length (four bytes, little-endian), a kind (one byte), and
+//! a payload of that length. [`Decoder`] has no I/O; [`FrameReader`] and
+//! [`FrameWriter`] use it on a stream.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::Serialize;
@@ -11,82 +11,84 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::protocol::{Failure, Hello, Reply, Request, Run, Size, Status, Welcome};
 
-/// The longest payload of a frame that is read.
-pub const MAX_PAYLOAD: usize = 2 * 1024 * 1024;
-/// The longest run of bytes that is sent as one frame.
-pub const CHUNK: usize = 128 * 1024;
+/// The maximum length of a frame's payload, in bytes.
+pub const MAX_PAYLOAD_BYTES: usize = 2 * 1024 * 1024;
+/// The maximum number of data bytes that are sent as one frame.
+pub const CHUNK_BYTES: usize = 128 * 1024;
 
-const HEADER: usize = 5;
+const HEADER_BYTES: usize = 5;
 
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
-    /// The client's first one.
+    /// The client's first frame.
     Hello(Hello),
-    /// The agent's first one.
+    /// The agent's first frame.
     Welcome(Welcome),
-    /// What the client asks.
+    /// The request of the client.
     Request(Request),
-    /// The agent's answer.
+    /// The reply of the agent.
     Reply(Reply),
-    /// The agent could not do it. The last one.
+    /// The request failed. The last frame.
     Failed(Failure),
-    /// Bytes of a file, either way.
+    /// Bytes of a file, in either direction.
     Data(Bytes),
-    /// No more of them.
+    /// The end of the data.
     DataEnd,
-    /// The program runs.
+    /// The program has started.
     Started {
-        /// Its number inside.
+        /// Its process id inside.
         pid: u32,
     },
     /// Bytes for its standard input.
     Stdin(Bytes),
-    /// No more of them.
+    /// The end of its standard input.
     StdinEnd,
-    /// It took this many of them.
+    /// It has read this many bytes of its standard input.
     StdinTaken(u32),
-    /// It wrote this; on a terminal also what goes to standard error.
+    /// Its standard output; on a terminal together with its standard error.
     Stdout(Bytes),
-    /// It wrote this to standard error.
+    /// Its standard error.
     Stderr(Bytes),
-    /// Send it and what it has started this signal.
+    /// Sends this signal to it and to the processes that it has started.
     Signal(u32),
-    /// Its terminal has this size now.
+    /// Sets the size of its terminal.
     Resize(Size),
-    /// It ended. The last one.
+    /// It exited. The last frame.
     Exited(Status),
     /// A command for a shell.
     Run(Run),
-    /// The shell's command came to this. What it wrote went before.
+    /// The exit status of the shell's command. All of its output was sent before.
     Ran(Status),
-    /// From the agent: nothing more comes on this connection, attach on another
-    /// one. From the client, as its answer: nothing more comes from here either.
+    /// From the agent: no further frame follows on this connection; attach on another
+    /// one. From the client, as its answer: no further frame follows from the client
+    /// either.
     Detach,
-    /// End the shell.
+    /// Ends the shell.
     Close,
 }
 
-/// What a stream said is no frame. There is no way to go on after it.
+/// The error of an invalid frame or a failed stream. Decoding cannot continue after
+/// it.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
-    /// A frame of {0} bytes is longer than any may be.
-    #[error("a frame of {0} bytes is longer than the {MAX_PAYLOAD} that it may have")]
+    /// A frame's payload of {0} bytes is longer than the maximum.
+    #[error("a frame's payload has {0} bytes; the maximum is {MAX_PAYLOAD_BYTES}")]
     TooLong(usize),
-    /// There is no kind {0} of frames.
-    #[error("there is no kind {0} of frames")]
+    /// The kind of frame {0} is unknown.
+    #[error("unknown kind of frame: {0}")]
     UnknownKind(u8),
-    /// The payload is not what its kind says.
-    #[error("a frame of kind {kind} does not hold what it should: {source}")]
+    /// The payload cannot be parsed as that of its kind.
+    #[error("a frame of kind {kind} has an invalid payload: {source}")]
     Payload {
         /// The kind.
         kind: u8,
-        /// What is wrong with it.
+        /// The error of the JSON parser.
         #[source]
         source: serde_json::Error,
     },
     /// A payload has the wrong length for its kind.
-    #[error("a frame of kind {kind} has {length} bytes")]
+    #[error("a frame of kind {kind} has an invalid length of {length} bytes")]
     Length {
         /// The kind.
         kind: u8,
@@ -132,9 +134,9 @@ impl Frame {
         };
         let length = u32::try_from(payload.len())
             .ok()
-            .filter(|_| payload.len() <= MAX_PAYLOAD)
+            .filter(|_| payload.len() <= MAX_PAYLOAD_BYTES)
             .ok_or(CodecError::TooLong(payload.len()))?;
-        into.reserve(HEADER + payload.len());
+        into.reserve(HEADER_BYTES + payload.len());
         into.put_u32_le(length);
         into.put_u8(self.kind());
         into.put_slice(&payload);
@@ -196,43 +198,43 @@ impl Frame {
     }
 }
 
-/// Takes bytes as they come and gives frames.
+/// Decodes frames from bytes as they arrive.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: BytesMut,
 }
 
 impl Decoder {
-    /// Where to put bytes that have arrived.
+    /// Returns the buffer to which arriving bytes are appended.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
     }
 
-    /// Whether nothing is left over from the last frame.
+    /// Reports whether no incomplete frame is in the buffer.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
 
-    /// The next frame, if all of it has arrived.
+    /// Returns the next frame if it has arrived completely.
     ///
     /// # Errors
     ///
-    /// What has arrived is no frame.
+    /// The bytes are not a valid frame.
     pub fn decode(&mut self) -> Result<Option<Frame>, CodecError> {
-        let Some((header, _)) = self.buffer.split_first_chunk::<HEADER>() else {
+        let Some((header, _)) = self.buffer.split_first_chunk::<HEADER_BYTES>() else {
             return Ok(None);
         };
         let [a, b, c, d, kind] = *header;
         let length = u32::from_le_bytes([a, b, c, d]) as usize;
-        if length > MAX_PAYLOAD {
+        if length > MAX_PAYLOAD_BYTES {
             return Err(CodecError::TooLong(length));
         }
-        if self.buffer.len() < HEADER + length {
-            self.buffer.reserve(HEADER + length - self.buffer.len());
+        if self.buffer.len() < HEADER_BYTES + length {
+            self.buffer.reserve(HEADER_BYTES + length - self.buffer.len());
             return Ok(None);
         }
-        self.buffer.advance(HEADER);
+        self.buffer.advance(HEADER_BYTES);
         Frame::parse(kind, self.buffer.split_to(length).freeze()).map(Some)
     }
 }
@@ -245,30 +247,30 @@ pub struct FrameReader<R> {
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    /// A reader of a stream's frames.
+    /// Creates a reader of frames from a stream.
     pub fn new(stream: R) -> Self {
         Self { stream, decoder: Decoder::default() }
     }
 
-    /// The stream, and what was read of it and is no frame yet.
+    /// Returns the stream, and the decoder with bytes that were read but not decoded.
     pub fn into_parts(self) -> (R, Decoder) {
         (self.stream, self.decoder)
     }
 
-    /// The next frame, or `None` at the end of the stream. May be cancelled: no
-    /// byte is lost.
+    /// Reads the next frame, or returns `None` at the end of the stream. May be
+    /// cancelled: no byte is lost.
     ///
     /// # Errors
     ///
-    /// The stream failed, or said what is no frame.
+    /// The stream failed, or a frame is invalid.
     pub async fn next(&mut self) -> Result<Option<Frame>, CodecError> {
         loop {
             if let Some(frame) = self.decoder.decode()? {
                 return Ok(Some(frame));
             }
             let buffer = self.decoder.buffer();
-            if buffer.capacity() - buffer.len() < CHUNK / 2 {
-                buffer.reserve(CHUNK + HEADER);
+            if buffer.capacity() - buffer.len() < CHUNK_BYTES / 2 {
+                buffer.reserve(CHUNK_BYTES + HEADER_BYTES);
             }
             if self.stream.read_buf(buffer).await? == 0 {
                 return if self.decoder.is_empty() { Ok(None) } else { Err(CodecError::Truncated) };
@@ -285,18 +287,18 @@ pub struct FrameWriter<W> {
 }
 
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
-    /// A writer of frames to a stream.
+    /// Creates a writer of frames to a stream.
     pub fn new(stream: W) -> Self {
         Self { stream, buffer: BytesMut::new() }
     }
 
-    /// The stream; what was queued and not flushed is lost.
+    /// Returns the stream. Frames that were queued and not flushed are lost.
     pub fn into_inner(self) -> W {
         self.stream
     }
 
-    /// Writes one frame. If this is cancelled, part of the frame may remain; it
-    /// is written before the next one, or by [`flush`](Self::flush).
+    /// Writes one frame. If this is cancelled, part of the frame may remain; it is
+    /// written before the next one, or by [`flush`](Self::flush).
     ///
     /// # Errors
     ///
@@ -307,8 +309,8 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         self.flush().await
     }
 
-    /// Puts a frame where the next [`flush`](Self::flush) or
-    /// [`send`](Self::send) will write it.
+    /// Queues a frame that the next [`flush`](Self::flush) or [`send`](Self::send)
+    /// writes.
     ///
     /// # Errors
     ///
@@ -317,13 +319,13 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         frame.encode(&mut self.buffer)
     }
 
-    /// Whether nothing remains to be written.
+    /// Reports whether the queue is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
 
-    /// Writes what remains.
+    /// Writes the queued frames.
     ///
     /// # Errors
     ///
@@ -337,7 +339,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         Ok(())
     }
 
-    /// Says that no more will be written.
+    /// Writes the queued frames and shuts down the stream's writing direction.
     ///
     /// # Errors
     ///
@@ -349,8 +351,8 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
 }
 
 fn json(value: &impl Serialize) -> Bytes {
-    // These types have no map with keys that are not text, the only thing that
-    // could fail.
+    // Serialization can fail only for maps with keys that are not strings, which these
+    // types do not have.
     Bytes::from(serde_json::to_vec(value).unwrap_or_default())
 }
 

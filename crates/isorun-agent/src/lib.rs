@@ -1,9 +1,9 @@
-//! What is said between an isorun server and the agent inside each sandbox.
+//! The protocol between an isorun server and the agent inside each sandbox.
 //!
 //! The agent is the first process of a sandbox; it starts every other one. This
-//! library has both ends' vocabulary and the server's end: [`client`] runs
-//! programs and moves files over any stream of bytes. It asks one thing of each
-//! connection:
+//! library has the messages of both ends and the server's end: [`client`] runs
+//! programs and transfers files over any byte stream. Each connection carries one
+//! request:
 //!
 //! ```text
 //! client                                agent
@@ -14,16 +14,16 @@
 //!                            ◀─────  Started {pid}
 //! Stdin, Signal, Resize      ─────▶
 //!                            ◀─────  Stdout, Stderr
-//!                            ◀─────  Exited {status}     the last word
+//!                            ◀─────  Exited {status}     the last frame
 //! reset                      ─────▶
 //! ```
 //!
-//! So a connection that goes away ends what was asked on it, one that is slow
-//! slows that one thing, and garbage on one harms no other.
+//! So a connection that ends cancels its request, a slow connection slows only its
+//! request, and garbage on one connection does not affect others.
 //!
-//! The agent belongs to the sandbox: what it says is an attacker's choice. Each
-//! frame is bounded and checked; a client that reads a lie gets a wrong answer
-//! or an error, never more.
+//! The agent belongs to the sandbox, so an attacker can control everything that it
+//! sends. Each frame is limited in size and checked; a lying agent can cause a
+//! wrong result or an error, but nothing else.
 
 pub mod client;
 pub mod codec;

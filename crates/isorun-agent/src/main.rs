@@ -1,5 +1,5 @@
-//! `isorun-agent`: the first process of a sandbox. It starts, watches and reaps
-//! every other one, for whoever connects from outside.
+//! `isorun-agent`: the first process of a sandbox. It starts, monitors and reaps
+//! every other process, for clients that connect from outside the sandbox.
 
 mod init;
 
@@ -10,7 +10,7 @@ const USAGE: &str = "usage: isorun-agent LISTEN PEER
   LISTEN  the address and port to listen on
   PEER    the only address that may connect
 
-The first process of an isorun sandbox; of no use anywhere else.";
+The first process of an isorun sandbox. It runs nowhere else.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,36 +1,36 @@
 //! The messages, without any I/O.
 //!
-//! Requests and answers are JSON objects in which unknown fields are ignored,
-//! so that either side may know more than the other. A change that an old side
-//! would misunderstand raises [`VERSION`]; each side says which versions it
-//! speaks, and the highest common one is spoken.
+//! Requests and replies are JSON objects in which unknown fields are ignored, so
+//! that either side may be newer than the other. A change that an old side would
+//! misunderstand raises [`VERSION`]. The client sends the versions that it
+//! supports, and the agent chooses the highest common one.
 
 use serde::{Deserialize, Serialize};
 
-/// The newest version that this library speaks.
+/// The newest protocol version that this library supports.
 pub const VERSION: u32 = 1;
-/// The oldest version that this library speaks.
+/// The oldest protocol version that this library supports.
 pub const OLDEST_VERSION: u32 = 1;
-/// Where the agent listens, inside of each sandbox.
-pub const PORT: u16 = 1;
-/// How much standard input a client may send before the agent has said that the
-/// program took it.
-pub const STDIN_WINDOW: usize = 256 * 1024;
+/// The TCP port on which the agent listens, inside each sandbox.
+pub const AGENT_PORT: u16 = 1;
+/// The number of bytes of standard input that a client may send before the agent
+/// reports that the program has read them.
+pub const STDIN_WINDOW_BYTES: usize = 256 * 1024;
 
 /// The client's first frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// The oldest version that it speaks.
+    /// The oldest version that it supports.
     pub oldest: u32,
-    /// The newest.
+    /// The newest version that it supports.
     pub newest: u32,
 }
 
 impl Hello {
-    /// What this library says.
-    pub const OURS: Self = Self { oldest: OLDEST_VERSION, newest: VERSION };
+    /// The versions that this library supports.
+    pub const SUPPORTED: Self = Self { oldest: OLDEST_VERSION, newest: VERSION };
 
-    /// The version to speak with that client, if there is one.
+    /// Returns the version to use with that client, if there is a common one.
     #[must_use]
     pub fn common(&self) -> Option<u32> {
         let version = self.newest.min(VERSION);
@@ -41,69 +41,69 @@ impl Hello {
 /// The agent's first frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
-    /// The version that is spoken.
+    /// The version that the connection uses.
     pub version: u32,
-    /// The agent's own release.
+    /// The version of the agent program.
     pub agent: String,
 }
 
-/// What a client asks, once on each connection.
+/// A request of a client, one on each connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// Run a program.
+    /// Runs a program.
     Exec(Exec),
-    /// Start a shell that runs one command after the other.
+    /// Starts a shell that runs one command after the other.
     Shell(Shell),
-    /// Go on with a program or shell that another connection was detached from.
+    /// Attaches to a program or shell that was detached from another connection.
     Attach {
-        /// Its name, from [`Exec::token`] or [`Shell::token`].
+        /// Its token, from [`Exec::token`] or [`Shell::token`].
         token: String,
     },
-    /// Get ready for a checkpoint: programs that can be attached to are detached,
-    /// and the answer comes when no other connection is left. What is asked next
-    /// ends that state.
+    /// Prepares for a checkpoint: programs that can be attached to are detached, and
+    /// the reply is sent when no other connection is left. The next request ends that
+    /// state.
     Freeze,
-    /// Write a file from the `Data` frames that follow, up to `DataEnd`.
+    /// Writes a file from the `Data` frames that follow, up to `DataEnd`.
     WriteFile(WriteFile),
-    /// Read a file, as `Reply::File` and `Data` frames up to `DataEnd`.
+    /// Reads a file, as `Reply::File` and `Data` frames up to `DataEnd`.
     ReadFile {
-        /// Which one.
+        /// The path of the file.
         path: Name,
     },
-    /// The names in a folder.
+    /// Lists the names in a directory.
     List {
-        /// Which one.
+        /// The path of the directory.
         path: Name,
     },
-    /// What there is under a path; of a symbolic link, what it leads to.
+    /// Returns the metadata of a file. Follows symbolic links.
     Stat {
-        /// Which one.
+        /// The path of the file.
         path: Name,
     },
-    /// Make a folder, and those above it.
+    /// Creates a directory and its missing parents.
     MakeDir {
-        /// Which one.
+        /// The path of the directory.
         path: Name,
-        /// Its permissions; `0o755` by default. Those above it get the default.
+        /// Its permissions; `0o755` by default. The parents get the default.
         mode: Option<u32>,
-        /// Whom it belongs to, as in [`Exec::user`].
+        /// Its owner, in the form of [`Exec::user`].
         owner: Option<String>,
     },
-    /// Remove a file, or a folder with all that is in it.
+    /// Removes a file, or a directory with its contents.
     Remove {
-        /// Which one.
+        /// The path of the file or directory.
         path: Name,
     },
-    /// Connect to a server that listens inside, on its loopback address or any
-    /// other; then `Data` both ways, each way up to `DataEnd`.
+    /// Connects to a server inside, on its loopback address or any other. `Data` frames
+    /// follow in both directions, in each up to `DataEnd`.
     Connect {
-        /// Where it listens.
+        /// The port on which the server listens.
         port: u16,
     },
-    /// Whether the agent is well, and what goes on.
+    /// Returns the state of the agent and figures of the sandbox.
     Info,
-    /// The first word of an engine to a new sandbox, or to a copy of another.
+    /// Configures a new sandbox, or a copy of another. The engine's first request.
     Configure(Configure),
 }
 
@@ -111,63 +111,62 @@ pub enum Request {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Exec {
-    /// The program and its arguments. A name without a slash is looked for in
-    /// the `PATH` of `env`.
+    /// The program and its arguments. A name without a slash is searched in the `PATH`
+    /// of `env`.
     pub argv: Vec<String>,
     /// Its environment. `PATH`, `HOME`, `USER` and, with a terminal, `TERM` have
     /// defaults.
     pub env: Vec<(String, String)>,
-    /// Its working directory; the user's home if it exists, else `/`, by
-    /// default.
+    /// Its working directory; by default the user's home directory if it exists, else
+    /// `/`.
     pub cwd: Option<String>,
-    /// Whom it runs as: a name or number, and after a colon a group; root by
+    /// The user that it runs as: a name or number, and after a colon a group; root by
     /// default.
     pub user: Option<String>,
-    /// After how long it is killed, with all that it has started; never by
-    /// default.
+    /// The time in milliseconds after which it is killed, with all processes that it
+    /// has started; no limit by default.
     pub timeout_ms: Option<u64>,
-    /// A terminal of this size instead of three pipes.
+    /// The size of its terminal, which replaces the three pipes.
     pub pty: Option<Size>,
-    /// Whether its standard input is what the client sends; otherwise it is
-    /// empty.
+    /// True if the client sends its standard input; otherwise it is empty.
     pub stdin: bool,
-    /// A name that nobody can guess, under which it can be attached to after it
-    /// was detached by [`Request::Freeze`]. Without one it is not detached.
+    /// An unguessable token with which a client can attach to it after it was detached
+    /// by [`Request::Freeze`]. Without a token it is not detached.
     pub token: Option<String>,
 }
 
-/// A shell that stays, to be given commands.
+/// A shell that keeps its state between commands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Shell {
     /// Its environment, with the defaults of [`Exec::env`].
     pub env: Vec<(String, String)>,
-    /// Its first working directory, as in [`Exec::cwd`].
+    /// Its initial working directory, as in [`Exec::cwd`].
     pub cwd: Option<String>,
-    /// Whom it runs as, as in [`Exec::user`].
+    /// The user that it runs as, as in [`Exec::user`].
     pub user: Option<String>,
-    /// A name that nobody can guess, under which it can be attached to for ten
-    /// minutes after its connection ended.
+    /// An unguessable token with which a client can attach to it for ten minutes after
+    /// its connection ended.
     pub token: String,
 }
 
-/// A command for a shell. One at a time.
+/// A command for a shell, which runs one at a time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Run {
-    /// Any number of lines.
+    /// The text of the command, of any number of lines.
     pub command: String,
-    /// After how long it is interrupted, and what it started is killed; never by
-    /// default. The shell stays.
+    /// The time in milliseconds after which it is interrupted and the processes that it
+    /// started are killed; no limit by default. The shell keeps running.
     pub timeout_ms: Option<u64>,
 }
 
 /// The size of a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Size {
-    /// Lines.
+    /// The number of lines.
     pub rows: u16,
-    /// Characters in each.
+    /// The number of characters in a line.
     pub cols: u16,
 }
 
@@ -175,49 +174,49 @@ pub struct Size {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WriteFile {
-    /// Which one. Folders above it are made. An existing file is replaced at
-    /// once when all has been written; a symbolic link is followed.
+    /// The path of the file. Missing parent directories are created. An existing file
+    /// is replaced atomically when all data has been written; a symbolic link is
+    /// followed.
     pub path: Name,
-    /// Its permissions; those of the file that it replaces, or `0o644`, by
-    /// default.
+    /// Its permissions; by default those of the file that it replaces, or `0o644`.
     pub mode: Option<u32>,
-    /// Whom it and new folders belong to, as in [`Exec::user`].
+    /// The owner of the file and of new directories, in the form of [`Exec::user`].
     pub owner: Option<String>,
 }
 
-/// What an engine tells a new sandbox about itself.
+/// The configuration of a sandbox, sent by an engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Configure {
-    /// Its name in the network.
+    /// Its host name.
     pub hostname: Option<String>,
-    /// Processes and threads at the same time, the agent not counted.
+    /// The maximum number of processes and threads, without the agent's.
     pub pids: Option<u32>,
-    /// CPUs that programs see and run on. There may be more, where the kernel of a
-    /// sandbox has to have a second one.
+    /// The number of CPUs that programs see and run on. There may be more, where the
+    /// kernel of a sandbox needs a second one.
     pub vcpus: Option<u32>,
-    /// Who resolves names for it. Its `/etc/resolv.conf` is replaced.
+    /// The address of its DNS resolver. Its `/etc/resolv.conf` is replaced.
     pub nameserver: Option<std::net::Ipv4Addr>,
-    /// Whether it is a copy of another sandbox, or one that comes back: then
-    /// random numbers that user space keeps are to be renewed.
+    /// True if it is a copy of another sandbox or was restored itself: then random
+    /// numbers that user space keeps have to be renewed.
     pub restored: bool,
 }
 
-/// What a program that ran came to.
+/// The exit status of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// It ended by itself with this code.
+    /// It exited with this code.
     Code(i32),
-    /// It was ended by this signal.
+    /// It was killed by this signal.
     Signal(i32),
-    /// It was killed because its time was over.
+    /// It was killed because it reached its time limit.
     TimedOut,
 }
 
 impl Status {
-    /// The code that a shell would show: 128 and the signal's number for a
-    /// signal, 124 for a timeout.
+    /// Returns the exit code that a shell would report: 128 and the signal's number for
+    /// a signal, 124 for a timeout.
     #[must_use]
     pub fn shell_code(self) -> i32 {
         match self {
@@ -228,60 +227,60 @@ impl Status {
     }
 }
 
-/// The answer to everything but [`Request::Exec`].
+/// The reply to every request but [`Request::Exec`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// All has been written.
+    /// The file was written.
     Written {
-        /// How many bytes.
+        /// The number of bytes.
         bytes: u64,
     },
-    /// The file whose `Data` follows.
+    /// The file that the following `Data` frames contain.
     File(Metadata),
-    /// One part of the names in a folder; the last one is empty.
+    /// One part of the names in a directory; the last part is empty.
     Entries(Vec<Entry>),
-    /// What there is.
+    /// The metadata of a file.
     Stat(Metadata),
-    /// It was done.
+    /// The request was executed.
     Done,
-    /// What goes on.
+    /// The state of the agent and figures of the sandbox.
     Info(Info),
 }
 
-/// One name in a folder.
+/// One name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The last part of its path.
+    /// The last component of its path.
     pub name: Name,
-    /// What it is; a symbolic link is a symbolic link here.
+    /// Its metadata; a symbolic link is not followed.
     pub metadata: Metadata,
 }
 
-/// What is known of a file without reading it.
+/// The metadata of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
-    /// What it is.
+    /// Its type.
     pub kind: FileKind,
-    /// Bytes in it.
+    /// Its size in bytes.
     pub size: u64,
-    /// Permissions, the last twelve bits.
+    /// The last twelve bits of its mode: the permissions.
     pub mode: u32,
-    /// Whom it belongs to.
+    /// The user id of its owner.
     pub uid: u32,
-    /// And which group.
+    /// The id of its group.
     pub gid: u32,
-    /// When it was changed, in seconds since 1970.
+    /// The time of the last modification, in seconds since 1970.
     pub modified: i64,
 }
 
-/// What a file is.
+/// The type of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FileKind {
-    /// Bytes.
+    /// A regular file.
     File,
-    /// A folder.
+    /// A directory.
     Dir,
     /// A symbolic link.
     Link,
@@ -289,30 +288,30 @@ pub enum FileKind {
     Other,
 }
 
-/// What goes on in a sandbox.
+/// The state of the agent and figures of the sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Info {
-    /// The agent's own release.
+    /// The version of the agent program.
     pub agent: String,
-    /// Programs that run for a client.
+    /// The number of programs that run for a client.
     pub execs: u32,
-    /// Processes inside, the agent included.
+    /// The number of processes inside, the agent included.
     pub processes: u32,
-    /// Processes and threads of programs inside, as [`Configure::pids`] limits
-    /// them. An older agent does not tell.
+    /// The number of processes and threads of programs inside, as limited by
+    /// [`Configure::pids`]. An older agent does not send it.
     pub pids: Option<u32>,
-    /// Bytes that files take which were written inside.
+    /// The bytes on disk of files that were written inside.
     pub disk_used: u64,
 }
 
-/// Why the agent could not do what was asked.
+/// The reason why the agent could not execute a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// For programs.
+    /// The kind, for programs.
     pub kind: FailureKind,
-    /// For people.
+    /// The message, for people.
     pub message: String,
 }
 
@@ -320,35 +319,34 @@ pub struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// There is nothing under that path, or no such program or user.
+    /// The path, program or user does not exist.
     NotFound,
-    /// The sandbox's own permissions forbid it, or a file system that is
-    /// read-only.
+    /// The sandbox's own permissions or a read-only file system do not allow it.
     PermissionDenied,
-    /// It is a folder, and something else is wanted.
+    /// It is a directory, but something else is required.
     IsADirectory,
-    /// Something else is where a folder is wanted.
+    /// It is not a directory, but one is required.
     NotADirectory,
     /// It is a device, pipe or socket.
     NotAFile,
-    /// There is something already.
+    /// The file exists already.
     AlreadyExists,
     /// The sandbox's disk is full.
     NoSpace,
-    /// Too many processes, or too little memory to start one.
+    /// The limit of processes is reached, or there is too little memory to start one.
     NoResources,
-    /// The request makes no sense; the message says where.
+    /// The request is invalid; the message names the error.
     Invalid,
-    /// Neither side's versions are spoken by the other.
+    /// The client and the agent have no common protocol version.
     Version,
-    /// Anything else.
+    /// Any other error.
     #[serde(other)]
     Other,
 }
 
-/// A name of a file, which on Linux need not be text.
+/// The name of a file, which on Linux may be any bytes.
 ///
-/// In messages it is text if it can be, or else a list of bytes.
+/// In messages it is a string if it is valid UTF-8, or else a list of bytes.
 #[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "NameForm", into = "NameForm")]
 pub struct Name(Vec<u8>);
@@ -361,13 +359,14 @@ enum NameForm {
 }
 
 impl Name {
-    /// The bytes of it.
+    /// Returns the bytes of the name.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// As text, in which what is no text is replaced.
+    /// Returns the name as text, with replacement characters for bytes that are not
+    /// valid UTF-8.
     #[must_use]
     pub fn to_text(&self) -> std::borrow::Cow<'_, str> {
         String::from_utf8_lossy(&self.0)

@@ -1,8 +1,10 @@
-//! Whatever arrives: frames come out as they went in, and garbage is an error.
+//! Frames are decoded as they were encoded, and arbitrary bytes are an error.
 
 use bytes::{Bytes, BytesMut};
 use isorun_agent::client::{self, ClientError};
-use isorun_agent::codec::{CodecError, Decoder, Frame, FrameReader, FrameWriter, MAX_PAYLOAD};
+use isorun_agent::codec::{
+    CodecError, Decoder, Frame, FrameReader, FrameWriter, MAX_PAYLOAD_BYTES,
+};
 use isorun_agent::protocol::{
     Exec, Failure, FailureKind, Hello, Reply, Request, Size, Status, Welcome,
 };
@@ -52,7 +54,7 @@ proptest! {
         for frame in &frames {
             frame.encode(&mut bytes).unwrap();
         }
-        // However the stream is cut into pieces.
+        // Independent of how the stream is split into chunks.
         let mut decoder = Decoder::default();
         let mut found = Vec::new();
         for piece in bytes.chunks(cut) {
@@ -70,20 +72,20 @@ proptest! {
         let mut decoder = Decoder::default();
         decoder.buffer().extend_from_slice(&bytes);
         while let Ok(Some(_)) = decoder.decode() {}
-        // Nothing that arrives makes it reserve more than one frame.
-        prop_assert!(decoder.buffer().capacity() <= MAX_PAYLOAD + 8192);
+        // No input makes it reserve more than one frame.
+        prop_assert!(decoder.buffer().capacity() <= MAX_PAYLOAD_BYTES + 8192);
     }
 
     #[test]
     fn a_frame_with_a_wrong_byte_never_panics(
         frame in frames(),
-        place in any::<prop::sample::Index>(),
+        index in any::<prop::sample::Index>(),
         byte in any::<u8>(),
     ) {
         let mut bytes = BytesMut::new();
         frame.encode(&mut bytes).unwrap();
-        let place = place.index(bytes.len());
-        bytes[place] = byte;
+        let index = index.index(bytes.len());
+        bytes[index] = byte;
         let mut decoder = Decoder::default();
         decoder.buffer().extend_from_slice(&bytes);
         while let Ok(Some(_)) = decoder.decode() {}
@@ -102,13 +104,13 @@ fn each_kind_of_nonsense_has_its_error() {
     assert!(matches!(decode(b"\x02\x00\x00\x00\x03{}"), Err(CodecError::Payload { kind: 3, .. })));
     assert!(matches!(decode(b"\x02\x00\x00\x00\x0bab"), Err(CodecError::Length { kind: 11, .. })));
     assert!(matches!(decode(b"\x02\x00\x00\x00"), Ok(None)));
-    let long = Frame::Data(vec![0; MAX_PAYLOAD + 1].into());
+    let long = Frame::Data(vec![0; MAX_PAYLOAD_BYTES + 1].into());
     let mut bytes = BytesMut::new();
     assert!(matches!(long.encode(&mut bytes), Err(CodecError::TooLong(_))));
     assert!(bytes.is_empty());
 }
 
-/// An agent belongs to an attacker: a client takes no harm from what it says.
+/// An attacker controls the agent. Its frames must not harm the client.
 #[tokio::test]
 async fn a_client_survives_a_hostile_agent() {
     let welcome = Frame::Welcome(Welcome { version: 1, agent: String::new() });
@@ -125,11 +127,11 @@ async fn a_client_survives_a_hostile_agent() {
         vec![welcome, started, Frame::Stdout("partial".into())],
     ] {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
-        let says = script.clone();
+        let frames = script.clone();
         let agent = tokio::spawn(async move {
             let (reader, writer) = tokio::io::split(theirs);
             let mut writer = FrameWriter::new(writer);
-            for frame in &says {
+            for frame in &frames {
                 writer.send(frame).await.unwrap();
             }
             writer.shutdown().await.unwrap();

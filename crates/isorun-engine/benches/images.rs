@@ -1,13 +1,13 @@
-//! A pull beside the same by other tools: 100 MiB from a registry on loopback,
-//! fetched, verified and unpacked. `cargo xtask bench images` runs it.
+//! Benchmark of image pulls, in comparison with skopeo and umoci: 100 MiB from a registry on
+//! loopback, fetched, verified and unpacked. Run with `cargo xtask bench images`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what fails ends the measurement")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failure ends the measurement")]
 
 #[path = "../tests/images/bundle.rs"]
-#[expect(dead_code, reason = "tests use more of it")]
+#[expect(dead_code, reason = "only tests use the rest")]
 mod bundle;
 #[path = "../tests/images/registry.rs"]
-#[expect(dead_code, reason = "tests use more of it")]
+#[expect(dead_code, reason = "only tests use the rest")]
 mod registry;
 
 use std::path::Path;
@@ -19,23 +19,24 @@ use isorun_engine::image::{Progress, Reference, Store};
 use crate::bundle::{Bundle, Layer, gzip, sha256, zstd};
 use crate::registry::{Registry, options};
 
+/// Number of pulls of each form.
 const ROUNDS: usize = 5;
 
 fn main() {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let work = tempfile::tempdir().expect("a folder");
+    let runtime = tokio::runtime::Runtime::new().expect("failed to start a runtime");
+    let work = tempfile::tempdir().expect("failed to create a directory");
     let registry = Registry::start();
     for (form, compress) in [("gzip", gzip as fn(&[u8]) -> Vec<u8>), ("zstd", zstd)] {
         let layout = sample(compress).layout(&work.path().join(form));
         let name = registry.push(&layout, form, false);
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        // All stays until the end: ext4 makes files slowly where others were
-        // just removed.
+        // Nothing is removed until the end: ext4 creates files slowly where others were just
+        // removed.
         for round in 0..ROUNDS {
             let at = work.path().join(format!("{form}{round}"));
-            std::fs::create_dir(&at).expect("a folder");
+            std::fs::create_dir(&at).expect("failed to create a directory");
             ours.push(runtime.block_on(pull(&at, &name)));
-            // umoci of Debian 12 knows no zstd.
+            // umoci of Debian 12 does not support zstd.
             if form == "gzip" {
                 theirs.push(skopeo_and_umoci(&at, &name));
             }
@@ -57,8 +58,9 @@ fn main() {
 
 async fn pull(at: &Path, name: &Reference) -> Duration {
     let start = Instant::now();
-    let store = Store::open(at.join("store")).expect("a store");
-    let image = store.pull(name, &options(), &Progress::none()).await.expect("an image");
+    let store = Store::open(at.join("store")).expect("failed to open the store");
+    let image =
+        store.pull(name, &options(), &Progress::none()).await.expect("failed to pull the image");
     let time = start.elapsed();
     assert!(image.size >= 100 << 20);
     time
@@ -76,11 +78,13 @@ fn skopeo_and_umoci(at: &Path, name: &Reference) -> Duration {
 }
 
 fn run(command: &mut Command) {
-    let output = command.output().expect("the tools of `cargo xtask setup`");
+    let output =
+        command.output().expect("failed to run the program: install it with `cargo xtask setup`");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Five layers of 20 MiB: 3,000 files that compress about as programs do.
+/// Returns an image with five layers of 20 MiB: 3,000 files with the compression ratio of
+/// programs.
 fn sample(compress: fn(&[u8]) -> Vec<u8>) -> Bundle {
     let mut state = 1_u64;
     let layers: Vec<_> = (0..5)

@@ -1,8 +1,9 @@
-//! What Linux sandboxes cost, as medians, beside plain `runsc` in the same run.
+//! Benchmark of Linux sandboxes, as medians, in comparison with plain `runsc` in the same
+//! run.
 //!
-//! A harness of its own and not criterion: a sandbox is made in a tenth of a
-//! second, so some dozens of samples are what there is time for.
-// A bench that cannot go on has failed.
+//! It does not use criterion: creating a sandbox takes a tenth of a second, so there is time
+//! for some dozens of samples only.
+// A failure ends the benchmark.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::path::{Path, PathBuf};
@@ -13,11 +14,12 @@ use futures_util::future::join_all;
 use isorun_agent::client;
 use isorun_agent::protocol::WriteFile;
 use isorun_engine::conformance::{Sandbox, argv, clean_up, spec};
-use isorun_engine::gvisor::{Config, Gvisor, Tools};
+use isorun_engine::gvisor::{Gvisor, GvisorConfig, Tools};
 use isorun_engine::{Engine, SandboxSpec};
 
-/// What programs do much: looking at a tree, small pieces through a pipe, small files.
-const WORK: [(&str, &str); 3] = [
+/// Workloads with frequent system calls: a directory walk, small writes to a pipe, small
+/// files.
+const WORKLOADS: [(&str, &str); 3] = [
     ("find over /usr", "find /usr > /dev/null 2>&1 || true"),
     (
         "200 MB through a pipe, 4 kB a write",
@@ -31,27 +33,28 @@ const WORK: [(&str, &str); 3] = [
 
 #[tokio::main]
 async fn main() {
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     if std::env::args().any(|word| word == "work") {
-        return work(folder.path()).await;
+        return workloads(dir.path()).await;
     }
-    let config = Config { warm: 0, ..Config::new(folder.path().join("cold")) };
+    let config = GvisorConfig { warm: 0, ..GvisorConfig::new(dir.path().join("cold")) };
     let cold = Gvisor::open(config).await.unwrap();
-    let config = Config { warm: 2, ..Config::new(folder.path().join("warm")) };
+    let config = GvisorConfig { warm: 2, ..GvisorConfig::new(dir.path().join("warm")) };
     let warm = Gvisor::open(config).await.unwrap();
-    let wide = || SandboxSpec { vcpus: 2, mem_mib: 512, disk_mib: 1024, pids: 1024, ..spec() };
+    let large_spec =
+        || SandboxSpec { vcpus: 2, mem_mib: 512, disk_mib: 1024, pids: 1024, ..spec() };
 
-    let sandbox = Sandbox::of(&cold, wide()).await;
+    let sandbox = Sandbox::with_spec(&cold, large_spec()).await;
     let exec = median(60, async || run(&sandbox, &["/bin/true"]).await).await;
     row("exec of true", &millis(exec));
     let python = median(15, async || run(&sandbox, &["python3", "-c", "pass"]).await).await;
     row("exec of python3", &millis(python));
-    let plain = median(15, async || runsc_exec(&folder.path().join("cold"))).await;
+    let plain = median(15, async || runsc_exec(&dir.path().join("cold"))).await;
     row("the same exec of true by `runsc exec`", &millis(plain));
     row("exec, as a part of that", &ratio(exec, plain));
     cold.destroy(&sandbox.id).await.unwrap();
 
-    let sandbox = Sandbox::of(&cold, wide()).await;
+    let sandbox = Sandbox::with_spec(&cold, large_spec()).await;
     let start = Instant::now();
     join_all((0..100).map(|_| run(&sandbox, &["/bin/true"]))).await;
     row("100 concurrent execs, all", &millis(start.elapsed()));
@@ -77,7 +80,7 @@ async fn main() {
     clean_up(&cold).await;
 
     let create = median(10, async || {
-        let sandbox = Sandbox::of(&cold, wide()).await;
+        let sandbox = Sandbox::with_spec(&cold, large_spec()).await;
         run(&sandbox, &["/bin/true"]).await;
         sandbox
     })
@@ -87,19 +90,19 @@ async fn main() {
     let mut number = 0;
     let plain = median(5, async || {
         number += 1;
-        plain_runsc(&folder.path().join(format!("plain{number}")))
+        plain_runsc(&dir.path().join(format!("plain{number}")))
     })
     .await;
     row("the same by plain `runsc`", &millis(plain));
     row("cold create, as a part of that", &ratio(create, plain));
     let mut samples = Vec::new();
-    warm.warm(&wide());
+    warm.warm(&large_spec());
     for _ in 0..10 {
         while warm.ready() < 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let start = Instant::now();
-        let sandbox = Sandbox::of(&warm, wide()).await;
+        let sandbox = Sandbox::with_spec(&warm, large_spec()).await;
         samples.push(start.elapsed());
         warm.destroy(&sandbox.id).await.unwrap();
     }
@@ -110,7 +113,7 @@ async fn main() {
     let start = Instant::now();
     let mut sandboxes = Vec::new();
     for _ in 0..25 {
-        sandboxes.extend(join_all((0..2).map(|_| Sandbox::of(&cold, spec()))).await);
+        sandboxes.extend(join_all((0..2).map(|_| Sandbox::with_spec(&cold, spec()))).await);
     }
     row("50 alive: create all", &millis(start.elapsed()));
     let mut memory = 0;
@@ -122,14 +125,14 @@ async fn main() {
     clean_up(&cold).await;
 }
 
-/// The same work natively, in a container of plain `runsc`, and in a sandbox.
-async fn work(folder: &Path) {
-    let config = Config { warm: 0, ..Config::new(folder.join("engine")) };
+/// Measures the workloads natively, in a container of plain `runsc`, and in a sandbox.
+async fn workloads(dir: &Path) {
+    let config = GvisorConfig { warm: 0, ..GvisorConfig::new(dir.join("engine")) };
     let engine = Gvisor::open(config).await.unwrap();
     let spec = SandboxSpec { vcpus: 2, mem_mib: 512, disk_mib: 1024, pids: 1024, ..spec() };
-    let sandbox = Sandbox::of(&engine, spec).await;
-    let plain = plain_runsc(&folder.join("plain"));
-    for (name, script) in WORK {
+    let sandbox = Sandbox::with_spec(&engine, spec).await;
+    let plain = plain_runsc(&dir.join("plain"));
+    for (name, script) in WORKLOADS {
         let native = median(5, async || {
             let status = Command::new("sh").args(["-c", script]).status().unwrap();
             assert!(status.success(), "{status}");
@@ -167,14 +170,14 @@ fn runsc_exec(state: &Path) {
     assert!(status.success(), "{status}");
 }
 
-/// A container over the machine's own files, without a network, limits or an
-/// agent, made and used from the command line.
+/// A container with the machine's own files, without a network, limits or an agent, created
+/// and used with the command line.
 struct Plain {
     state: PathBuf,
 }
 
-fn plain_runsc(folder: &Path) -> Plain {
-    std::fs::create_dir(folder).unwrap();
+fn plain_runsc(dir: &Path) -> Plain {
+    std::fs::create_dir(dir).unwrap();
     let config = serde_json::json!({
         "ociVersion": "1.0.2",
         "root": { "path": "/", "readonly": true },
@@ -192,9 +195,9 @@ fn plain_runsc(folder: &Path) -> Plain {
             { "type": "network" },
         ] },
     });
-    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
-    let plain = Plain { state: folder.join("state") };
-    plain.runsc(&["run", "--detach", "--bundle", folder.to_str().unwrap(), "plain"]);
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    let plain = Plain { state: dir.join("state") };
+    plain.runsc(&["run", "--detach", "--bundle", dir.to_str().unwrap(), "plain"]);
     plain.runsc(&["exec", "plain", "/bin/true"]);
     plain
 }
@@ -224,10 +227,10 @@ async fn median<T>(samples: usize, mut step: impl AsyncFnMut() -> T) -> Duration
     let mut times = Vec::new();
     for _ in 0..samples {
         let start = Instant::now();
-        let made = step().await;
+        let result = step().await;
         times.push(start.elapsed());
-        // Ending it is not part of it.
-        drop(made);
+        // The clean-up is not measured.
+        drop(result);
     }
     times.sort_unstable();
     times[times.len() / 2]

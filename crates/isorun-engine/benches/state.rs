@@ -1,9 +1,9 @@
-//! What shells, forks, hibernation and restores cost, as medians, and how that
-//! grows with the memory of a sandbox.
+//! Benchmark of shells, forks, hibernation and restores, as medians, and by the memory size
+//! of a sandbox.
 //!
-//! A harness of its own and not criterion, as in `sandbox.rs`. With `--chart FILE`
-//! the curve is also written as a drawing.
-// A bench that cannot go on has failed.
+//! It does not use criterion, as `sandbox.rs`. With `--chart FILE` the curve is also written
+//! as an SVG image.
+// A failure ends the benchmark.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::fmt::Write as _;
@@ -12,43 +12,44 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use isorun_engine::conformance::shells::Open;
+use isorun_engine::conformance::shells::OpenShell;
 use isorun_engine::conformance::{Sandbox, argv, clean_up, spec};
-use isorun_engine::gvisor::{Config, Gvisor};
+use isorun_engine::gvisor::{Gvisor, GvisorConfig};
 use isorun_engine::{Engine, SandboxSpec};
 
-/// Memory held by the program inside, in MB.
-const SIZES: [u64; 6] = [10, 50, 200, 500, 1000, 2000];
+/// Sizes of the memory of the program in the sandbox, in MB.
+const SIZES_MB: [u64; 6] = [10, 50, 200, 500, 1000, 2000];
+/// Number of forks.
 const CHILDREN: usize = 10;
 
 #[tokio::main]
 async fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let chart = arguments.iter().position(|word| word == "--chart").map(|at| &arguments[at + 1]);
-    let most: u64 = std::env::var("ISORUN_BENCH_MB").map_or(2000, |text| text.parse().unwrap());
-    let folder = tempfile::tempdir().unwrap();
-    let config = Config { warm: 0, blank: CHILDREN, ..Config::new(folder.path().join("engine")) };
+    let max_mb: u64 = std::env::var("ISORUN_BENCH_MB").map_or(2000, |text| text.parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let config = GvisorConfig { warm: 0, warm_created: CHILDREN, ..GvisorConfig::new(dir.path().join("engine")) };
     let gvisor = Gvisor::open(config).await.unwrap();
     let engine: Arc<dyn Engine> = Arc::new(gvisor.clone());
     shells(&engine).await;
 
     let small = spec();
     forks(&gvisor, &small).await;
-    rests(&gvisor, &small).await;
-    disk_of_forks(&gvisor, folder.path()).await;
+    hibernation(&gvisor, &small).await;
+    disk_of_forks(&gvisor, dir.path()).await;
     let mut points = Vec::new();
-    for size in SIZES.into_iter().filter(|size| *size <= most) {
+    for size in SIZES_MB.into_iter().filter(|size| *size <= max_mb) {
         points.push(curve(&gvisor, size).await);
     }
     if let Some(path) = chart {
-        std::fs::write(path, drawing(&points)).unwrap();
+        std::fs::write(path, chart_svg(&points)).unwrap();
     }
     clean_up(&gvisor).await;
 }
 
 async fn shells(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(&**engine).await;
-    let mut shell = Open::new(engine, &sandbox).await;
+    let mut shell = OpenShell::new(engine, &sandbox).await;
     let run = median(300, async || drop(shell.text("true").await)).await;
     row("shell: run of true", &millis(run));
     let exec = median(60, async || run_true(&sandbox).await).await;
@@ -57,10 +58,9 @@ async fn shells(engine: &Arc<dyn Engine>) {
     engine.destroy(&sandbox.id).await.unwrap();
 }
 
-/// A sandbox with an idle Python that holds so many MB of data that cannot be
-/// told from chance.
+/// Creates a sandbox with an idle Python that holds `mb` MB of random data.
 async fn python<'a>(engine: &'a Gvisor, spec: SandboxSpec, mb: u64) -> Sandbox<'a> {
-    let sandbox = Sandbox::of(engine, spec).await;
+    let sandbox = Sandbox::with_spec(engine, spec).await;
     let program = format!(
         "import os, time; b = [os.urandom(1000000) for _ in range({mb})]; \
          open(\"/tmp/ready\", \"w\"); time.sleep(100000)"
@@ -74,63 +74,63 @@ async fn forks(engine: &Gvisor, spec_of: &SandboxSpec) {
     let parent = python(engine, spec_of.clone(), 1).await;
     let mut snapshots = Vec::new();
     for _ in 0..7 {
-        let folder = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         let start = Instant::now();
-        engine.checkpoint(&parent.id, folder.path(), true).await.unwrap();
+        engine.checkpoint(&parent.id, dir.path(), true).await.unwrap();
         snapshots.push(start.elapsed());
     }
-    row("fork: snapshot of an idle Python", &millis(middle(&mut snapshots)));
-    let folder = tempfile::tempdir().unwrap();
-    engine.checkpoint(&parent.id, folder.path(), true).await.unwrap();
+    row("fork: snapshot of an idle Python", &millis(median_of(&mut snapshots)));
+    let dir = tempfile::tempdir().unwrap();
+    engine.checkpoint(&parent.id, dir.path(), true).await.unwrap();
     let (mut one_by_one, mut at_once) = (Vec::new(), Vec::new());
     for _ in 0..3 {
-        until_blank(engine, CHILDREN).await;
+        wait_for_created(engine, CHILDREN).await;
         let specs: Vec<_> = (0..CHILDREN).map(|_| copy_of(spec_of)).collect();
         let start = Instant::now();
         for spec in &specs {
-            engine.restore(spec.clone(), folder.path()).await.unwrap();
+            engine.restore(spec.clone(), dir.path()).await.unwrap();
         }
         one_by_one.push(start.elapsed() / CHILDREN as u32);
         destroy(engine, &specs).await;
-        until_blank(engine, CHILDREN).await;
+        wait_for_created(engine, CHILDREN).await;
         let specs: Vec<_> = (0..CHILDREN).map(|_| copy_of(spec_of)).collect();
         let start = Instant::now();
-        for made in join_all(specs.iter().map(|s| engine.restore(s.clone(), folder.path()))).await {
+        for made in join_all(specs.iter().map(|s| engine.restore(s.clone(), dir.path()))).await {
             made.unwrap();
         }
         at_once.push(start.elapsed() / CHILDREN as u32);
         destroy(engine, &specs).await;
     }
-    row("fork: a child, one after the other", &millis(middle(&mut one_by_one)));
-    row("fork: a child, ten at once", &millis(middle(&mut at_once)));
+    row("fork: a child, one after the other", &millis(median_of(&mut one_by_one)));
+    row("fork: a child, ten at once", &millis(median_of(&mut at_once)));
     engine.destroy(&parent.id).await.unwrap();
 }
 
-async fn rests(engine: &Gvisor, spec: &SandboxSpec) {
+async fn hibernation(engine: &Gvisor, spec: &SandboxSpec) {
     let sandbox = python(engine, spec.clone(), 1).await;
     let (mut down, mut up) = (Vec::new(), Vec::new());
     for _ in 0..9 {
-        until_blank(engine, 1).await;
-        let folder = tempfile::tempdir().unwrap();
+        wait_for_created(engine, 1).await;
+        let dir = tempfile::tempdir().unwrap();
         let start = Instant::now();
-        engine.checkpoint(&sandbox.id, folder.path(), false).await.unwrap();
+        engine.checkpoint(&sandbox.id, dir.path(), false).await.unwrap();
         down.push(start.elapsed());
         let start = Instant::now();
-        engine.restore(spec.clone(), folder.path()).await.unwrap();
+        engine.restore(spec.clone(), dir.path()).await.unwrap();
         up.push(start.elapsed());
     }
-    row("hibernate, small", &millis(middle(&mut down)));
-    row("resume, small", &millis(middle(&mut up)));
+    row("hibernate, small", &millis(median_of(&mut down)));
+    row("resume, small", &millis(median_of(&mut up)));
     engine.destroy(&sandbox.id).await.unwrap();
 }
 
-/// What ten forks of a sandbox with 500 MB of memory take on the disk, beside
-/// one.
-async fn disk_of_forks(engine: &Gvisor, folder: &Path) {
+/// Measures the disk usage of ten forks of a sandbox with 500 MB of memory, in comparison
+/// with one.
+async fn disk_of_forks(engine: &Gvisor, dir: &Path) {
     let spec = SandboxSpec { mem_mib: 900, ..spec() };
     let parent = python(engine, spec.clone(), 500).await;
-    let before = disk(folder);
-    let image = tempfile::tempdir_in(folder).unwrap();
+    let before = disk(dir);
+    let image = tempfile::tempdir_in(dir).unwrap();
     engine.checkpoint(&parent.id, image.path(), true).await.unwrap();
     let mut specs = Vec::new();
     let mut sizes = Vec::new();
@@ -138,7 +138,7 @@ async fn disk_of_forks(engine: &Gvisor, folder: &Path) {
         let copy = copy_of(&spec);
         engine.restore(copy.clone(), image.path()).await.unwrap();
         specs.push(copy);
-        sizes.push(disk(folder).saturating_sub(before));
+        sizes.push(disk(dir).saturating_sub(before));
     }
     let (one, ten) = (sizes[0], sizes[CHILDREN - 1]);
     row("ten forks of 500 MB of memory, disk", &format!("{} MB", ten / 1_000_000));
@@ -156,23 +156,23 @@ struct Point {
 async fn curve(engine: &Gvisor, mb: u64) -> Point {
     let spec = SandboxSpec { mem_mib: mb + mb / 4 + 256, ..spec() };
     let sandbox = python(engine, spec.clone(), mb).await;
-    engine.warm_blanks(&spec);
+    engine.warm_created(&spec);
     let (mut save, mut load, mut bytes) = (Vec::new(), Vec::new(), 0);
     for _ in 0..3 {
-        until_blank(engine, 1).await;
-        let folder = tempfile::tempdir().unwrap();
+        wait_for_created(engine, 1).await;
+        let dir = tempfile::tempdir().unwrap();
         let start = Instant::now();
-        engine.checkpoint(&sandbox.id, folder.path(), true).await.unwrap();
+        engine.checkpoint(&sandbox.id, dir.path(), true).await.unwrap();
         save.push(start.elapsed());
-        bytes = disk(folder.path());
+        bytes = disk(dir.path());
         let copy = copy_of(&spec);
         let start = Instant::now();
-        engine.restore(copy.clone(), folder.path()).await.unwrap();
+        engine.restore(copy.clone(), dir.path()).await.unwrap();
         load.push(start.elapsed());
         engine.destroy(&copy.id).await.unwrap();
     }
     engine.destroy(&sandbox.id).await.unwrap();
-    let point = Point { mb, save: middle(&mut save), load: middle(&mut load) };
+    let point = Point { mb, save: median_of(&mut save), load: median_of(&mut load) };
     row(
         &format!("{mb} MB of memory: save, load, on disk"),
         &format!("{}, {}, {} MB", millis(point.save), millis(point.load), bytes / 1_000_000),
@@ -190,8 +190,8 @@ async fn destroy(engine: &Gvisor, specs: &[SandboxSpec]) {
     }
 }
 
-async fn until_blank(engine: &Gvisor, count: usize) {
-    while engine.ready_blanks() < count {
+async fn wait_for_created(engine: &Gvisor, count: usize) {
+    while engine.ready_created() < count {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -201,9 +201,9 @@ async fn run_true(sandbox: &Sandbox<'_>) {
     assert_eq!(output.status.shell_code(), 0, "{output:?}");
 }
 
-fn disk(folder: &Path) -> u64 {
+fn disk(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     entries
         .flatten()
         .map(|entry| match entry.metadata() {
@@ -222,10 +222,10 @@ async fn median(samples: usize, mut step: impl AsyncFnMut()) -> Duration {
         step().await;
         times.push(start.elapsed());
     }
-    middle(&mut times)
+    median_of(&mut times)
 }
 
-fn middle(times: &mut [Duration]) -> Duration {
+fn median_of(times: &mut [Duration]) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]
 }
@@ -238,8 +238,8 @@ fn row(name: &str, value: &str) {
     println!("{name:<42} {value}");
 }
 
-/// The curve, both axes logarithmic.
-fn drawing(points: &[Point]) -> String {
+/// Returns the curve as SVG, both axes logarithmic.
+fn chart_svg(points: &[Point]) -> String {
     const W: f64 = 640.0;
     const H: f64 = 400.0;
     let x = |mb: f64| 70.0 + (mb / 10.0).log10() / 2.5 * (W - 100.0);
@@ -265,7 +265,7 @@ fn drawing(points: &[Point]) -> String {
     let lines: [Line; 2] =
         [("save", "#1f6feb", |point| point.save), ("load", "#d29922", |point| point.load)];
     for (name, colour, time) in lines {
-        let places: Vec<String> = points
+        let coordinates: Vec<String> = points
             .iter()
             .map(|point| {
                 format!("{:.1},{:.1}", x(point.mb as f64), y(time(point).as_secs_f64() * 1000.0))
@@ -274,9 +274,9 @@ fn drawing(points: &[Point]) -> String {
         let _ = writeln!(
             svg,
             "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" points=\"{}\"/>",
-            places.join(" ")
+            coordinates.join(" ")
         );
-        if let Some((left, top)) = places.last().and_then(|place| place.split_once(',')) {
+        if let Some((left, top)) = coordinates.last().and_then(|point| point.split_once(',')) {
             let _ = writeln!(
                 svg,
                 "<text x=\"{left}\" y=\"{top}\" dy=\"-6\" fill=\"{colour}\" \
@@ -287,7 +287,7 @@ fn drawing(points: &[Point]) -> String {
     for point in points {
         let _ = writeln!(
             svg,
-            "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{} MB</text>",
+            "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"median_of\">{} MB</text>",
             x(point.mb as f64),
             H - 30.0,
             point.mb

@@ -1,26 +1,26 @@
-//! What a machine has of what engines need, and how to get the rest.
+//! Checks whether a machine meets the requirements of the engines.
 
 use std::path::Path;
 
 use serde::Serialize;
 
 use crate::engine::Result;
-use crate::gvisor::{self, Config, Tools};
+use crate::gvisor::{self, GvisorConfig, Tools};
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Such as `runsc`.
+    /// The name of the check, such as `runsc`.
     pub what: &'static str,
-    /// Whether it is as it has to be.
+    /// True if the requirement is met.
     pub good: bool,
-    /// What was found; if it is not good, what to do.
+    /// Details of what was found, or what to do if the requirement is not met.
     pub detail: String,
 }
 
-/// Looks at everything that the gVisor engine needs. Changes nothing.
+/// Checks every requirement of the gVisor engine. Changes nothing.
 #[must_use]
-pub fn gvisor(config: &Config) -> Vec<Finding> {
+pub fn gvisor(config: &GvisorConfig) -> Vec<Finding> {
     let tools = Tools::find(config.runsc.as_deref(), config.agent.as_deref());
     vec![
         finding(
@@ -32,28 +32,31 @@ pub fn gvisor(config: &Config) -> Vec<Finding> {
         finding(
             "root",
             rustix::process::geteuid().is_root(),
-            "this user may make networks, mounts and control groups",
-            "networks, mounts and control groups take root: run the server as root",
+            "this user can create network namespaces, mounts and control groups",
+            "creating network namespaces, mounts and control groups requires root: run the server \
+             as root",
         ),
-        from("runsc and agent", tools, |tools| {
+        from_result("runsc and agent", tools, |tools| {
             format!("runsc {}, {}", tools.version, tools.agent.display())
         }),
-        from("control groups", gvisor::cgroup_version(), |version| format!("version {version}")),
+        from_result("control groups", gvisor::cgroup_version(), |version| {
+            format!("version {version}")
+        }),
         finding(
             "nft",
             ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/bin/nft"]
                 .iter()
                 .any(|path| Path::new(path).exists()),
-            "hands connections of sandboxes to the proxy that decides about them",
-            "there is no `nft`, and sandboxes have no network without it: install the package \
-             nftables",
+            "redirects the connections of sandboxes to the proxy that enforces their policy",
+            "`nft` was not found, and sandboxes cannot have a network without it: install the \
+             package nftables",
         ),
         finding(
             "namespaces",
             ["net", "mnt", "user", "pid"]
                 .iter()
                 .all(|kind| Path::new("/proc/self/ns").join(kind).exists()),
-            "networks, mounts, users and processes of their own",
+            "network, mount, user and PID namespaces are available",
             "the kernel was built without namespaces: use a distribution's kernel",
         ),
     ]
@@ -63,7 +66,7 @@ fn finding(what: &'static str, good: bool, found: &str, remedy: &str) -> Finding
     Finding { what, good, detail: if good { found } else { remedy }.to_owned() }
 }
 
-fn from<T>(what: &'static str, found: Result<T>, show: impl FnOnce(T) -> String) -> Finding {
+fn from_result<T>(what: &'static str, found: Result<T>, show: impl FnOnce(T) -> String) -> Finding {
     match found {
         Ok(found) => Finding { what, good: true, detail: show(found) },
         Err(error) => Finding { what, good: false, detail: error.to_string() },
@@ -76,7 +79,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said_with_its_remedy() {
-        let mut config = Config::new("/nonexistent");
+        let mut config = GvisorConfig::new("/nonexistent");
         config.runsc = Some("/no/such/runsc".into());
         let findings = gvisor(&config);
         let tools = findings.iter().find(|finding| finding.what == "runsc and agent").unwrap();

@@ -1,16 +1,16 @@
-//! What every engine does, and the vocabulary of it.
+//! The trait of all engines, and its types.
 //!
 //! ```text
 //!            create / restore                   destroy
 //!  (nothing) ────────────────▶ running ────────────────────▶ (nothing)
 //!                                 │                              ▲
-//!                                 │ dies by itself               │ destroy
+//!                                 │ terminates by itself         │ destroy
 //!                                 ▼                              │
 //!                               dead: `exited` resolves, ────────┘
 //!                               every other call is `Error::Dead`
 //! ```
 //!
-//! A dead sandbox keeps its figures until it is destroyed.
+//! The [`Stats`] of a dead sandbox are available until it is destroyed.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -23,93 +23,93 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::network::Plan;
 
-/// What an engine answers.
+/// The result of an engine's operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A connection to the agent of a sandbox. Dropping it resets it; the agent then
-/// ends what was under way on it.
+/// terminates the operations on it.
 pub type AgentStream = Box<dyn AgentIo>;
 
-/// Both directions of a connection.
+/// A bidirectional byte stream.
 pub trait AgentIo: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> AgentIo for T {}
 
-/// Makes, serves and ends sandboxes.
+/// An engine that creates, runs and destroys sandboxes.
 ///
-/// All methods may be called at the same time, for one sandbox or for several. A
-/// call whose future is dropped may or may not have had its effect; what it had
-/// begun is finished or undone behind the scenes.
+/// All methods may be called concurrently, for one sandbox or for several. A call whose
+/// future is dropped may or may not have had its effect; a partial effect is completed or
+/// undone in the background.
 #[async_trait]
 pub trait Engine: Send + Sync {
-    /// What this engine is, and can do on this machine.
+    /// Returns the name of this engine and its features on this machine.
     fn capabilities(&self) -> Capabilities;
 
-    /// Makes a sandbox. Returns when its agent answers.
+    /// Creates a sandbox. Returns when its agent is ready.
     async fn create(&self, spec: SandboxSpec) -> Result<()>;
 
-    /// A new connection to the agent of a sandbox.
+    /// Opens a connection to the agent of a sandbox.
     async fn connect(&self, id: &SandboxId) -> Result<AgentStream>;
 
-    /// Waits until a sandbox dies by itself, and says of what. Does not resolve
-    /// for a sandbox that is destroyed: that is an error, [`Error::NotFound`].
+    /// Waits until a sandbox terminates by itself, and returns the cause. If the sandbox is
+    /// destroyed instead, the result is [`Error::NotFound`].
     async fn exited(&self, id: &SandboxId) -> Result<Exit>;
 
-    /// Changes what a sandbox reaches over the network. Connections that are open
-    /// end: they were allowed by other rules.
+    /// Replaces the network configuration of a sandbox and resets its open connections,
+    /// which were allowed by the old rules.
     async fn set_network(&self, id: &SandboxId, plan: Plan) -> Result<()>;
 
     /// Sets the weight of a sandbox against the others while CPU time is scarce.
     async fn set_cpu_weight(&self, id: &SandboxId, weight: CpuWeight) -> Result<()>;
 
-    /// What a sandbox has used until now.
+    /// Returns the resources that a sandbox has used so far.
     async fn stats(&self, id: &SandboxId) -> Result<Stats>;
 
-    /// Writes the state of a sandbox, files and memory, into a folder that
-    /// exists and is empty. Without `leave_running` the sandbox is gone
-    /// afterwards, as after [`destroy`](Self::destroy).
+    /// Writes the state of a sandbox, files and memory, into an existing empty
+    /// directory. Without `leave_running` the sandbox does not exist afterwards, as after
+    /// [`destroy`](Self::destroy).
     async fn checkpoint(&self, id: &SandboxId, into: &Path, leave_running: bool) -> Result<()>;
 
-    /// Whether a checkpoint without `leave_running` is whole: for who finds one
-    /// that another process has begun. It may go on until the sandbox is gone, and
+    /// Reports whether a checkpoint without `leave_running` is complete, for a checkpoint
+    /// that another process has started. It may continue until the sandbox is gone, and
     /// a moment longer.
-    fn is_whole(&self, checkpoint: &Path) -> bool;
+    fn is_complete(&self, checkpoint: &Path) -> bool;
 
-    /// Makes a sandbox from what [`checkpoint`](Self::checkpoint) has written.
-    /// The root and the limits have to be those of the original, and the
-    /// [`fingerprint`](Self::fingerprint) that of then.
+    /// Creates a sandbox from a directory that [`checkpoint`](Self::checkpoint) has
+    /// written. The root and the limits have to be those of the original, and the
+    /// [`fingerprint`](Self::fingerprint) that at the time of the checkpoint.
     async fn restore(&self, spec: SandboxSpec, from: &Path) -> Result<()>;
 
-    /// What checkpoints of sandboxes with that root depend on, apart from their
-    /// own files: one that was taken under another fingerprint must not be
-    /// restored.
+    /// Returns a fingerprint of everything, apart from the files of the checkpoint, that a
+    /// checkpoint of a sandbox with that root depends on. A checkpoint that was taken under
+    /// another fingerprint must not be restored.
     fn fingerprint(&self, root: &Root) -> String;
 
-    /// Ends a sandbox, removes everything of it, and tells what it has used.
+    /// Destroys a sandbox with all its data, and returns the resources that it has used.
     async fn destroy(&self, id: &SandboxId) -> Result<Stats>;
 
-    /// All sandboxes that have been created and not destroyed, also by a process
-    /// before this one that crashed.
+    /// Lists all sandboxes that were created and not destroyed, including those of an
+    /// earlier process that crashed.
     async fn list(&self) -> Result<Vec<SandboxId>>;
 
-    /// Ends what the engine holds ready for later. Sandboxes live on.
+    /// Destroys the containers in the pool. Sandboxes continue to run.
     async fn shutdown(&self);
 }
 
-/// What an engine is, and what it can do on this machine.
+/// The name of an engine and its features on this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Capabilities {
-    /// Such as `gvisor`.
+    /// The name, such as `gvisor`.
     pub name: String,
-    /// The version of what does the isolation, such as `20240729.0`.
+    /// The version of the isolation software, such as `20240729.0`.
     pub version: String,
-    /// One sentence for people: what stands between a guest and the machine.
+    /// One sentence for users about the isolation between a guest and the machine.
     pub isolation: String,
-    /// Whether sandboxes can be written to disk and made again from there.
+    /// Sandboxes can be checkpointed to disk and restored.
     pub checkpoint: bool,
-    /// Whether a sandbox can have a network.
+    /// Sandboxes can have a network.
     pub network: bool,
-    /// What limits are enforced, by the names of [`SandboxSpec`]'s fields.
+    /// The limits that are enforced, by the names of [`SandboxSpec`]'s fields.
     pub limits: Vec<String>,
 }
 
@@ -120,7 +120,7 @@ pub struct Capabilities {
 pub struct SandboxId(String);
 
 impl SandboxId {
-    /// The id as text.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -135,7 +135,8 @@ impl FromStr for SandboxId {
         if text.is_empty() || text.len() > 64 || text.starts_with('-') || !text.bytes().all(allowed)
         {
             return Err(Error::InvalidSpec(format!(
-                "the id {:?} is not 1 to 64 of a-z, 0-9 and -, starting with a letter or digit",
+                "invalid sandbox id {:?}: give 1 to 64 characters of a-z, 0-9 and -, starting \
+                 with a letter or digit",
                 text.chars().take(80).collect::<String>()
             )));
         }
@@ -163,47 +164,46 @@ impl fmt::Display for SandboxId {
     }
 }
 
-/// What a sandbox is made of, and its limits.
+/// The root filesystem, the limits and the network configuration of a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
-    /// Its name, for the caller to choose; unique among the living.
+    /// The id, chosen by the caller; unique among the existing sandboxes.
     pub id: SandboxId,
-    /// What it is called inside, by its own programs only. The guest learns it: it
-    /// must tell nothing of an id that is a secret.
+    /// The hostname, which only its own programs see. The guest can read it: if the id is
+    /// secret, it must not be derivable from the hostname.
     #[serde(default)]
     pub hostname: String,
-    /// The files that it starts with.
+    /// The root filesystem.
     pub root: Root,
     /// CPU time, in CPUs: with 1, one second of CPU time in each second.
     pub vcpus: u32,
-    /// Memory of the programs inside, in MiB. Beyond it the sandbox is ended.
+    /// Memory of the programs in the sandbox, in MiB. Beyond it the sandbox is killed.
     pub mem_mib: u64,
-    /// What may be written to files inside, in MiB. Beyond it writing fails.
+    /// Bytes that may be written to files, in MiB. Beyond it writing fails.
     pub disk_mib: u64,
-    /// Processes and threads inside at the same time. Beyond it starting one
-    /// fails.
+    /// Maximum number of concurrent processes and threads. Beyond it starting one fails.
     pub pids: u32,
-    /// What it reaches over the network. Not kept by the engine: after a crash it
-    /// is nothing, until [`Engine::set_network`] says otherwise.
+    /// The network configuration. The engine does not store it: after a crash the sandbox
+    /// has no network until [`Engine::set_network`] is called.
     #[serde(skip)]
     pub network: Plan,
 }
 
 impl SandboxSpec {
-    /// The CPUs that a sandbox may have.
+    /// The range of CPUs.
     pub const VCPUS: RangeInclusive<u64> = 1..=1024;
-    /// The memory that it may have, in MiB. With less, its own kernel does not start.
+    /// The range of memory, in MiB. With less, the kernel of the sandbox does not start.
     pub const MEM_MIB: RangeInclusive<u64> = 32..=1 << 24;
-    /// The disk that it may have, in MiB.
+    /// The range of disk space, in MiB.
     pub const DISK_MIB: RangeInclusive<u64> = 1..=1 << 24;
-    /// The processes and threads that it may have.
+    /// The range of processes and threads.
     pub const PIDS: RangeInclusive<u64> = 2..=1_000_000;
 
-    /// Checks the limits. Every engine does so before it makes a sandbox.
+    /// Checks the limits. Every engine does so before it creates a sandbox.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidSpec`] names the limit, its value and its range.
+    /// [`Error::InvalidSpec`] with the limit, its value and its range.
     pub fn validate(&self) -> Result<()> {
         for (name, value, range) in [
             ("vcpus", self.vcpus.into(), Self::VCPUS),
@@ -213,7 +213,7 @@ impl SandboxSpec {
         ] {
             if !range.contains(&value) {
                 return Err(Error::InvalidSpec(format!(
-                    "{name} is {value}: give {} to {}",
+                    "{name} is {value}: give a value from {} to {}",
                     range.start(),
                     range.end()
                 )));
@@ -222,7 +222,7 @@ impl SandboxSpec {
         Ok(())
     }
 
-    /// A spec with every limit at its default: 1 CPU, 1,024 MiB of memory,
+    /// Creates a spec with every limit at its default: 1 CPU, 1,024 MiB of memory,
     /// 10,240 MiB of disk, 512 processes, no network. Its hostname is `sandbox`.
     #[must_use]
     pub fn new(id: SandboxId, root: Root) -> Self {
@@ -261,54 +261,55 @@ impl CpuWeight {
     }
 }
 
-/// Where the files of a sandbox come from. Never written to: what a sandbox
-/// writes goes elsewhere, and with it.
+/// The source of a sandbox's root filesystem. It is never written to: the writes of a
+/// sandbox are stored elsewhere and deleted with it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Root {
-    /// The machine's own programs and libraries, and the harmless part of its
-    /// `/etc`.
+    /// The machine's own programs and libraries, and the part of its `/etc` without
+    /// secrets.
     Host,
-    /// An unpacked root filesystem, which has to stay while the sandbox lives.
-    Folder(PathBuf),
+    /// An unpacked root filesystem, which has to exist as long as the sandbox.
+    #[serde(rename = "folder")]
+    Directory(PathBuf),
 }
 
-/// Of what a sandbox died.
+/// The cause of a sandbox's termination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
-    /// It went past its memory.
+    /// It exceeded its memory limit.
     OutOfMemory,
-    /// Its first process ended, or the engine's own process did.
+    /// Its first process exited, or the engine's own process did.
     Died(String),
 }
 
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OutOfMemory => f.write_str("it used more memory than it has"),
+            Self::OutOfMemory => f.write_str("it exceeded its memory limit"),
             Self::Died(why) => f.write_str(why),
         }
     }
 }
 
-/// What a sandbox has used.
+/// The resource usage of a sandbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
-    /// CPU time, the engine's own for this sandbox included.
+    /// CPU time in milliseconds, including the engine's overhead for this sandbox.
     pub cpu_ms: u64,
-    /// The most memory that it had at any time, the engine's own included.
+    /// Peak memory usage in bytes, including the engine's overhead.
     pub mem_peak_bytes: u64,
-    /// The memory that it has now.
+    /// Current memory usage in bytes.
     pub mem_bytes: u64,
-    /// What it has written to files and not deleted.
+    /// Bytes written to files and not deleted.
     pub disk_used_bytes: u64,
-    /// Processes and threads inside, as [`SandboxSpec::pids`] limits them; 0 if it
-    /// does not run.
+    /// Processes and threads, as limited by [`SandboxSpec::pids`]; 0 if the sandbox does
+    /// not run.
     pub pids: u64,
 }
 
-/// Why an engine could not do something.
+/// An error of an engine.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// there is no sandbox {0}
@@ -317,32 +318,32 @@ pub enum Error {
     /// there is a sandbox {0} already
     #[error("there is a sandbox {0} already")]
     AlreadyExists(SandboxId),
-    /// The spec asks for something that cannot be.
+    /// The spec is not valid.
     #[error("{0}")]
     InvalidSpec(String),
-    /// The engine, or this version of it, cannot do that.
+    /// The engine, or this version of it, does not support the operation.
     #[error("{0}")]
     Unsupported(String),
-    /// The machine lacks something; the text says what, and how to get it.
+    /// A requirement is missing on the machine; the text contains it and how to install it.
     #[error("{0}")]
     Setup(String),
-    /// The sandbox has died by itself.
-    #[error("sandbox {id} is dead: {exit}")]
+    /// The sandbox has terminated by itself.
+    #[error("sandbox {id} has terminated: {exit}")]
     Dead {
-        /// Which one.
+        /// The sandbox.
         id: SandboxId,
-        /// Of what.
+        /// The cause.
         exit: Exit,
     },
-    /// Something did not happen in time.
+    /// An operation timed out.
     #[error("{0} took longer than {1:?}")]
     Timeout(String, std::time::Duration),
-    /// The machine refused something.
+    /// A system call failed.
     #[error("{what}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// What the system answered.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
@@ -352,7 +353,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// A stable name of the kind of error.
+    /// Returns a stable name of the kind of error.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -369,7 +370,7 @@ impl Error {
         }
     }
 
-    /// Puts what was tried before an error of the system.
+    /// Adds the operation to an error of the system.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
@@ -382,7 +383,7 @@ mod tests {
 
     #[test]
     fn ids_are_checked() {
-        for (text, good) in [
+        for (text, valid) in [
             ("run0123456789abcdef", true),
             ("a", true),
             ("a-b", true),
@@ -394,7 +395,7 @@ mod tests {
             (&"a".repeat(64), true),
             (&"a".repeat(65), false),
         ] {
-            assert_eq!(text.parse::<SandboxId>().is_ok(), good, "{text}");
+            assert_eq!(text.parse::<SandboxId>().is_ok(), valid, "{text}");
         }
         assert!(serde_json::from_str::<SandboxId>("\"../x\"").is_err());
     }

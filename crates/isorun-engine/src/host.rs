@@ -1,12 +1,12 @@
 //! The built-in image `host`: the machine's own programs and libraries.
 //!
-//! `/usr` with `/bin`, `/sbin` and `/lib*` as the machine has them, and those
-//! parts of `/etc` that programs need and that tell nothing of the machine's
-//! users, secrets or network. Nothing else of the machine is there.
+//! It has `/usr` with `/bin`, `/sbin` and `/lib*` of the machine, and those parts
+//! of `/etc` that programs need and that disclose nothing about the machine's
+//! users, secrets or network. No other file of the machine is in it.
 //!
-//! Whoever is root in a sandbox reads what the machine's root may read. So what
-//! not every user of the machine may read is hidden (`private`): an empty file
-//! or folder that nobody can open lies over it.
+//! Root in a sandbox can read everything that the machine's root can read. So files
+//! that not every user of the machine may read are hidden (`private`): an empty
+//! file or directory that cannot be opened is mounted over each.
 
 mod private;
 
@@ -16,13 +16,13 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-pub(crate) use self::private::{Private, find as find_private};
+pub(crate) use self::private::{PrivatePath, find_private};
 
-/// Folders of the machine that appear as they are.
-const SHARED: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+/// The directories of the machine that are part of the image.
+const SHARED_DIRS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
-/// Files and folders of `/etc` that are copied, if they exist.
-const HARMLESS: [&str; 22] = [
+/// The files and directories of `/etc` that are copied if they exist.
+const COPIED_ETC_PATHS: [&str; 22] = [
     "alternatives",
     "bash.bashrc",
     "ca-certificates.conf",
@@ -47,7 +47,7 @@ const HARMLESS: [&str; 22] = [
     "terminfo",
 ];
 
-const WRITTEN: [(&str, &str); 7] = [
+const GENERATED_ETC_FILES: [(&str, &str); 7] = [
     ("passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"),
     ("group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
     ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
@@ -57,71 +57,71 @@ const WRITTEN: [(&str, &str); 7] = [
     ("timezone", "Etc/UTC\n"),
 ];
 
-/// Folders of the image that are the machine's.
-pub(crate) fn shared_folders() -> Vec<PathBuf> {
-    let folders = SHARED.iter().map(|name| Path::new("/").join(name));
-    folders
-        .filter(|path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()))
-        .collect()
+/// Returns the directories of the machine that are part of the image.
+pub(crate) fn shared_dirs() -> Vec<PathBuf> {
+    let dirs = SHARED_DIRS.iter().map(|name| Path::new("/").join(name));
+    dirs.filter(|path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())).collect()
 }
 
-/// A folder of the machine, and where in the image it appears.
+/// A directory of the machine, and its path in the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shared {
-    /// On the machine.
+pub struct SharedDir {
+    /// The path on the machine.
     pub source: PathBuf,
-    /// Below the folder of the image.
+    /// The path below the directory of the image.
     pub target: PathBuf,
 }
 
-/// Puts the image into a folder, and tells which folders of the machine have to
-/// be mounted there, read-only. What an earlier call put there and does not
-/// belong there any more is removed.
+/// Writes the image into a directory, and returns the directories of the machine
+/// that have to be mounted there read-only. Removes files of an earlier call that
+/// do not belong there any more.
 ///
 /// # Errors
 ///
-/// The folder cannot be written.
-pub fn prepare(folder: &Path) -> io::Result<Vec<Shared>> {
+/// The directory cannot be written.
+pub fn prepare(dir: &Path) -> io::Result<Vec<SharedDir>> {
     for name in
         ["dev", "etc", "home", "opt", "proc", "root", "run", "srv", "sys", "tmp", "var", "var/tmp"]
     {
-        make_folder(&folder.join(name), 0o755)?;
+        ensure_dir(&dir.join(name), 0o755)?;
     }
     for (name, mode) in [("root", 0o700), ("tmp", 0o1777), ("var/tmp", 0o1777)] {
-        fs::set_permissions(folder.join(name), Permissions::from_mode(mode))?;
+        fs::set_permissions(dir.join(name), Permissions::from_mode(mode))?;
     }
-    link(Path::new("/run"), &folder.join("var/run"))?;
+    ensure_symlink(Path::new("/run"), &dir.join("var/run"))?;
     let mut shared = Vec::new();
-    for name in SHARED {
-        let (source, target) = (Path::new("/").join(name), folder.join(name));
+    for name in SHARED_DIRS {
+        let (source, target) = (Path::new("/").join(name), dir.join(name));
         match fs::symlink_metadata(&source) {
             // With a merged /usr.
-            Ok(metadata) if metadata.is_symlink() => link(&fs::read_link(&source)?, &target)?,
+            Ok(metadata) if metadata.is_symlink() => {
+                ensure_symlink(&fs::read_link(&source)?, &target)?
+            }
             Ok(metadata) if metadata.is_dir() => {
-                make_folder(&target, 0o755)?;
-                shared.push(Shared { source, target });
+                ensure_dir(&target, 0o755)?;
+                shared.push(SharedDir { source, target });
             }
             _ => {}
         }
     }
-    let etc = folder.join("etc");
-    for name in HARMLESS {
+    let etc = dir.join("etc");
+    for name in COPIED_ETC_PATHS {
         copy(Path::new("/etc"), &etc, Path::new(name))?;
     }
-    for (name, text) in WRITTEN {
-        write(&etc.join(name), text.as_bytes(), 0o644)?;
+    for (name, text) in GENERATED_ETC_FILES {
+        write_if_changed(&etc.join(name), text.as_bytes(), 0o644)?;
     }
     Ok(shared)
 }
 
-/// Copies a file, link or folder that every user of the machine may read, by its
-/// name below `from`; anything else is left out.
+/// Copies a file, link or directory that every user of the machine may read, by its
+/// name below `from`. Skips anything else.
 fn copy(from: &Path, to: &Path, name: &Path) -> io::Result<()> {
     let parents: Vec<&Path> = name.ancestors().skip(1).filter(|p| *p != Path::new("")).collect();
     for above in parents.iter().rev() {
         match fs::symlink_metadata(from.join(above)) {
-            Ok(metadata) if is_public(&metadata) => make_folder(&to.join(above), 0o755)?,
-            // What is below it is nobody's business, or it is not there.
+            Ok(metadata) if is_public(&metadata) => ensure_dir(&to.join(above), 0o755)?,
+            // The parent is private or does not exist.
             _ => return remove(&to.join(above)),
         }
     }
@@ -132,14 +132,14 @@ fn copy_tree(source: &Path, target: &Path) -> io::Result<()> {
     let Ok(metadata) = fs::symlink_metadata(source) else { return remove(target) };
     if metadata.is_symlink() {
         let to = fs::read_link(source)?;
-        // Into what is shared; another part of /etc may be missing.
-        return link(&to, target);
+        // The link may lead to another part of /etc, which may be missing.
+        return ensure_symlink(&to, target);
     }
     if !is_public(&metadata) {
         return remove(target);
     }
     if metadata.is_dir() {
-        make_folder(target, 0o755)?;
+        ensure_dir(target, 0o755)?;
         let mut names = BTreeSet::new();
         for entry in fs::read_dir(source)?.flatten() {
             copy_tree(&entry.path(), &target.join(entry.file_name()))?;
@@ -152,17 +152,19 @@ fn copy_tree(source: &Path, target: &Path) -> io::Result<()> {
         }
         return Ok(());
     }
-    write(target, &fs::read(source)?, metadata.permissions().mode() & 0o755)
+    write_if_changed(target, &fs::read(source)?, metadata.permissions().mode() & 0o755)
 }
 
-/// Whether every user of the machine may read a file, or read and enter a folder.
+/// Reports whether every user of the machine may read a file, or list and enter a
+/// directory.
 fn is_public(metadata: &Metadata) -> bool {
     let mode = metadata.permissions().mode();
     metadata.is_dir() && mode & 0o005 == 0o005 || metadata.is_file() && mode & 0o004 != 0
 }
 
-/// Makes a folder if there is none, whatever the umask is.
-fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+/// Creates a directory if it does not exist, and sets its mode regardless of the
+/// umask.
+fn ensure_dir(path: &Path, mode: u32) -> io::Result<()> {
     if fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_dir()) {
         fs::remove_file(path)?;
     }
@@ -173,9 +175,9 @@ fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
-/// Writes a file anew, unless it has this content: sandboxes that run may have
+/// Replaces a file, unless it has this content already: running sandboxes may have
 /// it open.
-fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+fn write_if_changed(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let is_file = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_file());
     if !(is_file && fs::read(path)? == content) {
         remove(path)?;
@@ -196,7 +198,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn link(to: &Path, at: &Path) -> io::Result<()> {
+fn ensure_symlink(to: &Path, at: &Path) -> io::Result<()> {
     if fs::read_link(at).is_ok_and(|known| known == to) {
         return Ok(());
     }
@@ -204,11 +206,11 @@ fn link(to: &Path, at: &Path) -> io::Result<()> {
     symlink(to, at)
 }
 
-/// Changes when the machine's own programs and libraries do, by an upgrade for
-/// one.
+/// Returns a value that changes when the machine's own programs and libraries
+/// change, for example by an upgrade.
 pub fn fingerprint() -> String {
     use std::os::unix::fs::MetadataExt;
-    const TOLD_BY: [&str; 6] = [
+    const FINGERPRINTED_PATHS: [&str; 6] = [
         "/etc/ld.so.cache",
         "/var/lib/dpkg/status",
         "/var/lib/rpm",
@@ -217,7 +219,7 @@ pub fn fingerprint() -> String {
         "/usr/sbin",
     ];
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for path in TOLD_BY {
+    for path in FINGERPRINTED_PATHS {
         let Ok(metadata) = std::fs::metadata(path) else { continue };
         for part in [metadata.mtime(), metadata.mtime_nsec(), metadata.size().cast_signed()] {
             for byte in part.to_le_bytes() {
@@ -235,17 +237,17 @@ mod tests {
 
     #[test]
     fn no_secret_of_the_machine_is_in_the_image() {
-        let folder = tempfile::tempdir().unwrap();
-        prepare(folder.path()).unwrap();
-        // A second time finds everything there.
-        let shared = prepare(folder.path()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        prepare(dir.path()).unwrap();
+        // A second call finds everything in place.
+        let shared = prepare(dir.path()).unwrap();
         assert!(shared.iter().any(|shared| shared.source == Path::new("/usr")));
         for name in ["shadow", "gshadow", "ssh", "sudoers", "machine-id", "apt", "ssl/private"] {
-            assert!(!folder.path().join("etc").join(name).exists(), "{name}");
+            assert!(!dir.path().join("etc").join(name).exists(), "{name}");
         }
-        let passwd = fs::read_to_string(folder.path().join("etc/passwd")).unwrap();
+        let passwd = fs::read_to_string(dir.path().join("etc/passwd")).unwrap();
         assert_eq!(passwd.lines().count(), 2);
-        assert!(folder.path().join("etc/ld.so.cache").exists());
+        assert!(dir.path().join("etc/ld.so.cache").exists());
     }
 
     #[test]
@@ -277,8 +279,8 @@ mod tests {
         ];
         assert_eq!(copied(all), [true; 5]);
         let mode = fs::metadata(to.join("b/c/file")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o7777, 0o755, "nothing runs as somebody else");
-        // What was copied before goes when it is closed.
+        assert_eq!(mode & 0o7777, 0o755, "no setuid bit is copied");
+        // A copy is removed when its source becomes private.
         let some = [
             ("a/open/file", 0o644),
             ("a/open/closed", 0o640),

@@ -1,20 +1,20 @@
-//! OCI images: pulled or imported, kept by digest, unpacked into folders that
-//! sandboxes start from.
+//! OCI images: pulled or imported, stored by digest, and unpacked into the root
+//! directories of sandboxes.
 //!
-//! A [`Store`] is a folder that any number of processes share. [`Store::pull`]
-//! fetches an image from a registry and [`Store::import`] takes one from disk;
-//! both give an [`Image`], whose [`root`](Image::root) is a read-only folder
-//! that stays at least as long as the `Image` or a [`Lease`] of it lives.
+//! A [`Store`] is a directory that any number of processes share. [`Store::pull`]
+//! fetches an image from a registry and [`Store::import`] reads one from disk;
+//! both return an [`Image`], whose [`root`](Image::root) is a read-only directory
+//! that is not removed while the `Image` or a [`Lease`] of it exists.
 //!
 //! ```text
-//!  registry ──pull──▶ blobs, by digest ──unpack──▶ a folder per chain of layers
+//!  registry ──pull──▶ blobs, by digest ──unpack──▶ a directory per ChainID
 //!  archive ──import──▶       ▲                            ▲
 //!                            │ manifest, config           │ lease
-//!                       index: name ─▶ digests          Image
+//!                      index: reference ─▶ digests      Image
 //! ```
 //!
-//! Everything out of a registry or an archive is hostile until its digest was
-//! checked, and its layers are after that, too: see [`Limits`], and SECURITY.md.
+//! Everything from a registry or an archive is untrusted until its digest has been
+//! verified, and layers remain untrusted after that: see [`Limits`], and SECURITY.md.
 
 mod compression;
 mod config;
@@ -38,8 +38,8 @@ pub use self::document::Platform;
 pub use self::error::{Error, Result};
 pub use self::import::{ImportOptions, Source};
 pub use self::limits::Limits;
-pub use self::progress::{Event, Progress};
+pub use self::progress::{Progress, ProgressEvent};
 pub use self::pull::PullOptions;
 pub use self::reference::Reference;
-pub use self::registry::{Credentials, Registries};
-pub use self::store::{Entry, Image, Lease, Removed, Store};
+pub use self::registry::{Registries, RegistryCredentials};
+pub use self::store::{Entry, GcReport, Image, Lease, Store};

@@ -1,9 +1,8 @@
-//! Whole Linux sandboxes behind one trait.
+//! Linux sandboxes behind one trait.
 //!
-//! An [`Engine`] makes sandboxes from a [`SandboxSpec`], gives connections to
-//! the agent inside each, tells what they used, and ends them. What is said over
-//! a connection is the protocol of the crate `isorun-agent`, the same for every
-//! engine.
+//! An [`Engine`] creates sandboxes from a [`SandboxSpec`], opens connections to the agent
+//! in each, reports the resources that they use, and destroys them. The protocol on a
+//! connection is that of the crate `isorun-agent`, for every engine.
 
 #[cfg(feature = "conformance")]
 pub mod conformance;

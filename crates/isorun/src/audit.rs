@@ -1,4 +1,4 @@
-//! A run's audit log: appending to it, and proving that nobody changed it.
+//! The audit log of a run: appending entries, and verifying the HMAC chain.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
     store::{AuditRow, LogState, Store, StoreError},
 };
 
-/// What happens to a run, as its log names it.
+/// An event of a run, as named in its audit log.
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
     Created,
@@ -46,8 +46,8 @@ impl Event {
     }
 }
 
-/// The log of one run. One writer at a time: an entry is chained to the one
-/// before.
+/// The audit log of one run. Writers are serialized, since each entry is chained to
+/// the previous one.
 pub struct AuditLog {
     run: RunId,
     store: Store,
@@ -60,19 +60,19 @@ impl AuditLog {
         Self { run, store, secret, end: Arc::default() }
     }
 
-    /// The log of a run that was there before this server was.
+    /// Opens the log of a run that an earlier server process created.
     pub async fn reopen(run: RunId, store: Store, secret: Secret) -> Result<Self, StoreError> {
         let end = Arc::new(Mutex::new(store.audit_end(&run).await?));
         Ok(Self { run, store, secret, end })
     }
 
-    /// Adds an entry. One that was begun is finished, whether or not the caller
-    /// waits for it: an entry that is written has to be the end of the chain.
+    /// Appends an entry. Runs to completion even if the caller drops the future, so
+    /// that the in-memory end of the chain always matches the last written entry.
     pub async fn append(&self, event: Event, data: impl Serialize) -> Result<(), StoreError> {
         let data = serde_json::to_string(&data).unwrap_or_else(|_| "null".to_owned());
         let (run_id, store) = (self.run.to_string(), self.store.clone());
         let (secret, end) = (self.secret.clone(), Arc::clone(&self.end));
-        let adding = tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let mut end = end.lock().await;
             let mut entry = AuditRow {
                 run_id,
@@ -88,14 +88,14 @@ impl AuditLog {
             *end = next;
             Ok(())
         });
-        adding.await.unwrap_or(Err(StoreError::Closed))
+        task.await.unwrap_or(Err(StoreError::Closed))
     }
 }
 
 impl From<AuditRow> for AuditEntry {
     fn from(row: AuditRow) -> Self {
-        // It was written by `append`; damaged data shows as null, and its hmac
-        // no longer fits.
+        // Written by `append`. Corrupted data is returned as null, so that its HMAC
+        // does not match.
         let data = RawValue::from_string(row.data).unwrap_or_else(|_| RawValue::NULL.to_owned());
         Self {
             seq: row.seq,
@@ -126,18 +126,18 @@ fn mac(secret: &Secret, previous: &str, entry: &AuditRow) -> String {
     secret.chain(previous, &[&seq, &entry.ts, &entry.run_id, &entry.event, &entry.data])
 }
 
-/// What does not hold of a log.
+/// A violation found in an audit log.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Broken {
+pub enum ChainError {
     #[error("{run}: entry {expected} is missing; entry {found} follows")]
     Gap { run: String, expected: u64, found: u64 },
-    #[error("{run}: entry {seq} was changed, or was not written by this server")]
+    #[error("{run}: entry {seq} was modified, or was not written by this server")]
     Forged { run: String, seq: u64 },
-    #[error("{run}: the run is over, and the end of its log is missing")]
-    CutOff { run: String },
+    #[error("{run}: the run was destroyed, but the end of its log is missing")]
+    Truncated { run: String },
 }
 
-/// Follows the chains of any number of logs, entry by entry.
+/// Verifies the chains of any number of logs, entry by entry.
 pub struct Verifier {
     secret: Secret,
     ends: BTreeMap<String, (LogState, String)>,
@@ -148,34 +148,35 @@ impl Verifier {
         Self { secret, ends: BTreeMap::new() }
     }
 
-    pub fn check(&mut self, entry: &AuditRow) -> Result<(), Broken> {
+    /// Checks that an entry follows the previous one of its log.
+    pub fn check(&mut self, entry: &AuditRow) -> Result<(), ChainError> {
         let (end, last) = self.ends.entry(entry.run_id.clone()).or_default();
         if entry.seq != end.seq + 1 {
             let (run, expected, found) = (entry.run_id.clone(), end.seq + 1, entry.seq);
-            return Err(Broken::Gap { run, expected, found });
+            return Err(ChainError::Gap { run, expected, found });
         }
         if mac(&self.secret, &end.hmac, entry) != entry.hmac {
-            return Err(Broken::Forged { run: entry.run_id.clone(), seq: entry.seq });
+            return Err(ChainError::Forged { run: entry.run_id.clone(), seq: entry.seq });
         }
         *end = LogState { seq: entry.seq, hmac: entry.hmac.clone() };
         last.clone_from(&entry.event);
         Ok(())
     }
 
-    /// The log of a run that is over has to end with its destruction.
-    pub fn is_over(&self, run: &str) -> Result<(), Broken> {
+    /// Checks that the log of a destroyed run ends with its destruction.
+    pub fn check_complete(&self, run: &str) -> Result<(), ChainError> {
         match self.ends.get(run) {
             Some((_, last)) if last == Event::Destroyed.name() => Ok(()),
-            _ => Err(Broken::CutOff { run: run.to_owned() }),
+            _ => Err(ChainError::Truncated { run: run.to_owned() }),
         }
     }
 
-    /// How many entries held.
+    /// Returns the number of valid entries.
     pub fn entries(&self) -> u64 {
         self.ends.values().map(|(end, _)| end.seq).sum()
     }
 
-    /// How many logs.
+    /// Returns the number of logs.
     pub fn logs(&self) -> usize {
         self.ends.len()
     }
@@ -188,9 +189,9 @@ mod tests {
     use super::*;
 
     async fn sample() -> (tempfile::TempDir, Secret, Vec<AuditRow>) {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let secret = Secret::open(folder.path()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let secret = Secret::open(dir.path()).unwrap();
         let run = RunId::random().unwrap();
         let log = AuditLog::new(run.clone(), store.clone(), secret.clone());
         log.append(Event::Created, json!({"image": "host"})).await.unwrap();
@@ -198,18 +199,18 @@ mod tests {
         log.append(Event::ExecStart, json!({"command": "ls \u{1f600}\n"})).await.unwrap();
         log.append(Event::Destroyed, json!({})).await.unwrap();
         let rows = store.audit(&run, 0, 10).await.unwrap();
-        (folder, secret, rows)
+        (dir, secret, rows)
     }
 
-    fn verify(secret: &Secret, rows: &[AuditRow]) -> Result<(), Broken> {
+    fn verify(secret: &Secret, rows: &[AuditRow]) -> Result<(), ChainError> {
         let mut verifier = Verifier::new(secret.clone());
         rows.iter().try_for_each(|row| verifier.check(row))?;
-        verifier.is_over(&rows[0].run_id)
+        verifier.check_complete(&rows[0].run_id)
     }
 
     #[tokio::test]
     async fn a_log_holds_also_after_a_trip_through_json() {
-        let (_folder, secret, rows) = sample().await;
+        let (_dir, secret, rows) = sample().await;
         verify(&secret, &rows).unwrap();
         let trip = |row: &AuditRow| {
             let line = serde_json::to_string(&AuditEntry::from(row.clone())).unwrap();
@@ -221,15 +222,15 @@ mod tests {
 
     #[tokio::test]
     async fn an_entry_that_nobody_waits_for_breaks_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let secret = Secret::open(folder.path()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let secret = Secret::open(dir.path()).unwrap();
         let run = RunId::random().unwrap();
         let log = AuditLog::new(run.clone(), store.clone(), secret.clone());
         for number in 0..50 {
-            // It is begun, and given up at some point.
-            let patience = std::time::Duration::from_micros(number * 7);
-            let _ = tokio::time::timeout(patience, log.append(Event::ExecStart, number)).await;
+            // The future is dropped at some point after the append started.
+            let timeout = std::time::Duration::from_micros(number * 7);
+            let _ = tokio::time::timeout(timeout, log.append(Event::ExecStart, number)).await;
         }
         log.append(Event::Destroyed, ()).await.unwrap();
         verify(&secret, &store.audit(&run, 0, 100).await.unwrap()).unwrap();
@@ -237,7 +238,7 @@ mod tests {
 
     #[tokio::test]
     async fn any_change_is_found() {
-        let (_folder, secret, rows) = sample().await;
+        let (_dir, secret, rows) = sample().await;
         let run = rows[0].run_id.clone();
         for change in [
             (|row| row.ts.push('0')) as fn(&mut AuditRow),
@@ -247,11 +248,14 @@ mod tests {
         ] {
             let mut rows = rows.clone();
             change(&mut rows[1]);
-            assert_eq!(verify(&secret, &rows), Err(Broken::Forged { run: run.clone(), seq: 2 }));
+            assert_eq!(
+                verify(&secret, &rows),
+                Err(ChainError::Forged { run: run.clone(), seq: 2 })
+            );
         }
         let gap = [rows[0].clone(), rows[2].clone()];
-        let missing = Broken::Gap { run: run.clone(), expected: 2, found: 3 };
+        let missing = ChainError::Gap { run: run.clone(), expected: 2, found: 3 };
         assert_eq!(verify(&secret, &gap), Err(missing));
-        assert_eq!(verify(&secret, &rows[..2]), Err(Broken::CutOff { run }));
+        assert_eq!(verify(&secret, &rows[..2]), Err(ChainError::Truncated { run }));
     }
 }

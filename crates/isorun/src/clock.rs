@@ -1,25 +1,25 @@
-//! Moments, as they are stored and as they are shown.
+//! Timestamps: the current time, and formatting as RFC 3339.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Milliseconds since 1970.
+/// Returns the current time in milliseconds since 1970.
 pub fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// The last moment of the year 9999, in milliseconds: RFC 3339 has four digits
+/// The end of the year 9999, in milliseconds since 1970: RFC 3339 has four digits
 /// for a year.
-const LAST_MS: u64 = 253_402_300_799_999;
+const MAX_RFC3339_MS: u64 = 253_402_300_799_999;
 
-/// As in RFC 3339, with milliseconds. Moments before 1970 or after 9999, which
-/// only a damaged database has, are shown as the nearest that can be.
+/// Formats a time as RFC 3339, with milliseconds. Times before 1970 or after 9999,
+/// which only a corrupted database has, are clamped to that range.
 pub fn rfc3339(ms: i64) -> String {
-    let since = Duration::from_millis(u64::try_from(ms).unwrap_or(0).min(LAST_MS));
+    let since = Duration::from_millis(u64::try_from(ms).unwrap_or(0).min(MAX_RFC3339_MS));
     humantime::format_rfc3339_millis(UNIX_EPOCH + since).to_string()
 }
 
-/// This moment as in RFC 3339, with microseconds.
+/// Returns the current time as RFC 3339, with microseconds.
 pub fn now_rfc3339_micros() -> String {
     humantime::format_rfc3339_micros(SystemTime::now()).to_string()
 }

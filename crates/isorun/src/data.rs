@@ -1,9 +1,9 @@
-//! The server's folder of data: where it is, and who may use it.
+//! The server's data directory: its location and permissions.
 //!
-//! What lies in it is everything that the server's tenants have: memory and
-//! files of sandboxes that are hibernated, the database, and the secret that
-//! keys are made with. So the folder, and every folder and file in it, is for
-//! its owner only, whatever the umask is and whatever was there before.
+//! It holds all data of the server's tenants: memory and files of hibernated
+//! sandboxes, the database, and the secret that API keys are derived from. So the
+//! directory, and every directory and file in it, is accessible to its owner only,
+//! regardless of the umask and of earlier permissions.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -16,78 +16,78 @@ use anyhow::{Context, Result, bail};
 use etcetera::BaseStrategy;
 use rustix::fs::{Mode, OFlags};
 
-/// Names the folder, if nothing else does.
-pub const VARIABLE: &str = "ISORUN_DATA_DIR";
+/// The environment variable that sets the data directory, unless an option does.
+pub const DATA_DIR_VAR: &str = "ISORUN_DATA_DIR";
 
-/// Where data lies unless told otherwise: `/var/lib/isorun` for root, or else in
-/// the user's own folder of data.
+/// Returns the default data directory: `/var/lib/isorun` for root, otherwise a
+/// directory in the user's data directory.
 pub fn default_dir() -> Result<PathBuf> {
-    if let Some(dir) = std::env::var_os(VARIABLE).filter(|dir| !dir.is_empty()) {
+    if let Some(dir) = std::env::var_os(DATA_DIR_VAR).filter(|dir| !dir.is_empty()) {
         return Ok(dir.into());
     }
     if rustix::process::geteuid().is_root() {
         return Ok("/var/lib/isorun".into());
     }
-    let base = etcetera::choose_base_strategy().context("cannot find the home folder")?;
+    let base = etcetera::choose_base_strategy().context("cannot find the home directory")?;
     Ok(base.data_dir().join("isorun"))
 }
 
-/// Where a server's images are.
-pub fn images(dir: &Path) -> PathBuf {
+/// Returns the directory of a server's images.
+pub fn images_dir(dir: &Path) -> PathBuf {
     dir.join("images")
 }
 
-/// Makes everything that this process and its children create readable by their
-/// user only, unless they say otherwise.
+/// Sets the umask so that everything that this process and its children create is
+/// accessible to their user only, unless a mode is set explicitly.
 pub fn restrict_umask() {
     rustix::process::umask(Mode::from_raw_mode(0o077));
 }
 
-/// Makes the folder if there is none, for its owner only. One that other users
-/// can read or enter is closed to them; one that they can write to, or replace,
-/// is refused: what is in it may be theirs.
+/// Creates the data directory with mode 0700 if it does not exist. If other users
+/// can read or enter it, sets its mode to 0700. Fails if other users can write to it
+/// or replace it, since they may have put files there.
 pub fn prepare(dir: &Path) -> Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(dir)
-        .with_context(|| format!("cannot make the data folder {}", dir.display()))?;
-    // Links are resolved here, and not again: those above are checked below.
+        .with_context(|| format!("cannot create the data directory {}", dir.display()))?;
+    // Links are resolved once, here; the directories above are checked below.
     let real = fs::canonicalize(dir)
-        .with_context(|| format!("cannot look at the data folder {}", dir.display()))?;
+        .with_context(|| format!("cannot stat the data directory {}", dir.display()))?;
     let metadata = fs::symlink_metadata(&real)
-        .with_context(|| format!("cannot look at the data folder {}", dir.display()))?;
+        .with_context(|| format!("cannot stat the data directory {}", dir.display()))?;
     if !metadata.is_dir() {
-        bail!("the data folder {} is no folder", dir.display());
+        bail!("the data directory {} is not a directory", dir.display());
     }
-    if metadata.uid() != me() {
+    if metadata.uid() != current_uid() {
         bail!(
-            "the data folder {} belongs to the user {}, and this is the user {}: run as its \
-             owner, or give another folder with --data-dir",
+            "the data directory {} belongs to the user {}, and this is the user {}: run as its \
+             owner, or set another directory with --data-dir",
             dir.display(),
             metadata.uid(),
-            me()
+            current_uid()
         );
     }
     let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o022 != 0 {
         bail!(
-            "others can write to the data folder {} (mode {mode:04o}), and may have put something \
-             there. If nobody has, close it with `chmod 700 {}`",
+            "other users can write to the data directory {} (mode {mode:04o}) and may have put \
+             files there. If none did, run `chmod 700 {}`",
             dir.display(),
             real.display()
         );
     }
     for above in real.ancestors().skip(1) {
         let metadata = fs::symlink_metadata(above)
-            .with_context(|| format!("cannot look at {}", above.display()))?;
+            .with_context(|| format!("cannot stat {}", above.display()))?;
         let mode = metadata.permissions().mode() & 0o7777;
         let replaceable = mode & 0o022 != 0 && mode & 0o1000 == 0;
-        if replaceable || !(metadata.uid() == me() || metadata.uid() == 0) {
+        if replaceable || !(metadata.uid() == current_uid() || metadata.uid() == 0) {
             bail!(
-                "the data folder {} could be replaced by another user, since {} has mode \
-                 {mode:04o} and belongs to the user {}: close that with `chmod go-w`, or give \
-                 another folder with --data-dir",
+                "the data directory {} could be replaced by another user, since {} has mode \
+                 {mode:04o} and belongs to the user {}: run `chmod go-w` on the latter, or set \
+                 another directory with --data-dir",
                 dir.display(),
                 above.display(),
                 metadata.uid()
@@ -96,30 +96,31 @@ pub fn prepare(dir: &Path) -> Result<()> {
     }
     if mode & 0o077 != 0 {
         tracing::warn!(
-            folder = %dir.display(),
-            "the data folder had mode {mode:04o}: other users could look into it; it is closed now"
+            directory = %dir.display(),
+            "the data directory had mode {mode:04o}, readable by other users; its mode is now 0700"
         );
-        fs::set_permissions(&real, Permissions::from_mode(0o700))
-            .with_context(|| format!("cannot close the data folder {}", dir.display()))?;
+        fs::set_permissions(&real, Permissions::from_mode(0o700)).with_context(|| {
+            format!("cannot set the mode of the data directory {}", dir.display())
+        })?;
     }
     Ok(())
 }
 
-/// Makes a folder within the data folder, and closes it to other users.
-pub fn private_folder(folder: &Path) -> Result<()> {
+/// Creates a directory within the data directory, accessible to its owner only.
+pub fn private_dir(dir: &Path) -> Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(folder)
-        .with_context(|| format!("cannot make {}", folder.display()))?;
+        .create(dir)
+        .with_context(|| format!("cannot create {}", dir.display()))?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(folder, flags, Mode::empty()).map_err(io::Error::from);
-    let file: File = opened.with_context(|| format!("cannot open {}", folder.display()))?.into();
-    close_to_others(&file, folder)
+    let opened = rustix::fs::open(dir, flags, Mode::empty()).map_err(io::Error::from);
+    let file: File = opened.with_context(|| format!("cannot open {}", dir.display()))?.into();
+    restrict_to_owner(&file, dir)
 }
 
-/// Opens a file of the data folder for writing; makes it if it is not there.
-/// Links are not followed, and other users are kept out.
+/// Opens a file of the data directory for writing, creating it if necessary, with
+/// access for its owner only. Symbolic links are not followed.
 pub fn private_file(path: &Path) -> Result<File> {
     let file = OpenOptions::new()
         .read(true)
@@ -134,43 +135,44 @@ pub fn private_file(path: &Path) -> Result<File> {
     if !metadata.is_file() {
         bail!("{} is not a regular file: remove it, and start again", path.display());
     }
-    close_to_others(&file, path)?;
+    restrict_to_owner(&file, path)?;
     Ok(file)
 }
 
-/// Takes a file or folder of ours from everybody else.
-fn close_to_others(file: &File, path: &Path) -> Result<()> {
-    let metadata = file.metadata().with_context(|| format!("cannot look at {}", path.display()))?;
-    if metadata.uid() != me() {
+/// Removes the permissions of group and others from a file or directory.
+fn restrict_to_owner(file: &File, path: &Path) -> Result<()> {
+    let metadata = file.metadata().with_context(|| format!("cannot stat {}", path.display()))?;
+    if metadata.uid() != current_uid() {
         bail!(
-            "{} belongs to the user {}, and this is the user {}: remove it, or give it back with \
-             `chown`",
+            "{} belongs to the user {}, and this is the user {}: remove it, or change its owner \
+             with `chown`",
             path.display(),
             metadata.uid(),
-            me()
+            current_uid()
         );
     }
     let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         let closed = Permissions::from_mode(mode & 0o700);
-        file.set_permissions(closed)
-            .with_context(|| format!("cannot close {} to other users", path.display()))?;
+        file.set_permissions(closed).with_context(|| {
+            format!("cannot remove the access of other users to {}", path.display())
+        })?;
     }
     Ok(())
 }
 
-fn me() -> u32 {
+fn current_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// The one server of a folder holds this until it ends.
+/// Takes the lock of a data directory, which its server holds until it exits.
 pub fn lock(dir: &Path) -> Result<File> {
     let path = dir.join("lock");
     let file = private_file(&path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => bail!(
-            "another isorun server uses the data folder {}: give this one its own with --data-dir",
+            "another isorun server uses the data directory {}: set another one with --data-dir",
             dir.display()
         ),
         Err(fs::TryLockError::Error(error)) => {
@@ -231,7 +233,7 @@ mod tests {
             fs::set_permissions(&open, Permissions::from_mode(above)).unwrap();
             let outcome = prepare(&open.join("data"));
             assert_eq!(outcome.is_ok(), good, "{above:o}: {outcome:?}");
-            // By a link it is the same folder.
+            // Through a link it is the same directory.
             let link = home.path().join(format!("closed/{above:o}"));
             symlink(open.join("data"), &link).unwrap();
             assert_eq!(prepare(&link).is_ok(), good, "{above:o}");
@@ -241,14 +243,14 @@ mod tests {
     #[test]
     fn files_and_folders_within_are_closed() {
         let home = tempfile::tempdir().unwrap();
-        let folder = home.path().join("state");
-        fs::create_dir(&folder).unwrap();
+        let dir = home.path().join("state");
+        fs::create_dir(&dir).unwrap();
         for before in [0o755, 0o777, 0o1777, 0o700] {
-            fs::set_permissions(&folder, Permissions::from_mode(before)).unwrap();
-            private_folder(&folder).unwrap();
-            assert_eq!(mode(&folder), 0o700, "{before:o}");
+            fs::set_permissions(&dir, Permissions::from_mode(before)).unwrap();
+            private_dir(&dir).unwrap();
+            assert_eq!(mode(&dir), 0o700, "{before:o}");
         }
-        let file = folder.join("file");
+        let file = dir.join("file");
         private_file(&file).unwrap();
         assert_eq!(mode(&file), 0o600);
         for before in [0o644, 0o666, 0o640] {
@@ -258,8 +260,8 @@ mod tests {
         }
         let elsewhere = home.path().join("elsewhere");
         fs::write(&elsewhere, "theirs").unwrap();
-        for name in ["link", "pipe", "folder"] {
-            let path = folder.join(name);
+        for name in ["link", "pipe", "directory"] {
+            let path = dir.join(name);
             match name {
                 "link" => symlink(&elsewhere, &path).unwrap(),
                 "pipe" => {

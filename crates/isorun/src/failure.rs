@@ -1,20 +1,20 @@
-//! How a command fails: what it says, what it hints at, and its exit code.
+//! Failures of commands: message, hint and exit code.
 
 use std::io;
 
 use crate::{client::ClientError, command::table::visible};
 
-/// Why a command did not end well.
+/// The reason why a command failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// The user's fault: an option or an argument that cannot be.
+    /// An invalid option or argument.
     Usage { message: String, hint: Option<String> },
-    /// What a server answered, or that none did.
+    /// An error response of a server, or no response.
     Client(ClientError),
     /// Ctrl-C.
     Interrupted,
-    /// Nobody reads standard output any more.
-    Unread,
+    /// The reader of standard output closed it.
+    StdoutClosed,
     /// Anything else.
     Other(anyhow::Error),
 }
@@ -24,6 +24,7 @@ impl Failure {
         Self::Usage { message: message.into(), hint: None }
     }
 
+    /// Adds a hint to a usage error.
     pub fn hint(self, hint: impl Into<String>) -> Self {
         match self {
             Self::Usage { message, .. } => Self::Usage { message, hint: Some(hint.into()) },
@@ -31,31 +32,31 @@ impl Failure {
         }
     }
 
-    /// What became of writing to standard output.
+    /// Converts an error of writing to standard output.
     pub fn output(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::Unread,
+            io::ErrorKind::BrokenPipe => Self::StdoutClosed,
             _ => Self::Other(anyhow::Error::new(error).context("cannot write to standard output")),
         }
     }
 
-    /// The exit codes are part of the interface: see `docs/isorun/command.md`.
-    /// Those below 124 are left to the commands inside of sandboxes.
+    /// Returns the exit code. The codes are part of the interface: see
+    /// `docs/isorun/command.md`. Codes below 124 are those of commands in sandboxes.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage { .. } => 2,
             Self::Client(error) if error.is("exec_timeout") => 124,
             Self::Client(_) | Self::Other(_) => 125,
             Self::Interrupted => 130,
-            Self::Unread => 141,
+            Self::StdoutClosed => 141,
         }
     }
 
-    /// Says on standard error what went wrong.
-    pub fn complain(&self) {
+    /// Prints the error and its hint to standard error.
+    pub fn report(&self) {
         match self {
-            // The user knows already, or is not there to be told.
-            Self::Interrupted | Self::Unread => {}
+            // The user caused it, or no longer reads the output.
+            Self::Interrupted | Self::StdoutClosed => {}
             Self::Usage { message, hint } => {
                 eprintln!("error: {message}");
                 if let Some(hint) = hint {
@@ -63,7 +64,7 @@ impl Failure {
                 }
             }
             Self::Client(error) => {
-                // It may repeat what a sandbox said.
+                // It may contain output of a sandbox.
                 eprintln!("error: {}", visible(&error.to_string()));
                 if let Some(hint) = error.hint() {
                     eprintln!("hint: {hint}");

@@ -1,5 +1,5 @@
-//! What a fuzzer throws bytes at: parsers of what clients and guests send. Each
-//! function panics when what has to hold does not.
+//! Entry points for fuzzers: parsers of input from clients and guests. Each function
+//! panics when an invariant is violated.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use serde::{Serialize, de::DeserializeOwned};
@@ -13,10 +13,11 @@ use crate::{
     server,
 };
 
-/// The URL of a port, the head of a request to it, and the head of an answer.
+/// Checks the parsers of the URL of a port, and of the heads of a request to it and
+/// of the response.
 ///
-/// One line each: a host, a path, a query, and headers. The first byte says by
-/// which of its URLs the port is reached, and whether there is a domain.
+/// The input has one line each for the host, the path, the query, and every header.
+/// The first byte selects the kind of URL of the port, and whether there is a domain.
 pub fn urls(input: &[u8]) {
     let Some((kind, rest)) = input.split_first() else { return };
     let mut lines = rest.split(|byte| *byte == b'\n');
@@ -27,7 +28,7 @@ pub fn urls(input: &[u8]) {
     else {
         return;
     };
-    // Only what can be a URI reaches the server's own parsers.
+    // The HTTP library rejects invalid URIs before the server's own parsers.
     let Ok(uri) = format!("{path}?{query}").parse::<Uri>() else { return };
     let mut headers = HeaderMap::new();
     if let Ok(host) = HeaderValue::from_str(host) {
@@ -46,8 +47,8 @@ pub fn urls(input: &[u8]) {
     server::fuzz_urls(*kind, &uri, headers);
 }
 
-/// The body of a request, or a text frame of a WebSocket. The first byte says
-/// which.
+/// Checks the parsers of request bodies and of WebSocket text frames. The first byte
+/// selects the type.
 pub fn requests(input: &[u8]) {
     let Some((kind, text)) = input.split_first() else { return };
     match kind % 9 {
@@ -71,13 +72,13 @@ pub fn requests(input: &[u8]) {
     }
 }
 
-/// The manifest of a hibernated run or a snapshot.
+/// Checks the parser of the manifest of a hibernated run or a snapshot.
 pub fn manifests(input: &[u8]) {
     server::fuzz_manifests(input);
 }
 
-/// Parses strictly. Of what was accepted nothing may have been ignored: all that
-/// is not null is there when it is written again, which parses to the same.
+/// Parses strictly. No accepted input may have been ignored: every value that is not
+/// null must appear when the result is serialized, and that must parse to the same.
 fn parse<T: DeserializeOwned + Serialize>(text: &[u8]) -> Option<T> {
     let parsed: T = match server::strict::object(text) {
         Ok(parsed) => parsed,
@@ -86,7 +87,7 @@ fn parse<T: DeserializeOwned + Serialize>(text: &[u8]) -> Option<T> {
             return None;
         }
     };
-    let given: Value = serde_json::from_slice(text).unwrap_or_else(|_| panic!("no JSON"));
+    let given: Value = serde_json::from_slice(text).unwrap_or_else(|_| panic!("not JSON"));
     let written = serde_json::to_value(&parsed).unwrap_or_else(|error| panic!("{error}"));
     contains(&written, &given);
     let again: T = server::strict::object(written.to_string().as_bytes())
@@ -109,7 +110,7 @@ fn contains(written: &Value, given: &Value) {
                 contains(&written[index], item);
             }
         }
-        // A whole number may have become another kind of number.
+        // An integer may have become a float.
         Value::Number(number) => assert_eq!(written.as_f64(), number.as_f64()),
         given => assert_eq!(written, given),
     }
@@ -137,7 +138,7 @@ mod tests {
         }
     }
 
-    /// Pieces that matter to a parser of these texts.
+    /// Tokens that are significant to these parsers.
     const WORDS: [&[u8]; 32] = [
         b"isorun_live_",
         b"isorun_token=",
@@ -173,18 +174,18 @@ mod tests {
         b"65535",
     ];
 
-    /// The number of inputs, unless a time is given.
+    /// The number of inputs, unless a duration is set.
     const INPUTS: u64 = 5_000;
-    /// What the random numbers begin with, unless a time is given.
+    /// The seed of the random numbers, unless a duration is set.
     const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
-    /// Checks inputs that are made from the seeds by random changes, without a fuzzer.
-    /// They are the same in each run, unless `ISORUN_FUZZ_SECONDS` says for how long
-    /// to make others. `ISORUN_FUZZ_SEED` makes those of an earlier run again.
+    /// Checks random mutations of the seed inputs, without a fuzzer. They are the same in
+    /// each test run, unless `ISORUN_FUZZ_SECONDS` sets a duration for random ones.
+    /// `ISORUN_FUZZ_SEED` reproduces those of an earlier test run.
     fn run(target: &str, check: fn(&[u8])) {
-        let folder =
+        let dir =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/isorun/seeds").join(target);
-        let mut seeds: Vec<Vec<u8>> = std::fs::read_dir(folder)
+        let mut seeds: Vec<Vec<u8>> = std::fs::read_dir(dir)
             .unwrap()
             .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())
             .collect();
@@ -193,14 +194,14 @@ mod tests {
         let number = |name| Some(env::var(name).ok()?.parse::<u64>().unwrap());
         let time = number("ISORUN_FUZZ_SECONDS").map(Duration::from_secs);
         let fresh = || time.map_or(SEED, |_| getrandom::u64().unwrap());
-        // Of zero, only zeros follow.
+        // xorshift produces only zeros from a zero state.
         let seed = number("ISORUN_FUZZ_SEED").unwrap_or_else(fresh).max(1);
         eprintln!("{target}: ISORUN_FUZZ_SEED={seed}");
         seeds.iter().for_each(|seed| check(seed));
         let (mut numbers, mut count) = (Numbers(seed), 0);
         let start = Instant::now();
         while time.map_or(count < INPUTS, |time| start.elapsed() < time) {
-            let input = changed(&seeds, &mut numbers);
+            let input = mutated(&seeds, &mut numbers);
             let shown = std::panic::AssertUnwindSafe(|| check(&input));
             if let Err(panic) = std::panic::catch_unwind(shown) {
                 eprintln!("{target}: {}", input.escape_ascii());
@@ -211,8 +212,8 @@ mod tests {
         eprintln!("{target}: {count} inputs");
     }
 
-    /// Makes an input of one of the seeds, with up to six random changes.
-    fn changed(seeds: &[Vec<u8>], numbers: &mut Numbers) -> Vec<u8> {
+    /// Returns one of the seed inputs with one to six random mutations.
+    fn mutated(seeds: &[Vec<u8>], numbers: &mut Numbers) -> Vec<u8> {
         let mut input = seeds[numbers.below(seeds.len())].clone();
         for _ in 0..=numbers.below(6) {
             let at = numbers.below(input.len() + 1);

@@ -1,17 +1,17 @@
-//! The name of a run: `run` and 16 hex digits.
+//! Ids of runs and snapshots: `run` or `snap`, and 16 hex digits.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// The name of a run. Whoever knows it can reach the run's anonymous URLs, so
-/// it is drawn from the system's secure random numbers.
+/// The id of a run. It grants access to the run's anonymous URLs, so it comes from
+/// the system's secure random number generator.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RunId(String);
 
 impl RunId {
-    /// A new one that nobody can guess.
+    /// Creates an id that cannot be guessed.
     pub fn random() -> Result<Self, getrandom::Error> {
         Ok(Self(format!("run{}", random_hex::<8>()?)))
     }
@@ -21,47 +21,47 @@ impl RunId {
     }
 }
 
-/// The name of a snapshot: `snap` and 16 hex digits.
-pub fn random_snapshot() -> Result<String, getrandom::Error> {
+/// Creates the id of a snapshot: `snap` and 16 hex digits.
+pub fn random_snapshot_id() -> Result<String, getrandom::Error> {
     Ok(format!("snap{}", random_hex::<8>()?))
 }
 
-/// Whether a text can be the name of a snapshot. It is also that of a folder.
-pub fn is_snapshot(text: &str) -> bool {
+/// Reports whether a text is a valid snapshot id. It is also used as a directory name.
+pub fn is_snapshot_id(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     text.strip_prefix("snap").is_some_and(|rest| rest.len() == 16 && rest.bytes().all(plain))
 }
 
-/// Secure random bytes, as hex digits.
+/// Returns secure random bytes as hex digits.
 pub fn random_hex<const BYTES: usize>() -> Result<String, getrandom::Error> {
     let mut bytes = [0; BYTES];
     getrandom::fill(&mut bytes)?;
     Ok(hex::encode(bytes))
 }
 
-/// A text that names no run.
+/// An error for a text that is not a valid run id.
 #[derive(Debug, thiserror::Error)]
 #[error("a run id is `run` and 16 hex digits, such as run0123456789abcdef")]
-pub struct NotARunId;
+pub struct InvalidRunId;
 
 impl FromStr for RunId {
-    type Err = NotARunId;
+    type Err = InvalidRunId;
 
-    fn from_str(text: &str) -> Result<Self, NotARunId> {
-        let digits = text.strip_prefix("run").ok_or(NotARunId)?;
+    fn from_str(text: &str) -> Result<Self, InvalidRunId> {
+        let digits = text.strip_prefix("run").ok_or(InvalidRunId)?;
         let plain = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         if digits.len() == 16 && digits.bytes().all(plain) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(NotARunId)
+            Err(InvalidRunId)
         }
     }
 }
 
 impl TryFrom<String> for RunId {
-    type Error = NotARunId;
+    type Error = InvalidRunId;
 
-    fn try_from(text: String) -> Result<Self, NotARunId> {
+    fn try_from(text: String) -> Result<Self, InvalidRunId> {
         text.parse()
     }
 }
@@ -99,11 +99,11 @@ mod tests {
 
     #[test]
     fn only_whole_names_are_snapshots() {
-        assert!(is_snapshot(&random_snapshot().unwrap()));
+        assert!(is_snapshot_id(&random_snapshot_id().unwrap()));
         for text in
             ["", "snap", "snap../../../../etc/", "snap0123456789ABCDEF", "run0123456789abcdef"]
         {
-            assert!(!is_snapshot(text), "{text}");
+            assert!(!is_snapshot_id(text), "{text}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! The `isorun` command: a server of Linux sandboxes, and its clients. Not a
-//! library for others: its parts are one, so that a fuzzer can reach them.
+//! library for other crates: it is a library crate only so that fuzz targets can
+//! call it.
 
 mod api;
 mod audit;
@@ -25,7 +26,7 @@ use clap::Parser as _;
 #[must_use]
 pub fn main() -> ExitCode {
     command::run(command::Cli::parse()).unwrap_or_else(|failure| {
-        failure.complain();
+        failure.report();
         failure.exit_code().into()
     })
 }

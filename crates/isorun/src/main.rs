@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Gives memory back to the system soon after it was freed. The C library's allocator
-/// keeps what large answers took for as long as the server runs.
+/// Returns memory to the system soon after it was freed. The C library's allocator
+/// keeps the memory of large responses for as long as the server runs.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -1,9 +1,9 @@
-//! The server's secret, and what is signed with it: API keys and audit logs.
+//! The server's secret, and the API keys, audit logs and checkpoints signed with it.
 //!
-//! An API key is `isorun_live_<region>_<id>_<hmac>`. The hmac is made from the
-//! region and the id with the server's secret, so that a key is checked without
-//! a look into the database, in constant time; only a genuine key is looked up
-//! there, to see whether it was revoked.
+//! An API key is `isorun_live_<region>_<id>_<hmac>`. The HMAC covers the region and
+//! the id with the server's secret, so that a key is verified in constant time
+//! without a database query; only a valid key is looked up there, to check whether
+//! it was revoked.
 
 use std::{
     fs::{self, OpenOptions},
@@ -21,26 +21,26 @@ use zeroize::Zeroizing;
 
 use crate::id::random_hex;
 
-const PREFIX: &str = "isorun_live_";
-const FILE: &str = "secret";
-/// Bytes that are read of the file: 64 digits, and some blanks.
+const KEY_PREFIX: &str = "isorun_live_";
+const SECRET_FILE: &str = "secret";
+/// The largest number of bytes read from the file: 64 digits, and some whitespace.
 const MAX_SECRET_BYTES: u64 = 1024;
 
-/// 32 random bytes that only the server's user can read.
+/// The secret: 32 random bytes that only the server's user can read.
 #[derive(Clone)]
 pub struct Secret([u8; 32]);
 
 impl Secret {
-    /// The secret of a data folder; made when there is none yet.
+    /// Reads the secret of a data directory, creating it if there is none.
     pub fn open(data_dir: &Path) -> Result<Self> {
-        let path = data_dir.join(FILE);
+        let path = data_dir.join(SECRET_FILE);
         if let Some(secret) = Self::read(&path)? {
             return Ok(secret);
         }
-        let text = random_hex::<32>().context("the system gives no random numbers")?;
-        // A name of its own, then a link: of two that start at the same time
-        // one wins, and nobody ever reads half a secret.
-        let draft = data_dir.join(format!(".{FILE}.{}", random_hex::<8>()?));
+        let text = random_hex::<32>().context("cannot get random numbers from the system")?;
+        // Written under a temporary name and then linked: of two processes that start
+        // at the same time one wins, and a partial secret is never read.
+        let draft = data_dir.join(format!(".{SECRET_FILE}.{}", random_hex::<8>()?));
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -55,18 +55,19 @@ impl Secret {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
                 Err(error).with_context(|| format!("cannot write {}", path.display()))
             }
-            _ => Self::read(&path)?.context("the secret of the server has vanished"),
+            _ => Self::read(&path)?
+                .context("the secret of the server was removed meanwhile: start the server again"),
         }
     }
 
-    /// Makes a secret that is not random, for what is to be the same in each run.
+    /// Creates a secret from fixed bytes, for reproducible tests.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub fn of(bytes: [u8; 32]) -> Self {
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
     fn read(path: &Path) -> Result<Option<Self>> {
-        // A link would be to somebody else's file, and a pipe would never end.
+        // A link could lead to another user's file, and opening a pipe would block.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let opened =
             OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
@@ -80,13 +81,13 @@ impl Secret {
         let metadata = file.metadata()?;
         let mode = metadata.permissions().mode() & 0o7777;
         if !metadata.is_file() || metadata.uid() != rustix::process::geteuid().as_raw() {
-            bail!("{} is not a regular file of this user: move it away", path.display());
+            bail!("{} is not a regular file of this user: remove it", path.display());
         }
         if mode & 0o077 != 0 {
             bail!(
-                "{0} has mode {mode:04o}: other users may know the secret that every API key is \
-                 made with. If nobody does, close it with `chmod 600 {0}`; otherwise remove it: a \
-                 new one is made, and every API key has to be",
+                "{0} has mode {mode:04o}: other users may have read the secret that every API key \
+                 is derived from. If none did, run `chmod 600 {0}`; otherwise remove it and create \
+                 new API keys: the server creates a new secret, which invalidates the old keys",
                 path.display()
             );
         }
@@ -97,7 +98,7 @@ impl Secret {
         let mut bytes = [0; 32];
         if hex::decode_to_slice(text.trim(), &mut bytes).is_err() {
             bail!(
-                "{} is damaged: it should hold 64 hex digits. Restore it from a backup; a new \
+                "{} is corrupted: it must contain 64 hex digits. Restore it from a backup; a new \
                  secret makes every API key and audit log invalid",
                 path.display()
             );
@@ -105,15 +106,15 @@ impl Secret {
         Ok(Some(Self(bytes)))
     }
 
-    /// The whole text of an API key.
+    /// Returns the text of an API key.
     pub fn key(&self, region: &str, id: &str) -> String {
         let mac = self.key_mac(region, id).finalize().into_bytes();
-        format!("{PREFIX}{region}_{id}_{}", hex::encode(mac))
+        format!("{KEY_PREFIX}{region}_{id}_{}", hex::encode(mac))
     }
 
-    /// The id of a genuine key; nothing for any other text.
+    /// Returns the id of a valid API key, or `None` for any other text.
     pub fn verify_key(&self, text: &str) -> Option<String> {
-        let (rest, mac) = text.strip_prefix(PREFIX)?.rsplit_once('_')?;
+        let (rest, mac) = text.strip_prefix(KEY_PREFIX)?.rsplit_once('_')?;
         let (region, id) = rest.rsplit_once('_')?;
         let mac = hex::decode(mac).ok()?;
         // Compares in constant time.
@@ -121,12 +122,12 @@ impl Secret {
         Some(id.to_owned())
     }
 
-    /// The hmac of an audit entry, chained over the one before.
+    /// Returns the HMAC of an audit entry, chained to that of the previous entry.
     pub fn chain(&self, previous: &str, fields: &[&str]) -> String {
         let mut mac = self.mac("audit");
-        feed(&mut mac, previous);
+        update_field(&mut mac, previous);
         for field in fields {
-            feed(&mut mac, field);
+            update_field(&mut mac, field);
         }
         hex::encode(mac.finalize().into_bytes())
     }
@@ -136,50 +137,50 @@ impl Secret {
         hex::encode(self.checkpoint_mac(manifest).finalize().into_bytes())
     }
 
-    /// Whether this server signed the manifest of a checkpoint. Compares in
+    /// Reports whether this server signed the manifest of a checkpoint. Compares in
     /// constant time.
-    pub fn signed_checkpoint(&self, manifest: &str, signature: &str) -> bool {
+    pub fn verify_checkpoint(&self, manifest: &str, signature: &str) -> bool {
         hex::decode(signature)
             .is_ok_and(|mac| self.checkpoint_mac(manifest).verify_slice(&mac).is_ok())
     }
 
     fn checkpoint_mac(&self, manifest: &str) -> Hmac<Sha256> {
         let mut mac = self.mac("checkpoint");
-        feed(&mut mac, manifest);
+        update_field(&mut mac, manifest);
         mac
     }
 
-    /// The hostname of a run's sandbox: the same for as long as the run lives, and
-    /// without this secret nobody can tell the run from it.
+    /// Returns the hostname of a run's sandbox. It stays the same for the lifetime of
+    /// the run, and does not reveal the run's id without this secret.
     pub fn hostname(&self, run: &str) -> String {
         let mut mac = self.mac("hostname");
-        feed(&mut mac, run);
+        update_field(&mut mac, run);
         let digits = hex::encode(mac.finalize().into_bytes());
         format!("sandbox-{}", &digits[..12])
     }
 
-    /// Encrypts what nobody may read in the database.
+    /// Encrypts data that is stored in the database.
     pub fn seal(&self, plain: &[u8]) -> Result<Vec<u8>, String> {
         let mut bytes = Zeroizing::new(plain.to_vec());
         let failed = |_| "the text cannot be encrypted".to_owned();
-        let nonce = self.sealing().seal_in_place_append_tag(Aad::empty(), &mut *bytes);
+        let nonce = self.sealing_key().seal_in_place_append_tag(Aad::empty(), &mut *bytes);
         let nonce = nonce.map_err(failed)?;
         Ok([nonce.as_ref().as_slice(), &bytes].concat())
     }
 
-    /// What was encrypted with this secret; nothing for anything else.
+    /// Decrypts data that was encrypted with this secret; `None` for any other data.
     pub fn open_sealed(&self, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let (nonce, text) = sealed.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut bytes = Zeroizing::new(text.to_vec());
-        let length = self.sealing().open_in_place(nonce, Aad::empty(), &mut bytes).ok()?.len();
+        let length = self.sealing_key().open_in_place(nonce, Aad::empty(), &mut bytes).ok()?.len();
         bytes.truncate(length);
         Some(bytes)
     }
 
-    /// With random nonces of 96 bits, of which a server uses far fewer than could
-    /// ever meet.
-    fn sealing(&self) -> RandomizedNonceKey {
+    /// Returns the encryption key, used with random nonces of 96 bits. A server uses far
+    /// fewer nonces than a collision would need.
+    fn sealing_key(&self) -> RandomizedNonceKey {
         let key = self.mac("seal").finalize().into_bytes();
         // A key of 32 bytes is one for AES-256.
         RandomizedNonceKey::new(&AES_256_GCM, &key).unwrap_or_else(|_| unreachable!())
@@ -187,35 +188,35 @@ impl Secret {
 
     fn key_mac(&self, region: &str, id: &str) -> Hmac<Sha256> {
         let mut mac = self.mac("key");
-        feed(&mut mac, region);
-        feed(&mut mac, id);
+        update_field(&mut mac, region);
+        update_field(&mut mac, id);
         mac
     }
 
-    /// One purpose's hmac is none of another's.
+    /// Starts an HMAC for one purpose, so that it is not valid for another.
     fn mac(&self, purpose: &str) -> Hmac<Sha256> {
-        // HMAC fills short keys up with zeros to a block of the hash.
+        // HMAC pads short keys with zeros to the block size of the hash.
         let mut block = [0; 64];
         block[..32].copy_from_slice(&self.0);
         let mut mac = Hmac::<Sha256>::new(&block.into());
-        feed(&mut mac, purpose);
+        update_field(&mut mac, purpose);
         mac
     }
 }
 
-/// With its length, so that two fields never read like two others.
-fn feed(mac: &mut Hmac<Sha256>, field: &str) {
+/// Adds a field with its length, so that the boundaries of fields are unambiguous.
+fn update_field(mac: &mut Hmac<Sha256>, field: &str) {
     mac.update(&(field.len() as u64).to_be_bytes());
     mac.update(field.as_bytes());
 }
 
-/// A region as it can stand in a key: underscores separate its parts.
+/// Parses a region. Underscores are not allowed, since they separate the parts of a key.
 pub fn region(text: &str) -> Result<String, String> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if !text.is_empty() && text.len() <= 32 && text.bytes().all(plain) {
         Ok(text.to_owned())
     } else {
-        Err("use up to 32 lower-case letters, digits and hyphens".to_owned())
+        Err("not a valid region: use 1 to 32 lower-case letters, digits and hyphens".to_owned())
     }
 }
 
@@ -225,8 +226,8 @@ mod tests {
 
     #[test]
     fn a_genuine_key_is_known_and_no_other() {
-        let folder = tempfile::tempdir().unwrap();
-        let secret = Secret::open(folder.path()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let secret = Secret::open(dir.path()).unwrap();
         let key = secret.key("eu-1", "a1b2c3");
         assert!(key.starts_with("isorun_live_eu-1_a1b2c3_"), "{key}");
         assert_eq!(secret.verify_key(&key).as_deref(), Some("a1b2c3"));
@@ -249,51 +250,51 @@ mod tests {
 
     #[test]
     fn the_secret_stays_and_is_private() {
-        let folder = tempfile::tempdir().unwrap();
-        let key = Secret::open(folder.path()).unwrap().key("local", "k");
-        assert_eq!(Secret::open(folder.path()).unwrap().key("local", "k"), key);
-        let mode = fs::metadata(folder.path().join(FILE)).unwrap().permissions().mode();
+        let dir = tempfile::tempdir().unwrap();
+        let key = Secret::open(dir.path()).unwrap().key("local", "k");
+        assert_eq!(Secret::open(dir.path()).unwrap().key("local", "k"), key);
+        let mode = fs::metadata(dir.path().join(SECRET_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no draft is left");
     }
 
     #[test]
     fn a_secret_that_others_may_know_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(FILE);
-        assert!(Secret::open(folder.path()).is_ok());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SECRET_FILE);
+        assert!(Secret::open(dir.path()).is_ok());
         for mode in [0o644, 0o640, 0o606, 0o660] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            let error = Secret::open(folder.path()).err().unwrap().to_string();
+            let error = Secret::open(dir.path()).err().unwrap().to_string();
             assert!(error.contains("chmod 600"), "{error}");
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(Secret::open(folder.path()).is_ok());
-        // One of somebody else, by a link.
+        assert!(Secret::open(dir.path()).is_ok());
+        // A secret of another user, through a link.
         let other = tempfile::tempdir().unwrap();
-        fs::rename(&path, other.path().join(FILE)).unwrap();
-        std::os::unix::fs::symlink(other.path().join(FILE), &path).unwrap();
-        assert!(Secret::open(folder.path()).is_err());
+        fs::rename(&path, other.path().join(SECRET_FILE)).unwrap();
+        std::os::unix::fs::symlink(other.path().join(SECRET_FILE), &path).unwrap();
+        assert!(Secret::open(dir.path()).is_err());
     }
 
     #[test]
     fn a_signature_is_for_one_manifest_and_one_server() {
-        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let [one, two] = folders.each_ref().map(|folder| Secret::open(folder.path()).unwrap());
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [one, two] = dirs.each_ref().map(|dir| Secret::open(dir.path()).unwrap());
         let signature = one.sign_checkpoint("{}");
-        assert!(one.signed_checkpoint("{}", &signature));
-        assert!(!two.signed_checkpoint("{}", &signature));
+        assert!(one.verify_checkpoint("{}", &signature));
+        assert!(!two.verify_checkpoint("{}", &signature));
         for (manifest, signature) in
             [("{ }", signature.as_str()), ("{}", ""), ("{}", "00"), ("{}", &signature[2..])]
         {
-            assert!(!one.signed_checkpoint(manifest, signature), "{manifest} {signature}");
+            assert!(!one.verify_checkpoint(manifest, signature), "{manifest} {signature}");
         }
     }
 
     #[test]
     fn fields_cannot_be_shifted() {
-        let folder = tempfile::tempdir().unwrap();
-        let secret = Secret::open(folder.path()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let secret = Secret::open(dir.path()).unwrap();
         assert_ne!(secret.chain("", &["ab", "c"]), secret.chain("", &["a", "bc"]));
         assert_ne!(secret.chain("x", &["ab"]), secret.chain("", &["ab"]));
     }

@@ -1,4 +1,4 @@
-//! The runtimes as a release holds them: an archive each, and its digest.
+//! The release archives of the runtimes: one archive for each, and its digest.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -14,33 +14,34 @@ use crate::{guests, setup, workspace};
 #[derive(clap::Args)]
 pub struct Args {}
 
-/// `cargo xtask archives`: what a release has for those who download a runtime.
+/// Runs `cargo xtask archives`: builds the archives from which runtimes are
+/// downloaded.
 pub fn run(_: &Args) -> Result<()> {
     guests::ensure()?;
-    println!("{}", make()?.display());
+    println!("{}", create()?.display());
     Ok(())
 }
 
-/// A folder with an archive `isola-<runtime>.tar.gz` of each runtime, and
-/// beside it `isola-<runtime>.tar.gz.sha256`, as `isola::RuntimeSource` reads
-/// them. The same runtimes give the same archives, bit for bit.
-pub fn make() -> Result<PathBuf> {
-    let folder = workspace::root().join("target/archives");
+/// Creates a directory with an archive `isola-<runtime>.tar.gz` of each runtime, and
+/// its digest `isola-<runtime>.tar.gz.sha256`, as `isola::RuntimeSource` reads
+/// them. The same runtimes give bit-identical archives.
+pub fn create() -> Result<PathBuf> {
+    let dir = workspace::root().join("target/archives");
     let names = ["python", "js"].map(|runtime| (runtime, format!("{runtime}.wasm")));
     let inputs = names.iter().try_fold(Inputs::default(), |inputs, (_, name)| {
         inputs.file(name, &workspace::runtimes().join(name))
     })?;
     let digest = inputs.finish();
-    setup::install("the archives of the runtimes", &folder, &digest, || {
+    setup::install("the archives of the runtimes", &dir, &digest, || {
         for (runtime, name) in &names {
-            let archive = folder.join(format!("isola-{runtime}.tar.gz"));
+            let archive = dir.join(format!("isola-{runtime}.tar.gz"));
             pack(&workspace::runtimes().join(name), name, &archive)?;
             let line = format!("{}  isola-{runtime}.tar.gz\n", digest::of_file(&archive)?);
             fs::write(archive.with_extension("gz.sha256"), line)?;
         }
         Ok(())
     })?;
-    Ok(folder)
+    Ok(dir)
 }
 
 fn pack(component: &Path, name: &str, archive: &Path) -> Result<()> {
@@ -48,7 +49,7 @@ fn pack(component: &Path, name: &str, archive: &Path) -> Result<()> {
         fs::read(component).with_context(|| format!("cannot read {}", component.display()))?;
     let file =
         File::create(archive).with_context(|| format!("cannot create {}", archive.display()))?;
-    // No time and no name of a user: nothing that another build would not have.
+    // No times and no user names, so that builds are reproducible.
     let mut tar = Builder::new(GzBuilder::new().mtime(0).write(file, Compression::best()));
     let mut header = Header::new_ustar();
     header.set_size(content.len() as u64);

@@ -1,6 +1,6 @@
-//! `cargo xtask bench`: the table of SPECIFICATION.md, measured here and now.
-//! `cargo xtask bench python` measures the Python package, beside the same call
-//! in Rust and beside other ways to run Python.
+//! `cargo xtask bench`: measures the table of SPECIFICATION.md on this machine.
+//! `cargo xtask bench python` measures the Python package, in comparison with the
+//! same call in Rust and with other ways to run Python.
 
 use std::ffi::OsStr;
 use std::process::Command;
@@ -17,8 +17,8 @@ pub struct Args {
     /// rules, secrets and URLs
     filter: Option<String>,
     /// With `node`: only the rows whose name contains this; with `network`: only `traffic`,
-    /// `credentials`, `urls` or `create`; with `linux`: `work` measures what programs do much,
-    /// beside the machine itself
+    /// `credentials`, `urls` or `create`; with `linux`: `work` measures typical work of
+    /// programs, in comparison with the machine without a sandbox
     row: Option<String>,
 }
 
@@ -52,24 +52,24 @@ fn rust(filter: Option<&str>) -> Result<()> {
     if filter.is_none_or(|filter| "Pyodide".contains(filter)) {
         command.env("ISOLA_BENCH_PYODIDE", setup::node_competitors()?);
     }
-    process::loud(command)
+    process::run(command)
 }
 
-/// Images need no guest.
+/// Measures pulling images, which needs no guest components.
 fn images() -> Result<()> {
     debian::image_tools()?;
     eprintln!("==> cargo bench -p isorun-engine --bench images");
-    process::loud(process::cargo(&["bench", "-p", "isorun-engine", "--bench", "images"]))
+    process::run(process::cargo(&["bench", "-p", "isorun-engine", "--bench", "images"]))
 }
 
-/// A real server, and nginx to compare it with.
+/// Measures a real server in comparison with nginx.
 fn network(row: Option<&str>) -> Result<()> {
     linux::ensure()?;
     let nginx = debian::nginx()?;
     eprintln!("==> cargo bench -p isorun --bench network");
     let mut command = process::cargo(&["bench", "-p", "isorun", "--bench", "network", "--"]);
     command.args(row).env("ISORUN_BENCH_NGINX", nginx);
-    process::loud(command)
+    process::run(command)
 }
 
 fn linux_sandboxes(bench: &str, arguments: &[&OsStr]) -> Result<()> {
@@ -77,7 +77,7 @@ fn linux_sandboxes(bench: &str, arguments: &[&OsStr]) -> Result<()> {
     eprintln!("==> cargo bench -p isorun-engine --bench {bench}");
     let mut command = process::cargo(&["bench", "-p", "isorun-engine", "--bench", bench]);
     command.args(["--features", "conformance", "--"]).args(arguments);
-    process::loud(command)
+    process::run(command)
 }
 
 fn python() -> Result<()> {
@@ -90,14 +90,15 @@ fn python() -> Result<()> {
     bench.arg(workspace::root().join("crates/isola-python/bench/bench.py"));
     bench.env(RUST_CALLS, rust_calls()?);
     bench.env("PYTHONPATH", &site).env_remove("ISOLA_RUNTIME_DIR");
-    process::loud(bench)
+    process::run(bench)
 }
 
-/// Tells the benchmark of a binding what calls cost without one.
+/// The environment variable that passes the cost of calls in Rust to the benchmark of
+/// a binding.
 pub const RUST_CALLS: &str = "ISOLA_RUST_CALLS";
 
-/// The same calls as those of the bindings' benchmarks, in the same run. The
-/// builds of the bindings made the program: they build the examples, too.
+/// Measures the calls of the bindings' benchmarks in Rust. The program is one of the
+/// examples, which the builds of the bindings have built.
 pub fn rust_calls() -> Result<String> {
     let calls = workspace::metadata()?.target_directory.join("release/examples/calls");
     let mut calls = Command::new(calls);

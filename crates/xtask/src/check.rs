@@ -1,5 +1,4 @@
-//! `cargo xtask check`: everything that a program can prove about the tree,
-//! one row for each proof.
+//! `cargo xtask check`: checks of the source tree, with one row for each check.
 
 mod edges;
 mod length;
@@ -16,30 +15,30 @@ use crate::{fuzz, generate, node, process, progress, sdk, setup, test, workspace
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Look for known vulnerabilities too; fetches the advisory database
+    /// Also check for known vulnerabilities; fetches the advisory database
     #[arg(long)]
     advisories: bool,
-    /// Run CPython's own tests too, for about ten minutes; the row `stdlib` by its name does so
+    /// Also run CPython's own tests, for about ten minutes; so does the filter `stdlib`
     #[arg(long)]
     slow: bool,
-    /// Write what the row `stdlib` finds into its table
+    /// Update the table of the row `stdlib` with its results
     #[arg(long)]
     write: bool,
-    /// Only the rows whose name contains this
+    /// Run only the rows whose name contains this
     filter: Option<String>,
 }
 
-/// What became of one row.
+/// The result of one row.
 enum Outcome {
     Ok,
-    /// Nothing was proved, and this is why.
+    /// The check was not run, for this reason.
     NotRun(String),
-    /// What to show.
+    /// The output of the failed check.
     Failed(String),
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let rows: [(&str, Proof); 19] = [
+    let rows: [(&str, CheckFn); 19] = [
         ("format", Box::new(format)),
         ("edges", Box::new(|| problems(edges::find()?))),
         ("places", Box::new(|| problems(places::find(&files()?)?))),
@@ -54,7 +53,7 @@ pub fn run(args: &Args) -> Result<()> {
         ("sdk types", Box::new(sdk_types)),
         ("typescript", Box::new(|| tool(setup::typescript))),
         ("npm types", Box::new(npm_types)),
-        ("fuzz", Box::new(|| fuzz::briefly().map(|()| Outcome::Ok))),
+        ("fuzz", Box::new(|| fuzz::run_quick_targets().map(|()| Outcome::Ok))),
         ("stdlib", {
             let wanted = args.slow || args.filter.as_deref() == Some("stdlib");
             let write = args.write;
@@ -68,16 +67,16 @@ pub fn run(args: &Args) -> Result<()> {
         }),
     ];
     let mut failed = Vec::new();
-    for (name, proof) in rows {
+    for (name, check) in rows {
         if let Some(filter) = &args.filter
             && !name.contains(filter.as_str())
         {
             continue;
         }
         let start = Instant::now();
-        // A proof that cannot even be attempted has failed: going on to the
-        // next one still tells the user more than stopping would.
-        let outcome = progress::during(name, proof)
+        // A check that cannot be run has failed. The other checks still run, since
+        // their results are useful, too.
+        let outcome = progress::with_progress(name, check)
             .unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
         let time = progress::seconds(start.elapsed());
         match outcome {
@@ -98,7 +97,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-type Proof = Box<dyn Fn() -> Result<Outcome>>;
+type CheckFn = Box<dyn Fn() -> Result<Outcome>>;
 
 fn format() -> Result<Outcome> {
     for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
@@ -140,8 +139,8 @@ fn generated() -> Result<Outcome> {
     )
 }
 
-/// The declarations of the JavaScript guest's globals, and a file that uses
-/// every one of them.
+/// Checks the declarations of the JavaScript guest's globals, and a file that uses
+/// each of them.
 fn types() -> Result<Outcome> {
     let _lock = workspace::lock()?;
     let builder = setup::js_builder()?;
@@ -149,19 +148,20 @@ fn types() -> Result<Outcome> {
     command.current_dir(workspace::root().join("guests/js"));
     command.arg(builder.tools.join("node_modules/typescript/bin/tsc"));
     command.args(["--noEmit", "--strict", "--target", "esnext", "--module", "esnext"]);
-    // Nothing beside these two is in sight: no DOM, and no types of Node.js.
+    // Only these two files are visible: no DOM, and no types of Node.js.
     command.args(["--lib", "esnext", "--typeRoots", "none", "isola-guest.d.ts", "test/globals.ts"]);
     passes(command)
 }
 
-/// Installing is a row of its own, so that the time of the next one is honest.
+/// Installs a tool. This is a separate row, so that the time of the next row does
+/// not include the installation.
 fn tool(install: fn() -> Result<PathBuf>) -> Result<Outcome> {
     let _lock = workspace::lock()?;
     install()?;
     Ok(Outcome::Ok)
 }
 
-/// The type stubs of the Python guest: right uses pass, and wrong ones do not.
+/// Checks the type stubs of the Python guest: valid uses pass, and invalid uses fail.
 fn stubs() -> Result<Outcome> {
     let lock = workspace::lock()?;
     let mut mypy = Command::new(setup::mypy()?);
@@ -173,8 +173,8 @@ fn stubs() -> Result<Outcome> {
     passes(mypy)
 }
 
-/// The Python package and its tests, by two type checkers that disagree often
-/// enough.
+/// Checks the Python package and its tests with two type checkers, since each finds
+/// errors that the other does not.
 fn python_types() -> Result<Outcome> {
     let lock = workspace::lock()?;
     let mypy = setup::mypy()?;
@@ -189,11 +189,11 @@ fn python_types() -> Result<Outcome> {
     second.arg("--python-interpreter-path").arg(&python);
     match passes(first)? {
         Outcome::Ok => passes(second),
-        trouble => Ok(trouble),
+        failed => Ok(failed),
     }
 }
 
-/// The Python package `isorun` and its tests.
+/// Checks the types of the Python package `isorun` and its tests.
 fn sdk_types() -> Result<Outcome> {
     let lock = workspace::lock()?;
     let mypy = sdk::types()?;
@@ -201,8 +201,8 @@ fn sdk_types() -> Result<Outcome> {
     passes(mypy)
 }
 
-/// The declarations of the npm package: samples and right uses pass, and wrong
-/// ones do not.
+/// Checks the declarations of the npm package: samples and valid uses pass, and
+/// invalid uses fail.
 fn npm_types() -> Result<Outcome> {
     let _lock = workspace::lock()?;
     Ok(match node::check_types() {
@@ -211,12 +211,12 @@ fn npm_types() -> Result<Outcome> {
     })
 }
 
-fn deny(what: &[&str]) -> Result<Outcome> {
+fn deny(checks: &[&str]) -> Result<Outcome> {
     let _lock = workspace::lock()?;
     let mut command = Command::new(setup::cargo_deny()?);
     command.current_dir(workspace::root());
     command.args(["--workspace", "--log-level", "error", "check"]);
-    command.args(what);
+    command.args(checks);
     passes(command)
 }
 
@@ -250,7 +250,7 @@ fn problems(found: Vec<String>) -> Result<Outcome> {
     Ok(if found.is_empty() { Outcome::Ok } else { Outcome::Failed(found.join("\n")) })
 }
 
-/// What is committed, or would be by `git add --all`.
+/// Returns the files that are committed, or would be added by `git add --all`.
 fn files() -> Result<Vec<PathBuf>> {
     let output = Command::new("git")
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])

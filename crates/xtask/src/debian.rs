@@ -1,4 +1,4 @@
-//! Programs that isorun and its tests run, from Debian's own packages.
+//! Installs programs that isorun and its tests run, from packages of Debian.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,43 +10,44 @@ use anyhow::{Context, Result, bail};
 use crate::digest::Inputs;
 use crate::{process, progress, setup, workspace};
 
-/// A registry, and what fills it and makes images: the tests of images, and the
-/// benchmark that compares with them.
+/// Installs a registry and the tools that fill it and create images, for the tests
+/// and the benchmark of images.
 pub fn image_tools() -> Result<()> {
     programs(&[("docker-registry", "docker-registry"), ("skopeo", "skopeo"), ("umoci", "umoci")])
 }
 
-/// What sets up the networks of sandboxes, and those that their tests are in.
+/// Installs the tools that set up the networks of sandboxes and of their tests.
 pub fn network_tools() -> Result<()> {
     programs(&[("ip", "iproute2"), ("nft", "nftables")])
 }
 
-/// A browser without a window.
+/// Installs a headless browser.
 pub fn browser() -> Result<()> {
     programs(&[("chromium", "chromium")])
 }
 
-/// nginx, which the benchmark compares with; unpacked beside the other tools, and
-/// never started as a service.
+/// Unpacks nginx, with which the benchmark compares, beside the other tools. It is not
+/// started as a service. Returns its path.
 pub fn nginx() -> Result<PathBuf> {
     let tools = workspace::tools().join("nginx");
     let digest = Inputs::default().text("nginx", "of this Debian").finish();
-    setup::install("nginx, which the bench compares with", &tools, &digest, || {
-        let release = release().context("this is no Debian, of which nginx is taken")?;
+    setup::install("nginx, with which the benchmark compares", &tools, &digest, || {
+        let release = release().context("nginx is taken from Debian, and this is not Debian")?;
         unpack("nginx", &release, &tools).map(|_| ())
     })?;
     Ok(tools.join("files/usr/sbin/nginx"))
 }
 
-/// The name of the Debian that this is.
+/// Returns the code name of this Debian release.
 pub fn release() -> Option<String> {
     let text = fs::read_to_string("/etc/os-release").ok()?;
     let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
     Some(name.to_owned())
 }
 
-/// Downloads a package of one suite with lists of our own, so that nothing of the
-/// machine changes and nobody has to be root; gives the folder of its files.
+/// Downloads a package of one suite and unpacks it. Uses separate package lists, so
+/// that the machine is not changed, and root is not needed. Returns the directory of
+/// its files.
 pub fn unpack(package: &str, suite: &str, tools: &Path) -> Result<PathBuf> {
     let mirror = mirror()?;
     let apt = tools.join("apt");
@@ -68,7 +69,7 @@ pub fn unpack(package: &str, suite: &str, tools: &Path) -> Result<PathBuf> {
             option.push(value);
             command.arg("-o").arg(option);
         }
-        process::quiet({
+        process::run_quiet({
             command.args(arguments);
             command
         })
@@ -95,16 +96,16 @@ pub fn unpack_version(path: &str, digest: &str, tools: &Path, files: &Path) -> R
     let captured = process::capture(download)?;
     if !captured.status.success() {
         if captured.text.contains(" 404 ") {
-            bail!("Debian has {path} no longer: take a newer version in setup.rs of xtask");
+            bail!("Debian no longer has {path}: use a newer version in setup.rs of xtask");
         }
         bail!("cannot download {path}:\n{}", process::tail(&captured.text, 20));
     }
     extract(&package, files)
 }
 
-/// The address of the mirror that this machine uses, with a slash at its end.
+/// Returns the URL of the mirror that this machine uses, with a slash at its end.
 fn mirror() -> Result<String> {
-    process::answer(
+    process::stdout_of(
         "apt-get",
         &["indextargets", "--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages"],
     )
@@ -112,22 +113,22 @@ fn mirror() -> Result<String> {
         let line = text.lines().find(|line| line.ends_with("/debian/ main"))?;
         line.split(' ').next().map(str::to_owned)
     })
-    .context("apt-get knows no mirror of Debian")
+    .context("apt-get has no mirror of Debian")
 }
 
-/// Unpacks a package, and removes it.
+/// Unpacks a package file, and removes the file.
 fn extract(package: &Path, files: &Path) -> Result<()> {
     let mut extract = Command::new("dpkg-deb");
     extract.arg("-x").arg(package).arg(files);
-    process::quiet(extract)?;
+    process::run_quiet(extract)?;
     fs::remove_file(package).with_context(|| format!("cannot remove {}", package.display()))
 }
 
-/// Installs what is missing, as root on Debian; elsewhere the error says what is
-/// wanted. Each program comes with the name of its package.
-fn programs(wanted: &[(&str, &str)]) -> Result<()> {
+/// Installs missing programs as root on Debian. Elsewhere the error names the required
+/// packages. Each program is given with the name of its package.
+fn programs(required: &[(&str, &str)]) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let missing: Vec<&str> = wanted
+    let missing: Vec<&str> = required
         .iter()
         .filter(|(program, _)| !is_on(&path, program))
         .map(|(_, package)| *package)
@@ -137,21 +138,21 @@ fn programs(wanted: &[(&str, &str)]) -> Result<()> {
     }
     let names = missing.join(" ");
     if !Path::new("/etc/debian_version").exists()
-        || process::answer("id", &["-u"]).as_deref() != Some("0")
+        || process::stdout_of("id", &["-u"]).as_deref() != Some("0")
     {
-        bail!("wanted for isorun: {names}; Debian has packages of these names");
+        bail!("isorun requires these packages of Debian, or their equivalents: {names}");
     }
     progress::step(&format!("apt-get install {names}"), || {
         let mut update = Command::new("apt-get");
         update.args(["update", "-q"]);
-        process::quiet(update)?;
+        process::run_quiet(update)?;
         let mut install = Command::new("apt-get");
         install.env("DEBIAN_FRONTEND", "noninteractive");
         install.args(["install", "-qy", "--no-install-recommends"]).args(&missing);
-        process::quiet(install)
+        process::run_quiet(install)
     })
 }
 
 fn is_on(path: &OsStr, program: &str) -> bool {
-    std::env::split_paths(path).any(|folder| folder.join(program).is_file())
+    std::env::split_paths(path).any(|dir| dir.join(program).is_file())
 }

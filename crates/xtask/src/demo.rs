@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: from a fresh clone to sandboxes at work.
+//! `cargo xtask demo`: builds and runs the demo in a new checkout.
 
 use std::process::Command;
 
@@ -8,10 +8,10 @@ use crate::{guests, process, sdk, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only the Linux sandbox, on a server of its own
+    /// Run only the demo of the Linux sandbox, with a separate server
     #[arg(long)]
     linux: bool,
-    /// Handed to the demo of the interpreters
+    /// Arguments for the demo of the interpreters
     #[arg(last = true)]
     args: Vec<String>,
 }
@@ -22,14 +22,14 @@ pub fn run(args: &Args) -> Result<()> {
         return sdk::demo();
     }
     guests::ensure()?;
-    // The whole workspace, as for the tests: cargo chooses the features of
-    // dependencies by what it builds, and would compile many of them again.
+    // The complete workspace, as for the tests: cargo selects the features of
+    // dependencies by the packages it builds, and would compile many of them again.
     eprintln!("==> cargo build --workspace --examples --bins");
-    process::loud(process::cargo(&["build", "--workspace", "--examples", "--bins"]))?;
+    process::run(process::cargo(&["build", "--workspace", "--examples", "--bins"]))?;
     let demo = workspace::metadata()?.target_directory.join("debug/examples/demo");
     eprintln!("==> {demo}");
     let mut command = Command::new(demo);
     command.args(&args.args).env("ISOLA_RUNTIME_DIR", workspace::runtimes());
-    process::loud(command)?;
+    process::run(command)?;
     sdk::demo()
 }

@@ -1,5 +1,5 @@
-//! One digest for everything that a result depends on: while it is the same,
-//! the result need not be made again.
+//! Digests of the inputs of a build: while the digest is the same, the build need not
+//! be repeated.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use sha2::{Digest as _, Sha256};
 
-/// Gathers inputs. Each is written with its length, so that no two different
-/// lists of inputs look alike.
+/// The digest of a list of inputs. Each is hashed with its length, so that different
+/// lists have different digests.
 #[derive(Default)]
 pub struct Inputs(Sha256);
 
@@ -27,15 +27,16 @@ impl Inputs {
         Ok(self)
     }
 
-    /// Adds every file below a folder, by relative path and content.
-    pub fn tree(mut self, folder: &Path) -> Result<Self> {
-        for path in files(folder)? {
+    /// Adds all files below a directory, by relative path and content.
+    pub fn tree(mut self, dir: &Path) -> Result<Self> {
+        for path in files(dir)? {
             let name = path.to_string_lossy().replace('\\', "/");
-            self = self.file(&name, &folder.join(&path))?;
+            self = self.file(&name, &dir.join(&path))?;
         }
         Ok(self)
     }
 
+    /// Returns the digest as hexadecimal digits.
     pub fn finish(self) -> String {
         hex(&self.0.finalize())
     }
@@ -46,28 +47,28 @@ impl Inputs {
     }
 }
 
-/// The SHA-256 of one file.
+/// Returns the SHA-256 of a file as hexadecimal digits.
 pub fn of_file(path: &Path) -> Result<String> {
     let content = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(hex(&Sha256::digest(content)))
 }
 
-/// Every file below a folder, relative to it, in an order that does not depend
-/// on the file system.
-pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+/// Returns all files below a directory, relative to it, in an order that does not
+/// depend on the file system.
+pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    walk(folder, Path::new(""), &mut found)?;
+    walk(dir, Path::new(""), &mut found)?;
     found.sort();
     Ok(found)
 }
 
-fn walk(folder: &Path, relative: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let here = folder.join(relative);
+fn walk(dir: &Path, relative: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    let here = dir.join(relative);
     for entry in fs::read_dir(&here).with_context(|| format!("cannot list {}", here.display()))? {
         let entry = entry?;
         let path = relative.join(entry.file_name());
         if entry.file_type()?.is_dir() {
-            walk(folder, &path, found)?;
+            walk(dir, &path, found)?;
         } else {
             found.push(path);
         }
@@ -93,13 +94,13 @@ mod tests {
     #[test]
     fn a_tree_is_its_names_and_contents() {
         let digest_of = |files: &[(&str, &str)]| {
-            let folder = tempfile::tempdir().unwrap();
+            let dir = tempfile::tempdir().unwrap();
             for (name, content) in files {
-                let path = folder.path().join(name);
+                let path = dir.path().join(name);
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
                 fs::write(path, content).unwrap();
             }
-            Inputs::default().tree(folder.path()).unwrap().finish()
+            Inputs::default().tree(dir.path()).unwrap().finish()
         };
         let base = digest_of(&[("a", "1"), ("b/c", "2")]);
         assert_eq!(base, digest_of(&[("b/c", "2"), ("a", "1")]));
@@ -120,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_missing_input_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(Inputs::default().tree(&folder.path().join("none")).is_err());
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Inputs::default().tree(&dir.path().join("none")).is_err());
     }
 }

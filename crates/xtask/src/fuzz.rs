@@ -1,5 +1,5 @@
-//! `cargo xtask fuzz`: throws bytes at the parsers that read what a guest says,
-//! and makes programs of them that are copied half-way, guided by what they cover.
+//! `cargo xtask fuzz`: fuzzes the parsers of untrusted input, and programs that are
+//! forked while they run, guided by code coverage.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{process, progress, setup, workspace};
 
-/// One for each file in a `fuzz_targets`, with the package that it is in.
+/// The fuzz targets, one for each file in a `fuzz_targets`, and their packages.
 const TARGETS: &[(&str, &str)] = &[
     ("frames", AGENT),
     ("answers", AGENT),
@@ -37,21 +37,21 @@ const TARGETS: &[(&str, &str)] = &[
     ("manifests", ISORUN),
 ];
 const AGENT: &str = "agent";
-/// The parsers of `isola` and its command, without the engine.
+/// The package of the parsers of `isola` and its command, without the engine.
 const PARSERS: &str = "parsers";
 const ENGINE: &str = "engine";
 const ISORUN: &str = "isorun";
-/// Takes a quarter of an hour to compile.
+/// The package with the complete engine, which takes 15 minutes to compile.
 const ISOLA: &str = "isola";
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only the target of this name
+    /// Run only the target of this name
     target: Option<String>,
-    /// How long each target is fuzzed
+    /// Seconds for each target
     #[arg(long, default_value_t = 60)]
     seconds: u32,
-    /// With the address sanitizer, which sees accesses to memory that is not one's own
+    /// Build with the address sanitizer, which detects invalid memory accesses
     #[arg(long)]
     address: bool,
 }
@@ -75,7 +75,7 @@ fn fuzz_all(
 ) -> Result<()> {
     if targets.is_empty() {
         let names: Vec<_> = TARGETS.iter().map(|(name, _)| *name).collect();
-        bail!("there is no such target: there are {}", names.join(", "));
+        bail!("there is no such target: the targets are {}", names.join(", "));
     }
     for (target, package) in targets {
         let label = format!("fuzzing {target} for {seconds} s");
@@ -85,10 +85,10 @@ fn fuzz_all(
 }
 
 fn fuzz(cargo_fuzz: &Path, package: &str, target: &str, seconds: u32, address: bool) -> Result<()> {
-    let folder = workspace::root().join("target/fuzz");
-    // What was found to reach new code is kept for the next time.
-    let corpus = folder.join("corpus").join(target);
-    fs::create_dir_all(&corpus).with_context(|| format!("cannot make {}", corpus.display()))?;
+    let dir = workspace::root().join("target/fuzz");
+    // Inputs that reached new code are kept for the next run.
+    let corpus = dir.join("corpus").join(target);
+    fs::create_dir_all(&corpus).with_context(|| format!("cannot create {}", corpus.display()))?;
     let mut command = Command::new(cargo_fuzz);
     command.current_dir(workspace::root().join("fuzz").join(package));
     command.args(["fuzz", "run", "--fuzz-dir", ".", "--sanitizer"]);
@@ -99,25 +99,25 @@ fn fuzz(cargo_fuzz: &Path, package: &str, target: &str, seconds: u32, address: b
         command.arg("none");
     }
     let build = if address { "build-address" } else { "build" };
-    command.arg("--target-dir").arg(folder.join(build)).arg(target).arg(corpus);
-    // What it begins with, the first time.
+    command.arg("--target-dir").arg(dir.join(build)).arg(target).arg(corpus);
+    // The initial inputs.
     let seeds = workspace::root().join("fuzz").join(package).join("seeds").join(target);
     if seeds.is_dir() {
         command.arg(seeds);
     }
     command.arg("--");
     command.arg(format!("-max_total_time={seconds}"));
-    command.arg(format!("-artifact_prefix={}/{target}-", folder.display()));
+    command.arg(format!("-artifact_prefix={}/{target}-", dir.display()));
     command.args(["-timeout=10", "-max_len=65536", "-print_final_stats=1"]);
-    // Interpreters have much, and what they share is counted for each.
+    // Interpreters use much memory, and shared memory is counted for each.
     command.arg(if package == ISOLA { "-rss_limit_mb=4096" } else { "-rss_limit_mb=1024" });
     command.env("ISOLA_RUNTIME_DIR", workspace::runtimes());
-    process::quiet(command)
+    process::run_quiet(command)
 }
 
-/// Those that compile quickly, for a little while, as a proof that nothing obvious
-/// is wrong.
-pub fn briefly() -> Result<()> {
+/// Runs the targets that compile quickly for a few seconds each, to find obvious
+/// errors.
+pub fn run_quick_targets() -> Result<()> {
     let lock = workspace::lock()?;
     let cargo_fuzz = setup::cargo_fuzz()?;
     drop(lock);

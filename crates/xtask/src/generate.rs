@@ -1,6 +1,6 @@
 //! Files that are generated from code and committed, so that they can be read
-//! without building anything: `cargo xtask generate` writes them, and
-//! `cargo xtask check` fails when one is out of date.
+//! without a build: `cargo xtask generate` writes them, and `cargo xtask check` fails
+//! when one is out of date.
 
 use std::fs;
 
@@ -8,18 +8,18 @@ use anyhow::{Context, Result, bail};
 
 use crate::{process, workspace};
 
-/// One generated file.
+/// A generated file.
 pub struct Generator {
-    /// Where it lies, from the root of the repository.
+    /// The path, relative to the root of the repository.
     pub path: &'static str,
-    /// What belongs in it.
+    /// Generates the content.
     pub render: fn() -> Result<String>,
 }
 
-/// Every generated file of the repository.
+/// All generated files of the repository.
 pub const GENERATORS: &[Generator] = &[Generator { path: "openapi/isorun.json", render: openapi }];
 
-/// Writes every generated file that is not current.
+/// Writes all generated files that are not current.
 pub fn write() -> Result<()> {
     for generator in GENERATORS {
         let expected = (generator.render)()?;
@@ -27,8 +27,8 @@ pub fn write() -> Result<()> {
             continue;
         }
         let path = workspace::root().join(generator.path);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
         }
         fs::write(&path, expected).with_context(|| format!("cannot write {}", generator.path))?;
         eprintln!("==> wrote {}", generator.path);
@@ -36,7 +36,7 @@ pub fn write() -> Result<()> {
     Ok(())
 }
 
-/// The paths of the generated files that are not current.
+/// Returns the paths of the generated files that are not current.
 pub fn stale() -> Result<Vec<&'static str>> {
     let mut paths = Vec::new();
     for generator in GENERATORS {
@@ -47,7 +47,7 @@ pub fn stale() -> Result<Vec<&'static str>> {
     Ok(paths)
 }
 
-/// The HTTP surface of the server, as the server describes it.
+/// Returns the OpenAPI description of the server's HTTP API.
 fn openapi() -> Result<String> {
     let mut cargo = process::cargo(&["run", "--quiet", "--package", "isorun", "--", "openapi"]);
     let output = cargo.output().context("cannot start cargo")?;

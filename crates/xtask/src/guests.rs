@@ -1,15 +1,14 @@
 //! `cargo xtask guests`: builds the guest components, reproducibly.
 //!
-//! A build sees nothing but a folder into which all its inputs were copied
+//! A build uses only a directory into which all its inputs were copied
 //! (`target/guests/<name>/`), relative paths and a fixed environment. The Python
-//! builder is shielded from the rest of the machine, too: see `still.c`. The
-//! digest of that folder and of the builder decides whether there is anything to
-//! do.
+//! builder runs with the deterministic build shim, too: see `build_shim.c`. A guest
+//! is built if the digest of that directory and of the builder has changed.
 
-mod fuse;
+mod build_shim;
 mod interpreter;
 mod libc;
-mod still;
+mod merge_modules;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,13 +22,13 @@ use crate::{process, progress, setup, wit, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only this guest
+    /// Build only this guest
     #[arg(value_enum)]
     guest: Option<Guest>,
-    /// Build even if nothing changed
+    /// Build even if no input has changed
     #[arg(long)]
     force: bool,
-    /// Build twice, in different folders, and fail if the results differ
+    /// Build twice, in different directories, and fail if the results differ
     #[arg(long)]
     verify: bool,
 }
@@ -40,8 +39,8 @@ pub enum Guest {
     Js,
 }
 
-/// When every build takes place: 2020-01-01.
-const EPOCH: u64 = 1_577_836_800;
+/// The time of all builds: 2020-01-01, in seconds since 1970.
+const SOURCE_DATE_EPOCH: u64 = 1_577_836_800;
 
 pub fn run(args: &Args) -> Result<()> {
     let _lock = workspace::lock()?;
@@ -63,7 +62,7 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that both guests are there and current.
+/// Builds both guests unless they are current.
 pub fn ensure() -> Result<()> {
     let _lock = workspace::lock()?;
     for &guest in Guest::value_variants() {
@@ -80,7 +79,8 @@ impl Guest {
         }
     }
 
-    /// What is copied from `guests/<name>/` beside the WIT packages.
+    /// Returns the files and directories that are copied from `guests/<name>/`, in
+    /// addition to the WIT packages.
     fn sources(self) -> &'static [&'static str] {
         match self {
             Guest::Python => &["src"],
@@ -90,7 +90,7 @@ impl Guest {
 }
 
 enum Builder {
-    Python { tools: setup::PythonBuilder, still: Option<PathBuf> },
+    Python { tools: setup::PythonBuilder, shim: Option<PathBuf> },
     Js(setup::JsBuilder),
 }
 
@@ -98,19 +98,19 @@ impl Builder {
     fn of(guest: Guest) -> Result<Builder> {
         Ok(match guest {
             Guest::Python => {
-                Builder::Python { tools: setup::python_builder()?, still: still::library()? }
+                Builder::Python { tools: setup::python_builder()?, shim: build_shim::library()? }
             }
-            // `build.mjs` sees to it itself that its world is still.
+            // `build.mjs` is deterministic by itself.
             Guest::Js => Builder::Js(setup::js_builder()?),
         })
     }
 
     fn digest(&self) -> String {
         match self {
-            Builder::Python { tools, still } => Inputs::default()
+            Builder::Python { tools, shim } => Inputs::default()
                 .text("tools", &tools.digest)
-                .text("still", &still.as_ref().map_or(String::new(), |_| still::digest()))
-                .text("fuse", &fuse::digest())
+                .text("build shim", &shim.as_ref().map_or(String::new(), |_| build_shim::digest()))
+                .text("merge modules", &merge_modules::digest())
                 .text("interpreter", interpreter::SOURCE)
                 .text("libc", &libc::digest())
                 .finish(),
@@ -118,19 +118,20 @@ impl Builder {
         }
     }
 
-    /// The build of what `stage` put into a folder, into a file in that folder.
+    /// Creates the command that builds a directory prepared by `stage`. `output` is a
+    /// file in that directory.
     fn command(&self, output: &str) -> Command {
         match self {
-            Builder::Python { tools, still } => {
+            Builder::Python { tools, shim } => {
                 let mut command = hermetic(&tools.componentize_py);
                 command.args(["-d", "wit", "-w", "guest", "componentize", "app"]);
                 command.args(["-p", "src", "-p", "site"]);
                 command.args(["-o", output]);
-                // Without it the builder would ask the machine's own Python where
-                // its packages are, and show them all to the guest.
+                // Without this variable the builder would use all packages of the
+                // machine's own Python.
                 command.env("VIRTUAL_ENV", "no-site-packages");
-                if let Some(still) = still {
-                    command.env("LD_PRELOAD", still);
+                if let Some(shim) = shim {
+                    command.env("LD_PRELOAD", shim);
                 }
                 command
             }
@@ -147,15 +148,15 @@ impl Builder {
 fn build_if_stale(guest: Guest, force: bool) -> Result<()> {
     let builder = Builder::of(guest)?;
     let name = guest.name();
-    let folder = workspace::runtimes().join(name);
+    let dir = workspace::runtimes().join(name);
     let output = workspace::runtimes().join(format!("{name}.wasm"));
     let stamp = workspace::runtimes().join(format!("{name}.digest"));
 
-    stage(guest, &builder, &folder)?;
+    stage(guest, &builder, &dir)?;
     let digest = Inputs::default()
         .text("builder", &builder.digest())
         .text("command", &arguments(&builder.command("out.wasm")))
-        .tree(&folder)?
+        .tree(&dir)?
         .finish();
     let current = fs::read_to_string(&stamp).is_ok_and(|text| text == digest);
     if current && output.exists() && !force {
@@ -163,15 +164,15 @@ fn build_if_stale(guest: Guest, force: bool) -> Result<()> {
     }
 
     progress::step(&format!("building the {name} guest"), || {
-        build(guest, &builder, &folder, &output)?;
+        build(guest, &builder, &dir, &output)?;
         fs::write(&stamp, &digest).with_context(|| format!("cannot write {}", stamp.display()))
     })?;
-    eprintln!("    target/guests/{name}.wasm, {}", megabytes(&output)?);
+    eprintln!("    target/guests/{name}.wasm, {}", size_in_mb(&output)?);
     Ok(())
 }
 
-/// Builds twice and says whether the results are the same. The second build is
-/// made in another folder, to find paths that get into the component.
+/// Builds twice and reports whether the results are identical. The second build runs
+/// in another directory, to detect paths that get into the component.
 fn verify(guest: Guest) -> Result<bool> {
     let builder = Builder::of(guest)?;
     let name = guest.name();
@@ -183,66 +184,67 @@ fn verify(guest: Guest) -> Result<bool> {
     copy(&here, &elsewhere)?;
 
     let mut digests = Vec::new();
-    for (label, folder) in [("first", here), ("second", elsewhere)] {
+    for (label, dir) in [("first", here), ("second", elsewhere)] {
         let output = base.join(format!("{name}-{label}.wasm"));
         progress::step(&format!("building the {name} guest, {label} time"), || {
-            build(guest, &builder, &folder, &output)
+            build(guest, &builder, &dir, &output)
         })?;
         let digest = digest::of_file(&output)?;
-        println!("{name} {label}: sha256 {digest}, {}", megabytes(&output)?);
+        println!("{name} {label}: sha256 {digest}, {}", size_in_mb(&output)?);
         digests.push(digest);
     }
-    let same = digests.windows(2).all(|pair| pair[0] == pair[1]);
-    let verdict = if same { "the same, bit for bit" } else { "DIFFERENT" };
+    let identical = digests.windows(2).all(|pair| pair[0] == pair[1]);
+    let verdict = if identical { "identical" } else { "DIFFERENT" };
     println!("{name}: {verdict}");
-    Ok(same)
+    Ok(identical)
 }
 
-/// Copies all that a build needs into a folder of its own.
-fn stage(guest: Guest, builder: &Builder, folder: &Path) -> Result<()> {
+/// Copies all inputs of a build into a separate directory.
+fn stage(guest: Guest, builder: &Builder, dir: &Path) -> Result<()> {
     let source = workspace::root().join("guests").join(guest.name());
-    clear(folder)?;
-    wit::assemble(&source.join("wit/world.wit"), &folder.join("wit"))?;
+    clear(dir)?;
+    wit::assemble(&source.join("wit/world.wit"), &dir.join("wit"))?;
     for name in guest.sources() {
-        copy(&source.join(name), &folder.join(name))?;
+        copy(&source.join(name), &dir.join(name))?;
     }
     if let Builder::Python { tools, .. } = builder {
-        copy_python(&tools.bundled, &folder.join("site"))?;
+        copy_python(&tools.bundled, &dir.join("site"))?;
     }
     Ok(())
 }
 
-fn clear(folder: &Path) -> Result<()> {
-    if folder.exists() {
-        fs::remove_dir_all(folder)
-            .with_context(|| format!("cannot remove {}", folder.display()))?;
+/// Creates an empty directory, or empties an existing one.
+fn clear(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))
 }
 
-/// Runs the builder and puts its result into place in one step, so that nobody
-/// ever finds half a component.
-fn build(guest: Guest, builder: &Builder, folder: &Path, output: &Path) -> Result<()> {
+/// Runs the builder and renames its result to the output, so that an incomplete
+/// component never has the final name.
+fn build(guest: Guest, builder: &Builder, dir: &Path, output: &Path) -> Result<()> {
     const UNFINISHED: &str = "unfinished.wasm";
-    // With random numbers that repeat, the names of scratch files repeat too:
-    // each build gets a place of its own for them.
-    let scratch = folder.with_extension("tmp");
+    // Random numbers repeat, and so do the names of temporary files: each build uses
+    // a separate directory for them.
+    let scratch = dir.with_extension("tmp");
     clear(&scratch)?;
     let mut command = builder.command(UNFINISHED);
-    command.current_dir(folder).env("TMPDIR", &scratch);
-    process::quiet(command)?;
+    command.current_dir(dir).env("TMPDIR", &scratch);
+    process::run_quiet(command)?;
     fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))?;
-    let unfinished = folder.join(UNFINISHED);
+    let unfinished = dir.join(UNFINISHED);
     if let Guest::Python = guest {
-        let mut linked = fs::read(&unfinished).context("the builder left nothing")?;
-        libc::mend_tables(&mut linked)?;
-        let fused = fuse::fuse(&linked, &interpreter::CPYTHON, &libc::FUNCTIONS)
-            .context("the guest's libraries cannot be fused")?;
-        fs::write(&unfinished, fused)
+        let mut linked = fs::read(&unfinished).context("the builder created no component")?;
+        libc::patch_tables(&mut linked)?;
+        let merged =
+            merge_modules::merge_component(&linked, &interpreter::CPYTHON, &libc::FUNCTION_PATCHES)
+                .context("the guest's libraries cannot be merged")?;
+        fs::write(&unfinished, merged)
             .with_context(|| format!("cannot write {}", unfinished.display()))?;
     }
     fs::rename(&unfinished, output)
-        .with_context(|| format!("the builder left nothing for {}", output.display()))
+        .with_context(|| format!("the builder created no component for {}", output.display()))
 }
 
 fn arguments(command: &Command) -> String {
@@ -250,28 +252,31 @@ fn arguments(command: &Command) -> String {
     args.join(" ")
 }
 
-/// A command with nothing in its environment that could change from one machine
-/// or day to the next.
+/// Creates a command with an environment that does not depend on the machine or on
+/// the time.
 fn hermetic(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear();
-    // Builders start helpers of their own.
+    // Builders start other programs.
     for name in ["PATH", "HOME"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }
     }
-    command.env("LC_ALL", "C.UTF-8").env("TZ", "UTC").env("SOURCE_DATE_EPOCH", EPOCH.to_string());
+    command
+        .env("LC_ALL", "C.UTF-8")
+        .env("TZ", "UTC")
+        .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH.to_string());
     command
 }
 
-/// Copies the Python files of installed packages, what says which they are, and
-/// the time zones, which are data.
+/// Copies the Python files and the metadata of installed packages, and the data of
+/// time zones.
 fn copy_python(from: &Path, to: &Path) -> Result<()> {
     for path in digest::files(from)? {
         let is_python = path.extension().is_some_and(|extension| extension == "py");
         let is_zone = path.starts_with("tzdata");
-        if is_left_behind(&path) || !(is_python || is_zone || path.ends_with("METADATA")) {
+        if is_excluded(&path) || !(is_python || is_zone || path.ends_with("METADATA")) {
             continue;
         }
         copy(&from.join(&path), &to.join(&path))?;
@@ -279,17 +284,17 @@ fn copy_python(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies a file, or a folder without what a run of it leaves behind.
+/// Copies a file, or a directory without caches and stamps.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     if from.is_file() {
-        if let Some(folder) = to.parent() {
-            fs::create_dir_all(folder)?;
+        if let Some(dir) = to.parent() {
+            fs::create_dir_all(dir)?;
         }
         fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
         return Ok(());
     }
     for path in digest::files(from)? {
-        if is_left_behind(&path) {
+        if is_excluded(&path) {
             continue;
         }
         copy(&from.join(&path), &to.join(&path))?;
@@ -297,12 +302,12 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn is_left_behind(path: &Path) -> bool {
+fn is_excluded(path: &Path) -> bool {
     const NAMES: [&str; 3] = ["__pycache__", ".stamp", "bin"];
     path.components().any(|part| NAMES.iter().any(|name| part.as_os_str() == *name))
 }
 
-fn megabytes(path: &PathBuf) -> Result<String> {
+fn size_in_mb(path: &PathBuf) -> Result<String> {
     let bytes = fs::metadata(path).with_context(|| format!("no {}", path.display()))?.len();
     Ok(format!("{:.1} MB", bytes as f64 / 1e6))
 }

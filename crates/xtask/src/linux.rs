@@ -1,5 +1,5 @@
-//! What Linux sandboxes need beyond Rust: `runsc`, and the agent as one static
-//! program. Both go to `target/isorun`, where `.cargo/config.toml` points.
+//! The programs for Linux sandboxes: `runsc`, and the agent as a static program.
+//! Both are put into `target/isorun`, to which `.cargo/config.toml` points.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,37 +9,36 @@ use anyhow::{Context, Result, bail};
 use crate::digest::Inputs;
 use crate::{debian, process, progress, setup, workspace};
 
-/// The oldest version that the engine takes; compared as text.
-const OLDEST_RUNSC: &str = "20240729";
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The oldest version of `runsc` that the engine supports. It is compared as text.
+const MIN_RUNSC_VERSION: &str = "20240729";
+const AGENT_TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Both programs, from this tree. The agent is for cargo to decide whether to
-/// build anew.
+/// Installs both programs. Cargo decides whether the agent is built again.
 pub fn ensure() -> Result<()> {
     if !cfg!(target_os = "linux") {
-        eprintln!("==> no Linux sandboxes on this system: they need Linux");
+        eprintln!("==> Linux sandboxes are not supported on this system: they need Linux");
         return Ok(());
     }
     let _lock = workspace::lock()?;
-    fs::create_dir_all(folder())?;
+    fs::create_dir_all(dir())?;
     debian::network_tools()?;
     runsc()?;
     agent()
 }
 
-fn folder() -> PathBuf {
+fn dir() -> PathBuf {
     workspace::root().join("target/isorun")
 }
 
-/// The machine's own `runsc` if it is recent enough, or else Debian's, unpacked
-/// beside the other tools and not installed.
+/// Links the `runsc` of the machine if it is recent enough, or else Debian's, which is
+/// unpacked beside the other tools and not installed.
 fn runsc() -> Result<()> {
-    let link = folder().join("runsc");
+    let link = dir().join("runsc");
     if version(&link.to_string_lossy()).is_some_and(|version| is_recent(&version)) {
         return Ok(());
     }
     let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-        .map(|folder| folder.join("runsc"))
+        .map(|dir| dir.join("runsc"))
         .find(|path| version(&path.to_string_lossy()).is_some_and(|version| is_recent(&version)));
     let program = match found {
         Some(program) => program,
@@ -47,25 +46,28 @@ fn runsc() -> Result<()> {
     };
     let _ = fs::remove_file(&link);
     std::os::unix::fs::symlink(&program, &link)
-        .with_context(|| format!("cannot make {}", link.display()))
+        .with_context(|| format!("cannot create {}", link.display()))
 }
 
 fn version(program: &str) -> Option<String> {
-    process::answer(program, &["--version"])
+    process::stdout_of(program, &["--version"])
 }
 
 fn is_recent(version: &str) -> bool {
     let Some(start) = version.find("20") else { return false };
-    version.get(start..start + 8).is_some_and(|date| date >= OLDEST_RUNSC)
+    version.get(start..start + 8).is_some_and(|date| date >= MIN_RUNSC_VERSION)
 }
 
-/// `runsc` from the Debian that this is, or from the backports of its release.
+/// Unpacks `runsc` from this Debian release, or from its backports.
 fn debian_runsc() -> Result<PathBuf> {
     let tools = workspace::tools().join("runsc");
-    let digest = Inputs::default().text("runsc", OLDEST_RUNSC).finish();
+    let digest = Inputs::default().text("runsc", MIN_RUNSC_VERSION).finish();
     setup::install("runsc, which isolates Linux sandboxes", &tools, &digest, || {
         let Some(name) = debian::release() else {
-            bail!("this is no Debian: install gVisor's runsc {OLDEST_RUNSC} or newer on the PATH");
+            bail!(
+                "this is not Debian: install gVisor's runsc {MIN_RUNSC_VERSION} or newer on the \
+                 PATH"
+            );
         };
         let mut failures = Vec::new();
         for suite in [format!("{name}-backports"), name] {
@@ -78,33 +80,40 @@ fn debian_runsc() -> Result<PathBuf> {
             }
         }
         bail!(
-            "no runsc {OLDEST_RUNSC} or newer: install gVisor's own release on the PATH ({})",
+            "no runsc {MIN_RUNSC_VERSION} or newer: install gVisor's own release on the PATH ({})",
             failures.join("; ")
         )
     })?;
     Ok(tools.join("files/usr/bin/runsc"))
 }
 
-/// How the agent is built: with everything in it, since a sandbox's own libraries
-/// may be any, and waiting by `poll`. After a restore, gVisor's `epoll` reports
-/// files that were removed from it before the checkpoint, by numbers which for
-/// tokio are addresses of memory that has been freed.
+/// The compiler flags of the agent. It is linked statically, since the libraries of a
+/// sandbox may have any version. It uses `poll` instead of `epoll`: after a restore,
+/// gVisor's `epoll` reports files that were removed from it before the checkpoint,
+/// with tokens that tokio uses as addresses of memory which has been freed.
 const AGENT_FLAGS: &str = "-C target-feature=+crt-static --cfg mio_unsupported_force_poll_poll";
 
-/// `isorun-agent`.
+/// Builds `isorun-agent`.
 fn agent() -> Result<()> {
-    // A folder of its own: other flags would make cargo build everything anew.
+    // A separate directory: with other flags cargo would build everything again.
     let target = workspace::root().join("target/agent");
     progress::step("building isorun-agent", || {
         let mut cargo = process::cargo(&["build", "--quiet", "-p", "isorun-agent", "--bin"]);
-        cargo.args(["isorun-agent", "--profile", "agent", "--target", TARGET, "--target-dir"]);
+        cargo.args([
+            "isorun-agent",
+            "--profile",
+            "agent",
+            "--target",
+            AGENT_TARGET,
+            "--target-dir",
+        ]);
         cargo.arg(&target).env("RUSTFLAGS", AGENT_FLAGS);
-        process::quiet(cargo)
+        process::run_quiet(cargo)
     })?;
-    let built = target.join(TARGET).join("agent/isorun-agent");
-    let (draft, place) = (folder().join("isorun-agent.part"), folder().join("isorun-agent"));
-    fs::copy(&built, &draft).with_context(|| format!("cannot copy {}", built.display()))?;
-    fs::rename(draft, place)?;
+    let built = target.join(AGENT_TARGET).join("agent/isorun-agent");
+    let (temporary, destination) = (dir().join("isorun-agent.part"), dir().join("isorun-agent"));
+    fs::copy(&built, &temporary).with_context(|| format!("cannot copy {}", built.display()))?;
+    fs::rename(temporary, destination)?;
     Ok(())
 }
 

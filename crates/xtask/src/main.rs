@@ -1,4 +1,4 @@
-//! The chores of this repository, as `cargo xtask COMMAND`.
+//! The development tasks of this repository: `cargo xtask COMMAND`.
 
 mod archive;
 mod bench;
@@ -34,36 +34,36 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Install the tools that the other commands need, under target/tools
+    /// Install the tools that the other commands need into target/tools
     Setup {
-        /// Only what Linux sandboxes need: runsc and the agent
+        /// Install only the programs for Linux sandboxes: runsc and the agent
         #[arg(long)]
         linux: bool,
     },
     /// Build the guest components into target/guests
     Guests(guests::Args),
-    /// Set up what is missing, then run the demo
+    /// Install missing tools, then run the demo
     Demo(demo::Args),
-    /// Set up what is missing, then run every test
+    /// Install missing tools, then run all tests
     Test(test::Args),
-    /// Prove what a program can prove about the tree: format, lints, docs, licences, rules
+    /// Check the source tree: format, lints, docs, licences, rules
     Check(check::Args),
-    /// Throw bytes at the parsers that read what a guest says
+    /// Fuzz the parsers of untrusted input
     Fuzz(fuzz::Args),
-    /// Set up what is missing, then measure and print one table
+    /// Install missing tools, then run the benchmarks and print one table
     Bench(bench::Args),
     /// Build the npm packages, as they are published, into target/npm
     Pack(node::Args),
     /// Build the Python package, a wheel with both runtimes in it, into target/wheels
     Wheel(wheel::Args),
-    /// Pack the runtimes as a release holds them, with their digests, into target/archives
+    /// Pack the runtimes for a release, with their digests, into target/archives
     Archives(archive::Args),
     /// Write the files that are generated and committed
     Generate,
 }
 
 fn main() -> ExitCode {
-    if let Some(status) = wheel::stand_in_for_cargo() {
+    if let Some(status) = wheel::run_as_cargo() {
         return status;
     }
     match run(Cli::parse().command) {

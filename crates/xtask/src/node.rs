@@ -1,5 +1,5 @@
-//! The npm packages of `crates/isola-node`: packed as they are published, and
-//! tested as they are installed.
+//! The npm packages of `crates/isola-node`: packed as for publishing, and tested
+//! after installation.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,25 +12,26 @@ use crate::{archive, bench, guests, process, progress, setup, workspace};
 
 const SOURCE: &str = "crates/isola-node";
 
-/// A package, and what is built for it: its name in the package, and where it
-/// comes from.
+/// An npm package.
 struct Package {
     name: &'static str,
+    /// The file that is built for it: its name in the package, and its source.
     built: Option<(&'static str, PathBuf)>,
 }
 
+/// The profile of cargo.
 #[derive(Clone, Copy)]
 pub enum Profile {
     Debug,
     Release,
-    /// What `cargo bench` and the benchmark of the Python package build, too.
+    /// The profile of `cargo bench` and of the benchmark of the Python package.
     Bench,
 }
 
 #[derive(clap::Args)]
 pub struct Args {}
 
-/// `cargo xtask pack`: what is published, in `target/npm`.
+/// Runs `cargo xtask pack`: creates the packages for publishing in `target/npm`.
 pub fn pack_for_release(_: &Args) -> Result<()> {
     guests::ensure()?;
     build(Profile::Release)?;
@@ -40,51 +41,51 @@ pub fn pack_for_release(_: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The tests, on packages that npm has packed and installed into an empty
-/// folder, without a network.
+/// Runs the tests on packages that npm has packed and installed into an empty
+/// directory, without a network.
 pub fn test() -> Result<()> {
     build(Profile::Debug)?;
     let app = install(Profile::Debug)?;
-    for folder in ["test", "types"] {
-        copy_folder(&workspace::root().join(SOURCE).join(folder), &app.join(folder))?;
+    for dir in ["test", "types"] {
+        copy_dir(&workspace::root().join(SOURCE).join(dir), &app.join(dir))?;
     }
-    for page in ["README.md", "docs/node.md", "docs/errors.md"] {
+    for page in ["README.md", "docs/isola/node.md", "docs/isola/errors.md"] {
         let to = app.join(page);
         fs::create_dir_all(to.parent().unwrap_or(&app))?;
         fs::copy(workspace::root().join(page), to).with_context(|| format!("no {page}"))?;
     }
     compile(&app)?;
-    let archives = archive::make()?;
-    // Each by name: a folder is another thing to a later Node.js.
+    let archives = archive::create()?;
+    // Each file by its name: later versions of Node.js treat a directory differently.
     let files: Vec<_> = crate::digest::files(&app.join("test"))?
         .into_iter()
         .filter(|path| path.to_string_lossy().ends_with(".test.mjs"))
         .map(|path| Path::new("test").join(path))
         .collect();
     for node in [setup::node()?.node, setup::newest_node()?] {
-        let version = process::answer(&node, &["--version"]).context("Node.js does not run")?;
+        let version = process::stdout_of(&node, &["--version"]).context("Node.js does not run")?;
         eprintln!("==> node --test {SOURCE}/test, on Node.js {version}");
         let mut node = Command::new(&node);
         node.current_dir(&app).args(["--test", "--test-timeout=120000"]).args(&files);
-        // The package finds its own runtimes, as it does with its users.
+        // The package must find its own runtimes, as for its users.
         node.env_remove("ISOLA_RUNTIME_DIR").env("ISOLA_ARCHIVES", &archives);
-        process::loud(node)?;
+        process::run(node)?;
     }
     Ok(())
 }
 
-/// The type declarations, proved: what is right compiles, what is wrong does
-/// not. The samples among it are compiled for the tests to run.
+/// Checks the type declarations: valid uses compile, invalid uses do not. The samples
+/// among them are compiled for the tests.
 pub fn compile(app: &Path) -> Result<()> {
     let tools = setup::typescript()?;
     let types = app.join("types");
     let mut tsc = Command::new(setup::node()?.node);
     tsc.arg(tools.join("typescript/bin/tsc")).arg("--project").arg(types.join("tsconfig.json"));
     tsc.arg("--typeRoots").arg(tools.join("@types")).current_dir(app);
-    process::quiet(tsc)
+    process::run_quiet(tsc)
 }
 
-/// The rows about Node.js, on the installed packages, beside what others have.
+/// Measures the installed packages on Node.js, in comparison with other packages.
 pub fn bench(filter: Option<&str>) -> Result<()> {
     build(Profile::Bench)?;
     let app = install(Profile::Bench)?;
@@ -94,29 +95,30 @@ pub fn bench(filter: Option<&str>) -> Result<()> {
     node.current_dir(&app).args(["--expose-gc", "bench.mjs"]).args(filter);
     node.env(bench::RUST_CALLS, bench::rust_calls()?);
     node.env("ISOLA_BENCH_MODULES", modules).env_remove("ISOLA_RUNTIME_DIR");
-    process::loud(node)
+    process::run(node)
 }
 
-/// For `cargo xtask check`: the declarations alone, without a native part.
+/// Checks the declarations alone, without the native part, for `cargo xtask check`.
 pub fn check_types() -> Result<()> {
     let app = workspace::root().join("target/npm/types");
     clear(&app)?;
     let source = workspace::root().join(SOURCE);
-    copy_folder(&source.join("types"), &app.join("types"))?;
-    copy_folder(&source.join("npm/isola-core"), &app.join("node_modules/isola-core"))?;
+    copy_dir(&source.join("types"), &app.join("types"))?;
+    copy_dir(&source.join("npm/isola-core"), &app.join("node_modules/isola-core"))?;
     compile(&app)
 }
 
-/// Builds the native part. All of the workspace, for the features of the
-/// dependencies are chosen by what is built, and the tests have built these.
+/// Builds the native part. The complete workspace is built, because cargo selects
+/// the features of dependencies by the packages it builds, and the tests have built
+/// the same ones.
 pub fn build(profile: Profile) -> Result<()> {
     let mut cargo = process::cargo(&["build", "--workspace", "--lib", "--bins", "--examples"]);
     cargo.args(["--profile", profile.name()]);
     eprintln!("==> cargo build of isola-node");
-    process::loud(cargo)
+    process::run(cargo)
 }
 
-/// An empty folder with the packages installed.
+/// Installs the packages into an empty directory.
 pub fn install(profile: Profile) -> Result<PathBuf> {
     let archives = pack(profile)?;
     let app = workspace::root().join("target/npm").join(profile.name()).join("app");
@@ -127,7 +129,7 @@ pub fn install(profile: Profile) -> Result<PathBuf> {
         let mut npm = Command::new(&tools.npm);
         npm.args(["install", "--offline", "--no-audit", "--no-fund"]).args(&archives);
         npm.current_dir(&app).env("PATH", &tools.path);
-        process::quiet(npm)
+        process::run_quiet(npm)
     })?;
     Ok(app)
 }
@@ -135,7 +137,7 @@ pub fn install(profile: Profile) -> Result<PathBuf> {
 /// Packs all packages whose content has changed.
 fn pack(profile: Profile) -> Result<Vec<PathBuf>> {
     let root = workspace::root();
-    let library = root.join("target").join(profile.folder()).join("libisola_node.so");
+    let library = root.join("target").join(profile.dir()).join("libisola_node.so");
     let guest = |name: &str| workspace::runtimes().join(name);
     let packages = [
         Package { name: "isola-core", built: None },
@@ -152,15 +154,15 @@ fn pack(profile: Profile) -> Result<Vec<PathBuf>> {
 fn pack_one(package: &Package, profile: Profile) -> Result<PathBuf> {
     let root = workspace::root();
     let source = root.join(SOURCE).join("npm").join(package.name);
-    let folder = root.join("target/npm").join(profile.name()).join(package.name);
+    let dir = root.join("target/npm").join(profile.name()).join(package.name);
     let mut inputs = Inputs::default().tree(&source)?;
     if let Some((name, path)) = &package.built {
         inputs = inputs.file(name, path)?;
     }
     let digest = inputs.finish();
-    setup::install(&format!("{}, packed by npm", package.name), &folder, &digest, || {
-        let content = folder.join("package");
-        copy_folder(&source, &content)?;
+    setup::install(&format!("{}, packed by npm", package.name), &dir, &digest, || {
+        let content = dir.join("package");
+        copy_dir(&source, &content)?;
         fs::copy(root.join("LICENSE"), content.join("LICENSE"))?;
         if let Some((name, path)) = &package.built {
             fs::copy(path, content.join(name))
@@ -168,33 +170,32 @@ fn pack_one(package: &Package, profile: Profile) -> Result<PathBuf> {
         }
         let tools = setup::node()?;
         let mut npm = Command::new(&tools.npm);
-        npm.args(["pack", "--pack-destination"]).arg(&folder);
+        npm.args(["pack", "--pack-destination"]).arg(&dir);
         npm.current_dir(&content).env("PATH", &tools.path);
-        process::quiet(npm)
+        process::run_quiet(npm)
     })?;
-    archive_in(&folder)
+    archive_in(&dir)
 }
 
-fn archive_in(folder: &Path) -> Result<PathBuf> {
-    fs::read_dir(folder)?
+fn archive_in(dir: &Path) -> Result<PathBuf> {
+    fs::read_dir(dir)?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .find(|path| path.extension().is_some_and(|ending| ending == "tgz"))
-        .with_context(|| format!("npm pack left no archive in {}", folder.display()))
+        .with_context(|| format!("npm pack left no archive in {}", dir.display()))
 }
 
-fn clear(folder: &Path) -> Result<()> {
-    if folder.exists() {
-        fs::remove_dir_all(folder)
-            .with_context(|| format!("cannot remove {}", folder.display()))?;
+fn clear(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))
 }
 
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+fn copy_dir(from: &Path, to: &Path) -> Result<()> {
     for path in crate::digest::files(from)? {
         let target = to.join(&path);
-        if let Some(folder) = target.parent() {
-            fs::create_dir_all(folder)?;
+        if let Some(dir) = target.parent() {
+            fs::create_dir_all(dir)?;
         }
         fs::copy(from.join(&path), &target)
             .with_context(|| format!("cannot copy {}", path.display()))?;
@@ -211,8 +212,8 @@ impl Profile {
         }
     }
 
-    /// Where cargo leaves what it builds with it.
-    fn folder(self) -> &'static str {
+    /// Returns the directory of the artifacts below `target`.
+    fn dir(self) -> &'static str {
         match self {
             Self::Debug => "debug",
             Self::Release | Self::Bench => "release",

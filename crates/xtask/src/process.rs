@@ -1,4 +1,4 @@
-//! Running other programs.
+//! Functions that run other programs.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -6,28 +6,28 @@ use std::process::{Command, ExitStatus};
 
 use anyhow::{Context, Result, bail};
 
-/// What a program printed, on both streams in the order in which it did.
+/// The output of a program on both streams, in the order in which it was written.
 pub struct Captured {
     pub status: ExitStatus,
     pub text: String,
 }
 
-/// Runs a program and keeps what it prints.
+/// Runs a program and captures its output.
 pub fn capture(mut command: Command) -> Result<Captured> {
     let shown = describe(&command);
     let (mut reader, writer) = std::io::pipe()?;
     command.stdin(std::process::Stdio::null());
     command.stdout(writer.try_clone()?).stderr(writer);
     let mut child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
-    // The command still holds the writing ends; reading would never end.
+    // The command still holds the writing ends: the pipe would stay open.
     drop(command);
     let mut bytes = Vec::new();
     reader.read_to_end(&mut bytes)?;
     Ok(Captured { status: child.wait()?, text: String::from_utf8_lossy(&bytes).into_owned() })
 }
 
-/// Runs a program whose output matters only if it fails.
-pub fn quiet(command: Command) -> Result<()> {
+/// Runs a program, and shows its output only if it fails.
+pub fn run_quiet(command: Command) -> Result<()> {
     let shown = describe(&command);
     let Captured { status, text } = capture(command)?;
     if !status.success() {
@@ -36,8 +36,8 @@ pub fn quiet(command: Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program whose output is for the user.
-pub fn loud(mut command: Command) -> Result<()> {
+/// Runs a program with its output on the streams of this process.
+pub fn run(mut command: Command) -> Result<()> {
     let shown = describe(&command);
     let status = command.status().with_context(|| format!("cannot start `{shown}`"))?;
     if !status.success() {
@@ -46,35 +46,36 @@ pub fn loud(mut command: Command) -> Result<()> {
     Ok(())
 }
 
-/// What a program prints on its standard output, or `None` if it cannot be
-/// started or fails.
-pub fn answer(program: impl AsRef<OsStr>, args: &[&str]) -> Option<String> {
+/// Returns the standard output of a program, or `None` if it cannot be started or
+/// fails.
+pub fn stdout_of(program: impl AsRef<OsStr>, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     output.status.success().then_some(text)
 }
 
-/// The cargo that runs this program, at the root of the checkout.
+/// Creates a command for the cargo that runs this program, at the root of the
+/// checkout.
 pub fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(crate::workspace::root());
-    // Cargo sets these for the program that it runs, about this very package.
-    // Handed on, they would make build scripts and `env!` caches see a change
-    // between `cargo xtask test` and `cargo test`, and compile all again.
+    // Cargo sets these variables for the package of the program that it runs. If
+    // they were passed on, build scripts and `env!` would see a change between
+    // `cargo xtask test` and `cargo test`, and everything would be compiled again.
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(is_about_a_package) {
+        if name.to_str().is_some_and(is_package_variable) {
             command.env_remove(&name);
         }
     }
     command
 }
 
-/// Whether cargo sets this variable to tell a program about its own package.
-pub fn is_about_a_package(variable: &str) -> bool {
+/// Reports whether this is a variable that cargo sets for the package of a program.
+pub fn is_package_variable(variable: &str) -> bool {
     variable == "CARGO_MANIFEST_DIR" || variable.starts_with("CARGO_PKG_")
 }
 
-/// The last lines of a text.
+/// Returns the last lines of a text.
 pub fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.trim_end().lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
@@ -103,16 +104,16 @@ mod tests {
     fn a_failure_shows_the_tail_of_the_output() {
         let mut command = Command::new("sh");
         command.args(["-c", "seq 1 100; exit 1"]);
-        let message = quiet(command).unwrap_err().to_string();
+        let message = run_quiet(command).unwrap_err().to_string();
         assert!(message.ends_with("\n99\n100"), "{message}");
         assert!(!message.contains("\n60\n"), "{message}");
     }
 
     #[test]
     fn a_program_that_is_not_there_has_no_answer() {
-        assert_eq!(answer("no-such-program", &[]), None);
-        assert_eq!(answer("false", &[]), None);
-        assert_eq!(answer("echo", &["hello"]).as_deref(), Some("hello"));
+        assert_eq!(stdout_of("no-such-program", &[]), None);
+        assert_eq!(stdout_of("false", &[]), None);
+        assert_eq!(stdout_of("echo", &["hello"]).as_deref(), Some("hello"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Telling the user, on stderr, what takes so long.
+//! Progress messages on stderr.
 
 use std::io::IsTerminal;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Does one piece of work that takes a while: on a terminal under a spinner
-/// with the time elapsed, otherwise between two plain lines.
+/// Runs a task that takes a while, with progress: on a terminal a spinner with the
+/// elapsed time, otherwise a line before and after it.
 pub fn step<T>(label: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     let terminal = std::io::stderr().is_terminal();
     if !terminal {
         eprintln!("==> {label}");
     }
-    let result = during(label, work);
+    let result = with_progress(label, work);
     let verdict = if result.is_ok() { "done" } else { "FAILED" };
     let time = seconds(start.elapsed());
     if terminal {
@@ -26,13 +26,12 @@ pub fn step<T>(label: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     result
 }
 
-/// Shows that a piece of work is under way, and leaves what became of it to the
-/// caller.
-pub fn during<T>(label: &str, work: impl FnOnce() -> T) -> T {
-    if std::io::stderr().is_terminal() { spin(label, work) } else { remind(work) }
+/// Runs a task with progress. The caller reports its result.
+pub fn with_progress<T>(label: &str, work: impl FnOnce() -> T) -> T {
+    if std::io::stderr().is_terminal() { show_spinner(label, work) } else { print_elapsed(work) }
 }
 
-/// A duration as people read it.
+/// Formats a duration for humans.
 pub fn seconds(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     if seconds < 60.0 {
@@ -42,7 +41,7 @@ pub fn seconds(duration: Duration) -> String {
     }
 }
 
-fn spin<T>(label: &str, work: impl FnOnce() -> T) -> T {
+fn show_spinner<T>(label: &str, work: impl FnOnce() -> T) -> T {
     let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}")
         .unwrap_or_else(|_| ProgressStyle::default_spinner());
     let bar = ProgressBar::new_spinner().with_style(style).with_message(label.to_owned());
@@ -52,14 +51,14 @@ fn spin<T>(label: &str, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Without a terminal a line now and then shows that nothing hangs.
-fn remind<T>(work: impl FnOnce() -> T) -> T {
-    const PERIOD: Duration = Duration::from_secs(30);
+/// Runs a task without a terminal, and prints the elapsed time at intervals.
+fn print_elapsed<T>(work: impl FnOnce() -> T) -> T {
+    const REMINDER_INTERVAL: Duration = Duration::from_secs(30);
     let (finished, wait) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         scope.spawn(move || {
             let start = Instant::now();
-            while let Err(RecvTimeoutError::Timeout) = wait.recv_timeout(PERIOD) {
+            while let Err(RecvTimeoutError::Timeout) = wait.recv_timeout(REMINDER_INTERVAL) {
                 eprintln!("    ... {} so far", seconds(start.elapsed()));
             }
         });

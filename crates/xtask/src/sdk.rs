@@ -1,5 +1,5 @@
-//! The Python package `isorun`, in `sdk/python`: its tests, on the wheel as a
-//! user installs it and against the server of this tree, its types, and a demo.
+//! The Python package `isorun`, in `sdk/python`: its tests, which run on the
+//! installed wheel against the server of this tree, its types, and a demo.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -10,12 +10,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::{debian, linux, process, progress, setup, wheel, workspace};
 
-/// Builds what the rest needs, and nothing else of the workspace.
+/// Builds the package `isorun`, which the other functions use, and no other package
+/// of the workspace.
 pub fn build() -> Result<()> {
-    process::loud(process::cargo(&["build", "--package", "isorun"]))
+    process::run(process::cargo(&["build", "--package", "isorun"]))
 }
 
-/// The tests, on a server that was built before; ARGS go to pytest.
+/// Runs the tests with a server that was built before. `args` are passed to pytest.
 pub fn test(args: &[String]) -> Result<()> {
     let python = setup::sdk_tests()?;
     linux::ensure()?;
@@ -27,11 +28,11 @@ pub fn test(args: &[String]) -> Result<()> {
     pytest.args(["-m", "pytest"]).args(args);
     pytest.env("PYTHONPATH", &site).env("PYTHONDONTWRITEBYTECODE", "1");
     pytest.env("ISORUN_COMMAND", command()?);
-    process::loud(pytest)
+    process::run(pytest)
 }
 
-/// A server that was built before, and a Python program that makes a Linux
-/// sandbox on it.
+/// Starts a server that was built before, and runs a Python program that creates a
+/// Linux sandbox on it.
 pub fn demo() -> Result<()> {
     let python = setup::sdk_tests()?;
     linux::ensure()?;
@@ -49,11 +50,11 @@ pub fn demo() -> Result<()> {
     for name in ["ISORUN_API_URL", "ISORUN_API_KEY"] {
         example.env_remove(name);
     }
-    process::loud(example)?;
+    process::run(example)?;
     server.stop()
 }
 
-/// A server that runs until it is stopped, or dropped.
+/// A running server, which is stopped when it is dropped.
 struct Server(Child);
 
 impl Server {
@@ -62,7 +63,7 @@ impl Server {
         let mut server = Self(command.spawn().context("cannot start isorun serve")?);
         let stdout = server.0.stdout.take().context("the server has no output")?;
         for line in BufReader::new(stdout).lines() {
-            // The last thing that it says when it is ready.
+            // The last line that the server prints when it is ready.
             if line?.contains("ISORUN_API_KEY=") {
                 return Ok(server);
             }
@@ -79,7 +80,7 @@ impl Server {
         Ok(())
     }
 
-    /// Asks it to end well: std only knows how to kill.
+    /// Sends SIGTERM for an orderly shutdown: std only has SIGKILL.
     fn terminate(&self) {
         let _ = Command::new("kill").arg(self.0.id().to_string()).status();
     }
@@ -94,7 +95,7 @@ impl Drop for Server {
     }
 }
 
-/// The package, installed into a folder of its own.
+/// Builds the wheel and installs it into a separate directory.
 pub fn install(python: &Path) -> Result<PathBuf> {
     let wheels = workspace::root().join("target/wheels/isorun");
     if wheels.exists() {
@@ -104,21 +105,21 @@ pub fn install(python: &Path) -> Result<PathBuf> {
         let mut build = Command::new(python);
         build.current_dir(workspace::root().join("sdk/python"));
         build.args(["-m", "hatchling", "build", "--target", "wheel", "--directory"]).arg(&wheels);
-        process::quiet(build)
+        process::run_quiet(build)
     })?;
     let mut found = fs::read_dir(&wheels)?;
-    let made = found.next().context("hatchling made no wheel")??;
+    let wheel = found.next().context("hatchling created no wheel")??;
     let site = workspace::root().join("target/isorun-site");
-    wheel::install(python, &made.path(), &site)?;
+    wheel::install(python, &wheel.path(), &site)?;
     Ok(site)
 }
 
-/// The command `isorun` of this tree.
+/// Returns the path of the command `isorun` of this tree.
 pub fn command() -> Result<PathBuf> {
     Ok(workspace::metadata()?.target_directory.join("debug/isorun").into())
 }
 
-/// mypy over the package and its tests.
+/// Creates the mypy command for the package and its tests.
 pub fn types() -> Result<Command> {
     let python = setup::sdk_tests()?;
     let mut mypy = Command::new(python);

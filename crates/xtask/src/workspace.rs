@@ -1,4 +1,4 @@
-//! Where things are in this repository.
+//! Paths of this repository, and the lock of its tools.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -6,27 +6,27 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use cargo_metadata::{Metadata, MetadataCommand};
 
-/// The root of the checkout, whatever the current directory is.
+/// Returns the root of the checkout, independent of the current directory.
 pub fn root() -> PathBuf {
-    // Cargo sets the variable when it runs this program; the value from compile
-    // time serves a program that is started by hand.
+    // Cargo sets the variable when it runs this program. The value from compile time
+    // is used if the program is started directly.
     let manifest_dir =
         std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let manifest_dir = Path::new(&manifest_dir);
     manifest_dir.ancestors().nth(2).unwrap_or(manifest_dir).to_owned()
 }
 
-/// Where tools are installed that are for this checkout only.
+/// Returns the directory of the tools that are installed for this checkout.
 pub fn tools() -> PathBuf {
     root().join("target/tools")
 }
 
-/// The runtimes directory that the crate `isola` finds in a checkout.
+/// Returns the directory of the runtimes that the crate `isola` uses in a checkout.
 pub fn runtimes() -> PathBuf {
     root().join("target/guests")
 }
 
-/// The dependency graph, as it stands in the lock file.
+/// Returns the dependency graph of the lock file.
 pub fn metadata() -> Result<Metadata> {
     MetadataCommand::new()
         .manifest_path(root().join("Cargo.toml"))
@@ -34,8 +34,8 @@ pub fn metadata() -> Result<Metadata> {
         .context("cargo metadata failed")
 }
 
-/// Keeps other invocations from changing the tools and the guests at the same
-/// time; released when the result is dropped.
+/// Locks the tools and the guests against concurrent changes by other invocations.
+/// The lock is released when the result is dropped.
 pub fn lock() -> Result<File> {
     fs::create_dir_all(tools())?;
     let path = tools().join("lock");

@@ -1,4 +1,4 @@
-//! Questions of a sandbox to its resolver, and answers of a resolver outside.
+//! DNS queries of a sandbox, and responses of an upstream resolver.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| isorun_engine::network::fuzzing::dns(input));

@@ -1,4 +1,5 @@
-//! Secrets taken out of a body in any pieces: none comes through, no length changes.
+//! Redaction of secrets in a body, in chunks of any size: no secret remains, and the
+//! length does not change.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| isorun_engine::network::fuzzing::redact(input));

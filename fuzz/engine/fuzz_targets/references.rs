@@ -1,4 +1,5 @@
-//! Names of images: shown, and read again as the same; asked at their own registry.
+//! Image references: they are unchanged after formatting and parsing, and requests are
+//! sent only to their own registry.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| isorun_engine::image::fuzzing::references(input));

@@ -1,4 +1,5 @@
-//! The first bytes of a connection, in any pieces: one answer, whatever the cut.
+//! Protocol detection by the first bytes of a connection: the result does not depend on
+//! the sizes of the chunks.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| isorun_engine::network::fuzzing::sniff(input));

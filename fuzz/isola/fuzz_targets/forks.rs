@@ -1,6 +1,6 @@
-//! Random programs, copied at random points: whatever is copied goes on as if
-//! nothing had been, and so does the copy. Beside it runs the same program in a
-//! sandbox that is never copied, and both have to say the same at each step.
+//! Random programs, forked or snapshotted at random points: the original and the copy
+//! must both continue unchanged. The same program runs in a sandbox that is never
+//! copied, and all must return the same result at each step.
 #![no_main]
 
 use std::sync::OnceLock;
@@ -9,9 +9,9 @@ use isola::{Runtime, Sandbox, Template, args};
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::Builder;
 
-/// The steps of a program, each with a number that the bytes choose. They reach
-/// what is hard to copy: memory that grows and is freed, generators that are
-/// suspended, closures, caches, numbers beyond a word, what was thrown.
+/// The steps of a program, each with an argument that the input selects. They cover
+/// state that is hard to copy: memory that grows and is freed, suspended generators,
+/// closures, caches, big integers, exceptions.
 const PYTHON: &str = "
 import gc, json, re, zlib
 state = {'list': [], 'map': {}, 'blob': bytearray(), 'gens': []}
@@ -83,15 +83,14 @@ function step(kind, n) {
 }
 ";
 
-/// The steps of each program. More would be slow without being longer in any
-/// interesting way.
-const STEPS: usize = 32;
+/// The number of steps of each program. More are slower and find no more.
+const STEPS_PER_PROGRAM: usize = 32;
 
 static TEMPLATES: OnceLock<[(Template, &str); 2]> = OnceLock::new();
 
 fuzz_target!(
     init: {
-        let build = |guest| within(async move {
+        let build = |guest| block_on(async move {
             Template::builder(guest).build().await.unwrap_or_else(|error| panic!("{error}"))
         });
         TEMPLATES.get_or_init(|| {
@@ -102,34 +101,40 @@ fuzz_target!(
         let Some((which, bytes)) = input.split_first() else { return };
         let Some(templates) = TEMPLATES.get() else { return };
         let (template, script) = &templates[usize::from(which & 1)];
-        within(compare(template, script, bytes));
+        block_on(compare(template, script, bytes));
     }
 );
 
 async fn compare(template: &Template, script: &str, bytes: &[u8]) {
-    let plain = started(template, script).await;
-    // Those that go on from a copy, or were copied, and have not ended yet.
-    let mut copied = vec![started(template, script).await];
+    let original = start_sandbox(template, script).await;
+    // The sandboxes that are copies, or were copied, and still run.
+    let mut copied = vec![start_sandbox(template, script).await];
     for (kind, n) in steps(bytes) {
         if kind >= 0xd0 && copied.len() < 4 {
             let from = &copied[usize::from(n) % copied.len()];
             let child = match kind & 1 {
                 0 => from.fork(1).await.map(|mut children| children.remove(0)),
-                _ => from.snapshot().await.expect("an idle guest").create_sandbox().await,
+                _ => {
+                    from.snapshot()
+                        .await
+                        .expect("taking a snapshot of an idle guest")
+                        .create_sandbox()
+                        .await
+                }
             };
-            copied.push(child.expect("a copy"));
+            copied.push(child.expect("copying a sandbox"));
         } else if kind >= 0xc0 && copied.len() > 1 {
             copied.remove(usize::from(n) % copied.len());
         }
-        let says = step(&plain, kind % 13, n).await;
+        let expected = step(&original, kind % 13, n).await;
         for each in &copied {
-            assert_eq!(says, step(each, kind % 13, n).await, "after a copy");
+            assert_eq!(expected, step(each, kind % 13, n).await, "after a copy");
         }
     }
 }
 
-/// The steps that the bytes are. Short inputs, with which a fuzzer begins, are
-/// continued with steps that depend on them, so that they are copied as well.
+/// Converts the input to steps. Short inputs, which a fuzzer starts with, are extended
+/// with steps that depend on them, so that they include copies as well.
 fn steps(bytes: &[u8]) -> impl Iterator<Item = (u8, u8)> {
     let seed = bytes.iter().fold(0x9e37_79b9_7f4a_7c15_u64, |seed, byte| {
         (seed ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -139,17 +144,17 @@ fn steps(bytes: &[u8]) -> impl Iterator<Item = (u8, u8)> {
         let [.., kind, n] = (mixed >> 16).to_be_bytes();
         (kind, n)
     });
-    bytes.chunks_exact(2).map(|pair| (pair[0], pair[1])).chain(continued).take(STEPS)
+    bytes.chunks_exact(2).map(|pair| (pair[0], pair[1])).chain(continued).take(STEPS_PER_PROGRAM)
 }
 
-async fn started(template: &Template, script: &str) -> Sandbox {
-    let sandbox = template.sandbox().create().await.expect("a sandbox");
-    sandbox.start().await.expect("a start");
-    sandbox.load_script(script).await.expect("a script");
+async fn start_sandbox(template: &Template, script: &str) -> Sandbox {
+    let sandbox = template.sandbox().create().await.expect("creating a sandbox");
+    sandbox.start().await.expect("starting a sandbox");
+    sandbox.load_script(script).await.expect("loading a script");
     sandbox
 }
 
-/// What a step gives, or throws.
+/// Runs a step. Returns its result, or the code and message of its error.
 async fn step(sandbox: &Sandbox, kind: u8, n: u8) -> String {
     match sandbox.run("step", args![kind, n]).await {
         Ok(value) => value.as_str().to_owned(),
@@ -157,7 +162,7 @@ async fn step(sandbox: &Sandbox, kind: u8, n: u8) -> String {
     }
 }
 
-fn within<F: Future>(future: F) -> F::Output {
+fn block_on<F: Future>(future: F) -> F::Output {
     let runtime = Builder::new_current_thread().enable_all().build();
     runtime.unwrap_or_else(|error| panic!("{error}")).block_on(future)
 }

@@ -1,5 +1,5 @@
-//! Any bytes in the place of a checkpoint's manifest: only what the server signed is
-//! accepted, and that unchanged.
+//! Manifests of checkpoints: only bytes that the server has signed are accepted, and
+//! are parsed unchanged.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

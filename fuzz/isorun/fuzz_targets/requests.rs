@@ -1,5 +1,4 @@
-//! Any body or WebSocket frame: an error, or a request of which nothing was
-//! ignored.
+//! Bodies and WebSocket frames: an error, or a request without ignored fields.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Archives that pass for runtimes: they are unpacked or refused, and nothing of
-//! them is outside of their folder.
+//! Archives of runtimes: they are unpacked or refused, and no file is created outside
+//! of the target directory.
 #![no_main]
 
 use std::fs;
@@ -10,38 +10,38 @@ use flate2::{Compression, write::GzEncoder};
 use libfuzzer_sys::fuzz_target;
 use tar::{EntryType, Header};
 
-/// `unpack` is for the module above it, which is this file here.
+/// `unpack` is visible to the parent module, which is this file.
 #[path = "../../../crates/isola/src/runtime/archive.rs"]
 mod archive;
 
 fuzz_target!(|input: &[u8]| {
     let Some((kind, bytes)) = input.split_first() else { return };
-    // Memory, if the machine has a place for files in it.
-    let place = Path::new("/dev/shm");
-    let outer = if place.is_dir() { tempfile::tempdir_in(place) } else { tempfile::tempdir() };
+    // In memory, if the machine has a tmpfs.
+    let tmpfs = Path::new("/dev/shm");
+    let outer = if tmpfs.is_dir() { tempfile::tempdir_in(tmpfs) } else { tempfile::tempdir() };
     let Ok(outer) = outer else { return };
-    let folder = outer.path().join("folder");
-    assert!(fs::create_dir(&folder).is_ok());
+    let directory = outer.path().join("directory");
+    assert!(fs::create_dir(&directory).is_ok());
     let unpacked = match kind % 3 {
-        0 => archive::unpack(bytes, &folder),
-        1 => archive::unpack(packed(bytes).as_slice(), &folder),
-        _ => archive::unpack(packed(&entries(bytes)).as_slice(), &folder),
+        0 => archive::unpack(bytes, &directory),
+        1 => archive::unpack(gzipped(bytes).as_slice(), &directory),
+        _ => archive::unpack(gzipped(&tar_of(bytes)).as_slice(), &directory),
     };
     drop(unpacked);
-    // Nothing is beside the folder, and no link is in it.
+    // No entry is beside the directory, and no link is in it.
     assert_eq!(fs::read_dir(outer.path()).map(Iterator::count).ok(), Some(1));
-    only_plain(&folder);
+    assert_files_and_directories(&directory);
 });
 
-fn packed(tar: &[u8]) -> Vec<u8> {
+fn gzipped(tar: &[u8]) -> Vec<u8> {
     let mut gzip = GzEncoder::new(Vec::new(), Compression::none());
     assert!(gzip.write_all(tar).is_ok());
     gzip.finish().unwrap_or_default()
 }
 
-/// A tar file whose headers have good checksums: of each entry the kind, a name,
-/// the size that it says, and its content.
-fn entries(mut bytes: &[u8]) -> Vec<u8> {
+/// Builds a tar archive with valid header checksums. The input determines the type,
+/// the name, the claimed size and the content of each entry.
+fn tar_of(mut bytes: &[u8]) -> Vec<u8> {
     let mut tar = Vec::new();
     while let [kind, name, size, content, rest @ ..] = bytes {
         let take = |rest: &mut &[u8], len: u8| {
@@ -73,13 +73,14 @@ fn entries(mut bytes: &[u8]) -> Vec<u8> {
     tar
 }
 
-fn only_plain(folder: &Path) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
+/// Asserts that there are only files and directories below a directory.
+fn assert_files_and_directories(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
         let Ok(kind) = entry.file_type() else { continue };
         assert!(kind.is_file() || kind.is_dir(), "{:?}", entry.path());
         if kind.is_dir() {
-            only_plain(&entry.path());
+            assert_files_and_directories(&entry.path());
         }
     }
 }

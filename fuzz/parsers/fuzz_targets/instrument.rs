@@ -1,6 +1,6 @@
-//! Files that pass for runtimes: what makes the state of a guest reachable reads
-//! them before the engine validates them, so any bytes are a component with
-//! three functions more, or refused.
+//! Runtime files: the instrumentation, which exports the state of a guest, parses them
+//! before the engine validates them. Any bytes result in a component with three more
+//! functions, or in an error.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -27,8 +27,8 @@ static BASE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     base
 });
 
-/// Makes a component of which one module defines a memory and a global; the other
-/// imports the global through a bag of exports, and sets it after these
+/// Builds a component with two modules: one defines a memory and a global; the other
+/// imports the global through an instance of exports, and sets it after the given
 /// instructions.
 fn component(instructions: &[u8]) -> Vec<u8> {
     let global = GlobalType { val_type: ValType::I64, mutable: true, shared: false };
@@ -84,8 +84,8 @@ fn component(instructions: &[u8]) -> Vec<u8> {
     component.finish()
 }
 
-/// Encodes vector instructions, each from two bytes: its opcode, and what its
-/// immediates are made of. The opcodes of relaxed SIMD begin at 256.
+/// Encodes vector instructions, each from two bytes: its opcode, and the value of its
+/// immediates. The opcodes of relaxed SIMD start at 256.
 fn vectors(bytes: &[u8]) -> Vec<u8> {
     let mut code = Vec::new();
     let (chosen, _) = bytes.as_chunks::<2>();
@@ -132,24 +132,27 @@ fuzz_target!(|input: &[u8]| {
     let Some((kind, bytes)) = input.split_first() else { return };
     match kind % 4 {
         0 => drop(rewrite::instrument(bytes)),
-        // The good one, with some bytes changed: a place and a value each.
+        // The valid component with some bytes changed: an offset and a value each.
         1 => {
             let mut component = BASE.clone();
             let (changes, _) = bytes.as_chunks::<3>();
             for [low, high, value] in changes {
-                let place = usize::from(u16::from_le_bytes([*low, *high])) % component.len();
-                component[place] = *value;
+                let offset = usize::from(u16::from_le_bytes([*low, *high])) % component.len();
+                component[offset] = *value;
             }
             drop(rewrite::instrument(&component));
         }
-        // Vector instructions hide nothing that comes after them.
+        // The instructions after vector instructions are instrumented.
         2 => {
-            let made = rewrite::instrument(&component(&vectors(bytes)));
-            let made = made.unwrap_or_else(|refusal| panic!("{refusal}"));
+            let output = rewrite::instrument(&component(&vectors(bytes)));
+            let output = output.unwrap_or_else(|refusal| panic!("{refusal}"));
             let name: &[u8] = b"isola-state-0";
-            assert!(made.windows(name.len()).any(|part| part == name), "a global is not kept");
+            assert!(
+                output.windows(name.len()).any(|part| part == name),
+                "a global is not exported"
+            );
         }
-        // The good one, and more sections.
+        // The valid component with additional sections.
         _ => {
             let component = [BASE.as_slice(), bytes].concat();
             drop(rewrite::instrument(&component));

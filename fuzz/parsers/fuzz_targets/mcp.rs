@@ -1,5 +1,5 @@
-//! What a client of `isola mcp` sends as the arguments of a tool: code for a
-//! session with a name of bounded length, or an error that is short.
+//! Arguments of a tool call to `isola mcp`: they result in code for a session with a
+//! name of bounded length, or in an error of bounded length.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 mod request;
 
 fuzz_target!(|input: &[u8]| {
-    // Whole, or the values of the arguments that there are.
+    // A complete JSON object, or the values of the known arguments.
     let arguments = serde_json::from_slice::<Map<String, Value>>(input).unwrap_or_else(|_| {
         let mut parts = input.split(|byte| *byte == b'\n');
         let mut arguments = Map::new();
@@ -23,14 +23,14 @@ fuzz_target!(|input: &[u8]| {
         }
         arguments
     });
-    let had = arguments.clone();
-    match request::Wanted::read(arguments) {
+    let given = arguments.clone();
+    match request::ToolArguments::read(arguments) {
         Ok(wanted) => {
-            assert_eq!(had["source"], wanted.source);
-            assert!((1..=request::MAX_SESSION_NAME).contains(&wanted.session.len()));
-            assert_eq!(had.get("restart").is_some_and(|it| *it == true), wanted.restart);
-            assert!(had.len() <= 3);
+            assert_eq!(given["source"], wanted.source);
+            assert!((1..=request::MAX_SESSION_NAME_BYTES).contains(&wanted.session.len()));
+            assert_eq!(given.get("restart").is_some_and(|it| *it == true), wanted.restart);
+            assert!(given.len() <= 3);
         }
-        Err(why) => assert!(why.len() < 2_000, "an error of {} bytes", why.len()),
+        Err(reason) => assert!(reason.len() < 2_000, "an error of {} bytes", reason.len()),
     }
 });

@@ -1,5 +1,5 @@
-//! What a guest wants to send with `fetch`: a method, a URL and header fields of
-//! any kind and number are a request or an error, and never a panic.
+//! Requests of a guest with `fetch`: a method, a URL and header fields of any content
+//! and number result in a request or an error, and never in a panic.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,7 +11,7 @@ mod head;
 fuzz_target!(|input: &[u8]| {
     let text = String::from_utf8_lossy(input);
     let mut parts = text.split('\n');
-    // Most of what is beyond the URL is reached only with a good one.
+    // Most code after the URL is reached only with a valid one.
     let (Some(first), Some(second)) = (parts.next(), parts.next()) else { return };
     let method = if first.len() % 2 == 0 { first } else { "GET" };
     let url = if second.len() % 3 == 0 { second.to_owned() } else { format!("http://{second}") };
@@ -19,7 +19,7 @@ fuzz_target!(|input: &[u8]| {
         .map(|line| line.split_once(':').unwrap_or((line, "")))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
-    // As many as no input has lines, with names of their own or one for all.
+    // More fields than an input has lines, with distinct names or the same name.
     if let [.., kind, low, high] = input {
         let count = usize::from(u16::from_le_bytes([*low, *high])) % 4096;
         match kind % 64 {
@@ -35,14 +35,14 @@ fuzz_target!(|input: &[u8]| {
             assert!(matches!(request.uri.scheme_str(), Some("http" | "https")));
             assert!(!request.headers.contains_key("host"));
             assert!(!request.headers.contains_key("transfer-encoding"));
-            // What was sent can be read back.
+            // The headers can be parsed again.
             let texts = head::texts(&request.headers);
             assert_eq!(head::header_map(texts).ok().as_ref(), Some(&request.headers));
         }
-        Err(why) => assert!(why.len() < 10_000, "an error of {} bytes", why.len()),
+        Err(reason) => assert!(reason.len() < 10_000, "an error of {} bytes", reason.len()),
     }
     match head::header_map(fields) {
         Ok(headers) => assert!(head::response(&headers).is_ok()),
-        Err(why) => assert!(why.len() < 10_000, "an error of {} bytes", why.len()),
+        Err(reason) => assert!(reason.len() < 10_000, "an error of {} bytes", reason.len()),
     }
 });

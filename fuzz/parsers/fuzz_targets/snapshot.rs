@@ -1,5 +1,5 @@
-//! Files that pass for snapshots: the header of one, and the whole of it, are read
-//! or refused, within the memory that the header may ask for.
+//! Snapshot files: the header and the complete file are parsed or refused, within the
+//! memory that the header may request.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -9,19 +9,19 @@ use libfuzzer_sys::fuzz_target;
 mod format;
 
 /// The largest memory of a snapshot that is read to its end, in bytes.
-const MAX_MEMORY: u64 = 16 << 20;
+const MAX_MEMORY_BYTES: u64 = 16 << 20;
 
 fuzz_target!(|input: &[u8]| {
     let Some((kind, bytes)) = input.split_first() else { return };
     match kind % 3 {
         0 => read(bytes),
-        // What is beyond the magic, the length and the checksum.
+        // The parser after the magic, the length and the checksum.
         1 => {
             let split = bytes.len().min(usize::from(*kind) * 4);
             let (header, body) = bytes.split_at(split);
             read(&file(header, &zstd::encode_all(body, 1).unwrap_or_default()));
         }
-        // What is beyond the header.
+        // The parser after the header.
         _ => {
             let header = format!(
                 r#"{{"isola":"0","runtime":"js","guest":"","engine":"","created":{},"memory":{},
@@ -31,7 +31,7 @@ fuzz_target!(|input: &[u8]| {
                 u64::MAX,
             );
             let mut body = bytes.to_vec();
-            // Pages beyond what an input is long.
+            // More pages than the input has bytes for.
             body.resize(bytes.len() + (usize::from(*kind) << 10), *kind);
             read(&file(header.as_bytes(), &zstd::encode_all(&*body, 1).unwrap_or_default()));
             read(&file(header.as_bytes(), bytes));
@@ -55,7 +55,7 @@ fn read(file: &[u8]) {
     let year_10000 = std::time::Duration::from_secs(253_402_300_800);
     assert!(header.created() < std::time::UNIX_EPOCH + year_10000);
     assert!(header.max_file_size() <= 5 << 30);
-    if header.memory > MAX_MEMORY {
+    if header.memory > MAX_MEMORY_BYTES {
         return;
     }
     let Ok(body) = format::body(file, rest.len()) else { return };

@@ -72,7 +72,7 @@ def test_snapshots() -> None:
     (found,) = [snapshot for snapshot in Sandbox.snapshots() if snapshot.id == snap_id]
     assert found.run_id == sb.id and found.size_bytes > 2_000_000
     Sandbox.delete_snapshot(snap_id)
-    with pytest.raises(IsorunError, match="no snapshot") as caught:
+    with pytest.raises(IsorunError, match="does not exist") as caught:
         Sandbox.restore(snap_id)
     assert caught.value.code == 404
 

@@ -1,12 +1,13 @@
-//! What a piece of code did, as the answer to a tool call: a text for the
-//! model, and the parts of it for a program.
+//! The result of a tool call: a text for the model, and the same content as JSON
+//! for programs.
 
 use isola::{Error, Event, Value};
 use rmcp::model::{CallToolResult, ContentBlock};
 use serde_json::{Value as Json, json};
 
+/// The output of one piece of code, collected for the result of a tool call.
 #[derive(Default)]
-pub struct Answer {
+pub struct ToolOutput {
     notes: Vec<String>,
     stdout: String,
     stderr: String,
@@ -16,12 +17,13 @@ pub struct Answer {
     error: Option<(String, String)>,
 }
 
-impl Answer {
-    /// Something that the model has to know of the session.
+impl ToolOutput {
+    /// Adds a note about the session for the model.
     pub fn note(&mut self, text: &str) {
         self.notes.push(text.to_owned());
     }
 
+    /// Adds an event of the run.
     pub fn event(&mut self, event: Event) {
         match event {
             Event::Stdout(text) => self.stdout.push_str(&text),
@@ -36,21 +38,23 @@ impl Answer {
         }
     }
 
+    /// Records the error that ended the run.
     pub fn fail(&mut self, error: &Error) {
         self.error = Some((error.code().to_owned(), error.to_string()));
     }
 
-    /// The code did not run, since there was no sandbox for it.
+    /// Records that the code did not run, because its sandbox was not created.
     pub fn not_started(&mut self, error: &Error) {
         let message = format!("the session could not be started: {error}");
         self.error = Some((error.code().to_owned(), message));
     }
 
-    /// The code did not run, since the server has too much to do.
+    /// Records that the code did not run, because the server is overloaded.
     pub fn busy(&mut self, message: String) {
         self.error = Some((Error::Busy.code().to_owned(), message));
     }
 
+    /// Creates the result of the tool call.
     pub fn finish(self) -> CallToolResult {
         let text = self.text();
         let failed = self.error.is_some();
@@ -71,10 +75,10 @@ impl Answer {
             parts["error"] = json!({ "code": code, "message": message });
         }
         let content = vec![ContentBlock::text(text)];
-        let mut answer =
+        let mut output =
             if failed { CallToolResult::error(content) } else { CallToolResult::success(content) };
-        answer.structured_content = Some(parts);
-        answer
+        output.structured_content = Some(parts);
+        output
     }
 
     fn text(&self) -> String {

@@ -1,25 +1,26 @@
-//! What a client asks of a tool: its arguments, checked.
+//! Validates the arguments of a tool call.
 //!
-//! Nothing here needs the rest of the crate: the fuzzer compiles this file
-//! alone.
+//! This file does not depend on the rest of the crate, because the fuzzer
+//! compiles it alone.
 
 use serde_json::{Map, Value};
 
-/// The largest length of a session's name in bytes.
-pub const MAX_SESSION_NAME: usize = 100;
+/// The maximum length of a session's name in bytes.
+pub const MAX_SESSION_NAME_BYTES: usize = 100;
 
-/// The number of characters of an unknown name that an error message quotes.
+/// The maximum number of characters of an unknown name that an error message
+/// quotes.
 const MAX_QUOTED_CHARS: usize = 100;
 
-/// The arguments of a tool, checked.
-pub struct Wanted {
+/// The validated arguments of a tool call.
+pub struct ToolArguments {
     pub source: String,
     pub session: String,
     pub restart: bool,
 }
 
-impl Wanted {
-    /// Reads the arguments. The error says which one is wrong.
+impl ToolArguments {
+    /// Validates the arguments. The error names the invalid one.
     pub fn read(mut arguments: Map<String, Value>) -> Result<Self, String> {
         let source = match arguments.remove("source") {
             Some(Value::String(source)) => source,
@@ -28,21 +29,23 @@ impl Wanted {
         };
         let session = match arguments.remove("session") {
             None => "default".to_owned(),
-            Some(Value::String(name)) if (1..=MAX_SESSION_NAME).contains(&name.len()) => name,
+            Some(Value::String(name)) if (1..=MAX_SESSION_NAME_BYTES).contains(&name.len()) => name,
             Some(_) => {
-                return Err(format!("session is not a name of 1 to {MAX_SESSION_NAME} bytes"));
+                return Err(format!(
+                    "session must be a string of 1 to {MAX_SESSION_NAME_BYTES} bytes"
+                ));
             }
         };
         let restart = match arguments.remove("restart") {
             None => false,
             Some(Value::Bool(restart)) => restart,
-            Some(_) => return Err("restart is neither true nor false".to_owned()),
+            Some(_) => return Err("restart must be true or false".to_owned()),
         };
         match arguments.keys().next() {
             None => Ok(Self { source, session, restart }),
             Some(name) => {
                 let name: String = name.chars().take(MAX_QUOTED_CHARS).collect();
-                Err(format!("unknown argument {name:?}: there are source, session and restart"))
+                Err(format!("unknown argument {name:?}: valid are source, session and restart"))
             }
         }
     }

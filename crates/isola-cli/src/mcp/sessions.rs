@@ -1,15 +1,15 @@
-//! The sessions: which there are, and one piece of code in one of them.
+//! The table of sessions, and the execution of code in one of them.
 //!
 //! ```text
-//!            first use          idle for --idle-timeout, or its place is needed
+//!            first use          idle for --idle-timeout, or its slot is needed
 //!   (none) ───────────▶ open ──────────────────────────────────────▶ (none)
 //!                       users: calls that run in it or wait for it
 //! ```
 //!
-//! A session takes one of `--max-sessions` places, from before its sandbox is
-//! created until after its memory is free again. If all are taken, the session
-//! that was not used for longest and has no users goes; if all have users, a
-//! call waits for one of them to have none.
+//! A session occupies one of `--max-sessions` slots, from before its sandbox is
+//! created until after its memory is freed. If all slots are occupied, the least
+//! recently used session without users is closed; if all have users, a call waits
+//! until one of them has none.
 
 use std::{
     collections::VecDeque,
@@ -22,58 +22,61 @@ use isola::{Handlers, HttpClient, Limits, Mount, Runtime, Sandbox, Template};
 use rmcp::model::CallToolResult;
 use tokio::sync::{Mutex, Notify, OnceCell, Semaphore};
 
-use super::{answer::Answer, request::Wanted};
+use super::{answer::ToolOutput, request::ToolArguments};
 use crate::{
     cli::McpArgs,
     config::{http, mount},
     failure::Failure,
 };
 
-/// The number of calls that run or wait at once.
+/// The maximum number of calls that run or wait at the same time.
 const MAX_CALLS: usize = 256;
 
-/// The number of sessions that ended of which is remembered why.
-const MAX_ENDED: usize = 64;
+/// The maximum number of closed sessions for which the reason is kept.
+const MAX_CLOSED_SESSIONS: usize = 64;
 
-/// How often it is looked for sessions that are idle: at least, and at most.
+/// The shortest and the longest interval between two searches for idle sessions.
 const MIN_EXPIRY_INTERVAL: Duration = Duration::from_millis(50);
 const MAX_EXPIRY_INTERVAL: Duration = Duration::from_secs(10);
 
+/// The open sessions and the settings of their sandboxes.
 pub struct Sessions {
     limits: Limits,
     timeout: Duration,
     idle_timeout: Duration,
     mounts: Vec<Mount>,
     http: Option<HttpClient>,
-    max: usize,
+    max_sessions: usize,
     python: OnceCell<Template>,
     javascript: OnceCell<Template>,
-    open: std::sync::Mutex<Open>,
-    /// Notified when a session has no users any more, or is gone.
+    open: std::sync::Mutex<SessionTable>,
+    /// Notified when a session has no users any more, or is closed.
     freed: Notify,
     calls: Semaphore,
 }
 
 #[derive(Default)]
-struct Open {
+struct SessionTable {
     /// In the order of their last use.
-    list: Vec<Session>,
-    /// Those that ended last, and why, to tell whoever uses the name again.
-    ended: VecDeque<(Key, &'static str)>,
+    list: Vec<McpSession>,
+    /// The sessions that were closed last, and the reasons, which are reported when
+    /// their names are used again.
+    closed: VecDeque<(SessionKey, &'static str)>,
 }
 
-type Key = (Runtime, String);
+type SessionKey = (Runtime, String);
 
-struct Session {
-    key: Key,
-    place: Place,
+struct McpSession {
+    key: SessionKey,
+    slot: SandboxSlot,
     /// Calls that run in it or wait for it.
     users: usize,
     used: Instant,
 }
 
-/// `None` until it is first used, and after its guest was lost.
-type Place = Arc<Mutex<Option<Sandbox>>>;
+/// The sandbox of a session. `None` until its first use, and after its guest has
+/// terminated.
+type SandboxSlot = Arc<Mutex<Option<Sandbox>>>;
 
 impl Sessions {
     pub fn new(args: &McpArgs) -> Result<Self, Failure> {
@@ -92,7 +95,7 @@ impl Sessions {
             idle_timeout: args.idle_timeout,
             mounts: args.mounts.iter().map(|text| mount(text)).collect::<Result<_, _>>()?,
             http: http(&args.allow_http)?,
-            max: args.max_sessions.into(),
+            max_sessions: args.max_sessions.into(),
             python: OnceCell::new(),
             javascript: OnceCell::new(),
             open: std::sync::Mutex::default(),
@@ -102,111 +105,115 @@ impl Sessions {
     }
 
     /// Runs a piece of code in its session.
-    pub async fn run(&self, runtime: Runtime, wanted: Wanted) -> CallToolResult {
-        let mut answer = Answer::default();
+    pub async fn run(&self, runtime: Runtime, arguments: ToolArguments) -> CallToolResult {
+        let mut output = ToolOutput::default();
         let Ok(_call) = self.calls.try_acquire() else {
-            answer.busy(format!(
-                "{MAX_CALLS} calls run or wait already: call again when one of them has ended"
+            output.busy(format!(
+                "{MAX_CALLS} calls are already running or waiting: try again after one has finished"
             ));
-            return answer.finish();
+            return output.finish();
         };
-        let entered = self.enter((runtime, wanted.session));
-        let Ok(user) = tokio::time::timeout(self.timeout, entered).await else {
-            answer.busy(format!(
-                "all {} sessions are running code, and for {:?} none of them ended: call again, \
-                 or use a session that is open",
-                self.max, self.timeout
+        let acquired = self.acquire_session((runtime, arguments.session));
+        let Ok(guard) = tokio::time::timeout(self.timeout, acquired).await else {
+            output.busy(format!(
+                "all {} sessions are running code, and none became idle within {:?}: try again, \
+                 or use an open session",
+                self.max_sessions, self.timeout
             ));
-            return answer.finish();
+            return output.finish();
         };
-        if let Some(why) = user.ended.filter(|_| !wanted.restart) {
-            answer.note(&format!("the session began anew: {why}"));
+        if let Some(reason) = guard.closed.filter(|_| !arguments.restart) {
+            output.note(&format!("the session was restarted: {reason}"));
         }
-        // One piece of code at a time; the next waits for its turn.
-        let mut place = user.place.lock().await;
-        if wanted.restart {
-            *place = None;
+        // One piece of code runs at a time; the next one waits here.
+        let mut slot = guard.slot.lock().await;
+        if arguments.restart {
+            *slot = None;
         }
-        if place.as_ref().is_some_and(Sandbox::is_closed) {
-            answer.note("the session began anew: its variables were lost with the code before");
-            *place = None;
+        if slot.as_ref().is_some_and(Sandbox::is_closed) {
+            output.note(
+                "the session was restarted: the previous code ended its interpreter, and its \
+                 variables were lost",
+            );
+            *slot = None;
         }
-        let sandbox = match &mut *place {
+        let sandbox = match &mut *slot {
             Some(sandbox) => sandbox,
             empty => match self.start(runtime).await {
                 Ok(sandbox) => empty.insert(sandbox),
                 Err(error) => {
-                    answer.not_started(&error);
-                    return answer.finish();
+                    output.not_started(&error);
+                    return output.finish();
                 }
             },
         };
-        match sandbox.evaluate(wanted.source).timeout(self.timeout).stream() {
+        match sandbox.evaluate(arguments.source).timeout(self.timeout).stream() {
             Ok(mut events) => {
                 while let Some(event) = events.next().await {
-                    answer.event(event);
-                    // Events may come without end: a cancelled call gets its chance.
+                    output.event(event);
+                    // The stream of events may be endless: let a cancellation be noticed.
                     tokio::task::yield_now().await;
                 }
             }
-            Err(error) => answer.fail(&error),
+            Err(error) => output.fail(&error),
         }
-        answer.finish()
+        output.finish()
     }
 
-    /// Closes sessions that are idle for too long, for ever.
+    /// Closes sessions that are idle for too long. Never returns.
     pub async fn expire(&self) {
-        let often = (self.idle_timeout / 4).clamp(MIN_EXPIRY_INTERVAL, MAX_EXPIRY_INTERVAL);
+        let interval = (self.idle_timeout / 4).clamp(MIN_EXPIRY_INTERVAL, MAX_EXPIRY_INTERVAL);
         loop {
-            tokio::time::sleep(often).await;
+            tokio::time::sleep(interval).await;
             self.close_idle();
         }
     }
 
     fn close_idle(&self) {
         let mut open = self.lock();
-        let is_idle = |it: &Session| it.users == 0 && it.used.elapsed() >= self.idle_timeout;
+        let is_idle = |it: &McpSession| it.users == 0 && it.used.elapsed() >= self.idle_timeout;
         while let Some(index) = open.list.iter().position(is_idle) {
-            open.end(index, "it was not used for too long, and was closed");
+            open.close(index, "it was idle for too long");
             self.freed.notify_waiters();
         }
     }
 
-    /// Enters the session under this name, which is now the one that was used
-    /// last. Waits while all places are taken by sessions that are in use.
-    async fn enter(&self, key: Key) -> User<'_> {
+    /// Returns a guard of the session with this name, which becomes the most recently
+    /// used one. Waits while all slots are occupied by sessions that are in use.
+    async fn acquire_session(&self, key: SessionKey) -> SessionGuard<'_> {
         loop {
-            // Before it is looked: what is freed in between counts.
+            // Registered before the attempt, so that no notification is missed.
             let freed = self.freed.notified();
-            if let Some(user) = self.try_enter(&key) {
-                return user;
+            if let Some(guard) = self.try_acquire_session(&key) {
+                return guard;
             }
             freed.await;
         }
     }
 
-    fn try_enter(&self, key: &Key) -> Option<User<'_>> {
+    fn try_acquire_session(&self, key: &SessionKey) -> Option<SessionGuard<'_>> {
         let mut open = self.lock();
-        let (mut session, ended) = match open.list.iter().position(|it| it.key == *key) {
+        let (mut session, closed) = match open.list.iter().position(|it| it.key == *key) {
             Some(index) => (open.list.remove(index), None),
             None => {
-                if open.list.len() >= self.max {
+                if open.list.len() >= self.max_sessions {
                     let index = open.list.iter().position(|it| it.users == 0)?;
-                    open.end(index, "its place was needed for another session");
+                    open.close(index, "its slot was needed for another session");
                 }
-                let known = open.ended.iter().position(|(ended, _)| ended == key);
-                let ended = known.and_then(|index| open.ended.remove(index)).map(|(_, why)| why);
-                let place = Place::default();
-                (Session { key: key.clone(), place, users: 0, used: Instant::now() }, ended)
+                let known = open.closed.iter().position(|(closed, _)| closed == key);
+                let closed =
+                    known.and_then(|index| open.closed.remove(index)).map(|(_, reason)| reason);
+                let slot = SandboxSlot::default();
+                (McpSession { key: key.clone(), slot, users: 0, used: Instant::now() }, closed)
             }
         };
         session.users += 1;
-        let place = Arc::clone(&session.place);
+        let slot = Arc::clone(&session.slot);
         open.list.push(session);
-        Some(User { sessions: self, place, ended })
+        Some(SessionGuard { sessions: self, slot, closed })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, SessionTable> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -238,31 +245,31 @@ impl Sessions {
     }
 }
 
-impl Open {
-    /// Ends a session that has no users. Its guest is freed within the lock:
-    /// nobody takes its place before that.
-    fn end(&mut self, index: usize, why: &'static str) {
+impl SessionTable {
+    /// Closes a session that has no users. Its guest is freed while the lock is held,
+    /// so that its slot is not reused before that.
+    fn close(&mut self, index: usize, reason: &'static str) {
         let session = self.list.remove(index);
-        self.ended.push_back((session.key, why));
-        if self.ended.len() > MAX_ENDED {
-            self.ended.pop_front();
+        self.closed.push_back((session.key, reason));
+        if self.closed.len() > MAX_CLOSED_SESSIONS {
+            self.closed.pop_front();
         }
-        drop(session.place);
+        drop(session.slot);
     }
 }
 
 /// A call that runs in a session or waits for it.
-struct User<'a> {
+struct SessionGuard<'a> {
     sessions: &'a Sessions,
-    place: Place,
-    /// Why the session of this name before ended.
-    ended: Option<&'static str>,
+    slot: SandboxSlot,
+    /// The reason why the previous session of this name was closed.
+    closed: Option<&'static str>,
 }
 
-impl Drop for User<'_> {
+impl Drop for SessionGuard<'_> {
     fn drop(&mut self) {
         let mut open = self.sessions.lock();
-        let own = |it: &Session| Arc::ptr_eq(&it.place, &self.place);
+        let own = |it: &McpSession| Arc::ptr_eq(&it.slot, &self.slot);
         let Some(index) = open.list.iter().position(own) else { return };
         let Some(session) = open.list.get_mut(index) else { return };
         session.users = session.users.saturating_sub(1);
@@ -270,8 +277,8 @@ impl Drop for User<'_> {
         if session.users > 0 {
             return;
         }
-        // One that was never started holds nothing to come back to.
-        if session.place.try_lock().is_ok_and(|place| place.is_none()) {
+        // A session without a sandbox has no state to keep.
+        if session.slot.try_lock().is_ok_and(|slot| slot.is_none()) {
             open.list.remove(index);
         }
         drop(open);

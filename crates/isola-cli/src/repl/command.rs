@@ -1,16 +1,16 @@
-//! The lines that begin with a colon: what they say, and nothing of what they do.
+//! The parser of the lines that start with a colon.
 
 use crate::failure::Failure;
 
-/// What to do instead of running code.
+/// A command of the session.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Command {
+pub enum ReplCommand {
     Help,
-    /// Copy the session, and go on in the copy.
+    /// Copies the interpreter, and continues in the copy.
     Fork,
-    /// List the branches.
+    /// Lists the branches.
     Branches,
-    /// Go on in another branch.
+    /// Continues in another branch.
     Branch(u32),
     Save(String),
     Load(String),
@@ -18,23 +18,23 @@ pub enum Command {
     Quit,
 }
 
-/// The commands, for completion.
+/// The names of the commands, for completion.
 pub const NAMES: [&str; 8] =
     [":branch", ":branches", ":fork", ":help", ":load", ":quit", ":reset", ":save"];
 
 pub const HELP: &str = "\
-:fork            copy the interpreter as it is, and go on in the copy
+:fork            copy the interpreter, and continue in the copy
 :branches        list the copies
-:branch NUMBER   go on in another one; the first has the number 1
-:save NAME|FILE  keep the interpreter, as isola run --save-snapshot does
-:load NAME|FILE  go on from such a snapshot
-:reset           begin anew in this branch
+:branch NUMBER   continue in another copy; the original has the number 1
+:save NAME|FILE  save the interpreter state, as isola run --save-snapshot does
+:load NAME|FILE  continue from a snapshot
+:reset           start a new interpreter in this branch
 :help            list the commands
-:quit            end, as Ctrl-D does
-Ctrl-C stops code that runs; the interpreter is then as it was before that code.";
+:quit            exit, as Ctrl-D does
+Ctrl-C stops running code; the interpreter is then restored to its state before that code.";
 
-impl Command {
-    /// `None` for code, and an error for a command that cannot be.
+impl ReplCommand {
+    /// Parses a line. Returns `None` for code, and an error for an invalid command.
     pub fn parse(line: &str) -> Option<Result<Self, Failure>> {
         let line = line.trim();
         if !line.starts_with(':') {
@@ -45,14 +45,14 @@ impl Command {
     }
 
     fn of(name: &str, argument: &str) -> Result<Self, Failure> {
-        let place = || match argument {
+        let target = || match argument {
             "" => Err(Failure::usage(format!("{name} needs a name or the path of a file"))
                 .hint(format!("for example {name} warm, or {name} ./warm.snapshot"))),
             text => Ok(text.to_owned()),
         };
         let command = match name {
-            ":save" => return place().map(Self::Save),
-            ":load" => return place().map(Self::Load),
+            ":save" => return target().map(Self::Save),
+            ":load" => return target().map(Self::Load),
             ":branch" => {
                 return argument.parse().map(Self::Branch).map_err(|_| {
                     Failure::usage(":branch needs the number of a branch")
@@ -72,7 +72,7 @@ impl Command {
         if argument.is_empty() {
             return Ok(command);
         }
-        Err(Failure::usage(format!("{name} takes nothing more, and not {argument:?}")))
+        Err(Failure::usage(format!("{name} takes no argument, but got {argument:?}")))
     }
 }
 
@@ -80,27 +80,27 @@ impl Command {
 mod tests {
     use super::*;
 
-    fn said(line: &str) -> Result<Command, String> {
-        Command::parse(line).unwrap().map_err(|failure| failure.to_string())
+    fn parse(line: &str) -> Result<ReplCommand, String> {
+        ReplCommand::parse(line).unwrap().map_err(|failure| failure.to_string())
     }
 
     #[test]
     fn commands_are_read() {
-        assert!(Command::parse("x = 1").is_none());
-        assert!(Command::parse("x[1:2]").is_none());
-        assert_eq!(said(":fork"), Ok(Command::Fork));
-        assert_eq!(said("  :branch   2 "), Ok(Command::Branch(2)));
-        assert_eq!(said(":save ./a b.snapshot"), Ok(Command::Save("./a b.snapshot".into())));
-        for (line, says) in [
+        assert!(ReplCommand::parse("x = 1").is_none());
+        assert!(ReplCommand::parse("x[1:2]").is_none());
+        assert_eq!(parse(":fork"), Ok(ReplCommand::Fork));
+        assert_eq!(parse("  :branch   2 "), Ok(ReplCommand::Branch(2)));
+        assert_eq!(parse(":save ./a b.snapshot"), Ok(ReplCommand::Save("./a b.snapshot".into())));
+        for (line, message) in [
             (":save", ":save needs a name"),
             (":branch two", ":branch needs the number"),
             (":branch -1", ":branch needs the number"),
             (":jump", "there is no command :jump"),
             (":", "there is no command :"),
-            (":fork 3", ":fork takes nothing more"),
+            (":fork 3", ":fork takes no argument"),
         ] {
-            let error = said(line).unwrap_err();
-            assert!(error.contains(says), "{line}: {error}");
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(message), "{line}: {error}");
         }
     }
 
@@ -108,11 +108,11 @@ mod tests {
     fn all_of_them_are_completed_and_explained() {
         for name in NAMES {
             assert!(HELP.contains(name), "{name}");
-            let error = match said(&format!("{name} 1")) {
+            let error = match parse(&format!("{name} 1")) {
                 Ok(_) => continue,
                 Err(error) => error,
             };
-            assert!(error.contains("takes nothing more"), "{name}: {error}");
+            assert!(error.contains("takes no argument"), "{name}: {error}");
         }
     }
 }

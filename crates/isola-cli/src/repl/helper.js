@@ -7,7 +7,7 @@
     extends false finally for function if import in instanceof let new null return static super
     switch this throw true try typeof undefined var void while yield`.split(/\s+/);
 
-  // `{ a: 1 }` is meant to be an object, if it can be one.
+  // `{ a: 1 }` is evaluated as an object if it is a valid one.
   const isObject = (source) => {
     if (!/^\s*\{/.test(source)) return false;
     try {

@@ -1,8 +1,8 @@
-//! The interpreters that a user talks to: one, and the copies of it.
+//! The interpreters of an interactive session: the original and its copies.
 //!
-//! Before each piece of code the interpreter is copied. If the code has to be
-//! stopped half-way, by Ctrl-C, a limit or a crash, there is no interpreter to
-//! go on with, and the copy takes its place.
+//! Before each piece of code the interpreter is copied. Code that is stopped by
+//! Ctrl-C, a limit or a crash leaves an interpreter that is not usable, which is
+//! then replaced by the copy.
 
 use std::{
     io::{self, Stderr, Stdout},
@@ -17,26 +17,26 @@ use isola::{
     Template, args,
 };
 
-use super::{command::Command, exit_of};
+use super::{command::ReplCommand, exit_status};
 use crate::{
     cli::ReplArgs,
     config,
     failure::Failure,
-    progress::Compiling,
-    screen::{Screen, complaint},
+    progress::CompileProgress,
+    screen::{Screen, error_text},
     snapshot,
 };
 
-/// More branches than anybody keeps in mind; each takes memory.
+/// The maximum number of branches. Each one uses memory.
 const MAX_BRANCHES: usize = 64;
 
-/// So long may it take to list names.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The maximum time to list the names for completion.
+const COMPLETION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The file name of the functions that the session loads.
 const JAVASCRIPT_HELPER: &str = "isola_repl.js";
 
-/// What the session's sandboxes get.
+/// The settings of the session's sandboxes.
 pub struct Settings {
     runtime: Runtime,
     limits: Limits,
@@ -47,7 +47,7 @@ pub struct Settings {
 
 impl Settings {
     pub fn check(args: &ReplArgs) -> Result<Self, Failure> {
-        let runtime = config::named_runtime(&args.runtime)?;
+        let runtime = config::parse_runtime(&args.runtime)?;
         let mut limits = Limits { timeout: args.timeout, ..Limits::default() };
         if let Some(bytes) = args.max_memory {
             limits.max_memory = bytes;
@@ -59,29 +59,30 @@ impl Settings {
             args.mounts.iter().map(|text| config::mount(text)).collect::<Result<Vec<_>, _>>()?;
         let mut env =
             args.env.iter().map(|text| config::variable(text)).collect::<Result<Vec<_>, _>>()?;
-        if let Some(folder) = &args.site_packages {
-            config::show_packages(runtime, folder, &mut mounts, &mut env)?;
+        if let Some(dir) = &args.site_packages {
+            config::mount_site_packages(runtime, dir, &mut mounts, &mut env)?;
         }
         let http = config::http(&args.allow_http)?;
         Ok(Self { runtime, limits, mounts, env, http })
     }
 }
 
-/// Whether there is more to come.
-pub enum End {
-    Next,
-    /// The guest has ended itself.
+/// The action after an input.
+pub enum Flow {
+    Continue,
+    /// The guest has exited, with this exit code.
     Exit(u8),
 }
 
-pub struct Session {
+pub struct ReplSession {
     settings: Settings,
     template: Template,
     branches: Vec<Branch>,
-    /// The one that is talked to, and the next one's number.
+    /// The index of the active branch.
     current: usize,
+    /// The number of the next branch.
     next: u32,
-    shared: Current,
+    shared: CurrentSandbox,
     out: Screen<Stdout>,
     err: Screen<Stderr>,
 }
@@ -89,23 +90,23 @@ pub struct Session {
 struct Branch {
     number: u32,
     sandbox: Arc<Sandbox>,
-    /// The interpreter as it was before the last code, if it could be copied.
-    kept: Option<Snapshot>,
-    /// How much code has run since.
-    since: usize,
-    /// How much code has run in all, for file names.
-    count: usize,
+    /// The interpreter before the last piece of code, if it could be copied.
+    backup: Option<Snapshot>,
+    /// The number of inputs since the backup, the current one included.
+    inputs_since_backup: usize,
+    /// The number of all inputs, for file names.
+    inputs: usize,
 }
 
-impl Session {
-    pub async fn begin(settings: Settings, from: Option<PathBuf>) -> Result<Self, Failure> {
+impl ReplSession {
+    pub async fn start(settings: Settings, from: Option<PathBuf>) -> Result<Self, Failure> {
         let template = build(&settings).await?;
         let sandbox = match from {
-            Some(path) => restored(&settings, &template, path).await?,
-            None => fresh(&settings, &template).await?,
+            Some(path) => restore_sandbox(&settings, &template, path).await?,
+            None => create_sandbox(&settings, &template).await?,
         };
         let branch = Branch::new(1, sandbox);
-        let shared = Current(Arc::new(Mutex::new(Arc::clone(&branch.sandbox))));
+        let shared = CurrentSandbox(Arc::new(Mutex::new(Arc::clone(&branch.sandbox))));
         Ok(Self {
             settings,
             template,
@@ -122,11 +123,11 @@ impl Session {
         self.settings.runtime
     }
 
-    pub fn shared(&self) -> Current {
+    pub fn shared(&self) -> CurrentSandbox {
         self.shared.clone()
     }
 
-    /// `py>`, and in a copy `py:2>`.
+    /// Returns the prompt: `py>`, and in a copy `py:2>`.
     pub fn prompt(&self) -> String {
         let name = match self.settings.runtime {
             Runtime::Python => "py",
@@ -138,8 +139,8 @@ impl Session {
         }
     }
 
-    /// Says something that is the command's own.
-    pub fn say(&mut self, text: &str) -> Result<(), Failure> {
+    /// Prints a message of the command.
+    pub fn print(&mut self, text: &str) -> Result<(), Failure> {
         self.out.line(text).map_err(Failure::output)
     }
 
@@ -148,32 +149,32 @@ impl Session {
         &mut self,
         source: &str,
         interrupted: impl Future<Output = ()>,
-    ) -> Result<End, Failure> {
+    ) -> Result<Flow, Failure> {
         let branch = &mut self.branches[self.current];
-        branch.keep().await;
-        branch.count += 1;
-        let call = code(&branch.sandbox, source, branch.count);
+        branch.back_up().await;
+        branch.inputs += 1;
+        let call = code(&branch.sandbox, source, branch.inputs);
         let outcome = tokio::select! {
             biased;
             () = interrupted => Err(Failure::Interrupted),
-            outcome = follow(call, &mut self.out, &mut self.err) => outcome,
+            outcome = print_events(call, &mut self.out, &mut self.err) => outcome,
         };
         self.out.end_line().map_err(Failure::output)?;
         let failure = match outcome {
-            Ok(()) => return Ok(End::Next),
-            Err(failure @ Failure::Unread) => return Err(failure),
+            Ok(()) => return Ok(Flow::Continue),
+            Err(failure @ Failure::StdoutClosed) => return Err(failure),
             Err(failure) => failure,
         };
         match &failure {
             Failure::Run(error) => {
-                if let Some((code, last_words)) = exit_of(error) {
-                    if let Some(words) = last_words {
-                        let _ = self.err.line(&words);
+                if let Some((code, exit_message)) = exit_status(error) {
+                    if let Some(text) = exit_message {
+                        let _ = self.err.line(&text);
                     }
-                    return Ok(End::Exit(code));
+                    return Ok(Flow::Exit(code));
                 }
                 let is_exception = matches!(error, Error::Guest(_) | Error::Hostcall(_));
-                let text = if is_exception { failure.to_string() } else { complaint(&failure) };
+                let text = if is_exception { failure.to_string() } else { error_text(&failure) };
                 let _ = self.err.line(&without_helper(&text));
             }
             other => {
@@ -183,41 +184,41 @@ impl Session {
         if self.branches[self.current].sandbox.is_closed() {
             self.recover().await?;
         }
-        Ok(End::Next)
+        Ok(Flow::Continue)
     }
 
-    /// Does what a command says. `:help` and `:quit` are no concern of it.
-    pub async fn obey(&mut self, command: Command) -> Result<(), Failure> {
+    /// Executes a command, except `:help` and `:quit`, which the caller handles.
+    pub async fn execute(&mut self, command: ReplCommand) -> Result<(), Failure> {
         match command {
-            Command::Fork => self.fork().await,
-            Command::Branches => self.list(),
-            Command::Branch(number) => self.go(number),
-            Command::Save(place) => self.save(&place).await,
-            Command::Load(place) => {
-                let path = snapshot::existing(&place)?;
-                let sandbox = restored(&self.settings, &self.template, path).await?;
+            ReplCommand::Fork => self.fork().await,
+            ReplCommand::Branches => self.list(),
+            ReplCommand::Branch(number) => self.switch(number),
+            ReplCommand::Save(target) => self.save(&target).await,
+            ReplCommand::Load(source) => {
+                let path = snapshot::existing_path(&source)?;
+                let sandbox = restore_sandbox(&self.settings, &self.template, path).await?;
                 self.replace(sandbox);
                 Ok(())
             }
-            Command::Reset => {
-                let sandbox = fresh(&self.settings, &self.template).await?;
+            ReplCommand::Reset => {
+                let sandbox = create_sandbox(&self.settings, &self.template).await?;
                 self.replace(sandbox);
                 Ok(())
             }
-            Command::Help | Command::Quit => Ok(()),
+            ReplCommand::Help | ReplCommand::Quit => Ok(()),
         }
     }
 
     async fn fork(&mut self) -> Result<(), Failure> {
         if self.branches.len() >= MAX_BRANCHES {
             return Err(Failure::usage(format!("there are {MAX_BRANCHES} branches already"))
-                .hint(":load and :reset begin anew in a branch that is there"));
+                .hint(":load and :reset replace the interpreter of an existing branch"));
         }
         let mut children = self.branches[self.current].sandbox.fork(1).await?;
         if let Some(child) = children.pop() {
             self.branches.push(Branch::new(self.next, child));
             self.next += 1;
-            self.turn_to(self.branches.len() - 1);
+            self.select(self.branches.len() - 1);
         }
         Ok(())
     }
@@ -226,15 +227,15 @@ impl Session {
         let mut text = String::new();
         for (index, branch) in self.branches.iter().enumerate() {
             let mark = if index == self.current { '*' } else { ' ' };
-            text += &format!("{mark} {:>2}  {} inputs\n", branch.number, branch.count);
+            text += &format!("{mark} {:>2}  {} inputs\n", branch.number, branch.inputs);
         }
-        self.say(text.trim_end_matches('\n'))
+        self.print(text.trim_end_matches('\n'))
     }
 
-    fn go(&mut self, number: u32) -> Result<(), Failure> {
+    fn switch(&mut self, number: u32) -> Result<(), Failure> {
         match self.branches.iter().position(|branch| branch.number == number) {
             Some(index) => {
-                self.turn_to(index);
+                self.select(index);
                 Ok(())
             }
             None => {
@@ -244,39 +245,42 @@ impl Session {
         }
     }
 
-    async fn save(&mut self, place: &str) -> Result<(), Failure> {
-        let path = snapshot::new(place)?;
+    async fn save(&mut self, target: &str) -> Result<(), Failure> {
+        let path = snapshot::new_path(target)?;
         let copy = self.branches[self.current].sandbox.snapshot().await?;
         let size = copy.save(&path).await?;
-        self.say(&format!("saved to {}, {size} bytes", path.display()))
+        self.print(&format!("saved to {}, {size} bytes", path.display()))
     }
 
-    /// Puts something in the place of a guest that is gone.
+    /// Replaces the interpreter of a guest that has terminated.
     async fn recover(&mut self) -> Result<(), Failure> {
         let branch = &mut self.branches[self.current];
-        let (sandbox, since) = match &branch.kept {
-            Some(kept) => (kept.sandbox().host(host(&self.settings)).create().await?, branch.since),
-            None => (fresh(&self.settings, &self.template).await?, 0),
+        let (sandbox, inputs_since_backup) = match &branch.backup {
+            Some(backup) => (
+                backup.sandbox().host(host(&self.settings)).create().await?,
+                branch.inputs_since_backup,
+            ),
+            None => (create_sandbox(&self.settings, &self.template).await?, 0),
         };
-        let news = match (&branch.kept, since) {
-            (None, _) => "the session begins anew: the interpreter could not be copied before",
-            (_, 0 | 1) => "the session is as it was before that",
-            _ => "the session goes back to before it could not be copied",
+        let notice = match (&branch.backup, inputs_since_backup) {
+            (None, _) => "the session was reset: the interpreter could not be copied before",
+            (_, 0 | 1) => "the session was restored to its state before that input",
+            _ => "the session was restored to the last state that could be copied",
         };
         branch.sandbox = Arc::new(sandbox);
-        branch.since = 0;
-        self.turn_to(self.current);
-        let _ = self.err.line(&format!("[{news}]"));
+        branch.inputs_since_backup = 0;
+        self.select(self.current);
+        let _ = self.err.line(&format!("[{notice}]"));
         Ok(())
     }
 
     fn replace(&mut self, sandbox: Sandbox) {
         let branch = &mut self.branches[self.current];
         *branch = Branch::new(branch.number, sandbox);
-        self.turn_to(self.current);
+        self.select(self.current);
     }
 
-    fn turn_to(&mut self, index: usize) {
+    fn select(&mut self, index: usize) {
         self.current = index;
         *self.shared.lock() = Arc::clone(&self.branches[index].sandbox);
     }
@@ -284,29 +288,29 @@ impl Session {
 
 impl Branch {
     fn new(number: u32, sandbox: Sandbox) -> Self {
-        Self { number, sandbox: Arc::new(sandbox), kept: None, since: 0, count: 0 }
+        Self { number, sandbox: Arc::new(sandbox), backup: None, inputs_since_backup: 0, inputs: 0 }
     }
 
-    /// Copies the interpreter. One that cannot be copied, since it has a file
-    /// open, keeps the copy of before.
-    async fn keep(&mut self) {
+    /// Copies the interpreter. If it cannot be copied, because it has a file open,
+    /// the previous copy is kept.
+    async fn back_up(&mut self) {
         match self.sandbox.snapshot().await {
-            Ok(copy) => (self.kept, self.since) = (Some(copy), 1),
-            Err(_) => self.since += 1,
+            Ok(copy) => (self.backup, self.inputs_since_backup) = (Some(copy), 1),
+            Err(_) => self.inputs_since_backup += 1,
         }
     }
 }
 
-/// The sandbox that is talked to, for those who complete names.
+/// The sandbox of the active branch, shared with the completion of names.
 #[derive(Clone)]
-pub struct Current(Arc<Mutex<Arc<Sandbox>>>);
+pub struct CurrentSandbox(Arc<Mutex<Arc<Sandbox>>>);
 
-impl Current {
-    /// The global names of the interpreter; none if it does not tell.
+impl CurrentSandbox {
+    /// Returns the global names of the interpreter, or none if the call fails.
     pub async fn names(&self) -> Vec<String> {
         let sandbox = Arc::clone(&self.lock());
-        let told = sandbox.run("__isola_names__", args![]).timeout(PATIENCE).await;
-        told.ok().and_then(|names| names.to().ok()).unwrap_or_default()
+        let names = sandbox.run("__isola_names__", args![]).timeout(COMPLETION_TIMEOUT).await;
+        names.ok().and_then(|names| names.to().ok()).unwrap_or_default()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Arc<Sandbox>> {
@@ -315,7 +319,7 @@ impl Current {
 }
 
 async fn build(settings: &Settings) -> Result<Template, Failure> {
-    let compiling = Compiling::new(settings.runtime);
+    let compiling = CompileProgress::new(settings.runtime);
     let mut builder = Template::builder(settings.runtime)
         .limits(settings.limits.clone())
         .on_compile(compiling.callback());
@@ -328,14 +332,14 @@ async fn build(settings: &Settings) -> Result<Template, Failure> {
     Ok(builder.build().await?)
 }
 
-async fn fresh(settings: &Settings, template: &Template) -> Result<Sandbox, Failure> {
+async fn create_sandbox(settings: &Settings, template: &Template) -> Result<Sandbox, Failure> {
     let sandbox = template.sandbox().host(host(settings)).create().await?;
     sandbox.start().await?;
     prepare(settings, &sandbox).await?;
     Ok(sandbox)
 }
 
-async fn restored(
+async fn restore_sandbox(
     settings: &Settings,
     template: &Template,
     path: PathBuf,
@@ -351,7 +355,7 @@ async fn restored(
 
 /// Loads the functions that show values and list names.
 async fn prepare(settings: &Settings, sandbox: &Sandbox) -> Result<(), Error> {
-    // Python's tracebacks leave out frames of files in this folder.
+    // Python's tracebacks omit frames of files in this directory.
     let (name, source) = match settings.runtime {
         Runtime::Python => ("/lib/python3.14/asyncio/isola_repl.py", include_str!("helper.py")),
         Runtime::JavaScript => (JAVASCRIPT_HELPER, include_str!("helper.js")),
@@ -368,15 +372,16 @@ fn host(settings: &Settings) -> Handlers {
     })
 }
 
-/// A traceback without the frames of what runs the code.
+/// Removes the frames of the helper functions from a traceback.
 fn without_helper(text: &str) -> String {
     let lines: Vec<_> = text.lines().filter(|line| !line.contains(JAVASCRIPT_HELPER)).collect();
     lines.join("\n")
 }
 
-/// A piece of code, with what it needs to be shown.
+/// Creates the call that runs a piece of code and shows its value.
 fn code(sandbox: &Sandbox, source: &str, number: usize) -> Call {
-    // What JavaScript declares outlives only a script, and has no value.
+    // Declarations of JavaScript persist only if they are loaded as a script, which
+    // has no value.
     const DECLARE: [&str; 5] = ["let ", "const ", "class ", "import ", "export "];
     let declares = source.lines().any(|line| DECLARE.iter().any(|word| line.starts_with(word)));
     if sandbox.runtime() == Runtime::JavaScript && declares {
@@ -385,8 +390,8 @@ fn code(sandbox: &Sandbox, source: &str, number: usize) -> Call {
     sandbox.run("__isola_repl__", args![source, number])
 }
 
-/// Shows what happens, as it happens.
-async fn follow(
+/// Prints the events of a call as they arrive.
+async fn print_events(
     call: Call,
     out: &mut Screen<Stdout>,
     err: &mut Screen<Stderr>,
@@ -404,7 +409,7 @@ async fn follow(
             Event::Error(error) => return Err(error.into()),
             _ => {}
         }
-        // Events may come without end: Ctrl-C gets its chance.
+        // The stream of events may be endless: let Ctrl-C be noticed.
         tokio::task::yield_now().await;
     }
     Ok(())

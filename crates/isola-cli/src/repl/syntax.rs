@@ -1,8 +1,8 @@
-//! Whether a piece of code is whole, as the language's own parser says.
+//! Detects complete pieces of code with the language's own parser.
 //!
-//! It is asked in a sandbox that has no other purpose: what is typed can
-//! neither be changed by the session nor change it. Whatever goes wrong there,
-//! the code counts as whole, and the session tells what is wrong with it.
+//! The parser runs in a separate sandbox, so that the session and the parser
+//! cannot affect each other. If the parser fails, the code counts as complete, and
+//! the session reports the error.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -12,8 +12,8 @@ use std::{
 use isola::{Error, Runtime, Sandbox, Template, args};
 use tokio::runtime::Handle;
 
-/// More than any parser takes.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The maximum time to parse one input. Parsers take much less.
+const PARSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct Syntax {
     runtime: Runtime,
@@ -26,22 +26,22 @@ impl Syntax {
         Self { runtime, tokio, parser: Mutex::new(None) }
     }
 
-    /// `false` if more lines have to follow.
-    pub fn is_whole(&self, text: &str) -> bool {
+    /// Reports whether code is complete. `false` means that more lines have to follow.
+    pub fn is_complete(&self, text: &str) -> bool {
         if text.trim().is_empty() || text.trim_start().starts_with(':') {
             return true;
         }
         let mut parser = self.parser.lock().unwrap_or_else(PoisonError::into_inner);
-        self.tokio.block_on(self.ask(&mut parser, text)).unwrap_or(true)
+        self.tokio.block_on(self.parse(&mut parser, text)).unwrap_or(true)
     }
 
-    async fn ask(&self, parser: &mut Option<Sandbox>, text: &str) -> Result<bool, Error> {
+    async fn parse(&self, parser: &mut Option<Sandbox>, text: &str) -> Result<bool, Error> {
         let sandbox = match parser {
             Some(sandbox) if !sandbox.is_closed() => sandbox,
-            gone => gone.insert(self.start().await?),
+            missing => missing.insert(self.start().await?),
         };
-        let whole = sandbox.run("whole", args![text]).timeout(PATIENCE).await?;
-        Ok(whole.as_str() != "false")
+        let complete = sandbox.run("is_complete", args![text]).timeout(PARSE_TIMEOUT).await?;
+        Ok(complete.as_str() != "false")
     }
 
     async fn start(&self) -> Result<Sandbox, Error> {
@@ -57,8 +57,8 @@ impl Syntax {
     }
 }
 
-/// The name that ends here, and where it begins; `None` if there is none, or if
-/// it is a part of something else's, as in `list.app`.
+/// Returns the start and the text of the name at the end of `text`, or `None` if
+/// there is none, or if it is an attribute, as in `list.app`.
 pub fn word_before(text: &str) -> Option<(usize, &str)> {
     let is_part = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
     let start = text.char_indices().rev().take_while(|(_, c)| is_part(*c)).last()?.0;

@@ -1,11 +1,11 @@
-function whole(source) {
+function is_complete(source) {
   const lines = source.split('\n').length + 1;
   try {
-    // It is parsed as a whole before the first statement throws.
-    (0, eval)(`throw whole\n${source}\n`);
+    // All of it is parsed before the first statement throws.
+    (0, eval)(`throw is_complete\n${source}\n`);
   } catch (error) {
-    if (error === whole || !(error instanceof SyntaxError)) return true;
-    // What is missing is missing at the end, behind the last line.
+    if (error === is_complete || !(error instanceof SyntaxError)) return true;
+    // For incomplete code, the error is behind the last line.
     return error.lineNumber <= lines && !/^unterminated (comment|template)|^'' literal not terminated/.test(error.message);
   }
   return true;

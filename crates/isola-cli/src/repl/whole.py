@@ -2,7 +2,7 @@ import codeop
 import warnings
 
 
-def whole(source):
+def is_complete(source):
     warnings.simplefilter("ignore")
     try:
         # The rules of Python's own prompt: a block ends with an empty line.
@@ -10,5 +10,5 @@ def whole(source):
         compiler.compiler.flags |= 0x2000  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         return compiler(source, symbol="single") is not None
     except (SyntaxError, ValueError, OverflowError, MemoryError):
-        # Wrong, or several statements: nothing that another line would cure.
+        # Invalid, or several statements: another line would not make it valid.
         return True

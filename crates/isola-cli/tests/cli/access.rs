@@ -1,4 +1,4 @@
-//! What a script sees of its host: what it is handed, and nothing else.
+//! Tests of the access of a script to its host: only what the user has allowed.
 
 use std::{
     fs,
@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use crate::fixture::Folder;
+use crate::fixture::TestDir;
 
 const FILES: &str = "
 import os
@@ -21,101 +21,101 @@ def env():
     return dict(os.environ)
 ";
 
-fn files() -> Folder {
-    let folder = Folder::with("s.py", FILES);
-    fs::create_dir(folder.path().join("data")).unwrap();
-    folder.file("data/in.txt", "from the host")
+fn files() -> TestDir {
+    let dir = TestDir::with("s.py", FILES);
+    fs::create_dir(dir.path().join("data")).unwrap();
+    dir.file("data/in.txt", "from the host")
 }
 
 #[test]
 fn a_mount_is_read_only_unless_it_is_not() {
-    let folder = files();
+    let dir = files();
     let read = ["-f", "read", "--arg", "\"/box/in.txt\""];
     let write = ["-f", "write", "--arg", "\"/box/out.txt\"", "--arg", "\"from the guest\""];
     let run = |mount: &str, call: &[&str]| {
         let args: Vec<_> = ["s.py", "--mount", mount].iter().chain(call).copied().collect();
-        folder.run(&args)
+        dir.run(&args)
     };
     for mount in ["data:/box", "./data:/box:ro", "data:/box:rw"] {
-        assert_eq!(run(mount, &read).well(), "\"from the host\"\n", "{mount}");
+        assert_eq!(run(mount, &read).succeeded(), "\"from the host\"\n", "{mount}");
     }
     for mount in ["data:/box", "data:/box:ro"] {
         let stderr = run(mount, &write).failed(1);
         assert!(stderr.contains("PermissionError"), "{stderr}");
-        assert!(!folder.path().join("data/out.txt").exists());
+        assert!(!dir.path().join("data/out.txt").exists());
     }
-    run("data:/box:rw", &write).well();
-    assert_eq!(folder.read("data/out.txt"), "from the guest");
-    // Without a mount there is nothing.
-    let stderr = folder.run(&["s.py", "-f", "read", "--arg", "\"/box/in.txt\""]).failed(1);
+    run("data:/box:rw", &write).succeeded();
+    assert_eq!(dir.read("data/out.txt"), "from the guest");
+    // Without a mount the path does not exist.
+    let stderr = dir.run(&["s.py", "-f", "read", "--arg", "\"/box/in.txt\""]).failed(1);
     assert!(stderr.contains("FileNotFoundError"), "{stderr}");
 }
 
 #[test]
 fn several_mounts_and_a_host_path_with_a_colon() {
-    let folder = files();
-    fs::create_dir(folder.path().join("a:b")).unwrap();
-    let folder = folder.file("a:b/c.txt", "colon");
+    let dir = files();
+    fs::create_dir(dir.path().join("a:b")).unwrap();
+    let dir = dir.file("a:b/c.txt", "colon");
     let mounts = ["s.py", "--mount", "a:b:/odd:ro", "--mount", "data:/data", "-f", "read"];
     for (path, text) in [("\"/odd/c.txt\"", "colon"), ("\"/data/in.txt\"", "from the host")] {
         let args: Vec<_> = mounts.iter().copied().chain(["--arg", path]).collect();
-        assert_eq!(folder.run(&args).well(), format!("\"{text}\"\n"));
+        assert_eq!(dir.run(&args).succeeded(), format!("\"{text}\"\n"));
     }
 }
 
 #[test]
 fn packages_in_a_folder_can_be_imported() {
-    let folder = Folder::with(
+    let dir = TestDir::with(
         "s.py",
         "import sys, shape\ndef main():\n    return [shape.SIDES, sys.path]\n",
     );
     for name in ["site/shape", "other"] {
-        fs::create_dir_all(folder.path().join(name)).unwrap();
+        fs::create_dir_all(dir.path().join(name)).unwrap();
     }
-    let folder = folder.file("site/shape/__init__.py", "from .sides import SIDES");
-    let folder = folder.file("site/shape/sides.py", "SIDES = 6");
-    let seen = folder.run(&["s.py", "--site-packages", "site"]).well();
+    let dir = dir.file("site/shape/__init__.py", "from .sides import SIDES");
+    let dir = dir.file("site/shape/sides.py", "SIDES = 6");
+    let seen = dir.run(&["s.py", "--site-packages", "site"]).succeeded();
     assert_eq!(seen, "[6,[\"/site-packages\"]]\n");
-    // Nothing is written there.
-    assert_eq!(fs::read_dir(folder.path().join("site/shape")).unwrap().count(), 2);
-    let seen = folder
+    // No file is written to the packages.
+    assert_eq!(fs::read_dir(dir.path().join("site/shape")).unwrap().count(), 2);
+    let seen = dir
         .run(&["s.py", "--site-packages", "site", "--mount", "other:/o", "--env", "PYTHONPATH=/o"])
-        .well();
+        .succeeded();
     assert_eq!(seen, "[6,[\"/o\",\"/site-packages\"]]\n");
     for (args, why) in [
         (["s.py", "--site-packages", "none"], "--site-packages none: none: No such file"),
-        (["s.py", "--site-packages", "s.py"], "--site-packages s.py: s.py is not a folder"),
+        (["s.py", "--site-packages", "s.py"], "--site-packages s.py: s.py is not a directory"),
         (["s.js", "--site-packages", "site"], "--site-packages site: only Python has packages"),
     ] {
-        let stderr = folder.run(&args).failed(2);
+        let stderr = dir.run(&args).failed(2);
         assert!(stderr.contains(why), "{stderr}");
     }
 }
 
-/// Real packages, as `pip install --target` leaves them.
+/// Real packages, as installed by `pip install --target`.
 #[test]
 fn real_packages_can_be_imported() {
     let packages = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/python-samples");
-    let folder = Folder::with(
+    let dir = TestDir::with(
         "s.py",
         "import attrs, jinja2, networkx\ndef main():\n    \
          return jinja2.Template('{{ n }}').render(n=networkx.path_graph(5).number_of_edges())\n",
     );
-    assert_eq!(folder.run(&["s.py", "--site-packages", packages]).well(), "\"4\"\n");
+    assert_eq!(dir.run(&["s.py", "--site-packages", packages]).succeeded(), "\"4\"\n");
 }
 
 #[test]
 fn the_environment_is_what_it_is_given() {
-    let folder = files();
-    assert_eq!(folder.run(&["s.py", "-f", "env"]).well(), "{}\n");
-    let ran = folder.run(&["s.py", "-f", "env", "--env", "A=1", "--env", "B=x=y", "--env", "C="]);
-    let env: serde_json::Value = serde_json::from_str(&ran.well()).unwrap();
+    let dir = files();
+    assert_eq!(dir.run(&["s.py", "-f", "env"]).succeeded(), "{}\n");
+    let ran = dir.run(&["s.py", "-f", "env", "--env", "A=1", "--env", "B=x=y", "--env", "C="]);
+    let env: serde_json::Value = serde_json::from_str(&ran.succeeded()).unwrap();
     assert_eq!(env, serde_json::json!({"A": "1", "B": "x=y", "C": ""}));
 }
 
 #[test]
 fn http_reaches_the_hosts_that_are_allowed() {
-    let folder = Folder::with(
+    let dir = TestDir::with(
         "s.js",
         "async function main(url) {
             const response = await fetch(url);
@@ -126,19 +126,20 @@ fn http_reaches_the_hosts_that_are_allowed() {
     let url = format!("\"http://127.0.0.1:{port}/path\"");
     let address = format!("127.0.0.1:{port}");
     for hosts in ["all", "127.0.0.1", &address, "example.com,127.0.0.1"] {
-        let ran = folder.run(&["s.js", "--arg", &url, "--allow-http", hosts]);
-        assert_eq!(ran.well(), "[200,\"hello from the server\"]\n", "{hosts}");
+        let ran = dir.run(&["s.js", "--arg", &url, "--allow-http", hosts]);
+        assert_eq!(ran.succeeded(), "[200,\"hello from the server\"]\n", "{hosts}");
     }
     let other = format!("127.0.0.1:{}", port ^ 1);
     for hosts in ["example.com", &other] {
-        let stderr = folder.run(&["s.js", "--arg", &url, "--allow-http", hosts]).failed(1);
+        let stderr = dir.run(&["s.js", "--arg", &url, "--allow-http", hosts]).failed(1);
         assert!(stderr.contains(&format!("requests to {address} are not allowed")), "{stderr}");
     }
-    let stderr = folder.run(&["s.js", "--arg", &url]).failed(1);
+    let stderr = dir.run(&["s.js", "--arg", &url]).failed(1);
     assert!(stderr.contains("HTTP is disabled"), "{stderr}");
 }
 
-/// A server that answers every request alike, until the tests end.
+/// Starts a server that sends the same response to every request, until the tests
+/// end. Returns its port.
 fn serve(body: &'static str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -1,22 +1,22 @@
-//! `isola cache`, on a cache of its own.
+//! Tests of `isola cache`, each with a separate cache.
 
 use std::{fs, path::PathBuf};
 
-use crate::fixture::{Folder, Ran, finish};
+use crate::fixture::{Completed, TestDir, finish};
 
 struct Cache {
-    folder: Folder,
+    dir: TestDir,
     compiled: PathBuf,
 }
 
 impl Cache {
     fn new() -> Self {
-        let folder = Folder::new();
-        let compiled = folder.path().join("isola/compiled");
-        Self { folder, compiled }
+        let dir = TestDir::new();
+        let compiled = dir.path().join("isola/compiled");
+        Self { dir, compiled }
     }
 
-    /// With two runtimes, and files that belong to them.
+    /// Creates a cache with two runtimes, and files that belong to them.
     fn filled() -> Self {
         let cache = Self::new();
         fs::create_dir_all(&cache.compiled).unwrap();
@@ -32,10 +32,10 @@ impl Cache {
         cache
     }
 
-    fn run(&self, args: &[&str]) -> Ran {
+    fn run(&self, args: &[&str]) -> Completed {
         let args: Vec<_> = ["cache"].iter().chain(args).copied().collect();
-        let mut command = self.folder.command(&args);
-        command.env("XDG_CACHE_HOME", self.folder.path());
+        let mut command = self.dir.command(&args);
+        command.env("XDG_CACHE_HOME", self.dir.path());
         finish(command)
     }
 }
@@ -43,7 +43,7 @@ impl Cache {
 #[test]
 fn ls_shows_sizes_for_people() {
     let cache = Cache::filled();
-    let stdout = cache.run(&["ls"]).well();
+    let stdout = cache.run(&["ls"]).succeeded();
     let lines: Vec<_> = stdout.lines().collect();
     assert_eq!(lines.len(), 4, "{stdout}");
     assert!(lines[0].contains("SIZE") && lines[0].contains("WRITTEN"), "{stdout}");
@@ -57,7 +57,7 @@ fn ls_shows_sizes_for_people() {
 fn ls_shows_bytes_for_programs() {
     let cache = Cache::filled();
     let listing: serde_json::Value =
-        serde_json::from_str(&cache.run(&["ls", "--json"]).well()).unwrap();
+        serde_json::from_str(&cache.run(&["ls", "--json"]).succeeded()).unwrap();
     assert_eq!(listing["folder"], cache.compiled.to_str().unwrap());
     assert_eq!(listing["total"], (3 << 20) + 1536);
     assert_eq!(listing["entries"][1]["file"], "bb.cwasm");
@@ -79,24 +79,24 @@ fn clear_removes_what_is_the_caches_own() {
 #[test]
 fn an_empty_cache_is_no_error() {
     let cache = Cache::new();
-    assert!(cache.run(&["ls"]).well().starts_with("nothing in "));
-    assert!(cache.run(&["ls", "--json"]).well().contains("\"entries\":[]"));
+    assert!(cache.run(&["ls"]).succeeded().starts_with("no compiled runtimes in "));
+    assert!(cache.run(&["ls", "--json"]).succeeded().contains("\"entries\":[]"));
     assert_eq!(cache.run(&["clear"]).code, Some(0));
 }
 
 #[test]
 fn the_first_run_says_that_it_compiles() {
     let cache = Cache::new();
-    let folder = Folder::with("s.js", "const main = () => 1;");
+    let dir = TestDir::with("s.js", "const main = () => 1;");
     let run = || {
-        let mut command = folder.command(&["run", "s.js"]);
-        command.env("XDG_CACHE_HOME", cache.folder.path());
+        let mut command = dir.command(&["run", "s.js"]);
+        command.env("XDG_CACHE_HOME", cache.dir.path());
         finish(command)
     };
     let first = run();
     assert_eq!(first.stdout, "1\n");
     assert_eq!(first.failed(0), "compiling the js runtime, once on this machine...\n");
-    assert_eq!(run().well(), "1\n");
-    let stdout = cache.run(&["ls"]).well();
+    assert_eq!(run().succeeded(), "1\n");
+    let stdout = cache.run(&["ls"]).succeeded();
     assert_eq!(stdout.lines().count(), 3, "{stdout}");
 }

@@ -1,6 +1,6 @@
-//! What is called, with what, and what it gives.
+//! Tests of function calls, their arguments and their values.
 
-use crate::fixture::Folder;
+use crate::fixture::TestDir;
 
 const PYTHON: &str = "
 def main(*args, **kwargs):
@@ -34,13 +34,13 @@ async function* stream(n) { for (let i = 0; i < n; i++) yield i; }
 function nothing() {}
 ";
 
-fn scripts() -> Folder {
-    Folder::with("s.py", PYTHON).file("s.js", JAVASCRIPT)
+fn scripts() -> TestDir {
+    TestDir::with("s.py", PYTHON).file("s.js", JAVASCRIPT)
 }
 
 #[test]
 fn values_go_in_and_come_out() {
-    let folder = scripts();
+    let dir = scripts();
     for (args, stdout) in [
         // `main` is the default.
         (vec!["s.py"], "[[],{}]\n"),
@@ -62,44 +62,43 @@ fn values_go_in_and_come_out() {
         (vec!["s.py", "-f", "nothing"], ""),
         (vec!["s.js", "-f", "nothing"], ""),
         (vec!["s.js", "-f", "stream", "--arg", "2"], "0\n1\n"),
-        // A JavaScript generator may have an end of its own.
+        // A JavaScript generator may have a final value.
         (vec!["s.js", "-f", "items", "--arg", "1"], "{\"item\":0}\n\"done\"\n"),
     ] {
-        assert_eq!(folder.run(&args).well(), stdout, "{args:?}");
+        assert_eq!(dir.run(&args).succeeded(), stdout, "{args:?}");
     }
 }
 
 #[test]
 fn numbers_keep_their_digits() {
-    let folder = scripts();
+    let dir = scripts();
     let digits = "1234567890".repeat(10);
     for file in ["s.py", "s.js"] {
         // JavaScript has BigInts for integers beyond its numbers.
-        let ran = folder.run(&[file, "-f", "grow", "--arg", &digits]);
-        assert_eq!(ran.well(), format!("{digits}7\n"), "{file}");
+        let ran = dir.run(&[file, "-f", "grow", "--arg", &digits]);
+        assert_eq!(ran.succeeded(), format!("{digits}7\n"), "{file}");
     }
-    let ran =
-        folder.run(&["s.py", "-f", "same", "--kwarg", &format!("value={digits}"), "--events"]);
-    assert_eq!(ran.well(), format!("{{\"type\":\"end\",\"data\":{digits}}}\n"));
+    let ran = dir.run(&["s.py", "-f", "same", "--kwarg", &format!("value={digits}"), "--events"]);
+    assert_eq!(ran.succeeded(), format!("{{\"type\":\"end\",\"data\":{digits}}}\n"));
 }
 
 #[test]
 fn a_script_from_standard_input() {
-    let folder = Folder::new();
-    let ran = folder.run_with_stdin(
+    let dir = TestDir::new();
+    let ran = dir.run_with_stdin(
         &["-", "--runtime", "python", "--arg", "20"],
         b"def main(n):\n    return n + 1\n",
     );
-    assert_eq!(ran.well(), "21\n");
-    let ran = folder.run_with_stdin(&["-", "--runtime", "js"], b"const main = () => 'js'");
-    assert_eq!(ran.well(), "\"js\"\n");
-    let stderr = folder.run_with_stdin(&["-", "--runtime=python"], b"\n1 / 0\n").failed(1);
+    assert_eq!(ran.succeeded(), "21\n");
+    let ran = dir.run_with_stdin(&["-", "--runtime", "js"], b"const main = () => 'js'");
+    assert_eq!(ran.succeeded(), "\"js\"\n");
+    let stderr = dir.run_with_stdin(&["-", "--runtime=python"], b"\n1 / 0\n").failed(1);
     assert!(stderr.contains("File \"<stdin>\", line 2"), "{stderr}");
 }
 
 #[test]
 fn the_ending_or_the_option_tells_the_runtime() {
-    let folder = Folder::with("a.mjs", "export const main = () => typeof globalThis")
+    let dir = TestDir::with("a.mjs", "export const main = () => typeof globalThis")
         .file("a.ts", "const main = (): string => typeof globalThis")
         .file("a.cjs", "const main = () => typeof globalThis")
         .file("a.txt", "main = lambda: __name__")
@@ -111,36 +110,36 @@ fn the_ending_or_the_option_tells_the_runtime() {
         (&["a.txt", "--runtime", "python"], "\"__main__\"\n"),
         (&["a.py", "--runtime", "js"], "\"object\"\n"),
     ] {
-        assert_eq!(folder.run(args).well(), stdout, "{args:?}");
+        assert_eq!(dir.run(args).succeeded(), stdout, "{args:?}");
     }
 }
 
 #[test]
 fn a_script_may_be_a_top_level_only() {
-    let folder = Folder::with("top.py", "print('ran')")
+    let dir = TestDir::with("top.py", "print('ran')")
         .file("top.js", "globalThis.ran = true;")
         .file("top.mjs", "await null;\nexport const other = 1;");
-    assert_eq!(folder.run(&["top.py"]).well(), "ran\n");
-    assert_eq!(folder.run(&["top.js"]).well(), "");
-    assert_eq!(folder.run(&["top.mjs"]).well(), "");
+    assert_eq!(dir.run(&["top.py"]).succeeded(), "ran\n");
+    assert_eq!(dir.run(&["top.js"]).succeeded(), "");
+    assert_eq!(dir.run(&["top.mjs"]).succeeded(), "");
     let end = "{\"type\":\"end\",\"data\":null}\n";
-    assert_eq!(folder.run(&["top.js", "--events"]).well(), end);
-    // Whoever asks for a call gets one, or hears that it cannot be.
-    for (file, complaint) in [
+    assert_eq!(dir.run(&["top.js", "--events"]).succeeded(), end);
+    // A requested call of a missing function is an error.
+    for (file, message) in [
         ("top.py", "error: NameError: name 'main' is not defined"),
         ("top.js", "error: ReferenceError: main is not defined"),
         ("top.mjs", "error: ReferenceError: main is not defined: top.mjs exports other"),
     ] {
         for asked in [["-f", "main"], ["--arg", "1"], ["--kwarg", "a=1"]] {
-            let stderr = folder.run(&[file, asked[0], asked[1]]).failed(1);
-            assert!(stderr.contains(complaint), "{stderr}");
+            let stderr = dir.run(&[file, asked[0], asked[1]]).failed(1);
+            assert!(stderr.contains(message), "{stderr}");
         }
     }
 }
 
 #[test]
 fn the_same_error_from_user_code_is_one() {
-    let folder = Folder::new()
+    let dir = TestDir::new()
         .file("raises.py", "def main():\n    raise NameError(\"name 'main' is not defined\")")
         .file("deeper.py", "def main():\n    del globals()['main']\n    main()")
         .file("top.py", "main()")
@@ -148,24 +147,24 @@ fn the_same_error_from_user_code_is_one() {
         .file("raises.js", "function main() { throw new ReferenceError('main is not defined'); }")
         .file("top.js", "main()");
     for file in ["raises.py", "deeper.py", "top.py", "other.py", "raises.js", "top.js"] {
-        let stderr = folder.run(&[file]).failed(1);
+        let stderr = dir.run(&[file]).failed(1);
         assert!(stderr.contains("is not defined"), "{file}: {stderr}");
     }
 }
 
 #[test]
 fn a_prelude_runs_first_and_is_seen() {
-    let folder = Folder::new()
+    let dir = TestDir::new()
         .file("helpers.py", "print('prelude')\ndef double(n):\n    return 2 * n\n")
         .file("s.py", "print('script')\ndef main(n):\n    return double(n)\n")
         .file("helpers.js", "const double = (n) => 2 * n;")
         .file("s.js", "const main = (n) => double(n);")
         .file("broken.py", "\n\nraise ValueError('at the start')\n");
     assert_eq!(
-        folder.run(&["s.py", "--prelude", "helpers.py", "--arg", "21"]).well(),
+        dir.run(&["s.py", "--prelude", "helpers.py", "--arg", "21"]).succeeded(),
         "prelude\nscript\n42\n"
     );
-    assert_eq!(folder.run(&["s.js", "--prelude", "helpers.js", "--arg", "21"]).well(), "42\n");
-    let stderr = folder.run(&["s.py", "--prelude", "broken.py"]).failed(1);
+    assert_eq!(dir.run(&["s.js", "--prelude", "helpers.js", "--arg", "21"]).succeeded(), "42\n");
+    let stderr = dir.run(&["s.py", "--prelude", "broken.py"]).failed(1);
     assert!(stderr.contains("File \"broken.py\", line 3"), "{stderr}");
 }

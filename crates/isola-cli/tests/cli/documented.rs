@@ -1,42 +1,43 @@
-//! The documentation shows what happens: its examples are run.
+//! Tests of the documentation: its examples are run.
 //!
-//! A block that begins with three backquotes and, say, `python greet.py` is
-//! that file. In a `console` block, a line that begins with `$ ` is a command,
-//! and what follows is all that it prints. `localhost:8000` is a server for the
-//! page's folder: its `server.py`, or else that of Python's library.
+//! A block that starts with three backquotes and, for example, `python greet.py` is
+//! the content of that file. In a `console` block, a line that starts with `$ ` is a
+//! command, and the following lines are its complete output. `localhost:8000` is a
+//! server for the page's directory: its `server.py`, or else that of Python's
+//! library.
 
 use std::{env, fs, path::Path, process::Command};
 
-use crate::fixture::{Folder, ISOLA, Running};
+use crate::fixture::{ISOLA, Running, TestDir};
 
-/// The pages, and how many examples each has at least.
+/// The pages, and the minimum number of examples of each.
 const PAGES: [(&str, usize); 13] = [
     ("README.md", 2),
-    ("docs/cli.md", 6),
-    ("docs/repl.md", 1),
-    ("docs/python-guest.md", 5),
-    ("docs/python/asyncio.md", 6),
-    ("docs/python/dependencies.md", 3),
-    ("docs/python/http.md", 10),
-    ("docs/python/importlib.md", 6),
-    ("docs/python/logging.md", 2),
-    ("docs/python/serde.md", 4),
-    ("docs/javascript-guest.md", 5),
-    ("docs/javascript/modules.md", 6),
-    ("docs/javascript/console.md", 1),
+    ("docs/isola/command/README.md", 6),
+    ("docs/isola/command/repl.md", 1),
+    ("docs/guest/python/README.md", 5),
+    ("docs/guest/python/asyncio.md", 6),
+    ("docs/guest/python/dependencies.md", 3),
+    ("docs/guest/python/http.md", 10),
+    ("docs/guest/python/importlib.md", 6),
+    ("docs/guest/python/logging.md", 2),
+    ("docs/guest/python/serde.md", 4),
+    ("docs/guest/javascript/README.md", 5),
+    ("docs/guest/javascript/modules.md", 6),
+    ("docs/guest/javascript/console.md", 1),
 ];
 
-/// What the pages call the server.
+/// The address of the server in the pages.
 const SERVER: &str = "localhost:8000";
 
 #[test]
 fn the_examples_print_what_they_are_said_to() {
-    for (page, least) in PAGES {
+    for (page, min_examples) in PAGES {
         let path = root().join(page);
         let text = fs::read_to_string(path).unwrap();
-        let folder = Folder::new();
-        fs::create_dir(folder.path().join("data")).unwrap();
-        let server = text.contains(SERVER).then(|| serve(&folder, &text));
+        let dir = TestDir::new();
+        fs::create_dir(dir.path().join("data")).unwrap();
+        let server = text.contains(SERVER).then(|| serve(&dir, &text));
         let text = match &server {
             Some((_, port)) => text.replace(SERVER, &format!("localhost:{port}")),
             None => text,
@@ -44,19 +45,19 @@ fn the_examples_print_what_they_are_said_to() {
         let mut examples = 0;
         for (info, text) in blocks(&text) {
             match info.split_once(' ') {
-                Some((_, name)) => put(&folder, name, &text),
-                None if info == "console" => examples += check(page, &folder, &text),
+                Some((_, name)) => put(&dir, name, &text),
+                None if info == "console" => examples += check(page, &dir, &text),
                 None => {}
             }
         }
-        assert!(examples >= least, "{page}: {examples} examples");
+        assert!(examples >= min_examples, "{page}: {examples} examples");
     }
 }
 
 #[test]
 fn every_page_of_the_python_guest_is_run() {
-    for entry in fs::read_dir(root().join("docs/python")).unwrap() {
-        let name = format!("docs/python/{}", entry.unwrap().file_name().to_str().unwrap());
+    for entry in fs::read_dir(root().join("docs/guest/python")).unwrap() {
+        let name = format!("docs/guest/python/{}", entry.unwrap().file_name().to_str().unwrap());
         assert!(PAGES.iter().any(|(page, _)| *page == name), "{name}");
     }
 }
@@ -65,19 +66,19 @@ fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
-fn put(folder: &Folder, name: &str, text: &str) {
-    let path = folder.path().join(name);
+fn put(dir: &TestDir, name: &str, text: &str) {
+    let path = dir.path().join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
 }
 
-/// A server for the folder, and its port.
-fn serve(folder: &Folder, page: &str) -> (Running, String) {
+/// Starts a server for the directory. Returns it and its port.
+fn serve(dir: &TestDir, page: &str) -> (Running, String) {
     let mut python = Command::new("python3");
-    python.arg("-u").current_dir(folder.path());
+    python.arg("-u").current_dir(dir.path());
     match blocks(page).into_iter().find(|(info, _)| *info == "python server.py") {
         Some((_, text)) => {
-            put(folder, "server.py", &text);
+            put(dir, "server.py", &text);
             python.args(["server.py", "0"]);
         }
         None => {
@@ -88,7 +89,8 @@ fn serve(folder: &Folder, page: &str) -> (Running, String) {
     // "... port 40123 ..."
     let line = server.line();
     let mut words = line.split_whitespace().skip_while(|word| *word != "port");
-    let port = words.nth(1).unwrap_or_else(|| panic!("the server says {line:?}"));
+    let port =
+        words.nth(1).unwrap_or_else(|| panic!("no port in the output of the server: {line:?}"));
     (server, port.to_owned())
 }
 
@@ -104,8 +106,8 @@ fn blocks(page: &str) -> Vec<(&str, String)> {
     blocks
 }
 
-/// Runs the commands of a block, and counts them.
-fn check(page: &str, folder: &Folder, block: &str) -> usize {
+/// Runs the commands of a block, and returns their number.
+fn check(page: &str, dir: &TestDir, block: &str) -> usize {
     let mut examples: Vec<(&str, String)> = Vec::new();
     for line in block.lines() {
         match (line.strip_prefix("$ "), examples.last_mut()) {
@@ -115,14 +117,14 @@ fn check(page: &str, folder: &Folder, block: &str) -> usize {
         }
     }
     for (command, expected) in &examples {
-        assert_eq!(shell(folder, command), *expected, "{page}: {command}");
+        assert_eq!(shell(dir, command), *expected, "{page}: {command}");
     }
     examples.len()
 }
 
-fn shell(folder: &Folder, command: &str) -> String {
-    // Has the runtimes compiled by now.
-    drop(folder.command::<&str>(&[]));
+fn shell(dir: &TestDir, command: &str) -> String {
+    // Compiles the runtimes if needed.
+    drop(dir.command::<&str>(&[]));
     let bin = Path::new(ISOLA).parent().unwrap();
     let path = env::join_paths(
         [bin.to_owned()].into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap())),
@@ -130,7 +132,7 @@ fn shell(folder: &Folder, command: &str) -> String {
     .unwrap();
     let output = Command::new("sh")
         .args(["-c", &format!("exec 2>&1; {command}")])
-        .current_dir(folder.path())
+        .current_dir(dir.path())
         .env("PATH", path)
         .output()
         .unwrap();

@@ -1,10 +1,10 @@
-//! How a run ends: its exit code, and what is written at its end.
+//! Tests of the end of a run: its exit code, and the output of exit handlers.
 
-use crate::fixture::Folder;
+use crate::fixture::TestDir;
 
 #[test]
 fn sys_exit_gives_its_exit_code() {
-    for (end, code, complaint) in [
+    for (end, code, message) in [
         ("sys.exit()", 0, ""),
         ("sys.exit(0)", 0, ""),
         ("sys.exit(None)", 0, ""),
@@ -18,14 +18,14 @@ fn sys_exit_gives_its_exit_code() {
         ("import asyncio\nasync def main(): sys.exit(5)\nasyncio.run(main())", 5, ""),
     ] {
         let script = format!("import sys\nprint('begun')\n{end}\nprint('never')\n");
-        let ran = Folder::with("s.py", &script).run(&["s.py"]);
-        assert_eq!((ran.code, &*ran.stderr), (Some(code), complaint), "{end}: {ran:?}");
+        let ran = TestDir::with("s.py", &script).run(&["s.py"]);
+        assert_eq!((ran.code, &*ran.stderr), (Some(code), message), "{end}: {ran:?}");
         assert_eq!(ran.stdout, "begun\n", "{end}");
     }
-    // And so in a function that is called.
-    let folder = Folder::with("s.py", "import sys\ndef leave(n): sys.exit(n)\n");
-    assert_eq!(folder.run(&["s.py", "-f", "leave", "--arg", "0"]).code, Some(0));
-    assert_eq!(folder.run(&["s.py", "-f", "leave", "--arg", "7"]).code, Some(7));
+    // The same in a function that is called.
+    let dir = TestDir::with("s.py", "import sys\ndef leave(n): sys.exit(n)\n");
+    assert_eq!(dir.run(&["s.py", "-f", "leave", "--arg", "0"]).code, Some(0));
+    assert_eq!(dir.run(&["s.py", "-f", "leave", "--arg", "7"]).code, Some(7));
 }
 
 #[test]
@@ -43,7 +43,7 @@ sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-8')
 print('begun')
 ";
     for (end, code) in [("", 0), ("sys.exit(3)", 3), ("1 / 0", 1), ("def main(): 1 / 0", 1)] {
-        let ran = Folder::with("s.py", &format!("{script}{end}\n")).run(&["s.py"]);
+        let ran = TestDir::with("s.py", &format!("{script}{end}\n")).run(&["s.py"]);
         assert_eq!(ran.stdout, "begun\nat exit\nfinalized\ndeleted\n", "{end}: {ran:?}");
         assert_eq!(ran.code, Some(code), "{end}: {ran:?}");
     }
@@ -53,12 +53,12 @@ print('begun')
 fn a_byte_order_mark_is_no_part_of_a_script() {
     let python = "\u{feff}print('ran')\n";
     let javascript = "\u{feff}console.log('ran');\n";
-    let folder = Folder::with("s.py", python)
+    let dir = TestDir::with("s.py", python)
         .file("p.py", "\u{feff}before = 1\n")
         .file("s.js", javascript)
         .file("s.mjs", "\u{feff}export const main = () => 'ran';\n");
     for args in [&["s.py"][..], &["s.py", "--prelude", "p.py"], &["s.js"], &["s.mjs"]] {
-        let ran = folder.run(args);
+        let ran = dir.run(args);
         assert_eq!(ran.code, Some(0), "{args:?}: {ran:?}");
         assert!(format!("{}{}", ran.stdout, ran.stderr).contains("ran"), "{args:?}: {ran:?}");
     }

@@ -1,4 +1,4 @@
-//! A folder with scripts, and the command started in it.
+//! A directory with scripts, and the command started in it.
 
 use std::{
     fs,
@@ -11,23 +11,23 @@ use std::{
 
 pub(crate) const ISOLA: &str = env!("CARGO_BIN_EXE_isola");
 
-/// Where scripts lie and the command runs.
-pub(crate) struct Folder(tempfile::TempDir);
+/// A temporary directory with scripts, in which the command runs.
+pub(crate) struct TestDir(tempfile::TempDir);
 
-/// What a command left.
+/// The output and the exit code of a command.
 #[derive(Debug)]
-pub(crate) struct Ran {
+pub(crate) struct Completed {
     pub(crate) stdout: String,
     pub(crate) stderr: String,
     pub(crate) code: Option<i32>,
 }
 
-impl Folder {
+impl TestDir {
     pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// A folder with one script.
+    /// Creates a directory with one script.
     pub(crate) fn with(name: &str, source: &str) -> Self {
         Self::new().file(name, source)
     }
@@ -45,7 +45,7 @@ impl Folder {
         fs::read_to_string(self.path().join(name)).unwrap()
     }
 
-    /// `isola ARGS`, with nothing on its standard input.
+    /// Creates the command `isola ARGS` with an empty standard input.
     pub(crate) fn command<S: AsRef<str>>(&self, args: &[S]) -> Command {
         compile_once();
         let mut command = isola(args);
@@ -53,46 +53,47 @@ impl Folder {
         command
     }
 
-    /// `isola run ARGS`, to its end.
-    pub(crate) fn run<S: AsRef<str>>(&self, args: &[S]) -> Ran {
+    /// Runs `isola run ARGS` to its end.
+    pub(crate) fn run<S: AsRef<str>>(&self, args: &[S]) -> Completed {
         finish(self.command(&with_run(args)))
     }
 
-    /// `isola run ARGS`, with this on its standard input.
-    pub(crate) fn run_with_stdin<S: AsRef<str>>(&self, args: &[S], input: &[u8]) -> Ran {
-        fed(self.command(&with_run(args)), input)
+    /// Runs `isola run ARGS` with this standard input.
+    pub(crate) fn run_with_stdin<S: AsRef<str>>(&self, args: &[S], input: &[u8]) -> Completed {
+        run_with_input(self.command(&with_run(args)), input)
     }
 
-    /// `isola run ARGS`, to be watched.
+    /// Starts `isola run ARGS`.
     pub(crate) fn start<S: AsRef<str>>(&self, args: &[S]) -> Running {
         Running::of(self.command(&with_run(args)))
     }
 }
 
-/// The command, without a folder of its own.
+/// Creates the command in the current directory.
 pub(crate) fn isola<S: AsRef<str>>(args: &[S]) -> Command {
     let mut command = Command::new(ISOLA);
     command.args(args.iter().map(AsRef::as_ref));
     command
 }
 
-pub(crate) fn finish(mut command: Command) -> Ran {
-    Ran::of(command.output().unwrap())
+/// Runs a command to its end.
+pub(crate) fn finish(mut command: Command) -> Completed {
+    Completed::of(command.output().unwrap())
 }
 
-/// The same, with this on its standard input.
-pub(crate) fn fed(mut command: Command, input: &[u8]) -> Ran {
+/// Runs a command to its end with this standard input.
+pub(crate) fn run_with_input(mut command: Command, input: &[u8]) -> Completed {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(input).unwrap();
-    Ran::of(child.wait_with_output().unwrap())
+    Completed::of(child.wait_with_output().unwrap())
 }
 
 fn with_run<S: AsRef<str>>(args: &[S]) -> Vec<&str> {
     ["run"].into_iter().chain(args.iter().map(AsRef::as_ref)).collect()
 }
 
-impl Ran {
+impl Completed {
     fn of(output: Output) -> Self {
         Self {
             stdout: String::from_utf8(output.stdout).unwrap(),
@@ -101,27 +102,28 @@ impl Ran {
         }
     }
 
-    /// Standard output of a command that ended well and complained of nothing.
+    /// Returns the standard output of a command that succeeded and wrote nothing to
+    /// standard error.
     #[track_caller]
-    pub(crate) fn well(self) -> String {
+    pub(crate) fn succeeded(self) -> String {
         assert_eq!((self.code, self.stderr.as_str()), (Some(0), ""), "{self:?}");
         self.stdout
     }
 
-    /// Standard error of a command that ended with this code.
+    /// Returns the standard error of a command that exited with this code.
     #[track_caller]
     pub(crate) fn failed(self, code: i32) -> String {
         assert_eq!(self.code, Some(code), "{self:?}");
         self.stderr
     }
 
-    /// The lines of `--events`.
+    /// Returns the lines of `--events`.
     pub(crate) fn events(&self) -> Vec<serde_json::Value> {
         self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
-/// A command that is still running. It is ended with the test.
+/// A running command, which is killed at the end of the test.
 pub(crate) struct Running {
     child: Child,
     lines: Option<BufReader<ChildStdout>>,
@@ -134,14 +136,14 @@ impl Running {
         Self { child, lines: None, started: Instant::now() }
     }
 
-    /// The first bytes of standard error, as soon as they are there.
-    pub(crate) fn complaint(&mut self) -> String {
+    /// Waits for the first bytes of standard error.
+    pub(crate) fn first_stderr(&mut self) -> String {
         let mut bytes = [0; 1000];
         let read = self.child.stderr.as_mut().unwrap().read(&mut bytes).unwrap();
         String::from_utf8(bytes[..read].to_vec()).unwrap()
     }
 
-    /// The next line of standard output, as soon as it is there.
+    /// Waits for the next line of standard output.
     pub(crate) fn line(&mut self) -> String {
         let lines =
             self.lines.get_or_insert_with(|| BufReader::new(self.child.stdout.take().unwrap()));
@@ -166,8 +168,8 @@ impl Running {
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     }
 
-    /// Waits for the end: its exit code, standard error, and how long it all
-    /// took. What is left on standard output is not read.
+    /// Waits for the end. Returns the exit code, standard error and the elapsed time.
+    /// The rest of standard output is not read.
     pub(crate) fn end(mut self) -> (Option<i32>, String, Duration) {
         let mut stderr = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
@@ -183,13 +185,14 @@ impl Drop for Running {
     }
 }
 
-/// The first run after a build compiles and says so: not in the tests' output.
+/// Compiles the runtimes. The first run after a build reports that it compiles,
+/// which must not be in the output of the tests.
 fn compile_once() {
     static COMPILED: Once = Once::new();
     COMPILED.call_once(|| {
-        let folder = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         for name in ["warm.py", "warm.js"] {
-            let script: PathBuf = folder.path().join(name);
+            let script: PathBuf = dir.path().join(name);
             fs::write(&script, "").unwrap();
             let ran = finish(isola(&["run", script.to_str().unwrap()]));
             assert_eq!(ran.code, Some(0), "the runtimes are needed: {}", ran.stderr);

@@ -1,5 +1,5 @@
-//! Files that others may have made: what is in them does not reach the terminal
-//! as it is, and none of them is read without end.
+//! Tests of untrusted files: control characters in them do not reach the terminal,
+//! and endless or very large files are rejected.
 
 use std::{
     fs::{self, File},
@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::{
-    fixture::{Folder, fed, finish},
-    terminal::shown,
+    fixture::{TestDir, finish, run_with_input},
+    terminal::run_on_terminal,
 };
 
 /// Sequences that set the title, fill the clipboard, clear the screen, and turn
@@ -24,7 +24,7 @@ const SEQUENCES: [&str; 6] = [
     "\u{202e}txt.exe\u{2066}\u{2028}",
 ];
 
-/// A file that passes for a snapshot, as far as its header goes.
+/// Returns a file with the header of a snapshot.
 fn snapshot(header: &serde_json::Value) -> Vec<u8> {
     let header = header.to_string();
     let mut bytes = b"isolas01".to_vec();
@@ -41,25 +41,26 @@ fn header(text: &str) -> serde_json::Value {
     })
 }
 
-fn is_obeyed(c: char) -> bool {
+/// Reports whether a terminal may execute the character.
+fn is_executed(c: char) -> bool {
     c.is_control() && !matches!(c, '\n' | '\t') || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}')
 }
 
 #[track_caller]
-fn is_harmless(text: &str) {
+fn assert_harmless(text: &str) {
     // A terminal adds a carriage return to each newline.
     let text = text.replace("\r\n", "\n");
-    assert!(!text.chars().any(is_obeyed), "{text:?}");
+    assert!(!text.chars().any(is_executed), "{text:?}");
 }
 
 #[test]
 fn what_a_snapshot_says_is_shown_and_not_obeyed() {
     for sequence in SEQUENCES {
-        let home = Folder::new();
+        let home = TestDir::new();
         let named = home.path().join("isola/snapshots");
         isola::private_dir(&named).unwrap();
         let bytes = snapshot(&header(&format!("a{sequence}b")));
-        // Its name, too, is anybody's who can send an archive of files.
+        // The name is untrusted, too: it may come from an archive.
         let name = format!("n{sequence}m.snapshot").replace('/', "");
         for path in [named.join(&name), named.join("plain.snapshot")] {
             fs::write(path, &bytes).unwrap();
@@ -70,7 +71,7 @@ fn what_a_snapshot_says_is_shown_and_not_obeyed() {
             command
         };
         let path = named.join(&name).display().to_string();
-        let other = Folder::with("s.py", "");
+        let other = TestDir::with("s.py", "");
         for args in [
             &["snapshot", "ls"][..],
             &["snapshot", "show", "plain"],
@@ -81,10 +82,10 @@ fn what_a_snapshot_says_is_shown_and_not_obeyed() {
         ] {
             let ran = finish(command(args));
             assert_eq!(ran.code, Some(0), "{ran:?}");
-            is_harmless(&ran.stdout);
-            is_harmless(&shown(command(args)));
+            assert_harmless(&ran.stdout);
+            assert_harmless(&run_on_terminal(command(args)));
             if args.contains(&"--json") {
-                // The same text, for who reads it as JSON.
+                // As JSON, the text is unchanged.
                 let value: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
                 let entry = value.get("entries").map_or(&value, |entries| &entries[0]);
                 assert_eq!(entry["runtime"], format!("a{sequence}b"));
@@ -101,36 +102,36 @@ fn what_a_snapshot_says_is_shown_and_not_obeyed() {
                 command.current_dir(other.path());
                 command
             };
-            is_harmless(&finish(failing()).failed(2));
-            is_harmless(&shown(failing()));
+            assert_harmless(&finish(failing()).failed(2));
+            assert_harmless(&run_on_terminal(failing()));
         }
     }
 }
 
 #[test]
 fn a_snapshot_of_no_time_is_refused() {
-    let folder = Folder::new();
+    let dir = TestDir::new();
     for created in [u64::MAX, i64::MAX as u64, 253_402_300_800] {
         let mut header = header("x");
         header["created"] = created.into();
-        fs::write(folder.path().join("a.snapshot"), snapshot(&header)).unwrap();
+        fs::write(dir.path().join("a.snapshot"), snapshot(&header)).unwrap();
         for args in [&["snapshot", "show", "a.snapshot"][..], &["snapshot", "rm", "a.snapshot"]] {
-            let error = finish(folder.command(args)).failed(2);
+            let error = finish(dir.command(args)).failed(2);
             assert!(error.contains("beyond the year 9999"), "{error}");
         }
     }
 }
 
-/// Runs a command that must fail, and soon.
+/// Runs a command that must fail within 30 seconds.
 #[track_caller]
-fn soon(mut command: Command, code: i32) -> String {
-    let begun = Instant::now();
+fn fails_quickly(mut command: Command, code: i32) -> String {
+    let started = Instant::now();
     let stderr = finish({
         command.env_remove("RUST_BACKTRACE");
         command
     })
     .failed(code);
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     assert!(!stderr.contains("panicked"), "{stderr}");
     stderr
 }
@@ -148,8 +149,8 @@ fn fifo(path: &Path) {
 
 #[test]
 fn files_without_an_end_or_a_beginning_are_refused() {
-    let folder = Folder::new().file("good.py", "").file("s.snapshot", snapshot(&header("x")));
-    let path = |name: &str| folder.path().join(name);
+    let dir = TestDir::new().file("good.py", "").file("s.snapshot", snapshot(&header("x")));
+    let path = |name: &str| dir.path().join(name);
     for name in ["fifo.py", "fifo.snapshot"] {
         fifo(&path(name));
     }
@@ -162,69 +163,69 @@ fn files_without_an_end_or_a_beginning_are_refused() {
         File::create(path(name)).unwrap().set_len(8 << 30).unwrap();
     }
     File::options().write(true).open(path("s.snapshot")).unwrap().set_len(8 << 30).unwrap();
-    for (script, says) in [
+    for (script, message) in [
         ("fifo.py", "nothing writes to this pipe"),
         ("zero.py", "neither a file nor a pipe"),
         ("null.py", "neither a file nor a pipe"),
         ("sparse.py", "longer than 16777216 bytes"),
     ] {
         for args in [&["run", script][..], &["run", "good.py", "--prelude", script]] {
-            let error = soon(folder.command(args), 2);
-            assert!(error.contains(says), "{args:?}: {error}");
+            let error = fails_quickly(dir.command(args), 2);
+            assert!(error.contains(message), "{args:?}: {error}");
         }
     }
     for name in ["fifo.snapshot", "zero.snapshot", "sparse.snapshot", "s.snapshot"] {
         for args in
             [&["run", "good.py", "--from-snapshot", name][..], &["repl", "--from-snapshot", name]]
         {
-            soon(folder.command(args), 2);
+            fails_quickly(dir.command(args), 2);
         }
         if name != "s.snapshot" {
-            soon(folder.command(&["snapshot", "show", name]), 2);
-            soon(folder.command(&["snapshot", "rm", name]), 2);
+            fails_quickly(dir.command(&["snapshot", "show", name]), 2);
+            fails_quickly(dir.command(&["snapshot", "rm", name]), 2);
             assert!(fs::symlink_metadata(path(name)).is_ok(), "{name} was removed");
         }
     }
-    // The header of a sparse file is all that is read of it.
-    let begun = Instant::now();
-    finish(folder.command(&["snapshot", "show", "s.snapshot"])).well();
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // Only the header of a sparse file is read.
+    let started = Instant::now();
+    finish(dir.command(&["snapshot", "show", "s.snapshot"])).succeeded();
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 
 #[test]
 fn a_pipe_that_somebody_writes_to_is_read() {
-    let folder = Folder::new();
+    let dir = TestDir::new();
     let run = format!("{} run /dev/stdin --runtime python", crate::fixture::ISOLA);
-    // Has the runtimes compiled by now.
-    drop(folder.command::<&str>(&[]));
+    // Compiles the runtimes if needed.
+    drop(dir.command::<&str>(&[]));
     let mut command = Command::new("sh");
     command.args(["-c", &format!("echo 'print(6 * 7)' | {run}")]);
-    assert_eq!(finish(command).well(), "42\n");
+    assert_eq!(finish(command).succeeded(), "42\n");
     // Standard input may be of any kind, up to the same length.
-    let mut command = folder.command(&["run", "-", "--runtime", "python"]);
+    let mut command = dir.command(&["run", "-", "--runtime", "python"]);
     command.stdin(File::open("/dev/zero").unwrap());
-    let error = soon(command, 2);
+    let error = fails_quickly(command, 2);
     assert!(error.contains("longer than 16777216 bytes"), "{error}");
-    let ran = fed(folder.command(&["run", "-", "--runtime", "python"]), b"print(1)");
-    assert_eq!(ran.well(), "1\n");
+    let ran = run_with_input(dir.command(&["run", "-", "--runtime", "python"]), b"print(1)");
+    assert_eq!(ran.succeeded(), "1\n");
 }
 
 #[test]
 fn times_of_files_are_written_or_left_out() {
-    let folder = Folder::new();
-    let cache = folder.path().join("isola/compiled");
+    let dir = TestDir::new();
+    let cache = dir.path().join("isola/compiled");
     isola::private_dir(&cache).unwrap();
     let name = "a\x1b]0;x\x07.cwasm";
     let file = File::create(cache.join(name)).unwrap();
     for seconds in [-1_i64, -100_000_000_000, 1, 253_402_300_800, 1 << 40, i64::MAX / 2] {
         let time = rustix::fs::Timespec { tv_sec: seconds, tv_nsec: 0 };
         let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
-        // Not every file system has every time: it is cut to the next.
+        // A file system may limit the range of times.
         rustix::fs::futimens(&file, &times).unwrap();
         for args in [&["cache", "ls"][..], &["cache", "ls", "--json"]] {
-            let mut command = folder.command(args);
-            command.env("XDG_CACHE_HOME", folder.path());
-            is_harmless(&finish(command).well());
+            let mut command = dir.command(args);
+            command.env("XDG_CACHE_HOME", dir.path());
+            assert_harmless(&finish(command).succeeded());
         }
     }
 }
@@ -232,32 +233,32 @@ fn times_of_files_are_written_or_left_out() {
 #[test]
 fn a_cache_and_named_snapshots_are_the_owners() {
     use std::os::unix::fs::PermissionsExt as _;
-    let folder = Folder::with("s.py", "def main(): return 1");
-    let place = folder.path().join("home");
-    fs::create_dir(&place).unwrap();
+    let dir = TestDir::with("s.py", "def main(): return 1");
+    let home = dir.path().join("home");
+    fs::create_dir(&home).unwrap();
     for mode in [0o770, 0o777] {
-        fs::set_permissions(&place, fs::Permissions::from_mode(mode)).unwrap();
+        fs::set_permissions(&home, fs::Permissions::from_mode(mode)).unwrap();
         for (variable, args) in [
             ("XDG_CACHE_HOME", &["run", "s.py"][..]),
             ("XDG_DATA_HOME", &["run", "s.py", "--save-snapshot", "warm"]),
         ] {
-            let mut command = folder.command(args);
-            command.env(variable, &place);
-            let error = soon(command, 2);
+            let mut command = dir.command(args);
+            command.env(variable, &home);
+            let error = fails_quickly(command, 2);
             assert!(error.contains("can write there") && error.contains("chmod go-w"), "{error}");
-            assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
+            assert_eq!(fs::read_dir(&home).unwrap().count(), 0);
         }
     }
-    fs::set_permissions(&place, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
     let isola = |args: &[&str]| {
-        let mut command = folder.command(args);
-        command.env("XDG_DATA_HOME", &place);
+        let mut command = dir.command(args);
+        command.env("XDG_DATA_HOME", &home);
         finish(command)
     };
-    isola(&["run", "s.py", "--save-snapshot", "warm"]).well();
-    let named = place.join("isola/snapshots");
+    isola(&["run", "s.py", "--save-snapshot", "warm"]).succeeded();
+    let named = home.join("isola/snapshots");
     assert_eq!(fs::metadata(&named).unwrap().permissions().mode() & 0o777, 0o700);
-    isola(&["run", "s.py", "--from-snapshot", "warm"]).well();
+    isola(&["run", "s.py", "--from-snapshot", "warm"]).succeeded();
     fs::set_permissions(&named, fs::Permissions::from_mode(0o770)).unwrap();
     let error = isola(&["run", "s.py", "--from-snapshot", "warm"]).failed(2);
     assert!(error.contains("its group can write there"), "{error}");

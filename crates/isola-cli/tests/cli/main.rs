@@ -1,8 +1,7 @@
-//! The command as its users meet it: real processes, interpreters, files,
-//! pipes, signals and sockets.
+//! Tests of the complete command with real processes, interpreters, files, pipes,
+//! signals and sockets.
 //!
-//! The runtimes have to be there (`cargo xtask guests`): without them these
-//! tests fail.
+//! They need the runtimes (`cargo xtask guests`), and fail without them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 

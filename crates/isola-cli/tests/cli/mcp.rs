@@ -1,4 +1,4 @@
-//! `isola mcp`: how many sessions there are, whatever a client does.
+//! Tests of `isola mcp`: the limits of its sessions, for any behaviour of a client.
 
 use std::{
     collections::HashMap,
@@ -11,9 +11,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::fixture::Folder;
+use crate::fixture::TestDir;
 
-/// A client that sends what it likes and reads what comes.
+/// A client that can send arbitrary lines.
 struct Client {
     child: Child,
     stdin: ChildStdin,
@@ -24,12 +24,12 @@ struct Client {
 
 impl Client {
     fn new(options: &[&str]) -> Self {
-        Self::within(&Folder::new(), options)
+        Self::within(&TestDir::new(), options)
     }
 
-    fn within(folder: &Folder, options: &[&str]) -> Self {
+    fn within(dir: &TestDir, options: &[&str]) -> Self {
         let args: Vec<_> = ["mcp"].into_iter().chain(options.iter().copied()).collect();
-        let mut command = folder.command(&args);
+        let mut command = dir.command(&args);
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -61,8 +61,8 @@ impl Client {
         id
     }
 
-    /// Begins to run Python in a session.
-    fn begin(&mut self, session: &str, source: &str) -> u64 {
+    /// Sends a call that runs Python in a session.
+    fn start(&mut self, session: &str, source: &str) -> u64 {
         let arguments = json!({ "source": source, "session": session });
         self.send("tools/call", &json!({ "name": "run_python", "arguments": arguments }))
     }
@@ -80,7 +80,7 @@ impl Client {
                 return answer;
             }
             let mut line = String::new();
-            assert!(self.stdout.read_line(&mut line).unwrap() > 0, "the server is gone");
+            assert!(self.stdout.read_line(&mut line).unwrap() > 0, "the server has exited");
             let answer: Value = serde_json::from_str(&line).unwrap();
             if let Some(id) = answer["id"].as_u64() {
                 self.answers.insert(id, answer);
@@ -88,20 +88,20 @@ impl Client {
         }
     }
 
-    /// What a call gave as a text.
+    /// Waits for the result of a call, and returns its text.
     fn text(&mut self, id: u64) -> String {
         let answer = self.answer(id);
         answer["result"]["content"][0]["text"].as_str().unwrap_or_default().to_owned()
     }
 
     fn run(&mut self, session: &str, source: &str) -> String {
-        let id = self.begin(session, source);
+        let id = self.start(session, source);
         self.text(id)
     }
 
-    /// The process's addresses in GiB. Each sandbox takes four, for a memory
-    /// that it may grow to.
-    fn addresses(&self) -> u64 {
+    /// Returns the size of the process's address space in GiB. Each sandbox reserves
+    /// four for its memory.
+    fn address_space(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmSize:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() >> 20
@@ -115,12 +115,13 @@ impl Drop for Client {
     }
 }
 
-/// Waits for so many GiB of addresses or fewer: a guest is gone.
+/// Waits until the address space is at most this many GiB, because a guest was
+/// freed.
 #[track_caller]
-fn wait_for(client: &Client, most: u64) {
-    let begun = Instant::now();
-    while client.addresses() > most {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{} GiB", client.addresses());
+fn wait_for(client: &Client, max_gib: u64) {
+    let started = Instant::now();
+    while client.address_space() > max_gib {
+        assert!(started.elapsed() < Duration::from_secs(60), "{} GiB", client.address_space());
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -129,71 +130,74 @@ fn wait_for(client: &Client, most: u64) {
 fn there_are_never_more_sessions_than_allowed() {
     let mut client = Client::new(&["--max-sessions", "2", "--timeout", "300s"]);
     assert_eq!(client.run("a", "1 + 1"), "2\n");
-    let one = client.addresses();
+    let one = client.address_space();
     assert_eq!(client.run("b", "1 + 1"), "2\n");
-    let two = client.addresses();
-    // Four and a little for each: what the addresses tell apart.
+    let two = client.address_space();
+    // Each sandbox reserves a little more than four GiB.
     assert!(two - one >= 4 && two - one <= 5, "{one} {two}");
 
-    // At the same time: more wait until there is a place. While the calls run,
-    // it is looked how many there are.
+    // Concurrent calls wait for a free slot. The address space is checked while they
+    // run.
     let source = "import time\nfor _ in range(5): time.sleep(0.02)\n'done'";
-    let calls: Vec<_> = (0..20).map(|number| client.begin(&format!("s{number}"), source)).collect();
-    let mut most = 0;
+    let calls: Vec<_> = (0..20).map(|number| client.start(&format!("s{number}"), source)).collect();
+    let mut peak = 0;
     for id in calls {
-        most = most.max(client.addresses());
+        peak = peak.max(client.address_space());
         assert_eq!(client.text(id), "\"done\"\n");
     }
-    assert!(most <= two + 2, "{most} GiB, of {two} with two sessions");
+    assert!(peak <= two + 2, "{peak} GiB, of {two} with two sessions");
 
-    // Calls that fail, are given up, or end their guest.
+    // Calls that fail, are cancelled, or end their guest.
     for round in 0..5 {
-        let id = client.begin(&format!("c{round}"), "while True: pass");
+        let id = client.start(&format!("c{round}"), "while True: pass");
         client.cancel(id);
         let text = client.run(&format!("e{round}"), "raise SystemExit(3)");
         assert!(text.contains("SystemExit"), "{text}");
         let bad = client.send("tools/call", &json!({ "name": "run_python", "arguments": {} }));
         client.answer(bad);
-        assert!(client.addresses() <= two + 2, "{} GiB", client.addresses());
+        assert!(client.address_space() <= two + 2, "{} GiB", client.address_space());
     }
     assert_eq!(client.run("z", "1"), "1\n");
     wait_for(&client, two + 1);
 }
 
-/// Code that says that it runs, and goes on for a while.
+/// Code that creates a file when it starts, and runs for 1.5 s.
 const SLOW: &str = "import time\nkept = 1\nopen('/data/begun', 'w').close()\ntime.sleep(1.5)\nkept";
 
 #[track_caller]
 fn wait_for_file(path: &Path) {
-    let begun = Instant::now();
+    let started = Instant::now();
     while !path.exists() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{}", path.display());
+        assert!(started.elapsed() < Duration::from_secs(60), "{}", path.display());
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
 #[test]
 fn a_session_in_use_is_not_closed_and_one_more_waits() {
-    let folder = Folder::new();
-    let begun = folder.path().join("begun");
+    let dir = TestDir::new();
+    let begun = dir.path().join("begun");
     let options = ["--mount", ".:/data:rw", "--max-sessions", "1"];
-    let mut client = Client::within(&folder, &[&options[..], &["--timeout", "100s"]].concat());
-    let slow = client.begin("a", SLOW);
+    let mut client = Client::within(&dir, &[&options[..], &["--timeout", "100s"]].concat());
+    let slow = client.start("a", SLOW);
     wait_for_file(&begun);
-    // The first has ended before the second begins.
-    let waiting = client.begin("b", "2");
+    // The first call ends before the second one starts.
+    let waiting = client.start("b", "2");
     assert_eq!(client.text(slow), "1\n");
     assert_eq!(client.text(waiting), "2\n");
-    // Who comes back is told why nothing is there any more.
+    // The next call in the closed session reports why it was restarted.
     let text = client.run("a", "'kept' in globals()");
-    assert_eq!(text, "[the session began anew: its place was needed for another session]\nfalse\n");
+    assert_eq!(
+        text,
+        "[the session was restarted: its slot was needed for another session]\nfalse\n"
+    );
 
-    // None becomes free: that is said within the time of one call.
+    // If no session becomes idle, the call fails after the time limit of one call.
     fs::remove_file(&begun).unwrap();
-    let mut client = Client::within(&folder, &[&options[..], &["--timeout", "4s"]].concat());
-    let calls: Vec<_> = (0..6).map(|_| client.begin("a", SLOW)).collect();
+    let mut client = Client::within(&dir, &[&options[..], &["--timeout", "4s"]].concat());
+    let calls: Vec<_> = (0..6).map(|_| client.start("a", SLOW)).collect();
     wait_for_file(&begun);
-    let refused = client.begin("b", "2");
+    let refused = client.start("b", "2");
     let answer = client.answer(refused);
     let parts = &answer["result"]["structuredContent"];
     assert_eq!(parts["error"]["code"], "busy", "{answer}");
@@ -209,17 +213,14 @@ fn a_session_in_use_is_not_closed_and_one_more_waits() {
 fn idle_sessions_are_closed() {
     let mut client = Client::new(&["--idle-timeout", "500ms"]);
     assert_eq!(client.run("a", "kept = 1\nkept"), "1\n");
-    let one = client.addresses();
+    let one = client.address_space();
     client.run("b", "1");
     client.run("c", "1");
-    assert!(client.addresses() >= one + 8);
+    assert!(client.address_space() >= one + 8);
     wait_for(&client, one - 3);
     let text = client.run("a", "'kept' in globals()");
-    assert_eq!(
-        text,
-        "[the session began anew: it was not used for too long, and was closed]\nfalse\n"
-    );
-    // One that runs for longer is in use.
+    assert_eq!(text, "[the session was restarted: it was idle for too long]\nfalse\n");
+    // A session that runs code for longer is not idle.
     assert_eq!(client.run("a", "import time\nx = 5\ntime.sleep(2)\nx"), "5\n");
     assert_eq!(client.run("a", "x"), "5\n");
 }
@@ -228,12 +229,12 @@ fn idle_sessions_are_closed() {
 fn calls_beyond_a_number_are_refused() {
     let mut client = Client::new(&["--max-sessions", "1", "--timeout", "60s"]);
     assert_eq!(client.run("a", "1"), "1\n");
-    let long = client.begin("a", "import time\ntime.sleep(3)\n1");
-    let calls: Vec<_> = (0..300).map(|_| client.begin("a", "1")).collect();
+    let long = client.start("a", "import time\ntime.sleep(3)\n1");
+    let calls: Vec<_> = (0..300).map(|_| client.start("a", "1")).collect();
     let answers: Vec<_> = calls.into_iter().map(|id| client.answer(id)).collect();
     let busy = |answer: &&Value| answer["result"]["structuredContent"]["error"]["code"] == "busy";
     let refused = answers.iter().filter(busy).count();
-    // Those that waited ran, one after another.
+    // The calls that waited ran one after another.
     assert!((1..=60).contains(&refused), "{refused}");
     assert_eq!(client.text(long), "1\n");
     assert_eq!(client.run("a", "2"), "2\n");
@@ -252,7 +253,7 @@ fn what_is_no_call_is_refused_and_the_server_goes_on() {
         nested.clone(),
         format!(r#"{{"jsonrpc":"2.0","id":99,"method":"tools/call","params":{nested}}}"#),
         format!(r#"{{"jsonrpc":"2.0","id":1e999,"method":"{}"}}"#, "x".repeat(1 << 20)),
-        // Longer than a line may be.
+        // Longer than the limit of a line.
         "x".repeat(17 << 20),
     ] {
         writeln!(client.stdin, "{line}").unwrap();

@@ -1,8 +1,8 @@
-//! Exit codes, and what stops a run.
+//! Tests of exit codes, limits and interrupts.
 
 use std::time::Duration;
 
-use crate::fixture::{Folder, Running};
+use crate::fixture::{Running, TestDir};
 
 const PYTHON: &str = "
 import itertools, time
@@ -41,8 +41,8 @@ function fail() {
 
 #[test]
 fn each_outcome_has_its_exit_code() {
-    let folder = Folder::with("s.py", PYTHON).file("s.js", JAVASCRIPT);
-    for (args, code, complaint) in [
+    let dir = TestDir::with("s.py", PYTHON).file("s.js", JAVASCRIPT);
+    for (args, code, message) in [
         (&["s.py", "-f", "fail"][..], 1, "error: ValueError: no such user\nTraceback"),
         (&["s.py", "-f", "dive"], 1, "error: calls nest deeper than the limit"),
         (&["s.py", "-f", "flood"], 1, "error: the call's output is larger than the limit"),
@@ -58,42 +58,42 @@ fn each_outcome_has_its_exit_code() {
         (&["s.js", "-f", "wait", "--timeout", "200ms"], 124, "its limit of 200ms"),
         (&["s.js", "-f", "hoard", "--max-memory", "96M"], 137, "hint: allow more with --max-mem"),
     ] {
-        let ran = folder.run(args);
+        let ran = dir.run(args);
         assert_eq!(ran.code, Some(code), "{args:?}: {ran:?}");
-        assert!(ran.stderr.contains(complaint), "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(message), "{args:?}: {}", ran.stderr);
         assert!(ran.stderr.starts_with("error: "), "{args:?}: {}", ran.stderr);
     }
 }
 
-/// What a script says itself by `sys.exit` is no error of the command's, as with `python3`.
+/// The message of `sys.exit` is printed without `error:`, as by `python3`.
 #[test]
 fn the_end_that_a_script_chose_is_no_error() {
-    let folder = Folder::with(
+    let dir = TestDir::with(
         "s.py",
         "import sys\ndef end(how): sys.exit({'words': 'no such user', 'none': None}.get(how, 3))\n",
     );
     for (how, code, stderr) in [("number", 3, ""), ("none", 0, ""), ("words", 1, "no such user\n")]
     {
-        let ran = folder.run(&["s.py", "-f", "end", "--arg", &format!("\"{how}\"")]);
+        let ran = dir.run(&["s.py", "-f", "end", "--arg", &format!("\"{how}\"")]);
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(code), stderr), "{how}: {ran:?}");
     }
 }
 
 #[test]
 fn a_traceback_has_the_lines_of_the_file_and_not_its_folder() {
-    let folder = Folder::with("s.py", "\n\ndef main():\n    raise KeyError('k')\n");
-    let path = folder.path().join("s.py");
-    let stderr = folder.run(&[path.to_str().unwrap()]).failed(1);
+    let dir = TestDir::with("s.py", "\n\ndef main():\n    raise KeyError('k')\n");
+    let path = dir.path().join("s.py");
+    let stderr = dir.run(&[path.to_str().unwrap()]).failed(1);
     assert!(stderr.contains("File \"s.py\", line 4, in main"), "{stderr}");
-    assert!(!stderr.contains(folder.path().to_str().unwrap()), "{stderr}");
+    assert!(!stderr.contains(dir.path().to_str().unwrap()), "{stderr}");
 }
 
 #[test]
 fn the_time_limit_covers_the_top_level_and_a_flood() {
-    let folder = Folder::with("top.py", "while True: pass").file("s.py", PYTHON);
+    let dir = TestDir::with("top.py", "while True: pass").file("s.py", PYTHON);
     for args in [&["top.py"][..], &["s.py", "-f", "count"]] {
         let args: Vec<_> = args.iter().copied().chain(["--timeout", "300ms"]).collect();
-        let stderr = folder.run(&args).failed(124);
+        let stderr = dir.run(&args).failed(124);
         assert!(stderr.contains("the run took more time than its limit of 300ms"), "{stderr}");
     }
 }
@@ -110,16 +110,16 @@ def wait():
     yield 'begins'
     time.sleep(60)
 ";
-    let folder = Folder::with("s.py", script);
+    let dir = TestDir::with("s.py", script);
     for function in ["spin", "wait"] {
-        let mut running = folder.start(&["s.py", "-f", function]);
+        let mut running = dir.start(&["s.py", "-f", function]);
         assert_eq!(running.line(), "\"begins\"\n");
         running.interrupt();
         let (code, stderr, took) = running.end();
         assert_eq!((code, stderr.as_str()), (Some(130), ""), "{function}");
         assert!(took < Duration::from_secs(10), "{took:?}");
     }
-    let mut running = folder.start(&["s.py", "-f", "spin", "--events"]);
+    let mut running = dir.start(&["s.py", "-f", "spin", "--events"]);
     running.line();
     running.interrupt();
     let event = running.line();
@@ -130,29 +130,29 @@ def wait():
 #[cfg(unix)]
 #[test]
 fn ctrl_c_stops_the_compiler() {
-    let cache = Folder::new();
-    let folder = Folder::with("s.py", "");
-    let mut command = folder.command(&["run", "s.py"]);
+    let cache = TestDir::new();
+    let dir = TestDir::with("s.py", "");
+    let mut command = dir.command(&["run", "s.py"]);
     command.env("XDG_CACHE_HOME", cache.path());
     let mut running = Running::of(command);
-    assert!(running.complaint().starts_with("compiling"));
+    assert!(running.first_stderr().starts_with("compiling"));
     running.interrupt();
     let (code, stderr, took) = running.end();
     assert_eq!((code, stderr.as_str()), (Some(130), ""));
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
-/// Nobody reads, so the command is stuck in a write.
+/// The pipe is not read, so the command is blocked in a write.
 #[cfg(unix)]
 #[test]
 fn a_full_pipe_holds_neither_ctrl_c_nor_the_clock_up() {
-    let folder = Folder::with("s.py", PYTHON);
-    let running = folder.start(&["s.py", "-f", "count", "--timeout", "500ms"]);
+    let dir = TestDir::with("s.py", PYTHON);
+    let running = dir.start(&["s.py", "-f", "count", "--timeout", "500ms"]);
     let (code, _, took) = running.end();
     assert_eq!(code, Some(124));
     assert!(took < Duration::from_secs(10), "{took:?}");
 
-    let running = folder.start(&["s.py", "-f", "count"]);
+    let running = dir.start(&["s.py", "-f", "count"]);
     std::thread::sleep(Duration::from_millis(500));
     running.interrupt();
     let (code, _, took) = running.end();

@@ -1,10 +1,10 @@
-//! What goes where, and when.
+//! Tests of the output streams, and of the time at which output is written.
 
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::fixture::Folder;
+use crate::fixture::TestDir;
 
 #[test]
 fn output_is_there_while_the_guest_still_runs() {
@@ -20,8 +20,8 @@ fn output_is_there_while_the_guest_still_runs() {
              await new Promise((done) => setTimeout(done, 60000)); }",
         ),
     ] {
-        let folder = Folder::with(file, source);
-        let mut running = folder.start(&[file]);
+        let dir = TestDir::with(file, source);
+        let mut running = dir.start(&[file]);
         let lines: Vec<_> = (0..3).map(|_| running.line().replace('"', "")).collect();
         assert_eq!(lines, ["loaded\n", "called\n", "1\n"], "{file}");
         assert!(running.is_running(), "{file}");
@@ -30,8 +30,8 @@ fn output_is_there_while_the_guest_still_runs() {
 
 #[test]
 fn output_of_the_top_level_does_not_wait_for_its_end() {
-    let folder = Folder::with("s.py", "import time\nprint('first')\ntime.sleep(60)");
-    let mut running = folder.start(&["s.py"]);
+    let dir = TestDir::with("s.py", "import time\nprint('first')\ntime.sleep(60)");
+    let mut running = dir.start(&["s.py"]);
     assert_eq!(running.line(), "first\n");
     assert!(running.is_running());
 }
@@ -50,30 +50,30 @@ def main():
     logging.error('broken')
     return 1
 ";
-    let folder = Folder::with("s.py", source)
+    let dir = TestDir::with("s.py", source)
         .file("s.js", "function main() { console.info('i'); console.error('e'); return 1; }");
-    let ran = folder.run(&["s.py"]);
+    let ran = dir.run(&["s.py"]);
     assert_eq!(ran.stdout, "out\n1\n");
-    // A log record is a line of its own.
+    // A log record is a separate line.
     let stderr = ran.failed(0);
     assert_eq!(stderr, "err\ndebug: d\nwarning: careful: wet\nopen\nerror: broken\n");
-    let ran = folder.run(&["s.js"]);
+    let ran = dir.run(&["s.js"]);
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("1\n", "info: i\nerror: e\n"));
 }
 
 #[test]
 fn a_result_is_a_line_of_its_own() {
-    let folder = Folder::with(
+    let dir = TestDir::with(
         "s.py",
         "def main():\n    print('a', end='')\n    yield 1\n    print('b')\n    yield 2\n    \
          print('c', end='')\n",
     );
-    assert_eq!(folder.run(&["s.py"]).well(), "a\n1\nb\n2\nc");
+    assert_eq!(dir.run(&["s.py"]).succeeded(), "a\n1\nb\n2\nc");
 }
 
 #[test]
 fn events_are_all_there_and_in_order() {
-    let folder = Folder::with(
+    let dir = TestDir::with(
         "s.py",
         "
 import sys
@@ -87,7 +87,7 @@ def main(x):
     yield [1.50, 100000000000000000000000000000]
 ",
     );
-    let ran = folder.run(&["s.py", "--arg", "1e2", "--events"]);
+    let ran = dir.run(&["s.py", "--arg", "1e2", "--events"]);
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
     // The numbers are compared as text.
     let lines: Vec<_> = ran.stdout.lines().collect();
@@ -107,13 +107,13 @@ def main(x):
 
 #[test]
 fn events_tell_of_failures() {
-    let folder = Folder::with(
+    let dir = TestDir::with(
         "s.py",
         "def main():\n    print('a')\n    raise ValueError('no')\ndef spin():\n    \
          while True: pass\n",
     )
     .file("broken.py", "def main(:");
-    for (args, exit_code, code, begins) in [
+    for (args, exit_code, code, prefix) in [
         (&["s.py"][..], 1, "guest_exception", "ValueError: no"),
         (&["broken.py"], 1, "guest_exception", "SyntaxError: "),
         (&["s.py", "-f", "missing"], 1, "guest_exception", "NameError: name 'missing' is"),
@@ -121,12 +121,12 @@ fn events_tell_of_failures() {
         (&["s.py", "-f", "spin", "--timeout", "200ms"], 124, "wall_time_limit", "the run"),
     ] {
         let args: Vec<_> = args.iter().copied().chain(["--events"]).collect();
-        let ran = folder.run(&args);
+        let ran = dir.run(&args);
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(exit_code), ""), "{ran:?}");
         let events = ran.events();
         let last = events.last().unwrap();
         assert_eq!((&last["type"], &last["code"]), (&json!("error"), &json!(code)), "{last}");
-        assert!(last["data"].as_str().unwrap().starts_with(begins), "{last}");
+        assert!(last["data"].as_str().unwrap().starts_with(prefix), "{last}");
         let ends = events.iter().filter(|event| event["type"] == "end" || event["type"] == "error");
         assert_eq!(ends.count(), 1, "{events:?}");
     }
@@ -134,9 +134,9 @@ fn events_tell_of_failures() {
 
 #[test]
 fn what_is_wrong_with_the_command_line_is_no_event() {
-    let folder = Folder::with("s.py", "");
+    let dir = TestDir::with("s.py", "");
     for args in [&["s.py", "--arg", "x", "--events"], &["s.py", "--max-memory", "1M", "--events"]] {
-        let ran = folder.run(args);
+        let ran = dir.run(args);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{ran:?}");
         assert!(ran.stderr.starts_with("error: "), "{ran:?}");
     }
@@ -144,13 +144,13 @@ fn what_is_wrong_with_the_command_line_is_no_event() {
 
 #[test]
 fn a_closed_pipe_ends_the_run_quietly() {
-    let folder = Folder::with(
+    let dir = TestDir::with(
         "s.py",
         "import itertools\ndef main():\n    yield from itertools.count()\ndef talk():\n    \
          while True: print('x')\n",
     );
     for args in [&["s.py"][..], &["s.py", "--events"], &["s.py", "-f", "talk"]] {
-        let mut running = folder.start(args);
+        let mut running = dir.start(args);
         assert!(!running.line().is_empty());
         running.stop_reading();
         let (code, stderr, took) = running.end();

@@ -7,7 +7,7 @@ fn every_shell_gets_its_script() {
     for (shell, part) in
         [("bash", "complete -F _isola"), ("zsh", "#compdef isola"), ("fish", "complete -c isola")]
     {
-        let script = finish(isola(&["completions", shell])).well();
+        let script = finish(isola(&["completions", shell])).succeeded();
         for part in [part, "allow-http", "cache", "max-memory"] {
             assert!(script.contains(part), "{shell}: {part}");
         }
@@ -25,11 +25,11 @@ fn every_command_has_a_page() {
         (&["man", "mcp"], ".TH isola-mcp 1", "\\-\\-max\\-sessions"),
         (&["man", "cache"], ".TH isola-cache 1", "isola\\-cache\\-ls"),
     ] {
-        let page = finish(isola(args)).well();
+        let page = finish(isola(args)).succeeded();
         assert!(page.contains(title), "{page}");
         assert!(page.contains(part), "{page}");
     }
-    let page = finish(isola(&["man", "run"])).well();
+    let page = finish(isola(&["man", "run"])).succeeded();
     assert!(page.contains("137") && page.contains("isola run"), "{page}");
     let stderr = finish(isola(&["man", "jump"])).failed(2);
     assert!(stderr.contains("run, repl, mcp, cache"), "{stderr}");

@@ -1,17 +1,17 @@
-//! `isola repl`, through a pipe and at a terminal.
+//! Tests of `isola repl` with a pipe and with a terminal.
 
-use crate::fixture::{Folder, Ran, fed};
+use crate::fixture::{Completed, TestDir, run_with_input};
 
-fn repl(folder: &Folder, args: &[&str], input: &str) -> Ran {
+fn repl(dir: &TestDir, args: &[&str], input: &str) -> Completed {
     let args: Vec<_> = ["repl"].iter().chain(args).copied().collect();
-    let mut command = folder.command(&args);
-    command.env("XDG_DATA_HOME", folder.path().join("home"));
-    fed(command, input.as_bytes())
+    let mut command = dir.command(&args);
+    command.env("XDG_DATA_HOME", dir.path().join("home"));
+    run_with_input(command, input.as_bytes())
 }
 
 #[test]
 fn python_shows_what_its_own_prompt_shows() {
-    let folder = Folder::new();
+    let dir = TestDir::new();
     for (input, shown) in [
         ("x = 6\nx * 7\n", "42\n"),
         ("'text'\n", "'text'\n"),
@@ -24,13 +24,13 @@ fn python_shows_what_its_own_prompt_shows() {
         ("import asyncio\nawait asyncio.sleep(0, 'late')\n", "'late'\n"),
         ("object\n_.__name__\n", "<class 'object'>\n'object'\n"),
     ] {
-        assert_eq!(repl(&folder, &[], input).well(), shown, "{input}");
+        assert_eq!(repl(&dir, &[], input).succeeded(), shown, "{input}");
     }
 }
 
 #[test]
 fn javascript_shows_what_its_console_shows() {
-    let folder = Folder::new();
+    let dir = TestDir::new();
     for (input, shown) in [
         ("const x = 6\nx * 7\n", "42\n"),
         ("let x = 1\nx += 1\nlet y = x\ny\n", "2\n2\n"),
@@ -42,48 +42,48 @@ fn javascript_shows_what_its_console_shows() {
         ("Promise.resolve(7)\nnew Map([[1, 2]])\n", "7\nMap(1) { 1 => 2 }\n"),
         ("console.log('said')\n", "said\n"),
     ] {
-        assert_eq!(repl(&folder, &["--runtime", "js"], input).well(), shown, "{input}");
+        assert_eq!(repl(&dir, &["--runtime", "js"], input).succeeded(), shown, "{input}");
     }
 }
 
 #[test]
 fn branches_are_apart() {
-    let folder = Folder::new();
+    let dir = TestDir::new();
     let python = "x = 1\n:fork\nx += 1\n:fork\nx += 1\nx\n:branch 1\nx\n:branch 2\nx\n:branches\n";
-    let shown = repl(&folder, &[], python).well();
+    let shown = repl(&dir, &[], python).succeeded();
     assert_eq!(shown, "3\n1\n2\n   1  2 inputs\n*  2  2 inputs\n   3  2 inputs\n");
     let javascript = "let x = 1\n:fork\nx = 2\nx\n:branch 1\nx\n";
-    let shown = repl(&folder, &["--runtime", "js"], javascript).well();
+    let shown = repl(&dir, &["--runtime", "js"], javascript).succeeded();
     assert_eq!(shown, "2\n2\n1\n");
 }
 
 #[test]
 fn sessions_are_kept_and_restored() {
-    let folder = Folder::new();
+    let dir = TestDir::new();
     for (runtime, first) in [("python", "x = [1]\n"), ("js", "let x = [1]\n")] {
         let input = format!("{first}:save warm\n:save ./x.snapshot\n:reset\nx\n:load warm\nx\n");
-        let ran = repl(&folder, &["--runtime", runtime], &input);
+        let ran = repl(&dir, &["--runtime", runtime], &input);
         assert_eq!(ran.code, Some(0), "{ran:?}");
         assert!(ran.stdout.contains("saved to ./x.snapshot"), "{ran:?}");
         assert!(ran.stdout.ends_with("[1]\n") || ran.stdout.ends_with("[ 1 ]\n"), "{ran:?}");
         assert!(ran.stderr.contains("x is not defined") || ran.stderr.contains("'x' is not"));
-        for place in ["warm", "./x.snapshot"] {
-            let args = ["--runtime", runtime, "--from-snapshot", place];
-            assert!(repl(&folder, &args, "x\n").well().contains('1'));
+        for source in ["warm", "./x.snapshot"] {
+            let args = ["--runtime", runtime, "--from-snapshot", source];
+            assert!(repl(&dir, &args, "x\n").succeeded().contains('1'));
         }
     }
-    // What `run` kept can be talked to.
-    let folder = folder.file("a.py", "known = 'here'\n");
-    let mut command = folder.command(&["run", "a.py", "--save-snapshot", "./a.snapshot"]);
+    // A snapshot of `isola run` can be loaded.
+    let dir = dir.file("a.py", "known = 'here'\n");
+    let mut command = dir.command(&["run", "a.py", "--save-snapshot", "./a.snapshot"]);
     assert!(command.status().unwrap().success());
-    let ran = repl(&folder, &["--from-snapshot", "./a.snapshot"], "known\n");
-    assert_eq!(ran.well(), "'here'\n");
+    let ran = repl(&dir, &["--from-snapshot", "./a.snapshot"], "known\n");
+    assert_eq!(ran.succeeded(), "'here'\n");
 }
 
 #[test]
 fn what_goes_wrong_leaves_the_session() {
-    let folder = Folder::new();
-    for (runtime, input, says, shown) in [
+    let dir = TestDir::new();
+    for (runtime, input, message, shown) in [
         ("python", "x = 1\n1/0\nx\n", "ZeroDivisionError", "1\n"),
         ("python", "x = 1\nx = (\n:help\n)\nx\n", "SyntaxError", "1\n"),
         ("python", "x = 1\nx = 2; exec('while True: x += 1')\nx\n", "CPU time", "1\n"),
@@ -94,41 +94,41 @@ fn what_goes_wrong_leaves_the_session() {
         ("python", "x = 1\n:jump\n:fork 2\n:branch 7\n:load none\nx\n", "no command :jump", "1\n"),
     ] {
         let args = ["--runtime", runtime, "--cpu-timeout", "300ms"];
-        let ran = repl(&folder, &args, input);
+        let ran = repl(&dir, &args, input);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), shown), "{input}: {ran:?}");
-        assert!(ran.stderr.contains(says), "{input}: {ran:?}");
+        assert!(ran.stderr.contains(message), "{input}: {ran:?}");
         assert!(!ran.stderr.contains("isola_repl"), "{input}: {ran:?}");
     }
 }
 
 #[test]
 fn the_guest_can_end_it() {
-    let folder = Folder::new();
-    for (input, code, last_words) in [
+    let dir = TestDir::new();
+    for (input, code, exit_message) in [
         ("exit()\nprint('no')\n", 0, ""),
         ("import sys\nsys.exit(4)\n", 4, ""),
         ("quit('enough')\n", 1, "enough\n"),
         (":quit\nprint('no')\n", 0, ""),
     ] {
-        let ran = repl(&folder, &[], input);
-        assert_eq!((ran.code, ran.stderr.as_str()), (Some(code), last_words), "{input}: {ran:?}");
+        let ran = repl(&dir, &[], input);
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(code), exit_message), "{input}: {ran:?}");
         assert_eq!(ran.stdout, "", "{input}");
     }
 }
 
 #[test]
 fn what_was_opened_is_there_in_copies_too() {
-    let folder = Folder::new().file("note.txt", "kept");
+    let dir = TestDir::new().file("note.txt", "kept");
     let input = "import os\n:fork\nopen('/data/note.txt').read() + os.environ['A']\n:reset\n\
                  import os; os.listdir('/data'), os.environ['A']\n";
-    let ran = repl(&folder, &["--mount", ".:/data", "--env", "A=1"], input);
-    assert_eq!(ran.well(), "'kept1'\n(['note.txt'], '1')\n");
-    // While a file is open there is no copy; closing it is enough.
+    let ran = repl(&dir, &["--mount", ".:/data", "--env", "A=1"], input);
+    assert_eq!(ran.succeeded(), "'kept1'\n(['note.txt'], '1')\n");
+    // No copy is possible while a file is open.
     let input = "f = open('/data/note.txt')\n:fork\nf.close()\n:fork\n1\n";
-    let ran = repl(&folder, &["--mount", ".:/data"], input);
+    let ran = repl(&dir, &["--mount", ".:/data"], input);
     assert!(ran.stderr.contains("/data/note.txt"), "{ran:?}");
     assert_eq!(ran.stdout, "1\n");
-    let error = repl(&folder, &["--runtime", "ruby"], "").failed(2);
+    let error = repl(&dir, &["--runtime", "ruby"], "").failed(2);
     assert!(error.contains("there is no runtime"), "{error}");
 }
 
@@ -148,10 +148,10 @@ mod at_a_terminal {
         pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     };
 
-    use crate::fixture::Folder;
+    use crate::fixture::TestDir;
 
-    /// More than anything takes, on any machine.
-    const PATIENCE: Duration = Duration::from_secs(60);
+    /// The maximum time to wait for output or for the exit.
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     impl Drop for Terminal {
         fn drop(&mut self) {
@@ -168,14 +168,14 @@ mod at_a_terminal {
     }
 
     impl Terminal {
-        fn new(folder: &Folder, args: &[&str]) -> Self {
+        fn new(dir: &TestDir, args: &[&str]) -> Self {
             let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
             grantpt(&terminal).unwrap();
             unlockpt(&terminal).unwrap();
             let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
             let side = || Stdio::from(File::options().read(true).write(true).open(&name).unwrap());
-            let mut command = folder.command(args);
-            command.env("XDG_DATA_HOME", folder.path().join("home")).env("TERM", "xterm");
+            let mut command = dir.command(args);
+            command.env("XDG_DATA_HOME", dir.path().join("home")).env("TERM", "xterm");
             let child = command.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap();
             drop(command);
             let keys = File::from(terminal);
@@ -183,7 +183,7 @@ mod at_a_terminal {
             let (sender, shown) = channel();
             thread::spawn(move || {
                 let mut bytes = [0; 4096];
-                // It ends with an error, as terminals do.
+                // At its end a terminal reports an error.
                 while let Ok(read) = screen.read(&mut bytes) {
                     if sender.send(bytes[..read].to_vec()).is_err() {
                         break;
@@ -197,10 +197,10 @@ mod at_a_terminal {
             self.keys.write_all(keys.as_bytes()).unwrap();
         }
 
-        /// Waits until this is shown, after what was waited for before.
+        /// Waits until this text is displayed, after the text of the previous wait.
         #[track_caller]
         fn until(&mut self, part: &str) {
-            let deadline = Instant::now() + PATIENCE;
+            let deadline = Instant::now() + TIMEOUT;
             loop {
                 if let Some(at) = self.text.find(part) {
                     self.text.drain(..at + part.len());
@@ -217,17 +217,17 @@ mod at_a_terminal {
             kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
         }
 
-        /// Ends it at its next prompt: before that, the editor is not there yet
-        /// to see the key.
+        /// Exits with Ctrl-D at the next prompt: before that, the editor does not read
+        /// the key.
         fn end(mut self, prompt: &str) -> Option<i32> {
             self.until(prompt);
             self.press("\x04");
-            let deadline = Instant::now() + PATIENCE;
+            let deadline = Instant::now() + TIMEOUT;
             loop {
                 if let Some(status) = self.child.try_wait().unwrap() {
                     return status.code();
                 }
-                assert!(Instant::now() < deadline, "it does not end: {:?}", self.text);
+                assert!(Instant::now() < deadline, "the command does not exit: {:?}", self.text);
                 thread::sleep(Duration::from_millis(10));
             }
         }
@@ -235,16 +235,16 @@ mod at_a_terminal {
 
     #[test]
     fn lines_are_edited_completed_and_remembered() {
-        let folder = Folder::new();
+        let dir = TestDir::new();
         for (runtime, prompt, first) in
             [("python", "py> ", "remarkable = 21"), ("js", "js> ", "const remarkable = 21")]
         {
             let args = ["repl", "--runtime", runtime];
-            let mut terminal = Terminal::new(&folder, &args);
+            let mut terminal = Terminal::new(&dir, &args);
             terminal.until(prompt);
             terminal.press(&format!("{first}\r"));
             terminal.until(prompt);
-            // A name is completed, a command too, and Ctrl-C gives a line up.
+            // Names and commands are completed, and Ctrl-C cancels a line.
             terminal.press("remark\t * 2\r");
             terminal.until("42\r\n");
             terminal.until(prompt);
@@ -255,8 +255,8 @@ mod at_a_terminal {
             terminal.press("remarkable + 1\r");
             terminal.until("22\r\n");
             assert_eq!(terminal.end(&prompt.replace('>', ":2>")), Some(0));
-            // The next session has the lines of this one.
-            let mut terminal = Terminal::new(&folder, &args);
+            // The history contains the lines of the previous session.
+            let mut terminal = Terminal::new(&dir, &args);
             terminal.until(prompt);
             terminal.press("\x1b[A");
             terminal.until("remarkable + 1");
@@ -267,12 +267,12 @@ mod at_a_terminal {
 
     #[test]
     fn an_interrupt_ends_the_code_and_keeps_the_session() {
-        let folder = Folder::new();
+        let dir = TestDir::new();
         for (runtime, prompt, first, busy) in [
             ("python", "py> ", "x = 7", "x = 8; print('be' + 'gun'); exec('while True: pass')"),
             ("js", "js> ", "let x = 7", "x = 8; console.log('be' + 'gun'); for (;;);"),
         ] {
-            let mut terminal = Terminal::new(&folder, &["repl", "--runtime", runtime]);
+            let mut terminal = Terminal::new(&dir, &["repl", "--runtime", runtime]);
             terminal.until(prompt);
             terminal.press(&format!("{first}\r"));
             terminal.until(prompt);
@@ -280,7 +280,7 @@ mod at_a_terminal {
             terminal.until("begun\r\n");
             terminal.interrupt();
             terminal.until("interrupted");
-            terminal.until("as it was before that");
+            terminal.until("restored to its state before that input");
             terminal.until(prompt);
             terminal.press("x * 6\r");
             terminal.until("42\r\n");
@@ -290,8 +290,8 @@ mod at_a_terminal {
 
     #[test]
     fn a_block_goes_on_until_it_is_whole() {
-        let folder = Folder::new();
-        let mut terminal = Terminal::new(&folder, &["repl"]);
+        let dir = TestDir::new();
+        let mut terminal = Terminal::new(&dir, &["repl"]);
         terminal.until("py> ");
         terminal.press("def f():\r    return 'wh' + 'ole'\r\r");
         terminal.until("py> ");

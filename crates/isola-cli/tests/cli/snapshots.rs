@@ -1,14 +1,15 @@
-//! `isola run` with snapshots, and `isola snapshot`.
+//! Tests of `isola run` with snapshots, and of `isola snapshot`.
 
 use std::fs;
 
-use crate::fixture::{Folder, Ran, finish};
+use crate::fixture::{Completed, TestDir, finish};
 
-struct Store(Folder);
+/// A directory with scripts and a data directory for snapshots.
+struct Store(TestDir);
 
 impl Store {
     fn new() -> Self {
-        let folder = Folder::new()
+        let dir = TestDir::new()
             .file("one.py", "import json\nkept = {'n': 1}\ndef main(): return kept['n']\n")
             .file("two.py", "kept['n'] += 1\nprint(json.dumps(kept))\n")
             .file("open.py", "kept = open('/data/one.py')\n")
@@ -17,10 +18,10 @@ impl Store {
                 "two.js",
                 "kept.n += 1; console.log(JSON.stringify(kept)); const main = () => kept.n;\n",
             );
-        Self(folder)
+        Self(dir)
     }
 
-    fn isola(&self, args: &[&str]) -> Ran {
+    fn isola(&self, args: &[&str]) -> Completed {
         let mut command = self.0.command(args);
         command.env("XDG_DATA_HOME", self.0.path().join("home"));
         finish(command)
@@ -33,10 +34,10 @@ fn an_interpreter_goes_on_from_a_name_or_a_file() {
     for (script, next, printed) in
         [("one.py", "two.py", "{\"n\": 2}\n2\n"), ("one.js", "two.js", "{\"n\":2}\n2\n")]
     {
-        for place in ["warm", "./warm.snapshot"] {
-            store.isola(&["run", script, "--save-snapshot", place]).well();
+        for target in ["warm", "./warm.snapshot"] {
+            store.isola(&["run", script, "--save-snapshot", target]).succeeded();
             for _ in 0..2 {
-                let ran = store.isola(&["run", next, "--from-snapshot", place]);
+                let ran = store.isola(&["run", next, "--from-snapshot", target]);
                 assert_eq!(ran.code, Some(0), "{ran:?}");
                 // JavaScript's console writes logs, and those go to stderr.
                 let text = ran.stdout + ran.stderr.trim_start_matches("info: ");
@@ -51,44 +52,44 @@ fn an_interpreter_goes_on_from_a_name_or_a_file() {
 #[test]
 fn snapshots_are_listed_shown_and_removed() {
     let store = Store::new();
-    let empty = store.isola(&["snapshot", "ls"]).well();
+    let empty = store.isola(&["snapshot", "ls"]).succeeded();
     assert!(empty.contains("NAME"), "{empty}");
-    store.isola(&["run", "one.py", "--save-snapshot", "a"]).well();
-    store.isola(&["run", "one.js", "--save-snapshot", "b"]).well();
-    let table = store.isola(&["snapshot", "ls"]).well();
+    store.isola(&["run", "one.py", "--save-snapshot", "a"]).succeeded();
+    store.isola(&["run", "one.js", "--save-snapshot", "b"]).succeeded();
+    let table = store.isola(&["snapshot", "ls"]).succeeded();
     let lines: Vec<_> = table.lines().collect();
     assert_eq!(lines.len(), 4, "{table}");
     assert!(lines[1].contains("python") && lines[1].ends_with("  a"), "{table}");
     assert!(lines[2].contains("js") && lines[2].ends_with("  b"), "{table}");
     let listing: serde_json::Value =
-        serde_json::from_str(&store.isola(&["snapshot", "ls", "--json"]).well()).unwrap();
+        serde_json::from_str(&store.isola(&["snapshot", "ls", "--json"]).succeeded()).unwrap();
     assert_eq!(listing["entries"][0]["name"], "a");
     assert!(listing["total"].as_u64().unwrap() > listing["entries"][0]["size"].as_u64().unwrap());
-    let shown = store.isola(&["snapshot", "show", "a"]).well();
+    let shown = store.isola(&["snapshot", "show", "a"]).succeeded();
     assert!(shown.contains("python") && shown.contains("changed"), "{shown}");
-    let shown = store.isola(&["snapshot", "show", "b", "--json"]).well();
+    let shown = store.isola(&["snapshot", "show", "b", "--json"]).succeeded();
     assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap()["runtime"], "js");
 
-    // All or none.
+    // Either all snapshots are removed or none.
     let error = store.isola(&["snapshot", "rm", "a", "nothing"]).failed(2);
     assert!(error.contains("there is no snapshot nothing"), "{error}");
-    store.isola(&["snapshot", "rm", "a", "b"]).well();
-    assert_eq!(store.isola(&["snapshot", "ls"]).well().lines().count(), 2);
+    store.isola(&["snapshot", "rm", "a", "b"]).succeeded();
+    assert_eq!(store.isola(&["snapshot", "ls"]).succeeded().lines().count(), 2);
     let error = store.isola(&["snapshot", "rm", "./one.py"]).failed(2);
-    assert!(error.contains("no snapshot, or damaged"), "{error}");
+    assert!(error.contains("not a snapshot or is damaged"), "{error}");
     assert!(store.0.path().join("one.py").is_file());
 }
 
 #[test]
 fn what_cannot_be_is_refused() {
     let store = Store::new();
-    store.isola(&["run", "one.py", "--save-snapshot", "a.snapshot"]).well();
+    store.isola(&["run", "one.py", "--save-snapshot", "a.snapshot"]).succeeded();
     let error = store.isola(&["run", "two.js", "--from-snapshot", "a.snapshot"]).failed(2);
     assert!(error.contains("of the runtime python"), "{error}");
     let error = store.isola(&["run", "two.py", "--from-snapshot", "none"]).failed(2);
     assert!(error.contains("there is no snapshot none"), "{error}");
     let error = store.isola(&["run", "one.py", "--save-snapshot", "no/such/x"]).failed(2);
-    assert!(error.contains("there is no folder no/such"), "{error}");
+    assert!(error.contains("there is no directory no/such"), "{error}");
     let path = store.0.path().join("a.snapshot");
     let mut bytes = fs::read(&path).unwrap();
     bytes.truncate(bytes.len() / 2);

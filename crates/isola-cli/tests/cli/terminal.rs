@@ -1,4 +1,4 @@
-//! What is different when somebody looks on.
+//! Tests of the output on a terminal.
 
 use std::{
     fs::File,
@@ -9,21 +9,21 @@ use std::{
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::fixture::Folder;
+use crate::fixture::TestDir;
 
-/// Runs a command on a terminal of its own, and gives what it shows.
-pub(crate) fn shown(mut command: Command) -> String {
+/// Runs a command on a new terminal, and returns its output.
+pub(crate) fn run_on_terminal(mut command: Command) -> String {
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&terminal).unwrap();
     unlockpt(&terminal).unwrap();
     let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
     let side = || Stdio::from(File::options().read(true).write(true).open(&name).unwrap());
     let mut child = command.stdout(side()).stderr(side()).spawn().unwrap();
-    // The other end is closed once only the child holds it.
+    // Drop our copy of the other end: it is closed when the child exits.
     drop(command);
     let reader = thread::spawn(move || {
         let (mut screen, mut bytes) = (File::from(terminal), Vec::new());
-        // It ends with an error, as terminals do.
+        // At its end a terminal reports an error.
         let _ = screen.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     });
@@ -40,29 +40,29 @@ def main():
     print('\\x9bm', file=sys.stderr)
     raise ValueError('\\x1b[2J')
 ";
-    let folder = Folder::with("s.py", source);
-    let screen = shown(folder.command(&["run", "s.py"]));
+    let dir = TestDir::with("s.py", source);
+    let screen = run_on_terminal(dir.command(&["run", "s.py"]));
     assert!(!screen.contains(['\x1b', '\x07', '\u{9b}']), "{screen:?}");
     assert!(screen.contains("␛]0;title␇ and ␛[31mred\r\n"), "{screen:?}");
     assert!(screen.contains("ValueError: ␛[2J"), "{screen:?}");
-    // Text is not turned around either.
+    // The direction of text cannot be changed either.
     let source = "def main(): raise ValueError('\\u202e\\u2066a\\x9d0;x\\x9c')\nprint('\\u202eb')";
-    let turned = Folder::with("t.py", source);
-    let screen = shown(turned.command(&["run", "t.py"]));
+    let turned = TestDir::with("t.py", source);
+    let screen = run_on_terminal(turned.command(&["run", "t.py"]));
     assert!(!screen.contains(['\u{202e}', '\u{2066}', '\u{9d}', '\u{9c}']), "{screen:?}");
-    // A file or a pipe gets what was written.
-    let ran = folder.run(&["s.py"]);
+    // A file or a pipe gets the output unchanged.
+    let ran = dir.run(&["s.py"]);
     assert_eq!(ran.stdout, "\x1b]0;title\x07 and \x1b[31mred\n");
 }
 
 #[test]
 fn a_spinner_shows_the_compiler_at_work() {
-    let folder = Folder::with("s.js", "const main = () => 'done';");
-    let mut command = folder.command(&["run", "s.js"]);
-    command.env("XDG_CACHE_HOME", folder.path()).env("TERM", "xterm").env_remove("NO_COLOR");
-    let screen = shown(command);
+    let dir = TestDir::with("s.js", "const main = () => 'done';");
+    let mut command = dir.command(&["run", "s.js"]);
+    command.env("XDG_CACHE_HOME", dir.path()).env("TERM", "xterm").env_remove("NO_COLOR");
+    let screen = run_on_terminal(command);
     assert!(screen.contains("compiling the js runtime, once on this machine..."), "{screen:?}");
-    // It is gone before anything else is shown.
+    // It is cleared before any other output.
     assert!(screen.ends_with("\"done\"\r\n"), "{screen:?}");
     let (_, after) = screen.rsplit_once("machine...").unwrap();
     assert!(after.contains("\x1b[2K"), "{screen:?}");

@@ -1,10 +1,10 @@
-//! What cannot be is refused, and the message says what to do.
+//! Tests of usage errors: the message names the invalid value and the remedy.
 
-use crate::fixture::{Folder, finish, isola};
+use crate::fixture::{TestDir, finish, isola};
 
 #[test]
 fn messages_name_what_is_wrong_and_what_to_do() {
-    let folder = Folder::with("s.py", "def main(*args): pass")
+    let dir = TestDir::with("s.py", "def main(*args): pass")
         .file("s.txt", "")
         .file("latin.py", b"# one\nname = 'caf\xe9'\n")
         .file("latin.js", b"\xff");
@@ -19,16 +19,16 @@ fn messages_name_what_is_wrong_and_what_to_do() {
         (vec!["s.py", "--kwarg", "a=x"], vec!["--kwarg a is not JSON"]),
         (vec!["s.py", "--kwarg", "a=1", "--kwarg", "a=2"], vec!["--kwarg a is given twice"]),
         (vec!["s.py", "--max-memory", "lots"], vec!["--max-memory", "512K, 64M or 1G"]),
-        (vec!["s.py", "--max-memory", "0"], vec!["--max-memory", "nothing"]),
+        (vec!["s.py", "--max-memory", "0"], vec!["--max-memory", "greater than 0"]),
         (vec!["s.py", "--max-memory", "1M"], vec!["max_memory", "needs"]),
         (vec!["s.py", "--cpu-timeout", "5"], vec!["--cpu-timeout", "5s, 500ms or 1m"]),
-        (vec!["s.py", "--timeout", "0s"], vec!["--timeout", "nothing"]),
+        (vec!["s.py", "--timeout", "0s"], vec!["--timeout", "greater than 0"]),
         (vec!["s.py", "--mount", "data"], vec!["--mount data", "HOST:GUEST[:ro|rw]"]),
         (vec!["s.py", "--mount", ".:data"], vec!["--mount .:data", "absolute", "./data:/data"]),
         (vec!["s.py", "--mount", ".:/data:wr"], vec!["--mount .:/data:wr", "\"wr\"", "ro or rw"]),
         (vec!["s.py", "--mount", ":/data"], vec!["--mount :/data", "host"]),
         (vec!["s.py", "--mount", "./nowhere:/data"], vec!["--mount ./nowhere:/data", "nowhere"]),
-        (vec!["s.py", "--mount", "s.py:/data"], vec!["--mount s.py:/data", "not a folder"]),
+        (vec!["s.py", "--mount", "s.py:/data"], vec!["--mount s.py:/data", "not a directory"]),
         (vec!["s.py", "--mount", ".:/a/../b"], vec![".."]),
         (vec!["s.py", "--env", "A"], vec!["--env \"A\"", "NAME=VALUE"]),
         (vec!["s.py", "--env", "=b"], vec!["--env \"=b\"", "NAME=VALUE"]),
@@ -37,14 +37,14 @@ fn messages_name_what_is_wrong_and_what_to_do() {
         (vec!["s.txt"], vec!["s.txt", "--runtime python", "--runtime js"]),
         (vec!["-"], vec!["standard input", "--runtime python"]),
         (vec!["missing.py"], vec!["there is no file missing.py"]),
-        (vec![".", "--runtime", "js"], vec!["is a folder", "--mount"]),
+        (vec![".", "--runtime", "js"], vec!["is a directory", "--mount"]),
         (vec!["latin.py"], vec!["latin.py is not UTF-8 text: see line 2"]),
         (vec!["latin.js"], vec!["latin.js is not UTF-8 text: see line 1"]),
         (vec!["s.py", "--prelude", "missing.py"], vec!["there is no file missing.py"]),
         (vec!["s.py", "--colour"], vec!["--colour"]),
         (vec![], vec!["<FILE|->"]),
     ] {
-        let ran = folder.run(&args);
+        let ran = dir.run(&args);
         assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{args:?}: {ran:?}");
         assert!(ran.stderr.starts_with("error: "), "{args:?}: {}", ran.stderr);
         for part in parts {
@@ -55,8 +55,8 @@ fn messages_name_what_is_wrong_and_what_to_do() {
 
 #[test]
 fn a_missing_runtime_says_where_it_was_looked_for() {
-    let folder = Folder::with("s.py", "");
-    let mut command = folder.command(&["run", "s.py"]);
+    let dir = TestDir::with("s.py", "");
+    let mut command = dir.command(&["run", "s.py"]);
     command.env("ISOLA_RUNTIME_DIR", "not-here");
     let stderr = finish(command).failed(2);
     assert!(stderr.contains("not-here") && stderr.contains("ISOLA_RUNTIME_DIR"), "{stderr}");
@@ -64,9 +64,9 @@ fn a_missing_runtime_says_where_it_was_looked_for() {
 
 #[test]
 fn help_and_version() {
-    let version = finish(isola(&["--version"])).well();
+    let version = finish(isola(&["--version"])).succeeded();
     assert_eq!(version, format!("isola {}\n", env!("CARGO_PKG_VERSION")));
-    let help = finish(isola(&["run", "--help"])).well();
+    let help = finish(isola(&["run", "--help"])).succeeded();
     for part in [
         "--arg",
         "--kwarg",
@@ -84,9 +84,9 @@ fn help_and_version() {
     ] {
         assert!(help.contains(part), "{part}");
     }
-    let short = finish(isola(&["run", "-h"])).well();
+    let short = finish(isola(&["run", "-h"])).succeeded();
     assert!(short.lines().count() < 60, "{short}");
-    // Without anything to do it says what there is.
+    // Without a command, the usage is printed.
     let stderr = finish(isola::<&str>(&[])).failed(2);
     assert!(stderr.contains("isola <COMMAND>"), "{stderr}");
 }

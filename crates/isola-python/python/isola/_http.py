@@ -276,9 +276,9 @@ def _told(httpx: Any, error: Exception, request: Any) -> Exception:
     if isinstance(error, httpx.TimeoutException):
         what = "timed out"
     elif isinstance(error, httpx.ConnectError):
-        what = "cannot be reached"
+        what = "failed: cannot connect"
     elif isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError)):
-        what = "broke off"
+        what = "failed: the body is incomplete"
     else:
         what = "failed"
     place = request.url.netloc.decode("ascii")

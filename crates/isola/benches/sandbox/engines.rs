@@ -1,5 +1,5 @@
-//! The same work in the JavaScript guest, in QuickJS compiled to WebAssembly,
-//! and in Node.js, which has a compiler.
+//! The same work in the JavaScript guest, in QuickJS compiled to WebAssembly, and in
+//! Node.js, which has a JIT compiler.
 
 use std::{process::Command, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     template,
 };
 
-/// Each gives the seconds that it took.
+/// The names of the rows, and a function that returns its duration in seconds.
 const WORK: [(&str, &str, &str, &str); 2] = [
     (
         "5 million loop steps in JavaScript",
@@ -49,8 +49,8 @@ const WORK: [(&str, &str, &str, &str); 2] = [
 ];
 
 const QUICKJS: &str = "
-const [folder, source] = process.argv.slice(1);
-const { getQuickJS } = require(`${folder}/node_modules/quickjs-emscripten`);
+const [dir, source] = process.argv.slice(1);
+const { getQuickJS } = require(`${dir}/node_modules/quickjs-emscripten`);
 getQuickJS().then((quickjs) => {
     const context = quickjs.newContext();
     console.log(context.dump(context.unwrapResult(context.evalCode(source))));
@@ -77,12 +77,13 @@ pub(crate) fn measure(table: &mut Table) {
         let ratio =
             |other: Duration| format!("{:.2} ×", isolated.as_secs_f64() / other.as_secs_f64());
         table.duration(name, column, isolated, None);
-        // Set by `cargo xtask bench`, which installs it.
-        let folder = std::env::var("ISOLA_BENCH_QUICKJS")
-            .expect("run this by `cargo xtask bench`, which installs QuickJS");
+        // Set by `cargo xtask bench`, which installs QuickJS.
+        let dir = std::env::var("ISOLA_BENCH_QUICKJS").expect(
+            "ISOLA_BENCH_QUICKJS is not set: run `cargo xtask bench`, which installs QuickJS",
+        );
         let quickjs = median_of(3, || {
             let call = format!("{source}\nwork()");
-            seconds(Command::new(&node).args(["-e", QUICKJS, &folder, &call]))
+            seconds(Command::new(&node).args(["-e", QUICKJS, &dir, &call]))
         });
         table.text(quickjs_name, column, ratio(quickjs), "");
         table.text(node_name, column, ratio(native), "");

@@ -1,4 +1,4 @@
-//! Copies of interpreters: how fast they are, and what they take.
+//! Copies of interpreters: durations and memory.
 
 use std::{
     ffi::OsStr,
@@ -15,7 +15,7 @@ use crate::{
     template,
 };
 
-const ALIVE: usize = 1_000;
+const FORKS: usize = 1_000;
 const SAMPLES: usize = 60;
 
 pub(crate) fn measure(table: &mut Table) {
@@ -31,7 +31,7 @@ pub(crate) fn measure(table: &mut Table) {
             runtime.block_on(disk(table, column, guest));
         }
         if table.wants("1,000 forks") {
-            runtime.block_on(crowd(table, column, guest));
+            runtime.block_on(many_forks(table, column, guest));
         }
     }
     if table.wants("os.fork") {
@@ -54,13 +54,13 @@ async fn preludes(table: &mut Table, column: Column, guest: Runtime) {
     let template = Template::builder(guest).prelude(prelude).build().await.unwrap();
     let (mut created, mut answered) = (Vec::new(), Vec::new());
     for _ in 0..10 * SAMPLES {
-        let begin = Instant::now();
+        let start = Instant::now();
         let sandbox = template.sandbox().create().await.unwrap();
-        created.push(begin.elapsed());
+        created.push(start.elapsed());
         sandbox.start().await.unwrap();
         sandbox.load_script(adding(guest)).await.unwrap();
         assert_eq!(sandbox.run("add", args![1, 2]).await.unwrap().as_str(), "3");
-        answered.push(begin.elapsed());
+        answered.push(start.elapsed());
     }
     let goals = match guest {
         Runtime::Python => [400, 1_200],
@@ -72,7 +72,7 @@ async fn preludes(table: &mut Table, column: Column, guest: Runtime) {
     table.duration(name, column, median(answered), answer);
 }
 
-/// A sandbox that holds so many megabytes of data.
+/// Creates a sandbox that holds `megabytes` of data.
 async fn holding(guest: Runtime, megabytes: usize) -> Sandbox {
     let limits = Limits { max_memory: 1 << 30, ..Limits::default() };
     let sandbox = template(guest).await.sandbox().limits(limits).create().await.unwrap();
@@ -96,16 +96,16 @@ async fn holding(guest: Runtime, megabytes: usize) -> Sandbox {
 
 async fn large(table: &mut Table, column: Column, guest: Runtime) {
     let parent = holding(guest, 200).await;
-    let begin = Instant::now();
+    let start = Instant::now();
     let snapshot = parent.snapshot().await.unwrap();
-    table.duration("snapshot of an interpreter with 200 MB", column, begin.elapsed(), None);
+    table.duration("snapshot of an interpreter with 200 MB", column, start.elapsed(), None);
     drop(snapshot.create_sandbox().await.unwrap());
     let before = private_memory();
     let (mut children, mut times) = (Vec::new(), Vec::new());
     for _ in 0..SAMPLES {
-        let begin = Instant::now();
+        let start = Instant::now();
         children.push(snapshot.create_sandbox().await.unwrap());
-        times.push(begin.elapsed());
+        times.push(start.elapsed());
     }
     let private = private_memory().saturating_sub(before) / SAMPLES;
     let goal = Some(Duration::from_millis(1));
@@ -118,22 +118,22 @@ async fn large(table: &mut Table, column: Column, guest: Runtime) {
 }
 
 async fn disk(table: &mut Table, column: Column, guest: Runtime) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("a.snapshot");
-    // With what the interpreter has itself it is some 50 MB.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.snapshot");
+    // Together with the interpreter's own memory this is about 50 MB.
     let megabytes = if guest == Runtime::Python { 20 } else { 40 };
     let parent = holding(guest, megabytes).await;
     let snapshot = parent.snapshot().await.unwrap();
     let template = template(guest).await;
     let (mut saved, mut loaded) = (Vec::new(), Vec::new());
     for _ in 0..10 {
-        let begin = Instant::now();
+        let start = Instant::now();
         snapshot.save(&path).await.unwrap();
-        saved.push(begin.elapsed());
-        let begin = Instant::now();
+        saved.push(start.elapsed());
+        let start = Instant::now();
         let snapshot = template.load_snapshot(&path).await.unwrap();
         let sandbox = snapshot.create_sandbox().await.unwrap();
-        loaded.push(begin.elapsed());
+        loaded.push(start.elapsed());
         drop(sandbox);
     }
     let goals = [60, 5].map(|millis| Some(Duration::from_millis(millis)));
@@ -141,32 +141,32 @@ async fn disk(table: &mut Table, column: Column, guest: Runtime) {
     table.duration("snapshot of 50 MB from disk, to a sandbox", column, median(loaded), goals[1]);
 }
 
-async fn crowd(table: &mut Table, column: Column, guest: Runtime) {
+async fn many_forks(table: &mut Table, column: Column, guest: Runtime) {
     let parent = holding(guest, 1).await;
     drop(parent.fork(1).await.unwrap());
     let before = private_memory();
-    let begin = Instant::now();
-    let children = parent.fork(ALIVE).await.unwrap();
-    let took = begin.elapsed();
-    let each = private_memory().saturating_sub(before) / ALIVE;
+    let start = Instant::now();
+    let children = parent.fork(FORKS).await.unwrap();
+    let took = start.elapsed();
+    let each = private_memory().saturating_sub(before) / FORKS;
     table.duration("1,000 forks of one parent", column, took, Some(Duration::from_secs(1)));
     let verdict = if each <= 1_000_000 { "≤ 1 MB" } else { "≤ 1 MB, MISSED" };
     let text = format!("{:.2} MB", each as f64 / 1e6);
     table.text("1,000 forks: private memory of each", column, text, verdict);
-    assert_eq!(children[ALIVE - 1].run("size", args![]).await.unwrap().as_str(), "1000000");
+    assert_eq!(children[FORKS - 1].run("size", args![]).await.unwrap().as_str(), "1000000");
 }
 
-/// How long the machine's own interpreter takes to fork itself.
+/// Returns the time in which the machine's own interpreter forks itself.
 fn os_fork() -> Duration {
     let source = "
 import os, time
 kept = bytearray(range(250)) * 800_000
 times = []
 for _ in range(15):
-    begin = time.perf_counter()
+    start = time.perf_counter()
     child = os.fork()
     if child == 0: os._exit(0)
-    times.append(time.perf_counter() - begin)
+    times.append(time.perf_counter() - start)
     os.waitpid(child, 0)
 print(sorted(times)[7])
 ";
@@ -175,8 +175,8 @@ print(sorted(times)[7])
     Duration::from_secs_f64(text.trim().parse().unwrap())
 }
 
-/// How long Pyodide takes to go on from its own kind of snapshot, of the same
-/// imports as in the prelude. `packages` is a folder `node_modules`.
+/// Returns the time in which Pyodide restores its own kind of snapshot, with the same
+/// imports as in the prelude. `packages` is a directory `node_modules`.
 fn pyodide(packages: &OsStr) -> Duration {
     let source = "
 const { loadPyodide } = await import(process.argv[1] + '/pyodide/pyodide.mjs');
@@ -185,11 +185,11 @@ first.runPython('import json, re, dataclasses, datetime, collections, asyncio');
 const snapshot = first.makeMemorySnapshot();
 const times = [];
 for (let i = 0; i < 9; i++) {
-    const begin = performance.now();
+    const start = performance.now();
     const pyodide = await loadPyodide({ _loadSnapshot: snapshot });
     pyodide.runPython('def add(a, b):\\n    return a + b\\n');
     if (pyodide.runPython('add(1, 2)') !== 3) throw new Error('wrong');
-    times.push((performance.now() - begin) / 1000);
+    times.push((performance.now() - start) / 1000);
 }
 console.log(times.sort((a, b) => a - b)[4]);
 ";

@@ -1,5 +1,5 @@
-//! The import of modules that the Python guest brings, but has not imported
-//! while it was built.
+//! The import of bundled modules of the Python guest that were not imported at its
+//! build.
 
 use std::{process::Command, time::Duration};
 
@@ -17,7 +17,8 @@ const RATIO: &str = "import of bundled modules, as a multiple of native";
 
 const RUNS: usize = 15;
 
-/// What the guest has imported already is imported before the clock starts.
+/// The modules that the guest has imported already are imported before the
+/// measurement.
 const SOURCE: &str = "
 import argparse, asyncio, base64, calendar, copy, csv, dataclasses, datetime, decimal, difflib
 import email.message, fractions, gzip, hashlib, html, inspect, io, itertools, json, logging, math
@@ -26,10 +27,10 @@ import textwrap, time, tokenize, tomllib, traceback, types, typing, unittest.moc
 import urllib.parse, uuid, xml.etree.ElementTree, zipfile, zlib, zoneinfo
 
 def measure():
-    begin = time.perf_counter()
+    start = time.perf_counter()
     import configparser, html.parser, http.server, imaplib, mailbox, optparse, plistlib, sqlite3
     import xmlrpc.client
-    return time.perf_counter() - begin
+    return time.perf_counter() - start
 ";
 
 pub(crate) fn measure(table: &mut Table) {
@@ -44,7 +45,7 @@ pub(crate) fn measure(table: &mut Table) {
         let text = String::from_utf8(output.stdout).unwrap();
         Duration::from_secs_f64(text.trim().parse().unwrap())
     };
-    // The files that it reads are in the machine's cache, and compiled.
+    // The first run compiles the files and loads them into the page cache.
     native();
     let native = median_of(RUNS, native);
     let template = runtime.block_on(template(Runtime::Python));

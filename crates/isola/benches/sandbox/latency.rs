@@ -1,4 +1,4 @@
-//! How long a step takes.
+//! The durations of single steps.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::{
 
 type Bencher<'a, 'b> = AsyncBencher<'a, 'b, &'static runtime::Runtime, WallTime>;
 
-/// One step: its name, its goals, and how it is measured.
+/// A step: its name, its goals, and the function that measures it.
 struct Step {
     name: &'static str,
     goals: [Option<Duration>; 2],
@@ -59,21 +59,21 @@ pub(crate) fn measure(table: &mut Table) {
         }
         group.finish();
         for step in &steps {
-            let folder = output.path().join(guest.name()).join(step.name);
-            table.duration(step.name, column, median(&folder), step.goals[column as usize]);
+            let dir = output.path().join(guest.name()).join(step.name);
+            table.duration(step.name, column, median(&dir), step.goals[column as usize]);
         }
     }
 }
 
-/// The median that criterion wrote down.
-fn median(folder: &std::path::Path) -> Duration {
-    let text = std::fs::read_to_string(folder.join("new/estimates.json")).unwrap();
+/// Reads the median from criterion's output.
+fn median(dir: &std::path::Path) -> Duration {
+    let text = std::fs::read_to_string(dir.join("new/estimates.json")).unwrap();
     let estimates: serde_json::Value = serde_json::from_str(&text).unwrap();
     Duration::from_secs_f64(estimates["median"]["point_estimate"].as_f64().unwrap() / 1e9)
 }
 
-/// Measures `step` alone; `before` makes what it needs, and what it leaves is
-/// dropped outside of the measurement.
+/// Measures `step` alone: `before` prepares its input, and its output is dropped
+/// outside of the measurement.
 fn timed<T, U>(
     bencher: &mut Bencher<'_, '_>,
     guest: Runtime,
@@ -85,10 +85,10 @@ fn timed<T, U>(
         let mut total = Duration::ZERO;
         for _ in 0..iterations {
             let input = before(&template).await;
-            let begin = Instant::now();
-            let left = step(&template, input).await;
-            total += begin.elapsed();
-            drop(left);
+            let start = Instant::now();
+            let output = step(&template, input).await;
+            total += start.elapsed();
+            drop(output);
         }
         total
     });
@@ -130,7 +130,7 @@ fn close(bencher: &mut Bencher<'_, '_>, guest: Runtime) {
     );
 }
 
-/// Measures calls of one function in one sandbox that lives on.
+/// Measures calls of one function in one sandbox.
 fn calls(
     bencher: &mut Bencher<'_, '_>,
     guest: Runtime,
@@ -148,11 +148,11 @@ fn calls(
         sandbox.start().await.unwrap();
         sandbox.load_script(sources[guest as usize]).await.unwrap();
         sandbox.run("main", args![argument]).await.unwrap();
-        let begin = Instant::now();
+        let start = Instant::now();
         for _ in 0..iterations {
             sandbox.run("main", args![argument]).await.unwrap();
         }
-        begin.elapsed()
+        start.elapsed()
     });
 }
 

@@ -1,15 +1,15 @@
 //! The figures that SPECIFICATION.md promises, in one table.
 //!
-//! Durations are measured by criterion, medians; what it cannot measure,
-//! memory and throughput, is measured once. Beside them stand the same steps
-//! with a subprocess of the machine's own `python3` and `node`, measured in the
-//! same run: compare ratios, not machines.
+//! Durations are medians measured by criterion. Memory and throughput, which it
+//! cannot measure, are measured once. The table also has the same steps with a
+//! subprocess of the machine's own `python3` and `node`, measured in the same run,
+//! so that ratios can be compared across machines.
 
 #![allow(
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a benchmark stops at the first surprise"
+    reason = "a benchmark stops at the first error"
 )]
 
 mod engines;
@@ -25,7 +25,7 @@ use isola::{Runtime, Sandbox, Template};
 use table::Table;
 
 fn main() {
-    // `cargo bench` adds `--bench`; what is left is a part of a row's name.
+    // `cargo bench` adds `--bench`; the other argument is a part of a row's name.
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     let mut table = Table::new(filter);
     latency::measure(&mut table);
@@ -38,7 +38,7 @@ fn main() {
     print!("\n{table}");
 }
 
-/// A function that adds, in both languages.
+/// Returns the source of a function that adds.
 const fn adding(runtime: Runtime) -> &'static str {
     match runtime {
         Runtime::Python => "def add(a, b):\n    return a + b\n",
@@ -50,7 +50,7 @@ async fn template(runtime: Runtime) -> Template {
     Template::builder(runtime).build().await.unwrap()
 }
 
-/// A sandbox that is ready to be called.
+/// Creates a sandbox with a script loaded.
 async fn loaded(template: &Template, script: &str) -> Sandbox {
     let sandbox = template.sandbox().create().await.unwrap();
     sandbox.start().await.unwrap();

@@ -23,8 +23,10 @@ use crate::{
 const FETCH: &str = "small fetch from a server on loopback";
 const RATIO: &str = "small fetch, as a multiple of the host's own";
 
-/// Turns are taken, so that both see the same noise.
-const TURNS: usize = 15;
+/// The number of rounds. Guest and host alternate, so that both are measured under the
+/// same load.
+const ROUNDS: usize = 15;
+/// The number of requests in each round.
 const REQUESTS: u32 = 100;
 
 const PYTHON: &str = "
@@ -59,7 +61,7 @@ pub(crate) fn measure(table: &mut Table) {
     }
 }
 
-/// The median time of one request by the guest, and by the host.
+/// Returns the median durations of a request by the guest, and by the host.
 async fn compare(guest: Runtime, script: &str) -> (Duration, Duration) {
     let url = format!("http://{}/", serve());
     let client = HttpClient::allow_all().unwrap();
@@ -75,25 +77,25 @@ async fn compare(guest: Runtime, script: &str) -> (Duration, Duration) {
     sandbox.load_script(script).await.unwrap();
     sandbox.run("main", args![url, 1]).await.unwrap();
     let (mut by_guest, mut by_host) = (Vec::new(), Vec::new());
-    for _ in 0..TURNS {
-        let begin = Instant::now();
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
         sandbox.run("main", args![url, REQUESTS]).await.unwrap();
-        by_guest.push(begin.elapsed() / REQUESTS);
-        let begin = Instant::now();
+        by_guest.push(start.elapsed() / REQUESTS);
+        let start = Instant::now();
         for _ in 0..REQUESTS {
             let mut request = Request::new(Body::empty());
             *request.uri_mut() = url.parse().unwrap();
             let response = client.send(request).await.unwrap();
             assert_eq!(response.into_body().collect(4).await.unwrap(), "fine");
         }
-        by_host.push(begin.elapsed() / REQUESTS);
+        by_host.push(start.elapsed() / REQUESTS);
     }
     by_guest.sort();
     by_host.sort();
-    (by_guest[TURNS / 2], by_host[TURNS / 2])
+    (by_guest[ROUNDS / 2], by_host[ROUNDS / 2])
 }
 
-/// A server of its own thread, as a server mostly is.
+/// Starts a server in a thread of its own.
 fn serve() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();

@@ -1,4 +1,4 @@
-//! Many sandboxes: how fast, and how much memory they take.
+//! Many sandboxes: throughput and memory.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::{
     template,
 };
 
-const ALIVE: usize = 1_000;
+const SANDBOXES: usize = 1_000;
 
 pub(crate) fn measure(table: &mut Table) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -27,10 +27,10 @@ pub(crate) fn measure(table: &mut Table) {
                 "",
             );
         }
-        if table.wants("alive") || table.wants("memory") {
-            let (took, private) = runtime.block_on(alive(guest));
+        if table.wants("running") || table.wants("memory") {
+            let (took, private) = runtime.block_on(many_running(guest));
             let text = format!("{:.2} s", took.as_secs_f64());
-            table.text("1,000 sandboxes alive: create all, call each", column, text, "");
+            table.text("1,000 running sandboxes: create all, call each", column, text, "");
             let text = format!("{:.2} MB", private as f64 / 1e6);
             let verdict = if private <= 4_000_000 { "≤ 4 MB" } else { "≤ 4 MB, MISSED" };
             table.text("private memory of an idle sandbox", column, text, verdict);
@@ -38,31 +38,31 @@ pub(crate) fn measure(table: &mut Table) {
     }
 }
 
-/// First results per second, with a task for each core.
+/// Returns the number of first results per second, with a task for each core.
 async fn rate(guest: Runtime) -> f64 {
     let template = template(guest).await;
-    let begin = Instant::now();
-    let end = begin + Duration::from_secs(3);
+    let start = Instant::now();
+    let end = start + Duration::from_secs(3);
     let mut tasks = JoinSet::new();
     for _ in 0..std::thread::available_parallelism().unwrap().get() {
         let template = template.clone();
         tasks.spawn(async move {
-            let mut made = 0_u32;
+            let mut created = 0_u32;
             while Instant::now() < end {
                 let sandbox = loaded(&template, adding(guest)).await;
                 sandbox.run("add", args![1, 2]).await.unwrap();
-                made += 1;
+                created += 1;
             }
-            made
+            created
         });
     }
-    let made: u32 = tasks.join_all().await.into_iter().sum();
-    f64::from(made) / begin.elapsed().as_secs_f64()
+    let created: u32 = tasks.join_all().await.into_iter().sum();
+    f64::from(created) / start.elapsed().as_secs_f64()
 }
 
-/// A thousand sandboxes at once, each with a state of its own. Gives the time
-/// to create and call them all, and the private memory of each.
-async fn alive(guest: Runtime) -> (Duration, usize) {
+/// Runs a thousand sandboxes at once, each with a state of its own. Returns the time to
+/// create and call all of them, and the private memory of each.
+async fn many_running(guest: Runtime) -> (Duration, usize) {
     let template = template(guest).await;
     let script = match guest {
         Runtime::Python => {
@@ -72,12 +72,12 @@ async fn alive(guest: Runtime) -> (Duration, usize) {
             "let state; function put(n) { state = n } function get() { return state }"
         }
     };
-    // What the first one touches is shared by all.
+    // The pages that the first sandbox loads are shared by all.
     drop(loaded(&template, script).await);
     let before = private_memory();
-    let begin = Instant::now();
-    let mut sandboxes: Vec<Sandbox> = Vec::with_capacity(ALIVE);
-    for number in 0..ALIVE {
+    let start = Instant::now();
+    let mut sandboxes: Vec<Sandbox> = Vec::with_capacity(SANDBOXES);
+    for number in 0..SANDBOXES {
         let sandbox = loaded(&template, script).await;
         sandbox.run("put", args![number]).await.unwrap();
         sandboxes.push(sandbox);
@@ -86,11 +86,11 @@ async fn alive(guest: Runtime) -> (Duration, usize) {
         let state: usize = sandbox.run("get", args![]).await.unwrap().to().unwrap();
         assert_eq!(state, number);
     }
-    let took = begin.elapsed();
-    (took, private_memory().saturating_sub(before) / ALIVE)
+    let took = start.elapsed();
+    (took, private_memory().saturating_sub(before) / SANDBOXES)
 }
 
-/// What only this process has in memory, in bytes.
+/// Returns the private memory of this process in bytes.
 pub(crate) fn private_memory() -> usize {
     let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
     let lines = rollup.lines().filter(|line| line.starts_with("Private_"));

@@ -1,7 +1,7 @@
 //! The same steps with a subprocess of the machine's own interpreter.
 //!
-//! The machine's `python3` is another version than the guest's, and `node` has a
-//! compiler that no guest has.
+//! The machine's `python3` is another version than the guest's, and `node` has a JIT
+//! compiler, unlike the guests.
 
 use std::{
     process::Command,
@@ -56,24 +56,24 @@ fn first_result(table: &mut Table) {
     }
 }
 
-/// A loop of five million additions, in a sandbox and in a native interpreter.
-/// Both are timed without their start.
+/// Measures a loop of five million additions, in a sandbox and in a native
+/// interpreter, both without their start-up.
 fn computation(table: &mut Table) {
     const PYTHON: &str = "
 import time
 def loop():
-    begin = time.perf_counter()
+    start = time.perf_counter()
     total = 0
     for i in range(5_000_000):
         total += i
-    return time.perf_counter() - begin
+    return time.perf_counter() - start
 ";
     const JAVASCRIPT: &str = "
 function loop() {
-    const begin = performance.now();
+    const start = performance.now();
     let total = 0;
     for (let i = 0; i < 5_000_000; i++) total += i;
-    return (performance.now() - begin) / 1000 + total * 0;
+    return (performance.now() - start) / 1000 + total * 0;
 }
 ";
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -102,24 +102,24 @@ function loop() {
     }
 }
 
-/// The interpreter itself: what the search path has may be a script of a version
-/// manager that starts it, and that is not what is compared here.
+/// Returns the path of the interpreter itself: the one in the search path may be a
+/// script of a version manager, whose duration is not to be included.
 pub(crate) fn real_program(name: &str, flag: &str) -> String {
-    let ask = if name == "node" {
+    let script = if name == "node" {
         "console.log(process.execPath)"
     } else {
         "import sys; print(sys.executable)"
     };
-    let output = Command::new(name).args([flag, ask]).output().unwrap();
+    let output = Command::new(name).args([flag, script]).output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 fn median(mut step: impl FnMut()) -> Duration {
     step();
     median_of(RUNS, || {
-        let begin = Instant::now();
+        let start = Instant::now();
         step();
-        begin.elapsed()
+        start.elapsed()
     })
 }
 

@@ -24,7 +24,7 @@ impl Table {
         Self { filter, rows: Vec::new() }
     }
 
-    /// Whether the row is to be measured.
+    /// Reports whether the row is to be measured.
     pub(crate) fn wants(&self, name: &str) -> bool {
         name.contains(&self.filter) || self.filter.contains(name)
     }
@@ -43,7 +43,7 @@ impl Table {
         self.text(name, column, Shown(figure).to_string(), &goal);
     }
 
-    /// How many times as much as something else it is.
+    /// Adds a figure as a multiple of another one.
     pub(crate) fn ratio(
         &mut self,
         name: &'static str,
@@ -90,7 +90,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// A duration in the unit that suits it, with three digits.
+/// A duration, displayed in a suitable unit with three digits.
 struct Shown(Duration);
 
 impl fmt::Display for Shown {

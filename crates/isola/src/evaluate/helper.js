@@ -10,7 +10,7 @@ globalThis.__isola_evaluate__ = (() => {
       const text = stringify(value);
       if (text !== undefined) return JSON.parse(text);
     } catch {
-      // What JSON cannot hold is told as a text.
+      // A value that JSON cannot represent is returned as a string.
     }
     return String(value);
   };

@@ -1,36 +1,37 @@
-//! How many descriptors of the process guests may hold.
+//! The quota of file descriptors that guests may hold.
 //!
-//! A process has a limited number of them (`RLIMIT_NOFILE`, often 1,024), and
-//! what guests take the embedder lacks. So half of them is for the embedder.
-//! Of three quarters of the other half a sandbox gets no more than it leaves:
-//! one alone has at most half of that. The rest is for those that have few, so
-//! that there are some for another when all others took what they could.
+//! A process has a limited number of descriptors (`RLIMIT_NOFILE`, often 1,024),
+//! shared by guests and embedder. Half of them is reserved for the embedder. From
+//! three quarters of the other half a sandbox may hold at most as many as remain
+//! free: a single sandbox gets at most half of that part. The last quarter is
+//! reserved for sandboxes with few open files, so that a new one gets some even
+//! if all others hold their maximum.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering::SeqCst},
 };
 
-/// Files and directories that one sandbox has open at once.
+/// The maximum number of files and directories that one sandbox has open at once.
 pub(crate) const MAX_OPEN_FILES: usize = 256;
 
-/// Files and directories that a sandbox may have open when others took all that
-/// they could.
+/// The number of files and directories that a sandbox may have open even if the
+/// other sandboxes hold their maximum.
 const MIN_OPEN_FILES: usize = 16;
 
-/// Descriptors that are assumed where the limit cannot be read, or is none.
-const MANY: usize = 1 << 16;
+/// The assumed number of descriptors if the limit cannot be read or there is none.
+const DEFAULT_DESCRIPTOR_LIMIT: usize = 1 << 16;
 
-/// The descriptors that guests hold, over all sandboxes of this process.
-static PROCESS: AtomicUsize = AtomicUsize::new(0);
+/// The number of descriptors that the guests of all sandboxes in this process hold.
+static HELD_BY_ALL_GUESTS: AtomicUsize = AtomicUsize::new(0);
 
-/// The descriptors that one sandbox holds.
+/// The descriptor quota of one sandbox: the number of descriptors that it holds.
 #[derive(Clone, Default)]
-pub(super) struct Descriptors(Arc<AtomicUsize>);
+pub(super) struct DescriptorQuota(Arc<AtomicUsize>);
 
-impl Descriptors {
-    /// Takes one descriptor. `None` if the sandbox has its share already.
-    pub(super) fn take(&self) -> Option<Descriptor> {
+impl DescriptorQuota {
+    /// Acquires a permit for one descriptor. Returns `None` if the quota is used up.
+    pub(super) fn acquire(&self) -> Option<DescriptorPermit> {
         let available = limit() / 2;
         let own = self.0.load(SeqCst);
         let take = |held: usize| {
@@ -38,31 +39,31 @@ impl Descriptors {
             let few = own < MIN_OPEN_FILES && held < available;
             (own < MAX_OPEN_FILES.min(left) || few).then_some(held + 1)
         };
-        PROCESS.fetch_update(SeqCst, SeqCst, take).ok()?;
+        HELD_BY_ALL_GUESTS.fetch_update(SeqCst, SeqCst, take).ok()?;
         self.0.fetch_add(1, SeqCst);
-        Some(Descriptor(Arc::clone(&self.0)))
+        Some(DescriptorPermit(Arc::clone(&self.0)))
     }
 }
 
-/// A descriptor that was taken, until it is dropped.
-pub(super) struct Descriptor(Arc<AtomicUsize>);
+/// A permit to hold one descriptor. Dropping it returns the descriptor.
+pub(super) struct DescriptorPermit(Arc<AtomicUsize>);
 
-impl Drop for Descriptor {
+impl Drop for DescriptorPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, SeqCst);
-        PROCESS.fetch_sub(1, SeqCst);
+        HELD_BY_ALL_GUESTS.fetch_sub(1, SeqCst);
     }
 }
 
-/// The descriptors that this process may have open. It is read each time, since
-/// the embedder may change it.
+/// Returns the number of descriptors that this process may have open. It is read
+/// each time, because the embedder may change it.
 #[cfg(unix)]
 fn limit() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    limit.current.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(MANY)
+    limit.current.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(DEFAULT_DESCRIPTOR_LIMIT)
 }
 
 #[cfg(not(unix))]
 fn limit() -> usize {
-    MANY
+    DEFAULT_DESCRIPTOR_LIMIT
 }

@@ -1,50 +1,50 @@
-//! Reading directories a piece at a time: the host holds one piece of each,
-//! however large the directory is.
+//! Reading of directories in parts: the host holds one part of each, independent
+//! of the directory's size.
 
 use std::{collections::VecDeque, fs::File, io};
 
 use wasmtime_wasi::p2::bindings::filesystem::types::{DescriptorType, DirectoryEntry, ErrorCode};
 
-use super::{descriptors::Descriptor, errors};
+use super::{descriptors::DescriptorPermit, errors};
 
-/// Entries that are read at once.
-const ENTRIES_AT_ONCE: usize = 128;
+/// The maximum number of entries per read.
+const MAX_ENTRIES_PER_READ: usize = 128;
 
 /// A directory that is being read.
 pub(super) struct DirectoryStream {
-    /// Entries that the guest did not take yet, and at the end the reason why
-    /// there are no more.
+    /// The entries that the guest has not taken yet, followed by the error that
+    /// ended the reading, if there was one.
     pub(super) ready: VecDeque<Result<DirectoryEntry, ErrorCode>>,
-    /// `None` while it is being read, and at the end.
-    pub(super) reader: Option<Reader>,
+    /// The reader; `None` while a read is running, and at the end.
+    pub(super) reader: Option<DirectoryReader>,
 }
 
 impl DirectoryStream {
-    pub(super) fn new(reader: Reader) -> Self {
+    pub(super) fn new(reader: DirectoryReader) -> Self {
         Self { ready: VecDeque::new(), reader: Some(reader) }
     }
 }
 
-/// The position in a directory, on a descriptor of its own.
-pub(super) struct Reader {
+/// A reader with a position in a directory and a descriptor of its own.
+pub(super) struct DirectoryReader {
     entries: Entries,
-    _descriptor: Descriptor,
+    _permit: DescriptorPermit,
 }
 
-impl Reader {
-    /// Begins to read a directory.
-    pub(super) fn open(directory: &File, descriptor: Descriptor) -> io::Result<Self> {
-        Ok(Self { entries: entries(directory)?, _descriptor: descriptor })
+impl DirectoryReader {
+    /// Opens a directory for reading.
+    pub(super) fn open(directory: &File, permit: DescriptorPermit) -> io::Result<Self> {
+        Ok(Self { entries: entries(directory)?, _permit: permit })
     }
 
-    /// Reads the next entries, and says whether there may be more.
+    /// Reads the next entries, and reports whether there may be more.
     ///
-    /// A name that is not UTF-8 has no form in WASI: it is left out, as if it
-    /// were not there. What cannot be read any further ends the directory.
+    /// An entry whose name is not UTF-8 is skipped, because WASI cannot represent
+    /// it. A read error ends the directory.
     pub(super) fn next(&mut self) -> (VecDeque<Result<DirectoryEntry, ErrorCode>>, bool) {
         let mut ready = VecDeque::new();
-        // Names that are left out count, so that this ends.
-        for _ in 0..ENTRIES_AT_ONCE {
+        // Skipped names count, so that the loop ends.
+        for _ in 0..MAX_ENTRIES_PER_READ {
             match self.entries.next() {
                 None => return (ready, false),
                 Some(Err(error)) => {
@@ -59,8 +59,8 @@ impl Reader {
     }
 }
 
-/// An entry; `None` for one that guests do not see.
-type Found = io::Result<Option<DirectoryEntry>>;
+/// A read entry; `None` for one that is hidden from guests.
+type EntryResult = io::Result<Option<DirectoryEntry>>;
 
 #[cfg(unix)]
 struct Entries(rustix::fs::Dir);
@@ -74,9 +74,9 @@ fn entries(directory: &File) -> io::Result<Entries> {
 
 #[cfg(unix)]
 impl Iterator for Entries {
-    type Item = Found;
+    type Item = EntryResult;
 
-    fn next(&mut self) -> Option<Found> {
+    fn next(&mut self) -> Option<EntryResult> {
         use rustix::fs::{AtFlags, FileType, statat};
         let entry = match self.0.read()? {
             Ok(entry) => entry,
@@ -117,9 +117,9 @@ fn entries(directory: &File) -> io::Result<Entries> {
 
 #[cfg(not(unix))]
 impl Iterator for Entries {
-    type Item = Found;
+    type Item = EntryResult;
 
-    fn next(&mut self) -> Option<Found> {
+    fn next(&mut self) -> Option<EntryResult> {
         let entry = match self.0.next()? {
             Ok(entry) => entry,
             Err(error) => return Some(Err(error)),

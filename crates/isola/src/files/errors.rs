@@ -1,22 +1,23 @@
-//! What went wrong with a file, in the words of WASI.
+//! Conversion of file errors to WASI error codes.
 
 use std::io;
 
 use wasmtime_wasi::p2::{FsError, bindings::filesystem::types::ErrorCode};
 
-/// An operation that is not permitted by the mount.
+/// Returns the error for an operation that the mount does not permit.
 pub(super) fn denied() -> FsError {
     ErrorCode::NotPermitted.into()
 }
 
-/// The sandbox has as many files open as it may. WASI has no code for that, and
-/// no use for this one, which the guests' C library makes `EMFILE` of.
+/// Returns the error for a sandbox that has its maximum number of files open. WASI
+/// has no code for that; `quota` has no other use here, and the guests' C library
+/// converts it to `EMFILE`.
 pub(super) fn too_many_open() -> FsError {
     ErrorCode::Quota.into()
 }
 
-/// The code of an error of the operating system. wasmtime's own conversion
-/// makes an `EIO` of some that a guest can meet.
+/// Returns the code of an error of the operating system. wasmtime's own conversion
+/// maps some errors that a guest can cause to `EIO`.
 pub(super) fn code(error: &io::Error) -> ErrorCode {
     #[cfg(unix)]
     if let Some(number) = error.raw_os_error() {
@@ -28,7 +29,7 @@ pub(super) fn code(error: &io::Error) -> ErrorCode {
             Errno::NXIO => Some(ErrorCode::NoSuchDevice),
             Errno::NODEV => Some(ErrorCode::NoDevice),
             Errno::MFILE | Errno::NFILE => Some(ErrorCode::Quota),
-            // `quota` says something else, see there.
+            // `Quota` has another meaning, see `too_many_open`.
             Errno::DQUOT => Some(ErrorCode::InsufficientSpace),
             Errno::AGAIN => Some(ErrorCode::WouldBlock),
             Errno::DEADLK => Some(ErrorCode::Deadlock),
@@ -48,7 +49,7 @@ pub(super) fn code(error: &io::Error) -> ErrorCode {
     }
 }
 
-/// The result of an operation that ran on a [`Worker`](super::work::Worker).
+/// Converts the result of an operation that ran on a [`Worker`](super::work::Worker).
 pub(super) fn outcome<T>(result: wasmtime::Result<io::Result<T>>) -> Result<T, FsError> {
     match result {
         Ok(Ok(value)) => Ok(value),

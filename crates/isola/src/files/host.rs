@@ -1,9 +1,8 @@
-//! Operations on the host's files, as plain functions that may block for as
-//! long as a disk takes.
+//! Operations on the host's files, as plain functions that block during disk I/O.
 //!
-//! Nothing here waits for another process: what is not a regular file or a
-//! directory is not opened, and what is opened is opened such that neither the
-//! opening nor the reading waits.
+//! No function waits for another process: only regular files and directories are
+//! opened, in non-blocking mode, so that neither opening nor reading waits for a
+//! writer.
 
 use std::{
     ffi::OsStr,
@@ -19,28 +18,29 @@ use wasmtime_wasi::p2::bindings::{
     filesystem::types::{DescriptorStat, DescriptorType, ErrorCode, MetadataHashValue},
 };
 
-/// Bytes that are read or written at once, and so what the host holds for it.
-pub(super) const MAX_TRANSFER: usize = 64 << 10;
+/// The maximum number of bytes per read or write, and thus the size of the host's
+/// buffer.
+pub(super) const MAX_TRANSFER_BYTES: usize = 64 << 10;
 
-/// How a file is to be opened.
+/// The options for opening a file.
 #[derive(Clone, Copy)]
-pub(super) struct Open {
+pub(super) struct OpenHow {
     pub(super) read: bool,
     pub(super) write: bool,
     pub(super) create: bool,
     pub(super) exclusive: bool,
     pub(super) truncate: bool,
-    /// Only if it is a directory.
+    /// Fails unless it is a directory.
     pub(super) directory: bool,
     pub(super) follow: bool,
 }
 
-/// Opens a regular file or a directory beneath `start`, and says whether it is
+/// Opens a regular file or a directory beneath `start`, and reports whether it is
 /// a directory.
-pub(super) fn open(start: &File, path: &str, how: Open) -> io::Result<(File, bool)> {
-    // To open a device or a pipe can have an effect by itself, so that is not
-    // even tried. If another one is there a moment later, it is opened without
-    // waiting and closed again.
+pub(super) fn open(start: &File, path: &str, how: OpenHow) -> io::Result<(File, bool)> {
+    // Opening a device or a pipe can have side effects, so it is not attempted. If
+    // one replaces the file after this check, it is opened in non-blocking mode and
+    // closed again.
     if let Ok(found) = fs::stat(start, Path::new(path), follow(how.follow)) {
         check_kind(found.is_file() || found.is_dir() || found.is_symlink())?;
     }
@@ -57,7 +57,7 @@ pub(super) fn open(start: &File, path: &str, how: Open) -> io::Result<(File, boo
             options.create(true)
         };
     }
-    never_wait(&mut options);
+    set_nonblocking(&mut options);
     let file = fs::open(start, Path::new(path), &options)?;
     let found = file.metadata()?;
     check_kind(found.is_file() || found.is_dir())?;
@@ -67,10 +67,10 @@ pub(super) fn open(start: &File, path: &str, how: Open) -> io::Result<(File, boo
     Ok((file, found.is_dir()))
 }
 
-/// Opens a directory for what a mounted one, which is only a place to begin
-/// paths at, does not allow.
+/// Opens a directory for operations that a mounted one does not permit: it is
+/// opened only as the start of paths.
 pub(super) fn open_directory(start: &File, path: &str) -> io::Result<File> {
-    let how = Open {
+    let how = OpenHow {
         read: true,
         write: false,
         create: false,
@@ -87,7 +87,7 @@ fn check_kind(known: bool) -> io::Result<()> {
 }
 
 #[cfg(unix)]
-fn never_wait(options: &mut OpenOptions) {
+fn set_nonblocking(options: &mut OpenOptions) {
     use cap_primitives::fs::OpenOptionsExt;
     use rustix::fs::OFlags;
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
@@ -95,14 +95,14 @@ fn never_wait(options: &mut OpenOptions) {
 }
 
 #[cfg(not(unix))]
-fn never_wait(_: &mut OpenOptions) {}
+fn set_nonblocking(_: &mut OpenOptions) {}
 
 fn follow(links: bool) -> FollowSymlinks {
     if links { FollowSymlinks::Yes } else { FollowSymlinks::No }
 }
 
-/// Whether a path names a directory by its form, such that a link at its end
-/// is followed.
+/// Reports whether the form of a path requires a directory, so that a link at its
+/// end is followed.
 fn names_directory(path: &str) -> bool {
     path.ends_with('/') || path.ends_with("/.")
 }
@@ -183,7 +183,7 @@ fn kind_of(kind: fs::FileType) -> DescriptorType {
     }
 }
 
-/// A number for each file, which does not say which inode it is.
+/// Returns a number that identifies a file without revealing its inode.
 fn hash_of(found: &Metadata) -> MetadataHashValue {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
@@ -199,38 +199,40 @@ fn hash_of(found: &Metadata) -> MetadataHashValue {
     MetadataHashValue { lower, upper: hasher.finish() }
 }
 
-/// The seconds of WASI have no sign; those before 1970 are handed on in two's
-/// complement, which is what a C library makes a signed number of.
+/// Converts a time to that of WASI, whose seconds are unsigned: times before 1970
+/// are passed in two's complement, which C libraries convert back to a signed
+/// number.
 fn datetime(seconds: i64, nanoseconds: i64) -> Option<Datetime> {
     let nanoseconds = u32::try_from(nanoseconds).ok()?;
     Some(Datetime { seconds: seconds.cast_unsigned(), nanoseconds })
 }
 
 fn since_epoch(time: SystemTime) -> (i64, i64) {
-    let whole = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
+    let signed = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
     match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(after) => (whole(after.as_secs()), i64::from(after.subsec_nanos())),
+        Ok(after) => (signed(after.as_secs()), i64::from(after.subsec_nanos())),
         Err(error) => {
             let before = error.duration();
             match i64::from(before.subsec_nanos()) {
-                0 => (-whole(before.as_secs()), 0),
-                nanoseconds => (-whole(before.as_secs()) - 1, 1_000_000_000 - nanoseconds),
+                0 => (-signed(before.as_secs()), 0),
+                nanoseconds => (-signed(before.as_secs()) - 1, 1_000_000_000 - nanoseconds),
             }
         }
     }
 }
 
-/// The inverse of [`datetime`].
+/// Converts a time of WASI; the inverse of [`datetime`].
 pub(super) fn system_time(time: Datetime) -> Result<SystemTime, ErrorCode> {
     let seconds = time.seconds.cast_signed();
-    let rest = Duration::from_nanos(u64::from(time.nanoseconds));
-    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let fraction = Duration::from_nanos(u64::from(time.nanoseconds));
+    let distance = Duration::from_secs(seconds.unsigned_abs());
     let epoch = SystemTime::UNIX_EPOCH;
-    let second = if seconds < 0 { epoch.checked_sub(whole) } else { epoch.checked_add(whole) };
-    second.and_then(|second| second.checked_add(rest)).ok_or(ErrorCode::Overflow)
+    let second =
+        if seconds < 0 { epoch.checked_sub(distance) } else { epoch.checked_add(distance) };
+    second.and_then(|second| second.checked_add(fraction)).ok_or(ErrorCode::Overflow)
 }
 
-/// When a file was read and changed last; `None` to leave it.
+/// The times of a file's last access and modification; `None` leaves one unchanged.
 #[derive(Clone, Copy)]
 pub(super) struct Times {
     pub(super) accessed: Option<SystemTime>,
@@ -248,7 +250,7 @@ pub(super) fn set_times(file: &File, times: Times) -> io::Result<()> {
     file.set_times(set)
 }
 
-/// Sets times without opening what is not a directory.
+/// Sets the times of an entry, and opens it only if it is a directory.
 pub(super) fn set_times_at(start: &File, path: &str, links: bool, times: Times) -> io::Result<()> {
     let links = links || names_directory(path);
     let mut target = PathBuf::from(path);
@@ -268,8 +270,8 @@ pub(super) fn set_times_at(start: &File, path: &str, links: bool, times: Times) 
     }
 }
 
-/// Sets the times of an entry, also if it is a link. (That of `cap-primitives`
-/// panics for times before 1970.)
+/// Sets the times of an entry, which may be a link. The function of
+/// `cap-primitives` is not used because it panics for times before 1970.
 #[cfg(unix)]
 fn set_entry_times(directory: &File, name: &OsStr, times: Times) -> io::Result<()> {
     use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_OMIT, utimensat};
@@ -330,14 +332,14 @@ pub(super) fn is_same(a: &File, b: &File) -> io::Result<bool> {
     Ok((a.lower, a.upper) == (b.lower, b.upper))
 }
 
-/// Flushes a file, or only its content.
+/// Flushes a file's content and, unless `content_only`, its metadata.
 pub(super) fn sync(file: &File, content_only: bool) -> io::Result<()> {
     if content_only { file.sync_data() } else { file.sync_all() }
 }
 
-/// Reads up to [`MAX_TRANSFER`] bytes.
+/// Reads up to [`MAX_TRANSFER_BYTES`] bytes.
 pub(super) fn read(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-    let mut buffer = vec![0; length.min(MAX_TRANSFER)];
+    let mut buffer = vec![0; length.min(MAX_TRANSFER_BYTES)];
     let length = loop {
         match read_at(file, &mut buffer, offset) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -348,14 +350,14 @@ pub(super) fn read(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8
     Ok(buffer)
 }
 
-/// Where a write begins.
+/// The position at which a write starts.
 #[derive(Clone, Copy)]
 pub(super) enum Position {
     At(u64),
     End,
 }
 
-/// Writes all of the bytes, and returns how many there were.
+/// Writes all bytes, and returns their number.
 pub(super) fn write(file: &File, bytes: &[u8], position: Position) -> io::Result<u64> {
     let mut written = 0_usize;
     while written < bytes.len() {
@@ -386,8 +388,8 @@ pub(super) fn set_size(file: &File, size: u64) -> io::Result<()> {
     file.set_len(size)
 }
 
-/// Refuses a file that is larger than the process may write: the kernel would
-/// send `SIGXFSZ`, which ends a process that did not expect it.
+/// Refuses a size beyond the process's file size limit: the kernel would send
+/// `SIGXFSZ`, which terminates a process without a handler.
 #[cfg(unix)]
 fn check_size(size: u64) -> io::Result<()> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize);

@@ -1,8 +1,8 @@
-//! The streams over a file's content.
+//! The input and output streams over a file's content.
 //!
-//! A guest that waits for its file runs the operation itself, within its call.
-//! The other form of WASI, to begin something and look for it later, makes the
-//! host hold a buffer meanwhile; those are counted.
+//! A blocking operation of a guest runs within its call. For a non-blocking one,
+//! which the guest starts and polls later, the host holds a buffer in the
+//! meantime; those buffers are counted.
 
 use std::{io, sync::Arc};
 
@@ -14,18 +14,19 @@ use wasmtime_wasi::{
 
 use super::{
     OpenFile,
-    host::{self, MAX_TRANSFER, Position},
-    work::{Buffer, Worker},
+    host::{self, MAX_TRANSFER_BYTES, Position},
+    work::{BufferReservation, Worker},
 };
 
-/// Bytes that are read ahead for a guest that waits without having asked.
-const READ_AHEAD: usize = 4 << 10;
+/// The number of bytes that are read ahead for a guest that polls a stream before
+/// it reads.
+const READ_AHEAD_BYTES: usize = 4 << 10;
 
-/// An operation that was begun.
-type Begun<T> = AbortOnDropJoinHandle<wasmtime::Result<StreamResult<T>>>;
+/// The task of an operation that was started.
+type OperationTask<T> = AbortOnDropJoinHandle<wasmtime::Result<StreamResult<T>>>;
 
-/// Reads a file from a position on.
-pub(super) struct Reader {
+/// An input stream over a file, starting at a position.
+pub(super) struct FileReader {
     file: Arc<OpenFile>,
     worker: Worker,
     position: u64,
@@ -34,18 +35,18 @@ pub(super) struct Reader {
 
 enum ReadState {
     Idle,
-    Reading(Begun<Bytes>, Buffer),
-    /// What was read; the host's room for it, if it holds it for longer.
-    Read(StreamResult<Bytes>, Option<Buffer>),
+    Reading(OperationTask<Bytes>, BufferReservation),
+    /// The result of a read, and the reservation if the host still holds its buffer.
+    Read(StreamResult<Bytes>, Option<BufferReservation>),
     Closed,
 }
 
-impl Reader {
+impl FileReader {
     pub(super) fn new(file: Arc<OpenFile>, worker: Worker, position: u64) -> Self {
         Self { file, worker, position, state: ReadState::Idle }
     }
 
-    /// The operation that reads.
+    /// Returns the operation that reads up to `size` bytes.
     fn operation(&self, size: usize) -> impl FnOnce() -> StreamResult<Bytes> + Send + use<> {
         let (file, position) = (Arc::clone(&self.file), self.position);
         move || match host::read(&file.file, position, size) {
@@ -55,20 +56,21 @@ impl Reader {
         }
     }
 
-    /// Begins to read, in a task of its own.
-    fn begin(&mut self, size: usize) {
-        let size = size.min(MAX_TRANSFER);
-        let Some(buffer) = self.worker.buffer(size) else {
+    /// Starts to read in a separate task.
+    fn start_read(&mut self, size: usize) {
+        let size = size.min(MAX_TRANSFER_BYTES);
+        let Some(buffer) = self.worker.reserve_buffer(size) else {
             self.state = ReadState::Read(Err(no_buffer()), None);
             return;
         };
-        let task = self.worker.begin(self.operation(size));
+        let task = self.worker.start(self.operation(size));
         self.state = ReadState::Reading(task, buffer);
     }
 
-    async fn settle(&mut self) {
+    /// Waits for a read that is running.
+    async fn finish_read(&mut self) {
         if let ReadState::Reading(task, _) = &mut self.state {
-            let read = flat(task.await);
+            let read = flatten(task.await);
             let state = std::mem::replace(&mut self.state, ReadState::Closed);
             if let ReadState::Reading(_, buffer) = state {
                 self.state = ReadState::Read(read, Some(buffer));
@@ -78,13 +80,13 @@ impl Reader {
 }
 
 #[async_trait::async_trait]
-impl InputStream for Reader {
+impl InputStream for FileReader {
     fn read(&mut self, size: usize) -> StreamResult<Bytes> {
         match std::mem::replace(&mut self.state, ReadState::Closed) {
             ReadState::Idle => {
                 self.state = ReadState::Idle;
                 if size > 0 {
-                    self.begin(size);
+                    self.start_read(size);
                 }
                 Ok(Bytes::new())
             }
@@ -103,7 +105,7 @@ impl InputStream for Reader {
                 Ok(taken)
             }
             ReadState::Read(Err(error), _) => {
-                // The end of a file is no end of the stream: the file may grow.
+                // The end of the file does not end the stream: the file may grow.
                 if let StreamError::Closed = error {
                     self.state = ReadState::Idle;
                 }
@@ -114,12 +116,12 @@ impl InputStream for Reader {
     }
 
     async fn blocking_read(&mut self, size: usize) -> StreamResult<Bytes> {
-        self.settle().await;
+        self.finish_read().await;
         if let ReadState::Idle = self.state
             && size > 0
         {
-            // All of it is taken at once, so it needs no room.
-            let read = flat(self.worker.run(self.operation(size)).await);
+            // All of it is taken at once, so no buffer is reserved.
+            let read = flatten(self.worker.run(self.operation(size)).await);
             self.state = ReadState::Read(read, None);
         }
         self.read(size)
@@ -133,17 +135,17 @@ impl InputStream for Reader {
 }
 
 #[async_trait::async_trait]
-impl Pollable for Reader {
+impl Pollable for FileReader {
     async fn ready(&mut self) {
         if let ReadState::Idle = self.state {
-            self.begin(READ_AHEAD);
+            self.start_read(READ_AHEAD_BYTES);
         }
-        self.settle().await;
+        self.finish_read().await;
     }
 }
 
-/// Writes a file from a position on, or at its end.
-pub(super) struct Writer {
+/// An output stream over a file, starting at a position or at its end.
+pub(super) struct FileWriter {
     file: Arc<OpenFile>,
     worker: Worker,
     position: Position,
@@ -152,12 +154,12 @@ pub(super) struct Writer {
 
 enum WriteState {
     Ready,
-    Writing { task: Begun<u64>, _room: Buffer },
+    Writing { task: OperationTask<u64>, _buffer: BufferReservation },
     Failed(StreamError),
     Closed,
 }
 
-impl Writer {
+impl FileWriter {
     pub(super) fn new(file: Arc<OpenFile>, worker: Worker, position: Position) -> Self {
         Self { file, worker, position, state: WriteState::Ready }
     }
@@ -196,27 +198,27 @@ impl Writer {
 }
 
 #[async_trait::async_trait]
-impl OutputStream for Writer {
+impl OutputStream for FileWriter {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         if let WriteState::Closed = self.state {
             return Err(StreamError::Closed);
         }
-        if !matches!(self.state, WriteState::Ready) || bytes.len() > MAX_TRANSFER {
+        if !matches!(self.state, WriteState::Ready) || bytes.len() > MAX_TRANSFER_BYTES {
             return Err(StreamError::trap("more was written than check-write permits"));
         }
-        let Some(buffer) = self.worker.buffer(bytes.len()) else {
+        let Some(buffer) = self.worker.reserve_buffer(bytes.len()) else {
             self.state = WriteState::Closed;
             return Err(no_buffer());
         };
-        let task = self.worker.begin(self.operation(bytes));
-        self.state = WriteState::Writing { task, _room: buffer };
+        let task = self.worker.start(self.operation(bytes));
+        self.state = WriteState::Writing { task, _buffer: buffer };
         Ok(())
     }
 
     async fn blocking_write_and_flush(&mut self, bytes: Bytes) -> StreamResult<()> {
         self.ready().await;
         self.check()?;
-        let written = flat(self.worker.run(self.operation(bytes)).await);
+        let written = flatten(self.worker.run(self.operation(bytes)).await);
         self.advance(written);
         self.check()
     }
@@ -227,7 +229,7 @@ impl OutputStream for Writer {
 
     fn check_write(&mut self) -> StreamResult<usize> {
         self.check()?;
-        Ok(if matches!(self.state, WriteState::Ready) { MAX_TRANSFER } else { 0 })
+        Ok(if matches!(self.state, WriteState::Ready) { MAX_TRANSFER_BYTES } else { 0 })
     }
 
     async fn cancel(&mut self) {
@@ -240,16 +242,16 @@ impl OutputStream for Writer {
 }
 
 #[async_trait::async_trait]
-impl Pollable for Writer {
+impl Pollable for FileWriter {
     async fn ready(&mut self) {
         if let WriteState::Writing { task, .. } = &mut self.state {
-            let written = flat(task.await);
+            let written = flatten(task.await);
             self.advance(written);
         }
     }
 }
 
-fn flat<T>(result: wasmtime::Result<StreamResult<T>>) -> StreamResult<T> {
+fn flatten<T>(result: wasmtime::Result<StreamResult<T>>) -> StreamResult<T> {
     result.map_err(StreamError::Trap)?
 }
 

@@ -1,8 +1,8 @@
 //! The root directory of a guest, and the directories that lead to its mounts.
 //!
-//! They exist on no disk: with a mount at `/data/in` there are `/`, which lists
-//! `data`, and `/data`, which lists `in`. They can be listed and entered, and
-//! nothing can be created, changed or removed in them.
+//! They are virtual: with a mount at `/data/in` there are `/`, which lists `data`,
+//! and `/data`, which lists `in`. They can be listed and entered, but nothing can
+//! be created, changed or removed in them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -16,35 +16,36 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 
 use super::{Handle, directory::DirectoryStream};
 
-/// The names of a path, from the root on.
+/// The components of a path, starting at the root.
 type Names = Arc<[String]>;
 
-/// A directory that leads to a mount; a descriptor of the guest like [`Handle`].
+/// A virtual directory that leads to a mount; a descriptor of the guest like
+/// [`Handle`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Above(Names);
+pub(crate) struct VirtualDir(Names);
 
-/// A directory or file that a path begins at or leads to.
+/// A directory or file at which a path starts or ends.
 #[derive(Clone)]
-pub(super) enum Place {
+pub(super) enum Node {
     /// In a mount.
     Mounted(Handle),
-    /// Above all mounts.
-    Above(Above),
+    /// VirtualDir the mounts.
+    Virtual(VirtualDir),
 }
 
-/// The result of following a path as far as it is not in a mount.
+/// The result of following a path until it enters a mount.
 pub(super) enum Target {
-    /// The rest of the path, from a directory of a mount.
+    /// A directory of a mount, and the rest of the path from there.
     Mounted(Handle, String),
-    Above(Above),
-    /// There is no such entry above the mounts. `last`: it would be the last
-    /// one of the path, so that the path could be created elsewhere.
+    Virtual(VirtualDir),
+    /// There is no such entry above the mounts. `last` is true for the last
+    /// component of the path, which elsewhere could be created.
     Missing {
         last: bool,
     },
 }
 
-/// Where the mounts are.
+/// The mounts and their paths.
 pub(super) struct Tree {
     mounts: Vec<(Names, Handle)>,
 }
@@ -54,46 +55,46 @@ impl Tree {
         Self { mounts: mounts.map(|(path, handle)| (names(path), handle.clone())).collect() }
     }
 
-    pub(super) fn root() -> Above {
-        Above(Arc::default())
+    pub(super) fn root() -> VirtualDir {
+        VirtualDir(Arc::default())
     }
 
-    /// Follows a path until it is in a mount.
+    /// Follows a path until it enters a mount.
     ///
-    /// From the root of a mount `..` leads above it; from any other directory of
-    /// a mount that is for the file system to resolve, which does not leave it.
-    pub(super) fn follow(&self, place: Place, path: &str) -> Target {
-        let mut place = place;
+    /// At the root of a mount, `..` leads to the virtual directory above it. In any
+    /// other directory of a mount the file system resolves it, within the mount.
+    pub(super) fn follow(&self, node: Node, path: &str) -> Target {
+        let mut node = node;
         let mut rest = path;
         loop {
-            let (name, after) = first(rest);
-            place = match (place, name) {
-                (Place::Above(above), "") => return Target::Above(above),
-                (Place::Mounted(handle), "") => {
+            let (name, after) = split_first(rest);
+            node = match (node, name) {
+                (Node::Virtual(virtual_dir), "") => return Target::Virtual(virtual_dir),
+                (Node::Mounted(handle), "") => {
                     let rest = if rest.is_empty() && !path.is_empty() { "." } else { rest };
                     return Target::Mounted(handle, rest.to_owned());
                 }
-                (place @ Place::Above(_), ".") => place,
-                (Place::Above(above), "..") => Place::Above(above.parent()),
-                (Place::Above(above), name) => match self.child(&above, name) {
-                    Some(place) => place,
-                    None => return Target::Missing { last: first(after).0.is_empty() },
+                (node @ Node::Virtual(_), ".") => node,
+                (Node::Virtual(virtual_dir), "..") => Node::Virtual(virtual_dir.parent()),
+                (Node::Virtual(virtual_dir), name) => match self.child(&virtual_dir, name) {
+                    Some(node) => node,
+                    None => return Target::Missing { last: split_first(after).0.is_empty() },
                 },
-                (Place::Mounted(handle), "..") => match self.root_of(&handle) {
-                    Some(root) => Place::Above(root.parent()),
+                (Node::Mounted(handle), "..") => match self.root_of(&handle) {
+                    Some(root) => Node::Virtual(root.parent()),
                     None => return Target::Mounted(handle, rest.to_owned()),
                 },
-                (Place::Mounted(handle), _) => return Target::Mounted(handle, rest.to_owned()),
+                (Node::Mounted(handle), _) => return Target::Mounted(handle, rest.to_owned()),
             };
             rest = after.trim_start_matches('/');
         }
     }
 
-    /// The entries of a directory.
-    pub(super) fn list(&self, above: &Above) -> DirectoryStream {
+    /// Lists a virtual directory.
+    pub(super) fn list(&self, virtual_dir: &VirtualDir) -> DirectoryStream {
         let mut entries = BTreeMap::new();
         for (names, _) in &self.mounts {
-            if let Some(name) = names.strip_prefix(&*above.0).and_then(<[String]>::first) {
+            if let Some(name) = names.strip_prefix(&*virtual_dir.0).and_then(<[String]>::first) {
                 entries.insert(name, DescriptorType::Directory);
             }
         }
@@ -103,25 +104,25 @@ impl Tree {
         DirectoryStream { ready: entries.collect::<VecDeque<_>>(), reader: None }
     }
 
-    fn child(&self, above: &Above, name: &str) -> Option<Place> {
-        let mut path = above.0.to_vec();
+    fn child(&self, virtual_dir: &VirtualDir, name: &str) -> Option<Node> {
+        let mut path = virtual_dir.0.to_vec();
         path.push(name.to_owned());
-        // The last mount at a path is the one that libc uses, too.
+        // If several mounts have the same path, libc also uses the last one.
         if let Some((_, handle)) = self.mounts.iter().rev().find(|(names, _)| **names == *path) {
-            return Some(Place::Mounted(handle.clone()));
+            return Some(Node::Mounted(handle.clone()));
         }
         let leads = self.mounts.iter().any(|(names, _)| names.starts_with(&path));
-        leads.then(|| Place::Above(Above(path.into())))
+        leads.then(|| Node::Virtual(VirtualDir(path.into())))
     }
 
-    /// The path of the mount of which this is the root.
-    fn root_of(&self, handle: &Handle) -> Option<Above> {
+    /// Returns the path of the mount of which this is the root.
+    fn root_of(&self, handle: &Handle) -> Option<VirtualDir> {
         let (names, _) = self.mounts.get(handle.rights.mount).filter(|_| handle.root)?;
-        Some(Above(Arc::clone(names)))
+        Some(VirtualDir(Arc::clone(names)))
     }
 }
 
-impl Above {
+impl VirtualDir {
     fn parent(&self) -> Self {
         let parents = self.0.split_last().map_or(&[][..], |(_, parents)| parents);
         Self(parents.into())
@@ -138,7 +139,7 @@ impl Above {
         }
     }
 
-    /// A number for each of these directories.
+    /// Returns a number that identifies this directory.
     pub(super) fn hash(&self) -> MetadataHashValue {
         let mut hasher = DefaultHasher::new();
         self.0.hash(&mut hasher);
@@ -152,8 +153,8 @@ fn names(path: &str) -> Names {
     path.split('/').filter(|name| !name.is_empty() && *name != ".").map(str::to_owned).collect()
 }
 
-/// The first name of a path, and what comes after it.
-fn first(path: &str) -> (&str, &str) {
+/// Splits a path into its first component and the rest.
+fn split_first(path: &str) -> (&str, &str) {
     let path = path.trim_start_matches('/');
     path.split_once('/').unwrap_or((path, ""))
 }

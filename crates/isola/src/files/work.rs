@@ -1,4 +1,4 @@
-//! Where file operations run: on threads that may block, one at a time for each
+//! The execution of file operations: on blocking threads, one at a time for each
 //! sandbox, with their CPU time charged to the call.
 
 use std::{
@@ -15,66 +15,68 @@ use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn, spawn_blocking};
 
 use crate::cpu::CpuClock;
 
-/// File operations that run at once in this process, over all sandboxes. Tokio
-/// has 512 threads for blocking work, unless its runtime was built with less;
-/// the rest of them stays for the embedder, also when a file system hangs.
+/// The maximum number of file operations that run at once in this process, over
+/// all sandboxes. Tokio has 512 blocking threads by default; the rest of them
+/// remains available to the embedder even if a file system hangs.
 const MAX_RUNNING_OPERATIONS: usize = 64;
 
-static OPERATIONS: LazyLock<Arc<Semaphore>> =
+static OPERATION_PERMITS: LazyLock<Arc<Semaphore>> =
     LazyLock::new(|| Arc::new(Semaphore::new(MAX_RUNNING_OPERATIONS)));
 
-/// Runs the file operations of one sandbox.
+/// The executor of one sandbox's file operations.
 #[derive(Clone)]
 pub(crate) struct Worker {
     cpu: Arc<CpuClock>,
-    /// One permit: a guest has one thread, so more at once would only be a way
-    /// to take more of the machine than the call's limits say.
+    /// One permit: a guest has one thread, and concurrent operations would use more
+    /// CPU at once than the call's limits permit.
     turn: Arc<Semaphore>,
+    /// The reserved buffers, in bytes.
     buffers: Arc<AtomicUsize>,
     max_buffers: usize,
 }
 
 impl Worker {
-    /// `max_buffers` is in bytes.
+    /// Creates a worker that reserves at most `max_buffers` bytes for buffers.
     pub(crate) fn new(cpu: Arc<CpuClock>, max_buffers: usize) -> Self {
         let turn = Arc::new(Semaphore::new(1));
         Self { cpu, turn, buffers: Arc::default(), max_buffers }
     }
 
-    /// Runs one operation, and ends the call if its CPU time is used up.
+    /// Runs one operation. Returns the error that ends the call if the call's CPU
+    /// time is used up.
     ///
-    /// To be awaited within the call. If the call is cancelled meanwhile, the
-    /// operation is not started, or runs to its end with nobody waiting.
+    /// Must be awaited within the call. If the call is cancelled in the meantime,
+    /// the operation is not started, or runs to its end and its result is dropped.
     pub(crate) async fn run<R: Send + 'static>(
         &self,
         operation: impl FnOnce() -> R + Send + 'static,
     ) -> wasmtime::Result<R> {
         let cpu = Arc::clone(&self.cpu);
         let permits = self.permits().await?;
-        let result = spawn_blocking(move || charged(&cpu, permits, operation)).await;
+        let result = spawn_blocking(move || run_charged(&cpu, permits, operation)).await;
         match self.cpu.exceeded() {
             Some(exceeded) => Err(exceeded.into()),
             None => result,
         }
     }
 
-    /// Begins an operation that the guest waits for later, or never. Its CPU
-    /// time is charged, and compared with the limit when the guest runs again.
-    pub(super) fn begin<R: Send + 'static>(
+    /// Starts an operation that the guest may await later. Its CPU time is charged,
+    /// and compared with the limit when the guest runs again.
+    pub(super) fn start<R: Send + 'static>(
         &self,
         operation: impl FnOnce() -> R + Send + 'static,
     ) -> AbortOnDropJoinHandle<wasmtime::Result<R>> {
         let cpu = Arc::clone(&self.cpu);
-        let at_once = Arc::clone(&self.turn)
+        let permits = Arc::clone(&self.turn)
             .try_acquire_owned()
-            .and_then(|turn| Ok((turn, Arc::clone(&OPERATIONS).try_acquire_owned()?)));
-        match at_once {
-            Ok(permits) => spawn_blocking(move || charged(&cpu, permits, operation)),
+            .and_then(|turn| Ok((turn, Arc::clone(&OPERATION_PERMITS).try_acquire_owned()?)));
+        match permits {
+            Ok(permits) => spawn_blocking(move || run_charged(&cpu, permits, operation)),
             Err(_) => {
                 let worker = self.clone();
                 spawn(async move {
                     let permits = worker.permits().await?;
-                    spawn_blocking(move || charged(&cpu, permits, operation)).await
+                    spawn_blocking(move || run_charged(&cpu, permits, operation)).await
                 })
             }
         }
@@ -82,23 +84,23 @@ impl Worker {
 
     async fn permits(&self) -> Result<Permits, AcquireError> {
         let turn = Arc::clone(&self.turn).acquire_owned().await?;
-        Ok((turn, Arc::clone(&OPERATIONS).acquire_owned().await?))
+        Ok((turn, Arc::clone(&OPERATION_PERMITS).acquire_owned().await?))
     }
 
-    /// Makes room for a buffer that the host holds between two calls of the
-    /// guest. `None` if there is too much of that already.
-    pub(super) fn buffer(&self, bytes: usize) -> Option<Buffer> {
-        let room = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= self.max_buffers);
-        self.buffers.fetch_update(Relaxed, Relaxed, room).ok()?;
-        Some(Buffer { bytes, held: Arc::clone(&self.buffers) })
+    /// Reserves memory for a buffer that the host holds between two calls of the
+    /// guest. Returns `None` if that exceeds the maximum.
+    pub(super) fn reserve_buffer(&self, bytes: usize) -> Option<BufferReservation> {
+        let reserve = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= self.max_buffers);
+        self.buffers.fetch_update(Relaxed, Relaxed, reserve).ok()?;
+        Some(BufferReservation { bytes, held: Arc::clone(&self.buffers) })
     }
 }
 
 type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
-/// Runs an operation on this thread. If it panics, that ends its guest, and not
-/// the embedder's task that polls the call.
-fn charged<R>(
+/// Runs an operation on this thread and charges its CPU time. A panic ends the
+/// guest, not the embedder's task that polls the call.
+fn run_charged<R>(
     cpu: &CpuClock,
     permits: Permits,
     operation: impl FnOnce() -> R,
@@ -108,13 +110,13 @@ fn charged<R>(
     result.map_err(|_| format_err!("a file operation panicked"))
 }
 
-/// Room for a buffer, until it is dropped.
-pub(super) struct Buffer {
+/// A reservation of memory for a buffer. Dropping it releases the memory.
+pub(super) struct BufferReservation {
     bytes: usize,
     held: Arc<AtomicUsize>,
 }
 
-impl Drop for Buffer {
+impl Drop for BufferReservation {
     fn drop(&mut self) {
         self.held.fetch_sub(self.bytes, Relaxed);
     }
@@ -133,10 +135,10 @@ mod tests {
         Worker::new(cpu, 100)
     }
 
-    /// Takes CPU time.
+    /// Uses 20 ms of CPU time.
     fn busy() {
-        let begun = std::time::Instant::now();
-        while begun.elapsed() < Duration::from_millis(20) {
+        let start = std::time::Instant::now();
+        while start.elapsed() < Duration::from_millis(20) {
             std::hint::black_box(());
         }
     }
@@ -144,13 +146,13 @@ mod tests {
     #[tokio::test]
     async fn buffers_have_a_limit() {
         let worker = worker(None);
-        let first = worker.buffer(60).unwrap();
-        assert!(worker.buffer(41).is_none() && worker.buffer(usize::MAX).is_none());
-        let second = worker.buffer(40).unwrap();
+        let first = worker.reserve_buffer(60).unwrap();
+        assert!(worker.reserve_buffer(41).is_none() && worker.reserve_buffer(usize::MAX).is_none());
+        let second = worker.reserve_buffer(40).unwrap();
         drop(first);
-        assert!(worker.buffer(61).is_none() && worker.buffer(60).is_some());
+        assert!(worker.reserve_buffer(61).is_none() && worker.reserve_buffer(60).is_some());
         drop(second);
-        assert!(worker.buffer(100).is_some());
+        assert!(worker.reserve_buffer(100).is_some());
     }
 
     #[tokio::test]
@@ -166,10 +168,10 @@ mod tests {
         });
         let (_, error) = ended.await.unwrap();
         assert_eq!(error.downcast_ref::<LimitExceeded>().unwrap().limit, Limit::CpuTime);
-        // So is what was only begun.
+        // So is an operation that was only started.
         worker.cpu.reset(Some(Duration::from_millis(10)));
         for _ in 0..20 {
-            worker.begin(busy).await.unwrap();
+            worker.start(busy).await.unwrap();
         }
         crate::cpu::metered(&worker.cpu, async {
             assert!(worker.cpu.exceeded().is_some());
@@ -180,23 +182,23 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_sandbox_has_one_thread_and_the_process_a_few() {
         let running = Arc::new(AtomicUsize::new(0));
-        let count = |most: usize| {
+        let count = |max_running: usize| {
             let running = Arc::clone(&running);
             move || {
-                assert!(running.fetch_add(1, Relaxed) < most);
+                assert!(running.fetch_add(1, Relaxed) < max_running);
                 std::thread::yield_now();
                 running.fetch_sub(1, Relaxed);
             }
         };
         let own = worker(None);
-        let begun: Vec<_> = (0..200).map(|_| own.begin(count(1))).collect();
-        for operation in begun {
+        let started: Vec<_> = (0..200).map(|_| own.start(count(1))).collect();
+        for operation in started {
             operation.await.unwrap();
         }
         let workers: Vec<_> = (0..200).map(|_| worker(None)).collect();
-        let begun: Vec<_> =
-            workers.iter().map(|worker| worker.begin(count(MAX_RUNNING_OPERATIONS))).collect();
-        for operation in begun {
+        let started: Vec<_> =
+            workers.iter().map(|worker| worker.start(count(MAX_RUNNING_OPERATIONS))).collect();
+        for operation in started {
             operation.await.unwrap();
         }
     }
@@ -208,8 +210,8 @@ mod tests {
         }
         let worker = worker(None);
         assert!(worker.run(fails).await.is_err());
-        assert!(worker.begin(fails).await.is_err());
-        // What it had taken is free.
+        assert!(worker.start(fails).await.is_err());
+        // Its permits are released.
         worker.run(|| ()).await.unwrap();
     }
 
@@ -217,15 +219,15 @@ mod tests {
     async fn what_is_given_up_is_not_begun() {
         let worker = worker(None);
         let (release, wait) = std::sync::mpsc::channel::<()>();
-        let first = worker.begin(move || wait.recv());
-        let began = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&began);
-        let second = worker.begin(move || counted.fetch_add(1, Relaxed));
+        let first = worker.start(move || wait.recv());
+        let started = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&started);
+        let second = worker.start(move || counted.fetch_add(1, Relaxed));
         tokio::task::yield_now().await;
         drop(second);
         release.send(()).unwrap();
         first.await.unwrap().unwrap();
         worker.run(|| ()).await.unwrap();
-        assert_eq!(began.load(Relaxed), 0);
+        assert_eq!(started.load(Relaxed), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! A body whose bytes come from somebody else's loop.
+//! A body whose bytes are sent through a channel.
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -7,57 +7,57 @@ use tokio::sync::mpsc;
 use super::Body;
 use crate::host::HostError;
 
-/// Sends the bytes of a body that [`Body::channel`] made.
+/// The sender of the bytes of a body that [`Body::channel`] created.
 ///
-/// Dropping it without [`finish`](Self::finish) breaks the body off: what was
-/// sent is never taken for all of it.
+/// Dropping it without [`finish`](Self::finish) ends the body with an error, so
+/// that a partial body is never taken for a complete one.
 #[derive(Debug, Clone)]
-pub struct BodySender(mpsc::Sender<Message>);
+pub struct BodySender(mpsc::Sender<BodyMessage>);
 
 #[derive(Debug)]
-enum Message {
+enum BodyMessage {
     Piece(Bytes),
     Failed(HostError),
     End,
 }
 
-/// What the guest is told of a sender that went away.
-const BROKEN_OFF: &str = "the body was broken off";
+/// The error for the guest if the sender was dropped before the end.
+const SENDER_DROPPED: &str = "the body is incomplete: its sender stopped before the end";
 
 pub(super) fn channel() -> (BodySender, Body) {
-    // One piece waits while another is under way: the sender goes on when its
-    // last piece was taken, and not much is held.
+    // One piece waits while another is processed: the sender continues when its
+    // last piece was taken, and little memory is used.
     let (sender, receiver) = mpsc::channel(1);
     let pieces = stream::unfold(Some(receiver), |receiver| async move {
         let mut receiver = receiver?;
         match receiver.recv().await {
-            Some(Message::Piece(piece)) => Some((Ok(piece), Some(receiver))),
-            Some(Message::Failed(error)) => Some((Err(error), None)),
-            Some(Message::End) => None,
-            None => Some((Err(HostError::new(BROKEN_OFF)), None)),
+            Some(BodyMessage::Piece(piece)) => Some((Ok(piece), Some(receiver))),
+            Some(BodyMessage::Failed(error)) => Some((Err(error), None)),
+            Some(BodyMessage::End) => None,
+            None => Some((Err(HostError::new(SENDER_DROPPED)), None)),
         }
     });
     (BodySender(sender), Body::from_stream(pieces))
 }
 
 impl BodySender {
-    /// Sends a piece, when there is room for it. `false`: nobody takes it any
-    /// more.
+    /// Sends a piece, and waits until there is space for it. Returns `false` if the
+    /// receiver is gone.
     pub async fn send(&self, piece: Bytes) -> bool {
-        self.0.send(Message::Piece(piece)).await.is_ok()
+        self.0.send(BodyMessage::Piece(piece)).await.is_ok()
     }
 
-    /// Ends the body: that was all of it.
+    /// Ends the body as complete.
     pub async fn finish(&self) {
-        let _ = self.0.send(Message::End).await;
+        let _ = self.0.send(BodyMessage::End).await;
     }
 
-    /// Ends the body with what the guest is told.
+    /// Ends the body with an error for the guest.
     pub async fn fail(&self, error: HostError) {
-        let _ = self.0.send(Message::Failed(error)).await;
+        let _ = self.0.send(BodyMessage::Failed(error)).await;
     }
 
-    /// Ends when nobody takes the body any more, to its end or before it.
+    /// Waits until the receiver is gone, at the end of the body or before it.
     pub async fn closed(&self) {
         self.0.closed().await;
     }
@@ -80,8 +80,8 @@ mod tests {
             sender.finish().await;
             sender.closed().await;
         };
-        let (whole, ()) = tokio::join!(collect(body), sending);
-        assert_eq!(whole.unwrap(), "one two");
+        let (received, ()) = tokio::join!(collect(body), sending);
+        assert_eq!(received.unwrap(), "one two");
         assert!(!sender.send("three".into()).await);
     }
 
@@ -92,11 +92,11 @@ mod tests {
             sender.send("one".into()).await;
             sender.fail(HostError::new("no more")).await;
         };
-        let (whole, ()) = tokio::join!(collect(body), sending);
-        assert_eq!(whole.unwrap_err(), "no more");
+        let (received, ()) = tokio::join!(collect(body), sending);
+        assert_eq!(received.unwrap_err(), "no more");
 
         let (sender, body) = Body::channel();
         drop(sender);
-        assert_eq!(collect(body).await.unwrap_err(), BROKEN_OFF);
+        assert_eq!(collect(body).await.unwrap_err(), SENDER_DROPPED);
     }
 }

@@ -1,21 +1,22 @@
-//! Header fields as pairs of texts, as other languages have them.
+//! Header fields as pairs of strings, for bindings to other languages.
 
 use http::HeaderMap;
 
 use super::head;
 use crate::host::HostError;
 
-/// Every field by itself: repeated ones stay apart. Values are read as Latin-1.
+/// Returns the header fields as pairs. Repeated fields are not joined, and values
+/// are decoded as Latin-1.
 #[must_use]
 pub fn fields(headers: &HeaderMap) -> Vec<(String, String)> {
     head::texts(headers)
 }
 
-/// The headers that consist of these fields, in this order.
+/// Creates headers from these fields, in this order.
 ///
 /// # Errors
 ///
-/// A name or value that HTTP cannot send, by name; or more than
+/// A name or value that is invalid in HTTP; or more than
 /// [`MAX_HEADER_FIELDS`](super::MAX_HEADER_FIELDS) fields or
 /// [`MAX_HEADER_BYTES`](super::MAX_HEADER_BYTES) bytes.
 pub fn header_map<I>(fields: I) -> Result<HeaderMap, HostError>

@@ -1,25 +1,25 @@
-//! The head of a request or response, as texts that a guest or a handler made:
+//! The head of a request or response, given as strings by a guest or a handler:
 //! method, URL and header fields, within limits.
 //!
-//! `HeaderMap` panics where it is full; so fields are counted before they get
-//! there, and added by the form that can fail. Nothing here needs the rest of
-//! the crate: the fuzzer compiles this file alone.
+//! `HeaderMap` panics when it is full, so fields are counted first and added with
+//! the functions that return an error. This file does not depend on the rest of
+//! the crate, because the fuzzer compiles it separately.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header, request};
 
-/// The largest number of header fields in one request or response.
+/// The maximum number of header fields in one request or response.
 pub const MAX_HEADER_FIELDS: usize = 1_000;
 
-/// The largest size of the header fields of one request or response in bytes,
+/// The maximum size of the header fields of one request or response in bytes,
 /// names and values together.
 pub const MAX_HEADER_BYTES: usize = 256 << 10;
 
-/// The number of characters of a text that an error message quotes.
+/// The maximum number of characters of a string that an error message quotes.
 const MAX_QUOTED_CHARS: usize = 200;
 
-/// Fields that belong to the connection, which is the host's, or that would
-/// tell another target than the URL does.
-const HOSTS_OWN: [HeaderName; 8] = [
+/// Fields that a guest must not set: they belong to the connection, which the host
+/// manages, or could name another target than the URL.
+const HOST_CONTROLLED_FIELDS: [HeaderName; 8] = [
     header::CONNECTION,
     header::HOST,
     header::PROXY_AUTHORIZATION,
@@ -30,8 +30,8 @@ const HOSTS_OWN: [HeaderName; 8] = [
     HeaderName::from_static("keep-alive"),
 ];
 
-/// Checks the head of a request that a guest wants to send. `length` is that of
-/// a body that comes in pieces. The error is for the guest.
+/// Checks the head of a request that a guest wants to send. `length` is the length
+/// of a streamed body. The error is for the guest.
 pub(crate) fn request(
     method: &str,
     url: &str,
@@ -44,16 +44,16 @@ pub(crate) fn request(
     if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
         return Err(format!("{} is not an absolute http or https URL", quoted(url)));
     }
-    within_limits("request", fields.iter().map(|(name, value)| name.len() + value.len()))?;
+    check_limits("request", fields.iter().map(|(name, value)| name.len() + value.len()))?;
     let (mut head, ()) = Request::new(()).into_parts();
     head.method = method;
     head.uri = uri;
     for (name, value) in fields {
         let field = field_name(name)?;
-        if HOSTS_OWN.contains(&field) {
-            return Err(format!("the header field {field} is the host's to set"));
+        if HOST_CONTROLLED_FIELDS.contains(&field) {
+            return Err(format!("the header field {field} can be set only by the host"));
         }
-        // The body tells its length itself; see below for one in pieces.
+        // The length is taken from the body; see below for a streamed one.
         if field != header::CONTENT_LENGTH {
             append(&mut head.headers, field, value)?;
         }
@@ -66,15 +66,16 @@ pub(crate) fn request(
     Ok(head)
 }
 
-/// The header fields of a response as texts, each by itself. The error is for
-/// the guest.
+/// Checks the header fields of a response, and returns them as pairs of strings.
+/// The error is for the guest.
 pub(crate) fn response(headers: &HeaderMap) -> Result<Vec<(String, String)>, String> {
     let sizes = headers.iter().map(|(name, value)| name.as_str().len() + value.len());
-    within_limits("response", sizes)?;
+    check_limits("response", sizes)?;
     Ok(texts(headers))
 }
 
-/// Every field by itself: repeated ones stay apart. Values are read as Latin-1.
+/// Returns the header fields as pairs of strings. Repeated fields are not joined,
+/// and values are decoded as Latin-1.
 pub(crate) fn texts(headers: &HeaderMap) -> Vec<(String, String)> {
     headers
         .iter()
@@ -85,8 +86,8 @@ pub(crate) fn texts(headers: &HeaderMap) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The headers that consist of these fields, in this order. The error names the
-/// field that cannot be sent, or the limit.
+/// Creates headers from these fields, in this order. The error names the invalid
+/// field, or the limit.
 pub(crate) fn header_map(
     fields: impl IntoIterator<Item = (String, String)>,
 ) -> Result<HeaderMap, String> {
@@ -99,11 +100,11 @@ pub(crate) fn header_map(
         }
         append(&mut headers, field_name(&name)?, &value)?;
     }
-    within_limits("message", sizes.into_iter())?;
+    check_limits("message", sizes.into_iter())?;
     Ok(headers)
 }
 
-/// Quotes a text for an error message, and cuts it where it is long.
+/// Quotes a string for an error message, and truncates a long one.
 pub(crate) fn quoted(text: &str) -> String {
     match text.char_indices().nth(MAX_QUOTED_CHARS) {
         None => format!("{text:?}"),
@@ -113,7 +114,7 @@ pub(crate) fn quoted(text: &str) -> String {
     }
 }
 
-fn within_limits(message: &str, sizes: impl Iterator<Item = usize>) -> Result<(), String> {
+fn check_limits(message: &str, sizes: impl Iterator<Item = usize>) -> Result<(), String> {
     let (mut count, mut bytes) = (0_usize, 0_usize);
     for size in sizes {
         count = count.saturating_add(1);
@@ -177,8 +178,8 @@ mod tests {
             ("http://example.test/", ("a b", "c"), "not the name"),
             ("http://example.test/", ("a", "b\r\nc: d"), "cannot be sent"),
             ("http://example.test/", ("a", "€"), "cannot be sent"),
-            ("http://example.test/", ("Host", "other.test"), "host's to set"),
-            ("http://example.test/", ("transfer-encoding", "chunked"), "host's to set"),
+            ("http://example.test/", ("Host", "other.test"), "only by the host"),
+            ("http://example.test/", ("transfer-encoding", "chunked"), "only by the host"),
         ] {
             let field = (name.to_owned(), value.to_owned());
             let error = request("GET", url, std::slice::from_ref(&field), None).unwrap_err();
@@ -200,7 +201,7 @@ mod tests {
     #[test]
     fn the_number_of_fields_is_limited() {
         assert!(sent(&many(MAX_HEADER_FIELDS)).is_ok());
-        // Past the capacity of the map, too, and with one name for all.
+        // Also beyond the capacity of the map, and with the same name for all.
         for count in [MAX_HEADER_FIELDS + 1, 24_577, 30_000, 32_769, 100_000] {
             let error = sent(&many(count)).unwrap_err();
             assert!(error.contains(&format!("{count} header fields")), "{error}");

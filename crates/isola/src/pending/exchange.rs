@@ -12,16 +12,16 @@ use crate::{
     http::{Body, Request, Response, head},
 };
 
-/// The guest gets a body in pieces of this size at most.
-const MAX_CHUNK: usize = 256 << 10;
+/// The largest chunk of a response's body, in bytes.
+const MAX_CHUNK_BYTES: usize = 256 << 10;
 
-/// A body of this length or less is short.
-const SHORT: u64 = 64 << 10;
+/// The largest length of a body that is sent to the guest with its head, in bytes.
+const MAX_SHORT_BODY_BYTES: u64 = 64 << 10;
 
-/// How often a short body is looked for before its head is handed on alone.
-const PATIENCE: usize = 4;
+/// The number of times that a short body is polled before its head is sent alone.
+const MAX_SHORT_BODY_POLLS: usize = 4;
 
-/// What the host holds for a request, in bytes.
+/// Returns the memory that the host holds for a request, in bytes.
 pub(super) fn size(request: &contract::Request) -> usize {
     let headers: usize = request.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     let body = match &request.body {
@@ -31,18 +31,19 @@ pub(super) fn size(request: &contract::Request) -> usize {
     request.url.len() + headers + body
 }
 
-/// Whether a body comes in pieces, and then its length as far as it is known.
-pub(super) fn announced(body: &RequestBody) -> Option<Option<u64>> {
+/// Returns `None` for a body that is not sent in pieces, and otherwise its length
+/// if that is known.
+pub(super) fn streamed_length(body: &RequestBody) -> Option<Option<u64>> {
     match body {
         RequestBody::Pieces(length) => Some(*length),
         RequestBody::None | RequestBody::Whole(_) => None,
     }
 }
 
-/// Checks what the guest wants to send. The error is for the guest.
+/// Validates a request of the guest. The error is for the guest.
 pub(super) fn prepare(request: contract::Request) -> Result<(Request, Option<Duration>), String> {
     let contract::Request { method, url, headers, body, first_byte_timeout } = request;
-    let head = head::request(&method, &url, &headers, announced(&body).flatten())?;
+    let head = head::request(&method, &url, &headers, streamed_length(&body).flatten())?;
     let body = match body {
         RequestBody::Whole(bytes) if !bytes.is_empty() => Body::from(bytes),
         _ => Body::empty(),
@@ -50,37 +51,37 @@ pub(super) fn prepare(request: contract::Request) -> Result<(Request, Option<Dur
     Ok((Request::from_parts(head, body), first_byte_timeout.map(Duration::from_nanos)))
 }
 
-/// Asks the host, and hands its response on piece by piece, each when the guest
-/// asks for it; if `eager`, a short body comes with the head. Dropping this closes
-/// the connection. `put` says whether the guest can be told more.
+/// Calls the host and sends its response chunk by chunk, each when the guest
+/// requests it; if `eager`, a short body is sent with the head. Dropping the future
+/// closes the connection. `send` returns whether more outcomes can be sent.
 pub(super) async fn run(
     host: Arc<dyn Host>,
     request: Request,
     timeout: Option<Duration>,
     eager: bool,
-    asked: &Notify,
-    put: impl Fn(Outcome) -> bool,
+    more_requested: &Notify,
+    send: impl Fn(Outcome) -> bool,
 ) {
-    let answer = ask(host, request);
-    let answer = match timeout {
-        None => answer.await,
-        Some(timeout) => tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| {
+    let response = call_host(host, request);
+    let response = match timeout {
+        None => response.await,
+        Some(timeout) => tokio::time::timeout(timeout, response).await.unwrap_or_else(|_| {
             Err(HostError::new(format!("the response did not begin within {timeout:?}")))
         }),
     };
     let fail = |error: &HostError| {
-        put(Outcome::Failed(error.message().to_owned()));
+        send(Outcome::Failed(error.message().to_owned()));
     };
-    let (mut head, body) = match answer.and_then(split) {
+    let (mut head, body) = match response.and_then(split) {
         Ok(parts) => parts,
         Err(error) => return fail(&error),
     };
-    let is_short = eager && body.length().is_some_and(|length| length <= SHORT);
+    let is_short = eager && body.length().is_some_and(|length| length <= MAX_SHORT_BODY_BYTES);
     let mut pieces = std::pin::pin!(body.into_stream());
     let mut piece = Bytes::new();
-    let mut broken = None;
-    // A short body mostly comes with its head: then there is no need to ask.
-    for _ in 0..if is_short { PATIENCE } else { 0 } {
+    let mut failed = None;
+    // A short body mostly arrives with its head, so the guest need not request it.
+    for _ in 0..if is_short { MAX_SHORT_BODY_POLLS } else { 0 } {
         match pieces.next().now_or_never() {
             Some(Some(Ok(next))) => head.body.extend_from_slice(&next),
             Some(None) => {
@@ -88,20 +89,20 @@ pub(super) async fn run(
                 break;
             }
             Some(Some(Err(error))) => {
-                broken = Some(error);
+                failed = Some(error);
                 break;
             }
-            // Whoever reads from the connection may be about to.
+            // The task that reads from the connection may be about to.
             None => tokio::task::yield_now().await,
         }
     }
     let complete = head.complete;
-    if !put(Outcome::Response(head)) || complete {
+    if !send(Outcome::Response(head)) || complete {
         return;
     }
     loop {
-        asked.notified().await;
-        if let Some(error) = broken {
+        more_requested.notified().await;
+        if let Some(error) = failed {
             return fail(&error);
         }
         while piece.is_empty() {
@@ -109,20 +110,20 @@ pub(super) async fn run(
                 Some(Ok(next)) => next,
                 Some(Err(error)) => return fail(&error),
                 None => {
-                    put(Outcome::End);
+                    send(Outcome::End);
                     return;
                 }
             };
         }
-        let chunk = piece.copy_to_bytes(piece.len().min(MAX_CHUNK));
-        if !put(Outcome::Chunk(chunk.into())) {
+        let chunk = piece.copy_to_bytes(piece.len().min(MAX_CHUNK_BYTES));
+        if !send(Outcome::Chunk(chunk.into())) {
             return;
         }
     }
 }
 
-/// A panic of the host's handler is a failure like any other.
-async fn ask(host: Arc<dyn Host>, request: Request) -> Result<Response, HostError> {
+/// Calls the host's HTTP handler. A panic of it fails the request.
+async fn call_host(host: Arc<dyn Host>, request: Request) -> Result<Response, HostError> {
     AssertUnwindSafe(host.http(request))
         .catch_unwind()
         .await

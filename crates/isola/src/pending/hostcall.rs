@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 
 use crate::{contract::Outcome, host::Host, http::head::quoted, value::Value};
 
-/// Asks the host. A panic of its function is a failure like any other.
+/// Calls the host's function. A panic of it fails the hostcall.
 pub(super) async fn run(
     host: Arc<dyn Host>,
     name: String,

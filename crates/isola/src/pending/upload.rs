@@ -1,4 +1,4 @@
-//! The body of a request, as the guest sends it: piece by piece.
+//! The body of a request that the guest sends in pieces.
 
 use std::{
     pin::Pin,
@@ -9,127 +9,135 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::mpsc::{Receiver, Sender, channel as bounded, error::TrySendError};
 
-use super::Put;
+use super::CompletionSender;
 use crate::{contract::Outcome, host::HostError, http::Body};
 
-/// The number of answers to pieces that wait for a guest to fetch them, also when
-/// nobody takes the body any more.
-const MAX_UNANSWERED: usize = 16;
+/// The largest number of pieces whose outcome the guest has not fetched, also if
+/// the host no longer reads the body.
+const MAX_UNACKNOWLEDGED_PIECES: usize = 16;
 
-/// What a guest is told that sends a piece too early.
-const NOT_TAKEN: &str = "the piece before it is not taken yet";
+/// The error for a guest that sends a piece too early.
+const PREVIOUS_PIECE_PENDING: &str =
+    "the previous piece of the body has not been read yet: wait until it is";
 
-/// The guest's end.
+/// The sending half, which the guest uses.
 pub(super) struct Upload {
     pieces: Sender<Piece>,
-    put: Put,
-    /// The number of pieces that were sent and of which the guest has not yet
-    /// fetched what became of them.
-    unanswered: usize,
+    completions: CompletionSender,
+    /// The number of pieces that were sent and whose outcome the guest has not
+    /// fetched.
+    unacknowledged: usize,
 }
 
 enum Piece {
     Bytes(Bytes),
-    /// The end is said, never concluded from a sender that is gone: a guest
-    /// that stops in the middle must not have sent a shorter body.
+    /// The end of the body. It is explicit, and not implied by a dropped sender: a
+    /// body that the guest stops sending half-way must not pass for a complete one.
     End,
 }
 
-/// Makes a body that comes in pieces, of `length` bytes if that is known.
-pub(super) fn channel(put: Put, length: Option<u64>) -> (Upload, Body) {
-    // One piece, and the end.
+/// Creates a body that is sent in pieces, of `length` bytes if that is known.
+pub(super) fn channel(completions: CompletionSender, length: Option<u64>) -> (Upload, Body) {
+    // One piece and the end.
     let (sender, receiver) = bounded(2);
-    let incoming = Incoming { pieces: receiver, put: put.clone(), missing: length, over: false };
-    (Upload { pieces: sender, put, unanswered: 0 }, Body::from_stream(incoming))
+    let stream = UploadStream {
+        pieces: receiver,
+        completions: completions.clone(),
+        remaining: length,
+        finished: false,
+    };
+    (Upload { pieces: sender, completions, unacknowledged: 0 }, Body::from_stream(stream))
 }
 
 impl Upload {
-    /// The error is for the guest.
+    /// Sends a piece. The error is for the guest.
     pub(super) fn write(&mut self, piece: Vec<u8>) -> Result<(), String> {
-        if self.unanswered >= MAX_UNANSWERED {
-            return Err(NOT_TAKEN.to_owned());
+        if self.unacknowledged >= MAX_UNACKNOWLEDGED_PIECES {
+            return Err(PREVIOUS_PIECE_PENDING.to_owned());
         }
         let size = piece.len();
-        self.put.hold(size)?;
+        self.completions.reserve(size)?;
         self.pieces.try_send(Piece::Bytes(piece.into())).or_else(|error| {
-            self.put.release(size);
+            self.completions.release(size);
             match error {
                 TrySendError::Closed(_) => {
-                    self.put.now(Outcome::Taken(false));
+                    self.completions.send(Outcome::Taken(false));
                     Ok(())
                 }
-                TrySendError::Full(_) => Err(NOT_TAKEN.to_owned()),
+                TrySendError::Full(_) => Err(PREVIOUS_PIECE_PENDING.to_owned()),
             }
         })?;
-        self.unanswered += 1;
+        self.unacknowledged += 1;
         Ok(())
     }
 
-    /// Notes that the guest knows what became of a piece.
-    pub(super) fn answered(&mut self) {
-        self.unanswered = self.unanswered.saturating_sub(1);
+    /// Records that the guest has fetched the outcome of a piece.
+    pub(super) fn acknowledge(&mut self) {
+        self.unacknowledged = self.unacknowledged.saturating_sub(1);
     }
 
-    /// The error is for the guest.
+    /// Sends the end of the body. The error is for the guest.
     pub(super) fn finish(&self) -> Result<(), String> {
         match self.pieces.try_send(Piece::End) {
             Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
-            Err(TrySendError::Full(_)) => Err("the last piece is not taken yet".to_owned()),
+            Err(TrySendError::Full(_)) => Err(PREVIOUS_PIECE_PENDING.to_owned()),
         }
     }
 }
 
-/// The host's end.
-struct Incoming {
+/// The receiving half, which the host reads.
+struct UploadStream {
     pieces: Receiver<Piece>,
-    put: Put,
-    /// How much must still come, if the length is known.
-    missing: Option<u64>,
-    over: bool,
+    completions: CompletionSender,
+    /// The number of bytes that must follow, if the length is known.
+    remaining: Option<u64>,
+    finished: bool,
 }
 
-impl Incoming {
+impl UploadStream {
     fn accept(&mut self, piece: Option<Piece>) -> Option<Result<Bytes, HostError>> {
         let outcome = match piece {
             Some(Piece::Bytes(bytes)) => {
-                self.put.release(bytes.len());
+                self.completions.release(bytes.len());
                 match self.count(bytes.len()) {
                     Ok(()) => {
-                        self.put.now(Outcome::Taken(true));
+                        self.completions.send(Outcome::Taken(true));
                         return Some(Ok(bytes));
                     }
                     Err(error) => {
-                        self.put.now(Outcome::Taken(false));
+                        self.completions.send(Outcome::Taken(false));
                         Some(Err(error))
                     }
                 }
             }
-            Some(Piece::End) => match self.missing {
+            Some(Piece::End) => match self.remaining {
                 None | Some(0) => None,
-                Some(missing) => Some(Err(HostError::new(format!(
-                    "the request's body ended {missing} bytes before its announced length"
+                Some(remaining) => Some(Err(HostError::new(format!(
+                    "the request's body ended {remaining} bytes before its announced length"
                 )))),
             },
-            None => Some(Err(HostError::new("the guest broke off the request's body"))),
+            None => Some(Err(HostError::new(
+                "the guest stopped sending the request's body before its end",
+            ))),
         };
-        self.over = true;
+        self.finished = true;
         outcome
     }
 
     fn count(&mut self, size: usize) -> Result<(), HostError> {
-        let Some(missing) = &mut self.missing else { return Ok(()) };
-        *missing = missing.checked_sub(size as u64).ok_or_else(|| {
+        let Some(remaining) = &mut self.remaining else { return Ok(()) };
+        *remaining = remaining.checked_sub(size as u64).ok_or_else(|| {
             HostError::new("the request's body is longer than its announced length")
         })?;
         Ok(())
     }
 }
 
-impl Stream for Incoming {
+impl Stream for UploadStream {
     type Item = Result<Bytes, HostError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.over {
+        if self.finished {
             return Poll::Ready(None);
         }
         let piece = ready!(self.pieces.poll_recv(cx));
@@ -137,14 +145,14 @@ impl Stream for Incoming {
     }
 }
 
-impl Drop for Incoming {
-    /// The guest may wait for a piece to be taken.
+impl Drop for UploadStream {
+    /// Completes the pieces that were not read, because the guest may wait for them.
     fn drop(&mut self) {
         self.pieces.close();
         while let Ok(piece) = self.pieces.try_recv() {
             if let Piece::Bytes(bytes) = piece {
-                self.put.release(bytes.len());
-                self.put.now(Outcome::Taken(false));
+                self.completions.release(bytes.len());
+                self.completions.send(Outcome::Taken(false));
             }
         }
     }

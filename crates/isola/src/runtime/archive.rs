@@ -1,7 +1,8 @@
-//! Archives of runtimes: files and folders, and nothing that leads out.
+//! Archives of runtimes: only regular files and directories, all within the target
+//! directory.
 //!
-//! Nothing here needs the rest of the crate: the fuzzer compiles this file
-//! alone.
+//! This file does not depend on the rest of the crate, because the fuzzer compiles
+//! it separately.
 
 use std::{
     cell::Cell,
@@ -13,51 +14,52 @@ use std::{
 use flate2::read::GzDecoder;
 use tar::{Archive, Entry, EntryType};
 
-/// The largest size of the files of an archive in bytes, unpacked.
-const MAX_UNPACKED: u64 = 2 << 30;
+/// The maximum total size of an archive's unpacked files in bytes.
+const MAX_UNPACKED_BYTES: u64 = 2 << 30;
 
-/// The largest number of entries of an archive.
-const MAX_ENTRIES: usize = 10_000;
+/// The maximum number of entries of an archive.
+const MAX_ARCHIVE_ENTRIES: usize = 10_000;
 
-/// The largest size of what stands between the content of two files in bytes:
-/// headers, and names that are too long for one. Its reader holds it in memory.
-const MAX_BETWEEN: u64 = 1 << 20;
+/// The maximum size of the metadata between the contents of two files in bytes:
+/// headers, and names that are too long for a header. The reader holds them in
+/// memory.
+const MAX_METADATA_BYTES: u64 = 1 << 20;
 
-/// Unpacks an archive, a tar file compressed by gzip, into a folder that is
-/// empty. The error says what is wrong with the archive, or with the disk.
-pub(crate) fn unpack(archive: impl Read, folder: &Path) -> Result<(), String> {
-    let budget = Cell::new(MAX_BETWEEN);
-    let reader = Limited { inner: GzDecoder::new(BufReader::new(archive)), left: &budget };
+/// Unpacks an archive, a gzip-compressed tar file, into an empty directory. The
+/// error describes the defect of the archive, or the failure to write.
+pub(crate) fn unpack(archive: impl Read, dir: &Path) -> Result<(), String> {
+    let budget = Cell::new(MAX_METADATA_BYTES);
+    let reader = LimitedReader { inner: GzDecoder::new(BufReader::new(archive)), left: &budget };
     let mut archive = Archive::new(reader);
     let damaged = |error: io::Error| format!("it is damaged: {error}");
-    let mut left = MAX_UNPACKED;
+    let mut left = MAX_UNPACKED_BYTES;
     for (number, entry) in archive.entries().map_err(damaged)?.enumerate() {
         let mut entry = entry.map_err(damaged)?;
-        if number >= MAX_ENTRIES {
-            return Err(format!("it has more than {MAX_ENTRIES} entries"));
+        if number >= MAX_ARCHIVE_ENTRIES {
+            return Err(format!("it has more than {MAX_ARCHIVE_ENTRIES} entries"));
         }
         let size = entry.size();
         left = left
             .checked_sub(size)
-            .ok_or_else(|| format!("it unpacks to more than {MAX_UNPACKED} bytes"))?;
-        budget.set(size.saturating_add(MAX_BETWEEN));
-        write(&mut entry, folder)?;
-        // What is left of the entry is skipped when the next is looked for.
-        budget.set(MAX_BETWEEN);
+            .ok_or_else(|| format!("it unpacks to more than {MAX_UNPACKED_BYTES} bytes"))?;
+        budget.set(size.saturating_add(MAX_METADATA_BYTES));
+        write(&mut entry, dir)?;
+        // The unread rest of the entry is skipped when the next one is read.
+        budget.set(MAX_METADATA_BYTES);
     }
     Ok(())
 }
 
-fn write(entry: &mut Entry<'_, impl Read>, folder: &Path) -> Result<(), String> {
+fn write(entry: &mut Entry<'_, impl Read>, dir: &Path) -> Result<(), String> {
     let path = entry.path().map_err(|error| format!("it is damaged: {error}"))?.into_owned();
     let shown = path.display();
-    // Not even one that is within: nobody has to look where it leads.
+    // `..` is refused even within the directory, so that no path has to be resolved.
     let is_plain =
         path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if !is_plain {
-        return Err(format!("its entry {shown} leads out of its folder"));
+        return Err(format!("its entry {shown} points outside of the target directory"));
     }
-    let target = folder.join(&path);
+    let target = dir.join(&path);
     let failed = |error: io::Error| format!("{shown}: {error}");
     match entry.header().entry_type() {
         EntryType::Directory => fs::create_dir_all(&target).map_err(failed),
@@ -65,28 +67,30 @@ fn write(entry: &mut Entry<'_, impl Read>, folder: &Path) -> Result<(), String> 
             if let Some(parent) = target.parent() {
                 fs::create_dir_all(parent).map_err(failed)?;
             }
-            // `create_new`: an entry that comes twice is no honest archive.
+            // `create_new`: an archive with a duplicate entry is refused.
             let mut file =
                 File::options().write(true).create_new(true).open(&target).map_err(failed)?;
             io::copy(entry, &mut file).map_err(failed)?;
             file.sync_all().map_err(failed)
         }
         EntryType::XGlobalHeader => Ok(()),
-        _ => Err(format!("its entry {shown} is neither a file nor a folder")),
+        _ => Err(format!("its entry {shown} is neither a regular file nor a directory")),
     }
 }
 
-/// Reads so many bytes, and then fails.
-struct Limited<'a, R> {
+/// A reader that fails after a number of bytes.
+struct LimitedReader<'a, R> {
     inner: R,
     left: &'a Cell<u64>,
 }
 
-impl<R: Read> Read for Limited<'_, R> {
+impl<R: Read> Read for LimitedReader<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(into)?;
         let left = self.left.get().checked_sub(read as u64).ok_or_else(|| {
-            io::Error::other(format!("more than {MAX_BETWEEN} bytes stand between two files"))
+            io::Error::other(format!(
+                "more than {MAX_METADATA_BYTES} bytes of metadata between two files"
+            ))
         })?;
         self.left.set(left);
         Ok(read)
@@ -102,14 +106,14 @@ mod tests {
 
     type Tar = Builder<GzEncoder<Vec<u8>>>;
 
-    /// What comes of unpacking an archive, and the names of what is there then.
+    /// Creates and unpacks an archive, and returns the names of the unpacked entries.
     fn unpacked(fill: impl FnOnce(&mut Tar)) -> Result<Vec<String>, String> {
         let mut tar = Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
         fill(&mut tar);
         let bytes = tar.into_inner().unwrap().finish().unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        unpack(bytes.as_slice(), folder.path())?;
-        let entries = fs::read_dir(folder.path()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        unpack(bytes.as_slice(), dir.path())?;
+        let entries = fs::read_dir(dir.path()).unwrap();
         Ok(entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect())
     }
 
@@ -122,7 +126,7 @@ mod tests {
 
     #[test]
     fn files_and_folders_are_unpacked() {
-        let long = format!("{}/x", "folder/".repeat(30));
+        let long = format!("{}/x", "directory/".repeat(30));
         let mut names = unpacked(|tar| {
             entry(tar, EntryType::Regular, "a.wasm", &[1; 3 << 20]);
             entry(tar, EntryType::Directory, "b", b"");
@@ -130,7 +134,7 @@ mod tests {
         })
         .unwrap();
         names.sort();
-        assert_eq!(names, ["a.wasm", "b", "folder"]);
+        assert_eq!(names, ["a.wasm", "b", "directory"]);
     }
 
     #[test]
@@ -145,14 +149,14 @@ mod tests {
             assert!(error.contains("between two files"), "{kind:?}: {error}");
         }
         let error = unpacked(|tar| {
-            for _ in 0..=MAX_ENTRIES {
+            for _ in 0..=MAX_ARCHIVE_ENTRIES {
                 entry(tar, EntryType::Directory, "a", b"");
             }
         })
         .unwrap_err();
         assert!(error.contains("more than 10000 entries"), "{error}");
-        // Sizes that are not those of any file.
-        for size in [MAX_UNPACKED + 1, u64::MAX / 2, u64::MAX] {
+        // Sizes that no file has.
+        for size in [MAX_UNPACKED_BYTES + 1, u64::MAX / 2, u64::MAX] {
             let error = unpacked(|tar| {
                 let mut header = Header::new_gnu();
                 header.set_path("a").unwrap();

@@ -1,15 +1,16 @@
 //! Downloads of runtimes.
 //!
 //! ```text
-//! <runtimes>/<version>/<runtime>/   a runtime, put there by one rename
+//! <runtimes>/<version>/<runtime>/   a runtime, installed by one rename
 //! <runtimes>/.download/
 //!     <runtime>-<version>.lock      held while one process downloads
-//!     <digest>.part                 what has arrived; the next attempt goes on
-//!     <random>/                     what is being unpacked
+//!     <digest>.part                 the bytes received so far
+//!     <random>/                     the archive while it is unpacked
 //! ```
 //!
-//! A part belongs to a digest, so that no attempt goes on with another file's
-//! bytes. It stays when a connection breaks, and goes when it is refused.
+//! A partial file is named by the expected digest, so that no attempt continues
+//! with another file's bytes. It is kept if the connection breaks, and removed if
+//! the archive is refused.
 
 use std::{
     fs::{self, File},
@@ -21,32 +22,33 @@ use std::{
 use reqwest::{Client, Response, StatusCode, Url, header};
 use sha2::{Digest as _, Sha256};
 
-use super::{Runtime, archive, release_folders, source::Progress};
+use super::{Runtime, archive, release_dirs, source::ProgressCallback};
 use crate::{error::Error, regular, trust};
 
-/// An archive may be this long.
-const MAX_ARCHIVE: u64 = 1 << 30;
-/// So often in a row nothing may arrive before the download fails.
-const ATTEMPTS: u32 = 4;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// The maximum size of an archive in bytes.
+const MAX_ARCHIVE_BYTES: u64 = 1 << 30;
+/// The number of consecutive attempts without progress after which a download fails.
+const MAX_FAILED_ATTEMPTS: u32 = 4;
+/// The delay before the second attempt. It doubles with each further one.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(200);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Between two pieces.
+/// The maximum time between two pieces of a response.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) struct Download<'a> {
     pub(super) runtime: Runtime,
     pub(super) version: &'a str,
-    pub(super) folder: &'a Path,
+    pub(super) runtimes_dir: &'a Path,
     pub(super) base_url: &'a str,
     pub(super) sha256: Option<&'a str>,
-    pub(super) progress: Option<&'a Progress>,
+    pub(super) progress: Option<&'a ProgressCallback>,
 }
 
-/// Why an attempt ended.
-enum Trouble {
-    /// The next one may do better.
-    Passing(String),
-    Final(Error),
+/// The error of an attempt.
+enum AttemptError {
+    /// Another attempt may succeed.
+    Retryable(String),
+    Fatal(Error),
 }
 
 impl Download<'_> {
@@ -58,24 +60,25 @@ impl Download<'_> {
             .read_timeout(READ_TIMEOUT)
             .build()
             .map_err(|error| Error::internal("setting up the HTTP client", error))?;
-        trust::private_dir(self.folder)?;
-        let work = self.folder.join(".download");
+        trust::private_dir(self.runtimes_dir)?;
+        let work = self.runtimes_dir.join(".download");
         trust::private_dir(&work)?;
         let _lock = self.lock(&work).await?;
-        let places = release_folders(self.folder, self.runtime, self.version);
-        // Whoever held the lock may just have done it.
-        if let Some(component) = self.runtime.find_in(&places) {
+        let installed = release_dirs(self.runtimes_dir, self.runtime, self.version);
+        // Another process may have installed it while it held the lock.
+        if let Some(component) = self.runtime.find_in(&installed) {
             return Ok(component);
         }
         let digest = self.digest(&client, &url).await?;
         let part = work.join(format!("{digest}.part"));
         self.fetch(&client, &url, &part).await?;
-        let [place, _] = places;
+        let [target, _] = installed;
         let runtime = self.runtime;
-        blocking(move || install(runtime, &url, &digest, &part, &work, &place)).await
+        blocking(move || install(runtime, &url, &digest, &part, &work, &target)).await
     }
 
-    /// The archive's place. Plain HTTP is only as good as the digest.
+    /// Returns the URL of the archive. Plain HTTP is accepted only from loopback or
+    /// with a pinned digest.
     fn url(&self) -> Result<Url, Error> {
         let text = format!(
             "{}/v{}/isola-{}.tar.gz",
@@ -96,7 +99,7 @@ impl Download<'_> {
         match url.scheme() {
             "https" => Ok(url),
             "http" if is_loopback || self.sha256.is_some() => Ok(url),
-            "http" => Err(invalid("use https, or give the digest that the archive must have")),
+            "http" => Err(invalid("use https, or give the SHA-256 digest of the archive")),
             _ => Err(invalid("use https")),
         }
     }
@@ -104,64 +107,70 @@ impl Download<'_> {
     async fn lock(&self, work: &Path) -> Result<File, Error> {
         let path = work.join(format!("{}-{}.lock", self.runtime, self.version));
         blocking(move || {
-            let file = File::create(path)
-                .map_err(|error| Error::internal("cannot write to the runtimes folder", error))?;
+            let file = File::create(path).map_err(|error| {
+                Error::internal("cannot write to the runtimes directory", error)
+            })?;
             file.lock()
-                .map_err(|error| Error::internal("cannot lock the runtimes folder", error))?;
+                .map_err(|error| Error::internal("cannot lock the runtimes directory", error))?;
             Ok(file)
         })
         .await
     }
 
-    /// The digest that the archive must have, in lower case.
+    /// Returns the expected digest of the archive, in lower case.
     async fn digest(&self, client: &Client, url: &Url) -> Result<String, Error> {
         if let Some(pinned) = self.sha256 {
-            return as_digest(pinned).ok_or_else(|| {
+            return parse_digest(pinned).ok_or_else(|| {
                 Error::InvalidArgument(format!("{pinned:?} is not a SHA-256 digest"))
             });
         }
         let url = format!("{url}.sha256");
         let read = async || {
-            let mut response = answered(client.get(&url).send().await, &url)?;
+            let mut response = check_response(client.get(&url).send().await, &url)?;
             let mut text = Vec::new();
-            while let Some(piece) = response.chunk().await.map_err(|error| broken(&url, &error))? {
+            while let Some(piece) =
+                response.chunk().await.map_err(|error| transport_error(&url, &error))?
+            {
                 text.extend_from_slice(&piece);
                 if text.len() > 4096 {
                     break;
                 }
             }
             let text = String::from_utf8_lossy(&text).into_owned();
-            // As `sha256sum` writes it: the digest, and then the file's name.
+            // The format of `sha256sum`: the digest, followed by the file's name.
             let first = text.split_whitespace().next().unwrap_or_default();
-            as_digest(first).ok_or_else(|| {
-                Trouble::Final(Error::DownloadRefused(format!("{url} holds no SHA-256 digest")))
+            parse_digest(first).ok_or_else(|| {
+                AttemptError::Fatal(Error::DownloadRefused(format!(
+                    "{url} holds no SHA-256 digest"
+                )))
             })
         };
-        let mut pauses = Pauses::default();
+        let mut backoff = Backoff::default();
         loop {
             match read().await {
                 Ok(digest) => return Ok(digest),
-                Err(trouble) => pauses.after(trouble).await?,
+                Err(error) => backoff.after(error).await?,
             }
         }
     }
 
-    /// Fetches what is missing of the archive, in as many attempts as get on.
+    /// Downloads the missing part of the archive, in as many attempts as make
+    /// progress.
     async fn fetch(&self, client: &Client, url: &Url, part: &Path) -> Result<(), Error> {
-        let mut pauses = Pauses::default();
+        let mut backoff = Backoff::default();
         let mut before = None;
         loop {
-            let Err(trouble) = self.attempt(client, url, part).await else { return Ok(()) };
+            let Err(error) = self.attempt(client, url, part).await else { return Ok(()) };
             let length = fs::metadata(part).map_or(0, |metadata| metadata.len());
             if before.replace(length).is_some_and(|before| length > before) {
-                pauses = Pauses::default();
+                backoff = Backoff::default();
             }
-            pauses.after(trouble).await?;
+            backoff.after(error).await?;
         }
     }
 
-    async fn attempt(&self, client: &Client, url: &Url, part: &Path) -> Result<(), Trouble> {
-        let disk = |error| Trouble::Final(Error::internal("cannot write a download", error));
+    async fn attempt(&self, client: &Client, url: &Url, part: &Path) -> Result<(), AttemptError> {
+        let disk = |error| AttemptError::Fatal(Error::internal("cannot write a download", error));
         let mut file = File::options().append(true).create(true).open(part).map_err(disk)?;
         let mut length = file.metadata().map_err(disk)?.len();
         let mut request = client.get(url.clone());
@@ -171,22 +180,24 @@ impl Download<'_> {
         let sent = request.send().await;
         if let Ok(response) = &sent {
             match response.status() {
-                // All of it was there already; its digest will tell.
-                StatusCode::RANGE_NOT_SATISFIABLE if whole(response) == Some(length) => {
+                // The file is complete; the digest is checked later.
+                StatusCode::RANGE_NOT_SATISFIABLE if total_length(response) == Some(length) => {
                     return Ok(());
                 }
                 StatusCode::RANGE_NOT_SATISFIABLE => {
                     file.set_len(0).map_err(disk)?;
-                    return Err(Trouble::Passing(format!("{url}: the file has become shorter")));
+                    return Err(AttemptError::Retryable(format!(
+                        "{url}: the file is shorter than the part that was downloaded before"
+                    )));
                 }
-                StatusCode::PARTIAL_CONTENT if !goes_on(response, length) => {
+                StatusCode::PARTIAL_CONTENT if !continues_at(response, length) => {
                     file.set_len(0).map_err(disk)?;
-                    return Err(Trouble::Passing(format!(
-                        "{url}: another range than was asked for"
+                    return Err(AttemptError::Retryable(format!(
+                        "{url}: the server sent another range than the one requested"
                     )));
                 }
                 StatusCode::PARTIAL_CONTENT => {}
-                // The server knows no ranges.
+                // The server does not support ranges.
                 _ if length > 0 && response.status().is_success() => {
                     file.set_len(0).map_err(disk)?;
                     length = 0;
@@ -194,47 +205,47 @@ impl Download<'_> {
                 _ => {}
             }
         }
-        let mut response = answered(sent, url.as_str())?;
+        let mut response = check_response(sent, url.as_str())?;
         let total = response.content_length().map(|more| length.saturating_add(more));
-        self.tell(length, total);
+        self.report_progress(length, total);
         loop {
             let Some(piece) =
-                response.chunk().await.map_err(|error| broken(url.as_str(), &error))?
+                response.chunk().await.map_err(|error| transport_error(url.as_str(), &error))?
             else {
                 return Ok(());
             };
             length = length.saturating_add(piece.len() as u64);
-            if length > MAX_ARCHIVE {
+            if length > MAX_ARCHIVE_BYTES {
                 drop(file);
                 let _ = fs::remove_file(part);
-                return Err(Trouble::Final(Error::DownloadRefused(format!(
-                    "{url} is longer than {MAX_ARCHIVE} bytes"
+                return Err(AttemptError::Fatal(Error::DownloadRefused(format!(
+                    "{url} is longer than {MAX_ARCHIVE_BYTES} bytes"
                 ))));
             }
             file.write_all(&piece).map_err(disk)?;
-            self.tell(length, total);
+            self.report_progress(length, total);
         }
     }
 
-    fn tell(&self, received: u64, total: Option<u64>) {
+    fn report_progress(&self, received: u64, total: Option<u64>) {
         if let Some(progress) = self.progress {
             progress(received, total);
         }
     }
 }
 
-/// Checks, unpacks and puts into place what has arrived.
+/// Checks, unpacks and installs a downloaded archive.
 fn install(
     runtime: Runtime,
     url: &Url,
     digest: &str,
     part: &Path,
     work: &Path,
-    place: &Path,
+    target: &Path,
 ) -> Result<PathBuf, Error> {
-    let disk = |error| Error::internal("cannot write to the runtimes folder", error);
+    let disk = |error| Error::internal("cannot write to the runtimes directory", error);
     let refuse = |why: String| {
-        // What was refused once is not gone on with.
+        // The next attempt must not continue with a refused file.
         let _ = fs::remove_file(part);
         Error::DownloadRefused(format!("{url} was refused: {why}"))
     };
@@ -249,40 +260,41 @@ fn install(
     if !unpacked.path().join(name).is_file() {
         return Err(refuse(format!("there is no {name} in it")));
     }
-    if let Some(release) = place.parent() {
+    if let Some(release) = target.parent() {
         trust::private_dir(release)?;
     }
-    if place.exists() {
-        // Nothing in it was found, so it is of no use.
-        fs::remove_dir_all(place).map_err(disk)?;
+    if target.exists() {
+        // The runtime was not found in it, so it is replaced.
+        fs::remove_dir_all(target).map_err(disk)?;
     }
-    fs::rename(unpacked.keep(), place).map_err(disk)?;
+    fs::rename(unpacked.keep(), target).map_err(disk)?;
     let _ = fs::remove_file(part);
-    Ok(place.join(name))
+    Ok(target.join(name))
 }
 
-/// Waits between attempts, and gives up after some.
+/// The delays between attempts, by the number of consecutive failed ones.
 #[derive(Default)]
-struct Pauses(u32);
+struct Backoff(u32);
 
-impl Pauses {
-    async fn after(&mut self, trouble: Trouble) -> Result<(), Error> {
-        let why = match trouble {
-            Trouble::Final(error) => return Err(error),
-            Trouble::Passing(why) => why,
+impl Backoff {
+    /// Waits after a failed attempt. Returns the error if there is to be no other.
+    async fn after(&mut self, error: AttemptError) -> Result<(), Error> {
+        let why = match error {
+            AttemptError::Fatal(error) => return Err(error),
+            AttemptError::Retryable(why) => why,
         };
         self.0 += 1;
-        if self.0 >= ATTEMPTS {
+        if self.0 >= MAX_FAILED_ATTEMPTS {
             return Err(Error::DownloadFailed(format!("the download failed: {why}")));
         }
-        tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(self.0 - 1)).await;
+        tokio::time::sleep(INITIAL_BACKOFF * 2_u32.pow(self.0 - 1)).await;
         Ok(())
     }
 }
 
-/// A response with a body to read, or what to make of another.
-fn answered(sent: reqwest::Result<Response>, url: &str) -> Result<Response, Trouble> {
-    let response = sent.map_err(|error| broken(url, &error))?;
+/// Returns a successful response, or the error for any other outcome.
+fn check_response(sent: reqwest::Result<Response>, url: &str) -> Result<Response, AttemptError> {
+    let response = sent.map_err(|error| transport_error(url, &error))?;
     let status = response.status();
     if status.is_success() {
         return Ok(response);
@@ -291,28 +303,28 @@ fn answered(sent: reqwest::Result<Response>, url: &str) -> Result<Response, Trou
     if status.is_server_error()
         || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
     {
-        return Err(Trouble::Passing(why));
+        return Err(AttemptError::Retryable(why));
     }
-    Err(Trouble::Final(Error::DownloadFailed(format!("the download failed: {why}"))))
+    Err(AttemptError::Fatal(Error::DownloadFailed(format!("the download failed: {why}"))))
 }
 
-fn broken(url: &str, error: &reqwest::Error) -> Trouble {
+fn transport_error(url: &str, error: &reqwest::Error) -> AttemptError {
     let mut why = format!("{url}: {error}");
     let mut cause = std::error::Error::source(error);
     while let Some(deeper) = cause {
         why = format!("{why}: {deeper}");
         cause = deeper.source();
     }
-    Trouble::Passing(why)
+    AttemptError::Retryable(why)
 }
 
-/// Whether a partial response begins where the file ends.
-fn goes_on(response: &Response, length: u64) -> bool {
+/// Reports whether a partial response starts at the end of the file.
+fn continues_at(response: &Response, length: u64) -> bool {
     range(response).is_some_and(|range| range.starts_with(&format!("{length}-")))
 }
 
-/// How long the file of a response about a range is.
-fn whole(response: &Response) -> Option<u64> {
+/// Returns the length of the complete file from the response to a range request.
+fn total_length(response: &Response) -> Option<u64> {
     range(response)?.rsplit('/').next()?.parse().ok()
 }
 
@@ -321,7 +333,7 @@ fn range(response: &Response) -> Option<&str> {
     range.to_str().ok()?.strip_prefix("bytes ")
 }
 
-fn as_digest(text: &str) -> Option<String> {
+fn parse_digest(text: &str) -> Option<String> {
     let is_digest = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_digest.then(|| text.to_ascii_lowercase())
 }

@@ -1,51 +1,50 @@
-//! Where a runtime comes from, for packages that bring their own or download
-//! one.
+//! The sources of a runtime, for packages that contain or download one.
 
 use std::{
     env, fmt,
     path::{Path, PathBuf},
 };
 
-use super::{RUNTIME_DIR, Runtime, default_folders, default_runtimes_dir, release_folders};
+use super::{RUNTIME_DIR_VARIABLE, Runtime, default_dirs, default_runtimes_dir, release_dirs};
 use crate::error::Error;
 
-/// Where releases are, unless another place is given.
-const RELEASES: &str = "https://github.com/isola-run/isola/releases/download";
+/// The default base URL of releases.
+const RELEASES_URL: &str = "https://github.com/isola-run/isola/releases/download";
 
-/// Finds the component of a runtime, and downloads it if it is nowhere.
+/// A search for the component of a runtime, which downloads it if necessary.
 ///
-/// It is looked for in this order:
+/// These locations are searched in this order:
 ///
-/// 1. the [`path`](Self::path) that was given, and nowhere else then;
-/// 2. the folder in the environment variable `ISOLA_RUNTIME_DIR`;
-/// 3. the folders that came with the package, [`shipped`](Self::shipped), and
-///    those beside the program;
-/// 4. what was downloaded before, `~/.cache/isola/runtimes/<version>`;
+/// 1. the [`path`](Self::path), if one was given; then no other is searched;
+/// 2. the directory in the environment variable `ISOLA_RUNTIME_DIR`;
+/// 3. the directories [`shipped`](Self::shipped) with the package, and those beside
+///    the program;
+/// 4. the earlier downloads, `~/.cache/isola/runtimes/<version>`;
 /// 5. the release at [`base_url`](Self::base_url): the archive
 ///    `<base>/v<version>/isola-<runtime>.tar.gz`, whose SHA-256 digest is the
-///    one that was [pinned](Self::sha256), or stands beside it in
-///    `isola-<runtime>.tar.gz.sha256`.
+///    one that was [pinned](Self::sha256), or the one in the file
+///    `isola-<runtime>.tar.gz.sha256` beside it.
 ///
-/// With a [`version`](Self::version) other than this crate's, 2 and 3 are left
-/// out: what they hold is of this version.
-#[must_use = "a source does nothing until `find`"]
+/// With a [`version`](Self::version) other than this crate's, 2 and 3 are skipped,
+/// because they contain runtimes of this version.
+#[must_use = "a source does nothing until `find` is called"]
 pub struct RuntimeSource {
     runtime: Runtime,
     path: Option<PathBuf>,
     library: Option<PathBuf>,
     shipped: Vec<PathBuf>,
     version: Option<String>,
-    folder: Option<PathBuf>,
+    runtimes_dir: Option<PathBuf>,
     base_url: String,
     sha256: Option<String>,
-    progress: Option<Progress>,
+    progress: Option<ProgressCallback>,
 }
 
-/// Is told how many bytes have arrived, and of how many if that is known.
-pub(super) type Progress = Box<dyn Fn(u64, Option<u64>) + Send + Sync>;
+/// A callback for the number of received bytes, and the total if it is known.
+pub(super) type ProgressCallback = Box<dyn Fn(u64, Option<u64>) + Send + Sync>;
 
 impl RuntimeSource {
-    /// A source of this runtime.
+    /// Creates a source of this runtime.
     pub fn new(runtime: Runtime) -> Self {
         Self {
             runtime,
@@ -53,60 +52,62 @@ impl RuntimeSource {
             library: None,
             shipped: Vec::new(),
             version: None,
-            folder: None,
-            base_url: RELEASES.to_owned(),
+            runtimes_dir: None,
+            base_url: RELEASES_URL.to_owned(),
             sha256: None,
             progress: None,
         }
     }
 
-    /// The component, or the folder that holds it.
+    /// Sets the path of the component, or of the directory that contains it.
     pub fn path(mut self, path: impl Into<PathBuf>) -> Self {
         self.path = Some(path.into());
         self
     }
 
-    /// The library folder of a runtime that has one outside of itself. The
-    /// runtimes of this project have their library inside: the folder has to
-    /// be there, and is not read.
-    pub fn library(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.library = Some(folder.into());
+    /// Sets the library directory of a runtime whose library is separate. The
+    /// runtimes of this project contain their library: the directory must exist,
+    /// and is not read.
+    pub fn library(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.library = Some(dir.into());
         self
     }
 
-    /// A folder with the runtime, that came with the package.
-    pub fn shipped(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.shipped.push(folder.into());
+    /// Adds a directory with the runtime that is shipped with the package.
+    pub fn shipped(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.shipped.push(dir.into());
         self
     }
 
-    /// The release, such as `0.1.0` or `v0.1.0`. Default: that of this crate.
+    /// Sets the release, such as `0.1.0` or `v0.1.0`. Default: the version of this
+    /// crate.
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = Some(version.into());
         self
     }
 
-    /// Where downloaded runtimes are kept. Default: `isola/runtimes` in the
-    /// user's cache folder.
-    pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.folder = Some(folder.into());
+    /// Sets the directory of downloaded runtimes. Default: `isola/runtimes` in the
+    /// user's cache directory.
+    pub fn folder(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.runtimes_dir = Some(dir.into());
         self
     }
 
-    /// Where releases are downloaded from: `https`, or `http` on loopback or
-    /// with a digest that is pinned.
+    /// Sets the base URL of releases: `https`, or `http` on loopback or with a
+    /// pinned digest.
     pub fn base_url(mut self, url: impl Into<String>) -> Self {
         self.base_url = url.into();
         self
     }
 
-    /// The digest that the archive must have, in hexadecimal digits.
+    /// Sets the expected SHA-256 digest of the archive, in hexadecimal digits.
     pub fn sha256(mut self, digest: impl Into<String>) -> Self {
         self.sha256 = Some(digest.into());
         self
     }
 
-    /// Is told of a download: how many bytes have arrived, and of how many.
+    /// Sets the callback for the progress of a download: the number of received
+    /// bytes, and the total if it is known.
     pub fn on_progress(
         mut self,
         progress: impl Fn(u64, Option<u64>) + Send + Sync + 'static,
@@ -115,18 +116,18 @@ impl RuntimeSource {
         self
     }
 
-    /// Finds the component.
+    /// Finds the component, and downloads it if necessary.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidArgument`] for what cannot be,
+    /// [`Error::InvalidArgument`] for an invalid setting,
     /// [`Error::DownloadFailed`] and [`Error::DownloadRefused`].
     pub async fn find(self) -> Result<PathBuf, Error> {
         if let Some(library) = &self.library
             && !library.is_dir()
         {
             return Err(Error::InvalidArgument(format!(
-                "the library folder {} of the runtime is not a folder",
+                "the library directory {} of the runtime is not a directory",
                 library.display()
             )));
         }
@@ -139,33 +140,36 @@ impl RuntimeSource {
             None => own,
         };
         if version == own {
-            if env::var_os(RUNTIME_DIR).is_some() {
+            if env::var_os(RUNTIME_DIR_VARIABLE).is_some() {
                 return self.runtime.resolve(None);
             }
-            let mut folders = self.shipped.clone();
-            folders.extend(default_folders());
-            if let Some(component) = self.runtime.find_in(&folders) {
+            let mut dirs = self.shipped.clone();
+            dirs.extend(default_dirs());
+            if let Some(component) = self.runtime.find_in(&dirs) {
                 return Ok(component);
             }
         }
-        let folder = self.folder.clone().or_else(default_runtimes_dir).ok_or_else(|| {
-            Error::InvalidArgument("no cache folder: set HOME, or give a runtimes folder".into())
-        })?;
-        let places = release_folders(&folder, self.runtime, version);
-        self.runtime.check_download(&places)?;
-        if let Some(component) = self.runtime.find_in(&places) {
+        let runtimes_dir =
+            self.runtimes_dir.clone().or_else(default_runtimes_dir).ok_or_else(|| {
+                Error::InvalidArgument(
+                    "no cache directory: set HOME, or give a runtimes directory".into(),
+                )
+            })?;
+        let downloaded = release_dirs(&runtimes_dir, self.runtime, version);
+        self.runtime.check_download(&downloaded)?;
+        if let Some(component) = self.runtime.find_in(&downloaded) {
             return Ok(component);
         }
         let version = version.to_owned();
-        self.download(&folder, &version).await
+        self.download(&runtimes_dir, &version).await
     }
 
     #[cfg(feature = "client")]
-    async fn download(self, folder: &Path, version: &str) -> Result<PathBuf, Error> {
+    async fn download(self, runtimes_dir: &Path, version: &str) -> Result<PathBuf, Error> {
         super::download::Download {
             runtime: self.runtime,
             version,
-            folder,
+            runtimes_dir,
             base_url: &self.base_url,
             sha256: self.sha256.as_deref(),
             progress: self.progress.as_ref(),
@@ -175,12 +179,12 @@ impl RuntimeSource {
     }
 
     #[cfg(not(feature = "client"))]
-    async fn download(self, folder: &Path, version: &str) -> Result<PathBuf, Error> {
+    async fn download(self, runtimes_dir: &Path, version: &str) -> Result<PathBuf, Error> {
         Err(Error::InvalidArgument(format!(
             "the {} runtime of version {version} was not found in {}, and this build of isola \
              cannot download it: its feature `client` is off",
             self.runtime,
-            folder.display()
+            runtimes_dir.display()
         )))
     }
 }
@@ -197,7 +201,7 @@ impl fmt::Debug for RuntimeSource {
     }
 }
 
-/// The number of a release. It becomes a part of paths and URLs.
+/// Returns the number of a release, which becomes a part of paths and URLs.
 fn release(version: &str) -> Result<&str, Error> {
     let number = version.strip_prefix('v').unwrap_or(version);
     let is_plain = number.starts_with(|first: char| first.is_ascii_digit())
@@ -226,19 +230,19 @@ mod tests {
 
     #[tokio::test]
     async fn the_order_of_places() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| {
-            let place = folder.path().join(name);
-            std::fs::create_dir_all(&place).unwrap();
-            std::fs::write(place.join("js.wasm"), "").unwrap();
-            place
+        let root = tempfile::tempdir().unwrap();
+        let runtime_dir = |name: &str| {
+            let dir = root.path().join(name);
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join("js.wasm"), "").unwrap();
+            dir
         };
-        let given = place("given");
-        let other = place("runtimes/9.9.9/js");
+        let given = runtime_dir("given");
+        let other = runtime_dir("runtimes/9.9.9/js");
         let source = || {
             RuntimeSource::new(Runtime::JavaScript)
                 .shipped(given.clone())
-                .folder(folder.path().join("runtimes"))
+                .folder(root.path().join("runtimes"))
         };
         assert_eq!(source().path(&given).find().await.unwrap(), given.join("js.wasm"));
         let found = source().version("v9.9.9").find().await.unwrap();
@@ -251,16 +255,16 @@ mod tests {
     #[tokio::test]
     async fn what_was_downloaded_must_be_the_users_own() {
         use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().unwrap();
-        let runtimes = folder.path().join("runtimes");
-        let place = runtimes.join("9.9.9/js");
-        std::fs::create_dir_all(&place).unwrap();
-        std::fs::write(place.join("js.wasm"), "").unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let runtimes = root.path().join("runtimes");
+        let dir = runtimes.join("9.9.9/js");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("js.wasm"), "").unwrap();
         let find = async || {
             let source = RuntimeSource::new(Runtime::JavaScript).version("9.9.9");
             source.folder(&runtimes).find().await
         };
-        for path in [&place, &runtimes.join("9.9.9"), &runtimes] {
+        for path in [&dir, &runtimes.join("9.9.9"), &runtimes] {
             for mode in [0o777, 0o770, 0o775] {
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
                 let error = find().await.unwrap_err();
@@ -268,6 +272,6 @@ mod tests {
             }
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
         }
-        assert_eq!(find().await.unwrap(), place.join("js.wasm"));
+        assert_eq!(find().await.unwrap(), dir.join("js.wasm"));
     }
 }

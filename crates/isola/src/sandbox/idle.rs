@@ -1,5 +1,5 @@
-//! The invariant that an idle guest holds no host handle, looked at from
-//! inside: the table of what the guest has open is empty between calls.
+//! A test of the invariant that an idle guest holds no host handle: its resource
+//! table is empty between calls.
 
 use crate::{Handlers, Runtime, Template, args, http::Body};
 
@@ -68,9 +68,9 @@ async fn an_idle_guest_holds_no_host_handle() {
         for url in ["http://example.test/", "http://example.test/refused"] {
             sandbox.run("main", args![url]).await.unwrap();
             let mut lease = sandbox.shared.lease(false).unwrap();
-            let table = &lease.live().unwrap().store.data().table;
+            let table = &lease.guest().unwrap().store.data().table;
             assert!(table.is_empty(), "{runtime} after {url}: {table:?}");
-            lease.give_back();
+            lease.release();
         }
     }
 }

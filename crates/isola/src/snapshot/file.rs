@@ -1,8 +1,8 @@
 //! Snapshots on disk, in the format of `format`.
 //!
-//! Nothing in a file is trusted: whatever memory it describes, its guest is in
-//! the same sandbox as any other. What is checked keeps a restore from being a
-//! wrong one.
+//! The content of a file is untrusted: its guest has the same restrictions as any
+//! other, whatever memory the file describes. The checks only prevent the restore
+//! of an incompatible or damaged state.
 
 use std::{
     fs::{File, Metadata},
@@ -13,9 +13,9 @@ use std::{
 };
 
 use super::{
-    format::{self, Header, MAGIC, PAGE, Pages, Parts},
-    image::{CHUNK, Image, Writer, is_empty},
-    state::State,
+    format::{self, Header, HeaderFields, MAGIC, PAGE_BYTES, Pages},
+    image::{CHUNK_BYTES, Image, ImageWriter, is_zero},
+    state::GuestState,
 };
 use crate::{
     cache::{self, Identity},
@@ -25,38 +25,38 @@ use crate::{
     template::Template,
 };
 
-/// Fast, and small enough.
-const LEVEL: i32 = 1;
+/// The zstd compression level: the fastest, which compresses well enough.
+const COMPRESSION_LEVEL: i32 = 1;
 
-/// The ending of the names of snapshots in a folder.
-const ENDING: &str = "snapshot";
+/// The extension of snapshot files.
+const EXTENSION: &str = "snapshot";
 
-/// What a file says of the snapshot in it.
+/// The metadata of a snapshot file.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SnapshotInfo {
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
-    /// Its size in bytes.
+    /// The size of the file, in bytes.
     pub size: u64,
-    /// The runtime, by name.
+    /// The name of the runtime.
     pub runtime: String,
     /// The version of isola that wrote it.
     pub version: String,
-    /// When it was taken to disk.
+    /// The time at which it was written.
     pub created: SystemTime,
     /// The size of the interpreter's memory, in bytes.
     pub memory_size: u64,
-    /// How much of that is in the file, before compression.
+    /// The size of the part of it that is in the file, before compression, in bytes.
     pub changed_size: u64,
 }
 
 impl SnapshotInfo {
-    /// Reads what a file says. Its content is not checked.
+    /// Reads the metadata of a file. Its content is not checked.
     ///
     /// # Errors
     ///
-    /// [`Error::SnapshotRefused`] if it is no snapshot, or cannot be read.
+    /// [`Error::SnapshotRefused`] if the file is not a snapshot or cannot be read.
     pub fn read(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
         let (mut file, metadata) = open(&path)?;
@@ -73,156 +73,173 @@ impl SnapshotInfo {
     }
 }
 
-/// The folder where the `isola` command keeps snapshots that have a name:
-/// `isola/snapshots` in the user's data folder.
+/// Returns the directory of the named snapshots of the `isola` command:
+/// `isola/snapshots` in the user's data directory.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidArgument`] if the user has no home.
+/// [`Error::InvalidArgument`] if the user has no home directory.
 pub fn default_snapshot_dir() -> Result<PathBuf, Error> {
     use etcetera::BaseStrategy as _;
     let base = etcetera::choose_base_strategy().map_err(|_| {
-        Error::InvalidArgument("no folder for snapshots: set HOME, or give a path".into())
+        Error::InvalidArgument("no directory for snapshots: set HOME, or pass a path".into())
     })?;
     Ok(base.data_dir().join("isola").join("snapshots"))
 }
 
-/// The snapshots in a folder, by name: files whose names end in `.snapshot`. A
-/// missing folder is an empty one. Files that are no snapshots are left out.
+/// Lists the snapshots in a directory, sorted by name: files whose names end in
+/// `.snapshot`. The list is empty if the directory does not exist. Files that are
+/// not snapshots are omitted.
 ///
 /// # Errors
 ///
-/// [`Error::InvalidArgument`] if the folder cannot be read.
-pub fn list_snapshots(folder: &Path) -> Result<Vec<SnapshotInfo>, Error> {
-    let entries = match std::fs::read_dir(folder) {
+/// [`Error::InvalidArgument`] if the directory cannot be read.
+pub fn list_snapshots(dir: &Path) -> Result<Vec<SnapshotInfo>, Error> {
+    let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => {
             return Err(Error::InvalidArgument(format!(
-                "cannot read the folder {}: {error}",
-                folder.display()
+                "cannot read the directory {}: {error}",
+                dir.display()
             )));
         }
     };
     let mut paths: Vec<_> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|ending| ending == ENDING))
+        .filter(|path| path.extension().is_some_and(|extension| extension == EXTENSION))
         .collect();
     paths.sort();
     Ok(paths.into_iter().filter_map(|path| SnapshotInfo::read(path).ok()).collect())
 }
 
-/// Writes a state; `base` is the memory of a fresh guest.
+/// Writes a state to a file. `base` is the memory of a newly created guest.
 pub(crate) fn save(
     path: &Path,
     template: &Template,
-    state: &State,
+    state: &GuestState,
     base: &Image,
 ) -> Result<u64, Error> {
     write(path, template, state, base).map_err(|error| match error {
-        Trouble::Io(error) => Error::InvalidArgument(format!(
-            "the snapshot cannot be written to {}: {error}",
+        SaveError::Io(error) => Error::InvalidArgument(format!(
+            "cannot write the snapshot to {}: {error}",
             path.display()
         )),
-        Trouble::Other(error) => error,
+        SaveError::Other(error) => error,
     })
 }
 
-/// Reads a state, unless it is in use and its file is as it was.
-pub(crate) fn load(path: &Path, template: &Template, base: &Image) -> Result<Arc<State>, Error> {
+/// Returns the state of a file, which is not read if the state is in use and the file
+/// unchanged.
+pub(crate) fn load(
+    path: &Path,
+    template: &Template,
+    base: &Image,
+) -> Result<Arc<GuestState>, Error> {
     let broken = |error: io::Error| damaged(path, &error);
     let (mut file, metadata) = open(path)?;
     let before = Identity::new(&metadata).map_err(broken)?;
-    let in_use = &template.component().in_use;
-    if let Some(state) = in_use.find(&before) {
+    let shared_states = &template.component().shared_states;
+    if let Some(state) = shared_states.find(&before) {
         within_limit(path, template, state.image.len() as u64)?;
         return Ok(state);
     }
-    // What the header says is known to fit before the rest is read, and how much
-    // that may be.
+    // The header is checked before the rest is read, and limits its size.
     let header = Header::read(&mut file).map_err(broken)?;
     check(path, &header, template, base)?;
     file.rewind().map_err(broken)?;
     let bytes =
         regular::read_rest(&file, metadata.len(), header.max_file_size()).map_err(broken)?;
     let state = parse(path, &bytes, template, base)?;
-    // What was written while it was read may be neither the old nor the new.
+    // A file that was written to in the meantime may be neither the old nor the new one.
     let after = file.metadata().and_then(|found| Identity::new(&found)).map_err(broken)?;
-    let steady = after == before;
-    Ok(if steady { in_use.share(before, state) } else { Arc::new(state) })
+    let unchanged = after == before;
+    Ok(if unchanged { shared_states.share(before, state) } else { Arc::new(state) })
 }
 
-fn parse(path: &Path, bytes: &[u8], template: &Template, base: &Image) -> Result<State, Error> {
+fn parse(
+    path: &Path,
+    bytes: &[u8],
+    template: &Template,
+    base: &Image,
+) -> Result<GuestState, Error> {
     let broken = |error: io::Error| damaged(path, &error);
     let mut rest = bytes;
     let header = Header::read(&mut rest).map_err(broken)?;
     check(path, &header, template, base)?;
     let body = format::body(bytes, rest.len()).map_err(broken)?;
     let image = read_body(body, &header, base).map_err(broken)?;
-    Ok(State {
+    Ok(GuestState {
         image,
         globals: header.globals,
         monotonic: header.monotonic,
         evaluates: header.evaluates,
-        hot: OnceLock::new(),
-        used: AtomicBool::new(false),
+        hot_pages: OnceLock::new(),
+        resumed: AtomicBool::new(false),
         shared: false,
     })
 }
 
-enum Trouble {
+/// An error of [`save`], without the path of the file for I/O errors.
+enum SaveError {
     Io(io::Error),
     Other(Error),
 }
 
-impl From<io::Error> for Trouble {
+impl From<io::Error> for SaveError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-impl From<Error> for Trouble {
+impl From<Error> for SaveError {
     fn from(error: Error) -> Self {
         Self::Other(error)
     }
 }
 
-fn write(path: &Path, template: &Template, state: &State, base: &Image) -> Result<u64, Trouble> {
+fn write(
+    path: &Path,
+    template: &Template,
+    state: &GuestState,
+    base: &Image,
+) -> Result<u64, SaveError> {
     let runs = differences(&state.image, base)?;
     let pages: u64 = runs.iter().map(|run| u64::from(run.1)).sum();
-    let header = Header::new(Parts {
+    let header = Header::new(HeaderFields {
         runtime: template.runtime().name().to_owned(),
-        guest: template.component().guest.clone(),
+        guest: template.component().digest.clone(),
         engine: cache::engine_key(engine()?),
         memory: state.image.len() as u64,
-        changed: pages * PAGE as u64,
+        changed: pages * PAGE_BYTES as u64,
         base: (base.checksum()?, base.len() as u64),
         globals: state.globals.clone(),
         monotonic: state.monotonic,
         evaluates: state.evaluates,
     });
     let header = serde_json::to_vec(&header).map_err(io::Error::other)?;
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
-    // A file of this kind is readable by its owner only.
-    let mut file = tempfile::Builder::new().suffix(".tmp").tempfile_in(folder)?;
-    let mut out = Summed { inner: file.as_file_mut(), sum: crc32fast::Hasher::new(), len: 0 };
+    // A temporary file is readable by its owner only.
+    let mut file = tempfile::Builder::new().suffix(".tmp").tempfile_in(dir)?;
+    let mut out =
+        ChecksumWriter { inner: file.as_file_mut(), sum: crc32fast::Hasher::new(), len: 0 };
     out.write_all(MAGIC)?;
     out.write_all(&u32::try_from(header.len()).map_err(io::Error::other)?.to_le_bytes())?;
     out.write_all(&header)?;
-    let mut body = zstd::Encoder::new(&mut out, LEVEL)?;
+    let mut body = zstd::Encoder::new(&mut out, COMPRESSION_LEVEL)?;
     body.write_all(&u32::try_from(runs.len()).map_err(io::Error::other)?.to_le_bytes())?;
     for (first, count) in &runs {
         body.write_all(&first.to_le_bytes())?;
         body.write_all(&count.to_le_bytes())?;
     }
-    let mut buffer = vec![0; CHUNK];
+    let mut buffer = vec![0; CHUNK_BYTES];
     for (first, count) in &runs {
-        let (mut at, end) = (*first as usize * PAGE, (*first + *count) as usize * PAGE);
+        let (mut at, end) = (*first as usize * PAGE_BYTES, (*first + *count) as usize * PAGE_BYTES);
         while at < end {
-            let part = &mut buffer[..CHUNK.min(end - at)];
+            let part = &mut buffer[..CHUNK_BYTES.min(end - at)];
             state.image.read(at, part)?;
             body.write_all(part)?;
             at += part.len();
@@ -236,15 +253,16 @@ fn write(path: &Path, template: &Template, state: &State, base: &Image) -> Resul
     Ok(len)
 }
 
-/// The pages in which an image differs from another: the first and their
-/// number.
+/// Returns the runs of pages in which an image differs from another: the first page
+/// and the number of pages of each.
 fn differences(image: &Image, base: &Image) -> io::Result<Vec<(u32, u32)>> {
     let mut runs: Vec<(u32, u32)> = Vec::new();
-    let (mut ours, mut theirs) = (vec![0; CHUNK], vec![0; CHUNK]);
-    for at in (0..image.len()).step_by(CHUNK) {
+    let (mut ours, mut theirs) = (vec![0; CHUNK_BYTES], vec![0; CHUNK_BYTES]);
+    for at in (0..image.len()).step_by(CHUNK_BYTES) {
         image.read(at, &mut ours)?;
         base.read(at, &mut theirs)?;
-        for (number, (our, their)) in (at / PAGE..).zip(ours.chunks(PAGE).zip(theirs.chunks(PAGE)))
+        for (number, (our, their)) in
+            (at / PAGE_BYTES..).zip(ours.chunks(PAGE_BYTES).zip(theirs.chunks(PAGE_BYTES)))
         {
             if our == their {
                 continue;
@@ -265,31 +283,31 @@ fn open(path: &Path) -> Result<(File, Metadata), Error> {
     })
 }
 
-/// Says what does not fit.
+/// Checks that a snapshot is compatible with a template.
 fn check(path: &Path, header: &Header, template: &Template, base: &Image) -> Result<(), Error> {
     let refuse =
         |why: String| Err(Error::SnapshotRefused(format!("the snapshot {} {why}", path.display())));
     let runtime = template.runtime();
     if header.runtime != runtime.name() {
-        return refuse(format!("is of the runtime {}, not {runtime}", header.runtime));
+        return refuse(format!("is for the runtime {}, not {runtime}", header.runtime));
     }
-    if header.guest != template.component().guest {
+    if header.guest != template.component().digest {
         return refuse(format!(
-            "is of another build of the {runtime} runtime, by isola {}",
+            "is for a different build of the {runtime} runtime, written by isola {}",
             header.isola
         ));
     }
     if header.engine != cache::engine_key(engine()?) {
         return refuse(format!(
-            "was made by another engine version or configuration, or for another CPU (isola {}, \
-             this is {})",
+            "was written with a different engine version or configuration, or for a different CPU \
+             (by isola {}, this is {})",
             header.isola,
             env!("CARGO_PKG_VERSION")
         ));
     }
     let sum = base.checksum().map_err(|error| Error::internal("reading an image", error))?;
     if header.base != (sum, base.len() as u64) {
-        return refuse("builds on another memory than this runtime begins with".into());
+        return refuse("is based on a different initial memory than that of this runtime".into());
     }
     within_limit(path, template, header.memory)
 }
@@ -309,15 +327,15 @@ fn within_limit(path: &Path, template: &Template, memory: u64) -> Result<(), Err
 fn read_body(body: &[u8], header: &Header, base: &Image) -> io::Result<Image> {
     let mut pages = Pages::read(body, header.memory, base.len())?;
     let len = pages.len();
-    let mut image = Writer::new(len)?;
-    let mut buffer = vec![0; CHUNK];
+    let mut image = ImageWriter::new(len)?;
+    let mut buffer = vec![0; CHUNK_BYTES];
     let mut at = 0;
     for (first, length) in pages.runs().into_iter().chain([(len, 0)]) {
         copy(base, &mut image, at, first, &mut buffer)?;
         let mut left = length;
         at = first;
         while left > 0 {
-            let part = &mut buffer[..CHUNK.min(left)];
+            let part = &mut buffer[..CHUNK_BYTES.min(left)];
             pages.fill(part)?;
             image.write(at, part)?;
             at += part.len();
@@ -328,19 +346,19 @@ fn read_body(body: &[u8], header: &Header, base: &Image) -> io::Result<Image> {
     image.finish()
 }
 
-/// Copies what an image has from one place up to another.
+/// Copies the range from `at` to `end` of an image.
 fn copy(
     from: &Image,
-    to: &mut Writer,
+    to: &mut ImageWriter,
     mut at: usize,
     end: usize,
     buffer: &mut [u8],
 ) -> io::Result<()> {
     let end = end.min(from.len());
     while at < end {
-        let part = &mut buffer[..CHUNK.min(end - at)];
+        let part = &mut buffer[..CHUNK_BYTES.min(end - at)];
         from.read(at, part)?;
-        if !is_empty(part) {
+        if !is_zero(part) {
             to.write(at, part)?;
         }
         at += part.len();
@@ -350,20 +368,20 @@ fn copy(
 
 fn damaged(path: &Path, error: &io::Error) -> Error {
     let why = match error.kind() {
-        io::ErrorKind::UnexpectedEof => "it is cut off".to_owned(),
+        io::ErrorKind::UnexpectedEof => "the file is truncated".to_owned(),
         _ => error.to_string(),
     };
-    Error::SnapshotRefused(format!("{} is no snapshot, or damaged: {why}", path.display()))
+    Error::SnapshotRefused(format!("{} is not a snapshot or is damaged: {why}", path.display()))
 }
 
-/// Counts and sums what is written.
-struct Summed<W> {
+/// A writer that counts the bytes and computes their checksum.
+struct ChecksumWriter<W> {
     inner: W,
     sum: crc32fast::Hasher,
     len: u64,
 }
 
-impl<W: Write> Write for Summed<W> {
+impl<W: Write> Write for ChecksumWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.inner.write(bytes)?;
         self.sum.update(&bytes[..written]);

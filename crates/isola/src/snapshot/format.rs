@@ -1,4 +1,4 @@
-//! The format of snapshots on disk, as it is read.
+//! The format of snapshots on disk, and its reader.
 //!
 //! ```text
 //! magic, 8 bytes · length of the header, u32 · header (JSON)
@@ -8,10 +8,10 @@
 //! CRC-32 of all of that, u32
 //! ```
 //!
-//! Runs are the pages that differ from a guest of the same build in which
-//! nothing has run. Whatever a file says is checked before it becomes a size or
-//! a place. Nothing here needs the rest of the crate: the fuzzer compiles this
-//! file alone.
+//! Runs are the pages that differ from a guest of the same build before any code
+//! has run. Numbers from a file are checked before they are used as a size or an
+//! offset. This file does not depend on the rest of the crate: the fuzzer compiles
+//! it alone.
 
 use std::{
     io::{self, Read},
@@ -23,51 +23,52 @@ use serde::{Deserialize, Serialize};
 /// The first bytes of a file. They change with the format.
 pub(crate) const MAGIC: &[u8; 8] = b"isolas01";
 
-/// The largest length of a header in bytes.
-const MAX_HEADER: u32 = 64 << 10;
+/// The largest header, in bytes.
+const MAX_HEADER_BYTES: u32 = 64 << 10;
 
-/// The largest memory of a guest in bytes: all that 32 bits address.
-const MAX_MEMORY: u64 = 4 << 30;
+/// The largest memory of a guest, in bytes: the 32-bit address space.
+const MAX_MEMORY_BYTES: u64 = 4 << 30;
 
-/// The last second that is a time of creation: the end of the year 9999, beyond
-/// which dates cannot be written.
-const MAX_CREATED: u64 = 253_402_300_799;
+/// The latest time of creation, in seconds since 1970: the end of the year 9999,
+/// after which dates cannot be formatted.
+const MAX_CREATED_SECS: u64 = 253_402_300_799;
 
-/// The base 2 logarithm of the largest window that a body is decompressed with,
-/// in bytes. The writer uses less.
+/// The largest window for the decompression of a body, as the base 2 logarithm of
+/// a number of bytes. The writer uses less.
 const MAX_WINDOW_LOG: u32 = 24;
 
-/// The granularity at which empty memory is left out, in bytes.
-pub(crate) const PAGE: usize = 4096;
+/// The granularity at which zero memory is omitted, in bytes.
+pub(crate) const PAGE_BYTES: usize = 4096;
 
 /// The granularity at which a guest's memory grows, in bytes.
-const WASM_PAGE: usize = 64 << 10;
+const WASM_PAGE_BYTES: usize = 64 << 10;
 
-/// What a file says of the snapshot in it.
+/// The header of a snapshot file.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Header {
-    /// The version that wrote it, for people.
+    /// The version of isola that wrote it, for information.
     pub(crate) isola: String,
     pub(crate) runtime: String,
     /// The digest of the runtime's component.
     pub(crate) guest: String,
     /// The engine's version and settings, and the CPU features.
     pub(crate) engine: String,
-    /// Seconds since 1970.
+    /// The time of creation, in seconds since 1970.
     created: u64,
     /// The size of the memory, in bytes.
     pub(crate) memory: u64,
-    /// How much of it is in the file.
+    /// The size of the part of it that is in the file, in bytes.
     pub(crate) changed: u64,
-    /// What the rest is: the CRC-32 of a fresh memory, and its size.
+    /// The memory that the rest is copied from, that of a newly created guest: its
+    /// CRC-32 and its size in bytes.
     pub(crate) base: (u32, u64),
     pub(crate) globals: Vec<u64>,
     pub(crate) monotonic: u64,
     pub(crate) evaluates: bool,
 }
 
-/// What makes a header, beside the time.
-pub(crate) struct Parts {
+/// The fields of a header that the caller sets.
+pub(crate) struct HeaderFields {
     pub(crate) runtime: String,
     pub(crate) guest: String,
     pub(crate) engine: String,
@@ -80,17 +81,26 @@ pub(crate) struct Parts {
 }
 
 impl Header {
-    /// The header of a snapshot that is written now.
-    pub(crate) fn new(parts: Parts) -> Self {
+    /// Creates the header of a snapshot with the current time.
+    pub(crate) fn new(fields: HeaderFields) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let Parts { runtime, guest, engine, memory, changed, base, globals, monotonic, evaluates } =
-            parts;
+        let HeaderFields {
+            runtime,
+            guest,
+            engine,
+            memory,
+            changed,
+            base,
+            globals,
+            monotonic,
+            evaluates,
+        } = fields;
         Self {
             isola: env!("CARGO_PKG_VERSION").to_owned(),
             runtime,
             guest,
             engine,
-            created: now.as_secs().min(MAX_CREATED),
+            created: now.as_secs().min(MAX_CREATED_SECS),
             memory,
             changed,
             base,
@@ -100,51 +110,54 @@ impl Header {
         }
     }
 
-    /// Reads a header from the beginning of a file, and nothing beyond it.
+    /// Reads a header from the start of a file, and nothing after it.
     pub(crate) fn read(file: &mut impl Read) -> io::Result<Self> {
         let mut magic = [0; 8];
         file.read_exact(&mut magic)?;
         if magic != *MAGIC {
-            return Err(io::Error::other("it does not begin as one"));
+            return Err(io::Error::other("its first 8 bytes are not those of a snapshot"));
         }
         let mut len = [0; 4];
         file.read_exact(&mut len)?;
         let len = u32::from_le_bytes(len);
-        if len > MAX_HEADER {
-            return Err(io::Error::other("its header is too long"));
+        if len > MAX_HEADER_BYTES {
+            return Err(io::Error::other(format!(
+                "its header has {len} bytes: at most {MAX_HEADER_BYTES} are allowed"
+            )));
         }
         let mut header = vec![0; len as usize];
         file.read_exact(&mut header)?;
         let header: Self = serde_json::from_slice(&header).map_err(io::Error::other)?;
-        if header.created > MAX_CREATED {
+        if header.created > MAX_CREATED_SECS {
             return Err(io::Error::other(format!(
                 "its time of creation, {} s, is beyond the year 9999",
                 header.created
             )));
         }
-        if header.memory > MAX_MEMORY || header.changed > header.memory {
+        if header.memory > MAX_MEMORY_BYTES || header.changed > header.memory {
             return Err(io::Error::other(format!(
-                "its memory of {} bytes, {} of them changed, is more than a guest can have",
+                "its memory size is invalid: {} bytes (at most {MAX_MEMORY_BYTES}), {} of them \
+                 changed (at most all)",
                 header.memory, header.changed
             )));
         }
         Ok(header)
     }
 
-    /// When it was written.
+    /// Returns the time at which the snapshot was written.
     pub(crate) fn created(&self) -> SystemTime {
         UNIX_EPOCH.checked_add(Duration::from_secs(self.created)).unwrap_or(UNIX_EPOCH)
     }
 
-    /// The largest size of its file in bytes. What cannot be compressed becomes
-    /// a little longer.
+    /// Returns the largest size of its file, in bytes. Data that cannot be compressed
+    /// takes slightly more than its own size.
     pub(crate) fn max_file_size(&self) -> u64 {
         self.memory.saturating_add(self.memory / 64).saturating_add(1 << 20)
     }
 }
 
-/// The body of a whole file, if its checksum holds. The last `rest` bytes are
-/// those behind the header.
+/// Returns the body of a complete file, after verifying its checksum. The last
+/// `rest` bytes are those after the header.
 pub(crate) fn body(file: &[u8], rest: usize) -> io::Result<&[u8]> {
     let (content, sum) = file
         .split_last_chunk::<4>()
@@ -156,7 +169,7 @@ pub(crate) fn body(file: &[u8], rest: usize) -> io::Result<&[u8]> {
     content.get(start..).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// The pages that a body holds, in their order.
+/// The pages in a body, in their order.
 pub(crate) struct Pages<'a> {
     body: zstd::Decoder<'static, &'a [u8]>,
     runs: Vec<(usize, usize)>,
@@ -164,9 +177,9 @@ pub(crate) struct Pages<'a> {
 }
 
 impl<'a> Pages<'a> {
-    /// Reads where the pages of a memory of `memory` bytes belong. The memory is
-    /// not smaller than `least`.
-    pub(crate) fn read(body: &'a [u8], memory: u64, least: usize) -> io::Result<Self> {
+    /// Reads the positions of the pages in a memory of `memory` bytes, which must be
+    /// at least `min_len`.
+    pub(crate) fn read(body: &'a [u8], memory: u64, min_len: usize) -> io::Result<Self> {
         let mut body = zstd::Decoder::with_buffer(body)?;
         body.window_log_max(MAX_WINDOW_LOG)?;
         let mut word = || {
@@ -174,31 +187,31 @@ impl<'a> Pages<'a> {
             body.read_exact(&mut bytes).map(|()| u32::from_le_bytes(bytes) as usize)
         };
         let len = usize::try_from(memory).map_err(io::Error::other)?;
-        let pages = len / PAGE;
+        let pages = len / PAGE_BYTES;
         let count = word()?;
-        if count > pages || !len.is_multiple_of(WASM_PAGE) || len < least {
-            return Err(wrong());
+        if count > pages || !len.is_multiple_of(WASM_PAGE_BYTES) || len < min_len {
+            return Err(content_mismatch());
         }
         let mut runs = Vec::new();
         let mut next = 0;
         for _ in 0..count {
             let (first, length) = (word()?, word()?);
-            // In order, apart from each other, and inside.
+            // Runs are in order, do not overlap, and are within the memory.
             if first < next || length == 0 || length > pages || first > pages - length {
-                return Err(wrong());
+                return Err(content_mismatch());
             }
             next = first + length;
-            runs.push((first * PAGE, length * PAGE));
+            runs.push((first * PAGE_BYTES, length * PAGE_BYTES));
         }
         Ok(Self { body, runs, len })
     }
 
-    /// The size of the memory in bytes.
+    /// Returns the size of the memory, in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// The place and the length of each run in bytes.
+    /// Returns the offset and the length of each run, in bytes.
     pub(crate) fn runs(&self) -> Vec<(usize, usize)> {
         self.runs.clone()
     }
@@ -211,14 +224,14 @@ impl<'a> Pages<'a> {
     /// Checks that nothing follows.
     pub(crate) fn end(mut self) -> io::Result<()> {
         if self.body.read(&mut [0])? != 0 {
-            return Err(wrong());
+            return Err(content_mismatch());
         }
         Ok(())
     }
 }
 
-fn wrong() -> io::Error {
-    io::Error::other("its content is not as its header says")
+fn content_mismatch() -> io::Error {
+    io::Error::other("its content does not match its header")
 }
 
 #[cfg(test)]
@@ -245,17 +258,17 @@ mod tests {
         for (name, number, says) in [
             ("created", u64::MAX, "beyond the year 9999"),
             ("created", i64::MAX as u64, "beyond the year 9999"),
-            ("created", MAX_CREATED + 1, "beyond the year 9999"),
-            ("memory", u64::MAX, "more than a guest can have"),
-            ("memory", MAX_MEMORY + 1, "more than a guest can have"),
-            ("memory", 0, "more than a guest can have"),
-            ("changed", u64::MAX, "more than a guest can have"),
+            ("created", MAX_CREATED_SECS + 1, "beyond the year 9999"),
+            ("memory", u64::MAX, "memory size is invalid"),
+            ("memory", MAX_MEMORY_BYTES + 1, "memory size is invalid"),
+            ("memory", 0, "memory size is invalid"),
+            ("changed", u64::MAX, "memory size is invalid"),
         ] {
             let file = header(|header| header[name] = number.into());
             let error = Header::read(&mut file.as_slice()).err().unwrap().to_string();
             assert!(error.contains(says), "{name} {number}: {error}");
         }
-        let last = header(|header| header["created"] = MAX_CREATED.into());
+        let last = header(|header| header["created"] = MAX_CREATED_SECS.into());
         assert!(Header::read(&mut last.as_slice()).unwrap().created() > SystemTime::now());
         for wrong in [serde_json::json!(-1), serde_json::json!(1e300), serde_json::json!("1")] {
             let file = header(|header| header["created"] = wrong);

@@ -1,4 +1,4 @@
-//! The memory of a guest as a file in memory, to be mapped into others.
+//! The memory of a guest as a file in memory, which is mapped into other guests.
 
 use std::{
     fs::File,
@@ -6,12 +6,12 @@ use std::{
     sync::OnceLock,
 };
 
-use super::format::PAGE;
+use super::format::PAGE_BYTES;
 
-/// So much is read at once.
-pub(crate) const CHUNK: usize = 1 << 20;
+/// The size of one read, in bytes.
+pub(crate) const CHUNK_BYTES: usize = 1 << 20;
 
-/// The content of a linear memory. Nobody can change it any more.
+/// The content of a linear memory, which is immutable.
 pub(crate) struct Image {
     file: File,
     len: usize,
@@ -19,21 +19,21 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Its length in bytes.
+    /// Returns its length, in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// The file.
+    /// Returns the file.
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
-    /// Reads a part of it; what is behind its end is zero.
+    /// Reads a part of it. Bytes beyond its end are zero.
     pub(crate) fn read(&self, at: usize, into: &mut [u8]) -> io::Result<()> {
-        let there = self.len.saturating_sub(at).min(into.len());
-        let (inside, behind) = into.split_at_mut(there);
-        behind.fill(0);
+        let available = self.len.saturating_sub(at).min(into.len());
+        let (inside, beyond) = into.split_at_mut(available);
+        beyond.fill(0);
         #[cfg(unix)]
         {
             use std::os::unix::fs::FileExt as _;
@@ -48,22 +48,22 @@ impl Image {
         }
     }
 
-    /// The CRC-32 of its content, which does not change.
+    /// Returns the CRC-32 of its content, which is computed once.
     pub(crate) fn checksum(&self) -> io::Result<u32> {
         if let Some(sum) = self.checksum.get() {
             return Ok(*sum);
         }
-        let mut buffer = vec![0; CHUNK];
+        let mut buffer = vec![0; CHUNK_BYTES];
         let mut digest = crc32fast::Hasher::new();
-        for at in (0..self.len).step_by(CHUNK) {
-            let part = &mut buffer[..CHUNK.min(self.len - at)];
+        for at in (0..self.len).step_by(CHUNK_BYTES) {
+            let part = &mut buffer[..CHUNK_BYTES.min(self.len - at)];
             self.read(at, part)?;
             digest.update(part);
         }
         Ok(*self.checksum.get_or_init(|| digest.finalize()))
     }
 
-    /// How many bytes of memory it takes.
+    /// Returns the memory that it takes, in bytes.
     pub(crate) fn resident(&self) -> u64 {
         #[cfg(unix)]
         {
@@ -77,13 +77,13 @@ impl Image {
     }
 }
 
-/// An image that is being written. What is not written is zero.
-pub(crate) struct Writer {
+/// An image that is being written. Bytes that are not written are zero.
+pub(crate) struct ImageWriter {
     file: File,
     len: usize,
 }
 
-impl Writer {
+impl ImageWriter {
     pub(crate) fn new(len: usize) -> io::Result<Self> {
         let file = create()?;
         file.set_len(len as u64)?;
@@ -98,14 +98,14 @@ impl Writer {
         self.file.write_all(bytes)
     }
 
-    /// Copies a part of a memory, from the beginning of a page on. Pages that
-    /// are all zero take no room.
+    /// Copies a part of a memory that starts at a page. Pages that are zero take no
+    /// memory.
     pub(crate) fn copy(&mut self, from: usize, part: &[u8]) -> io::Result<()> {
         let mut start = 0;
         while start < part.len() {
-            let used = |at: usize| at < part.len() && !is_empty(&part[at..page_end(at, part)]);
+            let used = |at: usize| at < part.len() && !is_zero(&part[at..page_end(at, part)]);
             if !used(start) {
-                start += PAGE;
+                start += PAGE_BYTES;
                 continue;
             }
             let mut end = start;
@@ -125,11 +125,11 @@ impl Writer {
 }
 
 fn page_end(at: usize, memory: &[u8]) -> usize {
-    (at + PAGE).min(memory.len())
+    (at + PAGE_BYTES).min(memory.len())
 }
 
-pub(crate) fn is_empty(page: &[u8]) -> bool {
-    // Most pages that are in use say so within their first bytes.
+pub(crate) fn is_zero(page: &[u8]) -> bool {
+    // Most pages that are not zero differ within their first bytes.
     page.iter().take(64).all(|byte| *byte == 0) && page.iter().all(|byte| *byte == 0)
 }
 
@@ -140,11 +140,11 @@ fn create() -> io::Result<File> {
     Ok(memfd_create("isola-image", flags)?.into())
 }
 
-/// From here on the kernel refuses to change the file.
+/// Seals the file, so that the kernel rejects any change of it.
 ///
-/// `FUTURE_WRITE` excepts shared mappings that exist, of which there are none;
-/// in return it never fails. `WRITE` does, with `EBUSY`, whenever the kernel
-/// itself holds one of the pages for a moment.
+/// `FUTURE_WRITE` excludes existing shared mappings, of which there are none, and
+/// never fails. `WRITE` fails with `EBUSY` whenever the kernel itself holds a
+/// reference to one of the pages.
 #[cfg(target_os = "linux")]
 fn seal(file: &File) -> io::Result<()> {
     use rustix::fs::{SealFlags, fcntl_add_seals};
@@ -152,7 +152,7 @@ fn seal(file: &File) -> io::Result<()> {
     Ok(fcntl_add_seals(file, seals)?)
 }
 
-/// A file without a name, which nobody but this process can open.
+/// Creates a file without a name, which no other process can open.
 #[cfg(not(target_os = "linux"))]
 fn create() -> io::Result<File> {
     tempfile::tempfile()

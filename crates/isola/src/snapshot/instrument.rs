@@ -1,30 +1,33 @@
-//! Gives a component three functions through which its host reaches the whole
-//! state of its guest.
+//! Adds three functions to a component through which its host accesses the
+//! complete state of its guest.
 //!
-//! A component keeps its linear memory and globals to itself. So, before it is
-//! compiled, the modules in it get exports for what they would hide, and a
-//! small core module is added that imports all of that:
+//! A component does not export its linear memory and globals. So, before it is
+//! compiled, the modules in it get additional exports for them, and a small core
+//! module is added that imports all of these:
 //!
 //! ```text
-//!  isola-state-save     tells the host each global and the whole memory
-//!  isola-state-load     grows the memory, lets the host fill it, and asks it
-//!                       for each global
-//!  isola-state-settle   lets libc forget what it can find out again: the
-//!                       handles of the folders that are mounted
+//!  isola-state-save     passes each global and the complete memory to the host
+//!  isola-state-load     grows the memory, lets the host fill it, and requests
+//!                       each global from it
+//!  isola-state-settle   makes libc release the handles that it can get again:
+//!                       those of the mounted directories
 //! ```
 //!
-//! What a guest runs stays as it is, and no code of a guest can call them. The
-//! same is done by Wizer's component support, which needs it for the same end.
+//! The code of the guest is not changed and cannot call these functions. Wizer's
+//! component support works the same way, for the same purpose.
 //!
-//! What is not copied cannot change while a guest runs; a component of which
-//! that cannot be seen is refused: tables and passive segments, which only
-//! instructions of their own change, and globals that no live code sets.
+//! State that is not copied must not change while a guest runs: tables and
+//! passive segments, which only their own instructions change, and globals that
+//! no reachable code sets. A component for which this cannot be proved is
+//! rejected.
 
 mod accessor;
 mod parse;
 mod rewrite;
 
-pub(crate) use self::rewrite::{LOAD, MEMORY, SAVE, SEEN, SETTLE, WANTED, instrument};
+pub(crate) use self::rewrite::{
+    LOAD, MEMORY, READ_GLOBAL, RELEASE_HANDLES, SAVE, WRITE_GLOBAL, instrument,
+};
 
 #[cfg(test)]
 mod tests {
@@ -36,8 +39,9 @@ mod tests {
 
     use super::*;
 
+    /// The properties of a component for the tests.
     #[derive(Clone, Copy, Default)]
-    struct Made {
+    struct Shape {
         memories: u32,
         hidden_memory: bool,
         changes_table: bool,
@@ -45,8 +49,8 @@ mod tests {
         twice: bool,
     }
 
-    /// A component with one module, whose function sets a global.
-    fn component(made: Made) -> Vec<u8> {
+    /// Creates a component with one module, whose function sets a global.
+    fn component(shape: Shape) -> Vec<u8> {
         let mut types = TypeSection::new();
         types.ty().function([], []);
         let mut functions = FunctionSection::new();
@@ -61,7 +65,7 @@ mod tests {
         });
         let mut memories = MemorySection::new();
         let mut exports = ExportSection::new();
-        for number in 0..made.memories {
+        for number in 0..shape.memories {
             memories.memory(MemoryType {
                 minimum: 1,
                 maximum: None,
@@ -69,13 +73,13 @@ mod tests {
                 shared: false,
                 page_size_log2: None,
             });
-            if !made.hidden_memory {
+            if !shape.hidden_memory {
                 exports.export(&format!("memory{number}"), ExportKind::Memory, number);
             }
         }
         exports.export("change", ExportKind::Func, 0);
         let mut globals = GlobalSection::new();
-        let (ty, zero) = if made.vector {
+        let (ty, zero) = if shape.vector {
             (ValType::V128, ConstExpr::v128_const(0))
         } else {
             (ValType::I64, ConstExpr::i64_const(0))
@@ -84,7 +88,7 @@ mod tests {
         let mut function = Function::new([]);
         let mut code = function.instructions();
         code.global_get(0).global_set(0);
-        if made.changes_table {
+        if shape.changes_table {
             code.ref_null(wasm_encoder::HeapType::FUNC).i32_const(1).table_grow(0).drop();
         }
         code.end();
@@ -94,7 +98,7 @@ mod tests {
         module.section(&types).section(&functions).section(&tables).section(&memories);
         module.section(&globals).section(&exports).section(&codes);
         let mut instances = InstanceSection::new();
-        for _ in 0..=u32::from(made.twice) {
+        for _ in 0..=u32::from(shape.twice) {
             instances.instantiate(0, Vec::<(&str, ModuleArg)>::new());
         }
         let mut component = Component::new();
@@ -102,7 +106,7 @@ mod tests {
         component.finish()
     }
 
-    const PLAIN: Made = Made {
+    const PLAIN: Shape = Shape {
         memories: 1,
         hidden_memory: false,
         changes_table: false,
@@ -115,13 +119,13 @@ mod tests {
         let bytes = instrument(&component(PLAIN)).unwrap();
         let engine = wasmtime::Engine::default();
         let component = wasmtime::component::Component::new(&engine, bytes).unwrap();
-        for name in [SAVE, LOAD, SETTLE] {
+        for name in [SAVE, LOAD, RELEASE_HANDLES] {
             assert!(component.get_export_index(None, name).is_some(), "{name}");
         }
     }
 
-    /// A component whose only module imports a mutable global and sets it, and
-    /// in which the instances are wired by `wire`.
+    /// Creates a component whose only module imports a mutable global and sets it.
+    /// `wire` adds the instances.
     fn wired(wire: impl FnOnce(&mut InstanceSection)) -> Vec<u8> {
         let mut types = TypeSection::new();
         types.ty().function([], []);
@@ -163,19 +167,19 @@ mod tests {
         };
         for from in [0, 1, 1000, u32::MAX] {
             let why = instrument(&wired(|instances| itself(instances, from))).unwrap_err();
-            assert!(why.contains("nowhere"), "{from}: {why}");
+            assert!(why.contains("not defined"), "{from}: {why}");
         }
-        // Through a bag of exports, and back.
-        let bag = wired(|instances| {
+        // Through an instance made of exports, and back.
+        let through_exports = wired(|instances| {
             itself(instances, 1);
             instances.export_items([("global", ExportKind::Global, 0)]);
         });
-        assert!(instrument(&bag).unwrap_err().contains("nowhere"));
+        assert!(instrument(&through_exports).unwrap_err().contains("not defined"));
     }
 
     #[test]
     fn numbers_of_things_that_are_not_there_are_refused() {
-        // Sections of types that say how many they have, and have none.
+        // Sections of types with a count but without content.
         for count in [&[0xff, 0xff, 0xff, 0xff, 0x0f][..], &[0xff, 0x7f]] {
             let mut bytes = component(PLAIN);
             for _ in 0..2 {
@@ -183,21 +187,21 @@ mod tests {
                 bytes.extend_from_slice(count);
             }
             let why = instrument(&bytes).unwrap_err();
-            assert!(why.contains("more types than it has bytes"), "{why}");
+            assert!(why.contains("the number of types is larger than the section"), "{why}");
         }
     }
 
     #[test]
     fn state_out_of_reach_is_refused() {
-        for (made, says) in [
-            (Made { memories: 0, ..PLAIN }, "no memory"),
-            (Made { memories: 2, ..PLAIN }, "more than one memory"),
-            (Made { hidden_memory: true, ..PLAIN }, "does not export its memory"),
-            (Made { changes_table: true, ..PLAIN }, "changes a table"),
-            (Made { vector: true, ..PLAIN }, "no number"),
-            (Made { twice: true, ..PLAIN }, "twice"),
+        for (shape, says) in [
+            (Shape { memories: 0, ..PLAIN }, "no memory"),
+            (Shape { memories: 2, ..PLAIN }, "more than one memory"),
+            (Shape { hidden_memory: true, ..PLAIN }, "does not export its memory"),
+            (Shape { changes_table: true, ..PLAIN }, "changes a table"),
+            (Shape { vector: true, ..PLAIN }, "not a number"),
+            (Shape { twice: true, ..PLAIN }, "twice"),
         ] {
-            let why = instrument(&component(made)).unwrap_err();
+            let why = instrument(&component(shape)).unwrap_err();
             assert!(why.contains(says), "{why}");
         }
         for bytes in [&b""[..], b"\0asm\x01\0\0\0", b"nonsense"] {

@@ -1,4 +1,4 @@
-//! Takes the state of an idle guest, and puts it into another.
+//! Saves the state of an idle guest and loads it into another.
 
 use std::sync::{Arc, OnceLock, atomic::AtomicBool};
 
@@ -14,132 +14,135 @@ use wasmtime_wasi::{
 };
 
 use super::{
-    image::{Image, Writer},
+    image::{Image, ImageWriter},
     instrument,
-    map::{self, Pages},
+    map::{self, PageRange},
 };
 use crate::{
     error::Error,
-    files::{Above, Handle},
+    files::{Handle, VirtualDir},
     guest::Guest,
 };
 
 /// The state of a guest.
-pub(crate) struct State {
+pub(crate) struct GuestState {
     pub(crate) image: Image,
     /// The bits of each global, in the accessor's order.
     pub(crate) globals: Vec<u64>,
-    /// What the guest's monotonic clock said. It goes on from there.
+    /// The time of the guest's monotonic clock, from which it continues.
     pub(crate) monotonic: u64,
-    /// The guest has the helper of `evaluate`.
+    /// `true` if the guest has loaded the helper of `evaluate`.
     pub(crate) evaluates: bool,
-    /// The pages that guests write as soon as they go on from here.
-    pub(crate) hot: OnceLock<Vec<Pages>>,
-    /// Whether a guest goes on from here already.
-    pub(crate) used: AtomicBool,
-    /// Others can have it, as long as a sandbox keeps it.
+    /// The pages that guests write soon after they continue from this state.
+    pub(crate) hot_pages: OnceLock<Vec<PageRange>>,
+    /// `true` if a guest has already continued from this state.
+    pub(crate) resumed: AtomicBool,
+    /// `true` if other sandboxes can share it, as long as one holds it.
     pub(crate) shared: bool,
 }
 
-/// What the accessor of a guest is there for, at the moment.
+/// The current use of a guest's accessor.
 #[derive(Default)]
 pub(crate) enum Transfer {
-    /// Nothing: nobody calls it.
+    /// No call is in progress.
     #[default]
     Idle,
-    /// The guest tells its state.
+    /// The state of the guest is saved.
     Saving { globals: Vec<u64>, image: Option<Image> },
-    /// The guest is told a state.
-    Loading(Arc<State>),
-    /// The guest shows which pages it has written.
-    Tracing(Vec<Pages>),
-    /// The guest gets the pages that it will write.
-    Populating(Arc<State>),
+    /// A state is loaded into the guest.
+    Loading(Arc<GuestState>),
+    /// The pages that the guest has written are recorded.
+    Tracing(Vec<PageRange>),
+    /// The pages that the guest is expected to write are copied.
+    Populating(Arc<GuestState>),
 }
 
-/// The functions of a component that was instrumented.
+/// The functions that instrumentation added to a component.
 #[derive(Clone)]
 pub(crate) struct Accessor {
     save: ComponentExportIndex,
     load: ComponentExportIndex,
-    settle: ComponentExportIndex,
+    release_handles: ComponentExportIndex,
 }
 
-const PAGE: usize = 64 << 10;
+/// The granularity of a guest's memory, in bytes.
+const WASM_PAGE_BYTES: usize = 64 << 10;
 
 impl Accessor {
-    /// `None` if the component was not instrumented.
+    /// Returns the accessor of a component, or `None` if it was not instrumented.
     pub(crate) fn of(component: &Component) -> Option<Self> {
         let find = |name| component.get_export_index(None, name);
         Some(Self {
             save: find(instrument::SAVE)?,
             load: find(instrument::LOAD)?,
-            settle: find(instrument::SETTLE)?,
+            release_handles: find(instrument::RELEASE_HANDLES)?,
         })
     }
 
-    /// Takes the state of a guest that is between two calls.
+    /// Saves the state of a guest that runs no call.
     pub(crate) async fn save(
         &self,
         store: &mut Store<Guest>,
         instance: Instance,
         evaluates: bool,
-    ) -> Result<State, Error> {
-        let broken = |error| Error::internal("reading the guest's state", error);
-        // Before libc lets go: it would close files as well.
+    ) -> Result<GuestState, Error> {
+        let failed = |error| Error::internal("reading the guest's state", error);
+        // Checked before libc releases its handles, because that closes files as well.
         if let Some(open) = open_handles(store.data_mut(), false) {
-            return Err(refused(&open));
+            return Err(handles_open(&open));
         }
-        let settle =
-            instance.get_typed_func::<(), ()>(&mut *store, &self.settle).map_err(broken)?;
-        settle.call_async(&mut *store, ()).await.map_err(broken)?;
+        let release_handles = instance
+            .get_typed_func::<(), ()>(&mut *store, &self.release_handles)
+            .map_err(failed)?;
+        release_handles.call_async(&mut *store, ()).await.map_err(failed)?;
         if let Some(open) = open_handles(store.data_mut(), true) {
-            return Err(refused(&open));
+            return Err(handles_open(&open));
         }
         let purpose = Transfer::Saving { globals: Vec::new(), image: None };
-        let transfer = self.reach(store, instance, purpose).await.map_err(broken)?;
-        let monotonic = store.data_mut().clocks().now().map_err(broken)?;
+        let transfer = self.transfer(store, instance, purpose).await.map_err(failed)?;
+        let monotonic = store.data_mut().clocks().now().map_err(failed)?;
         match transfer {
-            Transfer::Saving { globals, image: Some(image) } => Ok(State {
+            Transfer::Saving { globals, image: Some(image) } => Ok(GuestState {
                 image,
                 globals,
                 monotonic,
                 evaluates,
-                hot: OnceLock::new(),
-                used: AtomicBool::new(false),
+                hot_pages: OnceLock::new(),
+                resumed: AtomicBool::new(false),
                 shared: false,
             }),
-            _ => Err(Error::bug("the guest did not tell its state")),
+            _ => Err(Error::bug("the guest did not report its state")),
         }
     }
 
-    /// The pages that a guest has written since it went on from a state.
+    /// Returns the pages that a guest has written since it continued from a state.
     pub(crate) async fn trace(
         &self,
         store: &mut Store<Guest>,
         instance: Instance,
-    ) -> WasmResult<Vec<Pages>> {
-        match self.reach(store, instance, Transfer::Tracing(Vec::new())).await? {
+    ) -> WasmResult<Vec<PageRange>> {
+        match self.transfer(store, instance, Transfer::Tracing(Vec::new())).await? {
             Transfer::Tracing(pages) => Ok(pages),
-            _ => bail!("the guest did not show its memory"),
+            _ => bail!("the guest did not report its memory"),
         }
     }
 
-    /// Gives a guest that goes on from a state the pages that it will write.
+    /// Copies the pages that a guest which continues from a state is expected to write.
     pub(crate) async fn populate(
         &self,
         store: &mut Store<Guest>,
         instance: Instance,
-        state: Arc<State>,
+        state: Arc<GuestState>,
     ) -> WasmResult<()> {
-        if state.hot.get().is_some_and(|hot| !hot.is_empty()) {
-            self.reach(store, instance, Transfer::Populating(state)).await?;
+        if state.hot_pages.get().is_some_and(|hot| !hot.is_empty()) {
+            self.transfer(store, instance, Transfer::Populating(state)).await?;
         }
         Ok(())
     }
 
-    /// Has the guest hand over its memory, for a purpose.
-    async fn reach(
+    /// Calls the accessor, which passes the guest's globals and memory to the host, for
+    /// a purpose.
+    async fn transfer(
         &self,
         store: &mut Store<Guest>,
         instance: Instance,
@@ -147,25 +150,25 @@ impl Accessor {
     ) -> WasmResult<Transfer> {
         let save = instance.get_typed_func::<(), ()>(&mut *store, &self.save)?;
         store.data_mut().transfer = purpose;
-        // The fuel is for what a guest hands over; this is what we ask for.
+        // The fuel limits what guest code passes to the host, but this call is ours.
         let fuel = store.hostcall_fuel();
         store.set_hostcall_fuel(usize::MAX);
-        let reached = save.call_async(&mut *store, ()).await;
+        let result = save.call_async(&mut *store, ()).await;
         store.set_hostcall_fuel(fuel);
         let transfer = std::mem::take(&mut store.data_mut().transfer);
-        reached.map(|()| transfer)
+        result.map(|()| transfer)
     }
 
-    /// Puts a state into a fresh guest of the same component. `false` if its
-    /// memory limit is too low for it.
+    /// Loads a state into a newly created guest of the same component. Returns
+    /// `false` if its memory limit is too low.
     pub(crate) async fn load(
         &self,
         store: &mut Store<Guest>,
         instance: Instance,
-        state: Arc<State>,
+        state: Arc<GuestState>,
     ) -> WasmResult<bool> {
         let load = instance.get_typed_func::<(u32,), (bool,)>(&mut *store, &self.load)?;
-        let pages = u32::try_from(state.image.len() / PAGE)?;
+        let pages = u32::try_from(state.image.len() / WASM_PAGE_BYTES)?;
         let fuel = store.hostcall_fuel();
         store.set_hostcall_fuel(usize::MAX);
         store.data_mut().transfer = Transfer::Loading(state);
@@ -176,7 +179,7 @@ impl Accessor {
     }
 }
 
-/// Links what accessors call.
+/// Links the functions that accessors import.
 pub(crate) fn link(linker: &mut Linker<Guest>) -> WasmResult<()> {
     let mut root = linker.root();
     root.func_wrap_async(
@@ -184,37 +187,38 @@ pub(crate) fn link(linker: &mut Linker<Guest>) -> WasmResult<()> {
         |mut store: StoreContextMut<'_, Guest>, (memory,): (WasmList<u8>,)| {
             Box::new(async move {
                 let purpose = std::mem::take(&mut store.data_mut().transfer);
-                let transfer = serve(&mut store, &memory, purpose).await?;
+                let transfer = handle_memory(&mut store, &memory, purpose).await?;
                 store.data_mut().transfer = transfer;
                 Ok(())
             })
         },
     )?;
     root.func_wrap(
-        instrument::SEEN,
+        instrument::READ_GLOBAL,
         |mut store: StoreContextMut<'_, Guest>, (_, bits): (u32, u64)| {
             match &mut store.data_mut().transfer {
                 Transfer::Saving { globals, .. } => globals.push(bits),
                 Transfer::Tracing(_) | Transfer::Populating(_) => {}
-                _ => bail!("nobody asked for the guest's globals"),
+                _ => bail!("a global was passed, but no state is being saved"),
             }
             Ok(())
         },
     )?;
-    root.func_wrap(instrument::WANTED, |store: StoreContextMut<'_, Guest>, (index,): (u32,)| {
-        match &store.data().transfer {
+    root.func_wrap(
+        instrument::WRITE_GLOBAL,
+        |store: StoreContextMut<'_, Guest>, (index,): (u32,)| match &store.data().transfer {
             Transfer::Loading(state) => match state.globals.get(index as usize) {
                 Some(bits) => Ok((*bits,)),
                 None => bail!("the state has no global {index}"),
             },
-            _ => bail!("nobody gave the guest a state"),
-        }
-    })?;
+            _ => bail!("a global was requested, but no state is being loaded"),
+        },
+    )?;
     Ok(())
 }
 
-/// Does with a guest's memory what it was handed over for.
-async fn serve(
+/// Saves, loads, traces or populates a guest's memory, depending on the purpose.
+async fn handle_memory(
     store: &mut StoreContextMut<'_, Guest>,
     memory: &WasmList<u8>,
     purpose: Transfer,
@@ -222,11 +226,11 @@ async fn serve(
     Ok(match purpose {
         Transfer::Saving { globals, .. } => {
             let len = memory.as_le_slice(&*store).len();
-            let mut image = Writer::new(len)?;
-            for from in (0..len).step_by(AT_ONCE) {
-                let part = &memory.as_le_slice(&*store)[from..len.min(from + AT_ONCE)];
+            let mut image = ImageWriter::new(len)?;
+            for from in (0..len).step_by(COPY_CHUNK_BYTES) {
+                let part = &memory.as_le_slice(&*store)[from..len.min(from + COPY_CHUNK_BYTES)];
                 image.copy(from, part)?;
-                // The guest waits. Others on this thread need not.
+                // Lets other tasks of this thread run.
                 tokio::task::yield_now().await;
             }
             Transfer::Saving { globals, image: Some(image.finish()?) }
@@ -237,32 +241,35 @@ async fn serve(
         }
         Transfer::Tracing(_) => Transfer::Tracing(map::written(store, memory)),
         Transfer::Populating(state) => {
-            map::populate(store, memory, state.hot.get().map_or(&[], Vec::as_slice));
+            map::populate(store, memory, state.hot_pages.get().map_or(&[], Vec::as_slice));
             Transfer::Populating(state)
         }
-        Transfer::Idle => bail!("nobody asked for the guest's memory"),
+        Transfer::Idle => bail!("the memory was passed, but no transfer is in progress"),
     })
 }
 
-/// So much is copied before others get their turn: a millisecond or two.
-const AT_ONCE: usize = 4 << 20;
+/// The number of bytes that are copied before the task yields, which takes one or
+/// two milliseconds.
+const COPY_CHUNK_BYTES: usize = 4 << 20;
 
-fn refused(open: &str) -> Error {
+/// Returns the error for a guest that cannot be copied because of open handles.
+fn handles_open(open: &str) -> Error {
     Error::SnapshotRefused(format!(
         "the guest cannot be copied while it has {open} open: close it first"
     ))
 }
 
-/// What a guest has open, for people; `None` if there is nothing. Mounted
-/// folders and streams, of which libc keeps those of standard output, count
-/// only if everything does. (The stream of a file comes with the file.)
+/// Returns the names of the handles that a guest has open, or `None` if there are
+/// none. Mounted directories and streams, of which libc keeps those of standard
+/// output, are included only if `everything` is set. (The stream of a file is open
+/// only together with the file.)
 fn open_handles(guest: &mut Guest, everything: bool) -> Option<String> {
     let mut names = guest.open_files();
     if everything {
         names.extend(guest.open_mounts());
     }
     for entry in guest.table.iter_mut() {
-        if entry.is::<Handle>() || entry.is::<Above>() {
+        if entry.is::<Handle>() || entry.is::<VirtualDir>() {
             continue; // It has a name.
         }
         let name = if entry.is::<DynInputStream>() || entry.is::<DynOutputStream>() {
@@ -271,16 +278,16 @@ fn open_handles(guest: &mut Guest, everything: bool) -> Option<String> {
             }
             "a stream"
         } else if entry.is::<DynPollable>() {
-            "a timer or something else to wait for"
+            "a timer or another pollable"
         } else {
             "a handle of the host"
         };
         names.push(name.to_owned());
     }
     names.dedup();
-    names.truncate(MAX_NAMES);
+    names.truncate(MAX_NAMED_HANDLES);
     (!names.is_empty()).then(|| names.join(", "))
 }
 
-/// So many are named.
-const MAX_NAMES: usize = 5;
+/// The largest number of handles that an error names.
+const MAX_NAMED_HANDLES: usize = 5;

@@ -1,7 +1,7 @@
-//! Finds the floats that JSON has no text for.
+//! The check for floats that JSON cannot represent.
 //!
-//! serde_json writes a NaN as `null`. That loses data without a word, so a
-//! value is walked first, and refused with the place of the offender.
+//! serde_json writes a NaN as `null`, which loses data silently. So a value is
+//! traversed first, and refused with the path of such a float.
 
 use std::fmt::{self, Display};
 
@@ -11,36 +11,35 @@ use crate::error::Error;
 
 /// Refuses a value that holds a NaN or an infinity.
 pub(super) fn check<T: Serialize + ?Sized>(value: &T) -> Result<(), Error> {
-    let mut walk = Walk { path: String::from("$") };
+    let mut walk = PathWalker { path: String::from("$") };
     match value.serialize(&mut walk) {
-        Err(Refusal::NotFinite(float)) => Err(Error::InvalidArgument(format!(
+        Err(CheckError::NotFinite(float)) => Err(Error::InvalidArgument(format!(
             "cannot send {} to the guest: {float} is not a JSON value",
             walk.path
         ))),
-        // Whatever else a type has against being serialized, serde_json says
-        // it in its own words.
-        Ok(()) | Err(Refusal::Other) => Ok(()),
+        // Other errors are reported by serde_json itself.
+        Ok(()) | Err(CheckError::Other) => Ok(()),
     }
 }
 
-/// The path of the value that is being walked. It is left as it was at the
+/// A serializer that tracks the path of the current value. The path is kept at the
 /// first refusal.
-struct Walk {
+struct PathWalker {
     path: String,
 }
 
 #[derive(Debug)]
-enum Refusal {
+enum CheckError {
     NotFinite(f64),
     Other,
 }
 
-impl Walk {
+impl PathWalker {
     fn descend<T: Serialize + ?Sized>(
         &mut self,
         step: impl Display,
         value: &T,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), CheckError> {
         use fmt::Write as _;
         let length = self.path.len();
         let _ = write!(self.path, "{step}");
@@ -50,27 +49,27 @@ impl Walk {
     }
 }
 
-impl Display for Refusal {
+impl Display for CheckError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("not finite")
     }
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for CheckError {}
 
-impl ser::Error for Refusal {
+impl ser::Error for CheckError {
     fn custom<T: Display>(_: T) -> Self {
         Self::Other
     }
 }
 
 struct Items<'a> {
-    walk: &'a mut Walk,
+    walk: &'a mut PathWalker,
     next: usize,
 }
 
 impl Items<'_> {
-    fn item<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Refusal> {
+    fn item<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), CheckError> {
         let index = self.next;
         self.next += 1;
         self.walk.descend(format_args!("[{index}]"), value)
@@ -78,25 +77,25 @@ impl Items<'_> {
 }
 
 struct Members<'a> {
-    walk: &'a mut Walk,
+    walk: &'a mut PathWalker,
     key: String,
 }
 
 impl Members<'_> {
-    fn member<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<(), Refusal> {
+    fn member<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<(), CheckError> {
         self.walk.descend(format_args!(".{key}"), value)
     }
 }
 
 macro_rules! nothing_to_check {
     ($($method:ident($type:ty))*) => {
-        $(fn $method(self, _: $type) -> Result<(), Refusal> { Ok(()) })*
+        $(fn $method(self, _: $type) -> Result<(), CheckError> { Ok(()) })*
     };
 }
 
-impl<'a> Serializer for &'a mut Walk {
+impl<'a> Serializer for &'a mut PathWalker {
     type Ok = ();
-    type Error = Refusal;
+    type Error = CheckError;
     type SerializeSeq = Items<'a>;
     type SerializeTuple = Items<'a>;
     type SerializeTupleStruct = Items<'a>;
@@ -115,23 +114,23 @@ impl<'a> Serializer for &'a mut Walk {
         serialize_unit_struct(&'static str)
     }
 
-    fn serialize_f32(self, value: f32) -> Result<(), Refusal> {
+    fn serialize_f32(self, value: f32) -> Result<(), CheckError> {
         self.serialize_f64(f64::from(value))
     }
 
-    fn serialize_f64(self, value: f64) -> Result<(), Refusal> {
-        if value.is_finite() { Ok(()) } else { Err(Refusal::NotFinite(value)) }
+    fn serialize_f64(self, value: f64) -> Result<(), CheckError> {
+        if value.is_finite() { Ok(()) } else { Err(CheckError::NotFinite(value)) }
     }
 
-    fn serialize_unit(self) -> Result<(), Refusal> {
+    fn serialize_unit(self) -> Result<(), CheckError> {
         Ok(())
     }
 
-    fn serialize_none(self) -> Result<(), Refusal> {
+    fn serialize_none(self) -> Result<(), CheckError> {
         Ok(())
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Refusal> {
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), CheckError> {
         value.serialize(self)
     }
 
@@ -140,7 +139,7 @@ impl<'a> Serializer for &'a mut Walk {
         _: &'static str,
         _: u32,
         _: &'static str,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), CheckError> {
         Ok(())
     }
 
@@ -148,7 +147,7 @@ impl<'a> Serializer for &'a mut Walk {
         self,
         _: &'static str,
         value: &T,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), CheckError> {
         value.serialize(self)
     }
 
@@ -158,19 +157,19 @@ impl<'a> Serializer for &'a mut Walk {
         _: u32,
         variant: &'static str,
         value: &T,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), CheckError> {
         self.descend(format_args!(".{variant}"), value)
     }
 
-    fn serialize_seq(self, _: Option<usize>) -> Result<Items<'a>, Refusal> {
+    fn serialize_seq(self, _: Option<usize>) -> Result<Items<'a>, CheckError> {
         Ok(Items { walk: self, next: 0 })
     }
 
-    fn serialize_tuple(self, _: usize) -> Result<Items<'a>, Refusal> {
+    fn serialize_tuple(self, _: usize) -> Result<Items<'a>, CheckError> {
         Ok(Items { walk: self, next: 0 })
     }
 
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Items<'a>, Refusal> {
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Items<'a>, CheckError> {
         Ok(Items { walk: self, next: 0 })
     }
 
@@ -180,15 +179,15 @@ impl<'a> Serializer for &'a mut Walk {
         _: u32,
         _: &'static str,
         _: usize,
-    ) -> Result<Items<'a>, Refusal> {
+    ) -> Result<Items<'a>, CheckError> {
         Ok(Items { walk: self, next: 0 })
     }
 
-    fn serialize_map(self, _: Option<usize>) -> Result<Members<'a>, Refusal> {
+    fn serialize_map(self, _: Option<usize>) -> Result<Members<'a>, CheckError> {
         Ok(Members { walk: self, key: String::new() })
     }
 
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Members<'a>, Refusal> {
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Members<'a>, CheckError> {
         Ok(Members { walk: self, key: String::new() })
     }
 
@@ -198,7 +197,7 @@ impl<'a> Serializer for &'a mut Walk {
         _: u32,
         _: &'static str,
         _: usize,
-    ) -> Result<Members<'a>, Refusal> {
+    ) -> Result<Members<'a>, CheckError> {
         Ok(Members { walk: self, key: String::new() })
     }
 }
@@ -207,13 +206,13 @@ macro_rules! items {
     ($($trait:ident::$method:ident)*) => {$(
         impl ser::$trait for Items<'_> {
             type Ok = ();
-            type Error = Refusal;
+            type Error = CheckError;
 
-            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Refusal> {
+            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), CheckError> {
                 self.item(value)
             }
 
-            fn end(self) -> Result<(), Refusal> {
+            fn end(self) -> Result<(), CheckError> {
                 Ok(())
             }
         }
@@ -231,17 +230,17 @@ macro_rules! members {
     ($($trait:ident)*) => {$(
         impl ser::$trait for Members<'_> {
             type Ok = ();
-            type Error = Refusal;
+            type Error = CheckError;
 
             fn serialize_field<T: Serialize + ?Sized>(
                 &mut self,
                 key: &'static str,
                 value: &T,
-            ) -> Result<(), Refusal> {
+            ) -> Result<(), CheckError> {
                 self.member(key, value)
             }
 
-            fn end(self) -> Result<(), Refusal> {
+            fn end(self) -> Result<(), CheckError> {
                 Ok(())
             }
         }
@@ -252,22 +251,22 @@ members! { SerializeStruct SerializeStructVariant }
 
 impl ser::SerializeMap for Members<'_> {
     type Ok = ();
-    type Error = Refusal;
+    type Error = CheckError;
 
-    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Refusal> {
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), CheckError> {
         self.key = serde_json::to_value(key)
             .ok()
             .map(|key| key.as_str().map_or_else(|| key.to_string(), ToOwned::to_owned))
-            .ok_or(Refusal::Other)?;
+            .ok_or(CheckError::Other)?;
         Ok(())
     }
 
-    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Refusal> {
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), CheckError> {
         let key = std::mem::take(&mut self.key);
         self.member(&key, value)
     }
 
-    fn end(self) -> Result<(), Refusal> {
+    fn end(self) -> Result<(), CheckError> {
         Ok(())
     }
 }

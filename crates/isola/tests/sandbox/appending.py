@@ -1,6 +1,6 @@
-# Ways to append to a file, and to read and write one by turns. Each gives what
-# the script saw and what is in the file afterwards; `sandbox::files` compares
-# the results in a sandbox with those of CPython on Linux.
+# Ways to append to a file, and to alternate reads and writes. Each returns the
+# observed values and the final content of the file. `sandbox::files` compares the
+# results in a sandbox with those of CPython on Linux.
 import io, os, pathlib, shutil
 
 

@@ -1,5 +1,5 @@
-//! Sizes, numbers and values that nobody expects: each is an error that the
-//! guest can catch, the host goes on, and what it holds is bounded.
+//! Extreme sizes, numbers and values: each causes an error that the guest can
+//! catch, the host continues, and its memory use is bounded.
 
 use bytes::Bytes;
 use isola::{
@@ -13,9 +13,9 @@ use crate::{
     server::Server,
 };
 
-/// Sends a request with so many fields, of values of this length; tells what
-/// became of it, and that the guest goes on.
-const MANY: Script = Script {
+/// A script that sends a request with `count` header fields with values of a length,
+/// and returns the outcome.
+const MANY_FIELDS: Script = Script {
     python: "
 from sandbox.http import fetch
 def main(count, length, same):
@@ -41,7 +41,7 @@ async function main(count, length, same) {
 ",
 };
 
-fn answering() -> Handlers {
+fn host_with_field_count() -> Handlers {
     Handlers::new().http(|request| async move {
         let count = request.headers().len();
         Ok(::http::Response::builder().header("x-count", count).body(Body::empty()).unwrap())
@@ -51,14 +51,14 @@ fn answering() -> Handlers {
 #[tokio::test]
 async fn header_fields_of_a_request_are_limited() {
     for runtime in BOTH {
-        // With HTTP off as well: what a guest asks for is looked at first.
+        // Also with HTTP disabled: the request is checked first.
         for enabled in [false, true] {
             let sandbox = if enabled {
-                started_with(runtime, Limits::default(), answering()).await
+                started_with(runtime, Limits::default(), host_with_field_count()).await
             } else {
                 started(runtime).await
             };
-            sandbox.load_script(MANY.of(runtime)).await.unwrap();
+            sandbox.load_script(MANY_FIELDS.of(runtime)).await.unwrap();
             for (count, length, same) in [
                 (MAX_HEADER_FIELDS + 50, 1, false),
                 (24_577, 1, false),
@@ -66,11 +66,11 @@ async fn header_fields_of_a_request_are_limited() {
                 (33_000, 0, false),
                 (300, 1_000, false),
                 (1, 300 << 10, false),
-                // A list of one name is one field in JavaScript.
+                // Repeated fields are joined to one in JavaScript.
                 (300, 1_000, true),
             ] {
                 if runtime == Runtime::JavaScript && count > 5_000 {
-                    // Its `Headers` look each name up among all, which takes long.
+                    // Each `append` to its `Headers` takes linear time.
                     continue;
                 }
                 let outcome = sandbox.run("main", args![count, length, same]).await;
@@ -131,7 +131,7 @@ const main = (url) => fetch(url).then((response) => response.status, (error) => 
             assert!(outcome.as_str().unwrap().contains("header fields"), "{runtime}: {outcome}");
         }
     }
-    // A real server, that sends more than any map can hold.
+    // A real server that sends more fields than a map can hold.
     let mut answer = String::from("HTTP/1.1 200 OK\r\n");
     for number in 0..40_000 {
         answer += &format!("x{number}: v\r\n");
@@ -154,18 +154,19 @@ async fn a_handler_in_another_language_gives_limited_fields() {
     }
 }
 
-/// Past the package: what the host itself does with every number of orders.
-const RAW: &str = "
+/// A script that calls the host's functions directly, without the package, and in
+/// any number.
+const DIRECT_CALLS: &str = "
 from componentize_py_types import Err
 from wit_world.imports import host
 
-def begin(body):
+def start(body):
     host.fetch(1, host.Request('PUT', 'http://a.test/', [], body, None))
 
 def writes(count):
-    '''Writes after the request has ended: how many were accepted, and how many
-    answers the host held for them.'''
-    begin(host.RequestBody_Pieces(None))
+    '''Writes after the end of the request. Returns how many were accepted, and how
+    many completions the host held for them.'''
+    start(host.RequestBody_Pieces(None))
     accepted = 0
     for _ in range(count):
         try:
@@ -178,9 +179,9 @@ def writes(count):
     return [accepted, held]
 
 def reads(count):
-    '''Asks for more of a response than is taken: what the host held, and how
-    it ended.'''
-    begin(host.RequestBody_None_())
+    '''Starts more reads of a response than it takes. Returns how many completions
+    the host held, and the last outcome.'''
+    start(host.RequestBody_None_())
     while not (head := host.wait(None)):
         pass
     for _ in range(count):
@@ -190,7 +191,7 @@ def reads(count):
     return [len(held), type(held[-1].outcome).__name__]
 
 def finishes(count):
-    begin(host.RequestBody_Pieces(None))
+    start(host.RequestBody_Pieces(None))
     for _ in range(count):
         try:
             host.finish(1)
@@ -200,13 +201,13 @@ def finishes(count):
     host.abandon(1)
     return held
 
-def forgotten(count):
-    '''Orders for what was never begun, or is over.'''
+def unknown_ids(count):
+    '''Calls for requests that were never started or have ended.'''
     refused = 0
     for number in range(count):
-        for order in (host.read, host.finish, lambda id: host.write(id, b'')):
+        for call in (host.read, host.finish, lambda id: host.write(id, b'')):
             try:
-                order(number + 10)
+                call(number + 10)
             except Err:
                 refused += 1
         host.abandon(number + 10)
@@ -215,21 +216,21 @@ def forgotten(count):
 
 #[tokio::test]
 async fn orders_after_the_end_of_a_request_are_not_kept() {
-    // Takes no body, and ends at once: the guest is not told before it asks.
+    // The handler takes no body and fails at once; the guest receives the error later.
     let host = Handlers::new().http(|request| async move {
         drop(request);
         Err(HostError::new("no"))
     });
     let sandbox = started_with(Runtime::Python, Limits::default(), host).await;
-    sandbox.load_script(RAW).await.unwrap();
+    sandbox.load_script(DIRECT_CALLS).await.unwrap();
     let outcome: (usize, usize) =
         sandbox.run("writes", args![200_000]).await.unwrap().to().unwrap();
-    // Pieces that were not taken, and the failure itself.
+    // The pieces that were not taken, and the failure itself.
     assert!(outcome.0 <= 16 && outcome.1 <= 17, "{outcome:?}");
     let held: usize = sandbox.run("finishes", args![200_000]).await.unwrap().to().unwrap();
     assert!(held <= 2, "{held}");
-    let forgotten = sandbox.run("forgotten", args![20_000]).await.unwrap();
-    assert_eq!(forgotten, json!([60_000, 0]));
+    let unknown_ids = sandbox.run("unknown_ids", args![20_000]).await.unwrap();
+    assert_eq!(unknown_ids, json!([60_000, 0]));
 }
 
 #[tokio::test]
@@ -240,7 +241,7 @@ async fn pieces_that_are_not_taken_are_bounded() {
     });
     let limits = Limits { max_held_memory: 64 << 10, ..Limits::default() };
     let sandbox = started_with(Runtime::Python, limits, host).await;
-    sandbox.load_script(RAW).await.unwrap();
+    sandbox.load_script(DIRECT_CALLS).await.unwrap();
     let (held, last): (usize, String) =
         sandbox.run("reads", args![300_000]).await.unwrap().to().unwrap();
     assert!(held <= 600, "{held} {last}");
@@ -313,7 +314,7 @@ async def main():
     for nanos in (0, 1, 2**63, 2**64 - 1):
         body = host.RequestBody_None_()
         host.fetch(1, host.Request('GET', 'http://a.test/', [], body, nanos))
-        # Until something came, or the time is over.
+        # Until a completion arrives, or the time is over.
         done.append(len(host.wait(nanos)))
         host.abandon(1)
     return len(done)

@@ -11,15 +11,16 @@ use std::{
 
 use isola::{Runtime, Template, args, clear_cache, list_cache};
 
-/// A small component stands in for a runtime where only the cache matters.
-/// It is refused when it is linked, which is after it was cached.
-fn tiny_runtime(folder: &Path) -> PathBuf {
-    let path = folder.join("tiny.wasm");
-    // An empty component: the preamble, and nothing else.
+/// Writes a small component for tests of the cache alone. It is refused when it is
+/// linked, which is after it was cached.
+fn tiny_runtime(dir: &Path) -> PathBuf {
+    let path = dir.join("tiny.wasm");
+    // An empty component: only the preamble.
     fs::write(&path, b"\0asm\x0d\0\x01\0").unwrap();
     path
 }
 
+/// Builds a template, which fails, and returns the number of compilations.
 async fn build(runtime: &Path, cache: &Path) -> usize {
     let compiled = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&compiled);
@@ -38,14 +39,14 @@ async fn build(runtime: &Path, cache: &Path) -> usize {
 
 #[tokio::test]
 async fn compiles_once_and_again_when_the_runtime_changes() {
-    let folder = tempfile::tempdir().unwrap();
-    let runtime = tiny_runtime(folder.path());
-    let cache = folder.path().join("cache");
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tiny_runtime(dir.path());
+    let cache = dir.path().join("cache");
     assert_eq!(build(&runtime, &cache).await, 1);
     assert_eq!(build(&runtime, &cache).await, 0);
     assert_eq!(list_cache(&cache).unwrap().len(), 1);
 
-    // A custom section named "x" makes it another component.
+    // A custom section named "x" changes the component.
     fs::write(&runtime, b"\0asm\x0d\0\x01\0\x00\x02\x01x").unwrap();
     assert_eq!(build(&runtime, &cache).await, 1);
     assert_eq!(list_cache(&cache).unwrap().len(), 2);
@@ -57,9 +58,9 @@ async fn compiles_once_and_again_when_the_runtime_changes() {
 
 #[tokio::test]
 async fn a_damaged_entry_is_built_anew() {
-    let folder = tempfile::tempdir().unwrap();
-    let runtime = tiny_runtime(folder.path());
-    let cache = folder.path().join("cache");
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tiny_runtime(dir.path());
+    let cache = dir.path().join("cache");
     build(&runtime, &cache).await;
     let code = list_cache(&cache).unwrap()[0].path.clone();
     let good = fs::read(&code).unwrap();
@@ -73,22 +74,22 @@ async fn a_damaged_entry_is_built_anew() {
         assert_eq!(fs::read(&code).unwrap(), good);
         assert_eq!(build(&runtime, &cache).await, 0);
     }
-    // A lost or damaged stamp, too.
+    // The same for a damaged or missing stamp.
     let stamp = code.with_extension("stamp");
     fs::write(&stamp, "{").unwrap();
     assert_eq!(build(&runtime, &cache).await, 1);
     fs::remove_file(&stamp).unwrap();
     assert_eq!(build(&runtime, &cache).await, 1);
-    // Touched, copied or restored from a backup, the same bytes still hold.
+    // The entry is still valid if the same bytes are written again.
     fs::write(&code, &good).unwrap();
     assert_eq!(build(&runtime, &cache).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn builders_at_the_same_time_compile_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let runtime = tiny_runtime(folder.path());
-    let cache = folder.path().join("cache");
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tiny_runtime(dir.path());
+    let cache = dir.path().join("cache");
     let builders: Vec<_> = (0..8)
         .map(|_| {
             let (runtime, cache) = (runtime.clone(), cache.clone());
@@ -104,26 +105,26 @@ async fn builders_at_the_same_time_compile_once() {
 
 #[tokio::test]
 async fn old_entries_make_room() {
-    let folder = tempfile::tempdir().unwrap();
-    let runtime = tiny_runtime(folder.path());
-    let cache = folder.path().join("cache");
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tiny_runtime(dir.path());
+    let cache = dir.path().join("cache");
     for version in 0..20 {
-        // A custom section named "x", with a content of its own each time.
+        // A custom section named "x", with different content each time.
         let mut component = b"\0asm\x0d\0\x01\0\x00\x03\x01x".to_vec();
         component.push(version);
         fs::write(&runtime, component).unwrap();
         assert_eq!(build(&runtime, &cache).await, 1);
     }
     assert_eq!(list_cache(&cache).unwrap().len(), 16);
-    // The newest is there.
+    // The newest entry is kept.
     assert_eq!(build(&runtime, &cache).await, 0);
 }
 
-/// What is said of a cache folder.
+/// Returns the error of a build with this cache directory.
 #[cfg(unix)]
-async fn refused(folder: &Path, cache: &Path) -> String {
+async fn refused(dir: &Path, cache: &Path) -> String {
     let built = Template::builder(Runtime::Python)
-        .runtime_path(tiny_runtime(folder))
+        .runtime_path(tiny_runtime(dir))
         .cache_dir(Some(cache.to_owned()))
         .build()
         .await;
@@ -139,15 +140,15 @@ fn set_mode(path: &Path, mode: u32) {
 #[cfg(unix)]
 #[tokio::test]
 async fn a_folder_that_others_can_write_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let outer = folder.path().join("outer");
+    let dir = tempfile::tempdir().unwrap();
+    let outer = dir.path().join("outer");
     let cache = outer.join("cache");
     fs::create_dir_all(&cache).unwrap();
-    let link = folder.path().join("link");
+    let link = dir.path().join("link");
     std::os::unix::fs::symlink(&cache, &link).unwrap();
-    // The folder itself, the one above it, and by way of a link: of one's own
-    // group as of any other.
-    for (place, mode, who) in [
+    // The directory itself and its parent, also through a link; for the user's own
+    // group as for others.
+    for (dir_to_change, mode, who) in [
         (&cache, 0o777, "others can write there"),
         (&cache, 0o1777, "others can write there"),
         (&cache, 0o770, "its group can write there"),
@@ -155,25 +156,25 @@ async fn a_folder_that_others_can_write_is_refused() {
         (&outer, 0o777, "others can write there"),
         (&outer, 0o770, "its group can write there"),
     ] {
-        set_mode(place, mode);
+        set_mode(dir_to_change, mode);
         for path in [&cache, &link] {
-            let error = refused(folder.path(), path).await;
+            let error = refused(dir.path(), path).await;
             assert!(error.contains(who), "{mode:o} {}: {error}", path.display());
         }
         assert_eq!(fs::read_dir(&cache).unwrap().count(), 0, "{mode:o}");
-        set_mode(place, 0o755);
+        set_mode(dir_to_change, 0o755);
     }
-    // A folder such as /tmp may be above it.
+    // A directory such as /tmp is permitted as a parent.
     set_mode(&outer, 0o1777);
-    assert!(refused(folder.path(), &cache).await.contains("is not a runtime"));
+    assert!(refused(dir.path(), &cache).await.contains("is not a runtime"));
 }
 
 #[cfg(unix)]
 #[tokio::test]
 async fn entries_that_are_no_files_are_built_anew() {
-    let folder = tempfile::tempdir().unwrap();
-    let runtime = tiny_runtime(folder.path());
-    let cache = folder.path().join("cache");
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tiny_runtime(dir.path());
+    let cache = dir.path().join("cache");
     assert_eq!(build(&runtime, &cache).await, 1);
     let files = || {
         let entries = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path());
@@ -199,7 +200,7 @@ async fn entries_that_are_no_files_are_built_anew() {
         for path in files() {
             fs::remove_file(&path).unwrap();
             replace(&path);
-            // The memory of a digest alone is not worth a build.
+            // Without the cached digest alone, nothing is compiled.
             let compiled = build(&runtime, &cache).await;
             let expected = usize::from(path.extension().unwrap() != "digest");
             assert_eq!(compiled, expected, "{}", path.display());
@@ -207,7 +208,7 @@ async fn entries_that_are_no_files_are_built_anew() {
         }
         assert_eq!(build(&runtime, &cache).await, 0);
     }
-    // As a runtime neither is read.
+    // Devices are not read as a runtime either.
     for path in ["/dev/zero", "/dev/null"] {
         let error = Template::builder(Runtime::Python)
             .runtime_path(path)
@@ -217,7 +218,7 @@ async fn entries_that_are_no_files_are_built_anew() {
             .unwrap_err();
         assert!(error.to_string().contains("was not found"), "{error}");
     }
-    let sparse = folder.path().join("sparse.wasm");
+    let sparse = dir.path().join("sparse.wasm");
     fs::File::create(&sparse).unwrap().set_len(8 << 30).unwrap();
     for cache in [None, Some(cache.clone())] {
         let builder = Template::builder(Runtime::Python).runtime_path(&sparse).cache_dir(cache);
@@ -228,13 +229,13 @@ async fn entries_that_are_no_files_are_built_anew() {
 
 #[tokio::test]
 async fn what_is_no_component_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("python.wasm");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("python.wasm");
     for content in ["", "not wasm"] {
         fs::write(&path, content).unwrap();
         let error = Template::builder(Runtime::Python)
-            .runtime_path(folder.path())
-            .cache_dir(Some(folder.path().join("cache")))
+            .runtime_path(dir.path())
+            .cache_dir(Some(dir.path().join("cache")))
             .build()
             .await
             .unwrap_err();
@@ -246,9 +247,9 @@ async fn what_is_no_component_is_refused() {
 async fn the_real_runtime_from_the_cache_answers() {
     for runtime in crate::fixture::BOTH {
         crate::fixture::template(runtime).await;
-        // The second build finds what the first one made.
+        // The second build finds the entry of the first one.
         let template = Template::builder(runtime)
-            .on_compile(|| panic!("it was compiled already"))
+            .on_compile(|| panic!("compiled again instead of loaded from the cache"))
             .build()
             .await
             .unwrap();

@@ -1,4 +1,4 @@
-//! Stopping a guest from outside.
+//! Stopping of a guest by the host.
 
 use std::{
     sync::Arc,
@@ -9,7 +9,7 @@ use isola::{Event, Handlers, Limits, Runtime, args};
 
 use crate::fixture::{BOTH, Script, loaded, started_with};
 
-const FOREVER: Script = Script {
+const ENDLESS_LOOP: Script = Script {
     python: "def main():\n    while True: pass\n",
     javascript: "function main() { for (;;); }",
 };
@@ -26,7 +26,7 @@ async def main():
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropping_a_call_stops_the_guest_and_closes_the_sandbox() {
     for runtime in BOTH {
-        for script in [FOREVER, WAITING] {
+        for script in [ENDLESS_LOOP, WAITING] {
             let host = Handlers::new().hostcall("never", |_| std::future::pending());
             let sandbox = started_with(runtime, Limits::default(), host).await;
             sandbox.load_script(script.of(runtime)).await.unwrap();
@@ -45,17 +45,17 @@ async fn closing_stops_a_call_wherever_it_is() {
     use futures_util::StreamExt as _;
 
     let looping = Script {
-        python: "def main():\n    yield 'begun'\n    while True: pass\n",
-        javascript: "function* main() { yield 'begun'; for (;;); }",
+        python: "def main():\n    yield 'started'\n    while True: pass\n",
+        javascript: "function* main() { yield 'started'; for (;;); }",
     };
     let waiting = Script {
         python: "
 from sandbox.asyncio import hostcall
 async def main():
-    yield 'begun'
+    yield 'started'
     await hostcall('never', None)
 ",
-        javascript: "async function* main() { yield 'begun'; await hostcall('never', null) }",
+        javascript: "async function* main() { yield 'started'; await hostcall('never', null) }",
     };
     for runtime in BOTH {
         for script in [looping, waiting] {
@@ -65,15 +65,15 @@ async def main():
             let mut stream = sandbox.run_stream("main", args![]).unwrap();
             assert!(matches!(stream.next().await, Some(Event::Result(_))), "{runtime}");
             let last = tokio::spawn(async move { stream.next().await });
-            // Give it time to get into its loop, or its wait.
+            // Wait until the guest is in its loop, or in its wait.
             tokio::time::sleep(Duration::from_millis(50)).await;
-            let begin = Instant::now();
+            let start = Instant::now();
             sandbox.close();
             match last.await.unwrap() {
                 Some(Event::Error(error)) => assert_eq!(error.code(), "closed", "{error}"),
                 other => panic!("{runtime}: {other:?}"),
             }
-            assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+            assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
         }
     }
 }
@@ -89,11 +89,11 @@ async def main():
         javascript: "async function main() { return await hostcall('slow', 1) }",
     };
     for runtime in BOTH {
-        let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
-        let go_on = Arc::new(tokio::sync::Notify::new());
-        let waits = Arc::clone(&go_on);
+        let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
+        let resume = Arc::new(tokio::sync::Notify::new());
+        let waits = Arc::clone(&resume);
         let host = Handlers::new().hostcall("slow", move |payload| {
-            begun.send(()).unwrap();
+            started.send(()).unwrap();
             let waits = Arc::clone(&waits);
             async move {
                 waits.notified().await;
@@ -106,23 +106,23 @@ async def main():
             let sandbox = Arc::clone(&sandbox);
             async move { sandbox.run("main", args![]).await }
         });
-        begins.recv().await.unwrap();
+        starts.recv().await.unwrap();
         for error in [
             sandbox.run("main", args![]).await.unwrap_err(),
             sandbox.load_script("").await.unwrap_err(),
         ] {
             assert_eq!(error.to_string(), "sandbox is busy");
         }
-        go_on.notify_one();
+        resume.notify_one();
         assert_eq!(first.await.unwrap().unwrap().as_str(), "1");
-        go_on.notify_one();
+        resume.notify_one();
         assert_eq!(sandbox.run("main", args![]).await.unwrap().as_str(), "1");
     }
 }
 
 #[tokio::test]
 async fn a_call_that_is_never_awaited_does_nothing() {
-    let sandbox = loaded(Runtime::Python, FOREVER).await;
+    let sandbox = loaded(Runtime::Python, ENDLESS_LOOP).await;
     drop(sandbox.run("main", args![]));
     assert!(!sandbox.is_closed());
     sandbox.load_script("").await.unwrap();
@@ -131,7 +131,7 @@ async fn a_call_that_is_never_awaited_does_nothing() {
 #[tokio::test]
 async fn one_guest_that_spins_does_not_starve_the_others_on_its_thread() {
     for runtime in BOTH {
-        let spinning = loaded(runtime, FOREVER).await;
+        let spinning = loaded(runtime, ENDLESS_LOOP).await;
         let spin = async { spinning.run("main", args![]).await };
         let other = async {
             let sandbox = loaded(
@@ -155,9 +155,9 @@ async fn one_guest_that_spins_does_not_starve_the_others_on_its_thread() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_host_does_for_a_guest_ends_with_it() {
-    /// Tells when the future that holds it is gone.
-    struct Gone(tokio::sync::mpsc::UnboundedSender<()>);
-    impl Drop for Gone {
+    /// A guard that sends a message when the future that holds it is dropped.
+    struct DropNotifier(tokio::sync::mpsc::UnboundedSender<()>);
+    impl Drop for DropNotifier {
         fn drop(&mut self) {
             let _ = self.0.send(());
         }
@@ -185,9 +185,9 @@ async function main() {
         for (how, script) in
             [("drop", WAITING), ("close", WAITING), ("limit", WAITING), ("abandon", abandon)]
         {
-            let (sender, mut gone) = tokio::sync::mpsc::unbounded_channel();
+            let (sender, mut dropped) = tokio::sync::mpsc::unbounded_channel();
             let host = Handlers::new().hostcall("never", move |_| {
-                let guard = Gone(sender.clone());
+                let guard = DropNotifier(sender.clone());
                 async move {
                     std::future::pending::<()>().await;
                     drop(guard);
@@ -207,8 +207,8 @@ async function main() {
                 "close" => sandbox.close(),
                 _ => {}
             }
-            let told = tokio::time::timeout(Duration::from_secs(10), gone.recv()).await;
-            assert!(matches!(told, Ok(Some(()))), "{runtime}: {how}");
+            let notified = tokio::time::timeout(Duration::from_secs(10), dropped.recv()).await;
+            assert!(matches!(notified, Ok(Some(()))), "{runtime}: {how}");
         }
     }
 }

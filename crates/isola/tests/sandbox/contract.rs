@@ -1,4 +1,4 @@
-//! Guests that call the contract's functions themselves, and lie.
+//! Guests that call the contract's functions directly, with invalid arguments.
 
 use isola::{Error, Handlers, Limits, Runtime, args};
 
@@ -12,12 +12,12 @@ def pieces(length=None):
     fetch('PUT', 'http://a.test/', host.RequestBody_Pieces(length))
 ";
 
-/// What becomes of a call whose body does `what`. The sandbox may be lost; the
-/// host is not.
+/// Returns the outcome of a call whose body is `what`. The call may end its sandbox,
+/// but does not affect the host.
 async fn outcome(what: &str) -> Result<isola::Value, Error> {
     let host = Handlers::new()
         .hostcall("echo", |payload| async move { Ok(payload) })
-        // Never reads the body that it is given.
+        // Never reads the request's body.
         .http(|request| async move {
             std::future::pending::<()>().await;
             drop(request);
@@ -108,7 +108,7 @@ async fn lone_surrogates_cross_as_escapes() {
     for runtime in crate::fixture::BOTH {
         let value = loaded(runtime, script).await.run("main", args![]).await.unwrap();
         assert_eq!(value.as_str().to_lowercase(), r#"["\ud800","\ude00x"]"#, "{runtime}");
-        // A Rust string cannot hold it, and says so.
+        // A Rust string cannot represent it: an error.
         assert!(value.to::<Vec<String>>().is_err());
     }
 }
@@ -147,7 +147,7 @@ async function main() {
         all.sort();
         let refused = "more than 3 requests are under way";
         assert_eq!(all, ["answer", "answer", "answer", refused, refused], "{runtime}");
-        // They are free again.
+        // The ended requests no longer count.
         let again: Vec<String> = sandbox.run("main", args![]).await.unwrap().to().unwrap();
         assert_eq!(again.iter().filter(|one| *one == "answer").count(), 3, "{runtime}");
     }

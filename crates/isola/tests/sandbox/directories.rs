@@ -1,5 +1,5 @@
-//! The root directory of the Python guest, what leads to its mounts, and the
-//! working directory.
+//! The root directory of the Python guest, the virtual directories above its mounts,
+//! and the working directory.
 
 use std::fs;
 
@@ -37,8 +37,8 @@ def by_descriptor(path, name):
         os.close(descriptor)
 ";
 
-/// A sandbox with a directory that can be read at `/data/in`, and one that can be
-/// written at `/out`.
+/// Creates a sandbox with a readable directory at `/data/in`, and a writable one at
+/// `/out`.
 async fn sandbox(base: &tempfile::TempDir) -> Sandbox {
     for name in ["in/sub", "out"] {
         fs::create_dir_all(base.path().join(name)).unwrap();
@@ -125,7 +125,7 @@ async fn nothing_above_the_mounts_can_be_changed() {
             (None, "os.readlink('/data')", "OSError: "),
             (None, "os.utime('/data')", "PermissionError: "),
             (None, "os.unlink('/nope')", "FileNotFoundError: "),
-            // The rights are those of the mount that the way ends in.
+            // The rights are those of the mount in which the path ends.
             (None, "write('/out/../data/in/a.txt')", "PermissionError: "),
             (None, "write('/data/in/../../out/b.txt')", "None"),
             (None, "os.rename('/out/b.txt', '/out/../data/in/b.txt')", "PermissionError: "),
@@ -181,7 +181,7 @@ async fn the_working_directory_is_where_relative_paths_begin() {
             (Some("/data/in"), "Path('a.txt').absolute()", "PosixPath('/data/in/a.txt')"),
             (None, "entered('nope')", "FileNotFoundError: "),
             (None, "entered('data/in/a.txt')", "NotADirectoryError: "),
-            // `tempfile` takes the working directory if it may write there.
+            // `tempfile` uses the working directory if it is writable.
             (Some("/out"), "tempfile.gettempdir()", "'/out'"),
         ],
     )
@@ -204,6 +204,6 @@ async fn without_mounts_the_root_is_empty() {
         ],
     )
     .await;
-    // The root is not open for a script: the interpreter can be copied.
+    // The script has no descriptor of the root: the interpreter can be copied.
     sandbox.fork(1).await.unwrap();
 }

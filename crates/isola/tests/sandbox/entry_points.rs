@@ -1,4 +1,4 @@
-//! What a host can call, and how its result arrives.
+//! The functions that a host can call, and the delivery of their results.
 
 use isola::{Error, Runtime, args};
 use serde_json::json;
@@ -134,7 +134,7 @@ def main():
 
 #[tokio::test]
 async fn a_generators_return_value() {
-    // JavaScript's is the result; Python's is not.
+    // It is the result in JavaScript, but not in Python.
     let script = Script {
         python: "def main():\n    yield 1\n    return 2\n",
         javascript: "function* main() { yield 1; return 2 }",

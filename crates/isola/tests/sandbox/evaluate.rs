@@ -1,4 +1,4 @@
-//! Pieces of source code, and the value of their last expression.
+//! Evaluation of source code, with the value of its last expression.
 
 use isola::{Error, Runtime};
 

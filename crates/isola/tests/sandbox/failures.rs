@@ -1,4 +1,4 @@
-//! Exceptions of user code: type, message, and the user's own lines.
+//! Exceptions of user code: type, message, and the lines of the user's code.
 
 use isola::{Error, GuestException, Runtime, args};
 
@@ -125,7 +125,7 @@ async fn errors_at_the_top_level() {
         let error = sandbox.load_script_as("user.code", source).await.unwrap_err().to_string();
         assert!(error.starts_with(start), "{error}");
         assert!(error.contains("user.code") && error.contains(line), "{error}");
-        // A failed script does not take the sandbox with it.
+        // A failed script does not end the sandbox.
         sandbox.load_script("").await.unwrap();
     }
 }

@@ -1,5 +1,4 @@
-//! What lies in a mount besides ordinary files, and what file operations do
-//! that a guest can do wrong.
+//! Special files in a mount, and file operations with unusual arguments.
 
 #![cfg(unix)]
 
@@ -20,8 +19,9 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::fixture::template;
 
-/// Ends what waits for ever; nothing here takes a hundredth of it.
-const HANGS: Duration = Duration::from_secs(60);
+/// The time after which a call counts as hanging. A call normally takes less than a
+/// hundredth of it.
+const HANG_TIMEOUT: Duration = Duration::from_secs(60);
 
 async fn sandbox(host: &Path, script: &str) -> Sandbox {
     let mount = Mount::new(host, "/data")
@@ -38,7 +38,8 @@ fn fifo(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap();
 }
 
-/// Each way to open something, and each operation that opens on its way.
+/// A script with each way to open a path, and each operation that opens it
+/// internally.
 const OPENINGS: &str = "
 import os
 def attempt(open):
@@ -79,8 +80,8 @@ def remove(path):
 
 #[tokio::test]
 async fn what_is_no_file_is_not_opened() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
     fs::create_dir(at("sub")).unwrap();
     fifo(&at("pipe"));
     fifo(&at("sub/pipe"));
@@ -89,27 +90,32 @@ async fn what_is_no_file_is_not_opened() {
     symlink("sub", at("directory-link")).unwrap();
     fs::hard_link(at("pipe"), at("hard")).unwrap();
     let _socket = UnixListener::bind(at("socket")).unwrap();
-    let sandbox = sandbox(folder.path(), OPENINGS).await;
+    let sandbox = sandbox(dir.path(), OPENINGS).await;
     for name in
         ["pipe", "sub/pipe", "link", "link-to-link", "directory-link/pipe", "hard", "socket"]
     {
         let path = format!("/data/{name}");
-        let call = sandbox.run("openings", args![&path]).timeout(HANGS);
+        let call = sandbox.run("openings", args![&path]).timeout(HANG_TIMEOUT);
         let refusals: Vec<Option<String>> = call.await.unwrap().to().unwrap();
         for (index, refusal) in refusals.iter().enumerate() {
             let refused = refusal.as_deref().is_some_and(|why| why.contains("ot supported"));
             assert!(refused, "{name}, {index}: {refusal:?}");
         }
-        sandbox.run("harmless", args![&path]).timeout(HANGS).await.unwrap();
-        let time = sandbox.run("touch", args![&path]).timeout(HANGS).await.unwrap();
+        sandbox.run("harmless", args![&path]).timeout(HANG_TIMEOUT).await.unwrap();
+        let time = sandbox.run("touch", args![&path]).timeout(HANG_TIMEOUT).await.unwrap();
         assert_eq!(time.as_str(), "2000", "{name}");
     }
-    // More than there are threads for blocking work.
-    let refused = sandbox.run("many", args!["/data/pipe", 600]).timeout(HANGS).await.unwrap();
+    // More often than there are blocking threads.
+    let refused =
+        sandbox.run("many", args!["/data/pipe", 600]).timeout(HANG_TIMEOUT).await.unwrap();
     assert_eq!(refused.as_str(), "600");
-    // They are entries like others.
-    sandbox.run("rename", args!["/data/pipe", "/data/sub/moved"]).timeout(HANGS).await.unwrap();
-    sandbox.run("remove", args!["/data/sub/moved"]).timeout(HANGS).await.unwrap();
+    // They can be renamed and removed like other entries.
+    sandbox
+        .run("rename", args!["/data/pipe", "/data/sub/moved"])
+        .timeout(HANG_TIMEOUT)
+        .await
+        .unwrap();
+    sandbox.run("remove", args!["/data/sub/moved"]).timeout(HANG_TIMEOUT).await.unwrap();
     assert!(!at("sub/moved").exists() && at("hard").exists());
 }
 
@@ -121,20 +127,20 @@ async fn devices_are_not_opened() {
     sandbox.load_script(OPENINGS).await.unwrap();
     for name in ["null", "zero", "full", "random", "tty"] {
         let path = format!("/data/{name}");
-        let call = sandbox.run("openings", args![&path]).timeout(HANGS);
+        let call = sandbox.run("openings", args![&path]).timeout(HANG_TIMEOUT);
         let refusals: Vec<Option<String>> = call.await.unwrap().to().unwrap();
         assert!(refusals.iter().all(Option::is_some), "{name}: {refusals:?}");
-        sandbox.run("harmless", args![&path]).timeout(HANGS).await.unwrap();
+        sandbox.run("harmless", args![&path]).timeout(HANG_TIMEOUT).await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pipe_may_take_the_place_of_a_file_at_any_time() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
     fs::write(at("name"), "content").unwrap();
     let sandbox = sandbox(
-        folder.path(),
+        dir.path(),
         "
 def main():
     seen = set()
@@ -159,7 +165,7 @@ def main():
             fs::rename(&other, &name).unwrap();
         }
     });
-    let seen = sandbox.run("main", args![]).timeout(HANGS).await;
+    let seen = sandbox.run("main", args![]).timeout(HANG_TIMEOUT).await;
     stop.store(true, Relaxed);
     swapping.join().unwrap();
     let seen: Vec<String> = seen.unwrap().to().unwrap();
@@ -169,9 +175,9 @@ def main():
 
 #[tokio::test]
 async fn a_name_that_is_not_utf8_hides_nothing_else() {
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     for directory in ["", "sub", "sub/deep"] {
-        let directory = folder.path().join(directory);
+        let directory = dir.path().join(directory);
         fs::create_dir_all(&directory).unwrap();
         for name in [&b"latin-\xe9"[..], b"\xff", b"a\x80z", b"\xed\xa0\x80"] {
             fs::write(directory.join(OsStr::from_bytes(name)), "").unwrap();
@@ -180,9 +186,9 @@ async fn a_name_that_is_not_utf8_hides_nothing_else() {
             fs::write(directory.join(name), "").unwrap();
         }
     }
-    fs::create_dir(folder.path().join(OsStr::from_bytes(b"d\xe9"))).unwrap();
+    fs::create_dir(dir.path().join(OsStr::from_bytes(b"d\xe9"))).unwrap();
     let sandbox = sandbox(
-        folder.path(),
+        dir.path(),
         "
 import glob, os, pathlib
 def main():
@@ -209,14 +215,14 @@ def main():
 
 #[tokio::test]
 async fn a_slash_at_the_end_follows_a_link() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("directory")).unwrap();
-    fs::write(folder.path().join("file"), "").unwrap();
-    symlink("directory", folder.path().join("link")).unwrap();
-    symlink("file", folder.path().join("file-link")).unwrap();
-    symlink("nothing", folder.path().join("dangling")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("directory")).unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    symlink("directory", dir.path().join("link")).unwrap();
+    symlink("file", dir.path().join("file-link")).unwrap();
+    symlink("nothing", dir.path().join("dangling")).unwrap();
     let sandbox = sandbox(
-        folder.path(),
+        dir.path(),
         "
 import os, stat
 def kind(path):
@@ -249,11 +255,11 @@ def kind(path):
 
 #[tokio::test]
 async fn times_before_1970_are_times() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("file");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
     fs::write(&path, "").unwrap();
     let sandbox = sandbox(
-        folder.path(),
+        dir.path(),
         "
 import os
 def read():
@@ -287,8 +293,8 @@ def write(ns):
 async fn appending_is_as_on_linux() {
     let expected: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(include_str!("appending.json")).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let sandbox = sandbox(folder.path(), include_str!("appending.py")).await;
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(dir.path(), include_str!("appending.py")).await;
     let found: serde_json::Map<String, serde_json::Value> =
         sandbox.run("main", args!["/data/file"]).await.unwrap().to().unwrap();
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
@@ -302,12 +308,12 @@ async fn appending_is_as_on_linux() {
 
 #[tokio::test]
 async fn modes_are_those_of_a_umask_of_022() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("directory")).unwrap();
-    fs::write(folder.path().join("directory/file"), "content").unwrap();
-    symlink("file", folder.path().join("directory/link")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("directory")).unwrap();
+    fs::write(dir.path().join("directory/file"), "content").unwrap();
+    symlink("file", dir.path().join("directory/link")).unwrap();
     let sandbox = sandbox(
-        folder.path(),
+        dir.path(),
         "
 import io, os, pathlib, shutil, stat, tarfile, zipfile
 def mode(info):
@@ -344,22 +350,22 @@ def main():
     let (file, directory, link) = ("-rw-r--r--", "drwxr-xr-x", "lrwxrwxrwx");
     let seen: Vec<String> = sandbox.run("main", args![]).await.unwrap().to().unwrap();
     let expected = [
-        // Of the descriptor, and of what is there.
+        // Of the descriptor, and of the entries by path.
         file,
         directory,
         file,
         file,
         link,
-        file, // Of entries.
+        file, // Of directory entries.
         file,
         link, // Of copies.
         file,
         file,
         directory,
-        file, // In the archive, without the type.
+        file, // In the tar archive, without the type.
         "?rwxr-xr-x",
         "?rw-r--r--",
-        "?rwxrwxrwx", // In the other, with it.
+        "?rwxrwxrwx", // In the zip archive, with the type.
         directory,
         file,
         "?rw-r--r--",
@@ -368,10 +374,10 @@ def main():
     use std::os::unix::fs::PermissionsExt as _;
     for name in ["copy", "copy2", "tree/file", "from-tar/directory/file", "from-zip/directory/file"]
     {
-        let mode = fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
-        // The umask is the embedder's.
+        let mode = fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+        // The embedder's umask determines the other bits.
         assert_eq!(mode & 0o700, 0o600, "{name}: {mode:o}");
-        assert_eq!(fs::read_to_string(folder.path().join(name)).unwrap(), "content");
+        assert_eq!(fs::read_to_string(dir.path().join(name)).unwrap(), "content");
     }
 }
 
@@ -402,8 +408,8 @@ def two_connections():
 
 #[tokio::test]
 async fn what_is_written_behind_the_end_is_read_after_the_end_was_met() {
-    let folder = tempfile::tempdir().unwrap();
-    let sandbox = sandbox(folder.path(), GROWING).await;
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(dir.path(), GROWING).await;
     let seen: Vec<String> = sandbox.run("main", args![]).await.unwrap().to().unwrap();
     assert_eq!(seen, ["", "abc", "", "de", "f", "", "abcdef", "abcdef", "", "ghi"]);
     let sum = sandbox.run("two_connections", args![]).await.unwrap();

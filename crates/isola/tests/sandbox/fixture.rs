@@ -1,12 +1,11 @@
-//! What every test needs: a template of each runtime, and a sandbox with a
-//! script in it.
+//! Shared fixtures: a template of each runtime, and a sandbox with a script.
 
 use isola::{Args, Error, Event, EventStream, Host, Limits, Runtime, Sandbox, Template, Value};
 use tokio::sync::OnceCell;
 
 pub(crate) const BOTH: [Runtime; 2] = [Runtime::Python, Runtime::JavaScript];
 
-/// The template of a runtime with nothing but defaults.
+/// Returns the template of a runtime with default settings.
 pub(crate) async fn template(runtime: Runtime) -> &'static Template {
     static PYTHON: OnceCell<Template> = OnceCell::const_new();
     static JAVASCRIPT: OnceCell<Template> = OnceCell::const_new();
@@ -17,7 +16,7 @@ pub(crate) async fn template(runtime: Runtime) -> &'static Template {
     cell.get_or_init(|| async { Template::builder(runtime).build().await.unwrap() }).await
 }
 
-/// A script in both languages. Python's is dedented by its author.
+/// A script in both languages. The Python source must not be indented.
 #[derive(Clone, Copy)]
 pub(crate) struct Script {
     pub(crate) python: &'static str,
@@ -33,7 +32,7 @@ impl Script {
     }
 }
 
-/// A started sandbox with default limits and no host.
+/// Starts a sandbox with default limits and no host.
 pub(crate) async fn started(runtime: Runtime) -> Sandbox {
     started_with(runtime, Limits::default(), isola::DenyAll).await
 }
@@ -45,7 +44,7 @@ pub(crate) async fn started_with(runtime: Runtime, limits: Limits, host: impl Ho
     sandbox
 }
 
-/// The same, with a script loaded.
+/// Starts a sandbox with default limits and loads a script.
 pub(crate) async fn loaded(runtime: Runtime, script: Script) -> Sandbox {
     let sandbox = started(runtime).await;
     sandbox.load_script(script.of(runtime)).await.unwrap();
@@ -57,7 +56,7 @@ pub(crate) async fn run_main(runtime: Runtime, script: Script, args: Args) -> Re
     loaded(runtime, script).await.run("main", args).await
 }
 
-/// All events of a call.
+/// Collects all events of a call.
 pub(crate) async fn events(mut stream: EventStream) -> Vec<Event> {
     use futures_util::StreamExt as _;
     let mut events = Vec::new();
@@ -67,7 +66,7 @@ pub(crate) async fn events(mut stream: EventStream) -> Vec<Event> {
     events
 }
 
-/// The partial results, as JSON texts, and the end.
+/// Returns the partial results, as JSON texts, and the final result.
 pub(crate) fn results(events: &[Event]) -> (Vec<String>, Option<String>) {
     let partial = events.iter().filter_map(|event| match event {
         Event::Result(value) => Some(value.to_string()),

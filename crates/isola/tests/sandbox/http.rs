@@ -119,7 +119,7 @@ async function* main() {
 ",
     };
     for runtime in BOTH {
-        // The second piece is sent when the guest has told of the first.
+        // The second piece is sent when the guest has reported the first.
         let (more, wait) = tokio::sync::mpsc::channel::<()>(1);
         let wait = std::sync::Arc::new(tokio::sync::Mutex::new(wait));
         let host = Handlers::new()
@@ -153,7 +153,7 @@ async function* main() {
     }
 }
 
-/// A host that answers with these pieces.
+/// Creates a host that answers with these pieces.
 fn pieces(pieces: &'static [&'static [u8]]) -> Handlers {
     Handlers::new().http(move |_| async move {
         let pieces = pieces.iter().map(|piece| Ok(bytes::Bytes::from_static(piece)));
@@ -301,7 +301,7 @@ async def get(path):
 async def main():
     task = asyncio.create_task(get('/quick'))
     await asyncio.sleep(0)
-    # Synchronous code within a running loop: it waits here, and the news for
+    # Synchronous code within a running loop: it waits here, and the completion for
     # the task is not lost.
     with fetch('GET', 'http://example.test/slow') as response:
         first = response.text()
@@ -352,7 +352,7 @@ async fn trouble_of_the_host_is_an_error_in_the_guest() {
             let error = sandbox.run("main", args![url]).await.unwrap_err();
             assert!(error.to_string().contains(why), "{runtime}: {error}");
         }
-        // A redirect is the guest's own to follow.
+        // A redirect is not followed by the host.
         let moved = sandbox.run("main", args!["http://example.test/redirect"]).await.unwrap();
         assert_eq!(moved, json!([302, "moved", ""]), "{runtime}");
     }
@@ -374,7 +374,7 @@ def main():
 
 #[tokio::test]
 async fn an_aborted_fetch_lets_go_of_the_request() {
-    let (sender, mut gone) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut dropped) = tokio::sync::mpsc::unbounded_channel();
     let host = Handlers::new().http(move |_| {
         let sender = sender.clone();
         async move {
@@ -409,10 +409,10 @@ async function main() {
         .unwrap();
     let names = sandbox.run("main", args![]).await.unwrap();
     assert_eq!(names, json!(["AbortError", "AbortError", "TimeoutError"]));
-    // Every sender is gone with its body.
+    // Every sender is dropped with its body.
     drop(sandbox);
-    let told = tokio::time::timeout(std::time::Duration::from_secs(10), gone.recv()).await;
-    assert_eq!(told.ok(), Some(None::<()>));
+    let closed = tokio::time::timeout(std::time::Duration::from_secs(10), dropped.recv()).await;
+    assert_eq!(closed.ok(), Some(None::<()>));
 }
 
 #[cfg(feature = "client")]

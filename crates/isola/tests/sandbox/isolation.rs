@@ -1,4 +1,4 @@
-//! Nothing of one sandbox is visible in another, or of the host in any.
+//! Isolation of sandboxes from each other, and of the host from all of them.
 
 use std::collections::HashSet;
 
@@ -187,11 +187,11 @@ def get():
                 })
             })
             .collect();
-        let mut alive = Vec::new();
+        let mut sandboxes = Vec::new();
         for task in tasks {
-            alive.push(task.await.unwrap());
+            sandboxes.push(task.await.unwrap());
         }
-        for (number, sandbox) in alive.iter().enumerate() {
+        for (number, sandbox) in sandboxes.iter().enumerate() {
             assert_eq!(sandbox.run("get", args![]).await.unwrap(), json!(number));
         }
     }
@@ -199,9 +199,8 @@ def get():
 
 #[tokio::test]
 async fn an_idle_guest_holds_no_handle() {
-    // Debug output of the sandbox would not tell; the number of handles that
-    // are left for the guest does: it is the same after a thousand calls that
-    // each opened a timer.
+    // The remaining handles of the guest show it: their number is the same after a
+    // thousand calls that each opened a timer.
     let script = Script {
         python: "
 import asyncio

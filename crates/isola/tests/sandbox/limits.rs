@@ -1,4 +1,4 @@
-//! Each limit ends what goes over it, in its own error, and nothing else.
+//! Limits: exceeding one ends the call with the limit's own error.
 
 use std::time::{Duration, Instant};
 
@@ -99,8 +99,8 @@ async def main():
             sandbox.load_script(script.of(runtime)).await.unwrap();
             let cpu = thread_cpu();
             let error = sandbox.run("main", args![]).await.unwrap_err();
-            // The call ran on this thread alone; CPU time is what the limit
-            // counts, and other load on the machine does not enter.
+            // The call ran only on this thread. The limit counts CPU time, so other load
+            // on the machine has no effect.
             let took = thread_cpu().saturating_sub(cpu);
             assert_eq!(error.limit(), Some(Limit::CpuTime), "{runtime}: {what}: {error}");
             assert!(took < limit * 12 / 10, "{runtime}: {what}: {took:?}");
@@ -153,11 +153,11 @@ async fn wall_time_counts_waiting() {
     for runtime in BOTH {
         let sandbox = started_with(runtime, Limits::default(), isola::DenyAll).await;
         sandbox.load_script(script.of(runtime)).await.unwrap();
-        let begin = Instant::now();
+        let start = Instant::now();
         let call = sandbox.run("main", args![]).timeout(Duration::from_millis(200));
         let error = call.await.unwrap_err();
         assert_eq!(error.limit(), Some(Limit::WallTime), "{runtime}: {error}");
-        assert!(begin.elapsed() < Duration::from_secs(10));
+        assert!(start.elapsed() < Duration::from_secs(10));
         assert!(sandbox.is_closed());
     }
 }
@@ -263,7 +263,7 @@ async fn output_floods() {
             let error = fail(runtime, script, limits.clone()).await;
             assert_eq!(error.limit(), Some(Limit::Output), "{runtime}: {error}");
 
-            // Somebody who listens gets what fits.
+            // A listener receives the output up to the limit.
             let sandbox = started_with(runtime, limits.clone(), isola::DenyAll).await;
             sandbox.load_script(script.of(runtime)).await.unwrap();
             let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
@@ -326,7 +326,7 @@ function main() { eval('('.repeat(1000000) + '1' + ')'.repeat(1000000)); return 
     for runtime in BOTH {
         for (what, script) in rows {
             let error = fail(runtime, script, Limits::default()).await;
-            // These two are refused before they recurse.
+            // These two are refused before any recursion.
             let refused = match runtime {
                 Runtime::Python => what == "source code",
                 Runtime::JavaScript => what == "a deep value",
@@ -363,11 +363,11 @@ def main():
 ",
         javascript: "",
     };
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("file"), "x").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("file"), "x").unwrap();
     let template = crate::fixture::template(Runtime::Python).await;
     let limits = Limits { max_handles: 100, ..Limits::default() };
-    let mount = isola::Mount::new(folder.path(), "/data");
+    let mount = isola::Mount::new(dir.path(), "/data");
     let sandbox = template.sandbox().limits(limits).mount(mount).create().await.unwrap();
     sandbox.start().await.unwrap();
     sandbox.load_script(script.python).await.unwrap();
@@ -391,7 +391,7 @@ let x; function main() { x = new Uint8Array(100 << 20).fill(1) }
             sandbox.load_script(script.of(runtime)).await.unwrap();
             sandbox.run("main", args![]).await.unwrap();
         }
-        // Other tests run beside this one; five times 100 MiB would show.
+        // Other tests run at the same time, but a leak of 500 MiB would be visible.
         let grown = resident().saturating_sub(before);
         assert!(grown < 400 << 20, "{runtime}: {} MiB", grown >> 20);
     }
@@ -403,7 +403,7 @@ async fn a_prelude_has_its_limits_too() {
         [(Runtime::Python, "while True: pass"), (Runtime::JavaScript, "for (;;);")]
     {
         let limits = Limits { cpu_timeout: Some(Duration::from_millis(200)), ..Limits::default() };
-        // It does not hold up the template, and fails in each sandbox.
+        // It does not block the build of the template, and fails in each sandbox.
         let builder = isola::Template::builder(runtime).prelude(source).limits(limits);
         let template = builder.build().await.unwrap();
         let sandbox = template.sandbox().create().await.unwrap();

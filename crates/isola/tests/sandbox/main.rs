@@ -1,6 +1,6 @@
-//! Both guests, driven through the public API.
+//! Tests of both guests through the public API.
 //!
-//! One binary: the templates are built once for all tests.
+//! They are one binary, so that the templates are built once.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "tests")]
 

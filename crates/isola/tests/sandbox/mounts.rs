@@ -1,4 +1,4 @@
-//! Host folders in the guest, with their permissions.
+//! Host directories in the guest, with their permissions.
 
 use std::fs;
 
@@ -42,12 +42,13 @@ async fn sandbox(mounts: Vec<Mount>) -> Sandbox {
     sandbox
 }
 
-fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("a.txt"), "alpha").unwrap();
-    fs::create_dir(folder.path().join("sub")).unwrap();
-    fs::write(folder.path().join("sub/b.txt"), "beta").unwrap();
-    folder
+/// Creates a directory with two files.
+fn sample_dir() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.txt"), "alpha").unwrap();
+    fs::create_dir(dir.path().join("sub")).unwrap();
+    fs::write(dir.path().join("sub/b.txt"), "beta").unwrap();
+    dir
 }
 
 #[tokio::test]
@@ -65,8 +66,8 @@ async fn permissions_are_a_table() {
         (Write, Write, [false, false, true, true, true, true, true]),
     ];
     for (dirs, files, expected) in rows {
-        let folder = folder();
-        let mount = Mount::new(folder.path(), "/data").dir_perms(dirs).file_perms(files);
+        let dir = sample_dir();
+        let mount = Mount::new(dir.path(), "/data").dir_perms(dirs).file_perms(files);
         let sandbox = sandbox(vec![mount]).await;
         let outcomes = [
             sandbox.run("ls", args!["/data"]).await,
@@ -82,22 +83,22 @@ async fn permissions_are_a_table() {
         for error in outcomes.into_iter().filter_map(Result::err) {
             assert!(error.to_string().starts_with("PermissionError: "), "{error}");
         }
-        let changed = folder.path().join("new.txt").exists();
+        let changed = dir.path().join("new.txt").exists();
         assert_eq!(changed, expected[3]);
     }
 }
 
 #[tokio::test]
 async fn what_the_guest_writes_is_on_the_host_and_the_other_way_round() {
-    let folder = folder();
-    let mount = Mount::new(folder.path(), "/data")
+    let dir = sample_dir();
+    let mount = Mount::new(dir.path(), "/data")
         .dir_perms(Permission::ReadWrite)
         .file_perms(Permission::ReadWrite);
     let sandbox = sandbox(vec![mount]).await;
     sandbox.run("write", args!["/data/out.txt", "grüße"]).await.unwrap();
     sandbox.run("append", args!["/data/out.txt", "!"]).await.unwrap();
-    assert_eq!(fs::read_to_string(folder.path().join("out.txt")).unwrap(), "grüße!");
-    fs::write(folder.path().join("in.txt"), "from the host").unwrap();
+    assert_eq!(fs::read_to_string(dir.path().join("out.txt")).unwrap(), "grüße!");
+    fs::write(dir.path().join("in.txt"), "from the host").unwrap();
     let read: String = sandbox.run("read", args!["/data/in.txt"]).await.unwrap().to().unwrap();
     assert_eq!(read, "from the host");
 }
@@ -107,12 +108,11 @@ async fn what_the_guest_writes_is_on_the_host_and_the_other_way_round() {
 async fn there_is_no_way_out_of_a_mount() {
     let outside = tempfile::tempdir().unwrap();
     fs::write(outside.path().join("secret"), "secret").unwrap();
-    let folder = folder();
-    std::os::unix::fs::symlink(outside.path().join("secret"), folder.path().join("absolute"))
-        .unwrap();
+    let dir = sample_dir();
+    std::os::unix::fs::symlink(outside.path().join("secret"), dir.path().join("absolute")).unwrap();
     let up = format!("../{}/secret", outside.path().file_name().unwrap().to_str().unwrap());
-    std::os::unix::fs::symlink(&up, folder.path().join("relative")).unwrap();
-    let mount = Mount::new(folder.path(), "/data")
+    std::os::unix::fs::symlink(&up, dir.path().join("relative")).unwrap();
+    let mount = Mount::new(dir.path(), "/data")
         .dir_perms(Permission::ReadWrite)
         .file_perms(Permission::ReadWrite);
     let sandbox = sandbox(vec![mount]).await;
@@ -128,7 +128,7 @@ async fn there_is_no_way_out_of_a_mount() {
         let read = sandbox.run("read", args![path]).await;
         assert!(read.is_err(), "{path}: {read:?}");
     }
-    // Nor does a link that the guest makes lead out.
+    // A link that the guest creates does not lead out either.
     let linked = sandbox.run("link", args![outside.path().to_str().unwrap(), "/data/out"]).await;
     let read = sandbox.run("read", args!["/data/out/secret"]).await;
     assert!(read.is_err(), "{linked:?} {read:?}");
@@ -136,9 +136,9 @@ async fn there_is_no_way_out_of_a_mount() {
 
 #[tokio::test]
 async fn nothing_moves_between_mounts() {
-    let (first, second) = (folder(), folder());
-    let rw = |folder: &tempfile::TempDir, at: &str, files| {
-        Mount::new(folder.path(), at).dir_perms(Permission::ReadWrite).file_perms(files)
+    let (first, second) = (sample_dir(), sample_dir());
+    let rw = |dir: &tempfile::TempDir, at: &str, files| {
+        Mount::new(dir.path(), at).dir_perms(Permission::ReadWrite).file_perms(files)
     };
     let sandbox = sandbox(vec![
         rw(&first, "/one", Permission::Read),
@@ -153,7 +153,7 @@ async fn nothing_moves_between_mounts() {
     }
     sandbox.run("hard", args!["/two/a.txt", "/two/linked"]).await.unwrap();
     assert!(first.path().join("a.txt").exists() && !second.path().join("moved").exists());
-    // Times and sizes are content.
+    // Times and sizes belong to the content of files.
     sandbox
         .load_script("def times(p):\n    os.utime(p, (0, 0))\ndef cut(p):\n    os.truncate(p, 0)\n")
         .await
@@ -167,7 +167,7 @@ async fn nothing_moves_between_mounts() {
 
 #[tokio::test]
 async fn several_mounts_and_one_replaced() {
-    let (first, second, third) = (folder(), folder(), folder());
+    let (first, second, third) = (sample_dir(), sample_dir(), sample_dir());
     fs::write(third.path().join("only-here"), "").unwrap();
     let template = isola::Template::builder(Runtime::Python)
         .mount(Mount::new(first.path(), "/one"))
@@ -188,9 +188,9 @@ async fn several_mounts_and_one_replaced() {
 
 #[tokio::test]
 async fn python_imports_modules_from_a_mount() {
-    let folder = folder();
-    fs::write(folder.path().join("helper.py"), "def answer():\n    return 42\n").unwrap();
-    let sandbox = sandbox(vec![Mount::new(folder.path(), "/lib/user")]).await;
+    let dir = sample_dir();
+    fs::write(dir.path().join("helper.py"), "def answer():\n    return 42\n").unwrap();
+    let sandbox = sandbox(vec![Mount::new(dir.path(), "/lib/user")]).await;
     sandbox.load_script("import sys\nsys.path.append('/lib/user')\nimport helper\n").await.unwrap();
     sandbox.load_script("def main():\n    return helper.answer()\n").await.unwrap();
     assert_eq!(sandbox.run("main", args![]).await.unwrap().as_str(), "42");

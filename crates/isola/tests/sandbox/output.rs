@@ -1,4 +1,4 @@
-//! Standard output, standard error and logs: as they happen, and in order.
+//! Standard output, standard error and logs: streamed, and in order.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async function main() {
 ",
     };
     for runtime in BOTH {
-        // The host answers only when the test has seen the output.
+        // The host answers only after the test has received the output.
         let (seen, waits) = mpsc::channel::<()>(1);
         let waits = std::sync::Arc::new(tokio::sync::Mutex::new(waits));
         let host = Handlers::new().hostcall("wait", move |_| {
@@ -62,8 +62,8 @@ async function main() {
 #[tokio::test]
 async fn output_of_a_busy_guest_arrives_while_it_is_busy() {
     let script = Script {
-        python: "def main():\n    print('begin')\n    while True: pass\n",
-        javascript: "function main() { console.log('begin'); for (;;); }",
+        python: "def main():\n    print('start')\n    while True: pass\n",
+        javascript: "function main() { console.log('start'); for (;;); }",
     };
     for runtime in BOTH {
         let sandbox = loaded(runtime, script).await;
@@ -298,7 +298,7 @@ def own():
     assert_eq!(records[3].0, Level::Error);
     assert!(records[3].1.starts_with("d\nTraceback"), "{}", records[3].1);
     assert!(records[3].1.ends_with("ZeroDivisionError: division by zero"), "{}", records[3].1);
-    // A script that configures logging gets what it asked for.
+    // A script can configure logging itself.
     let all = events(sandbox.run_stream("own", args![]).unwrap()).await;
     assert!(matches!(&all[0], Event::Log(record) if record.message == "INFO shown"), "{all:?}");
 }

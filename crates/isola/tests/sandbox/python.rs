@@ -1,4 +1,4 @@
-//! The Python guest's own API: the package `sandbox`.
+//! The API of the Python guest: the package `sandbox`.
 
 mod asyncio;
 mod dependencies;

@@ -1,7 +1,7 @@
-//! Calls that begin on the thread that makes them.
+//! Calls that start on the thread of their caller.
 
 use futures_util::FutureExt as _;
-use isola::{Begun, Handlers, Limits, Sandbox, args};
+use isola::{Handlers, Limits, PollOutcome, Sandbox, args};
 
 use crate::fixture::{BOTH, Script, started_with};
 
@@ -22,23 +22,23 @@ function failing() { throw new TypeError('no'); }
 ",
 };
 
-/// Makes quick calls until one was over at once. How long a call takes is up
-/// to the machine, so it may take some.
+/// Repeats quick calls until one completes inline. Their duration depends on the
+/// machine, so several may be needed.
 async fn until_quick(sandbox: &Sandbox) {
     for _ in 0..1_000 {
-        match sandbox.run("quick", args![]).begin_here() {
-            Begun::Over(outcome) => {
+        match sandbox.run("quick", args![]).start_inline() {
+            PollOutcome::Ready(outcome) => {
                 assert_eq!(outcome.unwrap().as_str(), "1");
-                // Known to be quick again, unless this one took long.
-                match sandbox.run("quick", args![]).begin_here() {
-                    Begun::Over(outcome) => {
+                // Classified as quick again, unless this one took long.
+                match sandbox.run("quick", args![]).start_inline() {
+                    PollOutcome::Ready(outcome) => {
                         assert_eq!(outcome.unwrap().as_str(), "1");
                         return;
                     }
-                    Begun::UnderWay(answer) => drop(answer.await.unwrap()),
+                    PollOutcome::Pending(answer) => drop(answer.await.unwrap()),
                 }
             }
-            Begun::UnderWay(answer) => assert_eq!(answer.await.unwrap().as_str(), "1"),
+            PollOutcome::Pending(answer) => assert_eq!(answer.await.unwrap().as_str(), "1"),
         }
     }
     panic!("no call was quick");
@@ -48,37 +48,39 @@ async fn until_quick(sandbox: &Sandbox) {
 async fn what_is_not_over_at_once_goes_on_elsewhere() {
     for runtime in BOTH {
         let host = Handlers::new().hostcall("answer", |payload| async move {
-            // Not before somebody else had a turn.
+            // Not before another task ran.
             tokio::task::yield_now().await;
             Ok(payload)
         });
         let sandbox = started_with(runtime, Limits::default(), host).await;
         sandbox.load_script(SCRIPT.of(runtime)).await.unwrap();
 
-        // Nothing is known of the first call.
-        let first = sandbox.run("quick", args![]).begin_here();
-        assert!(matches!(first, Begun::UnderWay(_)));
+        // The duration of the first call is unknown.
+        let first = sandbox.run("quick", args![]).start_inline();
+        assert!(matches!(first, PollOutcome::Pending(_)));
         drop(first);
 
         until_quick(&sandbox).await;
-        match sandbox.run("waiting", args![]).begin_here() {
-            Begun::UnderWay(answer) => assert_eq!(answer.await.unwrap().as_str(), "42"),
-            Begun::Over(outcome) => panic!("{runtime}: {outcome:?}"),
+        match sandbox.run("waiting", args![]).start_inline() {
+            PollOutcome::Pending(answer) => assert_eq!(answer.await.unwrap().as_str(), "42"),
+            PollOutcome::Ready(outcome) => panic!("{runtime}: {outcome:?}"),
         }
 
         until_quick(&sandbox).await;
-        match sandbox.run("failing", args![]).begin_here() {
-            Begun::Over(outcome) => assert_eq!(outcome.unwrap_err().code(), "guest_exception"),
-            Begun::UnderWay(answer) => {
+        match sandbox.run("failing", args![]).start_inline() {
+            PollOutcome::Ready(outcome) => {
+                assert_eq!(outcome.unwrap_err().code(), "guest_exception")
+            }
+            PollOutcome::Pending(answer) => {
                 assert_eq!(answer.await.unwrap_err().code(), "guest_exception");
             }
         }
 
         until_quick(&sandbox).await;
-        let Begun::UnderWay(mut answer) = sandbox.run("long", args![]).begin_here() else {
+        let PollOutcome::Pending(mut answer) = sandbox.run("long", args![]).start_inline() else {
             panic!("{runtime}: an endless loop is over");
         };
-        // Where the last quick call took long it has not begun yet.
+        // If the last quick call took long, this one has not started yet.
         assert!((&mut answer).now_or_never().is_none(), "{runtime}");
         drop(answer);
         assert!(sandbox.is_closed(), "{runtime}");

@@ -1,4 +1,4 @@
-//! Scripts: loaded one after another, sharing their state.
+//! Scripts, loaded one after another into the same state.
 
 use isola::{Runtime, Template, args};
 use serde_json::json;
@@ -66,7 +66,7 @@ class Klass { static make(a) { return a } }
     ] {
         assert_eq!(sandbox.run(name, args![1]).await.unwrap(), json!(result), "{name}");
     }
-    // A notebook declares its names again and again.
+    // A notebook declares the same names repeatedly.
     sandbox.load_script("const arrow = (a) => a * 100").await.unwrap();
     assert_eq!(sandbox.run("arrow", args![2]).await.unwrap(), json!(200));
     // A class is not callable without `new`, as in the language.
@@ -74,7 +74,7 @@ class Klass { static make(a) { return a } }
     assert!(error.to_string().starts_with("TypeError"), "{error}");
 }
 
-/// What stands where a declaration may put a name, but declares none.
+/// Identifiers at positions of declared names that declare none.
 #[tokio::test]
 async fn javascript_parameters_leave_no_trace_on_the_global_object() {
     let sandbox = started(Runtime::JavaScript).await;
@@ -88,7 +88,7 @@ function main(a, seen, toString) {
         .await
         .unwrap();
     assert_eq!(sandbox.run("main", args![1, 2, 3]).await.unwrap(), json!([false, 5, false]));
-    // Nor does anything go wrong where no name can come.
+    // There is no error at positions without a name either.
     sandbox.load_script("Object.preventExtensions(globalThis)").await.unwrap();
     sandbox.load_script("seen = [3, 1].sort((x, y, valueOf) => x - y)[0]").await.unwrap();
     assert_eq!(sandbox.run("main", args![]).await.unwrap(), json!([false, 1, false]));
@@ -145,7 +145,7 @@ async fn a_prelude_that_fails_says_where() {
         let sandbox = template.sandbox().create().await.unwrap();
         let error = sandbox.start().await.unwrap_err().to_string();
         assert!(error.contains("prelude") && error.contains('2'), "{error}");
-        // Nobody works on in an interpreter without its prelude.
+        // A sandbox whose prelude failed cannot be used.
         assert!(sandbox.is_closed());
         let after = sandbox.run("main", args![]).await.unwrap_err().to_string();
         assert!(after.starts_with("sandbox is closed: an earlier call ended it: "), "{after}");

@@ -1,4 +1,4 @@
-//! Real servers on loopback, and a host whose guests reach them.
+//! Real servers on loopback, and a host whose guests can connect to them.
 
 use std::{convert::Infallible, future::Future, net::SocketAddr};
 
@@ -16,14 +16,14 @@ use tokio::{
 pub(crate) type Request = hyper::Request<Incoming>;
 pub(crate) type Response = hyper::Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 
-/// A server that ends when it is dropped, with its connections.
+/// A server. Dropping it closes its connections.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     task: JoinHandle<()>,
 }
 
 impl Server {
-    /// Answers HTTP requests with `answer`.
+    /// Starts a server that answers HTTP requests with `answer`.
     pub(crate) async fn http<F, R>(answer: F) -> Self
     where
         F: Fn(Request) -> R + Clone + Send + 'static,
@@ -44,7 +44,8 @@ impl Server {
         .await
     }
 
-    /// Reads the head of each request, and answers with these bytes.
+    /// Starts a server that reads the head of each request, and answers with these
+    /// bytes.
     pub(crate) async fn raw(answer: &'static [u8]) -> Self {
         Self::tcp(move |mut stream| async move {
             let mut head = Vec::new();
@@ -79,7 +80,7 @@ impl Server {
         format!("http://{}{path}", self.address)
     }
 
-    /// A host whose guests reach this server, and nothing else.
+    /// Creates a host whose guests can connect only to this server.
     pub(crate) fn host(&self) -> Handlers {
         let client = HttpClient::allow([self.address.to_string()]).unwrap();
         Handlers::new().http(move |request| {
@@ -95,13 +96,13 @@ impl Drop for Server {
     }
 }
 
-/// A body that is there.
-pub(crate) fn whole(bytes: impl Into<Bytes>) -> Response {
+/// Creates a response with a complete body.
+pub(crate) fn complete_response(bytes: impl Into<Bytes>) -> Response {
     Response::new(Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync())
 }
 
-/// A body that comes in pieces, for as long as there is a sender.
-pub(crate) fn pieces(pieces: tokio::sync::mpsc::Receiver<Bytes>) -> Response {
+/// Creates a response with a streamed body, which ends when the sender is dropped.
+pub(crate) fn streamed_response(pieces: tokio::sync::mpsc::Receiver<Bytes>) -> Response {
     let pieces = futures_util::stream::unfold(pieces, |mut pieces| async move {
         let piece = pieces.recv().await?;
         Some((Ok(::http_body::Frame::data(piece)), pieces))

@@ -1,4 +1,4 @@
-//! Files that pass for snapshots: forged, endless, or none at all.
+//! Invalid snapshot files: forged, endless, or of another kind.
 
 use std::{
     fs::{self, File},
@@ -10,17 +10,17 @@ use isola::{Error, Runtime, SnapshotInfo, Template, args, list_snapshots};
 
 use crate::fixture::{started, template};
 
-/// A good snapshot in a folder of its own.
+/// Saves a valid snapshot in a temporary directory.
 async fn saved() -> (tempfile::TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("good.snapshot");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("good.snapshot");
     let sandbox = started(Runtime::JavaScript).await;
     sandbox.load_script("let kept = 42; const main = () => kept;").await.unwrap();
     sandbox.snapshot().await.unwrap().save(&path).await.unwrap();
-    (folder, path)
+    (dir, path)
 }
 
-/// The snapshot with another header, under a good checksum.
+/// Returns the snapshot with a changed header and a valid checksum.
 fn forged(good: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
     let length = u32::from_le_bytes(good[8..12].try_into().unwrap()) as usize;
     let mut header = serde_json::from_slice(&good[12..12 + length]).unwrap();
@@ -45,11 +45,11 @@ async fn refused(template: &Template, path: &Path) -> String {
 
 #[tokio::test]
 async fn numbers_that_cannot_be_are_refused() {
-    let (folder, path) = saved().await;
+    let (dir, path) = saved().await;
     let template = template(Runtime::JavaScript).await;
     let good = fs::read(&path).unwrap();
     assert!(SnapshotInfo::read(&path).unwrap().created.elapsed().is_ok());
-    let forgery = folder.path().join("forged.snapshot");
+    let forgery = dir.path().join("forged.snapshot");
     for (name, value) in [
         ("created", serde_json::json!(u64::MAX)),
         ("created", serde_json::json!(i64::MAX)),
@@ -60,11 +60,11 @@ async fn numbers_that_cannot_be_are_refused() {
     ] {
         fs::write(&forgery, forged(&good, |header| header[name] = value.clone())).unwrap();
         let why = refused(template, &forgery).await;
-        assert!(why.contains("no snapshot, or damaged"), "{name} {value}: {why}");
+        assert!(why.contains("not a snapshot or is damaged"), "{name} {value}: {why}");
         let error = SnapshotInfo::read(&forgery).unwrap_err();
         assert_eq!(error.code(), "snapshot_refused", "{name} {value}: {error}");
     }
-    // Numbers that are the guest's own business, and lists of another length.
+    // Numbers that affect only the guest, and lists of another length.
     for (name, value) in [
         ("monotonic", serde_json::json!(u64::MAX)),
         ("globals", serde_json::json!([])),
@@ -79,11 +79,11 @@ async fn numbers_that_cannot_be_are_refused() {
             Err(error) => Err(error),
         };
         if let Ok(sandbox) = restored {
-            // A forged file is a guest in a sandbox.
+            // The guest of a forged file is still in a sandbox.
             let _ = sandbox.run("main", args![]).await;
         }
     }
-    // The process goes on, and so does the good one.
+    // The process continues, and the valid snapshot can be restored.
     let sandbox = template.load_snapshot(&path).await.unwrap().create_sandbox().await.unwrap();
     assert_eq!(sandbox.run("main", args![]).await.unwrap(), serde_json::json!(42));
 }
@@ -91,20 +91,20 @@ async fn numbers_that_cannot_be_are_refused() {
 #[cfg(unix)]
 #[tokio::test]
 async fn what_has_no_end_or_no_beginning_is_not_read() {
-    let (folder, path) = saved().await;
+    let (dir, path) = saved().await;
     let template = template(Runtime::JavaScript).await;
-    let begun = Instant::now();
-    // A good one, and 8 GiB of nothing behind it.
-    let sparse = folder.path().join("sparse.snapshot");
+    let start = Instant::now();
+    // A valid snapshot, followed by 8 GiB of zeros.
+    let sparse = dir.path().join("sparse.snapshot");
     fs::copy(&path, &sparse).unwrap();
     File::options().write(true).open(&sparse).unwrap().set_len(8 << 30).unwrap();
     let why = refused(template, &sparse).await;
     assert!(why.contains("8589934592 bytes"), "{why}");
     assert_eq!(SnapshotInfo::read(&sparse).unwrap().size, 8 << 30);
 
-    let empty = folder.path().join("empty.snapshot");
+    let empty = dir.path().join("empty.snapshot");
     File::create(&empty).unwrap().set_len(8 << 30).unwrap();
-    let fifo = folder.path().join("fifo.snapshot");
+    let fifo = dir.path().join("fifo.snapshot");
     rustix::fs::mknodat(
         rustix::fs::CWD,
         &fifo,
@@ -113,21 +113,21 @@ async fn what_has_no_end_or_no_beginning_is_not_read() {
         0,
     )
     .unwrap();
-    let zero = folder.path().join("zero.snapshot");
+    let zero = dir.path().join("zero.snapshot");
     std::os::unix::fs::symlink("/dev/zero", &zero).unwrap();
-    let directory = folder.path().join("directory.snapshot");
+    let directory = dir.path().join("directory.snapshot");
     fs::create_dir(&directory).unwrap();
     for path in [&empty, &fifo, &zero, &directory] {
         refused(template, path).await;
         assert!(SnapshotInfo::read(path).is_err(), "{}", path.display());
     }
-    // None of them keeps a list from being made.
-    let names: Vec<_> = list_snapshots(folder.path())
+    // None of them prevents a listing.
+    let names: Vec<_> = list_snapshots(dir.path())
         .unwrap()
         .into_iter()
         .map(|info| info.path.file_name().unwrap().to_owned())
         .collect();
     assert_eq!(names, ["good.snapshot", "sparse.snapshot"]);
     // Reading 8 GiB takes longer.
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }

@@ -1,4 +1,5 @@
-//! Snapshots and forks: what survives, what is apart, and what is refused.
+//! Snapshots and forks: preserved state, independence of copies, and refused
+//! snapshots.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
@@ -77,11 +78,11 @@ async fn state_survives_and_parent_and_children_are_apart() {
             assert_eq!(text.as_str().unwrap().replace(' ', ""), format!("[1,{n}]"));
             assert_eq!(run(child, "later", args![n]).await, json!(2 * n));
         }
-        // The parent goes on as if nothing had been.
+        // The parent is not affected.
         assert_eq!(run(&parent, "step", args![]).await, json!([4, 4]), "{runtime}");
         assert_eq!(run(&parent, "pull", args![]).await, json!(1), "{runtime}");
 
-        // Forks of forks, after all ancestors are gone.
+        // A fork of a fork, after its ancestors were dropped.
         let grandchild = children[1].fork(1).await.unwrap().remove(0);
         drop(children);
         drop(parent);
@@ -128,7 +129,7 @@ async fn memory_grows_on_in_a_child() {
         assert_eq!(run(&child, "grow", args![60]).await, json!(120), "{runtime}");
         assert_eq!(run(&parent, "grow", args![1]).await, json!(61), "{runtime}");
 
-        // The limit counts what the interpreter brings along.
+        // The limit includes the memory of the snapshot.
         let small = Limits { max_memory: 160 << 20, ..Limits::default() };
         let child = snapshot.sandbox().limits(small).create().await.unwrap();
         let error = child.run("grow", args![100]).await.unwrap_err();
@@ -221,7 +222,8 @@ async fn each_child_has_its_own_settings() {
             assert_eq!(run(&child, "env", args![]).await, json!({"A": "1", "B": name, "C": "3"}));
             assert_eq!(run(&child, "ask", args![]).await, json!(name), "{runtime}");
         }
-        // Nobody answers where no host is given, and a fork has its parent's.
+        // Without a host of its own the child has none, and the parent's environment is
+        // unchanged.
         let child = snapshot.create_sandbox().await.unwrap();
         assert_eq!(child.run("ask", args![]).await.unwrap_err().code(), "hostcall_failed");
         assert_eq!(run(&parent, "env", args![]).await, json!({"A": "1", "B": "1"}), "{runtime}");
@@ -230,14 +232,14 @@ async fn each_child_has_its_own_settings() {
 
 #[tokio::test]
 async fn mounted_folders_are_those_of_the_child() {
-    let folder = |text: &str| {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("name"), text).unwrap();
-        folder
+    let dir_with_file = |text: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("name"), text).unwrap();
+        dir
     };
-    let (one, two) = (folder("one"), folder("two"));
-    let mount = |folder: &tempfile::TempDir| {
-        Mount::new(folder.path(), "/data")
+    let (one, two) = (dir_with_file("one"), dir_with_file("two"));
+    let mount = |dir: &tempfile::TempDir| {
+        Mount::new(dir.path(), "/data")
             .dir_perms(Permission::ReadWrite)
             .file_perms(Permission::ReadWrite)
     };
@@ -269,18 +271,18 @@ def write():
     assert_eq!(run(&parent, "read", args![]).await, json!("one"));
 
     for sandbox in [&parent, &child] {
-        // libc finds everything again.
+        // libc still has valid descriptors.
         let events = events(sandbox.run_stream("write", args![]).unwrap()).await;
         assert!(matches!(&events[0], Event::Stdout(text) if text == "written"), "{events:?}");
         assert_eq!(results(&events).1.unwrap(), "[\"name\"]");
     }
 
-    // A file that is open belongs to one guest only, and says which it is.
+    // A guest with an open file cannot be copied; the error names the file.
     run(&parent, "keep", args!["/data/name"]).await;
     let error = parent.snapshot().await.unwrap_err();
     assert_eq!(error.code(), "snapshot_refused");
     assert!(error.to_string().contains("/data/name"), "{error}");
-    // And the parent is as it was.
+    // The parent is not affected.
     assert_eq!(run(&parent, "rest", args![]).await, json!("ne"));
     run(&parent, "drop", args![]).await;
     assert_eq!(
@@ -371,7 +373,7 @@ async fn a_prelude_runs_once_and_sandboxes_are_apart() {
         }
         assert!(tokens[0] == tokens[1] && tokens[1] == tokens[2], "{runtime}: it ran once");
 
-        // Another environment might have been seen by the prelude.
+        // The prelude may depend on the environment, so another one runs it again.
         let sandbox = template.sandbox().env("B", "2").create().await.unwrap();
         sandbox.start().await.unwrap();
         sandbox.load_script(script).await.unwrap();
@@ -412,14 +414,15 @@ const KEPT: Script = Script {
     javascript: "const kept = new Map([...'mississippi'].map((c, i, all) => [c, all.filter(x => x === c).length]));\nfunction* items() { for (let i = 0; i < 9; i++) yield i }\nconst pending = items();\npending.next();\nconst main = () => [kept.get('s'), pending.next().value, JSON.stringify([1])];\n",
 };
 
-/// Set in the process that a test starts of its own program.
-const FOLDER: &str = "ISOLA_TEST_SNAPSHOTS";
+/// The environment variable that the test sets in its child process: the directory of
+/// the snapshots.
+const DIR_VARIABLE: &str = "ISOLA_TEST_SNAPSHOTS";
 
 #[tokio::test]
 async fn a_snapshot_on_disk_is_restored_in_another_process() {
-    if let Some(folder) = std::env::var_os(FOLDER) {
+    if let Some(dir) = std::env::var_os(DIR_VARIABLE) {
         for runtime in BOTH {
-            let path = std::path::Path::new(&folder).join(format!("{runtime}.snapshot"));
+            let path = std::path::Path::new(&dir).join(format!("{runtime}.snapshot"));
             let snapshot = template(runtime).await.load_snapshot(path).await.unwrap();
             for _ in 0..2 {
                 let sandbox = snapshot.create_sandbox().await.unwrap();
@@ -429,18 +432,18 @@ async fn a_snapshot_on_disk_is_restored_in_another_process() {
         println!("restored both");
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     for runtime in BOTH {
         let sandbox = loaded(runtime, KEPT).await;
         run(&sandbox, "main", args![]).await;
-        let path = folder.path().join(format!("{runtime}.snapshot"));
+        let path = dir.path().join(format!("{runtime}.snapshot"));
         let size = sandbox.snapshot().await.unwrap().save(&path).await.unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), size);
         let info = isola::SnapshotInfo::read(&path).unwrap();
         assert_eq!(info.runtime, runtime.name());
         assert!(info.size < info.changed_size && info.changed_size < info.memory_size, "{info:?}");
     }
-    let names: Vec<_> = isola::list_snapshots(folder.path()).unwrap();
+    let names: Vec<_> = isola::list_snapshots(dir.path()).unwrap();
     assert_eq!(
         names.iter().map(|info| info.runtime.as_str()).collect::<Vec<_>>(),
         ["js", "python"]
@@ -448,14 +451,14 @@ async fn a_snapshot_on_disk_is_restored_in_another_process() {
     let output = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "snapshots::a_snapshot_on_disk_is_restored_in_another_process"])
         .arg("--nocapture")
-        .env(FOLDER, folder.path())
+        .env(DIR_VARIABLE, dir.path())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("restored both"), "{output:?}");
 }
 
-/// The file with another header, and a checksum that fits.
+/// Returns the file with a changed header and a valid checksum.
 fn with_header(file: &[u8], change: impl Fn(&mut Json)) -> Vec<u8> {
     let len = u32::from_le_bytes(file[8..12].try_into().unwrap()) as usize;
     let mut header: Json = serde_json::from_slice(&file[12..12 + len]).unwrap();
@@ -473,8 +476,8 @@ fn with_header(file: &[u8], change: impl Fn(&mut Json)) -> Vec<u8> {
 #[tokio::test]
 async fn what_does_not_fit_is_never_restored() {
     let template = template(Runtime::JavaScript).await;
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("a.snapshot");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.snapshot");
     let sandbox = loaded(Runtime::JavaScript, KEPT).await;
     sandbox.snapshot().await.unwrap().save(&path).await.unwrap();
     let file = std::fs::read(&path).unwrap();
@@ -485,7 +488,7 @@ async fn what_does_not_fit_is_never_restored() {
         error.to_string()
     };
 
-    // Damage, anywhere.
+    // Damage at any position.
     let mut at = 0;
     while at < file.len() {
         let mut damaged = file.clone();
@@ -496,45 +499,45 @@ async fn what_does_not_fit_is_never_restored() {
     for len in [0, 4, 11, 300, file.len() / 2, file.len() - 1] {
         refused(&file[..len]).await;
     }
-    assert!(refused(b"#!/bin/sh\necho no snapshot\n").await.contains("no snapshot"));
+    assert!(refused(b"#!/bin/sh\necho no snapshot\n").await.contains("not a snapshot"));
 
-    // What it is of.
+    // Snapshots of another runtime, build, engine or memory.
     let set = |key: &'static str, value: Json| {
         with_header(&file, move |header| header[key] = value.clone())
     };
     let rows = [
-        ("runtime", json!("python"), "of the runtime python"),
-        ("guest", json!("0"), "another build"),
-        ("engine", json!("0"), "another engine version or configuration"),
-        ("base", json!([1, 2]), "another memory"),
+        ("runtime", json!("python"), "for the runtime python"),
+        ("guest", json!("0"), "a different build"),
+        ("engine", json!("0"), "a different engine version or configuration"),
+        ("base", json!([1, 2]), "a different initial memory"),
         ("memory", json!(1_u64 << 31), "max_memory"),
-        ("memory", json!(1_u64 << 40), "more than a guest can have"),
+        ("memory", json!(1_u64 << 40), "memory size is invalid"),
         ("memory", json!(64 << 10), "damaged"),
         ("memory", json!((64 << 20) + 1), "damaged"),
     ];
-    for (key, value, says) in rows {
+    for (key, value, expected) in rows {
         let error = refused(&set(key, value)).await;
-        assert!(error.contains(says), "{key}: {error}");
+        assert!(error.contains(expected), "{key}: {error}");
     }
-    // Globals that are not there: the restore fails, and nothing runs.
+    // Missing globals: the restore fails, and no code runs.
     std::fs::write(&path, set("globals", json!([]))).unwrap();
     let snapshot = template.load_snapshot(&path).await.unwrap();
     assert!(snapshot.create_sandbox().await.is_err());
 
-    // The same header again is the same snapshot.
+    // The unchanged header gives a valid snapshot.
     std::fs::write(&path, with_header(&file, |_| ())).unwrap();
     let snapshot = template.load_snapshot(&path).await.unwrap();
     let sandbox = snapshot.create_sandbox().await.unwrap();
     assert_eq!(run(&sandbox, "main", args![]).await, json!([4, 1, "[1]"]));
 
-    let missing = template.load_snapshot(folder.path().join("none")).await.unwrap_err();
+    let missing = template.load_snapshot(dir.path().join("none")).await.unwrap_err();
     assert_eq!(missing.code(), "snapshot_refused");
-    let nowhere = folder.path().join("no/such/folder/x");
+    let nowhere = dir.path().join("no/such/directory/x");
     let error = sandbox.snapshot().await.unwrap().save(nowhere).await.unwrap_err();
     assert_eq!(error.code(), "invalid_argument", "{error}");
 }
 
-/// What a program does, one step after another; each answers with what it saw.
+/// The steps of a program. Each returns a summary of the state.
 const STEPS: Script = Script {
     python: "
 import collections, decimal, gc, itertools, json, re
@@ -586,11 +589,11 @@ function step(kind, k) {
 ",
 };
 
-/// Random programs, the same with each run: one that nobody copies, and one
-/// that goes on as a copy of itself, again and again.
+/// Runs pseudo-random programs with fixed seeds, each in two sandboxes: one is never
+/// copied, and the other is repeatedly replaced by a copy of itself.
 #[tokio::test]
 async fn random_programs_do_not_notice_that_they_are_copied() {
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     for runtime in BOTH {
         for seed in 1..=6_u64 {
             let mut random = seed;
@@ -611,7 +614,7 @@ async fn random_programs_do_not_notice_that_they_are_copied() {
                 match next(12) {
                     0..3 => copied = copied.fork(2).await.unwrap().remove(1),
                     3 => {
-                        let path = folder.path().join("a.snapshot");
+                        let path = dir.path().join("a.snapshot");
                         copied.snapshot().await.unwrap().save(&path).await.unwrap();
                         let loaded = template(runtime).await.load_snapshot(&path).await.unwrap();
                         copied = loaded.create_sandbox().await.unwrap();
@@ -629,7 +632,7 @@ async fn a_fork_that_is_given_up_leaves_the_parent_as_it_was() {
         let parent = loaded(runtime, COUNTER).await;
         let given_up = tokio::time::timeout(Duration::from_millis(50), parent.fork(20_000)).await;
         assert!(given_up.is_err());
-        // What is being copied is copied to its end.
+        // A copy in progress is finished.
         let stepped = loop {
             match parent.run("step", args![]).await {
                 Err(Error::Busy) => tokio::time::sleep(Duration::from_millis(1)).await,
@@ -641,23 +644,23 @@ async fn a_fork_that_is_given_up_leaves_the_parent_as_it_was() {
     }
 }
 
-/// The second copy shows which pages copies write at once, and the others get
-/// them: that changes what it costs, and nothing else.
+/// The second copy records the pages that copies write first, and later copies get
+/// them in advance. That must change only the cost.
 #[tokio::test]
 async fn copies_with_pages_of_their_own_are_as_any_other() {
     for runtime in BOTH {
         let parent = loaded(runtime, COUNTER).await;
         run(&parent, "step", args![]).await;
         let snapshot = parent.snapshot().await.unwrap();
-        let mut said = Vec::new();
+        let mut answers = Vec::new();
         for n in 0..4 {
             let child = snapshot.create_sandbox().await.unwrap();
-            said.push([run(&child, "step", args![]).await, run(&child, "add", args![1]).await]);
-            // Nor does what one of them writes reach the next.
+            answers.push([run(&child, "step", args![]).await, run(&child, "add", args![1]).await]);
+            // A write of one copy is not visible in the next.
             run(&child, "step", args![100 * n]).await;
         }
-        assert!(said.iter().all(|each| *each == said[0]), "{runtime}: {said:?}");
-        assert_eq!(said[0][0], json!([2, 2]), "{runtime}");
+        assert!(answers.iter().all(|each| *each == answers[0]), "{runtime}: {answers:?}");
+        assert_eq!(answers[0][0], json!([2, 2]), "{runtime}");
     }
 }
 
@@ -678,11 +681,11 @@ async fn others_go_on_while_a_guest_is_copied() {
         };
         let (size, turns) = tokio::select! {
             copied = copying => copied,
-            () = others => unreachable!("it has no end"),
+            () = others => unreachable!("the loop is endless"),
         };
-        // One turn for every few megabytes at least.
+        // At least one turn for every few megabytes.
         assert!(turns as u64 > size >> 23, "{runtime}: {turns} turns for {size} bytes");
-        // A part is not lost: what comes of it is as it was.
+        // The parent's state is unchanged.
         assert_eq!(run(&parent, "step", args![]).await, json!([1, 1]), "{runtime}");
     }
 }

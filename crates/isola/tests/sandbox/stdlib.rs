@@ -1,4 +1,4 @@
-//! The standard library that the Python guest brings.
+//! The standard library of the Python guest.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use isola::{Limits, Runtime, args};
 
 use crate::fixture::{started, started_with};
 
-/// Every module of the library, and what becomes of importing it.
+/// A script that lists the modules of the library, and the errors of importing them.
 const PROBE: &str = "
 import importlib, sys
 def names():
@@ -22,9 +22,9 @@ def main(names):
     return {name: why for name in names if (why := attempt(name))}
 ";
 
-/// The library's modules as they should be: committed, so that losing one
-/// fails. A line that starts with `-` is a module that cannot be imported, with
-/// the first words of why.
+/// The expected modules of the library, so that a lost one is an error. A line that
+/// starts with `-` is a module that cannot be imported, with the first line of the
+/// error.
 const EXPECTED: &str = include_str!("stdlib.txt");
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn every_module_imports() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sandbox/stdlib.txt");
         let lines: String = found.iter().map(|line| format!("{line}\n")).collect();
         std::fs::write(path, lines).unwrap();
-        panic!("stdlib.txt is written anew: look at it, and run the tests again");
+        panic!("stdlib.txt was rewritten: review it, and run the tests again");
     }
     assert!(lost.is_empty() && new.is_empty(), "lost: {lost:#?}\nnew: {new:#?}");
 }
@@ -123,7 +123,7 @@ def main(expressions):
         ("bz2.open(io.BytesIO(b'x')).read()", "OSError: bzip2 is not in this guest; zlib and"),
         ("lzma.compress(b'x')", "LZMAError: LZMA is not in this guest; zlib and gzip are"),
         ("lzma.open(io.BytesIO(b'x')).read()", "LZMAError: LZMA is not in this guest; zlib and"),
-        // The library does not offer what it cannot do.
+        // Unsupported formats are not listed.
         ("[one[0] for one in shutil.get_archive_formats()]", "['gztar', 'tar', 'zip']"),
         (
             "zipfile.ZipFile(io.BytesIO(), 'w', zipfile.ZIP_BZIP2)",

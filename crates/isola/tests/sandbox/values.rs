@@ -1,4 +1,4 @@
-//! Values of every JSON kind cross the border both ways, unchanged.
+//! Values of every JSON type are passed unchanged in both directions.
 
 use isola::{Error, Limit, Limits, Runtime, Value, args};
 use serde_json::json;
@@ -66,7 +66,7 @@ async fn python_integers_keep_every_digit() {
     let result = run_main(Runtime::Python, script, args![n]).await.unwrap();
     let text = result.as_str();
     assert!(text.contains("15241578753238836750495351562536198787501905199875019052100"), "{text}");
-    // 7^6000 has 5071 digits: more than CPython converts unless it is told to.
+    // 7^6000 has 5071 digits: more than CPython converts by default.
     assert!(text.len() > 5_071, "{}", text.len());
 }
 
@@ -132,13 +132,13 @@ async fn what_is_no_json_value_is_refused_with_its_place() {
         ),
     ];
     for runtime in BOTH {
-        for (script, place) in rows {
+        for (script, path) in rows {
             match run_main(runtime, script, args![]).await {
                 Err(Error::Guest(exception)) => {
                     assert_eq!(exception.name, "TypeError");
-                    assert!(exception.message.contains(place), "{runtime}: {}", exception.message);
+                    assert!(exception.message.contains(path), "{runtime}: {}", exception.message);
                 }
-                other => panic!("{runtime} {place}: {other:?}"),
+                other => panic!("{runtime} {path}: {other:?}"),
             }
         }
     }
@@ -150,7 +150,7 @@ async fn a_nan_of_the_host_is_refused_with_its_place() {
         let sandbox = loaded(runtime, ECHO).await;
         let error = sandbox.run("main", args![vec![1.0, f64::NAN]]).await.unwrap_err();
         assert!(matches!(&error, Error::InvalidArgument(why) if why.contains("$[1]")), "{error}");
-        // The sandbox did not even notice.
+        // The sandbox is not affected.
         assert_eq!(sandbox.run("main", args![1]).await.unwrap(), json!(1));
     }
 }

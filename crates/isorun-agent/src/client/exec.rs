@@ -1,4 +1,4 @@
-//! Running a program.
+//! Runs programs in a sandbox.
 
 use std::sync::Arc;
 
@@ -6,112 +6,112 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
-use super::link::{Connect, LinkReader, LinkWriter, Return, link};
+use super::link::{Connect, LinkReader, LinkWriter, Reattach, link};
 use super::{Call, ClientError, unexpected};
-use crate::codec::{CHUNK, Frame};
-use crate::protocol::{self, Request, STDIN_WINDOW, Size, Status};
+use crate::codec::{CHUNK_BYTES, Frame};
+use crate::protocol::{self, Request, STDIN_WINDOW_BYTES, Size, Status};
 
 /// Starts a program.
 ///
 /// # Errors
 ///
-/// See [`ClientError`]: there is no such program, user or folder, or no room for
-/// one more process.
-pub async fn exec<S>(stream: S, request: protocol::Exec) -> Result<Exec<S>, ClientError>
+/// See [`ClientError`]. The agent fails if the program, user or directory does not
+/// exist, or if the limit of processes is reached.
+pub async fn exec<S>(stream: S, request: protocol::Exec) -> Result<ExecHandle<S>, ClientError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    begin(stream, request, None).await
+    start(stream, request, None).await
 }
 
-/// Starts a program that outlives checkpoints: it has to have a
-/// [`token`](protocol::Exec::token), under which it is attached to again.
+/// Starts a program to which the client attaches again after a checkpoint. The
+/// request has to have a [`token`](protocol::Exec::token).
 ///
 /// # Errors
 ///
-/// As those of [`exec`].
-pub async fn exec_lasting<S>(
+/// See [`exec`].
+pub async fn exec_with_reattach<S>(
     stream: S,
     connect: Connect<S>,
     request: protocol::Exec,
-) -> Result<Exec<S>, ClientError>
+) -> Result<ExecHandle<S>, ClientError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let way = request.token.clone().map(|token| Return { connect, token });
-    begin(stream, request, way).await
+    let reattach = request.token.clone().map(|token| Reattach { connect, token });
+    start(stream, request, reattach).await
 }
 
-async fn begin<S>(
+async fn start<S>(
     stream: S,
     request: protocol::Exec,
-    way: Option<Return<S>>,
-) -> Result<Exec<S>, ClientError>
+    reattach: Option<Reattach<S>>,
+) -> Result<ExecHandle<S>, ClientError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let call = Call::start(stream, &Request::Exec(request)).await?;
-    let (mut reader, writer) = link(call, way);
+    let (mut reader, writer) = link(call, reattach);
     let pid = match reader.next().await? {
         Frame::Started { pid } => pid,
         other => return Err(unexpected(&other)),
     };
-    let window = Arc::new(Semaphore::new(STDIN_WINDOW));
-    Ok(Exec {
+    let window = Arc::new(Semaphore::new(STDIN_WINDOW_BYTES));
+    Ok(ExecHandle {
         pid,
-        events: ExecEvents { reader, window: Arc::clone(&window), over: false },
+        events: ExecEvents { reader, window: Arc::clone(&window), finished: false },
         control: ExecControl { writer, window },
     })
 }
 
-/// A program that runs. When both halves are dropped it is killed, with all that
-/// it has started.
+/// A running program. When both halves are dropped, it is killed with all processes
+/// that it has started.
 #[derive(Debug)]
-pub struct Exec<S> {
-    /// Its number inside of the sandbox.
+pub struct ExecHandle<S> {
+    /// Its process id inside the sandbox.
     pub pid: u32,
-    /// What it says.
+    /// The half that reads events.
     pub events: ExecEvents<S>,
-    /// What is said to it.
+    /// The half that sends input and control messages.
     pub control: ExecControl<S>,
 }
 
-/// What a program does, in the order in which it did.
+/// An event of a program. Events arrive in the order in which they happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExecEvent {
     /// It wrote this to standard output, or to its terminal.
     Stdout(Bytes),
     /// It wrote this to standard error.
     Stderr(Bytes),
-    /// It ended. The last one.
+    /// It exited. The last event.
     Exited(Status),
 }
 
-/// The outcome of a program, with all or the beginning of what it wrote.
+/// The exit status of a program, with its output up to a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
-    /// What it came to.
+    /// The exit status.
     pub status: Status,
-    /// What it wrote to standard output.
+    /// Its standard output.
     pub stdout: Vec<u8>,
-    /// What it wrote to standard error.
+    /// Its standard error.
     pub stderr: Vec<u8>,
-    /// Whether it wrote more than was kept.
+    /// True if output beyond the limit was discarded.
     pub truncated: bool,
 }
 
-/// The half of an [`Exec`] that reads.
+/// The half of an [`ExecHandle`] that reads.
 ///
-/// A program whose output is not read is held up; a program that waits for
-/// input gets no more than [`STDIN_WINDOW`] of it unless events are read.
+/// A program whose output is not read blocks. A program that reads input gets no
+/// more than [`STDIN_WINDOW_BYTES`] of it unless events are read.
 #[derive(Debug)]
 pub struct ExecEvents<S> {
     reader: LinkReader<S>,
     window: Arc<Semaphore>,
-    over: bool,
+    finished: bool,
 }
 
-/// The half of an [`Exec`] that writes; may be cloned.
+/// The half of an [`ExecHandle`] that writes; may be cloned.
 #[derive(Debug)]
 pub struct ExecControl<S> {
     writer: LinkWriter<S>,
@@ -124,7 +124,7 @@ impl<S> Clone for ExecControl<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Exec<S> {
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ExecHandle<S> {
     /// Reads to the end and keeps up to `limit` bytes of each stream.
     ///
     /// # Errors
@@ -150,20 +150,20 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Exec<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ExecEvents<S> {
-    /// The next event. May be cancelled. After [`ExecEvent::Exited`] there is
-    /// none: [`ClientError::Disconnected`].
+    /// Returns the next event. May be cancelled. After [`ExecEvent::Exited`] it fails
+    /// with [`ClientError::Disconnected`].
     ///
     /// # Errors
     ///
     /// See [`ClientError`].
     pub async fn next(&mut self) -> Result<ExecEvent, ClientError> {
-        if self.over {
+        if self.finished {
             return Err(ClientError::Disconnected);
         }
         let outcome = self.advance().await;
         if !matches!(outcome, Ok(ExecEvent::Stdout(_) | ExecEvent::Stderr(_))) {
-            self.over = true;
-            // Whoever waits to write has nobody to write to.
+            self.finished = true;
+            // Wakes callers that wait for the window, since the program reads no more.
             self.window.close();
         }
         outcome
@@ -177,9 +177,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ExecEvents<S> {
                 Frame::Exited(status) => Ok(ExecEvent::Exited(status)),
                 Frame::StdinTaken(count) => {
                     let count = count as usize;
-                    if self.window.available_permits() + count > STDIN_WINDOW {
+                    if self.window.available_permits() + count > STDIN_WINDOW_BYTES {
                         return Err(ClientError::Protocol(
-                            "it took more standard input than was sent".to_owned(),
+                            "it reported more standard input as read than was sent".to_owned(),
                         ));
                     }
                     self.window.add_permits(count);
@@ -192,15 +192,15 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ExecEvents<S> {
 }
 
 impl<S: AsyncWrite> ExecControl<S> {
-    /// Sends standard input; waits while the program does not take it.
+    /// Sends standard input; waits until the program has read enough of it.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Disconnected`] once the program has ended.
+    /// [`ClientError::Disconnected`] after the program has exited.
     pub async fn stdin(&self, bytes: Bytes) -> Result<(), ClientError> {
         let mut bytes = bytes;
         while !bytes.is_empty() {
-            let part = bytes.split_to(bytes.len().min(CHUNK));
+            let part = bytes.split_to(bytes.len().min(CHUNK_BYTES));
             let length = u32::try_from(part.len()).unwrap_or(u32::MAX);
             let room =
                 self.window.acquire_many(length).await.map_err(|_| ClientError::Disconnected)?;
@@ -214,16 +214,16 @@ impl<S: AsyncWrite> ExecControl<S> {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Disconnected`] once the program has ended.
+    /// [`ClientError::Disconnected`] after the program has exited.
     pub async fn stdin_end(&self) -> Result<(), ClientError> {
         self.send(&Frame::StdinEnd).await
     }
 
-    /// Sends the program, and what it has started, a signal.
+    /// Sends a signal to the program and the processes that it has started.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Disconnected`] once the program has ended.
+    /// [`ClientError::Disconnected`] after the program has exited.
     pub async fn signal(&self, signal: u32) -> Result<(), ClientError> {
         self.send(&Frame::Signal(signal)).await
     }
@@ -232,7 +232,7 @@ impl<S: AsyncWrite> ExecControl<S> {
     ///
     /// # Errors
     ///
-    /// [`ClientError::Disconnected`] once the program has ended.
+    /// [`ClientError::Disconnected`] after the program has exited.
     pub async fn resize(&self, size: Size) -> Result<(), ClientError> {
         self.send(&Frame::Resize(size)).await
     }

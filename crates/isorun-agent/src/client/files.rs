@@ -1,17 +1,17 @@
-//! Moving files in and out.
+//! Transfers files into and out of a sandbox.
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
 
-use super::{Call, ClientError, ask, done, unexpected};
-use crate::codec::{CHUNK, Frame, FrameReader, FrameWriter};
+use super::{Call, ClientError, done, send_request, unexpected};
+use crate::codec::{CHUNK_BYTES, Frame, FrameReader, FrameWriter};
 use crate::protocol::{Entry, Metadata, Name, Reply, Request, WriteFile};
 
-/// Names in a folder beyond which listing it is an error.
+/// The maximum number of names in a directory that can be listed.
 const MAX_ENTRIES: usize = 1_000_000;
 
-/// Writes a file from a source of bytes; gives how many there were. If this is
-/// cancelled, or the source fails, there is no new file.
+/// Writes a file from a source of bytes and returns their number. If this is
+/// cancelled, or the source fails, no file is created or replaced.
 ///
 /// # Errors
 ///
@@ -26,10 +26,10 @@ pub async fn write_file<S: AsyncRead + AsyncWrite>(
         let mut source = std::pin::pin!(source);
         let mut buffer = BytesMut::new();
         loop {
-            buffer.reserve(CHUNK);
+            buffer.reserve(CHUNK_BYTES);
             let count = source
                 .as_mut()
-                .take(CHUNK as u64)
+                .take(CHUNK_BYTES as u64)
                 .read_buf(&mut buffer)
                 .await
                 .map_err(ClientError::Local)?;
@@ -40,14 +40,14 @@ pub async fn write_file<S: AsyncRead + AsyncWrite>(
         }
         Ok(writer.send(&Frame::DataEnd).await?)
     };
-    // The agent may refuse before all is sent.
+    // The agent may refuse before all bytes are sent.
     let mut sending = std::pin::pin!(sending);
     let mut sent = false;
     let answer = loop {
         tokio::select! {
             result = &mut sending, if !sent => match result {
                 Ok(()) => sent = true,
-                // What the agent has to say of it explains more.
+                // The agent's failure explains more than the broken connection.
                 Err(ClientError::Disconnected) => break reader.next().await?,
                 Err(error) => return Err(error),
             },
@@ -74,13 +74,13 @@ pub async fn read_file<S: AsyncRead + AsyncWrite>(
     let mut call = Call::start(stream, &Request::ReadFile { path }).await?;
     match call.reply().await? {
         Reply::File(metadata) => {
-            Ok(FileReader { metadata, reader: call.reader, _writer: call.writer, over: false })
+            Ok(FileReader { metadata, reader: call.reader, _writer: call.writer, finished: false })
         }
         other => Err(unexpected(&other)),
     }
 }
 
-/// The names in a folder, sorted.
+/// Returns the names in a directory, sorted.
 ///
 /// # Errors
 ///
@@ -93,7 +93,9 @@ pub async fn list<S: AsyncRead + AsyncWrite>(
     let collecting = list_parts(stream, path, |part| {
         entries.extend(part);
         if entries.len() > MAX_ENTRIES {
-            return Err(ClientError::Protocol(format!("over {MAX_ENTRIES} names in one folder")));
+            return Err(ClientError::Protocol(format!(
+                "more than {MAX_ENTRIES} names in one directory"
+            )));
         }
         Ok(())
     });
@@ -102,11 +104,11 @@ pub async fn list<S: AsyncRead + AsyncWrite>(
     Ok(entries)
 }
 
-/// The same in parts, in no order, of which `take` may refuse any.
+/// Lists a directory in parts, in no particular order. `take` may refuse any part.
 ///
 /// # Errors
 ///
-/// See [`ClientError`]; that of `take` if it refuses.
+/// See [`ClientError`]; the error of `take` if it refuses.
 pub async fn list_parts<S: AsyncRead + AsyncWrite, E: From<ClientError>>(
     stream: S,
     path: Name,
@@ -122,7 +124,7 @@ pub async fn list_parts<S: AsyncRead + AsyncWrite, E: From<ClientError>>(
     }
 }
 
-/// What there is under a path.
+/// Returns the metadata of a file.
 ///
 /// # Errors
 ///
@@ -131,13 +133,13 @@ pub async fn stat<S: AsyncRead + AsyncWrite>(
     stream: S,
     path: Name,
 ) -> Result<Metadata, ClientError> {
-    match ask(stream, &Request::Stat { path }).await? {
+    match send_request(stream, &Request::Stat { path }).await? {
         Reply::Stat(metadata) => Ok(metadata),
         other => Err(unexpected(&other)),
     }
 }
 
-/// Makes a folder and those above it. One that is there already is well.
+/// Creates a directory and its missing parents. It may exist already.
 ///
 /// # Errors
 ///
@@ -148,16 +150,16 @@ pub async fn make_dir<S: AsyncRead + AsyncWrite>(
     mode: Option<u32>,
     owner: Option<String>,
 ) -> Result<(), ClientError> {
-    done(ask(stream, &Request::MakeDir { path, mode, owner }).await?)
+    done(send_request(stream, &Request::MakeDir { path, mode, owner }).await?)
 }
 
-/// Removes a file, or a folder with all that is in it.
+/// Removes a file, or a directory with its contents.
 ///
 /// # Errors
 ///
 /// See [`ClientError`].
 pub async fn remove<S: AsyncRead + AsyncWrite>(stream: S, path: Name) -> Result<(), ClientError> {
-    done(ask(stream, &Request::Remove { path }).await?)
+    done(send_request(stream, &Request::Remove { path }).await?)
 }
 
 /// A file that is being read.
@@ -167,29 +169,29 @@ pub struct FileReader<S> {
     reader: FrameReader<ReadHalf<S>>,
     // Dropping it would end the connection.
     _writer: FrameWriter<WriteHalf<S>>,
-    over: bool,
+    finished: bool,
 }
 
 impl<S: AsyncRead> FileReader<S> {
-    /// What the file was when it was opened. It may become shorter or longer
-    /// while it is read.
+    /// Returns the metadata of the file when it was opened. It may become shorter or
+    /// longer while it is read.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    /// The next part, or `None` at the end. May be cancelled.
+    /// Reads the next part, or returns `None` at the end. May be cancelled.
     ///
     /// # Errors
     ///
     /// See [`ClientError`].
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
-        if self.over {
+        if self.finished {
             return Ok(None);
         }
         match self.reader.next().await? {
             Some(Frame::Data(bytes)) => Ok(Some(bytes)),
             Some(Frame::DataEnd) => {
-                self.over = true;
+                self.finished = true;
                 Ok(None)
             }
             Some(Frame::Failed(failure)) => Err(failure.into()),
@@ -198,7 +200,7 @@ impl<S: AsyncRead> FileReader<S> {
         }
     }
 
-    /// All of it, unless it is longer than `limit`.
+    /// Reads the rest of the file, unless it is longer than `limit`.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! A connection to a server inside, as a stream of bytes.
+//! A connection to a server inside the sandbox, as a byte stream.
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
@@ -8,16 +8,16 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Call, ClientError, done};
-use crate::codec::{CHUNK, Decoder, Frame};
+use crate::codec::{CHUNK_BYTES, Decoder, Frame};
 use crate::protocol::Request;
 
-/// Connects to whoever listens on a port of the sandbox, on its loopback address
-/// too.
+/// Connects to a server that listens on a port of the sandbox, including its
+/// loopback address.
 ///
 /// # Errors
 ///
-/// [`FailureKind::NotFound`](crate::protocol::FailureKind) if nobody does; else
-/// see [`ClientError`].
+/// [`FailureKind::NotFound`](crate::protocol::FailureKind) if no server listens;
+/// else see [`ClientError`].
 pub async fn forward<S>(stream: S, port: u16) -> Result<Forward<S>, ClientError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -32,22 +32,22 @@ where
         data: Bytes::new(),
         ended: false,
         out: BytesMut::new(),
-        said_end: false,
+        end_sent: false,
     })
 }
 
-/// Both directions of a connection to a server inside. Dropping it resets the
-/// connection.
+/// A connection to a server inside the sandbox, in both directions. Dropping it
+/// resets the connection.
 #[derive(Debug)]
 pub struct Forward<S> {
     stream: S,
     decoder: Decoder,
-    /// What has arrived and was not read.
+    /// The bytes that have arrived and were not read.
     data: Bytes,
     ended: bool,
-    /// What was written and has not left.
+    /// The bytes that were written and not sent.
     out: BytesMut,
-    said_end: bool,
+    end_sent: bool,
 }
 
 impl<S: AsyncWrite + Unpin> Forward<S> {
@@ -86,7 +86,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Forward<S> {
                 Ok(None) => {
                     let into = this.decoder.buffer();
                     if ready!(poll_append(Pin::new(&mut this.stream), cx, into))? == 0 {
-                        // A connection that ends without its last word was reset.
+                        // A connection that ends without `DataEnd` was reset.
                         return Poll::Ready(Err(ErrorKind::ConnectionReset.into()));
                     }
                 }
@@ -95,7 +95,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Forward<S> {
     }
 }
 
-/// Appends what there is to a buffer, up to a bound.
+/// Reads once from the stream and appends the bytes to a buffer.
 fn poll_append<S: AsyncRead>(
     stream: Pin<&mut S>,
     cx: &mut Context<'_>,
@@ -120,10 +120,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Forward<S> {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let part = Bytes::copy_from_slice(bytes.get(..CHUNK).unwrap_or(bytes));
+        let part = Bytes::copy_from_slice(bytes.get(..CHUNK_BYTES).unwrap_or(bytes));
         let length = part.len();
         Frame::Data(part).encode(&mut this.out).map_err(io::Error::other)?;
-        // What does not leave now leaves with the next write or flush.
+        // The rest is sent by the next write or flush.
         match this.poll_drain(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             _ => Poll::Ready(Ok(length)),
@@ -138,12 +138,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Forward<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.said_end {
+        if !this.end_sent {
             Frame::DataEnd.encode(&mut this.out).map_err(io::Error::other)?;
-            this.said_end = true;
+            this.end_sent = true;
         }
         ready!(this.poll_drain(cx))?;
-        // The stream itself stays open: it still carries the other direction.
+        // The stream itself stays open for the other direction.
         Pin::new(&mut this.stream).poll_flush(cx)
     }
 }

@@ -1,10 +1,10 @@
-//! A connection that can be replaced: before a checkpoint the agent detaches
-//! what it serves, and the client attaches again on another connection.
+//! A connection that can be replaced: before a checkpoint the agent detaches the
+//! programs that it serves, and the client attaches again on another connection.
 //!
 //! ```text
 //! agent                     client
-//!   Detach          ─────▶              what it said before has arrived
-//!                   ◀─────  Detach      and so has what the client said
+//!   Detach          ─────▶              all earlier frames of the agent have arrived
+//!                   ◀─────  Detach      all earlier frames of the client have arrived
 //!                   ◀─────  reset
 //!                   ◀─────  Attach      on a new connection, after the checkpoint
 //! ```
@@ -19,36 +19,36 @@ use super::{Call, ClientError, unexpected};
 use crate::codec::{Frame, FrameReader, FrameWriter};
 use crate::protocol::Request;
 
-/// Something to wait for.
+/// A boxed future.
 pub type Future<T> = Pin<Box<dyn std::future::Future<Output = T> + Send>>;
 
-/// Makes another connection to the same sandbox.
+/// A function that connects to the same sandbox again.
 pub type Connect<S> = Arc<dyn Fn() -> Future<Option<S>> + Send + Sync>;
 
-/// The way back to what was detached.
-pub struct Return<S> {
+/// The means to attach again after a detach.
+pub struct Reattach<S> {
     pub connect: Connect<S>,
     pub token: String,
 }
 
-impl<S> Clone for Return<S> {
+impl<S> Clone for Reattach<S> {
     fn clone(&self) -> Self {
         Self { connect: Arc::clone(&self.connect), token: self.token.clone() }
     }
 }
 
-/// The half that reads.
+/// The half that reads frames.
 pub struct LinkReader<S> {
     /// `None` while there is no connection.
     reader: Option<FrameReader<ReadHalf<S>>>,
     writer: LinkWriter<S>,
-    way: Option<Return<S>>,
-    /// The new connection, being made.
-    returning: Option<Future<Result<FrameReader<ReadHalf<S>>, ClientError>>>,
+    reattach: Option<Reattach<S>>,
+    /// The attempt to attach again, while it is in progress.
+    reattaching: Option<Future<Result<FrameReader<ReadHalf<S>>, ClientError>>>,
 }
 
-/// The half that writes. Locked while there is no connection, and empty when
-/// there will be none.
+/// The half that writes frames. Locked while there is no connection, and `None` if
+/// attaching again has failed.
 pub struct LinkWriter<S>(Arc<Mutex<Option<FrameWriter<WriteHalf<S>>>>>);
 
 impl<S> Clone for LinkWriter<S> {
@@ -69,29 +69,34 @@ impl<S> std::fmt::Debug for LinkWriter<S> {
     }
 }
 
-/// Both halves of a connection on which something runs.
-pub fn link<S>(call: Call<S>, way: Option<Return<S>>) -> (LinkReader<S>, LinkWriter<S>) {
+/// Splits a connection into both halves.
+pub fn link<S>(call: Call<S>, reattach: Option<Reattach<S>>) -> (LinkReader<S>, LinkWriter<S>) {
     let writer = LinkWriter(Arc::new(Mutex::new(Some(call.writer))));
-    let reader =
-        LinkReader { reader: Some(call.reader), writer: writer.clone(), way, returning: None };
+    let reader = LinkReader {
+        reader: Some(call.reader),
+        writer: writer.clone(),
+        reattach,
+        reattaching: None,
+    };
     (reader, writer)
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> LinkReader<S> {
-    /// The next frame. May be cancelled.
+    /// Returns the next frame. May be cancelled.
     pub async fn next(&mut self) -> Result<Frame, ClientError> {
         loop {
-            if let Some(returning) = &mut self.returning {
-                let reader = returning.as_mut().await;
-                self.returning = None;
+            if let Some(reattaching) = &mut self.reattaching {
+                let reader = reattaching.as_mut().await;
+                self.reattaching = None;
                 self.reader = Some(reader?);
             }
             let Some(reader) = &mut self.reader else { return Err(ClientError::Disconnected) };
             match reader.next().await? {
                 Some(Frame::Detach) => {
-                    let way = self.way.clone().ok_or_else(|| unexpected(&Frame::Detach))?;
+                    let target = self.reattach.clone().ok_or_else(|| unexpected(&Frame::Detach))?;
                     let reader = self.reader.take();
-                    self.returning = Some(Box::pin(come_back(way, reader, self.writer.clone())));
+                    self.reattaching =
+                        Some(Box::pin(reattach(target, reader, self.writer.clone())));
                 }
                 Some(Frame::Failed(failure)) => return Err(failure.into()),
                 Some(frame) => return Ok(frame),
@@ -110,23 +115,23 @@ impl<S: AsyncWrite> LinkWriter<S> {
     }
 }
 
-async fn come_back<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
-    way: Return<S>,
+async fn reattach<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    target: Reattach<S>,
     reader: Option<FrameReader<ReadHalf<S>>>,
     writer: LinkWriter<S>,
 ) -> Result<FrameReader<ReadHalf<S>>, ClientError> {
-    // Nobody writes until there is somewhere to write to.
+    // Writers wait until there is a connection again.
     let mut writer = writer.0.lock().await;
     if let Some(mut old) = writer.take() {
         old.send(&Frame::Detach).await?;
-        // The agent hangs up when it has read that. Until then a reset could
-        // take the word away from it.
+        // The agent closes the connection when it has read that. An earlier reset could
+        // discard the frame before the agent reads it.
         if let Some(mut reader) = reader {
             while let Ok(Some(_)) = reader.next().await {}
         }
     }
-    let stream = (way.connect)().await.ok_or(ClientError::Disconnected)?;
-    let mut call = Call::start(stream, &Request::Attach { token: way.token }).await?;
+    let stream = (target.connect)().await.ok_or(ClientError::Disconnected)?;
+    let mut call = Call::start(stream, &Request::Attach { token: target.token }).await?;
     match call.reader.next().await? {
         Some(Frame::Started { .. }) => {}
         Some(Frame::Failed(failure)) => return Err(failure.into()),

@@ -1,7 +1,7 @@
 //! The server's end of a connection to an agent: typed requests over any stream.
 //!
-//! Every function takes a fresh connection, for one request. To cancel what was
-//! asked, drop what it gave.
+//! Every function takes a new connection for one request. To cancel a request, drop
+//! the returned future or handle.
 
 mod exec;
 mod files;
@@ -9,32 +9,31 @@ mod forward;
 mod link;
 mod shell;
 
-pub use exec::{Exec, ExecControl, ExecEvent, ExecEvents, Output, exec, exec_lasting};
+pub use exec::{ExecControl, ExecEvent, ExecEvents, ExecHandle, Output, exec, exec_with_reattach};
 pub use files::{FileReader, list, list_parts, make_dir, read_file, remove, stat, write_file};
 pub use forward::{Forward, forward};
 pub use link::Connect;
-pub use shell::{Shell, ShellControl, ShellEvent, ShellEvents, attach_shell, shell};
+pub use shell::{ShellControl, ShellEvent, ShellEvents, ShellHandle, attach_shell, shell};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 
-use crate::codec::{CodecError, Frame, FrameReader, FrameWriter};
+use crate::codec::{CodecError, Frame, FrameReader, FrameWriter, MAX_PAYLOAD_BYTES};
 use crate::protocol::{Configure, Failure, Hello, Info, OLDEST_VERSION, Reply, Request, VERSION};
 
-/// Why a request has no good answer.
+/// The error of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The agent could not do what was asked.
+    /// The agent could not execute the request.
     #[error("{0}")]
     Failed(#[from] Failure),
-    /// The connection ended before the answer. The sandbox is gone, or its agent
-    /// is.
+    /// The connection ended before the reply. The sandbox or its agent has exited.
     #[error("the connection to the sandbox ended before the answer")]
     Disconnected,
-    /// The agent speaks in a way that makes no sense.
-    #[error("the sandbox's agent answers nonsense: {0}")]
+    /// The agent violated the protocol.
+    #[error("the sandbox's agent violated the protocol: {0}")]
     Protocol(String),
     /// The request is too long to be sent.
-    #[error("the request has {0} bytes, and may have {max}", max = crate::codec::MAX_PAYLOAD)]
+    #[error("the request has {0} bytes; the maximum is {MAX_PAYLOAD_BYTES}")]
     TooLong(usize),
     /// The caller's own source or sink of bytes failed.
     #[error("the local side failed: {0}")]
@@ -50,19 +49,19 @@ impl From<CodecError> for ClientError {
     }
 }
 
-/// What goes on in a sandbox; also a check that its agent is well.
+/// Returns the state of the agent and figures of the sandbox. Also a health check.
 ///
 /// # Errors
 ///
 /// See [`ClientError`].
 pub async fn info<S: AsyncRead + AsyncWrite>(stream: S) -> Result<Info, ClientError> {
-    match ask(stream, &Request::Info).await? {
+    match send_request(stream, &Request::Info).await? {
         Reply::Info(info) => Ok(info),
         other => Err(unexpected(&other)),
     }
 }
 
-/// Tells a sandbox about itself. For engines.
+/// Configures a sandbox. For engines.
 ///
 /// # Errors
 ///
@@ -71,11 +70,11 @@ pub async fn configure<S: AsyncRead + AsyncWrite>(
     stream: S,
     configure: Configure,
 ) -> Result<(), ClientError> {
-    done(ask(stream, &Request::Configure(configure)).await?)
+    done(send_request(stream, &Request::Configure(configure)).await?)
 }
 
-/// Gets a sandbox ready for a checkpoint: resolves when every other connection
-/// to its agent has ended. For engines.
+/// Prepares a sandbox for a checkpoint: resolves when every other connection to its
+/// agent has ended. For engines.
 ///
 /// # Errors
 ///
@@ -83,13 +82,13 @@ pub async fn configure<S: AsyncRead + AsyncWrite>(
 pub async fn freeze<S: AsyncRead + AsyncWrite>(stream: S) -> Result<(), ClientError> {
     let mut call = Call::start(stream, &Request::Freeze).await?;
     done(call.reply().await?)?;
-    // Now the agent closes its end, and the reset of that is the proof.
+    // The agent closes its end now. The reset of the connection proves that it has.
     call.writer.shutdown().await?;
     while let Ok(Some(_)) = call.reader.next().await {}
     Ok(())
 }
 
-/// A connection on which the request is sent and the agent has said welcome.
+/// A connection on which the request was sent and the welcome received.
 struct Call<S> {
     reader: FrameReader<ReadHalf<S>>,
     writer: FrameWriter<WriteHalf<S>>,
@@ -99,7 +98,7 @@ impl<S: AsyncRead + AsyncWrite> Call<S> {
     async fn start(stream: S, request: &Request) -> Result<Self, ClientError> {
         let (reader, writer) = tokio::io::split(stream);
         let mut call = Self { reader: FrameReader::new(reader), writer: FrameWriter::new(writer) };
-        call.writer.queue(&Frame::Hello(Hello::OURS))?;
+        call.writer.queue(&Frame::Hello(Hello::SUPPORTED))?;
         call.writer.queue(&Frame::Request(request.clone())).map_err(|error| match error {
             CodecError::TooLong(length) => ClientError::TooLong(length),
             error => error.into(),
@@ -131,7 +130,7 @@ impl<S: AsyncRead + AsyncWrite> Call<S> {
     }
 }
 
-async fn ask<S: AsyncRead + AsyncWrite>(
+async fn send_request<S: AsyncRead + AsyncWrite>(
     stream: S,
     request: &Request,
 ) -> Result<Reply, ClientError> {
@@ -145,8 +144,9 @@ fn done(reply: Reply) -> Result<(), ClientError> {
     }
 }
 
-/// What an agent said out of turn. Shortened: it chose the length.
-fn unexpected(said: &dyn std::fmt::Debug) -> ClientError {
-    let said: String = format!("{said:?}").chars().take(200).collect();
-    ClientError::Protocol(format!("out of turn: {said}"))
+/// Returns the error of an unexpected frame. Shortens the frame, since the agent
+/// chooses its length.
+fn unexpected(received: &dyn std::fmt::Debug) -> ClientError {
+    let received: String = format!("{received:?}").chars().take(200).collect();
+    ClientError::Protocol(format!("unexpected frame: {received}"))
 }

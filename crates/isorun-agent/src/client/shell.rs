@@ -1,45 +1,46 @@
-//! A shell that runs one command after the other.
+//! A shell in a sandbox that runs one command after the other.
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::link::{Connect, LinkReader, LinkWriter, Return, link};
+use super::link::{Connect, LinkReader, LinkWriter, Reattach, link};
 use super::{Call, ClientError, unexpected};
 use crate::codec::Frame;
 use crate::protocol::{self, Request, Run, Status};
 
-/// A shell. When both halves are dropped it can be attached to for a while.
+/// A shell. When both halves are dropped, a client can attach to it for ten
+/// minutes.
 #[derive(Debug)]
-pub struct Shell<S> {
-    /// Its number inside of the sandbox.
+pub struct ShellHandle<S> {
+    /// Its process id inside the sandbox.
     pub pid: u32,
-    /// What it says.
+    /// The half that reads events.
     pub events: ShellEvents<S>,
-    /// What it is told.
+    /// The half that sends commands.
     pub control: ShellControl<S>,
 }
 
-/// What a shell does, in the order in which it did.
+/// An event of a shell. Events arrive in the order in which they happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ShellEvent {
-    /// Something wrote this to standard output. Between two commands it comes
-    /// from what runs in the background.
+    /// A process wrote this to standard output. Between two commands it is a process in
+    /// the background.
     Stdout(Bytes),
-    /// And this to standard error.
+    /// A process wrote this to standard error.
     Stderr(Bytes),
-    /// The command came to this. The shell waits for the next one.
+    /// The command ended with this status. The shell is ready for the next one.
     Ran(Status),
-    /// The shell has ended. The last one.
+    /// The shell exited. The last event.
     Exited(Status),
 }
 
-/// The half of a [`Shell`] that reads.
+/// The half of a [`ShellHandle`] that reads.
 #[derive(Debug)]
 pub struct ShellEvents<S> {
     reader: LinkReader<S>,
 }
 
-/// The half of a [`Shell`] that writes; may be cloned.
+/// The half of a [`ShellHandle`] that writes; may be cloned.
 #[derive(Debug)]
 pub struct ShellControl<S> {
     writer: LinkWriter<S>,
@@ -51,15 +52,15 @@ impl<S> Clone for ShellControl<S> {
     }
 }
 
-/// Starts a shell. With a way to connect again it outlives checkpoints.
+/// Starts a shell. The connect function lets it persist across checkpoints.
 ///
 /// # Errors
 ///
-/// See [`ClientError`]: there is no bash, for one.
+/// See [`ClientError`]. The agent fails if there is no bash, for example.
 pub async fn shell<S>(
     connect: Connect<S>,
     request: protocol::Shell,
-) -> Result<Shell<S>, ClientError>
+) -> Result<ShellHandle<S>, ClientError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -67,12 +68,15 @@ where
     open(connect, token, Request::Shell(request)).await
 }
 
-/// Goes on with a shell that has no connection.
+/// Attaches to a shell that has no connection.
 ///
 /// # Errors
 ///
-/// See [`ClientError`]: there is no such shell, for one.
-pub async fn attach_shell<S>(connect: Connect<S>, token: String) -> Result<Shell<S>, ClientError>
+/// See [`ClientError`]. The agent fails if there is no such shell, for example.
+pub async fn attach_shell<S>(
+    connect: Connect<S>,
+    token: String,
+) -> Result<ShellHandle<S>, ClientError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -83,23 +87,25 @@ async fn open<S>(
     connect: Connect<S>,
     token: String,
     request: Request,
-) -> Result<Shell<S>, ClientError>
+) -> Result<ShellHandle<S>, ClientError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let stream = connect().await.ok_or(ClientError::Disconnected)?;
     let call = Call::start(stream, &request).await?;
-    let (mut reader, writer) = link(call, Some(Return { connect, token }));
+    let (mut reader, writer) = link(call, Some(Reattach { connect, token }));
     match reader.next().await? {
-        Frame::Started { pid } => {
-            Ok(Shell { pid, events: ShellEvents { reader }, control: ShellControl { writer } })
-        }
+        Frame::Started { pid } => Ok(ShellHandle {
+            pid,
+            events: ShellEvents { reader },
+            control: ShellControl { writer },
+        }),
         other => Err(unexpected(&other)),
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ShellEvents<S> {
-    /// The next event. May be cancelled.
+    /// Returns the next event. May be cancelled.
     ///
     /// # Errors
     ///
@@ -116,11 +122,11 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ShellEvents<S> {
 }
 
 impl<S: AsyncWrite> ShellControl<S> {
-    /// Gives it a command, when the one before has ended.
+    /// Runs a command. The previous one must have ended.
     ///
     /// # Errors
     ///
-    /// [`ClientError::TooLong`], or the shell is gone.
+    /// [`ClientError::TooLong`], or the shell has exited.
     pub async fn run(&self, run: Run) -> Result<(), ClientError> {
         let length = run.command.len();
         match self.writer.send(&Frame::Run(run)).await {
@@ -133,7 +139,7 @@ impl<S: AsyncWrite> ShellControl<S> {
     ///
     /// # Errors
     ///
-    /// The shell is gone.
+    /// The shell has exited.
     pub async fn interrupt(&self) -> Result<(), ClientError> {
         self.writer.send(&Frame::Signal(2)).await
     }
@@ -142,7 +148,7 @@ impl<S: AsyncWrite> ShellControl<S> {
     ///
     /// # Errors
     ///
-    /// The shell is gone.
+    /// The shell has exited.
     pub async fn close(&self) -> Result<(), ClientError> {
         self.writer.send(&Frame::Close).await
     }

@@ -1,4 +1,4 @@
-//! One connection: the handshake, one request, its answer.
+//! One connection: the handshake, one request and its reply.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,22 +14,22 @@ use isorun_agent::protocol::{Configure, Failure, FailureKind, Info, Reply, Reque
 use super::sessions::Session;
 use super::{Agent, exec, files, forward, hosts, shell};
 
-/// How long a client may take to say what it wants, and to hang up afterwards.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a client may take to read the rest of an answer. One that is gone has
-/// closed its end.
-const READING: Duration = Duration::from_secs(300);
+/// The time limit for a client to send its request, and to acknowledge a freeze.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time limit for a client to read the rest of a reply. A client that is gone
+/// has closed its end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Serves a connection to its end. Whatever is wrong with it ends it, and
-/// nothing else.
+/// Serves a connection to its end. An error ends only this connection.
 pub async fn serve(agent: &Rc<Agent>, stream: TcpStream) {
-    // Closed, it is gone at once: what lingers would make a checkpoint fail.
+    // Closing must reset the connection: one that lingers would make a checkpoint
+    // fail.
     if stream.set_nodelay(true).is_err() || stream.set_zero_linger().is_err() {
         return;
     }
     let (reader, writer) = stream.into_split();
     let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
-    let request = match timeout(PATIENCE, greet(&mut reader, &mut writer)).await {
+    let request = match timeout(HANDSHAKE_TIMEOUT, handshake(&mut reader, &mut writer)).await {
         Ok(Ok(Some(request))) => request,
         _ => return,
     };
@@ -49,10 +49,11 @@ pub async fn serve(agent: &Rc<Agent>, stream: TcpStream) {
         },
         Request::Freeze => {
             agent.sessions.freeze().await;
-            if answer(&mut writer, Ok(Reply::Done)).await.is_ok() {
-                // The client's word that it has read that. Our end is closed by a
-                // reset, which tells the client that nothing is left here.
-                let _ = timeout(PATIENCE, drain(&mut reader)).await;
+            if send_reply(&mut writer, Ok(Reply::Done)).await.is_ok() {
+                // The client closes its end when it has read the reply. The agent's end
+                // is closed by a reset, from which the client learns that no connection
+                // is left.
+                let _ = timeout(HANDSHAKE_TIMEOUT, drain(&mut reader)).await;
             }
             return;
         }
@@ -60,24 +61,25 @@ pub async fn serve(agent: &Rc<Agent>, stream: TcpStream) {
         Request::WriteFile(request) => files::write(&request, &mut reader, &mut writer).await,
         Request::ReadFile { path } => files::read(&path, &mut writer).await,
         Request::List { path } => files::list(&path, &mut writer).await,
-        Request::Stat { path } => answer(&mut writer, files::stat(&path)).await,
+        Request::Stat { path } => send_reply(&mut writer, files::stat(&path)).await,
         Request::MakeDir { path, mode, owner } => {
-            answer(&mut writer, files::make_dir(&path, mode, owner.as_deref())).await
+            send_reply(&mut writer, files::make_dir(&path, mode, owner.as_deref())).await
         }
-        Request::Remove { path } => answer(&mut writer, files::remove(path).await).await,
+        Request::Remove { path } => send_reply(&mut writer, files::remove(path).await).await,
         Request::Connect { port } => forward::run(port, &mut reader, &mut writer).await,
-        Request::Info => answer(&mut writer, Ok(Reply::Info(info(agent)))).await,
-        Request::Configure(request) => answer(&mut writer, configure(agent, &request)).await,
+        Request::Info => send_reply(&mut writer, Ok(Reply::Info(info(agent)))).await,
+        Request::Configure(request) => send_reply(&mut writer, configure(agent, &request)).await,
     };
     if outcome.is_ok() && writer.shutdown().await.is_ok() {
-        // Hanging up first would throw away what the client has not read yet, and
-        // there may be megabytes of it.
-        let _ = timeout(READING, drain(&mut reader)).await;
+        // Closing the connection first would discard data that the client has not read
+        // yet, possibly megabytes.
+        let _ = timeout(DRAIN_TIMEOUT, drain(&mut reader)).await;
     }
 }
 
-/// Agrees on a version and reads the request. `None`: it has been refused.
-async fn greet<R, W>(
+/// Agrees on a version and reads the request. Returns `None` if the client was
+/// refused.
+async fn handshake<R, W>(
     reader: &mut FrameReader<R>,
     writer: &mut FrameWriter<W>,
 ) -> Result<Option<Request>, CodecError>
@@ -100,7 +102,7 @@ where
         writer.send(&Frame::Failed(failure)).await?;
         return Ok(None);
     };
-    writer.queue(&Frame::Welcome(Welcome { version, agent: release() }))?;
+    writer.queue(&Frame::Welcome(Welcome { version, agent: agent_version() }))?;
     match reader.next().await {
         Ok(Some(Frame::Request(request))) => Ok(Some(request)),
         Err(CodecError::Payload { source, .. }) => {
@@ -113,7 +115,7 @@ where
     }
 }
 
-async fn answer<W: tokio::io::AsyncWrite + Unpin>(
+async fn send_reply<W: tokio::io::AsyncWrite + Unpin>(
     writer: &mut FrameWriter<W>,
     outcome: Result<Reply, Failure>,
 ) -> Result<(), CodecError> {
@@ -139,10 +141,10 @@ fn info(agent: &Agent) -> Info {
     let disk_used = rustix::fs::statvfs("/")
         .map_or(0, |fs| (fs.f_blocks.saturating_sub(fs.f_bfree)) * fs.f_frsize);
     Info {
-        agent: release(),
+        agent: agent_version(),
         execs: agent.execs.get(),
         processes: u32::try_from(processes).unwrap_or(u32::MAX),
-        pids: agent.groups.count(),
+        pids: agent.cgroups.count(),
         disk_used,
     }
 }
@@ -156,31 +158,33 @@ fn configure(agent: &Agent, request: &Configure) -> Result<Reply, Failure> {
         rustix::system::sethostname(hostname.as_bytes())
             .map_err(|error| failed("the host name", error.into()))?;
         match hosts::set(hostname) {
-            // What a guest made of `/etc` is its own affair.
+            // After a restore, `/etc` may be in any state that the guest left it in.
             Err(_) if request.restored => {}
             outcome => outcome.map_err(|error| failed("/etc/hosts", error))?,
         }
     }
     if let Some(pids) = request.pids {
-        agent.groups.limit(pids).map_err(|error| failed("the limit of processes", error))?;
+        agent.cgroups.limit(pids).map_err(|error| failed("the limit of processes", error))?;
     }
     if let Some(vcpus) = request.vcpus {
         limit_cpus(vcpus).map_err(|error| failed("the number of CPUs", error))?;
     }
     if let Some(nameserver) = request.nameserver {
-        resolve_by(nameserver).map_err(|error| failed("its resolver", error))?;
+        set_nameserver(nameserver).map_err(|error| failed("the resolver", error))?;
     }
     if request.restored {
         agent.restores.set(agent.restores.get() + 1);
-        // For programs that want to know: another content means another life.
-        if let Err(error) = instance(request.hostname.as_deref().unwrap_or_default()) {
-            return Err(failed("the mark of a new life", error));
+        // The content of this file differs after each restore, for programs that need
+        // to detect one.
+        if let Err(error) = write_instance_file(request.hostname.as_deref().unwrap_or_default()) {
+            return Err(failed("the instance number", error));
         }
     }
     Ok(Reply::Done)
 }
 
-/// Has this process and what it starts from now on run on the first CPUs only.
+/// Restricts this process and the processes that it starts from now on to the first
+/// CPUs.
 fn limit_cpus(count: u32) -> std::io::Result<()> {
     let mut set = CpuSet::new();
     for cpu in 0..(count as usize).min(CpuSet::MAX_CPU) {
@@ -189,8 +193,8 @@ fn limit_cpus(count: u32) -> std::io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// What is there may be a link to where no file is.
-fn resolve_by(nameserver: std::net::Ipv4Addr) -> std::io::Result<()> {
+/// Replaces `/etc/resolv.conf`, which may be a dangling link.
+fn set_nameserver(nameserver: std::net::Ipv4Addr) -> std::io::Result<()> {
     std::fs::create_dir_all("/etc")?;
     let text = format!("nameserver {nameserver}\n");
     files::replace("/etc/resolv.conf".as_ref(), text.as_bytes())
@@ -198,15 +202,15 @@ fn resolve_by(nameserver: std::net::Ipv4Addr) -> std::io::Result<()> {
 
 /// Writes `/run/isorun/instance`: the sandbox's name, and a number that differs
 /// after each restore.
-fn instance(name: &str) -> std::io::Result<()> {
-    let folder = std::path::Path::new("/run/isorun");
-    std::fs::create_dir_all(folder)?;
+fn write_instance_file(name: &str) -> std::io::Result<()> {
+    let dir = std::path::Path::new("/run/isorun");
+    std::fs::create_dir_all(dir)?;
     let mut number = [0; 8];
     rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())?;
     let text = format!("{name} {:016x}\n", u64::from_le_bytes(number));
-    files::replace(&folder.join("instance"), text.as_bytes())
+    files::replace(&dir.join("instance"), text.as_bytes())
 }
 
-fn release() -> String {
+fn agent_version() -> String {
     env!("CARGO_PKG_VERSION").to_owned()
 }

@@ -1,4 +1,4 @@
-//! One program, from its start to its last word.
+//! One program, from its start to its exit status.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -13,25 +13,26 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use isorun_agent::codec::{CHUNK, CodecError, Frame, FrameReader, FrameWriter};
-use isorun_agent::protocol::{Exec, Failure, FailureKind, STDIN_WINDOW, Status};
+use isorun_agent::codec::{CHUNK_BYTES, CodecError, Frame, FrameReader, FrameWriter};
+use isorun_agent::protocol::{Exec, Failure, FailureKind, STDIN_WINDOW_BYTES, Status};
 
 use super::Agent;
-use super::groups::Group;
+use super::cgroups::Cgroup;
 use super::proc;
 use super::reaper::OnStop;
 use super::sessions::{self, Deadline, Session};
 use super::spawn::{self, Spawned};
 
-/// What a terminal takes for Ctrl-Z unless told otherwise.
-const SUSPEND: u8 = 0x1a;
-/// How long after a Ctrl-Z processes that it has stopped are looked for.
+/// The byte that a terminal interprets as Ctrl-Z by default.
+const CTRL_Z: u8 = 0x1a;
+/// The delay between a typed Ctrl-Z and the search for processes that it has
+/// stopped.
 const STOP_CHECK_DELAY: Duration = Duration::from_millis(100);
 
-/// Runs a program for a connection, to the end of both.
+/// Runs a program for a connection, until both have ended.
 ///
-/// When the connection ends first, or says what makes no sense, the program is
-/// killed with all that it has started.
+/// If the connection ends first, or sends an invalid frame, the program is killed
+/// with all processes that it has started.
 pub async fn run<R, W>(
     agent: &Rc<Agent>,
     exec: &Exec,
@@ -50,10 +51,10 @@ where
     serve(agent, running, reader, writer).await
 }
 
-/// Goes on with a program for a connection.
+/// Serves a connection with a program that runs already.
 pub async fn serve<R, W>(
     agent: &Rc<Agent>,
-    mut running: Running,
+    mut running: RunningProgram,
     reader: &mut FrameReader<R>,
     writer: &mut FrameWriter<W>,
 ) -> Result<(), CodecError>
@@ -63,125 +64,126 @@ where
 {
     let outcome = running.serve(agent, reader, writer).await;
     match (outcome, &running.token) {
-        (Ok(Outcome::Detached), Some(token)) => {
+        (Ok(ExecOutcome::Detached), Some(token)) => {
             let token = token.clone();
             sessions::keep(agent, token, Session::Program(Box::new(running)));
             Ok(())
         }
         (outcome, _) => {
             if outcome.is_err() {
-                agent.groups.kill(&running.group).await;
+                agent.cgroups.kill(&running.cgroup).await;
             }
-            running.forget(agent);
+            running.finish(agent);
             outcome.map(|_| ())
         }
     }
 }
 
-fn start(agent: &Agent, exec: &Exec) -> Result<Running, Failure> {
+fn start(agent: &Agent, exec: &Exec) -> Result<RunningProgram, Failure> {
     if let Some(token) = &exec.token {
-        sessions::check(token)?;
+        sessions::check_token(token)?;
     }
-    let group = new_group(agent)?;
-    match spawn::spawn(exec, &agent.groups, &group) {
-        Ok(spawned) => Ok(Running {
+    let cgroup = new_cgroup(agent)?;
+    match spawn::spawn(exec, &agent.cgroups, &cgroup) {
+        Ok(spawned) => Ok(RunningProgram {
             token: exec.token.clone(),
             ended: agent.reaper.watch(spawned.watched, OnStop::ContinueGroup),
-            group,
+            cgroup,
             program: Program::new(
                 spawned,
                 exec.timeout_ms.map(|ms| agent.sessions.deadline(Duration::from_millis(ms))),
             ),
         }),
         Err(failure) => {
-            agent.groups.release(group);
+            agent.cgroups.release(cgroup);
             Err(failure)
         }
     }
 }
 
-/// A group for one more program, if there is room for one.
-pub fn new_group(agent: &Agent) -> Result<Group, Failure> {
-    if !agent.groups.have_room() {
+/// Creates a cgroup for one more program, if the limit of processes allows one.
+pub fn new_cgroup(agent: &Agent) -> Result<Cgroup, Failure> {
+    if !agent.cgroups.has_room() {
         return Err(Failure {
             kind: FailureKind::NoResources,
-            message: "the sandbox has as many processes as it may have".to_owned(),
+            message: "the sandbox has reached its limit of processes".to_owned(),
         });
     }
-    agent.groups.make().map_err(|error| Failure {
+    agent.cgroups.create().map_err(|error| Failure {
         kind: FailureKind::NoResources,
-        message: format!("cannot make a group for the program: {error}"),
+        message: format!("cannot create a control group for the program: {error}"),
     })
 }
 
-/// A program, its group, and who learns of its end.
-pub struct Running {
+/// A program, its cgroup, and the receiver of its exit status.
+pub struct RunningProgram {
     token: Option<String>,
-    group: Group,
+    cgroup: Cgroup,
     ended: oneshot::Receiver<Status>,
     program: Program,
 }
 
-enum Outcome {
-    Over,
+enum ExecOutcome {
+    Finished,
     Detached,
 }
 
-impl Running {
+impl RunningProgram {
     async fn serve<R, W>(
         &mut self,
         agent: &Agent,
         reader: &mut FrameReader<R>,
         writer: &mut FrameWriter<W>,
-    ) -> Result<Outcome, CodecError>
+    ) -> Result<ExecOutcome, CodecError>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
         let mut frozen = self.token.as_ref().map(|_| agent.sessions.frozen());
         let program = &mut self.program;
-        program.serve(agent, &self.group, &mut self.ended, frozen.as_mut(), reader, writer).await
+        program.serve(agent, &self.cgroup, &mut self.ended, frozen.as_mut(), reader, writer).await
     }
 
-    /// Resolves when its time is over, once.
+    /// Resolves once when its time limit is reached.
     pub async fn deadline(&self, agent: &Agent) {
         let deadline = self.program.deadline.filter(|_| !self.program.timed_out);
         agent.sessions.until(deadline).await;
     }
 
-    /// Kills it for that.
-    pub async fn time_is_over(&mut self, agent: &Agent) {
+    /// Kills it at its time limit.
+    pub async fn kill_at_deadline(&mut self, agent: &Agent) {
         self.program.timed_out = true;
-        agent.groups.kill(&self.group).await;
+        agent.cgroups.kill(&self.cgroup).await;
     }
 
-    /// Nobody listens any more: it goes on, as far as its time allows.
-    pub async fn let_go(mut self, agent: &Agent) {
-        self.program.let_go();
+    /// Lets it continue without a client, up to its time limit, and discards its
+    /// output.
+    pub async fn release(mut self, agent: &Agent) {
+        self.program.discard_output();
         tokio::select! {
             _ = &mut self.ended => {}
             () = agent.sessions.until(self.program.deadline) => {
-                agent.groups.kill(&self.group).await;
+                agent.cgroups.kill(&self.cgroup).await;
             }
         }
-        self.forget(agent);
+        self.finish(agent);
     }
 
-    fn forget(mut self, agent: &Agent) {
-        self.program.let_go();
-        agent.groups.release(self.group);
+    fn finish(mut self, agent: &Agent) {
+        self.program.discard_output();
+        agent.cgroups.release(self.cgroup);
         agent.execs.set(agent.execs.get() - 1);
     }
 }
 
 struct Program {
     pid: Pid,
-    /// The process that keeps its terminal, if it has one.
+    /// The process that keeps its terminal, if it has one, or else the program.
     keeper: Pid,
-    /// When to look for processes that a typed Ctrl-Z has stopped.
+    /// The time to search for processes that a typed Ctrl-Z has stopped.
     stop_check: Option<Instant>,
     stdin: Option<Sender>,
-    /// What was sent and not taken, never more than the window.
+    /// The input that was received and not written, never more than the window.
     unread: VecDeque<Bytes>,
     unread_bytes: usize,
     stdin_ended: bool,
@@ -210,17 +212,17 @@ impl Program {
         }
     }
 
-    /// Carries everything both ways until the program has ended and its output
+    /// Transfers frames in both directions until the program has exited and its output
     /// is delivered.
     async fn serve<R, W>(
         &mut self,
         agent: &Agent,
-        group: &Group,
+        cgroup: &Cgroup,
         ended: &mut oneshot::Receiver<Status>,
         mut frozen: Option<&mut watch::Receiver<bool>>,
         reader: &mut FrameReader<R>,
         writer: &mut FrameWriter<W>,
-    ) -> Result<Outcome, CodecError>
+    ) -> Result<ExecOutcome, CodecError>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -231,23 +233,23 @@ impl Program {
         while status.is_none() {
             let idle = writer.is_empty();
             tokio::select! {
-                // The order is that of urgency, and the last thing to be seen
-                // is the end: what was written before it goes first.
+                // In order of urgency. The exit is checked last: output that was
+                // written before it is sent first.
                 biased;
                 frame = reader.next() => match frame? {
-                    Some(frame) => self.obey(frame)?,
+                    Some(frame) => self.handle_frame(frame)?,
                     None => return Err(CodecError::Truncated),
                 },
                 () = agent.sessions.until(self.deadline), if !self.timed_out => {
                     self.timed_out = true;
-                    agent.groups.kill(group).await;
+                    agent.cgroups.kill(cgroup).await;
                 }
-                () = freezing(frozen.as_deref_mut()), if idle => {
+                () = until_frozen(frozen.as_deref_mut()), if idle => {
                     return self.detach(reader, writer).await;
                 }
                 () = until(self.stop_check), if self.stop_check.is_some() => {
                     self.stop_check = None;
-                    self.continue_stopped(group);
+                    self.continue_stopped(cgroup);
                 }
                 flushed = writer.flush(), if !idle => flushed?,
                 taken = write(self.stdin.as_mut(), self.unread.front()), if !self.unread.is_empty() => {
@@ -268,13 +270,13 @@ impl Program {
                 end = &mut *ended => status = Some(end.unwrap_or(Status::Signal(9))),
             }
         }
-        // What it wrote is in the pipes by now. What others of its group write
-        // later is not waited for.
+        // All of its output is in the pipes by now. Later output of other processes in
+        // its cgroup is not waited for.
         for (pipe, frame) in [
             (self.stdout.as_ref(), Frame::Stdout as fn(Bytes) -> Frame),
             (self.stderr.as_ref(), Frame::Stderr),
         ] {
-            let mut budget = 16 * 1024 * 1024 / CHUNK;
+            let mut budget = 16 * 1024 * 1024 / CHUNK_BYTES;
             while let Some(bytes) = pipe.and_then(read_now) {
                 deliver(reader, writer, &frame(bytes)).await?;
                 budget -= 1;
@@ -289,15 +291,16 @@ impl Program {
             None => Status::Signal(9),
         };
         deliver(reader, writer, &Frame::Exited(status)).await?;
-        Ok(Outcome::Over)
+        Ok(ExecOutcome::Finished)
     }
 
-    /// Says farewell, and takes what the client had sent before it read that.
+    /// Sends the detach frame, and handles the frames that the client sent before it
+    /// read that.
     async fn detach<R, W>(
         &mut self,
         reader: &mut FrameReader<R>,
         writer: &mut FrameWriter<W>,
-    ) -> Result<Outcome, CodecError>
+    ) -> Result<ExecOutcome, CodecError>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -305,22 +308,22 @@ impl Program {
         writer.send(&Frame::Detach).await?;
         loop {
             match reader.next().await?.ok_or(CodecError::Truncated)? {
-                Frame::Detach => return Ok(Outcome::Detached),
-                frame => self.obey(frame)?,
+                Frame::Detach => return Ok(ExecOutcome::Detached),
+                frame => self.handle_frame(frame)?,
             }
         }
     }
 
-    /// Does what the client says while the program runs.
-    fn obey(&mut self, frame: Frame) -> Result<(), CodecError> {
+    /// Handles a frame of the client while the program runs.
+    fn handle_frame(&mut self, frame: Frame) -> Result<(), CodecError> {
         match frame {
             Frame::Stdin(bytes) => {
                 self.unread_bytes += bytes.len();
-                if self.unread_bytes > STDIN_WINDOW {
+                if self.unread_bytes > STDIN_WINDOW_BYTES {
                     return Err(CodecError::TooLong(self.unread_bytes));
                 }
                 if !bytes.is_empty() && self.stdin.is_some() && !self.stdin_ended {
-                    if self.terminal.is_some() && bytes.contains(&SUSPEND) {
+                    if self.terminal.is_some() && bytes.contains(&CTRL_Z) {
                         self.stop_check = Some(Instant::now() + STOP_CHECK_DELAY);
                     }
                     self.unread.push_back(bytes);
@@ -334,14 +337,15 @@ impl Program {
             }
             Frame::Signal(number) => {
                 if let Some(signal) = i32::try_from(number).ok().and_then(Signal::from_named_raw) {
-                    // It may have ended just now.
+                    // It may have exited just now.
                     let _ = kill_process_group(self.pid, signal);
                 }
             }
             Frame::Resize(size) => {
                 if let Some(terminal) = &self.terminal {
                     spawn::resize(terminal, size)?;
-                    // It tells the foreground. It may have ended just now.
+                    // The keeper signals the foreground process group. It may have
+                    // exited just now.
                     let _ = kill_process(self.keeper, Signal::WINCH);
                 }
             }
@@ -350,19 +354,20 @@ impl Program {
         Ok(())
     }
 
-    /// Continues what a typed Ctrl-Z has stopped in the program's own process
-    /// group, which nobody could continue by hand. The keeper does that when the
-    /// program itself stops; here it may have handled the signal, and a child of
-    /// it has not. Jobs of a shell are in groups of their own.
-    fn continue_stopped(&self, group: &Group) {
-        for pid in group.members() {
+    /// Continues processes in the program's own process group that a typed Ctrl-Z has
+    /// stopped, since no user could continue them. The keeper does that when the
+    /// program itself stops. Here the program may have handled the signal, but a child
+    /// of it was stopped. Jobs of a shell are in process groups of their own.
+    fn continue_stopped(&self, cgroup: &Cgroup) {
+        for pid in cgroup.members() {
             if getpgid(Some(pid)) == Ok(self.pid) && proc::state(pid) == Some('T') {
                 let _ = kill_process(pid, Signal::CONT);
             }
         }
     }
 
-    /// The program took some of its input, or will take no more.
+    /// Accounts for input that the program has read, or discards the input if it reads
+    /// no more.
     fn taken<W: AsyncWrite + Unpin>(
         &mut self,
         taken: io::Result<usize>,
@@ -378,8 +383,8 @@ impl Program {
                 }
                 count
             }
-            // Nobody reads. The rest goes nowhere, so that the client does not
-            // wait for room.
+            // The read end is closed. The rest is discarded, so that the client does
+            // not wait for the window.
             Err(_) => {
                 self.stdin = None;
                 self.unread.clear();
@@ -394,7 +399,7 @@ impl Program {
     fn end_stdin(&mut self) {
         if self.stdin_ended && self.unread.is_empty() {
             match &self.terminal {
-                // A terminal has no end; this is what a person would type.
+                // A terminal cannot be closed for input; this is Ctrl-D.
                 Some(terminal) => {
                     let _ = rustix::io::write(terminal, b"\x04");
                 }
@@ -403,26 +408,26 @@ impl Program {
         }
     }
 
-    /// What the program has left running may go on writing: to nowhere.
-    fn let_go(&mut self) {
+    /// Discards the output of processes that the program has left running.
+    fn discard_output(&mut self) {
         if self.terminal.is_some() {
             return;
         }
         for pipe in [self.stdout.take(), self.stderr.take()].into_iter().flatten() {
-            swallow(pipe);
+            discard(pipe);
         }
     }
 }
 
-/// Reads a pipe to its end, for nobody.
-pub fn swallow(mut pipe: Receiver) {
+/// Reads a pipe to its end and discards the bytes.
+pub fn discard(mut pipe: Receiver) {
     tokio::task::spawn_local(async move {
         let mut buffer = vec![0; 4096];
         while matches!(pipe.read(&mut buffer).await, Ok(1..)) {}
     });
 }
 
-/// Sends a frame, unless the client goes away before it takes it.
+/// Sends a frame, unless the client disconnects before it reads it.
 pub async fn deliver<R, W>(
     reader: &mut FrameReader<R>,
     writer: &mut FrameWriter<W>,
@@ -436,7 +441,7 @@ where
     loop {
         tokio::select! {
             flushed = writer.flush() => return flushed,
-            // The program has ended: what is said to it comes too late.
+            // Frames for the program arrive too late: it has exited.
             frame = reader.next() => if frame?.is_none() {
                 return Err(CodecError::Truncated);
             },
@@ -451,8 +456,8 @@ pub async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// Resolves when everything is to be detached.
-pub async fn freezing(frozen: Option<&mut watch::Receiver<bool>>) {
+/// Resolves when the sandbox is frozen and sessions have to be detached.
+pub async fn until_frozen(frozen: Option<&mut watch::Receiver<bool>>) {
     match frozen {
         Some(frozen) => {
             // It cannot be closed: the agent has the sender.
@@ -464,7 +469,7 @@ pub async fn freezing(frozen: Option<&mut watch::Receiver<bool>>) {
 
 pub async fn read(pipe: Option<&mut Receiver>, buffer: &mut BytesMut) -> io::Result<usize> {
     let Some(pipe) = pipe else { return std::future::pending().await };
-    buffer.reserve(CHUNK);
+    buffer.reserve(CHUNK_BYTES);
     pipe.read_buf(buffer).await
 }
 
@@ -473,10 +478,10 @@ async fn write(pipe: Option<&mut Sender>, bytes: Option<&Bytes>) -> io::Result<u
     pipe.write(bytes).await
 }
 
-/// What is in a pipe now. The runtime may not have heard of it yet, so this asks
-/// the system.
+/// Reads the bytes that are in a pipe now. The runtime may not know of them yet, so
+/// this calls the system directly.
 pub fn read_now(pipe: &Receiver) -> Option<Bytes> {
-    let mut buffer = vec![0; CHUNK];
+    let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         match rustix::io::read(pipe.as_fd(), &mut buffer) {
             Ok(0) => return None,

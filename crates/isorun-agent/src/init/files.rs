@@ -1,16 +1,15 @@
-//! Files, for clients outside of the sandbox.
+//! File operations for clients outside the sandbox.
 //!
-//! Paths are those of the sandbox, with its own symbolic links: there is nothing
-//! else that the agent could reach. Regular files are read and written on the
-//! agent's thread, since that never waits for a guest; anything else that could
-//! make it wait, such as a named pipe, is refused. So nothing is opened for
-//! which that could be a named pipe by now: what is read is opened without
-//! waiting, and what is written is a new file, under a name that nobody knows
-//! beforehand.
+//! Paths are those of the sandbox, with its own symbolic links: the agent cannot
+//! reach any other file. Regular files are read and written on the agent's thread,
+//! since that never waits for a guest. Anything else that could block, such as a
+//! named pipe, is refused. A file may be replaced by a named pipe at any moment, so
+//! files are opened for reading without blocking, and written as a new file with an
+//! unpredictable name.
 //!
-//! A program of the sandbox may exchange folders for links at any moment. What
-//! is made is given its owner and permissions through the descriptor that it was
-//! made with, and not once more by its path.
+//! A program of the sandbox may replace directories with links at any moment. So
+//! the owner and permissions of a new file are set through the descriptor with
+//! which it was created, and not by its path.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata as FsMetadata, OpenOptions, Permissions};
@@ -23,7 +22,7 @@ use std::path::{Component, Path, PathBuf};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use isorun_agent::codec::{CHUNK, CodecError, Frame, FrameReader, FrameWriter};
+use isorun_agent::codec::{CHUNK_BYTES, CodecError, Frame, FrameReader, FrameWriter};
 use isorun_agent::protocol::{
     Entry, Failure, FailureKind, FileKind, Metadata, Name, Reply, WriteFile,
 };
@@ -33,17 +32,19 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use super::remove::remove_tree;
 use super::users::{self, User};
 
-const ENTRIES_IN_A_FRAME: usize = 1000;
-/// How a folder is opened to work in it.
-const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-/// What keeps the opening of a file from waiting, and a terminal from being ours.
-const AT_ONCE: i32 = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits().cast_signed();
-/// Names that are tried for a new file.
+const MAX_ENTRIES_PER_FRAME: usize = 1000;
+/// The flags with which a directory is opened to operate in it.
+const DIR_FLAGS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+/// The flags that keep opening a file from blocking, and a terminal from becoming
+/// the controlling terminal.
+const NONBLOCKING_FLAGS: i32 = OFlags::NONBLOCK.union(OFlags::NOCTTY).bits().cast_signed();
+/// The maximum number of names that are tried for a new file.
 const MAX_ATTEMPTS: u32 = 16;
-const DEFAULT_DIR: u32 = 0o755;
-const DEFAULT_FILE: u32 = 0o644;
+const DEFAULT_DIR_MODE: u32 = 0o755;
+const DEFAULT_FILE_MODE: u32 = 0o644;
 
-/// Writes a file beside its place, and puts it there when all has arrived.
+/// Writes a new file in the same directory, and renames it when all data has
+/// arrived.
 pub async fn write<R, W>(
     request: &WriteFile,
     reader: &mut FrameReader<R>,
@@ -57,7 +58,7 @@ where
         Ok(draft) => draft,
         Err(failure) => return writer.send(&Frame::Failed(failure)).await,
     };
-    // The welcome: the client waits for it before it sends anything.
+    // Sends the welcome: the client waits for it before it sends anything.
     writer.flush().await?;
     let mut bytes = 0u64;
     loop {
@@ -75,14 +76,14 @@ where
         }
     }
     writer
-        .send(&match draft.keep() {
+        .send(&match draft.commit() {
             Ok(()) => Frame::Reply(Reply::Written { bytes }),
             Err(failure) => Frame::Failed(failure),
         })
         .await
 }
 
-/// Sends a file.
+/// Sends the content of a file.
 pub async fn read<W>(path: &Name, writer: &mut FrameWriter<W>) -> Result<(), CodecError>
 where
     W: AsyncWrite + Unpin,
@@ -92,7 +93,7 @@ where
         Err(failure) => return writer.send(&Frame::Failed(failure)).await,
     };
     writer.send(&Frame::Reply(Reply::File(describe(&metadata)))).await?;
-    let mut buffer = vec![0; CHUNK];
+    let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         match file.read(&mut buffer) {
             Ok(0) => return writer.send(&Frame::DataEnd).await,
@@ -109,27 +110,27 @@ where
     }
 }
 
-/// Sends the names in a folder.
+/// Sends the names in a directory.
 pub async fn list<W>(path: &Name, writer: &mut FrameWriter<W>) -> Result<(), CodecError>
 where
     W: AsyncWrite + Unpin,
 {
-    let folder = to_path(path);
+    let dir = to_path(path);
     let names = match check(path)
-        .and_then(|()| fs::read_dir(&folder).map_err(|error| failed("list", &folder, &error)))
+        .and_then(|()| fs::read_dir(&dir).map_err(|error| failed("list", &dir, &error)))
     {
         Ok(names) => names,
         Err(failure) => return writer.send(&Frame::Failed(failure)).await,
     };
     let mut part = Vec::new();
     for entry in names.flatten() {
-        // Gone since.
+        // Removed since.
         let Ok(metadata) = entry.metadata() else { continue };
         let name = Name::from(entry.file_name().into_vec());
         part.push(Entry { name, metadata: describe(&metadata) });
-        if part.len() == ENTRIES_IN_A_FRAME {
+        if part.len() == MAX_ENTRIES_PER_FRAME {
             writer.send(&Frame::Reply(Reply::Entries(std::mem::take(&mut part)))).await?;
-            // A folder of a million names is not all that the agent has to do.
+            // Other connections get their turn while a large directory is listed.
             tokio::task::yield_now().await;
         }
     }
@@ -139,7 +140,7 @@ where
     writer.send(&Frame::Reply(Reply::Entries(Vec::new()))).await
 }
 
-/// What there is under a path.
+/// Returns the metadata of a file.
 pub fn stat(path: &Name) -> Result<Reply, Failure> {
     check(path)?;
     let path = to_path(path);
@@ -147,32 +148,33 @@ pub fn stat(path: &Name) -> Result<Reply, Failure> {
     Ok(Reply::Stat(describe(&metadata)))
 }
 
-/// Makes a folder and those above it.
+/// Creates a directory and its missing parents.
 pub fn make_dir(path: &Name, mode: Option<u32>, owner: Option<&str>) -> Result<Reply, Failure> {
     check(path)?;
     let owner = owner.map(|owner| users::find(Some(owner))).transpose()?;
     let path = to_path(path);
-    let folder = make_dirs(&path, owner.as_ref())?;
-    if let (Some(mode), Some(made)) = (mode, folder.made) {
-        made.set_permissions(Permissions::from_mode(mode & 0o7777))
+    let dir = create_dirs(&path, owner.as_ref())?;
+    if let (Some(mode), Some(created)) = (mode, dir.created) {
+        created
+            .set_permissions(Permissions::from_mode(mode & 0o7777))
             .map_err(|error| failed("set the permissions of", &path, &error))?;
     }
     Ok(Reply::Done)
 }
 
-/// Removes a file, or a folder with all that is in it.
+/// Removes a file, or a directory with its contents.
 pub async fn remove(path: Name) -> Result<Reply, Failure> {
     check(&path)?;
-    // A large folder takes long.
+    // Removing a large directory takes long.
     let removing = tokio::task::spawn_blocking(move || {
         let path = to_path(&path);
-        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(refusal(FailureKind::Invalid, &path, "it cannot be removed"));
         };
-        let folder = rustix::fs::open(folder, FOLDER, Mode::empty());
-        let removed = folder.map_err(io::Error::from).and_then(|folder| {
-            rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            remove_tree(folder.as_fd(), name)
+        let dir = rustix::fs::open(dir, DIR_FLAGS, Mode::empty());
+        let removed = dir.map_err(io::Error::from).and_then(|dir| {
+            rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            remove_tree(dir.as_fd(), name)
         });
         removed.map_err(|error| failed("remove", &path, &error))
     });
@@ -184,30 +186,30 @@ pub async fn remove(path: Name) -> Result<Reply, Failure> {
     }
 }
 
-/// Puts a file of the agent's in its place, whatever is there.
+/// Replaces a file with one of the agent's, whatever its path refers to.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let folder = rustix::fs::open(folder, FOLDER, Mode::empty())?;
-    let mut draft = NewFile::make(folder)?;
+    let dir = rustix::fs::open(dir, DIR_FLAGS, Mode::empty())?;
+    let mut draft = NewFile::create(dir)?;
     draft.file.write_all(content)?;
-    draft.file.set_permissions(Permissions::from_mode(DEFAULT_FILE))?;
+    draft.file.set_permissions(Permissions::from_mode(DEFAULT_FILE_MODE))?;
     draft.rename(name)
 }
 
-/// A file under a name that nobody knew beforehand. Dropped before it is
-/// renamed, it is removed.
+/// A file with an unpredictable name. It is removed if it is dropped before it is
+/// renamed.
 struct NewFile {
     file: File,
-    folder: OwnedFd,
+    dir: OwnedFd,
     name: OsString,
     renamed: bool,
 }
 
 impl NewFile {
-    fn make(folder: OwnedFd) -> io::Result<Self> {
-        // Never one that is there already: that could be anything.
+    fn create(dir: OwnedFd) -> io::Result<Self> {
+        // Never opens an existing file, which could be of any type.
         let flags = OFlags::WRONLY
             | OFlags::CREATE
             | OFlags::EXCL
@@ -219,8 +221,8 @@ impl NewFile {
             rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())?;
             let number = u128::from_le_bytes(number);
             let name = OsString::from(format!(".isorun-{number:032x}.part"));
-            match rustix::fs::openat(&folder, &*name, flags, Mode::from_raw_mode(0o600)) {
-                Ok(fd) => return Ok(Self { file: fd.into(), folder, name, renamed: false }),
+            match rustix::fs::openat(&dir, &*name, flags, Mode::from_raw_mode(0o600)) {
+                Ok(fd) => return Ok(Self { file: fd.into(), dir, name, renamed: false }),
                 Err(rustix::io::Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -229,7 +231,7 @@ impl NewFile {
     }
 
     fn rename(mut self, name: &OsStr) -> io::Result<()> {
-        rustix::fs::renameat(&self.folder, &*self.name, &self.folder, name)?;
+        rustix::fs::renameat(&self.dir, &*self.name, &self.dir, name)?;
         self.renamed = true;
         Ok(())
     }
@@ -239,7 +241,7 @@ impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.renamed {
             // A guest may have removed it already.
-            let _ = rustix::fs::unlinkat(&self.folder, &*self.name, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(&self.dir, &*self.name, AtFlags::empty());
         }
     }
 }
@@ -257,23 +259,24 @@ impl Draft {
         let asked = to_path(&request.path);
         let (target, before) = match fs::metadata(&asked) {
             Ok(metadata) => {
-                only_a_file(&asked, &metadata)?;
+                check_regular_file(&asked, &metadata)?;
                 let target =
                     fs::canonicalize(&asked).map_err(|error| failed("find", &asked, &error))?;
                 (target, Some(metadata))
             }
             Err(_) => (asked, None),
         };
-        let (Some(folder), Some(_)) = (target.parent(), target.file_name()) else {
-            return Err(refusal(FailureKind::IsADirectory, &target, "it is a folder"));
+        let (Some(dir), Some(_)) = (target.parent(), target.file_name()) else {
+            return Err(refusal(FailureKind::IsADirectory, &target, "it is a directory"));
         };
         if request.path.as_bytes().ends_with(b"/") {
             return Err(refusal(FailureKind::IsADirectory, &target, "it ends with a slash"));
         }
-        let folder = make_dirs(folder, owner.as_ref())?.folder;
-        let new = NewFile::make(folder).map_err(|error| failed("write", &target, &error))?;
+        let dir = create_dirs(dir, owner.as_ref())?.dir;
+        let new = NewFile::create(dir).map_err(|error| failed("write", &target, &error))?;
         let draft = Self { new, target };
-        let mode = request.mode.or(before.as_ref().map(FsMetadata::mode)).unwrap_or(DEFAULT_FILE);
+        let mode =
+            request.mode.or(before.as_ref().map(FsMetadata::mode)).unwrap_or(DEFAULT_FILE_MODE);
         let (uid, gid) = match (&owner, &before) {
             (Some(owner), _) => (owner.uid, owner.gid),
             (None, Some(before)) => (before.uid(), before.gid()),
@@ -286,7 +289,7 @@ impl Draft {
         Ok(draft)
     }
 
-    fn keep(self) -> Result<(), Failure> {
+    fn commit(self) -> Result<(), Failure> {
         let name = self.target.file_name().unwrap_or_default();
         self.new.rename(name).map_err(|error| failed("write", &self.target, &error))
     }
@@ -295,23 +298,23 @@ impl Draft {
 fn open(path: &Name) -> Result<(File, FsMetadata), Failure> {
     check(path)?;
     let path = to_path(path);
-    // A device is not even opened...
+    // A device must not even be opened.
     let metadata = fs::metadata(&path).map_err(|error| failed("read", &path, &error))?;
-    only_a_file(&path, &metadata)?;
-    // ... unless it took the file's place just now.
+    check_regular_file(&path, &metadata)?;
+    // It may have replaced the file just now.
     let opened = OpenOptions::new()
         .read(true)
-        .custom_flags(AT_ONCE)
+        .custom_flags(NONBLOCKING_FLAGS)
         .open(&path)
         .and_then(|file| file.metadata().map(|metadata| (file, metadata)));
     let (file, metadata) = opened.map_err(|error| failed("read", &path, &error))?;
-    only_a_file(&path, &metadata)?;
+    check_regular_file(&path, &metadata)?;
     Ok((file, metadata))
 }
 
-fn only_a_file(path: &Path, metadata: &FsMetadata) -> Result<(), Failure> {
+fn check_regular_file(path: &Path, metadata: &FsMetadata) -> Result<(), Failure> {
     if metadata.is_dir() {
-        return Err(refusal(FailureKind::IsADirectory, path, "it is a folder"));
+        return Err(refusal(FailureKind::IsADirectory, path, "it is a directory"));
     }
     if !metadata.is_file() {
         return Err(refusal(FailureKind::NotAFile, path, "it is a device, pipe or socket"));
@@ -319,65 +322,65 @@ fn only_a_file(path: &Path, metadata: &FsMetadata) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A folder, and how it can be changed if it was made just now.
-struct Folder {
-    folder: OwnedFd,
-    made: Option<File>,
+/// An open directory, and a descriptor to change it if it was just created.
+struct OpenedDir {
+    dir: OwnedFd,
+    created: Option<File>,
 }
 
-/// Opens a folder, and makes it and those above it if they are missing. Each is
-/// opened from the one above, so that a deep path takes no longer than its length.
-fn make_dirs(path: &Path, owner: Option<&User>) -> Result<Folder, Failure> {
-    if let Ok(folder) = rustix::fs::open(path, FOLDER, Mode::empty()) {
-        return Ok(Folder { folder, made: None });
+/// Opens a directory, and creates it and its missing parents. Each is opened from
+/// its parent, so that the time for a deep path is linear in its length.
+fn create_dirs(path: &Path, owner: Option<&User>) -> Result<OpenedDir, Failure> {
+    if let Ok(dir) = rustix::fs::open(path, DIR_FLAGS, Mode::empty()) {
+        return Ok(OpenedDir { dir, created: None });
     }
     let fails = |error: io::Error| match error.kind() {
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-            refusal(FailureKind::NotADirectory, path, "part of it is not a folder")
+            refusal(FailureKind::NotADirectory, path, "part of it is not a directory")
         }
-        _ => failed("make the folder", path, &error),
+        _ => failed("create the directory", path, &error),
     };
-    let root = rustix::fs::open("/", FOLDER, Mode::empty());
+    let root = rustix::fs::open("/", DIR_FLAGS, Mode::empty());
     let mut here = root.map_err(|error| fails(error.into()))?;
-    let mut made = None;
+    let mut created = None;
     for part in path.components() {
         let name = match part {
             Component::ParentDir => OsStr::new(".."),
             Component::Normal(name) => name,
             _ => continue,
         };
-        made = None;
-        let next = match rustix::fs::openat(&here, name, FOLDER, Mode::empty()) {
+        created = None;
+        let next = match rustix::fs::openat(&here, name, DIR_FLAGS, Mode::empty()) {
             Err(rustix::io::Errno::NOENT) => {
-                let new = make_one(&here, name, owner).map_err(fails)?;
-                let opened = rustix::fs::openat(&new, ".", FOLDER, Mode::empty());
-                made = Some(new);
+                let new = create_dir(&here, name, owner).map_err(fails)?;
+                let opened = rustix::fs::openat(&new, ".", DIR_FLAGS, Mode::empty());
+                created = Some(new);
                 opened
             }
             opened => opened,
         };
         here = next.map_err(|error| fails(error.into()))?;
     }
-    Ok(Folder { folder: here, made })
+    Ok(OpenedDir { dir: here, created })
 }
 
-/// Makes a folder, and gives it to its owner through the descriptor of what was
-/// made.
-fn make_one(above: &OwnedFd, name: &OsStr, owner: Option<&User>) -> io::Result<File> {
-    match rustix::fs::mkdirat(above, name, Mode::from_raw_mode(DEFAULT_DIR)) {
-        // A dangling link, or somebody was faster.
+/// Creates a directory, and sets its owner through the descriptor of the new
+/// directory.
+fn create_dir(above: &OwnedFd, name: &OsStr, owner: Option<&User>) -> io::Result<File> {
+    match rustix::fs::mkdirat(above, name, Mode::from_raw_mode(DEFAULT_DIR_MODE)) {
+        // Otherwise it is a dangling link, or another process has created it.
         Err(error) if error != rustix::io::Errno::EXIST => Err(error.into()),
-        made => {
+        created => {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let folder = rustix::fs::openat(above, name, flags, Mode::empty());
-            let folder = File::from(folder.map_err(|_| io::ErrorKind::NotADirectory)?);
-            if made.is_ok() {
-                folder.set_permissions(Permissions::from_mode(DEFAULT_DIR))?;
+            let dir = rustix::fs::openat(above, name, flags, Mode::empty());
+            let dir = File::from(dir.map_err(|_| io::ErrorKind::NotADirectory)?);
+            if created.is_ok() {
+                dir.set_permissions(Permissions::from_mode(DEFAULT_DIR_MODE))?;
                 if let Some(owner) = owner {
-                    fchown(&folder, Some(owner.uid), Some(owner.gid))?;
+                    fchown(&dir, Some(owner.uid), Some(owner.gid))?;
                 }
             }
-            Ok(folder)
+            Ok(dir)
         }
     }
 }

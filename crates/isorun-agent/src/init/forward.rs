@@ -1,7 +1,7 @@
-//! A connection to a server that listens inside, as a stream of bytes.
+//! A connection to a server inside the sandbox, as a byte stream.
 //!
-//! The agent connects from within, so servers on the loopback address are
-//! reached as well. Each direction ends by itself, as on a real connection.
+//! The agent connects from inside, so servers on the loopback address are reachable
+//! as well. Each direction ends separately, as on a TCP connection.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,13 +12,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use isorun_agent::codec::{CHUNK, CodecError, Frame, FrameReader, FrameWriter};
-use isorun_agent::protocol::{Failure, FailureKind, PORT, Reply};
+use isorun_agent::codec::{CHUNK_BYTES, CodecError, Frame, FrameReader, FrameWriter};
+use isorun_agent::protocol::{AGENT_PORT, Failure, FailureKind, Reply};
 
-/// How long a server inside may take to accept.
-const CONNECT: Duration = Duration::from_secs(10);
+/// The time limit for a server inside to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connects, then carries `Data` both ways; each direction ends with `DataEnd`.
+/// Connects, then transfers `Data` in both directions; each direction ends with
+/// `DataEnd`.
 pub async fn run<R, W>(
     port: u16,
     reader: &mut FrameReader<R>,
@@ -39,13 +40,13 @@ where
             match reader.next().await? {
                 Some(Frame::Data(bytes)) => {
                     if to.write_all(&bytes).await.is_err() {
-                        // It does not listen any more, and may still speak.
+                        // The server does not read any more, but may still write.
                         continue;
                     }
                 }
                 Some(Frame::DataEnd) => {
                     let _ = to.shutdown().await;
-                    // Whatever comes now is the client's end.
+                    // Further bytes mean that the client has closed the connection.
                     while reader.next().await?.is_some() {}
                     return Err(CodecError::Truncated);
                 }
@@ -54,7 +55,7 @@ where
         }
     };
     let outward = async {
-        let mut buffer = vec![0; CHUNK / 2];
+        let mut buffer = vec![0; CHUNK_BYTES / 2];
         loop {
             match from.read(&mut buffer).await {
                 Ok(0) => break,
@@ -62,14 +63,15 @@ where
                     let bytes = Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default());
                     writer.send(&Frame::Data(bytes)).await?;
                 }
-                // A reset is told as one.
+                // A reset is reported as a reset.
                 Err(_) => return Err(CodecError::Truncated),
             }
         }
         writer.send(&Frame::DataEnd).await
     };
     tokio::pin!(inward, outward);
-    // The client hangs up when it has enough, the server when it has said all.
+    // The client ends the connection when it has enough, the server when it has sent
+    // all.
     tokio::select! {
         ended = &mut inward => ended,
         ended = &mut outward => ended,
@@ -78,15 +80,15 @@ where
 
 async fn connect(port: u16) -> Result<TcpStream, Failure> {
     let refused = |kind, message: String| Failure { kind, message };
-    if port == 0 || port == PORT {
-        return Err(refused(FailureKind::Invalid, format!("port {port} is not for servers")));
+    if port == 0 || port == AGENT_PORT {
+        return Err(refused(FailureKind::Invalid, format!("port {port} is reserved")));
     }
     let mut last = io::Error::from(io::ErrorKind::ConnectionRefused);
     for address in [
         SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
     ] {
-        match timeout(CONNECT, TcpStream::connect(address)).await {
+        match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
@@ -100,6 +102,6 @@ async fn connect(port: u16) -> Result<TcpStream, Failure> {
             FailureKind::NoResources,
             format!("the server on port {port} does not accept connections"),
         ),
-        _ => refused(FailureKind::NotFound, format!("nobody listens on port {port}")),
+        _ => refused(FailureKind::NotFound, format!("no server listens on port {port}")),
     })
 }

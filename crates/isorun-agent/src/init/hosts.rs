@@ -1,5 +1,5 @@
-//! The sandbox's own name in `/etc/hosts`: a program that resolves its hostname
-//! must not ask a resolver outside for it.
+//! Adds the sandbox's own name to `/etc/hosts`: a program that resolves its host
+//! name must not need a resolver outside.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -7,32 +7,33 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-const FILE: &str = "/etc/hosts";
-/// What our line ends with, so that the next name replaces it.
-const MARK: &str = "# this sandbox";
-/// Bytes of a file of the image or the guest that are kept.
+const HOSTS_FILE: &str = "/etc/hosts";
+/// The end of the agent's line, by which it is found and replaced.
+const LINE_MARKER: &str = "# this sandbox";
+/// The maximum size of an existing file whose content is kept, in bytes.
 const MAX_HOSTS_BYTES: u64 = 1 << 20;
 
-/// Makes `hostname` a name of the loopback address, on which servers are reached
-/// from outside, too. The rest of the file stays.
+/// Makes `hostname` a name of the loopback address, on which servers are reachable
+/// from outside, too. Keeps the rest of the file.
 pub fn set(hostname: &str) -> io::Result<()> {
     std::fs::create_dir_all("/etc")?;
-    let text = with_name(&read(Path::new(FILE)), hostname);
+    let text = with_name(&read(Path::new(HOSTS_FILE)), hostname);
     let mut number = [0; 8];
     rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty())?;
-    // A name that nobody can have taken, and a file that is new.
+    // A new file, with a name that no program can have taken.
     let draft = format!("/etc/.hosts.{:016x}", u64::from_le_bytes(number));
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(&draft, flags, Mode::from_raw_mode(0o644))?;
-    let written = File::from(file).write_all(&text).and_then(|()| std::fs::rename(&draft, FILE));
+    let written =
+        File::from(file).write_all(&text).and_then(|()| std::fs::rename(&draft, HOSTS_FILE));
     if written.is_err() {
         let _ = std::fs::remove_file(&draft);
     }
     written
 }
 
-/// The content of a plain file; nothing for what is none, or too long. Never
-/// waits: a guest can have put a FIFO there.
+/// Returns the content of a regular file; nothing if it is not one, or too long.
+/// Never blocks, since a guest may have created a FIFO there.
 fn read(path: &Path) -> Vec<u8> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let reading = || -> io::Result<Vec<u8>> {
@@ -46,11 +47,11 @@ fn read(path: &Path) -> Vec<u8> {
     reading().unwrap_or_default()
 }
 
-/// The text of `/etc/hosts` with this name in it, and with `localhost`.
+/// Returns the text of `/etc/hosts` with this name and `localhost` in it.
 fn with_name(old: &[u8], hostname: &str) -> Vec<u8> {
     let lines = old.split_inclusive(|byte| *byte == b'\n');
     let mut text: Vec<u8> = lines
-        .filter(|line| !line.trim_ascii_end().ends_with(MARK.as_bytes()))
+        .filter(|line| !line.trim_ascii_end().ends_with(LINE_MARKER.as_bytes()))
         .flatten()
         .copied()
         .collect();
@@ -64,7 +65,7 @@ fn with_name(old: &[u8], hostname: &str) -> Vec<u8> {
     if !has_localhost {
         text.extend_from_slice(b"127.0.0.1 localhost\n");
     }
-    text.extend_from_slice(format!("127.0.0.1 {hostname} {MARK}\n").as_bytes());
+    text.extend_from_slice(format!("127.0.0.1 {hostname} {LINE_MARKER}\n").as_bytes());
     text
 }
 
@@ -89,19 +90,19 @@ mod tests {
 
     #[test]
     fn what_is_no_plain_file_is_nothing() {
-        let folder = std::env::temp_dir().join(format!("isorun-hosts-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let (fifo, link, file) = (folder.join("fifo"), folder.join("link"), folder.join("file"));
+        let dir = std::env::temp_dir().join(format!("isorun-hosts-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let (fifo, link, file) = (dir.join("fifo"), dir.join("link"), dir.join("file"));
         let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
         assert!(made.success());
         std::fs::write(&file, "x").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
         assert_eq!(read(&file), b"x");
-        for path in [&fifo, &link, &folder, &folder.join("none")] {
+        for path in [&fifo, &link, &dir, &dir.join("none")] {
             assert_eq!(read(path), b"", "{}", path.display());
         }
         std::fs::write(&file, vec![b'x'; (1 << 20) + 1]).unwrap();
         assert_eq!(read(&file), b"", "too long");
-        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

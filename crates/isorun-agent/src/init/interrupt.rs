@@ -1,152 +1,154 @@
-//! Interrupting what a bash does, so that the bash lives on.
+//! Interrupts the command of a bash, so that the bash itself survives.
 //!
-//! bash is a program of long jumps: its handler of an interrupt leaves what it
-//! interrupts. Two moments are bad for that, and under gVisor each takes
+//! The SIGINT handler of bash leaves the interrupted code with a long jump. There
+//! are two periods in which that breaks bash, and under gVisor each takes
 //! milliseconds:
 //!
-//! - While it makes a child, or begins to wait for it, it is left waiting for that
-//!   child in a later command, or interrupting itself for ever.
-//! - A child that is still bash itself, before its exec, does not end: it jumps to
-//!   where its parent reads commands, and takes them away from it.
+//! - While it forks a child, or starts to wait for it: it then waits for that child
+//!   in a later command, or interrupts itself forever.
+//! - A child before its exec, which is still a copy of bash, does not exit: it
+//!   jumps to the loop of its parent that reads commands, and consumes them.
 //!
-//! So it is interrupted when the same programs run at two looks, none of which is
-//! a child on its way to its exec, and bash waits. If that does not happen, since
-//! it starts one short program after the other, the one that runs is stopped: then
-//! bash can do nothing but wait.
+//! So bash is interrupted when two consecutive polls find the same programs, none
+//! of which is a child before its exec, and bash is waiting. If that does not
+//! happen, since it starts one short program after the other, the running one is
+//! stopped: then bash can only wait.
 
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
 
-use super::groups::Group;
+use super::cgroups::Cgroup;
 use super::proc;
 
-/// After so many interrupts, about six seconds, the shell is past help.
-const HOPELESS: u32 = 60;
-/// Interrupts after which programs are killed instead.
-const GENTLE: u32 = 3;
-/// Interrupts before which a good moment is looked for.
-const CAREFUL: u32 = 12;
-/// How long a child may be on its way to its exec. One that is older is a
-/// subshell.
-const YOUTH: Duration = Duration::from_millis(250);
-/// Between two looks.
-const GLANCE: Duration = Duration::from_millis(4);
-/// Looks after which the programs are stopped.
-const LOOKS: u32 = 6;
-/// How long bash may take to wait for what was stopped.
-const STANDSTILL: Duration = Duration::from_millis(8);
-/// Looks after which there is no good moment.
-const MOST_LOOKS: u32 = 60;
+/// The number of interrupts, sent in about six seconds, after which the shell is
+/// killed.
+const MAX_ATTEMPTS: u32 = 60;
+/// The number of interrupts after which programs are killed instead.
+const MAX_SIGINT_ATTEMPTS: u32 = 3;
+/// The number of interrupts that wait for a safe moment.
+const MAX_TIMED_ATTEMPTS: u32 = 12;
+/// The time that a child gets to reach its exec. An older one is a subshell.
+const EXEC_GRACE: Duration = Duration::from_millis(250);
+/// The time between two polls.
+const POLL_INTERVAL: Duration = Duration::from_millis(4);
+/// The number of polls after which the programs are stopped.
+const POLLS_BEFORE_STOP: u32 = 6;
+/// The time that bash gets to start waiting for a stopped program.
+const STOP_POLL_INTERVAL: Duration = Duration::from_millis(8);
+/// The number of polls after which bash is interrupted at any moment.
+const MAX_POLLS: u32 = 60;
 
-/// What is interrupted.
+/// The bash to interrupt.
 pub struct Target<'a> {
     pub bash: Pid,
-    pub group: &'a Group,
-    /// What ran before the command, and is none of its.
-    pub before: &'a [Pid],
+    pub cgroup: &'a Cgroup,
+    /// The processes that ran before the command, which are not interrupted.
+    pub background: &'a [Pid],
 }
 
 /// One interruption, from its request until bash is ready again.
 #[derive(Default)]
 pub struct Interruption {
-    round: u32,
-    looks: u32,
-    /// What ran at the latest look.
-    ran: Vec<Pid>,
+    attempts: u32,
+    polls: u32,
+    /// The programs that the latest poll found.
+    last_programs: Vec<Pid>,
     stopped: bool,
-    /// Processes, and when they were seen first.
-    seen: Vec<(Pid, Instant)>,
+    /// The processes, and the times when they were first seen.
+    first_seen: Vec<(Pid, Instant)>,
 }
 
-/// What to do next.
+/// The next step of the caller.
 pub enum Step {
-    /// Come back after that time.
+    /// Call again after that time.
     Wait(Duration),
-    /// bash was interrupted: it is to be asked for the outcome now, since it
-    /// forgets what it has read, and this is to go on after that time.
-    Struck(Duration),
+    /// bash was interrupted. Query its exit code again now, since it has discarded its
+    /// input, and call again after that time.
+    Interrupted(Duration),
 }
 
 impl Interruption {
-    /// Interrupts the command, at a good moment and harder each time.
-    pub fn press(&mut self, target: &Target<'_>) -> Step {
-        if self.round < CAREFUL
-            && let Some(pause) = self.too_early(target)
+    /// Interrupts the command, at a safe moment, and kills its programs after a few
+    /// attempts.
+    pub fn attempt(&mut self, target: &Target<'_>) -> Step {
+        if self.attempts < MAX_TIMED_ATTEMPTS
+            && let Some(pause) = self.poll_delay(target)
         {
             return Step::Wait(pause);
         }
-        let pause = self.next_round();
-        // bash first: it has to know of an interrupt when a program that it waits
-        // for dies of one, or else it goes on with the next command.
-        let signal = if self.round > HOPELESS { Signal::KILL } else { Signal::INT };
+        let pause = self.next_attempt();
+        // bash first: it has to receive the interrupt before a program that it waits
+        // for is killed by one. Otherwise it continues with the next command.
+        let signal = if self.attempts > MAX_ATTEMPTS { Signal::KILL } else { Signal::INT };
         let _ = kill_process(target.bash, signal);
-        self.strike(target);
-        Step::Struck(pause)
+        self.signal_programs(target);
+        Step::Interrupted(pause)
     }
 
-    /// Ends what keeps bash from answering after it was interrupted: mostly nothing
-    /// does.
+    /// Ends the programs that keep bash from responding after it was interrupted. There
+    /// are rarely any.
     pub fn clear(&mut self, target: &Target<'_>) -> Duration {
         if self.stopped {
-            // The command ended by itself meanwhile, and left some of them.
+            // The command ended by itself meanwhile, and left some of them stopped.
             for pid in self.programs(target).0 {
                 let _ = kill_process(pid, Signal::CONT);
             }
         }
-        let pause = self.next_round();
-        if self.round > HOPELESS {
+        let pause = self.next_attempt();
+        if self.attempts > MAX_ATTEMPTS {
             let _ = kill_process(target.bash, Signal::KILL);
         }
-        if self.round > 1 {
-            self.strike(target);
+        if self.attempts > 1 {
+            self.signal_programs(target);
         }
         pause
     }
 
-    /// It was heard: what follows is gentle again.
-    pub fn restart(&mut self) {
-        self.round = 0;
+    /// Starts counting attempts again, after bash has responded.
+    pub fn reset(&mut self) {
+        self.attempts = 0;
     }
 
-    fn next_round(&mut self) -> Duration {
-        self.round += 1;
-        self.looks = 0;
-        self.ran.clear();
+    fn next_attempt(&mut self) -> Duration {
+        self.attempts += 1;
+        self.polls = 0;
+        self.last_programs.clear();
         self.stopped = false;
-        Duration::from_millis(u64::from((self.round + 2).min(10)) * 10)
+        Duration::from_millis(u64::from((self.attempts + 2).min(10)) * 10)
     }
 
-    /// Whether this is no moment to interrupt bash, and when to look again.
-    fn too_early(&mut self, target: &Target<'_>) -> Option<Duration> {
-        let (programs, young) = self.programs(target);
-        self.looks += 1;
-        if self.looks > MOST_LOOKS {
+    /// Returns the time until the next poll if bash cannot be interrupted safely now.
+    fn poll_delay(&mut self, target: &Target<'_>) -> Option<Duration> {
+        let (programs, pre_exec) = self.programs(target);
+        self.polls += 1;
+        if self.polls > MAX_POLLS {
             return None;
         }
-        let steady = !young && programs == self.ran && proc::state(target.bash) == Some('S');
-        self.ran.clone_from(&programs);
-        if young || self.looks == 1 {
-            return Some(GLANCE);
+        let steady =
+            !pre_exec && programs == self.last_programs && proc::state(target.bash) == Some('S');
+        self.last_programs.clone_from(&programs);
+        if pre_exec || self.polls == 1 {
+            return Some(POLL_INTERVAL);
         }
-        if steady || (self.looks >= LOOKS && programs.is_empty()) {
+        if steady || (self.polls >= POLLS_BEFORE_STOP && programs.is_empty()) {
             return None;
         }
-        if self.looks < LOOKS && !self.stopped {
-            return Some(GLANCE);
+        if self.polls < POLLS_BEFORE_STOP && !self.stopped {
+            return Some(POLL_INTERVAL);
         }
         for pid in programs {
             let _ = kill_process(pid, Signal::STOP);
         }
         self.stopped = true;
-        Some(STANDSTILL)
+        Some(STOP_POLL_INTERVAL)
     }
 
-    fn strike(&mut self, target: &Target<'_>) {
-        let signal = if self.round <= GENTLE { Signal::INT } else { Signal::KILL };
+    fn signal_programs(&mut self, target: &Target<'_>) {
+        let signal = if self.attempts <= MAX_SIGINT_ATTEMPTS { Signal::INT } else { Signal::KILL };
         let (programs, _) = self.programs(target);
-        // What is stopped would not take the signal before it is continued.
+        // A stopped process does not handle the signal before it is continued.
         for signal in [Signal::CONT, signal] {
             for pid in &programs {
                 let _ = kill_process(*pid, signal);
@@ -154,33 +156,34 @@ impl Interruption {
         }
     }
 
-    /// What the command has started; and whether there is more, on its way.
+    /// Returns the programs that the command has started, and whether there is a child
+    /// before its exec.
     fn programs(&mut self, target: &Target<'_>) -> (Vec<Pid>, bool) {
         let now = Instant::now();
         let members: Vec<Pid> = target
-            .group
+            .cgroup
             .members()
             .into_iter()
-            .filter(|pid| *pid != target.bash && !target.before.contains(pid))
+            .filter(|pid| *pid != target.bash && !target.background.contains(pid))
             .collect();
-        self.seen.retain(|(pid, _)| members.contains(pid));
+        self.first_seen.retain(|(pid, _)| members.contains(pid));
         let bash = proc::command_line(target.bash);
         let mut programs = Vec::new();
-        let mut young = false;
+        let mut pre_exec = false;
         for pid in members {
-            let first = match self.seen.iter().find(|(seen, _)| *seen == pid) {
+            let first = match self.first_seen.iter().find(|(seen, _)| *seen == pid) {
                 Some((_, first)) => *first,
                 None => {
-                    self.seen.push((pid, now));
+                    self.first_seen.push((pid, now));
                     now
                 }
             };
-            if now < first + YOUTH && proc::command_line(pid) == bash {
-                young = true;
+            if now < first + EXEC_GRACE && proc::command_line(pid) == bash {
+                pre_exec = true;
             } else {
                 programs.push(pid);
             }
         }
-        (programs, young)
+        (programs, pre_exec)
     }
 }

@@ -1,23 +1,23 @@
-//! From a plan to a process, without copying this one.
+//! Starts a process from a plan, without copying the address space of the agent.
 //!
-//! A fork under gVisor copies an address space only to throw it away at the
-//! exec, and that is more than half of what starting a program costs. So the
-//! child borrows ours, as in `posix_spawn`, which cannot do all that is wanted
-//! here: join groups, become another user, take a terminal.
+//! A fork under gVisor copies the address space, which the exec discards, and that
+//! is more than half of the cost of starting a program. So the child borrows the
+//! address space of the agent, as in `posix_spawn`. That function cannot do all
+//! that is needed here: join cgroups, change the user, set a controlling terminal.
 //!
 //! ```text
 //! agent ── parent (leads the session) ── program (leads its process group)
 //! ```
 //!
-//! The parent between the two is there because of how gVisor counts. Whenever a
-//! process ends, it sends SIGHUP to the rest of its process group if the group is
-//! orphaned and a member is stopped. (POSIX has it done only when the group
-//! becomes orphaned by that end.) A group whose members all have parents in other
-//! sessions is orphaned from its start. So the program gets a parent in its own
-//! session. Without a terminal that parent ends at once: gVisor goes on counting
-//! it. With one it stays as the terminal's keeper, since the terminal of a session
-//! whose leader has ended sends no signals.
-// There is no safe way to do this; each block says what makes it sound.
+//! The parent between the two exists because of how gVisor handles orphaned process
+//! groups. Whenever a process exits, it sends SIGHUP to the rest of its process
+//! group if the group is orphaned and a member is stopped. (POSIX requires that
+//! only when the group becomes orphaned by that exit.) A group whose members all
+//! have parents in other sessions is orphaned from its start. So the program gets a
+//! parent in its own session. Without a terminal that parent exits at once: gVisor
+//! still counts it. With a terminal it stays as the terminal's keeper, since the
+//! terminal of a session whose leader has exited sends no signals.
+// There is no safe API for this; each block states why it is sound.
 #![allow(unsafe_code)]
 
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -27,29 +27,29 @@ use std::ptr;
 
 use rustix::process::Pid;
 
-/// Bytes of stack of a child before its exec.
-const STACK: usize = 64 * 1024;
-/// Exit code of a child whose exec failed. Nobody sees it.
-const FAILED: c_int = 127;
-/// Nanoseconds that the members of a stopped process group have to stop as well,
-/// before the group is continued.
-const STOP_SETTLES: libc::c_long = 10_000_000;
+/// The stack size of a child before its exec, in bytes.
+const CHILD_STACK_BYTES: usize = 64 * 1024;
+/// The exit code of a child whose exec failed. It is not reported.
+const EXEC_FAILED_CODE: c_int = 127;
+/// The time that the members of a stopped process group get to stop as well, before
+/// the group is continued, in nanoseconds.
+const STOP_SETTLE_NANOS: libc::c_long = 10_000_000;
 
-/// All that a child needs, made before it exists.
+/// All data that a child needs, prepared before the child exists.
 pub struct Plan<'a> {
-    /// What to try to execute, in this order.
+    /// The paths to try to execute, in this order.
     pub programs: Vec<CString>,
     pub argv: Vec<CString>,
     pub env: Vec<CString>,
-    pub folder: CString,
-    /// Standard input, output and error first, and what else it is to have, each
-    /// under its number. Those beyond the three have to lie higher than any number
-    /// here, since the one may not be put where another still is.
+    pub cwd: CString,
+    /// Standard input, output and error first, and then further streams, each with its
+    /// descriptor number. The descriptors of the further streams have to be higher than
+    /// any number here, so that none is overwritten before it is duplicated.
     pub streams: Vec<(i32, OwnedFd)>,
-    /// Whether standard input is to be its terminal.
+    /// True if standard input is its controlling terminal.
     pub has_terminal: bool,
-    /// Files to write `0` into.
-    pub doors: [BorrowedFd<'a>; 2],
+    /// The files to write `0` into, which joins the cgroups.
+    pub cgroup_files: [BorrowedFd<'a>; 2],
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
@@ -58,32 +58,32 @@ pub struct Plan<'a> {
 /// A program that was started.
 #[derive(Clone, Copy)]
 pub struct Launched {
-    /// Its process, which leads a process group.
+    /// The process of the program, which leads a process group.
     pub program: Pid,
-    /// The child of the agent whose end is the program's: the program, or the
-    /// keeper of its terminal.
+    /// The child of the agent whose exit is the program's: the program, or the keeper
+    /// of its terminal.
     pub watched: Pid,
 }
 
-/// What the child reads, and where it leaves why it failed.
+/// The data that the child reads, and the fields in which it stores its error.
 struct Child<'a> {
     plan: &'a Plan<'a>,
     argv: Vec<*const c_char>,
     env: Vec<*const c_char>,
     mask: libc::sigset_t,
-    /// The end of the stack on which the program is started.
+    /// The top of the stack on which the program is started.
     stack: *mut c_void,
     pid: c_int,
     error: c_int,
 }
 
-/// Starts it. An error is that of the first step that failed.
+/// Starts the program. The error is that of the first step that failed.
 pub fn launch(plan: &Plan<'_>) -> io::Result<Launched> {
     let pointers = |texts: &[CString]| -> Vec<*const c_char> {
         texts.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
     };
-    let mut stack = vec![0u128; STACK / size_of::<u128>()];
-    // SAFETY: plain data, for which all zeroes is a value.
+    let mut stack = vec![0u128; CHILD_STACK_BYTES / size_of::<u128>()];
+    // SAFETY: plain data, for which all zeroes is a valid value.
     let mask: libc::sigset_t = unsafe { std::mem::zeroed() };
     let mut child = Child {
         plan,
@@ -94,25 +94,26 @@ pub fn launch(plan: &Plan<'_>) -> io::Result<Launched> {
         pid: 0,
         error: 0,
     };
-    // SAFETY: plain data; no handler of ours runs in a child, since all signals
-    // are blocked from here until the mask is restored.
+    // SAFETY: plain data; no signal handler of the agent runs in a child, since all
+    // signals are blocked from here until the mask is restored.
     unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&raw mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut child.mask);
     }
-    let launched = if plan.has_terminal { with_keeper(&mut child) } else { alone(&mut child) };
+    let launched =
+        if plan.has_terminal { with_terminal(&mut child) } else { without_terminal(&mut child) };
     // SAFETY: the mask is the one that the call above has written.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const child.mask, ptr::null_mut()) };
     launched
 }
 
-/// Starts the program through a parent that leads its session and ends at once.
-fn alone(child: &mut Child<'_>) -> io::Result<Launched> {
-    let mut stack = vec![0u128; STACK / size_of::<u128>()];
-    // SAFETY: the parent runs on a stack of its own, of which this is the end
-    // (aligned as a `u128`), and in our memory; this thread stands still until it
-    // has ended, so all that it is given lives longer than its use of it.
+/// Starts the program through a parent that leads its session and exits at once.
+fn without_terminal(child: &mut Child<'_>) -> io::Result<Launched> {
+    let mut stack = vec![0u128; CHILD_STACK_BYTES / size_of::<u128>()];
+    // SAFETY: the parent runs on a stack of its own, of which this is the top (aligned
+    // as a `u128`), and in the memory of the agent. This thread is suspended until the
+    // parent has exited, so all that the parent uses outlives it.
     let parent = unsafe {
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
         let top = stack.as_mut_ptr_range().end.cast::<c_void>();
@@ -122,9 +123,9 @@ fn alone(child: &mut Child<'_>) -> io::Result<Launched> {
         }
         pid
     };
-    // SAFETY: no status is asked for. It ends without waiting for anything.
+    // SAFETY: no status is requested. The parent exits without waiting for anything.
     unsafe { libc::waitpid(parent, ptr::null_mut(), 0) };
-    // SAFETY: written by children that are past doing so.
+    // SAFETY: written by children that do not write any more.
     let (pid, error) = unsafe {
         (ptr::read_volatile(&raw const child.pid), ptr::read_volatile(&raw const child.error))
     };
@@ -132,13 +133,13 @@ fn alone(child: &mut Child<'_>) -> io::Result<Launched> {
     Ok(Launched { program, watched: program })
 }
 
-/// Starts the program through a parent that keeps its terminal until it ends.
-fn with_keeper(child: &mut Child<'_>) -> io::Result<Launched> {
+/// Starts the program through a parent that keeps its terminal until it exits.
+fn with_terminal(child: &mut Child<'_>) -> io::Result<Launched> {
     let (mut reader, writer) = io::pipe()?;
-    // SAFETY: the copy makes system calls only, and never returns from `keep`.
+    // SAFETY: the copy makes system calls only, and never returns from `run_keeper`.
     let keeper = unsafe {
         match libc::fork() {
-            0 => keep(child, writer.as_raw_fd()),
+            0 => run_keeper(child, writer.as_raw_fd()),
             pid => pid,
         }
     };
@@ -152,8 +153,8 @@ fn with_keeper(child: &mut Child<'_>) -> io::Result<Launched> {
     match read.and_then(|()| started(pid, error)) {
         Ok(program) => Ok(Launched { program, watched }),
         Err(error) => {
-            // SAFETY: no status is asked for. It ends when the program has not
-            // started, and nobody watches it yet.
+            // SAFETY: no status is requested. The keeper exits if the program has not
+            // started, and it is not watched yet.
             unsafe { libc::waitpid(keeper, ptr::null_mut(), 0) };
             Err(error)
         }
@@ -169,30 +170,30 @@ fn started(pid: c_int, error: c_int) -> io::Result<Pid> {
 
 /// The parent without a terminal.
 extern "C" fn lead_session(argument: *mut c_void) -> c_int {
-    // SAFETY: `alone` passes this, and does not touch it meanwhile.
+    // SAFETY: `without_terminal` passes this, and does not access it meanwhile.
     let child = unsafe { &mut *argument.cast::<Child<'_>>() };
-    // SAFETY: system calls, and the memory that `alone` lends.
+    // SAFETY: system calls, and the memory that `without_terminal` lends.
     unsafe {
         if libc::setsid() < 0 {
             child.error = errno();
         } else {
             start_program(child);
         }
-        // Ends without anything that runs at an exit.
+        // Exits without running exit handlers.
         libc::_exit(0)
     }
 }
 
-/// The parent with a terminal: a copy of the agent. It is what a shell with job
-/// control is to its only job: a stop that comes from the terminal continues the
-/// program in the foreground, since nobody could do that by hand, and a new size
-/// of the terminal is told to whoever is in the foreground.
+/// The parent with a terminal: a copy of the agent. It acts like a shell with job
+/// control and only one job. It continues the program in the foreground after a
+/// stop that comes from the terminal, since no user could do that, and forwards
+/// changes of the terminal's size to the foreground process group.
 ///
 /// # Safety
 ///
 /// Only in a process of its own, which ends here.
-unsafe fn keep(child: &mut Child<'_>, outcome: c_int) -> ! {
-    // SAFETY: system calls only, on what this process has for itself.
+unsafe fn run_keeper(child: &mut Child<'_>, outcome: c_int) -> ! {
+    // SAFETY: system calls only, on resources of this process alone.
     unsafe {
         let terminal = child.plan.streams.first().map_or(-1, |(_, stream)| stream.as_raw_fd());
         if libc::setsid() < 0 || libc::ioctl(terminal, libc::TIOCSCTTY, 0) < 0 {
@@ -205,7 +206,7 @@ unsafe fn keep(child: &mut Child<'_>, outcome: c_int) -> ! {
         message[4..].copy_from_slice(&child.error.to_ne_bytes());
         libc::write(outcome, message.as_ptr().cast(), message.len());
         if child.error != 0 {
-            libc::_exit(FAILED);
+            libc::_exit(EXEC_FAILED_CODE);
         }
         // Files of the agent must not stay open here.
         libc::dup2(terminal, 0);
@@ -213,7 +214,7 @@ unsafe fn keep(child: &mut Child<'_>, outcome: c_int) -> ! {
         let mut winch: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut winch);
         libc::sigaddset(&raw mut winch, libc::SIGWINCH);
-        libc::signal(libc::SIGWINCH, tell_size as *const () as libc::sighandler_t);
+        libc::signal(libc::SIGWINCH, forward_size_change as *const () as libc::sighandler_t);
         libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const winch, ptr::null_mut());
         loop {
             let mut status = 0;
@@ -221,17 +222,17 @@ unsafe fn keep(child: &mut Child<'_>, outcome: c_int) -> ! {
                 if errno() == libc::EINTR {
                     continue;
                 }
-                libc::_exit(FAILED);
+                libc::_exit(EXEC_FAILED_CODE);
             }
             if libc::WIFSTOPPED(status) {
                 if is_terminal_stop(libc::WSTOPSIG(status)) {
-                    let pause = libc::timespec { tv_sec: 0, tv_nsec: STOP_SETTLES };
+                    let pause = libc::timespec { tv_sec: 0, tv_nsec: STOP_SETTLE_NANOS };
                     libc::nanosleep(&raw const pause, ptr::null_mut());
                     libc::tcsetpgrp(0, child.pid);
                     libc::kill(-child.pid, libc::SIGCONT);
                 }
             } else if libc::WIFSIGNALED(status) {
-                die_of(libc::WTERMSIG(status));
+                exit_by_signal(libc::WTERMSIG(status));
             } else {
                 libc::_exit(libc::WEXITSTATUS(status));
             }
@@ -239,11 +240,11 @@ unsafe fn keep(child: &mut Child<'_>, outcome: c_int) -> ! {
     }
 }
 
-/// Tells the foreground process group that its terminal has a new size. Linux does
-/// so by itself; gVisor does not.
-extern "C" fn tell_size(_: c_int) {
-    // SAFETY: both calls may be made in a signal handler. The terminal is the
-    // controlling terminal of this process.
+/// Notifies the foreground process group that the size of its terminal has changed.
+/// Linux does so by itself; gVisor does not.
+extern "C" fn forward_size_change(_: c_int) {
+    // SAFETY: both functions are async-signal-safe. The terminal is the controlling
+    // terminal of this process.
     unsafe {
         let foreground = libc::tcgetpgrp(0);
         if foreground > 1 {
@@ -252,12 +253,12 @@ extern "C" fn tell_size(_: c_int) {
     }
 }
 
-/// Ends this process by that signal.
+/// Terminates this process by that signal.
 ///
 /// # Safety
 ///
 /// Only in the keeper.
-unsafe fn die_of(signal: c_int) -> ! {
+unsafe fn exit_by_signal(signal: c_int) -> ! {
     // SAFETY: system calls only.
     unsafe {
         let mut one: libc::sigset_t = std::mem::zeroed();
@@ -266,13 +267,13 @@ unsafe fn die_of(signal: c_int) -> ! {
         libc::signal(signal, libc::SIG_DFL);
         libc::kill(libc::getpid(), signal);
         libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const one, ptr::null_mut());
-        // A signal that ends no process cannot have ended the program.
+        // Not reached: a signal that terminated the program terminates this process.
         libc::_exit(128 + signal)
     }
 }
 
-/// Returns whether a signal is one by which a terminal stops programs. In an
-/// orphaned process group, as that of a container's program, Linux ignores it.
+/// Reports whether a signal is one by which a terminal stops programs. In an
+/// orphaned process group, such as that of a container's program, Linux ignores it.
 pub fn is_terminal_stop(signal: c_int) -> bool {
     matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU)
 }
@@ -282,17 +283,17 @@ fn errno() -> c_int {
     unsafe { *libc::__errno_location() }
 }
 
-/// Starts the program as a child of this process, and returns when it has
-/// executed or failed to. Leaves its number or the error.
+/// Starts the program as a child of this process, and returns when its exec has
+/// succeeded or failed. Stores its process id or the error.
 ///
 /// # Safety
 ///
 /// All pointers of `child` are valid, and nothing else runs in this memory.
 unsafe fn start_program(child: &mut Child<'_>) {
-    // SAFETY: as in `alone`.
+    // SAFETY: as in `without_terminal`.
     unsafe {
         let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-        let pid = libc::clone(run, child.stack, flags, ptr::from_mut(child).cast());
+        let pid = libc::clone(exec_program, child.stack, flags, ptr::from_mut(child).cast());
         if pid < 0 {
             child.error = errno();
         } else if ptr::read_volatile(&raw const child.error) != 0 {
@@ -303,31 +304,31 @@ unsafe fn start_program(child: &mut Child<'_>) {
     }
 }
 
-/// The program, before its exec: system calls only, neither memory is allocated
-/// nor a lock taken.
-extern "C" fn run(argument: *mut c_void) -> c_int {
-    // SAFETY: `start_program` passes this, and does not touch it meanwhile.
+/// The program before its exec: system calls only, without allocating memory or
+/// taking a lock.
+extern "C" fn exec_program(argument: *mut c_void) -> c_int {
+    // SAFETY: `start_program` passes this, and does not access it meanwhile.
     let child = unsafe { &mut *argument.cast::<Child<'_>>() };
-    // SAFETY: see `steps`.
-    child.error = unsafe { steps(child) };
-    // SAFETY: ends the child without anything that runs at an exit.
-    unsafe { libc::_exit(FAILED) }
+    // SAFETY: see `set_up_and_exec`.
+    child.error = unsafe { set_up_and_exec(child) };
+    // SAFETY: exits without running exit handlers.
+    unsafe { libc::_exit(EXEC_FAILED_CODE) }
 }
 
-/// Comes back only with an error.
+/// Sets up the child and executes the program. Returns only with an error.
 ///
 /// # Safety
 ///
-/// Only for a child that shares memory with a parent that stands still. All
-/// pointers are those of the plan, which the parent holds.
-unsafe fn steps(child: &Child<'_>) -> c_int {
+/// Only for a child that shares memory with a suspended parent. All pointers are
+/// those of the plan, which the parent holds.
+unsafe fn set_up_and_exec(child: &Child<'_>) -> c_int {
     let plan = child.plan;
     let ids = (libc::c_long::from(plan.uid), libc::c_long::from(plan.gid));
-    // SAFETY: by the contract above. `syscall` is used where libc would change
-    // the user of all threads, which are the parent's.
+    // SAFETY: by the contract above. `syscall` is used where libc would change the
+    // user of all threads, which are the parent's.
     unsafe {
-        for door in &plan.doors {
-            if libc::pwrite(door.as_raw_fd(), c"0".as_ptr().cast(), 1, 0) < 0 {
+        for file in &plan.cgroup_files {
+            if libc::pwrite(file.as_raw_fd(), c"0".as_ptr().cast(), 1, 0) < 0 {
                 return errno();
             }
         }
@@ -336,25 +337,25 @@ unsafe fn steps(child: &Child<'_>) -> c_int {
                 return errno();
             }
         }
-        // A terminal's foreground is set while the signal that would stop whoever
-        // does so from the background is blocked, as all are.
+        // Setting the foreground process group from the background raises SIGTTOU,
+        // which is blocked, as all signals are.
         if libc::setpgid(0, 0) < 0
             || plan.has_terminal && libc::tcsetpgrp(0, libc::getpid()) < 0
             || libc::syscall(libc::SYS_setgroups, plan.groups.len(), plan.groups.as_ptr()) < 0
             || libc::syscall(libc::SYS_setgid, ids.1) < 0
             || libc::syscall(libc::SYS_setuid, ids.0) < 0
-            || libc::chdir(plan.folder.as_ptr()) < 0
+            || libc::chdir(plan.cwd.as_ptr()) < 0
         {
             return errno();
         }
-        // Rust ignores it, and ignoring is inherited.
+        // Rust ignores SIGPIPE, and that would be inherited.
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const child.mask, ptr::null_mut());
         let mut error = libc::ENOENT;
         for program in &plan.programs {
             libc::execve(program.as_ptr(), child.argv.as_ptr(), child.env.as_ptr());
             match errno() {
-                // Perhaps in the next folder.
+                // It may be in the next directory.
                 libc::ENOENT | libc::ENOTDIR => {}
                 libc::EACCES => error = libc::EACCES,
                 other => return other,

@@ -1,10 +1,10 @@
 //! The agent itself: one thread, one task for each connection.
 
+mod cgroups;
 mod connection;
 mod exec;
 mod files;
 mod forward;
-mod groups;
 mod hosts;
 mod interrupt;
 mod launch;
@@ -29,54 +29,56 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 
-use groups::Groups;
+use cgroups::Cgroups;
 use reaper::Reaper;
 use sessions::Sessions;
 
-/// Connections at the same time. More wait in the listener's queue.
+/// The maximum number of open connections. Further ones wait in the listener's
+/// queue.
 const MAX_CONNECTIONS: usize = 4096;
 
-/// What all connections share.
+/// The state that all connections share.
 struct Agent {
-    groups: Groups,
+    cgroups: Cgroups,
     reaper: Reaper,
     execs: Cell<u32>,
     sessions: Sessions,
-    /// How often this sandbox was made from a checkpoint.
+    /// The number of times that this sandbox was restored from a checkpoint.
     restores: Cell<u64>,
 }
 
-/// Serves until the sandbox ends.
+/// Serves connections until the sandbox ends.
 pub fn run(listen: SocketAddr, peer: IpAddr) -> io::Result<()> {
-    let groups = Groups::mount().map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot set up groups of processes: {error}"))
+    let cgroups = Cgroups::mount().map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot set up control groups: {error}"))
     })?;
     root::enter().map_err(|error| {
         io::Error::new(error.kind(), format!("cannot enter the root file system: {error}"))
     })?;
-    shared_memory()
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot make /dev/shm: {error}")))?;
-    groups::drop_privileges()?;
+    shared_memory().map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot create /dev/shm: {error}"))
+    })?;
+    cgroups::drop_privileges()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async move {
         let agent = Rc::new(Agent {
-            groups,
+            cgroups,
             reaper: Reaper::default(),
             execs: Cell::default(),
             sessions: Sessions::default(),
             restores: Cell::default(),
         });
         let listener = TcpListener::bind(listen).await?;
-        // Until here the engine could read what went wrong. A guest must not be
-        // able to write there.
-        root::silence()?;
-        // Before the first connection, so that no child's end is missed.
+        // Until here the engine could read error messages. A guest must not be able to
+        // write there.
+        root::redirect_stdio()?;
+        // Before the first connection, so that no exit of a child is missed.
         let mut children = reaper::signals()?;
         let reaping = Rc::clone(&agent);
         tokio::task::spawn_local(async move {
             loop {
                 reaping.reaper.reap();
-                reaping.groups.sweep();
+                reaping.cgroups.sweep();
                 if children.recv().await.is_none() {
                     return;
                 }
@@ -90,18 +92,19 @@ pub fn run(listen: SocketAddr, peer: IpAddr) -> io::Result<()> {
             let (stream, from) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(_) => {
-                    // Out of file descriptors, for one. It passes.
+                    // Out of file descriptors, for example. That is temporary.
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     continue;
                 }
             };
-            // Programs inside reach this port too, and not all of them are root.
+            // Programs inside can connect to this port too, and not all of them are
+            // root.
             if from.ip() != peer {
                 continue;
             }
             let agent = Rc::clone(&agent);
             tokio::task::spawn_local(async move {
-                let open = sessions::open(&agent);
+                let open = sessions::count_connection(&agent);
                 connection::serve(&agent, stream).await;
                 drop(open);
                 drop(slot);
@@ -110,8 +113,8 @@ pub fn run(listen: SocketAddr, peer: IpAddr) -> io::Result<()> {
     })
 }
 
-/// Makes the directory of POSIX shared memory and semaphores, which every user may
-/// write to as to `/tmp`.
+/// Creates the directory of POSIX shared memory and semaphores, which every user
+/// may write to, as to `/tmp`.
 fn shared_memory() -> io::Result<()> {
     fs::create_dir_all("/dev/shm")?;
     fs::set_permissions("/dev/shm", Permissions::from_mode(0o1777))

@@ -1,5 +1,5 @@
-//! Collecting the ends of processes: those that a connection waits for, and
-//! orphans. What stops and could never be continued by hand is continued.
+//! Reaps processes: those that a connection waits for, and orphans. Continues
+//! stopped processes that could not be continued by hand.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,11 +13,11 @@ use isorun_agent::protocol::Status;
 
 use super::launch::is_terminal_stop;
 
-/// Who waits for which process.
+/// The processes whose exit is waited for.
 ///
 /// Spawning and reaping happen on one thread, and a spawned process is watched
-/// before anything else happens there. So an end cannot come before its watcher,
-/// and a number cannot be that of another process.
+/// before anything else happens there. So the watcher exists before the exit is
+/// reaped, and the process id cannot have been reused.
 #[derive(Default)]
 pub struct Reaper {
     watched: RefCell<HashMap<Pid, Watched>>,
@@ -28,31 +28,30 @@ struct Watched {
     on_stop: OnStop,
 }
 
-/// What is done when a watched process stops.
+/// The action when a watched process stops.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum OnStop {
-    /// Its group is continued if it was stopped as by a terminal, which Linux
-    /// does not do to a program that no shell has started.
+    /// Continues its process group if the signal was one that a terminal sends. On
+    /// Linux such a signal does not stop a program that was not started by a shell.
     ContinueGroup,
-    /// It is continued, whatever has stopped it: without it a session would stand
-    /// still.
+    /// Continues the process after any stop signal; otherwise the session would hang.
     Continue,
 }
 
-/// Arrives whenever children may have ended.
+/// Returns a stream that yields an item when children may have exited.
 pub fn signals() -> io::Result<unix::Signal> {
     unix::signal(SignalKind::child())
 }
 
 impl Reaper {
-    /// Resolves when a process that was just spawned ends.
+    /// Resolves when a process that was just spawned exits.
     pub fn watch(&self, pid: Pid, on_stop: OnStop) -> oneshot::Receiver<Status> {
         let (end, receiver) = oneshot::channel();
         self.watched.borrow_mut().insert(pid, Watched { end, on_stop });
         receiver
     }
 
-    /// Collects every process that has ended.
+    /// Reaps every process that has exited.
     pub fn reap(&self) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
             let status = match (status.exit_status(), status.terminating_signal()) {
@@ -64,7 +63,7 @@ impl Reaper {
                 }
             };
             if let Some(watched) = self.watched.borrow_mut().remove(&pid) {
-                // A connection that went away does not care any more.
+                // The connection may have ended.
                 let _ = watched.end.send(status);
             }
         }

@@ -1,8 +1,8 @@
-//! Removes a folder of any depth, with a constant number of open files.
+//! Removes a directory of any depth, with a constant number of open files.
 //!
-//! A program of the sandbox may nest folders deeper than a recursion has stack,
-//! or the agent descriptors; and it may move the folders away while they are
-//! being removed.
+//! A program of the sandbox may nest directories so deep that recursion would
+//! exhaust the stack or the agent's descriptors; and it may move the directories
+//! away while they are being removed.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -12,18 +12,18 @@ use std::os::unix::ffi::OsStringExt;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-/// A folder that waits for one in it to be removed.
+/// A directory whose subdirectory is being removed.
 struct Level {
-    /// Its number, by which it is known again.
+    /// Its device and inode numbers, by which it is recognized.
     id: (u64, u64),
-    /// Folders in it that are still there.
+    /// The subdirectories that remain.
     inner: Vec<CString>,
-    /// The name of the one that is being removed.
+    /// The name of the subdirectory that is being removed.
     removing: CString,
 }
 
-/// Removes a file, or a folder with all that is in it. Links are removed, not
-/// followed.
+/// Removes a file, or a directory with its contents. Symbolic links are removed,
+/// not followed.
 pub fn remove_tree(above: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     match rustix::fs::unlinkat(above, name, AtFlags::empty()) {
         Err(Errno::ISDIR | Errno::PERM) => {}
@@ -31,63 +31,64 @@ pub fn remove_tree(above: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     }
     let name = CString::new(OsString::from(name).into_vec())?;
     let mut here = open(above, &name)?;
-    let mut inner = empty(&here)?;
+    let mut inner = clear_dir(&here)?;
     let mut levels: Vec<Level> = Vec::new();
     loop {
         if let Some(next) = inner.pop() {
-            let folder = match open(here.as_fd(), &next) {
-                // It went meanwhile, or became something else.
+            let dir = match open(here.as_fd(), &next) {
+                // It was removed meanwhile, or replaced by something else.
                 Err(Errno::NOENT) => continue,
                 Err(Errno::NOTDIR | Errno::LOOP) => {
-                    gone(rustix::fs::unlinkat(&here, &next, AtFlags::empty()))?;
+                    ignore_missing(rustix::fs::unlinkat(&here, &next, AtFlags::empty()))?;
                     continue;
                 }
                 opened => opened?,
             };
             levels.push(Level { id: id(&here)?, inner, removing: next });
-            inner = empty(&folder)?;
-            here = folder;
+            inner = clear_dir(&dir)?;
+            here = dir;
             continue;
         }
         let Some(level) = levels.pop() else { break };
         here = open(here.as_fd(), c"..")?;
         if id(&here)? != level.id {
-            // What lies here belongs to somebody else.
+            // The parent is another directory, whose contents must not be removed.
             return Err(io::Error::other("it was moved while it was being removed"));
         }
-        gone(rustix::fs::unlinkat(&here, &level.removing, AtFlags::REMOVEDIR))?;
+        ignore_missing(rustix::fs::unlinkat(&here, &level.removing, AtFlags::REMOVEDIR))?;
         inner = level.inner;
     }
-    Ok(gone(rustix::fs::unlinkat(above, &name, AtFlags::REMOVEDIR))?)
+    Ok(ignore_missing(rustix::fs::unlinkat(above, &name, AtFlags::REMOVEDIR))?)
 }
 
-/// Removes what is no folder, and empty folders. Gives the names of the others.
-fn empty(folder: &OwnedFd) -> rustix::io::Result<Vec<CString>> {
+/// Removes everything but directories that are not empty, and returns the names of
+/// these.
+fn clear_dir(dir: &OwnedFd) -> rustix::io::Result<Vec<CString>> {
     let mut inner = Vec::new();
-    for entry in Dir::read_from(folder)? {
+    for entry in Dir::read_from(dir)? {
         let entry = entry?;
         let name = entry.file_name();
         if name == c"." || name == c".." {
             continue;
         }
         if entry.file_type() != FileType::Directory {
-            match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+            match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
                 Err(Errno::ISDIR | Errno::PERM) if entry.file_type() == FileType::Unknown => {}
                 other => {
-                    gone(other)?;
+                    ignore_missing(other)?;
                     continue;
                 }
             }
         }
-        match rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR) {
+        match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
             Err(Errno::NOTEMPTY | Errno::EXIST) => inner.push(name.to_owned()),
-            other => gone(other)?,
+            other => ignore_missing(other)?,
         }
     }
     Ok(inner)
 }
 
-fn gone(outcome: rustix::io::Result<()>) -> rustix::io::Result<()> {
+fn ignore_missing(outcome: rustix::io::Result<()>) -> rustix::io::Result<()> {
     match outcome {
         Err(Errno::NOENT) => Ok(()),
         other => other,
@@ -99,8 +100,8 @@ fn open(above: BorrowedFd<'_>, name: &std::ffi::CStr) -> rustix::io::Result<Owne
     rustix::fs::openat(above, name, flags, Mode::empty())
 }
 
-fn id(folder: &OwnedFd) -> rustix::io::Result<(u64, u64)> {
-    let stat = rustix::fs::fstat(folder)?;
+fn id(dir: &OwnedFd) -> rustix::io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(dir)?;
     Ok((stat.st_dev, stat.st_ino))
 }
 

@@ -1,27 +1,28 @@
-//! What a [shell](super::shell) is told, without any I/O.
+//! The bash code of a [shell](super::shell), without any I/O.
 //!
-//! A command is a file that bash sources with the user's streams as its own. Its
-//! last line is ours: it keeps what the command has done to its streams, since the
-//! redirection ends with the file, and turns off what would show our lines until
-//! the next command: `set -x`, `set -v` and the history.
+//! A command is a file that bash sources with the user's streams as its own. The
+//! last line of the file belongs to the agent. It keeps the changes that the
+//! command has made to its streams, since the redirection ends with the file, and
+//! turns off `set -x`, `set -v` and the history until the next command, which would
+//! show the agent's lines.
 
-/// Where bash has the standard input, output and error of commands. These and the
-/// following are higher than what scripts use.
-pub const STREAMS: [i32; 3] = [97, 96, 95];
-/// Where it has `/dev/null`: opening it for each line would take its time.
-pub const NOTHING: i32 = 94;
-/// Where it has the pipe for exit codes.
-pub const STATUS: i32 = 98;
-/// Where it has the file with the command.
-pub const COMMAND: i32 = 99;
+/// The descriptors of commands' standard input, output and error in bash. These and
+/// the following are higher than those that scripts use.
+pub const STREAM_FDS: [i32; 3] = [97, 96, 95];
+/// The descriptor of `/dev/null`, which saves opening it for each line.
+pub const NULL_FD: i32 = 94;
+/// The descriptor of the pipe for exit codes.
+pub const STATUS_FD: i32 = 98;
+/// The descriptor of the file with the command.
+pub const COMMAND_FD: i32 = 99;
 
-/// Notes the exit code, and keeps a failure in the last line that bash exempts
-/// (`! true`, `test -e x && ...`) from ending a shell that is under `set -e`.
+/// Stores the exit code, and keeps a failure in the last line that bash exempts (`!
+/// true`, `test -e x && ...`) from ending a shell that is under `set -e`.
 const NOTE_STATUS: &str = "{ __isorun_status=${__isorun_status:-$?};} >&94 2>&94";
 
 /// Keeps the command's streams. A group with redirections, unlike one without,
-/// neither shows its lines under `set -x` nor lets traps write among the output.
-/// A stream that is closed cannot be duplicated: then each is looked at.
+/// neither shows its lines under `set -x` nor lets traps write to the output. A
+/// closed stream cannot be duplicated: then each is checked.
 const KEEP_STREAMS: &str = "{ __isorun_keep;} 92>&2 2>&94 90<&0 91>&1 >&94||__isorun_keep_open";
 
 /// The functions. Each is one line, and none depends on `IFS` or fails.
@@ -29,11 +30,11 @@ const FUNCTIONS: [&str; 8] = [
     "__isorun_end(){ if [[ -o history ]];then builtin history -d -1||:;__isorun_hush;fi;\
      builtin printf '%s %s\\n' \"$1\" \"${__isorun_status:-$2}\" >&98;}",
     "__isorun_last(){ return \"$1\";}",
-    // Turns off what shows lines, and remembers what was on.
+    // Turns off tracing and the history, and stores which were on.
     "__isorun_hush(){ __isorun_flags=$-;builtin set +vx;\
      if [[ -o history ]];then if [[ -z $__isorun_shown && $(builtin history 1) = *'{ __isorun_status='* ]];\
      then builtin history -d -1||:;fi;__isorun_history=1;builtin set +o history;fi;}",
-    // Turns it on again for a command.
+    // Turns them on again for a command.
     "__isorun_show(){ __isorun_shown=$__isorun_history;if [[ $__isorun_history ]];then __isorun_remember;fi;\
      if [[ $__isorun_flags = *v* ]];then __isorun_flags=${__isorun_flags//v};builtin set -v;fi;\
      if [[ -z ${1-} ]];then __isorun_trace;fi;}",
@@ -59,35 +60,36 @@ pub fn preparation() -> String {
     )
 }
 
-/// Returns the line that asks for an exit code, which is told with that word.
-pub fn question(word: &str) -> String {
-    format!("__isorun_end {word} $?\n")
+/// Returns the line that requests an exit code, which is written after that marker.
+pub fn exit_code_query(marker: &str) -> String {
+    format!("__isorun_end {marker} $?\n")
 }
 
-/// A command as bash is given it.
+/// A command in the form that bash is given.
 pub struct Command {
-    /// What is in the file.
+    /// The content of the file.
     pub file: String,
-    /// Whether the last line is not part of the file: in an open here-document it
-    /// would be text, and after a `return` it would not be reached.
+    /// True if the last line is not part of the file: in an open here-document it would
+    /// be text, and after a `return` it would not be reached.
     is_apart: bool,
-    last: i32,
+    last_exit_code: i32,
 }
 
-/// Sets `$?`. In a list it is no failure.
-fn status_is(last: i32) -> String {
-    if last == 0 { String::new() } else { format!("__isorun_last {last}&&:;") }
+/// Returns code that sets `$?`. In a list it does not count as a failure.
+fn set_status(last_exit_code: i32) -> String {
+    if last_exit_code == 0 { String::new() } else { format!("__isorun_last {last_exit_code}&&:;") }
 }
 
 impl Command {
-    /// Prepares a command that a user has given. `last` is what `$?` was.
-    pub fn new(text: &str, last: i32) -> Self {
+    /// Prepares a command of a user. `last_exit_code` is the value of `$?` before it.
+    pub fn new(text: &str, last_exit_code: i32) -> Self {
         let has_document = text.contains("<<");
         let is_apart = has_document || text.contains("return");
         let mut file = String::new();
         if is_apart {
-            // Where the line that runs the file would show under `set -x`.
-            file.push_str(&format!("{{ __isorun_trace;{}}} 2>&94;", status_is(last)));
+            // Tracing is turned on in the file: earlier, the line that runs the file would
+            // show under `set -x`.
+            file.push_str(&format!("{{ __isorun_trace;{}}} 2>&94;", set_status(last_exit_code)));
         }
         file.push_str(text);
         if !has_document {
@@ -98,18 +100,18 @@ impl Command {
             file.push(';');
             file.push_str(KEEP_STREAMS);
         }
-        Self { file, is_apart, last }
+        Self { file, is_apart, last_exit_code }
     }
 
-    /// Returns the line that runs it. With `restored`, random numbers are drawn
-    /// anew.
+    /// Returns the line that runs it. With `restored`, bash seeds its random numbers
+    /// again.
     pub fn line(&self, restored: bool) -> String {
         let mut line = String::from("__isorun_status=;");
         if restored {
             line.push_str("RANDOM=${SRANDOM-};");
         }
         line.push_str(if self.is_apart { "__isorun_show apart;" } else { "__isorun_show;" });
-        line.push_str(&status_is(self.last));
+        line.push_str(&set_status(self.last_exit_code));
         let file = "/proc/self/fd/99";
         let streams = r#"<&"$__isorun_0" >&"$__isorun_1" 2>&"$__isorun_2""#;
         let run = if self.is_apart {
@@ -125,21 +127,20 @@ impl Command {
 mod tests {
     use super::*;
 
-    /// Runs commands one after the other, each in a shell of its own bash, and
-    /// returns all that they print.
+    /// Runs commands one after the other in a new bash, and returns their output.
     fn printed(commands: &[&str]) -> String {
         use std::io::Write as _;
         use std::process::{Command as Process, Stdio};
-        let folder = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         let mut input = String::from("exec 97</dev/null 96>&1 95>&2 94<>/dev/null 98>/dev/null\n");
         input.push_str(&preparation());
         for (at, command) in commands.iter().enumerate() {
             let command = Command::new(command, 0);
-            let path = folder.path().join(at.to_string());
+            let path = dir.path().join(at.to_string());
             std::fs::write(&path, &command.file).unwrap();
             input.push_str(&format!("exec 99<{}\n", path.display()));
             input.push_str(&command.line(false));
-            input.push_str(&question("word"));
+            input.push_str(&exit_code_query("word"));
         }
         let mut bash = Process::new("bash")
             .args(["--noediting", "--norc", "--noprofile", "-i"])
@@ -155,7 +156,7 @@ mod tests {
     #[test]
     fn lines_are_lines() {
         assert_eq!(preparation().matches('\n').count(), 1);
-        assert_eq!(question("x").matches('\n').count(), 1);
+        assert_eq!(exit_code_query("x").matches('\n').count(), 1);
         for text in ["", "echo", "cat <<E\nx\nE", "return 3"] {
             assert_eq!(Command::new(text, 3).line(true).matches('\n').count(), 1, "{text}");
         }
@@ -164,12 +165,12 @@ mod tests {
     #[test]
     fn the_numbers_are_those_of_the_constants() {
         let line = preparation();
-        for (at, number) in STREAMS.iter().enumerate() {
+        for (at, number) in STREAM_FDS.iter().enumerate() {
             assert!(line.contains(&format!("__isorun_{at}={number}")), "{line}");
         }
-        assert!(line.contains(&format!("exec >&{NOTHING} 2>&{NOTHING}")), "{line}");
-        assert!(line.contains(&format!(">&{STATUS}")), "{line}");
-        assert!(Command::new("", 0).line(false).contains(&format!("/proc/self/fd/{COMMAND}")));
+        assert!(line.contains(&format!("exec >&{NULL_FD} 2>&{NULL_FD}")), "{line}");
+        assert!(line.contains(&format!(">&{STATUS_FD}")), "{line}");
+        assert!(Command::new("", 0).line(false).contains(&format!("/proc/self/fd/{COMMAND_FD}")));
     }
 
     #[test]

@@ -1,17 +1,17 @@
-//! Programs and shells that are without a connection for a while.
+//! Programs and shells that are temporarily without a connection.
 //!
 //! ```text
 //!              Freeze, or the connection of a shell ends
 //!   served ─────────────────────────────────────────────▶ detached
 //!      ▲                                                      │
 //!      └─────────────────────── Attach ───────────────────────┤
-//!                                                             ▼ nobody comes
-//!                                     let go (a program), ended (a shell)
+//!                                                             ▼ attach timeout
+//!                                    released (a program), ended (a shell)
 //! ```
 //!
-//! A task owns each detached one and watches it meanwhile. After a checkpoint
-//! the original's own connections come back within a moment. In a copy nobody
-//! comes, and what ran there runs on with nobody listening.
+//! A task owns and monitors each detached session. After a checkpoint the clients
+//! of the original sandbox attach again within a moment. In a copy no client
+//! attaches, and the programs continue to run with their output discarded.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -24,36 +24,37 @@ use tokio::time::{Instant, sleep_until};
 use isorun_agent::protocol::{Failure, FailureKind};
 
 use super::Agent;
-use super::exec::Running;
-use super::shell::Shell;
+use super::exec::RunningProgram;
+use super::shell::RunningShell;
 
-/// How soon somebody has to come for a program.
-const PROGRAM: Duration = Duration::from_secs(10);
-/// How soon for a shell.
-const SHELL: Duration = Duration::from_secs(600);
-/// How long a token may be.
-const LONGEST_TOKEN: usize = 128;
-/// Detached ones at the same time; one more ends the one that is detached.
-const MOST: usize = 1024;
+/// The time within which a client has to attach to a program.
+const PROGRAM_ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time within which a client has to attach to a shell.
+const SHELL_ATTACH_TIMEOUT: Duration = Duration::from_secs(600);
+/// The maximum length of a token, in bytes.
+const MAX_TOKEN_BYTES: usize = 128;
+/// The maximum number of detached sessions. A further one is released or ended at
+/// once.
+const MAX_DETACHED: usize = 1024;
 
-/// What can be attached to.
+/// A session that a client can attach to.
 pub enum Session {
-    Program(Box<Running>),
-    Shell(Box<Shell>),
+    Program(Box<RunningProgram>),
+    Shell(Box<RunningShell>),
 }
 
-/// A time limit that stands still while the sandbox is a checkpoint. Under gVisor
-/// the monotonic clock goes on meanwhile.
+/// A deadline that is postponed by the time that the sandbox is frozen. Under
+/// gVisor the monotonic clock continues meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
-/// All that is detached, and whether everything is about to be.
+/// The detached sessions, and the state of a freeze.
 pub struct Sessions {
-    /// How long checkpoints have taken, from their beginning until somebody came
-    /// to the original or to a copy.
-    asleep: Cell<Duration>,
-    /// When the present one began.
-    asleep_since: Cell<Option<Instant>>,
+    /// The total time that the sandbox was frozen: from each freeze until the next
+    /// request to the original or to a copy.
+    frozen_time: Cell<Duration>,
+    /// The start of the present freeze.
+    frozen_since: Cell<Option<Instant>>,
     frozen: watch::Sender<bool>,
     connections: watch::Sender<usize>,
     detached: RefCell<HashMap<String, mpsc::Sender<oneshot::Sender<Session>>>>,
@@ -62,8 +63,8 @@ pub struct Sessions {
 impl Default for Sessions {
     fn default() -> Self {
         Self {
-            asleep: Cell::default(),
-            asleep_since: Cell::default(),
+            frozen_time: Cell::default(),
+            frozen_since: Cell::default(),
             frozen: watch::Sender::new(false),
             connections: watch::Sender::new(0),
             detached: RefCell::default(),
@@ -71,32 +72,33 @@ impl Default for Sessions {
     }
 }
 
-/// A connection that is open, as long as this lives.
-pub struct Open(Rc<Agent>);
+/// A guard that counts a connection as open until it is dropped.
+pub struct ConnectionGuard(Rc<Agent>);
 
-impl Drop for Open {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.sessions.connections.send_modify(|open| *open -= 1);
     }
 }
 
-/// Counts a connection.
-pub fn open(agent: &Rc<Agent>) -> Open {
+/// Counts a connection as open.
+pub fn count_connection(agent: &Rc<Agent>) -> ConnectionGuard {
     agent.sessions.connections.send_modify(|open| *open += 1);
-    Open(Rc::clone(agent))
+    ConnectionGuard(Rc::clone(agent))
 }
 
 impl Sessions {
-    /// Whether everything that can be is to be detached, and when that changes.
+    /// Returns a receiver that reports whether the sandbox is frozen, so that sessions
+    /// have to be detached.
     pub fn frozen(&self) -> watch::Receiver<bool> {
         self.frozen.subscribe()
     }
 
-    /// Has everything detached, and waits until only the caller's connection is
-    /// left.
+    /// Requests that all sessions are detached, and waits until only the caller's
+    /// connection is left.
     pub async fn freeze(&self) {
-        if self.asleep_since.get().is_none() {
-            self.asleep_since.set(Some(Instant::now()));
+        if self.frozen_since.get().is_none() {
+            self.frozen_since.set(Some(Instant::now()));
         }
         self.frozen.send_replace(true);
         let mut connections = self.connections.subscribe();
@@ -104,21 +106,22 @@ impl Sessions {
         let _ = connections.wait_for(|open| *open <= 1).await;
     }
 
-    /// The checkpoint is over.
+    /// Ends the freeze after a checkpoint.
     pub fn thaw(&self) {
-        if let Some(since) = self.asleep_since.take() {
-            self.asleep.set(self.asleep.get() + since.elapsed());
+        if let Some(since) = self.frozen_since.take() {
+            self.frozen_time.set(self.frozen_time.get() + since.elapsed());
         }
         self.frozen.send_if_modified(|frozen| std::mem::replace(frozen, false));
     }
 
     /// Returns the deadline after that time.
     pub fn deadline(&self, after: Duration) -> Deadline {
-        let since = self.asleep_since.get().map_or(Duration::ZERO, |since| since.elapsed());
-        // The clock is never that young: a sandbox sleeps after it was started.
+        let since = self.frozen_since.get().map_or(Duration::ZERO, |since| since.elapsed());
+        // The subtraction cannot underflow in practice: the sandbox was running before
+        // it was frozen.
         let now = Instant::now();
-        let awake = now.checked_sub(self.asleep.get() + since).unwrap_or(now);
-        Deadline(awake + after)
+        let running = now.checked_sub(self.frozen_time.get() + since).unwrap_or(now);
+        Deadline(running + after)
     }
 
     /// Resolves at a deadline.
@@ -129,8 +132,8 @@ impl Sessions {
             // It cannot be closed: the sender is here.
             let _ = frozen.wait_for(|frozen| !frozen).await;
             tokio::select! {
-                () = sleep_until(deadline + self.asleep.get()) => {
-                    if self.asleep_since.get().is_none() {
+                () = sleep_until(deadline + self.frozen_time.get()) => {
+                    if self.frozen_since.get().is_none() {
                         return;
                     }
                 }
@@ -139,17 +142,17 @@ impl Sessions {
         }
     }
 
-    /// Takes what is detached under a token.
+    /// Takes the detached session of a token.
     pub async fn take(&self, token: &str) -> Result<Session, Failure> {
-        let keeper = self.detached.borrow_mut().remove(token);
+        let holder = self.detached.borrow_mut().remove(token);
         let nothing = || Failure {
             kind: FailureKind::NotFound,
-            message: "there is no shell or program of that name to attach to: it has ended, or \
-                      another connection has it"
+            message: "there is no detached shell or program with that token: it has exited, or \
+                      another connection is attached to it"
                 .to_owned(),
         };
         let (sender, receiver) = oneshot::channel();
-        keeper.ok_or_else(nothing)?.send(sender).await.map_err(|_| nothing())?;
+        holder.ok_or_else(nothing)?.send(sender).await.map_err(|_| nothing())?;
         receiver.await.map_err(|_| nothing())
     }
 
@@ -158,21 +161,21 @@ impl Sessions {
     }
 }
 
-/// Whether a client's token can be one.
-pub fn check(token: &str) -> Result<(), Failure> {
-    if token.is_empty() || token.len() > LONGEST_TOKEN {
-        let message = format!("a token has 1 to {LONGEST_TOKEN} bytes");
+/// Checks the length of a client's token.
+pub fn check_token(token: &str) -> Result<(), Failure> {
+    if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
+        let message = format!("the token has {} bytes: give 1 to {MAX_TOKEN_BYTES}", token.len());
         return Err(Failure { kind: FailureKind::Invalid, message });
     }
     Ok(())
 }
 
-/// Keeps a session until somebody takes it, or for as long as its kind is kept.
+/// Keeps a session until a client attaches to it, or until its attach timeout.
 pub fn keep(agent: &Rc<Agent>, token: String, session: Session) {
     let (sender, mut claims) = mpsc::channel::<oneshot::Sender<Session>>(1);
     let full = {
         let mut detached = agent.sessions.detached.borrow_mut();
-        let full = detached.len() >= MOST;
+        let full = detached.len() >= MAX_DETACHED;
         if !full {
             detached.insert(token.clone(), sender);
         }
@@ -185,7 +188,7 @@ pub fn keep(agent: &Rc<Agent>, token: String, session: Session) {
             let claim = match &mut session {
                 Session::Program(program) => wait_for_program(&agent, program, &mut claims).await,
                 Session::Shell(shell) => {
-                    let deadline = agent.sessions.deadline(SHELL);
+                    let deadline = agent.sessions.deadline(SHELL_ATTACH_TIMEOUT);
                     tokio::select! {
                         claim = shell.idle(&mut claims) => claim,
                         () = agent.sessions.until(Some(deadline)) => None,
@@ -193,7 +196,8 @@ pub fn keep(agent: &Rc<Agent>, token: String, session: Session) {
                 }
             };
             if let Some(claim) = claim {
-                // A connection that was quick to go detaches it again.
+                // The connection may have ended meanwhile. Then the session stays
+                // detached.
                 if let Err(session) = claim.send(session) {
                     keep(&agent, token, session);
                 }
@@ -202,29 +206,29 @@ pub fn keep(agent: &Rc<Agent>, token: String, session: Session) {
             agent.sessions.forget(&token);
         }
         match session {
-            Session::Program(program) => program.let_go(&agent).await,
+            Session::Program(program) => program.release(&agent).await,
             Session::Shell(shell) => shell.end(&agent).await,
         }
     });
 }
 
-/// Enforces a program's time limit while it waits for a connection.
+/// Waits for a connection and enforces the program's time limit meanwhile.
 async fn wait_for_program(
     agent: &Agent,
-    program: &mut Running,
+    program: &mut RunningProgram,
     claims: &mut mpsc::Receiver<oneshot::Sender<Session>>,
 ) -> Option<oneshot::Sender<Session>> {
     let mut frozen = agent.sessions.frozen();
-    // The checkpoint itself takes as long as it takes.
-    let patience = async {
+    // The time of the checkpoint itself does not count.
+    let attach_timeout = async {
         let _ = frozen.wait_for(|frozen| !frozen).await;
-        sleep_until(Instant::now() + PROGRAM).await;
+        sleep_until(Instant::now() + PROGRAM_ATTACH_TIMEOUT).await;
     };
     tokio::select! {
         claim = claims.recv() => claim,
-        () = patience => None,
+        () = attach_timeout => None,
         () = program.deadline(agent) => {
-            program.time_is_over(agent).await;
+            program.kill_at_deadline(agent).await;
             claims.recv().await
         }
     }

@@ -1,22 +1,23 @@
-//! A bash that stays: one command after the other, each with its own output and
-//! exit code.
+//! A persistent bash that runs one command after the other, each with its own
+//! output and exit code.
 //!
-//! bash reads two lines for each command from its standard input, a pipe that no
-//! program has:
+//! bash reads two lines for each command from its standard input, a pipe that is
+//! not passed on to programs:
 //!
 //! ```text
 //! . /proc/self/fd/99 <&97 >&96 2>&95   the command, in a file without a name
-//! { __isorun_end 7f3a..; }             its exit code goes to a pipe, with that word
+//! { __isorun_end 7f3a..; }             writes the marker and its exit code to a pipe
 //! ```
 //!
-//! So nothing that a command says or leaves open (a quote, a here-document) can
-//! be taken for the end of it, and its output stays as it is. What a command
-//! reads is empty. An interrupt throws bash back to the next line, which is the
-//! second one.
+//! So no output and no unfinished syntax of a command (a quote, a here-document)
+//! can be taken for its end, and its output is not modified. The standard input of
+//! a command is empty. An interrupt makes bash continue with the next line, which
+//! is the second one.
 //!
-//! bash itself has no output: the prompts, traces and traps that belong to our
-//! lines go nowhere. A command has the streams 97, 96 and 95, and what it does to
-//! its own (`exec >file`) is kept in them for the next command: see [`script`].
+//! The output of bash itself is discarded: the prompts, traces and traps that
+//! belong to the lines above. A command has the streams 97, 96 and 95, and its
+//! changes to its own streams (`exec >file`) are kept in them for the next command:
+//! see [`script`].
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,60 +31,61 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use isorun_agent::codec::{CHUNK, CodecError, Frame, FrameReader, FrameWriter};
-use isorun_agent::protocol::{Exec, Failure, FailureKind, Run, Shell as Request, Status};
+use isorun_agent::codec::{CHUNK_BYTES, CodecError, Frame, FrameReader, FrameWriter};
+use isorun_agent::protocol::{Exec, Failure, FailureKind, Run, Shell as ShellRequest, Status};
 
 use super::Agent;
-use super::exec::{deliver, freezing, new_group, read, read_now, until};
-use super::groups::Group;
+use super::cgroups::Cgroup;
+use super::exec::{deliver, new_cgroup, read, read_now, until, until_frozen};
 use super::interrupt::{Interruption, Step, Target};
 use super::reaper::OnStop;
 use super::root;
-use super::script::{self, COMMAND, NOTHING, STATUS, STREAMS};
+use super::script::{self, COMMAND_FD, NULL_FD, STATUS_FD, STREAM_FDS};
 use super::sessions::{self, Deadline, Session};
-use super::spawn::{self, high};
+use super::spawn::{self, dup_high};
 
-/// How long bash may take to start.
-const START: Duration = Duration::from_secs(20);
-/// Output of what runs in the background that is kept while nobody listens.
-const KEPT: usize = 64 * 1024;
+/// The time limit for bash to start.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// The maximum size of the output of background processes that is kept while no
+/// client is attached, in bytes.
+const MAX_KEPT_BYTES: usize = 64 * 1024;
 
-/// A shell, and what it is doing.
-pub struct Shell {
+/// A shell, and the state of its command.
+pub struct RunningShell {
     token: String,
     pid: Pid,
-    group: Group,
-    /// `None` once it has told.
+    cgroup: Cgroup,
+    /// `None` after its exit status was received.
     ended: Option<oneshot::Receiver<Status>>,
     script: Sender,
     command: OwnedFd,
     status: Receiver,
-    /// `None` once nothing inside has it any more.
+    /// `None` after every process inside has closed it.
     stdout: Option<Receiver>,
     stderr: Option<Receiver>,
-    /// What was read of `status`.
+    /// The bytes that were read from `status`.
     line: BytesMut,
-    /// Output that nobody has heard.
+    /// The output that was not sent to a client yet.
     kept: [BytesMut; 2],
     job: Option<Job>,
     /// The exit code of the last command.
-    last: i32,
-    /// The restores of the sandbox that it knows of.
+    last_exit_code: i32,
+    /// The number of restores of the sandbox when the last command started.
     restores: u64,
 }
 
-/// A command under way.
+/// A command in progress.
 struct Job {
-    /// What comes before its exit code.
-    word: String,
+    /// The marker that precedes its exit code.
+    marker: String,
     deadline: Option<Deadline>,
-    /// What ran in the shell's background before.
-    before: Vec<Pid>,
+    /// The processes that ran in the shell's background before.
+    background: Vec<Pid>,
     interruption: Option<Interruption>,
-    /// What an interrupted one came to. Then bash is asked once more, so that no
-    /// interrupt is left that could hit the next command.
-    outcome: Option<i32>,
-    /// When to interrupt it next.
+    /// The exit code of an interrupted command. bash is then queried once more, so that
+    /// no interrupt remains pending that could hit the next command.
+    exit_code: Option<i32>,
+    /// The time of the next interrupt.
     next: Option<Instant>,
     timed_out: bool,
 }
@@ -91,7 +93,7 @@ struct Job {
 /// Starts a shell for a connection.
 pub async fn run<R, W>(
     agent: &Rc<Agent>,
-    request: &Request,
+    request: &ShellRequest,
     reader: &mut FrameReader<R>,
     writer: &mut FrameWriter<W>,
 ) -> Result<(), CodecError>
@@ -99,7 +101,7 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    match Shell::start(agent, request).await {
+    match RunningShell::start(agent, request).await {
         Ok(shell) => {
             agent.execs.set(agent.execs.get() + 1);
             serve(agent, shell, reader, writer).await
@@ -108,11 +110,11 @@ where
     }
 }
 
-/// Serves a connection with a shell, until either ends. A shell whose connection
-/// ends can be attached to.
+/// Serves a connection with a shell, until either ends. A client can attach to a
+/// shell whose connection has ended.
 pub async fn serve<R, W>(
     agent: &Rc<Agent>,
-    mut shell: Shell,
+    mut shell: RunningShell,
     reader: &mut FrameReader<R>,
     writer: &mut FrameWriter<W>,
 ) -> Result<(), CodecError>
@@ -121,7 +123,7 @@ where
     W: AsyncWrite + Unpin,
 {
     let outcome = shell.serve(agent, reader, writer).await;
-    if let Ok(Outcome::Over) = outcome {
+    if let Ok(ShellOutcome::Finished) = outcome {
         shell.end(agent).await;
     } else {
         let token = shell.token.clone();
@@ -130,69 +132,77 @@ where
     outcome.map(|_| ())
 }
 
-enum Outcome {
-    Over,
+enum ShellOutcome {
+    Finished,
     Detached,
 }
 
-impl Shell {
-    async fn start(agent: &Agent, request: &Request) -> Result<Self, Failure> {
-        sessions::check(&request.token)?;
-        let group = new_group(agent)?;
-        let mut shell = match Self::spawn(agent, request, group) {
+impl RunningShell {
+    async fn start(agent: &Agent, request: &ShellRequest) -> Result<Self, Failure> {
+        sessions::check_token(&request.token)?;
+        let cgroup = new_cgroup(agent)?;
+        let mut shell = match Self::spawn(agent, request, cgroup) {
             Ok(shell) => shell,
-            Err((group, failure)) => {
-                agent.groups.release(group);
+            Err((cgroup, failure)) => {
+                agent.cgroups.release(cgroup);
                 return Err(failure);
             }
         };
-        shell.say(&script::preparation());
-        shell.begin(agent, &Run::default()).map_err(|error| failed(&error))?;
+        shell.write_script(&script::preparation());
+        shell.start_command(agent, &Run::default()).map_err(|error| failed(&error))?;
         let prepared = async {
             tokio::select! {
-                _ = told(&mut shell.status, &mut shell.line, shell.job.as_ref()) => true,
-                _ = death(&mut shell.ended) => false,
+                _ = read_exit_code(&mut shell.status, &mut shell.line, shell.job.as_ref()) => true,
+                _ = wait_exit(&mut shell.ended) => false,
             }
         };
-        let good = timeout(START, prepared).await.unwrap_or(false);
-        let said = shell.stderr.as_ref().and_then(read_now).unwrap_or_default();
+        let good = timeout(START_TIMEOUT, prepared).await.unwrap_or(false);
+        let output = shell.stderr.as_ref().and_then(read_now).unwrap_or_default();
         if !good {
-            let said: String = String::from_utf8_lossy(&said).chars().take(500).collect();
-            shell.end_before_it_began(agent).await;
+            let output: String = String::from_utf8_lossy(&output).chars().take(500).collect();
+            shell.terminate(agent).await;
             return Err(Failure {
                 kind: FailureKind::Other,
-                message: format!("bash does not take commands: {}", said.trim()),
+                message: format!("bash did not start: {}", output.trim()),
             });
         }
-        // Its complaints about having no terminal are not the user's.
+        // This drops bash's warnings about the missing terminal.
         shell.job = None;
         Ok(shell)
     }
 
-    fn spawn(agent: &Agent, request: &Request, group: Group) -> Result<Self, (Group, Failure)> {
-        match Self::try_spawn(agent, request, &group) {
-            Ok((pid, ours)) => Ok(Self {
+    fn spawn(
+        agent: &Agent,
+        request: &ShellRequest,
+        cgroup: Cgroup,
+    ) -> Result<Self, (Cgroup, Failure)> {
+        match Self::try_spawn(agent, request, &cgroup) {
+            Ok((pid, pipes)) => Ok(Self {
                 token: request.token.clone(),
                 pid,
-                group,
+                cgroup,
                 ended: Some(agent.reaper.watch(pid, OnStop::Continue)),
-                script: ours.script,
-                command: ours.command,
-                status: ours.status,
-                stdout: Some(ours.stdout),
-                stderr: Some(ours.stderr),
+                script: pipes.script,
+                command: pipes.command,
+                status: pipes.status,
+                stdout: Some(pipes.stdout),
+                stderr: Some(pipes.stderr),
                 line: BytesMut::new(),
                 kept: Default::default(),
                 job: None,
-                last: 0,
+                last_exit_code: 0,
                 restores: agent.restores.get(),
             }),
-            Err(failure) => Err((group, failure)),
+            Err(failure) => Err((cgroup, failure)),
         }
     }
 
-    fn try_spawn(agent: &Agent, request: &Request, group: &Group) -> Result<(Pid, Ours), Failure> {
-        let (ours, streams) = connect().map_err(|error| failed(&error))?;
+    fn try_spawn(
+        agent: &Agent,
+        request: &ShellRequest,
+        cgroup: &Cgroup,
+    ) -> Result<(Pid, ShellPipes), Failure> {
+        let (pipes, streams) = create_pipes().map_err(|error| failed(&error))?;
         let exec = Exec {
             argv: ["bash", "--noediting", "--norc", "--noprofile", "-i"]
                 .map(str::to_owned)
@@ -202,8 +212,8 @@ impl Shell {
             user: request.user.clone(),
             ..Exec::default()
         };
-        let pid = spawn::spawn_with(&exec, &agent.groups, group, streams)?;
-        Ok((pid, ours))
+        let pid = spawn::spawn_with(&exec, &agent.cgroups, cgroup, streams)?;
+        Ok((pid, pipes))
     }
 
     async fn serve<R, W>(
@@ -211,7 +221,7 @@ impl Shell {
         agent: &Agent,
         reader: &mut FrameReader<R>,
         writer: &mut FrameWriter<W>,
-    ) -> Result<Outcome, CodecError>
+    ) -> Result<ShellOutcome, CodecError>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -234,12 +244,12 @@ impl Shell {
                 biased;
                 frame = reader.next() => match frame? {
                     Some(Frame::Run(run)) if self.job.is_none() => {
-                        self.begin(agent, &run).map_err(CodecError::Io)?;
+                        self.start_command(agent, &run).map_err(CodecError::Io)?;
                     }
                     Some(Frame::Signal(_)) => self.interrupt(),
                     Some(Frame::Close) => {
                         deliver(reader, writer, &Frame::Exited(Status::Signal(1))).await?;
-                        return Ok(Outcome::Over);
+                        return Ok(ShellOutcome::Finished);
                     }
                     Some(_) => return Err(CodecError::UnknownKind(0)),
                     None => return Err(CodecError::Truncated),
@@ -251,60 +261,60 @@ impl Shell {
                     self.interrupt();
                 }
                 flushed = writer.flush(), if !idle => flushed?,
-                code = told(&mut self.status, &mut self.line, self.job.as_ref()), if idle => {
-                    if let Some(code) = self.settle(code) {
+                code = read_exit_code(&mut self.status, &mut self.line, self.job.as_ref()), if idle => {
+                    if let Some(code) = self.on_exit_code(code) {
                         self.finish(code, reader, writer).await?;
                     }
                 }
-                () = until(next) => self.press(),
+                () = until(next) => self.advance_interruption(),
                 count = read(self.stdout.as_mut(), &mut out), if idle => match count {
                     Ok(1..) => writer.queue(&Frame::Stdout(out.split().freeze()))?,
-                    // A command has redirected it for good.
+                    // A command has redirected it permanently.
                     _ => self.stdout = None,
                 },
                 count = read(self.stderr.as_mut(), &mut err), if idle => match count {
                     Ok(1..) => writer.queue(&Frame::Stderr(err.split().freeze()))?,
                     _ => self.stderr = None,
                 },
-                status = death(&mut self.ended), if idle => {
-                    return self.tell_end(Some(status), reader, writer).await;
+                status = wait_exit(&mut self.ended), if idle => {
+                    return self.report_exit(Some(status), reader, writer).await;
                 }
-                () = freezing(Some(&mut frozen)), if idle => {
+                () = until_frozen(Some(&mut frozen)), if idle => {
                     return self.detach(agent, reader, writer).await;
                 }
             }
         }
     }
 
-    /// Hands bash a command.
-    fn begin(&mut self, agent: &Agent, run: &Run) -> io::Result<()> {
-        let word = new_word()?;
-        let command = script::Command::new(&run.command, self.last);
+    /// Writes a command to bash.
+    fn start_command(&mut self, agent: &Agent, run: &Run) -> io::Result<()> {
+        let marker = new_marker()?;
+        let command = script::Command::new(&run.command, self.last_exit_code);
         spawn::rewrite(&self.command, &command.file)?;
-        // A copy would draw the same numbers as its original.
+        // Otherwise a copy would draw the same random numbers as its original.
         let restored = self.restores != agent.restores.get();
         self.restores = agent.restores.get();
-        let script = format!("{}{}", command.line(restored), script::question(&word));
-        // Afterwards what the command starts may be among them.
-        let before = self.group.members();
-        self.say(&script);
+        let script = format!("{}{}", command.line(restored), script::exit_code_query(&marker));
+        // Must be read before the command starts processes.
+        let background = self.cgroup.members();
+        self.write_script(&script);
         self.job = Some(Job {
-            word,
+            marker,
             deadline: run.timeout_ms.map(|ms| agent.sessions.deadline(Duration::from_millis(ms))),
-            before,
+            background,
             interruption: None,
-            outcome: None,
+            exit_code: None,
             next: None,
             timed_out: false,
         });
         Ok(())
     }
 
-    /// A pipe holds far more than these lines. One that is full belongs to a
-    /// shell that is past listening, which the interrupts end.
-    fn say(&self, line: &str) {
-        // The runtime may not have heard that there is room, so this asks the
-        // system.
+    /// Writes lines to bash. A pipe holds far more than these lines. If it is full, the
+    /// shell does not read any more, and the interrupts end it.
+    fn write_script(&self, line: &str) {
+        // The runtime may not know yet that there is room, so this calls the system
+        // directly.
         let _ = rustix::io::write(self.script.as_fd(), line.as_bytes());
     }
 
@@ -317,42 +327,43 @@ impl Shell {
         }
     }
 
-    /// A job has told its exit code: whether that is the end of it.
-    fn settle(&mut self, code: i32) -> Option<i32> {
+    /// Handles an exit code. Returns the exit code of the command if the command has
+    /// ended.
+    fn on_exit_code(&mut self, code: i32) -> Option<i32> {
         let job = self.job.as_mut()?;
         let Some(interruption) = &mut job.interruption else { return Some(code) };
-        if job.outcome.is_some() {
-            return job.outcome;
+        if job.exit_code.is_some() {
+            return job.exit_code;
         }
-        // Without a new word the answer to an earlier question would do.
-        let Ok(word) = new_word() else { return Some(code) };
-        interruption.restart();
-        job.word = word;
-        job.outcome = Some(code);
+        // Without a new marker, the response to an earlier query would be accepted.
+        let Ok(marker) = new_marker() else { return Some(code) };
+        interruption.reset();
+        job.marker = marker;
+        job.exit_code = Some(code);
         job.next = Some(Instant::now());
         None
     }
 
-    /// Interrupts what runs, or asks whether the last interrupt has arrived.
-    fn press(&mut self) {
+    /// Interrupts the command, or queries whether the last interrupt has been handled.
+    fn advance_interruption(&mut self) {
         let Some(job) = &mut self.job else { return };
         let Some(interruption) = &mut job.interruption else { return };
-        let target = Target { bash: self.pid, group: &self.group, before: &job.before };
-        let step = match job.outcome {
-            None => interruption.press(&target),
-            Some(_) => Step::Struck(interruption.clear(&target)),
+        let target = Target { bash: self.pid, cgroup: &self.cgroup, background: &job.background };
+        let step = match job.exit_code {
+            None => interruption.attempt(&target),
+            Some(_) => Step::Interrupted(interruption.clear(&target)),
         };
-        let (Step::Wait(pause) | Step::Struck(pause)) = step;
+        let (Step::Wait(pause) | Step::Interrupted(pause)) = step;
         job.next = Some(Instant::now() + pause);
-        if let Step::Struck(_) = step {
-            // bash forgets the line that it was in, which may have been the one
-            // that tells the end.
-            let question = script::question(&job.word);
-            self.say(&format!("\n{question}"));
+        if let Step::Interrupted(_) = step {
+            // bash discards the line that it was in, which may have been the one that
+            // reports the exit code.
+            let query = script::exit_code_query(&job.marker);
+            self.write_script(&format!("\n{query}"));
         }
     }
 
-    /// A command has ended: what it wrote is in the pipes by now.
+    /// Completes a command that has ended. All of its output is in the pipes by now.
     async fn finish<R, W>(
         &mut self,
         code: i32,
@@ -367,7 +378,7 @@ impl Shell {
         let timed_out = self.job.as_ref().is_some_and(|job| job.timed_out);
         self.drain(interrupted, reader, writer).await?;
         self.job = None;
-        self.last = code;
+        self.last_exit_code = code;
         let status = if timed_out { Status::TimedOut } else { Status::Code(code) };
         deliver(reader, writer, &Frame::Ran(status)).await
     }
@@ -385,8 +396,8 @@ impl Shell {
         for (pipe, frame) in
             [(&self.stdout, Frame::Stdout as fn(Bytes) -> Frame), (&self.stderr, Frame::Stderr)]
         {
-            // What runs in the background may write for ever.
-            let mut budget = 16 * 1024 * 1024 / CHUNK;
+            // Background processes may write forever.
+            let mut budget = 16 * 1024 * 1024 / CHUNK_BYTES;
             while let Some(bytes) = pipe.as_ref().and_then(read_now) {
                 // bash starts a new line when it is interrupted.
                 if !(interrupted && bytes.iter().all(|byte| *byte == b'\n')) {
@@ -401,28 +412,29 @@ impl Shell {
         Ok(())
     }
 
-    async fn tell_end<R, W>(
+    async fn report_exit<R, W>(
         &mut self,
         status: Option<Status>,
         reader: &mut FrameReader<R>,
         writer: &mut FrameWriter<W>,
-    ) -> Result<Outcome, CodecError>
+    ) -> Result<ShellOutcome, CodecError>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
         self.drain(false, reader, writer).await?;
         deliver(reader, writer, &Frame::Exited(status.unwrap_or(Status::Signal(9)))).await?;
-        Ok(Outcome::Over)
+        Ok(ShellOutcome::Finished)
     }
 
-    /// Says farewell, and does what the client had asked before it read that.
+    /// Sends the detach frame, and handles the frames that the client sent before it
+    /// read that.
     async fn detach<R, W>(
         &mut self,
         agent: &Agent,
         reader: &mut FrameReader<R>,
         writer: &mut FrameWriter<W>,
-    ) -> Result<Outcome, CodecError>
+    ) -> Result<ShellOutcome, CodecError>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -430,20 +442,19 @@ impl Shell {
         writer.send(&Frame::Detach).await?;
         loop {
             match reader.next().await?.ok_or(CodecError::Truncated)? {
-                Frame::Detach => return Ok(Outcome::Detached),
+                Frame::Detach => return Ok(ShellOutcome::Detached),
                 Frame::Run(run) if self.job.is_none() => {
-                    self.begin(agent, &run).map_err(CodecError::Io)?;
+                    self.start_command(agent, &run).map_err(CodecError::Io)?;
                 }
                 Frame::Signal(_) => self.interrupt(),
-                Frame::Close => return Ok(Outcome::Over),
+                Frame::Close => return Ok(ShellOutcome::Finished),
                 _ => return Err(CodecError::UnknownKind(0)),
             }
         }
     }
 
-    /// Waits without a connection. What runs in the background goes on, and the
-    /// latest of what it writes is kept; a command that runs waits when the
-    /// pipes are full.
+    /// Waits for a client to attach. Background processes continue, and the end of
+    /// their output is kept. A running command blocks when the pipes are full.
     pub async fn idle(
         &mut self,
         claims: &mut mpsc::Receiver<oneshot::Sender<Session>>,
@@ -454,88 +465,88 @@ impl Shell {
             tokio::select! {
                 claim = claims.recv() => return claim,
                 count = read(self.stdout.as_mut(), &mut out), if free => match count {
-                    Ok(1..) => remember(&mut self.kept[0], &mut out),
+                    Ok(1..) => append_kept(&mut self.kept[0], &mut out),
                     _ => self.stdout = None,
                 },
                 count = read(self.stderr.as_mut(), &mut err), if free => match count {
-                    Ok(1..) => remember(&mut self.kept[1], &mut err),
+                    Ok(1..) => append_kept(&mut self.kept[1], &mut err),
                     _ => self.stderr = None,
                 },
-                // With its end there is nothing to attach to.
-                _ = death(&mut self.ended), if free => return None,
+                // There is nothing to attach to after its exit.
+                _ = wait_exit(&mut self.ended), if free => return None,
             }
         }
     }
 
-    /// Ends it as a terminal that is closed would: what runs in it gets a
-    /// hangup, and who does not care about that lives on.
+    /// Ends it like a closed terminal does: its processes get SIGHUP, and those that
+    /// ignore the signal continue to run.
     pub async fn end(self, agent: &Agent) {
         agent.execs.set(agent.execs.get() - 1);
-        self.end_before_it_began(agent).await;
+        self.terminate(agent).await;
     }
 
-    async fn end_before_it_began(mut self, agent: &Agent) {
-        // What is stopped takes the hangup when it is continued.
+    async fn terminate(mut self, agent: &Agent) {
+        // A stopped process handles SIGHUP when it is continued.
         let _ = kill_process_group(self.pid, Signal::HUP);
         let _ = kill_process_group(self.pid, Signal::CONT);
         let _ = kill_process(self.pid, Signal::KILL);
         if self.ended.is_some() {
-            let _ = timeout(Duration::from_secs(1), death(&mut self.ended)).await;
+            let _ = timeout(Duration::from_secs(1), wait_exit(&mut self.ended)).await;
         }
         for pipe in [self.stdout, self.stderr].into_iter().flatten() {
-            super::exec::swallow(pipe);
+            super::exec::discard(pipe);
         }
-        agent.groups.release(self.group);
+        agent.cgroups.release(self.cgroup);
     }
 }
 
-async fn death(ended: &mut Option<oneshot::Receiver<Status>>) -> Status {
+async fn wait_exit(ended: &mut Option<oneshot::Receiver<Status>>) -> Status {
     let Some(receiver) = ended else { return std::future::pending().await };
     let status = receiver.await.unwrap_or(Status::Signal(9));
     *ended = None;
     status
 }
 
-fn remember(kept: &mut BytesMut, new: &mut BytesMut) {
+fn append_kept(kept: &mut BytesMut, new: &mut BytesMut) {
     kept.extend_from_slice(&new.split());
-    if kept.len() > KEPT {
-        let _ = kept.split_to(kept.len() - KEPT);
+    if kept.len() > MAX_KEPT_BYTES {
+        let _ = kept.split_to(kept.len() - MAX_KEPT_BYTES);
     }
 }
 
-/// Waits for the exit code of a job; anything else in the pipe is not ours. May
-/// be cancelled.
-async fn told(pipe: &mut Receiver, line: &mut BytesMut, job: Option<&Job>) -> i32 {
-    const LONGEST: usize = 4096;
+/// Waits for the exit code of a job, and ignores other bytes in the pipe. May be
+/// cancelled.
+async fn read_exit_code(pipe: &mut Receiver, line: &mut BytesMut, job: Option<&Job>) -> i32 {
+    const MAX_LINE_BYTES: usize = 4096;
     loop {
         while let Some(end) = line.iter().position(|byte| *byte == b'\n') {
-            let said = line.split_to(end + 1);
-            let said = String::from_utf8_lossy(&said);
-            // Something may stand before it that a command has left there.
-            let code = job.and_then(|job| said.split_once(&*job.word)?.1.trim().parse().ok());
+            let bytes = line.split_to(end + 1);
+            let text = String::from_utf8_lossy(&bytes);
+            // A command may have written bytes before the marker.
+            let code = job.and_then(|job| text.split_once(&*job.marker)?.1.trim().parse().ok());
             if let Some(code) = code {
                 return code;
             }
         }
-        if line.len() > LONGEST {
+        if line.len() > MAX_LINE_BYTES {
             line.clear();
         }
         if !matches!(read(Some(pipe), line).await, Ok(1..)) {
-            // The shell closed it, or is gone, which others notice.
+            // The shell closed it or exited. Its exit is handled elsewhere.
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// What nobody inside can know.
-fn new_word() -> io::Result<String> {
-    let mut word = [0; 8];
-    rustix::rand::getrandom(&mut word, rustix::rand::GetRandomFlags::empty())?;
-    Ok(format!("{:x}", u64::from_le_bytes(word)))
+/// Returns a random marker that programs cannot guess.
+fn new_marker() -> io::Result<String> {
+    let mut marker = [0; 8];
+    rustix::rand::getrandom(&mut marker, rustix::rand::GetRandomFlags::empty())?;
+    Ok(format!("{:x}", u64::from_le_bytes(marker)))
 }
 
-/// Our ends of what connects a shell.
-struct Ours {
+/// The agent's ends of the pipes of a shell.
+struct ShellPipes {
     script: Sender,
     command: OwnedFd,
     status: Receiver,
@@ -543,34 +554,34 @@ struct Ours {
     stderr: Receiver,
 }
 
-fn connect() -> io::Result<(Ours, Vec<(i32, OwnedFd)>)> {
+fn create_pipes() -> io::Result<(ShellPipes, Vec<(i32, OwnedFd)>)> {
     let (their_script, script) = io::pipe()?;
     let (stdout, their_stdout) = io::pipe()?;
     let (stderr, their_stderr) = io::pipe()?;
     let (status, their_status) = io::pipe()?;
     let command = spawn::text_file("command")?;
     let nothing = root::null()?;
-    let [input, output, errors] = STREAMS;
+    let [input, output, errors] = STREAM_FDS;
     let (kept_stdout, kept_stderr) = (their_stdout.try_clone()?, their_stderr.try_clone()?);
     let streams = vec![
         (0, their_script.into()),
         (1, their_stdout.into()),
         (2, their_stderr.into()),
-        (input, high(&nothing)?),
-        (output, high(&kept_stdout)?),
-        (errors, high(&kept_stderr)?),
-        (NOTHING, high(&nothing)?),
-        (STATUS, high(their_status)?),
-        (COMMAND, high(&command)?),
+        (input, dup_high(&nothing)?),
+        (output, dup_high(&kept_stdout)?),
+        (errors, dup_high(&kept_stderr)?),
+        (NULL_FD, dup_high(&nothing)?),
+        (STATUS_FD, dup_high(their_status)?),
+        (COMMAND_FD, dup_high(&command)?),
     ];
-    let ours = Ours {
+    let pipes = ShellPipes {
         script: Sender::from_owned_fd(script.into())?,
         command,
         status: Receiver::from_owned_fd(status.into())?,
         stdout: Receiver::from_owned_fd(stdout.into())?,
         stderr: Receiver::from_owned_fd(stderr.into())?,
     };
-    Ok((ours, streams))
+    Ok((pipes, streams))
 }
 
 fn failed(error: &io::Error) -> Failure {

@@ -1,4 +1,4 @@
-//! Starting a program in a session, a group and under a user of its own.
+//! Starts a program in a session and a cgroup of its own, as a given user.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -15,93 +15,94 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 
 use isorun_agent::protocol::{Exec, Failure, FailureKind, Size};
 
-use super::groups::{Group, Groups};
+use super::cgroups::{Cgroup, Cgroups};
 use super::launch::{Plan, launch};
 use super::users::{self, User};
 
-/// Bytes that Linux takes in one argument or variable of a program.
-const MAX_ARGUMENT: usize = 131_071;
-/// Where a shell has a command that is longer.
-const SCRIPT: i32 = 9;
-/// Files of ours that are handed on lie above.
-const HIGH: i32 = 1000;
+/// The maximum length of one argument or environment variable on Linux, in bytes.
+const MAX_ARGUMENT_BYTES: usize = 131_071;
+/// The descriptor from which a shell reads a command that is longer.
+const SCRIPT_FD: i32 = 9;
+/// The lowest number of the agent's descriptors that are passed on to a program.
+const MIN_RESERVED_FD: i32 = 1000;
 
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A program that runs, and our ends of what connects it.
+/// A running program, and the agent's ends of its streams.
 pub struct Spawned {
     pub pid: Pid,
-    /// The child whose end is that of the program: itself, or the keeper of its
-    /// terminal.
+    /// The child of the agent whose exit is that of the program: the program itself, or
+    /// the keeper of its terminal.
     pub watched: Pid,
-    /// Absent when its standard input is empty.
+    /// `None` if its standard input is empty.
     pub stdin: Option<Sender>,
     pub stdout: Receiver,
-    /// Absent with a terminal.
+    /// `None` with a terminal.
     pub stderr: Option<Receiver>,
     /// The terminal, if there is one.
     pub terminal: Option<OwnedFd>,
 }
 
 /// Starts a program. The caller has to watch it before it does anything else.
-pub fn spawn(exec: &Exec, groups: &Groups, group: &Group) -> Result<Spawned, Failure> {
+pub fn spawn(exec: &Exec, cgroups: &Cgroups, cgroup: &Cgroup) -> Result<Spawned, Failure> {
     let user = users::find(exec.user.as_deref())?;
-    let script = script(exec).map_err(|error| failure("cannot keep the command", &error))?;
+    let script = long_command(exec).map_err(|error| failure("cannot store the command", &error))?;
     let exec = script.as_ref().map_or(exec, |(exec, _)| exec);
     let (programs, argv, env) = prepare(exec, &user)?;
-    let folder = folder(exec, &user)?;
+    let cwd = working_dir(exec, &user)?;
     let opened = match exec.pty {
         Some(size) => connect_terminal(size),
         None => connect_pipes(exec.stdin),
     };
     let (mut spawned, streams) =
-        opened.map_err(|error| failure("cannot connect the program", &error))?;
+        opened.map_err(|error| failure("cannot create the streams of the program", &error))?;
     let mut streams: Vec<(i32, OwnedFd)> = (0..).zip(streams).collect();
     if let Some((_, script)) = &script {
-        let script = high(script).map_err(|error| failure("cannot hand on the command", &error))?;
-        streams.push((SCRIPT, script));
+        let script =
+            dup_high(script).map_err(|error| failure("cannot pass on the command", &error))?;
+        streams.push((SCRIPT_FD, script));
     }
     let plan = Plan {
         programs,
         argv,
         env,
-        folder,
+        cwd,
         streams,
         has_terminal: exec.pty.is_some(),
-        doors: groups.doors(group),
+        cgroup_files: cgroups.join_files(cgroup),
         uid: user.uid,
         gid: user.gid,
         groups: user.groups,
     };
-    let launched = launch(&plan).map_err(|error| refused(exec, &error))?;
+    let launched = launch(&plan).map_err(|error| launch_failure(exec, &error))?;
     spawned.pid = launched.program;
     spawned.watched = launched.watched;
     Ok(spawned)
 }
 
-/// Starts a program with these streams, under their numbers.
+/// Starts a program with these streams, as the descriptors of these numbers.
 pub fn spawn_with(
     exec: &Exec,
-    groups: &Groups,
-    group: &Group,
+    cgroups: &Cgroups,
+    cgroup: &Cgroup,
     streams: Vec<(i32, OwnedFd)>,
 ) -> Result<Pid, Failure> {
     let user = users::find(exec.user.as_deref())?;
     let (programs, argv, env) = prepare(exec, &user)?;
-    let folder = folder(exec, &user)?;
+    let cwd = working_dir(exec, &user)?;
     let plan = Plan {
         programs,
         argv,
         env,
-        folder,
+        cwd,
         streams,
         has_terminal: false,
-        doors: groups.doors(group),
+        cgroup_files: cgroups.join_files(cgroup),
         uid: user.uid,
         gid: user.gid,
         groups: user.groups,
     };
-    let launched = launch(&plan).map_err(|error| refused(exec, &error))?;
+    let launched = launch(&plan).map_err(|error| launch_failure(exec, &error))?;
     Ok(launched.program)
 }
 
@@ -111,30 +112,30 @@ pub fn resize(terminal: impl AsFd, size: Size) -> io::Result<()> {
     Ok(tcsetwinsize(terminal, size)?)
 }
 
-/// A command of a shell that is too long for an argument: what to run instead, and
-/// the file that it reads the command from. Its name stays `/bin/sh`, and the file
-/// is closed before the command begins.
-fn script(exec: &Exec) -> io::Result<Option<(Exec, OwnedFd)>> {
+/// Returns a replacement for a shell command that is too long for an argument, and
+/// the file that the replacement reads the command from. `$0` stays `/bin/sh`, and
+/// the file is closed before the command starts.
+fn long_command(exec: &Exec) -> io::Result<Option<(Exec, OwnedFd)>> {
     let [shell, option, command] = exec.argv.as_slice() else { return Ok(None) };
-    if shell != "/bin/sh" || option != "-c" || command.len() <= MAX_ARGUMENT {
+    if shell != "/bin/sh" || option != "-c" || command.len() <= MAX_ARGUMENT_BYTES {
         return Ok(None);
     }
     let file = text_file("script")?;
-    rewrite(&file, &format!("exec {SCRIPT}<&-;{command}"))?;
-    let source = format!(". /proc/self/fd/{SCRIPT}");
+    rewrite(&file, &format!("exec {SCRIPT_FD}<&-;{command}"))?;
+    let source = format!(". /proc/self/fd/{SCRIPT_FD}");
     let argv = vec![shell.clone(), option.clone(), source];
     Ok(Some((Exec { argv, ..exec.clone() }, file)))
 }
 
-/// Makes a file without a path, which whoever has it can read and only the agent
-/// can write.
+/// Creates a file without a path, which its holders can read and only the agent can
+/// write.
 pub fn text_file(name: &str) -> io::Result<OwnedFd> {
     let file = memfd_create(name, MemfdFlags::CLOEXEC)?;
     fchmod(&file, Mode::from_raw_mode(0o444))?;
     Ok(file)
 }
 
-/// Replaces all of a file.
+/// Replaces the content of a file.
 pub fn rewrite(file: impl AsFd, text: &str) -> io::Result<()> {
     ftruncate(&file, 0)?;
     let mut rest = text.as_bytes();
@@ -147,26 +148,26 @@ pub fn rewrite(file: impl AsFd, text: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Duplicates a file to a number that no program is given.
-pub fn high(file: impl AsFd) -> io::Result<OwnedFd> {
-    Ok(fcntl_dupfd_cloexec(file, HIGH)?)
+/// Duplicates a descriptor to a number that programs do not use.
+pub fn dup_high(file: impl AsFd) -> io::Result<OwnedFd> {
+    Ok(fcntl_dupfd_cloexec(file, MIN_RESERVED_FD)?)
 }
 
 fn too_long(what: &str, length: usize) -> Failure {
     invalid(format!(
-        "{what} has {length} bytes, and Linux takes {MAX_ARGUMENT}: pass it in a file or on \
+        "{what} has {length} bytes, but Linux allows {MAX_ARGUMENT_BYTES}: pass it in a file or on \
          standard input"
     ))
 }
 
-/// What to execute, and with what.
-fn prepare(exec: &Exec, user: &User) -> Result<Words, Failure> {
+/// Returns the paths to try, the arguments and the environment.
+fn prepare(exec: &Exec, user: &User) -> Result<ExecArguments, Failure> {
     let Some(program) = exec.argv.first().filter(|program| !program.is_empty()) else {
         return Err(invalid("there is no program to run: argv is empty".to_owned()));
     };
     let mut argv = Vec::with_capacity(exec.argv.len());
     for (index, argument) in exec.argv.iter().enumerate() {
-        if argument.len() > MAX_ARGUMENT {
+        if argument.len() > MAX_ARGUMENT_BYTES {
             return Err(too_long(&format!("argument {index} of the command"), argument.len()));
         }
         argv.push(CString::new(argument.as_str()).map_err(|_| {
@@ -174,56 +175,59 @@ fn prepare(exec: &Exec, user: &User) -> Result<Words, Failure> {
         })?);
     }
     let mut env: BTreeMap<&str, &str> =
-        BTreeMap::from([("PATH", PATH), ("HOME", &user.home), ("USER", &user.name)]);
+        BTreeMap::from([("PATH", DEFAULT_PATH), ("HOME", &user.home), ("USER", &user.name)]);
     if exec.pty.is_some() {
         env.insert("TERM", "xterm-256color");
     }
     for (name, value) in &exec.env {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
             return Err(invalid(format!(
-                "the environment variable {name:?} has no name, or a `=` or a NUL byte where \
-                 none may be"
+                "invalid environment variable {name:?}: the name is empty or has a `=` or a NUL \
+                 byte in it, or the value has a NUL byte in it"
             )));
         }
         let length = name.len() + 1 + value.len();
-        if length > MAX_ARGUMENT {
+        if length > MAX_ARGUMENT_BYTES {
             let name: String = name.chars().take(50).collect();
             return Err(too_long(&format!("the environment variable {name:?}"), length));
         }
         env.insert(name, value);
     }
-    let search = env.get("PATH").copied().unwrap_or(PATH);
+    let search = env.get("PATH").copied().unwrap_or(DEFAULT_PATH);
     let programs = if program.contains('/') {
         vec![program.clone()]
     } else {
-        search.split(':').map(|folder| format!("{folder}/{program}")).collect()
+        search.split(':').map(|dir| format!("{dir}/{program}")).collect()
     };
     let env = env.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
-    Ok((texts(programs)?, argv, texts(env)?))
+    Ok((c_strings(programs)?, argv, c_strings(env)?))
 }
 
-type Words = (Vec<CString>, Vec<CString>, Vec<CString>);
+type ExecArguments = (Vec<CString>, Vec<CString>, Vec<CString>);
 
-fn texts(words: Vec<String>) -> Result<Vec<CString>, Failure> {
+fn c_strings(words: Vec<String>) -> Result<Vec<CString>, Failure> {
     words
         .into_iter()
-        .map(|word| CString::new(word).map_err(|_| invalid("a NUL byte in a name".to_owned())))
+        .map(|word| {
+            CString::new(word)
+                .map_err(|_| invalid("a path or variable has a NUL byte in it".to_owned()))
+        })
         .collect()
 }
 
-fn folder(exec: &Exec, user: &User) -> Result<CString, Failure> {
-    let folder = match exec.cwd.as_deref() {
-        Some(folder) if Path::new(folder).is_dir() => folder,
-        Some(folder) => {
+fn working_dir(exec: &Exec, user: &User) -> Result<CString, Failure> {
+    let dir = match exec.cwd.as_deref() {
+        Some(dir) if Path::new(dir).is_dir() => dir,
+        Some(dir) => {
             return Err(Failure {
                 kind: FailureKind::NotFound,
-                message: format!("the working directory {folder:?} does not exist"),
+                message: format!("the working directory {dir:?} does not exist"),
             });
         }
         None if Path::new(&user.home).is_dir() => &user.home,
         None => "/",
     };
-    CString::new(folder).map_err(|_| invalid("the working directory has a NUL byte".to_owned()))
+    CString::new(dir).map_err(|_| invalid("the working directory has a NUL byte".to_owned()))
 }
 
 fn connect_pipes(stdin: bool) -> io::Result<(Spawned, [OwnedFd; 3])> {
@@ -246,7 +250,7 @@ fn connect_pipes(stdin: bool) -> io::Result<(Spawned, [OwnedFd; 3])> {
     Ok((spawned, [their_stdin, their_stdout, their_stderr]))
 }
 
-/// A pipe of which only our end does not block.
+/// Creates a pipe of which only the agent's end is non-blocking.
 fn output_pipe() -> io::Result<(Receiver, OwnedFd)> {
     let (ours, theirs) = io::pipe()?;
     rustix::io::ioctl_fionbio(&ours, true)?;
@@ -278,8 +282,8 @@ fn invalid(message: String) -> Failure {
     Failure { kind: FailureKind::Invalid, message }
 }
 
-/// Why a program could not be started, by what the system said of it.
-fn refused(exec: &Exec, error: &io::Error) -> Failure {
+/// Explains why a program could not be started, by the error of the system.
+fn launch_failure(exec: &Exec, error: &io::Error) -> Failure {
     let program = exec.argv.first().map_or("", String::as_str);
     let (kind, why) = match error.kind() {
         io::ErrorKind::NotFound => (FailureKind::NotFound, "there is no such program"),
@@ -287,11 +291,11 @@ fn refused(exec: &Exec, error: &io::Error) -> Failure {
             (FailureKind::PermissionDenied, "it may not be executed by this user")
         }
         io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => {
-            (FailureKind::NoResources, "the sandbox has no room for another process")
+            (FailureKind::NoResources, "the sandbox has reached its limit of processes or memory")
         }
         io::ErrorKind::ArgumentListTooLong => (
             FailureKind::Invalid,
-            "its arguments and environment together are longer than Linux takes",
+            "its arguments and environment together are longer than Linux allows",
         ),
         _ => return failure(&format!("cannot start {program:?}"), error),
     };

@@ -1,5 +1,5 @@
-//! Who `alice`, `1000` or `alice:staff` is, by the sandbox's own
-//! `/etc/passwd` and `/etc/group`.
+//! Resolves `alice`, `1000` or `alice:staff` with the sandbox's own `/etc/passwd`
+//! and `/etc/group`.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -12,9 +12,9 @@ use isorun_agent::protocol::{Failure, FailureKind};
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
-/// Bytes of each of the two that are read.
+/// The maximum number of bytes that are read of each of the two files.
 const MAX_ACCOUNTS_BYTES: u64 = 4 << 20;
-/// Groups of a user beside the first one. Linux takes 65,536.
+/// The maximum number of a user's supplementary groups. Linux allows 65,536.
 const MAX_GROUPS: usize = 1024;
 
 /// A user to run as.
@@ -27,29 +27,29 @@ pub struct User {
     pub home: String,
 }
 
-/// The two files, as they were when their stamps were these.
+/// The content of both files, and the stamps of the versions that were read.
 #[derive(Default)]
-struct Known {
+struct AccountFiles {
     stamps: [Option<Stamp>; 2],
     passwd: String,
     group: String,
 }
 
-/// Changes whenever a file does: number, size, and time of the last change of
-/// anything.
+/// The inode number, the size, and the time of the last change of anything. Differs
+/// whenever the file has changed.
 type Stamp = (u64, i64, i64, u64);
 
 thread_local! {
-    /// Programs are started far more often than users are made.
-    static KNOWN: RefCell<Known> = RefCell::default();
+    /// Programs are started far more often than users are added.
+    static ACCOUNT_FILES: RefCell<AccountFiles> = RefCell::default();
 }
 
-/// Finds a user: root if none is named.
+/// Finds a user; root if none is named.
 pub fn find(wanted: Option<&str>) -> Result<User, Failure> {
-    KNOWN.with_borrow_mut(|known| {
+    ACCOUNT_FILES.with_borrow_mut(|known| {
         let stamps = [stamp(PASSWD), stamp(GROUP)];
         if known.stamps != stamps {
-            *known = Known { stamps, passwd: text(PASSWD), group: text(GROUP) };
+            *known = AccountFiles { stamps, passwd: read_text(PASSWD), group: read_text(GROUP) };
         }
         look_up(wanted.unwrap_or("0"), &known.passwd, &known.group)
     })
@@ -60,16 +60,16 @@ fn stamp(path: &str) -> Option<Stamp> {
     Some((stat.st_ino, stat.st_size, stat.st_ctime, stat.st_ctime_nsec))
 }
 
-/// Reads a file, or as much of it as may be. What is no regular file is empty: a
-/// program that made a pipe of it must not keep the agent waiting.
-fn text(path: &str) -> String {
+/// Reads a file, up to a limit. A file that is not regular counts as empty: a
+/// program that replaced it with a pipe must not block the agent.
+fn read_text(path: &str) -> String {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let opened = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path);
     let mut bytes = Vec::new();
     if let Ok(file) = opened
         && file.metadata().is_ok_and(|metadata| metadata.is_file())
     {
-        // What was read until there was an error is what there is.
+        // An error truncates the text.
         let _ = file.take(MAX_ACCOUNTS_BYTES).read_to_end(&mut bytes);
     }
     String::from_utf8_lossy(&bytes).into_owned()
@@ -93,7 +93,7 @@ fn look_up(wanted: &str, passwd: &str, group: &str) -> Result<User, Failure> {
     let home = field(5).filter(|home| home.starts_with('/')).unwrap_or("/").to_owned();
     let gid = match wanted_group {
         Some(wanted) => look_up_group(wanted, group)?,
-        // Of a number that no line has, the group is root's, as elsewhere.
+        // A number without a line gets root's group, as in other container runtimes.
         None => field(3).and_then(|f| f.parse().ok()).unwrap_or(0),
     };
     let mut groups = vec![gid];
@@ -122,7 +122,7 @@ fn look_up_group(wanted: &str, group: &str) -> Result<u32, Failure> {
 fn unknown(what: &str, name: &str) -> Failure {
     Failure {
         kind: FailureKind::NotFound,
-        message: format!("there is no {what} {name:?} in the sandbox; a number needs none"),
+        message: format!("there is no {what} {name:?} in the sandbox; a number needs no entry"),
     }
 }
 
@@ -135,8 +135,8 @@ mod tests {
 
     #[test]
     fn accounts_that_are_no_file_or_too_large_keep_nobody_waiting() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         let mode = rustix::fs::Mode::from_raw_mode(0o644);
         rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), rustix::fs::FileType::Fifo, mode, 0)
             .unwrap();
@@ -150,7 +150,7 @@ mod tests {
             ("missing", 0),
             ("large", 4 << 20),
         ] {
-            assert_eq!(text(&path(name)).len(), length, "{name}");
+            assert_eq!(read_text(&path(name)).len(), length, "{name}");
         }
         let many: String = (0..70_000).map(|gid| format!("g{gid}:x:{gid}:ada\n")).collect();
         let found = look_up("ada", PASSWD_TEXT, &many).unwrap();

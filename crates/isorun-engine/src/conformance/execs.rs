@@ -1,4 +1,4 @@
-//! Running programs.
+//! Running commands.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{Sandbox, argv, shell};
 use crate::engine::Engine;
 
-/// What a program wrote and how it ended comes back, byte for byte.
+/// The output and the exit status of a program are returned unchanged.
 pub async fn output_and_codes(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     for (command, status, stdout, stderr) in [
@@ -28,33 +28,33 @@ pub async fn output_and_codes(engine: &dyn Engine) {
         assert_eq!(output.stdout, stdout, "{command}");
         assert_eq!(output.stderr, stderr, "{command}");
     }
-    // More than a pipe and all buffers hold, and not a byte less.
+    // More than a pipe and all buffers hold.
     let output = sandbox.sh("head -c 20000000 /dev/zero | tr '\\0' x").await;
     assert_eq!(output.stdout.len(), 20_000_000);
     assert!(output.stdout.iter().all(|byte| *byte == b'x'));
     assert_eq!(sandbox.text("python3 -c 'print(6 * 7)'").await, "42\n");
-    // A caller that keeps little.
+    // A caller that keeps only a little of the output.
     let exec = sandbox.exec(shell("head -c 1000000 /dev/zero; echo end >&2")).await.unwrap();
     let output = exec.output(10).await.unwrap();
     assert!(output.truncated);
     assert_eq!((output.stdout.len(), &*output.stderr), (10, &b"end\n"[..]));
 }
 
-/// Output is there before the program ends.
+/// Output is available before the program exits.
 pub async fn output_arrives_as_it_is_written(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let program = Exec { stdin: true, ..shell("echo first; read line; echo \"then $line\"") };
     let mut exec = sandbox.exec(program).await.unwrap();
     assert_eq!(exec.events.next().await.unwrap(), ExecEvent::Stdout("first\n".into()));
-    // It waits for this: so it has not ended yet.
+    // The program waits for this input, so it has not exited yet.
     exec.control.stdin(Bytes::from_static(b"second\n")).await.unwrap();
     assert_eq!(exec.events.next().await.unwrap(), ExecEvent::Stdout("then second\n".into()));
     assert_eq!(exec.events.next().await.unwrap(), ExecEvent::Exited(Status::Code(0)));
     assert!(matches!(exec.events.next().await, Err(ClientError::Disconnected)));
 }
 
-/// A program that reads its input does not wait for one that nobody sends, and
-/// gets all of one that somebody does.
+/// A program that reads its input sees the end of file if no input is sent, and all of the
+/// input otherwise.
 pub async fn stdin_is_empty_or_fed(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     assert_eq!(sandbox.text("cat; echo done").await, "done\n");
@@ -71,17 +71,17 @@ pub async fn stdin_is_empty_or_fed(engine: &dyn Engine) {
     );
     assert_eq!(output.unwrap().stdout, sent);
 
-    // One that never reads holds up nobody: not its end, and not its timeout.
+    // A program that never reads its input delays neither its end nor its timeout.
     let program = Exec { stdin: true, timeout_ms: Some(500), ..shell("sleep 100") };
     let exec = sandbox.exec(program).await.unwrap();
     let control = exec.control.clone();
     let (fed, output) = tokio::join!(control.stdin(sent.clone()), exec.output(100));
-    assert!(fed.is_err(), "the program took three megabytes without reading");
+    assert!(fed.is_err(), "three megabytes were accepted although the program does not read");
     assert_eq!(output.unwrap().status, Status::TimedOut);
 }
 
-/// A timeout ends everything that the program has started, in time, and keeps
-/// what it wrote.
+/// A timeout kills all processes that the program has started, in time, and keeps its
+/// output.
 pub async fn a_timeout_kills_the_whole_tree(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let command = "echo partial; sleep 1001 & (setsid sleep 1002 &) ; \
@@ -94,13 +94,13 @@ pub async fn a_timeout_kills_the_whole_tree(engine: &dyn Engine) {
     let took = start.elapsed();
     assert!((Duration::from_millis(990)..Duration::from_secs(15)).contains(&took), "{took:?}");
     assert_eq!(sleepers(&sandbox).await, "");
-    // A loop that never gives way.
+    // A busy loop.
     let exec =
         sandbox.exec(Exec { timeout_ms: Some(300), ..shell("while :; do :; done") }).await.unwrap();
     assert_eq!(exec.output(10).await.unwrap().status, Status::TimedOut);
 }
 
-/// Dropping an exec ends its program.
+/// Dropping an exec kills its program.
 pub async fn a_client_that_leaves_takes_its_program_along(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let mut exec = sandbox.exec(shell("echo up; setsid sleep 1001 & sleep 1002")).await.unwrap();
@@ -111,8 +111,8 @@ pub async fn a_client_that_leaves_takes_its_program_along(engine: &dyn Engine) {
         .await;
 }
 
-/// A program that was left running in the background lives on, whatever it does
-/// with its output, and the exec that started it ends.
+/// A program that was started in the background continues to run, whatever it does with
+/// its output, and the exec that started it ends.
 pub async fn what_runs_in_the_background_stays(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let loud = "(while :; do echo noise; echo x >> /tmp/alive; sleep 0.05; done) & echo started";
@@ -125,7 +125,7 @@ pub async fn what_runs_in_the_background_stays(engine: &dyn Engine) {
     sandbox.until(&format!("{fetch} 2>/dev/null")).await;
 }
 
-/// What cannot be started is an error that says what was wrong.
+/// A program that cannot be started is an error with the cause.
 pub async fn what_cannot_start_says_why(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let program = || argv(&["true"]);
@@ -153,7 +153,7 @@ pub async fn what_cannot_start_says_why(engine: &dyn Engine) {
     assert_eq!(sandbox.text("echo well").await, "well\n");
 }
 
-/// Environment, working directory and user are those that were asked for.
+/// Environment, working directory and user are those of the request.
 pub async fn environment_folder_and_user(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let run =
@@ -169,14 +169,14 @@ pub async fn environment_folder_and_user(engine: &dyn Engine) {
     assert_ne!(output.status, Status::Code(0), "nobody may write to /");
     let output = run(Exec { user: Some("1234:99".into()), ..shell("id -u; id -G") }).await;
     assert_eq!(output.stdout, b"1234\n99\n");
-    // Nothing of the server's environment, and no leaked descriptor.
+    // No variable of the server's environment, and no leaked descriptor.
     let names = sandbox
         .text("env | cut -d= -f1 | grep -vE '^(PATH|HOME|USER|PWD|OLDPWD|_|SHLVL)$' || true");
     assert_eq!(names.await, "");
     assert_eq!(sandbox.text("ls /proc/self/fd").await, "0\n1\n2\n3\n", "3 is that of ls");
 }
 
-/// A terminal: a real one, with a size that can change, and Ctrl-C.
+/// A terminal is a pseudoterminal with a size that can change, and supports Ctrl-C.
 pub async fn a_terminal(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let program = Exec {
@@ -201,7 +201,7 @@ pub async fn a_terminal(engine: &dyn Engine) {
             break;
         }
     }
-    // What is typed is echoed, and Ctrl-D ends it.
+    // Input is echoed, and Ctrl-D ends the program.
     let program = Exec { pty: Some(Size { rows: 24, cols: 80 }), stdin: true, ..argv(&["cat"]) };
     let exec = sandbox.exec(program).await.unwrap();
     exec.control.stdin(Bytes::from_static(b"hello\n")).await.unwrap();
@@ -211,21 +211,21 @@ pub async fn a_terminal(engine: &dyn Engine) {
     assert_eq!(output.status, Status::Code(0));
 }
 
-/// Signals reach the program and what it waits for.
+/// Signals reach the program and the processes that it waits for.
 pub async fn signals(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let trapping = "trap 'echo caught; exit 7' TERM; echo ready; while :; do sleep 0.02; done";
     let mut exec = sandbox.exec(shell(trapping)).await.unwrap();
     let mut seen = String::new();
     wait_for(&mut exec.events, &mut seen, "ready").await;
-    // Numbers that are no signal are ignored.
+    // Invalid signal numbers are ignored.
     exec.control.signal(4000).await.unwrap();
     exec.control.signal(15).await.unwrap();
     let output = exec.output(1000).await.unwrap();
     assert_eq!((output.status, &*output.stdout), (Status::Code(7), &b"caught\n"[..]));
 }
 
-/// Many at the same time, each with its own output.
+/// Many commands run concurrently, each with its own output.
 pub async fn a_hundred_at_once(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let runs = (0..100).map(|number| {
@@ -239,13 +239,13 @@ pub async fn a_hundred_at_once(engine: &dyn Engine) {
     assert_eq!(info.execs, 0);
 }
 
-/// What is not read is not buffered without bound, and not lost.
+/// Output that is not read is neither buffered without bound nor lost.
 pub async fn a_slow_reader_slows_the_program(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let total = 30_000_000;
     let command = format!("head -c {total} /dev/zero; echo end > /tmp/end");
     let mut exec = sandbox.exec(shell(&command)).await.unwrap();
-    // Whatever else goes on is not held up, and the program has not ended.
+    // Other commands are not delayed, and the program has not exited.
     for _ in 0..20 {
         assert_eq!(sandbox.text("ls /tmp/end 2>/dev/null || true").await, "");
     }
@@ -262,7 +262,7 @@ pub async fn a_slow_reader_slows_the_program(engine: &dyn Engine) {
     }
 }
 
-/// What is no protocol ends its own connection.
+/// Invalid protocol data closes its own connection only.
 pub async fn garbage_harms_only_its_connection(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let mut running = sandbox.exec(Exec { stdin: true, ..shell("echo up; cat") }).await.unwrap();
@@ -284,13 +284,13 @@ pub async fn garbage_harms_only_its_connection(engine: &dyn Engine) {
         stream.write_all(garbage).await.unwrap();
         let mut answer = Vec::new();
         if garbage.len() > 7 {
-            // It hangs up; how, is up to it.
+            // The agent closes the connection, with a FIN or a RST.
             let _ = stream.read_to_end(&mut answer).await;
         }
     }
     running.control.stdin(Bytes::from_static(b"still\n")).await.unwrap();
     assert_eq!(running.events.next().await.unwrap(), ExecEvent::Stdout("still\n".into()));
-    // A version that nobody speaks is told so.
+    // An unsupported version gets an error that names it.
     let mut stream = sandbox.connect().await;
     let hello = br#"{"oldest":900,"newest":901}"#;
     stream.write_all(&[hello.len() as u8, 0, 0, 0, 1]).await.unwrap();
@@ -320,7 +320,7 @@ async fn sleepers(sandbox: &Sandbox<'_>) -> String {
         .await
 }
 
-/// Shared memory is there for every user, as are the folders for temporary files.
+/// Shared memory and the directories for temporary files are available to every user.
 pub async fn shared_memory_of_every_user(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let program = "import multiprocessing as m\n\
@@ -345,34 +345,33 @@ pub async fn shared_memory_of_every_user(engine: &dyn Engine) {
         let output = run(shell(touch)).await.unwrap().output(2000).await.unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "1777\n1777\nwell\n", "{output:?}");
     }
-    // Nobody removes what is another's.
+    // A user cannot remove the files of another.
     sandbox.text("touch /dev/shm/mine").await;
     let other = Exec { user: Some("1000".to_owned()), ..shell("rm -f /dev/shm/mine") };
     let output = sandbox.exec(other).await.unwrap().output(1000).await.unwrap();
     assert_ne!(output.status, Status::Code(0), "{output:?}");
 }
 
-/// Arguments may be as long as Linux takes them, and beyond that the limit is
-/// named.
+/// Arguments may be as long as Linux allows; the error for longer ones contains the limit.
 pub async fn long_arguments(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
-    let most = 131_071;
-    for (count, length) in [(1, most), (6, 100_000)] {
+    let max_bytes = 131_071;
+    for (count, length) in [(1, max_bytes), (6, 100_000)] {
         let words = vec!["x".repeat(length); count];
         let mut all = vec!["sh", "-c", "printf %s \"$@\" | wc -c", "sh"];
         all.extend(words.iter().map(String::as_str));
         let output = sandbox.exec(argv(&all)).await.unwrap().output(1000).await.unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert_eq!(said.trim(), (count * length).to_string(), "{output:?}");
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(printed.trim(), (count * length).to_string(), "{output:?}");
     }
-    let long = "x".repeat(most + 1);
+    let long = "x".repeat(max_bytes + 1);
     for exec in [
         argv(&["echo", &long]),
         argv(&["python3", "-c", &long]),
         Exec { env: vec![("LONG".to_owned(), long.clone())], ..shell("true") },
     ] {
         let Err(ClientError::Failed(failure)) = sandbox.exec(exec).await else {
-            panic!("a program started with what is too long")
+            panic!("a program started with arguments that are too long")
         };
         assert_eq!(failure.kind, FailureKind::Invalid);
         assert!(failure.message.contains("131071"), "{failure}");

@@ -1,4 +1,4 @@
-//! Files.
+//! Reading, writing and listing files.
 
 use isorun_agent::client::{self, ClientError};
 use isorun_agent::protocol::{Exec, FailureKind, FileKind, Name, Status, WriteFile};
@@ -7,7 +7,7 @@ use tokio::io::AsyncReadExt;
 use super::Sandbox;
 use crate::engine::Engine;
 
-/// Bytes come back as they went in, with the permissions and owner asked for.
+/// Files are stored unchanged, with the permissions and the owner of the request.
 pub async fn files_go_in_and_out(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let mut bytes: Vec<u8> =
@@ -26,7 +26,7 @@ pub async fn files_go_in_and_out(engine: &dyn Engine) {
     client::write_file(sandbox.connect().await, request, &bytes[..]).await.unwrap();
     let shown = sandbox.text("stat -c %a:%u:%g /n/x/y; stat -c %u /n /n/x").await;
     assert_eq!(shown, "751:65534:65534\n65534\n65534\n");
-    // A file that is replaced keeps what it was; a link is followed.
+    // A file that is replaced keeps its mode and owner; a symbolic link is followed.
     sandbox.text("ln -s /n/x/y /link").await;
     write(&sandbox, "/link", b"new").await.unwrap();
     assert_eq!(
@@ -35,7 +35,7 @@ pub async fn files_go_in_and_out(engine: &dyn Engine) {
             .await,
         "751:65534:regular file:3\nnew/n/x/y\n3\n"
     );
-    // A name that is no text.
+    // A name that is not UTF-8.
     let name = Name::from(&b"/odd/\xff\n"[..]);
     let request = WriteFile { path: name.clone(), ..WriteFile::default() };
     client::write_file(sandbox.connect().await, request, &b"odd"[..]).await.unwrap();
@@ -43,12 +43,12 @@ pub async fn files_go_in_and_out(engine: &dyn Engine) {
     let reader = client::read_file(sandbox.connect().await, name).await.unwrap();
     assert_eq!(reader.metadata().size, 3);
     assert_eq!(reader.read_to_end(3).await.unwrap(), b"odd");
-    // Too much for the caller.
+    // A file that is larger than the limit of the caller.
     let reader = client::read_file(sandbox.connect().await, "/odd/../n/x/y".into()).await.unwrap();
     assert!(matches!(reader.read_to_end(2).await, Err(ClientError::Local(_))));
 }
 
-/// Folders are made, listed and removed.
+/// Directories are created, listed and removed.
 pub async fn folders(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     client::make_dir(sandbox.connect().await, "/a/b/c".into(), Some(0o700), None).await.unwrap();
@@ -70,7 +70,7 @@ pub async fn folders(engine: &dyn Engine) {
     assert_eq!(kind_of(gone), FailureKind::NotFound);
 }
 
-/// What makes no sense is refused, with the kind of it.
+/// Invalid requests are refused with the matching kind of failure.
 pub async fn what_cannot_be_is_refused(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     sandbox.text("mkdir /d; mkfifo /pipe; touch /file").await;
@@ -99,7 +99,7 @@ pub async fn what_cannot_be_is_refused(engine: &dyn Engine) {
     );
 }
 
-/// Until all has arrived there is no new file.
+/// An upload that is not complete leaves no new file.
 pub async fn a_broken_upload_leaves_nothing(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     write(&sandbox, "/up/file", b"before").await.unwrap();
@@ -117,17 +117,17 @@ pub async fn a_broken_upload_leaves_nothing(engine: &dyn Engine) {
     sandbox.until("[ $(ls -A /up | wc -l) = 1 ]").await;
     assert_eq!(read(&sandbox, "/up/file").await.unwrap(), b"before");
     // A source that fails.
-    let source = tokio_test_error();
+    let source = failing_source();
     let failed = client::write_file(sandbox.connect().await, to("/up/file"), source).await;
     assert!(matches!(failed, Err(ClientError::Local(_))), "{failed:?}");
     sandbox.until("[ $(ls -A /up | wc -l) = 1 ]").await;
 }
 
-/// Pipes, devices and links in the place of what the agent opens hold up neither
-/// what asks for it nor anything else.
+/// Pipes, devices and links in the place of files that the agent opens delay neither that
+/// request nor any other.
 pub async fn nothing_inside_keeps_the_agent_waiting(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
-    // The names that drafts once had, and many more.
+    // The names of temporary files in earlier versions, and many more.
     sandbox
         .text(
             "mkdir /up && cd /up && for n in $(seq 0 300); do mkfifo .isorun-$n.part; done; \
@@ -144,7 +144,7 @@ pub async fn nothing_inside_keeps_the_agent_waiting(engine: &dyn Engine) {
         assert_eq!(kind_of(read(&sandbox, path).await), FailureKind::NotAFile, "{path}");
         assert_eq!(kind_of(write(&sandbox, path, b"x").await), FailureKind::NotAFile, "{path}");
     }
-    // What programs begin with: an empty input, a folder, a user.
+    // The files that starting a program needs: an empty input, a directory, a user.
     sandbox.text("rm /dev/null && mkfifo /dev/null").await;
     assert_eq!(sandbox.text("wc -c").await, "0\n");
     for (passwd, group) in [("/pipe", "/pipe"), ("/dev/zero", "/dev/zero"), ("/d", "/none")] {
@@ -165,8 +165,8 @@ pub async fn nothing_inside_keeps_the_agent_waiting(engine: &dyn Engine) {
     assert_eq!(sandbox.text("echo well").await, "well\n");
 }
 
-/// A program that exchanges a folder for a link while it is being made gets no
-/// file of others.
+/// A program that replaces a directory with a symbolic link while the agent creates files
+/// in it does not get ownership of other files.
 pub async fn folders_that_become_links_are_not_given_away(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     sandbox.text("mkdir -m 777 /home/u && mkdir /secret && echo key > /secret/key").await;
@@ -185,7 +185,7 @@ pub async fn folders_that_become_links_are_not_given_away(engine: &dyn Engine) {
     assert_eq!(sandbox.text("stat -c %U:%a /secret /secret/key").await, "root:755\nroot:644\n");
 }
 
-/// Deeper than a recursion has stack, or the agent descriptors.
+/// A tree is removed even if it is deeper than recursion or file descriptors allow.
 pub async fn trees_of_any_depth_are_removed(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let deep = "import os\nos.mkdir('/deep'); os.chdir('/deep')\n\
@@ -204,7 +204,7 @@ pub async fn trees_of_any_depth_are_removed(engine: &dyn Engine) {
     assert_eq!(sandbox.text("ls /outside; ls -d /deep* | wc -l").await, "stays\n0\n");
 }
 
-fn tokio_test_error() -> impl tokio::io::AsyncRead {
+fn failing_source() -> impl tokio::io::AsyncRead {
     struct Fails;
     impl tokio::io::AsyncRead for Fails {
         fn poll_read(

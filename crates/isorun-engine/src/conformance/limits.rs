@@ -1,4 +1,4 @@
-//! Limits hold, say so, and leave the engine well.
+//! Limits are enforced and reported, and the engine keeps working.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use isorun_agent::protocol::{Exec, FailureKind, Status, WriteFile};
 use super::{Sandbox, shell, spec};
 use crate::engine::{CpuWeight, Engine, Error, Exit};
 
-/// A fork bomb fills its sandbox, and can be ended.
+/// A fork bomb is limited to its sandbox and can be killed.
 pub async fn too_many_processes(engine: &dyn Engine) {
     let sandbox =
-        Sandbox::of(engine, crate::SandboxSpec { pids: 40, mem_mib: 1024, ..spec() }).await;
+        Sandbox::with_spec(engine, crate::SandboxSpec { pids: 40, mem_mib: 1024, ..spec() }).await;
     let bomb = "import os, time\n\
                 count = 0\n\
                 while True:\n\
@@ -28,12 +28,12 @@ pub async fn too_many_processes(engine: &dyn Engine) {
             // EAGAIN
             assert!(line.trim().ends_with(" 11"), "{line}");
             let count: u32 = line.split(' ').next().unwrap().parse().unwrap();
-            // An engine may count late: gVisor has been seen to allow half more.
+            // An engine may enforce the limit late: gVisor has allowed half more.
             assert!((30..=80).contains(&count), "{line}");
         }
         other => panic!("{other:?}"),
     }
-    // Files still work, and another program is told why it cannot start.
+    // File operations still work, and another program fails to start with the cause.
     client::list(sandbox.connect().await, "/".into()).await.unwrap();
     match sandbox.exec(shell("true")).await {
         Err(ClientError::Failed(failure)) => assert_eq!(failure.kind, FailureKind::NoResources),
@@ -41,7 +41,7 @@ pub async fn too_many_processes(engine: &dyn Engine) {
         Err(error) => panic!("{error}"),
     }
     drop(exec);
-    // Ended with its client: there is room again.
+    // It was killed with its client, so a program can start again.
     loop {
         if let Ok(exec) = sandbox.exec(shell("echo room")).await {
             assert_eq!(exec.output(100).await.unwrap().stdout, b"room\n");
@@ -49,8 +49,7 @@ pub async fn too_many_processes(engine: &dyn Engine) {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // One that multiplies for as long as it may: at the latest, its sandbox can
-    // be destroyed.
+    // A fork bomb that runs until it is killed: its sandbox can be destroyed.
     let bomb = sandbox.exec(shell("echo lit; b() { b | b & }; b; sleep 1000")).await.unwrap();
     let mut events = bomb.events;
     assert_eq!(events.next().await.unwrap(), client::ExecEvent::Stdout("lit\n".into()));
@@ -59,10 +58,10 @@ pub async fn too_many_processes(engine: &dyn Engine) {
     assert_eq!(other.text("echo well").await, "well\n");
 }
 
-/// Processes that multiply and leave their session end when their time is over,
-/// and the sandbox goes on with all the room that it had.
+/// Fork bombs whose processes leave their session are killed at their timeout, and the
+/// sandbox can start as many processes as before.
 pub async fn a_bomb_ends_at_its_timeout(engine: &dyn Engine) {
-    let sandbox = Sandbox::of(engine, crate::SandboxSpec { pids: 100, ..spec() }).await;
+    let sandbox = Sandbox::with_spec(engine, crate::SandboxSpec { pids: 100, ..spec() }).await;
     let bystander = sandbox.exec(shell("sleep 4; echo still here")).await.unwrap();
     for bomb in [
         "b() { b | b & }; b; sleep 1000",
@@ -72,24 +71,24 @@ pub async fn a_bomb_ends_at_its_timeout(engine: &dyn Engine) {
         let exec = Exec { timeout_ms: Some(700), ..shell(bomb) };
         let output = sandbox.exec(exec).await.unwrap().output(1 << 20).await.unwrap();
         assert_eq!(output.status, Status::TimedOut, "{bomb}");
-        // One program more than the bystander's two, and the agent.
+        // This command, the two processes of the bystander, and the agent.
         let count = sandbox.text("ls -d /proc/[0-9]* | wc -l").await;
         assert!(count.trim().parse::<u32>().unwrap() <= 7, "{bomb}: {count}");
     }
     assert_eq!(bystander.output(100).await.unwrap().stdout, b"still here\n");
-    // The limit is what it was.
+    // The limit is unchanged.
     sandbox.text("for i in $(seq 60); do sleep 0.2 & done; wait").await;
 }
 
-/// A full disk fails the write, and nothing else.
+/// A full disk makes only the write fail.
 pub async fn a_full_disk(engine: &dyn Engine) {
-    let sandbox = Sandbox::of(engine, crate::SandboxSpec { disk_mib: 20, ..spec() }).await;
-    for folder in ["/srv", "/tmp", "/usr/lib"] {
-        let output = sandbox.sh(&format!("head -c 30000000 /dev/zero > {folder}/big")).await;
-        assert_ne!(output.status, Status::Code(0), "{folder}");
+    let sandbox = Sandbox::with_spec(engine, crate::SandboxSpec { disk_mib: 20, ..spec() }).await;
+    for dir in ["/srv", "/tmp", "/usr/lib"] {
+        let output = sandbox.sh(&format!("head -c 30000000 /dev/zero > {dir}/big")).await;
+        assert_ne!(output.status, Status::Code(0), "{dir}");
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(message.contains("No space left on device"), "{folder}: {message}");
-        sandbox.text(&format!("rm {folder}/big")).await;
+        assert!(message.contains("No space left on device"), "{dir}: {message}");
+        sandbox.text(&format!("rm {dir}/big")).await;
     }
     let big = vec![b'x'; 30_000_000];
     let request = WriteFile { path: "/up".into(), ..WriteFile::default() };
@@ -103,9 +102,9 @@ pub async fn a_full_disk(engine: &dyn Engine) {
     assert!((9_000_000..40_000_000).contains(&stats.disk_used_bytes), "{stats:?}");
 }
 
-/// Too much memory ends the sandbox, and everybody is told of what.
+/// A sandbox that exceeds its memory is killed, and the cause is reported.
 pub async fn too_much_memory(engine: &dyn Engine) {
-    let sandbox = Sandbox::of(engine, crate::SandboxSpec { mem_mib: 64, ..spec() }).await;
+    let sandbox = Sandbox::with_spec(engine, crate::SandboxSpec { mem_mib: 64, ..spec() }).await;
     let other = Sandbox::new(engine).await;
     let greedy = "b = []\nwhile True: b.append(bytearray(b'x') * 5000000)";
     let exec = sandbox.exec(super::argv(&["python3", "-c", greedy])).await.unwrap();
@@ -122,9 +121,9 @@ pub async fn too_much_memory(engine: &dyn Engine) {
     assert_eq!(other.text("echo well").await, "well\n");
 }
 
-/// Two busy loops get no more than the CPU time of one CPU.
+/// Two busy loops together get at most the CPU time of one CPU.
 pub async fn cpu_time(engine: &dyn Engine) {
-    let sandbox = Sandbox::of(engine, crate::SandboxSpec { vcpus: 1, ..spec() }).await;
+    let sandbox = Sandbox::with_spec(engine, crate::SandboxSpec { vcpus: 1, ..spec() }).await;
     let before = engine.stats(&sandbox.id).await.unwrap();
     let start = Instant::now();
     let spin = "(while :; do :; done) & while :; do :; done";
@@ -141,7 +140,7 @@ pub async fn cpu_time(engine: &dyn Engine) {
 pub async fn cpu_time_is_divided_by_weight(engine: &dyn Engine) {
     let machine = std::thread::available_parallelism().unwrap().get() as u32;
     let busy = || crate::SandboxSpec { vcpus: machine, ..spec() };
-    let (first, second) = (Sandbox::of(engine, busy()).await, Sandbox::of(engine, busy()).await);
+    let (first, second) = (Sandbox::with_spec(engine, busy()).await, Sandbox::with_spec(engine, busy()).await);
     let spin = format!("for i in $(seq {machine}); do (while :; do :; done) & done; wait");
     let _running =
         (first.exec(shell(&spin)).await.unwrap(), second.exec(shell(&spin)).await.unwrap());
@@ -156,11 +155,11 @@ pub async fn cpu_time_is_divided_by_weight(engine: &dyn Engine) {
     }
 }
 
-/// Programs see as many CPUs as the sandbox has.
+/// Programs see the number of CPUs of the sandbox.
 pub async fn cpus_are_those_of_the_spec(engine: &dyn Engine) {
     let machine = std::thread::available_parallelism().unwrap().get() as u32;
     for vcpus in [1, machine] {
-        let sandbox = Sandbox::of(engine, crate::SandboxSpec { vcpus, ..spec() }).await;
+        let sandbox = Sandbox::with_spec(engine, crate::SandboxSpec { vcpus, ..spec() }).await;
         let seen = "nproc; python3 -c 'import os; print(len(os.sched_getaffinity(0)))'; \
                     sh -c 'nproc' | cat; setsid nproc";
         assert_eq!(sandbox.text(seen).await, format!("{vcpus}\n").repeat(4));
@@ -168,7 +167,7 @@ pub async fn cpus_are_those_of_the_spec(engine: &dyn Engine) {
     }
 }
 
-/// The number of processes is that of programs inside, and what has ended is not
+/// The number of processes is that of the programs in the sandbox; exited ones are not
 /// counted.
 pub async fn processes_are_counted(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;

@@ -1,4 +1,4 @@
-//! The life of a sandbox, and what it can see.
+//! The lifecycle and the isolation of sandboxes.
 
 use isorun_agent::client::{self, ClientError};
 use isorun_agent::protocol::Status;
@@ -6,22 +6,22 @@ use isorun_agent::protocol::Status;
 use super::{Sandbox, hostname, shell, spec};
 use crate::engine::{Engine, Error, Root, SandboxSpec};
 
-/// A sandbox has this hostname, and finds its address without asking a resolver.
-async fn is_called(sandbox: &Sandbox<'_>, hostname: &str) {
-    let ask = "hostname; python3 -c 'import socket; print(socket.gethostbyname(socket.gethostname()))'; \
+/// Checks the hostname of a sandbox, and that it resolves without a DNS query.
+async fn check_hostname(sandbox: &Sandbox<'_>, hostname: &str) {
+    let command = "hostname; python3 -c 'import socket; print(socket.gethostbyname(socket.gethostname()))'; \
                grep -c host-of- /etc/hosts; grep -c localhost /etc/hosts";
-    let said = sandbox.text(ask).await;
-    assert!(said.starts_with(&format!("{hostname}\n127.0.0.1\n1\n")), "{said}");
-    assert!(!said.ends_with("\n0\n"), "{said}");
+    let output = sandbox.text(command).await;
+    assert!(output.starts_with(&format!("{hostname}\n127.0.0.1\n1\n")), "{output}");
+    assert!(!output.ends_with("\n0\n"), "{output}");
 }
 
-/// A name is one sandbox's, from `create` to `destroy`.
+/// An id belongs to one sandbox, from `create` to `destroy`.
 pub async fn names_are_unique_and_gone_when_destroyed(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let again = SandboxSpec { id: sandbox.id.clone(), ..spec() };
     assert!(matches!(engine.create(again.clone()).await, Err(Error::AlreadyExists(_))));
     assert_eq!(engine.list().await.unwrap(), std::slice::from_ref(&sandbox.id));
-    is_called(&sandbox, &hostname(&sandbox.id)).await;
+    check_hostname(&sandbox, &hostname(&sandbox.id)).await;
     let waiting = sandbox.exec(shell("sleep 1000")).await.unwrap();
     let (stats, waited, exited) =
         tokio::join!(engine.destroy(&sandbox.id), waiting.output(10), engine.exited(&sandbox.id),);
@@ -33,12 +33,12 @@ pub async fn names_are_unique_and_gone_when_destroyed(engine: &dyn Engine) {
     assert!(matches!(engine.connect(&sandbox.id).await.err(), Some(Error::NotFound(_))));
     assert!(matches!(engine.stats(&sandbox.id).await, Err(Error::NotFound(_))));
     assert!(matches!(engine.destroy(&sandbox.id).await, Err(Error::NotFound(_))));
-    // The name is free again, and nothing of the first is left.
+    // The id is available again, and no data of the first sandbox is left.
     engine.create(again).await.unwrap();
     assert_eq!(sandbox.text("ls /srv").await, "");
 }
 
-/// What cannot be is refused before anything is made.
+/// An invalid spec is refused before anything is created.
 pub async fn specs_are_checked(engine: &dyn Engine) {
     for wrong in [
         SandboxSpec { vcpus: 0, ..spec() },
@@ -47,7 +47,7 @@ pub async fn specs_are_checked(engine: &dyn Engine) {
         SandboxSpec { disk_mib: 0, ..spec() },
         SandboxSpec { disk_mib: u64::MAX, ..spec() },
         SandboxSpec { pids: 0, ..spec() },
-        SandboxSpec { root: Root::Folder("/no/such/folder".into()), ..spec() },
+        SandboxSpec { root: Root::Directory("/no/such/dir".into()), ..spec() },
     ] {
         let outcome = engine.create(wrong.clone()).await;
         assert!(matches!(outcome, Err(Error::InvalidSpec(_))), "{wrong:?}: {outcome:?}");
@@ -55,16 +55,16 @@ pub async fn specs_are_checked(engine: &dyn Engine) {
     assert!(engine.list().await.unwrap().is_empty());
 }
 
-/// Whoever waits for a sandbox that dies learns of it at once.
+/// All waiting calls are notified as soon as a sandbox terminates.
 pub async fn a_sandbox_that_dies_is_noticed(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let waiting = sandbox.exec(shell("sleep 1000")).await.unwrap();
-    // Its own root may end it, if the engine lets it.
+    // Its own root user may kill it, if the engine allows that.
     let killing =
         sandbox.exec(shell("python3 -c 'import os; os.kill(1, 9)'; sleep 1")).await.unwrap();
     let killed = killing.output(100).await;
     if let Ok(output) = killed {
-        // The first process is protected, which is as well.
+        // The first process is protected, which is acceptable, too.
         assert_ne!(output.status, Status::TimedOut);
         assert_eq!(sandbox.text("echo alive").await, "alive\n");
         return;
@@ -77,14 +77,14 @@ pub async fn a_sandbox_that_dies_is_noticed(engine: &dyn Engine) {
     engine.destroy(&sandbox.id).await.unwrap();
 }
 
-/// Inside there is no path, process, address or secret of the machine, and
-/// nothing of it can be changed.
+/// A sandbox sees no path, process, address or secret of the machine, and cannot change
+/// anything of it.
 pub async fn nothing_of_the_machine_is_visible(engine: &dyn Engine) {
     let marker = tempfile::NamedTempFile::new().unwrap();
     let name = marker.path().display().to_string();
     let sandbox = Sandbox::new(engine).await;
     assert_eq!(sandbox.text(&format!("ls {name} 2>/dev/null || echo none")).await, "none\n");
-    // No folder of the machine, such as the engine's own state.
+    // No directory of the machine, such as the engine's own state.
     let shown = sandbox
         .text("cat /proc/self/mountinfo /proc/mounts /proc/1/environ /proc/1/cmdline /proc/cmdline")
         .await;
@@ -92,11 +92,11 @@ pub async fn nothing_of_the_machine_is_visible(engine: &dyn Engine) {
     for path in [&*format!("{state}/."), "/var/lib", "containers", "skeleton"] {
         assert!(!shown.contains(path), "{path} in {shown}");
     }
-    // No other process than its own.
+    // Only its own processes.
     let pids: Vec<u32> =
         sandbox.text("ls /proc").await.lines().filter_map(|line| line.parse().ok()).collect();
     assert!(pids.len() < 8, "{pids:?}");
-    // Nothing to mount, and no device.
+    // Mounts and devices are not available.
     for denied in [
         "mount -t tmpfs none /mnt",
         "mkdir -p /m && mount -t proc none /m",
@@ -109,11 +109,11 @@ pub async fn nothing_of_the_machine_is_visible(engine: &dyn Engine) {
         let output = sandbox.sh(&format!("({denied}) >/dev/null 2>&1")).await;
         assert_ne!(output.status, Status::Code(0), "{denied}");
     }
-    // What it writes over the machine's programs is its own.
+    // Its changes to the machine's programs are visible only to itself.
     sandbox.text("echo evil > /usr/bin/isorun-conformance; rm -f /usr/bin/env").await;
     assert!(!std::path::Path::new("/usr/bin/isorun-conformance").exists());
     assert!(std::path::Path::new("/usr/bin/env").exists());
-    // No way out, and a refusal at once instead of silence.
+    // No outgoing connections: they fail at once instead of timing out.
     let dial = |address: &str| {
         format!(
             "python3 -c 'import socket; s = socket.socket(); s.settimeout(20); \
@@ -126,7 +126,7 @@ pub async fn nothing_of_the_machine_is_visible(engine: &dyn Engine) {
             ["reset", "unreachable", "refused", "No route"].iter().any(|why| answer.contains(why));
         assert!(refused, "{address}: {answer}");
     }
-    // The agent does not talk to those inside.
+    // The agent does not serve connections from the sandbox.
     let own = sandbox
         .text(
             "python3 -c 'import socket; s = socket.socket(); s.settimeout(20); \
@@ -136,7 +136,7 @@ pub async fn nothing_of_the_machine_is_visible(engine: &dyn Engine) {
     assert!(own.trim() == "b''" || own.contains("refused") || own.contains("reset"), "{own}");
 }
 
-/// Two sandboxes share nothing that either can change.
+/// Two sandboxes share no state that one of them can change.
 pub async fn sandboxes_are_apart(engine: &dyn Engine) {
     let (one, two) = (Sandbox::new(engine).await, Sandbox::new(engine).await);
     one.text("echo secret > /srv/file; echo x > /usr/bin/new; sleep 1000 >/dev/null 2>&1 &").await;
@@ -148,13 +148,13 @@ pub async fn sandboxes_are_apart(engine: &dyn Engine) {
     assert_ne!(two.sh(dial).await.status, Status::Code(0));
 }
 
-/// Files, memory and processes of a checkpoint come back in any number of
-/// copies, while the original goes on.
+/// Files, memory and processes of a checkpoint are restored in any number of copies, while
+/// the original continues to run.
 pub async fn a_checkpoint_is_restored_any_number_of_times(engine: &dyn Engine) {
     if !engine.capabilities().checkpoint {
         let sandbox = Sandbox::new(engine).await;
-        let folder = tempfile::tempdir().unwrap();
-        let refused = engine.checkpoint(&sandbox.id, folder.path(), true).await;
+        let dir = tempfile::tempdir().unwrap();
+        let refused = engine.checkpoint(&sandbox.id, dir.path(), true).await;
         assert!(matches!(refused, Err(Error::Unsupported(_))), "{refused:?}");
         return;
     }
@@ -176,8 +176,8 @@ pub async fn a_checkpoint_is_restored_any_number_of_times(engine: &dyn Engine) {
     sandbox.until(&format!("{ask} 2>/dev/null")).await;
     assert_eq!(sandbox.text(ask).await, "2\n");
     sandbox.text("head -c 5000000 /dev/urandom > /srv/data; sha256sum /srv/data > /srv/sum").await;
-    let folder = tempfile::tempdir().unwrap();
-    engine.checkpoint(&sandbox.id, folder.path(), true).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    engine.checkpoint(&sandbox.id, dir.path(), true).await.unwrap();
     assert_eq!(sandbox.text(ask).await, "3\n");
     for round in 0..2 {
         let copy = spec();
@@ -185,23 +185,23 @@ pub async fn a_checkpoint_is_restored_any_number_of_times(engine: &dyn Engine) {
             engine,
             id: {
                 let id = copy.id.clone();
-                engine.restore(copy, folder.path()).await.unwrap();
+                engine.restore(copy, dir.path()).await.unwrap();
                 id
             },
         };
         assert_eq!(copy.text(ask).await, "3\n", "copy {round}");
-        is_called(&copy, &hostname(&copy.id)).await;
+        check_hostname(&copy, &hostname(&copy.id)).await;
         copy.text("sha256sum -c /srv/sum; kill -0 $(cat /srv/pid); echo own > /srv/own").await;
         engine.destroy(&copy.id).await.unwrap();
     }
     assert_eq!(sandbox.text("ls /srv/own 2>/dev/null || echo none").await, "none\n");
-    // Without `leave_running` it is gone, and a second checkpoint is as good.
+    // Without `leave_running` the sandbox is gone; a second checkpoint works as well.
     let second = tempfile::tempdir().unwrap();
     engine.checkpoint(&sandbox.id, second.path(), false).await.unwrap();
     assert!(engine.list().await.unwrap().is_empty());
     engine.restore(SandboxSpec { id: sandbox.id.clone(), ..spec() }, second.path()).await.unwrap();
     assert_eq!(sandbox.text(ask).await, "4\n");
-    let nothing = tempfile::tempdir().unwrap();
-    let refused = engine.restore(spec(), nothing.path()).await;
+    let empty = tempfile::tempdir().unwrap();
+    let refused = engine.restore(spec(), empty.path()).await;
     assert!(matches!(refused, Err(Error::InvalidSpec(_))), "{refused:?}");
 }

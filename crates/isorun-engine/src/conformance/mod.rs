@@ -1,7 +1,7 @@
-//! What every engine has to do, as tests.
+//! The conformance suite of engines.
 //!
-//! An engine's own tests call [`conformance!`](crate::conformance) with an
-//! expression that opens it; each case becomes a test of its own.
+//! The tests of an engine call [`conformance!`](crate::conformance) with an expression
+//! that opens the engine; each case becomes a test of its own.
 // A failed expectation is a failed test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -16,15 +16,15 @@ pub mod stops;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use isorun_agent::client::{self, ClientError, Exec, Output};
+use isorun_agent::client::{self, ClientError, ExecHandle, Output};
 use isorun_agent::protocol;
 
 use crate::engine::{AgentStream, Engine, Root, SandboxId, SandboxSpec};
 
-/// Longer than anything here takes on a busy machine.
-pub const LIMIT: Duration = Duration::from_secs(60);
+/// Timeout of a case: longer than any takes on a busy machine.
+pub const CASE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Makes a test of each case that wants to hold on to the engine.
+/// Creates a test of each case that needs a shared handle of the engine.
 #[macro_export]
 macro_rules! conformance_of_shells {
     ($open:expr) => {
@@ -47,14 +47,14 @@ macro_rules! conformance_of_shells {
             let scratch = $open.await;
             let engine = scratch.shared();
             let case = $crate::conformance::$module::$case(&engine);
-            tokio::time::timeout($crate::conformance::LIMIT, case).await.unwrap();
+            tokio::time::timeout($crate::conformance::CASE_TIMEOUT, case).await.unwrap();
             $crate::conformance::clean_up(&*engine).await;
         })+
     };
 }
 
-/// Makes a test of each case. The expression is an `async` block that opens an
-/// engine with a state of its own.
+/// Creates a test of each case. The expression is an `async` block that opens an engine
+/// with a state directory of its own.
 #[macro_export]
 macro_rules! conformance {
     ($open:expr) => {
@@ -85,14 +85,14 @@ macro_rules! conformance {
             async fn $case() {
                 let engine = $open.await;
                 let case = $crate::conformance::$module::$case(&*engine);
-                tokio::time::timeout($crate::conformance::LIMIT, case).await.unwrap();
+                tokio::time::timeout($crate::conformance::CASE_TIMEOUT, case).await.unwrap();
                 $crate::conformance::clean_up(&*engine).await;
             })+
         })+
     };
 }
 
-/// Destroys everything.
+/// Destroys all sandboxes and shuts the engine down.
 pub async fn clean_up(engine: &dyn Engine) {
     for id in engine.list().await.unwrap() {
         engine.destroy(&id).await.unwrap();
@@ -100,7 +100,7 @@ pub async fn clean_up(engine: &dyn Engine) {
     engine.shutdown().await;
 }
 
-/// A small sandbox over the machine's own programs, with a name of its own.
+/// Returns the spec of a small sandbox with the machine's own programs and a unique id.
 pub fn spec() -> SandboxSpec {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let id: SandboxId = format!("case{}", NEXT.fetch_add(1, Ordering::Relaxed)).parse().unwrap();
@@ -109,39 +109,39 @@ pub fn spec() -> SandboxSpec {
     SandboxSpec { hostname, mem_mib: 192, disk_mib: 128, pids: 128, ..spec }
 }
 
-/// The hostname of a sandbox that was made from a [`spec`].
+/// Returns the hostname of a sandbox that was created from a [`spec`].
 pub fn hostname(id: &SandboxId) -> String {
     format!("host-of-{id}")
 }
 
-/// A sandbox, and short ways to use it.
+/// A sandbox, with helpers to use it.
 pub struct Sandbox<'a> {
-    /// The engine it belongs to.
+    /// The engine of the sandbox.
     pub engine: &'a dyn Engine,
-    /// Its name.
+    /// The id of the sandbox.
     pub id: SandboxId,
 }
 
 impl<'a> Sandbox<'a> {
-    /// A new one.
+    /// Creates a sandbox with the default [`spec`].
     pub async fn new(engine: &'a dyn Engine) -> Self {
-        Self::of(engine, spec()).await
+        Self::with_spec(engine, spec()).await
     }
 
-    /// A new one of that spec.
-    pub async fn of(engine: &'a dyn Engine, spec: SandboxSpec) -> Self {
+    /// Creates a sandbox.
+    pub async fn with_spec(engine: &'a dyn Engine, spec: SandboxSpec) -> Self {
         let id = spec.id.clone();
         engine.create(spec).await.unwrap();
         Self { engine, id }
     }
 
-    /// A connection to its agent.
+    /// Opens a connection to its agent.
     pub async fn connect(&self) -> AgentStream {
         self.engine.connect(&self.id).await.unwrap()
     }
 
     /// Starts a program.
-    pub async fn exec(&self, exec: protocol::Exec) -> Result<Exec<AgentStream>, ClientError> {
+    pub async fn exec(&self, exec: protocol::Exec) -> Result<ExecHandle<AgentStream>, ClientError> {
         client::exec(self.connect().await, exec).await
     }
 
@@ -150,25 +150,25 @@ impl<'a> Sandbox<'a> {
         self.exec(shell(command)).await.unwrap().output(64 << 20).await.unwrap()
     }
 
-    /// What a shell command prints, which has to succeed.
+    /// Returns the output of a shell command, which has to succeed.
     pub async fn text(&self, command: &str) -> String {
         let output = self.sh(command).await;
         assert_eq!(output.status, protocol::Status::Code(0), "{command}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Waits, inside, until a shell command succeeds.
+    /// Waits until a shell command succeeds in the sandbox.
     pub async fn until(&self, command: &str) {
         self.text(&format!("until {command}; do sleep 0.02; done")).await;
     }
 }
 
-/// A shell command.
+/// Returns the request for a shell command.
 pub fn shell(command: &str) -> protocol::Exec {
     argv(&["/bin/sh", "-c", command])
 }
 
-/// A program with its arguments.
+/// Returns the request for a program with its arguments.
 pub fn argv(words: &[&str]) -> protocol::Exec {
     let argv = words.iter().map(|word| (*word).to_owned()).collect();
     protocol::Exec { argv, ..protocol::Exec::default() }

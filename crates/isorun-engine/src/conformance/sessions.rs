@@ -1,4 +1,4 @@
-//! What commands may do to a shell that stays, and what of it others must not see.
+//! Effects of commands on a persistent shell, and their isolation from later commands.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,21 +6,20 @@ use std::time::Duration;
 use isorun_agent::client;
 use isorun_agent::protocol::{self, Status};
 
-use super::shells::{Open, connect};
+use super::shells::{OpenShell, connect};
 use super::{Sandbox, shell as sh};
 use crate::engine::Engine;
 
-/// Runs commands in a new shell, and compares what they print.
+/// Runs commands in a new shell, and checks their status and output.
 async fn check(engine: &Arc<dyn Engine>, sandbox: &Sandbox<'_>, rows: &[(&str, i32, &str, &str)]) {
-    let mut shell = Open::new(engine, sandbox).await;
+    let mut shell = OpenShell::new(engine, sandbox).await;
     for (command, code, out, err) in rows {
         let expected = (Status::Code(*code), (*out).to_owned(), (*err).to_owned());
         assert_eq!(shell.run(command).await, expected, "{command} of {rows:?}");
     }
 }
 
-/// What a command does to its streams with `exec` holds for those after it, and no
-/// form of it ends the shell.
+/// Redirections of `exec` apply to later commands, and no form of it ends the shell.
 pub async fn redirections_last(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(engine.as_ref()).await;
     for rows in [
@@ -108,15 +107,15 @@ pub async fn redirections_last(engine: &Arc<dyn Engine>) {
     ] {
         check(engine, &sandbox, rows).await;
     }
-    // A connection that comes back finds it as it was.
-    let mut shell = Open::new(engine, &sandbox).await;
+    // After a new attachment the redirection still applies.
+    let mut shell = OpenShell::new(engine, &sandbox).await;
     shell.text("exec >/tmp/j").await;
     let token = shell.token.clone();
     drop(shell);
     let mut shell = loop {
-        match Open::attach(engine, &sandbox, &token).await {
+        match OpenShell::attach(engine, &sandbox, &token).await {
             Ok(shell) => break shell,
-            // The agent has not noticed yet that the first one is gone.
+            // The agent has not noticed yet that the first connection is closed.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     };
@@ -124,12 +123,12 @@ pub async fn redirections_last(engine: &Arc<dyn Engine>) {
     assert_eq!(shell.run("cat /tmp/j >&2").await, (Status::Code(0), String::new(), "j\n".into()));
 }
 
-/// What is stopped ends neither its command nor the shell, and a bash that stops
-/// itself goes on.
+/// A stopped process ends neither its command nor the shell, and a bash that stops itself
+/// is continued.
 pub async fn what_is_stopped_ends_no_shell(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(engine.as_ref()).await;
-    let mut shell = Open::new(engine, &sandbox).await;
-    for command in super::stops::STOPPING {
+    let mut shell = OpenShell::new(engine, &sandbox).await;
+    for command in super::stops::STOPPING_COMMANDS {
         let (status, out, _) = shell.run(command).await;
         assert_eq!((status, &*out), (Status::Code(0), "on\n"), "{command}");
         assert_eq!(shell.text("ls / >/dev/null; echo alive").await, "alive\n", "after {command}");
@@ -140,7 +139,7 @@ pub async fn what_is_stopped_ends_no_shell(engine: &Arc<dyn Engine>) {
     for signal in ["STOP", "TSTP", "TTIN"] {
         assert_eq!(shell.text(&format!("kill -{signal} $$; echo on")).await, "on\n");
     }
-    // One that is waited for is interrupted with its command.
+    // A stopped process that is waited for is interrupted with its command.
     let limit = Some(Duration::from_millis(400));
     for stopped in ["sh -c 'kill -STOP $$'", "(kill -STOP $BASHPID)", "sh -c 'kill -TSTP $$' | cat"]
     {
@@ -149,7 +148,7 @@ pub async fn what_is_stopped_ends_no_shell(engine: &Arc<dyn Engine>) {
     }
 }
 
-/// Prompts, traces and the history show a user's commands, and none of ours.
+/// Prompts, traces and the history contain the user's commands, and none of the agent's.
 pub async fn what_is_set_up_for_a_person_does_not_show(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(engine.as_ref()).await;
     for rows in [
@@ -216,8 +215,8 @@ pub async fn what_is_set_up_for_a_person_does_not_show(engine: &Arc<dyn Engine>)
     ] {
         check(engine, &sandbox, rows).await;
     }
-    // Neither does an interrupted command, nor the one after it.
-    let mut shell = Open::new(engine, &sandbox).await;
+    // The same holds for an interrupted command and the one after it.
+    let mut shell = OpenShell::new(engine, &sandbox).await;
     shell.text("PS1='prompt$ ' PROMPT_COMMAND='echo often'").await;
     let (status, out, err) =
         shell.run_for("echo a; sleep 100", Some(Duration::from_millis(300))).await;
@@ -225,10 +224,10 @@ pub async fn what_is_set_up_for_a_person_does_not_show(engine: &Arc<dyn Engine>)
     assert_eq!(shell.text("echo b").await, "b\n");
 }
 
-/// A command is as long as the body of a request.
+/// A command may be as long as the body of a request.
 pub async fn commands_may_be_long(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(engine.as_ref()).await;
-    let mut shell = Open::new(engine, &sandbox).await;
+    let mut shell = OpenShell::new(engine, &sandbox).await;
     for length in [127 << 10, 129 << 10, 500_000, (1 << 20) - 200] {
         for filler in ["x", "\u{e9}", "\\n", "$"] {
             let text = filler.repeat(length / filler.len());
@@ -236,8 +235,8 @@ pub async fn commands_may_be_long(engine: &Arc<dyn Engine>) {
             let expected = format!("{}\n", text.len());
             assert_eq!(shell.run(&command).await.1.trim(), expected.trim(), "{filler} in a shell");
             let output = sandbox.sh(&command).await;
-            let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            assert_eq!(said.trim(), expected.trim(), "{filler}: {output:?}");
+            let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(printed.trim(), expected.trim(), "{filler}: {output:?}");
             assert_eq!(String::from_utf8_lossy(&output.stderr), "/bin/sh 0\n", "{filler}");
         }
     }
@@ -250,13 +249,13 @@ pub async fn commands_may_be_long(engine: &Arc<dyn Engine>) {
     ] {
         let request = protocol::Exec { user: Some("1000".to_owned()), ..sh(&command) };
         let output = sandbox.exec(request).await.unwrap().output(1000).await.unwrap();
-        let said = (output.status, String::from_utf8_lossy(&output.stdout).into_owned());
-        assert_eq!(said, (Status::Code(code), out.to_owned()), "{output:?}");
+        let result = (output.status, String::from_utf8_lossy(&output.stdout).into_owned());
+        assert_eq!(result, (Status::Code(code), out.to_owned()), "{output:?}");
     }
 }
 
-/// The time limits of commands and shells stand still while their sandbox is a
-/// checkpoint, and its clocks go on.
+/// The time limits of commands and shells are paused while their sandbox is checkpointed;
+/// its clocks continue.
 pub async fn time_limits_do_not_run_in_a_checkpoint(engine: &Arc<dyn Engine>) {
     if !engine.capabilities().checkpoint {
         return;
@@ -265,11 +264,11 @@ pub async fn time_limits_do_not_run_in_a_checkpoint(engine: &Arc<dyn Engine>) {
     let waiting = "until [ -e /tmp/go ]; do sleep 0.05; done; echo ended | tee -a /tmp/ended";
     let request =
         protocol::Exec { token: Some("limited".to_owned()), timeout_ms: Some(4000), ..sh(waiting) };
-    let exec = client::exec_lasting(sandbox.connect().await, connect(engine, &sandbox), request)
+    let exec = client::exec_with_reattach(sandbox.connect().await, connect(engine, &sandbox), request)
         .await
         .unwrap();
-    let mut shell = Open::new(engine, &sandbox).await;
-    shell.begin_for(waiting, Duration::from_millis(4000)).await;
+    let mut shell = OpenShell::new(engine, &sandbox).await;
+    shell.start_for(waiting, Duration::from_millis(4000)).await;
     let clocks = "python3 -c 'import time; print(time.time(), time.monotonic())'";
     let read = |text: String| -> Vec<f64> {
         text.split_whitespace().map(|number| number.parse().unwrap()).collect()
@@ -278,25 +277,25 @@ pub async fn time_limits_do_not_run_in_a_checkpoint(engine: &Arc<dyn Engine>) {
     let token = shell.token.clone();
     let exec = tokio::spawn(exec.output(1000));
     let shell = tokio::spawn(async move { shell.lost().await });
-    let folder = tempfile::tempdir().unwrap();
-    engine.checkpoint(&sandbox.id, folder.path(), false).await.unwrap();
-    // Whoever listened has learned that the sandbox is gone.
+    let dir = tempfile::tempdir().unwrap();
+    engine.checkpoint(&sandbox.id, dir.path(), false).await.unwrap();
+    // The clients were notified that the sandbox is gone.
     exec.await.unwrap().unwrap_err();
     shell.await.unwrap();
     // Longer than the limits.
     tokio::time::sleep(Duration::from_millis(5000)).await;
     let spec = crate::SandboxSpec { id: sandbox.id.clone(), ..super::spec() };
-    engine.restore(spec, folder.path()).await.unwrap();
-    // What gVisor does, and what the documentation says: both have gone on.
+    engine.restore(spec, dir.path()).await.unwrap();
+    // As gVisor implements it and the documentation describes it: both clocks continued.
     let after = read(sandbox.text(clocks).await);
     for (before, after) in before.iter().zip(&after) {
         assert!((5.0..60.0).contains(&(after - before)), "{before} to {after}");
     }
-    let mut shell = Open::attach(engine, &sandbox, &token).await.unwrap();
+    let mut shell = OpenShell::attach(engine, &sandbox, &token).await.unwrap();
     sandbox.text("touch /tmp/go").await;
     assert_eq!(shell.outcome().await, (Status::Code(0), "ended\n".to_owned(), String::new()));
     sandbox.until("[ $(wc -l </tmp/ended) = 2 ]").await;
-    // They still hold.
+    // Time limits still apply.
     let (status, ..) = shell.run_for("sleep 100", Some(Duration::from_millis(300))).await;
     assert_eq!(status, Status::TimedOut);
 }

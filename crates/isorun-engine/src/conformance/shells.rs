@@ -1,23 +1,23 @@
-//! Shells that stay, and what goes on across a checkpoint.
+//! Persistent shells, and commands that continue across a checkpoint.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use isorun_agent::client::{self, ClientError, Connect, ExecEvent, Shell, ShellEvent};
+use isorun_agent::client::{self, ClientError, Connect, ExecEvent, ShellEvent, ShellHandle};
 use isorun_agent::protocol::{self, FailureKind, Run, Status};
 
 use super::{Sandbox, shell as sh, spec};
 use crate::engine::{AgentStream, Engine};
 
-/// A shell of a sandbox, for commands one after the other.
-pub struct Open {
-    shell: Shell<AgentStream>,
-    /// Under which it can be attached to.
+/// A persistent shell in a sandbox, for sequential commands.
+pub struct OpenShell {
+    shell: ShellHandle<AgentStream>,
+    /// The token to attach to the shell.
     pub token: String,
 }
 
-impl Open {
-    /// A new one. The engine has to outlive it.
+impl OpenShell {
+    /// Starts a shell. The engine has to outlive it.
     pub async fn new(engine: &Arc<dyn Engine>, sandbox: &Sandbox<'_>) -> Self {
         let mut number = [0; 16];
         rustix::rand::getrandom(&mut number, rustix::rand::GetRandomFlags::empty()).unwrap();
@@ -27,7 +27,7 @@ impl Open {
         Self { shell, token }
     }
 
-    /// One that lost its connection, or the copy of one.
+    /// Attaches to a shell that lost its connection, or to a copy of a shell.
     pub async fn attach(
         engine: &Arc<dyn Engine>,
         sandbox: &Sandbox<'_>,
@@ -37,12 +37,12 @@ impl Open {
         Ok(Self { shell, token: token.to_owned() })
     }
 
-    /// Runs a command to its end: what it came to and what it printed.
+    /// Runs a command to its end; returns its status, stdout and stderr.
     pub async fn run(&mut self, command: &str) -> (Status, String, String) {
         self.run_for(command, None).await
     }
 
-    /// The same, with a limit.
+    /// Runs a command with a time limit.
     pub async fn run_for(
         &mut self,
         command: &str,
@@ -54,20 +54,20 @@ impl Open {
         self.outcome().await
     }
 
-    /// Begins a command.
-    pub async fn begin(&self, command: &str) {
+    /// Starts a command.
+    pub async fn start(&self, command: &str) {
         let run = Run { command: command.to_owned(), timeout_ms: None };
         self.shell.control.run(run).await.unwrap();
     }
 
-    /// The same, with a limit.
-    pub async fn begin_for(&self, command: &str, limit: Duration) {
+    /// Starts a command with a time limit.
+    pub async fn start_for(&self, command: &str, limit: Duration) {
         let timeout_ms = Some(limit.as_millis() as u64);
         let run = Run { command: command.to_owned(), timeout_ms };
         self.shell.control.run(run).await.unwrap();
     }
 
-    /// Waits for the end of a command.
+    /// Waits for the end of a command; returns its status, stdout and stderr.
     pub async fn outcome(&mut self) -> (Status, String, String) {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let status = loop {
@@ -81,12 +81,12 @@ impl Open {
         (status, text(out), text(err))
     }
 
-    /// Waits until its connection is lost for good.
+    /// Waits until its connection is closed and cannot be reopened.
     pub async fn lost(&mut self) {
         while self.shell.events.next().await.is_ok() {}
     }
 
-    /// What a command prints, which has to succeed.
+    /// Returns the output of a command, which has to succeed.
     pub async fn text(&mut self, command: &str) -> String {
         let (status, out, err) = self.run(command).await;
         assert_eq!((status, &*err), (Status::Code(0), ""), "{command}: {out}");
@@ -94,7 +94,7 @@ impl Open {
     }
 }
 
-/// A way to the agent of a sandbox, as often as it is wanted.
+/// Returns a function that connects to the agent of a sandbox.
 pub fn connect(engine: &Arc<dyn Engine>, sandbox: &Sandbox<'_>) -> Connect<AgentStream> {
     let (engine, id) = (Arc::clone(engine), sandbox.id.clone());
     Arc::new(move || {
@@ -103,10 +103,10 @@ pub fn connect(engine: &Arc<dyn Engine>, sandbox: &Sandbox<'_>) -> Connect<Agent
     })
 }
 
-/// Everything that a shell remembers is there for the next command.
+/// The state of a shell is preserved for the next command.
 pub async fn a_shell_remembers(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(&**engine).await;
-    let mut shell = Open::new(engine, &sandbox).await;
+    let mut shell = OpenShell::new(engine, &sandbox).await;
     for (command, code, out, err) in [
         ("cd /tmp; export FOO=bar; local_one=1; declare -A map=([a]=b)", 0, "", ""),
         ("echo $FOO $PWD $local_one ${map[a]}; env | grep FOO", 0, "bar /tmp 1 b\nFOO=bar\n", ""),
@@ -117,7 +117,7 @@ pub async fn a_shell_remembers(engine: &Arc<dyn Engine>) {
         ("printf 'no newline'", 0, "no newline", ""),
         ("alias hi='echo hello'", 0, "", ""),
         ("hi", 0, "hello\n", ""),
-        // What is left open is an error, and not the end of the session.
+        // An unclosed construct is an error, not the end of the session.
         ("cat <<EOF\none\ntwo\nEOF", 0, "one\ntwo\n", ""),
         ("for i in 1 2; do\n  echo $i\ndone\n# a comment", 0, "1\n2\n", ""),
         ("echo a \\\n  b", 0, "a b\n", ""),
@@ -129,11 +129,11 @@ pub async fn a_shell_remembers(engine: &Arc<dyn Engine>) {
         ),
         ("return 5", 5, "", ""),
         ("not_there", 127, "", "bash: not_there: command not found\n"),
-        // Standard input is empty, and not the script of the shell.
+        // Standard input is empty, not the script of the shell.
         ("cat; read line; echo read=$line", 0, "read=\n", ""),
         ("sleep 1000 & echo started", 0, "started\n", ""),
         ("kill -0 $! && echo alive; kill $!", 0, "alive\n", ""),
-        // Not under `set -e` yet, then under it.
+        // First without `set -e`, then with it.
         ("false; echo on", 0, "on\n", ""),
         ("set -e; ! true", 1, "", ""),
         ("[ -e /nothing ] && echo there", 1, "", ""),
@@ -145,8 +145,8 @@ pub async fn a_shell_remembers(engine: &Arc<dyn Engine>) {
         let expected = (Status::Code(code), out.to_owned(), err.to_owned());
         assert_eq!(shell.run(command).await, expected, "{command}");
     }
-    // Under `set -e` a failure ends it.
-    let mut shell = Open::new(engine, &sandbox).await;
+    // With `set -e` a failure ends the shell.
+    let mut shell = OpenShell::new(engine, &sandbox).await;
     assert_eq!(shell.run("set -e; false; echo no").await.0, Status::Code(1));
     assert!(matches!(
         shell.shell.events.next().await,
@@ -154,10 +154,10 @@ pub async fn a_shell_remembers(engine: &Arc<dyn Engine>) {
     ));
 }
 
-/// Nothing that a command says or leaves open confuses a shell.
+/// Neither the output nor unclosed constructs of a command affect later commands.
 pub async fn a_shell_cannot_be_confused(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(&**engine).await;
-    let mut shell = Open::new(engine, &sandbox).await;
+    let mut shell = OpenShell::new(engine, &sandbox).await;
     for open in [
         "echo \"open",
         "echo $(",
@@ -172,13 +172,13 @@ pub async fn a_shell_cannot_be_confused(engine: &Arc<dyn Engine>) {
         assert!(matches!(status, Status::Code(_)), "{open}: {status:?}");
         assert_eq!(shell.text("echo well").await, "well\n", "after {open}");
     }
-    // What looks like the end of a command is none.
-    for lie in [
+    // Output that looks like the end marker of a command is not treated as one.
+    for forgery in [
         "echo '__isorun_end 0' >&98; echo 'deadbeef 0' >&98; echo truth",
         "for i in 1 2 3; do echo \"$i 0\" >&98; done; sleep 0.05; echo truth",
         "head -c 200000 /dev/zero | tr '\\0' x >&98 & sleep 0.05; echo truth",
     ] {
-        assert_eq!(shell.text(lie).await, "truth\n", "{lie}");
+        assert_eq!(shell.text(forgery).await, "truth\n", "{forgery}");
     }
     let (status, out, _) = shell
         .run("head -c 3000000 /dev/urandom | tee /tmp/sum | wc -c; cat /tmp/sum | wc -c")
@@ -187,17 +187,17 @@ pub async fn a_shell_cannot_be_confused(engine: &Arc<dyn Engine>) {
     let long = "x".repeat(200_000);
     assert_eq!(shell.text(&format!("v={long}; echo ${{#v}}")).await, "200000\n");
     assert_eq!(shell.text("yes | head -c 5000000").await.len(), 5_000_000);
-    // Whoever closes its pipes harms this shell only.
-    let mut other = Open::new(engine, &sandbox).await;
+    // A command that closes the pipes of its shell affects this shell only.
+    let mut other = OpenShell::new(engine, &sandbox).await;
     let (status, ..) = other.run_for("exec 98>&-", Some(Duration::from_millis(300))).await;
     assert!(!matches!(status, Status::Code(0)), "{status:?}");
     assert_eq!(shell.text("echo well").await, "well\n");
 }
 
-/// A timeout ends what runs, and the shell stays as it was.
+/// A timeout kills the running command, and the state of the shell is preserved.
 pub async fn a_timeout_leaves_the_shell(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(&**engine).await;
-    let mut shell = Open::new(engine, &sandbox).await;
+    let mut shell = OpenShell::new(engine, &sandbox).await;
     shell.text("cd /tmp; FOO=bar; sleep 3000 & echo").await;
     for endless in [
         "echo begun; sleep 1000; echo not reached",
@@ -214,18 +214,18 @@ pub async fn a_timeout_leaves_the_shell(engine: &Arc<dyn Engine>) {
         assert!(start.elapsed() < Duration::from_secs(20), "{endless}");
         assert_eq!(shell.text("echo $FOO $PWD").await, "bar /tmp\n", "after {endless}");
     }
-    // What ran in the background before still does, and nothing else.
+    // The earlier background process still runs, and no other one.
     let left = shell.text("pgrep -a sleep").await;
     assert!(left.contains("sleep 3000") && left.lines().count() == 1, "{left}");
-    // Interrupted by hand.
-    shell.begin("sleep 1000").await;
+    // An explicit interrupt.
+    shell.start("sleep 1000").await;
     sandbox.until("pgrep -f 'sleep 1000'").await;
     shell.shell.control.interrupt().await.unwrap();
     assert_eq!(shell.outcome().await.0, Status::Code(130));
 }
 
-/// Interrupts at bad moments: while bash starts programs, several of them, and one
-/// after the other.
+/// Interrupts at any moment leave the shell usable, for example while bash starts one or
+/// several programs.
 pub async fn a_shell_survives_any_interrupt(engine: &Arc<dyn Engine>) {
     const COMMANDS: [&str; 7] = [
         "sleep 1000",
@@ -237,7 +237,7 @@ pub async fn a_shell_survives_any_interrupt(engine: &Arc<dyn Engine>) {
         "(sleep 1000)",
     ];
     let sandbox = Sandbox::new(&**engine).await;
-    let mut shell = Open::new(engine, &sandbox).await;
+    let mut shell = OpenShell::new(engine, &sandbox).await;
     for limit in [1, 3, 7, 12, 18, 25] {
         for command in COMMANDS {
             let limit = Some(Duration::from_millis(limit));
@@ -247,44 +247,45 @@ pub async fn a_shell_survives_any_interrupt(engine: &Arc<dyn Engine>) {
     }
 }
 
-/// A shell whose connection ended can be attached to, one that was closed not.
+/// A shell can be attached to after its connection was lost, but not after it was closed.
 pub async fn a_shell_can_be_attached_to(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(&**engine).await;
-    let mut shell = Open::new(engine, &sandbox).await;
+    let mut shell = OpenShell::new(engine, &sandbox).await;
     shell.text("X=1; (sleep 0.3; echo late) &").await;
     let token = shell.token.clone();
-    let taken = Open::attach(engine, &sandbox, &token).await;
-    assert!(taken.is_err(), "it has a connection");
+    let attached = OpenShell::attach(engine, &sandbox, &token).await;
+    assert!(attached.is_err(), "the shell already has a connection");
     drop(shell);
     sandbox.sh("sleep 0.5").await;
-    let mut shell = Open::attach(engine, &sandbox, &token).await.unwrap();
+    let mut shell = OpenShell::attach(engine, &sandbox, &token).await.unwrap();
     assert_eq!(shell.text("echo X=$X").await, "late\nX=1\n");
     shell.shell.control.close().await.unwrap();
     assert!(matches!(shell.shell.events.next().await, Ok(ShellEvent::Exited(_))));
-    let gone = Open::attach(engine, &sandbox, &token).await;
-    let Err(ClientError::Failed(failure)) = gone else { panic!("it is still there") };
+    let gone = OpenShell::attach(engine, &sandbox, &token).await;
+    let Err(ClientError::Failed(failure)) = gone else { panic!("the shell still exists") };
     assert_eq!(failure.kind, FailureKind::NotFound);
     sandbox.until("! pgrep bash").await;
 }
 
-/// What is under way when a checkpoint is taken goes on: not a byte is lost.
+/// Commands that run when a checkpoint is taken continue, and no byte is lost.
 pub async fn what_runs_goes_on_across_a_checkpoint(engine: &Arc<dyn Engine>) {
     if !engine.capabilities().checkpoint {
         return;
     }
     let sandbox = Sandbox::new(&**engine).await;
-    let mut shell = Open::new(engine, &sandbox).await;
+    let mut shell = OpenShell::new(engine, &sandbox).await;
     shell.text("cd /tmp; X=1; RANDOM=7").await;
     let counting = "for i in $(seq 1 400); do echo $i; sleep 0.01; done";
     let request = protocol::Exec { token: Some("t1".to_owned()), ..sh(counting) };
     let mut counted =
-        client::exec_lasting(sandbox.connect().await, connect(engine, &sandbox), request)
+        client::exec_with_reattach(sandbox.connect().await, connect(engine, &sandbox), request)
             .await
             .unwrap();
     let request = protocol::Exec { token: Some("t2".to_owned()), stdin: true, ..sh("sha256sum") };
-    let summed = client::exec_lasting(sandbox.connect().await, connect(engine, &sandbox), request)
-        .await
-        .unwrap();
+    let summed =
+        client::exec_with_reattach(sandbox.connect().await, connect(engine, &sandbox), request)
+            .await
+            .unwrap();
     let input: Vec<u8> =
         (0..6_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let expected = {
@@ -313,11 +314,11 @@ pub async fn what_runs_goes_on_across_a_checkpoint(engine: &Arc<dyn Engine>) {
             }
         }
     });
-    shell.begin("for i in $(seq 1 200); do echo $i; sleep 0.01; done").await;
-    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    shell.start("for i in $(seq 1 200); do echo $i; sleep 0.01; done").await;
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let checkpoints = async {
-        for folder in &folders {
-            engine.checkpoint(&sandbox.id, folder.path(), true).await.unwrap();
+        for dir in &dirs {
+            engine.checkpoint(&sandbox.id, dir.path(), true).await.unwrap();
         }
     };
     let (outcome, ()) = tokio::join!(shell.outcome(), checkpoints);
@@ -331,32 +332,33 @@ pub async fn what_runs_goes_on_across_a_checkpoint(engine: &Arc<dyn Engine>) {
     assert_eq!(shell.text("echo $X $PWD").await, "1 /tmp\n");
     let own = shell.text("echo $RANDOM; cat /run/isorun/instance 2>/dev/null || echo none").await;
 
-    // The copies have the shell too, each with its own luck.
-    let mut drawn = vec![own];
+    // The copies have the shell, too, each with its own random numbers.
+    let mut random_values = vec![own];
     for _ in 0..2 {
         let copy = spec();
         let copy = Sandbox {
             engine: &**engine,
             id: {
                 let id = copy.id.clone();
-                engine.restore(copy, folders[0].path()).await.unwrap();
+                engine.restore(copy, dirs[0].path()).await.unwrap();
                 id
             },
         };
-        let mut inherited = Open::attach(engine, &copy, &shell.token).await.unwrap();
+        let mut inherited = OpenShell::attach(engine, &copy, &shell.token).await.unwrap();
         inherited.shell.control.interrupt().await.unwrap();
         assert_eq!(inherited.outcome().await.0, Status::Code(130));
         assert_eq!(inherited.text("echo $X $PWD").await, "1 /tmp\n");
-        drawn.push(inherited.text("echo $RANDOM; cat /run/isorun/instance").await);
-        // What ran there goes on, with nobody listening.
+        random_values.push(inherited.text("echo $RANDOM; cat /run/isorun/instance").await);
+        // The commands continue to run there without a client.
         assert_eq!(copy.text("pgrep -c sha256sum").await, "1\n");
     }
-    let lines = |at: usize| drawn.iter().map(move |text| text.lines().nth(at).unwrap().to_owned());
+    let lines =
+        |at: usize| random_values.iter().map(move |text| text.lines().nth(at).unwrap().to_owned());
     for at in [0, 1] {
         let mut different: Vec<String> = lines(at).collect();
         different.sort_unstable();
         different.dedup();
-        assert_eq!(different.len(), 3, "{drawn:?}");
+        assert_eq!(different.len(), 3, "{random_values:?}");
     }
     assert_eq!(shell.text("echo $X").await, "1\n");
 }

@@ -1,20 +1,20 @@
-//! Processes that stop: they end nothing, and what could never be continued by
-//! hand goes on.
+//! Stopped processes: they do not end commands, and processes that no shell could continue
+//! are continued.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use isorun_agent::client::{Exec as Running, ExecEvent};
+use isorun_agent::client::{ExecEvent, ExecHandle as Running};
 use isorun_agent::protocol::{Exec, Size, Status};
 use tokio::time::timeout;
 
 use super::{Sandbox, argv, shell};
 use crate::engine::{AgentStream, Engine};
 
-/// Shell commands that leave a process of theirs stopped while others end, and
-/// then print `on`.
-pub const STOPPING: [&str; 20] = [
+/// Shell commands that leave one of their processes stopped while others exit, and then
+/// print `on`.
+pub const STOPPING_COMMANDS: [&str; 20] = [
     "sleep 30 & kill -STOP $!; ls / >/dev/null; echo on",
     "sleep 30 & kill -TSTP $!; ls / >/dev/null; echo on",
     "sleep 30 & kill -TTIN $!; ls / >/dev/null; echo on",
@@ -39,27 +39,27 @@ pub const STOPPING: [&str; 20] = [
     "timeout 20 sh -c 'sleep 30 & kill -STOP $!; ls / >/dev/null; echo on'",
 ];
 
-/// A stopped process neither ends its command nor hangs it up.
+/// A stopped process neither ends nor blocks its command.
 pub async fn what_is_stopped_ends_nothing(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
-    for command in STOPPING {
+    for command in STOPPING_COMMANDS {
         let output = sandbox.sh(command).await;
-        let said = (output.status, String::from_utf8_lossy(&output.stdout).into_owned());
-        assert_eq!(said, (Status::Code(0), "on\n".to_owned()), "{command}: {output:?}");
+        let result = (output.status, String::from_utf8_lossy(&output.stdout).into_owned());
+        assert_eq!(result, (Status::Code(0), "on\n".to_owned()), "{command}: {output:?}");
         let output = on_terminal(&sandbox, shell(command)).await.output(1000).await.unwrap();
-        let said = (output.status, String::from_utf8_lossy(&output.stdout).into_owned());
-        assert_eq!(said, (Status::Code(0), "on\r\n".to_owned()), "{command}, on a terminal");
+        let result = (output.status, String::from_utf8_lossy(&output.stdout).into_owned());
+        assert_eq!(result, (Status::Code(0), "on\r\n".to_owned()), "{command}, on a terminal");
         sandbox.sh("pkill -KILL sleep").await;
     }
-    // One that another command has stopped.
+    // A process that another command has stopped.
     let waiting = sandbox.exec(shell("sleep 1001 & wait $!; /bin/true; echo on")).await.unwrap();
     sandbox.until("pgrep -x sleep").await;
     sandbox.text("pkill -STOP -x sleep; /bin/true; pkill -CONT -x sleep; pkill -x sleep").await;
     assert_eq!(waiting.output(100).await.unwrap().stdout, b"on\n");
 }
 
-/// A program that stops as by a terminal goes on, since no shell could continue
-/// it; one that was stopped on purpose does not.
+/// A program that is stopped by a terminal signal is continued, since no shell could
+/// continue it; one that was stopped by SIGSTOP is not.
 pub async fn no_program_is_left_stopped(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     for signal in ["TSTP", "TTIN", "TTOU"] {
@@ -68,7 +68,7 @@ pub async fn no_program_is_left_stopped(engine: &dyn Engine) {
         let output = on_terminal(&sandbox, shell(&command)).await.output(100).await.unwrap();
         assert_eq!(output.stdout, b"on\r\n", "{signal}, on a terminal");
     }
-    // A typed Ctrl-Z, to programs of every shape.
+    // Ctrl-Z for programs with different process structures.
     let handled = "import signal, subprocess\n\
                    signal.signal(signal.SIGTSTP, lambda *a: None)\n\
                    print('ready', flush=True)\n\
@@ -92,13 +92,13 @@ pub async fn no_program_is_left_stopped(engine: &dyn Engine) {
             sandbox.sh("sleep 0.3").await;
         }
         exec.control.stdin(Bytes::from_static(b"typed\n")).await.unwrap();
-        // The terminal's echo, and the program's.
+        // The echo of the terminal, and the output of the program.
         while seen.matches("typed").count() < 1 {
             until(&mut exec, &mut seen, "typed").await;
         }
         exec.control.stdin(Bytes::from_static(b"\n\x04\x04")).await.unwrap();
         let end = timeout(Duration::from_secs(20), exec.output(1000)).await;
-        let end = end.unwrap_or_else(|_| panic!("{:?} stands still: {seen:?}", program.argv));
+        let end = end.unwrap_or_else(|_| panic!("{:?} is still stopped: {seen:?}", program.argv));
         assert_eq!(end.unwrap().status, Status::Code(0), "{:?}", program.argv);
     }
     let exec = sandbox.exec(shell("kill -STOP $$; echo on")).await.unwrap();
@@ -108,8 +108,8 @@ pub async fn no_program_is_left_stopped(engine: &dyn Engine) {
     assert_eq!(exec.output(100).await.unwrap().stdout, b"on\n");
 }
 
-/// A shell on a terminal has jobs: Ctrl-Z stops them, `fg` continues them, and they
-/// learn of a new size.
+/// A shell on a terminal has job control: Ctrl-Z stops jobs, `fg` continues them, and they
+/// are notified of a new terminal size.
 pub async fn jobs_of_a_shell_on_a_terminal(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let mut exec = on_terminal(&sandbox, argv(&["bash", "--norc", "--noprofile", "-i"])).await;
@@ -117,7 +117,7 @@ pub async fn jobs_of_a_shell_on_a_terminal(engine: &dyn Engine) {
     let typed = async |exec: &Running<AgentStream>, text: &'static str| {
         exec.control.stdin(Bytes::from_static(text.as_bytes())).await.unwrap();
     };
-    // The words are put together so that their echo is not taken for them.
+    // The words are split by quotes so that their echo does not match.
     typed(&exec, "PS1=; echo be''gun\n").await;
     until(&mut exec, &mut seen, "begun").await;
     typed(&exec, "sh -c 'trap \"stty size; echo si\"\"zed\" WINCH; echo wa\"\"iting; while :; do sleep 0.05; done'\n")
@@ -142,12 +142,11 @@ pub async fn jobs_of_a_shell_on_a_terminal(engine: &dyn Engine) {
     assert_eq!(exec.output(1000).await.unwrap().status, Status::Code(3));
 }
 
-/// The kill of many processes at a timeout stops, continues and delays nothing of
-/// other commands.
+/// Killing many processes at a timeout does not stop, continue or delay other commands.
 pub async fn a_timeout_touches_no_other_command(engine: &dyn Engine) {
-    let sandbox = Sandbox::of(engine, crate::SandboxSpec { pids: 200, ..super::spec() }).await;
-    // A worker that is paused, and a parent that is told whatever happens to its
-    // own.
+    let sandbox =
+        Sandbox::with_spec(engine, crate::SandboxSpec { pids: 200, ..super::spec() }).await;
+    // A stopped worker, and a parent that records all state changes of its child.
     let paused = sandbox.exec(shell("echo $$; kill -STOP $$; echo continued")).await.unwrap();
     let pid = paused.pid;
     sandbox.until(&format!("grep -q ') T' /proc/{pid}/stat")).await;

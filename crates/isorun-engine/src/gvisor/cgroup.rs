@@ -1,9 +1,9 @@
-//! Control groups, versions 1 and 2: limits, figures, and finding every process
-//! of a sandbox.
+//! Control groups, versions 1 and 2: sets limits, reads usage figures and finds
+//! every process of a sandbox.
 //!
-//! `runsc` makes the group of a sandbox and puts its processes there; what it
-//! leaves behind is removed here. Under version 1 a group is a folder in each
-//! hierarchy.
+//! `runsc` creates the control group of a sandbox and moves the sandbox's processes
+//! into it. This module removes what `runsc` leaves behind. Under version 1 a
+//! control group is a directory in each hierarchy.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::engine::{CpuWeight, Error, Result, Stats};
 
-/// The version of control groups that can limit sandboxes here.
+/// Returns the version of control groups that can limit sandboxes on this machine.
 pub fn version() -> Result<u32> {
     Ok(if Hierarchies::find()?.unified { 2 } else { 1 })
 }
@@ -26,32 +26,32 @@ pub const CPU_SHARES: u32 = 262_144;
 /// The same in the unit of version 2.
 const CPU_WEIGHT: u32 = 10_000;
 
-/// Where the control groups of this machine are.
+/// The mount points of the control group hierarchies of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hierarchies {
-    /// By the name of a controller; all of them the same with version 2.
+    /// The mount point of each controller, by the controller's name. With version 2 all
+    /// of them are the same.
     controllers: BTreeMap<String, PathBuf>,
-    /// Every folder in which a group may have a part.
-    all: Vec<PathBuf>,
+    /// Every directory below which a control group may have a directory.
+    roots: Vec<PathBuf>,
     unified: bool,
 }
 
-/// The group of one sandbox.
+/// The control group of one sandbox.
 #[derive(Clone, Debug)]
 pub struct Cgroup {
     hierarchies: Hierarchies,
-    /// Such as `isorun-1f2e/c0a8`.
+    /// The path below the hierarchy's root, such as `isorun-1f2e/c0a8`.
     name: String,
 }
 
 impl Hierarchies {
-    /// Looks for them.
+    /// Finds the hierarchies in the list of mounts.
     pub fn find() -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo")
             .map_err(Error::io("cannot read the list of mounts"))?;
-        let unified_controllers = |folder: &Path| {
-            fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default()
-        };
+        let unified_controllers =
+            |dir: &Path| fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
         let found = Self::parse(&mounts, unified_controllers);
         let missing: Vec<&str> = ["cpu", "memory", "pids"]
             .into_iter()
@@ -68,7 +68,7 @@ impl Hierarchies {
     }
 
     fn parse(mounts: &str, unified_controllers: impl Fn(&Path) -> String) -> Self {
-        let mut found = Self { controllers: BTreeMap::new(), all: Vec::new(), unified: false };
+        let mut found = Self { controllers: BTreeMap::new(), roots: Vec::new(), unified: false };
         let mut unified = None;
         for line in mounts.lines() {
             let Some((left, right)) = line.split_once(" - ") else { continue };
@@ -81,7 +81,7 @@ impl Hierarchies {
                     for option in right.nth(1).unwrap_or_default().split(',') {
                         found.controllers.entry(option.to_owned()).or_insert_with(|| point.clone());
                     }
-                    found.all.push(point);
+                    found.roots.push(point);
                 }
                 Some("cgroup2") if unified.is_none() => unified = Some(point),
                 _ => {}
@@ -94,22 +94,22 @@ impl Hierarchies {
                 found.controllers =
                     names.split_whitespace().map(|name| (name.to_owned(), point.clone())).collect();
             }
-            found.all.push(point);
+            found.roots.push(point);
         }
         found
     }
 
-    /// The group of that name.
+    /// Returns the control group of that name, which need not exist.
     pub fn group(&self, name: impl Into<String>) -> Cgroup {
         Cgroup { hierarchies: self.clone(), name: name.into() }
     }
 
-    /// The names of the groups in a group.
+    /// Returns the names of the control groups directly below a control group.
     pub fn children(&self, name: &str) -> Vec<String> {
         let mut names: Vec<String> = self
-            .all
+            .roots
             .iter()
-            .filter_map(|folder| fs::read_dir(folder.join(name)).ok())
+            .filter_map(|dir| fs::read_dir(dir.join(name)).ok())
             .flat_map(|entries| entries.flatten())
             .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
             .filter_map(|entry| entry.file_name().into_string().ok())
@@ -121,14 +121,15 @@ impl Hierarchies {
 }
 
 impl Cgroup {
-    /// As `runsc` wants it in the configuration of a container.
+    /// Returns the path in the form that `runsc` expects in the configuration of a
+    /// container.
     pub fn path(&self) -> String {
         format!("/{}", self.name)
     }
 
-    /// Whether the limits are there that were asked for: a limit that is silently
-    /// missing is worse than an error.
-    pub fn check(&self, memory: u64, pids: u64) -> Result<()> {
+    /// Checks that the requested limits are in force. A limit that is missing without
+    /// notice is worse than an error.
+    pub fn check_limits(&self, memory: u64, pids: u64) -> Result<()> {
         let (memory_file, pids_file) = if self.hierarchies.unified {
             ("memory.max", "pids.max")
         } else {
@@ -162,7 +163,7 @@ impl Cgroup {
             .map_err(Error::io("cannot set the CPU weight of a control group"))
     }
 
-    /// What the processes in it have used.
+    /// Returns the resource usage of the processes in the control group.
     pub fn stats(&self) -> Stats {
         let number = |controller, file| {
             self.read(controller, file).trim().parse::<u64>().unwrap_or_default()
@@ -180,13 +181,13 @@ impl Cgroup {
         stats
     }
 
-    /// Whether one of its processes was killed for using too much memory.
+    /// Reports whether the OOM killer has killed one of its processes.
     pub fn ran_out_of_memory(&self) -> bool {
         let file = if self.hierarchies.unified { "memory.events" } else { "memory.oom_control" };
         field(&self.read("memory", file), "oom_kill") > 0
     }
 
-    /// The processes in it.
+    /// Returns the processes in the control group.
     pub fn members(&self) -> Vec<Pid> {
         self.read("memory", "cgroup.procs")
             .lines()
@@ -194,9 +195,9 @@ impl Cgroup {
             .collect()
     }
 
-    /// Kills every process in it, and returns when there is none.
+    /// Kills every process in the control group and returns when none is left.
     pub async fn kill(&self) -> Result<()> {
-        const LONGEST: Duration = Duration::from_secs(30);
+        const KILL_TIMEOUT: Duration = Duration::from_secs(30);
         let started = tokio::time::Instant::now();
         let mut pause = Duration::from_micros(500);
         loop {
@@ -205,25 +206,26 @@ impl Cgroup {
                 return Ok(());
             }
             for pid in members {
-                // It may have ended since.
+                // The process may have exited since.
                 let _ = kill_process(pid, Signal::KILL);
             }
-            if started.elapsed() > LONGEST {
-                return Err(Error::Timeout("killing the processes".to_owned(), LONGEST));
+            if started.elapsed() > KILL_TIMEOUT {
+                return Err(Error::Timeout("killing the processes".to_owned(), KILL_TIMEOUT));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(20));
         }
     }
 
-    /// Removes it, and the groups in it. All processes must have ended.
+    /// Removes the control group and those below it. All processes must have exited.
     pub async fn remove(&self) -> Result<()> {
-        for folder in &self.hierarchies.all {
-            let folder = folder.join(&self.name);
+        for dir in &self.hierarchies.roots {
+            let dir = dir.join(&self.name);
             let mut tries = 0;
-            while let Err(error) = remove_tree(&folder) {
+            while let Err(error) = remove_tree(&dir) {
                 tries += 1;
-                // A process that was just killed keeps its group for a moment.
+                // A process that was just killed stays in its control group for a
+                // moment.
                 if error.kind() != ErrorKind::ResourceBusy || tries > 200 {
                     return Err(Error::Io {
                         what: format!("cannot remove the control group {}", self.name),
@@ -240,13 +242,13 @@ impl Cgroup {
         self.hierarchies
             .controllers
             .get(controller)
-            .and_then(|folder| fs::read_to_string(folder.join(&self.name).join(file)).ok())
+            .and_then(|dir| fs::read_to_string(dir.join(&self.name).join(file)).ok())
             .unwrap_or_default()
     }
 }
 
-fn remove_tree(folder: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(folder) {
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
@@ -256,13 +258,13 @@ fn remove_tree(folder: &Path) -> io::Result<()> {
             remove_tree(&entry.path())?;
         }
     }
-    match fs::remove_dir(folder) {
+    match fs::remove_dir(dir) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-/// The number after a word at the start of a line.
+/// Returns the number that follows a name at the start of a line.
 fn field(text: &str, name: &str) -> u64 {
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
@@ -287,7 +289,7 @@ mod tests {
         assert!(!v1.unified);
         assert_eq!(v1.controllers["memory"], Path::new("/sys/fs/cgroup/memory"));
         assert_eq!(v1.controllers["cpuacct"], Path::new("/sys/fs/cgroup/cpu,cpuacct"));
-        assert_eq!(v1.all.len(), 4);
+        assert_eq!(v1.roots.len(), 4);
         let v2 = Hierarchies::parse(V2, |_| "cpuset cpu io memory pids\n".to_owned());
         assert!(v2.unified);
         assert_eq!(v2.controllers["memory"], Path::new("/sys/fs/cgroup"));

@@ -1,9 +1,9 @@
-//! One container: made, reached, watched and removed.
+//! One container: its creation, connections, monitoring and removal.
 //!
-//! Everything of a container is in three places, and all of them are named after
-//! it: its folder, its control group and the state that `runsc` keeps. Its
-//! network lives as long as its processes. So whoever finds one of them, also
-//! after a crash, can remove all.
+//! All that belongs to a container is in three locations, each named after the
+//! container: its directory, its control group and the state that `runsc` keeps.
+//! Its network namespace exists as long as its processes. So a process that finds
+//! any of the three, even after a crash, can remove all.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -21,119 +21,126 @@ use tokio::sync::{RwLock, RwLockWriteGuard, watch};
 use tokio::time::{sleep, timeout};
 
 use super::cgroup::Cgroup;
-use super::network::{Network, OUTSIDE};
+use super::network::{Network, OUTSIDE_ADDRESS};
 use super::pidfd::Process;
-use super::spec::{self, Places, Shape};
-use super::stream::{Connections, Stream};
+use super::spec::{self, BundlePaths, Shape};
+use super::stream::{Connections, SandboxStream};
 use super::{Inner, launcher};
 use crate::engine::{CpuWeight, Error, Exit, Result, Root, SandboxId, SandboxSpec, Stats};
 use crate::network::Plan;
 
-/// How long the agent may take to answer for the first time. A machine that is
-/// busy with fifty others is slow.
-const START: Duration = Duration::from_secs(60);
-const CONNECT: Duration = Duration::from_secs(10);
-/// How long the agent may take to tell its figures.
-const STATS: Duration = Duration::from_secs(1);
-const RECORD: &str = "record.json";
+/// The timeout of the first response of the agent. A machine that starts fifty
+/// other sandboxes at the same time is slow.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The timeout of the agent's response to a request for its figures.
+const STATS_TIMEOUT: Duration = Duration::from_secs(1);
+const RECORD_FILE: &str = "record.json";
 
-/// A container whose agent answers.
+/// A container whose agent responds to requests.
 #[derive(Debug)]
 pub struct Container {
     pub name: String,
     pub shape: Shape,
-    folder: PathBuf,
+    dir: PathBuf,
     cgroup: Cgroup,
     network: Network,
     pid: Pid,
     exit: watch::Receiver<Option<Exit>>,
-    /// Those to the agent.
+    /// The open connections to the agent.
     connections: Connections,
-    /// Held by who makes a connection; by a checkpoint against them.
-    border: RwLock<()>,
-    /// Processes and threads inside, as the agent told them last.
+    /// Read-locked while a connection is created, write-locked while a checkpoint is
+    /// taken.
+    connect_lock: RwLock<()>,
+    /// The number of processes and threads inside that the agent reported last.
     pids: AtomicU64,
 }
 
-/// A container in which nothing runs yet: something can be started or restored
-/// in it. Its agent is the first thing that runs.
+/// A container in which nothing runs yet. A root file system or a checkpoint can be
+/// started or restored in it; the agent is the first program that runs.
 #[derive(Debug)]
-pub struct Blank {
+pub struct CreatedContainer {
     pub name: String,
     pub shape: Shape,
-    folder: PathBuf,
+    dir: PathBuf,
     cgroup: Cgroup,
     network: Network,
 }
 
-/// What is on disk about a container that is somebody's sandbox.
+/// The record on disk of a container that is used by a sandbox.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Record {
     pub spec: SandboxSpec,
     pid: i32,
 }
 
-/// Makes a container whose agent answers. What failed half-way is removed.
-pub async fn make(inner: &Arc<Inner>, shape: Shape) -> Result<Container> {
+/// Creates and starts a container whose agent responds. Removes the container on
+/// failure.
+pub async fn start(inner: &Arc<Inner>, shape: Shape) -> Result<Container> {
     let name = inner.new_name();
     let made = async {
-        let blank = set_up(inner, &name, shape).await?;
-        blank.runsc(inner, &["run", "--detach"], None).await?;
-        let container = blank.into_container(inner).await?;
-        container.ask(inner, client::info).await?;
+        let created = set_up(inner, &name, shape).await?;
+        created.runsc(inner, &["run", "--detach"], None).await?;
+        let container = created.into_container(inner).await?;
+        container.send_request(inner, client::info).await?;
         Ok(container)
     };
-    whole(inner, &name, made.await).await
+    remove_on_error(inner, &name, made.await).await
 }
 
-/// Makes a container that waits for something to be restored in it.
-pub async fn make_blank(inner: &Arc<Inner>, shape: Shape) -> Result<Blank> {
+/// Creates a container in which a checkpoint can be restored.
+pub async fn create(inner: &Arc<Inner>, shape: Shape) -> Result<CreatedContainer> {
     let name = inner.new_name();
     let made = async {
-        let blank = set_up(inner, &name, shape).await?;
-        blank.runsc(inner, &["create"], None).await?;
-        Ok(blank)
+        let created = set_up(inner, &name, shape).await?;
+        created.runsc(inner, &["create"], None).await?;
+        Ok(created)
     };
-    whole(inner, &name, made.await).await
+    remove_on_error(inner, &name, made.await).await
 }
 
-/// Restores a checkpoint. The first question to its agent is the claim.
-pub async fn restore(inner: &Arc<Inner>, blank: Blank, from: &Path) -> Result<Container> {
-    let name = blank.name.clone();
+/// Restores a checkpoint. The first request to its agent is that of
+/// [`Container::claim`].
+pub async fn restore(
+    inner: &Arc<Inner>,
+    created: CreatedContainer,
+    from: &Path,
+) -> Result<Container> {
+    let name = created.name.clone();
     let made = async {
-        blank.runsc(inner, &["restore", "--detach"], Some(from)).await?;
-        blank.into_container(inner).await
+        created.runsc(inner, &["restore", "--detach"], Some(from)).await?;
+        created.into_container(inner).await
     };
-    whole(inner, &name, made.await).await
+    remove_on_error(inner, &name, made.await).await
 }
 
-/// Removes what failed half-way.
-async fn whole<T>(inner: &Inner, name: &str, made: Result<T>) -> Result<T> {
+/// Removes the container if its creation failed.
+async fn remove_on_error<T>(inner: &Inner, name: &str, made: Result<T>) -> Result<T> {
     if made.is_err()
-        && let Err(trouble) = remove(inner, name).await
+        && let Err(error) = remove(inner, name).await
     {
-        tracing::warn!(container = name, %trouble, "cannot clean up after a failed start");
+        tracing::warn!(container = name, %error, "cannot clean up after a failed start");
     }
     made
 }
 
-/// All that a container needs before `runsc` comes.
-async fn set_up(inner: &Inner, name: &str, shape: Shape) -> Result<Blank> {
-    let folder = inner.containers().join(name);
-    let disk = folder.join("disk");
-    fs::create_dir_all(&disk).map_err(Error::io("cannot make the folder of a sandbox"))?;
+/// Creates everything that a container needs before `runsc` runs.
+async fn set_up(inner: &Inner, name: &str, shape: Shape) -> Result<CreatedContainer> {
+    let dir = inner.containers().join(name);
+    let disk = dir.join("disk");
+    fs::create_dir_all(&disk).map_err(Error::io("cannot create the directory of a sandbox"))?;
     let image = match &shape.root {
         Root::Host => inner.host_image(),
-        Root::Folder(folder) => folder.clone(),
+        Root::Directory(dir) => dir.clone(),
     };
     if !image.is_dir() {
-        return Err(Error::InvalidSpec(format!("the root {} is no folder", image.display())));
+        return Err(Error::InvalidSpec(format!("the root {} is not a directory", image.display())));
     }
     let cgroup = inner.cgroup(name);
-    let network = Network::make(inner, &folder).await?;
+    let network = Network::create(inner, &dir).await?;
     let config = spec::config(
         &shape,
-        &Places {
+        &BundlePaths {
             skeleton: &inner.skeleton(),
             agent: &inner.agent(),
             image: &image,
@@ -142,69 +149,69 @@ async fn set_up(inner: &Inner, name: &str, shape: Shape) -> Result<Blank> {
             network: &network.path(),
         },
     );
-    fs::write(folder.join("config.json"), config.to_string())
+    fs::write(dir.join("config.json"), config.to_string())
         .map_err(Error::io("cannot write the configuration of a sandbox"))?;
-    Ok(Blank { name: name.to_owned(), shape, folder, cgroup, network })
+    Ok(CreatedContainer { name: name.to_owned(), shape, dir, cgroup, network })
 }
 
-impl Blank {
-    /// Whether the process that waits in it is still there.
-    pub fn is_alive(&self) -> bool {
+impl CreatedContainer {
+    /// Reports whether the process of `runsc` that waits in the container is running.
+    pub fn is_running(&self) -> bool {
         !self.cgroup.members().is_empty()
     }
 
     async fn runsc(&self, inner: &Inner, step: &[&str], from: Option<&Path>) -> Result<()> {
-        let mut command = inner.runsc(&self.folder);
-        command.args(step).arg("--bundle").arg(&self.folder);
+        let mut command = inner.runsc(&self.dir);
+        command.args(step).arg("--bundle").arg(&self.dir);
         match from {
             Some(from) => command.arg("--image-path").arg(from),
             None => command.arg("--pid-file").arg(self.pid_file()),
         };
         command.arg(&self.name);
         let what = format!("runsc {}", step.first().unwrap_or(&""));
-        inner.run(Some(self.network.namespace()), command, &what, &self.folder).await
+        inner.run(Some(self.network.namespace()), command, &what, &self.dir).await
     }
 
     fn pid_file(&self) -> PathBuf {
-        self.folder.join("pid")
+        self.dir.join("pid")
     }
 
-    /// The container, now that its agent runs or is about to.
+    /// Returns the container, now that its agent runs or is about to.
     async fn into_container(self, inner: &Inner) -> Result<Container> {
-        self.network.open(inner).await?;
+        self.network.configure_outside(inner).await?;
         let pid = fs::read_to_string(self.pid_file())
             .ok()
             .and_then(|text| Pid::from_raw(text.trim().parse().ok()?))
-            .ok_or_else(|| Error::Failed("runsc left no process number".to_owned()))?;
-        self.cgroup.check(self.shape.memory(), self.shape.host_pids())?;
-        // The kernel would rather kill one of the processes in which gVisor runs
-        // programs. That frees nothing, since the memory is gVisor's, and leaves
-        // the sandbox hanging.
+            .ok_or_else(|| Error::Failed("runsc wrote no process id".to_owned()))?;
+        self.cgroup.check_limits(self.shape.memory(), self.shape.host_pids())?;
+        // Otherwise the kernel's OOM killer prefers one of the processes in which
+        // gVisor runs programs. Killing that one frees no memory, since the memory
+        // belongs to gVisor's own process, and leaves the sandbox hanging.
         fs::write(format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero()), "1000")
-            .map_err(Error::io("cannot make a sandbox the first to go"))?;
-        let exit = watch(pid, self.cgroup.clone())?;
-        let Self { name, shape, folder, cgroup, network } = self;
+            .map_err(Error::io("cannot set the OOM score of a sandbox"))?;
+        let exit = watch_exit(pid, self.cgroup.clone())?;
+        let Self { name, shape, dir, cgroup, network } = self;
         Ok(Container {
             name,
             shape,
-            folder,
+            dir,
             cgroup,
             network,
             pid,
             exit,
             connections: Connections::default(),
-            border: RwLock::default(),
+            connect_lock: RwLock::default(),
             pids: AtomicU64::default(),
         })
     }
 }
 
-/// Finds a container that an earlier process has made. `None`: it is not there
-/// any more.
+/// Finds a container that an earlier process has created. Returns `None` if it does
+/// not run any more.
 pub fn adopt(inner: &Inner, name: &str, record: &Record) -> Option<Container> {
     let cgroup = inner.cgroup(name);
     let pid = Pid::from_raw(record.pid)?;
-    // The number may be another process's by now.
+    // The process id may have been reused for another process.
     if !cgroup.members().contains(&pid) {
         return None;
     }
@@ -212,18 +219,18 @@ pub fn adopt(inner: &Inner, name: &str, record: &Record) -> Option<Container> {
     Some(Container {
         name: name.to_owned(),
         shape: Shape::of(&record.spec),
-        folder: inner.containers().join(name),
-        exit: watch(pid, cgroup.clone()).ok()?,
+        dir: inner.containers().join(name),
+        exit: watch_exit(pid, cgroup.clone()).ok()?,
         cgroup,
         network,
         pid,
         connections: Connections::default(),
-        border: RwLock::default(),
+        connect_lock: RwLock::default(),
         pids: AtomicU64::default(),
     })
 }
 
-/// Removes all that there is of a container, whatever state it is in.
+/// Removes everything that belongs to a container, in any state.
 pub async fn remove(inner: &Inner, name: &str) -> Result<()> {
     let cgroup = inner.cgroup(name);
     cgroup.kill().await?;
@@ -237,50 +244,53 @@ pub async fn remove(inner: &Inner, name: &str) -> Result<()> {
     }
     match fs::remove_dir_all(inner.containers().join(name)) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::Io {
-            what: "cannot remove the folder of a sandbox".to_owned(),
+            what: "cannot remove the directory of a sandbox".to_owned(),
             source: error,
         }),
         _ => Ok(()),
     }
 }
 
-/// What is on disk about a container, if it is somebody's.
+/// Reads the record of a container, if it is used by a sandbox.
 pub fn record(inner: &Inner, name: &str) -> Option<Record> {
-    let bytes = fs::read(inner.containers().join(name).join(RECORD)).ok()?;
+    let bytes = fs::read(inner.containers().join(name).join(RECORD_FILE)).ok()?;
     serde_json::from_slice(&bytes).ok()
 }
 
 impl Container {
-    /// A connection to the agent. Waits while a checkpoint is taken.
-    pub async fn connect(&self, inner: &Inner) -> io::Result<Stream> {
-        let _open = self.border.read().await;
+    /// Connects to the agent. Waits while a checkpoint is taken.
+    pub async fn connect(&self, inner: &Inner) -> io::Result<SandboxStream> {
+        let _open = self.connect_lock.read().await;
         self.dial(inner, &self.connections).await
     }
 
-    /// A connection to the agent for who holds the border. It is not one of those
-    /// that are reset.
-    pub async fn connect_at_border(&self, inner: &Inner) -> io::Result<Stream> {
+    /// Connects to the agent for the holder of [`Container::quiesce`]'s guard. The
+    /// connection is not one of those that [`Container::reset_connections`] resets.
+    pub async fn connect_while_quiesced(&self, inner: &Inner) -> io::Result<SandboxStream> {
         self.dial(inner, &Connections::default()).await
     }
 
-    async fn dial(&self, inner: &Inner, connections: &Connections) -> io::Result<Stream> {
+    async fn dial(&self, inner: &Inner, connections: &Connections) -> io::Result<SandboxStream> {
         let connecting = async {
             let stream = self.network.connect(inner).await?;
             let exit = self.exit.clone();
-            Stream::new(stream, connections, move || {
+            SandboxStream::new(stream, connections, move || {
                 let mut exit = exit.clone();
                 async move {
-                    // An error: the watcher is gone, and so is what it watched.
+                    // An error means that the watching task has ended, so the process
+                    // has too.
                     let _ = exit.wait_for(Option::is_some).await;
                 }
             })
         };
-        timeout(CONNECT, connecting).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+        timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
     }
 
-    /// Lets no new connection in as long as the result lives.
-    pub async fn close_border(&self) -> RwLockWriteGuard<'_, ()> {
-        self.border.write().await
+    /// Quiesces connections: refuses new ones until the returned guard is dropped.
+    pub async fn quiesce(&self) -> RwLockWriteGuard<'_, ()> {
+        self.connect_lock.write().await
     }
 
     /// Resets every connection to the agent.
@@ -288,38 +298,39 @@ impl Container {
         self.connections.reset();
     }
 
-    /// Makes it the sandbox of a spec, for this process and for those after it.
+    /// Assigns the container to the sandbox of a spec, and records that for later
+    /// processes.
     pub async fn claim(&self, inner: &Inner, spec: &SandboxSpec, restored: bool) -> Result<()> {
         let configure = Configure {
             hostname: Some(spec.hostname.clone()),
             pids: Some(spec.pids),
             vcpus: Some(spec.vcpus),
             restored,
-            // A copy has it in its files.
-            nameserver: (!restored).then_some(OUTSIDE),
+            // A restored sandbox has it in its files already.
+            nameserver: (!restored).then_some(OUTSIDE_ADDRESS),
         };
-        self.guard(inner, spec.id.clone(), spec.network.clone()).await?;
-        self.ask(inner, |stream| client::configure(stream, configure.clone())).await?;
+        self.start_proxy(inner, spec.id.clone(), spec.network.clone()).await?;
+        self.send_request(inner, |stream| client::configure(stream, configure.clone())).await?;
         let record = Record { spec: spec.clone(), pid: self.pid.as_raw_nonzero().get() };
         let written = serde_json::to_vec(&record).map_err(io::Error::from).and_then(|bytes| {
-            let draft = self.folder.join("record.part");
+            let draft = self.dir.join("record.part");
             fs::write(&draft, bytes)?;
-            fs::rename(draft, self.folder.join(RECORD))
+            fs::rename(draft, self.dir.join(RECORD_FILE))
         });
         written.map_err(Error::io("cannot write the record of a sandbox"))
     }
 
-    /// Starts the proxy that all of its connections go through.
-    pub async fn guard(&self, inner: &Inner, id: SandboxId, plan: Plan) -> Result<()> {
-        self.network.guard(inner, id, plan).await
+    /// Starts the proxy that all connections of the sandbox to the outside go through.
+    pub async fn start_proxy(&self, inner: &Inner, id: SandboxId, plan: Plan) -> Result<()> {
+        self.network.start_proxy(inner, id, plan).await
     }
 
-    /// Changes what it reaches.
+    /// Changes the network policy of the sandbox.
     pub fn set_network(&self, plan: Plan) -> Result<()> {
         self.network.set_plan(plan)
     }
 
-    /// Its network, for those who have to still it.
+    /// Returns its network, for callers that have to quiesce it.
     pub fn network(&self) -> &Network {
         &self.network
     }
@@ -329,10 +340,10 @@ impl Container {
         self.cgroup.set_cpu_weight(weight)
     }
 
-    /// What it has used.
+    /// Returns its resource usage.
     pub fn stats(&self) -> Stats {
         let mut stats = self.cgroup.stats();
-        stats.disk_used_bytes = fs::read_dir(self.folder.join("disk"))
+        stats.disk_used_bytes = fs::read_dir(self.dir.join("disk"))
             .into_iter()
             .flatten()
             .flatten()
@@ -343,20 +354,20 @@ impl Container {
     }
 
     /// Returns the number of processes and threads inside. While the agent does not
-    /// answer, as during a checkpoint, it is the number of the last time.
+    /// respond, as during a checkpoint, it is the number reported last.
     pub async fn pids(&self, inner: &Inner) -> u64 {
-        if let Ok(Ok(info)) = timeout(STATS, self.ask(inner, client::info)).await {
+        if let Ok(Ok(info)) = timeout(STATS_TIMEOUT, self.send_request(inner, client::info)).await {
             self.pids.store(info.pids.unwrap_or(info.processes).into(), Ordering::Relaxed);
         }
         self.pids.load(Ordering::Relaxed)
     }
 
-    /// Of what it died, if it did.
+    /// Returns why it exited, or `None` while it runs.
     pub fn exit(&self) -> Option<Exit> {
         self.exit.borrow().clone()
     }
 
-    /// Waits for its death.
+    /// Waits until it exits.
     pub async fn exited(&self) -> Exit {
         let mut exit = self.exit.clone();
         loop {
@@ -369,20 +380,24 @@ impl Container {
         }
     }
 
-    /// Puts a question to an agent that may not listen yet.
-    async fn ask<T, F>(&self, inner: &Inner, question: impl Fn(Stream) -> F) -> Result<T>
+    /// Sends a request to an agent that may not listen yet, until it responds.
+    async fn send_request<T, F>(
+        &self,
+        inner: &Inner,
+        request: impl Fn(SandboxStream) -> F,
+    ) -> Result<T>
     where
         F: Future<Output = Result<T, ClientError>>,
     {
-        let asking = async {
+        let sending = async {
             let mut pause = Duration::from_millis(1);
             loop {
                 if let Ok(stream) = self.connect(inner).await {
-                    match question(stream).await {
+                    match request(stream).await {
                         Ok(answer) => return Ok(answer),
                         Err(ClientError::Disconnected) => {}
                         Err(error) => {
-                            return Err(Error::Failed(format!("the agent does not work: {error}")));
+                            return Err(Error::Failed(format!("the agent failed: {error}")));
                         }
                     }
                 }
@@ -391,37 +406,42 @@ impl Container {
             }
         };
         tokio::select! {
-            outcome = asking => outcome,
+            outcome = sending => outcome,
             exit = self.exited() => {
-                Err(Error::Failed(format!("a new sandbox ended at once: {exit}{}", self.last_words())))
+                let output = self.agent_output();
+                Err(Error::Failed(format!(
+                    "a new sandbox exited before its agent responded: {exit}{output}"
+                )))
             }
-            () = sleep(START) => Err(Error::Timeout("starting a sandbox".to_owned(), START)),
+            () = sleep(START_TIMEOUT) => {
+                Err(Error::Timeout("starting a sandbox".to_owned(), START_TIMEOUT))
+            }
         }
     }
 
-    /// What the agent said before it gave up.
-    fn last_words(&self) -> String {
-        let text = fs::read_to_string(self.folder.join(launcher::OUTPUT)).unwrap_or_default();
+    /// Returns the output of the agent from before it served, to explain why it exited.
+    fn agent_output(&self) -> String {
+        let text = fs::read_to_string(self.dir.join(launcher::OUTPUT_FILE)).unwrap_or_default();
         let text: String = text.trim().chars().take(1000).collect();
         if text.is_empty() { text } else { format!(": {text}") }
     }
 }
 
-/// Learns when a process ends, and why.
-fn watch(pid: Pid, cgroup: Cgroup) -> Result<watch::Receiver<Option<Exit>>> {
+/// Watches a process and reports why it exited.
+fn watch_exit(pid: Pid, cgroup: Cgroup) -> Result<watch::Receiver<Option<Exit>>> {
     let (sender, receiver) = watch::channel(None);
     let process = match Process::open(pid) {
         Ok(process) => process,
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
-            sender.send_replace(Some(why(&cgroup)));
+            sender.send_replace(Some(exit_reason(&cgroup)));
             return Ok(receiver);
         }
         Err(error) => return Err(Error::io("cannot watch a sandbox")(error)),
     };
     tokio::spawn(async move {
         tokio::select! {
-            () = process.ended() => {
-                sender.send_replace(Some(why(&cgroup)));
+            () = process.exited() => {
+                sender.send_replace(Some(exit_reason(&cgroup)));
             }
             () = sender.closed() => {}
         }
@@ -429,9 +449,9 @@ fn watch(pid: Pid, cgroup: Cgroup) -> Result<watch::Receiver<Option<Exit>>> {
     Ok(receiver)
 }
 
-fn why(cgroup: &Cgroup) -> Exit {
+fn exit_reason(cgroup: &Cgroup) -> Exit {
     if cgroup.ran_out_of_memory() {
         return Exit::OutOfMemory;
     }
-    Exit::Died("its first process ended, or gVisor did".to_owned())
+    Exit::Died("its first process or gVisor exited".to_owned())
 }

@@ -1,11 +1,12 @@
-//! What the built-in image hides of the machine: files that not every user may
-//! read, since a sandbox's root would.
+//! Hides files of the machine from the built-in image: those that not every user
+//! may read, since root in a sandbox could read them.
 //!
-//! An empty file or folder is mounted over each of them, where only containers
-//! see it. They are looked for when the engine starts, at once when the
-//! machine's packages have changed, and behind the scenes once in a while when
-//! sandboxes are made: what is closed by hand while the server runs is hidden in
-//! sandboxes made a minute later.
+//! An empty file or directory is mounted over each of them, in the mount namespace
+//! that only containers use. The engine scans for such files when it starts,
+//! immediately when the machine's packages have changed, and in the background once
+//! a minute while sandboxes are created. A file whose permissions an administrator
+//! restricts while the server runs is hidden from sandboxes that are created a
+//! minute later.
 
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io;
@@ -18,26 +19,26 @@ use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 
 use super::Inner;
-use super::launcher::Cover;
+use super::launcher::Mask;
 use super::spec::Shape;
 use crate::engine::{Error, Result, Root};
-use crate::host::{self, Private};
+use crate::host::{self, PrivatePath};
 
-/// After so long what is hidden is looked for again.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// The age of the last scan after which the files are scanned again.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What is hidden, and since when that is known.
+/// The paths that are hidden, and the time of the scan that found them.
 #[derive(Debug)]
-pub struct Hidden {
+pub struct HiddenPaths {
     fingerprint: String,
-    looked_at: Instant,
-    private: Vec<Private>,
+    scanned_at: Instant,
+    private: Vec<PrivatePath>,
 }
 
-/// Makes what is mounted over the things that are hidden: a file and a folder,
-/// both empty, that nobody may open.
-pub fn install(folder: &Path) -> io::Result<()> {
-    let (file, inner) = (folder.join("hidden/file"), folder.join("hidden/folder"));
+/// Creates the sources of the mounts that hide paths: an empty file and an empty
+/// directory without any permissions.
+pub fn install(dir: &Path) -> io::Result<()> {
+    let (file, inner) = (dir.join("hidden/file"), dir.join("hidden/folder"));
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&inner);
     made.and_then(|()| {
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file)
@@ -49,65 +50,65 @@ pub fn install(folder: &Path) -> io::Result<()> {
 }
 
 impl Inner {
-    /// Gives a shape with what a container of it is not to see.
+    /// Returns the shape with the current version of the hidden paths.
     pub(super) fn with_view(&self, shape: Shape) -> Shape {
         let view = match shape.root {
             Root::Host => self.view.load(Ordering::Relaxed),
-            Root::Folder(_) => 0,
+            Root::Directory(_) => 0,
         };
         Shape { view, ..shape }
     }
 
-    /// Sees to it that containers over the built-in image, made from now on, do
-    /// not see what not every user of the machine may read.
+    /// Ensures that containers over the built-in image that are created from now on do
+    /// not see files that not every user of the machine may read.
     pub(super) async fn hide_private(self: &Arc<Self>) -> Result<()> {
         let fingerprint = host::fingerprint();
         let known = self.hidden.lock().await;
         let Some(hidden) = known.as_ref().filter(|hidden| hidden.fingerprint == fingerprint) else {
             drop(known);
-            return self.look(fingerprint).await;
+            return self.rescan(fingerprint).await;
         };
-        if hidden.looked_at.elapsed() > LOOK_AGAIN {
+        if hidden.scanned_at.elapsed() > RESCAN_INTERVAL {
             drop(known);
             let inner = Arc::clone(self);
             tokio::spawn(async move {
-                // What it was before stays hidden.
-                if let Err(error) = inner.look(fingerprint).await {
-                    tracing::error!(%error, "cannot hide what is not for every user");
+                // The paths that were hidden before stay hidden.
+                if let Err(error) = inner.rescan(fingerprint).await {
+                    tracing::error!(%error, "cannot hide files that not every user may read");
                 }
             });
         }
         Ok(())
     }
 
-    async fn look(self: &Arc<Self>, fingerprint: String) -> Result<()> {
+    async fn rescan(self: &Arc<Self>, fingerprint: String) -> Result<()> {
         let mut hidden = self.hidden.lock().await;
-        let is_recent = |hidden: &Hidden| {
-            hidden.fingerprint == fingerprint && hidden.looked_at.elapsed() <= LOOK_AGAIN
+        let is_recent = |hidden: &HiddenPaths| {
+            hidden.fingerprint == fingerprint && hidden.scanned_at.elapsed() <= RESCAN_INTERVAL
         };
         if hidden.as_ref().is_some_and(is_recent) {
             return Ok(());
         }
-        let looked_at = Instant::now();
-        let private = spawn_blocking(|| host::find_private(&host::shared_folders()))
+        let scanned_at = Instant::now();
+        let private = spawn_blocking(|| host::find_private(&host::shared_dirs()))
             .await
             .map_err(|error| Error::Failed(format!("cannot look for private files: {error}")))?;
-        let covers = private.iter().filter_map(|private| {
-            let name = if private.is_folder { "folder" } else { "file" };
-            Some(Cover {
+        let masks = private.iter().filter_map(|private| {
+            let name = if private.is_dir { "folder" } else { "file" };
+            Some(Mask {
                 with: self.state_dir.join("hidden").join(name),
                 target: self.host_image().join(private.path.strip_prefix("/").ok()?),
             })
         });
         self.launcher
-            .cover(covers.collect())
+            .mask(masks.collect())
             .await
             .map_err(Error::io("cannot hide a file of the machine that not every user may read"))?;
         if hidden.as_ref().is_none_or(|hidden| hidden.private != private) {
             tracing::debug!(count = private.len(), "hidden from sandboxes");
             self.view.fetch_add(1, Ordering::Relaxed);
         }
-        *hidden = Some(Hidden { fingerprint, looked_at, private });
+        *hidden = Some(HiddenPaths { fingerprint, scanned_at, private });
         Ok(())
     }
 }

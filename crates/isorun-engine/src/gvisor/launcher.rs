@@ -1,18 +1,22 @@
-//! Two threads that live in other namespaces than the rest of the process, since
-//! what a child or a socket belongs to is decided by the thread that makes it.
+//! Two threads in other namespaces than the rest of the process, since the
+//! namespaces of a child process or a socket are those of the thread that creates
+//! it.
 //!
-//! The **launcher** has mounts of its own and starts every program from there:
+//! The **launcher** has a mount namespace of its own and starts every program from
+//! there:
 //!
-//! - the built-in image is put together from parts of the machine by mounts that
-//!   nothing else sees, and that go with the last process that uses them;
-//! - an empty file system lies over `/proc/sys/net`. From Linux 6.11 on, runsc
-//!   before October 2024 takes what is there for a sign that it runs in the
-//!   machine's own network, and refuses to (google/gvisor#10704).
+//! - the built-in image consists of bind mounts of directories of the machine,
+//!   which are visible in this namespace only, and are gone when the last process
+//!   that uses it has exited;
+//! - an empty file system is mounted over `/proc/sys/net`. From Linux 6.11 on,
+//!   runsc before October 2024 takes the files there as a sign that it runs in the
+//!   machine's own network namespace, and refuses to run (google/gvisor#10704).
 //!
-//! The **connector** makes sockets in the network of one sandbox after the
-//! other.
-// Entering a namespace is `unsafe` in rustix because it may part a thread from
-// what others share with it; here they are threads that nobody else uses.
+//! The **connector** creates sockets in the network namespaces of the sandboxes,
+//! one at a time.
+// Entering a namespace is `unsafe` in rustix because it may separate a thread from
+// state that it shares with other threads. These two threads run nothing but this
+// module's tasks.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -31,59 +35,59 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
 use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 
-/// The file in a container's folder to which programs print, and the agent until
-/// it serves.
-pub const OUTPUT: &str = "output";
+/// The file in a container's directory with the output of the programs that the
+/// launcher runs, and with that of the agent until it serves.
+pub const OUTPUT_FILE: &str = "output";
 
-type Job = Box<dyn FnOnce() + Send>;
+type ThreadTask = Box<dyn FnOnce() + Send>;
 
-/// A handle on both threads; they end with its last clone.
+/// A handle on both threads. They end when its last clone is dropped.
 #[derive(Clone)]
 pub struct Launcher {
-    launcher: mpsc::Sender<Job>,
-    connector: mpsc::Sender<Job>,
+    launcher: mpsc::Sender<ThreadTask>,
+    connector: mpsc::Sender<ThreadTask>,
 }
 
-/// A folder of the machine that is to appear in another place, read-only.
+/// A directory of the machine that is mounted read-only at another path.
 #[derive(Clone, Debug)]
-pub struct Bind {
+pub struct BindMount {
     pub source: PathBuf,
     pub target: PathBuf,
 }
 
-/// A file or folder of the built-in image over which something else is laid.
+/// A file or directory of the built-in image over which an empty one is mounted.
 #[derive(Clone, Debug)]
-pub struct Cover {
+pub struct Mask {
     pub with: PathBuf,
     pub target: PathBuf,
 }
 
 impl Launcher {
-    /// Starts both threads. Fails if this process may not do what they need.
-    pub fn start(binds: Vec<Bind>) -> io::Result<Self> {
+    /// Starts both threads. Fails if this process lacks the privileges that they need.
+    pub fn start(binds: Vec<BindMount>) -> io::Result<Self> {
         Ok(Self {
-            launcher: thread("isorun-launcher", move || own_mounts(&binds))?,
-            connector: thread("isorun-connector", || Ok(()))?,
+            launcher: spawn_thread("isorun-launcher", move || unshare_mounts(&binds))?,
+            connector: spawn_thread("isorun-connector", || Ok(()))?,
         })
     }
 
-    /// Lays covers over what programs that are started from now on are not to
-    /// see. Those that lie there already stay.
-    pub async fn cover(&self, covers: Vec<Cover>) -> io::Result<()> {
-        self.on_launcher(move || covers.iter().try_for_each(cover)).await?
+    /// Mounts masks over paths, for programs that are started from now on. Masks that
+    /// are mounted already stay.
+    pub async fn mask(&self, masks: Vec<Mask>) -> io::Result<()> {
+        self.on_launcher(move || masks.iter().try_for_each(mask)).await?
     }
 
-    /// Runs a program in a network, with no input; `None` is the machine's own
-    /// network. Gives what it printed if it fails.
+    /// Runs a program in a network namespace, with no input. `None` is the machine's
+    /// own. Returns the output of the program if it fails.
     pub async fn run_in(
         &self,
         network: Option<Arc<OwnedFd>>,
         mut command: Command,
-        folder: &Path,
+        dir: &Path,
     ) -> io::Result<Result<(), String>> {
-        // Not a pipe: what a program leaves running would hold it open.
+        // Not a pipe: processes that the program leaves running would keep it open.
         let output =
-            File::options().read(true).append(true).create(true).open(folder.join(OUTPUT))?;
+            File::options().read(true).append(true).create(true).open(dir.join(OUTPUT_FILE))?;
         let start = output.metadata()?.len();
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?);
         let mut child: Child = self
@@ -108,14 +112,15 @@ impl Launcher {
         if status.success() {
             return Ok(Ok(()));
         }
-        Ok(Err(format!("{status}: {}", said(output, start)?)))
+        Ok(Err(format!("{status}: {}", read_output(output, start)?)))
     }
 
-    /// A new network with nothing in it.
+    /// Creates an empty network namespace.
     pub async fn new_network(&self) -> io::Result<Arc<OwnedFd>> {
         self.on_launcher(|| {
             let own = current_network()?;
-            // SAFETY: the network of this thread only; it shares none with others.
+            // SAFETY: unshares the network namespace of this thread only, which shares
+            // no state with others that the call could separate.
             unsafe { unshare_unsafe(UnshareFlags::NEWNET)? };
             let new = current_network();
             enter_network(&own)?;
@@ -124,26 +129,26 @@ impl Launcher {
         .await?
     }
 
-    /// A socket in a network.
+    /// Creates a TCP socket in a network namespace.
     pub async fn socket_in(&self, network: Arc<OwnedFd>) -> io::Result<TcpSocket> {
-        self.make_in(network, TcpSocket::new_v4).await
+        self.create_in(network, TcpSocket::new_v4).await
     }
 
-    /// Makes something in a network that belongs there from then on, such as a
-    /// socket.
-    pub async fn make_in<T: Send + 'static>(
+    /// Creates something in a network namespace that belongs to it from then on, such
+    /// as a socket.
+    pub async fn create_in<T: Send + 'static>(
         &self,
         network: Arc<OwnedFd>,
-        make: impl FnOnce() -> io::Result<T> + Send + 'static,
+        create: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let (sender, receiver) = oneshot::channel();
         self.connector
             .send(Box::new(move || {
-                // A caller that went away does not want it any more.
-                let _ = sender.send(enter_network(&network).and_then(|()| make()));
+                // The caller may have been cancelled.
+                let _ = sender.send(enter_network(&network).and_then(|()| create()));
             }))
-            .map_err(|_| ended())?;
-        receiver.await.map_err(|_| ended())?
+            .map_err(|_| thread_ended())?;
+        receiver.await.map_err(|_| thread_ended())?
     }
 
     async fn on_launcher<T: Send + 'static>(
@@ -155,17 +160,17 @@ impl Launcher {
             .send(Box::new(move || {
                 let _ = sender.send(job());
             }))
-            .map_err(|_| ended())?;
-        receiver.await.map_err(|_| ended())
+            .map_err(|_| thread_ended())?;
+        receiver.await.map_err(|_| thread_ended())
     }
 }
 
-/// Starts a thread that does one job after the other.
-fn thread(
+/// Starts a thread that runs tasks one after the other.
+fn spawn_thread(
     name: &str,
     prepare: impl FnOnce() -> io::Result<()> + Send + 'static,
-) -> io::Result<mpsc::Sender<Job>> {
-    let (sender, jobs) = mpsc::channel::<Job>();
+) -> io::Result<mpsc::Sender<ThreadTask>> {
+    let (sender, jobs) = mpsc::channel::<ThreadTask>();
     let (ready, prepared) = mpsc::channel();
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         let outcome = prepare();
@@ -177,34 +182,35 @@ fn thread(
             }
         }
     })?;
-    prepared.recv().map_err(|_| ended())??;
+    prepared.recv().map_err(|_| thread_ended())??;
     Ok(sender)
 }
 
-fn own_mounts(binds: &[Bind]) -> io::Result<()> {
-    // SAFETY: mounts, and the working directory that goes with them, of this
-    // thread only. It was just started, and uses absolute paths.
+fn unshare_mounts(binds: &[BindMount]) -> io::Result<()> {
+    // SAFETY: unshares the mount namespace, and with it the working directory, of this
+    // thread only. The thread was just started, and uses absolute paths.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS)? };
-    // What is unmounted outside must go here, too; nothing goes the other way.
+    // Propagate unmounts from the machine into this namespace, and nothing the other
+    // way.
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", slave)?;
     if Path::new("/proc/sys/net").is_dir() {
         mount("none", "/proc/sys/net", "tmpfs", MountFlags::empty(), None)?;
     }
-    for Bind { source, target } in binds {
+    for BindMount { source, target } in binds {
         mount_bind_recursive(source, target)?;
         mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, "")?;
     }
     Ok(())
 }
 
-fn cover(Cover { with, target }: &Cover) -> io::Result<()> {
+fn mask(Mask { with, target }: &Mask) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt;
     let ours = std::fs::symlink_metadata(with)?;
     match std::fs::symlink_metadata(target) {
         Ok(found) if (found.dev(), found.ino()) == (ours.dev(), ours.ino()) => return Ok(()),
         Ok(_) => {}
-        // It went since it was found.
+        // The target was removed since it was found.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     }
@@ -225,17 +231,17 @@ fn enter_network(network: impl AsFd) -> io::Result<()> {
     Ok(move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?)
 }
 
-/// What was printed from there on. The beginning of it: that is where `runsc` says
-/// what is wrong, and then it says where in its code.
-fn said(mut output: File, start: u64) -> io::Result<String> {
+/// Returns the first bytes of the output from that offset on. `runsc` reports the
+/// error first, and then a stack trace.
+fn read_output(mut output: File, start: u64) -> io::Result<String> {
     use std::io::{Read, Seek, SeekFrom};
-    const MOST: u64 = 2048;
+    const MAX_REPORTED_BYTES: u64 = 2048;
     output.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
-    output.take(MOST).read_to_end(&mut bytes)?;
+    output.take(MAX_REPORTED_BYTES).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
 }
 
-fn ended() -> io::Error {
+fn thread_ended() -> io::Error {
     io::Error::other("a thread of the engine has ended")
 }

@@ -1,10 +1,10 @@
-//! The engine on gVisor's `runsc`.
+//! The engine that runs sandboxes with gVisor's `runsc`.
 //!
 //! A sandbox is a container with a kernel of its own, gVisor's, which runs as a
-//! process of the machine and answers all system calls of the guest. `runsc` is
-//! started from the command line, for nothing but making and checkpointing
-//! containers; whatever happens inside goes over a connection to the agent,
-//! through a network that has only these two in it.
+//! process of the machine and handles all system calls of the guest. The command
+//! `runsc` is used only to create and checkpoint containers. Everything else goes
+//! over a connection to the agent, in a network namespace that has no other
+//! connection.
 
 mod cgroup;
 mod checkpoint;
@@ -36,122 +36,127 @@ use crate::engine::{
 };
 use crate::host;
 use crate::network::Plan;
-use crate::network::gate::{Gate, Options};
+use crate::network::context::{ProxyContext, ProxyOptions};
 pub use cgroup::version as cgroup_version;
 use cgroup::{Cgroup, Hierarchies};
 use container::Container;
-use launcher::{Bind, Launcher};
+use launcher::{BindMount, Launcher};
 use pool::Pool;
 use spec::Shape;
-pub use tools::{OLDEST, Tools};
+pub use tools::{MIN_RUNSC_VERSION, Tools};
 
-/// How a [`Gvisor`] is set up.
+/// The configuration of a [`Gvisor`] engine.
 #[derive(Clone, Debug)]
-pub struct Config {
-    /// Where the engine keeps what it has to find again; its own, and one
-    /// process's at a time.
+pub struct GvisorConfig {
+    /// The directory of the engine's persistent state. Only one process can use it at a
+    /// time.
     pub state_dir: PathBuf,
-    /// `runsc`; looked for by default.
+    /// The path of `runsc`. By default the engine searches for it.
     pub runsc: Option<PathBuf>,
-    /// `isorun-agent`; looked for by default.
+    /// The path of `isorun-agent`. By default the engine searches for it.
     pub agent: Option<PathBuf>,
-    /// Containers held ready of the shape that was asked for last; 2 by default.
-    /// Each takes about 60 MB of memory.
+    /// The number of running containers in the pool, of the shape that was requested
+    /// last. 2 by default. Each takes about 60 MB of memory.
     pub warm: usize,
-    /// How what sandboxes reach is resolved, permitted and reported.
-    pub network: Options,
-    /// Containers held ready to restore checkpoints in, of the shape of the
-    /// latest checkpoint; 2 by default, and none before the first one. Each
-    /// takes about 40 MB of memory.
-    pub blank: usize,
+    /// The DNS, egress policy and audit settings of all sandboxes.
+    pub network: ProxyOptions,
+    /// The number of created containers in the pool, in which checkpoints can be
+    /// restored, of the shape of the latest checkpoint. 2 by default; the pool is empty
+    /// before the first checkpoint. Each takes about 40 MB of memory.
+    pub warm_created: usize,
 }
 
-impl Config {
-    /// The defaults.
+impl GvisorConfig {
+    /// Returns the default configuration with that state directory.
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
         Self {
             state_dir: state_dir.into(),
             runsc: None,
             agent: None,
             warm: 2,
-            blank: 2,
-            network: Options::default(),
+            warm_created: 2,
+            network: ProxyOptions::default(),
         }
     }
 }
 
-/// The engine. Clones are the same one.
+/// The gVisor engine. Clones share their state.
 #[derive(Clone)]
 pub struct Gvisor {
     inner: Arc<Inner>,
 }
 
-/// What all parts of the engine share.
+/// The state that all parts of the engine share.
 pub struct Inner {
     state_dir: PathBuf,
     tools: Tools,
     launcher: Launcher,
-    gate: Arc<Gate>,
-    /// Why connections cannot be taken to the proxy, if so: then there are none.
-    no_network: Option<String>,
+    gate: Arc<ProxyContext>,
+    /// The reason why sandboxes can have no network on this machine, if they cannot.
+    network_unavailable: Option<String>,
     hierarchies: Hierarchies,
-    /// The group above those of the sandboxes; tells two engines apart.
+    /// The control group above those of the sandboxes. It differs between two engines.
     group: String,
     next: AtomicU64,
     sandboxes: Mutex<HashMap<SandboxId, Slot>>,
     pool: Pool,
-    /// What of the machine sandboxes do not see, and how often that changed.
-    hidden: tokio::sync::Mutex<Option<hiding::Hidden>>,
+    /// The paths of the machine that are hidden from sandboxes. `view` counts their
+    /// changes.
+    hidden: tokio::sync::Mutex<Option<hiding::HiddenPaths>>,
     view: AtomicU64,
     /// The digest of the agent, which is part of every checkpoint.
-    agent: String,
-    /// Held as long as this lives.
+    agent_digest: String,
+    /// The lock on the state directory, held until this is dropped.
     _lock: File,
 }
 
-/// What is known of an id.
+/// The state of a sandbox id.
 #[derive(Clone)]
 enum Slot {
-    /// It is being made, or being removed.
+    /// The sandbox is being created or removed.
     Busy,
-    Here(Arc<Container>),
-    /// Found dead after a restart; waits to be destroyed.
-    Gone {
+    Active(Arc<Container>),
+    /// The sandbox was found dead after a restart of the engine and waits to be
+    /// destroyed.
+    Exited {
         name: String,
     },
 }
 
 impl Gvisor {
-    /// Opens a state folder: finds the sandboxes of an earlier process again, and
-    /// removes what it left half-done.
+    /// Opens a state directory: finds the sandboxes of an earlier process, and removes
+    /// incomplete ones.
     ///
     /// # Errors
     ///
-    /// [`Error::Setup`] says what the machine lacks.
-    pub async fn open(config: Config) -> Result<Self> {
+    /// [`Error::Setup`] if the machine does not meet the requirements; the message
+    /// names what is missing.
+    pub async fn open(config: GvisorConfig) -> Result<Self> {
         if !rustix::process::geteuid().is_root() {
             return Err(Error::Setup(
-                "the gVisor engine makes networks, mounts and control groups: run it as root"
+                "the gVisor engine creates network namespaces, mounts and control groups: run it \
+                 as root"
                     .to_owned(),
             ));
         }
         let tools = Tools::find(config.runsc.as_deref(), config.agent.as_deref())?;
         let hierarchies = Hierarchies::find()?;
-        let state_dir = prepare_folder(&config.state_dir)?;
+        let state_dir = prepare_state_dir(&config.state_dir)?;
         let lock = lock(&state_dir)?;
         let shared = install(&state_dir, &tools)
             .map_err(Error::io(format!("cannot prepare {}", state_dir.display())))?;
-        let launcher = Launcher::start(shared)
-            .map_err(Error::io("cannot enter namespaces of its own, as root has to be able to"))?;
-        let gate = Gate::open(&config.network).map_err(Error::Setup)?;
-        let no_network = network::trouble(&launcher, &state_dir).await;
-        if let Some(why) = &no_network {
-            tracing::warn!(why, "sandboxes can have no network here");
+        let launcher = Launcher::start(shared).map_err(Error::io(
+            "cannot create namespaces, which requires the privileges of root",
+        ))?;
+        let gate = ProxyContext::new(&config.network).map_err(Error::Setup)?;
+        let network_unavailable = network::unavailable_reason(&launcher, &state_dir).await;
+        if let Some(why) = &network_unavailable {
+            tracing::warn!(why, "sandboxes cannot have a network on this machine");
         }
-        let agent = digest(&tools.agent).map_err(Error::io("cannot read the agent"));
+        let agent_digest = digest(&tools.agent).map_err(Error::io("cannot read the agent"));
         let inner = Arc::new(Inner {
             gate,
-            no_network,
+            network_unavailable,
             group: group_name(&state_dir),
             state_dir,
             tools,
@@ -159,10 +164,10 @@ impl Gvisor {
             hierarchies,
             next: AtomicU64::new(0),
             sandboxes: Mutex::default(),
-            pool: Pool::new(config.warm, config.blank),
+            pool: Pool::new(config.warm, config.warm_created),
             hidden: tokio::sync::Mutex::default(),
             view: AtomicU64::new(0),
-            agent: agent?,
+            agent_digest: agent_digest?,
             _lock: lock,
         });
         inner.hide_private().await?;
@@ -170,36 +175,38 @@ impl Gvisor {
         Ok(Self { inner })
     }
 
-    /// Makes containers of that shape ahead of time, as after a `create`.
+    /// Fills the pool with running containers of that shape, as after a `create`.
     pub fn warm(&self, spec: &SandboxSpec) {
         pool::refill(&self.inner, Shape::of(spec));
     }
 
-    /// Makes containers ahead of time in which checkpoints of that shape can be
+    /// Fills the pool with created containers in which checkpoints of that shape can be
     /// restored, as after a checkpoint.
-    pub fn warm_blanks(&self, spec: &SandboxSpec) {
-        pool::refill_blanks(&self.inner, Shape::of(spec));
+    pub fn warm_created(&self, spec: &SandboxSpec) {
+        pool::refill_created(&self.inner, Shape::of(spec));
     }
 
-    /// How many containers are ready for a restore.
-    pub fn ready_blanks(&self) -> usize {
-        self.inner.pool.ready_blanks()
+    /// Returns the number of created containers in the pool.
+    pub fn ready_created(&self) -> usize {
+        self.inner.pool.ready_created()
     }
 
-    /// How many containers are ready.
+    /// Returns the number of running containers in the pool.
     pub fn ready(&self) -> usize {
         self.inner.pool.ready()
     }
 
     fn container(&self, id: &SandboxId) -> Result<Arc<Container>> {
         match self.inner.sandboxes().get(id) {
-            Some(Slot::Here(container)) => Ok(Arc::clone(container)),
-            Some(Slot::Gone { .. }) => Err(Error::Dead { id: id.clone(), exit: gone() }),
+            Some(Slot::Active(container)) => Ok(Arc::clone(container)),
+            Some(Slot::Exited { .. }) => {
+                Err(Error::Dead { id: id.clone(), exit: unobserved_exit() })
+            }
             Some(Slot::Busy) | None => Err(Error::NotFound(id.clone())),
         }
     }
 
-    fn living(&self, id: &SandboxId) -> Result<Arc<Container>> {
+    fn running(&self, id: &SandboxId) -> Result<Arc<Container>> {
         let container = self.container(id)?;
         match container.exit() {
             Some(exit) => Err(Error::Dead { id: id.clone(), exit }),
@@ -207,9 +214,9 @@ impl Gvisor {
         }
     }
 
-    /// A checkpoint after which nothing is left. Meanwhile the end of the sandbox
-    /// is nobody's news.
-    async fn put_away(
+    /// Takes a checkpoint and removes the sandbox. The exit of the sandbox meanwhile is
+    /// not reported.
+    async fn checkpoint_and_remove(
         &self,
         id: &SandboxId,
         container: &Arc<Container>,
@@ -218,8 +225,8 @@ impl Gvisor {
         self.inner.sandboxes().insert(id.clone(), Slot::Busy);
         let written = checkpoint::write(&self.inner, container, into, false).await;
         if written.is_err() {
-            // It may live, and if not it has news.
-            self.inner.sandboxes().insert(id.clone(), Slot::Here(Arc::clone(container)));
+            // The sandbox may still run; if it does not, its exit is reported now.
+            self.inner.sandboxes().insert(id.clone(), Slot::Active(Arc::clone(container)));
             return written;
         }
         let removed = container::remove(&self.inner, &container.name).await;
@@ -228,19 +235,19 @@ impl Gvisor {
                 self.inner.sandboxes().remove(id);
             }
             Err(ref error) => {
-                tracing::error!(%error, "cannot remove what a checkpoint has left");
+                tracing::error!(%error, "cannot remove a sandbox after its checkpoint");
                 let name = container.name.clone();
-                self.inner.sandboxes().insert(id.clone(), Slot::Gone { name });
+                self.inner.sandboxes().insert(id.clone(), Slot::Exited { name });
             }
         }
         Ok(())
     }
 
-    /// Makes a sandbox, in a task of its own: a caller that goes away leaves
-    /// nothing half-made.
-    async fn make(&self, spec: SandboxSpec, from: Option<PathBuf>) -> Result<()> {
+    /// Creates or restores a sandbox, in a task of its own: if the caller is cancelled,
+    /// the task completes or undoes the work.
+    async fn create_or_restore(&self, spec: SandboxSpec, from: Option<PathBuf>) -> Result<()> {
         spec.validate()?;
-        self.inner.can_have(&spec.network)?;
+        self.inner.check_network(&spec.network)?;
         {
             let mut sandboxes = self.inner.sandboxes();
             if sandboxes.contains_key(&spec.id) {
@@ -249,13 +256,13 @@ impl Gvisor {
             sandboxes.insert(spec.id.clone(), Slot::Busy);
         }
         let inner = Arc::clone(&self.inner);
-        finish(async move {
-            let _awaited = inner.pool.awaited();
-            let made = make(&inner, &spec, from.as_deref()).await;
+        run_to_completion(async move {
+            let _foreground = inner.pool.foreground_op();
+            let made = make_container(&inner, &spec, from.as_deref()).await;
             let mut sandboxes = inner.sandboxes();
             match made {
                 Ok(container) => {
-                    sandboxes.insert(spec.id, Slot::Here(Arc::new(container)));
+                    sandboxes.insert(spec.id, Slot::Active(Arc::new(container)));
                     Ok(())
                 }
                 Err(error) => {
@@ -275,25 +282,25 @@ impl Engine for Gvisor {
             name: "gvisor".to_owned(),
             version: self.inner.tools.version.clone(),
             isolation: "each sandbox has a kernel of its own, gVisor's, in an unprivileged \
-                        process; the machine's kernel sees a small set of system calls of it"
+                        process that can use only a small set of the machine's system calls"
                 .to_owned(),
             checkpoint: true,
-            network: self.inner.no_network.is_none(),
+            network: self.inner.network_unavailable.is_none(),
             limits: ["vcpus", "mem_mib", "disk_mib", "pids"].map(str::to_owned).to_vec(),
         }
     }
 
     async fn create(&self, spec: SandboxSpec) -> Result<()> {
-        self.make(spec, None).await
+        self.create_or_restore(spec, None).await
     }
 
     async fn connect(&self, id: &SandboxId) -> Result<AgentStream> {
-        let container = self.living(id)?;
+        let container = self.running(id)?;
         match container.connect(&self.inner).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(source) => {
-                // It may have died just now.
-                self.living(id)?;
+                // It may have exited just now.
+                self.running(id)?;
                 Err(Error::Io { what: "the sandbox's agent does not answer".to_owned(), source })
             }
         }
@@ -305,20 +312,20 @@ impl Engine for Gvisor {
             other => other?,
         };
         let exit = container.exited().await;
-        // Its end may be our doing.
+        // The engine itself may have ended it.
         match self.inner.sandboxes().get(id) {
-            Some(Slot::Here(here)) if Arc::ptr_eq(here, &container) => Ok(exit),
+            Some(Slot::Active(here)) if Arc::ptr_eq(here, &container) => Ok(exit),
             _ => Err(Error::NotFound(id.clone())),
         }
     }
 
     async fn set_network(&self, id: &SandboxId, plan: Plan) -> Result<()> {
-        self.inner.can_have(&plan)?;
-        self.living(id)?.set_network(plan)
+        self.inner.check_network(&plan)?;
+        self.running(id)?.set_network(plan)
     }
 
     async fn set_cpu_weight(&self, id: &SandboxId, weight: CpuWeight) -> Result<()> {
-        self.living(id)?.set_cpu_weight(weight)
+        self.running(id)?.set_cpu_weight(weight)
     }
 
     async fn stats(&self, id: &SandboxId) -> Result<Stats> {
@@ -331,35 +338,39 @@ impl Engine for Gvisor {
     }
 
     async fn checkpoint(&self, id: &SandboxId, into: &Path, leave_running: bool) -> Result<()> {
-        let container = self.living(id)?;
-        let _awaited = self.inner.pool.awaited();
-        // Whoever takes one will want it back.
-        pool::refill_blanks(&self.inner, container.shape.clone());
+        let container = self.running(id)?;
+        let _foreground = self.inner.pool.foreground_op();
+        // The sandbox is likely to be restored soon.
+        pool::refill_created(&self.inner, container.shape.clone());
         if leave_running {
             return checkpoint::write(&self.inner, &container, into, true).await;
         }
         let (engine, id, into) = (self.clone(), id.clone(), into.to_owned());
-        finish(async move { engine.put_away(&id, &container, &into).await }).await
+        run_to_completion(async move { engine.checkpoint_and_remove(&id, &container, &into).await })
+            .await
     }
 
-    fn is_whole(&self, checkpoint: &Path) -> bool {
-        checkpoint::is_whole(checkpoint)
+    fn is_complete(&self, checkpoint: &Path) -> bool {
+        checkpoint::is_complete(checkpoint)
     }
 
     async fn restore(&self, spec: SandboxSpec, from: &Path) -> Result<()> {
-        if !checkpoint::is_one(from) {
-            return Err(Error::InvalidSpec(format!("{} is no checkpoint", from.display())));
+        if !checkpoint::is_checkpoint(from) {
+            return Err(Error::InvalidSpec(format!("{} is not a checkpoint", from.display())));
         }
-        self.make(spec, Some(from.to_owned())).await
+        self.create_or_restore(spec, Some(from.to_owned())).await
     }
 
     fn fingerprint(&self, root: &Root) -> String {
         let root = match root {
             Root::Host => host::fingerprint(),
-            // Its name is made of what is in it, and nobody changes that.
-            Root::Folder(_) => "image".to_owned(),
+            // An image is content-addressed and does not change.
+            Root::Directory(_) => "image".to_owned(),
         };
-        format!("gvisor {} systrap, agent {}, {root}", self.inner.tools.version, self.inner.agent)
+        format!(
+            "gvisor {} systrap, agent {}, {root}",
+            self.inner.tools.version, self.inner.agent_digest
+        )
     }
 
     async fn destroy(&self, id: &SandboxId) -> Result<Stats> {
@@ -373,10 +384,10 @@ impl Engine for Gvisor {
         };
         let Some(slot) = slot else { return Err(Error::NotFound(id.clone())) };
         let (inner, id) = (Arc::clone(&self.inner), id.clone());
-        finish(async move {
+        run_to_completion(async move {
             let (name, stats) = match &slot {
-                Slot::Here(container) => (container.name.clone(), container.stats()),
-                Slot::Gone { name } => (name.clone(), Stats::default()),
+                Slot::Active(container) => (container.name.clone(), container.stats()),
+                Slot::Exited { name } => (name.clone(), Stats::default()),
                 Slot::Busy => return Err(Error::NotFound(id)),
             };
             let removed = container::remove(&inner, &name).await;
@@ -387,7 +398,7 @@ impl Engine for Gvisor {
                     Ok(stats)
                 }
                 Err(error) => {
-                    // To be tried again.
+                    // The caller can try again.
                     sandboxes.insert(id, slot);
                     Err(error)
                 }
@@ -414,9 +425,10 @@ impl Engine for Gvisor {
                 tracing::warn!(container = name, %error, "cannot remove a container");
             }
         }
-        self.inner.pool.quiet().await;
+        self.inner.pool.wait_for_refills().await;
         if self.inner.sandboxes().is_empty() {
-            // The group above all others; it is made again when it is wanted.
+            // The parent of the sandboxes' control groups. It is created again when
+            // needed.
             let group = self.inner.hierarchies.group(self.inner.group.clone());
             if let Err(error) = group.remove().await {
                 tracing::warn!(%error, "cannot remove the engine's control group");
@@ -427,15 +439,16 @@ impl Engine for Gvisor {
 
 impl Inner {
     fn sandboxes(&self) -> MutexGuard<'_, HashMap<SandboxId, Slot>> {
-        // Nothing panics while it holds the lock, and if it did: the map is whole.
+        // Nothing panics while it holds the lock, and if it did, the map would be
+        // consistent.
         self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a plan can be kept here.
-    fn can_have(&self, plan: &Plan) -> Result<()> {
-        match &self.no_network {
+    /// Checks that a network plan can be enforced on this machine.
+    fn check_network(&self, plan: &Plan) -> Result<()> {
+        match &self.network_unavailable {
             Some(why) if *plan != Plan::default() => {
-                Err(Error::Setup(format!("sandboxes can have no network here: {why}")))
+                Err(Error::Setup(format!("sandboxes cannot have a network on this machine: {why}")))
             }
             _ => Ok(()),
         }
@@ -465,32 +478,32 @@ impl Inner {
         self.hierarchies.group(format!("{}/{name}", self.group))
     }
 
-    /// A name that no container of this state folder has or had.
+    /// Returns a name that no container of this state directory has or had.
     fn new_name(&self) -> String {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         format!("c{}-{number}", std::process::id())
     }
 
-    fn runsc(&self, folder: &Path) -> Command {
+    fn runsc(&self, dir: &Path) -> Command {
         let mut command = Command::new(&self.tools.runsc);
         command.arg("--root").arg(self.runsc_state());
-        command.arg("--log").arg(folder.join("runsc.log"));
+        command.arg("--log").arg(dir.join("runsc.log"));
         command.args([
             "--log-format=json",
             "--platform=systrap",
             "--network=sandbox",
             "--overlay2=none",
-            // As many CPUs as the quota allows, and not those of the machine.
+            // As many CPUs as the quota allows, not as many as the machine has.
             "--cpu-num-from-quota=true",
             "--host-uds=none",
             "--host-fifo=none",
-            // Nothing but this sandbox changes what it sees.
+            // Only this sandbox changes the files that it sees.
             "--file-access=exclusive",
             "--file-access-mounts=exclusive",
         ]);
-        // What the server has in its own environment is no business of runsc's.
+        // `runsc` must not inherit the environment of the server.
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        command.current_dir(folder);
+        command.current_dir(dir);
         command
     }
 
@@ -499,20 +512,20 @@ impl Inner {
         network: Option<&Arc<OwnedFd>>,
         command: Command,
         what: &str,
-        folder: &Path,
+        dir: &Path,
     ) -> Result<()> {
         let outcome = self
             .launcher
-            .run_in(network.cloned(), command, folder)
+            .run_in(network.cloned(), command, dir)
             .await
             .map_err(Error::io(format!("cannot run {what}")))?;
         outcome.map_err(|text| Error::Failed(format!("{what} failed: {text}")))
     }
 
-    /// Takes over from an earlier process.
+    /// Takes over the sandboxes of an earlier process.
     async fn recover(&self) -> Result<()> {
         let mut names: Vec<String> = fs::read_dir(self.containers())
-            .map_err(Error::io("cannot read the state folder"))?
+            .map_err(Error::io("cannot read the state directory"))?
             .flatten()
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect();
@@ -526,11 +539,11 @@ impl Inner {
             };
             let slot = match container::adopt(self, &name, &record) {
                 Some(container) => {
-                    // Closed, until the server says what it may reach.
-                    container.guard(self, record.spec.id.clone(), Plan::default()).await?;
-                    Slot::Here(Arc::new(container))
+                    // Everything is denied until the server sets the network plan.
+                    container.start_proxy(self, record.spec.id.clone(), Plan::default()).await?;
+                    Slot::Active(Arc::new(container))
                 }
-                None => Slot::Gone { name },
+                None => Slot::Exited { name },
             };
             self.sandboxes().insert(record.spec.id, slot);
         }
@@ -538,7 +551,11 @@ impl Inner {
     }
 }
 
-async fn make(inner: &Arc<Inner>, spec: &SandboxSpec, from: Option<&Path>) -> Result<Container> {
+async fn make_container(
+    inner: &Arc<Inner>,
+    spec: &SandboxSpec,
+    from: Option<&Path>,
+) -> Result<Container> {
     if spec.root == Root::Host {
         inner.hide_private().await?;
     }
@@ -546,54 +563,54 @@ async fn make(inner: &Arc<Inner>, spec: &SandboxSpec, from: Option<&Path>) -> Re
     let container = match from {
         None => match inner.pool.take(&shape) {
             Some(container) => container,
-            None => container::make(inner, shape.clone()).await?,
+            None => container::start(inner, shape.clone()).await?,
         },
         Some(from) => {
-            let blank = match inner.pool.take_blank(&shape) {
-                Some(blank) => blank,
-                None => container::make_blank(inner, shape.clone()).await?,
+            let created = match inner.pool.take_created(&shape) {
+                Some(created) => created,
+                None => container::create(inner, shape.clone()).await?,
             };
-            container::restore(inner, blank, from).await?
+            container::restore(inner, created, from).await?
         }
     };
     if let Err(error) = container.claim(inner, spec, from.is_some()).await {
-        if let Err(trouble) = container::remove(inner, &container.name).await {
-            tracing::warn!(%trouble, "cannot clean up after a failed start");
+        if let Err(remove_error) = container::remove(inner, &container.name).await {
+            tracing::warn!(error = %remove_error, "cannot clean up after a failed start");
         }
         return Err(error);
     }
     match from {
         None => pool::refill(inner, shape),
-        Some(_) => pool::refill_blanks(inner, shape),
+        Some(_) => pool::refill_created(inner, shape),
     }
     Ok(container)
 }
 
-/// Runs something to its end, whether or not the caller waits for it.
-async fn finish<T: Send + 'static>(
+/// Runs a future to completion in a task, even if the caller is cancelled.
+async fn run_to_completion<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     tokio::spawn(work)
         .await
-        .unwrap_or_else(|error| Err(Error::Failed(format!("a task of the engine ended: {error}"))))
+        .unwrap_or_else(|error| Err(Error::Failed(format!("a task of the engine failed: {error}"))))
 }
 
-fn prepare_folder(folder: &Path) -> Result<PathBuf> {
+fn prepare_state_dir(dir: &Path) -> Result<PathBuf> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    // Whatever the umask is, and whatever was there before.
-    let make = |path: &Path, mode: u32| {
+    // Independent of the umask and of an existing directory.
+    let create = |path: &Path, mode: u32| {
         fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(mode))
     };
     let prepared = fs::DirBuilder::new()
         .recursive(true)
         .mode(0o711)
-        .create(folder)
-        .and_then(|()| fs::canonicalize(folder))
-        .and_then(|folder| {
-            // What is in it is of no interest to other users of the machine; the
-            // sandboxes' own processes have to get through.
-            make(&folder, 0o711)?;
+        .create(dir)
+        .and_then(|()| fs::canonicalize(dir))
+        .and_then(|dir| {
+            // Other users of the machine cannot list the directory, but the sandboxes'
+            // own processes can traverse it.
+            create(&dir, 0o711)?;
             for (name, mode) in [
                 ("containers", 0o700),
                 ("runsc", 0o700),
@@ -601,36 +618,39 @@ fn prepare_folder(folder: &Path) -> Result<PathBuf> {
                 ("agent", 0o755),
                 ("host", 0o755),
             ] {
-                make(&folder.join(name), mode)?;
+                create(&dir.join(name), mode)?;
             }
-            for name in spec::SKELETON {
-                make(&folder.join("skeleton").join(name), 0o755)?;
+            for name in spec::SKELETON_DIRS {
+                create(&dir.join("skeleton").join(name), 0o755)?;
             }
-            Ok(folder)
+            Ok(dir)
         });
-    prepared.map_err(Error::io(format!("cannot prepare {}", folder.display())))
+    prepared.map_err(Error::io(format!("cannot prepare {}", dir.display())))
 }
 
-fn lock(folder: &Path) -> Result<File> {
-    let file = File::create(folder.join("lock")).map_err(Error::io("cannot make the lock"))?;
+fn lock(dir: &Path) -> Result<File> {
+    let file = File::create(dir.join("lock")).map_err(Error::io("cannot create the lock file"))?;
     file.try_lock().map_err(|_| {
-        Error::Setup(format!("another engine uses {}: give each its own", folder.display()))
+        Error::Setup(format!(
+            "another engine uses the state directory {}: give each engine its own",
+            dir.display()
+        ))
     })?;
     Ok(file)
 }
 
-/// Puts the agent and the built-in image where sandboxes find them.
-fn install(folder: &Path, tools: &Tools) -> io::Result<Vec<Bind>> {
+/// Installs the agent and the built-in image in the state directory.
+fn install(dir: &Path, tools: &Tools) -> io::Result<Vec<BindMount>> {
     use std::os::unix::fs::PermissionsExt;
-    let (draft, place) = (folder.join("agent.part"), folder.join("agent/isorun-agent"));
+    let (draft, target) = (dir.join("agent.part"), dir.join("agent/isorun-agent"));
     fs::copy(&tools.agent, &draft)?;
     fs::set_permissions(&draft, fs::Permissions::from_mode(0o755))?;
-    hiding::install(folder)?;
-    // Sandboxes that run keep the one that they have.
-    fs::rename(draft, place)?;
-    Ok(host::prepare(&folder.join("host"))?
+    hiding::install(dir)?;
+    // Running sandboxes keep the agent that they have.
+    fs::rename(draft, target)?;
+    Ok(host::prepare(&dir.join("host"))?
         .into_iter()
-        .map(|shared| Bind { source: shared.source, target: shared.target })
+        .map(|shared| BindMount { source: shared.source, target: shared.target })
         .collect())
 }
 
@@ -640,18 +660,17 @@ fn digest(file: &Path) -> io::Result<String> {
     Ok(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The name of the control group above those of a state folder's sandboxes, such
-/// as `isorun-9a3f`.
-pub fn group_name(folder: &Path) -> String {
+/// Returns the name of the control group above those of a state directory's
+/// sandboxes, such as `isorun-9a3f`.
+pub fn group_name(dir: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     // FNV-1a.
-    let hash =
-        folder.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+    let hash = dir.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     format!("isorun-{hash:016x}")
 }
 
-fn gone() -> Exit {
-    Exit::Died("it ended while no engine watched it".to_owned())
+fn unobserved_exit() -> Exit {
+    Exit::Died("it exited while no engine was running".to_owned())
 }

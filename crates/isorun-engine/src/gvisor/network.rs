@@ -1,9 +1,10 @@
-//! The network of one sandbox: a namespace with two ends of a virtual cable.
+//! The network of one sandbox: a network namespace with both ends of a veth pair.
 //!
-//! gVisor takes over the end `inside`; the end `outside` is ours, in the same
-//! namespace, from which nothing leads to the machine. All addresses of the world
-//! are local there, and every connection that comes in at `outside` is handed to
-//! one socket of ours, whatever it was for (nftables, `tproxy`): the proxy's.
+//! gVisor takes over the end `inside`. The end `outside` belongs to the engine and
+//! is in the same namespace, which has no route to the machine. All IPv4 addresses
+//! are local there, and every connection that arrives at `outside` is handed to the
+//! listening socket of the proxy, regardless of its destination (nftables,
+//! `tproxy`).
 //!
 //! ```text
 //!  gVisor ── inside ═══ outside ──▶ tproxy ──▶ :3 the proxy ──▶ (other namespace)
@@ -20,7 +21,7 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use isorun_agent::protocol::PORT;
+use isorun_agent::protocol::AGENT_PORT;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
 
@@ -29,22 +30,21 @@ use super::launcher::{self, Launcher};
 use super::link;
 use crate::engine::{Error, Result, SandboxId};
 use crate::network::Plan;
-use crate::network::egress::{Quiet, Sandbox, Sockets};
+use crate::network::egress::{EgressProxy, QuiesceGuard, Sockets};
 
-/// What the agent sees as its own address, in every sandbox; from a range that
-/// is for translators between a network and a host (RFC 7335), so that it is
-/// nobody else's.
-pub const INSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 2);
-/// The only address that reaches the agent.
-pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 1);
+/// The address of the agent, in every sandbox. It is from a range for translators
+/// between a network and a host (RFC 7335), so that it is no other server's.
+pub const INSIDE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 2);
+/// The only address from which the agent accepts connections.
+pub const OUTSIDE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 1);
 
-/// Where the proxy listens. What connects to the agent's address comes from one of
-/// these ports never.
-const PROXY: u16 = 3;
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 512;
+/// The port on which the proxy listens. Connections to the agent's address never
+/// come from this port.
+const PROXY_PORT: u16 = 3;
+/// The maximum number of connections that wait to be accepted.
+const LISTEN_BACKLOG: i32 = 512;
 
-/// The namespace; it lives as long as this, or a process in it.
+/// The network namespace. It exists as long as this value, or a process in it.
 #[derive(Debug)]
 pub struct Network {
     namespace: Arc<OwnedFd>,
@@ -54,7 +54,7 @@ pub struct Network {
 /// The proxy, and the task that serves it.
 #[derive(Debug)]
 struct Proxy {
-    sandbox: Arc<Sandbox>,
+    sandbox: Arc<EgressProxy>,
     task: JoinHandle<()>,
 }
 
@@ -64,8 +64,8 @@ impl Drop for Proxy {
     }
 }
 
-/// What comes in at `outside`. Frames for gVisor pass the kernel at `inside`, which
-/// must not look at them.
+/// Returns the nftables rules for packets that arrive at `outside`. Frames for
+/// gVisor pass through the kernel at `inside`, where they must be ignored.
 fn filter() -> String {
     format!(
         "table ip isorun {{\n\
@@ -73,7 +73,7 @@ fn filter() -> String {
              iifname \"inside\" drop\n\
            }}\n\
            chain proxy {{ type filter hook prerouting priority mangle; policy accept;\n\
-             iifname \"outside\" meta l4proto tcp tproxy to :{PROXY} accept\n\
+             iifname \"outside\" meta l4proto tcp tproxy to :{PROXY_PORT} accept\n\
            }}\n\
            chain rest {{ type filter hook input priority filter; policy accept;\n\
              iifname \"outside\" meta l4proto tcp accept\n\
@@ -86,20 +86,20 @@ fn filter() -> String {
     )
 }
 
-/// Why this machine cannot take connections to the proxy, if so.
-pub async fn trouble(launcher: &Launcher, folder: &Path) -> Option<String> {
+/// Returns the reason why connections cannot be redirected to the proxy on this
+/// machine, or `None` if they can.
+pub async fn unavailable_reason(launcher: &Launcher, dir: &Path) -> Option<String> {
     let attempt = async {
         let namespace = launcher.new_network().await.map_err(|error| error.to_string())?;
-        let path = folder.join("filter");
+        let path = dir.join("filter");
         fs::write(&path, filter()).map_err(|error| error.to_string())?;
         let mut command = Command::new("nft");
         command.arg("-f").arg(&path);
-        let ran = launcher.run_in(Some(namespace), command, folder).await;
-        let _ = fs::remove_file(folder.join(launcher::OUTPUT));
+        let ran = launcher.run_in(Some(namespace), command, dir).await;
+        let _ = fs::remove_file(dir.join(launcher::OUTPUT_FILE));
         match ran {
-            Ok(outcome) => outcome.map_err(|text| {
-                format!("the kernel lacks a part of nf_tables with tproxy: {text}")
-            }),
+            Ok(outcome) => outcome
+                .map_err(|text| format!("the kernel lacks nf_tables or its tproxy module: {text}")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err("there is no `nft`: install the package nftables".to_owned())
             }
@@ -110,59 +110,63 @@ pub async fn trouble(launcher: &Launcher, folder: &Path) -> Option<String> {
 }
 
 impl Network {
-    /// A new one, of which only the sandbox's end has an address.
-    pub async fn make(inner: &Inner, folder: &Path) -> Result<Self> {
-        let namespace =
-            inner.launcher.new_network().await.map_err(Error::io("cannot make a network"))?;
-        let network = Self { namespace, proxy: OnceLock::new() };
-        link::lay(&inner.launcher, &network.namespace)
+    /// Creates a network in which only the sandbox's end has an address.
+    pub async fn create(inner: &Inner, dir: &Path) -> Result<Self> {
+        let namespace = inner
+            .launcher
+            .new_network()
             .await
-            .map_err(Error::io("cannot make the cable of a sandbox"))?;
-        if inner.no_network.is_none() {
-            network.filter(inner, folder).await?;
+            .map_err(Error::io("cannot create a network namespace"))?;
+        let network = Self { namespace, proxy: OnceLock::new() };
+        link::create_veth(&inner.launcher, &network.namespace)
+            .await
+            .map_err(Error::io("cannot create the veth pair of a sandbox"))?;
+        if inner.network_unavailable.is_none() {
+            network.filter(inner, dir).await?;
         }
         Ok(network)
     }
 
-    /// That of a process, which an earlier server has made.
+    /// Returns the network of a process that an earlier server has started.
     pub fn adopt(pid: i32) -> io::Result<Self> {
         let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
         Ok(Self { namespace: Arc::new(namespace.into()), proxy: OnceLock::new() })
     }
 
-    /// Connects it. Only when gVisor runs.
-    pub async fn open(&self, inner: &Inner) -> Result<()> {
-        link::connect(&inner.launcher, &self.namespace)
+    /// Adds the address and route of the `outside` end. Must be called after gVisor has
+    /// started.
+    pub async fn configure_outside(&self, inner: &Inner) -> Result<()> {
+        link::configure_outside(&inner.launcher, &self.namespace)
             .await
-            .map_err(Error::io("cannot connect the cable of a sandbox"))
+            .map_err(Error::io("cannot configure the veth pair of a sandbox"))
     }
 
     pub fn namespace(&self) -> &Arc<OwnedFd> {
         &self.namespace
     }
 
-    /// A file that stands for it while this process lives.
+    /// Returns a path of the namespace that is valid while this process runs.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd())
     }
 
-    /// A connection to the agent.
+    /// Connects to the agent.
     pub async fn connect(&self, inner: &Inner) -> io::Result<TcpStream> {
         let socket = inner.launcher.socket_in(Arc::clone(&self.namespace)).await?;
-        let stream = socket.connect((INSIDE, PORT).into()).await?;
+        let stream = socket.connect((INSIDE_ADDRESS, AGENT_PORT).into()).await?;
         stream.set_nodelay(true)?;
-        // It ends by a reset: a connection that lingers on, inside, would make a
-        // checkpoint fail.
+        // Close it by a reset: a connection that lingers inside would make a checkpoint
+        // fail.
         rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
         Ok(stream)
     }
 
-    /// Starts the proxy, once.
-    pub async fn guard(&self, inner: &Inner, id: SandboxId, plan: Plan) -> Result<()> {
-        if inner.no_network.is_some() {
+    /// Starts the proxy. Must be called once only.
+    pub async fn start_proxy(&self, inner: &Inner, id: SandboxId, plan: Plan) -> Result<()> {
+        if inner.network_unavailable.is_some() {
             return Ok(());
         }
-        let made = inner.launcher.make_in(Arc::clone(&self.namespace), sockets).await;
+        let made = inner.launcher.create_in(Arc::clone(&self.namespace), proxy_sockets).await;
         let (connections, questions) = made.map_err(Error::io("cannot listen for a sandbox"))?;
         let sockets = TcpListener::from_std(connections)
             .and_then(|connections| {
@@ -170,7 +174,7 @@ impl Network {
                 Ok(Sockets { connections, questions })
             })
             .map_err(Error::io("cannot listen for a sandbox"))?;
-        let sandbox = Sandbox::new(id, Arc::clone(&inner.gate), plan);
+        let sandbox = EgressProxy::new(id, Arc::clone(&inner.gate), plan);
         let task = tokio::spawn(Arc::clone(&sandbox).serve(sockets));
         let proxy = Proxy { sandbox, task };
         self.proxy
@@ -178,7 +182,7 @@ impl Network {
             .map_err(|_| Error::Failed("a sandbox's proxy was started twice".to_owned()))
     }
 
-    /// Changes what is let through.
+    /// Changes the network policy.
     pub fn set_plan(&self, plan: Plan) -> Result<()> {
         match self.proxy.get() {
             Some(proxy) => proxy.sandbox.set_plan(plan),
@@ -188,35 +192,36 @@ impl Network {
         Ok(())
     }
 
-    /// Resets every connection between the sandbox and the world, and refuses new
-    /// ones until the guard is dropped: one that crosses the border makes a
-    /// checkpoint fail.
-    pub async fn quiet(&self) -> Option<Quiet> {
+    /// Resets every connection between the sandbox and the outside, and refuses new
+    /// ones until the guard is dropped: an open connection would make a checkpoint
+    /// fail.
+    pub async fn quiesce(&self) -> Option<QuiesceGuard> {
         match self.proxy.get() {
-            Some(proxy) => Some(proxy.sandbox.quiet().await),
+            Some(proxy) => Some(proxy.sandbox.quiesce().await),
             None => None,
         }
     }
 
-    async fn filter(&self, inner: &Inner, folder: &Path) -> Result<()> {
-        let path = folder.join("filter");
+    async fn filter(&self, inner: &Inner, dir: &Path) -> Result<()> {
+        let path = dir.join("filter");
         fs::write(&path, filter()).map_err(Error::io("cannot write the filter of a network"))?;
         let mut command = Command::new("nft");
         command.arg("-f").arg(&path);
-        inner.run(Some(&self.namespace), command, "nft", folder).await
+        inner.run(Some(&self.namespace), command, "nft", dir).await
     }
 }
 
-/// Those of the proxy, in the namespace of the thread that runs this.
-fn sockets() -> io::Result<(std::net::TcpListener, std::net::UdpSocket)> {
+/// Creates the sockets of the proxy, in the network namespace of the calling
+/// thread.
+fn proxy_sockets() -> io::Result<(std::net::TcpListener, std::net::UdpSocket)> {
     use socket2::{Domain, Protocol, SockAddr, Socket, Type};
     let any = |port| SockAddr::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port));
     let connections = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     connections.set_reuse_address(true)?;
-    // The kernel hands connections that are for others to such a socket only.
+    // The kernel delivers connections to other addresses only to a transparent socket.
     connections.set_ip_transparent_v4(true)?;
-    connections.bind(&any(PROXY))?;
-    connections.listen(BACKLOG)?;
+    connections.bind(&any(PROXY_PORT))?;
+    connections.listen(LISTEN_BACKLOG)?;
     connections.set_nonblocking(true)?;
     let questions = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     questions.set_reuse_address(true)?;

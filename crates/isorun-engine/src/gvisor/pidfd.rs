@@ -1,4 +1,4 @@
-//! Waiting for the end of a process that is not a child.
+//! Waits for the exit of a process that is not a child.
 // Registering a descriptor is `unsafe` in tokio, for types that may change or
 // close theirs.
 #![allow(unsafe_code)]
@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 pub struct Process(AsyncFd<OwnedFd>);
 
 impl Process {
-    /// Finds a process; an error says that there is none (`ESRCH`).
+    /// Opens a process. The error `ESRCH` means that it does not exist.
     pub fn open(pid: Pid) -> io::Result<Self> {
         let process = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
         // SAFETY: an `OwnedFd` stays open and the same until it is dropped, and
@@ -23,9 +23,9 @@ impl Process {
         Ok(Self(process))
     }
 
-    /// Resolves when it has ended.
-    pub async fn ended(&self) {
-        // An error would mean that the runtime shuts down; then nobody asks.
+    /// Resolves when the process has exited.
+    pub async fn exited(&self) {
+        // An error means that the runtime shuts down; then the result does not matter.
         let _ = self.0.readable().await;
     }
 }

@@ -1,11 +1,13 @@
-//! Containers that are ready before somebody wants them: running ones for new
-//! sandboxes, and blank ones to restore checkpoints in.
+//! A pool of containers that are prepared before they are needed: running ones for
+//! new sandboxes, and created ones to restore checkpoints in.
 //!
-//! All of a kind have one shape, that of the latest use: most servers make
-//! sandboxes of one kind. Another shape empties it.
+//! All containers of a kind have one shape, that of the latest request, since most
+//! servers create sandboxes of one kind. A request of another shape empties the
+//! queue.
 //!
-//! To make one takes as much of the processors as what somebody waits for, so as
-//! long as one is left, more are made when nobody waits.
+//! Preparing a container takes as much CPU time as an operation that a client waits
+//! for. So as long as one container is left, more are prepared only when no such
+//! foreground operation is in progress.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,49 +17,51 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::Inner;
-use super::container::{self, Blank, Container};
+use super::container::{self, Container, CreatedContainer};
 use super::spec::Shape;
 use crate::engine::Result;
 
-/// For so long nobody waits before the next one is made.
-const CALM: Duration = Duration::from_millis(30);
-/// After so long it is made all the same.
-const IMPATIENCE: Duration = Duration::from_secs(1);
+/// The time without a foreground operation after which the next container is
+/// prepared.
+const REFILL_DELAY: Duration = Duration::from_millis(30);
+/// The time after which the next container is prepared even during foreground
+/// operations.
+const MAX_REFILL_DELAY: Duration = Duration::from_secs(1);
 
-/// What is ready, and what is being made.
+/// The containers that are ready, and the tasks that prepare more.
 pub struct Pool {
-    running: Shelf<Container>,
-    blank: Shelf<Blank>,
-    /// Operations that somebody waits for.
-    awaited: watch::Sender<usize>,
-    /// Tasks that make more. Changed only with a shelf locked.
+    running: PoolQueue<Container>,
+    created: PoolQueue<CreatedContainer>,
+    /// The number of operations that a caller waits for.
+    foreground_ops: watch::Sender<usize>,
+    /// The number of tasks that prepare containers. Changed only with a queue locked.
     filling: watch::Sender<usize>,
 }
 
-/// Containers of one kind.
-struct Shelf<T> {
+/// The containers of one kind.
+struct PoolQueue<T> {
     size: usize,
-    state: Mutex<State<T>>,
+    state: Mutex<QueueState<T>>,
 }
 
-struct State<T> {
+struct QueueState<T> {
     shape: Option<Shape>,
     ready: VecDeque<T>,
     filling: bool,
     closed: bool,
 }
 
-/// What a shelf can hold.
-trait Item: Sized + Send + 'static {
-    fn shelf(pool: &Pool) -> &Shelf<Self>;
+/// A kind of container that a queue can hold.
+trait Pooled: Sized + Send + 'static {
+    fn queue(pool: &Pool) -> &PoolQueue<Self>;
     fn name(&self) -> &str;
     fn shape(&self) -> &Shape;
-    fn is_alive(&self) -> bool;
-    fn make(inner: &Arc<Inner>, shape: Shape) -> impl Future<Output = Result<Self>> + Send;
+    fn is_running(&self) -> bool;
+    fn prepare(inner: &Arc<Inner>, shape: Shape) -> impl Future<Output = Result<Self>> + Send;
 }
 
-impl Item for Container {
-    fn shelf(pool: &Pool) -> &Shelf<Self> {
+impl Pooled for Container {
+    fn queue(pool: &Pool) -> &PoolQueue<Self> {
         &pool.running
     }
 
@@ -69,18 +73,18 @@ impl Item for Container {
         &self.shape
     }
 
-    fn is_alive(&self) -> bool {
+    fn is_running(&self) -> bool {
         self.exit().is_none()
     }
 
-    fn make(inner: &Arc<Inner>, shape: Shape) -> impl Future<Output = Result<Self>> + Send {
-        container::make(inner, shape)
+    fn prepare(inner: &Arc<Inner>, shape: Shape) -> impl Future<Output = Result<Self>> + Send {
+        container::start(inner, shape)
     }
 }
 
-impl Item for Blank {
-    fn shelf(pool: &Pool) -> &Shelf<Self> {
-        &pool.blank
+impl Pooled for CreatedContainer {
+    fn queue(pool: &Pool) -> &PoolQueue<Self> {
+        &pool.created
     }
 
     fn name(&self) -> &str {
@@ -91,91 +95,93 @@ impl Item for Blank {
         &self.shape
     }
 
-    fn is_alive(&self) -> bool {
-        Blank::is_alive(self)
+    fn is_running(&self) -> bool {
+        CreatedContainer::is_running(self)
     }
 
-    fn make(inner: &Arc<Inner>, shape: Shape) -> impl Future<Output = Result<Self>> + Send {
-        container::make_blank(inner, shape)
+    fn prepare(inner: &Arc<Inner>, shape: Shape) -> impl Future<Output = Result<Self>> + Send {
+        container::create(inner, shape)
     }
 }
 
 impl Pool {
-    pub fn new(running: usize, blank: usize) -> Self {
+    pub fn new(running: usize, created: usize) -> Self {
         Self {
-            running: Shelf::new(running),
-            blank: Shelf::new(blank),
-            awaited: watch::Sender::new(0),
+            running: PoolQueue::new(running),
+            created: PoolQueue::new(created),
+            foreground_ops: watch::Sender::new(0),
             filling: watch::Sender::new(0),
         }
     }
 
-    /// A running one of that shape, if there is one.
+    /// Takes a running container of that shape, if there is one.
     pub fn take(&self, shape: &Shape) -> Option<Container> {
         self.running.take(shape)
     }
 
-    /// A blank one of that shape, if there is one.
-    pub fn take_blank(&self, shape: &Shape) -> Option<Blank> {
-        self.blank.take(shape)
+    /// Takes a created container of that shape, if there is one.
+    pub fn take_created(&self, shape: &Shape) -> Option<CreatedContainer> {
+        self.created.take(shape)
     }
 
-    /// No more from now on; gives the names of what was ready.
+    /// Closes the pool, and returns the names of the containers that were ready.
     pub fn close(&self) -> Vec<String> {
         let mut names = self.running.close();
-        names.extend(self.blank.close());
+        names.extend(self.created.close());
         names
     }
 
-    /// How many run.
+    /// Returns the number of running containers.
     pub fn ready(&self) -> usize {
-        self.running.state().fitting()
+        self.running.state().matching()
     }
 
-    /// How many are blank.
-    pub fn ready_blanks(&self) -> usize {
-        self.blank.state().fitting()
+    /// Returns the number of created containers.
+    pub fn ready_created(&self) -> usize {
+        self.created.state().matching()
     }
 
-    /// Somebody waits for something as long as the result lives.
-    pub fn awaited(&self) -> Awaited<'_> {
-        self.awaited.send_modify(|awaited| *awaited += 1);
-        Awaited(&self.awaited)
+    /// Registers an operation that a caller waits for, until the result is dropped.
+    pub fn foreground_op(&self) -> ForegroundOp<'_> {
+        self.foreground_ops.send_modify(|foreground_ops| *foreground_ops += 1);
+        ForegroundOp(&self.foreground_ops)
     }
 
-    /// Waits until no task makes more.
-    pub async fn quiet(&self) {
+    /// Waits until no task prepares containers any more.
+    pub async fn wait_for_refills(&self) {
         let mut filling = self.filling.subscribe();
         // The sender is in this pool.
         let _ = filling.wait_for(|filling| *filling == 0).await;
     }
 }
 
-/// While it lives, the making of more waits.
-pub struct Awaited<'a>(&'a watch::Sender<usize>);
+/// An operation in progress that a caller waits for. It delays the preparation of
+/// containers.
+pub struct ForegroundOp<'a>(&'a watch::Sender<usize>);
 
-impl Drop for Awaited<'_> {
+impl Drop for ForegroundOp<'_> {
     fn drop(&mut self) {
-        self.0.send_modify(|awaited| *awaited -= 1);
+        self.0.send_modify(|foreground_ops| *foreground_ops -= 1);
     }
 }
 
-impl<T: Item> State<T> {
-    /// How many are ready of the shape that is wanted.
-    fn fitting(&self) -> usize {
+impl<T: Pooled> QueueState<T> {
+    /// Returns the number of ready containers that have the requested shape.
+    fn matching(&self) -> usize {
         self.ready.iter().filter(|item| Some(item.shape()) == self.shape.as_ref()).count()
     }
 }
 
-impl<T: Item> Shelf<T> {
+impl<T: Pooled> PoolQueue<T> {
     fn new(size: usize) -> Self {
-        let state = State { shape: None, ready: VecDeque::new(), filling: false, closed: false };
+        let state =
+            QueueState { shape: None, ready: VecDeque::new(), filling: false, closed: false };
         Self { size, state: Mutex::new(state) }
     }
 
     fn take(&self, shape: &Shape) -> Option<T> {
         let mut state = self.state();
-        let fits = |item: &T| item.shape() == shape && item.is_alive();
+        let fits = |item: &T| item.shape() == shape && item.is_running();
         let index = state.ready.iter().position(fits)?;
         state.ready.remove(index)
     }
@@ -186,13 +192,14 @@ impl<T: Item> Shelf<T> {
         std::mem::take(&mut state.ready).iter().map(|item| item.name().to_owned()).collect()
     }
 
-    /// What to make next, and what is in the way of it. `None`: nothing.
+    /// Returns the shape of the next container to prepare and the containers that are
+    /// to be removed first, or `None` if the queue is full or closed.
     fn next(&self, filling: &watch::Sender<usize>) -> Option<(Shape, Vec<T>)> {
         let mut state = self.state();
         let shape = state.shape.clone();
         let (keep, unwanted): (Vec<_>, Vec<_>) = std::mem::take(&mut state.ready)
             .into_iter()
-            .partition(|item| Some(item.shape()) == shape.as_ref() && item.is_alive());
+            .partition(|item| Some(item.shape()) == shape.as_ref() && item.is_running());
         state.ready = keep.into();
         match shape {
             Some(shape) if !state.closed && state.ready.len() < self.size => {
@@ -200,51 +207,51 @@ impl<T: Item> Shelf<T> {
             }
             _ => {
                 state.ready.extend(unwanted);
-                Self::rest(&mut state, filling);
+                Self::stop_filling(&mut state, filling);
                 None
             }
         }
     }
 
-    /// Waits until nobody waits for anything, or nothing is ready.
-    async fn until_calm(&self, awaited: &watch::Sender<usize>) {
-        let end = Instant::now() + IMPATIENCE;
-        let mut awaited = awaited.subscribe();
-        while Instant::now() < end && self.state().fitting() > 0 {
-            awaited.mark_unchanged();
-            sleep(CALM).await;
-            if matches!(awaited.has_changed(), Ok(false)) && *awaited.borrow() == 0 {
+    /// Waits until there is no foreground operation, or no container is ready.
+    async fn wait_until_calm(&self, foreground_ops: &watch::Sender<usize>) {
+        let end = Instant::now() + MAX_REFILL_DELAY;
+        let mut foreground_ops = foreground_ops.subscribe();
+        while Instant::now() < end && self.state().matching() > 0 {
+            foreground_ops.mark_unchanged();
+            sleep(REFILL_DELAY).await;
+            if matches!(foreground_ops.has_changed(), Ok(false)) && *foreground_ops.borrow() == 0 {
                 return;
             }
         }
     }
 
-    fn rest(state: &mut State<T>, filling: &watch::Sender<usize>) {
+    fn stop_filling(state: &mut QueueState<T>, filling: &watch::Sender<usize>) {
         state.filling = false;
         filling.send_modify(|filling| *filling -= 1);
     }
 
-    fn state(&self) -> MutexGuard<'_, State<T>> {
+    fn state(&self) -> MutexGuard<'_, QueueState<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Makes more running ones of that shape, behind the scenes.
+/// Prepares running containers of that shape in the background.
 pub fn refill(inner: &Arc<Inner>, shape: Shape) {
     fill::<Container>(inner, shape);
 }
 
-/// Makes more blank ones of that shape, behind the scenes.
-pub fn refill_blanks(inner: &Arc<Inner>, shape: Shape) {
-    fill::<Blank>(inner, shape);
+/// Prepares created containers of that shape in the background.
+pub fn refill_created(inner: &Arc<Inner>, shape: Shape) {
+    fill::<CreatedContainer>(inner, shape);
 }
 
-fn fill<T: Item>(inner: &Arc<Inner>, shape: Shape) {
+fn fill<T: Pooled>(inner: &Arc<Inner>, shape: Shape) {
     let shape = inner.with_view(shape);
     {
-        let shelf = T::shelf(&inner.pool);
-        let mut state = shelf.state();
-        if state.closed || shelf.size == 0 {
+        let queue = T::queue(&inner.pool);
+        let mut state = queue.state();
+        if state.closed || queue.size == 0 {
             return;
         }
         state.shape = Some(shape);
@@ -255,17 +262,17 @@ fn fill<T: Item>(inner: &Arc<Inner>, shape: Shape) {
     }
     let inner = Arc::clone(inner);
     tokio::spawn(async move {
-        let shelf = T::shelf(&inner.pool);
+        let queue = T::queue(&inner.pool);
         loop {
-            shelf.until_calm(&inner.pool.awaited).await;
-            let Some((shape, unwanted)) = shelf.next(&inner.pool.filling) else { return };
+            queue.wait_until_calm(&inner.pool.foreground_ops).await;
+            let Some((shape, unwanted)) = queue.next(&inner.pool.filling) else { return };
             for item in unwanted {
                 discard(&inner, item.name()).await;
             }
-            match T::make(&inner, shape).await {
+            match T::prepare(&inner, shape).await {
                 Ok(item) => {
                     let late = {
-                        let mut state = shelf.state();
+                        let mut state = queue.state();
                         if state.closed {
                             Some(item)
                         } else {
@@ -278,10 +285,9 @@ fn fill<T: Item>(inner: &Arc<Inner>, shape: Shape) {
                     }
                 }
                 Err(error) => {
-                    // The next one who wants it meets the same trouble, and
-                    // reports it.
-                    tracing::warn!(%error, "cannot make a container ahead of time");
-                    Shelf::<T>::rest(&mut shelf.state(), &inner.pool.filling);
+                    // The next request fails for the same reason, and reports it.
+                    tracing::warn!(%error, "cannot prepare a container for the pool");
+                    PoolQueue::<T>::stop_filling(&mut queue.state(), &inner.pool.filling);
                     return;
                 }
             }
@@ -291,6 +297,6 @@ fn fill<T: Item>(inner: &Arc<Inner>, shape: Shape) {
 
 async fn discard(inner: &Inner, name: &str) {
     if let Err(error) = container::remove(inner, name).await {
-        tracing::warn!(%error, "cannot remove a container that is not wanted any more");
+        tracing::warn!(%error, "cannot remove an unneeded container of the pool");
     }
 }

@@ -1,25 +1,28 @@
-//! The configuration of a container, as `runsc` reads it.
+//! The OCI configuration of a container for `runsc`.
 //!
-//! The container's own root is a folder with nothing but mount points. The agent
-//! lays `disk` over `image` and makes that the root of everything else, so what a
-//! sandbox writes has a size limit and is in a checkpoint.
+//! The root of the container is a directory with nothing but mount points. The
+//! agent mounts an overlay of `disk` over `image` and makes that the root of
+//! everything else, so files that a sandbox writes have a size limit and are part
+//! of a checkpoint.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::cgroup::CPU_SHARES;
-use super::network::{INSIDE, OUTSIDE};
+use super::network::{INSIDE_ADDRESS, OUTSIDE_ADDRESS};
 use crate::engine::{Root, SandboxSpec};
 
-/// What runsc's own processes may use on top of the guest's memory.
+/// The memory that the processes of runsc may use on top of the guest's memory, in
+/// MiB.
 pub const OVERHEAD_MIB: u64 = 64;
 
-/// Mount points in the skeleton.
-pub const SKELETON: [&str; 8] = ["agent", "dev", "disk", "groups", "image", "new", "proc", "sys"];
+/// The mount points in the root of the container.
+pub const SKELETON_DIRS: [&str; 8] =
+    ["agent", "dev", "disk", "groups", "image", "new", "proc", "sys"];
 
-/// What a container is made from, apart from whose it is. Two sandboxes of the
-/// same shape are the same before they are used.
+/// The properties of a container that do not depend on the sandbox that uses it.
+/// Containers of the same shape are interchangeable before they are used.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
     pub root: Root,
@@ -27,7 +30,7 @@ pub struct Shape {
     pub mem_mib: u64,
     pub disk_mib: u64,
     pub pids: u32,
-    /// Which of the machine's files it does not see: see `hiding.rs`.
+    /// The version of the machine's hidden files: see `hiding.rs`.
     pub view: u64,
 }
 
@@ -43,32 +46,33 @@ impl Shape {
         }
     }
 
-    /// The memory limit of the control group, in bytes.
+    /// Returns the memory limit of the control group, in bytes.
     pub fn memory(&self) -> u64 {
         (self.mem_mib + OVERHEAD_MIB) << 20
     }
 
-    /// Threads of the machine. The guest's own limit is enforced inside, where it
-    /// fails one fork; this one is for what escapes that.
+    /// Returns the limit of the threads that the processes of runsc may have on the
+    /// machine. The guest's own limit is enforced inside, where a fork beyond it fails;
+    /// this one limits a guest that escapes that.
     pub fn host_pids(&self) -> u64 {
         u64::from(self.pids) * 64 + 4096
     }
 }
 
-/// Folders on the machine.
-pub struct Places<'a> {
+/// The paths on the machine that the configuration refers to.
+pub struct BundlePaths<'a> {
     pub skeleton: &'a Path,
-    /// The folder that has the agent in it.
+    /// The directory that has the agent in it.
     pub agent: &'a Path,
     pub image: &'a Path,
     pub disk: &'a Path,
     pub cgroup: &'a str,
-    /// A file of the network that it gets.
+    /// The file of its network namespace.
     pub network: &'a str,
 }
 
-/// The `config.json` of a container.
-pub fn config(shape: &Shape, places: &Places<'_>) -> Value {
+/// Returns the `config.json` of a container.
+pub fn config(shape: &Shape, paths: &BundlePaths<'_>) -> Value {
     const CAPABILITIES: [&str; 14] = [
         "CAP_AUDIT_WRITE",
         "CAP_CHOWN",
@@ -82,7 +86,8 @@ pub fn config(shape: &Shape, places: &Places<'_>) -> Value {
         "CAP_SETGID",
         "CAP_SETUID",
         "CAP_SYS_CHROOT",
-        // The agent's only: it gives them up for its children.
+        // Only the agent has these. It removes them from the bounding set of its
+        // children.
         "CAP_SETPCAP",
         "CAP_SYS_ADMIN",
     ];
@@ -92,13 +97,13 @@ pub fn config(shape: &Shape, places: &Places<'_>) -> Value {
     json!({
         "ociVersion": "1.0.2",
         "hostname": "sandbox",
-        "root": { "path": places.skeleton, "readonly": true },
+        "root": { "path": paths.skeleton, "readonly": true },
         "process": {
             "user": { "uid": 0, "gid": 0 },
             "args": [
                 "/agent/isorun-agent",
-                format!("{INSIDE}:{}", isorun_agent::protocol::PORT),
-                OUTSIDE.to_string(),
+                format!("{INSIDE_ADDRESS}:{}", isorun_agent::protocol::AGENT_PORT),
+                OUTSIDE_ADDRESS.to_string(),
             ],
             "env": [],
             "cwd": "/",
@@ -112,26 +117,26 @@ pub fn config(shape: &Shape, places: &Places<'_>) -> Value {
             mount("/proc", "proc", Path::new("proc"), &[]),
             mount("/sys", "sysfs", Path::new("sysfs"), &["ro"]),
             mount("/dev", "tmpfs", Path::new("tmpfs"), &[]),
-            mount("/agent", "bind", places.agent, &["ro", "bind"]),
-            mount("/image", "bind", places.image, &["ro", "rbind"]),
-            mount("/disk", "bind", places.disk, &["rw", &size]),
+            mount("/agent", "bind", paths.agent, &["ro", "bind"]),
+            mount("/image", "bind", paths.image, &["ro", "rbind"]),
+            mount("/disk", "bind", paths.disk, &["rw", &size]),
         ],
-        // Makes `disk` a file system of this size in the sandbox's own memory
-        // file, which lies in the folder: reads and writes never leave the sandbox.
+        // Makes `disk` a file system of this size in the sandbox's own memory file,
+        // which is in that directory: reads and writes do not leave the sandbox.
         "annotations": {
-            format!("{hint}.source"): places.disk,
+            format!("{hint}.source"): paths.disk,
             format!("{hint}.type"): "tmpfs",
             format!("{hint}.share"): "container",
             format!("{hint}.options"): format!("rw,{size}"),
         },
         "linux": {
-            "cgroupsPath": places.cgroup,
+            "cgroupsPath": paths.cgroup,
             "namespaces": [
                 { "type": "pid" },
                 { "type": "ipc" },
                 { "type": "uts" },
                 { "type": "mount" },
-                { "type": "network", "path": places.network },
+                { "type": "network", "path": paths.network },
             ],
             "resources": {
                 "memory": { "limit": shape.memory() },

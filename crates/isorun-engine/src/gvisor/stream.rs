@@ -1,7 +1,7 @@
-//! A connection that ends with its sandbox.
+//! A connection that ends when its sandbox exits.
 //!
-//! A sandbox that is killed does not hang up: its network is gone at once, and
-//! the other end would wait for ever.
+//! No FIN or RST is sent when a sandbox dies: its network is gone at once, and the
+//! other end would wait forever.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -14,52 +14,51 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// A connection to the agent.
-pub struct Stream {
+pub struct SandboxStream {
     inner: TcpStream,
-    /// Each resolves when the sandbox is dead. There are two, since a future
-    /// wakes only the task that polled it last, and reading and writing may be
-    /// two tasks.
-    reading: Dead,
-    writing: Dead,
-    /// After the connection itself: the last one to close it resets it.
-    _listed: Listed,
+    /// Both futures resolve when the sandbox has exited. There are two, since a future
+    /// wakes only the task that polled it last, and reading and writing may be in
+    /// different tasks.
+    read_exit: ExitFuture,
+    write_exit: ExitFuture,
+    /// Declared after the connection, so that it is dropped later: closing the last
+    /// descriptor resets the connection.
+    _registration: Registration,
 }
 
-/// The connections to one sandbox that are open, so that they can be reset
-/// whoever has them.
+/// The open connections to one sandbox, so that all of them can be reset.
 #[derive(Clone, Debug, Default)]
-pub struct Connections(Arc<Mutex<List>>);
+pub struct Connections(Arc<Mutex<ConnectionList>>);
 
 #[derive(Debug, Default)]
-struct List {
+struct ConnectionList {
     next: u64,
     open: HashMap<u64, OwnedFd>,
 }
 
-struct Listed {
+struct Registration {
     list: Connections,
     number: u64,
 }
 
-impl Drop for Listed {
+impl Drop for Registration {
     fn drop(&mut self) {
         self.list.with(|list| list.open.remove(&self.number));
     }
 }
 
 impl Connections {
-    fn add(&self, stream: &TcpStream) -> io::Result<Listed> {
+    fn add(&self, stream: &TcpStream) -> io::Result<Registration> {
         let file = stream.as_fd().try_clone_to_owned()?;
         let number = self.with(|list| {
             list.next += 1;
             list.open.insert(list.next, file);
             list.next
         });
-        Ok(Listed { list: self.clone(), number })
+        Ok(Registration { list: self.clone(), number })
     }
 
-    /// Resets all of them. Whoever has one learns it as if the other end had
-    /// done that.
+    /// Resets all connections. To their users it looks as if the other end had done so.
     pub fn reset(&self) {
         self.with(|list| {
             for file in list.open.values() {
@@ -69,53 +68,58 @@ impl Connections {
         });
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut List) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut ConnectionList) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-type Dead = Pin<Box<dyn Future<Output = ()> + Send>>;
+type ExitFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-impl Stream {
+impl SandboxStream {
     pub fn new<F>(
         inner: TcpStream,
         connections: &Connections,
-        dead: impl Fn() -> F,
+        exited: impl Fn() -> F,
     ) -> io::Result<Self>
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listed = connections.add(&inner)?;
-        Ok(Self { inner, reading: Box::pin(dead()), writing: Box::pin(dead()), _listed: listed })
+        let registration = connections.add(&inner)?;
+        Ok(Self {
+            inner,
+            read_exit: Box::pin(exited()),
+            write_exit: Box::pin(exited()),
+            _registration: registration,
+        })
     }
 }
 
-/// For something that waits: whether there is nothing to wait for.
-fn check<T>(dead: &mut Dead, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-    dead.as_mut().poll(cx).map(|()| Err(ErrorKind::ConnectionReset.into()))
+/// Fails a pending operation if the sandbox has exited.
+fn poll_exit<T>(exited: &mut ExitFuture, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+    exited.as_mut().poll(cx).map(|()| Err(ErrorKind::ConnectionReset.into()))
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for SandboxStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.inner).poll_read(cx, buffer) {
-            Poll::Pending => check(&mut self.reading, cx),
+            Poll::Pending => poll_exit(&mut self.read_exit, cx),
             ready => ready,
         }
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for SandboxStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match Pin::new(&mut self.inner).poll_write(cx, bytes) {
-            Poll::Pending => check(&mut self.writing, cx),
+            Poll::Pending => poll_exit(&mut self.write_exit, cx),
             ready => ready,
         }
     }

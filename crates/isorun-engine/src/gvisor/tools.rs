@@ -6,25 +6,26 @@ use std::process::Command;
 
 use crate::engine::{Error, Result};
 
-/// The oldest runsc whose checkpoints hold what these sandboxes need.
-pub const OLDEST: &str = "20240729";
-/// Where a checkout or a package has them.
-pub const FOLDER_VARIABLE: &str = "ISORUN_TOOLS_DIR";
+/// The oldest version of runsc whose checkpoints contain the complete state of
+/// these sandboxes.
+pub const MIN_RUNSC_VERSION: &str = "20240729";
+/// The environment variable with the directory of the programs in a checkout or a
+/// package.
+pub const TOOLS_DIR_VARIABLE: &str = "ISORUN_TOOLS_DIR";
 
-/// Found and checked.
+/// The paths of both programs, with a supported version of runsc.
 #[derive(Clone, Debug)]
 pub struct Tools {
-    /// The program.
+    /// The path of `runsc`.
     pub runsc: PathBuf,
-    /// Its version, such as `20240729.0`.
+    /// The version of `runsc`, such as `20240729.0`.
     pub version: String,
-    /// The folder with `isorun-agent` in it, and nothing that a sandbox may not
-    /// see.
+    /// The path of `isorun-agent`.
     pub agent: PathBuf,
 }
 
 impl Tools {
-    /// Finds both, or says what is missing and how to get it.
+    /// Finds both programs. An error names what is missing and how to install it.
     pub fn find(runsc: Option<&Path>, agent: Option<&Path>) -> Result<Self> {
         let runsc = match runsc {
             Some(path) => path.to_owned(),
@@ -38,10 +39,10 @@ impl Tools {
             })?,
         };
         let version = version_of(&runsc)?;
-        if version.as_str() < OLDEST {
+        if version.as_str() < MIN_RUNSC_VERSION {
             return Err(Error::Setup(format!(
-                "{} is version {version}, and {OLDEST} or newer is wanted: install the package \
-                 `runsc` of Debian 13 or of bookworm-backports",
+                "{} is version {version}, but {MIN_RUNSC_VERSION} or newer is required: install \
+                 the package `runsc` of Debian 13 or of bookworm-backports",
                 runsc.display()
             )));
         }
@@ -49,9 +50,9 @@ impl Tools {
             Some(path) => path.to_owned(),
             None => find("isorun-agent").ok_or_else(|| {
                 Error::Setup(format!(
-                    "there is no isorun-agent, the program that runs inside of each sandbox: it \
-                     belongs beside this program or into the folder that {FOLDER_VARIABLE} names; \
-                     in a checkout, run `cargo xtask setup`"
+                    "there is no isorun-agent, the program that runs inside each sandbox: put it \
+                     into the directory of this program or the one that {TOOLS_DIR_VARIABLE} \
+                     names; in a checkout, run `cargo xtask setup`"
                 ))
             })?,
         };
@@ -59,19 +60,19 @@ impl Tools {
     }
 }
 
-/// Looks in the folder of the variable, beside this program, where packages put
-/// such things, and on the path.
+/// Searches the directory that the variable names, the directory of this program,
+/// the directories of packages and `PATH`.
 fn find(name: &str) -> Option<PathBuf> {
     let beside = env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
     let packaged = ["/usr/lib/isorun", "/usr/local/lib/isorun"].map(PathBuf::from);
     let path = env::var_os("PATH").unwrap_or_default();
-    env::var_os(FOLDER_VARIABLE)
+    env::var_os(TOOLS_DIR_VARIABLE)
         .map(PathBuf::from)
         .into_iter()
         .chain(beside)
         .chain(packaged)
         .chain(env::split_paths(&path))
-        .map(|folder| folder.join(name))
+        .map(|dir| dir.join(name))
         .find(|candidate| candidate.is_file())
 }
 
@@ -82,11 +83,14 @@ fn version_of(runsc: &Path) -> Result<String> {
         .map_err(Error::io(format!("cannot start {}", runsc.display())))?;
     let text = String::from_utf8_lossy(&output.stdout);
     parse_version(&text).ok_or_else(|| {
-        Error::Setup(format!("{} does not say its version, but: {text:?}", runsc.display()))
+        Error::Setup(format!(
+            "{} --version does not report a version, but {text:?}",
+            runsc.display()
+        ))
     })
 }
 
-/// `runsc version 0.0~20240729.0` of Debian, or `release-20240729.0`.
+/// Parses `runsc version 0.0~20240729.0` of Debian, or `release-20240729.0`.
 fn parse_version(text: &str) -> Option<String> {
     let line = text.lines().find_map(|line| line.strip_prefix("runsc version "))?;
     let start = line.find("20")?;

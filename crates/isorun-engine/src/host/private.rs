@@ -1,4 +1,4 @@
-//! Finds what of the machine's programs and libraries is not for every user.
+//! Finds the programs and libraries of the machine that not every user may read.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -10,40 +10,42 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-/// Threads that look: most of the time goes into waiting for the disk.
-const THREADS: usize = 4;
-/// Entries of one folder that are hidden one by one. Beyond them the folder is,
-/// so that a sandbox does not start with thousands of mounts.
-const MAX_PER_FOLDER: usize = 64;
+/// The number of search threads. They mostly wait for the disk.
+const SEARCH_THREADS: usize = 4;
+/// The maximum number of entries of one directory that are hidden individually.
+/// With more, the directory is hidden, so that a sandbox does not start with
+/// thousands of mounts.
+const MAX_HIDDEN_PER_DIR: usize = 64;
 
-/// A file or folder that not every user of the machine may read.
+/// A file or directory that not every user of the machine may read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Private {
-    /// On the machine.
+pub(crate) struct PrivatePath {
+    /// The path on the machine.
     pub(crate) path: PathBuf,
-    pub(crate) is_folder: bool,
+    pub(crate) is_dir: bool,
 }
 
-/// Finds in some folders of the machine what not every user may read: files
-/// without that permission, folders that not everybody may list and enter, and
-/// what is neither a file, a folder nor a link. Sorted by path.
-pub(crate) fn find(folders: &[PathBuf]) -> Vec<Private> {
+/// Finds the paths in some directories of the machine that not every user may read:
+/// files without that permission, directories that not every user may list and
+/// enter, and everything that is not a file, a directory or a symbolic link. The
+/// result is sorted by path.
+pub(crate) fn find_private(dirs: &[PathBuf]) -> Vec<PrivatePath> {
     let search = Search {
-        state: Mutex::new(State { waiting: folders.to_vec(), ..State::default() }),
+        state: Mutex::new(SearchState { queue: dirs.to_vec(), ..SearchState::default() }),
         change: Condvar::new(),
     };
     std::thread::scope(|scope| {
-        for _ in 1..THREADS {
+        for _ in 1..SEARCH_THREADS {
             scope.spawn(|| search.work());
         }
         search.work();
     });
     let mut found = search.state.into_inner().unwrap_or_else(PoisonError::into_inner).found;
     found.sort();
-    // Within what is hidden there is nothing more to hide.
-    let mut kept: Vec<Private> = Vec::with_capacity(found.len());
+    // Skip paths below a hidden directory.
+    let mut kept: Vec<PrivatePath> = Vec::with_capacity(found.len());
     for private in found {
-        let covered = |above: &Private| above.is_folder && private.path.starts_with(&above.path);
+        let covered = |above: &PrivatePath| above.is_dir && private.path.starts_with(&above.path);
         if !kept.last().is_some_and(covered) {
             kept.push(private);
         }
@@ -52,29 +54,29 @@ pub(crate) fn find(folders: &[PathBuf]) -> Vec<Private> {
 }
 
 struct Search {
-    state: Mutex<State>,
+    state: Mutex<SearchState>,
     change: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    waiting: Vec<PathBuf>,
-    /// Threads that may still add to what waits.
+struct SearchState {
+    queue: Vec<PathBuf>,
+    /// The number of threads that may still add to the queue.
     busy: usize,
-    found: Vec<Private>,
+    found: Vec<PrivatePath>,
 }
 
 impl Search {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SearchState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn work(&self) {
         loop {
             let mut state = self.lock();
-            let folder = loop {
-                match state.waiting.pop() {
-                    Some(folder) => break folder,
+            let dir = loop {
+                match state.queue.pop() {
+                    Some(dir) => break dir,
                     None if state.busy == 0 => return,
                     None => {
                         state = self.change.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -83,10 +85,10 @@ impl Search {
             };
             state.busy += 1;
             drop(state);
-            let (inner, found) = look(&folder);
+            let (subdirs, found) = scan_dir(&dir);
             let mut state = self.lock();
             state.busy -= 1;
-            state.waiting.extend(inner);
+            state.queue.extend(subdirs);
             state.found.extend(found);
             drop(state);
             self.change.notify_all();
@@ -94,64 +96,64 @@ impl Search {
     }
 }
 
-/// Looks into one folder: gives the folders in it, and what is to be hidden.
-fn look(folder: &Path) -> (Vec<PathBuf>, Vec<Private>) {
-    let whole = || (Vec::new(), vec![Private { path: folder.to_owned(), is_folder: true }]);
-    let (mut inner, mut found) = (Vec::new(), BTreeMap::new());
-    let opened = match open(folder) {
+/// Scans one directory. Returns the directories in it, and the paths to hide.
+fn scan_dir(dir: &Path) -> (Vec<PathBuf>, Vec<PrivatePath>) {
+    let hide_dir = || (Vec::new(), vec![PrivatePath { path: dir.to_owned(), is_dir: true }]);
+    let (mut subdirs, mut found) = (Vec::new(), BTreeMap::new());
+    let opened = match open(dir) {
         Ok(opened) => opened,
-        // Gone meanwhile.
+        // It was removed meanwhile.
         Err(Errno::NOENT) => return (Vec::new(), Vec::new()),
-        // What cannot be looked at is not shown either.
-        Err(_) => return whole(),
+        // A directory that cannot be examined is hidden.
+        Err(_) => return hide_dir(),
     };
-    let Ok(entries) = Dir::read_from(&opened) else { return whole() };
+    let Ok(entries) = Dir::read_from(&opened) else { return hide_dir() };
     for entry in entries {
-        let Ok(entry) = entry else { return whole() };
+        let Ok(entry) = entry else { return hide_dir() };
         let name = entry.file_name();
         if name == c"." || name == c".." || entry.file_type() == FileType::Symlink {
             continue;
         }
-        let path = || folder.join(OsStr::from_bytes(name.to_bytes()));
-        match kind(opened.as_fd(), name) {
-            Ok(Sight::Folder) => inner.push(path()),
-            Ok(Sight::Public) | Err(Errno::NOENT) => {}
-            Ok(Sight::Private { is_folder }) => drop(found.insert(path(), is_folder)),
-            Err(_) => return whole(),
+        let path = || dir.join(OsStr::from_bytes(name.to_bytes()));
+        match visibility(opened.as_fd(), name) {
+            Ok(Visibility::Dir) => subdirs.push(path()),
+            Ok(Visibility::Public) | Err(Errno::NOENT) => {}
+            Ok(Visibility::Private { is_dir }) => drop(found.insert(path(), is_dir)),
+            Err(_) => return hide_dir(),
         }
     }
-    if found.len() > MAX_PER_FOLDER && folder.ancestors().count() > 2 {
-        return whole();
+    if found.len() > MAX_HIDDEN_PER_DIR && dir.ancestors().count() > 2 {
+        return hide_dir();
     }
-    let found = found.into_iter().map(|(path, is_folder)| Private { path, is_folder });
-    (inner, found.collect())
+    let found = found.into_iter().map(|(path, is_dir)| PrivatePath { path, is_dir });
+    (subdirs, found.collect())
 }
 
-/// How something is seen by every user.
-enum Sight {
+/// The access that every user has to a path.
+enum Visibility {
     Public,
-    /// A folder that everybody may list and enter.
-    Folder,
+    /// A directory that every user may list and enter.
+    Dir,
     Private {
-        is_folder: bool,
+        is_dir: bool,
     },
 }
 
-fn kind(folder: BorrowedFd<'_>, name: &std::ffi::CStr) -> rustix::io::Result<Sight> {
-    let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+fn visibility(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> rustix::io::Result<Visibility> {
+    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
     let mode = Mode::from_raw_mode(stat.st_mode);
     Ok(match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory if mode.contains(Mode::ROTH | Mode::XOTH) => Sight::Folder,
-        FileType::Directory => Sight::Private { is_folder: true },
-        FileType::RegularFile if mode.contains(Mode::ROTH) => Sight::Public,
-        FileType::Symlink => Sight::Public,
-        _ => Sight::Private { is_folder: false },
+        FileType::Directory if mode.contains(Mode::ROTH | Mode::XOTH) => Visibility::Dir,
+        FileType::Directory => Visibility::Private { is_dir: true },
+        FileType::RegularFile if mode.contains(Mode::ROTH) => Visibility::Public,
+        FileType::Symlink => Visibility::Public,
+        _ => Visibility::Private { is_dir: false },
     })
 }
 
-fn open(folder: &Path) -> rustix::io::Result<OwnedFd> {
+fn open(dir: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(folder, flags, Mode::empty())
+    rustix::fs::open(dir, flags, Mode::empty())
 }
 
 #[cfg(test)]
@@ -192,7 +194,7 @@ mod tests {
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, mode, 0).unwrap();
         fs::set_permissions(home.join("shut"), Permissions::from_mode(0o750)).unwrap();
         fs::set_permissions(home.join("blind"), Permissions::from_mode(0o711)).unwrap();
-        let found = find(&[home.to_owned()]);
+        let found = find_private(&[home.to_owned()]);
         let expected = [
             ("blind", true),
             ("dir/deep/er/key", false),
@@ -205,7 +207,7 @@ mod tests {
             ("setuid-closed", false),
             ("shut", true),
         ]
-        .map(|(path, is_folder)| Private { path: home.join(path), is_folder });
+        .map(|(path, is_dir)| PrivatePath { path: home.join(path), is_dir });
         assert_eq!(found, expected);
     }
 
@@ -214,13 +216,13 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let many = home.path().join("many");
         fs::create_dir_all(many.join("inner")).unwrap();
-        for at in 0..=MAX_PER_FOLDER {
+        for at in 0..=MAX_HIDDEN_PER_DIR {
             let path = many.join(format!("f{at}"));
             fs::write(&path, "x").unwrap();
             fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
         }
-        let found = find(&[home.path().to_owned()]);
-        assert_eq!(found, [Private { path: many, is_folder: true }]);
-        assert_eq!(find(&[home.path().join("gone")]), []);
+        let found = find_private(&[home.path().to_owned()]);
+        assert_eq!(found, [PrivatePath { path: many, is_dir: true }]);
+        assert_eq!(find_private(&[home.path().join("gone")]), []);
     }
 }

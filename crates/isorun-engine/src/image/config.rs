@@ -1,4 +1,4 @@
-//! What an image says about how its programs start.
+//! The configuration of an image: environment, user, working directory, command.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -13,15 +13,15 @@ use serde::{Deserialize, Serialize};
 use super::error::{Error, Result};
 use super::unpack::open_in_root;
 
-/// Bytes of `/etc/passwd` and `/etc/group` that are read.
-const ACCOUNTS: u64 = 4 << 20;
+/// The bytes of `/etc/passwd` and of `/etc/group` that are read.
+const MAX_ACCOUNTS_FILE_BYTES: u64 = 4 << 20;
 
-/// Bytes of the environment, the entry point and the command of an image. Linux
-/// starts no program with more than 2 MiB of arguments and environment.
-const MAX_PROGRAM_BYTES: usize = 1 << 20;
+/// The largest size of the environment, the entry point and the command of an image
+/// together, in bytes. Linux limits arguments and environment to 2 MiB.
+const MAX_ARGS_AND_ENV_BYTES: usize = 1 << 20;
 
-/// What is read of an image's configuration. `oci-spec` has a type for all of
-/// it, whose lists, such as the history, take fifty times the memory of their
+/// The used fields of an image's configuration. The complete type of `oci-spec` is
+/// not used: its lists, such as the history, take fifty times the memory of their
 /// text.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Configuration {
@@ -30,20 +30,20 @@ pub(crate) struct Configuration {
     #[serde(default)]
     pub(crate) variant: Option<String>,
     #[serde(default)]
-    config: Option<Program>,
+    config: Option<ProcessDefaults>,
     pub(crate) rootfs: RootFs,
 }
 
-/// The layers that a configuration names.
+/// The layers of a configuration.
 #[derive(Debug, Deserialize)]
 pub(crate) struct RootFs {
     pub(crate) diff_ids: Vec<String>,
 }
 
-/// How programs are started, as a configuration writes it.
+/// The execution defaults, as serialized in a configuration.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Program {
+struct ProcessDefaults {
     user: Option<String>,
     env: Option<Vec<String>>,
     entrypoint: Option<Vec<String>>,
@@ -52,7 +52,7 @@ struct Program {
 }
 
 impl Configuration {
-    /// Reads a configuration; `what` names it in errors.
+    /// Parses a configuration; `what` names it in errors.
     pub(crate) fn parse(what: &str, bytes: &[u8]) -> Result<Self> {
         let parsed: Self = serde_json::from_slice(bytes).map_err(|error| Error::Malformed {
             what: what.to_owned(),
@@ -61,12 +61,12 @@ impl Configuration {
         if let Some(program) = &parsed.config {
             let lists = [&program.env, &program.entrypoint, &program.cmd];
             let texts = lists.into_iter().flatten().flatten();
-            // As the kernel counts: a pointer and a NUL for each.
+            // The kernel counts a pointer and a NUL for each.
             let size: usize = texts.map(|text| text.len() + 9).sum();
-            if size > MAX_PROGRAM_BYTES {
+            if size > MAX_ARGS_AND_ENV_BYTES {
                 return Err(Error::TooLarge {
                     what: format!("the environment and command in {what}, of {size} bytes,"),
-                    limit: format!("{MAX_PROGRAM_BYTES} bytes"),
+                    limit: format!("{MAX_ARGS_AND_ENV_BYTES} bytes"),
                 });
             }
         }
@@ -74,32 +74,32 @@ impl Configuration {
     }
 }
 
-/// The defaults of an image, by the OCI image specification.
+/// The execution defaults of an image, by the OCI image specification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageConfig {
-    /// Environment variables, in the image's order; of a name that comes twice
-    /// the last one.
+    /// The environment variables, in the image's order. Of duplicate names the last
+    /// one is kept.
     pub env: Vec<(String, String)>,
-    /// `user`, `uid`, `user:group`, `uid:gid`, or a mixture. None is root.
+    /// The user: `user`, `uid`, `user:group`, `uid:gid`, or a mixture. None is root.
     pub user: Option<String>,
     /// The working directory. None is `/`.
     pub workdir: Option<String>,
-    /// What is put before a command.
+    /// The arguments that precede the command.
     pub entrypoint: Vec<String>,
-    /// The command if none is given.
+    /// The default command.
     pub cmd: Vec<String>,
 }
 
 /// A user of an image, resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// Its number.
+    /// The user id.
     pub uid: u32,
-    /// Its group.
+    /// The group id.
     pub gid: u32,
-    /// Further groups that it belongs to.
+    /// The supplementary groups.
     pub groups: Vec<u32>,
-    /// Its home directory, if the image knows it.
+    /// The home directory, if `/etc/passwd` contains it.
     pub home: Option<String>,
 }
 
@@ -107,12 +107,12 @@ impl ImageConfig {
     pub(crate) fn new(configuration: Configuration) -> Self {
         let program = configuration.config.unwrap_or_default();
         let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
-        // From the end, since of a name that comes twice the last one counts.
+        // In reverse, since the last one of duplicate names is kept.
         let mut known = HashSet::new();
         let mut env: Vec<(String, String)> = Vec::new();
         for variable in program.env.unwrap_or_default().iter().rev() {
             let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
-            // What no program could be started with is left out.
+            // Variables that execve cannot pass on are skipped.
             if name.is_empty() || variable.contains('\0') || !known.insert(name.to_owned()) {
                 continue;
             }
@@ -128,8 +128,8 @@ impl ImageConfig {
         }
     }
 
-    /// The command line: a given command, or the image's, behind the image's
-    /// entry point.
+    /// Returns the command line: the image's entry point, followed by the given
+    /// command or by the image's.
     pub fn command(&self, given: &[String]) -> Vec<String> {
         let command = if given.is_empty() { &self.cmd } else { given };
         self.entrypoint.iter().chain(command).cloned().collect()
@@ -138,7 +138,7 @@ impl ImageConfig {
 
 /// Finds a user, by name or by number, in an unpacked image.
 pub(crate) fn resolve_user(root: &Path, user: Option<&str>) -> Result<User> {
-    look_up(&accounts(root, "etc/passwd")?, &accounts(root, "etc/group")?, user)
+    look_up(&read_accounts(root, "etc/passwd")?, &read_accounts(root, "etc/group")?, user)
 }
 
 /// Finds a user in the texts of `/etc/passwd` and `/etc/group`.
@@ -192,9 +192,10 @@ pub(crate) fn look_up(passwd: &str, groups: &str, user: Option<&str>) -> Result<
     Ok(User { uid, gid, groups: further, home })
 }
 
-/// A file of the image, without following it out, and without waiting on what
-/// is no file. One that is not there is empty.
-fn accounts(root: &Path, path: &str) -> Result<String> {
+/// Reads a file of the image, resolving symbolic links within the image, and without
+/// blocking on a FIFO. Returns an empty text if it is missing or not a regular
+/// file.
+fn read_accounts(root: &Path, path: &str) -> Result<String> {
     let root = File::open(root).map_err(Error::at("open an unpacked image", root))?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
     let Ok(fd) = open_in_root(root.as_fd(), path.as_bytes(), flags) else {
@@ -205,7 +206,7 @@ fn accounts(root: &Path, path: &str) -> Result<String> {
     let mut bytes = Vec::new();
     if is_file {
         File::from(fd)
-            .take(ACCOUNTS)
+            .take(MAX_ACCOUNTS_FILE_BYTES)
             .read_to_end(&mut bytes)
             .map_err(Error::io("read the accounts of an image"))?;
     }
@@ -278,7 +279,7 @@ mod tests {
     fn accounts_are_read_within_the_image_only() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("etc")).unwrap();
-        // Outside of the image this would be the machine's own file.
+        // Outside of the image this would be the host's own file.
         std::os::unix::fs::symlink("/etc/passwd", root.path().join("etc/passwd")).unwrap();
         assert!(resolve_user(root.path(), Some("root")).is_err());
         std::fs::remove_file(root.path().join("etc/passwd")).unwrap();

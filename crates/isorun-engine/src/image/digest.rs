@@ -1,4 +1,4 @@
-//! Digests of content: computed while it flows by, and compared.
+//! Digests of content: computed while it is read, and compared.
 
 use std::io::{self, Read};
 use std::str::FromStr as _;
@@ -8,21 +8,21 @@ use sha2::Digest as _;
 
 use super::error::{Error, Result};
 
-/// Computes a digest bit by bit.
+/// An incremental digest computation.
 pub(crate) enum Hasher {
     Sha256(sha2::Sha256),
     Sha512(sha2::Sha512),
 }
 
 impl Hasher {
-    /// One that computes what can be compared with `expected`.
+    /// Creates a hasher of the same algorithm as `expected`.
     pub(crate) fn like(expected: &Digest, what: &str) -> Result<Self> {
         match expected.algorithm() {
             DigestAlgorithm::Sha256 => Ok(Self::sha256()),
             DigestAlgorithm::Sha512 => Ok(Hasher::Sha512(sha2::Sha512::new())),
             other => Err(Error::Unsupported {
                 what: format!("the digest of {what}"),
-                reason: format!("the algorithm {other} is none of sha256 and sha512"),
+                reason: format!("its algorithm {other} is neither sha256 nor sha512"),
             }),
         }
     }
@@ -54,20 +54,21 @@ impl Hasher {
     }
 }
 
-/// The digest of bytes that are at hand.
+/// Computes the SHA-256 digest of bytes.
 pub(crate) fn of(bytes: &[u8]) -> Digest {
     let mut hasher = Hasher::sha256();
     hasher.update(bytes);
     hasher.finish()
 }
 
-/// Compares content with its digest.
+/// Verifies content against its digest.
 pub(crate) fn check(what: &str, bytes: &[u8], expected: &Digest) -> Result<()> {
     let mut hasher = Hasher::like(expected, what)?;
     hasher.update(bytes);
     same(what, expected, &hasher.finish())
 }
 
+/// Returns an error if two digests differ.
 pub(crate) fn same(what: &str, expected: &Digest, actual: &Digest) -> Result<()> {
     if expected == actual {
         return Ok(());
@@ -79,21 +80,21 @@ pub(crate) fn same(what: &str, expected: &Digest, actual: &Digest) -> Result<()>
     })
 }
 
-/// Reads a digest out of a document.
+/// Parses a digest in the document that `what` names.
 pub(crate) fn parse(what: &str, text: &str) -> Result<Digest> {
     Digest::from_str(text).map_err(|error| Error::Malformed {
         what: what.to_owned(),
-        reason: format!("a digest in it is no digest: {error}"),
+        reason: format!("it contains an invalid digest: {error}"),
     })
 }
 
-/// Hashes what is read through it.
-pub(crate) struct Hashing<R> {
+/// A reader that hashes all that is read through it.
+pub(crate) struct HashingReader<R> {
     reader: R,
     hasher: Hasher,
 }
 
-impl<R: Read> Hashing<R> {
+impl<R: Read> HashingReader<R> {
     pub(crate) fn new(reader: R, hasher: Hasher) -> Self {
         Self { reader, hasher }
     }
@@ -103,7 +104,7 @@ impl<R: Read> Hashing<R> {
     }
 }
 
-impl<R: Read> Read for Hashing<R> {
+impl<R: Read> Read for HashingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.reader.read(buffer)?;
         self.hasher.update(&buffer[..count]);

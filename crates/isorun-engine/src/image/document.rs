@@ -1,4 +1,4 @@
-//! Manifests, indexes and configurations: out of bytes that nobody trusts.
+//! Parses manifests, indexes and configurations from untrusted bytes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,13 +12,13 @@ use super::digest::{self, Hasher};
 use super::error::{Error, Result};
 use super::limits::Limits;
 
-/// The kinds of manifests that are asked for.
-pub(crate) const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
+/// The `Accept` header of manifest requests.
+pub(crate) const MANIFEST_MEDIA_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
-/// What an image runs on.
+/// The platform that an image runs on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Platform {
     os: Os,
@@ -39,10 +39,11 @@ impl FromStr for Platform {
     fn from_str(text: &str) -> Result<Self> {
         let mut parts = text.split('/');
         let (os, architecture, variant) = (parts.next(), parts.next(), parts.next());
-        let well = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
+        let valid =
+            |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
         match (os, architecture) {
             (Some(os), Some(architecture))
-                if [os, architecture].into_iter().chain(variant).all(well)
+                if [os, architecture].into_iter().chain(variant).all(valid)
                     && parts.next().is_none() =>
             {
                 Ok(Self {
@@ -53,7 +54,8 @@ impl FromStr for Platform {
             }
             _ => Err(Error::Malformed {
                 what: format!("the platform {text:?}"),
-                reason: "it is written as linux/amd64 or linux/arm/v7".to_owned(),
+                reason: "expected os/architecture[/variant], such as linux/amd64 or linux/arm/v7"
+                    .to_owned(),
             }),
         }
     }
@@ -70,7 +72,8 @@ impl fmt::Display for Platform {
 }
 
 impl Platform {
-    /// How well an image for another platform runs here: the less the better.
+    /// Returns how far an image's platform is from this one, 0 for an exact match,
+    /// or `None` if the image does not run on it.
     fn distance(&self, os: &Os, architecture: &Arch, variant: Option<&str>) -> Option<u32> {
         if (os, architecture) != (&self.os, &self.architecture) {
             return None;
@@ -78,8 +81,8 @@ impl Platform {
         let variant = variant.filter(|variant| !variant.is_empty());
         match (self.variant.as_deref(), variant) {
             (wanted, found) if wanted == found => Some(0),
-            // What every machine of the architecture runs is the common
-            // ground: `v8` of arm64, `v1` of amd64.
+            // The baseline variant runs on every machine of the architecture:
+            // `v8` of arm64, `v1` of amd64.
             (None, Some("v8" | "v1")) | (Some("v8" | "v1"), None) => Some(1),
             (None, Some(_)) if *architecture == Arch::ARM => Some(2),
             (Some(_), None) => Some(3),
@@ -95,8 +98,9 @@ pub(crate) enum Document {
 }
 
 impl Document {
+    /// Parses a manifest or an index; `what` names it in errors.
     pub(crate) fn parse(what: &str, bytes: &[u8]) -> Result<Self> {
-        /// What tells one document from another. Nothing else of it is kept: a
+        /// The fields that distinguish the kinds of documents. No others are kept: a
         /// document of 4 MiB as a tree of JSON values takes a hundred times that.
         #[derive(Deserialize)]
         struct Outline {
@@ -110,8 +114,8 @@ impl Document {
         let malformed = |reason: String| Error::Malformed { what: what.to_owned(), reason };
         let outline: Outline = serde_json::from_slice(bytes).map_err(|error| {
             malformed(match serde_json::from_slice::<IgnoredAny>(bytes) {
-                Ok(_) => format!("it is no manifest ({error})"),
-                Err(error) => format!("it is no JSON ({error})"),
+                Ok(_) => format!("it is not a manifest ({error})"),
+                Err(error) => format!("it is not valid JSON ({error})"),
             })
         })?;
         match outline.version {
@@ -119,12 +123,12 @@ impl Document {
             Some(1) => {
                 return Err(Error::Unsupported {
                     what: what.to_owned(),
-                    reason: "its schema is version 1, which Docker gave up in 2017: \
+                    reason: "its schema is version 1, which Docker deprecated in 2017: \
                              push the image again with a recent tool"
                         .to_owned(),
                 });
             }
-            _ => return Err(malformed("it has no schemaVersion 2".to_owned())),
+            _ => return Err(malformed("its schemaVersion is not 2".to_owned())),
         }
         let parsed = match (outline.manifests, outline.layers) {
             (Some(_), None) => {
@@ -133,13 +137,13 @@ impl Document {
             (None, Some(_)) => {
                 serde_json::from_slice(bytes).map(|manifest| Document::Manifest(Box::new(manifest)))
             }
-            _ => return Err(malformed("it has neither manifests nor layers".to_owned())),
+            _ => return Err(malformed("it must have either manifests or layers".to_owned())),
         };
         parsed.map_err(|error| malformed(error.to_string()))
     }
 }
 
-/// Chooses what runs on a platform.
+/// Selects the manifest in an index whose platform is closest to the wanted one.
 pub(crate) fn choose<'a>(
     reference: &str,
     index: &'a ImageIndex,
@@ -164,7 +168,7 @@ pub(crate) fn choose<'a>(
                 }
                 wanted.distance(os, architecture, variant)
             }
-            // The configuration will tell.
+            // The platform is in the configuration, and is checked there.
             None if single => Some(0),
             None => None,
         };
@@ -181,9 +185,9 @@ pub(crate) fn choose<'a>(
     })
 }
 
-/// One image: a manifest, its configuration, and what both say, checked.
+/// One image: a manifest, its configuration, and their validated content.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct ImagePlan {
     pub(crate) manifest: Vec<u8>,
     pub(crate) manifest_digest: Digest,
     pub(crate) config: Vec<u8>,
@@ -191,22 +195,25 @@ pub(crate) struct Plan {
     pub(crate) layers: Vec<Layer>,
     /// Bytes of all layers, compressed.
     pub(crate) bytes: u64,
-    /// Names the folder that the layers unpack to.
-    pub(crate) chain: Digest,
+    /// The ChainID of the layers, which names the directory they are unpacked to.
+    pub(crate) chain_id: Digest,
 }
 
+/// A layer of an image.
 #[derive(Debug, Clone)]
 pub(crate) struct Layer {
-    /// For messages: `layer 2 of 5 (sha256:0123456789ab)`.
+    /// The name in messages: `layer 2 of 5 (sha256:0123456789ab)`.
     pub(crate) name: String,
-    /// Of the compressed archive, and its size.
+    /// The digest of the compressed archive.
     pub(crate) digest: Digest,
+    /// The size of the compressed archive, in bytes.
     pub(crate) size: u64,
-    /// Of the plain archive.
-    pub(crate) diff: Digest,
+    /// The digest of the uncompressed archive.
+    pub(crate) diff_id: Digest,
 }
 
 /// Checks a manifest's layers against the limits, before anything is fetched.
+/// Returns the bytes of all compressed layers.
 pub(crate) fn check_manifest(manifest: &ImageManifest, limits: &Limits) -> Result<u64> {
     let count = manifest.layers().len();
     if count > limits.layers {
@@ -222,7 +229,7 @@ pub(crate) fn check_manifest(manifest: &ImageManifest, limits: &Limits) -> Resul
         let kind = layer.media_type().to_string();
         if kind.contains("foreign") || kind.contains("nondistributable") {
             return Err(Error::Unsupported {
-                what: "a layer that has to be fetched from elsewhere".to_owned(),
+                what: "a layer that must be fetched from another host".to_owned(),
                 reason: kind,
             });
         }
@@ -237,7 +244,9 @@ pub(crate) fn check_manifest(manifest: &ImageManifest, limits: &Limits) -> Resul
     Ok(bytes)
 }
 
-impl Plan {
+impl ImagePlan {
+    /// Validates a manifest and its configuration against each other, the platform
+    /// and the limits.
     pub(crate) fn new(
         reference: &str,
         manifest_bytes: Vec<u8>,
@@ -258,25 +267,25 @@ impl Plan {
                 available: format!("{os}/{architecture}"),
             });
         }
-        let diffs = &configuration.rootfs.diff_ids;
+        let diff_ids = &configuration.rootfs.diff_ids;
         let count = manifest.layers().len();
-        if diffs.len() != count {
+        if diff_ids.len() != count {
             return Err(Error::Malformed {
                 what,
-                reason: format!("it names {} layers, and the manifest {count}", diffs.len()),
+                reason: format!("it lists {} layers, but the manifest {count}", diff_ids.len()),
             });
         }
         let mut layers = Vec::with_capacity(count);
-        for (at, (layer, diff)) in manifest.layers().iter().zip(diffs).enumerate() {
+        for (at, (layer, diff_id)) in manifest.layers().iter().zip(diff_ids).enumerate() {
             let short: String = layer.digest().digest().chars().take(12).collect();
             layers.push(Layer {
                 name: format!("layer {} of {count} ({short})", at + 1),
                 digest: layer.digest().clone(),
                 size: layer.size(),
-                diff: digest::parse(&what, diff)?,
+                diff_id: digest::parse(&what, diff_id)?,
             });
         }
-        let chain = chain(layers.iter().map(|layer| &layer.diff));
+        let chain_id = chain_id(layers.iter().map(|layer| &layer.diff_id));
         Ok(Self {
             config_digest: manifest.config().digest().clone(),
             manifest: manifest_bytes,
@@ -284,18 +293,19 @@ impl Plan {
             config,
             layers,
             bytes,
-            chain,
+            chain_id,
         })
     }
 }
 
-/// The ChainID of the OCI image specification: one name for layers in order.
-fn chain<'a>(diffs: impl Iterator<Item = &'a Digest>) -> Digest {
-    diffs
-        .fold(None, |below: Option<Digest>, diff| {
-            Some(match below {
-                Some(below) => digest::of(format!("{below} {diff}").as_bytes()),
-                None => diff.clone(),
+/// Computes the ChainID of the OCI image specification, which identifies an ordered
+/// list of layers.
+fn chain_id<'a>(diff_ids: impl Iterator<Item = &'a Digest>) -> Digest {
+    diff_ids
+        .fold(None, |parent: Option<Digest>, diff_id| {
+            Some(match parent {
+                Some(parent) => digest::of(format!("{parent} {diff_id}").as_bytes()),
+                None => diff_id.clone(),
             })
         })
         .unwrap_or_else(|| digest::of(b""))
@@ -384,9 +394,9 @@ mod tests {
     #[test]
     fn a_chain_is_named_as_the_specification_says() {
         let diffs = [digest::of(b"a"), digest::of(b"b")];
-        assert_eq!(chain(diffs[..1].iter()), diffs[0]);
+        assert_eq!(chain_id(diffs[..1].iter()), diffs[0]);
         let both = digest::of(format!("{} {}", diffs[0], diffs[1]).as_bytes());
-        assert_eq!(chain(diffs.iter()), both);
+        assert_eq!(chain_id(diffs.iter()), both);
     }
 
     #[test]

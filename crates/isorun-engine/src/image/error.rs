@@ -1,160 +1,161 @@
-//! What can go wrong with an image, each with what to do about it.
+//! The errors of image operations.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why an image could not be had.
+/// An error of an image operation.
 ///
-/// Messages name the image, the layer or the entry at fault and never a path
-/// of the store, so that they can be shown to whoever asked for the image.
-/// [`Error::Io`] is about this machine; its `source` is for the log.
+/// Messages name the image, the layer or the invalid entry and never a path of
+/// the store, so that they can be returned to the client that requested the
+/// image. [`Error::Io`] is a failure of this machine; its `source` is for the log.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The name of an image cannot be understood.
-    #[error("`{input}` is no name of an image: {reason}")]
+    /// The image reference is invalid.
+    #[error("not a valid image reference: `{input}`: {reason}")]
     Reference {
-        /// What was given.
+        /// The invalid reference.
         input: String,
-        /// What is wrong with it.
+        /// The reason why it is invalid.
         reason: String,
     },
-    /// The registry, or the store, has no such image.
-    #[error("there is no image {reference} in {place}")]
+    /// The registry, or the store, does not have the image.
+    #[error("there is no image {reference} in {location}")]
     NotFound {
-        /// The image.
+        /// The reference of the image.
         reference: String,
-        /// Where it was looked for.
-        place: String,
+        /// The registry or the store.
+        location: String,
     },
-    /// This registry may not be asked.
-    #[error("images from {registry} are not allowed here; allowed are: {allowed}")]
+    /// The registry is not in the list of allowed registries.
+    #[error("images from {registry} are not allowed; allowed registries: {allowed}")]
     NotAllowed {
-        /// The registry that the image names.
+        /// The registry of the image.
         registry: String,
-        /// Those that may be asked.
+        /// The allowed registries.
         allowed: String,
     },
-    /// The registry refused the credentials, or wants some.
-    #[error("{registry} refuses access to {repository}: {reason}")]
+    /// The registry denies access.
+    #[error("{registry} denies access to {repository}: {reason}")]
     Auth {
         /// The registry.
         registry: String,
-        /// What was asked for.
+        /// The requested repository.
         repository: String,
-        /// What it said.
+        /// The reason.
         reason: String,
     },
-    /// The image is not made for this machine.
+    /// The image is not available for the platform.
     #[error("{reference} has no image for {wanted}; it has: {available}")]
     Platform {
-        /// The image.
+        /// The reference of the image.
         reference: String,
-        /// The platform that was asked for.
+        /// The requested platform.
         wanted: String,
-        /// The platforms that there are.
+        /// The available platforms.
         available: String,
     },
-    /// Content is not what its digest says.
-    #[error("{what} is not what its digest says: expected {expected}, got {actual}")]
+    /// Content does not match its digest.
+    #[error("{what} does not match its digest: expected {expected}, got {actual}")]
     Digest {
-        /// What was checked.
+        /// The content.
         what: String,
-        /// The digest that was promised.
+        /// The expected digest.
         expected: String,
-        /// The digest of what came.
+        /// The digest of the received content.
         actual: String,
     },
-    /// A manifest, an index or a configuration that makes no sense.
-    #[error("{what} cannot be understood: {reason}")]
+    /// A manifest, an index, a configuration or an option is malformed.
+    #[error("{what} is invalid: {reason}")]
     Malformed {
-        /// Which document.
+        /// The document.
         what: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// A well-formed thing of a kind that is not supported.
+    /// A well-formed object is of an unsupported kind.
     #[error("{what} is not supported: {reason}")]
     Unsupported {
-        /// Which thing.
+        /// The object.
         what: String,
-        /// Why, and what would work.
+        /// The reason, and the alternative.
         reason: String,
     },
-    /// The registry answered with a failure.
-    #[error("{registry} answered {status} when asked for {what}{message}")]
+    /// The registry responded with an error status.
+    #[error("{registry} responded with status {status} to a request for {what}{message}")]
     Registry {
         /// The registry.
         registry: String,
         /// The HTTP status.
         status: u16,
-        /// What was asked for.
+        /// The requested object.
         what: String,
-        /// The codes that the registry gave, if any, after a colon.
+        /// The error codes of the response, if any, after a colon.
         message: String,
     },
-    /// The registry cannot be reached, or the connection broke.
+    /// The registry cannot be reached, or the connection failed.
     #[error("cannot fetch {what} from {registry}: {reason}")]
     Unreachable {
         /// The registry.
         registry: String,
-        /// What was asked for.
+        /// The requested object.
         what: String,
-        /// What happened.
+        /// The cause.
         reason: String,
     },
-    /// It took too long.
+    /// An operation timed out.
     #[error("{what} took longer than {limit:?}")]
     Timeout {
-        /// What took too long.
+        /// The operation.
         what: String,
-        /// The limit.
+        /// The timeout.
         limit: Duration,
     },
-    /// Larger than a limit allows.
+    /// An object exceeds a limit.
     #[error("{what} is over the limit of {limit}")]
     TooLarge {
-        /// What is too large.
+        /// The object.
         what: String,
         /// The limit, with its unit.
         limit: String,
     },
-    /// A layer that is broken or hostile.
+    /// A layer is corrupt or malicious.
     #[error("{layer}: {entry}: {reason}")]
     Layer {
-        /// Which layer.
+        /// The layer.
         layer: String,
-        /// The entry of the archive, its control characters shown.
+        /// The entry of the archive, with control characters escaped.
         entry: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// The image's user or group does not exist in the image.
     #[error("the image has no user or group `{name}` in {file}")]
     NoSuchUser {
-        /// The name that was looked for.
+        /// The name of the user or group.
         name: String,
-        /// Where.
+        /// The file that was searched.
         file: &'static str,
     },
     /// The store's own files are damaged.
     #[error("the image store is damaged: {what}")]
     Damaged {
-        /// What, and what to do.
+        /// The damage, and what to do.
         what: String,
     },
-    /// Whoever wanted the image has gone.
+    /// The operation was cancelled.
     #[error("cancelled")]
     Cancelled,
-    /// The machine failed: a full disk, missing rights.
+    /// An operation of the host system failed: for example a full disk, or missing
+    /// permissions.
     #[error("cannot {what}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         what: String,
         /// The path, for the log.
         path: Option<PathBuf>,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
@@ -163,7 +164,7 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// A short, stable name of the kind of failure.
+    /// Returns the stable error code.
     pub fn code(&self) -> &'static str {
         match self {
             Error::Reference { .. } => "image_name",
@@ -186,16 +187,18 @@ impl Error {
         }
     }
 
-    /// Whether the failure is this machine's, not that of the image, of its
-    /// registry or of whoever named it.
-    pub fn is_ours(&self) -> bool {
+    /// Reports whether the host machine caused the failure, and not the image, its
+    /// registry or the client.
+    pub fn is_host_error(&self) -> bool {
         matches!(self, Error::Damaged { .. } | Error::Io { .. })
     }
 
+    /// Returns a constructor of [`Error::Io`] without a path.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
         move |source| Error::Io { what: what.into(), path: None, source }
     }
 
+    /// Returns a constructor of [`Error::Io`] with a path.
     pub(crate) fn at(
         what: &'static str,
         path: impl Into<PathBuf>,

@@ -1,6 +1,6 @@
-//! What fuzz targets call: each takes any bytes, and panics if something does not
-//! hold that has to hold for all of them.
-#![allow(clippy::expect_used, reason = "it runs in fuzzers only, and is to panic")]
+//! Entry points of fuzz targets: each takes arbitrary bytes, and panics if an
+//! invariant does not hold.
+#![allow(clippy::expect_used, reason = "runs in fuzzers only, and must panic")]
 
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
@@ -13,15 +13,15 @@ use tar::EntryType;
 
 use super::config::{self, Configuration, ImageConfig};
 use super::digest;
-use super::document::{self, Document, Plan, Platform};
+use super::document::{self, Document, ImagePlan, Platform};
 use super::import::{ImportOptions, Source};
 use super::limits::Limits;
 use super::reference::Reference;
 use super::registry::{Registries, Repository};
 use super::store::Store;
-use super::unpack::{Stop, Unpacker, remove_tree};
+use super::unpack::{CancelFlag, Unpacker, remove_tree};
 
-/// Manifests, indexes and configurations, apart from each other by a zero.
+/// Parses a manifest, index or configuration, and a configuration after a zero byte.
 pub fn documents(input: &[u8]) {
     let limits = Limits::default();
     let (first, second) = halves(input);
@@ -45,17 +45,17 @@ pub fn documents(input: &[u8]) {
             for platform in &platforms {
                 let (bytes, top) = (first.to_vec(), digest::of(first));
                 let (config, what) = (second.to_vec(), "it");
-                let plan = Plan::new(what, bytes, top, &manifest, config, platform, &limits);
+                let plan = ImagePlan::new(what, bytes, top, &manifest, config, platform, &limits);
                 if let Ok(plan) = plan {
                     assert!(plan.layers.len() <= limits.layers && plan.bytes <= limits.download);
                 }
             }
         }
-        Err(error) => assert!(!error.is_ours(), "{error}"),
+        Err(error) => assert!(!error.is_host_error(), "{error}"),
     }
 }
 
-/// Names of images and platforms.
+/// Parses references of images, and platforms.
 pub fn references(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     if let Ok(platform) = text.parse::<Platform>() {
@@ -67,7 +67,7 @@ pub fn references(input: &[u8]) {
     let parts = reference.repository().split('/');
     assert!(parts.clone().all(|part| !part.is_empty() && part != "." && part != ".."), "{shown}");
     assert!(!shown.contains(['\n', ' ', '\0', '?', '#', '\\', '%']), "{shown:?}");
-    // It is asked where its name says, and nowhere else.
+    // Requests are sent only to the registry of the reference.
     if let Ok(url) = Registries::default().url_of(&reference) {
         let host = match reference.registry() {
             "docker.io" => "registry-1.docker.io",
@@ -77,14 +77,14 @@ pub fn references(input: &[u8]) {
         assert!(url.username().is_empty() && url.query().is_none(), "{url}");
         assert!(url.path().starts_with("/v2/") && !url.path().contains("/../"), "{url}");
         let found = url.host_str().unwrap_or_default();
-        // Numbers and letters of other scripts are written in one way.
+        // URLs normalize numeric addresses and letters of other scripts.
         let same = url::same_host(found, named);
-        assert!(same, "{shown} is asked at {url}");
+        assert!(same, "requests for {shown} are sent to {url}");
     }
 }
 
-/// What a registry wants to be shown, one header in each line; and the tokens
-/// that are had there.
+/// Parses challenges of a registry, one header per line; and responses of a token
+/// server.
 pub fn challenges(input: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in input.split(|byte| *byte == b'\n').take(100) {
@@ -93,10 +93,11 @@ pub fn challenges(input: &[u8]) {
         }
     }
     Repository::fuzz_challenge(&headers);
-    Repository::fuzz_answers(input);
+    Repository::fuzz_responses(input);
 }
 
-/// `/etc/passwd`, `/etc/group` and a user, apart from each other by a zero.
+/// Looks up a user in `/etc/passwd` and `/etc/group`; the three are separated by zero
+/// bytes.
 pub fn accounts(input: &[u8]) {
     let (passwd, rest) = halves(input);
     let (group, user) = halves(rest);
@@ -108,29 +109,30 @@ pub fn accounts(input: &[u8]) {
     }
 }
 
-/// Layers: as they come, with their checksums put right, or made of entries that
-/// the bytes describe. Nothing leaves its folder, and nothing is more than a
-/// limit allows.
+/// Unpacks layers: the bytes as they are, with corrected checksums, or an archive of
+/// entries that the bytes describe. No entry is created outside of the directory, and
+/// no limit is exceeded.
 pub fn layers(input: &[u8]) {
     let Some((form, input)) = input.split_first() else { return };
     let home = scratch("layer");
     for name in ["root", "trash", "outside"] {
-        fs::create_dir(home.join(name)).expect("a folder in a folder of ours");
+        fs::create_dir(home.join(name)).expect("creating a directory in the scratch directory");
     }
-    fs::write(home.join("outside/canary"), "alive").expect("a file in a folder of ours");
+    fs::write(home.join("outside/canary"), "alive")
+        .expect("writing a file in the scratch directory");
     let limits = Limits { unpacked: 1 << 20, entries: 500, ..Limits::default() };
     let (first, second) = input.split_at(input.len() / 2);
     let parts = if form & 4 == 0 { vec![input] } else { vec![first, second] };
     let unpacked = (|| {
         let mut unpacker =
-            Unpacker::new(&home.join("root"), &home.join("trash"), &limits, Stop::default())?;
+            Unpacker::new(&home.join("root"), &home.join("trash"), &limits, CancelFlag::default())?;
         for part in parts {
             let layer = match form & 3 {
                 0 => part.to_vec(),
                 1 => with_checksums(part),
-                _ => described(part, &home.join("outside")),
+                _ => build_archive(part, &home.join("outside")),
             };
-            unpacker.layer("a layer", layer.as_slice(), &digest::of(b""))?;
+            unpacker.apply_layer("a layer", layer.as_slice(), &digest::of(b""))?;
         }
         unpacker.finish()
     })();
@@ -140,33 +142,38 @@ pub fn layers(input: &[u8]) {
             assert!(entries <= limits.entries, "{entries} entries");
             assert!(bytes <= limits.unpacked && summary.bytes <= limits.unpacked, "{bytes} bytes");
         }
-        Err(error) => assert!(!error.is_ours(), "{error}: {error:?}"),
+        Err(error) => assert!(!error.is_host_error(), "{error}: {error:?}"),
     }
     let left: Vec<_> = fs::read_dir(home.join("outside")).into_iter().flatten().collect();
-    assert_eq!(left.len(), 1, "something got out");
+    assert_eq!(left.len(), 1, "an entry was created outside of the root directory");
     let canary = home.join("outside/canary");
     assert_eq!(fs::read_to_string(&canary).ok().as_deref(), Some("alive"));
     assert_eq!(fs::metadata(&canary).map(|found| found.nlink()).ok(), Some(1));
-    assert_eq!(fs::read_dir(&home).into_iter().flatten().count(), 3, "something got out");
-    let folder = File::open(&home).expect("a folder of ours");
+    assert_eq!(
+        fs::read_dir(&home).into_iter().flatten().count(),
+        3,
+        "an entry was created outside of the root directory"
+    );
+    let directory = File::open(&home).expect("opening the scratch directory");
     for name in ["root", "trash", "outside"] {
-        remove_tree(folder.as_fd(), name).expect("a tree of ours");
+        remove_tree(directory.as_fd(), name).expect("removing the scratch tree");
     }
 }
 
-/// Archives that are imported: OCI layouts, docker's, root filesystems.
+/// Imports archives: OCI layouts, docker archives, root filesystems.
 pub fn archives(input: &[u8]) {
     static STORE: OnceLock<Store> = OnceLock::new();
-    let store =
-        STORE.get_or_init(|| Store::open(scratch("store")).expect("a store in a folder of ours"));
+    let store = STORE.get_or_init(|| {
+        Store::open(scratch("store")).expect("opening a store in the scratch directory")
+    });
     let Some((form, input)) = input.split_first() else { return };
     let path = scratch("archive").join("file");
     let bytes = match form & 3 {
         0 => input.to_vec(),
         1 => with_checksums(input),
-        _ => described(input, Path::new("/nowhere")),
+        _ => build_archive(input, Path::new("/nowhere")),
     };
-    fs::write(&path, bytes).expect("a file in a folder of ours");
+    fs::write(&path, bytes).expect("writing a file in the scratch directory");
     let mut options = ImportOptions::default();
     options.limits.unpacked = 1 << 20;
     options.limits.download = 1 << 20;
@@ -176,16 +183,16 @@ pub fn archives(input: &[u8]) {
     }
 }
 
-/// A folder of this process, empty.
+/// Creates an empty directory of this process.
 fn scratch(name: &str) -> PathBuf {
     let base =
         if Path::new("/dev/shm").is_dir() { "/dev/shm".into() } else { std::env::temp_dir() };
     let name = format!("isorun-fuzz-{}-{name}", std::process::id());
-    let opened = File::open(&base).expect("a folder for temporary files");
-    remove_tree(opened.as_fd(), &name).expect("a tree of ours");
-    let folder = base.join(name);
-    fs::create_dir(&folder).expect("a folder of ours");
-    folder
+    let opened = File::open(&base).expect("opening the directory for temporary files");
+    remove_tree(opened.as_fd(), &name).expect("removing the scratch tree");
+    let directory = base.join(name);
+    fs::create_dir(&directory).expect("creating the scratch directory");
+    directory
 }
 
 fn halves(input: &[u8]) -> (&[u8], &[u8]) {
@@ -195,7 +202,7 @@ fn halves(input: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Puts a right checksum into every block, so that damage gets further.
+/// Sets a valid checksum in every block, so that later checks are reached.
 fn with_checksums(input: &[u8]) -> Vec<u8> {
     let mut bytes = input.to_vec();
     for block in bytes.chunks_exact_mut(512) {
@@ -206,9 +213,9 @@ fn with_checksums(input: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// An archive of entries, each of a few bytes: what it is, its path and where it
-/// points to, out of few names, so that they meet.
-fn described(input: &[u8], outside: &Path) -> Vec<u8> {
+/// Builds an archive of entries that the bytes describe: type, path and link target,
+/// composed of few names, so that they collide.
+fn build_archive(input: &[u8], outside: &Path) -> Vec<u8> {
     const NAMES: [&str; 24] = [
         "a",
         "b",
@@ -282,12 +289,12 @@ fn described(input: &[u8], outside: &Path) -> Vec<u8> {
     archive
 }
 
-/// The entries below a folder, and the bytes of its files.
+/// Counts the entries below a directory, and the bytes of its files.
 fn measure(root: &Path) -> (u64, u64) {
     let (mut entries, mut bytes) = (0, 0);
     let mut stack = vec![root.to_owned()];
-    while let Some(folder) = stack.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+    while let Some(directory) = stack.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let Ok(found) = fs::symlink_metadata(entry.path()) else { continue };
             entries += 1;
             if found.is_dir() {
@@ -301,26 +308,26 @@ fn measure(root: &Path) -> (u64, u64) {
 }
 
 mod url {
-    /// Whether a URL's host is the one that a name has, which URLs write in one
-    /// way: lower case, and numbers as an address.
+    /// Reports whether the host of a URL is the named one after normalization: lower
+    /// case, and numbers as an address.
     pub(super) fn same_host(found: &str, named: &str) -> bool {
         let named = format!("https://{named}/");
         reqwest::Url::parse(&named).is_ok_and(|url| url.host_str() == Some(found))
     }
 }
 
-/// A little of what a fuzzer does, with each run of the tests, and for as many
-/// seconds as `ISORUN_RANDOM_SECONDS` says.
+/// A short random run of each fuzz target; it lasts `ISORUN_RANDOM_SECONDS` seconds if
+/// that variable is set.
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
 
-    /// A good generator of bad numbers: xorshift64*.
-    struct Random(u64);
+    /// A pseudorandom number generator, xorshift64*.
+    struct XorShift(u64);
 
-    impl Random {
+    impl XorShift {
         fn next(&mut self) -> usize {
             self.0 ^= self.0 >> 12;
             self.0 ^= self.0 << 25;
@@ -328,13 +335,13 @@ mod tests {
             usize::try_from(self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33).unwrap()
         }
 
-        fn below(&mut self, most: usize) -> usize {
-            self.next() % most.max(1)
+        fn below(&mut self, bound: usize) -> usize {
+            self.next() % bound.max(1)
         }
     }
 
-    /// Changes an input in a few places.
-    fn mutate(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
+    /// Mutates an input at a few positions.
+    fn mutate(random: &mut XorShift, seeds: &[Vec<u8>]) -> Vec<u8> {
         let mut input = seeds[random.below(seeds.len())].clone();
         for _ in 0..random.below(8) {
             let at = random.below(input.len() + 1);
@@ -358,25 +365,26 @@ mod tests {
         input
     }
 
-    fn throw(target: fn(&[u8]), seeds: &[&[u8]], count: u32) {
+    /// Calls a target with `count` mutated seeds, or for the configured time.
+    fn run_random_inputs(target: fn(&[u8]), seeds: &[&[u8]], count: u32) {
         let seeds: Vec<Vec<u8>> = seeds.iter().map(|seed| seed.to_vec()).collect();
         let seconds =
             std::env::var("ISORUN_RANDOM_SECONDS").ok().and_then(|text| text.parse().ok());
         let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(0));
-        let mut random = Random(match seconds {
+        let mut random = XorShift(match seconds {
             Some(_) => u64::from(std::process::id()) << 20 | 1,
             None => 0x9E37_79B9_7F4A_7C15,
         });
-        let mut thrown = 0_u64;
-        while thrown < u64::from(count) || Instant::now() < end {
+        let mut inputs = 0_u64;
+        while inputs < u64::from(count) || Instant::now() < end {
             let input = mutate(&mut random, &seeds);
-            // The input that fails is in the message.
+            // The panic message includes the failing input.
             if let Err(panic) = std::panic::catch_unwind(|| target(&input)) {
                 panic!("{panic:?}: {:?}", String::from_utf8_lossy(&input));
             }
-            thrown += 1;
+            inputs += 1;
         }
-        println!("{thrown} inputs");
+        println!("{inputs} inputs");
     }
 
     #[test]
@@ -393,7 +401,11 @@ mod tests {
             r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"a/b","digest":"{digest}","size":7,{platform}}}]}}"#
         );
         let config = &manifest[manifest.find('\0').unwrap() + 1..];
-        throw(documents, &[manifest.as_bytes(), index.as_bytes(), config.as_bytes()], 2000);
+        run_random_inputs(
+            documents,
+            &[manifest.as_bytes(), index.as_bytes(), config.as_bytes()],
+            2000,
+        );
     }
 
     #[test]
@@ -408,7 +420,7 @@ mod tests {
             b"linux/arm/v7",
             digest,
         ];
-        throw(references, &seeds, 3000);
+        run_random_inputs(references, &seeds, 3000);
     }
 
     #[test]
@@ -419,7 +431,7 @@ mod tests {
             b"{\"token\":\"abc\",\"access_token\":null}",
             b"{\"errors\":[{\"code\":\"DENIED\",\"message\":\"no\"}]}",
         ];
-        throw(challenges, &seeds, 200);
+        run_random_inputs(challenges, &seeds, 200);
     }
 
     #[test]
@@ -428,7 +440,7 @@ mod tests {
             b"root:x:0:0:root:/root:/bin/sh\napp:x:7:8::/app:/bin/sh\n\0app:x:8:\naudio:x:29:app,b\n\0app:audio",
             b"7:x:70:70::/:/\n#x\n\0g:x:4294967295:7\n\x004294967295:7",
         ];
-        throw(accounts, &seeds, 3000);
+        run_random_inputs(accounts, &seeds, 3000);
     }
 
     #[test]
@@ -437,11 +449,11 @@ mod tests {
             (0..200_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         let mut forms: Vec<Vec<u8>> =
             [2, 3, 6, 7].map(|form| [&[form][..], &script].concat()).to_vec();
-        let tar = described(&script, Path::new("/nowhere"));
+        let tar = build_archive(&script, Path::new("/nowhere"));
         forms.push([&[0][..], &tar].concat());
         forms.push([&[1][..], &tar].concat());
         let forms: Vec<&[u8]> = forms.iter().map(Vec::as_slice).collect();
-        throw(layers, &forms, 60);
+        run_random_inputs(layers, &forms, 60);
         fs::remove_dir_all(scratch("layer")).unwrap();
     }
 
@@ -449,11 +461,11 @@ mod tests {
     fn random_archives() {
         let script: Vec<u8> =
             (0..200_u32).map(|n| (n.wrapping_mul(2_246_822_519) >> 11) as u8).collect();
-        let tar = described(&script, Path::new("/nowhere"));
+        let tar = build_archive(&script, Path::new("/nowhere"));
         let forms =
             [[&[2][..], &script].concat(), [&[0][..], &tar].concat(), [&[1][..], &tar].concat()];
         let forms: Vec<&[u8]> = forms.iter().map(Vec::as_slice).collect();
-        throw(archives, &forms, 60);
+        run_random_inputs(archives, &forms, 60);
         for name in ["store", "archive"] {
             fs::remove_dir_all(scratch(name)).unwrap();
         }

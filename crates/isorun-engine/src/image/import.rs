@@ -1,4 +1,4 @@
-//! Images from disk: an OCI layout, a docker archive, or a root filesystem.
+//! Imports images from disk: an OCI layout, a docker archive, or a root filesystem.
 
 mod archive;
 mod folder;
@@ -13,53 +13,53 @@ use serde_json::json;
 
 use self::archive::Contents;
 use super::compression::decompress;
-use super::digest::{self, Hasher, Hashing};
-use super::document::{Document, Plan, Platform};
+use super::digest::{self, Hasher, HashingReader};
+use super::document::{Document, ImagePlan, Platform};
 use super::error::{Error, Result};
 use super::limits::Limits;
-use super::progress::{Event, Progress};
+use super::progress::{Progress, ProgressEvent};
 use super::pull::blocking;
 use super::reference::Reference;
 use super::store::{Image, Store};
 
-/// What is imported. [`Source::find`] looks at it to find out.
+/// The source of an import. [`Source::find`] detects its format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Source {
-    /// An OCI layout: a folder, or a tar archive of one.
+    /// An OCI layout: a directory, or a tar archive of one.
     Layout(PathBuf),
-    /// What `docker save` writes.
+    /// An archive of `docker save`.
     Docker(PathBuf),
-    /// A root filesystem: a folder, or a tar archive of one.
+    /// A root filesystem: a directory, or a tar archive of one.
     Root(PathBuf),
 }
 
-/// How an image is imported.
+/// The options of an import.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct ImportOptions {
-    /// What it is called; by default what the archive calls it.
+    /// The reference of the image; by default the one in the archive.
     pub name: Option<Reference>,
-    /// Which one, if there are several: its name in the archive.
+    /// The name in the archive of the image to import, if it contains several.
     pub select: Option<String>,
-    /// What for; by default this machine.
+    /// The platform of the image; by default this machine's.
     pub platform: Platform,
-    /// How much at most.
+    /// The resource limits.
     pub limits: Limits,
 }
 
-/// What was found: the top document, the image, and what it calls itself.
-struct Found {
+/// An image in a source: the digest of its top-level document, its plan, and its name
+/// in the source.
+struct FoundImage {
     top: Digest,
-    plan: Plan,
+    plan: ImagePlan,
     name: Option<String>,
 }
 
 impl Source {
-    /// Finds out what a file or a folder is.
+    /// Detects the format of a file or a directory.
     pub fn find(path: &Path) -> Result<Self> {
-        let found =
-            std::fs::metadata(path).map_err(Error::at("open what is to be imported", path))?;
+        let found = std::fs::metadata(path).map_err(Error::at("open the import source", path))?;
         if found.is_dir() {
             let is_layout = path.join("oci-layout").is_file() && path.join("index.json").is_file();
             return Ok(if is_layout {
@@ -83,7 +83,7 @@ impl Source {
 }
 
 impl Source {
-    /// Reads what is to be imported, without unpacking it.
+    /// Reads the source, without unpacking it.
     #[cfg(feature = "fuzzing")]
     pub(super) fn fuzz_read(&self, store: &Store, options: &ImportOptions) -> Result<()> {
         match self {
@@ -96,15 +96,15 @@ impl Source {
 }
 
 impl Store {
-    /// Takes an image from disk.
+    /// Imports an image from disk.
     pub async fn import(
         &self,
         source: &Source,
         options: &ImportOptions,
         progress: &Progress,
     ) -> Result<Image> {
-        // Nothing of this is collected until the image has its name.
-        let _share = self.share().await?;
+        // Prevents garbage collection until the image is in the index.
+        let _lock = self.lock_shared().await?;
         let (store, wanted, given) = (self.clone(), source.clone(), options.clone());
         let found = blocking(move || match &wanted {
             Source::Layout(path) => layout::oci(&store, path, &given),
@@ -118,33 +118,33 @@ impl Store {
             (None, None) => {
                 return Err(Error::Reference {
                     input: String::new(),
-                    reason: "what is imported has no name of its own: give one".to_owned(),
+                    reason: "the import source contains no name: specify one".to_owned(),
                 });
             }
         };
         let plan = &found.plan;
-        progress.tell(Event::Found { layers: plan.layers.len(), bytes: plan.bytes });
-        self.complete(&reference, &found.top, plan, &options.limits, progress, |_| {
+        progress.report(ProgressEvent::Found { layers: plan.layers.len(), bytes: plan.bytes });
+        self.finish_image(&reference, &found.top, plan, &options.limits, progress, |_| {
             Box::pin(async { Ok(()) })
         })
         .await
     }
 }
 
-/// A root filesystem becomes an image of one layer.
-fn root(store: &Store, path: &Path, options: &ImportOptions) -> Result<Found> {
+/// Converts a root filesystem to an image of one layer.
+fn root(store: &Store, path: &Path, options: &ImportOptions) -> Result<FoundImage> {
     let limit = options.limits.unpacked;
     let (layer, size) = if path.is_dir() {
         let mut tar = store.scratch()?;
         folder::pack(path, &mut tar, &options.limits)?;
-        tar.seek(SeekFrom::Start(0)).map_err(Error::io("read a packed folder"))?;
+        tar.seek(SeekFrom::Start(0)).map_err(Error::io("read a packed directory"))?;
         store.ingest(tar, limit)?
     } else {
         store.ingest(open(path)?, limit)?
     };
     let diff = plain_digest(store.open_blob(&layer)?, limit)?;
     let config = json!({
-        "architecture": machine(&options.platform),
+        "architecture": architecture(&options.platform),
         "os": "linux",
         "config": {},
         "rootfs": { "type": "layers", "diff_ids": [diff] },
@@ -152,14 +152,14 @@ fn root(store: &Store, path: &Path, options: &ImportOptions) -> Result<Found> {
     synthesize(path, options, &config.to_string(), &[(layer, size)], None)
 }
 
-/// Makes a manifest for a configuration and layers that have none.
+/// Creates a manifest for a configuration and layers.
 fn synthesize(
     path: &Path,
     options: &ImportOptions,
     config: &str,
     layers: &[(Digest, u64)],
     name: Option<String>,
-) -> Result<Found> {
+) -> Result<FoundImage> {
     let layers: Vec<_> = layers
         .iter()
         .map(|(digest, size)| {
@@ -186,7 +186,7 @@ fn synthesize(
         return Err(Error::Malformed { what, reason: "it has no layers".to_owned() });
     };
     let top = digest::of(manifest.as_bytes());
-    let plan = Plan::new(
+    let plan = ImagePlan::new(
         &what,
         manifest.into_bytes(),
         top.clone(),
@@ -195,21 +195,22 @@ fn synthesize(
         &options.platform,
         &options.limits,
     )?;
-    Ok(Found { top, plan, name })
+    Ok(FoundImage { top, plan, name })
 }
 
-fn machine(platform: &Platform) -> String {
+/// Returns the architecture of a platform.
+fn architecture(platform: &Platform) -> String {
     platform.to_string().split('/').nth(1).unwrap_or_default().to_owned()
 }
 
-/// The digest of an archive without its compression.
+/// Computes the digest of the uncompressed archive.
 fn plain_digest(compressed: impl Read, limit: u64) -> Result<Digest> {
     let broken = |error: std::io::Error| Error::Malformed {
         what: "the archive".to_owned(),
-        reason: format!("its compression is broken ({error})"),
+        reason: format!("its compression is corrupt ({error})"),
     };
     let plain = decompress(compressed).map_err(broken)?;
-    let mut hashing = Hashing::new(plain.take(limit.saturating_add(1)), Hasher::sha256());
+    let mut hashing = HashingReader::new(plain.take(limit.saturating_add(1)), Hasher::sha256());
     let size = std::io::copy(&mut hashing, &mut std::io::sink()).map_err(broken)?;
     if size > limit {
         return Err(Error::TooLarge {
@@ -221,13 +222,13 @@ fn plain_digest(compressed: impl Read, limit: u64) -> Result<Digest> {
 }
 
 fn open(path: &Path) -> Result<File> {
-    File::open(path).map_err(Error::at("open what is to be imported", path))
+    File::open(path).map_err(Error::at("open the import source", path))
 }
 
-/// Where the files of a layout or an archive are read from.
+/// Opens the files of a layout or an archive.
 fn contents(store: &Store, path: &Path, limits: &Limits) -> Result<Contents> {
     if path.is_dir() {
-        return Contents::folder(path);
+        return Contents::directory(path);
     }
     Contents::archive(store, open(path)?, limits)
 }

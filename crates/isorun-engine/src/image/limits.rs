@@ -1,36 +1,37 @@
-//! How much of an image is accepted.
+//! Resource limits of pulls, imports and unpacking.
 
 use std::time::Duration;
 
-/// Bounds on what a registry or an archive may make this machine do.
+/// Limits on the resources that a registry or an archive can consume on this machine.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Bytes of a manifest, an index, a configuration or a token: 4 MiB.
+    /// The bytes of a manifest, an index, a configuration or a token: 4 MiB.
     pub document: u64,
-    /// Layers of an image: 512.
+    /// The number of layers of an image: 512.
     pub layers: usize,
-    /// Bytes of all compressed layers together: 16 GiB.
+    /// The bytes of all compressed layers together: 16 GiB.
     pub download: u64,
-    /// Bytes of all layers together once decompressed: 32 GiB.
+    /// The bytes of all uncompressed layers together: 32 GiB.
     pub unpacked: u64,
-    /// Entries of all layers together: 2,000,000.
+    /// The number of entries of all layers together: 2,000,000.
     pub entries: u64,
-    /// Bytes of a path within a layer: 4096. A name in it has at most 255.
+    /// The bytes of a path within a layer: 4096. A name in it has at most 255.
     pub path: usize,
-    /// Bytes of an extension header: long names, extended attributes: 1 MiB.
+    /// The bytes of an extension header, for long names and extended attributes:
+    /// 1 MiB.
     pub extension: u64,
-    /// Tries of one request that failed for a reason that may pass: 5.
+    /// The number of attempts of a request that fails for a transient reason: 5.
     pub tries: u32,
-    /// Time until a connection stands: 10 s.
+    /// The timeout for connecting: 10 s.
     pub connect: Duration,
-    /// Time without a byte: 30 s.
+    /// The timeout without received bytes: 30 s.
     pub idle: Duration,
-    /// Time for a document or a token: 60 s.
+    /// The timeout of a request for a document or a token: 60 s.
     pub request: Duration,
-    /// Time for all of a pull: 30 min.
+    /// The timeout of a complete pull: 30 min.
     pub pull: Duration,
-    /// Layers that are fetched at once: 4.
+    /// The number of layers that are fetched in parallel: 4.
     pub parallel: usize,
 }
 

@@ -1,75 +1,76 @@
-//! What a pull or an import tells while it runs.
+//! Progress events of a pull or an import.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Something that has happened.
+/// A progress event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Event {
-    /// The image is known: so many layers, so many compressed bytes.
+pub enum ProgressEvent {
+    /// The manifest was read.
     Found {
-        /// Layers.
+        /// The number of layers.
         layers: usize,
-        /// Bytes of all layers, compressed.
+        /// The bytes of all compressed layers.
         bytes: u64,
     },
-    /// A layer is being fetched; `done` bytes of it were there from before.
+    /// A layer is being fetched; `done` bytes of it were fetched before.
     Fetching {
-        /// Its digest.
+        /// The digest of the layer.
         layer: String,
-        /// All of its bytes.
+        /// The size of the layer, in bytes.
         bytes: u64,
-        /// Those that are there.
+        /// The bytes that are already stored.
         done: u64,
     },
-    /// More of a layer has come.
+    /// A part of a layer was received.
     Fetched {
-        /// Its digest.
+        /// The digest of the layer.
         layer: String,
-        /// How many bytes.
+        /// The number of bytes received.
         bytes: u64,
     },
-    /// A layer is there, verified.
+    /// A layer is stored and verified.
     Complete {
-        /// Its digest.
+        /// The digest of the layer.
         layer: String,
     },
     /// A layer is being unpacked.
     Unpacking {
-        /// Its digest.
+        /// The digest of the layer.
         layer: String,
     },
     /// A layer is unpacked.
     Unpacked {
-        /// Its digest.
+        /// The digest of the layer.
         layer: String,
     },
-    /// Something failed that may pass, and is tried again.
+    /// A transient failure; the request is retried.
     Retry {
-        /// What was tried.
+        /// The object of the request.
         what: String,
-        /// Why it failed.
+        /// The reason of the failure.
         reason: String,
     },
 }
 
-/// Hears of progress. May be called from any thread, and should return soon.
+/// A receiver of progress events. It may be called from any thread, and should
+/// return soon.
 #[derive(Clone)]
-pub struct Progress(Arc<dyn Fn(Event) + Send + Sync>);
+pub struct Progress(Arc<dyn Fn(ProgressEvent) + Send + Sync>);
 
 impl Progress {
-    /// One that calls a function.
-    pub fn new(hear: impl Fn(Event) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(hear))
+    /// Creates a receiver that calls a function.
+    pub fn new(callback: impl Fn(ProgressEvent) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(callback))
     }
 
-    /// One that nobody hears.
+    /// Creates a receiver that discards all events.
     pub fn none() -> Self {
         Self::new(|_| {})
     }
 
-    pub(crate) fn tell(&self, event: Event) {
+    pub(crate) fn report(&self, event: ProgressEvent) {
         (self.0)(event);
     }
 }

@@ -1,5 +1,5 @@
-//! Pulls an image: documents first, then layers side by side, each unpacked as
-//! soon as it and those below it are there.
+//! Pulls an image: documents first, then layers in parallel, each unpacked as soon
+//! as it and those below it are complete.
 
 use std::sync::Arc;
 
@@ -11,33 +11,33 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::digest;
-use super::document::{self, Document, Layer, Plan, Platform};
+use super::document::{self, Document, ImagePlan, Layer, Platform};
 use super::error::{Error, Result};
 use super::limits::Limits;
-use super::progress::{Event, Progress};
+use super::progress::{Progress, ProgressEvent};
 use super::reference::Reference;
-use super::registry::{Registries, Repository, Tries};
-use super::store::{Append, Building, Entry, Image, Lock, Store};
-use super::unpack::Stop;
+use super::registry::{Registries, Repository, Retries};
+use super::store::{Entry, Image, Lock, PartialWriter, RootBuilder, Store};
+use super::unpack::CancelFlag;
 
-/// Bytes of a layer by which a broken connection has got somewhere.
-const PROGRESS: u64 = 1 << 20;
+/// The progress of an interrupted attempt, in bytes, that resets the retry count.
+const MIN_PROGRESS_BYTES: u64 = 1 << 20;
 
-/// How an image is pulled.
+/// The options of a pull.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct PullOptions {
-    /// Where from.
+    /// The registries and their credentials.
     pub registries: Registries,
-    /// What for; by default this machine.
+    /// The platform of the image; by default this machine's.
     pub platform: Platform,
-    /// How much at most.
+    /// The resource limits.
     pub limits: Limits,
 }
 
 impl Store {
-    /// Fetches an image, or what is missing of it, and unpacks it. Dropping the
-    /// future ends the work; what was fetched until then is not fetched again.
+    /// Fetches the missing parts of an image and unpacks it. Dropping the future
+    /// cancels the pull; a later one resumes with the bytes that were fetched.
     pub async fn pull(
         &self,
         reference: &Reference,
@@ -51,66 +51,66 @@ impl Store {
         }
     }
 
-    /// Unpacks the layers of a plan, unless that was done before, and gives the
-    /// image its name. `ready` waits for a layer's blob to be there.
-    pub(super) async fn complete<'a>(
+    /// Unpacks the layers of a plan, unless they already are, and adds the image to
+    /// the index. `ready` waits until a layer's blob is complete.
+    pub(super) async fn finish_image<'a>(
         &'a self,
         reference: &Reference,
         top: &oci_spec::image::Digest,
-        plan: &'a Plan,
+        plan: &'a ImagePlan,
         limits: &Limits,
         progress: &Progress,
         ready: impl Fn(usize) -> BoxFuture<'a, Result<()>>,
     ) -> Result<Image> {
-        let making = self.making("root", &plan.chain).await?;
-        if self.has_root(&plan.chain)? {
+        let build_lock = self.lock_build("root", &plan.chain_id).await?;
+        if self.has_root(&plan.chain_id)? {
             for at in 0..plan.layers.len() {
                 ready(at).await?;
             }
         } else {
             self.unpack(plan, limits, progress, &ready).await?;
         }
-        drop(making);
-        self.keep_document(&plan.manifest_digest, &plan.manifest)?;
-        self.keep_document(&plan.config_digest, &plan.config)?;
+        drop(build_lock);
+        self.put_document(&plan.manifest_digest, &plan.manifest)?;
+        self.put_document(&plan.config_digest, &plan.config)?;
         let mut entry = Entry {
             reference: reference.to_string(),
             digest: top.clone(),
             manifest: plan.manifest_digest.clone(),
             config: plan.config_digest.clone(),
             layers: plan.layers.iter().map(|layer| layer.digest.clone()).collect(),
-            chain: plan.chain.clone(),
+            chain_id: plan.chain_id.clone(),
             compressed: plan.bytes,
             size: 0,
             created: 0,
         };
-        let image = self.image(reference, &entry)?;
+        let image = self.open_image(reference, &entry)?;
         entry.size = image.size;
-        self.name(entry).await?;
+        self.add_to_index(entry).await?;
         Ok(image)
     }
 }
 
 impl Store {
-    /// Unpacks all layers into a folder, and puts it into place.
+    /// Unpacks all layers into a directory, and publishes it under its ChainID.
     async fn unpack<'a>(
         &self,
-        plan: &Plan,
+        plan: &ImagePlan,
         limits: &Limits,
         progress: &Progress,
         ready: &impl Fn(usize) -> BoxFuture<'a, Result<()>>,
     ) -> Result<()> {
-        let stop = Stop::default();
-        let _stop = StopOnDrop(stop.clone());
-        let mut building = self.build_root(&plan.chain, limits, stop)?;
+        let cancel = CancelFlag::default();
+        let _cancel = CancelOnDrop(cancel.clone());
+        let mut building = self.build_root(&plan.chain_id, limits, cancel)?;
         for (at, layer) in plan.layers.iter().enumerate() {
             let mut outcome = ready(at).await;
             if outcome.is_ok() {
                 let (store, layer, progress) = (self.clone(), layer.clone(), progress.clone());
                 (building, outcome) = blocking(move || {
-                    progress.tell(Event::Unpacking { layer: layer.digest.to_string() });
+                    progress.report(ProgressEvent::Unpacking { layer: layer.digest.to_string() });
                     let outcome = unpack(&store, &mut building, &layer);
-                    progress.tell(Event::Unpacked { layer: layer.digest.to_string() });
+                    progress.report(ProgressEvent::Unpacked { layer: layer.digest.to_string() });
                     Ok((building, outcome))
                 })
                 .await?;
@@ -137,36 +137,37 @@ async fn pull(
     let limits = &options.limits;
     let repository = Arc::new(Repository::new(reference, &options.registries, limits, progress)?);
     let (top, plan) = plan(&repository, reference, options).await?;
-    progress.tell(Event::Found { layers: plan.layers.len(), bytes: plan.bytes });
+    progress.report(ProgressEvent::Found { layers: plan.layers.len(), bytes: plan.bytes });
     let digests = plan.layers.iter().map(|layer| &layer.digest);
-    let _work = store
-        .work(digests.chain([&top, &plan.manifest_digest, &plan.config_digest, &plan.chain]))
+    let _guard = store
+        .protect(digests.chain([&top, &plan.manifest_digest, &plan.config_digest, &plan.chain_id]))
         .await?;
 
-    // A layer that comes twice is fetched once.
-    let mut fetches: Vec<Arc<Fetch>> = Vec::new();
-    let turns = Arc::new(Semaphore::new(limits.parallel.max(1)));
+    // A layer that is listed twice is fetched once.
+    let mut fetches: Vec<Arc<FetchTask>> = Vec::new();
+    let permits = Arc::new(Semaphore::new(limits.parallel.max(1)));
     for layer in &plan.layers {
         let known = fetches.iter().find(|fetch| fetch.digest == layer.digest).cloned();
         fetches.push(known.unwrap_or_else(|| {
-            Arc::new(Fetch::begin(store, &repository, layer, progress, &turns))
+            Arc::new(FetchTask::start(store, &repository, layer, progress, &permits))
         }));
     }
     let fetches = &fetches;
     store
-        .complete(reference, &top, &plan, limits, progress, |at| {
+        .finish_image(reference, &top, &plan, limits, progress, |at| {
             let fetch = fetches[at].clone();
             Box::pin(async move { fetch.wait().await })
         })
         .await
 }
 
-/// Finds out what an image consists of.
+/// Fetches and validates the manifest and the configuration of an image. Returns the
+/// digest that the reference stands for, too.
 async fn plan(
     repository: &Repository,
     reference: &Reference,
     options: &PullOptions,
-) -> Result<(oci_spec::image::Digest, Plan)> {
+) -> Result<(oci_spec::image::Digest, ImagePlan)> {
     let what = format!("the manifest of {reference}");
     let name = reference.digest().or(reference.tag()).unwrap_or("latest");
     let bytes = repository.manifest(&what, name).await?;
@@ -191,7 +192,7 @@ async fn plan(
                 Document::Index(_) => {
                     return Err(Error::Unsupported {
                         what,
-                        reason: "it is an index within an index".to_owned(),
+                        reason: "it is an index nested in an index".to_owned(),
                     });
                 }
             }
@@ -199,7 +200,7 @@ async fn plan(
     };
     document::check_manifest(&manifest, &options.limits)?;
     let config = config(repository, reference, &manifest, &options.limits).await?;
-    let plan = Plan::new(
+    let plan = ImagePlan::new(
         &reference.to_string(),
         bytes,
         digest,
@@ -227,165 +228,171 @@ async fn config(
     Ok(bytes)
 }
 
-/// A layer on its way.
-struct Fetch {
+/// A task that fetches a layer.
+struct FetchTask {
     digest: oci_spec::image::Digest,
-    task: tokio::sync::Mutex<State>,
+    task: tokio::sync::Mutex<FetchState>,
     abort: tokio::task::AbortHandle,
 }
 
-enum State {
+enum FetchState {
     Running(JoinHandle<Result<()>>),
     Done,
 }
 
-impl Fetch {
-    fn begin(
+impl FetchTask {
+    fn start(
         store: &Store,
         repository: &Arc<Repository>,
         layer: &Layer,
         progress: &Progress,
-        turns: &Arc<Semaphore>,
+        permits: &Arc<Semaphore>,
     ) -> Self {
         let digest = layer.digest.clone();
-        let job = Job {
+        let fetcher = LayerFetcher {
             store: store.clone(),
             repository: repository.clone(),
             layer: layer.clone(),
             progress: progress.clone(),
         };
-        let turns = turns.clone();
+        let permits = permits.clone();
         let task = tokio::spawn(async move {
-            let _turn = turns.acquire().await.map_err(|_| Error::Cancelled)?;
-            job.fetch().await
+            let _permit = permits.acquire().await.map_err(|_| Error::Cancelled)?;
+            fetcher.fetch().await
         });
         let abort = task.abort_handle();
-        Self { digest, task: tokio::sync::Mutex::new(State::Running(task)), abort }
+        Self { digest, task: tokio::sync::Mutex::new(FetchState::Running(task)), abort }
     }
 
     async fn wait(&self) -> Result<()> {
         let mut state = self.task.lock().await;
-        let State::Running(task) = &mut *state else { return Ok(()) };
+        let FetchState::Running(task) = &mut *state else { return Ok(()) };
         let outcome = match task.await {
             Ok(outcome) => outcome,
-            Err(error) => return Err(crashed(error)),
+            Err(error) => return Err(join_error(error)),
         };
-        *state = State::Done;
+        *state = FetchState::Done;
         outcome
     }
 }
 
-impl Drop for Fetch {
+impl Drop for FetchTask {
     fn drop(&mut self) {
         self.abort.abort();
     }
 }
 
-/// How an attempt to fetch a layer fails.
-enum Failed {
-    /// The request has been repeated as often as it may.
-    Finally(Error),
-    /// What came in answer to it: the next attempt may fare better.
-    Here(Error),
+/// The error of one attempt to fetch a layer.
+enum AttemptError {
+    /// The request has exhausted its own retries.
+    Final(Error),
+    /// Receiving the response failed: another attempt may succeed.
+    Retryable(Error),
 }
 
-/// Fetches one layer.
-struct Job {
+/// A fetcher of one layer.
+struct LayerFetcher {
     store: Store,
     repository: Arc<Repository>,
     layer: Layer,
     progress: Progress,
 }
 
-impl Job {
+impl LayerFetcher {
     async fn fetch(&self) -> Result<()> {
         let Layer { name, digest, size, .. } = &self.layer;
-        // Somebody else may be at it; then it is there in the end.
-        let making = Arc::new(self.store.making("blob", digest).await?);
+        // Another process may be fetching it; then it is complete afterwards.
+        let build_lock = Arc::new(self.store.lock_build("blob", digest).await?);
         let layer = digest.to_string();
         if !self.store.has_blob(digest, *size) {
-            let mut tries = Tries::new(&self.repository, name);
+            let mut retries = Retries::new(&self.repository, name);
             let partial = self.store.partial(digest);
-            let mut anew = false;
+            let mut restart = false;
             loop {
                 let before = partial.len();
-                let offset = if anew || before > *size { 0 } else { before };
-                let error = match self.attempt(offset, &making).await {
+                let offset = if restart || before > *size { 0 } else { before };
+                let error = match self.attempt(offset, &build_lock).await {
                     Ok(()) => break,
-                    // What was there from before may have been damaged.
-                    Err(Failed::Here(Error::Digest { .. })) if offset > 0 && !anew => {
-                        anew = true;
+                    // The bytes of an earlier attempt may have been corrupt.
+                    Err(AttemptError::Retryable(Error::Digest { .. }))
+                        if offset > 0 && !restart =>
+                    {
+                        restart = true;
                         continue;
                     }
-                    Err(Failed::Here(error)) => error,
-                    Err(Failed::Finally(error)) => return Err(error),
+                    Err(AttemptError::Retryable(error)) => error,
+                    Err(AttemptError::Final(error)) => return Err(error),
                 };
                 if matches!(error, Error::TooLarge { .. }) {
                     partial.discard();
                 }
-                // A bad connection that gets somewhere is good enough.
-                if partial.len() >= before + PROGRESS {
-                    tries = Tries::new(&self.repository, name);
+                // A bad connection that makes progress is not a failure.
+                if partial.len() >= before + MIN_PROGRESS_BYTES {
+                    retries = Retries::new(&self.repository, name);
                 }
-                tries.again(error, None).await?;
+                retries.wait_or_fail(error, None).await?;
             }
         }
-        self.progress.tell(Event::Complete { layer });
+        self.progress.report(ProgressEvent::Complete { layer });
         Ok(())
     }
 
-    async fn attempt(&self, offset: u64, making: &Arc<Lock>) -> Result<(), Failed> {
+    async fn attempt(&self, offset: u64, build_lock: &Arc<Lock>) -> Result<(), AttemptError> {
         let Layer { name, digest, size, .. } = &self.layer;
         let layer = digest.to_string();
         let (mut response, offset) = if offset == *size {
-            // All of it is there but for the check.
+            // All bytes are stored, but not yet verified.
             (None, offset)
         } else {
             let response = self.repository.blob(name, &layer, offset).await;
-            let response = response.map_err(Failed::Finally)?;
+            let response = response.map_err(AttemptError::Final)?;
             let resumed = response.status() == StatusCode::PARTIAL_CONTENT;
             (Some(response), if resumed { offset } else { 0 })
         };
-        self.progress.tell(Event::Fetching { layer: layer.clone(), bytes: *size, done: offset });
-        let (sender, writer) = self.writer(offset, making.clone());
-        let fed = match &mut response {
-            Some(response) => self.feed(response, offset, &sender).await,
+        self.progress.report(ProgressEvent::Fetching {
+            layer: layer.clone(),
+            bytes: *size,
+            done: offset,
+        });
+        let (sender, writer) = self.spawn_writer(offset, build_lock.clone());
+        let received = match &mut response {
+            Some(response) => self.receive(response, offset, &sender).await,
             None => Ok(()),
         };
         drop(sender);
-        let written = writer.await.map_err(|error| Failed::Finally(crashed(error)))?;
-        let append = match (fed, written) {
-            // The disk's trouble is the cause of the other one.
-            (_, Err(error)) | (Err(error), _) => return Err(Failed::Here(error)),
+        let written = writer.await.map_err(|error| AttemptError::Final(join_error(error)))?;
+        let append = match (received, written) {
+            // A failed write also ends the download, so it is the cause.
+            (_, Err(error)) | (Err(error), _) => return Err(AttemptError::Retryable(error)),
             (Ok(()), Ok(append)) => append,
         };
         if append.len() < *size {
-            return Err(Failed::Here(Error::Unreachable {
+            return Err(AttemptError::Retryable(Error::Unreachable {
                 registry: self.repository.registry().to_owned(),
                 what: name.clone(),
-                reason: format!("it ends after {} of {size} bytes", append.len()),
+                reason: format!("the response ends after {} of {size} bytes", append.len()),
             }));
         }
-        let (name, making) = (name.clone(), making.clone());
+        let (name, build_lock) = (name.clone(), build_lock.clone());
         blocking(move || {
-            let _making = making;
+            let _build_lock = build_lock;
             append.commit(&name)
         })
         .await
-        .map_err(Failed::Here)
+        .map_err(AttemptError::Retryable)
     }
 
-    /// Writes and hashes on a thread of its own. What was written stays there,
-    /// also if this pull ends.
-    fn writer(
+    /// Writes and hashes the received bytes on a blocking thread. The written bytes
+    /// are kept if the pull is cancelled.
+    fn spawn_writer(
         &self,
         offset: u64,
-        making: Arc<Lock>,
-    ) -> (mpsc::Sender<Bytes>, JoinHandle<Result<Append>>) {
+        build_lock: Arc<Lock>,
+    ) -> (mpsc::Sender<Bytes>, JoinHandle<Result<PartialWriter>>) {
         let (sender, mut receiver) = mpsc::channel::<Bytes>(32);
         let partial = self.store.partial(&self.layer.digest);
         let writer = spawn_blocking(move || {
-            let _making = making;
+            let _build_lock = build_lock;
             let mut append = partial.append(offset)?;
             while let Some(bytes) = receiver.blocking_recv() {
                 append.write(&bytes)?;
@@ -395,7 +402,8 @@ impl Job {
         (sender, writer)
     }
 
-    async fn feed(
+    /// Receives the body of a response and sends it to the writer.
+    async fn receive(
         &self,
         response: &mut reqwest::Response,
         offset: u64,
@@ -403,46 +411,48 @@ impl Job {
     ) -> Result<()> {
         let Layer { name, digest, size, .. } = &self.layer;
         let mut left = size - offset;
-        let longer = || Error::TooLarge {
-            what: format!("{name}: the registry sends more than the manifest says, which"),
+        let too_large = || Error::TooLarge {
+            what: format!("{name}: the registry sends more than the size in the manifest, which"),
             limit: format!("{size} bytes"),
         };
         if response.content_length().is_some_and(|length| length > left) {
-            return Err(longer());
+            return Err(too_large());
         }
         loop {
             let chunk = response.chunk().await;
-            let Some(chunk) = chunk.map_err(|error| self.repository.unreachable(name, &error))?
+            let Some(chunk) =
+                chunk.map_err(|error| self.repository.transport_error(name, &error))?
             else {
                 return Ok(());
             };
             let count = chunk.len() as u64;
-            left = left.checked_sub(count).ok_or_else(longer)?;
+            left = left.checked_sub(count).ok_or_else(too_large)?;
             if sender.send(chunk).await.is_err() {
-                // The writer has failed, and says why.
+                // The writer has failed, and returns the cause.
                 return Ok(());
             }
-            self.progress.tell(Event::Fetched { layer: digest.to_string(), bytes: count });
+            self.progress
+                .report(ProgressEvent::Fetched { layer: digest.to_string(), bytes: count });
         }
     }
 }
 
-/// Unpacks one layer onto those below it, and checks that it was that layer.
-fn unpack(store: &Store, building: &mut Building, layer: &Layer) -> Result<()> {
+/// Unpacks one layer onto those below it, and verifies its DiffID.
+fn unpack(store: &Store, building: &mut RootBuilder, layer: &Layer) -> Result<()> {
     let blob = store.open_blob(&layer.digest)?;
     let unpacked = building
         .unpacker()?
-        .layer(&layer.name, blob, &layer.diff)
-        .and_then(|diff| digest::same(&layer.name, &layer.diff, &diff));
+        .apply_layer(&layer.name, blob, &layer.diff_id)
+        .and_then(|diff| digest::same(&layer.name, &layer.diff_id, &diff));
     match unpacked {
         Err(error @ (Error::Layer { .. } | Error::Digest { .. }))
-            // The image's fault, or the disk's?
-            if !store.blob_holds(&layer.digest)? =>
+            // Is the image invalid, or was the blob corrupted on disk?
+            if !store.blob_is_intact(&layer.digest)? =>
         {
-            store.drop_blob(&layer.digest)?;
+            store.remove_blob(&layer.digest)?;
             Err(Error::Damaged {
                 what: format!(
-                    "{} was damaged on disk and is removed; pull or import the image again \
+                    "{} was corrupt on disk and has been removed; pull or import the image again \
                      ({error})",
                     layer.name
                 ),
@@ -452,28 +462,29 @@ fn unpack(store: &Store, building: &mut Building, layer: &Layer) -> Result<()> {
     }
 }
 
-/// Stops what runs on another thread when nobody waits for it any more.
-struct StopOnDrop(Stop);
+/// A guard that cancels the work of another thread when it is dropped.
+struct CancelOnDrop(CancelFlag);
 
-impl Drop for StopOnDrop {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.0.now();
+        self.0.cancel();
     }
 }
 
-/// Runs what blocks on a thread for that.
+/// Runs blocking work on a blocking thread.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    spawn_blocking(work).await.map_err(crashed)?
+    spawn_blocking(work).await.map_err(join_error)?
 }
 
-fn crashed(error: tokio::task::JoinError) -> Error {
+/// Converts the error of a task that panicked or was cancelled.
+fn join_error(error: tokio::task::JoinError) -> Error {
     if error.is_cancelled() {
         return Error::Cancelled;
     }
     Error::Io {
-        what: "finish work on an image".to_owned(),
+        what: "complete the operation on an image".to_owned(),
         path: None,
         source: std::io::Error::other(error),
     }

@@ -1,16 +1,16 @@
-//! The name of an image, in full.
+//! Image references.
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::error::{Error, Result};
 
-/// Names are shorter than this, digest included.
-const LONGEST: usize = 512;
+/// The largest length of a reference, digest included, in bytes.
+const MAX_REFERENCE_BYTES: usize = 512;
 
-/// Which image: registry, repository, and a tag or a digest or both.
+/// A reference to an image: registry, repository, and a tag or a digest or both.
 ///
-/// What is left out is filled in as everywhere: `python` is
+/// Omitted parts have the usual defaults: `python` is
 /// `docker.io/library/python:latest`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reference {
@@ -21,27 +21,27 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// The host, and perhaps the port, of the registry.
+    /// Returns the host, and the port if there is one, of the registry.
     pub fn registry(&self) -> &str {
         &self.registry
     }
 
-    /// The path of the image within its registry.
+    /// Returns the path of the image within its registry.
     pub fn repository(&self) -> &str {
         &self.repository
     }
 
-    /// The tag; if there is a digest, too, it decides.
+    /// Returns the tag. A digest, if there is one, takes precedence.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
 
-    /// The digest that the image must have.
+    /// Returns the digest that the image must have.
     pub fn digest(&self) -> Option<&str> {
         self.digest.as_deref()
     }
 
-    /// As short as people write it: `python:3.12`.
+    /// Returns the familiar form, without the default registry: `python:3.12`.
     pub fn short(&self) -> String {
         let full = self.to_string();
         let short = full.strip_prefix("docker.io/").unwrap_or(&full);
@@ -53,22 +53,25 @@ impl FromStr for Reference {
     type Err = Error;
 
     fn from_str(input: &str) -> Result<Self> {
-        let wrong = |reason: &str| Error::Reference {
+        let invalid = |reason: &str| Error::Reference {
             input: input.chars().take(100).flat_map(char::escape_debug).collect(),
             reason: reason.to_owned(),
         };
-        if input.len() > LONGEST {
-            return Err(wrong("it is too long"));
+        if input.len() > MAX_REFERENCE_BYTES {
+            return Err(invalid(&format!(
+                "it has {} bytes, over the limit of {MAX_REFERENCE_BYTES}",
+                input.len()
+            )));
         }
         if input.bytes().any(|byte| byte.is_ascii_uppercase())
             && input.split(['/', ':', '@']).next().is_some_and(|name| {
                 name.bytes().any(|byte| byte.is_ascii_uppercase()) && !name.contains('.')
             })
         {
-            return Err(wrong("names of images are lower case"));
+            return Err(invalid("image references are lower case"));
         }
         let parsed = oci_spec::distribution::Reference::from_str(input)
-            .map_err(|error| wrong(&format!("{error}; an example: ghcr.io/owner/name:tag")))?;
+            .map_err(|error| invalid(&format!("{error}; an example: ghcr.io/owner/name:tag")))?;
         Ok(Self {
             registry: parsed.registry().to_owned(),
             repository: parsed.repository().to_owned(),

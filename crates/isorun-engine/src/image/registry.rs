@@ -1,11 +1,11 @@
-//! The pulling half of the OCI distribution protocol.
+//! A client for pulls by the OCI distribution protocol.
 //!
-//! The types of its documents, names and challenges are those of `oci-spec` and
-//! `http-auth`, HTTP is `reqwest`'s. What is here is the order of requests, and
-//! the distrust: a registry's answers are bounded in size and time, and tell
-//! nothing but what the protocol has for it. `oci-client` reads manifests,
-//! tokens and error pages whole, whatever their size, and asks anonymously when
-//! authentication has failed; so it is not used.
+//! The types of documents, references and challenges are those of `oci-spec` and
+//! `http-auth`; `reqwest` implements HTTP. This module implements the sequence of
+//! requests, and treats registries as untrusted: responses are bounded in size and
+//! time, and of an error response only the codes of the protocol are used.
+//! `oci-client` is not used, because it reads manifests, tokens and error pages of
+//! any size, and falls back to anonymous requests when authentication fails.
 
 mod auth;
 mod settings;
@@ -19,26 +19,27 @@ use tokio::sync::Mutex;
 use self::settings::Endpoint;
 use super::error::{Error, Result};
 use super::limits::Limits;
-use super::progress::{Event, Progress};
+use super::progress::{Progress, ProgressEvent};
 use super::reference::Reference;
 
-pub use self::settings::{Credentials, Registries};
+pub use self::settings::{Registries, RegistryCredentials};
 
-/// Bytes of an error page that are looked at.
-const ERROR_PAGE: u64 = 64 << 10;
+/// The largest body of an error response that is parsed, in bytes.
+const MAX_ERROR_BODY_BYTES: u64 = 64 << 10;
 
-/// One repository of a registry.
+/// A client for one repository of a registry.
 pub(crate) struct Repository {
     http: reqwest::Client,
     endpoint: Endpoint,
     reference: Reference,
     limits: Limits,
     progress: Progress,
-    /// What the next request carries.
+    /// The `Authorization` header of the next request.
     authorization: Mutex<Option<HeaderValue>>,
 }
 
 impl Repository {
+    /// Creates the client. The registry must be allowed.
     pub(crate) fn new(
         reference: &Reference,
         registries: &Registries,
@@ -50,11 +51,11 @@ impl Repository {
             .user_agent(concat!("isorun/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(limits.connect)
             .read_timeout(limits.idle)
-            .redirect(redirect::Policy::custom(follow))
+            .redirect(redirect::Policy::custom(check_redirect))
             .referer(false)
             .build()
             .map_err(|error| Error::Io {
-                what: "set up HTTP".to_owned(),
+                what: "create an HTTP client".to_owned(),
                 path: None,
                 source: std::io::Error::other(error),
             })?;
@@ -69,20 +70,20 @@ impl Repository {
         })
     }
 
-    /// A manifest or an index, by tag or by digest: its bytes.
+    /// Fetches the bytes of a manifest or an index, by tag or by digest.
     pub(crate) async fn manifest(&self, what: &str, name: &str) -> Result<Vec<u8>> {
         let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static(super::document::ACCEPTED));
-        self.document(what, &format!("manifests/{name}"), headers).await
+        headers.insert(ACCEPT, HeaderValue::from_static(super::document::MANIFEST_MEDIA_TYPES));
+        self.fetch_document(what, &format!("manifests/{name}"), headers).await
     }
 
-    /// A small blob.
+    /// Fetches the bytes of a configuration.
     pub(crate) async fn config(&self, what: &str, digest: &str) -> Result<Vec<u8>> {
-        self.document(what, &format!("blobs/{digest}"), HeaderMap::new()).await
+        self.fetch_document(what, &format!("blobs/{digest}"), HeaderMap::new()).await
     }
 
-    /// A blob from `offset` on. If the registry ignores that, the answer's
-    /// status is 200, and it begins at 0.
+    /// Requests a blob from `offset` on. If the registry ignores the range, the
+    /// response has the status 200 and starts at 0.
     pub(crate) async fn blob(&self, what: &str, digest: &str, offset: u64) -> Result<Response> {
         let mut headers = HeaderMap::new();
         if offset > 0
@@ -93,27 +94,28 @@ impl Repository {
         self.get(what, &format!("blobs/{digest}"), &headers).await
     }
 
-    /// For messages.
+    /// Returns the host of the registry, for messages.
     pub(crate) fn registry(&self) -> &str {
         &self.endpoint.name
     }
 
-    async fn document(&self, what: &str, path: &str, headers: HeaderMap) -> Result<Vec<u8>> {
-        let mut tries = Tries::new(self, what);
+    /// Fetches a document, with retries of the request and of reading the body.
+    async fn fetch_document(&self, what: &str, path: &str, headers: HeaderMap) -> Result<Vec<u8>> {
+        let mut retries = Retries::new(self, what);
         loop {
             let response = self.get(what, path, &headers).await?;
-            match self.read(what, response).await {
-                Err(error) if passes(&error) => tries.again(error, None).await?,
+            match self.read_document(what, response).await {
+                Err(error) if is_transient(&error) => retries.wait_or_fail(error, None).await?,
                 other => return other,
             }
         }
     }
 
-    async fn read(&self, what: &str, response: Response) -> Result<Vec<u8>> {
-        let read = bounded(response, self.limits.document);
+    async fn read_document(&self, what: &str, response: Response) -> Result<Vec<u8>> {
+        let read = read_bounded(response, self.limits.document);
         let bytes = match tokio::time::timeout(self.limits.request, read).await {
-            Ok(read) => read.map_err(|error| self.unreachable(what, &error))?,
-            Err(_) => return Err(self.timeout(what)),
+            Ok(read) => read.map_err(|error| self.transport_error(what, &error))?,
+            Err(_) => return Err(self.timeout_error(what)),
         };
         bytes.ok_or_else(|| Error::TooLarge {
             what: what.to_owned(),
@@ -121,11 +123,11 @@ impl Repository {
         })
     }
 
-    /// A request with all that may have to be repeated: once for
-    /// authentication, and some times for what may pass.
+    /// Sends a request, repeating it once after authentication, and several times
+    /// after transient failures.
     async fn get(&self, what: &str, path: &str, headers: &HeaderMap) -> Result<Response> {
         let url = self.endpoint.url(&format!("{}/{path}", self.endpoint.repository))?;
-        let mut tries = Tries::new(self, what);
+        let mut retries = Retries::new(self, what);
         let mut authenticated = false;
         loop {
             let mut request = self.http.get(url.clone()).headers(headers.clone());
@@ -136,11 +138,11 @@ impl Repository {
             let response = match sent {
                 Ok(Ok(response)) => response,
                 Ok(Err(error)) => {
-                    tries.again(self.unreachable(what, &error), None).await?;
+                    retries.wait_or_fail(self.transport_error(what, &error), None).await?;
                     continue;
                 }
                 Err(_) => {
-                    tries.again(self.timeout(what), None).await?;
+                    retries.wait_or_fail(self.timeout_error(what), None).await?;
                     continue;
                 }
             };
@@ -156,31 +158,35 @@ impl Repository {
                 *self.authorization.lock().await = Some(authorization);
                 continue;
             }
-            let pause = retry_after(response.headers());
+            let retry_after = retry_after(response.headers());
             let is_image = path.starts_with("manifests/");
-            tries.again(self.refused(what, is_image, response).await, pause).await?;
+            retries
+                .wait_or_fail(self.response_error(what, is_image, response).await, retry_after)
+                .await?;
         }
     }
 
-    /// What an answer that is no success means.
-    async fn refused(&self, what: &str, is_image: bool, response: Response) -> Error {
+    /// Returns the error that an unsuccessful response stands for.
+    async fn response_error(&self, what: &str, is_image: bool, response: Response) -> Error {
         let status = response.status();
-        let page = tokio::time::timeout(self.limits.request, bounded(response, ERROR_PAGE)).await;
-        let codes = match page {
-            Ok(Ok(Some(page))) => codes(&page),
+        let body =
+            tokio::time::timeout(self.limits.request, read_bounded(response, MAX_ERROR_BODY_BYTES))
+                .await;
+        let codes = match body {
+            Ok(Ok(Some(body))) => error_codes(&body),
             _ => String::new(),
         };
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                self.no_access(&if codes.is_empty() {
-                    "it wants other credentials, or there is no such image".to_owned()
+                self.auth_error(&if codes.is_empty() {
+                    "it requires other credentials, or the image does not exist".to_owned()
                 } else {
-                    format!("it wants other credentials, or there is no such image ({codes})")
+                    format!("it requires other credentials, or the image does not exist ({codes})")
                 })
             }
             StatusCode::NOT_FOUND if is_image => Error::NotFound {
                 reference: self.reference.to_string(),
-                place: self.endpoint.name.clone(),
+                location: self.endpoint.name.clone(),
             },
             _ => Error::Registry {
                 registry: self.endpoint.name.clone(),
@@ -191,7 +197,7 @@ impl Repository {
         }
     }
 
-    fn no_access(&self, reason: &str) -> Error {
+    fn auth_error(&self, reason: &str) -> Error {
         Error::Auth {
             registry: self.endpoint.name.clone(),
             repository: self.endpoint.repository.clone(),
@@ -199,17 +205,18 @@ impl Repository {
         }
     }
 
-    pub(crate) fn unreachable(&self, what: &str, error: &reqwest::Error) -> Error {
+    /// Converts an error of the HTTP client.
+    pub(crate) fn transport_error(&self, what: &str, error: &reqwest::Error) -> Error {
         if error.is_timeout() {
             return Error::Timeout {
-                what: format!("an answer of {} about {what}", self.endpoint.name),
+                what: format!("a response of {} to a request for {what}", self.endpoint.name),
                 limit: if error.is_connect() { self.limits.connect } else { self.limits.idle },
             };
         }
         let reason = if error.is_redirect() {
-            "it redirects in circles, or from https to http".to_owned()
+            "it redirects in a loop, or from https to http".to_owned()
         } else {
-            // The innermost cause says it; the ones around it repeat the URL.
+            // The innermost cause is specific; the outer ones repeat the URL.
             let mut cause: &dyn std::error::Error = error;
             while let Some(source) = cause.source() {
                 cause = source;
@@ -219,44 +226,48 @@ impl Repository {
         Error::Unreachable { registry: self.endpoint.name.clone(), what: what.to_owned(), reason }
     }
 
-    fn timeout(&self, what: &str) -> Error {
+    fn timeout_error(&self, what: &str) -> Error {
         Error::Timeout {
-            what: format!("an answer of {} about {what}", self.endpoint.name),
+            what: format!("a response of {} to a request for {what}", self.endpoint.name),
             limit: self.limits.request,
         }
     }
 }
 
-/// Counts the tries of something, and pauses longer and longer between them.
-pub(crate) struct Tries<'a> {
+/// A counter of the attempts of an operation, with exponential backoff between them.
+pub(crate) struct Retries<'a> {
     repository: &'a Repository,
     what: &'a str,
-    tried: u32,
+    attempts: u32,
 }
 
-impl<'a> Tries<'a> {
+impl<'a> Retries<'a> {
     pub(crate) fn new(repository: &'a Repository, what: &'a str) -> Self {
-        Self { repository, what, tried: 0 }
+        Self { repository, what, attempts: 0 }
     }
 
-    /// Waits before the next try, or gives the error back: one that will not
-    /// pass, or one too many.
-    pub(crate) async fn again(&mut self, error: Error, pause: Option<Duration>) -> Result<()> {
-        self.tried += 1;
-        if !passes(&error) || self.tried >= self.repository.limits.tries {
+    /// Waits before the next attempt. Returns the error if it is permanent, or if
+    /// there are no attempts left.
+    pub(crate) async fn wait_or_fail(
+        &mut self,
+        error: Error,
+        retry_after: Option<Duration>,
+    ) -> Result<()> {
+        self.attempts += 1;
+        if !is_transient(&error) || self.attempts >= self.repository.limits.tries {
             return Err(error);
         }
-        let backoff = Duration::from_millis(200 << (self.tried - 1).min(6));
+        let backoff = Duration::from_millis(200 << (self.attempts - 1).min(6));
         self.repository
             .progress
-            .tell(Event::Retry { what: self.what.to_owned(), reason: error.to_string() });
-        tokio::time::sleep(pause.unwrap_or(backoff).min(Duration::from_secs(20))).await;
+            .report(ProgressEvent::Retry { what: self.what.to_owned(), reason: error.to_string() });
+        tokio::time::sleep(retry_after.unwrap_or(backoff).min(Duration::from_secs(20))).await;
         Ok(())
     }
 }
 
-/// Whether a failure may pass by itself.
-pub(crate) fn passes(error: &Error) -> bool {
+/// Reports whether a failure may be transient.
+pub(crate) fn is_transient(error: &Error) -> bool {
     match error {
         Error::Unreachable { reason, .. } => !reason.starts_with("it redirects"),
         Error::Timeout { .. } => true,
@@ -265,11 +276,11 @@ pub(crate) fn passes(error: &Error) -> bool {
     }
 }
 
-/// The body of an answer, or `None` if it is longer than allowed.
-async fn bounded(mut response: Response, most: u64) -> reqwest::Result<Option<Vec<u8>>> {
+/// Reads the body of a response. Returns `None` if it exceeds `max_bytes`.
+async fn read_bounded(mut response: Response, max_bytes: u64) -> reqwest::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await? {
-        if (bytes.len() + chunk.len()) as u64 > most {
+        if (bytes.len() + chunk.len()) as u64 > max_bytes {
             return Ok(None);
         }
         bytes.extend_from_slice(&chunk);
@@ -277,21 +288,22 @@ async fn bounded(mut response: Response, most: u64) -> reqwest::Result<Option<Ve
     Ok(Some(bytes))
 }
 
-/// The codes of an error page. Its texts are not taken: the host that was asked
-/// may be no registry, and what it says is not for everybody.
-fn codes(page: &[u8]) -> String {
+/// Extracts the error codes from the body of an error response. Its messages are
+/// not used: the host may be another kind of server, whose messages may be
+/// confidential.
+fn error_codes(body: &[u8]) -> String {
     #[derive(serde::Deserialize)]
-    struct Page {
-        errors: Vec<Problem>,
+    struct ErrorBody {
+        errors: Vec<ErrorEntry>,
     }
     #[derive(serde::Deserialize)]
-    struct Problem {
+    struct ErrorEntry {
         code: String,
     }
-    let Ok(page) = serde_json::from_slice::<Page>(page) else { return String::new() };
-    page.errors
+    let Ok(body) = serde_json::from_slice::<ErrorBody>(body) else { return String::new() };
+    body.errors
         .into_iter()
-        .map(|problem| problem.code)
+        .map(|entry| entry.code)
         .filter(|code| {
             code.len() <= 40 && code.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
         })
@@ -300,13 +312,14 @@ fn codes(page: &[u8]) -> String {
         .join(", ")
 }
 
+/// Parses the `Retry-After` header.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok().map(Duration::from_secs)
 }
 
-/// Redirects lead to where a registry keeps its blobs. `reqwest` leaves
-/// credentials out when the host changes.
-fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+/// Follows redirects, which registries use for their blob storage. `reqwest` drops
+/// credentials when the host changes.
+fn check_redirect(attempt: redirect::Attempt<'_>) -> redirect::Action {
     let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
     if attempt.previous().len() > 5 {
         return attempt.error("too many redirects");
@@ -317,7 +330,7 @@ fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
     attempt.follow()
 }
 
-/// Whether a host is this machine.
+/// Reports whether the host of a URL is a loopback address.
 fn is_loopback(url: &Url) -> bool {
     match url.host_str() {
         Some("localhost") => true,

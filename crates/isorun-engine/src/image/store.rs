@@ -1,22 +1,22 @@
-//! A folder of images, shared by any number of processes.
+//! A store of images in a directory, shared by any number of processes.
 //!
 //! ```text
 //! version                   of this layout
-//! lock                      shared to announce work, exclusive to collect garbage
-//! index.json  index.lock    names ─▶ digests; replaced whole
+//! lock                      shared to register work, exclusive to collect garbage
+//! index.json  index.lock    references ─▶ digests; replaced atomically
 //! blobs/sha256/HEX          manifests, configurations, compressed layers: complete
 //! partial/sha256-HEX        layers that are being fetched, to be resumed
-//! roots/HEX/{root,root.json}  unpacked, per chain of layers: complete
-//! tmp/XXXXXX                work that has no name yet, locked by whoever is at it
-//! work/XXXXXX               what a pull or an import relies on, while it holds
-//! holds/NAME                a root that somebody keeps beyond their process
-//! locks/...                 one per blob or root that is being made
+//! roots/HEX/{root,root.json}  unpacked layers, per ChainID: complete
+//! tmp/XXXXXX                unfinished files and directories, locked by their owner
+//! work/XXXXXX               digests that a running pull needs, locked by its process
+//! holds/NAME                ChainID of a root that is kept beyond its process
+//! locks/...                 one per blob or root that is being created
 //! ```
 //!
-//! What has its final name is complete: it was written elsewhere, flushed, and
-//! renamed. What a crash leaves behind has no final name, and no lock that is
-//! held, since the kernel lets go of the locks of a dead process; so
-//! [`Store::gc`] can tell it from work under way.
+//! A file or directory with its final name is complete: it was written under a
+//! temporary name, flushed, and renamed. A leftover of a crash has no final name, and
+//! its lock is not held, since the kernel releases the locks of a terminated process;
+//! so [`Store::gc`] can distinguish it from work in progress.
 
 mod blobs;
 mod gc;
@@ -36,121 +36,125 @@ use super::error::{Error, Result};
 use super::limits::Limits;
 use super::reference::Reference;
 
-pub(crate) use self::blobs::Append;
-pub use self::gc::Removed;
+pub(crate) use self::blobs::PartialWriter;
+pub use self::gc::GcReport;
 pub use self::index::Entry;
 pub(crate) use self::lock::Lock;
-pub(crate) use self::roots::Building;
 pub use self::roots::Lease;
+pub(crate) use self::roots::RootBuilder;
 
-const VERSION: &str = "1\n";
+/// The version of the store's layout.
+const LAYOUT_VERSION: &str = "1\n";
 
-/// The images of this machine.
+/// A store of images.
 #[derive(Debug, Clone)]
 pub struct Store {
     dir: Arc<PathBuf>,
 }
 
-/// An image that is ready to run. Its folder stays while this, a clone or a
-/// [`Lease`] of it lives.
+/// An unpacked image. Its directory is not removed while this, a clone or a [`Lease`]
+/// of it exists.
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// Its name.
+    /// The reference.
     pub reference: Reference,
-    /// The digest of its manifest.
+    /// The digest of the manifest.
     pub digest: String,
-    /// Its files, unpacked: read-only, whatever the rights of the files say.
+    /// The directory of the unpacked files: read-only, whatever their permissions
+    /// allow.
     pub root: PathBuf,
-    /// How its programs start.
+    /// The execution defaults.
     pub config: ImageConfig,
-    /// Bytes of its files.
+    /// The size of the unpacked files, in bytes.
     pub size: u64,
-    chain: Digest,
+    chain_id: Digest,
     lease: Lease,
 }
 
 impl Image {
-    /// Keeps the image's folder, for as long as the lease lives.
+    /// Returns a lease, which keeps the image's directory as long as it exists.
     pub fn lease(&self) -> Lease {
         self.lease.clone()
     }
 
-    /// Finds a user of the image, by `user`, `uid`, `user:group` or `uid:gid`;
-    /// by default the one that its configuration names.
+    /// Resolves a user of the image, by `user`, `uid`, `user:group` or `uid:gid`; by
+    /// default the user of its configuration.
     pub fn user(&self, user: Option<&str>) -> Result<User> {
         config::resolve_user(&self.root, user.or(self.config.user.as_deref()))
     }
 }
 
 impl Store {
-    /// Opens a store, which is made if there is none. Only its owner gets in:
-    /// images hold programs with set-user-id.
+    /// Opens a store, and creates it if it does not exist. Only its owner has access,
+    /// because images contain set-user-id programs.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self> {
         let dir = dir.into();
-        let make = |path: &Path| {
+        let create = |path: &Path| {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(path)
-                .map_err(Error::at("make a folder of the image store", path))
+                .map_err(Error::at("create a directory of the image store", path))
         };
-        make(&dir)?;
-        close(&dir)?;
+        create(&dir)?;
+        restrict_to_owner(&dir)?;
         for name in ["blobs", "partial", "roots", "tmp", "work", "holds", "locks"] {
-            let folder = dir.join(name);
-            make(&folder)?;
-            close(&folder)?;
+            let directory = dir.join(name);
+            create(&directory)?;
+            restrict_to_owner(&directory)?;
         }
         let store = Self { dir: Arc::new(dir) };
         let version = store.path("version");
         match fs::read_to_string(&version) {
-            Ok(text) if text == VERSION => {}
+            Ok(text) if text == LAYOUT_VERSION => {}
             Ok(text) => {
                 return Err(Error::Unsupported {
                     what: "this image store".to_owned(),
-                    reason: format!("its layout has version {:?}, not 1", text.trim_end()),
+                    reason: format!("its layout has version {:?}, expected 1", text.trim_end()),
                 });
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                store.replace("version", VERSION.as_bytes())?;
+                store.write_atomic("version", LAYOUT_VERSION.as_bytes())?;
             }
             Err(error) => return Err(Error::at("open the image store", version)(error)),
         }
         Ok(store)
     }
 
-    /// The image of a name, if it is here. Asks no registry.
+    /// Returns the image of a reference, if it is in the store. Sends no requests to
+    /// registries.
     pub fn resolve(&self, reference: &Reference) -> Result<Option<Image>> {
         let index = self.read_index()?;
         let Some(entry) = index.find(reference) else { return Ok(None) };
         let known = entry.reference.parse()?;
-        match self.image(&known, entry) {
+        match self.open_image(&known, entry) {
             Err(Error::NotFound { .. }) => Ok(None),
             image => image.map(Some),
         }
     }
 
-    /// All images, by name.
+    /// Lists all images, sorted by reference.
     pub fn list(&self) -> Result<Vec<Entry>> {
         Ok(self.read_index()?.into_entries())
     }
 
-    /// Forgets a name. Its content goes with [`gc`](Self::gc), unless another
-    /// image shares it or somebody holds a lease. Says whether there was one.
+    /// Removes a reference from the index. Its content is removed by
+    /// [`gc`](Self::gc), unless another image shares it or a lease of it exists.
+    /// Reports whether the reference existed.
     pub async fn remove(&self, reference: &Reference) -> Result<bool> {
         self.change_index(|index| index.remove(reference)).await
     }
 
-    /// The image of an entry. If its folder or its configuration is gone, it
-    /// is not found: it has to be pulled again.
-    pub(crate) fn image(&self, reference: &Reference, entry: &Entry) -> Result<Image> {
-        let gone = || Error::NotFound {
+    /// Opens the image of an entry. Returns [`Error::NotFound`] if its directory or
+    /// its configuration is missing, so that it is pulled again.
+    pub(crate) fn open_image(&self, reference: &Reference, entry: &Entry) -> Result<Image> {
+        let missing = || Error::NotFound {
             reference: reference.to_string(),
-            place: "the image store".to_owned(),
+            location: "the image store".to_owned(),
         };
-        let (lease, root, summary) = self.lease_root(&entry.chain)?.ok_or_else(gone)?;
+        let (lease, root, summary) = self.lease_root(&entry.chain_id)?.ok_or_else(missing)?;
         let what = format!("the configuration of {reference}");
-        let bytes = self.document(&what, &entry.config, &Limits::default())?.ok_or_else(gone)?;
+        let bytes = self.document(&what, &entry.config, &Limits::default())?.ok_or_else(missing)?;
         let configuration = Configuration::parse(&what, &bytes)?;
         Ok(Image {
             reference: reference.clone(),
@@ -158,7 +162,7 @@ impl Store {
             root,
             config: ImageConfig::new(configuration),
             size: summary.bytes,
-            chain: entry.chain.clone(),
+            chain_id: entry.chain_id.clone(),
             lease,
         })
     }
@@ -167,9 +171,9 @@ impl Store {
         self.dir.join(name)
     }
 
-    /// Writes a file whole: whoever reads it sees the old one or the new one,
-    /// after a crash too.
-    fn replace(&self, name: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+    /// Replaces a file atomically: readers see the old or the new content, after a
+    /// crash too.
+    fn write_atomic(&self, name: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
         use std::io::Write as _;
         let path = self.path(name);
         let failed = || Error::at("write to the image store", path.clone());
@@ -181,17 +185,18 @@ impl Store {
     }
 }
 
-/// Closes a folder of ours to other users. One that they could write to is
-/// refused: what is in it may be theirs.
-fn close(dir: &Path) -> Result<()> {
+/// Restricts access to a directory of the store to its owner. A directory that other
+/// users can write to is refused, since they may have put files into it.
+fn restrict_to_owner(dir: &Path) -> Result<()> {
     let failed = || Error::at("open the image store", dir);
     let found = fs::symlink_metadata(dir).map_err(failed())?;
     let mode = found.mode() & 0o7777;
     if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() || mode & 0o022 != 0 {
         return Err(Error::Damaged {
             what: format!(
-                "a folder of it has mode {mode:04o} and belongs to the user {}: it has to be this \
-                 user's, and nobody else may write to it; if nobody has, `chmod -R go-w` closes it",
+                "a directory in it has mode {mode:04o} and owner {}: it must be owned by this user, \
+                 and not be writable by others; if others have written nothing to it, run \
+                 `chmod -R go-w`",
                 found.uid()
             ),
         });
@@ -202,15 +207,15 @@ fn close(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a rename survive a loss of power.
+/// Flushes the parent directory, so that a rename survives a loss of power.
 fn sync_parent(path: &Path) -> Result<()> {
     let Some(parent) = path.parent() else { return Ok(()) };
     fs::File::open(parent)
-        .and_then(|folder| folder.sync_all())
+        .and_then(|directory| directory.sync_all())
         .map_err(Error::at("flush the image store", parent))
 }
 
-/// A digest as the name of a file: `sha256-0123…`.
+/// Returns a digest in the form of a file name: `sha256-0123…`.
 fn file_name(digest: &Digest) -> String {
     format!("{}-{}", digest.algorithm(), digest.digest())
 }

@@ -1,12 +1,12 @@
-//! Unpacks layers, one above the other, into one folder.
+//! Unpacks layers, in order, into one directory.
 //!
-//! Layers are hostile: anybody can put an image into a registry. What an
-//! archive says reaches the file system only through [`rooted::Rooted`], which
-//! cannot leave the folder, and only after it was counted against [`Limits`].
+//! Layers are untrusted: anyone can push an image to a registry. Entries are created
+//! only through [`rooted::RootDirectory`], which confines all paths to the directory,
+//! and only after they were counted against [`Limits`].
 //!
-//! What is not taken over: device nodes (a sandbox has its own `/dev`), and
-//! extended attributes other than `user.*` and `security.capability`: those of
-//! overlay file systems would change what a sandbox sees of other folders.
+//! Device nodes are skipped (a sandbox has its own `/dev`), and so are extended
+//! attributes other than `user.*` and `security.capability`: those of overlay file
+//! systems would change the content of other directories in a sandbox.
 
 mod archive;
 mod remove;
@@ -31,25 +31,26 @@ use rustix::fs::{XattrFlags, fchmod, fchown, fsetxattr, futimens};
 use rustix::io::Errno;
 
 pub(crate) use self::remove::remove_tree;
-use self::rooted::{Inside, Rooted};
-use super::digest::{Hasher, Hashing};
+use self::rooted::{RelativePath, RootDirectory};
+use super::digest::{Hasher, HashingReader};
 use super::error::{Error, Result};
 use super::limits::Limits;
 
-pub(crate) use self::archive::{Archive, Fault, Kind};
+pub(crate) use self::archive::{Archive, ArchiveError, EntryKind};
 pub(crate) use self::rooted::open_in_root;
 
-/// The bytes of folder names that are kept until the end of an image.
-const FOLDER_NAMES: usize = 64 << 20;
-/// Paths that one layer may name, those above its entries included.
+/// The largest size of the paths and attributes of directories that are kept until an
+/// image is complete, in bytes.
+const MAX_DIRECTORY_METADATA_BYTES: usize = 64 << 20;
+/// The largest number of paths in one layer, parents of its entries included.
 const MAX_PATHS_PER_LAYER: usize = 4_000_000;
 
-/// Asks an unpacking that runs on another thread to stop.
+/// A flag that cancels unpacking on another thread.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Stop(Arc<AtomicBool>);
+pub(crate) struct CancelFlag(Arc<AtomicBool>);
 
-impl Stop {
-    pub(crate) fn now(&self) {
+impl CancelFlag {
+    pub(crate) fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
@@ -58,49 +59,48 @@ impl Stop {
     }
 }
 
-/// A folder that layers are being unpacked into.
+/// An unpacker of the layers of one image into a directory.
 pub(crate) struct Unpacker {
-    rooted: Rooted,
+    root: RootDirectory,
     limits: Limits,
-    /// Bytes that the layers may still have.
-    left: u64,
-    stop: Stop,
-    /// Whether files can be given to others.
+    /// The bytes that the remaining layers may have, uncompressed.
+    bytes_left: u64,
+    cancel: CancelFlag,
+    /// True if this process can change the owners of files.
     privileged: bool,
-    /// Folders get their times and rights at the end: what is written into them
-    /// would change the times, and rights may forbid writing.
-    folders: HashMap<Inside, FolderMeta>,
-    folder_names: usize,
-    /// Which paths the current layer made, as keyed hashes: whiteouts spare
-    /// them. A set of the paths themselves could be made to take gigabytes.
-    made: HashSet<u64>,
-    /// Numbers of the folders in which the current layer has removed what is of
-    /// lower layers. A second whiteout finds nothing more there, and does not
-    /// look.
+    /// The metadata of directories, which is set last: writing into a directory changes
+    /// its times, and its mode may forbid writing.
+    directories: HashMap<RelativePath, DirectoryMetadata>,
+    directory_metadata_bytes: usize,
+    /// The paths that the current layer has created, as keyed hashes: whiteouts do not
+    /// remove them. A set of the paths themselves could take gigabytes.
+    created: HashSet<u64>,
+    /// The inode numbers of the directories from which the current layer has removed
+    /// the entries of lower layers, so that another whiteout skips them.
     cleared: HashSet<u64>,
-    /// Entries of folders that whiteouts looked at.
-    looked_at: u64,
+    /// The number of directory entries that whiteouts have read.
+    scanned_entries: u64,
     hash: RandomState,
-    summary: Summary,
-    /// What contents flow through.
+    summary: UnpackSummary,
+    /// The buffer for file contents.
     buffer: Vec<u8>,
 }
 
-/// What came out.
+/// The result of unpacking an image. It is serialized as `root.json`.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Summary {
-    /// Bytes of files.
+pub(crate) struct UnpackSummary {
+    /// The bytes of all files.
     pub(crate) bytes: u64,
-    /// Entries of all layers.
+    /// The number of entries of all layers.
     pub(crate) entries: u64,
-    /// Device nodes that were left out.
+    /// The number of skipped device nodes.
     pub(crate) devices: u64,
-    /// Extended attributes that were left out.
+    /// The number of skipped extended attributes.
     pub(crate) xattrs: u64,
 }
 
 #[derive(Clone)]
-struct FolderMeta {
+struct DirectoryMetadata {
     mode: u32,
     uid: u32,
     gid: u32,
@@ -108,204 +108,219 @@ struct FolderMeta {
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-impl FolderMeta {
+impl DirectoryMetadata {
     fn bytes(&self) -> usize {
         self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
 }
 
 impl Unpacker {
-    /// Unpacks into `folder`, which must be empty. `trash` is an empty folder
-    /// on the same file system, which the caller removes.
-    pub(crate) fn new(folder: &Path, trash: &Path, limits: &Limits, stop: Stop) -> Result<Self> {
+    /// Creates an unpacker into `directory`, which must be empty. `trash` is an empty
+    /// directory on the same file system, which the caller removes.
+    pub(crate) fn new(
+        directory: &Path,
+        trash: &Path,
+        limits: &Limits,
+        cancel: CancelFlag,
+    ) -> Result<Self> {
         let open = |path: &Path| {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            rustix::fs::open(path, flags, Mode::empty())
-                .map_err(|errno| Error::at("open a folder of the image store", path)(errno.into()))
+            rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| {
+                Error::at("open a directory of the image store", path)(errno.into())
+            })
         };
-        let root = open(folder)?;
-        // Says at once what a kernel before 5.6 or a seccomp filter would say
-        // at the first file.
+        let root = open(directory)?;
+        // Fails early on a kernel before 5.6, or under a seccomp filter.
         open_in_root(root.as_fd(), b"", OFlags::PATH).map_err(|errno| Error::Unsupported {
             what: "unpacking images on this kernel".to_owned(),
             reason: format!("the system call openat2 (Linux 5.6) fails: {errno}"),
         })?;
         Ok(Self {
-            rooted: Rooted::new(root, open(trash)?),
+            root: RootDirectory::new(root, open(trash)?),
             limits: limits.clone(),
-            left: limits.unpacked,
-            stop,
+            bytes_left: limits.unpacked,
+            cancel,
             privileged: rustix::process::geteuid().is_root(),
-            folders: HashMap::new(),
-            folder_names: 0,
-            made: HashSet::new(),
+            directories: HashMap::new(),
+            directory_metadata_bytes: 0,
+            created: HashSet::new(),
             cleared: HashSet::new(),
-            looked_at: 0,
+            scanned_entries: 0,
             hash: RandomState::new(),
-            summary: Summary::default(),
+            summary: UnpackSummary::default(),
             buffer: Vec::new(),
         })
     }
 
-    /// Applies a layer: a tar archive, plain or compressed by gzip or zstd.
-    /// Gives the digest of the plain archive, its DiffID.
-    pub(crate) fn layer(
+    /// Applies a layer: a tar archive, uncompressed or compressed by gzip or zstd.
+    /// Returns the digest of the uncompressed archive, its DiffID.
+    pub(crate) fn apply_layer(
         &mut self,
         name: &str,
         compressed: impl Read,
         algorithm: &Digest,
     ) -> Result<Digest> {
-        self.made.clear();
+        self.created.clear();
         self.cleared.clear();
         let plain =
-            super::compression::decompress(compressed).map_err(|error| unread(name, error))?;
-        let guarded = Guarded {
-            reader: Hashing::new(plain, Hasher::like(algorithm, name)?),
-            left: self.left,
+            super::compression::decompress(compressed).map_err(|error| read_error(name, error))?;
+        let reader = BoundedReader {
+            reader: HashingReader::new(plain, Hasher::like(algorithm, name)?),
+            bytes_left: self.bytes_left,
             limit: self.limits.unpacked,
-            stop: self.stop.clone(),
+            cancel: self.cancel.clone(),
         };
-        let mut archive = Archive::new(BufReader::with_capacity(128 << 10, guarded), &self.limits);
+        let mut archive = Archive::new(BufReader::with_capacity(128 << 10, reader), &self.limits);
         loop {
             let entry = match archive.next_entry() {
                 Ok(Some(entry)) => entry,
                 Ok(None) => break,
-                Err(fault) => return Err(faulty(name, "after the last good entry", fault)),
+                Err(error) => return Err(archive_error(name, "after the last valid entry", error)),
             };
-            self.count(1)?;
-            self.rooted.allow_entry();
-            let shown = show(&entry.path);
-            self.entry(&mut archive, entry).map_err(|trouble| trouble.of(name, &shown))?;
-            // Folders that no entry describes are made all the same.
-            let implied = self.rooted.take_implied();
-            self.count(implied)?;
+            self.count_entries(1)?;
+            self.root.allow_entry_steps();
+            let shown = printable(&entry.path);
+            self.apply_entry(&mut archive, entry)
+                .map_err(|error| error.into_error(name, &shown))?;
+            // Directories that have no entry of their own are created for paths
+            // through them.
+            let implicit = self.root.take_implicit_directories();
+            self.count_entries(implicit)?;
         }
-        // The digest covers what follows the archive's end, too.
-        archive.drain().map_err(|error| unread(name, error))?;
-        let guarded = archive.into_inner().into_inner();
-        self.left = guarded.left;
-        Ok(guarded.reader.finish())
+        // The digest includes the bytes after the end of the archive.
+        archive.drain().map_err(|error| read_error(name, error))?;
+        let reader = archive.into_inner().into_inner();
+        self.bytes_left = reader.bytes_left;
+        Ok(reader.reader.finish())
     }
 
-    /// Gives folders their rights and times. The image is complete then.
-    pub(crate) fn finish(mut self) -> Result<Summary> {
-        let mut folders: Vec<_> = std::mem::take(&mut self.folders).into_iter().collect();
-        // From the bottom up, so that a folder's rights never bar the way.
-        folders.sort_by(|(a, _), (b, _)| b.cmp(a));
-        for (path, meta) in folders {
-            let dressed = self.own_folder(&path).and_then(|found| {
+    /// Sets the modes and times of directories, which completes the image.
+    pub(crate) fn finish(mut self) -> Result<UnpackSummary> {
+        let mut directories: Vec<_> = std::mem::take(&mut self.directories).into_iter().collect();
+        // From the bottom up, so that a directory's mode does not prevent access to
+        // those below it.
+        directories.sort_by(|(a, _), (b, _)| b.cmp(a));
+        for (path, meta) in directories {
+            let skipped = self.open_for_metadata(&path).and_then(|found| {
                 let Some(fd) = found else { return Ok(0) };
-                let left_out =
-                    self.dress(fd.as_fd(), meta.mode, meta.uid, meta.gid, &meta.xattrs)?;
-                times(fd.as_fd(), meta.mtime)?;
-                Ok(left_out)
+                let skipped =
+                    self.set_metadata(fd.as_fd(), meta.mode, meta.uid, meta.gid, &meta.xattrs)?;
+                set_times(fd.as_fd(), meta.mtime)?;
+                Ok(skipped)
             });
-            self.summary.xattrs += dressed
-                .map_err(|error| Trouble::from(error).of("the image", &show(path.bytes())))?;
+            self.summary.xattrs += skipped.map_err(|error| {
+                EntryError::from(error).into_error("the image", &printable(path.bytes()))
+            })?;
         }
         Ok(self.summary)
     }
 
-    fn entry<R: Read>(
+    fn apply_entry<R: Read>(
         &mut self,
         archive: &mut Archive<R>,
-        entry: archive::Entry,
-    ) -> std::result::Result<(), Trouble> {
-        let path = Inside::new(&entry.path, self.limits.path).map_err(Trouble::Entry)?;
+        entry: archive::ArchiveEntry,
+    ) -> std::result::Result<(), EntryError> {
+        let path = RelativePath::new(&entry.path, self.limits.path).map_err(EntryError::Invalid)?;
         let Some((parent, name)) = path.split() else {
-            // The root folder itself.
-            if entry.kind != Kind::Directory {
-                return Err(Trouble::entry("the root folder can only be a folder"));
+            // The root directory itself.
+            if entry.kind != EntryKind::Directory {
+                return Err(EntryError::invalid(
+                    "the entry of the root directory is not a directory",
+                ));
             }
-            return self.keep_folder(path, entry);
+            return self.record_directory(path, entry);
         };
-        if whiteout::is_one(name) {
+        if whiteout::is_whiteout(name) {
             return self.whiteout(&parent, name);
         }
-        if entry.kind == Kind::Device {
+        if entry.kind == EntryKind::Device {
             self.summary.devices += 1;
             return Ok(());
         }
-        if entry.kind == Kind::Hardlink {
+        if entry.kind == EntryKind::Hardlink {
             return self.hardlink(&path, &parent, name, &entry);
         }
-        self.mark(&path)?;
-        let folder = self.rooted.folder(&parent)?;
-        if entry.kind == Kind::Directory {
-            match rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o700)) {
+        self.mark_created(&path)?;
+        let directory = self.root.open_or_create(&parent)?;
+        if entry.kind == EntryKind::Directory {
+            match rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(0o700)) {
                 Ok(()) => {}
                 Err(Errno::EXIST) => {
-                    if !rooted::stat(folder, name)?.is_some_and(|stat| rooted::is_folder(&stat)) {
-                        self.rooted.discard(&path)?;
-                        let folder = self.rooted.folder(&parent)?;
-                        rustix::fs::mkdirat(folder, name, Mode::from_raw_mode(0o700))?;
+                    if !rooted::stat(directory, name)?
+                        .is_some_and(|stat| rooted::is_directory(&stat))
+                    {
+                        self.root.move_to_trash(&path)?;
+                        let directory = self.root.open_or_create(&parent)?;
+                        rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(0o700))?;
                     }
                 }
                 Err(error) => return Err(error.into()),
             }
-            return self.keep_folder(path, entry);
+            return self.record_directory(path, entry);
         }
-        // Whatever is there goes, so nothing is ever written through it.
-        match self.make(archive, &parent, name, &entry) {
-            Err(Trouble::System(error)) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.rooted.discard(&path)?;
-                self.make(archive, &parent, name, &entry)
+        // An existing entry is removed, so that nothing is written through a link.
+        match self.create_entry(archive, &parent, name, &entry) {
+            Err(EntryError::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.root.move_to_trash(&path)?;
+                self.create_entry(archive, &parent, name, &entry)
             }
             other => other,
         }
     }
 
-    /// Makes a file, a symbolic link or a pipe where nothing is yet.
-    fn make<R: Read>(
+    /// Creates a file, a symbolic link or a FIFO at a path that does not exist.
+    fn create_entry<R: Read>(
         &mut self,
         archive: &mut Archive<R>,
-        parent: &Inside,
+        parent: &RelativePath,
         name: &[u8],
-        entry: &archive::Entry,
-    ) -> std::result::Result<(), Trouble> {
+        entry: &archive::ArchiveEntry,
+    ) -> std::result::Result<(), EntryError> {
         let privileged = self.privileged;
-        let folder = self.rooted.folder(parent)?;
+        let directory = self.root.open_or_create(parent)?;
         match entry.kind {
-            Kind::File => {
+            EntryKind::File => {
                 let flags = OFlags::WRONLY
                     | OFlags::CREATE
                     | OFlags::EXCL
                     | OFlags::NOFOLLOW
                     | OFlags::CLOEXEC;
-                let fd = rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o600))?;
+                let fd = rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o600))?;
                 let mut file = File::from(fd);
-                self.fill(&mut file, archive)?;
+                self.write_content(&mut file, archive)?;
                 self.summary.bytes += entry.size;
                 let fd = file.as_fd();
                 self.summary.xattrs +=
-                    self.dress(fd, entry.mode, entry.uid, entry.gid, &entry.xattrs)?;
-                times(fd, entry.mtime)?;
+                    self.set_metadata(fd, entry.mode, entry.uid, entry.gid, &entry.xattrs)?;
+                set_times(fd, entry.mtime)?;
             }
-            Kind::Symlink => {
+            EntryKind::Symlink => {
                 if entry.link.is_empty() || entry.link.len() > 4095 || entry.link.contains(&0) {
-                    return Err(Trouble::entry("a symbolic link without a target, or a long one"));
+                    return Err(EntryError::invalid(
+                        "the target of a symbolic link is empty, has a NUL, or is over 4095 bytes",
+                    ));
                 }
-                rustix::fs::symlinkat(entry.link.as_slice(), folder, name)?;
-                own(privileged, folder, name, entry)?;
+                rustix::fs::symlinkat(entry.link.as_slice(), directory, name)?;
+                set_owner_and_times(privileged, directory, name, entry)?;
                 self.summary.xattrs += entry.xattrs.len() as u64;
             }
-            Kind::Fifo => {
+            EntryKind::Fifo => {
                 let mode = Mode::from_raw_mode(entry.mode & 0o777);
-                rustix::fs::mknodat(folder, name, FileType::Fifo, mode, 0)?;
-                own(privileged, folder, name, entry)?;
-                rustix::fs::chmodat(folder, name, mode, AtFlags::empty())?;
+                rustix::fs::mknodat(directory, name, FileType::Fifo, mode, 0)?;
+                set_owner_and_times(privileged, directory, name, entry)?;
+                rustix::fs::chmodat(directory, name, mode, AtFlags::empty())?;
                 self.summary.xattrs += entry.xattrs.len() as u64;
             }
-            Kind::Directory | Kind::Hardlink | Kind::Device => {}
+            EntryKind::Directory | EntryKind::Hardlink | EntryKind::Device => {}
         }
         Ok(())
     }
 
-    fn fill<R: Read>(
+    fn write_content<R: Read>(
         &mut self,
         file: &mut File,
         archive: &mut Archive<R>,
-    ) -> std::result::Result<(), Trouble> {
+    ) -> std::result::Result<(), EntryError> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(128 << 10, 0);
         let filled = copy(archive, file, &mut buffer);
@@ -315,88 +330,93 @@ impl Unpacker {
 
     fn hardlink(
         &mut self,
-        path: &Inside,
-        parent: &Inside,
+        path: &RelativePath,
+        parent: &RelativePath,
         name: &[u8],
-        entry: &archive::Entry,
-    ) -> std::result::Result<(), Trouble> {
-        let target = Inside::new(&entry.link, self.limits.path)
-            .map_err(|reason| Trouble::Entry(format!("a link to {reason}")))?;
+        entry: &archive::ArchiveEntry,
+    ) -> std::result::Result<(), EntryError> {
+        let target = RelativePath::new(&entry.link, self.limits.path).map_err(|reason| {
+            EntryError::Invalid(format!("the target of a hard link: {reason}"))
+        })?;
         let Some((target_parent, target_name)) = target.split() else {
-            return Err(Trouble::entry("a hard link to the root folder"));
+            return Err(EntryError::invalid("a hard link to the root directory"));
         };
-        self.mark(path)?;
+        self.mark_created(path)?;
         if target == *path {
             return Ok(());
         }
         let missing = || {
-            Trouble::Entry(format!("a hard link to {}, which is not there", show(target.bytes())))
+            EntryError::Invalid(format!(
+                "the target of a hard link does not exist: {}",
+                printable(target.bytes())
+            ))
         };
-        let from = self.rooted.existing_folder(&target_parent)?.ok_or_else(missing)?;
+        let from = self.root.open_existing(&target_parent)?.ok_or_else(missing)?;
         let found = rooted::stat(from.as_fd(), target_name)?.ok_or_else(missing)?;
-        if rooted::is_folder(&found) {
-            return Err(Trouble::entry("a hard link to a folder"));
+        if rooted::is_directory(&found) {
+            return Err(EntryError::invalid("a hard link to a directory"));
         }
-        let folder = self.rooted.folder(parent)?;
-        match rooted::stat(folder, name)? {
+        let directory = self.root.open_or_create(parent)?;
+        match rooted::stat(directory, name)? {
             // Already the same file: removing it would remove the target.
             Some(there) if (there.st_dev, there.st_ino) == (found.st_dev, found.st_ino) => {
                 return Ok(());
             }
             Some(_) => {
-                self.rooted.discard(path)?;
+                self.root.move_to_trash(path)?;
             }
             None => {}
         }
-        let folder = self.rooted.folder(parent)?;
-        rustix::fs::linkat(&from, target_name, folder, name, AtFlags::empty())?;
+        let directory = self.root.open_or_create(parent)?;
+        rustix::fs::linkat(&from, target_name, directory, name, AtFlags::empty())?;
         Ok(())
     }
 
-    fn keep_folder(
+    fn record_directory(
         &mut self,
-        path: Inside,
-        entry: archive::Entry,
-    ) -> std::result::Result<(), Trouble> {
-        let meta = FolderMeta {
+        path: RelativePath,
+        entry: archive::ArchiveEntry,
+    ) -> std::result::Result<(), EntryError> {
+        let meta = DirectoryMetadata {
             mode: entry.mode,
             uid: entry.uid,
             gid: entry.gid,
             mtime: entry.mtime,
             xattrs: entry.xattrs,
         };
-        // Twenty layers may all name the same folders.
-        self.forget(&path);
-        self.folder_names += path.bytes().len() + meta.bytes();
-        if self.folder_names > FOLDER_NAMES {
-            return Err(Trouble::Ours(Error::TooLarge {
-                what: "what the image says about its folders".to_owned(),
-                limit: format!("{FOLDER_NAMES} bytes"),
+        // Several layers may list the same directories.
+        self.forget_directory(&path);
+        self.directory_metadata_bytes += path.bytes().len() + meta.bytes();
+        if self.directory_metadata_bytes > MAX_DIRECTORY_METADATA_BYTES {
+            return Err(EntryError::Image(Error::TooLarge {
+                what: "the metadata of the image's directories".to_owned(),
+                limit: format!("{MAX_DIRECTORY_METADATA_BYTES} bytes"),
             }));
         }
-        self.folders.insert(path, meta);
+        self.directories.insert(path, meta);
         Ok(())
     }
 
-    /// A folder at this very path, opened for changing it.
-    fn own_folder(&mut self, path: &Inside) -> io::Result<Option<OwnedFd>> {
+    /// Opens the directory at a path, without following a symbolic link in its last
+    /// component.
+    fn open_for_metadata(&mut self, path: &RelativePath) -> io::Result<Option<OwnedFd>> {
         let (above, name) = match path.split() {
-            Some((parent, name)) => (self.rooted.existing_folder(&parent)?, name),
-            None => (self.rooted.existing_folder(path)?, b".".as_slice()),
+            Some((parent, name)) => (self.root.open_existing(&parent)?, name),
+            None => (self.root.open_existing(path)?, b".".as_slice()),
         };
         let Some(above) = above else { return Ok(None) };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&above, name, flags, Mode::empty()) {
             Ok(fd) => Ok(Some(fd)),
-            // A later layer replaced it.
+            // A later layer has replaced it.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
     }
 
-    /// Owner, rights and attributes, in the order that keeps set-user-id bits
-    /// and capabilities. Gives the number of attributes that were left out.
-    fn dress(
+    /// Sets owner, mode and extended attributes, in the order that preserves
+    /// set-user-id bits and capabilities. Returns the number of skipped attributes.
+    fn set_metadata(
         &self,
         fd: BorrowedFd<'_>,
         mode: u32,
@@ -408,25 +428,25 @@ impl Unpacker {
         if self.privileged {
             fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         } else {
-            // Without root the owner is who unpacks, and must be able to remove
-            // it later. Set-user-id would be that user's.
+            // Without root, files belong to the current user, who must be able to
+            // remove them later. A set-user-id bit would apply to that user.
             mode = mode & 0o1777 | 0o600;
-            if rustix::fs::fstat(fd).is_ok_and(|stat| rooted::is_folder(&stat)) {
+            if rustix::fs::fstat(fd).is_ok_and(|stat| rooted::is_directory(&stat)) {
                 mode |= 0o700;
             }
         }
         fchmod(fd, Mode::from_raw_mode(mode))?;
-        let mut left_out = 0;
+        let mut skipped = 0;
         for (name, value) in xattrs {
             let wanted = name == b"security.capability" && self.privileged
                 || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
             if !wanted {
-                left_out += 1;
+                skipped += 1;
                 continue;
             }
             match fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()) {
                 Ok(()) => {}
-                // A file system without them, or a value that it refuses.
+                // The file system does not support them, or refuses the value.
                 Err(
                     Errno::OPNOTSUPP
                     | Errno::PERM
@@ -435,15 +455,15 @@ impl Unpacker {
                     | Errno::TOOBIG
                     | Errno::INVAL,
                 ) => {
-                    left_out += 1;
+                    skipped += 1;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(left_out)
+        Ok(skipped)
     }
 
-    fn count(&mut self, entries: u64) -> Result<()> {
+    fn count_entries(&mut self, entries: u64) -> Result<()> {
         self.summary.entries += entries;
         if self.summary.entries > self.limits.entries {
             return Err(Error::TooLarge {
@@ -454,14 +474,14 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Remembers that this layer made a path and the folders above it.
-    fn mark(&mut self, path: &Inside) -> Result<()> {
+    /// Records that this layer has created a path and its parents.
+    fn mark_created(&mut self, path: &RelativePath) -> Result<()> {
         let mut key = 0;
         for name in path.parts() {
-            key = self.key(key, name);
-            self.made.insert(key);
+            key = self.child_key(key, name);
+            self.created.insert(key);
         }
-        if self.made.len() > MAX_PATHS_PER_LAYER {
+        if self.created.len() > MAX_PATHS_PER_LAYER {
             return Err(Error::TooLarge {
                 what: "the number of paths in one layer".to_owned(),
                 limit: MAX_PATHS_PER_LAYER.to_string(),
@@ -470,62 +490,65 @@ impl Unpacker {
         Ok(())
     }
 
-    /// Hashes a name in a folder that has a hash itself; the root folder's is 0.
-    fn key(&self, folder: u64, name: &[u8]) -> u64 {
-        self.hash.hash_one((folder, name))
+    /// Hashes a name and the hash of its parent directory; the root directory's is 0.
+    fn child_key(&self, directory: u64, name: &[u8]) -> u64 {
+        self.hash.hash_one((directory, name))
     }
 
-    fn key_of(&self, path: &Inside) -> u64 {
-        path.parts().fold(0, |key, name| self.key(key, name))
+    /// Hashes a path.
+    fn path_key(&self, path: &RelativePath) -> u64 {
+        path.parts().fold(0, |key, name| self.child_key(key, name))
     }
 
-    /// Forgets the rights and times of a folder that was removed.
-    fn forget(&mut self, path: &Inside) {
-        if let Some(meta) = self.folders.remove(path) {
-            self.folder_names -= path.bytes().len() + meta.bytes();
+    /// Drops the recorded metadata of a directory that was removed.
+    fn forget_directory(&mut self, path: &RelativePath) {
+        if let Some(meta) = self.directories.remove(path) {
+            self.directory_metadata_bytes -= path.bytes().len() + meta.bytes();
         }
     }
 }
 
-/// Why an entry could not be unpacked.
-enum Trouble {
-    /// The entry is at fault.
-    Entry(String),
-    /// The archive around it is.
-    Archive(Fault),
-    /// The system refused.
-    System(io::Error),
-    /// Something that has its message already.
-    Ours(Error),
+/// The error of unpacking an entry.
+enum EntryError {
+    /// The entry is invalid.
+    Invalid(String),
+    /// The archive is invalid or cannot be read.
+    Archive(ArchiveError),
+    /// A system call failed.
+    Io(io::Error),
+    /// An error with a complete message.
+    Image(Error),
 }
 
-impl Trouble {
-    fn entry(reason: &str) -> Self {
-        Trouble::Entry(reason.to_owned())
+impl EntryError {
+    fn invalid(reason: &str) -> Self {
+        EntryError::Invalid(reason.to_owned())
     }
 
-    fn of(self, layer: &str, entry: &str) -> Error {
-        let broken = |reason: String| Error::Layer {
+    fn into_error(self, layer: &str, entry: &str) -> Error {
+        let invalid = |reason: String| Error::Layer {
             layer: layer.to_owned(),
             entry: entry.to_owned(),
             reason,
         };
         match self {
-            Trouble::Entry(reason) => broken(reason),
-            Trouble::Archive(fault) => faulty(layer, entry, fault),
-            Trouble::Ours(error) => error,
-            Trouble::System(error) if error.get_ref().is_some_and(|inner| inner.is::<Error>()) => {
-                unread(layer, error)
+            EntryError::Invalid(reason) => invalid(reason),
+            EntryError::Archive(error) => archive_error(layer, entry, error),
+            EntryError::Image(error) => error,
+            EntryError::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<Error>()) => {
+                read_error(layer, error)
             }
-            Trouble::System(error) => match Errno::from_io_error(&error) {
-                // What only the image's own names and links can cause.
-                Some(Errno::NOTDIR) => broken("something on the way to it is no folder".to_owned()),
-                Some(Errno::LOOP) => broken("its symbolic links go in circles".to_owned()),
-                Some(Errno::NAMETOOLONG) => broken("its name is too long".to_owned()),
-                Some(Errno::XDEV) => broken("it lies on another file system".to_owned()),
-                Some(Errno::MLINK) => broken("too many hard links to one file".to_owned()),
+            EntryError::Io(error) => match Errno::from_io_error(&error) {
+                // Errors that only the image's own names and links can cause.
+                Some(Errno::NOTDIR) => {
+                    invalid("a parent in its path is not a directory".to_owned())
+                }
+                Some(Errno::LOOP) => invalid("its path has a loop of symbolic links".to_owned()),
+                Some(Errno::NAMETOOLONG) => invalid("its name is too long".to_owned()),
+                Some(Errno::XDEV) => invalid("it is on another file system".to_owned()),
+                Some(Errno::MLINK) => invalid("too many hard links to one file".to_owned()),
                 Some(Errno::INVAL | Errno::ILSEQ) => {
-                    broken("the store's file system refuses its name".to_owned())
+                    invalid("the store's file system refuses its name".to_owned())
                 }
                 _ => Error::io(format!("unpack {layer}"))(error),
             },
@@ -533,37 +556,38 @@ impl Trouble {
     }
 }
 
-impl From<io::Error> for Trouble {
+impl From<io::Error> for EntryError {
     fn from(error: io::Error) -> Self {
-        Trouble::System(error)
+        EntryError::Io(error)
     }
 }
 
-impl From<Errno> for Trouble {
+impl From<Errno> for EntryError {
     fn from(error: Errno) -> Self {
-        Trouble::System(error.into())
+        EntryError::Io(error.into())
     }
 }
 
-impl From<Error> for Trouble {
+impl From<Error> for EntryError {
     fn from(error: Error) -> Self {
-        Trouble::Ours(error)
+        EntryError::Image(error)
     }
 }
 
-/// Ends a stream that goes on for too long, or that nobody wants any more.
-struct Guarded<R> {
+/// A reader that fails when the size limit is exceeded, or when unpacking is
+/// cancelled.
+struct BoundedReader<R> {
     reader: R,
-    left: u64,
+    bytes_left: u64,
     limit: u64,
-    stop: Stop,
+    cancel: CancelFlag,
 }
 
-impl<R: Read> Read for Guarded<R> {
+impl<R: Read> Read for BoundedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stop.check().map_err(io::Error::other)?;
+        self.cancel.check().map_err(io::Error::other)?;
         let count = self.reader.read(buffer)?;
-        self.left = self.left.checked_sub(count as u64).ok_or_else(|| {
+        self.bytes_left = self.bytes_left.checked_sub(count as u64).ok_or_else(|| {
             io::Error::other(Error::TooLarge {
                 what: "the unpacked image".to_owned(),
                 limit: format!("{} bytes", self.limit),
@@ -577,9 +601,9 @@ fn copy<R: Read>(
     archive: &mut Archive<R>,
     file: &mut File,
     buffer: &mut [u8],
-) -> std::result::Result<(), Trouble> {
+) -> std::result::Result<(), EntryError> {
     loop {
-        let count = archive.read(buffer).map_err(|error| Trouble::Archive(error.into()))?;
+        let count = archive.read(buffer).map_err(|error| EntryError::Archive(error.into()))?;
         if count == 0 {
             return Ok(());
         }
@@ -587,48 +611,49 @@ fn copy<R: Read>(
     }
 }
 
-fn faulty(layer: &str, entry: &str, fault: Fault) -> Error {
-    match fault {
-        Fault::Read(error) => unread(layer, error),
-        Fault::Format(reason) => {
+fn archive_error(layer: &str, entry: &str, error: ArchiveError) -> Error {
+    match error {
+        ArchiveError::Read(error) => read_error(layer, error),
+        ArchiveError::Format(reason) => {
             Error::Layer { layer: layer.to_owned(), entry: entry.to_owned(), reason }
         }
     }
 }
 
-/// A layer that cannot be read: its compression is broken, or it ends too early.
-fn unread(layer: &str, error: io::Error) -> Error {
+/// Converts an error of reading a layer: its compression is corrupt, or it is
+/// truncated.
+fn read_error(layer: &str, error: io::Error) -> Error {
     let error = match error.downcast::<Error>() {
-        Ok(ours) => return ours,
+        Ok(error) => return error,
         Err(error) => error,
     };
     let reason = match error.kind() {
-        io::ErrorKind::UnexpectedEof => "the archive is cut off".to_owned(),
+        io::ErrorKind::UnexpectedEof => "the archive is truncated".to_owned(),
         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput | io::ErrorKind::Other => {
-            format!("its compression is broken ({error})")
+            format!("its compression is corrupt ({error})")
         }
         _ => return Error::io(format!("read {layer}"))(error),
     };
     Error::Layer { layer: layer.to_owned(), entry: "the archive".to_owned(), reason }
 }
 
-/// Gives a link or a pipe its owner and its time.
-fn own(
+/// Sets the owner and the times of a symbolic link or a FIFO.
+fn set_owner_and_times(
     privileged: bool,
-    folder: BorrowedFd<'_>,
+    directory: BorrowedFd<'_>,
     name: &[u8],
-    entry: &archive::Entry,
+    entry: &archive::ArchiveEntry,
 ) -> io::Result<()> {
     if privileged {
         let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-        rustix::fs::chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        rustix::fs::chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     }
     let times = timestamps(entry.mtime);
-    rustix::fs::utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+    rustix::fs::utimensat(directory, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(())
 }
 
-fn times(fd: BorrowedFd<'_>, mtime: (i64, u32)) -> io::Result<()> {
+fn set_times(fd: BorrowedFd<'_>, mtime: (i64, u32)) -> io::Result<()> {
     Ok(futimens(fd, &timestamps(mtime))?)
 }
 
@@ -637,8 +662,8 @@ fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
     Timestamps { last_access: time, last_modification: time }
 }
 
-/// A name for a message: short, and without what would steer a terminal.
-fn show(path: &[u8]) -> String {
+/// Returns a path for messages: truncated, and with control characters escaped.
+fn printable(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(path);
     let mut shown: String = text.chars().take(200).flat_map(char::escape_debug).collect();
     if text.chars().nth(200).is_some() {

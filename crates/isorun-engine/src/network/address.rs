@@ -1,14 +1,14 @@
-//! Addresses that lead to somebody's own network, and not to the public one.
+//! Classification of addresses as public or not.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use ipnet::Ipv4Net;
 
 /// Ranges that are not public, by the registry of special-purpose addresses
-/// (RFC 6890 and its updates): this host, private networks, carriers' networks,
+/// (RFC 6890 and its updates): this host, private networks, carrier-grade NAT,
 /// loopback, link-local (where metadata services are), documentation,
-/// benchmarks, multicast, the future.
-const SPECIAL: [(Ipv4Addr, u8); 15] = [
+/// benchmarks, multicast, reserved for future use.
+const SPECIAL_PURPOSE_RANGES: [(Ipv4Addr, u8); 15] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),
     (Ipv4Addr::new(10, 0, 0, 0), 8),
     (Ipv4Addr::new(100, 64, 0, 0), 10),
@@ -25,32 +25,35 @@ const SPECIAL: [(Ipv4Addr, u8); 15] = [
     (Ipv4Addr::new(224, 0, 0, 0), 4),
     (Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
-/// A well-known metadata service outside of those ranges.
-const METADATA: [Ipv4Addr; 1] = [Ipv4Addr::new(168, 63, 129, 16)];
+/// Addresses of well-known metadata services outside those ranges.
+const METADATA_ADDRESSES: [Ipv4Addr; 1] = [Ipv4Addr::new(168, 63, 129, 16)];
 
-/// Whether an address is one of the public internet, and not this machine's.
+/// Reports whether an address is on the public internet and not one of this machine.
 #[must_use]
 pub fn is_public(address: Ipv4Addr) -> bool {
-    let special = |&(network, length): &(Ipv4Addr, u8)| {
+    let is_special = |&(network, length): &(Ipv4Addr, u8)| {
         let mask = u32::MAX << (32 - u32::from(length));
         u32::from(address) & mask == u32::from(network)
     };
-    !SPECIAL.iter().any(special) && !METADATA.contains(&address) && !is_own(address)
+    !SPECIAL_PURPOSE_RANGES.iter().any(is_special)
+        && !METADATA_ADDRESSES.contains(&address)
+        && !is_local(address)
 }
 
-/// Whether it is this machine's own. The system takes such an address itself as
-/// the source of what goes there.
-fn is_own(address: Ipv4Addr) -> bool {
-    // What cannot be found out is taken for its own: there are no descriptors, for one.
+/// Reports whether an address is one of this machine. The kernel uses such an address
+/// as the source address of packets to it.
+fn is_local(address: Ipv4Addr) -> bool {
+    // If it cannot be determined, for example because there are no file descriptors
+    // left, the address counts as local.
     let Ok(socket) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)) else { return true };
-    // Sends nothing. An address without a way to it is nobody's, least of all ours.
+    // Sends no packet. An address without a route is not one of this machine.
     if socket.connect(SocketAddr::from((address, 9))).is_err() {
         return false;
     }
     socket.local_addr().is_ok_and(|source| source.ip() == IpAddr::V4(address))
 }
 
-/// Whether one of these ranges has it.
+/// Reports whether one of the ranges contains the address.
 #[must_use]
 pub fn within(ranges: &[Ipv4Net], address: Ipv4Addr) -> bool {
     ranges.iter().any(|range| range.contains(&address))

@@ -1,8 +1,8 @@
-//! The certificate authority of one sandbox: it vouches, to programs of that
-//! sandbox only, for the hosts whose TLS is ended by us.
+//! The certificate authority of one sandbox: it issues the certificates of the hosts
+//! whose TLS the proxy terminates. Only programs of that sandbox trust it.
 //!
-//! Its key stays outside. Forks and restored copies have the same certificate in
-//! their files, so they go on with the same authority.
+//! Its key stays outside the sandbox. Forks and restored copies have the same
+//! certificate in their files, so they continue to use the same authority.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,16 +14,16 @@ use rcgen::{
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-/// A certificate and its key.
+/// A certificate authority: its certificate and its key.
 pub struct Authority {
     certificate: String,
     key: Zeroizing<String>,
     leaves: Mutex<HashMap<String, Arc<rustls::ServerConfig>>>,
 }
 
-/// An authority cannot be made or used.
+/// An error in creating or using an authority.
 #[derive(Debug, thiserror::Error)]
-#[error("certificates of a sandbox: {0}")]
+#[error("cannot create a certificate for a sandbox: {0}")]
 pub struct AuthorityError(String);
 
 fn failed(error: impl std::fmt::Display) -> AuthorityError {
@@ -31,47 +31,47 @@ fn failed(error: impl std::fmt::Display) -> AuthorityError {
 }
 
 impl Authority {
-    /// A new one.
+    /// Creates a new authority.
     ///
     /// # Errors
     ///
-    /// The system gives no random numbers.
+    /// The system returns no random numbers.
     pub fn new() -> Result<Self, AuthorityError> {
         let key = KeyPair::generate().map_err(failed)?;
-        let certificate = own_params().self_signed(&key).map_err(failed)?;
+        let certificate = ca_params().self_signed(&key).map_err(failed)?;
         Ok(Self::from_parts(certificate.pem(), Zeroizing::new(key.serialize_pem())))
     }
 
-    /// One that was made before.
+    /// Creates an authority from a stored certificate and key.
     #[must_use]
     pub fn from_parts(certificate: String, key: Zeroizing<String>) -> Self {
         Self { certificate, key, leaves: Mutex::default() }
     }
 
-    /// Its certificate, as PEM; for everybody.
+    /// Returns the certificate as PEM. It is public.
     #[must_use]
     pub fn certificate(&self) -> &str {
         &self.certificate
     }
 
-    /// Its key, as PEM; for nobody inside.
+    /// Returns the key as PEM. It must not reach the sandbox.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// How to be a host, towards this sandbox.
+    /// Returns the TLS server configuration to impersonate a host towards this sandbox.
     ///
     /// # Errors
     ///
-    /// The name is none that a certificate can have.
-    pub fn server(&self, name: &str) -> Result<Arc<rustls::ServerConfig>, AuthorityError> {
+    /// The name is not valid in a certificate.
+    pub fn server_config(&self, name: &str) -> Result<Arc<rustls::ServerConfig>, AuthorityError> {
         let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = leaves.get(name) {
             return Ok(Arc::clone(config));
         }
         let key = KeyPair::from_pem(&self.key).map_err(failed)?;
-        let issuer = Issuer::new(own_params(), key);
+        let issuer = Issuer::new(ca_params(), key);
         let own = KeyPair::generate().map_err(failed)?;
         let mut params = CertificateParams::new(vec![name.to_owned()]).map_err(failed)?;
         params.distinguished_name.push(DnType::CommonName, name);
@@ -94,13 +94,13 @@ impl Authority {
     }
 }
 
-/// One implementation of cryptography for all.
+/// Returns the cryptography provider of all TLS configurations.
 pub(super) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// What every authority says of itself; they differ by their keys.
-fn own_params() -> CertificateParams {
+/// Returns the certificate parameters of every authority; they differ by their keys.
+fn ca_params() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "isorun: this sandbox's own proxy");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -109,7 +109,7 @@ fn own_params() -> CertificateParams {
     params
 }
 
-/// Longer than any sandbox lives, so that none outlives its certificate.
+/// Sets a validity that is longer than the lifetime of any sandbox.
 fn validity(params: &mut CertificateParams) {
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = date_time_ymd(2120, 1, 1);
@@ -136,13 +136,13 @@ mod tests {
     #[test]
     fn it_vouches_for_a_host_and_can_be_kept() {
         let authority = Authority::new().unwrap();
-        assert!(authority.server("api.example.com").is_ok());
-        let kept = Authority::from_parts(
+        assert!(authority.server_config("api.example.com").is_ok());
+        let restored = Authority::from_parts(
             authority.certificate().to_owned(),
             Zeroizing::new(authority.key().to_owned()),
         );
-        assert!(kept.server("other.example.com").is_ok());
-        assert_eq!(kept, authority);
+        assert!(restored.server_config("other.example.com").is_ok());
+        assert_eq!(restored, authority);
         assert!(!format!("{authority:?}").contains("KEY"));
     }
 }

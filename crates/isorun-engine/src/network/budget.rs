@@ -1,34 +1,34 @@
-//! Counts what the networks of all sandboxes take of the server, so that it keeps
-//! enough for itself, and one sandbox leaves enough for the others: the file
-//! descriptors of connections, the questions to resolvers outside.
+//! Limits on the resources that the networks of all sandboxes use: file descriptors of
+//! connections, and pending DNS queries to upstream resolvers. The server keeps enough for
+//! itself, and one sandbox leaves enough for the others.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Descriptors of one sandbox, unless another limit is given: 1,024 connections
-/// with an end inside and an end outside each.
+/// The default limit on file descriptors of one sandbox: 1,024 connections with one
+/// socket to the guest and one upstream each.
 pub const MAX_DESCRIPTORS_PER_SANDBOX: usize = 2048;
-/// Descriptors that a sandbox can have when others have taken most of them.
+/// File descriptors that a sandbox can have when others have taken most of them.
 const RESERVED_DESCRIPTORS: usize = 64;
-/// Questions to resolvers outside that are under way: of all sandboxes, of one, and
-/// of one when others have most.
-const MAX_QUESTIONS: usize = 512;
-const MAX_QUESTIONS_PER_SANDBOX: usize = 64;
-const RESERVED_QUESTIONS: usize = 8;
+/// Pending queries to upstream resolvers: of all sandboxes, of one, and of one when
+/// others have taken most of them.
+const MAX_PENDING_QUERIES: usize = 512;
+const MAX_PENDING_QUERIES_PER_SANDBOX: usize = 64;
+const RESERVED_QUERIES: usize = 8;
 
-/// What all sandboxes together can take.
+/// A limit that all sandboxes share.
 #[derive(Debug)]
 pub struct Budget {
     all: Arc<Semaphore>,
     total: usize,
     per_sandbox: usize,
-    /// What each sandbox can have of the last quarter.
+    /// The count up to which a sandbox gets permits of the last quarter.
     reserved: usize,
 }
 
 impl Budget {
-    /// Counts up to `total` for all sandboxes, and up to `per_sandbox` for each,
+    /// Creates a budget of `total` for all sandboxes, and of `per_sandbox` for each,
     /// which is at most half of it. A sandbox that has more than `reserved` gets
     /// nothing of the last quarter.
     #[must_use]
@@ -38,8 +38,8 @@ impl Budget {
         Arc::new(Self { all: Arc::new(Semaphore::new(total)), total, per_sandbox, reserved })
     }
 
-    /// Counts file descriptors of connections: up to `total` for all sandboxes, or
-    /// half of what this process may have open.
+    /// Creates the budget of file descriptors of connections: `total` for all sandboxes,
+    /// or half of the limit of this process (`RLIMIT_NOFILE`).
     #[must_use]
     pub fn descriptors(total: Option<usize>, per_sandbox: usize) -> Arc<Self> {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -48,46 +48,46 @@ impl Budget {
         Self::new(total, per_sandbox, RESERVED_DESCRIPTORS)
     }
 
-    /// Counts questions to resolvers outside.
+    /// Creates the budget of pending queries to upstream resolvers.
     #[must_use]
-    pub fn questions() -> Arc<Self> {
-        Self::new(MAX_QUESTIONS, MAX_QUESTIONS_PER_SANDBOX, RESERVED_QUESTIONS)
+    pub fn queries() -> Arc<Self> {
+        Self::new(MAX_PENDING_QUERIES, MAX_PENDING_QUERIES_PER_SANDBOX, RESERVED_QUERIES)
     }
 
-    /// The part of one more sandbox.
+    /// Creates the share of one more sandbox.
     #[must_use]
-    pub fn share(self: &Arc<Self>) -> Share {
-        Share { own: Arc::new(Semaphore::new(self.per_sandbox)), budget: Arc::clone(self) }
+    pub fn share(self: &Arc<Self>) -> BudgetShare {
+        BudgetShare { own: Arc::new(Semaphore::new(self.per_sandbox)), budget: Arc::clone(self) }
     }
 }
 
-/// What one sandbox can take of a [`Budget`].
+/// The part of a [`Budget`] that one sandbox can use.
 #[derive(Clone, Debug)]
-pub struct Share {
+pub struct BudgetShare {
     budget: Arc<Budget>,
     own: Arc<Semaphore>,
 }
 
-/// What is taken, until this is dropped.
+/// Resources of a [`Budget`] in use, until this is dropped.
 #[derive(Debug)]
-pub struct Taken {
+pub struct Permit {
     _own: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
 }
 
-impl Share {
-    /// Takes some at once, if there are any. The last quarter of all is for
-    /// sandboxes that have few.
+impl BudgetShare {
+    /// Acquires `count` without waiting, if that many are available. The last quarter of
+    /// the budget is for sandboxes that have few.
     #[must_use]
-    pub fn take(&self, count: u32) -> Option<Taken> {
+    pub fn try_acquire(&self, count: u32) -> Option<Permit> {
         let own = Arc::clone(&self.own).try_acquire_many_owned(count).ok()?;
         let has = self.budget.per_sandbox.saturating_sub(self.own.available_permits());
-        let left = self.budget.all.available_permits();
-        if has > self.budget.reserved && left < self.budget.total / 4 {
+        let available = self.budget.all.available_permits();
+        if has > self.budget.reserved && available < self.budget.total / 4 {
             return None;
         }
         let all = Arc::clone(&self.budget.all).try_acquire_many_owned(count).ok()?;
-        Some(Taken { _own: own, _all: all })
+        Some(Permit { _own: own, _all: all })
     }
 }
 
@@ -99,22 +99,22 @@ mod tests {
     fn one_sandbox_leaves_enough_for_others() {
         let budget = Budget::new(1000, 400, 64);
         let (one, two, three) = (budget.share(), budget.share(), budget.share());
-        let fill = |share: &Share| {
-            let mut taken = Vec::new();
-            while let Some(more) = share.take(2) {
-                taken.push(more);
+        let fill = |share: &BudgetShare| {
+            let mut permits = Vec::new();
+            while let Some(more) = share.try_acquire(2) {
+                permits.push(more);
             }
-            taken
+            permits
         };
         let of_one = fill(&one);
         assert_eq!(of_one.len() * 2, 400);
-        // The last quarter is for those who have few.
+        // The last quarter is for shares that have few.
         let of_two = fill(&two);
         assert_eq!(of_two.len() * 2, 352);
         let of_three = fill(&three);
         assert_eq!(of_three.len() * 2, 64);
-        assert!(one.take(1).is_none() && two.take(1).is_none());
-        // What is given back can be taken again.
+        assert!(one.try_acquire(1).is_none() && two.try_acquire(1).is_none());
+        // Released permits can be acquired again.
         drop((of_one, of_two, of_three));
         assert_eq!(fill(&three).len() * 2, 400);
     }
@@ -122,11 +122,11 @@ mod tests {
     #[test]
     fn nobody_has_more_than_half() {
         let budget = Budget::new(100, MAX_DESCRIPTORS_PER_SANDBOX, 64);
-        assert!(budget.share().take(50).is_some());
-        assert!(budget.share().take(51).is_none());
-        assert!(Budget::new(usize::MAX, usize::MAX, 64).share().take(u32::MAX).is_some());
-        assert!(Budget::descriptors(None, 2).share().take(2).is_some());
-        assert!(Budget::descriptors(Some(2), 2).share().take(2).is_none());
-        assert!(Budget::new(0, 1, 1).share().take(1).is_none());
+        assert!(budget.share().try_acquire(50).is_some());
+        assert!(budget.share().try_acquire(51).is_none());
+        assert!(Budget::new(usize::MAX, usize::MAX, 64).share().try_acquire(u32::MAX).is_some());
+        assert!(Budget::descriptors(None, 2).share().try_acquire(2).is_some());
+        assert!(Budget::descriptors(Some(2), 2).share().try_acquire(2).is_none());
+        assert!(Budget::new(0, 1, 1).share().try_acquire(1).is_none());
     }
 }

@@ -1,8 +1,8 @@
-//! Secrets that a sandbox uses and never has: what each is, and for which
-//! requests. No I/O.
+//! Credentials that a sandbox can use but not read: their values, and the requests that
+//! may use them. No I/O.
 //!
-//! Inside there is a placeholder. Outside, on the way to its own host and to no
-//! other, the placeholder becomes the secret.
+//! The sandbox has a placeholder. In requests to the credential's own host, and to no
+//! other, the proxy replaces the placeholder with the secret.
 
 use std::sync::Arc;
 
@@ -12,12 +12,13 @@ use zeroize::Zeroizing;
 
 use super::Authority;
 
-/// What programs see in place of a secret.
+/// The placeholder that programs in the sandbox see instead of a secret.
 pub const PLACEHOLDER: &str = "sk-isorun-proxy-managed";
 
-/// Services that are known by the names of their variables: host, header, what
-/// stands before the secret there, the variable of the base URL and its path.
-const KNOWN: [(&str, &str, &str, &str, &str, &str); 6] = [
+/// Services that are identified by the name of their environment variable: variable,
+/// host, header, prefix of the header's value, variable of the base URL, path of the
+/// base URL.
+const WELL_KNOWN_SERVICES: [(&str, &str, &str, &str, &str, &str); 6] = [
     ("OPENAI_API_KEY", "api.openai.com", "authorization", "Bearer ", "OPENAI_BASE_URL", "/v1"),
     ("ANTHROPIC_API_KEY", "api.anthropic.com", "x-api-key", "", "ANTHROPIC_BASE_URL", ""),
     ("GEMINI_API_KEY", "generativelanguage.googleapis.com", "x-goog-api-key", "", "", ""),
@@ -26,60 +27,60 @@ const KNOWN: [(&str, &str, &str, &str, &str, &str); 6] = [
     ("OPENROUTER_API_KEY", "openrouter.ai", "authorization", "Bearer ", "", ""),
 ];
 
-/// One secret.
+/// A secret, and the requests that may use it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credential {
-    /// The variable that programs read the placeholder from.
+    /// The environment variable from which programs read the placeholder.
     pub name: String,
-    /// The only host that it goes to.
+    /// The only host that it is sent to.
     pub host: String,
-    /// And its port.
+    /// The port of that host.
     pub port: u16,
-    /// The header that it stands in.
+    /// The header that contains it.
     pub header: String,
-    /// What stands before it there.
+    /// The text before it in the header's value.
     pub prefix: String,
     /// The secret.
-    pub secret: Secret,
+    pub secret: SecretValue,
     /// The methods that may use it; all if empty.
     pub methods: Vec<String>,
     /// The paths that may use it, each exact or with `*` at its end; all if
     /// empty.
     pub paths: Vec<String>,
-    /// A variable for the base URL of the proxy, and the path behind it.
+    /// The environment variable for the base URL at the proxy, and the path of that URL.
     pub base: Option<(String, String)>,
 }
 
-/// A text that is wiped from memory, and that no log shows.
+/// A text that is wiped from memory on drop and does not appear in logs.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Zeroizing<String>);
+pub struct SecretValue(Zeroizing<String>);
 
-impl Secret {
-    /// As it is sent.
-    pub(super) fn text(&self) -> &str {
+impl SecretValue {
+    /// Returns the plain text.
+    pub(super) fn expose(&self) -> &str {
         &self.0
     }
 }
 
-impl From<String> for Secret {
+impl From<String> for SecretValue {
     fn from(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
 }
 
-impl Serialize for Secret {
+impl Serialize for SecretValue {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
     }
 }
 
-impl<'de> Deserialize<'de> for Secret {
+impl<'de> Deserialize<'de> for SecretValue {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer).map(Self::from)
     }
 }
 
-impl std::fmt::Debug for Secret {
+impl std::fmt::Debug for SecretValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("(secret)")
     }
@@ -92,11 +93,11 @@ impl std::fmt::Debug for Credential {
 }
 
 impl Credential {
-    /// That of a service which is known by the name of its variable.
+    /// Creates the credential of a service that is identified by its environment variable.
     #[must_use]
-    pub fn known(name: &str, secret: Secret) -> Option<Self> {
+    pub fn known(name: &str, secret: SecretValue) -> Option<Self> {
         let (name, host, header, prefix, variable, path) =
-            KNOWN.into_iter().find(|known| known.0 == name)?;
+            WELL_KNOWN_SERVICES.into_iter().find(|known| known.0 == name)?;
         Some(Self {
             name: name.to_owned(),
             host: host.to_owned(),
@@ -110,69 +111,69 @@ impl Credential {
         })
     }
 
-    /// The names of services that are known.
+    /// Returns the environment variables of the services in the built-in list.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        KNOWN.into_iter().map(|known| known.0)
+        WELL_KNOWN_SERVICES.into_iter().map(|known| known.0)
     }
 
-    /// Whether a request may use it.
+    /// Reports whether a request may use the credential.
     #[must_use]
-    pub fn serves(&self, method: &Method, path: &str) -> bool {
-        let method_good = self.methods.is_empty()
-            || self.methods.iter().any(|good| good.eq_ignore_ascii_case(method.as_str()));
-        // What a server makes of dots and escapes is not known here.
-        let plain = !path.contains("..") && !path.contains("//") && !path.contains('%');
-        let path_good = self.paths.is_empty()
-            || plain
-                && self.paths.iter().any(|good| match good.strip_suffix('*') {
+    pub fn permits(&self, method: &Method, path: &str) -> bool {
+        let method_allowed = self.methods.is_empty()
+            || self.methods.iter().any(|allowed| allowed.eq_ignore_ascii_case(method.as_str()));
+        // Servers interpret dots, empty segments and escapes in different ways.
+        let is_plain = !path.contains("..") && !path.contains("//") && !path.contains('%');
+        let path_allowed = self.paths.is_empty()
+            || is_plain
+                && self.paths.iter().any(|allowed| match allowed.strip_suffix('*') {
                     Some(start) => path.starts_with(start),
-                    None => path == good,
+                    None => path == allowed,
                 });
-        method_good && path_good
+        method_allowed && path_allowed
     }
 
-    /// Puts the secret in place of its placeholder.
+    /// Replaces the placeholder in the headers of a request with the secret.
     pub fn apply(&self, headers: &mut HeaderMap) {
         let Ok(name) = self.header.parse::<HeaderName>() else { return };
         let text = match headers.get(&name).map(|value| value.to_str().unwrap_or_default()) {
-            // Nothing there: programs that were told no key send none.
+            // No such header: programs without a key send none.
             None => Zeroizing::new(format!("{}{}", self.prefix, *self.secret.0)),
             Some(value) if value.contains(PLACEHOLDER) => {
                 Zeroizing::new(value.replace(PLACEHOLDER, &self.secret.0))
             }
-            // A key of its own.
+            // The program sends a key of its own.
             Some(_) => return,
         };
         if let Ok(mut value) = HeaderValue::from_str(&text) {
             value.set_sensitive(true);
-            // Without room for it, it goes without.
+            // If there are too many headers, the request is sent without the secret.
             let _ = headers.try_insert(name, value);
         }
     }
 
-    /// Takes the secret out of what a server says, if it repeats it.
-    pub fn hide(&self, headers: &mut HeaderMap) {
+    /// Replaces the secret in the headers of a response, if the server repeats it.
+    pub fn redact(&self, headers: &mut HeaderMap) {
         let secret = self.secret.0.as_bytes();
         for value in headers.values_mut() {
-            // Not every value is a text.
-            let (mut hidden, mut rest) = (Vec::new(), value.as_bytes());
+            // A value need not be valid UTF-8.
+            let (mut redacted, mut rest) = (Vec::new(), value.as_bytes());
             while let Some(at) = rest.windows(secret.len().max(1)).position(|part| part == secret) {
                 let (before, found) = rest.split_at(at);
-                hidden.extend_from_slice(before);
-                hidden.extend_from_slice(PLACEHOLDER.as_bytes());
+                redacted.extend_from_slice(before);
+                redacted.extend_from_slice(PLACEHOLDER.as_bytes());
                 rest = found.get(secret.len()..).unwrap_or_default();
             }
             if rest.len() < value.len() {
-                hidden.extend_from_slice(rest);
-                // It is as good as the one before; if not, nothing is said.
+                redacted.extend_from_slice(rest);
+                // The new value is as valid as the old one; if not, it is left empty.
                 let empty = HeaderValue::from_static("");
-                *value = HeaderValue::from_bytes(&hidden).unwrap_or(empty);
+                *value = HeaderValue::from_bytes(&redacted).unwrap_or(empty);
             }
         }
     }
 }
 
-/// All secrets of a sandbox.
+/// All credentials of a sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Credentials {
     list: Vec<Credential>,
@@ -180,44 +181,44 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// These, with the authority that vouches for their hosts.
+    /// Creates a set of credentials. `authority` issues certificates for their hosts.
     #[must_use]
     pub fn new(list: Vec<Credential>, authority: Arc<Authority>) -> Self {
         Self { list, authority: Some(authority) }
     }
 
-    /// Each of them.
+    /// Returns all credentials.
     #[must_use]
     pub fn list(&self) -> &[Credential] {
         &self.list
     }
 
-    /// Who vouches for their hosts.
+    /// Returns the authority that issues certificates for their hosts.
     #[must_use]
     pub fn authority(&self) -> Option<&Arc<Authority>> {
         self.authority.as_ref()
     }
 
-    /// Whether one is for a host.
+    /// Reports whether there is a credential for a host.
     #[must_use]
     pub fn has_host(&self, name: &str) -> bool {
         self.list.iter().any(|credential| credential.host == name)
     }
 
-    /// Whether one is for a port of a host.
+    /// Reports whether there is a credential for a port of a host.
     #[must_use]
-    pub fn has(&self, name: &str, port: u16) -> bool {
-        self.of(name).any(|credential| credential.port == port)
+    pub fn has_host_port(&self, name: &str, port: u16) -> bool {
+        self.for_host(name).any(|credential| credential.port == port)
     }
 
-    /// Whether a connection under one of these names may need one.
+    /// Reports whether there is a credential for a port of one of these hosts.
     #[must_use]
-    pub fn wants(&self, names: &[String], port: u16) -> bool {
-        names.iter().any(|name| self.has(name, port))
+    pub fn has_any_host_port(&self, names: &[String], port: u16) -> bool {
+        names.iter().any(|name| self.has_host_port(name, port))
     }
 
-    /// Those for a host.
-    pub fn of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Credential> {
+    /// Returns the credentials for a host.
+    pub fn for_host<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Credential> {
         self.list.iter().filter(move |credential| credential.host == name)
     }
 }
@@ -226,8 +227,8 @@ impl Credentials {
 mod tests {
     use super::*;
 
-    fn secret() -> Secret {
-        Secret::from("sk-real".to_owned())
+    fn secret() -> SecretValue {
+        SecretValue::from("sk-real".to_owned())
     }
 
     #[test]
@@ -249,17 +250,17 @@ mod tests {
         Credential::known("ANTHROPIC_API_KEY", secret()).unwrap().apply(&mut headers);
         assert_eq!(headers["x-api-key"], "sk-real");
         headers.insert("x-echo", "key=sk-real;".parse().unwrap());
-        openai.hide(&mut headers);
+        openai.redact(&mut headers);
         assert_eq!(headers["x-echo"], "key=sk-isorun-proxy-managed;");
-        for (value, hidden) in [
+        for (value, redacted) in [
             (&b"sk-real"[..], &b"sk-isorun-proxy-managed"[..]),
             (b"\xe9 sk-realsk-real", b"\xe9 sk-isorun-proxy-managedsk-isorun-proxy-managed"),
             (b"sk-rea", b"sk-rea"),
             (b"", b""),
         ] {
             headers.insert("x-echo", HeaderValue::from_bytes(value).unwrap());
-            openai.hide(&mut headers);
-            assert_eq!(headers["x-echo"].as_bytes(), hidden);
+            openai.redact(&mut headers);
+            assert_eq!(headers["x-echo"].as_bytes(), redacted);
         }
         assert!(!format!("{openai:?} {:?}", openai.secret).contains("sk-real"));
     }
@@ -269,7 +270,7 @@ mod tests {
         let mut credential = Credential::known("OPENAI_API_KEY", secret()).unwrap();
         credential.methods = vec!["get".to_owned()];
         credential.paths = vec!["/v1/models".to_owned(), "/v1/files/*".to_owned()];
-        for (method, path, good) in [
+        for (method, path, allowed) in [
             (Method::GET, "/v1/models", true),
             (Method::GET, "/v1/files/a", true),
             (Method::POST, "/v1/models", false),
@@ -278,7 +279,7 @@ mod tests {
             (Method::GET, "/v1/files/%2e%2e/keys", false),
             (Method::GET, "//v1/models", false),
         ] {
-            assert_eq!(credential.serves(&method, path), good, "{method} {path}");
+            assert_eq!(credential.permits(&method, path), allowed, "{method} {path}");
         }
     }
 }

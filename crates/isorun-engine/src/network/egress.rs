@@ -1,17 +1,17 @@
-//! The proxy of one sandbox: every connection that it opens ends here.
+//! The egress proxy of one sandbox, at which every connection that it opens terminates.
 //!
 //! ```text
-//! SYN to any address ─▶ our socket in its namespace ─▶ accepted
+//! SYN to any address ─▶ the proxy's socket in its namespace ─▶ accepted
 //!   port 53, TCP and UDP ─▶ our resolver
-//!   first bytes ─▶ a name, if names can decide ─▶ policy ─┬─▶ reset, and on record
-//!                                                         ├─▶ TLS ended, secret added
+//!   first bytes ─▶ a name, if names can decide ─▶ policy ─┬─▶ reset and reported
+//!                                                         ├─▶ TLS terminated, secret added
 //!                                                         ├─▶ HTTP/1, request by request
-//!                                                         └─▶ connected from outside
+//!                                                         └─▶ relayed to the upstream server
 //! ```
 //!
-//! A name counts for a connection only if its protocol says it where we can read it:
-//! TLS and clean HTTP/1. Any other protocol passes where its address or port is
-//! allowed, or where everything is but some names.
+//! A name allows a connection only if its protocol contains the name in plaintext: TLS and
+//! clean HTTP/1. Any other protocol is allowed if a rule allows its address or port, or if
+//! everything except some names is allowed.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -27,148 +27,153 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use hickory_resolver::proto::rr::{Record, RecordType};
 
-use super::budget::Share;
-use super::dns::rate::Rate;
-use super::gate::Gate;
-use super::inside::{Handle, Inside};
-use super::names::Names;
-use super::policy::{Ask, Reason, Verdict};
-use super::resolver::{Answer, Unanswered};
-use super::sniff::{First, Host, Sniffer};
-use super::{Blocked, Plan, dns, intercept, relay, wire};
+use super::budget::BudgetShare;
+use super::context::ProxyContext;
+use super::dns::rate::RateLimiter;
+use super::guest_socket::{GuestSocket, GuestStream};
+use super::names::NameTable;
+use super::policy::{Connection, Reason, Verdict};
+use super::resolver::{ResolveError, ResolvedName};
+use super::sniff::{Host, Sniffed, Sniffer};
+use super::{Blocked, Plan, dns, intercept, relay, upstream};
 use crate::engine::SandboxId;
 
-/// Descriptors that a connection takes: an end inside, and one outside.
-const DESCRIPTORS: u32 = 2;
-/// How long its first bytes may take, when a name is needed and the protocol is
-/// one in which the client speaks first.
-const HEAD: Duration = Duration::from_secs(10);
-/// How long they are waited for where the server may speak first: if it is let
-/// speak then, and if it is not, since no rule lets its protocol through.
-const SILENCE: Duration = Duration::from_millis(200);
-const SILENCE_TO_BLOCK: Duration = Duration::from_secs(2);
-/// How long a server outside may take to accept.
-const CONNECT: Duration = Duration::from_secs(10);
+/// File descriptors of a connection: a socket to the guest and one upstream.
+const DESCRIPTORS_PER_CONNECTION: u32 = 2;
+/// Maximum time for the first bytes if a name is needed and the client sends first.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time to wait for first bytes of the client, if other protocols are allowed, before the
+/// upstream connection is opened for a protocol in which the server sends first.
+const SERVER_FIRST_DELAY: Duration = Duration::from_millis(200);
+/// Time to wait for first bytes of the client, if other protocols are denied, before the
+/// connection is blocked.
+const SERVER_FIRST_BLOCK_DELAY: Duration = Duration::from_secs(2);
+/// Maximum time to connect to an upstream server.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The proxy of one sandbox.
-pub struct Sandbox {
+/// The egress proxy of one sandbox.
+pub struct EgressProxy {
     id: SandboxId,
-    gate: Arc<Gate>,
+    context: Arc<ProxyContext>,
     plan: RwLock<Arc<Plan>>,
-    names: Mutex<Names>,
-    /// How often it was told to hang up. Connections of an earlier count end.
-    hung_up: watch::Sender<u64>,
-    /// Guards that want no connections now.
-    quiet: watch::Sender<usize>,
+    names: Mutex<NameTable>,
+    /// Incremented to reset all open connections.
+    resets: watch::Sender<u64>,
+    /// The number of [`QuiesceGuard`]s.
+    quiesced: watch::Sender<usize>,
+    /// The number of open connections.
     open: watch::Sender<usize>,
     blocked: AtomicU64,
     allowed: AtomicU64,
-    /// Descriptors of its connections.
-    descriptors: Share,
-    /// Questions outside that are under way, and how often it asks.
-    questions: Share,
-    rate: Mutex<Rate>,
+    /// File descriptors of its connections.
+    descriptors: BudgetShare,
+    /// Pending queries to upstream resolvers.
+    queries: BudgetShare,
+    /// The rate of queries to upstream resolvers.
+    rate: Mutex<RateLimiter>,
 }
 
-/// The sockets of a proxy, made in the sandbox's namespace.
+/// The sockets of a proxy, created in the sandbox's network namespace.
 pub struct Sockets {
-    /// Where all connections end, with their destination as its own address.
+    /// The listener that accepts all connections. The local address of an accepted socket
+    /// is the destination.
     pub connections: TcpListener,
-    /// Where all questions to resolvers end.
+    /// The socket that receives all DNS queries.
     pub questions: UdpSocket,
 }
 
-/// As long as this lives, the sandbox has no connections.
+/// A guard during whose lifetime the sandbox has no connections.
 #[derive(Debug)]
-pub struct Quiet(Arc<Sandbox>);
+pub struct QuiesceGuard(Arc<EgressProxy>);
 
-impl Drop for Quiet {
+impl Drop for QuiesceGuard {
     fn drop(&mut self) {
-        self.0.quiet.send_modify(|count| *count -= 1);
+        self.0.quiesced.send_modify(|count| *count -= 1);
     }
 }
 
-impl std::fmt::Debug for Sandbox {
+impl std::fmt::Debug for EgressProxy {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Sandbox({})", self.id)
+        write!(f, "EgressProxy({})", self.id)
     }
 }
 
-impl Sandbox {
-    /// One whose proxy is not served yet.
+impl EgressProxy {
+    /// Creates a proxy. It handles connections once [`serve`](Self::serve) runs.
     #[must_use]
-    pub fn new(id: SandboxId, gate: Arc<Gate>, plan: Plan) -> Arc<Self> {
-        let (descriptors, questions) = (gate.descriptors.share(), gate.questions.share());
+    pub fn new(id: SandboxId, context: Arc<ProxyContext>, plan: Plan) -> Arc<Self> {
+        let (descriptors, queries) = (context.descriptors.share(), context.queries.share());
         Arc::new(Self {
             id,
-            gate,
+            context,
             descriptors,
-            questions,
+            queries,
             rate: Mutex::default(),
             plan: RwLock::new(Arc::new(plan)),
             names: Mutex::default(),
-            hung_up: watch::Sender::default(),
-            quiet: watch::Sender::default(),
+            resets: watch::Sender::default(),
+            quiesced: watch::Sender::default(),
             open: watch::Sender::default(),
             blocked: AtomicU64::new(0),
             allowed: AtomicU64::new(0),
         })
     }
 
-    /// What decides, now.
+    /// Returns the current network configuration.
     #[must_use]
     pub fn plan(&self) -> Arc<Plan> {
         Arc::clone(&self.plan.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes what decides. Connections that are open end: they were allowed by
-    /// other rules.
+    /// Replaces the network configuration and resets all open connections, which were
+    /// allowed by the old rules.
     pub fn set_plan(&self, plan: Plan) {
         *self.plan.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(plan);
-        *self.names() = Names::default();
-        self.hung_up.send_modify(|count| *count += 1);
+        *self.names() = NameTable::default();
+        self.resets.send_modify(|count| *count += 1);
     }
 
-    /// How many connections were let through, and how many were not.
+    /// Returns the numbers of allowed and of blocked connections.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         (self.allowed.load(Ordering::Relaxed), self.blocked.load(Ordering::Relaxed))
     }
 
     /// Resets all connections, and refuses new ones until the guard is dropped.
-    pub async fn quiet(self: &Arc<Self>) -> Quiet {
-        self.quiet.send_modify(|count| *count += 1);
-        let guard = Quiet(Arc::clone(self));
-        self.hung_up.send_modify(|count| *count += 1);
+    pub async fn quiesce(self: &Arc<Self>) -> QuiesceGuard {
+        self.quiesced.send_modify(|count| *count += 1);
+        let guard = QuiesceGuard(Arc::clone(self));
+        self.resets.send_modify(|count| *count += 1);
         let mut open = self.open.subscribe();
-        // The sender is here; it cannot be closed.
+        // The sender is a field of `self`, so the channel is not closed.
         let _ = open.wait_for(|open| *open == 0).await;
         guard
     }
 
-    pub(super) fn gate(&self) -> &Gate {
-        &self.gate
+    pub(super) fn context(&self) -> &ProxyContext {
+        &self.context
     }
 
-    pub(super) fn names(&self) -> MutexGuard<'_, Names> {
+    pub(super) fn names(&self) -> MutexGuard<'_, NameTable> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Counts and reports a blocked connection or request.
     pub(super) fn report(&self, name: Option<String>, to: SocketAddrV4, reason: Reason) {
         self.blocked.fetch_add(1, Ordering::Relaxed);
-        if let Some(observer) = &self.gate.observer {
+        if let Some(observer) = &self.context.observer {
             let blocked = Blocked { name, address: *to.ip(), port: to.port(), reason };
             observer.blocked(&self.id, blocked);
         }
     }
 
-    /// Serves until this future is dropped.
+    /// Handles connections and DNS queries until this future is dropped.
     pub async fn serve(self: Arc<Self>, sockets: Sockets) {
-        let questions = dns::serve(Arc::clone(&self), sockets.questions);
+        let queries = dns::serve(Arc::clone(&self), sockets.questions);
         let connections = Arc::clone(&self).accept(sockets.connections);
         tokio::select! {
-            ended = questions => if let Err(error) = ended {
-                tracing::warn!(sandbox = %self.id, %error, "its resolver ended");
+            result = queries => if let Err(error) = result {
+                tracing::warn!(sandbox = %self.id, %error, "the DNS resolver of a sandbox failed");
             },
             () = connections => {}
         }
@@ -181,94 +186,101 @@ impl Sandbox {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(_) => {
-                    // Out of file descriptors, for one. It passes.
+                    // A temporary error, such as no free file descriptors.
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     continue;
                 }
             };
             let Ok(SocketAddr::V4(to)) = stream.local_addr() else { continue };
-            // Whatever ends it unexpectedly ends it by a reset.
-            let Ok(inside) = Inside::new(stream) else { continue };
-            if *self.quiet.borrow() > 0 {
+            // From now on an early drop of the socket sends a RST.
+            let Ok(guest) = GuestSocket::new(stream) else { continue };
+            if *self.quiesced.borrow() > 0 {
                 continue;
             }
-            let Some(taken) = self.descriptors.take(DESCRIPTORS) else {
+            let Some(permit) = self.descriptors.try_acquire(DESCRIPTORS_PER_CONNECTION) else {
                 self.report(None, to, Reason::TooMany);
                 continue;
             };
-            let connection = Counted::new(Arc::clone(&self));
+            let connection = OpenConnection::new(Arc::clone(&self));
             tasks.spawn(async move {
-                let mut hung_up = connection.0.hung_up.subscribe();
+                let mut resets = connection.0.resets.subscribe();
                 let serving = async {
-                    connection.0.connection(&inside, to).await;
-                    inside.settle().await;
+                    connection.0.serve_connection(&guest, to).await;
+                    guest.drain().await;
                 };
                 tokio::select! {
                     () = serving => {}
-                    _ = hung_up.changed() => {}
+                    _ = resets.changed() => {}
                 }
                 drop(connection);
-                drop(taken);
+                drop(permit);
             });
         }
     }
 
-    async fn connection(self: &Arc<Self>, inside: &Arc<Inside>, to: SocketAddrV4) {
+    async fn serve_connection(self: &Arc<Self>, guest: &Arc<GuestSocket>, to: SocketAddrV4) {
         if to.port() == dns::PORT {
-            // Who hangs up has no more questions.
-            let _ = dns::serve_stream(self, Handle::new(inside, Vec::new())).await;
+            // An error only means that the client has closed the connection.
+            let _ = dns::serve_stream(self, GuestStream::new(guest, Vec::new())).await;
             return;
         }
         if to == intercept::GATEWAY {
-            intercept::gateway(Arc::clone(self), Handle::new(inside, Vec::new())).await;
+            intercept::gateway(Arc::clone(self), GuestStream::new(guest, Vec::new())).await;
             return;
         }
-        if let Some((name, reason)) = self.names().sunk(*to.ip()) {
+        if let Some((name, reason)) = self.names().sinkholed(*to.ip()) {
             self.report(Some(name), to, reason);
             return;
         }
         let plan = self.plan();
-        let known = self.names().of(*to.ip());
-        if !self.gate.may_be_told(*to.ip()) {
-            // Whatever it says: no rule leads there.
+        let known = self.names().names_of(*to.ip());
+        if !self.context.is_reachable(*to.ip()) {
+            // No rule can allow this address, whatever the first bytes are.
             return self.report(known.first().cloned(), to, Reason::Private);
         }
-        let with_secret = plan.credentials.wants(&known, to.port());
+        let may_use_secret = plan.credentials.has_any_host_port(&known, to.port());
         let unread = unread(to, &known);
-        if plan.policy.needs_first_bytes(unread) || with_secret {
-            return self.named(inside, to, &plan, &known).await;
+        if plan.policy.needs_first_bytes(unread) || may_use_secret {
+            return self.serve_by_name(guest, to, &plan, &known).await;
         }
-        match plan.policy.decide(unread, &self.gate.permitted) {
-            Verdict::Allow => self.pass(inside, to, Vec::new()).await,
+        match plan.policy.decide(unread, &self.context.permitted) {
+            Verdict::Allow => self.pass_through(guest, to, Vec::new()).await,
             Verdict::Deny(reason) => self.report(known.first().cloned(), to, reason),
         }
     }
 
-    /// A connection whose first bytes are read.
-    async fn named(
+    /// Serves a connection whose first bytes decide.
+    async fn serve_by_name(
         self: &Arc<Self>,
-        inside: &Arc<Inside>,
+        guest: &Arc<GuestSocket>,
         to: SocketAddrV4,
         plan: &Arc<Plan>,
         known: &[String],
     ) {
-        let any = || known.first().cloned();
+        let any_name = || known.first().cloned();
         let client_first =
-            matches!(to.port(), 80 | 443) || plan.credentials.wants(known, to.port());
-        // What happens to a protocol in which the server speaks first.
-        let silent = self.decide(plan, unread(to, known));
+            matches!(to.port(), 80 | 443) || plan.credentials.has_any_host_port(known, to.port());
+        // The decision about a protocol in which the server sends first.
+        let server_first = self.decide(plan, unread(to, known));
         let mut sniffer = Sniffer::default();
         let first = if client_first {
-            self.first_bytes(inside, &mut sniffer, HEAD, Reason::Malformed).await
-        } else if let Err(reason) = silent {
-            self.first_bytes(inside, &mut sniffer, SILENCE_TO_BLOCK, reason).await
+            self.first_bytes(guest, &mut sniffer, FIRST_BYTES_TIMEOUT, Reason::Malformed).await
+        } else if let Err(reason) = server_first {
+            self.first_bytes(guest, &mut sniffer, SERVER_FIRST_BLOCK_DELAY, reason).await
         } else {
-            match self.first_bytes(inside, &mut sniffer, SILENCE, Reason::Malformed).await {
+            match self.first_bytes(guest, &mut sniffer, SERVER_FIRST_DELAY, Reason::Malformed).await
+            {
                 Err(Some(_)) if sniffer.is_empty() => {
-                    match self.server_first(inside, to, plan, known).await {
-                        // The server has nothing to say either.
+                    match self.server_first(guest, to, plan, known).await {
+                        // The client has sent first, after all.
                         Some(()) => {
-                            self.first_bytes(inside, &mut sniffer, HEAD, Reason::Malformed).await
+                            self.first_bytes(
+                                guest,
+                                &mut sniffer,
+                                FIRST_BYTES_TIMEOUT,
+                                Reason::Malformed,
+                            )
+                            .await
                         }
                         None => return,
                     }
@@ -278,74 +290,81 @@ impl Sandbox {
         };
         let first = match first {
             Ok(first) => first,
-            Err(Some(reason)) => return self.report(any(), to, reason),
-            // It hung up before it said anything.
+            Err(Some(reason)) => return self.report(any_name(), to, reason),
+            // The client closed the connection before it had sent enough.
             Err(None) => return,
         };
         let head = sniffer.into_bytes();
-        let said = match &first {
-            First::Tls(name) => name.clone(),
-            First::Http(Host::Name(name)) => Some(name.clone()),
-            First::Http(Host::Address(address)) => {
+        let claimed = match &first {
+            Sniffed::Tls(name) => name.clone(),
+            Sniffed::Http(Host::Name(name)) => Some(name.clone()),
+            Sniffed::Http(Host::Address(address)) => {
                 if address != to.ip() {
-                    return self.report(any(), to, Reason::Forged);
+                    return self.report(any_name(), to, Reason::Forged);
                 }
                 None
             }
-            First::Http(Host::None) | First::Other => None,
-            First::Malformed | First::More => {
-                return self.report(any(), to, Reason::Malformed);
+            Sniffed::Http(Host::None) | Sniffed::Other => None,
+            Sniffed::Malformed | Sniffed::Incomplete => {
+                return self.report(any_name(), to, Reason::Malformed);
             }
         };
-        if matches!(first, First::Http(_)) {
-            // Each request on it is judged, this one too.
-            return intercept::plain(Arc::clone(self), to, Handle::new(inside, head)).await;
+        if matches!(first, Sniffed::Http(_)) {
+            // Each request on the connection is checked, this one too.
+            return intercept::plain(Arc::clone(self), to, GuestStream::new(guest, head)).await;
         }
-        let is_tls = matches!(first, First::Tls(_));
-        if let Err(reason) = self.judge(plan, to, said.as_deref(), known, is_tls).await {
-            return self.report(said.or_else(any), to, reason);
+        let is_tls = matches!(first, Sniffed::Tls(_));
+        if let Err(reason) = self.check_name(plan, to, claimed.as_deref(), known, is_tls).await {
+            return self.report(claimed.or_else(any_name), to, reason);
         }
-        if let Some(name) = said.as_deref().or(known.first().map(String::as_str))
-            && plan.credentials.has(name, to.port())
+        if let Some(name) = claimed.as_deref().or(known.first().map(String::as_str))
+            && plan.credentials.has_host_port(name, to.port())
             && is_tls
         {
-            let (sandbox, plan, name) = (Arc::clone(self), Arc::clone(plan), name.to_owned());
-            return intercept::tls(sandbox, plan, name, to, Handle::new(inside, head)).await;
+            let (proxy, plan, name) = (Arc::clone(self), Arc::clone(plan), name.to_owned());
+            return intercept::tls(proxy, plan, name, to, GuestStream::new(guest, head)).await;
         }
-        self.pass(inside, to, head).await;
+        self.pass_through(guest, to, head).await;
     }
 
-    /// Decides about a connection of which this is known.
-    fn decide(&self, plan: &Plan, ask: Ask<'_>) -> Result<(), Reason> {
-        match plan.policy.decide(ask, &self.gate.permitted) {
+    /// Evaluates the policy for a connection.
+    fn decide(&self, plan: &Plan, connection: Connection<'_>) -> Result<(), Reason> {
+        match plan.policy.decide(connection, &self.context.permitted) {
             Verdict::Allow => Ok(()),
             Verdict::Deny(reason) => Err(reason),
         }
     }
 
-    /// Decides about a name, after a look at what addresses it has. `readable` is
-    /// whether a rule by name may let it through.
-    pub(super) async fn judge(
+    /// Verifies a claimed name by its addresses, and evaluates the policy.
+    /// `is_tls_or_http` is set if a rule by name can allow the connection.
+    pub(super) async fn check_name(
         &self,
         plan: &Plan,
         to: SocketAddrV4,
-        said: Option<&str>,
+        claimed: Option<&str>,
         known: &[String],
-        readable: bool,
+        is_tls_or_http: bool,
     ) -> Result<(), Reason> {
-        let proved = match said {
-            Some(said) if known.iter().any(|known| known == said) => true,
-            Some(said) if plan.policy.resolves(said) || plan.credentials.has_host(said) => {
-                self.addresses(said).await.is_ok_and(|answer| answer.addresses.contains(to.ip()))
+        let verified = match claimed {
+            Some(claimed) if known.iter().any(|known| known == claimed) => true,
+            Some(claimed)
+                if plan.policy.resolves(claimed) || plan.credentials.has_host(claimed) =>
+            {
+                self.addresses(claimed)
+                    .await
+                    .is_ok_and(|resolved| resolved.addresses.contains(to.ip()))
             }
             _ => false,
         };
-        let ask = Ask { address: *to.ip(), port: to.port(), said, proved, known, readable };
-        // A secret opens its own host, unless a rule denies it.
-        let own = said.or(known.first().map(String::as_str)).filter(|_| said.is_none() || proved);
-        match self.decide(plan, ask) {
+        let (address, port) = (*to.ip(), to.port());
+        let connection = Connection { address, port, claimed, verified, known, is_tls_or_http };
+        // A credential allows its own host, unless a rule denies it.
+        let own =
+            claimed.or(known.first().map(String::as_str)).filter(|_| claimed.is_none() || verified);
+        match self.decide(plan, connection) {
             Err(Reason::Unlisted | Reason::Nameless)
-                if readable && own.is_some_and(|name| plan.credentials.has(name, to.port())) =>
+                if is_tls_or_http
+                    && own.is_some_and(|name| plan.credentials.has_host_port(name, port)) =>
             {
                 Ok(())
             }
@@ -353,169 +372,176 @@ impl Sandbox {
         }
     }
 
-    /// Lets the server speak first, where any protocol may pass. Nothing: the
-    /// connection is over. Otherwise the program has spoken before the server did, and
-    /// is looked at as any other.
+    /// Connects upstream and relays data of the server, if any protocol is allowed. Once the
+    /// server has sent data, the rest of the connection is handled here, and the result is
+    /// `None`. The result is `Some` if the client has sent data first: its first bytes are
+    /// then to be parsed as usual.
     async fn server_first(
         self: &Arc<Self>,
-        inside: &Arc<Inside>,
+        guest: &Arc<GuestSocket>,
         to: SocketAddrV4,
         plan: &Plan,
         known: &[String],
     ) -> Option<()> {
-        let outside = self.connect(to).await.ok()?;
-        let mut has_spoken = false;
+        let upstream = self.connect(to).await.ok()?;
+        let mut has_sent = false;
         loop {
             tokio::select! {
-                ready = inside.socket().readable() => {
+                ready = guest.socket().readable() => {
                     ready.ok()?;
                     break;
                 }
-                moved = one_way(&outside, inside.socket()) => match moved {
-                    Ok(Some(count)) => has_spoken |= count > 0,
+                copied = copy_available(&upstream, guest.socket()) => match copied {
+                    Ok(Some(count)) => has_sent |= count > 0,
                     _ => return None,
                 },
             }
         }
-        if !has_spoken {
+        if !has_sent {
             return Some(());
         }
         let mut sniffer = Sniffer::default();
-        let any = || known.first().cloned();
-        let first = self.first_bytes(inside, &mut sniffer, HEAD, Reason::Malformed).await;
-        let said = match first {
-            Ok(First::Tls(said)) => said,
-            Ok(First::Other) => None,
-            // A server of HTTP does not speak first.
+        let any_name = || known.first().cloned();
+        let first =
+            self.first_bytes(guest, &mut sniffer, FIRST_BYTES_TIMEOUT, Reason::Malformed).await;
+        let claimed = match first {
+            Ok(Sniffed::Tls(claimed)) => claimed,
+            Ok(Sniffed::Other) => None,
+            // In HTTP the server does not send first.
             Ok(_) => {
-                self.report(any(), to, Reason::Malformed);
+                self.report(any_name(), to, Reason::Malformed);
                 return None;
             }
             Err(reason) => {
-                reason.into_iter().for_each(|reason| self.report(any(), to, reason));
+                reason.into_iter().for_each(|reason| self.report(any_name(), to, reason));
                 return None;
             }
         };
-        if let Err(reason) = self.judge(plan, to, said.as_deref(), known, said.is_some()).await {
-            self.report(said.or_else(any), to, reason);
+        let is_tls = claimed.is_some();
+        if let Err(reason) = self.check_name(plan, to, claimed.as_deref(), known, is_tls).await {
+            self.report(claimed.or_else(any_name), to, reason);
             return None;
         }
         self.allowed.fetch_add(1, Ordering::Relaxed);
-        relay::write(&outside, &sniffer.into_bytes()).await.ok()?;
-        let _ = relay::sockets(inside, &outside, &self.descriptors).await;
+        relay::write_all(&upstream, &sniffer.into_bytes()).await.ok()?;
+        let _ = relay::sockets(guest, &upstream, &self.descriptors).await;
         None
     }
 
-    /// Reads until the first bytes say what they are. `late` is the reason if nothing
-    /// comes for as long as `wait`; once something has come, its end has to come
-    /// within the time for a head. No reason: the program hung up.
+    /// Reads until the protocol of the first bytes is determined. The error is
+    /// `timeout_reason` if no bytes arrive for `wait`; once some have arrived, the rest has
+    /// to arrive within `FIRST_BYTES_TIMEOUT`. The error is `None` if the client has closed
+    /// the connection.
     async fn first_bytes(
         &self,
-        inside: &Arc<Inside>,
+        guest: &Arc<GuestSocket>,
         sniffer: &mut Sniffer,
         wait: Duration,
-        late: Reason,
-    ) -> Result<First, Option<Reason>> {
-        let mut stream = Handle::new(inside, Vec::new());
-        let begun = Instant::now();
+        timeout_reason: Reason,
+    ) -> Result<Sniffed, Option<Reason>> {
+        let mut stream = GuestStream::new(guest, Vec::new());
+        let start = Instant::now();
         loop {
-            let first = sniffer.look();
-            if first != First::More {
+            let first = sniffer.parse();
+            if first != Sniffed::Incomplete {
                 return Ok(first);
             }
-            let (wait, late) =
-                if sniffer.is_empty() { (wait, late) } else { (HEAD, Reason::Malformed) };
-            match timeout_at(begun + wait, stream.read_buf(sniffer.buffer())).await {
+            let (wait, timeout_reason) = if sniffer.is_empty() {
+                (wait, timeout_reason)
+            } else {
+                (FIRST_BYTES_TIMEOUT, Reason::Malformed)
+            };
+            match timeout_at(start + wait, stream.read_buf(sniffer.buffer())).await {
                 Ok(Ok(1..)) => {}
                 Ok(_) => return Err(None),
-                Err(_) => return Err(Some(late)),
+                Err(_) => return Err(Some(timeout_reason)),
             }
         }
     }
 
-    /// Connects outside, and carries bytes.
-    async fn pass(&self, inside: &Arc<Inside>, to: SocketAddrV4, head: Vec<u8>) {
-        let Ok(outside) = self.connect(to).await else { return };
+    /// Connects upstream, and relays `head` and all further bytes.
+    async fn pass_through(&self, guest: &Arc<GuestSocket>, to: SocketAddrV4, head: Vec<u8>) {
+        let Ok(upstream) = self.connect(to).await else { return };
         self.allowed.fetch_add(1, Ordering::Relaxed);
-        if relay::write(&outside, &head).await.is_err() {
+        if relay::write_all(&upstream, &head).await.is_err() {
             return;
         }
         drop(head);
-        // An error is a reset, for both.
-        let _ = relay::sockets(inside, &outside, &self.descriptors).await;
+        // On an error both connections are reset.
+        let _ = relay::sockets(guest, &upstream, &self.descriptors).await;
     }
 
-    /// A connection to where it was allowed to go, from outside.
+    /// Connects to an allowed destination, from outside the sandbox's namespace.
     pub(super) async fn connect(&self, to: SocketAddrV4) -> io::Result<TcpStream> {
-        let stream = timeout(CONNECT, TcpStream::connect(to))
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(to))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
         Ok(stream)
     }
 
-    /// Sends requests to a host that has to prove who it is.
-    pub(super) fn secure(&self, to: SocketAddrV4, name: &str) -> wire::Sender {
-        wire::client(self.gate.upstream.to(to, name, self.descriptors.clone()))
+    /// Creates an HTTP client that verifies the certificate of the host.
+    pub(super) fn tls_client(&self, to: SocketAddrV4, name: &str) -> upstream::HttpClient {
+        upstream::client(self.context.upstream.connector(to, name, self.descriptors.clone()))
     }
 
-    /// How long a host may take to answer a request with a secret.
-    pub(super) fn patience(&self) -> Duration {
-        self.gate.patience
+    /// Returns the maximum time until a host starts its response to a request with a secret.
+    pub(super) fn response_timeout(&self) -> Duration {
+        self.context.response_timeout
     }
 
-    /// An address of a name that it may connect to.
+    /// Resolves a name to an address that rules can allow.
     pub(super) async fn address_of(&self, name: &str) -> Option<Ipv4Addr> {
-        let answer = self.addresses(name).await.ok()?;
-        answer.addresses.into_iter().find(|address| self.gate.may_be_told(*address))
+        let resolved = self.addresses(name).await.ok()?;
+        resolved.addresses.into_iter().find(|address| self.context.is_reachable(*address))
     }
 
-    /// Asks outside for the addresses of a name.
-    pub(super) async fn addresses(&self, name: &str) -> Result<Answer, Unanswered> {
-        self.asking(self.gate.resolver.addresses(name)).await
+    /// Queries the upstream resolver for the addresses of a name.
+    pub(super) async fn addresses(&self, name: &str) -> Result<ResolvedName, ResolveError> {
+        self.limited(self.context.resolver.addresses(name)).await
     }
 
-    /// Asks outside for records of a name.
+    /// Queries the upstream resolver for records of a name.
     pub(super) async fn records(
         &self,
         name: &str,
         kind: RecordType,
-    ) -> Result<Vec<Record>, Unanswered> {
-        self.asking(self.gate.resolver.records(name, kind)).await
+    ) -> Result<Vec<Record>, ResolveError> {
+        self.limited(self.context.resolver.records(name, kind)).await
     }
 
-    /// Asks outside, as often as a sandbox may.
-    async fn asking<T>(
+    /// Runs a query within the limits of the sandbox on upstream queries.
+    async fn limited<T>(
         &self,
-        question: impl Future<Output = Result<T, Unanswered>>,
-    ) -> Result<T, Unanswered> {
-        let may_ask = self
+        query: impl Future<Output = Result<T, ResolveError>>,
+    ) -> Result<T, ResolveError> {
+        let within_rate = self
             .rate
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .take(std::time::Instant::now());
-        let Some(_taken) = self.questions.take(1).filter(|_| may_ask) else {
-            return Err(Unanswered::TooMany);
+            .try_take(std::time::Instant::now());
+        let Some(_permit) = self.queries.try_acquire(1).filter(|_| within_rate) else {
+            return Err(ResolveError::TooManyQueries);
         };
-        question.await
+        query.await
     }
 }
 
-/// What is known of a connection before it has said anything.
-fn unread(to: SocketAddrV4, known: &[String]) -> Ask<'_> {
+/// Returns the properties of a connection before its first bytes are read.
+fn unread(to: SocketAddrV4, known: &[String]) -> Connection<'_> {
     let (address, port) = (*to.ip(), to.port());
-    Ask { address, port, said: None, proved: false, known, readable: false }
+    Connection { address, port, claimed: None, verified: false, known, is_tls_or_http: false }
 }
 
-/// Carries what is there from the server to the sandbox, and gives how much. Nothing:
-/// the server has ended.
-async fn one_way(from: &TcpStream, to: &TcpStream) -> io::Result<Option<usize>> {
+/// Copies the bytes that are available in one direction, and returns their number. Returns
+/// `None` if the source has ended.
+async fn copy_available(from: &TcpStream, to: &TcpStream) -> io::Result<Option<usize>> {
     from.readable().await?;
     let mut buffer = [0; 4096];
     match from.try_read(&mut buffer) {
         Ok(0) => Ok(None),
         Ok(count) => {
-            relay::write(to, buffer.get(..count).unwrap_or_default()).await?;
+            relay::write_all(to, buffer.get(..count).unwrap_or_default()).await?;
             Ok(Some(count))
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Some(0)),
@@ -523,17 +549,17 @@ async fn one_way(from: &TcpStream, to: &TcpStream) -> io::Result<Option<usize>> 
     }
 }
 
-/// A connection that is counted as open.
-struct Counted(Arc<Sandbox>);
+/// A connection that is counted as open until this is dropped.
+struct OpenConnection(Arc<EgressProxy>);
 
-impl Counted {
-    fn new(sandbox: Arc<Sandbox>) -> Self {
-        sandbox.open.send_modify(|open| *open += 1);
-        Self(sandbox)
+impl OpenConnection {
+    fn new(proxy: Arc<EgressProxy>) -> Self {
+        proxy.open.send_modify(|open| *open += 1);
+        Self(proxy)
     }
 }
 
-impl Drop for Counted {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.open.send_modify(|open| *open -= 1);
     }

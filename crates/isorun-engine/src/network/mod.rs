@@ -1,33 +1,34 @@
-//! What a sandbox may reach over the network, and the proxy that sees to it.
+//! The network policy of a sandbox, and the egress proxy that enforces it.
 //!
-//! No packet of a sandbox leaves its namespace. Every connection that it opens
-//! ends in a socket of ours there ([`gate`]); its name, if rules ask for one, is
-//! read from its first bytes ([`sniff`]) and from what our resolver told this
-//! sandbox ([`names`]); the [`policy`] decides; and what is allowed is connected
-//! from outside ([`egress`]), or answered with a secret added ([`credentials`]).
+//! No packet of a sandbox leaves its network namespace. Every connection that the
+//! sandbox opens terminates at a socket of the proxy in that namespace ([`egress`]).
+//! If a rule needs the connection's name, it is read from its first bytes ([`sniff`])
+//! and from the answers that this sandbox received from our resolver ([`names`]). The
+//! [`policy`] decides. An allowed connection is opened from outside the namespace
+//! ([`egress`]), or its requests are forwarded with a secret added ([`credentials`]).
 //!
-//! Whoever gives sockets uses this: nothing here knows of an engine.
+//! The caller passes in the sockets: nothing here depends on an engine.
 
 pub mod address;
 pub mod authority;
 pub mod budget;
-pub(crate) mod conceal;
+pub mod context;
 pub mod credentials;
 pub mod dns;
 pub mod egress;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod gate;
-pub mod hop;
-mod inside;
+mod guest_socket;
+pub mod hop_by_hop;
 pub mod intercept;
 pub mod names;
 pub mod policy;
+pub(crate) mod redact;
 mod relay;
 pub mod resolver;
 pub mod sniff;
-pub mod wire;
+pub mod upstream;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -38,31 +39,31 @@ pub use policy::{Policy, Reason, Verdict};
 
 use crate::engine::SandboxId;
 
-/// All that decides what one sandbox reaches.
+/// The network configuration of one sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Where it may connect to; nowhere by default.
+    /// The rules for outgoing connections; by default none is allowed.
     pub policy: Policy,
-    /// Secrets that are put on its requests outside.
+    /// Secrets that the proxy adds to its requests.
     pub credentials: Arc<Credentials>,
 }
 
-/// A connection that was not let through.
+/// A connection that was blocked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocked {
-    /// The name that it was for, if one is known.
+    /// The name that the connection was for, if one is known.
     pub name: Option<String>,
-    /// Where it went.
+    /// The destination address.
     pub address: Ipv4Addr,
-    /// And to which port.
+    /// The destination port.
     pub port: u16,
-    /// Why it was not let through.
+    /// The reason.
     pub reason: Reason,
 }
 
-/// Who wants to know what was not let through. Called from tasks that serve
+/// A receiver of reports about blocked connections. Called from tasks that serve
 /// sandboxes: it must not block.
 pub trait Observer: Send + Sync {
-    /// A connection was reset.
+    /// Called when a connection of a sandbox was blocked.
     fn blocked(&self, sandbox: &SandboxId, blocked: Blocked);
 }

@@ -1,21 +1,22 @@
-//! Rules, and what they decide. No I/O.
+//! Network rules and their evaluation. No I/O.
 //!
-//! A connection has an address, a port, and names: the one that its first bytes
-//! say, and those for which our resolver gave this sandbox the address. The first
-//! row that matches decides:
+//! A connection has an address, a port, and names: the claimed name, which is in its first
+//! bytes, and the known names, for which our resolver returned the address to this sandbox.
+//! The claimed name is verified if the address belongs to it. The first row that matches
+//! decides:
 //!
 //! | | | |
 //! |---|---|---|
 //! | 1 | the address is not public, and either the server's operator does not permit its range or no rule in `allow` matches | denied: `private` |
 //! | 2 | a rule in `deny` matches the address or a name | denied: `rule` |
-//! | 3 | it says a name that the address does not belong to, and names decide | denied: `forged` |
-//! | 4 | a rule in `allow` matches the address, a true name of TLS or HTTP/1, or, with `tcp://`, a known name and the port | allowed |
+//! | 3 | the claimed name is not verified, and rules by name decide | denied: `forged` |
+//! | 4 | a rule in `allow` matches the address, a verified name of TLS or HTTP/1, or, with `tcp://`, a known name and the port | allowed |
 //! | 5 | a rule in `allow` matches a known name, but the protocol is neither TLS nor HTTP/1 | denied: `protocol` |
-//! | 6 | `deny` has names in it, and none is known of this address | denied: `nameless` |
-//! | 7 | everything is open, or all of the web and the port is 80 or 443 | allowed |
+//! | 6 | `deny` contains names, and no name of this address is known | denied: `nameless` |
+//! | 7 | the default action is `Allow`, or it is `AllowWeb` and the port is 80 or 443 | allowed |
 //! | 8 | | denied: `unlisted` |
 //!
-//! Row 5 stands before row 1 for addresses that the operator permits.
+//! Row 5 precedes row 1 for addresses that the operator permits.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,115 +26,119 @@ use serde::{Deserialize, Serialize};
 
 use super::address;
 
-/// Rules of one list.
-const MOST_RULES: usize = 1000;
+/// Maximum number of rules in one list.
+const MAX_RULES_PER_LIST: usize = 1000;
 
-/// Where a sandbox may connect to.
+/// The rules for outgoing connections of a sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    rest: Rest,
+    #[serde(rename = "rest")]
+    default_action: DefaultAction,
     allow: Vec<Rule>,
     deny: Vec<Rule>,
 }
 
-/// What becomes of that which no rule names.
+/// The action for connections that no rule matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rest {
-    /// It is denied.
+pub enum DefaultAction {
+    /// Deny all.
     #[default]
-    Closed,
-    /// The ports 80 and 443 of public addresses are allowed.
-    Web,
-    /// All ports of public addresses are allowed, but for mail between servers.
-    Open,
+    #[serde(rename = "closed")]
+    Deny,
+    /// Allow ports 80 and 443 of public addresses.
+    #[serde(rename = "web")]
+    AllowWeb,
+    /// Allow all ports of public addresses except 25 (mail between servers).
+    #[serde(rename = "open")]
+    Allow,
 }
 
-/// One entry of a list.
+/// A rule in the list `allow` or `deny`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
-    /// A range of addresses, or one.
+    /// An address or a range of addresses.
     Range(Ipv4Net),
-    /// This name only.
+    /// One hostname.
     Name(String),
-    /// All names below this one.
-    Below(String),
-    /// One port of a name, or of all names below it, for any protocol.
+    /// All subdomains of a name, but not the name itself.
+    #[serde(rename = "below")]
+    Subdomains(String),
+    /// One port of a name, or of all its subdomains, for any protocol.
     Tcp {
         /// The name.
         name: String,
-        /// Whether the names below it are meant.
-        below: bool,
+        /// The rule is for the subdomains of the name.
+        #[serde(rename = "below")]
+        subdomains: bool,
         /// The port.
         port: u16,
     },
 }
 
-/// A rule that cannot be read.
+/// An invalid rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{list}[{index}]: {text:?} {why}")]
-pub struct BadRule {
+pub struct InvalidRule {
     list: &'static str,
     index: usize,
     text: String,
     why: String,
 }
 
-/// What is known of a connection.
+/// The properties of a connection that the policy evaluates.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
-    /// Where it goes.
+pub struct Connection<'a> {
+    /// The destination address.
     pub address: Ipv4Addr,
-    /// And to which port.
+    /// The destination port.
     pub port: u16,
-    /// The name that its first bytes say.
-    pub said: Option<&'a str>,
-    /// Whether the address belongs to that name, as far as our resolver says.
-    pub proved: bool,
-    /// Names for which the sandbox was given the address.
+    /// The name in its first bytes.
+    pub claimed: Option<&'a str>,
+    /// The address belongs to the claimed name, according to our resolver.
+    pub verified: bool,
+    /// The names that the sandbox resolved to the address.
     pub known: &'a [String],
-    /// Whether its first bytes are TLS or clean HTTP/1, which say their name, if
-    /// they have one.
-    pub readable: bool,
+    /// Its first bytes are TLS or clean HTTP/1, which contain the name if there is one.
+    pub is_tls_or_http: bool,
 }
 
-/// What is decided.
+/// The decision about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may pass.
+    /// The connection is allowed.
     Allow,
-    /// It may not.
+    /// The connection is denied.
     Deny(Reason),
 }
 
-/// Why something was denied.
+/// The reason why a connection or a request was denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// The address is not public.
     Private,
-    /// A rule in `deny`.
+    /// A rule in `deny` matches.
     Rule,
-    /// The name that it says is not that of the address.
+    /// The address does not belong to the claimed name.
     Forged,
-    /// No name is known of the address, and names decide.
+    /// No name of the address is known, and rules by name decide.
     Nameless,
-    /// No rule in `allow`.
+    /// No rule in `allow` matches.
     Unlisted,
-    /// Its first bytes are TLS or HTTP that not every server reads the same way, or
-    /// come too slowly.
+    /// The first bytes are TLS or HTTP that servers parse in different ways, or arrive too
+    /// slowly.
     Malformed,
-    /// A rule allows its name, but for TLS and HTTP/1 only.
+    /// A rule allows the name, but only for TLS and HTTP/1.
     Protocol,
-    /// Too many connections at the same time.
+    /// The sandbox has too many open connections.
     TooMany,
-    /// A secret's own rules: not for that method or path.
+    /// No credential permits the method and path of the request.
     Credential,
 }
 
 impl Reason {
-    /// Its name in the audit log.
+    /// Returns the name of the reason in the audit log.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -151,155 +156,174 @@ impl Reason {
 }
 
 impl Policy {
-    /// What becomes of the rest, and the rules.
+    /// Parses the lists of rules.
     ///
     /// # Errors
     ///
-    /// Which entry is no rule, and why.
-    pub fn new(rest: Rest, allow: &[String], deny: &[String]) -> Result<Self, BadRule> {
-        Ok(Self { rest, allow: rules("allow", allow)?, deny: rules("deny", deny)? })
+    /// The list and index of an invalid rule, and why it is invalid.
+    pub fn new(
+        default_action: DefaultAction,
+        allow: &[String],
+        deny: &[String],
+    ) -> Result<Self, InvalidRule> {
+        let (allow, deny) = (parse_list("allow", allow)?, parse_list("deny", deny)?);
+        Ok(Self { default_action, allow, deny })
     }
 
-    /// What becomes of that which no rule names.
+    /// Returns the action for connections that no rule matches.
     #[must_use]
-    pub fn rest(&self) -> Rest {
-        self.rest
+    pub fn default_action(&self) -> DefaultAction {
+        self.default_action
     }
 
-    /// The rules of both lists, as text.
+    /// Returns the rules of `allow` and `deny` as text.
     #[must_use]
     pub fn lists(&self) -> (Vec<String>, Vec<String>) {
         let texts = |rules: &[Rule]| rules.iter().map(ToString::to_string).collect();
         (texts(&self.allow), texts(&self.deny))
     }
 
-    /// Whether the first bytes of a connection can change what is decided: whether
-    /// they are to be read first.
+    /// Reports whether the first bytes of a connection can change the decision and have to
+    /// be read before it.
     #[must_use]
-    pub fn needs_first_bytes(&self, ask: Ask<'_>) -> bool {
-        if has_address(&self.deny, ask.address) {
+    pub fn needs_first_bytes(&self, connection: Connection<'_>) -> bool {
+        if matches_address(&self.deny, connection.address) {
             return false;
         }
-        let by_name = |rule: &Rule| matches!(rule, Rule::Name(_) | Rule::Below(_));
+        let by_name = |rule: &Rule| matches!(rule, Rule::Name(_) | Rule::Subdomains(_));
         if self.deny.iter().any(by_name) {
             return true;
         }
-        let open = has_address(&self.allow, ask.address)
-            || self.carries(ask)
-            || address::is_public(ask.address) && self.leaves_open(ask.port);
-        !open && self.allow.iter().any(by_name)
+        let is_open = matches_address(&self.allow, connection.address)
+            || self.has_tcp_rule(connection)
+            || address::is_public(connection.address) && self.default_allows(connection.port);
+        !is_open && self.allow.iter().any(by_name)
     }
 
-    /// Whether a name is resolved for a sandbox: whether a rule could let it be
-    /// reached under this name.
+    /// Reports whether a name is resolved for a sandbox, which is the case if the rules
+    /// could allow a connection under this name.
     #[must_use]
     pub fn resolves(&self, name: &str) -> bool {
-        !self.denies(name) && (self.is_open() || self.allow.iter().any(|rule| rule.is_about(name)))
+        !self.denies(name)
+            && (self.is_open() || self.allow.iter().any(|rule| rule.matches_name(name)))
     }
 
-    /// Whether more is told of names than their addresses: whether names decide
-    /// about little.
+    /// Reports whether connections are allowed without a rule for them, so that records
+    /// other than addresses can be resolved, too.
     #[must_use]
     pub fn is_open(&self) -> bool {
         let everything = |rule: &Rule| matches!(rule, Rule::Range(all) if all.prefix_len() == 0);
-        self.rest != Rest::Closed || self.allow.iter().any(everything)
+        self.default_action != DefaultAction::Deny || self.allow.iter().any(everything)
     }
 
-    /// Whether a rule denies a name.
+    /// Reports whether a rule denies a name.
     #[must_use]
     pub fn denies(&self, name: &str) -> bool {
-        has_name(&self.deny, name)
+        matches_name(&self.deny, name)
     }
 
-    /// Whether a rule allows a name.
+    /// Reports whether a rule allows a name.
     #[must_use]
     pub fn allows(&self, name: &str) -> bool {
-        has_name(&self.allow, name)
+        matches_name(&self.allow, name)
     }
 
-    /// Decides, as the table says. `permitted` are ranges that are not public,
-    /// and that the server's operator lets rules name all the same.
+    /// Decides about a connection according to the table in the module's docs. `permitted`
+    /// are the ranges that are not public but that the server's operator lets rules allow.
     #[must_use]
-    pub fn decide(&self, ask: Ask<'_>, permitted: &[Ipv4Net]) -> Verdict {
+    pub fn decide(&self, connection: Connection<'_>, permitted: &[Ipv4Net]) -> Verdict {
         let deny = |reason| Verdict::Deny(reason);
-        // What it says of itself counts against it in any case, and for it only
-        // when it is true.
-        let names: Vec<&str> = match ask.said {
-            Some(said) => vec![said],
-            None => ask.known.iter().map(String::as_str).collect(),
+        // For rules in `deny` the claimed name always counts; for rules in `allow` it
+        // counts only if it is verified.
+        let names: Vec<&str> = match connection.claimed {
+            Some(claimed) => vec![claimed],
+            None => connection.known.iter().map(String::as_str).collect(),
         };
-        let truthful = ask.said.is_none() || ask.proved;
-        let named = names.iter().any(|name| self.allows(name));
-        let listed = has_address(&self.allow, ask.address)
-            || self.carries(ask)
-            || named && truthful && ask.readable;
-        let may_be_listed = address::within(permitted, ask.address);
-        let denied_address = has_address(&self.deny, ask.address);
-        let denied = denied_address || names.iter().any(|name| self.denies(name));
-        let unread = named && truthful && !ask.readable && !denied && self.rest == Rest::Closed;
-        // Of an address that is denied no name is waited for, which could list it.
-        if !(address::is_public(ask.address) || (listed || denied_address) && may_be_listed) {
-            return deny(if unread && may_be_listed { Reason::Protocol } else { Reason::Private });
+        let is_truthful = connection.claimed.is_none() || connection.verified;
+        let is_named = names.iter().any(|name| self.allows(name));
+        let is_listed = matches_address(&self.allow, connection.address)
+            || self.has_tcp_rule(connection)
+            || is_named && is_truthful && connection.is_tls_or_http;
+        let is_permitted = address::within(permitted, connection.address);
+        let is_address_denied = matches_address(&self.deny, connection.address);
+        let is_denied = is_address_denied || names.iter().any(|name| self.denies(name));
+        let is_other_protocol = is_named
+            && is_truthful
+            && !connection.is_tls_or_http
+            && !is_denied
+            && self.default_action == DefaultAction::Deny;
+        // If the address is denied, no name is read that could match a rule in `allow`.
+        if !(address::is_public(connection.address)
+            || (is_listed || is_address_denied) && is_permitted)
+        {
+            return deny(if is_other_protocol && is_permitted {
+                Reason::Protocol
+            } else {
+                Reason::Private
+            });
         }
-        if denied {
+        if is_denied {
             return deny(Reason::Rule);
         }
-        if listed {
+        if is_listed {
             return Verdict::Allow;
         }
-        if named && !truthful && self.rest == Rest::Closed {
+        if is_named && !is_truthful && self.default_action == DefaultAction::Deny {
             return deny(Reason::Forged);
         }
-        if unread {
+        if is_other_protocol {
             return deny(Reason::Protocol);
         }
         let denies_names = self.deny.iter().any(|rule| !matches!(rule, Rule::Range(_)));
-        if denies_names && (names.is_empty() || !truthful) {
+        if denies_names && (names.is_empty() || !is_truthful) {
             return deny(if names.is_empty() { Reason::Nameless } else { Reason::Forged });
         }
-        if self.leaves_open(ask.port) { Verdict::Allow } else { deny(Reason::Unlisted) }
+        if self.default_allows(connection.port) { Verdict::Allow } else { deny(Reason::Unlisted) }
     }
 
-    /// Whether a port of public addresses is open that no rule names.
-    fn leaves_open(&self, port: u16) -> bool {
-        match self.rest {
-            Rest::Closed => false,
-            Rest::Web => matches!(port, 80 | 443),
-            Rest::Open => port != 25,
+    /// Reports whether the default action allows a port of public addresses.
+    fn default_allows(&self, port: u16) -> bool {
+        match self.default_action {
+            DefaultAction::Deny => false,
+            DefaultAction::AllowWeb => matches!(port, 80 | 443),
+            DefaultAction::Allow => port != 25,
         }
     }
 
-    /// Whether a rule lets any protocol through to where a connection goes.
-    fn carries(&self, ask: Ask<'_>) -> bool {
-        let carries = |rule: &Rule| {
-            matches!(rule, Rule::Tcp { port, .. } if *port == ask.port)
-                && ask.known.iter().any(|name| rule.is_about(name))
+    /// Reports whether a `tcp://` rule allows the destination for any protocol.
+    fn has_tcp_rule(&self, connection: Connection<'_>) -> bool {
+        let matches = |rule: &Rule| {
+            matches!(rule, Rule::Tcp { port, .. } if *port == connection.port)
+                && connection.known.iter().any(|name| rule.matches_name(name))
         };
-        self.allow.iter().any(carries)
+        self.allow.iter().any(matches)
     }
 }
 
-fn has_address(rules: &[Rule], address: Ipv4Addr) -> bool {
+/// Reports whether a rule for an address range matches.
+fn matches_address(rules: &[Rule], address: Ipv4Addr) -> bool {
     rules.iter().any(|rule| matches!(rule, Rule::Range(range) if range.contains(&address)))
 }
 
-/// Whether a rule is about a name, on all ports.
-fn has_name(rules: &[Rule], name: &str) -> bool {
-    rules.iter().any(|rule| !matches!(rule, Rule::Tcp { .. }) && rule.is_about(name))
+/// Reports whether a rule for all ports matches a name.
+fn matches_name(rules: &[Rule], name: &str) -> bool {
+    rules.iter().any(|rule| !matches!(rule, Rule::Tcp { .. }) && rule.matches_name(name))
 }
 
 impl Rule {
-    /// Whether it is about a name, on any port.
-    fn is_about(&self, name: &str) -> bool {
-        let is_below = |suffix: &str| {
+    /// Reports whether the rule matches a name, on any port.
+    fn matches_name(&self, name: &str) -> bool {
+        let is_subdomain_of = |suffix: &str| {
             name.strip_suffix(suffix)
                 .and_then(|rest| rest.strip_suffix('.'))
                 .is_some_and(|rest| !rest.is_empty())
         };
         match self {
             Self::Range(_) => false,
-            Self::Name(rule) | Self::Tcp { name: rule, below: false, .. } => rule == name,
-            Self::Below(rule) | Self::Tcp { name: rule, below: true, .. } => is_below(rule),
+            Self::Name(rule) | Self::Tcp { name: rule, subdomains: false, .. } => rule == name,
+            Self::Subdomains(rule) | Self::Tcp { name: rule, subdomains: true, .. } => {
+                is_subdomain_of(rule)
+            }
         }
     }
 }
@@ -310,41 +334,42 @@ impl fmt::Display for Rule {
             Self::Range(range) if range.prefix_len() == 32 => write!(f, "{}", range.addr()),
             Self::Range(range) => write!(f, "{range}"),
             Self::Name(name) => f.write_str(name),
-            Self::Below(name) => write!(f, "*.{name}"),
-            Self::Tcp { name, below, port } => {
-                let below = if *below { "*." } else { "" };
-                write!(f, "tcp://{below}{name}:{port}")
+            Self::Subdomains(name) => write!(f, "*.{name}"),
+            Self::Tcp { name, subdomains, port } => {
+                let wildcard = if *subdomains { "*." } else { "" };
+                write!(f, "tcp://{wildcard}{name}:{port}")
             }
         }
     }
 }
 
-fn rules(list: &'static str, texts: &[String]) -> Result<Vec<Rule>, BadRule> {
-    let bad = |index, text: &str, why: &str| BadRule {
+fn parse_list(list: &'static str, texts: &[String]) -> Result<Vec<Rule>, InvalidRule> {
+    let invalid = |index, text: &str, why: &str| InvalidRule {
         list,
         index,
         text: text.chars().take(100).collect(),
         why: why.to_owned(),
     };
-    if texts.len() > MOST_RULES {
-        return Err(bad(MOST_RULES, "", &format!("is one too many: {MOST_RULES} are allowed")));
+    if texts.len() > MAX_RULES_PER_LIST {
+        let why = format!("exceeds the maximum of {MAX_RULES_PER_LIST} rules in a list");
+        return Err(invalid(MAX_RULES_PER_LIST, "", &why));
     }
-    let of_list = |text: &String| match rule(text)? {
+    let parse = |text: &String| match parse_rule(text)? {
         Rule::Tcp { .. } if list == "deny" => {
-            Err("is only for `allow`: deny the name, or its address".to_owned())
+            Err("is allowed only in `allow`: deny the name, or its address".to_owned())
         }
         rule => Ok(rule),
     };
     texts
         .iter()
         .enumerate()
-        .map(|(index, text)| of_list(text).map_err(|why| bad(index, text, &why)))
+        .map(|(index, text)| parse(text).map_err(|why| invalid(index, text, &why)))
         .collect()
 }
 
-fn rule(text: &str) -> Result<Rule, String> {
+fn parse_rule(text: &str) -> Result<Rule, String> {
     if let Some(rest) = text.strip_prefix("tcp://") {
-        return tcp(rest);
+        return parse_tcp_rule(rest);
     }
     let ipv6 = "is IPv6, which sandboxes do not have: name the host, or an IPv4 address";
     if let Ok(address) = text.parse::<IpAddr>() {
@@ -356,12 +381,14 @@ fn rule(text: &str) -> Result<Rule, String> {
     if let Some((address, _)) = text.split_once('/') {
         return match text.parse() {
             Ok(IpNet::V4(range)) if range.trunc() == range => Ok(Rule::Range(range)),
-            Ok(IpNet::V4(range)) => {
-                Err(format!("has bits beyond its length: is {} meant?", range.trunc()))
-            }
+            Ok(IpNet::V4(range)) => Err(format!(
+                "has bits set beyond its prefix length: did you mean {}?",
+                range.trunc()
+            )),
             Ok(IpNet::V6(_)) => Err(ipv6.to_owned()),
             Err(_) if address.parse::<IpAddr>().is_ok() => {
-                Err("is no CIDR: give a length from 0 to 32, such as 10.0.0.0/8".to_owned())
+                Err("is not a valid CIDR: give a prefix length from 0 to 32, such as 10.0.0.0/8"
+                    .to_owned())
             }
             Err(_) => Err("has a path in it: give a hostname only, such as example.com".to_owned()),
         };
@@ -370,16 +397,16 @@ fn rule(text: &str) -> Result<Rule, String> {
         return Err("has a scheme or a port in it: give a hostname only".to_owned());
     }
     match text.strip_prefix("*.") {
-        Some(rest) => name(rest).map(Rule::Below),
+        Some(rest) => name(rest).map(Rule::Subdomains),
         None => name(text).map(Rule::Name),
     }
 }
 
-/// Reads what stands behind `tcp://`: a name, perhaps with `*.` before it, and a port.
-fn tcp(text: &str) -> Result<Rule, String> {
+/// Parses the part after `tcp://`: a name, perhaps with `*.` before it, and a port.
+fn parse_tcp_rule(text: &str) -> Result<Rule, String> {
     let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
-    let plain = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-    let Some(port) = port.parse().ok().filter(|port| plain && *port > 0) else {
+    let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let Some(port) = port.parse().ok().filter(|port| is_number && *port > 0) else {
         return Err(
             "has no port from 1 to 65535 at its end, as in tcp://db.example.com:5432".to_owned()
         );
@@ -387,45 +414,46 @@ fn tcp(text: &str) -> Result<Rule, String> {
     if host.parse::<Ipv4Addr>().is_ok() {
         return Err("is an address: give it without tcp:// and port".to_owned());
     }
-    let (host, below) = host.strip_prefix("*.").map_or((host, false), |rest| (rest, true));
-    Ok(Rule::Tcp { name: name(host)?, below, port })
+    let (host, subdomains) = host.strip_prefix("*.").map_or((host, false), |rest| (rest, true));
+    Ok(Rule::Tcp { name: name(host)?, subdomains, port })
 }
 
-/// A hostname in the form in which all are compared: lower case, no dot at the
-/// end.
+/// Normalizes a hostname: lower case, no dot at the end.
 ///
 /// # Errors
 ///
-/// Why it is none.
+/// Why the text is not a hostname.
 pub fn name(text: &str) -> Result<String, String> {
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-    let label = |label: &str| {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let is_label = |label: &str| {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         !label.is_empty()
             && label.len() <= 63
-            && label.bytes().all(plain)
+            && label.bytes().all(is_allowed)
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
     if name.contains('*') {
-        return Err("has a `*` inside: it can only stand for all names below, as in \
-                    *.example.com"
-            .to_owned());
+        return Err(
+            "has a `*` in the wrong place: it is allowed only at the start, for all subdomains, \
+                    as in *.example.com"
+                .to_owned(),
+        );
     }
     if !name.is_ascii() {
         return Err("has letters beyond ASCII: write it in its xn-- form".to_owned());
     }
-    if name.is_empty() || name.len() > 253 || !name.split('.').all(label) {
-        return Err("is no hostname, IP, CIDR or *.suffix".to_owned());
+    if name.is_empty() || name.len() > 253 || !name.split('.').all(is_label) {
+        return Err("is not a hostname, IP, CIDR or *.suffix".to_owned());
     }
-    // Such as 1.2.3 or 0x7f.1, which some programs take for addresses.
+    // Such as 1.2.3 or 0x7f.1, which some programs parse as addresses.
     if name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit())) {
         return Err("is neither an IP address nor a hostname".to_owned());
     }
     Ok(name)
 }
 
-/// An IPv4 address that is written as an IPv6 one is an IPv4 address.
+/// Converts an IPv4-mapped IPv6 address to IPv4; returns any other address unchanged.
 #[must_use]
 pub fn unmapped(address: IpAddr) -> IpAddr {
     match address {
@@ -447,9 +475,10 @@ mod tests {
         use Reason::{Forged, Nameless, Private, Rule, Unlisted};
         let (no, yes) = (Verdict::Deny, Verdict::Allow);
         let public = "93.184.216.34";
-        // rest, allow, deny, address, port, said and whether it is true, known
+        // default action, allow, deny, address, port, claimed name and whether it is
+        // verified, known names
         type Row<'a> = (
-            Rest,
+            DefaultAction,
             &'a [&'a str],
             &'a [&'a str],
             (&'a str, u16),
@@ -458,11 +487,11 @@ mod tests {
             Verdict,
         );
         let rows: &[Row<'_>] = &[
-            // 1: what is not public.
-            (Rest::Open, &[], &[], ("169.254.169.254", 80), None, &[], no(Private)),
-            (Rest::Open, &[], &[], ("10.9.0.1", 80), None, &[], no(Private)),
+            // 1: addresses that are not public.
+            (DefaultAction::Allow, &[], &[], ("169.254.169.254", 80), None, &[], no(Private)),
+            (DefaultAction::Allow, &[], &[], ("10.9.0.1", 80), None, &[], no(Private)),
             (
-                Rest::Open,
+                DefaultAction::Allow,
                 &["169.254.169.254"],
                 &[],
                 ("169.254.169.254", 80),
@@ -470,10 +499,18 @@ mod tests {
                 &[],
                 no(Private),
             ),
-            (Rest::Closed, &["10.9.0.1"], &[], ("10.9.0.1", 80), None, &[], yes),
-            (Rest::Closed, &["a.com"], &[], ("10.9.0.1", 80), Some(("a.com", true)), &[], yes),
+            (DefaultAction::Deny, &["10.9.0.1"], &[], ("10.9.0.1", 80), None, &[], yes),
             (
-                Rest::Closed,
+                DefaultAction::Deny,
+                &["a.com"],
+                &[],
+                ("10.9.0.1", 80),
+                Some(("a.com", true)),
+                &[],
+                yes,
+            ),
+            (
+                DefaultAction::Deny,
                 &["a.com"],
                 &[],
                 ("10.8.0.1", 80),
@@ -481,9 +518,17 @@ mod tests {
                 &[],
                 no(Private),
             ),
-            (Rest::Closed, &["10.9.0.0/16"], &["10.9.0.1"], ("10.9.0.1", 80), None, &[], no(Rule)),
             (
-                Rest::Closed,
+                DefaultAction::Deny,
+                &["10.9.0.0/16"],
+                &["10.9.0.1"],
+                ("10.9.0.1", 80),
+                None,
+                &[],
+                no(Rule),
+            ),
+            (
+                DefaultAction::Deny,
                 &["10.9.0.0/16"],
                 &["10.8.0.1"],
                 ("10.8.0.1", 80),
@@ -491,9 +536,9 @@ mod tests {
                 &[],
                 no(Private),
             ),
-            (Rest::Closed, &["a.com"], &["10.9.0.1"], ("10.9.0.1", 80), None, &[], no(Rule)),
+            (DefaultAction::Deny, &["a.com"], &["10.9.0.1"], ("10.9.0.1", 80), None, &[], no(Rule)),
             (
-                Rest::Closed,
+                DefaultAction::Deny,
                 &["a.com"],
                 &["10.9.0.1"],
                 ("10.9.0.1", 80),
@@ -501,11 +546,19 @@ mod tests {
                 &[],
                 no(Rule),
             ),
-            // 2: deny goes before allow, whatever is narrower.
-            (Rest::Closed, &[public], &["93.184.216.0/24"], (public, 80), None, &[], no(Rule)),
-            (Rest::Closed, &["93.184.0.0/16"], &[public], (public, 80), None, &[], no(Rule)),
+            // 2: deny takes precedence over allow, whichever is narrower.
             (
-                Rest::Closed,
+                DefaultAction::Deny,
+                &[public],
+                &["93.184.216.0/24"],
+                (public, 80),
+                None,
+                &[],
+                no(Rule),
+            ),
+            (DefaultAction::Deny, &["93.184.0.0/16"], &[public], (public, 80), None, &[], no(Rule)),
+            (
+                DefaultAction::Deny,
                 &["*.a.com"],
                 &["x.a.com"],
                 (public, 443),
@@ -513,11 +566,27 @@ mod tests {
                 &[],
                 no(Rule),
             ),
-            (Rest::Open, &[], &["a.com"], (public, 443), Some(("a.com", true)), &[], no(Rule)),
-            (Rest::Open, &[], &["a.com"], (public, 443), Some(("a.com", false)), &[], no(Rule)),
-            (Rest::Open, &[], &["a.com"], (public, 22), None, &["a.com"], no(Rule)),
             (
-                Rest::Open,
+                DefaultAction::Allow,
+                &[],
+                &["a.com"],
+                (public, 443),
+                Some(("a.com", true)),
+                &[],
+                no(Rule),
+            ),
+            (
+                DefaultAction::Allow,
+                &[],
+                &["a.com"],
+                (public, 443),
+                Some(("a.com", false)),
+                &[],
+                no(Rule),
+            ),
+            (DefaultAction::Allow, &[], &["a.com"], (public, 22), None, &["a.com"], no(Rule)),
+            (
+                DefaultAction::Allow,
                 &[],
                 &["*.a.com"],
                 (public, 443),
@@ -525,12 +594,36 @@ mod tests {
                 &[],
                 no(Rule),
             ),
-            (Rest::Open, &[], &["*.a.com"], (public, 443), Some(("a.com", true)), &[], yes),
-            (Rest::Open, &[], &["*.a.com"], (public, 443), Some(("xa.com", true)), &[], yes),
-            // 3: a name that is not true.
-            (Rest::Closed, &["a.com"], &[], (public, 443), Some(("a.com", false)), &[], no(Forged)),
             (
-                Rest::Closed,
+                DefaultAction::Allow,
+                &[],
+                &["*.a.com"],
+                (public, 443),
+                Some(("a.com", true)),
+                &[],
+                yes,
+            ),
+            (
+                DefaultAction::Allow,
+                &[],
+                &["*.a.com"],
+                (public, 443),
+                Some(("xa.com", true)),
+                &[],
+                yes,
+            ),
+            // 3: a claimed name that is not verified.
+            (
+                DefaultAction::Deny,
+                &["a.com"],
+                &[],
+                (public, 443),
+                Some(("a.com", false)),
+                &[],
+                no(Forged),
+            ),
+            (
+                DefaultAction::Deny,
                 &["a.com"],
                 &[],
                 (public, 443),
@@ -538,13 +631,21 @@ mod tests {
                 &["b.com"],
                 no(Forged),
             ),
-            (Rest::Open, &[], &["b.com"], (public, 443), Some(("a.com", false)), &[], no(Forged)),
-            // 4: allow.
-            (Rest::Closed, &["a.com"], &[], (public, 443), Some(("a.com", true)), &[], yes),
-            (Rest::Closed, &["a.com"], &[], (public, 443), None, &["a.com"], yes),
-            (Rest::Closed, &["a.com"], &[], (public, 22), None, &["b.com", "a.com"], yes),
             (
-                Rest::Closed,
+                DefaultAction::Allow,
+                &[],
+                &["b.com"],
+                (public, 443),
+                Some(("a.com", false)),
+                &[],
+                no(Forged),
+            ),
+            // 4: allow.
+            (DefaultAction::Deny, &["a.com"], &[], (public, 443), Some(("a.com", true)), &[], yes),
+            (DefaultAction::Deny, &["a.com"], &[], (public, 443), None, &["a.com"], yes),
+            (DefaultAction::Deny, &["a.com"], &[], (public, 22), None, &["b.com", "a.com"], yes),
+            (
+                DefaultAction::Deny,
                 &["a.com"],
                 &[],
                 (public, 443),
@@ -552,9 +653,17 @@ mod tests {
                 &["a.com"],
                 no(Unlisted),
             ),
-            (Rest::Closed, &["*.a.com"], &[], (public, 443), Some(("x.a.com", true)), &[], yes),
             (
-                Rest::Closed,
+                DefaultAction::Deny,
+                &["*.a.com"],
+                &[],
+                (public, 443),
+                Some(("x.a.com", true)),
+                &[],
+                yes,
+            ),
+            (
+                DefaultAction::Deny,
                 &["*.a.com"],
                 &[],
                 (public, 443),
@@ -562,40 +671,53 @@ mod tests {
                 &[],
                 no(Unlisted),
             ),
-            (Rest::Closed, &[public], &[], (public, 443), Some(("any.com", false)), &[], yes),
-            (Rest::Closed, &["93.184.0.0/16"], &[], (public, 9999), None, &[], yes),
-            (Rest::Closed, &["0.0.0.0/0"], &[], (public, 22), None, &[], yes),
-            (Rest::Closed, &["::ffff:93.184.216.34"], &[], (public, 22), None, &[], yes),
-            // 5: an address that nobody knows a name of.
-            (Rest::Open, &[], &["b.com"], (public, 443), None, &[], no(Nameless)),
-            (Rest::Open, &[], &["b.com"], (public, 443), None, &["a.com"], yes),
-            (Rest::Open, &[public], &["b.com"], (public, 443), None, &[], yes),
-            // 6 and 7: the rest.
-            (Rest::Open, &[], &[], (public, 22), None, &[], yes),
-            (Rest::Open, &[], &[], (public, 25), None, &[], no(Unlisted)),
-            (Rest::Web, &[], &[], (public, 443), None, &[], yes),
-            (Rest::Web, &[], &[], (public, 80), Some(("a.com", false)), &[], yes),
-            (Rest::Web, &[], &[], (public, 22), None, &[], no(Unlisted)),
-            (Rest::Closed, &[], &[], (public, 443), None, &[], no(Unlisted)),
-            (Rest::Closed, &["a.com"], &[], (public, 443), None, &[], no(Unlisted)),
+            (
+                DefaultAction::Deny,
+                &[public],
+                &[],
+                (public, 443),
+                Some(("any.com", false)),
+                &[],
+                yes,
+            ),
+            (DefaultAction::Deny, &["93.184.0.0/16"], &[], (public, 9999), None, &[], yes),
+            (DefaultAction::Deny, &["0.0.0.0/0"], &[], (public, 22), None, &[], yes),
+            (DefaultAction::Deny, &["::ffff:93.184.216.34"], &[], (public, 22), None, &[], yes),
+            // 5: an address without a known name.
+            (DefaultAction::Allow, &[], &["b.com"], (public, 443), None, &[], no(Nameless)),
+            (DefaultAction::Allow, &[], &["b.com"], (public, 443), None, &["a.com"], yes),
+            (DefaultAction::Allow, &[public], &["b.com"], (public, 443), None, &[], yes),
+            // 6 and 7: the default action.
+            (DefaultAction::Allow, &[], &[], (public, 22), None, &[], yes),
+            (DefaultAction::Allow, &[], &[], (public, 25), None, &[], no(Unlisted)),
+            (DefaultAction::AllowWeb, &[], &[], (public, 443), None, &[], yes),
+            (DefaultAction::AllowWeb, &[], &[], (public, 80), Some(("a.com", false)), &[], yes),
+            (DefaultAction::AllowWeb, &[], &[], (public, 22), None, &[], no(Unlisted)),
+            (DefaultAction::Deny, &[], &[], (public, 443), None, &[], no(Unlisted)),
+            (DefaultAction::Deny, &["a.com"], &[], (public, 443), None, &[], no(Unlisted)),
         ];
         let permitted = ["10.9.0.0/16".parse().unwrap()];
         for row in rows {
-            let (rest, allow, deny, (address, port), said, known, verdict) = *row;
-            let policy = Policy::new(rest, &list(allow), &list(deny)).unwrap();
+            let (default_action, allow, deny, (address, port), claimed, known, verdict) = *row;
+            let policy = Policy::new(default_action, &list(allow), &list(deny)).unwrap();
             let known = list(known);
-            let ask = Ask {
+            let connection = Connection {
                 address: address.parse().unwrap(),
                 port,
-                said: said.map(|(name, _)| name),
-                proved: said.is_some_and(|(_, proved)| proved),
+                claimed: claimed.map(|(name, _)| name),
+                verified: claimed.is_some_and(|(_, verified)| verified),
                 known: &known,
-                readable: true,
+                is_tls_or_http: true,
             };
-            assert_eq!(policy.decide(ask, &permitted), verdict, "{row:?}");
-            // Where the first bytes are not read, they would have changed nothing.
-            if !policy.needs_first_bytes(ask) {
-                let unread = Ask { said: None, proved: false, readable: false, ..ask };
+            assert_eq!(policy.decide(connection, &permitted), verdict, "{row:?}");
+            // If the first bytes are not needed, the decision without them is the same.
+            if !policy.needs_first_bytes(connection) {
+                let unread = Connection {
+                    claimed: None,
+                    verified: false,
+                    is_tls_or_http: false,
+                    ..connection
+                };
                 assert_eq!(policy.decide(unread, &permitted), verdict, "unread: {row:?}");
             }
         }
@@ -606,38 +728,80 @@ mod tests {
         use Reason::{Private, Protocol, Rule, Unlisted};
         let (no, yes) = (Verdict::Deny, Verdict::Allow);
         let (public, private) = ("93.184.216.34", "10.9.0.1");
-        // rest, allow, deny, address, port, known
-        type Row<'a> = (Rest, &'a [&'a str], &'a [&'a str], (&'a str, u16), &'a [&'a str], Verdict);
+        // default action, allow, deny, address, port, known names
+        type Row<'a> =
+            (DefaultAction, &'a [&'a str], &'a [&'a str], (&'a str, u16), &'a [&'a str], Verdict);
         let rows: &[Row<'_>] = &[
-            (Rest::Closed, &["a.com"], &[], (public, 22), &["a.com"], no(Protocol)),
-            (Rest::Closed, &["*.a.com"], &[], (public, 443), &["x.a.com"], no(Protocol)),
-            (Rest::Closed, &["a.com"], &[], (private, 22), &["a.com"], no(Protocol)),
-            (Rest::Closed, &["a.com"], &[], ("10.8.0.1", 22), &["a.com"], no(Private)),
-            (Rest::Closed, &["a.com"], &[], (public, 22), &["b.com"], no(Unlisted)),
-            (Rest::Closed, &["a.com"], &["a.com"], (public, 22), &["a.com"], no(Rule)),
-            (Rest::Closed, &["a.com", public], &[], (public, 22), &["a.com"], yes),
-            (Rest::Closed, &["a.com", "10.9.0.0/16"], &[], (private, 22), &["a.com"], yes),
-            (Rest::Closed, &["a.com", public], &["a.com"], (public, 22), &["a.com"], no(Rule)),
-            (Rest::Closed, &["tcp://a.com:22"], &[], (public, 22), &["a.com"], yes),
-            (Rest::Closed, &["tcp://a.com:22"], &[], (private, 22), &["b.com", "a.com"], yes),
-            (Rest::Closed, &["tcp://a.com:22"], &[], (public, 23), &["a.com"], no(Unlisted)),
-            (Rest::Closed, &["tcp://a.com:22"], &[], (public, 22), &["x.a.com"], no(Unlisted)),
-            (Rest::Closed, &["tcp://a.com:22"], &[], (public, 22), &[], no(Unlisted)),
-            (Rest::Closed, &["tcp://a.com:22"], &["a.com"], (public, 22), &["a.com"], no(Rule)),
-            (Rest::Closed, &["tcp://*.a.com:22"], &[], (public, 22), &["x.a.com"], yes),
-            (Rest::Closed, &["tcp://*.a.com:22"], &[], (public, 22), &["a.com"], no(Unlisted)),
-            (Rest::Open, &[], &["b.com"], (public, 22), &["a.com"], yes),
-            (Rest::Open, &[], &["b.com"], (public, 22), &["b.com"], no(Rule)),
+            (DefaultAction::Deny, &["a.com"], &[], (public, 22), &["a.com"], no(Protocol)),
+            (DefaultAction::Deny, &["*.a.com"], &[], (public, 443), &["x.a.com"], no(Protocol)),
+            (DefaultAction::Deny, &["a.com"], &[], (private, 22), &["a.com"], no(Protocol)),
+            (DefaultAction::Deny, &["a.com"], &[], ("10.8.0.1", 22), &["a.com"], no(Private)),
+            (DefaultAction::Deny, &["a.com"], &[], (public, 22), &["b.com"], no(Unlisted)),
+            (DefaultAction::Deny, &["a.com"], &["a.com"], (public, 22), &["a.com"], no(Rule)),
+            (DefaultAction::Deny, &["a.com", public], &[], (public, 22), &["a.com"], yes),
+            (DefaultAction::Deny, &["a.com", "10.9.0.0/16"], &[], (private, 22), &["a.com"], yes),
+            (
+                DefaultAction::Deny,
+                &["a.com", public],
+                &["a.com"],
+                (public, 22),
+                &["a.com"],
+                no(Rule),
+            ),
+            (DefaultAction::Deny, &["tcp://a.com:22"], &[], (public, 22), &["a.com"], yes),
+            (
+                DefaultAction::Deny,
+                &["tcp://a.com:22"],
+                &[],
+                (private, 22),
+                &["b.com", "a.com"],
+                yes,
+            ),
+            (DefaultAction::Deny, &["tcp://a.com:22"], &[], (public, 23), &["a.com"], no(Unlisted)),
+            (
+                DefaultAction::Deny,
+                &["tcp://a.com:22"],
+                &[],
+                (public, 22),
+                &["x.a.com"],
+                no(Unlisted),
+            ),
+            (DefaultAction::Deny, &["tcp://a.com:22"], &[], (public, 22), &[], no(Unlisted)),
+            (
+                DefaultAction::Deny,
+                &["tcp://a.com:22"],
+                &["a.com"],
+                (public, 22),
+                &["a.com"],
+                no(Rule),
+            ),
+            (DefaultAction::Deny, &["tcp://*.a.com:22"], &[], (public, 22), &["x.a.com"], yes),
+            (
+                DefaultAction::Deny,
+                &["tcp://*.a.com:22"],
+                &[],
+                (public, 22),
+                &["a.com"],
+                no(Unlisted),
+            ),
+            (DefaultAction::Allow, &[], &["b.com"], (public, 22), &["a.com"], yes),
+            (DefaultAction::Allow, &[], &["b.com"], (public, 22), &["b.com"], no(Rule)),
         ];
         let permitted = ["10.9.0.0/16".parse().unwrap()];
         for row in rows {
-            let (rest, allow, deny, (address, port), known, verdict) = *row;
-            let policy = Policy::new(rest, &list(allow), &list(deny)).unwrap();
+            let (default_action, allow, deny, (address, port), known, verdict) = *row;
+            let policy = Policy::new(default_action, &list(allow), &list(deny)).unwrap();
             let known = list(known);
             let address = address.parse().unwrap();
-            let ask =
-                Ask { address, port, said: None, proved: false, known: &known, readable: false };
-            assert_eq!(policy.decide(ask, &permitted), verdict, "{row:?}");
+            let connection = Connection {
+                address,
+                port,
+                claimed: None,
+                verified: false,
+                known: &known,
+                is_tls_or_http: false,
+            };
+            assert_eq!(policy.decide(connection, &permitted), verdict, "{row:?}");
         }
     }
 
@@ -655,13 +819,13 @@ mod tests {
             ("tcp://Db.example.com.:5432", "tcp://db.example.com:5432"),
             ("tcp://*.example.com:22", "tcp://*.example.com:22"),
         ] {
-            assert_eq!(rule(text).unwrap().to_string(), shown);
+            assert_eq!(parse_rule(text).unwrap().to_string(), shown);
         }
         for (text, why) in [
-            ("", "no hostname"),
+            ("", "not a hostname"),
             ("1.2.3", "neither an IP"),
             ("1.2.3.4.5", "neither an IP"),
-            ("1.2.3.4/33", "no CIDR"),
+            ("1.2.3.4/33", "not a valid CIDR"),
             ("1.2.3.4/8", "1.0.0.0/8"),
             ("fe80::1", "IPv6"),
             ("::/0", "IPv6"),
@@ -672,40 +836,41 @@ mod tests {
             ("a.*.com", "`*`"),
             ("*.*.com", "`*`"),
             ("b\u{fc}cher.example", "xn--"),
-            ("exa mple.com", "no hostname"),
-            ("-a.com", "no hostname"),
-            ("a..com", "no hostname"),
+            ("exa mple.com", "not a hostname"),
+            ("-a.com", "not a hostname"),
+            ("a..com", "not a hostname"),
             ("tcp://a.com", "no port"),
             ("tcp://a.com:", "no port"),
             ("tcp://a.com:0", "no port"),
             ("tcp://a.com:+22", "no port"),
             ("tcp://a.com:65536", "no port"),
             ("tcp://1.2.3.4:22", "without tcp://"),
-            ("tcp://a.com/:22", "no hostname"),
+            ("tcp://a.com/:22", "not a hostname"),
             ("tcp://*:22", "`*`"),
             ("udp://a.com:53", "path"),
         ] {
-            let error = rule(text).unwrap_err();
+            let error = parse_rule(text).unwrap_err();
             assert!(error.contains(why), "{text}: {error}");
         }
-        let error =
-            Policy::new(Rest::Open, &list(&["a.com"]), &list(&["b.com", "c d"])).unwrap_err();
-        assert_eq!(error.to_string(), "deny[1]: \"c d\" is no hostname, IP, CIDR or *.suffix");
-        let error = Policy::new(Rest::Open, &[], &list(&["tcp://a.com:22"])).unwrap_err();
-        assert!(error.to_string().contains("only for `allow`"), "{error}");
-        let many = vec!["a.com".to_owned(); MOST_RULES + 1];
-        assert!(Policy::new(Rest::Open, &many, &[]).is_err());
+        let error = Policy::new(DefaultAction::Allow, &list(&["a.com"]), &list(&["b.com", "c d"]))
+            .unwrap_err();
+        assert_eq!(error.to_string(), "deny[1]: \"c d\" is not a hostname, IP, CIDR or *.suffix");
+        let error = Policy::new(DefaultAction::Allow, &[], &list(&["tcp://a.com:22"])).unwrap_err();
+        assert!(error.to_string().contains("only in `allow`"), "{error}");
+        let many = vec!["a.com".to_owned(); MAX_RULES_PER_LIST + 1];
+        assert!(Policy::new(DefaultAction::Allow, &many, &[]).is_err());
     }
 
     #[test]
     fn which_names_are_resolved() {
-        let closed = Policy::new(Rest::Closed, &list(&["*.a.com"]), &list(&["x.a.com"])).unwrap();
+        let closed =
+            Policy::new(DefaultAction::Deny, &list(&["*.a.com"]), &list(&["x.a.com"])).unwrap();
         assert!(closed.resolves("y.a.com"));
         for name in ["x.a.com", "a.com", "b.com"] {
             assert!(!closed.resolves(name), "{name}");
         }
         assert!(!Policy::default().resolves("a.com"));
-        // allow, and whether a.com, x.a.com and b.com are asked outside
+        // allow, and whether a.com, x.a.com and b.com are resolved
         for (allow, expected) in [
             (&["93.184.216.34"][..], [false, false, false]),
             (&["93.184.0.0/16", "0.0.0.0/1"], [false, false, false]),
@@ -715,9 +880,9 @@ mod tests {
             (&["tcp://a.com:22"], [true, false, false]),
             (&["tcp://*.a.com:22"], [false, true, false]),
         ] {
-            let policy = Policy::new(Rest::Closed, &list(allow), &[]).unwrap();
-            let asked = ["a.com", "x.a.com", "b.com"].map(|name| policy.resolves(name));
-            assert_eq!(asked, expected, "{allow:?}");
+            let policy = Policy::new(DefaultAction::Deny, &list(allow), &[]).unwrap();
+            let resolved = ["a.com", "x.a.com", "b.com"].map(|name| policy.resolves(name));
+            assert_eq!(resolved, expected, "{allow:?}");
         }
     }
 }

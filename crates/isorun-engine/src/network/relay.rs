@@ -1,7 +1,7 @@
-//! Bytes between a sandbox and the world, both ways at the same time.
+//! Relaying bytes between a sandbox and an upstream server, in both directions.
 //!
-//! Between two sockets, what is large is moved by the kernel (`splice`): this
-//! process copies none of it.
+//! Between two sockets, large transfers use `splice`: the kernel moves the bytes, and this
+//! process does not copy them.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -16,25 +16,25 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::budget::Share;
-use super::inside::Inside;
+use super::budget::BudgetShare;
+use super::guest_socket::GuestSocket;
 
-/// What is under way in one direction, in bytes.
-const BUFFER: usize = 16 * 1024;
-/// After so many bytes the kernel moves the rest: until then its two descriptors
-/// for each direction are not worth it.
-const LARGE: usize = 1024 * 1024;
-/// What the kernel is asked to move in one go; a pipe takes less.
-const MOST: usize = 1024 * 1024;
+/// Size of the buffer of one direction, in bytes.
+const BUFFER_BYTES: usize = 16 * 1024;
+/// Number of bytes in one direction after which `splice` is used. For less, the pipe's two
+/// file descriptors are not worth it.
+const SPLICE_THRESHOLD_BYTES: usize = 1024 * 1024;
+/// Maximum number of bytes per call of `splice`; a pipe holds less.
+const MAX_SPLICE_BYTES: usize = 1024 * 1024;
 
-/// How long a connection may carry nothing.
-const MAX_IDLE: Duration = Duration::from_secs(3600);
+/// Maximum time without data in either direction.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// When something was last carried.
+/// The time of the last transfer.
 struct Activity(Mutex<Instant>);
 
 impl Activity {
-    fn begin() -> Self {
+    fn new() -> Self {
         Self(Mutex::new(Instant::now()))
     }
 
@@ -42,12 +42,12 @@ impl Activity {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self) {
+    fn touch(&self) {
         *self.last() = Instant::now();
     }
 
-    /// Ends when nothing was carried for so long.
-    async fn over(&self, idle: Duration) -> io::Error {
+    /// Returns an error when nothing was transferred for `idle`.
+    async fn timed_out(&self, idle: Duration) -> io::Error {
         loop {
             let until = *self.last() + idle;
             if until <= Instant::now() {
@@ -58,75 +58,86 @@ impl Activity {
     }
 }
 
-/// Carries bytes between what is no socket, until both sides have said all, or
-/// neither says anything for an hour.
-pub async fn run<A, B>(inside: &mut A, outside: &mut B) -> io::Result<()>
+/// Relays bytes between two streams until both have ended, or there is no data in either
+/// direction for `IDLE_TIMEOUT`.
+pub async fn run<A, B>(guest: &mut A, upstream: &mut B) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let activity = Activity::begin();
-    let (mut inside, mut outside) =
-        (Watched { io: inside, by: &activity }, Watched { io: outside, by: &activity });
-    let carrying =
-        tokio::io::copy_bidirectional_with_sizes(&mut inside, &mut outside, BUFFER, BUFFER);
+    let activity = Activity::new();
+    let (mut guest, mut upstream) = (
+        Monitored { io: guest, activity: &activity },
+        Monitored { io: upstream, activity: &activity },
+    );
+    let relaying = tokio::io::copy_bidirectional_with_sizes(
+        &mut guest,
+        &mut upstream,
+        BUFFER_BYTES,
+        BUFFER_BYTES,
+    );
     tokio::select! {
-        carried = carrying => carried.map(drop),
-        error = activity.over(MAX_IDLE) => Err(error),
+        relayed = relaying => relayed.map(drop),
+        error = activity.timed_out(IDLE_TIMEOUT) => Err(error),
     }
 }
 
-/// The same between two sockets.
-pub async fn sockets(inside: &Inside, outside: &TcpStream, share: &Share) -> io::Result<()> {
-    let activity = Activity::begin();
+/// Relays bytes between two sockets, with the same end conditions as [`run`].
+pub async fn sockets(
+    guest: &GuestSocket,
+    upstream: &TcpStream,
+    share: &BudgetShare,
+) -> io::Result<()> {
+    let activity = Activity::new();
     let out = async {
-        carry(inside.socket(), outside, share, || activity.note()).await?;
-        inside.has_ended();
-        Ok(shutdown(outside, Shutdown::Write)?)
+        copy(guest.socket(), upstream, share, || activity.touch()).await?;
+        guest.on_guest_end();
+        Ok(shutdown(upstream, Shutdown::Write)?)
     };
-    let told = || {
-        activity.note();
-        inside.told();
+    let on_sent = || {
+        activity.touch();
+        guest.on_sent();
     };
     let back = async {
-        carry(outside, inside.socket(), share, told).await?;
-        inside.close()
+        copy(upstream, guest.socket(), share, on_sent).await?;
+        guest.close()
     };
-    let carrying = async { tokio::try_join!(out, back) };
+    let relaying = async { tokio::try_join!(out, back) };
     tokio::select! {
-        carried = carrying => carried.map(drop),
-        error = activity.over(MAX_IDLE) => Err(error),
+        relayed = relaying => relayed.map(drop),
+        error = activity.timed_out(IDLE_TIMEOUT) => Err(error),
     }
 }
 
-async fn carry(
+/// Copies bytes in one direction until the source ends. Calls `on_copied` after each read.
+async fn copy(
     from: &TcpStream,
     to: &TcpStream,
-    share: &Share,
-    moved: impl Fn(),
+    share: &BudgetShare,
+    on_copied: impl Fn(),
 ) -> io::Result<()> {
-    // Who waits for bytes holds no buffer for them.
+    // No buffer is allocated while the source has no data.
     let mut buffer = Vec::new();
-    let mut carried = 0;
+    let mut copied = 0;
     loop {
-        if carried >= LARGE {
-            if let Some(_taken) = share.take(2) {
+        if copied >= SPLICE_THRESHOLD_BYTES {
+            if let Some(_permit) = share.try_acquire(2) {
                 drop(buffer);
-                return splice_all(from, to, moved).await;
+                return splice_all(from, to, on_copied).await;
             }
-            carried = 0;
+            copied = 0;
         }
         from.readable().await?;
         if buffer.is_empty() {
-            buffer = vec![0; BUFFER];
+            buffer = vec![0; BUFFER_BYTES];
         }
         let step = || Ok(recv(from, &mut *buffer, RecvFlags::empty())?.0);
         match from.try_io(Interest::READABLE, step) {
             Ok(0) => return Ok(()),
             Ok(count) => {
-                moved();
-                carried += count;
-                write(to, buffer.get(..count).unwrap_or_default()).await?;
+                on_copied();
+                copied += count;
+                write_all(to, buffer.get(..count).unwrap_or_default()).await?;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => buffer = Vec::new(),
             Err(error) => return Err(error),
@@ -134,41 +145,43 @@ async fn carry(
     }
 }
 
-/// Lets the kernel move all that is left.
-async fn splice_all(from: &TcpStream, to: &TcpStream, moved: impl Fn()) -> io::Result<()> {
+/// Splices the remaining bytes until the source ends.
+async fn splice_all(from: &TcpStream, to: &TcpStream, on_copied: impl Fn()) -> io::Result<()> {
     let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     loop {
-        // The pipe is empty: what would block is the socket.
-        let mut left = ready(from, Interest::READABLE, || shift(from, &into, MOST)).await?;
+        // The pipe is empty, so only the socket can block.
+        let mut left =
+            when_ready(from, Interest::READABLE, || splice_once(from, &into, MAX_SPLICE_BYTES))
+                .await?;
         if left == 0 {
             return Ok(());
         }
-        moved();
+        on_copied();
         while left > 0 {
-            left -= ready(to, Interest::WRITABLE, || shift(&out, to, left)).await?;
+            left -= when_ready(to, Interest::WRITABLE, || splice_once(&out, to, left)).await?;
         }
     }
 }
 
-/// One side of a connection, whose bytes are noted.
-struct Watched<'a, T> {
+/// A stream whose reads update an [`Activity`].
+struct Monitored<'a, T> {
     io: T,
-    by: &'a Activity,
+    activity: &'a Activity,
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Watched<'_, T> {
+impl<T: AsyncRead + Unpin> AsyncRead for Monitored<'_, T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = poll_ready!(Pin::new(&mut self.io).poll_read(cx, buffer));
-        self.by.note();
+        self.activity.touch();
         Poll::Ready(read)
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<'_, T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Monitored<'_, T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -186,23 +199,23 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<'_, T> {
     }
 }
 
-/// Writes all of it.
-pub async fn write(to: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
+/// Writes all bytes.
+pub async fn write_all(to: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
     while !rest.is_empty() {
         let step = || Ok(send(to, rest, SendFlags::NOSIGNAL)?);
-        let count = ready(to, Interest::WRITABLE, step).await?;
+        let count = when_ready(to, Interest::WRITABLE, step).await?;
         rest = rest.get(count..).unwrap_or_default();
     }
     Ok(())
 }
 
-/// Lets the kernel move bytes between a socket and a pipe.
-fn shift(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
-    Ok(splice(from, None, to, None, most, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
+/// Splices up to `max` bytes between a socket and a pipe.
+fn splice_once(from: impl AsFd, to: impl AsFd, max: usize) -> io::Result<usize> {
+    Ok(splice(from, None, to, None, max, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
 }
 
-/// Does something with a socket as soon as it can be done.
-async fn ready(
+/// Runs a non-blocking step on a socket as soon as the socket is ready for it.
+async fn when_ready(
     socket: &TcpStream,
     interest: Interest,
     mut step: impl FnMut() -> io::Result<usize>,
@@ -211,7 +224,7 @@ async fn ready(
         socket.ready(interest).await?;
         match socket.try_io(interest, &mut step) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            done => return done,
+            result => return result,
         }
     }
 }
@@ -225,24 +238,24 @@ mod tests {
     #[tokio::test]
     async fn what_carries_nothing_ends() {
         let (mut near, far) = tokio::io::duplex(64);
-        let activity = Activity::begin();
-        let mut watched = Watched { io: far, by: &activity };
+        let activity = Activity::new();
+        let mut monitored = Monitored { io: far, activity: &activity };
         let idle = Duration::from_secs(2);
-        let begun = Instant::now();
+        let start = Instant::now();
         let talking = async {
             let mut byte = [0];
             for _ in 0..10 {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 near.write_all(b"x").await.unwrap();
-                watched.read_exact(&mut byte).await.unwrap();
+                monitored.read_exact(&mut byte).await.unwrap();
             }
             std::future::pending::<()>().await;
         };
         let error = tokio::select! {
             () = talking => unreachable!("it never ends"),
-            error = activity.over(idle) => error,
+            error = activity.timed_out(idle) => error,
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(begun.elapsed() >= Duration::from_millis(2500), "{:?}", begun.elapsed());
+        assert!(start.elapsed() >= Duration::from_millis(2500), "{:?}", start.elapsed());
     }
 }

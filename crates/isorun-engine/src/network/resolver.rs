@@ -1,5 +1,5 @@
-//! Names to addresses, asked of the machine's resolver or one that the operator
-//! names. One for the whole engine; its answers are kept as long as they say.
+//! The upstream DNS resolver: that of the machine, or servers that the operator sets. One
+//! for the engine; answers are cached for their TTL.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -11,50 +11,51 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::{Resolver as Hickory, TokioResolver};
 
-/// How long one question may take.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// Maximum time for one query.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Answers that are kept, of all sandboxes, and for how long.
-const CACHED: u64 = 4096;
-const LONGEST: Duration = Duration::from_secs(3600);
-/// Questions under way on one connection to a resolver.
-const UNDER_WAY: usize = 1024;
+/// Maximum number of cached answers, for all sandboxes.
+const MAX_CACHED_ANSWERS: u64 = 4096;
+/// Maximum time that an answer is cached.
+const MAX_CACHE_TTL: Duration = Duration::from_secs(3600);
+/// Maximum number of pending queries on one connection to a server.
+const MAX_PENDING_QUERIES: usize = 1024;
 
-/// Asks, and remembers.
+/// A caching DNS client.
 pub struct Resolver(TokioResolver);
 
-/// What a name has.
+/// The addresses and aliases of a name.
 #[derive(Clone, Debug, Default)]
-pub struct Answer {
-    /// Its addresses.
+pub struct ResolvedName {
+    /// The addresses.
     pub addresses: Vec<Ipv4Addr>,
-    /// The names that it is an alias of, one after the other.
+    /// The names that it is an alias of (CNAME), in the order of the chain.
     pub aliases: Vec<String>,
-    /// How long this holds, in seconds.
+    /// The minimum TTL of the records, in seconds.
     pub ttl: u32,
 }
 
-/// Why there is no answer.
+/// An error of a DNS query.
 #[derive(Debug, thiserror::Error)]
-pub enum Unanswered {
-    /// There is no such name.
-    #[error("there is no such name")]
-    NoName,
-    /// There is nothing of that kind under the name.
-    #[error("there is nothing of that kind under the name")]
+pub enum ResolveError {
+    /// The name does not exist.
+    #[error("the name does not exist")]
+    NoSuchName,
+    /// The name has no records of the requested type.
+    #[error("the name has no records of the requested type")]
     NoData,
-    /// The sandbox asks too much.
-    #[error("too many questions")]
-    TooMany,
-    /// Nobody answers.
-    #[error("the resolver does not answer: {0}")]
+    /// The sandbox sends too many queries.
+    #[error("too many queries")]
+    TooManyQueries,
+    /// The upstream resolver failed or did not answer in time.
+    #[error("the upstream resolver failed: {0}")]
     Failed(String),
 }
 
-impl Answer {
-    /// Reads the records of an answer.
+impl ResolvedName {
+    /// Collects the addresses and aliases in the records of an answer.
     #[must_use]
-    pub fn of(records: &[Record]) -> Self {
+    pub fn from_records(records: &[Record]) -> Self {
         let mut answer = Self { ttl: u32::MAX, ..Self::default() };
         for record in records {
             answer.ttl = answer.ttl.min(record.ttl);
@@ -71,7 +72,7 @@ impl Answer {
 }
 
 impl Resolver {
-    /// One that asks these servers, or those of the machine if there are none.
+    /// Creates a resolver that queries these servers, or those of the machine if empty.
     ///
     /// # Errors
     ///
@@ -79,8 +80,8 @@ impl Resolver {
     pub fn new(servers: &[SocketAddr]) -> Result<Self, String> {
         let mut builder = if servers.is_empty() {
             TokioResolver::builder_tokio().unwrap_or_else(|error| {
-                // Then no name is resolved; addresses can be reached all the same.
-                tracing::warn!(%error, "this machine has no resolver that can be used");
+                // No name is resolved then; addresses can still be reached.
+                tracing::warn!(%error, "this machine has no usable DNS resolver: sandboxes cannot resolve names");
                 let config = ResolverConfig::from_parts(None, Vec::new(), Vec::new());
                 Hickory::builder_with_config(config, TokioRuntimeProvider::default())
             })
@@ -104,54 +105,55 @@ impl Resolver {
         options.timeout = Duration::from_secs(2);
         options.attempts = 2;
         options.ndots = 0;
-        options.cache_size = CACHED;
-        options.positive_max_ttl = Some(LONGEST);
-        options.negative_max_ttl = Some(LONGEST);
-        // A sandbox that asks for what nobody answers is not in the way of others:
-        // what is under way is counted elsewhere.
-        options.max_active_requests = options.max_active_requests.max(UNDER_WAY);
-        // What the machine calls by a name of its own is no business of a guest.
+        options.cache_size = MAX_CACHED_ANSWERS;
+        options.positive_max_ttl = Some(MAX_CACHE_TTL);
+        options.negative_max_ttl = Some(MAX_CACHE_TTL);
+        // High enough that a sandbox whose queries time out does not block others: pending
+        // queries are limited per sandbox elsewhere.
+        options.max_active_requests = options.max_active_requests.max(MAX_PENDING_QUERIES);
+        // The hosts file of the machine is not for sandboxes.
         options.use_hosts_file = hickory_resolver::config::ResolveHosts::Never;
         builder.build().map(Self).map_err(|error| error.to_string())
     }
 
-    /// The addresses of a name.
+    /// Returns the addresses of a name.
     ///
     /// # Errors
     ///
-    /// There are none, or nobody answers.
-    pub async fn addresses(&self, name: &str) -> Result<Answer, Unanswered> {
+    /// There are none, or the query failed.
+    pub async fn addresses(&self, name: &str) -> Result<ResolvedName, ResolveError> {
         let records = self.records(name, RecordType::A).await?;
-        let answer = Answer::of(&records);
-        if answer.addresses.is_empty() { Err(Unanswered::NoData) } else { Ok(answer) }
+        let answer = ResolvedName::from_records(&records);
+        if answer.addresses.is_empty() { Err(ResolveError::NoData) } else { Ok(answer) }
     }
 
-    /// Whether a name has an address.
+    /// Reports whether a name has an address.
     pub async fn has(&self, name: &str, address: Ipv4Addr) -> bool {
         self.addresses(name).await.is_ok_and(|answer| answer.addresses.contains(&address))
     }
 
-    /// All that is under a name, of one kind.
+    /// Returns the records of a name that have the given type.
     ///
     /// # Errors
     ///
-    /// There is nothing, or nobody answers.
-    pub async fn records(&self, name: &str, kind: RecordType) -> Result<Vec<Record>, Unanswered> {
-        // By its labels, as it is: as a text it would have to be a name of IDNA, which
-        // knows no underscore. It is whole: no domain of the machine's is appended.
+    /// There are none, or the query failed.
+    pub async fn records(&self, name: &str, kind: RecordType) -> Result<Vec<Record>, ResolveError> {
+        // Built from labels: parsed from text it would have to be an IDNA name, which cannot
+        // contain an underscore. Fully qualified, so no search domain of the machine is
+        // appended.
         let labels = name.split('.').map(str::as_bytes);
-        let asked = Name::from_labels(labels)
-            .map_err(|error| Unanswered::Failed(error.to_string()))
+        let lookup = Name::from_labels(labels)
+            .map_err(|error| ResolveError::Failed(error.to_string()))
             .map(|mut name| {
                 name.set_fqdn(true);
                 self.0.lookup(name, kind)
             })?;
-        match tokio::time::timeout(PATIENCE, asked).await {
+        match tokio::time::timeout(QUERY_TIMEOUT, lookup).await {
             Ok(Ok(lookup)) => Ok(lookup.answers().to_vec()),
-            Ok(Err(error)) if error.is_nx_domain() => Err(Unanswered::NoName),
-            Ok(Err(error)) if error.is_no_records_found() => Err(Unanswered::NoData),
-            Ok(Err(error)) => Err(Unanswered::Failed(error.to_string())),
-            Err(_) => Err(Unanswered::Failed("in time".to_owned())),
+            Ok(Err(error)) if error.is_nx_domain() => Err(ResolveError::NoSuchName),
+            Ok(Err(error)) if error.is_no_records_found() => Err(ResolveError::NoData),
+            Ok(Err(error)) => Err(ResolveError::Failed(error.to_string())),
+            Err(_) => Err(ResolveError::Failed(format!("no answer within {QUERY_TIMEOUT:?}"))),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The process that owns the engine is killed at any moment: the next one finds
-//! its sandboxes, or removes what is left of them.
+//! Recovery after the process that owns the engine is killed at any moment: the next
+//! process finds its sandboxes, or removes their remains.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -9,21 +9,22 @@ use std::time::Duration;
 
 use isorun_agent::client;
 use isorun_engine::conformance::{Sandbox, shell, spec};
-use isorun_engine::gvisor::{Config, Gvisor};
+use isorun_engine::gvisor::{Gvisor, GvisorConfig};
 use isorun_engine::{Engine, Error};
 
-const FOLDER: &str = "ISORUN_TEST_CRASH_FOLDER";
+/// The environment variable with the state directory of [`owner`].
+const STATE_DIR_VARIABLE: &str = "ISORUN_TEST_CRASH_STATE_DIR";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_left_when_the_owner_is_killed() {
-    let folder = tempfile::tempdir().unwrap();
-    // From before the first sandbox is there to amid the making of a third, and
-    // not the same in every run.
+    let dir = tempfile::tempdir().unwrap();
+    // From before the first sandbox exists until a third one is being created, with a
+    // different offset in each run.
     let jitter = u64::from(std::process::id() % 97);
     for round in 0..8 {
         let mut owner = Command::new(std::env::current_exe().unwrap())
             .args(["--ignored", "--exact", "--nocapture", "crash::owner"])
-            .env(FOLDER, folder.path())
+            .env(STATE_DIR_VARIABLE, dir.path())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -32,12 +33,12 @@ async fn nothing_is_lost_or_left_when_the_owner_is_killed() {
         std::thread::sleep(Duration::from_millis(round * 110 + jitter));
         owner.kill().unwrap();
         owner.wait().unwrap();
-        let made: Vec<String> =
-            lines.filter_map(|line| line.strip_prefix("made ").map(str::to_owned)).collect();
+        let created: Vec<String> =
+            lines.filter_map(|line| line.strip_prefix("created ").map(str::to_owned)).collect();
 
-        let engine = open(folder.path(), 0).await;
+        let engine = open(dir.path(), 0).await;
         let found = engine.list().await.unwrap();
-        for id in &made {
+        for id in &created {
             assert!(found.iter().any(|found| found.as_str() == id), "{id} is lost");
         }
         for id in found {
@@ -47,22 +48,22 @@ async fn nothing_is_lost_or_left_when_the_owner_is_killed() {
         }
         engine.shutdown().await;
         drop(engine);
-        nothing_is_left(folder.path()).await;
+        assert_nothing_left(dir.path()).await;
     }
 }
 
-/// Not a test, but the process that the test above kills.
+/// The process that the test above kills; not a test itself.
 #[tokio::test]
 #[ignore = "started by nothing_is_lost_or_left_when_the_owner_is_killed"]
 async fn owner() {
-    let folder = std::env::var_os(FOLDER).unwrap();
-    let engine = open(Path::new(&folder), 1).await;
+    let dir = std::env::var_os(STATE_DIR_VARIABLE).unwrap();
+    let engine = open(Path::new(&dir), 1).await;
     println!("open");
     loop {
         let spec = spec();
         let id = spec.id.clone();
         engine.create(spec).await.unwrap();
-        println!("made {id}");
+        println!("created {id}");
         let sandbox = Sandbox { engine: &engine, id };
         sandbox.text("echo kept > /srv/file").await;
     }
@@ -70,17 +71,17 @@ async fn owner() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sandbox_outlives_its_engine() {
-    let folder = tempfile::tempdir().unwrap();
-    let engine = open(folder.path(), 0).await;
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path(), 0).await;
     let sandbox = Sandbox::new(&engine).await;
     sandbox.text("echo kept > /srv/file").await;
     let (id, second) = (sandbox.id, Sandbox::new(&engine).await.id);
-    // Two at once would take each other's sandboxes for leftovers.
-    let refused = Gvisor::open(Config::new(folder.path())).await;
+    // Two engines at once would remove each other's sandboxes as remains.
+    let refused = Gvisor::open(GvisorConfig::new(dir.path())).await;
     assert!(matches!(refused.err(), Some(Error::Setup(_))));
     drop(engine);
 
-    let engine = open(folder.path(), 0).await;
+    let engine = open(dir.path(), 0).await;
     assert_eq!(engine.list().await.unwrap(), [id.clone(), second.clone()]);
     let sandbox = Sandbox { engine: &engine, id };
     assert_eq!(sandbox.text("cat /srv/file").await, "kept\n");
@@ -90,31 +91,31 @@ async fn a_sandbox_outlives_its_engine() {
     engine.destroy(&second).await.unwrap();
     engine.shutdown().await;
     drop(engine);
-    nothing_is_left(folder.path()).await;
+    assert_nothing_left(dir.path()).await;
 }
 
-async fn open(folder: &Path, warm: usize) -> Gvisor {
-    // A lock goes with the engine that held it, but not at once: processes that
-    // were just started share it until they are programs of their own.
+async fn open(dir: &Path, warm: usize) -> Gvisor {
+    // The lock is released with the engine, but not at once: processes that were just
+    // forked share it until they call `exec`.
     for _ in 0..200 {
-        match Gvisor::open(Config { warm, ..Config::new(folder) }).await {
+        match Gvisor::open(GvisorConfig { warm, ..GvisorConfig::new(dir) }).await {
             Err(Error::Setup(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
             other => return other.unwrap(),
         }
     }
-    panic!("the state folder stays locked");
+    panic!("the state directory is still locked");
 }
 
-/// No process, control group, mount, network or file of any sandbox.
-async fn nothing_is_left(folder: &Path) {
-    let name = folder.to_str().unwrap();
+/// Checks that no process, cgroup, mount, network namespace or file of a sandbox is left.
+async fn assert_nothing_left(dir: &Path) {
+    let name = dir.to_str().unwrap();
     for part in ["containers", "runsc"] {
-        let left: Vec<_> = fs::read_dir(folder.join(part)).unwrap().collect();
+        let left: Vec<_> = fs::read_dir(dir.join(part)).unwrap().collect();
         assert!(left.is_empty(), "{left:?}");
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(name), "{mounts}");
-    // What was just killed may need a moment to be gone.
+    // Killed processes may need a moment to exit.
     for attempt in 0.. {
         let left = processes_of(name);
         if left.is_empty() {
@@ -123,15 +124,14 @@ async fn nothing_is_left(folder: &Path) {
         assert!(attempt < 250, "{left:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let group = isorun_engine::gvisor::group_name(&folder.canonicalize().unwrap());
+    let group = isorun_engine::gvisor::group_name(&dir.canonicalize().unwrap());
     for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
         assert!(!hierarchy.path().join(&group).exists(), "{hierarchy:?}");
     }
     assert!(!Path::new("/sys/fs/cgroup").join(&group).exists());
 }
 
-/// Processes that have the folder in their command line, or as part of their
-/// files.
+/// Returns the command lines that contain the state directory.
 fn processes_of(name: &str) -> Vec<String> {
     fs::read_dir("/proc")
         .unwrap()

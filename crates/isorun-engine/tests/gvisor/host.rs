@@ -1,4 +1,4 @@
-//! The built-in image shows nothing of the machine that not every user may read.
+//! The built-in image contains only files of the machine that every user may read.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -8,15 +8,15 @@ use isorun_engine::conformance::{Sandbox, clean_up};
 
 use crate::support::Scratch;
 
-/// A folder among the machine's programs, for a test.
-struct OfTheMachine(PathBuf);
+/// A temporary directory among the machine's programs.
+struct MachineDir(PathBuf);
 
-impl OfTheMachine {
-    fn make() -> Self {
-        let folder = tempfile::Builder::new().prefix("isorun-test-").tempdir_in("/usr/local");
-        let folder = folder.unwrap().keep();
-        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
-        Self(folder)
+impl MachineDir {
+    fn create() -> Self {
+        let dir = tempfile::Builder::new().prefix("isorun-test-").tempdir_in("/usr/local");
+        let dir = dir.unwrap().keep();
+        fs::set_permissions(&dir, Permissions::from_mode(0o755)).unwrap();
+        Self(dir)
     }
 
     fn file(&self, name: &str, mode: u32) {
@@ -27,7 +27,7 @@ impl OfTheMachine {
     }
 }
 
-impl Drop for OfTheMachine {
+impl Drop for MachineDir {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.0).unwrap();
     }
@@ -35,7 +35,7 @@ impl Drop for OfTheMachine {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_not_every_user_may_read_is_not_there() {
-    let machine = OfTheMachine::make();
+    let machine = MachineDir::create();
     for (name, mode) in [
         ("open", 0o644),
         ("program", 0o755),
@@ -59,18 +59,18 @@ async fn what_not_every_user_may_read_is_not_there() {
     }
     let engine = Scratch::open(0).await;
     let sandbox = Sandbox::new(&*engine).await;
-    let folder = machine.0.display();
+    let dir = machine.0.display();
     let seen = sandbox
-        .text(&format!("cd {folder}; find . -type f -exec cat {{}} + 2>/dev/null | sort; cat link"))
+        .text(&format!("cd {dir}; find . -type f -exec cat {{}} + 2>/dev/null | sort; cat link"))
         .await;
     let mut expected: Vec<String> = ["open", "program", "setuid", "deep/er/open"]
         .map(|name| format!("content of {name}\n"))
         .to_vec();
     expected.sort();
     assert_eq!(seen, expected.concat());
-    let below = format!("find {folder}/shut {folder}/half -mindepth 1 | wc -l");
+    let below = format!("find {dir}/shut {dir}/half -mindepth 1 | wc -l");
     assert_eq!(sandbox.text(&below).await, "0\n");
-    // Everything of the machine that others may not read is an empty file there.
+    // Every file of the machine that others may not read is an empty file in the sandbox.
     let hidden = sandbox
         .text(
             "find /usr /bin/ /lib/ -xdev \\( -type f -o -type d \\) ! -perm -o+r -size +8 | wc -l",
@@ -78,7 +78,7 @@ async fn what_not_every_user_may_read_is_not_there() {
         .await;
     assert_eq!(hidden, "0\n");
     clean_up(&*engine).await;
-    // Nothing of it stays, and the machine's own files are what they were.
+    // No mount is left, and the machine's own files are unchanged.
     drop(engine);
     for name in ["closed", "shut/open"] {
         assert!(fs::read_to_string(machine.0.join(name)).unwrap().starts_with("content of"));
@@ -93,17 +93,17 @@ async fn what_the_image_needs_does_not_depend_on_the_umask() {
     let engine = Scratch::open(0).await;
     let sandbox = Sandbox::new(&*engine).await;
     rustix::process::umask(before);
-    let nobody = isorun_agent::protocol::Exec {
+    let request = isorun_agent::protocol::Exec {
         user: Some("nobody".to_owned()),
         ..isorun_engine::conformance::shell(
             "cat /etc/passwd | wc -l; ls -d /usr/bin; cd /tmp && pwd",
         )
     };
-    let output = sandbox.exec(nobody).await.unwrap().output(1 << 20).await.unwrap();
+    let output = sandbox.exec(request).await.unwrap().output(1 << 20).await.unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "2\n/usr/bin\n/tmp\n", "{output:?}");
-    // What the engine itself keeps is not for other users.
+    // The state of the engine is not readable for other users.
     for (name, mode) in [("containers", 0o700), ("runsc", 0o700), ("hidden", 0o700)] {
-        let found = fs::metadata(engine.folder.path().join(name)).unwrap().permissions().mode();
+        let found = fs::metadata(engine.dir.path().join(name)).unwrap().permissions().mode();
         assert_eq!(found & 0o777, mode, "{name}");
     }
     assert!(Path::new("/usr").exists());

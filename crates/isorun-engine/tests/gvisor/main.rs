@@ -1,7 +1,7 @@
-//! The gVisor engine, on the real thing: what every engine has to do, and what
-//! is this one's own.
+//! Tests of the gVisor engine with real sandboxes: the conformance suite, and tests that
+//! are specific to this engine.
 
-// Helpers of tests fail tests.
+// A failed expectation is a failed test.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod crash;

@@ -1,38 +1,39 @@
-//! What a sandbox's questions to the resolver are answered, and which of them leave.
+//! The answers to DNS queries of a sandbox, and which queries are forwarded upstream.
 
 use std::time::{Duration, Instant};
 
 use isorun_engine::Engine;
-use isorun_engine::conformance::{LIMIT, Sandbox, argv, clean_up};
-use isorun_engine::network::policy::Rest;
+use isorun_engine::conformance::{CASE_TIMEOUT, Sandbox, argv, clean_up};
+use isorun_engine::network::policy::DefaultAction;
 use serde_json::json;
 
-use crate::world::{Bench, Entry, World, plan, probe};
+use crate::world::{Entry, Fixture, TestNetwork, plan, probe};
 
-/// Asks the resolver; prints the code, the number of answers and the last four bytes
-/// of each. A question is a name and a type, and perhaps a class and a way.
-const ASKER: &str = r"
+/// A program that queries the resolver, and prints the response code and the number of
+/// answers of each query. A query is a name and a type, and perhaps a class and a transport.
+const DNS_CLIENT: &str = r"
 import json, socket, struct, sys
 def message(name, kind, cls):
     labels = b''.join(bytes([len(l)]) + l.encode() for l in name.split('.') if l)
     return struct.pack('!6H', 7, 0x100, 1, 0, 0, 0) + labels + b'\0' + struct.pack('!2H', kind, cls)
 def ask(name, kind, cls=1, how='udp'):
-    asked = name.encode('latin-1') if how == 'raw' else message(name, kind, cls)
+    packet = name.encode('latin-1') if how == 'raw' else message(name, kind, cls)
     if how == 'tcp':
         s = socket.create_connection(('1.1.1.1', 53), 8)
-        s.sendall(struct.pack('!H', len(asked)) + asked)
+        s.sendall(struct.pack('!H', len(packet)) + packet)
         f = s.makefile('rb'); data = f.read(struct.unpack('!H', f.read(2))[0])
     else:
         s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(8)
-        s.sendto(asked, ('1.1.1.1', 53))
+        s.sendto(packet, ('1.1.1.1', 53))
         try: data = s.recv(4096)
         except TimeoutError: return 'silent'
     return [data[3] & 15, struct.unpack('!H', data[6:8])[0]]
 print(json.dumps([ask(*question) for question in json.loads(sys.argv[1])]))
 ";
 
-async fn ask(sandbox: &Sandbox<'_>, questions: &serde_json::Value) -> Vec<serde_json::Value> {
-    let words = ["python3", "-c", ASKER, &questions.to_string()];
+/// Runs [`DNS_CLIENT`] with these queries.
+async fn query(sandbox: &Sandbox<'_>, questions: &serde_json::Value) -> Vec<serde_json::Value> {
+    let words = ["python3", "-c", DNS_CLIENT, &questions.to_string()];
     let output = sandbox.exec(argv(&words)).await.unwrap().output(100_000).await.unwrap();
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
 }
@@ -50,83 +51,94 @@ const ANY: u16 = 255;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_are_asked_outside_only_if_a_rule_could_allow_them() {
-    let world = World(11);
-    let bench = Bench::open(world).await;
-    let address = world.host(1).to_string();
+    let net = TestNetwork(11);
+    let fixture = Fixture::open(net).await;
+    let address = net.host(1).to_string();
     for name in ["good.test", "x.good.test", "other.test", "secret-data.evil.test"] {
-        bench.zone.set(name, &[Entry::Address(world.host(1))]);
+        fixture.zone.set(name, &[Entry::Address(net.host(1))]);
     }
     let names = ["good.test", "x.good.test", "other.test", "secret-data.evil.test"];
     let kinds = [A, AAAA, TXT, MX, SRV, NS, HTTPS, ANY, PTR];
     let test = async {
-        let sandbox = bench.sandbox().await;
-        // rest, allow, deny, the names that are asked outside, for all of their types
-        type Row<'a> = (Rest, &'a [&'a str], &'a [&'a str], &'a [&'a str], bool);
+        let sandbox = fixture.sandbox().await;
+        // default action, allow, deny, the names that are queried upstream, and whether they
+        // are queried for all types
+        type Row<'a> = (DefaultAction, &'a [&'a str], &'a [&'a str], &'a [&'a str], bool);
         let rows: &[Row<'_>] = &[
-            (Rest::Closed, &[], &[], &[], false),
-            (Rest::Closed, &[&address], &[], &[], false),
-            (Rest::Closed, &["198.51.100.0/24", "10.0.0.0/8"], &[], &[], false),
-            (Rest::Closed, &[&address], &["good.test"], &[], false),
-            (Rest::Closed, &[&address, "good.test"], &[], &["good.test"], false),
-            (Rest::Closed, &["*.good.test"], &[], &["x.good.test"], false),
-            (Rest::Closed, &["tcp://good.test:22"], &[], &["good.test"], false),
-            (Rest::Closed, &["*.test"], &["*.evil.test"], &names[..3], false),
-            (Rest::Closed, &["0.0.0.0/0"], &[], &names, true),
-            (Rest::Web, &[], &[], &names, true),
-            (Rest::Open, &[], &["other.test"], &["good.test", "x.good.test", names[3]], true),
+            (DefaultAction::Deny, &[], &[], &[], false),
+            (DefaultAction::Deny, &[&address], &[], &[], false),
+            (DefaultAction::Deny, &["198.51.100.0/24", "10.0.0.0/8"], &[], &[], false),
+            (DefaultAction::Deny, &[&address], &["good.test"], &[], false),
+            (DefaultAction::Deny, &[&address, "good.test"], &[], &["good.test"], false),
+            (DefaultAction::Deny, &["*.good.test"], &[], &["x.good.test"], false),
+            (DefaultAction::Deny, &["tcp://good.test:22"], &[], &["good.test"], false),
+            (DefaultAction::Deny, &["*.test"], &["*.evil.test"], &names[..3], false),
+            (DefaultAction::Deny, &["0.0.0.0/0"], &[], &names, true),
+            (DefaultAction::AllowWeb, &[], &[], &names, true),
+            (
+                DefaultAction::Allow,
+                &[],
+                &["other.test"],
+                &["good.test", "x.good.test", names[3]],
+                true,
+            ),
         ];
         for row in rows {
-            let (rest, allow, deny, expected, all) = row;
-            bench.scratch.set_network(&sandbox.id, plan(*rest, allow, deny)).await.unwrap();
-            bench.zone.asked.lock().unwrap().clear();
-            bench.zone.types.lock().unwrap().clear();
+            let (default_action, allow, deny, expected, all) = row;
+            fixture
+                .scratch
+                .set_network(&sandbox.id, plan(*default_action, allow, deny))
+                .await
+                .unwrap();
+            fixture.zone.queried.lock().unwrap().clear();
+            fixture.zone.types.lock().unwrap().clear();
             let questions: Vec<_> = names
                 .iter()
                 .flat_map(|name| kinds.map(|kind| json!([name, kind])))
                 .chain([json!(["1.0.0.10.in-addr.arpa", PTR])])
                 .collect();
-            let said = ask(&sandbox, &json!(questions)).await;
-            // None is an error, and an address comes for each name, if only a sink.
-            for (question, said) in questions.iter().zip(&said) {
+            let answers = query(&sandbox, &json!(questions)).await;
+            // No query is an error; each name has an address, possibly a sinkhole.
+            for (question, answer) in questions.iter().zip(&answers) {
                 let count = u8::from(question[1] == A);
-                assert_eq!(*said, json!([0, count]), "{row:?} {question}");
+                assert_eq!(*answer, json!([0, count]), "{row:?} {question}");
             }
-            let mut asked = bench.zone.asked.lock().unwrap().clone();
-            asked.sort();
-            asked.dedup();
+            let mut queried = fixture.zone.queried.lock().unwrap().clone();
+            queried.sort();
+            queried.dedup();
             let mut expected = expected.to_vec();
             expected.sort_unstable();
-            // The answers of the last row may still be known.
+            // Answers may still be cached from the last row.
             assert!(
-                asked.iter().all(|name| expected.contains(&name.as_str())),
-                "{row:?} {asked:?}"
+                queried.iter().all(|name| expected.contains(&name.as_str())),
+                "{row:?} {queried:?}"
             );
-            let types = bench.zone.types.lock().unwrap().clone();
+            let types = fixture.zone.types.lock().unwrap().clone();
             let may_be = |kind: &u16| *kind == A || *all && [TXT, MX, SRV].contains(kind);
             assert!(types.iter().all(may_be), "{row:?} {types:?}");
         }
     };
-    tokio::time::timeout(LIMIT * 2, test).await.unwrap();
-    clean_up(&*bench.scratch).await;
+    tokio::time::timeout(CASE_TIMEOUT * 2, test).await.unwrap();
+    clean_up(&*fixture.scratch).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_are_what_a_resolver_says() {
-    let world = World(12);
-    let bench = Bench::open(world).await;
-    world.server(1, 80).await;
+    let net = TestNetwork(12);
+    let fixture = Fixture::open(net).await;
+    net.server(1, 80).await;
     for name in ["my_host.test", "_service._tcp.test", "a.b_c.test", "good.test"] {
-        bench.zone.set(name, &[Entry::Address(world.host(1))]);
+        fixture.zone.set(name, &[Entry::Address(net.host(1))]);
     }
-    // One without an address, one that is an alias of nothing.
-    bench.zone.set("mail.test", &[]);
-    bench.zone.set("dangling.test", &[Entry::Alias("mail.test")]);
+    // A name without an address, and an alias of it.
+    fixture.zone.set("mail.test", &[]);
+    fixture.zone.set("dangling.test", &[Entry::Alias("mail.test")]);
     let long = format!("{0}.{0}.{0}.{1}.test", "a".repeat(63), "b".repeat(56));
     let test = async {
-        let sandbox = bench.sandbox().await;
-        let allow = plan(Rest::Closed, &["*.test", "my_host.test"], &[]);
-        bench.scratch.set_network(&sandbox.id, allow).await.unwrap();
-        // A question, the code of the answer and the number of records in it.
+        let sandbox = fixture.sandbox().await;
+        let allow = plan(DefaultAction::Deny, &["*.test", "my_host.test"], &[]);
+        fixture.scratch.set_network(&sandbox.id, allow).await.unwrap();
+        // The query, the response code and the number of records in the response.
         let head = "\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00";
         let name = "\x04good\x04test\x00\x00\x01\x00\x01";
         let opt = |version: &str| {
@@ -138,7 +150,7 @@ async fn answers_are_what_a_resolver_says() {
             (json!(["_service._tcp.test", A]), 0, 1),
             (json!(["a.b_c.test", A]), 0, 1),
             (json!(["my_host.test", AAAA]), 0, 0),
-            // Nothing of that kind, and no such name.
+            // No records of that type, and no such name.
             (json!(["mail.test", A]), 0, 0),
             (json!(["dangling.test", A]), 0, 0),
             (json!(["mail.test", TXT]), 0, 0),
@@ -149,7 +161,7 @@ async fn answers_are_what_a_resolver_says() {
             (json!(["localhost", A]), 0, 1),
             (json!([".", NS]), 0, 0),
             (json!(["-bad.test", A]), 3, 0),
-            // Other classes, transfers, versions of EDNS, and what is broken.
+            // Other classes, zone transfers, versions of EDNS, and malformed queries.
             (json!(["version.bind", TXT, 3]), 5, 0),
             (json!(["good.test", AXFR, 1, "tcp"]), 5, 0),
             (json!(["good.test", ANY]), 0, 0),
@@ -167,13 +179,13 @@ async fn answers_are_what_a_resolver_says() {
                 0,
             ),
         ] {
-            let said = ask(&sandbox, &json!([question])).await;
-            assert_eq!(said, [json!([code, count])], "{question}");
+            let answers = query(&sandbox, &json!([question])).await;
+            assert_eq!(answers, [json!([code, count])], "{question}");
         }
-        // Names with an underscore match rules, and lead where they should.
+        // Names with an underscore match rules, and connect to the right server.
         let found = probe(&sandbox, "http", "my_host.test", 80, "my_host.test").await;
         assert!(found.starts_with("ok server 1"), "{found}");
-        // Libraries take it as it is meant.
+        // The C library interprets the responses correctly.
         let text = sandbox
             .text(
                 "python3 -c \"
@@ -185,20 +197,20 @@ for name in ['mail.test', 'no-such.test', 'my_host.test']:
             .await;
         assert_eq!(text.trim(), "mail.test True\nno-such.test True\nmy_host.test 1");
     };
-    tokio::time::timeout(LIMIT, test).await.unwrap();
-    clean_up(&*bench.scratch).await;
+    tokio::time::timeout(CASE_TIMEOUT, test).await.unwrap();
+    clean_up(&*fixture.scratch).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_questions_is_cut() {
-    let world = World(13);
-    let bench = Bench::open(world).await;
-    bench.zone.set("good.test", &[Entry::Address(world.host(1))]);
+    let net = TestNetwork(13);
+    let fixture = Fixture::open(net).await;
+    fixture.zone.set("good.test", &[Entry::Address(net.host(1))]);
     let test = async {
-        let (sandbox, other) = (bench.sandbox().await, bench.sandbox().await);
+        let (sandbox, other) = (fixture.sandbox().await, fixture.sandbox().await);
         for id in [&sandbox.id, &other.id] {
-            let allow = plan(Rest::Closed, &["good.test", "*.good.test"], &[]);
-            bench.scratch.set_network(id, allow).await.unwrap();
+            let allow = plan(DefaultAction::Deny, &["good.test", "*.good.test"], &[]);
+            fixture.scratch.set_network(id, allow).await.unwrap();
         }
         let script = r"
 import socket, struct
@@ -218,17 +230,17 @@ print(codes.count(3), codes.count(2), codes.count(-1))
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let counts: Vec<u64> = text.split_whitespace().map(|n| n.parse().unwrap()).collect();
         let [answered, refused, silent] = counts[..] else { panic!("{output:?}") };
-        let most = 500 + took.as_secs() * 100 + 200;
-        assert!(answered >= 400 && answered <= most && silent < 10, "{text} {took:?}");
+        let max_answered = 500 + took.as_secs() * 100 + 200;
+        assert!(answered >= 400 && answered <= max_answered && silent < 10, "{text} {took:?}");
         assert_eq!(answered + refused + silent, 3000);
-        let asked =
-            bench.zone.asked.lock().unwrap().iter().filter(|n| n.starts_with("data")).count();
-        assert!(asked as u64 <= answered + silent, "{asked} {text}");
-        // Others are not in its way, and it can ask again in a moment.
-        assert_eq!(ask(&other, &json!([["good.test", A]])).await, [json!([0, 1])]);
+        let queried =
+            fixture.zone.queried.lock().unwrap().iter().filter(|n| n.starts_with("data")).count();
+        assert!(queried as u64 <= answered + silent, "{queried} {text}");
+        // Other sandboxes are not affected, and this one can send queries again soon.
+        assert_eq!(query(&other, &json!([["good.test", A]])).await, [json!([0, 1])]);
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(ask(&sandbox, &json!([["good.test", A]])).await, [json!([0, 1])]);
+        assert_eq!(query(&sandbox, &json!([["good.test", A]])).await, [json!([0, 1])]);
     };
-    tokio::time::timeout(LIMIT * 2, test).await.unwrap();
-    clean_up(&*bench.scratch).await;
+    tokio::time::timeout(CASE_TIMEOUT * 2, test).await.unwrap();
+    clean_up(&*fixture.scratch).await;
 }

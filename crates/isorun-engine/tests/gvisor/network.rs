@@ -1,32 +1,32 @@
-//! What a sandbox reaches, with real sockets.
+//! The network policy with real connections.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use isorun_engine::Engine;
-use isorun_engine::conformance::{LIMIT, Sandbox, argv, clean_up, spec};
+use isorun_engine::conformance::{CASE_TIMEOUT, Sandbox, argv, clean_up, spec};
 use isorun_engine::network::Plan;
-use isorun_engine::network::policy::Rest;
+use isorun_engine::network::policy::DefaultAction;
 
-use crate::world::{Bench, Entry, World, plan, probe};
+use crate::world::{Entry, Fixture, TestNetwork, plan, probe};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_policy_holds_for_real_connections() {
-    let world = World(1);
-    let bench = Bench::open(world).await;
+    let net = TestNetwork(1);
+    let fixture = Fixture::open(net).await;
     for (number, port) in [(1, 80), (1, 443), (1, 9000), (2, 80), (2, 443)] {
-        world.server(number, port).await;
+        net.server(number, port).await;
     }
-    world.greeter(1, 22).await;
-    let (one, two) = (world.host(1), world.host(2));
-    bench.zone.set("good.test", &[Entry::Address(one)]);
-    bench.zone.set("a.good.test", &[Entry::Address(one)]);
-    bench.zone.set("shared.test", &[Entry::Address(one)]);
-    bench.zone.set("evil.test", &[Entry::Address(two)]);
-    bench.zone.set("alias.test", &[Entry::Alias("evil.test"), Entry::Address(two)]);
-    bench.zone.set("rebound.test", &[Entry::Address(Ipv4Addr::new(127, 0, 0, 1))]);
-    bench.zone.set("metadata.test", &[Entry::Address(Ipv4Addr::new(169, 254, 169, 254))]);
-    let sandbox = bench.sandbox().await;
+    net.greeter(1, 22).await;
+    let (one, two) = (net.host(1), net.host(2));
+    fixture.zone.set("good.test", &[Entry::Address(one)]);
+    fixture.zone.set("a.good.test", &[Entry::Address(one)]);
+    fixture.zone.set("shared.test", &[Entry::Address(one)]);
+    fixture.zone.set("evil.test", &[Entry::Address(two)]);
+    fixture.zone.set("alias.test", &[Entry::Alias("evil.test"), Entry::Address(two)]);
+    fixture.zone.set("rebound.test", &[Entry::Address(Ipv4Addr::new(127, 0, 0, 1))]);
+    fixture.zone.set("metadata.test", &[Entry::Address(Ipv4Addr::new(169, 254, 169, 254))]);
+    let sandbox = fixture.sandbox().await;
     assert_eq!(
         (one.to_string().as_str(), two.to_string().as_str()),
         ("198.51.100.17", "198.51.100.18")
@@ -34,7 +34,7 @@ async fn the_policy_holds_for_real_connections() {
     let (one, two) = ("198.51.100.17", "198.51.100.18");
     let named = |name: &str| Some(name.to_owned());
     let (ok, ok9000) = ("ok server 1 port 80", "ok server 1 port 9000");
-    // allow, deny, how, host, port, name said, what comes, the record
+    // allow, deny, protocol, host, port, claimed name, result, report
     type Row<'a> = (
         &'a [&'a str],
         &'a [&'a str],
@@ -66,7 +66,7 @@ async fn the_policy_holds_for_real_connections() {
         // By name.
         (&["good.test"], &[], ("http", "good.test", 80, "good.test"), ok, None),
         (&["good.test"], &[], ("http", "good.test", 80, "good.test:80"), ok, None),
-        // No rule by name lets a protocol through that says none.
+        // No rule by name allows a protocol without a name.
         (
             &["good.test"],
             &[],
@@ -108,7 +108,7 @@ async fn the_policy_holds_for_real_connections() {
             "reset",
             Some(("unlisted", named("evil.test"))),
         ),
-        // The true address, by hand; with the right name, and without one.
+        // The right address without a query; with the right name, and without one.
         (&["good.test"], &[], ("http", one, 80, "good.test"), ok, None),
         (&["good.test"], &[], ("raw", one, 9000, ""), "reset", Some(("private", None))),
         // A forged name, in TLS and in HTTP.
@@ -141,7 +141,7 @@ async fn the_policy_holds_for_real_connections() {
             "reset",
             Some(("private", named("shared.test"))),
         ),
-        // No SNI: what the resolver told counts.
+        // Without SNI the resolved name counts.
         (&["good.test"], &[], ("tls", "good.test", 443, ""), "ok tls", None),
         // HTTP on the port of TLS.
         (
@@ -158,7 +158,7 @@ async fn the_policy_holds_for_real_connections() {
             "ok server 1 port 443",
             None,
         ),
-        // Denied goes before allowed; an alias of what is denied.
+        // Deny takes precedence over allow; an alias of a denied name.
         (
             &["*.test"],
             &["evil.test"],
@@ -202,60 +202,64 @@ async fn the_policy_holds_for_real_connections() {
     ];
     let test = async {
         for row in rows {
-            let (allow, deny, (how, host, port, name), expected, record) = row.clone();
-            bench.scratch.set_network(&sandbox.id, plan(Rest::Closed, allow, deny)).await.unwrap();
-            bench.seen.take();
+            let (allow, deny, (how, host, port, name), expected, report) = row.clone();
+            fixture
+                .scratch
+                .set_network(&sandbox.id, plan(DefaultAction::Deny, allow, deny))
+                .await
+                .unwrap();
+            fixture.seen.take();
             let found = probe(&sandbox, how, host, port, name).await;
-            let seen = bench.seen.take();
+            let seen = fixture.seen.take();
             assert!(found.starts_with(expected), "{row:?}: {found} {seen:?}");
             assert!(!found.contains("slow"), "{row:?}: {found}");
-            let record: Vec<_> =
-                record.into_iter().map(|(reason, name)| (reason.to_owned(), name)).collect();
-            assert_eq!(seen, record, "{row:?}");
+            let report: Vec<_> =
+                report.into_iter().map(|(reason, name)| (reason.to_owned(), name)).collect();
+            assert_eq!(seen, report, "{row:?}");
         }
-        // What may not be reached was not even asked for.
-        let asked = bench.zone.asked.lock().unwrap().clone();
-        assert!(!asked.iter().any(|name| name == "no-such.good.test"), "{asked:?}");
+        // A name that is not allowed is not queried.
+        let queried = fixture.zone.queried.lock().unwrap().clone();
+        assert!(!queried.iter().any(|name| name == "no-such.good.test"), "{queried:?}");
     };
     tokio::time::timeout(Duration::from_secs(180), test).await.unwrap();
-    clean_up(&*bench.scratch).await;
+    clean_up(&*fixture.scratch).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_that_change_their_address_gain_nothing() {
-    let world = World(2);
-    let bench = Bench::open(world).await;
-    world.server(1, 80).await;
-    bench.zone.set("good.test", &[Entry::Address(world.host(1))]);
+    let net = TestNetwork(2);
+    let fixture = Fixture::open(net).await;
+    net.server(1, 80).await;
+    fixture.zone.set("good.test", &[Entry::Address(net.host(1))]);
     let test = async {
-        let sandbox = bench.sandbox().await;
-        bench
+        let sandbox = fixture.sandbox().await;
+        fixture
             .scratch
-            .set_network(&sandbox.id, plan(Rest::Closed, &["good.test"], &[]))
+            .set_network(&sandbox.id, plan(DefaultAction::Deny, &["good.test"], &[]))
             .await
             .unwrap();
         assert!(probe(&sandbox, "http", "good.test", 80, "good.test").await.starts_with("ok"));
-        bench.zone.set("good.test", &[Entry::Address(Ipv4Addr::new(127, 0, 0, 1))]);
+        fixture.zone.set("good.test", &[Entry::Address(Ipv4Addr::new(127, 0, 0, 1))]);
         let text = sandbox.text("getent ahostsv4 good.test | head -1").await;
         assert!(text.starts_with("198.18."), "{text}");
         assert_eq!(probe(&sandbox, "http", "good.test", 80, "good.test").await, "reset");
-        assert_eq!(bench.seen.take(), [("private".to_owned(), Some("good.test".to_owned()))]);
+        assert_eq!(fixture.seen.take(), [("private".to_owned(), Some("good.test".to_owned()))]);
     };
-    tokio::time::timeout(LIMIT, test).await.unwrap();
-    clean_up(&*bench.scratch).await;
+    tokio::time::timeout(CASE_TIMEOUT, test).await.unwrap();
+    clean_up(&*fixture.scratch).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn later_requests_of_a_connection_are_looked_at() {
-    let world = World(3);
-    let bench = Bench::open(world).await;
-    world.server(1, 80).await;
-    bench.zone.set("good.test", &[Entry::Address(world.host(1))]);
+    let net = TestNetwork(3);
+    let fixture = Fixture::open(net).await;
+    net.server(1, 80).await;
+    fixture.zone.set("good.test", &[Entry::Address(net.host(1))]);
     let test = async {
-        let sandbox = bench.sandbox().await;
-        bench
+        let sandbox = fixture.sandbox().await;
+        fixture
             .scratch
-            .set_network(&sandbox.id, plan(Rest::Closed, &["good.test"], &[]))
+            .set_network(&sandbox.id, plan(DefaultAction::Deny, &["good.test"], &[]))
             .await
             .unwrap();
         let script = "
@@ -271,22 +275,22 @@ for name in ['good.test', 'good.test', 'evil.test']:
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let expected = "good.test True\ngood.test True\nevil.test ConnectionResetError\n";
         assert_eq!(text, expected, "{output:?}");
-        assert_eq!(bench.seen.take(), [("private".to_owned(), Some("evil.test".to_owned()))]);
+        assert_eq!(fixture.seen.take(), [("private".to_owned(), Some("evil.test".to_owned()))]);
     };
-    tokio::time::timeout(LIMIT, test).await.unwrap();
-    clean_up(&*bench.scratch).await;
+    tokio::time::timeout(CASE_TIMEOUT, test).await.unwrap();
+    clean_up(&*fixture.scratch).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_tcp_is_refused_at_once() {
-    let world = World(4);
-    let bench = Bench::open(world).await;
-    bench.zone.set("good.test", &[Entry::Address(world.host(1))]);
+    let net = TestNetwork(4);
+    let fixture = Fixture::open(net).await;
+    fixture.zone.set("good.test", &[Entry::Address(net.host(1))]);
     let test = async {
-        let sandbox = bench.sandbox().await;
-        bench
+        let sandbox = fixture.sandbox().await;
+        fixture
             .scratch
-            .set_network(&sandbox.id, plan(Rest::Open, &["good.test"], &[]))
+            .set_network(&sandbox.id, plan(DefaultAction::Allow, &["good.test"], &[]))
             .await
             .unwrap();
         let script = "
@@ -311,62 +315,62 @@ data, who = s.recvfrom(1000); print(who[0], data[-4:] == socket.inet_aton('198.5
                         mapped ConnectionResetError\n[('198.51.100.65', 80)]\n8.8.8.8 True\n";
         assert_eq!(text, expected, "{output:?}");
     };
-    tokio::time::timeout(LIMIT, test).await.unwrap();
-    clean_up(&*bench.scratch).await;
+    tokio::time::timeout(CASE_TIMEOUT, test).await.unwrap();
+    clean_up(&*fixture.scratch).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_is_taken_while_connections_are_open() {
-    let world = World(5);
-    let bench = Bench::open(world).await;
-    world.server(1, 9000).await;
-    let address = world.host(1).to_string();
+    let net = TestNetwork(5);
+    let fixture = Fixture::open(net).await;
+    net.server(1, 9000).await;
+    let address = net.host(1).to_string();
     let test = async {
-        let sandbox = bench.sandbox().await;
-        let open = plan(Rest::Closed, &[address.as_str()], &[]);
-        bench.scratch.set_network(&sandbox.id, open.clone()).await.unwrap();
+        let sandbox = fixture.sandbox().await;
+        let open = plan(DefaultAction::Deny, &[address.as_str()], &[]);
+        fixture.scratch.set_network(&sandbox.id, open.clone()).await.unwrap();
         let holder = format!(
             "import socket, time\ns = socket.create_connection(('{address}', 9000)); s.sendall(b'x')\n\
              print(s.recv(100)); open('/srv/ready', 'w')\ntime.sleep(1000)"
         );
         let _running = sandbox.exec(argv(&["python3", "-c", &holder])).await.unwrap();
         sandbox.until("test -e /srv/ready").await;
-        let folder = tempfile::tempdir().unwrap();
-        // What was started for a client crosses the border as well.
+        let dir = tempfile::tempdir().unwrap();
+        // A program that was started for a client is part of the checkpoint, too.
         drop(_running);
-        bench.scratch.checkpoint(&sandbox.id, folder.path(), true).await.unwrap();
+        fixture.scratch.checkpoint(&sandbox.id, dir.path(), true).await.unwrap();
         assert_eq!(probe(&sandbox, "raw", &address, 9000, "").await, "ok server 1 port 9000");
         let copy = isorun_engine::SandboxSpec { network: open, ..spec() };
         let id = copy.id.clone();
-        bench.scratch.restore(copy, folder.path()).await.unwrap();
-        let copy = Sandbox { engine: &*bench.scratch, id };
+        fixture.scratch.restore(copy, dir.path()).await.unwrap();
+        let copy = Sandbox { engine: &*fixture.scratch, id };
         assert_eq!(probe(&copy, "raw", &address, 9000, "").await, "ok server 1 port 9000");
-        // Each has rules of its own.
-        bench.scratch.set_network(&copy.id, Plan::default()).await.unwrap();
+        // The original and the copy have rules of their own.
+        fixture.scratch.set_network(&copy.id, Plan::default()).await.unwrap();
         assert_eq!(probe(&copy, "raw", &address, 9000, "").await, "reset");
         assert_eq!(probe(&sandbox, "raw", &address, 9000, "").await, "ok server 1 port 9000");
     };
-    tokio::time::timeout(LIMIT * 2, test).await.unwrap();
-    clean_up(&*bench.scratch).await;
+    tokio::time::timeout(CASE_TIMEOUT * 2, test).await.unwrap();
+    clean_up(&*fixture.scratch).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sandbox_holds_as_many_connections_as_the_default_says() {
-    let world = World(14);
-    let bench = Bench::open(world).await;
-    world.server(1, 9000).await;
-    let address = world.host(1).to_string();
+    let net = TestNetwork(14);
+    let fixture = Fixture::open(net).await;
+    net.server(1, 9000).await;
+    let address = net.host(1).to_string();
     let test = async {
-        let sandbox = bench.sandbox().await;
-        let open = plan(Rest::Closed, &[address.as_str()], &[]);
-        bench.scratch.set_network(&sandbox.id, open).await.unwrap();
+        let sandbox = fixture.sandbox().await;
+        let open = plan(DefaultAction::Deny, &[address.as_str()], &[]);
+        fixture.scratch.set_network(&sandbox.id, open).await.unwrap();
         let script = format!(
             "
 import resource, socket
 resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
-def open_until_refused(most):
+def open_until_refused(limit):
     held = []
-    for _ in range(most):
+    for _ in range(limit):
         try:
             s = socket.create_connection(('{address}', 9000), 30)
             s.sendall(b'x'); s.recv(1)
@@ -383,25 +387,25 @@ print(len(held), refused)
         let output = sandbox.exec(argv(&["python3", "-c", &script])).await.unwrap();
         let output = output.output(10_000).await.unwrap();
         assert_eq!(output.stdout, b"1024 True\n5 False\n", "{output:?}");
-        let seen = bench.seen.take();
+        let seen = fixture.seen.take();
         assert!(seen.iter().any(|(reason, _)| reason == "too_many"), "{seen:?}");
     };
-    tokio::time::timeout(LIMIT * 2, test).await.unwrap();
-    clean_up(&*bench.scratch).await;
+    tokio::time::timeout(CASE_TIMEOUT * 2, test).await.unwrap();
+    clean_up(&*fixture.scratch).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_many_and_too_slow_are_reset() {
-    let world = World(6);
-    // Few enough that all are open before the first one has been silent for too long.
-    let bench = Bench::with(world, |network| network.max_descriptors_per_sandbox = 128).await;
-    world.server(1, 80).await;
-    bench.zone.set("good.test", &[Entry::Address(world.host(1))]);
+    let net = TestNetwork(6);
+    // Few enough that all are open before the first one times out.
+    let fixture = Fixture::with(net, |network| network.max_descriptors_per_sandbox = 128).await;
+    net.server(1, 80).await;
+    fixture.zone.set("good.test", &[Entry::Address(net.host(1))]);
     let test = async {
-        let sandbox = bench.sandbox().await;
-        bench
+        let sandbox = fixture.sandbox().await;
+        fixture
             .scratch
-            .set_network(&sandbox.id, plan(Rest::Closed, &["good.test"], &[]))
+            .set_network(&sandbox.id, plan(DefaultAction::Deny, &["good.test"], &[]))
             .await
             .unwrap();
         let script = "
@@ -420,7 +424,7 @@ while reset < 15 and time.monotonic() < until:
         except ConnectionResetError: reset += 1; many.remove(s)
 print(reset)
 for s in many: s.close()
-# There is room again as soon as those are gone.
+# New connections are possible as soon as those are closed.
 while time.monotonic() < until + 30:
     begun = time.monotonic()
     try:
@@ -440,11 +444,11 @@ while time.monotonic() < until + 30:
         assert!(reset.parse::<u32>().unwrap() >= 16 - 1, "{text}");
         assert_eq!(rest, "cut off\n", "{output:?}");
         assert!(started.elapsed() > Duration::from_secs(9));
-        let seen = bench.seen.take();
+        let seen = fixture.seen.take();
         assert!(seen.iter().any(|(reason, _)| reason == "too_many"), "{seen:?}");
         assert_eq!(seen.last().unwrap().0, "malformed");
         assert!(probe(&sandbox, "http", "good.test", 80, "good.test").await.starts_with("ok"));
     };
-    tokio::time::timeout(LIMIT * 2, test).await.unwrap();
-    clean_up(&*bench.scratch).await;
+    tokio::time::timeout(CASE_TIMEOUT * 2, test).await.unwrap();
+    clean_up(&*fixture.scratch).await;
 }

@@ -1,4 +1,4 @@
-//! Containers that are ready before they are wanted.
+//! The pool of containers that are created in advance.
 
 use std::time::{Duration, Instant};
 
@@ -25,14 +25,13 @@ async fn what_comes_from_the_pool_is_new_and_whole() {
         assert!(took < Duration::from_secs(5), "{took:?} with {ready} ready");
         engine.destroy(&sandbox.id).await.unwrap();
     }
-    // Its limit is that of the spec, also for one that was made before.
+    // The memory limit is that of the spec, also for a container from the pool.
     let other = isorun_engine::SandboxSpec { mem_mib: 96, ..spec() };
-    let sandbox = Sandbox::of(engine, other).await;
+    let sandbox = Sandbox::with_spec(engine, other).await;
     let total = sandbox.text("awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo").await;
     assert!((96..=160).contains(&total.trim().parse::<u32>().unwrap()), "{total}");
     clean_up(engine).await;
-    let left: Vec<_> =
-        std::fs::read_dir(scratch.folder.path().join("containers")).unwrap().collect();
+    let left: Vec<_> = std::fs::read_dir(scratch.dir.path().join("containers")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
 

@@ -1,23 +1,23 @@
-//! Rules by name, and what is neither clean HTTP/1 nor TLS, or says one name here and
-//! another one there: what is sent, by real programs, and what arrives.
+//! Rules by name with input that is neither clean HTTP/1 nor TLS, or has several names:
+//! real programs send it, and the tests check what arrives at the server.
 
 use std::time::Duration;
 
 use isorun_engine::Engine;
-use isorun_engine::conformance::{LIMIT, Sandbox, argv, clean_up};
-use isorun_engine::network::policy::Rest;
+use isorun_engine::conformance::{CASE_TIMEOUT, Sandbox, argv, clean_up};
+use isorun_engine::network::policy::DefaultAction;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::world::{Bench, Entry, World, plan};
+use crate::world::{Entry, Fixture, TestNetwork, plan};
 
-/// Sends each text on a connection of its own, in pieces if it is a list of them;
-/// prints what comes of each.
+/// A program that sends each text on a connection of its own, in pieces if it is a list,
+/// and prints the result of each.
 const SENDER: &str = r#"
 import json, socket, sys, time
 host, port, texts = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-said = []
+result = []
 for text in texts:
     begun = time.monotonic()
     try:
@@ -25,16 +25,17 @@ for text in texts:
         for piece in [text] if isinstance(text, str) else text:
             s.sendall(piece.encode('latin-1')); time.sleep(0.02)
         data = s.recv(4096)
-        said.append('data' if data else 'end')
-        # An answer of the proxy's own is no data of the server.
-        if data.startswith(b'HTTP/1.1 4'): said[-1] = 'refused'
-    except ConnectionResetError: said.append('reset')
-    except BrokenPipeError: said.append('reset')
-    except TimeoutError: said.append('timeout')
-    if time.monotonic() - begun > 3: said[-1] += ' slow'
-print(json.dumps(said))
+        result.append('data' if data else 'end')
+        # The response is from the proxy, not from the server.
+        if data.startswith(b'HTTP/1.1 4'): result[-1] = 'refused'
+    except ConnectionResetError: result.append('reset')
+    except BrokenPipeError: result.append('reset')
+    except TimeoutError: result.append('timeout')
+    if time.monotonic() - begun > 3: result[-1] += ' slow'
+print(json.dumps(result))
 "#;
 
+/// Runs [`SENDER`] with these texts.
 async fn send(
     sandbox: &Sandbox<'_>,
     host: &str,
@@ -47,7 +48,7 @@ async fn send(
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
 }
 
-/// Requests for `evil.test`, none of which is a clean one.
+/// Returns requests that are not clean, or not for an allowed host.
 fn unclean() -> Vec<String> {
     let evil = "Host: evil.test\r\n\r\n";
     let mut texts: Vec<String> = [
@@ -112,8 +113,8 @@ fn unclean() -> Vec<String> {
     texts
 }
 
-/// Protocols that say no name, in which the client speaks first.
-const OTHERS: [&str; 8] = [
+/// First bytes of protocols without a name in which the client sends first.
+const OTHER_PROTOCOLS: [&str; 8] = [
     "\x00\x00\x00\x08\x04\u{d2}\x16\x2f",
     "SSH-2.0-OpenSSH_9.9\r\n",
     "EHLO me\r\n",
@@ -126,61 +127,65 @@ const OTHERS: [&str; 8] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_neither_clean_http_nor_tls_does_not_pass_by_name() {
-    let world = World(7);
-    let bench = Bench::open(world).await;
-    let told = world.recorder(1, 80).await;
-    bench.zone.set("good.test", &[Entry::Address(world.host(1))]);
-    bench.zone.set("evil.test", &[Entry::Address(world.host(1))]);
+    let net = TestNetwork(7);
+    let fixture = Fixture::open(net).await;
+    let received = net.recorder(1, 80).await;
+    fixture.zone.set("good.test", &[Entry::Address(net.host(1))]);
+    fixture.zone.set("evil.test", &[Entry::Address(net.host(1))]);
     let test = async {
-        let sandbox = bench.sandbox().await;
-        let set = |plan| bench.scratch.set_network(&sandbox.id, plan);
-        set(plan(Rest::Closed, &["good.test"], &[])).await.unwrap();
+        let sandbox = fixture.sandbox().await;
+        let set = |plan| fixture.scratch.set_network(&sandbox.id, plan);
+        set(plan(DefaultAction::Deny, &["good.test"], &[])).await.unwrap();
         let mut texts = unclean();
-        texts.extend(OTHERS.map(str::to_owned));
-        for (text, said) in texts.iter().zip(send(&sandbox, "good.test", 80, &json!(texts)).await) {
-            assert!(matches!(said.as_str(), "reset" | "refused"), "{text:?}: {said}");
+        texts.extend(OTHER_PROTOCOLS.map(str::to_owned));
+        for (text, result) in texts.iter().zip(send(&sandbox, "good.test", 80, &json!(texts)).await)
+        {
+            assert!(matches!(result.as_str(), "reset" | "refused"), "{text:?}: {result}");
         }
-        assert_eq!(String::from_utf8_lossy(&told.lock().unwrap()), "");
-        // Each is on record.
-        let seen = bench.seen.take();
+        assert_eq!(String::from_utf8_lossy(&received.lock().unwrap()), "");
+        // Each is reported.
+        let seen = fixture.seen.take();
         assert_eq!(seen.len(), texts.len(), "{seen:?}");
-        let others = seen.iter().filter(|(reason, _)| reason == "protocol").count();
-        assert_eq!(others, OTHERS.len(), "{seen:?}");
-        // The same where names only deny; what says no name is no concern there.
-        let range = format!("{}/28", world.host(0));
-        set(plan(Rest::Closed, &[range.as_str(), "good.test"], &["evil.test"])).await.unwrap();
+        let other_protocols = seen.iter().filter(|(reason, _)| reason == "protocol").count();
+        assert_eq!(other_protocols, OTHER_PROTOCOLS.len(), "{seen:?}");
+        // The same if rules only deny names; protocols without a name are allowed then.
+        let range = format!("{}/28", net.host(0));
+        set(plan(DefaultAction::Deny, &[range.as_str(), "good.test"], &["evil.test"]))
+            .await
+            .unwrap();
         let texts = unclean();
-        for (text, said) in texts.iter().zip(send(&sandbox, "good.test", 80, &json!(texts)).await) {
-            assert!(matches!(said.as_str(), "reset" | "refused"), "{text:?}: {said}");
+        for (text, result) in texts.iter().zip(send(&sandbox, "good.test", 80, &json!(texts)).await)
+        {
+            assert!(matches!(result.as_str(), "reset" | "refused"), "{text:?}: {result}");
         }
-        assert_eq!(String::from_utf8_lossy(&told.lock().unwrap()), "");
-        let passed = send(&sandbox, "good.test", 80, &json!(OTHERS)).await;
-        assert_eq!(passed, ["data"; OTHERS.len()]);
-        // By address anything passes, as it is.
-        set(plan(Rest::Closed, &[range.as_str()], &[])).await.unwrap();
-        told.lock().unwrap().clear();
+        assert_eq!(String::from_utf8_lossy(&received.lock().unwrap()), "");
+        let passed = send(&sandbox, "good.test", 80, &json!(OTHER_PROTOCOLS)).await;
+        assert_eq!(passed, ["data"; OTHER_PROTOCOLS.len()]);
+        // A rule by address allows anything, unchanged.
+        set(plan(DefaultAction::Deny, &[range.as_str()], &[])).await.unwrap();
+        received.lock().unwrap().clear();
         let raw = "\r\nget /raw HTTP/01.1\nHost: any\n\n";
         assert_eq!(send(&sandbox, "good.test", 80, &json!([raw])).await, ["reset"]);
-        let address = world.host(1).to_string();
+        let address = net.host(1).to_string();
         assert_eq!(send(&sandbox, &address, 80, &json!([raw])).await, ["data"]);
-        assert_eq!(String::from_utf8_lossy(&told.lock().unwrap()), raw);
+        assert_eq!(String::from_utf8_lossy(&received.lock().unwrap()), raw);
     };
     tokio::time::timeout(Duration::from_secs(180), test).await.unwrap();
-    clean_up(&*bench.scratch).await;
+    clean_up(&*fixture.scratch).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_passes_by_name_is_written_anew() {
-    let world = World(8);
-    let bench = Bench::open(world).await;
-    let told = world.recorder(1, 80).await;
-    bench.zone.set("good.test", &[Entry::Address(world.host(1))]);
-    bench.zone.set("my_host.good.test", &[Entry::Address(world.host(1))]);
+    let net = TestNetwork(8);
+    let fixture = Fixture::open(net).await;
+    let received = net.recorder(1, 80).await;
+    fixture.zone.set("good.test", &[Entry::Address(net.host(1))]);
+    fixture.zone.set("my_host.good.test", &[Entry::Address(net.host(1))]);
     let test = async {
-        let sandbox = bench.sandbox().await;
-        let allow = plan(Rest::Closed, &["good.test", "*.good.test"], &[]);
-        bench.scratch.set_network(&sandbox.id, allow).await.unwrap();
-        // What is sent, in pieces, and the lines that arrive, but for some of them.
+        let sandbox = fixture.sandbox().await;
+        let allow = plan(DefaultAction::Deny, &["good.test", "*.good.test"], &[]);
+        fixture.scratch.set_network(&sandbox.id, allow).await.unwrap();
+        // The text to send, perhaps in pieces, and the lines that arrive.
         for (text, lines) in [
             (
                 json!(["GET /a HTTP/1.1\r\nHo", "st: GOOD.test.:80\r\n\r", "\n"]),
@@ -194,13 +199,13 @@ async fn what_passes_by_name_is_written_anew() {
                 json!("GET http://good.test/c HTTP/1.1\r\nHost: good.test\r\n\r\n"),
                 &["GET /c HTTP/1.1", "host: good.test"],
             ),
-            // Without a host it is for the one that is allowed, not for any.
+            // Without a host it is forwarded for the allowed one.
             (json!("GET /d HTTP/1.0\r\n\r\n"), &["GET /d HTTP/1.1", "host: good.test"]),
             (
                 json!("GET /e HTTP/1.1\r\nHost: my_host.good.test\r\n\r\n"),
                 &["GET /e HTTP/1.1", "host: my_host.good.test"],
             ),
-            // An upgrade to another protocol is not asked for.
+            // An upgrade to another protocol is not forwarded.
             (
                 json!(
                     "GET /f HTTP/1.1\r\nHost: good.test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
@@ -220,17 +225,17 @@ async fn what_passes_by_name_is_written_anew() {
                 &["GET /h HTTP/1.1", "host: good.test"],
             ),
         ] {
-            told.lock().unwrap().clear();
+            received.lock().unwrap().clear();
             assert_eq!(send(&sandbox, "good.test", 80, &json!([text])).await, ["data"], "{text}");
-            let arrived = String::from_utf8(told.lock().unwrap().clone()).unwrap();
+            let arrived = String::from_utf8(received.lock().unwrap().clone()).unwrap();
             assert_eq!(arrived, format!("{}\r\n\r\n", lines.join("\r\n")), "{text}");
         }
-        // The second request of a connection that hides in the first one's body.
+        // Request smuggling: a second request in the body of the first one.
         let smuggled = "POST / HTTP/1.1\r\nHost: good.test\r\nContent-Length: 46\r\n\r\n\
                         GET /inner HTTP/1.1\r\nHost: evil.test\r\nA: b\r\n\r\n";
-        told.lock().unwrap().clear();
+        received.lock().unwrap().clear();
         send(&sandbox, "good.test", 80, &json!([smuggled])).await;
-        let arrived = String::from_utf8(told.lock().unwrap().clone()).unwrap();
+        let arrived = String::from_utf8(received.lock().unwrap().clone()).unwrap();
         assert!(arrived.contains("content-length: 46\r\n"), "{arrived}");
         for (body, rest) in [
             ("5\r\nhello\r\n0\r\n\r\n", "GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n"),
@@ -243,28 +248,28 @@ async fn what_passes_by_name_is_written_anew() {
             ("fffffffffffffffff\r\nhello", ""),
             ("-1\r\nhello", ""),
         ] {
-            told.lock().unwrap().clear();
+            received.lock().unwrap().clear();
             let head = "POST / HTTP/1.1\r\nHost: good.test\r\nTransfer-Encoding: chunked\r\n\r\n";
             send(&sandbox, "good.test", 80, &json!([format!("{head}{body}{rest}")])).await;
-            let arrived = String::from_utf8(told.lock().unwrap().clone()).unwrap();
+            let arrived = String::from_utf8(received.lock().unwrap().clone()).unwrap();
             assert!(
                 !arrived.contains("evil") && arrived.matches("host:").count() <= 1,
                 "{arrived}"
             );
-            // What is no chunk is not passed on.
+            // An invalid chunk is not forwarded.
             assert!(!arrived.contains("0x5") && !arrived.contains("-1\r"), "{arrived}");
         }
     };
-    tokio::time::timeout(LIMIT * 2, test).await.unwrap();
-    clean_up(&*bench.scratch).await;
+    tokio::time::timeout(CASE_TIMEOUT * 2, test).await.unwrap();
+    clean_up(&*fixture.scratch).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn websockets_of_allowed_names_pass() {
-    let world = World(9);
-    let bench = Bench::open(world).await;
-    bench.zone.set("good.test", &[Entry::Address(world.host(1))]);
-    let listener = TcpListener::bind((world.host(1), 80)).await.unwrap();
+    let net = TestNetwork(9);
+    let fixture = Fixture::open(net).await;
+    fixture.zone.set("good.test", &[Entry::Address(net.host(1))]);
+    let listener = TcpListener::bind((net.host(1), 80)).await.unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut head = vec![0; 4096];
@@ -278,9 +283,9 @@ async fn websockets_of_allowed_names_pass() {
         }
     });
     let test = async {
-        let sandbox = bench.sandbox().await;
-        let allow = plan(Rest::Closed, &["good.test"], &[]);
-        bench.scratch.set_network(&sandbox.id, allow).await.unwrap();
+        let sandbox = fixture.sandbox().await;
+        let allow = plan(DefaultAction::Deny, &["good.test"], &[]);
+        fixture.scratch.set_network(&sandbox.id, allow).await.unwrap();
         let script = r"
 import socket
 for name in ['good.test', 'evil.test']:
@@ -299,25 +304,25 @@ for name in ['good.test', 'evil.test']:
             "{output:?}"
         );
     };
-    tokio::time::timeout(LIMIT, test).await.unwrap();
-    clean_up(&*bench.scratch).await;
+    tokio::time::timeout(CASE_TIMEOUT, test).await.unwrap();
+    clean_up(&*fixture.scratch).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_sandbox_leaves_connections_to_others() {
-    let world = World(10);
-    let bench = Bench::with(world, |network| {
+    let net = TestNetwork(10);
+    let fixture = Fixture::with(net, |network| {
         network.max_descriptors = Some(200);
         network.max_descriptors_per_sandbox = 150;
     })
     .await;
-    world.server(1, 80).await;
-    let address = world.host(1).to_string();
+    net.server(1, 80).await;
+    let address = net.host(1).to_string();
     let test = async {
-        let (one, other) = (bench.sandbox().await, bench.sandbox().await);
+        let (one, other) = (fixture.sandbox().await, fixture.sandbox().await);
         for sandbox in [&one, &other] {
-            let allow = plan(Rest::Closed, &[address.as_str()], &[]);
-            bench.scratch.set_network(&sandbox.id, allow).await.unwrap();
+            let allow = plan(DefaultAction::Deny, &[address.as_str()], &[]);
+            fixture.scratch.set_network(&sandbox.id, allow).await.unwrap();
         }
         let script = format!(
             "
@@ -332,14 +337,14 @@ open('/srv/held', 'w').write(str(len(held))); open('/srv/ready', 'w'); time.slee
         );
         let holding = one.exec(argv(&["python3", "-c", &script])).await.unwrap();
         one.until("test -e /srv/ready").await;
-        // At most half of all, and one more is reset at once.
+        // At most half of all; one more is reset at once.
         assert_eq!(one.text("cat /srv/held").await, "50");
-        assert!(bench.seen.take().iter().all(|(reason, _)| reason == "too_many"));
+        assert!(fixture.seen.take().iter().all(|(reason, _)| reason == "too_many"));
         let probe = |sandbox| crate::world::probe(sandbox, "http", &address, 80, "any");
         assert_eq!(probe(&one).await, "reset");
         assert!(probe(&other).await.starts_with("ok"));
         drop(holding);
     };
-    tokio::time::timeout(LIMIT * 2, test).await.unwrap();
-    clean_up(&*bench.scratch).await;
+    tokio::time::timeout(CASE_TIMEOUT * 2, test).await.unwrap();
+    clean_up(&*fixture.scratch).await;
 }

@@ -1,16 +1,16 @@
-//! What the tests share.
+//! Helpers that the tests share.
 
 use std::ops::Deref;
 use std::sync::Arc;
 
 use isorun_engine::Engine;
-use isorun_engine::gvisor::{Config, Gvisor};
+use isorun_engine::gvisor::{Gvisor, GvisorConfig};
 use tempfile::TempDir;
 
-/// An engine in a folder of its own, which goes with it.
+/// An engine with a temporary state directory.
 pub struct Scratch {
     engine: Gvisor,
-    pub folder: TempDir,
+    pub dir: TempDir,
 }
 
 impl Scratch {
@@ -18,14 +18,14 @@ impl Scratch {
         Self::with(|config| config.warm = warm).await
     }
 
-    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut config = Config { warm: 0, ..Config::new(folder.path()) };
+    pub async fn with(change: impl FnOnce(&mut GvisorConfig)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = GvisorConfig { warm: 0, ..GvisorConfig::new(dir.path()) };
         change(&mut config);
-        Self { engine: Gvisor::open(config).await.unwrap(), folder }
+        Self { engine: Gvisor::open(config).await.unwrap(), dir }
     }
 
-    /// Another handle of the engine.
+    /// Returns another handle of the engine.
     pub fn shared(&self) -> Arc<dyn Engine> {
         Arc::new(self.engine.clone())
     }

@@ -1,5 +1,5 @@
-//! What stands for the world: servers on addresses that are for documentation (RFC
-//! 5737), on the loopback interface, and a resolver of the tests for all names.
+//! A test network: servers on documentation addresses (RFC 5737) of the loopback interface,
+//! and an upstream DNS resolver.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType, rdata};
 use isorun_engine::conformance::{Sandbox, argv};
-use isorun_engine::network::gate::Options;
-use isorun_engine::network::policy::Rest;
+use isorun_engine::network::context::ProxyOptions;
+use isorun_engine::network::policy::DefaultAction;
 use isorun_engine::network::{Blocked, Observer, Plan, Policy};
 use isorun_engine::{Engine, SandboxId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,11 +17,11 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use crate::support::Scratch;
 
-/// Each test has sixteen addresses of its own.
+/// The number of a test, which has sixteen addresses of its own.
 #[derive(Clone, Copy)]
-pub struct World(pub u8);
+pub struct TestNetwork(pub u8);
 
-/// Addresses of the loopback interface, as long as this lives.
+/// Addresses of the loopback interface, which are removed on drop.
 struct Addresses(Vec<Ipv4Addr>);
 
 impl Addresses {
@@ -43,12 +43,12 @@ impl Drop for Addresses {
     }
 }
 
-impl World {
+impl TestNetwork {
     pub fn host(self, number: u8) -> Ipv4Addr {
         Ipv4Addr::new(198, 51, 100, self.0 * 16 + number)
     }
 
-    /// A server that says who it is, then repeats the first bytes it is told.
+    /// Starts a server that sends its number and port after each read.
     pub async fn server(self, number: u8, port: u16) {
         let listener = TcpListener::bind((self.host(number), port)).await.unwrap();
         tokio::spawn(async move {
@@ -75,49 +75,49 @@ impl World {
         });
     }
 
-    /// A server that remembers all that it is told, and answers as one of HTTP.
+    /// Starts an HTTP server that records all bytes that it receives.
     pub async fn recorder(self, number: u8, port: u16) -> Arc<Mutex<Vec<u8>>> {
-        let told = Arc::new(Mutex::new(Vec::new()));
+        let received = Arc::new(Mutex::new(Vec::new()));
         let listener = TcpListener::bind((self.host(number), port)).await.unwrap();
-        let all = Arc::clone(&told);
+        let all = Arc::clone(&received);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let told = Arc::clone(&all);
+                let received = Arc::clone(&all);
                 tokio::spawn(async move {
                     let mut buffer = vec![0; 4096];
                     while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-                        told.lock().unwrap().extend_from_slice(&buffer[..count]);
+                        received.lock().unwrap().extend_from_slice(&buffer[..count]);
                         let head = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ntold";
                         let _ = stream.write_all(head.as_bytes()).await;
                     }
                 });
             }
         });
-        told
+        received
     }
 
-    /// A server that speaks first, as those of mail and ssh do.
+    /// Starts a server that sends first, as those of SMTP and SSH do, and then echoes once.
     pub async fn greeter(self, number: u8, port: u16) {
         let listener = TcpListener::bind((self.host(number), port)).await.unwrap();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 tokio::spawn(async move {
                     let _ = stream.write_all(b"hello first\n").await;
-                    let mut said = vec![0; 1000];
-                    let count = stream.read(&mut said).await.unwrap_or(0);
-                    let _ = stream.write_all(&said[..count]).await;
+                    let mut buffer = vec![0; 1000];
+                    let count = stream.read(&mut buffer).await.unwrap_or(0);
+                    let _ = stream.write_all(&buffer[..count]).await;
                 });
             }
         });
     }
 }
 
-/// A resolver with these names; each can be told to answer otherwise.
+/// A DNS resolver with a set of names, which can be changed.
 #[derive(Clone, Default)]
 pub struct Zone {
     names: Arc<Mutex<HashMap<String, Vec<Entry>>>>,
-    /// The names that were asked for, and the types.
-    pub asked: Arc<Mutex<Vec<String>>>,
+    /// The names and types of all queries.
+    pub queried: Arc<Mutex<Vec<String>>>,
     pub types: Arc<Mutex<Vec<u16>>>,
 }
 
@@ -144,7 +144,7 @@ impl Zone {
                 let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
                 answer.add_query(query.clone());
                 let name = query.name.to_ascii().trim_end_matches('.').to_lowercase();
-                zone.asked.lock().unwrap().push(name.clone());
+                zone.queried.lock().unwrap().push(name.clone());
                 zone.types.lock().unwrap().push(query.query_type.into());
                 match zone.names.lock().unwrap().get(&name) {
                     None => answer.metadata.response_code = ResponseCode::NXDomain,
@@ -173,25 +173,25 @@ impl Zone {
     }
 }
 
-/// Remembers what was blocked.
+/// A recorder of blocked connections.
 #[derive(Clone, Default)]
-pub struct Seen(Arc<Mutex<Vec<Blocked>>>);
+pub struct BlockedLog(Arc<Mutex<Vec<Blocked>>>);
 
-impl Observer for Seen {
+impl Observer for BlockedLog {
     fn blocked(&self, _: &SandboxId, blocked: Blocked) {
         self.0.lock().unwrap().push(blocked);
     }
 }
 
-impl Seen {
-    /// The reasons and names since the last time.
+impl BlockedLog {
+    /// Returns the reasons and names since the last call.
     pub fn take(&self) -> Vec<(String, Option<String>)> {
         let seen = std::mem::take(&mut *self.0.lock().unwrap());
         seen.into_iter().map(|one| (one.reason.name().to_owned(), one.name)).collect()
     }
 }
 
-/// Connects, says something, and prints what came: `ok TEXT`, or the error.
+/// A program that connects, sends a request, and prints `ok TEXT` or the error.
 const PROBE: &str = r#"
 import socket, ssl, sys, time
 how, host, port, name = sys.argv[1:5]
@@ -214,26 +214,27 @@ except TimeoutError: print("timeout")
 if time.monotonic() - started > 3: print("slow")
 "#;
 
-pub struct Bench {
+/// An engine with a test network.
+pub struct Fixture {
     pub scratch: Scratch,
-    pub seen: Seen,
+    pub seen: BlockedLog,
     pub zone: Zone,
     _addresses: Addresses,
 }
 
-impl Bench {
-    pub async fn open(world: World) -> Self {
-        Self::with(world, |_| {}).await
+impl Fixture {
+    pub async fn open(net: TestNetwork) -> Self {
+        Self::with(net, |_| {}).await
     }
 
-    pub async fn with(world: World, change: impl FnOnce(&mut Options)) -> Self {
-        let addresses = Addresses(vec![world.host(1), world.host(2)]);
+    pub async fn with(net: TestNetwork, change: impl FnOnce(&mut ProxyOptions)) -> Self {
+        let addresses = Addresses(vec![net.host(1), net.host(2)]);
         addresses.run("add");
-        let (seen, zone) = (Seen::default(), Zone::default());
+        let (seen, zone) = (BlockedLog::default(), Zone::default());
         let resolver = zone.serve().await;
         let scratch = Scratch::with(|config| {
             config.network.resolvers = vec![resolver];
-            config.network.permitted = vec![format!("{}/28", world.host(0)).parse().unwrap()];
+            config.network.permitted = vec![format!("{}/28", net.host(0)).parse().unwrap()];
             config.network.observer = Some(Arc::new(seen.clone()));
             change(&mut config.network);
         })
@@ -247,6 +248,7 @@ impl Bench {
     }
 }
 
+/// Runs [`PROBE`] in a sandbox; returns its output.
 pub async fn probe(sandbox: &Sandbox<'_>, how: &str, host: &str, port: u16, name: &str) -> String {
     let port = port.to_string();
     let words = ["python3", "-c", PROBE, how, host, &port, name];
@@ -256,7 +258,11 @@ pub async fn probe(sandbox: &Sandbox<'_>, how: &str, host: &str, port: u16, name
     text
 }
 
-pub fn plan(rest: Rest, allow: &[&str], deny: &[&str]) -> Plan {
+/// Creates a network configuration.
+pub fn plan(default_action: DefaultAction, allow: &[&str], deny: &[&str]) -> Plan {
     let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-    Plan { policy: Policy::new(rest, &list(allow), &list(deny)).unwrap(), ..Plan::default() }
+    Plan {
+        policy: Policy::new(default_action, &list(allow), &list(deny)).unwrap(),
+        ..Plan::default()
+    }
 }

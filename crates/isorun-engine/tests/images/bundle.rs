@@ -1,4 +1,4 @@
-//! Makes layers and images, good ones and those that no tool would make.
+//! Builders of layers and images, valid and invalid.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ pub fn sha256(bytes: &[u8]) -> String {
     text
 }
 
-/// A layer: entries in whatever order and with whatever names.
+/// A builder of a layer: entries in any order and with any names.
 #[derive(Clone, Default)]
 pub struct Layer {
     bytes: Vec<u8>,
@@ -53,7 +53,7 @@ impl Layer {
         self.content(content);
     }
 
-    /// A header that was made elsewhere, and what follows it.
+    /// Appends a given header, and content.
     pub fn header(mut self, header: &tar::Header, content: &[u8]) -> Self {
         self.bytes.extend_from_slice(header.as_bytes());
         self.content(content);
@@ -69,7 +69,7 @@ impl Layer {
         self.entry(b'0', path.as_bytes(), b"", 0o644, content.as_bytes())
     }
 
-    pub fn folder(self, path: &str) -> Self {
+    pub fn directory(self, path: &str) -> Self {
         self.entry(b'5', path.as_bytes(), b"", 0o755, b"")
     }
 
@@ -81,7 +81,7 @@ impl Layer {
         self.entry(b'1', path.as_bytes(), target.as_bytes(), 0o644, b"")
     }
 
-    /// A pax header for the next entry.
+    /// Appends a pax header for the next entry.
     pub fn pax(self, records: &[(&str, &[u8])]) -> Self {
         let mut content = Vec::new();
         for (key, value) in records {
@@ -109,7 +109,7 @@ impl Layer {
         self
     }
 
-    /// The archive, ended as it has to be.
+    /// Returns the archive, with the blocks of zeroes at its end.
     pub fn tar(&self) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
         bytes.resize(bytes.len() + 1024, 0);
@@ -135,7 +135,7 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Of layers as they are stored, each with its plain form's digest.
+    /// Creates an image of compressed layers, each with its DiffID.
     pub fn new(layers: &[(Vec<u8>, String)]) -> Self {
         Self::with(layers, json!({}), "amd64")
     }
@@ -177,12 +177,12 @@ impl Bundle {
     }
 
     /// Writes an OCI layout with this as its only image.
-    pub fn layout(&self, folder: &Path) -> PathBuf {
+    pub fn layout(&self, directory: &Path) -> PathBuf {
         let mut entry = descriptor(MANIFEST, &self.manifest);
         entry["annotations"] = json!({ "org.opencontainers.image.ref.name": "test" });
         let mut blobs = self.blobs.clone();
         blobs.push(self.manifest.clone());
-        write_layout(folder, &json!([entry]), &blobs)
+        write_layout(directory, &json!([entry]), &blobs)
     }
 }
 
@@ -193,40 +193,40 @@ pub fn descriptor(kind: &str, bytes: &[u8]) -> Value {
     json!({ "mediaType": kind, "digest": sha256(bytes), "size": bytes.len() })
 }
 
-pub fn write_layout(folder: &Path, manifests: &Value, blobs: &[Vec<u8>]) -> PathBuf {
-    let place = folder.join("blobs/sha256");
-    std::fs::create_dir_all(&place).unwrap();
-    std::fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+pub fn write_layout(directory: &Path, manifests: &Value, blobs: &[Vec<u8>]) -> PathBuf {
+    let blob_dir = directory.join("blobs/sha256");
+    std::fs::create_dir_all(&blob_dir).unwrap();
+    std::fs::write(directory.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
     let index = json!({ "schemaVersion": 2, "manifests": manifests });
-    std::fs::write(folder.join("index.json"), index.to_string()).unwrap();
+    std::fs::write(directory.join("index.json"), index.to_string()).unwrap();
     for blob in blobs {
-        std::fs::write(place.join(sha256(blob).replace("sha256:", "")), blob).unwrap();
+        std::fs::write(blob_dir.join(sha256(blob).replace("sha256:", "")), blob).unwrap();
     }
-    folder.to_owned()
+    directory.to_owned()
 }
 
-/// A store in a folder of its own, with something beside it that must stay.
-pub struct Home {
-    pub folder: tempfile::TempDir,
+/// A store in a temporary directory, beside a canary file that must not change.
+pub struct TestStore {
+    pub directory: tempfile::TempDir,
     pub store: Store,
 }
 
-impl Home {
+impl TestStore {
     pub fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let outside = folder.path().join("outside");
+        let directory = tempfile::tempdir().unwrap();
+        let outside = directory.path().join("outside");
         std::fs::create_dir(&outside).unwrap();
         std::fs::write(outside.join("canary"), "alive").unwrap();
-        let store = Store::open(folder.path().join("store")).unwrap();
-        Self { folder, store }
+        let store = Store::open(directory.path().join("store")).unwrap();
+        Self { directory, store }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     pub async fn import(&self, bundle: &Bundle, limits: &Limits) -> Result<Image, Error> {
-        let layout = tempfile::tempdir_in(self.folder.path()).unwrap();
+        let layout = tempfile::tempdir_in(self.directory.path()).unwrap();
         let source = Source::Layout(bundle.layout(layout.path()));
         let mut options = ImportOptions::default();
         options.name = Some("test".parse().unwrap());
@@ -239,9 +239,9 @@ impl Home {
         self.import(&Bundle::of(layers), &Limits::default()).await
     }
 
-    /// Nothing but the store has changed.
+    /// Asserts that only the store has changed.
     pub fn check(&self, case: &str) {
-        let mut names: Vec<_> = std::fs::read_dir(self.folder.path())
+        let mut names: Vec<_> = std::fs::read_dir(self.directory.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .filter(|name| !name.starts_with(".tmp"))
@@ -254,7 +254,7 @@ impl Home {
         assert_eq!(std::fs::read_to_string(&canary).unwrap(), "alive", "{case}");
         use std::os::unix::fs::MetadataExt as _;
         assert_eq!(std::fs::metadata(canary).unwrap().nlink(), 1, "{case}");
-        assert!(!Path::new(ESCAPE).exists(), "{case}");
+        assert!(!Path::new(ESCAPE_PATH).exists(), "{case}");
         let mut inside: Vec<_> = std::fs::read_dir(self.path("store"))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -266,5 +266,5 @@ impl Home {
     }
 }
 
-/// Where hostile layers try to write: nobody else has a file there.
-pub const ESCAPE: &str = "/isorun-test-escape";
+/// A path outside of the store that malicious layers try to create.
+pub const ESCAPE_PATH: &str = "/isorun-test-escape";

@@ -1,17 +1,22 @@
-//! Registries that answer wrongly, slowly, or not at all.
+//! Registries with invalid, slow, or missing responses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use isorun_engine::image::{Credentials, Error, Image, Limits, Progress, PullOptions, Registries};
+use isorun_engine::image::{
+    Error, Image, Limits, Progress, PullOptions, Registries, RegistryCredentials,
+};
 use serde_json::json;
 
-use crate::bundle::{Bundle, Home, Layer, gzip, sha256};
+use crate::bundle::{Bundle, Layer, TestStore, gzip, sha256};
 use crate::registry::options;
-use crate::server::{Answer, Seen, Server, challenge, cut, endless, full, redirect, status, stuck};
+use crate::server::{
+    RecordedRequest, RegistryResponse, Server, challenge, endless, ok, redirect, stalled, status,
+    truncated,
+};
 
-/// An image whose layer is large enough to come in several pieces.
+/// Creates an image whose layer is large enough to be received in several chunks.
 fn sample() -> Bundle {
     let content: String = (0..40_000).map(|at| format!("{:x}", at * 7919)).collect();
     let tar = Layer::default().file("big", &content).tar();
@@ -22,7 +27,7 @@ fn layer_path(bundle: &Bundle) -> String {
     format!("/v2/image/blobs/{}", sha256(&bundle.blobs[0]))
 }
 
-/// Short waits, so that tests of them are short.
+/// Returns limits with short timeouts, so that tests of them are fast.
 fn limits() -> Limits {
     let mut limits = Limits::default();
     limits.connect = Duration::from_secs(2);
@@ -33,23 +38,28 @@ fn limits() -> Limits {
     limits
 }
 
-fn patient() -> PullOptions {
+fn test_options() -> PullOptions {
     let mut options = options();
     options.limits = limits();
     options
 }
 
-async fn pull(home: &Home, server: &Server, options: &PullOptions) -> Result<Image, Error> {
+async fn pull(home: &TestStore, server: &Server, options: &PullOptions) -> Result<Image, Error> {
     let name = server.name().parse().unwrap();
     let progress = Progress::none();
     let pulling = home.store.pull(&name, options, &progress);
-    tokio::time::timeout(Duration::from_secs(30), pulling).await.expect("a pull hangs")
+    tokio::time::timeout(Duration::from_secs(30), pulling)
+        .await
+        .expect("the pull must end within 30 s")
 }
 
-type Respond = Box<dyn Fn(&Seen) -> Option<Answer> + Send + Sync>;
+type Handler = Box<dyn Fn(&RecordedRequest) -> Option<RegistryResponse> + Send + Sync>;
 
-/// Answers every request whose path has `part` in it.
-fn on(part: &'static str, answer: impl Fn() -> Answer + Send + Sync + 'static) -> Respond {
+/// Creates a handler that responds to each request whose path contains `part`.
+fn respond_to(
+    part: &'static str,
+    answer: impl Fn() -> RegistryResponse + Send + Sync + 'static,
+) -> Handler {
     Box::new(move |seen| seen.path.contains(part).then(&answer))
 }
 
@@ -78,11 +88,11 @@ async fn garbage_is_named_for_what_it_is() {
     let nested = json!({ "schemaVersion": 2, "manifests": [{
         "mediaType": "application/vnd.oci.image.index.v1+json", "size": 1,
         "digest": format!("sha256:{}", "0".repeat(64)) }] });
-    let served = |bytes: Vec<u8>| on("/manifests/", move || full(&bytes));
-    let cases: Vec<(&str, Respond, &str, &str)> = vec![
-        ("a page", served(b"<html>hi</html>".to_vec()), "image_malformed", "no JSON"),
-        ("nothing", served(Vec::new()), "image_malformed", "no JSON"),
-        ("a deep document", served(b"[".repeat(100_000)), "image_malformed", "no JSON"),
+    let served = |bytes: Vec<u8>| respond_to("/manifests/", move || ok(&bytes));
+    let cases: Vec<(&str, Handler, &str, &str)> = vec![
+        ("a page", served(b"<html>hi</html>".to_vec()), "image_malformed", "not valid JSON"),
+        ("nothing", served(Vec::new()), "image_malformed", "not valid JSON"),
+        ("a deep document", served(b"[".repeat(100_000)), "image_malformed", "not valid JSON"),
         (
             "an old manifest",
             served(br#"{"schemaVersion":1}"#.to_vec()),
@@ -93,7 +103,7 @@ async fn garbage_is_named_for_what_it_is() {
         ("a layer that is longer", served(short), "image_too_large", "layer 1 of 1"),
         ("a digest that is a path", served(path), "image_malformed", "encoded"),
         ("a digest of md5", served(md5), "image_unsupported", "md5"),
-        ("a layer from elsewhere", served(foreign), "image_unsupported", "elsewhere"),
+        ("a layer on another host", served(foreign), "image_unsupported", "another host"),
         ("more layers than diff ids", served(twice), "image_malformed", "2"),
         (
             "an index of another manifest",
@@ -101,51 +111,71 @@ async fn garbage_is_named_for_what_it_is() {
             "image_digest",
             "0000",
         ),
-        ("an endless manifest", on("/manifests/", endless), "image_too_large", "manifest"),
-        ("an endless configuration", on("/blobs/", endless), "image_too_large", "configuration"),
-        ("another configuration", on("/blobs/", || full(b"{}")), "image_digest", "configuration"),
-        ("a failure", on("/v2/", || status(500, "secret of the host")), "registry_failure", "500"),
-        ("a teapot", on("/v2/", || status(418, "")), "registry_failure", "418"),
-        ("forbidden", on("/v2/", || status(403, "")), "image_auth", "credentials"),
-        ("nothing there", on("/v2/", || status(404, "")), "image_not_found", "image:1"),
-        ("circles", on("/v2/", || redirect("/v2/")), "registry_unreachable", "circles"),
+        ("an endless manifest", respond_to("/manifests/", endless), "image_too_large", "manifest"),
+        (
+            "an endless configuration",
+            respond_to("/blobs/", endless),
+            "image_too_large",
+            "configuration",
+        ),
+        (
+            "another configuration",
+            respond_to("/blobs/", || ok(b"{}")),
+            "image_digest",
+            "configuration",
+        ),
+        (
+            "a failure",
+            respond_to("/v2/", || status(500, "secret of the host")),
+            "registry_failure",
+            "500",
+        ),
+        ("a teapot", respond_to("/v2/", || status(418, "")), "registry_failure", "418"),
+        ("forbidden", respond_to("/v2/", || status(403, "")), "image_auth", "credentials"),
+        ("nothing there", respond_to("/v2/", || status(404, "")), "image_not_found", "image:1"),
+        ("circles", respond_to("/v2/", || redirect("/v2/")), "registry_unreachable", "loop"),
         (
             "a redirect to nowhere",
-            on("/v2/", || redirect("http://127.0.0.1:1/")),
+            respond_to("/v2/", || redirect("http://127.0.0.1:1/")),
             "registry_unreachable",
             "refused",
         ),
         (
             "a redirect to a file",
-            on("/v2/", || redirect("file:///etc/passwd")),
+            respond_to("/v2/", || redirect("file:///etc/passwd")),
             "registry_failure",
             "307",
         ),
-        ("silence", on("/manifests/", || stuck(b"{")), "image_timeout", "manifest"),
+        ("silence", respond_to("/manifests/", || stalled(b"{")), "image_timeout", "manifest"),
         (
             "a cut manifest",
-            on("/manifests/", || cut(b"{", 100)),
+            respond_to("/manifests/", || truncated(b"{", 100)),
             "registry_unreachable",
             "manifest",
         ),
         (
             "a challenge again and again",
-            on("/v2/", || challenge("Basic realm=\"x\"")),
+            respond_to("/v2/", || challenge("Basic realm=\"x\"")),
             "image_auth",
             "user and a password",
         ),
-        ("a challenge of no kind", on("/v2/", || challenge("Foo")), "image_auth", "does not say"),
+        (
+            "a challenge of no kind",
+            respond_to("/v2/", || challenge("Foo")),
+            "image_auth",
+            "no supported scheme",
+        ),
         (
             "tokens from a stranger without https",
-            on("/v2/", || challenge("Bearer realm=\"http://stranger.example/token\"")),
+            respond_to("/v2/", || challenge("Bearer realm=\"http://stranger.example/token\"")),
             "image_auth",
-            "not safe",
+            "not secure",
         ),
     ];
     for (case, handler, code, part) in cases {
-        let home = Home::new();
+        let home = TestStore::new();
         let server = Server::start(bundle.clone(), handler).await;
-        let error = pull(&home, &server, &patient()).await.unwrap_err();
+        let error = pull(&home, &server, &test_options()).await.unwrap_err();
         assert_eq!(error.code(), code, "{case}: {error}");
         assert!(error.to_string().contains(part), "{case}: {error}");
         assert!(!error.to_string().contains("secret"), "{case}: {error}");
@@ -164,31 +194,31 @@ async fn layers_that_are_not_what_was_promised_are_refused() {
     wrong[middle] ^= 1;
     let longer = [layer.clone(), b"more".to_vec()].concat();
     let half = layer[..middle].to_vec();
-    let at = |answer: Box<dyn Fn() -> Answer + Send + Sync>| -> Respond {
+    let at = |answer: Box<dyn Fn() -> RegistryResponse + Send + Sync>| -> Handler {
         let path = path.clone();
         Box::new(move |seen| (seen.path == path).then(&answer))
     };
     let length = layer.len();
     for (case, handler, code, tries) in [
-        ("other content", at(Box::new(move || full(&wrong))), "image_digest", 1),
-        ("longer", at(Box::new(move || full(&longer))), "image_too_large", 1),
+        ("other content", at(Box::new(move || ok(&wrong))), "image_digest", 1),
+        ("longer", at(Box::new(move || ok(&longer))), "image_too_large", 1),
         ("endless", at(Box::new(endless)), "image_too_large", 1),
-        ("shorter", at(Box::new(move || full(&half))), "registry_unreachable", 3),
-        ("cut", at(Box::new(move || cut(b"x", length))), "registry_unreachable", 3),
-        ("stuck", at(Box::new(|| stuck(b"x"))), "image_timeout", 3),
-        ("gone", at(Box::new(|| status(404, ""))), "registry_failure", 1),
+        ("shorter", at(Box::new(move || ok(&half))), "registry_unreachable", 3),
+        ("cut", at(Box::new(move || truncated(b"x", length))), "registry_unreachable", 3),
+        ("stuck", at(Box::new(|| stalled(b"x"))), "image_timeout", 3),
+        ("missing", at(Box::new(|| status(404, ""))), "registry_failure", 1),
     ] {
-        let home = Home::new();
+        let home = TestStore::new();
         let server = Server::start(bundle.clone(), handler).await;
-        let error = pull(&home, &server, &patient()).await.unwrap_err();
+        let error = pull(&home, &server, &test_options()).await.unwrap_err();
         assert_eq!(error.code(), code, "{case}: {error}");
         assert_eq!(server.count(&path), tries, "{case}");
         let left = std::fs::read_dir(home.path("store/blobs/sha256")).map_or(0, Iterator::count);
         assert_eq!(left, 0, "{case}");
         home.store.gc().await.unwrap();
-        for folder in ["partial", "tmp", "work", "roots"] {
-            let left = std::fs::read_dir(home.path("store").join(folder)).unwrap().count();
-            assert_eq!(left, 0, "{case}: {folder}");
+        for directory in ["partial", "tmp", "work", "roots"] {
+            let left = std::fs::read_dir(home.path("store").join(directory)).unwrap().count();
+            assert_eq!(left, 0, "{case}: {directory}");
         }
     }
 }
@@ -198,7 +228,7 @@ async fn what_passes_is_tried_again_and_resumed() {
     let bundle = sample();
     let layer = bundle.blobs[0].clone();
     let path = layer_path(&bundle);
-    // Every kind of trouble once, and then all is well.
+    // Each transient failure once, and success afterwards.
     let server = Server::start(bundle.clone(), {
         let (path, layer) = (path.clone(), layer.clone());
         move |seen| {
@@ -209,15 +239,15 @@ async fn what_passes_is_tried_again_and_resumed() {
                 return None;
             }
             match seen.before {
-                0 => Some(cut(&layer[..1000], layer.len())),
+                0 => Some(truncated(&layer[..1000], layer.len())),
                 1 => Some(status(503, "")),
                 _ => None,
             }
         }
     })
     .await;
-    let home = Home::new();
-    let mut options = patient();
+    let home = TestStore::new();
+    let mut options = test_options();
     options.limits.tries = 5;
     let image = pull(&home, &server, &options).await.unwrap();
     assert!(image.root.join("big").exists());
@@ -247,7 +277,7 @@ async fn a_bad_connection_that_gets_somewhere_is_good_enough() {
             };
             let rest = tar.get(offset..).filter(|rest| rest.len() > 4 << 20)?;
             (seen.path == path).then(|| {
-                let mut answer = cut(&rest[..4 << 20], rest.len());
+                let mut answer = truncated(&rest[..4 << 20], rest.len());
                 *answer.status_mut() =
                     hyper::StatusCode::from_u16(if offset > 0 { 206 } else { 200 }).unwrap();
                 answer
@@ -255,8 +285,8 @@ async fn a_bad_connection_that_gets_somewhere_is_good_enough() {
         }
     })
     .await;
-    let home = Home::new();
-    let mut options = patient();
+    let home = TestStore::new();
+    let mut options = test_options();
     options.limits.tries = 2;
     let image = pull(&home, &server, &options).await.unwrap();
     assert_eq!(image.size, 16 << 20);
@@ -271,11 +301,11 @@ async fn a_pull_that_was_dropped_is_resumed_by_the_next() {
     let broken = Arc::new(AtomicBool::new(true));
     let server = Server::start(bundle, {
         let (path, broken) = (path.clone(), broken.clone());
-        move |seen| (seen.path == path && broken.load(Ordering::SeqCst)).then(|| stuck(&part))
+        move |seen| (seen.path == path && broken.load(Ordering::SeqCst)).then(|| stalled(&part))
     })
     .await;
-    let home = Home::new();
-    let mut options = patient();
+    let home = TestStore::new();
+    let mut options = test_options();
     options.limits.idle = Duration::from_secs(20);
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let progress = Progress::new(move |event| drop(sender.send(event)));
@@ -284,7 +314,7 @@ async fn a_pull_that_was_dropped_is_resumed_by_the_next() {
         let pulling = std::pin::pin!(home.store.pull(&name, &options, &progress));
         let came = async {
             while let Some(event) = receiver.recv().await {
-                if matches!(event, isorun_engine::image::Event::Fetched { .. }) {
+                if matches!(event, isorun_engine::image::ProgressEvent::Fetched { .. }) {
                     break;
                 }
             }
@@ -307,7 +337,7 @@ async fn a_pull_that_was_dropped_is_resumed_by_the_next() {
     assert_eq!(ranges, [None, Some("bytes=5000-".to_owned())]);
 }
 
-/// What lies in the store of a layer that was not finished may be anything.
+/// A partial layer in the store may have any content.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_beginning_is_fetched_anew() {
     let bundle = sample();
@@ -317,10 +347,10 @@ async fn a_damaged_beginning_is_fetched_anew() {
     for (case, left) in
         [("damaged", vec![1; 500]), ("full, damaged", vec![1; size]), ("longer", vec![1; size + 1])]
     {
-        let home = Home::new();
+        let home = TestStore::new();
         std::fs::write(home.path("store/partial").join(&file), left).unwrap();
         let server = Server::start(bundle.clone(), |_| None).await;
-        let image = pull(&home, &server, &patient()).await.unwrap();
+        let image = pull(&home, &server, &test_options()).await.unwrap();
         assert!(image.root.join("big").exists(), "{case}");
         assert!((1..=2).contains(&server.count(&path)), "{case}");
     }
@@ -339,11 +369,11 @@ async fn tokens_are_fetched_and_renewed() {
                 let scoped = seen.path.contains("scope=repository%3Aimage%3Apull")
                     && seen.path.contains("service=tests");
                 return Some(match (known, scoped) {
-                    (true, true) => full(format!(r#"{{"token":"t{}"}}"#, seen.before).as_bytes()),
+                    (true, true) => ok(format!(r#"{{"token":"t{}"}}"#, seen.before).as_bytes()),
                     _ => status(401, ""),
                 });
             }
-            // The first token is good for documents, and then expires.
+            // The first token is valid for documents, and then expires.
             let wanted = if seen.path.contains("/manifests/") { "Bearer t0" } else { "Bearer t1" };
             (seen.authorization.as_deref() != Some(wanted)).then(|| {
                 let address = address.get().unwrap();
@@ -355,16 +385,18 @@ async fn tokens_are_fetched_and_renewed() {
     })
     .await;
     address.set(server.address.to_string()).unwrap();
-    let home = Home::new();
-    let mut options = patient();
+    let home = TestStore::new();
+    let mut options = test_options();
     let host = server.address.to_string();
-    let user =
-        |password: &str| Credentials::User { name: "me".to_owned(), password: password.to_owned() };
+    let user = |password: &str| RegistryCredentials::User {
+        name: "me".to_owned(),
+        password: password.to_owned(),
+    };
     options.registries = Registries::default().credentials(&host, user("wrong"));
     let error = pull(&home, &server, &options).await.unwrap_err();
     assert_eq!(error.code(), "image_auth");
-    assert!(error.to_string().contains("does not take the credentials"), "{error}");
-    // The count of tokens began with the refused one.
+    assert!(error.to_string().contains("does not accept the credentials"), "{error}");
+    // The count of tokens includes the refused request.
     server.seen.lock().unwrap().clear();
     options.registries = Registries::default().credentials(&host, user("secret"));
     pull(&home, &server, &options).await.unwrap();
@@ -382,9 +414,9 @@ async fn credentials_stay_with_their_registry() {
         seen.path.contains("/blobs/").then(|| redirect(&format!("http://{there}{}", seen.path)))
     })
     .await;
-    let home = Home::new();
-    let mut options = patient();
-    let me = Credentials::User { name: "me".to_owned(), password: "secret".to_owned() };
+    let home = TestStore::new();
+    let mut options = test_options();
+    let me = RegistryCredentials::User { name: "me".to_owned(), password: "secret".to_owned() };
     options.registries = Registries::default().credentials(&server.address.to_string(), me);
     pull(&home, &server, &options).await.unwrap();
     let seen = storage.seen.lock().unwrap();
@@ -393,7 +425,7 @@ async fn credentials_stay_with_their_registry() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pull_has_an_end() {
-    // A byte now and then keeps every other limit content.
+    // A byte at intervals, so that no other timeout is reached.
     let server = Server::start(sample(), |seen| {
         seen.path.contains("/manifests/").then(|| {
             let body = futures_util::stream::unfold((), |()| async {
@@ -406,8 +438,8 @@ async fn a_pull_has_an_end() {
         })
     })
     .await;
-    let home = Home::new();
-    let mut options = patient();
+    let home = TestStore::new();
+    let mut options = test_options();
     options.limits.pull = Duration::from_millis(600);
     let start = Instant::now();
     let error = pull(&home, &server, &options).await.unwrap_err();
@@ -417,15 +449,15 @@ async fn a_pull_has_an_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_is_not_there_is_said() {
-    let home = Home::new();
+    let home = TestStore::new();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let name = format!("{}/image:1", listener.local_addr().unwrap()).parse().unwrap();
     drop(listener);
-    let error = home.store.pull(&name, &patient(), &Progress::none()).await.unwrap_err();
+    let error = home.store.pull(&name, &test_options(), &Progress::none()).await.unwrap_err();
     assert_eq!(error.code(), "registry_unreachable");
     assert!(error.to_string().contains("refused"), "{error}");
-    // https is spoken with what is not on this machine.
+    // Registries that are not on this machine are connected to by https.
     let name = "no-such-host.invalid/image:1".parse().unwrap();
-    let error = home.store.pull(&name, &patient(), &Progress::none()).await.unwrap_err();
+    let error = home.store.pull(&name, &test_options(), &Progress::none()).await.unwrap_err();
     assert_eq!(error.code(), "registry_unreachable");
 }

@@ -1,14 +1,14 @@
-//! Layers that try to get out, to overwhelm, or to confuse.
+//! Malicious layers: path traversal, resource exhaustion, and corrupt archives.
 
 use isorun_engine::image::Limits;
 
-use crate::bundle::{Bundle, ESCAPE, Home, Layer, gzip, sha256, zstd};
+use crate::bundle::{Bundle, ESCAPE_PATH, Layer, TestStore, gzip, sha256, zstd};
 
-/// What has to become of a case.
+/// The expected outcome of a case.
 enum Expected {
-    /// An error with this code, whose message has this in it.
+    /// An error with this code, whose message contains this text.
     Error(&'static str, &'static str),
-    /// An image in which this file has this content.
+    /// An image whose file has this content.
     File(String, &'static str),
     /// An image without this file.
     Absent(&'static str),
@@ -20,7 +20,7 @@ async fn layers_do_not_write_outside_of_their_folder() {
     let layer = Layer::default;
     let long = "d/".repeat(3000) + "f";
     let wide = "n".repeat(256);
-    let home = Home::new();
+    let home = TestStore::new();
     let outside = home.path("outside");
     let outside = outside.to_str().unwrap();
     let up = "../".repeat(30);
@@ -33,12 +33,12 @@ async fn layers_do_not_write_outside_of_their_folder() {
         ),
         (
             "a path that ends in ..",
-            vec![layer().folder("a").entry(b'5', b"a/..", b"", 0o777, b"")],
+            vec![layer().directory("a").entry(b'5', b"a/..", b"", 0o777, b"")],
             Error("image_layer", "`..`"),
         ),
         (
             "an absolute path",
-            vec![layer().file(ESCAPE, "x")],
+            vec![layer().file(ESCAPE_PATH, "x")],
             File("isorun-test-escape".to_owned(), "x"),
         ),
         (
@@ -47,12 +47,12 @@ async fn layers_do_not_write_outside_of_their_folder() {
             File("a/b".to_owned(), "x"),
         ),
         (
-            "through an absolute link to a folder outside",
+            "through an absolute link to a directory outside",
             vec![layer().symlink("out", outside).file("out/canary", "dead")],
             File(format!("{}/canary", &outside[1..]), "dead"),
         ),
         (
-            "through a relative link to a folder outside",
+            "through a relative link to a directory outside",
             vec![layer().symlink("out", &format!("{up}{outside}")).file("out/x", "dead")],
             Absent("x"),
         ),
@@ -77,14 +77,14 @@ async fn layers_do_not_write_outside_of_their_folder() {
             File("f".to_owned(), "dead"),
         ),
         (
-            "a folder over a link to a folder outside",
-            vec![layer().symlink("d", outside), layer().folder("d").file("d/canary", "mine")],
+            "a directory over a link to a directory outside",
+            vec![layer().symlink("d", outside), layer().directory("d").file("d/canary", "mine")],
             File("d/canary".to_owned(), "mine"),
         ),
         (
             "a hard link to a file outside",
             vec![layer().hardlink("h", &format!("{outside}/canary"))],
-            Error("image_layer", "not there"),
+            Error("image_layer", "does not exist"),
         ),
         (
             "a hard link with ..",
@@ -92,9 +92,9 @@ async fn layers_do_not_write_outside_of_their_folder() {
             Error("image_layer", "`..`"),
         ),
         (
-            "a hard link through a link to a folder outside",
+            "a hard link through a link to a directory outside",
             vec![layer().symlink("out", outside).hardlink("h", "out/canary")],
-            Error("image_layer", "not there"),
+            Error("image_layer", "does not exist"),
         ),
         (
             "a hard link to a link to a file outside, written to",
@@ -107,9 +107,9 @@ async fn layers_do_not_write_outside_of_their_folder() {
             File("h".to_owned(), "mine"),
         ),
         (
-            "a hard link to a folder",
-            vec![layer().folder("d").hardlink("h", "d")],
-            Error("image_layer", "folder"),
+            "a hard link to a directory",
+            vec![layer().directory("d").hardlink("h", "d")],
+            Error("image_layer", "directory"),
         ),
         ("a hard link to the root", vec![layer().hardlink("h", "/")], Error("image_layer", "root")),
         (
@@ -136,19 +136,19 @@ async fn layers_do_not_write_outside_of_their_folder() {
             Absent("canary"),
         ),
         (
-            "a whiteout of a link to a folder outside",
+            "a whiteout of a link to a directory outside",
             vec![layer().symlink("out", outside), layer().file(".wh.out", "")],
             Absent("out"),
         ),
         ("a device node", vec![layer().entry(b'4', b"sda", b"", 0o666, b"")], Absent("sda")),
         ("another device", vec![layer().entry(b'3', b"mem", b"", 0o666, b"")], Absent("mem")),
         (
-            "a file over the root folder",
+            "a file over the root directory",
             vec![layer().entry(b'0', b".", b"", 0o644, b"x")],
-            Error("image_layer", "root folder"),
+            Error("image_layer", "root directory"),
         ),
         (
-            "a link over the root folder",
+            "a link over the root directory",
             vec![layer().symlink("./", "/")],
             Error("image_layer", "root"),
         ),
@@ -163,12 +163,12 @@ async fn layers_do_not_write_outside_of_their_folder() {
         (
             "links in a circle",
             vec![layer().symlink("a", "b").symlink("b", "a").file("a/f", "x")],
-            Error("image_layer", "circles"),
+            Error("image_layer", "loop"),
         ),
         (
             "a file below a file",
             vec![layer().file("f", "x").file("f/g", "x")],
-            Error("image_layer", "no folder"),
+            Error("image_layer", "not a directory"),
         ),
         (
             "a path in a pax header",
@@ -194,7 +194,7 @@ async fn layers_do_not_write_outside_of_their_folder() {
                         ("SCHILY.xattr.user.overlay.opaque", b"y"),
                         ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
                     ])
-                    .folder("d"),
+                    .directory("d"),
             ],
             Absent("d/x"),
         ),
@@ -229,14 +229,14 @@ async fn layers_do_not_write_outside_of_their_folder() {
             (outcome, _) => panic!("{case}: {outcome:?}"),
         }
     }
-    // What failed has left nothing behind.
+    // Failed cases leave no temporary files.
     let left: Vec<_> = std::fs::read_dir(home.path("store/tmp")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
 #[tokio::test]
 async fn bombs_are_stopped_at_the_limits() {
-    let home = Home::new();
+    let home = TestStore::new();
     let mut limits = Limits::default();
     limits.unpacked = 1 << 20;
     limits.entries = 100;
@@ -291,7 +291,7 @@ async fn bombs_are_stopped_at_the_limits() {
 
 #[tokio::test]
 async fn broken_layers_are_named() {
-    let home = Home::new();
+    let home = TestStore::new();
     let good = Layer::default().file("a", "content of a").tar();
     let cut = &good[..600];
     let zipped = gzip(&good);
@@ -302,16 +302,16 @@ async fn broken_layers_are_named() {
     let at = crc.len() - 6;
     crc[at] ^= 1;
     for (case, stored, diff, code, part) in [
-        ("cut off", cut, sha256(cut), "image_layer", "cut off"),
+        ("cut off", cut, sha256(cut), "image_layer", "truncated"),
         ("cut gzip", cut_zip, sha256(&good), "image_layer", "layer 1 of 1"),
         (
             "no archive",
             &b"<html>no such layer</html>".repeat(40),
             sha256(b""),
             "image_layer",
-            "no tar",
+            "not a tar",
         ),
-        ("a wrong checksum", &flipped, sha256(&flipped), "image_layer", "no tar"),
+        ("a wrong checksum", &flipped, sha256(&flipped), "image_layer", "not a tar"),
         ("a wrong crc", &crc, sha256(&good), "image_layer", "compression"),
         ("a wrong diff id", &good, sha256(b"other"), "image_digest", "layer 1 of 1"),
     ] {
@@ -323,17 +323,17 @@ async fn broken_layers_are_named() {
     }
 }
 
-/// Deeper than a recursion has stack, or a process open files; and it goes away
-/// again.
+/// Deeper than the stack of a recursion, or the limit of open files, allows; and it is
+/// removed again.
 #[tokio::test]
 async fn deep_trees_are_unpacked_and_removed() {
-    let home = Home::new();
+    let home = TestStore::new();
     let part = "d/".repeat(200);
-    // Each link leads 200 folders deeper than the one before.
-    let mut layer = Layer::default().folder("d0");
+    // Each link points 200 directories deeper than the one before.
+    let mut layer = Layer::default().directory("d0");
     for at in 0..20 {
         layer = layer
-            .folder(&format!("d{at}/{part}"))
+            .directory(&format!("d{at}/{part}"))
             .symlink(&format!("d{}", at + 1), &format!("d{at}/{part}"));
     }
     layer = layer.file("d20/bottom", "x");

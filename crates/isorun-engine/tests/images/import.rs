@@ -1,4 +1,4 @@
-//! Images from disk, in every form.
+//! Imports of images from disk, in each format.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -7,7 +7,9 @@ use std::process::Command;
 use isorun_engine::image::{Error, Image, ImportOptions, Progress, Source, Store};
 use serde_json::json;
 
-use crate::bundle::{Bundle, Home, Layer, MANIFEST, descriptor, gzip, sha256, write_layout, zstd};
+use crate::bundle::{
+    Bundle, Layer, MANIFEST, TestStore, descriptor, gzip, sha256, write_layout, zstd,
+};
 
 fn bundle() -> Bundle {
     let base = Layer::default().file("base", "b").file("gone", "g").tar();
@@ -16,7 +18,7 @@ fn bundle() -> Bundle {
     Bundle::with(&layers, json!({ "Cmd": ["run"] }), "amd64")
 }
 
-async fn import(home: &Home, path: &Path, name: Option<&str>) -> Result<Image, Error> {
+async fn import(home: &TestStore, path: &Path, name: Option<&str>) -> Result<Image, Error> {
     let mut options = ImportOptions::default();
     options.platform = "linux/amd64".parse().unwrap();
     options.name = name.map(|name| name.parse().unwrap());
@@ -35,9 +37,9 @@ fn check(image: &Image, case: &str) {
     assert_eq!(names(&image.root), ["base", "next"], "{case}");
 }
 
-fn tar(folder: &Path, to: &Path, how: &str) {
+fn tar(directory: &Path, to: &Path, flags: &str) {
     let output = Command::new("tar")
-        .args([how, to.to_str().unwrap(), "-C", folder.to_str().unwrap(), "."])
+        .args([flags, to.to_str().unwrap(), "-C", directory.to_str().unwrap(), "."])
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -45,7 +47,7 @@ fn tar(folder: &Path, to: &Path, how: &str) {
 
 #[tokio::test]
 async fn layouts_and_archives_are_told_apart() {
-    let home = Home::new();
+    let home = TestStore::new();
     let work = tempfile::tempdir().unwrap();
     let at = |name: &str| work.path().join(name);
     let layout = bundle().layout(&at("layout"));
@@ -59,7 +61,7 @@ async fn layouts_and_archives_are_told_apart() {
             .arg(format!("oci:{}:test", layout.display()))
             .arg(format!("{format}:{}:example.org/saved:1", at(name).display()))
             .output()
-            .expect("skopeo is wanted: cargo xtask setup installs it");
+            .expect("skopeo must be installed: run cargo xtask setup");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     for (name, is_docker) in [
@@ -78,7 +80,7 @@ async fn layouts_and_archives_are_told_apart() {
         assert_eq!(image.config.cmd, ["run"], "{name}");
         assert_eq!(image.reference.to_string(), "docker.io/local/image:1");
     }
-    // An archive that knows its name needs no other.
+    // An archive that contains its name needs no other.
     let image = import(&home, &at("docker.tar"), None).await.unwrap();
     assert_eq!(image.reference.to_string(), "example.org/saved:1");
     let error = import(&home, &at("layout"), None).await.unwrap_err();
@@ -88,7 +90,7 @@ async fn layouts_and_archives_are_told_apart() {
 
 #[tokio::test]
 async fn a_root_filesystem_becomes_an_image() {
-    let home = Home::new();
+    let home = TestStore::new();
     let work = tempfile::tempdir().unwrap();
     let root = work.path().join("root");
     let at = |name: &str| root.join(name);
@@ -124,12 +126,12 @@ async fn a_root_filesystem_becomes_an_image() {
     assert!(!inside("socket").exists());
     assert_eq!(image.root.metadata().unwrap().mode() & 0o777, 0o711);
 
-    // The same folder is the same image, and so is an archive's content.
+    // The same directory is the same image, and so is an archive's content.
     let again = import(&home, &root, Some("again")).await.unwrap();
     assert_eq!((&again.digest, &again.root), (&image.digest, &image.root));
     std::fs::remove_file(at("socket")).unwrap();
-    for (name, how) in [("root.tar", "-cf"), ("root.tgz", "-czf")] {
-        tar(&root, &work.path().join(name), how);
+    for (name, flags) in [("root.tar", "-cf"), ("root.tgz", "-czf")] {
+        tar(&root, &work.path().join(name), flags);
         let image = import(&home, &work.path().join(name), Some("archive")).await.unwrap();
         assert_eq!(std::fs::read_to_string(image.root.join("hard")).unwrap(), "content", "{name}");
     }
@@ -137,7 +139,7 @@ async fn a_root_filesystem_becomes_an_image() {
 
 #[tokio::test]
 async fn one_of_several_is_chosen() {
-    let home = Home::new();
+    let home = TestStore::new();
     let work = tempfile::tempdir().unwrap();
     let mut entries = Vec::new();
     let mut blobs = Vec::new();
@@ -166,14 +168,15 @@ async fn one_of_several_is_chosen() {
 
 #[tokio::test]
 async fn what_is_no_image_is_said() {
-    let home = Home::new();
+    let home = TestStore::new();
     let work = tempfile::tempdir().unwrap();
     let at = |name: &str| work.path().join(name);
     std::fs::write(at("text"), "this is no archive\n".repeat(100)).unwrap();
     std::fs::write(at("empty"), "").unwrap();
     let good = std::fs::read(bundle().layout(&at("layout")).join("index.json")).unwrap();
     assert!(!good.is_empty());
-    // A layout whose blobs lead elsewhere, are others, or are missing.
+    // A layout whose blobs are links to other paths, have other content, or are
+    // missing.
     let layout = |name: &str, change: &dyn Fn(&Path)| {
         let layout = bundle().layout(&at(name));
         change(&layout);

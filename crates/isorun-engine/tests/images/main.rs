@@ -1,6 +1,6 @@
-//! Images, from real registries and from hostile ones.
+//! Tests of images, with real registries and with malicious ones.
 //!
-//! They run as root, with the programs that `cargo xtask setup` installs;
+//! They must run as root, with the programs that `cargo xtask setup` installs;
 //! without those they fail.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]

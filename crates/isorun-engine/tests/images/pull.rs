@@ -4,19 +4,19 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use isorun_engine::image::{Credentials, Event, Progress, Registries};
+use isorun_engine::image::{Progress, ProgressEvent, Registries, RegistryCredentials};
 use serde_json::json;
 
 use crate::bundle::{
-    Bundle, Home, INDEX, Layer, MANIFEST, descriptor, gzip, sha256, write_layout, zstd,
+    Bundle, INDEX, Layer, MANIFEST, TestStore, descriptor, gzip, sha256, write_layout, zstd,
 };
 use crate::registry::{PASSWORD, Registry, USER, options};
 
-/// Keeps what is told.
-fn hearing() -> (Progress, Arc<Mutex<Vec<Event>>>) {
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    let ears = heard.clone();
-    (Progress::new(move |event| ears.lock().unwrap().push(event)), heard)
+/// Returns a progress receiver, and the events it records.
+fn recording_progress() -> (Progress, Arc<Mutex<Vec<ProgressEvent>>>) {
+    let events_seen = Arc::new(Mutex::new(Vec::new()));
+    let recorder = events_seen.clone();
+    (Progress::new(move |event| recorder.lock().unwrap().push(event)), events_seen)
 }
 
 fn run(program: &str, args: &[&str]) {
@@ -28,7 +28,7 @@ fn run(program: &str, args: &[&str]) {
 }
 
 fn sample() -> Bundle {
-    let base = Layer::default().folder("etc").file("etc/name", "base").file("gone", "x").tar();
+    let base = Layer::default().directory("etc").file("etc/name", "base").file("gone", "x").tar();
     let next = Layer::default().file("etc/name", "next").file(".wh.gone", "").tar();
     let last = Layer::default().file("last", "l").tar();
     let layers =
@@ -38,44 +38,48 @@ fn sample() -> Bundle {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_is_pulled_with_gzip_zstd_and_plain_layers() {
-    let (home, registry) = (Home::new(), Registry::start());
+    let (home, registry) = (TestStore::new(), Registry::start());
     let name = registry.push(&sample().layout(&home.path("layout")), "some/image:1", false);
     std::fs::remove_dir_all(home.path("layout")).unwrap();
-    let (progress, heard) = hearing();
+    let (progress, events_seen) = recording_progress();
     let image = home.store.pull(&name, &options(), &progress).await.unwrap();
     assert_eq!(std::fs::read_to_string(image.root.join("etc/name")).unwrap(), "next");
     assert!(image.root.join("last").exists() && !image.root.join("gone").exists());
     assert_eq!(image.config.env, [("A".to_owned(), "b".to_owned())]);
     assert_eq!(image.config.cmd, ["sh"]);
-    let events = std::mem::take(&mut *heard.lock().unwrap());
-    let count = |test: fn(&Event) -> bool| events.iter().filter(|event| test(event)).count();
-    assert_eq!(count(|event| matches!(event, Event::Found { layers: 3, .. })), 1);
-    assert_eq!(count(|event| matches!(event, Event::Complete { .. })), 3);
-    assert_eq!(count(|event| matches!(event, Event::Unpacked { .. })), 3);
-    let bytes = |events: &[Event]| -> u64 {
-        events.iter().map(|e| if let Event::Fetched { bytes, .. } = e { *bytes } else { 0 }).sum()
+    let events = std::mem::take(&mut *events_seen.lock().unwrap());
+    let count =
+        |test: fn(&ProgressEvent) -> bool| events.iter().filter(|event| test(event)).count();
+    assert_eq!(count(|event| matches!(event, ProgressEvent::Found { layers: 3, .. })), 1);
+    assert_eq!(count(|event| matches!(event, ProgressEvent::Complete { .. })), 3);
+    assert_eq!(count(|event| matches!(event, ProgressEvent::Unpacked { .. })), 3);
+    let bytes = |events: &[ProgressEvent]| -> u64 {
+        events
+            .iter()
+            .map(|e| if let ProgressEvent::Fetched { bytes, .. } = e { *bytes } else { 0 })
+            .sum()
     };
     let announced = events.iter().find_map(|event| match event {
-        Event::Found { bytes, .. } => Some(*bytes),
+        ProgressEvent::Found { bytes, .. } => Some(*bytes),
         _ => None,
     });
     assert_eq!(Some(bytes(&events)), announced);
 
-    // By name, by digest, and again without fetching anything.
+    // By name, by digest, and again without fetching any layer.
     let found = home.store.resolve(&name).unwrap().unwrap();
     assert_eq!((&found.root, &found.digest), (&image.root, &image.digest));
     let by_digest = registry.name(&format!("some/image@{}", image.digest));
     assert!(home.store.resolve(&by_digest).unwrap().is_some());
-    let (progress, heard) = hearing();
+    let (progress, events_seen) = recording_progress();
     let again = home.store.pull(&by_digest, &options(), &progress).await.unwrap();
     assert_eq!(again.root, image.root);
-    assert_eq!(bytes(&heard.lock().unwrap()), 0);
+    assert_eq!(bytes(&events_seen.lock().unwrap()), 0);
     home.check("pull");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_image_for_the_platform_is_chosen() {
-    let (home, registry) = (Home::new(), Registry::start());
+    let (home, registry) = (TestStore::new(), Registry::start());
     let mut blobs = Vec::new();
     let mut entries = Vec::new();
     for architecture in ["arm64", "amd64", "s390x"] {
@@ -110,20 +114,22 @@ async fn the_image_for_the_platform_is_chosen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_open_a_registry_that_wants_them() {
-    let (home, registry) = (Home::new(), Registry::with_login());
+    let (home, registry) = (TestStore::new(), Registry::with_login());
     let name = registry.push(&sample().layout(&home.path("layout")), "private", false);
     let pull = async |registries: Registries| {
         let mut options = options();
         options.registries = registries;
         home.store.pull(&name, &options, &Progress::none()).await
     };
-    let user =
-        |password: &str| Credentials::User { name: USER.to_owned(), password: password.to_owned() };
+    let user = |password: &str| RegistryCredentials::User {
+        name: USER.to_owned(),
+        password: password.to_owned(),
+    };
     let host = registry.address();
     let error = pull(Registries::default()).await.unwrap_err();
     assert_eq!(error.code(), "image_auth");
     assert!(error.to_string().contains("a user and a password"), "{error}");
-    for wrong in [user("guess"), Credentials::Token("guess".to_owned())] {
+    for wrong in [user("guess"), RegistryCredentials::Token("guess".to_owned())] {
         let error = pull(Registries::default().credentials(host, wrong)).await.unwrap_err();
         assert_eq!(error.code(), "image_auth");
         assert!(!format!("{error} {error:?}").contains("guess"), "{error:?}");
@@ -139,7 +145,7 @@ async fn credentials_open_a_registry_that_wants_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_there_is_said() {
-    let (home, registry) = (Home::new(), Registry::start());
+    let (home, registry) = (TestStore::new(), Registry::start());
     registry.push(&sample().layout(&home.path("layout")), "known:1", false);
     let zero = format!("known@sha256:{}", "0".repeat(64));
     for name in ["unknown", "known:2", &zero] {
@@ -153,7 +159,7 @@ async fn what_is_not_there_is_said() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_stands_in_for_a_registry() {
-    let (home, registry) = (Home::new(), Registry::start());
+    let (home, registry) = (TestStore::new(), Registry::start());
     registry.push(&sample().layout(&home.path("layout")), "library/python:3.12", false);
     let mut options = options();
     options.registries = Registries::default().mirror("docker.io", registry.address());
@@ -165,10 +171,10 @@ async fn a_mirror_stands_in_for_a_registry() {
     assert!(listed[0].size > 0 && listed[0].created > 1_600_000_000);
 }
 
-/// The whole way of an image that other tools have made.
+/// Compares an image built and unpacked by umoci with the pulled one.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_of_umoci_unpacks_as_umoci_does() {
-    let (home, registry) = (Home::new(), Registry::start());
+    let (home, registry) = (TestStore::new(), Registry::start());
     let work = home.path("work");
     let at = |name: &str| work.join(name).to_str().unwrap().to_owned();
     let (layout, image) = (at("layout"), format!("{}:test", at("layout")));

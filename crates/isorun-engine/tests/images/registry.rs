@@ -6,11 +6,11 @@ use std::process::{Child, Command, Stdio};
 
 use isorun_engine::image::{PullOptions, Reference};
 
-/// A registry of its own, which ends with the test.
+/// A registry process, which is killed at the end of the test.
 pub struct Registry {
     child: Child,
     address: String,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 impl Drop for Registry {
@@ -29,16 +29,16 @@ impl Registry {
         Self::configured("")
     }
 
-    /// One that wants a user and a password.
+    /// Starts a registry that requires a user and a password.
     pub fn with_login() -> Self {
-        // bcrypt of the password, with the least cost there is.
+        // bcrypt of the password, with the lowest cost.
         let line = format!("{USER}:$2b$04$AgByUOe9YDEY0VzdSum5ce5fYqpNAnSWudYGK0kz8yHTJyNs2V6V2\n");
         Self::configured(&line)
     }
 
     fn configured(users: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
         let mut config = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
              http:\n  addr: 127.0.0.1:0\n  secret: none\n",
@@ -59,7 +59,7 @@ impl Registry {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("docker-registry is wanted: cargo xtask setup installs it");
+            .expect("docker-registry must be installed: run cargo xtask setup");
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let address = lines
             .by_ref()
@@ -68,13 +68,13 @@ impl Registry {
                 let (_, address) = line.split_once("listening on ")?;
                 Some(address.split(['"', ' ', ',']).next()?.to_owned())
             })
-            .expect("docker-registry says where it listens");
-        // A full pipe would stop it.
+            .expect("docker-registry must log its address");
+        // The pipe is drained, since a full pipe would block the registry.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address, _folder: folder }
+        Self { child, address, _directory: directory }
     }
 
-    /// Copies the image of a layout, or with `all` every platform's.
+    /// Copies the image of a layout, or with `all` those of all platforms.
     pub fn push(&self, layout: &Path, name: &str, all: bool) -> Reference {
         let mut skopeo = Command::new("skopeo");
         skopeo.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
@@ -84,7 +84,7 @@ impl Registry {
         skopeo.args(["--dest-creds", &format!("{USER}:{PASSWORD}")]);
         skopeo.arg(format!("oci:{}:test", layout.display()));
         skopeo.arg(format!("docker://{}/{name}", self.address));
-        let output = skopeo.output().expect("skopeo is wanted: cargo xtask setup installs it");
+        let output = skopeo.output().expect("skopeo must be installed: run cargo xtask setup");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         self.name(name)
     }
@@ -98,7 +98,7 @@ impl Registry {
     }
 }
 
-/// For images that are made for one platform, on whatever machine.
+/// Returns options for linux/amd64 images, independent of the test machine.
 pub fn options() -> PullOptions {
     let mut options = PullOptions::default();
     options.platform = "linux/amd64".parse().unwrap();

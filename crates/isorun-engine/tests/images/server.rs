@@ -1,4 +1,4 @@
-//! A registry that answers what a test wants, right or wrong.
+//! A registry whose responses the test determines.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -16,11 +16,11 @@ use hyper_util::rt::TokioIo;
 use crate::bundle::{Bundle, MANIFEST, sha256};
 
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
-pub type Answer = Response<Body>;
+pub type RegistryResponse = Response<Body>;
 
-/// A request, and how many there were of its path before it.
+/// A request, and the number of earlier requests of its path.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct RecordedRequest {
     pub path: String,
     pub range: Option<String>,
     pub authorization: Option<String>,
@@ -29,7 +29,7 @@ pub struct Seen {
 
 pub struct Server {
     pub address: SocketAddr,
-    pub seen: Arc<Mutex<Vec<Seen>>>,
+    pub seen: Arc<Mutex<Vec<RecordedRequest>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -40,15 +40,15 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// A registry with one image, `image:1`, in which `handler` has the first
-    /// word; `None` leaves the answer to the registry.
+    /// Starts a registry with one image, `image:1`. `handler` is called first; if it
+    /// returns `None`, the response is that of a correct registry.
     pub async fn start(
         bundle: Bundle,
-        handler: impl Fn(&Seen) -> Option<Answer> + Send + Sync + 'static,
+        handler: impl Fn(&RecordedRequest) -> Option<RegistryResponse> + Send + Sync + 'static,
     ) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
+        let seen: Arc<Mutex<Vec<RecordedRequest>>> = Arc::default();
         let state = Arc::new((bundle, handler, seen.clone()));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -65,18 +65,18 @@ impl Server {
                             let path = request.uri().to_string();
                             let before =
                                 log.lock().unwrap().iter().filter(|seen| seen.path == path).count();
-                            let seen = Seen {
+                            let seen = RecordedRequest {
                                 path,
                                 range: field("range"),
                                 authorization: field("authorization"),
                                 before,
                             };
                             log.lock().unwrap().push(seen.clone());
-                            let answer = handler(&seen).unwrap_or_else(|| serve(bundle, &seen));
-                            Ok::<_, Infallible>(answer)
+                            let response = handler(&seen).unwrap_or_else(|| serve(bundle, &seen));
+                            Ok::<_, Infallible>(response)
                         }
                     });
-                    // A client that goes away is no matter of the server's.
+                    // A client that disconnects is not an error.
                     let _ = hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
                         .await;
@@ -90,14 +90,14 @@ impl Server {
         format!("{}/image:1", self.address)
     }
 
-    /// How often a path with this in it was asked for.
+    /// Returns the number of requests whose path contains `part`.
     pub fn count(&self, part: &str) -> usize {
         self.seen.lock().unwrap().iter().filter(|seen| seen.path.contains(part)).count()
     }
 }
 
-/// What a registry answers that is in order.
-pub fn serve(bundle: &Bundle, seen: &Seen) -> Answer {
+/// Returns the response of a correct registry.
+pub fn serve(bundle: &Bundle, seen: &RecordedRequest) -> RegistryResponse {
     let mut blobs: HashMap<String, &[u8]> =
         bundle.blobs.iter().map(|blob| (sha256(blob), blob.as_slice())).collect();
     blobs.insert("1".to_owned(), &bundle.manifest);
@@ -109,7 +109,7 @@ pub fn serve(bundle: &Bundle, seen: &Seen) -> Answer {
         .as_deref()
         .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok())
         .unwrap_or(0);
-    let mut answer = full(&blob[offset.min(blob.len())..]);
+    let mut answer = ok(&blob[offset.min(blob.len())..]);
     if offset > 0 {
         *answer.status_mut() = hyper::StatusCode::PARTIAL_CONTENT;
     }
@@ -119,38 +119,39 @@ pub fn serve(bundle: &Bundle, seen: &Seen) -> Answer {
     answer
 }
 
-pub fn full(bytes: &[u8]) -> Answer {
+/// Creates a response with status 200.
+pub fn ok(bytes: &[u8]) -> RegistryResponse {
     let body = Full::new(Bytes::copy_from_slice(bytes)).map_err(|never| match never {});
     Response::new(body.boxed_unsync())
 }
 
-pub fn status(code: u16, body: &str) -> Answer {
-    let mut answer = full(body.as_bytes());
+pub fn status(code: u16, body: &str) -> RegistryResponse {
+    let mut answer = ok(body.as_bytes());
     *answer.status_mut() = hyper::StatusCode::from_u16(code).unwrap();
     answer
 }
 
-pub fn redirect(to: &str) -> Answer {
+pub fn redirect(to: &str) -> RegistryResponse {
     let mut answer = status(307, "");
     answer.headers_mut().insert("location", to.parse().unwrap());
     answer
 }
 
-pub fn challenge(challenge: &str) -> Answer {
+pub fn challenge(challenge: &str) -> RegistryResponse {
     let mut answer = status(401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"psst"}]}"#);
     answer.headers_mut().insert("www-authenticate", challenge.parse().unwrap());
     answer
 }
 
-/// A body that breaks off, although its length was announced.
-pub fn cut(bytes: &[u8], length: usize) -> Answer {
+/// Creates a response whose body ends before the announced length.
+pub fn truncated(bytes: &[u8], length: usize) -> RegistryResponse {
     use futures_util::StreamExt as _;
     let pieces: Vec<_> = bytes
         .chunks(64 << 10)
         .map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece))))
         .collect();
     let broken = futures_util::stream::once(async {
-        // What was sent leaves the server before the connection breaks.
+        // The bytes must be sent before the connection fails.
         tokio::task::yield_now().await;
         Err(std::io::Error::other("cut"))
     });
@@ -160,8 +161,8 @@ pub fn cut(bytes: &[u8], length: usize) -> Answer {
     answer
 }
 
-/// A body that never ends.
-pub fn endless() -> Answer {
+/// Creates a response with an endless body.
+pub fn endless() -> RegistryResponse {
     let chunk = Bytes::from(vec![b' '; 64 << 10]);
     let body = StreamBody::new(futures_util::stream::repeat_with(move || {
         Ok::<_, std::io::Error>(Frame::data(chunk.clone()))
@@ -169,8 +170,8 @@ pub fn endless() -> Answer {
     Response::new(UnsyncBoxBody::new(body))
 }
 
-/// A body of which the first bytes come, and nothing more.
-pub fn stuck(bytes: &[u8]) -> Answer {
+/// Creates a response whose body stalls after its first bytes.
+pub fn stalled(bytes: &[u8]) -> RegistryResponse {
     use futures_util::StreamExt as _;
     let first = Ok::<_, std::io::Error>(Frame::data(Bytes::copy_from_slice(bytes)));
     let body =

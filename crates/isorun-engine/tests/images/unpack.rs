@@ -1,4 +1,4 @@
-//! What an unpacked image looks like.
+//! The content of unpacked images.
 
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use isorun_engine::image::{Limits, User};
 use serde_json::json;
 
-use crate::bundle::{Bundle, Home, Layer, gzip, sha256, zstd};
+use crate::bundle::{Bundle, Layer, TestStore, gzip, sha256, zstd};
 
-/// All paths below a folder, sorted.
+/// Returns all paths below a directory, sorted.
 fn tree(root: &Path) -> Vec<String> {
     let mut paths = Vec::new();
     let mut stack: Vec<PathBuf> = vec![root.to_owned()];
-    while let Some(folder) = stack.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
+    while let Some(directory) = stack.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             paths.push(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
             if std::fs::symlink_metadata(&path).unwrap().is_dir() {
@@ -34,14 +34,14 @@ async fn layers_lie_one_above_the_other() {
     let layer = Layer::default;
     let base = || {
         layer()
-            .folder("d")
+            .directory("d")
             .file("d/one", "1")
             .file("d/two", "2")
-            .folder("d/sub")
+            .directory("d/sub")
             .file("d/sub/three", "3")
             .file("top", "0")
     };
-    let home = Home::new();
+    let home = TestStore::new();
     for (case, layers, expected) in [
         ("one", vec![base()], "d d/one d/sub d/sub/three d/two top"),
         (
@@ -54,19 +54,19 @@ async fn layers_lie_one_above_the_other() {
             vec![base(), layer().file(".wh.top", "")],
             "d d/one d/sub d/sub/three d/two",
         ),
-        ("a folder is removed", vec![base(), layer().file(".wh.d", "")], "top"),
+        ("a directory is removed", vec![base(), layer().file(".wh.d", "")], "top"),
         (
-            "what is not there is removed",
+            "missing paths are removed",
             vec![base(), layer().file(".wh.no", "").file("no/.wh.no", "")],
             "d d/one d/sub d/sub/three d/two top",
         ),
         (
-            "a folder is made opaque, before",
-            vec![base(), layer().folder("d").file("d/.wh..wh..opq", "").file("d/new", "n")],
+            "an opaque whiteout precedes the entries",
+            vec![base(), layer().directory("d").file("d/.wh..wh..opq", "").file("d/new", "n")],
             "d d/new top",
         ),
         (
-            "a folder is made opaque, behind",
+            "an opaque whiteout follows the entries",
             vec![
                 base(),
                 layer().file("d/new", "n").file("d/sub/four", "4").file("d/.wh..wh..opq", ""),
@@ -74,17 +74,17 @@ async fn layers_lie_one_above_the_other() {
             "d d/new d/sub d/sub/four top",
         ),
         (
-            "everything is hidden",
+            "the root directory is opaque",
             vec![base(), layer().file(".wh..wh..opq", "").file("new", "n")],
             "new",
         ),
         (
-            "removed, and made anew",
+            "removed, then created again",
             vec![base(), layer().file(".wh.d", "").file("d/new", "n")],
             "d d/new top",
         ),
         (
-            "made anew, and removed: of the layers below",
+            "created again, then removed in the lower layers",
             vec![base(), layer().file("d/new", "n").file(".wh.d", "")],
             "d d/new top",
         ),
@@ -93,15 +93,15 @@ async fn layers_lie_one_above_the_other() {
             vec![layer().file("f", "x").file(".wh.f", "")],
             "f",
         ),
-        ("a file becomes a folder", vec![base(), layer().file("top/in", "i")], ""),
+        ("a file becomes a directory", vec![base(), layer().file("top/in", "i")], ""),
         (
-            "a file becomes a folder by an entry",
-            vec![base(), layer().folder("top").file("top/in", "i")],
+            "a file becomes a directory by an entry",
+            vec![base(), layer().directory("top").file("top/in", "i")],
             "d d/one d/sub d/sub/three d/two top top/in",
         ),
-        ("a folder becomes a file", vec![base(), layer().file("d", "file")], "d top"),
+        ("a directory becomes a file", vec![base(), layer().file("d", "file")], "d top"),
         (
-            "what aufs kept is left out",
+            "internal files of aufs are skipped",
             vec![layer().file(".wh..wh.plnk/1.2", "").file(".wh..wh.aufs", "").file("f", "")],
             ".wh..wh.plnk .wh..wh.plnk/1.2 f",
         ),
@@ -120,7 +120,7 @@ async fn layers_lie_one_above_the_other() {
 #[tokio::test]
 async fn what_an_image_says_about_its_files_holds() {
     let layer = Layer::default()
-        .folder("etc")
+        .directory("etc")
         .owner(0, 42, 0o2755)
         .file("bin/tool", "")
         .owner(0, 0, 0o4755)
@@ -141,7 +141,7 @@ async fn what_an_image_says_about_its_files_holds() {
         .entry(b'0', b"names/\xff\xfe", b"", 0o644, b"")
         .entry(b'7', b"contiguous", b"", 0o644, b"c")
         .entry(0, b"old", b"", 0o644, b"o");
-    let home = Home::new();
+    let home = TestStore::new();
     let image = home.layers(&[&layer]).await.unwrap();
     let root = &image.root;
     let facts = |path: &str| {
@@ -159,7 +159,7 @@ async fn what_an_image_says_about_its_files_holds() {
     assert_eq!(pax.nlink(), 2);
     assert_eq!(pax.ino(), std::fs::metadata(root.join("etc/same")).unwrap().ino());
     let etc = std::fs::metadata(root.join("etc")).unwrap();
-    assert_eq!(etc.mtime(), 1_000_000_000, "what was put in has changed the folder's time");
+    assert_eq!(etc.mtime(), 1_000_000_000, "unpacking has changed the directory's time");
     let mut value = [0; 64];
     let length = rustix::fs::getxattr(root.join("etc/pax"), "user.note", &mut value).unwrap();
     assert_eq!(&value[..length], b"with\0nul\n");
@@ -169,21 +169,21 @@ async fn what_an_image_says_about_its_files_holds() {
     assert_eq!(read(root, "names/\u{e4}\u{1f600} \n"), "odd");
     assert_eq!(std::fs::read_dir(root.join("names")).unwrap().count(), 2);
     assert_eq!((read(root, "contiguous"), read(root, "old")), ("c".to_owned(), "o".to_owned()));
-    // Only the owner of the store reaches programs with set-user-id.
+    // Only the owner of the store can access set-user-id programs.
     let store = std::fs::metadata(home.path("store")).unwrap();
     assert_eq!(store.permissions().mode() & 0o777, 0o700);
 }
 
-/// As Debian's and others' base layers have them.
+/// As in the base layers of Debian and others.
 #[tokio::test]
 async fn entries_go_where_links_of_the_image_lead() {
-    let home = Home::new();
+    let home = TestStore::new();
     let base = Layer::default()
-        .folder("usr/lib")
+        .directory("usr/lib")
         .symlink("lib", "usr/lib")
         .symlink("var/run", "/run")
         .symlink("var/lock", "../run/lock")
-        .folder("a/b")
+        .directory("a/b")
         .symlink("a/b/up", "../../usr");
     let next = Layer::default()
         .file("lib/libc.so", "c")
@@ -206,7 +206,7 @@ async fn entries_go_where_links_of_the_image_lead() {
 
 #[tokio::test]
 async fn every_compression_is_understood() {
-    let home = Home::new();
+    let home = TestStore::new();
     let tar = Layer::default().file("f", &"content ".repeat(10_000)).tar();
     let (front, back) = tar.split_at(5000);
     let members = [gzip(front), gzip(back)].concat();
@@ -232,14 +232,14 @@ async fn every_compression_is_understood() {
 
 #[tokio::test]
 async fn an_image_without_layers_is_an_empty_folder() {
-    let home = Home::new();
+    let home = TestStore::new();
     let image = home.layers(&[]).await.unwrap();
     assert!(tree(&image.root).is_empty());
 }
 
 #[tokio::test]
 async fn the_configuration_of_an_image_holds() {
-    let home = Home::new();
+    let home = TestStore::new();
     let tar = Layer::default()
         .file("etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:10:20::/srv:/bin/sh\n")
         .file("etc/group", "app:x:20:\nextra:x:30:app\n")
@@ -263,7 +263,7 @@ async fn the_configuration_of_an_image_holds() {
     assert_eq!(image.user(Some("0")).unwrap().home.as_deref(), Some("/root"));
     assert_eq!(image.user(Some("nobody")).unwrap_err().code(), "image_user");
 
-    // As docker writes what is not set.
+    // As docker writes unset fields.
     let config =
         json!({ "Env": null, "User": "", "WorkingDir": "", "Entrypoint": null, "Cmd": null });
     let bundle = Bundle::with(&layers, config, "amd64");

@@ -15,11 +15,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isorun_engine::SandboxId;
+use isorun_engine::network::context::{ProxyContext, ProxyOptions};
 use isorun_engine::network::credentials::Credential;
-use isorun_engine::network::egress::{Sandbox, Sockets};
-use isorun_engine::network::gate::{Gate, Options};
+use isorun_engine::network::egress::{EgressProxy, Sockets};
 use isorun_engine::network::intercept::GATEWAY;
-use isorun_engine::network::policy::Rest;
+use isorun_engine::network::policy::DefaultAction;
 use isorun_engine::network::{Authority, Credentials, Plan, Policy};
 use machine::{Address, Nginx, Plain, Server};
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -142,24 +142,24 @@ async fn secrets(server: &Server, resolver: SocketAddr, roots: &Path) {
     let mut credential = Credential::known("OPENAI_API_KEY", secret).unwrap();
     NAME.clone_into(&mut credential.host);
     let authority = Arc::new(Authority::new().unwrap());
-    let options = Options {
+    let options = ProxyOptions {
         resolvers: vec![resolver],
         permitted: vec![format!("{WORLD}/32").parse().unwrap()],
         extra_roots: Some(roots.to_owned()),
-        ..Options::default()
+        ..ProxyOptions::default()
     };
     let plan = Plan {
         // The addresses of the benchmark are not public: they want a rule.
-        policy: Policy::new(Rest::Closed, &[NAME.to_owned()], &[]).unwrap(),
+        policy: Policy::new(DefaultAction::Deny, &[NAME.to_owned()], &[]).unwrap(),
         credentials: Arc::new(Credentials::new(vec![credential], authority)),
     };
     let id: SandboxId = "bench".parse().unwrap();
-    let sandbox = Sandbox::new(id, Gate::open(&options).unwrap(), plan);
+    let proxy = EgressProxy::new(id, ProxyContext::new(&options).unwrap(), plan);
     let sockets = Sockets {
         connections: TcpListener::bind(GATEWAY).await.unwrap(),
         questions: UdpSocket::bind("127.0.0.1:0").await.unwrap(),
     };
-    let serving = tokio::spawn(sandbox.serve(sockets));
+    let serving = tokio::spawn(proxy.serve(sockets));
     let url = format!("http://{GATEWAY}/{NAME}/v1/models");
     let figure = outside(&format!("requests {url} 32 5"));
     row("requests with a secret, by the base URL, no sandbox", &per_second(figure));

@@ -1,24 +1,22 @@
-//! What went wrong, as every answer that is no success says it.
+//! The body of error responses.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The body of every error. Clients show its beginning to people, so what was
-/// wrong comes first.
+/// The body of every error response. Clients may show only the start of the message,
+/// so it starts with the cause.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
-    /// What was wrong, where, and what to do.
-    #[schema(
-        example = "there is no run run0123456789abcdef: it was never created, or is not yours"
-    )]
+    /// A message for people: what was wrong, where, and what to do.
+    #[schema(example = "the run run0123456789abcdef does not exist or belongs to another tenant")]
     pub error: String,
-    /// A stable name for programs.
+    /// A stable error code for programs.
     #[schema(example = "run_not_found")]
     pub code: String,
-    /// What a command had printed before it was stopped.
+    /// Standard output of a command up to the error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stdout: Option<String>,
-    /// What a command had printed on its standard error before it was stopped.
+    /// Standard error of a command up to the error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stderr: Option<String>,
 }

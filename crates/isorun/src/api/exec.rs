@@ -1,20 +1,20 @@
-//! Commands in a run: one request, one answer; or events as they happen.
+//! Commands in a run: request, response, and streamed events.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What to run: a line for the shell, or a program and its arguments.
+/// A shell command line, or a program and its arguments.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(
     untagged,
-    expecting = "`command` is a text for the shell, or a list of texts: a program and its arguments"
+    expecting = "`command` must be a string for the shell, or a list of strings: a program and its arguments"
 )]
 pub enum Command {
-    /// Run by `/bin/sh -c`.
+    /// A command line for `/bin/sh -c`.
     Shell(String),
-    /// Run as it is, without a shell.
+    /// A program and its arguments, run without a shell.
     Program(Vec<String>),
 }
 
@@ -22,100 +22,102 @@ pub enum Command {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExecRequest {
-    /// A line for the shell, or a program and its arguments.
+    /// A shell command line, or a program and its arguments.
     pub command: Command,
-    /// Seconds until it is killed with all that it started: 30 if not given, 0 or -1 for never.
+    /// Timeout in seconds, after which the command and its child processes are killed: 30 by
+    /// default, 0 or -1 for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<f64>,
-    /// More environment variables, for this command.
+    /// Additional environment variables for this command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<String, String>>,
-    /// The folder that it starts in; the image's if not given.
+    /// The working directory; by default that of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// What it reads from its standard input, which then ends. Nothing if not given.
+    /// The content of standard input; empty by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,
-    /// How output stands in the answer: as text, in which bytes that are not UTF-8 become U+FFFD,
-    /// or as base64.
+    /// The encoding of output in the response: text, in which bytes that are not UTF-8 become
+    /// U+FFFD, or base64.
     #[serde(default)]
     pub encoding: Encoding,
 }
 
-/// How bytes stand in JSON.
+/// The encoding of output in JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Encoding {
-    /// Text; what is not UTF-8 becomes U+FFFD.
+    /// Text, in which bytes that are not UTF-8 become U+FFFD.
     #[default]
     Text,
-    /// Every byte, as base64.
+    /// Base64.
     Base64,
 }
 
-/// What became of a command.
+/// The result of a command.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ExecOutcome {
-    /// As a shell says it: 128 and the signal's number when a signal ended it.
+    /// The exit code, as a shell reports it: 128 plus the signal number if a signal killed the
+    /// command.
     pub exit_code: i32,
-    /// What it printed.
+    /// Standard output.
     pub stdout: String,
-    /// What it printed on its standard error.
+    /// Standard error.
     pub stderr: String,
-    /// Whether the end of `stdout` is missing, because it was too long.
+    /// True if `stdout` was truncated because it was too long.
     #[serde(default)]
     pub stdout_truncated: bool,
-    /// Whether the end of `stderr` is missing, because it was too long.
+    /// True if `stderr` was truncated because it was too long.
     #[serde(default)]
     pub stderr_truncated: bool,
 }
 
-/// One server-sent event of a command, and one text frame of a WebSocket. Its
-/// `type` is also the name of the server-sent event.
+/// A server-sent event of a command, or a text frame of a WebSocket. Its `type` is
+/// also the name of the server-sent event.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ExecEvent {
-    /// It printed something.
+    /// Standard output.
     Stdout {
-        /// Text, or base64 if that was asked for.
+        /// The output, in the requested encoding.
         data: String,
     },
-    /// It printed something on its standard error.
+    /// Standard error.
     Stderr {
-        /// Text, or base64 if that was asked for.
+        /// The output, in the requested encoding.
         data: String,
     },
-    /// It ended; nothing follows.
+    /// The command exited. This is the last event.
     Exit {
-        /// As a shell says it.
+        /// The exit code, as a shell reports it.
         exit_code: i32,
     },
-    /// It was stopped, or never started; nothing follows.
+    /// The command was killed, or could not be started. This is the last event.
     Error {
-        /// What was wrong.
+        /// A message for people.
         error: String,
-        /// A stable name for programs.
+        /// A stable error code for programs.
         code: String,
-        /// The HTTP status that an answer without a stream would have.
+        /// The HTTP status that a response without streaming would have.
         status: u16,
     },
 }
 
-/// A text frame to `exec/attach`; a binary frame is standard input.
+/// A text frame sent to `exec/attach`. Binary frames are standard input.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub enum AttachInput {
-    /// Standard input ends.
-    // With braces: of a variant without, serde takes any field.
+    /// Closes standard input.
+    // With braces: serde accepts any field for a unit variant.
     Eof {},
-    /// Send a signal to everything that the command started.
+    /// Sends a signal to the command and its child processes.
     Signal { signal: i32 },
 }
 
-/// A text frame to `terminal`; a binary frame is what was typed.
+/// A text frame sent to `terminal`. Binary frames are terminal input.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub enum TerminalInput {
-    /// The window has another size now.
+    /// Changes the size of the terminal.
     Resize { cols: u16, rows: u16 },
 }

@@ -1,4 +1,4 @@
-//! The bodies of requests and answers: what server, client and OpenAPI share.
+//! The bodies of requests and responses, shared by server, client and OpenAPI.
 
 mod audit;
 mod error;
@@ -18,10 +18,10 @@ pub use run::{
     Profile, Readiness, Run, RunList, RunStats, Status, Written,
 };
 pub use state::{
-    Deleted, ForkRequest, Forks, RestoreRequest, ShellInput, ShellSays, Snapshot, SnapshotList,
+    Deleted, ForkRequest, Forks, RestoreRequest, ShellInput, ShellOutput, Snapshot, SnapshotList,
     Taken,
 };
 pub use usage::{History, PastRun, Usage};
 
-/// The header of a download that has the file's permissions, in octal.
+/// The response header with the permissions of a downloaded file, in octal.
 pub const FILE_MODE: &str = "x-file-mode";

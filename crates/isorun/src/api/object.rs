@@ -1,5 +1,5 @@
-//! Objects inside of requests, which come as JSON objects only: what serde derives
-//! also takes a list, for the fields in their order.
+//! Deserialization of nested objects from JSON objects only: serde's derived
+//! implementations also accept a list of the fields in their order.
 
 use std::{fmt, marker::PhantomData};
 
@@ -8,7 +8,7 @@ use serde::{
     de::{MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-/// Reads an optional object, for `deserialize_with`.
+/// Deserializes an optional object, for `deserialize_with`.
 pub fn optional<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,

@@ -1,4 +1,5 @@
-//! Runs: what asks for one, what describes one, what is left of one.
+//! Runs: requests to create and change them, descriptions, and statistics. A run is a
+//! sandbox together with its settings and its history.
 
 use std::collections::BTreeMap;
 
@@ -8,52 +9,54 @@ use utoipa::ToSchema;
 use super::object;
 use crate::id::RunId;
 
-/// What asks for a run. Numbers are wide here, so that an absurd one is refused
-/// by its name and not by its type.
+/// A request to create a run. Numbers have wide types here, so that an error about one
+/// that is out of range names the field and not the type.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewRun {
     /// An OCI image such as `python:3.12`, or `host`: the machine's own programs, read-only.
     #[schema(example = "host")]
     pub image: String,
-    /// Virtual CPUs; 1 if not given.
+    /// Number of virtual CPUs; 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<i64>,
-    /// Memory in MiB; 1024 if not given.
+    /// Memory in MiB; 1024 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mem_mib: Option<i64>,
-    /// What may be written to its disk, in MiB; 10240 if not given.
+    /// Limit of data written to its disk, in MiB; 10240 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_mib: Option<i64>,
-    /// Seconds without activity until it is destroyed: 300 if not given, 0 or -1 for never.
+    /// Idle timeout in seconds, after which `on_idle` applies: 300 by default, 0 or -1 for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<f64>,
-    /// Environment variables of every command.
+    /// Environment variables of all commands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<String, String>>,
-    /// What becomes of it when it was idle for too long; it is destroyed if not given.
+    /// The action after the idle timeout; `destroy` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_idle: Option<OnIdle>,
-    /// Whether a command or a file wakes it when it is hibernated; if not, they are refused.
+    /// If true, a command or a file transfer resumes the run when it is hibernated. If false, the
+    /// default, they are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_resume: Option<bool>,
-    /// Who may use its anonymous URLs: `open`, whoever knows its id, if not given; `token`, who
-    /// has a token that the answer's `port_url` holds; `off`, nobody.
+    /// Access to its anonymous URLs: `open`, the default, for everyone who knows its id; `token`
+    /// for those who have the token that is part of `port_url` in the response; `off` for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub urls: Option<String>,
-    /// Where it may connect to, instead of a profile.
+    /// Network rules, instead of a profile.
     #[serde(
         default,
         deserialize_with = "object::optional",
         skip_serializing_if = "Option::is_none"
     )]
     pub network: Option<NetworkRules>,
-    /// `default`, the web; `internet`, all of the public internet; `locked-down`, nothing.
+    /// A network profile: `default`, the web; `internet`, the public internet; `locked-down`, nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_profile: Option<String>,
-    /// Secrets that a proxy adds outside of the sandbox, by the variables that programs read them
-    /// from: a text for a service that is known by its variable, such as `OPENAI_API_KEY`, or an
-    /// object with `value`, `host` and perhaps `port`, `header`, `prefix`, `methods`, `paths`.
+    /// Secrets that a proxy outside of the sandbox adds to requests, by the names of the
+    /// environment variables that programs read them from: a string for a known variable such as
+    /// `OPENAI_API_KEY`, or an object with `value`, `host` and optionally `port`, `header`,
+    /// `prefix`, `methods`, `paths`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<BTreeMap<String, serde_json::Value>>,
 }
@@ -62,15 +65,15 @@ pub struct NewRun {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkRules {
-    /// Where it may connect to.
+    /// Destinations that it may connect to.
     #[serde(default)]
     pub allow: Option<Vec<String>>,
-    /// Where it may not.
+    /// Destinations that it may not connect to.
     #[serde(default)]
     pub deny: Option<Vec<String>>,
 }
 
-/// What a run may reach from now on: rules, or a profile. What `GET` answers is taken, too.
+/// New network rules of a run: lists, or a profile. The response of `GET` is accepted, too.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkChange {
@@ -84,11 +87,11 @@ pub struct NetworkChange {
     /// The name of a profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_profile: Option<String>,
-    /// The name of a profile, as `GET` has it; null for lists.
+    /// The name of a profile, as in the response of `GET`; null for lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
-    /// What becomes of that which no rule in the lists names: `denied`, `web` or `allowed`. If not
-    /// given, `allowed` with `deny` alone and `denied` otherwise.
+    /// The default action for destinations that no rule matches: `denied`, `web` or `allowed`. By
+    /// default `allowed` with `deny` alone, and `denied` otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rest: Option<String>,
     /// The same as `network.allow`.
@@ -97,84 +100,84 @@ pub struct NetworkChange {
     /// The same as `network.deny`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deny: Option<Vec<String>>,
-    /// The names of the run's credentials, as `GET` has them. They cannot be changed.
+    /// The names of the run's credentials, as in the response of `GET`. They cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<Vec<String>>,
 }
 
-/// What a run may reach.
+/// The network rules of a run.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Network {
-    /// The name of a profile; nothing for lists.
+    /// The name of a profile; null for lists.
     pub profile: Option<String>,
-    /// What becomes of that which no rule names: `denied`, `web` or `allowed`.
+    /// The default action for destinations that no rule matches: `denied`, `web` or `allowed`.
     pub rest: String,
-    /// Where it may connect to.
+    /// Destinations that it may connect to.
     pub allow: Vec<String>,
-    /// Where it may not; goes before `allow`.
+    /// Destinations that it may not connect to. Takes precedence over `allow`.
     pub deny: Vec<String>,
     /// The names of its credentials.
     pub credentials: Vec<String>,
 }
 
-/// A ready choice of rules.
+/// A predefined set of network rules.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Profile {
-    /// What to ask for it by.
+    /// The name.
     pub name: String,
-    /// What it is.
+    /// A description.
     pub description: String,
-    /// Where one may connect to.
+    /// Destinations that a run may connect to.
     pub allow: Vec<String>,
-    /// Where one may not.
+    /// Destinations that a run may not connect to.
     pub deny: Vec<String>,
 }
 
 /// A run.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Run {
-    /// `run` and 16 hex digits.
+    /// The id: `run` and 16 hex digits.
     #[schema(value_type = String, example = "run0123456789abcdef")]
     pub id: RunId,
-    /// What it is doing.
+    /// The status.
     pub status: Status,
-    /// The image that it was made from.
+    /// The image that it was created from.
     pub image: String,
-    /// Where the server says it is.
+    /// The region of the server.
     pub region: String,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub vcpus: u32,
     /// Memory in MiB.
     pub mem_mib: u64,
-    /// What may be written to its disk, in MiB.
+    /// Limit of data written to its disk, in MiB.
     pub disk_mib: u64,
-    /// How long it took to create, in milliseconds.
+    /// The time that it took to create, in milliseconds.
     pub create_ms: u64,
-    /// When it was created, as in RFC 3339.
+    /// The time of creation, as RFC 3339.
     pub created_at: String,
-    /// Seconds without activity until it is destroyed, or hibernated; 0 for never.
+    /// Idle timeout in seconds, after which `on_idle` applies; 0 for none.
     pub timeout: f64,
-    /// Where its ports are reached without a key, with `{port}` in place of the port: a URL, or a
-    /// path on this server. Not there if its owner or the server has switched that off.
+    /// The URL of its ports for access without an API key, with `{port}` in place of the port: a
+    /// full URL, or a path on this server. Absent if its owner or the server has disabled it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "/sb/run0123456789abcdef/p/{port}/")]
     pub port_url: Option<String>,
-    /// What becomes of it then.
+    /// The action after the idle timeout.
     #[serde(default)]
     pub on_idle: OnIdle,
-    /// Whether a command or a file wakes it when it is hibernated.
+    /// True if a command or a file transfer resumes it when it is hibernated.
     #[serde(default)]
     pub auto_resume: bool,
 }
 
-/// What becomes of a run that was idle for too long.
+/// The action after the idle timeout of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnIdle {
-    /// It goes.
+    /// The run is destroyed.
     #[default]
     Destroy,
-    /// It is put on disk, until it is resumed.
+    /// The run is hibernated: written to disk until it is resumed.
     Hibernate,
 }
 
@@ -187,23 +190,23 @@ impl OnIdle {
     }
 
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Destroy, Self::Hibernate].into_iter().find(|what| what.name() == name)
+        [Self::Destroy, Self::Hibernate].into_iter().find(|action| action.name() == name)
     }
 }
 
-/// What a run is doing.
+/// The status of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// It is being made.
+    /// The sandbox is being created.
     Creating,
-    /// It takes commands.
+    /// The sandbox is running and accepts commands.
     Running,
-    /// It is on disk and takes no commands until it is resumed.
+    /// The sandbox is on disk and accepts no commands until it is resumed.
     Hibernated,
-    /// Its sandbox died by itself; it can only be destroyed.
+    /// The sandbox exited unexpectedly. The run can only be destroyed.
     Failed,
-    /// It is gone.
+    /// The run was destroyed.
     Destroyed,
 }
 
@@ -225,86 +228,86 @@ impl Status {
     }
 }
 
-/// The caller's runs that are not destroyed, the oldest first.
+/// The caller's runs that were not destroyed, the oldest first.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct RunList {
     pub runs: Vec<Run>,
 }
 
-/// What can be changed of a run.
+/// A request to change a run.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Patch {
-    /// Seconds without activity until it is destroyed, 0 or -1 for never.
+    /// Idle timeout in seconds, 0 or -1 for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<f64>,
-    /// Where it may connect to from now on.
+    /// New network rules.
     #[serde(
         default,
         deserialize_with = "object::optional",
         skip_serializing_if = "Option::is_none"
     )]
     pub network: Option<NetworkRules>,
-    /// The same, by the name of a profile.
+    /// New network rules, by the name of a profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_profile: Option<String>,
 }
 
-/// What a run used, measured, when it is destroyed.
+/// Measured resource usage of a run that was destroyed.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct DestroyStats {
     /// `destroyed`.
     pub status: Status,
-    /// CPU time of everything in it, in milliseconds.
+    /// CPU time of all its processes, in milliseconds.
     pub cpu_ms: u64,
-    /// The most memory that it held at once.
+    /// Peak memory usage.
     pub mem_peak_bytes: u64,
-    /// What it had written to its disk.
+    /// Data written to its disk.
     pub disk_used_bytes: u64,
-    /// From create to destroy, in milliseconds.
+    /// Time from creation to destruction, in milliseconds.
     pub uptime_ms: u64,
-    /// Always 0: it is your machine.
+    /// Always 0: the server does not bill.
     pub cost_cents: f64,
 }
 
-/// What a run uses now.
+/// Current resource usage of a run.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct RunStats {
-    /// CPU time of everything in it, in milliseconds.
+    /// CPU time of all its processes, in milliseconds.
     pub cpu_ms: u64,
-    /// The memory that it holds.
+    /// Current memory usage.
     pub mem_bytes: u64,
-    /// The most memory that it held at once.
+    /// Peak memory usage.
     pub mem_peak_bytes: u64,
-    /// What it has written to its disk.
+    /// Data written to its disk.
     pub disk_used_bytes: u64,
-    /// Processes.
+    /// Number of processes.
     pub pids: u64,
-    /// Since it was created, in milliseconds.
+    /// Time since creation, in milliseconds.
     pub uptime_ms: u64,
 }
 
-/// What is in a folder.
+/// The entries of a directory.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Entries {
-    /// Names without their folder, sorted by their bytes. What is not UTF-8 is replaced by U+FFFD.
+    /// Names without the directory, sorted bytewise. Bytes that are not UTF-8 become U+FFFD.
     pub entries: Vec<String>,
-    /// The same names in the same order, percent-encoded as a query takes them; only if one of
-    /// them is not UTF-8.
+    /// The same names in the same order, percent-encoded for use in a query. Present only if one
+    /// of them is not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoded_entries: Option<Vec<String>>,
 }
 
-/// What an upload wrote.
+/// The result of an upload.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Written {
-    /// Where.
+    /// The path of the file.
     pub path: String,
-    /// How much.
+    /// The size of the file, in bytes.
     pub size: u64,
 }
 
-/// The server answers.
+/// The health of the server.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Health {
     /// `ok`.
@@ -313,13 +316,13 @@ pub struct Health {
     pub version: String,
 }
 
-/// Whether the server takes new runs.
+/// The readiness of the server for new runs.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Readiness {
-    /// `ready`, or `stopping`.
+    /// `ready`, or the reason why the server is not ready, such as `stopping`.
     pub status: String,
-    /// What runs the sandboxes.
+    /// The name and version of the sandbox engine.
     pub engine: String,
-    /// What keeps a guest in.
+    /// The isolation mechanism of the engine.
     pub isolation: String,
 }

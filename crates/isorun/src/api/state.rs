@@ -1,4 +1,4 @@
-//! Copies of a run, and what is put away of it.
+//! Forks, snapshots and shell sessions of a run.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -6,48 +6,48 @@ use utoipa::ToSchema;
 use super::Run;
 use crate::id::RunId;
 
-/// How many copies.
+/// A request to fork a run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ForkRequest {
-    /// 1 if not given.
+    /// Number of forks; 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<i64>,
 }
 
-/// The copies that were made.
+/// The runs that were created by a fork.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Forks {
     pub forks: Vec<Run>,
 }
 
-/// A snapshot that was taken.
+/// A snapshot that was just created.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Taken {
-    /// `snap` and 16 hex digits.
+    /// The id: `snap` and 16 hex digits.
     pub snapshot_id: String,
-    /// Of which run.
+    /// The run that it was taken from.
     #[schema(value_type = String)]
     pub run_id: RunId,
-    /// What it takes on the server's disk.
+    /// Its size on the server's disk, in bytes.
     pub size_bytes: u64,
-    /// When, as in RFC 3339.
+    /// The time of creation, as RFC 3339.
     pub created_at: String,
 }
 
 /// A snapshot.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Snapshot {
-    /// `snap` and 16 hex digits.
+    /// The id: `snap` and 16 hex digits.
     pub id: String,
-    /// Of which run.
+    /// The run that it was taken from.
     #[schema(value_type = String)]
     pub run_id: RunId,
     /// The image of that run.
     pub image: String,
-    /// What it takes on the server's disk.
+    /// Its size on the server's disk, in bytes.
     pub size_bytes: u64,
-    /// When, as in RFC 3339.
+    /// The time of creation, as RFC 3339.
     pub created_at: String,
 }
 
@@ -57,11 +57,11 @@ pub struct SnapshotList {
     pub snapshots: Vec<Snapshot>,
 }
 
-/// What to make a run from.
+/// A request to create a run from a snapshot.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestoreRequest {
-    /// As it was told when the snapshot was taken.
+    /// The id of the snapshot.
     pub snapshot_id: String,
 }
 
@@ -73,36 +73,36 @@ pub struct Deleted {
     pub status: String,
 }
 
-/// A text frame to `shell`.
+/// A text frame sent to `shell`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub enum ShellInput {
-    /// Run a command, when the one before has ended.
+    /// Runs a command. The previous one must have finished.
     Run {
         command: String,
-        /// Seconds until it is interrupted; 0 or -1 for never.
+        /// Timeout in seconds, after which the command is interrupted; 0 or -1 for none.
         #[serde(default)]
         timeout: Option<f64>,
     },
-    /// Interrupt the command that runs.
-    // With braces: of a variant without, serde takes any field.
+    /// Interrupts the running command.
+    // With braces: serde accepts any field for a unit variant.
     Interrupt {},
-    /// End the shell.
+    /// Ends the shell.
     Close {},
 }
 
-/// A text frame of `shell`.
+/// A text frame sent by `shell`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
-pub enum ShellSays {
-    /// It takes commands. The session's name is for who loses the connection.
+pub enum ShellOutput {
+    /// The shell accepts commands. The session id allows reconnecting to it.
     Ready { session: String },
-    /// A command came to this.
+    /// A command finished with this exit code.
     Result { exit_code: i32 },
-    /// The time of a command was over. The shell takes the next one.
+    /// A command reached its timeout and was interrupted. The shell accepts the next one.
     Timeout { error: String },
-    /// The shell has ended with this code. Nothing follows.
+    /// The shell exited with this code. This is the last frame.
     Closed { exit_code: i32 },
-    /// It was stopped, or never started. Nothing follows.
+    /// The shell was killed, or could not be started. This is the last frame.
     Error { error: String, code: String, status: u16 },
 }

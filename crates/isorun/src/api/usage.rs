@@ -1,38 +1,38 @@
-//! What a caller's runs used, over all of them and one by one.
+//! Resource usage of a caller's runs, in total and for each past run.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::id::RunId;
 
-/// What all of the caller's runs used so far.
+/// Total resource usage of the caller's runs.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
-    /// Runs that are there.
+    /// Number of runs that were not destroyed.
     pub active_sandboxes: u64,
-    /// Runs that are gone.
+    /// Number of destroyed runs.
     pub history_sandboxes: u64,
-    /// Always 0: it is your machine.
+    /// Always 0: the server does not bill.
     pub active_cost_cents: f64,
-    /// Always 0: it is your machine.
+    /// Always 0: the server does not bill.
     pub history_cost_cents: f64,
-    /// Always 0: it is your machine.
+    /// Always 0: the server does not bill.
     pub total_cost_cents: f64,
-    /// CPU time that was used.
+    /// CPU time, in seconds.
     pub cpu_seconds: f64,
-    /// Memory that was reserved, in GiB, times the seconds for which it was.
+    /// Reserved memory over time, in GiB seconds.
     pub mem_seconds: f64,
-    /// The moment that this describes, as in RFC 3339.
+    /// The time of this report, as RFC 3339.
     pub as_of: String,
 }
 
-/// Runs that are gone, the latest first.
+/// Destroyed runs, the latest first.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct History {
     pub sandboxes: Vec<PastRun>,
 }
 
-/// A run that is gone.
+/// A destroyed run.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PastRun {
     #[schema(value_type = String, example = "run0123456789abcdef")]
@@ -40,17 +40,18 @@ pub struct PastRun {
     pub image: String,
     pub vcpus: u32,
     pub mem_mib: u64,
-    /// How long it took to create, in milliseconds.
+    /// The time that it took to create, in milliseconds.
     pub create_ms: u64,
-    /// As in RFC 3339.
+    /// The time of creation, as RFC 3339.
     pub created_at: String,
-    /// As in RFC 3339.
+    /// The time of destruction, as RFC 3339.
     pub destroyed_at: String,
     pub uptime_ms: u64,
     pub cpu_ms: u64,
     pub mem_peak_bytes: u64,
-    /// Always 0: it is your machine.
+    /// Always 0: the server does not bill.
     pub cost_cents: f64,
-    /// Why it is gone: destroyed by a request, idle, died, or the server stopped.
+    /// The reason of its destruction: a request, idleness, an unexpected exit, or a stop of the
+    /// server.
     pub reason: String,
 }

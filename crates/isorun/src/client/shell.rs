@@ -6,7 +6,7 @@ use reqwest::{StatusCode, Upgraded};
 use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 
 use super::{ClientError, socket::broken};
-use crate::api::{ErrorBody, ShellInput, ShellSays};
+use crate::api::{ErrorBody, ShellInput, ShellOutput};
 
 /// A shell, for one command after the other.
 pub struct Conversation {
@@ -88,11 +88,11 @@ async fn understood(socket: &mut WebSocketStream<Upgraded>) -> Result<Heard, Cli
             Some(Err(error)) => return Err(broken(&error)),
         };
         let told = match serde_json::from_str(&said) {
-            Ok(ShellSays::Ready { session }) => return Ok(Heard::Ready(session)),
-            Ok(ShellSays::Result { exit_code }) => Told::Result(exit_code),
-            Ok(ShellSays::Timeout { error }) => Told::Timeout(error),
-            Ok(ShellSays::Closed { exit_code }) => Told::Closed(exit_code),
-            Ok(ShellSays::Error { error, code, status }) => {
+            Ok(ShellOutput::Ready { session }) => return Ok(Heard::Ready(session)),
+            Ok(ShellOutput::Result { exit_code }) => Told::Result(exit_code),
+            Ok(ShellOutput::Timeout { error }) => Told::Timeout(error),
+            Ok(ShellOutput::Closed { exit_code }) => Told::Closed(exit_code),
+            Ok(ShellOutput::Error { error, code, status }) => {
                 let body = ErrorBody { error, code, stdout: None, stderr: None };
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
                 return Err(ClientError::Refused { status, body: Box::new(body) });

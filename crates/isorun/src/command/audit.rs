@@ -122,7 +122,7 @@ async fn one(
     store: &Store,
     id: &RunId,
     over: bool,
-) -> anyhow::Result<Result<(), crate::audit::Broken>> {
+) -> anyhow::Result<Result<(), crate::audit::ChainError>> {
     let mut beyond = 0;
     loop {
         let rows = store.audit(id, beyond, PAGE).await?;
@@ -132,5 +132,5 @@ async fn one(
         }
         beyond = last;
     }
-    Ok(if over { verifier.is_over(id.as_str()) } else { Ok(()) })
+    Ok(if over { verifier.check_complete(id.as_str()) } else { Ok(()) })
 }

@@ -9,7 +9,7 @@ use isorun_agent::{
 };
 use isorun_engine::{
     Engine, Error, Root, SandboxId, SandboxSpec, doctor,
-    gvisor::{Config, Gvisor},
+    gvisor::{Gvisor, GvisorConfig},
 };
 use serde::Serialize;
 
@@ -75,7 +75,7 @@ fn note<T>(
 }
 
 async fn walk(steps: &mut Vec<Step>) -> Option<()> {
-    let wanted = doctor::gvisor(&Config::new("."));
+    let wanted = doctor::gvisor(&GvisorConfig::new("."));
     let all = wanted.iter().all(|finding| finding.good);
     steps.extend(wanted.into_iter().map(|finding| Step {
         name: finding.what,
@@ -86,7 +86,7 @@ async fn walk(steps: &mut Vec<Step>) -> Option<()> {
         return None;
     }
     let folder = note(steps, "folder", folder())?;
-    let setup = Config { warm: 0, ..Config::new(folder.path()) };
+    let setup = GvisorConfig { warm: 0, ..GvisorConfig::new(folder.path()) };
     let opened = Gvisor::open(setup).await;
     let shown = |engine: Gvisor| {
         let can = engine.capabilities();

@@ -28,7 +28,7 @@ pub async fn run(args: Args, way: Way, client: Client) -> Result<ExitCode, Failu
         // The others are changed all the same.
         if let Err(error) = done {
             let failure = Failure::from(error);
-            failure.complain();
+            failure.report();
             trouble = Some(failure.exit_code());
         }
     }

@@ -11,8 +11,8 @@ use std::{
 use anyhow::Context;
 use clap::Subcommand;
 use isorun_engine::image::{
-    Credentials, Error, Image, ImportOptions, Platform, PullOptions, Reference, Registries, Source,
-    Store,
+    Error, Image, ImportOptions, Platform, PullOptions, Reference, Registries, RegistryCredentials,
+    Source, Store,
 };
 
 use super::{DataArgs, table};
@@ -147,7 +147,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
     super::block_on(async move {
         data::restrict_umask();
         data::prepare(&dir)?;
-        let store = Store::open(data::images(&dir)).map_err(failure)?;
+        let store = Store::open(data::images_dir(&dir)).map_err(failure)?;
         match args.command {
             Command::Pull(args) => pull(&store, args).await,
             Command::Import(args) => import(&store, args).await,
@@ -282,7 +282,7 @@ fn registries(args: &Pull) -> Result<Registries, Failure> {
     }
 }
 
-fn credentials(args: &Pull) -> Result<Option<Credentials>, Failure> {
+fn credentials(args: &Pull) -> Result<Option<RegistryCredentials>, Failure> {
     let secret = if args.password_stdin {
         if std::io::stdin().is_terminal() {
             return Err(Failure::usage("--password-stdin reads standard input, a terminal now")
@@ -298,8 +298,8 @@ fn credentials(args: &Pull) -> Result<Option<Credentials>, Failure> {
         std::env::var("ISORUN_REGISTRY_PASSWORD").ok()
     };
     match (args.user.clone(), secret.filter(|secret| !secret.is_empty())) {
-        (Some(name), Some(password)) => Ok(Some(Credentials::User { name, password })),
-        (None, Some(token)) if args.password_stdin => Ok(Some(Credentials::Token(token))),
+        (Some(name), Some(password)) => Ok(Some(RegistryCredentials::User { name, password })),
+        (None, Some(token)) if args.password_stdin => Ok(Some(RegistryCredentials::Token(token))),
         (Some(_), None) => Err(Failure::usage("--user needs a password")
             .hint("set ISORUN_REGISTRY_PASSWORD, or give --password-stdin")),
         (None, _) => Ok(None),

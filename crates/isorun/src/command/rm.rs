@@ -46,7 +46,7 @@ pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
             // The others go all the same.
             Err(error) => {
                 let failure = Failure::from(error);
-                failure.complain();
+                failure.report();
                 trouble = Some(failure.exit_code());
             }
         }

@@ -15,7 +15,8 @@ use crate::{
     server::{
         App, Config, Listening, Server,
         config::{
-            DEFAULT_ADDRESS, DEFAULT_DISK_MIB, DEFAULT_MEM_MIB, Limits, Network, Pulls, Urls,
+            DEFAULT_ADDRESS, DEFAULT_DISK_MIB, DEFAULT_MEM_MIB, Limits, NetworkConfig, PullPolicy,
+            Urls,
         },
         engine,
     },
@@ -249,18 +250,18 @@ fn config(args: Args) -> Result<Config, Failure> {
             server,
         },
         pulls: if args.no_pull {
-            Pulls::Never
+            PullPolicy::Never
         } else if args.pull_from.iter().any(|host| host == "any") {
-            Pulls::Anywhere
+            PullPolicy::Anywhere
         } else {
-            Pulls::From(args.pull_from)
+            PullPolicy::From(args.pull_from)
         },
-        network: Network {
+        network: NetworkConfig {
             resolvers: args.resolver,
             permitted: args.permit_private,
             extra_roots: args.credential_roots,
-            patience: args.credential_timeout,
-            ..Network::default()
+            credential_timeout: args.credential_timeout,
+            ..NetworkConfig::default()
         },
         urls: Urls {
             anonymous: !args.no_anonymous_urls,

@@ -111,7 +111,7 @@ impl ServerLimitArgs {
             disk_reserve: bytes(self.disk_reserve_mib, usual.disk_reserve),
             mem_reserve: bytes(self.mem_reserve_mib, usual.mem_reserve),
             pids_reserve: self.pids_reserve.unwrap_or(usual.pids_reserve),
-            division: usual.division,
+            descriptors: usual.descriptors,
             connections: self.max_connections.unwrap_or(usual.connections),
             connections_per_address: self.max_connections_per_address.try_into().unwrap_or(1),
             head_timeout: self.head_timeout,

@@ -77,7 +77,7 @@ pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
                 // The others go all the same.
                 if let Err(error) = client.delete_snapshot(&id).await {
                     let failure = Failure::from(error);
-                    failure.complain();
+                    failure.report();
                     trouble = Some(failure.exit_code());
                 }
             }

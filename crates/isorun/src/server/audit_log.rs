@@ -1,4 +1,4 @@
-//! A run's audit log over HTTP, one line an entry.
+//! The audit log of a run over HTTP, as one line for each entry.
 
 use axum::{
     body::Body,
@@ -8,35 +8,38 @@ use axum::{
 };
 use futures_util::stream;
 
-use super::{ApiError, App, extract::OwnRunId};
+use super::{ApiError, App, extract::OwnedRunId};
 use crate::{
     api::{AuditEntry, ErrorBody},
     store::StoreError,
 };
 
-/// Entries that are read at once.
-const PAGE: u32 = 256;
+/// The number of entries that are read with one query.
+const ENTRIES_PER_PAGE: u32 = 256;
 
-/// A run's audit log
+/// Get a run's audit log
 ///
 /// One JSON object in each line, the oldest first; also of a run that was destroyed. Each `hmac`
-/// covers the entry and the `hmac` before it; `isorun audit verify` checks them where the server
-/// is.
+/// covers the entry and the previous `hmac`; `isorun audit verify` verifies them on the server's
+/// machine.
 #[utoipa::path(
     get, path = "/v1/runs/{id}/audit", tag = "runs", operation_id = "audit",
     params(("id" = String, Path, description = "The run")),
     responses(
         (status = 200, body = AuditEntry, content_type = "application/x-ndjson"),
-        (status = 404, body = ErrorBody, description = "No such run"),
+        (status = 404, body = ErrorBody, description = "The run does not exist"),
     ),
 )]
-pub async fn show(State(app): State<App>, OwnRunId(id): OwnRunId) -> Result<Response, ApiError> {
-    let pages = stream::try_unfold((app, id, 0), async |(app, id, beyond)| {
-        let rows = app.store.audit(&id, beyond, PAGE).await?;
+pub async fn show(
+    State(app): State<App>,
+    OwnedRunId(id): OwnedRunId,
+) -> Result<Response, ApiError> {
+    let pages = stream::try_unfold((app, id, 0), async |(app, id, last_seq)| {
+        let rows = app.store.audit(&id, last_seq, ENTRIES_PER_PAGE).await?;
         let Some(last) = rows.last().map(|row| row.seq) else { return Ok(None) };
         let mut lines = Vec::new();
         for row in rows {
-            // Plain data: it cannot fail.
+            // Serializing plain data cannot fail.
             let _ = serde_json::to_writer(&mut lines, &AuditEntry::from(row));
             lines.push(b'\n');
         }

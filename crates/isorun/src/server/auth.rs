@@ -1,4 +1,4 @@
-//! Who is asking, and how often: the Bearer key, its tenant, its rate limit.
+//! Authentication and rate limits: the bearer key, its tenant, and its request rate.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -12,7 +12,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, clock::Clock as _};
 
 use super::{ApiError, App, Code, limits};
 
-/// Who sent a request, proved by its key.
+/// The authenticated sender of a request.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub key: String,
@@ -21,13 +21,14 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Fails unless the key is an admin's.
     pub fn must_be_admin(&self) -> Result<(), ApiError> {
         if self.admin {
             return Ok(());
         }
         Err(ApiError::new(
             Code::Forbidden,
-            "this is about the whole server: use a key that was made by `isorun keys create --admin`",
+            "this requires an admin key: create one with `isorun keys create --admin`",
         ))
     }
 }
@@ -37,12 +38,12 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         parts.extensions.get::<Self>().cloned().ok_or_else(|| {
-            ApiError::internal("cannot tell who is asking", "a route without authentication")
+            ApiError::internal("cannot authenticate the request", "a route without authentication")
         })
     }
 }
 
-/// Lets genuine keys through that do not ask too often.
+/// Authenticates requests, and enforces the rate limit of their keys.
 pub async fn require_key(
     State(app): State<App>,
     request: Request,
@@ -57,9 +58,9 @@ pub async fn require_key(
 }
 
 async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Caller, ApiError> {
-    let refused = |message| ApiError::new(Code::Unauthorized, message);
+    let unauthorized = |message| ApiError::new(Code::Unauthorized, message);
     let header = headers.get(header::AUTHORIZATION).ok_or_else(|| {
-        refused(
+        unauthorized(
             "no API key: send `Authorization: Bearer isorun_live_...`, from `isorun keys create`",
         )
     })?;
@@ -68,20 +69,21 @@ async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Caller, ApiError
         scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
     });
     let Some(key) = key else {
-        return Err(refused("the Authorization header is not `Bearer` and an API key"));
+        return Err(unauthorized("the Authorization header is not `Bearer` and an API key"));
     };
-    // The same text for all that is wrong with a key: it helps nobody to guess.
-    let wrong = || refused("this server does not know the API key, or it was revoked");
-    let id = app.secret.verify_key(key).ok_or_else(wrong)?;
-    let row = app.store.key(&id).await?.filter(|row| row.revoked_at.is_none()).ok_or_else(wrong)?;
+    // The same message for every invalid key, so that it reveals nothing.
+    let invalid_key = || unauthorized("the API key is not valid on this server, or was revoked");
+    let id = app.secret.verify_key(key).ok_or_else(invalid_key)?;
+    let row =
+        app.store.key(&id).await?.filter(|row| row.revoked_at.is_none()).ok_or_else(invalid_key)?;
     Ok(Caller { key: row.id, tenant: row.tenant, admin: row.admin })
 }
 
-/// How often each key may ask.
+/// The request rates of all keys.
 pub struct Rates(DefaultKeyedRateLimiter<String>);
 
 impl Rates {
-    /// So many requests a second over time, and twice as many at once.
+    /// Allows the given number of requests per second, and bursts of twice as many.
     pub fn new(per_second: u32) -> Self {
         let rate = NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN);
         let burst = rate.saturating_mul(NonZeroU32::MIN.saturating_add(1));
@@ -89,8 +91,8 @@ impl Rates {
     }
 
     fn check(&self, key: &String) -> Result<(), ApiError> {
-        let Err(early) = self.0.check_key(key) else { return Ok(()) };
-        let wait = early.wait_time_from(self.0.clock().now());
+        let Err(not_until) = self.0.check_key(key) else { return Ok(()) };
+        let wait = not_until.wait_time_from(self.0.clock().now());
         Err(ApiError::new(
             Code::TooManyRequests,
             "too many requests with this key: wait, then try again",
@@ -98,7 +100,7 @@ impl Rates {
         .after(wait))
     }
 
-    /// Forgets keys that have not asked for a while, now and then, for ever.
+    /// Periodically removes keys without recent requests. Never returns.
     pub async fn forget_idle(&self) {
         loop {
             tokio::time::sleep(Duration::from_secs(60)).await;

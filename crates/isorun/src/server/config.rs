@@ -1,4 +1,4 @@
-//! What a server is told when it starts, checked.
+//! The configuration of a server.
 
 use std::{
     net::SocketAddr,
@@ -8,11 +8,11 @@ use std::{
 
 use super::limits::{
     body::Pace,
-    descriptors::{Division, raise_limit},
+    descriptors::{DescriptorBudget, raise_limit},
     ledger::share_of,
 };
 
-/// Where clients look for a server that they were not told about.
+/// The default address of a server.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7676";
 
 /// A server's configuration.
@@ -24,133 +24,133 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub region: String,
     pub limits: Limits,
-    pub pulls: Pulls,
+    pub pulls: PullPolicy,
     pub urls: Urls,
-    pub network: Network,
-    /// Whether sandboxes live on when the server stops.
+    pub network: NetworkConfig,
+    /// If true, sandboxes keep running when the server stops.
     pub keep_sandboxes: bool,
-    /// How many sandboxes are made before anybody asks for them.
+    /// The number of sandboxes that are created in advance.
     pub warm: usize,
-    /// How many containers wait for a checkpoint to be restored in them.
+    /// The number of containers that are created in advance for restoring checkpoints.
     pub warm_copies: usize,
-    /// Whether to write the local client configuration when there is none.
+    /// If true, writes the local client configuration if there is none.
     pub write_client_config: bool,
 }
 
-/// What all runs' networks share.
+/// Network settings of all runs.
 #[derive(Clone, Debug)]
-pub struct Network {
-    /// Resolvers to ask; those of the machine if there are none.
+pub struct NetworkConfig {
+    /// DNS resolvers; those of the machine if empty.
     pub resolvers: Vec<SocketAddr>,
-    /// Ranges that are not public and that rules may name all the same.
+    /// Private address ranges that rules may allow.
     pub permitted: Vec<ipnet::Ipv4Net>,
-    /// Certificates of authorities that vouch for hosts of credentials.
+    /// Additional CA certificates for the hosts of credentials.
     pub extra_roots: Option<PathBuf>,
     /// How long such a host may take until its answer begins.
-    pub patience: Duration,
-    pub blocks: super::network::Blocks,
+    pub credential_timeout: Duration,
+    pub blocks: super::network::BlockReporter,
 }
 
-impl Default for Network {
+impl Default for NetworkConfig {
     fn default() -> Self {
         Self {
             resolvers: Vec::new(),
             permitted: Vec::new(),
             extra_roots: None,
-            patience: Duration::from_secs(600),
-            blocks: super::network::Blocks::default(),
+            credential_timeout: Duration::from_secs(600),
+            blocks: super::network::BlockReporter::default(),
         }
     }
 }
 
-/// How ports of runs are reached from outside.
+/// The URLs of the ports of runs.
 #[derive(Clone, Debug, Default)]
 pub struct Urls {
-    /// Whether there are URLs that need no API key.
+    /// If true, there are URLs that need no API key.
     pub anonymous: bool,
-    /// Whether pages of `/sb/<run>/p/<port>/` share the server's origin, with
-    /// their cookies and storage, instead of being sandboxed by the browser.
+    /// If true, pages of `/sb/<run>/p/<port>/` share the server's origin, with cookies
+    /// and storage, instead of being sandboxed by the browser.
     pub shared_origin: bool,
-    /// The name below which each run has its own.
+    /// The domain of which each run has a subdomain.
     pub domain: Option<String>,
-    /// The same with its scheme and port, such as `https://sandboxes.example`:
-    /// those that clients see.
+    /// The scheme, and the domain with its port, as clients see them; for example of
+    /// `https://sandboxes.example`.
     pub base: Option<(String, String)>,
 }
 
-/// Which images that are not here yet are fetched.
+/// The images that may be pulled.
 #[derive(Clone, Debug)]
-pub enum Pulls {
+pub enum PullPolicy {
     Never,
-    /// From these registries.
+    /// Images of these registries.
     From(Vec<String>),
     Anywhere,
 }
 
-/// What callers may use.
+/// The limits of callers.
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub vcpus: u32,
     pub mem_mib: u64,
     pub disk_mib: u64,
-    /// Processes and threads of one sandbox.
+    /// Processes and threads of a sandbox.
     pub pids: u32,
-    /// Runs of one tenant at the same time.
+    /// Concurrent runs of a tenant.
     pub runs: usize,
-    /// Commands, terminals and transfers of one run at the same time.
+    /// Concurrent commands, terminals and transfers of a run.
     pub execs: usize,
-    /// Requests of one key in a second, over time.
+    /// Sustained requests per second of a key.
     pub requests: u32,
-    /// Requests of all callers at the same time.
+    /// Concurrent requests of all callers.
     pub in_flight: usize,
-    /// Each of standard output and standard error, in one answer.
+    /// Bytes of standard output, and of standard error, in a response.
     pub output: usize,
-    /// One uploaded file.
+    /// Bytes of an uploaded file.
     pub upload: u64,
-    /// How long requests may still go on when the server stops.
+    /// The longest time that requests may take to complete when the server stops.
     pub grace: Duration,
-    /// What all callers share.
+    /// The limits of all callers together.
     pub server: ServerLimits,
 }
 
-/// Totals of the server, and how they are divided among tenants.
+/// The limits of the server, and their division among tenants.
 #[derive(Clone, Debug)]
 pub struct ServerLimits {
-    /// Percent of each total that one tenant may hold.
+    /// The percentage of each total that one tenant may use.
     pub tenant_share: u8,
     /// Sandboxes, running or hibernated.
     pub sandboxes: u64,
     /// Snapshots.
     pub snapshots: u64,
-    /// Image pulls under way.
+    /// Concurrent image pulls.
     pub pulls: u64,
-    /// Bytes of request bodies and answers that are held in memory.
+    /// Bytes of request bodies and responses that are held in memory.
     pub held_memory: u64,
-    /// Bytes of disk that are left free.
+    /// Bytes of disk that stay free.
     pub disk_reserve: u64,
-    /// Bytes of memory that are left free.
+    /// Bytes of memory that stay free.
     pub mem_reserve: u64,
-    /// Processes and threads of the machine that are left free.
+    /// Processes and threads of the machine that stay free.
     pub pids_reserve: u64,
     /// How the process's file descriptors are divided.
-    pub division: Division,
+    pub descriptors: DescriptorBudget,
     /// Connections of clients.
     pub connections: u64,
-    /// Connections of one address that have not shown a key.
+    /// Unauthenticated connections of one address.
     pub connections_per_address: usize,
-    /// From the opening of a connection to the end of the first request's head.
+    /// The longest time from opening a connection to the end of the first request's head.
     pub head_timeout: Duration,
-    /// How long a connection without a request is kept.
+    /// The longest time that a connection without a request is kept open.
     pub idle_timeout: Duration,
-    /// How long a connection that shows no key is kept.
+    /// The longest time that an unauthenticated connection is kept open.
     pub unauthenticated_lifetime: Duration,
-    /// How long a client may take none of an answer that is ready.
+    /// The longest time that a client may not read a pending response.
     pub write_stall: Duration,
-    /// How slowly the body of a request may come.
+    /// The slowest allowed rate of a request body.
     pub body_pace: Pace,
-    /// How long runs that are gone, and their audit logs, are kept.
+    /// The time that destroyed runs and their audit logs are kept.
     pub history_age: Duration,
-    /// How many runs of a tenant that are gone are kept.
+    /// The number of destroyed runs of a tenant that are kept.
     pub history_runs: u64,
 }
 
@@ -158,8 +158,8 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 impl Default for ServerLimits {
-    /// Limits that suit the machine, apart from its disk and its limit of open files:
-    /// see [`Self::of_machine`].
+    /// Returns limits for this machine, except those that depend on its disk and its
+    /// limit of open files: see [`Self::of_machine`].
     fn default() -> Self {
         let memory = machine_memory();
         Self {
@@ -171,8 +171,8 @@ impl Default for ServerLimits {
             disk_reserve: 0,
             mem_reserve: (memory / 20).clamp(128 * MIB, 2 * GIB),
             pids_reserve: (machine_pids() / 10).clamp(512, 8192),
-            division: Division::new(1024),
-            connections: Division::new(1024).clients,
+            descriptors: DescriptorBudget::new(1024),
+            connections: DescriptorBudget::new(1024).clients,
             connections_per_address: 256,
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
@@ -186,49 +186,49 @@ impl Default for ServerLimits {
 }
 
 impl ServerLimits {
-    /// Limits that suit the machine, with a twentieth of the disk left free: 512 MiB
-    /// to 4 GiB. Raises the process's limit of open files as far as it can be.
+    /// Returns limits for this machine, with a disk reserve of a twentieth of the disk,
+    /// but 512 MiB to 4 GiB. Raises the process's limit of open files to the maximum.
     pub fn of_machine(data_dir: &Path) -> Self {
-        let division = Division::new(raise_limit());
+        let descriptors = DescriptorBudget::new(raise_limit());
         let limits = Self::default();
-        let size = disk(data_dir).map_or(0, |disk| disk.f_blocks.saturating_mul(disk.f_frsize));
+        let size = statvfs(data_dir).map_or(0, |disk| disk.f_blocks.saturating_mul(disk.f_frsize));
         Self {
-            connections: division.clients,
-            sandboxes: division.sandboxes.min(limits.sandboxes),
+            connections: descriptors.clients,
+            sandboxes: descriptors.sandboxes.min(limits.sandboxes),
             disk_reserve: (size / 20).clamp(512 * MIB, 4 * GIB),
-            division,
+            descriptors,
             ..limits
         }
     }
 
-    /// The most memory that a tenant's sandboxes may use together, in bytes.
+    /// Returns the memory that a tenant's sandboxes may use together, in bytes.
     pub fn tenant_memory(&self) -> u64 {
         share_of(machine_memory().saturating_sub(self.mem_reserve), self.tenant_share)
     }
 
-    /// The most of the disk, as far as it is free now, that a tenant may use, in bytes.
+    /// Returns the part of the free disk space that a tenant may use, in bytes.
     pub fn tenant_disk(&self, data_dir: &Path) -> u64 {
-        let free = disk(data_dir).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        let free = statvfs(data_dir).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         share_of(free.saturating_sub(self.disk_reserve), self.tenant_share)
     }
 }
 
-fn disk(data_dir: &Path) -> Option<rustix::fs::StatVfs> {
-    rustix::fs::statvfs(existing(data_dir)).ok()
+fn statvfs(data_dir: &Path) -> Option<rustix::fs::StatVfs> {
+    rustix::fs::statvfs(existing_ancestor(data_dir)).ok()
 }
 
-/// The folder, or the nearest one above it that exists.
-fn existing(path: &Path) -> &Path {
+/// Returns the directory, or its nearest ancestor that exists.
+fn existing_ancestor(path: &Path) -> &Path {
     path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
 }
 
-/// The machine's memory, in bytes.
+/// Returns the machine's memory, in bytes.
 pub fn machine_memory() -> u64 {
     let info = rustix::system::sysinfo();
     (info.totalram as u64).saturating_mul(u64::from(info.mem_unit))
 }
 
-/// How many processes and threads the machine's kernel allows.
+/// Returns the number of processes and threads that the kernel allows.
 pub fn machine_pids() -> u64 {
     let read = |name: &str| {
         std::fs::read_to_string(format!("/proc/sys/kernel/{name}"))
@@ -240,7 +240,7 @@ pub fn machine_pids() -> u64 {
 }
 
 impl Config {
-    /// For a command that brings its own server: one user, a few requests.
+    /// Returns the configuration of a server within a command: one user, few requests.
     pub fn embedded(data_dir: PathBuf) -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -258,11 +258,11 @@ impl Config {
                 output: 8 << 20,
                 upload: 4 << 30,
                 grace: Duration::from_secs(1),
-                // There is one tenant.
+                // There is only one tenant.
                 server: ServerLimits { tenant_share: 100, ..ServerLimits::of_machine(&data_dir) },
             },
-            pulls: Pulls::Anywhere,
-            network: Network::default(),
+            pulls: PullPolicy::Anywhere,
+            network: NetworkConfig::default(),
             urls: Urls { anonymous: false, ..Urls::default() },
             keep_sandboxes: false,
             warm: 0,
@@ -273,14 +273,14 @@ impl Config {
     }
 }
 
-/// The largest body of a request that is JSON.
-pub const MAX_JSON: usize = 1 << 20;
-/// Of a run that asks for nothing else.
+/// The largest JSON body of a request, in bytes.
+pub const MAX_JSON_BYTES: usize = 1 << 20;
+/// Defaults of a run.
 pub const DEFAULT_VCPUS: u32 = 1;
 pub const DEFAULT_MEM_MIB: u64 = 1024;
 pub const DEFAULT_DISK_MIB: u64 = 10240;
-pub const DEFAULT_IDLE: Duration = Duration::from_secs(300);
-/// Of a command that asks for nothing else.
+pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// The default timeout of a command.
 pub const DEFAULT_EXEC_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longer timeouts than a year are mistakes.
-pub const MAX_SECONDS: f64 = 366.0 * 86400.0;
+/// The longest timeout, in seconds: longer ones are likely mistakes.
+pub const MAX_TIMEOUT_SECS: f64 = 366.0 * 86400.0;

@@ -1,5 +1,6 @@
-//! Answers that begin before the request has ended, as to an upload that is refused.
-//! hyper closes such a connection afterwards; HTTP/1.1 wants that to be said before.
+//! Responses that start before the request was read to its end, such as to an upload
+//! that is refused. hyper closes such a connection afterwards; HTTP/1.1 requires a
+//! `Connection: close` header in the response.
 
 use std::{
     pin::Pin,
@@ -19,18 +20,18 @@ use axum::{
 };
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-/// Bytes of a body that was not read and that hyper reads by itself, so that the
-/// connection stays.
+/// The largest unread body, in bytes, that hyper discards by itself to keep the
+/// connection open.
 const MAX_DISCARDED: u64 = 4096;
 
-/// Says that the connection closes if an answer comes early.
+/// Adds `Connection: close` to a response that starts before the request has ended.
 pub async fn close(request: Request, next: Next) -> Response {
-    let is_old = request.version() <= Version::HTTP_11;
+    let is_http1 = request.version() <= Version::HTTP_11;
     let ended = Arc::new(AtomicBool::new(request.body().is_end_stream()));
-    let is_small = request.body().size_hint().upper().is_some_and(|most| most <= MAX_DISCARDED);
+    let is_small = request.body().size_hint().upper().is_some_and(|max| max <= MAX_DISCARDED);
     let request = request.map(|body| Body::new(Watched { body, ended: Arc::clone(&ended) }));
     let mut response = next.run(request).await;
-    if is_old
+    if is_http1
         && !is_small
         && !ended.load(Ordering::Acquire)
         && response.status() != StatusCode::SWITCHING_PROTOCOLS
@@ -40,7 +41,7 @@ pub async fn close(request: Request, next: Next) -> Response {
     response
 }
 
-/// A body that notes when it was read to its end.
+/// A body that records whether it was read to its end.
 struct Watched {
     body: Body,
     ended: Arc<AtomicBool>,

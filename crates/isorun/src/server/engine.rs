@@ -1,4 +1,4 @@
-//! The engine that a server uses.
+//! Setup of the server's sandbox engine.
 
 use std::sync::Arc;
 
@@ -6,30 +6,31 @@ use anyhow::{Context, Result};
 use isorun_engine::{
     Engine, Root, SandboxSpec,
     gvisor::{self, Gvisor},
-    network::gate::Options,
+    network::context::ProxyOptions,
 };
 
 use super::{Config, config};
 
+/// Opens the engine, and starts to create sandboxes in advance.
 pub async fn start(server: &Config) -> Result<Arc<dyn Engine>> {
-    let mut setup = gvisor::Config::new(server.data_dir.join("engine"));
+    let mut setup = gvisor::GvisorConfig::new(server.data_dir.join("engine"));
     setup.warm = server.warm;
-    setup.blank = server.warm_copies;
-    let division = server.limits.server.division;
-    let most = |descriptors: u64| usize::try_from(descriptors).unwrap_or(usize::MAX);
-    setup.network = Options {
+    setup.warm_created = server.warm_copies;
+    let division = server.limits.server.descriptors;
+    let as_usize = |descriptors: u64| usize::try_from(descriptors).unwrap_or(usize::MAX);
+    setup.network = ProxyOptions {
         resolvers: server.network.resolvers.clone(),
         permitted: server.network.permitted.clone(),
         extra_roots: server.network.extra_roots.clone(),
         observer: Some(Arc::new(server.network.blocks.clone())),
-        patience: server.network.patience,
-        max_descriptors: Some(most(division.networks)),
-        max_descriptors_per_sandbox: most(division.per_network),
+        response_timeout: server.network.credential_timeout,
+        max_descriptors: Some(as_usize(division.networks)),
+        max_descriptors_per_sandbox: as_usize(division.per_network),
     };
-    let hint = "cannot run sandboxes here: `isorun doctor` says what is missing";
+    let hint = "cannot run sandboxes here: `isorun doctor` reports what is missing";
     let engine = Gvisor::open(setup).await.context(hint)?;
     if server.warm > 0 {
-        // What most ask for first.
+        // The defaults are the most common request.
         engine.warm(&SandboxSpec {
             vcpus: config::DEFAULT_VCPUS.min(server.limits.vcpus),
             mem_mib: config::DEFAULT_MEM_MIB.min(server.limits.mem_mib),

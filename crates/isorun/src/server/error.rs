@@ -1,4 +1,4 @@
-//! Every way in which a request fails: its status, its stable code, its text.
+//! Errors of requests: status, stable code and message.
 
 use std::time::Duration;
 
@@ -10,18 +10,17 @@ use axum::{
 
 use crate::{api::ErrorBody, store::StoreError};
 
-/// A failed request. What the client is told is all in here; what only the log
-/// may say goes to the log where the error is made.
+/// An error response. It contains only what the client may see; details for the
+/// operator are logged where the error is created.
 #[derive(Clone, Debug)]
 pub struct ApiError {
     pub code: Code,
     pub message: String,
-    /// When to try again.
+    /// The time after which the client may retry.
     pub retry_after: Option<Duration>,
 }
 
-/// The stable names of errors, and their statuses. `docs/isorun/http-api.md`
-/// lists them.
+/// The stable error codes, listed in `docs/isorun/http-api.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     InvalidRequest,
@@ -35,7 +34,7 @@ pub enum Code {
     RunBusy,
     SnapshotNotFound,
     SnapshotDamaged,
-    SnapshotForeign,
+    SnapshotIncompatible,
     ServerFull,
     SandboxDied,
     ImageNotFound,
@@ -54,9 +53,9 @@ pub enum Code {
     TooManyRuns,
     TooManyExecs,
     NotSupported,
-    NobodyListens,
+    ConnectionRefused,
     PortBroken,
-    PortSilent,
+    UpstreamTimeout,
     Stopping,
     Unavailable,
     Internal,
@@ -84,7 +83,7 @@ impl Code {
             Self::RunBusy => ("run_busy", StatusCode::CONFLICT),
             Self::SnapshotNotFound => ("snapshot_not_found", StatusCode::NOT_FOUND),
             Self::SnapshotDamaged => ("snapshot_damaged", StatusCode::UNPROCESSABLE_ENTITY),
-            Self::SnapshotForeign => ("snapshot_foreign", StatusCode::CONFLICT),
+            Self::SnapshotIncompatible => ("snapshot_incompatible", StatusCode::CONFLICT),
             Self::ServerFull => ("server_full", StatusCode::INSUFFICIENT_STORAGE),
             Self::SandboxDied => ("sandbox_died", StatusCode::GONE),
             Self::ImageNotFound => ("image_not_found", StatusCode::NOT_FOUND),
@@ -105,9 +104,9 @@ impl Code {
             Self::TooManyRuns => ("too_many_runs", StatusCode::TOO_MANY_REQUESTS),
             Self::TooManyExecs => ("too_many_execs", StatusCode::TOO_MANY_REQUESTS),
             Self::NotSupported => ("not_supported", StatusCode::NOT_IMPLEMENTED),
-            Self::NobodyListens => ("nobody_listens", StatusCode::BAD_GATEWAY),
+            Self::ConnectionRefused => ("connection_refused", StatusCode::BAD_GATEWAY),
             Self::PortBroken => ("port_broken", StatusCode::BAD_GATEWAY),
-            Self::PortSilent => ("port_silent", StatusCode::GATEWAY_TIMEOUT),
+            Self::UpstreamTimeout => ("upstream_timeout", StatusCode::GATEWAY_TIMEOUT),
             Self::Stopping => ("stopping", StatusCode::SERVICE_UNAVAILABLE),
             Self::Unavailable => ("unavailable", StatusCode::SERVICE_UNAVAILABLE),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR),
@@ -124,15 +123,13 @@ impl ApiError {
         Self::new(Code::InvalidRequest, message)
     }
 
-    /// Trouble of the machine or a bug: the client learns that, the log why.
+    /// Creates an error for a failure of the server, and logs its cause.
     pub fn internal(what: &str, error: impl std::fmt::Display) -> Self {
         tracing::error!(%error, "{what}");
-        Self::new(
-            Code::Internal,
-            format!("{what}: this is the server's fault, and its log says more"),
-        )
+        Self::new(Code::Internal, format!("{what}: this is an error of the server; see its log"))
     }
 
+    /// Sets the time after which the client may retry.
     pub fn after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
@@ -156,7 +153,7 @@ impl IntoResponse for ApiError {
         let mut response = (self.code.status(), Json(body)).into_response();
         let headers = response.headers_mut();
         if let Some(wait) = self.retry_after {
-            // Whole seconds, and never so early that it fails again.
+            // Rounded up to seconds, so that the retry is not too early.
             headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
         }
         if self.code == Code::Unauthorized {

@@ -1,5 +1,5 @@
-//! What handlers are given: bodies, queries and runs, checked, with errors that
-//! say what was wrong.
+//! Extractors of handlers: validated bodies, queries and runs, with errors that name
+//! the cause.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,16 +14,17 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::{
-    ApiError, App, Caller, Code, config::MAX_JSON, limits, runs::LiveRun, state::hibernation,
+    ApiError, App, Caller, Code, config::MAX_JSON_BYTES, limits, runs::LiveRun, state::hibernation,
     strict,
 };
 use crate::{clock, id::RunId};
 
-/// How much of a refused body is read all the same, and for how long.
-const DRAINED: usize = 256 << 20;
-const DRAINING: Duration = Duration::from_secs(5);
+/// The largest part of a refused body that is discarded, in bytes.
+const MAX_DRAINED_BYTES: usize = 256 << 20;
+/// The longest time for discarding a refused body.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A body of JSON.
+/// A JSON body.
 pub struct Json<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
@@ -36,40 +37,40 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
         let parsed = strict::object(&bytes);
         parsed
             .map(Self)
-            .map_err(|why| ApiError::invalid(format!("the body is no valid request: {why}")))
+            .map_err(|why| ApiError::invalid(format!("the body is not a valid request: {why}")))
     }
 }
 
-/// Reads a body that is JSON to its end.
+/// Reads a JSON body to its end.
 pub async fn collect(body: Body) -> Result<BytesMut, ApiError> {
     let mut body = body.into_data_stream();
     let mut bytes = BytesMut::new();
     while let Some(piece) = body.next().await {
-        bytes.extend_from_slice(&piece.map_err(limits::broken_body)?);
-        if bytes.len() > MAX_JSON {
+        bytes.extend_from_slice(&piece.map_err(limits::body_error)?);
+        if bytes.len() > MAX_JSON_BYTES {
             drain(&mut body).await;
-            let message = format!("the body is larger than {MAX_JSON} bytes");
+            let message = format!("the body is larger than {MAX_JSON_BYTES} bytes");
             return Err(ApiError::new(Code::TooLarge, message));
         }
     }
     Ok(bytes)
 }
 
-/// Reads on, for a while, what nobody wants: a connection that closes on a
-/// client that still sends loses the answer.
+/// Discards the rest of a body, up to a limit. If the connection was closed while the
+/// client still sends, the client would not receive the response.
 pub async fn drain(body: &mut BodyDataStream) {
-    let mut room = DRAINED;
+    let mut remaining = MAX_DRAINED_BYTES;
     let reading = async {
         while let Some(Ok(piece)) = body.next().await
-            && piece.len() < room
+            && piece.len() < remaining
         {
-            room -= piece.len();
+            remaining -= piece.len();
         }
     };
-    let _ = timeout(DRAINING, reading).await;
+    let _ = timeout(DRAIN_TIMEOUT, reading).await;
 }
 
-/// The parameters behind the question mark.
+/// The parameters of the query.
 pub struct Params<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequestParts<App> for Params<T> {
@@ -83,18 +84,18 @@ impl<T: DeserializeOwned> FromRequestParts<App> for Params<T> {
     }
 }
 
-/// The caller's own run that the path names.
-pub struct OwnRun(pub Arc<LiveRun>);
+/// The run that the path names, which must belong to the caller's tenant.
+pub struct OwnedRun(pub Arc<LiveRun>);
 
-impl FromRequestParts<App> for OwnRun {
+impl FromRequestParts<App> for OwnedRun {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let (caller, id) = asked(parts, app).await?;
+        let (caller, id) = caller_and_id(parts, app).await?;
         if let Some(run) = app.runs.get(&id).filter(|run| run.tenant == caller.tenant) {
             return Ok(Self(run));
         }
-        // Foreign runs look like runs that never were.
+        // Runs of other tenants look like runs that do not exist.
         match app.store.run(&id).await?.filter(|row| row.tenant == caller.tenant) {
             Some(row) => Err(ApiError::new(
                 Code::RunDestroyed,
@@ -109,28 +110,28 @@ impl FromRequestParts<App> for OwnRun {
     }
 }
 
-/// The same, for what needs its sandbox: one that was hibernated and is to be
-/// resumed by that, is.
-pub struct AwakeRun(pub Arc<LiveRun>);
+/// A run like [`OwnedRun`], for operations that need its sandbox: a hibernated run with
+/// `auto_resume` is resumed.
+pub struct ResumedRun(pub Arc<LiveRun>);
 
-impl FromRequestParts<App> for AwakeRun {
+impl FromRequestParts<App> for ResumedRun {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let OwnRun(run) = OwnRun::from_request_parts(parts, app).await?;
-        hibernation::wake_if_asked(app, &run).await?;
+        let OwnedRun(run) = OwnedRun::from_request_parts(parts, app).await?;
+        hibernation::resume_if_automatic(app, &run).await?;
         Ok(Self(run))
     }
 }
 
-/// The id of a run of the caller, there or gone.
-pub struct OwnRunId(pub RunId);
+/// The id of a run of the caller's tenant, which may have been destroyed.
+pub struct OwnedRunId(pub RunId);
 
-impl FromRequestParts<App> for OwnRunId {
+impl FromRequestParts<App> for OwnedRunId {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let (caller, id) = asked(parts, app).await?;
+        let (caller, id) = caller_and_id(parts, app).await?;
         match app.store.run(&id).await? {
             Some(row) if row.tenant == caller.tenant => Ok(Self(id)),
             _ => Err(not_found(&id)),
@@ -138,7 +139,7 @@ impl FromRequestParts<App> for OwnRunId {
     }
 }
 
-async fn asked(parts: &mut Parts, app: &App) -> Result<(Caller, RunId), ApiError> {
+async fn caller_and_id(parts: &mut Parts, app: &App) -> Result<(Caller, RunId), ApiError> {
     let caller = Caller::from_request_parts(parts, app).await?;
     let Path(id) = Path::<String>::from_request_parts(parts, app)
         .await
@@ -150,6 +151,6 @@ async fn asked(parts: &mut Parts, app: &App) -> Result<(Caller, RunId), ApiError
 fn not_found(id: &RunId) -> ApiError {
     ApiError::new(
         Code::RunNotFound,
-        format!("there is no run {id}: it was never created, or with another tenant's key"),
+        format!("the run {id} does not exist or belongs to another tenant"),
     )
 }

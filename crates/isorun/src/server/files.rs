@@ -1,9 +1,9 @@
-//! Files in and out of a run, as streams: no file is ever held in memory.
+//! Upload and download of files, as streams: files are never held in memory.
 
 use std::{io, sync::Arc, time::Duration};
 
 use axum::{
-    Json as Answer,
+    Json as JsonResponse,
     body::Body,
     extract::{RawQuery, State},
     http::{HeaderMap, header},
@@ -23,46 +23,47 @@ use tokio_util::io::StreamReader;
 
 use super::{
     ApiError, App, Code,
-    extract::{AwakeRun, Params, drain},
-    limits, order,
+    extract::{Params, ResumedRun, drain},
+    limits,
     runs::LiveRun,
+    validate,
 };
 use crate::api::{Entries, ErrorBody, FILE_MODE, Written};
 
-/// How long a client may send nothing, or take nothing.
-const STALLED: Duration = Duration::from_secs(60);
+/// The longest time without progress of an upload.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Names of a folder in one piece of an answer.
+/// The number of directory entries in one piece of a response.
 const NAMES_PER_PIECE: usize = 256;
 
-/// All but the unreserved characters of URLs: RFC 3986, section 2.3.
+/// All characters except the unreserved ones of URLs: RFC 3986, section 2.3.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// What a name takes in memory apart from its bytes.
-const NAME_OVERHEAD: usize = 32;
+/// The memory overhead of a name beyond its bytes, in bytes.
+const NAME_OVERHEAD_BYTES: usize = 32;
 
-/// Which file.
+/// Parameters of file operations.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct FileParams {
-    /// An absolute path inside of the sandbox. Bytes that are not UTF-8 are percent-encoded, as
-    /// everything in a query: `%FF`.
+    /// An absolute path in the sandbox. Bytes that are not UTF-8 are percent-encoded, like all of
+    /// a query: `%FF`.
     path: Option<String>,
-    /// Permissions of a new file, in octal; 644 if not given.
+    /// Permissions of a new file, in octal; 644 by default.
     mode: Option<String>,
 }
 
 impl FileParams {
-    /// The path's bytes are taken from the query itself: as text, those that are not
-    /// UTF-8 would be replaced.
+    /// Returns the path. Its bytes are decoded from the raw query, since bytes that are not
+    /// UTF-8 are replaced in the text.
     fn path(&self, RawQuery(query): &RawQuery) -> Result<FilePath, ApiError> {
-        let missing = || ApiError::invalid("the query has no `path`");
+        let missing = || ApiError::invalid("the query has no `path`: give an absolute path");
         let encoded = query.as_deref().unwrap_or_default().split('&');
         let encoded = encoded.filter_map(|pair| pair.split_once('='));
         let mut encoded = encoded.filter(|(name, _)| percent_decode_str(name).eq(*b"path"));
         let (_, encoded) = encoded.next().filter(|_| self.path.is_some()).ok_or_else(missing)?;
         let bytes = percent_decode_str(&encoded.replace('+', " ")).collect::<Vec<_>>();
-        order::path_of_bytes("path", &bytes)?;
+        validate::path_of_bytes("path", &bytes)?;
         Ok(FilePath { text: String::from_utf8_lossy(&bytes).into_owned(), name: bytes.into() })
     }
 
@@ -71,13 +72,13 @@ impl FileParams {
         match u32::from_str_radix(text, 8) {
             Ok(mode) if mode <= 0o7777 => Ok(Some(mode)),
             _ => Err(ApiError::invalid(format!(
-                "mode is {text:?}: give permissions in octal, such as 644"
+                "mode is {text:?}: give permissions in octal, 0 to 7777, such as 644"
             ))),
         }
     }
 }
 
-/// A path as a program in the sandbox has it, and as text for messages.
+/// A path as bytes, and as text for messages.
 struct FilePath {
     name: Name,
     text: String,
@@ -85,42 +86,42 @@ struct FilePath {
 
 /// Write a file
 ///
-/// The body is its content. Folders above it are made; a file that is there is replaced at once
-/// when all has arrived, and an upload that breaks off changes nothing.
+/// The body is the content. Missing parent directories are created. An existing file is replaced
+/// atomically when the upload is complete; an upload that is interrupted changes nothing.
 #[utoipa::path(
     post, path = "/v1/runs/{id}/files/upload", tag = "files", operation_id = "upload",
     params(("id" = String, Path, description = "The run"), FileParams),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
         (status = 200, body = Written),
-        (status = 400, body = ErrorBody, description = "The path cannot be written"),
-        (status = 404, body = ErrorBody, description = "No such run, or it was destroyed"),
+        (status = 400, body = ErrorBody, description = "The file cannot be written"),
+        (status = 404, body = ErrorBody, description = "The run does not exist, or was destroyed"),
         (status = 413, body = ErrorBody, description = "The file is too large for this server"),
         (status = 507, body = ErrorBody, description = "The sandbox's disk is full"),
     ),
 )]
 pub async fn upload(
     State(app): State<App>,
-    AwakeRun(run): AwakeRun,
+    ResumedRun(run): ResumedRun,
     Params(params): Params<FileParams>,
     query: RawQuery,
     headers: HeaderMap,
     body: Body,
-) -> Result<Answer<Written>, ApiError> {
+) -> Result<JsonResponse<Written>, ApiError> {
     let (FilePath { name, text: path }, mode) = (params.path(&query)?, params.mode()?);
-    let most = app.config.limits.upload;
-    let announced = headers
+    let max_bytes = app.config.limits.upload;
+    let content_length = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > most) {
-        return Err(too_large(most));
+    if content_length.is_some_and(|length| length > max_bytes) {
+        return Err(too_large(max_bytes));
     }
     let mut body = body.into_data_stream();
-    let mut taken = 0_u64;
-    let source = stalling((&mut body).map_err(io::Error::other)).map(move |piece| {
+    let mut received = 0_u64;
+    let source = with_stall_timeout((&mut body).map_err(io::Error::other)).map(move |piece| {
         let piece = piece?;
-        taken += piece.len() as u64;
-        if taken > most {
+        received += piece.len() as u64;
+        if received > max_bytes {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
         }
         Ok(piece)
@@ -131,19 +132,19 @@ pub async fn upload(
         let stream = app.connect(&run).await?;
         client::write_file(stream, request, source).await.map_err(|error| match error {
             ClientError::Local(error) if error.kind() == io::ErrorKind::FileTooLarge => {
-                too_large(most)
+                too_large(max_bytes)
             }
             ClientError::Local(error) if limits::body::too_slow(&error).is_some() => {
-                limits::broken_body(error)
+                limits::body_error(error)
             }
-            ClientError::Local(error) => {
-                ApiError::invalid(format!("the upload broke off, and nothing was written: {error}"))
-            }
+            ClientError::Local(error) => ApiError::invalid(format!(
+                "the upload was interrupted, and nothing was written: {error}"
+            )),
             error => file_error(&path, error),
         })
     };
     match run.during(work).await {
-        Ok(size) => Ok(Answer(Written { path, size })),
+        Ok(size) => Ok(JsonResponse(Written { path, size })),
         Err(error) => {
             drain(&mut body).await;
             Err(error)
@@ -153,20 +154,20 @@ pub async fn upload(
 
 /// Read a file
 ///
-/// The body is its content, as a stream. One that breaks off was cut short. The header
-/// `x-file-mode` has the file's permissions, in octal.
+/// The body is the content, as a stream. If the stream is interrupted, the content is incomplete.
+/// The header `x-file-mode` has the file's permissions, in octal.
 #[utoipa::path(
     get, path = "/v1/runs/{id}/files/download", tag = "files", operation_id = "download",
     params(("id" = String, Path, description = "The run"), FileParams),
     responses(
         (status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 400, body = ErrorBody, description = "There is no plain file at the path"),
-        (status = 404, body = ErrorBody, description = "No such run or file"),
+        (status = 400, body = ErrorBody, description = "The path is not a regular file"),
+        (status = 404, body = ErrorBody, description = "The run or the file does not exist"),
     ),
 )]
 pub async fn download(
     State(app): State<App>,
-    AwakeRun(run): AwakeRun,
+    ResumedRun(run): ResumedRun,
     Params(params): Params<FileParams>,
     query: RawQuery,
 ) -> Result<Response, ApiError> {
@@ -181,34 +182,34 @@ pub async fn download(
     Ok((kind, mode, Body::from_stream(pieces(run, reader))).into_response())
 }
 
-/// The names in a folder
+/// List a directory
 #[utoipa::path(
     get, path = "/v1/runs/{id}/files", tag = "files", operation_id = "list_files",
     params(("id" = String, Path, description = "The run"), FileParams),
     responses(
         (status = 200, body = Entries),
-        (status = 400, body = ErrorBody, description = "There is no folder at the path"),
-        (status = 404, body = ErrorBody, description = "No such run or folder"),
+        (status = 400, body = ErrorBody, description = "The path is not a directory"),
+        (status = 404, body = ErrorBody, description = "The run or the directory does not exist"),
     ),
 )]
 pub async fn list(
     State(app): State<App>,
-    AwakeRun(run): AwakeRun,
+    ResumedRun(run): ResumedRun,
     Params(params): Params<FileParams>,
     query: RawQuery,
 ) -> Result<Response, ApiError> {
     let FilePath { name, text: path } = params.path(&query)?;
     let memory = &app.accounts.memory;
-    let refused = |exhausted| memory.refusal(exhausted);
-    let mut hold = memory.take(&run.tenant, 0).map_err(refused)?;
+    let refusal = |exhausted| memory.refusal(exhausted);
+    let mut hold = memory.take(&run.tenant, 0).map_err(refusal)?;
     let mut names = Vec::new();
     let work = async {
         let stream = app.connect(&run).await?;
         let listing = client::list_parts(stream, name, |part| {
             for entry in part {
-                let bytes = entry.name.to_text().len() + NAME_OVERHEAD;
+                let bytes = entry.name.to_text().len() + NAME_OVERHEAD_BYTES;
                 let grown = hold.grow(u64::try_from(bytes).unwrap_or(u64::MAX));
-                grown.map_err(|exhausted| ListError::Refused(refused(exhausted)))?;
+                grown.map_err(|exhausted| ListError::Refused(refusal(exhausted)))?;
                 names.push(entry.name);
             }
             Ok::<_, ListError>(())
@@ -228,7 +229,7 @@ pub async fn list(
     Ok(([kind], Body::from_stream(listed)).into_response())
 }
 
-/// Why a folder was not listed.
+/// An error of listing a directory.
 enum ListError {
     Agent(ClientError),
     Refused(ApiError),
@@ -240,13 +241,13 @@ impl From<ClientError> for ListError {
     }
 }
 
-/// Names as an [`Entries`] in JSON, written piece by piece.
+/// Encodes names as an [`Entries`] in JSON, piece by piece.
 fn listing(names: Vec<Name>) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Send {
     let names = Arc::new(names);
     let all_text = names.iter().all(|name| std::str::from_utf8(name.as_bytes()).is_ok());
     let part = |text: &'static str| stream::iter([Ok(Bytes::from_static(text.as_bytes()))]);
     let entries = list_in_pieces(Arc::clone(&names), |name| name.to_text().into_owned());
-    // Nothing to say where the names are all text.
+    // Absent if all names are UTF-8.
     let encoded = if all_text { Arc::default() } else { names };
     let between = if all_text { "" } else { "],\"encoded_entries\":[" };
     part("{\"entries\":[")
@@ -256,7 +257,7 @@ fn listing(names: Vec<Name>) -> impl futures_util::Stream<Item = io::Result<Byte
         .chain(part("]}"))
 }
 
-/// What stands between the brackets of a list of names.
+/// Encodes the content of a JSON list of names, without the brackets.
 fn list_in_pieces(
     names: Arc<Vec<Name>>,
     form: fn(&Name) -> String,
@@ -274,8 +275,8 @@ fn list_in_pieces(
     })
 }
 
-/// What is left of a file, piece by piece. It counts as use of the run, and
-/// breaks off when the run ends.
+/// Returns the content of a file, piece by piece. It counts as activity of the run, and
+/// fails when the run ends.
 fn pieces(
     run: Arc<LiveRun>,
     reader: FileReader<AgentStream>,
@@ -288,24 +289,28 @@ fn pieces(
     })
 }
 
-/// Fails when nothing comes for too long.
-fn stalling<S>(source: S) -> impl futures_util::Stream<Item = io::Result<bytes::Bytes>> + Send
+/// Adds an error to a stream that makes no progress for too long.
+fn with_stall_timeout<S>(
+    source: S,
+) -> impl futures_util::Stream<Item = io::Result<bytes::Bytes>> + Send
 where
     S: futures_util::Stream<Item = io::Result<bytes::Bytes>> + Send + Unpin,
 {
-    stream::try_unfold(source, async |mut source| match timeout(STALLED, source.try_next()).await {
-        Ok(piece) => Ok(piece?.map(|piece| (piece, source))),
-        Err(_) => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("nothing came for {} s", STALLED.as_secs()),
-        )),
+    stream::try_unfold(source, async |mut source| {
+        match timeout(STALL_TIMEOUT, source.try_next()).await {
+            Ok(piece) => Ok(piece?.map(|piece| (piece, source))),
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no data was received for {} s", STALL_TIMEOUT.as_secs()),
+            )),
+        }
     })
 }
 
-fn too_large(most: u64) -> ApiError {
+fn too_large(max_bytes: u64) -> ApiError {
     ApiError::new(
         Code::TooLarge,
-        format!("the file is too large: this server takes up to {most} bytes"),
+        format!("the file is too large: at most {max_bytes} bytes are allowed"),
     )
 }
 

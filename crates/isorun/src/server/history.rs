@@ -1,4 +1,4 @@
-//! Forgets runs that are long gone, and their audit logs.
+//! Deletion of destroyed runs and their audit logs after the retention period.
 
 use std::{sync::Weak, time::Duration};
 
@@ -8,17 +8,17 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// How often old runs are looked for.
+/// The interval between deletions.
 const INTERVAL: Duration = Duration::from_secs(600);
 
-/// Runs that are forgotten in one transaction.
-const BATCH: u32 = 100;
+/// The number of runs that are deleted in one transaction.
+const MAX_RUNS_PER_BATCH: u32 = 100;
 
-/// Between two transactions, so that others get their turn.
-const PAUSE: Duration = Duration::from_millis(50);
+/// The pause between two transactions, so that other changes are not delayed.
+const BATCH_PAUSE: Duration = Duration::from_millis(50);
 
-/// Forgets old runs now and then, for as long as the server lives.
-pub async fn forget_old(server: Weak<Server>) {
+/// Periodically deletes expired runs, until the server stops.
+pub async fn run_retention(server: Weak<Server>) {
     loop {
         let Some((store, limits, stopping)) = server
             .upgrade()
@@ -26,8 +26,8 @@ pub async fn forget_old(server: Weak<Server>) {
         else {
             return;
         };
-        if let Err(error) = forget(&store, &limits).await {
-            tracing::error!(%error, "cannot forget old runs");
+        if let Err(error) = delete_expired(&store, &limits).await {
+            tracing::error!(%error, "cannot delete expired runs");
         }
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
@@ -36,16 +36,17 @@ pub async fn forget_old(server: Weak<Server>) {
     }
 }
 
-async fn forget(store: &Store, limits: &ServerLimits) -> Result<(), StoreError> {
+async fn delete_expired(store: &Store, limits: &ServerLimits) -> Result<(), StoreError> {
     let age = i64::try_from(limits.history_age.as_millis()).unwrap_or(i64::MAX);
     let moment = clock::now_ms().saturating_sub(age);
-    while store.forget_runs_before(moment, BATCH).await? > 0 {
-        tokio::time::sleep(PAUSE).await;
+    while store.delete_runs_before(moment, MAX_RUNS_PER_BATCH).await? > 0 {
+        tokio::time::sleep(BATCH_PAUSE).await;
     }
     for tenant in store.tenants_with_history().await? {
-        let beyond = || store.forget_runs_beyond(tenant.clone(), limits.history_runs, BATCH);
-        while beyond().await? > 0 {
-            tokio::time::sleep(PAUSE).await;
+        let delete_excess =
+            || store.delete_runs_beyond(tenant.clone(), limits.history_runs, MAX_RUNS_PER_BATCH);
+        while delete_excess().await? > 0 {
+            tokio::time::sleep(BATCH_PAUSE).await;
         }
     }
     Ok(())
@@ -63,9 +64,9 @@ mod tests {
 
     #[tokio::test]
     async fn old_runs_and_those_over_the_number_go_with_their_logs() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let secret = Secret::open(folder.path()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let secret = Secret::open(dir.path()).unwrap();
         let now = clock::now_ms();
         let mut runs: Vec<(i64, RunId)> = Vec::new();
         for days in [400, 366, 364, 3, 2, 1] {
@@ -85,9 +86,11 @@ mod tests {
         }
         assert_eq!(store.stored_bytes().await.unwrap()["me"], 6 * 1256);
         let limits = ServerLimits { history_runs: 2, ..ServerLimits::default() };
-        forget(&store, &ServerLimits { history_runs: 100, ..limits.clone() }).await.unwrap();
+        delete_expired(&store, &ServerLimits { history_runs: 100, ..limits.clone() })
+            .await
+            .unwrap();
         assert_eq!(store.history("me", None, 10).await.unwrap().len(), 4);
-        forget(&store, &limits).await.unwrap();
+        delete_expired(&store, &limits).await.unwrap();
         let left = store.history("me", None, 10).await.unwrap();
         let left: Vec<_> = left.into_iter().map(|run| run.id).collect();
         assert_eq!(left, [runs[5].1.clone(), runs[4].1.clone()]);

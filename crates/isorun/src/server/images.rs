@@ -1,5 +1,5 @@
-//! From the name of an image to the files of a sandbox. What is not here yet is
-//! pulled, from registries that the operator allows.
+//! Images of sandboxes. Missing images are pulled from the registries that the operator
+//! allows.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,21 +13,21 @@ use isorun_engine::{
     image::{Error, Image, Progress, PullOptions, Reference, Registries, Store},
 };
 
-use super::{ApiError, App, Code, config::Pulls};
+use super::{ApiError, App, Code, config::PullPolicy};
 use crate::data;
 
-/// The machine's own programs, which need no registry.
+/// The name of the built-in image: the machine's own programs.
 const HOST: &str = "host";
 
-/// Where a sandbox's files come from, and what its commands start with.
-pub struct Source {
+/// The files of a sandbox, and the defaults of its commands.
+pub struct ImageSource {
     pub root: Root,
-    /// Of the image; empty for `host`.
+    /// The digest of the image; empty for `host`.
     pub digest: String,
     pub env: BTreeMap<String, String>,
     pub user: Option<String>,
     pub workdir: Option<String>,
-    /// Keeps the files until the sandbox has them.
+    /// Keeps the files from being deleted until the sandbox holds them.
     image: Option<Image>,
 }
 
@@ -38,16 +38,16 @@ pub struct Images {
 }
 
 impl Images {
-    pub fn open(data_dir: &Path, pulls: &Pulls) -> Result<Self> {
-        let store = Store::open(data::images(data_dir))?;
+    pub fn open(data_dir: &Path, pulls: &PullPolicy) -> Result<Self> {
+        let store = Store::open(data::images_dir(data_dir))?;
         Ok(Self { store, pulls: options(pulls) })
     }
 
-    /// Finds the files of an image. One that is not here is pulled on behalf of a
-    /// tenant.
-    pub async fn find(&self, app: &App, tenant: &str, name: &str) -> Result<Source, ApiError> {
+    /// Resolves an image. A missing image is pulled, which counts against the tenant's
+    /// limits.
+    pub async fn find(&self, app: &App, tenant: &str, name: &str) -> Result<ImageSource, ApiError> {
         if name == HOST {
-            return Ok(Source {
+            return Ok(ImageSource {
                 root: Root::Host,
                 digest: String::new(),
                 env: BTreeMap::new(),
@@ -56,13 +56,13 @@ impl Images {
                 image: None,
             });
         }
-        let reference: Reference = name.parse().map_err(refusal)?;
-        let image = match self.store.resolve(&reference).map_err(refusal)? {
+        let reference: Reference = name.parse().map_err(image_error)?;
+        let image = match self.store.resolve(&reference).map_err(image_error)? {
             Some(image) => image,
             None => self.pull(app, tenant, &reference).await?,
         };
-        Ok(Source {
-            root: Root::Folder(image.root.clone()),
+        Ok(ImageSource {
+            root: Root::Directory(image.root.clone()),
             digest: image.digest.clone(),
             env: image.config.env.iter().cloned().collect(),
             user: image.config.user.clone(),
@@ -81,21 +81,21 @@ impl Images {
             return Err(ApiError::new(
                 Code::ImageNotFound,
                 format!(
-                    "there is no image {} on this server, and it pulls none: its operator adds \
-                     images with `isorun image pull`, and `host` is always there",
+                    "the image {} does not exist on this server, which does not pull images: its \
+                     operator can add it with `isorun image pull`; `host` is always available",
                     reference.short()
                 ),
             ));
         };
         tracing::info!(image = %reference, "pulling");
         let pulls = &app.accounts.pulls;
-        let _place = pulls.take(tenant, 1).map_err(|exhausted| pulls.refusal(exhausted))?;
+        let _slot = pulls.take(tenant, 1).map_err(|exhausted| pulls.refusal(exhausted))?;
         let progress = Progress::none();
         let image = tokio::select! {
             pulled = self.store.pull(reference, options, &progress) => {
-                pulled.map_err(refusal)?
+                pulled.map_err(image_error)?
             }
-            () = app.guard.disk_is_low() => {
+            () = app.guard.wait_for_low_disk() => {
                 return Err(ApiError::new(
                     Code::Unavailable,
                     format!(
@@ -111,43 +111,44 @@ impl Images {
         Ok(image)
     }
 
-    /// The digests of all images that are here.
+    /// Returns the digests of all local images.
     pub fn digests(&self) -> BTreeSet<String> {
         let entries = self.store.list().unwrap_or_default();
         entries.into_iter().map(|entry| entry.manifest.to_string()).collect()
     }
 
-    /// Keeps a source's files until they are released, even if this process
-    /// ends before the sandbox does.
-    pub fn hold(&self, sandbox: &str, source: &Source) -> Result<(), ApiError> {
+    /// Keeps the files of an image until they are released, even if this process exits
+    /// before the sandbox.
+    pub fn hold(&self, sandbox: &str, source: &ImageSource) -> Result<(), ApiError> {
         match &source.image {
-            Some(image) => self.store.hold(sandbox, image).map_err(refusal),
+            Some(image) => self.store.hold(sandbox, image).map_err(image_error),
             None => Ok(()),
         }
     }
 
-    /// Keeps what another one keeps. Gives where its files are.
+    /// Keeps the same files as another holder, and returns their location.
     pub fn hold_also(&self, name: &str, held: &str) -> Result<Root, ApiError> {
-        let root = self.store.hold_also(name, held).map_err(refusal)?;
-        Ok(root.map_or(Root::Host, Root::Folder))
+        let root = self.store.copy_hold(name, held).map_err(image_error)?;
+        Ok(root.map_or(Root::Host, Root::Directory))
     }
 
-    /// Where the files are that somebody keeps.
+    /// Returns the location of the files of a holder.
     pub fn root_of(&self, held: &str) -> Result<Root, ApiError> {
-        let root = self.store.root_of(held).map_err(refusal)?;
-        Ok(root.map_or(Root::Host, Root::Folder))
+        let root = self.store.held_root(held).map_err(image_error)?;
+        Ok(root.map_or(Root::Host, Root::Directory))
     }
 
+    /// Releases the files of a holder.
     pub fn release(&self, sandbox: &str) {
         if let Err(error) = self.store.release(sandbox) {
             tracing::error!(%error, sandbox, "cannot release an image");
         }
     }
 
-    /// Releases what sandboxes held that are gone.
-    pub fn release_all_but(&self, alive: &BTreeSet<String>) -> Result<()> {
+    /// Releases the files of all holders that no longer exist.
+    pub fn release_all_but(&self, existing: &BTreeSet<String>) -> Result<()> {
         for name in self.store.holds()? {
-            if !alive.contains(&name) {
+            if !existing.contains(&name) {
                 self.store.release(&name)?;
             }
         }
@@ -155,12 +156,12 @@ impl Images {
     }
 }
 
-fn options(pulls: &Pulls) -> Option<PullOptions> {
+fn options(pulls: &PullPolicy) -> Option<PullOptions> {
     let mut registries = Registries::default();
     match pulls {
-        Pulls::Never => return None,
-        Pulls::Anywhere => {}
-        Pulls::From(allowed) => {
+        PullPolicy::Never => return None,
+        PullPolicy::Anywhere => {}
+        PullPolicy::From(allowed) => {
             for registry in allowed {
                 registries = registries.allow(registry);
             }
@@ -174,10 +175,10 @@ fn options(pulls: &Pulls) -> Option<PullOptions> {
     Some(options)
 }
 
-/// What the caller is told of an image's trouble.
-fn refusal(error: Error) -> ApiError {
+/// Converts an error of an image into one for the client.
+fn image_error(error: Error) -> ApiError {
     let code = match &error {
-        error if error.is_ours() => return ApiError::internal("cannot use the image", error),
+        error if error.is_host_error() => return ApiError::internal("cannot use the image", error),
         Error::Reference { .. } => Code::InvalidRequest,
         Error::NotFound { .. } => Code::ImageNotFound,
         Error::NotAllowed { .. } => Code::ImageNotAllowed,

@@ -1,5 +1,5 @@
-//! The life of a run: it is made, watched, and ended, by a task of its own, so
-//! that a client that goes away leaves nothing half done.
+//! The lifecycle of a run: creation, monitoring and destruction. These run in separate
+//! tasks, so that they complete even if the client disconnects.
 
 use std::{
     collections::BTreeSet,
@@ -13,108 +13,123 @@ use serde_json::json;
 
 use super::{
     ApiError, App, Caller, Code,
+    destroy_on_drop::DestroyOnDrop,
     network::{self, Settings},
-    newborn::Newborn,
-    order::Order,
     runs::{Defaults, LiveRun},
     state::hibernation,
+    validate::CreateParams,
 };
 use crate::{
     api::{DestroyStats, OnIdle, Status},
     audit::{AuditLog, Event},
     clock,
     id::RunId,
-    store::{Ending, RunRow, Used},
+    store::{Ending, ResourceUsage, RunRow},
 };
 
-/// How long a run that died by itself is listed, if nobody destroys it and it
-/// has no timeout.
+/// The time after which a failed run without a timeout is destroyed.
 const KEEP_FAILED: Duration = Duration::from_secs(3600);
 
-/// Makes a run. If the caller goes away meanwhile, it is destroyed: nobody would
-/// know its id.
-pub async fn create(app: &App, caller: Caller, order: Order) -> Result<Arc<LiveRun>, ApiError> {
+/// Creates a run. If the caller is cancelled meanwhile, the run is destroyed, since no
+/// client would know its id.
+pub async fn create(
+    app: &App,
+    caller: Caller,
+    params: CreateParams,
+) -> Result<Arc<LiveRun>, ApiError> {
     accepts_runs(app, &caller.tenant)?;
-    let making = {
+    let creation = {
         let app = Arc::clone(app);
         async move {
-            let run = make(&app, &caller.tenant, order).await?;
+            let run = create_counted(&app, &caller.tenant, params).await?;
             app.tasks.spawn(watch(Arc::clone(&app), Arc::clone(&run)));
             Ok(run)
         }
     };
-    Newborn::make_one(app, "cannot create the run", making).await
+    DestroyOnDrop::create_one(app, "cannot create the run", creation).await
 }
 
-/// Whether a tenant may have something new: a sandbox, or something on the disk.
+/// Fails if a tenant may not create a sandbox or store data at the moment.
 pub fn accepts_runs(app: &App, tenant: &str) -> Result<(), ApiError> {
     if app.stopping.is_cancelled() {
-        return Err(ApiError::new(Code::Stopping, "the server is stopping: it takes no new runs"));
+        return Err(ApiError::new(
+            Code::Stopping,
+            "the server is stopping: it accepts no new runs",
+        ));
     }
     app.guard.admit(tenant)
 }
 
-async fn make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>, ApiError> {
-    app.runs.take_place(tenant)?;
-    let made = try_make(app, tenant, order).await;
-    match &made {
+async fn create_counted(
+    app: &App,
+    tenant: &str,
+    params: CreateParams,
+) -> Result<Arc<LiveRun>, ApiError> {
+    app.runs.reserve_slot(tenant)?;
+    let created = try_create(app, tenant, params).await;
+    match &created {
         Ok(_) => {
             app.metrics.created.inc();
         }
         Err(error) => {
-            app.runs.leave_place(tenant);
+            app.runs.release_slot(tenant);
             app.metrics.failed_creates.inc();
             tracing::warn!(error = error.message, "cannot create a run");
         }
     }
-    made
+    created
 }
 
-async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>, ApiError> {
+async fn try_create(
+    app: &App,
+    tenant: &str,
+    params: CreateParams,
+) -> Result<Arc<LiveRun>, ApiError> {
     let started = Instant::now();
-    let source = app.images.find(app, tenant, &order.image).await?;
-    let id = RunId::random().map_err(|error| ApiError::internal("cannot draw a run id", error))?;
+    let source = app.images.find(app, tenant, &params.image).await?;
+    let id =
+        RunId::random().map_err(|error| ApiError::internal("cannot create a run id", error))?;
     let sandbox: SandboxId = id
         .as_str()
         .parse()
         .map_err(|error| ApiError::internal("cannot name the sandbox", error))?;
     let mut env = source.env.clone();
-    env.extend(order.env);
-    network::environment(&order.network.credentials, &mut env);
+    env.extend(params.env);
+    network::environment(&params.network.credentials, &mut env);
     let defaults = Defaults {
         env,
         user: source.user.clone(),
         workdir: source.workdir.clone(),
-        urls: order.urls,
+        urls: params.urls,
     };
     let mut row = RunRow {
         id: id.clone(),
         tenant: tenant.to_owned(),
-        image: order.image,
+        image: params.image,
         digest: source.digest.clone(),
         status: Status::Creating,
-        vcpus: order.vcpus,
-        mem_mib: order.mem_mib,
-        disk_mib: order.disk_mib,
-        timeout_ms: millis(order.timeout),
+        vcpus: params.vcpus,
+        mem_mib: params.mem_mib,
+        disk_mib: params.disk_mib,
+        timeout_ms: millis(params.timeout),
         defaults: serde_json::to_string(&defaults).unwrap_or_default(),
-        network: order.network.store(&app.secret)?,
-        on_idle: order.on_idle,
-        auto_resume: order.auto_resume,
-        used: Used::default(),
+        network: params.network.store(&app.secret)?,
+        on_idle: params.on_idle,
+        auto_resume: params.auto_resume,
+        used: ResourceUsage::default(),
         create_ms: 0,
         created_at: clock::now_ms(),
         destroyed_at: None,
         reason: None,
     };
-    // Before the sandbox exists: what a crash leaves behind is found by its row.
+    // Before the sandbox exists, so that it is found by its row after a crash.
     app.store.add_run(row.clone()).await?;
     let spec = spec(app, &row, sandbox.clone(), source.root.clone());
     let created = async {
         app.images.hold(sandbox.as_str(), &source)?;
         let created = app.engine.create(spec).await;
         created.map_err(|error| engine_error("cannot create the sandbox", error))?;
-        let trusted = network::install(app, &sandbox, &order.network.credentials).await;
+        let trusted = network::install(app, &sandbox, &params.network.credentials).await;
         if trusted.is_err()
             && let Err(error) = app.engine.destroy(&sandbox).await
         {
@@ -123,16 +138,16 @@ async fn try_make(app: &App, tenant: &str, order: Order) -> Result<Arc<LiveRun>,
         trusted
     };
     if let Err(error) = created.await {
-        forget(app, &id).await?;
+        roll_back(app, &id).await?;
         return Err(error);
     }
     drop(source);
     row.create_ms = millis(started.elapsed());
     app.metrics.create_seconds.observe(started.elapsed().as_secs_f64());
-    open(app, row, sandbox, json!({})).await
+    register(app, row, sandbox, json!({})).await
 }
 
-/// The sandbox that a run has.
+/// Returns the specification of a run's sandbox.
 pub fn spec(app: &App, row: &RunRow, sandbox: SandboxId, root: Root) -> SandboxSpec {
     SandboxSpec {
         vcpus: row.vcpus,
@@ -145,14 +160,15 @@ pub fn spec(app: &App, row: &RunRow, sandbox: SandboxId, root: Root) -> SandboxS
     }
 }
 
-/// Takes back a run whose sandbox could not be made.
-pub async fn forget(app: &App, id: &RunId) -> Result<(), ApiError> {
+/// Deletes a run whose sandbox could not be created.
+pub async fn roll_back(app: &App, id: &RunId) -> Result<(), ApiError> {
     app.images.release(id.as_str());
-    Ok(app.store.forget_run(id).await?)
+    Ok(app.store.delete_run(id).await?)
 }
 
-/// A run begins: its sandbox is there. `from` says where that came from.
-pub async fn open(
+/// Registers a run whose sandbox is running. `from` has additional fields for the audit
+/// log about its origin.
+pub async fn register(
     app: &App,
     mut row: RunRow,
     sandbox: SandboxId,
@@ -173,7 +189,7 @@ pub async fn open(
         log.append(Event::Created, what).await
     };
     if let Err(error) = recorded.await {
-        // A run without a record must not live.
+        // No sandbox may run without a record.
         if let Err(error) = app.engine.destroy(&sandbox).await {
             tracing::error!(%error, run = %id, "cannot destroy a sandbox");
         }
@@ -187,25 +203,25 @@ pub async fn open(
     Ok(run)
 }
 
-/// Ends a run. Several may ask at the same time: all are told the same.
+/// Destroys a run. Concurrent calls return the same result.
 pub async fn destroy(app: &App, run: &Arc<LiveRun>, why: &str) -> Result<DestroyStats, ApiError> {
     let task = app.tasks.spawn({
         let (app, run, why) = (Arc::clone(app), Arc::clone(run), why.to_owned());
-        async move { end(&app, &run, &why).await }
+        async move { destroy_once(&app, &run, &why).await }
     });
     task.await.map_err(|error| ApiError::internal("cannot destroy the run", error))?
 }
 
-async fn end(app: &App, run: &LiveRun, why: &str) -> Result<DestroyStats, ApiError> {
-    let mut end = run.end.lock().await;
-    if let Some(stats) = &*end {
+async fn destroy_once(app: &App, run: &LiveRun, why: &str) -> Result<DestroyStats, ApiError> {
+    let mut outcome_slot = run.destroy_outcome.lock().await;
+    if let Some(stats) = &*outcome_slot {
         return Ok(stats.clone());
     }
-    // A copy that is being made is made, then the original goes.
-    let _change = run.change.lock().await;
-    let remains = run.remains();
-    run.destroyed(why);
-    let stats = match remains {
+    // A fork in progress completes before the original is destroyed.
+    let _guard = run.lifecycle_lock.lock().await;
+    let final_stats = run.final_stats();
+    run.set_destroyed(why);
+    let stats = match final_stats {
         Some(stats) => stats,
         None => match app.engine.destroy(&run.sandbox).await {
             Ok(stats) => run.total(stats),
@@ -213,7 +229,7 @@ async fn end(app: &App, run: &LiveRun, why: &str) -> Result<DestroyStats, ApiErr
             Err(error) => return Err(ApiError::internal("cannot destroy the sandbox", error)),
         },
     };
-    app.places.forget_hibernated(&run.id).await;
+    app.state_dirs.remove_hibernated(&run.id).await;
     app.images.release(run.sandbox.as_str());
     let destroyed_at = clock::now_ms();
     let outcome = DestroyStats {
@@ -238,26 +254,27 @@ async fn end(app: &App, run: &LiveRun, why: &str) -> Result<DestroyStats, ApiErr
     };
     app.store.end_run(&run.id, ending).await?;
     app.runs.remove(&run.id);
-    app.runs.leave_place(&run.tenant);
+    app.runs.release_slot(&run.tenant);
     app.metrics.destroyed.inc();
     tracing::info!(run = %run.id, reason = why, cpu_ms = outcome.cpu_ms, "destroyed");
-    *end = Some(outcome.clone());
+    *outcome_slot = Some(outcome.clone());
     Ok(outcome)
 }
 
-/// Watches a run until it is destroyed, by whoever does it.
+/// Monitors a run until it is destroyed: handles an exit of its sandbox and its idle
+/// timeout.
 pub fn watch(app: App, run: Arc<LiveRun>) -> BoxFuture<'static, ()> {
-    // In a box, since what it does may begin another watch.
-    Box::pin(keep_watch(app, run))
+    // Boxed, since it may start another `watch` recursively.
+    Box::pin(monitor(app, run))
 }
 
-async fn keep_watch(app: App, run: Arc<LiveRun>) {
+async fn monitor(app: App, run: Arc<LiveRun>) {
     loop {
         tokio::select! {
             exit = app.engine.exited(&run.sandbox) => match exit {
-                Ok(exit) => return bury(&app, &run, &exit.to_string()).await,
+                Ok(exit) => return handle_exit(&app, &run, &exit.to_string()).await,
                 Err(EngineError::NotFound(_)) => return,
-                Err(error) => return bury(&app, &run, &error.to_string()).await,
+                Err(error) => return handle_exit(&app, &run, &error.to_string()).await,
             },
             () = run.activity.expired() => {}
             _ = run.ended() => return,
@@ -271,7 +288,7 @@ async fn keep_watch(app: App, run: Arc<LiveRun>) {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::error!(error = error.message, run = %run.id, "cannot hibernate");
-                    // It is tried again after another time of idleness.
+                    // Retried after another idle timeout.
                     run.activity.touch();
                 }
             },
@@ -279,48 +296,48 @@ async fn keep_watch(app: App, run: Arc<LiveRun>) {
     }
 }
 
-/// Ends the sandbox of a run that is running, as if it had died by itself.
+/// Destroys the sandbox of a running run, and marks the run as failed.
 pub async fn fail(app: &App, run: &Arc<LiveRun>, why: &str) {
-    let _change = run.change.lock().await;
-    if run.status() == Status::Running && !run.is_asleep() {
+    let _guard = run.lifecycle_lock.lock().await;
+    if run.status() == Status::Running && !run.is_suspended() {
         mark_failed(app, run, why).await;
         let (app, run, why) = (Arc::clone(app), Arc::clone(run), why.to_owned());
-        tokio::spawn(async move { forget_failed(&app, &run, &why).await });
+        tokio::spawn(async move { expire_failed(&app, &run, &why).await });
     }
 }
 
-/// A sandbox died by itself: everybody who waits is told, its resources go, and
-/// the run stays to say so.
-async fn bury(app: &App, run: &Arc<LiveRun>, why: &str) {
+/// Handles an unexpected exit of a sandbox: marks the run as failed, which notifies all
+/// waiters, releases its resources, and destroys the run after its timeout.
+async fn handle_exit(app: &App, run: &Arc<LiveRun>, why: &str) {
     mark_failed(app, run, why).await;
-    forget_failed(app, run, why).await;
+    expire_failed(app, run, why).await;
 }
 
 async fn mark_failed(app: &App, run: &Arc<LiveRun>, why: &str) {
-    tracing::warn!(run = %run.id, why, "a sandbox died");
+    tracing::warn!(run = %run.id, why, "a sandbox exited unexpectedly");
     app.metrics.died.inc();
     let stats = app.engine.stats(&run.sandbox).await.unwrap_or_default();
-    run.failed(why.to_owned(), stats);
+    run.set_failed(why.to_owned(), stats);
     match app.engine.destroy(&run.sandbox).await {
         Ok(_) | Err(EngineError::NotFound(_)) => {}
-        Err(error) => tracing::error!(%error, run = %run.id, "cannot remove a dead sandbox"),
+        Err(error) => tracing::error!(%error, run = %run.id, "cannot remove an exited sandbox"),
     }
     if let Err(error) = app.store.set_run_status(&run.id, Status::Failed).await {
-        tracing::error!(%error, run = %run.id, "cannot record that a sandbox died");
+        tracing::error!(%error, run = %run.id, "cannot record that a sandbox exited");
     }
 }
 
-/// Destroys a run whose sandbox died, unless somebody does it before.
-async fn forget_failed(app: &App, run: &Arc<LiveRun>, why: &str) {
-    let keep = async {
+/// Destroys a failed run after its timeout, unless it is destroyed before.
+async fn expire_failed(app: &App, run: &Arc<LiveRun>, why: &str) {
+    let timeout = async {
         match run.activity.timeout() {
             Duration::ZERO => tokio::time::sleep(KEEP_FAILED).await,
             _ => run.activity.expired().await,
         }
     };
     tokio::select! {
-        () = keep => expire(app, run, &format!("its sandbox died: {why}")).await,
-        () = run.gone() => {}
+        () = timeout => expire(app, run, &format!("its sandbox died: {why}")).await,
+        () = run.wait_destroyed() => {}
     }
 }
 
@@ -330,51 +347,51 @@ async fn expire(app: &App, run: &Arc<LiveRun>, why: &str) {
     }
 }
 
-/// What a server before this one left: sandboxes with a run live on, runs
-/// without a sandbox are over, sandboxes without a run are removed.
+/// Recovers the state of an earlier server process: keeps sandboxes that belong to a
+/// run, destroys runs without a sandbox, and removes sandboxes without a run.
 pub async fn recover(app: &App) -> anyhow::Result<()> {
-    let mut alive = app.engine.list().await?;
+    let mut sandboxes = app.engine.list().await?;
     for mut row in app.store.open_runs().await? {
         let log = AuditLog::reopen(row.id.clone(), app.store.clone(), app.secret.clone()).await?;
         let sandbox: SandboxId = row.id.as_str().parse()?;
-        let found = alive.iter().position(|id| *id == sandbox).map(|at| alive.swap_remove(at));
+        let found =
+            sandboxes.iter().position(|id| *id == sandbox).map(|at| sandboxes.swap_remove(at));
         if row.status == Status::Running {
             let here = found.is_some() && app.engine.stats(&sandbox).await.is_ok();
-            if hibernation::finish(app, &row, &sandbox, here).await {
+            if hibernation::finish_interrupted(app, &row, &sandbox, here).await {
                 app.store.run_hibernated(&row.id, row.used).await?;
                 row.status = Status::Hibernated;
             } else {
                 // Of an earlier sleep, from which it came back.
-                app.places.forget_hibernated(&row.id).await;
+                app.state_dirs.remove_hibernated(&row.id).await;
             }
         }
-        let (was_running, asleep) =
+        let (was_running, hibernated) =
             (row.status == Status::Running, row.status == Status::Hibernated);
         let network = Settings::load(&row.network, &app.secret);
         let plan = network.plan();
         let run = Arc::new(LiveRun::new(row, sandbox, log, app.config.limits.execs, network));
-        // One more than is allowed is kept all the same: it is there.
-        app.runs.occupy_place(&run.tenant);
+        // Ignores the limits, since the run already exists.
+        app.runs.occupy_slot(&run.tenant);
         app.runs.insert(Arc::clone(&run));
         if found.is_some() && was_running {
-            // Until now it was closed. One that is dead is found out by who watches it.
+            // The network was closed until now. `watch` detects if the sandbox has exited.
             if let Err(error) = app.engine.set_network(&run.sandbox, plan).await {
-                tracing::warn!(%error, run = %run.id, "its network stays closed");
+                tracing::warn!(%error, run = %run.id, "cannot open the network of a sandbox");
             }
-            tracing::info!(run = %run.id, "found again");
+            tracing::info!(run = %run.id, "recovered");
             app.tasks.spawn(watch(Arc::clone(app), run));
-        } else if asleep && app.places.is_hibernated(&run.id) {
+        } else if hibernated && app.state_dirs.is_hibernated(&run.id) {
             if found.is_some() {
-                // It was on its way back when the server ended, or what is left of
-                // it on its way there.
+                // The server exited while the run was being resumed or hibernated.
                 app.engine.destroy(&run.sandbox).await?;
             }
             tracing::info!(run = %run.id, "hibernated");
         } else {
-            expire(app, &run, "the server stopped while it was there").await;
+            expire(app, &run, "the server stopped without keeping its sandbox").await;
         }
     }
-    for id in alive {
+    for id in sandboxes {
         tracing::warn!(sandbox = %id, "removing a sandbox that belongs to no run");
         if let Err(error) = app.engine.destroy(&id).await {
             tracing::error!(%error, sandbox = %id, "cannot remove it");
@@ -384,27 +401,27 @@ pub async fn recover(app: &App) -> anyhow::Result<()> {
         app.runs.list(None).iter().map(|run| run.sandbox.to_string()).collect();
     let snapshots = app.store.snapshots(None).await?;
     for row in &snapshots {
-        app.accounts.snapshots.found(&row.id, &row.tenant);
+        app.accounts.snapshots.register(&row.id, &row.tenant);
     }
     let snapshots: BTreeSet<String> = snapshots.into_iter().map(|row| row.id).collect();
-    app.places.clean_up(&held, &snapshots).await?;
+    app.state_dirs.remove_unknown(&held, &snapshots).await?;
     held.extend(snapshots);
     app.images.release_all_but(&held)
 }
 
-/// Ends every run, several at a time.
+/// Destroys all runs concurrently, except hibernated ones.
 pub async fn destroy_all(app: &App, why: &str) {
-    let mut ends = tokio::task::JoinSet::new();
-    // Those on disk are there to outlive the server.
-    for run in app.runs.list(None).into_iter().filter(|run| !run.is_asleep()) {
+    let mut tasks = tokio::task::JoinSet::new();
+    // Hibernated runs outlive the server.
+    for run in app.runs.list(None).into_iter().filter(|run| !run.is_suspended()) {
         let (app, why) = (Arc::clone(app), why.to_owned());
-        ends.spawn(async move { expire(&app, &run, &why).await });
+        tasks.spawn(async move { expire(&app, &run, &why).await });
     }
-    ends.join_all().await;
+    tasks.join_all().await;
 }
 
-/// What the caller is told of an engine's trouble. Texts that may name places of
-/// the machine go to the log only.
+/// Converts an error of the engine into one for the client. Messages that may contain
+/// paths of the machine are only logged.
 pub fn engine_error(what: &str, error: EngineError) -> ApiError {
     match error {
         EngineError::InvalidSpec(why) => ApiError::invalid(why),
@@ -416,14 +433,17 @@ pub fn engine_error(what: &str, error: EngineError) -> ApiError {
             tracing::error!(why, "{what}");
             ApiError::new(
                 Code::Unavailable,
-                format!("{what}: the machine lacks something; `isorun doctor` there says what"),
+                format!(
+                    "{what}: the machine does not meet the requirements; run `isorun doctor` there"
+                ),
             )
         }
-        EngineError::NotFound(_) => ApiError::new(Code::Unavailable, "the sandbox is not there"),
+        EngineError::NotFound(_) => ApiError::new(Code::Unavailable, "the sandbox does not exist"),
         error => ApiError::internal(what, error),
     }
 }
 
+/// Returns a duration in milliseconds.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

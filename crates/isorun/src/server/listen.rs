@@ -1,4 +1,4 @@
-//! The socket: plain or with TLS, and how serving ends.
+//! The listening socket, plain or with TLS, and graceful shutdown.
 
 use std::{
     fs::File,
@@ -23,12 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{App, connections, routes};
 
-/// How long answers may take to leave, once the grace is over.
-const LAST_WORDS: Duration = Duration::from_secs(3);
-/// How often it is looked whether something is still under way.
-const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// The longest time that responses may take to be sent after the grace period.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+/// The interval of checks whether requests are still in progress.
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A socket that is bound, and not served yet.
+/// A bound socket that is not served yet.
 pub struct Listening {
     socket: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -49,14 +49,14 @@ impl Listening {
         Ok(Self { address: socket.local_addr()?, socket, tls })
     }
 
-    /// Where clients reach it.
+    /// Returns the URL of the server.
     pub fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
     }
 
-    /// Serves until the server stops, then lets what is under way end for a while.
-    /// Meanwhile it takes connections, to say that it is stopping.
+    /// Serves until the server stops, then waits for requests in progress for the grace
+    /// period. Meanwhile it accepts connections, to respond that it is stopping.
     pub async fn serve(self, app: &App) -> Result<()> {
         let (finishing, closing) = (CancellationToken::new(), CancellationToken::new());
         let stopping = tokio::spawn({
@@ -65,23 +65,23 @@ impl Listening {
                 app.stopping.cancelled().await;
                 let _ = timeout(app.config.limits.grace, drained(&app)).await;
                 finishing.cancel();
-                // Who still waits for a sandbox is told that it is gone.
-                let ending = tokio::spawn({
+                // Requests that still wait for a sandbox get the error that it was destroyed.
+                let ending_sandboxes = tokio::spawn({
                     let app = app.clone();
                     async move { app.end_sandboxes().await }
                 });
-                tokio::time::sleep(LAST_WORDS).await;
+                tokio::time::sleep(FLUSH_TIMEOUT).await;
                 closing.cancel();
-                let _ = ending.await;
+                let _ = ending_sandboxes.await;
             }
         });
-        let forget = tokio::spawn({
+        let rate_cleanup = tokio::spawn({
             let app = app.clone();
             async move { app.rates.forget_idle().await }
         });
         let socket =
             tokio::net::TcpListener::from_std(self.socket).context("cannot serve the socket")?;
-        let setup = connections::Setup {
+        let setup = connections::ServeOptions {
             connections: Arc::clone(&app.connections),
             limits: app.config.limits.server.clone(),
             tls: self.tls,
@@ -91,23 +91,22 @@ impl Listening {
             closing,
         };
         connections::accept(socket, setup).await;
-        forget.abort();
+        rate_cleanup.abort();
         stopping.abort();
         Ok(())
     }
 }
 
-/// Waits until nothing is under way: no request, and no command, shell or
-/// connection to a port in any run.
+/// Waits until no request, command, shell or connection to a port is in progress.
 async fn drained(app: &App) {
     while app.accounts.requests.used() > 0 || app.runs.are_in_use() {
-        tokio::time::sleep(DRAIN_POLL).await;
+        tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
     }
 }
 
 fn acceptor(chain: &Path, key: &Path) -> Result<TlsAcceptor> {
     let chain: Vec<_> = CertificateDer::pem_file_iter(chain)?.collect::<Result<_, _>>()?;
-    ensure!(!chain.is_empty(), "there is no certificate in it");
+    ensure!(!chain.is_empty(), "the file contains no certificate");
     let key = private_key(key)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)

@@ -1,4 +1,4 @@
-//! What Prometheus can ask for. Nothing in it names a tenant or a run.
+//! Metrics for Prometheus. They do not contain the names of tenants or runs.
 
 use std::{
     fmt::{self, Write},
@@ -18,9 +18,10 @@ use prometheus_client::{
 
 use super::{ApiError, App, Caller};
 
+/// All metrics of the server.
 pub struct Metrics {
     registry: Registry,
-    requests: Family<Request, Counter>,
+    requests: Family<RequestLabels, Counter>,
     request_seconds: Histogram,
     pub created: Counter,
     pub failed_creates: Counter,
@@ -38,17 +39,17 @@ pub struct Metrics {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Request {
-    method: Method,
-    /// The route's pattern, never the path: that names runs.
-    route: Route,
-    status: Status,
+struct RequestLabels {
+    method: MethodLabel,
+    /// The pattern of the route, not the path, which contains run ids.
+    route: RouteLabel,
+    status: StatusLabel,
 }
 
-/// The methods that are told apart. A client can invent others.
+/// The distinguished methods. All others are `other`, since clients can send any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[allow(clippy::upper_case_acronyms, reason = "label values")]
-enum Method {
+enum MethodLabel {
     GET,
     HEAD,
     POST,
@@ -61,7 +62,7 @@ enum Method {
     other,
 }
 
-impl From<&http::Method> for Method {
+impl From<&http::Method> for MethodLabel {
     fn from(method: &http::Method) -> Self {
         match method.as_str() {
             "GET" => Self::GET,
@@ -77,22 +78,22 @@ impl From<&http::Method> for Method {
     }
 }
 
-/// The pattern of one of the server's own routes, or `none`. Only the router makes
-/// it, so there are as many as routes.
-type Route = Arc<str>;
+/// The pattern of one of the server's own routes, or `none`. Its cardinality is bounded
+/// by the number of routes.
+type RouteLabel = Arc<str>;
 
-/// The statuses that are told apart: those that are registered. The server in a
-/// sandbox can answer with any other.
+/// A registered status code, or `None` for all others, since a server in a sandbox can
+/// send any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Status(Option<http::StatusCode>);
+struct StatusLabel(Option<http::StatusCode>);
 
-impl From<http::StatusCode> for Status {
+impl From<http::StatusCode> for StatusLabel {
     fn from(status: http::StatusCode) -> Self {
         Self(status.canonical_reason().map(|_| status))
     }
 }
 
-impl EncodeLabelValue for Status {
+impl EncodeLabelValue for StatusLabel {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
         match self.0 {
             Some(status) => encoder.write_str(status.as_str()),
@@ -101,8 +102,8 @@ impl EncodeLabelValue for Status {
     }
 }
 
-/// From a millisecond to a minute.
-const SECONDS: [f64; 14] =
+/// The bounds of the histogram buckets, in seconds.
+const BUCKET_BOUNDS_SECS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
 
 impl Metrics {
@@ -116,30 +117,30 @@ impl Metrics {
         let created = counter("runs_created", "Runs that were created");
         let failed_creates = counter("run_creates_failed", "Runs that could not be created");
         let destroyed = counter("runs_destroyed", "Runs that were destroyed");
-        let died = counter("sandboxes_died", "Sandboxes that died by themselves");
+        let died = counter("sandboxes_died", "Sandboxes that exited unexpectedly");
         let execs = counter("execs", "Commands that were run");
-        let blocked =
-            counter("connections_blocked", "Connections of sandboxes that were not let through");
-        let exec_timeouts = counter("exec_timeouts", "Commands whose time was over");
+        let blocked = counter("connections_blocked", "Connections of sandboxes that were blocked");
+        let exec_timeouts = counter("exec_timeouts", "Commands that exceeded their timeout");
         let mut histogram = |name: &str, help: &str| {
-            let histogram = Histogram::new(SECONDS);
+            let histogram = Histogram::new(BUCKET_BOUNDS_SECS);
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
             histogram
         };
         let create_seconds = histogram("run_create", "Time to create a run");
         let exec_seconds = histogram("exec", "Time from the start of a command to its end");
-        let request_seconds = histogram("http_request", "Time to the head of an answer");
+        let request_seconds = histogram("http_request", "Time to the head of the response");
         let requests = Family::default();
-        registry.register("http_requests", "Requests that were answered", requests.clone());
+        registry.register("http_requests", "Completed requests", requests.clone());
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());
             gauge
         };
-        let active = gauge("runs_active", "Runs that are there");
-        let connections = gauge("connections_open", "Connections of clients");
-        let under_way = gauge("http_requests_under_way", "Requests whose answers have not ended");
-        let held_bytes = gauge("held_bytes", "Memory for bodies of requests and output in answers");
+        let active = gauge("runs_active", "Runs that were not destroyed");
+        let connections = gauge("connections_open", "Open connections of clients");
+        let under_way = gauge("http_requests_under_way", "Requests in progress");
+        let held_bytes =
+            gauge("held_bytes", "Bytes of memory for request bodies and output in responses");
         Self {
             registry,
             requests,
@@ -168,7 +169,7 @@ impl Metrics {
         status: http::StatusCode,
         seconds: f64,
     ) {
-        let labels = Request {
+        let labels = RequestLabels {
             method: method.into(),
             route: Arc::from(route.unwrap_or("none")),
             status: status.into(),
@@ -178,9 +179,9 @@ impl Metrics {
     }
 }
 
-/// The server's figures
+/// Get the server's metrics
 ///
-/// In the text format of OpenMetrics, for Prometheus. The key has to be an admin's.
+/// In the text format of OpenMetrics, for Prometheus. Requires an admin key.
 #[utoipa::path(
     get, path = "/metrics", tag = "server", operation_id = "metrics",
     responses((status = 200, body = String, content_type = "application/openmetrics-text")),
@@ -190,7 +191,7 @@ pub async fn show(State(app): State<App>, caller: Caller) -> Result<Response, Ap
     let set = |gauge: &Gauge, value| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
     let number = |count| u64::try_from(count).unwrap_or(u64::MAX);
     set(&app.metrics.active, number(app.runs.list(None).len()));
-    set(&app.metrics.connections, number(app.connections.open()));
+    set(&app.metrics.connections, number(app.connections.open_count()));
     set(&app.metrics.under_way, app.accounts.requests.used());
     set(&app.metrics.held_bytes, app.accounts.memory.used());
     let mut body = String::new();

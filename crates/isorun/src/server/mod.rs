@@ -1,9 +1,10 @@
-//! The server: one process, one folder of data, one engine.
+//! The server: one process with one data directory and one engine.
 
 mod audit_log;
 mod auth;
 pub mod config;
 mod connections;
+mod destroy_on_drop;
 mod early;
 pub mod engine;
 mod error;
@@ -17,16 +18,15 @@ pub mod limits;
 mod listen;
 mod metrics;
 pub mod network;
-mod newborn;
 mod observe;
 pub mod openapi;
-mod order;
 mod proxy;
 mod routes;
 mod runs;
 mod shell;
 mod state;
 pub mod strict;
+mod validate;
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,11 +42,11 @@ pub use listen::Listening;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use network::fuzz_network;
 #[cfg(any(test, feature = "fuzzing"))]
-pub use order::fuzz_new_run;
-#[cfg(any(test, feature = "fuzzing"))]
 pub use proxy::fuzz_urls;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use state::archive::fuzz_manifests;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use validate::fuzz_new_run;
 
 use self::{
     auth::Rates,
@@ -56,14 +56,14 @@ use self::{
     limits::{Accounts, guard::Guard},
     metrics::Metrics,
     runs::{LiveRun, Runs},
-    state::Places,
+    state::StateDirs,
 };
 use crate::{secret::Secret, store::Store};
 
-/// What all handlers share.
+/// The shared state of all handlers.
 pub type App = Arc<Server>;
 
-/// A server that is open for business, or stopping.
+/// A running or stopping server.
 pub struct Server {
     pub config: Config,
     pub store: Store,
@@ -71,45 +71,44 @@ pub struct Server {
     pub engine: Arc<dyn Engine>,
     images: Images,
     runs: Arc<Runs>,
-    places: Places,
+    state_dirs: StateDirs,
     rates: Rates,
     /// What the URLs of runs lead to.
-    ports: proxy::Ports,
+    ports: proxy::PortClient,
     accounts: Accounts,
     guard: Guard,
     connections: Arc<Connections>,
     metrics: Metrics,
-    /// No new runs, please.
+    /// Cancelled when the server stops and accepts no new runs.
     pub stopping: CancellationToken,
-    /// What goes on apart from requests; a stop waits for it.
+    /// Tasks that are independent of requests. Stopping waits for them.
     tasks: TaskTracker,
-    /// Held while the server lives: one server for a folder.
+    /// The lock of the data directory, held while the server runs.
     _lock: std::fs::File,
 }
 
 impl Server {
-    /// Opens the data folder, starts the engine, and takes over what a server
-    /// before this one left.
+    /// Opens the data directory, and recovers the runs of an earlier server process.
     pub async fn open(config: Config, engine: Arc<dyn Engine>, lock: std::fs::File) -> Result<App> {
         let store = Store::open(&config.data_dir).with_context(|| {
-            format!("cannot open the data folder {}", config.data_dir.display())
+            format!("cannot open the data directory {}", config.data_dir.display())
         })?;
         let runs = Arc::new(Runs::new(&config.limits));
         let accounts = Accounts::new(&config.limits);
         let app = Arc::new(Self {
             secret: Secret::open(&config.data_dir)?,
             images: Images::open(&config.data_dir, &config.pulls)?,
-            ports: proxy::Ports::new(
+            ports: proxy::PortClient::new(
                 Arc::clone(&engine),
                 Arc::clone(&runs),
                 Arc::clone(&accounts.descriptors),
             ),
             runs,
-            places: Places::open(&config.data_dir)?,
+            state_dirs: StateDirs::open(&config.data_dir)?,
             rates: Rates::new(config.limits.requests),
             accounts,
             connections: Arc::new(Connections::new(&config.limits.server)),
-            guard: Guard::new(&config.limits.server, config.limits.server.division),
+            guard: Guard::new(&config.limits.server, config.limits.server.descriptors),
             metrics: Metrics::new(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -118,34 +117,34 @@ impl Server {
             engine,
             config,
         });
-        app.config.network.blocks.record(&app);
+        app.config.network.blocks.start(&app);
         lifecycle::recover(&app).await?;
         Guard::start(&app).context("cannot start the thread that guards the machine")?;
-        app.tasks.spawn(history::forget_old(Arc::downgrade(&app)));
+        app.tasks.spawn(history::run_retention(Arc::downgrade(&app)));
         Ok(app)
     }
 
-    /// A new connection to the agent of a run, counted as its tenant's.
+    /// Opens a connection to the agent of a run, counted for its tenant.
     async fn connect(&self, run: &LiveRun) -> Result<AgentStream, ApiError> {
         let hold = limits::descriptors::agent_connection(&self.accounts.descriptors, &run.tenant)?;
         let stream = self.engine.connect(&run.sandbox).await;
         let stream = stream.map_err(|error| engine_error("cannot reach the sandbox", error))?;
-        Ok(Box::new(limits::descriptors::Counted::new(stream, hold)))
+        Ok(Box::new(limits::descriptors::CountedStream::new(stream, hold)))
     }
 
-    /// Ends what goes on. Requests have ended before.
+    /// Stops the server, after its requests have completed.
     pub async fn close(self: &Arc<Self>) {
         self.stopping.cancel();
         self.end_sandboxes().await;
         if !self.config.keep_sandboxes {
-            // What was begun is put on record.
+            // Waits until operations in progress are recorded.
             self.tasks.close();
             let _ = timeout(Duration::from_secs(5), self.tasks.wait()).await;
         }
         self.engine.shutdown().await;
     }
 
-    /// Destroys every sandbox, unless they are to live on.
+    /// Destroys all sandboxes, unless they are kept.
     async fn end_sandboxes(self: &Arc<Self>) {
         if !self.config.keep_sandboxes {
             lifecycle::destroy_all(self, "the server was stopped").await;

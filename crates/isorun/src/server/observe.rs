@@ -1,4 +1,4 @@
-//! Each request in the log and in the metrics.
+//! Logging and metrics of requests, and fallback responses.
 
 use std::time::Instant;
 
@@ -11,6 +11,7 @@ use axum::{
 
 use super::{ApiError, App, Code};
 
+/// Logs and counts a request.
 pub async fn record(State(app): State<App>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
@@ -27,20 +28,20 @@ pub async fn record(State(app): State<App>, request: Request, next: Next) -> Res
 
 pub async fn no_such_route(method: Method, uri: Uri) -> ApiError {
     let path: String = uri.path().chars().take(100).collect();
-    ApiError::new(Code::NotFound, format!("there is nothing at {method} {path}"))
+    ApiError::new(Code::NotFound, format!("{method} {path} does not exist"))
 }
 
 pub async fn no_such_method(method: Method, uri: Uri) -> ApiError {
     let path: String = uri.path().chars().take(100).collect();
-    ApiError::new(Code::MethodNotAllowed, format!("{method} is not for {path}"))
+    ApiError::new(Code::MethodNotAllowed, format!("{path} does not allow {method}"))
 }
 
-/// A bug of ours ends one request, and nothing else.
+/// Responds to a request whose handler panicked.
 pub fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     let text = panic
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("without a text");
-    ApiError::internal("the request failed by a bug", text).into_response()
+        .unwrap_or("without a message");
+    ApiError::internal("the request failed because of a bug", text).into_response()
 }

@@ -1,4 +1,4 @@
-//! The description of the HTTP surface, made from the code that serves it.
+//! The OpenAPI description of the HTTP API, generated from its handlers.
 
 use axum::Json;
 use utoipa::{
@@ -16,14 +16,14 @@ use super::routes;
     info(
         title = "isorun",
         description = "Linux sandboxes from any OCI image, over HTTP. Every error has a body \
-                       with `error`, a text, and `code`, a stable name.",
+                       with `error`, a message, and `code`, a stable error code.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     tags(
-        (name = "runs", description = "Sandboxes: create, look, change, destroy"),
+        (name = "runs", description = "Runs: create, inspect, change and destroy sandboxes"),
         (name = "exec", description = "Commands in a run"),
-        (name = "network", description = "What a run reaches"),
-        (name = "state", description = "Copies of a run, and what is put away of it"),
+        (name = "network", description = "Network rules of a run"),
+        (name = "state", description = "Forks, hibernation and snapshots of a run"),
         (name = "files", description = "Files of a run"),
         (name = "server", description = "The server itself"),
     ),
@@ -32,7 +32,7 @@ use super::routes;
 )]
 struct Base;
 
-/// How requests prove who sends them.
+/// The modifier that adds the authentication scheme.
 struct Keys;
 
 impl Modify for Keys {
@@ -50,12 +50,12 @@ pub fn base() -> Document {
     Base::openapi()
 }
 
-/// The whole description.
+/// Returns the complete description.
 pub fn document() -> Document {
     routes::document()
 }
 
-/// This description
+/// Get this description
 #[utoipa::path(
     get, path = "/openapi.json", tag = "server", operation_id = "openapi",
     responses((status = 200, body = Object)),

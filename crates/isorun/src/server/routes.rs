@@ -1,8 +1,10 @@
-//! Runs and what is counted of them, and the table of all paths.
+//! The routing table, and the handlers of runs, history and usage.
 
 use std::time::Duration;
 
-use axum::{Json as Answer, Router, extract::State, http::StatusCode, middleware, routing::any};
+use axum::{
+    Json as JsonResponse, Router, extract::State, http::StatusCode, middleware, routing::any,
+};
 use serde::Deserialize;
 use tokio::time::timeout;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -11,12 +13,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     ApiError, App, Caller, audit_log, auth, early, exec,
-    extract::{Json, OwnRun, Params},
+    extract::{Json, OwnedRun, Params},
     files,
     lifecycle::{self, engine_error},
-    limits, metrics, network, observe, openapi,
-    order::{self, Order},
-    proxy, shell, state, strict,
+    limits, metrics, network, observe, openapi, proxy, shell, state, strict,
+    validate::{self, CreateParams},
 };
 use crate::{
     api::{
@@ -27,13 +28,13 @@ use crate::{
     id::RunId,
 };
 
-/// Runs in one answer of the history.
-const MOST_HISTORY: u32 = 1000;
+/// The largest number of runs in a response of the history.
+const MAX_HISTORY_RUNS: u32 = 1000;
 
-/// How long the database may take to show that it is there.
+/// The longest time that the database may take to respond to the readiness check.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Paths that need no key.
+/// Returns the routes that need no key.
 fn open() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(health))
@@ -41,7 +42,7 @@ fn open() -> OpenApiRouter<App> {
         .routes(routes!(openapi::show))
 }
 
-/// Paths that need a key.
+/// Returns the routes that need a key.
 fn keyed() -> OpenApiRouter<App> {
     OpenApiRouter::default()
         .routes(routes!(create, list))
@@ -60,8 +61,8 @@ fn keyed() -> OpenApiRouter<App> {
         .routes(routes!(audit_log::show))
         .routes(routes!(shell::open))
         .routes(routes!(state::fork::fork))
-        .routes(routes!(state::hibernation::sleep))
-        .routes(routes!(state::hibernation::wake))
+        .routes(routes!(state::hibernation::hibernate_run))
+        .routes(routes!(state::hibernation::resume_run))
         .routes(routes!(state::snapshots::take))
         .routes(routes!(state::snapshots::restore))
         .routes(routes!(state::snapshots::list))
@@ -70,7 +71,7 @@ fn keyed() -> OpenApiRouter<App> {
         .routes(routes!(metrics::show))
 }
 
-/// Ports of runs. What they answer is theirs, and no part of the description.
+/// Returns the routes to ports of runs. They are not part of the OpenAPI description.
 fn proxied() -> OpenApiRouter<App> {
     OpenApiRouter::default()
         .route("/v1/runs/{id}/proxy/{port}", any(proxy::keyed))
@@ -78,12 +79,12 @@ fn proxied() -> OpenApiRouter<App> {
         .route("/v1/runs/{id}/proxy/{port}/{*path}", any(proxy::keyed))
 }
 
-/// What the paths are, described: from the same lists that serve them.
+/// Returns the OpenAPI description of all routes.
 pub fn document() -> OpenApi {
     open().merge(keyed()).to_openapi()
 }
 
-/// Everything that the server serves.
+/// Returns the complete router of the server.
 pub fn service(app: &App) -> Router {
     let key = middleware::from_fn_with_state(app.clone(), auth::require_key);
     let operations = strict::Operations::of(&document());
@@ -95,114 +96,115 @@ pub fn service(app: &App) -> Router {
         .fallback(observe::no_such_route)
         .method_not_allowed_fallback(observe::no_such_method)
         .layer(CatchPanicLayer::custom(observe::panicked))
-        .layer(middleware::from_fn_with_state(app.clone(), limits::bound))
+        .layer(middleware::from_fn_with_state(app.clone(), limits::limit_requests))
         .layer(middleware::from_fn_with_state(app.clone(), observe::record))
         .layer(middleware::from_fn(early::close))
         .with_state(app.clone())
 }
 
-/// Whether the server answers
+/// Check the server's health
 #[utoipa::path(
     get, path = "/healthz", tag = "server", operation_id = "health",
     responses((status = 200, body = Health)),
     security(()),
 )]
-async fn health() -> Answer<Health> {
-    Answer(Health { status: "ok".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() })
+async fn health() -> JsonResponse<Health> {
+    JsonResponse(Health { status: "ok".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() })
 }
 
-/// Whether the server takes new runs
+/// Check the server's readiness for new runs
 #[utoipa::path(
     get, path = "/readyz", tag = "server", operation_id = "ready",
     responses(
         (status = 200, body = Readiness),
-        (status = 503, body = Readiness, description = "It is stopping, its database is away, or it is short of something"),
+        (status = 503, body = Readiness, description = "The server is stopping, its database does not respond, or a resource is exhausted"),
     ),
     security(()),
 )]
-async fn ready(State(app): State<App>) -> (StatusCode, Answer<Readiness>) {
-    let is_there = timeout(DATABASE_TIMEOUT, app.store.is_there()).await.unwrap_or(false);
-    let trouble = if app.stopping.is_cancelled() {
+async fn ready(State(app): State<App>) -> (StatusCode, JsonResponse<Readiness>) {
+    let reachable = timeout(DATABASE_TIMEOUT, app.store.is_reachable()).await.unwrap_or(false);
+    let problem = if app.stopping.is_cancelled() {
         Some("stopping".to_owned())
-    } else if !is_there {
+    } else if !reachable {
         Some("no database".to_owned())
     } else {
         app.guard.shortage().map(|what| format!("short of {what}"))
     };
-    let code = if trouble.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    let status = trouble.unwrap_or_else(|| "ready".to_owned());
+    let code = if problem.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let status = problem.unwrap_or_else(|| "ready".to_owned());
     let can = app.engine.capabilities();
     let engine = format!("{} {}", can.name, can.version);
-    (code, Answer(Readiness { status, engine, isolation: can.isolation }))
+    (code, JsonResponse(Readiness { status, engine, isolation: can.isolation }))
 }
 
 /// Create a run
 ///
-/// Answers when the sandbox takes commands. If the client goes away before, it is destroyed.
+/// Responds when the sandbox accepts commands. If the client disconnects before, the run is
+/// destroyed.
 #[utoipa::path(
     post, path = "/v1/runs", tag = "runs", operation_id = "create_run",
     request_body = NewRun,
     responses(
         (status = 200, body = Run),
-        (status = 400, body = ErrorBody, description = "A field that cannot be; the text names it"),
-        (status = 401, body = ErrorBody, description = "No key, or one that is not known"),
-        (status = 404, body = ErrorBody, description = "No such image"),
-        (status = 413, body = ErrorBody, description = "A body of more than 1 MiB"),
+        (status = 400, body = ErrorBody, description = "A field is not valid; the message names it"),
+        (status = 401, body = ErrorBody, description = "The API key is missing or not valid"),
+        (status = 404, body = ErrorBody, description = "The image does not exist"),
+        (status = 413, body = ErrorBody, description = "The body is larger than 1 MiB"),
         (status = 429, body = ErrorBody, description = "Too many requests, or too many runs"),
-        (status = 501, body = ErrorBody, description = "A field that this server cannot do yet"),
-        (status = 503, body = ErrorBody, description = "The server is stopping, or lacks something"),
+        (status = 501, body = ErrorBody, description = "The server does not support a field"),
+        (status = 503, body = ErrorBody, description = "The server is stopping, or a resource is exhausted"),
     ),
 )]
 async fn create(
     State(app): State<App>,
     caller: Caller,
     Json(new): Json<NewRun>,
-) -> Result<Answer<Run>, ApiError> {
-    let order = Order::new(new, &app.config.limits)?;
-    let run = lifecycle::create(&app, caller, order).await?;
-    Ok(Answer(run.describe(&app.config)))
+) -> Result<JsonResponse<Run>, ApiError> {
+    let params = CreateParams::new(new, &app.config.limits)?;
+    let run = lifecycle::create(&app, caller, params).await?;
+    Ok(JsonResponse(run.describe(&app.config)))
 }
 
-/// The caller's runs
+/// List the caller's runs
 #[utoipa::path(
     get, path = "/v1/runs", tag = "runs", operation_id = "list_runs",
     responses((status = 200, body = RunList)),
 )]
-async fn list(State(app): State<App>, caller: Caller) -> Answer<RunList> {
+async fn list(State(app): State<App>, caller: Caller) -> JsonResponse<RunList> {
     let runs = app.runs.list(Some(&caller.tenant));
-    Answer(RunList { runs: runs.iter().map(|run| run.describe(&app.config)).collect() })
+    JsonResponse(RunList { runs: runs.iter().map(|run| run.describe(&app.config)).collect() })
 }
 
-/// A run
+/// Get a run
 #[utoipa::path(
     get, path = "/v1/runs/{id}", tag = "runs", operation_id = "get_run",
     params(("id" = String, Path, description = "The run")),
     responses(
         (status = 200, body = Run),
-        (status = 404, body = ErrorBody, description = "No such run, or it was destroyed"),
+        (status = 404, body = ErrorBody, description = "The run does not exist, or was destroyed"),
     ),
 )]
-async fn get(State(app): State<App>, OwnRun(run): OwnRun) -> Answer<Run> {
-    Answer(run.describe(&app.config))
+async fn get(State(app): State<App>, OwnedRun(run): OwnedRun) -> JsonResponse<Run> {
+    JsonResponse(run.describe(&app.config))
 }
 
-/// Change how long a run may be idle, or what it reaches
+/// Change the idle timeout or the network rules of a run
 #[utoipa::path(
     patch, path = "/v1/runs/{id}", tag = "runs", operation_id = "patch_run",
     params(("id" = String, Path, description = "The run")),
     request_body = Patch,
     responses(
         (status = 200, body = Run),
-        (status = 400, body = ErrorBody, description = "A timeout that cannot be"),
-        (status = 404, body = ErrorBody, description = "No such run, or it was destroyed"),
+        (status = 400, body = ErrorBody, description = "The timeout or the rules are not valid"),
+        (status = 404, body = ErrorBody, description = "The run does not exist, or was destroyed"),
     ),
 )]
 async fn patch(
     State(app): State<App>,
-    OwnRun(run): OwnRun,
+    OwnedRun(run): OwnedRun,
     Json(patch): Json<Patch>,
-) -> Result<Answer<Run>, ApiError> {
-    let timeout = patch.timeout.map(|timeout| order::timeout("timeout", timeout)).transpose()?;
+) -> Result<JsonResponse<Run>, ApiError> {
+    let timeout = patch.timeout.map(|timeout| validate::timeout("timeout", timeout)).transpose()?;
     let change = NetworkChange {
         network: patch.network,
         network_profile: patch.network_profile,
@@ -222,46 +224,49 @@ async fn patch(
         app.store.set_run_timeout(&run.id, ms).await?;
         run.activity.set_timeout(timeout);
     }
-    Ok(Answer(run.describe(&app.config)))
+    Ok(JsonResponse(run.describe(&app.config)))
 }
 
 /// Destroy a run
 ///
-/// Everything of it goes, and whoever waits for a command in it is told. Answers with what it
-/// used.
+/// Deletes its sandbox and data. Requests that wait for a command in it get an error. Responds with
+/// its resource usage.
 #[utoipa::path(
     delete, path = "/v1/runs/{id}", tag = "runs", operation_id = "destroy_run",
     params(("id" = String, Path, description = "The run")),
     responses(
         (status = 200, body = DestroyStats),
-        (status = 404, body = ErrorBody, description = "No such run, or it was destroyed before"),
+        (status = 404, body = ErrorBody, description = "The run does not exist, or was already destroyed"),
     ),
 )]
 async fn delete(
     State(app): State<App>,
-    OwnRun(run): OwnRun,
-) -> Result<Answer<DestroyStats>, ApiError> {
-    Ok(Answer(lifecycle::destroy(&app, &run, "a request destroyed it").await?))
+    OwnedRun(run): OwnedRun,
+) -> Result<JsonResponse<DestroyStats>, ApiError> {
+    Ok(JsonResponse(lifecycle::destroy(&app, &run, "a request destroyed it").await?))
 }
 
-/// What a run uses now
+/// Get the current resource usage of a run
 #[utoipa::path(
     get, path = "/v1/runs/{id}/stats", tag = "runs", operation_id = "run_stats",
     params(("id" = String, Path, description = "The run")),
     responses(
         (status = 200, body = RunStats),
-        (status = 404, body = ErrorBody, description = "No such run, or it was destroyed"),
+        (status = 404, body = ErrorBody, description = "The run does not exist, or was destroyed"),
     ),
 )]
-async fn stats(State(app): State<App>, OwnRun(run): OwnRun) -> Result<Answer<RunStats>, ApiError> {
-    let stats = match run.remains() {
+async fn stats(
+    State(app): State<App>,
+    OwnedRun(run): OwnedRun,
+) -> Result<JsonResponse<RunStats>, ApiError> {
+    let stats = match run.final_stats() {
         Some(stats) => stats,
         None => {
             let stats = app.engine.stats(&run.sandbox).await;
             run.total(stats.map_err(|error| engine_error("cannot measure the sandbox", error))?)
         }
     };
-    Ok(Answer(RunStats {
+    Ok(JsonResponse(RunStats {
         cpu_ms: stats.cpu_ms,
         mem_bytes: stats.mem_bytes,
         mem_peak_bytes: stats.mem_peak_bytes,
@@ -271,17 +276,17 @@ async fn stats(State(app): State<App>, OwnRun(run): OwnRun) -> Result<Answer<Run
     }))
 }
 
-/// How much of the history.
+/// Parameters of the history.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 struct HistoryParams {
-    /// How many runs, the latest first; 100 if not given, 1000 at most.
+    /// Number of runs, the latest first; 100 by default, at most 1000.
     limit: Option<u32>,
-    /// Those before this run, which is the last one of another answer.
+    /// Returns runs before this one, which is the last of the previous response.
     before: Option<String>,
 }
 
-/// The caller's runs that are gone
+/// List the caller's destroyed runs
 #[utoipa::path(
     get, path = "/v1/runs/history", tag = "runs", operation_id = "history",
     params(HistoryParams),
@@ -291,34 +296,36 @@ async fn history(
     State(app): State<App>,
     caller: Caller,
     Params(params): Params<HistoryParams>,
-) -> Result<Answer<History>, ApiError> {
+) -> Result<JsonResponse<History>, ApiError> {
     let limit = params.limit.unwrap_or(100);
-    if limit > MOST_HISTORY {
-        return Err(ApiError::invalid(format!("limit is {limit}: {MOST_HISTORY} is the most")));
+    if limit > MAX_HISTORY_RUNS {
+        return Err(ApiError::invalid(format!(
+            "limit is {limit}: at most {MAX_HISTORY_RUNS} is allowed"
+        )));
     }
     let before = params.before.map(|id| id.parse::<RunId>()).transpose();
     let before = before.map_err(|error| ApiError::invalid(format!("before: {error}")))?;
-    Ok(Answer(History { sandboxes: app.store.history(&caller.tenant, before, limit).await? }))
+    Ok(JsonResponse(History { sandboxes: app.store.history(&caller.tenant, before, limit).await? }))
 }
 
-/// What the caller's runs used
+/// Get the total resource usage of the caller's runs
 #[utoipa::path(
     get, path = "/v1/usage", tag = "runs", operation_id = "usage",
     responses((status = 200, body = Usage)),
 )]
-async fn usage(State(app): State<App>, caller: Caller) -> Result<Answer<Usage>, ApiError> {
+async fn usage(State(app): State<App>, caller: Caller) -> Result<JsonResponse<Usage>, ApiError> {
     let mut usage = app.store.past_usage(&caller.tenant).await?;
     for run in app.runs.list(Some(&caller.tenant)) {
         usage.active_sandboxes += 1;
         let gib = run.row.mem_mib as f64 / 1024.0;
         usage.mem_seconds += gib * run.uptime_ms() as f64 / 1000.0;
-        let stats = match run.remains() {
+        let stats = match run.final_stats() {
             Some(stats) => Some(stats),
-            // One that ends meanwhile is counted next time.
+            // A run that ends meanwhile is counted in the next report.
             None => app.engine.stats(&run.sandbox).await.ok().map(|stats| run.total(stats)),
         };
         usage.cpu_seconds += stats.map_or(0.0, |stats| stats.cpu_ms as f64 / 1000.0);
     }
     usage.as_of = clock::rfc3339(clock::now_ms());
-    Ok(Answer(usage))
+    Ok(JsonResponse(usage))
 }

@@ -1,16 +1,15 @@
-//! The runs that are there: who owns each, what it is doing, when it was last
-//! used, and how everybody who waits for it learns that it ended.
+//! Existing runs: owner, state, activity, and notification of waiters when a run ends.
 //!
 //! ```text
 //!                         ┌─────────── resume ──────────┐
 //!                         ▼                             │
 //!   create, fork, ──▶ running ── hibernate, idle ──▶ hibernated ── destroy ──┐
 //!   restore               │ ╰─────────── destroy, idle ──────────────▶ destroyed
-//!                         ╰── dies by itself ──▶ failed ── destroy, idle ──┘
+//!                         ╰── sandbox exits ──▶ failed ── destroy, idle ───┘
 //! ```
 //!
-//! Whatever makes or ends a sandbox of a run that is there holds its `change`, so
-//! that one such thing happens after the other.
+//! Every operation that creates or destroys a sandbox of an existing run holds its
+//! `lifecycle_lock`, so that these operations are serialized.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -38,13 +37,13 @@ use crate::{
     audit::AuditLog,
     clock,
     id::RunId,
-    store::{RunRow, Used},
+    store::{ResourceUsage, RunRow},
 };
 
-/// Requests to ports of one run at the same time.
-const VISITS: usize = 1024;
+/// The largest number of concurrent requests to ports of a run.
+const MAX_PROXY_REQUESTS: usize = 1024;
 
-/// A run that is there.
+/// A run that was not destroyed.
 pub struct LiveRun {
     pub id: RunId,
     pub sandbox: SandboxId,
@@ -53,42 +52,42 @@ pub struct LiveRun {
     pub defaults: Defaults,
     pub log: AuditLog,
     pub activity: Activity,
-    /// Commands, terminals and transfers under way.
+    /// Limits concurrent commands, terminals and transfers.
     execs: Arc<Semaphore>,
-    /// Requests to its ports.
-    visits: Arc<Semaphore>,
-    state: watch::Sender<State>,
+    /// Limits concurrent requests to its ports.
+    proxy_requests: Arc<Semaphore>,
+    state: watch::Sender<RunState>,
     network: RwLock<Settings>,
-    /// Held by who hibernates, resumes, copies or destroys it.
-    pub change: tokio::sync::Mutex<()>,
-    /// What sandboxes of it have used that are no longer there.
-    used: Mutex<Used>,
-    /// Held by who destroys it; then what came of it.
-    pub end: tokio::sync::Mutex<Option<DestroyStats>>,
+    /// Held during hibernation, resumption, forking, snapshots and destruction.
+    pub lifecycle_lock: tokio::sync::Mutex<()>,
+    /// Resource usage of its earlier sandboxes.
+    used: Mutex<ResourceUsage>,
+    /// Held during destruction; then contains the result.
+    pub destroy_outcome: tokio::sync::Mutex<Option<DestroyStats>>,
 }
 
-/// What every command of a run starts with.
+/// The defaults of the commands of a run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Defaults {
     pub env: BTreeMap<String, String>,
     pub user: Option<String>,
     pub workdir: Option<String>,
-    /// Who may use its anonymous URLs.
+    /// The access to its anonymous URLs.
     #[serde(default)]
     pub urls: UrlAccess,
 }
 
-/// What a run is doing, and why it stopped.
+/// The state of a run, with the reason if it ended.
 #[derive(Clone, Debug)]
-pub enum State {
+pub enum RunState {
     Running,
-    /// It is being put on disk: what is under way goes on there.
+    /// The sandbox is being written to disk. Requests in progress continue after a resume.
     Hibernating,
     Hibernated,
     Resuming,
-    /// Of what it died, and what it had used.
+    /// The reason of the exit, and the resource usage.
     Failed(String, Stats),
-    /// Why.
+    /// The reason.
     Destroyed(String),
 }
 
@@ -104,24 +103,25 @@ impl LiveRun {
             id: row.id.clone(),
             sandbox,
             tenant: row.tenant.clone(),
-            // Written by this server; a damaged one costs the variables only.
+            // Written by this server. Corrupted data loses the variables only.
             defaults: serde_json::from_str(&row.defaults).unwrap_or_default(),
             activity: Activity::new(Duration::from_millis(row.timeout_ms)),
             execs: Arc::new(Semaphore::new(execs)),
-            visits: Arc::new(Semaphore::new(VISITS)),
+            proxy_requests: Arc::new(Semaphore::new(MAX_PROXY_REQUESTS)),
             network: RwLock::new(network),
             state: watch::Sender::new(match row.status {
-                Status::Hibernated => State::Hibernated,
-                _ => State::Running,
+                Status::Hibernated => RunState::Hibernated,
+                _ => RunState::Running,
             }),
-            change: tokio::sync::Mutex::default(),
+            lifecycle_lock: tokio::sync::Mutex::default(),
             used: Mutex::new(row.used),
-            end: tokio::sync::Mutex::default(),
+            destroy_outcome: tokio::sync::Mutex::default(),
             row,
             log,
         }
     }
 
+    /// Returns the description for the API.
     pub fn describe(&self, config: &Config) -> Run {
         Run {
             id: self.id.clone(),
@@ -140,13 +140,13 @@ impl LiveRun {
         }
     }
 
-    /// Where its ports are reached without an API key, if they are.
+    /// Returns the URL of its ports for access without an API key, if that is enabled.
     fn port_url(&self, config: &Config) -> Option<String> {
         let token = match &self.defaults.urls {
             _ if !config.urls.anonymous => return None,
             UrlAccess::Off => return None,
             UrlAccess::Open => String::new(),
-            UrlAccess::Token(token) => format!("?{}={token}", super::proxy::TOKEN),
+            UrlAccess::Token(token) => format!("?{}={token}", super::proxy::TOKEN_NAME),
         };
         Some(match &config.urls.base {
             Some((scheme, name)) => {
@@ -156,7 +156,7 @@ impl LiveRun {
         })
     }
 
-    /// What it may reach.
+    /// Returns the network settings.
     pub fn network(&self) -> Settings {
         self.network.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -167,10 +167,10 @@ impl LiveRun {
 
     pub fn status(&self) -> Status {
         match *self.state.borrow() {
-            State::Running | State::Hibernating => Status::Running,
-            State::Hibernated | State::Resuming => Status::Hibernated,
-            State::Failed(..) => Status::Failed,
-            State::Destroyed(_) => Status::Destroyed,
+            RunState::Running | RunState::Hibernating => Status::Running,
+            RunState::Hibernated | RunState::Resuming => Status::Hibernated,
+            RunState::Failed(..) => Status::Failed,
+            RunState::Destroyed(_) => Status::Destroyed,
         }
     }
 
@@ -178,16 +178,16 @@ impl LiveRun {
         u64::try_from(clock::now_ms() - self.row.created_at).unwrap_or(0)
     }
 
-    /// The figures of the end, if it died by itself.
-    pub fn remains(&self) -> Option<Stats> {
+    /// Returns the resource usage if its sandbox is no longer running.
+    pub fn final_stats(&self) -> Option<Stats> {
         match &*self.state.borrow() {
-            State::Failed(_, stats) => Some(self.total(*stats)),
-            State::Hibernated => Some(self.total(Stats::default())),
+            RunState::Failed(_, stats) => Some(self.total(*stats)),
+            RunState::Hibernated => Some(self.total(Stats::default())),
             _ => None,
         }
     }
 
-    /// What it has used all in all, of which its present sandbox this.
+    /// Returns the total resource usage, given that of the current sandbox.
     pub fn total(&self, mut stats: Stats) -> Stats {
         let used = *self.used.lock().unwrap_or_else(PoisonError::into_inner);
         stats.cpu_ms += used.cpu_ms;
@@ -196,9 +196,9 @@ impl LiveRun {
         stats
     }
 
-    /// Its sandbox is gone, and all of them together have used this.
-    pub fn has_used(&self, total: Stats) -> Used {
-        let used = Used {
+    /// Sets the total resource usage, after its sandbox was destroyed.
+    pub fn set_used(&self, total: Stats) -> ResourceUsage {
+        let used = ResourceUsage {
             cpu_ms: total.cpu_ms,
             mem_peak_bytes: total.mem_peak_bytes,
             disk_used_bytes: total.disk_used_bytes,
@@ -207,138 +207,147 @@ impl LiveRun {
         used
     }
 
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> RunState {
         self.state.borrow().clone()
     }
 
-    /// A step of its life, by who holds its `change`. A run that has died or was
-    /// destroyed stays so.
-    pub fn enter(&self, next: State) {
+    /// Changes the state. The caller holds the `lifecycle_lock`. A failed or destroyed run
+    /// keeps its state.
+    pub fn set_state(&self, next: RunState) {
         self.state.send_modify(|state| {
-            if !matches!(state, State::Failed(..) | State::Destroyed(_)) {
+            if !matches!(state, RunState::Failed(..) | RunState::Destroyed(_)) {
                 *state = next;
             }
         });
     }
 
-    /// Whether it is on disk, or on the way to it or from it.
-    pub fn is_asleep(&self) -> bool {
-        matches!(&*self.state.borrow(), State::Hibernating | State::Hibernated | State::Resuming)
+    /// Reports whether it is hibernated, being hibernated, or being resumed.
+    pub fn is_suspended(&self) -> bool {
+        matches!(
+            &*self.state.borrow(),
+            RunState::Hibernating | RunState::Hibernated | RunState::Resuming
+        )
     }
 
-    pub fn failed(&self, why: String, stats: Stats) {
+    pub fn set_failed(&self, why: String, stats: Stats) {
         self.state.send_modify(|state| {
-            if matches!(state, State::Running | State::Hibernating) {
-                *state = State::Failed(why, stats);
+            if matches!(state, RunState::Running | RunState::Hibernating) {
+                *state = RunState::Failed(why, stats);
             }
         });
     }
 
-    /// From now on nothing is done in it, and who waits for it is told.
-    pub fn destroyed(&self, why: &str) {
-        self.state.send_replace(State::Destroyed(why.to_owned()));
+    /// Marks it as destroyed, which refuses new operations and notifies all waiters.
+    pub fn set_destroyed(&self, why: &str) {
+        self.state.send_replace(RunState::Destroyed(why.to_owned()));
     }
 
-    /// Why nothing can be done in it, if so.
-    pub fn trouble(&self) -> Option<ApiError> {
+    /// Returns the error for operations that need a running sandbox; `None` if it is running.
+    pub fn not_running_error(&self) -> Option<ApiError> {
         match &*self.state.borrow() {
-            State::Running => None,
-            State::Hibernating | State::Hibernated | State::Resuming => Some(ApiError::new(
-                Code::RunHibernated,
-                format!("{} is hibernated: resume it first", self.id),
-            )),
-            State::Failed(why, _) => Some(ApiError::new(
+            RunState::Running => None,
+            RunState::Hibernating | RunState::Hibernated | RunState::Resuming => {
+                Some(ApiError::new(
+                    Code::RunHibernated,
+                    format!("{} is hibernated: resume it first", self.id),
+                ))
+            }
+            RunState::Failed(why, _) => Some(ApiError::new(
                 Code::SandboxDied,
                 format!("the sandbox of {} died: {why}", self.id),
             )),
-            State::Destroyed(why) => {
+            RunState::Destroyed(why) => {
                 Some(ApiError::new(Code::RunDestroyed, format!("{} was destroyed: {why}", self.id)))
             }
         }
     }
 
-    /// Waits until it is no longer running, and says why.
+    /// Waits until it is no longer running, and returns the error that says why.
     pub async fn ended(&self) -> ApiError {
         let mut state = self.state.subscribe();
-        // It cannot be closed: the sender is here.
-        let goes_on = |state: &State| matches!(state, State::Running | State::Hibernating);
-        let _ = state.wait_for(|state| !goes_on(state)).await;
-        self.trouble().unwrap_or_else(|| {
-            ApiError::internal("the run has ended", "a run that stopped without a reason")
+        // The channel cannot be closed, since `self` has the sender.
+        let is_running =
+            |state: &RunState| matches!(state, RunState::Running | RunState::Hibernating);
+        let _ = state.wait_for(|state| !is_running(state)).await;
+        self.not_running_error().unwrap_or_else(|| {
+            ApiError::internal("the run has ended", "a run stopped without a reason")
         })
     }
 
     /// Waits until it is destroyed.
-    pub async fn gone(&self) {
+    pub async fn wait_destroyed(&self) {
         let mut state = self.state.subscribe();
-        let _ = state.wait_for(|state| matches!(state, State::Destroyed(_))).await;
+        let _ = state.wait_for(|state| matches!(state, RunState::Destroyed(_))).await;
     }
 
-    /// Does something in it. It counts as activity; it ends with an error as
-    /// soon as the run ends.
+    /// Runs an operation that counts as activity. Fails as soon as the run ends.
     pub async fn during<T, E: Into<ApiError>>(
         &self,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, ApiError> {
         let _use = self.begin()?;
         tokio::select! {
-            // What is done is told, even if the run has ended since.
+            // A completed operation is reported even if the run has ended since.
             biased;
             outcome = work => match outcome {
                 Ok(value) => Ok(value),
-                // A connection that broke because the sandbox died says less
-                // than the sandbox's end.
-                Err(error) => Err(self.blame(error.into()).await),
+                // If the connection broke because the sandbox exited, the exit is the
+                // more useful error.
+                Err(error) => Err(self.root_cause(error.into()).await),
             },
             why = self.ended() => Err(why),
         }
     }
 
-    /// A failure's true cause: the end of the sandbox, if it ends about now.
-    pub async fn blame(&self, error: ApiError) -> ApiError {
+    /// Returns the root cause of an error: the end of the run if it ends shortly after,
+    /// otherwise the error itself.
+    pub async fn root_cause(&self, error: ApiError) -> ApiError {
         if error.code != Code::Unavailable {
             return error;
         }
-        let on_the_way = matches!(&*self.state.borrow(), State::Hibernating);
-        let patience = if on_the_way { 60_000 } else { 500 };
-        tokio::time::timeout(Duration::from_millis(patience), self.ended()).await.unwrap_or(error)
+        let hibernating = matches!(&*self.state.borrow(), RunState::Hibernating);
+        let timeout_ms = if hibernating { 60_000 } else { 500 };
+        tokio::time::timeout(Duration::from_millis(timeout_ms), self.ended()).await.unwrap_or(error)
     }
 
-    /// Waits while it is being put on disk.
-    pub async fn settled(&self) {
+    /// Waits while it is being hibernated.
+    pub async fn wait_while_hibernating(&self) {
         let mut state = self.state.subscribe();
-        let _ = state.wait_for(|state| !matches!(state, State::Hibernating)).await;
+        let _ = state.wait_for(|state| !matches!(state, RunState::Hibernating)).await;
     }
 
-    /// A request to one of its ports begins.
-    pub fn visit(self: &Arc<Self>) -> Result<Visit, ApiError> {
-        if let Some(trouble) = self.trouble() {
-            return Err(trouble);
+    /// Starts a request to one of its ports.
+    pub fn begin_proxy_request(self: &Arc<Self>) -> Result<ProxyRequest, ApiError> {
+        if let Some(error) = self.not_running_error() {
+            return Err(error);
         }
-        let permit = Arc::clone(&self.visits).try_acquire_owned().map_err(|_| {
-            let message = format!("too many requests to ports of {} at once", self.id);
+        let permit = Arc::clone(&self.proxy_requests).try_acquire_owned().map_err(|_| {
+            let message = format!(
+                "too many concurrent requests to ports of {}: wait for some to end",
+                self.id
+            );
             ApiError::new(Code::TooManyRequests, message).after(Duration::from_secs(1))
         })?;
         self.activity.begin();
-        Ok(Visit { run: Arc::clone(self), _permit: permit })
+        Ok(ProxyRequest { run: Arc::clone(self), _permit: permit })
     }
 
-    /// Notes that it is in use, until the result is dropped.
+    /// Takes a permit and marks it as in use, until the result is dropped.
     pub fn begin(&self) -> Result<InUse<'_>, ApiError> {
-        if let Some(trouble) = self.trouble() {
-            return Err(trouble);
+        if let Some(error) = self.not_running_error() {
+            return Err(error);
         }
-        let permit = self.permit()?;
-        Ok(self.used_by(permit))
+        let permit = self.exec_permit()?;
+        Ok(self.in_use_with(permit))
     }
 
-    /// A place for something that may be idle.
-    pub fn permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+    /// Takes a permit for an operation that may be idle.
+    pub fn exec_permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         let permit = Arc::clone(&self.execs).try_acquire_owned().map_err(|_| {
             ApiError::new(
                 Code::TooManyExecs,
                 format!(
-                    "too many commands and transfers at once in {}: wait for some to end",
+                    "too many concurrent commands and transfers in {}: wait for some to end",
                     self.id
                 ),
             )
@@ -347,26 +356,25 @@ impl LiveRun {
         Ok(permit)
     }
 
-    fn used_by(&self, permit: OwnedSemaphorePermit) -> InUse<'_> {
+    fn in_use_with(&self, permit: OwnedSemaphorePermit) -> InUse<'_> {
         self.activity.begin();
         InUse { activity: &self.activity, _permit: Some(permit) }
     }
 
-    /// Notes that it is in use by who has a place.
-    pub fn busy(&self) -> InUse<'_> {
+    /// Marks it as in use by the holder of a permit, until the result is dropped.
+    pub fn mark_in_use(&self) -> InUse<'_> {
         self.activity.begin();
         InUse { activity: &self.activity, _permit: None }
     }
 }
 
-/// A request to a port of a run, until its answer has ended. It counts as
-/// activity.
-pub struct Visit {
+/// A request to a port of a run, until its response has ended. It counts as activity.
+pub struct ProxyRequest {
     run: Arc<LiveRun>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Visit {
+impl ProxyRequest {
     pub fn sandbox(&self) -> &SandboxId {
         &self.run.sandbox
     }
@@ -376,8 +384,9 @@ impl Visit {
         self.run.ended().await
     }
 
-    /// A body that is under way until its last byte, or until the run ends.
-    pub fn until_the_end<B>(self, body: B) -> axum::body::Body
+    /// Returns a body that keeps the request in progress until its last byte, and fails
+    /// when the run ends.
+    pub fn attach_to_body<B>(self, body: B) -> axum::body::Body
     where
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
@@ -389,25 +398,25 @@ impl Visit {
         let frames = http_body_util::BodyStream::new(body.map_err(Into::into));
         let ended =
             futures_util::stream::once(end).map(|why| Err::<_, axum::BoxError>(why.message.into()));
-        // Whatever comes first; an answer that ends ends both.
+        // Ends when the body ends, or with an error when the run ends before.
         let frames = frames.map(Some).chain(futures_util::stream::once(std::future::ready(None)));
         let both = futures_util::stream::select(frames, ended.map(Some));
         let body =
             both.take_while(|frame| std::future::ready(frame.is_some())).filter_map(move |frame| {
-                let _held = &self;
+                let _proxy_request = &self;
                 std::future::ready(frame)
             });
         axum::body::Body::new(http_body_util::StreamBody::new(body))
     }
 }
 
-impl Drop for Visit {
+impl Drop for ProxyRequest {
     fn drop(&mut self) {
         self.run.activity.end();
     }
 }
 
-/// A use of a run.
+/// A guard that marks a run as in use.
 pub struct InUse<'run> {
     activity: &'run Activity,
     _permit: Option<OwnedSemaphorePermit>,
@@ -419,14 +428,14 @@ impl Drop for InUse<'_> {
     }
 }
 
-/// When a run was last used, and how long it may be idle.
+/// The last activity and the idle timeout of a run.
 pub struct Activity {
     inner: Mutex<Inner>,
     changed: Notify,
 }
 
 struct Inner {
-    /// Zero for ever.
+    /// Zero for none.
     timeout: Duration,
     uses: usize,
     last: Instant,
@@ -442,7 +451,7 @@ impl Activity {
         self.with(|inner| inner.timeout)
     }
 
-    /// Also counts as activity.
+    /// Sets the idle timeout. Counts as activity.
     pub fn set_timeout(&self, timeout: Duration) {
         self.with(|inner| {
             inner.timeout = timeout;
@@ -451,7 +460,7 @@ impl Activity {
         self.changed.notify_one();
     }
 
-    /// It was used just now.
+    /// Records activity.
     pub fn touch(&self) {
         self.begin();
         self.end();
@@ -469,12 +478,12 @@ impl Activity {
         self.changed.notify_one();
     }
 
-    /// Returns whether something is under way in it.
+    /// Reports whether an operation is in progress.
     fn is_in_use(&self) -> bool {
         self.with(|inner| inner.uses > 0)
     }
 
-    /// Waits until it was idle for as long as it may be.
+    /// Waits until the idle timeout has expired.
     pub async fn expired(&self) {
         loop {
             let due = self.with(|inner| match inner {
@@ -498,14 +507,14 @@ impl Activity {
     }
 }
 
-/// All runs that are there.
+/// All runs that were not destroyed.
 pub struct Runs {
     map: RwLock<HashMap<RunId, Arc<LiveRun>>>,
-    /// Runs and runs to be, of each tenant.
-    places: Mutex<HashMap<String, usize>>,
-    /// Runs of all tenants.
+    /// The number of runs of each tenant, including those that are being created.
+    slots: Mutex<HashMap<String, usize>>,
+    /// The largest number of runs of all tenants.
     max_total: usize,
-    /// Runs of one tenant.
+    /// The largest number of runs of a tenant.
     max_per_tenant: usize,
 }
 
@@ -515,13 +524,13 @@ impl Runs {
         let share = share_of(limits.server.sandboxes, limits.server.tenant_share);
         Self {
             map: RwLock::default(),
-            places: Mutex::default(),
+            slots: Mutex::default(),
             max_total: number(limits.server.sandboxes),
             max_per_tenant: limits.runs.min(number(share)),
         }
     }
 
-    /// How many runs a tenant may have.
+    /// Returns the largest number of runs of a tenant.
     pub fn max_per_tenant(&self) -> usize {
         self.max_per_tenant
     }
@@ -538,7 +547,7 @@ impl Runs {
         self.map.write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
-    /// Those of one tenant, or of all, the oldest first.
+    /// Returns the runs of one tenant, or of all, the oldest first.
     pub fn list(&self, tenant: Option<&str>) -> Vec<Arc<LiveRun>> {
         let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
         let wanted = |run: &&Arc<LiveRun>| tenant.is_none_or(|tenant| run.tenant == tenant);
@@ -547,22 +556,22 @@ impl Runs {
         runs
     }
 
-    /// Returns whether something is under way in any of them.
+    /// Reports whether an operation is in progress in any run.
     pub fn are_in_use(&self) -> bool {
         let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
         map.values().any(|run| run.activity.is_in_use())
     }
 
-    /// Reserves a tenant's place for one more run, if there is one.
-    pub fn take_place(&self, tenant: &str) -> Result<(), ApiError> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = places.values().sum();
-        let taken = places.get(tenant).copied().unwrap_or_default();
-        let most = self.max_per_tenant;
-        if taken >= most {
+    /// Reserves a slot for a new run of a tenant. Fails if a limit is reached.
+    pub fn reserve_slot(&self, tenant: &str) -> Result<(), ApiError> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = slots.values().sum();
+        let taken = slots.get(tenant).copied().unwrap_or_default();
+        let max = self.max_per_tenant;
+        if taken >= max {
             return Err(ApiError::new(
                 Code::TooManyRuns,
-                format!("{most} runs at once is the limit: destroy one first"),
+                format!("too many runs: at most {max} are allowed; destroy one first"),
             )
             .after(Duration::from_secs(1)));
         }
@@ -570,29 +579,30 @@ impl Runs {
             return Err(ApiError::new(
                 Code::Unavailable,
                 format!(
-                    "the server has too many runs of all tenants: {} is the limit \
+                    "the server has too many runs: at most {} are allowed for all tenants \
                      (--max-sandboxes); try again later",
                     self.max_total
                 ),
             )
             .after(Duration::from_secs(5)));
         }
-        places.insert(tenant.to_owned(), taken + 1);
+        slots.insert(tenant.to_owned(), taken + 1);
         Ok(())
     }
 
-    /// Takes a place for a run that is there, whatever the limits are now.
-    pub fn occupy_place(&self, tenant: &str) {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        *places.entry(tenant.to_owned()).or_default() += 1;
+    /// Takes a slot for an existing run, regardless of the limits.
+    pub fn occupy_slot(&self, tenant: &str) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        *slots.entry(tenant.to_owned()).or_default() += 1;
     }
 
-    pub fn leave_place(&self, tenant: &str) {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(taken) = places.get_mut(tenant) {
+    /// Releases a slot of a tenant.
+    pub fn release_slot(&self, tenant: &str) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = slots.get_mut(tenant) {
             *taken = taken.saturating_sub(1);
             if *taken == 0 {
-                places.remove(tenant);
+                slots.remove(tenant);
             }
         }
     }

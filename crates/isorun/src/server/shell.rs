@@ -1,8 +1,8 @@
-//! A bash that stays, over a WebSocket: one command after the other.
+//! Persistent bash sessions over a WebSocket, which run one command after the other.
 //!
-//! To the client, a binary frame is output after one byte that says of which
-//! stream, 1 or 2; everything else is a text frame, as JSON. A client that loses
-//! its connection asks for the same session again within ten minutes.
+//! To the client, a binary frame is one byte for the stream, 1 or 2, and then output; all
+//! other frames are text frames, as JSON. A client that loses its connection can
+//! reattach to the session within ten minutes.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use axum::{
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt, stream::SplitStream};
 use isorun_agent::{
-    client::{self, ClientError, Shell, ShellControl, ShellEvent, ShellEvents},
+    client::{self, ClientError, ShellControl, ShellEvent, ShellEvents, ShellHandle},
     protocol::{self, FailureKind, Run, Status},
 };
 use isorun_engine::AgentStream;
@@ -31,75 +31,80 @@ use super::{
     ApiError, App, Code, config,
     exec::{
         agent_error,
-        attach::{MAX_MESSAGE, order_of, too_long},
+        attach::{MAX_MESSAGE_BYTES, parse_frame, too_long},
         connector,
     },
-    extract::{AwakeRun, Params},
-    order,
+    extract::{Params, ResumedRun},
     runs::{InUse, LiveRun},
+    validate,
 };
 use crate::{
-    api::{ErrorBody, ShellInput, ShellSays},
+    api::{ErrorBody, ShellInput, ShellOutput},
     audit::Event,
     id::random_hex,
 };
 
-/// How often a silent client is asked whether it is there.
-const PING: Duration = Duration::from_secs(20);
-const FAREWELL: Duration = Duration::from_secs(10);
-/// How much of a command stands in the audit log.
-const LOGGED: usize = 4096;
+/// The interval of pings. A client that sends nothing for three intervals is
+/// disconnected.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// The longest time for sending the last frames.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest number of characters of a command in the audit log.
+const MAX_LOGGED_CHARS: usize = 4096;
 
-/// Which shell.
+/// Parameters of a shell.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ShellParams {
-    /// The name of a session whose connection was lost, or that the original of this run had; a
-    /// new one if not given.
+    /// The id of a session to reattach to, after a lost connection or in a fork. By default a new
+    /// session is created.
     session: Option<String>,
-    /// The folder that a new one starts in; the image's if not given.
+    /// The working directory of a new session; by default that of the image.
     cwd: Option<String>,
 }
 
-/// A bash that stays, over a WebSocket
+/// Open a persistent bash session, over a WebSocket
 ///
 /// The first text frame is `{"type":"ready","session":"..."}`. Then
-/// `{"type":"run","command":"...","timeout":30}` runs a command: binary frames are its output, a
-/// byte that is 1 or 2 for the stream and then what was printed; at its end comes
-/// `{"type":"result","exit_code":0}`, or `{"type":"timeout"}`, after which the shell is as it was.
-/// `{"type":"interrupt"}` interrupts the command; `{"type":"close"}` ends the shell. If the shell
-/// ends, the last frame is `{"type":"closed","exit_code":42}`. If the client goes away without
-/// `close`, the shell stays for ten minutes, and `session` finds it again.
+/// `{"type":"run","command":"...","timeout":30}` runs a command: binary frames are a byte that is
+/// 1 or 2 for the stream, followed by output; the last frame of the command is
+/// `{"type":"result","exit_code":0}`, or `{"type":"timeout"}`, after which the shell accepts the
+/// next command. `{"type":"interrupt"}` interrupts the command; `{"type":"close"}` ends the shell.
+/// When the shell exits, the last frame is `{"type":"closed","exit_code":42}`. If the client
+/// disconnects without `close`, the shell is kept for ten minutes, and `session` reattaches to it.
 #[utoipa::path(
     get, path = "/v1/runs/{id}/shell", tag = "exec", operation_id = "shell",
     params(("id" = String, Path, description = "The run"), ShellParams),
     responses(
         (status = 101, description = "A WebSocket follows"),
-        (status = 400, body = ErrorBody, description = "No WebSocket was asked for"),
-        (status = 404, body = ErrorBody, description = "No such run, or it was destroyed"),
-        (status = 409, body = ErrorBody, description = "It is hibernated"),
+        (status = 400, body = ErrorBody, description = "The request is not a WebSocket upgrade"),
+        (status = 404, body = ErrorBody, description = "The run does not exist, or was destroyed"),
+        (status = 409, body = ErrorBody, description = "The run is hibernated"),
     ),
 )]
 pub async fn open(
     State(app): State<App>,
-    AwakeRun(run): AwakeRun,
+    ResumedRun(run): ResumedRun,
     Params(params): Params<ShellParams>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let upgrade = upgrade.map_err(|rejection| {
-        ApiError::invalid(format!("this path is for WebSockets: {}", rejection.body_text()))
+        ApiError::invalid(format!(
+            "this path requires a WebSocket upgrade: {}",
+            rejection.body_text()
+        ))
     })?;
-    if let Some(trouble) = run.trouble() {
-        return Err(trouble);
+    if let Some(error) = run.not_running_error() {
+        return Err(error);
     }
-    let cwd = params.cwd.as_deref().map(|cwd| order::path("cwd", cwd)).transpose()?;
-    let permit = run.permit()?;
-    let until_told = app.tasks.token();
-    Ok(upgrade.max_message_size(MAX_MESSAGE).on_upgrade(move |socket| async move {
-        // As a terminal, also while it is silent.
-        let busy = run.busy();
+    let cwd = params.cwd.as_deref().map(|cwd| validate::path("cwd", cwd)).transpose()?;
+    let permit = run.exec_permit()?;
+    let task_token = app.tasks.token();
+    Ok(upgrade.max_message_size(MAX_MESSAGE_BYTES).on_upgrade(move |socket| async move {
+        // Counts as activity while it is open, even if it is silent, like a terminal.
+        let busy = run.mark_in_use();
         serve(&app, &run, socket, params.session, cwd).await;
-        drop((busy, permit, until_told));
+        drop((busy, permit, task_token));
     }))
 }
 
@@ -111,12 +116,12 @@ async fn serve(
     cwd: Option<String>,
 ) {
     let starting = async {
-        let busy = run.busy();
+        let busy = run.mark_in_use();
         let started = start(app, run, session, cwd).await;
         drop(busy);
         match started {
             Ok(started) => Ok(started),
-            Err(error) => Err(run.blame(error).await),
+            Err(error) => Err(run.root_cause(error).await),
         }
     };
     let started = tokio::select! {
@@ -125,29 +130,29 @@ async fn serve(
     };
     let last = match started {
         Ok((shell, session)) => {
-            if socket.send(text(&ShellSays::Ready { session })).await.is_err() {
+            if socket.send(text(&ShellOutput::Ready { session })).await.is_err() {
                 return;
             }
-            converse(app, run, &mut socket, shell).await
+            relay(app, run, &mut socket, shell).await
         }
         Err(error) => Some(Err(error)),
     };
     let Some(last) = last else { return };
-    let says = match last {
-        Ok(status) => ShellSays::Closed { exit_code: status.shell_code() },
-        Err(error) => ShellSays::Error {
+    let last_frame = match last {
+        Ok(status) => ShellOutput::Closed { exit_code: status.shell_code() },
+        Err(error) => ShellOutput::Error {
             status: error.code.status().as_u16(),
             code: error.code.name().to_owned(),
             error: error.message,
         },
     };
-    let close = CloseFrame { code: close_code::NORMAL, reason: "the shell has ended".into() };
-    let farewell = async {
-        socket.send(text(&says)).await?;
+    let close = CloseFrame { code: close_code::NORMAL, reason: "the shell has exited".into() };
+    let closing = async {
+        socket.send(text(&last_frame)).await?;
         socket.send(Message::Close(Some(close))).await
     };
-    // A client that does not read is not waited for.
-    let _ = timeout(FAREWELL, farewell).await;
+    // Does not wait for a client that does not read.
+    let _ = timeout(CLOSE_TIMEOUT, closing).await;
 }
 
 async fn start(
@@ -155,7 +160,7 @@ async fn start(
     run: &Arc<LiveRun>,
     session: Option<String>,
     cwd: Option<String>,
-) -> Result<(Shell<AgentStream>, String), ApiError> {
+) -> Result<(ShellHandle<AgentStream>, String), ApiError> {
     let connect = connector(app, run);
     if let Some(session) = session {
         let shell =
@@ -167,7 +172,8 @@ async fn start(
             })?;
         return Ok((shell, session));
     }
-    let token = random_hex::<16>().map_err(|error| ApiError::internal("no random", error))?;
+    let token = random_hex::<16>()
+        .map_err(|error| ApiError::internal("cannot get random numbers", error))?;
     run.log.append(Event::ExecStart, json!({ "shell": true })).await?;
     let request = protocol::Shell {
         env: run.defaults.env.clone().into_iter().collect(),
@@ -179,37 +185,36 @@ async fn start(
     Ok((shell, token))
 }
 
-/// What one half of a conversation has to tell the other.
+/// The result of a shell, or `None` if the client disconnected.
 type End = Option<Result<Status, ApiError>>;
 
-/// Carries everything both ways, until the shell ends (what it came to) or the
-/// client goes away (nothing).
-async fn converse(
+/// Relays frames in both directions, until the shell exits or the client disconnects.
+async fn relay(
     app: &App,
     run: &Arc<LiveRun>,
     socket: &mut WebSocket,
-    shell: Shell<AgentStream>,
+    shell: ShellHandle<AgentStream>,
 ) -> End {
-    let Shell { mut events, control, .. } = shell;
+    let ShellHandle { mut events, control, .. } = shell;
     let (mut sink, mut stream) = socket.split();
-    // While a command runs; that of the client's word and that of the shell's.
-    let (begun, mut beginning) = tokio::sync::mpsc::channel::<InUse<'_>>(1);
-    let speak = async {
-        let mut ping = tokio::time::interval(PING);
+    // Holds a guard while a command runs: from its `run` frame to its result.
+    let (started_command, mut running_command) = tokio::sync::mpsc::channel::<InUse<'_>>(1);
+    let send = async {
+        let mut ping = tokio::time::interval(PING_INTERVAL);
         ping.tick().await;
         loop {
             let frame = tokio::select! {
                 event = next(&mut events) => match event {
-                    Ok(ShellEvent::Stdout(bytes)) => framed(1, &bytes),
-                    Ok(ShellEvent::Stderr(bytes)) => framed(2, &bytes),
+                    Ok(ShellEvent::Stdout(bytes)) => frame_output(1, &bytes),
+                    Ok(ShellEvent::Stderr(bytes)) => frame_output(2, &bytes),
                     Ok(ShellEvent::Ran(status)) => {
-                        // It is over: no longer in use.
-                        drop(beginning.try_recv());
+                        // The command has finished.
+                        drop(running_command.try_recv());
                         app.metrics.execs.inc();
                         text(&outcome(status))
                     }
                     Ok(ShellEvent::Exited(status)) => return Some(Ok(status)),
-                    Err(error) => return Some(Err(run.blame(agent_error(error)).await)),
+                    Err(error) => return Some(Err(run.root_cause(agent_error(error)).await)),
                 },
                 _ = ping.tick() => Message::Ping(Bytes::new()),
             };
@@ -218,11 +223,11 @@ async fn converse(
             }
         }
     };
-    let listen = listen(app, run, &mut stream, &control, &begun);
-    let (speak, listen) = (pin!(speak), pin!(listen));
+    let receive = receive(app, run, &mut stream, &control, &started_command);
+    let (send, receive) = (pin!(send), pin!(receive));
     tokio::select! {
-        end = speak => end,
-        end = listen => end.map(Err),
+        end = send => end,
+        end = receive => end.map(Err),
         why = run.ended() => Some(Err(why)),
     }
 }
@@ -231,60 +236,60 @@ async fn next(events: &mut ShellEvents<AgentStream>) -> Result<ShellEvent, Clien
     events.next().await
 }
 
-fn outcome(status: Status) -> ShellSays {
+fn outcome(status: Status) -> ShellOutput {
     match status {
-        Status::TimedOut => ShellSays::Timeout {
-            error: "the command took longer than its timeout, and was interrupted; the shell is \
-                    as it was"
+        Status::TimedOut => ShellOutput::Timeout {
+            error: "the command took longer than its timeout, and was interrupted; the shell \
+                    accepts the next command"
                 .to_owned(),
         },
-        status => ShellSays::Result { exit_code: status.shell_code() },
+        status => ShellOutput::Result { exit_code: status.shell_code() },
     }
 }
 
-/// Hands on what the client says, until it goes away or says nonsense.
-async fn listen<'run>(
+/// Forwards requests of the client, until it disconnects or sends an invalid message.
+async fn receive<'run>(
     app: &App,
     run: &'run Arc<LiveRun>,
     stream: &mut SplitStream<&mut WebSocket>,
     control: &ShellControl<AgentStream>,
-    begun: &tokio::sync::mpsc::Sender<InUse<'run>>,
+    started_command: &tokio::sync::mpsc::Sender<InUse<'run>>,
 ) -> Option<ApiError> {
     loop {
-        // Every ping has an answer: a client that is silent for longer is gone.
-        let said = timeout(PING * 3, stream.next()).await.ok()??;
-        let said = match said {
-            Ok(said) => said,
+        // Every ping gets a pong: a client that is silent for longer is disconnected.
+        let frame = timeout(PING_INTERVAL * 3, stream.next()).await.ok()??;
+        let frame = match frame {
+            Ok(frame) => frame,
             Err(error) => return too_long(&error),
         };
-        let said = match said {
-            Message::Text(said) => said,
+        let text = match frame {
+            Message::Text(text) => text,
             Message::Close(_) => return None,
             Message::Ping(_) | Message::Pong(_) => continue,
             Message::Binary(_) => {
-                return Some(ApiError::invalid("a shell takes text frames only, as JSON"));
+                return Some(ApiError::invalid("only text frames are allowed, as JSON"));
             }
         };
-        let input = match order_of(&said) {
+        let input = match parse_frame(&text) {
             Ok(input) => input,
             Err(error) => return Some(error),
         };
         let done = match input {
             ShellInput::Run { command, timeout } => {
-                let task = match checked(command, timeout) {
+                let task = match validated(command, timeout) {
                     Ok(task) => task,
                     Err(error) => return Some(error),
                 };
-                if begun.try_send(run.busy()).is_err() {
+                if started_command.try_send(run.mark_in_use()).is_err() {
                     return Some(ApiError::invalid(
-                        "a command runs already: one at a time, or open another shell",
+                        "a command is already running: wait for its result, or open another shell",
                     ));
                 }
                 if let Err(error) = app.guard.admit_command(&run.tenant) {
                     return Some(error);
                 }
-                let shown: String = task.command.chars().take(LOGGED).collect();
-                let what = json!({ "shell": true, "command": shown });
+                let logged_command: String = task.command.chars().take(MAX_LOGGED_CHARS).collect();
+                let what = json!({ "shell": true, "command": logged_command });
                 let (logged, sent) =
                     tokio::join!(run.log.append(Event::ExecStart, what), control.run(task));
                 if let Err(error) = logged {
@@ -295,29 +300,30 @@ async fn listen<'run>(
             ShellInput::Interrupt {} => control.interrupt().await,
             ShellInput::Close {} => control.close().await,
         };
-        // One that has ended reads nothing; its end is told.
+        // If the shell has exited, the frame is dropped; its exit is reported.
         if let Err(error @ ClientError::TooLong(_)) = done {
             return Some(agent_error(error));
         }
     }
 }
 
-fn checked(command: String, seconds: Option<f64>) -> Result<Run, ApiError> {
-    order::no_nul("command", &command)?;
-    let limit = seconds
-        .map_or(Ok(config::DEFAULT_EXEC_TIMEOUT), |seconds| order::timeout("timeout", seconds))?;
+fn validated(command: String, seconds: Option<f64>) -> Result<Run, ApiError> {
+    validate::no_nul("command", &command)?;
+    let limit = seconds.map_or(Ok(config::DEFAULT_EXEC_TIMEOUT), |seconds| {
+        validate::timeout("timeout", seconds)
+    })?;
     let timeout_ms = (!limit.is_zero()).then(|| super::lifecycle::millis(limit).max(1));
     Ok(Run { command, timeout_ms })
 }
 
-fn framed(stream: u8, bytes: &[u8]) -> Message {
+fn frame_output(stream: u8, bytes: &[u8]) -> Message {
     let mut frame = BytesMut::with_capacity(bytes.len() + 1);
     frame.put_u8(stream);
     frame.put_slice(bytes);
     Message::Binary(frame.freeze())
 }
 
-fn text(says: &ShellSays) -> Message {
-    // Plain data: it cannot fail.
-    Message::Text(serde_json::to_string(says).unwrap_or_default().into())
+fn text(output: &ShellOutput) -> Message {
+    // Serializing plain data cannot fail.
+    Message::Text(serde_json::to_string(output).unwrap_or_default().into())
 }

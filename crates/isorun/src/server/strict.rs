@@ -1,7 +1,6 @@
-//! Parses what clients send, and refuses everything that is not understood: a
-//! field, a parameter or a variant that is not known, a key that occurs twice, a
-//! value of the wrong type, text after the end. Errors name the field, where it
-//! stands, and the known one that is probably meant.
+//! Strict parsing of requests: refuses unknown fields, parameters and variants,
+//! duplicate keys, values of the wrong type, and trailing text. Errors name the field,
+//! its location, and the known name that is probably meant.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -29,36 +28,36 @@ use utoipa::openapi::{
 
 use super::{ApiError, Code, extract};
 
-/// Bytes of a client's text that an error repeats.
-const MAX_ECHOED_BYTES: usize = 100;
-/// Bytes of the whole explanation of a JSON error.
+/// The largest number of characters of a client's text in an error.
+const MAX_ECHOED_CHARS: usize = 100;
+/// The largest size of the explanation of a JSON error, in bytes.
 const MAX_EXPLANATION_BYTES: usize = 600;
 
-/// Parses the JSON object of a request or of a WebSocket frame. The error says
-/// what is wrong, without naming the request.
+/// Parses the JSON object of a request or of a WebSocket frame. The error does not
+/// mention the request.
 pub fn object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     match bytes.trim_ascii_start().first() {
         None => return Err("it is empty: send a JSON object".to_owned()),
-        // Lists would be taken for the fields of an object, in their order.
-        Some(first) if *first != b'{' => return Err("it is no JSON object".to_owned()),
+        // serde would accept a list of the fields of an object in their order.
+        Some(first) if *first != b'{' => return Err("it is not a JSON object".to_owned()),
         Some(_) => {}
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let unique = Unique(Place::Root).deserialize(&mut json).and_then(|()| json.end());
+    let unique = NoDuplicateKeys(JsonPath::Root).deserialize(&mut json).and_then(|()| json.end());
     unique.map_err(|error| shorten(error.to_string()))?;
     let mut json = serde_json::Deserializer::from_slice(bytes);
     serde_path_to_error::deserialize(&mut json).map_err(|error| explain(&error))
 }
 
-/// Where a value stands in a document.
+/// The location of a value in a document.
 #[derive(Clone, Copy)]
-enum Place<'a> {
+enum JsonPath<'a> {
     Root,
-    Field(&'a Place<'a>, &'a str),
-    Item(&'a Place<'a>, usize),
+    Field(&'a JsonPath<'a>, &'a str),
+    Item(&'a JsonPath<'a>, usize),
 }
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for JsonPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Root => Ok(()),
@@ -69,11 +68,11 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-/// Reads a value and keeps nothing of it. Fails when an object in it has a key
-/// twice: of two values the sender meant one, and which one is not known.
-struct Unique<'a>(Place<'a>);
+/// Reads and discards a value. Fails if an object in it has a duplicate key, since it is
+/// not known which of the values the sender meant.
+struct NoDuplicateKeys<'a>(JsonPath<'a>);
 
-impl<'de> DeserializeSeed<'de> for Unique<'_> {
+impl<'de> DeserializeSeed<'de> for NoDuplicateKeys<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -81,7 +80,7 @@ impl<'de> DeserializeSeed<'de> for Unique<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Unique<'_> {
+impl<'de> Visitor<'de> for NoDuplicateKeys<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,7 +113,7 @@ impl<'de> Visitor<'de> for Unique<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         let mut index = 0;
-        while items.next_element_seed(Unique(Place::Item(&self.0, index)))?.is_some() {
+        while items.next_element_seed(NoDuplicateKeys(JsonPath::Item(&self.0, index)))?.is_some() {
             index += 1;
         }
         Ok(())
@@ -124,22 +123,22 @@ impl<'de> Visitor<'de> for Unique<'_> {
         let mut seen = HashSet::new();
         while let Some(name) = fields.next_key::<String>()? {
             if seen.contains(&name) {
-                let place = Place::Field(&self.0, &name);
+                let place = JsonPath::Field(&self.0, &name);
                 return Err(A::Error::custom(format!("duplicate field `{place}`")));
             }
-            fields.next_value_seed(Unique(Place::Field(&self.0, &name)))?;
+            fields.next_value_seed(NoDuplicateKeys(JsonPath::Field(&self.0, &name)))?;
             seen.insert(name);
         }
         Ok(())
     }
 }
 
-/// Says what is wrong with a document, and where.
+/// Returns the message for an error in a document, with its location.
 fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     let inner = error.inner().to_string();
     let text = inner.rsplit_once(" at line ").map_or(inner.as_str(), |(text, _)| text);
     let path = error.path().to_string();
-    if let Some((kind, name, known)) = not_known(text) {
+    if let Some((kind, name, known)) = parse_unknown(text) {
         let place = match kind {
             "field" => path.strip_suffix(name).unwrap_or(&path).trim_end_matches('.'),
             _ => path.trim_matches('.'),
@@ -155,12 +154,12 @@ fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     if path.is_empty() { shorten(inner) } else { shorten(format!("{}: {inner}", echo(path))) }
 }
 
-/// Takes serde's error about an unknown field or variant apart: which of both,
-/// its name, and the names that are known there.
-fn not_known(text: &str) -> Option<(&'static str, &str, Vec<&str>)> {
+/// Parses serde's error about an unknown field or variant. Returns the kind, the name,
+/// and the known names.
+fn parse_unknown(text: &str) -> Option<(&'static str, &str, Vec<&str>)> {
     ["field", "variant"].into_iter().find_map(|kind| {
         let rest = text.strip_prefix("unknown ")?.strip_prefix(kind)?.strip_prefix(" `")?;
-        // The sender chose the name, and may have put the separator into it.
+        // The sender chose the name, which may contain the separator.
         let (name, list) = rest
             .rsplit_once("`, expected ")
             .or_else(|| rest.rsplit_once("`, there are no ").map(|(name, _)| (name, "")))?;
@@ -168,18 +167,18 @@ fn not_known(text: &str) -> Option<(&'static str, &str, Vec<&str>)> {
     })
 }
 
-/// The error about a field, variant or parameter that is not known.
+/// Returns the message for an unknown field, variant or parameter.
 pub fn unknown(kind: &str, name: &str, place: &str, known: &[&str]) -> String {
     let hint = nearest(name, known).map(|name| format!(": did you mean `{name}`?"));
     let hint = hint.unwrap_or_else(|| ".".to_owned());
     let list = match known {
-        [] => "None is known there".to_owned(),
-        known => format!("Known there: {}", known.join(", ")),
+        [] => format!("No {kind} is allowed here"),
+        known => format!("Allowed here: {}", known.join(", ")),
     };
     shorten(format!("unknown {kind} `{}` {place}{hint} {list}", echo(name)))
 }
 
-/// Other words for fields of this API, as other services and programs have them.
+/// Synonyms of fields of this API in other services and programs.
 const SYNONYMS: [(&str, &[&str]); 11] = [
     ("mem_mib", &["memory", "ram", "memorymb", "memorymib", "memorylimit", "memmb"]),
     ("vcpus", &["cpu", "cpus", "cores", "cpucount"]),
@@ -194,8 +193,8 @@ const SYNONYMS: [(&str, &[&str]); 11] = [
     ("credentials", &["secrets", "keys", "tokens"]),
 ];
 
-/// The known name that is probably meant: another word for the same, one that
-/// contains the other, or one that differs in few letters.
+/// Returns the known name that is probably meant: a synonym, a name that contains the
+/// other, or one that differs in few letters.
 pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let plain = |text: &str| -> Vec<u8> {
         let letters = text.bytes().filter(u8::is_ascii_alphanumeric).take(64);
@@ -213,7 +212,8 @@ pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
         } else {
             (&wanted, &candidate)
         };
-        // More than one letter, and less than two: `network_profil` is no `network`.
+        // Costs more than one edit and less than two: `network_profil` is closer to
+        // `network_profile` than to `network`.
         let contained =
             short.len() >= 3 && long.windows(short.len()).any(|part| part == &short[..]);
         let edits = 2 * edits(&wanted, &candidate);
@@ -224,8 +224,8 @@ pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     (best.0 <= allowed || known.len() == 1).then_some(best.1)
 }
 
-/// How many letters have to be added, removed, replaced, or swapped with the
-/// next one, to make one text of the other.
+/// Returns the edit distance of two texts, with insertions, deletions, replacements and
+/// transpositions of adjacent letters.
 fn edits(a: &[u8], b: &[u8]) -> usize {
     let mut before: Vec<usize> = Vec::new();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -243,11 +243,11 @@ fn edits(a: &[u8], b: &[u8]) -> usize {
     row.last().copied().unwrap_or_default()
 }
 
-/// The beginning of a client's text, fit for an error message.
+/// Returns the start of a client's text, escaped for an error message.
 fn echo(text: &str) -> String {
     let mut shown: String =
-        text.chars().take(MAX_ECHOED_BYTES).flat_map(char::escape_debug).collect();
-    if text.chars().nth(MAX_ECHOED_BYTES).is_some() {
+        text.chars().take(MAX_ECHOED_CHARS).flat_map(char::escape_debug).collect();
+    if text.chars().nth(MAX_ECHOED_CHARS).is_some() {
         shown.push_str("...");
     }
     shown
@@ -256,7 +256,7 @@ fn echo(text: &str) -> String {
 fn shorten(mut text: String) -> String {
     if text.len() > MAX_EXPLANATION_BYTES {
         let begin = text.floor_char_boundary(MAX_EXPLANATION_BYTES);
-        // Where it is stands at the end of serde's messages.
+        // The location is at the end of serde's messages.
         let place = text.rfind(" at line ").filter(|at| *at > begin && text.len() - at < 60);
         let place = place.map(|at| text[at..].to_owned()).unwrap_or_default();
         text.truncate(begin);
@@ -266,8 +266,8 @@ fn shorten(mut text: String) -> String {
     text
 }
 
-/// Checks that a body can be JSON as far as its headers say. A body without a
-/// type, and the types that `curl -d` and `fetch` give to any text, pass.
+/// Checks that the headers allow a JSON body. A missing content type, and the default
+/// types of `curl -d` and `fetch`, are accepted.
 pub fn is_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let refused = |message| Err(ApiError::new(Code::UnsupportedMediaType, message));
     for value in headers.get_all(header::CONTENT_TYPE) {
@@ -306,21 +306,21 @@ pub fn is_json(headers: &HeaderMap) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The body of an operation that takes nothing: empty, or an empty object.
+/// The body of an operation without parameters: empty, or an empty object.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+struct EmptyBody {}
 
-/// What each operation takes, by its method and the template of its path: from
-/// the document that describes them.
+/// The parameters of each operation, by method and path template, from the OpenAPI
+/// description.
 #[derive(Debug, Default)]
-pub struct Operations(HashMap<(Method, String), Takes>);
+pub struct Operations(HashMap<(Method, String), Accepted>);
 
 #[derive(Debug)]
-struct Takes {
-    /// Names of parameters in the query.
+struct Accepted {
+    /// The names of the query parameters.
     query: Vec<String>,
-    /// Whether it has a body that its handler reads.
+    /// True if its handler reads a body.
     body: bool,
 }
 
@@ -336,7 +336,7 @@ impl Operations {
                 (Method::DELETE, &item.delete),
             ] {
                 if let Some(operation) = operation {
-                    all.insert((method, path.clone()), takes(operation));
+                    all.insert((method, path.clone()), accepted(operation));
                 }
             }
         }
@@ -344,7 +344,7 @@ impl Operations {
     }
 }
 
-fn takes(operation: &Operation) -> Takes {
+fn accepted(operation: &Operation) -> Accepted {
     let query = operation
         .parameters
         .iter()
@@ -356,11 +356,10 @@ fn takes(operation: &Operation) -> Takes {
         .filter(|parameter| parameter.parameter_in == ParameterIn::Query)
         .map(|parameter| parameter.name.clone())
         .collect();
-    Takes { query, body: operation.request_body.is_some() }
+    Accepted { query, body: operation.request_body.is_some() }
 }
 
-/// Refuses parameters that an operation does not have, and a body where it takes
-/// none.
+/// Refuses unknown query parameters, and a body for an operation without one.
 pub async fn check(
     State(operations): State<Arc<Operations>>,
     mut request: Request,
@@ -370,16 +369,16 @@ pub async fn check(
         if request.method() == Method::HEAD { Method::GET } else { request.method().clone() };
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let found = path.and_then(|path| operations.0.get(&(method.clone(), path)));
-    if let Some(takes) = found {
-        check_query(request.uri(), &takes.query)?;
-        if !takes.body && method != Method::GET && !request.body().is_end_stream() {
+    if let Some(accepted) = found {
+        check_query(request.uri(), &accepted.query)?;
+        if !accepted.body && method != Method::GET && !request.body().is_end_stream() {
             let headers = request.headers().clone();
             let body = std::mem::take(request.body_mut());
             let bytes = extract::collect(body).await?;
             if !bytes.trim_ascii().is_empty() {
                 is_json(&headers)?;
-                object::<Nothing>(&bytes).map_err(|why| {
-                    ApiError::invalid(format!("the body is no valid request: {why}"))
+                object::<EmptyBody>(&bytes).map_err(|why| {
+                    ApiError::invalid(format!("the body is not a valid request: {why}"))
                 })?;
             }
         }
@@ -468,11 +467,11 @@ mod tests {
         assert_eq!(nearest(&"x".repeat(1 << 20), &new), None);
     }
 
-    /// Fails with a text that has all of these in it.
+    /// Asserts that parsing fails with a message that contains all the given parts.
     #[track_caller]
     fn refuses<T: DeserializeOwned>(text: &str, said: &[&str]) {
         let why = object::<T>(text.as_bytes()).err();
-        let why = why.unwrap_or_else(|| panic!("{text} was taken"));
+        let why = why.unwrap_or_else(|| panic!("{text} was accepted"));
         for part in said {
             assert!(why.contains(part), "{text}: {why:?} does not say {part:?}");
         }
@@ -546,7 +545,7 @@ mod tests {
         refuses::<NewRun>(r#"{"image":"a","auto_resume":"yes"}"#, &["auto_resume"]);
         refuses::<Value>("", &["empty", "JSON object"]);
         refuses::<Value>(" \n", &["empty"]);
-        refuses::<Value>("[]", &["no JSON object"]);
+        refuses::<Value>("[]", &["not a JSON object"]);
         refuses::<Value>("{} x", &["trailing characters"]);
         refuses::<Value>("{}{}", &["trailing characters"]);
         refuses::<Value>("{\"a\":", &["EOF"]);
@@ -588,7 +587,7 @@ mod tests {
         assert!(is_json(&headers(header::CONTENT_ENCODING, "identity")).is_ok());
     }
 
-    /// Every body that the document describes is refused with one field more.
+    /// Every described body allows no additional fields.
     #[test]
     fn every_described_body_is_closed() {
         let document = serde_json::to_value(crate::server::openapi::document()).unwrap();

@@ -1,18 +1,18 @@
-//! Audit logs, one for each run, each entry chained to the one before.
+//! Audit logs, one for each run. Each entry is chained to the previous one.
 
 use rusqlite::{OptionalExtension, Row};
 
 use super::{Store, StoreError};
 use crate::id::RunId;
 
-/// One entry, as its line says it.
+/// An entry of an audit log.
 #[derive(Clone, Debug)]
 pub struct AuditRow {
     pub run_id: String,
     pub seq: u64,
     pub ts: String,
     pub event: String,
-    /// JSON.
+    /// Event data, as JSON.
     pub data: String,
     pub hmac: String,
 }
@@ -37,11 +37,11 @@ impl Store {
         .await
     }
 
-    /// Entries of a run beyond a number, in order, a page of them.
+    /// Returns up to `limit` entries of a run with sequence numbers above `after`, in order.
     pub async fn audit(
         &self,
         run: &RunId,
-        beyond: u64,
+        after: u64,
         limit: u32,
     ) -> Result<Vec<AuditRow>, StoreError> {
         let run = run.to_string();
@@ -49,12 +49,12 @@ impl Store {
             let mut query = connection.prepare_cached(
                 "SELECT * FROM audit WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?",
             )?;
-            query.query_map((run, beyond, limit), read)?.collect()
+            query.query_map((run, after, limit), read)?.collect()
         })
         .await
     }
 
-    /// Where a run's log ends.
+    /// Returns the end of a run's log.
     pub async fn audit_end(&self, run: &RunId) -> Result<LogState, StoreError> {
         let run = run.to_string();
         self.call(move |connection| {
@@ -69,7 +69,8 @@ impl Store {
         .await
     }
 
-    /// Every run that has a log or a row, and whether it is over.
+    /// Returns the ids of all runs that have a log or a row, with true for those that were
+    /// destroyed.
     pub async fn audited_runs(&self) -> Result<Vec<(String, bool)>, StoreError> {
         self.read(|connection| {
             let mut query = connection.prepare_cached(

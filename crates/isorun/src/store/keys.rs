@@ -1,20 +1,20 @@
-//! API keys: to whom they belong, and whether they were revoked. The keys
-//! themselves are not stored: their hmac proves them.
+//! API keys: tenants, names and revocations. The keys themselves are not stored: they
+//! are verified by their HMAC.
 
 use rusqlite::{OptionalExtension, Row};
 
 use super::{Store, StoreError};
 use crate::clock;
 
-/// What is known of a key.
+/// The stored data of an API key.
 #[derive(Clone, Debug)]
 pub struct KeyRow {
     pub id: String,
-    /// Who sees the runs that it makes: all keys of the same tenant.
+    /// The tenant. All keys of a tenant have access to the same runs.
     pub tenant: String,
-    /// For people.
+    /// A name for people.
     pub name: String,
-    /// Whether it may see what concerns the whole server.
+    /// True if it has access to data of the server, such as metrics.
     pub admin: bool,
     pub created_at: i64,
     pub revoked_at: Option<i64>,
@@ -65,7 +65,7 @@ impl Store {
         .await
     }
 
-    /// Whether there was such a key, not revoked yet.
+    /// Revokes a key. Returns true if it existed and was not revoked before.
     pub async fn revoke_key(&self, id: &str) -> Result<bool, StoreError> {
         let id = id.to_owned();
         self.call(move |connection| {

@@ -1,4 +1,4 @@
-//! Runs, also those that are gone.
+//! Runs, including destroyed ones.
 
 use rusqlite::{OptionalExtension, Row, types::Type};
 
@@ -9,43 +9,43 @@ use crate::{
     id::RunId,
 };
 
-/// What is known of a run.
+/// The stored data of a run.
 #[derive(Clone, Debug)]
 pub struct RunRow {
     pub id: RunId,
     pub tenant: String,
     pub image: String,
-    /// Of the image; empty for `host`.
+    /// The digest of the image; empty for `host`.
     pub digest: String,
     pub status: Status,
     pub vcpus: u32,
     pub mem_mib: u64,
     pub disk_mib: u64,
-    /// 0 for never.
+    /// The idle timeout; 0 for none.
     pub timeout_ms: u64,
-    /// JSON: what commands start with.
+    /// The defaults of its commands, as JSON.
     pub defaults: String,
-    /// JSON: what it reaches, with sealed secrets.
+    /// The network settings, as JSON with encrypted secrets.
     pub network: String,
     pub on_idle: OnIdle,
     pub auto_resume: bool,
-    /// What it had used when it was last hibernated.
-    pub used: Used,
+    /// Resource usage up to the last hibernation.
+    pub used: ResourceUsage,
     pub create_ms: u64,
     pub created_at: i64,
     pub destroyed_at: Option<i64>,
     pub reason: Option<String>,
 }
 
-/// What a sandbox has used that is no longer there.
+/// Resource usage of the earlier sandboxes of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Used {
+pub struct ResourceUsage {
     pub cpu_ms: u64,
     pub mem_peak_bytes: u64,
     pub disk_used_bytes: u64,
 }
 
-/// How a run ended, and what it had used.
+/// The reason and time of a run's destruction, and its total resource usage.
 #[derive(Clone, Debug)]
 pub struct Ending {
     pub reason: String,
@@ -87,8 +87,8 @@ impl Store {
         .await
     }
 
-    /// A run that was never made leaves nothing behind.
-    pub async fn forget_run(&self, id: &RunId) -> Result<(), StoreError> {
+    /// Deletes a run whose creation failed.
+    pub async fn delete_run(&self, id: &RunId) -> Result<(), StoreError> {
         let id = id.to_string();
         self.call(move |connection| {
             connection.prepare_cached("DELETE FROM runs WHERE id = ?")?.execute([id])?;
@@ -119,8 +119,8 @@ impl Store {
         .await
     }
 
-    /// Begins another generation of what a run has on disk, and gives its
-    /// number: what was written for an earlier one is not restored any more.
+    /// Starts a new generation of a run's checkpoint, and returns its number. Checkpoints
+    /// of earlier generations are no longer restored.
     pub async fn next_generation(&self, id: &RunId) -> Result<u64, StoreError> {
         let id = id.to_string();
         self.call(move |connection| {
@@ -133,7 +133,7 @@ impl Store {
         .await
     }
 
-    /// The generation of what a run has on disk.
+    /// Returns the generation of a run's checkpoint.
     pub async fn generation(&self, id: &RunId) -> Result<u64, StoreError> {
         let id = id.to_string();
         self.call(move |connection| {
@@ -144,8 +144,8 @@ impl Store {
         .await
     }
 
-    /// Its sandbox is on disk, and has used this until now.
-    pub async fn run_hibernated(&self, id: &RunId, used: Used) -> Result<(), StoreError> {
+    /// Records that a run was hibernated, with its resource usage so far.
+    pub async fn run_hibernated(&self, id: &RunId, used: ResourceUsage) -> Result<(), StoreError> {
         let id = id.to_string();
         self.call(move |connection| {
             connection
@@ -165,8 +165,8 @@ impl Store {
         .await
     }
 
-    /// Records that a run is back from the disk. What it had there is of an
-    /// earlier generation from now on.
+    /// Records that a run was resumed. Its checkpoint belongs to an earlier generation
+    /// from now on.
     pub async fn run_resumed(&self, id: &RunId) -> Result<(), StoreError> {
         let id = id.to_string();
         self.call(move |connection| {
@@ -236,7 +236,7 @@ impl Store {
         .await
     }
 
-    /// Runs that were not destroyed when the server was last seen.
+    /// Returns the runs that were not destroyed, the oldest first.
     pub async fn open_runs(&self) -> Result<Vec<RunRow>, StoreError> {
         self.call(|connection| {
             let mut query = connection.prepare_cached(
@@ -247,8 +247,8 @@ impl Store {
         .await
     }
 
-    /// A page of a tenant's runs that are gone, the latest first: those that ended
-    /// before a run that is gone too, if one is given.
+    /// Returns up to `limit` destroyed runs of a tenant, the latest first. With `before`,
+    /// only those that were destroyed before that run.
     pub async fn history(
         &self,
         tenant: &str,
@@ -275,8 +275,8 @@ impl Store {
         .await
     }
 
-    /// What a tenant's runs that are gone used; those that are there are added
-    /// by who measures them.
+    /// Returns the resource usage of a tenant's destroyed runs. The caller adds that of
+    /// the others.
     pub async fn past_usage(&self, tenant: &str) -> Result<Usage, StoreError> {
         let tenant = tenant.to_owned();
         self.read(move |connection| {
@@ -299,11 +299,11 @@ impl Store {
         .await
     }
 
-    /// Forgets some of the runs that ended before a moment, and their audit logs.
-    /// Returns how many; none are left if it is fewer than `limit`.
-    pub async fn forget_runs_before(&self, moment: i64, limit: u32) -> Result<usize, StoreError> {
+    /// Deletes up to `limit` runs that were destroyed before a time, and their audit logs.
+    /// Returns their number; none are left if it is less than `limit`.
+    pub async fn delete_runs_before(&self, moment: i64, limit: u32) -> Result<usize, StoreError> {
         self.call(move |connection| {
-            forget(
+            delete(
                 connection,
                 "SELECT id FROM runs WHERE destroyed_at < ?1 ORDER BY destroyed_at LIMIT ?2",
                 (moment, limit),
@@ -312,9 +312,9 @@ impl Store {
         .await
     }
 
-    /// Forgets some of a tenant's runs that are gone and over a number, the oldest
-    /// first, and their audit logs. Returns how many.
-    pub async fn forget_runs_beyond(
+    /// Deletes up to `limit` of a tenant's destroyed runs, the oldest first, and their
+    /// audit logs, so that `keep` are left. Returns the number of deleted runs.
+    pub async fn delete_runs_beyond(
         &self,
         tenant: String,
         keep: u64,
@@ -326,7 +326,7 @@ impl Store {
                     "SELECT COUNT(*) FROM runs WHERE tenant = ? AND destroyed_at IS NOT NULL",
                 )?
                 .query_row([&tenant], |row| row.get(0))?;
-            forget(
+            delete(
                 connection,
                 "SELECT id FROM runs WHERE tenant = ?1 AND destroyed_at IS NOT NULL
                  ORDER BY destroyed_at, id LIMIT ?2",
@@ -336,7 +336,7 @@ impl Store {
         .await
     }
 
-    /// Tenants that have runs that are gone.
+    /// Returns the tenants that have destroyed runs.
     pub async fn tenants_with_history(&self) -> Result<Vec<String>, StoreError> {
         self.read(|connection| {
             let mut query = connection.prepare_cached("SELECT tenant FROM usage")?;
@@ -346,7 +346,7 @@ impl Store {
     }
 }
 
-fn forget(
+fn delete(
     connection: &mut rusqlite::Connection,
     select: &str,
     params: impl rusqlite::Params,
@@ -379,7 +379,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         network: row.get("network")?,
         on_idle: parsed("on_idle", row, OnIdle::parse)?,
         auto_resume: row.get("auto_resume")?,
-        used: Used {
+        used: ResourceUsage {
             cpu_ms: row.get("cpu_ms")?,
             mem_peak_bytes: row.get("mem_peak_bytes")?,
             disk_used_bytes: row.get("disk_used_bytes")?,
@@ -425,7 +425,7 @@ pub(super) fn parsed<T>(
     })
 }
 
-/// A run for tests.
+/// Returns a run for tests.
 #[cfg(test)]
 pub fn sample_run(tenant: &str) -> RunRow {
     RunRow {
@@ -442,7 +442,7 @@ pub fn sample_run(tenant: &str) -> RunRow {
         defaults: "{}".to_owned(),
         on_idle: OnIdle::Destroy,
         auto_resume: false,
-        used: Used::default(),
+        used: ResourceUsage::default(),
         create_ms: 7,
         created_at: 1_000,
         destroyed_at: None,
@@ -460,8 +460,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_run_from_its_beginning_to_its_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
         let (mine, foreign) = (row("me", Status::Creating), row("them", Status::Running));
         store.add_run(mine.clone()).await.unwrap();
         store.add_run(foreign.clone()).await.unwrap();
@@ -484,6 +484,7 @@ mod tests {
         let usage = store.past_usage("me").await.unwrap();
         assert_eq!((usage.history_sandboxes, usage.cpu_seconds, usage.mem_seconds), (1, 0.5, 2.0));
     }
+
     async fn ended(store: &Store, tenant: &str, at: i64) -> RunId {
         let run = row(tenant, Status::Running);
         store.add_run(run.clone()).await.unwrap();
@@ -500,11 +501,11 @@ mod tests {
 
     #[tokio::test]
     async fn history_comes_in_pages_and_is_forgotten_while_usage_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
         let mut ids = Vec::new();
         for number in 0..10_i64 {
-            // Several end at the same moment.
+            // Several end at the same time.
             ids.push((2_000 + number / 3, ended(&store, "me", 2_000 + number / 3).await));
         }
         ended(&store, "them", 1_500).await;
@@ -523,10 +524,10 @@ mod tests {
 
         let usage = store.past_usage("me").await.unwrap();
         assert_eq!((usage.history_sandboxes, usage.cpu_seconds), (10, 20.0));
-        assert_eq!(store.forget_runs_before(2_001, 2).await.unwrap(), 2);
-        assert_eq!(store.forget_runs_before(2_001, 100).await.unwrap(), 2, "one was of `them`");
-        assert_eq!(store.forget_runs_beyond("me".to_owned(), 4, 100).await.unwrap(), 3);
-        assert_eq!(store.forget_runs_beyond("me".to_owned(), 4, 100).await.unwrap(), 0);
+        assert_eq!(store.delete_runs_before(2_001, 2).await.unwrap(), 2);
+        assert_eq!(store.delete_runs_before(2_001, 100).await.unwrap(), 2, "one was of `them`");
+        assert_eq!(store.delete_runs_beyond("me".to_owned(), 4, 100).await.unwrap(), 3);
+        assert_eq!(store.delete_runs_beyond("me".to_owned(), 4, 100).await.unwrap(), 0);
         let left = store.history("me", None, 100).await.unwrap();
         assert_eq!(
             left.iter().map(|run| &run.id).collect::<Vec<_>>(),
@@ -537,12 +538,12 @@ mod tests {
         assert_eq!((after.history_sandboxes, after.cpu_seconds), (10, 20.0));
     }
 
-    /// What tenants ask for must not take longer the more is there.
+    /// The queries of tenants must not take longer as the history grows.
     #[tokio::test]
     async fn what_is_asked_of_a_long_history_uses_an_index() {
-        let folder = tempfile::tempdir().unwrap();
-        drop(Store::open(folder.path()).unwrap());
-        let file = rusqlite::Connection::open(folder.path().join("isorun.db")).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::open(dir.path()).unwrap());
+        let file = rusqlite::Connection::open(dir.path().join("isorun.db")).unwrap();
         for query in [
             "SELECT * FROM runs WHERE tenant = 'a' AND destroyed_at IS NOT NULL
              ORDER BY destroyed_at DESC, id DESC LIMIT 10",
@@ -566,8 +567,8 @@ mod tests {
 
     #[tokio::test]
     async fn usage_of_a_file_of_an_earlier_format_is_added_up() {
-        let folder = tempfile::tempdir().unwrap();
-        super::super::schema::tests::old_file(folder.path(), 3, |file| {
+        let dir = tempfile::tempdir().unwrap();
+        super::super::schema::tests::old_file(dir.path(), 3, |file| {
             for number in 0..100 {
                 file.execute(
                     "INSERT INTO runs (id, tenant, image, digest, status, vcpus, mem_mib, disk_mib,
@@ -578,7 +579,7 @@ mod tests {
                 .unwrap();
             }
         });
-        let store = Store::open(folder.path()).unwrap();
+        let store = Store::open(dir.path()).unwrap();
         let usage = store.past_usage("me").await.unwrap();
         assert_eq!(
             (usage.history_sandboxes, usage.cpu_seconds, usage.mem_seconds),

@@ -1,10 +1,10 @@
-//! The tables, as steps from an empty file to the present format.
+//! The schema, as migration steps from an empty file to the current format.
 
 use rusqlite::Connection;
 
 use super::StoreError;
 
-/// Each step is applied once, in order; none is ever changed after a release.
+/// The migration steps, applied once each, in order. A released step is never changed.
 const STEPS: &[&str] = &[
     "
     CREATE TABLE keys (
@@ -73,9 +73,9 @@ const STEPS: &[&str] = &[
     "
     ALTER TABLE runs ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
  ",
-    // What a tenant's runs that are gone have used is added up when they end, so
-    // that nobody has to read all of them, and is kept when they are forgotten. So
-    // are the bytes that its audit logs take.
+    // Totals of the resource usage of a tenant's destroyed runs are updated when a run
+    // ends, so that no query has to read all of them, and are kept when runs are
+    // deleted. So is the size of its audit logs.
     "
     CREATE TABLE usage (
         tenant TEXT PRIMARY KEY,
@@ -130,8 +130,8 @@ const STEPS: &[&str] = &[
 
 pub fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
     let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
-    // The write lock first: two processes that start at the same time agree on
-    // who applies the steps.
+    // Takes the write lock first, so that of two processes that start at the same time
+    // only one applies the steps.
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -152,9 +152,9 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Makes a file as a version of isorun wrote it that knew so many steps.
-    pub fn old_file(folder: &Path, steps: usize, fill: impl FnOnce(&Connection)) {
-        let file = Connection::open(folder.join(super::super::FILE)).unwrap();
+    /// Creates a file in the format of an earlier version, which had so many steps.
+    pub fn old_file(dir: &Path, steps: usize, fill: impl FnOnce(&Connection)) {
+        let file = Connection::open(dir.join(super::super::DB_FILE)).unwrap();
         for step in &STEPS[..steps] {
             file.execute_batch(step).unwrap();
         }

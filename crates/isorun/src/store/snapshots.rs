@@ -1,4 +1,4 @@
-//! Snapshots: what a run has to be like that is made from one.
+//! Snapshots: the settings of runs that are restored from them.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use super::runs::parsed;
 use super::{Store, StoreError};
 use crate::api::OnIdle;
 
-/// What is known of a snapshot.
+/// The stored data of a snapshot.
 #[derive(Clone, Debug)]
 pub struct SnapshotRow {
     pub id: String,
@@ -23,7 +23,7 @@ pub struct SnapshotRow {
     pub defaults: String,
     pub on_idle: OnIdle,
     pub auto_resume: bool,
-    /// JSON: what it reaches, with sealed secrets.
+    /// The network settings, as JSON with encrypted secrets.
     pub network: String,
     pub size_bytes: u64,
     pub created_at: i64,
@@ -72,7 +72,7 @@ impl Store {
         .await
     }
 
-    /// Those of one tenant, or of all, the oldest first.
+    /// Returns the snapshots of one tenant, or of all, the oldest first.
     pub async fn snapshots(&self, tenant: Option<&str>) -> Result<Vec<SnapshotRow>, StoreError> {
         let tenant = tenant.map(str::to_owned);
         self.read(move |connection| {
@@ -84,7 +84,7 @@ impl Store {
         .await
     }
 
-    /// Bytes of the snapshots and audit logs of each tenant.
+    /// Returns the size of the snapshots and audit logs of each tenant, in bytes.
     pub async fn stored_bytes(&self) -> Result<HashMap<String, u64>, StoreError> {
         self.read(|connection| {
             let mut query = connection.prepare_cached(
@@ -98,7 +98,7 @@ impl Store {
         .await
     }
 
-    /// Notes on whose behalf an image was pulled, and what it takes on the disk.
+    /// Records the tenant that an image was pulled for, and its size on disk.
     pub async fn add_pulled_image(
         &self,
         tenant: &str,
@@ -118,7 +118,7 @@ impl Store {
         .await
     }
 
-    /// Tenants, and digests and bytes of the images that were pulled on their behalf.
+    /// Returns the tenants, digests and sizes in bytes of the images that were pulled.
     pub async fn pulled_images(&self) -> Result<Vec<(String, String, u64)>, StoreError> {
         self.read(|connection| {
             let mut query =
@@ -128,7 +128,7 @@ impl Store {
         .await
     }
 
-    pub async fn forget_snapshot(&self, id: &str) -> Result<(), StoreError> {
+    pub async fn delete_snapshot(&self, id: &str) -> Result<(), StoreError> {
         let id = id.to_owned();
         self.call(move |connection| {
             connection.prepare_cached("DELETE FROM snapshots WHERE id = ?")?.execute([id])?;

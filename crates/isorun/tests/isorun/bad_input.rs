@@ -16,7 +16,7 @@ fn runs_that_cannot_be() {
         let big = "x".repeat(200_000);
         let cases: Vec<(Value, u16, &str, &str)> = vec![
             (json!({}), 400, "invalid_request", "missing field `image`"),
-            (json!(["host"]), 400, "invalid_request", "no JSON object"),
+            (json!(["host"]), 400, "invalid_request", "not a JSON object"),
             (json!({ "image": 1 }), 400, "invalid_request", "expected a string"),
             (json!({ "image": "" }), 400, "invalid_request", "image is empty"),
             (json!({ "image": "a b" }), 400, "invalid_request", "image"),
@@ -92,7 +92,7 @@ fn runs_that_cannot_be() {
         for raw in ["", "{", "{\"image\": \"host\"", "{\"image\": \"host\"} x", "\u{0}", "[[[[[[[["]
         {
             let request = server.request(Method::POST, "/v1/runs").body(raw);
-            refused(&answer(request).await, 400, "invalid_request", "no valid request");
+            refused(&answer(request).await, 400, "invalid_request", "not a valid request");
         }
         let deep = format!("{{\"credentials\":{{\"a\":{}", "[".repeat(500_000));
         let request = server.request(Method::POST, "/v1/runs").body(deep);
@@ -113,7 +113,7 @@ fn commands_and_files_that_cannot_be() {
         let long = format!("/{}", "a".repeat(5000));
         for (body, code, text) in [
             (json!({}), "invalid_request", "missing field `command`"),
-            (json!({ "command": 1 }), "invalid_request", "a text for the shell, or a list"),
+            (json!({ "command": 1 }), "invalid_request", "a string for the shell, or a list"),
             (json!({ "command": "" }), "invalid_request", "command is empty"),
             (json!({ "command": [] }), "invalid_request", "names no program"),
             (json!({ "command": [""] }), "invalid_request", "names no program"),
@@ -176,7 +176,7 @@ fn paths_that_lead_nowhere() {
             );
         }
         let unknown = server.get("/v1/runs/run0123456789abcdef").await;
-        refused(&unknown, 404, "run_not_found", "never created");
+        refused(&unknown, 404, "run_not_found", "does not exist");
         let put = answer(server.request(Method::PUT, "/v1/runs")).await;
         refused(&put, 405, "method_not_allowed", "PUT");
         let limit = server.get("/v1/runs/history?limit=many").await;

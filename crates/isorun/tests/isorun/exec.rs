@@ -198,7 +198,7 @@ fn a_client_that_goes_away_takes_its_command_with_it() {
         }
         let log = server.request(Method::GET, &format!("/v1/runs/{id}/audit"));
         let log = log.send().await.unwrap().text().await.unwrap();
-        assert_eq!(log.matches("the client went away").count(), 2, "{log}");
+        assert_eq!(log.matches("the client disconnected").count(), 2, "{log}");
         server.is_well().await;
     });
 }

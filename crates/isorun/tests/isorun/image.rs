@@ -87,7 +87,7 @@ fn with_shell() -> Bundle {
         }
     }
     let below = layer.file("etc/passwd", "tester:x:1234:1234::/home/tester:/bin/sh\n");
-    let above = Layer::default().folder("srv/app").file("srv/app/name", "an image\n");
+    let above = Layer::default().directory("srv/app").file("srv/app/name", "an image\n");
     let layers = [&below, &above].map(|layer| (gzip(&layer.tar()), sha256(&layer.tar())));
     let config = serde_json::json!({ "Env": ["GREETING=hello"], "User": "tester", "WorkingDir": "/srv/app" });
     Bundle::with(&layers, config, "amd64")
@@ -207,7 +207,7 @@ fn a_folder_and_its_archive_are_imported() {
     assert!(line.starts_with("my/root:latest sha256:"), "{line}");
     machine.text(&["import", "-q", &path(&archive), "my/archive:2"]);
     let complaint = machine.complaint(&["import", &path(&root)], 2);
-    assert!(complaint.contains("give one"), "{complaint}");
+    assert!(complaint.contains("specify one"), "{complaint}");
     let table = machine.text(&["ls"]);
     assert!(table.contains("my/archive:2 ") && table.contains("my/root:latest "), "{table}");
 }
@@ -217,7 +217,7 @@ fn complaints_say_what_to_do() {
     let (machine, registry) = (Machine::new(), Registry::start());
     let unknown = registry.name("unknown:1").to_string();
     for (args, code, part) in [
-        (&["pull", "Not A Name"][..], 2, "no name of an image"),
+        (&["pull", "Not A Name"][..], 2, "not a valid image reference"),
         (&["pull", &unknown], 2, &*format!("no image {unknown}")),
         (&["pull", "127.0.0.1:1/a"], 125, "cannot fetch"),
         (&["pull", "a", "--platform", "amd64"], 2, "linux/amd64"),

@@ -92,7 +92,7 @@ fn a_header_has_its_limits_and_they_are_named() {
         }
         for (count, size) in [(1100, 10), (2000, 1), (8, 100_000)] {
             let refused_for = answer(server.http.get(format!("{url}/fields/{count}/{size}"))).await;
-            refused(&refused_for, 502, "port_broken", "1000 fields or 524288 bytes");
+            refused(&refused_for, 502, "port_broken", "1000 fields and 524288 bytes");
         }
     });
 }

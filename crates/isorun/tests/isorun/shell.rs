@@ -158,7 +158,7 @@ fn nonsense_over_a_shell_is_said_to_be_nonsense() {
         let path = format!("/v1/runs/{id}/shell");
         let mut unknown = open(&server, &format!("{path}?session=nothing")).await.unwrap();
         assert_eq!(word(&mut unknown).await["code"], "not_found");
-        refused(&server.get(&path).await, 400, "invalid_request", "WebSockets");
+        refused(&server.get(&path).await, 400, "invalid_request", "WebSocket upgrade");
         server.is_well().await;
     });
 }

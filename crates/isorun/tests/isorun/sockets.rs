@@ -156,7 +156,7 @@ fn nonsense_over_a_socket_is_said_to_be_nonsense() {
             assert_eq!(last["code"], "invalid_request", "{order}: {last}");
         }
         let plain = server.get(&attach).await;
-        refused(&plain, 400, "invalid_request", "WebSockets");
+        refused(&plain, 400, "invalid_request", "WebSocket upgrade");
         let unknown = open(&server, "/v1/runs/run0123456789abcdef/terminal").await;
         let Err(error) = unknown else { panic!("it opened") };
         assert!(matches!(*error, Error::Http(ref answer) if answer.status() == 404), "{error}");

@@ -144,7 +144,7 @@ fn a_disk_without_room_is_left_alone() {
         let id = server.create().await;
         for what in ["fork", "snapshot", "hibernate"] {
             let answer = server.post(&format!("/v1/runs/{id}/{what}"), json!({})).await;
-            refused(&answer, 507, "server_full", "has no room for");
+            refused(&answer, 507, "server_full", "does not have enough free space");
             assert_eq!(server.text(&id, "echo alive").await, "alive\n", "after {what}");
         }
         server.destroy(&id).await;
@@ -178,7 +178,7 @@ fn what_cannot_be_forked_says_why() {
             refused(&bad, 400, "invalid_request", "count is");
         }
         let many = server.post(&path, json!({ "count": 3 })).await;
-        refused(&many, 429, "too_many_runs", "3 more would be too many");
+        refused(&many, 429, "too_many_runs", "cannot create 3 more runs");
         let unknown = server.post("/v1/runs/run0123456789abcdef/fork", json!({})).await;
         refused(&unknown, 404, "run_not_found", "");
         // Places that were not used are free.
@@ -402,7 +402,7 @@ fn a_snapshot_is_restored_any_number_of_times() {
             let (status, body) = answer(server.request(Method::DELETE, &path)).await;
             assert_eq!((status.as_u16(), &body["status"]), (200, &json!("deleted")));
             let again = answer(server.request(Method::DELETE, &path)).await;
-            refused(&again, 404, "snapshot_not_found", "it was deleted");
+            refused(&again, 404, "snapshot_not_found", "does not exist");
         }
         nothing_is_left(&server);
     });

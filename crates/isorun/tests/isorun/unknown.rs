@@ -223,7 +223,7 @@ fn frames_that_say_what_is_not_known() {
                 r#"{"type":"run","command":"a","command":"b"}"#,
                 "duplicate field `command`",
             ),
-            ("shell", None, "[]", "no JSON object"),
+            ("shell", None, "[]", "not a JSON object"),
             ("exec/attach", None, r#"{"command":"cat","envs":{}}"#, "did you mean `env`?"),
             ("exec/attach", None, r#"{"command":"cat","type":"run"}"#, "`type`"),
             ("exec/attach", Some(exec), r#"{"type":"eof","x":1}"#, "`x`"),

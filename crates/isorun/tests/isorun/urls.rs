@@ -190,7 +190,7 @@ fn a_port_where_nobody_listens_says_so() {
         refused(
             &answer(get(format!("/sb/{id}/p/8000/"))).await,
             502,
-            "nobody_listens",
+            "connection_refused",
             "port 8000",
         );
         // What is no HTTP, and what hangs up.
@@ -205,7 +205,7 @@ while True:
         for path in [format!("/sb/{id}/p/0/"), format!("/sb/{id}/p/x/"), "/sb/p/80/".to_owned()] {
             refused(&answer(get(path)).await, 404, "not_found", "");
         }
-        refused(&answer(get(format!("/sb/{id}/p/1/"))).await, 404, "not_found", "no port");
+        refused(&answer(get(format!("/sb/{id}/p/1/"))).await, 404, "not_found", "not a valid port");
         let unknown = answer(get("/sb/run0123456789abcdef/p/80/".to_owned())).await;
         refused(&unknown, 404, "run_not_found", "run0123456789abcdef");
         server.is_well().await;
@@ -241,7 +241,7 @@ fn anonymous_urls_take_a_token_or_are_off() {
         let off = answer(server.http.get(url(&format!("/sb/{id}/p/8000/")))).await;
         refused(&off, 403, "forbidden", "switched");
         let keyed = server.get(&format!("/v1/runs/{id}/proxy/8000/")).await;
-        refused(&keyed, 502, "nobody_listens", "8000");
+        refused(&keyed, 502, "connection_refused", "8000");
         let wrong = server.post("/v1/runs", json!({ "image": "host", "urls": "some" })).await;
         refused(&wrong, 400, "invalid_request", "urls");
     });
@@ -278,7 +278,7 @@ fn each_run_has_a_name_of_its_own() {
             assert!(body.to_lowercase().contains(line), "{line:?} of {body}");
         }
         let other = server.http.get(&url).header("host", "elsewhere.test");
-        refused(&answer(other).await, 404, "not_found", "names no run");
+        refused(&answer(other).await, 404, "not_found", "does not identify a run");
     });
 }
 

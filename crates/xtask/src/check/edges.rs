@@ -1,4 +1,4 @@
-//! Which package may depend on which.
+//! The rules for dependencies between packages.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,13 +24,14 @@ pub fn find() -> Result<Vec<String>> {
     Ok(forbidden(&graph))
 }
 
-/// What fuses a guest's libraries is tested by running what comes of them.
+/// Reports whether a dependency is exempt: the tests of `guests::merge_modules` run
+/// merged components in wasmtime.
 fn is_for_tests(package: &str, dependency: &str, kind: DependencyKind) -> bool {
     (package, dependency, kind) == ("xtask", "wasmtime", DependencyKind::Development)
 }
 
-/// The packages of the workspace, each with all that it depends on: to run, to
-/// build or to test, directly.
+/// The packages of the workspace, each with its direct dependencies of all kinds:
+/// normal, build and development.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
 fn forbidden(graph: &Graph) -> Vec<String> {
@@ -39,14 +40,14 @@ fn forbidden(graph: &Graph) -> Vec<String> {
         for dependency in dependencies {
             if dependency.starts_with("wasmtime") && package != "isola" {
                 found.push(format!(
-                    "{package} -> {dependency}: only isola may name wasmtime's types"
+                    "{package} -> {dependency}: only isola may use wasmtime's types"
                 ));
             }
         }
         for reached in reachable(graph, package) {
-            if are_strangers(package, &reached) {
+            if are_separate(package, &reached) {
                 found.push(format!(
-                    "{package} -> {reached}: the two halves of the project stay apart"
+                    "{package} -> {reached}: isola and isorun must not depend on each other"
                 ));
             }
         }
@@ -54,8 +55,8 @@ fn forbidden(graph: &Graph) -> Vec<String> {
     found
 }
 
-/// Packages of the workspace that a package depends on, also through others:
-/// a third package must not become the bridge.
+/// Returns the packages of the workspace that a package depends on, directly or
+/// through others, so that a third package cannot connect isola and isorun.
 fn reachable(graph: &Graph, package: &str) -> BTreeSet<String> {
     let mut seen = BTreeSet::new();
     let mut open = vec![package.to_owned()];
@@ -69,7 +70,8 @@ fn reachable(graph: &Graph, package: &str) -> BTreeSet<String> {
     seen
 }
 
-fn are_strangers(one: &str, other: &str) -> bool {
+/// Reports whether one package belongs to isola and the other to isorun.
+fn are_separate(one: &str, other: &str) -> bool {
     let is = |package: &str, family: &str| {
         package.strip_prefix(family).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     };

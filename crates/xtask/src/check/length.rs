@@ -1,4 +1,4 @@
-//! How long a source file may be.
+//! The limit on the length of source files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,32 +7,35 @@ use anyhow::Result;
 
 use crate::workspace;
 
-const LONGEST: usize = 800;
+/// The maximum number of lines of a source file.
+const MAX_LINES: usize = 800;
+/// The file extensions of source files.
 const SOURCES: [&str; 10] = ["c", "rs", "py", "js", "mjs", "ts", "mts", "wit", "sh", "pyi"];
 
-/// What a file that has a reason to be longer says in its first lines.
-const EXCUSE: &str = "long because";
+/// The text in the first lines of a file that has a reason to be longer.
+const EXEMPTION_MARK: &str = "long because";
 
 /// Finds every source file that is too long.
 pub fn find(files: &[PathBuf]) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for path in files.iter().filter(|path| is_source(path)) {
         let text = fs::read_to_string(workspace::root().join(path))?;
-        found.extend(judge(&path.display().to_string(), &text));
+        found.extend(check_file(&path.display().to_string(), &text));
     }
     Ok(found)
 }
 
 fn is_source(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| SOURCES.iter().any(|source| ending == *source))
+    path.extension().is_some_and(|extension| SOURCES.iter().any(|source| extension == *source))
 }
 
-fn judge(name: &str, text: &str) -> Option<String> {
+fn check_file(name: &str, text: &str) -> Option<String> {
     let lines = text.lines().count();
-    let excused = text.lines().take(5).any(|line| line.contains(EXCUSE));
-    (lines > LONGEST && !excused).then(|| {
+    let exempt = text.lines().take(5).any(|line| line.contains(EXEMPTION_MARK));
+    (lines > MAX_LINES && !exempt).then(|| {
         format!(
-            "{name}: {lines} lines; beyond {LONGEST} split it, or say \"{EXCUSE} ...\" at its top"
+            "{name}: {lines} lines, the limit is {MAX_LINES}: split the file, or write \
+             \"{EXEMPTION_MARK} ...\" in its first lines"
         )
     })
 }
@@ -43,11 +46,11 @@ mod tests {
 
     #[test]
     fn only_long_files_without_a_reason_are_found() {
-        let long = "line\n".repeat(LONGEST + 1);
-        assert!(judge("a.rs", &long).is_some());
-        assert!(judge("a.rs", &"line\n".repeat(LONGEST)).is_none());
-        assert!(judge("a.rs", &format!("//! It is long because.\n{long}")).is_none());
-        assert!(judge("a.rs", &format!("{long}// long because")).is_some());
+        let long = "line\n".repeat(MAX_LINES + 1);
+        assert!(check_file("a.rs", &long).is_some());
+        assert!(check_file("a.rs", &"line\n".repeat(MAX_LINES)).is_none());
+        assert!(check_file("a.rs", &format!("//! It is long because.\n{long}")).is_none());
+        assert!(check_file("a.rs", &format!("{long}// long because")).is_some());
     }
 
     #[test]

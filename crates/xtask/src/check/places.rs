@@ -1,5 +1,5 @@
-//! No committed file tells where it was written: neither a folder of somebody's
-//! machine nor the host of the registry that happened to be in use.
+//! Checks that no committed file contains details of the machine on which it was
+//! written: neither a directory of that machine nor the host of a package registry.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,12 +8,12 @@ use anyhow::Result;
 
 use crate::workspace;
 
-/// Finds every mention of such a place.
+/// Finds every mention of such a directory or host.
 pub fn find(files: &[PathBuf]) -> Result<Vec<String>> {
     let places = places();
     let mut found = Vec::new();
     for path in files {
-        // What is not text has no line to point at.
+        // Binary files are skipped.
         if let Ok(text) = fs::read_to_string(workspace::root().join(path)) {
             found.extend(mentions(&path.display().to_string(), &text, &places));
         }
@@ -22,20 +22,21 @@ pub fn find(files: &[PathBuf]) -> Result<Vec<String>> {
 }
 
 struct Places {
-    /// Folders, with the slashes on both ends.
-    folders: Vec<String>,
+    /// Directories, each with a slash at both ends.
+    dirs: Vec<String>,
     hosts: Vec<String>,
 }
 
-/// Put together from parts, so that this file does not find itself.
+/// Returns the directories and hosts to search for. They are composed of parts, so
+/// that this file does not match.
 fn places() -> Places {
-    let mut folders: Vec<String> =
+    let mut dirs: Vec<String> =
         ["root", "work", "builds"].iter().map(|name| format!("/{name}/")).collect();
     let here = [Some(workspace::root()), std::env::var_os("HOME").map(PathBuf::from)];
-    for folder in here.into_iter().flatten() {
-        // A folder right below `/` could be anybody's, such as `/app`.
-        if folder.components().count() > 2 {
-            folders.push(format!("{}/", folder.display()));
+    for dir in here.into_iter().flatten() {
+        // A directory directly below `/`, such as `/app`, is too common a name.
+        if dir.components().count() > 2 {
+            dirs.push(format!("{}/", dir.display()));
         }
     }
     let hosts = [
@@ -49,25 +50,25 @@ fn places() -> Places {
     .map(|(name, domain)| format!("{name}.{domain}"))
     .chain([["arti", "factory"].concat()])
     .collect();
-    Places { folders, hosts }
+    Places { dirs, hosts }
 }
 
 fn mentions(name: &str, text: &str, places: &Places) -> Vec<String> {
     let mut found = Vec::new();
     for (number, line) in text.lines().enumerate() {
-        let folder = places.folders.iter().find(|folder| starts_path(line, folder));
+        let dir = places.dirs.iter().find(|dir| starts_path(line, dir));
         let host = places.hosts.iter().find(|host| line.contains(*host));
-        for place in folder.into_iter().chain(host) {
+        for place in dir.into_iter().chain(host) {
             found.push(format!("{name}:{}: mentions {place}", number + 1));
         }
     }
     found
 }
 
-/// Whether a line holds the folder at the start of a path, and not as a part of
-/// a longer one such as `target/work/`.
-fn starts_path(line: &str, folder: &str) -> bool {
-    line.match_indices(folder).any(|(position, _)| {
+/// Reports whether a line contains the directory at the start of a path, and not as
+/// a part of a longer one such as `target/work/`.
+fn starts_path(line: &str, dir: &str) -> bool {
+    line.match_indices(dir).any(|(position, _)| {
         let before = line[..position].chars().next_back();
         !before.is_some_and(|c| c.is_alphanumeric() || "._-~/}>)".contains(c))
     })
@@ -80,7 +81,7 @@ mod tests {
     #[track_caller]
     fn check(line: &str, expected: usize) {
         let places = Places {
-            folders: vec!["/x/".to_owned(), "/y/z/".to_owned()],
+            dirs: vec!["/x/".to_owned(), "/y/z/".to_owned()],
             hosts: vec!["registry.example".to_owned()],
         };
         let found = mentions("a.md", &format!("first\n{line}\n"), &places);
@@ -111,7 +112,7 @@ mod tests {
     #[test]
     fn this_repository_has_places_to_look_for() {
         let places = places();
-        assert!(places.folders.len() >= 3);
+        assert!(places.dirs.len() >= 3);
         assert!(places.hosts.iter().any(|host| host.starts_with("registry.")));
     }
 }

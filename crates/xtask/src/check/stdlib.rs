@@ -1,9 +1,9 @@
-//! CPython's own tests, in the Python guest.
+//! Runs CPython's own tests in the Python guest.
 //!
-//! Each module of `Lib/test` runs in a sandbox of its own, by the command
-//! `isola`, and `crates/isola/tests/python-tests.txt` says what is expected: which
-//! tests do not pass, and why. Both a test that fails and is not in there and one
-//! that is in there and passes are errors.
+//! The command `isola` runs each module of `Lib/test` in a separate sandbox.
+//! `crates/isola/tests/python-tests.txt` lists the tests that are expected to fail,
+//! and the reasons. A test that fails and is not listed is an error, and so is a
+//! listed test that passes.
 
 mod table;
 
@@ -21,19 +21,19 @@ use crate::{guests, process, setup, test, workspace};
 
 const TABLE: &str = "crates/isola/tests/python-tests.txt";
 
-/// The page that has the figures.
-const PAGE: &str = "docs/python-guest.md";
+/// The page that contains the figures.
+const PAGE: &str = "docs/guest/python/README.md";
 
-/// What the line with the figures begins with.
+/// The start of the line with the figures.
 const FIGURES: &str = "Of CPython's own tests";
 
-/// What a module may use: some tests need more memory than the default.
+/// The limits of a module. Some tests need more memory than the default.
 const LIMITS: [&str; 6] = ["--max-memory", "512M", "--cpu-timeout", "120s", "--timeout", "400s"];
 
-/// Crashes of one module after which its other tests are not tried any more.
+/// The maximum number of crashes of one module, after which it is given up.
 const MAX_CRASHES: usize = 20;
 
-/// What one row needs to run a module.
+/// The paths that are needed to run a module.
 struct Runner {
     isola: PathBuf,
     driver: PathBuf,
@@ -41,13 +41,15 @@ struct Runner {
     scratch: PathBuf,
 }
 
+/// Runs all modules and compares the results with the table, which is updated first
+/// if `write` is set.
 pub fn run(write: bool) -> Result<Outcome> {
     guests::ensure()?;
     let lock = workspace::lock()?;
     let tests = setup::cpython_tests()?;
     drop(lock);
     // As `cargo xtask test` builds it, so that nothing is compiled twice.
-    process::quiet(process::cargo(&[
+    process::run_quiet(process::cargo(&[
         "build",
         "--workspace",
         "--bins",
@@ -75,16 +77,16 @@ pub fn run(write: bool) -> Result<Outcome> {
         found.push(format!("{PAGE}: the line \"{FIGURES}\" should be: {}", figures(&outcomes)));
     }
     if !found.is_empty() {
-        found.push(format!("The expectations stand in {TABLE}; --write renews them."));
+        found.push(format!("{TABLE} lists the expected results; --write updates it."));
     }
     super::problems(found)
 }
 
-/// Runs every module that the table does not leave out, the large ones first, on
-/// all cores.
+/// Runs all modules that the table does not exclude, the large ones first, on all
+/// cores.
 fn run_all(runner: &Runner, table: &Table) -> Result<Outcomes> {
     let mut modules = modules(&runner.tests)?;
-    modules.retain(|(_, module)| !table.leaves_out(module));
+    modules.retain(|(_, module)| !table.excludes(module));
     modules.sort();
     let modules = Mutex::new(modules);
     let outcomes = Mutex::new(BTreeMap::new());
@@ -116,7 +118,7 @@ fn run_all(runner: &Runner, table: &Table) -> Result<Outcomes> {
     }
 }
 
-/// The modules and packages of tests, each with the size of its files.
+/// Returns the modules and packages of tests, each with the size of its file.
 fn modules(tests: &Path) -> Result<Vec<(u64, String)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(tests.join("test"))? {
@@ -133,54 +135,57 @@ fn modules(tests: &Path) -> Result<Vec<(u64, String)>> {
 }
 
 impl Runner {
-    fn run(&self, module: &str, table: &Table) -> Result<table::Outcome> {
+    fn run(&self, module: &str, table: &Table) -> Result<table::ModuleOutcome> {
         let scratch = self.scratch.join(module);
         if scratch.exists() {
             fs::remove_dir_all(&scratch)?;
         }
         fs::create_dir_all(scratch.join("tmp"))?;
         fs::create_dir(scratch.join("report"))?;
-        let mut not_run: BTreeSet<String> = table.left_out_of(module).map(str::to_owned).collect();
+        let mut not_run: BTreeSet<String> =
+            table.excluded_tests(module).map(str::to_owned).collect();
         let mut tests = BTreeMap::new();
         for _ in 0..MAX_CRASHES {
             let names: String = not_run.iter().map(|name| format!("{name}\n")).collect();
             fs::write(scratch.join("report/not-run"), names)?;
             let error = self.start(module, &scratch)?;
             let events = fs::read(scratch.join("report/events")).unwrap_or_default();
-            let mut begun = None;
+            let mut started = None;
             for line in String::from_utf8_lossy(&events).lines() {
                 let mut parts = line.splitn(3, '\t').map(str::to_owned);
                 let (Some(kind), Some(name), Some(detail)) =
                     (parts.next(), parts.next(), parts.next())
                 else {
-                    bail!("{line:?} is not what driver.py writes");
+                    bail!("not a line of driver.py: {line:?}");
                 };
                 match kind.as_str() {
-                    "start" => begun = Some(name),
-                    "end" => return Ok(table::Outcome::Ran(tests)),
-                    "module" => return Ok(table::Outcome::Skipped(detail)),
+                    "start" => started = Some(name),
+                    "end" => return Ok(table::ModuleOutcome::Ran(tests)),
+                    "module" => return Ok(table::ModuleOutcome::Skipped(detail)),
                     _ => {
-                        if begun.as_ref() == Some(&name) {
-                            begun = None;
+                        if started.as_ref() == Some(&name) {
+                            started = None;
                         }
-                        if let Some(test) = Test::told(&kind, detail) {
+                        if let Some(test) = Test::parse(&kind, detail) {
                             not_run.insert(name.clone());
                             add(&mut tests, name, test);
                         }
                     }
                 }
             }
-            let error = error.unwrap_or_else(|| "it ended without a reason".to_owned());
-            let Some(begun) = begun else { bail!("it crashes before its first test: {error}") };
-            // One test that crashes or hangs does not hide what the others do.
+            let error = error.unwrap_or_else(|| "it exited without an error message".to_owned());
+            let Some(started) = started else {
+                bail!("the module crashed before its first test: {error}")
+            };
+            // Repeat the module without the test that crashed or hung.
             fs::remove_file(scratch.join("report/events"))?;
-            not_run.insert(begun.clone());
-            add(&mut tests, begun, Test::Failed(error));
+            not_run.insert(started.clone());
+            add(&mut tests, started, Test::Failed(error));
         }
-        bail!("crashes again and again")
+        bail!("the module crashed {MAX_CRASHES} times")
     }
 
-    /// Runs a module, and gives the error that ended it early.
+    /// Runs a module once. Returns the error that ended it early.
     fn start(&self, module: &str, scratch: &Path) -> Result<Option<String>> {
         let mut command = Command::new(&self.isola);
         command
@@ -199,13 +204,14 @@ impl Runner {
         command.env("ISOLA_RUNTIME_DIR", workspace::runtimes());
         let captured = process::capture(command)?;
         fs::write(scratch.join("output"), &captured.text)?;
-        // Tests print such lines, too, but not at the very end.
+        // Tests may print such lines, too, but not as the last one.
         let mut lines = captured.text.lines().rev();
         Ok(lines.find(|line| line.starts_with("error: ")).map(str::to_owned))
     }
 }
 
-/// A name can stand for more than one test: then the worst counts.
+/// Adds the result of a test. If several tests have the same name, the worst result
+/// is kept.
 fn add(tests: &mut BTreeMap<String, Test>, name: String, test: Test) {
     let rank = |test: &Test| match test {
         Test::NotRun => 0,
@@ -220,7 +226,7 @@ fn add(tests: &mut BTreeMap<String, Test>, name: String, test: Test) {
 
 fn figures(outcomes: &Outcomes) -> String {
     let figures = table::figures(outcomes);
-    let version = setup::CPYTHON_TESTS.split('-').next().unwrap_or_default();
+    let version = setup::CPYTHON_TESTS_VERSION.split('-').next().unwrap_or_default();
     format!(
         "{FIGURES}, those of {version}, about {} in {} modules pass in the guest, {} do not, and \
          {} and {} more modules skip themselves, since there are no threads, processes or sockets.",
@@ -232,7 +238,7 @@ fn figures(outcomes: &Outcomes) -> String {
     )
 }
 
-/// Rounded: some tests pass and fail by chance.
+/// Formats a number rounded to hundreds, since the results of some tests vary.
 fn in_hundreds(number: usize) -> String {
     let hundreds = (number + 50) / 100;
     match hundreds / 10 {

@@ -1,33 +1,32 @@
-//! What is changed in CPython while its libraries are merged.
+//! The changes of CPython when its libraries are merged.
 
-use super::fuse::{Changes, Guard};
+use super::merge_modules::{Changes, Guard};
 
-/// This file, for the digest of what a guest is built from.
+/// The source of this file, for the digest of the inputs of a guest.
 pub const SOURCE: &str = include_str!("interpreter.rs");
 
-/// What functions of CPython return after they have set an exception.
+/// The return values of functions of CPython that have set an exception.
 const ERROR: i32 = -1;
 const NULL: i32 = 0;
 
-/// A recursive function without a check of its own.
+/// Creates the guard of a recursive function that does not check the stack.
 const fn checked(name: &'static str, error: i32) -> Guard {
-    Guard { name, frame: 64, refusal: Some(error) }
+    Guard { name, frame: 64, error_value: Some(error) }
 }
 
-/// CPython 3.14 has 1 MiB of stack in memory, and the engine gives it a stack of
-/// 16 MiB (`WASM_STACK` in the crate `isola`): a chain of calls must not take more
-/// than sixteen times as much of the one as of the other.
+/// The changes of CPython 3.14, which has 1 MiB of linear stack, and 16 MiB of the
+/// engine's stack (`WASM_STACK` in the crate `isola`): a chain of calls must not use
+/// more than sixteen times as much of the engine's stack as of the linear stack.
 pub const CPYTHON: Changes = Changes {
     checks: &["_Py_CheckRecursiveCall", "_Py_EnterRecursiveCall", "Py_EnterRecursiveCall"],
     frame: 64,
     guards: &[
-        // The end of each object. With too little left of the stack it puts
-        // objects on a list for later.
-        Guard { name: "_Py_Dealloc", frame: 96, refusal: None },
-        // From 23 comprehensions within each other on, the compiler writes past
-        // the end of its stack of exception handlers (CPython 3.14.0): 21 of
-        // these frames fit.
-        Guard { name: "codegen_comprehension", frame: 45 * 1024, refusal: Some(ERROR) },
+        // The destructor of objects. If little stack is left, it puts objects on a list
+        // to destroy them later.
+        Guard { name: "_Py_Dealloc", frame: 96, error_value: None },
+        // With 23 or more nested comprehensions, the compiler writes past the end of its
+        // stack of exception handlers (CPython 3.14.0): 21 of these frames fit.
+        Guard { name: "codegen_comprehension", frame: 45 * 1024, error_value: Some(ERROR) },
         // Hashes of nested values.
         checked("tuple_hash", ERROR),
         checked("ga_hash", ERROR),

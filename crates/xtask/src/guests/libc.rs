@@ -1,32 +1,31 @@
-//! Mends wasi-libc as it is in the Python guest.
+//! Patches wasi-libc in the Python guest.
 //!
-//! `componentize-py` brings a C library that was compiled long before, and that
-//! is wrong in some places that scripts meet. There is no compiler for it here,
-//! so what is wrong is changed in the machine code: named functions, of which
-//! each change must fit exactly as often as is said, and constant tables. When a
-//! newer library comes along that is different, the build fails and somebody
-//! looks.
+//! `componentize-py` contains a compiled C library with bugs that affect scripts.
+//! No compiler for it is available here, so the machine code is patched: named
+//! functions, in which each pattern must occur an exact number of times, and
+//! constant tables. If a newer version of the library differs, the build fails, and
+//! the patches must be reviewed.
 //!
-//! - **Files that are opened for appending.** `lseek` goes to the end first, so
-//!   `tell` is the file's size, and reading begins there. Only writing goes to
-//!   the end now, and the position is behind what was written afterwards.
-//! - **Reading and writing by turns.** The library has a stream for each, with
-//!   positions of their own. What is begun ends the other.
-//! - **Modes.** WASI has none, so every file had mode 000, and so had what a
-//!   script put into archives. They are what a umask of 022 leaves.
-//! - **Times before 1970.** They were made the end of all time, and could not be
-//!   set. The host hands them on in two's complement.
-//! - **Too many open files.** WASI has no error for that. `quota`, which the
-//!   host uses for nothing else, is `EMFILE`.
+//! - **Files that are opened for appending.** `lseek` moves to the end first, so
+//!   `tell` returns the file's size, and reading starts there. With the patch only
+//!   writing moves to the end, and the position is then behind the written bytes.
+//! - **Alternate reading and writing.** The library has a stream for each, with
+//!   separate positions. With the patch, opening one closes the other.
+//! - **Modes.** WASI has none, so all files had mode 000, also in archives that a
+//!   script creates. With the patch they are the modes for a umask of 022.
+//! - **Times before 1970.** They were changed to the maximum time, and could not be
+//!   set. The host passes them in two's complement.
+//! - **Too many open files.** WASI has no error for this. `quota`, which the host
+//!   uses only for this, is converted to `EMFILE`.
 
 use anyhow::{Result, ensure};
 use wasmparser::{BlockType, MemArg, Operator};
 
-use super::fuse::{Function, Mend};
+use super::merge_modules::{Function, FunctionPatch};
 use crate::digest::Inputs;
 
-/// The functions that are changed.
-pub const FUNCTIONS: [Mend; 7] = [
+/// The patches of functions.
+pub const FUNCTION_PATCHES: [FunctionPatch; 7] = [
     ("file_seek", seek),
     ("file_get_read_stream", read_stream),
     ("file_get_write_stream", write_stream),
@@ -36,33 +35,35 @@ pub const FUNCTIONS: [Mend; 7] = [
     ("__wasilibc_nocwd_utimensat", set_times),
 ];
 
-/// Changes with this code.
+/// Returns a digest of this code.
 pub fn digest() -> String {
     Inputs::default().text("libc", include_str!("libc.rs")).finish()
 }
 
-/// Changes the tables in the initial memory, in place.
-pub fn mend_tables(component: &mut [u8]) -> Result<()> {
+/// Patches the tables in the initial memory, in place.
+pub fn patch_tables(component: &mut [u8]) -> Result<()> {
     let mut errors = ERRORS;
-    errors[QUOTA] = EMFILE;
+    errors[QUOTA_INDEX] = EMFILE;
     replace(component, &ERRORS, &errors, 21)?;
-    replace(component, &KINDS, &MODES, 2)
+    replace(component, &TYPE_BITS, &MODES, 2)
 }
 
-/// The errors of WASI, in their order, as those of the C library.
+/// The error numbers of the C library for the errors of WASI, in the order of WASI.
 const ERRORS: [i32; 37] = [
     2, 6, 7, 8, 10, 16, 19, 20, 22, 25, 26, 27, 28, 29, 31, 32, 34, 35, 37, 43, 44, 46, 48, 51, 54,
     55, 56, 58, 59, 60, 61, 63, 64, 69, 70, 74, 75,
 ];
-const QUOTA: usize = 6;
+const QUOTA_INDEX: usize = 6;
 const EMFILE: i32 = 33;
 
-/// The file types of WASI but the first, in their order, as bits of a mode:
+/// The mode bits of the file types of WASI, in the order of WASI without the first:
 /// block device, character device, directory, pipe (which the library does not
-/// know), link, file and socket.
-const KINDS: [i32; 7] = [0o60000, 0o20000, 0o40000, 0, 0o120_000, 0o100_000, 0o140_000];
+/// support), link, file and socket.
+const TYPE_BITS: [i32; 7] = [0o60000, 0o20000, 0o40000, 0, 0o120_000, 0o100_000, 0o140_000];
+/// The same with permissions.
 const MODES: [i32; 7] = [0o60644, 0o20666, 0o40755, 0, 0o120_777, 0o100_644, 0o140_755];
 
+/// Replaces a table, which must occur exactly `times` times.
 fn replace(component: &mut [u8], old: &[i32], new: &[i32], times: usize) -> Result<()> {
     let bytes = |table: &[i32]| table.iter().flat_map(|value| value.to_le_bytes()).collect();
     let (old, new): (Vec<u8>, Vec<u8>) = (bytes(old), bytes(new));
@@ -77,28 +78,28 @@ fn replace(component: &mut [u8], old: &[i32], new: &[i32], times: usize) -> Resu
             at += 1;
         }
     }
-    ensure!(found == times, "a table of wasi-libc is there {found} times instead of {times}");
+    ensure!(found == times, "a table of wasi-libc occurs {found} times instead of {times}");
     Ok(())
 }
 
 /// Offsets in the library's `file_t`.
-const OFLAG: u64 = 16;
-const READ_STREAM: u64 = 20;
-const WRITE_STREAM: u64 = 24;
-/// `O_APPEND`.
-const APPEND: i32 = 1;
+const OFLAG_OFFSET: u64 = 16;
+const READ_STREAM_OFFSET: u64 = 20;
+const WRITE_STREAM_OFFSET: u64 = 24;
+/// The flag `O_APPEND` of the library.
+const O_APPEND: i32 = 1;
 
-/// `lseek` does not go to the end of a file that is opened for appending,
-/// unless it is told to.
+/// Patches `lseek`: it does not move to the end of a file that is opened for
+/// appending, except for `SEEK_END`.
 fn seek<'a>(_: &Function<'_>, mut code: Vec<Operator<'a>>) -> Result<Vec<Operator<'a>>> {
     let mut found = 0;
     for at in 2..code.len() {
         if let [
             Operator::I32Load8U { memarg },
-            Operator::I32Const { value: APPEND },
+            Operator::I32Const { value: O_APPEND },
             Operator::I32And,
         ] = &code[at - 2..=at]
-            && memarg.offset == OFLAG
+            && memarg.offset == OFLAG_OFFSET
         {
             code[at - 1] = Operator::I32Const { value: 0 };
             found += 1;
@@ -108,20 +109,21 @@ fn seek<'a>(_: &Function<'_>, mut code: Vec<Operator<'a>>) -> Result<Vec<Operato
     Ok(code)
 }
 
-/// What is read begins where the last write ended.
+/// Patches the start of reading: it continues at the position of the last write.
 fn read_stream<'a>(function: &Function<'_>, code: Vec<Operator<'a>>) -> Result<Vec<Operator<'a>>> {
-    let mut mended = ends_other(function, WRITE_STREAM)?;
-    mended.extend(code);
-    Ok(mended)
+    let mut patched = close_other_streams(function, WRITE_STREAM_OFFSET)?;
+    patched.extend(code);
+    Ok(patched)
 }
 
-/// What is written begins where the last read ended, or at the end of the file.
+/// Patches the start of writing: it continues at the position of the last read, or at
+/// the end of a file that is opened for appending.
 fn write_stream<'a>(function: &Function<'_>, code: Vec<Operator<'a>>) -> Result<Vec<Operator<'a>>> {
-    let mut mended = ends_other(function, READ_STREAM)?;
-    mended.extend([
+    let mut patched = close_other_streams(function, READ_STREAM_OFFSET)?;
+    patched.extend([
         Operator::LocalGet { local_index: 0 },
-        load(OFLAG),
-        Operator::I32Const { value: APPEND },
+        load(OFLAG_OFFSET),
+        Operator::I32Const { value: O_APPEND },
         Operator::I32And,
         Operator::If { blockty: BlockType::Empty },
         Operator::LocalGet { local_index: 0 },
@@ -129,12 +131,12 @@ fn write_stream<'a>(function: &Function<'_>, code: Vec<Operator<'a>>) -> Result<
         Operator::Drop,
         Operator::End,
     ]);
-    mended.extend(code);
-    Ok(mended)
+    patched.extend(code);
+    Ok(patched)
 }
 
-/// Ends all streams of the file if it has this one.
-fn ends_other<'a>(function: &Function<'_>, stream: u64) -> Result<Vec<Operator<'a>>> {
+/// Returns code that closes all streams of the file if this one is open.
+fn close_other_streams<'a>(function: &Function<'_>, stream: u64) -> Result<Vec<Operator<'a>>> {
     Ok(vec![
         Operator::LocalGet { local_index: 0 },
         load(stream),
@@ -149,7 +151,7 @@ fn load<'a>(offset: u64) -> Operator<'a> {
     Operator::I32Load { memarg: MemArg { align: 2, max_align: 2, offset, memory: 0 } }
 }
 
-/// Seconds are what the host says, and so are nanoseconds.
+/// Patches `stat`: seconds and nanoseconds of the host are not changed.
 fn stat<'a>(_: &Function<'_>, mut code: Vec<Operator<'a>>) -> Result<Vec<Operator<'a>>> {
     let (mut seconds, mut nanoseconds) = (0, 0);
     for at in 2..code.len() {
@@ -171,7 +173,7 @@ fn stat<'a>(_: &Function<'_>, mut code: Vec<Operator<'a>>) -> Result<Vec<Operato
     Ok(code)
 }
 
-/// Seconds before 1970 are not refused.
+/// Patches the setting of times: seconds before 1970 are not rejected.
 fn set_times<'a>(_: &Function<'_>, mut code: Vec<Operator<'a>>) -> Result<Vec<Operator<'a>>> {
     let mut found = 0;
     for at in 2..code.len() {
@@ -187,13 +189,13 @@ fn set_times<'a>(_: &Function<'_>, mut code: Vec<Operator<'a>>) -> Result<Vec<Op
 }
 
 fn expect(found: usize, times: usize) -> Result<()> {
-    ensure!(found == times, "what is to be changed is there {found} times instead of {times}");
+    ensure!(found == times, "the code to patch occurs {found} times instead of {times}");
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fuse::Module;
+    use super::super::merge_modules::Module;
     use super::*;
 
     #[test]
@@ -202,24 +204,24 @@ mod tests {
             values.iter().flat_map(|value| value.to_le_bytes())
         }
         let mut bytes: Vec<u8> = vec![1];
-        bytes.extend(table(&KINDS).chain([2]).chain(table(&KINDS)));
+        bytes.extend(table(&TYPE_BITS).chain([2]).chain(table(&TYPE_BITS)));
         let before = bytes.clone();
         for times in [0, 1, 3] {
-            assert!(replace(&mut before.clone(), &KINDS, &MODES, times).is_err(), "{times}");
+            assert!(replace(&mut before.clone(), &TYPE_BITS, &MODES, times).is_err(), "{times}");
         }
-        replace(&mut bytes, &KINDS, &MODES, 2).unwrap();
+        replace(&mut bytes, &TYPE_BITS, &MODES, 2).unwrap();
         let expected: Vec<u8> =
             [1].into_iter().chain(table(&MODES)).chain([2]).chain(table(&MODES)).collect();
         assert_eq!(bytes, expected);
-        assert!(mend_tables(&mut bytes).is_err());
+        assert!(patch_tables(&mut bytes).is_err());
     }
 
     #[test]
     fn code_that_is_different_is_not_changed() {
         let module = Module::default();
         let nameless = module.function(0);
-        for (name, mend) in FUNCTIONS {
-            assert!(mend(&nameless, vec![Operator::End]).is_err(), "{name}");
+        for (name, patch) in FUNCTION_PATCHES {
+            assert!(patch(&nameless, vec![Operator::End]).is_err(), "{name}");
         }
     }
 }

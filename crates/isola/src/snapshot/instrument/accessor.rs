@@ -1,5 +1,5 @@
-//! The core module that reaches a guest's state, and its place in the
-//! component.
+//! The accessor, a core module that reads and writes a guest's state, and its
+//! connections to the rest of the component.
 
 use wasm_encoder::{
     Alias, BlockType, CanonicalFunctionSection, CanonicalOption, CodeSection, Component,
@@ -10,22 +10,22 @@ use wasm_encoder::{
 };
 
 use super::{
-    parse::{Component as Parsed, Kind, RESET_PREOPENS, State},
-    rewrite::{LOAD, MEMORY, SAVE, SEEN, SETTLE, WANTED},
+    parse::{MutableState, NumType, ParsedComponent, RESET_PREOPENS},
+    rewrite::{LOAD, MEMORY, READ_GLOBAL, RELEASE_HANDLES, SAVE, WRITE_GLOBAL},
 };
 
-/// The name under which the accessor imports from the host.
-const HOST: &str = "host";
+/// The module name of the accessor's imports from the host.
+const HOST_MODULE: &str = "host";
 
-/// Adds the accessor and its three lifted functions at the component's end.
-pub(super) fn append(out: &mut Component, component: &Parsed<'_>, state: &State) {
+/// Adds the accessor and its three lifted functions at the end of the component.
+pub(super) fn append(out: &mut Component, component: &ParsedComponent<'_>, state: &MutableState) {
     let count = &component.count;
     let instances = u32::try_from(component.instances.len()).unwrap_or(u32::MAX);
     let modules = u32::try_from(component.modules.len()).unwrap_or(u32::MAX);
     let u32_type = ComponentValType::Primitive(PrimitiveValType::U32);
     let u64_type = ComponentValType::Primitive(PrimitiveValType::U64);
 
-    // Types: bytes; of the imports; of the exports.
+    // The types: bytes, those of the imports, those of the exports.
     let mut types = ComponentTypeSection::new();
     let bytes = count.types;
     types.defined_type().list(ComponentValType::Primitive(PrimitiveValType::U8));
@@ -39,7 +39,7 @@ pub(super) fn append(out: &mut Component, component: &Parsed<'_>, state: &State)
     out.section(&types);
 
     let mut imports = ComponentImportSection::new();
-    for (name, offset) in [(MEMORY, 1), (SEEN, 2), (WANTED, 3)] {
+    for (name, offset) in [(MEMORY, 1), (READ_GLOBAL, 2), (WRITE_GLOBAL, 3)] {
         imports.import(name, ComponentTypeRef::Func(count.types + offset));
     }
     out.section(&imports);
@@ -62,10 +62,10 @@ pub(super) fn append(out: &mut Component, component: &Parsed<'_>, state: &State)
     let accessor = module(state, *memory_type);
     out.section(&ModuleSection(&accessor));
 
-    let mut arguments = vec![(HOST.to_owned(), ModuleArg::Instance(instances))];
+    let mut arguments = vec![(HOST_MODULE.to_owned(), ModuleArg::Instance(instances))];
     let mut named: Vec<u32> = state.globals.iter().map(|global| global.instance).collect();
     named.extend([*memory_instance]);
-    named.extend(state.settle);
+    named.extend(state.reset_preopens);
     named.sort_unstable();
     named.dedup();
     arguments
@@ -73,8 +73,8 @@ pub(super) fn append(out: &mut Component, component: &Parsed<'_>, state: &State)
     let mut cores = InstanceSection::new();
     cores.export_items([
         (MEMORY, ExportKind::Func, count.core_funcs),
-        (SEEN, ExportKind::Func, count.core_funcs + 1),
-        (WANTED, ExportKind::Func, count.core_funcs + 2),
+        (READ_GLOBAL, ExportKind::Func, count.core_funcs + 1),
+        (WRITE_GLOBAL, ExportKind::Func, count.core_funcs + 2),
     ]);
     cores.instantiate(modules, arguments.iter().map(|(name, arg)| (name.as_str(), *arg)));
     out.section(&cores);
@@ -82,7 +82,7 @@ pub(super) fn append(out: &mut Component, component: &Parsed<'_>, state: &State)
     let mut aliases = ComponentAliasSection::new();
     let mut lifted = CanonicalFunctionSection::new();
     let mut exports = ComponentExportSection::new();
-    for (offset, (name, ty)) in (0..).zip([(SAVE, 4), (LOAD, 5), (SETTLE, 4)]) {
+    for (offset, (name, ty)) in (0..).zip([(SAVE, 4), (LOAD, 5), (RELEASE_HANDLES, 4)]) {
         aliases.alias(Alias::CoreInstanceExport {
             instance: instances + 1,
             kind: ExportKind::Func,
@@ -96,8 +96,8 @@ pub(super) fn append(out: &mut Component, component: &Parsed<'_>, state: &State)
     out.section(&exports);
 }
 
-/// The core module.
-fn module(state: &State, memory: wasmparser::MemoryType) -> Module {
+/// Creates the core module.
+fn module(state: &MutableState, memory: wasmparser::MemoryType) -> Module {
     let mut types = TypeSection::new();
     types.ty().function([ValType::I32, ValType::I32], []);
     types.ty().function([ValType::I32, ValType::I64], []);
@@ -107,10 +107,10 @@ fn module(state: &State, memory: wasmparser::MemoryType) -> Module {
 
     let (instance, _, name, _) = &state.memory;
     let mut imports = ImportSection::new();
-    imports.import(HOST, MEMORY, EntityType::Function(0));
-    imports.import(HOST, SEEN, EntityType::Function(1));
-    imports.import(HOST, WANTED, EntityType::Function(2));
-    if let Some(instance) = state.settle {
+    imports.import(HOST_MODULE, MEMORY, EntityType::Function(0));
+    imports.import(HOST_MODULE, READ_GLOBAL, EntityType::Function(1));
+    imports.import(HOST_MODULE, WRITE_GLOBAL, EntityType::Function(2));
+    if let Some(instance) = state.reset_preopens {
         imports.import(&instance.to_string(), RESET_PREOPENS, EntityType::Function(3));
     }
     imports.import(
@@ -136,56 +136,56 @@ fn module(state: &State, memory: wasmparser::MemoryType) -> Module {
         );
     }
 
-    let first = if state.settle.is_some() { 4 } else { 3 };
+    let first = if state.reset_preopens.is_some() { 4 } else { 3 };
     let mut functions = FunctionSection::new();
     let mut exports = ExportSection::new();
-    for (offset, (name, ty)) in (0..).zip([(SAVE, 3), (LOAD, 4), (SETTLE, 3)]) {
+    for (offset, (name, ty)) in (0..).zip([(SAVE, 3), (LOAD, 4), (RELEASE_HANDLES, 3)]) {
         functions.function(ty);
         exports.export(name, ExportKind::Func, first + offset);
     }
     let mut code = CodeSection::new();
     code.function(&save(state));
     code.function(&load(state));
-    let mut settle = Function::new([]);
-    if state.settle.is_some() {
-        settle.instructions().call(3);
+    let mut release_handles = Function::new([]);
+    if state.reset_preopens.is_some() {
+        release_handles.instructions().call(3);
     }
-    settle.instructions().end();
-    code.function(&settle);
+    release_handles.instructions().end();
+    code.function(&release_handles);
 
     let mut module = Module::new();
     module.section(&types).section(&imports).section(&functions).section(&exports).section(&code);
     module
 }
 
-/// Hands all of the memory to the host, which may read and fill it.
-fn hand_memory(function: &mut Function) {
+/// Emits code that passes the complete memory to the host, which may read and fill it.
+fn emit_pass_memory(function: &mut Function) {
     function.instructions().i32_const(0).memory_size(0).i32_const(16).i32_shl().call(0);
 }
 
-fn save(state: &State) -> Function {
+fn save(state: &MutableState) -> Function {
     let mut function = Function::new([]);
     for (number, global) in (0..).zip(&state.globals) {
         let mut code = function.instructions();
         code.i32_const(number).global_get(number.cast_unsigned());
         match global.ty {
-            Kind::I32 => code.i64_extend_i32_u(),
-            Kind::I64 => &mut code,
-            Kind::F32 => code.i32_reinterpret_f32().i64_extend_i32_u(),
-            Kind::F64 => code.i64_reinterpret_f64(),
+            NumType::I32 => code.i64_extend_i32_u(),
+            NumType::I64 => &mut code,
+            NumType::F32 => code.i32_reinterpret_f32().i64_extend_i32_u(),
+            NumType::F64 => code.i64_reinterpret_f64(),
         };
         code.call(1);
     }
-    hand_memory(&mut function);
+    emit_pass_memory(&mut function);
     function.instructions().end();
     function
 }
 
-fn load(state: &State) -> Function {
+fn load(state: &MutableState) -> Function {
     let mut function = Function::new([]);
     function
         .instructions()
-        // Grow as far as it is missing; growing by nothing always succeeds.
+        // Grow the memory if it is smaller than the requested number of pages.
         .local_get(0)
         .memory_size(0)
         .i32_gt_u()
@@ -201,15 +201,15 @@ fn load(state: &State) -> Function {
         .return_()
         .end()
         .end();
-    hand_memory(&mut function);
+    emit_pass_memory(&mut function);
     for (number, global) in (0..).zip(&state.globals) {
         let mut code = function.instructions();
         code.i32_const(number).call(2);
         match global.ty {
-            Kind::I32 => code.i32_wrap_i64(),
-            Kind::I64 => &mut code,
-            Kind::F32 => code.i32_wrap_i64().f32_reinterpret_i32(),
-            Kind::F64 => code.f64_reinterpret_i64(),
+            NumType::I32 => code.i32_wrap_i64(),
+            NumType::I64 => &mut code,
+            NumType::F32 => code.i32_wrap_i64().f32_reinterpret_i32(),
+            NumType::F64 => code.f64_reinterpret_i64(),
         };
         code.global_set(number.cast_unsigned());
     }

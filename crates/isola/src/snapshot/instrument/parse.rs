@@ -1,4 +1,4 @@
-//! What is in a component, and which parts of it are state.
+//! Parses a component and finds the parts of it that are mutable state.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,25 +12,26 @@ use wasmparser::{
     Parser, Payload, TypeRef, ValType,
 };
 
-use super::rewrite::{Refusal, part};
+use super::rewrite::{InstrumentError, part};
 
-/// A component, as far as it matters here.
+/// The parts of a component that instrumentation uses.
 #[derive(Default)]
-pub(super) struct Component<'a> {
+pub(super) struct ParsedComponent<'a> {
     pub(super) sections: Vec<Section>,
     pub(super) modules: Vec<Module<'a>>,
     pub(super) instances: Vec<CoreInstance<'a>>,
-    /// Core globals by index: the instance and name that each is an alias of.
+    /// The core globals by index: the instance and name of which each is an alias.
     globals: Vec<(u32, &'a str)>,
     pub(super) count: Count,
 }
 
+/// A section of a component.
 pub(super) enum Section {
     Raw { id: u8, range: Range<usize> },
     Module(u32),
 }
 
-/// How many of each kind the component defines: where new ones begin.
+/// The number of definitions of each kind, which is the index of the next one.
 #[derive(Default)]
 pub(super) struct Count {
     pub(super) core_funcs: u32,
@@ -39,9 +40,10 @@ pub(super) struct Count {
     pub(super) types: u32,
 }
 
+/// A core instance: of a module, or made of exports.
 pub(super) enum CoreInstance<'a> {
     Module { module: u32, args: HashMap<&'a str, u32> },
-    Bag { globals: HashMap<&'a str, u32> },
+    FromExports { globals: HashMap<&'a str, u32> },
 }
 
 /// A core module.
@@ -55,30 +57,32 @@ pub(super) struct Module<'a> {
     imports_memory: bool,
     exports: Vec<(&'a str, ExternalKind, u32)>,
     /// The globals that its code sets.
-    set: BTreeSet<u32>,
-    /// Whether any of its code can ever run.
-    live: bool,
+    assigned_globals: BTreeSet<u32>,
+    /// `true` if any of its code can run.
+    reachable: bool,
 }
 
-/// All that a guest can change.
-pub(super) struct State {
-    /// The instance and module with the memory, and its name there.
+/// The state that a guest can change.
+pub(super) struct MutableState {
+    /// The memory: its instance and module, its name there, and its type.
     pub(super) memory: (u32, u32, String, MemoryType),
     pub(super) globals: Vec<Global>,
-    /// The instance with libc's function that forgets preopened folders.
-    pub(super) settle: Option<u32>,
+    /// The instance that exports [`RESET_PREOPENS`].
+    pub(super) reset_preopens: Option<u32>,
 }
 
+/// A global that the code of its module sets.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Global {
     pub(super) instance: u32,
     module: u32,
     index: u32,
-    pub(super) ty: Kind,
+    pub(super) ty: NumType,
 }
 
+/// A number type of WebAssembly.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum NumType {
     I32,
     I64,
     F32,
@@ -91,42 +95,42 @@ impl Global {
     }
 }
 
-/// wasi-libc's function that drops the descriptors of preopened folders. They
-/// are asked for again when one is needed.
+/// The name of wasi-libc's function that drops the descriptors of preopened
+/// directories, which it requests again when one is needed.
 pub(super) const RESET_PREOPENS: &str = "__wasilibc_reset_preopens";
 
-impl State {
-    /// The globals that a module has to export for it, with their names.
+impl MutableState {
+    /// Returns the names and indices of the globals that a module has to export.
     pub(super) fn exports(&self, module: u32) -> Vec<(String, u32)> {
         let own = self.globals.iter().filter(|global| global.module == module);
         own.map(|global| (global.name(), global.index)).collect()
     }
 }
 
-impl<'a> Component<'a> {
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Refusal> {
+impl<'a> ParsedComponent<'a> {
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, InstrumentError> {
         let mut this = Self::default();
-        // What the parser is within: nothing but the component itself, or a
-        // module, or a component in it.
-        let mut within: Vec<Within> = Vec::new();
+        // The modules and components that contain the payload, except the outermost
+        // component.
+        let mut enclosing: Vec<Enclosing> = Vec::new();
         for payload in Parser::new(0).parse_all(bytes) {
             let payload = payload.map_err(|error| format!("it cannot be read: {error}"))?;
-            if within.is_empty() {
+            if enclosing.is_empty() {
                 this.section(&payload)?;
-            } else if matches!(within.last(), Some(Within::Module)) && within.len() == 1 {
-                let module = this.modules.last_mut().ok_or("a module is nowhere")?;
+            } else if matches!(enclosing.last(), Some(Enclosing::Module)) && enclosing.len() == 1 {
+                let module = this.modules.last_mut().ok_or("a module is not defined")?;
                 module.section(&payload)?;
             }
             match payload {
-                Payload::ModuleSection { .. } if within.is_empty() => {
-                    within.push(Within::Module);
+                Payload::ModuleSection { .. } if enclosing.is_empty() => {
+                    enclosing.push(Enclosing::Module);
                 }
                 Payload::ModuleSection { .. } => {
-                    return Err("a component within it has modules of its own".into());
+                    return Err("a component within it has its own modules".into());
                 }
-                Payload::ComponentSection { .. } => within.push(Within::Component),
+                Payload::ComponentSection { .. } => enclosing.push(Enclosing::Component),
                 Payload::End(_) => {
-                    within.pop();
+                    enclosing.pop();
                 }
                 _ => {}
             }
@@ -134,7 +138,7 @@ impl<'a> Component<'a> {
         Ok(this)
     }
 
-    fn section(&mut self, payload: &Payload<'a>) -> Result<(), Refusal> {
+    fn section(&mut self, payload: &Payload<'a>) -> Result<(), InstrumentError> {
         let broken = |error| format!("it cannot be read: {error}");
         match payload {
             Payload::ModuleSection { .. } => {
@@ -181,9 +185,9 @@ impl<'a> Component<'a> {
                 }
             }
             Payload::ComponentTypeSection(section) => {
-                // How many there are is only said; each takes a byte at least.
+                // The count is untrusted. Each type takes at least one byte.
                 if section.count() as usize > section.range().len() {
-                    return Err("it has more types than it has bytes".into());
+                    return Err("the number of types is larger than the section".into());
                 }
                 self.count.types = self.count.types.saturating_add(section.count());
             }
@@ -195,7 +199,7 @@ impl<'a> Component<'a> {
         Ok(())
     }
 
-    fn alias(&mut self, alias: ComponentAlias<'a>) -> Result<(), Refusal> {
+    fn alias(&mut self, alias: ComponentAlias<'a>) -> Result<(), InstrumentError> {
         match alias {
             ComponentAlias::CoreInstanceExport { kind, instance_index, name } => match kind {
                 ExternalKind::Func | ExternalKind::FuncExact => self.count.core_funcs += 1,
@@ -212,26 +216,28 @@ impl<'a> Component<'a> {
         Ok(())
     }
 
-    fn define(&mut self, kind: ComponentExternalKind) -> Result<(), Refusal> {
+    fn define(&mut self, kind: ComponentExternalKind) -> Result<(), InstrumentError> {
         match kind {
             ComponentExternalKind::Func => self.count.funcs += 1,
             ComponentExternalKind::Type => self.count.types += 1,
             ComponentExternalKind::Instance => {}
             ComponentExternalKind::Module
             | ComponentExternalKind::Component
-            | ComponentExternalKind::Value => return Err("it takes modules from outside".into()),
+            | ComponentExternalKind::Value => {
+                return Err("it imports modules, components or values".into());
+            }
         }
         Ok(())
     }
 
-    /// What a guest can change in it.
-    pub(super) fn state(&self) -> Result<State, Refusal> {
+    /// Returns the state that a guest can change in it.
+    pub(super) fn state(&self) -> Result<MutableState, InstrumentError> {
         let mut memories = Vec::new();
         let mut globals = BTreeSet::new();
-        let mut settle = None;
+        let mut reset_preopens = None;
         let mut used = BTreeSet::new();
-        for (instance, what) in (0..).zip(&self.instances) {
-            let CoreInstance::Module { module: number, .. } = what else { continue };
+        for (instance, core_instance) in (0..).zip(&self.instances) {
+            let CoreInstance::Module { module: number, .. } = core_instance else { continue };
             let module = self.module(*number)?;
             if !used.insert(*number) {
                 return Err("a module in it is instantiated twice".into());
@@ -242,8 +248,8 @@ impl<'a> Component<'a> {
                     .ok_or("a module in it does not export its memory")?;
                 memories.push((instance, *number, name.to_owned(), *ty));
             }
-            if module.live {
-                for &index in &module.set {
+            if module.reachable {
+                for &index in &module.assigned_globals {
                     globals.insert(self.resolve(instance, index)?);
                 }
             }
@@ -251,7 +257,7 @@ impl<'a> Component<'a> {
                 *name == RESET_PREOPENS && *kind == ExternalKind::Func
             };
             if module.exports.iter().any(resets) {
-                settle = Some(instance);
+                reset_preopens = Some(instance);
             }
         }
         let memory = memories.pop().ok_or("it has no memory")?;
@@ -259,61 +265,70 @@ impl<'a> Component<'a> {
             return Err("it has more than one memory".into());
         }
         if memory.3.memory64 || memory.3.shared || memory.3.page_size_log2.is_some() {
-            return Err("its memory is of an unusual kind".into());
+            return Err("its memory is 64-bit, shared or has an unusual page size".into());
         }
-        Ok(State { memory, globals: globals.into_iter().collect(), settle })
+        Ok(MutableState { memory, globals: globals.into_iter().collect(), reset_preopens })
     }
 
-    fn module(&self, index: u32) -> Result<&Module<'a>, Refusal> {
-        self.modules.get(index as usize).ok_or_else(|| "it names a module that is nowhere".into())
+    fn module(&self, index: u32) -> Result<&Module<'a>, InstrumentError> {
+        self.modules
+            .get(index as usize)
+            .ok_or_else(|| "it uses a module that is not defined".into())
     }
 
-    /// Where a global that an instance uses is defined. An instance uses only
-    /// those before it; what names itself or a later one is no component, and
-    /// would be looked for without end.
-    fn resolve(&self, instance: u32, index: u32) -> Result<Global, Refusal> {
-        let nowhere = NOWHERE;
+    /// Returns the definition of a global that an instance uses. An instance can use
+    /// only earlier ones: a reference to itself or to a later one is invalid, and
+    /// following it might not terminate.
+    fn resolve(&self, instance: u32, index: u32) -> Result<Global, InstrumentError> {
+        let undefined = UNDEFINED_GLOBAL;
         let Some(CoreInstance::Module { module: number, args }) =
             self.instances.get(instance as usize)
         else {
-            return Err(nowhere.into());
+            return Err(undefined.into());
         };
         let module = self.module(*number)?;
         let Some((from, name)) = module.imported_globals.get(index as usize) else {
             let defined = (index as usize).saturating_sub(module.imported_globals.len());
-            let ty = module.defined_globals.get(defined).ok_or(nowhere)?.content_type;
-            let ty = Kind::of(ty).ok_or("it changes a global that is no number")?;
+            let ty = module.defined_globals.get(defined).ok_or(undefined)?.content_type;
+            let ty = NumType::of(ty).ok_or("it changes a global that is not a number")?;
             return Ok(Global { instance, module: *number, index, ty });
         };
-        self.resolve_export(instance, *args.get(from).ok_or(nowhere)?, name)
+        self.resolve_export(instance, *args.get(from).ok_or(undefined)?, name)
     }
 
-    fn resolve_export(&self, user: u32, instance: u32, name: &str) -> Result<Global, Refusal> {
-        let nowhere = NOWHERE;
+    fn resolve_export(
+        &self,
+        user: u32,
+        instance: u32,
+        name: &str,
+    ) -> Result<Global, InstrumentError> {
+        let undefined = UNDEFINED_GLOBAL;
         if instance >= user {
-            return Err(nowhere.into());
+            return Err(undefined.into());
         }
-        match self.instances.get(instance as usize).ok_or(nowhere)? {
+        match self.instances.get(instance as usize).ok_or(undefined)? {
             CoreInstance::Module { module, .. } => {
                 let exports = &self.module(*module)?.exports;
                 let export = exports
                     .iter()
                     .find(|(own, kind, _)| *kind == ExternalKind::Global && *own == name)
-                    .ok_or(nowhere)?;
+                    .ok_or(undefined)?;
                 self.resolve(instance, export.2)
             }
-            CoreInstance::Bag { globals } => {
-                let index = *globals.get(name).ok_or(nowhere)?;
-                let (from, name) = self.globals.get(index as usize).ok_or(nowhere)?;
+            CoreInstance::FromExports { globals } => {
+                let index = *globals.get(name).ok_or(undefined)?;
+                let (from, name) = self.globals.get(index as usize).ok_or(undefined)?;
                 self.resolve_export(instance, *from, name)
             }
         }
     }
 }
 
-const NOWHERE: &str = "it uses a global that is nowhere";
+/// The error for a global without a definition.
+const UNDEFINED_GLOBAL: &str = "it uses a global that is not defined";
 
-enum Within {
+/// The kind of an enclosing module or component.
+enum Enclosing {
     Module,
     Component,
 }
@@ -325,7 +340,7 @@ impl<'a> CoreInstance<'a> {
                 module: module_index,
                 args: args.iter().map(|arg| (arg.name, arg.index)).collect(),
             },
-            Instance::FromExports(exports) => Self::Bag {
+            Instance::FromExports(exports) => Self::FromExports {
                 globals: exports
                     .iter()
                     .filter(|export| export.kind == ExternalKind::Global)
@@ -336,7 +351,7 @@ impl<'a> CoreInstance<'a> {
     }
 }
 
-impl Kind {
+impl NumType {
     fn of(ty: ValType) -> Option<Self> {
         Some(match ty {
             ValType::I32 => Self::I32,
@@ -365,7 +380,7 @@ impl<'a> Module<'a> {
             .map(|export| export.0)
     }
 
-    fn section(&mut self, payload: &Payload<'a>) -> Result<(), Refusal> {
+    fn section(&mut self, payload: &Payload<'a>) -> Result<(), InstrumentError> {
         let broken = |error| format!("it cannot be read: {error}");
         if let Some(section) = payload.as_section() {
             self.sections.push(section);
@@ -400,12 +415,12 @@ impl<'a> Module<'a> {
             Payload::ExportSection(section) => {
                 for export in section.clone() {
                     let export = export.map_err(broken)?;
-                    self.live |=
+                    self.reachable |=
                         matches!(export.kind, ExternalKind::Func | ExternalKind::FuncExact);
                     self.exports.push((export.name, export.kind, export.index));
                 }
             }
-            Payload::StartSection { .. } => self.live = true,
+            Payload::StartSection { .. } => self.reachable = true,
             Payload::ElementSection(section) => {
                 for element in section.clone() {
                     let element = element.map_err(broken)?;
@@ -415,10 +430,10 @@ impl<'a> Module<'a> {
                     match element.items {
                         ElementItems::Functions(functions) => {
                             for function in functions {
-                                self.live |= function.map_err(broken)? >= self.imported_funcs;
+                                self.reachable |= function.map_err(broken)? >= self.imported_funcs;
                             }
                         }
-                        ElementItems::Expressions(..) => self.live = true,
+                        ElementItems::Expressions(..) => self.reachable = true,
                     }
                 }
             }
@@ -426,7 +441,7 @@ impl<'a> Module<'a> {
                 for operator in body.get_operators_reader().map_err(broken)? {
                     match operator.map_err(broken)? {
                         Operator::GlobalSet { global_index } => {
-                            self.set.insert(global_index);
+                            self.assigned_globals.insert(global_index);
                         }
                         Operator::TableSet { .. }
                         | Operator::TableGrow { .. }
@@ -448,12 +463,12 @@ impl<'a> Module<'a> {
         Ok(())
     }
 
-    /// The module's bytes, with more of its globals exported.
+    /// Returns the module's bytes with the globals in `more` exported as well.
     pub(super) fn with_exports(
         &self,
         bytes: &[u8],
         more: &[(String, u32)],
-    ) -> Result<Vec<u8>, Refusal> {
+    ) -> Result<Vec<u8>, InstrumentError> {
         let mut out = wasm_encoder::Module::new();
         let mut pending = !more.is_empty();
         for (id, range) in &self.sections {
@@ -472,7 +487,7 @@ impl<'a> Module<'a> {
             }
         }
         if pending {
-            return Err("a module in it changes globals and exports nothing".into());
+            return Err("a module in it changes globals and has no exports".into());
         }
         Ok(out.finish())
     }

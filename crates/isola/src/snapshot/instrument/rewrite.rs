@@ -1,6 +1,8 @@
-//! The component with its state in reach, made of the one that it was. Nothing
-//! here, in `parse` and in `accessor` needs the rest of the crate: the fuzzer
-//! compiles these files alone.
+//! Writes the instrumented component. This file, `parse` and `accessor` do not
+//! depend on the rest of the crate: the fuzzer compiles them alone.
+//!
+//! The names below are contained in the compiled components of the cache. If one
+//! changes, so must `cache::FORMAT`.
 
 use std::ops::Range;
 
@@ -8,29 +10,31 @@ use wasm_encoder::{ComponentSectionId, RawSection};
 
 use super::{
     accessor,
-    parse::{Component, Section},
+    parse::{ParsedComponent, Section},
 };
 
-/// Tells the host each global (an index, its bits) and the memory.
+/// The name of the export that passes each global (an index, its bits) and the
+/// memory to the host.
 pub(crate) const SAVE: &str = "isola-state-save";
-/// Takes the number of memory pages; says whether memory could grow so far.
+/// The name of the export that loads a state. It takes the number of memory pages
+/// and returns whether the memory could grow to it.
 pub(crate) const LOAD: &str = "isola-state-load";
-/// Lets go of the handles that libc can have again.
-pub(crate) const SETTLE: &str = "isola-state-settle";
-/// Import: here is all of the memory.
+/// The name of the export that makes libc release the handles that it can get again.
+pub(crate) const RELEASE_HANDLES: &str = "isola-state-settle";
+/// The name of the import to which the accessor passes the complete memory.
 pub(crate) const MEMORY: &str = "isola-state-memory";
-/// Import: this is the value of that global.
-pub(crate) const SEEN: &str = "isola-state-seen";
-/// Import: what value is that global to have?
-pub(crate) const WANTED: &str = "isola-state-wanted";
+/// The name of the import with which the host reads a global: it takes the value.
+pub(crate) const READ_GLOBAL: &str = "isola-state-seen";
+/// The name of the import with which the host writes a global: it returns the value.
+pub(crate) const WRITE_GLOBAL: &str = "isola-state-wanted";
 
-/// Why a component's state cannot be reached.
-pub(crate) type Refusal = String;
+/// The reason why a component cannot be instrumented.
+pub(crate) type InstrumentError = String;
 
-/// The component, with the three functions added. What is no valid component may
-/// give another that is none either: the engine validates what comes of this.
-pub(crate) fn instrument(bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
-    let component = Component::parse(bytes)?;
+/// Returns the component with the three functions added. For an invalid component
+/// the result may be invalid as well: the engine validates it.
+pub(crate) fn instrument(bytes: &[u8]) -> Result<Vec<u8>, InstrumentError> {
+    let component = ParsedComponent::parse(bytes)?;
     let state = component.state()?;
     let mut out = wasm_encoder::Component::new();
     for section in &component.sections {
@@ -49,7 +53,7 @@ pub(crate) fn instrument(bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
     Ok(out.finish())
 }
 
-/// The bytes of a section.
-pub(super) fn part<'a>(bytes: &'a [u8], range: &Range<usize>) -> Result<&'a [u8], Refusal> {
-    bytes.get(range.clone()).ok_or_else(|| "a section in it is cut off".into())
+/// Returns the bytes of a section.
+pub(super) fn part<'a>(bytes: &'a [u8], range: &Range<usize>) -> Result<&'a [u8], InstrumentError> {
+    bytes.get(range.clone()).ok_or_else(|| "a section in it is truncated".into())
 }

@@ -1,4 +1,4 @@
-//! Aborting a fetch closes the host's connection, whenever it comes.
+//! Aborting a fetch closes the host's connection at any point.
 
 use std::sync::Arc;
 
@@ -12,32 +12,32 @@ use tokio::{
 
 use crate::fixture::started_with;
 
-/// A server that reads a request's head, answers with some bytes, and says
-/// when its client has closed the connection.
-struct Watched {
+/// A server that reads a request's head, answers with some bytes, and reports when
+/// its client has closed the connection.
+struct WatchedServer {
     address: std::net::SocketAddr,
-    asked: Arc<Notify>,
+    requested: Arc<Notify>,
     closed: mpsc::UnboundedReceiver<()>,
 }
 
-async fn watched(answer: &'static [u8]) -> Watched {
+async fn watched_server(answer: &'static [u8]) -> WatchedServer {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let asked = Arc::new(Notify::new());
+    let requested = Arc::new(Notify::new());
     let (sender, closed) = mpsc::unbounded_channel();
-    let notify = Arc::clone(&asked);
+    let notify = Arc::clone(&requested);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(serve(stream, answer, Arc::clone(&notify), sender.clone()));
         }
     });
-    Watched { address, asked, closed }
+    WatchedServer { address, requested, closed }
 }
 
 async fn serve(
     mut stream: TcpStream,
     answer: &[u8],
-    asked: Arc<Notify>,
+    requested: Arc<Notify>,
     closed: mpsc::UnboundedSender<()>,
 ) {
     let mut head = Vec::new();
@@ -47,7 +47,7 @@ async fn serve(
         }
     }
     stream.write_all(answer).await.unwrap();
-    asked.notify_one();
+    requested.notify_one();
     let mut rest = [0; 1024];
     while stream.read(&mut rest).await.unwrap_or(0) > 0 {}
     let _ = closed.send(());
@@ -56,10 +56,10 @@ async fn serve(
 const SCRIPT: &str = "
 async function request(url, reason) {
     const controller = new AbortController();
-    hostcall('asked').then(() => controller.abort(reason));
-    return told(fetch(url, { signal: controller.signal }));
+    hostcall('requested').then(() => controller.abort(reason));
+    return outcome(fetch(url, { signal: controller.signal }));
 }
-async function told(promise) {
+async function outcome(promise) {
     try {
         await promise;
         return 'no error';
@@ -72,21 +72,21 @@ async function body(url, reason) {
     const response = await fetch(url, { signal: controller.signal });
     const reader = response.body.getReader();
     const first = new TextDecoder().decode((await reader.read()).value);
-    const second = told(reader.read());
+    const second = outcome(reader.read());
     controller.abort(reason);
-    return [first, await second, await told(reader.read())];
+    return [first, await second, await outcome(reader.read())];
 }
-async function whole(url, reason) {
+async function complete(url, reason) {
     const controller = new AbortController();
     const response = await fetch(url, { signal: controller.signal });
     setTimeout(() => controller.abort(reason), 1);
-    return [await told(response.text()), response.bodyUsed];
+    return [await outcome(response.text()), response.bodyUsed];
 }
 async function late(url, reason) {
     const controller = new AbortController();
     const response = await fetch(url, { signal: controller.signal });
     controller.abort(reason);
-    return told(response.text());
+    return outcome(response.text());
 }
 async function cancelled(url) {
     const response = await fetch(url);
@@ -99,12 +99,12 @@ async function left(url) {
     return response.bodyUsed;
 }
 async function timeout(url) {
-    const [name, , isException] = await told(fetch(url, { signal: AbortSignal.timeout(1) }));
+    const [name, , isException] = await outcome(fetch(url, { signal: AbortSignal.timeout(1) }));
     return [name, isException];
 }
 async function upload(url, reason) {
     const controller = new AbortController();
-    hostcall('asked').then(() => controller.abort(reason));
+    hostcall('requested').then(() => controller.abort(reason));
     let cancelled = null;
     const body = new ReadableStream({
         async pull(queue) {
@@ -115,7 +115,7 @@ async function upload(url, reason) {
             cancelled = true;
         },
     });
-    const seen = await told(fetch(url, { method: 'POST', duplex: 'half', signal: controller.signal, body }));
+    const seen = await outcome(fetch(url, { method: 'POST', duplex: 'half', signal: controller.signal, body }));
     await new Promise((resolve) => setTimeout(resolve, 5));
     return [seen, cancelled];
 }
@@ -129,27 +129,27 @@ async fn the_connection_is_closed() {
     for (function, answer, expected) in [
         ("request", &b""[..], abort.clone()),
         ("body", HALF, json!(["half", abort, abort])),
-        ("whole", HALF, json!([abort, true])),
+        ("complete", HALF, json!([abort, true])),
         ("late", HALF, abort.clone()),
         ("cancelled", HALF, json!(true)),
         ("left", HALF, json!(true)),
         ("timeout", b"", json!(["TimeoutError", true])),
         ("upload", b"", json!([abort, true])),
     ] {
-        let mut server = watched(answer).await;
+        let mut server = watched_server(answer).await;
         let client = isola::HttpClient::allow([server.address.to_string()]).unwrap();
-        let asked = Arc::clone(&server.asked);
+        let requested = Arc::clone(&server.requested);
         let (done, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (done_too, release_too) = (Arc::clone(&done), Arc::clone(&release));
         let host = isola::Handlers::new()
-            .hostcall("asked", move |_: Value| {
-                let asked = Arc::clone(&asked);
+            .hostcall("requested", move |_: Value| {
+                let requested = Arc::clone(&requested);
                 async move {
-                    asked.notified().await;
+                    requested.notified().await;
                     Ok(Value::null())
                 }
             })
-            // Keeps the call alive: it is not its end that closes the connection.
+            // Keeps the call running, so that its end does not close the connection.
             .hostcall("hold", move |_: Value| {
                 let (done, release) = (Arc::clone(&done_too), Arc::clone(&release_too));
                 async move {

@@ -1,6 +1,6 @@
 'use strict';
-// Blob and File of the File API, FormData of the XMLHttpRequest standard, and what
-// structuredClone makes of them.
+// Blob and File of the File API, FormData of the XMLHttpRequest standard, and their
+// copies by structuredClone.
 
 const cases = {};
 const MIB = 1 << 20;
@@ -162,7 +162,7 @@ cases['clones'] = async () => {
   throws('DataCloneError', () => structuredClone([new Blob(), buffer], { transfer: [buffer] }), 'transfer');
   same(structuredClone(buffer, { transfer: [buffer] }).byteLength + buffer.byteLength, 8);
 };
-// The sandbox may have 256 MiB: what is dropped is collected before that.
+// The memory limit is 256 MiB: dropped objects are collected before it is reached.
 for (const [size, times] of [[1, 300], [16, 20]]) {
   const bytes = () => new Uint8Array(size * MIB);
   const kinds = {

@@ -1,4 +1,4 @@
-//! What `console` tells the host: level and text of each record.
+//! The log records of `console`: level and text of each.
 
 use isola::{Event, Level, Runtime, args};
 
@@ -69,10 +69,10 @@ async fn every_method_has_its_level() {
         ("console.log('%x', 1)", Level::Info, "%x 1"),
         ("console.log('%s %s', 'only one')", Level::Info, "only one %s"),
     ] {
-        let told = records(source).await;
-        // Node shows the length of an array with %o; here it is like %O.
+        let logged = records(source).await;
+        // Node shows the length of an array with %o; here it is the same as %O.
         let text = text.replace(", [length]: 1", "");
-        assert_eq!(told, [(level, text)], "{source}");
+        assert_eq!(logged, [(level, text)], "{source}");
     }
 }
 
@@ -83,17 +83,17 @@ async fn an_assertion_that_holds_says_nothing() {
 
 #[tokio::test]
 async fn errors_have_their_stack() {
-    let told =
+    let logged =
         records("console.error('failed:', new RangeError('bad', { cause: new Error('why') }))")
             .await;
-    let [(Level::Error, text)] = &told[..] else { panic!("{told:?}") };
+    let [(Level::Error, text)] = &logged[..] else { panic!("{logged:?}") };
     assert!(text.starts_with("failed: RangeError: bad\n    at main (log.js:2:"), "{text}");
     assert!(text.contains("[cause]: Error: why\n      at main (log.js:2:"), "{text}");
 }
 
 #[tokio::test]
 async fn groups_indent_and_counters_count() {
-    let told = records(
+    let logged = records(
         "console.group('outer');
         console.log('in\\ntwo lines');
         console.groupCollapsed('inner');
@@ -105,24 +105,30 @@ async fn groups_indent_and_counters_count() {
         console.count('c'); console.count('c'); console.countReset('c'); console.count('c');",
     )
     .await;
-    let texts: Vec<_> = told.iter().map(|(_, text)| text.as_str()).collect();
+    let texts: Vec<_> = logged.iter().map(|(_, text)| text.as_str()).collect();
     assert_eq!(
         texts,
         ["outer", "  in\n  two lines", "  inner", "    deep", "out", "c: 1", "c: 2", "c: 1"]
     );
-    assert_eq!(told[3].0, Level::Warning);
+    assert_eq!(logged[3].0, Level::Warning);
 }
 
 #[tokio::test]
 async fn clocks() {
-    let told = records(
+    let logged = records(
         "console.time('t'); console.time('t'); console.timeLog('t', 'half', { way: 1 }); console.timeEnd('t'); console.timeEnd('t');",
     )
     .await;
-    assert_eq!(told[0], (Level::Warning, "Label 't' already exists for console.time()".to_owned()));
-    assert!(told[1].1.starts_with("t: ") && told[1].1.ends_with("ms half { way: 1 }"), "{told:?}");
-    assert!(told[2].1.starts_with("t: ") && told[2].1.ends_with("ms"), "{told:?}");
-    assert_eq!(told[3].0, Level::Warning);
+    assert_eq!(
+        logged[0],
+        (Level::Warning, "Label 't' already exists for console.time()".to_owned())
+    );
+    assert!(
+        logged[1].1.starts_with("t: ") && logged[1].1.ends_with("ms half { way: 1 }"),
+        "{logged:?}"
+    );
+    assert!(logged[2].1.starts_with("t: ") && logged[2].1.ends_with("ms"), "{logged:?}");
+    assert_eq!(logged[3].0, Level::Warning);
 }
 
 #[tokio::test]
@@ -155,7 +161,7 @@ async fn tables() {
 └───────────────────┴─────┴────────┘",
         ),
     ] {
-        let told = records(source).await;
-        assert_eq!(told, [(Level::Info, table.to_owned())], "{source}");
+        let logged = records(source).await;
+        assert_eq!(logged, [(Level::Info, table.to_owned())], "{source}");
     }
 }

@@ -1,4 +1,4 @@
-//! What the runner mends of the engine: values, texts, clocks, bodies.
+//! Corrections of the engine by the runner: values, strings, clocks, bodies.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

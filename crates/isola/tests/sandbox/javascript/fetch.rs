@@ -10,7 +10,7 @@ use crate::{
     server::{self, Request, Response, Server},
 };
 
-/// Answers with what it was asked, as JSON.
+/// Returns the received request as JSON.
 pub(super) async fn echo(request: Request) -> Response {
     let (head, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
@@ -23,13 +23,13 @@ pub(super) async fn echo(request: Request) -> Response {
             (name.to_string(), json!(text.join(" | ")))
         })
         .collect();
-    let told = json!({
+    let received = json!({
         "method": head.method.as_str(),
         "path": head.uri.to_string(),
         "headers": headers,
         "body": String::from_utf8_lossy(&body),
     });
-    let mut response = server::whole(told.to_string());
+    let mut response = server::complete_response(received.to_string());
     response.headers_mut().insert("content-type", "application/json".parse().unwrap());
     response
 }
@@ -123,7 +123,7 @@ async fn a_response_tells_all_of_itself() {
 #[tokio::test]
 async fn the_status_text_is_the_usual_one() {
     let server = Server::http(|request| async move {
-        let mut response = server::whole("");
+        let mut response = server::complete_response("");
         *response.status_mut() = request.uri().path()[1..].parse().unwrap();
         response
     })
@@ -171,7 +171,7 @@ async fn repeated_headers_survive_both_ways() {
 
 #[tokio::test]
 async fn a_head_request_has_no_body_to_read() {
-    let server = Server::http(|_| async { server::whole("not sent") }).await;
+    let server = Server::http(|_| async { server::complete_response("not sent") }).await;
     let seen = run(
         &server,
         "async function main(url) {
@@ -189,10 +189,10 @@ async fn a_body_is_read_as_a_stream_while_it_arrives() {
     let receiver = std::sync::Arc::new(std::sync::Mutex::new(Some(receiver)));
     let server = Server::http(move |_| {
         let receiver = receiver.lock().unwrap().take().unwrap();
-        async move { server::pieces(receiver) }
+        async move { server::streamed_response(receiver) }
     })
     .await;
-    // Each piece is sent when the guest has told of the one before it.
+    // Each piece is sent after the guest has reported the previous one.
     let sender = std::sync::Mutex::new(Some(sender));
     let host = server.host().hostcall("more", move |number: Value| {
         let mut guard = sender.lock().unwrap();
@@ -305,7 +305,7 @@ fn redirects(request: Request) -> Response {
         "/wrong" => (302, Some("http://[")),
         _ => (200, None),
     };
-    let mut response = server::whole(String::new());
+    let mut response = server::complete_response(String::new());
     *response.status_mut() = ::http::StatusCode::from_u16(status).unwrap();
     if let Some(location) = location {
         response.headers_mut().insert("location", location.parse().unwrap());
@@ -409,7 +409,7 @@ async fn failures_are_type_errors_with_the_reason() {
             "TypeError: fetch failed",
             true,
             "TypeError: fetch failed: requests to elsewhere.test are not allowed",
-            "TypeError: fetch failed: the header field host is the host's to set",
+            "TypeError: fetch failed: the header field host can be set only by the host",
             "TypeError: Request: nope is not an absolute URL",
             "TypeError: fetch: a URL or a Request is needed",
             "TypeError: Request: a GET request cannot have a body",

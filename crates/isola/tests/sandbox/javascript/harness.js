@@ -16,7 +16,7 @@ function text(value) {
   return String(value);
 }
 
-/** That a function throws an error of this class, with this in its message. */
+/** Checks that a function throws an error of this class, with this in its message. */
 function throws(type, action, part = '') {
   let error;
   try {
@@ -41,7 +41,7 @@ function refused(error, type, part) {
   if (error === undefined) throw new Error('nothing was thrown');
   if (typeof type === 'string') same(error.name, type, `${error.message}: `);
   else if (!(error instanceof type)) throw new Error(`${error} is not a ${type.name}`);
-  if (!String(error.message).includes(part)) throw new Error(`${error.message} does not tell of ${part}`);
+  if (!String(error.message).includes(part)) throw new Error(`${error.message} does not contain ${part}`);
 }
 
 async function runCases(...args) {

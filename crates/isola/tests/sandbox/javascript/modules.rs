@@ -14,14 +14,14 @@ async fn loaded(name: &str, source: &str) -> Sandbox {
     sandbox
 }
 
-/// The message and the place of the error that a source gives.
+/// Returns the message and the position of the error in a source.
 async fn fault(name: &str, source: &str) -> String {
     let sandbox = started(Runtime::JavaScript).await;
     match sandbox.load_script_as(name, source).await {
         Err(Error::Guest(exception)) => {
             assert!(!sandbox.is_closed(), "{source}");
-            let place = exception.traceback.lines().nth(1).unwrap_or_default().trim();
-            format!("{}: {} {place}", exception.name, exception.message)
+            let position = exception.traceback.lines().nth(1).unwrap_or_default().trim();
+            format!("{}: {} {position}", exception.name, exception.message)
         }
         other => panic!("{source}: {other:?}"),
     }
@@ -286,10 +286,10 @@ async fn where_the_name_does_not_tell_the_syntax_does() {
         "export const main = () => true",
         "const main = () => true;\nexport { main }",
         "const url = import.meta.url; export function main() { return url === 'script.js' }",
-        // What only awaits is called like a script.
+        // A module that only awaits is called like a script.
         "const v = await Promise.resolve(true); function main() { return v }",
         "const o = { v: await Promise.resolve(true) }; const main = async () => o.v",
-        // These are scripts.
+        // These are scripts, not modules.
         "const text = 'import x from y; export default 1'; function main() { return true }",
         "// export const a = 1\nvar main = async () => await true",
         "const exported = { export: 1, import: 2 }; const main = () => exported.export === 1",
@@ -416,7 +416,7 @@ async fn typescript_loses_its_types_and_keeps_its_lines() {
 
 #[tokio::test]
 async fn a_hostile_source_costs_its_own_sandbox_only() {
-    // Each level doubles the work of a parser that goes back and tries again.
+    // Each level doubles the work of a backtracking parser.
     let sandbox = started(Runtime::JavaScript).await;
     let hostile = format!("{}d", "a?(b):c=>".repeat(60));
     let error = sandbox
@@ -440,7 +440,7 @@ async fn a_hostile_source_costs_its_own_sandbox_only() {
     ] {
         let sandbox = started(Runtime::JavaScript).await;
         let start: String = source.chars().take(10).collect();
-        // An error or not, it ends, and so does the next one.
+        // With or without an error, this call ends, and so does the next one.
         let _ = sandbox.load_script_as(name, source).await;
         if !sandbox.is_closed() {
             sandbox.load_script("const next = () => 1").await.unwrap();

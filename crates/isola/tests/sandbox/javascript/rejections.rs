@@ -1,5 +1,4 @@
-//! Promises that are rejected and that nobody handles, and promises that
-//! nothing can settle.
+//! Unhandled promise rejections, and promises that are never settled.
 
 use isola::{Error, Handlers, Limits, Runtime, Value, args};
 use serde_json::json;
@@ -60,7 +59,7 @@ async fn an_unhandled_rejection_fails_the_call_with_its_reason() {
         let error = sandbox.run("main", args![]).await.unwrap_err();
         assert!(error.to_string().contains(expected), "{source}: {error}");
         assert!(!sandbox.is_closed(), "{source}");
-        // The next call has nothing to do with it.
+        // The next call is not affected.
         sandbox.load_script("function next() { return 'fine' }").await.unwrap();
         assert_eq!(sandbox.run("next", args![]).await.unwrap(), json!("fine"), "{source}");
     }
@@ -74,7 +73,7 @@ async fn an_unhandled_rejection_has_a_stack() {
         .await
         .unwrap();
     let error = sandbox.run("main", args![]).await;
-    // The call may end before the microtask: what is left of it is dropped.
+    // The call may end before the microtask, which is then dropped.
     if let Err(error) = error {
         assert!(error.to_string().contains("lost.js:6"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! The samples of the specification of the guest API, as they stand there.
+//! The examples of the specification of the guest API, unchanged.
 
 use isola::{Event, Handlers, HostError, Level, Limits, Runtime, Value, args};
 use serde_json::json;
@@ -67,7 +67,7 @@ async fn fetch_with_a_plain_object() {
     let server = Server::http(|request| async move {
         assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/hello"));
         assert_eq!(request.headers()["content-type"], "application/json");
-        server::whole(
+        server::complete_response(
             http_body_util::BodyExt::collect(request.into_body()).await.unwrap().to_bytes(),
         )
     })

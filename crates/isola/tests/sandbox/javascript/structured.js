@@ -1,5 +1,5 @@
 'use strict';
-// structuredClone, from the HTML standard; TextEncoder and its like.
+// structuredClone, from the HTML standard; TextEncoder and related functions.
 
 const cases = {};
 

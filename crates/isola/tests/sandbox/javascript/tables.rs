@@ -1,6 +1,5 @@
-//! Tables of cases from the standards, written in JavaScript. Each file has
-//! cases by name, functions that throw if something is not as it should be;
-//! `harness.js` runs them all.
+//! Tables of cases from the standards, written in JavaScript. Each file defines
+//! named cases, functions that throw if they fail; `harness.js` runs them.
 
 use isola::{Args, Limits, Runtime, args};
 
@@ -8,8 +7,8 @@ use crate::{fixture::started_with, server::Server};
 
 const HARNESS: &str = include_str!("harness.js");
 
-/// Runs the cases of a file; there are at least so many.
-async fn check(table: &str, least: usize, args: Args) {
+/// Runs the cases of a file, and checks their minimum number.
+async fn check(table: &str, min_cases: usize, args: Args) {
     let server = Server::http(super::fetch::echo).await;
     let sandbox = started_with(Runtime::JavaScript, Limits::default(), server.host()).await;
     sandbox.load_script_as("harness.js", HARNESS).await.unwrap();
@@ -17,7 +16,7 @@ async fn check(table: &str, least: usize, args: Args) {
     let (count, failures): (usize, Vec<String>) =
         sandbox.run("runCases", args).await.unwrap().to().unwrap();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(count >= least, "{count} cases");
+    assert!(count >= min_cases, "{count} cases");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 const cases = {};
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Runs steps that log, and gives the log when nothing is left to come. */
+/** Runs steps that log, and returns the log after `wait` milliseconds. */
 async function logged(action, wait = 30) {
   const log = [];
   action((entry) => () => log.push(entry), log);

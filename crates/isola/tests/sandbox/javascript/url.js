@@ -82,7 +82,7 @@ for (const [member, value, href] of SET) {
     same(url.href, href);
   };
 }
-// The standard wants a TypeError here; the engine ignores it in silence.
+// The standard requires a TypeError here; the engine silently ignores it.
 cases['an invalid href changes nothing'] = () => {
   const url = new URL('http://h');
   url.href = 'nope';

@@ -7,7 +7,8 @@ use tokio::sync::Notify;
 
 use crate::fixture::{events, results, started_with};
 
-/// `gate` ends when `open` was called: an order without a clock.
+/// Creates a host whose hostcall `gate` returns after `open` was called, which orders
+/// events without delays.
 fn host() -> Handlers {
     let gate = Arc::new(Notify::new());
     let opened = Arc::clone(&gate);
@@ -29,7 +30,7 @@ fn host() -> Handlers {
         })
 }
 
-/// What most scripts here begin with.
+/// The common start of the scripts.
 pub(super) const IMPORTS: &str = "
 import asyncio, contextlib, contextvars, gc, time
 from sandbox.asyncio import DeadlockError, HostcallError, hostcall, run, subscribe
@@ -145,7 +146,7 @@ async def main():
         await task
     except asyncio.CancelledError:
         pass
-    # Nothing is under way: else this would be a hang.
+    # No hostcall is pending: otherwise this would hang.
     try:
         run(asyncio.Event().wait())
     except DeadlockError:

@@ -63,7 +63,7 @@ def main(name):
 ";
     sandbox.load_script(script(&metadata, code)).await.unwrap();
     assert!(sandbox.run("main", args!["pkg"]).await.unwrap().is_null());
-    // It is at the URL, but the script does not say so.
+    // The module exists at the URL, but the script's metadata does not list it.
     let seen = sandbox.run("main", args!["helpers"]).await.unwrap();
     assert_eq!(seen, json!("No module named 'helpers'"));
 }
@@ -76,7 +76,7 @@ async fn what_is_bundled_or_not_meant_for_here_needs_no_url() {
   'other; sys_platform == \"win32\"',
 ]";
     sandbox.load_script(script(metadata, "import yaml, cbor2, packaging")).await.unwrap();
-    // No metadata: another type, an open block, a comment that only looks so.
+    // No metadata: another type, an unclosed block, a similar comment.
     for source in [
         "# /// other\n# dependencies = ['none']\n# ///\n",
         "# /// script\n# dependencies = ['none']\n",

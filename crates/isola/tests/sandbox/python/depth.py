@@ -1,4 +1,4 @@
-# Deep data and deep recursion in C, each a kind of its own.
+# Kinds of deep data and deep recursion in C code.
 import sys
 KINDS = {}
 def kind(f): KINDS[f.__name__] = f; return f

@@ -14,7 +14,7 @@ async fn deep_data_is_freed_or_an_exception_says_that_it_is_too_deep() {
     assert!(names.len() > 80, "{names:?}");
     let mut wrong = Vec::new();
     for name in names {
-        // Whatever becomes of it, this interpreter goes on.
+        // With any outcome, the interpreter continues to work.
         let ended = sandbox.run("run", args![name.as_str()]).await;
         match ended.map(|value| value.to::<String>().unwrap()) {
             Ok(end) if end == "ok" || !name.starts_with("free_") => {}

@@ -1,11 +1,11 @@
-//! The samples of the guest's documentation, as they are printed there.
+//! The examples of the guest's documentation, unchanged.
 
 use isola::{Handlers, Limits, Runtime, Sandbox, Value, args};
 use serde_json::json;
 
 use crate::{
     fixture::{events, results, started, started_with},
-    server::{Server, whole},
+    server::{Server, complete_response},
 };
 
 const ENTRY_POINTS: &str = r#"
@@ -87,7 +87,7 @@ payload = dumps({"hello": "world"}, "json")
 value = loads(payload, "json")
 "#;
 
-/// Every import line that the documentation prints by itself.
+/// The import lines of the documentation.
 const IMPORTS: &str = "
 from sandbox.asyncio import hostcall, run, subscribe
 from sandbox.http import fetch
@@ -137,7 +137,7 @@ async fn hostcalls_from_both_worlds() {
 #[tokio::test]
 async fn requests_from_both_worlds() {
     let server = Server::http(|request| async move {
-        let mut response = whole(request.uri().query().unwrap_or("none").to_owned());
+        let mut response = complete_response(request.uri().query().unwrap_or("none").to_owned());
         response.headers_mut().insert("x-answer", "yes".parse().unwrap());
         response
     })

@@ -1,4 +1,4 @@
-//! What is whole when a call or the sandbox has ended: output and files.
+//! Completeness of output and files at the end of a call and of the sandbox.
 
 use std::{fs, path::Path};
 
@@ -6,15 +6,15 @@ use isola::{Event, Mount, Permission, Runtime, Sandbox, args};
 
 use crate::fixture::{events, started, template};
 
-async fn mounted(folder: &Path) -> Sandbox {
+async fn mounted(dir: &Path) -> Sandbox {
     let mount =
-        Mount::new(folder, "/d").dir_perms(Permission::ReadWrite).file_perms(Permission::ReadWrite);
+        Mount::new(dir, "/d").dir_perms(Permission::ReadWrite).file_perms(Permission::ReadWrite);
     let sandbox = template(Runtime::Python).await.sandbox().mount(mount).create().await.unwrap();
     sandbox.start().await.unwrap();
     sandbox
 }
 
-/// What a call has written to standard output.
+/// Returns the standard output of a call.
 async fn printed(call: isola::Call) -> String {
     let all = events(call.stream().unwrap()).await;
     assert!(matches!(all.last(), Some(Event::End(_))), "{all:?}");
@@ -27,67 +27,70 @@ async fn printed(call: isola::Call) -> String {
 
 #[tokio::test]
 async fn files_that_are_left_open_are_whole_after_a_call() {
-    let folder = tempfile::tempdir().unwrap();
-    let sandbox = mounted(folder.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = mounted(dir.path()).await;
     let script = "
 import codecs, csv, io, os, pathlib, tempfile
 text = open('/d/text', 'w')
-text.write('whole')
+text.write('complete')
 binary = open('/d/binary', 'wb')
-binary.write(b'whole')
+binary.write(b'complete')
 both = open('/d/both', 'w+')
-both.write('whole')
+both.write('complete')
 above = io.TextIOWrapper(open('/d/above', 'wb'))
-above.write('whole')
+above.write('complete')
 descriptor = os.fdopen(os.open('/d/descriptor', os.O_CREAT | os.O_WRONLY), 'w')
-descriptor.write('whole')
+descriptor.write('complete')
 path = pathlib.Path('/d/path').open('w')
-path.write('whole')
+path.write('complete')
 rows = csv.writer(open('/d/rows', 'w'))
-rows.writerow(['whole'])
+rows.writerow(['complete'])
 class Cycle:
     def __init__(self):
         self.me = self
         self.file = open('/d/cycle', 'w')
-        self.file.write('whole')
+        self.file.write('complete')
 cycle = Cycle()
 def later():
     text.write(' again')
 ";
     sandbox.load_script(script).await.unwrap();
     for name in ["text", "binary", "both", "above", "descriptor", "path", "rows", "cycle"] {
-        let content = fs::read_to_string(folder.path().join(name)).unwrap();
-        assert_eq!(content.trim_end(), "whole", "{name}");
+        let content = fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!(content.trim_end(), "complete", "{name}");
     }
     sandbox.run("later", args![]).await.unwrap();
-    assert_eq!(fs::read_to_string(folder.path().join("text")).unwrap(), "whole again");
+    assert_eq!(fs::read_to_string(dir.path().join("text")).unwrap(), "complete again");
 }
 
 #[tokio::test]
 async fn what_only_the_end_writes_is_whole_after_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let sandbox = mounted(folder.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = mounted(dir.path()).await;
     let script = "
 import gzip, io, zipfile
 packed = gzip.open('/d/gz', 'wt')
-packed.write('whole')
+packed.write('complete')
 archive = zipfile.ZipFile('/d/zip', 'w')
-archive.writestr('name', 'whole')
+archive.writestr('name', 'complete')
 raw = io.BufferedWriter(io.FileIO('/d/raw', 'w'))
-raw.write(b'whole')
+raw.write(b'complete')
 ";
     sandbox.load_script(script).await.unwrap();
     sandbox.finish().await.unwrap();
     assert!(sandbox.is_closed());
-    assert_eq!(fs::read_to_string(folder.path().join("raw")).unwrap(), "whole");
-    let reader = mounted(folder.path()).await;
+    assert_eq!(fs::read_to_string(dir.path().join("raw")).unwrap(), "complete");
+    let reader = mounted(dir.path()).await;
     let script = "
 import gzip, zipfile
 def main():
     return [gzip.open('/d/gz', 'rt').read(), zipfile.ZipFile('/d/zip').read('name').decode()]
 ";
     reader.load_script(script).await.unwrap();
-    assert_eq!(reader.run("main", args![]).await.unwrap(), serde_json::json!(["whole", "whole"]));
+    assert_eq!(
+        reader.run("main", args![]).await.unwrap(),
+        serde_json::json!(["complete", "complete"])
+    );
 }
 
 #[tokio::test]
@@ -138,7 +141,7 @@ async fn standard_output_in_another_shape_is_whole() {
         let sandbox = started(Runtime::Python).await;
         let script = format!("import codecs, io, sys\n{script}\nprint('é')\n");
         assert_eq!(printed(sandbox.load_script(script)).await, "é\n", "{what}");
-        // And it stays so.
+        // Later calls behave the same.
         assert_eq!(printed(sandbox.load_script("print('again')")).await, "again\n", "{what}");
     }
 }

@@ -1,11 +1,11 @@
-//! The event loop of the Python guest: asyncio as it is elsewhere.
+//! The event loop of the Python guest: compatibility with asyncio.
 
 use isola::{Event, Level, args};
 
 use super::asyncio::{IMPORTS, check, sandbox};
 use crate::fixture::events;
 
-/// The log records of one call of `main`.
+/// Returns the log records of one call of `main`.
 async fn records(script: &str) -> Vec<(Level, String)> {
     let sandbox = sandbox(&format!("{IMPORTS}{script}")).await;
     let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
@@ -436,7 +436,7 @@ def own_loop():
 def by_hand():
     kept.append(hostcall('never'))
     async def begin():
-        # With nothing else to do it would wait here and now.
+        # Without other tasks it would wait here.
         asyncio.get_running_loop().call_soon(int)
         kept[-1].send(None)
     run(begin())
@@ -455,7 +455,7 @@ def take():
     let numbers: Vec<String> = (0..20).map(|n| n.to_string()).collect();
     for (function, left) in [
         ("tasks", format!("[{}]", numbers.join(","))),
-        // The youngest first, as with all that is opened one within another.
+        // The most recent first, as with nested contexts.
         ("generators", r#"["h","g","f","e","d","c","b","a"]"#.to_owned()),
         ("dropped", r#"["dropped"]"#.to_owned()),
         ("dropped_later", r#"["later"]"#.to_owned()),
@@ -469,7 +469,7 @@ def take():
         let found = sandbox.run("take", args![]).await.unwrap();
         assert_eq!(found.as_str(), left, "{function}");
     }
-    // The loop of one's own can be used again, and nothing is under way.
+    // The script's own loop can be used again, and no hostcall is pending.
     sandbox
         .load_script(
             "

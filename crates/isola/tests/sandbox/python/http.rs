@@ -10,7 +10,7 @@ use tokio::sync::{Barrier, Mutex, mpsc};
 
 use crate::{
     fixture::{events, results, started, started_with},
-    server::{Request, Response, Server, pieces, whole},
+    server::{Request, Response, Server, complete_response, streamed_response},
 };
 
 pub(super) async fn loaded(host: Handlers, script: &str) -> Sandbox {
@@ -19,7 +19,7 @@ pub(super) async fn loaded(host: Handlers, script: &str) -> Sandbox {
     sandbox
 }
 
-/// Tells what it was sent: method, path and query, fields, body.
+/// Returns the received request: method, path and query, fields, body.
 pub(super) async fn mirror(request: Request) -> Response {
     let (head, body) = request.into_parts();
     let fields: Vec<_> = head
@@ -31,7 +31,7 @@ pub(super) async fn mirror(request: Request) -> Response {
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let seen =
         json!([head.method.as_str(), head.uri.to_string(), fields, String::from_utf8_lossy(&body)]);
-    whole(seen.to_string())
+    complete_response(seen.to_string())
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async def amain(expression, url):
         for function in ["main", "amain"] {
             let seen = sandbox.run(function, args![expression, server.url("/a?b=1")]).await;
             if expected.is_null() {
-                // A HEAD has no body that could tell.
+                // The response to a HEAD has no body to compare.
                 let error = seen.unwrap_err().to_string();
                 assert!(error.starts_with("JSONDecodeError"), "{function} {expression}: {error}");
                 continue;
@@ -208,7 +208,7 @@ def main(url):
 #[tokio::test]
 async fn a_response_is_read_in_every_way() {
     let server = Server::http(|_| async {
-        let mut response = whole("{\"text\": \"h\u{e9}\"}\nlast");
+        let mut response = complete_response("{\"text\": \"h\u{e9}\"}\nlast");
         let headers = response.headers_mut();
         headers.append("set-cookie", "a=1, x".parse().unwrap());
         headers.append("set-cookie", "b=2".parse().unwrap());
@@ -284,14 +284,14 @@ async def amain(url):
     }
 }
 
-/// A hostcall that waits for its turn: each ends when `next` is sent one.
+/// Adds a hostcall that returns the next value sent to `next`.
 pub(super) fn turns(host: Handlers, name: &str, next: mpsc::Receiver<Value>) -> Handlers {
     let next = Arc::new(Mutex::new(next));
     host.hostcall(name, move |_| {
         let next = Arc::clone(&next);
         async move {
             let turn = next.lock().await.recv().await;
-            turn.ok_or_else(|| isola::HostError::new("no more turns"))
+            turn.ok_or_else(|| isola::HostError::new("the channel is closed"))
         }
     })
 }
@@ -331,13 +331,13 @@ async def amain(url, method):
     }
 }
 
-/// Sends three pieces, each only when the guest has told of the one before.
+/// Sends three pieces, each only after the guest has reported the previous one.
 async fn seen_one_by_one(script: &str, function: &str, method: &str, piece: &str) -> Vec<String> {
     let (send, body) = mpsc::channel(1);
     let body = Arc::new(Mutex::new(Some(body)));
     let server = Server::http(move |_| {
         let body = Arc::clone(&body);
-        async move { pieces(body.lock().await.take().unwrap()) }
+        async move { streamed_response(body.lock().await.take().unwrap()) }
     })
     .await;
     let (turn, next) = mpsc::channel(1);
@@ -347,7 +347,7 @@ async fn seen_one_by_one(script: &str, function: &str, method: &str, piece: &str
     send.send(piece(0)).await.unwrap();
     let drive = async move {
         for number in 1..3 {
-            // Taken when the guest asks: it has seen the piece by then.
+            // Received by the guest's hostcall, after it has received the piece.
             turn.send(Value::null()).await.unwrap();
             turn.reserve().await.unwrap();
             send.send(piece(number)).await.unwrap();
@@ -364,7 +364,7 @@ async fn seen_one_by_one(script: &str, function: &str, method: &str, piece: &str
 #[tokio::test]
 async fn ten_mebibytes_go_both_ways() {
     let server = Server::http(|request| async move {
-        whole(request.into_body().collect().await.unwrap().to_bytes())
+        complete_response(request.into_body().collect().await.unwrap().to_bytes())
     })
     .await;
     let script = "
@@ -393,13 +393,13 @@ async def main(url, streamed):
 
 #[tokio::test]
 async fn many_requests_run_at_once() {
-    // The server answers none before all have come.
+    // The server answers only after all requests have arrived.
     let all = Arc::new(Barrier::new(50));
     let server = Server::http(move |request| {
         let all = Arc::clone(&all);
         async move {
             all.wait().await;
-            whole(request.uri().path().to_owned())
+            complete_response(request.uri().path().to_owned())
         }
     })
     .await;
@@ -457,7 +457,7 @@ def error(url):
                     send.closed().await;
                     closed.send(Value::null()).await.unwrap();
                 });
-                pieces(body)
+                streamed_response(body)
             }
         })
         .await;
@@ -492,9 +492,18 @@ async def amain(url):
         (b"HTTP/9.9 200 OK\r\n\r\n", Some("failed")),
         (b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n", Some("failed")),
         (b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", Some("failed")),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nearly end", Some("broke off")),
-        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfine\r\n", Some("broke off")),
-        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nbad\r\n", Some("broke off")),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nearly end",
+            Some("failed: the body is incomplete"),
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfine\r\n",
+            Some("failed: the body is incomplete"),
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nbad\r\n",
+            Some("failed: the body is incomplete"),
+        ),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfine\r\n0\r\n\r\n", None),
         (b"HTTP/1.1 200 OK\r\n\r\nfine", None),
     ] {
@@ -535,18 +544,18 @@ async def amain(url, timeout=None):
         let seen = sandbox.run(function, args![server.url("/"), 0.05]).await.unwrap();
         assert_eq!(seen, json!("the response did not begin within 50ms"), "{function}");
     }
-    let (url, place) = (server.url("/"), server.address);
+    let (url, address) = (server.url("/"), server.address);
     let host = server.host();
     drop(server);
     let sandbox = loaded(host, script).await;
     let seen = sandbox.run("main", args![url]).await.unwrap();
-    assert_eq!(seen, json!(format!("the request to {place} cannot be reached")));
+    assert_eq!(seen, json!(format!("the request to {address} failed: cannot connect")));
 }
 
 #[tokio::test]
 async fn a_redirect_is_the_scripts_to_follow() {
     let server = Server::http(|request| async move {
-        let mut response = whole(request.uri().path().to_owned());
+        let mut response = complete_response(request.uri().path().to_owned());
         if request.uri().path() == "/old" {
             *response.status_mut() = hyper::StatusCode::FOUND;
             response.headers_mut().insert("location", "/new".parse().unwrap());
@@ -581,7 +590,7 @@ def main():
 ";
     let sandbox = loaded(host, script).await;
     assert_eq!(sandbox.run("main", args![]).await.unwrap(), json!("http://proxy.test:3128"));
-    // The ready client does not pass it on.
+    // `HttpClient` does not forward it.
     let server = Server::http(mirror).await;
     let sandbox = loaded(server.host(), script).await;
     sandbox

@@ -7,12 +7,12 @@ use serde_json::json;
 
 use crate::{
     fixture::{started, started_with},
-    server::{Server, whole},
+    server::{Server, complete_response},
 };
 
 pub(super) type Files = HashMap<String, Vec<u8>>;
 
-/// A small world of modules.
+/// A small tree of modules.
 pub(super) const FILES: [(&str, &str); 9] = [
     ("helpers.py", "import pkg.sub\ndef answer():\n    return pkg.sub.told()\n"),
     ("pkg/__init__.py", "from . import sub\nfrom .deep import bottom\n"),
@@ -29,20 +29,20 @@ pub(super) const FILES: [(&str, &str); 9] = [
     ("json.py", "raise RuntimeError('the guest has this itself')\n"),
 ];
 
-/// The same as an archive, below a folder in it.
-pub(super) fn archive(folder: &str) -> Vec<u8> {
+/// Returns an archive of the modules, below a prefix.
+pub(super) fn archive(prefix: &str) -> Vec<u8> {
     let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let options = zip::write::SimpleFileOptions::default();
     for (name, text) in FILES {
-        archive.start_file(format!("{folder}{name}"), options).unwrap();
+        archive.start_file(format!("{prefix}{name}"), options).unwrap();
         archive.write_all(text.as_bytes()).unwrap();
     }
-    archive.start_file(format!("{folder}spaces/inner.py"), options).unwrap();
+    archive.start_file(format!("{prefix}spaces/inner.py"), options).unwrap();
     archive.write_all(b"found = True\n").unwrap();
     archive.finish().unwrap().into_inner()
 }
 
-/// Serves files; a few paths do something else.
+/// Starts a server of these files. A few paths redirect or fail.
 pub(super) async fn serve(files: Files) -> Server {
     let files = Arc::new(files);
     Server::http(move |request| {
@@ -50,13 +50,13 @@ pub(super) async fn serve(files: Files) -> Server {
         async move {
             let path = request.uri().path().trim_start_matches('/').to_owned();
             if let Some(rest) = path.strip_prefix("moved/") {
-                let mut response = whole("");
+                let mut response = complete_response("");
                 *response.status_mut() = hyper::StatusCode::FOUND;
-                let place = format!("/modules/{rest}");
-                response.headers_mut().insert("location", place.parse().unwrap());
+                let location = format!("/modules/{rest}");
+                response.headers_mut().insert("location", location.parse().unwrap());
                 return response;
             }
-            let mut response = whole(files.get(&path).cloned().unwrap_or_default());
+            let mut response = complete_response(files.get(&path).cloned().unwrap_or_default());
             if path == "loop/helpers.py" || path == "loop/helpers/__init__.py" {
                 *response.status_mut() = hyper::StatusCode::FOUND;
                 response.headers_mut().insert("location", format!("/{path}").parse().unwrap());
@@ -98,7 +98,7 @@ def main(url):
         assert not files('pkg').joinpath('none.txt').is_file()
     assert sys.meta_path == before
     assert json.dumps([]) == '[]'
-    # What was imported stays, with its sources.
+    # Imported modules remain, with their sources.
     import inspect
     assert 'told' in inspect.getsource(helpers)
     return [helpers.answer(), helpers.__file__, helpers.pkg.__path__[0]]
@@ -128,7 +128,7 @@ def probe(url):
     with http(url):
         return [find_spec('helpers').origin, find_spec('none')]
 def moved(url):
-    # User code may put the importers in another order.
+    # User code may reorder the importers.
     with http(url):
         sys.meta_path.insert(0, sys.meta_path.pop())
         import pkg

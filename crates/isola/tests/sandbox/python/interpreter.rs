@@ -1,4 +1,4 @@
-//! The interpreter and its library: what a sandbox has that a machine has.
+//! The interpreter and its library: compatibility with CPython on Linux.
 
 use isola::{Handlers, Limits, Runtime, args, http};
 
@@ -64,7 +64,7 @@ def warned():
 ";
     sandbox.load_script_as("stand_ins.py", script).await.unwrap();
     for (expression, expected) in [
-        // As an attribute of a class a builtin is no method.
+        // As an attribute of a class a builtin is not a method.
         ("Own().open('/dev/null').read()", "''"),
         ("Own().sleep(0)", "None"),
         ("type(Own().clock())", "<class 'float'>"),
@@ -81,7 +81,7 @@ def warned():
         ("[sys.stdin.fileno(), sys.stdin.read(), sys.stdin.buffer.read()]", "[0, '', b'']"),
         ("input()", "EOFError: "),
         ("shlex.split(sysconfig.get_config_var('CONFIG_ARGS'))[0]", "'-C'"),
-        // A warning about an import is about the line that imports.
+        // A warning about an import has the line of the import.
         ("warned()", "'stand_ins.py'"),
     ] {
         let seen: String = sandbox.run("attempt", args![expression]).await.unwrap().to().unwrap();
@@ -152,7 +152,8 @@ def too_much():
     sandbox.run("one_at_a_time", args!["bytes"]).await.unwrap();
 }
 
-/// Gives back the body of a request, with the encoding that the request names.
+/// Creates a host that echoes the body of a request, with the encoding that the
+/// request names.
 pub(crate) fn echo() -> Handlers {
     Handlers::new().http(|request| async move {
         let encoding = request.headers().get("x-encoding").cloned();

@@ -13,7 +13,7 @@ class Broken:
     __repr__ = __str__
 ";
 
-/// What one call of `main` writes, in its order.
+/// Returns the output and logs of one call of `main`, in order.
 async fn written(script: &str) -> Vec<String> {
     let source = format!("{IMPORTS}{script}");
     let script = Script { python: source.leak(), javascript: "" };

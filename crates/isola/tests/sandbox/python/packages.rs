@@ -3,10 +3,10 @@
 use isola::{Mount, Runtime, Template, args};
 use serde_json::json;
 
-/// Real packages, as `pip install --target` leaves them.
+/// Returns the directory of real packages, installed by `pip install --target`.
 fn site_packages() -> std::path::PathBuf {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/python-samples");
-    std::path::Path::new(folder)
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/python-samples");
+    std::path::Path::new(dir)
         .canonicalize()
         .expect("the sample packages are missing: run `cargo xtask setup`")
 }

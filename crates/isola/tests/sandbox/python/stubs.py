@@ -1,4 +1,4 @@
-"""Compares type stubs with the modules that they are for."""
+"""Compares type stubs with their modules."""
 
 import ast
 import dataclasses
@@ -10,13 +10,13 @@ from inspect import Parameter
 from sandbox import http
 from sandbox.asyncio import run
 
-# Not compared. The first tells users of a request what they forgot; to a type
-# checker the names must not exist. The second is not for scripts to call.
-OWN_WAY = {("http", "Request", "__getattr__"), ("http", "_Received", "__init__")}
+# Members that are not compared. The first gives users of a request a helpful error,
+# but the names must not exist for a type checker. The second is not called by scripts.
+EXCLUDED = {("http", "Request", "__getattr__"), ("http", "_Received", "__init__")}
 
 
 def instances():
-    """What has attributes of its own, by the name of its class."""
+    """Returns instances with attributes of their own, by class name."""
     request = http.fetch("GET", "http://a.test/")
     with request as response:
         pass
@@ -58,7 +58,7 @@ def module(name, body):
         if is_protocol(nodes[0]):
             continue
         if not hasattr(live, one):
-            yield f"{where}: there is no such thing"
+            yield f"{where}: the module does not define it"
         elif isinstance(nodes[0], ast.ClassDef):
             yield from class_(where, name, nodes[0], getattr(live, one))
         else:
@@ -83,7 +83,7 @@ def class_(where, module, node, live):
         if decorators(node) != ["dataclass"]:
             yield f"{where}: it is a dataclass"
     else:
-        # Those of the bases are compared there.
+        # Attributes of the bases are compared with the bases.
         instance = INSTANCES.get(live.__name__)
         inherited = INSTANCES.get(bases[0]) if bases else None
         known = attributes(instance) - attributes(inherited)
@@ -96,10 +96,10 @@ def class_(where, module, node, live):
         for name, member in vars(live).items()
         if isinstance(member, (types.FunctionType, property, staticmethod, classmethod))
         and (not name.startswith("_") or (name.endswith("__") and not is_dataclass))
-        and (module, live.__name__, name) not in OWN_WAY
+        and (module, live.__name__, name) not in EXCLUDED
     }
     for name in list(groups):
-        if (module, live.__name__, name) in OWN_WAY:
+        if (module, live.__name__, name) in EXCLUDED:
             del groups[name]
     if set(groups) != methods:
         yield f"{where}: it defines {sorted(groups)}, and not {sorted(methods)}"
@@ -122,7 +122,7 @@ def function(where, nodes, live):
     if any([one[:2] for one in other] != [one[:2] for one in stated[0]] for other in stated):
         yield f"{where}: the parameters of its overloads differ"
         return
-    # An overload without a default is for calls that have the argument.
+    # An overload without a default is for calls with the argument.
     merged = [
         (*column[0][:2], next((one[2] for one in column if one[2] is not NOTHING), NOTHING))
         for column in zip(*stated, strict=True)
@@ -140,7 +140,7 @@ def function(where, nodes, live):
 
 
 def definitions(body):
-    """Functions and classes by name; the overloads of one stand together."""
+    """Returns functions and classes by name, with all overloads of each."""
     groups = {}
     for statement in body:
         if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -149,14 +149,14 @@ def definitions(body):
 
 
 def names(body):
-    """Public names that are only given a type, or another name."""
+    """Returns the public names of annotations and assignments."""
     targets = [one.target for one in body if isinstance(one, ast.AnnAssign)]
     targets += [target for one in body if isinstance(one, ast.Assign) for target in one.targets]
     return {target.id for target in targets if not target.id.startswith("_")}
 
 
 def parameters(arguments):
-    """(Name, kind, default) of each."""
+    """Returns (name, kind, default) of each parameter."""
     plain = arguments.posonlyargs + arguments.args
     defaults = [None] * (len(plain) - len(arguments.defaults)) + arguments.defaults
     found = []
@@ -173,7 +173,7 @@ def parameters(arguments):
 
 
 def value(node):
-    """What a default is; `...` stands for any."""
+    """Returns the value of a default; `...` stands for any."""
     found = ast.literal_eval(node)
     return ELLIPSIS if found is ... else found
 

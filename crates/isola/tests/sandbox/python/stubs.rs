@@ -1,4 +1,4 @@
-//! The type stubs in `guests/python/stubs` say what is there at run time.
+//! The type stubs in `guests/python/stubs` match the modules at run time.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -6,22 +6,22 @@ use isola::{Handlers, Limits, Runtime, Sandbox, args};
 
 use crate::fixture::started_with;
 
-/// Compares the texts of the stubs with the living modules.
+/// A script that compares the stubs with the imported modules.
 const COMPARE: &str = include_str!("stubs.py");
 
-/// The files of a folder with this ending: module -> text.
-fn texts(folder: &str, ending: &str) -> BTreeMap<String, String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests/python").join(folder);
-    let texts = fs::read_dir(folder).unwrap().filter_map(|entry| {
+/// Returns the texts of a directory's files with an extension, by module.
+fn texts(dir: &str, extension: &str) -> BTreeMap<String, String> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guests/python").join(dir);
+    let texts = fs::read_dir(dir).unwrap().filter_map(|entry| {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        (path.extension()? == ending).then(|| (name, fs::read_to_string(path).unwrap()))
+        (path.extension()? == extension).then(|| (name, fs::read_to_string(path).unwrap()))
     });
     texts.collect()
 }
 
 async fn sandbox() -> Sandbox {
-    // It looks at responses, too.
+    // The comparison includes responses.
     let host = Handlers::new()
         .http(|_| async { Ok(::http::Response::new(isola::http::Body::from("body"))) });
     let sandbox = started_with(Runtime::Python, Limits::default(), host).await;
@@ -113,7 +113,7 @@ async fn a_difference_is_found() {
         assert!(text.contains(what), "{module}.pyi has no {what:?}");
         *text = text.replacen(what, instead, 1);
         let found = differences(&sandbox, &changed).await;
-        let is_told = found.iter().any(|line| line.starts_with(expected));
-        assert!(is_told, "{module}: {what:?} -> {instead:?}: {found:#?}");
+        let is_reported = found.iter().any(|line| line.starts_with(expected));
+        assert!(is_reported, "{module}: {what:?} -> {instead:?}: {found:#?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Bodies that a guest sends in pieces, and what the host holds of them.
+//! Streamed request bodies, and the memory that the host uses for them.
 
 use http_body_util::BodyExt as _;
 use isola::{Limits, Runtime, Value, args};
@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::http::{loaded, mirror, turns};
 use crate::{
     fixture::{events, results, started_with},
-    server::{Server, pieces, whole},
+    server::{Server, complete_response, streamed_response},
 };
 
 const SCRIPT: &str = "
@@ -27,7 +27,7 @@ def main(url):
     yield send(url, BLOCK * 32)
     yield send(url, (BLOCK for _ in range(64)))
     yield send(url, iter([BLOCK * 64]))
-    # Past the package, which cuts pieces.
+    # Without the package, which splits pieces.
     body = host.RequestBody_Pieces(None)
     host.fetch(1000, host.Request('PUT', url, [], body, None))
     try:
@@ -42,7 +42,7 @@ def main(url):
 async fn what_the_host_holds_of_them_is_bounded() {
     let server = Server::http(|request| async move {
         let body = request.into_body().collect().await.map(|body| body.to_bytes().len());
-        whole(format!("{}", body.unwrap_or_default()))
+        complete_response(format!("{}", body.unwrap_or_default()))
     })
     .await;
     let limits = Limits { max_held_memory: 1 << 20, ..Limits::default() };
@@ -50,12 +50,13 @@ async fn what_the_host_holds_of_them_is_bounded() {
     sandbox.load_script(SCRIPT).await.unwrap();
     let all = events(sandbox.run_stream("main", args![server.url("/")]).unwrap());
     let (items, end) = results(&all.await);
-    let refused = json!("what is under way holds more than 1048576 bytes");
+    let refused =
+        json!("pending hostcalls and requests hold more than 1048576 bytes: wait until some end");
     let expected = [json!(512 << 10), refused.clone(), json!(4 << 20), json!(4 << 20), refused];
     let items: Vec<serde_json::Value> =
         items.iter().map(|item| serde_json::from_str(item).unwrap()).collect();
     assert_eq!(items[..5], expected);
-    // What was refused is not held either.
+    // Refused pieces do not use memory either.
     assert_eq!(items[5..], [json!(512 << 10)], "{end:?}");
 }
 
@@ -70,10 +71,10 @@ class Unseekable:
         self.parts = [b'in ', b'parts', b'']
     def read(self, size):
         return self.parts.pop(0)
-async def main(url, whole):
+async def main(url, seekable):
     files = {
         'raw': b'bytes',
-        'file': BytesIO(b'content') if whole else Unseekable(),
+        'file': BytesIO(b'content') if seekable else Unseekable(),
         'three': ('näme \"x\".txt', BytesIO(b'text'), 'text/plain'),
     }
     async with fetch('POST', url, files=files, headers={'Content-Type': 'dropped'}) as response:
@@ -102,7 +103,7 @@ async def main(url, whole):
 
 #[tokio::test]
 async fn a_request_is_seen_while_the_guest_still_sends() {
-    // The guest sends a piece when the server has told of the one before.
+    // The guest sends a piece after the server has reported the previous one.
     let script = "
 from sandbox.asyncio import hostcall, run
 from sandbox.http import fetch
@@ -136,7 +137,7 @@ async def amain(url):
                     turn.send(Value::new(&piece).unwrap()).await.unwrap();
                     count += 1;
                 }
-                whole(format!("{count} pieces"))
+                complete_response(format!("{count} pieces"))
             }
         })
         .await;
@@ -157,24 +158,24 @@ async fn both_bodies_stream_at_once() {
                 send.send(frame.into_data().unwrap()).await.unwrap();
             }
         });
-        pieces(body)
+        streamed_response(body)
     })
     .await;
     let script = "
 import asyncio
 from sandbox.http import fetch
 async def main(url):
-    say = asyncio.Queue()
+    to_send = asyncio.Queue()
     async def lines():
-        while (line := await say.get()) is not None:
+        while (line := await to_send.get()) is not None:
             yield line
-    heard = []
-    await say.put(b'0\\n')
+    received = []
+    await to_send.put(b'0\\n')
     async with fetch('POST', url, body=lines()) as response:
         async for line in response.aiter_lines():
-            heard.append(line)
-            await say.put(b'%d\\n' % len(heard) if len(heard) < 4 else None)
-    return heard
+            received.append(line)
+            await to_send.put(b'%d\\n' % len(received) if len(received) < 4 else None)
+    return received
 ";
     let sandbox = loaded(server.host(), script).await;
     let seen = sandbox.run("main", args![server.url("/")]).await.unwrap();
@@ -183,13 +184,13 @@ async def main(url):
 
 #[tokio::test]
 async fn an_upload_that_fails_is_never_taken_for_a_complete_one() {
-    let (tell, mut told) = mpsc::unbounded_channel();
+    let (report, mut reports) = mpsc::unbounded_channel();
     let server = Server::http(move |request| {
-        let tell = tell.clone();
+        let report = report.clone();
         async move {
-            let complete = request.into_body().collect().await.is_ok();
-            tell.send(complete).unwrap();
-            whole("")
+            let is_complete = request.into_body().collect().await.is_ok();
+            report.send(is_complete).unwrap();
+            complete_response("")
         }
     })
     .await;
@@ -197,14 +198,14 @@ async fn an_upload_that_fails_is_never_taken_for_a_complete_one() {
 import asyncio
 from sandbox.http import fetch
 def fail():
-    yield b'begun'
+    yield b'started'
     raise KeyError('of the source')
 async def afail():
-    yield b'begun'
+    yield b'started'
     await asyncio.sleep(0.001)
     raise KeyError('of the source')
 async def never():
-    yield b'begun'
+    yield b'started'
     await asyncio.Event().wait()
 def main(url):
     with fetch('PUT', url, body=fail()):
@@ -225,13 +226,13 @@ async def cancelled(url):
     ] {
         let error = sandbox.run(function, args![server.url("/")]).await.unwrap_err();
         assert!(error.to_string().starts_with(why), "{function}: {error}");
-        assert_eq!(told.recv().await, Some(false), "{function}");
+        assert_eq!(reports.recv().await, Some(false), "{function}");
     }
 }
 
 #[tokio::test]
 async fn an_answer_that_comes_early_ends_the_upload() {
-    // It answers without a look at the body, and closes the connection.
+    // The server answers without reading the body, and closes the connection.
     let server =
         Server::raw(b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 3\r\n\r\nno!")
             .await;
@@ -246,8 +247,8 @@ async def main(url):
 ";
     let sandbox = loaded(server.host(), script).await;
     let seen = sandbox.run("main", args![server.url("/")]).await;
-    // The reset that a server sends to whoever still writes may overtake its
-    // answer (RFC 9112, section 9.6): either is right, but there is an end.
+    // The reset that a server sends to a client that still writes may arrive before
+    // its response (RFC 9112, section 9.6): either outcome is correct.
     match seen {
         Ok(value) => assert_eq!(value, json!([413, "no!"])),
         Err(error) => assert!(error.to_string().starts_with("RequestError: "), "{error}"),

@@ -1,4 +1,4 @@
-//! Waiting in plain code: as long as it says, and never for what cannot come.
+//! Blocking waits: they last as long as requested, and those that cannot end fail.
 
 use isola::{Runtime, args};
 

@@ -1,4 +1,4 @@
-//! Files by name: out of a folder, or out of a tar archive without unpacking it.
+//! Reads files by name from a directory, or from a tar archive without unpacking it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,70 +12,74 @@ use crate::image::compression::decompress;
 use crate::image::error::{Error, Result};
 use crate::image::limits::Limits;
 use crate::image::store::Store;
-use crate::image::unpack::{Archive, Fault, Kind};
+use crate::image::unpack::{Archive, ArchiveError, EntryKind};
 
-/// Files of an archive that is imported.
+/// The largest number of files in an imported archive.
 const MAX_FILES: u64 = 100_000;
-/// Bytes of their names, and of what its links point to.
+/// The largest size of all names and link targets in an imported archive, in bytes.
 const MAX_NAME_BYTES: usize = 32 << 20;
 
-/// A folder, or an archive whose files' places are known.
+/// A directory, or an archive with the locations of its files.
 pub(super) enum Contents {
-    Folder(OwnedFd),
-    Archive { file: File, places: HashMap<String, Place> },
+    Directory(OwnedFd),
+    Archive { file: File, locations: HashMap<String, FileLocation> },
 }
 
-pub(super) enum Place {
+/// The location of a file in an archive.
+pub(super) enum FileLocation {
     File {
         offset: u64,
         size: u64,
     },
-    /// `docker save` once wrote a layer that comes twice as a link.
+    /// A link to another file. Old versions of `docker save` wrote duplicate layers
+    /// as links.
     Link(String),
 }
 
 impl Contents {
-    pub(super) fn folder(path: &Path) -> Result<Self> {
+    pub(super) fn directory(path: &Path) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())
-            .map_err(|errno| Error::at("open what is to be imported", path)(errno.into()))?;
-        Ok(Contents::Folder(fd))
+            .map_err(|errno| Error::at("open the import source", path)(errno.into()))?;
+        Ok(Contents::Directory(fd))
     }
 
     pub(super) fn archive(store: &Store, file: File, limits: &Limits) -> Result<Self> {
-        let file = plain(store, file, limits)?;
-        let mut places = HashMap::new();
-        scan(&file, limits, |name, place| {
-            places.insert(name, place);
+        let file = decompressed(store, file, limits)?;
+        let mut locations = HashMap::new();
+        scan(&file, limits, |name, location| {
+            locations.insert(name, location);
         })?;
-        Ok(Contents::Archive { file, places })
+        Ok(Contents::Archive { file, locations })
     }
 
-    /// A file, for reading.
+    /// Opens a file for reading.
     pub(super) fn open(&self, name: &str) -> Result<Take<File>> {
         let missing = || Error::Malformed {
-            what: "what is to be imported".to_owned(),
+            what: "the import source".to_owned(),
             reason: format!("it has no file {:?}", name.chars().take(200).collect::<String>()),
         };
         match self {
-            Contents::Folder(folder) => {
+            Contents::Directory(directory) => {
                 let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
                 let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-                let fd = rustix::fs::openat2(folder.as_fd(), name, flags, Mode::empty(), resolve)
-                    .map_err(|_| missing())?;
+                let fd =
+                    rustix::fs::openat2(directory.as_fd(), name, flags, Mode::empty(), resolve)
+                        .map_err(|_| missing())?;
                 let stat = rustix::fs::fstat(&fd).map_err(|_| missing())?;
                 if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                     return Err(missing());
                 }
                 Ok(File::from(fd).take(u64::MAX))
             }
-            Contents::Archive { file, places } => {
+            Contents::Archive { file, locations } => {
                 let mut name = name.to_owned();
                 for _ in 0..8 {
-                    match places.get(&name).ok_or_else(missing)? {
-                        Place::File { offset, size } => {
-                            let failed = Error::io("read what is to be imported");
-                            // The same file opened once more has a place of its own.
+                    match locations.get(&name).ok_or_else(missing)? {
+                        FileLocation::File { offset, size } => {
+                            let failed = Error::io("read the import source");
+                            // Opened again, since a duplicated descriptor shares its
+                            // offset.
                             let path = format!("/proc/self/fd/{}", {
                                 use std::os::fd::AsRawFd as _;
                                 file.as_raw_fd()
@@ -89,7 +93,7 @@ impl Contents {
                             }
                             return Ok(file.take(*size));
                         }
-                        Place::Link(target) => name.clone_from(target),
+                        FileLocation::Link(target) => name.clone_from(target),
                     }
                 }
                 Err(missing())
@@ -97,16 +101,16 @@ impl Contents {
         }
     }
 
-    /// A small file, whole.
+    /// Reads a complete document, up to the limit.
     pub(super) fn document(&self, name: &str, limits: &Limits) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.open(name)?
             .take(limits.document + 1)
             .read_to_end(&mut bytes)
-            .map_err(Error::io("read what is to be imported"))?;
+            .map_err(Error::io("read the import source"))?;
         if bytes.len() as u64 > limits.document {
             return Err(Error::TooLarge {
-                what: format!("{name} of what is to be imported"),
+                what: format!("{name} of the import source"),
                 limit: format!("{} bytes", limits.document),
             });
         }
@@ -114,16 +118,16 @@ impl Contents {
     }
 }
 
-/// The names at the top of an archive.
+/// Lists the names at the top level of an archive.
 pub(super) fn names(file: &mut File, limits: &Limits) -> Result<Vec<String>> {
-    let failed = |error| Error::io("read what is to be imported")(error);
+    let failed = |error| Error::io("read the import source")(error);
     let mut names = Vec::new();
     let reader = decompress(&mut *file).map_err(failed)?;
     let reader = io::BufReader::with_capacity(128 << 10, reader.take(limits.unpacked));
     let mut archive = Archive::new(reader, limits);
-    while let Some(entry) = archive.next_entry().map_err(broken)? {
-        let name = clean(&entry.path);
-        // What is looked for has a short name.
+    while let Some(entry) = archive.next_entry().map_err(archive_error)? {
+        let name = normalize(&entry.path);
+        // The names that identify a format are short.
         if name.len() <= 255 && !name.contains('/') && names.len() < 10_000 {
             names.push(name);
         }
@@ -131,9 +135,9 @@ pub(super) fn names(file: &mut File, limits: &Limits) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The archive without its compression.
-fn plain(store: &Store, mut file: File, limits: &Limits) -> Result<File> {
-    let failed = || Error::io("read what is to be imported");
+/// Decompresses an archive to a temporary file, unless it is uncompressed.
+fn decompressed(store: &Store, mut file: File, limits: &Limits) -> Result<File> {
+    let failed = || Error::io("read the import source");
     let mut magic = [0; 4];
     let is_plain = match file.read_exact(&mut magic) {
         Ok(()) => !matches!(magic, [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd]),
@@ -156,11 +160,11 @@ fn plain(store: &Store, mut file: File, limits: &Limits) -> Result<File> {
     Ok(scratch)
 }
 
-/// Finds where in a plain archive its files are.
-fn scan(file: &File, limits: &Limits, mut found: impl FnMut(String, Place)) -> Result<()> {
-    let mut archive = Archive::new(Positioned { file, at: 0 }, limits);
+/// Finds the locations of the files in an uncompressed archive.
+fn scan(file: &File, limits: &Limits, mut found: impl FnMut(String, FileLocation)) -> Result<()> {
+    let mut archive = Archive::new(PositionedReader { file, at: 0 }, limits);
     let (mut entries, mut bytes) = (0_u64, 0);
-    while let Some(entry) = archive.next_entry().map_err(broken)? {
+    while let Some(entry) = archive.next_entry().map_err(archive_error)? {
         entries += 1;
         if entries > MAX_FILES {
             return Err(Error::TooLarge {
@@ -175,31 +179,31 @@ fn scan(file: &File, limits: &Limits, mut found: impl FnMut(String, Place)) -> R
                 limit: format!("{MAX_NAME_BYTES} bytes"),
             });
         }
-        let name = clean(&entry.path);
+        let name = normalize(&entry.path);
         match entry.kind {
-            Kind::File => {
+            EntryKind::File => {
                 let offset = archive.get_ref().at;
-                found(name, Place::File { offset, size: entry.size });
+                found(name, FileLocation::File { offset, size: entry.size });
             }
-            Kind::Symlink => {
-                let folder = name.rsplit_once('/').map_or("", |(folder, _)| folder);
+            EntryKind::Symlink => {
+                let directory = name.rsplit_once('/').map_or("", |(directory, _)| directory);
                 let target = String::from_utf8_lossy(&entry.link);
-                found(name.clone(), Place::Link(join(folder, &target)));
+                found(name.clone(), FileLocation::Link(join(directory, &target)));
             }
-            Kind::Hardlink => found(name, Place::Link(clean(&entry.link))),
+            EntryKind::Hardlink => found(name, FileLocation::Link(normalize(&entry.link))),
             _ => {}
         }
     }
     Ok(())
 }
 
-/// Reads a file, and skips what nobody wants by seeking.
-struct Positioned<'a> {
+/// A reader of a file that keeps track of its position.
+struct PositionedReader<'a> {
     file: &'a File,
     at: u64,
 }
 
-impl Read for Positioned<'_> {
+impl Read for PositionedReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.at)?;
         self.at += count as u64;
@@ -207,25 +211,25 @@ impl Read for Positioned<'_> {
     }
 }
 
-fn broken(fault: Fault) -> Error {
-    let reason = match fault {
-        Fault::Format(reason) => reason,
-        Fault::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            "it is cut off".to_owned()
+fn archive_error(error: ArchiveError) -> Error {
+    let reason = match error {
+        ArchiveError::Format(reason) => reason,
+        ArchiveError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "it is truncated".to_owned()
         }
-        Fault::Read(error) => error.to_string(),
+        ArchiveError::Read(error) => error.to_string(),
     };
-    Error::Malformed { what: "what is to be imported".to_owned(), reason }
+    Error::Malformed { what: "the import source".to_owned(), reason }
 }
 
-/// A path without what says nothing.
-fn clean(path: &[u8]) -> String {
+/// Normalizes a path: removes empty, `.` and `..` components.
+fn normalize(path: &[u8]) -> String {
     join("", &String::from_utf8_lossy(path))
 }
 
-fn join(folder: &str, path: &str) -> String {
+fn join(directory: &str, path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
-    let from = if path.starts_with('/') { "" } else { folder };
+    let from = if path.starts_with('/') { "" } else { directory };
     for part in from.split('/').chain(path.split('/')) {
         match part {
             "" | "." => {}

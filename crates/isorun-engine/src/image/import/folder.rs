@@ -1,5 +1,5 @@
-//! Packs a folder into a tar archive: owners, rights, times, links, pipes and
-//! extended attributes, in an order that is always the same.
+//! Packs a directory into a tar archive: owners, permissions, times, links, FIFOs and
+//! extended attributes, in a deterministic order.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -14,47 +14,47 @@ use tar::{EntryType, Header};
 use crate::image::error::{Error, Result};
 use crate::image::limits::Limits;
 
-/// Packs everything below a folder. What is mounted in it stays out, and so do
-/// sockets and device nodes.
-pub(super) fn pack(folder: &Path, into: &mut File, limits: &Limits) -> Result<()> {
-    let failed = |path: &Path| Error::at("pack a folder", path.to_path_buf());
-    let top = fs::metadata(folder).map_err(failed(folder))?;
+/// Packs all entries below a directory. Content of mounts, sockets and device nodes
+/// are left out.
+pub(super) fn pack(directory: &Path, into: &mut File, limits: &Limits) -> Result<()> {
+    let failed = |path: &Path| Error::at("pack a directory", path.to_path_buf());
+    let top = fs::metadata(directory).map_err(failed(directory))?;
     let mut builder = tar::Builder::new(io::BufWriter::with_capacity(256 << 10, into));
     let mut links: HashMap<u64, Vec<u8>> = HashMap::new();
-    // What is left to do, last first.
+    // The remaining entries, in reverse order.
     let mut stack: Vec<Vec<u8>> = vec![Vec::new()];
     let mut entries = 0_u64;
     while let Some(name) = stack.pop() {
         entries += 1;
         if entries > limits.entries {
             return Err(Error::TooLarge {
-                what: "the number of files in the folder".to_owned(),
+                what: "the number of files in the directory".to_owned(),
                 limit: format!("{} entries", limits.entries),
             });
         }
-        let path = folder.join(OsStr::from_bytes(&name));
+        let path = directory.join(OsStr::from_bytes(&name));
         let found = if name.is_empty() {
             top.clone()
         } else {
             fs::symlink_metadata(&path).map_err(failed(&path))?
         };
         if found.is_dir() && found.dev() == top.dev() {
-            let mut inner = Vec::new();
+            let mut children = Vec::new();
             for entry in fs::read_dir(&path).map_err(failed(&path))? {
                 let mut entry_name = name.clone();
                 if !entry_name.is_empty() {
                     entry_name.push(b'/');
                 }
                 entry_name.extend_from_slice(entry.map_err(failed(&path))?.file_name().as_bytes());
-                inner.push(entry_name);
+                children.push(entry_name);
             }
-            inner.sort_unstable_by(|a, b| b.cmp(a));
-            stack.append(&mut inner);
+            children.sort_unstable_by(|a, b| b.cmp(a));
+            stack.append(&mut children);
         }
         append(&mut builder, &path, &name, &found, &mut links).map_err(failed(&path))?;
     }
-    let mut writer = builder.into_inner().map_err(failed(folder))?;
-    writer.flush().map_err(failed(folder))
+    let mut writer = builder.into_inner().map_err(failed(directory))?;
+    writer.flush().map_err(failed(directory))
 }
 
 fn append<W: io::Write>(
@@ -98,8 +98,8 @@ fn append<W: io::Write>(
     }
     let mut records: Vec<(String, Vec<u8>)> = Vec::new();
     let shown = if name.is_empty() { b"./" } else { name };
-    put(&mut header.as_old_mut().name, shown, "path", &mut records);
-    put(&mut header.as_old_mut().linkname, &link, "linkpath", &mut records);
+    set_name(&mut header.as_old_mut().name, shown, "path", &mut records);
+    set_name(&mut header.as_old_mut().linkname, &link, "linkpath", &mut records);
     if content.is_some() || kind.is_dir() {
         records.extend(xattrs(path));
     }
@@ -110,15 +110,15 @@ fn append<W: io::Write>(
     match content {
         Some(file) => {
             let size = header.entry_size()?;
-            let mut file = Exactly { file, left: size };
+            let mut file = ExactReader { file, left: size };
             builder.append(&header, &mut file)
         }
         None => builder.append(&header, io::empty()),
     }
 }
 
-/// Writes a name into its field, and what does not fit as a record.
-fn put(field: &mut [u8; 100], name: &[u8], key: &str, records: &mut Vec<(String, Vec<u8>)>) {
+/// Writes a name into its field, or as a pax record too if it does not fit.
+fn set_name(field: &mut [u8; 100], name: &[u8], key: &str, records: &mut Vec<(String, Vec<u8>)>) {
     if name.len() > field.len() {
         records.push((key.to_owned(), name.to_vec()));
     }
@@ -126,7 +126,7 @@ fn put(field: &mut [u8; 100], name: &[u8], key: &str, records: &mut Vec<(String,
     field[..fitting].copy_from_slice(&name[..fitting]);
 }
 
-/// The attributes that an unpacked image can have.
+/// Reads the extended attributes that unpacking supports, as pax records.
 fn xattrs(path: &Path) -> Vec<(String, Vec<u8>)> {
     let mut names = vec![0; 64 << 10];
     let Ok(length) = rustix::fs::llistxattr(path, &mut names) else { return Vec::new() };
@@ -145,17 +145,18 @@ fn xattrs(path: &Path) -> Vec<(String, Vec<u8>)> {
     records
 }
 
-/// A file that changes while it is packed must not break the archive.
-struct Exactly {
+/// A reader of exactly the announced size, so that a file that changes while it is
+/// packed does not corrupt the archive.
+struct ExactReader {
     file: File,
     left: u64,
 }
 
-impl io::Read for Exactly {
+impl io::Read for ExactReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        let count = self.file.read(&mut buffer[..most])?;
-        if count == 0 && most > 0 {
+        let max_bytes = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.file.read(&mut buffer[..max_bytes])?;
+        if count == 0 && max_bytes > 0 {
             return Err(io::Error::other("the file became shorter while it was read"));
         }
         self.left -= count as u64;

@@ -5,18 +5,19 @@ use std::path::Path;
 use oci_spec::image::{Descriptor, Digest, ImageIndex, ImageManifest};
 use serde::Deserialize;
 
-use super::{Found, ImportOptions, contents, synthesize};
+use super::{FoundImage, ImportOptions, contents, synthesize};
 use crate::image::digest;
-use crate::image::document::{self, Document, Plan};
+use crate::image::document::{self, Document, ImagePlan};
 use crate::image::error::{Error, Result};
 use crate::image::import::archive::Contents;
 use crate::image::store::Store;
 
-/// What layouts and archives call their images.
+/// The annotations that contain the names of images.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const IMAGE_NAME: &str = "io.containerd.image.name";
 
-pub(super) fn oci(store: &Store, path: &Path, options: &ImportOptions) -> Result<Found> {
+/// Reads an OCI layout.
+pub(super) fn oci(store: &Store, path: &Path, options: &ImportOptions) -> Result<FoundImage> {
     let limits = &options.limits;
     let what = path.display().to_string();
     let contents = contents(store, path, limits)?;
@@ -30,14 +31,14 @@ pub(super) fn oci(store: &Store, path: &Path, options: &ImportOptions) -> Result
     let (digest, bytes, manifest) = manifest(&contents, &what, chosen, options, 0)?;
     document::check_manifest(&manifest, limits)?;
     let config = blob(&contents, &what, manifest.config(), options)?;
-    let plan = Plan::new(&what, bytes, digest, &manifest, config, &options.platform, limits)?;
+    let plan = ImagePlan::new(&what, bytes, digest, &manifest, config, &options.platform, limits)?;
     for layer in &plan.layers {
-        keep(store, &contents, layer)?;
+        copy_layer(store, &contents, layer)?;
     }
-    Ok(Found { top, plan, name })
+    Ok(FoundImage { top, plan, name })
 }
 
-/// The entry of the index that is wanted.
+/// Selects the entry of the index to import.
 fn select<'a>(
     what: &str,
     index: &'a ImageIndex,
@@ -48,13 +49,16 @@ fn select<'a>(
         let named = entries.iter().find(|entry| {
             entry.digest().as_ref() == wanted || annotations(entry).any(|name| name == wanted)
         });
-        return named
-            .ok_or_else(|| Error::NotFound { reference: wanted.clone(), place: what.to_owned() });
+        return named.ok_or_else(|| Error::NotFound {
+            reference: wanted.clone(),
+            location: what.to_owned(),
+        });
     }
     match entries.as_slice() {
-        [] => {
-            Err(Error::Malformed { what: what.to_owned(), reason: "it holds no image".to_owned() })
-        }
+        [] => Err(Error::Malformed {
+            what: what.to_owned(),
+            reason: "it contains no image".to_owned(),
+        }),
         [only] => Ok(only),
         _ if entries.iter().all(|entry| entry.platform().is_some()) => {
             document::choose(what, index, &options.platform)
@@ -62,7 +66,7 @@ fn select<'a>(
         _ => Err(Error::Malformed {
             what: what.to_owned(),
             reason: format!(
-                "it holds several images: choose one of {}",
+                "it contains several images: choose one of {}",
                 entries
                     .iter()
                     .map(|entry| {
@@ -84,12 +88,14 @@ fn annotations(entry: &Descriptor) -> impl Iterator<Item = &str> {
         .filter_map(|key| entry.annotations().as_ref()?.get(key).map(String::as_str))
 }
 
-/// A full name. Only a tag, as many tools write it, says too little.
+/// Returns the full name of an entry. A tag alone, as many tools write it, is not
+/// sufficient.
 fn name(entry: &Descriptor) -> Option<String> {
     annotations(entry).find(|name| name.contains(['/', ':'])).map(str::to_owned)
 }
 
-/// A manifest: the one that is named, or the right one of an index.
+/// Reads the manifest of a descriptor, or the manifest for the platform if the
+/// descriptor is of an index.
 fn manifest(
     contents: &Contents,
     what: &str,
@@ -102,7 +108,7 @@ fn manifest(
         Document::Manifest(manifest) => Ok((descriptor.digest().clone(), bytes, *manifest)),
         Document::Index(_) if depth > 0 => Err(Error::Unsupported {
             what: what.to_owned(),
-            reason: "it has an index within an index within its index".to_owned(),
+            reason: "its index nests two further indexes".to_owned(),
         }),
         Document::Index(index) => {
             let chosen = document::choose(what, &index, &options.platform)?;
@@ -111,7 +117,7 @@ fn manifest(
     }
 }
 
-/// A small blob, checked.
+/// Reads and verifies a document.
 fn blob(
     contents: &Contents,
     what: &str,
@@ -128,18 +134,18 @@ fn blob_name(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.digest())
 }
 
-/// Copies a layer into the store, and checks it.
-fn keep(store: &Store, contents: &Contents, layer: &document::Layer) -> Result<()> {
+/// Copies a layer into the store, and verifies its digest.
+fn copy_layer(store: &Store, contents: &Contents, layer: &document::Layer) -> Result<()> {
     if store.has_blob(&layer.digest, layer.size) {
         return Ok(());
     }
     let reader = contents.open(&blob_name(&layer.digest))?;
-    store.ingest_as(&layer.name, reader, &layer.digest, layer.size)
+    store.ingest_verified(&layer.name, reader, &layer.digest, layer.size)
 }
 
-/// What `docker save` writes: `manifest.json` names a configuration and layers
-/// as files of the archive.
-pub(super) fn docker(store: &Store, path: &Path, options: &ImportOptions) -> Result<Found> {
+/// Reads an archive of `docker save`, in which `manifest.json` lists a configuration
+/// and layers as files of the archive.
+pub(super) fn docker(store: &Store, path: &Path, options: &ImportOptions) -> Result<FoundImage> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Saved {
@@ -152,19 +158,19 @@ pub(super) fn docker(store: &Store, path: &Path, options: &ImportOptions) -> Res
     let malformed = |reason: String| Error::Malformed { what: what.clone(), reason };
     let contents = contents(store, path, limits)?;
     let saved: Vec<Saved> = serde_json::from_slice(&contents.document("manifest.json", limits)?)
-        .map_err(|error| malformed(format!("its manifest.json is none of docker's ({error})")))?;
+        .map_err(|error| malformed(format!("its manifest.json is not one of docker ({error})")))?;
     let tags = |image: &Saved| image.repo_tags.clone().unwrap_or_default();
     let chosen = match (&options.select, saved.as_slice()) {
         (Some(wanted), _) => saved
             .iter()
             .find(|image| tags(image).contains(wanted))
-            .ok_or_else(|| Error::NotFound { reference: wanted.clone(), place: what.clone() })?,
+            .ok_or_else(|| Error::NotFound { reference: wanted.clone(), location: what.clone() })?,
         (None, [only]) => only,
-        (None, []) => return Err(malformed("it holds no image".to_owned())),
+        (None, []) => return Err(malformed("it contains no image".to_owned())),
         (None, _) => {
             let names: Vec<_> = saved.iter().flat_map(tags).take(20).collect();
             return Err(malformed(format!(
-                "it holds several images: choose one of {}",
+                "it contains several images: choose one of {}",
                 names.join(", ")
             )));
         }
@@ -176,7 +182,7 @@ pub(super) fn docker(store: &Store, path: &Path, options: &ImportOptions) -> Res
         });
     }
     let config = String::from_utf8(contents.document(&chosen.config, limits)?)
-        .map_err(|_| malformed("its configuration is no text".to_owned()))?;
+        .map_err(|_| malformed("its configuration is not valid UTF-8".to_owned()))?;
     let mut layers = Vec::new();
     let mut left = limits.download;
     for layer in &chosen.layers {

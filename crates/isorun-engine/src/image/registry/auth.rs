@@ -1,20 +1,20 @@
-//! What a registry wants to be shown, and where that is had.
+//! Authentication with a registry: challenges and tokens.
 
 use http_auth::parser::ChallengeParser;
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
-use super::settings::{Credentials, secret};
-use super::{Repository, Tries, bounded, is_loopback};
+use super::settings::{RegistryCredentials, sensitive_header};
+use super::{Repository, Retries, is_loopback, read_bounded};
 use crate::image::error::{Error, Result};
 #[cfg(feature = "fuzzing")]
 use crate::image::{Limits, Progress, Registries};
 
-/// Bytes of an answer with a token.
-const TOKEN: u64 = 1 << 20;
+/// The largest response of a token server, in bytes.
+const MAX_TOKEN_RESPONSE_BYTES: u64 = 1 << 20;
 
-/// What a registry said that it wants.
+/// A challenge of a registry.
 #[derive(Debug, PartialEq, Eq)]
 enum Challenge {
     Basic,
@@ -22,38 +22,46 @@ enum Challenge {
 }
 
 impl Repository {
-    /// Answers a challenge: gives what the next request has to carry.
+    /// Responds to a challenge: returns the `Authorization` header of the next
+    /// request.
     pub(super) async fn authenticate(&self, headers: &HeaderMap) -> Result<HeaderValue> {
         let credentials = self.endpoint.credentials.as_ref();
-        if let Some(Credentials::Token(_)) = credentials {
-            return Err(self.no_access("it does not take the token"));
+        if let Some(RegistryCredentials::Token(_)) = credentials {
+            return Err(self.auth_error("it does not accept the token"));
         }
         match challenge(headers) {
             Some(Challenge::Bearer { realm, service }) => {
-                let realm = self.realm(&realm)?;
-                let token = self.token(&realm, service.as_deref()).await?;
-                secret("Bearer", &token)
+                let realm = self.token_url(&realm)?;
+                let token = self.fetch_token(&realm, service.as_deref()).await?;
+                sensitive_header("Bearer", &token)
             }
             Some(Challenge::Basic) => match credentials {
-                Some(Credentials::User { name, password }) => {
+                Some(RegistryCredentials::User { name, password }) => {
                     use base64::Engine as _;
                     let both = format!("{name}:{password}");
-                    secret("Basic", &base64::engine::general_purpose::STANDARD.encode(both))
+                    sensitive_header(
+                        "Basic",
+                        &base64::engine::general_purpose::STANDARD.encode(both),
+                    )
                 }
-                _ => Err(self.no_access("it wants a user and a password")),
+                _ => Err(self.auth_error("it requires a user and a password")),
             },
-            None => Err(self.no_access("it does not say what it wants to be shown")),
+            None => {
+                Err(self.auth_error("its challenge names no supported scheme (Basic or Bearer)"))
+            }
         }
     }
 
-    /// Where tokens are had. Credentials go there, so it must be as safe as the
-    /// registry is.
-    fn realm(&self, realm: &str) -> Result<Url> {
-        let refused = || self.no_access("the address that it names for tokens is not safe");
+    /// Validates the URL of the token server. Credentials are sent there, so the
+    /// connection must be as secure as the one to the registry.
+    fn token_url(&self, realm: &str) -> Result<Url> {
+        let refused =
+            || self.auth_error("the URL of its token server is not secure: it must be https");
         let realm = Url::parse(realm).map_err(|_| refused())?;
         let safe = match realm.scheme() {
             "https" => true,
-            // Something on this machine may only be named by its neighbour.
+            // Only a registry without https may name a token server without
+            // https, on loopback or on its own host.
             "http" if self.endpoint.plain => {
                 is_loopback(&realm) || realm.host_str() == self.endpoint.host()
             }
@@ -62,17 +70,18 @@ impl Repository {
         if safe { Ok(realm) } else { Err(refused()) }
     }
 
-    async fn token(&self, realm: &Url, service: Option<&str>) -> Result<String> {
+    /// Requests a token for pulling from the repository.
+    async fn fetch_token(&self, realm: &Url, service: Option<&str>) -> Result<String> {
         let scope = format!("repository:{}:pull", self.endpoint.repository);
         let mut fields = vec![("scope", scope.as_str())];
         if let Some(service) = service {
             fields.push(("service", service));
         }
         let what = "a token";
-        let mut tries = Tries::new(self, what);
+        let mut retries = Retries::new(self, what);
         loop {
             let request = match &self.endpoint.credentials {
-                Some(Credentials::Identity(token)) => {
+                Some(RegistryCredentials::Identity(token)) => {
                     let mut fields = fields.clone();
                     fields.extend([
                         ("grant_type", "refresh_token"),
@@ -81,17 +90,17 @@ impl Repository {
                     ]);
                     self.http.post(realm.clone()).form(&fields)
                 }
-                Some(Credentials::User { name, password }) => {
+                Some(RegistryCredentials::User { name, password }) => {
                     self.http.get(realm.clone()).query(&fields).basic_auth(name, Some(password))
                 }
                 _ => self.http.get(realm.clone()).query(&fields),
             };
             let exchange = async {
-                let response = request.send().await.map_err(|e| self.unreachable(what, &e))?;
+                let response = request.send().await.map_err(|e| self.transport_error(what, &e))?;
                 let status = response.status();
                 if !status.is_success() {
                     return Err(match status.as_u16() {
-                        401 | 403 | 400 => self.no_access("it does not take the credentials"),
+                        401 | 403 | 400 => self.auth_error("it does not accept the credentials"),
                         status => Error::Registry {
                             registry: self.endpoint.name.clone(),
                             status,
@@ -100,39 +109,46 @@ impl Repository {
                         },
                     });
                 }
-                bounded(response, TOKEN).await.map_err(|e| self.unreachable(what, &e))
+                read_bounded(response, MAX_TOKEN_RESPONSE_BYTES)
+                    .await
+                    .map_err(|e| self.transport_error(what, &e))
             };
-            let answer = match tokio::time::timeout(self.limits.request, exchange).await {
-                Ok(answer) => answer,
-                Err(_) => Err(self.timeout(what)),
+            let response = match tokio::time::timeout(self.limits.request, exchange).await {
+                Ok(response) => response,
+                Err(_) => Err(self.timeout_error(what)),
             };
-            match answer {
+            match response {
                 Ok(Some(bytes)) => return self.read_token(&bytes),
-                Ok(None) => return Err(self.no_access("its token is over the limit of 1 MiB")),
-                Err(error) => tries.again(error, None).await?,
+                Ok(None) => {
+                    return Err(self.auth_error(
+                        "the response of its token server is over the limit of 1 MiB",
+                    ));
+                }
+                Err(error) => retries.wait_or_fail(error, None).await?,
             }
         }
     }
 
     fn read_token(&self, bytes: &[u8]) -> Result<String> {
-        parse_token(bytes).ok_or_else(|| self.no_access("its answer has no token in it"))
+        parse_token(bytes)
+            .ok_or_else(|| self.auth_error("the response of its token server has no token"))
     }
 }
 
 fn parse_token(bytes: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct TokenResponse {
         token: Option<String>,
         access_token: Option<String>,
     }
-    let answer: Answer = serde_json::from_slice(bytes).ok()?;
-    answer.token.or(answer.access_token).filter(|token| !token.is_empty())
+    let response: TokenResponse = serde_json::from_slice(bytes).ok()?;
+    response.token.or(response.access_token).filter(|token| !token.is_empty())
 }
 
 #[cfg(feature = "fuzzing")]
 impl Repository {
-    /// Reads a challenge. Credentials go nowhere without `https` but to this
-    /// machine and the registry's own host.
+    /// Parses a challenge. Credentials are not sent without `https` except to
+    /// loopback and to the registry's own host.
     pub(crate) fn fuzz_challenge(headers: &HeaderMap) {
         let found = challenge(headers);
         let Some(Challenge::Bearer { realm, service }) = found else { return };
@@ -142,7 +158,7 @@ impl Repository {
             Repository::new(&reference, &settings, &limits, &Progress::none())
         });
         if let Ok(repository) = repository
-            && let Ok(url) = repository.realm(&realm)
+            && let Ok(url) = repository.token_url(&realm)
         {
             assert_eq!(url.scheme(), "https", "{url}");
             let fields = [("service", service.unwrap_or_default())];
@@ -150,17 +166,17 @@ impl Repository {
         }
     }
 
-    /// Reads an answer with a token, and a page with errors.
-    pub(crate) fn fuzz_answers(bytes: &[u8]) {
-        let codes = super::codes(bytes);
+    /// Parses the response of a token server, and an error response.
+    pub(crate) fn fuzz_responses(bytes: &[u8]) {
+        let codes = super::error_codes(bytes);
         assert!(codes.len() <= 5 * 42, "{codes}");
         if let Some(token) = parse_token(bytes) {
-            let _ = secret("Bearer", &token);
+            let _ = sensitive_header("Bearer", &token);
         }
     }
 }
 
-/// The challenge that can be answered best.
+/// Selects the preferred challenge: Bearer over Basic.
 fn challenge(headers: &HeaderMap) -> Option<Challenge> {
     let mut best = None;
     for header in headers.get_all(WWW_AUTHENTICATE) {

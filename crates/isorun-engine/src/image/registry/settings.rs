@@ -1,4 +1,4 @@
-//! Which registries are asked, where they are, and with what credentials.
+//! The allowed registries, their mirrors and their credentials.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,86 +13,86 @@ use super::is_loopback;
 use crate::image::error::{Error, Result};
 use crate::image::reference::Reference;
 
-/// Where images come from.
+/// The registries that images are pulled from.
 ///
-/// By default every registry may be asked, by https only; one on this machine's
-/// loopback by http.
+/// By default every registry is allowed, by https only; those on the loopback
+/// interface by http.
 #[derive(Debug, Clone, Default)]
 pub struct Registries {
     mirrors: BTreeMap<String, String>,
     insecure: BTreeSet<String>,
     allowed: Option<BTreeSet<String>>,
-    credentials: BTreeMap<String, Credentials>,
+    credentials: BTreeMap<String, RegistryCredentials>,
 }
 
-/// How to prove who asks.
+/// The credentials for a registry.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Credentials {
-    /// A user and a password, or an access token that stands for one.
+pub enum RegistryCredentials {
+    /// A user and a password, or an access token in place of a password.
     User {
-        /// The user.
+        /// The name of the user.
         name: String,
         /// The password.
         password: String,
     },
-    /// A token that the registry takes as it is.
+    /// A bearer token for the registry.
     Token(String),
-    /// A token that is exchanged for others, as `docker login` may keep it.
+    /// An identity token, which is exchanged for access tokens, as `docker login`
+    /// may store it.
     Identity(String),
 }
 
-impl fmt::Debug for Credentials {
+impl fmt::Debug for RegistryCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Credentials::User { .. } => "User",
-            Credentials::Token(_) => "Token",
-            Credentials::Identity(_) => "Identity",
+            RegistryCredentials::User { .. } => "User",
+            RegistryCredentials::Token(_) => "Token",
+            RegistryCredentials::Identity(_) => "Identity",
         })
     }
 }
 
 impl Registries {
-    /// Fetches what names `registry` from another host. `docker.io` is what
-    /// names without a registry mean.
+    /// Fetches the images of `registry` from another host. `docker.io` is the
+    /// registry of references without one.
     #[must_use]
     pub fn mirror(mut self, registry: &str, host: &str) -> Self {
         self.mirrors.insert(registry.to_owned(), host.trim_end_matches('/').to_owned());
         self
     }
 
-    /// Speaks http with a host.
+    /// Connects to a host by http.
     #[must_use]
     pub fn insecure(mut self, host: &str) -> Self {
         self.insecure.insert(host.to_owned());
         self
     }
 
-    /// Asks none but the registries that are allowed by name.
+    /// Adds a registry to the list of allowed ones. Without the list all are allowed.
     #[must_use]
     pub fn allow(mut self, registry: &str) -> Self {
         self.allowed.get_or_insert_default().insert(registry.to_owned());
         self
     }
 
-    /// Uses credentials with a host.
+    /// Uses credentials for a host.
     #[must_use]
-    pub fn credentials(mut self, host: &str, credentials: Credentials) -> Self {
-        self.credentials.insert(canonical(host), credentials);
+    pub fn credentials(mut self, host: &str, credentials: RegistryCredentials) -> Self {
+        self.credentials.insert(canonical_host(host), credentials);
         self
     }
 
-    /// Uses the credentials that `docker login` or `podman login` has written
-    /// into a file. A file that is not there has none. Those of credential
-    /// helpers, which would have to be run, are not used.
+    /// Uses the credentials that `docker login` or `podman login` has written to a
+    /// file. A missing file has none. Credential helpers are not executed.
     pub fn docker_config(mut self, path: &Path) -> Result<Self> {
         #[derive(Deserialize)]
-        struct Config {
+        struct DockerConfig {
             #[serde(default)]
-            auths: BTreeMap<String, Auth>,
+            auths: BTreeMap<String, DockerAuth>,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "lowercase")]
-        struct Auth {
+        struct DockerAuth {
             auth: Option<String>,
             username: Option<String>,
             password: Option<String>,
@@ -108,40 +108,42 @@ impl Registries {
         };
         let malformed =
             |reason: String| Error::Malformed { what: format!("{}", path.display()), reason };
-        let config: Config = serde_json::from_slice(&text)
-            .map_err(|error| malformed(format!("it is no configuration of docker ({error})")))?;
+        let config: DockerConfig = serde_json::from_slice(&text)
+            .map_err(|error| malformed(format!("it is not a configuration of docker ({error})")))?;
         for (host, auth) in config.auths {
             let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
             let found = if let Some(token) = filled(auth.identitytoken) {
-                Credentials::Identity(token)
+                RegistryCredentials::Identity(token)
             } else if let Some(token) = filled(auth.registrytoken) {
-                Credentials::Token(token)
+                RegistryCredentials::Token(token)
             } else if let Some(both) = filled(auth.auth) {
                 let both = base64::engine::general_purpose::STANDARD
                     .decode(both.trim())
                     .ok()
                     .and_then(|bytes| String::from_utf8(bytes).ok());
                 match both.as_deref().and_then(|both| both.split_once(':')) {
-                    Some((name, password)) => Credentials::User {
+                    Some((name, password)) => RegistryCredentials::User {
                         name: name.to_owned(),
                         password: password.trim_end_matches('\0').to_owned(),
                     },
                     None => {
-                        return Err(malformed(format!("the credentials for {host} are damaged")));
+                        return Err(malformed(format!(
+                            "the credentials for {host} are not base64 of user:password"
+                        )));
                     }
                 }
             } else if let (Some(name), Some(password)) = (auth.username, auth.password) {
-                Credentials::User { name, password }
+                RegistryCredentials::User { name, password }
             } else {
-                // Kept by a credential helper.
+                // A credential helper stores them.
                 continue;
             };
-            self.credentials.entry(canonical(&host)).or_insert(found);
+            self.credentials.entry(canonical_host(&host)).or_insert(found);
         }
         Ok(self)
     }
 
-    /// The URL at which an image would be asked for.
+    /// Returns the URL of an image's manifest.
     #[cfg(feature = "fuzzing")]
     pub(crate) fn url_of(&self, reference: &Reference) -> Result<Url> {
         let endpoint = self.endpoint(reference)?;
@@ -149,7 +151,7 @@ impl Registries {
         endpoint.url(&format!("{}/manifests/{name}", endpoint.repository))
     }
 
-    /// Where an image is fetched.
+    /// Returns the endpoint that an image is fetched from.
     pub(super) fn endpoint(&self, reference: &Reference) -> Result<Endpoint> {
         let registry = reference.registry();
         if let Some(allowed) = &self.allowed
@@ -168,25 +170,26 @@ impl Registries {
             None if registry == "docker.io" => "registry-1.docker.io",
             None => registry,
         };
-        let wrong = || Error::Reference {
+        let invalid = || Error::Reference {
             input: name.to_owned(),
-            reason: "it is no host of a registry, such as ghcr.io or localhost:5000".to_owned(),
+            reason: "its registry is not a valid host, such as ghcr.io or localhost:5000"
+                .to_owned(),
         };
         // A host with a port, and a path for mirrors that have one.
         let (host, prefix) = name.split_once('/').unwrap_or((name, ""));
-        let https = Url::parse(&format!("https://{host}/")).map_err(|_| wrong())?;
+        let https = Url::parse(&format!("https://{host}/")).map_err(|_| invalid())?;
         if https.username() != "" || https.path() != "/" || https.host_str().is_none() {
-            return Err(wrong());
+            return Err(invalid());
         }
         let plain = self.insecure.contains(host) || is_loopback(&https);
         let scheme = if plain { "http" } else { "https" };
-        let base = Url::parse(&format!("{scheme}://{host}/v2/")).map_err(|_| wrong())?;
+        let base = Url::parse(&format!("{scheme}://{host}/v2/")).map_err(|_| invalid())?;
         let repository = match prefix {
             "" => reference.repository().to_owned(),
             prefix => format!("{prefix}/{}", reference.repository()),
         };
-        let keys = [canonical(host), canonical(registry)];
-        // What is meant for a registry is not shown to a mirror of it.
+        let keys = [canonical_host(host), canonical_host(registry)];
+        // The credentials for a registry are not sent to its mirror.
         let mirrored = self.mirrors.contains_key(registry);
         let keys = if mirrored { &keys[..1] } else { &keys[..] };
         let credentials = keys.iter().find_map(|key| self.credentials.get(key)).cloned();
@@ -194,9 +197,9 @@ impl Registries {
     }
 }
 
-/// The host that credentials are for, however the file writes it:
-/// `https://index.docker.io/v1/` is Docker's own.
-fn canonical(host: &str) -> String {
+/// Returns the canonical name of the host that credentials are for: without scheme
+/// and path, and `docker.io` for `https://index.docker.io/v1/`.
+fn canonical_host(host: &str) -> String {
     let host = host.split_once("://").map_or(host, |(_, rest)| rest);
     let host = host.split('/').next().unwrap_or(host);
     match host {
@@ -205,21 +208,21 @@ fn canonical(host: &str) -> String {
     }
 }
 
-/// Where one repository is.
+/// The location of one repository.
 pub(super) struct Endpoint {
     pub(super) name: String,
     base: Url,
     pub(super) repository: String,
-    /// Whether http is spoken.
+    /// True if the connection is by http.
     pub(super) plain: bool,
-    pub(super) credentials: Option<Credentials>,
+    pub(super) credentials: Option<RegistryCredentials>,
 }
 
 impl Endpoint {
-    /// A URL below `/v2/`. All parts of `path` have been checked.
+    /// Returns a URL below `/v2/`. All parts of `path` have been validated.
     pub(super) fn url(&self, path: &str) -> Result<Url> {
         self.base.join(path).map_err(|error| Error::Malformed {
-            what: "the address of an image".to_owned(),
+            what: "the URL of an image".to_owned(),
             reason: error.to_string(),
         })
     }
@@ -228,21 +231,23 @@ impl Endpoint {
         self.base.host_str()
     }
 
-    /// What a token is sent as, if that is what there is.
+    /// Returns the `Authorization` header for a bearer token, if the credentials
+    /// are one.
     pub(super) fn bearer(&self) -> Result<Option<HeaderValue>> {
         match &self.credentials {
-            Some(Credentials::Token(token)) => secret("Bearer", token).map(Some),
+            Some(RegistryCredentials::Token(token)) => sensitive_header("Bearer", token).map(Some),
             _ => Ok(None),
         }
     }
 }
 
-/// A header that no log shows.
-pub(super) fn secret(scheme: &str, token: &str) -> Result<HeaderValue> {
+/// Creates an `Authorization` header that is marked as sensitive, so that logs do
+/// not contain it.
+pub(super) fn sensitive_header(scheme: &str, token: &str) -> Result<HeaderValue> {
     let mut value =
         HeaderValue::from_str(&format!("{scheme} {token}")).map_err(|_| Error::Malformed {
             what: "a token".to_owned(),
-            reason: "it has characters that no header can hold".to_owned(),
+            reason: "it has characters that are not allowed in a header".to_owned(),
         })?;
     value.set_sensitive(true);
     Ok(value)
@@ -252,7 +257,10 @@ pub(super) fn secret(scheme: &str, token: &str) -> Result<HeaderValue> {
 mod tests {
     use super::*;
 
-    fn endpoint(registries: &Registries, name: &str) -> Result<(String, Option<Credentials>)> {
+    fn endpoint(
+        registries: &Registries,
+        name: &str,
+    ) -> Result<(String, Option<RegistryCredentials>)> {
         let endpoint = registries.endpoint(&name.parse()?)?;
         let url = endpoint.url(&format!("{}/x", endpoint.repository))?;
         Ok((url.to_string(), endpoint.credentials))
@@ -304,14 +312,14 @@ mod tests {
         .unwrap();
         let registries = Registries::default().docker_config(file.path()).unwrap();
         let user = |name: &str, password: &str| {
-            Some(Credentials::User { name: name.to_owned(), password: password.to_owned() })
+            Some(RegistryCredentials::User { name: name.to_owned(), password: password.to_owned() })
         };
         for (name, expected) in [
             ("python", user("user", "pass")),
             ("ghcr.io/a/b", user("me", "secret:with:colons")),
             ("kept.example/a", None),
             ("other.example/a", None),
-            ("token.example/a", Some(Credentials::Identity("abc".to_owned()))),
+            ("token.example/a", Some(RegistryCredentials::Identity("abc".to_owned()))),
         ] {
             assert_eq!(endpoint(&registries, name).unwrap().1, expected, "{name}");
         }

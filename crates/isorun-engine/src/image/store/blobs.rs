@@ -1,4 +1,4 @@
-//! Content by its digest.
+//! Content-addressed blobs.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -12,43 +12,44 @@ use crate::image::error::{Error, Result};
 use crate::image::limits::Limits;
 
 impl Store {
-    fn blob(&self, digest: &Digest) -> PathBuf {
-        // An algorithm and hexadecimal digits, or a name of `Hasher::like`'s
-        // refusal: `Digest` has no other characters than these.
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        // Safe as a path: `Digest` contains no characters but those of an algorithm
+        // and hexadecimal digits.
         self.path("blobs").join(digest.algorithm().as_ref()).join(digest.digest())
     }
 
-    /// Whether a blob is there. What is not of the right size is not.
+    /// Reports whether a blob of the right size exists.
     pub(crate) fn has_blob(&self, digest: &Digest, size: u64) -> bool {
-        fs::metadata(self.blob(digest)).is_ok_and(|found| found.is_file() && found.len() == size)
+        fs::metadata(self.blob_path(digest))
+            .is_ok_and(|found| found.is_file() && found.len() == size)
     }
 
     pub(crate) fn open_blob(&self, digest: &Digest) -> Result<File> {
-        let path = self.blob(digest);
+        let path = self.blob_path(digest);
         File::open(&path).map_err(Error::at("open a layer in the image store", path))
     }
 
-    /// Removes a blob that is not what its name says.
-    pub(crate) fn drop_blob(&self, digest: &Digest) -> Result<()> {
-        let path = self.blob(digest);
+    /// Removes a blob that does not match its digest.
+    pub(crate) fn remove_blob(&self, digest: &Digest) -> Result<()> {
+        let path = self.blob_path(digest);
         fs::remove_file(&path).map_err(Error::at("remove a damaged blob", path))
     }
 
-    /// Reads a blob again and compares it with its name.
-    pub(crate) fn blob_holds(&self, digest: &Digest) -> Result<bool> {
+    /// Verifies a blob on disk against its digest.
+    pub(crate) fn blob_is_intact(&self, digest: &Digest) -> Result<bool> {
         let mut hasher = Hasher::like(digest, "a blob")?;
         hash(&mut self.open_blob(digest)?, u64::MAX, &mut hasher)?;
         Ok(hasher.finish() == *digest)
     }
 
-    /// A small document, checked, or `None` if it is not there.
+    /// Reads and verifies a document. Returns `None` if it does not exist.
     pub(crate) fn document(
         &self,
         what: &str,
         digest: &Digest,
         limits: &Limits,
     ) -> Result<Option<Vec<u8>>> {
-        let path = self.blob(digest);
+        let path = self.blob_path(digest);
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -62,24 +63,24 @@ impl Store {
         Ok(Some(bytes))
     }
 
-    /// Keeps a small document, whose digest was checked.
-    pub(crate) fn keep_document(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
+    /// Stores a document, whose digest has been verified.
+    pub(crate) fn put_document(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
         if self.has_blob(digest, bytes.len() as u64) {
             return Ok(());
         }
-        let path = self.blob(digest);
-        self.make_parent(&path)?;
-        self.replace(path, bytes)
+        let path = self.blob_path(digest);
+        self.create_parent(&path)?;
+        self.write_atomic(path, bytes)
     }
 
-    /// Keeps what a reader gives, and tells its digest and size. The caller
-    /// keeps the collection of garbage away.
+    /// Stores the content of a reader, and returns its digest and size. The caller
+    /// must hold the shared lock, so that it is not collected.
     pub(crate) fn ingest(&self, reader: impl std::io::Read, limit: u64) -> Result<(Digest, u64)> {
-        self.take_in(reader, limit, Hasher::sha256(), |_, _| Ok(()))
+        self.write_blob(reader, limit, Hasher::sha256(), |_, _| Ok(()))
     }
 
-    /// Keeps what a reader gives if it has this digest.
-    pub(crate) fn ingest_as(
+    /// Stores the content of a reader if it has the expected digest.
+    pub(crate) fn ingest_verified(
         &self,
         what: &str,
         reader: impl std::io::Read,
@@ -87,11 +88,11 @@ impl Store {
         size: u64,
     ) -> Result<()> {
         let hasher = Hasher::like(expected, what)?;
-        self.take_in(reader, size, hasher, |actual, _| digest::same(what, expected, actual))
+        self.write_blob(reader, size, hasher, |actual, _| digest::same(what, expected, actual))
             .map(drop)
     }
 
-    fn take_in(
+    fn write_blob(
         &self,
         mut reader: impl std::io::Read,
         limit: u64,
@@ -121,58 +122,59 @@ impl Store {
         check(&digest, size)?;
         if !self.has_blob(&digest, size) {
             file.as_file().sync_data().map_err(failed())?;
-            let path = self.blob(&digest);
-            self.make_parent(&path)?;
+            let path = self.blob_path(&digest);
+            self.create_parent(&path)?;
             file.persist(&path).map_err(|error| failed()(error.error))?;
             sync_parent(&path)?;
         }
         Ok((digest, size))
     }
 
-    /// A file without a name, for what is needed for a moment.
+    /// Creates a temporary file without a name.
     pub(crate) fn scratch(&self) -> Result<File> {
         tempfile::tempfile_in(self.path("tmp"))
-            .map_err(Error::at("make a temporary file", self.path("tmp")))
+            .map_err(Error::at("create a temporary file", self.path("tmp")))
     }
 
-    /// What was fetched of a blob before. The caller has the right to make it.
-    pub(crate) fn partial(&self, digest: &Digest) -> Partial {
-        Partial { store: self.clone(), digest: digest.clone() }
+    /// Returns the partially fetched blob. The caller must hold its build lock.
+    pub(crate) fn partial(&self, digest: &Digest) -> PartialBlob {
+        PartialBlob { store: self.clone(), digest: digest.clone() }
     }
 
-    fn make_parent(&self, path: &std::path::Path) -> Result<()> {
+    fn create_parent(&self, path: &std::path::Path) -> Result<()> {
         match path.parent() {
             Some(parent) => fs::create_dir_all(parent)
-                .map_err(Error::at("make a folder of the image store", parent)),
+                .map_err(Error::at("create a directory of the image store", parent)),
             None => Ok(()),
         }
     }
 }
 
-/// The beginning of a blob.
+/// The fetched start of a blob.
 #[derive(Clone)]
-pub(crate) struct Partial {
+pub(crate) struct PartialBlob {
     store: Store,
     digest: Digest,
 }
 
-impl Partial {
+impl PartialBlob {
     fn path(&self) -> PathBuf {
         self.store.path("partial").join(file_name(&self.digest))
     }
 
-    /// How many bytes there are.
+    /// Returns the number of bytes on disk.
     pub(crate) fn len(&self) -> u64 {
         fs::metadata(self.path()).map_or(0, |found| found.len())
     }
 
     pub(crate) fn discard(&self) {
-        // If it stays, its digest will not hold, and it is discarded again.
+        // If removing fails, verifying the digest fails later, and it is discarded
+        // again.
         let _ = fs::remove_file(self.path());
     }
 
-    /// Opens it for appending after the first `offset` bytes, which are hashed.
-    pub(crate) fn append(&self, offset: u64) -> Result<Append> {
+    /// Opens the blob for appending after the first `offset` bytes, which are hashed.
+    pub(crate) fn append(&self, offset: u64) -> Result<PartialWriter> {
         let path = self.path();
         let failed = || Error::at("write a layer to the image store", path.clone());
         let mut file = OpenOptions::new()
@@ -186,19 +188,19 @@ impl Partial {
         hash(&mut file, offset, &mut hasher)?;
         file.set_len(offset).map_err(failed())?;
         file.seek(SeekFrom::Start(offset)).map_err(failed())?;
-        Ok(Append { partial: self.clone(), file, hasher, len: offset })
+        Ok(PartialWriter { partial: self.clone(), file, hasher, len: offset })
     }
 }
 
-/// A blob that grows.
-pub(crate) struct Append {
-    partial: Partial,
+/// A writer that appends to a partial blob.
+pub(crate) struct PartialWriter {
+    partial: PartialBlob,
     file: File,
     hasher: Hasher,
     len: u64,
 }
 
-impl Append {
+impl PartialWriter {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.file
             .write_all(bytes)
@@ -212,9 +214,9 @@ impl Append {
         self.len
     }
 
-    /// Compares the digest, and gives the blob its name.
+    /// Verifies the digest, and moves the blob to its final name.
     pub(crate) fn commit(self, what: &str) -> Result<()> {
-        let Append { partial, file, hasher, .. } = self;
+        let PartialWriter { partial, file, hasher, .. } = self;
         let outcome = digest::same(what, &partial.digest, &hasher.finish());
         if outcome.is_err() {
             partial.discard();
@@ -222,17 +224,17 @@ impl Append {
         }
         let failed = || Error::at("write a layer to the image store", partial.path());
         file.sync_data().map_err(failed())?;
-        let path = partial.store.blob(&partial.digest);
-        partial.store.make_parent(&path)?;
+        let path = partial.store.blob_path(&partial.digest);
+        partial.store.create_parent(&path)?;
         fs::rename(partial.path(), &path).map_err(failed())?;
         sync_parent(&path)
     }
 }
 
-/// Feeds the next `most` bytes of a file to a hasher.
-fn hash(file: &mut File, most: u64, hasher: &mut Hasher) -> Result<()> {
+/// Hashes the next `max_bytes` bytes of a file.
+fn hash(file: &mut File, max_bytes: u64, hasher: &mut Hasher) -> Result<()> {
     let mut buffer = vec![0; 256 << 10];
-    let mut reader = file.take(most);
+    let mut reader = file.take(max_bytes);
     loop {
         match reader.read(&mut buffer) {
             Ok(0) => return Ok(()),

@@ -1,4 +1,4 @@
-//! Which names there are, and what they stand for.
+//! The index of images, by reference.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -7,33 +7,34 @@ use oci_spec::image::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::Store;
-use super::lock::{Lock, Mode};
+use super::lock::{Lock, LockMode};
 use crate::image::error::{Error, Result};
 use crate::image::reference::Reference;
 
-/// A name and its image.
+/// An image in the index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Entry {
-    /// The full name.
+    /// The full reference.
     #[serde(skip)]
     pub reference: String,
-    /// What the name stands for at its registry: a manifest, or an index of
+    /// The digest of the reference at its registry: of a manifest, or of an index of
     /// manifests for several platforms.
     pub digest: Digest,
-    /// The manifest of the platform that was chosen.
+    /// The digest of the manifest of the selected platform.
     pub manifest: Digest,
-    /// Its configuration.
+    /// The digest of its configuration.
     pub config: Digest,
-    /// The compressed layers.
+    /// The digests of the compressed layers.
     pub layers: Vec<Digest>,
-    /// Names the folder of the unpacked layers.
-    pub chain: Digest,
-    /// Bytes of the compressed layers.
+    /// The ChainID, which names the directory of the unpacked layers.
+    #[serde(rename = "chain")]
+    pub chain_id: Digest,
+    /// The bytes of the compressed layers.
     pub compressed: u64,
-    /// Bytes of the unpacked files.
+    /// The bytes of the unpacked files.
     pub size: u64,
-    /// When it was pulled or imported, in seconds since 1970.
+    /// The time of the pull or import, in seconds since 1970.
     pub created: u64,
 }
 
@@ -43,8 +44,8 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// The entry of a name. By digest, an image that was pulled by tag is found
-    /// as well.
+    /// Returns the entry of a reference. A reference by digest also matches an image
+    /// of the same repository that was pulled by tag.
     pub(super) fn find(&self, reference: &Reference) -> Option<&Entry> {
         if let Some(entry) = self.images.get(&reference.to_string()) {
             return Some(entry);
@@ -80,7 +81,7 @@ impl Store {
         };
         let mut index: Index = serde_json::from_slice(&text).map_err(|error| Error::Damaged {
             what: format!(
-                "its index.json cannot be read ({error}); remove that file, \
+                "its index.json is invalid ({error}); remove that file, \
                  and pull or import the images again"
             ),
         })?;
@@ -90,22 +91,22 @@ impl Store {
         Ok(index)
     }
 
-    /// Changes the index, one at a time.
+    /// Changes the index under its lock.
     pub(super) async fn change_index<T>(&self, change: impl FnOnce(&mut Index) -> T) -> Result<T> {
-        let _lock = Lock::wait(&self.path("index.lock"), Mode::Exclusive).await?;
+        let _lock = Lock::wait(&self.path("index.lock"), LockMode::Exclusive).await?;
         let mut index = self.read_index()?;
-        let answer = change(&mut index);
+        let result = change(&mut index);
         let text = serde_json::to_vec_pretty(&index).map_err(|error| Error::Io {
             what: "write the list of images".to_owned(),
             path: None,
             source: error.into(),
         })?;
-        self.replace("index.json", &text)?;
-        Ok(answer)
+        self.write_atomic("index.json", &text)?;
+        Ok(result)
     }
 
-    /// Gives an image its name. What it consists of must be there.
-    pub(crate) async fn name(&self, mut entry: Entry) -> Result<()> {
+    /// Adds an image to the index. Its content must be complete.
+    pub(crate) async fn add_to_index(&self, mut entry: Entry) -> Result<()> {
         entry.created =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         self.change_index(|index| index.images.insert(entry.reference.clone(), entry)).await?;

@@ -1,4 +1,4 @@
-//! Locks between processes, and what work under way relies on.
+//! Locks between processes, and the digests that running operations need.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
@@ -13,24 +13,24 @@ use tempfile::NamedTempFile;
 use super::Store;
 use crate::image::error::{Error, Result};
 
-/// A lock that the kernel lets go of when the process dies.
+/// A file lock, which the kernel releases when the process terminates.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
 }
 
 #[derive(Clone, Copy)]
-pub(super) enum Mode {
+pub(super) enum LockMode {
     Shared,
     Exclusive,
 }
 
 impl Lock {
-    /// Waits for a lock, without keeping a thread.
-    pub(super) async fn wait(path: &Path, mode: Mode) -> Result<Self> {
+    /// Waits for a lock, without blocking a thread.
+    pub(super) async fn wait(path: &Path, mode: LockMode) -> Result<Self> {
         let file = open(path)?;
         let mut pause = Duration::from_millis(1);
-        while !tried(&file, mode, path)? {
+        while !try_lock(&file, mode, path)? {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(100));
         }
@@ -38,10 +38,11 @@ impl Lock {
     }
 }
 
-pub(super) fn tried(file: &File, mode: Mode, path: &Path) -> Result<bool> {
+/// Tries to lock a file. Returns `false` if it is locked.
+pub(super) fn try_lock(file: &File, mode: LockMode, path: &Path) -> Result<bool> {
     let outcome = match mode {
-        Mode::Shared => file.try_lock_shared(),
-        Mode::Exclusive => file.try_lock(),
+        LockMode::Shared => file.try_lock_shared(),
+        LockMode::Exclusive => file.try_lock(),
     };
     match outcome {
         Ok(()) => Ok(true),
@@ -50,11 +51,11 @@ pub(super) fn tried(file: &File, mode: Mode, path: &Path) -> Result<bool> {
     }
 }
 
-/// Locks what was just made. `false`: garbage collection, which takes what is
-/// not locked for what a crash has left, was faster.
-fn claimed(made: &File, path: &Path) -> Result<bool> {
-    Ok(tried(made, Mode::Exclusive, path)?
-        && made.metadata().map_err(Error::at("lock the image store", path))?.nlink() > 0)
+/// Locks a new file or directory. Returns `false` if garbage collection, which treats
+/// unlocked ones as leftovers of a crash, has locked or removed it first.
+fn try_lock_new(new: &File, path: &Path) -> Result<bool> {
+    Ok(try_lock(new, LockMode::Exclusive, path)?
+        && new.metadata().map_err(Error::at("lock the image store", path))?.nlink() > 0)
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -67,108 +68,112 @@ fn open(path: &Path) -> Result<File> {
         .map_err(Error::at("lock the image store", path))
 }
 
-/// Says what a pull or an import relies on until its image has a name, so that
-/// nobody collects it. Ends when it is dropped, or its process dies.
+/// A guard that protects the digests of a running operation from garbage collection
+/// until its image is in the index. The protection ends when it is dropped, or its
+/// process terminates.
 #[derive(Debug)]
-pub(crate) struct Work {
+pub(crate) struct GcGuard {
     path: PathBuf,
     _file: File,
 }
 
-impl Drop for Work {
+impl Drop for GcGuard {
     fn drop(&mut self) {
-        // What stays is found by the collection of garbage.
+        // If removing fails, garbage collection removes the file.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
 impl Store {
-    /// Announces work. From here on garbage collection spares `digests`.
-    pub(crate) async fn work<'a>(
+    /// Protects `digests` from garbage collection while the guard exists.
+    pub(crate) async fn protect<'a>(
         &self,
         digests: impl IntoIterator<Item = &'a Digest>,
-    ) -> Result<Work> {
+    ) -> Result<GcGuard> {
         let names: Vec<&Digest> = digests.into_iter().collect();
         let text = serde_json::to_vec(&names).map_err(|error| Error::Io {
-            what: "announce work on an image".to_owned(),
+            what: "register an operation on an image".to_owned(),
             path: None,
             source: error.into(),
         })?;
-        let _store = self.share().await?;
-        let folder = self.path("work");
-        let failed = || Error::at("announce work on an image", folder.clone());
-        let (mut file, path) = NamedTempFile::new_in(&folder)
+        let _store = self.lock_shared().await?;
+        let directory = self.path("work");
+        let failed = || Error::at("register an operation on an image", directory.clone());
+        let (mut file, path) = NamedTempFile::new_in(&directory)
             .map_err(failed())?
             .keep()
             .map_err(|error| failed()(error.error))?;
-        tried(&file, Mode::Exclusive, &path)?;
+        try_lock(&file, LockMode::Exclusive, &path)?;
         file.write_all(&text).map_err(failed())?;
-        Ok(Work { path, _file: file })
+        Ok(GcGuard { path, _file: file })
     }
 
-    /// A new file in `tmp`. While its maker lives, nobody collects it.
+    /// Creates a file in `tmp`, locked against garbage collection.
     pub(super) fn temporary(&self) -> Result<NamedTempFile> {
         let tmp = self.path("tmp");
         loop {
             let file = NamedTempFile::new_in(&tmp)
-                .map_err(Error::at("make a file in the image store", &tmp))?;
-            if claimed(file.as_file(), file.path())? {
+                .map_err(Error::at("create a file in the image store", &tmp))?;
+            if try_lock_new(file.as_file(), file.path())? {
                 return Ok(file);
             }
         }
     }
 
-    /// A new folder in `tmp`, with the lock that keeps it while its maker lives.
-    pub(super) fn temporary_folder(&self) -> Result<(PathBuf, File)> {
+    /// Creates a directory in `tmp`, and returns it with its lock against garbage
+    /// collection.
+    pub(super) fn temporary_directory(&self) -> Result<(PathBuf, File)> {
         let tmp = self.path("tmp");
-        let failed = || Error::at("make a folder in the image store", tmp.clone());
+        let failed = || Error::at("create a directory in the image store", tmp.clone());
         loop {
-            let folder = tempfile::Builder::new()
+            let directory = tempfile::Builder::new()
                 .permissions(Permissions::from_mode(0o700))
                 .tempdir_in(&tmp)
                 .map_err(failed())?;
-            let lock = match File::open(folder.path()) {
+            let lock = match File::open(directory.path()) {
                 Ok(lock) => lock,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed()(error)),
             };
-            if claimed(&lock, folder.path())? {
-                return Ok((folder.keep(), lock));
+            if try_lock_new(&lock, directory.path())? {
+                return Ok((directory.keep(), lock));
             }
         }
     }
 
-    /// Keeps the collection of garbage away, for a moment.
-    pub(crate) async fn share(&self) -> Result<Lock> {
-        Lock::wait(&self.path("lock"), Mode::Shared).await
+    /// Takes the shared lock of the store, which prevents garbage collection.
+    pub(crate) async fn lock_shared(&self) -> Result<Lock> {
+        Lock::wait(&self.path("lock"), LockMode::Shared).await
     }
 
-    /// Keeps everybody else away who begins something.
-    pub(super) async fn alone(&self) -> Result<Lock> {
-        Lock::wait(&self.path("lock"), Mode::Exclusive).await
+    /// Takes the exclusive lock of the store, which prevents new operations.
+    pub(super) async fn lock_exclusive(&self) -> Result<Lock> {
+        Lock::wait(&self.path("lock"), LockMode::Exclusive).await
     }
 
-    /// The right to make one blob or one root; others wait, and then find it.
-    pub(crate) async fn making(&self, what: &str, digest: &Digest) -> Result<Lock> {
-        let name = format!("{what}-{}", super::file_name(digest));
-        Lock::wait(&self.path("locks").join(name), Mode::Exclusive).await
+    /// Takes the lock for creating one blob or one root. Others wait, and then find
+    /// it complete.
+    pub(crate) async fn lock_build(&self, kind: &str, digest: &Digest) -> Result<Lock> {
+        let name = format!("{kind}-{}", super::file_name(digest));
+        Lock::wait(&self.path("locks").join(name), LockMode::Exclusive).await
     }
 
-    /// What all work under way relies on. Removes the notes of the dead.
-    pub(super) fn relied_on(&self) -> Result<BTreeSet<String>> {
-        let folder = self.path("work");
-        let failed = || Error::at("read the image store", folder.clone());
+    /// Returns the digests that running operations need. Removes the files of
+    /// terminated processes.
+    pub(super) fn protected_digests(&self) -> Result<BTreeSet<String>> {
+        let directory = self.path("work");
+        let failed = || Error::at("read the image store", directory.clone());
         let mut names = BTreeSet::new();
-        for note in std::fs::read_dir(&folder).map_err(failed())? {
+        for note in std::fs::read_dir(&directory).map_err(failed())? {
             let path = note.map_err(failed())?.path();
             let Ok(mut file) = File::open(&path) else { continue };
-            if tried(&file, Mode::Shared, &path)? {
+            if try_lock(&file, LockMode::Shared, &path)? {
                 std::fs::remove_file(&path).map_err(failed())?;
                 continue;
             }
             let mut text = String::new();
             file.read_to_string(&mut text).map_err(failed())?;
-            // Written under the lock that the caller has: it is whole.
+            // Complete: it was written under the store's lock, which the caller holds.
             names.extend(serde_json::from_str::<Vec<String>>(&text).unwrap_or_default());
         }
         Ok(names)

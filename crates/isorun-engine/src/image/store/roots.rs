@@ -1,4 +1,5 @@
-//! Unpacked layers: made aside, put into place whole, kept while in use.
+//! Unpacked layers: built under a temporary name, renamed when complete, and kept while
+//! in use.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -9,104 +10,110 @@ use std::sync::Arc;
 
 use oci_spec::image::Digest;
 
-use super::lock::{Mode, tried};
+use super::lock::{LockMode, try_lock};
 use super::{Image, Store, file_name, sync_parent};
 use crate::image::error::{Error, Result};
 use crate::image::limits::Limits;
-use crate::image::unpack::{Stop, Summary, Unpacker, remove_tree};
+use crate::image::unpack::{CancelFlag, UnpackSummary, Unpacker, remove_tree};
 
-/// Keeps the folder of an image. Dropping the last clone lets it go, and so
-/// does the end of the process.
+/// A lease, which keeps the directory of an image until the last clone is dropped or
+/// the process terminates.
 #[derive(Debug, Clone)]
 pub struct Lease {
-    _folder: Arc<File>,
+    _directory: Arc<File>,
 }
 
-/// A folder that is being made. Dropped before it was put into place, it goes.
-pub(crate) struct Building {
+/// A root directory under construction. It is removed if this is dropped before
+/// [`commit`](Self::commit).
+pub(crate) struct RootBuilder {
     store: Store,
-    chain: Digest,
-    folder: PathBuf,
-    /// Locked, so that it is not taken for what a crash has left.
+    chain_id: Digest,
+    directory: PathBuf,
+    /// The lock, so that garbage collection does not treat it as a leftover of a crash.
     lock: File,
-    /// There until the end, and gone if this is dropped on the way.
+    /// The unpacker; `None` once committed or discarded.
     unpacker: Option<Unpacker>,
     done: bool,
 }
 
 impl Store {
-    fn root(&self, chain: &Digest) -> PathBuf {
-        self.path("roots").join(file_name(chain))
+    fn root_path(&self, chain_id: &Digest) -> PathBuf {
+        self.path("roots").join(file_name(chain_id))
     }
 
-    /// Whether a root is there.
-    pub(crate) fn has_root(&self, chain: &Digest) -> Result<bool> {
-        Ok(self.lease_root(chain)?.is_some())
+    /// Reports whether a root exists.
+    pub(crate) fn has_root(&self, chain_id: &Digest) -> Result<bool> {
+        Ok(self.lease_root(chain_id)?.is_some())
     }
 
-    /// Takes a lease of a root, if it is there.
-    pub(super) fn lease_root(&self, chain: &Digest) -> Result<Option<(Lease, PathBuf, Summary)>> {
-        let path = self.root(chain);
+    /// Takes a lease of a root, if it exists.
+    pub(super) fn lease_root(
+        &self,
+        chain_id: &Digest,
+    ) -> Result<Option<(Lease, PathBuf, UnpackSummary)>> {
+        let path = self.root_path(chain_id);
         let failed = || Error::at("open an unpacked image", path.clone());
-        // Whoever removes one takes the lock first and moves it away then: so
-        // what still has its name under our lock stays.
+        // A root is removed by locking it first and renaming it then: so one that
+        // still has its name while this holds the lock is kept.
         for _ in 0..1000 {
-            let folder = match File::open(&path) {
-                Ok(folder) => folder,
+            let directory = match File::open(&path) {
+                Ok(directory) => directory,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(failed()(error)),
             };
-            if !tried(&folder, Mode::Shared, &path)? {
+            if !try_lock(&directory, LockMode::Shared, &path)? {
                 std::thread::yield_now();
                 continue;
             }
-            let ours = folder.metadata().map_err(failed())?;
-            if fs::metadata(&path).is_ok_and(|named| named.ino() == ours.ino()) {
+            let opened = directory.metadata().map_err(failed())?;
+            if fs::metadata(&path).is_ok_and(|named| named.ino() == opened.ino()) {
                 let text = fs::read(path.join("root.json")).map_err(failed())?;
                 let summary = serde_json::from_slice(&text).map_err(|error| Error::Damaged {
-                    what: format!("the note of the unpacked image {chain} ({error})"),
+                    what: format!(
+                        "root.json of the unpacked image {chain_id} is invalid ({error})"
+                    ),
                 })?;
-                let lease = Lease { _folder: Arc::new(folder) };
+                let lease = Lease { _directory: Arc::new(directory) };
                 return Ok(Some((lease, path.join("root"), summary)));
             }
         }
         Ok(None)
     }
 
-    /// Keeps an image's folder beyond the end of this process, under a name of
-    /// 1 to 64 of `a-z`, `0-9` and `-`: a sandbox outlives the server that made
-    /// it. [`release`](Self::release) ends it.
+    /// Creates a hold, which keeps an image's directory beyond the end of this
+    /// process, since sandboxes outlive the server. The name has 1 to 64 of `a-z`,
+    /// `0-9` and `-`. [`release`](Self::release) removes the hold.
     pub fn hold(&self, name: &str, image: &Image) -> Result<()> {
-        // The image's lease keeps the folder until the hold is written.
-        self.replace(hold_path(name)?, image.chain.to_string().as_bytes())
+        // The image's lease keeps the directory until the hold is written.
+        self.write_atomic(hold_path(name)?, image.chain_id.to_string().as_bytes())
     }
 
-    /// Keeps what another hold keeps, under a name of its own, and gives the
-    /// folder. `None`: there is no such hold.
-    pub fn hold_also(&self, name: &str, held: &str) -> Result<Option<PathBuf>> {
-        let Some(chain) = self.chain_of(held)? else { return Ok(None) };
-        // The other hold keeps the folder until this one is written.
-        self.replace(hold_path(name)?, chain.to_string().as_bytes())?;
-        Ok(Some(self.root(&chain).join("root")))
+    /// Creates a hold of the directory that the hold `from` keeps, and returns the
+    /// directory. Returns `None` if `from` does not exist.
+    pub fn copy_hold(&self, name: &str, from: &str) -> Result<Option<PathBuf>> {
+        let Some(chain_id) = self.held_chain_id(from)? else { return Ok(None) };
+        // The other hold keeps the directory until this one is written.
+        self.write_atomic(hold_path(name)?, chain_id.to_string().as_bytes())?;
+        Ok(Some(self.root_path(&chain_id).join("root")))
     }
 
-    /// The folder that a hold keeps. `None`: there is no such hold.
-    pub fn root_of(&self, held: &str) -> Result<Option<PathBuf>> {
-        Ok(self.chain_of(held)?.map(|chain| self.root(&chain).join("root")))
+    /// Returns the directory that a hold keeps, or `None` if the hold does not exist.
+    pub fn held_root(&self, name: &str) -> Result<Option<PathBuf>> {
+        Ok(self.held_chain_id(name)?.map(|chain_id| self.root_path(&chain_id).join("root")))
     }
 
-    fn chain_of(&self, held: &str) -> Result<Option<Digest>> {
-        let path = self.path(hold_path(held)?);
-        let chain = match fs::read_to_string(&path) {
-            Ok(chain) => chain,
+    fn held_chain_id(&self, name: &str) -> Result<Option<Digest>> {
+        let path = self.path(hold_path(name)?);
+        let chain_id = match fs::read_to_string(&path) {
+            Ok(chain_id) => chain_id,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::at("read a hold of an image", path)(error)),
         };
-        let damaged = |_| Error::Damaged { what: format!("the hold {held}") };
-        Ok(Some(chain.parse().map_err(damaged)?))
+        let damaged = |_| Error::Damaged { what: format!("the hold {name} is not a digest") };
+        Ok(Some(chain_id.parse().map_err(damaged)?))
     }
 
-    /// Ends a hold. One that is not there is no error.
+    /// Removes a hold. A missing one is not an error.
     pub fn release(&self, name: &str) -> Result<()> {
         let path = self.path(hold_path(name)?);
         match fs::remove_file(&path) {
@@ -117,58 +124,58 @@ impl Store {
         }
     }
 
-    /// The names of all holds.
+    /// Lists the names of all holds.
     pub fn holds(&self) -> Result<Vec<String>> {
         Ok(self.entries("holds")?.into_iter().map(|(name, _)| name).collect())
     }
 
-    /// What is held.
-    pub(super) fn held(&self) -> Result<BTreeSet<String>> {
-        let mut chains = BTreeSet::new();
+    /// Returns the ChainIDs of all holds.
+    pub(super) fn held_chain_ids(&self) -> Result<BTreeSet<String>> {
+        let mut chain_ids = BTreeSet::new();
         for (_, path) in self.entries("holds")? {
             match fs::read_to_string(&path) {
-                Ok(chain) => drop(chains.insert(chain)),
+                Ok(chain_id) => drop(chain_ids.insert(chain_id)),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err(Error::at("read a hold of an image", path)(error)),
             }
         }
-        Ok(chains)
+        Ok(chain_ids)
     }
 
-    /// Begins to make a root. The caller has the right to make it.
+    /// Starts building a root. The caller must hold its build lock.
     pub(crate) fn build_root(
         &self,
-        chain: &Digest,
+        chain_id: &Digest,
         limits: &Limits,
-        stop: Stop,
-    ) -> Result<Building> {
-        let failed = || Error::at("make a folder to unpack to", self.path("tmp"));
-        let (folder, lock) = self.temporary_folder()?;
-        let mut building = Building {
+        cancel: CancelFlag,
+    ) -> Result<RootBuilder> {
+        let failed = || Error::at("create a directory to unpack to", self.path("tmp"));
+        let (directory, lock) = self.temporary_directory()?;
+        let mut building = RootBuilder {
             store: self.clone(),
-            chain: chain.clone(),
-            folder,
+            chain_id: chain_id.clone(),
+            directory,
             lock,
             unpacker: None,
             done: false,
         };
-        let (root, trash) = (building.folder.join("root"), building.folder.join("trash"));
+        let (root, trash) = (building.directory.join("root"), building.directory.join("trash"));
         for path in [&root, &trash] {
-            // What an image does not say about its root folder is what people
-            // expect: anybody may look.
+            // The default mode of a root directory that the image does not describe
+            // is 0755, whatever the umask.
             fs::DirBuilder::new().mode(0o700).create(path).map_err(failed())?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(failed())?;
         }
-        building.unpacker = Some(Unpacker::new(&root, &trash, limits, stop)?);
+        building.unpacker = Some(Unpacker::new(&root, &trash, limits, cancel)?);
         Ok(building)
     }
 
-    /// Moves something out of the way, and removes it. `path` is in the store.
+    /// Renames a path of the store to a temporary name, and removes it.
     pub(super) fn discard(&self, path: &Path) -> Result<()> {
         let failed = || Error::at("remove from the image store", path);
-        let (aside, folder) = self.temporary_folder()?;
+        let (aside, directory) = self.temporary_directory()?;
         match fs::rename(path, aside.join("old")) {
-            Ok(()) => remove_tree(folder.as_fd(), "old").map_err(failed())?,
+            Ok(()) => remove_tree(directory.as_fd(), "old").map_err(failed())?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed()(error)),
         }
@@ -181,41 +188,42 @@ fn hold_path(name: &str) -> Result<PathBuf> {
     if name.is_empty() || name.len() > 64 || !name.bytes().all(allowed) {
         return Err(Error::Reference {
             input: name.chars().take(80).flat_map(char::escape_debug).collect(),
-            reason: "the name of a hold is 1 to 64 of a-z, 0-9 and -".to_owned(),
+            reason: "the name of a hold has 1 to 64 characters of a-z, 0-9 and -".to_owned(),
         });
     }
     Ok(Path::new("holds").join(name))
 }
 
-impl Building {
+impl RootBuilder {
     pub(crate) fn unpacker(&mut self) -> Result<&mut Unpacker> {
         self.unpacker.as_mut().ok_or(Error::Cancelled)
     }
 
-    /// Removes what was made, and returns when it is gone.
+    /// Removes the directory, and returns when it is removed.
     pub(crate) fn discard(mut self) {
         self.unpacker = None;
         self.done = true;
-        clear(&self.lock, &self.folder);
+        remove_unfinished(&self.lock, &self.directory);
     }
 
-    /// Completes the folder and puts it into place.
+    /// Completes the directory and renames it to its final name.
     pub(crate) fn commit(mut self) -> Result<()> {
         let unpacker = self.unpacker.take().ok_or(Error::Cancelled)?;
         let summary = unpacker.finish()?;
-        let failed = || Error::at("complete an unpacked image", self.folder.clone());
+        let failed = || Error::at("complete an unpacked image", self.directory.clone());
         remove_tree(self.lock.as_fd(), "trash").map_err(failed())?;
         let text = serde_json::to_vec(&summary).map_err(|error| failed()(error.into()))?;
-        fs::write(self.folder.join("root.json"), text).map_err(failed())?;
+        fs::write(self.directory.join("root.json"), text).map_err(failed())?;
         // Thousands of files: one flush of the file system instead of one each.
         rustix::fs::syncfs(&self.lock).map_err(|errno| failed()(errno.into()))?;
-        let path = self.store.root(&self.chain);
-        match fs::rename(&self.folder, &path) {
+        let path = self.store.root_path(&self.chain_id);
+        match fs::rename(&self.directory, &path) {
             Ok(()) => {}
-            // Something that has the name and no note: not ours, and not used.
+            // A directory with the name but without root.json is not a complete root,
+            // and not in use.
             Err(_) if path.exists() && !path.join("root.json").exists() => {
                 self.store.discard(&path)?;
-                fs::rename(&self.folder, &path).map_err(failed())?;
+                fs::rename(&self.directory, &path).map_err(failed())?;
             }
             Err(error) => return Err(failed()(error)),
         }
@@ -224,17 +232,18 @@ impl Building {
     }
 }
 
-impl Drop for Building {
+impl Drop for RootBuilder {
     fn drop(&mut self) {
         if self.done {
             return;
         }
         self.unpacker = None;
-        // The lock goes along: until the end this is no leftover of a crash.
+        // The lock is kept until the removal is complete, so that this is not treated
+        // as a leftover of a crash.
         let Ok(lock) = self.lock.try_clone() else { return };
-        let folder = std::mem::take(&mut self.folder);
-        let remove = move || clear(&lock, &folder);
-        // It may take long, and this may be a thread that must not wait.
+        let directory = std::mem::take(&mut self.directory);
+        let remove = move || remove_unfinished(&lock, &directory);
+        // Removing may take long, and must not block an async worker thread.
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(remove)),
             Err(_) => remove(),
@@ -242,10 +251,10 @@ impl Drop for Building {
     }
 }
 
-fn clear(lock: &File, folder: &Path) {
+fn remove_unfinished(lock: &File, directory: &Path) {
     for name in ["root", "trash", "root.json"] {
-        // What cannot be removed is left to the collection of garbage.
+        // If removing fails, garbage collection removes it.
         let _ = remove_tree(lock.as_fd(), name);
     }
-    let _ = fs::remove_dir(folder);
+    let _ = fs::remove_dir(directory);
 }

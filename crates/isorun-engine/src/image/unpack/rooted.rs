@@ -1,13 +1,13 @@
-//! File operations that cannot leave a folder.
+//! File operations that are confined to a directory.
 //!
-//! A path without symbolic links is opened by the kernel in one step. One with
+//! A path without symbolic links is opened by the kernel in one step. A path with
 //! links is walked component by component, each opened by the kernel without
-//! following anything: absolute links and `..` end inside of the folder as they
-//! would in a `chroot`. The last component is never followed.
+//! following links: absolute links and `..` are resolved within the directory as
+//! they would be in a `chroot`. The last component is never followed.
 //!
-//! The steps of such walks are counted. Forty links of 2,000 components each
-//! make a path of three bytes cost 80,000 lookups, and an archive of a few
-//! kilobytes can ask for thousands of such paths.
+//! The steps of such walks are limited. Forty links of 2,000 components each make a
+//! path of three bytes cost 80,000 lookups, and an archive of a few kilobytes can
+//! contain thousands of such paths.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,47 +17,51 @@ use rustix::io::Errno;
 
 use crate::image::error::Error;
 
-/// Symbolic links that are followed in one path, as in the kernel.
+/// The largest number of symbolic links followed in one path, as in the kernel.
 const MAX_LINKS_PER_PATH: u32 = 40;
-/// Components that an image may make us walk in paths with symbolic links...
+/// The number of components that one image may have walked in paths with symbolic
+/// links ...
 const MAX_LINK_STEPS: u64 = 500_000;
 /// ... and as many more with each entry.
 const LINK_STEPS_PER_ENTRY: u64 = 16;
 
-/// A folder, and a place beside it for what is removed.
-pub(crate) struct Rooted {
+/// A root directory, and a directory beside it for removed entries.
+pub(crate) struct RootDirectory {
     root: OwnedFd,
     trash: OwnedFd,
     trashed: u64,
-    /// The folder that was used last: archives are sorted by folder.
+    /// The directory that was used last, since archives are sorted by directory.
     last: Option<(Vec<u8>, OwnedFd)>,
-    /// Components that may still be walked in paths with symbolic links.
+    /// The remaining components that may be walked in paths with symbolic links.
     steps_left: u64,
-    /// Folders that were made only because a path goes through them, since they
-    /// were last asked for.
-    implied: u64,
+    /// The number of directories that were created only as parents of a path, since
+    /// [`take_implicit_directories`](Self::take_implicit_directories).
+    implicit_directories: u64,
 }
 
-/// A path within the folder: no `.`, no `..`, no empty component. The folder
-/// itself is the empty path.
+/// A path relative to the root directory, without `.`, `..` and empty components. The
+/// root directory itself is the empty path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Inside(Vec<u8>);
+pub(crate) struct RelativePath(Vec<u8>);
 
-impl Inside {
-    /// Takes a path of an archive, or says why it is refused.
-    pub(crate) fn new(raw: &[u8], longest: usize) -> Result<Self, String> {
-        if raw.len() > longest {
-            return Err(format!("a path of {} bytes is over the limit of {longest}", raw.len()));
+impl RelativePath {
+    /// Parses a path of an archive. Returns the reason if it is invalid.
+    pub(crate) fn new(raw: &[u8], max_bytes: usize) -> Result<Self, String> {
+        if raw.len() > max_bytes {
+            return Err(format!(
+                "a path of {} bytes is over the limit of {max_bytes} bytes",
+                raw.len()
+            ));
         }
         let mut path = Vec::with_capacity(raw.len());
         for part in raw.split(|byte| *byte == b'/') {
             match part {
                 b"" | b"." => continue,
-                b".." => return Err("a path with `..` in it".to_owned()),
+                b".." => return Err("a path contains `..`".to_owned()),
                 _ if part.len() > 255 => {
-                    return Err("a name of more than 255 bytes".to_owned());
+                    return Err("a name is longer than 255 bytes".to_owned());
                 }
-                _ if part.contains(&0) => return Err("a name with a NUL in it".to_owned()),
+                _ if part.contains(&0) => return Err("a name contains a NUL".to_owned()),
                 _ => {}
             }
             if !path.is_empty() {
@@ -72,8 +76,8 @@ impl Inside {
         &self.0
     }
 
-    /// The folder that the path is in, and its name there; `None` for the root.
-    pub(crate) fn split(&self) -> Option<(Inside, &[u8])> {
+    /// Splits the path into its parent and its last component; `None` for the root.
+    pub(crate) fn split(&self) -> Option<(RelativePath, &[u8])> {
         if self.0.is_empty() {
             return None;
         }
@@ -106,33 +110,39 @@ impl Inside {
     }
 }
 
-impl Rooted {
+impl RootDirectory {
     pub(crate) fn new(root: OwnedFd, trash: OwnedFd) -> Self {
-        Self { root, trash, trashed: 0, last: None, steps_left: MAX_LINK_STEPS, implied: 0 }
+        Self {
+            root,
+            trash,
+            trashed: 0,
+            last: None,
+            steps_left: MAX_LINK_STEPS,
+            implicit_directories: 0,
+        }
     }
 
     /// Allows the steps of one more entry.
-    pub(crate) fn allow_entry(&mut self) {
+    pub(crate) fn allow_entry_steps(&mut self) {
         self.steps_left = self.steps_left.saturating_add(LINK_STEPS_PER_ENTRY);
     }
 
-    /// Gives the components that may still be walked.
+    /// Returns the remaining components that may be walked.
     #[cfg(test)]
     pub(crate) fn steps_left(&self) -> u64 {
         self.steps_left
     }
 
-    /// Gives the number of folders that were made for paths that go through
-    /// them, and starts counting anew.
-    pub(crate) fn take_implied(&mut self) -> u64 {
-        std::mem::take(&mut self.implied)
+    /// Returns the number of directories created as parents of paths, and resets it.
+    pub(crate) fn take_implicit_directories(&mut self) -> u64 {
+        std::mem::take(&mut self.implicit_directories)
     }
 
-    /// Opens the folder at a path, which is made if it is missing.
-    pub(crate) fn folder(&mut self, path: &Inside) -> io::Result<BorrowedFd<'_>> {
+    /// Opens the directory at a path, and creates it if it is missing.
+    pub(crate) fn open_or_create(&mut self, path: &RelativePath) -> io::Result<BorrowedFd<'_>> {
         let cached = self.last.as_ref().is_some_and(|(known, _)| known == path.bytes());
         if !cached {
-            let fd = match open_plain(self.root.as_fd(), path.bytes()) {
+            let fd = match open_without_symlinks(self.root.as_fd(), path.bytes()) {
                 Err(Errno::NOENT | Errno::LOOP) => self.walk(path.bytes(), true)?,
                 other => other?,
             };
@@ -144,9 +154,9 @@ impl Rooted {
         }
     }
 
-    /// Opens the folder at a path, if there is one.
-    pub(crate) fn existing_folder(&mut self, path: &Inside) -> io::Result<Option<OwnedFd>> {
-        let opened = match open_plain(self.root.as_fd(), path.bytes()) {
+    /// Opens the directory at a path, if it exists.
+    pub(crate) fn open_existing(&mut self, path: &RelativePath) -> io::Result<Option<OwnedFd>> {
+        let opened = match open_without_symlinks(self.root.as_fd(), path.bytes()) {
             Err(Errno::LOOP) => self.walk(path.bytes(), false),
             other => other.map_err(io::Error::from),
         };
@@ -159,34 +169,34 @@ impl Rooted {
         }
     }
 
-    /// Walks a path through symbolic links. With `make`, makes the folders that
-    /// are missing, and those that dangling links on the way point to:
-    /// `var/run -> /run` often comes before `/run`.
-    fn walk(&mut self, path: &[u8], make: bool) -> io::Result<OwnedFd> {
+    /// Walks a path through symbolic links. With `create`, creates missing directories,
+    /// also those that dangling links in the path point to: `var/run -> /run` often
+    /// precedes `/run`.
+    fn walk(&mut self, path: &[u8], create: bool) -> io::Result<OwnedFd> {
         let mut left: Vec<Vec<u8>> = parts(path).collect();
         left.reverse();
-        // Where we are, without links.
-        let mut at = Inside(Vec::new());
-        let mut here = open_plain(self.root.as_fd(), b"")?;
+        // The resolved path of `here`.
+        let mut at = RelativePath(Vec::new());
+        let mut here = open_without_symlinks(self.root.as_fd(), b"")?;
         let mut links = 0;
         while let Some(name) = left.pop() {
-            self.step(1)?;
+            self.count_steps(1)?;
             if name == b".." {
                 at.pop();
-                // The kernel opens it from the root again, and not by `..`.
-                self.step(at.parts().count() as u64)?;
-                here = open_plain(self.root.as_fd(), at.bytes())?;
+                // Opened from the root again, and not by `..`.
+                self.count_steps(at.parts().count() as u64)?;
+                here = open_without_symlinks(self.root.as_fd(), at.bytes())?;
                 continue;
             }
-            match open_plain(here.as_fd(), &name) {
+            match open_without_symlinks(here.as_fd(), &name) {
                 Ok(next) => here = next,
-                Err(Errno::NOENT) if make => {
+                Err(Errno::NOENT) if create => {
                     rustix::fs::mkdirat(&here, &*name, Mode::from_raw_mode(0o755))?;
-                    // What an image does not say has these rights, whatever the umask.
+                    // The default mode is 0755, whatever the umask.
                     let mode = Mode::from_raw_mode(0o755);
                     rustix::fs::chmodat(&here, &*name, mode, AtFlags::empty())?;
-                    self.implied += 1;
-                    here = open_plain(here.as_fd(), &name)?;
+                    self.implicit_directories += 1;
+                    here = open_without_symlinks(here.as_fd(), &name)?;
                 }
                 Err(Errno::LOOP) => {
                     links += 1;
@@ -195,8 +205,8 @@ impl Rooted {
                     }
                     let target = rustix::fs::readlinkat(&here, &*name, Vec::new())?;
                     if target.as_bytes().starts_with(b"/") {
-                        at = Inside(Vec::new());
-                        here = open_plain(self.root.as_fd(), b"")?;
+                        at = RelativePath(Vec::new());
+                        here = open_without_symlinks(self.root.as_fd(), b"")?;
                     }
                     let end = left.len();
                     left.extend(parts(target.as_bytes()));
@@ -210,14 +220,14 @@ impl Rooted {
         Ok(here)
     }
 
-    fn step(&mut self, count: u64) -> io::Result<()> {
+    fn count_steps(&mut self, count: u64) -> io::Result<()> {
         match self.steps_left.checked_sub(count) {
             Some(left) => {
                 self.steps_left = left;
                 Ok(())
             }
             None => Err(io::Error::other(Error::TooLarge {
-                what: "the way through symbolic links in the image's paths".to_owned(),
+                what: "the number of steps through symbolic links in the image's paths".to_owned(),
                 limit: format!(
                     "{MAX_LINK_STEPS} components and {LINK_STEPS_PER_ENTRY} more for each entry"
                 ),
@@ -225,50 +235,54 @@ impl Rooted {
         }
     }
 
-    /// Moves whatever is at a path out of the folder, in one step whatever its
-    /// depth. Says whether there was something.
-    pub(crate) fn discard(&mut self, path: &Inside) -> io::Result<bool> {
+    /// Moves the entry at a path out of the directory, in one step whatever its depth.
+    /// Reports whether it existed.
+    pub(crate) fn move_to_trash(&mut self, path: &RelativePath) -> io::Result<bool> {
         let Some((parent, name)) = path.split() else {
             return Err(Errno::BUSY.into());
         };
-        let Some(folder) = self.existing_folder(&parent)? else { return Ok(false) };
-        match self.discard_in(folder.as_fd(), name) {
+        let Some(directory) = self.open_existing(&parent)? else { return Ok(false) };
+        match self.move_to_trash_in(directory.as_fd(), name) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Moves an entry of a folder out of the way.
-    pub(crate) fn discard_in(&mut self, folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
-        // Links and folders take paths with them that were resolved before.
+    /// Removes an entry of a directory, or moves it to the trash if it is a directory.
+    pub(crate) fn move_to_trash_in(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        name: &[u8],
+    ) -> io::Result<()> {
+        // Removing a link or a directory invalidates a cached path through it.
         self.last = None;
-        match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+        match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
             Ok(()) => return Ok(()),
             Err(Errno::ISDIR | Errno::PERM) => {}
             Err(error) => return Err(error.into()),
         }
         self.trashed += 1;
-        let place = self.trashed.to_string();
-        rustix::fs::renameat(folder, name, &self.trash, place.as_str())?;
+        let name_in_trash = self.trashed.to_string();
+        rustix::fs::renameat(directory, name, &self.trash, name_in_trash.as_str())?;
         Ok(())
     }
 }
 
-/// What is at `name` in a folder, itself, not what it points to.
-pub(crate) fn stat(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Stat>> {
-    match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+/// Returns the status of an entry, without following a symbolic link.
+pub(crate) fn stat(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Stat>> {
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-pub(crate) fn is_folder(stat: &Stat) -> bool {
+pub(crate) fn is_directory(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
-/// Opens something below `root` and nothing else, whatever links say.
+/// Opens a path below `root`, resolving symbolic links within `root`.
 pub(crate) fn open_in_root(
     root: BorrowedFd<'_>,
     path: &[u8],
@@ -276,19 +290,25 @@ pub(crate) fn open_in_root(
 ) -> rustix::io::Result<OwnedFd> {
     let path = if path.is_empty() { b"." } else { path };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-    again(|| rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve))
+    retry_on_eagain(|| {
+        rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    })
 }
 
-/// Opens a folder below another one, if no symbolic link is on the way to it.
-pub(crate) fn open_plain(from: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+/// Opens a directory below another one. Fails if the path has a symbolic link.
+pub(crate) fn open_without_symlinks(
+    from: BorrowedFd<'_>,
+    path: &[u8],
+) -> rustix::io::Result<OwnedFd> {
     let path = if path.is_empty() { b"." } else { path };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    again(|| rustix::fs::openat2(from, path, flags, Mode::empty(), resolve))
+    retry_on_eagain(|| rustix::fs::openat2(from, path, flags, Mode::empty(), resolve))
 }
 
-/// Repeats what fails because of a rename or a mount anywhere on the machine.
-fn again<T>(attempt: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+/// Retries on EAGAIN, which `openat2` returns after a concurrent rename or mount on
+/// the machine.
+fn retry_on_eagain<T>(attempt: impl Fn() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
     let mut tries = 0;
     loop {
         match attempt() {

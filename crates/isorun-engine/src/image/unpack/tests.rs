@@ -1,16 +1,16 @@
-//! The work of unpacking grows with the size of a layer, not with its square.
-//! What is compared are counts, not times.
+//! The work of unpacking is linear in the size of a layer. The tests compare counts,
+//! not times.
 
 use tar::EntryType;
 
 use super::*;
 use crate::image::digest;
 
-/// A layer that is being written.
+/// A builder of an uncompressed layer.
 #[derive(Default)]
-struct Layer(Vec<u8>);
+struct TestLayer(Vec<u8>);
 
-impl Layer {
+impl TestLayer {
     fn entry(&mut self, kind: EntryType, path: &str, link: &str) {
         for (kind, name) in [(b'L', path), (b'K', link)] {
             if name.len() > 100 {
@@ -42,71 +42,71 @@ impl Layer {
         self.entry(EntryType::Regular, path, "");
     }
 
-    fn folder(&mut self, path: &str) {
+    fn directory(&mut self, path: &str) {
         self.entry(EntryType::Directory, path, "");
     }
 }
 
-/// What an image made us do.
-struct Work {
-    looked_at: u64,
+/// The work of unpacking an image, in counts.
+struct WorkDone {
+    scanned_entries: u64,
     steps: u64,
     entries: u64,
-    /// Entries that were read to remove it all.
+    /// The number of entries read to remove the image.
     removed: u64,
 }
 
-fn unpack(layers: &[Layer], limits: &Limits) -> Result<Work> {
+fn unpack(layers: &[TestLayer], limits: &Limits) -> Result<WorkDone> {
     let home = tempfile::tempdir().unwrap();
     for name in ["root", "trash"] {
         std::fs::create_dir(home.path().join(name)).unwrap();
     }
     let (root, trash) = (home.path().join("root"), home.path().join("trash"));
-    let mut unpacker = Unpacker::new(&root, &trash, limits, Stop::default())?;
-    let before = unpacker.rooted.steps_left();
+    let mut unpacker = Unpacker::new(&root, &trash, limits, CancelFlag::default())?;
+    let before = unpacker.root.steps_left();
     for layer in layers {
         let tar = [layer.0.as_slice(), &[0; 1024]].concat();
-        unpacker.layer("a layer", tar.as_slice(), &digest::of(b""))?;
+        unpacker.apply_layer("a layer", tar.as_slice(), &digest::of(b""))?;
     }
-    let (looked_at, after) = (unpacker.looked_at, unpacker.rooted.steps_left());
+    let (scanned_entries, after) = (unpacker.scanned_entries, unpacker.root.steps_left());
     let allowed = before + 16 * unpacker.summary.entries;
     let entries = unpacker.finish()?.entries;
-    let folder = std::fs::File::open(home.path()).unwrap();
+    let directory = std::fs::File::open(home.path()).unwrap();
     let removed = ["root", "trash"]
-        .map(|name| remove::remove_counted(folder.as_fd(), name).unwrap())
+        .map(|name| remove::remove_counted(directory.as_fd(), name).unwrap())
         .iter()
         .sum();
-    Ok(Work { looked_at, steps: allowed.saturating_sub(after), entries, removed })
+    Ok(WorkDone { scanned_entries, steps: allowed.saturating_sub(after), entries, removed })
 }
 
-/// Makes layers of a size and of four times that, and compares the work.
-fn is_linear(what: &str, count: usize, layers: impl Fn(usize) -> Vec<Layer>) {
+/// Unpacks layers of a size and of four times that, and compares the work.
+fn is_linear(what: &str, count: usize, layers: impl Fn(usize) -> Vec<TestLayer>) {
     let work = |count| unpack(&layers(count), &Limits::default()).unwrap();
     let (small, large) = (work(count), work(4 * count));
     for (name, small, large) in [
-        ("looked at", small.looked_at, large.looked_at),
+        ("scanned entries", small.scanned_entries, large.scanned_entries),
         ("steps", small.steps, large.steps),
         ("removed", small.removed, large.removed),
     ] {
         assert!(large <= 6 * small + 200, "{what}: {name}: {small} becomes {large}");
     }
-    assert!(large.looked_at <= 4 * large.entries, "{what}: {}", large.looked_at);
+    assert!(large.scanned_entries <= 4 * large.entries, "{what}: {}", large.scanned_entries);
 }
 
 #[test]
 fn whiteouts_cost_what_there_is_and_not_its_square() {
-    let files = |layer: &mut Layer, folder: &str, count: usize| {
-        layer.folder(folder);
-        (0..count).for_each(|at| layer.file(&format!("{folder}/f{at}")));
+    let files = |layer: &mut TestLayer, directory: &str, count: usize| {
+        layer.directory(directory);
+        (0..count).for_each(|at| layer.file(&format!("{directory}/f{at}")));
     };
-    is_linear("one folder is hidden again and again", 100, |count| {
-        let mut layer = Layer::default();
+    is_linear("one directory is removed repeatedly", 100, |count| {
+        let mut layer = TestLayer::default();
         files(&mut layer, "d", count);
         (0..count).for_each(|_| layer.file(".wh.d"));
         vec![layer]
     });
-    is_linear("it is opaque again and again, and the files are of both layers", 100, |count| {
-        let (mut below, mut layer) = (Layer::default(), Layer::default());
+    is_linear("a directory is opaque repeatedly, and the files are of both layers", 100, |count| {
+        let (mut below, mut layer) = (TestLayer::default(), TestLayer::default());
         files(&mut below, "d", count);
         for at in 0..count {
             layer.file(&format!("d/g{at}"));
@@ -117,26 +117,26 @@ fn whiteouts_cost_what_there_is_and_not_its_square() {
     is_linear("in each of many layers", 20, |count| {
         (0..count)
             .map(|number| {
-                let mut layer = Layer::default();
+                let mut layer = TestLayer::default();
                 (0..20).for_each(|at| layer.file(&format!("d/{number}-{at}")));
                 (0..20).for_each(|_| layer.file("d/.wh..wh..opq"));
                 layer
             })
             .collect()
     });
-    is_linear("by many names of the folder above", 100, |count| {
-        let mut layer = Layer::default();
+    is_linear("by many names of the parent directory", 100, |count| {
+        let mut layer = TestLayer::default();
         files(&mut layer, "real/d", count);
         for at in 0..count {
             layer.entry(EntryType::Symlink, &format!("l{at}"), "real");
-            // Each of these is a path that this layer has not been in before.
+            // Each of these is a path that this layer has not used before.
             layer.file(&format!("l{at}/d/.wh..wh..opq"));
         }
         vec![layer]
     });
     for (what, upwards) in [("from the top down", false), ("from the bottom up", true)] {
         is_linear(&format!("at each level of a deep tree, {what}"), 50, |count| {
-            let mut layer = Layer::default();
+            let mut layer = TestLayer::default();
             layer.file(&format!("{}f", "d/".repeat(count)));
             let mut depths: Vec<usize> = (1..=count).collect();
             if upwards {
@@ -149,7 +149,7 @@ fn whiteouts_cost_what_there_is_and_not_its_square() {
         });
     }
     is_linear("each file of a lower layer by its name", 100, |count| {
-        let (mut below, mut layer) = (Layer::default(), Layer::default());
+        let (mut below, mut layer) = (TestLayer::default(), TestLayer::default());
         files(&mut below, "d", count);
         (0..count).for_each(|at| layer.file(&format!("d/.wh.f{at}")));
         vec![below, layer]
@@ -162,8 +162,9 @@ fn whiteouts_spare_what_the_layer_itself_made() {
     let (root, trash) = (home.path().join("root"), home.path().join("trash"));
     std::fs::create_dir(&root).unwrap();
     std::fs::create_dir(&trash).unwrap();
-    let mut unpacker = Unpacker::new(&root, &trash, &Limits::default(), Stop::default()).unwrap();
-    let (mut below, mut layer) = (Layer::default(), Layer::default());
+    let mut unpacker =
+        Unpacker::new(&root, &trash, &Limits::default(), CancelFlag::default()).unwrap();
+    let (mut below, mut layer) = (TestLayer::default(), TestLayer::default());
     for path in ["a/old", "a/b/old", "a/b/c/old", "x/old", "y"] {
         below.file(path);
     }
@@ -172,7 +173,7 @@ fn whiteouts_spare_what_the_layer_itself_made() {
     }
     for layer in [below, layer] {
         let tar = [layer.0.as_slice(), &[0; 1024]].concat();
-        unpacker.layer("a layer", tar.as_slice(), &digest::of(b"")).unwrap();
+        unpacker.apply_layer("a layer", tar.as_slice(), &digest::of(b"")).unwrap();
     }
     unpacker.finish().unwrap();
     for (path, there) in [
@@ -191,12 +192,12 @@ fn whiteouts_spare_what_the_layer_itself_made() {
 
 #[test]
 fn paths_through_links_are_counted() {
-    // Each link goes a long way, and leads to the next one: 40 of them are
-    // 40,000 components, and each path to a file there is another one.
+    // Each link has a long target, which ends in the next link: 40 of them are
+    // 40,000 components, and each file there has another path.
     let chain = |files: usize| {
-        let mut layer = Layer::default();
+        let mut layer = TestLayer::default();
         let long = "./../d/".repeat(500);
-        layer.folder("d");
+        layer.directory("d");
         layer.entry(EntryType::Symlink, "d/l0", &format!("{long}."));
         for at in 1..39 {
             layer.entry(EntryType::Symlink, &format!("d/l{at}"), &format!("{long}l{}", at - 1));
@@ -211,10 +212,10 @@ fn paths_through_links_are_counted() {
     let error = unpack(&[chain(4_000)], &Limits::default()).err().unwrap();
     assert_eq!(error.code(), "image_too_large");
     assert!(error.to_string().contains("symbolic links"), "{error}");
-    // What images have, a link or two, is no matter of limits.
+    // Ordinary images, with one or two links, do not reach the limit.
     is_linear("a merged /usr", 100, |count| {
-        let mut layer = Layer::default();
-        layer.folder("usr/lib");
+        let mut layer = TestLayer::default();
+        layer.directory("usr/lib");
         layer.entry(EntryType::Symlink, "lib", "usr/lib");
         (0..count).for_each(|at| layer.file(&format!("lib/p{at}/f")));
         vec![layer]
@@ -225,7 +226,7 @@ fn paths_through_links_are_counted() {
 fn folders_that_nothing_describes_count_as_entries() {
     let limits = Limits { entries: 3_000, ..Limits::default() };
     let deep = |count: usize| {
-        let mut layer = Layer::default();
+        let mut layer = TestLayer::default();
         (0..count).for_each(|at| layer.file(&format!("{at}/{}f", "d/".repeat(1000))));
         layer
     };
@@ -237,12 +238,12 @@ fn folders_that_nothing_describes_count_as_entries() {
 #[test]
 fn removing_reads_each_entry_a_few_times() {
     is_linear("wide", 150, |count| {
-        let mut layer = Layer::default();
+        let mut layer = TestLayer::default();
         (0..count).for_each(|at| layer.file(&format!("d{at}/e/f")));
         vec![layer]
     });
     is_linear("deep, beside a wide one", 40, |count| {
-        let mut layer = Layer::default();
+        let mut layer = TestLayer::default();
         layer.file(&format!("{}f", "d/".repeat(4 * count)));
         (0..count).for_each(|at| layer.file(&format!("w{at}/f")));
         vec![layer]
@@ -252,7 +253,7 @@ fn removing_reads_each_entry_a_few_times() {
 #[test]
 fn extended_attributes_are_bounded() {
     let with = |attributes: usize, value: usize, headers: usize| {
-        let mut layer = Layer::default();
+        let mut layer = TestLayer::default();
         for header in 0..headers {
             let mut records = Vec::new();
             for at in 0..attributes {

@@ -1,10 +1,10 @@
-//! The resolver that a sandbox sees: the only one, whatever server it asks.
+//! The DNS resolver of a sandbox. It answers all queries, whatever server they are for.
 //!
-//! A name that its policy lets it reach is asked outside. For any other the
-//! answer is an address that stands for it: a connection there is reset at once
-//! and put on record with the name. So no question for such a name leaves the
-//! machine, and no program waits. Nor does any question but for addresses, where
-//! rules name what is reached.
+//! A query for a name that the policy allows is forwarded to an upstream resolver. For
+//! any other name the answer is a sinkhole address: a connection to it is reset at once
+//! and reported with the name. So no query for such a name leaves the machine, and no
+//! program waits for a timeout. If the policy only allows listed destinations, only
+//! queries for addresses are forwarded.
 
 pub mod question;
 pub mod rate;
@@ -22,28 +22,29 @@ use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 
 use self::question::Question;
-use super::egress::Sandbox;
+use super::egress::EgressProxy;
 use super::policy::Reason;
-use super::resolver::Unanswered;
+use super::resolver::ResolveError;
 
-/// Questions of one sandbox at the same time.
-const MOST: usize = 64;
-/// How long a connection may be without a question, or without taking an answer.
-const IDLE: Duration = Duration::from_secs(10);
-/// The longest that a program may keep an answer, and how long one of a sink
-/// holds: the policy may change.
-const LONGEST: u32 = 60;
-const SINK_TTL: u32 = 1;
-/// The longest message over UDP without an agreement about more.
-const PLAIN: usize = 512;
-const LONG: u16 = 4096;
+/// Maximum number of UDP queries of one sandbox that are processed at the same time.
+const MAX_CONCURRENT_QUERIES: usize = 64;
+/// Maximum time to read a query from a connection, and to write a response to it.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum TTL of an answer, in seconds: the policy can change.
+const MAX_TTL_SECS: u32 = 60;
+/// TTL of a sinkhole address, in seconds: the policy can change.
+const SINKHOLE_TTL_SECS: u32 = 1;
+/// Maximum size of a UDP response to a query without EDNS, in bytes.
+const MAX_UDP_BYTES_WITHOUT_EDNS: usize = 512;
+/// Maximum size of a UDP message, in bytes.
+const MAX_UDP_BYTES: u16 = 4096;
 
-/// Answers questions over UDP until the socket fails.
-pub async fn serve(sandbox: Arc<Sandbox>, socket: UdpSocket) -> io::Result<()> {
+/// Answers queries over UDP until the socket fails.
+pub async fn serve(proxy: Arc<EgressProxy>, socket: UdpSocket) -> io::Result<()> {
     let state = Arc::new(UdpSocketState::new(UdpSockRef::from(&socket))?);
     let socket = Arc::new(socket);
-    let places = Arc::new(Semaphore::new(MOST));
-    let mut buffer = vec![0; usize::from(LONG)];
+    let permits = Arc::new(Semaphore::new(MAX_CONCURRENT_QUERIES));
+    let mut buffer = vec![0; usize::from(MAX_UDP_BYTES)];
     loop {
         socket.readable().await?;
         let mut meta = [RecvMeta::default()];
@@ -55,25 +56,25 @@ pub async fn serve(sandbox: Arc<Sandbox>, socket: UdpSocket) -> io::Result<()> {
             Ok(1..) => {}
             Ok(_) => continue,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            // That of an answer which nobody took, perhaps.
+            // An earlier response was sent to a closed port.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
             Err(error) => return Err(error),
         }
         let [meta] = meta;
-        let Some(question) = buffer.get(..meta.len).map(<[u8]>::to_vec) else { continue };
-        // What is too much is not answered; programs ask again.
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let (sandbox, socket, state) = (sandbox.clone(), socket.clone(), state.clone());
+        let Some(query) = buffer.get(..meta.len).map(<[u8]>::to_vec) else { continue };
+        // Beyond the limit a query gets no response; programs retry.
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
+        let (proxy, socket, state) = (proxy.clone(), socket.clone(), state.clone());
         tokio::spawn(async move {
-            if let Some(answer) = answer(&sandbox, &question, false).await {
+            if let Some(answer) = answer(&proxy, &query, false).await {
                 reply(&socket, &state, meta, &answer).await;
             }
-            drop(place);
+            drop(permit);
         });
     }
 }
 
-/// From the address that was asked.
+/// Sends a response, from the address to which the query was sent.
 async fn reply(socket: &UdpSocket, state: &UdpSocketState, meta: RecvMeta, answer: &[u8]) {
     let transmit = Transmit {
         destination: meta.addr,
@@ -95,53 +96,53 @@ async fn reply(socket: &UdpSocket, state: &UdpSocketState, meta: RecvMeta, answe
     }
 }
 
-/// Answers questions on a connection, one after the other.
+/// Answers queries on a connection, one after the other.
 pub async fn serve_stream(
-    sandbox: &Sandbox,
+    proxy: &EgressProxy,
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
 ) -> io::Result<()> {
     loop {
         let reading = async {
             let length = usize::from(stream.read_u16().await?);
-            let mut question = vec![0; length];
-            stream.read_exact(&mut question).await?;
-            io::Result::Ok(question)
+            let mut query = vec![0; length];
+            stream.read_exact(&mut query).await?;
+            io::Result::Ok(query)
         };
-        let question = tokio::time::timeout(IDLE, reading).await??;
-        let Some(answer) = answer(sandbox, &question, true).await else { return Ok(()) };
+        let query = tokio::time::timeout(STREAM_TIMEOUT, reading).await??;
+        let Some(answer) = answer(proxy, &query, true).await else { return Ok(()) };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
         let writing = async {
             stream.write_u16(length).await?;
             stream.write_all(&answer).await
         };
-        tokio::time::timeout(IDLE, writing).await??;
+        tokio::time::timeout(STREAM_TIMEOUT, writing).await??;
     }
 }
 
-/// The answer to a message; none to what is not even the head of a question.
-async fn answer(sandbox: &Sandbox, message: &[u8], stream: bool) -> Option<Vec<u8>> {
+/// Returns the response to a message; `None` if it has no complete query header.
+async fn answer(proxy: &EgressProxy, message: &[u8], is_stream: bool) -> Option<Vec<u8>> {
     let question = match Question::read(message) {
         Ok(question) => question,
-        Err(refusal) => {
-            let refusal = refusal?;
-            let op_code = OpCode::from_u8(refusal.op_code);
-            return Message::error_msg(refusal.id, op_code, refusal.code).to_vec().ok();
+        Err(error) => {
+            let error = error?;
+            let op_code = OpCode::from_u8(error.op_code);
+            return Message::error_msg(error.id, op_code, error.code).to_vec().ok();
         }
     };
     let kind = RecordType::from(question.kind);
-    let said = match DNSClass::from(question.class) {
+    let records = match DNSClass::from(question.class) {
         _ if question.version > 0 => Err(ResponseCode::BADVERS),
-        DNSClass::IN => records(sandbox, &question, kind).await,
+        DNSClass::IN => look_up(proxy, &question, kind).await,
         _ => Err(ResponseCode::Refused),
     };
-    write(&question, said, stream)
+    encode(&question, records, is_stream)
 }
 
-/// Writes an answer, which is cut to what the program takes.
-pub(crate) fn write(
+/// Encodes a response. It is truncated to the size that the program accepts.
+pub(crate) fn encode(
     question: &Question,
-    said: Result<Vec<(RData, u32)>, ResponseCode>,
-    stream: bool,
+    records: Result<Vec<(RData, u32)>, ResponseCode>,
+    is_stream: bool,
 ) -> Option<Vec<u8>> {
     let mut name = Name::from_labels(question.labels.iter().map(Vec::as_slice)).ok()?;
     name.set_fqdn(true);
@@ -153,28 +154,30 @@ pub(crate) fn write(
     answer.add_query(query);
     if question.payload.is_some() {
         let mut edns = Edns::new();
-        edns.set_max_payload(LONG);
+        edns.set_max_payload(MAX_UDP_BYTES);
         answer.set_edns(edns);
     }
-    match said {
+    match records {
         Ok(records) => {
             let record = |(data, ttl)| Record::from_rdata(name.clone(), ttl, data);
             answer.add_answers(records.into_iter().map(record));
         }
         Err(code) => answer.metadata.response_code = code,
     }
-    let room = if stream {
+    let max_bytes = if is_stream {
         usize::from(u16::MAX)
     } else {
-        usize::from(question.payload.unwrap_or_default()).clamp(PLAIN, usize::from(LONG))
+        usize::from(question.payload.unwrap_or_default())
+            .clamp(MAX_UDP_BYTES_WITHOUT_EDNS, usize::from(MAX_UDP_BYTES))
     };
     let bytes = answer.to_vec().ok()?;
-    if bytes.len() <= room { Some(bytes) } else { answer.truncate().to_vec().ok() }
+    if bytes.len() <= max_bytes { Some(bytes) } else { answer.truncate().to_vec().ok() }
 }
 
-/// What is told of a name. Nothing of that kind: an empty list.
-async fn records(
-    sandbox: &Sandbox,
+/// Looks up the records to answer with. The list is empty if the name has none of that
+/// type.
+async fn look_up(
+    proxy: &EgressProxy,
     question: &Question,
     kind: RecordType,
 ) -> Result<Vec<(RData, u32)>, ResponseCode> {
@@ -184,71 +187,72 @@ async fn records(
     if question.labels.is_empty() {
         return Ok(Vec::new());
     }
-    let Some(name) = question.host() else { return Err(ResponseCode::NXDomain) };
+    let Some(name) = question.hostname() else { return Err(ResponseCode::NXDomain) };
     if name == "localhost" || name.ends_with(".localhost") {
-        let own = RData::A(rdata::A(Ipv4Addr::LOCALHOST));
-        return Ok(if kind == RecordType::A { vec![(own, LONGEST)] } else { Vec::new() });
+        let address = RData::A(rdata::A(Ipv4Addr::LOCALHOST));
+        return Ok(if kind == RecordType::A { vec![(address, MAX_TTL_SECS)] } else { Vec::new() });
     }
-    let sink = |reason| {
-        let address = sandbox.names().sink(&name, reason);
-        vec![(RData::A(rdata::A(address)), SINK_TTL)]
+    let sinkhole = |reason| {
+        let address = proxy.names().sinkhole(&name, reason);
+        vec![(RData::A(rdata::A(address)), SINKHOLE_TTL_SECS)]
     };
-    let plan = sandbox.plan();
+    let plan = proxy.plan();
     if !plan.policy.resolves(&name) && !plan.credentials.has_host(&name) {
-        return Ok(if kind == RecordType::A { sink(Reason::Unlisted) } else { Vec::new() });
+        return Ok(if kind == RecordType::A { sinkhole(Reason::Unlisted) } else { Vec::new() });
     }
     match kind {
         RecordType::A => {}
-        // What services tell about themselves is data, too.
+        // These records can carry arbitrary data: only if the policy is open.
         RecordType::TXT | RecordType::MX | RecordType::SRV | RecordType::CAA
             if plan.policy.is_open() =>
         {
-            let found = or_nothing(sandbox.records(&name, kind).await)?;
+            let found = empty_if_no_data(proxy.records(&name, kind).await)?;
             return Ok(found
                 .into_iter()
                 .filter(|record| record.record_type() == kind)
-                .map(|record| (record.data.clone(), record.ttl.min(LONGEST)))
+                .map(|record| (record.data.clone(), record.ttl.min(MAX_TTL_SECS)))
                 .collect());
         }
-        // There is no IPv6, and the rest is of no use here.
+        // Sandboxes have no IPv6, and other types are not supported.
         _ => return Ok(Vec::new()),
     }
-    let found = or_nothing(sandbox.addresses(&name).await)?;
+    let found = empty_if_no_data(proxy.addresses(&name).await)?;
     if found.addresses.is_empty() {
         return Ok(Vec::new());
     }
-    // An alias leads to where its name may not.
+    // A denied name must not be reachable through an alias.
     if found.aliases.iter().any(|alias| plan.policy.denies(alias)) {
-        return Ok(sink(Reason::Rule));
+        return Ok(sinkhole(Reason::Rule));
     }
-    let good: Vec<Ipv4Addr> = found
+    let reachable: Vec<Ipv4Addr> = found
         .addresses
         .into_iter()
-        .filter(|address| sandbox.gate().may_be_told(*address))
+        .filter(|address| proxy.context().is_reachable(*address))
         .collect();
-    if good.is_empty() {
-        return Ok(sink(Reason::Private));
+    if reachable.is_empty() {
+        return Ok(sinkhole(Reason::Private));
     }
-    let mut names = sandbox.names();
-    for address in &good {
-        names.told(*address, &name);
+    let mut names = proxy.names();
+    for address in &reachable {
+        names.record(*address, &name);
     }
-    let ttl = found.ttl.min(LONGEST);
-    Ok(good.into_iter().map(|address| (RData::A(rdata::A(address)), ttl)).collect())
+    let ttl = found.ttl.min(MAX_TTL_SECS);
+    Ok(reachable.into_iter().map(|address| (RData::A(rdata::A(address)), ttl)).collect())
 }
 
-/// What was found, which may be nothing of that kind.
-fn or_nothing<T: Default>(found: Result<T, Unanswered>) -> Result<T, ResponseCode> {
+/// Converts the result of a lookup: if the name has no records of the type, the result
+/// is empty.
+fn empty_if_no_data<T: Default>(found: Result<T, ResolveError>) -> Result<T, ResponseCode> {
     match found {
         Ok(found) => Ok(found),
-        Err(Unanswered::NoData) => Ok(T::default()),
-        Err(Unanswered::NoName) => Err(ResponseCode::NXDomain),
-        Err(error @ (Unanswered::Failed(_) | Unanswered::TooMany)) => {
-            tracing::debug!(%error, "a sandbox's question has no answer");
+        Err(ResolveError::NoData) => Ok(T::default()),
+        Err(ResolveError::NoSuchName) => Err(ResponseCode::NXDomain),
+        Err(error @ (ResolveError::Failed(_) | ResolveError::TooManyQueries)) => {
+            tracing::debug!(%error, "a DNS query of a sandbox failed");
             Err(ResponseCode::ServFail)
         }
     }
 }
 
-/// The port of all resolvers.
+/// The port of DNS.
 pub const PORT: u16 = 53;

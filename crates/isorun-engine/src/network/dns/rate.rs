@@ -1,36 +1,36 @@
-//! How often a sandbox may ask outside. No I/O.
+//! The rate limit of a sandbox on queries to upstream resolvers. No I/O.
 
 use std::time::Instant;
 
-/// Questions in a second, for long.
-const PER_SECOND: f64 = 100.0;
-/// Questions at once, after a while without any.
-const BURST: f64 = 500.0;
+/// Sustained rate, in queries per second.
+const QUERIES_PER_SECOND: f64 = 100.0;
+/// Maximum burst, in queries.
+const MAX_BURST_QUERIES: f64 = 500.0;
 
-/// A bucket of tokens, one for each question.
+/// A token bucket; each query takes one token.
 #[derive(Debug)]
-pub struct Rate {
+pub struct RateLimiter {
     tokens: f64,
-    since: Option<Instant>,
+    last: Option<Instant>,
 }
 
-impl Default for Rate {
+impl Default for RateLimiter {
     fn default() -> Self {
-        Self { tokens: BURST, since: None }
+        Self { tokens: MAX_BURST_QUERIES, last: None }
     }
 }
 
-impl Rate {
-    /// Takes one, if there is any.
-    pub fn take(&mut self, now: Instant) -> bool {
-        let since = self.since.replace(now).unwrap_or(now);
-        let passed = now.saturating_duration_since(since).as_secs_f64();
-        self.tokens = passed.mul_add(PER_SECOND, self.tokens).min(BURST);
-        let some = self.tokens >= 1.0;
-        if some {
+impl RateLimiter {
+    /// Takes a token. Returns false if there is none.
+    pub fn try_take(&mut self, now: Instant) -> bool {
+        let last = self.last.replace(now).unwrap_or(now);
+        let elapsed = now.saturating_duration_since(last).as_secs_f64();
+        self.tokens = elapsed.mul_add(QUERIES_PER_SECOND, self.tokens).min(MAX_BURST_QUERIES);
+        let is_available = self.tokens >= 1.0;
+        if is_available {
             self.tokens -= 1.0;
         }
-        some
+        is_available
     }
 }
 
@@ -42,12 +42,12 @@ mod tests {
 
     #[test]
     fn a_burst_and_then_a_rate() {
-        let (mut rate, begun) = (Rate::default(), Instant::now());
-        let mut at = |milliseconds| rate.take(begun + Duration::from_millis(milliseconds));
+        let (mut rate, start) = (RateLimiter::default(), Instant::now());
+        let mut at = |milliseconds| rate.try_take(start + Duration::from_millis(milliseconds));
         assert_eq!((0..1000).filter(|_| at(0)).count(), 500);
         assert_eq!((0..10_000).filter(|number| at(*number)).count(), 999);
         assert_eq!((0..1000).filter(|_| at(60_000)).count(), 500);
-        // A clock that goes back is none that gives.
+        // A clock that goes backwards adds no tokens.
         assert!(!at(0));
     }
 }

@@ -1,27 +1,27 @@
-//! Heads of HTTP/1, read strictly: what one server takes for this and another for
-//! that is not clean.
+//! A strict parser of heads of HTTP/1 requests. A head that servers parse in different
+//! ways is not clean.
 
-use super::{First, Host, MAX_FIELDS, host, is_token};
+use super::{Host, MAX_REQUEST_FIELDS, Sniffed, is_token, parse_host};
 
-/// How far a head was read.
+/// An incremental parser of the head of a request.
 #[derive(Debug, Default)]
-pub struct Scan {
-    /// Where the line begins that is not complete.
-    line: usize,
-    /// Where the next end of a line is looked for.
+pub struct HeadParser {
+    /// The start of the line that is not complete.
+    line_start: usize,
+    /// The position from which the next end of a line is searched.
     at: usize,
-    /// Whether the bytes cannot be a clean head: then only their first line counts.
-    foreign: bool,
+    /// The bytes cannot be a clean head; then only their first line decides.
+    is_unclean: bool,
     first_line: FirstLine,
     head: Option<Head>,
 }
 
-/// What the lines said until now.
+/// The values of the lines parsed so far.
 #[derive(Debug)]
 struct Head {
-    /// HTTP/1.1, and not 1.0.
+    /// HTTP/1.1, not 1.0.
     is_11: bool,
-    /// The host in the target.
+    /// The host in the request target.
     target: Host,
     host: Option<Host>,
     fields: usize,
@@ -29,55 +29,59 @@ struct Head {
     is_chunked: bool,
 }
 
-/// What is wrong with a line.
+/// An error: a line is not clean.
 struct Unclean;
 
-impl Scan {
-    /// Looks at what has arrived until now.
-    pub fn look(&mut self, bytes: &[u8]) -> First {
-        // Blank lines, spaces: some servers skip them.
-        self.foreign |= bytes.first().is_some_and(|byte| !is_token(*byte));
-        if self.foreign {
-            return self.first_line.foreign(bytes);
+impl HeadParser {
+    /// Parses the bytes received so far.
+    pub fn parse(&mut self, bytes: &[u8]) -> Sniffed {
+        // Some servers skip leading blank lines and spaces.
+        self.is_unclean |= bytes.first().is_some_and(|byte| !is_token(*byte));
+        if self.is_unclean {
+            return self.first_line.classify_unclean(bytes);
         }
         while let Some(found) =
             bytes.get(self.at..).and_then(|rest| rest.iter().position(|byte| *byte == b'\n'))
         {
             let end = self.at + found;
-            let line = bytes.get(self.line..end).unwrap_or_default();
-            (self.line, self.at) = (end + 1, end + 1);
+            let line = bytes.get(self.line_start..end).unwrap_or_default();
+            (self.line_start, self.at) = (end + 1, end + 1);
             let read = line.strip_suffix(b"\r").ok_or(Unclean).and_then(|line| {
                 let Some(head) = &mut self.head else {
-                    self.head = Some(Head::begin(line)?);
+                    self.head = Some(Head::parse_request_line(line)?);
                     return Ok(None);
                 };
-                if line.is_empty() { head.end().map(Some) } else { head.field(line).map(|()| None) }
+                if line.is_empty() {
+                    head.finish().map(Some)
+                } else {
+                    head.parse_field(line).map(|()| None)
+                }
             });
             match read {
-                Ok(Some(host)) => return First::Http(host),
+                Ok(Some(host)) => return Sniffed::Http(host),
                 Ok(None) => {}
-                Err(Unclean) if self.head.is_some() => return First::Malformed,
+                Err(Unclean) if self.head.is_some() => return Sniffed::Malformed,
                 Err(Unclean) => {
-                    self.foreign = true;
-                    return self.first_line.foreign(bytes);
+                    self.is_unclean = true;
+                    return self.first_line.classify_unclean(bytes);
                 }
             }
         }
         self.at = bytes.len();
         if self.head.is_some() {
-            return First::More;
+            return Sniffed::Incomplete;
         }
-        match self.first_line.event(bytes) {
-            // It can be the beginning of a clean one.
-            None | Some(Event::Http) => First::More,
-            Some(Event::Binary | Event::End) => First::Other,
+        match self.first_line.find_event(bytes) {
+            // It can be the start of a clean head.
+            None | Some(LineEvent::Http) => Sniffed::Incomplete,
+            Some(LineEvent::Binary | LineEvent::End) => Sniffed::Other,
         }
     }
 }
 
 impl Head {
-    /// Reads the request line.
-    fn begin(line: &[u8]) -> Result<Self, Unclean> {
+    /// Parses the request line.
+    fn parse_request_line(line: &[u8]) -> Result<Self, Unclean> {
         let mut words = line.split(|byte| *byte == b' ');
         let (method, target, version) = (words.next(), words.next(), words.next());
         let (Some(method), Some(target), Some(version), None) =
@@ -90,7 +94,7 @@ impl Head {
             b"HTTP/1.0" => false,
             _ => return Err(Unclean),
         };
-        // What becomes a tunnel says later, and to somebody else, where it leads.
+        // Names that are sent through a tunnel would not be checked.
         if method.is_empty() || !method.iter().copied().all(is_token) || method == b"CONNECT" {
             return Err(Unclean);
         }
@@ -98,40 +102,40 @@ impl Head {
             return Err(Unclean);
         }
         let uri = http::Uri::try_from(target).map_err(|_| Unclean)?;
-        let form = match (target, uri.authority()) {
+        let target = match (target, uri.authority()) {
             ([b'/', ..], None) => Host::None,
             (b"*", None) if method == b"OPTIONS" => Host::None,
             (_, Some(authority)) if uri.scheme_str() == Some("http") => {
-                host(authority.as_str()).ok_or(Unclean)?
+                parse_host(authority.as_str()).ok_or(Unclean)?
             }
             _ => return Err(Unclean),
         };
         let (host, fields, has_length, is_chunked) = Default::default();
-        Ok(Self { is_11, target: form, host, fields, has_length, is_chunked })
+        Ok(Self { is_11, target, host, fields, has_length, is_chunked })
     }
 
-    /// Reads a header field.
-    fn field(&mut self, line: &[u8]) -> Result<(), Unclean> {
+    /// Parses a header field.
+    fn parse_field(&mut self, line: &[u8]) -> Result<(), Unclean> {
         self.fields += 1;
         let colon = line.iter().position(|byte| *byte == b':').ok_or(Unclean)?;
         let (name, value) = line.split_at(colon);
         let value = trim(value.get(1..).unwrap_or_default());
-        let plain = |byte: &u8| *byte == b'\t' || *byte >= b' ' && *byte != 0x7f;
-        // A name that begins with a space goes on with the field before it.
-        if name.is_empty() || !name.iter().copied().all(is_token) || !value.iter().all(plain) {
+        let is_allowed = |byte: &u8| *byte == b'\t' || *byte >= b' ' && *byte != 0x7f;
+        // A line that starts with a space continues the field before it (obs-fold).
+        if name.is_empty() || !name.iter().copied().all(is_token) || !value.iter().all(is_allowed) {
             return Err(Unclean);
         }
-        if self.fields > MAX_FIELDS {
+        if self.fields > MAX_REQUEST_FIELDS {
             return Err(Unclean);
         }
         if name.eq_ignore_ascii_case(b"host") {
-            let said = std::str::from_utf8(value).ok().and_then(host).ok_or(Unclean)?;
-            if self.host.replace(said).is_some() {
+            let value = std::str::from_utf8(value).ok().and_then(parse_host).ok_or(Unclean)?;
+            if self.host.replace(value).is_some() {
                 return Err(Unclean);
             }
         } else if name.eq_ignore_ascii_case(b"content-length") {
-            let length = std::str::from_utf8(value).ok().filter(|_| digits(value));
-            // What only some servers can hold, others take for another length.
+            let length = std::str::from_utf8(value).ok().filter(|_| is_digits(value));
+            // A length that overflows in some servers is parsed as a different one there.
             if std::mem::replace(&mut self.has_length, true)
                 || length.is_none_or(|length| length.parse::<i64>().is_err())
             {
@@ -146,8 +150,8 @@ impl Head {
         Ok(())
     }
 
-    /// Gives the one host that the request is for.
-    fn end(&mut self) -> Result<Host, Unclean> {
+    /// Checks the complete head; returns the target host.
+    fn finish(&mut self) -> Result<Host, Unclean> {
         if self.is_chunked && (self.has_length || !self.is_11) {
             return Err(Unclean);
         }
@@ -161,8 +165,7 @@ impl Head {
     }
 }
 
-/// Takes spaces and tabs off both ends: nothing else that counts as blank in ASCII
-/// may stand there.
+/// Removes spaces and tabs from both ends. Other ASCII whitespace is not allowed there.
 fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
         value = rest;
@@ -170,82 +173,82 @@ fn trim(mut value: &[u8]) -> &[u8] {
     value
 }
 
-fn digits(value: &[u8]) -> bool {
+fn is_digits(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(u8::is_ascii_digit)
 }
 
-/// What decides first, in the first line that is not blank, whether what is no clean
-/// head may be HTTP for a server that is lenient.
+/// The first event, in the first line that is not blank, that decides whether a head that
+/// is not clean may be HTTP for a lenient server.
 #[derive(Clone, Copy, Debug)]
-enum Event {
-    /// A byte that no HTTP server reads on from.
+enum LineEvent {
+    /// A byte after which every HTTP server rejects the request.
     Binary,
     /// The end of the line.
     End,
-    /// The name of the protocol, or of a URL.
+    /// The text `http`, of the protocol version or a URL.
     Http,
 }
 
-/// How far the first line was searched.
+/// An incremental search for that event.
 #[derive(Debug, Default)]
 struct FirstLine {
     at: usize,
-    begun: bool,
+    has_started: bool,
     method_ended: bool,
-    event: Option<Event>,
+    event: Option<LineEvent>,
 }
 
 impl FirstLine {
-    /// Gives what was found first until now.
-    fn event(&mut self, bytes: &[u8]) -> Option<Event> {
+    /// Returns the first event in the bytes received so far.
+    fn find_event(&mut self, bytes: &[u8]) -> Option<LineEvent> {
         while self.event.is_none() && self.at < bytes.len() {
             let read = bytes.get(..=self.at).unwrap_or_default();
             let Some(&byte) = read.last() else { break };
             self.at += 1;
             let blank = matches!(byte, b'\t'..=b'\r' | b' ');
-            if !self.begun && blank {
+            if !self.has_started && blank {
                 continue;
             }
-            let is_first = !std::mem::replace(&mut self.begun, true);
+            let is_first = !std::mem::replace(&mut self.has_started, true);
             self.method_ended |= blank;
             let control = byte.is_ascii_control() || is_first && !byte.is_ascii();
             self.event = match byte {
-                b'\n' => Some(Event::End),
-                0 => Some(Event::Binary),
-                _ if !self.method_ended && control => Some(Event::Binary),
+                b'\n' => Some(LineEvent::End),
+                0 => Some(LineEvent::Binary),
+                _ if !self.method_ended && control => Some(LineEvent::Binary),
                 _ => read
                     .last_chunk::<4>()
                     .filter(|word| word.eq_ignore_ascii_case(b"http"))
-                    .map(|_| Event::Http),
+                    .map(|_| LineEvent::Http),
             };
         }
         self.event
     }
 
-    /// What it is if it is no clean head.
-    fn foreign(&mut self, bytes: &[u8]) -> First {
-        match self.event(bytes) {
-            None => First::More,
-            Some(Event::Http) => First::Malformed,
-            Some(Event::Binary | Event::End) => First::Other,
+    /// Classifies bytes that are not a clean head.
+    fn classify_unclean(&mut self, bytes: &[u8]) -> Sniffed {
+        match self.find_event(bytes) {
+            None => Sniffed::Incomplete,
+            Some(LineEvent::Http) => Sniffed::Malformed,
+            Some(LineEvent::Binary | LineEvent::End) => Sniffed::Other,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::look_in;
+    use super::super::tests::parse_pieces;
     use super::*;
 
-    fn check(text: &str, expected: &First) {
+    fn check(text: &str, expected: &Sniffed) {
         for piece in [1, 3, 10_000] {
-            assert_eq!(look_in(text.as_bytes(), piece), *expected, "{text:?} by {piece}");
+            assert_eq!(parse_pieces(text.as_bytes(), piece), *expected, "{text:?} by {piece}");
         }
     }
 
     #[test]
     fn clean_requests_say_their_host() {
-        let some = |name: &str| First::Http(Host::Name(name.to_owned()));
+        let some = |name: &str| Sniffed::Http(Host::Name(name.to_owned()));
         for (text, first) in [
             ("GET / HTTP/1.1\r\nHost: Example.com:8080\r\n\r\n", some("example.com")),
             ("GET / HTTP/1.1\r\nhOST:example.com.\t \r\nA: b\r\n\r\n", some("example.com")),
@@ -255,17 +258,17 @@ mod tests {
             ("OPTIONS * HTTP/1.1\r\nHost: a.com\r\n\r\n", some("a.com")),
             ("GET http://a.com/ HTTP/1.1\r\nHost: a.com\r\n\r\n", some("a.com")),
             ("GET http://a.com:80 HTTP/1.0\r\n\r\n", some("a.com")),
-            ("GET / HTTP/1.0\r\n\r\n", First::Http(Host::None)),
+            ("GET / HTTP/1.0\r\n\r\n", Sniffed::Http(Host::None)),
             (
                 "GET / HTTP/1.1\r\nhost: 1.2.3.4\r\n\r\n",
-                First::Http(Host::Address([1, 2, 3, 4].into())),
+                Sniffed::Http(Host::Address([1, 2, 3, 4].into())),
             ),
             ("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 0\r\n\r\n", some("a.com")),
             ("POST / HTTP/1.1\r\nHost: a.com\r\nTransfer-Encoding: Chunked\r\n\r\n", some("a.com")),
-            ("GET / HTTP/1.1\r\nHos", First::More),
-            ("GET / HT", First::More),
-            ("GET /", First::More),
-            ("", First::More),
+            ("GET / HTTP/1.1\r\nHos", Sniffed::Incomplete),
+            ("GET / HT", Sniffed::Incomplete),
+            ("GET /", Sniffed::Incomplete),
+            ("", Sniffed::Incomplete),
         ] {
             check(text, &first);
         }
@@ -343,7 +346,7 @@ mod tests {
             "GET / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n",
             "GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n",
         ] {
-            check(&format!("{start}{host}\r\n"), &First::Malformed);
+            check(&format!("{start}{host}\r\n"), &Sniffed::Malformed);
         }
         for host in [
             "",
@@ -361,9 +364,9 @@ mod tests {
             "Host : a.com\r\n",
             "Host\t: a.com\r\n",
         ] {
-            check(&format!("GET / HTTP/1.1\r\n{host}\r\n"), &First::Malformed);
+            check(&format!("GET / HTTP/1.1\r\n{host}\r\n"), &Sniffed::Malformed);
         }
-        let many = "A: b\r\n".repeat(MAX_FIELDS);
-        check(&format!("GET / HTTP/1.1\r\n{many}{host}\r\n"), &First::Malformed);
+        let many = "A: b\r\n".repeat(MAX_REQUEST_FIELDS);
+        check(&format!("GET / HTTP/1.1\r\n{many}{host}\r\n"), &Sniffed::Malformed);
     }
 }

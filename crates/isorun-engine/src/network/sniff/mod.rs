@@ -1,10 +1,10 @@
-//! The name that the first bytes of a connection say: SNI of TLS, or `Host` of
-//! HTTP/1. No I/O.
+//! Parsers of the first bytes of a connection, which extract the hostname: the SNI of TLS,
+//! or the `Host` of HTTP/1. No I/O.
 //!
-//! A rule by name admits only what is read here without doubt: a whole ClientHello,
-//! or the head of a request that every server reads the same way. Whatever else a
-//! lenient server might take for HTTP is told apart from protocols that are not
-//! HTTP at all, since those may pass where names only deny.
+//! A rule by name allows only what is parsed here unambiguously: a complete ClientHello,
+//! or the head of a request that every server parses in the same way. Anything else that
+//! a lenient server might accept as HTTP is distinguished from protocols that are not
+//! HTTP at all, since those are allowed where rules only deny names.
 
 mod http;
 mod tls;
@@ -13,87 +13,88 @@ use std::net::Ipv4Addr;
 
 use super::policy;
 
-/// Bytes of a ClientHello or of the head of a request, at most.
-pub const MAX_HEAD: usize = 32 * 1024;
-/// Header fields of a request without TLS, at most.
-pub const MAX_FIELDS: usize = 100;
+/// Maximum size of a ClientHello or of the head of a request, in bytes.
+pub const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// Maximum number of header fields of a request without TLS.
+pub const MAX_REQUEST_FIELDS: usize = 100;
 
-/// What the first bytes are.
+/// The protocol of the first bytes of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum First {
-    /// Too few to say.
-    More,
-    /// A ClientHello of TLS, with the name in it.
+pub enum Sniffed {
+    /// More bytes are needed.
+    Incomplete,
+    /// A ClientHello of TLS, with the SNI if it has one.
     Tls(Option<String>),
     /// The head of an HTTP/1 request, with its host.
     Http(Host),
-    /// Of a protocol that is neither TLS nor HTTP.
+    /// A protocol that is neither TLS nor HTTP.
     Other,
-    /// TLS or HTTP that not every server reads the same way, or of another version.
+    /// TLS or HTTP that servers parse in different ways, or of an unsupported version.
     Malformed,
 }
 
-/// The host that a request is for.
+/// The target host of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Host {
-    /// None is given, as HTTP/1.0 allows.
+    /// The request names no host, as HTTP/1.0 allows.
     None,
-    /// A name, in the form in which all are compared.
+    /// A hostname in normalized form.
     Name(String),
-    /// An address.
+    /// An IPv4 address.
     Address(Ipv4Addr),
 }
 
-/// Reads the first bytes of a connection, as they arrive.
+/// An incremental parser of the first bytes of a connection.
 #[derive(Debug, Default)]
 pub struct Sniffer {
     bytes: Vec<u8>,
-    /// With fewer bytes there is nothing new to see.
-    wanted: usize,
-    http: http::Scan,
+    /// The number of bytes below which parsing again gives no new result.
+    min_bytes: usize,
+    http: http::HeadParser,
 }
 
 impl Sniffer {
-    /// Where the next bytes are appended.
+    /// Returns the buffer to which received bytes are to be appended.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
-    /// Whether nothing has arrived.
+    /// Reports whether no bytes were received.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Gives all bytes that have arrived.
+    /// Returns all received bytes.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 
-    /// Looks at what has arrived until now.
-    pub fn look(&mut self) -> First {
-        if self.bytes.len() < self.wanted {
-            return First::More;
+    /// Parses the bytes received so far.
+    pub fn parse(&mut self) -> Sniffed {
+        if self.bytes.len() < self.min_bytes {
+            return Sniffed::Incomplete;
         }
-        // However many bytes arrive at once: a head that is longer is none.
-        let head = self.bytes.get(..MAX_HEAD).unwrap_or(&self.bytes);
-        let first = match head.first() {
-            None => return First::More,
-            Some(&tls::HANDSHAKE) => tls::look(head, &mut self.wanted),
-            Some(_) => self.http.look(head),
+        // A longer head is malformed, however many bytes arrive at once.
+        let head = self.bytes.get(..MAX_HEAD_BYTES).unwrap_or(&self.bytes);
+        let sniffed = match head.first() {
+            None => return Sniffed::Incomplete,
+            Some(&tls::HANDSHAKE) => tls::parse(head, &mut self.min_bytes),
+            Some(_) => self.http.parse(head),
         };
-        if first == First::More && self.bytes.len().max(self.wanted) > MAX_HEAD {
-            return First::Malformed;
+        if sniffed == Sniffed::Incomplete && self.bytes.len().max(self.min_bytes) > MAX_HEAD_BYTES {
+            return Sniffed::Malformed;
         }
-        first
+        sniffed
     }
 }
 
-/// Reads a `Host`, or the authority of a target: a name or an IPv4 address, and
-/// perhaps a port. Nothing for anything else, such as a user's name or IPv6.
+/// Parses a `Host` field, or the authority of a request target: a hostname or an IPv4
+/// address, and perhaps a port. Returns `None` for anything else, such as user information
+/// or IPv6.
 #[must_use]
-pub fn host(text: &str) -> Option<Host> {
+pub fn parse_host(text: &str) -> Option<Host> {
     let (host, port) = text.split_once(':').unwrap_or((text, ""));
     if !port.bytes().all(|byte| byte.is_ascii_digit()) || port.len() > 5 {
         return None;
@@ -104,7 +105,7 @@ pub fn host(text: &str) -> Option<Host> {
     policy::name(host).ok().map(Host::Name)
 }
 
-/// Whether a byte can stand in a method or the name of a header field.
+/// Reports whether a byte is allowed in a method or the name of a header field.
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
@@ -113,17 +114,17 @@ fn is_token(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    /// Looks at bytes that come in pieces of one size.
-    pub fn look_in(bytes: &[u8], piece: usize) -> First {
+    /// Parses bytes that arrive in pieces of one size.
+    pub fn parse_pieces(bytes: &[u8], piece: usize) -> Sniffed {
         let mut sniffer = Sniffer::default();
         for piece in bytes.chunks(piece) {
             sniffer.buffer().extend_from_slice(piece);
-            let first = sniffer.look();
-            if first != First::More {
-                return first;
+            let sniffed = sniffer.parse();
+            if sniffed != Sniffed::Incomplete {
+                return sniffed;
             }
         }
-        First::More
+        Sniffed::Incomplete
     }
 
     #[test]
@@ -151,7 +152,7 @@ mod tests {
             ("", None),
             (":80", None),
         ] {
-            assert_eq!(host(text), expected, "{text:?}");
+            assert_eq!(parse_host(text), expected, "{text:?}");
         }
     }
 
@@ -166,14 +167,14 @@ mod tests {
             b"AMQP\x00\x00\x09\x01",
             b"\x10\x16\x00\x04MQTT",
             b"0033git-upload-pack /project.git\0host=good.test\0",
-            // A ClientHello in a record of SSLv2, which says no name.
+            // A ClientHello in a record of SSLv2, which has no name.
             b"\x80\x2e\x01\x03\x01\x00\x15\x00\x00\x00\x10\x01\x00\x80",
-            // HTTP/0.9, which says none either.
+            // HTTP/0.9, which has no name either.
             b"GET /\r\n",
             b"\x15\x03\x01\x00\x02\x02\x28",
         ] {
             for piece in [1, 2, 7, 1000] {
-                assert_eq!(look_in(bytes, piece), First::Other, "{bytes:?} by {piece}");
+                assert_eq!(parse_pieces(bytes, piece), Sniffed::Other, "{bytes:?} by {piece}");
             }
         }
     }
@@ -181,18 +182,18 @@ mod tests {
     #[test]
     fn what_has_no_end_is_malformed() {
         for start in ["GET / HTTP/1.1\r\nA: ", "GET /", "A", " ", "\r\n", "GET / HTTP/1.1\r\n"] {
-            let endless = format!("{start}{}", "a".repeat(MAX_HEAD));
-            assert_eq!(look_in(endless.as_bytes(), 1000), First::Malformed, "{start:?}");
+            let endless = format!("{start}{}", "a".repeat(MAX_HEAD_BYTES));
+            assert_eq!(parse_pieces(endless.as_bytes(), 1000), Sniffed::Malformed, "{start:?}");
         }
         let ended = |fill: usize| format!("GET / HTTP/1.0\r\nA: {}\r\n\r\n", "a".repeat(fill));
-        let fill = MAX_HEAD - ended(0).len();
-        for piece in [1000, MAX_HEAD, MAX_HEAD + 1, 2 * MAX_HEAD] {
-            let look = |fill: usize| look_in(ended(fill).as_bytes(), piece);
-            assert_eq!(look(fill), First::Http(Host::None), "by {piece}");
-            assert_eq!(look(fill + 1), First::Malformed, "by {piece}");
-            assert_eq!(look(fill + 10_000), First::Malformed, "by {piece}");
+        let fill = MAX_HEAD_BYTES - ended(0).len();
+        for piece in [1000, MAX_HEAD_BYTES, MAX_HEAD_BYTES + 1, 2 * MAX_HEAD_BYTES] {
+            let parse = |fill: usize| parse_pieces(ended(fill).as_bytes(), piece);
+            assert_eq!(parse(fill), Sniffed::Http(Host::None), "by {piece}");
+            assert_eq!(parse(fill + 1), Sniffed::Malformed, "by {piece}");
+            assert_eq!(parse(fill + 10_000), Sniffed::Malformed, "by {piece}");
         }
-        let blank = " ".repeat(MAX_HEAD + 1);
-        assert_eq!(look_in(blank.as_bytes(), 999), First::Malformed);
+        let blank = " ".repeat(MAX_HEAD_BYTES + 1);
+        assert_eq!(parse_pieces(blank.as_bytes(), 999), Sniffed::Malformed);
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use isorun_engine::image::{Event, Progress};
+use isorun_engine::image::{Progress, ProgressEvent};
 
 /// What is shown while an image comes.
 #[derive(Clone)]
@@ -51,33 +51,35 @@ impl Bars {
         }
     }
 
-    fn show(&self, event: Event) {
+    fn show(&self, event: ProgressEvent) {
         match event {
-            Event::Found { layers, bytes } => {
+            ProgressEvent::Found { layers, bytes } => {
                 self.line(&format!("{layers} layers, {} compressed", super::table::bytes(bytes)));
             }
-            Event::Fetching { layer, bytes, done } => {
+            ProgressEvent::Fetching { layer, bytes, done } => {
                 let bar = self.bar(&layer);
                 bar.set_length(bytes);
                 bar.set_position(done);
                 bar.set_message("fetching");
             }
-            Event::Fetched { layer, bytes } => self.bar(&layer).inc(bytes),
-            Event::Complete { layer } => {
+            ProgressEvent::Fetched { layer, bytes } => self.bar(&layer).inc(bytes),
+            ProgressEvent::Complete { layer } => {
                 let bar = self.bar(&layer);
                 if let Some(length) = bar.length() {
                     bar.set_position(length);
                 }
                 bar.set_message("fetched");
             }
-            Event::Unpacking { layer } => self.bar(&layer).set_message("unpacking"),
-            Event::Unpacked { layer } => {
+            ProgressEvent::Unpacking { layer } => self.bar(&layer).set_message("unpacking"),
+            ProgressEvent::Unpacked { layer } => {
                 self.bar(&layer).finish_with_message("unpacked");
                 if self.how == How::Lines {
                     self.line(&format!("{} unpacked", short(&layer)));
                 }
             }
-            Event::Retry { what, reason } => self.line(&format!("{what}: {reason}; trying again")),
+            ProgressEvent::Retry { what, reason } => {
+                self.line(&format!("{what}: {reason}; trying again"))
+            }
             // What is told one day and not known here is no reason to stop.
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! Answers under way, until the client has taken their last byte.
+//! Requests in flight, until the client has received the last byte of the response.
 
 use std::{
     pin::Pin,
@@ -13,63 +13,65 @@ use http_body::{Frame, SizeHint};
 
 use super::Connection;
 
-/// A request of a connection, until its answer has ended.
-pub struct UnderWay {
+/// A request of a connection, until its response has ended.
+pub struct InFlightRequest {
     connection: Arc<Connection>,
     number: u64,
-    has_untaken: bool,
+    has_unread: bool,
 }
 
-impl UnderWay {
+impl InFlightRequest {
     pub(super) fn new(connection: &Arc<Connection>) -> Self {
         let mut state = connection.state();
-        state.has_asked = true;
+        state.has_request = true;
         state.requests += 1;
-        state.next_answer += 1;
-        let number = state.next_answer;
+        state.next_request += 1;
+        let number = state.next_request;
         drop(state);
-        Self { connection: Arc::clone(connection), number, has_untaken: false }
+        Self { connection: Arc::clone(connection), number, has_unread: false }
     }
 
-    /// A stream of the connection is a tunnel from now on.
-    pub(super) fn becomes_tunnel(&self) {
+    /// Notes that a stream of the connection has become a tunnel.
+    pub(super) fn mark_as_tunnel(&self) {
         self.connection.state().has_tunnel = true;
     }
 
-    fn is_taken(&mut self) {
-        if std::mem::take(&mut self.has_untaken) {
-            self.connection.state().untaken.remove(&self.number);
+    /// Notes that the last piece of the response was sent.
+    fn mark_read(&mut self) {
+        if std::mem::take(&mut self.has_unread) {
+            self.connection.state().unread_pieces.remove(&self.number);
         }
     }
 
-    fn has_more(&mut self) {
-        self.has_untaken = true;
-        self.connection.state().untaken.insert(self.number, Instant::now());
+    /// Notes that a piece of the response waits to be sent.
+    fn mark_unread(&mut self) {
+        self.has_unread = true;
+        self.connection.state().unread_pieces.insert(self.number, Instant::now());
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InFlightRequest {
     fn drop(&mut self) {
         let mut state = self.connection.state();
-        state.untaken.remove(&self.number);
+        state.unread_pieces.remove(&self.number);
         state.requests = state.requests.saturating_sub(1);
         state.idle_since = Instant::now();
     }
 }
 
-/// The body of an answer. A piece is taken when the next one is asked for.
-pub struct AnswerBody {
+/// The body of a response. A piece counts as sent when the next one is polled.
+pub struct TrackedBody {
     inner: Body,
-    under_way: UnderWay,
+    in_flight: InFlightRequest,
 }
 
-impl AnswerBody {
-    pub(super) fn new(inner: Body, under_way: UnderWay) -> Self {
-        Self { inner, under_way }
+impl TrackedBody {
+    pub(super) fn new(inner: Body, in_flight: InFlightRequest) -> Self {
+        Self { inner, in_flight }
     }
 }
 
-impl http_body::Body for AnswerBody {
+impl http_body::Body for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -78,10 +80,10 @@ impl http_body::Body for AnswerBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = &mut *self;
-        this.under_way.is_taken();
+        this.in_flight.mark_read();
         let frame = Pin::new(&mut this.inner).poll_frame(cx);
         if let Poll::Ready(Some(Ok(_))) = frame {
-            this.under_way.has_more();
+            this.in_flight.mark_unread();
         }
         frame
     }

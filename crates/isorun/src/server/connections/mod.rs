@@ -1,17 +1,17 @@
-//! Connections of clients: how many there may be, and for how long.
+//! Client connections: limits of their number and duration.
 //!
 //! ```text
-//! accepted ──▶ unknown ── shows a key, or asks for a run's URL ──▶ a tenant's
-//!                │                                                    │
-//!                │ no head in time, no key in time,                   │ idle, or does
-//!                │ or the oldest of too many of its address           │ not take an answer
-//!                ▼                                                    ▼
-//!              closed                                               closed
+//! accepted ──▶ unauthenticated ── sends a key, or requests a run's URL ──▶ a tenant's
+//!                │                                                           │
+//!                │ timeout of the head or of the key,                        │ idle, or does
+//!                │ or the oldest of too many of its address                  │ not read a response
+//!                ▼                                                           ▼
+//!              closed                                                      closed
 //! ```
 //!
-//! Connections that have not shown a key are bounded for each source address. One
-//! more than that closes the oldest of them, so that who is silent makes room for
-//! who is not. A tenant's connections are bounded by its share.
+//! The number of unauthenticated connections is limited for each source address. At the
+//! limit a new connection closes the oldest one, so that silent clients make room for
+//! others. The connections of a tenant are limited by its share.
 
 mod answer;
 mod serve;
@@ -26,21 +26,21 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::serve::{Setup, accept};
+pub use self::serve::{ServeOptions, accept};
 use super::{
     ApiError,
     config::ServerLimits,
     limits::ledger::{Hold, Ledger},
 };
 
-/// Part of the connections that is left to those that have not shown a key.
-const UNKNOWN_PART: u64 = 4;
+/// One in this many connections is reserved for unauthenticated clients.
+const UNAUTHENTICATED_DIVISOR: u64 = 4;
 
 /// All open connections.
 pub struct Connections {
     max: usize,
-    max_unknown_per_source: usize,
-    /// Those of tenants.
+    max_unauthenticated_per_source: usize,
+    /// The account of the connections of tenants.
     ledger: Arc<Ledger>,
     table: Mutex<Table>,
 }
@@ -49,16 +49,16 @@ pub struct Connections {
 struct Table {
     next: u64,
     all: HashMap<u64, Arc<Connection>>,
-    /// Those without a key, by source, the oldest first.
-    unknown: HashMap<Source, BTreeSet<u64>>,
+    /// The numbers of unauthenticated connections by source, the oldest first.
+    unauthenticated: HashMap<ClientNetwork, BTreeSet<u64>>,
 }
 
-/// Whose connections are counted together: an IPv4 address, or the network of 64
-/// bits that one subscriber has with IPv6.
+/// The source whose connections are counted together: an IPv4 address, or the /64
+/// network that one subscriber has with IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Source(IpAddr);
+struct ClientNetwork(IpAddr);
 
-impl From<IpAddr> for Source {
+impl From<IpAddr> for ClientNetwork {
     fn from(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V6(address) => {
@@ -73,38 +73,38 @@ impl From<IpAddr> for Source {
 /// One connection.
 pub struct Connection {
     number: u64,
-    source: Source,
+    source: ClientNetwork,
     opened: Instant,
-    /// It is to be closed at once.
+    /// Cancelled to close the connection at once.
     evicted: CancellationToken,
-    state: Mutex<State>,
+    state: Mutex<ConnectionState>,
 }
 
-struct State {
-    /// Whether the head of a request has come.
-    has_asked: bool,
-    /// Requests whose answers have not ended.
+struct ConnectionState {
+    /// The head of a request was received.
+    has_request: bool,
+    /// The number of requests whose responses have not ended.
     requests: usize,
-    /// When the last one ended.
+    /// The end of the last response.
     idle_since: Instant,
-    /// A stream of it has become something else than HTTP.
+    /// A stream was upgraded to another protocol.
     has_tunnel: bool,
-    /// Since when pieces of answers wait for the client to take them.
-    untaken: HashMap<u64, Instant>,
-    next_answer: u64,
-    /// Since when bytes wait to be written.
+    /// The times since when pieces of responses wait to be sent, by request.
+    unread_pieces: HashMap<u64, Instant>,
+    next_request: u64,
+    /// The time since when writes are blocked.
     blocked_since: Option<Instant>,
-    /// The tenant whose it is.
+    /// The share of the tenant that the connection belongs to.
     owner: Option<Hold>,
-    /// Its tenant has too many connections.
+    /// The tenant has too many connections.
     is_refused: bool,
 }
 
-/// What is to be done with a connection.
+/// The action that a check of a connection requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Keep,
-    /// No more requests; those under way may end.
+    /// Accept no more requests; requests in flight may end.
     Finish,
     Drop,
 }
@@ -114,42 +114,43 @@ impl Connections {
         let total = limits.connections.max(2);
         Self {
             max: usize::try_from(total).unwrap_or(usize::MAX),
-            max_unknown_per_source: limits.connections_per_address.max(1),
+            max_unauthenticated_per_source: limits.connections_per_address.max(1),
             ledger: Ledger::new(
                 "connections",
                 "--max-connections",
-                total - total / UNKNOWN_PART,
+                total - total / UNAUTHENTICATED_DIVISOR,
                 limits.tenant_share,
             ),
             table: Mutex::default(),
         }
     }
 
-    /// A place for a new connection, if there is one or one can be made.
+    /// Registers a new connection, and closes an unauthenticated one for it if necessary.
+    /// Returns `None` if there is none to close.
     fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Slot> {
-        let source = Source::from(address);
+        let source = ClientNetwork::from(address);
         let mut table = self.table();
-        let of_source = table.unknown.get(&source).map_or(0, BTreeSet::len);
-        if of_source >= self.max_unknown_per_source {
+        let of_source = table.unauthenticated.get(&source).map_or(0, BTreeSet::len);
+        if of_source >= self.max_unauthenticated_per_source {
             table.evict(source);
         } else if table.all.len() >= self.max {
-            // Whose silent connections are most.
-            let (_, crowded) = table
-                .unknown
+            // The source with the most unauthenticated connections.
+            let (_, largest) = table
+                .unauthenticated
                 .iter()
                 .map(|(source, of)| (of.len(), *source))
                 .max_by_key(|(count, _)| *count)?;
-            table.evict(crowded);
+            table.evict(largest);
         }
         table.next += 1;
         let connection = Arc::new(Connection::new(table.next, source));
         table.all.insert(connection.number, Arc::clone(&connection));
-        table.unknown.entry(source).or_default().insert(connection.number);
+        table.unauthenticated.entry(source).or_default().insert(connection.number);
         Some(Slot { connections: Arc::clone(self), connection })
     }
 
-    /// How many are open.
-    pub fn open(&self) -> usize {
+    /// Returns the number of open connections.
+    pub fn open_count(&self) -> usize {
         self.table().all.len()
     }
 
@@ -159,34 +160,34 @@ impl Connections {
 }
 
 impl Table {
-    /// Closes the oldest connection of a source that waits for its client; if
-    /// there is none, the oldest.
-    fn evict(&mut self, source: Source) {
-        let Some(of_source) = self.unknown.get(&source) else { return };
-        let is_silent = |number: &&u64| {
+    /// Closes the oldest connection of a source that has no request in flight; if there is
+    /// none, the oldest.
+    fn evict(&mut self, source: ClientNetwork) {
+        let Some(of_source) = self.unauthenticated.get(&source) else { return };
+        let is_waiting = |number: &&u64| {
             self.all.get(*number).is_none_or(|connection| connection.state().requests == 0)
         };
-        let oldest = of_source.iter().find(is_silent).or_else(|| of_source.first()).copied();
+        let oldest = of_source.iter().find(is_waiting).or_else(|| of_source.first()).copied();
         if let Some(number) = oldest {
-            self.forget_unknown(source, number);
-            // Its place is free now, though its socket is closed a moment later.
+            self.forget_unauthenticated(source, number);
+            // The slot is free now, though the socket is closed a moment later.
             if let Some(connection) = self.all.remove(&number) {
                 connection.evicted.cancel();
             }
         }
     }
 
-    fn forget_unknown(&mut self, source: Source, number: u64) {
-        if let Some(of_source) = self.unknown.get_mut(&source) {
+    fn forget_unauthenticated(&mut self, source: ClientNetwork, number: u64) {
+        if let Some(of_source) = self.unauthenticated.get_mut(&source) {
             of_source.remove(&number);
             if of_source.is_empty() {
-                self.unknown.remove(&source);
+                self.unauthenticated.remove(&source);
             }
         }
     }
 }
 
-/// The place of a connection; dropped with its socket.
+/// The slot of a connection; dropped with its socket.
 struct Slot {
     connections: Arc<Connections>,
     connection: Arc<Connection>,
@@ -196,27 +197,27 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut table = self.connections.table();
         table.all.remove(&self.connection.number);
-        table.forget_unknown(self.connection.source, self.connection.number);
+        table.forget_unauthenticated(self.connection.source, self.connection.number);
         drop(table);
         self.connection.state().owner = None;
     }
 }
 
 impl Connection {
-    fn new(number: u64, source: Source) -> Self {
+    fn new(number: u64, source: ClientNetwork) -> Self {
         let now = Instant::now();
         Self {
             number,
             source,
             opened: now,
             evicted: CancellationToken::new(),
-            state: Mutex::new(State {
-                has_asked: false,
+            state: Mutex::new(ConnectionState {
+                has_request: false,
                 requests: 0,
                 idle_since: now,
                 has_tunnel: false,
-                untaken: HashMap::new(),
-                next_answer: 0,
+                unread_pieces: HashMap::new(),
+                next_request: 0,
                 blocked_since: None,
                 owner: None,
                 is_refused: false,
@@ -224,8 +225,7 @@ impl Connection {
         }
     }
 
-    /// Counts it as a tenant's, within the share of that one. It stays with the
-    /// first.
+    /// Counts the connection against a tenant's share. It stays with its first tenant.
     pub fn attribute(&self, connections: &Connections, tenant: &str) -> Result<(), ApiError> {
         let mut state = self.state();
         if state.owner.is_some() {
@@ -239,37 +239,37 @@ impl Connection {
             }
         }
         drop(state);
-        connections.table().forget_unknown(self.source, self.number);
+        connections.table().forget_unauthenticated(self.source, self.number);
         Ok(())
     }
 
-    /// What is to be done with it now.
-    fn judge(&self, now: Instant, limits: &ServerLimits) -> Verdict {
+    /// Checks the limits of the connection.
+    fn check(&self, now: Instant, limits: &ServerLimits) -> Verdict {
         let state = self.state();
-        let longer = |since: Instant, limit: Duration| now.duration_since(since) > limit;
-        if !state.has_asked {
-            return if longer(self.opened, limits.head_timeout) {
+        let exceeds = |since: Instant, limit: Duration| now.duration_since(since) > limit;
+        if !state.has_request {
+            return if exceeds(self.opened, limits.head_timeout) {
                 Verdict::Drop
             } else {
                 Verdict::Keep
             };
         }
-        let is_stuck = |since: &Instant| longer(*since, limits.write_stall);
+        let is_stuck = |since: &Instant| exceeds(*since, limits.write_stall);
         if state.blocked_since.as_ref().is_some_and(is_stuck)
-            || state.untaken.values().any(is_stuck)
+            || state.unread_pieces.values().any(is_stuck)
         {
             return Verdict::Drop;
         }
         let is_idle = state.requests == 0
             && !state.has_tunnel
             && state.blocked_since.is_none()
-            && longer(state.idle_since, limits.idle_timeout);
-        let is_unknown =
-            state.owner.is_none() && longer(self.opened, limits.unauthenticated_lifetime);
-        if is_idle || is_unknown || state.is_refused { Verdict::Finish } else { Verdict::Keep }
+            && exceeds(state.idle_since, limits.idle_timeout);
+        let has_expired =
+            state.owner.is_none() && exceeds(self.opened, limits.unauthenticated_lifetime);
+        if is_idle || has_expired || state.is_refused { Verdict::Finish } else { Verdict::Keep }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -305,7 +305,9 @@ mod tests {
         let all: Vec<bool> = silent.iter().chain([&other, &next]).map(evicted).collect();
         assert_eq!(all, [false, true, false, false, false], "the oldest that waits for its client");
         drop((silent, other, next));
-        assert!(connections.table().all.is_empty() && connections.table().unknown.is_empty());
+        assert!(
+            connections.table().all.is_empty() && connections.table().unauthenticated.is_empty()
+        );
     }
 
     #[test]
@@ -332,9 +334,9 @@ mod tests {
         }
         let error = slots[75].connection.attribute(&connections, "a").unwrap_err();
         assert!(error.message.contains("75 of the server's 150"), "{}", error.message);
-        assert_eq!(slots[75].connection.judge(Instant::now(), &limits()), Verdict::Keep);
-        slots[75].connection.state().has_asked = true;
-        assert_eq!(slots[75].connection.judge(Instant::now(), &limits()), Verdict::Finish);
+        assert_eq!(slots[75].connection.check(Instant::now(), &limits()), Verdict::Keep);
+        slots[75].connection.state().has_request = true;
+        assert_eq!(slots[75].connection.check(Instant::now(), &limits()), Verdict::Finish);
         let other = connections.admit(address(100)).unwrap();
         other.connection.attribute(&connections, "b").unwrap();
         drop(slots);
@@ -345,21 +347,21 @@ mod tests {
     fn each_phase_of_a_connection_has_an_end() {
         let limits = limits();
         let now = Instant::now();
-        let judge = |change: &dyn Fn(&mut State), after: Duration| {
-            let connection = Connection::new(1, Source::from(address(1)));
+        let check = |change: &dyn Fn(&mut ConnectionState), after: Duration| {
+            let connection = Connection::new(1, ClientNetwork::from(address(1)));
             change(&mut connection.state());
-            connection.judge(now + after, &limits)
+            connection.check(now + after, &limits)
         };
         let ledger = Ledger::new("connections", "--max-connections", 9, 100);
         let owner = || ledger.take("t", 1).ok();
-        type Change<'a> = &'a dyn Fn(&mut State);
+        type Change<'a> = &'a dyn Fn(&mut ConnectionState);
         let cases: [(&str, Change<'_>, Duration, Verdict); 8] = [
             ("silent", &|_| {}, limits.head_timeout, Verdict::Keep),
             ("silent", &|_| {}, limits.head_timeout * 2, Verdict::Drop),
             (
-                "asks",
+                "request",
                 &|s| {
-                    s.has_asked = true;
+                    s.has_request = true;
                     s.requests = 1;
                 },
                 limits.idle_timeout * 2 - MINUTE / 2,
@@ -368,7 +370,7 @@ mod tests {
             (
                 "no key",
                 &|s| {
-                    s.has_asked = true;
+                    s.has_request = true;
                     s.requests = 1;
                 },
                 limits.unauthenticated_lifetime * 2,
@@ -377,7 +379,7 @@ mod tests {
             (
                 "a tenant's",
                 &|s| {
-                    s.has_asked = true;
+                    s.has_request = true;
                     s.requests = 1;
                     s.owner = owner();
                 },
@@ -387,7 +389,7 @@ mod tests {
             (
                 "idle",
                 &|s| {
-                    s.has_asked = true;
+                    s.has_request = true;
                     s.owner = owner();
                 },
                 limits.idle_timeout * 2,
@@ -396,7 +398,7 @@ mod tests {
             (
                 "tunnel",
                 &|s| {
-                    s.has_asked = true;
+                    s.has_request = true;
                     s.has_tunnel = true;
                     s.owner = owner();
                 },
@@ -406,23 +408,23 @@ mod tests {
             (
                 "answer not taken",
                 &|s| {
-                    s.has_asked = true;
+                    s.has_request = true;
                     s.requests = 1;
                     s.owner = owner();
-                    s.untaken.insert(1, Instant::now());
+                    s.unread_pieces.insert(1, Instant::now());
                 },
                 limits.write_stall * 2,
                 Verdict::Drop,
             ),
         ];
         for (what, change, after, verdict) in cases {
-            assert_eq!(judge(change, after), verdict, "{what} after {after:?}");
+            assert_eq!(check(change, after), verdict, "{what} after {after:?}");
         }
     }
 
     #[test]
     fn addresses_of_one_subscriber_are_one_source() {
-        let source = |text: &str| Source::from(text.parse::<IpAddr>().unwrap());
+        let source = |text: &str| ClientNetwork::from(text.parse::<IpAddr>().unwrap());
         assert_eq!(source("2001:db8:1:2::1"), source("2001:db8:1:2:ffff::9"));
         assert_ne!(source("2001:db8:1:2::1"), source("2001:db8:1:3::1"));
         assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));

@@ -1,4 +1,4 @@
-//! Accepting connections, and serving each under a watch.
+//! Accepts connections, and serves each with regular checks of its limits.
 
 use std::{
     convert::Infallible,
@@ -26,68 +26,68 @@ use tower_service::Service;
 
 use super::{
     Connection, Connections, Slot, Verdict,
-    answer::{AnswerBody, UnderWay},
+    answer::{InFlightRequest, TrackedBody},
     stream::ClientStream,
 };
 use crate::server::config::ServerLimits;
 
-/// How often a connection is looked at.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// The interval between checks of a connection.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a connection that is to end may take to do so.
+/// The maximum time of the graceful shutdown of a connection.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long to wait when the process has no descriptor for a connection.
+/// The delay after a failed `accept`, such as for lack of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// The longest head of a request, in bytes.
+/// The maximum size of a request head, in bytes.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
-/// HTTP/2: streams of a connection at the same time, and bytes that are buffered
-/// for and from each.
-const MAX_STREAMS: u32 = 256;
-const STREAM_SEND_BUFFER: usize = 64 << 10;
-const STREAM_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = 1 << 20;
+/// HTTP/2: the maximum number of concurrent streams of a connection, and the sizes of
+/// the buffers and windows.
+const MAX_CONCURRENT_STREAMS: u32 = 256;
+const STREAM_SEND_BUFFER_BYTES: usize = 64 << 10;
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 
-/// What connections are served with.
-pub struct Setup {
+/// The service and settings of the listener.
+pub struct ServeOptions {
     pub connections: Arc<Connections>,
     pub limits: ServerLimits,
     pub tls: Option<TlsAcceptor>,
     pub service: Router,
-    /// No new requests but those that ask how the server is.
+    /// Cancelled when the server stops: only health probes are answered.
     pub stopping: CancellationToken,
-    /// No new connections; those that are open end after what is under way.
+    /// Cancelled to accept no new connections and close open ones after the requests in flight.
     pub finishing: CancellationToken,
-    /// Whatever is open is closed.
+    /// Cancelled to close all connections at once.
     pub closing: CancellationToken,
 }
 
-/// Accepts connections until the server finishes, then waits until all have ended.
-/// One that comes while the server is stopping is told so.
-pub async fn accept(listener: TcpListener, setup: Setup) {
-    let setup = Arc::new(setup);
-    let http = Arc::new(builder(&setup.limits));
+/// Accepts connections until `finishing`, then waits until all have ended. Requests on
+/// connections that are accepted after `stopping` are refused with an error.
+pub async fn accept(listener: TcpListener, options: ServeOptions) {
+    let options = Arc::new(options);
+    let http = Arc::new(builder(&options.limits));
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = setup.finishing.cancelled() => break,
+            () = options.finishing.cancelled() => break,
         };
         match accepted {
             Ok((stream, address)) => {
-                if let Some(slot) = setup.connections.admit(address.ip()) {
-                    let serving = serve(Arc::clone(&setup), Arc::clone(&http), stream, slot);
+                if let Some(slot) = options.connections.admit(address.ip()) {
+                    let serving = serve(Arc::clone(&options), Arc::clone(&http), stream, slot);
                     tasks.spawn(serving);
-                    // Those that are to close get their turn, and so do new requests.
+                    // Lets evicted connections close, and new requests start.
                     tokio::task::yield_now().await;
                 } else {
-                    refused(address.ip());
+                    log_refusal(address.ip());
                 }
             }
             Err(error) => {
-                if !is_of_the_client(&error) {
+                if !is_client_error(&error) {
                     tracing::error!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
@@ -99,12 +99,12 @@ pub async fn accept(listener: TcpListener, setup: Setup) {
     tasks.wait().await;
 }
 
-fn refused(address: IpAddr) {
-    tracing::warn!(%address, "all connections are in use by tenants: --max-connections");
+fn log_refusal(address: IpAddr) {
+    tracing::warn!(%address, "connection refused: tenants use all connections (--max-connections)");
 }
 
-/// Whether an error of `accept` is about the one connection.
-fn is_of_the_client(error: &io::Error) -> bool {
+/// Reports whether an error of `accept` concerns only that connection.
+fn is_client_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted
@@ -122,42 +122,42 @@ fn builder(limits: &ServerLimits) -> Builder<TokioExecutor> {
     http.http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(30))
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_send_buf_size(STREAM_SEND_BUFFER)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_send_buf_size(STREAM_SEND_BUFFER_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .enable_connect_protocol();
     http
 }
 
 async fn serve(
-    setup: Arc<Setup>,
+    options: Arc<ServeOptions>,
     http: Arc<Builder<TokioExecutor>>,
     stream: TcpStream,
     slot: Slot,
 ) {
-    // Small pieces of output leave at once. It may have ended already.
+    // Sends small pieces of output at once. Fails if the connection is closed already.
     let _ = stream.set_nodelay(true);
     let stream = ClientStream::new(stream, slot);
     let connection = stream.connection();
-    match &setup.tls {
-        None => converse(&setup, &http, connection, stream).await,
+    match &options.tls {
+        None => serve_requests(&options, &http, connection, stream).await,
         Some(tls) => {
             let handshake = tokio::select! {
-                handshake = timeout(setup.limits.head_timeout, tls.accept(stream)) => handshake,
+                handshake = timeout(options.limits.head_timeout, tls.accept(stream)) => handshake,
                 () = connection.evicted.cancelled() => return,
-                () = setup.closing.cancelled() => return,
+                () = options.closing.cancelled() => return,
             };
             if let Ok(Ok(stream)) = handshake {
-                converse(&setup, &http, connection, stream).await;
+                serve_requests(&options, &http, connection, stream).await;
             }
         }
     }
 }
 
-/// Serves requests of a connection until it ends, or has to.
-async fn converse<S>(
-    setup: &Setup,
+/// Serves the requests of a connection until it ends or is closed.
+async fn serve_requests<S>(
+    options: &ServeOptions,
     http: &Builder<TokioExecutor>,
     connection: Arc<Connection>,
     stream: S,
@@ -165,43 +165,42 @@ async fn converse<S>(
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let service = service_fn(|request: hyper::Request<Incoming>| {
-        let under_way = UnderWay::new(&connection);
+        let in_flight = InFlightRequest::new(&connection);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Arc::clone(&connection));
         let is_connect = request.method() == Method::CONNECT;
-        let answering = setup.service.clone().call(request);
+        let answering = options.service.clone().call(request);
         async move {
             let Ok(response) = answering.await;
             if is_connect && response.status().is_success() {
-                under_way.becomes_tunnel();
+                in_flight.mark_as_tunnel();
             }
-            Ok::<_, Infallible>(response.map(|body| AnswerBody::new(body, under_way)))
+            Ok::<_, Infallible>(response.map(|body| TrackedBody::new(body, in_flight)))
         }
     });
     let serving = http.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut serving = pin!(serving);
-    let mut watch = interval(WATCH_INTERVAL);
-    watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut checks = interval(CHECK_INTERVAL);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut finishing: Option<Instant> = None;
-    // Who has come before the stop learns of it by the end of the connection, who
-    // comes later by an answer.
-    let end = if setup.stopping.is_cancelled() { &setup.finishing } else { &setup.stopping };
+    // Connections from before the stop are shut down; requests on later ones get an error.
+    let end = if options.stopping.is_cancelled() { &options.finishing } else { &options.stopping };
     let mut is_ending = false;
     loop {
         tokio::select! {
             _ = &mut serving => return,
             () = connection.evicted.cancelled() => return,
-            () = setup.closing.cancelled() => return,
+            () = options.closing.cancelled() => return,
             () = end.cancelled(), if !is_ending => {
                 is_ending = true;
                 serving.as_mut().graceful_shutdown();
             }
-            _ = watch.tick() => {
+            _ = checks.tick() => {
                 let now = Instant::now();
                 if finishing.is_some_and(|since| now.duration_since(since) > FINISH_TIMEOUT) {
                     return;
                 }
-                match connection.judge(now, &setup.limits) {
+                match connection.check(now, &options.limits) {
                     Verdict::Keep => {}
                     Verdict::Drop => return,
                     Verdict::Finish => if finishing.is_none() {

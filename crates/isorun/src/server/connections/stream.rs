@@ -1,5 +1,5 @@
-//! The socket of a connection, which knows whether bytes wait to be written, and
-//! keeps the connection's place until it is closed.
+//! The socket of a connection, which records whether writes are blocked, and holds
+//! the connection's slot until it is closed.
 
 use std::{
     io,
@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{Connection, Slot};
 
-/// A client's socket. What a connection becomes, such as a WebSocket, owns it.
+/// A client's socket. After an upgrade, the new protocol (such as a WebSocket) owns it.
 pub struct ClientStream {
     inner: TcpStream,
     slot: Slot,
@@ -32,14 +32,15 @@ impl ClientStream {
         Arc::clone(&self.slot.connection)
     }
 
-    fn note<T>(&mut self, outcome: &Poll<T>) {
+    /// Records since when writes are blocked.
+    fn track_blocking<T>(&mut self, outcome: &Poll<T>) {
         let is_blocked = outcome.is_pending();
         if is_blocked != self.is_blocked {
             self.is_blocked = is_blocked;
             let mut state = self.slot.connection.state();
             state.blocked_since = is_blocked.then(Instant::now);
             if !is_blocked && state.requests == 0 {
-                // The end of an answer has left.
+                // The end of a response was written.
                 state.idle_since = Instant::now();
             }
         }
@@ -63,7 +64,7 @@ impl AsyncWrite for ClientStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        self.note(&outcome);
+        self.track_blocking(&outcome);
         outcome
     }
 
@@ -73,7 +74,7 @@ impl AsyncWrite for ClientStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
-        self.note(&outcome);
+        self.track_blocking(&outcome);
         outcome
     }
 

@@ -1,5 +1,5 @@
-//! The answer to a command: JSON that is written while it is sent. Only pieces of
-//! it are ever there as text, whatever that takes with all escapes.
+//! The response to a command: JSON that is encoded while it is sent. Only one piece at
+//! a time is encoded, since escapes can make the text much larger than the output.
 
 use axum::{
     body::Body,
@@ -12,26 +12,26 @@ use futures_util::stream;
 use isorun_agent::protocol::Status;
 use serde_json::json;
 
-use super::{held::HeldOutput, text::Decoder};
+use super::{held::OutputBuffer, text::Decoder};
 use crate::{api::Encoding, server::ApiError};
 
-/// Answers up to this many bytes of output are sent in one piece, with a length.
-const MAX_SINGLE_PIECE: usize = 64 << 10;
+/// The largest output, in bytes, that is sent in one piece with a content length.
+const MAX_UNCHUNKED_BYTES: usize = 64 << 10;
 
-/// Makes the answer: an outcome, or an error with what was printed until then.
-pub fn answer(
+/// Creates the response: the result of the command, or an error with its output so far.
+pub fn response(
     status: Result<Status, ApiError>,
     encoding: Encoding,
-    stdout: HeldOutput,
-    stderr: HeldOutput,
+    stdout: OutputBuffer,
+    stderr: OutputBuffer,
 ) -> Response {
-    let is_short = stdout.len() + stderr.len() <= MAX_SINGLE_PIECE;
-    let cut = (stdout.is_truncated(), stderr.is_truncated());
+    let is_short = stdout.len() + stderr.len() <= MAX_UNCHUNKED_BYTES;
+    let truncated = (stdout.is_truncated(), stderr.is_truncated());
     let (mut parts, before, after) = match status {
         Ok(status) => (
             StatusCode::OK.into_response().into_parts().0,
             format!("{{\"exit_code\":{},", status.shell_code()),
-            format!(",\"stdout_truncated\":{},\"stderr_truncated\":{}}}", cut.0, cut.1),
+            format!(",\"stdout_truncated\":{},\"stderr_truncated\":{}}}", truncated.0, truncated.1),
         ),
         Err(error) => {
             let fields = json!({ "error": error.message, "code": error.code.name() }).to_string();
@@ -43,14 +43,14 @@ pub fn answer(
     parts
         .headers
         .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-    let mut writer = Writer {
+    let mut writer = BodyWriter {
         pieces: vec![
             Piece::Raw(after),
             Piece::Raw("\"".to_owned()),
-            Piece::Output(stderr, Text::new(encoding, cut.1)),
+            Piece::Output(stderr, Encoder::new(encoding, truncated.1)),
             Piece::Raw(",\"stderr\":\"".to_owned()),
             Piece::Raw("\"".to_owned()),
-            Piece::Output(stdout, Text::new(encoding, cut.0)),
+            Piece::Output(stdout, Encoder::new(encoding, truncated.0)),
             Piece::Raw(format!("{before}\"stdout\":\"")),
         ],
     };
@@ -70,17 +70,17 @@ pub fn answer(
     Response::from_parts(parts, body)
 }
 
-/// What is still to be sent, the next piece last.
-struct Writer {
+/// The pieces that were not sent yet, the next one last.
+struct BodyWriter {
     pieces: Vec<Piece>,
 }
 
 enum Piece {
     Raw(String),
-    Output(HeldOutput, Text),
+    Output(OutputBuffer, Encoder),
 }
 
-impl Writer {
+impl BodyWriter {
     fn next(&mut self) -> Option<Bytes> {
         loop {
             let piece = match self.pieces.last_mut()? {
@@ -89,16 +89,16 @@ impl Writer {
                     self.pieces.pop();
                     text.into_bytes()
                 }
-                Piece::Output(held, text) => match held.take_chunk() {
-                    Some(chunk) => text.feed(&chunk),
+                Piece::Output(buffer, encoder) => match buffer.take_chunk() {
+                    Some(chunk) => encoder.feed(&chunk),
                     None => {
-                        let rest = text.finish();
+                        let rest = encoder.finish();
                         self.pieces.pop();
                         rest
                     }
                 },
             };
-            // An empty one would end a chunked body.
+            // An empty piece would end a chunked body.
             if !piece.is_empty() {
                 return Some(piece.into());
             }
@@ -106,29 +106,29 @@ impl Writer {
     }
 }
 
-/// Bytes of output as they stand between the quotes of a JSON string.
-enum Text {
+/// An encoder of output as the content of a JSON string.
+enum Encoder {
     Text {
         decoder: Decoder,
-        /// The output was cut off, so that a part of a character at its end is no
-        /// fault of it.
-        is_cut_off: bool,
+        /// True if the output was truncated, so that an incomplete character at its end is
+        /// dropped and not replaced.
+        truncated: bool,
     },
-    /// With the bytes that are no group of three yet.
+    /// The bytes that do not form a group of three yet.
     Base64(Vec<u8>),
 }
 
-impl Text {
-    fn new(encoding: Encoding, is_cut_off: bool) -> Self {
+impl Encoder {
+    fn new(encoding: Encoding, truncated: bool) -> Self {
         match encoding {
-            Encoding::Text => Self::Text { decoder: Decoder::new(encoding), is_cut_off },
+            Encoding::Text => Self::Text { decoder: Decoder::new(encoding), truncated },
             Encoding::Base64 => Self::Base64(Vec::new()),
         }
     }
 
     fn feed(&mut self, bytes: &[u8]) -> Vec<u8> {
         match self {
-            Self::Text { decoder, .. } => escaped(&decoder.feed(bytes)),
+            Self::Text { decoder, .. } => escape(&decoder.feed(bytes)),
             Self::Base64(rest) => {
                 rest.extend_from_slice(bytes);
                 let after = rest.split_off(rest.len() - rest.len() % 3);
@@ -139,15 +139,15 @@ impl Text {
 
     fn finish(&mut self) -> Vec<u8> {
         match self {
-            Self::Text { is_cut_off: true, .. } => Vec::new(),
-            Self::Text { decoder, .. } => escaped(&decoder.finish()),
+            Self::Text { truncated: true, .. } => Vec::new(),
+            Self::Text { decoder, .. } => escape(&decoder.finish()),
             Self::Base64(rest) => BASE64_STANDARD.encode(std::mem::take(rest)).into_bytes(),
         }
     }
 }
 
-fn escaped(text: &str) -> Vec<u8> {
-    // A text can always be written.
+fn escape(text: &str) -> Vec<u8> {
+    // Serializing a string cannot fail.
     let mut quoted = serde_json::to_vec(text).unwrap_or_default();
     quoted.pop();
     if !quoted.is_empty() {
@@ -167,9 +167,9 @@ mod tests {
         server::{Code, limits::ledger::Ledger},
     };
 
-    fn held(bytes: &[u8]) -> HeldOutput {
+    fn held(bytes: &[u8]) -> OutputBuffer {
         let memory = Ledger::new("bytes", "--bytes", 1 << 30, 100);
-        let mut held = HeldOutput::new(&memory, "t", 1 << 20);
+        let mut held = OutputBuffer::new(&memory, "t", 1 << 20);
         held.add(bytes);
         held
     }
@@ -180,9 +180,9 @@ mod tests {
     }
 
     fn outcome(encoding: Encoding, stdout: &[u8], stderr: &[u8]) -> ExecOutcome {
-        let answer = answer(Ok(Status::Code(3)), encoding, held(stdout), held(stderr));
-        assert_eq!(answer.status(), 200);
-        serde_json::from_slice(&body(answer)).unwrap()
+        let response = response(Ok(Status::Code(3)), encoding, held(stdout), held(stderr));
+        assert_eq!(response.status(), 200);
+        serde_json::from_slice(&body(response)).unwrap()
     }
 
     proptest! {
@@ -205,10 +205,10 @@ mod tests {
     fn a_text_that_is_cut_off_ends_with_a_whole_character() {
         let cut_off = |encoding, text: &str, cut: usize| {
             let memory = Ledger::new("bytes", "--bytes", 1 << 30, 100);
-            let mut held = HeldOutput::new(&memory, "t", cut);
+            let mut held = OutputBuffer::new(&memory, "t", cut);
             held.add(text.as_bytes());
-            let answer = answer(Ok(Status::Code(0)), encoding, held, self::held(b""));
-            let outcome: ExecOutcome = serde_json::from_slice(&body(answer)).unwrap();
+            let response = response(Ok(Status::Code(0)), encoding, held, self::held(b""));
+            let outcome: ExecOutcome = serde_json::from_slice(&body(response)).unwrap();
             assert_eq!(outcome.stdout_truncated, cut < text.len());
             outcome.stdout
         };
@@ -220,7 +220,7 @@ mod tests {
                 assert_eq!(BASE64_STANDARD.decode(code).unwrap(), &text.as_bytes()[..cut]);
             }
         }
-        // What is no text stays visible, and so does the end of what is whole.
+        // Invalid UTF-8 is replaced, also at the end of output that was not truncated.
         assert_eq!(outcome(Encoding::Text, b"a\xff", b"a\xe2\x82").stdout, "a\u{fffd}");
         assert_eq!(outcome(Encoding::Text, b"", b"a\xe2\x82").stderr, "a\u{fffd}");
     }
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn characters_that_take_six_bytes_each_are_never_there_as_a_whole() {
         let bytes = vec![1; 1 << 20];
-        let response = answer(Ok(Status::Code(0)), Encoding::Text, held(&bytes), held(b""));
+        let response = response(Ok(Status::Code(0)), Encoding::Text, held(&bytes), held(b""));
         let mut longest = 0;
         let mut all = 0;
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn an_error_has_what_was_printed_with_it() {
         let error = ApiError::new(Code::ExecTimeout, "it took \"long\"");
-        let response = answer(Err(error), Encoding::Text, held(b"a\n"), held(b"\x01\xff"));
+        let response = response(Err(error), Encoding::Text, held(b"a\n"), held(b"\x01\xff"));
         assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
         let body: ErrorBody = serde_json::from_slice(&body(response)).unwrap();
         assert_eq!((body.error.as_str(), body.code.as_str()), ("it took \"long\"", "exec_timeout"));

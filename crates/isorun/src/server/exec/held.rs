@@ -1,28 +1,28 @@
-//! Output of a command that is held in memory until its answer is sent, counted
-//! against the server's limit for that.
+//! Output of a command that is held in memory until the response is sent, counted
+//! against the server's memory limit for it.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use crate::server::limits::ledger::{Hold, Ledger};
 
-/// Bytes of the first piece of memory, so that short outputs take little.
-const FIRST_CHUNK: usize = 4 << 10;
+/// The size of the first chunk in bytes: small, for short outputs.
+const FIRST_CHUNK_BYTES: usize = 4 << 10;
 
-/// Bytes of each further piece.
-const CHUNK: usize = 64 << 10;
+/// The size of each further chunk in bytes.
+const CHUNK_BYTES: usize = 64 << 10;
 
-/// The beginning of a stream of output, as much as there is room for.
-pub struct HeldOutput {
+/// The start of an output stream, up to a size limit.
+pub struct OutputBuffer {
     chunks: VecDeque<Vec<u8>>,
     bytes: usize,
     max_bytes: usize,
-    /// None if there was no room even for the first piece.
+    /// The reserved memory; `None` if the limit was already reached.
     hold: Option<Hold>,
     truncated: bool,
 }
 
-impl HeldOutput {
-    /// Creates an empty one, of which a tenant's memory is taken.
+impl OutputBuffer {
+    /// Creates an empty buffer that counts against a tenant's memory.
     pub fn new(memory: &Arc<Ledger>, tenant: &str, max_bytes: usize) -> Self {
         Self {
             chunks: VecDeque::new(),
@@ -33,16 +33,16 @@ impl HeldOutput {
         }
     }
 
-    /// Adds output at the end. What is over the limit of one answer, or finds no
-    /// memory, is left out, and so is all that follows.
+    /// Appends output. Output beyond the size limit, or for which no memory can be
+    /// reserved, is dropped, and so is all that follows.
     pub fn add(&mut self, mut more: &[u8]) {
         if self.truncated {
             return;
         }
-        let room = self.max_bytes - self.bytes;
-        if more.len() > room {
+        let remaining = self.max_bytes - self.bytes;
+        if more.len() > remaining {
             self.truncated = true;
-            more = more.get(..room).unwrap_or_default();
+            more = more.get(..remaining).unwrap_or_default();
         }
         while !more.is_empty() {
             let Some(chunk) = self.chunk_with_room() else {
@@ -57,17 +57,17 @@ impl HeldOutput {
         }
     }
 
-    /// Whether the end of the output is missing.
+    /// Reports whether output was dropped.
     pub fn is_truncated(&self) -> bool {
         self.truncated
     }
 
-    /// How many bytes are held.
+    /// Returns the number of bytes in the buffer.
     pub fn len(&self) -> usize {
         self.bytes
     }
 
-    /// Takes the next bytes out. Their memory is given back.
+    /// Removes and returns the next chunk, and releases its memory.
     pub fn take_chunk(&mut self) -> Option<Vec<u8>> {
         let chunk = self.chunks.pop_front()?;
         if let Some(hold) = &mut self.hold {
@@ -79,7 +79,7 @@ impl HeldOutput {
 
     fn chunk_with_room(&mut self) -> Option<&mut Vec<u8>> {
         if self.chunks.back().is_none_or(|chunk| chunk.len() == chunk.capacity()) {
-            let size = if self.chunks.is_empty() { FIRST_CHUNK } else { CHUNK };
+            let size = if self.chunks.is_empty() { FIRST_CHUNK_BYTES } else { CHUNK_BYTES };
             let chunk = Vec::with_capacity(size);
             self.hold.as_mut()?.grow(size_of_chunk(&chunk)).ok()?;
             self.chunks.push_back(chunk);
@@ -100,7 +100,7 @@ mod tests {
         Ledger::new("bytes", "--bytes", total, 100)
     }
 
-    fn content(mut held: HeldOutput) -> Vec<u8> {
+    fn content(mut held: OutputBuffer) -> Vec<u8> {
         let mut all = Vec::new();
         while let Some(chunk) = held.take_chunk() {
             all.extend(chunk);
@@ -114,7 +114,7 @@ mod tests {
         for (pieces, piece, max, truncated) in
             [(0, 1, 10, false), (10, 1, 10, false), (11, 1, 10, true), (50, 9_999, 300_000, true)]
         {
-            let mut held = HeldOutput::new(&memory, "t", max);
+            let mut held = OutputBuffer::new(&memory, "t", max);
             let mut all = Vec::new();
             for number in 0..pieces {
                 let piece = vec![number; piece];
@@ -123,7 +123,7 @@ mod tests {
             }
             all.truncate(max);
             assert_eq!((held.len(), held.is_truncated()), (all.len(), truncated));
-            assert!(memory.used() as usize <= all.len() + FIRST_CHUNK + CHUNK);
+            assert!(memory.used() as usize <= all.len() + FIRST_CHUNK_BYTES + CHUNK_BYTES);
             assert_eq!(content(held), all);
             assert_eq!(memory.used(), 0);
         }
@@ -132,15 +132,15 @@ mod tests {
     #[test]
     fn what_finds_no_memory_is_left_out() {
         let memory = memory(200_000);
-        let mut first = HeldOutput::new(&memory, "a", 1 << 20);
+        let mut first = OutputBuffer::new(&memory, "a", 1 << 20);
         first.add(&[1; 100_000]);
-        let mut second = HeldOutput::new(&memory, "b", 1 << 20);
+        let mut second = OutputBuffer::new(&memory, "b", 1 << 20);
         second.add(&[2; 100_000]);
         assert!(!first.is_truncated() && second.is_truncated());
-        assert_eq!(second.len(), FIRST_CHUNK);
+        assert_eq!(second.len(), FIRST_CHUNK_BYTES);
         drop(first);
         second.add(b"x");
-        assert_eq!(second.len(), FIRST_CHUNK, "a gap would be worse than an early end");
+        assert_eq!(second.len(), FIRST_CHUNK_BYTES, "a gap would be worse than an early end");
         drop(second);
         assert_eq!(memory.used(), 0);
     }

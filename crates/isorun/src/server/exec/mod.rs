@@ -1,5 +1,5 @@
-//! Commands in a run: one task drives each, whoever listens. When the listener
-//! goes away the command is killed, with all that it started.
+//! Commands in a run. One task drives each, independent of the transport. When the
+//! client disconnects, the command and its child processes are killed.
 
 mod answer;
 pub mod attach;
@@ -22,67 +22,70 @@ use isorun_engine::AgentStream;
 use serde_json::json;
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{ApiError, App, Code, config, order, runs::LiveRun};
+use super::{ApiError, App, Code, config, runs::LiveRun, validate};
 use crate::{
     api::{Command, ExecEvent, ExecRequest},
     audit::Event,
     id::random_hex,
 };
 
-/// Pieces of output that wait for a slow listener; then the program waits.
+/// The number of output pieces that are queued for a slow client before the program
+/// blocks.
 const OUTPUT_QUEUE: usize = 4;
-/// Pieces of input, up to 1 MiB each, that wait for the program.
+/// The number of input pieces, up to 1 MiB each, that are queued for the program.
 const INPUT_QUEUE: usize = 2;
-/// How much later than the agent the server gives up by itself.
-const GRACE: Duration = Duration::from_secs(5);
-/// How much of a command stands in the audit log.
-const LOGGED: usize = 4096;
+/// The time after the timeout of a command that the agent has to report it.
+const AGENT_TIMEOUT_GRACE: Duration = Duration::from_secs(5);
+/// The largest number of characters of a command in the audit log.
+const MAX_LOGGED_CHARS: usize = 4096;
 
-/// A command that can be run.
-pub struct Task {
+/// A validated command.
+pub struct CommandSpec {
     argv: Vec<String>,
     env: BTreeMap<String, String>,
     cwd: Option<String>,
-    /// Zero for never.
+    /// Zero for no timeout.
     timeout: Duration,
     pty: Option<Size>,
-    /// Whether input will come.
+    /// True if the command has standard input.
     stdin: bool,
 }
 
-impl Task {
+impl CommandSpec {
     pub fn new(request: &ExecRequest, stdin: bool) -> Result<Self, ApiError> {
         let argv = match &request.command {
             Command::Shell(line) => {
-                order::no_nul("command", line)?;
+                validate::no_nul("command", line)?;
                 if line.trim().is_empty() {
-                    return Err(ApiError::invalid("command is empty"));
+                    return Err(ApiError::invalid("command is empty: give a command line"));
                 }
                 vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()]
             }
             Command::Program(argv) => {
                 if argv.first().is_none_or(String::is_empty) {
-                    return Err(ApiError::invalid("command names no program"));
+                    return Err(ApiError::invalid(
+                        "command names no program: give a list that starts with one",
+                    ));
                 }
                 for (at, arg) in argv.iter().enumerate() {
-                    order::no_nul(&format!("command[{at}]"), arg)?;
+                    validate::no_nul(&format!("command[{at}]"), arg)?;
                 }
                 argv.clone()
             }
         };
         Ok(Self {
             argv,
-            env: request.env.clone().map_or_else(|| Ok(BTreeMap::new()), order::env)?,
-            cwd: request.cwd.as_deref().map(|cwd| order::path("cwd", cwd)).transpose()?,
+            env: request.env.clone().map_or_else(|| Ok(BTreeMap::new()), validate::env)?,
+            cwd: request.cwd.as_deref().map(|cwd| validate::path("cwd", cwd)).transpose()?,
             timeout: request.timeout.map_or(Ok(config::DEFAULT_EXEC_TIMEOUT), |seconds| {
-                order::timeout("timeout", seconds)
+                validate::timeout("timeout", seconds)
             })?,
             pty: None,
             stdin,
         })
     }
 
-    /// On a terminal of this size, without an end unless one was asked for.
+    /// Runs the command on a terminal of the given size.
     pub fn on_terminal(mut self, size: Size) -> Self {
         self.pty = Some(size);
         self.stdin = true;
@@ -90,68 +93,68 @@ impl Task {
     }
 }
 
-/// What a command does.
-pub enum Output {
+/// Output of a command.
+pub enum CommandOutput {
     Stdout(Bytes),
     Stderr(Bytes),
-    /// The last one.
+    /// The exit status or an error. This is the last item.
     End(Result<Status, ApiError>),
 }
 
-/// What is done to a command.
-pub enum Input {
+/// Input of a command.
+pub enum CommandInput {
     Data(Bytes),
     Eof,
     Signal(u32),
     Resize(Size),
 }
 
-/// A command under way. Dropping `output` kills it.
-pub struct Running {
-    pub output: mpsc::Receiver<Output>,
-    pub input: mpsc::Sender<Input>,
+/// A running command. Dropping `output` kills it.
+pub struct RunningCommand {
+    pub output: mpsc::Receiver<CommandOutput>,
+    pub input: mpsc::Sender<CommandInput>,
 }
 
 /// Starts a command.
-pub fn start(app: &App, run: &Arc<LiveRun>, task: Task) -> Result<Running, ApiError> {
-    if let Some(trouble) = run.trouble() {
-        return Err(trouble);
+pub fn start(app: &App, run: &Arc<LiveRun>, spec: CommandSpec) -> Result<RunningCommand, ApiError> {
+    if let Some(error) = run.not_running_error() {
+        return Err(error);
     }
     app.guard.admit_command(&run.tenant)?;
-    let (output, listener) = mpsc::channel(OUTPUT_QUEUE);
-    let (input, orders) = mpsc::channel(INPUT_QUEUE);
-    let driver = drive(Arc::clone(app), Arc::clone(run), task, output, orders);
-    app.tasks.spawn(driver);
-    Ok(Running { output: listener, input })
+    let (output, receiver) = mpsc::channel(OUTPUT_QUEUE);
+    let (input, inputs) = mpsc::channel(INPUT_QUEUE);
+    let task = drive(Arc::clone(app), Arc::clone(run), spec, output, inputs);
+    app.tasks.spawn(task);
+    Ok(RunningCommand { output: receiver, input })
 }
 
 async fn drive(
     app: App,
     run: Arc<LiveRun>,
-    task: Task,
-    output: mpsc::Sender<Output>,
-    orders: mpsc::Receiver<Input>,
+    spec: CommandSpec,
+    output: mpsc::Sender<CommandOutput>,
+    inputs: mpsc::Receiver<CommandInput>,
 ) {
     let started = Instant::now();
     app.metrics.execs.inc();
     let id = random_hex::<8>().unwrap_or_default();
-    let limit = task.timeout;
+    let limit = spec.timeout;
     let end = tokio::select! {
-        end = run.during(record_and_run(&app, &run, &id, task, &output, orders)) => Some(end),
-        // Nobody listens any more. Dropping the work drops the connection.
+        end = run.during(record_and_run(&app, &run, &id, spec, &output, inputs)) => Some(end),
+        // The receiver was dropped. Dropping the future closes the connection.
         () = output.closed() => None,
     };
     app.metrics.exec_seconds.observe(started.elapsed().as_secs_f64());
     let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let what = match &end {
-        None => json!({ "exec": id, "ms": ms, "end": "the client went away" }),
+        None => json!({ "exec": id, "ms": ms, "end": "the client disconnected" }),
         Some(Ok(Status::TimedOut)) => json!({ "exec": id, "ms": ms, "end": "timeout" }),
         Some(Ok(status)) => {
             json!({ "exec": id, "ms": ms, "end": "exit", "exit_code": status.shell_code() })
         }
         Some(Err(error)) => json!({ "exec": id, "ms": ms, "end": error.code.name() }),
     };
-    // The log of a destroyed run has ended.
+    // No entries may follow the destruction of a run.
     if run.status() != crate::api::Status::Destroyed
         && let Err(error) = run.log.append(Event::ExecExit, what).await
     {
@@ -164,67 +167,68 @@ async fn drive(
             Err(ApiError::new(
                 Code::ExecTimeout,
                 format!(
-                    "the command took longer than its timeout of {} s, and was killed with all \
-                     that it had started",
+                    "the command took longer than its timeout of {} s, and was killed with its \
+                     child processes",
                     limit.as_secs_f64()
                 ),
             ))
         }
         Some(end) => end,
     };
-    let _ = output.send(Output::End(end)).await;
+    let _ = output.send(CommandOutput::End(end)).await;
 }
 
 async fn record_and_run(
     app: &App,
     run: &Arc<LiveRun>,
     id: &str,
-    task: Task,
-    output: &mpsc::Sender<Output>,
-    orders: mpsc::Receiver<Input>,
+    spec: CommandSpec,
+    output: &mpsc::Sender<CommandOutput>,
+    inputs: mpsc::Receiver<CommandInput>,
 ) -> Result<Status, ApiError> {
-    let what = json!({ "exec": id, "command": shortened(&task.argv), "tty": task.pty.is_some() });
+    let what = json!({ "exec": id, "command": shortened(&spec.argv), "tty": spec.pty.is_some() });
     let (recorded, stream) = tokio::join!(run.log.append(Event::ExecStart, what), app.connect(run));
     recorded?;
     let stream = stream?;
-    let limit = task.timeout;
-    // So that it goes on when the sandbox is copied meanwhile.
-    let token = random_hex::<16>().map_err(|error| ApiError::internal("no random", error))?;
-    let request = protocol::Exec { token: Some(token), ..request(task, run) };
-    let work = converse(stream, connector(app, run), request, output, orders);
+    let limit = spec.timeout;
+    // The token allows reattaching to the command when the sandbox is forked meanwhile.
+    let token = random_hex::<16>()
+        .map_err(|error| ApiError::internal("cannot get random numbers", error))?;
+    let request = protocol::Exec { token: Some(token), ..request(spec, run) };
+    let work = relay(stream, connector(app, run), request, output, inputs);
     if limit.is_zero() {
         return work.await;
     }
-    // The agent keeps time. One that does not is given up.
-    timeout(limit + GRACE, work).await.unwrap_or_else(|_| {
+    // The agent enforces the timeout. An agent that does not respond is abandoned.
+    timeout(limit + AGENT_TIMEOUT_GRACE, work).await.unwrap_or_else(|_| {
         Err(ApiError::new(
             Code::ExecTimeout,
             format!(
-                "the command took longer than its timeout of {} s, and the sandbox is too busy to \
-                 say that it ended: destroy the run if it does not recover",
+                "the command took longer than its timeout of {} s, and the sandbox did not report \
+                 its end: destroy the run if it does not recover",
                 limit.as_secs_f64()
             ),
         ))
     })
 }
 
-fn request(task: Task, run: &LiveRun) -> protocol::Exec {
+fn request(spec: CommandSpec, run: &LiveRun) -> protocol::Exec {
     let mut env = run.defaults.env.clone();
-    env.extend(task.env);
+    env.extend(spec.env);
     protocol::Exec {
-        argv: task.argv,
+        argv: spec.argv,
         env: env.into_iter().collect(),
-        cwd: task.cwd.or_else(|| run.defaults.workdir.clone()),
+        cwd: spec.cwd.or_else(|| run.defaults.workdir.clone()),
         user: run.defaults.user.clone(),
-        timeout_ms: (!task.timeout.is_zero())
-            .then(|| u64::try_from(task.timeout.as_millis()).unwrap_or(u64::MAX)),
-        pty: task.pty,
-        stdin: task.stdin,
+        timeout_ms: (!spec.timeout.is_zero())
+            .then(|| u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX)),
+        pty: spec.pty,
+        stdin: spec.stdin,
         token: None,
     }
 }
 
-/// A way to the agent of a run, also after it was away for a while.
+/// Returns a function that connects to the agent of a run, also after a hibernation.
 pub fn connector(app: &App, run: &Arc<LiveRun>) -> Connect<AgentStream> {
     let (app, run) = (Arc::clone(app), Arc::clone(run));
     Arc::new(move || {
@@ -235,8 +239,8 @@ pub fn connector(app: &App, run: &Arc<LiveRun>) -> Connect<AgentStream> {
                 Err(error) => {
                     let error = error.message;
                     tracing::debug!(error, run = %run.id, "cannot reach the sandbox");
-                    // Its end, or its rest, is what to tell.
-                    run.settled().await;
+                    // The caller reports the end of the run, or its hibernation.
+                    run.wait_while_hibernating().await;
                     None
                 }
             }
@@ -244,65 +248,68 @@ pub fn connector(app: &App, run: &Arc<LiveRun>) -> Connect<AgentStream> {
     })
 }
 
-async fn converse(
+async fn relay(
     stream: AgentStream,
     connect: Connect<AgentStream>,
     request: protocol::Exec,
-    output: &mpsc::Sender<Output>,
-    mut orders: mpsc::Receiver<Input>,
+    output: &mpsc::Sender<CommandOutput>,
+    mut inputs: mpsc::Receiver<CommandInput>,
 ) -> Result<Status, ApiError> {
-    let exec = client::exec_lasting(stream, connect, request).await.map_err(agent_error)?;
+    let exec = client::exec_with_reattach(stream, connect, request).await.map_err(agent_error)?;
     let (mut events, control) = (exec.events, exec.control);
-    let listen = async {
+    let receive_output = async {
         loop {
             let piece = match events.next().await.map_err(agent_error)? {
-                AgentEvent::Stdout(bytes) => Output::Stdout(bytes),
-                AgentEvent::Stderr(bytes) => Output::Stderr(bytes),
+                AgentEvent::Stdout(bytes) => CommandOutput::Stdout(bytes),
+                AgentEvent::Stderr(bytes) => CommandOutput::Stderr(bytes),
                 AgentEvent::Exited(status) => return Ok(status),
             };
-            // A listener that went away is noticed elsewhere.
+            // `drive` notices that the receiver was dropped.
             let _ = output.send(piece).await;
         }
     };
-    let speak = async {
-        while let Some(order) = orders.recv().await {
-            if obey(&control, order).await.is_err() {
-                // It has ended, which the other half tells.
+    let forward_input = async {
+        while let Some(input) = inputs.recv().await {
+            if handle_input(&control, input).await.is_err() {
+                // The command has exited, which `receive_output` reports.
                 break;
             }
         }
         std::future::pending().await
     };
     tokio::select! {
-        end = listen => end,
-        end = speak => end,
+        end = receive_output => end,
+        end = forward_input => end,
     }
 }
 
-async fn obey(control: &ExecControl<AgentStream>, order: Input) -> Result<(), ClientError> {
-    match order {
-        Input::Data(bytes) => control.stdin(bytes).await,
-        Input::Eof => control.stdin_end().await,
-        Input::Signal(signal) => control.signal(signal).await,
-        Input::Resize(size) => control.resize(size).await,
+async fn handle_input(
+    control: &ExecControl<AgentStream>,
+    input: CommandInput,
+) -> Result<(), ClientError> {
+    match input {
+        CommandInput::Data(bytes) => control.stdin(bytes).await,
+        CommandInput::Eof => control.stdin_end().await,
+        CommandInput::Signal(signal) => control.signal(signal).await,
+        CommandInput::Resize(size) => control.resize(size).await,
     }
 }
 
 fn shortened(argv: &[String]) -> serde_json::Value {
-    let mut room = LOGGED;
+    let mut remaining = MAX_LOGGED_CHARS;
     let mut kept = Vec::new();
     for arg in argv {
-        let piece: String = arg.chars().take(room).collect();
-        room -= piece.chars().count();
+        let piece: String = arg.chars().take(remaining).collect();
+        remaining -= piece.chars().count();
         kept.push(piece);
-        if room == 0 {
+        if remaining == 0 {
             return json!({ "argv": kept, "shortened": true });
         }
     }
     json!({ "argv": kept })
 }
 
-/// What the caller is told of an agent's trouble.
+/// Converts an error of the agent into one for the client.
 pub fn agent_error(error: ClientError) -> ApiError {
     match error {
         ClientError::Failed(failure) => {
@@ -321,8 +328,8 @@ pub fn agent_error(error: ClientError) -> ApiError {
     }
 }
 
-/// The last event of a command.
-fn ending(end: Result<Status, ApiError>) -> ExecEvent {
+/// Returns the last event of a command.
+fn final_event(end: Result<Status, ApiError>) -> ExecEvent {
     match end {
         Ok(status) => ExecEvent::Exit { exit_code: status.shell_code() },
         Err(error) => ExecEvent::Error {

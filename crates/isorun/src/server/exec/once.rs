@@ -1,4 +1,4 @@
-//! A command with one answer, or with server-sent events.
+//! Commands with a single response, or with server-sent events.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -13,23 +13,27 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use isorun_agent::protocol::Status;
 
-use super::{Input, Output, Running, Task, answer::answer, held::HeldOutput, start, text};
+use super::{
+    CommandInput, CommandOutput, CommandSpec, RunningCommand, answer::response, held::OutputBuffer,
+    start, text,
+};
 use crate::{
     api::{Encoding, ErrorBody, ExecEvent, ExecOutcome, ExecRequest},
     server::{
         ApiError, App,
-        extract::{AwakeRun, Json},
+        extract::{Json, ResumedRun},
         runs::LiveRun,
     },
 };
 
-/// How often a silent stream shows that it lives.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// The interval of keep-alive comments in a stream.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Run a command
 ///
-/// Answers when the command has ended. Output beyond the server's limit, or its memory for answers,
-/// is left out, and the answer says so. If the client goes away, the command is killed.
+/// Responds when the command has exited. Output beyond the server's size limit or its memory for
+/// responses is truncated, as reported in the response. If the client disconnects, the command is
+/// killed.
 #[utoipa::path(
     post, path = "/v1/runs/{id}/exec", tag = "exec", operation_id = "exec",
     params(("id" = String, Path, description = "The run")),
@@ -37,28 +41,28 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
     responses(
         (status = 200, body = ExecOutcome),
         (status = 400, body = ErrorBody, description = "The command cannot be run"),
-        (status = 404, body = ErrorBody, description = "No such run, or it was destroyed"),
-        (status = 410, body = ErrorBody, description = "The sandbox died"),
-        (status = 429, body = ErrorBody, description = "Too many commands at once"),
-        (status = 504, body = ErrorBody, description = "It took longer than its timeout; with what it had printed"),
+        (status = 404, body = ErrorBody, description = "The run does not exist, or was destroyed"),
+        (status = 410, body = ErrorBody, description = "The sandbox exited unexpectedly"),
+        (status = 429, body = ErrorBody, description = "Too many concurrent commands"),
+        (status = 504, body = ErrorBody, description = "The command exceeded its timeout; the body contains its output so far"),
     ),
 )]
 pub async fn once(
     State(app): State<App>,
-    AwakeRun(run): AwakeRun,
+    ResumedRun(run): ResumedRun,
     Json(request): Json<ExecRequest>,
 ) -> Result<Response, ApiError> {
-    let running = begin(&app, &run, &request)?;
-    let held = || HeldOutput::new(&app.accounts.memory, &run.tenant, app.config.limits.output);
-    let (status, stdout, stderr) = collect(running, held(), held()).await;
-    Ok(answer(status, request.encoding, stdout, stderr))
+    let running = start_command(&app, &run, &request)?;
+    let buffer = || OutputBuffer::new(&app.accounts.memory, &run.tenant, app.config.limits.output);
+    let (status, stdout, stderr) = collect(running, buffer(), buffer()).await;
+    Ok(response(status, request.encoding, stdout, stderr))
 }
 
-/// Run a command, and see its output as it comes
+/// Run a command, and stream its output
 ///
-/// Server-sent events, each a JSON object with a `type` that is also the event's name: `stdout`
-/// and `stderr` with `data`, then one `exit` with `exit_code`, or one `error` with `error` and
-/// `code`. If the client goes away, the command is killed.
+/// Responds with server-sent events, each a JSON object with a `type` that is also the name of the
+/// event: `stdout` and `stderr` with `data`, then one `exit` with `exit_code`, or one `error` with
+/// `error` and `code`. If the client disconnects, the command is killed.
 #[utoipa::path(
     post, path = "/v1/runs/{id}/exec/stream", tag = "exec", operation_id = "exec_stream",
     params(("id" = String, Path, description = "The run")),
@@ -66,75 +70,79 @@ pub async fn once(
     responses(
         (status = 200, body = ExecEvent, content_type = "text/event-stream"),
         (status = 400, body = ErrorBody, description = "The command cannot be run"),
-        (status = 404, body = ErrorBody, description = "No such run, or it was destroyed"),
-        (status = 410, body = ErrorBody, description = "The sandbox died"),
+        (status = 404, body = ErrorBody, description = "The run does not exist, or was destroyed"),
+        (status = 410, body = ErrorBody, description = "The sandbox exited unexpectedly"),
     ),
 )]
 pub async fn stream(
     State(app): State<App>,
-    AwakeRun(run): AwakeRun,
+    ResumedRun(run): ResumedRun,
     Json(request): Json<ExecRequest>,
 ) -> Result<Response, ApiError> {
-    let running = begin(&app, &run, &request)?;
-    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
+    let running = start_command(&app, &run, &request)?;
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE_INTERVAL);
     Ok(Sse::new(events(running, request.encoding)).keep_alive(keep_alive).into_response())
 }
 
-fn begin(app: &App, run: &Arc<LiveRun>, request: &ExecRequest) -> Result<Running, ApiError> {
-    let task = Task::new(request, request.stdin.is_some())?;
-    let running = start(app, run, task)?;
+fn start_command(
+    app: &App,
+    run: &Arc<LiveRun>,
+    request: &ExecRequest,
+) -> Result<RunningCommand, ApiError> {
+    let spec = CommandSpec::new(request, request.stdin.is_some())?;
+    let running = start(app, run, spec)?;
     if let Some(text) = &request.stdin {
-        // There is room: these are the first ones.
-        let _ = running.input.try_send(Input::Data(Bytes::from(text.clone())));
-        let _ = running.input.try_send(Input::Eof);
+        // The queue has room: these are the first items.
+        let _ = running.input.try_send(CommandInput::Data(Bytes::from(text.clone())));
+        let _ = running.input.try_send(CommandInput::Eof);
     }
     Ok(running)
 }
 
 async fn collect(
-    mut running: Running,
-    mut stdout: HeldOutput,
-    mut stderr: HeldOutput,
-) -> (Result<Status, ApiError>, HeldOutput, HeldOutput) {
+    mut running: RunningCommand,
+    mut stdout: OutputBuffer,
+    mut stderr: OutputBuffer,
+) -> (Result<Status, ApiError>, OutputBuffer, OutputBuffer) {
     while let Some(piece) = running.output.recv().await {
         match piece {
-            Output::Stdout(bytes) => stdout.add(&bytes),
-            Output::Stderr(bytes) => stderr.add(&bytes),
-            Output::End(end) => return (end, stdout, stderr),
+            CommandOutput::Stdout(bytes) => stdout.add(&bytes),
+            CommandOutput::Stderr(bytes) => stderr.add(&bytes),
+            CommandOutput::End(end) => return (end, stdout, stderr),
         }
     }
-    (Err(lost()), stdout, stderr)
+    (Err(lost_command_error()), stdout, stderr)
 }
 
-fn lost() -> ApiError {
-    ApiError::internal("the command was lost", "its task ended without a last word")
+fn lost_command_error() -> ApiError {
+    ApiError::internal("the command was lost", "its task ended without a result")
 }
 
 fn events(
-    running: Running,
+    running: RunningCommand,
     encoding: Encoding,
 ) -> impl Stream<Item = Result<SseEvent, Infallible>> {
     let state = Some((running, text::Decoder::new(encoding), text::Decoder::new(encoding)));
     stream::unfold(state, async |state| {
         let (mut running, mut out, mut err) = state?;
-        let (batch, over) = match running.output.recv().await {
-            Some(Output::Stdout(bytes)) => {
+        let (batch, is_last) = match running.output.recv().await {
+            Some(CommandOutput::Stdout(bytes)) => {
                 (vec![ExecEvent::Stdout { data: out.feed(&bytes) }], false)
             }
-            Some(Output::Stderr(bytes)) => {
+            Some(CommandOutput::Stderr(bytes)) => {
                 (vec![ExecEvent::Stderr { data: err.feed(&bytes) }], false)
             }
-            Some(Output::End(end)) => (last_words(end, &mut out, &mut err), true),
-            None => (last_words(Err(lost()), &mut out, &mut err), true),
+            Some(CommandOutput::End(end)) => (final_events(end, &mut out, &mut err), true),
+            None => (final_events(Err(lost_command_error()), &mut out, &mut err), true),
         };
-        let state = (!over).then_some((running, out, err));
+        let state = (!is_last).then_some((running, out, err));
         Some((stream::iter(batch.into_iter().filter(|event| !is_empty(event)).map(encode)), state))
     })
     .flatten()
 }
 
-/// What was held back of a character, then the end.
-fn last_words(
+/// Returns the rest of incomplete characters, then the last event.
+fn final_events(
     end: Result<Status, ApiError>,
     out: &mut text::Decoder,
     err: &mut text::Decoder,
@@ -142,7 +150,7 @@ fn last_words(
     vec![
         ExecEvent::Stdout { data: out.finish() },
         ExecEvent::Stderr { data: err.finish() },
-        super::ending(end),
+        super::final_event(end),
     ]
 }
 

@@ -1,14 +1,14 @@
-//! Output as it stands in JSON.
+//! Encoding of output for JSON.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 use crate::api::Encoding;
 
-/// One stream of output, piece by piece. A character that two pieces share is
-/// kept whole; bytes that are no UTF-8 become U+FFFD.
+/// A decoder of an output stream that arrives in pieces. A character that is split
+/// between pieces is kept intact; bytes that are not UTF-8 become U+FFFD.
 pub struct Decoder {
     encoding: Encoding,
-    /// The beginning of a character.
+    /// The start of an incomplete character.
     rest: Vec<u8>,
 }
 
@@ -17,37 +17,37 @@ impl Decoder {
         Self { encoding, rest: Vec::new() }
     }
 
-    /// What can be said of it now; may be empty.
+    /// Returns the text that is complete so far; may be empty.
     pub fn feed(&mut self, bytes: &[u8]) -> String {
         if self.encoding == Encoding::Base64 {
             return BASE64_STANDARD.encode(bytes);
         }
         self.rest.extend_from_slice(bytes);
-        let held = self.rest.len() - unfinished(&self.rest);
-        let rest = self.rest.split_off(held);
+        let complete = self.rest.len() - unfinished(&self.rest);
+        let rest = self.rest.split_off(complete);
         let ready = std::mem::replace(&mut self.rest, rest);
         String::from_utf8_lossy(&ready).into_owned()
     }
 
-    /// What is left at the end.
+    /// Returns the rest at the end of the stream.
     pub fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.rest)).into_owned()
     }
 }
 
-/// How many bytes at the end begin a character that may go on.
+/// Returns the number of bytes at the end that may be an incomplete character.
 fn unfinished(bytes: &[u8]) -> usize {
     let tail = bytes.len().saturating_sub(3);
     for (at, byte) in bytes.iter().enumerate().skip(tail).rev() {
         let here = bytes.len() - at;
-        let whole = match byte {
+        let length = match byte {
             0x80..=0xbf => continue,
             0xc2..=0xdf => 2,
             0xe0..=0xef => 3,
             0xf0..=0xf4 => 4,
             _ => 1,
         };
-        return if here < whole { here } else { 0 };
+        return if here < length { here } else { 0 };
     }
     0
 }
@@ -62,8 +62,8 @@ mod tests {
         for cut in 0..=text.len() {
             let mut decoder = Decoder::new(Encoding::Text);
             let (one, two) = text.as_bytes().split_at(cut);
-            let said = decoder.feed(one) + &decoder.feed(two) + &decoder.finish();
-            assert_eq!(said, text, "cut at {cut}");
+            let decoded = decoder.feed(one) + &decoder.feed(two) + &decoder.finish();
+            assert_eq!(decoded, text, "cut at {cut}");
         }
     }
 

@@ -1,5 +1,4 @@
-//! Bodies of requests: they have to make progress, and what is held of them is
-//! counted.
+//! Request bodies: a minimum rate, and accounting of the bytes held in memory.
 
 use std::{
     pin::Pin,
@@ -15,34 +14,34 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::ledger::Hold;
 use crate::server::ApiError;
 
-/// How slowly a body may come.
+/// The minimum rate of a request body.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// The longest time without a byte.
     pub stall: Duration,
-    /// Bytes a second on average, after the first `stall`.
+    /// The lowest average rate after the first `stall`, in bytes per second.
     pub min_rate: u64,
 }
 
 /// A body that fails when its sender is slower than the pace. Only time in which
-/// the server waits for the sender counts: a reader that is slow itself, such as
-/// a sandbox's disk, harms nobody.
+/// the server waits for the sender counts: a slow reader, such as a sandbox's disk,
+/// does not make the body fail.
 pub struct PacedBody {
     inner: Body,
     pace: Pace,
     received: u64,
-    /// How long the server has waited for the sender until now.
+    /// The total time that the server has waited for the sender.
     waited: Duration,
-    /// Since when it waits.
+    /// The start of the current wait, and the timer that ends it.
     waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
-/// Why a body was not read to its end.
+/// The reason why a body was not read to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum TooSlow {
-    #[error("no byte of the body came for {} s", .0.as_secs_f64())]
+    #[error("no byte of the body was received for {} s", .0.as_secs_f64())]
     Stalled(Duration),
-    #[error("the body came more slowly than {0} bytes a second")]
+    #[error("the body was received at less than {0} bytes per second")]
     BelowRate(u64),
 }
 
@@ -105,16 +104,16 @@ impl http_body::Body for PacedBody {
     }
 }
 
-/// A body whose bytes are held in memory until all of it is there, counted as its
-/// tenant's.
+/// A body whose bytes are held in memory until it is complete, and are counted
+/// against its tenant's share.
 pub struct HeldBody {
     inner: Body,
     hold: Hold,
 }
 
-/// There is no memory for a body.
+/// The error of a body that exceeds the limit of held memory.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no memory for the body: {}", .0.message)]
+#[error("the body cannot be held in memory: {}", .0.message)]
 pub struct NoMemory(pub ApiError);
 
 impl HeldBody {
@@ -151,15 +150,15 @@ impl http_body::Body for HeldBody {
     }
 }
 
-/// The reason, if a body ended because its sender was too slow.
+/// Returns the cause of an error, if it is that the sender of a body was too slow.
 pub fn too_slow<'error>(
     error: &'error (dyn std::error::Error + 'static),
 ) -> Option<&'error TooSlow> {
-    find(error)
+    find_cause(error)
 }
 
-/// What is among the causes of an error, if it is.
-pub fn find<'error, E: std::error::Error + 'static>(
+/// Returns the first cause of an error that has the type `E`.
+pub fn find_cause<'error, E: std::error::Error + 'static>(
     error: &'error (dyn std::error::Error + 'static),
 ) -> Option<&'error E> {
     let mut cause = Some(error);
@@ -183,7 +182,7 @@ mod tests {
 
     const PACE: Pace = Pace { stall: Duration::from_secs(10), min_rate: 100 };
 
-    /// A body of pieces of so many bytes, each after so many seconds.
+    /// Creates a body of pieces, each with a delay in seconds and a length in bytes.
     fn body(pieces: Vec<(u64, usize)>) -> PacedBody {
         let stream = stream::unfold(pieces.into_iter(), async |mut pieces| {
             let (seconds, bytes) = pieces.next()?;
@@ -236,7 +235,7 @@ mod tests {
         let mut first = body("a", 400);
         assert_eq!(first.frame().await.unwrap().unwrap().into_data().unwrap().len(), 400);
         let error = body("a", 101).collect().await.unwrap_err();
-        let NoMemory(refusal) = find(&error).unwrap();
+        let NoMemory(refusal) = find_cause(&error).unwrap();
         assert_eq!(refusal.code, crate::server::Code::TooManyRequests);
         body("b", 500).collect().await.unwrap();
         drop(first);

@@ -1,5 +1,5 @@
-//! File descriptors of the process, and how they are divided. A process without
-//! one can neither accept a connection nor open its database.
+//! The budget of the process's file descriptors. A process that has none left can
+//! neither accept a connection nor open its database.
 
 use std::{
     io,
@@ -14,41 +14,41 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::ledger::{Hold, Ledger};
 use crate::server::ApiError;
 
-/// Parts of sixteen: of clients, of connections into sandboxes (commands,
-/// transfers, URLs), of connections that sandboxes open, and of sandboxes
-/// themselves. The rest is the server's own.
+/// The sixteenths of the limit that belong to clients, to connections into sandboxes
+/// (commands, transfers, URLs), to connections that sandboxes open, and to sandboxes
+/// themselves. The rest is for the server.
 const CLIENT_PARTS: u64 = 4;
 const AGENT_PARTS: u64 = 4;
 const NETWORK_PARTS: u64 = 4;
 const SANDBOX_PARTS: u64 = 3;
 const PARTS: u64 = 16;
 
-/// Descriptors that a sandbox takes by being there.
+/// The descriptors of a sandbox without connections.
 const PER_SANDBOX: u64 = 6;
 
-/// Descriptors that a connection into a sandbox takes.
+/// The descriptors of a connection into a sandbox.
 pub const PER_AGENT_CONNECTION: u64 = 2;
 
-/// The most connections of clients that are allowed unless told otherwise.
-const MAX_CLIENTS: u64 = 16_384;
+/// The maximum default number of client connections.
+const MAX_CLIENT_CONNECTIONS: u64 = 16_384;
 
-/// Descriptors of the network of one sandbox, at most.
+/// The maximum number of descriptors for the network of one sandbox.
 const MAX_PER_NETWORK: u64 = 2048;
 
-/// How the descriptors are divided.
+/// The limits of descriptors by purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Division {
-    /// All that the process may have.
+pub struct DescriptorBudget {
+    /// The limit of the process.
     pub limit: u64,
     pub clients: u64,
     pub agent_connections: u64,
     pub networks: u64,
     pub per_network: u64,
-    /// Sandboxes, not descriptors.
+    /// The number of sandboxes, not of descriptors.
     pub sandboxes: u64,
 }
 
-/// Raises the process's limit as far as it is allowed to, and returns it.
+/// Raises the process's soft limit to its hard limit, and returns it.
 pub fn raise_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
@@ -63,14 +63,14 @@ pub fn raise_limit() -> u64 {
     }
 }
 
-impl Division {
+impl DescriptorBudget {
     /// Divides a number of descriptors.
     pub fn new(limit: u64) -> Self {
         let part = |parts| limit / PARTS * parts;
         let networks = part(NETWORK_PARTS);
         Self {
             limit,
-            clients: part(CLIENT_PARTS).min(MAX_CLIENTS),
+            clients: part(CLIENT_PARTS).min(MAX_CLIENT_CONNECTIONS),
             agent_connections: part(AGENT_PARTS),
             networks,
             per_network: (networks / 8).clamp(16, MAX_PER_NETWORK),
@@ -78,13 +78,13 @@ impl Division {
         }
     }
 
-    /// Whether so many open descriptors leave too few for the server itself.
-    pub fn is_short(&self, open: u64) -> bool {
+    /// Reports whether `open` descriptors leave too few for the server itself.
+    pub fn is_low(&self, open: u64) -> bool {
         let reserve = self.limit / PARTS;
         self.limit.saturating_sub(open) < reserve / 2
     }
 
-    /// The account of connections into sandboxes.
+    /// Creates the account of connections into sandboxes.
     pub fn agent_ledger(&self, percent: u8) -> Arc<Ledger> {
         Ledger::new(
             "descriptors of connections into sandboxes",
@@ -100,19 +100,19 @@ pub fn agent_connection(ledger: &Arc<Ledger>, tenant: &str) -> Result<Hold, ApiE
     ledger.take(tenant, PER_AGENT_CONNECTION).map_err(|exhausted| ledger.refusal(exhausted))
 }
 
-/// A connection that holds its descriptors in an account.
-pub struct Counted<S> {
+/// A connection whose descriptors are counted in an account until it is dropped.
+pub struct CountedStream<S> {
     inner: S,
     _hold: Hold,
 }
 
-impl<S> Counted<S> {
+impl<S> CountedStream<S> {
     pub fn new(inner: S, hold: Hold) -> Self {
         Self { inner, _hold: hold }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for CountedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -122,7 +122,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for CountedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -140,8 +140,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     }
 }
 
-/// How many descriptors the process has open.
-pub fn open() -> Option<u64> {
+/// Returns the number of descriptors that the process has open.
+pub fn open_descriptors() -> Option<u64> {
     let entries = std::fs::read_dir("/proc/self/fd").ok()?;
     u64::try_from(entries.count()).ok()
 }
@@ -153,14 +153,14 @@ mod tests {
     #[test]
     fn the_parts_are_less_than_the_whole() {
         for limit in [256, 1024, 20_000, 1 << 20, 1 << 40] {
-            let division = Division::new(limit);
-            let parts = division.clients
-                + division.agent_connections
-                + division.networks
-                + division.sandboxes * PER_SANDBOX;
-            assert!(parts <= limit - limit / 16, "{division:?}");
-            assert!(division.per_network <= division.networks / 2, "{division:?}");
-            assert!(division.is_short(limit) && !division.is_short(parts), "{division:?}");
+            let budget = DescriptorBudget::new(limit);
+            let parts = budget.clients
+                + budget.agent_connections
+                + budget.networks
+                + budget.sandboxes * PER_SANDBOX;
+            assert!(parts <= limit - limit / 16, "{budget:?}");
+            assert!(budget.per_network <= budget.networks / 2, "{budget:?}");
+            assert!(budget.is_low(limit) && !budget.is_low(parts), "{budget:?}");
         }
     }
 
@@ -169,6 +169,6 @@ mod tests {
         let raised = raise_limit();
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
         assert_eq!((current, current.unwrap_or(u64::MAX)), (maximum, raised));
-        assert!(open().unwrap() < raised);
+        assert!(open_descriptors().unwrap() < raised);
     }
 }

@@ -1,18 +1,18 @@
 //! Keeps enough of the machine's disk, memory and processes free for the server
 //! and for its other tenants.
 //!
-//! Sandboxes may have larger limits together than the machine has room for: most
-//! use little of theirs. So what they really use is measured. A tenant that uses
-//! more than its share loses its largest sandbox; and when the machine itself runs
-//! short, the tenant that uses most does, before others notice it.
+//! The limits of all sandboxes together may exceed the resources of the machine,
+//! since most use little of theirs. So the actual use is measured. The largest sandbox
+//! of a tenant that uses more than its share is terminated; and when the machine itself
+//! runs short, the largest sandbox of the tenant that uses most, before others are
+//! affected.
 //!
 //! ```text
-//!  every 100 ms: what is free? ── less than the reserve ──▶ the largest sandbox of
-//!  every second: who uses what? ── more than its share ──▶  that tenant is ended
+//!  every 100 ms: free resources ─── less than the reserve ──▶ the largest sandbox of
+//!  every second: use per tenant ─── more than its share ────▶ that tenant is terminated
 //! ```
 //!
-//! This runs on a thread of its own, so that it goes on when the server has more
-//! to do than it can.
+//! This runs on a separate thread, so that it continues when the server is overloaded.
 
 use std::{
     collections::HashMap,
@@ -27,7 +27,7 @@ use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
 
 use super::{
     cpu::{CpuWeights, Measured},
-    descriptors::{self, Division},
+    descriptors::{self, DescriptorBudget},
     ledger::share_of,
 };
 use crate::{
@@ -40,18 +40,18 @@ use crate::{
     },
 };
 
-/// How often what is free is looked at.
-const INTERVAL: Duration = Duration::from_millis(100);
-/// After how many of them every sandbox is measured.
-const SURVEY_EVERY: u32 = 10;
-/// After how many of them what is stored is measured.
-const STORED_EVERY: u32 = 50;
-/// How long the end of a sandbox may take before the next one is ended.
-const RELIEF_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a refused caller is told to wait.
+/// The interval between measurements of the free resources.
+const TICK_INTERVAL: Duration = Duration::from_millis(100);
+/// The number of ticks between measurements of all sandboxes.
+const TICKS_PER_SURVEY: u32 = 10;
+/// The number of ticks between measurements of the stored data.
+const TICKS_PER_STORAGE_SURVEY: u32 = 50;
+/// The maximum wait for a terminated sandbox before the next one is terminated.
+const VICTIM_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The `Retry-After` of a refused caller.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// What of the machine is guarded.
+/// A guarded resource of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
     Disk,
@@ -70,7 +70,7 @@ impl Resource {
         }
     }
 
-    /// The option that sets how much of it is kept free.
+    /// The option that sets the reserve.
     fn option(self) -> &'static str {
         match self {
             Self::Disk => "--disk-reserve-mib",
@@ -79,16 +79,16 @@ impl Resource {
         }
     }
 
-    /// Sandboxes that use less are not worth ending.
-    fn smallest(self) -> u64 {
+    /// The least use of a sandbox that is worth terminating.
+    fn min_victim_usage(self) -> u64 {
         match self {
             Self::Disk | Self::Memory => 64 << 20,
             Self::Processes => 64,
         }
     }
 
-    /// An amount as people read it.
-    fn show(self, amount: u64) -> String {
+    /// Formats an amount for messages.
+    fn format(self, amount: u64) -> String {
         match self {
             Self::Disk | Self::Memory => format!("{} MiB", amount >> 20),
             Self::Processes => format!("{amount} processes and threads"),
@@ -96,7 +96,7 @@ impl Resource {
     }
 }
 
-/// An amount of each.
+/// An amount of each resource: bytes, bytes, and processes and threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Amounts {
     disk: u64,
@@ -119,17 +119,17 @@ impl Amounts {
         self.processes = self.processes.saturating_add(other.processes);
     }
 
-    /// What is free on this machine.
+    /// Measures the free resources of this machine.
     fn free(data_dir: &Path) -> Self {
         let disk = rustix::fs::statvfs(data_dir)
             .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-        let memory = read("/proc/meminfo")
+        let memory = read_or_empty("/proc/meminfo")
             .lines()
             .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB"))
             .and_then(|number| number.parse::<u64>().ok())
             .map_or(u64::MAX, |kib| kib << 10);
         // Such as `0.20 0.18 0.12 1/80 11206`: there are 80 processes and threads.
-        let used = read("/proc/loadavg")
+        let used = read_or_empty("/proc/loadavg")
             .split([' ', '/'])
             .nth(4)
             .and_then(|number| number.parse::<u64>().ok())
@@ -152,34 +152,34 @@ impl From<Stats> for Amounts {
     }
 }
 
-fn read(file: &str) -> String {
+fn read_or_empty(file: &str) -> String {
     std::fs::read_to_string(file).unwrap_or_default()
 }
 
-/// What was last found.
+/// The results of one measurement.
 #[derive(Clone, Debug, Default)]
-struct Found {
+struct Measurements {
     free: Amounts,
     short_of: Vec<Resource>,
-    short_of_descriptors: bool,
-    /// What each tenant's sandboxes use, and what is stored for it.
+    is_short_of_descriptors: bool,
+    /// The use of each tenant: its sandboxes and its stored data.
     tenants: HashMap<String, Amounts>,
-    /// The same of all of them.
+    /// The use of all tenants together.
     used: Amounts,
 }
 
-/// The latest measurements.
+/// The guard of the machine's resources, with the latest measurements.
 pub struct Guard {
     limits: ServerLimits,
-    division: Division,
-    found: RwLock<Found>,
+    budget: DescriptorBudget,
+    latest: RwLock<Measurements>,
     low_disk: watch::Sender<bool>,
 }
 
-/// A sandbox, for the choice of one.
+/// A sandbox that may be chosen for termination.
 #[derive(Clone, Debug)]
 struct Candidate<T> {
-    what: T,
+    sandbox: T,
     tenant: String,
     uses: Amounts,
     /// CPU time since its creation, in milliseconds.
@@ -187,72 +187,72 @@ struct Candidate<T> {
 }
 
 impl Guard {
-    pub fn new(limits: &ServerLimits, division: Division) -> Self {
+    pub fn new(limits: &ServerLimits, budget: DescriptorBudget) -> Self {
         Self {
             limits: limits.clone(),
-            division,
-            found: RwLock::default(),
+            budget,
+            latest: RwLock::default(),
             low_disk: watch::Sender::new(false),
         }
     }
 
-    /// Starts to watch, for as long as the server lives.
+    /// Starts the monitor thread, which runs as long as the server exists.
     pub fn start(app: &App) -> std::io::Result<()> {
         let (runtime, server) = (Handle::current(), Arc::downgrade(app));
-        thread::Builder::new().name("guard".to_owned()).spawn(move || watch(&server, &runtime))?;
+        thread::Builder::new()
+            .name("guard".to_owned())
+            .spawn(move || monitor(&server, &runtime))?;
         Ok(())
     }
 
-    /// What the server is short of, if it is.
+    /// Returns the name of a resource that the server is short of, if any.
     pub fn shortage(&self) -> Option<&'static str> {
-        let found = self.found();
-        if found.short_of_descriptors {
+        let latest = self.latest();
+        if latest.is_short_of_descriptors {
             return Some("file descriptors");
         }
-        found.short_of.first().map(|resource| resource.name())
+        latest.short_of.first().map(|resource| resource.name())
     }
 
-    /// Whether a tenant may have one more sandbox, or store something.
+    /// Fails if a tenant may not create another sandbox or store anything.
     pub fn admit(&self, tenant: &str) -> Result<(), ApiError> {
-        let found = self.found();
+        let latest = self.latest();
         let refused = |message| Err(ApiError::new(Code::Unavailable, message).after(RETRY_AFTER));
-        if let Some(resource) = found.short_of.first() {
+        if let Some(resource) = latest.short_of.first() {
             let reserve = Amounts::reserve(&self.limits).of(*resource);
             return refused(format!(
                 "the server is short of {}: {} are kept free ({}); try again later",
                 resource.name(),
-                resource.show(reserve),
+                resource.format(reserve),
                 resource.option()
             ));
         }
-        if found.short_of_descriptors {
+        if latest.is_short_of_descriptors {
             return refused(
                 "the server is short of file descriptors (its limit of open files); try again \
                  later"
                     .to_owned(),
             );
         }
-        RESOURCES
-            .into_iter()
-            .try_for_each(|resource| self.is_within_share(&found, tenant, resource))
+        RESOURCES.into_iter().try_for_each(|resource| self.check_share(&latest, tenant, resource))
     }
 
-    /// Whether a tenant may write to its audit logs.
+    /// Fails if a tenant may not write to its audit logs.
     pub fn admit_command(&self, tenant: &str) -> Result<(), ApiError> {
-        let found = self.found.read().unwrap_or_else(PoisonError::into_inner);
-        self.is_within_share(&found, tenant, Resource::Disk)
+        let latest = self.latest.read().unwrap_or_else(PoisonError::into_inner);
+        self.check_share(&latest, tenant, Resource::Disk)
     }
 
-    fn is_within_share(
+    fn check_share(
         &self,
-        found: &Found,
+        latest: &Measurements,
         tenant: &str,
         resource: Resource,
     ) -> Result<(), ApiError> {
-        let uses = found.tenants.get(tenant).map_or(0, |uses| uses.of(resource));
-        let share = self.share(found, resource);
-        // When others have taken all, nothing is a share of it; who uses little goes on.
-        if uses < share || uses < resource.smallest() {
+        let uses = latest.tenants.get(tenant).map_or(0, |uses| uses.of(resource));
+        let share = self.share(latest, resource);
+        // If others use everything, the share is zero; tenants that use little are admitted.
+        if uses < share || uses < resource.min_victim_usage() {
             return Ok(());
         }
         Err(ApiError::new(
@@ -260,48 +260,48 @@ impl Guard {
             format!(
                 "your sandboxes, snapshots, images and audit logs use {} of the server's {}: a \
                  tenant may use {} (--tenant-share); destroy or delete some first",
-                resource.show(uses),
+                resource.format(uses),
                 resource.name(),
-                resource.show(share)
+                resource.format(share)
             ),
         )
         .after(RETRY_AFTER))
     }
 
     /// Waits until the disk is nearly full.
-    pub async fn disk_is_low(&self) {
+    pub async fn wait_for_low_disk(&self) {
         let mut low = self.low_disk.subscribe();
-        // The sender is here; it cannot be closed.
+        // `self` has the sender, so the channel is not closed.
         let _ = low.wait_for(|low| *low).await;
     }
 
-    /// The most of a resource that one tenant may use.
-    fn share(&self, found: &Found, resource: Resource) -> u64 {
-        // What others on this machine take is neither free nor a tenant's.
-        let capacity = found.free.of(resource).saturating_add(found.used.of(resource));
+    /// Returns the share of a resource that one tenant may use.
+    fn share(&self, latest: &Measurements, resource: Resource) -> u64 {
+        // The use of other programs on this machine is neither free nor a tenant's.
+        let capacity = latest.free.of(resource).saturating_add(latest.used.of(resource));
         let reserve = Amounts::reserve(&self.limits).of(resource);
         share_of(capacity.saturating_sub(reserve), self.limits.tenant_share)
     }
 
-    fn found(&self) -> Found {
-        self.found.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn latest(&self) -> Measurements {
+        self.latest.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set_free(&self, free: Amounts, short_of_descriptors: Option<bool>) -> Vec<Resource> {
+    fn set_free(&self, free: Amounts, is_short_of_descriptors: Option<bool>) -> Vec<Resource> {
         let reserve = Amounts::reserve(&self.limits);
         let is_short = |resource: &Resource| free.of(*resource) < reserve.of(*resource);
         let short_of: Vec<Resource> = RESOURCES.into_iter().filter(is_short).collect();
-        let mut found = self.found.write().unwrap_or_else(PoisonError::into_inner);
-        if found.short_of != short_of {
+        let mut latest = self.latest.write().unwrap_or_else(PoisonError::into_inner);
+        if latest.short_of != short_of {
             let names: Vec<_> = short_of.iter().map(|resource| resource.name()).collect();
-            tracing::warn!(?names, ?free, "what the machine is short of");
+            tracing::warn!(?names, ?free, "the shortages of the machine have changed");
         }
-        found.free = free;
-        found.short_of.clone_from(&short_of);
-        if let Some(short) = short_of_descriptors {
-            found.short_of_descriptors = short;
+        latest.free = free;
+        latest.short_of.clone_from(&short_of);
+        if let Some(short) = is_short_of_descriptors {
+            latest.is_short_of_descriptors = short;
         }
-        drop(found);
+        drop(latest);
         let low = short_of.contains(&Resource::Disk);
         self.low_disk.send_if_modified(|before| std::mem::replace(before, low) != low);
         short_of
@@ -310,28 +310,29 @@ impl Guard {
     fn set_used(&self, tenants: HashMap<String, Amounts>) {
         let mut used = Amounts::default();
         tenants.values().for_each(|amounts| used.add(*amounts));
-        let mut found = self.found.write().unwrap_or_else(PoisonError::into_inner);
-        found.tenants = tenants;
-        found.used = used;
+        let mut latest = self.latest.write().unwrap_or_else(PoisonError::into_inner);
+        latest.tenants = tenants;
+        latest.used = used;
     }
 }
 
-/// The largest sandbox of the tenant that uses most of a resource.
-fn largest<T: Clone>(
+/// Returns the largest sandbox of the tenant that uses most of a resource.
+fn largest_of_top_tenant<T: Clone>(
     resource: Resource,
     sandboxes: &[Candidate<T>],
     tenants: &HashMap<String, Amounts>,
 ) -> Option<Candidate<T>> {
-    let of_tenant = |tenant: &str| tenants.get(tenant).map_or(0, |amounts| amounts.of(resource));
+    let usage_of_tenant =
+        |tenant: &str| tenants.get(tenant).map_or(0, |amounts| amounts.of(resource));
     sandboxes
         .iter()
-        .filter(|sandbox| sandbox.uses.of(resource) >= resource.smallest())
-        .max_by_key(|sandbox| (of_tenant(&sandbox.tenant), sandbox.uses.of(resource)))
+        .filter(|sandbox| sandbox.uses.of(resource) >= resource.min_victim_usage())
+        .max_by_key(|sandbox| (usage_of_tenant(&sandbox.tenant), sandbox.uses.of(resource)))
         .cloned()
 }
 
-/// The largest sandbox of a tenant.
-fn largest_of<T: Clone>(
+/// Returns the largest sandbox of a tenant.
+fn largest_of_tenant<T: Clone>(
     resource: Resource,
     sandboxes: &[Candidate<T>],
     tenant: &str,
@@ -339,34 +340,35 @@ fn largest_of<T: Clone>(
     sandboxes
         .iter()
         .filter(|sandbox| sandbox.tenant == tenant)
-        .filter(|sandbox| sandbox.uses.of(resource) >= resource.smallest())
+        .filter(|sandbox| sandbox.uses.of(resource) >= resource.min_victim_usage())
         .max_by_key(|sandbox| sandbox.uses.of(resource))
         .cloned()
 }
 
-fn watch(server: &Weak<Server>, runtime: &Handle) {
+/// Measures and terminates sandboxes until the server stops.
+fn monitor(server: &Weak<Server>, runtime: &Handle) {
     let mut weights = CpuWeights::default();
-    // What is stored for each tenant, in bytes.
+    // The stored data of each tenant, in bytes.
     let mut stored: HashMap<String, u64> = HashMap::new();
-    let mut relief: Option<(Instant, JoinHandle<()>)> = None;
+    let mut ending_victim: Option<(Instant, JoinHandle<()>)> = None;
     for tick in 0_u32.. {
-        thread::sleep(INTERVAL);
+        thread::sleep(TICK_INTERVAL);
         let Some(app) = server.upgrade() else { return };
         if app.stopping.is_cancelled() {
             return;
         }
         let guard = &app.guard;
-        let surveys = tick % SURVEY_EVERY == 0;
-        let short_of_descriptors =
-            surveys.then(|| descriptors::open().is_some_and(|open| guard.division.is_short(open)));
-        let short_of = guard.set_free(Amounts::free(&app.config.data_dir), short_of_descriptors);
+        let surveys = tick % TICKS_PER_SURVEY == 0;
+        let is_short_of_descriptors = surveys
+            .then(|| descriptors::open_descriptors().is_some_and(|open| guard.budget.is_low(open)));
+        let short_of = guard.set_free(Amounts::free(&app.config.data_dir), is_short_of_descriptors);
         if short_of.is_empty() && !surveys {
             continue;
         }
-        if tick % STORED_EVERY == 0 {
+        if tick % TICKS_PER_STORAGE_SURVEY == 0 {
             stored = runtime.block_on(measure_stored(&app));
         }
-        let sandboxes = runtime.block_on(survey(&app));
+        let sandboxes = runtime.block_on(measure_sandboxes(&app));
         if surveys {
             runtime.block_on(divide_cpu_time(&app, &mut weights, &sandboxes));
         }
@@ -379,72 +381,74 @@ fn watch(server: &Weak<Server>, runtime: &Handle) {
             tenants.entry(sandbox.tenant.clone()).or_default().add(sandbox.uses);
         }
         guard.set_used(tenants.clone());
-        if relief.as_ref().is_some_and(|(since, ending)| {
-            !ending.is_finished() && since.elapsed() < RELIEF_TIMEOUT
+        if ending_victim.as_ref().is_some_and(|(since, ending)| {
+            !ending.is_finished() && since.elapsed() < VICTIM_EXIT_TIMEOUT
         }) {
             continue;
         }
-        let Some((victim, why)) = choose(guard, &short_of, &sandboxes, &tenants) else { continue };
-        tracing::warn!(run = %victim.id, tenant = victim.tenant, why, "ending a sandbox");
+        let Some((victim, why)) = choose_victim(guard, &short_of, &sandboxes, &tenants) else {
+            continue;
+        };
+        tracing::warn!(run = %victim.id, tenant = victim.tenant, why, "terminating a sandbox");
         let ending = runtime.spawn({
             let app = Arc::clone(&app);
             async move { lifecycle::fail(&app, &victim, &why).await }
         });
-        relief = Some((Instant::now(), ending));
+        ending_victim = Some((Instant::now(), ending));
     }
 }
 
-/// Which sandbox is ended now, if any, and why.
-fn choose<T: Clone>(
+/// Chooses the sandbox to terminate now, if any, and gives the reason.
+fn choose_victim<T: Clone>(
     guard: &Guard,
     short_of: &[Resource],
     sandboxes: &[Candidate<T>],
     tenants: &HashMap<String, Amounts>,
 ) -> Option<(T, String)> {
-    let found = guard.found();
+    let latest = guard.latest();
     for resource in short_of {
-        if let Some(victim) = largest(*resource, sandboxes, tenants) {
+        if let Some(victim) = largest_of_top_tenant(*resource, sandboxes, tenants) {
             let why = format!(
                 "the server was short of {}, and it used {}, as the largest sandbox of the \
                  tenant that uses most ({})",
                 resource.name(),
-                resource.show(victim.uses.of(*resource)),
+                resource.format(victim.uses.of(*resource)),
                 resource.option()
             );
-            return Some((victim.what, why));
+            return Some((victim.sandbox, why));
         }
     }
     for resource in RESOURCES {
-        let share = guard.share(&found, resource);
+        let share = guard.share(&latest, resource);
         let over = tenants.iter().filter(|(_, uses)| uses.of(resource) > share);
         for (tenant, uses) in over {
-            if let Some(victim) = largest_of(resource, sandboxes, tenant) {
+            if let Some(victim) = largest_of_tenant(resource, sandboxes, tenant) {
                 let why = format!(
                     "its tenant used {} of the server's {}, of which {} is a tenant's share \
                      (--tenant-share), and it was the largest sandbox",
-                    resource.show(uses.of(resource)),
+                    resource.format(uses.of(resource)),
                     resource.name(),
-                    resource.show(share)
+                    resource.format(share)
                 );
-                return Some((victim.what, why));
+                return Some((victim.sandbox, why));
             }
         }
     }
     None
 }
 
-/// What each sandbox uses.
-async fn survey(app: &App) -> Vec<Candidate<Arc<LiveRun>>> {
+/// Measures the use of each running sandbox.
+async fn measure_sandboxes(app: &App) -> Vec<Candidate<Arc<LiveRun>>> {
     let mut candidates = Vec::new();
     for run in app.runs.list(None) {
-        if run.status() != Status::Running || run.is_asleep() {
+        if run.status() != Status::Running || run.is_suspended() {
             continue;
         }
-        // One that ends meanwhile uses nothing.
+        // A sandbox that exits meanwhile uses nothing.
         if let Ok(stats) = app.engine.stats(&run.sandbox).await {
             let tenant = run.tenant.clone();
             let cpu_ms = stats.cpu_ms;
-            candidates.push(Candidate { what: run, tenant, uses: stats.into(), cpu_ms });
+            candidates.push(Candidate { sandbox: run, tenant, uses: stats.into(), cpu_ms });
         }
     }
     candidates
@@ -454,14 +458,14 @@ async fn survey(app: &App) -> Vec<Candidate<Arc<LiveRun>>> {
 async fn divide_cpu_time(
     app: &App,
     weights: &mut CpuWeights,
-    sandboxes: &[Candidate<Arc<LiveRun>>],
+    candidates: &[Candidate<Arc<LiveRun>>],
 ) {
-    let measured: Vec<_> = sandboxes
+    let measured: Vec<_> = candidates
         .iter()
-        .map(|sandbox| Measured {
-            sandbox: sandbox.what.sandbox.clone(),
-            tenant: sandbox.tenant.clone(),
-            cpu_ms: sandbox.cpu_ms,
+        .map(|candidate| Measured {
+            sandbox: candidate.sandbox.sandbox.clone(),
+            tenant: candidate.tenant.clone(),
+            cpu_ms: candidate.cpu_ms,
         })
         .collect();
     for (sandbox, weight) in weights.update(&measured) {
@@ -473,21 +477,21 @@ async fn divide_cpu_time(
     }
 }
 
-/// What snapshots, hibernated runs, images and audit logs of each tenant take on the
-/// disk.
+/// Returns the disk space of the snapshots, hibernated runs, images and audit logs of each
+/// tenant, in bytes.
 async fn measure_stored(app: &App) -> HashMap<String, u64> {
     let mut stored = app.store.stored_bytes().await.unwrap_or_default();
     let mut images = app.images.digests();
     for (tenant, digest, bytes) in app.store.pulled_images().await.unwrap_or_default() {
-        // One that is used by several is counted once.
+        // An image that several tenants use is counted once.
         if images.remove(&digest) {
             *stored.entry(tenant).or_default() += bytes;
         }
     }
-    for run in app.runs.list(None).into_iter().filter(|run| run.is_asleep()) {
-        let places = app.places.clone();
+    for run in app.runs.list(None).into_iter().filter(|run| run.is_suspended()) {
+        let state_dirs = app.state_dirs.clone();
         let (id, tenant) = (run.id.clone(), run.tenant.clone());
-        let measured = tokio::task::spawn_blocking(move || places.hibernated_bytes(&id)).await;
+        let measured = tokio::task::spawn_blocking(move || state_dirs.hibernated_bytes(&id)).await;
         *stored.entry(tenant).or_default() += measured.unwrap_or_default();
     }
     stored
@@ -507,7 +511,7 @@ mod tests {
             pids_reserve: 1000,
             ..ServerLimits::default()
         };
-        Guard::new(&limits, Division::new(1024))
+        Guard::new(&limits, DescriptorBudget::new(1024))
     }
 
     fn free(disk: u64, memory: u64, processes: u64) -> Amounts {
@@ -515,7 +519,7 @@ mod tests {
     }
 
     fn sandbox(name: &'static str, uses: Amounts) -> Candidate<&'static str> {
-        Candidate { what: name, tenant: name[..1].to_owned(), uses, cpu_ms: 0 }
+        Candidate { sandbox: name, tenant: name[..1].to_owned(), uses, cpu_ms: 0 }
     }
 
     fn tenants(sandboxes: &[Candidate<&'static str>]) -> HashMap<String, Amounts> {
@@ -544,8 +548,8 @@ mod tests {
             (free(11, 2, 999), Some("b2")),
         ] {
             let short_of = guard.set_free(now, None);
-            let chosen = choose(&guard, &short_of, &sandboxes, &tenants);
-            assert_eq!(chosen.as_ref().map(|(what, _)| *what), victim, "{now:?}");
+            let chosen = choose_victim(&guard, &short_of, &sandboxes, &tenants);
+            assert_eq!(chosen.as_ref().map(|(sandbox, _)| *sandbox), victim, "{now:?}");
             assert_eq!(guard.admit("c").is_ok(), victim.is_none(), "{now:?}");
             assert_eq!(guard.shortage().is_none(), victim.is_none(), "{now:?}");
             if let Some((_, why)) = chosen {
@@ -560,7 +564,7 @@ mod tests {
         let small = [sandbox("a1", Amounts { disk: 1 << 20, memory: 1 << 20, processes: 9 })];
         let short_of = guard.set_free(free(0, 0, 0), Some(true));
         assert_eq!(short_of.len(), 3);
-        assert!(choose(&guard, &short_of, &small, &tenants(&small)).is_none());
+        assert!(choose_victim(&guard, &short_of, &small, &tenants(&small)).is_none());
         assert_eq!(guard.admit("a").unwrap_err().code, Code::Unavailable);
     }
 
@@ -576,14 +580,14 @@ mod tests {
         let tenants = tenants(&sandboxes);
         guard.set_free(free(21, 20, 30_000), None);
         guard.set_used(tenants.clone());
-        let (victim, why) = choose(&guard, &[], &sandboxes, &tenants).unwrap();
+        let (victim, why) = choose_victim(&guard, &[], &sandboxes, &tenants).unwrap();
         assert_eq!(victim, "a2", "{why}");
         assert!(why.contains("50176 MiB") && why.contains("46080 MiB"), "{why}");
         let refused = guard.admit("a").unwrap_err();
         assert_eq!(refused.code, Code::TooManyRequests);
         assert!(refused.message.contains("46080 MiB (--tenant-share)"), "{}", refused.message);
         guard.admit("b").unwrap();
-        guard.admit("somebody new").unwrap();
+        guard.admit("another tenant").unwrap();
     }
 
     #[test]

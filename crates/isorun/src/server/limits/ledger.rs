@@ -1,5 +1,5 @@
-//! Accounts of countable resources: a total for the server, of which a tenant
-//! holds its share at most.
+//! Accounts of countable resources: a total for the server, and a share for each
+//! tenant.
 
 use std::{
     collections::HashMap,
@@ -9,45 +9,44 @@ use std::{
 
 use crate::server::{ApiError, Code};
 
-/// Totals up to this many units are not divided: a share of them would be too
-/// small to be of use.
+/// The smallest share, in units of the total: smaller shares would not be useful.
 const MIN_SHARE: u64 = 32;
 
-/// How long a refused caller is told to wait.
+/// The `Retry-After` of a refused caller.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// One resource.
+/// The account of one resource.
 #[derive(Debug)]
 pub struct Ledger {
-    /// What is counted, for error messages, such as `requests under way`.
-    what: &'static str,
+    /// The name of the counted units in error messages, such as `requests in flight`.
+    units: &'static str,
     /// The option of `isorun serve` that sets the total.
     option: &'static str,
     total: u64,
     share: u64,
-    state: Mutex<State>,
+    state: Mutex<LedgerState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct LedgerState {
     used: u64,
-    owners: HashMap<Arc<str>, u64>,
+    by_owner: HashMap<Arc<str>, u64>,
 }
 
-/// Which bound was reached.
+/// The limit that was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exhausted {
-    /// The tenant holds its share.
+    /// The tenant's share.
     Share,
-    /// All tenants together hold the total.
+    /// The server's total, of all tenants together.
     Total,
 }
 
 impl Ledger {
-    /// Creates an account. `percent` of the total is a tenant's share.
-    pub fn new(what: &'static str, option: &'static str, total: u64, percent: u8) -> Arc<Self> {
+    /// Creates an account. A tenant's share is `percent` of the total.
+    pub fn new(units: &'static str, option: &'static str, total: u64, percent: u8) -> Arc<Self> {
         let share = share_of(total, percent);
-        Arc::new(Self { what, option, total, share, state: Mutex::default() })
+        Arc::new(Self { units, option, total, share, state: Mutex::default() })
     }
 
     /// Takes an amount for an owner, until the result is dropped.
@@ -55,7 +54,7 @@ impl Ledger {
         self.take_within(owner, amount, self.share)
     }
 
-    /// Takes an amount for an owner whose share is another one.
+    /// Takes an amount for an owner with a share other than the usual one.
     pub fn take_within(
         self: &Arc<Self>,
         owner: &str,
@@ -63,7 +62,7 @@ impl Ledger {
         share: u64,
     ) -> Result<Hold, Exhausted> {
         let mut state = self.state();
-        let owner = match state.owners.get_key_value(owner) {
+        let owner = match state.by_owner.get_key_value(owner) {
             Some((owner, _)) => Arc::clone(owner),
             None => Arc::from(owner),
         };
@@ -72,26 +71,26 @@ impl Ledger {
         Ok(Hold { ledger: Arc::clone(self), owner, amount })
     }
 
-    /// What is used of the total.
+    /// Returns the amount in use.
     pub fn used(&self) -> u64 {
         self.state().used
     }
 
-    /// What the caller is told: 429 for its own share, 503 for the server's total.
+    /// Returns the error for the caller: 429 for its share, 503 for the server's total.
     pub fn refusal(&self, exhausted: Exhausted) -> ApiError {
-        let Self { what, option, total, share, .. } = self;
+        let Self { units, option, total, share, .. } = self;
         match exhausted {
             Exhausted::Share => ApiError::new(
                 Code::TooManyRequests,
                 format!(
-                    "too many {what}: a tenant may have {share} of the server's {total} \
+                    "too many {units}: a tenant may have {share} of the server's {total} \
                      ({option}, --tenant-share); wait until some of yours have ended"
                 ),
             ),
             Exhausted::Total => ApiError::new(
                 Code::Unavailable,
                 format!(
-                    "the server has too many {what}: {total} is the limit ({option}); try again"
+                    "the server has too many {units}: {total} is the limit ({option}); try again"
                 ),
             ),
         }
@@ -100,12 +99,12 @@ impl Ledger {
 
     fn add(
         &self,
-        state: &mut State,
+        state: &mut LedgerState,
         owner: &Arc<str>,
         amount: u64,
         share: u64,
     ) -> Result<(), Exhausted> {
-        let held = state.owners.get(owner).copied().unwrap_or_default();
+        let held = state.by_owner.get(owner).copied().unwrap_or_default();
         if held.saturating_add(amount) > share {
             return Err(Exhausted::Share);
         }
@@ -113,33 +112,33 @@ impl Ledger {
             return Err(Exhausted::Total);
         }
         state.used += amount;
-        *state.owners.entry(Arc::clone(owner)).or_default() += amount;
+        *state.by_owner.entry(Arc::clone(owner)).or_default() += amount;
         Ok(())
     }
 
-    fn give_back(state: &mut State, owner: &Arc<str>, amount: u64) {
+    fn release(state: &mut LedgerState, owner: &Arc<str>, amount: u64) {
         state.used = state.used.saturating_sub(amount);
-        if let Some(held) = state.owners.get_mut(owner) {
+        if let Some(held) = state.by_owner.get_mut(owner) {
             *held = held.saturating_sub(amount);
             if *held == 0 {
-                // Owners that hold nothing leave no trace: there may be any number of them.
-                state.owners.remove(owner);
+                // Owners that hold nothing are removed: there may be any number of them.
+                state.by_owner.remove(owner);
             }
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LedgerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A tenant's share of a total, in the unit of the total.
+/// Returns a tenant's share of a total, in the unit of the total.
 pub fn share_of(total: u64, percent: u8) -> u64 {
     let share = u128::from(total) * u128::from(percent.min(100)) / 100;
     u64::try_from(share).unwrap_or(total).max(MIN_SHARE.min(total))
 }
 
-/// An amount that an owner holds. Dropping it gives it back.
+/// An amount that an owner holds, released on drop.
 #[derive(Debug)]
 pub struct Hold {
     ledger: Arc<Ledger>,
@@ -157,25 +156,25 @@ impl Hold {
         Ok(())
     }
 
-    /// Gives back a part.
+    /// Releases a part of the amount.
     pub fn shrink(&mut self, less: u64) {
         let less = less.min(self.amount);
-        Ledger::give_back(&mut self.ledger.state(), &self.owner, less);
+        Ledger::release(&mut self.ledger.state(), &self.owner, less);
         self.amount -= less;
     }
 
-    /// Makes another owner the holder, within the share of that one. On failure
-    /// nothing has changed.
+    /// Transfers the amount to another owner, within that owner's share. On failure
+    /// nothing is changed.
     pub fn transfer(&mut self, owner: &str) -> Result<(), Exhausted> {
         if *self.owner == *owner {
             return Ok(());
         }
         let mut state = self.ledger.state();
-        let owner: Arc<str> = match state.owners.get_key_value(owner) {
+        let owner: Arc<str> = match state.by_owner.get_key_value(owner) {
             Some((owner, _)) => Arc::clone(owner),
             None => Arc::from(owner),
         };
-        Ledger::give_back(&mut state, &self.owner, self.amount);
+        Ledger::release(&mut state, &self.owner, self.amount);
         let taken = self.ledger.add(&mut state, &owner, self.amount, self.ledger.share);
         match taken {
             Ok(()) => {
@@ -184,7 +183,7 @@ impl Hold {
             }
             Err(_) => {
                 state.used += self.amount;
-                *state.owners.entry(Arc::clone(&self.owner)).or_default() += self.amount;
+                *state.by_owner.entry(Arc::clone(&self.owner)).or_default() += self.amount;
             }
         }
         taken
@@ -201,7 +200,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        Ledger::give_back(&mut self.ledger.state(), &self.owner, self.amount);
+        Ledger::release(&mut self.ledger.state(), &self.owner, self.amount);
     }
 }
 
@@ -217,9 +216,9 @@ mod tests {
         let others = ledger.take("b", 40).unwrap();
         assert_eq!(ledger.take("c", 11).unwrap_err(), Exhausted::Total);
         ledger.take("c", 10).unwrap();
-        assert_eq!(ledger.used(), 90, "what is dropped is given back");
+        assert_eq!(ledger.used(), 90, "the dropped amount is released");
         drop((held, others));
-        assert_eq!((ledger.used(), ledger.state().owners.len()), (0, 0));
+        assert_eq!((ledger.used(), ledger.state().by_owner.len()), (0, 0));
     }
 
     #[test]
@@ -228,15 +227,15 @@ mod tests {
         let mut unknown = ledger.take("", 30).unwrap();
         let other = ledger.take("a", 30).unwrap();
         assert_eq!(unknown.transfer("a"), Err(Exhausted::Share));
-        assert_eq!(ledger.state().owners[""], 30, "nothing changed");
+        assert_eq!(ledger.state().by_owner[""], 30, "nothing changed");
         unknown.transfer("b").unwrap();
-        assert_eq!(ledger.state().owners.get(""), None);
-        assert_eq!(ledger.state().owners["b"], 30);
+        assert_eq!(ledger.state().by_owner.get(""), None);
+        assert_eq!(ledger.state().by_owner["b"], 30);
         assert_eq!(unknown.grow(21), Err(Exhausted::Share));
         unknown.grow(20).unwrap();
         assert_eq!(ledger.used(), 80);
         drop((unknown, other));
-        assert_eq!((ledger.used(), ledger.state().owners.len()), (0, 0));
+        assert_eq!((ledger.used(), ledger.state().by_owner.len()), (0, 0));
     }
 
     #[test]
@@ -251,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_limit_and_its_option() {
-        let ledger = Ledger::new("things under way", "--things", 100, 50);
+        let ledger = Ledger::new("things in flight", "--things", 100, 50);
         let share = ledger.refusal(Exhausted::Share);
         assert_eq!(share.code, Code::TooManyRequests);
         assert!(share.message.contains("50 of the server's 100 (--things"), "{}", share.message);

@@ -1,9 +1,8 @@
-//! What the server divides among its callers, and how it turns away what is too
-//! much.
+//! Limits of the server's resources, for all callers and for each tenant.
 //!
-//! Each resource has a total for the server. A tenant holds its share of it at
-//! most, so that it cannot take what the others need; a caller without a key is
-//! refused at once, and holds nothing:
+//! Each resource has a total for the server. A tenant can use at most its share of
+//! the total, so that enough is left for the others; a caller without a key is
+//! refused at once, and uses none:
 //!
 //! ```text
 //! request ──▶ probe? ── yes ──▶ answered in any case
@@ -36,34 +35,34 @@ use http_body_util::BodyExt;
 use self::{
     body::{HeldBody, PacedBody},
     ledger::{Hold, Ledger},
-    snapshots::Snapshots,
+    snapshots::SnapshotQuota,
 };
 use super::{ApiError, App, Code, config, connections::Connection};
 
-/// The owner of what is held for callers that have not shown a key.
-const UNKNOWN: &str = "";
+/// The owner of requests that are not authenticated yet.
+const UNAUTHENTICATED: &str = "";
 
-/// Requests for figures of the server under way at the same time. They have their
-/// own limit, so that its operator can see what is wrong when all others are taken.
+/// The maximum number of concurrent requests for the server's metrics. They have a
+/// separate limit, so that the operator can diagnose a server whose other limit is reached.
 const MAX_OPERATOR_REQUESTS: u64 = 32;
 
-/// Routes that are answered however many requests are under way. They read no
-/// body and hold nothing.
-const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+/// Routes that are answered regardless of the number of requests in flight. They read no
+/// body and hold no resources.
+const PROBE_ROUTES: [&str; 2] = ["/healthz", "/readyz"];
 
-/// Routes of the operator.
-const OPERATOR: [&str; 1] = ["/metrics"];
+/// Routes for the operator.
+const OPERATOR_ROUTES: [&str; 1] = ["/metrics"];
 
-/// The accounts of what callers hold while a request of theirs is under way.
+/// The accounts of the resources that callers use.
 pub struct Accounts {
     pub requests: Arc<Ledger>,
     operator: Arc<Ledger>,
-    /// Bytes of request bodies and of answers that are held in memory.
+    /// Bytes of request and response bodies that are held in memory.
     pub memory: Arc<Ledger>,
-    /// Images that are being pulled.
+    /// Image pulls in progress.
     pub pulls: Arc<Ledger>,
-    pub snapshots: Snapshots,
-    /// Descriptors of connections into sandboxes.
+    pub snapshots: SnapshotQuota,
+    /// File descriptors of connections into sandboxes.
     pub descriptors: Arc<Ledger>,
 }
 
@@ -72,31 +71,36 @@ impl Accounts {
         let share = limits.server.tenant_share;
         let requests = u64::try_from(limits.in_flight).unwrap_or(u64::MAX);
         Self {
-            requests: Ledger::new("requests under way", "--max-requests", requests, share),
+            requests: Ledger::new("requests in flight", "--max-requests", requests, share),
             operator: Ledger::new(
-                "requests for figures of the server under way",
+                "requests for metrics in flight",
                 "a fixed limit",
                 MAX_OPERATOR_REQUESTS,
                 100,
             ),
             memory: Ledger::new(
-                "bytes of bodies and answers in memory",
+                "bytes of request and response bodies in memory",
                 "--max-held-memory-mib",
                 limits.server.held_memory,
                 share,
             ),
-            pulls: Ledger::new("image pulls under way", "--max-pulls", limits.server.pulls, share),
-            snapshots: Snapshots::new(limits.server.snapshots, share),
-            descriptors: limits.server.division.agent_ledger(share),
+            pulls: Ledger::new(
+                "image pulls in progress",
+                "--max-pulls",
+                limits.server.pulls,
+                share,
+            ),
+            snapshots: SnapshotQuota::new(limits.server.snapshots, share),
+            descriptors: limits.server.descriptors.agent_ledger(share),
         }
     }
 }
 
-/// What a request holds of the limit of requests under way.
+/// The share of a request in the limit of requests in flight.
 #[derive(Clone)]
 struct RequestHold(Arc<Mutex<Hold>>);
 
-/// Counts a request and its connection as a tenant's.
+/// Counts a request and its connection against a tenant's share.
 pub fn attribute(app: &App, extensions: &Extensions, tenant: &str) -> Result<(), ApiError> {
     if let Some(connection) = extensions.get::<Arc<Connection>>() {
         connection.attribute(&app.connections, tenant)?;
@@ -107,8 +111,8 @@ pub fn attribute(app: &App, extensions: &Extensions, tenant: &str) -> Result<(),
     transferred.map_err(|exhausted| hold.ledger().refusal(exhausted))
 }
 
-/// Counts what is held of the body of a tenant's request. Bodies that are passed on
-/// while they come are not held.
+/// Counts the bytes of a request's body that are held in memory against the tenant's
+/// share. Bodies that are forwarded as a stream are not held.
 pub fn count_body(app: &App, request: Request, tenant: &str) -> Result<Request, ApiError> {
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     if route.ends_with("/files/upload") || route.contains("/proxy/") {
@@ -119,33 +123,35 @@ pub fn count_body(app: &App, request: Request, tenant: &str) -> Result<Request, 
     Ok(request.map(|body| Body::new(HeldBody::new(body, hold))))
 }
 
-/// Turns away what is too much, instead of letting it wait for an unknown time,
-/// and ends bodies that make no progress.
-pub async fn bound(
+/// Refuses requests above the limits, instead of queueing them for an unknown time,
+/// and fails bodies that are too slow.
+pub async fn limit_requests(
     State(app): State<App>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    if PROBES.contains(&route) {
+    if PROBE_ROUTES.contains(&route) {
         return Ok(next.run(request).await);
     }
     if app.stopping.is_cancelled() {
-        let refused = ApiError::new(Code::Stopping, "the server is stopping: it takes no requests");
+        let refused =
+            ApiError::new(Code::Stopping, "the server is stopping and accepts no requests");
         let mut response = refused.into_response();
         if request.version() <= Version::HTTP_11 {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         return Ok(response);
     }
-    let is_operators = OPERATOR.contains(&route);
-    let ledger = if is_operators { &app.accounts.operator } else { &app.accounts.requests };
-    // What a sandbox's own server reads may pause, as in a conversation.
+    let is_operator_route = OPERATOR_ROUTES.contains(&route);
+    let ledger = if is_operator_route { &app.accounts.operator } else { &app.accounts.requests };
+    // Bodies for a sandbox's own server may pause, as in an interactive protocol.
     let is_proxied = route.starts_with("/sb/") || route.starts_with("/v1/runs/{id}/proxy/");
-    let hold =
-        ledger.take_within(UNKNOWN, 1, u64::MAX).map_err(|exhausted| ledger.refusal(exhausted))?;
+    let hold = ledger
+        .take_within(UNAUTHENTICATED, 1, u64::MAX)
+        .map_err(|exhausted| ledger.refusal(exhausted))?;
     let hold = RequestHold(Arc::new(Mutex::new(hold)));
-    if !is_operators {
+    if !is_operator_route {
         request.extensions_mut().insert(hold.clone());
     }
     if !is_proxied {
@@ -153,12 +159,13 @@ pub async fn bound(
         request = request.map(|body| Body::new(PacedBody::new(body, pace)));
     }
     let response = next.run(request).await;
-    let is_unknown = hold.0.lock().unwrap_or_else(PoisonError::into_inner).owner() == UNKNOWN;
-    if is_unknown && !is_operators {
-        // A short refusal. Who does not take it holds a connection, and nothing else.
+    let is_unauthenticated =
+        hold.0.lock().unwrap_or_else(PoisonError::into_inner).owner() == UNAUTHENTICATED;
+    if is_unauthenticated && !is_operator_route {
+        // A short refusal. A client that does not read it holds only a connection.
         return Ok(response);
     }
-    // A stream is under way until its last byte.
+    // A streamed response is in flight until its last byte.
     Ok(response.map(|body| {
         Body::new(body.map_frame(move |frame| {
             let _held = &hold;
@@ -167,16 +174,16 @@ pub async fn bound(
     }))
 }
 
-/// What the caller is told when the body of a request was not read to its end.
-pub fn broken_body(error: impl std::error::Error + 'static) -> ApiError {
-    if let Some(body::NoMemory(refusal)) = body::find(&error) {
+/// Converts the error of a request body that was not read to its end.
+pub fn body_error(error: impl std::error::Error + 'static) -> ApiError {
+    if let Some(body::NoMemory(refusal)) = body::find_cause(&error) {
         return refusal.clone();
     }
     match body::too_slow(&error) {
         Some(slow) => ApiError::new(
             Code::RequestTimeout,
-            format!("{slow}: send it without pauses (--body-timeout, --min-body-rate)"),
+            format!("{slow}: send it faster (--body-timeout, --min-body-rate)"),
         ),
-        None => ApiError::invalid("the body broke off"),
+        None => ApiError::invalid("the connection was closed before the end of the body"),
     }
 }

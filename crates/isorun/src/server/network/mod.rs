@@ -1,5 +1,5 @@
-//! What runs reach over the network: orders become rules and secrets, are kept
-//! with the run, and what was blocked goes on record.
+//! The network access of runs: parameters are checked, rules and secrets are stored with
+//! the run, and blocked connections are recorded.
 
 mod order;
 mod report;
@@ -9,8 +9,8 @@ mod trust;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub use order::fuzz_network;
-pub use order::{credentials, order};
-pub use report::Blocks;
+pub use order::{credentials, network_params};
+pub use report::BlockReporter;
 pub use routes::{
     __path_change, __path_profile_list, __path_show, apply, change, profile_list, show,
 };

@@ -1,11 +1,11 @@
-//! What a caller asks for, checked: a profile or lists, and credentials.
+//! Checks of network parameters: a profile or lists, and credentials.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use isorun_engine::network::{
     Policy,
-    credentials::{Credential, Secret},
-    policy::{self, Rest},
+    credentials::{Credential, SecretValue},
+    policy::{self, DefaultAction},
 };
 use serde::Deserialize;
 
@@ -14,22 +14,23 @@ use crate::{
     server::{ApiError, strict},
 };
 
-/// Credentials of one run.
-const MOST: usize = 64;
-const MAX_SECRET: usize = 16 << 10;
+/// The maximum number of credentials of one run.
+const MAX_CREDENTIALS: usize = 64;
+/// The maximum size of a secret, in bytes.
+const MAX_SECRET_BYTES: usize = 16 << 10;
 
-/// What a run may reach.
+/// The checked network rules of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Order {
-    /// The name of a profile; nothing for lists.
+pub struct NetworkParams {
+    /// The name of the profile; `None` for lists.
     pub profile: Option<String>,
     pub policy: Policy,
 }
 
-/// A secret for a service that is not known by its name.
+/// A secret for a service without a known name.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct CredentialOrder {
+pub struct CredentialParams {
     value: String,
     host: Option<String>,
     port: Option<u16>,
@@ -41,69 +42,82 @@ pub struct CredentialOrder {
     paths: Vec<String>,
 }
 
-/// The fields of a [`CredentialOrder`].
-const FIELDS: [&str; 7] = ["value", "host", "port", "header", "prefix", "methods", "paths"];
+/// The names of the fields of [`CredentialParams`].
+const CREDENTIAL_FIELDS: [&str; 7] =
+    ["value", "host", "port", "header", "prefix", "methods", "paths"];
 
-/// The profiles, the usual one first.
-pub fn profiles() -> [(&'static str, Rest, &'static str); 3] {
+/// Returns the profiles, the default first.
+pub fn profiles() -> [(&'static str, DefaultAction, &'static str); 3] {
     [
         (
             "default",
-            Rest::Web,
+            DefaultAction::AllowWeb,
             "The web: ports 80 and 443 of public addresses. Nothing private, no other ports.",
         ),
-        ("locked-down", Rest::Closed, "Nothing at all."),
+        ("locked-down", DefaultAction::Deny, "Nothing at all."),
         (
             "internet",
-            Rest::Open,
+            DefaultAction::Allow,
             "All ports of public addresses, but for 25 (mail between servers). Nothing private.",
         ),
     ]
 }
 
-/// The profiles, as the API shows them.
-pub fn shown() -> Vec<Profile> {
+/// Returns the profiles in the form of the API.
+pub fn described_profiles() -> Vec<Profile> {
     profiles()
         .into_iter()
         .map(|(name, rest, description)| Profile {
             name: name.to_owned(),
             description: description.to_owned(),
-            allow: if rest == Rest::Closed { Vec::new() } else { vec!["0.0.0.0/0".to_owned()] },
-            deny: if rest == Rest::Closed { vec!["0.0.0.0/0".to_owned()] } else { Vec::new() },
+            allow: if rest == DefaultAction::Deny {
+                Vec::new()
+            } else {
+                vec!["0.0.0.0/0".to_owned()]
+            },
+            deny: if rest == DefaultAction::Deny {
+                vec!["0.0.0.0/0".to_owned()]
+            } else {
+                Vec::new()
+            },
         })
         .collect()
 }
 
-/// Checks the profile or the lists of a new run; neither is the usual profile.
-pub fn order(profile: Option<&str>, rules: Option<&NetworkRules>) -> Result<Order, ApiError> {
+/// Checks the profile or the lists of a new run. Without either, the default profile
+/// applies.
+pub fn network_params(
+    profile: Option<&str>,
+    rules: Option<&NetworkRules>,
+) -> Result<NetworkParams, ApiError> {
     match rules {
-        None => by_profile("network_profile", profile.unwrap_or(profiles()[0].0)),
+        None => params_of_profile("network_profile", profile.unwrap_or(profiles()[0].0)),
         Some(NetworkRules { allow: None, deny: None }) => match profile {
-            Some(profile) => by_profile("network_profile", profile),
-            // To take it for the usual profile would open what somebody meant to close.
+            Some(profile) => params_of_profile("network_profile", profile),
+            // The default profile would allow connections that the caller may have meant to deny.
             None => Err(ApiError::invalid(
                 "network has no rules in it: give `allow` or `deny`, each a list; or \
                  `network_profile` instead",
             )),
         },
         Some(_) if profile.is_some_and(|profile| profile != profiles()[0].0) => {
-            Err(exclusive("network", "network_profile"))
+            Err(conflict_error("network", "network_profile"))
         }
         Some(NetworkRules { allow, deny }) => {
-            by_lists("network.", None, allow.as_deref(), deny.as_deref())
+            params_of_lists("network.", None, allow.as_deref(), deny.as_deref())
         }
     }
 }
 
-/// Checks a change of what a run reaches. `now` is what `GET` answers. Takes that
-/// answer, and refuses whatever does not say what is to hold.
-pub fn change(change: &NetworkChange, now: &Network) -> Result<Order, ApiError> {
+/// Checks a change of a run's network. `now` is the response to `GET`, which is accepted
+/// as a change. A change that is empty or ambiguous is refused.
+pub fn change(change: &NetworkChange, now: &Network) -> Result<NetworkParams, ApiError> {
     let NetworkChange { network, network_profile, profile, rest, allow, deny, credentials } =
         change;
     if let Some(names) = credentials {
-        let (asked, held): (BTreeSet<_>, BTreeSet<_>) =
+        let (requested, held): (BTreeSet<_>, BTreeSet<_>) =
             (names.iter().collect(), now.credentials.iter().collect());
-        if asked != held {
+        if requested != held {
             return Err(ApiError::invalid(format!(
                 "credentials cannot be changed: leave the field out, or give the names that this \
                  run has: {:?}",
@@ -111,7 +125,7 @@ pub fn change(change: &NetworkChange, now: &Network) -> Result<Order, ApiError> 
             )));
         }
     }
-    let rest = rest.as_deref().map(rest_named).transpose()?;
+    let rest = rest.as_deref().map(parse_rest).transpose()?;
     let lists = allow.is_some() || deny.is_some();
     if network.is_some() || network_profile.is_some() {
         for (name, given) in [
@@ -122,31 +136,31 @@ pub fn change(change: &NetworkChange, now: &Network) -> Result<Order, ApiError> 
         ] {
             if given {
                 let other = if network.is_some() { "network" } else { "network_profile" };
-                return Err(exclusive(other, name));
+                return Err(conflict_error(other, name));
             }
         }
-        return order(network_profile.as_deref(), network.as_ref());
+        return network_params(network_profile.as_deref(), network.as_ref());
     }
     if let Some(profile) = profile {
-        let order = by_profile("profile", profile)?;
+        let params = params_of_profile("profile", profile)?;
         let has_rules = allow.iter().chain(deny).any(|list| !list.is_empty());
         if has_rules {
-            return Err(exclusive("profile", "`allow` and `deny` with rules in them"));
+            return Err(conflict_error("profile", "`allow` and `deny` with rules in them"));
         }
         if let Some(rest) = rest
-            && rest != order.policy.rest()
+            && rest != params.policy.default_action()
         {
             return Err(ApiError::invalid(format!(
                 "rest is `{}`, and the profile `{profile}` has `{}`: leave `rest` out, or set \
                  `profile` to null and give lists",
                 rest_name(rest),
-                rest_name(order.policy.rest())
+                rest_name(params.policy.default_action())
             )));
         }
-        return Ok(order);
+        return Ok(params);
     }
     if lists {
-        return by_lists("", rest, allow.as_deref(), deny.as_deref());
+        return params_of_lists("", rest, allow.as_deref(), deny.as_deref());
     }
     Err(ApiError::invalid(
         "nothing to change: give `network` with `allow` or `deny`, or `network_profile`, or all \
@@ -154,99 +168,108 @@ pub fn change(change: &NetworkChange, now: &Network) -> Result<Order, ApiError> 
     ))
 }
 
-fn exclusive(one: &str, other: &str) -> ApiError {
+fn conflict_error(one: &str, other: &str) -> ApiError {
     ApiError::invalid(format!(
         "{one} and {other} exclude each other: give lists, or the name of a profile"
     ))
 }
 
-fn by_profile(field: &str, name: &str) -> Result<Order, ApiError> {
+fn params_of_profile(field: &str, name: &str) -> Result<NetworkParams, ApiError> {
     let Some((name, rest, _)) = profiles().into_iter().find(|known| known.0 == name) else {
         let names = profiles().map(|(name, ..)| name);
         let hint = strict::nearest(name, &names).map(|name| format!(": did you mean `{name}`?"));
         return Err(ApiError::invalid(format!(
-            "{field} is one of default, locked-down and internet{}",
+            "{field} must be one of default, locked-down and internet{}",
             hint.unwrap_or_default()
         )));
     };
-    by_lists("", Some(rest), None, None)
-        .map(|order| Order { profile: Some(name.to_owned()), ..order })
+    params_of_lists("", Some(rest), None, None)
+        .map(|params| NetworkParams { profile: Some(name.to_owned()), ..params })
 }
 
-/// `prefix` is what stands before the names of the lists in an error.
-fn by_lists(
+/// Checks lists. `prefix` precedes the names of the lists in error messages.
+fn params_of_lists(
     prefix: &str,
-    rest: Option<Rest>,
+    rest: Option<DefaultAction>,
     allow: Option<&[String]>,
     deny: Option<&[String]>,
-) -> Result<Order, ApiError> {
+) -> Result<NetworkParams, ApiError> {
     let (allow, deny) = (allow.unwrap_or_default(), deny.unwrap_or_default());
-    // Who lists what is allowed wants nothing else; who only lists what is
-    // denied wants the rest.
-    let usual = if allow.is_empty() && !deny.is_empty() { Rest::Open } else { Rest::Closed };
+    // With a list of allowed names, everything else is denied; with only a list of denied
+    // names, everything else is allowed.
+    let usual = if allow.is_empty() && !deny.is_empty() { DefaultAction::Allow } else { DefaultAction::Deny };
     let policy = Policy::new(rest.unwrap_or(usual), allow, deny)
         .map_err(|error| ApiError::invalid(format!("{prefix}{error}")))?;
-    Ok(Order { profile: None, policy })
+    Ok(NetworkParams { profile: None, policy })
 }
 
-const RESTS: [(Rest, &str); 3] =
-    [(Rest::Closed, "denied"), (Rest::Web, "web"), (Rest::Open, "allowed")];
+const RESTS: [(DefaultAction, &str); 3] = [
+    (DefaultAction::Deny, "denied"),
+    (DefaultAction::AllowWeb, "web"),
+    (DefaultAction::Allow, "allowed"),
+];
 
-/// What the API calls that which becomes of what no rule names.
-pub fn rest_name(rest: Rest) -> &'static str {
+/// Returns the API's name of the action for connections that no rule matches.
+pub fn rest_name(rest: DefaultAction) -> &'static str {
     RESTS.iter().find(|(known, _)| *known == rest).map_or("denied", |(_, name)| name)
 }
 
-fn rest_named(name: &str) -> Result<Rest, ApiError> {
+fn parse_rest(name: &str) -> Result<DefaultAction, ApiError> {
     let found = RESTS.iter().find(|(_, known)| *known == name);
-    let found = found.ok_or_else(|| ApiError::invalid("rest is one of denied, web and allowed"));
+    let found =
+        found.ok_or_else(|| ApiError::invalid("rest must be one of denied, web and allowed"));
     found.map(|(rest, _)| *rest)
 }
 
-/// Checks a change of rules that the fuzzer made, from each of the profiles: what
-/// is then shown is taken, and means the same.
+/// Checks a fuzzed change of rules, starting from each of the profiles: the resulting
+/// description is accepted as a change, and changes nothing.
 #[cfg(any(test, feature = "fuzzing"))]
-pub fn fuzz_network(asked: &NetworkChange) {
+pub fn fuzz_network(fuzzed: &NetworkChange) {
     use super::{Settings, routes::describe};
     for (name, ..) in profiles() {
-        let Ok(order) = order(Some(name), None) else { panic!("{name}") };
+        let Ok(params) = network_params(Some(name), None) else { panic!("{name}") };
         let before =
-            Settings { profile: order.profile, policy: order.policy, ..Settings::default() };
-        let Ok(order) = change(asked, &describe(&before)) else { continue };
-        let after = before.with(order);
-        let shown = serde_json::to_vec(&describe(&after)).unwrap_or_default();
-        let again: NetworkChange = strict::object(&shown).unwrap_or_else(|why| panic!("{why}"));
+            Settings { profile: params.profile, policy: params.policy, ..Settings::default() };
+        let Ok(params) = change(fuzzed, &describe(&before)) else { continue };
+        let after = before.with(params);
+        let description = serde_json::to_vec(&describe(&after)).unwrap_or_default();
+        let again: NetworkChange =
+            strict::object(&description).unwrap_or_else(|why| panic!("{why}"));
         let again = change(&again, &describe(&after));
         let again = again.unwrap_or_else(|error| panic!("{}", error.message));
         assert_eq!(after.with(again), after);
     }
 }
 
-/// Checks credentials.
+/// Checks the credentials of a new run.
 pub fn credentials(
     given: BTreeMap<String, serde_json::Value>,
 ) -> Result<Vec<Credential>, ApiError> {
-    if given.len() > MOST {
-        return Err(ApiError::invalid(format!("credentials: {MOST} are allowed")));
+    if given.len() > MAX_CREDENTIALS {
+        return Err(ApiError::invalid(format!(
+            "credentials has {} entries: at most {MAX_CREDENTIALS} are allowed",
+            given.len()
+        )));
     }
     given.into_iter().map(|(name, value)| credential(name, value)).collect()
 }
 
-/// No text in here has the value in it.
+/// Checks one credential. No error message contains the value.
 fn credential(name: String, value: serde_json::Value) -> Result<Credential, ApiError> {
     let invalid = |what: &str| Err(ApiError::invalid(format!("credentials.{name}: {what}")));
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     if name.is_empty()
         || name.len() > 100
-        || !name.bytes().all(plain)
+        || !name.bytes().all(is_name_byte)
         || name.as_bytes()[0].is_ascii_digit()
     {
         return Err(ApiError::invalid(
-            "credentials: a name is that of an environment variable, of letters, digits and `_`",
+            "credentials: each name must be that of an environment variable: 1 to 100 letters, \
+             digits and `_`, not starting with a digit",
         ));
     }
-    let order = match value {
-        serde_json::Value::String(value) => CredentialOrder {
+    let params = match value {
+        serde_json::Value::String(value) => CredentialParams {
             value,
             host: None,
             port: None,
@@ -256,16 +279,16 @@ fn credential(name: String, value: serde_json::Value) -> Result<Credential, ApiE
             paths: Vec::new(),
         },
         value => {
-            let unknown = value
-                .as_object()
-                .and_then(|fields| fields.keys().find(|name| !FIELDS.contains(&name.as_str())));
+            let unknown = value.as_object().and_then(|fields| {
+                fields.keys().find(|name| !CREDENTIAL_FIELDS.contains(&name.as_str()))
+            });
             if let Some(field) = unknown {
-                return invalid(&strict::unknown("field", field, "in it", &FIELDS));
+                return invalid(&strict::unknown("field", field, "in it", &CREDENTIAL_FIELDS));
             }
             let is_object = value.is_object();
-            match serde_json::from_value::<CredentialOrder>(value) {
-                // A list would be taken for the fields in their order.
-                Ok(order) if is_object => order,
+            match serde_json::from_value::<CredentialParams>(value) {
+                // Serde would accept a list as the fields in their order.
+                Ok(params) if is_object => params,
                 _ => {
                     return invalid(
                         "give a secret, or an object with `value` and `host`, and perhaps `port`, \
@@ -275,12 +298,17 @@ fn credential(name: String, value: serde_json::Value) -> Result<Credential, ApiE
             }
         }
     };
-    let good = |byte: u8| (0x20..0x7f).contains(&byte);
-    if order.value.is_empty() || order.value.len() > MAX_SECRET || !order.value.bytes().all(good) {
-        return invalid("the value is empty, too long, or has characters that no header can have");
+    let is_printable = |byte: u8| (0x20..0x7f).contains(&byte);
+    if params.value.is_empty()
+        || params.value.len() > MAX_SECRET_BYTES
+        || !params.value.bytes().all(is_printable)
+    {
+        return invalid(&format!(
+            "the value must have 1 to {MAX_SECRET_BYTES} characters, all of them printable ASCII"
+        ));
     }
-    let secret = Secret::from(order.value);
-    let mut credential = match (Credential::known(&name, secret.clone()), order.host) {
+    let secret = SecretValue::from(params.value);
+    let mut credential = match (Credential::known(&name, secret.clone()), params.host) {
         (Some(known), None) => known,
         (_, Some(host)) => {
             let host = match policy::name(&host) {
@@ -292,7 +320,7 @@ fn credential(name: String, value: serde_json::Value) -> Result<Credential, ApiE
                 host,
                 port: 443,
                 header: "authorization".to_owned(),
-                prefix: if order.header.is_none() { "Bearer " } else { "" }.to_owned(),
+                prefix: if params.header.is_none() { "Bearer " } else { "" }.to_owned(),
                 secret,
                 methods: Vec::new(),
                 paths: Vec::new(),
@@ -302,41 +330,44 @@ fn credential(name: String, value: serde_json::Value) -> Result<Credential, ApiE
         (None, None) => {
             let known: Vec<_> = Credential::names().collect();
             return invalid(&format!(
-                "this is no service that is known by its name ({}): give an object with `value` \
-                 and `host`",
+                "the name is not that of a known service ({}): give an object with `value` and \
+                 `host`",
                 known.join(", ")
             ));
         }
     };
-    if let Some(header) = order.header {
+    if let Some(header) = params.header {
         if header.parse::<axum::http::HeaderName>().is_err() || header.eq_ignore_ascii_case("host")
         {
-            return invalid("header is no name of a header that can hold a secret");
+            return invalid("header must be a valid header name other than `host`");
         }
         credential.header = header.to_ascii_lowercase();
     }
-    if let Some(prefix) = order.prefix {
-        if prefix.len() > 100 || !prefix.bytes().all(good) {
-            return invalid("prefix has characters that no header can have");
+    if let Some(prefix) = params.prefix {
+        if prefix.len() > 100 || !prefix.bytes().all(is_printable) {
+            return invalid("prefix must have at most 100 characters, all of them printable ASCII");
         }
         credential.prefix = prefix;
     }
-    if order.port == Some(0) {
-        return invalid("port is 0");
+    if params.port == Some(0) {
+        return invalid("port is 0: it must be 1 to 65535");
     }
-    credential.port = order.port.unwrap_or(credential.port);
-    for method in &order.methods {
+    credential.port = params.port.unwrap_or(credential.port);
+    for method in &params.methods {
         if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_alphabetic()) {
-            return invalid("methods: each is a name such as GET");
+            return invalid("methods: each must be the name of a method, such as GET");
         }
     }
-    for path in &order.paths {
+    for path in &params.paths {
         if !path.starts_with('/') || path.trim_end_matches('*').contains(['*', '?', '%']) {
-            return invalid("paths: each begins with `/`, and may end with `*`");
+            return invalid(
+                "paths: each must start with `/`, may end with `*`, and must not have `*`, `?` or \
+                 `%` elsewhere",
+            );
         }
     }
-    credential.methods = order.methods;
-    credential.paths = order.paths;
+    credential.methods = params.methods;
+    credential.paths = params.paths;
     Ok(credential)
 }
 
@@ -385,25 +416,28 @@ mod tests {
             deny: Some(deny.iter().map(|rule| (*rule).to_owned()).collect()),
         };
         for (profile, rules, rest) in [
-            (None, None, Rest::Web),
-            (Some("default"), None, Rest::Web),
-            (Some("internet"), None, Rest::Open),
-            (Some("locked-down"), None, Rest::Closed),
-            (None, Some(lists(&[], &[])), Rest::Closed),
-            (None, Some(lists(&["a.com"], &[])), Rest::Closed),
-            (None, Some(lists(&["a.com"], &["b.com"])), Rest::Closed),
-            (None, Some(lists(&[], &["b.com"])), Rest::Open),
+            (None, None, DefaultAction::AllowWeb),
+            (Some("default"), None, DefaultAction::AllowWeb),
+            (Some("internet"), None, DefaultAction::Allow),
+            (Some("locked-down"), None, DefaultAction::Deny),
+            (None, Some(lists(&[], &[])), DefaultAction::Deny),
+            (None, Some(lists(&["a.com"], &[])), DefaultAction::Deny),
+            (None, Some(lists(&["a.com"], &["b.com"])), DefaultAction::Deny),
+            (None, Some(lists(&[], &["b.com"])), DefaultAction::Allow),
         ] {
-            let order = order(profile, rules.as_ref()).unwrap();
-            assert_eq!(order.policy.rest(), rest, "{profile:?} {rules:?}");
+            let params = network_params(profile, rules.as_ref()).unwrap();
+            assert_eq!(params.policy.default_action(), rest, "{profile:?} {rules:?}");
         }
-        assert!(order(Some("open"), None).is_err());
-        // Neither list, and no profile: not what is usual.
+        assert!(network_params(Some("open"), None).is_err());
+        // Neither list, and no profile: not the default profile.
         let nothing = NetworkRules::default();
-        assert!(order(None, Some(&nothing)).is_err());
-        assert_eq!(order(Some("locked-down"), Some(&nothing)).unwrap().policy.rest(), Rest::Closed);
-        assert!(order(Some("internet"), Some(&lists(&["a.com"], &[]))).is_err());
-        let error = order(None, Some(&lists(&["a.com", "1.2.3.4/40"], &[]))).unwrap_err();
+        assert!(network_params(None, Some(&nothing)).is_err());
+        assert_eq!(
+            network_params(Some("locked-down"), Some(&nothing)).unwrap().policy.default_action(),
+            DefaultAction::Deny
+        );
+        assert!(network_params(Some("internet"), Some(&lists(&["a.com"], &[]))).is_err());
+        let error = network_params(None, Some(&lists(&["a.com", "1.2.3.4/40"], &[]))).unwrap_err();
         assert!(error.message.contains("network.allow[1]"), "{}", error.message);
     }
 
@@ -411,16 +445,16 @@ mod tests {
         strict::object(body.to_string().as_bytes()).unwrap()
     }
 
-    fn shown(order: Order) -> (Settings, Network) {
+    fn described(params: NetworkParams) -> (Settings, Network) {
         let key = "sk-1".to_owned().into();
         let credential = Credential::known("OPENAI_API_KEY", key).unwrap();
-        let settings = Settings::new(order, vec![credential]).unwrap();
+        let settings = Settings::new(params, vec![credential]).unwrap();
         let network = describe(&settings);
         (settings, network)
     }
 
-    /// For every profile, default and pair of lists: what `GET` answers is taken
-    /// by `PUT`, and what holds is equal.
+    /// For every profile, default and pair of lists: `PUT` accepts the response to `GET`,
+    /// and the settings stay equal.
     #[test]
     fn what_is_shown_is_taken_and_means_the_same() {
         let rules = [
@@ -444,21 +478,22 @@ mod tests {
                 chosen.map(|(_, rule)| (*rule).to_owned()).collect::<Vec<_>>()
             })
         };
-        let mut orders: Vec<Order> =
-            profiles().iter().map(|(name, ..)| order(Some(name), None).unwrap()).collect();
+        let mut all_params: Vec<NetworkParams> =
+            profiles().iter().map(|(name, ..)| network_params(Some(name), None).unwrap()).collect();
         for allow in subsets() {
             let deny = subsets().nth(allow.len() * 7 % 11).unwrap();
             for lists in [(Some(&allow), None), (None, Some(&allow)), (Some(&allow), Some(&deny))] {
                 let lists = NetworkRules { allow: lists.0.cloned(), deny: lists.1.cloned() };
-                orders.push(order(None, Some(&lists)).unwrap());
+                all_params.push(network_params(None, Some(&lists)).unwrap());
             }
             for (rest, _) in RESTS {
-                orders.push(by_lists("", Some(rest), Some(&allow), Some(&deny)).unwrap());
+                all_params
+                    .push(params_of_lists("", Some(rest), Some(&allow), Some(&deny)).unwrap());
             }
         }
-        assert!(orders.len() > 1000);
-        for order in orders {
-            let (settings, network) = shown(order);
+        assert!(all_params.len() > 1000);
+        for params in all_params {
+            let (settings, network) = described(params);
             let body = serde_json::to_value(&network).unwrap();
             let again = change(&parse(body.clone()), &network);
             let again = again.unwrap_or_else(|error| panic!("{body}: {}", error.message));
@@ -472,8 +507,8 @@ mod tests {
 
     #[test]
     fn a_change_that_says_nothing_or_two_things_is_refused() {
-        let (_, now) = shown(order(Some("locked-down"), None).unwrap());
-        for (body, said) in [
+        let (_, now) = described(network_params(Some("locked-down"), None).unwrap());
+        for (body, expected) in [
             (json!({}), "nothing to change"),
             (json!({ "network": null, "profile": null }), "nothing to change"),
             (json!({ "network": {} }), "no rules"),
@@ -488,24 +523,28 @@ mod tests {
             (json!({ "network_profile": "locked-down", "profile": "internet" }), "exclude"),
             (json!({ "network_profile": "internet", "network": { "deny": [] } }), "exclude"),
             (json!({ "profile": "lockeddown" }), "mean `locked-down`"),
-            (json!({ "network_profile": "" }), "network_profile is one of"),
-            (json!({ "allow": ["a.com"], "rest": "open" }), "rest is one of"),
+            (json!({ "network_profile": "" }), "network_profile must be one of"),
+            (json!({ "allow": ["a.com"], "rest": "open" }), "rest must be one of"),
             (json!({ "allow": ["a b"] }), "allow[0]"),
             (json!({ "profile": "locked-down", "credentials": [] }), "credentials cannot"),
             (json!({ "profile": "locked-down", "credentials": ["MINE"] }), "credentials cannot"),
         ] {
             let error = change(&parse(body.clone()), &now).err();
-            let error = error.unwrap_or_else(|| panic!("{body} was taken"));
-            assert!(error.message.contains(said), "{body}: {}", error.message);
+            let error = error.unwrap_or_else(|| panic!("{body} was accepted"));
+            assert!(error.message.contains(expected), "{body}: {}", error.message);
         }
         for (body, rest) in [
-            (json!({ "allow": [] }), Rest::Closed),
-            (json!({ "deny": ["a.com"] }), Rest::Open),
-            (json!({ "deny": ["a.com"], "rest": "web" }), Rest::Web),
-            (json!({ "network": {}, "network_profile": "locked-down" }), Rest::Closed),
-            (json!({ "profile": "internet", "allow": [], "deny": [] }), Rest::Open),
+            (json!({ "allow": [] }), DefaultAction::Deny),
+            (json!({ "deny": ["a.com"] }), DefaultAction::Allow),
+            (json!({ "deny": ["a.com"], "rest": "web" }), DefaultAction::AllowWeb),
+            (json!({ "network": {}, "network_profile": "locked-down" }), DefaultAction::Deny),
+            (json!({ "profile": "internet", "allow": [], "deny": [] }), DefaultAction::Allow),
         ] {
-            assert_eq!(change(&parse(body.clone()), &now).unwrap().policy.rest(), rest, "{body}");
+            assert_eq!(
+                change(&parse(body.clone()), &now).unwrap().policy.default_action(),
+                rest,
+                "{body}"
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
-//! What was blocked, on its way to the audit logs and the metrics.
+//! Reports of blocked connections to the audit logs and the metrics.
 //!
-//! A guest can have a thousand connections blocked in a second, and must not fill
-//! the database with them: the same thing is written once in a while, with how
-//! often it happened, and of different things only so many.
+//! A guest can cause a thousand blocked connections per second, and must not fill the
+//! database with them: equal blocks are written once per window with their count, and
+//! the number of different blocks per window is limited.
 
 use std::{
     collections::HashMap,
@@ -19,117 +19,120 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::{audit::Event, server::App};
 
-/// Reports that wait to be written; beyond them they are only counted.
-const QUEUE: usize = 1024;
-/// How often the same thing is written, at most.
-const WINDOW: Duration = Duration::from_secs(10);
-/// Different things of one run in a window.
-const MOST: usize = 100;
-/// Runs with something to remember.
-const MOST_RUNS: usize = 4096;
+/// The maximum number of reports that wait to be written; further ones are dropped.
+const MAX_QUEUED_REPORTS: usize = 1024;
+/// The window in which equal blocks are written once.
+const REPORT_WINDOW: Duration = Duration::from_secs(10);
+/// The maximum number of different blocks of one run that are written in a window.
+const MAX_REPORTS_PER_WINDOW: usize = 100;
+/// The maximum number of runs whose recent blocks are remembered.
+const MAX_TRACKED_RUNS: usize = 4096;
 
 type Report = (SandboxId, Blocked);
 
-/// Takes reports of an engine.
+/// The receiver of the engine's reports of blocked connections.
 #[derive(Clone)]
-pub struct Blocks {
+pub struct BlockReporter {
     sender: mpsc::Sender<Report>,
     receiver: Arc<Mutex<Option<mpsc::Receiver<Report>>>>,
 }
 
-impl std::fmt::Debug for Blocks {
+impl std::fmt::Debug for BlockReporter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Blocks")
+        f.write_str("BlockReporter")
     }
 }
 
-impl Default for Blocks {
+impl Default for BlockReporter {
     fn default() -> Self {
-        let (sender, receiver) = mpsc::channel(QUEUE);
+        let (sender, receiver) = mpsc::channel(MAX_QUEUED_REPORTS);
         Self { sender, receiver: Arc::new(Mutex::new(Some(receiver))) }
     }
 }
 
-impl Observer for Blocks {
+impl Observer for BlockReporter {
     fn blocked(&self, sandbox: &SandboxId, blocked: Blocked) {
-        // What does not fit is lost, and not waited for.
+        // Reports that do not fit in the queue are dropped, so that the engine never waits.
         let _ = self.sender.try_send((sandbox.clone(), blocked));
     }
 }
 
-impl Blocks {
+impl BlockReporter {
     /// Writes reports down until the server is gone.
-    pub fn record(&self, app: &App) {
+    pub fn start(&self, app: &App) {
         let receiver = self.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut receiver) = receiver else { return };
         let app = Arc::downgrade(app);
         tokio::spawn(async move {
-            let mut seen: HashMap<SandboxId, Seen> = HashMap::new();
+            let mut recent: HashMap<SandboxId, RecentBlocks> = HashMap::new();
             while let Some((sandbox, blocked)) = receiver.recv().await {
                 let Some(app) = app.upgrade() else { return };
                 app.metrics.blocked.inc();
-                if seen.len() > MOST_RUNS {
-                    seen.clear();
+                if recent.len() > MAX_TRACKED_RUNS {
+                    recent.clear();
                 }
-                let seen = seen.entry(sandbox.clone()).or_default();
-                let Some(count) = seen.worth(&blocked, Instant::now()) else { continue };
+                let recent = recent.entry(sandbox.clone()).or_default();
+                let Some(count) = recent.count_to_report(&blocked, Instant::now()) else {
+                    continue;
+                };
                 let Some(run) = sandbox.as_str().parse().ok().and_then(|id| app.runs.get(&id))
                 else {
                     continue;
                 };
-                let what = json!({
+                let details = json!({
                     "name": blocked.name, "address": blocked.address.to_string(),
                     "port": blocked.port, "reason": blocked.reason.name(), "count": count,
                 });
-                if let Err(error) = run.log.append(Event::NetworkBlocked, what).await {
-                    tracing::error!(%error, run = %run.id, "cannot record what was blocked");
+                if let Err(error) = run.log.append(Event::NetworkBlocked, details).await {
+                    tracing::error!(%error, run = %run.id, "cannot record a blocked connection");
                 }
             }
         });
     }
 }
 
-type Key = (Option<String>, std::net::Ipv4Addr, u16, &'static str);
+type BlockKey = (Option<String>, std::net::Ipv4Addr, u16, &'static str);
 
-/// What of one run was written lately.
+/// The blocks of one run that were written recently.
 #[derive(Default)]
-struct Seen {
+struct RecentBlocks {
     since: Option<Instant>,
-    /// How often since it was written.
-    things: HashMap<Key, u64>,
+    /// The number of occurrences since the last write.
+    counts: HashMap<BlockKey, u64>,
 }
 
-impl Seen {
-    /// How often it happened since it was last written, if it is to be written.
-    fn worth(&mut self, blocked: &Blocked, now: Instant) -> Option<u64> {
-        if self.since.is_none_or(|since| now.duration_since(since) > WINDOW) {
+impl RecentBlocks {
+    /// Counts a block. Returns the number of occurrences since the last write, if it is to be
+    /// written now.
+    fn count_to_report(&mut self, blocked: &Blocked, now: Instant) -> Option<u64> {
+        if self.since.is_none_or(|since| now.duration_since(since) > REPORT_WINDOW) {
             self.since = Some(now);
-            self.things.retain(|_, count| *count > 0);
-            if self.things.len() >= MOST {
-                self.things.clear();
+            self.counts.retain(|_, count| *count > 0);
+            if self.counts.len() >= MAX_REPORTS_PER_WINDOW {
+                self.counts.clear();
             }
-            // What was held back is written the next time that it happens.
+            // Withheld occurrences are written with the next one.
             let key = key(blocked);
-            let held = self.things.remove(&key).unwrap_or_default();
-            self.things.insert(key, 0);
-            return Some(held + 1);
+            let withheld = self.counts.remove(&key).unwrap_or_default();
+            self.counts.insert(key, 0);
+            return Some(withheld + 1);
         }
-        let full = self.things.len() >= MOST;
-        match self.things.get_mut(&key(blocked)) {
+        let full = self.counts.len() >= MAX_REPORTS_PER_WINDOW;
+        match self.counts.get_mut(&key(blocked)) {
             Some(count) => {
                 *count += 1;
                 None
             }
             None if full => None,
             None => {
-                self.things.insert(key(blocked), 0);
+                self.counts.insert(key(blocked), 0);
                 Some(1)
             }
         }
     }
 }
 
-fn key(blocked: &Blocked) -> Key {
+fn key(blocked: &Blocked) -> BlockKey {
     (blocked.name.clone(), blocked.address, blocked.port, blocked.reason.name())
 }
 
@@ -141,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_a_few_lines() {
-        let mut seen = Seen::default();
+        let mut recent = RecentBlocks::default();
         let now = Instant::now();
         let blocked = |port| Blocked {
             name: None,
@@ -149,11 +152,13 @@ mod tests {
             port,
             reason: Reason::Private,
         };
-        let first: Vec<_> = (0..1000).filter_map(|_| seen.worth(&blocked(1), now)).collect();
+        let first: Vec<_> =
+            (0..1000).filter_map(|_| recent.count_to_report(&blocked(1), now)).collect();
         assert_eq!(first, [1]);
-        let different = (0..60_000).filter_map(|port| seen.worth(&blocked(port), now)).count();
-        assert!(different < MOST, "{different}");
-        let later = now + WINDOW * 2;
-        assert_eq!(seen.worth(&blocked(1), later), Some(1001));
+        let different =
+            (0..60_000).filter_map(|port| recent.count_to_report(&blocked(port), now)).count();
+        assert!(different < MAX_REPORTS_PER_WINDOW, "{different}");
+        let later = now + REPORT_WINDOW * 2;
+        assert_eq!(recent.count_to_report(&blocked(1), later), Some(1001));
     }
 }

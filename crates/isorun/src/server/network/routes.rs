@@ -1,4 +1,4 @@
-//! The network of a run over HTTP: look, and change.
+//! HTTP routes that show and change the network of a run.
 
 use axum::{Json as Answer, extract::State};
 
@@ -8,7 +8,7 @@ use crate::{
     audit::Event,
     server::{
         ApiError, App,
-        extract::{Json, OwnRun},
+        extract::{Json, OwnedRun},
         lifecycle::engine_error,
         runs::LiveRun,
     },
@@ -20,10 +20,10 @@ use crate::{
     responses((status = 200, body = Vec<Profile>)),
 )]
 pub async fn profile_list() -> Answer<Vec<Profile>> {
-    Answer(super::order::shown())
+    Answer(super::order::described_profiles())
 }
 
-/// What a run may reach
+/// The network rules of a run
 #[utoipa::path(
     get, path = "/v1/runs/{id}/network", tag = "network", operation_id = "get_network",
     params(("id" = String, Path, description = "The run")),
@@ -32,57 +32,59 @@ pub async fn profile_list() -> Answer<Vec<Profile>> {
         (status = 404, body = ErrorBody, description = "No such run, or it was destroyed"),
     ),
 )]
-pub async fn show(OwnRun(run): OwnRun) -> Answer<Network> {
+pub async fn show(OwnedRun(run): OwnedRun) -> Answer<Network> {
     Answer(describe(&run.network()))
 }
 
-/// Change what a run may reach
+/// Change the network rules of a run
 ///
-/// Takes effect at once; connections that are open are reset. Credentials stay as they are. A body
-/// that `GET` answered changes nothing; one without rules or with unknown fields is refused.
+/// Takes effect at once; open connections are reset. Credentials do not change. The body of a `GET`
+/// response changes nothing; a body without rules or with unknown fields is refused.
 #[utoipa::path(
     put, path = "/v1/runs/{id}/network", tag = "network", operation_id = "set_network",
     params(("id" = String, Path, description = "The run")),
     request_body = NetworkChange,
     responses(
         (status = 200, body = Network),
-        (status = 400, body = ErrorBody, description = "A rule that is none; the text names it"),
+        (status = 400, body = ErrorBody, description = "An invalid rule; the message names it"),
         (status = 404, body = ErrorBody, description = "No such run, or it was destroyed"),
     ),
 )]
 pub async fn change(
     State(app): State<App>,
-    OwnRun(run): OwnRun,
+    OwnedRun(run): OwnedRun,
     Json(change): Json<NetworkChange>,
 ) -> Result<Answer<Network>, ApiError> {
     apply(&app, &run, change).await.map(Answer)
 }
 
+/// Checks and applies a change of a run's network.
 pub async fn apply(app: &App, run: &LiveRun, change: NetworkChange) -> Result<Network, ApiError> {
-    // One change at a time, so that what is kept is what holds.
-    let _change = run.change.lock().await;
+    // One change at a time, so that the stored settings are those in effect.
+    let _change = run.lifecycle_lock.lock().await;
     let now = run.network();
     let settings = now.with(order::change(&change, &describe(&now))?);
     app.store.set_run_network(&run.id, settings.store(&app.secret)?).await?;
-    // One that is on disk has it when it comes back.
-    if !run.is_asleep() {
+    // A hibernated run gets the settings when it is resumed.
+    if !run.is_suspended() {
         let changed = app.engine.set_network(&run.sandbox, settings.plan()).await;
         changed.map_err(|error| engine_error("cannot change the network", error))?;
     }
     let network = describe(&settings);
     run.set_network(settings);
-    let what = serde_json::json!({
+    let details = serde_json::json!({
         "profile": network.profile, "allow": network.allow, "deny": network.deny,
     });
-    run.log.append(Event::NetworkChanged, what).await?;
+    run.log.append(Event::NetworkChanged, details).await?;
     Ok(network)
 }
 
+/// Returns the settings in the form of the API.
 pub fn describe(settings: &Settings) -> Network {
     let (allow, deny) = settings.policy.lists();
     Network {
         profile: settings.profile.clone(),
-        rest: order::rest_name(settings.policy.rest()).to_owned(),
+        rest: order::rest_name(settings.policy.default_action()).to_owned(),
         allow,
         deny,
         credentials: settings.credentials.list().iter().map(|one| one.name.clone()).collect(),

@@ -1,5 +1,5 @@
-//! What a sandbox with credentials has inside: placeholders, base URLs, and the
-//! certificate of its own authority where programs look for such.
+//! The environment of a sandbox with credentials: placeholders, base URLs, and the
+//! certificate of its own authority in the usual trust stores.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -11,19 +11,22 @@ use isorun_engine::{
 
 use crate::server::{ApiError, App, lifecycle::engine_error};
 
-/// The certificate alone, and all that are trusted.
-const OWN: &str = "/etc/isorun/ca.pem";
-const ALL: &str = "/etc/isorun/ca-bundle.pem";
-/// Where systems keep what they trust; the first that is there is taken.
-const BUNDLES: [&str; 4] = [
+/// The path in the sandbox of the authority's certificate.
+const CA_CERT_PATH: &str = "/etc/isorun/ca.pem";
+/// The path in the sandbox of the bundle of all trusted certificates.
+const CA_BUNDLE_PATH: &str = "/etc/isorun/ca-bundle.pem";
+/// The usual paths of trusted certificates; the first that exists is used.
+const SYSTEM_BUNDLE_PATHS: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
-const MAX_BUNDLE: usize = 4 << 20;
+/// The maximum size of a bundle that is read, in bytes.
+const MAX_BUNDLE_BYTES: usize = 4 << 20;
 
-/// The variables of a run with these credentials. What its owner says goes first.
+/// Adds the environment variables of a run with these credentials. Variables that are
+/// already set stay unchanged.
 pub fn environment(credentials: &Credentials, env: &mut BTreeMap<String, String>) {
     if credentials.list().is_empty() {
         return;
@@ -39,7 +42,7 @@ pub fn environment(credentials: &Credentials, env: &mut BTreeMap<String, String>
         }
     }
     set("ISORUN_PROXY_URL", gateway);
-    set("NODE_EXTRA_CA_CERTS", OWN.to_owned());
+    set("NODE_EXTRA_CA_CERTS", CA_CERT_PATH.to_owned());
     for name in [
         "SSL_CERT_FILE",
         "REQUESTS_CA_BUNDLE",
@@ -48,11 +51,11 @@ pub fn environment(credentials: &Credentials, env: &mut BTreeMap<String, String>
         "PIP_CERT",
         "AWS_CA_BUNDLE",
     ] {
-        set(name, ALL.to_owned());
+        set(name, CA_BUNDLE_PATH.to_owned());
     }
 }
 
-/// Puts the certificate into the files of a sandbox.
+/// Writes the certificate to the trust stores of a sandbox.
 pub async fn install(
     app: &App,
     sandbox: &SandboxId,
@@ -60,34 +63,41 @@ pub async fn install(
 ) -> Result<(), ApiError> {
     let Some(authority) = credentials.authority() else { return Ok(()) };
     let own = authority.certificate();
-    let mut places = vec![(OWN, own.to_owned())];
-    let mut all = None;
-    for path in BUNDLES {
+    let mut files = vec![(CA_CERT_PATH, own.to_owned())];
+    let mut system_bundle = None;
+    for path in SYSTEM_BUNDLE_PATHS {
         let reading = async {
             let stream = app.engine.connect(sandbox).await.ok()?;
-            client::read_file(stream, path.into()).await.ok()?.read_to_end(MAX_BUNDLE).await.ok()
+            client::read_file(stream, path.into())
+                .await
+                .ok()?
+                .read_to_end(MAX_BUNDLE_BYTES)
+                .await
+                .ok()
         };
         if let Some(bytes) = reading.await {
-            all = Some((path, bytes));
+            system_bundle = Some((path, bytes));
             break;
         }
     }
-    let bundle = match &all {
+    let bundle = match &system_bundle {
         Some((_, bytes)) => String::from_utf8_lossy(bytes).into_owned(),
-        // An image without any: those of the machine, which everybody may know.
-        None => BUNDLES.iter().find_map(|path| read(Path::new(path))).unwrap_or_default(),
+        // An image without certificates gets those of the machine, which are public.
+        None => {
+            SYSTEM_BUNDLE_PATHS.iter().find_map(|path| read(Path::new(path))).unwrap_or_default()
+        }
     };
     let bundle = format!("{}\n{own}", bundle.trim_end());
-    if let Some((path, _)) = all {
-        places.push((path, bundle.clone()));
+    if let Some((path, _)) = system_bundle {
+        files.push((path, bundle.clone()));
     }
-    places.push((ALL, bundle));
-    for (path, text) in places {
+    files.push((CA_BUNDLE_PATH, bundle));
+    for (path, text) in files {
         let stream = app.engine.connect(sandbox).await;
         let stream = stream.map_err(|error| engine_error("cannot reach the sandbox", error))?;
         let request = WriteFile { path: path.into(), ..WriteFile::default() };
         client::write_file(stream, request, text.as_bytes()).await.map_err(|error| {
-            ApiError::internal("cannot give the sandbox its certificate", error)
+            ApiError::internal("cannot write the certificate to the sandbox", error)
         })?;
     }
     Ok(())

@@ -1,9 +1,8 @@
-//! Who may use the anonymous URLs of a run: everybody who knows its id, those
-//! who have a token, or nobody.
+//! Access control of the anonymous URLs of a run: open to all who know its id, with a
+//! token, or disabled.
 //!
-//! A browser that comes with the token in the query gets it as a cookie, and is
-//! sent on to the same place without it, so that the token stays out of what the
-//! page's links tell others.
+//! A browser that sends the token in the query gets it as a cookie, and is redirected to
+//! the same URL without it, so that links and referrers do not disclose the token.
 
 use axum::{
     body::Body,
@@ -15,72 +14,78 @@ use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{ApiError, Code, Place};
+use super::{ApiError, Code, PortUrl};
 
-/// The name in the query, and of the cookie.
-pub const TOKEN: &str = "isorun_token";
-pub const HEADER: &str = "x-isorun-token";
+/// The name of the query parameter and of the cookie.
+pub const TOKEN_NAME: &str = "isorun_token";
+/// The name of the request header.
+pub const TOKEN_HEADER: &str = "x-isorun-token";
 
-/// Who may use the anonymous URLs.
+/// The access to the anonymous URLs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UrlAccess {
-    /// Whoever knows the id of the run.
+    /// Open to all who know the id of the run.
     #[default]
     Open,
-    /// Who has this token, too.
+    /// Requires this token as well.
     Token(String),
-    /// Nobody.
+    /// Disabled.
     Off,
 }
 
-/// How a request goes on.
-pub enum Entry {
+/// The result of a successful access check.
+pub enum AccessDecision {
     Open,
     Redirect(Box<Response>),
 }
 
-/// Lets a request in or not. The token is still in it: see [`super::inward`].
-pub fn enter(access: &UrlAccess, place: &Place, request: &Request) -> Result<Entry, ApiError> {
+/// Checks the access of a request. The token stays in the request: [`super::inward`]
+/// removes it.
+pub fn check_access(
+    access: &UrlAccess,
+    url: &PortUrl,
+    request: &Request,
+) -> Result<AccessDecision, ApiError> {
     let token = match access {
-        UrlAccess::Open => return Ok(Entry::Open),
+        UrlAccess::Open => return Ok(AccessDecision::Open),
         UrlAccess::Off => {
             return Err(ApiError::new(
                 Code::Forbidden,
-                format!("{} has no anonymous URLs: its owner switched them off", place.run),
+                format!("the anonymous URLs of {} are switched off by its owner", url.run),
             ));
         }
         UrlAccess::Token(token) => token,
     };
-    let decide = |good| if good { Ok(Entry::Open) } else { Err(refused(place)) };
-    if let Some(given) = request.headers().get(HEADER) {
-        return decide(same(given.as_bytes(), token));
+    let decide = |is_valid| if is_valid { Ok(AccessDecision::Open) } else { Err(refused(url)) };
+    if let Some(given) = request.headers().get(TOKEN_HEADER) {
+        return decide(token_matches(given.as_bytes(), token));
     }
     let (given, rest) = split_query(request.uri().query().unwrap_or_default());
     if !given.is_empty() {
-        if !given.iter().any(|given| same(given.as_bytes(), token)) {
-            return Err(refused(place));
+        if !given.iter().any(|given| token_matches(given.as_bytes(), token)) {
+            return Err(refused(url));
         }
         if is_websocket(request) {
-            // Who opens one follows no redirect, and a page's script cannot set fields.
-            return Ok(Entry::Open);
+            // WebSocket clients follow no redirects, and scripts in pages cannot set headers.
+            return Ok(AccessDecision::Open);
         }
         let secure = request.uri().scheme_str() == Some("https");
-        return Ok(Entry::Redirect(Box::new(redirect(place, &rest, token, secure))));
+        return Ok(AccessDecision::Redirect(Box::new(redirect(url, &rest, token, secure))));
     }
-    // Another page may have set one of the same name for the whole domain.
-    decide(
-        cookies(request.headers())
-            .any(|(name, value)| name.eq_ignore_ascii_case(TOKEN.as_bytes()) && same(value, token)),
-    )
+    // Another page may have set a cookie of the same name for the entire domain.
+    decide(cookies(request.headers()).any(|(name, value)| {
+        name.eq_ignore_ascii_case(TOKEN_NAME.as_bytes()) && token_matches(value, token)
+    }))
 }
 
-/// Gives a browser the token as a cookie, and sends it to the same place without.
-fn redirect(place: &Place, query: &str, token: &str, secure: bool) -> Response {
+/// Returns a redirect to the same URL without the token, which it sets as a cookie.
+fn redirect(url: &PortUrl, query: &str, token: &str, secure: bool) -> Response {
     let query = if query.is_empty() { String::new() } else { format!("?{query}") };
-    let location = format!("{}{}{query}", place.prefix, place.path);
+    let location = format!("{}{}{query}", url.prefix, url.path);
     let secure = if secure { "; Secure" } else { "" };
-    let cookie = format!("{TOKEN}={token}; Path={}/; HttpOnly; SameSite=Lax{secure}", place.prefix);
+    let cookie =
+        format!("{TOKEN_NAME}={token}; Path={}/; HttpOnly; SameSite=Lax{secure}", url.prefix);
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
     for (name, value) in [
@@ -89,7 +94,7 @@ fn redirect(place: &Place, query: &str, token: &str, secure: bool) -> Response {
         (header::REFERRER_POLICY, "no-referrer".to_owned()),
         (header::CACHE_CONTROL, "no-store".to_owned()),
     ] {
-        // All were checked as parts of a URI, or made by us.
+        // All values are parts of a parsed URI, or constant.
         if let Ok(value) = HeaderValue::try_from(value) {
             response.headers_mut().insert(name, value);
         }
@@ -97,27 +102,28 @@ fn redirect(place: &Place, query: &str, token: &str, secure: bool) -> Response {
     response
 }
 
-/// Returns whether a request opens a WebSocket, over HTTP/1.1 or HTTP/2.
+/// Reports whether a request opens a WebSocket, over HTTP/1.1 or HTTP/2.
 fn is_websocket(request: &Request) -> bool {
     request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE)
 }
 
-fn refused(place: &Place) -> ApiError {
+fn refused(url: &PortUrl) -> ApiError {
     ApiError::new(
         Code::Forbidden,
         format!(
-            "the URLs of {} take a token: add ?{TOKEN}=... once, or the header {HEADER}",
-            place.run
+            "the URLs of {} require a token: add ?{TOKEN_NAME}=... once, or the header \
+             {TOKEN_HEADER}",
+            url.run
         ),
     )
 }
 
-/// Compares digests, so that the time it takes says nothing of the token.
-fn same(given: &[u8], token: &str) -> bool {
+/// Compares digests, so that the time of the comparison does not disclose the token.
+fn token_matches(given: &[u8], token: &str) -> bool {
     Sha256::digest(given) == Sha256::digest(token.as_bytes())
 }
 
-/// The tokens of a query, and the query without them.
+/// Returns the tokens of a query, and the query without them.
 pub fn split_query(query: &str) -> (Vec<String>, String) {
     let mut tokens = Vec::new();
     let rest: Vec<&str> = query
@@ -125,17 +131,18 @@ pub fn split_query(query: &str) -> (Vec<String>, String) {
         .filter(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = percent_decode_str(name).decode_utf8_lossy();
-            let ours = name.eq_ignore_ascii_case(TOKEN);
-            if ours {
+            let is_token = name.eq_ignore_ascii_case(TOKEN_NAME);
+            if is_token {
                 tokens.push(percent_decode_str(value).decode_utf8_lossy().into_owned());
             }
-            !ours && !pair.is_empty()
+            !is_token && !pair.is_empty()
         })
         .collect();
     (tokens, rest.join("&"))
 }
 
-/// The cookies of a request: their names and values. One without `=` has no name.
+/// Returns the names and values of the cookies of a request. A cookie without `=` has an
+/// empty name.
 pub fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     let all = headers.get_all(header::COOKIE).into_iter();
     all.flat_map(|value| value.as_bytes().split(|byte| *byte == b';')).filter_map(|pair| {
@@ -187,14 +194,14 @@ mod tests {
 
     #[test]
     fn any_true_token_opens_and_others_do_not() {
-        let place = Place::of_name(None, None, "/sb/run0123456789abcdef/p/80/x").unwrap();
+        let url = PortUrl::parse_anonymous(None, None, "/sb/run0123456789abcdef/p/80/x").unwrap();
         let access = UrlAccess::Token("good".to_owned());
         let open = |query: &str, headers: &[(&str, &str)]| {
             let mut request = Request::builder().uri(format!("/sb/x{query}"));
             for (name, value) in headers {
                 request = request.header(*name, *value);
             }
-            enter(&access, &place, &request.body(Body::empty()).unwrap())
+            check_access(&access, &url, &request.body(Body::empty()).unwrap())
         };
         for headers in [
             &[("x-isorun-token", "good")][..],
@@ -202,10 +209,12 @@ mod tests {
             &[("cookie", "isorun_token=bad; isorun_token=good")],
             &[("cookie", "isorun_token=bad"), ("cookie", "own=1; isorun_token=good")],
         ] {
-            assert!(matches!(open("", headers), Ok(Entry::Open)), "{headers:?}");
+            assert!(matches!(open("", headers), Ok(AccessDecision::Open)), "{headers:?}");
         }
         for query in ["?isorun_token=good", "?isorun_token=bad&isorun_token=good&q=1"] {
-            let Ok(Entry::Redirect(response)) = open(query, &[]) else { panic!("{query}") };
+            let Ok(AccessDecision::Redirect(response)) = open(query, &[]) else {
+                panic!("{query}")
+            };
             assert!(!response.headers()["location"].to_str().unwrap().contains("good"));
         }
         for (query, headers) in [

@@ -1,5 +1,5 @@
-//! One request through the proxy, and its answer: heads are rewritten, bodies
-//! stream, an upgrade becomes a plain stream of bytes both ways.
+//! Forwards one request through the proxy, and its response: heads are rewritten, bodies
+//! are streamed, and an upgrade becomes a plain stream of bytes in both directions.
 
 use std::time::Duration;
 
@@ -11,107 +11,112 @@ use axum::{
 };
 use hyper::{ext::Protocol, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
-use isorun_engine::network::hop;
+use isorun_engine::network::hop_by_hop;
 use tokio::time::timeout;
 
 use super::{
-    ApiError, Code, Place, Ports, inward, outward,
-    reach::{MAX_FIELDS, MAX_HEADER, Trouble},
+    ApiError, Code, PortClient, PortUrl, inward, outward,
+    reach::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS, UpstreamError},
 };
-use crate::server::runs::Visit;
+use crate::server::runs::ProxyRequest;
 
-/// How long a server inside may take until its answer begins.
-const SILENCE: Duration = Duration::from_secs(300);
+/// The maximum time until the response of the server in a sandbox starts.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Passes a request on, and its answer back.
-pub async fn pass(
-    ports: &Ports,
-    visit: Visit,
-    place: &Place,
+/// Forwards a request to the server in the sandbox, and returns its response.
+pub async fn forward(
+    ports: &PortClient,
+    visit: ProxyRequest,
+    url: &PortUrl,
     shared_origin: bool,
     mut request: Request,
 ) -> Result<Response, ApiError> {
-    let names = inward::Names::of(request.uri(), request.headers());
-    let shown = outward::Shown::of(place, &names, request.headers(), shared_origin);
-    if let Some(answer) = outward::preflight(shown.apart, &request) {
-        return Ok(answer);
+    let names = inward::HostNames::of(request.uri(), request.headers());
+    let policy = outward::ResponsePolicy::of(url, &names, request.headers(), shared_origin);
+    if let Some(response) = outward::preflight(policy.is_isolated, &request) {
+        return Ok(response);
     }
-    // A WebSocket over HTTP/2 is a CONNECT; inside it is the usual upgrade.
-    let over_http2 = request.method() == Method::CONNECT;
-    let protocol = if over_http2 {
+    // A WebSocket over HTTP/2 is a CONNECT; the sandbox gets the HTTP/1.1 upgrade.
+    let is_http2_connect = request.method() == Method::CONNECT;
+    let protocol = if is_http2_connect {
         let protocol = request.extensions_mut().remove::<Protocol>();
         let protocol = protocol.filter(|protocol| protocol.as_str() == "websocket");
         if protocol.is_none() {
-            return Err(ApiError::invalid("CONNECT is for WebSockets only"));
+            return Err(ApiError::invalid("CONNECT is supported for WebSockets only"));
         }
         Some(HeaderValue::from_static("websocket"))
     } else {
-        hop::upgrade(request.headers())
+        hop_by_hop::upgrade(request.headers())
     };
-    let ours = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
-    let inward = inward(place, &names, request, protocol, over_http2)?;
-    let sending = ports.send(visit.sandbox(), place.port, inward);
-    let answer = match timeout(SILENCE, sending).await {
-        Ok(answer) => answer.map_err(|trouble| refusal(place, trouble))?,
+    let client_upgrade = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
+    let upstream_request =
+        build_upstream_request(url, &names, request, protocol, is_http2_connect)?;
+    let sending = ports.send(visit.sandbox(), url.port, upstream_request);
+    let response = match timeout(RESPONSE_TIMEOUT, sending).await {
+        Ok(response) => response.map_err(|error| upstream_error(url, error))?,
         Err(_) => {
             return Err(ApiError::new(
-                Code::PortSilent,
-                format!("the server on port {} did not answer in time", place.port),
+                Code::UpstreamTimeout,
+                format!(
+                    "the server on port {} did not respond within {} s",
+                    url.port,
+                    RESPONSE_TIMEOUT.as_secs()
+                ),
             ));
         }
     };
-    Ok(outward(place, &shown, answer, ours, over_http2, visit))
+    Ok(build_client_response(url, &policy, response, client_upgrade, is_http2_connect, visit))
 }
 
-fn refusal(place: &Place, trouble: Trouble) -> ApiError {
-    match trouble {
-        Trouble::Refused(why) => ApiError::new(
-            Code::NobodyListens,
-            format!("{why} in {}: start a server there, then try again", place.run),
+fn upstream_error(url: &PortUrl, error: UpstreamError) -> ApiError {
+    match error {
+        UpstreamError::Refused(why) => ApiError::new(
+            Code::ConnectionRefused,
+            format!("{why} in {}: start a server there, then try again", url.run),
         ),
-        Trouble::Busy(why) => {
+        UpstreamError::Busy(why) => {
             ApiError::new(Code::TooManyRequests, why).after(Duration::from_secs(1))
         }
-        Trouble::Away(why) => {
-            tracing::warn!(run = %place.run, why, "a URL does not reach its sandbox");
-            ApiError::new(Code::Unavailable, "the sandbox cannot be reached now: try again")
+        UpstreamError::Unreachable(why) => {
+            tracing::warn!(run = %url.run, why, "cannot connect to a sandbox for its URL");
+            ApiError::new(Code::Unavailable, "cannot connect to the sandbox: try again")
         }
-        Trouble::TooLarge => ApiError::new(
+        UpstreamError::TooLarge => ApiError::new(
             Code::PortBroken,
             format!(
-                "the header of the answer from port {} is larger than {MAX_FIELDS} fields or \
-                 {MAX_HEADER} bytes",
-                place.port
+                "the response header from port {} is too large: at most {MAX_HEADER_FIELDS} fields \
+                 and {MAX_HEADER_BYTES} bytes are allowed",
+                url.port
             ),
         ),
-        Trouble::Broken(_) => ApiError::new(
+        UpstreamError::InvalidResponse(_) => ApiError::new(
             Code::PortBroken,
             format!(
-                "the server on port {} hung up, or does not speak HTTP: its answer makes no sense",
-                place.port
+                "the server on port {} closed the connection or sent an invalid HTTP response",
+                url.port
             ),
         ),
     }
 }
 
-/// What the server inside is sent.
-fn inward(
-    place: &Place,
-    names: &inward::Names,
+/// Builds the request to the server in the sandbox.
+fn build_upstream_request(
+    url: &PortUrl,
+    names: &inward::HostNames,
     request: Request,
     upgrade: Option<HeaderValue>,
-    over_http2: bool,
+    is_http2_connect: bool,
 ) -> Result<Request, ApiError> {
     let (mut parts, body) = request.into_parts();
-    parts.uri = inward::target(place, parts.uri.query())?;
+    parts.uri = inward::target(url, parts.uri.query())?;
     let headers = &mut parts.headers;
-    inward::rewrite(place, names, headers);
+    inward::rewrite(url, names, headers);
     if let Some(upgrade) = upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, upgrade);
-        if over_http2 {
+        if is_http2_connect {
             parts.method = Method::GET;
-            // Nobody looks at the answer to it: HTTP/2 has none.
+            // The answer to the key is not verified: WebSockets over HTTP/2 have none.
             let key = HeaderValue::from_static("aXNvcnVuLXdlYnNvY2tldA==");
             headers.insert(header::SEC_WEBSOCKET_KEY, key);
         }
@@ -120,45 +125,50 @@ fn inward(
     Ok(Request::from_parts(parts, body))
 }
 
-/// What the client is sent.
-fn outward(
-    place: &Place,
-    shown: &outward::Shown,
-    mut answer: Response<hyper::body::Incoming>,
-    ours: Option<OnUpgrade>,
-    over_http2: bool,
-    visit: Visit,
+/// Builds the response to the client.
+fn build_client_response(
+    url: &PortUrl,
+    policy: &outward::ResponsePolicy,
+    mut response: Response<hyper::body::Incoming>,
+    client_upgrade: Option<OnUpgrade>,
+    is_http2_connect: bool,
+    visit: ProxyRequest,
 ) -> Response {
-    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let theirs = hyper::upgrade::on(&mut answer);
-        let protocol = hop::upgrade(answer.headers());
-        let (mut parts, _) = answer.into_parts();
-        outward::rewrite(place, shown, &mut parts.headers);
-        if over_http2 {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let upstream_upgrade = hyper::upgrade::on(&mut response);
+        let protocol = hop_by_hop::upgrade(response.headers());
+        let (mut parts, _) = response.into_parts();
+        outward::rewrite(url, policy, &mut parts.headers);
+        if is_http2_connect {
             parts.status = StatusCode::OK;
             parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
         } else if let Some(protocol) = protocol {
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             parts.headers.insert(header::UPGRADE, protocol);
         }
-        if let Some(ours) = ours {
-            tokio::spawn(splice(ours, theirs, visit));
+        if let Some(client_upgrade) = client_upgrade {
+            tokio::spawn(copy_both_ways(client_upgrade, upstream_upgrade, visit));
         }
         return Response::from_parts(parts, Body::empty());
     }
-    let (mut parts, body) = answer.into_parts();
-    outward::rewrite(place, shown, &mut parts.headers);
+    let (mut parts, body) = response.into_parts();
+    outward::rewrite(url, policy, &mut parts.headers);
     parts.version = Version::default();
-    Response::from_parts(parts, visit.until_the_end(body))
+    Response::from_parts(parts, visit.attach_to_body(body))
 }
 
-/// Carries bytes both ways until both have ended, or the run has.
-async fn splice(ours: OnUpgrade, theirs: OnUpgrade, visit: Visit) {
+/// Copies bytes in both directions until both ends are closed, or the run ends.
+async fn copy_both_ways(client_upgrade: OnUpgrade, upstream_upgrade: OnUpgrade, visit: ProxyRequest) {
     let work = async {
-        let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else { return };
-        let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
-        // Who hangs up is told by the end of the other one.
-        let _ = tokio::io::copy_bidirectional(&mut ours, &mut theirs).await;
+        let (Ok(client_upgrade), Ok(upstream_upgrade)) =
+            tokio::join!(client_upgrade, upstream_upgrade)
+        else {
+            return;
+        };
+        let (mut client_upgrade, mut upstream_upgrade) =
+            (TokioIo::new(client_upgrade), TokioIo::new(upstream_upgrade));
+        // An error closes both ends.
+        let _ = tokio::io::copy_bidirectional(&mut client_upgrade, &mut upstream_upgrade).await;
     };
     tokio::select! {
         () = work => {}

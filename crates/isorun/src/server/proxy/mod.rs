@@ -1,13 +1,13 @@
-//! URLs of ports: what listens inside a sandbox, reached from outside.
+//! Port URLs: a reverse proxy to the HTTP servers in sandboxes.
 //!
 //! ```text
-//! https://<run>.<domain>/sb/p/<port>/<path>      anonymous, on a name of its own
-//! http://<host>/sb/<run>/p/<port>/<path>         anonymous, on this server's name
+//! https://<run>.<domain>/sb/p/<port>/<path>      anonymous, on the run's own host name
+//! http://<host>/sb/<run>/p/<port>/<path>         anonymous, on the server's host name
 //! http://<host>/v1/runs/<run>/proxy/<port>/<path>     with an API key
 //! ```
 //!
-//! The anonymous ones are as secret as the id of the run. A run can want a token
-//! on top, or none of them at all.
+//! The anonymous URLs are as secret as the id of the run. A run can also require a
+//! token, or disable them.
 
 mod access;
 mod exchange;
@@ -26,115 +26,121 @@ use axum::{
     response::Response,
 };
 
-pub use access::{TOKEN, UrlAccess};
-pub use place::Place;
-pub use reach::Ports;
+pub use access::{TOKEN_NAME, UrlAccess};
+pub use place::PortUrl;
+pub use reach::PortClient;
 
 use super::{ApiError, App, Caller, Code, limits, runs::LiveRun, state};
-use access::Entry;
+use access::AccessDecision;
 
-/// A request with an API key.
+/// Handles a request with an API key.
 pub async fn keyed(
     State(app): State<App>,
     caller: Caller,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let place = Place::of_key(request.uri().path()).map_err(ApiError::invalid)?;
-    let run = app.runs.get(&place.run).filter(|run| run.tenant == caller.tenant);
-    let run = run.ok_or_else(|| no_such_run(&place))?;
-    visit(&app, &run, place, request).await
+    let url = PortUrl::parse_keyed(request.uri().path()).map_err(ApiError::invalid)?;
+    let run = app.runs.get(&url.run).filter(|run| run.tenant == caller.tenant);
+    let run = run.ok_or_else(|| no_such_run(&url))?;
+    forward(&app, &run, url, request).await
 }
 
-/// A request of anybody who knows the id of the run.
+/// Handles a request without an API key, by the id of the run.
 pub async fn anonymous(
     State(app): State<App>,
     request: Request,
 ) -> Result<Response<Body>, ApiError> {
     let host = host(&request);
     let domain = app.config.urls.domain.as_deref();
-    let place = Place::of_name(host.as_deref(), domain, request.uri().path())
+    let url = PortUrl::parse_anonymous(host.as_deref(), domain, request.uri().path())
         .map_err(|why| ApiError::new(Code::NotFound, why))?;
     if !app.config.urls.anonymous {
         return Err(ApiError::new(
             Code::Forbidden,
-            "this server has no anonymous URLs: use /v1/runs/{id}/proxy/{port}/ with an API key",
+            "anonymous URLs are disabled on this server: use /v1/runs/{id}/proxy/{port}/ with an \
+             API key",
         ));
     }
-    let run = app.runs.get(&place.run).ok_or_else(|| no_such_run(&place))?;
-    match access::enter(&run.defaults.urls, &place, &request)? {
-        Entry::Open => {
+    let run = app.runs.get(&url.run).ok_or_else(|| no_such_run(&url))?;
+    match access::check_access(&run.defaults.urls, &url, &request)? {
+        AccessDecision::Open => {
             limits::attribute(&app, request.extensions(), &run.tenant)?;
-            visit(&app, &run, place, request).await
+            forward(&app, &run, url, request).await
         }
-        Entry::Redirect(response) => Ok(*response),
+        AccessDecision::Redirect(response) => Ok(*response),
     }
 }
 
-async fn visit(
+/// Forwards a request to the run, which is resumed if it is hibernated and has `auto_resume`.
+async fn forward(
     app: &App,
     run: &Arc<LiveRun>,
-    place: Place,
+    url: PortUrl,
     request: Request,
 ) -> Result<Response, ApiError> {
-    state::hibernation::wake_if_asked(app, run).await?;
-    let visit = run.visit()?;
+    state::hibernation::resume_if_automatic(app, run).await?;
+    let visit = run.begin_proxy_request()?;
+    let shared_origin = app.config.urls.shared_origin;
     tokio::select! {
         biased;
-        answer = exchange::pass(&app.ports, visit, &place, app.config.urls.shared_origin, request) => answer,
+        response = exchange::forward(&app.ports, visit, &url, shared_origin, request) => response,
         why = run.ended() => Err(why),
     }
 }
 
-fn no_such_run(place: &Place) -> ApiError {
-    ApiError::new(Code::RunNotFound, format!("there is no run {}", place.run))
+fn no_such_run(url: &PortUrl) -> ApiError {
+    ApiError::new(Code::RunNotFound, format!("run {} does not exist", url.run))
 }
 
-/// Splits a URL and rewrites heads that the fuzzer made, and checks what has to
-/// hold of them.
+/// Parses a fuzzed URL, rewrites fuzzed headers, and checks the invariants of both.
 #[cfg(any(test, feature = "fuzzing"))]
 pub fn fuzz_urls(kind: u8, uri: &axum::http::Uri, mut headers: HeaderMap) {
     let host = host_of(&headers);
     let domain = if kind & 1 == 0 { None } else { Some("sb.test") };
-    let place = if kind & 2 == 0 {
-        Place::of_name(host.as_deref(), domain, uri.path())
+    let url = if kind & 2 == 0 {
+        PortUrl::parse_anonymous(host.as_deref(), domain, uri.path())
     } else {
-        Place::of_key(uri.path())
+        PortUrl::parse_keyed(uri.path())
     };
-    let Ok(place) = place else { return };
-    let whole = format!("{}{}", place.prefix, place.path);
-    assert!(whole == uri.path() || whole == format!("{}/", uri.path()), "{whole}");
-    assert!(place.port > 1 && place.path.starts_with('/'));
+    let Ok(url) = url else { return };
+    let full_path = format!("{}{}", url.prefix, url.path);
+    assert!(full_path == uri.path() || full_path == format!("{}/", uri.path()), "{full_path}");
+    assert!(url.port > 1 && url.path.starts_with('/'));
     let token = UrlAccess::Token("0011223344556677".to_owned());
     let mut request = Request::new(Body::empty());
     *request.uri_mut() = uri.clone();
     *request.headers_mut() = headers.clone();
-    if let Ok(Entry::Redirect(response)) = access::enter(&token, &place, &request) {
+    if let Ok(AccessDecision::Redirect(response)) = access::check_access(&token, &url, &request) {
         let to = &response.headers()[header::LOCATION];
-        assert!(to.as_bytes().starts_with(place.prefix.as_bytes()));
+        assert!(to.as_bytes().starts_with(url.prefix.as_bytes()));
     }
-    let names = inward::Names::of(uri, &headers);
-    let shown = outward::Shown::of(&place, &names, &headers, kind & 4 != 0);
-    // The same bytes as the head of an answer.
-    let mut answer = headers.clone();
-    inward::rewrite(&place, &names, &mut headers);
+    let names = inward::HostNames::of(uri, &headers);
+    let policy = outward::ResponsePolicy::of(&url, &names, &headers, kind & 4 != 0);
+    // The same headers as those of a response.
+    let mut response = headers.clone();
+    inward::rewrite(&url, &names, &mut headers);
     for (name, value) in &headers {
         let value = value.as_bytes();
-        assert!(!secrets::has_key(value), "{name}: {value:?}");
-        assert!(!secrets::contains(value, place.run.as_str().as_bytes()), "{name}: {value:?}");
+        assert!(!secrets::contains_api_key(value), "{name}: {value:?}");
+        assert!(
+            !secrets::contains_ignore_case(value, url.run.as_str().as_bytes()),
+            "{name}: {value:?}"
+        );
         assert!(!name.as_str().starts_with("x-isorun-"));
     }
     assert!(
-        access::cookies(&headers).all(|(name, _)| !name.eq_ignore_ascii_case(TOKEN.as_bytes()))
+        access::cookies(&headers)
+            .all(|(name, _)| !name.eq_ignore_ascii_case(TOKEN_NAME.as_bytes()))
     );
-    if let Ok(target) = inward::target(&place, uri.query()) {
-        assert_eq!(target.path(), place.path);
-        assert!(!secrets::has_key(target.to_string().as_bytes()), "{target}");
+    if let Ok(target) = inward::target(&url, uri.query()) {
+        assert_eq!(target.path(), url.path);
+        assert!(!secrets::contains_api_key(target.to_string().as_bytes()), "{target}");
     }
-    outward::rewrite(&place, &shown, &mut answer);
+    outward::rewrite(&url, &policy, &mut response);
     for name in ["service-worker-allowed", "clear-site-data", "strict-transport-security"] {
-        assert!(!answer.contains_key(name));
+        assert!(!response.contains_key(name));
     }
-    for cookie in answer.get_all(header::SET_COOKIE) {
+    for cookie in response.get_all(header::SET_COOKIE) {
         let cookie = cookie.as_bytes();
         let attributes = || {
             let parts = cookie.split(|byte| *byte == b';').skip(1).map(<[u8]>::trim_ascii);
@@ -144,12 +150,15 @@ pub fn fuzz_urls(kind: u8, uri: &axum::http::Uri, mut headers: HeaderMap) {
         };
         assert!(!attributes().any(|name| name.eq_ignore_ascii_case(b"domain")), "{cookie:?}");
         assert_eq!(attributes().filter(|name| name.eq_ignore_ascii_case(b"path")).count(), 1);
-        let own = format!("; Path={}/", place.prefix);
-        assert!(secrets::contains(cookie, own.as_bytes()) || cookie.ends_with(b"; Path=/"));
+        let own_path = format!("; Path={}/", url.prefix);
+        assert!(
+            secrets::contains_ignore_case(cookie, own_path.as_bytes())
+                || cookie.ends_with(b"; Path=/")
+        );
     }
 }
 
-/// Which name the client asked for.
+/// Returns the host name of a request.
 fn host(request: &Request) -> Option<String> {
     let from_uri = request.uri().authority().map(|authority| authority.host().to_owned());
     from_uri.or_else(|| host_of(request.headers()))

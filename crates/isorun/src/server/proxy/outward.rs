@@ -1,16 +1,16 @@
-//! What a client is told of an answer from inside: nothing that acts beyond the
-//! URLs of its port, in a browser or in a proxy in front of this server.
+//! Rewrites the head of a response from a sandbox: removes everything that has an effect
+//! beyond the URLs of its port, in a browser or in a proxy in front of this server.
 
 use axum::http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header,
 };
-use isorun_engine::network::hop;
+use isorun_engine::network::hop_by_hop;
 
-use super::{Place, access::TOKEN, inward::Names, place::Form};
+use super::{PortUrl, access::TOKEN_NAME, inward::HostNames, place::UrlForm};
 
-/// What acts on a whole origin, its subdomains or the machine's other ports, for
-/// longer than the page; or is an order to a proxy in front of this server.
-const REMOVED: [&str; 19] = [
+/// Headers that affect an entire origin, its subdomains or other ports of the host for
+/// longer than the page; or that instruct a proxy in front of this server.
+const REMOVED_HEADERS: [&str; 19] = [
     "alt-svc",
     "clear-site-data",
     "expect-ct",
@@ -31,81 +31,87 @@ const REMOVED: [&str; 19] = [
     "x-sendfile",
     "x-varnish-purge",
 ];
-/// The same, by how they begin.
-const REMOVED_PREFIXES: [&str; 2] = ["x-accel-", "x-isorun-"];
-/// What acts on an origin that all runs share, and harms none that is a run's own.
-const REMOVED_WHERE_SHARED: [&str; 5] =
+/// The prefixes of further such headers.
+const REMOVED_HEADER_PREFIXES: [&str; 2] = ["x-accel-", "x-isorun-"];
+/// Headers that are removed only on an origin that all runs share: they affect the entire
+/// origin.
+const REMOVED_ON_SHARED_ORIGIN: [&str; 5] =
     ["accept-ch", "critical-ch", "origin-agent-cluster", "use-as-dictionary", "www-authenticate"];
-/// Pages on an origin that all runs share get one of their own, which has no
-/// cookies, no storage, no service workers, and reads nothing of the others.
-const SANDBOX: HeaderValue = HeaderValue::from_static(
+/// The policy of pages on an origin that all runs share. It gives each page an opaque
+/// origin without cookies, storage and service workers, and without access to other pages.
+const SANDBOX_POLICY: HeaderValue = HeaderValue::from_static(
     "sandbox allow-scripts allow-forms allow-modals allow-popups allow-downloads \
      allow-pointer-lock allow-orientation-lock allow-presentation",
 );
-/// Other policies would tell the id, which stands in the URL, to other servers.
-const STRICT_POLICIES: [&str; 2] = ["no-referrer", "same-origin"];
+/// The accepted referrer policies. Others would disclose the URL, which contains the id of
+/// the run, to other servers.
+const STRICT_REFERRER_POLICIES: [&str; 2] = ["no-referrer", "same-origin"];
 const SAME_ORIGIN: HeaderValue = HeaderValue::from_static("same-origin");
 
-/// How answers of a place are shown.
+/// The rules for rewriting the responses of a port URL.
 #[derive(Clone, Debug)]
-pub struct Shown {
-    /// Whether its origin is that of other runs, too, and its pages are to be
-    /// kept apart.
-    pub apart: bool,
-    /// Whether the request comes from a page that is kept apart.
-    page_apart: bool,
-    pub names: Names,
+pub struct ResponsePolicy {
+    /// The origin is shared with other runs, so pages are isolated by the browser.
+    pub is_isolated: bool,
+    /// The request comes from an isolated page.
+    from_isolated_page: bool,
+    pub names: HostNames,
 }
 
-impl Shown {
-    /// `shared`: the operator wants pages to share the server's origin.
-    pub fn of(place: &Place, names: &Names, headers: &HeaderMap, shared: bool) -> Self {
-        let apart = place.form != Form::Name && !shared;
-        Self { apart, page_apart: apart && from_page_apart(headers), names: names.clone() }
+impl ResponsePolicy {
+    /// Returns the rules for a request. `shared`: the operator lets pages share the server's
+    /// origin.
+    pub fn of(url: &PortUrl, names: &HostNames, headers: &HeaderMap, shared: bool) -> Self {
+        let is_isolated = url.form != UrlForm::Name && !shared;
+        Self {
+            is_isolated,
+            from_isolated_page: is_isolated && is_from_isolated_page(headers),
+            names: names.clone(),
+        }
     }
 }
 
-/// Whether the request comes from a page that is kept apart: its origin is none.
-/// Which page that is, a browser does not tell. One of another run would have to
-/// know this run's id, and who does can read all of it without a browser.
-fn from_page_apart(headers: &HeaderMap) -> bool {
+/// Reports whether a request comes from an isolated page: its origin is `null`. Browsers do
+/// not send which page it is. A page of another run would have to know this run's id, which
+/// gives access without a browser as well.
+fn is_from_isolated_page(headers: &HeaderMap) -> bool {
     headers.get(header::ORIGIN).is_some_and(|origin| origin == "null")
 }
 
-/// The answer to a browser that asks whether a page that is kept apart may send a
-/// request. It sees the request's answer only if that comes from its own port.
-pub fn preflight<B>(apart: bool, request: &Request<B>) -> Option<Response<axum::body::Body>> {
+/// Returns the response to a CORS preflight request of an isolated page, if it is one. The
+/// page can read the response to the actual request only if it comes from its own port.
+pub fn preflight<B>(is_isolated: bool, request: &Request<B>) -> Option<Response<axum::body::Body>> {
     let headers = request.headers();
     let method = headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
-    let asked = request.method() == Method::OPTIONS
+    let is_preflight = request.method() == Method::OPTIONS
         && headers.get(header::ORIGIN).is_some_and(|origin| origin == "null");
-    if !apart || !asked {
+    if !is_isolated || !is_preflight {
         return None;
     }
     let mut response = Response::new(axum::body::Body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    let answer = response.headers_mut();
-    answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("null"));
-    answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, method.clone());
+    let response_headers = response.headers_mut();
+    response_headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("null"));
+    response_headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, method.clone());
     if let Some(names) = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
-        answer.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
+        response_headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
     }
-    answer.insert(header::VARY, HeaderValue::from_static("Origin"));
+    response_headers.insert(header::VARY, HeaderValue::from_static("Origin"));
     Some(response)
 }
 
-/// Takes out of a head what acts beyond the port's URLs, and puts what is
-/// relative to the port in its place.
-pub fn rewrite(place: &Place, shown: &Shown, headers: &mut HeaderMap) {
-    hop::strip(headers);
-    let shared = place.form != Form::Name;
+/// Removes the headers that have an effect beyond the port's URLs, and restricts the
+/// others to the port.
+pub fn rewrite(url: &PortUrl, policy: &ResponsePolicy, headers: &mut HeaderMap) {
+    hop_by_hop::strip(headers);
+    let shared = url.form != UrlForm::Name;
     let removed: Vec<HeaderName> = headers
         .keys()
         .filter(|name| {
             let name = name.as_str();
-            REMOVED.contains(&name)
-                || REMOVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-                || shared && REMOVED_WHERE_SHARED.contains(&name)
+            REMOVED_HEADERS.contains(&name)
+                || REMOVED_HEADER_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+                || shared && REMOVED_ON_SHARED_ORIGIN.contains(&name)
         })
         .cloned()
         .collect();
@@ -113,14 +119,14 @@ pub fn rewrite(place: &Place, shown: &Shown, headers: &mut HeaderMap) {
         headers.remove(name);
     }
     for name in [header::LOCATION, header::CONTENT_LOCATION] {
-        if let Some(value) = headers.get(&name).and_then(|value| location(place, shown, value)) {
+        if let Some(value) = headers.get(&name).and_then(|value| location(url, policy, value)) {
             headers.insert(name, value);
         }
     }
     let cookies: Vec<HeaderValue> = headers
         .get_all(header::SET_COOKIE)
         .iter()
-        .filter_map(|value| cookie(place, value.as_bytes()))
+        .filter_map(|value| cookie(url, value.as_bytes()))
         .collect();
     headers.remove(header::SET_COOKIE);
     for value in cookies {
@@ -130,22 +136,24 @@ pub fn rewrite(place: &Place, shown: &Shown, headers: &mut HeaderMap) {
     let mut words =
         policies.flat_map(|value| value.to_str().unwrap_or("unsafe-url").split(',').map(str::trim));
     let strict = headers.contains_key(header::REFERRER_POLICY)
-        && words.all(|word| STRICT_POLICIES.iter().any(|known| word.eq_ignore_ascii_case(known)));
+        && words.all(|word| {
+            STRICT_REFERRER_POLICIES.iter().any(|known| word.eq_ignore_ascii_case(known))
+        });
     if !strict {
         headers.insert(header::REFERRER_POLICY, SAME_ORIGIN);
     }
-    if shown.apart {
-        headers.append(header::CONTENT_SECURITY_POLICY, SANDBOX);
+    if policy.is_isolated {
+        headers.append(header::CONTENT_SECURITY_POLICY, SANDBOX_POLICY);
     }
-    if shown.page_apart && !headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
+    if policy.from_isolated_page && !headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("null"));
         headers.append(header::VARY, HeaderValue::from_static("Origin"));
     }
 }
 
-/// Where the client finds what the sandbox names by a path, or by the name that
-/// it was told.
-fn location(place: &Place, shown: &Shown, value: &HeaderValue) -> Option<HeaderValue> {
+/// Returns the external form of a location that the sandbox gives as a path or with the
+/// internal host name.
+fn location(url: &PortUrl, policy: &ResponsePolicy, value: &HeaderValue) -> Option<HeaderValue> {
     let text = value.to_str().ok()?;
     let path = if text.starts_with('/') && !text.starts_with("//") {
         text
@@ -154,31 +162,31 @@ fn location(place: &Place, shown: &Shown, value: &HeaderValue) -> Option<HeaderV
             ("" | "http:" | "https:", rest) => rest,
             _ => return None,
         };
-        let rest = rest.strip_prefix(shown.names.inside.as_str())?;
+        let rest = rest.strip_prefix(policy.names.internal.as_str())?;
         match rest.chars().next() {
             None => "/",
             Some('/') => rest,
             Some(_) => return None,
         }
     };
-    HeaderValue::try_from(format!("{}{path}", place.prefix)).ok()
+    HeaderValue::try_from(format!("{}{path}", url.prefix)).ok()
 }
 
-/// A cookie that is sent back to this port only. Nothing if it cannot be one.
-fn cookie(place: &Place, text: &[u8]) -> Option<HeaderValue> {
+/// Restricts a cookie to this port. Returns `None` if that is not possible.
+fn cookie(url: &PortUrl, text: &[u8]) -> Option<HeaderValue> {
     let mut parts = text.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
     let pair = parts.next()?;
     let name = pair.iter().position(|byte| *byte == b'=').map(|at| pair[..at].trim_ascii())?;
-    // One without a name can pass for any other.
-    if name.is_empty() || name.eq_ignore_ascii_case(TOKEN.as_bytes()) {
+    // A cookie without a name can pass for any other.
+    if name.is_empty() || name.eq_ignore_ascii_case(TOKEN_NAME.as_bytes()) {
         return None;
     }
-    let begins = |prefix: &[u8]| {
+    let has_prefix = |prefix: &[u8]| {
         name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
     };
-    // Those are for a whole host by definition.
-    let whole_host = begins(b"__host-");
-    if whole_host && place.form != Form::Name {
+    // `__Host-` cookies are for the entire host by definition.
+    let is_host_cookie = has_prefix(b"__host-");
+    if is_host_cookie && url.form != UrlForm::Name {
         return None;
     }
     let mut kept = pair.to_vec();
@@ -199,10 +207,10 @@ fn cookie(place: &Place, text: &[u8]) -> Option<HeaderValue> {
         kept.extend_from_slice(part);
     }
     kept.extend_from_slice(b"; Path=");
-    if !whole_host {
-        kept.extend_from_slice(place.prefix.as_bytes());
+    if !is_host_cookie {
+        kept.extend_from_slice(url.prefix.as_bytes());
     }
-    kept.extend_from_slice(if whole_host { b"/" } else { path });
+    kept.extend_from_slice(if is_host_cookie { b"/" } else { path });
     HeaderValue::from_bytes(&kept).ok()
 }
 
@@ -212,23 +220,25 @@ mod tests {
 
     const RUN: &str = "run0123456789abcdef";
 
-    fn place(form: Form) -> Place {
+    fn url(form: UrlForm) -> PortUrl {
         match form {
-            Form::Key => Place::of_key(&format!("/v1/runs/{RUN}/proxy/80/x")),
-            Form::Path => Place::of_name(None, None, &format!("/sb/{RUN}/p/80/x")),
-            Form::Name => Place::of_name(Some(&format!("{RUN}.localhost")), None, "/sb/p/80/x"),
+            UrlForm::Key => PortUrl::parse_keyed(&format!("/v1/runs/{RUN}/proxy/80/x")),
+            UrlForm::Path => PortUrl::parse_anonymous(None, None, &format!("/sb/{RUN}/p/80/x")),
+            UrlForm::Name => {
+                PortUrl::parse_anonymous(Some(&format!("{RUN}.localhost")), None, "/sb/p/80/x")
+            }
         }
         .unwrap()
     }
 
-    /// What the client is told of a header, as one text.
-    fn told(form: Form, name: &str, value: &str) -> Option<String> {
-        let place = place(form);
-        let names = Names { outside: "h:1".to_owned(), inside: "inside:1".to_owned() };
-        let shown = Shown::of(&place, &names, &HeaderMap::new(), false);
+    /// Returns the rewritten values of a header, as one text.
+    fn rewritten(form: UrlForm, name: &str, value: &str) -> Option<String> {
+        let url = url(form);
+        let names = HostNames { external: "h:1".to_owned(), internal: "inside:1".to_owned() };
+        let policy = ResponsePolicy::of(&url, &names, &HeaderMap::new(), false);
         let mut headers = HeaderMap::new();
         headers.insert(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
-        rewrite(&place, &shown, &mut headers);
+        rewrite(&url, &policy, &mut headers);
         let all: Vec<_> =
             headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect();
         (!all.is_empty()).then(|| all.join(" | "))
@@ -236,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_acts_beyond_the_port_is_removed() {
-        for form in [Form::Key, Form::Path, Form::Name] {
+        for form in [UrlForm::Key, UrlForm::Path, UrlForm::Name] {
             for (name, value) in [
                 ("Service-Worker-Allowed", "/"),
                 ("CLEAR-SITE-DATA", "\"*\""),
@@ -253,7 +263,7 @@ mod tests {
                 ("keep-alive", "1"),
                 ("x-isorun-anything", "1"),
             ] {
-                assert_eq!(told(form, name, value), None, "{form:?} {name}");
+                assert_eq!(rewritten(form, name, value), None, "{form:?} {name}");
             }
             for (name, value) in [
                 ("content-type", "text/html"),
@@ -262,12 +272,12 @@ mod tests {
                 ("access-control-allow-origin", "*"),
                 ("link", "</a.css>; rel=preload"),
             ] {
-                assert_eq!(told(form, name, value).as_deref(), Some(value), "{form:?} {name}");
+                assert_eq!(rewritten(form, name, value).as_deref(), Some(value), "{form:?} {name}");
             }
         }
-        for name in REMOVED_WHERE_SHARED {
-            assert_eq!(told(Form::Path, name, "x"), None);
-            assert_eq!(told(Form::Name, name, "x").as_deref(), Some("x"));
+        for name in REMOVED_ON_SHARED_ORIGIN {
+            assert_eq!(rewritten(UrlForm::Path, name, "x"), None);
+            assert_eq!(rewritten(UrlForm::Name, name, "x").as_deref(), Some("x"));
         }
     }
 
@@ -301,28 +311,35 @@ mod tests {
                 "a==b; SameSite=None; Path=/sb/p/80/",
             ),
         ] {
-            assert_eq!(told(Form::Path, "set-cookie", given), Some(in_path), "{given}");
-            assert_eq!(told(Form::Name, "set-cookie", given).as_deref(), Some(in_name), "{given}");
+            assert_eq!(rewritten(UrlForm::Path, "set-cookie", given), Some(in_path), "{given}");
+            assert_eq!(
+                rewritten(UrlForm::Name, "set-cookie", given).as_deref(),
+                Some(in_name),
+                "{given}"
+            );
         }
         let host = "__Host-a=1; Secure; Path=/";
-        assert_eq!(told(Form::Path, "set-cookie", host), None);
+        assert_eq!(rewritten(UrlForm::Path, "set-cookie", host), None);
         assert_eq!(
-            told(Form::Name, "set-cookie", host).as_deref(),
+            rewritten(UrlForm::Name, "set-cookie", host).as_deref(),
             Some("__Host-a=1; Secure; Path=/")
         );
         for bad in ["", "a", "=a", "=isorun_token=1", "isorun_token=1", " Isorun_Token =1"] {
-            assert_eq!(told(Form::Path, "set-cookie", bad), None, "{bad}");
-            assert_eq!(told(Form::Name, "set-cookie", bad), None, "{bad}");
+            assert_eq!(rewritten(UrlForm::Path, "set-cookie", bad), None, "{bad}");
+            assert_eq!(rewritten(UrlForm::Name, "set-cookie", bad), None, "{bad}");
         }
     }
 
     #[test]
     fn pages_are_kept_apart_where_they_share_an_origin() {
         let policy = "default-src 'self'";
-        let path = told(Form::Path, "content-security-policy", policy).unwrap();
+        let path = rewritten(UrlForm::Path, "content-security-policy", policy).unwrap();
         assert!(path.starts_with(policy) && path.contains("sandbox allow-scripts"), "{path}");
         assert!(!path.contains("allow-same-origin"));
-        assert_eq!(told(Form::Name, "content-security-policy", policy).as_deref(), Some(policy));
+        assert_eq!(
+            rewritten(UrlForm::Name, "content-security-policy", policy).as_deref(),
+            Some(policy)
+        );
         for (given, policy) in [
             ("unsafe-url", "same-origin"),
             ("origin", "same-origin"),
@@ -331,9 +348,9 @@ mod tests {
             ("same-origin", "same-origin"),
             ("nonsense", "same-origin"),
         ] {
-            for form in [Form::Path, Form::Name] {
+            for form in [UrlForm::Path, UrlForm::Name] {
                 assert_eq!(
-                    told(form, "referrer-policy", given).as_deref(),
+                    rewritten(form, "referrer-policy", given).as_deref(),
                     Some(policy),
                     "{given}"
                 );
@@ -344,24 +361,24 @@ mod tests {
     #[test]
     fn only_pages_that_are_kept_apart_read_answers() {
         for (form, shared, origin, expected) in [
-            (Form::Path, false, "null", true),
-            (Form::Path, false, "http://h:1", false),
-            (Form::Path, false, "http://evil.test", false),
-            (Form::Path, false, "NULL", false),
-            // Pages there have an origin of their own, and need no leave.
-            (Form::Path, true, "null", false),
-            (Form::Name, false, "null", false),
+            (UrlForm::Path, false, "null", true),
+            (UrlForm::Path, false, "http://h:1", false),
+            (UrlForm::Path, false, "http://evil.test", false),
+            (UrlForm::Path, false, "NULL", false),
+            // Pages there have an origin of their own, and need no permission.
+            (UrlForm::Path, true, "null", false),
+            (UrlForm::Name, false, "null", false),
         ] {
-            let names = Names { outside: "h:1".to_owned(), inside: "h:1".to_owned() };
+            let names = HostNames { external: "h:1".to_owned(), internal: "h:1".to_owned() };
             let mut headers = HeaderMap::new();
             headers.insert(header::ORIGIN, origin.parse().unwrap());
-            let place = place(form);
-            let shown = Shown::of(&place, &names, &headers, shared);
-            let mut answer = HeaderMap::new();
-            rewrite(&place, &shown, &mut answer);
-            let allowed = answer.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+            let url = url(form);
+            let policy = ResponsePolicy::of(&url, &names, &headers, shared);
+            let mut response_headers = HeaderMap::new();
+            rewrite(&url, &policy, &mut response_headers);
+            let allowed = response_headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN);
             assert_eq!(allowed, expected, "{form:?} {shared} {origin}");
-            assert!(!answer.contains_key(header::ACCESS_CONTROL_ALLOW_CREDENTIALS));
+            assert!(!response_headers.contains_key(header::ACCESS_CONTROL_ALLOW_CREDENTIALS));
         }
     }
 
@@ -378,7 +395,7 @@ mod tests {
             ("//elsewhere.test/", "//elsewhere.test/".to_owned()),
             ("relative", "relative".to_owned()),
         ] {
-            assert_eq!(told(Form::Path, "location", given), Some(expected), "{given}");
+            assert_eq!(rewritten(UrlForm::Path, "location", given), Some(expected), "{given}");
         }
     }
 }

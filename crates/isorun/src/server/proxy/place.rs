@@ -1,45 +1,51 @@
-//! What a URL of a port says: which run, which port, and what path there.
+//! Parsing of port URLs: the run, the port, and the path.
 
 use crate::id::RunId;
 
-/// Which of its URLs a port is reached by.
+/// The form of a port URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum UrlForm {
     /// `/v1/runs/<run>/proxy/<port>/`, with an API key.
     Key,
-    /// `/sb/<run>/p/<port>/` on the server's own name, which all runs share.
+    /// `/sb/<run>/p/<port>/` on the server's host name, which all runs share.
     Path,
-    /// `/sb/p/<port>/` on a name that only this run has.
+    /// `/sb/p/<port>/` on a host name that only this run has.
     Name,
 }
 
-/// The name below which each run has its own when the server has no domain.
-/// Browsers take every name below it for the machine that they run on.
+/// The domain of the runs' host names when the server has none. Browsers resolve every
+/// name below it to the machine that they run on.
 const LOCAL_DOMAIN: &str = "localhost";
 
-/// A port of a run, and a path on it.
+/// A parsed port URL: a port of a run, and a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    pub form: Form,
+pub struct PortUrl {
+    pub form: UrlForm,
     pub run: RunId,
     pub port: u16,
-    /// What stands before the path, such as `/sb/p/8000`.
+    /// The part of the URL before the path, such as `/sb/p/8000`.
     pub prefix: String,
-    /// With its slash, without the query.
+    /// The path with its leading slash, without the query.
     pub path: String,
 }
 
-impl Place {
-    /// `/v1/runs/<run>/proxy/<port>/<path>`.
-    pub fn of_key(path: &str) -> Result<Self, String> {
+impl PortUrl {
+    /// Parses `/v1/runs/<run>/proxy/<port>/<path>`.
+    pub fn parse_keyed(path: &str) -> Result<Self, String> {
         let rest = path.strip_prefix("/v1/runs/").unwrap_or_default();
-        let (run, rest) = rest.split_once("/proxy/").ok_or("the path has no port")?;
-        Self::new(Form::Key, run, rest, &format!("/v1/runs/{run}/proxy/"))
+        let (run, rest) = rest
+            .split_once("/proxy/")
+            .ok_or("the path has no port: use /v1/runs/<run id>/proxy/<port>/")?;
+        Self::new(UrlForm::Key, run, rest, &format!("/v1/runs/{run}/proxy/"))
     }
 
-    /// `/sb/<run>/p/<port>/<path>`, or `/sb/p/<port>/<path>` on the name
+    /// Parses `/sb/<run>/p/<port>/<path>`, or `/sb/p/<port>/<path>` on the host name
     /// `<run>.<domain>`.
-    pub fn of_name(host: Option<&str>, domain: Option<&str>, path: &str) -> Result<Self, String> {
+    pub fn parse_anonymous(
+        host: Option<&str>,
+        domain: Option<&str>,
+        path: &str,
+    ) -> Result<Self, String> {
         let rest = path.strip_prefix("/sb/").unwrap_or_default();
         if let Some(rest) = rest.strip_prefix("p/") {
             let name = host.and_then(|host| {
@@ -49,29 +55,30 @@ impl Place {
             });
             let Some(run) = name else {
                 return Err(format!(
-                    "{path} names no run: use /sb/<run id>/p/<port>/, or the name <run id>.{}",
+                    "{path} does not identify a run: use /sb/<run id>/p/<port>/, or the host name \
+                     <run id>.{}",
                     domain.unwrap_or(LOCAL_DOMAIN)
                 ));
             };
-            return Self::new(Form::Name, &run, rest, "/sb/p/");
+            return Self::new(UrlForm::Name, &run, rest, "/sb/p/");
         }
         let (run, rest) = rest
             .split_once("/p/")
-            .ok_or_else(|| format!("{path} names no port: use /sb/<run id>/p/<port>/"))?;
-        Self::new(Form::Path, run, rest, &format!("/sb/{run}/p/"))
+            .ok_or_else(|| format!("{path} has no port: use /sb/<run id>/p/<port>/"))?;
+        Self::new(UrlForm::Path, run, rest, &format!("/sb/{run}/p/"))
     }
 
-    fn new(form: Form, run: &str, rest: &str, before: &str) -> Result<Self, String> {
+    fn new(form: UrlForm, run: &str, rest: &str, prefix: &str) -> Result<Self, String> {
         let run = run.parse().map_err(|error| format!("{error}"))?;
         let (port, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let number =
             port.parse().ok().filter(|number: &u16| *number > 1 && *port == number.to_string());
         let Some(port) = number else {
             let port: String = port.chars().take(20).collect();
-            return Err(format!("{port:?} is no port: give a number from 2 to 65535"));
+            return Err(format!("{port:?} is not a valid port: use a number from 2 to 65535"));
         };
         let path = if path.is_empty() { "/".to_owned() } else { path.to_owned() };
-        Ok(Self { form, run, port, prefix: format!("{before}{port}"), path })
+        Ok(Self { form, run, port, prefix: format!("{prefix}{port}"), path })
     }
 }
 
@@ -96,16 +103,16 @@ mod tests {
                 "//x",
             ),
         ] {
-            let place = Place::of_name(Some(host), domain, &path).unwrap();
-            assert_eq!((place.run.as_str(), place.port), (RUN, port), "{path}");
-            assert_eq!((place.prefix.as_str(), place.path.as_str()), (prefix, rest), "{path}");
+            let url = PortUrl::parse_anonymous(Some(host), domain, &path).unwrap();
+            assert_eq!((url.run.as_str(), url.port), (RUN, port), "{path}");
+            assert_eq!((url.prefix.as_str(), url.path.as_str()), (prefix, rest), "{path}");
         }
-        let place = Place::of_key(&format!("/v1/runs/{RUN}/proxy/3000/p/1/")).unwrap();
-        assert_eq!((place.port, place.path.as_str()), (3000, "/p/1/"));
+        let url = PortUrl::parse_keyed(&format!("/v1/runs/{RUN}/proxy/3000/p/1/")).unwrap();
+        assert_eq!((url.port, url.path.as_str()), (3000, "/p/1/"));
         let local = format!("{RUN}.localhost");
-        let place = Place::of_name(Some(&local), None, "/sb/p/8000/").unwrap();
-        assert_eq!((place.form, place.run.as_str()), (Form::Name, RUN));
-        assert!(Place::of_name(Some(&local), domain, "/sb/p/8000/").is_err());
+        let url = PortUrl::parse_anonymous(Some(&local), None, "/sb/p/8000/").unwrap();
+        assert_eq!((url.form, url.run.as_str()), (UrlForm::Name, RUN));
+        assert!(PortUrl::parse_anonymous(Some(&local), domain, "/sb/p/8000/").is_err());
     }
 
     #[test]
@@ -124,8 +131,8 @@ mod tests {
             ("any".to_owned(), "/sb/run1/p/8000/".to_owned()),
             ("any".to_owned(), format!("/sb/../{RUN}/p/8000/")),
         ] {
-            assert!(Place::of_name(Some(&host), domain, &path).is_err(), "{host} {path}");
+            assert!(PortUrl::parse_anonymous(Some(&host), domain, &path).is_err(), "{host} {path}");
         }
-        assert!(Place::of_name(None, None, "/sb/p/8000/").is_err());
+        assert!(PortUrl::parse_anonymous(None, None, "/sb/p/8000/").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Connections to ports of sandboxes, kept for a while between requests.
+//! HTTP client for ports of sandboxes, with a pool of connections.
 
 use std::{
     sync::Arc,
@@ -17,96 +17,97 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use isorun_agent::client::{self, ClientError};
-use isorun_engine::{Engine, SandboxId, network::wire::Stream};
+use isorun_engine::{Engine, SandboxId, network::upstream::UpstreamStream};
 
 use crate::server::{
     limits::{
-        descriptors::{self, Counted},
+        descriptors::{self, CountedStream},
         ledger::Ledger,
     },
     runs::Runs,
 };
 
-/// How long a connection that nobody uses is kept, and how many of a port.
-const IDLE: Duration = Duration::from_secs(5);
-const KEPT: usize = 128;
-/// Fields that the header of an answer may have.
-pub const MAX_FIELDS: usize = 1000;
-/// Bytes that the header of an answer may have.
-pub const MAX_HEADER: usize = 512 << 10;
+/// The maximum time that an idle connection stays in the pool.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The maximum number of idle connections to one port.
+const MAX_IDLE_CONNECTIONS_PER_PORT: usize = 128;
+/// The maximum number of fields in a response header.
+pub const MAX_HEADER_FIELDS: usize = 1000;
+/// The maximum size of a response header, in bytes.
+pub const MAX_HEADER_BYTES: usize = 512 << 10;
 
-/// All ports of all sandboxes.
-pub struct Ports {
-    /// Keeps connections for the next request.
-    kept: Client<Reach, Body>,
-    /// Makes one for each request.
-    fresh: Client<Reach, Body>,
+/// The client for all ports of all sandboxes.
+pub struct PortClient {
+    /// Reuses connections.
+    pooled: Client<AgentConnector, Body>,
+    /// Opens a connection for each request.
+    unpooled: Client<AgentConnector, Body>,
 }
 
-/// Why a server inside has not answered.
+/// The reason why the server in a sandbox has not responded.
 #[derive(Debug, thiserror::Error)]
-pub enum Trouble {
-    /// Nobody listens there, or it takes no connections; the agent's words.
+pub enum UpstreamError {
+    /// The connection to the port failed; with the agent's message.
     #[error("{0}")]
     Refused(String),
-    /// The sandbox cannot be reached.
+    /// The connection to the sandbox failed.
     #[error("the sandbox cannot be reached: {0}")]
-    Away(String),
-    /// Its tenant has too many connections.
+    Unreachable(String),
+    /// The tenant has too many connections.
     #[error("{0}")]
     Busy(String),
-    /// The header of its answer is larger than it may be.
-    #[error("the header of the answer is too large")]
+    /// The response header exceeds the limits.
+    #[error("the response header is too large")]
     TooLarge,
-    /// What it answers is no HTTP.
+    /// The response is not valid HTTP.
     #[error("{0}")]
-    Broken(String),
+    InvalidResponse(String),
 }
 
-impl Ports {
+impl PortClient {
     pub fn new(engine: Arc<dyn Engine>, runs: Arc<Runs>, descriptors: Arc<Ledger>) -> Self {
-        let reach = Reach { engine, runs, descriptors };
-        let client = |kept| {
+        let connector = AgentConnector { engine, runs, descriptors };
+        let client = |max_idle| {
             Client::builder(TokioExecutor::new())
-                .pool_idle_timeout(IDLE)
-                .pool_max_idle_per_host(kept)
+                .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+                .pool_max_idle_per_host(max_idle)
                 .pool_timer(TokioTimer::new())
-                .http1_max_headers(MAX_FIELDS)
-                .http1_max_buf_size(MAX_HEADER)
-                // Header names as the client wrote them are of no use to a server;
-                // their values are.
+                .http1_max_headers(MAX_HEADER_FIELDS)
+                .http1_max_buf_size(MAX_HEADER_BYTES)
+                // `inward::rewrite` sets `Host`. The case of header names is not preserved.
                 .set_host(false)
-                .build(reach.clone())
+                .build(connector.clone())
         };
-        Self { kept: client(KEPT), fresh: client(0) }
+        Self { pooled: client(MAX_IDLE_CONNECTIONS_PER_PORT), unpooled: client(0) }
     }
 
     /// Sends a request, whose URI is a path, to a port.
     ///
-    /// A connection that was kept may be one that the server closes just now. Then
-    /// a request that may be repeated is sent once more, on a new connection.
+    /// The server may be closing a pooled connection at the same time. Then a request that
+    /// can safely be repeated is sent again, on a new connection.
     pub async fn send(
         &self,
         sandbox: &SandboxId,
         port: u16,
         mut request: Request<Body>,
-    ) -> Result<Response<hyper::body::Incoming>, Trouble> {
+    ) -> Result<Response<hyper::body::Incoming>, UpstreamError> {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let uri = format!("http://{sandbox}:{port}{path}");
-        *request.uri_mut() = uri.parse().map_err(|error| Trouble::Broken(format!("{error}")))?;
-        let again = copy_of_safe(&request);
-        match (self.kept.request(request).await, again) {
-            (Err(error), Some(again)) if was_closed(&error) => {
-                self.fresh.request(again).await.map_err(trouble)
+        *request.uri_mut() =
+            uri.parse().map_err(|error| UpstreamError::InvalidResponse(format!("{error}")))?;
+        let retry = copy_if_safe(&request);
+        match (self.pooled.request(request).await, retry) {
+            (Err(error), Some(retry)) if was_closed(&error) => {
+                self.unpooled.request(retry).await.map_err(classify)
             }
-            (answer, _) => answer.map_err(trouble),
+            (response, _) => response.map_err(classify),
         }
     }
 }
 
 /// Copies a request that changes nothing and has no body (RFC 9110, 9.2.1 and
-/// 9.2.2). One that wants another protocol has state of its own.
-fn copy_of_safe(request: &Request<Body>) -> Option<Request<Body>> {
+/// 9.2.2). An upgrade is never repeated, since its connection has state.
+fn copy_if_safe(request: &Request<Body>) -> Option<Request<Body>> {
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
         && request.body().is_end_stream()
         && !request.headers().contains_key(header::UPGRADE);
@@ -121,7 +122,7 @@ fn copy_of_safe(request: &Request<Body>) -> Option<Request<Body>> {
     Some(copy)
 }
 
-/// Returns whether the connection ended before anything of an answer came.
+/// Reports whether the connection was closed before any byte of a response was received.
 fn was_closed(error: &legacy::Error) -> bool {
     if error.is_connect() {
         return false;
@@ -142,38 +143,43 @@ fn was_closed(error: &legacy::Error) -> bool {
     false
 }
 
-fn trouble(error: legacy::Error) -> Trouble {
+/// Determines the reason of a failed request.
+fn classify(error: legacy::Error) -> UpstreamError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(&error);
     let mut last = error.to_string();
     while let Some(error) = cause {
         if let Some(ClientError::Failed(failure)) = error.downcast_ref() {
-            return Trouble::Refused(failure.message.clone());
+            return UpstreamError::Refused(failure.message.clone());
         }
-        if let Some(Trouble::Busy(why)) = error.downcast_ref() {
-            return Trouble::Busy(why.clone());
+        if let Some(UpstreamError::Busy(why)) = error.downcast_ref() {
+            return UpstreamError::Busy(why.clone());
         }
-        if let Some(error) = error.downcast_ref::<Trouble>() {
-            return Trouble::Away(error.to_string());
+        if let Some(error) = error.downcast_ref::<UpstreamError>() {
+            return UpstreamError::Unreachable(error.to_string());
         }
         if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse_too_large) {
-            return Trouble::TooLarge;
+            return UpstreamError::TooLarge;
         }
         last = error.to_string();
         cause = error.source();
     }
-    if error.is_connect() { Trouble::Away(last) } else { Trouble::Broken(last) }
+    if error.is_connect() {
+        UpstreamError::Unreachable(last)
+    } else {
+        UpstreamError::InvalidResponse(last)
+    }
 }
 
-/// Makes connections, to the sandbox that is the host of a URI.
+/// Opens connections to a port of the sandbox that is the host of a URI.
 #[derive(Clone)]
-struct Reach {
+struct AgentConnector {
     engine: Arc<dyn Engine>,
     runs: Arc<Runs>,
     descriptors: Arc<Ledger>,
 }
 
-impl tower_service::Service<Uri> for Reach {
-    type Response = TokioIo<Stream>;
+impl tower_service::Service<Uri> for AgentConnector {
+    type Response = TokioIo<UpstreamStream>;
     type Error = Box<dyn std::error::Error + Send + Sync>;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
@@ -186,13 +192,14 @@ impl tower_service::Service<Uri> for Reach {
         Box::pin(async move {
             let sandbox: SandboxId = uri.host().unwrap_or_default().parse()?;
             let run = sandbox.as_str().parse().ok().and_then(|id| runs.get(&id));
-            let run = run.ok_or_else(|| Trouble::Away("its run has ended".to_owned()))?;
+            let run =
+                run.ok_or_else(|| UpstreamError::Unreachable("the run has ended".to_owned()))?;
             let hold = descriptors::agent_connection(&descriptors, &run.tenant)
-                .map_err(|error| Trouble::Busy(error.message))?;
+                .map_err(|error| UpstreamError::Busy(error.message))?;
             let stream = engine.connect(&sandbox).await?;
-            let stream = Counted::new(stream, hold);
+            let stream = CountedStream::new(stream, hold);
             let forward = client::forward(stream, uri.port_u16().unwrap_or_default()).await?;
-            Ok(TokioIo::new(Stream::new(forward)))
+            Ok(TokioIo::new(UpstreamStream::new(forward)))
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Finds what must not reach a guest in texts that a client sent: API keys, also
+//! Detection of secrets that must not reach a guest in text from a client: API keys, also
 //! escaped or encoded, and ids of runs. No I/O.
 
 use std::borrow::Cow;
@@ -6,20 +6,20 @@ use std::borrow::Cow;
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use percent_encoding::percent_decode;
 
-/// What every API key begins with.
-const KEY: &[u8] = b"isorun_live_";
-/// How often a text may have been escaped.
-const MAX_ESCAPES: usize = 3;
-/// What every id of a run begins with, and how many hex digits follow.
-const ID: &[u8] = b"run";
-const ID_DIGITS: usize = 16;
+/// The prefix of every API key.
+const KEY_PREFIX: &[u8] = b"isorun_live_";
+/// The maximum number of levels of percent-encoding that are decoded.
+const MAX_ESCAPE_DEPTH: usize = 3;
+/// The prefix of every id of a run, and the number of hex digits after it.
+const RUN_ID_PREFIX: &[u8] = b"run";
+const RUN_ID_DIGITS: usize = 16;
 
-/// Whether a text has an API key in it: as it is in letters of any case, escaped
-/// as in URLs, or encoded as base64, as in `Authorization: Basic`.
-pub fn has_key(text: &[u8]) -> bool {
+/// Reports whether a text contains an API key: in plain text in letters of any case,
+/// percent-encoded, or in base64, as in `Authorization: Basic`.
+pub fn contains_api_key(text: &[u8]) -> bool {
     let mut text = Cow::Borrowed(text);
-    for _ in 0..=MAX_ESCAPES {
-        if contains(&text, KEY) || in_base64(&text) {
+    for _ in 0..=MAX_ESCAPE_DEPTH {
+        if contains_ignore_case(&text, KEY_PREFIX) || contains_encoded_key(&text) {
             return true;
         }
         match percent_decode(&text).into() {
@@ -27,27 +27,29 @@ pub fn has_key(text: &[u8]) -> bool {
             _ => return false,
         }
     }
-    // Nothing but an attempt to hide something is escaped so often.
+    // So many levels of encoding can only be an attempt to hide something.
     true
 }
 
-/// Whether a text has the id of any run in it.
-pub fn has_id(text: &[u8]) -> bool {
-    text.windows(ID.len() + ID_DIGITS).any(|part| {
-        let (name, digits) = part.split_at(ID.len());
-        name.eq_ignore_ascii_case(ID) && digits.iter().all(u8::is_ascii_hexdigit)
+/// Reports whether a text contains the id of any run.
+pub fn contains_run_id(text: &[u8]) -> bool {
+    text.windows(RUN_ID_PREFIX.len() + RUN_ID_DIGITS).any(|part| {
+        let (name, digits) = part.split_at(RUN_ID_PREFIX.len());
+        name.eq_ignore_ascii_case(RUN_ID_PREFIX) && digits.iter().all(u8::is_ascii_hexdigit)
     })
 }
 
-/// Whether a text has another in it, in letters of any case.
-pub fn contains(text: &[u8], part: &[u8]) -> bool {
+/// Reports whether a text contains another, in letters of any case.
+pub fn contains_ignore_case(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part))
 }
 
-/// Whether a word of the text is base64 of a text with an API key in it.
-fn in_base64(text: &[u8]) -> bool {
+/// Reports whether a word of the text is base64 of a text that contains an API key.
+fn contains_encoded_key(text: &[u8]) -> bool {
     let digit = |byte: u8| byte.is_ascii_alphanumeric() || b"+/-_".contains(&byte);
-    text.split(|byte| !digit(*byte)).filter(|word| word.len() * 3 / 4 >= KEY.len()).any(|word| {
+    let contains_key = |plain: Vec<u8>| contains_ignore_case(&plain, KEY_PREFIX);
+    let words = text.split(|byte| !digit(*byte));
+    words.filter(|word| word.len() * 3 / 4 >= KEY_PREFIX.len()).any(|word| {
         let word: Vec<u8> = word
             .iter()
             .map(|byte| match byte {
@@ -56,13 +58,13 @@ fn in_base64(text: &[u8]) -> bool {
                 byte => *byte,
             })
             .collect();
-        // Where it begins is not known if something stands before it.
+        // The alignment is unknown if other characters precede the encoded text.
         (0..4).any(|start| {
             let part = &word[start..];
-            let whole = &part[..part.len() / 4 * 4];
-            STANDARD_NO_PAD.decode(whole).is_ok_and(|plain| contains(&plain, KEY))
-                // The last characters, of which there are no four.
-                || STANDARD_NO_PAD.decode(part).is_ok_and(|plain| contains(&plain, KEY))
+            let groups = &part[..part.len() / 4 * 4];
+            STANDARD_NO_PAD.decode(groups).is_ok_and(contains_key)
+                // The last, incomplete group of four characters.
+                || STANDARD_NO_PAD.decode(part).is_ok_and(contains_key)
         })
     })
 }
@@ -92,22 +94,22 @@ mod tests {
             format!("base64url.bearer.authorization.k8s.io.{}", URL_SAFE_NO_PAD.encode(key)),
             format!("a{}", URL_SAFE_NO_PAD.encode(key)),
         ] {
-            assert!(has_key(text.as_bytes()), "{text}");
+            assert!(contains_api_key(text.as_bytes()), "{text}");
         }
         for text in ["", "isorun", "isorun_live", "Bearer sk-isorun-proxy-managed", "100%", "%zz%4"]
         {
-            assert!(!has_key(text.as_bytes()), "{text}");
+            assert!(!contains_api_key(text.as_bytes()), "{text}");
         }
     }
 
     #[test]
     fn ids_are_found() {
         for text in ["run0123456789abcdef", "/sb/RUN0123456789ABCDEF/p", "xrun0123456789abcdef0"] {
-            assert!(has_id(text.as_bytes()), "{text}");
+            assert!(contains_run_id(text.as_bytes()), "{text}");
         }
         for text in ["", "run", "run0123456789abcde", "run0123456789abcdeg", "sandbox-0123456789ab"]
         {
-            assert!(!has_id(text.as_bytes()), "{text}");
+            assert!(!contains_run_id(text.as_bytes()), "{text}");
         }
     }
 }

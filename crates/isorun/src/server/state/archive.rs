@@ -1,11 +1,11 @@
-//! A checkpoint on disk that proves that it is whole, and whose it is.
+//! Checkpoints on disk, with a signed manifest of their content and owner.
 //!
-//! Beside the engine's files lies `manifest.json`: what the sandbox was made of,
-//! under which engine, the length and digest of each file, and which run or
-//! snapshot of which tenant it is; and a signature of all that with the server's
-//! secret. Whoever restores checks it first. One that is damaged, was made
-//! elsewhere, belongs to another run or tenant, or was followed by a later one
-//! is refused as damaged; one of another engine as that.
+//! Beside the engine's files is `manifest.json`: the root file system of the sandbox,
+//! the fingerprint of the engine, the length and digest of each file, and the owner
+//! (a run or a snapshot of a tenant); and a signature of all that with the server's
+//! secret. It is verified before a restore. A checkpoint that is damaged, was made
+//! by another server, belongs to another run or tenant, or is not the latest one is
+//! refused as damaged; one of another engine as incompatible.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -28,41 +28,41 @@ use crate::{
     server::{ApiError, App, Code},
 };
 
-const FILE: &str = "manifest.json";
-/// The version of the manifest. In the first one it was not signed.
-const FORMAT: u32 = 2;
-/// Bytes of a manifest that are read.
+const MANIFEST_FILE: &str = "manifest.json";
+/// The version of the manifest's format. Version 1 was not signed.
+const MANIFEST_FORMAT: u32 = 2;
+/// The largest manifest that is read, in bytes.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
-/// Files of a checkpoint; the engine writes four.
+/// The maximum number of files in a checkpoint; the engine writes four.
 const MAX_FILES: usize = 1000;
 
-/// What an archive says about itself.
+/// The content and owner of an archive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     format: u32,
     owner: Owner,
-    /// When it was made, in milliseconds since 1970.
+    /// The time of its creation, in milliseconds since 1970.
     created_at: i64,
     /// The engine's fingerprint.
     engine: String,
     pub root: Root,
     pub pids: u32,
-    files: Vec<Sealed>,
+    files: Vec<FileDigest>,
 }
 
-/// Whose an archive is: it is restored as nothing else.
+/// The owner of an archive, which is restored for no other owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     pub kind: Kind,
-    /// Of the run that hibernates, or of the snapshot.
+    /// The id of the hibernated run, or of the snapshot.
     pub id: String,
     pub tenant: String,
-    /// Of what the run has on disk: an earlier one is not restored. 0 for
+    /// The number of the hibernation: an earlier one is not restored. 0 for
     /// snapshots, which do not change.
     pub generation: u64,
 }
 
-/// What an archive is for.
+/// The purpose of an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -77,8 +77,9 @@ impl Owner {
     }
 }
 
+/// The length and digest of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Sealed {
+struct FileDigest {
     name: String,
     bytes: u64,
     blake3: String,
@@ -89,78 +90,80 @@ struct Envelope {
     /// The HMAC of the manifest's text.
     #[serde(default)]
     signature: Option<String>,
-    /// What stood here before manifests were signed.
+    /// The digest in manifests of format 1, which were not signed.
     #[serde(default, skip_serializing)]
     blake3: Option<String>,
     manifest: Box<RawValue>,
 }
 
-/// Why an archive cannot be used.
+/// The reason why an archive cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum Damage {
+pub enum ArchiveError {
     #[error("{0}")]
-    Broken(String),
-    #[error("it was made by {then}, and this is {now}")]
-    Foreign { then: String, now: String },
+    Damaged(String),
+    #[error("it was made by {found}, and this is {expected}")]
+    Incompatible { found: String, expected: String },
     #[error("it cannot be read: {0}")]
     Io(#[from] io::Error),
 }
 
-/// Signs what the engine has put into a folder, and gives the folder its final
-/// name. Returns what it takes on disk.
-pub async fn seal(
+/// Signs the files that the engine has written to `draft`, and renames it to `target`.
+/// Returns the disk space of the archive, in bytes.
+pub async fn publish(
     app: &App,
     owner: Owner,
     draft: &Path,
-    place: PathBuf,
+    target: PathBuf,
     root: Root,
     pids: u32,
 ) -> Result<u64, ApiError> {
     let engine = app.engine.fingerprint(&root);
     let (draft, secret) = (draft.to_owned(), app.secret.clone());
-    let sealed = spawn_blocking(move || {
-        let files = measure(&draft)?;
+    let published = spawn_blocking(move || {
+        let files = digest_files(&draft)?;
         let created_at = clock::now_ms();
-        let manifest = Manifest { format: FORMAT, owner, created_at, engine, root, pids, files };
+        let manifest =
+            Manifest { format: MANIFEST_FORMAT, owner, created_at, engine, root, pids, files };
         write_manifest(&draft, &manifest, &secret)?;
-        place_folder(&draft, &place)
+        publish_dir(&draft, &target)
     });
-    let bytes = sealed.await.map_err(|error| ApiError::internal("cannot seal", error))?;
+    let bytes =
+        published.await.map_err(|error| ApiError::internal("cannot sign a checkpoint", error))?;
     bytes.map_err(|error| ApiError::internal("cannot write a checkpoint to the disk", error))
 }
 
-/// Reads what an archive says, if it is this owner's and can be restored by this
-/// engine as far as that says. Its files are checked by [`check`].
-pub async fn read(app: &App, owner: Owner, folder: &Path) -> Result<Manifest, ApiError> {
-    let (place, secret) = (folder.to_owned(), app.secret.clone());
-    let manifest = spawn_blocking(move || read_manifest(&place, &owner, &secret))
+/// Reads the manifest of an archive. Fails unless it belongs to this owner and was made
+/// by the same engine. The files are checked by [`verify`].
+pub async fn read(app: &App, owner: Owner, dir: &Path) -> Result<Manifest, ApiError> {
+    let (dir, secret) = (dir.to_owned(), app.secret.clone());
+    let manifest = spawn_blocking(move || read_manifest(&dir, &owner, &secret))
         .await
         .map_err(|error| ApiError::internal("cannot read a manifest", error))?
-        .map_err(refusal)?;
-    let now = app.engine.fingerprint(&manifest.root);
-    if manifest.engine != now {
-        return Err(refusal(Damage::Foreign { then: manifest.engine, now }));
+        .map_err(api_error)?;
+    let expected = app.engine.fingerprint(&manifest.root);
+    if manifest.engine != expected {
+        return Err(api_error(ArchiveError::Incompatible { found: manifest.engine, expected }));
     }
     Ok(manifest)
 }
 
-/// Checks that every byte of an archive is what it was.
-pub async fn check(folder: &Path, manifest: &Manifest) -> Result<(), ApiError> {
-    let (folder, manifest) = (folder.to_owned(), manifest.clone());
-    spawn_blocking(move || check_files(&folder, &manifest))
+/// Checks the length and digest of every file of an archive.
+pub async fn verify(dir: &Path, manifest: &Manifest) -> Result<(), ApiError> {
+    let (dir, manifest) = (dir.to_owned(), manifest.clone());
+    spawn_blocking(move || verify_files(&dir, &manifest))
         .await
         .map_err(|error| ApiError::internal("cannot check a checkpoint", error))?
-        .map_err(refusal)
+        .map_err(api_error)
 }
 
-/// Makes an archive of another owner from the same files, which takes no more
-/// room.
+/// Creates an archive of another owner from hard links to the same files, which takes
+/// no more disk space.
 pub async fn link(
     app: &App,
     from: (Owner, PathBuf),
     owner: Owner,
     draft: PathBuf,
-    place: PathBuf,
+    target: PathBuf,
 ) -> Result<u64, ApiError> {
     let secret = app.secret.clone();
     let linked = spawn_blocking(move || {
@@ -170,74 +173,74 @@ pub async fn link(
             fs::hard_link(from.join(&file.name), draft.join(&file.name))?;
         }
         write_manifest(&draft, &Manifest { owner, ..manifest }, &secret)?;
-        Ok::<_, Damage>(place_folder(&draft, &place)?)
+        Ok::<_, ArchiveError>(publish_dir(&draft, &target)?)
     });
     let bytes = linked.await.map_err(|error| ApiError::internal("cannot link", error))?;
-    bytes.map_err(|damage| match damage {
-        Damage::Io(error) => ApiError::internal("cannot copy a checkpoint", error),
-        damage => refusal(damage),
+    bytes.map_err(|error| match error {
+        ArchiveError::Io(error) => ApiError::internal("cannot copy a checkpoint", error),
+        error => api_error(error),
     })
 }
 
-/// Gives a folder that is complete its final name. Returns what it takes on disk.
-fn place_folder(draft: &Path, place: &Path) -> io::Result<u64> {
+/// Renames a complete directory to its final name. Returns its disk space, in bytes.
+fn publish_dir(draft: &Path, target: &Path) -> io::Result<u64> {
     fs::set_permissions(draft, Permissions::from_mode(0o700))?;
-    let bytes = size(draft)?;
+    let bytes = disk_usage(draft)?;
     File::open(draft)?.sync_all()?;
-    fs::rename(draft, place)?;
-    if let Some(above) = place.parent() {
-        File::open(above)?.sync_all()?;
+    fs::rename(draft, target)?;
+    if let Some(parent) = target.parent() {
+        File::open(parent)?.sync_all()?;
     }
     Ok(bytes)
 }
 
-fn refusal(damage: Damage) -> ApiError {
-    match damage {
-        Damage::Foreign { .. } => ApiError::new(
-            Code::SnapshotForeign,
+fn api_error(error: ArchiveError) -> ApiError {
+    match error {
+        ArchiveError::Incompatible { .. } => ApiError::new(
+            Code::SnapshotIncompatible,
             format!(
-                "this checkpoint cannot be restored here: {damage}. Run the version that made it, \
-                 or make a new one"
+                "this checkpoint cannot be restored here: {error}. Restore it with the version \
+                 that made it, or create a new one"
             ),
         ),
-        Damage::Broken(_) | Damage::Io(_) => {
-            tracing::error!(%damage, "a damaged checkpoint");
+        ArchiveError::Damaged(_) | ArchiveError::Io(_) => {
+            tracing::error!(%error, "a checkpoint is damaged");
             ApiError::new(
                 Code::SnapshotDamaged,
-                format!("this checkpoint is damaged, and is not restored: {damage}"),
+                format!("this checkpoint is damaged and was not restored: {error}"),
             )
         }
     }
 }
 
-/// Closes the files of a checkpoint to other users, and takes their digests.
-fn measure(folder: &Path) -> io::Result<Vec<Sealed>> {
+/// Makes the files of a checkpoint private to the server's user, and returns their digests.
+fn digest_files(dir: &Path) -> io::Result<Vec<FileDigest>> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
+    for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name().into_string();
         let name =
-            name.map_err(|_| io::Error::other("a file of a checkpoint has a strange name"))?;
-        // Of a server that was killed while it wrote it: it is written anew.
-        if name == FILE {
+            name.map_err(|_| io::Error::other("the name of a checkpoint's file is not UTF-8"))?;
+        // Left by a server that was killed while writing it: it is written again.
+        if name == MANIFEST_FILE {
             continue;
         }
         if files.len() >= MAX_FILES {
-            return Err(io::Error::other("a checkpoint of too many files"));
+            let message = format!("a checkpoint has more than {MAX_FILES} files");
+            return Err(io::Error::other(message));
         }
-        let file = open_plain(&entry.path())?;
+        let file = open_regular(&entry.path())?;
         file.set_permissions(Permissions::from_mode(0o600))?;
         let (bytes, blake3) = digest(&file)?;
         file.sync_all()?;
-        files.push(Sealed { name, bytes, blake3 });
+        files.push(FileDigest { name, bytes, blake3 });
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(files)
 }
 
-/// Opens a regular file, and nothing that a link leads to or that one would wait
-/// for.
-fn open_plain(path: &Path) -> io::Result<File> {
+/// Opens a regular file. Follows no symbolic link, and does not block on a FIFO.
+fn open_regular(path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
     if !file.metadata()?.is_file() {
@@ -252,9 +255,9 @@ fn digest(file: &File) -> io::Result<(u64, String)> {
     Ok((hasher.count(), hasher.finalize().to_hex().to_string()))
 }
 
-fn write_manifest(folder: &Path, manifest: &Manifest, secret: &Secret) -> io::Result<()> {
+fn write_manifest(dir: &Path, manifest: &Manifest, secret: &Secret) -> io::Result<()> {
     let bytes = sign(serde_json::to_string(manifest)?, secret)?;
-    let path = folder.join(FILE);
+    let path = dir.join(MANIFEST_FILE);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -264,112 +267,114 @@ fn write_manifest(folder: &Path, manifest: &Manifest, secret: &Secret) -> io::Re
     file.sync_all()
 }
 
-/// Writes the bytes of `manifest.json`: a manifest's text with its signature.
+/// Returns the content of `manifest.json`: a manifest's text with its signature.
 fn sign(text: String, secret: &Secret) -> io::Result<Vec<u8>> {
     let manifest = RawValue::from_string(text)?;
     let signature = Some(secret.sign_checkpoint(manifest.get()));
     Ok(serde_json::to_vec(&Envelope { signature, blake3: None, manifest })?)
 }
 
-fn read_manifest(folder: &Path, owner: &Owner, secret: &Secret) -> Result<Manifest, Damage> {
-    let broken = |what: &str| Damage::Broken(format!("its manifest {what}"));
-    if !fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir()) {
-        return Err(Damage::Broken("its folder is missing".to_owned()));
+fn read_manifest(dir: &Path, owner: &Owner, secret: &Secret) -> Result<Manifest, ArchiveError> {
+    let damaged = |what: &str| ArchiveError::Damaged(format!("its manifest {what}"));
+    if !fs::symlink_metadata(dir).is_ok_and(|found| found.is_dir()) {
+        return Err(ArchiveError::Damaged("its directory is missing".to_owned()));
     }
-    let file = match open_plain(&folder.join(FILE)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(broken("is missing")),
+    let file = match open_regular(&dir.join(MANIFEST_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged("is missing")),
         other => other?,
     };
     let mut bytes = Vec::new();
     file.take(MAX_MANIFEST_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_MANIFEST_BYTES {
-        return Err(broken(&format!("has more than {MAX_MANIFEST_BYTES} bytes")));
+        return Err(damaged(&format!("has more than {MAX_MANIFEST_BYTES} bytes")));
     }
     let manifest = parse_manifest(&bytes, secret)?;
     if manifest.owner != *owner {
-        tracing::error!(found = ?manifest.owner, wanted = ?owner, "a checkpoint in a wrong place");
+        tracing::error!(found = ?manifest.owner, wanted = ?owner, "a checkpoint of another owner");
         let what = match (&manifest.owner, owner) {
-            (Owner { generation: then, .. }, Owner { generation: now, .. })
-                if then != now
-                    && manifest.owner == (Owner { generation: *then, ..owner.clone() }) =>
+            (Owner { generation: found, .. }, Owner { generation: expected, .. })
+                if found != expected
+                    && manifest.owner == (Owner { generation: *found, ..owner.clone() }) =>
             {
                 "is not the latest one of this run"
             }
             _ => "belongs to another run, snapshot or tenant",
         };
-        return Err(broken(what));
+        return Err(damaged(what));
     }
     Ok(manifest)
 }
 
-/// Reads the bytes of `manifest.json`, and checks their signature.
-pub fn parse_manifest(bytes: &[u8], secret: &Secret) -> Result<Manifest, Damage> {
-    let broken = |what: &str| Damage::Broken(format!("its manifest {what}"));
-    let envelope: Envelope = serde_json::from_slice(bytes).map_err(|_| broken("is no manifest"))?;
+/// Parses the content of `manifest.json`, and verifies its signature.
+pub fn parse_manifest(bytes: &[u8], secret: &Secret) -> Result<Manifest, ArchiveError> {
+    let damaged = |what: &str| ArchiveError::Damaged(format!("its manifest {what}"));
+    let envelope: Envelope = serde_json::from_slice(bytes).map_err(|_| damaged("is not valid"))?;
     let text = envelope.manifest.get();
     let Some(signature) = envelope.signature else {
         return Err(match envelope.blake3 {
-            Some(_) => Damage::Foreign {
-                then: "an earlier version of isorun, which did not sign checkpoints".to_owned(),
-                now: format!("one that restores only what it has signed (format {FORMAT})"),
+            Some(_) => ArchiveError::Incompatible {
+                found: "an earlier version of isorun, which did not sign checkpoints".to_owned(),
+                expected: format!(
+                    "one that restores only what it has signed (format {MANIFEST_FORMAT})"
+                ),
             },
-            None => broken("has no signature"),
+            None => damaged("has no signature"),
         });
     };
-    if !secret.signed_checkpoint(text, &signature) {
-        return Err(broken("was changed, or was made by another server"));
+    if !secret.verify_checkpoint(text, &signature) {
+        return Err(damaged("was changed, or was made by another server"));
     }
     #[derive(Deserialize)]
-    struct Format {
+    struct FormatOnly {
         format: u32,
     }
-    let Format { format } = serde_json::from_str(text).map_err(|_| broken("is no manifest"))?;
-    if format != FORMAT {
-        return Err(Damage::Foreign {
-            then: format!("another version of isorun (format {format})"),
-            now: format!("one that knows format {FORMAT}"),
+    let FormatOnly { format } = serde_json::from_str(text).map_err(|_| damaged("is not valid"))?;
+    if format != MANIFEST_FORMAT {
+        return Err(ArchiveError::Incompatible {
+            found: format!("another version of isorun (format {format})"),
+            expected: format!("one that reads format {MANIFEST_FORMAT}"),
         });
     }
-    let manifest: Manifest = serde_json::from_str(text).map_err(|_| broken("is no manifest"))?;
-    let plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
-    if manifest.files.len() > MAX_FILES || !manifest.files.iter().all(|file| plain(&file.name)) {
-        return Err(broken("names files that cannot be"));
+    let manifest: Manifest = serde_json::from_str(text).map_err(|_| damaged("is not valid"))?;
+    let is_plain = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains('/');
+    if manifest.files.len() > MAX_FILES || !manifest.files.iter().all(|file| is_plain(&file.name)) {
+        return Err(damaged("has too many files or invalid file names"));
     }
     Ok(manifest)
 }
 
-fn check_files(folder: &Path, manifest: &Manifest) -> Result<(), Damage> {
-    for entry in fs::read_dir(folder)? {
+fn verify_files(dir: &Path, manifest: &Manifest) -> Result<(), ArchiveError> {
+    for entry in fs::read_dir(dir)? {
         let name = entry?.file_name();
-        if name != FILE && !manifest.files.iter().any(|file| name == *file.name) {
-            return Err(Damage::Broken(format!("the file {name:?} does not belong to it")));
+        if name != MANIFEST_FILE && !manifest.files.iter().any(|file| name == *file.name) {
+            return Err(ArchiveError::Damaged(format!("the file {name:?} does not belong to it")));
         }
     }
-    for sealed in &manifest.files {
-        let name = &sealed.name;
-        let file = match open_plain(&folder.join(name)) {
+    for recorded in &manifest.files {
+        let name = &recorded.name;
+        let file = match open_regular(&dir.join(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Damage::Broken(format!("its file {name} is missing")));
+                return Err(ArchiveError::Damaged(format!("its file {name} is missing")));
             }
             other => other?,
         };
         let length = file.metadata()?.len();
-        if length != sealed.bytes {
-            return Err(Damage::Broken(format!(
+        if length != recorded.bytes {
+            return Err(ArchiveError::Damaged(format!(
                 "its file {name} has {length} bytes instead of {}",
-                sealed.bytes
+                recorded.bytes
             )));
         }
-        if digest(&file)?.1 != sealed.blake3 {
-            return Err(Damage::Broken(format!("its file {name} was changed")));
+        if digest(&file)?.1 != recorded.blake3 {
+            return Err(ArchiveError::Damaged(format!("its file {name} was changed")));
         }
     }
     Ok(())
 }
 
-fn size(folder: &Path) -> io::Result<u64> {
+fn disk_usage(dir: &Path) -> io::Result<u64> {
     let mut bytes = 0;
-    for entry in fs::read_dir(folder)? {
+    for entry in fs::read_dir(dir)? {
         bytes += entry?.metadata()?.blocks() * 512;
     }
     Ok(bytes)

@@ -1,5 +1,5 @@
-//! Copies of a run that goes on: one checkpoint, and any number of children
-//! restored from it.
+//! Forks of a running sandbox: one checkpoint, and any number of children restored
+//! from it. The parent keeps running.
 
 use std::{
     path::Path,
@@ -14,7 +14,7 @@ use axum::{Json as Answer, extract::State};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 
-use super::check_room;
+use super::ensure_room_for_checkpoint;
 use crate::{
     api::{ErrorBody, ForkRequest, Forks, Status},
     audit::Event,
@@ -22,31 +22,31 @@ use crate::{
     id::RunId,
     server::{
         ApiError, App, Code,
-        extract::{AwakeRun, Json},
+        destroy_on_drop::DestroyOnDrop,
+        extract::{Json, ResumedRun},
         lifecycle::{self, engine_error, millis},
-        newborn::Newborn,
         runs::{self, LiveRun},
     },
-    store::{RunRow, Used},
+    store::{ResourceUsage, RunRow},
 };
 
-/// Children of one request.
-const MOST: i64 = 100;
-/// Children that are made at the same time.
-const AT_ONCE: usize = 4;
+/// The maximum number of children of one request.
+const MAX_FORKS_PER_REQUEST: i64 = 100;
+/// The maximum number of children of one request that are restored at the same time.
+const MAX_CONCURRENT_RESTORES: usize = 4;
 
 /// Copy a run
 ///
-/// The copies have its files, memory and processes as they are now, and an id, limits and a life
-/// of their own. It goes on itself. Either all of them are made or none; if the client goes away,
-/// none.
+/// The copies have its files, memory and processes as they are now, and their own ids, limits and
+/// lifetimes. The run itself continues. Either all copies are created or none; if the client
+/// disconnects, none.
 #[utoipa::path(
     post, path = "/v1/runs/{id}/fork", tag = "state", operation_id = "fork",
     params(("id" = String, Path, description = "The run")),
     request_body = ForkRequest,
     responses(
         (status = 200, body = Forks),
-        (status = 400, body = ErrorBody, description = "A count that cannot be"),
+        (status = 400, body = ErrorBody, description = "The count is out of range"),
         (status = 404, body = ErrorBody, description = "No such run, or it was destroyed"),
         (status = 409, body = ErrorBody, description = "It is hibernated"),
         (status = 429, body = ErrorBody, description = "Too many runs"),
@@ -55,34 +55,36 @@ const AT_ONCE: usize = 4;
 )]
 pub async fn fork(
     State(app): State<App>,
-    AwakeRun(run): AwakeRun,
+    ResumedRun(run): ResumedRun,
     Json(request): Json<ForkRequest>,
 ) -> Result<Answer<Forks>, ApiError> {
     let count = request.count.unwrap_or(1);
-    if !(1..=MOST).contains(&count) {
-        return Err(ApiError::invalid(format!("count is {count}: this server allows 1 to {MOST}")));
+    if !(1..=MAX_FORKS_PER_REQUEST).contains(&count) {
+        return Err(ApiError::invalid(format!(
+            "count is {count}: this server allows 1 to {MAX_FORKS_PER_REQUEST}"
+        )));
     }
     let count = usize::try_from(count).unwrap_or(1);
-    let making = {
+    let creating = {
         let app = Arc::clone(&app);
-        async move { make(&app, &run, count).await }
+        async move { create_forks(&app, &run, count).await }
     };
-    let made = Newborn::make(&app, "cannot copy the run", making).await?;
-    let forks = made.iter().map(|child| child.describe(&app.config)).collect();
+    let created = DestroyOnDrop::create(&app, "cannot copy the run", creating).await?;
+    let forks = created.iter().map(|child| child.describe(&app.config)).collect();
     Ok(Answer(Forks { forks }))
 }
 
-async fn make(
+async fn create_forks(
     app: &App,
     parent: &Arc<LiveRun>,
     count: usize,
 ) -> Result<Vec<Arc<LiveRun>>, ApiError> {
     lifecycle::accepts_runs(app, &parent.tenant)?;
-    let _change = parent.change.lock().await;
+    let _change = parent.lifecycle_lock.lock().await;
     let _use = parent.begin()?;
-    let places = Reserved::take(app, &parent.tenant, count)?;
-    let draft = app.places.draft()?;
-    check_room(app, parent).await?;
+    let reservation = RunReservation::take(app, &parent.tenant, count)?;
+    let draft = app.state_dirs.draft_dir()?;
+    ensure_room_for_checkpoint(app, parent).await?;
     let started = Instant::now();
     app.engine
         .checkpoint(&parent.sandbox, draft.path(), true)
@@ -90,24 +92,25 @@ async fn make(
         .map_err(|error| engine_error("cannot copy the sandbox", error))?;
     let snapshot_ms = millis(started.elapsed());
     let children: Result<Vec<_>, ApiError> = {
-        let makings = (0..count).map(|_| {
-            let folder = draft.path();
-            async move { Ok::<_, ApiError>(child(app, parent, folder).await) }
+        let creations = (0..count).map(|_| {
+            let dir = draft.path();
+            async move { Ok::<_, ApiError>(create_fork(app, parent, dir).await) }
         });
-        let outcomes: Vec<_> = stream::iter(makings).buffered(AT_ONCE).try_collect().await?;
-        let (made, failed): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
-        let made: Vec<_> = made.into_iter().flatten().collect();
+        let outcomes: Vec<_> =
+            stream::iter(creations).buffered(MAX_CONCURRENT_RESTORES).try_collect().await?;
+        let (created, failed): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
+        let created: Vec<_> = created.into_iter().flatten().collect();
         match failed.into_iter().find_map(Result::err) {
-            None => Ok(made),
+            None => Ok(created),
             Some(error) => {
-                places.hand_over(made.len());
-                destroy_all(app, &made, "another copy could not be made").await;
+                reservation.hand_over(created.len());
+                destroy_all(app, &created, "another copy could not be created").await;
                 return Err(error);
             }
         }
     };
     let children = children?;
-    places.hand_over(children.len());
+    reservation.hand_over(children.len());
     for child in &children {
         app.tasks.spawn(lifecycle::watch(Arc::clone(app), Arc::clone(child)));
         app.metrics.created.inc();
@@ -121,23 +124,25 @@ async fn make(
     Ok(children)
 }
 
-async fn child(app: &App, parent: &LiveRun, folder: &Path) -> Result<Arc<LiveRun>, ApiError> {
-    let what = json!({ "forked_from": parent.id });
-    let like = RunRow { network: parent.network().store(&app.secret)?, ..parent.row.clone() };
-    from_checkpoint(app, like, parent.sandbox.as_str(), folder, None, what).await
+async fn create_fork(app: &App, parent: &LiveRun, dir: &Path) -> Result<Arc<LiveRun>, ApiError> {
+    let details = json!({ "forked_from": parent.id });
+    let base = RunRow { network: parent.network().store(&app.secret)?, ..parent.row.clone() };
+    from_checkpoint(app, base, parent.sandbox.as_str(), dir, None, details).await
 }
 
-/// A new run like another one, from a checkpoint. `held` is who keeps its image.
+/// Restores a checkpoint as a new run with the settings of `base`. `image_holder` is the
+/// sandbox or snapshot that keeps the image in use.
 pub async fn from_checkpoint(
     app: &App,
-    like: RunRow,
-    held: &str,
-    folder: &Path,
+    base: RunRow,
+    image_holder: &str,
+    dir: &Path,
     pids: Option<u32>,
-    what: serde_json::Value,
+    details: serde_json::Value,
 ) -> Result<Arc<LiveRun>, ApiError> {
     let started = Instant::now();
-    let id = RunId::random().map_err(|error| ApiError::internal("cannot draw a run id", error))?;
+    let id =
+        RunId::random().map_err(|error| ApiError::internal("cannot generate a run id", error))?;
     let sandbox: isorun_engine::SandboxId = id
         .as_str()
         .parse()
@@ -145,30 +150,30 @@ pub async fn from_checkpoint(
     let mut row = RunRow {
         id: id.clone(),
         status: Status::Creating,
-        used: Used::default(),
+        used: ResourceUsage::default(),
         create_ms: 0,
         created_at: clock::now_ms(),
         destroyed_at: None,
         reason: None,
-        ..like
+        ..base
     };
-    // Before the sandbox exists: what a crash leaves behind is found by its row.
+    // Before the sandbox exists, so that what a crash leaves behind is found by its row.
     app.store.add_run(row.clone()).await?;
     let restored = async {
-        let root = app.images.hold_also(id.as_str(), held)?;
+        let root = app.images.hold_also(id.as_str(), image_holder)?;
         let mut spec = lifecycle::spec(app, &row, sandbox.clone(), root);
         spec.pids = pids.unwrap_or(spec.pids);
         app.engine
-            .restore(spec, folder)
+            .restore(spec, dir)
             .await
-            .map_err(|error| engine_error("cannot make the sandbox from its checkpoint", error))
+            .map_err(|error| engine_error("cannot restore the sandbox from its checkpoint", error))
     };
     if let Err(error) = restored.await {
-        lifecycle::forget(app, &id).await?;
+        lifecycle::roll_back(app, &id).await?;
         return Err(error);
     }
     row.create_ms = millis(started.elapsed());
-    lifecycle::open(app, row, sandbox, what).await
+    lifecycle::register(app, row, sandbox, details).await
 }
 
 async fn destroy_all(app: &App, runs: &[Arc<LiveRun>], why: &str) {
@@ -179,23 +184,24 @@ async fn destroy_all(app: &App, runs: &[Arc<LiveRun>], why: &str) {
     }
 }
 
-/// Places for runs to be, which are given back unless runs have taken them.
-pub struct Reserved<'app> {
+/// Reserved places for new runs, released on drop unless runs have taken them.
+pub struct RunReservation<'app> {
     runs: &'app runs::Runs,
     tenant: String,
     count: AtomicUsize,
 }
 
-impl<'app> Reserved<'app> {
+impl<'app> RunReservation<'app> {
+    /// Reserves `count` places within the limits of the tenant and of the server.
     pub fn take(app: &'app App, tenant: &str, count: usize) -> Result<Self, ApiError> {
         let reserved =
             Self { runs: &app.runs, tenant: tenant.to_owned(), count: AtomicUsize::new(0) };
         for _ in 0..count {
-            app.runs.take_place(tenant).map_err(|error| match error.code {
+            app.runs.reserve_slot(tenant).map_err(|error| match error.code {
                 Code::TooManyRuns => ApiError::new(
                     Code::TooManyRuns,
                     format!(
-                        "{count} more would be too many: {} runs at once is the limit",
+                        "cannot create {count} more runs: the limit is {} runs at once",
                         app.runs.max_per_tenant()
                     ),
                 ),
@@ -206,16 +212,16 @@ impl<'app> Reserved<'app> {
         Ok(reserved)
     }
 
-    /// That many belong to runs now, which give them back when they end.
+    /// Hands `count` places over to runs, which release them when they are destroyed.
     pub fn hand_over(&self, count: usize) {
         self.count.fetch_sub(count, Ordering::Relaxed);
     }
 }
 
-impl Drop for Reserved<'_> {
+impl Drop for RunReservation<'_> {
     fn drop(&mut self) {
         for _ in 0..self.count.load(Ordering::Relaxed) {
-            self.runs.leave_place(&self.tenant);
+            self.runs.release_slot(&self.tenant);
         }
     }
 }

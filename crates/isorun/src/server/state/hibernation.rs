@@ -1,4 +1,4 @@
-//! A run that is put on disk, and comes back under the same id.
+//! Hibernation: writes a sandbox to disk, and resumes it under the same id.
 
 use std::{
     os::unix::fs::DirBuilderExt,
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{
     archive::{self, Kind, Owner},
-    check_room,
+    ensure_room_for_checkpoint,
 };
 use crate::{
     api::{ErrorBody, Run},
@@ -20,25 +20,26 @@ use crate::{
     id::RunId,
     server::{
         ApiError, App, Code,
-        extract::OwnRun,
+        extract::OwnedRun,
         lifecycle::{self, engine_error, millis},
-        runs::{LiveRun, State as RunState},
+        runs::{LiveRun, RunState},
     },
     store::RunRow,
 };
 
-/// How long a checkpoint may go on whose server was killed.
-const UNHEARD: Duration = Duration::from_secs(30);
-/// How long one that was asked for may take to begin.
-const UNBEGUN: Duration = Duration::from_secs(1);
-/// How long its mark may take after the end of the sandbox.
-const MARKING: Duration = Duration::from_millis(500);
-const GLANCE: Duration = Duration::from_millis(10);
+/// The maximum wait for a checkpoint in progress whose server was killed.
+const ORPHANED_CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The maximum wait for such a checkpoint to start writing.
+const CHECKPOINT_START_TIMEOUT: Duration = Duration::from_secs(1);
+/// The maximum wait for the completion mark after the sandbox has exited.
+const COMPLETION_MARK_TIMEOUT: Duration = Duration::from_millis(500);
+/// The interval at which the completion mark is looked for.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Hibernate a run
 ///
-/// Its files, memory and processes go to the server's disk, and nothing of it is left in memory.
-/// Its id stays. A run that is hibernated already stays so.
+/// Writes its files, memory and processes to the server's disk, and frees its memory. The id stays
+/// the same. Does nothing if the run is already hibernated.
 #[utoipa::path(
     post, path = "/v1/runs/{id}/hibernate", tag = "state", operation_id = "hibernate",
     params(("id" = String, Path, description = "The run")),
@@ -49,14 +50,17 @@ const GLANCE: Duration = Duration::from_millis(10);
         (status = 507, body = ErrorBody, description = "The server's disk has no room"),
     ),
 )]
-pub async fn sleep(State(app): State<App>, OwnRun(run): OwnRun) -> Result<Answer<Run>, ApiError> {
+pub async fn hibernate_run(
+    State(app): State<App>,
+    OwnedRun(run): OwnedRun,
+) -> Result<Answer<Run>, ApiError> {
     hibernate(&app, &run).await?;
     Ok(Answer(run.describe(&app.config)))
 }
 
 /// Resume a run
 ///
-/// It goes on where it was. A run that is not hibernated goes on as it does.
+/// Its processes continue where they were. Does nothing if the run is not hibernated.
 #[utoipa::path(
     post, path = "/v1/runs/{id}/resume", tag = "state", operation_id = "resume",
     params(("id" = String, Path, description = "The run")),
@@ -64,40 +68,43 @@ pub async fn sleep(State(app): State<App>, OwnRun(run): OwnRun) -> Result<Answer
         (status = 200, body = Run),
         (status = 404, body = ErrorBody, description = "No such run, or it was destroyed"),
         (status = 409, body = ErrorBody, description = "It was hibernated by another version of the engine"),
-        (status = 422, body = ErrorBody, description = "What is on the disk is damaged"),
+        (status = 422, body = ErrorBody, description = "The checkpoint on disk is damaged"),
     ),
 )]
-pub async fn wake(State(app): State<App>, OwnRun(run): OwnRun) -> Result<Answer<Run>, ApiError> {
+pub async fn resume_run(
+    State(app): State<App>,
+    OwnedRun(run): OwnedRun,
+) -> Result<Answer<Run>, ApiError> {
     resume(&app, &run).await?;
     Ok(Answer(run.describe(&app.config)))
 }
 
-/// Resumes a run that is to be resumed by whoever wants something of it.
-pub async fn wake_if_asked(app: &App, run: &Arc<LiveRun>) -> Result<(), ApiError> {
-    if run.row.auto_resume && run.is_asleep() { resume(app, run).await } else { Ok(()) }
+/// Resumes a run that is hibernated and has `auto_resume`.
+pub async fn resume_if_automatic(app: &App, run: &Arc<LiveRun>) -> Result<(), ApiError> {
+    if run.row.auto_resume && run.is_suspended() { resume(app, run).await } else { Ok(()) }
 }
 
-/// Puts a run on disk, in a task of its own.
+/// Hibernates a run, in a separate task.
 pub async fn hibernate(app: &App, run: &Arc<LiveRun>) -> Result<(), ApiError> {
     let task = app.tasks.spawn({
         let (app, run) = (Arc::clone(app), Arc::clone(run));
         async move {
-            let _change = run.change.lock().await;
+            let _change = run.lifecycle_lock.lock().await;
             match run.state() {
                 RunState::Hibernated => return Ok(()),
                 RunState::Running => {}
-                _ => return Err(trouble(&run)),
+                _ => return Err(state_error(&run)),
             }
             let started = Instant::now();
-            let stats = check_room(&app, &run).await?;
-            run.enter(RunState::Hibernating);
-            if let Err(error) = put_away(&app, &run, stats).await {
-                run.enter(RunState::Running);
-                // It may live on, or it may have died of the attempt.
+            let stats = ensure_room_for_checkpoint(&app, &run).await?;
+            run.set_state(RunState::Hibernating);
+            if let Err(error) = write_to_disk(&app, &run, stats).await {
+                run.set_state(RunState::Running);
+                // The sandbox may still run, or it may have died of the attempt.
                 app.tasks.spawn(lifecycle::watch(Arc::clone(&app), Arc::clone(&run)));
                 return Err(error);
             }
-            run.enter(RunState::Hibernated);
+            run.set_state(RunState::Hibernated);
             let ms = millis(started.elapsed());
             tracing::info!(run = %run.id, ms, "hibernated");
             Ok(run.log.append(Event::Hibernated, json!({ "ms": ms })).await?)
@@ -106,103 +113,112 @@ pub async fn hibernate(app: &App, run: &Arc<LiveRun>) -> Result<(), ApiError> {
     task.await.map_err(|error| ApiError::internal("cannot hibernate the run", error))?
 }
 
-async fn put_away(app: &App, run: &LiveRun, stats: isorun_engine::Stats) -> Result<(), ApiError> {
-    let draft = app.places.hibernating(&run.id);
+async fn write_to_disk(
+    app: &App,
+    run: &LiveRun,
+    stats: isorun_engine::Stats,
+) -> Result<(), ApiError> {
+    let draft = app.state_dirs.hibernating_dir(&run.id);
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(&draft)
-        .map_err(|error| ApiError::internal("cannot make a folder", error))?;
-    let put_away = async {
-        // Before there is anything: what a crash leaves is of this generation.
+        .map_err(|error| ApiError::internal("cannot create a directory", error))?;
+    let writing = async {
+        // Before anything is written, so that what a crash leaves is of this generation.
         app.store.next_generation(&run.id).await?;
         let written = app.engine.checkpoint(&run.sandbox, &draft, false).await;
         written.map_err(|error| engine_error("cannot hibernate the sandbox", error))?;
-        seal(app, &run.id, &run.tenant, &run.sandbox).await?;
-        let used = run.has_used(run.total(stats));
+        publish(app, &run.id, &run.tenant, &run.sandbox).await?;
+        let used = run.set_used(run.total(stats));
         Ok(app.store.run_hibernated(&run.id, used).await?)
     };
-    let outcome = put_away.await;
+    let outcome = writing.await;
     if outcome.is_err() {
-        app.places.forget_hibernating(&run.id).await;
+        app.state_dirs.remove_hibernating(&run.id).await;
     }
     outcome
 }
 
-/// Says whose the latest hibernation of a run is.
+/// Returns the owner of the latest hibernation of a run.
 pub async fn owner(app: &App, id: &RunId, tenant: &str) -> Result<Owner, ApiError> {
     let generation = app.store.generation(id).await?;
     let (id, tenant) = (id.to_string(), tenant.to_owned());
     Ok(Owner { kind: Kind::Hibernation, id, tenant, generation })
 }
 
-async fn seal(app: &App, id: &RunId, tenant: &str, sandbox: &SandboxId) -> Result<(), ApiError> {
+async fn publish(app: &App, id: &RunId, tenant: &str, sandbox: &SandboxId) -> Result<(), ApiError> {
     let root = app.images.root_of(sandbox.as_str())?;
-    let (draft, place) = (app.places.hibernating(id), app.places.hibernated(id));
+    let (draft, target) = (app.state_dirs.hibernating_dir(id), app.state_dirs.hibernated_dir(id));
     let owner = owner(app, id, tenant).await?;
-    archive::seal(app, owner, &draft, place, root, app.config.limits.pids).await.map(|_| ())
+    archive::publish(app, owner, &draft, target, root, app.config.limits.pids).await.map(|_| ())
 }
 
-/// Finishes what a server has begun that was killed: whether the run is on disk
-/// now. `here`: its sandbox is there, perhaps on its way to the disk.
-pub async fn finish(app: &App, row: &RunRow, sandbox: &SandboxId, here: bool) -> bool {
-    let draft = app.places.hibernating(&row.id);
+/// Finishes a hibernation whose server was killed. Returns whether the run is on disk
+/// now. `has_sandbox`: its sandbox still exists, and its checkpoint may be in progress.
+pub async fn finish_interrupted(
+    app: &App,
+    row: &RunRow,
+    sandbox: &SandboxId,
+    has_sandbox: bool,
+) -> bool {
+    let draft = app.state_dirs.hibernating_dir(&row.id);
     if !draft.is_dir() {
-        // It may have got its final name, and nothing else.
-        return !here && app.places.is_hibernated(&row.id);
+        // It may have been renamed already, with nothing recorded.
+        return !has_sandbox && app.state_dirs.is_hibernated(&row.id);
     }
-    let is_whole = async {
-        while !app.engine.is_whole(&draft) {
-            tokio::time::sleep(GLANCE).await;
+    let is_complete = async {
+        while !app.engine.is_complete(&draft) {
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
-    tokio::pin!(is_whole);
-    let has_begun = || draft.read_dir().is_ok_and(|mut files| files.next().is_some());
-    if here {
+    tokio::pin!(is_complete);
+    let has_started = || draft.read_dir().is_ok_and(|mut files| files.next().is_some());
+    if has_sandbox {
         tokio::select! {
-            () = &mut is_whole => {}
+            () = &mut is_complete => {}
             _ = app.engine.exited(sandbox) => {}
             () = async {
-                tokio::time::sleep(UNBEGUN).await;
-                if has_begun() {
-                    tokio::time::sleep(UNHEARD).await;
+                tokio::time::sleep(CHECKPOINT_START_TIMEOUT).await;
+                if has_started() {
+                    tokio::time::sleep(ORPHANED_CHECKPOINT_TIMEOUT).await;
                 }
             } => {}
         }
     }
-    if has_begun() {
-        let _ = tokio::time::timeout(MARKING, is_whole).await;
+    if has_started() {
+        let _ = tokio::time::timeout(COMPLETION_MARK_TIMEOUT, is_complete).await;
     }
-    let whole = app.engine.is_whole(&draft);
-    let finished = whole && seal(app, &row.id, &row.tenant, sandbox).await.is_ok();
+    let whole = app.engine.is_complete(&draft);
+    let finished = whole && publish(app, &row.id, &row.tenant, sandbox).await.is_ok();
     if !finished {
-        tracing::warn!(run = %row.id, whole, "a hibernation was not finished");
-        app.places.forget_hibernating(&row.id).await;
+        tracing::warn!(run = %row.id, whole, "an interrupted hibernation could not be finished");
+        app.state_dirs.remove_hibernating(&row.id).await;
     }
     finished
 }
 
-/// Brings a run back, in a task of its own.
+/// Resumes a hibernated run, in a separate task.
 pub async fn resume(app: &App, run: &Arc<LiveRun>) -> Result<(), ApiError> {
     lifecycle::accepts_runs(app, &run.tenant)?;
     let task = app.tasks.spawn({
         let (app, run) = (Arc::clone(app), Arc::clone(run));
         async move {
-            let _change = run.change.lock().await;
+            let _change = run.lifecycle_lock.lock().await;
             match run.state() {
                 RunState::Running => return Ok(()),
                 RunState::Hibernated => {}
-                _ => return Err(trouble(&run)),
+                _ => return Err(state_error(&run)),
             }
             let started = Instant::now();
-            run.enter(RunState::Resuming);
-            if let Err(error) = bring_back(&app, &run).await {
-                run.enter(RunState::Hibernated);
+            run.set_state(RunState::Resuming);
+            if let Err(error) = restore_from_disk(&app, &run).await {
+                run.set_state(RunState::Hibernated);
                 return Err(error);
             }
             run.activity.touch();
-            run.enter(RunState::Running);
+            run.set_state(RunState::Running);
             app.tasks.spawn(lifecycle::watch(Arc::clone(&app), Arc::clone(&run)));
-            app.places.forget_hibernated(&run.id).await;
+            app.state_dirs.remove_hibernated(&run.id).await;
             let ms = millis(started.elapsed());
             tracing::info!(run = %run.id, ms, "resumed");
             Ok(run.log.append(Event::Resumed, json!({ "ms": ms })).await?)
@@ -211,24 +227,24 @@ pub async fn resume(app: &App, run: &Arc<LiveRun>) -> Result<(), ApiError> {
     task.await.map_err(|error| ApiError::internal("cannot resume the run", error))?
 }
 
-async fn bring_back(app: &App, run: &LiveRun) -> Result<(), ApiError> {
-    let folder = app.places.hibernated(&run.id);
+async fn restore_from_disk(app: &App, run: &LiveRun) -> Result<(), ApiError> {
+    let dir = app.state_dirs.hibernated_dir(&run.id);
     let owner = owner(app, &run.id, &run.tenant).await?;
-    let manifest = archive::read(app, owner, &folder).await?;
+    let manifest = archive::read(app, owner, &dir).await?;
     let mut spec = lifecycle::spec(app, &run.row, run.sandbox.clone(), manifest.root.clone());
     spec.pids = manifest.pids;
     // Its rules may have changed since it was created.
     spec.network = run.network().plan();
-    // At the same time: nobody reaches it before it is known to be whole.
-    let (restored, whole) =
-        tokio::join!(app.engine.restore(spec, &folder), archive::check(&folder, &manifest));
-    match (restored, whole) {
+    // At the same time: no request reaches the sandbox before the check has passed.
+    let (restored, verified) =
+        tokio::join!(app.engine.restore(spec, &dir), archive::verify(&dir, &manifest));
+    match (restored, verified) {
         (Ok(()), Ok(())) => {}
-        (restored, Err(damage)) => {
+        (restored, Err(error)) => {
             if restored.is_ok() {
                 let _ = app.engine.destroy(&run.sandbox).await;
             }
-            return Err(damage);
+            return Err(error);
         }
         (Err(error), Ok(())) => return Err(engine_error("cannot resume the sandbox", error)),
     }
@@ -239,9 +255,12 @@ async fn bring_back(app: &App, run: &LiveRun) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn trouble(run: &LiveRun) -> ApiError {
-    run.trouble().unwrap_or_else(|| {
-        ApiError::new(Code::RunBusy, format!("{} is changing: try again", run.id))
-            .after(Duration::from_secs(1))
+fn state_error(run: &LiveRun) -> ApiError {
+    run.not_running_error().unwrap_or_else(|| {
+        ApiError::new(
+            Code::RunBusy,
+            format!("{} is being changed by another request: try again", run.id),
+        )
+        .after(Duration::from_secs(1))
     })
 }

@@ -1,17 +1,17 @@
-//! Copies of runs and what is put away of them: forks, hibernation, snapshots.
+//! Copies of sandboxes and their state on disk: forks, hibernation, snapshots.
 //!
-//! All of it lies in the folder `state` of the server's data:
+//! All of it is in the directory `state` of the server's data directory:
 //!
 //! ```text
-//! drafts/…                   being written, or a fork's while its children are made
-//! hibernating/run0123…/      being written; the sandbox may be nowhere else
-//! hibernated/run0123…/       whole: `archive.rs` says what is in it
+//! drafts/…                   being written, or the checkpoint of a fork in progress
+//! hibernating/run0123…/      being written; may be the only copy of the sandbox
+//! hibernated/run0123…/       complete: `archive.rs` describes its content
 //! snapshots/snap0123…/
 //! ```
 //!
-//! What has its final name is complete: it was made elsewhere and renamed. So
-//! after a crash there is nothing to repair, but one thing to finish: a
-//! hibernation.
+//! A directory with its final name is complete: it was written elsewhere and
+//! renamed. So after a crash nothing has to be repaired, and only a hibernation
+//! may have to be finished.
 
 pub mod archive;
 pub mod fork;
@@ -31,75 +31,76 @@ use tokio::task::spawn_blocking;
 use super::{ApiError, App, Code, runs::LiveRun};
 use crate::{data, id::RunId};
 
-/// The folders.
+/// The directories of the state on disk.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct StateDirs {
     root: PathBuf,
 }
 
-impl Places {
+impl StateDirs {
+    /// Creates the directories that do not exist.
     pub fn open(data_dir: &Path) -> Result<Self> {
         let root = data_dir.join("state");
-        data::private_folder(&root)?;
+        data::private_dir(&root)?;
         for name in ["drafts", "hibernating", "hibernated", "snapshots"] {
-            data::private_folder(&root.join(name))?;
+            data::private_dir(&root.join(name))?;
         }
         Ok(Self { root })
     }
 
-    /// A new folder that goes when the result is dropped, unless it was renamed.
-    pub fn draft(&self) -> Result<tempfile::TempDir, ApiError> {
+    /// Creates a directory that is removed when the result is dropped, unless it was renamed.
+    pub fn draft_dir(&self) -> Result<tempfile::TempDir, ApiError> {
         tempfile::tempdir_in(self.root.join("drafts"))
-            .map_err(|error| ApiError::internal("cannot make a folder", error))
+            .map_err(|error| ApiError::internal("cannot create a directory", error))
     }
 
-    /// Where a run is written that is to hibernate.
-    pub fn hibernating(&self, id: &RunId) -> PathBuf {
+    /// Returns the directory that the checkpoint of a hibernating run is written to.
+    pub fn hibernating_dir(&self, id: &RunId) -> PathBuf {
         self.root.join("hibernating").join(id.as_str())
     }
 
-    pub fn hibernated(&self, id: &RunId) -> PathBuf {
+    pub fn hibernated_dir(&self, id: &RunId) -> PathBuf {
         self.root.join("hibernated").join(id.as_str())
     }
 
-    pub fn snapshot(&self, id: &str) -> PathBuf {
+    pub fn snapshot_dir(&self, id: &str) -> PathBuf {
         self.root.join("snapshots").join(id)
     }
 
     pub fn is_hibernated(&self, id: &RunId) -> bool {
-        self.hibernated(id).is_dir()
+        self.hibernated_dir(id).is_dir()
     }
 
-    pub async fn forget_hibernated(&self, id: &RunId) {
-        self.remove(self.hibernated(id)).await;
+    pub async fn remove_hibernated(&self, id: &RunId) {
+        self.remove(self.hibernated_dir(id)).await;
     }
 
-    pub async fn forget_hibernating(&self, id: &RunId) {
-        self.remove(self.hibernating(id)).await;
+    pub async fn remove_hibernating(&self, id: &RunId) {
+        self.remove(self.hibernating_dir(id)).await;
     }
 
-    pub async fn forget_snapshot(&self, id: &str) {
-        self.remove(self.snapshot(id)).await;
+    pub async fn remove_snapshot(&self, id: &str) {
+        self.remove(self.snapshot_dir(id)).await;
     }
 
-    /// What has its final name leaves it first: never is half of it there.
-    async fn remove(&self, folder: PathBuf) {
+    /// Removes a directory. It is renamed first, so that a final name never has half of it.
+    async fn remove(&self, dir: PathBuf) {
         let trash = self.root.join("drafts");
         let removed = spawn_blocking(move || {
-            let name = match folder.file_name() {
-                Some(name) if folder.exists() => trash.join(name),
+            let name = match dir.file_name() {
+                Some(name) if dir.exists() => trash.join(name),
                 _ => return Ok(()),
             };
-            fs::rename(&folder, &name)?;
+            fs::rename(&dir, &name)?;
             fs::remove_dir_all(name)
         });
         if let Ok(Err(error)) = removed.await {
-            tracing::error!(%error, "cannot remove what was put away");
+            tracing::error!(%error, "cannot remove a state directory");
         }
     }
 
-    /// Removes what belongs to nobody.
-    pub async fn clean_up(
+    /// Removes each draft, and each directory of a run or snapshot that is not in the database.
+    pub async fn remove_unknown(
         &self,
         runs: &BTreeSet<String>,
         snapshots: &BTreeSet<String>,
@@ -120,24 +121,24 @@ impl Places {
         Ok(())
     }
 
-    /// What a hibernated run takes on the disk.
+    /// Returns the disk space of a hibernated run, in bytes.
     pub fn hibernated_bytes(&self, id: &RunId) -> u64 {
         use std::os::unix::fs::MetadataExt;
-        let entries = fs::read_dir(self.hibernated(id)).into_iter().flatten().flatten();
+        let entries = fs::read_dir(self.hibernated_dir(id)).into_iter().flatten().flatten();
         entries.filter_map(|entry| Some(entry.metadata().ok()?.blocks() * 512)).sum()
     }
 
-    /// Whether there is room for that much more, and so much is left free.
-    pub fn have_room(&self, bytes: u64, reserve: u64) -> Result<(), ApiError> {
+    /// Fails unless the disk has `bytes` free beyond the `reserve`, both in bytes.
+    pub fn ensure_free_space(&self, bytes: u64, reserve: u64) -> Result<(), ApiError> {
         let disk = rustix::fs::statvfs(&self.root)
-            .map_err(|error| ApiError::internal("cannot look at the disk", error))?;
+            .map_err(|error| ApiError::internal("cannot read the free space of the disk", error))?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         if free < bytes.saturating_add(reserve) {
             return Err(ApiError::new(
                 Code::ServerFull,
                 format!(
-                    "the server's disk has no room for the {} MiB that this run would take there: \
-                     {} MiB are kept free (--disk-reserve-mib)",
+                    "the server's disk does not have enough free space: this run needs {} MiB, \
+                     and {} MiB are kept free (--disk-reserve-mib)",
                     bytes >> 20,
                     reserve >> 20
                 ),
@@ -148,12 +149,15 @@ impl Places {
     }
 }
 
-/// Whether a checkpoint of a run would have room.
-async fn check_room(app: &App, run: &LiveRun) -> Result<isorun_engine::Stats, ApiError> {
+/// Measures a run, and fails unless the disk has room for a checkpoint of it.
+async fn ensure_room_for_checkpoint(
+    app: &App,
+    run: &LiveRun,
+) -> Result<isorun_engine::Stats, ApiError> {
     let stats = app.engine.stats(&run.sandbox).await;
     let stats = stats
         .map_err(|error| super::lifecycle::engine_error("cannot measure the sandbox", error))?;
-    app.places.have_room(
+    app.state_dirs.ensure_free_space(
         stats.mem_bytes.saturating_add(stats.disk_used_bytes),
         app.config.limits.server.disk_reserve,
     )?;

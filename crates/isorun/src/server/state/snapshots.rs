@@ -1,5 +1,5 @@
-//! Snapshots: copies of a run on disk, from which any number of runs are made,
-//! also when it is gone.
+//! Snapshots: copies of a run on disk, from which any number of runs are created,
+//! even after the original was destroyed.
 
 use std::{sync::Arc, time::Instant};
 
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{
     archive::{self, Owner},
-    check_room, fork, hibernation,
+    ensure_room_for_checkpoint, fork, hibernation,
 };
 use crate::{
     api::{Deleted, ErrorBody, RestoreRequest, Run, Snapshot, SnapshotList, Status, Taken},
@@ -19,18 +19,18 @@ use crate::{
     clock, id,
     server::{
         ApiError, App, Caller, Code,
-        extract::{Json, OwnRun},
+        destroy_on_drop::DestroyOnDrop,
+        extract::{Json, OwnedRun},
         lifecycle::{self, engine_error, millis},
-        newborn::Newborn,
-        runs::{LiveRun, State as RunState},
+        runs::{LiveRun, RunState},
     },
-    store::{RunRow, SnapshotRow, Used},
+    store::{ResourceUsage, RunRow, SnapshotRow},
 };
 
 /// Take a snapshot
 ///
-/// It has the files, memory and processes of the run as they are now, and stays until it is
-/// deleted. The run goes on. One of a hibernated run takes no more room than that has already.
+/// It contains the files, memory and processes of the run as they are now, and exists until it is
+/// deleted. The run continues. A snapshot of a hibernated run shares the disk space of that run.
 #[utoipa::path(
     post, path = "/v1/runs/{id}/snapshot", tag = "state", operation_id = "snapshot",
     params(("id" = String, Path, description = "The run")),
@@ -42,47 +42,54 @@ use crate::{
         (status = 507, body = ErrorBody, description = "The server's disk has no room"),
     ),
 )]
-pub async fn take(State(app): State<App>, OwnRun(run): OwnRun) -> Result<Answer<Taken>, ApiError> {
+pub async fn take(
+    State(app): State<App>,
+    OwnedRun(run): OwnedRun,
+) -> Result<Answer<Taken>, ApiError> {
     let task = app.tasks.spawn({
         let app = Arc::clone(&app);
-        async move { make(&app, &run).await }
+        async move { take_snapshot(&app, &run).await }
     });
     let row = task.await.map_err(|error| ApiError::internal("cannot take a snapshot", error))??;
     Ok(Answer(Taken {
         snapshot_id: row.id,
-        run_id: row.run_id.parse().map_err(|error| ApiError::internal("a bad run id", error))?,
+        run_id: row
+            .run_id
+            .parse()
+            .map_err(|error| ApiError::internal("cannot parse a stored run id", error))?,
         size_bytes: row.size_bytes,
         created_at: clock::rfc3339(row.created_at),
     }))
 }
 
-async fn make(app: &App, run: &LiveRun) -> Result<SnapshotRow, ApiError> {
+async fn take_snapshot(app: &App, run: &LiveRun) -> Result<SnapshotRow, ApiError> {
     lifecycle::accepts_runs(app, &run.tenant)?;
-    let place = app.accounts.snapshots.take(&run.tenant)?;
-    let _change = run.change.lock().await;
+    let slot = app.accounts.snapshots.take(&run.tenant)?;
+    let _change = run.lifecycle_lock.lock().await;
     let started = Instant::now();
-    let id = id::random_snapshot().map_err(|error| ApiError::internal("no random", error))?;
-    let draft = app.places.draft()?;
+    let id = id::random_snapshot_id()
+        .map_err(|error| ApiError::internal("cannot generate a snapshot id", error))?;
+    let draft = app.state_dirs.draft_dir()?;
     let root = app.images.hold_also(&id, run.sandbox.as_str())?;
     let owner = Owner::snapshot(&id, &run.tenant);
     let written = async {
         match run.state() {
             RunState::Hibernated => {
-                let from = app.places.hibernated(&run.id);
+                let from = app.state_dirs.hibernated_dir(&run.id);
                 let from = (hibernation::owner(app, &run.id, &run.tenant).await?, from);
-                let (draft, place) = (draft.path().to_owned(), app.places.snapshot(&id));
-                archive::link(app, from, owner, draft, place).await
+                let (draft, target) = (draft.path().to_owned(), app.state_dirs.snapshot_dir(&id));
+                archive::link(app, from, owner, draft, target).await
             }
             _ => {
                 let _use = run.begin()?;
-                check_room(app, run).await?;
+                ensure_room_for_checkpoint(app, run).await?;
                 app.engine
                     .checkpoint(&run.sandbox, draft.path(), true)
                     .await
                     .map_err(|error| engine_error("cannot take a snapshot", error))?;
                 let pids = app.config.limits.pids;
-                let place = app.places.snapshot(&id);
-                archive::seal(app, owner, draft.path(), place, root, pids).await
+                let target = app.state_dirs.snapshot_dir(&id);
+                archive::publish(app, owner, draft.path(), target, root, pids).await
             }
         }
     };
@@ -111,21 +118,21 @@ async fn make(app: &App, run: &LiveRun) -> Result<SnapshotRow, ApiError> {
         created_at: clock::now_ms(),
     };
     if let Err(error) = app.store.add_snapshot(row.clone()).await {
-        app.places.forget_snapshot(&id).await;
+        app.state_dirs.remove_snapshot(&id).await;
         app.images.release(&id);
         return Err(error.into());
     }
-    app.accounts.snapshots.keep(&id, place);
+    app.accounts.snapshots.keep(&id, slot);
     let ms = millis(started.elapsed());
     tracing::info!(run = %run.id, snapshot = id, ms, size_bytes, "snapshot");
     run.log.append(Event::Snapshot, json!({ "snapshot": id, "bytes": size_bytes })).await?;
     Ok(row)
 }
 
-/// Make a run from a snapshot
+/// Create a run from a snapshot
 ///
-/// It goes on where the snapshot was taken, under an id of its own, with the limits of the
-/// original. If the client goes away before it is there, it is destroyed.
+/// Its processes continue where the snapshot was taken, under a new id, with the limits of the
+/// original. If the client disconnects before the answer, the run is destroyed.
 #[utoipa::path(
     post, path = "/v1/runs/restore", tag = "state", operation_id = "restore",
     request_body = RestoreRequest,
@@ -133,7 +140,7 @@ async fn make(app: &App, run: &LiveRun) -> Result<SnapshotRow, ApiError> {
         (status = 200, body = Run),
         (status = 404, body = ErrorBody, description = "No such snapshot"),
         (status = 409, body = ErrorBody, description = "Another version of the engine made it"),
-        (status = 422, body = ErrorBody, description = "It is damaged"),
+        (status = 422, body = ErrorBody, description = "The snapshot is damaged"),
         (status = 429, body = ErrorBody, description = "Too many runs"),
     ),
 )]
@@ -142,24 +149,27 @@ pub async fn restore(
     caller: Caller,
     Json(request): Json<RestoreRequest>,
 ) -> Result<Answer<Run>, ApiError> {
-    let row = own(&app, &caller, &request.snapshot_id).await?;
-    let making = {
+    let row = owned_snapshot(&app, &caller, &request.snapshot_id).await?;
+    let restoring = {
         let app = Arc::clone(&app);
-        async move { bring_back(&app, row).await }
+        async move { restore_snapshot(&app, row).await }
     };
-    let run = Newborn::make_one(&app, "cannot restore", making).await?;
+    let run = DestroyOnDrop::create_one(&app, "cannot restore", restoring).await?;
     Ok(Answer(run.describe(&app.config)))
 }
 
-async fn bring_back(app: &App, snapshot: SnapshotRow) -> Result<Arc<LiveRun>, ApiError> {
+async fn restore_snapshot(app: &App, snapshot: SnapshotRow) -> Result<Arc<LiveRun>, ApiError> {
     lifecycle::accepts_runs(app, &snapshot.tenant)?;
-    let places = fork::Reserved::take(app, &snapshot.tenant, 1)?;
-    let folder = app.places.snapshot(&snapshot.id);
+    let reservation = fork::RunReservation::take(app, &snapshot.tenant, 1)?;
+    let dir = app.state_dirs.snapshot_dir(&snapshot.id);
     let owner = Owner::snapshot(&snapshot.id, &snapshot.tenant);
-    let manifest = archive::read(app, owner, &folder).await?;
-    let like = RunRow {
-        // Those that are not of a new run are set where it is made.
-        id: snapshot.run_id.parse().map_err(|error| ApiError::internal("a bad run id", error))?,
+    let manifest = archive::read(app, owner, &dir).await?;
+    let base = RunRow {
+        // Fields that differ in a new run are set by `from_checkpoint`.
+        id: snapshot
+            .run_id
+            .parse()
+            .map_err(|error| ApiError::internal("cannot parse a stored run id", error))?,
         tenant: snapshot.tenant,
         image: snapshot.image,
         digest: snapshot.digest,
@@ -172,31 +182,31 @@ async fn bring_back(app: &App, snapshot: SnapshotRow) -> Result<Arc<LiveRun>, Ap
         on_idle: snapshot.on_idle,
         auto_resume: snapshot.auto_resume,
         network: snapshot.network,
-        used: Used::default(),
+        used: ResourceUsage::default(),
         create_ms: 0,
         created_at: 0,
         destroyed_at: None,
         reason: None,
     };
-    let what = json!({ "snapshot": snapshot.id });
+    let details = json!({ "snapshot": snapshot.id });
     let pids = Some(manifest.pids);
-    let (made, whole) = tokio::join!(
-        fork::from_checkpoint(app, like, &snapshot.id, &folder, pids, what),
-        archive::check(&folder, &manifest)
+    let (restored, verified) = tokio::join!(
+        fork::from_checkpoint(app, base, &snapshot.id, &dir, pids, details),
+        archive::verify(&dir, &manifest)
     );
-    match (made, whole) {
+    match (restored, verified) {
         (Ok(run), Ok(())) => {
-            places.hand_over(1);
+            reservation.hand_over(1);
             app.tasks.spawn(lifecycle::watch(Arc::clone(app), Arc::clone(&run)));
             app.metrics.created.inc();
             Ok(run)
         }
-        (made, Err(damage)) => {
-            if let Ok(run) = made {
-                places.hand_over(1);
+        (restored, Err(error)) => {
+            if let Ok(run) = restored {
+                reservation.hand_over(1);
                 lifecycle::destroy(app, &run, "its snapshot is damaged").await?;
             }
-            Err(damage)
+            Err(error)
         }
         (Err(error), Ok(())) => Err(error),
     }
@@ -226,7 +236,7 @@ pub async fn list(
 
 /// Delete a snapshot
 ///
-/// Runs that were made from it go on.
+/// Runs that were created from it are not affected.
 #[utoipa::path(
     delete, path = "/v1/snapshots/{id}", tag = "state", operation_id = "delete_snapshot",
     params(("id" = String, Path, description = "The snapshot")),
@@ -240,17 +250,17 @@ pub async fn delete(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Answer<Deleted>, ApiError> {
-    let row = own(&app, &caller, &id).await?;
-    // The row last: without it nobody would look for the files.
-    app.places.forget_snapshot(&row.id).await;
-    app.store.forget_snapshot(&row.id).await?;
-    app.accounts.snapshots.deleted(&row.id);
+    let row = owned_snapshot(&app, &caller, &id).await?;
+    // The row last: files without a row would stay on disk until the next start.
+    app.state_dirs.remove_snapshot(&row.id).await;
+    app.store.delete_snapshot(&row.id).await?;
+    app.accounts.snapshots.release(&row.id);
     app.images.release(&row.id);
     Ok(Answer(Deleted { id: row.id, status: "deleted".to_owned() }))
 }
 
-async fn own(app: &App, caller: &Caller, id: &str) -> Result<SnapshotRow, ApiError> {
-    if !id::is_snapshot(id) {
+async fn owned_snapshot(app: &App, caller: &Caller, id: &str) -> Result<SnapshotRow, ApiError> {
+    if !id::is_snapshot_id(id) {
         return Err(ApiError::new(
             Code::SnapshotNotFound,
             "a snapshot id is `snap` and 16 hex digits, such as snap0123456789abcdef",
@@ -258,10 +268,10 @@ async fn own(app: &App, caller: &Caller, id: &str) -> Result<SnapshotRow, ApiErr
     }
     match app.store.snapshot(id).await? {
         Some(row) if row.tenant == caller.tenant => Ok(row),
-        // Foreign ones look like those that never were.
+        // Snapshots of other tenants look like those that do not exist.
         _ => Err(ApiError::new(
             Code::SnapshotNotFound,
-            format!("there is no snapshot {id}: it was deleted, or never taken with this key"),
+            format!("snapshot {id} does not exist or belongs to another tenant"),
         )),
     }
 }

@@ -74,7 +74,7 @@ fn a_body_that_trickles_ends_and_one_that_is_slow_but_goes_on_does_not() {
         let (status, written) = upload(2_000, 20).await;
         assert_eq!((status.as_u16(), &written["size"]), (200, &json!(40_000)));
         let begun = Instant::now();
-        refused(&upload(10, 1_000).await, 408, "request_timeout", "1000 bytes a second");
+        refused(&upload(10, 1_000).await, 408, "request_timeout", "1000 bytes per second");
         assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
         let kept = server.exec(&id, "wc -c < /tmp/file").await;
         assert_eq!(kept["stdout"], "40000\n", "nothing of the second one was written");

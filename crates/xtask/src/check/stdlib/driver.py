@@ -1,8 +1,8 @@
 """Runs one module of CPython's own tests in the Python guest.
 
 It writes a line for each event into a file: a kind, the test's name and one line
-of detail, between tabs. What is written before a test begins tells the host which
-one it was, should the interpreter crash.
+of detail, separated by tabs. An event is written before each test, so that the host
+knows which test was running if the interpreter crashes.
 """
 
 import importlib
@@ -16,13 +16,13 @@ import unittest
 from test import support
 from test.support import socket_helper
 
-# From best to worst: that of a test is the worst of its parts.
+# From best to worst: the kind of a test is the worst kind of its parts.
 _KINDS = ("pass", "skip", "fail")
 
-# Modules that skip themselves as a whole for want of something that only a few of
-# their tests need: those fail or skip themselves on their own. A name with an
-# underscore is a module of CPython's, for its tests only.
-_WANTS = {
+# Modules that skip themselves completely because something is missing that only a
+# few of their tests need. It is simulated, and those tests fail or skip themselves. A
+# name with an underscore is a module of CPython for its tests only.
+_REQUIREMENTS = {
     "test_argparse": "processes",
     "test_asyncgen": "sockets",
     "test_bytes": "_testlimitedcapi",
@@ -45,11 +45,11 @@ _IMPORT = "unittest.loader._FailedTest."
 
 
 def main(module, report):
-    # Tests that want the network, much memory or much time skip themselves.
+    # Tests that need the network, much memory or much time skip themselves.
     support.use_resources = {}
     support.verbose = 0
     os.chdir("/tmp")
-    _provide(_WANTS.get(module, ""))
+    _provide(_REQUIREMENTS.get(module, ""))
     with open(f"{report}/not-run", encoding="utf-8") as names:
         not_run = set(names.read().splitlines())
     with open(f"{report}/events", "a", encoding="utf-8", errors="backslashreplace") as events:
@@ -57,25 +57,25 @@ def main(module, report):
         try:
             suite = unittest.defaultTestLoader.loadTestsFromName(f"test.{module}")
         except unittest.SkipTest as reason:
-            result.tell("module", module, str(reason))
+            result.write_event("module", module, str(reason))
         except Exception as error:
-            result.tell("fail", f"{module}.import", _line((type(error), error)))
+            result.write_event("fail", f"{module}.import", _line((type(error), error)))
         else:
-            _wanted(suite, not_run, result)(result)
-        result.tell("end", module, "")
+            _selected(suite, not_run, result)(result)
+        result.write_event("end", module, "")
 
 
-def _provide(wanted):
-    if wanted == "processes":
+def _provide(required):
+    if required == "processes":
         support.has_subprocess_support = True
         importlib.import_module("test.test_tools")
         support.has_subprocess_support = False
-    elif wanted == "sockets":
+    elif required == "sockets":
         support.has_socket_support = True
-    elif wanted == "hostname":
+    elif required == "hostname":
         socket_helper.has_gethostname = True
-    elif wanted:
-        sys.modules[wanted] = _Missing(wanted)
+    elif required:
+        sys.modules[required] = _Missing(required)
 
 
 class _Missing(types.ModuleType):
@@ -91,17 +91,17 @@ class _Missing(types.ModuleType):
         return skip
 
 
-def _wanted(suite, not_run, result):
-    """The suite without the tests that are not to be run."""
-    wanted = type(suite)()
+def _selected(suite, not_run, result):
+    """Returns the suite without the tests that are not to be run."""
+    selected = type(suite)()
     for item in suite:
         if isinstance(item, unittest.TestSuite):
-            wanted.addTest(_wanted(item, not_run, result))
+            selected.addTest(_selected(item, not_run, result))
         elif result.name(item) in not_run:
-            result.tell("not run", result.name(item), "")
+            result.write_event("not run", result.name(item), "")
         else:
-            wanted.addTest(item)
-    return wanted
+            selected.addTest(item)
+    return selected
 
 
 class _Result(unittest.TestResult):
@@ -112,13 +112,13 @@ class _Result(unittest.TestResult):
         self._kind = None
         self._detail = ""
 
-    def tell(self, kind, name, detail):
+    def write_event(self, kind, name, detail):
         detail = " ".join(detail.split())
         self._events.write(f"{kind}\t{name}\t{detail}\n")
         self._events.flush()
 
     def name(self, item):
-        """The name of a test, without the package `test` and always with its module."""
+        """Returns the name of a test, without the package `test` and with its module."""
         name = item.id()
         if name.startswith(_IMPORT):
             return f"{name.removeprefix(_IMPORT).removeprefix('test.')}.import"
@@ -130,16 +130,16 @@ class _Result(unittest.TestResult):
 
     def startTest(self, item):
         self._kind, self._detail = "pass", ""
-        self.tell("start", self.name(item), "")
+        self.write_event("start", self.name(item), "")
 
     def stopTest(self, item):
-        self.tell(self._kind, self.name(item), self._detail)
+        self.write_event(self._kind, self.name(item), self._detail)
         self._kind = None
 
     def _note(self, kind, item, detail):
         if self._kind is None or not isinstance(item, unittest.TestCase):
             # The setup of a class or a module has failed, or skips all of its tests.
-            self.tell(kind, self.name(item), detail)
+            self.write_event(kind, self.name(item), detail)
         elif _KINDS.index(kind) > _KINDS.index(self._kind):
             self._kind, self._detail = kind, detail
 
@@ -156,7 +156,7 @@ class _Result(unittest.TestResult):
         pass
 
     def addUnexpectedSuccess(self, item):
-        self._note("fail", item, "it passes, and the test says that it would not")
+        self._note("fail", item, "unexpected success")
 
     def addSubTest(self, item, part, error):
         if error is not None:

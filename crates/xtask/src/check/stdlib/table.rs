@@ -1,40 +1,43 @@
-//! The table of what is expected of CPython's own tests.
+//! The table of the expected results of CPython's own tests.
 //!
-//! Lines of text: a section for each reason, with its explanation and the tests
-//! that do not pass for that reason, and at the end each module with its numbers.
+//! A text file with a section for each reason, which contains its explanation and
+//! the tests that fail for that reason. The last section lists the modules with
+//! their numbers of tests.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result, bail};
 
-/// The section of tests that fail and have no reason yet.
+/// The name of the section of tests that fail and have no reason yet.
 const UNEXPLAINED: &str = "unexplained";
+/// The name of the section of modules.
 const MODULES: &str = "modules";
 
-/// Tests of one class that are written as one line.
-const MANY: usize = 3;
+/// The minimum number of tests of one class that are written as one line.
+const MIN_COLLAPSED_TESTS: usize = 3;
 
-/// What became of the tests of one module.
-pub enum Outcome {
-    /// Each test by its name.
+/// The result of the tests of one module.
+pub enum ModuleOutcome {
+    /// The results of the tests by their names.
     Ran(BTreeMap<String, Test>),
     /// The module skips itself, for this reason.
     Skipped(String),
 }
 
+/// The result of a test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Test {
     Passed,
     Skipped,
     NotRun,
-    /// With what it says.
+    /// With the error message.
     Failed(String),
 }
 
 impl Test {
-    /// From what is written of a test; `None` if it is something else.
-    pub fn told(kind: &str, detail: String) -> Option<Self> {
+    /// Parses an event of a test. Returns `None` for other events.
+    pub fn parse(kind: &str, detail: String) -> Option<Self> {
         match kind {
             "pass" => Some(Test::Passed),
             "skip" => Some(Test::Skipped),
@@ -48,40 +51,42 @@ impl Test {
         matches!(self, Test::Failed(_))
     }
 
-    /// Whether it says anything about the guest.
+    /// Reports whether the test was run to its end.
     fn ran(&self) -> bool {
         matches!(self, Test::Passed | Test::Failed(_))
     }
 }
 
-pub type Outcomes = BTreeMap<String, Outcome>;
+pub type Outcomes = BTreeMap<String, ModuleOutcome>;
 
-/// What a section says of its tests.
+/// The expectation of a section for its tests.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Fail,
-    /// They would hang or take too long.
+    /// The tests are not run: they would hang or take too long.
     NotRun,
-    /// They depend on the load of the machine.
+    /// The tests may pass or fail: they depend on the load of the machine.
     Either,
 }
 
+/// A section with the tests that fail for one reason.
 struct Reason {
     name: String,
     mode: Mode,
-    /// Lines with `#`.
+    /// Lines that start with `#`.
     explanation: Vec<String>,
-    /// Tests, classes as `Class.*`, and whole modules that are not run.
+    /// Tests, classes as `Class.*`, and modules that are not run at all.
     items: Vec<String>,
 }
 
-/// What is written of a module.
+/// The expected numbers of a module.
 #[derive(Debug, PartialEq, Eq)]
 enum Expected {
     Ran { tests: usize, skipped: usize },
     Skipped(String),
 }
 
+/// The complete table.
 pub struct Table {
     /// The lines before the first section.
     head: Vec<String>,
@@ -89,7 +94,7 @@ pub struct Table {
     modules: BTreeMap<String, Expected>,
 }
 
-/// Numbers for people.
+/// The totals for the documentation.
 #[derive(Default)]
 pub struct Figures {
     pub modules: usize,
@@ -108,7 +113,7 @@ impl Table {
             if let Some(title) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
                 in_modules = title == MODULES;
                 if !in_modules {
-                    table.reasons.push(Reason::titled(title)?);
+                    table.reasons.push(Reason::from_title(title)?);
                 }
             } else if in_modules {
                 if !line.is_empty() && !line.starts_with('#') {
@@ -130,13 +135,13 @@ impl Table {
         Ok(table)
     }
 
-    /// Whether a whole module is left out.
-    pub fn leaves_out(&self, module: &str) -> bool {
+    /// Reports whether a complete module is excluded.
+    pub fn excludes(&self, module: &str) -> bool {
         self.not_run().any(|item| item == module)
     }
 
-    /// The tests of a module that are not to be run.
-    pub fn left_out_of<'a>(&'a self, module: &'a str) -> impl Iterator<Item = &'a str> {
+    /// Returns the tests of a module that are not to be run.
+    pub fn excluded_tests<'a>(&'a self, module: &'a str) -> impl Iterator<Item = &'a str> {
         self.not_run().filter(move |item| module_of(item) == module && *item != module)
     }
 
@@ -145,7 +150,7 @@ impl Table {
         not_run.flat_map(|reason| reason.items.iter().map(String::as_str))
     }
 
-    /// Says in what the outcomes differ from what is written.
+    /// Returns the differences between the outcomes and the table.
     pub fn compare(&self, outcomes: &Outcomes) -> Vec<String> {
         let mut found = Vec::new();
         for (module, outcome) in outcomes {
@@ -157,7 +162,7 @@ impl Table {
                 }
                 Some(_) => {}
             }
-            let Outcome::Ran(tests) = outcome else { continue };
+            let ModuleOutcome::Ran(tests) = outcome else { continue };
             for (name, test) in tests {
                 if let Test::Failed(detail) = test
                     && self.reason_of(name).is_none()
@@ -171,7 +176,7 @@ impl Table {
         }
         for reason in &self.reasons {
             for item in &reason.items {
-                found.extend(reason.judge(item, outcomes));
+                found.extend(reason.check_item(item, outcomes));
             }
         }
         found
@@ -186,13 +191,13 @@ impl Table {
         })
     }
 
-    /// Takes outcomes over. What fails anew has no reason until somebody gives
-    /// it one.
+    /// Updates the table with outcomes. Tests that fail for the first time are put into
+    /// the section without a reason.
     pub fn update(&mut self, outcomes: &Outcomes) {
         let mut failed = vec![Vec::new(); self.reasons.len()];
         let mut unexplained = Vec::new();
         for outcome in outcomes.values() {
-            let Outcome::Ran(tests) = outcome else { continue };
+            let ModuleOutcome::Ran(tests) = outcome else { continue };
             for (name, test) in tests {
                 match (test, self.reason_of(name)) {
                     (Test::Failed(_), Some(reason)) => failed[reason].push(name.as_str()),
@@ -203,7 +208,7 @@ impl Table {
         }
         for (reason, failed) in self.reasons.iter_mut().zip(failed) {
             if reason.mode == Mode::Fail {
-                reason.items = shortened(&failed, outcomes);
+                reason.items = collapsed(&failed, outcomes);
             }
         }
         self.reasons.retain(|reason| reason.name != UNEXPLAINED);
@@ -245,7 +250,7 @@ impl Table {
 pub fn figures(outcomes: &Outcomes) -> Figures {
     let mut figures = Figures::default();
     for outcome in outcomes.values() {
-        let Outcome::Ran(tests) = outcome else {
+        let ModuleOutcome::Ran(tests) = outcome else {
             figures.skipped_modules += 1;
             continue;
         };
@@ -263,30 +268,30 @@ pub fn figures(outcomes: &Outcomes) -> Figures {
 }
 
 impl Reason {
-    fn titled(title: &str) -> Result<Self> {
+    fn from_title(title: &str) -> Result<Self> {
         let (name, mode) = title.split_once(": ").unwrap_or((title, ""));
         let mode = match mode {
             "" => Mode::Fail,
             "not run" => Mode::NotRun,
             "either" => Mode::Either,
-            other => bail!("[{name}: {other}]: neither `not run` nor `either`"),
+            other => bail!("[{name}: {other}]: the mode must be `not run` or `either`"),
         };
         Ok(Reason { name: name.to_owned(), mode, explanation: Vec::new(), items: Vec::new() })
     }
 
-    /// What is wrong with an item, given what was seen.
-    fn judge(&self, item: &str, outcomes: &Outcomes) -> Option<String> {
+    /// Returns the difference between an item and the outcomes, if there is one.
+    fn check_item(&self, item: &str, outcomes: &Outcomes) -> Option<String> {
         if self.name == UNEXPLAINED {
-            // It is found as one that fails without a reason.
+            // It is reported as a test that fails without a reason.
             return None;
         }
         let Some(outcome) = outcomes.get(module_of(item)) else {
-            // A module that is left out is not among the outcomes.
-            let left_out = self.mode == Mode::NotRun && module_of(item) == item;
-            return (!left_out).then(|| format!("[{}] {item}: there is no such module", self.name));
+            // An excluded module is not among the outcomes.
+            let excluded = self.mode == Mode::NotRun && module_of(item) == item;
+            return (!excluded).then(|| format!("[{}] {item}: there is no such module", self.name));
         };
         let empty = BTreeMap::new();
-        let tests = if let Outcome::Ran(tests) = outcome { tests } else { &empty };
+        let tests = if let ModuleOutcome::Ran(tests) = outcome { tests } else { &empty };
         let passed = |name: &str| format!("[{}] {name}: passes", self.name);
         if let Some(class) = class_of(item) {
             let mut members =
@@ -294,9 +299,9 @@ impl Reason {
             if members.peek().is_none() {
                 return Some(format!("[{}] {item}: there are no such tests", self.name));
             }
-            let mut fine = members.filter(|(_, test)| !test.failed());
-            let wanted = self.mode == Mode::Fail;
-            return fine.next().filter(|_| wanted).map(|(name, _)| passed(name));
+            let mut passing = members.filter(|(_, test)| !test.failed());
+            let must_fail = self.mode == Mode::Fail;
+            return passing.next().filter(|_| must_fail).map(|(name, _)| passed(name));
         }
         match (self.mode, tests.get(item)) {
             (_, None) => Some(format!("[{}] {item}: there is no such test", self.name)),
@@ -312,10 +317,10 @@ impl Reason {
 }
 
 impl Expected {
-    fn of(outcome: &Outcome) -> Self {
+    fn of(outcome: &ModuleOutcome) -> Self {
         match outcome {
-            Outcome::Skipped(reason) => Expected::Skipped(reason.clone()),
-            Outcome::Ran(tests) => Expected::Ran {
+            ModuleOutcome::Skipped(reason) => Expected::Skipped(reason.clone()),
+            ModuleOutcome::Ran(tests) => Expected::Ran {
                 tests: tests.len(),
                 skipped: tests.values().filter(|test| **test == Test::Skipped).count(),
             },
@@ -335,21 +340,21 @@ impl std::fmt::Display for Expected {
 }
 
 fn module(line: &str) -> Result<(String, Expected)> {
-    let (name, rest) = line.split_once(' ').context("a name and more is wanted")?;
+    let (name, rest) = line.split_once(' ').context("a name and numbers are required")?;
     if let Some(reason) = rest.strip_prefix("skips itself: ") {
         return Ok((name.to_owned(), Expected::Skipped(reason.to_owned())));
     }
-    let (tests, skipped) = rest.split_once(' ').context("two numbers are wanted")?;
+    let (tests, skipped) = rest.split_once(' ').context("two numbers are required")?;
     let expected = Expected::Ran { tests: tests.parse()?, skipped: skipped.parse()? };
     Ok((name.to_owned(), expected))
 }
 
-/// The module of a test: what its name begins with.
+/// Returns the module of a test, which is the start of its name.
 fn module_of(name: &str) -> &str {
     name.split(['.', ':']).next().unwrap_or(name)
 }
 
-/// The class of a test.
+/// Returns the class of a test.
 fn parent(name: &str) -> &str {
     name.rsplit_once('.').map_or(name, |(parent, _)| parent)
 }
@@ -358,16 +363,17 @@ fn class_of(item: &str) -> Option<&str> {
     item.strip_suffix(".*")
 }
 
-/// Names, with one line for a class of which every test failed.
-fn shortened(failed: &[&str], outcomes: &Outcomes) -> Vec<String> {
+/// Returns the lines for failed tests, with one line for a class of which all tests
+/// failed.
+fn collapsed(failed: &[&str], outcomes: &Outcomes) -> Vec<String> {
     let mut classes: BTreeMap<&str, usize> = BTreeMap::new();
     for name in failed {
         *classes.entry(parent(name)).or_default() += 1;
     }
     classes.retain(|class, count| {
-        let Some(Outcome::Ran(tests)) = outcomes.get(module_of(class)) else { return false };
+        let Some(ModuleOutcome::Ran(tests)) = outcomes.get(module_of(class)) else { return false };
         let members = tests.iter().filter(|(name, test)| parent(name) == *class && test.ran());
-        *count >= MANY && members.count() == *count
+        *count >= MIN_COLLAPSED_TESTS && members.count() == *count
     });
     let mut items: Vec<String> = failed
         .iter()

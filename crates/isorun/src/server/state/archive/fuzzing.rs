@@ -1,5 +1,5 @@
-//! Manifests that a fuzzer made: only what a server signed is accepted, and only as
-//! it was signed.
+//! Fuzzing of manifests: only manifests that the server signed are accepted, and only
+//! unchanged.
 
 use std::{
     path::{Component, Path},
@@ -9,19 +9,21 @@ use std::{
 use isorun_engine::Root;
 
 use super::{
-    Damage, FORMAT, Kind, MAX_FILES, Manifest, Owner, Sealed, Secret, parse_manifest, sign,
+    ArchiveError, FileDigest, Kind, MANIFEST_FORMAT, MAX_FILES, Manifest, Owner, Secret,
+    parse_manifest, sign,
 };
 
-/// The secret of the server that reads.
-static OURS: LazyLock<Secret> = LazyLock::new(|| Secret::of([7; 32]));
+/// The secret of the server that reads the manifests.
+static THIS_SERVER: LazyLock<Secret> = LazyLock::new(|| Secret::from_bytes([7; 32]));
 /// The secret of another server.
-static OTHER: LazyLock<Secret> = LazyLock::new(|| Secret::of([8; 32]));
-/// The only manifest that our server signed, its text, and the bytes of its file.
+static OTHER_SERVER: LazyLock<Secret> = LazyLock::new(|| Secret::from_bytes([8; 32]));
+/// The only manifest that this server signed, its text, and the bytes of its file.
 static SIGNED: LazyLock<(Manifest, String, Vec<u8>)> = LazyLock::new(|| {
-    let file = |name: &str, bytes| Sealed { name: name.to_owned(), bytes, blake3: "0f".repeat(32) };
+    let file =
+        |name: &str, bytes| FileDigest { name: name.to_owned(), bytes, blake3: "0f".repeat(32) };
     let (id, tenant) = ("run0123456789abcdef".to_owned(), "ours".to_owned());
     let manifest = Manifest {
-        format: FORMAT,
+        format: MANIFEST_FORMAT,
         owner: Owner { kind: Kind::Hibernation, id, tenant, generation: 3 },
         created_at: 1_700_000_000_000,
         engine: "gvisor".to_owned(),
@@ -30,16 +32,16 @@ static SIGNED: LazyLock<(Manifest, String, Vec<u8>)> = LazyLock::new(|| {
         files: vec![file("checkpoint.img", 5), file("pages.img", 100_000)],
     };
     let text = serde_json::to_string(&manifest).unwrap_or_else(|error| panic!("{error}"));
-    let bytes = signed(&text).unwrap_or_else(|| panic!("{text} is no JSON"));
-    assert_eq!(parse_manifest(&bytes, &OURS).ok().as_ref(), Some(&manifest));
+    let bytes = signed(&text).unwrap_or_else(|| panic!("{text} is not JSON"));
+    assert_eq!(parse_manifest(&bytes, &THIS_SERVER).ok().as_ref(), Some(&manifest));
     (manifest, text, bytes)
 });
 
-/// Checks what has to hold of any bytes in the place of a manifest.
+/// Checks the invariants of parsing arbitrary bytes as a manifest.
 ///
-/// The first byte says what the others are: a whole file; changes of the file of a
-/// manifest that was signed, of four bytes each; or a manifest's text, which is
-/// then signed, as another version of the server might have done.
+/// The first byte selects the meaning of the others: a complete file; changes of four
+/// bytes each to the file of a signed manifest; or a manifest's text, which is then
+/// signed, as another version of the server might have done.
 pub fn fuzz_manifests(input: &[u8]) {
     let Some((form, bytes)) = input.split_first() else { return };
     match form % 3 {
@@ -53,80 +55,80 @@ pub fn fuzz_manifests(input: &[u8]) {
 /// of [`SIGNED`] unchanged.
 fn check_unsigned(bytes: &[u8]) {
     let (manifest, text, _) = &*SIGNED;
-    match parse_manifest(bytes, &OURS) {
+    match parse_manifest(bytes, &THIS_SERVER) {
         Ok(found) => {
             assert_eq!(found, *manifest);
             let is_text = |part: &[u8]| part == text.as_bytes();
             assert!(bytes.windows(text.len()).any(is_text), "a changed text is accepted");
         }
-        Err(damage) => check_damage(&damage),
+        Err(error) => check_error(&error),
     }
-    assert!(parse_manifest(bytes, &OTHER).is_err(), "another server's manifest is accepted");
+    assert!(parse_manifest(bytes, &OTHER_SERVER).is_err(), "another server's manifest is accepted");
 }
 
-/// Checks that what is signed is accepted only if its files are plain names, and
-/// only with no byte of it changed.
+/// Checks that a signed text is accepted only if its files have plain names, and only if
+/// no byte of it is changed.
 fn check_signed(text: &[u8]) {
     let Some(bytes) = str::from_utf8(text).ok().and_then(signed) else { return };
     assert!(
-        matches!(parse_manifest(&bytes, &OTHER), Err(Damage::Broken(_))),
+        matches!(parse_manifest(&bytes, &OTHER_SERVER), Err(ArchiveError::Damaged(_))),
         "another server's manifest is accepted"
     );
-    let manifest = match parse_manifest(&bytes, &OURS) {
+    let manifest = match parse_manifest(&bytes, &THIS_SERVER) {
         Ok(manifest) => manifest,
-        Err(damage) => return check_damage(&damage),
+        Err(error) => return check_error(&error),
     };
-    assert!(manifest.format == FORMAT && manifest.files.len() <= MAX_FILES);
+    assert!(manifest.format == MANIFEST_FORMAT && manifest.files.len() <= MAX_FILES);
     for file in &manifest.files {
         let mut parts = Path::new(&file.name).components();
         assert!(
             matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)),
-            "{:?} is the name of a file elsewhere",
+            "{:?} is not a plain file name",
             file.name
         );
     }
     let written = serde_json::to_string(&manifest).ok().and_then(|text| signed(&text));
-    let again = written.and_then(|bytes| parse_manifest(&bytes, &OURS).ok());
+    let again = written.and_then(|bytes| parse_manifest(&bytes, &THIS_SERVER).ok());
     assert_eq!(again.as_ref(), Some(&manifest));
-    // Each bit of a byte in turn, at places all over the text.
+    // Flips one bit at offsets spread over the text.
     let end = bytes.len() - 1;
     let start = end - text.trim_ascii().len();
-    for place in (start..end).step_by((end - start).div_ceil(16)) {
+    for offset in (start..end).step_by((end - start).div_ceil(16)) {
         let mut bytes = bytes.clone();
-        bytes[place] ^= 1 << (place % 8);
-        assert!(parse_manifest(&bytes, &OURS).is_err(), "a changed manifest is accepted");
+        bytes[offset] ^= 1 << (offset % 8);
+        assert!(parse_manifest(&bytes, &THIS_SERVER).is_err(), "a changed manifest is accepted");
     }
 }
 
-fn check_damage(damage: &Damage) {
-    let shown = damage.to_string();
-    assert!(!matches!(damage, Damage::Io(_)), "{shown}");
+fn check_error(error: &ArchiveError) {
+    let shown = error.to_string();
+    assert!(!matches!(error, ArchiveError::Io(_)), "{shown}");
     assert!(shown.len() < 200, "{shown}");
 }
 
-/// Makes the file of a manifest with this text, if it is JSON.
+/// Returns the file of a manifest with this text, if it is JSON.
 fn signed(text: &str) -> Option<Vec<u8>> {
-    sign(text.to_owned(), &OURS).ok()
+    sign(text.to_owned(), &THIS_SERVER).ok()
 }
 
-/// Applies changes of four bytes each: what to do, a place and a value.
+/// Applies changes of four bytes each: an action, an offset and a value.
 fn changed(bytes: &[u8], changes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     let (changes, _) = changes.as_chunks::<4>();
-    for [what, low, high, value] in changes {
-        let place = usize::from(u16::from_le_bytes([*low, *high])) % (bytes.len() + 1);
-        let end = bytes.len().min(place + usize::from(*value));
-        match what % 6 {
-            0 if place < bytes.len() => bytes[place] = *value,
-            1 if place < bytes.len() => bytes[place] ^= 1 << (value % 8),
-            2 => bytes.insert(place, *value),
-            3 => drop(bytes.drain(place..end)),
-            // Twice the same field, or a manifest in a manifest.
+    for [action, low, high, value] in changes {
+        let offset = usize::from(u16::from_le_bytes([*low, *high])) % (bytes.len() + 1);
+        let end = bytes.len().min(offset + usize::from(*value));
+        match action % 6 {
+            0 if offset < bytes.len() => bytes[offset] = *value,
+            1 if offset < bytes.len() => bytes[offset] ^= 1 << (value % 8),
+            2 => bytes.insert(offset, *value),
+            3 => drop(bytes.drain(offset..end)),
+            // Duplicate fields, or a manifest in a manifest.
             4 => {
-                let piece = bytes[place..end].to_vec();
-                bytes.splice(place..place, piece);
+                let piece = bytes[offset..end].to_vec();
+                bytes.splice(offset..offset, piece);
             }
-            _ => bytes.truncate(place),
+            _ => bytes.truncate(offset),
         }
         if bytes.len() > 1 << 16 {
             break;
@@ -145,7 +147,7 @@ mod tests {
         let seed = std::fs::read(path.join("../../fuzz/isorun/seeds/manifests/whole")).unwrap();
         assert_eq!(seed[1..].escape_ascii().to_string(), SIGNED.2.escape_ascii().to_string());
         let kept = changed(&SIGNED.2, &[2, 0, 0, b' ']);
-        assert_eq!(parse_manifest(&kept, &OURS).ok().as_ref(), Some(&SIGNED.0));
-        assert!(parse_manifest(&changed(&SIGNED.2, &[1, 100, 0, 0]), &OURS).is_err());
+        assert_eq!(parse_manifest(&kept, &THIS_SERVER).ok().as_ref(), Some(&SIGNED.0));
+        assert!(parse_manifest(&changed(&SIGNED.2, &[1, 100, 0, 0]), &THIS_SERVER).is_err());
     }
 }

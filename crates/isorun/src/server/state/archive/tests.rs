@@ -1,11 +1,11 @@
-//! What is whole is restored, and nothing else.
+//! Only complete archives of the right owner are accepted.
 
 use std::os::unix::fs::symlink;
 
 use super::*;
 
 struct Sample {
-    folder: tempfile::TempDir,
+    dir: tempfile::TempDir,
     secret: Secret,
     manifest: Manifest,
 }
@@ -20,20 +20,20 @@ fn secret() -> Secret {
 }
 
 fn sample_of(secret: Secret, owner: Owner, pages: u8) -> Sample {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("pages.img"), vec![pages; 100_000]).unwrap();
-    fs::write(folder.path().join("checkpoint.img"), b"state").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("pages.img"), vec![pages; 100_000]).unwrap();
+    fs::write(dir.path().join("checkpoint.img"), b"state").unwrap();
     let manifest = Manifest {
-        format: FORMAT,
+        format: MANIFEST_FORMAT,
         owner,
         created_at: 1,
         engine: "e".to_owned(),
         root: Root::Host,
         pids: 5,
-        files: measure(folder.path()).unwrap(),
+        files: digest_files(dir.path()).unwrap(),
     };
-    write_manifest(folder.path(), &manifest, &secret).unwrap();
-    Sample { folder, secret, manifest }
+    write_manifest(dir.path(), &manifest, &secret).unwrap();
+    Sample { dir, secret, manifest }
 }
 
 fn sample() -> Sample {
@@ -42,20 +42,20 @@ fn sample() -> Sample {
 
 impl Sample {
     fn path(&self) -> &Path {
-        self.folder.path()
+        self.dir.path()
     }
 
-    fn open(&self) -> Result<Manifest, Damage> {
+    fn open(&self) -> Result<Manifest, ArchiveError> {
         let manifest = read_manifest(self.path(), &owner(), &self.secret)?;
-        check_files(self.path(), &manifest)?;
+        verify_files(self.path(), &manifest)?;
         Ok(manifest)
     }
 
     #[track_caller]
-    fn is_refused(&self, what: &str) {
-        let Err(found) = self.open() else { panic!("{what}: accepted") };
-        assert!(matches!(found, Damage::Broken(_) | Damage::Io(_)), "{found:?}");
-        assert!(found.to_string().contains(what), "{found} does not say {what}");
+    fn assert_refused(&self, text: &str) {
+        let Err(error) = self.open() else { panic!("{text}: accepted") };
+        assert!(matches!(error, ArchiveError::Damaged(_) | ArchiveError::Io(_)), "{error:?}");
+        assert!(error.to_string().contains(text), "{error} does not contain {text}");
     }
 }
 
@@ -63,7 +63,7 @@ impl Sample {
 fn what_is_whole_is_accepted() {
     let sample = sample();
     assert_eq!(sample.open().unwrap(), sample.manifest);
-    // Under another name the files are the same.
+    // Hard links with the manifest of another owner.
     let draft = tempfile::tempdir().unwrap();
     for file in &sample.manifest.files {
         fs::hard_link(sample.path().join(&file.name), draft.path().join(&file.name)).unwrap();
@@ -72,7 +72,7 @@ fn what_is_whole_is_accepted() {
     let copy = Manifest { owner: owner.clone(), ..sample.manifest.clone() };
     write_manifest(draft.path(), &copy, &sample.secret).unwrap();
     assert_eq!(read_manifest(draft.path(), &owner, &sample.secret).unwrap(), copy);
-    check_files(draft.path(), &copy).unwrap();
+    verify_files(draft.path(), &copy).unwrap();
 }
 
 #[test]
@@ -83,18 +83,18 @@ fn other_users_read_none_of_it() {
         let mode = entry.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{:?}", entry.file_name());
     }
-    let place = sample.path().with_extension("placed");
+    let target = sample.path().with_extension("placed");
     fs::set_permissions(sample.path(), Permissions::from_mode(0o755)).unwrap();
-    place_folder(sample.path(), &place).unwrap();
-    assert_eq!(fs::metadata(&place).unwrap().permissions().mode() & 0o777, 0o700);
-    fs::rename(place, sample.path()).unwrap();
+    publish_dir(sample.path(), &target).unwrap();
+    assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o700);
+    fs::rename(target, sample.path()).unwrap();
 }
 
 #[test]
 fn a_sealing_that_was_broken_off_is_done_again() {
     let sample = sample();
-    File::create(sample.path().join(FILE)).unwrap();
-    let again = Manifest { files: measure(sample.path()).unwrap(), ..sample.manifest.clone() };
+    File::create(sample.path().join(MANIFEST_FILE)).unwrap();
+    let again = Manifest { files: digest_files(sample.path()).unwrap(), ..sample.manifest.clone() };
     assert_eq!(again, sample.manifest);
     write_manifest(sample.path(), &again, &sample.secret).unwrap();
     sample.open().unwrap();
@@ -102,56 +102,59 @@ fn a_sealing_that_was_broken_off_is_done_again() {
 
 #[test]
 fn every_damage_is_found() {
-    type Damaging = fn(&Path) -> io::Result<()>;
-    let cases: [(&str, Damaging); 13] = [
-        ("pages.img is missing", |folder| fs::remove_file(folder.join("pages.img"))),
-        ("99999 bytes", |folder| {
-            File::options().write(true).open(folder.join("pages.img"))?.set_len(99_999)
+    type Damage = fn(&Path) -> io::Result<()>;
+    let cases: [(&str, Damage); 13] = [
+        ("pages.img is missing", |dir| fs::remove_file(dir.join("pages.img"))),
+        ("99999 bytes", |dir| {
+            File::options().write(true).open(dir.join("pages.img"))?.set_len(99_999)
         }),
-        ("was changed", |folder| {
-            let mut bytes = fs::read(folder.join("pages.img"))?;
+        ("was changed", |dir| {
+            let mut bytes = fs::read(dir.join("pages.img"))?;
             bytes[50_000] ^= 1;
-            fs::write(folder.join("pages.img"), bytes)
+            fs::write(dir.join("pages.img"), bytes)
         }),
-        ("cannot be read", |folder| {
-            fs::rename(folder.join("pages.img"), folder.with_extension("away"))?;
-            symlink(folder.with_extension("away"), folder.join("pages.img"))
+        ("cannot be read", |dir| {
+            fs::rename(dir.join("pages.img"), dir.with_extension("away"))?;
+            symlink(dir.with_extension("away"), dir.join("pages.img"))
         }),
-        ("not a regular file", |folder| {
-            fs::remove_file(folder.join("pages.img"))?;
-            fs::create_dir(folder.join("pages.img"))
+        ("not a regular file", |dir| {
+            fs::remove_file(dir.join("pages.img"))?;
+            fs::create_dir(dir.join("pages.img"))
         }),
-        ("not a regular file", |folder| {
-            fs::remove_file(folder.join("pages.img"))?;
-            let (path, mode) = (folder.join("pages.img"), rustix::fs::Mode::from_raw_mode(0o600));
+        ("not a regular file", |dir| {
+            fs::remove_file(dir.join("pages.img"))?;
+            let (path, mode) = (dir.join("pages.img"), rustix::fs::Mode::from_raw_mode(0o600));
             Ok(rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0)?)
         }),
-        ("does not belong to it", |folder| fs::write(folder.join("more.img"), "x")),
-        ("manifest is missing", |folder| fs::remove_file(folder.join(FILE))),
-        ("manifest is no manifest", |folder| {
-            File::options().write(true).open(folder.join(FILE))?.set_len(50)
+        ("does not belong to it", |dir| fs::write(dir.join("more.img"), "x")),
+        ("manifest is missing", |dir| fs::remove_file(dir.join(MANIFEST_FILE))),
+        ("manifest is not valid", |dir| {
+            File::options().write(true).open(dir.join(MANIFEST_FILE))?.set_len(50)
         }),
-        ("manifest was changed", |folder| {
-            let text = fs::read_to_string(folder.join(FILE))?.replace("\"pids\":5", "\"pids\":6");
-            fs::write(folder.join(FILE), text)
+        ("manifest was changed", |dir| {
+            let text =
+                fs::read_to_string(dir.join(MANIFEST_FILE))?.replace("\"pids\":5", "\"pids\":6");
+            fs::write(dir.join(MANIFEST_FILE), text)
         }),
-        ("manifest was changed", |folder| {
-            let text = fs::read_to_string(folder.join(FILE))?.replace("\"bytes\":5", "\"bytes\":6");
-            fs::write(folder.join(FILE), text)
+        ("manifest was changed", |dir| {
+            let text =
+                fs::read_to_string(dir.join(MANIFEST_FILE))?.replace("\"bytes\":5", "\"bytes\":6");
+            fs::write(dir.join(MANIFEST_FILE), text)
         }),
-        ("has no signature", |folder| {
-            let text = fs::read_to_string(folder.join(FILE))?.replace("signature", "Signature");
-            fs::write(folder.join(FILE), text)
+        ("has no signature", |dir| {
+            let text =
+                fs::read_to_string(dir.join(MANIFEST_FILE))?.replace("signature", "Signature");
+            fs::write(dir.join(MANIFEST_FILE), text)
         }),
-        // Not read into memory.
-        ("more than", |folder| {
-            File::options().write(true).open(folder.join(FILE))?.set_len(8 << 30)
+        // Must not be read into memory.
+        ("more than", |dir| {
+            File::options().write(true).open(dir.join(MANIFEST_FILE))?.set_len(8 << 30)
         }),
     ];
-    for (what, damage) in cases {
+    for (text, apply) in cases {
         let sample = sample();
-        damage(sample.path()).unwrap();
-        sample.is_refused(what);
+        apply(sample.path()).unwrap();
+        sample.assert_refused(text);
         let _ = fs::remove_file(sample.path().with_extension("away"));
     }
 }
@@ -159,7 +162,7 @@ fn every_damage_is_found() {
 #[test]
 fn what_is_somebody_elses_is_refused() {
     let another = "belongs to another";
-    for (what, other) in [
+    for (text, other) in [
         (another, Owner { id: "run0000000000000000".to_owned(), ..owner() }),
         (another, Owner { tenant: "theirs".to_owned(), ..owner() }),
         (another, Owner { kind: Kind::Snapshot, ..owner() }),
@@ -167,19 +170,19 @@ fn what_is_somebody_elses_is_refused() {
         ("not the latest", Owner { generation: 2, ..owner() }),
         ("not the latest", Owner { generation: 4, ..owner() }),
     ] {
-        // Whole, signed by this server, and in the place of ours.
-        sample_of(secret(), other, 7).is_refused(what);
+        // Complete, signed by this server, and in the directory of `owner()`.
+        sample_of(secret(), other, 7).assert_refused(text);
     }
-    // Of another server, and otherwise the same.
+    // Signed by another server, and otherwise the same.
     let mut moved = sample();
     moved.secret = secret();
-    moved.is_refused("made by another server");
+    moved.assert_refused("made by another server");
     // The manifest of one and the files of another.
     let secret = secret();
     let (one, two) = (sample_of(secret.clone(), owner(), 1), sample_of(secret, owner(), 2));
     fs::copy(two.path().join("pages.img"), one.path().join("pages.img")).unwrap();
-    one.is_refused("pages.img was changed");
-    fs::copy(two.path().join(FILE), one.path().join(FILE)).unwrap();
+    one.assert_refused("pages.img was changed");
+    fs::copy(two.path().join(MANIFEST_FILE), one.path().join(MANIFEST_FILE)).unwrap();
     one.open().unwrap();
 }
 
@@ -189,13 +192,17 @@ fn what_an_earlier_version_made_is_refused_by_name() {
     let text = serde_json::to_string(&sample.manifest).unwrap();
     let blake3 = blake3::hash(text.as_bytes()).to_hex().to_string();
     let old = format!("{{\"blake3\":\"{blake3}\",\"manifest\":{text}}}");
-    fs::write(sample.path().join(FILE), old).unwrap();
-    let Err(Damage::Foreign { then, .. }) = sample.open() else { panic!("it is not refused") };
-    assert!(then.contains("earlier version"), "{then}");
+    fs::write(sample.path().join(MANIFEST_FILE), old).unwrap();
+    let Err(ArchiveError::Incompatible { found, .. }) = sample.open() else {
+        panic!("it is not refused")
+    };
+    assert!(found.contains("earlier version"), "{found}");
     let later = Manifest { format: 9, ..sample.manifest.clone() };
     write_manifest(sample.path(), &later, &sample.secret).unwrap();
-    let Err(Damage::Foreign { then, .. }) = sample.open() else { panic!("it is not refused") };
-    assert!(then.contains("format 9"), "{then}");
+    let Err(ArchiveError::Incompatible { found, .. }) = sample.open() else {
+        panic!("it is not refused")
+    };
+    assert!(found.contains("format 9"), "{found}");
 }
 
 #[test]
@@ -205,6 +212,6 @@ fn names_that_lead_elsewhere_are_refused() {
         let mut manifest = sample.manifest.clone();
         manifest.files[0].name = name.to_owned();
         write_manifest(sample.path(), &manifest, &sample.secret).unwrap();
-        sample.is_refused("names files that cannot be");
+        sample.assert_refused("invalid file names");
     }
 }

@@ -25,7 +25,7 @@ fn failed() -> Test {
     Test::Failed("why".to_owned())
 }
 
-/// What the table expects, and what is different from it.
+/// Returns the outcomes that the table expects, with some changes.
 fn outcomes(changes: &[(&str, Test)]) -> Outcomes {
     let expected = [
         ("test_a.C.x", failed()),
@@ -39,8 +39,11 @@ fn outcomes(changes: &[(&str, Test)]) -> Outcomes {
     ];
     let tests = expected.iter().chain(changes);
     let tests = tests.map(|(name, test)| ((*name).to_owned(), test.clone())).collect();
-    let skipped = Outcome::Skipped("no threads".to_owned());
-    BTreeMap::from([("test_a".to_owned(), Outcome::Ran(tests)), ("test_b".to_owned(), skipped)])
+    let skipped = ModuleOutcome::Skipped("no threads".to_owned());
+    BTreeMap::from([
+        ("test_a".to_owned(), ModuleOutcome::Ran(tests)),
+        ("test_b".to_owned(), skipped),
+    ])
 }
 
 #[track_caller]
@@ -86,9 +89,9 @@ fn modules_that_come_and_go_are_found() {
 #[test]
 fn modules_and_tests_can_be_left_out() {
     let table = Table::parse(TABLE).unwrap();
-    assert!(table.leaves_out("test_gone"));
-    assert!(!table.leaves_out("test_a"));
-    assert_eq!(table.left_out_of("test_a").collect::<Vec<_>>(), ["test_a.C.hangs"]);
+    assert!(table.excludes("test_gone"));
+    assert!(!table.excludes("test_a"));
+    assert_eq!(table.excluded_tests("test_a").collect::<Vec<_>>(), ["test_a.C.hangs"]);
 }
 
 #[test]

@@ -1,0 +1,239 @@
+//! Control groups that a program cannot leave.
+//!
+//! Each program that a client runs gets a control group of its own. All processes
+//! that it starts are in it too, even a daemon in another session, so all of them
+//! can be found and killed. In another hierarchy there is one group for all
+//! programs, which has the sandbox's limit of processes: under gVisor a limit does
+//! not apply to the groups below.
+//!
+//! The cgroup file system is mounted, opened and unmounted again before any other
+//! program runs. There is no path to it inside the sandbox, and mounting it
+//! requires a privilege that only the agent had.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, open, openat, unlinkat};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+
+const MOUNT_POINT: &str = "/groups";
+const CGROUP_NAME: &str = "isorun";
+/// The number of processes from which on a group is stopped before it is killed:
+/// its processes may fork faster than they are killed.
+const MIN_MEMBERS_TO_STOP: usize = 16;
+/// The number of rounds of killing after which a group of any size is stopped
+/// first.
+const MAX_PLAIN_ROUNDS: u32 = 4;
+/// The number of rounds of stopping after which a group is killed although it still
+/// grows.
+const MAX_STOP_ROUNDS: u32 = 64;
+/// The maximum number of empty groups that are kept for the next programs.
+const MAX_SPARES: usize = 16;
+
+/// All control groups of the sandbox.
+pub struct Cgroups {
+    /// The group of all programs, which has the limit.
+    all: OwnedFd,
+    /// Its `cgroup.procs` and `pids.current`. Files are kept open where that saves
+    /// system calls when a program starts, which are expensive under gVisor.
+    all_procs: OwnedFd,
+    all_current: OwnedFd,
+    limit: Cell<Option<u32>>,
+    /// The directory that has one group for each program.
+    each: OwnedFd,
+    next: Cell<u64>,
+    /// The empty groups.
+    spares: RefCell<Vec<Cgroup>>,
+    /// The groups whose program has exited and left other processes running.
+    lingering: RefCell<Vec<Cgroup>>,
+}
+
+/// The control group of one program.
+pub struct Cgroup {
+    name: String,
+    /// Its `cgroup.procs`. Writing to it joins the group, reading it lists the
+    /// processes.
+    procs: OwnedFd,
+}
+
+impl Cgroups {
+    /// Mounts the file systems, opens them and removes their paths.
+    pub fn mount() -> io::Result<Self> {
+        let all = hierarchy(c"pids")?;
+        Ok(Self {
+            all_procs: open_at(&all, "cgroup.procs", OFlags::RDWR)?,
+            all_current: open_at(&all, "pids.current", OFlags::RDONLY)?,
+            all,
+            limit: Cell::new(None),
+            each: hierarchy(c"cpuacct")?,
+            next: Cell::new(0),
+            spares: RefCell::default(),
+            lingering: RefCell::default(),
+        })
+    }
+
+    /// Limits the processes and threads of all groups together.
+    pub fn limit(&self, pids: u32) -> io::Result<()> {
+        write_at(&self.all, "pids.max", &pids.to_string())?;
+        self.limit.set(Some(pids));
+        Ok(())
+    }
+
+    /// Reports whether one more program may start. Joining a full group is allowed, as
+    /// on Linux; only forking in it is not.
+    pub fn has_room(&self) -> bool {
+        let Some(limit) = self.limit.get() else { return true };
+        self.count().is_some_and(|count| count < limit)
+    }
+
+    /// Counts the processes and threads of all groups together.
+    pub fn count(&self) -> Option<u32> {
+        read(&self.all_current).ok()?.trim().parse().ok()
+    }
+
+    /// Returns the files to which a process writes `0` to join a group.
+    pub fn join_files<'a>(&'a self, cgroup: &'a Cgroup) -> [BorrowedFd<'a>; 2] {
+        [self.all_procs.as_fd(), cgroup.procs.as_fd()]
+    }
+
+    /// Kills every process in a group, and returns when none is left.
+    pub async fn kill(&self, cgroup: &Cgroup) {
+        let mut pause = Duration::from_micros(100);
+        for round in 0.. {
+            let mut members = cgroup.members();
+            if members.is_empty() {
+                break;
+            }
+            if members.len() >= MIN_MEMBERS_TO_STOP || round >= MAX_PLAIN_ROUNDS {
+                members = cgroup.stop();
+            }
+            for pid in members {
+                // It may have exited since.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            // The reaper collects their exits in another task.
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    /// Returns an empty group.
+    pub fn create(&self) -> io::Result<Cgroup> {
+        if let Some(spare) = self.spares.borrow_mut().pop() {
+            return Ok(spare);
+        }
+        let number = self.next.get();
+        self.next.set(number + 1);
+        let name = format!("e{number}");
+        mkdirat(&self.each, &*name, Mode::RWXU)?;
+        let procs = open_at(&self.each, &format!("{name}/cgroup.procs"), OFlags::RDWR)?;
+        Ok(Cgroup { name, procs })
+    }
+
+    /// Takes back a group whose program has exited.
+    pub fn release(&self, cgroup: Cgroup) {
+        if let Some(cgroup) = self.keep(cgroup) {
+            self.lingering.borrow_mut().push(cgroup);
+        }
+    }
+
+    /// Takes back the released groups that are empty by now.
+    pub fn sweep(&self) {
+        if !self.lingering.borrow().is_empty() {
+            let groups = self.lingering.take();
+            let left = groups.into_iter().filter_map(|cgroup| self.keep(cgroup)).collect();
+            self.lingering.replace(left);
+        }
+    }
+
+    /// Keeps an empty group for another program, or removes it. Returns a group that is
+    /// not empty.
+    fn keep(&self, cgroup: Cgroup) -> Option<Cgroup> {
+        let mut spares = self.spares.borrow_mut();
+        if spares.len() < MAX_SPARES {
+            if !cgroup.members().is_empty() {
+                return Some(cgroup);
+            }
+            spares.push(cgroup);
+            return None;
+        }
+        unlinkat(&self.each, &*cgroup.name, AtFlags::REMOVEDIR).is_err().then_some(cgroup)
+    }
+}
+
+impl Cgroup {
+    /// Returns the processes in it now.
+    pub fn members(&self) -> Vec<Pid> {
+        let Ok(text) = read(&self.procs) else { return Vec::new() };
+        text.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?)).collect()
+    }
+
+    /// Stops every process in it, and returns them.
+    ///
+    /// A large number of busy processes leaves the agent so little CPU time that
+    /// killing them one by one takes minutes, and some of them fork meanwhile. Stopped
+    /// processes do neither, and still count against the sandbox's limit of processes,
+    /// so that no new processes replace them. Processes of other groups are not
+    /// affected.
+    fn stop(&self) -> Vec<Pid> {
+        let mut stopped = HashSet::new();
+        for _ in 0..MAX_STOP_ROUNDS {
+            let before = stopped.len();
+            for pid in self.members() {
+                if stopped.insert(pid) {
+                    // It may have exited since.
+                    let _ = kill_process(pid, Signal::STOP);
+                }
+            }
+            if stopped.len() == before {
+                break;
+            }
+        }
+        stopped.into_iter().collect()
+    }
+}
+
+/// Creates a group in a hierarchy of its own, which has no path any more.
+fn hierarchy(controller: &std::ffi::CStr) -> io::Result<OwnedFd> {
+    mount("none", MOUNT_POINT, "cgroup", MountFlags::empty(), Some(controller))?;
+    let root = open(MOUNT_POINT, DIRECTORY, Mode::empty())?;
+    unmount(MOUNT_POINT, UnmountFlags::DETACH)?;
+    mkdirat(&root, CGROUP_NAME, Mode::RWXU)?;
+    Ok(openat(&root, CGROUP_NAME, DIRECTORY, Mode::empty())?)
+}
+
+/// Removes capabilities that only the agent needs from the bounding set of its
+/// children.
+pub fn drop_privileges() -> io::Result<()> {
+    remove_capability_from_bounding_set(CapabilitySet::SYS_ADMIN)?;
+    // Last, since removing any capability requires this one.
+    Ok(remove_capability_from_bounding_set(CapabilitySet::SETPCAP)?)
+}
+
+const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
+
+fn open_at(dir: impl AsFd, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    Ok(openat(dir, name, flags | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn write_at(dir: impl AsFd, name: &str, text: &str) -> io::Result<()> {
+    rustix::io::write(open_at(dir, name, OFlags::WRONLY)?, text.as_bytes())?;
+    Ok(())
+}
+
+/// Reads the current content of a file from its start.
+fn read(file: impl AsFd) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        match rustix::io::pread(&file, &mut part, bytes.len() as u64)? {
+            0 => return String::from_utf8(bytes).map_err(io::Error::other),
+            count => bytes.extend_from_slice(&part[..count]),
+        }
+    }
+}
