@@ -45,7 +45,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage { .. } => 2,
-            Self::Client(error) if error.is("exec_timeout") => 124,
+            Self::Client(error) if error.has_code("exec_timeout") => 124,
             Self::Client(_) | Self::Other(_) => 125,
             Self::Interrupted => 130,
             Self::StdoutClosed => 141,

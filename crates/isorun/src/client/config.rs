@@ -1,5 +1,5 @@
-//! Where a client finds its server, and its key: what it is told, then the
-//! environment, then what the user's own server wrote, then the usual address.
+//! The URL and API key that a client uses. In order of precedence: the options, the environment,
+//! the file that the user's own server wrote, and the default address.
 //!
 //! The Python package reads the same file: `sdk/python/src/isorun/_config.py`.
 
@@ -17,23 +17,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::server::config::DEFAULT_ADDRESS;
 
-pub const URL: &str = "ISORUN_API_URL";
-pub const KEY: &str = "ISORUN_API_KEY";
+const URL_VARIABLE: &str = "ISORUN_API_URL";
+const KEY_VARIABLE: &str = "ISORUN_API_KEY";
 
-/// What `isorun serve` writes on its first start for its own user.
+/// The client configuration that `isorun serve` writes for its own user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Local {
+pub struct ClientConfig {
     pub api_url: String,
     pub api_key: String,
 }
 
-impl Local {
+impl ClientConfig {
     fn path() -> Result<PathBuf> {
-        let base = etcetera::choose_base_strategy().context("cannot find the home folder")?;
+        let base = etcetera::choose_base_strategy().context("cannot find the home directory")?;
         Ok(base.config_dir().join("isorun/client.json"))
     }
 
-    /// What is there, if it can be read.
+    /// Reads the file, if it exists.
     pub fn load() -> Result<Option<Self>> {
         let path = Self::path()?;
         let mut file = match File::open(&path) {
@@ -47,24 +47,28 @@ impl Local {
         let mut text = String::new();
         file.read_to_string(&mut text)
             .with_context(|| format!("cannot read {}", path.display()))?;
-        let local = serde_json::from_str(&text).with_context(|| {
-            format!("{} is damaged: remove it, and start the server again", path.display())
+        let config = serde_json::from_str(&text).with_context(|| {
+            format!(
+                "{} is not a valid client configuration: remove it, and start the server again",
+                path.display()
+            )
         })?;
-        Ok(Some(local))
+        Ok(Some(config))
     }
 
-    /// Writes it, for this user only. Gives its place.
+    /// Writes the file, readable by this user only. Returns its path.
     pub fn store(&self) -> Result<PathBuf> {
         let path = Self::path()?;
-        let folder = path.parent().context("the configuration has no folder")?;
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        // The draft is made for its owner only; the rename shows it whole.
-        let mut draft = tempfile::NamedTempFile::new_in(folder)
-            .with_context(|| format!("cannot write into {}", folder.display()))?;
-        draft.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
-        serde_json::to_writer_pretty(&mut draft, self)?;
-        draft.write_all(b"\n")?;
-        draft.persist(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        let directory = path.parent().context("the configuration file has no parent directory")?;
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+        // The temporary file is readable by its owner only, and renamed when it is complete.
+        let mut temporary = tempfile::NamedTempFile::new_in(directory)
+            .with_context(|| format!("cannot write to {}", directory.display()))?;
+        temporary.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+        serde_json::to_writer_pretty(&mut temporary, self)?;
+        temporary.write_all(b"\n")?;
+        temporary.persist(&path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
 }
@@ -90,37 +94,38 @@ fn restrict(file: &File, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A server to talk to.
+/// A server, and the key for it.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub url: String,
     pub key: Option<String>,
-    /// Whether somebody chose it, now or by the environment; otherwise it is
-    /// only where a server would be.
-    pub chosen: bool,
+    /// True if the URL was specified by an option or the environment. Otherwise a server may not
+    /// be running there.
+    pub explicit: bool,
 }
 
 impl Target {
+    /// Determines the server and the key from the options, the environment and the configuration.
     pub fn find(url: Option<String>, key: Option<String>) -> Result<Self> {
         let set = |name| env::var(name).ok().filter(|value| !value.is_empty());
-        let (url, key) = (url.or_else(|| set(URL)), key.or_else(|| set(KEY)));
-        let chosen = url.is_some();
-        let local = match (&url, &key) {
+        let (url, key) = (url.or_else(|| set(URL_VARIABLE)), key.or_else(|| set(KEY_VARIABLE)));
+        let explicit = url.is_some();
+        let config = match (&url, &key) {
             (Some(_), Some(_)) => None,
-            _ => Local::load()?,
+            _ => ClientConfig::load()?,
         };
         let default = || format!("http://{DEFAULT_ADDRESS}");
         let (local_url, local_key) =
-            local.map_or((None, None), |local| (Some(local.api_url), Some(local.api_key)));
-        // The key of this machine's server leaves this machine under no address.
-        let own = url.as_ref().is_none_or(|url| {
+            config.map_or((None, None), |config| (Some(config.api_url), Some(config.api_key)));
+        // The key of this machine's server is never sent to another machine.
+        let is_local = url.as_ref().is_none_or(|url| {
             local_url.as_ref() == Some(url)
                 || (is_loopback(url) && local_url.as_deref().is_some_and(is_loopback))
         });
         Ok(Self {
-            key: key.or(local_key.filter(|_| own)),
+            key: key.or(local_key.filter(|_| is_local)),
             url: url.or(local_url).unwrap_or_else(default).trim_end_matches('/').to_owned(),
-            chosen,
+            explicit,
         })
     }
 }

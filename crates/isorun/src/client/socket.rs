@@ -15,31 +15,31 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{Client, ClientError, deepest};
+use super::{Client, ClientError, root_cause};
 use crate::api::{AttachInput, ErrorBody, ExecEvent, TerminalInput};
 
-/// Both directions of it.
-pub struct Attached {
+/// The connection to a command or a terminal.
+pub struct Attachment {
     pub events: Events,
     pub input: Input,
 }
 
-/// What it says.
+/// The receiving half of an [`Attachment`].
 pub struct Events(SplitStream<WebSocketStream<Upgraded>>);
 
-/// What it is told.
+/// The sending half of an [`Attachment`].
 pub struct Input(SplitSink<WebSocketStream<Upgraded>, Message>);
 
-/// What a command or terminal says.
+/// An event of a command or a terminal.
 #[derive(Debug)]
-pub enum Said {
-    /// A terminal's bytes; or on pipes, after a byte that tells the stream.
+pub enum AttachEvent {
+    /// Output. Without a terminal the first byte is the number of the stream.
     Output(Bytes),
-    /// It ended with this code. Nothing follows.
+    /// The exit code. It is the last event.
     Exit(i32),
 }
 
-impl Attached {
+impl Attachment {
     pub(super) async fn open(
         client: &Client,
         request: RequestBuilder,
@@ -48,7 +48,7 @@ impl Attached {
         Ok(Self { events: Events(stream), input: Input(sink) })
     }
 
-    pub(super) async fn order(&mut self, text: String) -> Result<(), ClientError> {
+    pub(super) async fn send_text(&mut self, text: String) -> Result<(), ClientError> {
         self.input.send(Message::Text(text.into())).await
     }
 }
@@ -69,53 +69,59 @@ pub(super) async fn upgrade(
     if response.status() != StatusCode::SWITCHING_PROTOCOLS
         || accepted.is_none_or(|accepted| accepted != derive_accept_key(key.as_bytes()).as_str())
     {
-        return Err(ClientError::Broken("the server opens no WebSocket".to_owned()));
+        return Err(ClientError::Connection(
+            "the server did not upgrade it to a WebSocket".to_owned(),
+        ));
     }
-    let stream = response.upgrade().await.map_err(|error| ClientError::Broken(deepest(&error)))?;
+    let stream =
+        response.upgrade().await.map_err(|error| ClientError::Connection(root_cause(&error)))?;
     Ok(WebSocketStream::from_raw_socket(stream, Role::Client, None).await)
 }
 
 impl Events {
-    /// What comes next. After [`Said::Exit`] or an error nothing does.
-    pub async fn next(&mut self) -> Result<Said, ClientError> {
+    /// Receives the next event. [`AttachEvent::Exit`] and errors are final.
+    pub async fn next(&mut self) -> Result<AttachEvent, ClientError> {
         loop {
             match self.0.next().await {
-                Some(Ok(Message::Binary(bytes))) => return Ok(Said::Output(bytes)),
-                Some(Ok(Message::Text(text))) => return last_word(&text),
-                // Answers to pings go out with the next thing that is read.
+                Some(Ok(Message::Binary(bytes))) => return Ok(AttachEvent::Output(bytes)),
+                Some(Ok(Message::Text(text))) => return final_event(&text),
+                // Pongs are sent by the next read.
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                 Some(Ok(Message::Close(_))) | None => {
-                    return Err(ClientError::Broken(
-                        "it closed before the command's end".to_owned(),
+                    return Err(ClientError::Connection(
+                        "it was closed before the command exited".to_owned(),
                     ));
                 }
-                Some(Err(error)) => return Err(broken(&error)),
+                Some(Err(error)) => return Err(connection_error(&error)),
             }
         }
     }
 }
 
-fn last_word(text: &str) -> Result<Said, ClientError> {
+fn final_event(text: &str) -> Result<AttachEvent, ClientError> {
     match serde_json::from_str(text) {
-        Ok(ExecEvent::Exit { exit_code }) => Ok(Said::Exit(exit_code)),
+        Ok(ExecEvent::Exit { exit_code }) => Ok(AttachEvent::Exit(exit_code)),
         Ok(ExecEvent::Error { error, code, status }) => {
             let body = ErrorBody { error, code, stdout: None, stderr: None };
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
             Err(ClientError::Refused { status, body: Box::new(body) })
         }
-        _ => Err(ClientError::Broken("the server says nonsense".to_owned())),
+        _ => Err(ClientError::Connection("the server sent an invalid message".to_owned())),
     }
 }
 
 impl Input {
-    pub async fn bytes(&mut self, bytes: Bytes) -> Result<(), ClientError> {
+    /// Sends bytes of standard input, or keys of a terminal.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), ClientError> {
         self.send(Message::Binary(bytes)).await
     }
 
-    pub async fn end(&mut self) -> Result<(), ClientError> {
+    /// Closes standard input.
+    pub async fn close(&mut self) -> Result<(), ClientError> {
         self.json(&AttachInput::Eof {}).await
     }
 
+    /// Sets the size of the terminal.
     pub async fn resize(&mut self, (cols, rows): (u16, u16)) -> Result<(), ClientError> {
         self.json(&TerminalInput::Resize { cols, rows }).await
     }
@@ -127,10 +133,10 @@ impl Input {
     }
 
     async fn send(&mut self, message: Message) -> Result<(), ClientError> {
-        self.0.send(message).await.map_err(|error| broken(&error))
+        self.0.send(message).await.map_err(|error| connection_error(&error))
     }
 }
 
-pub(super) fn broken(error: &WsError) -> ClientError {
-    ClientError::Broken(deepest(error))
+pub(super) fn connection_error(error: &WsError) -> ClientError {
+    ClientError::Connection(root_cause(error))
 }

@@ -1,5 +1,5 @@
-//! `isorun audit verify`: proves that nobody changed the logs. It needs the
-//! server's secret, and so works on the server's machine.
+//! `isorun audit verify`: verifies that the audit logs were not changed. It needs the
+//! server's secret, so it works on the server's machine only.
 
 use std::{
     collections::BTreeSet,
@@ -33,49 +33,49 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Check every log of the server, or one that was saved
+    /// Verify every log of the server, or a file
     ///
-    /// Exit code 1 means that a log does not hold.
+    /// The exit code is 1 if a log was changed.
     Verify {
-        /// What `isorun logs --json` or the HTTP surface gave, or - for standard input
+        /// The output of `isorun logs --json` or of the HTTP API, or - for standard input
         #[arg(long, value_name = "FILE|-")]
         file: Option<PathBuf>,
     },
 }
 
-/// Entries that are read at once.
-const PAGE: u32 = 1000;
+/// The number of entries that are read from the database at a time.
+const ENTRIES_PER_PAGE: u32 = 1000;
 
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let dir = args.data.existing()?;
     let mut verifier = Verifier::new(Secret::open(&dir)?);
     let Command::Verify { file } = args.command;
-    let broken = match file {
-        Some(file) => saved(&mut verifier, &file)?,
+    let problems = match file {
+        Some(file) => verify_file(&mut verifier, &file)?,
         None => {
-            let mut broken = Vec::new();
+            let mut problems = Vec::new();
             super::block_on(async {
-                broken = kept(&mut verifier, &dir).await?;
+                problems = verify_database(&mut verifier, &dir).await?;
                 Ok(ExitCode::SUCCESS)
             })?;
-            broken
+            problems
         }
     };
-    for problem in &broken {
+    for problem in &problems {
         eprintln!("error: {problem}");
     }
     table::line(&format!(
         "{} entries in {} logs hold, {} logs do not",
         verifier.entries(),
-        verifier.logs() - broken.len().min(verifier.logs()),
-        broken.len(),
+        verifier.logs() - problems.len().min(verifier.logs()),
+        problems.len(),
     ))?;
-    Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Lines of any number of runs. Nobody can tell whether their last ones are
-/// missing.
-fn saved(verifier: &mut Verifier, file: &Path) -> Result<Vec<String>, Failure> {
+/// Verifies a file with the entries of any number of sandboxes. It cannot be detected whether
+/// their last entries are missing.
+fn verify_file(verifier: &mut Verifier, file: &Path) -> Result<Vec<String>, Failure> {
     let lines: Box<dyn BufRead> = if file == Path::new("-") {
         Box::new(io::stdin().lock())
     } else {
@@ -83,54 +83,55 @@ fn saved(verifier: &mut Verifier, file: &Path) -> Result<Vec<String>, Failure> {
             .map_err(|error| Failure::usage(format!("cannot read {}: {error}", file.display())))?;
         Box::new(BufReader::new(opened))
     };
-    let (mut broken, mut bad) = (Vec::new(), BTreeSet::new());
+    let (mut problems, mut invalid) = (Vec::new(), BTreeSet::new());
     for (number, line) in lines.lines().enumerate() {
         let line = line.context("cannot read the log")?;
         let entry: AuditEntry = serde_json::from_str(&line).map_err(|error| {
-            Failure::usage(format!("line {} is no entry of a log: {error}", number + 1))
+            Failure::usage(format!("line {} is not a valid log entry: {error}", number + 1))
         })?;
         let row = AuditRow::from(entry);
-        // One problem of a log is enough: what follows it cannot hold either.
-        if !bad.contains(&row.run_id)
+        // Report one problem per log: the entries that follow are invalid as well.
+        if !invalid.contains(&row.run_id)
             && let Err(problem) = verifier.check(&row)
         {
-            bad.insert(row.run_id);
-            broken.push(problem.to_string());
+            invalid.insert(row.run_id);
+            problems.push(problem.to_string());
         }
     }
-    Ok(broken)
+    Ok(problems)
 }
 
-/// Every log in the database.
-async fn kept(verifier: &mut Verifier, dir: &Path) -> anyhow::Result<Vec<String>> {
+/// Verifies every log in the database.
+async fn verify_database(verifier: &mut Verifier, dir: &Path) -> anyhow::Result<Vec<String>> {
     let store = Store::open(dir)?;
-    let mut broken = Vec::new();
-    for (run, over) in store.audited_runs().await? {
+    let mut problems = Vec::new();
+    for (run, ended) in store.audited_runs().await? {
         let Ok(id) = run.parse::<RunId>() else {
-            broken.push(format!("{run}: this is no name of a run"));
+            problems.push(format!("not a valid sandbox id: {run}"));
             continue;
         };
-        if let Err(problem) = one(verifier, &store, &id, over).await? {
-            broken.push(problem.to_string());
+        if let Err(problem) = verify_log(verifier, &store, &id, ended).await? {
+            problems.push(problem.to_string());
         }
     }
-    Ok(broken)
+    Ok(problems)
 }
 
-async fn one(
+/// Verifies one log, which must be complete if the sandbox has ended.
+async fn verify_log(
     verifier: &mut Verifier,
     store: &Store,
     id: &RunId,
-    over: bool,
+    ended: bool,
 ) -> anyhow::Result<Result<(), crate::audit::ChainError>> {
-    let mut beyond = 0;
+    let mut after = 0;
     loop {
-        let rows = store.audit(id, beyond, PAGE).await?;
+        let rows = store.audit(id, after, ENTRIES_PER_PAGE).await?;
         let Some(last) = rows.last().map(|row| row.seq) else { break };
         if let Err(problem) = rows.iter().try_for_each(|row| verifier.check(row)) {
             return Ok(Err(problem));
         }
-        beyond = last;
+        after = last;
     }
-    Ok(if over { verifier.check_complete(id.as_str()) } else { Ok(()) })
+    Ok(if ended { verifier.check_complete(id.as_str()) } else { Ok(()) })
 }

@@ -1,4 +1,4 @@
-//! `isorun cp`: one file in, or one file out.
+//! `isorun cp`: copies one file into or out of a sandbox.
 
 use std::{os::unix::fs::PermissionsExt, path::Path, process::ExitCode};
 
@@ -20,40 +20,46 @@ pub struct Args {
 }
 
 pub const NOTES: &str = "\
-Permissions go along, on the way out less those that the umask takes. A path in
-a sandbox that ends in /, or at which there is a folder, is a folder, and the
-file keeps its name there.
+Permissions are copied; out of a sandbox, less those of the umask. If a path in
+a sandbox ends in /, or is that of a directory, the file is copied into that
+directory and keeps its name.
 
-Folders go through tar:
-  tar c folder | isorun exec RUN -- tar x -C /job
-  isorun exec RUN -- tar c -C /job folder | tar x
+To copy directories, use tar:
+  tar c directory | isorun exec RUN -- tar x -C /job
+  isorun exec RUN -- tar c -C /job directory | tar x
 
 Examples:
   isorun cp data.csv run0123456789abcdef:/job/
   isorun cp run0123456789abcdef:/job/plot.png plot.png
   echo hello | isorun cp - run0123456789abcdef:/tmp/hello";
 
-/// One end of a copy.
-enum Place {
+/// The source or the destination of a copy.
+enum Endpoint {
     Local(String),
-    Inside(RunId, String),
+    InSandbox(RunId, String),
 }
 
-fn place(text: &str) -> Place {
-    // A local file of such a name is reached as ./run...
+fn endpoint(text: &str) -> Endpoint {
+    // A local file with such a name can be specified as ./run...
     if let Some((id, path)) = text.split_once(':')
         && let Ok(id) = id.parse()
     {
-        return Place::Inside(id, path.to_owned());
+        return Endpoint::InSandbox(id, path.to_owned());
     }
-    Place::Local(text.to_owned())
+    Endpoint::Local(text.to_owned())
 }
 
 pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
-    match (place(&args.from), place(&args.to)) {
-        (Place::Local(from), Place::Inside(id, to)) => upload(&client, &from, &id, to).await,
-        (Place::Inside(id, from), Place::Local(to)) => download(&client, &id, &from, &to).await,
-        _ => Err(Failure::usage("one of the two has to be in a sandbox, as RUN:/PATH")),
+    match (endpoint(&args.from), endpoint(&args.to)) {
+        (Endpoint::Local(from), Endpoint::InSandbox(id, to)) => {
+            upload(&client, &from, &id, to).await
+        }
+        (Endpoint::InSandbox(id, from), Endpoint::Local(to)) => {
+            download(&client, &id, &from, &to).await
+        }
+        _ => Err(Failure::usage(
+            "exactly one of the two paths must be in a sandbox: specify it as RUN:/PATH",
+        )),
     }
 }
 
@@ -65,19 +71,21 @@ async fn upload(
 ) -> Result<ExitCode, Failure> {
     if from == "-" {
         if to.ends_with('/') {
-            return Err(Failure::usage("standard input has no name: name the file in the sandbox"));
+            return Err(Failure::usage(
+                "standard input has no file name: specify one in the sandbox",
+            ));
         }
         let body = Body::wrap_stream(ReaderStream::new(tokio::io::stdin()));
         client.upload(id, &to, None, body).await?;
         return Ok(ExitCode::SUCCESS);
     }
     let name = Path::new(from).file_name().and_then(|name| name.to_str());
-    let nameless = || Failure::usage(format!("{from} has no name that is text"));
+    let invalid_name = || Failure::usage(format!("the file name of {from} is not valid UTF-8"));
     if to.ends_with('/') {
-        to += name.ok_or_else(nameless)?;
+        to += name.ok_or_else(invalid_name)?;
     } else if client.entries(id, &to).await.is_ok() {
-        // There is a folder.
-        to = format!("{to}/{}", name.ok_or_else(nameless)?);
+        // It is a directory.
+        to = format!("{to}/{}", name.ok_or_else(invalid_name)?);
     }
     let opened = async {
         let file = tokio::fs::File::open(from).await?;
@@ -87,8 +95,8 @@ async fn upload(
     let (file, metadata) =
         opened.await.map_err(|error| Failure::usage(format!("cannot read {from}: {error}")))?;
     if metadata.is_dir() {
-        return Err(Failure::usage(format!("{from} is a folder"))
-            .hint("copy folders with tar: `isorun cp --help` says how"));
+        return Err(Failure::usage(format!("{from} is a directory"))
+            .hint("copy directories with tar: see `isorun cp --help`"));
     }
     let body = Body::wrap_stream(ReaderStream::with_capacity(file, 128 << 10));
     client.upload(id, &to, Some(metadata.permissions().mode() & 0o777), body).await?;
@@ -110,14 +118,14 @@ async fn download(client: &Client, id: &RunId, from: &str, to: &str) -> Result<E
     if to.is_dir() {
         to.push(Path::new(from).file_name().unwrap_or_default());
     }
-    let folder = match to.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
+    let directory = match to.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
         _ => Path::new("."),
     };
-    // Whole or not at all.
-    let draft = tempfile::NamedTempFile::new_in(folder)
-        .with_context(|| format!("cannot write into {}", folder.display()))?;
-    let (file, path) = draft.into_parts();
+    // The file is renamed when it is complete.
+    let temporary = tempfile::NamedTempFile::new_in(directory)
+        .with_context(|| format!("cannot write to {}", directory.display()))?;
+    let (file, path) = temporary.into_parts();
     let mut file = tokio::fs::File::from_std(file);
     while let Some(piece) = pieces.next().await {
         file.write_all(&piece?).await.with_context(|| format!("cannot write {}", to.display()))?;
@@ -134,7 +142,7 @@ async fn write(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(), F
     to.write_all(bytes).await.map_err(Failure::output)
 }
 
-/// What the user takes from new files. There is no way to ask without setting.
+/// Returns the umask, which cannot be read without setting it.
 fn umask() -> u32 {
     let mask = rustix::process::umask(rustix::fs::Mode::empty());
     rustix::process::umask(mask);

@@ -1,4 +1,4 @@
-//! `isorun create`: a sandbox that stays.
+//! `isorun create`: creates a sandbox.
 
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
@@ -10,16 +10,16 @@ pub struct Args {
     #[command(flatten)]
     sandbox: SandboxArgs,
 
-    /// Destroy it after so long without activity; 0 for never
+    /// Destroy it after this time without activity; 0 for never
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
     idle: Duration,
 
-    /// Print all about it as JSON, instead of its id
+    /// Print the sandbox as JSON, instead of its id
     #[arg(long)]
     json: bool,
 }
 
-/// What a sandbox is made of.
+/// The parameters of a new sandbox.
 #[derive(clap::Args)]
 pub struct SandboxArgs {
     /// An OCI image, or `host`: this machine's own programs, read-only
@@ -33,20 +33,20 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "SIZE", value_parser = mebibytes, help_heading = "Limits")]
     mem: Option<i64>,
 
-    /// What it may write to its disk, such as 512M or 20G [default: 10G]
+    /// Disk space, such as 512M or 20G [default: 10G]
     #[arg(long, value_name = "SIZE", value_parser = mebibytes, help_heading = "Limits")]
     disk: Option<i64>,
 
     #[command(flatten)]
     rules: super::net::RuleArgs,
 
-    /// Who may use the URLs of its ports: whoever knows its id, who also has a token, or nobody
-    /// without an API key
+    /// Access to the URLs of its ports: open (anyone who knows its id), token (only with a token)
+    /// or off (only with an API key)
     #[arg(long, value_name = "WHO", default_value = "open", value_parser = ["open", "token", "off"], help_heading = "Network")]
     urls: String,
 
     /// Set an environment variable of its commands; repeat it for more
-    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = variable)]
+    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = env_variable)]
     env: Vec<(String, String)>,
 }
 
@@ -78,27 +78,28 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    humantime::parse_duration(text)
-        .map_err(|_| "give a number and a unit, such as 5s, 500ms or 1m, or 0 for none".to_owned())
+    humantime::parse_duration(text).map_err(|_| {
+        "specify a number and a unit, such as 5s, 500ms or 1m, or 0 for none".to_owned()
+    })
 }
 
 fn mebibytes(text: &str) -> Result<i64, String> {
-    let wrong = || "give a size such as 512M or 2G, of whole mebibytes".to_owned();
+    let invalid = || "specify a positive integer and a unit, such as 512M or 2G".to_owned();
     let text = text.trim_end_matches("iB");
     let (number, factor) = match text.split_at_checked(text.len().saturating_sub(1)) {
         Some((number, "M" | "m")) => (number, 1),
         Some((number, "G" | "g")) => (number, 1024),
         Some((number, "T" | "t")) => (number, 1024 * 1024),
-        _ => return Err(wrong()),
+        _ => return Err(invalid()),
     };
-    let number: i64 = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(factor).filter(|size| *size > 0).ok_or_else(wrong)
+    let number: i64 = number.parse().map_err(|_| invalid())?;
+    number.checked_mul(factor).filter(|size| *size > 0).ok_or_else(invalid)
 }
 
-pub fn variable(text: &str) -> Result<(String, String), String> {
+pub fn env_variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("give NAME=VALUE".to_owned()),
+        _ => Err("specify NAME=VALUE".to_owned()),
     }
 }
 

@@ -1,5 +1,5 @@
-//! `isorun doctor`: tries on this machine what a server does, step by step, and
-//! says what is missing. It leaves nothing behind.
+//! `isorun doctor`: performs the operations of a server on this machine, step by step, and
+//! reports what is missing. It leaves nothing behind.
 
 use std::{fs, process::ExitCode, time::Instant};
 
@@ -23,19 +23,19 @@ pub struct Args {
     json: bool,
 }
 
-/// One thing that a server needs.
+/// The result of one step.
 #[derive(Serialize)]
 struct Step {
     name: &'static str,
     ok: bool,
-    /// What was found, or what is missing and how to get it.
+    /// Details of what was found, or what is missing and how to get it.
     found: String,
 }
 
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
     super::block_on(async move {
-        let steps = examine().await;
-        let well = steps.iter().all(|step| step.ok);
+        let steps = run_steps().await;
+        let passed = steps.iter().all(|step| step.ok);
         if args.json {
             table::json(&steps)?;
         } else {
@@ -43,25 +43,25 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
                 let mark = if step.ok { "ok     " } else { "MISSING" };
                 table::line(&format!("{mark}  {:<15}  {}", step.name, step.found))?;
             }
-            table::line(if well {
+            table::line(if passed {
                 "This machine can run sandboxes: `isorun serve`."
             } else {
                 "This machine cannot run sandboxes yet."
             })?;
         }
-        Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
 }
 
-/// What is wanted, all of it; then what is done with it, up to what fails.
-async fn examine() -> Vec<Step> {
+/// Checks all requirements, then runs the operations of a server until one fails.
+async fn run_steps() -> Vec<Step> {
     let mut steps = Vec::new();
-    let _ = walk(&mut steps).await;
+    let _ = run_until_failure(&mut steps).await;
     steps
 }
 
-/// Notes a step, and stops at one that fails.
-fn note<T>(
+/// Records a step. Returns its value if it succeeded.
+fn record<T>(
     steps: &mut Vec<Step>,
     name: &'static str,
     outcome: Result<(T, String), String>,
@@ -74,64 +74,67 @@ fn note<T>(
     value
 }
 
-async fn walk(steps: &mut Vec<Step>) -> Option<()> {
-    let wanted = doctor::gvisor(&GvisorConfig::new("."));
-    let all = wanted.iter().all(|finding| finding.good);
-    steps.extend(wanted.into_iter().map(|finding| Step {
+async fn run_until_failure(steps: &mut Vec<Step>) -> Option<()> {
+    let findings = doctor::gvisor(&GvisorConfig::new("."));
+    let all_good = findings.iter().all(|finding| finding.good);
+    steps.extend(findings.into_iter().map(|finding| Step {
         name: finding.what,
         ok: finding.good,
         found: finding.detail,
     }));
-    if !all {
+    if !all_good {
         return None;
     }
-    let folder = note(steps, "folder", folder())?;
-    let setup = GvisorConfig { warm: 0, ..GvisorConfig::new(folder.path()) };
-    let opened = Gvisor::open(setup).await;
-    let shown = |engine: Gvisor| {
-        let can = engine.capabilities();
-        let text = format!("limits on {}", can.limits.join(", "));
+    let directory = record(steps, "directory", temporary_directory())?;
+    let config = GvisorConfig { warm: 0, ..GvisorConfig::new(directory.path()) };
+    let opened = Gvisor::open(config).await;
+    let describe = |engine: Gvisor| {
+        let capabilities = engine.capabilities();
+        let text = format!("limits on {}", capabilities.limits.join(", "));
         (engine, text)
     };
-    let engine = note(steps, "engine", opened.map(shown).map_err(|error| error.to_string()))?;
-    let tried = try_sandbox(&engine).await;
+    let opened = opened.map(describe).map_err(|error| error.to_string());
+    let engine = record(steps, "engine", opened)?;
+    let outcome = try_sandbox(&engine).await;
     engine.shutdown().await;
-    note(steps, "sandbox", tried.map(|text| ((), text)))?;
-    let can = engine.capabilities();
-    let more = match can.checkpoint {
+    record(steps, "sandbox", outcome.map(|text| ((), text)))?;
+    let capabilities = engine.capabilities();
+    let suffix = match capabilities.checkpoint {
         true => "",
-        false => "; it cannot be written to disk",
+        false => "; checkpoints are not supported",
     };
-    note(steps, "isolation", Ok(((), format!("{}{more}", can.isolation))))
+    record(steps, "isolation", Ok(((), format!("{}{suffix}", capabilities.isolation))))
 }
 
-fn folder() -> Result<(tempfile::TempDir, String), String> {
-    let made = tempfile::tempdir().and_then(|folder| {
-        // Programs inside of sandboxes are not root outside: they pass through.
+fn temporary_directory() -> Result<(tempfile::TempDir, String), String> {
+    let created = tempfile::tempdir().and_then(|directory| {
+        // Programs in sandboxes are not root on the host, and must be able to traverse it.
         use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711))?;
-        Ok(folder)
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711))?;
+        Ok(directory)
     });
-    let folder = made.map_err(|error| format!("cannot make a temporary folder: {error}"))?;
-    let text = folder.path().display().to_string();
-    Ok((folder, text))
+    let directory =
+        created.map_err(|error| format!("cannot create a temporary directory: {error}"))?;
+    let text = directory.path().display().to_string();
+    Ok((directory, text))
 }
 
-/// A sandbox from its beginning to its end, with a command in it.
+/// Creates a sandbox, runs a command in it, and destroys it.
 async fn try_sandbox(engine: &Gvisor) -> Result<String, String> {
     let text = |error: Error| error.to_string();
     let id: SandboxId = "doctor".parse().map_err(text)?;
     let start = Instant::now();
     engine.create(SandboxSpec::new(id.clone(), Root::Host)).await.map_err(text)?;
     let created = start.elapsed();
-    let said = hello(engine, &id).await;
+    let output = run_hello(engine, &id).await;
     let destroyed = engine.destroy(&id).await;
-    let said = said?;
+    let output = output?;
     destroyed.map_err(text)?;
-    Ok(format!("created in {} ms; a command in it said {said:?}", created.as_millis()))
+    Ok(format!("created in {} ms; a command in it printed {output:?}", created.as_millis()))
 }
 
-async fn hello(engine: &Gvisor, id: &SandboxId) -> Result<String, String> {
+/// Runs a command, and returns its output.
+async fn run_hello(engine: &Gvisor, id: &SandboxId) -> Result<String, String> {
     let stream = engine.connect(id).await.map_err(|error| error.to_string())?;
     let exec = Exec {
         argv: ["/bin/sh", "-c", "echo hello from $(uname -s)"].map(str::to_owned).into(),
@@ -140,9 +143,9 @@ async fn hello(engine: &Gvisor, id: &SandboxId) -> Result<String, String> {
     };
     let run = async { client::exec(stream, exec).await?.output(4096).await };
     let output = run.await.map_err(|error: ClientError| error.to_string())?;
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let stdout = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     match output.status.shell_code() {
-        0 => Ok(said),
-        code => Err(format!("a command in a sandbox failed with {code}: {said}")),
+        0 => Ok(stdout),
+        code => Err(format!("a command in a sandbox exited with {code}: {stdout}")),
     }
 }

@@ -1,4 +1,4 @@
-//! A server inside of the command, for as long as the command runs.
+//! A server within the process of a command, for the lifetime of the command.
 
 use anyhow::Result;
 use tokio::task::JoinHandle;
@@ -11,19 +11,19 @@ use crate::{
     server::{App, Config, Listening, Server, engine},
 };
 
-/// A server of one's own, on a port of the loopback interface.
+/// A server on a port of the loopback interface.
 pub struct Embedded {
     app: App,
     serving: JoinHandle<Result<()>>,
     key: String,
 }
 
-/// A client of the server that was chosen, or else of the one that is where one
-/// would be, or else of one that starts now.
+/// Returns a client of the specified server, or else of the one that runs at the default URL.
+/// If there is neither, starts an embedded server.
 pub async fn connect_or_start(server: ServerArgs) -> Result<(Client, Option<Embedded>), Failure> {
     let target = Target::find(server.api_url, server.api_key)?;
     let client = Client::new(&target)?;
-    if target.chosen || client.is_there().await {
+    if target.explicit || client.is_reachable().await {
         return Ok((client, None));
     }
     let (client, embedded) = Embedded::start().await?;
@@ -40,7 +40,7 @@ impl Embedded {
         let engine = engine::start(&config).await?;
         let app = Server::open(config, engine, lock).await?;
         let key = keys::create(&app.store, &app.secret, "local", "embedded", None, false).await?;
-        let target = Target { url: listening.url(), key: Some(key.clone()), chosen: true };
+        let target = Target { url: listening.url(), key: Some(key.clone()), explicit: true };
         let serving = tokio::spawn({
             let app = app.clone();
             async move { listening.serve(&app).await }
@@ -48,7 +48,7 @@ impl Embedded {
         Ok((Client::new(&target)?, Self { app, serving, key }))
     }
 
-    /// Ends it, with all that it made.
+    /// Revokes the key, stops the server and destroys its sandboxes.
     pub async fn stop(self) -> Result<(), Failure> {
         if let Some(id) = self.app.secret.verify_key(&self.key) {
             self.app.store.revoke_key(&id).await.map_err(anyhow::Error::from)?;

@@ -1,4 +1,4 @@
-//! `isorun exec`: a command in a sandbox that is there.
+//! `isorun exec`: runs a command in an existing sandbox.
 
 use std::process::ExitCode;
 
@@ -16,10 +16,10 @@ pub struct Args {
 }
 
 pub const NOTES: &str = "\
-Standard input goes to the command, byte for byte; its output comes as it is
-printed. The exit code is the command's own; 124 if its time was over, 125 if
-it could not be run. Ctrl-C kills it, with all that it started. With --tty and
-no command there is a shell.
+Standard input is passed to the command, byte for byte; its output is printed
+as it arrives. The exit code is the command's own; 124 if it exceeded its
+timeout, 125 if it could not be run. Ctrl-C kills it and every process that it
+started. With --tty and no command, a shell is started.
 
 Examples:
   isorun exec run0123456789abcdef -- ls -l /work
@@ -28,5 +28,5 @@ Examples:
 
 pub fn run(args: Args, server: ServerArgs) -> Result<ExitCode, Failure> {
     let client = connect(server)?;
-    super::block_on(async move { terminal::converse(&client, &args.id, &args.command).await })
+    super::block_on(async move { terminal::run_command(&client, &args.id, &args.command).await })
 }

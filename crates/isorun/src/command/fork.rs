@@ -1,4 +1,4 @@
-//! `isorun fork`: copies of a sandbox that goes on.
+//! `isorun fork`: copies a running sandbox.
 
 use std::process::ExitCode;
 
@@ -11,11 +11,11 @@ pub struct Args {
     #[arg(value_parser = super::run_id)]
     id: RunId,
 
-    /// How many copies
+    /// The number of copies
     #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 1)]
     count: u32,
 
-    /// Print all about them as JSON, one line each, instead of their ids
+    /// Print the copies as JSON, one line each, instead of their ids
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! `isorun hibernate` and `isorun resume`: sandboxes to disk, and back.
+//! `isorun hibernate` and `isorun resume`.
 
 use std::process::ExitCode;
 
@@ -11,26 +11,26 @@ pub struct Args {
     ids: Vec<RunId>,
 }
 
-/// Which way.
+/// The operation on each sandbox.
 #[derive(Clone, Copy)]
-pub enum Way {
-    ToDisk,
-    Back,
+pub enum Operation {
+    Hibernate,
+    Resume,
 }
 
-pub async fn run(args: Args, way: Way, client: Client) -> Result<ExitCode, Failure> {
-    let mut trouble = None;
+pub async fn run(args: Args, operation: Operation, client: Client) -> Result<ExitCode, Failure> {
+    let mut exit_code = None;
     for id in args.ids {
-        let done = match way {
-            Way::ToDisk => client.hibernate(&id).await,
-            Way::Back => client.resume(&id).await,
+        let outcome = match operation {
+            Operation::Hibernate => client.hibernate(&id).await,
+            Operation::Resume => client.resume(&id).await,
         };
-        // The others are changed all the same.
-        if let Err(error) = done {
+        // Continue with the other sandboxes.
+        if let Err(error) = outcome {
             let failure = Failure::from(error);
             failure.report();
-            trouble = Some(failure.exit_code());
+            exit_code = Some(failure.exit_code());
         }
     }
-    Ok(trouble.map_or(ExitCode::SUCCESS, ExitCode::from))
+    Ok(exit_code.map_or(ExitCode::SUCCESS, ExitCode::from))
 }

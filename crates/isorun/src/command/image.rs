@@ -1,4 +1,5 @@
-//! `isorun image`: the images of a server, on its machine, while it runs or not.
+//! `isorun image`: the images of a server. Works on its machine, whether the server is
+//! running or not.
 
 mod bars;
 
@@ -29,12 +30,12 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Fetch an image from a registry, or what is missing of it
-    #[command(after_long_help = PULL)]
+    /// Pull an image from a registry; layers that are present are not pulled again
+    #[command(after_long_help = PULL_NOTES)]
     Pull(Pull),
 
-    /// Take an image from disk
-    #[command(after_long_help = IMPORT)]
+    /// Import an image from disk
+    #[command(after_long_help = IMPORT_NOTES)]
     Import(Import),
 
     /// List the images
@@ -44,14 +45,14 @@ enum Command {
         json: bool,
     },
 
-    /// Remove images; sandboxes that run from them go on
+    /// Remove images; sandboxes that use them keep running
     Rm {
         /// Their names
         #[arg(required = true, value_name = "NAME", value_parser = reference)]
         names: Vec<Reference>,
     },
 
-    /// Free what no image needs any more
+    /// Remove data that no image uses
     Gc,
 }
 
@@ -62,9 +63,9 @@ struct Pull {
     name: Reference,
 
     #[command(flatten)]
-    how: How,
+    common: CommonArgs,
 
-    /// Where to fetch what is named without a registry, instead of docker.io
+    /// Pull images without a registry in their name from this host instead of docker.io
     #[arg(
         long,
         value_name = "HOST",
@@ -74,15 +75,15 @@ struct Pull {
     )]
     registry: Option<String>,
 
-    /// Where to fetch what names a registry; can be given several times
+    /// Pull images of a registry from another host; repeat it for more
     #[arg(long, value_name = "REGISTRY=HOST", value_parser = mirror, help_heading = "Registries")]
     mirror: Vec<(String, String)>,
 
-    /// Speak plain HTTP with a host other than this machine; can be given several times
+    /// Use HTTP without TLS for a host other than this machine; repeat it for more
     #[arg(long, value_name = "HOST", help_heading = "Registries")]
     plain_http: Vec<String>,
 
-    /// Log in as this user; the password comes from ISORUN_REGISTRY_PASSWORD or standard input
+    /// Log in as this user; the password is read from ISORUN_REGISTRY_PASSWORD or standard input
     #[arg(long, value_name = "NAME", help_heading = "Registries")]
     user: Option<String>,
 
@@ -90,35 +91,36 @@ struct Pull {
     #[arg(long, help_heading = "Registries")]
     password_stdin: bool,
 
-    /// Credentials that docker or podman has written [default: ~/.docker/config.json]
+    /// The file with the credentials of docker or podman [default: ~/.docker/config.json]
     #[arg(long, value_name = "FILE", help_heading = "Registries")]
     docker_config: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
 struct Import {
-    /// An OCI layout, what `docker save` wrote, or a root filesystem: a folder or a tar archive
+    /// An OCI layout, a `docker save` archive or a root filesystem: a directory or a tar archive
     path: PathBuf,
 
-    /// What to call it [default: what the archive calls it]
+    /// The name of the image [default: the name in the archive]
     #[arg(value_parser = reference)]
     name: Option<Reference>,
 
-    /// Which image, if there are several: its name there
+    /// The name in the archive of the image to import, if there are several
     #[arg(long, value_name = "NAME")]
     select: Option<String>,
 
-    /// Take it for a root filesystem, whatever it looks like
+    /// Import it as a root filesystem, without detecting the format
     #[arg(long)]
     rootfs: bool,
 
     #[command(flatten)]
-    how: How,
+    common: CommonArgs,
 }
 
+/// The options for pulling and importing.
 #[derive(clap::Args)]
-struct How {
-    /// What it has to run on, such as linux/arm64 [default: this machine]
+struct CommonArgs {
+    /// The platform, such as linux/arm64 [default: this machine's]
     #[arg(long, value_parser = platform)]
     platform: Option<Platform>,
 
@@ -127,16 +129,16 @@ struct How {
     quiet: bool,
 }
 
-const PULL: &str = "\
-Registries are asked over HTTPS, those on this machine over HTTP. Layers are
-checked by their digests; a pull that was broken off goes on where it was.
+const PULL_NOTES: &str = "\
+Registries are accessed over HTTPS, those on this machine over HTTP. Layers are
+verified by their digests. An interrupted pull is resumed.
 
 Examples:
   isorun image pull python:3.12
   isorun image pull --registry localhost:5000 python:3.12
   printenv TOKEN | isorun image pull --user me --password-stdin ghcr.io/me/private";
 
-const IMPORT: &str = "\
+const IMPORT_NOTES: &str = "\
 Examples:
   docker save python:3.12 | gzip > python.tgz && isorun image import python.tgz
   isorun image import ./layout my/image:1
@@ -153,7 +155,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
             Command::Import(args) => import(&store, args).await,
             Command::Ls { json } => list(&store, json),
             Command::Rm { names } => remove(&store, &names).await,
-            Command::Gc => collect(&store).await,
+            Command::Gc => gc(&store).await,
         }
     })
 }
@@ -161,11 +163,11 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
 async fn pull(store: &Store, args: Pull) -> Result<ExitCode, Failure> {
     let mut options = PullOptions::default();
     options.registries = registries(&args)?;
-    options.platform = args.how.platform.unwrap_or_default();
-    let bars = bars::Bars::new(args.how.quiet);
+    options.platform = args.common.platform.unwrap_or_default();
+    let bars = bars::Bars::new(args.common.quiet);
     let pulled = store.pull(&args.name, &options, &bars.progress()).await;
     bars.clear();
-    done(&pulled.map_err(failure)?)
+    print_image(&pulled.map_err(failure)?)
 }
 
 async fn import(store: &Store, args: Import) -> Result<ExitCode, Failure> {
@@ -174,19 +176,19 @@ async fn import(store: &Store, args: Import) -> Result<ExitCode, Failure> {
     } else {
         let path = args.path;
         let found = tokio::task::spawn_blocking(move || Source::find(&path)).await;
-        found.context("cannot look at what is to be imported")?.map_err(failure)?
+        found.context("cannot detect the format of the image")?.map_err(failure)?
     };
     let mut options = ImportOptions::default();
     options.name = args.name;
     options.select = args.select;
-    options.platform = args.how.platform.unwrap_or_default();
-    let bars = bars::Bars::new(args.how.quiet);
+    options.platform = args.common.platform.unwrap_or_default();
+    let bars = bars::Bars::new(args.common.quiet);
     let imported = store.import(&source, &options, &bars.progress()).await;
     bars.clear();
-    done(&imported.map_err(failure)?)
+    print_image(&imported.map_err(failure)?)
 }
 
-fn done(image: &Image) -> Result<ExitCode, Failure> {
+fn print_image(image: &Image) -> Result<ExitCode, Failure> {
     table::line(&format!("{} {}", image.reference.short(), image.digest))
 }
 
@@ -229,7 +231,7 @@ async fn remove(store: &Store, names: &[Reference]) -> Result<ExitCode, Failure>
             missing.push(name.short());
         }
     }
-    let code = collect(store).await?;
+    let code = gc(store).await?;
     if missing.is_empty() {
         return Ok(code);
     }
@@ -237,7 +239,7 @@ async fn remove(store: &Store, names: &[Reference]) -> Result<ExitCode, Failure>
         .hint("`isorun image ls` lists them"))
 }
 
-async fn collect(store: &Store) -> Result<ExitCode, Failure> {
+async fn gc(store: &Store) -> Result<ExitCode, Failure> {
     let removed = store.gc().await.map_err(failure)?;
     let mut line = format!(
         "freed {}: {} unpacked images, {} blobs, {} leftovers",
@@ -247,7 +249,7 @@ async fn collect(store: &Store) -> Result<ExitCode, Failure> {
         removed.leftovers
     );
     if removed.in_use > 0 {
-        line += &format!("; {} are in use and go later", removed.in_use);
+        line += &format!("; {} are in use and will be removed later", removed.in_use);
     }
     table::line(&line)
 }
@@ -264,7 +266,7 @@ fn registries(args: &Pull) -> Result<Registries, Failure> {
         registries = registries.insecure(host);
     }
     if let Some(credentials) = credentials(args)? {
-        // For the host that is asked, which a mirror may stand in for.
+        // The credentials are for the host that is accessed, which may be a mirror.
         let registry = args.name.registry();
         let host = args
             .mirror
@@ -285,8 +287,10 @@ fn registries(args: &Pull) -> Result<Registries, Failure> {
 fn credentials(args: &Pull) -> Result<Option<RegistryCredentials>, Failure> {
     let secret = if args.password_stdin {
         if std::io::stdin().is_terminal() {
-            return Err(Failure::usage("--password-stdin reads standard input, a terminal now")
-                .hint("pipe the password in, so that it is not shown"));
+            return Err(Failure::usage(
+                "standard input is a terminal, from which --password-stdin does not read",
+            )
+            .hint("pipe the password to standard input, so that it is not displayed"));
         }
         let mut text = String::new();
         std::io::stdin()
@@ -301,15 +305,15 @@ fn credentials(args: &Pull) -> Result<Option<RegistryCredentials>, Failure> {
         (Some(name), Some(password)) => Ok(Some(RegistryCredentials::User { name, password })),
         (None, Some(token)) if args.password_stdin => Ok(Some(RegistryCredentials::Token(token))),
         (Some(_), None) => Err(Failure::usage("--user needs a password")
-            .hint("set ISORUN_REGISTRY_PASSWORD, or give --password-stdin")),
+            .hint("set ISORUN_REGISTRY_PASSWORD, or use --password-stdin")),
         (None, _) => Ok(None),
     }
 }
 
-/// Where docker keeps credentials.
+/// Returns the default path of docker's credentials.
 fn docker_config() -> Option<PathBuf> {
-    if let Some(folder) = std::env::var_os("DOCKER_CONFIG") {
-        return Some(PathBuf::from(folder).join("config.json"));
+    if let Some(directory) = std::env::var_os("DOCKER_CONFIG") {
+        return Some(PathBuf::from(directory).join("config.json"));
     }
     etcetera::home_dir().ok().map(|home| home.join(".docker/config.json"))
 }
@@ -327,16 +331,16 @@ fn mirror(text: &str) -> Result<(String, String), String> {
         Some((registry, host)) if !registry.is_empty() && !host.is_empty() => {
             Ok((registry.to_owned(), host.to_owned()))
         }
-        _ => Err("it is written as REGISTRY=HOST, such as docker.io=localhost:5000".to_owned()),
+        _ => Err("specify REGISTRY=HOST, such as docker.io=localhost:5000".to_owned()),
     }
 }
 
 fn failure(error: Error) -> Failure {
     let hint = match &error {
-        Error::Auth { .. } => "log in with --user, or by `docker login`",
-        Error::NotFound { .. } => "look at the name and the tag",
-        Error::Platform { .. } => "--platform chooses another one",
-        Error::Reference { .. } => "an image is named like python:3.12 or ghcr.io/owner/name:tag",
+        Error::Auth { .. } => "log in with --user or `docker login`",
+        Error::NotFound { .. } => "check the name and the tag",
+        Error::Platform { .. } => "select another platform with --platform",
+        Error::Reference { .. } => "specify a name such as python:3.12 or ghcr.io/owner/name:tag",
         _ => return Failure::Other(error.into()),
     };
     Failure::usage(error.to_string()).hint(hint)

@@ -1,5 +1,5 @@
-//! `isorun keys`: who may use a server. Works on the server's folder of data, on
-//! its machine, while the server runs or not.
+//! `isorun keys`: the API keys of a server. Works on the server's data directory, on its
+//! machine, whether the server is running or not.
 
 use std::process::ExitCode;
 
@@ -26,29 +26,29 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make a key, and print it: it is shown this once
+    /// Create a key, and print it: it cannot be shown again
     ///
-    /// A key sees the runs of its tenant and no others.
+    /// A key has access to the sandboxes of its tenant only.
     Create {
-        /// For people, such as the name of a program
+        /// A description, such as the name of a program
         name: String,
-        /// Whose runs it sees [default: a tenant of its own]
+        /// The tenant whose sandboxes it has access to [default: a tenant of its own]
         #[arg(long)]
         tenant: Option<String>,
         /// The region in the text of the key
         #[arg(long, default_value = "local", value_parser = secret::region)]
         region: String,
-        /// Let it see what concerns the whole server, such as /metrics
+        /// Also allow requests that concern the complete server, such as /metrics
         #[arg(long)]
         admin: bool,
     },
-    /// List the keys, without what makes them secret
+    /// List the keys, without their secrets
     Ls {
         /// Print JSON instead of a table
         #[arg(long)]
         json: bool,
     },
-    /// Make a key worthless, at once and for ever
+    /// Revoke a key, immediately and permanently
     Revoke {
         /// Its id, as `keys ls` shows it
         id: String,
@@ -60,7 +60,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
     super::block_on(async move {
         data::restrict_umask();
         data::prepare(&dir)?;
-        let store = Store::open(&dir).context("cannot open the data folder")?;
+        let store = Store::open(&dir).context("cannot open the data directory")?;
         match args.command {
             Command::Create { name, tenant, region, admin } => {
                 let secret = Secret::open(&dir)?;
@@ -72,14 +72,14 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
                 if store.revoke_key(&id).await.map_err(anyhow::Error::from)? {
                     return Ok(ExitCode::SUCCESS);
                 }
-                Err(Failure::usage(format!("there is no key {id:?}, or it was revoked before"))
-                    .hint("`isorun keys ls` has the ids"))
+                Err(Failure::usage(format!("the key {id:?} does not exist or is revoked already"))
+                    .hint("`isorun keys ls` lists the ids"))
             }
         }
     })
 }
 
-/// Makes a key and gives its text.
+/// Creates a key and returns its text.
 pub async fn create(
     store: &Store,
     secret: &Secret,
@@ -88,7 +88,7 @@ pub async fn create(
     tenant: Option<String>,
     admin: bool,
 ) -> anyhow::Result<String> {
-    let id = random_hex::<6>().context("the system gives no random numbers")?;
+    let id = random_hex::<6>().context("cannot get random bytes from the system")?;
     let tenant = tenant.unwrap_or_else(|| id.clone());
     store.add_key(KeyRow::new(&id, &tenant, name, admin)).await?;
     Ok(secret.key(region, &id))

@@ -1,4 +1,4 @@
-//! `isorun logs`: a run's audit log, as it is or for people.
+//! `isorun logs`: prints the audit log of a sandbox, as JSON lines or as text.
 
 use std::{io::Write, process::ExitCode};
 
@@ -11,11 +11,11 @@ use crate::{api::AuditEntry, client::Client, failure::Failure, id::RunId};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The sandbox, also one that is gone
+    /// The sandbox, which may be destroyed already
     #[arg(value_parser = super::run_id)]
     id: RunId,
 
-    /// Print the lines as the server keeps them, with their hmacs
+    /// Print the JSON lines that the server stores, with their HMACs
     #[arg(long)]
     json: bool,
 }
@@ -35,7 +35,7 @@ pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
     let mut lines = BufReader::new(StreamReader::new(body)).lines();
     while let Some(line) = lines.next_line().await.map_err(|error| Failure::Other(error.into()))? {
         let entry: AuditEntry = serde_json::from_str(&line).map_err(|error| {
-            Failure::Other(anyhow::anyhow!("the server says nonsense: {error}"))
+            Failure::Other(anyhow::anyhow!("the server sent an invalid log entry: {error}"))
         })?;
         let AuditEntry { seq, ts, event, data, .. } = entry;
         let data = table::visible(data.get());

@@ -1,4 +1,4 @@
-//! `isorun ls`: what is in a folder of a sandbox.
+//! `isorun ls`: lists a directory of a sandbox.
 
 use std::{io::Write, process::ExitCode};
 
@@ -11,7 +11,7 @@ pub struct Args {
     #[arg(value_parser = super::run_id)]
     id: RunId,
 
-    /// An absolute path inside of it
+    /// An absolute path in the sandbox
     #[arg(default_value = "/")]
     path: String,
 
@@ -28,7 +28,7 @@ pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
     let text: String = entries
         .entries
         .iter()
-        // A name can have any character but a slash in it, and each line is one name.
+        // A name may contain any character but a slash, and each line is one name.
         .map(|name| table::visible(name) + "\n")
         .collect();
     std::io::stdout().write_all(text.as_bytes()).map_err(Failure::output)?;

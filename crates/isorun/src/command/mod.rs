@@ -39,8 +39,8 @@ use crate::{
 /// Run untrusted programs in Linux sandboxes
 ///
 /// `isorun serve` is the server: each sandbox has a kernel interface, files,
-/// processes, limits and a network of its own. All other commands talk to
-/// a server over HTTP, on this machine unless told otherwise.
+/// processes, limits and a network of its own. All other commands send HTTP
+/// requests to a server, by default to the one on this machine.
 #[derive(Parser)]
 #[command(name = "isorun", version, after_long_help = EXAMPLES)]
 pub struct Cli {
@@ -51,7 +51,7 @@ pub struct Cli {
     command: Command,
 }
 
-/// Which server.
+/// The options that select the server.
 #[derive(clap::Args)]
 pub struct ServerArgs {
     /// The server's address [default: what `isorun serve` wrote, or http://127.0.0.1:7676]
@@ -83,7 +83,7 @@ enum Command {
     #[command(after_long_help = serve::NOTES)]
     Serve(Box<serve::Args>),
 
-    /// Make, list and revoke API keys, on the server's machine
+    /// Create, list and revoke API keys, on the server's machine
     Keys(keys::Args),
 
     /// Pull, import, list and remove images, on the server's machine
@@ -100,23 +100,23 @@ enum Command {
     #[command(after_long_help = exec::NOTES)]
     Exec(exec::Args),
 
-    /// Run lines in one bash that remembers from line to line
+    /// Run lines in one bash that keeps its state from line to line
     #[command(after_long_help = shell::NOTES)]
     Shell(shell::Args),
 
     /// Copy a running sandbox, with its files, memory and processes
     Fork(fork::Args),
 
-    /// Put sandboxes on the server's disk, memory and processes included
+    /// Write sandboxes to the server's disk, with their memory and processes
     Hibernate(hibernate::Args),
 
-    /// Bring sandboxes back that were hibernated
+    /// Resume hibernated sandboxes
     Resume(hibernate::Args),
 
-    /// Take, list and delete snapshots, from which sandboxes are made
+    /// Take, list and delete snapshots, from which sandboxes are restored
     Snapshot(snapshot::Args),
 
-    /// Make a sandbox from a snapshot, and print its id
+    /// Create a sandbox from a snapshot, and print its id
     Restore(snapshot::RestoreArgs),
 
     /// List the sandboxes
@@ -126,10 +126,10 @@ enum Command {
     #[command(after_long_help = cp::NOTES)]
     Cp(cp::Args),
 
-    /// List a folder of a sandbox
+    /// List a directory of a sandbox
     Ls(ls::Args),
 
-    /// Show or change what a sandbox reaches over the network
+    /// Show or change the network rules of a sandbox
     Net(net::Args),
 
     /// Print the URL of a port of a sandbox
@@ -139,16 +139,16 @@ enum Command {
     /// Destroy sandboxes
     Rm(rm::Args),
 
-    /// Show what happened in a sandbox: its audit log
+    /// Show the audit log of a sandbox
     Logs(logs::Args),
 
-    /// Show what sandboxes use
+    /// Show the resource usage of sandboxes
     Stats(stats::Args),
 
-    /// Prove that nobody changed the audit logs, on the server's machine
+    /// Verify that the audit logs were not changed, on the server's machine
     Audit(audit::Args),
 
-    /// Say what this machine lacks, and what isolation it gives
+    /// Check whether this machine can run sandboxes, and with which isolation
     Doctor(doctor::Args),
 
     /// Print a completion script for a shell
@@ -156,19 +156,19 @@ enum Command {
     /// For bash: isorun completions bash > ~/.local/share/bash-completion/completions/isorun
     #[command(verbatim_doc_comment)]
     Completions {
-        /// The shell that is to read it
+        /// The shell that reads the script
         shell: clap_complete::Shell,
     },
 
-    /// Print the description of the HTTP surface, as OpenAPI
+    /// Print the OpenAPI description of the HTTP API
     #[command(hide = true)]
     Openapi,
 }
 
-/// Where a server's data is, for what has to be done on its machine.
+/// The data directory, for commands that run on the server's machine.
 #[derive(clap::Args)]
 pub struct DataArgs {
-    /// The server's folder of data [default: ISORUN_DATA_DIR, /var/lib/isorun for root, or
+    /// The server's data directory [default: ISORUN_DATA_DIR, /var/lib/isorun for root, or
     /// ~/.local/share/isorun]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -179,14 +179,16 @@ impl DataArgs {
         self.data_dir.clone().map_or_else(crate::data::default_dir, Ok)
     }
 
-    /// The folder of a server that was started before.
+    /// Returns the data directory. Fails if no server was ever started with it.
     pub fn existing(&self) -> Result<PathBuf, Failure> {
         let dir = self.dir()?;
         if dir.join("secret").is_file() {
             return Ok(dir);
         }
-        Err(Failure::usage(format!("there is no server's data in {}", dir.display()))
-            .hint("name its folder with --data-dir, or start the server once with `isorun serve`"))
+        Err(Failure::usage(format!("not the data directory of a server: {}", dir.display())).hint(
+            "specify the data directory with --data-dir, or start the server once with `isorun \
+             serve`",
+        ))
     }
 }
 
@@ -202,10 +204,10 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Shell(args) => shell::run(args, server),
         Command::Fork(args) => block_on(fork::run(args, connect(server)?)),
         Command::Hibernate(args) => {
-            block_on(hibernate::run(args, hibernate::Way::ToDisk, connect(server)?))
+            block_on(hibernate::run(args, hibernate::Operation::Hibernate, connect(server)?))
         }
         Command::Resume(args) => {
-            block_on(hibernate::run(args, hibernate::Way::Back, connect(server)?))
+            block_on(hibernate::run(args, hibernate::Operation::Resume, connect(server)?))
         }
         Command::Snapshot(args) => block_on(snapshot::run(args, connect(server)?)),
         Command::Restore(args) => block_on(snapshot::restore(args, connect(server)?)),
@@ -228,7 +230,7 @@ fn connect(server: ServerArgs) -> Result<Client, Failure> {
     Ok(Client::new(&Target::find(server.api_url, server.api_key)?)?)
 }
 
-/// Runs a command until it ends, or until Ctrl-C ends it.
+/// Runs a command until it completes or is interrupted.
 fn block_on(work: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -240,12 +242,12 @@ fn block_on(work: impl Future<Output = Result<ExitCode, Failure>>) -> Result<Exi
             () = interrupted() => Err(Failure::Interrupted),
         }
     });
-    // A read of standard input cannot be cancelled: nobody waits for it.
+    // A read of standard input cannot be cancelled, so do not wait for it.
     runtime.shutdown_background();
     outcome
 }
 
-/// Waits for Ctrl-C, or for the signal by which a service manager ends things.
+/// Waits for SIGINT (Ctrl-C) or SIGTERM (service managers).
 async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut term) = signal(SignalKind::terminate()) else {
@@ -254,7 +256,7 @@ async fn interrupted() {
     tokio::select! {
         Ok(()) = tokio::signal::ctrl_c() => {}
         Some(()) = term.recv() => {}
-        // Then the signals have their usual effect, which is to end us.
+        // Without handlers the signals terminate the process.
         else => std::future::pending().await,
     }
 }

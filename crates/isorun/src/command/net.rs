@@ -1,4 +1,4 @@
-//! `isorun net`: what a sandbox reaches.
+//! `isorun net`: the network rules of a sandbox.
 
 use std::process::ExitCode;
 
@@ -20,7 +20,7 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show what a sandbox may reach
+    /// Show the network rules of a sandbox
     Show {
         /// The sandbox
         #[arg(value_parser = super::run_id)]
@@ -31,8 +31,8 @@ enum Command {
         json: bool,
     },
 
-    /// Change what a sandbox may reach, at once; connections that are open are reset
-    #[command(after_long_help = SET)]
+    /// Change the network rules of a sandbox; open connections are reset
+    #[command(after_long_help = SET_NOTES)]
     Set {
         /// The sandbox
         #[arg(value_parser = super::run_id)]
@@ -47,24 +47,25 @@ enum Command {
     },
 }
 
-/// Rules on the command line.
+/// The options for network rules.
 #[derive(Clone, clap::Args)]
 pub struct RuleArgs {
-    /// A ready choice: default, the web; internet, all of it; locked-down, nothing
+    /// A predefined set of rules: default (the web), internet (everything public) or locked-down
+    /// (nothing)
     #[arg(long = "network", value_name = "PROFILE", conflicts_with_all = ["allow", "deny"], help_heading = "Network")]
     profile: Option<String>,
 
-    /// Where it may connect to, and nowhere else: an IP, a CIDR, a hostname or *.suffix; repeat it
-    /// for more
+    /// Allow connections to this destination and deny all others: an IP, a CIDR, a hostname or
+    /// *.suffix; repeat it for more
     #[arg(long, value_name = "RULE", help_heading = "Network")]
     allow: Vec<String>,
 
-    /// Where it may not connect to, whatever is allowed; repeat it for more
+    /// Deny connections to this destination, even if it is allowed; repeat it for more
     #[arg(long, value_name = "RULE", help_heading = "Network")]
     deny: Vec<String>,
 }
 
-const SET: &str = "\
+const SET_NOTES: &str = "\
 Examples:
   isorun net set $id --allow pypi.org --allow '*.pythonhosted.org'
   isorun net set $id --deny 203.0.113.0/24
@@ -88,8 +89,10 @@ pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
         Command::Set { id, rules, json } => {
             let change = rules.change();
             if change.network.is_none() && change.network_profile.is_none() {
-                return Err(Failure::usage("nothing to change")
-                    .hint("give --network, --allow or --deny; `isorun net show` shows what is"));
+                return Err(Failure::usage("no rules were specified").hint(
+                    "specify --network, --allow or --deny; `isorun net show` prints the current \
+                     rules",
+                ));
             }
             (client.set_network(&id, &change).await?, json)
         }

@@ -1,4 +1,4 @@
-//! What is printed for other programs: completions, and the HTTP surface.
+//! Output for other programs: completion scripts and the OpenAPI description.
 
 use std::{io::Write, process::ExitCode};
 

@@ -1,4 +1,4 @@
-//! `isorun ps`: the sandboxes that are there, or were.
+//! `isorun ps`: lists sandboxes, or the history of destroyed ones.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use crate::{client::Client, failure::Failure};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Those that are gone instead, the latest first
+    /// List destroyed sandboxes instead, the latest first
     #[arg(long)]
     past: bool,
 

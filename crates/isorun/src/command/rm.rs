@@ -1,4 +1,4 @@
-//! `isorun rm`: sandboxes go, and say what they used.
+//! `isorun rm`: destroys sandboxes and prints their resource usage.
 
 use std::process::ExitCode;
 
@@ -11,11 +11,11 @@ pub struct Args {
     #[arg(required_unless_present = "all", value_parser = super::run_id)]
     ids: Vec<RunId>,
 
-    /// All that the key can see
+    /// All sandboxes of the key's tenant
     #[arg(long, conflicts_with = "ids")]
     all: bool,
 
-    /// Print what each used as JSON, one line each
+    /// Print the usage of each as JSON, one line each
     #[arg(long)]
     json: bool,
 }
@@ -26,7 +26,7 @@ pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
     } else {
         args.ids
     };
-    let mut trouble = None;
+    let mut exit_code = None;
     for id in ids {
         match client.destroy(&id).await {
             Ok(stats) if args.json => {
@@ -43,13 +43,13 @@ pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
                     table::duration(stats.uptime_ms),
                 ))?;
             }
-            // The others go all the same.
+            // Continue with the other sandboxes.
             Err(error) => {
                 let failure = Failure::from(error);
                 failure.report();
-                trouble = Some(failure.exit_code());
+                exit_code = Some(failure.exit_code());
             }
         }
     }
-    Ok(trouble.map_or(ExitCode::SUCCESS, ExitCode::from))
+    Ok(exit_code.map_or(ExitCode::SUCCESS, ExitCode::from))
 }

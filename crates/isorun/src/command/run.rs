@@ -1,4 +1,4 @@
-//! `isorun run`: from nothing to a command's end, and nothing left.
+//! `isorun run`: creates a sandbox, runs a command in it, and destroys the sandbox.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -21,13 +21,13 @@ pub struct Args {
 }
 
 pub const NOTES: &str = "\
-Standard input goes to the command, byte for byte; its output comes as it is
-printed. The exit code is the command's own; 124 if its time was over, 125 if
-it could not be run. Ctrl-C ends it. The sandbox is gone afterwards, whatever
-happened.
+Standard input is passed to the command, byte for byte; its output is printed
+as it arrives. The exit code is the command's own; 124 if it exceeded its
+timeout, 125 if it could not be run. Ctrl-C interrupts it. The sandbox is
+destroyed in every case.
 
-If no server was named and none runs on this machine, one is started for this
-command.
+If no server was specified and none runs on this machine, one is started for
+this command.
 
 Examples:
   isorun run host -- python3 -c 'print(2 + 2)'
@@ -35,7 +35,7 @@ Examples:
   isorun run host --tty";
 
 pub fn run(args: Args, server: ServerArgs) -> Result<ExitCode, Failure> {
-    // A server in this process works while the command's streams are waited for.
+    // A server in this process runs beside the task that waits for the command's streams.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     let outcome = runtime.block_on(async move {
@@ -49,27 +49,27 @@ pub fn run(args: Args, server: ServerArgs) -> Result<ExitCode, Failure> {
             (Ok(_), Err(failure)) | (Err(failure), _) => Err(failure),
         }
     });
-    // A read of standard input cannot be cancelled: nobody waits for it.
+    // A read of standard input cannot be cancelled, so do not wait for it.
     runtime.shutdown_background();
     outcome
 }
 
 async fn in_sandbox(args: &Args, client: &Client) -> Result<ExitCode, Failure> {
-    // It is this command that ends the sandbox. If it is killed, idleness does.
+    // This command destroys the sandbox. If it is killed, the idle timeout does.
     let request = args.sandbox.request(Duration::from_secs(60));
     let run = tokio::select! {
         run = client.create(&request) => run?,
-        // The server destroys what nobody waits for.
+        // The server destroys a sandbox whose request was cancelled.
         () = super::interrupted() => return Err(Failure::Interrupted),
     };
     let outcome = tokio::select! {
-        outcome = terminal::converse(client, &run.id, &args.command) => outcome,
+        outcome = terminal::run_command(client, &run.id, &args.command) => outcome,
         () = super::interrupted() => Err(Failure::Interrupted),
     };
     match client.destroy(&run.id).await {
-        // One that died is gone as well; the outcome has said so.
+        // If the sandbox failed, the outcome already reports it.
         Ok(_) => outcome,
-        Err(error) if error.is("run_destroyed") => outcome,
+        Err(error) if error.has_code("run_destroyed") => outcome,
         Err(error) => outcome.and(Err(error.into())),
     }
 }

@@ -8,7 +8,7 @@ use isorun_engine::SandboxSpec;
 
 use super::{DataArgs, create::duration, keys, server_limits::ServerLimitArgs};
 use crate::{
-    client::config::Local,
+    client::config::ClientConfig,
     data,
     failure::Failure,
     secret,
@@ -22,8 +22,8 @@ use crate::{
     },
 };
 
-/// The most disk of a sandbox, in MiB, unless told otherwise.
-const MAX_DISK_MIB: u64 = 102_400;
+/// The upper bound of the default disk limit of a sandbox, in MiB.
+const MAX_DEFAULT_DISK_MIB: u64 = 102_400;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = DEFAULT_ADDRESS)]
     listen: SocketAddr,
 
-    /// Serve HTTPS with this chain of certificates
+    /// Serve HTTPS with this certificate chain
     #[arg(long, value_name = "FILE.pem", requires = "tls_key", help_heading = "TLS")]
     tls_cert: Option<PathBuf>,
 
@@ -42,66 +42,65 @@ pub struct Args {
     #[arg(long, value_name = "FILE.pem", requires = "tls_cert", help_heading = "TLS")]
     tls_key: Option<PathBuf>,
 
-    /// Serve HTTP beyond this machine: only behind a proxy that does TLS
+    /// Serve HTTP on addresses other than loopback: only behind a proxy that terminates TLS
     #[arg(long, help_heading = "TLS")]
     allow_plain_http: bool,
 
-    /// What runs and keys say where they are
+    /// The region in sandboxes and keys
     #[arg(long, default_value = "local", value_parser = secret::region)]
     region: String,
 
-    /// How many sandboxes to hold ready, so that creating one is fast
+    /// The number of sandboxes to create in advance, so that creating one is fast
     #[arg(long, value_name = "NUMBER", default_value = "2", value_parser = clap::value_parser!(u16).range(0..=1000))]
     warm: u16,
 
-    /// How many places to hold ready for copies, so that forking, resuming and restoring are
-    /// fast; none is made before the first fork, hibernation or snapshot
+    /// The number of containers to create in advance for copies, so that forking, resuming and
+    /// restoring are fast; none is created before the first fork, hibernation or snapshot
     #[arg(long, value_name = "NUMBER", default_value = "2", value_parser = clap::value_parser!(u16).range(0..=1000))]
     warm_copies: u16,
 
-    /// A registry from which images are pulled that are not here yet; repeat it for more, or
-    /// `any` for all, also those of your own network
+    /// A registry from which missing images are pulled; repeat it for more, or specify `any` for
+    /// all, including those of your own network
     #[arg(long, value_name = "HOST", default_value = "docker.io", help_heading = "Images")]
     pull_from: Vec<String>,
 
-    /// Pull no images: only those run that `isorun image` has brought here
+    /// Do not pull images: use only those that were added with `isorun image`
     #[arg(long, conflicts_with = "pull_from", help_heading = "Images")]
     no_pull: bool,
 
-    /// A resolver for the names that sandboxes ask for; repeat it for more [default: those of this
-    /// machine]
+    /// A DNS resolver for sandboxes; repeat it for more [default: those of this machine]
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Networks of sandboxes")]
     resolver: Vec<SocketAddr>,
 
-    /// A range of addresses that is not public, and that sandboxes may be allowed to reach all the
-    /// same, by a rule that names it or a host in it; repeat it for more
+    /// A range of private addresses that network rules may allow sandboxes to reach; repeat it for
+    /// more
     #[arg(long, value_name = "CIDR", help_heading = "Networks of sandboxes")]
     permit_private: Vec<ipnet::Ipv4Net>,
 
-    /// More certificate authorities that vouch for the hosts of credentials
+    /// Additional certificate authorities for the hosts of credentials
     #[arg(long, value_name = "FILE.pem", help_heading = "Networks of sandboxes")]
     credential_roots: Option<PathBuf>,
 
-    /// How long the host of a credential may take until its answer begins
+    /// The maximum time until the host of a credential begins its response
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10m", help_heading = "Networks of sandboxes")]
     credential_timeout: Duration,
 
-    /// A name below which each sandbox has its own, for URLs such as
-    /// `https://ID.DOMAIN/sb/p/8000/`; every name below it has to lead here. With a scheme and a
-    /// port, such as http://localhost:7676, if clients see other ones than https and its own
+    /// A domain in which each sandbox has a subdomain, for URLs such as
+    /// `https://ID.DOMAIN/sb/p/8000/`; all subdomains must resolve to this server. Specify a scheme
+    /// and a port, such as http://localhost:7676, if clients do not use https and its default port
     #[arg(long, value_name = "DOMAIN", value_parser = domain, help_heading = "URLs of sandboxes")]
     domain: Option<(String, String)>,
 
-    /// No URLs that need no API key
+    /// Disable URLs that need no API key
     #[arg(long, help_heading = "URLs of sandboxes")]
     no_anonymous_urls: bool,
 
-    /// Let pages at /sb/ID/p/PORT/ share this server's origin in browsers: they get cookies and
-    /// storage, and those of one sandbox can read those of another
+    /// Let pages at /sb/ID/p/PORT/ share this server's origin in browsers: they can use cookies and
+    /// storage, and pages of one sandbox can read those of another
     #[arg(long, help_heading = "URLs of sandboxes")]
     shared_origin: bool,
 
-    /// Leave sandboxes running when the server stops; the next one finds them again
+    /// Keep sandboxes running when the server stops; the next server takes them over
     #[arg(long)]
     keep_sandboxes: bool,
 
@@ -125,76 +124,77 @@ pub struct Args {
     )]
     log: String,
 
-    /// How to log, on standard error
+    /// The format of the log on standard error
     #[arg(long, value_enum, default_value = "text", help_heading = "Log")]
     log_format: LogFormat,
 }
 
 #[derive(clap::Args)]
 struct LimitArgs {
-    /// The most virtual CPUs of a sandbox [default: those of this machine]
+    /// Maximum number of virtual CPUs of a sandbox [default: those of this machine]
     #[arg(long, value_name = "NUMBER", help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1..))]
     max_vcpus: Option<u32>,
 
-    /// The most memory of a sandbox, in MiB [default: what its tenant may use of this machine's,
-    /// at least 1024]
+    /// Maximum memory of a sandbox, in MiB [default: the share of a tenant of this machine's
+    /// memory, at least 1024]
     #[arg(long, value_name = "MIB", help_heading = "Limits", value_parser = clap::value_parser!(u64).range(SandboxSpec::MEM_MIB))]
     max_mem_mib: Option<u64>,
 
-    /// The most disk of a sandbox, in MiB [default: what its tenant may use of the disk that is
-    /// free when the server starts, at least 10240 and at most 102400]
+    /// Maximum disk space of a sandbox, in MiB [default: the share of a tenant of the disk space
+    /// that is free when the server starts, at least 10240 and at most 102400]
     #[arg(long, value_name = "MIB", help_heading = "Limits", value_parser = clap::value_parser!(u64).range(1..))]
     max_disk_mib: Option<u64>,
 
-    /// Processes and threads of a sandbox
+    /// Maximum number of processes and threads of a sandbox
     #[arg(long, value_name = "NUMBER", default_value = "512", help_heading = "Limits", value_parser = clap::value_parser!(u32).range(8..))]
     pids: u32,
 
-    /// Sandboxes of one tenant at the same time
+    /// Maximum number of sandboxes of one tenant at the same time
     #[arg(long, value_name = "NUMBER", default_value = "100", help_heading = "Limits")]
     max_runs: usize,
 
-    /// Commands, terminals and transfers of one sandbox at the same time
+    /// Maximum number of commands, terminals and transfers of one sandbox at the same time
     #[arg(long, value_name = "NUMBER", default_value = "256", help_heading = "Limits")]
     max_execs: usize,
 
-    /// Requests of one key in a second, over time; twice as many at once
+    /// Maximum rate of requests of one key per second, with bursts of twice as many
     #[arg(long, value_name = "NUMBER", default_value = "1000", help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
 
-    /// Requests of all callers at the same time
+    /// Maximum number of requests of all clients at the same time
     #[arg(long, value_name = "NUMBER", default_value = "4096", help_heading = "Limits")]
     max_requests: usize,
 
-    /// What an answer holds of each of a command's two streams, in bytes
+    /// Maximum size in a response of each of a command's two output streams, in bytes
     #[arg(long, value_name = "BYTES", default_value = "8388608", help_heading = "Limits")]
     max_output: usize,
 
-    /// The largest file that can be uploaded, in bytes
+    /// Maximum size of an uploaded file, in bytes
     #[arg(long, value_name = "BYTES", default_value = "4294967296", help_heading = "Limits")]
     max_upload: u64,
 
-    /// How long requests may still go on when the server is stopped
+    /// The time that requests have to complete when the server is stopped
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s", help_heading = "Limits")]
     grace: Duration,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum LogFormat {
-    /// For people
+    /// Text
     Text,
-    /// One JSON object a line
+    /// One JSON object per line
     Json,
 }
 
 pub const NOTES: &str = "\
-On its first start it makes an API key for this user, and writes it with its
-address to ~/.config/isorun/client.json, readable by this user only: clients
-of this user need no configuration. `isorun keys create` makes keys for others.
+On its first start the server creates an API key for this user, and writes it
+with its address to ~/.config/isorun/client.json, readable by this user only:
+clients of this user need no configuration. `isorun keys create` creates keys
+for others.
 
-SIGTERM or Ctrl-C stops it: no new requests, a grace for those under way, then
-every sandbox is destroyed, or with --keep-sandboxes left alone. A second one
-stops it at once.
+SIGTERM or Ctrl-C stops the server: new requests are refused, those in progress
+have a grace period, then every sandbox is destroyed, or kept running with
+--keep-sandboxes. A second signal stops the server immediately.
 
 Examples:
   isorun serve
@@ -215,12 +215,13 @@ fn config(args: Args) -> Result<Config, Failure> {
     let tls = args.tls_cert.zip(args.tls_key);
     if tls.is_none() && !args.listen.ip().is_loopback() && !args.allow_plain_http {
         return Err(Failure::usage(format!(
-            "{} can be reached from other machines, and without TLS they would send their keys \
-             for everybody to read",
+            "{} can be reached from other machines, which would send their keys unencrypted \
+             without TLS",
             args.listen
         ))
         .hint(
-            "give --tls-cert and --tls-key, or --allow-plain-http behind a proxy that does TLS",
+            "specify --tls-cert and --tls-key, or --allow-plain-http behind a proxy that \
+             terminates TLS",
         ));
     }
     let data_dir = args.data.dir()?;
@@ -238,7 +239,7 @@ fn config(args: Args) -> Result<Config, Failure> {
             disk_mib: args
                 .limits
                 .max_disk_mib
-                .unwrap_or_else(|| tenant_disk_mib.clamp(DEFAULT_DISK_MIB, MAX_DISK_MIB)),
+                .unwrap_or_else(|| tenant_disk_mib.clamp(DEFAULT_DISK_MIB, MAX_DEFAULT_DISK_MIB)),
             pids: args.limits.pids,
             runs: args.limits.max_runs,
             execs: args.limits.max_execs,
@@ -278,22 +279,23 @@ fn config(args: Args) -> Result<Config, Failure> {
     })
 }
 
-/// A domain with the scheme before it.
+/// Parses a domain with an optional scheme and port. Returns the scheme, and the rest.
 fn domain(text: &str) -> Result<(String, String), String> {
     let (scheme, name) = text.split_once("://").unwrap_or(("https", text));
-    let wrong = || "give a domain such as sandboxes.example, or a URL without a path".to_owned();
+    let invalid =
+        || "specify a domain such as sandboxes.example, or a URL without a path".to_owned();
     let (host, port) = name.split_once(':').unwrap_or((name, "443"));
-    let plain =
+    let is_valid =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
-    let good = !host.is_empty()
-        && host.bytes().all(plain)
+    let valid = !host.is_empty()
+        && host.bytes().all(is_valid)
         && !host.starts_with(['.', '-'])
         && !host.ends_with('.')
         && host.len() <= 200
         && port.parse::<u16>().is_ok();
     match scheme {
-        "http" | "https" if good => Ok((scheme.to_owned(), name.to_owned())),
-        _ => Err(wrong()),
+        "http" | "https" if valid => Ok((scheme.to_owned(), name.to_owned())),
+        _ => Err(invalid()),
     }
 }
 
@@ -305,7 +307,7 @@ fn start_log(directives: &str, format: LogFormat) -> Result<(), Failure> {
     let log = fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        // A log that nobody reads any more stops nothing.
+        // If the reader of the log has closed it, the server continues.
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     match format {
@@ -319,74 +321,75 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     data::restrict_umask();
     data::prepare(&config.data_dir)?;
     let lock = data::lock(&config.data_dir)?;
-    // Before anything is started: a port that is taken is found out now.
+    // Bind first, so that a port in use is reported before anything is started.
     let listening = Listening::bind(&config).await?;
     let engine = engine::start(&config).await?;
     let app = Server::open(config, engine, lock).await?;
-    let written = client_config(&app, &listening.url()).await?;
-    welcome(&app, &listening, written);
-    let stopper = tokio::spawn({
+    let written = ensure_client_config(&app, &listening.url()).await?;
+    print_welcome(&app, &listening, written);
+    let signal_handler = tokio::spawn({
         let app = app.clone();
         async move {
             super::interrupted().await;
             tracing::info!("stopping");
             app.stopping.cancel();
             super::interrupted().await;
-            tracing::warn!("stopping at once");
+            tracing::warn!("stopping immediately");
             std::process::exit(130);
         }
     });
     let served = listening.serve(&app).await;
     app.close().await;
-    stopper.abort();
+    signal_handler.abort();
     served
 }
 
-/// Sees to it that this user's clients find this server, unless they have been
-/// told of another one. Gives the place of what they read.
-async fn client_config(app: &App, url: &str) -> anyhow::Result<Option<PathBuf>> {
+/// Writes the configuration with which this user's clients find this server, unless it is for
+/// another server. Returns its path if it was written.
+async fn ensure_client_config(app: &App, url: &str) -> anyhow::Result<Option<PathBuf>> {
     if !app.config.write_client_config {
         return Ok(None);
     }
-    // A damaged one is replaced.
-    let local = Local::load().unwrap_or_default();
+    // An invalid file is replaced.
+    let config = ClientConfig::load().unwrap_or_default();
     let mut key = None;
-    if let Some(local) = &local
-        && let Some(id) = app.secret.verify_key(&local.api_key)
+    if let Some(config) = &config
+        && let Some(id) = app.secret.verify_key(&config.api_key)
         && app.store.key(&id).await?.is_some_and(|key| key.revoked_at.is_none())
     {
-        key = Some(local.api_key.clone());
+        key = Some(config.api_key.clone());
     }
-    match (key, local) {
-        // It is about this server; the address may be another one now.
-        (Some(api_key), _) => Ok(Some(Local { api_url: url.to_owned(), api_key }.store()?)),
-        // It is about another server, elsewhere.
-        (None, Some(local)) if local.api_url != url => Ok(None),
+    match (key, config) {
+        // It is for this server, whose address may have changed.
+        (Some(api_key), _) => Ok(Some(ClientConfig { api_url: url.to_owned(), api_key }.store()?)),
+        // It is for another server.
+        (None, Some(config)) if config.api_url != url => Ok(None),
         _ => {
             let (store, secret) = (&app.store, &app.secret);
             let tenant = Some("local".to_owned());
             let api_key =
                 keys::create(store, secret, &app.config.region, "local", tenant, true).await?;
-            Ok(Some(Local { api_url: url.to_owned(), api_key }.store()?))
+            Ok(Some(ClientConfig { api_url: url.to_owned(), api_key }.store()?))
         }
     }
 }
 
-fn welcome(app: &App, listening: &Listening, written: Option<PathBuf>) {
-    let can = app.engine.capabilities();
+/// Prints the address of the server, and how to use it.
+fn print_welcome(app: &App, listening: &Listening, written: Option<PathBuf>) {
+    let capabilities = app.engine.capabilities();
     let url = listening.url();
     println!("isorun {} listens on {url}", env!("CARGO_PKG_VERSION"));
-    println!("engine: {} {}: {}", can.name, can.version, can.isolation);
+    println!("engine: {} {}: {}", capabilities.name, capabilities.version, capabilities.isolation);
     println!("data:   {}", app.config.data_dir.display());
     println!();
     match written {
         Some(path) => {
-            println!("Your own clients find it by {}. Try:", path.display());
+            println!("Clients of this user are configured by {}. Try:", path.display());
             println!("  isorun run host -- python3 -c 'print(2 + 2)'");
             println!();
-            println!("For others, make a key with `isorun keys create NAME`, and set:");
+            println!("For other users, create a key with `isorun keys create NAME`, and set:");
         }
-        None => println!("Make a key with `isorun keys create NAME`, and set:"),
+        None => println!("Create a key with `isorun keys create NAME`, and set:"),
     }
     println!("  ISORUN_API_URL={url}");
     println!("  ISORUN_API_KEY=isorun_live_...");

@@ -1,4 +1,4 @@
-//! `isorun shell`: one bash for all lines that come.
+//! `isorun shell`: runs the lines of standard input in one bash.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use super::{ServerArgs, connect};
 use crate::{
-    client::{Client, Conversation, Told},
+    client::{Client, ShellEvent, ShellSession},
     failure::Failure,
     id::RunId,
 };
@@ -20,7 +20,7 @@ pub struct Args {
     #[arg(value_parser = super::run_id)]
     id: RunId,
 
-    /// Go on with this session: one that lost its connection, or that the original of a fork had
+    /// Reattach to this session, after a lost connection or in a fork
     #[arg(long, value_name = "NAME")]
     session: Option<String>,
 
@@ -28,16 +28,16 @@ pub struct Args {
     #[arg(long)]
     keep: bool,
 
-    /// Interrupt a line that takes so long [default: never]
+    /// Interrupt a line that takes longer [default: never]
     #[arg(long, value_name = "DURATION", value_parser = super::create::duration)]
     timeout: Option<std::time::Duration>,
 }
 
 pub const NOTES: &str = "\
-Each line of standard input is a command for one bash, which remembers folder,
-variables, functions and background jobs from line to line. The exit code is
-that of the last line, or of the shell if a line ends it. For programs that
-want a terminal, use `isorun exec --tty`.
+Each line of standard input is a command for one bash, which keeps its working
+directory, variables, functions and background jobs from line to line. The exit
+code is that of the last line, or of the shell if a line exits it. For programs
+that need a terminal, use `isorun exec --tty`.
 
 Examples:
   isorun shell run0123456789abcdef
@@ -45,31 +45,31 @@ Examples:
 
 pub fn run(args: Args, server: ServerArgs) -> Result<ExitCode, Failure> {
     let client = connect(server)?;
-    super::block_on(async move { converse(args, client).await })
+    super::block_on(async move { run_lines(args, client).await })
 }
 
-async fn converse(args: Args, client: Client) -> Result<ExitCode, Failure> {
+async fn run_lines(args: Args, client: Client) -> Result<ExitCode, Failure> {
     let mut shell = client.shell(&args.id, args.session.as_deref()).await?;
     let limit = args.timeout.map_or(0.0, |timeout| timeout.as_secs_f64());
-    let asks = io::stdin().is_terminal();
+    let interactive = io::stdin().is_terminal();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let mut code = 0;
     loop {
-        if asks {
+        if interactive {
             let mut stderr = io::stderr();
             let _ = write!(stderr, "$ ").and_then(|()| stderr.flush());
         }
         let next = lines.next_line().await.map_err(|error| Failure::Other(error.into()))?;
         let Some(line) = next else { break };
         shell.run(&line, limit).await?;
-        match outcome(&mut shell).await? {
-            Told::Result(ended) => code = ended,
-            Told::Closed(ended) => return Ok(exit(ended)),
-            Told::Timeout(why) => {
-                let _ = writeln!(io::stderr(), "isorun: {why}");
+        match print_output(&mut shell).await? {
+            ShellEvent::Result(exit_code) => code = exit_code,
+            ShellEvent::Closed(exit_code) => return Ok(to_exit_code(exit_code)),
+            ShellEvent::Timeout(message) => {
+                let _ = writeln!(io::stderr(), "isorun: {message}");
                 code = 124;
             }
-            Told::Output(..) => {}
+            ShellEvent::Output(..) => {}
         }
     }
     if args.keep {
@@ -77,27 +77,27 @@ async fn converse(args: Args, client: Client) -> Result<ExitCode, Failure> {
     } else {
         shell.close().await?;
     }
-    Ok(exit(code))
+    Ok(to_exit_code(code))
 }
 
-/// Prints what a command prints, until it ends.
-async fn outcome(shell: &mut Conversation) -> Result<Told, Failure> {
+/// Prints the output of a command until another event is received, and returns that event.
+async fn print_output(shell: &mut ShellSession) -> Result<ShellEvent, Failure> {
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     loop {
         match shell.next().await? {
-            Told::Output(false, bytes) => {
+            ShellEvent::Output(false, bytes) => {
                 stdout.write_all(&bytes).await.map_err(Failure::output)?;
                 stdout.flush().await.map_err(Failure::output)?;
             }
-            Told::Output(true, bytes) => {
+            ShellEvent::Output(true, bytes) => {
                 stderr.write_all(&bytes).await.map_err(Failure::output)?;
                 stderr.flush().await.map_err(Failure::output)?;
             }
-            told => return Ok(told),
+            event => return Ok(event),
         }
     }
 }
 
-fn exit(code: i32) -> ExitCode {
+fn to_exit_code(code: i32) -> ExitCode {
     ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1))
 }

@@ -1,5 +1,4 @@
-//! `isorun snapshot` and `isorun restore`: copies of sandboxes that stay on the
-//! server's disk.
+//! `isorun snapshot` and `isorun restore`: copies of sandboxes on the server's disk.
 
 use std::process::ExitCode;
 
@@ -14,24 +13,24 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Take a snapshot of a sandbox, and print its id; the sandbox goes on
+    /// Take a snapshot of a sandbox, and print its id; the sandbox keeps running
     Take {
         /// The sandbox
         #[arg(value_parser = super::run_id)]
         id: RunId,
-        /// Print all about it as JSON, instead of its id
+        /// Print the snapshot as JSON, instead of its id
         #[arg(long)]
         json: bool,
     },
 
     /// List the snapshots
     Ls {
-        /// Print all about them as JSON
+        /// Print JSON instead of a table
         #[arg(long)]
         json: bool,
     },
 
-    /// Delete snapshots; sandboxes that were made from them go on
+    /// Delete snapshots; sandboxes that were restored from them keep running
     Rm {
         /// The snapshots
         #[arg(required = true, value_name = "SNAPSHOT")]
@@ -45,7 +44,7 @@ pub struct RestoreArgs {
     #[arg(value_name = "SNAPSHOT")]
     id: String,
 
-    /// Print all about the sandbox as JSON, instead of its id
+    /// Print the sandbox as JSON, instead of its id
     #[arg(long)]
     json: bool,
 }
@@ -72,16 +71,16 @@ pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
             table::print(["ID", "OF", "IMAGE", "SIZE", "TAKEN"], &rows)
         }
         Action::Rm { ids } => {
-            let mut trouble = None;
+            let mut exit_code = None;
             for id in ids {
-                // The others go all the same.
+                // Continue with the other snapshots.
                 if let Err(error) = client.delete_snapshot(&id).await {
                     let failure = Failure::from(error);
                     failure.report();
-                    trouble = Some(failure.exit_code());
+                    exit_code = Some(failure.exit_code());
                 }
             }
-            Ok(trouble.map_or(ExitCode::SUCCESS, ExitCode::from))
+            Ok(exit_code.map_or(ExitCode::SUCCESS, ExitCode::from))
         }
     }
 }

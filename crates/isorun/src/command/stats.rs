@@ -1,4 +1,4 @@
-//! `isorun stats`: what a sandbox uses, or all of them together.
+//! `isorun stats`: the resource usage of one sandbox, or the total of all.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use crate::{client::Client, failure::Failure, id::RunId};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The sandbox; all of them together if none is named
+    /// The sandbox [default: the total of all]
     #[arg(value_parser = super::run_id)]
     id: Option<RunId>,
 

@@ -1,4 +1,4 @@
-//! Columns of text, and values as people read them.
+//! Tables, and the text forms of values.
 
 use std::{io::Write, process::ExitCode};
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// Prints rows under a heading, each column as wide as it has to be.
+/// Prints rows below a heading, with aligned columns.
 pub fn print<const COLUMNS: usize>(
     heading: [&str; COLUMNS],
     rows: &[[String; COLUMNS]],
@@ -30,7 +30,7 @@ pub fn print<const COLUMNS: usize>(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints a value for programs.
+/// Prints a value as JSON.
 pub fn json(value: &impl Serialize) -> Result<ExitCode, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::Other(error.into()))?;
     line(&text)
@@ -42,13 +42,13 @@ pub fn line(text: &str) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Escapes what would be an order to a terminal, or would move the text around:
-/// names, commands and messages that come from a sandbox have any character.
+/// Escapes control characters and those that change the direction of text: names, commands
+/// and messages of a sandbox may contain any character.
 pub fn visible(text: &str) -> String {
-    let moves = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_directional = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() || moves(c) {
+        if c.is_control() || is_directional(c) {
             shown.extend(c.escape_default());
         } else {
             shown.push(c);
@@ -57,7 +57,7 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
-/// A number of bytes.
+/// Formats a number of bytes.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut size = count as f64;
@@ -69,7 +69,7 @@ pub fn bytes(count: u64) -> String {
     if unit == 0 { format!("{count} B") } else { format!("{size:.1} {}", UNITS[unit]) }
 }
 
-/// A time in milliseconds.
+/// Formats a duration in milliseconds.
 pub fn duration(ms: u64) -> String {
     match ms {
         0..1000 => format!("{ms} ms"),

@@ -1,4 +1,4 @@
-//! The user's side of a command in a sandbox: standard streams or a terminal.
+//! Runs a command in a sandbox with the standard streams or the terminal of this process.
 
 use std::{
     io::{self, IsTerminal},
@@ -14,43 +14,52 @@ use tokio::{
 
 use crate::{
     api::{Command, Encoding, ExecRequest},
-    client::{Attached, Client, ClientError, Said},
+    client::{AttachEvent, Attachment, Client, ClientError},
     failure::Failure,
     id::RunId,
 };
 
-/// How a command is run.
+/// The command, and the options for running it.
 #[derive(clap::Args)]
 pub struct CommandArgs {
-    /// Give it a terminal, for programs that people talk to
+    /// Run it on a terminal, for interactive programs
     #[arg(short, long)]
     pub tty: bool,
 
-    /// Kill it, with all that it started, after so long [default: never]
+    /// Kill it and every process that it started after this time [default: never]
     #[arg(long, value_name = "DURATION", value_parser = super::create::duration)]
     pub timeout: Option<std::time::Duration>,
 
-    /// The folder that it starts in [default: the image's]
+    /// The working directory [default: the image's]
     #[arg(short = 'w', long, value_name = "PATH")]
     pub cwd: Option<String>,
 
-    /// A program and its arguments; `sh -c LINE` for a line of shell
+    /// A program and its arguments; use `sh -c LINE` for a shell command
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }
 
-/// Runs it until it ends; gives its exit code.
-pub async fn converse(
+/// Runs a command until it exits, and returns its exit code.
+pub async fn run_command(
     client: &Client,
     id: &RunId,
     args: &CommandArgs,
 ) -> Result<ExitCode, Failure> {
-    if args.tty { on_terminal(client, id, args).await } else { on_pipes(client, id, args).await }
+    if args.tty {
+        run_on_terminal(client, id, args).await
+    } else {
+        run_on_pipes(client, id, args).await
+    }
 }
 
-async fn on_pipes(client: &Client, id: &RunId, args: &CommandArgs) -> Result<ExitCode, Failure> {
+async fn run_on_pipes(
+    client: &Client,
+    id: &RunId,
+    args: &CommandArgs,
+) -> Result<ExitCode, Failure> {
     if args.command.is_empty() {
-        return Err(Failure::usage("no command").hint("put it after two dashes: `-- COMMAND ARGS`"));
+        return Err(Failure::usage("no command was specified")
+            .hint("put it after two dashes: `-- COMMAND ARGS`"));
     }
     let request = ExecRequest {
         command: Command::Program(args.command.clone()),
@@ -60,11 +69,11 @@ async fn on_pipes(client: &Client, id: &RunId, args: &CommandArgs) -> Result<Exi
         stdin: None,
         encoding: Encoding::Text,
     };
-    let attached = client.attach(id, &request).await?;
+    let attachment = client.attach(id, &request).await?;
     relay(
-        attached,
+        attachment,
         |output| {
-            // One byte tells the stream.
+            // The first byte is the number of the stream.
             match output.first() {
                 Some(2) => Some((true, output.slice(1..))),
                 Some(1) => Some((false, output.slice(1..))),
@@ -76,24 +85,28 @@ async fn on_pipes(client: &Client, id: &RunId, args: &CommandArgs) -> Result<Exi
     .await
 }
 
-async fn on_terminal(client: &Client, id: &RunId, args: &CommandArgs) -> Result<ExitCode, Failure> {
+async fn run_on_terminal(
+    client: &Client,
+    id: &RunId,
+    args: &CommandArgs,
+) -> Result<ExitCode, Failure> {
     if !io::stdin().is_terminal() {
-        return Err(Failure::usage("--tty needs a terminal, and standard input is none"));
+        return Err(Failure::usage("standard input is not a terminal, which --tty requires"));
     }
-    let line = (!args.command.is_empty()).then(|| quoted(&args.command));
-    let attached = client.terminal(id, size(), line.as_deref()).await?;
-    let _raw = Raw::enter()?;
-    relay(attached, |output| Some((false, output)), Some(())).await
+    let line = (!args.command.is_empty()).then(|| shell_line(&args.command));
+    let attachment = client.terminal(id, size(), line.as_deref()).await?;
+    let _raw = RawMode::enter()?;
+    relay(attachment, |output| Some((false, output)), Some(())).await
 }
 
-/// Carries bytes both ways until the command ends.
+/// Forwards bytes in both directions until the command exits.
 async fn relay(
-    attached: Attached,
+    attachment: Attachment,
     split: impl Fn(Bytes) -> Option<(bool, Bytes)>,
     terminal: Option<()>,
 ) -> Result<ExitCode, Failure> {
-    let Attached { mut events, mut input } = attached;
-    let speak = async {
+    let Attachment { mut events, mut input } = attachment;
+    let send_input = async {
         let mut stdin = tokio::io::stdin();
         let mut resized = signal(SignalKind::window_change())?;
         let mut open = true;
@@ -104,22 +117,22 @@ async fn relay(
                     0 => {
                         open = false;
                         if terminal.is_none() {
-                            input.end().await?;
+                            input.close().await?;
                         }
                     }
-                    _ => input.bytes(buffer.freeze()).await?,
+                    _ => input.write(buffer.freeze()).await?,
                 },
                 Some(()) = resized.recv(), if terminal.is_some() => input.resize(size()).await?,
                 else => return Ok::<(), ClientError>(()),
             }
         }
     };
-    let listen = async {
+    let print_output = async {
         let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
         loop {
             match events.next().await? {
-                Said::Exit(code) => return Ok(code),
-                Said::Output(bytes) => match split(bytes) {
+                AttachEvent::Exit(code) => return Ok(code),
+                AttachEvent::Output(bytes) => match split(bytes) {
                     Some((false, bytes)) => {
                         stdout.write_all(&bytes).await.map_err(Failure::output)?;
                         stdout.flush().await.map_err(Failure::output)?;
@@ -129,33 +142,33 @@ async fn relay(
                         stderr.flush().await.map_err(Failure::output)?;
                     }
                     None => {
-                        let nonsense = "output of no stream".to_owned();
-                        return Err(Failure::Client(ClientError::Broken(nonsense)));
+                        let message = "the server sent output of an unknown stream".to_owned();
+                        return Err(Failure::Client(ClientError::Connection(message)));
                     }
                 },
             }
         }
     };
-    // What goes wrong with input shows in the command's end.
-    let speak = async {
-        let _ = speak.await;
+    // An error of the input also ends the output.
+    let send_input = async {
+        let _ = send_input.await;
         std::future::pending().await
     };
     let code = tokio::select! {
-        code = listen => code?,
-        never = speak => never,
+        code = print_output => code?,
+        never = send_input => never,
     };
     Ok(ExitCode::from(u8::try_from(code.clamp(0, 255)).unwrap_or(255)))
 }
 
-/// A line that a shell reads as these words.
-fn quoted(words: &[String]) -> String {
+/// Quotes words for a shell, as a line that replaces the shell with the command.
+fn shell_line(words: &[String]) -> String {
     let quote = |word: &String| format!("'{}'", word.replace('\'', r"'\''"));
     let words: Vec<_> = words.iter().map(quote).collect();
     format!("exec {}", words.join(" "))
 }
 
-/// Of the terminal: characters in a line, lines.
+/// Returns the columns and rows of the terminal.
 fn size() -> (u16, u16) {
     match termios::tcgetwinsize(rustix::stdio::stdin()) {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col, size.ws_row),
@@ -163,10 +176,10 @@ fn size() -> (u16, u16) {
     }
 }
 
-/// A terminal that hands on every key, until this is dropped.
-struct Raw(Termios);
+/// Sets the terminal to raw mode, and restores its previous mode when dropped.
+struct RawMode(Termios);
 
-impl Raw {
+impl RawMode {
     fn enter() -> Result<Self, Failure> {
         let stdin = rustix::stdio::stdin();
         let set = || {
@@ -177,12 +190,12 @@ impl Raw {
             Ok::<_, rustix::io::Errno>(Self(before))
         };
         set().map_err(|error| {
-            Failure::Other(anyhow::Error::new(error).context("cannot set the terminal"))
+            Failure::Other(anyhow::Error::new(error).context("cannot set the terminal to raw mode"))
         })
     }
 }
 
-impl Drop for Raw {
+impl Drop for RawMode {
     fn drop(&mut self) {
         let _ = termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &self.0);
     }
@@ -196,7 +209,7 @@ mod tests {
     fn words_survive_the_shell() {
         let words = ["printf", "%s.", "a b", "it's", "", "$HOME", "*", "\n"].map(str::to_owned);
         let output =
-            std::process::Command::new("sh").arg("-c").arg(quoted(&words)).output().unwrap();
+            std::process::Command::new("sh").arg("-c").arg(shell_line(&words)).output().unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), "a b.it's..$HOME.*.\n.");
     }
 }

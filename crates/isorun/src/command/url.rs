@@ -1,4 +1,4 @@
-//! `isorun url`: where a port of a sandbox is reached.
+//! `isorun url`: the URL of a port of a sandbox.
 
 use std::process::ExitCode;
 
@@ -11,18 +11,19 @@ pub struct Args {
     #[arg(value_parser = super::run_id)]
     id: RunId,
 
-    /// The port that a server listens on inside, on the loopback address or any other
+    /// The port on which a server listens in the sandbox, on the loopback or any other address
     #[arg(value_parser = clap::value_parser!(u16).range(2..))]
     port: u16,
 
-    /// The URL that takes an API key, instead of the anonymous one
+    /// Print the URL that requires an API key, instead of the anonymous one
     #[arg(long)]
     keyed: bool,
 }
 
 pub const NOTES: &str = "\
-The URL is for everybody who knows it: HTTP, streams and WebSockets. It ends
-with the sandbox. With --keyed it takes the header `Authorization: Bearer KEY`.
+Anyone who knows the URL can use it, for HTTP, streams and WebSockets. It is
+valid for the lifetime of the sandbox. With --keyed, requests need the header
+`Authorization: Bearer KEY`.
 
 Examples:
   isorun exec $id -- sh -c 'setsid python3 -m http.server 8000 >/dev/null 2>&1 &'
@@ -36,7 +37,7 @@ pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
     let run = client.run(&id).await?;
     match run.port_url {
         Some(url) => table::line(&client.url_of(&url.replace("{port}", &port.to_string()))),
-        None => Err(Failure::usage(format!("{id} has no anonymous URLs: they are switched off"))
+        None => Err(Failure::usage(format!("anonymous URLs of {id} are disabled"))
             .hint("use --keyed, and send an API key")),
     }
 }

@@ -187,7 +187,7 @@ fn usage_is_explained() {
         assert_eq!(command(args).status.code(), Some(2), "{args:?}");
     }
     let nowhere = command(&["ps", "--api-url", "ftp://x"]);
-    assert!(stderr(&nowhere).contains("no http or https URL"), "{nowhere:?}");
+    assert!(stderr(&nowhere).contains("not an http or https URL"), "{nowhere:?}");
     for shell in ["bash", "zsh", "fish"] {
         assert!(stdout(&command(&["completions", shell])).contains("isorun"), "{shell}");
     }

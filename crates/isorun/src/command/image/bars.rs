@@ -1,4 +1,4 @@
-//! Progress of a pull: a bar for each layer on a terminal, or else lines.
+//! Progress of a pull: a bar for each layer on a terminal, lines elsewhere.
 
 use std::{
     collections::HashMap,
@@ -10,33 +10,33 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use isorun_engine::image::{Progress, ProgressEvent};
 
-/// What is shown while an image comes.
+/// The display of the progress.
 #[derive(Clone)]
 pub struct Bars {
-    how: How,
+    mode: DisplayMode,
     all: MultiProgress,
     layers: Arc<Mutex<HashMap<String, ProgressBar>>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum How {
+enum DisplayMode {
     Bars,
     Lines,
-    Nothing,
+    Silent,
 }
 
 impl Bars {
     pub fn new(quiet: bool) -> Self {
-        let how = match (quiet, stderr().is_terminal()) {
-            (true, _) => How::Nothing,
-            (false, true) => How::Bars,
-            (false, false) => How::Lines,
+        let mode = match (quiet, stderr().is_terminal()) {
+            (true, _) => DisplayMode::Silent,
+            (false, true) => DisplayMode::Bars,
+            (false, false) => DisplayMode::Lines,
         };
-        let target = match how {
-            How::Bars => ProgressDrawTarget::stderr(),
-            How::Lines | How::Nothing => ProgressDrawTarget::hidden(),
+        let target = match mode {
+            DisplayMode::Bars => ProgressDrawTarget::stderr(),
+            DisplayMode::Lines | DisplayMode::Silent => ProgressDrawTarget::hidden(),
         };
-        Self { how, all: MultiProgress::with_draw_target(target), layers: Arc::default() }
+        Self { mode, all: MultiProgress::with_draw_target(target), layers: Arc::default() }
     }
 
     pub fn progress(&self) -> Progress {
@@ -44,7 +44,7 @@ impl Bars {
         Progress::new(move |event| bars.show(event))
     }
 
-    /// Takes the bars off the screen.
+    /// Removes the bars from the terminal.
     pub fn clear(&self) {
         for (_, bar) in self.layers.lock().unwrap_or_else(PoisonError::into_inner).drain() {
             bar.finish_and_clear();
@@ -73,30 +73,30 @@ impl Bars {
             ProgressEvent::Unpacking { layer } => self.bar(&layer).set_message("unpacking"),
             ProgressEvent::Unpacked { layer } => {
                 self.bar(&layer).finish_with_message("unpacked");
-                if self.how == How::Lines {
+                if self.mode == DisplayMode::Lines {
                     self.line(&format!("{} unpacked", short(&layer)));
                 }
             }
             ProgressEvent::Retry { what, reason } => {
                 self.line(&format!("{what}: {reason}; trying again"))
             }
-            // What is told one day and not known here is no reason to stop.
+            // Ignore events that are added later.
             _ => {}
         }
     }
 
     fn line(&self, text: &str) {
-        match self.how {
-            // Above the bars; if it cannot be shown, the pull goes on.
-            How::Bars => drop(self.all.println(text)),
-            How::Lines => eprintln!("{text}"),
-            How::Nothing => {}
+        match self.mode {
+            // Print it above the bars. An error does not stop the pull.
+            DisplayMode::Bars => drop(self.all.println(text)),
+            DisplayMode::Lines => eprintln!("{text}"),
+            DisplayMode::Silent => {}
         }
     }
 
     fn bar(&self, layer: &str) -> ProgressBar {
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
-        let make = || {
+        let create = || {
             let bar = self.all.add(ProgressBar::new(0).with_prefix(short(layer)));
             let template =
                 "{prefix} {msg:9} {bar:30} {binary_bytes:>10} of {binary_total_bytes:10} {eta}";
@@ -106,7 +106,7 @@ impl Bars {
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         };
-        layers.entry(layer.to_owned()).or_insert_with(make).clone()
+        layers.entry(layer.to_owned()).or_insert_with(create).clone()
     }
 }
 

@@ -158,7 +158,11 @@ fn build_client_response(
 }
 
 /// Copies bytes in both directions until both ends are closed, or the run ends.
-async fn copy_both_ways(client_upgrade: OnUpgrade, upstream_upgrade: OnUpgrade, visit: ProxyRequest) {
+async fn copy_both_ways(
+    client_upgrade: OnUpgrade,
+    upstream_upgrade: OnUpgrade,
+    visit: ProxyRequest,
+) {
     let work = async {
         let (Ok(client_upgrade), Ok(upstream_upgrade)) =
             tokio::join!(client_upgrade, upstream_upgrade)
