@@ -1,5 +1,5 @@
-//! The programs that the benchmark runs on both ends: it starts itself, inside of
-//! sandboxes and outside, as `network --load WHAT ARGUMENTS`.
+//! The load generators and servers of the benchmark. It starts itself, in sandboxes and on the
+//! machine, as `network --load PROGRAM ARGUMENTS`.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -20,15 +20,15 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{self, pki_types::CertificateDer};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// What a server sends in one go.
-const PIECE: usize = 256 << 10;
+/// The size of the buffer for one read or write, in bytes.
+const BUFFER_BYTES: usize = 256 << 10;
 
-/// Any connection.
+/// A connection with or without TLS.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// Runs the program that the arguments name; prints its one figure.
+/// Runs the program that the arguments select, and prints its result.
 pub async fn run(arguments: &[&str]) {
     match *arguments {
         ["requests", url, connections, seconds] => {
@@ -40,21 +40,21 @@ pub async fn run(arguments: &[&str]) {
         ["push", address, bytes] => println!("{}", push(address, bytes.parse().unwrap()).await),
         ["echo", address, times] => println!("{}", echo(address, times.parse().unwrap()).await),
         ["serve", port] => {
-            let everywhere = (Ipv4Addr::UNSPECIFIED, port.parse().unwrap());
-            let listener = TcpListener::bind(everywhere).await.unwrap();
+            let address = (Ipv4Addr::UNSPECIFIED, port.parse().unwrap());
+            let listener = TcpListener::bind(address).await.unwrap();
             serve_http(listener, None).await;
         }
         _ => panic!("{arguments:?}"),
     }
 }
 
-/// Requests a second, over that many connections which are kept.
+/// Measures requests per second over a number of keep-alive connections.
 async fn requests(url: &str, connections: usize, seconds: f64) -> f64 {
     let url: hyper::Uri = url.parse().unwrap();
     let count = Arc::new(AtomicU64::new(0));
     let mut tasks = Vec::new();
-    let warm = Duration::from_millis(500);
-    let end = Instant::now() + warm + Duration::from_secs_f64(seconds);
+    let warm_up = Duration::from_millis(500);
+    let end = Instant::now() + warm_up + Duration::from_secs_f64(seconds);
     for _ in 0..connections {
         let (url, count) = (url.clone(), Arc::clone(&count));
         tasks.push(tokio::spawn(async move {
@@ -72,7 +72,7 @@ async fn requests(url: &str, connections: usize, seconds: f64) -> f64 {
             }
         }));
     }
-    tokio::time::sleep(warm).await;
+    tokio::time::sleep(warm_up).await;
     let (start, before) = (Instant::now(), count.load(Ordering::Relaxed));
     for task in tasks {
         task.await.unwrap();
@@ -80,7 +80,7 @@ async fn requests(url: &str, connections: usize, seconds: f64) -> f64 {
     (count.load(Ordering::Relaxed) - before) as f64 / start.elapsed().as_secs_f64()
 }
 
-/// Bytes a second of one answer.
+/// Measures the bytes per second of one response.
 async fn fetch(url: &str) -> f64 {
     let url: hyper::Uri = url.parse().unwrap();
     let mut sender = sender(&url).await;
@@ -106,7 +106,7 @@ async fn sender(url: &hyper::Uri) -> Sender {
     stream.set_nodelay(true).unwrap();
     let stream: Box<dyn Io> = if secure {
         let name = name.to_owned().try_into().unwrap();
-        Box::new(TlsConnector::from(trust()).connect(name, stream).await.unwrap())
+        Box::new(TlsConnector::from(client_config()).connect(name, stream).await.unwrap())
     } else {
         Box::new(stream)
     };
@@ -116,8 +116,8 @@ async fn sender(url: &hyper::Uri) -> Sender {
     sender
 }
 
-/// Those that a program in a sandbox is told to trust.
-fn trust() -> Arc<rustls::ClientConfig> {
+/// Returns a configuration that trusts the certificates of `SSL_CERT_FILE`.
+fn client_config() -> Arc<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     let file = std::env::var("SSL_CERT_FILE").unwrap();
     let read = CertificateDer::pem_file_iter(file).unwrap().map(Result::unwrap);
@@ -134,12 +134,12 @@ pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// Bytes a second that come.
+/// Measures the bytes per second of receiving.
 async fn pull(address: &str, bytes: u64) -> f64 {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"\x01").await.unwrap();
     stream.write_u64(bytes).await.unwrap();
-    let mut buffer = vec![0; PIECE];
+    let mut buffer = vec![0; BUFFER_BYTES];
     stream.read_exact(&mut buffer[..1]).await.unwrap();
     let (start, mut left) = (Instant::now(), bytes - 1);
     while left > 0 {
@@ -150,15 +150,15 @@ async fn pull(address: &str, bytes: u64) -> f64 {
     bytes as f64 / start.elapsed().as_secs_f64()
 }
 
-/// Bytes a second that go, until the other end has them all.
+/// Measures the bytes per second of sending, until the other end has received everything.
 async fn push(address: &str, bytes: u64) -> f64 {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"\x02").await.unwrap();
     stream.write_u64(bytes).await.unwrap();
-    let buffer = vec![7; PIECE];
+    let buffer = vec![7; BUFFER_BYTES];
     let (start, mut left) = (Instant::now(), bytes);
     while left > 0 {
-        let count = left.min(PIECE as u64);
+        let count = left.min(BUFFER_BYTES as u64);
         stream.write_all(&buffer[..usize::try_from(count).unwrap()]).await.unwrap();
         left -= count;
     }
@@ -166,7 +166,7 @@ async fn push(address: &str, bytes: u64) -> f64 {
     bytes as f64 / start.elapsed().as_secs_f64()
 }
 
-/// The median of what a byte takes there and back, in microseconds.
+/// Measures the median round-trip time of a byte, in microseconds.
 async fn echo(address: &str, times: usize) -> f64 {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -182,43 +182,43 @@ async fn echo(address: &str, times: usize) -> f64 {
     samples[times / 2]
 }
 
-/// What `pull`, `push` and `echo` talk to.
+/// Runs the server for `pull`, `push` and `echo`.
 pub async fn serve_raw(listener: TcpListener) {
     while let Ok((stream, _)) = listener.accept().await {
-        // Whoever hangs up is served no more.
+        // An error ends this connection only.
         tokio::spawn(async move { answer_raw(stream).await.ok() });
     }
 }
 
 async fn answer_raw(mut stream: TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let what = stream.read_u8().await?;
-    if what == 3 {
+    let operation = stream.read_u8().await?;
+    if operation == 3 {
         loop {
             let byte = stream.read_u8().await?;
             stream.write_u8(byte).await?;
         }
     }
     let mut left = stream.read_u64().await?;
-    let mut buffer = vec![7; PIECE];
+    let mut buffer = vec![7; BUFFER_BYTES];
     while left > 0 {
-        let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
-        left -= if what == 1 {
-            stream.write_all(&buffer[..most]).await?;
-            most as u64
+        let count = usize::try_from(left).unwrap_or(BUFFER_BYTES).min(BUFFER_BYTES);
+        left -= if operation == 1 {
+            stream.write_all(&buffer[..count]).await?;
+            count as u64
         } else {
-            stream.read(&mut buffer[..most]).await? as u64
+            stream.read(&mut buffer[..count]).await? as u64
         };
     }
-    if what == 2 {
+    if operation == 2 {
         stream.write_u8(1).await?;
     }
-    // Until the client has read all.
+    // Wait until the client has read everything.
     let _ = stream.read_u8().await;
     Ok(())
 }
 
-/// A server of small answers, and of a large one at `/large/BYTES`.
+/// Runs an HTTP server with small responses, and a large one at `/large/BYTES`.
 pub async fn serve_http(listener: TcpListener, tls: Option<TlsAcceptor>) {
     while let Ok((stream, _)) = listener.accept().await {
         let tls = tls.clone();
@@ -243,8 +243,8 @@ async fn answer_http(request: Request<Incoming>) -> Result<Response<Full<Bytes>>
     Ok(Response::new(Full::new(body)))
 }
 
-/// A resolver for which every name has that address.
-pub async fn serve_names(world: Ipv4Addr) -> SocketAddr {
+/// Starts a resolver that returns this address for every name, and returns its own address.
+pub async fn serve_names(external: Ipv4Addr) -> SocketAddr {
     use hickory_resolver::proto::op::Message;
     use hickory_resolver::proto::rr::{RData, Record, RecordType, rdata};
     let socket = tokio::net::UdpSocket::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0)).await.unwrap();
@@ -257,7 +257,7 @@ pub async fn serve_names(world: Ipv4Addr) -> SocketAddr {
             let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
             answer.add_query(query.clone());
             if query.query_type == RecordType::A {
-                let data = RData::A(rdata::A(world));
+                let data = RData::A(rdata::A(external));
                 answer.add_answer(Record::from_rdata(query.name, 300, data));
             }
             socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();

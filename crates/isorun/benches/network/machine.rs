@@ -1,5 +1,5 @@
-//! What is measured and what it is compared with: a server of isorun, a plain
-//! `runsc` container with a network that nothing watches, and nginx.
+//! The systems under test: an isorun server, and for comparison a plain `runsc` container with
+//! an unrestricted network, and nginx.
 
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Where the benchmark itself is inside of sandboxes.
+/// The path of the benchmark's executable in sandboxes.
 const PROGRAM: &str = "/srv/network";
-/// Both ends of the plain container's cable.
-const PLAIN: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(192, 0, 0, 10), Ipv4Addr::new(192, 0, 0, 9));
+/// The addresses of the plain container's veth pair, in the container and on the machine.
+const VETH_ADDRESSES: (Ipv4Addr, Ipv4Addr) =
+    (Ipv4Addr::new(192, 0, 0, 10), Ipv4Addr::new(192, 0, 0, 9));
 const NAMESPACE: &str = "isorun-bench";
 
-/// An address on an interface of the machine, as long as this lives.
+/// An address on an interface of the machine. It is removed when this is dropped.
 pub struct Address(Ipv4Addr);
 
 impl Address {
@@ -37,34 +38,34 @@ fn ip(words: &[&str]) -> bool {
     Command::new("ip").args(words).stderr(Stdio::null()).status().unwrap().success()
 }
 
-/// `isorun serve`.
+/// An `isorun serve` process.
 pub struct Server {
     child: Child,
     pub url: String,
     key: String,
-    folder: TempDir,
+    directory: TempDir,
     http: reqwest::Client,
 }
 
 impl Server {
-    /// With this PATH, if one is given.
+    /// Starts a server, with this `PATH` if one is specified.
     pub fn start(arguments: &[&str], path: Option<&str>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_isorun"));
         command.args(["serve", "--no-pull", "--listen", "127.0.0.1:0", "--log", "error"]);
-        command.args(arguments).env("ISORUN_DATA_DIR", folder.path().join("data"));
-        command.env("XDG_CONFIG_HOME", folder.path());
+        command.args(arguments).env("ISORUN_DATA_DIR", directory.path().join("data"));
+        command.env("XDG_CONFIG_HOME", directory.path());
         if let Some(path) = path {
             command.env("PATH", path);
         }
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         lines.find(|line| line.as_ref().unwrap().contains("ISORUN_API_KEY=")).unwrap().unwrap();
-        let written = std::fs::read(folder.path().join("isorun/client.json")).unwrap();
+        let written = std::fs::read(directory.path().join("isorun/client.json")).unwrap();
         let written: Value = serde_json::from_slice(&written).unwrap();
         let text = |name: &str| written[name].as_str().unwrap().to_owned();
         let http = reqwest::Client::new();
-        Self { child, url: text("api_url"), key: text("api_key"), folder, http }
+        Self { child, url: text("api_url"), key: text("api_key"), directory, http }
     }
 
     async fn post(&self, path: &str, body: Value) -> Value {
@@ -80,9 +81,9 @@ impl Server {
         body
     }
 
-    pub async fn create(&self, mut order: Value) -> String {
-        order["image"] = json!("host");
-        self.post("/v1/runs", order).await["id"].as_str().unwrap().to_owned()
+    pub async fn create(&self, mut parameters: Value) -> String {
+        parameters["image"] = json!("host");
+        self.post("/v1/runs", parameters).await["id"].as_str().unwrap().to_owned()
     }
 
     pub async fn destroy(&self, run: &str) {
@@ -91,10 +92,10 @@ impl Server {
         assert!(answer.status().is_success());
     }
 
-    /// A run that has the programs of the benchmark.
-    pub async fn equipped(&self, mut order: Value) -> String {
-        order["vcpus"] = json!(2);
-        let run = self.create(order).await;
+    /// Creates a sandbox, and uploads the benchmark's executable.
+    pub async fn create_with_program(&self, mut parameters: Value) -> String {
+        parameters["vcpus"] = json!(2);
+        let run = self.create(parameters).await;
         let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         let url = format!("{}/v1/runs/{run}/files/upload?path={PROGRAM}", self.url);
         let request = self.http.post(url).bearer_auth(&self.key).body(program);
@@ -103,20 +104,20 @@ impl Server {
         run
     }
 
-    /// Runs a program of the benchmark inside; gives its figure.
+    /// Runs a program of the benchmark in a sandbox, and returns its result.
     pub async fn load(&self, run: &str, words: &str) -> f64 {
-        let said = self.shell(run, &format!("{PROGRAM} --load {words}")).await;
-        said.trim().parse().unwrap()
+        let stdout = self.shell(run, &format!("{PROGRAM} --load {words}")).await;
+        stdout.trim().parse().unwrap()
     }
 
     pub async fn shell(&self, run: &str, command: &str) -> String {
-        let order = json!({ "command": command, "timeout": 120 });
-        let said = self.post(&format!("/v1/runs/{run}/exec"), order).await;
-        assert_eq!(said["exit_code"], 0, "{said}");
-        said["stdout"].as_str().unwrap().to_owned()
+        let body = json!({ "command": command, "timeout": 120 });
+        let output = self.post(&format!("/v1/runs/{run}/exec"), body).await;
+        assert_eq!(output["exit_code"], 0, "{output}");
+        output["stdout"].as_str().unwrap().to_owned()
     }
 
-    /// A server inside, on that port.
+    /// Starts an HTTP server in a sandbox, on this port.
     pub async fn serve(&self, run: &str, port: u16) {
         let command = format!("setsid {PROGRAM} --load serve {port} >/dev/null 2>&1 &");
         self.shell(run, &command).await;
@@ -126,7 +127,7 @@ impl Server {
         }
     }
 
-    /// The CPU time that it has used, in seconds.
+    /// Returns the CPU time of the server, in seconds.
     pub fn cpu(&self) -> f64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
@@ -134,9 +135,9 @@ impl Server {
         ticks as f64 / 100.0
     }
 
-    /// A process in the network of its only run.
-    pub fn inside(&self) -> u32 {
-        let folder = self.folder.path().to_str().unwrap();
+    /// Returns the id of a process in the network namespace of its only sandbox.
+    pub fn sandbox_pid(&self) -> u32 {
+        let directory = self.directory.path().to_str().unwrap();
         std::fs::read_dir("/proc")
             .unwrap()
             .flatten()
@@ -144,7 +145,7 @@ impl Server {
             .find(|pid| {
                 let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                 let line = String::from_utf8_lossy(&line).replace('\0', " ");
-                line.starts_with("runsc-sandbox") && line.contains(folder)
+                line.starts_with("runsc-sandbox") && line.contains(directory)
             })
             .unwrap()
     }
@@ -158,37 +159,37 @@ impl Drop for Server {
     }
 }
 
-/// A container of plain `runsc`, over the machine's files, whose cable ends in
-/// the machine's own network: nothing is between it and who listens there.
-pub struct Plain {
-    folder: TempDir,
+/// A plain `runsc` container with the machine's files, and a veth pair into the machine's
+/// network namespace, without a proxy or filters.
+pub struct PlainRunsc {
+    directory: TempDir,
     runsc: PathBuf,
 }
 
-impl Plain {
-    /// Where it finds what listens on the machine.
-    pub const OUTSIDE: Ipv4Addr = PLAIN.1;
+impl PlainRunsc {
+    /// The address of the machine as seen by the container.
+    pub const HOST_ADDRESS: Ipv4Addr = VETH_ADDRESSES.1;
 
     pub fn start() -> Self {
-        Self::take_away();
-        let plain = Self { folder: tempfile::tempdir().unwrap(), runsc: runsc() };
-        let (inside, outside) = PLAIN;
+        Self::delete_network();
+        let plain = Self { directory: tempfile::tempdir().unwrap(), runsc: runsc() };
+        let (container_address, host_address) = VETH_ADDRESSES;
         let namespace = ["-n", NAMESPACE];
         assert!(ip(&["netns", "add", NAMESPACE]));
-        let cable = ["link", "add", "isorun-bench", "type", "veth", "peer", "name", "inside"];
-        assert!(ip(&[&cable[..], &["netns", NAMESPACE]].concat()));
-        assert!(ip(&["addr", "add", &format!("{outside}/29"), "dev", "isorun-bench"]));
+        let veth = ["link", "add", "isorun-bench", "type", "veth", "peer", "name", "inside"];
+        assert!(ip(&[&veth[..], &["netns", NAMESPACE]].concat()));
+        assert!(ip(&["addr", "add", &format!("{host_address}/29"), "dev", "isorun-bench"]));
         assert!(ip(&["link", "set", "isorun-bench", "up"]));
         for words in [
             vec!["link", "set", "lo", "up"],
-            vec!["addr", "add", &format!("{inside}/29"), "dev", "inside"],
+            vec!["addr", "add", &format!("{container_address}/29"), "dev", "inside"],
             vec!["link", "set", "inside", "up"],
-            vec!["route", "add", "default", "via", &outside.to_string()],
+            vec!["route", "add", "default", "via", &host_address.to_string()],
         ] {
             assert!(ip(&[&namespace[..], &words].concat()), "{words:?}");
         }
         let program = std::env::current_exe().unwrap();
-        let folder = program.parent().unwrap();
+        let program_directory = program.parent().unwrap();
         let config = json!({
             "ociVersion": "1.0.2",
             "root": { "path": "/", "readonly": true },
@@ -198,7 +199,10 @@ impl Plain {
             },
             "mounts": [
                 { "destination": "/proc", "type": "proc", "source": "proc" },
-                { "destination": folder, "type": "bind", "source": folder, "options": ["ro"] },
+                {
+                    "destination": program_directory, "type": "bind",
+                    "source": program_directory, "options": ["ro"],
+                },
             ],
             "linux": {
                 "namespaces": [
@@ -208,13 +212,13 @@ impl Plain {
                 "resources": { "cpu": { "quota": 200_000, "period": 100_000 } },
             },
         });
-        std::fs::write(plain.folder.path().join("config.json"), config.to_string()).unwrap();
-        let bundle = plain.folder.path().to_str().unwrap();
+        std::fs::write(plain.directory.path().join("config.json"), config.to_string()).unwrap();
+        let bundle = plain.directory.path().to_str().unwrap();
         plain.run(&["run", "--detach", "--bundle", bundle, "plain"]);
         plain
     }
 
-    /// Runs a program of the benchmark inside; gives its figure.
+    /// Runs a program of the benchmark in the container, and returns its result.
     pub fn load(&self, words: &str) -> f64 {
         let program = std::env::current_exe().unwrap();
         let words = format!("{} --load {words}", program.display());
@@ -223,15 +227,15 @@ impl Plain {
     }
 
     fn run(&self, words: &[&str]) -> String {
-        // runsc before October 2024 takes what is in that folder for the machine's own
-        // network (google/gvisor#10704).
-        let hidden = "mount -t tmpfs none /proc/sys/net && exec \"$@\"";
+        // runsc before October 2024 uses the settings in /proc/sys/net of the machine's own
+        // network namespace (google/gvisor#10704), so hide them.
+        let hide_settings = "mount -t tmpfs none /proc/sys/net && exec \"$@\"";
         let output = Command::new("unshare")
-            .args(["--mount", "sh", "-c", hidden, "sh"])
+            .args(["--mount", "sh", "-c", hide_settings, "sh"])
             .arg(&self.runsc)
             .args(["--network=sandbox", "--platform=systrap", "--ignore-cgroups"])
             .args(["--overlay2=none", "--root"])
-            .arg(self.folder.path().join("state"))
+            .arg(self.directory.path().join("state"))
             .args(words)
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
@@ -242,16 +246,16 @@ impl Plain {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn take_away() {
+    fn delete_network() {
         ip(&["link", "del", "isorun-bench"]);
         ip(&["netns", "del", NAMESPACE]);
     }
 }
 
-impl Drop for Plain {
+impl Drop for PlainRunsc {
     fn drop(&mut self) {
         self.run(&["delete", "--force", "plain"]);
-        Self::take_away();
+        Self::delete_network();
     }
 }
 
@@ -259,26 +263,26 @@ fn runsc() -> PathBuf {
     isorun_engine::gvisor::Tools::find(None, None).unwrap().runsc
 }
 
-/// nginx in the network of a sandbox, in front of a server inside, with what its
-/// documentation says for this: connections are kept, and nothing is buffered.
+/// nginx in the network namespace of a sandbox, as a reverse proxy of a server in it, configured
+/// as its documentation recommends: with keep-alive connections and without buffering.
 pub struct Nginx {
     child: Child,
     pid: u32,
-    _folder: TempDir,
+    _directory: TempDir,
 }
 
 impl Nginx {
     pub const URL: &str = "http://127.0.0.1:8080/";
 
     pub fn start(program: &Path, pid: u32, port: u16) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let place = folder.path().display();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().display();
         let config = format!(
-            "daemon off; worker_processes auto; pid {place}/pid; error_log stderr crit; user root;
+            "daemon off; worker_processes auto; pid {path}/pid; error_log stderr crit; user root;
              events {{ worker_connections 1024; }}
              http {{
-               access_log off; client_body_temp_path {place}; proxy_temp_path {place};
-               fastcgi_temp_path {place}; uwsgi_temp_path {place}; scgi_temp_path {place};
+               access_log off; client_body_temp_path {path}; proxy_temp_path {path};
+               fastcgi_temp_path {path}; uwsgi_temp_path {path}; scgi_temp_path {path};
                keepalive_requests 100000000;
                upstream inside {{
                  server 192.0.0.2:{port}; keepalive 32; keepalive_requests 100000000;
@@ -292,12 +296,12 @@ impl Nginx {
                }}
              }}"
         );
-        let file = folder.path().join("nginx.conf");
+        let file = directory.path().join("nginx.conf");
         std::fs::write(&file, config).unwrap();
         let mut command = enter(pid);
         command.arg(program).arg("-c").arg(file).arg("-e").arg("stderr");
         let child = command.spawn().unwrap();
-        let nginx = Self { child, pid, _folder: folder };
+        let nginx = Self { child, pid, _directory: directory };
         let start = Instant::now();
         let listens = ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080"];
         while !enter(pid).args(listens).stderr(Stdio::null()).status().unwrap().success() {
@@ -307,7 +311,7 @@ impl Nginx {
         nginx
     }
 
-    /// Runs a program of the benchmark beside it; gives its figure.
+    /// Runs a program of the benchmark in the same namespace, and returns its result.
     pub fn load(&self, words: &str) -> f64 {
         let output = enter(self.pid)
             .arg(std::env::current_exe().unwrap())
@@ -329,6 +333,7 @@ impl Drop for Nginx {
     }
 }
 
+/// Returns a command that runs a program in the network namespace of a process.
 fn enter(pid: u32) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net=/proc/{pid}/ns/net"));

@@ -1,9 +1,9 @@
-//! What the network of a sandbox costs: rules, secrets and URLs, each beside the
-//! same without them in the same run. `ISORUN_BENCH_NGINX` names nginx.
+//! The costs of a sandbox's network: of rules, secrets and URLs, each compared with the same
+//! traffic without them in the same run. `ISORUN_BENCH_NGINX` is the path of nginx.
 //!
-//! A harness of its own and not criterion: each sample is some seconds of
-//! traffic, through a real server and real sandboxes.
-// A bench that cannot go on has failed.
+//! It has its own harness instead of criterion, because each sample is some seconds of traffic
+//! through a real server and real sandboxes.
+// A panic is how a benchmark fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod load;
@@ -21,16 +21,20 @@ use isorun_engine::network::egress::{EgressProxy, Sockets};
 use isorun_engine::network::intercept::GATEWAY;
 use isorun_engine::network::policy::DefaultAction;
 use isorun_engine::network::{Authority, Credentials, Plan, Policy};
-use machine::{Address, Nginx, Plain, Server};
+use machine::{Address, Nginx, PlainRunsc, Server};
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::json;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_rustls::{TlsAcceptor, rustls};
 
-const WORLD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 242);
-const NAME: &str = "api.bench.test";
-const RAW: u16 = 9000;
-const BULK: u64 = 512 << 20;
+/// The address of the external services, on the loopback interface.
+const EXTERNAL_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 242);
+/// A hostname of the external services.
+const EXTERNAL_NAME: &str = "api.bench.test";
+/// The port of the server without a protocol.
+const RAW_PORT: u16 = 9000;
+/// The size of a bulk transfer, in bytes.
+const BULK_BYTES: u64 = 512 << 20;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -39,47 +43,47 @@ fn main() {
     match words.split_first() {
         Some((&"--load", words)) => runtime.block_on(load::run(words)),
         _ => {
-            // Cargo adds options of its own; a word chooses rows.
-            let wanted = words.iter().find(|word| !word.starts_with('-')).copied();
-            runtime.block_on(measure(wanted.unwrap_or_default()));
+            // Cargo adds options; the first other word selects a group of rows.
+            let group = words.iter().find(|word| !word.starts_with('-')).copied();
+            runtime.block_on(measure(group.unwrap_or_default()));
         }
     }
 }
 
-async fn measure(wanted: &str) {
-    let _address = Address::on_loopback(WORLD);
-    let folder = tempfile::tempdir().unwrap();
-    let roots = folder.path().join("roots.pem");
-    let resolver = world(&roots).await;
-    let (resolver_text, permit) = (resolver.to_string(), format!("{WORLD}/32"));
+async fn measure(group: &str) {
+    let _address = Address::on_loopback(EXTERNAL_ADDRESS);
+    let directory = tempfile::tempdir().unwrap();
+    let roots = directory.path().join("roots.pem");
+    let resolver = start_services(&roots).await;
+    let (resolver_text, permit) = (resolver.to_string(), format!("{EXTERNAL_ADDRESS}/32"));
     let (warm, file) = (["--warm", "0"], roots.to_str().unwrap());
     let network = ["--resolver", &resolver_text, "--permit-private", &permit];
     let credentials = ["--credential-roots", file];
     let arguments = [&warm[..], &network, &credentials].concat();
-    if "traffic".contains(wanted) {
+    if "traffic".contains(group) {
         traffic(&Server::start(&arguments, None)).await;
     }
-    if "credentials".contains(wanted) {
+    if "credentials".contains(group) {
         secrets(&Server::start(&arguments, None), resolver, &roots).await;
     }
-    if "urls".contains(wanted) {
+    if "urls".contains(group) {
         urls(&Server::start(&arguments, None)).await;
     }
-    if "create".contains(wanted) {
+    if "create".contains(group) {
         create().await;
     }
 }
 
-/// What is outside: a raw server, one of HTTP with TLS and one without, and a
-/// resolver, whose address this gives.
-async fn world(roots: &Path) -> SocketAddr {
+/// Starts the external services: a raw server, HTTP servers with and without TLS, and a
+/// resolver. Returns the address of the resolver.
+async fn start_services(roots: &Path) -> SocketAddr {
     let issuer = {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
     };
     let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+    let leaf = CertificateParams::new(vec![EXTERNAL_NAME.to_owned()]).unwrap();
     let leaf = leaf.signed_by(&key, &issuer).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let config = rustls::ServerConfig::builder_with_provider(load::provider())
@@ -89,37 +93,40 @@ async fn world(roots: &Path) -> SocketAddr {
         .with_single_cert(vec![leaf.der().clone()], key)
         .unwrap();
     std::fs::write(roots, issuer.pem()).unwrap();
-    let raw = TcpListener::bind((Ipv4Addr::UNSPECIFIED, RAW)).await.unwrap();
+    let raw = TcpListener::bind((Ipv4Addr::UNSPECIFIED, RAW_PORT)).await.unwrap();
     tokio::spawn(load::serve_raw(raw));
-    let plain = TcpListener::bind((WORLD, 80)).await.unwrap();
+    let plain = TcpListener::bind((EXTERNAL_ADDRESS, 80)).await.unwrap();
     tokio::spawn(load::serve_http(plain, None));
-    let secure = TcpListener::bind((WORLD, 443)).await.unwrap();
+    let secure = TcpListener::bind((EXTERNAL_ADDRESS, 443)).await.unwrap();
     tokio::spawn(load::serve_http(secure, Some(TlsAcceptor::from(Arc::new(config)))));
-    load::serve_names(WORLD).await
+    load::serve_names(EXTERNAL_ADDRESS).await
 }
 
-/// Bytes and round trips through rules, beside an open network.
+/// Measures throughput and round trips through rules, compared with an open network.
 async fn traffic(server: &Server) {
-    let run = server.equipped(json!({ "network": { "allow": [NAME] } })).await;
-    let plain = Plain::start();
-    let (ours, open) = (format!("{NAME}:{RAW}"), format!("{}:{RAW}", Plain::OUTSIDE));
-    for (what, arrow) in [("pull", "from the world"), ("push", "to the world")] {
+    let run = server.create_with_program(json!({ "network": { "allow": [EXTERNAL_NAME] } })).await;
+    let plain = PlainRunsc::start();
+    let (ours, open) =
+        (format!("{EXTERNAL_NAME}:{RAW_PORT}"), format!("{}:{RAW_PORT}", PlainRunsc::HOST_ADDRESS));
+    for (program, direction) in [("pull", "from the world"), ("push", "to the world")] {
         let (mut through, mut beside) = (Vec::new(), Vec::new());
         let cpu = server.cpu();
         for _ in 0..5 {
-            through.push(server.load(&run, &format!("{what} {ours} {BULK}")).await);
-            beside.push(plain.load(&format!("{what} {open} {BULK}")));
+            through.push(server.load(&run, &format!("{program} {ours} {BULK_BYTES}")).await);
+            beside.push(plain.load(&format!("{program} {open} {BULK_BYTES}")));
         }
         let (through, beside) = (median(through), median(beside));
-        row(&format!("bytes {arrow}, open network of plain runsc"), &rate(beside));
-        row(&format!("bytes {arrow}, through rules"), &rate(through));
-        row("  as a part of that", &part(through, beside));
-        let cpu = (server.cpu() - cpu) / (5.0 * BULK as f64);
+        row(&format!("bytes {direction}, open network of plain runsc"), &rate(beside));
+        row(&format!("bytes {direction}, through rules"), &rate(through));
+        row("  as a part of that", &percentage(through, beside));
+        let cpu = (server.cpu() - cpu) / (5.0 * BULK_BYTES as f64);
         row("  CPU time of the server for a gigabyte", &micros(cpu * 1e15));
     }
     let mut fetched = Vec::new();
     for _ in 0..5 {
-        fetched.push(server.load(&run, &format!("fetch http://{NAME}/large/{BULK}")).await);
+        fetched.push(
+            server.load(&run, &format!("fetch http://{EXTERNAL_NAME}/large/{BULK_BYTES}")).await,
+        );
     }
     row("bytes from the world, one large answer of HTTP", &rate(median(fetched)));
     let (mut through, mut beside) = (Vec::new(), Vec::new());
@@ -134,23 +141,23 @@ async fn traffic(server: &Server) {
     server.destroy(&run).await;
 }
 
-/// Small requests with a secret.
+/// Measures small requests with a secret.
 async fn secrets(server: &Server, resolver: SocketAddr, roots: &Path) {
-    // Over the base URL, with a client that is in no sandbox: what the proxy can do.
+    // Over the base URL, with a client outside of sandboxes, to measure the proxy alone.
     let _gateway = Address::on_loopback(*GATEWAY.ip());
     let secret = "sk-the-secret-of-the-bench".to_owned().into();
     let mut credential = Credential::known("OPENAI_API_KEY", secret).unwrap();
-    NAME.clone_into(&mut credential.host);
+    EXTERNAL_NAME.clone_into(&mut credential.host);
     let authority = Arc::new(Authority::new().unwrap());
     let options = ProxyOptions {
         resolvers: vec![resolver],
-        permitted: vec![format!("{WORLD}/32").parse().unwrap()],
+        permitted: vec![format!("{EXTERNAL_ADDRESS}/32").parse().unwrap()],
         extra_roots: Some(roots.to_owned()),
         ..ProxyOptions::default()
     };
     let plan = Plan {
-        // The addresses of the benchmark are not public: they want a rule.
-        policy: Policy::new(DefaultAction::Deny, &[NAME.to_owned()], &[]).unwrap(),
+        // The addresses of the benchmark are not public, so they need a rule.
+        policy: Policy::new(DefaultAction::Deny, &[EXTERNAL_NAME.to_owned()], &[]).unwrap(),
         credentials: Arc::new(Credentials::new(vec![credential], authority)),
     };
     let id: SandboxId = "bench".parse().unwrap();
@@ -160,69 +167,73 @@ async fn secrets(server: &Server, resolver: SocketAddr, roots: &Path) {
         questions: UdpSocket::bind("127.0.0.1:0").await.unwrap(),
     };
     let serving = tokio::spawn(proxy.serve(sockets));
-    let url = format!("http://{GATEWAY}/{NAME}/v1/models");
-    let figure = outside(&format!("requests {url} 32 5"));
+    let url = format!("http://{GATEWAY}/{EXTERNAL_NAME}/v1/models");
+    let figure = load_on_machine(&format!("requests {url} 32 5"));
     row("requests with a secret, by the base URL, no sandbox", &per_second(figure));
     serving.abort();
-    let direct = outside(&format!("requests http://{WORLD}/ 32 5"));
+    let direct = load_on_machine(&format!("requests http://{EXTERNAL_ADDRESS}/ 32 5"));
     row("  the same requests without TLS, to the server itself", &per_second(direct));
 
-    let credential = json!({ "value": "sk-the-secret-of-the-bench", "host": NAME });
-    let order = json!({
-        "credentials": { "BENCH_KEY": credential }, "network": { "allow": [NAME] },
+    let credential = json!({ "value": "sk-the-secret-of-the-bench", "host": EXTERNAL_NAME });
+    let parameters = json!({
+        "credentials": { "BENCH_KEY": credential }, "network": { "allow": [EXTERNAL_NAME] },
     });
-    let run = server.equipped(order).await;
-    for (what, url) in [("HTTPS", format!("https://{NAME}")), ("the base URL", gateway())] {
+    let run = server.create_with_program(parameters).await;
+    for (what, url) in [("HTTPS", format!("https://{EXTERNAL_NAME}")), ("the base URL", gateway())]
+    {
         let figure = server.load(&run, &format!("requests {url}/v1/models 32 5")).await;
         row(&format!("requests with a secret, over {what}, in a sandbox"), &per_second(figure));
     }
     server.destroy(&run).await;
-    // What the sandbox itself can do.
-    let run = server.equipped(json!({ "network": { "allow": [WORLD.to_string()] } })).await;
-    let figure = server.load(&run, &format!("requests http://{WORLD}/ 32 5")).await;
+    // Without secrets and names, to measure the sandbox itself.
+    let run = server
+        .create_with_program(json!({ "network": { "allow": [EXTERNAL_ADDRESS.to_string()] } }))
+        .await;
+    let figure = server.load(&run, &format!("requests http://{EXTERNAL_ADDRESS}/ 32 5")).await;
     row("  requests without a secret or names, in a sandbox", &per_second(figure));
     server.destroy(&run).await;
 }
 
 fn gateway() -> String {
-    format!("http://{}/{NAME}", GATEWAY.ip())
+    format!("http://{}/{EXTERNAL_NAME}", GATEWAY.ip())
 }
 
-/// Requests to a server inside, beside nginx.
+/// Measures requests to a server in a sandbox, compared with nginx.
 async fn urls(server: &Server) {
-    let run = server.equipped(json!({ "network_profile": "locked-down" })).await;
+    let run = server.create_with_program(json!({ "network_profile": "locked-down" })).await;
     server.serve(&run, 8000).await;
-    let program = std::env::var("ISORUN_BENCH_NGINX").expect("ISORUN_BENCH_NGINX names nginx");
-    let nginx = Nginx::start(Path::new(&program), server.inside(), 8000);
+    let program =
+        std::env::var("ISORUN_BENCH_NGINX").expect("set ISORUN_BENCH_NGINX to the path of nginx");
+    let nginx = Nginx::start(Path::new(&program), server.sandbox_pid(), 8000);
     let ours = format!("{}/sb/{run}/p/8000/", server.url);
     let (mut mine, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..3 {
-        mine.push(outside(&format!("requests {ours} 32 4")));
+        mine.push(load_on_machine(&format!("requests {ours} 32 4")));
         theirs.push(nginx.load(&format!("requests {} 32 4", Nginx::URL)));
     }
     let (mine, theirs) = (median(mine), median(theirs));
     row("requests to a port, by nginx", &per_second(theirs));
     row("requests to a port, by its URL", &per_second(mine));
-    row("  as a part of that", &part(mine, theirs));
+    row("  as a part of that", &percentage(mine, theirs));
     let (mut mine, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..3 {
-        mine.push(outside(&format!("fetch {ours}large/{}", BULK / 2)));
-        theirs.push(nginx.load(&format!("fetch {}large/{}", Nginx::URL, BULK / 2)));
+        mine.push(load_on_machine(&format!("fetch {ours}large/{}", BULK_BYTES / 2)));
+        theirs.push(nginx.load(&format!("fetch {}large/{}", Nginx::URL, BULK_BYTES / 2)));
     }
     let (mine, theirs) = (median(mine), median(theirs));
     row("bytes of one answer, by nginx", &rate(theirs));
     row("bytes of one answer, by its URL", &rate(mine));
-    row("  as a part of that", &part(mine, theirs));
+    row("  as a part of that", &percentage(mine, theirs));
     drop(nginx);
     server.destroy(&run).await;
 }
 
-/// Creating from the pool, with the proxy and on a machine that cannot have one.
+/// Measures creating from the pool, with the proxy and on a machine without nft.
 async fn create() {
     let without = tempfile::tempdir().unwrap();
     let find = |program: &str| {
         std::env::split_paths(&std::env::var_os("PATH").unwrap())
-            .map(|folder| folder.join(program))
+            .map(|directory| directory.join(program))
             .find(|path| path.is_file())
             .unwrap()
     };
@@ -234,7 +245,7 @@ async fn create() {
     let mut samples = [Vec::new(), Vec::new()];
     for _ in 0..15 {
         for (server, samples) in [&with, &without_nft].into_iter().zip(&mut samples) {
-            // The pool fills again in less.
+            // The pool is refilled in less time.
             tokio::time::sleep(Duration::from_millis(1200)).await;
             let start = Instant::now();
             let run = server.create(json!({ "network_profile": "locked-down" })).await;
@@ -248,8 +259,8 @@ async fn create() {
     row("  added", &micros(with - without));
 }
 
-/// Runs a program of the benchmark on the machine; gives its figure.
-fn outside(words: &str) -> f64 {
+/// Runs a program of the benchmark on the machine, and returns its result.
+fn load_on_machine(words: &str) -> f64 {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
     command.arg("--load").args(words.split(' '));
     let output = command.stderr(std::process::Stdio::inherit()).output().unwrap();
@@ -274,7 +285,7 @@ fn per_second(count: f64) -> String {
     format!("{count:.0} /s")
 }
 
-fn part(ours: f64, theirs: f64) -> String {
+fn percentage(ours: f64, theirs: f64) -> String {
     format!("{:.0} %", 100.0 * ours / theirs)
 }
 

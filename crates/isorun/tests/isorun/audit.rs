@@ -1,4 +1,4 @@
-//! What happened is on record, and a changed record shows.
+//! The audit log, and the detection of changes in it.
 
 use std::fs;
 
@@ -33,10 +33,13 @@ fn a_log_tells_all_and_holds() {
         assert_eq!(entries[1]["data"]["exec"], entries[2]["data"]["exec"]);
 
         let verified = server.run(&["audit", "verify"]);
-        let said = String::from_utf8_lossy(&verified.stdout).into_owned();
-        assert!(verified.status.success() && said.contains("4 entries in 1 logs hold"), "{said}");
+        let stdout = String::from_utf8_lossy(&verified.stdout).into_owned();
+        assert!(
+            verified.status.success() && stdout.contains("4 entries in 1 logs hold"),
+            "{stdout}"
+        );
 
-        // A log that was saved holds too, and shows what was done to it.
+        // A log in a file is verified, too, and changes in it are detected.
         let file = server.home.path().join("log.ndjson");
         let name = file.to_str().unwrap();
         let verify = |content: &str| {
@@ -55,7 +58,7 @@ fn a_log_tells_all_and_holds() {
         }
         let garbage = verify("nonsense\n");
         assert_eq!(garbage.status.code(), Some(2), "{garbage:?}");
-        // Somebody else's secret is no help.
+        // A log cannot be verified with the secret of another server.
         let elsewhere = Server::start();
         let output =
             elsewhere.command().args(["audit", "verify", "--file", name]).output().unwrap();

@@ -1,4 +1,4 @@
-//! What cannot be is refused by name, and the server goes on.
+//! Invalid requests are refused with a specific message, and the server keeps running.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -100,7 +100,7 @@ fn runs_that_cannot_be() {
         let request = server.request(Method::POST, "/v1/runs").body("x".repeat(2 << 20));
         refused(&answer(request).await, 413, "too_large", "1048576");
         assert_eq!(server.get("/v1/runs").await.1, json!({ "runs": [] }), "nothing was made");
-        server.is_well().await;
+        server.assert_healthy().await;
     });
 }
 
@@ -156,7 +156,7 @@ fn commands_and_files_that_cannot_be() {
         server.destroy(&id).await;
         let dead = server.post(&format!("{run}/exec"), json!({ "command": "true" })).await;
         refused(&dead, 404, "run_destroyed", "a request destroyed it");
-        server.is_well().await;
+        server.assert_healthy().await;
     });
 }
 
@@ -197,7 +197,7 @@ fn garbage_on_the_socket_ends_that_connection_only() {
             &[0xff; 100_000],
         ] {
             let mut socket = TcpStream::connect(address).await.unwrap();
-            // It may close before all has been sent.
+            // The server may close the connection before everything is sent.
             let _ = socket.write_all(garbage).await;
             let _ = socket.shutdown().await;
             let mut answer = Vec::new();
@@ -205,6 +205,6 @@ fn garbage_on_the_socket_ends_that_connection_only() {
             let answer = String::from_utf8_lossy(&answer);
             assert!(!answer.contains("200 OK"), "{answer}");
         }
-        server.is_well().await;
+        server.assert_healthy().await;
     });
 }

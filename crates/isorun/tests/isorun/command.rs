@@ -1,4 +1,4 @@
-//! The client commands, as one types them.
+//! The client commands.
 
 use std::{
     fs,
@@ -41,7 +41,7 @@ fn run_is_a_command_like_any_other() {
     let mut cat = server.command();
     cat.args(["run", "host", "--", "cat"]);
     let output = with_input(cat, &every);
-    assert!(output.stdout == every, "{} bytes came back", output.stdout.len());
+    assert!(output.stdout == every, "{} bytes were returned", output.stdout.len());
 
     let args = ["run", "host", "-e", "A=b c", "-w", "/usr", "--", "sh", "-c", "echo $A $PWD"];
     assert_eq!(stdout(&server.run(&args)), "b c /usr\n");
@@ -58,7 +58,7 @@ fn run_is_a_command_like_any_other() {
 
     bounded(async {
         let left = server.get("/v1/runs").await.1;
-        assert_eq!(left["runs"], serde_json::json!([]), "nothing is left running");
+        assert_eq!(left["runs"], serde_json::json!([]), "a sandbox is left");
     });
 }
 
@@ -89,10 +89,10 @@ fn without_a_server_run_brings_its_own() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_isorun"));
         command.env_remove("ISORUN_API_URL").env_remove("ISORUN_API_KEY");
         command.env("ISORUN_DATA_DIR", data.path()).env("XDG_CONFIG_HOME", home.path());
-        // Nobody is there.
+        // No server listens there.
         fs::create_dir_all(home.path().join("isorun")).unwrap();
-        let nobody = r#"{"api_url": "http://127.0.0.1:1", "api_key": "isorun_live_x_y_z"}"#;
-        fs::write(home.path().join("isorun/client.json"), nobody).unwrap();
+        let config = r#"{"api_url": "http://127.0.0.1:1", "api_key": "isorun_live_x_y_z"}"#;
+        fs::write(home.path().join("isorun/client.json"), config).unwrap();
         command.args(args).stdin(Stdio::null()).output().unwrap()
     };
     let output = isorun(&["run", "host", "--", "sh", "-c", "echo hello; exit 3"]);
@@ -103,8 +103,8 @@ fn without_a_server_run_brings_its_own() {
     );
     let listed = stdout(&isorun(&["keys", "ls", "--json"]));
     let keys: serde_json::Value = serde_json::from_str(&listed).unwrap();
-    assert!(keys[0]["revoked_at"].is_string(), "its key goes with it: {listed}");
-    // One that was named has to be there.
+    assert!(keys[0]["revoked_at"].is_string(), "its key was not revoked: {listed}");
+    // A server that was specified must be reachable.
     let named = isorun(&["--api-url", "http://127.0.0.1:1", "run", "host", "--", "true"]);
     assert_eq!(named.status.code(), Some(125));
     assert!(stderr(&named).contains("isorun serve"), "{named:?}");
@@ -137,7 +137,7 @@ fn a_sandbox_that_stays() {
     assert!(server.run(&["cp", &from, back.to_str().unwrap()]).status.success());
     assert_eq!(fs::read_to_string(&back).unwrap(), "some data\n");
     assert_eq!(stdout(&server.run(&["cp", &from, "-"])), "some data\n");
-    // Permissions go along both ways, and a folder needs no slash at its end.
+    // Permissions are copied in both directions, and the path of a directory needs no slash.
     for mode in [0o755, 0o640, 0o500] {
         fs::set_permissions(local, fs::Permissions::from_mode(mode)).unwrap();
         assert!(server.run(&["cp", local, &format!("{id}:/tmp")]).status.success());
@@ -153,8 +153,8 @@ fn a_sandbox_that_stays() {
     piped.args(["cp", "-", &format!("{id}:/tmp/piped")]);
     assert!(with_input(piped, b"from a pipe").status.success());
     assert_eq!(stdout(&server.run(&["cp", &format!("{id}:/tmp/piped"), "-"])), "from a pipe");
-    let folder = server.run(&["cp", "/usr", &from]);
-    assert!(stderr(&folder).contains("tar"), "{folder:?}");
+    let directory = server.run(&["cp", "/usr", &from]);
+    assert!(stderr(&directory).contains("tar"), "{directory:?}");
 
     assert!(stdout(&server.run(&["stats", &id])).contains("PEAK MEMORY"));
     assert!(stdout(&server.run(&["stats"])).starts_with("ACTIVE"));
@@ -212,5 +212,5 @@ fn doctor_tries_what_a_server_does() {
     let without = doctor(Some("/nowhere"));
     assert_eq!(without.status.code(), Some(1), "{without:?}");
     assert!(stdout(&without).contains("MISSING  runsc and agent"), "{without:?}");
-    assert!(stdout(&without).contains("bookworm-backports"), "and how to get it");
+    assert!(stdout(&without).contains("bookworm-backports"), "the remedy is missing");
 }

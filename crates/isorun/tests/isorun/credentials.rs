@@ -1,6 +1,5 @@
-//! Secrets on the way to their hosts: everything that goes there passes, and
-//! whatever a guest or a host does wrong, neither the secret nor another's answer
-//! comes back.
+//! Secrets on the way to their hosts: every kind of request is forwarded, and whatever a guest
+//! or a host does, neither the secret nor the response to another request reaches the guest.
 
 use std::{
     process::Command,
@@ -12,27 +11,28 @@ use serde_json::json;
 
 use crate::{
     fixture::{Server, answer, bounded},
-    world::{PLACEHOLDER, SECRET, World},
+    world::{ExternalServices, PLACEHOLDER, SECRET},
 };
 
 const HOST: &str = "api.openai.com";
 
-/// A run that may use the secret at three hosts: a good one, one whose
-/// certificate nobody vouches for, and one that never says anything.
+/// Creates a sandbox that may use the secret at three ports: a regular one, one whose
+/// certificate is not trusted, and one that never responds.
 async fn create(server: &Server) -> String {
     let at = |port: u16| json!({ "value": SECRET, "host": HOST, "port": port });
-    let credentials = json!({ "OPENAI_API_KEY": SECRET, "STRANGER": at(8443), "SILENT": at(9443) });
+    let credentials =
+        json!({ "OPENAI_API_KEY": SECRET, "UNTRUSTED": at(8443), "SILENT": at(9443) });
     server.create_with(json!({ "credentials": credentials, "network": { "allow": [HOST] } })).await
 }
 
 async fn python(server: &Server, run: &str, code: &str) -> String {
-    let said = server.exec(run, &format!("python3 - <<'EOF'\n{code}\nEOF")).await;
-    assert_eq!(said["exit_code"], 0, "{said}");
-    said["stdout"].as_str().unwrap().to_owned()
+    let output = server.exec(run, &format!("python3 - <<'EOF'\n{code}\nEOF")).await;
+    assert_eq!(output["exit_code"], 0, "{output}");
+    output["stdout"].as_str().unwrap().to_owned()
 }
 
-/// What the programs inside share: `secure` is a connection to the service, and
-/// `plain` one to the proxy's base URL, with the path that leads to the service.
+/// The common part of the programs in the sandbox: `secure` connects to the service, and
+/// `plain` to the proxy's base URL, with the path prefix of the service.
 const CONNECT: &str = "
 import os, socket, ssl, sys, time
 host, key = 'api.openai.com', os.environ['OPENAI_API_KEY']
@@ -55,11 +55,11 @@ def everything(s):
 
 #[test]
 fn events_and_websockets_pass() {
-    let world = World::new(1, &[HOST]);
-    let server = world.server(&[]);
+    let services = ExternalServices::new(1, &[HOST]);
+    let server = services.server(&[]);
     bounded(async {
         let run = create(&server).await;
-        // Word by word, as they are said.
+        // Events arrive one by one.
         let events = r#"
 import json, os, time, urllib.request
 for base in ('https://api.openai.com/v1', os.environ['OPENAI_BASE_URL']):
@@ -73,8 +73,8 @@ for base in ('https://api.openai.com/v1', os.environ['OPENAI_BASE_URL']):
             times.append(time.monotonic())
     print(''.join(words), times[-1] - times[0] > 0.9)
 "#;
-        let said = python(&server, &run, events).await;
-        assert_eq!(said, "The answer is 42. True\nThe answer is 42. True\n");
+        let output = python(&server, &run, events).await;
+        assert_eq!(output, "The answer is 42. True\nThe answer is 42. True\n");
         let talk = format!(
             "{CONNECT}
 def exactly(s, n):
@@ -97,22 +97,22 @@ for s, prefix in (secure(), plain()):
         print(exactly(s, length) == text * 2)
 "
         );
-        let said = python(&server, &run, &talk).await;
+        let output = python(&server, &run, &talk).await;
         let one = "HTTP/1.1 101 Switching Protocols\nTrue\nTrue\n";
-        assert_eq!(said, one.repeat(2));
-        let asked = world.asked();
-        assert_eq!(asked.len(), 4, "{asked:?}");
-        assert!(asked.iter().all(|(_, real)| *real), "{asked:?}");
+        assert_eq!(output, one.repeat(2));
+        let requests = services.take_requests();
+        assert_eq!(requests.len(), 4, "{requests:?}");
+        assert!(requests.iter().all(|(_, real)| *real), "{requests:?}");
     });
 }
 
-/// Where `cargo xtask setup` puts the client library of OpenAI.
+/// The directory in which `cargo xtask setup` installs the client library of OpenAI.
 const LIBRARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/openai");
 
 #[test]
 fn the_client_library_of_openai_works_unchanged() {
-    let world = World::new(9, &[HOST]);
-    let server = world.server(&[]);
+    let services = ExternalServices::new(9, &[HOST]);
+    let server = services.server(&[]);
     let packed = Command::new("tar").args(["-C", LIBRARY, "-c", "."]).output().unwrap();
     assert!(packed.status.success(), "{packed:?}");
     bounded(async {
@@ -121,7 +121,7 @@ fn the_client_library_of_openai_works_unchanged() {
         let upload = server.request(Method::POST, &path).body(packed.stdout);
         assert_eq!(answer(upload).await.0, 200);
         server.exec(&run, "mkdir /srv/library && tar -C /srv/library -xf /srv/library.tar").await;
-        // The key and the base URL are those of its environment, as always.
+        // The key and the base URL come from the environment.
         let code = r#"
 import os, sys, time
 sys.path.insert(0, '/srv/library')
@@ -138,23 +138,23 @@ for base in (None, 'https://api.openai.com/v1'):
         times.append(time.monotonic())
     print(''.join(words), times[-1] - times[0] > 0.9)
 "#;
-        let said = python(&server, &run, code).await;
+        let output = python(&server, &run, code).await;
         let one = "[]\nThe answer is 42.\nThe answer is 42. True\n";
         let expected = format!(
             "{PLACEHOLDER}\nhttp://192.0.0.1/api.openai.com/v1/ {one}https://api.openai.com/v1/ {one}"
         );
-        assert_eq!(said, expected);
-        let asked = world.asked();
+        assert_eq!(output, expected);
+        let requests = services.take_requests();
         let what = ["GET /v1/models", "POST /v1/chat/completions", "POST /v1/chat/completions"];
         let what = what.repeat(2).into_iter().map(|what| (what.to_owned(), true));
-        assert_eq!(asked, what.collect::<Vec<_>>());
+        assert_eq!(requests, what.collect::<Vec<_>>());
     });
 }
 
 #[test]
 fn a_host_that_repeats_the_secret_is_not_heard() {
-    let world = World::new(2, &[HOST]);
-    let server = world.server(&[]);
+    let services = ExternalServices::new(2, &[HOST]);
+    let server = services.server(&[]);
     bounded(async {
         let run = create(&server).await;
         let code = r#"
@@ -168,25 +168,29 @@ for base in ('https://api.openai.com', os.environ['ISORUN_PROXY_URL'] + '/api.op
         print(path, length is None or int(length) == len(body), answer.headers['x-echo'])
         print(body.decode())
 "#;
-        let said = python(&server, &run, code).await;
-        assert!(!said.contains(SECRET), "{said}");
-        // As long as the secret, so that lengths stay what they are.
+        let output = python(&server, &run, code).await;
+        assert!(!output.contains(SECRET), "{output}");
+        // The replacement is as long as the secret, so that lengths remain valid.
         let hidden = &PLACEHOLDER[..SECRET.len()];
-        assert_eq!(said.matches(&format!("authorization: Bearer {hidden}\n")).count(), 4, "{said}");
+        assert_eq!(
+            output.matches(&format!("authorization: Bearer {hidden}\n")).count(),
+            4,
+            "{output}"
+        );
         for path in ["/echo", "/echo?pieces"] {
             let line = format!("{path} True {PLACEHOLDER}\n");
-            assert_eq!(said.matches(&line).count(), 2, "{said}");
+            assert_eq!(output.matches(&line).count(), 2, "{output}");
         }
-        // Else there would be nothing to find it in.
-        assert_eq!(said.matches("accept-encoding: identity\n").count(), 4, "{said}");
-        assert!(world.asked().iter().all(|(_, real)| *real));
+        // The secret could not be found in a compressed response.
+        assert_eq!(output.matches("accept-encoding: identity\n").count(), 4, "{output}");
+        assert!(services.take_requests().iter().all(|(_, real)| *real));
     });
 }
 
 #[test]
 fn hosts_that_fail_are_told_from_each_other() {
-    let world = World::new(3, &[HOST]);
-    let server = world.server(&["--credential-timeout", "2s"]);
+    let services = ExternalServices::new(3, &[HOST]);
+    let server = services.server(&["--credential-timeout", "2s"]);
     bounded(async {
         let run = create(&server).await;
         let code = r#"
@@ -202,24 +206,24 @@ ask('https://api.openai.com:9443/v1/models')
 ask('https://api.openai.com/never')
 ask(os.environ['ISORUN_PROXY_URL'] + '/api.openai.com/never')
 "#;
-        let said = python(&server, &run, code).await;
-        let lines: Vec<&str> = said.lines().collect();
+        let output = python(&server, &run, code).await;
+        let lines: Vec<&str> = output.lines().collect();
         assert!(
             lines[0].starts_with("502 api.openai.com: its certificate does not verify"),
-            "{said}"
+            "{output}"
         );
         let late = "504 api.openai.com: it did not answer in time";
-        assert_eq!(lines[1..], [late, late, late], "{said}");
-        // Nobody but the one host was told the secret.
-        assert!(world.asked().iter().all(|(what, _)| what.contains("/never")));
-        server.is_well().await;
+        assert_eq!(lines[1..], [late, late, late], "{output}");
+        // Only the trusted host received the secret.
+        assert!(services.take_requests().iter().all(|(what, _)| what.contains("/never")));
+        server.assert_healthy().await;
     });
 }
 
 #[test]
 fn smuggled_requests_and_slow_heads_get_nowhere() {
-    let world = World::new(4, &[HOST]);
-    let server = world.server(&[]);
+    let services = ExternalServices::new(4, &[HOST]);
+    let server = services.server(&[]);
     bounded(async {
         let run = create(&server).await;
         let code = format!(
@@ -241,43 +245,43 @@ for head in heads:
         target = host if connect is secure else '192.0.0.1'
         s.sendall(f'POST {{prefix}}/v1/models HTTP/1.1\\r\\nHost: {{target}}\\r\\n{{auth}}{{head}}\\r\\n\\r\\n0\\r\\n\\r\\n{{inner}}'.encode())
         s.settimeout(2)
-        said = everything(s)
-        # Another host, and no secret: what the proxy itself sees behind the first.
-        print(said.split(b'\\r\\n')[0].decode() or 'nothing')
+        output = everything(s)
+        # Behind the first request the proxy sees one for another host, without a secret.
+        print(output.split(b'\\r\\n')[0].decode() or 'nothing')
         s.close()
-# A host that answers twice is not heard a second time.
+# A second response that the host was not asked for is not forwarded.
 s, _ = secure()
 for path in ('/split', '/v1/models'):
     s.sendall(f'GET {{path}} HTTP/1.1\\r\\nHost: {{host}}\\r\\n{{auth}}\\r\\n'.encode())
     time.sleep(0.5)
 s.settimeout(2)
-said = everything(s)
-print('twice', b'smuggled' in said)
+output = everything(s)
+print('twice', b'smuggled' in output)
 started = time.monotonic()
 for connect in (secure, plain):
     s, prefix = connect()
     s.sendall(f'GET {{prefix}}/v1/slow HTTP/1.1\\r\\nHos'.encode())
-    said = everything(s)
+    output = everything(s)
     print('cut off', 8 < time.monotonic() - started < 30)
 "
         );
         let started = Instant::now();
-        let said = python(&server, &run, &code).await;
+        let output = python(&server, &run, &code).await;
         assert!(started.elapsed() < Duration::from_secs(90));
-        assert!(said.ends_with("twice False\ncut off True\ncut off True\n"), "{said}");
-        let asked = world.asked();
+        assert!(output.ends_with("twice False\ncut off True\ncut off True\n"), "{output}");
+        let requests = services.take_requests();
         let smuggled = |(what, real): &&(String, bool)| {
             what.contains("/slow") || what.contains("/smuggled") && *real
         };
-        assert_eq!(asked.iter().find(smuggled), None, "{asked:?}");
-        server.is_well().await;
+        assert_eq!(requests.iter().find(smuggled), None, "{requests:?}");
+        server.assert_healthy().await;
     });
 }
 
 #[test]
 fn a_websocket_ends_when_the_rules_change() {
-    let world = World::new(8, &[HOST]);
-    let server = world.server(&[]);
+    let services = ExternalServices::new(8, &[HOST]);
+    let server = services.server(&[]);
     bounded(async {
         let run = create(&server).await;
         let code = format!(
@@ -297,7 +301,7 @@ except ConnectionResetError: print('reset')
             let rules = ["net", "set", &run, "--network", "locked-down"];
             assert!(server.run(&rules).status.success());
         };
-        let (said, ()) = tokio::join!(talking, changing);
-        assert_eq!(said, "reset\n");
+        let (output, ()) = tokio::join!(talking, changing);
+        assert_eq!(output, "reset\n");
     });
 }

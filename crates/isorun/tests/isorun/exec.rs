@@ -1,4 +1,4 @@
-//! Commands in a run, with one answer or with events.
+//! Commands, with one response or as server-sent events.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ fn commands_and_what_becomes_of_them() {
             ),
             (json!({ "command": "pwd", "cwd": "/usr" }), 0, "/usr\n", ""),
             (json!({ "command": "cat", "stdin": "a\u{e9}\n" }), 0, "a\u{e9}\n", ""),
-            // Nothing was given to read: it does not wait for it.
+            // Without `stdin` standard input is empty.
             (json!({ "command": "cat; echo end" }), 0, "end\n", ""),
             (json!({ "command": "printf '\\377\\303\\251'" }), 0, "\u{fffd}\u{e9}", ""),
             (json!({ "command": "printf '\\377\\000'", "encoding": "base64" }), 0, "/wA=", ""),
@@ -63,7 +63,7 @@ fn a_timeout_kills_all_and_keeps_what_was_printed() {
         assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
         refused(&late, 504, "exec_timeout", "0.5 s");
         assert_eq!((&late.1["stdout"], &late.1["stderr"]), (&json!("begun\n"), &json!("oops\n")));
-        // What it had started is dead too.
+        // The processes that it had started were killed, too.
         let left = server.exec(&id, "sleep 3; ls /tmp/late; pgrep -c sleep").await;
         assert_eq!(left["stdout"], "0\n", "{left}");
     });
@@ -84,7 +84,7 @@ fn a_gigabyte_of_output_is_cut_and_says_so() {
             (&answer["stderr"], &answer["stderr_truncated"]),
             (&json!("end\n"), &json!(false))
         );
-        server.is_well().await;
+        server.assert_healthy().await;
     });
 }
 
@@ -125,7 +125,7 @@ fn output_streams_while_the_command_runs() {
     let server = Server::start();
     bounded(async {
         let id = server.create().await;
-        // It goes on only after the first line has arrived here.
+        // The command continues only after this test has received the first line.
         let command = "echo first; while [ ! -e /tmp/go ]; do sleep 0.01; done; \
                        printf '\\303'; sleep 0.1; printf '\\251'; echo err >&2; exit 7";
         let mut events = Events::open(&server, &id, command, 30.0).await;
@@ -169,12 +169,12 @@ fn a_slow_listener_slows_the_command_and_nobody_else() {
     let server = Server::start();
     bounded(async {
         let id = server.create().await;
-        // Nobody reads it: it waits, and its timeout counts all the same.
+        // This stream is not read, so the command blocks.
         let endless = Events::open(&server, &id, "yes; touch /tmp/done", 0.0).await;
         server.exec(&id, "head -c 10000000 /dev/zero | wc -c").await;
-        server.is_well().await;
+        server.assert_healthy().await;
         drop(endless);
-        wait_for_none(&server, &id, "yes").await;
+        wait_until_none_runs(&server, &id, "yes").await;
     });
 }
 
@@ -188,37 +188,37 @@ fn a_client_that_goes_away_takes_its_command_with_it() {
             let request =
                 server.request(Method::POST, &format!("/v1/runs/{id}/{path}")).json(&body);
             let client = tokio::spawn(async move {
-                // The stream's answer begins at once, and has to be held.
+                // The response of the stream starts immediately, and must be kept open.
                 let mut answer = request.send().await.unwrap();
                 while answer.chunk().await.unwrap().is_some() {}
             });
             server.exec(&id, "while [ ! -e /tmp/begun ]; do sleep 0.01; done; rm /tmp/begun").await;
             client.abort();
-            wait_for_none(&server, &id, "sleep").await;
+            wait_until_none_runs(&server, &id, "sleep").await;
         }
         let log = server.request(Method::GET, &format!("/v1/runs/{id}/audit"));
         let log = log.send().await.unwrap().text().await.unwrap();
         assert_eq!(log.matches("the client disconnected").count(), 2, "{log}");
-        server.is_well().await;
+        server.assert_healthy().await;
     });
 }
 
-/// Waits until no such program runs.
-async fn wait_for_none(server: &Server, id: &str, program: &str) {
+/// Waits until no process of this program is running.
+async fn wait_until_none_runs(server: &Server, id: &str, program: &str) {
     loop {
         let running = server.exec(id, &format!("pgrep -c -x {program}")).await;
         if running["stdout"] == "0\n" {
             return;
         }
-        assert_eq!(running["stderr"], "", "pgrep has to be there");
+        assert_eq!(running["stderr"], "", "pgrep is required");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// Server-sent events, decoded.
+/// A decoder of server-sent events.
 struct Events {
     body: std::pin::Pin<Box<dyn futures_util::Stream<Item = reqwest::Result<bytes::Bytes>>>>,
-    rest: String,
+    buffer: String,
 }
 
 impl Events {
@@ -228,16 +228,16 @@ impl Events {
         let response = request.json(&body).send().await.unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Self { body: Box::pin(response.bytes_stream()), rest: String::new() }
+        Self { body: Box::pin(response.bytes_stream()), buffer: String::new() }
     }
 
     async fn next(&mut self) -> Option<Value> {
         loop {
-            if let Some((event, rest)) = self.rest.split_once("\n\n") {
+            if let Some((event, rest)) = self.buffer.split_once("\n\n") {
                 let (event, rest) = (event.to_owned(), rest.to_owned());
-                self.rest = rest;
+                self.buffer = rest;
                 let Some(data) = event.lines().find_map(|line| line.strip_prefix("data: ")) else {
-                    // A sign of life.
+                    // A keep-alive comment.
                     continue;
                 };
                 let data: Value = serde_json::from_str(data).unwrap();
@@ -246,7 +246,7 @@ impl Events {
                 return Some(data);
             }
             let piece = self.body.next().await?.unwrap();
-            self.rest += std::str::from_utf8(&piece).unwrap();
+            self.buffer += std::str::from_utf8(&piece).unwrap();
         }
     }
 }

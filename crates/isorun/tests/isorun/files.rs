@@ -1,4 +1,4 @@
-//! Files in and out.
+//! Uploads and downloads of files.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ fn bytes_come_back_as_they_went() {
         }
         let (_, listed) = server.get(&format!("{files}?path=/job/deep")).await;
         assert_eq!(listed, json!({ "entries": ["er"] }));
-        // Replaced, with the permissions that were asked for.
+        // Replace a file, with other permissions.
         let upload = server.request(Method::POST, &format!("{files}/upload"));
         let upload = upload.query(&[("path", "/tmp/empty"), ("mode", "750")]).body("now not");
         assert_eq!(answer(upload).await.0, 200);
@@ -40,7 +40,7 @@ fn bytes_come_back_as_they_went() {
     });
 }
 
-/// Linux takes every byte but `/` and NUL in a name.
+/// Linux allows every byte but `/` and NUL in a file name.
 #[test]
 fn names_that_are_not_utf_8_are_names() {
     let server = Server::start();
@@ -71,13 +71,13 @@ fn names_that_are_not_utf_8_are_names() {
         assert_eq!(listed, expected);
         let (_, listed) = server.get(&format!("{files}?path=/srv/n/%FF%80")).await;
         assert_eq!(listed, json!({ "entries": ["in a+b c"] }));
-        for (path, complaint) in [("/a%00b", "NUL byte at offset 2"), ("/%FF/../x", "`..`")] {
+        for (path, error) in [("/a%00b", "NUL byte at offset 2"), ("/%FF/../x", "`..`")] {
             let path = format!("{files}/download?path={path}");
             refused(
                 &answer(server.request(Method::GET, &path)).await,
                 400,
                 "invalid_request",
-                complaint,
+                error,
             );
         }
     });
@@ -95,7 +95,7 @@ fn an_upload_that_breaks_off_changes_nothing() {
         let sent = upload.body(Body::wrap_stream(pieces)).send().await;
         assert!(sent.is_err(), "{sent:?}");
         let seen = server.exec(&id, "cat /tmp/file; ls -A /tmp").await;
-        assert_eq!(seen["stdout"], "before\nfile\n", "and no draft is left");
+        assert_eq!(seen["stdout"], "before\nfile\n", "a temporary file is left");
     });
 }
 
@@ -105,9 +105,9 @@ fn a_file_has_a_largest_size() {
     bounded(async {
         let id = server.create().await;
         let path = format!("/v1/runs/{id}/files/upload?path=/tmp/file");
-        let whole = server.request(Method::POST, &path).body(vec![0; 1001]);
-        refused(&answer(whole).await, 413, "too_large", "1000 bytes");
-        // Without saying beforehand how long it is.
+        let upload = server.request(Method::POST, &path).body(vec![0; 1001]);
+        refused(&answer(upload).await, 413, "too_large", "1000 bytes");
+        // Without `content-length`.
         let pieces = stream::iter((0..3).map(|_| Ok::<_, std::io::Error>(vec![0; 500])));
         let pieces = server.request(Method::POST, &path).body(Body::wrap_stream(pieces));
         refused(&answer(pieces).await, 413, "too_large", "1000 bytes");
@@ -150,7 +150,7 @@ fn a_full_disk_is_said_to_be_full() {
             server.request(Method::POST, &format!("/v1/runs/{id}/files/upload?path=/tmp/big"));
         let full = answer(upload.body(vec![1; 64 << 20])).await;
         refused(&full, 507, "sandbox_full", "/tmp/big");
-        assert_eq!(server.exec(&id, "ls -A /tmp").await["stdout"], "", "no part of it is left");
+        assert_eq!(server.exec(&id, "ls -A /tmp").await["stdout"], "", "a part of it is left");
         assert_eq!(server.exec(&id, "echo ok").await["stdout"], "ok\n");
     });
 }
@@ -166,12 +166,12 @@ fn a_download_breaks_off_when_the_run_ends() {
         assert_eq!(response.status(), 200);
         response.chunk().await.unwrap().unwrap();
         server.destroy(&id).await;
-        // Never taken for a whole file.
+        // The client must not take it for a complete file.
         let broken = tokio::time::timeout(Duration::from_secs(10), async {
             loop {
                 match response.chunk().await {
                     Ok(Some(_)) => {}
-                    Ok(None) => panic!("it looks complete"),
+                    Ok(None) => panic!("the response looks complete"),
                     Err(error) => break error,
                 }
             }

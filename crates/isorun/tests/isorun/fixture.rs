@@ -1,4 +1,4 @@
-//! A real server, for one test.
+//! A server process for one test.
 
 use std::{
     future::Future,
@@ -13,26 +13,27 @@ use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// How long a test may take.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// The time limit of a test.
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Runs a test, and fails it when it takes too long.
+/// Runs a test, and fails it if it exceeds its time limit.
 pub fn bounded(test: impl Future<Output = ()>) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime
-        .block_on(async { tokio::time::timeout(PATIENCE, test).await.expect("it takes too long") });
+    runtime.block_on(async {
+        tokio::time::timeout(TEST_TIMEOUT, test).await.expect("the test timed out")
+    });
     runtime.shutdown_background();
 }
 
-/// Writes the file of a private key, for its owner only.
+/// Writes a private key to a file that only its owner can read.
 pub fn write_key(path: &Path, pem: &str) {
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o600).open(path).unwrap();
     file.write_all(pem.as_bytes()).unwrap();
 }
 
-/// A server with folders of its own.
+/// A server with its own data and configuration directories.
 pub struct Server {
     child: Option<Child>,
     pub url: String,
@@ -58,7 +59,7 @@ impl Server {
         Self::launch(command, data, home)
     }
 
-    /// A server that pulls images, from a registry in place of Docker Hub.
+    /// Starts a server that pulls images, from a registry in place of Docker Hub.
     pub fn start_pulling(registry: &str) -> Self {
         let (data, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut command = command_in(&data, &home);
@@ -66,7 +67,7 @@ impl Server {
         Self::launch(command, data, home)
     }
 
-    /// A server whose process has limits, as `ulimit` of a shell sets them.
+    /// Starts a server with the resource limits that these `ulimit` commands set.
     pub fn start_limited(limits: &str, args: &[&str]) -> Self {
         let (data, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let plain = command_in(&data, &home);
@@ -92,7 +93,7 @@ impl Server {
             if let Some((_, found)) = line.split_once("listens on ") {
                 url = Some(found.to_owned());
             }
-            // Its last line.
+            // The last line.
             if line.contains("ISORUN_API_KEY=") {
                 break;
             }
@@ -104,14 +105,14 @@ impl Server {
         let written = std::fs::read_to_string(home.path().join("isorun/client.json")).unwrap();
         let written: Value = serde_json::from_str(&written).unwrap();
         let key = written["api_key"].as_str().unwrap().to_owned();
-        // Connections are not kept for longer than the shortest limit of any test: one
-        // that the server has just closed would fail a request.
+        // Idle connections are closed before the shortest idle timeout of any test: a request
+        // on a connection that the server has just closed would fail.
         let http = Client::builder().pool_idle_timeout(Duration::from_millis(800));
-        let http = http.timeout(PATIENCE).build().unwrap();
+        let http = http.timeout(TEST_TIMEOUT).build().unwrap();
         Self { child: Some(child), url, key, data, home, http }
     }
 
-    /// The command, as the server's own user would run it.
+    /// Returns a command that runs `isorun` as the server's own user.
     pub fn command(&self) -> Command {
         command_in(&self.data, &self.home)
     }
@@ -120,7 +121,7 @@ impl Server {
         self.command().args(args).stdin(Stdio::null()).output().unwrap()
     }
 
-    /// A new key, with a tenant of its own.
+    /// Creates a key, by default with a new tenant.
     pub fn new_key(&self, args: &[&str]) -> String {
         let output = self.command().args(["keys", "create", "test"]).args(args).output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -139,7 +140,7 @@ impl Server {
         answer(self.request(Method::POST, path).json(&body)).await
     }
 
-    /// A run over the machine's own files.
+    /// Creates a sandbox with the image `host`.
     pub async fn create(&self) -> String {
         self.create_with(json!({})).await
     }
@@ -165,17 +166,17 @@ impl Server {
         body
     }
 
-    /// The same server for the holder of another key.
+    /// Returns a client of this server with another key.
     pub fn as_tenant(&self, key: &str) -> Tenant {
         Tenant { url: self.url.clone(), key: key.to_owned(), http: self.http.clone() }
     }
 
-    /// A new tenant of it.
+    /// Creates a tenant.
     pub fn tenant(&self) -> Tenant {
         self.as_tenant(&self.new_key(&[]))
     }
 
-    /// A field of the status that the kernel keeps of the process, in KiB.
+    /// Returns a field of `/proc/PID/status` of the server, in KiB.
     pub fn status_kib(&self, field: &str) -> u64 {
         let pid = self.child.as_ref().unwrap().id();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -183,24 +184,24 @@ impl Server {
         line.unwrap().trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// The memory of the process, in MiB.
+    /// Returns the resident memory of the server, in MiB.
     pub fn memory_mib(&self) -> u64 {
         self.status_kib("VmRSS") / 1024
     }
 
-    /// How many descriptors the process has open.
+    /// Returns the number of open file descriptors of the server.
     pub fn descriptors(&self) -> usize {
         let pid = self.child.as_ref().unwrap().id();
         std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
     }
 
-    /// `host:port`.
+    /// Returns `host:port`.
     pub fn address(&self) -> &str {
         self.url.split_once("://").unwrap().1
     }
 
-    /// It still makes sandboxes and runs commands.
-    pub async fn is_well(&self) {
+    /// Asserts that the server creates sandboxes and runs commands.
+    pub async fn assert_healthy(&self) {
         let id = self.create().await;
         assert_eq!(self.exec(&id, "echo well").await["stdout"], "well\n");
         self.destroy(&id).await;
@@ -212,7 +213,7 @@ impl Server {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// Waits until it has ended.
+    /// Waits until the server has exited.
     pub fn wait(&mut self) -> ExitStatus {
         let mut child = self.child.take().unwrap();
         let start = Instant::now();
@@ -222,13 +223,13 @@ impl Server {
             }
             if start.elapsed() > Duration::from_secs(60) {
                 child.kill().unwrap();
-                panic!("the server does not end");
+                panic!("the server did not exit");
             }
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Ends it, and gives its folders.
+    /// Stops the server, and returns its directories.
     pub fn stop(mut self, signal: rustix::process::Signal) -> (TempDir, TempDir) {
         self.signal(signal);
         self.wait();
@@ -237,7 +238,7 @@ impl Server {
     }
 }
 
-/// What one tenant does at a server.
+/// A client of a server with the key of one tenant.
 #[derive(Clone)]
 pub struct Tenant {
     pub url: String,
@@ -278,8 +279,8 @@ impl Tenant {
         assert_eq!(status, 200, "{body}");
     }
 
-    /// It has sandboxes and commands.
-    pub async fn is_served(&self) {
+    /// Asserts that this tenant can create sandboxes and run commands.
+    pub async fn assert_served(&self) {
         let id = self.create(json!({})).await;
         assert_eq!(self.exec(&id, "echo well").await["stdout"], "well\n");
         self.destroy(&id).await;
@@ -304,19 +305,21 @@ fn command_in(data: &TempDir, home: &TempDir) -> Command {
     command
 }
 
+/// Sends a request, and returns the status and the JSON body of the response.
 pub async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
     let response = request.send().await.unwrap();
     let status = response.status();
     let text = response.text().await.unwrap();
-    let body = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{status}: no JSON: {text}"));
+    let body = serde_json::from_str(&text)
+        .unwrap_or_else(|_| panic!("{status}: the body is not JSON: {text}"));
     (status, body)
 }
 
-/// Asserts that a request failed as it should.
+/// Asserts the status, the code and a part of the message of an error response.
 #[track_caller]
 pub fn refused(answer: &(StatusCode, Value), status: u16, code: &str, text: &str) {
     let (found, body) = answer;
     assert_eq!((found.as_u16(), body["code"].as_str().unwrap()), (status, code), "{body}");
     let message = body["error"].as_str().unwrap();
-    assert!(message.contains(text), "{message:?} does not say {text:?}");
+    assert!(message.contains(text), "{message:?} does not contain {text:?}");
 }

@@ -1,4 +1,4 @@
-//! A stop of the server, and what is under way then.
+//! Requests in progress when the server is stopped.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,11 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     fixture::{Server, answer, bounded, refused},
-    sockets::{Socket, open, say},
+    sockets::{Socket, open, send_json},
 };
 
-/// All that is printed, and the last word.
-async fn last(socket: &mut Socket) -> (String, Value) {
+/// Reads output until the next text message, and returns both.
+async fn next_message(socket: &mut Socket) -> (String, Value) {
     let mut output = String::new();
     loop {
         match socket.next().await.unwrap().unwrap() {
@@ -24,9 +24,9 @@ async fn last(socket: &mut Socket) -> (String, Value) {
     }
 }
 
-async fn shell(server: &Server, id: &str) -> Socket {
+async fn open_shell(server: &Server, id: &str) -> Socket {
     let mut socket = open(server, &format!("/v1/runs/{id}/shell")).await.unwrap();
-    assert_eq!(last(&mut socket).await.1["type"], "ready");
+    assert_eq!(next_message(&mut socket).await.1["type"], "ready");
     socket
 }
 
@@ -37,23 +37,23 @@ fn what_is_under_way_has_its_grace() {
     bounded(async {
         let id = server.create().await;
         let command = "touch /tmp/$0; until [ -e /tmp/go ]; do sleep 0.05; done; echo done";
-        let begin = |name: &str| command.replace("$0", name);
+        let command_for = |name: &str| command.replace("$0", name);
         let mut attached = open(&server, &format!("/v1/runs/{id}/exec/attach")).await.unwrap();
-        say(&mut attached, json!({ "command": begin("attached") })).await;
-        let mut session = shell(&server, &id).await;
-        say(&mut session, json!({ "type": "run", "command": begin("session") })).await;
+        send_json(&mut attached, json!({ "command": command_for("attached") })).await;
+        let mut session = open_shell(&server, &id).await;
+        send_json(&mut session, json!({ "type": "run", "command": command_for("session") })).await;
         let path = format!("/v1/runs/{id}/terminal?command=");
-        let typed = begin("terminal").replace(' ', "%20").replace(';', "%3B");
+        let typed = command_for("terminal").replace(' ', "%20").replace(';', "%3B");
         let mut terminal = open(&server, &format!("{path}{typed}")).await.unwrap();
         let mut client = server.command();
-        client.args(["exec", &id, "--", "sh", "-c", &begin("client")]);
+        client.args(["exec", &id, "--", "sh", "-c", &command_for("client")]);
         let client = tokio::task::spawn_blocking(move || client.output().unwrap());
         server
             .exec(&id, "for f in attached session terminal client; do until [ -e /tmp/$f ]; do sleep 0.02; done; done")
             .await;
         started = Instant::now();
         server.signal(Signal::TERM);
-        // It says so, to old and new connections, and takes nothing new.
+        // It reports that it is stopping, and refuses new requests.
         loop {
             let fresh = reqwest::Client::new().get(format!("{}/readyz", server.url));
             let ready = answer(fresh).await;
@@ -66,17 +66,21 @@ fn what_is_under_way_has_its_grace() {
         let more = server.post(&format!("/v1/runs/{id}/exec"), json!({ "command": "true" })).await;
         refused(&more, 503, "stopping", "stopping");
         refused(&server.post("/v1/runs", json!({ "image": "host" })).await, 503, "stopping", "");
-        // Without a new request: one of those that are open does it.
-        say(&mut session, json!({ "type": "interrupt" })).await;
-        assert_eq!(last(&mut session).await.1, json!({ "type": "result", "exit_code": 130 }));
-        say(&mut session, json!({ "type": "run", "command": "touch /tmp/go; echo more" })).await;
-        let (out, end) = last(&mut session).await;
+        // The commands are released by an open shell, since a new request would be refused.
+        send_json(&mut session, json!({ "type": "interrupt" })).await;
+        assert_eq!(
+            next_message(&mut session).await.1,
+            json!({ "type": "result", "exit_code": 130 })
+        );
+        send_json(&mut session, json!({ "type": "run", "command": "touch /tmp/go; echo more" }))
+            .await;
+        let (out, end) = next_message(&mut session).await;
         assert_eq!(
             (out.as_str(), end),
             ("\u{1}more\n", json!({ "type": "result", "exit_code": 0 }))
         );
         for socket in [&mut attached, &mut terminal] {
-            let (out, end) = last(socket).await;
+            let (out, end) = next_message(socket).await;
             assert!(out.contains("done"), "{out}");
             assert_eq!(end, json!({ "type": "exit", "exit_code": 0 }));
         }
@@ -85,7 +89,10 @@ fn what_is_under_way_has_its_grace() {
         drop(session);
     });
     assert!(server.wait().success());
-    assert!(started.elapsed() < Duration::from_secs(10), "it waited although nothing was left");
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "the server waited although no request was left"
+    );
 }
 
 #[test]
@@ -94,15 +101,19 @@ fn who_takes_longer_is_told() {
     bounded(async {
         let id = server.create().await;
         let mut attached = open(&server, &format!("/v1/runs/{id}/exec/attach")).await.unwrap();
-        say(&mut attached, json!({ "command": "echo begun; sleep 1000", "timeout": 0 })).await;
-        let mut session = shell(&server, &id).await;
-        let mut silent = shell(&server, &id).await;
-        say(&mut session, json!({ "type": "run", "command": "touch /tmp/begun; sleep 1000" }))
+        send_json(&mut attached, json!({ "command": "echo begun; sleep 1000", "timeout": 0 }))
             .await;
+        let mut session = open_shell(&server, &id).await;
+        let mut silent = open_shell(&server, &id).await;
+        send_json(
+            &mut session,
+            json!({ "type": "run", "command": "touch /tmp/begun; sleep 1000" }),
+        )
+        .await;
         server.exec(&id, "until [ -e /tmp/begun ]; do sleep 0.01; done").await;
         server.signal(Signal::TERM);
         for socket in [&mut attached, &mut session, &mut silent] {
-            let end = last(socket).await.1;
+            let end = next_message(socket).await.1;
             assert_eq!((&end["type"], &end["code"]), (&json!("error"), &json!("run_destroyed")));
             assert!(end["error"].as_str().unwrap().contains("the server was stopped"), "{end}");
         }

@@ -22,7 +22,7 @@ mod bundle;
 #[allow(dead_code, reason = "the engine's tests use more of it")]
 mod registry;
 
-/// A folder of data, and what was put into the environment.
+/// A data directory, and a directory for docker's configuration.
 struct Machine {
     data: tempfile::TempDir,
     home: tempfile::TempDir,
@@ -47,7 +47,7 @@ impl Machine {
         self.command(args).output().unwrap()
     }
 
-    /// What a command prints that has to succeed.
+    /// Returns the standard output of a command, and asserts that it succeeds.
     #[track_caller]
     fn text(&self, args: &[&str]) -> String {
         let output = self.run(args);
@@ -55,9 +55,9 @@ impl Machine {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// What a command complains of that has to fail.
+    /// Returns the standard error of a command, and asserts that it fails with this code.
     #[track_caller]
-    fn complaint(&self, args: &[&str], code: i32) -> String {
+    fn error_output(&self, args: &[&str], code: i32) -> String {
         let output = self.run(args);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
         assert!(output.stdout.is_empty(), "{args:?}: {output:?}");
@@ -75,7 +75,7 @@ fn push(registry: &Registry, name: &str) -> String {
     registry.push(&sample().layout(layout.path()), name, false).to_string()
 }
 
-/// A shell, and what it is linked to: the least that a sandbox can run.
+/// Returns an image with a shell and its libraries, the minimum for running a command.
 fn with_shell() -> Bundle {
     let shell = std::fs::read("/bin/sh").unwrap();
     let linked = Command::new("ldd").arg("/bin/sh").output().unwrap();
@@ -99,7 +99,7 @@ fn an_image_of_a_registry_runs_with_its_environment_user_and_folder() {
         let (registry, layout) = (Registry::start(), tempfile::tempdir().unwrap());
         registry.push(&with_shell().layout(layout.path()), "library/shell:1", false);
         let server = Server::start_pulling(registry.address());
-        // The second one finds it here.
+        // The second sandbox uses the image that was pulled for the first.
         for _ in 0..2 {
             let id = server.create_with(serde_json::json!({ "image": "shell:1" })).await;
             let command = "read name < name; echo \"$GREETING from $PWD: $name\"; \
@@ -110,7 +110,7 @@ fn an_image_of_a_registry_runs_with_its_environment_user_and_folder() {
             let stdout = done["stdout"].as_str().unwrap();
             let lines: Vec<_> = stdout.lines().collect();
             assert_eq!(lines[..2], ["hello from /srv/app: an image", "1234"], "{stdout}");
-            // Nothing of the machine is in it.
+            // It contains no files of the machine.
             assert!(lines[2].starts_with("name /bin ") && !lines[2].contains("/usr"), "{stdout}");
             server.destroy(&id).await;
         }
@@ -126,7 +126,7 @@ fn an_image_comes_and_goes() {
     let platform = ["--platform", "linux/amd64"];
     let output = machine.run(&["pull", &name, platform[0], platform[1]]);
     assert!(output.status.success(), "{output:?}");
-    // The result is for programs, the progress for people.
+    // The result is on standard output, the progress on standard error.
     let line = String::from_utf8(output.stdout).unwrap();
     let (shown, digest) = line.trim().split_once(' ').unwrap();
     assert_eq!(shown, name);
@@ -147,9 +147,9 @@ fn an_image_comes_and_goes() {
     let freed = machine.text(&["rm", listed[0]["name"].as_str().unwrap()]);
     assert!(freed.contains("1 unpacked images, 3 blobs"), "{freed}");
     assert_eq!(machine.text(&["ls", "--json"]).trim(), "[]");
-    let complaint = machine.run(&["rm", "some/image:1"]);
-    assert_eq!(complaint.status.code(), Some(2), "{complaint:?}");
-    assert!(String::from_utf8_lossy(&complaint.stderr).contains("no image some/image:1"));
+    let error_output = machine.run(&["rm", "some/image:1"]);
+    assert_eq!(error_output.status.code(), Some(2), "{error_output:?}");
+    assert!(String::from_utf8_lossy(&error_output.stderr).contains("no image some/image:1"));
 }
 
 #[test]
@@ -170,10 +170,13 @@ fn passwords_come_from_where_nobody_sees_them() {
     let (machine, registry) = (Machine::new(), Registry::with_login());
     let name = push(&registry, "private");
     let args = ["pull", "-q", "--platform", "linux/amd64", &name];
-    let complaint = machine.complaint(&args, 2);
-    assert!(complaint.contains("refuses access") && complaint.contains("--user"), "{complaint}");
-    let complaint = machine.complaint(&[&args[..], &["--user", USER]].concat(), 2);
-    assert!(complaint.contains("ISORUN_REGISTRY_PASSWORD"), "{complaint}");
+    let error_output = machine.error_output(&args, 2);
+    assert!(
+        error_output.contains("refuses access") && error_output.contains("--user"),
+        "{error_output}"
+    );
+    let error_output = machine.error_output(&[&args[..], &["--user", USER]].concat(), 2);
+    assert!(error_output.contains("ISORUN_REGISTRY_PASSWORD"), "{error_output}");
 
     let mut command = machine.command(&[&args[..], &["--user", USER]].concat());
     assert!(command.env("ISORUN_REGISTRY_PASSWORD", PASSWORD).status().unwrap().success());
@@ -206,8 +209,8 @@ fn a_folder_and_its_archive_are_imported() {
     let line = machine.text(&["import", "-q", &path(&root), "my/root"]);
     assert!(line.starts_with("my/root:latest sha256:"), "{line}");
     machine.text(&["import", "-q", &path(&archive), "my/archive:2"]);
-    let complaint = machine.complaint(&["import", &path(&root)], 2);
-    assert!(complaint.contains("specify one"), "{complaint}");
+    let error_output = machine.error_output(&["import", &path(&root)], 2);
+    assert!(error_output.contains("specify one"), "{error_output}");
     let table = machine.text(&["ls"]);
     assert!(table.contains("my/archive:2 ") && table.contains("my/root:latest "), "{table}");
 }
@@ -224,7 +227,7 @@ fn complaints_say_what_to_do() {
         (&["pull", "a", "--mirror", "x"], 2, "REGISTRY=HOST"),
         (&["import", "/nowhere", "a"], 125, "No such file"),
     ] {
-        let complaint = machine.complaint(args, code);
-        assert!(complaint.contains(part), "{args:?}: {complaint}");
+        let error_output = machine.error_output(args, code);
+        assert!(error_output.contains(part), "{args:?}: {error_output}");
     }
 }

@@ -1,4 +1,4 @@
-//! Keys: what they open, and to whom.
+//! API keys and tenants.
 
 use reqwest::Method;
 use serde_json::json;
@@ -53,7 +53,7 @@ fn a_revoked_key_is_worthless_at_once() {
         assert_eq!(again.status.code(), Some(2), "{again:?}");
         let listed = String::from_utf8(server.run(&["keys", "ls"]).stdout).unwrap();
         assert!(listed.contains(id), "{listed}");
-        assert!(!listed.contains(&key), "a list never shows what makes a key secret");
+        assert!(!listed.contains(&key), "the list contains a secret key");
     });
 }
 
@@ -62,9 +62,9 @@ fn tenants_never_see_each_others_runs() {
     let server = Server::start();
     bounded(async {
         let id = server.create().await;
-        let stranger = server.new_key(&[]);
+        let other_key = server.new_key(&[]);
         let ask = |method: Method, path: &str| {
-            server.http.request(method, format!("{}{path}", server.url)).bearer_auth(&stranger)
+            server.http.request(method, format!("{}{path}", server.url)).bearer_auth(&other_key)
         };
         let run = format!("/v1/runs/{id}");
         let exec = json!({ "command": "true" });
@@ -87,7 +87,7 @@ fn tenants_never_see_each_others_runs() {
         assert_eq!(answer(ask(Method::GET, "/v1/runs")).await.1, json!({ "runs": [] }));
         let usage = answer(ask(Method::GET, "/v1/usage")).await.1;
         assert_eq!(usage["active_sandboxes"], 0);
-        // Its owner still has it, also under a second key of the same tenant.
+        // Its owner can still access it, also with a second key of the same tenant.
         assert_eq!(server.exec(&id, "echo here").await["stdout"], "here\n");
         let colleague = server.new_key(&["--tenant", "local"]);
         let same = server.http.get(format!("{}{run}", server.url)).bearer_auth(colleague);
@@ -95,7 +95,7 @@ fn tenants_never_see_each_others_runs() {
         server.destroy(&id).await;
         let past = answer(ask(Method::GET, "/v1/runs/history")).await.1;
         assert_eq!(past, json!({ "sandboxes": [] }));
-        // Gone or never there: a stranger cannot tell.
+        // Other tenants cannot distinguish a destroyed sandbox from one that never existed.
         refused(&answer(ask(Method::GET, &run)).await, 404, "run_not_found", &id);
     });
 }
@@ -113,7 +113,7 @@ fn metrics_are_for_admins() {
         {
             assert!(text.lines().any(|found| found == line), "{line} is not in {text}");
         }
-        assert!(!text.contains(&id), "figures name no run");
+        assert!(!text.contains(&id), "the metrics contain the id of a sandbox");
         let key = server.new_key(&[]);
         let other = server.http.get(format!("{}/metrics", server.url)).bearer_auth(key);
         refused(&answer(other).await, 403, "forbidden", "--admin");
@@ -135,7 +135,7 @@ fn a_key_that_asks_too_often_is_told_when_to_come_back() {
             }
         }
         assert!(refusals >= 2, "{refusals}");
-        // Others are not held up, and health is not counted.
+        // Other keys are not limited, and health checks are not counted.
         let key = server.new_key(&[]);
         let other = server.http.get(format!("{}/v1/runs", server.url)).bearer_auth(key);
         assert_eq!(answer(other).await.0, 200);

@@ -1,4 +1,4 @@
-//! Commands and answers that are long, and shells that are silent for long.
+//! Long commands and responses, and shells without output.
 
 use std::time::Duration;
 
@@ -8,13 +8,14 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     fixture::{Server, bounded, refused},
-    sockets::{Socket, open, say},
+    sockets::{Socket, open, send_json},
 };
 
-/// Bytes that the body of a request may have, and a text frame.
-const LIMIT: usize = 1 << 20;
+/// The maximum size of a request body and of a text frame, in bytes.
+const MAX_BODY_BYTES: usize = 1 << 20;
 
-async fn last(socket: &mut Socket) -> (String, Value) {
+/// Reads output until the next text message, and returns both.
+async fn next_message(socket: &mut Socket) -> (String, Value) {
     let mut output = String::new();
     loop {
         match socket.next().await.unwrap().unwrap() {
@@ -25,7 +26,7 @@ async fn last(socket: &mut Socket) -> (String, Value) {
     }
 }
 
-/// A command that prints how long a text in it is.
+/// Returns a command that contains a text of this length, and prints the length.
 fn counting(length: usize) -> String {
     format!("v={}; printf %s \"$v\" | wc -c", "x".repeat(length))
 }
@@ -38,8 +39,8 @@ fn a_command_is_as_long_as_a_body() {
         let path = format!("/v1/runs/{id}/exec");
         let attach = format!("{path}/attach");
         let mut shell = open(&server, &format!("/v1/runs/{id}/shell")).await.unwrap();
-        last(&mut shell).await;
-        for length in [100, 129 << 10, 500_000, LIMIT - 200] {
+        next_message(&mut shell).await;
+        for length in [100, 129 << 10, 500_000, MAX_BODY_BYTES - 200] {
             let expected = format!("{length}\n");
             let (status, answer) = server.post(&path, json!({ "command": counting(length) })).await;
             assert_eq!(
@@ -48,41 +49,41 @@ fn a_command_is_as_long_as_a_body() {
                 "{answer}"
             );
             let mut socket = open(&server, &attach).await.unwrap();
-            say(&mut socket, json!({ "command": counting(length) })).await;
-            assert!(last(&mut socket).await.0.contains(&expected), "{length}");
-            say(&mut shell, json!({ "type": "run", "command": counting(length) })).await;
-            assert!(last(&mut shell).await.0.contains(&expected), "{length}");
+            send_json(&mut socket, json!({ "command": counting(length) })).await;
+            assert!(next_message(&mut socket).await.0.contains(&expected), "{length}");
+            send_json(&mut shell, json!({ "type": "run", "command": counting(length) })).await;
+            assert!(next_message(&mut shell).await.0.contains(&expected), "{length}");
         }
-        // Beyond it, the limit is named.
-        let named = LIMIT.to_string();
-        for length in [LIMIT, LIMIT + 100_000, 4 * LIMIT] {
+        // The error of a longer one contains the limit.
+        let named = MAX_BODY_BYTES.to_string();
+        for length in [MAX_BODY_BYTES, MAX_BODY_BYTES + 100_000, 4 * MAX_BODY_BYTES] {
             let answer = server.post(&path, json!({ "command": counting(length) })).await;
             refused(&answer, 413, "too_large", &named);
             let mut socket = open(&server, &attach).await.unwrap();
-            say(&mut socket, json!({ "command": counting(length) })).await;
-            let end = last(&mut socket).await.1;
+            send_json(&mut socket, json!({ "command": counting(length) })).await;
+            let end = next_message(&mut socket).await.1;
             assert_eq!(end["code"], "too_large", "{end}");
             assert!(end["error"].as_str().unwrap().contains(&named), "{end}");
         }
         let mut shell = open(&server, &format!("/v1/runs/{id}/shell")).await.unwrap();
-        let session = last(&mut shell).await.1["session"].as_str().unwrap().to_owned();
-        say(&mut shell, json!({ "type": "run", "command": "kept=yes" })).await;
-        last(&mut shell).await;
-        say(&mut shell, json!({ "type": "run", "command": counting(LIMIT) })).await;
-        let end = last(&mut shell).await.1;
+        let session = next_message(&mut shell).await.1["session"].as_str().unwrap().to_owned();
+        send_json(&mut shell, json!({ "type": "run", "command": "kept=yes" })).await;
+        next_message(&mut shell).await;
+        send_json(&mut shell, json!({ "type": "run", "command": counting(MAX_BODY_BYTES) })).await;
+        let end = next_message(&mut shell).await.1;
         assert_eq!(end["code"], "too_large", "{end}");
         assert!(end["error"].as_str().unwrap().contains(&named), "{end}");
-        // The session is still there.
+        // The session still exists.
         let again = format!("/v1/runs/{id}/shell?session={session}");
         let mut shell = loop {
             let mut shell = open(&server, &again).await.unwrap();
-            if last(&mut shell).await.1["type"] == "ready" {
+            if next_message(&mut shell).await.1["type"] == "ready" {
                 break shell;
             }
         };
-        say(&mut shell, json!({ "type": "run", "command": "echo $kept" })).await;
-        assert_eq!(last(&mut shell).await.0, "\u{1}yes\n");
-        // What Linux does not take says so.
+        send_json(&mut shell, json!({ "type": "run", "command": "echo $kept" })).await;
+        assert_eq!(next_message(&mut shell).await.0, "\u{1}yes\n");
+        // The error for an argument beyond the limit of Linux contains that limit.
         let answer = server.post(&path, json!({ "command": ["echo", "x".repeat(200_000)] })).await;
         refused(&answer, 400, "invalid_request", "131071");
     });
@@ -115,7 +116,7 @@ fn an_open_shell_keeps_a_run_alive() {
         for kind in ["shell", "terminal"] {
             let id = server.create_with(json!({ "timeout": 1 })).await;
             let socket = open(&server, &format!("/v1/runs/{id}/{kind}")).await.unwrap();
-            // Longer than it may be idle.
+            // Longer than the idle timeout.
             tokio::time::sleep(Duration::from_millis(2500)).await;
             let (status, run) = server.get(&format!("/v1/runs/{id}")).await;
             assert_eq!((status.as_u16(), &run["status"]), (200, &json!("running")), "{kind}");

@@ -1,8 +1,6 @@
-//! The server and its command as their users meet them: real processes, real
-//! sandboxes, real sockets.
+//! Integration tests of the server and its command, with real processes, sandboxes and sockets.
 //!
-//! What sandboxes need has to be there (`cargo xtask setup`): without it these
-//! tests fail.
+//! They require the tools of `cargo xtask setup`, and fail without them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 

@@ -1,4 +1,4 @@
-//! What runs reach: rules, what was blocked, and secrets that stay outside.
+//! Network rules, the log of blocked connections, and secrets that never enter a sandbox.
 
 use std::process::Command;
 
@@ -11,13 +11,13 @@ use tokio::{
 
 use crate::{
     fixture::{Server, answer, bounded, refused},
-    world::World,
+    world::ExternalServices,
 };
 
 #[test]
 fn a_secret_is_used_and_never_inside() {
-    let world = World::new(0, &["api.openai.com", "other.test"]);
-    let server = world.server(&[]);
+    let services = ExternalServices::new(0, &["api.openai.com", "other.test"]);
+    let server = services.server(&[]);
     bounded(async {
         let id = server
             .create_with(json!({
@@ -30,7 +30,7 @@ fn a_secret_is_used_and_never_inside() {
             }))
             .await;
         let python = |code: &str| format!("python3 - <<'EOF'\n{code}\nEOF");
-        // Over HTTPS, as any program does it.
+        // Over HTTPS and over the base URL, with an ordinary HTTP client.
         let https = python(
             "import json, os, urllib.request
 def ask(url, method='GET'):
@@ -44,69 +44,70 @@ print(ask(os.environ['OPENAI_BASE_URL'] + '/models'))
 print(ask('https://other.test/allowed/x')[0], ask('https://other.test/not')[0], ask('https://other.test/allowed/x', 'POST')[0])
 ",
         );
-        let said = server.exec(&id, &https).await;
+        let output = server.exec(&id, &https).await;
         let expected =
             "(True, 'sk-isorun-proxy-managed')\n(True, 'sk-isorun-proxy-managed')\nTrue 403 403\n";
-        assert_eq!(said["stdout"], expected, "{said}");
-        let said = server.exec(&id, "curl -sS -H \"Authorization: Bearer $OPENAI_API_KEY\" https://api.openai.com/v1/models").await;
-        assert!(said["stdout"].as_str().unwrap().contains("\"real\":true"), "{said}");
-        // Another host in the request than in the connection.
-        let said = server.exec(&id, "curl -sS -o /dev/null -w '%{http_code}' -H 'Host: evil.test' https://api.openai.com/").await;
-        assert_eq!(said["stdout"], "421", "{said}");
-        // Nothing of it is inside.
+        assert_eq!(output["stdout"], expected, "{output}");
+        let output = server.exec(&id, "curl -sS -H \"Authorization: Bearer $OPENAI_API_KEY\" https://api.openai.com/v1/models").await;
+        assert!(output["stdout"].as_str().unwrap().contains("\"real\":true"), "{output}");
+        // The `Host` field differs from the host of the connection.
+        let output = server.exec(&id, "curl -sS -o /dev/null -w '%{http_code}' -H 'Host: evil.test' https://api.openai.com/").await;
+        assert_eq!(output["stdout"], "421", "{output}");
+        // The secret is nowhere in the sandbox.
         let search = "env | grep -c the-real; grep -rls the-real /etc /root /tmp /run /srv /proc/[0-9]*/environ; cat /etc/isorun/ca.pem | grep -c KEY";
         assert_eq!(server.exec(&id, search).await["stdout"], "0\n0\n");
         let (_, network) = server.get(&format!("/v1/runs/{id}/network")).await;
         assert_eq!(network["credentials"], json!(["MINE", "OPENAI_API_KEY"]));
-        // Nor in all of its memory and files, nor in what the server keeps in plain.
+        // Nor is it in a snapshot of its memory and files, or in plain text in the server's data.
         server.exec(&id, "setsid sleep 1000 >/dev/null 2>&1 &").await;
         let (status, snapshot) = server.post(&format!("/v1/runs/{id}/snapshot"), json!({})).await;
         assert_eq!(status, 200, "{snapshot}");
-        let has = |text: &str| {
+        let files_with = |text: &str| {
             let words = ["-rlaF", text, server.data.path().to_str().unwrap()];
             let output = Command::new("grep").args(words).output().unwrap();
             String::from_utf8(output.stdout).unwrap()
         };
-        assert_eq!(has("sk-the-real-one"), "");
-        // It was looked for where it would be: the placeholder is there.
-        assert!(has("sk-isorun-proxy-managed").contains("snap"), "{}", has("sk-isorun"));
+        assert_eq!(files_with("sk-the-real-one"), "");
+        // The search covers the snapshot: it finds the placeholder.
+        let found = files_with("sk-isorun-proxy-managed");
+        assert!(found.contains("snap"), "{found}");
     });
 }
 
-/// Whoever ends a connection, and how: nothing of it makes a checkpoint fail. The
-/// last one here lingers inside for a minute, which the checkpoint waits for.
+/// A closed connection does not make a checkpoint fail, however it was closed. The last one
+/// here remains in TIME_WAIT for a minute, which the checkpoint waits for.
 #[test]
 fn connections_that_have_ended_are_in_nobodys_way() {
-    let world = World::new(10, &["echo.test"]);
-    let server = world.server(&[]);
+    let services = ExternalServices::new(10, &["echo.test"]);
+    let server = services.server(&[]);
     bounded(async {
-        // Says what it was told when that has ended.
-        let echo = TcpListener::bind((world.address(), 7000)).await.unwrap();
+        // Echoes its input when that has ended.
+        let echo = TcpListener::bind((services.address(), 7000)).await.unwrap();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = echo.accept().await {
                 tokio::spawn(async move {
-                    let mut said = Vec::new();
-                    let _ = stream.read_to_end(&mut said).await;
-                    let _ = stream.write_all(&said).await;
+                    let mut input = Vec::new();
+                    let _ = stream.read_to_end(&mut input).await;
+                    let _ = stream.write_all(&input).await;
                 });
             }
         });
-        let allow = json!({ "allow": [world.address().to_string()] });
+        let allow = json!({ "allow": [services.address().to_string()] });
         let id = server.create_with(json!({ "network": allow })).await;
         for (end, expected) in [
             ("s.close(); print(0)", "0\n"),
             ("print(0, flush=True); import os; os._exit(0)", "0\n"),
             ("s.shutdown(1); print(len(s.recv(99)), len(s.recv(99)))", "3 0\n"),
         ] {
-            let address = world.address();
+            let address = services.address();
             let program = format!(
                 "python3 -c \"import socket
 s = socket.create_connection(('{address}', 7000), 8)
 s.send(b'abc')
 {end}\""
             );
-            let said = server.exec(&id, &program).await;
-            assert_eq!(said["stdout"], expected, "{end}: {said}");
+            let output = server.exec(&id, &program).await;
+            assert_eq!(output["stdout"], expected, "{end}: {output}");
             let (status, body) = server.post(&format!("/v1/runs/{id}/fork"), json!({})).await;
             assert_eq!(status, 200, "after {end}: {body}");
             server.destroy(body["forks"][0]["id"].as_str().unwrap()).await;

@@ -1,4 +1,4 @@
-//! The description of the HTTP surface is committed, and current.
+//! The committed OpenAPI description of the HTTP API is up to date.
 
 use std::{fs, path::Path, process::Command};
 
@@ -8,7 +8,10 @@ fn the_committed_description_is_current() {
     assert!(output.status.success());
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../openapi/isorun.json");
     let committed = fs::read(&path).unwrap();
-    assert!(committed == output.stdout, "openapi/isorun.json is old: run `cargo xtask generate`");
+    assert!(
+        committed == output.stdout,
+        "openapi/isorun.json is out of date: run `cargo xtask generate`"
+    );
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the server's operator sees and sets.
+//! Logs and limits of the server's operator.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -10,41 +10,41 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::fixture::{PATIENCE, Server, bounded, refused};
+use crate::fixture::{Server, TEST_TIMEOUT, bounded, refused};
 
-/// A process that does not outlive a test that fails.
-struct Ended(Child);
+/// A process that is killed if the test fails.
+struct KillOnDrop(Child);
 
-impl Ended {
+impl KillOnDrop {
     fn wait(&mut self) -> ExitStatus {
         let start = Instant::now();
         loop {
             if let Some(status) = self.0.try_wait().unwrap() {
                 return status;
             }
-            assert!(start.elapsed() < PATIENCE, "it does not end");
+            assert!(start.elapsed() < TEST_TIMEOUT, "the process did not exit");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
 
-impl Drop for Ended {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A server that logs in JSON to a pipe, its address and a key for it.
-fn logging(other: &Server, data: &TempDir) -> (Ended, String, String) {
+/// Starts a server that logs JSON to a pipe. Returns its process, its address and a key.
+fn start_logging_server(other: &Server, data: &TempDir) -> (KillOnDrop, String, String) {
     let mut command = other.command();
     command.env("ISORUN_DATA_DIR", data.path()).args(["serve", "--no-pull", "--warm", "0"]);
     command.args(["--listen", "127.0.0.1:0", "--log", "debug", "--log-format", "json"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut child = Ended(child);
+    let mut child = KillOnDrop(child);
     let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     let url = lines.find_map(|line| Some(line.split_once("listens on ")?.1.to_owned())).unwrap();
-    // Up to its last line: what it prints has somebody who reads it.
+    // Read standard output up to its last line.
     lines.find(|line| line.contains("ISORUN_API_KEY=")).unwrap();
     let mut keys = other.command();
     keys.env("ISORUN_DATA_DIR", data.path()).args(["keys", "create", "test"]);
@@ -57,7 +57,7 @@ fn logging(other: &Server, data: &TempDir) -> (Ended, String, String) {
 fn a_log_that_nobody_reads_stops_nothing() {
     let other = Server::start();
     let data = tempfile::tempdir().unwrap();
-    let (mut child, url, key) = logging(&other, &data);
+    let (mut child, url, key) = start_logging_server(&other, &data);
     drop(child.0.stderr.take());
     bounded(async {
         let request = other.http.post(format!("{url}/v1/runs")).bearer_auth(&key);
@@ -72,7 +72,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
 fn the_log_can_be_read_by_programs_and_has_no_key_in_it() {
     let other = Server::start();
     let data = tempfile::tempdir().unwrap();
-    let (mut child, url, key) = logging(&other, &data);
+    let (mut child, url, key) = start_logging_server(&other, &data);
     bounded(async {
         let request = other.http.post(format!("{url}/v1/runs")).bearer_auth(&key);
         let made = request.json(&json!({ "image": "no-such-image" })).send().await.unwrap();

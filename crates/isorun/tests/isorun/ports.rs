@@ -1,4 +1,4 @@
-//! Servers inside that close connections, answer early, or say much in a header.
+//! Servers in sandboxes that close connections, respond early, or send large headers.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -9,8 +9,8 @@ use tokio::{
 
 use crate::fixture::{Server, answer, bounded, refused};
 
-/// A server of plain sockets. What it does depends on the path.
-const SOCKETS: &str = r#"
+/// A server on plain sockets, whose behaviour depends on the path.
+const SOCKET_SERVER: &str = r#"
 import socket, sys, threading
 counts = {}
 def head(s):
@@ -30,8 +30,8 @@ def serve(s):
             fields = "".join("x-%d: %s\r\n" % (i, "v" * int(size)) for i in range(int(count)))
             s.sendall(("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n" + fields + "\r\nok").encode())
         elif path.startswith("/once/"):
-            # The first request on a connection is answered, and the next one finds
-            # it closed, as when it was idle for too long.
+            # Respond to the first request on a connection, and close it when the next
+            # one arrives, as after an idle timeout.
             ok(b"first")
             if (lines := head(s)):
                 key = lines[0].split(" ")[0] + lines[0].split(" ")[1]
@@ -58,7 +58,7 @@ while True: threading.Thread(target=serve, args=(listener.accept()[0],), daemon=
 async fn start(server: &Server, settings: Value) -> (String, String) {
     let id = server.create_with(settings).await;
     let path = format!("/v1/runs/{id}/files/upload?path=/srv/sockets.py");
-    let upload = server.request(Method::POST, &path).body(SOCKETS);
+    let upload = server.request(Method::POST, &path).body(SOCKET_SERVER);
     assert_eq!(answer(upload).await.0, 200);
     let command = "setsid python3 /srv/sockets.py >/srv/log 2>&1 & \
                    until python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 8000))' \
@@ -76,7 +76,7 @@ fn a_header_has_its_limits_and_they_are_named() {
         let address = server.url.strip_prefix("http://").unwrap();
         let path = url.strip_prefix(&server.url).unwrap();
         for (count, size) in [(90, 10), (150, 10), (900, 100), (4, 100_000)] {
-            // By hand: clients have limits of their own.
+            // Use a plain socket, since HTTP clients have their own limits.
             let mut socket = TcpStream::connect(address).await.unwrap();
             let head =
                 format!("GET {path}/fields/{count}/{size} HTTP/1.1\r\nhost: {address}\r\n\r\n");
@@ -112,16 +112,16 @@ fn what_is_safe_is_sent_again_on_a_new_connection() {
                 assert_eq!(request.send().await.unwrap().status(), 200, "{method} {round}");
             }
         }
-        // What may have had its effect is not.
+        // A request that may have taken effect is not sent again.
         let post = || server.http.post(format!("{url}/once/post")).body("x");
         let mut failed = 0;
         for _ in 0..4 {
-            match answer_status(post()).await {
+            match response_status(post()).await {
                 502 => failed += 1,
                 status => assert_eq!(status, 200),
             }
         }
-        assert!(failed > 0, "no connection was kept");
+        assert!(failed > 0, "no connection was reused");
         let counts =
             server.http.get(format!("{url}/counts")).send().await.unwrap().text().await.unwrap();
         assert!(counts.contains("('POST/once/post', 4)"), "{counts}");
@@ -169,7 +169,7 @@ fn a_websocket_opens_with_the_token_in_its_query() {
     });
 }
 
-async fn answer_status(request: reqwest::RequestBuilder) -> u16 {
+async fn response_status(request: reqwest::RequestBuilder) -> u16 {
     request.send().await.unwrap().status().as_u16()
 }
 
@@ -201,7 +201,7 @@ fn an_early_answer_says_that_the_connection_closes() {
             assert!(seen.starts_with(&format!("http/1.1 {status}")), "{path}: {seen}");
             assert!(seen.contains("\r\nconnection: close\r\n"), "{path}: {seen}");
         }
-        // One that was read to its end does not.
+        // A response to a request that was read completely does not close it.
         let body = "{}";
         let request = format!(
             "POST /v1/runs HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {}\r\ncontent-length: 2\r\n\r\n{body}",
@@ -211,9 +211,13 @@ fn an_early_answer_says_that_the_connection_closes() {
         for _ in 0..2 {
             socket.write_all(request.as_bytes()).await.unwrap();
             let mut seen = Vec::new();
-            // The answer is in chunks.
+            // The response is chunked.
             while !seen.ends_with(b"\r\n0\r\n\r\n") {
-                assert_ne!(socket.read_buf(&mut seen).await.unwrap(), 0, "it was closed");
+                assert_ne!(
+                    socket.read_buf(&mut seen).await.unwrap(),
+                    0,
+                    "the connection was closed"
+                );
             }
             let seen = String::from_utf8_lossy(&seen).to_lowercase();
             assert!(

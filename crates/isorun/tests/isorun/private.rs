@@ -1,5 +1,5 @@
-//! What the server keeps is for its own user only, and each thing for what it
-//! was made for.
+//! The server's data is accessible to its own user only, and a checkpoint can only be used for
+//! the purpose that it was written for.
 
 use std::{
     fs::{self, Permissions},
@@ -20,12 +20,12 @@ fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
-/// All files and folders below one that hold anything of tenants.
-fn below(folder: &Path) -> Vec<PathBuf> {
+/// Returns all files and directories below a directory.
+fn list_recursively(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut stack = vec![folder.to_owned()];
-    while let Some(folder) = stack.pop() {
-        for entry in fs::read_dir(&folder).unwrap().flatten() {
+    let mut stack = vec![directory.to_owned()];
+    while let Some(directory) = stack.pop() {
+        for entry in fs::read_dir(&directory).unwrap().flatten() {
             if entry.file_type().unwrap().is_dir() {
                 stack.push(entry.path());
             }
@@ -35,7 +35,7 @@ fn below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Whether a user of the machine without any privileges can read a file.
+/// Reports whether an unprivileged user of the machine can read a file.
 fn others_can_read(path: &Path) -> bool {
     let status = Command::new("/bin/cat")
         .arg(path)
@@ -50,7 +50,7 @@ fn others_can_read(path: &Path) -> bool {
 #[test]
 fn a_data_folder_that_others_could_look_into_is_closed() {
     let (data, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    // As a package or an administrator makes it, and what an earlier version left.
+    // Directories as a package, an administrator or an earlier version may have created them.
     for name in ["", "state", "state/hibernated", "state/snapshots", "images"] {
         fs::create_dir_all(data.path().join(name)).unwrap();
         fs::set_permissions(data.path().join(name), Permissions::from_mode(0o755)).unwrap();
@@ -65,7 +65,7 @@ fn a_data_folder_that_others_could_look_into_is_closed() {
         assert_eq!(mode(data), 0o700);
         for name in ["state", "images"] {
             assert_eq!(mode(&data.join(name)), 0o700, "{name}");
-            for path in below(&data.join(name)) {
+            for path in list_recursively(&data.join(name)) {
                 assert_eq!(mode(&path) & 0o077, 0, "{}", path.display());
             }
         }
@@ -106,9 +106,14 @@ fn a_data_folder_that_others_could_have_changed_is_refused() {
         let data = parent.path().join(format!("{mode:o}"));
         fs::create_dir(&data).unwrap();
         fs::set_permissions(&data, Permissions::from_mode(mode)).unwrap();
-        let said = start(&data);
-        assert!(said.contains("chmod 700"), "{said}");
-        assert_eq!(fs::read_dir(&data).unwrap().count(), 0, "nothing was put there");
+        let stderr = start(&data);
+        assert!(stderr.contains("chmod 700"), "{stderr}");
+        assert_eq!(
+            fs::read_dir(&data).unwrap().count(),
+            0,
+            "the server wrote to {}",
+            data.display()
+        );
     }
     let theirs = parent.path().join("theirs");
     fs::create_dir(&theirs).unwrap();
@@ -117,7 +122,7 @@ fn a_data_folder_that_others_could_have_changed_is_refused() {
     let link = parent.path().join("link");
     symlink(&theirs, &link).unwrap();
     assert!(start(&link).contains("belongs to the user 65534"));
-    // A secret that may be known, and one that is somebody else's file.
+    // A secret that others can read, and one that is a symbolic link.
     let data = parent.path().join("data");
     fs::create_dir(&data).unwrap();
     fs::set_permissions(&data, Permissions::from_mode(0o700)).unwrap();
@@ -131,7 +136,7 @@ fn a_data_folder_that_others_could_have_changed_is_refused() {
 }
 
 impl Server {
-    async fn resume_is_refused(&self, id: &str, why: &str) {
+    async fn assert_resume_refused(&self, id: &str, why: &str) {
         let refusal = self.post(&format!("/v1/runs/{id}/resume"), json!({})).await;
         refused(&refusal, 422, "snapshot_damaged", why);
     }
@@ -148,14 +153,14 @@ impl Server {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+fn copy_directory(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap().flatten() {
         fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
 
-fn exchange(one: &Path, two: &Path) {
+fn swap(one: &Path, two: &Path) {
     let aside = one.with_extension("aside");
     fs::rename(one, &aside).unwrap();
     fs::rename(two, one).unwrap();
@@ -173,51 +178,51 @@ fn a_checkpoint_is_restored_as_what_it_is_and_as_nothing_else() {
         let taken = server.post(&format!("/v1/runs/{one}/snapshot"), json!({})).await.1;
         let snapshot = taken["snapshot_id"].as_str().unwrap().to_owned();
         let snapshots = server.data.path().join("state/snapshots");
-        // Another run's.
-        let folders = (server.hibernate(&one).await, server.hibernate(&two).await);
-        exchange(&folders.0, &folders.1);
-        server.resume_is_refused(&one, "belongs to another").await;
-        server.resume_is_refused(&two, "belongs to another").await;
-        exchange(&folders.0, &folders.1);
-        // Only the manifest of it.
-        exchange(&folders.0.join("manifest.json"), &folders.1.join("manifest.json"));
-        server.resume_is_refused(&one, "belongs to another").await;
-        exchange(&folders.0.join("manifest.json"), &folders.1.join("manifest.json"));
-        // A snapshot, also the run's own; and the other way round.
-        exchange(&folders.0, &snapshots.join(&snapshot));
-        server.resume_is_refused(&one, "belongs to another").await;
+        // The checkpoint of another sandbox.
+        let directories = (server.hibernate(&one).await, server.hibernate(&two).await);
+        swap(&directories.0, &directories.1);
+        server.assert_resume_refused(&one, "belongs to another").await;
+        server.assert_resume_refused(&two, "belongs to another").await;
+        swap(&directories.0, &directories.1);
+        // Only its manifest.
+        swap(&directories.0.join("manifest.json"), &directories.1.join("manifest.json"));
+        server.assert_resume_refused(&one, "belongs to another").await;
+        swap(&directories.0.join("manifest.json"), &directories.1.join("manifest.json"));
+        // A snapshot of the same sandbox in place of the hibernation, and the reverse.
+        swap(&directories.0, &snapshots.join(&snapshot));
+        server.assert_resume_refused(&one, "belongs to another").await;
         let refusal = server.post("/v1/runs/restore", json!({ "snapshot_id": snapshot })).await;
         refused(&refusal, 422, "snapshot_damaged", "belongs to another");
-        exchange(&folders.0, &snapshots.join(&snapshot));
-        // An earlier one of the same run, of which it knows more by now.
+        swap(&directories.0, &snapshots.join(&snapshot));
+        // An earlier hibernation of the same sandbox.
         let earlier = aside.join("earlier");
-        copy(&folders.0, &earlier);
+        copy_directory(&directories.0, &earlier);
         server.resume(&one).await;
         server.exec(&one, "echo later > /srv/who").await;
         server.hibernate(&one).await;
-        exchange(&folders.0, &earlier);
-        server.resume_is_refused(&one, "not the latest").await;
-        exchange(&folders.0, &earlier);
-        // With another word in it, and with a file more.
-        let manifest = folders.0.join("manifest.json");
+        swap(&directories.0, &earlier);
+        server.assert_resume_refused(&one, "not the latest").await;
+        swap(&directories.0, &earlier);
+        // A changed manifest, and an additional file.
+        let manifest = directories.0.join("manifest.json");
         let good = fs::read_to_string(&manifest).unwrap();
         let envelope: Value = serde_json::from_str(&good).unwrap();
         assert!(envelope["manifest"]["owner"]["tenant"].is_string(), "{envelope}");
         for (from, to) in [("\"pids\":", "\"pids\":1"), ("\"generation\":", "\"generation\":1")] {
             fs::write(&manifest, good.replace(from, to)).unwrap();
-            server.resume_is_refused(&one, "was changed").await;
+            server.assert_resume_refused(&one, "was changed").await;
         }
         fs::write(&manifest, &good).unwrap();
-        fs::write(folders.0.join("more.img"), "x").unwrap();
-        server.resume_is_refused(&one, "does not belong to it").await;
-        fs::remove_file(folders.0.join("more.img")).unwrap();
-        // All of that is undone, and each is what it was.
+        fs::write(directories.0.join("more.img"), "x").unwrap();
+        server.assert_resume_refused(&one, "does not belong to it").await;
+        fs::remove_file(directories.0.join("more.img")).unwrap();
+        // After everything is restored, both can be resumed.
         server.resume(&one).await;
         server.resume(&two).await;
         assert_eq!(server.exec(&one, "cat /srv/who").await["stdout"], "later\n");
         assert_eq!(server.exec(&two, "cat /srv/who").await["stdout"], "2\n");
         fs::remove_dir_all(earlier).unwrap();
-        server.is_well().await;
+        server.assert_healthy().await;
     });
 }
 
@@ -227,14 +232,14 @@ fn an_earlier_hibernation_does_not_come_back_after_a_crash() {
     let mut kept = (String::new(), PathBuf::new());
     bounded(async {
         let id = server.create().await;
-        let folder = server.hibernate(&id).await;
+        let directory = server.hibernate(&id).await;
         let earlier = server.data.path().join("earlier");
-        copy(&folder, &earlier);
+        copy_directory(&directory, &earlier);
         server.resume(&id).await;
         kept = (id, earlier);
     });
     let (id, earlier) = kept;
-    // The server and its sandboxes end, and what it came back from is put back.
+    // Kill the server and its sandboxes, and restore the earlier hibernation.
     let (data, home) = server.stop(Signal::KILL);
     fs::rename(&earlier, data.path().join("state/hibernated").join(&id)).unwrap();
     let containers = data.path().join("engine/containers");
@@ -243,16 +248,16 @@ fn an_earlier_hibernation_does_not_come_back_after_a_crash() {
         let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
         let _ = rustix::process::kill_process(pid, Signal::KILL);
         let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
-        // Gone, or nothing but a status that nobody has asked for.
+        // The process has exited or is a zombie.
         while fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
     }
     let server = Server::start_in(data, home, &[]);
     bounded(async {
-        server.resume_is_refused(&id, "not the latest").await;
+        server.assert_resume_refused(&id, "not the latest").await;
         server.destroy(&id).await;
-        server.is_well().await;
+        server.assert_healthy().await;
     });
 }
 
@@ -262,13 +267,13 @@ fn a_snapshot_of_a_hibernated_run_is_one_of_its_own() {
     bounded(async {
         let id = server.create().await;
         server.exec(&id, "echo here > /srv/mark").await;
-        let folder = server.hibernate(&id).await;
+        let directory = server.hibernate(&id).await;
         let (status, taken) = server.post(&format!("/v1/runs/{id}/snapshot"), json!({})).await;
         assert_eq!(status, 200, "{taken}");
         let snapshot = taken["snapshot_id"].as_str().unwrap();
         let copy = server.data.path().join("state/snapshots").join(snapshot);
-        let inode = |folder: &Path| fs::metadata(folder.join("pages.img")).unwrap().ino();
-        assert_eq!(inode(&folder), inode(&copy), "it takes no more room");
+        let inode = |directory: &Path| fs::metadata(directory.join("pages.img")).unwrap().ino();
+        assert_eq!(inode(&directory), inode(&copy), "it takes additional disk space");
         let (status, run) =
             server.post("/v1/runs/restore", json!({ "snapshot_id": snapshot })).await;
         assert_eq!(status, 200, "{run}");

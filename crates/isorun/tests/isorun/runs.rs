@@ -1,4 +1,4 @@
-//! The life of a run, over HTTP.
+//! The lifecycle of a sandbox, over HTTP.
 
 use std::time::{Duration, Instant};
 
@@ -98,14 +98,14 @@ fn an_idle_run_goes_and_a_busy_one_stays() {
         let gone = server.get(&format!("/v1/runs/{idle}")).await;
         refused(&gone, 404, "run_destroyed", "idle for 1 s");
         assert_eq!(server.get(&format!("/v1/runs/{busy}")).await.0, 200);
-        // Its last activity was the end of the command.
+        // Its last activity was the exit of the command.
         let path = format!("/v1/runs/{busy}");
-        let end = poll(&server, &path, |body| body["code"] == "run_destroyed").await;
-        assert!(end.duration_since(start) >= Duration::from_secs(4), "it went too early");
+        let end = poll_until(&server, &path, |body| body["code"] == "run_destroyed").await;
+        assert!(end.duration_since(start) >= Duration::from_secs(4), "it was destroyed too early");
     });
 }
 
-async fn poll(server: &Server, path: &str, done: impl Fn(&Value) -> bool) -> Instant {
+async fn poll_until(server: &Server, path: &str, done: impl Fn(&Value) -> bool) -> Instant {
     loop {
         if done(&server.get(path).await.1) {
             return Instant::now();
@@ -122,12 +122,12 @@ fn there_is_a_limit_of_runs() {
         let more = server.post("/v1/runs", json!({ "image": "host" })).await;
         refused(&more, 429, "too_many_runs", "destroy one first");
         server.destroy(&id).await;
-        // Its place is free again, also after attempts that failed.
+        // It no longer counts, and neither do failed attempts.
         for _ in 0..3 {
             let wrong = server.post("/v1/runs", json!({ "image": "nothing" })).await;
             refused(&wrong, 404, "image_not_found", "nothing");
         }
-        server.is_well().await;
+        server.assert_healthy().await;
     });
 }
 
@@ -140,7 +140,7 @@ fn destroying_twice_at_once_is_well() {
         let destroy = || answer(server.request(Method::DELETE, &path));
         let answers = tokio::join!(destroy(), destroy(), destroy());
         for (status, body) in [answers.0, answers.1, answers.2] {
-            // Together, or too late.
+            // Each request either takes part in the destruction, or comes after it.
             assert!(status == 200 || body["code"] == "run_destroyed", "{body}");
         }
         refused(&destroy().await, 404, "run_destroyed", "");
@@ -163,8 +163,8 @@ fn who_waits_for_a_run_that_is_destroyed_is_told_at_once() {
         let (ended, destroyed) =
             tokio::join!(async { (waiting.await, Instant::now()) }, destroying);
         refused(&ended.0, 404, "run_destroyed", "a request destroyed it");
-        assert_eq!(ended.0.1["stdout"], "begun\n", "what it printed is kept");
-        assert!(ended.1 < destroyed + Duration::from_secs(1), "it waited");
+        assert_eq!(ended.0.1["stdout"], "begun\n", "the output before the destruction is missing");
+        assert!(ended.1 < destroyed + Duration::from_secs(1), "the response was late");
     });
 }
 
@@ -177,22 +177,22 @@ fn who_waits_for_a_sandbox_that_dies_is_told_at_once() {
             let path = format!("/v1/runs/{id}/exec");
             server.post(&path, json!({ "command": "sleep 100", "timeout": 0 })).await
         };
-        let dying = async {
+        let exceeding = async {
             let path = format!("/v1/runs/{id}/exec");
             let eat =
                 "python3 -c 'a = bytearray(1 << 30)\nfor i in range(0, 1 << 30, 4096): a[i] = 1'";
             server.post(&path, json!({ "command": eat, "timeout": 60 })).await
         };
-        let (waited, died) = tokio::join!(waiting, dying);
+        let (waited, exceeded) = tokio::join!(waiting, exceeding);
         refused(&waited, 410, "sandbox_died", "memory");
-        refused(&died, 410, "sandbox_died", "memory");
+        refused(&exceeded, 410, "sandbox_died", "memory");
         let (_, run) = server.get(&format!("/v1/runs/{id}")).await;
         assert_eq!(run["status"], "failed", "{run}");
         let path = format!("/v1/runs/{id}/exec");
         let later = server.post(&path, json!({ "command": "true" })).await;
         refused(&later, 410, "sandbox_died", "memory");
         assert!(server.destroy(&id).await["cpu_ms"].is_u64());
-        server.is_well().await;
+        server.assert_healthy().await;
     });
 }
 
@@ -212,6 +212,6 @@ fn a_fork_bomb_stays_where_it_is() {
         let (end, ()) = tokio::join!(exploding, beside);
         assert!(end.0 == 200 || end.1["code"] == "exec_timeout", "{}", end.1);
         server.destroy(&bomb).await;
-        server.is_well().await;
+        server.assert_healthy().await;
     });
 }

@@ -1,4 +1,4 @@
-//! The server from its start to its end.
+//! Start and stop of the server.
 
 use std::{
     fs,
@@ -44,7 +44,7 @@ fn a_restart_keeps_the_key_and_moves_the_address() {
     let second = Server::start_in(data, home, &[]);
     assert_eq!(second.key, key);
     assert_ne!(second.url, url, "the system chose another port");
-    bounded(async { second.is_well().await });
+    bounded(async { second.assert_healthy().await });
 }
 
 #[test]
@@ -59,9 +59,9 @@ fn what_cannot_be_served_is_said_before_anything_starts() {
         (vec!["--rate", "0"], 2, "0"),
     ] {
         let output = server.command().arg("serve").args(&args).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
-        assert!(said.contains(text), "{args:?}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+        assert!(stderr.contains(text), "{args:?}: {stderr}");
     }
     let address = server.url.strip_prefix("http://").unwrap();
     let other = tempfile::tempdir().unwrap();
@@ -77,8 +77,8 @@ fn what_cannot_be_served_is_said_before_anything_starts() {
 #[test]
 fn tls_is_spoken() {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let (chain, key) = (folder.path().join("chain.pem"), folder.path().join("key.pem"));
+    let directory = tempfile::tempdir().unwrap();
+    let (chain, key) = (directory.path().join("chain.pem"), directory.path().join("key.pem"));
     fs::write(&chain, made.cert.pem()).unwrap();
     write_key(&key, &made.signing_key.serialize_pem());
     let paths = (chain.to_str().unwrap(), key.to_str().unwrap());
@@ -89,8 +89,8 @@ fn tls_is_spoken() {
     bounded(async {
         let response = server.http.get(format!("{}/healthz", server.url)).send().await.unwrap();
         assert_eq!(response.version(), reqwest::Version::HTTP_2);
-        server.is_well().await;
-        // In the clear it says nothing.
+        server.assert_healthy().await;
+        // It does not respond to HTTP without TLS.
         let plain = server.url.replace("https:", "http:");
         assert!(server.http.get(format!("{plain}/healthz")).send().await.is_err());
     });
@@ -168,7 +168,7 @@ fn sandboxes_can_live_on_while_the_server_does_not() {
             assert_eq!(seen["stdout"], "data\nkept\n1\n", "{signal:?}: {seen}");
             next.destroy(&id).await;
             let verified = next.run(&["audit", "verify"]);
-            assert!(verified.status.success(), "the log goes on where it was: {verified:?}");
+            assert!(verified.status.success(), "the log was not continued: {verified:?}");
         });
     }
 }
@@ -186,7 +186,7 @@ fn a_slow_client_does_not_hold_a_connection_for_ever() {
         socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n").await.unwrap();
         let mut answer = Vec::new();
         let closed = tokio::time::timeout(Duration::from_secs(40), socket.read_to_end(&mut answer));
-        let _ = closed.await.expect("it is still open");
+        let _ = closed.await.expect("the connection is still open");
         assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
     });
 }

@@ -1,8 +1,8 @@
-//! Random operations against a model of what should be: no byte is lost, and at
-//! the end nothing is left.
+//! Random operations, compared with a model of the expected state: no byte is lost, and
+//! nothing is left at the end.
 //!
-//! 40 operations, or as many as `ISORUN_SOAK` says, of a seed that is printed;
-//! `ISORUN_SOAK_SEED` repeats one.
+//! `ISORUN_SOAK` sets the number of operations (default: 40). The random seed is printed;
+//! `ISORUN_SOAK_SEED` sets it.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
@@ -11,12 +11,12 @@ use serde_json::json;
 
 use crate::fixture::{Server, answer};
 
-/// What a run, or a snapshot, has in it.
+/// The expected contents of a sandbox or a snapshot.
 #[derive(Clone, Debug, Default)]
 struct Contents {
-    /// A file for each write, by its number.
+    /// The size of the file of each write, in bytes, by its number.
     files: BTreeMap<u32, u32>,
-    /// What the process in it has counted to.
+    /// The value of the counter process.
     count: u32,
 }
 
@@ -24,7 +24,7 @@ struct Contents {
 struct Run {
     id: String,
     contents: Contents,
-    asleep: bool,
+    hibernated: bool,
 }
 
 struct Model {
@@ -35,18 +35,18 @@ struct Model {
     writes: u32,
 }
 
-/// Counts the lines that it gets, in its memory alone.
+/// Starts a process that counts the lines it receives, in memory only.
 const COUNTER: &str = "mkfifo /tmp/in /tmp/out; nohup setsid sh -c 'n=0; while :; do read x < /tmp/in; \
     n=$((n + 1)); echo $n > /tmp/out; done' >/dev/null 2>&1 &";
-const COUNT: &str = "echo x > /tmp/in; cat /tmp/out";
+const INCREMENT: &str = "echo x > /tmp/in; cat /tmp/out";
 
 impl Model {
-    fn draw(&mut self, most: usize) -> usize {
-        // Xorshift; good enough for a choice.
+    fn draw(&mut self, bound: usize) -> usize {
+        // Xorshift is random enough for this purpose.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        usize::try_from(self.random % most.max(1) as u64).unwrap()
+        usize::try_from(self.random % bound.max(1) as u64).unwrap()
     }
 
     async fn text(&self, id: &str, command: &str) -> String {
@@ -60,14 +60,14 @@ impl Model {
         if self.runs.is_empty() || choice == 0 && self.runs.len() < 5 {
             let id = self.server.create_with(json!({ "mem_mib": 192, "timeout": 0 })).await;
             self.text(&id, COUNTER).await;
-            self.runs.push(Run { id, contents: Contents::default(), asleep: false });
+            self.runs.push(Run { id, contents: Contents::default(), hibernated: false });
             return;
         }
         let at = self.draw(self.runs.len());
         let run = self.runs[at].clone();
         let path = |what: &str| format!("/v1/runs/{}/{what}", run.id);
         match choice {
-            1 | 2 if !run.asleep && self.runs.len() < 5 => {
+            1 | 2 if !run.hibernated && self.runs.len() < 5 => {
                 let count = 1 + self.draw(2);
                 let (status, body) =
                     self.server.post(&path("fork"), json!({ "count": count })).await;
@@ -80,12 +80,12 @@ impl Model {
             3..=6 => {
                 let (status, body) = self.server.post(&path("hibernate"), json!({})).await;
                 assert_eq!(status, 200, "{body}");
-                self.runs[at].asleep = true;
+                self.runs[at].hibernated = true;
             }
             7..=10 => {
                 let (status, body) = self.server.post(&path("resume"), json!({})).await;
                 assert_eq!(status, 200, "{body}");
-                self.runs[at].asleep = false;
+                self.runs[at].hibernated = false;
                 self.check(at).await;
             }
             11 if self.snapshots.len() < 4 => {
@@ -101,14 +101,14 @@ impl Model {
                 let (status, body) = self.server.post("/v1/runs/restore", ask).await;
                 assert_eq!(status, 200, "{body}");
                 let id = body["id"].as_str().unwrap().to_owned();
-                self.runs.push(Run { id, contents, asleep: false });
+                self.runs.push(Run { id, contents, hibernated: false });
                 self.check(self.runs.len() - 1).await;
             }
             14 => {
                 self.server.destroy(&run.id).await;
                 self.runs.remove(at);
             }
-            _ if run.asleep => {
+            _ if run.hibernated => {
                 let (status, body) =
                     self.server.post(&path("exec"), json!({ "command": "true" })).await;
                 assert_eq!((status.as_u16(), &body["code"]), (409, &json!("run_hibernated")));
@@ -122,14 +122,14 @@ impl Model {
                 contents.files.insert(number, bytes);
                 contents.count += 1;
                 assert_eq!(
-                    self.text(&run.id, COUNT).await,
+                    self.text(&run.id, INCREMENT).await,
                     format!("{}\n", self.runs[at].contents.count)
                 );
             }
         }
     }
 
-    /// Every byte of every file is there, and nothing else.
+    /// Asserts that the sandbox contains exactly the expected files.
     async fn check(&mut self, at: usize) {
         let Run { id, contents, .. } = self.runs[at].clone();
         let mut script = String::from("cd /srv; ls | wc -l\n");
@@ -138,7 +138,7 @@ impl Model {
         }
         assert_eq!(self.text(&id, &script).await, format!("{}\n", contents.files.len()));
         self.runs[at].contents.count += 1;
-        assert_eq!(self.text(&id, COUNT).await, format!("{}\n", contents.count + 1));
+        assert_eq!(self.text(&id, INCREMENT).await, format!("{}\n", contents.count + 1));
     }
 }
 
@@ -162,7 +162,7 @@ fn random_operations_lose_nothing_and_leave_nothing() {
                 println!("{operation}: {} runs", model.runs.len());
             }
             for at in 0..model.runs.len() {
-                if model.runs[at].asleep {
+                if model.runs[at].hibernated {
                     let path = format!("/v1/runs/{}/resume", model.runs[at].id);
                     assert_eq!(model.server.post(&path, json!({})).await.0, 200);
                 }
@@ -174,7 +174,7 @@ fn random_operations_lose_nothing_and_leave_nothing() {
                 assert_eq!(answer(request).await.0, 200);
             }
         };
-        tokio::time::timeout(limit, work).await.expect("it takes too long");
+        tokio::time::timeout(limit, work).await.expect("the test timed out");
     });
     let state = model.server.data.path().join("state");
     for name in ["drafts", "hibernated", "snapshots"] {
@@ -182,11 +182,11 @@ fn random_operations_lose_nothing_and_leave_nothing() {
         assert!(left.is_empty(), "{left:?}");
     }
     let (data, _home) = model.server.stop(rustix::process::Signal::TERM);
-    nothing_is_left(data.path());
+    assert_nothing_left(data.path());
 }
 
-/// No process, control group, mount or container of any sandbox.
-fn nothing_is_left(data: &Path) {
+/// Asserts that no process, control group, mount or container of a sandbox is left.
+fn assert_nothing_left(data: &Path) {
     let engine = data.join("engine");
     for part in ["containers", "runsc"] {
         let left: Vec<_> = fs::read_dir(engine.join(part)).unwrap().flatten().collect();
@@ -200,7 +200,7 @@ fn nothing_is_left(data: &Path) {
         assert!(!hierarchy.path().join(&group).exists(), "{hierarchy:?}");
     }
     assert!(!Path::new("/sys/fs/cgroup").join(&group).exists());
-    // What was just killed may need a moment to be gone.
+    // Processes that were just killed may take a moment to exit.
     for attempt in 0.. {
         let left: Vec<_> = fs::read_dir("/proc")
             .unwrap()

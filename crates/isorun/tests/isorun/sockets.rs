@@ -1,4 +1,4 @@
-//! Commands over WebSockets: live input, terminals.
+//! Commands with live input and terminals, over WebSockets.
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -21,12 +21,12 @@ pub async fn open(server: &Server, path: &str) -> Result<Socket, Box<Error>> {
     Ok(client_async(request, stream).await?.0)
 }
 
-pub async fn say(socket: &mut Socket, order: Value) {
-    socket.send(Message::Text(order.to_string().into())).await.unwrap();
+pub async fn send_json(socket: &mut Socket, message: Value) {
+    socket.send(Message::Text(message.to_string().into())).await.unwrap();
 }
 
-/// All output until the last word, each piece marked with its stream.
-async fn to_the_end(socket: &mut Socket) -> (Vec<u8>, Value) {
+/// Reads all output, with the number of the stream before each piece, and the final message.
+async fn read_to_exit(socket: &mut Socket) -> (Vec<u8>, Value) {
     let mut output = Vec::new();
     loop {
         match socket.next().await.unwrap().unwrap() {
@@ -37,13 +37,13 @@ async fn to_the_end(socket: &mut Socket) -> (Vec<u8>, Value) {
     }
 }
 
-/// Output until it has this in it.
-async fn until(socket: &mut Socket, text: &str) -> String {
+/// Reads output until it contains a text.
+async fn read_until(socket: &mut Socket, text: &str) -> String {
     let mut output = String::new();
     while !output.contains(text) {
         match socket.next().await.unwrap().unwrap() {
             Message::Binary(bytes) => output += &String::from_utf8_lossy(&bytes),
-            Message::Text(text) => panic!("it ended: {text} after {output}"),
+            Message::Text(text) => panic!("the command exited: {text} after {output}"),
             _ => {}
         }
     }
@@ -57,14 +57,14 @@ fn input_is_live_and_binary() {
         let id = server.create().await;
         let path = format!("/v1/runs/{id}/exec/attach");
         let mut socket = open(&server, &path).await.unwrap();
-        say(&mut socket, json!({ "command": "cat; echo end >&2; exit 5" })).await;
+        send_json(&mut socket, json!({ "command": "cat; echo end >&2; exit 5" })).await;
         for bytes in [&b"\x00\xff\n"[..], b"more"] {
             socket.send(Message::Binary(bytes::Bytes::copy_from_slice(bytes))).await.unwrap();
             let Message::Binary(echo) = socket.next().await.unwrap().unwrap() else { panic!() };
             assert_eq!(echo, [b"\x01", bytes].concat());
         }
-        say(&mut socket, json!({ "type": "eof" })).await;
-        let (output, last) = to_the_end(&mut socket).await;
+        send_json(&mut socket, json!({ "type": "eof" })).await;
+        let (output, last) = read_to_exit(&mut socket).await;
         assert_eq!(
             (output, last),
             (b"\x02end\n".to_vec(), json!({ "type": "exit", "exit_code": 5 }))
@@ -72,10 +72,10 @@ fn input_is_live_and_binary() {
 
         let mut socket = open(&server, &path).await.unwrap();
         let script = "trap 'echo caught; exit 9' USR1; echo ready; while :; do sleep 0.01; done";
-        say(&mut socket, json!({ "command": script })).await;
-        until(&mut socket, "ready").await;
-        say(&mut socket, json!({ "type": "signal", "signal": 10 })).await;
-        let (output, last) = to_the_end(&mut socket).await;
+        send_json(&mut socket, json!({ "command": script })).await;
+        read_until(&mut socket, "ready").await;
+        send_json(&mut socket, json!({ "type": "signal", "signal": 10 })).await;
+        let (output, last) = read_to_exit(&mut socket).await;
         assert!(String::from_utf8_lossy(&output).contains("caught"));
         assert_eq!(last["exit_code"], 9);
     });
@@ -90,19 +90,19 @@ fn a_terminal_is_one() {
         let mut socket = open(&server, &path).await.unwrap();
         let text = |text: &str| Message::Binary(text.to_owned().into());
         socket.send(text("tty && stty size; echo $((20 + 1))\n")).await.unwrap();
-        let seen = until(&mut socket, "21\r\n").await;
+        let seen = read_until(&mut socket, "21\r\n").await;
         assert!(seen.contains("/dev/pts/") && seen.contains("30 100\r\n"), "{seen}");
-        say(&mut socket, json!({ "type": "resize", "cols": 132, "rows": 50 })).await;
+        send_json(&mut socket, json!({ "type": "resize", "cols": 132, "rows": 50 })).await;
         socket.send(text("stty size; echo $((30 + 1))\n")).await.unwrap();
-        let seen = until(&mut socket, "31\r\n").await;
+        let seen = read_until(&mut socket, "31\r\n").await;
         assert!(seen.contains("50 132\r\n"), "{seen}");
-        // Ctrl-C reaches what runs.
+        // Ctrl-C interrupts the running command.
         socket.send(text("sleep 1000; echo $((40 + 1))\n")).await.unwrap();
-        until(&mut socket, "sleep 1000").await;
+        read_until(&mut socket, "sleep 1000").await;
         server.exec(&id, "while ! pgrep -x sleep; do sleep 0.01; done").await;
         socket.send(text("\x03")).await.unwrap();
         socket.send(text("exit 6\n")).await.unwrap();
-        assert_eq!(to_the_end(&mut socket).await.1, json!({ "type": "exit", "exit_code": 6 }));
+        assert_eq!(read_to_exit(&mut socket).await.1, json!({ "type": "exit", "exit_code": 6 }));
     });
 }
 
@@ -126,7 +126,7 @@ fn who_has_a_terminal_open_is_told_that_the_run_ended() {
         let id = server.create().await;
         let mut socket = open(&server, &format!("/v1/runs/{id}/terminal")).await.unwrap();
         server.destroy(&id).await;
-        let last = to_the_end(&mut socket).await.1;
+        let last = read_to_exit(&mut socket).await.1;
         assert_eq!((&last["type"], &last["code"]), (&json!("error"), &json!("run_destroyed")));
     });
 }
@@ -146,20 +146,21 @@ fn nonsense_over_a_socket_is_said_to_be_nonsense() {
         ] {
             let mut socket = open(&server, &attach).await.unwrap();
             socket.send(first.clone()).await.unwrap();
-            let last = to_the_end(&mut socket).await.1;
+            let last = read_to_exit(&mut socket).await.1;
             assert_eq!(last["code"], "invalid_request", "{first:?}: {last}");
         }
-        for order in [json!({ "type": "resize", "cols": 0, "rows": 1 }), json!({ "type": "eof" })] {
+        for message in [json!({ "type": "resize", "cols": 0, "rows": 1 }), json!({ "type": "eof" })]
+        {
             let mut socket = open(&server, &format!("/v1/runs/{id}/terminal")).await.unwrap();
-            say(&mut socket, order.clone()).await;
-            let last = to_the_end(&mut socket).await.1;
-            assert_eq!(last["code"], "invalid_request", "{order}: {last}");
+            send_json(&mut socket, message.clone()).await;
+            let last = read_to_exit(&mut socket).await.1;
+            assert_eq!(last["code"], "invalid_request", "{message}: {last}");
         }
         let plain = server.get(&attach).await;
         refused(&plain, 400, "invalid_request", "WebSocket upgrade");
         let unknown = open(&server, "/v1/runs/run0123456789abcdef/terminal").await;
-        let Err(error) = unknown else { panic!("it opened") };
+        let Err(error) = unknown else { panic!("the WebSocket was opened") };
         assert!(matches!(*error, Error::Http(ref answer) if answer.status() == 404), "{error}");
-        server.is_well().await;
+        server.assert_healthy().await;
     });
 }

@@ -17,8 +17,8 @@ impl Server {
         forks.iter().map(|run| run["id"].as_str().unwrap().to_owned()).collect()
     }
 
-    async fn change(&self, id: &str, what: &str) -> Value {
-        let (status, body) = self.post(&format!("/v1/runs/{id}/{what}"), json!({})).await;
+    async fn change(&self, id: &str, operation: &str) -> Value {
+        let (status, body) = self.post(&format!("/v1/runs/{id}/{operation}"), json!({})).await;
         assert_eq!(status, 200, "{body}");
         body
     }
@@ -47,8 +47,8 @@ impl Server {
     }
 }
 
-/// A counter that answers over a socket of its own, so that memory, a process
-/// and a listening socket are there to be kept.
+/// A counter that responds over a listening socket, so that memory, a process and a socket must
+/// be preserved.
 const COUNTER: &str = r#"cat > /tmp/counter.py <<'EOF'
 import socketserver
 class H(socketserver.BaseRequestHandler):
@@ -62,7 +62,7 @@ EOF
 nohup setsid python3 /tmp/counter.py >/dev/null 2>&1 &
 echo $! > /tmp/pid
 "#;
-const ASK: &str = "python3 -c 'import socket, time
+const READ_COUNTER: &str = "python3 -c 'import socket, time
 for _ in range(600):
     try: print(socket.create_connection((\"127.0.0.1\", 8000), 5).recv(9).decode().strip()); break
     except ConnectionRefusedError: time.sleep(0.05)'";
@@ -73,7 +73,7 @@ fn children_inherit_all_and_share_nothing() {
     bounded(async {
         let parent = server.create_with(json!({ "mem_mib": 300, "env": { "WHO": "me" } })).await;
         server.text(&parent, COUNTER).await;
-        assert_eq!(server.text(&parent, ASK).await, "1\n");
+        assert_eq!(server.text(&parent, READ_COUNTER).await, "1\n");
         let children = server.fork(&parent, 3).await;
         let ids: BTreeSet<_> = children.iter().chain([&parent]).collect();
         assert_eq!(ids.len(), 4);
@@ -82,7 +82,7 @@ fn children_inherit_all_and_share_nothing() {
         for child in &children {
             let run = server.get(&format!("/v1/runs/{child}")).await.1;
             assert_eq!((&run["mem_mib"], &run["status"]), (&json!(300), &json!("running")));
-            assert_eq!(server.text(child, ASK).await, "2\n");
+            assert_eq!(server.text(child, READ_COUNTER).await, "2\n");
             let seen =
                 server.text(child, "echo $WHO; kill -0 $(cat /tmp/pid) && cat /tmp/pid").await;
             let pid = server.text(&parent, "cat /tmp/pid").await;
@@ -90,7 +90,7 @@ fn children_inherit_all_and_share_nothing() {
             assert!(hostnames.insert(server.text(child, "hostname").await), "{hostnames:?}");
             server.text(child, &format!("echo {child} > /tmp/own")).await;
             drawn.insert(server.text(child, "head -c 16 /dev/urandom | od -An -tx1").await);
-            // The clock of the machine, not that of the checkpoint.
+            // The clock has the current time, not that of the checkpoint.
             let now: i64 = server.text(child, "date +%s").await.trim().parse().unwrap();
             let here = std::time::SystemTime::now()
                 .duration_since(std::time::UNIX_EPOCH)
@@ -101,34 +101,34 @@ fn children_inherit_all_and_share_nothing() {
         }
         assert_eq!(drawn.len(), 3, "{drawn:?}");
         assert_eq!(server.text(&parent, "ls /tmp/own 2>/dev/null || echo none").await, "none\n");
-        assert_eq!(server.text(&parent, ASK).await, "2\n");
-        // A fork of a fork; and the parent's end is no child's.
+        assert_eq!(server.text(&parent, READ_COUNTER).await, "2\n");
+        // A fork of a fork. Destroying the parent does not affect its forks.
         let grandchild = server.fork(&children[0], 1).await.remove(0);
         server.destroy(&parent).await;
         assert_eq!(server.text(&grandchild, "cat /tmp/own").await, format!("{}\n", children[0]));
-        assert_eq!(server.text(&grandchild, ASK).await, "3\n");
+        assert_eq!(server.text(&grandchild, READ_COUNTER).await, "3\n");
         assert!(server.events(&parent).await.contains(&"sandbox.forked".to_owned()));
         assert_eq!(server.events(&grandchild).await[0], "sandbox.created");
         for id in children.iter().chain([&grandchild]) {
             server.destroy(id).await;
         }
-        nothing_is_left(&server);
+        assert_nothing_left(&server);
     });
 }
 
-/// A file system of 64 MiB in a folder.
-struct Small(std::path::PathBuf);
+/// A tmpfs of 64 MiB.
+struct SmallTmpfs(std::path::PathBuf);
 
-impl Small {
-    fn mount(folder: std::path::PathBuf) -> Self {
-        fs::create_dir_all(&folder).unwrap();
+impl SmallTmpfs {
+    fn mount(directory: std::path::PathBuf) -> Self {
+        fs::create_dir_all(&directory).unwrap();
         let flags = rustix::mount::MountFlags::empty();
-        rustix::mount::mount("none", &folder, "tmpfs", flags, Some(c"size=64m")).unwrap();
-        Self(folder)
+        rustix::mount::mount("none", &directory, "tmpfs", flags, Some(c"size=64m")).unwrap();
+        Self(directory)
     }
 }
 
-impl Drop for Small {
+impl Drop for SmallTmpfs {
     fn drop(&mut self) {
         let flags = rustix::mount::UnmountFlags::DETACH;
         rustix::mount::unmount(&self.0, flags).unwrap();
@@ -138,24 +138,24 @@ impl Drop for Small {
 #[test]
 fn a_disk_without_room_is_left_alone() {
     let data = tempfile::tempdir().unwrap();
-    let small = Small::mount(data.path().join("state"));
+    let small = SmallTmpfs::mount(data.path().join("state"));
     let server = Server::start_in(data, tempfile::tempdir().unwrap(), &[]);
     bounded(async {
         let id = server.create().await;
-        for what in ["fork", "snapshot", "hibernate"] {
-            let answer = server.post(&format!("/v1/runs/{id}/{what}"), json!({})).await;
+        for operation in ["fork", "snapshot", "hibernate"] {
+            let answer = server.post(&format!("/v1/runs/{id}/{operation}"), json!({})).await;
             refused(&answer, 507, "server_full", "does not have enough free space");
-            assert_eq!(server.text(&id, "echo alive").await, "alive\n", "after {what}");
+            assert_eq!(server.text(&id, "echo alive").await, "alive\n", "after {operation}");
         }
         server.destroy(&id).await;
-        nothing_is_left(&server);
+        assert_nothing_left(&server);
     });
     drop(server);
     drop(small);
 }
 
-/// gVisor's `epoll` reports in a copy what was removed from it before; an agent
-/// that believed it hung.
+/// After a restore, gVisor's `epoll` reports file descriptors that were removed from it before.
+/// An agent that used it hung.
 #[test]
 fn the_agent_has_no_epoll() {
     let server = Server::start();
@@ -181,9 +181,9 @@ fn what_cannot_be_forked_says_why() {
         refused(&many, 429, "too_many_runs", "cannot create 3 more runs");
         let unknown = server.post("/v1/runs/run0123456789abcdef/fork", json!({})).await;
         refused(&unknown, 404, "run_not_found", "");
-        // Places that were not used are free.
+        // A failed fork does not count.
         assert_eq!(server.fork(&id, 2).await.len(), 2);
-        nothing_is_put_away(&server);
+        assert_no_checkpoints(&server);
     });
 }
 
@@ -214,14 +214,14 @@ fn hibernated_and_back_as_often_as_one_likes() {
             .text(&id, "head -c 3000000 /dev/urandom > /srv/data; sha256sum /srv/data > /srv/sum")
             .await;
         for round in 1..=3 {
-            assert_eq!(server.text(&id, ASK).await, format!("{round}\n"));
+            assert_eq!(server.text(&id, READ_COUNTER).await, format!("{round}\n"));
             let run = server.change(&id, "hibernate").await;
             assert_eq!((&run["id"], &run["status"]), (&json!(id), &json!("hibernated")));
-            // Nothing of it is in memory.
-            assert_eq!(containers(&server), 0);
+            // Its container is gone.
+            assert_eq!(container_count(&server), 0);
             let exec = format!("/v1/runs/{id}/exec");
-            let asleep = server.post(&exec, json!({ "command": "true" })).await;
-            refused(&asleep, 409, "run_hibernated", "resume it first");
+            let hibernated = server.post(&exec, json!({ "command": "true" })).await;
+            refused(&hibernated, 409, "run_hibernated", "resume it first");
             let again = server.change(&id, "hibernate").await;
             assert_eq!(again["status"], "hibernated");
             assert_eq!(server.change(&id, "resume").await["status"], "running");
@@ -232,11 +232,11 @@ fn hibernated_and_back_as_often_as_one_likes() {
         for event in ["sandbox.hibernated", "sandbox.resumed"] {
             assert_eq!(events.iter().filter(|found| *found == event).count(), 3, "{events:?}");
         }
-        // Destroyed on the disk: what it used is still told.
+        // Destroying it while it is hibernated still returns its usage.
         server.change(&id, "hibernate").await;
         let stats = server.destroy(&id).await;
         assert!(stats["cpu_ms"].as_u64().unwrap() > 0, "{stats}");
-        nothing_is_left(&server);
+        assert_nothing_left(&server);
     });
 }
 
@@ -253,7 +253,7 @@ fn who_waits_is_told_that_it_was_hibernated() {
         });
         refused(&waiting, 409, "run_hibernated", "resume it first");
         server.change(&id, "resume").await;
-        // What it did goes on.
+        // The command continues to run.
         server.text(&id, "pgrep -f 'sleep 1000'").await;
     });
 }
@@ -270,7 +270,7 @@ fn a_hibernated_run_wakes_by_itself_if_it_is_to() {
         while server.get(&path).await.1["status"] != "hibernated" {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
-        // Several at once: one of them wakes it.
+        // Of several requests at the same time, one resumes it.
         let ask = || server.text(&id, "cat /tmp/file");
         let answers = tokio::join!(ask(), ask(), ask());
         assert_eq!(answers, ("kept\n".into(), "kept\n".into(), "kept\n".into()));
@@ -280,15 +280,15 @@ fn a_hibernated_run_wakes_by_itself_if_it_is_to() {
 #[test]
 fn what_is_put_away_outlives_the_server() {
     let server = Server::start();
-    let (id, snapshot, alive) = {
+    let (id, snapshot, running) = {
         let server = &server;
         let mut kept = None;
         bounded(async {
             let id = server.create().await;
             server.text(&id, COUNTER).await;
-            assert_eq!(server.text(&id, ASK).await, "1\n");
+            assert_eq!(server.text(&id, READ_COUNTER).await, "1\n");
             let snapshot = server.snapshot(&id).await["snapshot_id"].as_str().unwrap().to_owned();
-            assert_eq!(server.text(&id, ASK).await, "2\n");
+            assert_eq!(server.text(&id, READ_COUNTER).await, "2\n");
             server.change(&id, "hibernate").await;
             kept = Some((id, snapshot, server.create().await));
         });
@@ -298,23 +298,23 @@ fn what_is_put_away_outlives_the_server() {
     let server = Server::start_in(data, home, &[]);
     bounded(async {
         assert_eq!(server.get(&format!("/v1/runs/{id}")).await.1["status"], "hibernated");
-        assert_eq!(server.text(&alive, "echo on").await, "on\n");
+        assert_eq!(server.text(&running, "echo on").await, "on\n");
         server.change(&id, "resume").await;
-        assert_eq!(server.text(&id, ASK).await, "3\n");
+        assert_eq!(server.text(&id, READ_COUNTER).await, "3\n");
         server.destroy(&id).await;
         let copy = server.restore(&snapshot).await;
-        assert_eq!(server.text(&copy, ASK).await, "2\n");
+        assert_eq!(server.text(&copy, READ_COUNTER).await, "2\n");
     });
-    // Stopped in good order, too.
+    // The same after a graceful stop.
     let (data, home) = server.stop(Signal::TERM);
     let server = Server::start_in(data, home, &[]);
     bounded(async {
         let copy = server.restore(&snapshot).await;
-        assert_eq!(server.text(&copy, ASK).await, "2\n");
+        assert_eq!(server.text(&copy, READ_COUNTER).await, "2\n");
     });
 }
 
-/// A server that is killed in the middle of a hibernation loses nothing.
+/// A sandbox survives if the server is killed while it hibernates.
 #[test]
 fn a_hibernation_outlives_the_server() {
     let mut server = Server::start();
@@ -323,10 +323,14 @@ fn a_hibernation_outlives_the_server() {
         id = server.create().await;
         server.text(&id, COUNTER).await;
     });
-    let mut slept = 0;
+    let mut hibernated = 0;
     for (round, ms) in [5, 20, 40, 60, 80, 110, 150].into_iter().enumerate() {
         bounded(async {
-            assert_eq!(server.text(&id, ASK).await, format!("{}\n", round + 1), "after {ms} ms");
+            assert_eq!(
+                server.text(&id, READ_COUNTER).await,
+                format!("{}\n", round + 1),
+                "after {ms} ms"
+            );
             let going = server.request(Method::POST, &format!("/v1/runs/{id}/hibernate"));
             let going = tokio::spawn(going.json(&json!({})).send());
             tokio::time::sleep(std::time::Duration::from_millis(ms)).await;
@@ -337,14 +341,14 @@ fn a_hibernation_outlives_the_server() {
         server = Server::start_in(data, home, &[]);
         bounded(async {
             let status = server.get(&format!("/v1/runs/{id}")).await.1["status"].clone();
-            slept += u32::from(status == "hibernated");
+            hibernated += u32::from(status == "hibernated");
             server.change(&id, "resume").await;
         });
     }
-    assert!(slept > 0, "killed before anything was written");
+    assert!(hibernated > 0, "the server was always killed before the hibernation");
     bounded(async {
         server.destroy(&id).await;
-        nothing_is_left(&server);
+        assert_nothing_left(&server);
     });
 }
 
@@ -354,40 +358,40 @@ fn a_snapshot_is_restored_any_number_of_times() {
     bounded(async {
         let id = server.create_with(json!({ "env": { "WHO": "me" } })).await;
         server.text(&id, COUNTER).await;
-        assert_eq!(server.text(&id, ASK).await, "1\n");
+        assert_eq!(server.text(&id, READ_COUNTER).await, "1\n");
         let taken = server.snapshot(&id).await;
         let snapshot = taken["snapshot_id"].as_str().unwrap();
         assert_eq!(taken["run_id"], json!(id));
         let bytes = taken["size_bytes"].as_u64().unwrap();
         assert!((1 << 20..500 << 20).contains(&bytes), "{bytes}");
-        assert_eq!(server.text(&id, ASK).await, "2\n");
+        assert_eq!(server.text(&id, READ_COUNTER).await, "2\n");
         server.destroy(&id).await;
         for _ in 0..2 {
             let copy = server.restore(snapshot).await;
-            assert_eq!(server.text(&copy, ASK).await, "2\n");
+            assert_eq!(server.text(&copy, READ_COUNTER).await, "2\n");
             assert_eq!(server.text(&copy, "echo $WHO").await, "me\n");
             server.destroy(&copy).await;
         }
-        // Of a hibernated run, it takes no more room.
+        // A snapshot of a hibernated sandbox takes no additional disk space.
         let sleeper = server.restore(snapshot).await;
         server.change(&sleeper, "hibernate").await;
         let second = server.snapshot(&sleeper).await;
         let second = second["snapshot_id"].as_str().unwrap();
-        let place = server.data.path().join("state");
+        let state = server.data.path().join("state");
         let inode = |path: &Path| {
             use std::os::unix::fs::MetadataExt;
             fs::metadata(path.join("pages.img")).unwrap().ino()
         };
         assert_eq!(
-            inode(&place.join("hibernated").join(&sleeper)),
-            inode(&place.join("snapshots").join(second))
+            inode(&state.join("hibernated").join(&sleeper)),
+            inode(&state.join("snapshots").join(second))
         );
         server.destroy(&sleeper).await;
         let copy = server.restore(second).await;
-        assert_eq!(server.text(&copy, ASK).await, "2\n");
+        assert_eq!(server.text(&copy, READ_COUNTER).await, "2\n");
         server.destroy(&copy).await;
 
-        // Its owner sees it, and nobody else.
+        // Only its tenant can access it.
         let list = server.get("/v1/snapshots").await.1;
         let ids: Vec<_> = list["snapshots"].as_array().unwrap().iter().map(|s| &s["id"]).collect();
         assert_eq!(ids, [&json!(snapshot), &json!(second)]);
@@ -404,7 +408,7 @@ fn a_snapshot_is_restored_any_number_of_times() {
             let again = answer(server.request(Method::DELETE, &path)).await;
             refused(&again, 404, "snapshot_not_found", "does not exist");
         }
-        nothing_is_left(&server);
+        assert_nothing_left(&server);
     });
 }
 
@@ -415,11 +419,11 @@ fn what_is_damaged_or_of_another_engine_is_refused() {
         let id = server.create().await;
         let taken = server.snapshot(&id).await;
         let snapshot = taken["snapshot_id"].as_str().unwrap().to_owned();
-        let folder = server.data.path().join("state/snapshots").join(&snapshot);
-        let manifest = fs::read_to_string(folder.join("manifest.json")).unwrap();
+        let directory = server.data.path().join("state/snapshots").join(&snapshot);
+        let manifest = fs::read_to_string(directory.join("manifest.json")).unwrap();
         let ask = json!({ "snapshot_id": snapshot });
-        // One bit of its memory.
-        let pages = folder.join("pages.img");
+        // Change one bit of its memory.
+        let pages = directory.join("pages.img");
         let good = fs::read(&pages).unwrap();
         let mut bad = good.clone();
         let middle = bad.len() / 2;
@@ -428,26 +432,26 @@ fn what_is_damaged_or_of_another_engine_is_refused() {
         let refusal = server.post("/v1/runs/restore", ask.clone()).await;
         refused(&refusal, 422, "snapshot_damaged", "pages.img was changed");
         assert!(!refusal.1.to_string().contains(server.data.path().to_str().unwrap()));
-        // Half of it.
+        // Truncate it.
         fs::write(&pages, &good[..middle]).unwrap();
         let refusal = server.post("/v1/runs/restore", ask.clone()).await;
         refused(&refusal, 422, "snapshot_damaged", "pages.img has");
         fs::write(&pages, &good).unwrap();
-        // The same, but for the engine that made it.
+        // Change the engine in its manifest.
         let envelope: Value = serde_json::from_str(&manifest).unwrap();
         let text = envelope["manifest"].to_string();
-        fs::write(folder.join("manifest.json"), manifest.replace("systrap", "kvm")).unwrap();
+        fs::write(directory.join("manifest.json"), manifest.replace("systrap", "kvm")).unwrap();
         let refusal = server.post("/v1/runs/restore", ask.clone()).await;
         refused(&refusal, 422, "snapshot_damaged", "manifest was changed");
         assert!(text.contains("systrap"));
-        fs::write(folder.join("manifest.json"), &manifest).unwrap();
+        fs::write(directory.join("manifest.json"), &manifest).unwrap();
         let copy = server.restore(&snapshot).await;
         assert_eq!(server.text(&copy, "echo well").await, "well\n");
         for bad in ["", "snap", "../../etc", "snap0123456789abcdef"] {
             let refusal = server.post("/v1/runs/restore", json!({ "snapshot_id": bad })).await;
             refused(&refusal, 404, "snapshot_not_found", "");
         }
-        // A hibernated run that is damaged stays where it is.
+        // A damaged hibernated sandbox is kept.
         server.change(&id, "hibernate").await;
         let pages = server.data.path().join("state/hibernated").join(&id).join("pages.img");
         let good = fs::read(&pages).unwrap();
@@ -457,7 +461,7 @@ fn what_is_damaged_or_of_another_engine_is_refused() {
         fs::write(&pages, &good).unwrap();
         server.change(&id, "resume").await;
         assert_eq!(server.text(&id, "echo well").await, "well\n");
-        server.is_well().await;
+        server.assert_healthy().await;
     });
 }
 
@@ -492,11 +496,11 @@ fn the_commands_do_the_same() {
     ok(&["snapshot", "rm", &snapshot]);
     assert_ne!(server.run(&["restore", &snapshot]).status.code(), Some(0));
     ok(&["rm", "--all"]);
-    nothing_is_left(&server);
+    assert_nothing_left(&server);
 }
 
-/// Two hundred megabytes of live data, of which every byte is checked, and a
-/// server beside it.
+/// Forks a sandbox with 200 MiB of data in memory, of which every byte is verified, and with a
+/// second process.
 #[test]
 fn ten_forks_of_a_large_process_are_whole() {
     const HOLDER: &str = r#"cat > /tmp/holder.py <<'EOF'
@@ -521,47 +525,47 @@ s.sendall(b\"own\"); print(s.recv(100).decode())'";
     bounded(async {
         let parent = server.create_with(json!({ "mem_mib": 700 })).await;
         server.text(&parent, COUNTER).await;
-        assert_eq!(server.text(&parent, ASK).await, "1\n");
+        assert_eq!(server.text(&parent, READ_COUNTER).await, "1\n");
         server.text(&parent, HOLDER).await;
         let hash = "python3 -c 'import random, hashlib
 print(hashlib.sha256(b\"\".join(random.Random(n).randbytes(1 << 20) for n in range(200))).hexdigest())'";
-        let whole = server.text(&parent, hash).await;
-        // It has loaded when it listens.
+        let expected = server.text(&parent, hash).await;
+        // It listens when it has loaded the data.
         let listens = "until grep -q :1F41 /proc/net/tcp; do sleep 0.05; done";
         server.text(&parent, listens).await;
         let children = server.fork(&parent, 10).await;
         assert_eq!(children.len(), 10);
         for child in &children {
             server.text(child, "kill -0 $(cat /tmp/holder.pid)").await;
-            assert_eq!(server.text(child, HASH).await, format!("{} 200\n", whole.trim()));
-            assert_eq!(server.text(child, ASK).await, "2\n");
+            assert_eq!(server.text(child, HASH).await, format!("{} 200\n", expected.trim()));
+            assert_eq!(server.text(child, READ_COUNTER).await, "2\n");
             server.destroy(child).await;
         }
-        // What the children changed is not changed here.
-        assert_eq!(server.text(&parent, HASH).await, format!("{} 200\n", whole.trim()));
+        // Changes in the forks do not affect the parent.
+        assert_eq!(server.text(&parent, HASH).await, format!("{} 200\n", expected.trim()));
         server.destroy(&parent).await;
-        nothing_is_left(&server);
+        assert_nothing_left(&server);
     });
 }
 
-/// Containers of sandboxes, those aside that wait for a restore.
-fn containers(server: &Server) -> usize {
-    let folder = server.data.path().join("engine/containers");
-    let all = fs::read_dir(folder).unwrap().flatten();
+/// Counts the containers of sandboxes, without those created in advance.
+fn container_count(server: &Server) -> usize {
+    let directory = server.data.path().join("engine/containers");
+    let all = fs::read_dir(directory).unwrap().flatten();
     all.filter(|entry| entry.path().join("record.json").exists()).count()
 }
 
 #[track_caller]
-fn nothing_is_left(server: &Server) {
-    assert_eq!(containers(server), 0);
-    nothing_is_put_away(server);
+fn assert_nothing_left(server: &Server) {
+    assert_eq!(container_count(server), 0);
+    assert_no_checkpoints(server);
 }
 
 #[track_caller]
-fn nothing_is_put_away(server: &Server) {
+fn assert_no_checkpoints(server: &Server) {
     for name in ["drafts", "hibernated", "snapshots"] {
-        let folder = server.data.path().join("state").join(name);
-        let left: Vec<_> = fs::read_dir(folder).unwrap().flatten().collect();
+        let directory = server.data.path().join("state").join(name);
+        let left: Vec<_> = fs::read_dir(directory).unwrap().flatten().collect();
         assert!(left.is_empty(), "{left:?}");
     }
 }

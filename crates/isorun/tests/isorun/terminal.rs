@@ -17,25 +17,26 @@ use rustix::{
 
 use crate::fixture::{Server, bounded};
 
-/// Both ends of a terminal: a person's, and a program's.
-fn terminal(rows: u16, cols: u16) -> (File, OwnedFd) {
-    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-    grantpt(&ours).unwrap();
-    unlockpt(&ours).unwrap();
-    tcsetwinsize(&ours, size(rows, cols)).unwrap();
-    let name = ptsname(&ours, Vec::new()).unwrap();
+/// Opens a pseudoterminal. Returns its controlling end and its terminal end.
+fn open_pty(rows: u16, cols: u16) -> (File, OwnedFd) {
+    let controller =
+        openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&controller).unwrap();
+    unlockpt(&controller).unwrap();
+    tcsetwinsize(&controller, size(rows, cols)).unwrap();
+    let name = ptsname(&controller, Vec::new()).unwrap();
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let theirs = rustix::fs::open(name.as_c_str(), flags, Mode::empty()).unwrap();
-    rustix::io::ioctl_fionbio(&ours, true).unwrap();
-    (ours.into(), theirs)
+    let terminal = rustix::fs::open(name.as_c_str(), flags, Mode::empty()).unwrap();
+    rustix::io::ioctl_fionbio(&controller, true).unwrap();
+    (controller.into(), terminal)
 }
 
 fn size(rows: u16, cols: u16) -> Winsize {
     Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
-/// Reads what appears until it has a text in it.
-fn until(screen: &mut File, text: &str) -> String {
+/// Reads output until it contains a text.
+fn read_until(screen: &mut File, text: &str) -> String {
     let mut seen = String::new();
     let start = Instant::now();
     let mut part = [0; 4096];
@@ -44,7 +45,7 @@ fn until(screen: &mut File, text: &str) -> String {
             Ok(count) => seen.push_str(&String::from_utf8_lossy(&part[..count])),
             Err(_) => std::thread::sleep(Duration::from_millis(10)),
         }
-        assert!(start.elapsed() < Duration::from_secs(30), "{text:?} does not appear: {seen:?}");
+        assert!(start.elapsed() < Duration::from_secs(30), "{text:?} was not printed: {seen:?}");
     }
     seen
 }
@@ -54,26 +55,26 @@ fn a_terminal_is_one_at_both_ends() {
     let server = Server::start();
     let mut id = String::new();
     bounded(async { id = server.create().await });
-    let (mut person, theirs) = terminal(33, 111);
+    let (mut controller, terminal) = open_pty(33, 111);
     let mut command = server.command();
     command.args(["exec", "--tty", &id, "--", "sh", "-c"]);
     command.arg("tty; stty size; read line; echo got $line; trap 'stty size; exit 7' WINCH; while :; do sleep 0.05; done");
-    command.stdin(Stdio::from(theirs.try_clone().unwrap()));
-    command.stdout(Stdio::from(theirs.try_clone().unwrap()));
-    command.stderr(Stdio::from(theirs.try_clone().unwrap()));
+    command.stdin(Stdio::from(terminal.try_clone().unwrap()));
+    command.stdout(Stdio::from(terminal.try_clone().unwrap()));
+    command.stderr(Stdio::from(terminal.try_clone().unwrap()));
     let mut child = command.spawn().unwrap();
 
-    let seen = until(&mut person, "33 111");
+    let seen = read_until(&mut controller, "33 111");
     assert!(seen.contains("/dev/pts/"), "{seen}");
-    // Keys go there as they are typed: nothing is edited or echoed on this side.
-    assert!(!tcgetattr(&theirs).unwrap().local_modes.contains(LocalModes::ICANON));
-    person.write_all(b"hello\r").unwrap();
-    until(&mut person, "got hello");
-    // The terminal is not its controlling one, so that the system does not tell.
-    tcsetwinsize(&theirs, size(20, 70)).unwrap();
+    // Keys are sent as they are typed: the local terminal neither edits nor echoes them.
+    assert!(!tcgetattr(&terminal).unwrap().local_modes.contains(LocalModes::ICANON));
+    controller.write_all(b"hello\r").unwrap();
+    read_until(&mut controller, "got hello");
+    // It is not the controlling terminal of the command, so the kernel sends no SIGWINCH.
+    tcsetwinsize(&terminal, size(20, 70)).unwrap();
     kill_process(Pid::from_child(&child), Signal::WINCH).unwrap();
-    until(&mut person, "20 70");
+    read_until(&mut controller, "20 70");
     assert_eq!(child.wait().unwrap().code(), Some(7));
-    // And it is left as it was found.
-    assert!(tcgetattr(&theirs).unwrap().local_modes.contains(LocalModes::ICANON));
+    // The previous mode is restored.
+    assert!(tcgetattr(&terminal).unwrap().local_modes.contains(LocalModes::ICANON));
 }

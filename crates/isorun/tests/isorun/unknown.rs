@@ -1,5 +1,5 @@
-//! What is not understood is refused: fields, parameters, frames, and changes of
-//! rules. Nothing falls back to a default because a name was misspelt.
+//! Unknown fields, parameters and frames, and invalid changes of rules are refused. A misspelt
+//! name never results in a default.
 
 use futures_util::{SinkExt, StreamExt};
 use reqwest::{Method, StatusCode};
@@ -38,19 +38,19 @@ fn misspelt_fields_of_every_body() {
             (json!({ "n": 3 }), "n", ""),
             (json!({ "credentials": { "M": { "value": "s", "hots": "a.com" } } }), "hots", "host"),
         ] {
-            let said = server.post("/v1/runs", host(more)).await;
-            refused(&said, 400, "invalid_request", &format!("`{field}`"));
+            let response = server.post("/v1/runs", host(more)).await;
+            refused(&response, 400, "invalid_request", &format!("`{field}`"));
             if !meant.is_empty() {
-                refused(&said, 400, "invalid_request", &format!("did you mean `{meant}`?"));
+                refused(&response, 400, "invalid_request", &format!("did you mean `{meant}`?"));
             }
         }
-        // Nothing said of the network, in a field for it.
+        // A `network` without rules.
         for network in [json!({}), json!({ "allow": null }), json!({ "allow": null, "deny": null })]
         {
-            let said = server.post("/v1/runs", host(json!({ "network": network }))).await;
-            refused(&said, 400, "invalid_request", "no rules");
+            let response = server.post("/v1/runs", host(json!({ "network": network }))).await;
+            refused(&response, 400, "invalid_request", "no rules");
         }
-        for (text, said) in [
+        for (text, field) in [
             (
                 r#"{"image":"host","network_profile":"locked-down","network_profile":"internet"}"#,
                 "network_profile",
@@ -63,7 +63,7 @@ fn misspelt_fields_of_every_body() {
                 &answer(request).await,
                 400,
                 "invalid_request",
-                &format!("duplicate field `{said}`"),
+                &format!("duplicate field `{field}`"),
             );
         }
         assert_eq!(server.get("/v1/runs").await.1, json!({ "runs": [] }), "nothing was made");
@@ -96,15 +96,15 @@ fn misspelt_fields_of_every_body() {
             (Method::POST, "/v1/runs/restore".to_owned(), json!({ "id": "x" }), "snapshot_id"),
             (Method::PUT, format!("{run}/network"), json!({ "netwrok": {} }), "network"),
         ] {
-            let said = answer(server.request(method, &path).json(&body)).await;
-            refused(&said, 400, "invalid_request", &format!("did you mean `{meant}`?"));
+            let response = answer(server.request(method, &path).json(&body)).await;
+            refused(&response, 400, "invalid_request", &format!("did you mean `{meant}`?"));
         }
         assert_eq!(server.get("/v1/runs").await.1["runs"].as_array().unwrap().len(), 1);
         assert_eq!(server.get(&run).await.1["timeout"], 300.0, "nothing was changed");
     });
 }
 
-/// What published clients send goes on working.
+/// Requests of published clients are accepted.
 #[test]
 fn what_clients_send_is_known() {
     let server = Server::start();
@@ -128,10 +128,10 @@ fn what_clients_send_is_known() {
             (Method::POST, format!("{run}/resume"), json!({})),
             (Method::POST, format!("{run}/fork"), json!({ "count": 1 })),
         ] {
-            let said = answer(server.request(method, &path).json(&body)).await;
-            assert_eq!(said.0, 200, "{path}: {}", said.1);
+            let response = answer(server.request(method, &path).json(&body)).await;
+            assert_eq!(response.0, 200, "{path}: {}", response.1);
         }
-        // As `curl -d` and `fetch` send it, and as JSON with a charset.
+        // The content types of `curl -d` and `fetch`, and JSON with a charset.
         for kind in [
             "application/x-www-form-urlencoded",
             "text/plain;charset=UTF-8",
@@ -159,8 +159,8 @@ fn what_clients_send_is_known() {
     });
 }
 
-/// Each operation of the description, with a parameter that it does not have, and
-/// with a body that it does not take.
+/// Sends an unknown parameter, and an unexpected body, to each operation of the OpenAPI
+/// description.
 #[test]
 fn parameters_and_bodies_that_no_operation_has() {
     let server = Server::start();
@@ -174,21 +174,26 @@ fn parameters_and_bodies_that_no_operation_has() {
                     continue;
                 }
                 let method: Method = method.to_uppercase().parse().unwrap();
-                let place = path.replace("{id}", &id);
-                let request = || server.request(method.clone(), &format!("{place}?nonsense=1"));
-                let said = answer(request()).await;
-                refused(&said, 400, "invalid_request", "unknown parameter `nonsense` in the query");
+                let url = path.replace("{id}", &id);
+                let request = || server.request(method.clone(), &format!("{url}?nonsense=1"));
+                let response = answer(request()).await;
+                refused(
+                    &response,
+                    400,
+                    "invalid_request",
+                    "unknown parameter `nonsense` in the query",
+                );
                 if operation["requestBody"].is_null() && method != Method::GET {
-                    let request = server.request(method.clone(), &place);
-                    let said = answer(request.json(&json!({ "nonsense": 1 }))).await;
-                    refused(&said, 400, "invalid_request", "unknown field `nonsense`");
+                    let request = server.request(method.clone(), &url);
+                    let response = answer(request.json(&json!({ "nonsense": 1 }))).await;
+                    refused(&response, 400, "invalid_request", "unknown field `nonsense`");
                 }
                 checked += 1;
             }
         }
         assert!(checked > 25, "{checked}");
         let run = format!("/v1/runs/{id}");
-        for (path, said) in [
+        for (path, message) in [
             ("/v1/runs/history?limti=1".to_owned(), "did you mean `limit`?"),
             ("/v1/runs/history?limit=1&limit=2".to_owned(), "duplicate parameter `limit`"),
             (format!("{run}/files?path=/&pat=/"), "did you mean `path`?"),
@@ -196,7 +201,7 @@ fn parameters_and_bodies_that_no_operation_has() {
             (format!("{run}/shell?sesion=1"), "did you mean `session`?"),
             ("/v1/runs/history?limit=-1".to_owned(), "limit"),
         ] {
-            refused(&server.get(&path).await, 400, "invalid_request", said);
+            refused(&server.get(&path).await, 400, "invalid_request", message);
         }
         assert_eq!(server.get(&run).await.1["status"], "running", "it was not destroyed");
     });
@@ -208,7 +213,7 @@ fn frames_that_say_what_is_not_known() {
     bounded(async {
         let id = server.create().await;
         let exec = r#"{"command":"cat"}"#;
-        for (path, before, frame, said) in [
+        for (path, before, frame, expected) in [
             (
                 "shell",
                 None,
@@ -243,18 +248,18 @@ fn frames_that_say_what_is_not_known() {
                 socket.send(Message::Text(text.into())).await.unwrap();
             }
             let error = loop {
-                let message = socket.next().await.expect("an error comes").unwrap();
+                let message = socket.next().await.expect("no error was received").unwrap();
                 let Message::Text(text) = message else { continue };
-                let word: Value = serde_json::from_str(&text).unwrap();
-                if word["type"] == "error" {
-                    break word;
+                let message: Value = serde_json::from_str(&text).unwrap();
+                if message["type"] == "error" {
+                    break message;
                 }
             };
             assert_eq!(error["code"], "invalid_request", "{frame}");
             let text = error["error"].as_str().unwrap();
-            assert!(text.contains(said), "{frame}: {text}");
+            assert!(text.contains(expected), "{frame}: {text}");
         }
-        server.is_well().await;
+        server.assert_healthy().await;
     });
 }
 
@@ -264,7 +269,7 @@ fn what_get_gives_put_takes_and_it_means_the_same() {
     bounded(async {
         let lists =
             |allow: Value, deny: Value| json!({ "network": { "allow": allow, "deny": deny } });
-        for asked in [
+        for rules in [
             json!({ "network_profile": "locked-down" }),
             json!({ "network_profile": "default" }),
             json!({ "network_profile": "internet" }),
@@ -276,15 +281,15 @@ fn what_get_gives_put_takes_and_it_means_the_same() {
             json!({ "network": { "deny": ["a.com"] } }),
             json!({ "network_profile": "locked-down", "credentials": { "OPENAI_API_KEY": "s" } }),
         ] {
-            let id = server.create_with(asked.clone()).await;
+            let id = server.create_with(rules.clone()).await;
             let path = format!("/v1/runs/{id}/network");
             let put = |body: &Value| server.request(Method::PUT, &path).json(body);
             let (status, before) = server.get(&path).await;
             assert_eq!(status, 200);
             let (status, after) = answer(put(&before)).await;
-            assert_eq!((status, &after), (StatusCode::OK, &before), "{asked}");
-            assert_eq!(server.get(&path).await.1, before, "{asked}");
-            // What is not understood changes nothing.
+            assert_eq!((status, &after), (StatusCode::OK, &before), "{rules}");
+            assert_eq!(server.get(&path).await.1, before, "{rules}");
+            // An invalid request changes nothing.
             for body in [
                 json!({}),
                 json!({ "network": {} }),
@@ -304,20 +309,20 @@ fn what_get_gives_put_takes_and_it_means_the_same() {
                 json!({ "timeout": 5 }),
             ] {
                 refused(&answer(put(&body)).await, 400, "invalid_request", "");
-                assert_eq!(server.get(&path).await.1, before, "{asked}: {body}");
+                assert_eq!(server.get(&path).await.1, before, "{rules}: {body}");
             }
             for text in ["", "[]", "null", "{", "{}{}", "\"locked-down\""] {
                 let request = server.request(Method::PUT, &path).body(text);
                 refused(&answer(request).await, 400, "invalid_request", "");
-                assert_eq!(server.get(&path).await.1, before, "{asked}: {text}");
+                assert_eq!(server.get(&path).await.1, before, "{rules}: {text}");
             }
             server.destroy(&id).await;
         }
     });
 }
 
-/// A name that may not be reached stands for an address where connections are
-/// reset; with the web open it would be looked up, and not be found.
+/// A denied name resolves to an address where connections are reset. If the web were allowed,
+/// the name would be looked up, and would not exist.
 #[test]
 fn a_closed_network_stays_closed() {
     let server = Server::start();

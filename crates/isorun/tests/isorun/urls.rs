@@ -1,4 +1,4 @@
-//! What listens inside of a sandbox, reached from outside.
+//! URLs of servers in sandboxes.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use tokio_tungstenite::{client_async, tungstenite::Message};
 
 use crate::fixture::{Server, answer, bounded, refused};
 
-/// An HTTP server that tells what it was asked, on the loopback address only.
-const ECHO: &str = r#"
+/// An HTTP server on the loopback address that echoes the request.
+const ECHO_SERVER: &str = r#"
 import hashlib, http.server, sys, time
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -53,8 +53,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 "#;
 
-/// A WebSocket server that says everything twice, without any library.
-const TWICE: &str = r#"
+/// A WebSocket server without a library, which echoes each message twice.
+const DOUBLING_SERVER: &str = r#"
 import base64, hashlib, socket, struct, sys, threading
 def exactly(s, n):
     data = b""
@@ -105,7 +105,7 @@ fn a_server_on_the_loopback_address_has_urls() {
     let server = Server::start();
     bounded(async {
         let id = server.create().await;
-        serve(&server, &id, ECHO, 8000).await;
+        serve(&server, &id, ECHO_SERVER, 8000).await;
         let url = format!("{}/sb/{id}/p/8000", server.url);
         let anonymous = || server.http.get(format!("{url}/a/b?c=d%20e")).header("x-mine", "kept");
         let (status, body) = text(anonymous()).await;
@@ -120,16 +120,16 @@ fn a_server_on_the_loopback_address_has_urls() {
             assert!(body.to_lowercase().contains(&line.to_lowercase()), "{line:?} of {body}");
         }
         assert!(!body.contains(&id), "{body}");
-        // With a key, which stays outside.
+        // With a key, which is not forwarded to the sandbox.
         let path = format!("/v1/runs/{id}/proxy/8000/x");
         let (status, body) = text(server.request(Method::GET, &path)).await;
         assert_eq!(status, 200, "{body}");
         assert!(body.starts_with("GET /x\n") && !body.contains("isorun_live"), "{body}");
-        let stranger = server.new_key(&[]);
-        let foreign = server.http.get(format!("{}{path}", server.url)).bearer_auth(stranger);
+        let other_key = server.new_key(&[]);
+        let foreign = server.http.get(format!("{}{path}", server.url)).bearer_auth(other_key);
         refused(&answer(foreign).await, 404, "run_not_found", &id);
-        let nobody = answer(server.http.get(format!("{}{path}", server.url))).await;
-        refused(&nobody, 401, "unauthorized", "API key");
+        let without_key = answer(server.http.get(format!("{}{path}", server.url))).await;
+        refused(&without_key, 401, "unauthorized", "API key");
 
         // Large bodies, and many requests on the same connections.
         let big = vec![7_u8; 20 << 20];
@@ -165,7 +165,7 @@ fn websockets_pass() {
     let server = Server::start();
     bounded(async {
         let id = server.create().await;
-        serve(&server, &id, TWICE, 8001).await;
+        serve(&server, &id, DOUBLING_SERVER, 8001).await;
         let address = server.url.strip_prefix("http://").unwrap();
         let stream = TcpStream::connect(address).await.unwrap();
         let url = format!("ws://{address}/sb/{id}/p/8001/");
@@ -175,7 +175,7 @@ fn websockets_pass() {
             let echo = socket.next().await.unwrap().unwrap();
             assert_eq!(echo, Message::Text(text.repeat(2).into()));
         }
-        // Whoever holds one open learns that the run is gone.
+        // It is closed when the sandbox is destroyed.
         server.destroy(&id).await;
         while let Some(Ok(_)) = socket.next().await {}
     });
@@ -193,7 +193,7 @@ fn a_port_where_nobody_listens_says_so() {
             "connection_refused",
             "port 8000",
         );
-        // What is no HTTP, and what hangs up.
+        // A server that does not speak HTTP, and closes the connection.
         let command = "setsid python3 -c \"
 import socket
 s = socket.create_server(('127.0.0.1', 9000))
@@ -208,7 +208,7 @@ while True:
         refused(&answer(get(format!("/sb/{id}/p/1/"))).await, 404, "not_found", "not a valid port");
         let unknown = answer(get("/sb/run0123456789abcdef/p/80/".to_owned())).await;
         refused(&unknown, 404, "run_not_found", "run0123456789abcdef");
-        server.is_well().await;
+        server.assert_healthy().await;
     });
 }
 
@@ -217,7 +217,7 @@ fn anonymous_urls_take_a_token_or_are_off() {
     let server = Server::start();
     bounded(async {
         let id = server.create_with(json!({ "urls": "token" })).await;
-        serve(&server, &id, ECHO, 8000).await;
+        serve(&server, &id, ECHO_SERVER, 8000).await;
         let (_, run) = server.get(&format!("/v1/runs/{id}")).await;
         let template = run["port_url"].as_str().unwrap().replace("{port}", "8000");
         let (plain, token) = template.split_once("?isorun_token=").unwrap();
@@ -228,7 +228,7 @@ fn anonymous_urls_take_a_token_or_are_off() {
         refused(&answer(client.get(url(&wrong))).await, 403, "forbidden", "token");
         let (status, body) = text(client.get(url(plain)).header("x-isorun-token", token)).await;
         assert!(status == 200 && !body.contains(token), "{body}");
-        // A browser gets a cookie, and the sandbox does not.
+        // The token is set as a cookie in the browser, and not forwarded to the sandbox.
         let response = client.get(url(&format!("{template}&q=1"))).send().await.unwrap();
         assert_eq!(response.status(), 307);
         assert_eq!(response.headers()["location"], format!("{plain}?q=1"));
@@ -252,7 +252,7 @@ fn each_run_has_a_name_of_its_own() {
     let server = Server::start_with(&["--domain", "http://sandboxes.test:7676"]);
     bounded(async {
         let id = server.create().await;
-        serve(&server, &id, ECHO, 8000).await;
+        serve(&server, &id, ECHO_SERVER, 8000).await;
         let (_, run) = server.get(&format!("/v1/runs/{id}")).await;
         let expected = format!("http://{id}.sandboxes.test:7676/sb/p/{{port}}/");
         assert_eq!(run["port_url"], expected.as_str());
@@ -260,14 +260,14 @@ fn each_run_has_a_name_of_its_own() {
         let url = format!("{}/sb/p/8000/x", server.url);
         let (status, body) = text(server.http.get(&url).header("host", &host)).await;
         assert!(status == 200 && body.starts_with("GET /x\n"), "{body}");
-        // What the sandbox is told of its names has no id in it, and works.
-        let told = server
+        // Names that are forwarded to the sandbox do not contain the id.
+        let request = server
             .http
             .get(&url)
             .header("host", &host)
             .header("origin", format!("https://{host}"))
             .header("referer", format!("https://{host}/sb/p/8000/page"));
-        let (_, body) = text(told).await;
+        let (_, body) = text(request).await;
         assert!(!body.to_lowercase().contains(&id), "{body}");
         for line in [
             "host: sandbox.sandboxes.test:7676\n",
@@ -282,9 +282,9 @@ fn each_run_has_a_name_of_its_own() {
     });
 }
 
-/// Answers with headers that act beyond its port, and with the head of the
-/// request as the body.
-const HOSTILE: &str = r#"
+/// A server that sends header fields with effects beyond its port, and echoes the head of the
+/// request.
+const HOSTILE_SERVER: &str = r#"
 import socket, sys, threading
 HEAD = b"""HTTP/1.1 200 OK
 Content-Type: text/plain
@@ -307,9 +307,9 @@ X-Own: kept
 Connection: close
 """.replace(b"\n", b"\r\n")
 def serve(s):
-    said = b""
-    while b"\r\n\r\n" not in said: said += s.recv(4096)
-    s.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(said) + said); s.close()
+    head = b""
+    while b"\r\n\r\n" not in head: head += s.recv(4096)
+    s.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(head) + head); s.close()
 listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 while True: threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 "#;
@@ -319,7 +319,7 @@ fn nothing_of_ours_goes_in_and_nothing_wide_comes_out() {
     let server = Server::start();
     bounded(async {
         let id = server.create().await;
-        serve(&server, &id, HOSTILE, 8000).await;
+        serve(&server, &id, HOSTILE_SERVER, 8000).await;
         let key = &server.key;
         let basic = {
             use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -408,28 +408,28 @@ fn nothing_of_ours_goes_in_and_nothing_wide_comes_out() {
                 assert_eq!(cookies, expected);
             }
         }
-        // In the path it cannot be taken out.
+        // A key in the path cannot be removed.
         let request = server.http.get(format!("{path}{key}"));
         refused(&answer(request).await, 400, "invalid_request", "API key");
     });
 }
 
-/// The id opens the run's URLs: nothing inside may know it, or tell it to others.
+/// The id gives access to the sandbox's URLs, so it must not be known in the sandbox.
 #[test]
 fn the_id_is_nowhere_inside() {
     let server = Server::start();
     bounded(async {
         let id = server.create_with(json!({ "network_profile": "default" })).await;
-        let ask = "hostname; python3 -c 'import socket; print(socket.gethostbyname(socket.gethostname()), socket.getfqdn())'";
-        let said = server.exec(&id, ask).await["stdout"].as_str().unwrap().to_owned();
-        let hostname = said.lines().next().unwrap().to_owned();
-        assert!(hostname.starts_with("sandbox-") && hostname.len() == 20, "{said}");
-        assert_eq!(said.lines().nth(1).unwrap().split(' ').next(), Some("127.0.0.1"), "{said}");
-        assert!(!said.contains(&id) && !said.contains(&id[3..]), "{said}");
-        // Built inside, so that the search is not found by itself.
-        let (begin, end) = id.split_at(10);
+        let print_names = "hostname; python3 -c 'import socket; print(socket.gethostbyname(socket.gethostname()), socket.getfqdn())'";
+        let output = server.exec(&id, print_names).await["stdout"].as_str().unwrap().to_owned();
+        let hostname = output.lines().next().unwrap().to_owned();
+        assert!(hostname.starts_with("sandbox-") && hostname.len() == 20, "{output}");
+        assert_eq!(output.lines().nth(1).unwrap().split(' ').next(), Some("127.0.0.1"), "{output}");
+        assert!(!output.contains(&id) && !output.contains(&id[3..]), "{output}");
+        // The pattern is assembled in the sandbox, so that the search does not find itself.
+        let (head, tail) = id.split_at(10);
         let search = format!(
-            "p={begin}; p=${{p}}{end}; echo $p > /tmp/pattern; unset p; \
+            "p={head}; p=${{p}}{tail}; echo $p > /tmp/pattern; unset p; \
              env | grep -c -f /tmp/pattern; \
              cat /proc/cmdline /proc/version /proc/mounts /proc/*/mountinfo /proc/*/cgroup \
                  /proc/*/environ /proc/*/cmdline /proc/*/maps /proc/sys/kernel/* 2>/dev/null \
@@ -440,28 +440,30 @@ fn the_id_is_nowhere_inside() {
              dmesg 2>/dev/null | grep -c -f /tmp/pattern; grep -c -f /tmp/pattern /tmp/pattern"
         );
         assert_eq!(server.exec(&id, &search).await["stdout"], "0\n0\n0\n0\n0\n0\n1\n");
-        // The same after a rest, another in a copy, and resolved without a network.
+        // The hostname is the same after hibernation, differs in a fork, and resolves without a
+        // network.
         server.post(&format!("/v1/runs/{id}/hibernate"), json!({})).await;
         server.post(&format!("/v1/runs/{id}/resume"), json!({})).await;
-        assert_eq!(server.exec(&id, ask).await["stdout"], said.as_str());
+        assert_eq!(server.exec(&id, print_names).await["stdout"], output.as_str());
         let (_, forks) = server.post(&format!("/v1/runs/{id}/fork"), json!({ "count": 2 })).await;
         let mut names = std::collections::BTreeSet::from([hostname]);
         for fork in forks["forks"].as_array().unwrap() {
             let fork = fork["id"].as_str().unwrap();
-            let said = server.exec(fork, ask).await["stdout"].as_str().unwrap().to_owned();
-            let name = said.lines().next().unwrap();
-            assert!(said.contains("\n127.0.0.1 ") && !said.contains(&fork[3..]), "{said}");
+            let output =
+                server.exec(fork, print_names).await["stdout"].as_str().unwrap().to_owned();
+            let name = output.lines().next().unwrap();
+            assert!(output.contains("\n127.0.0.1 ") && !output.contains(&fork[3..]), "{output}");
             assert!(names.insert(name.to_owned()), "{names:?}");
             let hosts =
                 server.exec(fork, "cat /etc/hosts").await["stdout"].as_str().unwrap().to_owned();
             assert_eq!(hosts.matches("sandbox-").count(), 1, "{hosts}");
         }
         let closed = server.create_with(json!({ "network_profile": "locked-down" })).await;
-        let said = server.exec(&closed, ask).await["stdout"].as_str().unwrap().to_owned();
-        assert!(said.contains("\n127.0.0.1 "), "{said}");
+        let output = server.exec(&closed, print_names).await["stdout"].as_str().unwrap().to_owned();
+        assert!(output.contains("\n127.0.0.1 "), "{output}");
         let log = server.request(Method::GET, &format!("/v1/runs/{closed}/audit")).send().await;
         let log = log.unwrap().text().await.unwrap();
-        assert!(!log.contains("network.blocked"), "a name was asked for: {log}");
+        assert!(!log.contains("network.blocked"), "a DNS query was sent: {log}");
     });
 }
 
@@ -470,7 +472,7 @@ fn smuggling_ends_at_the_proxy() {
     let server = Server::start();
     bounded(async {
         let id = server.create().await;
-        serve(&server, &id, ECHO, 8000).await;
+        serve(&server, &id, ECHO_SERVER, 8000).await;
         let address = server.url.strip_prefix("http://").unwrap().to_owned();
         let inner = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n";
         for head in [
@@ -485,14 +487,15 @@ fn smuggling_ends_at_the_proxy() {
                 "GET /sb/{id}/p/8000/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n\r\n0\r\n\r\n{inner}"
             );
             stream.write_all(request.as_bytes()).await.unwrap();
-            let mut said = Vec::new();
-            let _ = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut said))
-                .await
-                .expect("the connection ends");
-            let said = String::from_utf8_lossy(&said);
-            assert!(!said.contains("/smuggled"), "{head}: {said}");
+            let mut response = Vec::new();
+            let _ =
+                tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut response))
+                    .await
+                    .expect("the connection is still open");
+            let response = String::from_utf8_lossy(&response);
+            assert!(!response.contains("/smuggled"), "{head}: {response}");
         }
-        // A slow head is cut off, and costs nobody else anything.
+        // A connection with a slow head is closed, and does not delay others.
         let mut slow = TcpStream::connect(&address).await.unwrap();
         slow.write_all(format!("GET /sb/{id}/p/8000/ HTTP/1.1\r\nHost").as_bytes()).await.unwrap();
         let (status, _) = text(server.http.get(format!("{}/sb/{id}/p/8000/", server.url))).await;
@@ -500,7 +503,7 @@ fn smuggling_ends_at_the_proxy() {
         let mut rest = Vec::new();
         let ended =
             tokio::time::timeout(Duration::from_secs(40), slow.read_to_end(&mut rest)).await;
-        assert!(ended.is_ok(), "a head that never ends holds a connection for ever");
+        assert!(ended.is_ok(), "the connection with an incomplete head is still open");
     });
 }
 

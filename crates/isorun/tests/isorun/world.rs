@@ -1,6 +1,6 @@
-//! What is outside of sandboxes in these tests: an address of the loopback
-//! interface, a resolver for which every name has it, and a service with TLS that
-//! wants a key, as those of language models do.
+//! External services for these tests: an address of the loopback interface, a resolver that
+//! returns it for every name, and a TLS service that requires a key, like the APIs of language
+//! models.
 
 use std::{
     convert::Infallible,
@@ -42,41 +42,41 @@ use tokio_rustls::{TlsAcceptor, rustls};
 
 use crate::fixture::Server;
 
-/// The secret that only the service and the server know.
+/// The secret, which is never in a sandbox.
 pub const SECRET: &str = "sk-the-real-one";
 pub const PLACEHOLDER: &str = "sk-isorun-proxy-managed";
 
-/// Everything outside; it goes with this.
-pub struct World {
+/// The external services. They are stopped when this is dropped.
+pub struct ExternalServices {
     address: Ipv4Addr,
     resolver: SocketAddr,
     roots: PathBuf,
-    /// What the service was asked: method and path, and whether it was with the
-    /// secret.
-    asked: Asked,
-    _folder: TempDir,
+    /// The requests that the service has received.
+    requests: RequestLog,
+    _directory: TempDir,
     _runtime: tokio::runtime::Runtime,
 }
 
-type Asked = Arc<Mutex<Vec<(String, bool)>>>;
+/// The method and path of each request, and true if it contained the secret.
+type RequestLog = Arc<Mutex<Vec<(String, bool)>>>;
 
-impl World {
-    /// Tests at the same time have numbers of their own. The service's
-    /// certificate is for these names.
+impl ExternalServices {
+    /// Starts the services. Tests that run at the same time need different numbers. The
+    /// service's certificate is for these names.
     pub fn new(number: u8, names: &[&str]) -> Self {
         let address = Ipv4Addr::new(198, 51, 100, 224 + number);
         ip("add", address);
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let asked = Asked::default();
+        let requests = RequestLog::default();
         let (resolver, pem) = runtime.block_on(async {
             let (tls, pem) = identity(names);
             let listener = TcpListener::bind((address, 443)).await.unwrap();
-            tokio::spawn(serve(listener, tls, service(Arc::clone(&asked))));
-            // A host whose certificate no authority vouches for.
+            tokio::spawn(serve(listener, tls, service(Arc::clone(&requests))));
+            // A host whose certificate is not trusted.
             let listener = TcpListener::bind((address, 8443)).await.unwrap();
-            let (stranger, _) = identity(names);
-            tokio::spawn(serve(listener, stranger, service(Arc::clone(&asked))));
-            // One that takes connections, and never says anything.
+            let (untrusted, _) = identity(names);
+            tokio::spawn(serve(listener, untrusted, service(Arc::clone(&requests))));
+            // A host that accepts connections and sends nothing.
             let silent = TcpListener::bind((address, 9443)).await.unwrap();
             tokio::spawn(async move {
                 let mut kept = Vec::new();
@@ -84,15 +84,15 @@ impl World {
                     kept.push(stream);
                 }
             });
-            (names_at(address).await, pem)
+            (start_resolver(address).await, pem)
         });
-        let folder = tempfile::tempdir().unwrap();
-        let roots = folder.path().join("roots.pem");
+        let directory = tempfile::tempdir().unwrap();
+        let roots = directory.path().join("roots.pem");
         std::fs::write(&roots, pem).unwrap();
-        Self { address, resolver, roots, asked, _folder: folder, _runtime: runtime }
+        Self { address, resolver, roots, requests, _directory: directory, _runtime: runtime }
     }
 
-    /// What a server has to be told of it.
+    /// Returns the server options for these services.
     pub fn arguments(&self) -> Vec<String> {
         vec![
             "--resolver".into(),
@@ -114,24 +114,24 @@ impl World {
         self.address
     }
 
-    /// What it was asked since the last time.
-    pub fn asked(&self) -> Vec<(String, bool)> {
-        std::mem::take(&mut *self.asked.lock().unwrap())
+    /// Returns the requests since the last call.
+    pub fn take_requests(&self) -> Vec<(String, bool)> {
+        std::mem::take(&mut *self.requests.lock().unwrap())
     }
 }
 
-impl Drop for World {
+impl Drop for ExternalServices {
     fn drop(&mut self) {
         ip("del", self.address);
     }
 }
 
-fn ip(what: &str, address: Ipv4Addr) {
-    let words = ["addr", what, &format!("{address}/32"), "dev", "lo"];
+fn ip(operation: &str, address: Ipv4Addr) {
+    let words = ["addr", operation, &format!("{address}/32"), "dev", "lo"];
     let _ = Command::new("ip").args(words).output().unwrap();
 }
 
-/// A certificate for these names, and the authority that vouches for it.
+/// Creates a certificate for these names, and returns it with the PEM of its authority.
 fn identity(names: &[&str]) -> (TlsAcceptor, String) {
     let issuer = {
         let mut params = CertificateParams::default();
@@ -157,7 +157,7 @@ async fn serve(listener: TcpListener, tls: TlsAcceptor, service: Router) {
         let (tls, service) = (tls.clone(), TowerToHyperService::new(service.clone()));
         tokio::spawn(async move {
             let mut stream = tls.accept(stream).await.ok()?;
-            // What no library for servers would send.
+            // A response that no server library would send.
             let mut head = vec![0; 4096];
             let count = stream.read(&mut head).await.ok()?;
             head.truncate(count);
@@ -176,42 +176,42 @@ async fn serve(listener: TcpListener, tls: TlsAcceptor, service: Router) {
     }
 }
 
-/// The service: nothing is to be had without the key.
-fn service(asked: Asked) -> Router {
+/// Returns the service, which requires the key for every request.
+fn service(requests: RequestLog) -> Router {
     Router::new()
         .route("/v1/chat/completions", any(completion))
         .route("/echo", any(echo))
         .route("/never", any(async || std::future::pending::<Infallible>().await.into_response()))
-        .route("/ws", any(talk))
+        .route("/ws", any(websocket))
         .fallback(async || Json(json!({ "real": true, "object": "list", "data": [] })))
-        .layer(from_fn_with_state(asked, wants_the_key))
+        .layer(from_fn_with_state(requests, require_key))
 }
 
-async fn wants_the_key(State(asked): State<Asked>, request: Request, next: Next) -> Response {
+async fn require_key(State(requests): State<RequestLog>, request: Request, next: Next) -> Response {
     let real = request.headers().get("authorization");
     let real = real.is_some_and(|value| value.as_bytes() == format!("Bearer {SECRET}").as_bytes());
     let what = format!("{} {}", request.method(), request.uri());
-    asked.lock().unwrap().push((what, real));
+    requests.lock().unwrap().push((what, real));
     if !real {
-        let why = json!({ "error": { "message": "no such key", "type": "invalid_api_key" } });
-        return (axum::http::StatusCode::UNAUTHORIZED, Json(why)).into_response();
+        let error = json!({ "error": { "message": "no such key", "type": "invalid_api_key" } });
+        return (axum::http::StatusCode::UNAUTHORIZED, Json(error)).into_response();
     }
     let mut answer = next.run(request).await;
     answer.headers_mut().insert("x-echo", SECRET.parse().unwrap());
     answer
 }
 
-/// As a language model answers, all at once or word by word.
-async fn completion(Json(order): Json<Value>) -> Response {
+/// Responds like a language model, with one body or with events.
+async fn completion(Json(parameters): Json<Value>) -> Response {
     let words = ["The", " answer", " is", " 42."];
     let part = |delta: Value, finish: Option<&str>| {
         json!({ "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1,
-            "model": order["model"], "choices": [
+            "model": parameters["model"], "choices": [
                 { "index": 0, "delta": delta, "finish_reason": finish } ] })
     };
-    if order["stream"] != true {
+    if parameters["stream"] != true {
         return Json(json!({ "id": "chatcmpl-1", "object": "chat.completion", "created": 1,
-            "model": order["model"],
+            "model": parameters["model"],
             "choices": [{ "index": 0, "finish_reason": "stop",
                 "message": { "role": "assistant", "content": words.concat() } }],
             "usage": { "prompt_tokens": 1, "completion_tokens": 4, "total_tokens": 5 } }))
@@ -228,8 +228,8 @@ async fn completion(Json(order): Json<Value>) -> Response {
     ([("content-type", "text/event-stream")], Body::from_stream(events)).into_response()
 }
 
-/// Says what it was sent, headers and all: in one piece, or byte by byte without
-/// a length if the path wants it.
+/// Echoes the method and the header fields: in one piece, or byte by byte without a length if
+/// the query is `pieces`.
 async fn echo(method: Method, headers: HeaderMap, request: Request) -> Response {
     let pieces = request.uri().query() == Some("pieces");
     let mut text = format!("{method}\n");
@@ -248,8 +248,8 @@ async fn echo(method: Method, headers: HeaderMap, request: Request) -> Response 
     Body::from_stream(bytes).into_response()
 }
 
-/// Says everything twice.
-async fn talk(socket: WebSocketUpgrade) -> Response {
+/// Echoes each text twice.
+async fn websocket(socket: WebSocketUpgrade) -> Response {
     socket.on_upgrade(async |mut socket| {
         while let Some(Ok(message)) = socket.recv().await {
             if let ws::Message::Text(text) = message {
@@ -262,8 +262,8 @@ async fn talk(socket: WebSocketUpgrade) -> Response {
     })
 }
 
-/// A resolver for which every name has that address.
-async fn names_at(world: Ipv4Addr) -> SocketAddr {
+/// Starts a resolver that returns this address for every name.
+async fn start_resolver(external: Ipv4Addr) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
@@ -274,7 +274,7 @@ async fn names_at(world: Ipv4Addr) -> SocketAddr {
             let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
             answer.add_query(query.clone());
             if query.query_type == RecordType::A {
-                let data = RData::A(rdata::A(world));
+                let data = RData::A(rdata::A(external));
                 answer.add_answer(Record::from_rdata(query.name, 30, data));
             }
             socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();

@@ -1,4 +1,4 @@
-//! Connections that are silent, half begun, or make no progress.
+//! Connections that are silent, incomplete, or make no progress.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{AT_ONCE, connect, others_are_served, to_the_end};
+use super::{RESPONSE_TIMEOUT, assert_others_served, connect, read_until_closed};
 use crate::fixture::{Server, bounded, write_key};
 
 #[test]
@@ -31,18 +31,18 @@ fn silent_connections_make_room_and_end() {
         "4s",
     ]);
     let neighbour = server.tenant();
-    // What an HTTP/2 client says first: the preface, and settings.
+    // The first bytes of an HTTP/2 client: the preface, and settings.
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let settings = [&preface[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
-    // The head of a request whose end does not come.
+    // An incomplete request head.
     let headers = [&settings[..], &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x82]].concat();
     bounded(async {
-        for (what, said) in [
+        for (name, sent) in [
             ("nothing", &b""[..]),
             ("half a method", b"GE"),
             ("half a head", b"GET /healthz HTTP/1.1\r\nhost: x\r\nx: "),
             ("half a preface", b"PRI * HTTP/2.0\r\n"),
-            ("a whole preface", preface),
+            ("a complete preface", preface),
             ("settings", &settings),
             ("half a head of HTTP/2", &headers),
             ("a TLS greeting", b"\x16\x03\x01\x02\x00\x01\x00"),
@@ -59,13 +59,16 @@ fn silent_connections_make_room_and_end() {
             let mut sockets = Vec::new();
             for _ in 0..150 {
                 let mut socket = connect(&server).await;
-                // One that is one too many may be closed already.
-                let _ = socket.write_all(said).await;
+                // Connections beyond the limit may be closed already.
+                let _ = socket.write_all(sent).await;
                 sockets.push(socket);
             }
-            others_are_served(&server, &neighbour).await;
-            assert!(server.descriptors() < 150, "{what}: {}", server.descriptors());
-            join_all(sockets.into_iter().map(|socket| to_the_end(socket, AT_ONCE * 2))).await;
+            assert_others_served(&server, &neighbour).await;
+            assert!(server.descriptors() < 150, "{name}: {}", server.descriptors());
+            join_all(
+                sockets.into_iter().map(|socket| read_until_closed(socket, RESPONSE_TIMEOUT * 2)),
+            )
+            .await;
         }
     });
 }
@@ -73,8 +76,8 @@ fn silent_connections_make_room_and_end() {
 #[test]
 fn handshakes_that_never_end_end() {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let (chain, key) = (folder.path().join("chain.pem"), folder.path().join("key.pem"));
+    let directory = tempfile::tempdir().unwrap();
+    let (chain, key) = (directory.path().join("chain.pem"), directory.path().join("key.pem"));
     std::fs::write(&chain, made.cert.pem()).unwrap();
     write_key(&key, &made.signing_key.serialize_pem());
     let (chain, key) = (chain.to_str().unwrap(), key.to_str().unwrap());
@@ -92,7 +95,7 @@ fn handshakes_that_never_end_end() {
     server.http = Client::builder().tls_certs_only([root]).build().unwrap();
     let neighbour = server.tenant();
     bounded(async {
-        for said in [
+        for sent in [
             &b""[..],
             b"\x16",
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -101,11 +104,12 @@ fn handshakes_that_never_end_end() {
             let mut sockets = Vec::new();
             for _ in 0..150 {
                 let mut socket = connect(&server).await;
-                let _ = socket.write_all(said).await;
+                let _ = socket.write_all(sent).await;
                 sockets.push(socket);
             }
-            others_are_served(&server, &neighbour).await;
-            join_all(sockets.into_iter().map(|socket| to_the_end(socket, AT_ONCE))).await;
+            assert_others_served(&server, &neighbour).await;
+            join_all(sockets.into_iter().map(|socket| read_until_closed(socket, RESPONSE_TIMEOUT)))
+                .await;
         }
     });
 }
@@ -144,20 +148,22 @@ fn streams_without_progress_end() {
                 sender.ready().await.unwrap();
                 waiting.push(sender.send_request(request));
             }
-            others_are_served(&server, &neighbour).await;
+            assert_others_served(&server, &neighbour).await;
             for answer in join_all(waiting).await {
                 assert_eq!(answer.unwrap().status(), status);
             }
-            // Then it is a connection without a request.
-            let ended = timeout(AT_ONCE * 2, connection).await.expect("it is still open");
+            // The connection has no request now, and is closed by the idle timeout.
+            let ended = timeout(RESPONSE_TIMEOUT * 2, connection)
+                .await
+                .expect("the connection is still open");
             let _ = ended.unwrap();
         }
     });
 }
 
-/// Waits until the server has closed its end of a connection. What it had sent
-/// may still wait to be read, so that reading does not show this.
-async fn until_let_go(socket: &TcpStream) {
+/// Waits until the server has closed its end of a connection. Reading would not detect this,
+/// because data may still be buffered.
+async fn wait_until_closed(socket: &TcpStream) {
     const ESTABLISHED: &str = "01";
     let port = |address: std::net::SocketAddr| format!(":{:04X}", address.port());
     let server = port(socket.peer_addr().unwrap());
@@ -205,17 +211,17 @@ fn an_answer_that_nobody_takes_ends() {
             sockets.push(socket);
         }
         server.exec(&id, "until test -e /dev/shm/begun; do sleep 0.05; done").await;
-        others_are_served(&server, &neighbour).await;
+        assert_others_served(&server, &neighbour).await;
         server.exec(&id, "while pgrep -x yes; do sleep 0.05; done").await;
         for socket in &sockets {
-            until_let_go(socket).await;
+            wait_until_closed(socket).await;
         }
-        // What was underway at that moment is all that comes.
+        // Only the data that was buffered at that time is received.
         for mut socket in sockets {
             let mut taken = vec![0; 1 << 20];
             let reading =
                 async { while socket.read(&mut taken).await.is_ok_and(|count| count > 0) {} };
-            timeout(AT_ONCE * 2, reading).await.expect("it is still sent");
+            timeout(RESPONSE_TIMEOUT * 2, reading).await.expect("data is still sent");
         }
     });
 }

@@ -1,4 +1,4 @@
-//! What the machine has: disk, memory, descriptors; and numbers of things.
+//! Limits on the machine's disk, memory and descriptors, and on numbers of objects.
 
 use std::{path::Path, time::Duration};
 
@@ -10,25 +10,25 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{AT_ONCE, connect, others_are_served};
+use super::{RESPONSE_TIMEOUT, assert_others_served, connect};
 use crate::fixture::{Server, Tenant, answer, bounded, refused};
 
-/// A small disk of its own for a server.
+/// A small file system for the data of a server.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
     fn new(mib: u32) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let size = std::ffi::CString::new(format!("size={mib}m")).unwrap();
         rustix::mount::mount(
             "isorun-test",
-            folder.path(),
+            directory.path(),
             "tmpfs",
             rustix::mount::MountFlags::empty(),
             Some(size.as_c_str()),
         )
         .unwrap();
-        Self(folder)
+        Self(directory)
     }
 
     fn data(&self) -> tempfile::TempDir {
@@ -54,7 +54,7 @@ fn a_disk_that_is_filled_ends_who_fills_it() {
         let small = neighbour.create(json!({})).await;
         neighbour.exec(&small, "head -c 1000000 /dev/urandom > /srv/mine").await;
         let before = neighbour.exec(&small, "sha256sum /srv/mine").await;
-        // One alone, and several that are large together only.
+        // One large sandbox, and several that are large only in total.
         for count in [1, 3] {
             let ids =
                 join_all((0..count).map(|_| attacker.create(json!({ "disk_mib": 100_000 })))).await;
@@ -66,25 +66,31 @@ fn a_disk_that_is_filled_ends_who_fills_it() {
                     attacker.post(&path, json!({ "command": command, "timeout": 60 })).await
                 })
             });
-            let ((status, said), at, _) = futures_util::future::select_all(fills).await;
-            assert_eq!((status.as_u16(), &said["code"]), (410, &json!("sandbox_died")), "{said}");
+            let ((status, body), at, _) = futures_util::future::select_all(fills).await;
+            assert_eq!((status.as_u16(), &body["code"]), (410, &json!("sandbox_died")), "{body}");
             let run = attacker.get(&format!("/v1/runs/{}", ids[at])).await.1;
             assert_eq!(run["status"], "failed", "{run}");
-            let why = said["error"].as_str().unwrap();
-            assert!(why.contains("short of disk") && why.contains("--disk-reserve-mib"), "{why}");
+            let error = body["error"].as_str().unwrap();
+            assert!(
+                error.contains("short of disk") && error.contains("--disk-reserve-mib"),
+                "{error}"
+            );
             join_all(ids.iter().map(|id| attacker.destroy(id))).await;
-            until_ready(&server).await;
-            others_are_served(&server, &neighbour).await;
+            wait_until_ready(&server).await;
+            assert_others_served(&server, &neighbour).await;
         }
         let after = neighbour.exec(&small, "sha256sum /srv/mine").await;
-        assert_eq!(after["stdout"], before["stdout"], "who uses little keeps it");
+        assert_eq!(
+            after["stdout"], before["stdout"],
+            "the small sandbox of another tenant lost data"
+        );
     });
     let free = rustix::fs::statvfs(server.data.path()).unwrap();
     assert!(free.f_bavail * free.f_frsize > 1000 << 20);
     drop(server);
 }
 
-async fn until_ready(server: &Server) {
+async fn wait_until_ready(server: &Server) {
     let ready = async {
         loop {
             let ready = answer(server.http.get(format!("{}/readyz", server.url))).await;
@@ -95,7 +101,7 @@ async fn until_ready(server: &Server) {
             sleep(Duration::from_millis(50)).await;
         }
     };
-    timeout(AT_ONCE, ready).await.expect("it is not ready again");
+    timeout(RESPONSE_TIMEOUT, ready).await.expect("the server is still not ready");
 }
 
 #[test]
@@ -124,7 +130,9 @@ fn a_disk_that_others_have_filled_is_said_and_nothing_is_made_on_it() {
                 sleep(Duration::from_millis(20)).await;
             }
         };
-        let ready = timeout(AT_ONCE, short).await.expect("it says that it is ready");
+        let ready = timeout(RESPONSE_TIMEOUT, short)
+            .await
+            .expect("the server still reports that it is ready");
         assert_eq!(ready["status"], "short of disk");
         for (path, body) in [
             ("/v1/runs".to_owned(), json!({ "image": "host" })),
@@ -137,16 +145,16 @@ fn a_disk_that_others_have_filled_is_said_and_nothing_is_made_on_it() {
             let body: Value = response.json().await.unwrap();
             refused(&(status, body), 503, "unavailable", "--disk-reserve-mib");
         }
-        // What is there goes on: it uses nearly nothing.
+        // Existing sandboxes keep running: they use very little.
         assert_eq!(tenant.exec(&id, "echo here").await["stdout"], "here\n");
         std::fs::remove_file(&filler).unwrap();
-        until_ready(&server).await;
-        tenant.is_served().await;
+        wait_until_ready(&server).await;
+        tenant.assert_served().await;
     });
     drop(server);
 }
 
-/// Fills a disk until so much is free.
+/// Fills a disk until only this number of bytes is free.
 fn fill(file: &Path, leave: u64, disk: &Path) {
     use std::io::Write;
     let mut file = std::fs::File::create(file).unwrap();
@@ -185,7 +193,7 @@ fn a_tenant_that_takes_more_memory_than_its_share_loses_its_largest_sandbox() {
         refused(&outcome, 410, "sandbox_died", "--tenant-share");
         assert_eq!(attacker.exec(&modest, "echo here").await["stdout"], "here\n");
         assert_eq!(neighbour.exec(&small, "echo here").await["stdout"], "here\n");
-        neighbour.is_served().await;
+        neighbour.assert_served().await;
     });
 }
 
@@ -198,7 +206,7 @@ fn numbers_of_sandboxes_and_snapshots_have_an_end() {
         let second = one.create(json!({ "mem_mib": 256 })).await;
         for tenant in [&one, &other] {
             let more = tenant.post("/v1/runs", json!({ "image": "host" })).await;
-            // All of so few are one tenant's share.
+            // With so few sandboxes, the share of one tenant is all of them.
             let (status, code) = if std::ptr::eq(tenant, &one) {
                 (429, "too_many_runs")
             } else {
@@ -209,7 +217,7 @@ fn numbers_of_sandboxes_and_snapshots_have_an_end() {
         let fork = one.post(&format!("/v1/runs/{second}/fork"), json!({})).await;
         refused(&fork, 429, "too_many_runs", "2");
         one.destroy(&second).await;
-        other.is_served().await;
+        other.assert_served().await;
         let snapshot = format!("/v1/runs/{first}/snapshot");
         let mut taken = Vec::new();
         for _ in 0..2 {
@@ -239,8 +247,8 @@ fn limits_that_make_no_sense_are_refused_at_the_start() {
     ] {
         let output = server.run(&["serve", option, value]);
         assert_eq!(output.status.code(), Some(2), "{option} {value}: {output:?}");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(said.contains(option), "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(stderr.contains(option), "{stderr}");
     }
     let help = server.run(&["serve", "--help"]);
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
@@ -281,15 +289,15 @@ fn a_low_limit_of_open_files_is_divided() {
         let execs = join_all((0..150).map(|_| async {
             let request = attacker.request(Method::POST, &path);
             let sent = request.json(&json!({ "command": "sleep 3" })).send().await;
-            // A connection too many may be closed before its request is read.
+            // A connection beyond the limit may be closed before its request is read.
             sent.map_or(0, |response| response.status().as_u16())
         }));
-        let (execs, ()) = tokio::join!(execs, others_are_served(&server, &neighbour));
+        let (execs, ()) = tokio::join!(execs, assert_others_served(&server, &neighbour));
         assert!(server.descriptors() < 512 - 16, "{}", server.descriptors());
         let served = execs.iter().filter(|status| **status == 200).count();
         assert!((10..=48).contains(&served), "{served}: {execs:?}");
         assert!(execs.iter().all(|status| [0, 200, 429].contains(status)), "{execs:?}");
-        // Connections of a client that has shown its key and then says nothing.
+        // Connections of a client that has sent its key, and then nothing else.
         let mut sockets = Vec::new();
         let request = format!(
             "GET /v1/runs HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n",
@@ -300,10 +308,10 @@ fn a_low_limit_of_open_files_is_divided() {
             let _ = socket.write_all(request.as_bytes()).await;
             sockets.push(socket);
         }
-        others_are_served(&server, &neighbour).await;
+        assert_others_served(&server, &neighbour).await;
         assert!(server.descriptors() < 512 - 16, "{}", server.descriptors());
         drop(sockets);
-        others_are_served(&server, &neighbour).await;
+        assert_others_served(&server, &neighbour).await;
     });
 }
 
@@ -335,7 +343,8 @@ fn busy_sandboxes_of_one_tenant_take_the_cpu_time_of_one() {
             let others = join_all(ids.iter().map(|id| used(&attacker, id))).await;
             (used(&neighbour, &own).await, others.into_iter().sum::<u64>())
         };
-        // It is measured every second. By sandboxes it would be a seventh.
+        // The usage is measured every second. If CPU time were divided between sandboxes, the
+        // neighbour would get a seventh.
         loop {
             let before = all().await;
             sleep(Duration::from_secs(2)).await;
@@ -344,7 +353,7 @@ fn busy_sandboxes_of_one_tenant_take_the_cpu_time_of_one() {
                 break;
             }
         }
-        others_are_served(&server, &neighbour).await;
+        assert_others_served(&server, &neighbour).await;
         drop(running);
     });
 }

@@ -1,4 +1,4 @@
-//! Requests, the memory that they take, and what is remembered of them.
+//! Requests, the memory that they use, and the data that is kept about them.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{AT_ONCE, connect, others_are_served, to_the_end};
+use super::{RESPONSE_TIMEOUT, assert_others_served, connect, read_until_closed};
 use crate::fixture::{Server, answer, bounded, refused};
 
 #[test]
@@ -33,27 +33,28 @@ fn bodies_that_never_go_on_are_a_matter_of_their_tenant() {
                  content-type: application/json\r\n{head}\r\n\r\n{first}",
                 attacker.key
             );
-            let begun = Instant::now();
+            let started = Instant::now();
             let mut sockets = Vec::new();
             for _ in 0..150 {
                 let mut socket = connect(&server).await;
                 socket.write_all(request.as_bytes()).await.unwrap();
                 sockets.push(socket);
             }
-            others_are_served(&server, &neighbour).await;
-            let ends = sockets.into_iter().map(|socket| to_the_end(socket, AT_ONCE * 2));
+            assert_others_served(&server, &neighbour).await;
+            let ends =
+                sockets.into_iter().map(|socket| read_until_closed(socket, RESPONSE_TIMEOUT * 2));
             let ends = join_all(ends).await;
-            assert!(begun.elapsed() < AT_ONCE * 3, "{:?}", begun.elapsed());
+            assert!(started.elapsed() < RESPONSE_TIMEOUT * 3, "{:?}", started.elapsed());
             let count = |text: &str| ends.iter().filter(|end| end.contains(text)).count();
-            assert_eq!(count("HTTP/1.1 408 "), 100, "{path} {head}: its share: {ends:?}");
-            assert_eq!(count("HTTP/1.1 429 "), 50, "{path} {head}: the rest");
+            assert_eq!(count("HTTP/1.1 408 "), 100, "{path} {head}: within the share: {ends:?}");
+            assert_eq!(count("HTTP/1.1 429 "), 50, "{path} {head}: beyond the share");
             let over = ends.iter().find(|end| end.contains(" 429 ")).unwrap();
             for part in ["retry-after: ", "--max-requests", "100 of the server's 200"] {
                 assert!(over.contains(part), "{part:?} is missing: {over}");
             }
         }
         attacker.destroy(&id).await;
-        attacker.is_served().await;
+        attacker.assert_served().await;
     });
 }
 
@@ -73,11 +74,11 @@ fn a_body_that_trickles_ends_and_one_that_is_slow_but_goes_on_does_not() {
         };
         let (status, written) = upload(2_000, 20).await;
         assert_eq!((status.as_u16(), &written["size"]), (200, &json!(40_000)));
-        let begun = Instant::now();
+        let started = Instant::now();
         refused(&upload(10, 1_000).await, 408, "request_timeout", "1000 bytes per second");
-        assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+        assert!(started.elapsed() < RESPONSE_TIMEOUT, "{:?}", started.elapsed());
         let kept = server.exec(&id, "wc -c < /tmp/file").await;
-        assert_eq!(kept["stdout"], "40000\n", "nothing of the second one was written");
+        assert_eq!(kept["stdout"], "40000\n", "a part of the second upload was written");
     });
 }
 
@@ -94,9 +95,9 @@ fn what_strangers_invent_is_not_remembered() {
             let mut socket = connect(&server).await;
             let _ = socket.write_all(request.as_bytes()).await;
             let mut byte = [0; 1];
-            let _ = timeout(AT_ONCE, socket.read(&mut byte)).await;
+            let _ = timeout(RESPONSE_TIMEOUT, socket.read(&mut byte)).await;
         };
-        // What the allocator keeps of the first ones is not counted.
+        // The first requests fill the allocator's caches.
         for number in 0..200 {
             send(format!("M{number}{} / HTTP/1.1\r\nhost: x\r\n\r\n", "X".repeat(50_000))).await;
         }
@@ -114,11 +115,11 @@ fn what_strangers_invent_is_not_remembered() {
         assert!(metrics().await <= lines + 10, "{} after {lines}", metrics().await);
         let after = server.memory_mib();
         assert!(after < memory + 40, "{after} MiB after {memory} MiB");
-        server.is_well().await;
+        server.assert_healthy().await;
     });
 }
 
-/// Characters that take six bytes in JSON, 16 MiB of them in each of 20 answers.
+/// 16 MiB of characters that take six bytes each in JSON, in each of 20 responses.
 #[test]
 fn output_that_grows_in_json_takes_the_memory_that_it_may() {
     let server = Server::start_with(&["--max-held-memory-mib", "256"]);
@@ -144,24 +145,24 @@ fn output_that_grows_in_json_takes_the_memory_that_it_may() {
                 let rest = end.len().saturating_sub(100);
                 end.drain(..rest);
             }
-            let whole = bytes > 6 * (16 << 20);
-            let cut = String::from_utf8_lossy(&end).contains("_truncated\":true");
-            assert!(whole != cut, "{bytes} bytes, and it ends with {end:?}");
-            whole
+            let complete = bytes > 6 * (16 << 20);
+            let truncated = String::from_utf8_lossy(&end).contains("_truncated\":true");
+            assert!(complete != truncated, "{bytes} bytes, and it ends with {end:?}");
+            complete
         };
         let all = join_all((0..20).map(|_| exec()));
-        tokio::join!(all, others_are_served(&server, &neighbour));
+        tokio::join!(all, assert_others_served(&server, &neighbour));
         let peak = server.status_kib("VmHWM") / 1024;
         assert!(peak < before + 256, "{peak} MiB after {before} MiB");
-        // One at a time they are whole.
+        // One at a time, the responses are complete.
         assert!(exec().await && exec().await);
-        // The memory is given back, however often it was taken.
+        // The memory is released, however often it was used.
         join_all((0..20).map(|_| exec())).await;
-        let begun = Instant::now();
+        let started = Instant::now();
         while server.memory_mib() > before + 64 {
-            server.is_well().await;
+            server.assert_healthy().await;
             let after = server.memory_mib();
-            assert!(begun.elapsed() < AT_ONCE, "{after} MiB after {before} MiB");
+            assert!(started.elapsed() < RESPONSE_TIMEOUT, "{after} MiB after {before} MiB");
             sleep(Duration::from_millis(100)).await;
         }
     });
@@ -200,10 +201,10 @@ fn a_long_history_keeps_nobody_waiting() {
         let median = async |path: &str| {
             let mut times = Vec::new();
             for _ in 0..15 {
-                let begun = Instant::now();
+                let started = Instant::now();
                 let (status, body) = server.get(path).await;
                 assert_eq!(status, 200, "{body}");
-                times.push(begun.elapsed());
+                times.push(started.elapsed());
             }
             times.sort();
             times[times.len() / 2]
@@ -216,7 +217,7 @@ fn a_long_history_keeps_nobody_waiting() {
         let usage = server.get("/v1/usage").await.1;
         assert_eq!(usage["history_sandboxes"], RUNS);
         assert_eq!(usage["cpu_seconds"], f64::from(RUNS) / 10.0);
-        // All pages are all runs, the latest first.
+        // The pages contain all sandboxes, the latest first.
         let (mut seen, mut before) = (Vec::new(), String::new());
         while seen.len() < 5_000 {
             let (status, page) = server.get(&format!("/v1/runs/history?limit=1000{before}")).await;
@@ -228,7 +229,7 @@ fn a_long_history_keeps_nobody_waiting() {
         }
         let expected: Vec<_> = (0..5_000).map(|at| format!("run{:016x}", RUNS - 1 - at)).collect();
         assert_eq!(seen, expected);
-        // While one reads all that it has, the other is served.
+        // While one tenant reads its history, another is served.
         let reading = async {
             loop {
                 server.get("/v1/runs/history?limit=1000").await;
@@ -236,14 +237,14 @@ fn a_long_history_keeps_nobody_waiting() {
         };
         tokio::select! {
             () = reading => {}
-            () = others_are_served(&server, &neighbour) => {}
+            () = assert_others_served(&server, &neighbour) => {}
         }
         let foreign = neighbour.get("/v1/runs/history?before=run0000000000000001").await;
         assert_eq!(foreign.1, json!({ "sandboxes": [] }));
     });
 }
 
-/// Names that a guest makes up: many, and long ones.
+/// Lists many long file names.
 #[test]
 fn a_folder_with_many_names_is_listed_within_the_memory_for_answers() {
     let server = Server::start_with(&["--max-held-memory-mib", "64"]);
