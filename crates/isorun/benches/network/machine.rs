@@ -227,11 +227,11 @@ impl PlainRunsc {
     }
 
     fn run(&self, words: &[&str]) -> String {
-        // runsc before October 2024 uses the settings in /proc/sys/net of the machine's own
-        // network namespace (google/gvisor#10704), so hide them.
-        let hide_settings = "mount -t tmpfs none /proc/sys/net && exec \"$@\"";
+        // runsc before October 2024 takes the files in /proc/sys/net as a sign that it runs in the
+        // machine's own network namespace, and refuses to run (google/gvisor#10704): hide them.
+        let hide_files = "mount -t tmpfs none /proc/sys/net && exec \"$@\"";
         let output = Command::new("unshare")
-            .args(["--mount", "sh", "-c", hide_settings, "sh"])
+            .args(["--mount", "sh", "-c", hide_files, "sh"])
             .arg(&self.runsc)
             .args(["--network=sandbox", "--platform=systrap", "--ignore-cgroups"])
             .args(["--overlay2=none", "--root"])
