@@ -27,4 +27,7 @@
 
 pub mod client;
 pub mod codec;
+mod id;
 pub mod protocol;
+
+pub use id::{InvalidSandboxId, SandboxId};

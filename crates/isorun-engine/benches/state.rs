@@ -28,7 +28,11 @@ async fn main() {
     let chart = arguments.iter().position(|word| word == "--chart").map(|at| &arguments[at + 1]);
     let max_mb: u64 = std::env::var("ISORUN_BENCH_MB").map_or(2000, |text| text.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
-    let config = GvisorConfig { warm: 0, warm_created: CHILDREN, ..GvisorConfig::new(dir.path().join("engine")) };
+    let config = GvisorConfig {
+        warm: 0,
+        warm_created: CHILDREN,
+        ..GvisorConfig::new(dir.path().join("engine"))
+    };
     let gvisor = Gvisor::open(config).await.unwrap();
     let engine: Arc<dyn Engine> = Arc::new(gvisor.clone());
     shells(&engine).await;

@@ -15,13 +15,12 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use async_trait::async_trait;
+pub use isorun_agent::SandboxId;
+use isorun_egress::Plan;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
-
-use crate::network::Plan;
 
 /// The result of an engine's operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -111,57 +110,6 @@ pub struct Capabilities {
     pub network: bool,
     /// The limits that are enforced, by the names of [`SandboxSpec`]'s fields.
     pub limits: Vec<String>,
-}
-
-/// The name of a sandbox: 1 to 64 of `a-z`, `0-9` and `-`, not starting with
-/// `-`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct SandboxId(String);
-
-impl SandboxId {
-    /// Returns the id as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for SandboxId {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if text.is_empty() || text.len() > 64 || text.starts_with('-') || !text.bytes().all(allowed)
-        {
-            return Err(Error::InvalidSpec(format!(
-                "invalid sandbox id {:?}: give 1 to 64 characters of a-z, 0-9 and -, starting \
-                 with a letter or digit",
-                text.chars().take(80).collect::<String>()
-            )));
-        }
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for SandboxId {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
-    }
-}
-
-impl From<SandboxId> for String {
-    fn from(id: SandboxId) -> Self {
-        id.0
-    }
-}
-
-impl fmt::Display for SandboxId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 /// The root filesystem, the limits and the network configuration of a sandbox.
@@ -374,29 +322,5 @@ impl Error {
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_are_checked() {
-        for (text, valid) in [
-            ("run0123456789abcdef", true),
-            ("a", true),
-            ("a-b", true),
-            ("", false),
-            ("-a", false),
-            ("..", false),
-            ("a/b", false),
-            ("A", false),
-            (&"a".repeat(64), true),
-            (&"a".repeat(65), false),
-        ] {
-            assert_eq!(text.parse::<SandboxId>().is_ok(), valid, "{text}");
-        }
-        assert!(serde_json::from_str::<SandboxId>("\"../x\"").is_err());
     }
 }

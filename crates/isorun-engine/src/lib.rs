@@ -10,8 +10,6 @@ pub mod doctor;
 mod engine;
 pub mod gvisor;
 pub mod host;
-pub mod image;
-pub mod network;
 
 pub use engine::{
     AgentIo, AgentStream, Capabilities, CpuWeight, Engine, Error, Exit, Result, Root, SandboxId,

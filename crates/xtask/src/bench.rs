@@ -58,8 +58,8 @@ fn rust(filter: Option<&str>) -> Result<()> {
 /// Measures pulling images, which needs no guest components.
 fn images() -> Result<()> {
     debian::image_tools()?;
-    eprintln!("==> cargo bench -p isorun-engine --bench images");
-    process::run(process::cargo(&["bench", "-p", "isorun-engine", "--bench", "images"]))
+    eprintln!("==> cargo bench -p isorun-image --bench images");
+    process::run(process::cargo(&["bench", "-p", "isorun-image", "--bench", "images"]))
 }
 
 /// Measures a real server in comparison with nginx.

@@ -20,18 +20,18 @@ const TARGETS: &[(&str, &str)] = &[
     ("archive", PARSERS),
     ("mcp", PARSERS),
     ("visible", PARSERS),
-    ("documents", ENGINE),
-    ("references", ENGINE),
-    ("challenges", ENGINE),
-    ("accounts", ENGINE),
-    ("layers", ENGINE),
-    ("archives", ENGINE),
-    ("sniff", ENGINE),
-    ("heads", ENGINE),
-    ("dns", ENGINE),
-    ("rules", ENGINE),
-    ("redact", ENGINE),
-    ("credentials", ENGINE),
+    ("documents", IMAGE),
+    ("references", IMAGE),
+    ("challenges", IMAGE),
+    ("accounts", IMAGE),
+    ("layers", IMAGE),
+    ("archives", IMAGE),
+    ("sniff", EGRESS),
+    ("heads", EGRESS),
+    ("dns", EGRESS),
+    ("rules", EGRESS),
+    ("redact", EGRESS),
+    ("credentials", EGRESS),
     ("urls", ISORUN),
     ("requests", ISORUN),
     ("manifests", ISORUN),
@@ -39,7 +39,8 @@ const TARGETS: &[(&str, &str)] = &[
 const AGENT: &str = "agent";
 /// The package of the parsers of `isola` and its command, without the engine.
 const PARSERS: &str = "parsers";
-const ENGINE: &str = "engine";
+const EGRESS: &str = "egress";
+const IMAGE: &str = "image";
 const ISORUN: &str = "isorun";
 /// The package with the complete engine, which takes 15 minutes to compile.
 const ISOLA: &str = "isola";

@@ -8,8 +8,9 @@ use anyhow::Result;
 
 use crate::{archive, debian, guests, linux, node, process, sdk, setup, wheel, workspace};
 
-/// The features for tests only: the conformance suite of engines.
-pub const FEATURES: &str = "isorun-engine/conformance";
+/// The features for tests only: the conformance suite of engines, and the entry points of
+/// fuzz targets, which have unit tests.
+pub const FEATURES: &str = "isorun-engine/conformance,isorun-egress/fuzzing,isorun-image/fuzzing";
 
 #[derive(clap::Args)]
 pub struct Args {

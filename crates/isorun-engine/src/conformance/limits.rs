@@ -140,7 +140,8 @@ pub async fn cpu_time(engine: &dyn Engine) {
 pub async fn cpu_time_is_divided_by_weight(engine: &dyn Engine) {
     let machine = std::thread::available_parallelism().unwrap().get() as u32;
     let busy = || crate::SandboxSpec { vcpus: machine, ..spec() };
-    let (first, second) = (Sandbox::with_spec(engine, busy()).await, Sandbox::with_spec(engine, busy()).await);
+    let (first, second) =
+        (Sandbox::with_spec(engine, busy()).await, Sandbox::with_spec(engine, busy()).await);
     let spin = format!("for i in $(seq {machine}); do (while :; do :; done) & done; wait");
     let _running =
         (first.exec(shell(&spin)).await.unwrap(), second.exec(shell(&spin)).await.unwrap());

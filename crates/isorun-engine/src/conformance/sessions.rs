@@ -264,9 +264,10 @@ pub async fn time_limits_do_not_run_in_a_checkpoint(engine: &Arc<dyn Engine>) {
     let waiting = "until [ -e /tmp/go ]; do sleep 0.05; done; echo ended | tee -a /tmp/ended";
     let request =
         protocol::Exec { token: Some("limited".to_owned()), timeout_ms: Some(4000), ..sh(waiting) };
-    let exec = client::exec_with_reattach(sandbox.connect().await, connect(engine, &sandbox), request)
-        .await
-        .unwrap();
+    let exec =
+        client::exec_with_reattach(sandbox.connect().await, connect(engine, &sandbox), request)
+            .await
+            .unwrap();
     let mut shell = OpenShell::new(engine, &sandbox).await;
     shell.start_for(waiting, Duration::from_millis(4000)).await;
     let clocks = "python3 -c 'import time; print(time.time(), time.monotonic())'";

@@ -27,7 +27,7 @@ use super::spec::{self, BundlePaths, Shape};
 use super::stream::{Connections, SandboxStream};
 use super::{Inner, launcher};
 use crate::engine::{CpuWeight, Error, Exit, Result, Root, SandboxId, SandboxSpec, Stats};
-use crate::network::Plan;
+use isorun_egress::Plan;
 
 /// The timeout of the first response of the agent. A machine that starts fifty
 /// other sandboxes at the same time is slow.

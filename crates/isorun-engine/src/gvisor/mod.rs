@@ -35,11 +35,11 @@ use crate::engine::{
     SandboxSpec, Stats,
 };
 use crate::host;
-use crate::network::Plan;
-use crate::network::context::{ProxyContext, ProxyOptions};
 pub use cgroup::version as cgroup_version;
 use cgroup::{Cgroup, Hierarchies};
 use container::Container;
+use isorun_egress::Plan;
+use isorun_egress::context::{ProxyContext, ProxyOptions};
 use launcher::{BindMount, Launcher};
 use pool::Pool;
 use spec::Shape;

@@ -29,8 +29,8 @@ use super::Inner;
 use super::launcher::{self, Launcher};
 use super::link;
 use crate::engine::{Error, Result, SandboxId};
-use crate::network::Plan;
-use crate::network::egress::{EgressProxy, QuiesceGuard, Sockets};
+use isorun_egress::Plan;
+use isorun_egress::egress::{EgressProxy, QuiesceGuard, Sockets};
 
 /// The address of the agent, in every sandbox. It is from a range for translators
 /// between a network and a host (RFC 7335), so that it is no other server's.
@@ -225,7 +225,7 @@ fn proxy_sockets() -> io::Result<(std::net::TcpListener, std::net::UdpSocket)> {
     connections.set_nonblocking(true)?;
     let questions = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     questions.set_reuse_address(true)?;
-    questions.bind(&any(crate::network::dns::PORT))?;
+    questions.bind(&any(isorun_egress::dns::PORT))?;
     questions.set_nonblocking(true)?;
     Ok((connections.into(), questions.into()))
 }

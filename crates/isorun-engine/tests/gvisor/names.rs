@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use isorun_egress::policy::DefaultAction;
 use isorun_engine::Engine;
 use isorun_engine::conformance::{CASE_TIMEOUT, Sandbox, argv, clean_up};
-use isorun_engine::network::policy::DefaultAction;
 use serde_json::json;
 
 use crate::world::{Entry, Fixture, TestNetwork, plan, probe};

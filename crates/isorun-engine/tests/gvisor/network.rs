@@ -3,10 +3,10 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use isorun_egress::Plan;
+use isorun_egress::policy::DefaultAction;
 use isorun_engine::Engine;
 use isorun_engine::conformance::{CASE_TIMEOUT, Sandbox, argv, clean_up, spec};
-use isorun_engine::network::Plan;
-use isorun_engine::network::policy::DefaultAction;
 
 use crate::world::{Entry, Fixture, TestNetwork, plan, probe};
 

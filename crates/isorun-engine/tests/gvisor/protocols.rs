@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use isorun_egress::policy::DefaultAction;
 use isorun_engine::Engine;
 use isorun_engine::conformance::{CASE_TIMEOUT, Sandbox, argv, clean_up};
-use isorun_engine::network::policy::DefaultAction;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 
 use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType, rdata};
+use isorun_egress::context::ProxyOptions;
+use isorun_egress::policy::DefaultAction;
+use isorun_egress::{Blocked, Observer, Plan, Policy};
 use isorun_engine::conformance::{Sandbox, argv};
-use isorun_engine::network::context::ProxyOptions;
-use isorun_engine::network::policy::DefaultAction;
-use isorun_engine::network::{Blocked, Observer, Plan, Policy};
 use isorun_engine::{Engine, SandboxId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};

@@ -4,6 +4,7 @@
 use std::{fs, process::ExitCode, time::Instant};
 
 use isorun_agent::{
+    InvalidSandboxId,
     client::{self, ClientError},
     protocol::Exec,
 };
@@ -122,7 +123,7 @@ fn temporary_directory() -> Result<(tempfile::TempDir, String), String> {
 /// Creates a sandbox, runs a command in it, and destroys it.
 async fn try_sandbox(engine: &Gvisor) -> Result<String, String> {
     let text = |error: Error| error.to_string();
-    let id: SandboxId = "doctor".parse().map_err(text)?;
+    let id: SandboxId = "doctor".parse().map_err(|error: InvalidSandboxId| error.to_string())?;
     let start = Instant::now();
     engine.create(SandboxSpec::new(id.clone(), Root::Host)).await.map_err(text)?;
     let created = start.elapsed();

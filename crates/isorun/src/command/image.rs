@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Subcommand;
-use isorun_engine::image::{
+use isorun_image::{
     Error, Image, ImportOptions, Platform, PullOptions, Reference, Registries, RegistryCredentials,
     Source, Store,
 };

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use isorun_egress::context::ProxyOptions;
 use isorun_engine::{
     Engine, Root, SandboxSpec,
     gvisor::{self, Gvisor},
-    network::context::ProxyOptions,
 };
 
 use super::{Config, config};

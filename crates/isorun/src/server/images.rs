@@ -8,10 +8,8 @@ use std::{
 };
 
 use anyhow::Result;
-use isorun_engine::{
-    Root,
-    image::{Error, Image, Progress, PullOptions, Reference, Registries, Store},
-};
+use isorun_engine::Root;
+use isorun_image::{Error, Image, Progress, PullOptions, Reference, Registries, Store};
 
 use super::{ApiError, App, Code, config::PullPolicy};
 use crate::data;

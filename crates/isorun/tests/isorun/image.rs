@@ -15,10 +15,10 @@ use self::{
 
 use crate::fixture::{Server, bounded, refused};
 
-#[path = "../../../isorun-engine/tests/images/bundle.rs"]
+#[path = "../../../isorun-image/tests/images/bundle.rs"]
 #[allow(dead_code, reason = "the engine's tests use more of it")]
 mod bundle;
-#[path = "../../../isorun-engine/tests/images/registry.rs"]
+#[path = "../../../isorun-image/tests/images/registry.rs"]
 #[allow(dead_code, reason = "the engine's tests use more of it")]
 mod registry;
 

@@ -34,10 +34,30 @@ fn is_for_tests(package: &str, dependency: &str, kind: DependencyKind) -> bool {
 /// normal, build and development.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
+/// The crates of isorun, each with all others of them that it may depend on directly.
+const LAYERS: [(&str, &[&str]); 5] = [
+    ("isorun", &["isorun-agent", "isorun-egress", "isorun-engine", "isorun-image"]),
+    ("isorun-engine", &["isorun-agent", "isorun-egress"]),
+    ("isorun-egress", &["isorun-agent"]),
+    ("isorun-image", &[]),
+    ("isorun-agent", &[]),
+];
+
 fn forbidden(graph: &Graph) -> Vec<String> {
     let mut found = Vec::new();
     for (package, dependencies) in graph {
+        let layer = LAYERS.iter().find(|(name, _)| name == package);
+        if layer.is_none() && package.starts_with("isorun") {
+            found.push(format!("{package}: the rules of `check edges` do not list it"));
+        }
         for dependency in dependencies {
+            let belongs = dependency == "isorun" || dependency.starts_with("isorun-");
+            if let Some((_, allowed)) = layer
+                && belongs
+                && !allowed.contains(&dependency.as_str())
+            {
+                found.push(format!("{package} -> {dependency}: it belongs to a higher layer"));
+            }
             if dependency.starts_with("wasmtime") && package != "isola" {
                 found.push(format!(
                     "{package} -> {dependency}: only isola may use wasmtime's types"
@@ -104,12 +124,25 @@ mod tests {
             &[
                 ("isola", &["wasmtime", "wasmtime-wasi", "tokio"]),
                 ("isola-cli", &["isola", "clap"]),
-                ("isorun", &["isorun-engine"]),
-                ("isorun-engine", &["isorun-agent"]),
+                ("isorun", &["isorun-engine", "isorun-image"]),
+                ("isorun-engine", &["isorun-agent", "isorun-egress"]),
                 ("isorun-agent", &[]),
                 ("xtask", &["clap"]),
             ],
             &[],
+        );
+    }
+
+    #[test]
+    fn layers_of_isorun_know_only_lower_ones() {
+        check(
+            &[
+                ("isorun-agent", &["isorun-egress"]),
+                ("isorun-egress", &["isorun-agent", "isorun-image"]),
+                ("isorun-image", &["tar"]),
+                ("isorun-server", &[]),
+            ],
+            &["isorun-agent -> isorun-egress", "isorun-egress -> isorun-image", "isorun-server"],
         );
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use isorun_engine::image::{Progress, ProgressEvent};
+use isorun_image::{Progress, ProgressEvent};
 
 /// The display of the progress.
 #[derive(Clone)]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use isorun_engine::network::{
+use isorun_egress::{
     Policy,
     credentials::{Credential, SecretValue},
     policy::{self, DefaultAction},
@@ -197,7 +197,11 @@ fn params_of_lists(
     let (allow, deny) = (allow.unwrap_or_default(), deny.unwrap_or_default());
     // With a list of allowed names, everything else is denied; with only a list of denied
     // names, everything else is allowed.
-    let usual = if allow.is_empty() && !deny.is_empty() { DefaultAction::Allow } else { DefaultAction::Deny };
+    let usual = if allow.is_empty() && !deny.is_empty() {
+        DefaultAction::Allow
+    } else {
+        DefaultAction::Deny
+    };
     let policy = Policy::new(rest.unwrap_or(usual), allow, deny)
         .map_err(|error| ApiError::invalid(format!("{prefix}{error}")))?;
     Ok(NetworkParams { profile: None, policy })

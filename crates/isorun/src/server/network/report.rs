@@ -10,10 +10,8 @@ use std::{
     time::Duration,
 };
 
-use isorun_engine::{
-    SandboxId,
-    network::{Blocked, Observer},
-};
+use isorun_egress::{Blocked, Observer};
+use isorun_engine::SandboxId;
 use serde_json::json;
 use tokio::{sync::mpsc, time::Instant};
 
@@ -138,7 +136,7 @@ fn key(blocked: &Blocked) -> BlockKey {
 
 #[cfg(test)]
 mod tests {
-    use isorun_engine::network::Reason;
+    use isorun_egress::Reason;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use isorun_engine::network::{Authority, Credentials, Plan, Policy, credentials::Credential};
+use isorun_egress::{Authority, Credentials, Plan, Policy, credentials::Credential};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 

@@ -4,10 +4,8 @@
 use std::{collections::BTreeMap, path::Path};
 
 use isorun_agent::{client, protocol::WriteFile};
-use isorun_engine::{
-    SandboxId,
-    network::{Credentials, credentials::PLACEHOLDER, intercept::GATEWAY},
-};
+use isorun_egress::{Credentials, credentials::PLACEHOLDER, intercept::GATEWAY};
+use isorun_engine::SandboxId;
 
 use crate::server::{ApiError, App, lifecycle::engine_error};
 

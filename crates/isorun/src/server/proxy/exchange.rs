@@ -11,7 +11,7 @@ use axum::{
 };
 use hyper::{ext::Protocol, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
-use isorun_engine::network::hop_by_hop;
+use isorun_egress::hop_by_hop;
 use tokio::time::timeout;
 
 use super::{

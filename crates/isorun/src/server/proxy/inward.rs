@@ -6,7 +6,7 @@ use axum::http::{
     header::{self, Entry},
     uri::Authority,
 };
-use isorun_engine::network::hop_by_hop;
+use isorun_egress::hop_by_hop;
 
 use super::{
     ApiError, PortUrl,

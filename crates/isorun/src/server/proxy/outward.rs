@@ -4,7 +4,7 @@
 use axum::http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header,
 };
-use isorun_engine::network::hop_by_hop;
+use isorun_egress::hop_by_hop;
 
 use super::{PortUrl, access::TOKEN_NAME, inward::HostNames, place::UrlForm};
 

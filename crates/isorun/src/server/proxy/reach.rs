@@ -17,7 +17,8 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use isorun_agent::client::{self, ClientError};
-use isorun_engine::{Engine, SandboxId, network::upstream::UpstreamStream};
+use isorun_egress::upstream::UpstreamStream;
+use isorun_engine::{Engine, SandboxId};
 
 use crate::server::{
     limits::{

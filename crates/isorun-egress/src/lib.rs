@@ -1,0 +1,69 @@
+//! The network policy of a sandbox, and the egress proxy that enforces it.
+//!
+//! No packet of a sandbox leaves its network namespace. Every connection that the
+//! sandbox opens terminates at a socket of the proxy in that namespace ([`egress`]).
+//! If a rule needs the connection's name, it is read from its first bytes ([`sniff`])
+//! and from the answers that this sandbox received from our resolver ([`names`]). The
+//! [`policy`] decides. An allowed connection is opened from outside the namespace
+//! ([`egress`]), or its requests are forwarded with a secret added ([`credentials`]).
+//!
+//! The caller passes in the sockets: nothing here depends on an engine.
+
+pub mod address;
+pub mod authority;
+pub mod budget;
+pub mod context;
+pub mod credentials;
+pub mod dns;
+pub mod egress;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod guest_socket;
+pub mod hop_by_hop;
+pub mod intercept;
+pub mod names;
+pub mod policy;
+pub(crate) mod redact;
+mod relay;
+pub mod resolver;
+pub mod sniff;
+pub mod upstream;
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+pub use authority::Authority;
+pub use credentials::{Credential, Credentials};
+pub use policy::{Policy, Reason, Verdict};
+
+use isorun_agent::SandboxId;
+
+/// The network configuration of one sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The rules for outgoing connections; by default none is allowed.
+    pub policy: Policy,
+    /// Secrets that the proxy adds to its requests.
+    pub credentials: Arc<Credentials>,
+}
+
+/// A connection that was blocked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// The name that the connection was for, if one is known.
+    pub name: Option<String>,
+    /// The destination address.
+    pub address: Ipv4Addr,
+    /// The destination port.
+    pub port: u16,
+    /// The reason.
+    pub reason: Reason,
+}
+
+/// A receiver of reports about blocked connections. Called from tasks that serve
+/// sandboxes: it must not block.
+pub trait Observer: Send + Sync {
+    /// Called when a connection of a sandbox was blocked.
+    fn blocked(&self, sandbox: &SandboxId, blocked: Blocked);
+}

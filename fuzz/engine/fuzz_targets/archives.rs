@@ -1,4 +1,0 @@
-//! Archives that are imported as images.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|input: &[u8]| isorun_engine::image::fuzzing::archives(input));

@@ -1,4 +1,0 @@
-//! Hosts, methods and paths of credentials, and their header values.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|input: &[u8]| isorun_engine::network::fuzzing::credentials(input));

@@ -1,5 +1,0 @@
-//! Manifests, indexes and configurations of images: parsing, platform selection,
-//! validation.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|input: &[u8]| isorun_engine::image::fuzzing::documents(input));

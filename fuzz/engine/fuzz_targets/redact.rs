@@ -1,5 +1,0 @@
-//! Redaction of secrets in a body, in chunks of any size: no secret remains, and the
-//! length does not change.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|input: &[u8]| isorun_engine::network::fuzzing::redact(input));

@@ -1,4 +1,0 @@
-//! Rules of a network policy: parsing, formatting, and their decisions.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|input: &[u8]| isorun_engine::network::fuzzing::rules(input));
