@@ -1,4 +1,4 @@
-//! Leaves the symbols of Node.js to be found when the library is loaded.
+//! Configures the linker to leave the symbols of Node.js undefined until the library is loaded.
 
 fn main() {
     napi_build::setup();

@@ -4,10 +4,10 @@
 //
 // The steps are those of componentize-js, whose parts are used: splice the
 // bindings of the WIT world into the engine, run the engine until the top
-// level of `src/main.js` has run, keep its memory as the component's initial
-// memory, wrap the module into a component. The run is done here, in a world
-// of its own where clock and random numbers stand still, instead of by wizer,
-// so that the same input gives the same component, byte for byte.
+// level of `src/main.js` has run, store its memory as the component's initial
+// memory, wrap the module into a component. The engine runs here instead of in
+// wizer, with a deterministic WASI in which the clock and the random numbers are
+// constant, so that the same input gives the same component, byte for byte.
 
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join, posix, resolve } from 'node:path';
@@ -15,10 +15,10 @@ import { parseArgs } from 'node:util';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const WORLD = 'guest';
-// Not `stdio`: what the engine itself would print, the host could only guess at,
-// and the open stream would stay behind in an idle guest.
+// Without `stdio`: the host could not interpret what the engine itself prints, and
+// the open stream would remain open in an idle guest.
 const FEATURES = ['random', 'clocks', 'http'];
-// How stacks show the runner's own files; `src/failures.js` leaves them out.
+// The directory of the runner's own files in stacks; `src/failures.js` omits them.
 const GUEST_DIR = 'isola:guest';
 
 async function main() {
@@ -29,10 +29,10 @@ async function main() {
     process.exit(2);
   }
   const builder = join(resolve(tools), 'node_modules/@bytecodealliance/componentize-js');
-  const jcoFolder = join(resolve(tools), 'node_modules/@bytecodealliance/jco');
+  const jcoDirectory = join(resolve(tools), 'node_modules/@bytecodealliance/jco');
   const { splicer } = await load(join(builder, 'lib/spidermonkey-embedding-splicer.js'));
-  const jcoPackage = JSON.parse(readFileSync(join(jcoFolder, 'package.json')));
-  const jco = await load(join(jcoFolder, jcoPackage.exports['.'].default));
+  const jcoPackage = JSON.parse(readFileSync(join(jcoDirectory, 'package.json')));
+  const jco = await load(join(jcoDirectory, jcoPackage.exports['.'].default));
 
   const engine = readFileSync(join(builder, 'lib/starlingmonkey_embedding.wasm'));
   const wit = resolve(values.wit);
@@ -58,9 +58,9 @@ async function main() {
 
 /**
  * Adds the modules of a library that the runner imports, and those that they
- * import. The engine wants whole file names, which the library leaves out.
+ * import. The engine needs complete file names, which the library omits.
  */
-function addLibrary(files, folder, name) {
+function addLibrary(files, directory, name) {
   const base = `${GUEST_DIR}/${name}`;
   const wanted = [];
   for (const source of files.values()) {
@@ -69,11 +69,11 @@ function addLibrary(files, folder, name) {
   while (wanted.length > 0) {
     const path = wanted.pop();
     if (files.has(`${base}/${path}`)) continue;
-    const source = readFileSync(join(folder, path), 'utf8');
+    const source = readFileSync(join(directory, path), 'utf8');
     const complete = source.replace(IMPORT, (_, before, target) => {
-      if (!target.startsWith('.')) throw new Error(`${name}/${path} imports ${target}, which is not there`);
-      const found = [`${target}.js`, `${target}/index.js`].find((file) => existsSync(join(folder, path, '..', file)));
-      if (found === undefined) throw new Error(`${name}/${path} imports ${target}, which is not there`);
+      if (!target.startsWith('.')) throw new Error(`${name}/${path} imports ${target}, which does not exist`);
+      const found = [`${target}.js`, `${target}/index.js`].find((file) => existsSync(join(directory, path, '..', file)));
+      if (found === undefined) throw new Error(`${name}/${path} imports ${target}, which does not exist`);
       wanted.push(posix.join(path, '..', found));
       return `${before}"${found}"`;
     });
@@ -88,9 +88,10 @@ function load(path) {
 }
 
 /**
- * The generated bindings count the bytes of each string in a loop: two tenths
- * of a second for a mebibyte in an interpreter. They also prepare log records
- * that nobody reads, and ask a global for permission that scripts may replace.
+ * Rewrites inefficient and unsafe code of the generated bindings. They count the
+ * bytes of each string in a loop, which takes two tenths of a second for a mebibyte
+ * in an interpreter; they create debug records that are never used; and they use
+ * globals that scripts may replace.
  */
 function improveBindings(source) {
   source = substitute(source, /function _utf8AllocateAndEncode\(s, realloc, memory\) \{[\s\S]*?\n\}\n/, ENCODE);
@@ -103,8 +104,8 @@ function improveBindings(source) {
     /\$memory\.buffer\.slice\((ptr\d+), ptr\d+ \+ (len\d+) \* 1\)/g,
     'new Uint8Array($$memory.buffer, $1, $2)',
   );
-  // Methods of their own, which no script can replace; and the classes of the
-  // bindings' realm, which the engine would set up in the first call.
+  // Copy the methods to the objects, where no script can replace them, and use the
+  // classes of the bindings' realm, which the engine would set up in the first call.
   source = substitute(source, /const TEXT_ENCODER_UTF8 = new TextEncoder\(\);\n/, (found) => `${found}${KEEP_METHODS}`);
   return source;
 }
@@ -126,7 +127,7 @@ function _utf8AllocateAndEncode(s, realloc, memory) {
   const { length } = s;
   if (length === 0) return { ptr: 1, len: 0 };
   if (length < 4096) {
-    // Room for the worst case: no second pass over a short string.
+    // Allocate for the worst case, to avoid a second pass over a short string.
     const ptr = realloc(0, 0, 1, 3 * length);
     const { written } = TEXT_ENCODER_UTF8.encodeInto(s, new Uint8Array(memory.buffer, ptr, 3 * length));
     return { ptr, len: written };
@@ -145,9 +146,9 @@ function substitute(source, pattern, replacement) {
   return result;
 }
 
-// --- below: the run of the engine ---
+// Running the engine.
 
-/** Runs the engine on `files` and returns the module with the memory it then has. */
+/** Runs the engine on `files` and returns the module with the resulting memory. */
 async function initialize({ wasm, exports, imports }, files) {
   const env = { DEBUG: '', SOURCE_NAME: 'main.js', FEATURE_CLOCKS: '1' };
   env.EXPORT_CNT = String(exports.length);
@@ -165,40 +166,39 @@ async function initialize({ wasm, exports, imports }, files) {
   const args = `--initializer-script-path /${GUEST_DIR}/bindings.js --strip-path-prefix / /${GUEST_DIR}/main.js`;
 
   const module = exposeStackPointer(Buffer.from(wasm));
-  const world = stillWorld({ env, files, input: args });
+  const wasi = deterministicWasi({ env, files, input: args });
   const compiled = await WebAssembly.compile(module.bytes);
-  const refused = (name) => () => {
-    throw new Error(`the top level calls ${name}, which only a running sandbox has`);
+  const unavailable = (name) => () => {
+    throw new Error(`the top level calls ${name}, which is available only in a running sandbox`);
   };
   const linked = {};
   for (const { module: from, name } of WebAssembly.Module.imports(compiled)) {
     linked[from] ??= {};
-    linked[from][name] = (from === 'wasi_snapshot_preview1' && world.functions[name]) || refused(`${from} ${name}`);
+    linked[from][name] = (from === 'wasi_snapshot_preview1' && wasi.functions[name]) || unavailable(`${from} ${name}`);
   }
   const instance = await WebAssembly.instantiate(compiled, linked);
-  world.attach(instance.exports.memory);
+  wasi.attach(instance.exports.memory);
   const stack = instance.exports[STACK_POINTER].value;
   try {
     instance.exports._initialize();
     instance.exports['componentize.wizer']();
   } catch (error) {
-    throw new Error(`the engine failed on the guest's sources:\n${world.output()}`, { cause: error });
+    throw new Error(`the engine failed on the guest's sources:\n${wasi.output()}`, { cause: error });
   }
   const memory = Buffer.from(instance.exports.memory.buffer.slice(0));
   revealRejections(memory);
   if (instance.exports[STACK_POINTER].value !== stack) throw new Error('the engine left its stack in use');
-  if (instance.exports.check_init() !== 0) throw new Error(`the bindings do not fit:\n${world.output()}`);
-  if (world.output() !== '') process.stderr.write(world.output());
+  if (instance.exports.check_init() !== 0) throw new Error(`the bindings do not match the engine:\n${wasi.output()}`);
+  if (wasi.output() !== '') process.stderr.write(wasi.output());
   return withMemory(Buffer.from(wasm), memory);
 }
 
 /**
- * Gives `src/rejections.js` the engine's own `Set` of promises that were
- * rejected and not handled. The module left the pattern `mark, promise, mark,
- * mark, mark` in an array; the set is the one object of that class whose first
- * entry is that promise, and it goes into the place of the third mark. (The
- * array is younger than the set, so the garbage collector has moved the set
- * out of its nursery if it has moved the array.)
+ * Gives `src/rejections.js` the engine's internal `Set` of unhandled rejected
+ * promises. The module stored the pattern `mark, promise, mark, mark, mark` in an
+ * array; the set is the only object of that class whose first entry is that promise,
+ * and it replaces the third mark. (The array is newer than the set, so the garbage
+ * collector has moved the set out of its nursery if it has moved the array.)
  */
 function revealRejections(memory) {
   const OBJECT_TAG = 0xffffff8c;
@@ -241,11 +241,11 @@ function revealRejections(memory) {
 }
 
 /**
- * The parts of WASI that the engine asks for while it starts: `files`, an
- * environment, the arguments on its standard input; no time passes, and the
- * random numbers are always the same ones.
+ * Creates the functions of WASI that the engine calls while it starts: `files`, an
+ * environment, and the arguments on its standard input. The clock is constant, and
+ * the random numbers are always the same.
  */
-function stillWorld({ env, files, input }) {
+function deterministicWasi({ env, files, input }) {
   const SUCCESS = 0;
   const BAD_FD = 8;
   const NO_ENTRY = 44;
@@ -307,10 +307,10 @@ function stillWorld({ env, files, input }) {
       if (file === undefined) return BAD_FD;
       let total = 0;
       for (const [to, length] of vectors(at, count)) {
-        const piece = file.bytes.subarray(file.at, file.at + length);
-        bytes(to, piece.length).set(piece);
-        file.at += piece.length;
-        total += piece.length;
+        const chunk = file.bytes.subarray(file.at, file.at + length);
+        bytes(to, chunk.length).set(chunk);
+        file.at += chunk.length;
+        total += chunk.length;
       }
       view().setUint32(read, total, true);
       return SUCCESS;
@@ -356,7 +356,7 @@ function stillWorld({ env, files, input }) {
   return { functions, output: () => printed, attach: (given) => (memory = given) };
 }
 
-// --- below: the module's bytes ---
+// Editing the module's binary format.
 
 const STACK_POINTER = 'stack pointer';
 const IMPORTS = 2;
@@ -367,7 +367,7 @@ const CODE = 10;
 const DATA = 11;
 const DATA_COUNT = 12;
 const PAGE = 65536;
-// What only the start of the engine needs.
+// The exports that are needed only to start the engine.
 const START_ONLY = ['_initialize', 'componentize.wizer', 'wizer-initialize', 'wizer.resume'];
 
 function* sections(bytes) {
@@ -385,7 +385,7 @@ function assemble(parts) {
   return Buffer.concat([header, ...written]);
 }
 
-/** Exports the module's one global, to see that the start gave its stack back. */
+/** Exports the module's only global, to verify that the start released its stack. */
 function exposeStackPointer(bytes) {
   const parts = [...sections(bytes)].map(({ id, body }) => {
     if (id === GLOBALS && body[0] !== 1) {
@@ -399,7 +399,7 @@ function exposeStackPointer(bytes) {
   return { bytes: assemble(parts) };
 }
 
-/** The module with `memory` as its initial memory, and without its start. */
+/** Returns the module with `memory` as its initial memory, and without its start functions. */
 function withMemory(bytes, memory) {
   const data = segments(memory);
   const parts = [...sections(bytes)].map(({ id, body }) => {
@@ -420,8 +420,8 @@ function withMemory(bytes, memory) {
 }
 
 /**
- * The splicer makes a trap of each file function, but `import('x')` in a
- * script looks for a file. Here they fail as they do where there is no file.
+ * Replaces the traps that the splicer generates for file functions by functions that
+ * return an error, because `import('x')` in a script searches for a file.
  */
 function softenStubs(bytes) {
   const BAD_FD = 8;
@@ -470,7 +470,7 @@ function importedFunctions(body) {
   return functions;
 }
 
-/** The function names in the module's name section. */
+/** Yields the function names in the module's name section. */
 function* functionNames(parts) {
   for (const { id, body } of parts) {
     if (id !== 0) continue;
@@ -505,7 +505,7 @@ function withoutStart(body) {
   return Buffer.concat([number(kept.length), ...kept]);
 }
 
-/** Active data segments for all that is not zero; small gaps are filled. */
+/** Returns active data segments for the non-zero memory; small gaps are included. */
 function segments(memory) {
   const GAP = 256;
   const words = new BigUint64Array(memory.buffer, memory.byteOffset, memory.length / 8);
@@ -545,7 +545,7 @@ function number(value) {
   return Buffer.from([...bytes, value]);
 }
 
-/** A signed LEB128 number, of a value that is not negative. */
+/** Encodes a non-negative value as a signed LEB128 number. */
 function signed(value) {
   const bytes = [];
   for (; value >= 0x40; value = Math.floor(value / 0x80)) bytes.push((value % 0x80) | 0x80);

@@ -1,22 +1,22 @@
-// The globals of a script in an isola JavaScript sandbox. Give your editor this
+// The globals of a script in an isola JavaScript sandbox. Configure your editor with this
 // file and `"lib": ["esnext"]`, without `dom` and without the types of Node.js:
 //
 //   { "compilerOptions": { "lib": ["esnext"], "types": [], "noEmit": true },
 //     "files": ["isola-guest.d.ts", "script.ts"] }
 
-/** What crosses the border to the host. */
+/** A value that is passed between host and guest. */
 type Json = null | boolean | number | bigint | string | Json[] | { [name: string]: Json | undefined };
 
 /** Calls a function of the host; the promise is rejected with a `HostcallError`. */
 declare function hostcall<T = any>(callType: string, payload?: unknown): Promise<T>;
 
-/** The host refused or failed. The message is the host's. */
+/** A hostcall was refused or failed. The message is the host's. */
 declare class HostcallError extends Error {}
 
-/** The environment variables that the host gave. Nothing else of Node.js. */
+/** The environment variables that the host set. Nothing else of Node.js exists. */
 declare const process: { readonly env: Readonly<Record<string, string | undefined>> };
 
-// HTTP. Off unless the host allows it.
+// HTTP, which is disabled unless the host allows it.
 
 declare function fetch(input: RequestInfo | URL, init?: RequestInit): Promise<Response>;
 
@@ -39,15 +39,15 @@ interface RequestInit {
   headers?: HeadersInit;
   body?: BodyInit | null;
   signal?: AbortSignal | null;
-  /** `manual`, the default, gives the answer with its status 3xx. */
+  /** `manual`, the default, returns the response with its status 3xx. */
   redirect?: 'manual' | 'follow' | 'error';
-  /** Needed if the body is a stream. */
+  /** Required if the body is a stream. */
   duplex?: 'half';
-  /** Accepted, without effect. */
+  /** Accepted without effect. */
   cache?: string;
-  /** Accepted, without effect. */
+  /** Accepted without effect. */
   credentials?: string;
-  /** Accepted, without effect. */
+  /** Accepted without effect. */
   mode?: string;
 }
 
@@ -208,7 +208,7 @@ declare class FormData {
   [Symbol.iterator](): IterableIterator<[string, string | File]>;
 }
 
-// Timers. What is left of them at the end of a call is dropped.
+// Timers. Those that are pending at the end of a call are dropped.
 
 declare function setTimeout<A extends unknown[]>(callback: (...args: A) => void, delayMs?: number, ...args: A): number;
 declare function setInterval<A extends unknown[]>(callback: (...args: A) => void, delayMs?: number, ...args: A): number;
@@ -216,7 +216,7 @@ declare function clearTimeout(timerId: number | undefined): void;
 declare function clearInterval(timerId: number | undefined): void;
 declare function queueMicrotask(callback: () => void): void;
 
-/** Each record goes to the host, with its level. */
+/** Each record is sent to the host, with its level. */
 declare const console: {
   log(...values: unknown[]): void;
   info(...values: unknown[]): void;
@@ -238,7 +238,7 @@ declare const console: {
   timeEnd(label?: string): void;
 };
 
-// Streams, events, texts and the rest.
+// Streams, events, text encoding and other globals.
 
 declare class ReadableStream<T = any> {
   constructor(
@@ -247,7 +247,7 @@ declare class ReadableStream<T = any> {
       pull?(controller: ReadableStreamDefaultController<T>): void | PromiseLike<void>;
       cancel?(reason?: any): void | PromiseLike<void>;
     },
-    strategy?: { highWaterMark?: number; size?(piece: T): number },
+    strategy?: { highWaterMark?: number; size?(chunk: T): number },
   );
   static from<T>(items: Iterable<T> | AsyncIterable<T>): ReadableStream<T>;
   readonly locked: boolean;
@@ -260,7 +260,7 @@ declare class ReadableStream<T = any> {
   [Symbol.asyncIterator](): AsyncIterableIterator<T>;
 }
 interface ReadableStreamDefaultController<T> {
-  enqueue(piece: T): void;
+  enqueue(chunk: T): void;
   close(): void;
   error(reason?: any): void;
   readonly desiredSize: number | null;
@@ -274,7 +274,7 @@ interface ReadableStreamDefaultReader<T> {
 declare class WritableStream<T = any> {
   constructor(sink?: {
     start?(controller: unknown): void | PromiseLike<void>;
-    write?(piece: T): void | PromiseLike<void>;
+    write?(chunk: T): void | PromiseLike<void>;
     close?(): void | PromiseLike<void>;
     abort?(reason?: any): void | PromiseLike<void>;
   });
@@ -282,8 +282,8 @@ declare class WritableStream<T = any> {
 }
 declare class TransformStream<I = any, O = any> {
   constructor(transformer?: {
-    transform?(piece: I, controller: { enqueue(piece: O): void }): void | PromiseLike<void>;
-    flush?(controller: { enqueue(piece: O): void }): void | PromiseLike<void>;
+    transform?(chunk: I, controller: { enqueue(chunk: O): void }): void | PromiseLike<void>;
+    flush?(controller: { enqueue(chunk: O): void }): void | PromiseLike<void>;
   });
   readonly readable: ReadableStream<O>;
   readonly writable: WritableStream<I>;

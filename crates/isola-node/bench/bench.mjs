@@ -1,5 +1,6 @@
-// The rows about Node.js, measured in one run. It runs in a folder in which
-// isola-core is installed; what it compares with is in ISOLA_BENCH_MODULES.
+// Measures the benchmark rows of Node.js in one run. It runs in a directory in which
+// isola-core is installed; ISOLA_BENCH_MODULES is the directory of the engines that
+// it is compared with.
 
 import { createRequire } from 'node:module';
 import path from 'node:path';
@@ -42,7 +43,7 @@ async function row(name, measure) {
   }
 }
 
-// Microseconds of the same calls without a binding, a line for each runtime.
+// The duration of the same calls in Rust, in microseconds, one line per runtime.
 const rust = new Map(
   (process.env.ISOLA_RUST_CALLS ?? '').split('\n').map((line) => line.split(' ')),
 );
@@ -52,7 +53,7 @@ const SCRIPT = {
   python: 'def add(a, b):\n return a + b\n',
 };
 
-// Each engine: `make` gives something with `call` and `close`.
+// The engines. Each resolves to a function that creates an object with `call` and `close`.
 const engines = {
   'isola, JavaScript': async () => isola('js'),
   'isola, Python': async () => isola('python'),
@@ -150,7 +151,7 @@ for (const [name, prepare] of Object.entries(engines)) {
     const added = plain && `, ${(total / 10 - plain).toFixed(1)} µs more than the same in Rust, ${plain} µs`;
     return `${shown(total / 10_000)}${added ?? ''}`;
   });
-  // A hundred Pyodides take some 10 GB.
+  // A hundred instances of Pyodide take about 10 GB.
   if (slow) continue;
   await row(`100 sandboxes in parallel, one call each: ${name}`, async () => {
     await prepared();

@@ -1,5 +1,4 @@
-//! One HTTP request of a guest, and its response, on their way through
-//! JavaScript.
+//! An HTTP request of a guest and its response, as they pass through JavaScript.
 
 use std::{
     pin::Pin,
@@ -21,25 +20,25 @@ use crate::failure::Failure;
 /// `(method, url, [name, value, ...], exchange)`
 pub type HttpArgs = FnArgs<(String, String, Vec<String>, Exchange)>;
 
-type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, HostError>> + Send>>;
-type Upload = Arc<AsyncMutex<Option<Pieces>>>;
+type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, HostError>> + Send>>;
+type Upload = Arc<AsyncMutex<Option<BodyStream>>>;
 
-/// The border of a request: JavaScript reads its body here, answers it, and
-/// hears when nobody waits for it any more.
+/// The JavaScript side of a request: reads the request's body, sends the
+/// response, and is notified when the guest no longer waits for it.
 #[napi]
 pub struct Exchange {
-    /// `None` in it: the request has no body, or it is over.
+    /// Holds `None` if the request has no body or has ended.
     upload: Upload,
     has_body: bool,
-    is_whole: bool,
+    is_complete: bool,
     answer: Mutex<Option<oneshot::Sender<Result<Response, HostError>>>>,
     download: Mutex<Option<BodySender>>,
-    /// Closed when the guest waits for nothing of this any more.
-    alive: watch::Receiver<()>,
+    /// Closed when the guest no longer waits for this exchange.
+    waiting: watch::Receiver<()>,
 }
 
-/// The Rust side of an exchange, waiting for the response.
-pub struct Answer {
+/// The Rust side of an exchange, which waits for the response.
+pub struct PendingResponse {
     receiver: oneshot::Receiver<Result<Response, HostError>>,
     guard: Guard,
 }
@@ -47,109 +46,109 @@ pub struct Answer {
 /// Ends an exchange when it is dropped.
 struct Guard {
     upload: Upload,
-    _alive: watch::Sender<()>,
+    _waiting: watch::Sender<()>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // A read that is under way holds the lock, and ends by `alive`.
+        // A read in progress holds the lock, and `waiting` ends it.
         if let Ok(mut upload) = self.upload.try_lock() {
             *upload = None;
         }
     }
 }
 
-impl Answer {
+impl PendingResponse {
     pub async fn response(self) -> Result<Response, HostError> {
         let Self { receiver, guard } = self;
-        let response = receiver
-            .await
-            .map_err(|_| HostError::new("the HTTP handler went away without a response"))??;
+        let response = receiver.await.map_err(|_| {
+            HostError::new("the HTTP handler was dropped before it sent a response")
+        })??;
         if response.body().length().is_some() {
             return Ok(response);
         }
         // The exchange lasts until the end of the response's body.
         Ok(response.map(|body| {
-            Body::from_stream(body.into_stream().map(move |piece| {
+            Body::from_stream(body.into_stream().map(move |chunk| {
                 let _ = &guard;
-                piece
+                chunk
             }))
         }))
     }
 }
 
 impl Exchange {
-    pub fn begin(request: Request) -> (HttpArgs, Answer) {
+    pub fn start(request: Request) -> (HttpArgs, PendingResponse) {
         let (head, body) = request.into_parts();
         let headers = fields(&head.headers).into_iter().flat_map(|(name, value)| [name, value]);
         let has_body = !body.is_empty();
-        let is_whole = body.length().is_some();
-        let pieces: Option<Pieces> = has_body.then(|| Box::pin(body.into_stream()) as Pieces);
-        let upload = Arc::new(AsyncMutex::new(pieces));
+        let is_complete = body.length().is_some();
+        let stream = has_body.then(|| Box::pin(body.into_stream()) as BodyStream);
+        let upload = Arc::new(AsyncMutex::new(stream));
         let (answer, receiver) = oneshot::channel();
-        let (guard, alive) = watch::channel(());
+        let (guard, waiting) = watch::channel(());
         let exchange = Self {
             upload: Arc::clone(&upload),
             has_body,
-            is_whole,
+            is_complete,
             answer: Mutex::new(Some(answer)),
             download: Mutex::new(None),
-            alive,
+            waiting,
         };
         let args = (head.method.to_string(), head.uri.to_string(), headers.collect(), exchange);
-        (args.into(), Answer { receiver, guard: Guard { upload, _alive: guard } })
+        (args.into(), PendingResponse { receiver, guard: Guard { upload, _waiting: guard } })
     }
 }
 
 #[napi]
 impl Exchange {
-    /// Whether the request has a body.
+    /// Reports whether the request has a body.
     #[napi(getter)]
     pub fn has_body(&self) -> bool {
         self.has_body
     }
 
-    /// Whether all of the body is there already.
+    /// Reports whether the complete body is available already.
     #[napi(getter)]
-    pub fn is_whole(&self) -> bool {
-        self.is_whole
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
     }
 
-    /// The next piece of the request's body; `null` at its end.
+    /// Returns the next chunk of the request's body, or `null` at its end.
     #[napi]
     pub async fn read(&self) -> Either<Option<Buffer>, Failure> {
-        let mut alive = self.alive.clone();
+        let mut waiting = self.waiting.clone();
         let mut upload = self.upload.lock().await;
-        let piece = match upload.as_mut() {
-            None if alive.has_changed().is_ok() => return Either::A(None),
-            None => Some(Err(HostError::new("the request is over"))),
-            Some(pieces) => tokio::select! {
+        let chunk = match upload.as_mut() {
+            None if waiting.has_changed().is_ok() => return Either::A(None),
+            None => Some(Err(HostError::new("the request has ended"))),
+            Some(stream) => tokio::select! {
                 biased;
-                _ = alive.changed() => Some(Err(HostError::new("the request is over"))),
-                piece = pieces.next() => piece,
+                _ = waiting.changed() => Some(Err(HostError::new("the request has ended"))),
+                chunk = stream.next() => chunk,
             },
         };
-        match piece {
-            Some(Ok(piece)) => Either::A(Some(Vec::from(piece).into())),
+        match chunk {
+            Some(Ok(chunk)) => Either::A(Some(Vec::from(chunk).into())),
             None => {
                 *upload = None;
                 Either::A(None)
             }
             Some(Err(error)) => {
                 *upload = None;
-                Either::B(refused(error))
+                Either::B(request_failure(error))
             }
         }
     }
 
-    /// Nobody will read more of the request's body.
+    /// Discards the rest of the request's body.
     #[napi]
     pub async fn discard(&self) {
         *self.upload.lock().await = None;
     }
 
-    /// Answers with a head, and a body that is whole, or will be written. What
-    /// it gives is what was wrong with that.
+    /// Sends the response's head, with a complete body or one that `write` sends.
+    /// Returns an error message if the response is invalid.
     #[napi]
     pub fn respond(
         &self,
@@ -171,8 +170,8 @@ impl Exchange {
         }
     }
 
-    /// Answers that there is no response, with what the guest is told; or
-    /// breaks its body off.
+    /// Fails the request with a message for the guest, or aborts the response's
+    /// body if its head was sent.
     #[napi]
     pub async fn fail(&self, message: String) {
         let error = HostError::new(message);
@@ -183,12 +182,12 @@ impl Exchange {
         }
     }
 
-    /// Writes a piece of the response's body, when there is room for it.
-    /// `false`: nobody takes it any more.
+    /// Writes a chunk of the response's body once there is room for it. Returns
+    /// `false` if the guest no longer reads the body.
     #[napi]
-    pub async fn write(&self, piece: Buffer) -> bool {
+    pub async fn write(&self, chunk: Buffer) -> bool {
         match self.download() {
-            Some(download) => download.send(Bytes::from(Vec::from(piece))).await,
+            Some(download) => download.send(Bytes::from(Vec::from(chunk))).await,
             None => false,
         }
     }
@@ -201,11 +200,11 @@ impl Exchange {
         }
     }
 
-    /// Resolves when the guest waits for nothing of this any more.
+    /// Resolves when the guest no longer waits for this exchange.
     #[napi]
     pub async fn gone(&self) {
-        let mut alive = self.alive.clone();
-        while alive.changed().await.is_ok() {}
+        let mut waiting = self.waiting.clone();
+        while waiting.changed().await.is_ok() {}
     }
 }
 
@@ -220,7 +219,7 @@ impl Exchange {
         let status =
             u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok());
         let status = status.ok_or_else(|| {
-            HostError::new("the HTTP handler's status is not a number from 100 to 999")
+            HostError::new("the HTTP handler's status must be a number from 100 to 999")
         })?;
         let mut texts = headers.into_iter();
         let pairs = std::iter::from_fn(|| Some((texts.next()?, texts.next()?)));
@@ -243,7 +242,7 @@ impl Exchange {
     fn send(&self, answer: Result<Response, HostError>) {
         let sender = self.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(sender) = sender {
-            // The guest may be gone; nobody waits then.
+            // The send fails if the guest no longer waits for the response.
             let _ = sender.send(answer);
         }
     }
@@ -253,6 +252,6 @@ impl Exchange {
     }
 }
 
-fn refused(error: HostError) -> Failure {
+fn request_failure(error: HostError) -> Failure {
     Failure { code: "request".to_owned(), message: error.message().to_owned(), exception: None }
 }

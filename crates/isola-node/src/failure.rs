@@ -1,15 +1,15 @@
-//! Errors on their way to JavaScript.
+//! The form in which errors are passed to JavaScript.
 
 use isola::Error;
 use napi_derive::napi;
 
-/// What went wrong, for `npm/isola-core/lib/errors.js` to make an error of.
+/// An error, from which `npm/isola-core/lib/errors.js` creates a JavaScript error.
 #[napi(object, object_from_js = false)]
 #[derive(Debug)]
 pub struct Failure {
     pub code: String,
     pub message: String,
-    /// The guest's exception, if there is one behind it.
+    /// The guest's exception, if it caused the error.
     pub exception: Option<Exception>,
 }
 
@@ -22,7 +22,7 @@ pub struct Exception {
 }
 
 impl Failure {
-    /// The caller's signal ended the call.
+    /// Returns the failure of a call that the caller's signal aborted.
     pub fn aborted() -> Self {
         let message = "the call was aborted".to_owned();
         Self { code: "aborted".to_owned(), message, exception: None }

@@ -1,4 +1,4 @@
-//! The host's side of a sandbox: handlers in JavaScript.
+//! Implements `isola::Host` with handlers in JavaScript.
 
 use std::{
     collections::HashSet,
@@ -20,10 +20,10 @@ use crate::exchange::{Exchange, HttpArgs};
 /// `(name, payload, reply)`
 pub type HostcallArgs = FnArgs<(String, String, Reply)>;
 
-/// A weak callback that is not told of errors.
+/// A weak callback that takes no error argument.
 pub type Callback<Args> = ThreadsafeFunction<Args, (), Args, Status, false, true>;
 
-/// Hands hostcalls and requests on to JavaScript.
+/// A host that passes hostcalls and HTTP requests to JavaScript.
 pub struct JsHost {
     pub names: HashSet<String>,
     pub hostcall: Option<Callback<HostcallArgs>>,
@@ -39,7 +39,7 @@ impl Host for JsHost {
         let (reply, answer) = Reply::new();
         call(callback, (name.to_owned(), payload.to_string(), reply).into())?;
         let text = answer.await.map_err(|_| {
-            HostError::new(format!("the handler of {name:?} went away without an answer"))
+            HostError::new(format!("the handler of {name:?} was dropped before it replied"))
         })??;
         Value::from_json(text).map_err(|error| HostError::new(error.to_string()))
     }
@@ -48,7 +48,7 @@ impl Host for JsHost {
         let Some(callback) = &self.http else {
             return DenyAll.http(request).await;
         };
-        let (args, answer) = Exchange::begin(request);
+        let (args, answer) = Exchange::start(request);
         call(callback, args)?;
         answer.response().await
     }
@@ -60,24 +60,26 @@ where
 {
     match callback.call(args, ThreadsafeFunctionCallMode::NonBlocking) {
         Status::Ok => Ok(()),
-        status => Err(HostError::new(format!("the host cannot be reached: {status}"))),
+        status => {
+            Err(HostError::new(format!("the JavaScript callback cannot be called: {status}")))
+        }
     }
 }
 
-/// Where a handler puts its answer to a hostcall. One that is forgotten fails
-/// the hostcall.
+/// The handle by which a handler replies to a hostcall. Dropping it without a
+/// reply fails the hostcall.
 #[napi]
 pub struct Reply(Mutex<Option<oneshot::Sender<Result<String, HostError>>>>);
 
 #[napi]
 impl Reply {
-    /// The result, as JSON.
+    /// Completes the hostcall with a result, as JSON.
     #[napi]
     pub fn answer(&self, json: String) {
         self.send(Ok(json));
     }
 
-    /// What the guest is told.
+    /// Fails the hostcall with a message for the guest.
     #[napi]
     pub fn fail(&self, message: String) {
         self.send(Err(HostError::new(message)));
@@ -93,7 +95,7 @@ impl Reply {
     fn send(&self, answer: Result<String, HostError>) {
         let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(sender) = sender {
-            // The guest may be gone; nobody waits then.
+            // The send fails if the guest no longer waits for the reply.
             let _ = sender.send(answer);
         }
     }

@@ -1,24 +1,24 @@
 //! The native part of the npm package `isola-core`.
 //!
-//! This is glue: it turns what JavaScript hands over into calls of the crate
-//! `isola`, and what comes of them into plain values. What users see, with its
-//! checks of types and options, is `npm/isola-core`; what Node.js and Python
-//! share is in `isola`.
+//! It converts arguments from JavaScript into calls of the crate `isola`, and
+//! their results into plain values. The public API, which checks types and
+//! options, is `npm/isola-core`; code shared by Node.js and Python is in `isola`.
 //!
-//! Values cross as JSON texts, which the engine's own `JSON` reads and writes
-//! faster than any walk over its objects from outside. No function rejects:
-//! each gives a result or a `failure::Failure`, from which JavaScript makes
-//! the right class of error.
+//! Values are passed as JSON texts, because the engine's own `JSON` reads and
+//! writes them faster than native code can walk its objects. No function rejects:
+//! each returns a result or a `failure::Failure`, from which JavaScript creates
+//! an error of the right class.
 //!
-//! Calls run on the tokio runtime of napi. On the thread of the event loop one
-//! only begins, after a quick one and for two milliseconds at most: see
+//! Calls run on the tokio runtime of napi. A call starts on the thread of the
+//! event loop only if the previous call was quick, and stays there for at most
+//! two milliseconds: see
 //! `isola::Call::start_inline`. Callbacks into JavaScript are weak: they do not keep a process
-//! alive that has nothing else to do.
+//! running that has nothing else to do.
 
-// napi's macros write the functions that Node.js calls, and those are unsafe.
-// There is no `unsafe` beyond them, and they document nothing.
+// napi's macros generate the functions that Node.js calls, which are unsafe and
+// undocumented. There is no other `unsafe` code.
 #![allow(unsafe_code, missing_docs)]
-// Without Node.js nothing calls them: the macros leave out what registers them.
+// In test builds the macros omit the code that registers the functions, so they are unused.
 #![cfg_attr(test, allow(dead_code))]
 
 mod exchange;

@@ -1,5 +1,5 @@
-//! Options, as `npm/isola-core/lib/options.js` hands them over: of the right
-//! types, and nothing else checked.
+//! Options, as `npm/isola-core/lib/options.js` passes them. Their types are
+//! checked, their values are not.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub struct TemplateOptions {
     pub env: Vec<Variable>,
 }
 
-/// Where the runtime comes from: see `isola::RuntimeSource`.
+/// The source of the runtime: see `isola::RuntimeSource`.
 #[napi(object, object_to_js = false)]
 #[derive(Default)]
 pub struct SourceOptions {
@@ -27,7 +27,7 @@ pub struct SourceOptions {
     pub library: Option<String>,
     pub shipped: Vec<String>,
     pub version: Option<String>,
-    pub folder: Option<String>,
+    pub runtimes_dir: Option<String>,
     pub base_url: Option<String>,
     pub sha256: Option<String>,
 }
@@ -57,7 +57,7 @@ pub struct Variable {
     pub value: String,
 }
 
-/// What is left out is as it was. An infinite time is none.
+/// Limits to change; those left out keep their value. An infinite time means no limit.
 #[napi(object, object_to_js = false)]
 #[derive(Default)]
 pub struct LimitOptions {
@@ -85,7 +85,7 @@ impl LimitOptions {
             (self.max_requests, &mut limits.max_requests),
         ] {
             if let Some(number) = given {
-                // Floats convert to the nearest number that there is.
+                // The conversion saturates: out-of-range floats become the nearest integer.
                 *limit = number as usize;
             }
         }
@@ -102,7 +102,7 @@ impl LimitOptions {
     }
 }
 
-/// `None` is a time that never ends.
+/// Converts milliseconds to a duration; `None` means no limit.
 pub fn milliseconds(time: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(time / 1000.0).ok()
 }

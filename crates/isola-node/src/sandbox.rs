@@ -17,14 +17,14 @@ use tokio::sync::Notify;
 
 use crate::{failure::Failure, options::milliseconds, snapshot::Snapshot, stream::EventStream};
 
-/// A sandbox, and with it its guest. Freeing one takes a while, so neither
-/// closing nor the garbage collector does it on the thread of the event loop.
+/// A sandbox and its guest. Freeing one is slow, so neither `close` nor the
+/// garbage collector does it on the thread of the event loop.
 #[napi]
 pub struct Sandbox {
     inner: Option<Arc<isola::Sandbox>>,
 }
 
-/// Ends calls from outside.
+/// A handle that cancels a call.
 #[napi]
 #[derive(Default)]
 pub struct Cancel(Arc<Notify>);
@@ -36,7 +36,7 @@ impl Cancel {
         Self::default()
     }
 
-    /// Stops the call that waits for this, now or when it begins.
+    /// Stops the call that was given this handle, now or when it starts.
     #[napi]
     pub fn cancel(&self) {
         self.0.notify_one();
@@ -56,8 +56,7 @@ pub struct CallOptions {
     pub cpu_timeout_ms: Option<f64>,
 }
 
-/// The arguments of a function: values as JSON, and the names of those that
-/// have one.
+/// The arguments of a function: values as JSON, and the names of the named ones.
 #[napi(object, object_to_js = false)]
 pub struct Arguments {
     pub values: Vec<String>,
@@ -99,8 +98,8 @@ impl Sandbox {
         settle(call, Cancel::of(cancel)).await
     }
 
-    /// Calls a function. What becomes of it is there at once if the function is
-    /// known to be quick, and promised otherwise.
+    /// Calls a function. Returns the outcome itself if the function is known to be
+    /// quick and has finished, and a promise of it otherwise.
     #[napi]
     pub fn run<'env>(
         &self,
@@ -126,7 +125,7 @@ impl Sandbox {
         })
     }
 
-    /// Begins a call whose events are taken one after another.
+    /// Starts a call and returns the stream of its events.
     #[napi]
     pub fn run_stream(
         &self,
@@ -138,28 +137,28 @@ impl Sandbox {
             .read()
             .and_then(|args| limited(self.inner()?.run(function, args), options).stream());
         match events {
-            Ok(events) => Either::A(EventStream::begin(events)),
+            Ok(events) => Either::A(EventStream::start(events)),
             Err(error) => Either::B(error.into()),
         }
     }
 
-    /// Ends the interpreter in order, as the end of a process, and closes the sandbox.
+    /// Shuts the interpreter down in order, as at the exit of a process, and closes the sandbox.
     #[napi]
     pub async fn finish(&self, options: Option<CallOptions>, cancel: Option<&Cancel>) -> Outcome {
         let call = self.inner().map(|sandbox| limited(sandbox.finish(), options));
         settle(call.map(Call::into_future), Cancel::of(cancel)).await
     }
 
-    /// The same, whose events are taken one after another.
+    /// Does the same as `finish` and returns the stream of its events.
     #[napi]
     pub fn finish_stream(&self, options: Option<CallOptions>) -> Either<EventStream, Failure> {
         match self.inner().and_then(|sandbox| limited(sandbox.finish(), options).stream()) {
-            Ok(events) => Either::A(EventStream::begin(events)),
+            Ok(events) => Either::A(EventStream::start(events)),
             Err(error) => Either::B(error.into()),
         }
     }
 
-    /// Copies the interpreter.
+    /// Takes a snapshot of the interpreter.
     #[napi]
     pub async fn snapshot(&self) -> Either<Snapshot, Failure> {
         let snapshot = match self.inner() {
@@ -169,7 +168,7 @@ impl Sandbox {
         snapshot.map_or_else(|error| Either::B(error.into()), |it| Either::A(Snapshot::new(it)))
     }
 
-    /// Creates sandboxes that go on from here, with the same handlers.
+    /// Creates sandboxes that continue from this state, with the same handlers.
     #[napi]
     pub async fn fork(&self, count: u32) -> Either<Vec<Sandbox>, Failure> {
         let children = match self.inner() {
@@ -182,12 +181,12 @@ impl Sandbox {
         }
     }
 
-    /// Stops what runs, and frees the guest; resolves when that is done.
+    /// Stops the running call and frees the guest; resolves when that is done.
     #[napi]
     pub async fn close(&self) {
         if let Some(sandbox) = self.inner.clone() {
-            // A failure to join would be a panic while memory is unmapped;
-            // there is nothing left to close then.
+            // Joining fails only if unmapping the memory panicked; there is
+            // nothing left to close then.
             let _ = napi::bindgen_prelude::spawn_blocking(move || sandbox.close()).await;
         }
     }
@@ -199,7 +198,9 @@ impl Sandbox {
     }
 
     fn inner(&self) -> Result<&isola::Sandbox, Error> {
-        self.inner.as_deref().ok_or_else(|| Error::InvalidArgument("no sandbox".to_owned()))
+        self.inner
+            .as_deref()
+            .ok_or_else(|| Error::InvalidArgument("the sandbox was freed".to_owned()))
     }
 }
 
@@ -211,8 +212,8 @@ impl Drop for Sandbox {
     }
 }
 
-/// Drops a sandbox on a thread for that. It is not one of tokio's: when the
-/// process ends, the garbage collector comes after tokio is gone.
+/// Drops a sandbox on a dedicated thread. It is not one of tokio's: when the
+/// process exits, the garbage collector runs after tokio was shut down.
 fn free(sandbox: Arc<isola::Sandbox>) {
     static FREEING: OnceLock<Option<mpsc::Sender<Arc<isola::Sandbox>>>> = OnceLock::new();
     let thread = FREEING.get_or_init(|| {
@@ -221,7 +222,7 @@ fn free(sandbox: Arc<isola::Sandbox>) {
         thread.spawn(move || receiver.into_iter().for_each(drop)).ok().map(|_| sender)
     });
     if let Some(thread) = thread {
-        // A thread that is gone gives the sandbox back, and it is freed here.
+        // If the thread has exited, `send` returns the sandbox, and it is freed here.
         let _ = thread.send(sandbox);
     }
 }
@@ -246,8 +247,8 @@ async fn settle(answer: Result<Answer, Error>, cancel: Option<Arc<Notify>>) -> O
     let outcome = match cancel {
         None => answer.await,
         Some(cancel) => tokio::select! {
-            // The call first: one that is cancelled has begun, and its sandbox
-            // is closed then, whoever was faster.
+            // The call is polled first, so that it has started when it is
+            // cancelled: its sandbox is then closed in every case.
             biased;
             outcome = answer => outcome,
             () = cancel.notified() => return Either::B(Failure::aborted()),

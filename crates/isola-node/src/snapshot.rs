@@ -12,7 +12,7 @@ use crate::{
     template::configured,
 };
 
-/// An interpreter as it was at one moment.
+/// A snapshot of an interpreter's state.
 #[napi]
 pub struct Snapshot {
     inner: isola::Snapshot,
@@ -26,7 +26,7 @@ impl Snapshot {
 
 #[napi]
 impl Snapshot {
-    /// Creates a sandbox that goes on from here.
+    /// Creates a sandbox that continues from the snapshot.
     #[napi]
     pub async fn create(
         &self,
@@ -44,7 +44,7 @@ impl Snapshot {
         }
     }
 
-    /// Writes it to a file; gives the file's size.
+    /// Writes the snapshot to a file and returns the file's size in bytes.
     #[napi]
     pub async fn save(&self, path: String) -> Either<f64, Failure> {
         match self.inner.save(path).await {

@@ -1,4 +1,4 @@
-//! The events of a call.
+//! The event stream of a call.
 
 use futures_util::StreamExt as _;
 use isola::Event;
@@ -11,20 +11,20 @@ use tokio::{
 
 use crate::failure::Failure;
 
-/// So many events wait to be taken, beyond those that the sandbox itself holds;
-/// then the guest waits.
-const AHEAD: usize = 16;
+/// The number of events buffered here, beyond those that the sandbox itself
+/// buffers. When the buffer is full, the guest waits.
+const MAX_BUFFERED_EVENTS: usize = 16;
 
 /// A running call. Dropping it stops the guest.
 #[napi]
 pub struct EventStream {
     events: Mutex<mpsc::Receiver<Event>>,
     task: AbortHandle,
-    /// Closed when the task is gone.
+    /// Closed when the task has ended.
     ended: watch::Receiver<()>,
 }
 
-/// An event. `data` is text, or JSON where a value is meant.
+/// An event. `data` is text, or JSON for the events that carry a value.
 #[napi(object, object_from_js = false)]
 pub struct EventRecord {
     #[napi(js_name = "type")]
@@ -35,11 +35,11 @@ pub struct EventRecord {
 }
 
 impl EventStream {
-    pub fn begin(events: isola::EventStream) -> Self {
-        let (sender, receiver) = mpsc::channel(AHEAD);
+    pub fn start(events: isola::EventStream) -> Self {
+        let (sender, receiver) = mpsc::channel(MAX_BUFFERED_EVENTS);
         let (running, ended) = watch::channel(());
         let task = spawn(async move {
-            // Dropped after the events, and with them the guest.
+            // Dropped after the events, whose drop stops the guest.
             let _running = running;
             let mut events = events;
             while let Some(event) = events.next().await {
@@ -54,17 +54,17 @@ impl EventStream {
 
 #[napi]
 impl EventStream {
-    /// The events that are there, or else the next one. None at all: the call
-    /// is over, or was stopped.
+    /// Returns the available events, waiting for the next one if there is none.
+    /// An empty list means that the call has ended or was stopped.
     #[napi]
     pub async fn next(&self) -> Vec<EventRecord> {
         let mut taken = Vec::new();
-        self.events.lock().await.recv_many(&mut taken, AHEAD).await;
+        self.events.lock().await.recv_many(&mut taken, MAX_BUFFERED_EVENTS).await;
         taken.into_iter().map(EventRecord::from).collect()
     }
 
-    /// Stops the guest, wherever it is. What it has told already can still be
-    /// taken.
+    /// Stops the guest at whatever point it is. Events that it has sent already can
+    /// still be read.
     #[napi]
     pub fn cancel(&self) {
         self.task.abort();
@@ -96,7 +96,7 @@ impl From<Event> for EventRecord {
                 let failure = Some(Failure::from(error));
                 return Self { kind: "error", data: None, level: None, failure };
             }
-            // A kind of event that came later than this package.
+            // An event of a kind that this package does not know.
             other => ("log", format!("{other:?}"), Some("debug")),
         };
         Self { kind, data: Some(data), level, failure: None }

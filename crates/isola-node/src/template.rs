@@ -15,12 +15,12 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// What a build tells while it works.
+/// A progress report of a build.
 #[napi(object, object_from_js = false)]
 pub struct Progress {
     /// `download` or `compile`.
     pub phase: &'static str,
-    /// Bytes of a download.
+    /// The number of bytes downloaded so far.
     pub received: Option<f64>,
     pub total: Option<f64>,
 }
@@ -28,11 +28,11 @@ pub struct Progress {
 #[napi]
 pub struct Template {
     inner: isola::Template,
-    /// A sandbox starts from these.
+    /// The default limits of a sandbox.
     limits: Limits,
 }
 
-/// Finds, compiles if need be, and loads a runtime.
+/// Finds a runtime, compiles it if necessary, and loads it.
 #[napi]
 pub async fn build_template(
     options: TemplateOptions,
@@ -55,8 +55,8 @@ async fn build(
     let mut builder = isola::Template::builder(runtime).limits(limits.clone());
     if options.no_cache {
         builder = builder.cache_dir(None);
-    } else if let Some(folder) = options.cache_dir {
-        builder = builder.cache_dir(Some(folder.into()));
+    } else if let Some(dir) = options.cache_dir {
+        builder = builder.cache_dir(Some(dir.into()));
     }
     if let Some(prelude) = options.prelude {
         builder = builder.prelude(prelude);
@@ -88,17 +88,17 @@ fn source(
     if let Some(path) = options.path {
         source = source.path(path);
     }
-    if let Some(folder) = options.library {
-        source = source.library(folder);
+    if let Some(dir) = options.library {
+        source = source.library(dir);
     }
-    for folder in options.shipped {
-        source = source.shipped(folder);
+    for dir in options.shipped {
+        source = source.shipped(dir);
     }
     if let Some(version) = options.version {
         source = source.version(version);
     }
-    if let Some(folder) = options.folder {
-        source = source.folder(folder);
+    if let Some(dir) = options.runtimes_dir {
+        source = source.folder(dir);
     }
     if let Some(url) = options.base_url {
         source = source.base_url(url);
@@ -119,7 +119,7 @@ fn source(
 
 #[napi]
 impl Template {
-    /// Creates a sandbox, which is still to be started.
+    /// Creates a sandbox that has not been started.
     #[napi]
     pub async fn create(
         &self,
@@ -163,7 +163,7 @@ impl Template {
     }
 }
 
-/// A sandbox with these options.
+/// Applies options to the builder of a sandbox.
 pub fn configured(
     builder: SandboxBuilder,
     mut limits: Limits,

@@ -1,4 +1,4 @@
-// Calls: arguments, results, events, and what can be wrong with them.
+// Calls: their arguments, results, events and errors.
 
 import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -90,7 +90,7 @@ for (const runtime of ['python', 'js']) {
     assert.match(event.data, /^(Value|Type)Error: no/);
     assert.equal(event.error.code, 'guest_exception');
     assert.deepEqual(rest, []);
-    // It lives on.
+    // The sandbox remains usable.
     assert.equal(await guest.run('echo', [1]), 1);
   });
 }
@@ -126,10 +126,10 @@ test('what is no argument is refused with its place', async (t) => {
     [[Buffer.from('a')], /argument 0 is a Buffer.*base64/],
     [[Promise.resolve(1)], /argument 0 is a Promise.*await/],
     [[cyclic], /argument 0\.a\[0\] contains itself/],
-    [[deep], /argument 0 nests too deep/],
+    [[deep], /argument 0 is nested too deeply/],
     [[new Arg(NaN, 'x')], /argument "x" is NaN/],
-    [{ hello: 'world' }, /arguments of a call are an array.*wrap/],
-    ['text', /arguments of a call are an array/],
+    [{ hello: 'world' }, /arguments of a call must be an array.*wrap/],
+    ['text', /arguments of a call must be an array/],
   ]) {
     await assert.rejects(guest.run('echo', args), (error) => {
       assert.ok(error instanceof isola.InvalidArgumentError);
@@ -138,12 +138,12 @@ test('what is no argument is refused with its place', async (t) => {
       return true;
     });
   }
-  await assert.rejects(guest.run('echo', [], [1]), /named arguments are an object, and not an array/);
+  await assert.rejects(guest.run('echo', [], [1]), /named arguments must be an object, not an array/);
   await assert.rejects(guest.run('echo', [], { a: NaN }), /argument "a" is NaN/);
-  await assert.rejects(guest.run(1), /the name of a function is a string, and not 1/);
-  await assert.rejects(guest.loadScript(1), /the code of a script is a string/);
-  assert.throws(() => new Arg(1, 2), /the name of an argument is a string/);
-  // Nothing of this touched the sandbox.
+  await assert.rejects(guest.run(1), /the name of a function must be a string, not 1/);
+  await assert.rejects(guest.loadScript(1), /the code of a script must be a string/);
+  assert.throws(() => new Arg(1, 2), /the name of an argument must be a string/);
+  // None of these calls affected the sandbox.
   assert.equal(await guest.run('echo', [1]), 1);
 });
 
@@ -153,7 +153,7 @@ test('big integers arrive as bigint on request', async (t) => {
     bigints: true,
     hostcalls: {},
   });
-  // An argument that is a bigint is sent as it is either way.
+  // A bigint argument is sent unchanged in both cases.
   assert.equal(await plain.run('echo', [2n ** 70n]), 2 ** 70);
   assert.equal(await exact.run('echo', [2n ** 70n + 1n]), 2n ** 70n + 1n);
   assert.deepEqual(await exact.run('echo', [{ a: [1n, -(2n ** 80n)], b: 'x' }]), { a: [1, -(2n ** 80n)], b: 'x' });
@@ -215,7 +215,7 @@ test('closing stops a guest that spins, and the event loop goes on meanwhile', a
 test('a signal stops a call, and the sandbox with it', async (t) => {
   const guest = await sandbox(t, 'python', 'def spin():\n while True: pass\ndef ok(): return 1\n');
   const reason = new Error('enough');
-  // One that was given up before it began touches nothing.
+  // A call that is aborted before it starts does not affect the sandbox.
   await assert.rejects(guest.run('ok', [], {}, { signal: AbortSignal.abort(reason) }), (error) => {
     assert.ok(error instanceof isola.AbortError);
     assert.equal(error.name, 'AbortError');
@@ -329,11 +329,11 @@ async def flood():
   });
   const stream = guest.runStream('flood');
   await stream.next();
-  // A stream that nobody waits for does not keep a process alive.
-  const alive = setInterval(() => {}, 1000);
-  t.after(() => clearInterval(alive));
+  // A stream without a pending `next` does not keep a process running.
+  const keepRunning = setInterval(() => {}, 1000);
+  t.after(() => clearInterval(keepRunning));
   await reached.promise;
-  // Whoever ignores back-pressure has finished by the end of another whole run.
+  // A guest that ignored back-pressure would have finished by the end of another complete run.
   const other = await sandbox(t, 'python', 'def f():\n for i in range(2000): yield i\n');
   await collect(other.runStream('f'));
   await collect((await sandbox(t, 'python', 'def f():\n for i in range(2000): yield i\n')).runStream('f'));
@@ -367,14 +367,14 @@ def spin():
         while True: pass
     atexit.register(forever)
 `;
-  const folder = mkdtempSync(join(tmpdir(), 'isola-'));
-  t.after(() => rmSync(folder, { recursive: true }));
-  const mounts = [{ host: folder, guest: '/end', dir_perms: 'read-write', file_perms: 'read-write' }];
+  const directory = mkdtempSync(join(tmpdir(), 'isola-'));
+  t.after(() => rmSync(directory, { recursive: true }));
+  const mounts = [{ host: directory, guest: '/end', dir_perms: 'read-write', file_perms: 'read-write' }];
   const guest = await sandbox(t, 'python', script, { mounts });
   const events = await collect(guest.finishStream());
   assert.deepEqual(events.filter(({ type }) => type === 'stdout').map(({ data }) => data), ['bye\n']);
   assert.equal(events.at(-1).type, 'end');
-  assert.equal(readFileSync(join(folder, 'log'), 'utf8'), 'held back');
+  assert.equal(readFileSync(join(directory, 'log'), 'utf8'), 'held back');
   await assert.rejects(guest.run('prepare'), { code: 'closed' });
   await assert.rejects(guest.finish(), { code: 'closed' });
   const plain = await sandbox(t, 'python', 'x = 1');

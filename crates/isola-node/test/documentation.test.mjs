@@ -1,4 +1,4 @@
-// The programs of the documentation, as they are printed there.
+// The example programs of the documentation, run unchanged.
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -49,7 +49,7 @@ test('each code of an error has one class, the same in code, declarations and do
   const documented = new Map();
   for (const [classes, codes] of await columns('docs/isola/node.md')) {
     if (!classes[0]?.endsWith('Error')) continue;
-    // A row is about several classes of one code each, or one class.
+    // A row lists several classes with one code each, or one class.
     for (const [index, name] of classes.entries()) {
       documented.set(name, classes.length > 1 ? [codes[index]] : codes);
     }

@@ -1,5 +1,5 @@
-// What a guest asks of its host: hostcalls and HTTP, in all the ways in which a
-// handler can behave.
+// Hostcalls and HTTP requests of a guest, with handlers that behave in every
+// possible way.
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
@@ -242,23 +242,23 @@ test('what a handler answers wrongly fails that request alone', async (t) => {
     },
   });
   for (const [name, message] of [
-    ['none', /returned undefined/],
-    ['text', /returned "hello"/],
-    ['status', /status is "200"/],
-    ['range', /status is 99/],
-    ['body', /body should be a Buffer/],
-    ['number', /body should be a Buffer/],
-    ['headers', /headers are "x"/],
-    ['pairs', /something else than pairs/],
-    ['value', /field "a" is not a string/],
+    ['none', /must return .*, but returned undefined/],
+    ['text', /must return .*, but returned "hello"/],
+    ['status', /from 100 to 999, and is "200"/],
+    ['range', /from 100 to 999, and is 99/],
+    ['body', /body must be a Buffer/],
+    ['number', /body must be a Buffer/],
+    ['headers', /headers must be an object, not "x"/],
+    ['pairs', /must be a list of \[name, value\] pairs/],
+    ['value', /field "a" must be a string/],
     ['name', /"a b" is not the name/],
     ['line', /header field a cannot be sent/],
-    ['piece', /piece that is "text"/],
+    ['piece', /chunk that is not a Buffer: "text"/],
     ['broken', /cut/],
     ['throw', /refused by policy/],
   ]) {
-    const told = await guest.run('get', [`http://a.test/${name}`]);
-    assert.match(String(told), message, name);
+    const reported = await guest.run('get', [`http://a.test/${name}`]);
+    assert.match(String(reported), message, name);
   }
   answers.fine = { status: 200 };
   assert.equal((await guest.run('get', ['http://a.test/fine']))[0], 200);
@@ -280,7 +280,7 @@ async function* main() {
       status: 200,
       body: (async function* () {
         yield Buffer.from('first');
-        // Nobody gets the second before the first was seen.
+        // The second is sent only after the first was received.
         await taken.promise;
         yield Buffer.from('second');
       })(),

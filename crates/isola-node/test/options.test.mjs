@@ -1,4 +1,4 @@
-// Options: each does what it says, and what is none is refused by name.
+// The effect of each option, and the rejection of unknown and invalid ones.
 
 import assert from 'node:assert/strict';
 import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
@@ -12,10 +12,10 @@ import { sandbox, template } from './support/fixture.mjs';
 const { buildTemplate, SandboxContext } = isola;
 const require = createRequire(import.meta.url);
 
-async function folder(t) {
-  const made = await mkdtemp(path.join(tmpdir(), 'isola-test-'));
-  t.after(() => rm(made, { recursive: true, force: true }));
-  return made;
+async function tempDir(t) {
+  const created = await mkdtemp(path.join(tmpdir(), 'isola-test-'));
+  t.after(() => rm(created, { recursive: true, force: true }));
+  return created;
 }
 
 async function started(t, built, config) {
@@ -26,7 +26,7 @@ async function started(t, built, config) {
 }
 
 test('prelude, env and mounts of a template, and those of a sandbox over them', async (t) => {
-  const [one, two] = [await folder(t), await folder(t)];
+  const [one, two] = [await tempDir(t), await tempDir(t)];
   await writeFile(path.join(one, 'a.txt'), 'one');
   await writeFile(path.join(two, 'a.txt'), 'two');
   const built = await buildTemplate('python', {
@@ -94,7 +94,7 @@ for (const [limits, name, args, code, message] of [
   [{ maxRequests: 3 }, 'fetch_many', [4], 'guest_exception', /3/],
 ]) {
   test(`the limit ${Object.keys(limits)} of a template and of a sandbox`, async (t) => {
-    const data = await folder(t);
+    const data = await tempDir(t);
     await writeFile(path.join(data, 'file'), '');
     const never = () => new Promise(() => {});
     const config = { hostcalls: { never }, http: never, mounts: [{ host: data, guest: '/data' }] };
@@ -110,7 +110,7 @@ for (const [limits, name, args, code, message] of [
         return true;
       });
     }
-    // What a sandbox says goes over what its template says, limit by limit.
+    // Each limit of a sandbox overrides that of its template.
     const roomy = { timeoutMs: Infinity, cpuTimeoutMs: Infinity, maxRecursion: 500 };
     const guest = await started(t, limited, { limits: roomy, maxMemory: 128 << 20 });
     await guest.loadScript(LIMITED);
@@ -119,7 +119,7 @@ for (const [limits, name, args, code, message] of [
 }
 
 test('cacheDir keeps compiled code there, and null keeps none', { timeout: 300_000 }, async (t) => {
-  const cacheDir = await folder(t);
+  const cacheDir = await tempDir(t);
   const phases = [];
   await buildTemplate('js', { cacheDir, onProgress: ({ phase }) => phases.push(phase) });
   assert.ok((await readdir(cacheDir)).some((name) => name.endsWith('.cwasm')));
@@ -135,7 +135,7 @@ test('runtimePath is a file or a folder, and nothing else is looked at then', as
     await guest.loadScript('function main() { return 1; }');
     assert.equal(await guest.run('main'), 1);
   }
-  const empty = await folder(t);
+  const empty = await tempDir(t);
   await assert.rejects(buildTemplate('js', { runtimePath: empty }), { code: 'invalid_argument', message: /js\.wasm.*was not found/ });
   await assert.rejects(buildTemplate('js', { runtimePath: shipped, runtimeLibDir: '/nowhere' }), /library directory/);
   await writeFile(path.join(empty, 'js.wasm'), 'nonsense');
@@ -177,44 +177,44 @@ test('what is no option is refused by name', async (t) => {
   for (const [attempt, message] of [
     [() => buildTemplate('ruby'), /no runtime "ruby": use "python" or "js"/],
     [() => buildTemplate(), /no runtime undefined/],
-    [() => buildTemplate('js', 'x'), /options are an object/],
-    [() => buildTemplate('js', { memory: 1 }), /no option "memory": there are runtimePath, /],
-    [() => buildTemplate('js', { maxMemory: '1' }), /maxMemory should be a whole number, and not "1"/],
-    [() => buildTemplate('js', { maxMemory: -1 }), /maxMemory should be a whole number, and not -1/],
+    [() => buildTemplate('js', 'x'), /options must be an object/],
+    [() => buildTemplate('js', { memory: 1 }), /no option "memory": the options are runtimePath, /],
+    [() => buildTemplate('js', { maxMemory: '1' }), /maxMemory must be a non-negative integer, not "1"/],
+    [() => buildTemplate('js', { maxMemory: -1 }), /maxMemory must be a non-negative integer, not -1/],
     [() => buildTemplate('js', { maxMemory: 1.5 }), /maxMemory/],
-    [() => buildTemplate('js', { cacheDir: 1 }), /cacheDir should be a string/],
-    [() => buildTemplate('js', { prelude: 1 }), /prelude should be a string/],
-    [() => buildTemplate('js', { version: 1 }), /version should be a string/],
+    [() => buildTemplate('js', { cacheDir: 1 }), /cacheDir must be a string/],
+    [() => buildTemplate('js', { prelude: 1 }), /prelude must be a string/],
+    [() => buildTemplate('js', { version: 1 }), /version must be a string/],
     [() => buildTemplate('js', { version: '../x' }), /not the version of a release/],
-    [() => buildTemplate('js', { env: [] }), /env should be an object of strings/],
-    [() => buildTemplate('js', { env: { A: 1 } }), /env\.A should be a string/],
+    [() => buildTemplate('js', { env: [] }), /env must be an object of strings/],
+    [() => buildTemplate('js', { env: { A: 1 } }), /env\.A must be a string/],
     [() => buildTemplate('js', { env: { 'A=B': '' } }), /environment variable "A=B"/],
-    [() => buildTemplate('js', { mounts: {} }), /mounts should be an array/],
+    [() => buildTemplate('js', { mounts: {} }), /mounts must be an array/],
     [() => buildTemplate('js', { mounts: [1] }), /mounts\[0\]: options are an object/],
-    [() => buildTemplate('js', { mounts: [{ host: '/' }] }), /mounts\[0\]\.guest should be a path/],
+    [() => buildTemplate('js', { mounts: [{ host: '/' }] }), /mounts\[0\]\.guest must be a path/],
     [() => buildTemplate('js', { mounts: [{ host: '/', guest: '/x', dirPerms: 'read' }] }), /mounts\[0\] has no option "dirPerms"/],
-    [() => buildTemplate('js', { mounts: [{ host: '/', guest: '/x', dir_perms: 'rw' }] }), /dir_perms should be "read", "write" or "read-write"/],
+    [() => buildTemplate('js', { mounts: [{ host: '/', guest: '/x', dir_perms: 'rw' }] }), /dir_perms must be "read", "write" or "read-write"/],
     [() => buildTemplate('js', { mounts: [{ host: '/nowhere', guest: '/x' }] }), /cannot be read/],
     [() => buildTemplate('js', { mounts: [{ host: '/', guest: 'x' }] }), /absolute/],
     [() => buildTemplate('js', { limits: { memory: 1 } }), /limits has no option "memory"/],
-    [() => buildTemplate('js', { limits: { timeoutMs: 0 } }), /timeoutMs should be a positive number/],
-    [() => buildTemplate('js', { onProgress: 1 }), /onProgress should be a function/],
+    [() => buildTemplate('js', { limits: { timeoutMs: 0 } }), /timeoutMs must be a positive number/],
+    [() => buildTemplate('js', { onProgress: 1 }), /onProgress must be a function/],
     [() => buildTemplate('js', { version: '9.9.9', downloadUrl: 'ftp://a.test' }), /use https/],
     [() => buildTemplate('js', { version: '9.9.9', downloadUrl: 'http://a.test' }), /use https, or give the digest/],
     [() => built.create({ memory: 1 }), /create has no option "memory"/],
-    [() => built.create({ hostcalls: [] }), /hostcalls should be an object/],
-    [() => built.create({ hostcalls: { f: 1 } }), /hostcalls\.f should be a function/],
-    [() => built.create({ http: 'yes' }), /http should be true or a function/],
-    [() => built.create({ httpHandler: 1 }), /httpHandler should be true or a function/],
+    [() => built.create({ hostcalls: [] }), /hostcalls must be an object/],
+    [() => built.create({ hostcalls: { f: 1 } }), /hostcalls\.f must be a function/],
+    [() => built.create({ http: 'yes' }), /http must be true or a function/],
+    [() => built.create({ httpHandler: 1 }), /httpHandler must be true or a function/],
     [() => built.create({ http: true, httpHandler: true }), /two names of one option/],
-    [() => built.create({ httpRequestBody: 'x' }), /httpRequestBody should be "buffer" or "stream"/],
-    [() => built.create({ bigints: 1 }), /bigints should be true or false/],
+    [() => built.create({ httpRequestBody: 'x' }), /httpRequestBody must be "buffer" or "stream"/],
+    [() => built.create({ bigints: 1 }), /bigints must be true or false/],
     [() => guest.run('f', [], {}, { timeout: 1 }), /a call has no option "timeout"/],
-    [() => guest.run('f', [], {}, { timeoutMs: '1' }), /timeoutMs should be a positive number/],
-    [() => guest.run('f', [], {}, { cpuTimeoutMs: NaN }), /cpuTimeoutMs should be/],
-    [() => guest.run('f', [], {}, { signal }), /signal should be an AbortSignal/],
+    [() => guest.run('f', [], {}, { timeoutMs: '1' }), /timeoutMs must be a positive number/],
+    [() => guest.run('f', [], {}, { cpuTimeoutMs: NaN }), /cpuTimeoutMs must be/],
+    [() => guest.run('f', [], {}, { signal }), /signal must be an AbortSignal/],
     [() => guest.start({ name: 'x' }), /no option "name"/],
-    [() => guest.loadScript('', { name: 1 }), /name should be a string/],
+    [() => guest.loadScript('', { name: 1 }), /name must be a string/],
   ]) {
     await assert.rejects(async () => attempt(), (error) => {
       assert.ok(error instanceof isola.InvalidArgumentError, error.stack);
@@ -223,6 +223,6 @@ test('what is no option is refused by name', async (t) => {
       return true;
     });
   }
-  assert.throws(() => new isola.Sandbox(), /comes from template\.create/);
-  assert.throws(() => new isola.SandboxTemplate(), /comes from buildTemplate/);
+  assert.throws(() => new isola.Sandbox(), /a Sandbox cannot be constructed: use template\.create/);
+  assert.throws(() => new isola.SandboxTemplate(), /cannot be constructed: use buildTemplate/);
 });

@@ -1,5 +1,5 @@
-// What a process sees of the package: that it ends when nothing is left to do,
-// and survives what handlers and workers do.
+// The effects of the package on its process, which exits when nothing is left to
+// do, and survives whatever handlers and workers do.
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -123,12 +123,12 @@ test('memory returns when sandboxes are closed', async () => {
   `;
   const { stdout } = await run(process.execPath, ['--expose-gc', '-e', program]);
   const [heap, rss] = JSON.parse(stdout);
-  // 400 guests would be some 300 MB.
+  // 400 guests that were not freed would take about 300 MB.
   assert.ok(heap < 1e6, `the heap grew by ${heap} bytes`);
   assert.ok(rss < 40e6, `the process grew by ${rss} bytes`);
 });
 
-/** A folder in which isola-core is installed, and nothing beside it but `more`. */
+/** Creates a directory in which only isola-core and `more` are installed. */
 async function alone(t, more = {}) {
   const app = await mkdtemp(path.join(tmpdir(), 'isola-test-'));
   t.after(() => rm(app, { recursive: true, force: true }));
@@ -153,7 +153,7 @@ test('a machine without a native part is told which there are', async (t) => {
   const other = "Object.defineProperty(process, 'platform', { value: 'sunos' });";
   assert.match(
     await refusal(await alone(t), other),
-    /^invalid_argument isola-core has no native part for sunos-x64: there is one for linux-x64$/m,
+    /^invalid_argument isola-core does not support sunos-x64: supported platforms are linux-x64$/m,
   );
 });
 
@@ -166,5 +166,5 @@ test('a native part that is missing or damaged is named', async (t) => {
     'isola-core-linux-x64-gnu/package.json': '{ "name": "isola-core-linux-x64-gnu", "main": "isola.node" }',
     'isola-core-linux-x64-gnu/isola.node': 'nonsense',
   });
-  assert.match(await refusal(damaged), /^invalid_argument the native part of isola-core cannot be loaded, which needs glibc: /m);
+  assert.match(await refusal(damaged), /^invalid_argument the native part of isola-core, which needs glibc, cannot be loaded: /m);
 });

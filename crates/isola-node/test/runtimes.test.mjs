@@ -1,6 +1,6 @@
-// Where runtimes come from: downloads from a real server, with all that can go
-// wrong with one. The archive holds a small component, since only its way here
-// is looked at; the last test runs a real one.
+// Downloads of runtimes from a real server, with every failure of one. The archive
+// holds a small file instead of a component, since only the download is tested;
+// the last test runs a real one.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -17,13 +17,13 @@ import { server } from './support/fixture.mjs';
 const VERSION = '9.9.9';
 const ASSET = `/v${VERSION}/isola-js.tar.gz`;
 
-async function folder(t) {
-  const made = await mkdtemp(path.join(tmpdir(), 'isola-test-'));
-  t.after(() => rm(made, { recursive: true, force: true }));
-  return made;
+async function tempDir(t) {
+  const created = await mkdtemp(path.join(tmpdir(), 'isola-test-'));
+  t.after(() => rm(created, { recursive: true, force: true }));
+  return created;
 }
 
-/** A gzipped tar archive of entries `[name, content, type]`. */
+/** Returns a gzipped tar archive of entries `[name, content, type]`. */
 function archive(entries) {
   const blocks = [];
   for (const [name, content, type = '0'] of entries) {
@@ -50,7 +50,7 @@ function archive(entries) {
 
 const sha256 = (bytes) => createHash('sha256').update(bytes).digest('hex');
 
-/** A server of one release. `serve` may take over an archive's response. */
+/** Starts a server of one release. `serve` may handle a request for the archive. */
 async function releases(t, bytes, { digest = sha256(bytes), serve } = {}) {
   const log = [];
   const url = await server(t, (request, response) => {
@@ -68,14 +68,14 @@ async function releases(t, bytes, { digest = sha256(bytes), serve } = {}) {
   return { url, log };
 }
 
-/** Everything below a folder but locks, which hold nothing. */
-async function left(runtimesDir) {
+/** Returns the names of the files below a directory, except lock files, which are empty. */
+async function remainingFiles(runtimesDir) {
   const entries = await readdir(runtimesDir, { recursive: true, withFileTypes: true }).catch(() => []);
   return entries.filter((entry) => entry.isFile() && !entry.name.endsWith('.lock')).map((entry) => entry.name);
 }
 
-// What is downloaded is no component: that it is said so shows it was reached.
-const REACHED = /js\.wasm is not|is not a runtime|cannot be compiled|component/;
+// The downloaded file is not a component: an error about that shows that it was loaded.
+const NOT_A_COMPONENT = /js\.wasm is not|is not a runtime|cannot be compiled|component/;
 const content = Buffer.alloc(300_000, 'not a component ');
 const good = archive([['js.wasm', content]]);
 
@@ -83,7 +83,7 @@ const build = (runtimesDir, downloadUrl, more) =>
   isola.buildTemplate('js', { version: VERSION, runtimesDir, downloadUrl, cacheDir: runtimesDir + '-cache', ...more });
 
 async function installed(runtimesDir) {
-  assert.deepEqual(await left(runtimesDir), ['js.wasm']);
+  assert.deepEqual(await remainingFiles(runtimesDir), ['js.wasm']);
   assert.deepEqual(await readFile(path.join(runtimesDir, VERSION, 'js', 'js.wasm')), content);
 }
 
@@ -97,21 +97,21 @@ async function refused(attempt, code, message) {
 }
 
 test('a release is downloaded once, with progress, and found the next time', async (t) => {
-  const runtimesDir = path.join(await folder(t), 'runtimes');
+  const runtimesDir = path.join(await tempDir(t), 'runtimes');
   const { url, log } = await releases(t, good);
   const seen = [];
   const onProgress = (progress) => seen.push(progress);
-  await assert.rejects(build(runtimesDir, url, { onProgress }), REACHED);
+  await assert.rejects(build(runtimesDir, url, { onProgress }), NOT_A_COMPONENT);
   await installed(runtimesDir);
   const arrived = seen.filter(({ phase }) => phase === 'download');
   assert.deepEqual(arrived.at(-1), { phase: 'download', received: good.length, total: good.length });
   assert.deepEqual(log, [`${ASSET}.sha256`, ASSET]);
-  await assert.rejects(build(runtimesDir, url), REACHED);
+  await assert.rejects(build(runtimesDir, url), NOT_A_COMPONENT);
   assert.equal(log.length, 2);
 });
 
 test('a broken download goes on where it ended', async (t) => {
-  const runtimesDir = path.join(await folder(t), 'runtimes');
+  const runtimesDir = path.join(await tempDir(t), 'runtimes');
   let cuts = 0;
   const { url, log } = await releases(t, good, {
     serve(request, response) {
@@ -121,13 +121,13 @@ test('a broken download goes on where it ended', async (t) => {
       return true;
     },
   });
-  await assert.rejects(build(runtimesDir, url), REACHED);
+  await assert.rejects(build(runtimesDir, url), NOT_A_COMPONENT);
   await installed(runtimesDir);
   assert.deepEqual(log, [`${ASSET}.sha256`, ASSET, `${ASSET} bytes=200-`]);
 });
 
 test('a later attempt goes on with what an earlier one has left', async (t) => {
-  const runtimesDir = path.join(await folder(t), 'runtimes');
+  const runtimesDir = path.join(await tempDir(t), 'runtimes');
   let broken = true;
   const { url, log } = await releases(t, good, {
     serve(request, response) {
@@ -141,15 +141,15 @@ test('a later attempt goes on with what an earlier one has left', async (t) => {
     },
   });
   await refused(build(runtimesDir, url), 'download_failed', /503/);
-  assert.deepEqual(await left(runtimesDir), [`${sha256(good)}.part`]);
+  assert.deepEqual(await remainingFiles(runtimesDir), [`${sha256(good)}.part`]);
   broken = false;
-  await assert.rejects(build(runtimesDir, url), REACHED);
+  await assert.rejects(build(runtimesDir, url), NOT_A_COMPONENT);
   await installed(runtimesDir);
   assert.equal(log.at(-1), `${ASSET} bytes=100-`);
 });
 
 test('a server without ranges is read from the start', async (t) => {
-  const runtimesDir = path.join(await folder(t), 'runtimes');
+  const runtimesDir = path.join(await tempDir(t), 'runtimes');
   let first = true;
   const { url } = await releases(t, good, {
     serve(request, response) {
@@ -160,23 +160,23 @@ test('a server without ranges is read from the start', async (t) => {
       return true;
     },
   });
-  await assert.rejects(build(runtimesDir, url), REACHED);
+  await assert.rejects(build(runtimesDir, url), NOT_A_COMPONENT);
   await installed(runtimesDir);
 });
 
 test('a wrong digest is refused, and nothing is left', async (t) => {
-  const runtimesDir = path.join(await folder(t), 'runtimes');
+  const runtimesDir = path.join(await tempDir(t), 'runtimes');
   const { url } = await releases(t, good, { digest: '0'.repeat(64) });
   await refused(build(runtimesDir, url), 'download_refused', /SHA-256 digest is [0-9a-f]{64}, and not 0{64}/);
-  assert.deepEqual(await left(runtimesDir), []);
+  assert.deepEqual(await remainingFiles(runtimesDir), []);
 });
 
 test('a pinned digest counts, and not the one of the server', async (t) => {
-  const runtimesDir = path.join(await folder(t), 'runtimes');
+  const runtimesDir = path.join(await tempDir(t), 'runtimes');
   const { url, log } = await releases(t, good);
   await refused(build(runtimesDir, url, { runtimeSha256: '1'.repeat(64) }), 'download_refused', /and not 1{64}/);
   assert.deepEqual(log, [ASSET]);
-  await assert.rejects(build(runtimesDir, url, { runtimeSha256: sha256(good).toUpperCase() }), REACHED);
+  await assert.rejects(build(runtimesDir, url, { runtimeSha256: sha256(good).toUpperCase() }), NOT_A_COMPONENT);
   await assert.rejects(build(`${runtimesDir}-2`, url, { runtimeSha256: 'abc' }), /"abc" is not a SHA-256 digest/);
 });
 
@@ -190,23 +190,23 @@ for (const [name, entries, message] of [
   ['has no runtime in it', [['other.wasm', 'x']], /there is no js\.wasm in it/],
 ]) {
   test(`an archive that ${name} is refused, and nothing is left`, async (t) => {
-    const around = await folder(t);
+    const around = await tempDir(t);
     const runtimesDir = path.join(around, 'runtimes');
     const { url } = await releases(t, archive(entries));
     await refused(build(runtimesDir, url), 'download_refused', message);
-    assert.deepEqual(await left(around), []);
+    assert.deepEqual(await remainingFiles(around), []);
   });
 }
 
 test('what is no archive is refused', async (t) => {
-  const runtimesDir = path.join(await folder(t), 'runtimes');
+  const runtimesDir = path.join(await tempDir(t), 'runtimes');
   const { url } = await releases(t, Buffer.from('hello'));
   await refused(build(runtimesDir, url), 'download_refused', /damaged/);
-  assert.deepEqual(await left(runtimesDir), []);
+  assert.deepEqual(await remainingFiles(runtimesDir), []);
 });
 
 test('a release that is not there says where it was looked for', async (t) => {
-  const runtimesDir = path.join(await folder(t), 'runtimes');
+  const runtimesDir = path.join(await tempDir(t), 'runtimes');
   const { url } = await releases(t, good);
   await refused(build(runtimesDir, url, { version: '8.8.8' }), 'download_failed', /v8\.8\.8\/isola-js\.tar\.gz.*404/);
   const none = await releases(t, good, { digest: 'none' });
@@ -214,7 +214,7 @@ test('a release that is not there says where it was looked for', async (t) => {
 });
 
 test('two processes at once download once, and the archive of a release runs', { timeout: 300_000 }, async (t) => {
-  const home = await folder(t);
+  const home = await tempDir(t);
   const real = await readFile(path.join(process.env.ISOLA_ARCHIVES, 'isola-js.tar.gz'));
   const line = await readFile(path.join(process.env.ISOLA_ARCHIVES, 'isola-js.tar.gz.sha256'), 'utf8');
   const { url, log } = await releases(t, real, { digest: line.split(' ')[0] });
@@ -242,7 +242,7 @@ test('two processes at once download once, and the archive of a release runs', {
   });
   assert.deepEqual(await Promise.all(runs), [[0, '42\n'], [0, '42\n']]);
   assert.equal(log.filter((line) => line === ASSET).length, 1);
-  // Nothing was told of folders: they are those of the user's cache.
+  // No directories were given, so those of the user's cache are used.
   const cache = path.join(home, '.cache/isola');
   assert.deepEqual(await readdir(path.join(cache, 'runtimes', VERSION)), ['js']);
   assert.ok((await readdir(path.join(cache, 'compiled'))).some((name) => name.endsWith('.cwasm')));

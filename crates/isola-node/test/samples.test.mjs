@@ -1,5 +1,5 @@
-// The samples of the documentation, compiled by TypeScript: each runs in a
-// process of its own, prints what it should, and ends by itself.
+// The samples of the documentation, compiled by TypeScript. Each runs in a process
+// of its own, prints the expected output, and exits by itself.
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -8,7 +8,7 @@ import { promisify } from 'node:util';
 
 const run = promisify(execFile);
 
-for (const [name, printed, complained] of [
+for (const [name, printed, errorOutput] of [
   ['lifecycle', 'hello world\n', ''],
   ['arguments', "Hello World\nHey World\nHi World\n{ hello: 'world' }\n", ''],
   ['hostcalls', "{ name: 'user-7', user_id: 7 }\n", ''],
@@ -22,7 +22,7 @@ for (const [name, printed, complained] of [
   test(`the sample "${name}"`, async () => {
     const { stdout, stderr } = await run(process.execPath, [`types/out/samples/${name}.mjs`]);
     assert.equal(stdout.replace('{ user_id: 7, name: \'user-7\' }', "{ name: 'user-7', user_id: 7 }"), printed);
-    if (complained instanceof RegExp) assert.match(stderr, complained);
-    else assert.equal(stderr, complained);
+    if (errorOutput instanceof RegExp) assert.match(stderr, errorOutput);
+    else assert.equal(stderr, errorOutput);
   });
 }

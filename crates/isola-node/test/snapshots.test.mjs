@@ -39,7 +39,7 @@ async function loaded(t, runtime) {
   return parent;
 }
 
-async function folder(t) {
+async function tempDir(t) {
   const path = await mkdtemp(join(tmpdir(), 'isola-'));
   t.after(() => rm(path, { recursive: true }));
   return path;
@@ -68,7 +68,7 @@ for (const runtime of ['python', 'js']) {
     assert.equal(snapshot.runtime, runtime);
     assert.ok(snapshot.residentSize > 0 && snapshot.residentSize <= snapshot.memorySize);
     parent.close();
-    const path = join(await folder(t), 'a.snapshot');
+    const path = join(await tempDir(t), 'a.snapshot');
     assert.equal(await snapshot.save(path), (await stat(path)).size);
     const built = await template(runtime);
     for (const from of [snapshot, path, await built.loadSnapshot(path)]) {
@@ -83,7 +83,7 @@ for (const runtime of ['python', 'js']) {
 
 test('what does not fit is refused', async (t) => {
   const parent = await loaded(t, 'js');
-  const path = join(await folder(t), 'a.snapshot');
+  const path = join(await tempDir(t), 'a.snapshot');
   const snapshot = await parent.snapshot();
   await snapshot.save(path);
   const [python, js] = await Promise.all([template('python'), template('js')]);

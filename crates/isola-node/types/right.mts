@@ -1,4 +1,4 @@
-// What is right, and has to be accepted: each option, class and form.
+// Valid code that must compile, with each option, class and form.
 
 import {
   Arg,

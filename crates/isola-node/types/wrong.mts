@@ -1,5 +1,5 @@
-// What is wrong, and has to be refused. An `@ts-expect-error` over a line that
-// is right is an error itself.
+// Invalid code that must not compile. An `@ts-expect-error` over a valid line is an
+// error itself.
 
 import { Arg, Sandbox, SandboxTemplate, buildTemplate } from "isola-core";
 import type { Event, HttpResponse, MountConfig } from "isola-core";
@@ -19,15 +19,15 @@ export async function wrong(template: SandboxTemplate, sandbox: Sandbox): Promis
   await template.create({ hostcalls: { f: 1 } });
   // @ts-expect-error: a response has a status
   await template.create({ http: async () => ({ body: null }) });
-  // @ts-expect-error: a string is no body
+  // @ts-expect-error: a body is not a string
   await template.create({ http: async () => ({ status: 200, body: "text" }) });
-  // @ts-expect-error: a handler gets streams only if it asks for them
+  // @ts-expect-error: a body is a stream only with `httpRequestBody: "stream"`
   await template.create({ http: async (request) => ({ status: 200, body: request.body?.getReader() }) });
   // @ts-expect-error: the arguments are an array
   await sandbox.run("echo", { hello: "world" });
   // @ts-expect-error: a function is not a value
   await sandbox.run("echo", [() => 1]);
-  // @ts-expect-error: nor is undefined
+  // @ts-expect-error: undefined is not a value
   await sandbox.run("echo", [undefined]);
   // @ts-expect-error: milliseconds are a number
   await sandbox.run("echo", [], {}, { timeoutMs: "1s" });
@@ -35,11 +35,11 @@ export async function wrong(template: SandboxTemplate, sandbox: Sandbox): Promis
   await sandbox.start({ timeout: 1 });
   // @ts-expect-error: the name of an argument is a string
   new Arg(1, 2);
-  // @ts-expect-error: a sandbox comes from a template
+  // @ts-expect-error: a sandbox is created by a template
   new Sandbox();
-  // @ts-expect-error: a template comes from buildTemplate
+  // @ts-expect-error: a template is created by buildTemplate
   new SandboxTemplate();
-  // @ts-expect-error: a result may be anything
+  // @ts-expect-error: a result may be of any type
   const text: string = await sandbox.run("echo");
   // @ts-expect-error: there is no such permission
   const mount: MountConfig = { host: ".", guest: "/data", dir_perms: "rw" };
@@ -47,7 +47,7 @@ export async function wrong(template: SandboxTemplate, sandbox: Sandbox): Promis
   const event: Event = { type: "exit", data: 0 };
   // @ts-expect-error: a status is a number
   const response: HttpResponse = { status: "200" };
-  // @ts-expect-error: events are given one after another, not all at once
+  // @ts-expect-error: the events are an asynchronous iterable
   for (const single of sandbox.runStream("f")) console.log(single);
   console.log(text, mount, event, response);
 }

@@ -1,8 +1,8 @@
-"""What the Python package costs, beside other ways to run Python: one table.
+"""Benchmarks of the Python package and of other ways to run Python, as one table.
 
-`cargo xtask bench python` runs this on the optimized wheel. What `pydantic-monty`
-runs is a subset of Python without classes or the standard library; the rows that
-name it hold what it can run.
+`cargo xtask bench python` runs this on the optimized wheel. `pydantic-monty` runs a
+subset of Python without classes or the standard library; only code that it can run
+is measured with it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import isola
 SCRIPT = "def add(a, b):\n    return a + b\n"
 CALLS = 10_000
 CYCLES = 10_000
-AT_ONCE = 100
-# What each of the hundred has to do.
+CONCURRENT = 100
+# The work of each concurrent sandbox or process.
 WORK = "def work(n):\n    t = 0\n    for i in range(n):\n        t += i * i\n    return t\n"
 STEPS = 20_000
 
@@ -110,7 +110,7 @@ async def main() -> None:
         lines = os.environ["ISOLA_RUST_CALLS"].splitlines()
         rust = float(dict(line.split() for line in lines)["python"])
         row("  the same in Rust", f"{rust:.1f} us")
-        row("  what the binding adds", f"{each - rust:.1f} us")
+        row("  overhead of the binding", f"{each - rust:.1f} us")
     with pydantic_monty.Monty() as monty, monty.checkout() as session:
         session.feed_run(SCRIPT)
         start = time.perf_counter()
@@ -124,7 +124,7 @@ async def main() -> None:
             pool.submit(add, 2, 3).result()
         row("  ProcessPoolExecutor", f"{(time.perf_counter() - start) * 1e6 / CALLS:.1f} us")
 
-    print(f"{AT_ONCE} at once, each a sandbox or process and {STEPS:,} steps; all of them")
+    print(f"{CONCURRENT} concurrent sandboxes or processes of {STEPS:,} steps; total")
 
     async def one() -> None:
         async with template.create() as sandbox:
@@ -132,7 +132,7 @@ async def main() -> None:
             assert await sandbox.run("work", STEPS) == work(STEPS)
 
     async def all_of_them() -> None:
-        await asyncio.gather(*(one() for _ in range(AT_ONCE)))
+        await asyncio.gather(*(one() for _ in range(CONCURRENT)))
 
     row("  isola", f"{await median(3, all_of_them) * 1e3:.0f} ms")
 
@@ -146,13 +146,13 @@ async def main() -> None:
                 )
                 assert await running.wait() == 0
 
-        await asyncio.gather(*(process() for _ in range(AT_ONCE)))
+        await asyncio.gather(*(process() for _ in range(CONCURRENT)))
 
     row("  python3 subprocesses", f"{await median(3, processes) * 1e3:.0f} ms")
 
     async def pool_of_all() -> None:
         with ProcessPoolExecutor() as pool:
-            list(pool.map(work, [STEPS] * AT_ONCE))
+            list(pool.map(work, [STEPS] * CONCURRENT))
 
     row("  ProcessPoolExecutor (no isolation)", f"{await median(3, pool_of_all) * 1e3:.0f} ms")
 
@@ -162,7 +162,7 @@ async def main() -> None:
     before = resident()
     for _ in range(CYCLES):
         await first_result(template)
-    row("  memory that did not return", f"{(resident() - before) / 1e6:.1f} MB")
+    row("  memory that was not freed", f"{(resident() - before) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-//! Bodies of HTTP messages, piece by piece in both directions.
+//! Bodies of HTTP messages, streamed in chunks in both directions.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -17,11 +17,11 @@ use crate::{
     host::Guard,
 };
 
-type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, HostError>> + Send>>;
+type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, HostError>> + Send>>;
 
 /// The body of a guest's request.
 #[pyclass(frozen, module = "isola._native")]
-pub struct BodyReader(Arc<Mutex<Option<Pieces>>>);
+pub struct BodyReader(Arc<Mutex<Option<BodyStream>>>);
 
 impl BodyReader {
     pub fn new(body: Body) -> Self {
@@ -31,19 +31,19 @@ impl BodyReader {
 
 #[pymethods]
 impl BodyReader {
-    /// Hands the next piece to `done`, or `None` at the end.
+    /// Passes the next chunk to `done`, or `None` at the end.
     fn next(&self, event_loop: Py<PyAny>, done: Py<PyAny>) -> PyResult<Task> {
-        let pieces = Arc::clone(&self.0);
+        let body = Arc::clone(&self.0);
         let next = async move {
-            let mut pieces = pieces.lock().await;
-            let Some(stream) = &mut *pieces else { return Ok(None) };
-            let piece = stream.next().await;
-            if !matches!(piece, Some(Ok(_))) {
-                *pieces = None;
+            let mut body = body.lock().await;
+            let Some(stream) = &mut *body else { return Ok(None) };
+            let chunk = stream.next().await;
+            if !matches!(chunk, Some(Ok(_))) {
+                *body = None;
             }
-            Ok(piece)
+            Ok(chunk)
         };
-        spawn(next, Callback::new(event_loop, done), |py, piece| match piece {
+        spawn(next, Callback::new(event_loop, done), |py, chunk| match chunk {
             Some(Ok(bytes)) => Ok(PyBytes::new(py, &bytes).into_any()),
             Some(Err(error)) => Err(failure::raise("stream_closed", error.message())),
             None => Ok(py.None().into_bound(py)),
@@ -51,31 +51,31 @@ impl BodyReader {
     }
 }
 
-/// A piece; `None` is the end, which is said and never concluded.
-type Piece = Result<Option<Bytes>, HostError>;
+/// A chunk. `None` is the end, which is always sent explicitly.
+type Chunk = Result<Option<Bytes>, HostError>;
 
-/// The body of a response, as a handler makes it.
+/// The writer of the body of a handler's response.
 #[pyclass(frozen, module = "isola._native")]
-pub struct BodyWriter(Sender<Piece>);
+pub struct BodyWriter(Sender<Chunk>);
 
 impl BodyWriter {
-    pub fn new() -> (Self, Receiver<Piece>) {
+    pub fn new() -> (Self, Receiver<Chunk>) {
         let (sender, receiver) = channel(2);
         (Self(sender), receiver)
     }
 
-    fn put(&self, piece: Piece, callback: Callback) -> PyResult<()> {
-        let tell = |callback: Callback, taken: bool| {
-            callback.send(move |py| Ok(taken.into_pyobject(py)?.to_owned().into_any()));
+    fn enqueue(&self, chunk: Chunk, callback: Callback) -> PyResult<()> {
+        let report = |callback: Callback, accepted: bool| {
+            callback.send(move |py| Ok(accepted.into_pyobject(py)?.to_owned().into_any()));
         };
-        match self.0.try_send(piece) {
-            Ok(()) => tell(callback, true),
-            Err(TrySendError::Closed(_)) => tell(callback, false),
-            Err(TrySendError::Full(piece)) => {
+        match self.0.try_send(chunk) {
+            Ok(()) => report(callback, true),
+            Err(TrySendError::Closed(_)) => report(callback, false),
+            Err(TrySendError::Full(chunk)) => {
                 let sender = self.0.clone();
                 runtime()?.spawn(async move {
-                    let taken = sender.send(piece).await.is_ok();
-                    tell(callback, taken);
+                    let accepted = sender.send(chunk).await.is_ok();
+                    report(callback, accepted);
                 });
             }
         }
@@ -85,39 +85,39 @@ impl BodyWriter {
 
 #[pymethods]
 impl BodyWriter {
-    /// Sends a piece, and tells `done` when there is room for the next: false
-    /// if nobody wants more.
+    /// Sends a chunk, and calls `done` when there is room for the next, with
+    /// false if the guest no longer reads the body.
     fn send(
         &self,
-        piece: Bound<'_, PyBytes>,
+        chunk: Bound<'_, PyBytes>,
         event_loop: Py<PyAny>,
         done: Py<PyAny>,
     ) -> PyResult<()> {
-        let piece = Bytes::copy_from_slice(piece.as_bytes());
-        self.put(Ok(Some(piece)), Callback::new(event_loop, done))
+        let chunk = Bytes::copy_from_slice(chunk.as_bytes());
+        self.enqueue(Ok(Some(chunk)), Callback::new(event_loop, done))
     }
 
-    /// Says that the body is complete.
+    /// Ends the body.
     fn end(&self, event_loop: Py<PyAny>, done: Py<PyAny>) -> PyResult<()> {
-        self.put(Ok(None), Callback::new(event_loop, done))
+        self.enqueue(Ok(None), Callback::new(event_loop, done))
     }
 
-    /// Breaks the body off. The guest sees the message.
+    /// Aborts the body with an error message for the guest.
     fn fail(&self, message: String, event_loop: Py<PyAny>, done: Py<PyAny>) -> PyResult<()> {
-        self.put(Err(HostError::new(message)), Callback::new(event_loop, done))
+        self.enqueue(Err(HostError::new(message)), Callback::new(event_loop, done))
     }
 }
 
-/// The body that a guest gets. The handler is stopped when it is dropped.
-pub fn outgoing(pieces: Receiver<Piece>, guard: Guard) -> Body {
-    let state = Some((pieces, guard));
+/// Creates the body that the guest receives. Dropping it stops the handler.
+pub fn outgoing(chunks: Receiver<Chunk>, guard: Guard) -> Body {
+    let state = Some((chunks, guard));
     Body::from_stream(futures_util::stream::unfold(state, |state| async move {
-        let (mut pieces, guard) = state?;
-        match pieces.recv().await {
-            Some(Ok(Some(bytes))) => Some((Ok(bytes), Some((pieces, guard)))),
+        let (mut chunks, guard) = state?;
+        match chunks.recv().await {
+            Some(Ok(Some(bytes))) => Some((Ok(bytes), Some((chunks, guard)))),
             Some(Ok(None)) => None,
             Some(Err(error)) => Some((Err(error), None)),
-            None => Some((Err(HostError::new("the host broke off the response's body")), None)),
+            None => Some((Err(HostError::new("the host aborted the response's body")), None)),
         }
     }))
 }

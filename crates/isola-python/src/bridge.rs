@@ -1,4 +1,4 @@
-//! Between tokio and asyncio: who works where, and how news gets across.
+//! The bridge between tokio and asyncio: the runtime, its tasks, and their callbacks.
 
 use std::{
     future::Future,
@@ -20,42 +20,42 @@ use tokio::{
 
 use crate::failure;
 
-/// The process that has the threads; 0 before there are any.
+/// The id of the process that has the runtime's threads; 0 before there are any.
 static OWNER: AtomicU32 = AtomicU32::new(0);
 
-/// The tokio runtime. It is made on first use and never taken down: its threads
-/// end with the process.
+/// The tokio runtime. It is created on first use and never shut down: its
+/// threads end with the process.
 static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
 
-/// Where tasks of ours run.
+/// Returns the runtime on which the tasks of this module run.
 ///
-/// After a fork the threads are gone, and a task would wait for ever; so that
-/// is refused.
+/// Fails in a forked process, which does not have the threads, so that a task
+/// would wait forever.
 pub fn runtime() -> PyResult<Handle> {
     if is_forked() {
         return Err(failure::raise(
             "internal",
-            "isola was used in this process's parent before the fork, and its threads did not \
-             come along: fork before the first use, or start workers with the method \"spawn\" \
-             or \"forkserver\"",
+            "isola was used in the parent process before the fork, and its threads do not exist \
+             in this process: fork before the first use, or start workers with the method \
+             \"spawn\" or \"forkserver\"",
         ));
     }
     let mut runtime = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(runtime) = &*runtime {
         return Ok(runtime.handle().clone());
     }
-    let made =
+    let created =
         Builder::new_multi_thread().thread_name("isola").enable_all().build().map_err(|error| {
             failure::raise("internal", &format!("cannot start isola's threads: {error}"))
         })?;
-    let handle = made.handle().clone();
-    *runtime = Some(made);
+    let handle = created.handle().clone();
+    *runtime = Some(created);
     OWNER.store(process::id(), Ordering::Release);
     Ok(handle)
 }
 
-/// Whether this process is a fork of the one that has the threads. Its locks
-/// may be held for ever, so nothing of ours may be touched.
+/// Reports whether this process is a fork of the one that has the threads. Locks
+/// may be held forever in it, so no object of this module may be used.
 pub fn is_forked() -> bool {
     let owner = OWNER.load(Ordering::Acquire);
     owner != 0 && owner != process::id()
@@ -67,51 +67,52 @@ pub fn check_process() -> PyResult<()> {
     runtime().map(drop)
 }
 
-/// How many of our threads hold the interpreter's lock or wait for it.
-static WITHIN: AtomicUsize = AtomicUsize::new(0);
+/// The number of the runtime's threads that hold the interpreter's lock or wait
+/// for it.
+static ATTACHED_THREADS: AtomicUsize = AtomicUsize::new(0);
 
-/// The interpreter is about to end.
-static ENDING: AtomicBool = AtomicBool::new(false);
+/// Set when the interpreter is about to shut down.
+static SHUTTING_DOWN: AtomicBool = AtomicBool::new(false);
 
-/// Takes the interpreter's lock on one of our threads; `None` if the
-/// interpreter is about to end.
+/// Takes the interpreter's lock on a thread of the runtime and calls `work`.
+/// Returns `None` if the interpreter is about to shut down.
 ///
-/// A thread that is within the interpreter when that ends does not come back
-/// from it, and before CPython 3.14 takes the process with it. So none is let
-/// in any more once the program is over, and [`end`] waits for the last.
+/// A thread that is attached while the interpreter shuts down never returns,
+/// and before CPython 3.14 it crashes the process. So no thread attaches once
+/// the shutdown has started, and [`end`] waits for those that are attached.
 pub fn attach<R>(work: impl for<'py> FnOnce(Python<'py>) -> R) -> Option<R> {
     struct Leave;
     impl Drop for Leave {
         fn drop(&mut self) {
-            WITHIN.fetch_sub(1, Ordering::SeqCst);
+            ATTACHED_THREADS.fetch_sub(1, Ordering::SeqCst);
         }
     }
-    WITHIN.fetch_add(1, Ordering::SeqCst);
+    ATTACHED_THREADS.fetch_add(1, Ordering::SeqCst);
     let _leave = Leave;
-    if ENDING.load(Ordering::SeqCst) { None } else { Python::try_attach(work) }
+    if SHUTTING_DOWN.load(Ordering::SeqCst) { None } else { Python::try_attach(work) }
 }
 
-/// The end of the program, as `atexit` calls it.
+/// Prepares for the shutdown of the interpreter. Registered with `atexit`.
 #[pyfunction]
 pub fn end(py: Python<'_>) {
-    ENDING.store(true, Ordering::SeqCst);
-    // In a fork those that are counted do not exist.
+    SHUTTING_DOWN.store(true, Ordering::SeqCst);
+    // In a forked process the counted threads do not exist.
     if !is_forked() {
         py.detach(|| {
-            while WITHIN.load(Ordering::SeqCst) > 0 {
+            while ATTACHED_THREADS.load(Ordering::SeqCst) > 0 {
                 thread::sleep(Duration::from_millis(1));
             }
         });
     }
 }
 
-/// Something that belongs to the process that made it.
+/// A value that only the process that created it can use.
 ///
-/// A fork's copy is leaked instead of dropped: dropping takes locks that a
-/// thread of the parent may have held.
-pub struct Own<T>(Option<T>);
+/// In a forked process it is leaked instead of dropped: dropping takes locks
+/// that a thread of the parent may have held.
+pub struct ProcessBound<T>(Option<T>);
 
-impl<T> Own<T> {
+impl<T> ProcessBound<T> {
     pub fn new(value: T) -> Self {
         Self(Some(value))
     }
@@ -122,7 +123,7 @@ impl<T> Own<T> {
     }
 }
 
-impl<T> Drop for Own<T> {
+impl<T> Drop for ProcessBound<T> {
     fn drop(&mut self) {
         if is_forked() {
             std::mem::forget(self.0.take());
@@ -130,8 +131,8 @@ impl<T> Drop for Own<T> {
     }
 }
 
-/// An event loop, and a callback that it is to run once: with a value and
-/// `None`, or with `None` and an exception.
+/// A callback and the event loop that runs it, once: with a value and `None`, or
+/// with `None` and an exception.
 pub struct Callback {
     event_loop: Py<PyAny>,
     done: Py<PyAny>,
@@ -142,8 +143,8 @@ impl Callback {
         Self { event_loop, done }
     }
 
-    /// Lets the event loop run the callback. An event loop that is closed by
-    /// now has nobody who waits.
+    /// Schedules the callback on the event loop. Does nothing if the event loop is
+    /// closed, since no task can wait then.
     pub fn send(self, outcome: impl for<'py> FnOnce(Python<'py>) -> PyResult<Bound<'py, PyAny>>) {
         attach(|py| {
             let arguments = match outcome(py) {
@@ -159,7 +160,7 @@ impl Callback {
     }
 }
 
-/// Lets an event loop call something, from any thread.
+/// Schedules a call on an event loop, from any thread.
 pub fn post<'py, A>(
     event_loop: &Bound<'py, PyAny>,
     callback: &Bound<'py, PyAny>,
@@ -177,32 +178,32 @@ where
     Ok(())
 }
 
-/// Work that was started, and can be given up.
+/// A started operation, which can be cancelled.
 #[pyclass(frozen, module = "isola._native")]
 pub struct Task(Mutex<Option<oneshot::Sender<()>>>);
 
 #[pymethods]
 impl Task {
-    /// Gives the work up. Its callback runs when it has stopped.
+    /// Cancels the operation. Its callback runs when it has stopped.
     fn cancel(&self) {
-        // Whoever holds the receiver sees that the sender is gone.
+        // Dropping the sender resolves the receiver.
         drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
-/// Runs a future on the runtime, and tells `callback` what came of it.
+/// Runs a future on the runtime, and passes its outcome to `callback`.
 pub fn spawn<T, F, C>(future: F, callback: Callback, convert: C) -> PyResult<Task>
 where
     F: Future<Output = Result<T, Error>> + Send + 'static,
     C: for<'py> FnOnce(Python<'py>, T) -> PyResult<Bound<'py, PyAny>> + Send + 'static,
     T: Send + 'static,
 {
-    let (keep, given_up) = oneshot::channel::<()>();
+    let (keep, cancelled) = oneshot::channel::<()>();
     runtime()?.spawn(async move {
         let outcome = tokio::select! {
             biased;
             outcome = future => Some(outcome),
-            _ = given_up => None,
+            _ = cancelled => None,
         };
         callback.send(move |py| match outcome {
             Some(Ok(value)) => convert(py, value),

@@ -1,7 +1,7 @@
-//! Python values as JSON texts.
+//! Encodes Python values as JSON texts.
 //!
-//! `json.dumps` would do, but it writes NaN, turns keys that are no strings
-//! into strings, and does not say where in a value the trouble is.
+//! `json.dumps` is not used because it writes NaN, converts keys that are not
+//! strings, and does not report the path of an invalid part of a value.
 
 use std::fmt::Write as _;
 
@@ -13,11 +13,11 @@ use pyo3::{
 
 use crate::failure;
 
-/// Deeper than this a value contains itself, or might as well: an interpreter's
-/// own decoder gives up at about a thousand levels.
+/// The maximum depth of a value. A deeper one probably contains itself, and the
+/// JSON decoders of the interpreters fail at about a thousand levels.
 const MAX_DEPTH: usize = 500;
 
-/// The JSON text of a value.
+/// Returns the JSON text of a value.
 #[pyfunction]
 pub fn encode(value: &Bound<'_, PyAny>) -> PyResult<String> {
     let mut encoder = Encoder { text: String::new(), path: Vec::new() };
@@ -27,7 +27,7 @@ pub fn encode(value: &Bound<'_, PyAny>) -> PyResult<String> {
 
 struct Encoder<'py> {
     text: String,
-    /// Where the value is, from the outside in.
+    /// The path of the current value, from the outermost value inwards.
     path: Vec<Step<'py>>,
 }
 
@@ -56,18 +56,20 @@ impl<'py> Encoder<'py> {
             self.object(entries)?;
         } else {
             let kind = value.get_type().name()?;
-            return Err(self.refuse(&format!("{kind} is not a JSON value")));
+            return Err(self.invalid(&format!("{kind} is not a JSON value")));
         }
         Ok(())
     }
 
     fn string(&mut self, text: &Bound<'py, PyString>) -> PyResult<()> {
         let Ok(text) = text.to_cow() else {
-            return Err(self.refuse("the string holds a lone surrogate, which UTF-8 cannot"));
+            return Err(
+                self.invalid("the string contains a lone surrogate, which UTF-8 cannot encode")
+            );
         };
         match serde_json::to_string(&text) {
             Ok(quoted) => self.text.push_str(&quoted),
-            Err(error) => return Err(self.refuse(&error.to_string())),
+            Err(error) => return Err(self.invalid(&error.to_string())),
         }
         Ok(())
     }
@@ -77,10 +79,10 @@ impl<'py> Encoder<'py> {
             let _ = write!(self.text, "{small}");
             return Ok(());
         }
-        // An enumeration prints its name; the integer under it, its digits.
+        // `int.__repr__`, because the `repr` of an enumeration member is its name.
         let digits = PyInt::type_object(number.py())
             .call_method1("__repr__", (number,))
-            .map_err(|error| self.refuse(&error.value(number.py()).to_string()))?;
+            .map_err(|error| self.invalid(&error.value(number.py()).to_string()))?;
         self.text.push_str(digits.cast::<PyString>()?.to_str()?);
         Ok(())
     }
@@ -89,9 +91,9 @@ impl<'py> Encoder<'py> {
         let number = number.value();
         if !number.is_finite() {
             let name = if number.is_nan() { "NaN" } else { "an infinity" };
-            return Err(self.refuse(&format!("{name} is not a JSON value")));
+            return Err(self.invalid(&format!("{name} is not a JSON value")));
         }
-        // Keeps the point of a whole number, so that it stays a float.
+        // `{:?}` keeps the decimal point of an integral number, so that it remains a float.
         let _ = write!(self.text, "{number:?}");
         Ok(())
     }
@@ -117,7 +119,7 @@ impl<'py> Encoder<'py> {
                 self.text.push(',');
             }
             let Ok(key) = key.cast_into::<PyString>() else {
-                return Err(self.refuse("a key is not a string"));
+                return Err(self.invalid("a key is not a string"));
             };
             self.string(&key)?;
             self.text.push(':');
@@ -133,20 +135,21 @@ impl<'py> Encoder<'py> {
         self.path.push(step);
         if self.path.len() > MAX_DEPTH {
             self.path.truncate(3);
-            return Err(self
-                .refuse(&format!("nested deeper than {MAX_DEPTH} levels, or it contains itself")));
+            return Err(self.invalid(&format!(
+                "the value is nested deeper than {MAX_DEPTH} levels, or contains itself"
+            )));
         }
         Ok(())
     }
 
-    fn refuse(&self, why: &str) -> PyErr {
-        let mut place = String::from("$");
+    fn invalid(&self, why: &str) -> PyErr {
+        let mut path = String::from("$");
         for step in &self.path {
             let _ = match step {
-                Step::Index(index) => write!(place, "[{index}]"),
-                Step::Key(key) => write!(place, ".{}", key.to_string_lossy()),
+                Step::Index(index) => write!(path, "[{index}]"),
+                Step::Key(key) => write!(path, ".{}", key.to_string_lossy()),
             };
         }
-        failure::raise("invalid_argument", &format!("at {place}: {why}"))
+        failure::raise("invalid_argument", &format!("at {path}: {why}"))
     }
 }

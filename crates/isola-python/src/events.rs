@@ -1,5 +1,5 @@
-//! The events of a call, from the task that runs it to the event loop that
-//! takes them.
+//! The events of a call, passed from the task that runs it to the event loop that
+//! reads them.
 
 use std::{
     collections::VecDeque,
@@ -16,77 +16,77 @@ use crate::{
     failure,
 };
 
-/// So many events may wait to be taken; beyond that the guest waits.
-const AHEAD: usize = 64;
+/// The number of buffered events at which the guest waits.
+const MAX_BUFFERED_EVENTS: usize = 64;
 
-/// The events of a call.
+/// The event stream of a call.
 #[pyclass(frozen, module = "isola._native")]
 pub struct EventStream {
-    shared: Arc<Shared>,
+    queue: Arc<EventQueue>,
     /// Dropped to stop the call.
     keep: Mutex<Option<oneshot::Sender<()>>>,
     event_loop: Py<PyAny>,
 }
 
-struct Shared {
-    state: Mutex<State>,
-    /// There is room again.
+struct EventQueue {
+    state: Mutex<QueueState>,
+    /// Notified when there is room again.
     taken: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     events: VecDeque<Event>,
     waiting: Option<Callback>,
-    over: bool,
+    ended: bool,
 }
 
 impl EventStream {
     pub fn start(mut events: isola::EventStream, event_loop: Py<PyAny>) -> PyResult<Self> {
-        let shared = Arc::new(Shared { state: Mutex::default(), taken: Notify::new() });
-        let (keep, given_up) = oneshot::channel::<()>();
-        let pump = Arc::clone(&shared);
+        let queue = Arc::new(EventQueue { state: Mutex::default(), taken: Notify::new() });
+        let (keep, cancelled) = oneshot::channel::<()>();
+        let pump = Arc::clone(&queue);
         runtime()?.spawn(async move {
             let work = async {
                 while let Some(event) = events.next().await {
-                    pump.put(event).await;
+                    pump.push(event).await;
                 }
             };
             tokio::select! {
                 biased;
                 () = work => {}
-                _ = given_up => {}
+                _ = cancelled => {}
             }
-            // The guest stops here, if it still runs.
+            // Stops the guest if it is still running.
             drop(events);
             pump.end();
         });
-        Ok(Self { shared, keep: Mutex::new(Some(keep)), event_loop })
+        Ok(Self { queue, keep: Mutex::new(Some(keep)), event_loop })
     }
 }
 
 #[pymethods]
 impl EventStream {
-    /// The next event that is there: its kind, a text and a detail. `None` if
+    /// Returns the next available event: its kind, a text and a detail. `None` if
     /// there is none yet, and `False` after the last.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let mut state = self.shared.lock();
+        let mut state = self.queue.lock();
         let Some(event) = state.events.pop_front() else {
-            let over = state.over;
-            return Ok(over
+            let ended = state.ended;
+            return Ok(ended
                 .then(|| false.into_pyobject(py).map(|no| no.to_owned().into_any()))
                 .transpose()?);
         };
         drop(state);
-        self.shared.taken.notify_one();
+        self.queue.taken.notify_one();
         describe(py, event).map(Some)
     }
 
-    /// Calls `done` when there is something to take.
+    /// Calls `done` when `take` has something to return.
     fn wait(&self, done: Py<PyAny>, py: Python<'_>) {
         let callback = Callback::new(self.event_loop.clone_ref(py), done);
-        let mut state = self.shared.lock();
-        if state.events.is_empty() && !state.over {
+        let mut state = self.queue.lock();
+        if state.events.is_empty() && !state.ended {
             state.waiting = Some(callback);
             return;
         }
@@ -98,13 +98,13 @@ impl EventStream {
     fn cancel(&self, done: Py<PyAny>, py: Python<'_>) {
         drop(self.keep.lock().unwrap_or_else(PoisonError::into_inner).take());
         let callback = Callback::new(self.event_loop.clone_ref(py), done);
-        let mut state = self.shared.lock();
-        // What nobody will take must not keep the call waiting.
+        let mut state = self.queue.lock();
+        // Events that will not be read must not keep the call waiting.
         state.events.clear();
-        if !state.over {
+        if !state.ended {
             state.waiting = Some(callback);
             drop(state);
-            self.shared.taken.notify_one();
+            self.queue.taken.notify_one();
             return;
         }
         drop(state);
@@ -112,18 +112,18 @@ impl EventStream {
     }
 }
 
-impl Shared {
-    async fn put(&self, event: Event) {
+impl EventQueue {
+    async fn push(&self, event: Event) {
         let (waiting, full) = {
             let mut state = self.lock();
             state.events.push_back(event);
-            (state.waiting.take(), state.events.len() >= AHEAD)
+            (state.waiting.take(), state.events.len() >= MAX_BUFFERED_EVENTS)
         };
         if let Some(callback) = waiting {
             callback.send(|py| Ok(py.None().into_bound(py)));
         }
         if full {
-            while self.lock().events.len() >= AHEAD {
+            while self.lock().events.len() >= MAX_BUFFERED_EVENTS {
                 self.taken.notified().await;
             }
         }
@@ -132,7 +132,7 @@ impl Shared {
     fn end(&self) {
         let waiting = {
             let mut state = self.lock();
-            state.over = true;
+            state.ended = true;
             state.waiting.take()
         };
         if let Some(callback) = waiting {
@@ -140,7 +140,7 @@ impl Shared {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -161,6 +161,6 @@ fn describe(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
             let exception = failure::from_error(py, &error).into_value(py);
             ("error", error.to_string(), exception).into_pyobject(py).map(Bound::into_any)
         }
-        other => Err(failure::raise("internal", &format!("an unknown event: {other:?}"))),
+        other => Err(failure::raise("internal", &format!("unknown event: {other:?}"))),
     }
 }

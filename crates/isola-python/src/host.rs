@@ -1,5 +1,5 @@
-//! Hostcalls and HTTP requests of a guest, carried to the event loop of the
-//! call that runs.
+//! Passes hostcalls and HTTP requests of a guest to the event loop of the running
+//! call.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,8 +18,8 @@ use crate::{
     sandbox::CurrentLoop,
 };
 
-/// A host whose functions are Python's: those of `dispatcher`, which is an
-/// object of `python/isola/_dispatch.py`.
+/// A host that calls the functions of `dispatcher`, an object of
+/// `python/isola/_dispatch.py`.
 pub struct PythonHost {
     dispatcher: Py<PyAny>,
     current: CurrentLoop,
@@ -35,8 +35,8 @@ impl PythonHost {
     }
 }
 
-/// An interpreter that is going away, or an event loop that is closed.
-fn unreachable() -> HostError {
+/// Creates the error for an interpreter that shuts down or a closed event loop.
+fn shutting_down() -> HostError {
     HostError::new("the host is shutting down")
 }
 
@@ -47,13 +47,14 @@ impl Host for PythonHost {
         let guard = attach(|py| {
             let event_loop = self.event_loop(py);
             let guard = Guard::new(event_loop.clone().unbind());
-            let reply = Reply { sender: Mutex::new(Some(sender)), link: Arc::clone(&guard.0) };
+            let reply =
+                Reply { sender: Mutex::new(Some(sender)), cancellation: Arc::clone(&guard.0) };
             let handle = self.dispatcher.bind(py).getattr(intern!(py, "hostcall"))?;
             post(&event_loop, &handle, (name, payload.as_str(), Bound::new(py, reply)?))?;
             Ok::<_, PyErr>(guard)
         });
-        let Some(Ok(_guard)) = guard else { return Err(unreachable()) };
-        let text = receiver.await.map_err(|_| unreachable())?.map_err(HostError::new)?;
+        let Some(Ok(_guard)) = guard else { return Err(shutting_down()) };
+        let text = receiver.await.map_err(|_| shutting_down())?.map_err(HostError::new)?;
         Value::from_json(text).map_err(|error| HostError::new(error.to_string()))
     }
 
@@ -63,7 +64,8 @@ impl Host for PythonHost {
         let guard = attach(|py| {
             let event_loop = self.event_loop(py);
             let guard = Guard::new(event_loop.clone().unbind());
-            let reply = HttpReply { sender: Mutex::new(Some(sender)), link: Arc::clone(&guard.0) };
+            let reply =
+                HttpReply { sender: Mutex::new(Some(sender)), cancellation: Arc::clone(&guard.0) };
             let headers: Vec<(&str, String)> = parts
                 .headers
                 .iter()
@@ -83,12 +85,12 @@ impl Host for PythonHost {
             post(&event_loop, &handle, arguments)?;
             Ok::<_, PyErr>(guard)
         });
-        let Some(Ok(guard)) = guard else { return Err(unreachable()) };
-        let (mut response, pieces) =
-            receiver.await.map_err(|_| unreachable())?.map_err(HostError::new)?;
-        if let Some(pieces) = pieces {
-            // The handler goes on until its body is over, or nobody wants it.
-            *response.body_mut() = outgoing(pieces, guard);
+        let Some(Ok(guard)) = guard else { return Err(shutting_down()) };
+        let (mut response, chunks) =
+            receiver.await.map_err(|_| shutting_down())?.map_err(HostError::new)?;
+        if let Some(chunks) = chunks {
+            // The handler runs until its body ends or the guest no longer reads it.
+            *response.body_mut() = outgoing(chunks, guard);
         }
         Ok(response)
     }
@@ -98,49 +100,51 @@ fn latin1(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
 }
 
-/// What a handler's task and the guest's request know of each other.
-struct Link {
-    state: Mutex<LinkState>,
+/// The state by which a dropped request cancels its handler's task.
+struct Cancellation {
+    state: Mutex<CancellationState>,
     event_loop: Py<PyAny>,
 }
 
-enum LinkState {
+enum CancellationState {
     Waiting,
-    /// What stops the handler.
+    /// The function that cancels the handler.
     Bound(Py<PyAny>),
-    Over,
+    /// The request was dropped.
+    Dropped,
 }
 
-impl Link {
-    fn lock(&self) -> MutexGuard<'_, LinkState> {
+impl Cancellation {
+    fn lock(&self) -> MutexGuard<'_, CancellationState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the request still wants its answer.
+    /// Sets the function that cancels the handler. Returns false if the request
+    /// was dropped already.
     fn bind(&self, cancel: Py<PyAny>) -> bool {
         let mut state = self.lock();
-        let wanted = !matches!(*state, LinkState::Over);
-        if wanted {
-            *state = LinkState::Bound(cancel);
+        let pending = !matches!(*state, CancellationState::Dropped);
+        if pending {
+            *state = CancellationState::Bound(cancel);
         }
-        wanted
+        pending
     }
 }
 
-/// Stops the handler when the request is dropped: its call has ended, or the
-/// guest let go of it.
-pub struct Guard(Arc<Link>);
+/// A guard that cancels the handler when the request is dropped: its call has
+/// ended, or the guest abandoned it.
+pub struct Guard(Arc<Cancellation>);
 
 impl Guard {
     fn new(event_loop: Py<PyAny>) -> Self {
-        Self(Arc::new(Link { state: Mutex::new(LinkState::Waiting), event_loop }))
+        Self(Arc::new(Cancellation { state: Mutex::new(CancellationState::Waiting), event_loop }))
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let before = std::mem::replace(&mut *self.0.lock(), LinkState::Over);
-        if let LinkState::Bound(cancel) = before {
+        let before = std::mem::replace(&mut *self.0.lock(), CancellationState::Dropped);
+        if let CancellationState::Bound(cancel) = before {
             attach(|py| {
                 let _ = post(self.0.event_loop.bind(py), cancel.bind(py), ());
             });
@@ -148,26 +152,27 @@ impl Drop for Guard {
     }
 }
 
-/// The answer to a hostcall.
+/// The handle by which a handler replies to a hostcall.
 #[pyclass(frozen, module = "isola._native")]
 pub struct Reply {
     sender: Mutex<Option<oneshot::Sender<Result<String, String>>>>,
-    link: Arc<Link>,
+    cancellation: Arc<Cancellation>,
 }
 
 #[pymethods]
 impl Reply {
-    /// Remembers what stops the handler. False: it need not begin.
+    /// Sets the function that cancels the handler. Returns false if the handler need
+    /// not start.
     fn bind(&self, cancel: Py<PyAny>) -> bool {
-        self.link.bind(cancel)
+        self.cancellation.bind(cancel)
     }
 
-    /// Answers with a JSON text.
+    /// Replies with a JSON text.
     fn resolve(&self, text: String) {
         self.answer(Ok(text));
     }
 
-    /// Fails. The guest sees the message.
+    /// Fails the hostcall with a message for the guest.
     fn fail(&self, message: String) {
         self.answer(Err(message));
     }
@@ -182,24 +187,26 @@ impl Reply {
     }
 }
 
-/// A response, and where the pieces of its body come from if it has any.
-type Answer = (Response, Option<tokio::sync::mpsc::Receiver<Result<Option<Bytes>, HostError>>>);
+/// A response, and the chunks of its body if that is streamed.
+type ResponseParts =
+    (Response, Option<tokio::sync::mpsc::Receiver<Result<Option<Bytes>, HostError>>>);
 
-/// The answer to an HTTP request.
+/// The handle by which a handler responds to an HTTP request.
 #[pyclass(frozen, module = "isola._native")]
 pub struct HttpReply {
-    sender: Mutex<Option<oneshot::Sender<Result<Answer, String>>>>,
-    link: Arc<Link>,
+    sender: Mutex<Option<oneshot::Sender<Result<ResponseParts, String>>>>,
+    cancellation: Arc<Cancellation>,
 }
 
 #[pymethods]
 impl HttpReply {
-    /// Remembers what stops the handler. False: it need not begin.
+    /// Sets the function that cancels the handler. Returns false if the handler need
+    /// not start.
     fn bind(&self, cancel: Py<PyAny>) -> bool {
-        self.link.bind(cancel)
+        self.cancellation.bind(cancel)
     }
 
-    /// Answers with a body that is there.
+    /// Responds with a complete body.
     fn respond(
         &self,
         status: u16,
@@ -211,21 +218,21 @@ impl HttpReply {
         Ok(())
     }
 
-    /// Answers, and gives the writer of a body that comes in pieces.
+    /// Responds, and returns the writer of the streamed body.
     fn respond_stream(&self, status: u16, headers: Vec<(String, String)>) -> PyResult<BodyWriter> {
-        let (writer, pieces) = BodyWriter::new();
-        self.answer(Ok((response(status, headers, Body::empty())?, Some(pieces))));
+        let (writer, chunks) = BodyWriter::new();
+        self.answer(Ok((response(status, headers, Body::empty())?, Some(chunks))));
         Ok(writer)
     }
 
-    /// Fails. The guest sees the message.
+    /// Fails the request with a message for the guest.
     fn fail(&self, message: String) {
         self.answer(Err(message));
     }
 }
 
 impl HttpReply {
-    fn answer(&self, answer: Result<Answer, String>) {
+    fn answer(&self, answer: Result<ResponseParts, String>) {
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(sender) = sender {
             let _ = sender.send(answer);
@@ -234,11 +241,11 @@ impl HttpReply {
 }
 
 fn response(status: u16, headers: Vec<(String, String)>, body: Body) -> PyResult<Response> {
-    let refuse = |what: String| crate::failure::raise("invalid_argument", &what);
+    let invalid = |message: String| crate::failure::raise("invalid_argument", &message);
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(status)
-        .map_err(|_| refuse(format!("the response's status is {status}: use 100 to 999")))?;
+        .map_err(|_| invalid(format!("the response's status is {status}: use 100 to 999")))?;
     *response.headers_mut() =
-        header_map(headers).map_err(|error| refuse(error.message().to_owned()))?;
+        header_map(headers).map_err(|error| invalid(error.message().to_owned()))?;
     Ok(response)
 }

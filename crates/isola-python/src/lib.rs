@@ -1,14 +1,14 @@
-//! The native half of the Python package `isola`.
+//! The native module of the Python package `isola`.
 //!
-//! It carries: options into `crates/isola`, calls onto a tokio runtime, and
-//! what comes of them back onto the event loop that asked. What the package
-//! looks like to its users is in `python/isola`.
+//! It passes options to `crates/isola`, runs calls on a tokio runtime, and
+//! delivers their outcomes to the event loop of the caller. The public API of the
+//! package is in `python/isola`.
 //!
 //! Nothing here waits with the interpreter's lock held. A method starts a task
-//! and returns (a call after a quick one may be over by then: see
-//! `isola::Call::start_inline`); the task ends by handing a callback to
-//! `loop.call_soon_threadsafe`, so that everything of the user's runs on the
-//! user's own event loop.
+//! and returns (a call after a quick one may have finished by then: see
+//! `isola::Call::start_inline`); the task ends by passing a callback to
+//! `loop.call_soon_threadsafe`, so that all code of the embedder runs on its own
+//! event loop.
 
 use pyo3::prelude::*;
 

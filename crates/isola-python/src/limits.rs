@@ -1,4 +1,4 @@
-//! Limits, as Python gives them.
+//! Limits, converted from Python.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use pyo3::prelude::*;
 
 use crate::failure;
 
-/// The fields of `isola.Limits`. What is `None` is as it was; an infinite time
-/// is none.
+/// The fields of `isola.Limits`. `None` leaves a limit unchanged; an infinite
+/// time means no limit.
 #[derive(FromPyObject)]
 pub struct LimitOptions {
     max_memory: Option<usize>,
@@ -24,8 +24,8 @@ pub struct LimitOptions {
 }
 
 impl LimitOptions {
-    /// These, and what they leave out from `limits`.
-    pub fn over(&self, mut limits: Limits) -> PyResult<Limits> {
+    /// Returns `limits` with the limits that are set here replaced.
+    pub fn applied_to(&self, mut limits: Limits) -> PyResult<Limits> {
         for (given, limit) in [
             (self.max_memory, &mut limits.max_memory),
             (self.max_value_size, &mut limits.max_value_size),
@@ -55,7 +55,7 @@ impl LimitOptions {
 /// The wall time and the CPU time of one call, in seconds.
 pub type CallLimits = (Option<f64>, Option<f64>);
 
-/// A call with limits of its own.
+/// Applies limits to a call.
 pub fn limited(mut call: Call, (wall, cpu): CallLimits) -> PyResult<Call> {
     if let Some(seconds) = wall {
         call = call.timeout(duration("timeout", seconds)?.unwrap_or(Duration::MAX));
@@ -66,7 +66,7 @@ pub fn limited(mut call: Call, (wall, cpu): CallLimits) -> PyResult<Call> {
     Ok(call)
 }
 
-/// `None` is a time that never ends.
+/// Converts seconds to a duration; `None` means no limit.
 fn duration(option: &str, seconds: f64) -> PyResult<Option<Duration>> {
     match Duration::try_from_secs_f64(seconds) {
         Ok(duration) if !duration.is_zero() => Ok(Some(duration)),

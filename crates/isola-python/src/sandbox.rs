@@ -1,4 +1,4 @@
-//! A sandbox: one operation at a time, each a task of the runtime.
+//! Sandboxes. Each runs one operation at a time, as a task of the runtime.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,32 +6,32 @@ use isola::{Args, Call, PollOutcome, Value};
 use pyo3::{prelude::*, types::PyString};
 
 use crate::{
-    bridge::{Callback, Own, Task, runtime, spawn},
+    bridge::{Callback, ProcessBound, Task, runtime, spawn},
     events::EventStream,
     failure,
     limits::{CallLimits, limited},
     snapshot::Snapshot,
 };
 
-/// Where hostcalls of the guest go: the event loop of the operation that runs.
+/// The event loop of the running operation, which handles the guest's hostcalls.
 pub type CurrentLoop = Arc<Mutex<Py<PyAny>>>;
 
-/// Arguments of a call: names, if they have one, and JSON texts.
+/// The arguments of a call: optional names, and JSON texts.
 type Arguments = Vec<(Option<String>, String)>;
 
-/// An interpreter.
+/// A sandbox with its interpreter.
 #[pyclass(frozen, module = "isola._native")]
 pub struct Sandbox {
-    inner: Own<isola::Sandbox>,
+    inner: ProcessBound<isola::Sandbox>,
     current: CurrentLoop,
 }
 
 impl Sandbox {
     pub fn new(sandbox: isola::Sandbox, current: CurrentLoop) -> Self {
-        Self { inner: Own::new(sandbox), current }
+        Self { inner: ProcessBound::new(sandbox), current }
     }
 
-    fn begin(
+    fn start_call(
         &self,
         call: Call,
         limits: CallLimits,
@@ -40,13 +40,13 @@ impl Sandbox {
         py: Python<'_>,
     ) -> PyResult<Task> {
         let call = limited(call, limits)?;
-        self.follow(&event_loop, py);
+        self.use_event_loop(&event_loop, py);
         spawn(call.into_future(), Callback::new(event_loop, done), |py, value: Value| {
             Ok(PyString::new(py, value.as_str()).into_any())
         })
     }
 
-    fn begin_stream(
+    fn start_stream(
         &self,
         call: Call,
         limits: CallLimits,
@@ -55,13 +55,13 @@ impl Sandbox {
     ) -> PyResult<EventStream> {
         let events = limited(call, limits)?.stream();
         let events = events.map_err(|error| failure::from_error(py, &error))?;
-        self.follow(&event_loop, py);
+        self.use_event_loop(&event_loop, py);
         EventStream::start(events, event_loop)
     }
 
-    /// A call that is refused because another one runs must not take that
-    /// one's event loop away.
-    fn follow(&self, event_loop: &Py<PyAny>, py: Python<'_>) {
+    /// Sets the event loop that handles hostcalls. A call that is rejected because
+    /// another one is running must not replace the event loop of that one.
+    fn use_event_loop(&self, event_loop: &Py<PyAny>, py: Python<'_>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if !current.is(event_loop) {
             *current = event_loop.clone_ref(py);
@@ -79,7 +79,7 @@ impl Sandbox {
         done: Py<PyAny>,
         py: Python<'_>,
     ) -> PyResult<Task> {
-        self.begin(self.inner.get()?.start(), limits, event_loop, done, py)
+        self.start_call(self.inner.get()?.start(), limits, event_loop, done, py)
     }
 
     /// Runs source code.
@@ -97,11 +97,11 @@ impl Sandbox {
             Some(name) => sandbox.load_script_as(name, source),
             None => sandbox.load_script(source),
         };
-        self.begin(call, limits, event_loop, done, py)
+        self.start_call(call, limits, event_loop, done, py)
     }
 
-    /// Calls a function, and hands the JSON text of its result to `done`; or
-    /// gives that text at once, if the function is known to be quick.
+    /// Calls a function, and passes the JSON text of its result to `done`; or
+    /// returns that text, if the function is known to be quick and has finished.
     fn run<'py>(
         &self,
         function: &str,
@@ -112,11 +112,11 @@ impl Sandbox {
         py: Python<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let call = limited(self.inner.get()?.run(function, read(arguments, py)?), limits)?;
-        self.follow(&event_loop, py);
+        self.use_event_loop(&event_loop, py);
         let runtime = runtime()?;
-        // Without the interpreter's lock, like everything a guest does.
+        // Without the interpreter's lock, as always when a guest runs.
         let begun = py.detach(|| {
-            let _within = runtime.enter();
+            let _runtime = runtime.enter();
             call.start_inline()
         });
         let answer = match begun {
@@ -132,7 +132,7 @@ impl Sandbox {
         Ok(Bound::new(py, task)?.into_any())
     }
 
-    /// Calls a function, and gives what happens.
+    /// Calls a function and returns the event stream of the call.
     fn run_stream(
         &self,
         function: &str,
@@ -142,10 +142,11 @@ impl Sandbox {
         py: Python<'_>,
     ) -> PyResult<EventStream> {
         let call = self.inner.get()?.run(function, read(arguments, py)?);
-        self.begin_stream(call, limits, event_loop, py)
+        self.start_stream(call, limits, event_loop, py)
     }
 
-    /// Runs source code, and gives what happens and its last expression's value.
+    /// Runs source code and returns the event stream, which ends with the value of
+    /// its last expression.
     fn evaluate_stream(
         &self,
         source: String,
@@ -153,10 +154,10 @@ impl Sandbox {
         event_loop: Py<PyAny>,
         py: Python<'_>,
     ) -> PyResult<EventStream> {
-        self.begin_stream(self.inner.get()?.evaluate(source), limits, event_loop, py)
+        self.start_stream(self.inner.get()?.evaluate(source), limits, event_loop, py)
     }
 
-    /// Ends the interpreter in order, as the end of a process, and closes the sandbox.
+    /// Shuts the interpreter down in order, as at process exit, and closes the sandbox.
     fn finish(
         &self,
         limits: CallLimits,
@@ -164,20 +165,20 @@ impl Sandbox {
         done: Py<PyAny>,
         py: Python<'_>,
     ) -> PyResult<Task> {
-        self.begin(self.inner.get()?.finish(), limits, event_loop, done, py)
+        self.start_call(self.inner.get()?.finish(), limits, event_loop, done, py)
     }
 
-    /// The same, and gives what happens.
+    /// Does the same as `finish` and returns the event stream.
     fn finish_stream(
         &self,
         limits: CallLimits,
         event_loop: Py<PyAny>,
         py: Python<'_>,
     ) -> PyResult<EventStream> {
-        self.begin_stream(self.inner.get()?.finish(), limits, event_loop, py)
+        self.start_stream(self.inner.get()?.finish(), limits, event_loop, py)
     }
 
-    /// Copies the interpreter, and hands the snapshot to `done`.
+    /// Takes a snapshot of the interpreter and passes it to `done`.
     fn snapshot(&self, event_loop: Py<PyAny>, done: Py<PyAny>) -> PyResult<Task> {
         let snapshot = self.inner.get()?.snapshot();
         spawn(snapshot, Callback::new(event_loop, done), |py, snapshot| {
@@ -185,15 +186,15 @@ impl Sandbox {
         })
     }
 
-    /// Closes the sandbox and stops what runs in it.
+    /// Closes the sandbox and stops the running operation.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let sandbox = self.inner.get()?;
-        // Unmapping a guest takes a while.
+        // Unmapping a guest's memory is slow.
         py.detach(|| sandbox.close());
         Ok(())
     }
 
-    /// Whether it is closed.
+    /// Reports whether the sandbox is closed.
     fn is_closed(&self) -> PyResult<bool> {
         self.inner.get().map(isola::Sandbox::is_closed)
     }

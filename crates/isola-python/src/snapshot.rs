@@ -8,28 +8,28 @@ use std::{
 use pyo3::{IntoPyObjectExt as _, prelude::*};
 
 use crate::{
-    bridge::{Callback, Own, Task, spawn},
+    bridge::{Callback, ProcessBound, Task, spawn},
     host::PythonHost,
     limits::LimitOptions,
     sandbox::Sandbox,
     template::{MountOption, read_mount},
 };
 
-/// An interpreter as it was at one moment.
+/// A snapshot of an interpreter's state.
 #[pyclass(frozen, module = "isola._native")]
 pub struct Snapshot {
-    inner: Own<isola::Snapshot>,
+    inner: ProcessBound<isola::Snapshot>,
 }
 
 impl Snapshot {
     pub fn new(snapshot: isola::Snapshot) -> Self {
-        Self { inner: Own::new(snapshot) }
+        Self { inner: ProcessBound::new(snapshot) }
     }
 }
 
 #[pymethods]
 impl Snapshot {
-    /// Creates a sandbox that goes on from here, and hands it to `done`.
+    /// Creates a sandbox that continues from the snapshot, and passes it to `done`.
     #[allow(clippy::too_many_arguments, reason = "one option each, by name")]
     #[pyo3(signature = (*, limits, mounts, env, host, event_loop, done))]
     fn create(
@@ -43,7 +43,7 @@ impl Snapshot {
         py: Python<'_>,
     ) -> PyResult<Task> {
         let snapshot = self.inner.get()?;
-        let limits = limits.over(snapshot.limits().clone())?;
+        let limits = limits.applied_to(snapshot.limits().clone())?;
         let mut builder = snapshot.sandbox().limits(limits);
         for mount in mounts {
             builder = builder.mount(read_mount(mount)?);
@@ -58,23 +58,23 @@ impl Snapshot {
         })
     }
 
-    /// Writes it to a file, and hands the file's size to `done`.
+    /// Writes the snapshot to a file, and passes the file's size to `done`.
     fn save(&self, path: PathBuf, event_loop: Py<PyAny>, done: Py<PyAny>) -> PyResult<Task> {
         let saved = self.inner.get()?.save(path);
         spawn(saved, Callback::new(event_loop, done), |py, size: u64| size.into_bound_py_any(py))
     }
 
-    /// The size of the interpreter's memory, in bytes.
+    /// Returns the size of the interpreter's memory, in bytes.
     fn memory_size(&self) -> PyResult<u64> {
         self.inner.get().map(isola::Snapshot::memory_size)
     }
 
-    /// What the snapshot takes in memory, in bytes.
+    /// Returns the memory that the snapshot itself uses, in bytes.
     fn resident_size(&self) -> PyResult<u64> {
         self.inner.get().map(isola::Snapshot::resident_size)
     }
 
-    /// The runtime, by name.
+    /// Returns the name of the runtime.
     fn runtime(&self) -> PyResult<&'static str> {
         self.inner.get().map(|snapshot| snapshot.runtime().name())
     }

@@ -1,4 +1,4 @@
-//! Building templates, and creating sandboxes from them.
+//! Builds templates, and creates sandboxes from them.
 
 use std::{
     path::PathBuf,
@@ -9,7 +9,7 @@ use isola::{Error, Limits, Mount, Permission, Runtime, RuntimeSource};
 use pyo3::{IntoPyObjectExt as _, prelude::*};
 
 use crate::{
-    bridge::{Callback, Own, Task, attach, post, spawn},
+    bridge::{Callback, ProcessBound, Task, attach, post, spawn},
     failure,
     host::PythonHost,
     limits::LimitOptions,
@@ -17,19 +17,19 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// A folder of the host, a path of the guest, and the rights on directories and
-/// on files.
+/// A directory of the host, a path of the guest, and the permissions on
+/// directories and on files.
 pub type MountOption = (PathBuf, String, String, String);
 
 /// A compiled interpreter.
 #[pyclass(frozen, module = "isola._native")]
 pub struct Template {
-    inner: Own<isola::Template>,
-    /// A sandbox starts from these.
+    inner: ProcessBound<isola::Template>,
+    /// The default limits of a sandbox.
     limits: Limits,
 }
 
-/// Where a runtime may come from: the keywords of `find`.
+/// The sources of a runtime: the keyword arguments of `resolve_runtime`.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub struct SourceOptions {
@@ -42,8 +42,8 @@ pub struct SourceOptions {
     runtime_sha256: Option<String>,
 }
 
-/// Finds the component of a runtime, downloads it if need be, and hands its path
-/// to `done`. `progress` is told of a download, on the event loop.
+/// Finds the component of a runtime, downloads it if necessary, and passes its path
+/// to `done`. `progress` is called during a download, on the event loop.
 #[pyfunction]
 pub fn find(
     runtime: &str,
@@ -58,14 +58,14 @@ pub fn find(
     if let Some(path) = options.runtime_path {
         source = source.path(path);
     }
-    if let Some(folder) = options.runtime_lib_dir {
-        source = source.library(folder);
+    if let Some(dir) = options.runtime_lib_dir {
+        source = source.library(dir);
     }
     if let Some(version) = options.version {
         source = source.version(version);
     }
-    if let Some(folder) = options.runtimes_dir {
-        source = source.folder(folder);
+    if let Some(dir) = options.runtimes_dir {
+        source = source.folder(dir);
     }
     if let Some(url) = options.download_url {
         source = source.base_url(url);
@@ -76,7 +76,7 @@ pub fn find(
     if let Some(progress) = progress {
         let event_loop = event_loop.clone_ref(py);
         source = source.on_progress(move |received, total| {
-            tell(&event_loop, &progress, ("download", Some(received), total));
+            report(&event_loop, &progress, ("download", Some(received), total));
         });
     }
     spawn(source.find(), Callback::new(event_loop, done), |py, path: PathBuf| {
@@ -84,8 +84,8 @@ pub fn find(
     })
 }
 
-/// Builds a template, and hands it to `done`. `cache_dir` is a list so that its
-/// three forms differ: none is the default, an empty one is no cache.
+/// Builds a template and passes it to `done`. `cache_dir` is an optional list to
+/// distinguish three cases: none is the default, an empty one disables the cache.
 #[pyfunction]
 #[allow(clippy::too_many_arguments, reason = "one option each, by name")]
 #[pyo3(signature = (*, runtime, runtime_path, cache_dir, limits, prelude, mounts, env, progress, event_loop, done))]
@@ -103,12 +103,12 @@ pub fn build(
     py: Python<'_>,
 ) -> PyResult<Task> {
     let fail = |error: Error| failure::from_error(py, &error);
-    let limits = limits.over(Limits::default())?;
+    let limits = limits.applied_to(Limits::default())?;
     let mut builder = isola::Template::builder(runtime.parse().map_err(fail)?)
         .runtime_path(runtime_path)
         .limits(limits.clone());
-    if let Some(folders) = cache_dir {
-        builder = builder.cache_dir(folders.into_iter().next());
+    if let Some(dirs) = cache_dir {
+        builder = builder.cache_dir(dirs.into_iter().next());
     }
     if let Some(source) = prelude {
         builder = builder.prelude(source);
@@ -122,25 +122,25 @@ pub fn build(
     if let Some(progress) = progress {
         let event_loop = event_loop.clone_ref(py);
         builder = builder.on_compile(move || {
-            tell(&event_loop, &progress, ("compile", None::<u64>, None::<u64>))
+            report(&event_loop, &progress, ("compile", None::<u64>, None::<u64>))
         });
     }
     spawn(builder.build(), Callback::new(event_loop, done), |py, inner| {
-        Ok(Bound::new(py, Template { inner: Own::new(inner), limits })?.into_any())
+        Ok(Bound::new(py, Template { inner: ProcessBound::new(inner), limits })?.into_any())
     })
 }
 
-/// Lets the event loop tell `listener` how far a build is. A loop that is
-/// closed by now has nobody who listens.
-fn tell(event_loop: &Py<PyAny>, listener: &Py<PyAny>, news: (&str, Option<u64>, Option<u64>)) {
+/// Calls `listener` on the event loop with the progress of a build. Does nothing
+/// if the loop is closed.
+fn report(event_loop: &Py<PyAny>, listener: &Py<PyAny>, args: (&str, Option<u64>, Option<u64>)) {
     attach(|py| {
-        let _ = post(event_loop.bind(py), listener.bind(py), news);
+        let _ = post(event_loop.bind(py), listener.bind(py), args);
     });
 }
 
 #[pymethods]
 impl Template {
-    /// Creates a sandbox, still to be started, and hands it to `done`.
+    /// Creates a sandbox that has not been started, and passes it to `done`.
     #[allow(clippy::too_many_arguments, reason = "one option each, by name")]
     #[pyo3(signature = (*, limits, mounts, env, host, event_loop, done))]
     fn create(
@@ -153,7 +153,7 @@ impl Template {
         done: Py<PyAny>,
         py: Python<'_>,
     ) -> PyResult<Task> {
-        let limits = limits.over(self.limits.clone())?;
+        let limits = limits.applied_to(self.limits.clone())?;
         let mut builder = self.inner.get()?.sandbox().limits(limits);
         for mount in mounts {
             builder = builder.mount(read_mount(mount)?);
@@ -170,7 +170,7 @@ impl Template {
         })
     }
 
-    /// Reads a snapshot from a file, and hands it to `done`.
+    /// Reads a snapshot from a file, and passes it to `done`.
     fn load_snapshot(
         &self,
         path: PathBuf,

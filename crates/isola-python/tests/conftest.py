@@ -1,4 +1,4 @@
-"""What all tests share: asynchronous tests, templates, a real HTTP server."""
+"""Shared fixtures: asynchronous tests, templates, a real HTTP server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     names = pyfuncitem._fixtureinfo.argnames
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
-    # A test that hangs fails, instead of holding up the others for ever.
+    # A test that hangs fails instead of blocking the others forever.
     asyncio.run(asyncio.wait_for(pyfuncitem.obj(**arguments), 120))
     return True
 
@@ -37,15 +37,15 @@ def javascript() -> isola.SandboxTemplate:
 
 
 class Server:
-    """A server on the loopback interface that remembers what it was sent."""
+    """A server on the loopback interface that records its requests."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, dict[str, list[str]], bytes]] = []
-        # A test lets the second half of `/slow` go.
+        # Set by a test to release the second half of `/slow`.
         self.go = threading.Event()
-        # The client of `/endless` has gone.
+        # Set when the client of `/endless` has disconnected.
         self.gone = threading.Event()
-        # The first piece of an upload has arrived.
+        # Set when the first chunk of an upload has arrived.
         self.arrived = threading.Event()
         server = self
 
@@ -110,13 +110,13 @@ class Server:
     def _body(self, request: BaseHTTPRequestHandler) -> bytes:
         if request.headers.get("transfer-encoding") != "chunked":
             return request.rfile.read(int(request.headers.get("content-length", 0)))
-        pieces = []
+        chunks = []
         while size := int(request.rfile.readline(), 16):
-            pieces.append(request.rfile.read(size))
+            chunks.append(request.rfile.read(size))
             request.rfile.readline()
             self.arrived.set()
         request.rfile.readline()
-        return b"".join(pieces)
+        return b"".join(chunks)
 
     @staticmethod
     def _chunked(request: BaseHTTPRequestHandler) -> None:

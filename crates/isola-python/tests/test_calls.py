@@ -61,8 +61,8 @@ async def test_values_cross_both_ways(python: isola.SandboxTemplate) -> None:
             {"a": {"b": [None]}},
         ]:
             assert await sandbox.run("echo", value) == [[value], {}]
-        whole = await sandbox.run("later", 1.0)
-        assert isinstance(whole, float)
+        integral = await sandbox.run("later", 1.0)
+        assert isinstance(integral, float)
         assert await sandbox.run("echo", (1, 2)) == [[[1, 2]], {}]
 
         class Color(enum.IntEnum):
@@ -82,7 +82,7 @@ async def test_arguments_by_position_and_by_name(python: isola.SandboxTemplate) 
         refused: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
             ((Arg(1, "a"),), {"a": 2}, "'a' is given twice: by an Arg and by a keyword"),
             ((Arg(1, "a"), Arg(2, "a")), {}, "'a' is given twice"),
-            ((), {"a": Arg(1, "b")}, "the keyword 'a' has an argument whose name is 'b'"),
+            ((), {"a": Arg(1, "b")}, "the keyword 'a' is given an argument with the name 'b'"),
             ((math.nan,), {}, "positional argument 0, at $: NaN is not a JSON value"),
             (([1, math.inf],), {}, "at $[1]: an infinity"),
             ((), {"x": {"k": {1: 2}}}, "x, at $.k: a key is not a string"),
@@ -95,9 +95,9 @@ async def test_arguments_by_position_and_by_name(python: isola.SandboxTemplate) 
             assert why in str(caught.value)
         loop: list[object] = []
         loop.append(loop)
-        with pytest.raises(isola.InvalidArgumentError, match="it contains itself"):
+        with pytest.raises(isola.InvalidArgumentError, match="or contains itself"):
             await sandbox.run("echo", loop)
-        # None of that touched the sandbox.
+        # None of these calls affected the sandbox.
         assert await sandbox.run("add", 1) == 2
 
 
@@ -110,7 +110,7 @@ def test_arg_is_immutable() -> None:
         arg.value = 2  # type: ignore[misc]
     with pytest.raises(AttributeError, match="immutable"):
         del arg.name
-    with pytest.raises(isola.InvalidArgumentError, match="is a string"):
+    with pytest.raises(isola.InvalidArgumentError, match="must be a string"):
         Arg(1, 2)  # type: ignore[arg-type]
     match Arg(5, "n"):
         case Arg(value, name):
@@ -168,7 +168,7 @@ async def test_javascript(javascript: isola.SandboxTemplate) -> None:
 async def test_an_integer_that_this_interpreter_refuses(python: isola.SandboxTemplate) -> None:
     async with python.create() as sandbox:
         await sandbox.load_script("def big(): return 10 ** 5000")
-        # Before 3.11, and its last releases, there is no limit.
+        # Before Python 3.11, except in the last releases of older versions, there is no limit.
         if not hasattr(sys, "get_int_max_str_digits"):
             assert await sandbox.run("big") == 10**5000
             return

@@ -1,4 +1,4 @@
-"""Events, and streams of values into the guest."""
+"""Events of a call, and stream arguments."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ async def test_a_slow_listener_slows_the_guest(python: isola.SandboxTemplate) ->
             await anext(events)
             for _ in range(50):
                 await asyncio.sleep(0.002)
-            # So far ahead it can be: what waits here and in the guest's queue.
+            # The maximum lead of the guest: the events buffered here and in the sandbox.
             assert max(asked, default=0) <= 400
             assert sum([1 async for _ in events]) == 2000
 
@@ -192,7 +192,7 @@ async def test_values_are_taken_at_the_pace_of_the_guest(
         taken.clear()
         stream = StreamArg.from_async_iterable(endless_async(), capacity=5)
         assert await sandbox.run("first", stream) == 0
-        # One batch was taken by the guest, one waits, and one value is in hand.
+        # One batch was read by the guest, one is buffered, and one value is being sent.
         assert len(taken) <= 11
 
 
@@ -202,25 +202,25 @@ async def test_a_stream_filled_by_hand(python: isola.SandboxTemplate) -> None:
         stream = StreamArg(capacity=2)
         stream.push(1)
         stream.push(2)
-        with pytest.raises(isola.StreamFullError, match="holds 2 values"):
+        with pytest.raises(isola.StreamFullError, match="has not read 2 values"):
             stream.push(3)
         running = asyncio.create_task(sandbox.run("total", stream))
         await stream.send(3)
         stream.end()
         stream.end()
-        with pytest.raises(isola.StreamClosedError, match="was ended"):
+        with pytest.raises(isola.StreamClosedError, match="has been ended"):
             stream.push(4)
         assert await running == 6
-        with pytest.raises(isola.StreamClosedError, match="call is over"):
+        with pytest.raises(isola.StreamClosedError, match="call has ended"):
             await stream.send(5)
-        with pytest.raises(isola.InvalidArgumentError, match="serves one call"):
+        with pytest.raises(isola.InvalidArgumentError, match="can be used only once"):
             await sandbox.run("total", stream)
 
-        # A guest that is done frees who waits for room.
+        # The end of the call wakes a `send` that waits for room.
         stream = StreamArg(capacity=1)
         stream.push(1)
         running = asyncio.create_task(sandbox.run("first", stream))
-        with pytest.raises(isola.StreamClosedError, match="call is over"):
+        with pytest.raises(isola.StreamClosedError, match="call has ended"):
             while True:
                 await stream.send(2)
         assert await running == 1

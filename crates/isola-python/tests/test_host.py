@@ -1,4 +1,4 @@
-"""Hostcalls and HTTP: what a guest asks of its host."""
+"""Hostcalls and HTTP requests of a guest."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_hostcalls(python: isola.SandboxTemplate) -> None:
         assert await sandbox.run("call", "double", 21) == 42
         assert await sandbox.run("many", 500) == [2 * i for i in range(500)]
         assert await sandbox.run("call", "plain", {"a": 1}) == [{"a": 1}]
-        # A handler sees the context of the call that runs.
+        # A handler has the context variables of the running call.
         for name in ("one", "two"):
             variable.set(name)
             assert await sandbox.run("call", "who") == name
@@ -130,7 +130,7 @@ async def test_hostcalls(python: isola.SandboxTemplate) -> None:
         with pytest.raises(isola.GuestError) as caught:
             await sandbox.run("call", "refuse")
         assert caught.value.code == "hostcall_failed"
-        # Its message, and nothing of the host's traceback.
+        # Only the message, without the host's traceback.
         assert "not for you" in str(caught.value)
         assert "test_host.py" not in str(caught.value)
         assert "PermissionError" not in str(caught.value)
@@ -172,12 +172,12 @@ async def test_the_built_in_bridge(python: isola.SandboxTemplate, server: Server
         async with python.create(**{option: True}) as sandbox:  # type: ignore[arg-type]
             await sandbox.load_script(REQUESTS)
             answer = await sandbox.run("get", f"{server.url}/x")
-            # Repeated fields stay apart, both ways.
+            # Repeated fields are kept apart in both directions.
             assert answer == [200, "hello ", ["a=1", "b=2"]]
             assert server.requests[-1][2]["x-a"] == ["1", "2"]
             assert await sandbox.run("post", f"{server.url}/", "body") == "hello body"
             assert server.requests[-1][2]["content-length"] == ["4"]
-            # Cookies of one answer are not sent with the next request.
+            # Cookies of a response are not sent with the next request.
             assert "cookie" not in server.requests[-1][2]
             assert (await sandbox.run("get", f"{server.url}/moved"))[0] == 302  # type: ignore[index]
             assert await sandbox.run("upload", f"{server.url}/") == "hello onetwo"
@@ -188,7 +188,7 @@ async def test_the_built_in_bridge(python: isola.SandboxTemplate, server: Server
 
 async def test_bodies_are_live_both_ways(python: isola.SandboxTemplate, server: Server) -> None:
     async def arrived(_: object) -> None:
-        """The first piece is at the server while the second is not made yet."""
+        """Waits for the first chunk at the server, before the second is produced."""
         assert await asyncio.to_thread(server.arrived.wait, 60)
 
     async with python.create(http=True, hostcalls={"arrived": arrived}) as sandbox:
@@ -197,11 +197,11 @@ async def test_bodies_are_live_both_ways(python: isola.SandboxTemplate, server: 
         async for event in sandbox.run_stream("lines", f"{server.url}/slow"):
             if isinstance(event, isola.ResultEvent):
                 seen.append(event.data)
-                # Only now the server sends the rest.
+                # Only now does the server send the rest.
                 server.go.set()
         assert seen == ["first", "second"]
         assert await sandbox.run("upload", f"{server.url}/", "arrived") == "hello onetwo"
-        # A guest that wants no more closes the connection.
+        # A guest that stops reading closes the connection.
         assert await sandbox.run("first", f"{server.url}/endless") == 1
         assert await asyncio.to_thread(server.gone.wait, 60)
 
@@ -220,11 +220,11 @@ async def test_a_body_is_closed_whenever_its_task_is_cancelled() -> None:
             await asyncio.sleep(0.01)
             closed.set()
 
-    class NobodyWantsMore:
+    class ClosedWriter:
         def send(self, piece: bytes, loop: asyncio.AbstractEventLoop, done: Any) -> None:
             loop.call_soon(done, False, None)
 
-    sending = asyncio.ensure_future(_http._send(cast("Any", NobodyWantsMore()), pieces()))
+    sending = asyncio.ensure_future(_http._send(cast("Any", ClosedWriter()), pieces()))
     await closing.wait()
     sending.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -305,5 +305,5 @@ def test_headers() -> None:
     assert repr(isola.Headers({"x": "y"})) == "Headers([('x', 'y')])"
     with pytest.raises(KeyError):
         headers["c"]
-    with pytest.raises(isola.InvalidArgumentError, match="are strings"):
+    with pytest.raises(isola.InvalidArgumentError, match="must be strings"):
         isola.Headers({"a": 1})  # type: ignore[arg-type]

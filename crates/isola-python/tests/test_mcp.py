@@ -1,4 +1,4 @@
-"""`isola mcp`, by the client of the PyPI package mcp."""
+"""`isola mcp`, tested with the client of the PyPI package mcp."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_tools_and_sessions() -> None:
             "hi\n21\n",
             {"stdout": "hi\n", "stderr": "", "logs": [], "results": [], "value": 21},
         )
-        # Variables stay in their session, and there alone.
+        # Variables exist only in their session.
         assert (await call(session, "run_python", source="x"))[1] == "20\n"
         failed, text, parts = await call(session, "run_python", source="x", session="other")
         assert failed and text.startswith("NameError: name 'x' is not defined")
@@ -63,7 +63,7 @@ async def test_tools_and_sessions() -> None:
 
         assert (await call(session, "run_javascript", source="var y = 6; y * 7"))[1] == "42\n"
         assert (await call(session, "run_javascript", source="y"))[1] == "6\n"
-        # A sandbox: no files, no network.
+        # A sandbox has no access to the host's files.
         failed, text, _ = await call(session, "run_python", source="open('/etc/passwd')")
         assert failed and "FileNotFoundError" in text
 
@@ -82,7 +82,7 @@ async def test_limits() -> None:
         ]
         failed, _, parts = await call(session, "run_python", source="print('x' * 5000)")
         assert failed and parts["error"]["code"] == "output_limit"
-        # One session is kept: another one takes its place.
+        # Only one session is kept: a new one replaces it.
         await call(session, "run_python", source="x = 1")
         await call(session, "run_python", source="x = 2", session="b")
         assert (await call(session, "run_python", source="x"))[0]
@@ -94,7 +94,7 @@ async def test_a_call_that_the_client_gives_up() -> None:
         with anyio.move_on_after(0.3) as scope:
             await call(session, "run_python", source="while True: pass")
         assert scope.cancelled_caught
-        # The guest was stopped: the session is free, long before its limit.
+        # The guest was stopped, so the session is free long before its time limit.
         with anyio.fail_after(60):
             _, text, _ = await call(session, "run_python", source="1 + 1", restart=True)
         assert text.endswith("2\n")

@@ -1,4 +1,4 @@
-"""Options of templates and sandboxes, and the life of a sandbox."""
+"""Options of templates and sandboxes, and the lifecycle of a sandbox."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_bad_options_are_named(python: isola.SandboxTemplate, tmp_path: Pa
     file = tmp_path / "file"
     file.write_text("")
     build: list[tuple[dict[str, Any], str]] = [
-        ({"colour": "red"}, "unknown option 'colour' of build_template: it has version"),
+        ({"colour": "red"}, "unknown option 'colour' of build_template: the options are version"),
         ({"max_memory": 0}, "max_memory is 0"),
         ({"max_memory": True}, "max_memory is True"),
         ({"mounts": [("a", "b")]}, r"mounts\[0\] is a tuple"),
@@ -96,13 +96,13 @@ async def test_bad_options_are_named(python: isola.SandboxTemplate, tmp_path: Pa
         with pytest.raises(isola.InvalidArgumentError, match=why):
             await isola.build_template("python", **options)
     create: list[tuple[dict[str, Any], str]] = [
-        ({"timeout": 5}, "unknown option 'timeout' of a sandbox: it has max_memory"),
+        ({"timeout": 5}, "unknown option 'timeout' of a sandbox: the options are max_memory"),
         ({"max_memory": 1}, "max_memory of 1 bytes is less"),
         ({"limits": 5}, "limits is a int"),
         ({"http": "yes"}, "http is 'yes'"),
         ({"http": True, "http_handler": True}, "the same option"),
         ({"hostcalls": {"f": 5}}, r"hostcalls\['f'\] is not callable"),
-        ({"hostcalls": {"isola.stream": print}}, "taken by StreamArg"),
+        ({"hostcalls": {"isola.stream": print}}, "reserved for StreamArg"),
         ({"mounts": [isola.MountConfig(tmp_path, "relative")]}, "relative"),
     ]
     for options, why in create:
@@ -113,7 +113,7 @@ async def test_bad_options_are_named(python: isola.SandboxTemplate, tmp_path: Pa
         ({"timeout": 0}, "timeout is 0: give a number of seconds"),
         ({"cpu_timeout": "1"}, "cpu_timeout is '1'"),
         ({"max_output_size": -1}, "max_output_size is -1: give a number of bytes"),
-        ({"max_requests": 1.5}, "max_requests is 1.5: give a whole number"),
+        ({"max_requests": 1.5}, "max_requests is 1.5: give an integer"),
         ({"max_recursion": 1 << 32}, "max_recursion is 4294967296"),
         ({"max_memory": 1 << 63}, "max_memory is 9223372036854775808"),
     ]
@@ -258,7 +258,7 @@ async def test_each_limit_of_a_sandbox_and_of_a_template(
             with pytest.raises(isola.IsolaError, match=message) as caught:
                 await started.run(*call)
             assert caught.value.code == code
-    # What a sandbox says goes over what its template says, limit by limit.
+    # Each limit of a sandbox overrides that of its template.
     roomy = isola.Limits(timeout=math.inf, cpu_timeout=math.inf, max_recursion=500)
     async with template.create(limits=roomy, max_memory=128 << 20) as started:
         await started.load_script(LIMITED)
@@ -268,7 +268,7 @@ async def test_each_limit_of_a_sandbox_and_of_a_template(
 async def test_cancelling_stops_the_guest(python: isola.SandboxTemplate) -> None:
     async with python.create() as sandbox:
         await sandbox.load_script(SPIN)
-        # After quick calls the next one begins on the event loop's own thread.
+        # After quick calls the next one starts on the event loop's own thread.
         for _ in range(10):
             assert await sandbox.run("ok") == 1
         running = asyncio.create_task(sandbox.run("spin"))
@@ -276,7 +276,7 @@ async def test_cancelling_stops_the_guest(python: isola.SandboxTemplate) -> None
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        # The guest is gone by now, not some time later.
+        # The guest has stopped by now, not some time later.
         assert sandbox.closed
         with pytest.raises(isola.SandboxClosedError, match="a call was cancelled half-way"):
             await sandbox.run("ok")
@@ -310,7 +310,7 @@ async def test_a_context_owns_its_templates() -> None:
     with pytest.raises(isola.IsolaError, match="context is closed"):
         await context.build_template("python")
     context.close()
-    # What exists lives on.
+    # Existing sandboxes remain usable.
     async with sandbox:
         await sandbox.load_script(SPIN)
         assert await sandbox.run("ok") == 1

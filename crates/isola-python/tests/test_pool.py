@@ -17,7 +17,7 @@ async def test_a_pool(python: isola.SandboxTemplate) -> None:
         assert pool.ready == 2
         async with pool.sandbox() as one, pool.sandbox() as two, pool.sandbox() as three:
             for sandbox in (one, two, three):
-                # Nobody sees another's state.
+                # No state passes from one use to the next.
                 assert await sandbox.run("f") == 1
         assert one.closed and three.closed
         await pool.warm()
@@ -97,7 +97,7 @@ async def test_a_session_keeps_its_state(python: isola.SandboxTemplate) -> None:
         failed = await executor.execute("def f():\n    return 1 / 0\nf()")
         assert isinstance(failed.error, isola.GuestError)
         assert 'File "cell-6.py", line 2, in f' in str(failed.error)
-        # Nothing of the helper is in it.
+        # The traceback does not contain the helper.
         assert "isola_evaluate" not in str(failed.error)
         syntax = await executor.execute("def f(:")
         assert str(syntax.error).startswith("SyntaxError: invalid syntax")
@@ -133,7 +133,7 @@ async def test_files_of_a_guest_are_not_trusted(python: isola.SandboxTemplate) -
         done = await executor.execute("open('/files/big', 'w').write('x' * 1001)")
         assert done.error is not None and done.error.code == "output_limit"
         assert "more than 1000 bytes" in str(done.error)
-        # Any number of empty ones is not read either.
+        # Too many empty files are rejected, too.
         done = await executor.execute(
             "import os\nos.remove('/files/big')\n"
             "for n in range(10_001): open(f'/files/{n}', 'w').close()"
@@ -141,13 +141,13 @@ async def test_files_of_a_guest_are_not_trusted(python: isola.SandboxTemplate) -
         assert done.error is not None and done.error.code == "output_limit"
         assert "more than 10000 files" in str(done.error)
         await executor.execute("for n in range(10_001): os.remove(f'/files/{n}')")
-        # A link that points out of the folder is neither read nor written through.
+        # A link that points out of the directory is neither read nor written through.
         await executor.execute(
             "try:\n    os.symlink('elsewhere', '/files/link')\nexcept OSError: pass"
         )
         done = await executor.execute("1", files={"link": "mine"})
         assert done.files == {"link": b"mine"}
-        with pytest.raises(isola.InvalidArgumentError, match="is not a folder"):
+        with pytest.raises(isola.InvalidArgumentError, match="is not a directory"):
             await executor.execute("1", files={"link/x": b""})
 
 

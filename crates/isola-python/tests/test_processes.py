@@ -1,4 +1,4 @@
-"""Event loops, threads, forks, and the memory that comes back."""
+"""Event loops, threads, forks, and memory leaks."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_sandbox_moves_between_event_loops(python: isola.SandboxTemplate) -> N
 
 
 async def test_the_event_loop_is_never_blocked(python: isola.SandboxTemplate) -> None:
-    """A guest that spins for ever can only be stopped by a loop that runs."""
+    """Only a running event loop can stop a guest that spins forever."""
     async with python.create() as one, python.create() as two:
         for sandbox in (one, two):
             await sandbox.load_script(SCRIPT)
@@ -113,7 +113,7 @@ async def test_the_interpreters_lock_is_free_while_a_guest_runs(
         spinning = asyncio.create_task(sandbox.run("spin"))
         await asyncio.sleep(0.01)
         threading.Thread(target=count).start()
-        # Without a hand on the event loop: the thread alone has to get there.
+        # This blocks the event loop, so the thread needs the interpreter's lock alone.
         assert counted.wait(60)
         spinning.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -157,7 +157,7 @@ def test_a_fork_after_use_is_refused() -> None:
                     attempt()
                 except isola.InternalError as error:
                     print(type(error).__name__, "before the fork" in str(error), flush=True)
-            # What the parent made is dropped without a hang.
+            # Objects of the parent are dropped without a hang.
             del attempt, sandbox, template
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
@@ -229,5 +229,5 @@ async def test_nothing_leaks(python: isola.SandboxTemplate) -> None:
     before = _resident()
     for _ in range(200):
         await cycle()
-    # One sandbox has more than 1.5 MB of its own.
+    # One sandbox takes more than 1.5 MB.
     assert _resident() - before < 16 << 20

@@ -1,4 +1,4 @@
-"""Where runtimes come from: the archives of a release, from a real server."""
+"""Downloads of runtimes: the archives of a release, from a real server."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ ARCHIVE = f"/v{VERSION}/isola-js.tar.gz"
 
 
 class Releases:
-    """A server of one release, over a folder."""
+    """A server of one release, which serves a directory."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / f"v{VERSION}"
-        self.folder.mkdir(parents=True)
+    def __init__(self, root: Path) -> None:
+        self.directory = root / f"v{VERSION}"
+        self.directory.mkdir(parents=True)
         for name in ("isola-js.tar.gz", "isola-js.tar.gz.sha256"):
-            (self.folder / name).write_bytes(Path(os.environ["ISOLA_ARCHIVES"], name).read_bytes())
-        self.asked: list[str] = []
+            (self.directory / name).write_bytes(Path(os.environ["ISOLA_ARCHIVES"], name).read_bytes())
+        self.requested: list[str] = []
         releases = self
 
         class Handler(SimpleHTTPRequestHandler):
             def log_message(self, format: str, *_: object) -> None:
-                releases.asked.append(self.path)
+                releases.requested.append(self.path)
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(root)))
         self.url = f"http://127.0.0.1:{self._http.server_port}"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
 
@@ -65,23 +65,23 @@ async def test_a_release_is_downloaded_once_and_runs(releases: Releases, tmp_pat
     async with template.create() as sandbox:
         await sandbox.load_script("const f = () => 42;")
         assert await sandbox.run("f") == 42
-    size = (releases.folder / "isola-js.tar.gz").stat().st_size
+    size = (releases.directory / "isola-js.tar.gz").stat().st_size
     downloads = [progress for progress in seen if progress.phase == "download"]
     assert downloads[-1] == isola.Progress("download", size, size)
-    assert releases.asked == [f"{ARCHIVE}.sha256", ARCHIVE]
+    assert releases.requested == [f"{ARCHIVE}.sha256", ARCHIVE]
 
     found = await isola.resolve_runtime(
         "js", version=f"v{VERSION}", runtimes_dir=tmp_path / "runtimes", download_url=releases.url
     )
     component = tmp_path / "runtimes" / VERSION / "js" / "js.wasm"
     assert found == isola.RuntimeConfig("js", VERSION, component)
-    assert len(releases.asked) == 2
+    assert len(releases.requested) == 2
 
 
 async def test_what_cannot_be_trusted_is_refused(releases: Releases, tmp_path: Path) -> None:
-    folder = tmp_path / "runtimes"
+    runtimes_dir = tmp_path / "runtimes"
     resolve = partial(
-        isola.resolve_runtime, "js", runtimes_dir=folder, download_url=releases.url
+        isola.resolve_runtime, "js", runtimes_dir=runtimes_dir, download_url=releases.url
     )
     with pytest.raises(isola.DownloadError, match=r"v8\.8\.8/isola-js\.tar\.gz.*404") as caught:
         await resolve(version="8.8.8")
@@ -89,14 +89,14 @@ async def test_what_cannot_be_trusted_is_refused(releases: Releases, tmp_path: P
     with pytest.raises(isola.DownloadError, match="and not 0{64}") as caught:
         await resolve(version=VERSION, runtime_sha256="0" * 64)
     assert caught.value.code == "download_refused"
-    (releases.folder / "isola-js.tar.gz").write_bytes(b"something else")
+    (releases.directory / "isola-js.tar.gz").write_bytes(b"something else")
     with pytest.raises(isola.DownloadError, match="SHA-256 digest is") as caught:
         await resolve(version=VERSION)
     assert caught.value.code == "download_refused"
     digest = hashlib.sha256(b"something else").hexdigest()
     with pytest.raises(isola.DownloadError, match="damaged"):
         await resolve(version=VERSION, runtime_sha256=digest)
-    left = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    left = [path for path in runtimes_dir.rglob("*") if path.is_file() and path.suffix != ".lock"]
     assert left == []
 
 
@@ -105,7 +105,7 @@ async def test_a_download_can_be_cancelled(tmp_path: Path) -> None:
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.set()
-        # Up to the end of the connection.
+        # Reads until the end of the connection.
         await reader.read()
         writer.close()
         await writer.wait_closed()

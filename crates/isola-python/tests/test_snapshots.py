@@ -51,7 +51,7 @@ async def test_children_go_on_each_on_its_own(
         assert await parent.run("step") == [1, 0]
         children = await parent.fork(3)
         for number, child in enumerate(children):
-            async with child:  # which does not start it again
+            async with child:  # does not start it again
                 assert await child.run("step", 10 * number) == [1 + 10 * number, 1]
                 assert await child.run("who") == "parent"
             assert child.closed

@@ -1,4 +1,4 @@
-"""The synchronous facade."""
+"""The synchronous API."""
 
 from __future__ import annotations
 
@@ -126,9 +126,9 @@ def test_leaving_a_stream_early(template: isola.SandboxTemplate) -> None:
 def test_the_other_names(template: isola.SandboxTemplate) -> None:
     assert isola.resolve_runtime("python").runtime == "python"
     with isola.SandboxContext() as context:
-        made = context.build_template("python")
+        owned = context.build_template("python")
     with pytest.raises(isola.IsolaError, match="context is closed"):
-        made.instantiate()
+        owned.instantiate()
     with isola.SandboxPool(template, 2, script="def f(): return 1") as pool:
         assert pool.ready == 2
         with pool.sandbox() as sandbox:
@@ -142,7 +142,7 @@ def test_the_other_names(template: isola.SandboxTemplate) -> None:
 
 
 async def test_within_a_running_event_loop(template: isola.SandboxTemplate) -> None:
-    """As in a notebook."""
+    """Runs inside an event loop, as in a notebook."""
     with template.create() as sandbox:
         sandbox.load_script("def f(): return 1")
         assert sandbox.run("f") == 1

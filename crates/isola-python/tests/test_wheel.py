@@ -1,4 +1,4 @@
-"""The wheel as a user gets it, and the documentation as a user reads it."""
+"""The wheel as it is installed, and the examples of the documentation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 
-# The pages, and how many examples each has at least.
+# The pages, and the minimum number of examples in each.
 PAGES = {
     "README.md": 1,
     "crates/isola-python/README.md": 1,
@@ -27,9 +27,9 @@ PAGES = {
 
 
 def examples(page: str) -> list[str]:
-    """The programs of a page: its Python blocks without a file's name.
+    """Returns the programs of a page: its Python blocks without a file name.
 
-    Those with a name are scripts for a guest, which other tests run.
+    Blocks with a file name are scripts for a guest, which other tests run.
     """
     text = (ROOT / page).read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
@@ -40,7 +40,7 @@ def examples(page: str) -> list[str]:
 def test_the_examples_of_a_page_run_as_printed(page: str, tmp_path: Path) -> None:
     found = examples(page)
     assert len(found) >= PAGES[page]
-    # Where the command `isola` is.
+    # The directory of the command `isola`.
     commands = Path(os.environ["ISOLA_COMMAND"]).parent
     path = os.pathsep.join([str(commands), os.environ["PATH"]])
     for number, source in enumerate(found):
@@ -56,7 +56,7 @@ def test_the_examples_of_a_page_run_as_printed(page: str, tmp_path: Path) -> Non
             check=False,
         )
         assert done.returncode == 0, f"{page}, example {number}:\n{source}\n{done.stderr}"
-        # What it prints stands behind its prints.
+        # The expected output is in the comments after the prints.
         expected = re.findall(r"#> (.*)$", source, re.MULTILINE)
         assert done.stdout.splitlines() == expected, f"{page}, example {number}"
 
@@ -67,7 +67,7 @@ def test_every_page_of_the_sdk_is_run() -> None:
 
 
 def test_the_wheel_runs_the_readme_in_an_empty_environment(tmp_path: Path) -> None:
-    """Installed by pip, offline, with nothing beside it."""
+    """The wheel is installed by pip, offline, without other packages."""
     wheel = Path(os.environ["ISOLA_WHEEL"])
     assert wheel.suffix == ".whl"
     assert "-cp310-abi3-" in wheel.name
@@ -97,7 +97,7 @@ def test_the_wheel_runs_the_readme_in_an_empty_environment(tmp_path: Path) -> No
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == re.findall(r"#> (.*)$", source, re.MULTILINE)
-    # Without httpx, what needs it says so.
+    # Without httpx, an option that needs it fails with a message.
     done = subprocess.run(
         [
             python,

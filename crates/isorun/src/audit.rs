@@ -7,12 +7,12 @@ use serde_json::value::RawValue;
 use tokio::sync::Mutex;
 
 use crate::{
-    api::AuditEntry,
     clock,
-    id::RunId,
     secret::Secret,
     store::{AuditRow, LogState, Store, StoreError},
 };
+use isorun_api::AuditEntry;
+use isorun_api::RunId;
 
 /// An event of a run, as named in its audit log.
 #[derive(Clone, Copy, Debug)]

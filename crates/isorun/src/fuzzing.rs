@@ -5,12 +5,10 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{
-    api::{
-        AttachInput, ExecRequest, ForkRequest, NetworkChange, NewRun, Patch, RestoreRequest,
-        ShellInput, TerminalInput,
-    },
-    server,
+use crate::server;
+use isorun_api::{
+    AttachInput, ExecRequest, ForkRequest, NetworkChange, NewRun, Patch, RestoreRequest,
+    ShellInput, TerminalInput,
 };
 
 /// Checks the parsers of the URL of a port, and of the heads of a request to it and

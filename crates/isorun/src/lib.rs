@@ -2,7 +2,6 @@
 //! library for other crates: it is a library crate only so that fuzz targets can
 //! call it.
 
-mod api;
 mod audit;
 mod client;
 mod clock;
@@ -12,7 +11,6 @@ mod failure;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod id;
 mod secret;
 mod server;
 mod store;

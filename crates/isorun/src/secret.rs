@@ -19,7 +19,7 @@ use rustix::fs::OFlags;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::id::random_hex;
+use isorun_api::random_hex;
 
 const KEY_PREFIX: &str = "isorun_live_";
 const SECRET_FILE: &str = "secret";

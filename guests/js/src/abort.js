@@ -1,13 +1,12 @@
 // `AbortController` and `AbortSignal`, as in the DOM standard. (The engine's
-// own lose reasons, and their timer would stay open when the call ends.)
+// own lose reasons, and their timer would remain open when the call ends.)
 
 import { define, iterator, SafeNumber, SafeTypeError, toStringTag } from './intrinsics.js';
 import { dispatch, Event, EventTarget, listen, notify } from './events.js';
 import { setTimeout } from './timers.js';
 
 const { DOMException } = globalThis;
-// What a number still counts exactly.
-const LONGEST = Number.MAX_SAFE_INTEGER;
+const MAX_TIMEOUT_MS = Number.MAX_SAFE_INTEGER;
 
 let allowed = false;
 let isAborted;
@@ -46,17 +45,17 @@ class AbortSignal extends EventTarget {
 
   static timeout(milliseconds) {
     const delay = SafeNumber(milliseconds);
-    if (!(delay >= 0 && delay <= LONGEST)) {
-      throw new SafeTypeError('AbortSignal.timeout: the time must be a number of milliseconds');
+    if (!(delay >= 0 && delay <= MAX_TIMEOUT_MS)) {
+      throw new SafeTypeError('AbortSignal.timeout: the time must be a non-negative number of milliseconds');
     }
     const signal = createSignal();
-    setTimeout(() => signalAbort(signal, new DOMException('the time is over', 'TimeoutError')), delay);
+    setTimeout(() => signalAbort(signal, new DOMException('the operation timed out', 'TimeoutError')), delay);
     return signal;
   }
 
   static any(signals) {
     if (typeof signals?.[iterator] !== 'function') {
-      throw new SafeTypeError('AbortSignal.any: a list of signals is needed');
+      throw new SafeTypeError('AbortSignal.any: the argument must be an iterable of signals');
     }
     const list = [];
     for (const signal of signals) {

@@ -1,7 +1,7 @@
-// `Blob` and `File`, of the File API. The engine's own keep their bytes where its
-// garbage collector does not count them, never free those of a `File`, and a slice
-// for which there is no memory is empty. Here the bytes are a `Uint8Array` that no
-// script can reach, so that slices and copies can share it.
+// `Blob` and `File`, of the File API. The engine's own store their bytes outside of
+// the memory that its garbage collector counts, never free those of a `File`, and
+// return an empty slice if memory is exhausted. Here the bytes are a `Uint8Array` that
+// no script can access, so that slices and copies can share it.
 
 import { concatenated, utf8 } from './bytes.js';
 import {
@@ -16,7 +16,7 @@ import {
 } from './intrinsics.js';
 import { streamFrom } from './streams.js';
 import { cloning } from './structured-clone.js';
-import { dictionary, install, wellFormed, whole } from './web-idl.js';
+import { dictionary, install, longLong, wellFormed } from './web-idl.js';
 
 const { ArrayBuffer, DataView, Date, TextEncoder, Uint8Array } = globalThis;
 const isView = ArrayBuffer.isView;
@@ -37,10 +37,10 @@ const copyOf = uncurry(Uint8Array.prototype.slice);
 const part = uncurry(Uint8Array.prototype.subarray);
 const clock = Date.now;
 
-/** Bytes of one piece of a stream. */
-const PIECE = 1 << 16;
+/** The size of a chunk of a stream, in bytes. */
+const CHUNK_BYTES = 1 << 16;
 
-/** An argument of the constructor: bytes that no script can reach, which need no copy. */
+/** A constructor argument of bytes that no script can access, which are not copied. */
 class Owned {
   constructor(bytes) {
     this.bytes = bytes;
@@ -68,7 +68,7 @@ export class Blob {
     } else {
       const endings = given.endings === undefined ? 'transparent' : SafeString(given.endings);
       if (endings !== 'transparent' && endings !== 'native') {
-        throw new SafeTypeError(`Blob: endings is ${endings}: it is "transparent" or "native"`);
+        throw new SafeTypeError(`Blob: endings is ${endings}: use "transparent" or "native"`);
       }
       this.#bytes = joined(blobParts, endings === 'native');
     }
@@ -110,9 +110,9 @@ export class Blob {
     return streamFrom({
       async next() {
         if (at >= bytes.length) return null;
-        const piece = copyOf(bytes, at, at + PIECE);
-        at += piece.length;
-        return piece;
+        const chunk = copyOf(bytes, at, at + CHUNK_BYTES);
+        at += chunk.length;
+        return chunk;
       },
       cancel() {},
     });
@@ -129,12 +129,12 @@ export class File extends Blob {
   }
 
   constructor(fileBits, fileName, options = undefined) {
-    if (arguments.length < 2) throw new SafeTypeError('File: give the parts and a name');
-    if (fileBits === undefined) throw new SafeTypeError('File: the parts are undefined: give a list');
+    if (arguments.length < 2) throw new SafeTypeError('File: the parts and a name are required');
+    if (fileBits === undefined) throw new SafeTypeError('File: the parts must be an iterable, not undefined');
     super(fileBits, options);
     this.#name = wellFormed(SafeString(fileName));
     const { lastModified } = dictionary(options, 'File');
-    this.#lastModified = lastModified === undefined ? clock() : whole(lastModified);
+    this.#lastModified = lastModified === undefined ? clock() : longLong(lastModified);
   }
 
   get name() {
@@ -146,17 +146,17 @@ export class File extends Blob {
   }
 }
 
-/** The bytes of a Blob, not to be changed, or undefined if the value is no Blob. */
+/** Returns the bytes of a Blob, which must not be changed, or undefined for another value. */
 export const blobBytes = (value) => bytesOf(value);
-/** The type of a Blob. */
+/** Returns the type of a Blob. */
 export const blobType = (blob) => typeOf(blob);
-/** The name of a File, or undefined if the value is no File. */
+/** Returns the name of a File, or undefined for another value. */
 export const fileName = (value) => nameOf(value);
-/** When a File was changed. */
+/** Returns the modification time of a File. */
 export const fileTime = (file) => timeOf(file);
-/** A Blob of bytes that nobody else has. */
+/** Creates a Blob of bytes that no other object refers to. */
 export const blobOf = (bytes, type) => new Blob(new Owned(bytes), { __proto__: null, type });
-/** A File of a Blob's bytes. */
+/** Creates a File from a Blob's bytes. */
 export const fileOf = (blob, name, lastModified = undefined) =>
   new File(new Owned(bytesOf(blob)), name, { __proto__: null, type: typeOf(blob), lastModified });
 
@@ -164,23 +164,23 @@ function joined(parts, nativeEndings) {
   if (parts === undefined) return new Uint8Array(0);
   const listed = (typeof parts === 'object' && parts !== null) || typeof parts === 'function';
   if (!listed || typeof parts[iterator] !== 'function') {
-    throw new SafeTypeError('Blob: the parts are no list: give an array of texts, bytes and Blobs');
+    throw new SafeTypeError('Blob: the parts must be an iterable of strings, buffers and Blobs');
   }
-  const pieces = [];
+  const chunks = [];
   let borrowed = false;
   const add = (value) => {
-    let piece = bytesOf(value) ?? viewOf(value);
-    borrowed ||= piece !== undefined && bytesOf(value) === undefined;
-    piece ??= encoded(value, nativeEndings);
-    pieces[pieces.length] = piece;
+    let chunk = bytesOf(value) ?? viewOf(value);
+    borrowed ||= chunk !== undefined && bytesOf(value) === undefined;
+    chunk ??= encoded(value, nativeEndings);
+    chunks[chunks.length] = chunk;
   };
   if (isArray(parts)) for (let i = 0; i < parts.length; i++) add(parts[i]);
   else for (const value of parts) add(value);
-  // No script can reach the bytes of a text or of a Blob.
-  return pieces.length === 1 && !borrowed ? pieces[0] : concatenated(pieces);
+  // No script can access the bytes of a text or of a Blob.
+  return chunks.length === 1 && !borrowed ? chunks[0] : concatenated(chunks);
 }
 
-/** The bytes of a buffer or of a view of one, which its owner can change, or undefined. */
+/** Returns the mutable bytes of a buffer or of a view of one, or undefined. */
 function viewOf(value) {
   if (typeof value !== 'object' || value === null) return undefined;
   if (isView(value)) {
@@ -205,14 +205,14 @@ function isBuffer(value) {
   }
 }
 
-/** A position from the start, or from the end if it is negative. */
+/** Returns a position from the start; a negative one counts from the end. */
 function position(value, size) {
-  const at = whole(value);
+  const at = longLong(value);
   if (at < 0) return size + at < 0 ? 0 : size + at;
   return at > size ? size : at;
 }
 
-/** In lower case, or empty if it has anything but printable ASCII. */
+/** Returns the type in lower case, or '' if it has anything but printable ASCII. */
 function mediaType(value) {
   const type = SafeString(value);
   for (let i = 0; i < type.length; i++) {
@@ -230,7 +230,7 @@ export function installBlob(global) {
   };
   install(global, Blob, ['size', 'type', 'slice', 'text', 'bytes', 'arrayBuffer', 'stream']);
   install(global, File, ['name', 'lastModified']);
-  // They name what only the engine's own Blobs are, and nothing could read them.
+  // They accept only the engine's own Blobs, and nothing could read their URLs.
   delete global.URL.createObjectURL;
   delete global.URL.revokeObjectURL;
 }

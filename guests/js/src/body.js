@@ -1,9 +1,9 @@
-// Bodies: what a script gives to a `Request` or a `Response`, and what arrives
-// from the host, kept as bytes as long as nobody asks for a stream.
+// Bodies that a script passes to a `Request` or a `Response`, and bodies from the
+// host. They are kept as bytes until a script accesses the stream. The states are:
 //
-//   bytes      they are here
-//   source     pieces that arrive from the host: { next(), cancel() }
-//   stream     a ReadableStream; from here on nothing else is there
+//   bytes      complete bytes
+//   source     chunks that arrive from the host: { next(), cancel() }
+//   stream     a ReadableStream, which replaces the other two
 
 import {
   define,
@@ -38,11 +38,11 @@ class Content {
   source = null;
   stream = null;
   used = false;
-  // Whether the stream is one that the runner made of the rest.
+  // True if the runner created the stream from the bytes or the source.
   ours = false;
 }
 
-/** The content of a body argument and the type that it suggests, or null. */
+/** Returns the content of a body argument and the content type that it implies, or null. */
 export function extract(body) {
   if (body === undefined || body === null) return { content: null, type: null };
   const content = new Content();
@@ -66,7 +66,7 @@ export function extract(body) {
     content.bytes = form.bytes;
     type = form.type;
   } else if (body instanceof ReadableStream) {
-    if (isDisturbed(body)) throw new SafeTypeError('the body is a stream that is locked or was read before');
+    if (isDisturbed(body)) throw new SafeTypeError('the body is a stream that is locked or was read already');
     content.stream = body;
   } else if (body.toString === toText || body.toString === undefined || objectTag(body) === '[object Array]') {
     content.bytes = encode(encoder, toJson(body));
@@ -78,21 +78,21 @@ export function extract(body) {
   return { content, type };
 }
 
-/** The content that has arrived. */
+/** Creates the content of a body that has been received completely. */
 export function arrived(bytes) {
   const content = new Content();
   content.bytes = bytes;
   return content;
 }
 
-/** The content that arrives from the host: `next` gives null at its end. */
+/** Creates the content of a body that is being received: `next` returns null at its end. */
 export function arriving(source) {
   const content = new Content();
   content.source = source;
   return content;
 }
 
-/** Locked, or read from: the engine tells by refusing it. */
+/** Returns whether a stream is locked or was read: the engine rejects it then. */
 function isDisturbed(stream) {
   if (isLocked(stream)) return true;
   try {
@@ -106,7 +106,7 @@ function isDisturbed(stream) {
 export function isUsed(content) {
   if (content === null) return false;
   if (content.used) return true;
-  // Of a stream that a script made, the engine knows.
+  // For a stream that a script created, ask the engine.
   return content.stream !== null && !content.ours && isDisturbed(content.stream);
 }
 
@@ -120,23 +120,23 @@ export function refuseUsed(content, what) {
   }
 }
 
-/** Takes the whole content: a promise of a Uint8Array. */
+/** Takes the complete content: a promise of a Uint8Array. */
 export async function takeBytes(content, what) {
   if (content === null) return new Uint8Array(0);
   refuseUsed(content, what);
   content.used = true;
   if (content.stream !== null) return readAll(content.stream);
   if (content.bytes !== null) return content.bytes;
-  const pieces = [];
+  const chunks = [];
   for (;;) {
-    const piece = await content.source.next();
-    if (piece === null) break;
-    pieces[pieces.length] = piece;
+    const chunk = await content.source.next();
+    if (chunk === null) break;
+    chunks[chunks.length] = chunk;
   }
-  return pieces.length === 1 ? pieces[0] : concatenated(pieces);
+  return chunks.length === 1 ? chunks[0] : concatenated(chunks);
 }
 
-/** Takes the content: bytes, or what a script made a stream of, as a stream. */
+/** Takes the content as bytes, or as a stream if it is one. */
 export async function bytesOrStream(content, what) {
   refuseUsed(content, what);
   if (content.stream === null) return takeBytes(content, what);
@@ -144,7 +144,7 @@ export async function bytesOrStream(content, what) {
   return content.stream;
 }
 
-/** Moves the content into an object of its own; what is left counts as used. */
+/** Moves the content to a new object; the old one counts as used. */
 export function moved(content, what) {
   if (content === null) return null;
   refuseUsed(content, what);
@@ -158,7 +158,7 @@ export function moved(content, what) {
   return target;
 }
 
-/** The content as a stream, always the same one. */
+/** Returns the content as a stream, always the same one. */
 function streamOf(content) {
   if (content.stream !== null) return content.stream;
   const { bytes, source, used } = content;
@@ -180,7 +180,7 @@ function streamOf(content) {
   return content.stream;
 }
 
-/** A second content that gives the same. */
+/** Returns a copy of the content. */
 export function cloned(content, what) {
   if (content === null) return null;
   refuseUsed(content, what);
@@ -198,8 +198,8 @@ export function cloned(content, what) {
 }
 
 /**
- * Gives a class the members of a body. `contentOf` and `typeOf` know an object
- * of the class, and throw for any other.
+ * Adds the members of a body to a class. `contentOf` and `typeOf` take an object of
+ * the class, and throw for any other value.
  */
 export function installBody(Class, contentOf, typeOf) {
   const { prototype, name } = Class;
@@ -226,7 +226,7 @@ export function installBody(Class, contentOf, typeOf) {
     async formData() {
       const type = typeOf(this);
       const bytes = await takeBytes(contentOf(this), `${name}.formData`);
-      if (type === null) throw new SafeTypeError(`${name}.formData: there is no content-type`);
+      if (type === null) throw new SafeTypeError(`${name}.formData: the content-type is missing`);
       return readForm(bytes, type);
     },
   };
@@ -246,10 +246,10 @@ export function installBody(Class, contentOf, typeOf) {
   }
 }
 
-/** Bytes that nobody else holds: a clone shares the ones of its original, a body those of its Blob. */
+/** Returns unshared bytes: a clone shares those of its original, a body those of its Blob. */
 function ownCopy(content, bytes) {
-  const whole = bytes.byteOffset === 0 && bytes.byteLength === bytes.buffer.byteLength;
-  return whole && (content === null || content.bytes === null) ? bytes : fresh(bytes);
+  const isEntireBuffer = bytes.byteOffset === 0 && bytes.byteLength === bytes.buffer.byteLength;
+  return isEntireBuffer && (content === null || content.bytes === null) ? bytes : fresh(bytes);
 }
 
 const fresh = (bytes) => new Uint8Array(copyOf(bytes.buffer, bytes.byteOffset, bytes.byteOffset + bytes.byteLength));

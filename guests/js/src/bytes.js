@@ -1,4 +1,4 @@
-// Bytes: lists of pieces as one, and texts of UTF-8.
+// Concatenates bytes, and decodes UTF-8.
 
 import { uncurry } from './intrinsics.js';
 
@@ -8,25 +8,28 @@ const decode = uncurry(TextDecoder.prototype.decode);
 const part = uncurry(Uint8Array.prototype.subarray);
 const setBytes = uncurry(Uint8Array.prototype.set);
 
-/** The engine's decoder needs twice the memory of what it is given beside the text itself. */
-const PIECE = 1 << 20;
+/**
+ * The size in bytes of the chunks that are decoded at once: the engine's decoder needs
+ * twice the memory of its input in addition to the text.
+ */
+const CHUNK_BYTES = 1 << 20;
 
-/** The bytes of all pieces, in their order, in a buffer of their own. */
-export function concatenated(pieces) {
+/** Returns the bytes of all chunks, in order, in a new buffer. */
+export function concatenated(chunks) {
   let size = 0;
-  for (let i = 0; i < pieces.length; i++) size += pieces[i].length;
+  for (let i = 0; i < chunks.length; i++) size += chunks[i].length;
   const bytes = new Uint8Array(size);
-  for (let i = 0, at = 0; i < pieces.length; at += pieces[i++].length) setBytes(bytes, pieces[i], at);
+  for (let i = 0, at = 0; i < chunks.length; at += chunks[i++].length) setBytes(bytes, chunks[i], at);
   return bytes;
 }
 
-/** UTF-8 as text, without a byte order mark; what is not UTF-8 is replaced. */
+/** Decodes UTF-8, without a byte order mark; invalid bytes are replaced. */
 export function utf8(bytes) {
-  if (bytes.length <= PIECE) return decode(decoder, bytes);
+  if (bytes.length <= CHUNK_BYTES) return decode(decoder, bytes);
   const stream = new TextDecoder();
   let text = '';
-  for (let at = 0; at < bytes.length; at += PIECE) {
-    text += decode(stream, part(bytes, at, at + PIECE), { __proto__: null, stream: true });
+  for (let at = 0; at < bytes.length; at += CHUNK_BYTES) {
+    text += decode(stream, part(bytes, at, at + CHUNK_BYTES), { __proto__: null, stream: true });
   }
   return text + decode(stream);
 }

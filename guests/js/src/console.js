@@ -1,4 +1,4 @@
-// `console`: every record goes to the host, with its level.
+// `console`: every record is sent to the host, with its level.
 
 import * as host from 'isola:sandbox/host@0.1.0';
 import { define, join, now, SafeError, safeMap, SafeNumber, SafeString, string, stringify } from './intrinsics.js';
@@ -16,7 +16,7 @@ function write(level, args) {
   host.log(level, text);
 }
 
-/** One record from the arguments of `console.log`, substitutions included. */
+/** Formats the arguments of `console.log`, including substitutions. */
 export function formatLine(args) {
   const parts = [];
   let next = 0;

@@ -1,4 +1,4 @@
-// Content encodings of bodies, gzip and deflate, undone as a body comes.
+// Decodes the content encodings gzip and deflate while a body is received.
 
 import { string, uncurry, whenSettled } from './intrinsics.js';
 import { streamFrom } from './streams.js';
@@ -12,7 +12,7 @@ const cancelReader = uncurry(Reader.prototype.cancel);
 
 const KNOWN = { __proto__: null, gzip: 'gzip', 'x-gzip': 'gzip', deflate: 'deflate' };
 
-/** The encodings that a header field names, the last one first; none if one is not known. */
+/** Returns the encodings of a header field, the last one first; none if one is unknown. */
 export function encodings(field) {
   if (field === null) return [];
   const names = [];
@@ -35,18 +35,18 @@ export function encodings(field) {
   return reversed;
 }
 
-/** The pieces of a body without its encodings. */
-export function decoded(pieces, names, failed) {
-  for (let i = 0; i < names.length; i++) pieces = inflated(pieces, names[i], failed);
-  return pieces;
+/** Returns the source of a body's decoded chunks. */
+export function decoded(chunks, names, failed) {
+  for (let i = 0; i < names.length; i++) chunks = inflated(chunks, names[i], failed);
+  return chunks;
 }
 
-function inflated(pieces, name, failed) {
+function inflated(chunks, name, failed) {
   let reader;
-  // An error of the connection is told as it is.
+  // An error of the connection is reported unchanged.
   let broken = false;
   let failure;
-  // The engine takes a body that was cut off for a complete one.
+  // The engine accepts a truncated body as complete, so the checksum is verified here.
   const end = lastBytes();
   let check;
   const source = (first) => {
@@ -54,30 +54,30 @@ function inflated(pieces, name, failed) {
     return {
       async next() {
         if (waiting !== null) {
-          const piece = waiting;
+          const chunk = waiting;
           waiting = null;
-          return piece;
+          return chunk;
         }
         try {
-          const piece = await pieces.next();
-          if (piece !== null) end.add(piece);
-          return piece;
+          const chunk = await chunks.next();
+          if (chunk !== null) end.add(chunk);
+          return chunk;
         } catch (error) {
           broken = true;
           failure = error;
           throw error;
         }
       },
-      cancel: () => pieces.cancel(),
+      cancel: () => chunks.cancel(),
     };
   };
   return {
     async next() {
       if (reader === undefined) {
-        const first = await pieces.next();
-        // A body without a single byte has nothing to undo.
+        const first = await chunks.next();
+        // An empty body has nothing to decode.
         if (first === null) return null;
-        const format = name === 'deflate' && !hasZlibHead(first) ? 'deflate-raw' : name;
+        const format = name === 'deflate' && !hasZlibHeader(first) ? 'deflate-raw' : name;
         end.add(first);
         check = format === 'gzip' ? countedBytes() : format === 'deflate' ? adler32() : null;
         reader = getReader(pipeThrough(streamFrom(source(first)), new DecompressionStream(format)));
@@ -87,7 +87,7 @@ function inflated(pieces, name, failed) {
         step = await read(reader);
       } catch (error) {
         if (broken) throw failure;
-        pieces.cancel();
+        chunks.cancel();
         throw failed(`the body is not valid ${name} data`);
       }
       if (!step.done) {
@@ -100,25 +100,25 @@ function inflated(pieces, name, failed) {
     cancel() {
       const ignore = () => {};
       if (reader !== undefined) whenSettled(cancelReader(reader), ignore, ignore);
-      pieces.cancel();
+      chunks.cancel();
     },
   };
 }
 
-/** Some servers leave out what deflate data begins with. */
-function hasZlibHead(bytes) {
+/** Returns whether deflate data has the zlib header, which some servers omit. */
+function hasZlibHeader(bytes) {
   if ((bytes[0] & 15) !== 8 || bytes[0] >> 4 > 7) return false;
   return bytes.length < 2 || ((bytes[0] << 8) | bytes[1]) % 31 === 0;
 }
 
-/** The last four bytes of all that is added. */
+/** Returns an object that keeps the last four bytes that were added. */
 function lastBytes() {
   let last = [];
   return {
-    add(piece) {
+    add(chunk) {
       const joined = [];
-      if (piece.length < 4) for (let i = 0; i < last.length; i++) joined[joined.length] = last[i];
-      for (let i = piece.length < 4 ? 0 : piece.length - 4; i < piece.length; i++) joined[joined.length] = piece[i];
+      if (chunk.length < 4) for (let i = 0; i < last.length; i++) joined[joined.length] = last[i];
+      for (let i = chunk.length < 4 ? 0 : chunk.length - 4; i < chunk.length; i++) joined[joined.length] = chunk[i];
       last = [];
       for (let i = joined.length < 4 ? 0 : joined.length - 4; i < joined.length; i++) last[last.length] = joined[i];
     },
@@ -126,28 +126,28 @@ function lastBytes() {
   };
 }
 
-/** The number of bytes, which gzip data ends with: the lowest byte first. */
+/** Returns a counter of bytes, with which gzip data ends, in little-endian order. */
 function countedBytes() {
   let count = 0;
   return {
-    add(piece) {
-      count = (count + piece.length) % 0x100000000;
+    add(chunk) {
+      count = (count + chunk.length) % 0x100000000;
     },
     fits: (end) => end.length === 4 && count === end[0] + end[1] * 0x100 + end[2] * 0x10000 + end[3] * 0x1000000,
   };
 }
 
-/** The checksum that zlib data ends with: the highest byte first. */
+/** Returns the checksum with which zlib data ends, in big-endian order. */
 function adler32() {
   let a = 1;
   let b = 0;
   return {
-    add(piece) {
-      // So many sums do not overflow 32 bits.
-      for (let start = 0; start < piece.length; start += 3800) {
-        const stop = start + 3800 < piece.length ? start + 3800 : piece.length;
+    add(chunk) {
+      // The sums of 3800 bytes do not overflow 32 bits.
+      for (let start = 0; start < chunk.length; start += 3800) {
+        const stop = start + 3800 < chunk.length ? start + 3800 : chunk.length;
         for (let i = start; i < stop; i++) {
-          a += piece[i];
+          a += chunk[i];
           b += a;
         }
         a %= 65521;

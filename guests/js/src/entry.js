@@ -1,4 +1,4 @@
-// Calls a function of a script and turns what it returns into results.
+// Calls a function of a script and sends its results.
 
 import * as host from 'isola:sandbox/host@0.1.0';
 import {
@@ -16,7 +16,7 @@ import { fromJson, toJson } from './values.js';
 
 /**
  * Calls the function and returns the JSON text of its result, or a promise of
- * it if the function is not done yet.
+ * it if the function has not finished.
  */
 export function callFunction(name, args) {
   const value = apply(lookUp(name), undefined, parameters(args));
@@ -30,7 +30,7 @@ function lookUp(name) {
   throw new SafeTypeError(`${name} is not a function`);
 }
 
-/** Positional arguments in their order, then one object with the named ones. */
+/** Returns the positional arguments in order, then one object with the named ones. */
 function parameters(args) {
   const list = [];
   let options;
@@ -57,7 +57,7 @@ async function resolved(thenable) {
   return result(await thenable);
 }
 
-/** The JSON text of a result; whatever streams is run, item by item. */
+/** Returns the JSON text of a result; iterables are run, and their items sent. */
 function result(value) {
   if (typeof value !== 'object' || value === null || isArray(value)) return toJson(value);
   if (typeof value[asyncIterator] === 'function') return drain(value);
@@ -90,7 +90,7 @@ function emit(value, source) {
   try {
     json = toJson(value);
   } catch (error) {
-    // The generator gets its chance to clean up; this error is the one that counts.
+    // Lets the generator clean up; its own error is ignored in favour of this one.
     try {
       source.return?.();
     } catch {}

@@ -1,4 +1,4 @@
-// `process.env`: the variables that the host gave, and nothing else.
+// `process.env`: the environment variables that the host set.
 
 import { define, defineProperty, freeze } from './intrinsics.js';
 
@@ -6,13 +6,13 @@ const process = {};
 let current = freeze({});
 
 export function installEnvironment(global) {
-  // A copy of an interpreter may get other variables.
+  // A getter, because a copy of an interpreter may get other variables.
   defineProperty(process, 'env', { __proto__: null, get: () => current, enumerable: true });
   freeze(process);
   define(global, 'process', process, false);
 }
 
-/** Takes the variables of the sandbox. */
+/** Sets the variables of the sandbox. */
 export function setEnvironment(variables) {
   const env = {};
   for (let i = 0; i < variables.length; i++) define(env, variables[i][0], variables[i][1], true);

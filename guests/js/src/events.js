@@ -1,6 +1,6 @@
 // `Event`, `CustomEvent` and `EventTarget`, as in the DOM standard without a
-// tree. (In the engine's own a listener that throws ends the whole guest.) An
-// error that leaves a listener fails the call, as one that leaves a timer does.
+// tree. (In the engine's own, a listener that throws terminates the guest.) An
+// uncaught error of a listener fails the call, as one of a timer does.
 
 import { apply, define, now, SafeString, SafeTypeError, toStringTag } from './intrinsics.js';
 import * as loop from './loop.js';
@@ -36,7 +36,7 @@ export class Event {
   }
 
   constructor(type, options = undefined) {
-    if (arguments.length === 0) throw new SafeTypeError('Event: a type is needed');
+    if (arguments.length === 0) throw new SafeTypeError('Event: a type is required');
     this.#type = SafeString(type);
     this.#bubbles = Boolean(options?.bubbles);
     this.#cancelable = Boolean(options?.cancelable);
@@ -120,20 +120,20 @@ let add;
 let remove;
 
 export class EventTarget {
-  // { type, callback, capture, once, removed }, in the order of adding.
+  // { type, callback, capture, once, removed }, in the order in which they were added.
   #listeners = [];
 
   static {
     add = (target, type, callback, capture, once) => {
       const list = target.#listeners;
-      for (let i = 0; i < list.length; i++) if (isThe(list[i], type, callback, capture)) return;
+      for (let i = 0; i < list.length; i++) if (matches(list[i], type, callback, capture)) return;
       list[list.length] = { type, callback, capture, once, removed: false };
     };
     remove = (target, type, callback, capture) => {
       const kept = [];
       for (let i = 0; i < target.#listeners.length; i++) {
         const listener = target.#listeners[i];
-        if (isThe(listener, type, callback, capture)) listener.removed = true;
+        if (matches(listener, type, callback, capture)) listener.removed = true;
         else kept[kept.length] = listener;
       }
       target.#listeners = kept;
@@ -141,7 +141,7 @@ export class EventTarget {
     dispatch = (target, event) => {
       if (!begin(event, target)) throw new SafeTypeError('dispatchEvent: the event is being dispatched already');
       const list = target.#listeners;
-      // Listeners that are added meanwhile have to wait for the next event.
+      // Listeners that are added during the dispatch are called for the next event.
       for (let i = 0, { length } = list; i < length; i++) {
         const { type, callback, capture, once, removed } = list[i];
         if (removed || type !== event.type) continue;
@@ -179,7 +179,7 @@ function captures(options) {
   return Boolean(typeof options === 'object' && options !== null ? options.capture : options);
 }
 
-function isThe(listener, type, callback, capture) {
+function matches(listener, type, callback, capture) {
   return listener.type === type && listener.callback === callback && listener.capture === capture;
 }
 
@@ -192,7 +192,7 @@ function notify(target, callback, event) {
   }
 }
 
-/** What the runner itself does with targets, whatever scripts put in its way. */
+/** Functions for the runner itself, which scripts cannot replace. */
 export const listen = (target, type, callback) => add(target, type, callback, false, true);
 export const unlisten = (target, type, callback) => remove(target, type, callback, false);
 export { dispatch, notify };

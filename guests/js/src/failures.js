@@ -1,4 +1,4 @@
-// What the host is told when a script or a call did not end well.
+// Converts errors of scripts and calls to the failures that are reported to the host.
 
 import {
   apply,
@@ -14,15 +14,15 @@ import {
 import { inspect } from './inspect.js';
 import { markedKind } from './kinds.js';
 
-// The directory of the runner's own sources, as stacks show it.
+// The directory of the runner's own sources in stacks.
 const RUNNER = /^\/?isola:guest\//;
 const FRAME = /^(.*?)@(.*?)(?::(\d+)(?::(\d+))?)?$/;
 const MAX_CAUSES = 8;
-const LONGEST = 64 * 1024;
-// The engine's `Error.isError` knows nothing of a DOMException.
+const MAX_TEXT_LENGTH = 64 * 1024;
+// The engine's `Error.isError` does not support a DOMException.
 const isError = (value) => value instanceof SafeError;
 
-/** The `failure` record of the contract for whatever was thrown. */
+/** Returns the `failure` record of the contract for a thrown value. */
 export function failure(thrown) {
   try {
     return {
@@ -32,16 +32,16 @@ export function failure(thrown) {
       kind: kindOf(thrown),
     };
   } catch {
-    // A getter or a proxy of the thrown object threw in its turn.
+    // A getter or a proxy of the thrown object threw itself.
     return { name: 'Error', message: 'an error that cannot be read', trace: '', kind: 'exception' };
   }
 }
 
-/** The middle of a very long text is left out. */
+/** Returns a text without its middle if it is too long. */
 function shorten(text) {
-  if (text.length <= LONGEST) return text;
-  const half = LONGEST / 2;
-  return `${string.slice(text, 0, half)}\n[... ${text.length - LONGEST} characters ...]\n${string.slice(text, -half)}`;
+  if (text.length <= MAX_TEXT_LENGTH) return text;
+  const half = MAX_TEXT_LENGTH / 2;
+  return `${string.slice(text, 0, half)}\n[... ${text.length - MAX_TEXT_LENGTH} characters ...]\n${string.slice(text, -half)}`;
 }
 
 function nameOf(thrown) {
@@ -76,14 +76,14 @@ function traceOf(thrown) {
   return describe(thrown, 0);
 }
 
-/** The error's headline and frames, then its causes, indented as Node does. */
+/** Returns the error's headline and frames, then its causes, indented as in Node. */
 function describe(error, depth) {
   const lines = [headline(error)];
   const frames = userFrames(error);
   for (let i = 0; i < frames.length; ) {
     let same = i + 1;
     while (same < frames.length && frames[same] === frames[i]) same++;
-    // Runaway recursion: a hundred times the same line says no more than one.
+    // Repeated lines of a runaway recursion are shown once, with their number.
     const times = same - i > 3 ? ` (${same - i} times)` : '';
     for (const last = times === '' ? same : i + 1; i < last; i++) lines[lines.length] = `    at ${frames[i]}${times}`;
     i = same;
@@ -99,7 +99,7 @@ function describe(error, depth) {
   return join(lines, '\n');
 }
 
-/** An error as the console shows it. */
+/** Returns the text of an error for the console. */
 export function errorText(error) {
   return describe(error, 0);
 }
@@ -115,25 +115,25 @@ function headline(error) {
   return message === '' ? name : `${name}: ${message}`;
 }
 
-/** `function (file:line:column)` for each frame of user code, innermost first. */
+/** Returns `function (file:line:column)` for each frame of user code, innermost first. */
 export function userFrames(error) {
   const frames = [];
-  const where = scriptPlaces.get(error);
-  if (where !== undefined) frames[0] = where;
+  const location = scriptLocations.get(error);
+  if (location !== undefined) frames[0] = location;
   const stack = error.stack;
   if (typeof stack !== 'string') return frames;
   const lines = string.split(stack, '\n');
   for (let i = 0; i < lines.length; i++) {
     const parts = regExpExec(FRAME, lines[i]);
     if (parts === null || regExpExec(RUNNER, parts[2]) || parts[2] === '' || parts[2] === 'self-hosted') continue;
-    const place = parts[3] === undefined ? parts[2] : `${parts[2]}:${parts[3]}:${columnOf(parts)}`;
+    const position = parts[3] === undefined ? parts[2] : `${parts[2]}:${parts[3]}:${columnOf(parts)}`;
     const name = functionName(parts[1]);
-    frames[frames.length] = name === '' ? place : `${name} (${place})`;
+    frames[frames.length] = name === '' ? position : `${name} (${position})`;
   }
   return frames;
 }
 
-/** The column, without what the runner put before the first line of a module. */
+/** Returns the column, without the text that the runner adds before a module's first line. */
 function columnOf(parts) {
   const column = parts[4] ?? 0;
   const shift = parts[3] === '1' ? shifts.get(parts[2]) : undefined;
@@ -141,12 +141,12 @@ function columnOf(parts) {
 }
 const shifts = safeMap();
 
-/** Says that the engine counts so many columns too many in a file's first line. */
+/** Sets the number of columns that the engine adds in a file's first line. */
 export function shiftFirstLine(label, columns) {
   shifts.set(label, columns);
 }
 
-/** The engine writes `async*f` for an awaiting caller, `f/<` for a function inside `f`. */
+/** Converts the engine's `async*f` for an awaiting caller and `f/<` for a function inside `f`. */
 function functionName(name) {
   let prefix = '';
   const asynchronous = regExpExec(/^(?:async|promise callback|setTimeout handler|\w[\w ]*)\*/, name);
@@ -158,17 +158,17 @@ function functionName(name) {
   return name === '' ? '' : prefix + name;
 }
 
-/** Where the parser stopped in a script, for the errors that have no frame there. */
-const scriptPlaces = (() => {
-  const places = new WeakMap();
+/** The locations of syntax errors in scripts, which have no frame there. */
+const scriptLocations = (() => {
+  const locations = new WeakMap();
   const { get, set } = WeakMap.prototype;
   return {
-    get: (error) => apply(get, places, [error]),
-    set: (error, place) => apply(set, places, [error, place]),
+    get: (error) => apply(get, locations, [error]),
+    set: (error, location) => apply(set, locations, [error, location]),
   };
 })();
 
-/** Says where in its script a syntax error is. */
-export function placeSyntaxError(error, place) {
-  scriptPlaces.set(error, place);
+/** Sets the location of a syntax error in its script. */
+export function locateSyntaxError(error, location) {
+  scriptLocations.set(error, location);
 }

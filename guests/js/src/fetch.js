@@ -1,5 +1,5 @@
-// `fetch`, over the contract's plain calls. (The engine's own never lets go of
-// the handles that it opens.)
+// `fetch`, implemented with functions of the contract. (The engine's own never
+// closes the handles that it opens.)
 
 import * as host from 'isola:sandbox/host@0.1.0';
 import { define, getOwnPropertyDescriptor, SafePromise, SafeString, SafeTypeError, uncurry, whenSettled } from './intrinsics.js';
@@ -7,10 +7,10 @@ import { isAborted, reasonOf } from './abort.js';
 import { arrived, arriving, bytesOrStream } from './body.js';
 import { decoded, encodings } from './encodings.js';
 import { listen, unlisten } from './events.js';
-import { abandon, finish, news, start, tell, write } from './pending.js';
+import { abandon, completion, finish, send as sendCommand, start, write } from './pending.js';
 import { createRequestState } from './request.js';
 import { isBodiless, isRedirect, received } from './response.js';
-import { eachPiece } from './streams.js';
+import { eachChunk } from './streams.js';
 
 const { DOMException, Headers, Uint8Array, URL } = globalThis;
 const getter = (constructor, name) => uncurry(getOwnPropertyDescriptor(constructor.prototype, name).get);
@@ -21,12 +21,12 @@ const hrefOf = getter(URL, 'href');
 const originOf = getter(URL, 'origin');
 
 const NO_BODY = { tag: 'none' };
-const MOST_REDIRECTS = 20;
+const MAX_REDIRECTS = 20;
 
 const failed = (reason) => new SafeTypeError(`fetch failed: ${reason}`);
 
 async function fetch(input, init = undefined) {
-  if (arguments.length === 0) throw new SafeTypeError('fetch: a URL or a Request is needed');
+  if (arguments.length === 0) throw new SafeTypeError('fetch: a URL or a Request is required');
   const { method, url, headers, signal, choices, content } = createRequestState(input, init);
   if (signal !== null && isAborted(signal)) throw aborted(signal);
   let body = null;
@@ -52,36 +52,36 @@ async function send(request) {
     });
   }
   const id = start((number) => host.fetch(number, message), failed);
-  let answered = news(id);
-  if (stream !== null) answered = firstOf(answered, upload(id, stream));
-  const outcome = await unlessAborted(answered, signal, id);
+  let completed = completion(id);
+  if (stream !== null) completed = firstOf(completed, upload(id, stream));
+  const outcome = await unlessAborted(completed, signal, id);
   if (outcome.tag === 'failed') throw failed(outcome.val);
-  const answer = outcome.val;
-  if (isRedirect(answer.status) && redirect !== 'manual') {
-    const location = getHeader(new Headers(answer.headers), 'location');
+  const response = outcome.val;
+  if (isRedirect(response.status) && redirect !== 'manual') {
+    const location = getHeader(new Headers(response.headers), 'location');
     if (redirect === 'error') {
       abandon(id);
-      throw failed(`the answer is a redirect, to ${location}`);
+      throw failed(`the response is a redirect to ${location}`);
     }
     if (location !== null) {
       abandon(id);
-      return send(redirected(request, answer.status, location));
+      return send(redirected(request, response.status, location));
     }
   }
-  const bodiless = isBodiless(answer.status) || method === 'HEAD';
+  const bodiless = isBodiless(response.status) || method === 'HEAD';
   if (bodiless) abandon(id);
-  const content = bodiless ? null : contentOf(id, signal, answer);
-  return received({ status: answer.status, fields: answer.headers, url, redirected: hops > 0, content });
+  const content = bodiless ? null : contentOf(id, signal, response);
+  return received({ status: response.status, fields: response.headers, url, redirected: hops > 0, content });
 }
 
 /**
- * Sends the pieces of a stream, each when the host took the one before it. The
+ * Sends the chunks of a stream, each when the host has accepted the previous one. The
  * promise is settled only by an error of the stream.
  */
 function upload(id, stream) {
   return new SafePromise((_, reject) => {
     whenSettled(
-      eachPiece(stream, (piece) => piece.length === 0 || write(id, piece, failed)),
+      eachChunk(stream, (chunk) => chunk.length === 0 || write(id, chunk, failed)),
       () => finish(id, failed),
       (error) => {
         abandon(id);
@@ -91,7 +91,7 @@ function upload(id, stream) {
   });
 }
 
-/** The one of two promises that is settled first. */
+/** Returns a promise that settles like the first of two promises that settles. */
 function firstOf(one, other) {
   return new SafePromise((resolve, reject) => {
     whenSettled(one, resolve, reject);
@@ -99,17 +99,17 @@ function firstOf(one, other) {
   });
 }
 
-/** The request that a redirect asks for. The host decides on it as on any other. */
+/** Returns the request for a redirect's target. The host checks it like any other. */
 function redirected(request, status, location) {
   if (request.stream !== null && status !== 303) {
-    throw failed('the answer is a redirect, and a body that is a stream cannot be sent again');
+    throw failed('the response is a redirect, and a streamed body cannot be sent again');
   }
-  if (request.hops === MOST_REDIRECTS) throw failed(`more than ${MOST_REDIRECTS} redirects`);
+  if (request.hops === MAX_REDIRECTS) throw failed(`more than ${MAX_REDIRECTS} redirects`);
   let target;
   try {
     target = new URL(location, request.url);
   } catch {
-    throw failed(`the answer redirects to ${location}, which is not a URL`);
+    throw failed(`the response redirects to ${location}, which is not a URL`);
   }
   const headers = new Headers(request.headers ?? undefined);
   const next = { ...request, headers, url: hrefOf(target), hops: request.hops + 1 };
@@ -118,61 +118,61 @@ function redirected(request, status, location) {
     next.method = 'GET';
     next.body = null;
     next.stream = null;
-    for (let i = 0; i < ABOUT_BODY.length; i++) deleteHeader(headers, ABOUT_BODY[i]);
+    for (let i = 0; i < BODY_HEADERS.length; i++) deleteHeader(headers, BODY_HEADERS[i]);
   }
   if (originOf(target) !== originOf(new URL(request.url))) {
     for (let i = 0; i < CREDENTIALS.length; i++) deleteHeader(headers, CREDENTIALS[i]);
   }
   return next;
 }
-const ABOUT_BODY = ['content-encoding', 'content-language', 'content-location', 'content-type', 'content-length'];
-// Secrets for one server are not for another.
+const BODY_HEADERS = ['content-encoding', 'content-language', 'content-location', 'content-type', 'content-length'];
+// Removed when a redirect leads to another origin.
 const CREDENTIALS = ['authorization', 'cookie', 'proxy-authorization'];
 
-function contentOf(id, signal, answer) {
-  const names = encodings(getHeader(new Headers(answer.headers), 'content-encoding'));
-  if (names.length > 0) return arriving(decoded(pieces(id, signal, answer), names, failed));
-  // Of a body that a signal may still abort, nothing is taken for granted.
-  if (answer.complete && signal === null) return arrived(new Uint8Array(answer.body));
-  return arriving(pieces(id, signal, answer));
+function contentOf(id, signal, response) {
+  const names = encodings(getHeader(new Headers(response.headers), 'content-encoding'));
+  if (names.length > 0) return arriving(decoded(chunks(id, signal, response), names, failed));
+  // A complete body can still be aborted by a signal, so it is streamed then.
+  if (response.complete && signal === null) return arrived(new Uint8Array(response.body));
+  return arriving(chunks(id, signal, response));
 }
 
 /**
- * The pieces of a response's body: what came with its head, and then each when
- * it is asked for.
+ * Returns the source of the chunks of a response's body: the bytes that came with its
+ * head, then further chunks on request.
  */
-function pieces(id, signal, { body, complete }) {
+function chunks(id, signal, { body, complete }) {
   let first = body.length > 0 ? body : null;
-  let over = complete && first === null;
+  let ended = complete && first === null;
   return {
     async next() {
-      if (over) return null;
+      if (ended) return null;
       if (signal !== null && isAborted(signal)) {
         abandon(id);
         throw aborted(signal);
       }
       if (first !== null) {
-        // A copy of the script's own kind: this one is of the bindings' realm.
-        const piece = new Uint8Array(first);
+        // A copy in the script's realm: this one is of the bindings' realm.
+        const chunk = new Uint8Array(first);
         first = null;
-        over = complete;
-        return piece;
+        ended = complete;
+        return chunk;
       }
-      tell(() => host.read(id), failed);
-      const outcome = await unlessAborted(news(id), signal, id);
+      sendCommand(() => host.read(id), failed);
+      const outcome = await unlessAborted(completion(id), signal, id);
       if (outcome.tag === 'chunk') return new Uint8Array(outcome.val);
-      over = true;
+      ended = true;
       if (outcome.tag === 'end') return null;
       throw failed(outcome.val);
     },
     cancel() {
-      over = true;
+      ended = true;
       abandon(id);
     },
   };
 }
 
-/** Waits for a promise, or for the signal, which also closes the connection. */
+/** Waits for a promise or for the signal, which also closes the connection. */
 function unlessAborted(promise, signal, id = undefined) {
   if (signal === null) return promise;
   return new SafePromise((resolve, reject) => {
@@ -195,7 +195,7 @@ async function pass(promise, resolve, reject, done) {
   done();
 }
 
-/** What an aborted fetch rejects with: always an error by that name. */
+/** Returns the error of an aborted fetch, which is always named AbortError or TimeoutError. */
 function aborted(signal) {
   const reason = reasonOf(signal);
   const name = reason?.name;

@@ -1,5 +1,5 @@
-// `FormData` (XMLHttpRequest standard), whose files are Blobs of the runner's own,
-// and how it is written as `multipart/form-data` (HTML standard; RFC 7578).
+// `FormData` (XMLHttpRequest standard), whose files are the runner's own Blobs, and
+// its encoding as `multipart/form-data` (HTML standard; RFC 7578).
 
 import { blobBytes, blobType, fileName, fileOf, fileTime } from './blob.js';
 import { concatenated } from './bytes.js';
@@ -25,7 +25,7 @@ export class FormData {
   }
 
   constructor(form = undefined) {
-    if (form !== undefined) throw new SafeTypeError('FormData: there are no forms of a document here: give nothing');
+    if (form !== undefined) throw new SafeTypeError('FormData: form elements are not supported: pass no argument');
     cloning.needed = true;
   }
 
@@ -37,14 +37,14 @@ export class FormData {
   set(name, value, filename = undefined) {
     const entry = entryOf('set', arguments.length, name, value, filename);
     const kept = [];
-    let there = false;
+    let replaced = false;
     for (let i = 0; i < this.#entries.length; i++) {
       const other = this.#entries[i];
-      if (other[0] === entry[0] && there) continue;
-      there ||= other[0] === entry[0];
+      if (other[0] === entry[0] && replaced) continue;
+      replaced ||= other[0] === entry[0];
       kept[kept.length] = other[0] === entry[0] ? entry : other;
     }
-    if (!there) kept[kept.length] = entry;
+    if (!replaced) kept[kept.length] = entry;
     this.#entries = kept;
   }
 
@@ -70,8 +70,8 @@ export class FormData {
   }
 
   forEach(callback, thisArg = undefined) {
-    if (typeof callback !== 'function') throw new SafeTypeError('FormData.forEach: give a function');
-    // What is added meanwhile is visited, too.
+    if (typeof callback !== 'function') throw new SafeTypeError('FormData.forEach: the callback must be a function');
+    // Entries that are added during the iteration are visited, too.
     for (let i = 0; i < this.#entries.length; i++) {
       const entry = this.#entries[i];
       apply(callback, thisArg, [entry[1], entry[0], this]);
@@ -98,12 +98,12 @@ function valuesOf(entries, name) {
   return values;
 }
 
-/** The name and value that a form keeps of what it was given. */
+/** Returns the entry of a form for the arguments of a method. */
 function entryOf(method, given, name, value, filename) {
-  if (given < 2) throw new SafeTypeError(`FormData.${method}: give a name and a value`);
+  if (given < 2) throw new SafeTypeError(`FormData.${method}: a name and a value are required`);
   const key = wellFormed(SafeString(name));
   if (blobBytes(value) === undefined) {
-    if (given > 2) throw new SafeTypeError(`FormData.${method}: only a Blob has a file name`);
+    if (given > 2) throw new SafeTypeError(`FormData.${method}: a file name is only allowed for a Blob`);
     return [key, wellFormed(SafeString(value))];
   }
   if (filename !== undefined) {
@@ -113,16 +113,16 @@ function entryOf(method, given, name, value, filename) {
   return [key, fileName(value) === undefined ? fileOf(value, 'blob') : value];
 }
 
-/** Whether it is a form. */
+/** Returns whether a value is a form. */
 export const isForm = (value) => entriesOf(value) !== undefined;
 
-/** A form's bytes, and the content type with the boundary in them. */
+/** Returns a form's bytes, and its content type with the boundary. */
 export function writeForm(form) {
   const entries = entriesOf(form);
   const boundary = `----isola${hex(randomBytes(new Uint8Array(16)))}`;
-  const pieces = [];
-  const add = (piece) => {
-    pieces[pieces.length] = piece;
+  const chunks = [];
+  const add = (chunk) => {
+    chunks[chunks.length] = chunk;
   };
   for (let i = 0; i < entries.length; i++) {
     const name = entries[i][0];
@@ -138,16 +138,16 @@ export function writeForm(form) {
     add(encode(encoder, '\r\n'));
   }
   add(encode(encoder, `--${boundary}--\r\n`));
-  return { bytes: concatenated(pieces), type: `multipart/form-data; boundary=${boundary}` };
+  return { bytes: concatenated(chunks), type: `multipart/form-data; boundary=${boundary}` };
 }
 
-/** With every end of a line as CRLF. */
+/** Returns a text with CRLF line ends. */
 function lines(text) {
   const plain = string.replaceAll(string.replaceAll(text, '\r\n', '\n'), '\r', '\n');
   return string.replaceAll(plain, '\n', '\r\n');
 }
 
-/** As it can stand between quotes. */
+/** Escapes a text for use between quotes. */
 function quoted(text) {
   const named = string.replaceAll(string.replaceAll(text, '\n', '%0A'), '\r', '%0D');
   return string.replaceAll(named, '"', '%22');

@@ -1,4 +1,4 @@
-// Reads forms: `multipart/form-data` (RFC 7578) and urlencoded ones.
+// Parses forms: `multipart/form-data` (RFC 7578) and urlencoded ones.
 
 import { blobOf, fileOf } from './blob.js';
 import { FormData } from './form-data.js';
@@ -8,7 +8,7 @@ const { TextDecoder, Uint8Array, URLSearchParams } = globalThis;
 const append = uncurry(FormData.prototype.append);
 const decoder = new TextDecoder();
 const decode = uncurry(TextDecoder.prototype.decode);
-const piece = uncurry(Uint8Array.prototype.subarray);
+const subarray = uncurry(Uint8Array.prototype.subarray);
 const copyOf = uncurry(Uint8Array.prototype.slice);
 const indexOf = uncurry(Uint8Array.prototype.indexOf);
 const eachParameter = uncurry(URLSearchParams.prototype.forEach);
@@ -17,7 +17,7 @@ const CR = 13;
 const LF = 10;
 const DASH = 45;
 
-/** The form in these bytes, by their content type. */
+/** Parses a form, according to its content type. */
 export function readForm(bytes, type) {
   const essence = string.toLowerCase(regExpExec(/^[^;\s]*/, type)[0]);
   const form = new FormData();
@@ -26,7 +26,7 @@ export function readForm(bytes, type) {
     return form;
   }
   const boundary = essence === 'multipart/form-data' ? regExpExec(/;\s*boundary=(?:"([^"]+)"|([^\s;"]+))/i, type) : null;
-  if (boundary === null) throw new SafeTypeError(`the body is not a form, but of type ${type}`);
+  if (boundary === null) throw new SafeTypeError(`the body is not a form: its type is ${type}`);
   readParts(bytes, latin1Bytes(`--${boundary[1] ?? boundary[2]}`), form);
   return form;
 }
@@ -34,23 +34,23 @@ export function readForm(bytes, type) {
 function readParts(bytes, delimiter, form) {
   let at = find(bytes, delimiter, 0);
   for (;;) {
-    if (at < 0) throw broken('a boundary');
+    if (at < 0) throw malformed('a boundary');
     at += delimiter.length;
     if (bytes[at] === DASH && bytes[at + 1] === DASH) return;
-    if (bytes[at] !== CR || bytes[at + 1] !== LF) throw broken('a line break after a boundary');
+    if (bytes[at] !== CR || bytes[at + 1] !== LF) throw malformed('a line break after a boundary');
     at += 2;
     const part = { name: undefined, filename: undefined, type: undefined };
     for (;;) {
       const end = lineEnd(bytes, at);
-      const line = decode(decoder, piece(bytes, at, end));
+      const line = decode(decoder, subarray(bytes, at, end));
       at = end + 2;
       if (line === '') break;
       readField(line, part);
     }
-    if (part.name === undefined) throw broken('the name of a part');
+    if (part.name === undefined) throw malformed('the name of a part');
     const next = find(bytes, delimiter, at);
-    if (next < at + 2 || bytes[next - 2] !== CR || bytes[next - 1] !== LF) throw broken('the end of a part');
-    const content = piece(bytes, at, next - 2);
+    if (next < at + 2 || bytes[next - 2] !== CR || bytes[next - 1] !== LF) throw malformed('the end of a part');
+    const content = subarray(bytes, at, next - 2);
     if (part.filename === undefined) append(form, part.name, decode(decoder, content));
     else append(form, part.name, fileOf(blobOf(copyOf(content), part.type ?? 'text/plain'), part.filename));
     at = next;
@@ -59,7 +59,7 @@ function readParts(bytes, delimiter, form) {
 
 function readField(line, part) {
   const field = regExpExec(/^([^:]*):\s*(.*)$/, line);
-  if (field === null) throw broken('a header field');
+  if (field === null) throw malformed('a header field');
   const name = string.toLowerCase(field[1]);
   if (name === 'content-type') part.type = field[2];
   if (name !== 'content-disposition') return;
@@ -70,7 +70,7 @@ function readField(line, part) {
 function parameter(pattern, text) {
   const found = regExpExec(pattern, text);
   if (found === null) return undefined;
-  // What a name cannot hold is written so.
+  // Decode the characters that a name cannot contain.
   let value = string.replaceAll(found[1], '%22', '"');
   value = string.replaceAll(value, '%0D', '\r');
   return string.replaceAll(value, '%0A', '\n');
@@ -78,7 +78,7 @@ function parameter(pattern, text) {
 
 function lineEnd(bytes, from) {
   for (let at = indexOf(bytes, CR, from); at >= 0; at = indexOf(bytes, CR, at + 1)) if (bytes[at + 1] === LF) return at;
-  throw broken('the end of a header field');
+  throw malformed('the end of a header field');
 }
 
 function find(bytes, wanted, from) {
@@ -96,4 +96,4 @@ function latin1Bytes(text) {
   return bytes;
 }
 
-const broken = (what) => new SafeTypeError(`the body is not a form: it lacks ${what}`);
+const malformed = (what) => new SafeTypeError(`the body is not a form: it lacks ${what}`);

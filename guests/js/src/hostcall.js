@@ -3,10 +3,10 @@
 import * as host from 'isola:sandbox/host@0.1.0';
 import { define, SafeTypeError } from './intrinsics.js';
 import { ofKind } from './kinds.js';
-import { news, start } from './pending.js';
+import { completion, start } from './pending.js';
 import { fromJson, toJson } from './values.js';
 
-/** Why a hostcall failed: the message is the host's. */
+/** The error of a failed hostcall. The message is the host's. */
 class HostcallError extends Error {}
 define(HostcallError.prototype, 'name', 'HostcallError', false);
 
@@ -17,7 +17,7 @@ function hostcallError(message) {
 async function hostcall(callType, payload) {
   if (typeof callType !== 'string') throw new SafeTypeError('hostcall: the call type must be a string');
   const json = toJson(payload);
-  const outcome = await news(start((id) => host.hostcall(id, callType, json), hostcallError));
+  const outcome = await completion(start((id) => host.hostcall(id, callType, json), hostcallError));
   if (outcome.tag === 'failed') throw hostcallError(outcome.val);
   try {
     return fromJson(outcome.val);

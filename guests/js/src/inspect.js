@@ -1,4 +1,4 @@
-// Shows any value as text, as Node's `util.inspect` does by default.
+// Formats any value as text, as Node's `util.inspect` does by default.
 
 import {
   getOwnPropertyDescriptor,
@@ -43,7 +43,7 @@ const unbox = {
 };
 const isError = (value) => value instanceof SafeError;
 
-/** `value` as text; `errorText` shows the errors in it. */
+/** Formats `value` as text; `errorText` formats the errors in it. */
 export function inspect(value, { depth = DEFAULT_DEPTH, errorText = plainError } = {}) {
   const state = { depth, errorText, parents: [], circular: [] };
   return format(value, 0, 0, state);
@@ -71,7 +71,7 @@ function format(value, level, indent, state) {
   }
 }
 
-/** Single quotes, unless another kind saves the escapes. */
+/** Quotes a text with single quotes, unless another kind avoids escapes. */
 export function quote(text) {
   let rest = '';
   if (text.length > MAX_STRING) {
@@ -83,7 +83,7 @@ export function quote(text) {
     if (!string.includes(text, '"')) mark = '"';
     else if (!string.includes(text, '`') && !string.includes(text, '${')) mark = '`';
   }
-  // JSON escapes what needs it, and double quotes, which may not.
+  // JSON also escapes double quotes, which may not be necessary.
   let body = string.replaceAll(string.slice(stringify(text), 1, -1), '\\"', '"');
   if (string.includes(body, mark)) body = string.replaceAll(body, mark, `\\${mark}`);
   return `${mark}${body}${mark}${rest}`;
@@ -156,7 +156,7 @@ function more(count, noun) {
   return `... ${count} more ${noun}${count > 1 ? 's' : ''}`;
 }
 
-/** On one line if that is short, else one item per line (numbers: several). */
+/** Formats members on one line if it is short, else one per line (numbers: several). */
 function layOut(lines, open, close, indent, packs) {
   let total = lines.length + indent;
   let broken = false;
@@ -205,7 +205,7 @@ function property(value, name, level, indent, state) {
   return format(descriptor.value, level, indent, state);
 }
 
-/** The enumerable own members that are not already shown as items. */
+/** Returns the names of enumerable own members that are not shown as items. */
 function memberNames(value, indexed) {
   const all = ownKeys(value);
   const names = [];
@@ -220,15 +220,15 @@ function memberNames(value, indexed) {
 function constructorName(value) {
   for (let object = value; object !== null; object = getPrototypeOf(object)) {
     const descriptor = getOwnPropertyDescriptor(object, 'constructor');
-    const made = descriptor?.value;
-    if (typeof made === 'function' && made.name !== '') return SafeString(made.name);
+    const constructor = descriptor?.value;
+    if (typeof constructor === 'function' && constructor.name !== '') return SafeString(constructor.name);
   }
   return null;
 }
 
 /**
- * How a kind of object looks: text before the brackets, the brackets, the
- * items in them; or `base`, the whole text if there are no members.
+ * Returns the format of an object: the text before the brackets, the brackets, the
+ * items in them; or `base`, the complete text if there are no members.
  */
 function shape(value) {
   const tag = string.slice(objectTag(value), 8, -1);
@@ -276,7 +276,7 @@ function shape(value) {
         return { prefix: '', open: '{', close: '}', base: `${tag} ${quote(SafeString(value))}` };
     }
   } catch {
-    // Not what its tag says: an object like any other.
+    // Its tag is wrong, so it is formatted as a plain object.
   }
   let prefix = named('Object');
   if (name === null) prefix = '[Object: null prototype]';

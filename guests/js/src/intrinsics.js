@@ -1,5 +1,5 @@
-// What the runner uses of the language, taken while the guest is built: a
-// script may then replace any global or method without breaking the runner.
+// The built-ins that the runner uses, captured while the guest is built, so that a
+// script may replace any global or method without affecting the runner.
 
 const { apply, getOwnPropertyDescriptor, getPrototypeOf, ownKeys } = Reflect;
 const { create, defineProperty, freeze, hasOwn, isExtensible, keys, seal } = Object;
@@ -9,7 +9,7 @@ const { parse, stringify } = JSON;
 /** Turns a method into a function that takes its receiver first. */
 export const uncurry = Function.prototype.bind.bind(Function.prototype.call);
 
-/** A `Map` whose methods are its own. */
+/** Creates a `Map` with own methods, which scripts cannot replace. */
 export function safeMap() {
   const map = new Map();
   for (const name of ['get', 'set', 'has', 'delete', 'clear', 'forEach']) {
@@ -40,8 +40,8 @@ export const rejected = Promise.reject.bind(Promise);
 export const microtask = globalThis.queueMicrotask;
 
 /**
- * Runs one of two callbacks when a promise has settled. (`then` would ask the
- * promise for its constructor, which scripts can replace.)
+ * Runs one of two callbacks when a promise has settled. (`then` would use the
+ * promise's constructor, which scripts can replace.)
  */
 export async function whenSettled(promise, onValue, onError) {
   let value;
@@ -54,7 +54,7 @@ export async function whenSettled(promise, onValue, onError) {
   onValue(value);
 }
 
-/** Defines a property; nothing that scripts put on `Object.prototype` matters. */
+/** Defines a property, unaffected by properties that scripts add to `Object.prototype`. */
 export function define(object, name, value, enumerable) {
   defineProperty(object, name, { __proto__: null, value, writable: true, configurable: true, enumerable });
 }

@@ -1,5 +1,5 @@
-// Which errors the runner itself made, and the kind of failure that each is
-// if no user code catches it.
+// The kinds of failure of the errors that the runner itself created, for the case
+// that user code does not catch them.
 
 import { apply } from './intrinsics.js';
 
@@ -12,7 +12,7 @@ export function ofKind(kind, error) {
   return error;
 }
 
-/** The kind of an error that the runner made, or undefined. */
+/** Returns the kind of an error that the runner created, or undefined. */
 export function markedKind(error) {
   return apply(get, kinds, [error]);
 }

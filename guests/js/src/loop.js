@@ -1,5 +1,5 @@
-// One engine timer, the pump, drives everything that user code waits for:
-// hostcalls, requests and timers.
+// A single engine timer, the pump, drives all pending operations: hostcalls,
+// requests and timers.
 //
 //            begin()                      end(), or a failure
 //   idle ─────────────▶ running ───────────────────────────────▶ idle
@@ -9,12 +9,12 @@
 //
 // The engine aborts the guest when a promise is pending and it has no task
 // left, so the pump stays armed while a call waits. The host fires it early
-// when a hostcall has ended, and also when nothing could ever become ready:
+// when a hostcall has completed, and also when nothing could ever become ready:
 // then the call fails instead of hanging.
 //
-// When the pump runs, the microtasks of the turn before it are done: a promise
+// When the pump runs, the microtasks of the previous turn have run: a promise
 // that was rejected and has no handler by then fails the call. If nothing else
-// fires the pump soon after a turn, it fires itself once to see to that.
+// fires the pump soon after a turn, it fires itself once to check for that.
 
 import * as host from 'isola:sandbox/host@0.1.0';
 import { floor, microtask, now, SafeError, whenSettled } from './intrinsics.js';
@@ -22,31 +22,31 @@ import { forgetUnhandled, takeReason, unhandled } from './rejections.js';
 
 const startEngineTimer = globalThis.setTimeout;
 const stopEngineTimer = globalThis.clearTimeout;
-// The engine keeps delays in 32 bits.
-const LONGEST_DELAY = 2 ** 31 - 1;
-// Rounds in which the host woke the pump for nothing; an engine task that was
-// ready at the same time gets its turn in between.
-const IDLE_ROUNDS = 3;
-// How many microtasks the end of a call may take after its last news.
-const PATIENCE = 10;
-// How long after a turn the pump looks for rejected promises, in milliseconds.
-const LOOK_AROUND = 5;
+// The maximum delay of an engine timer in milliseconds, which is a 32-bit integer.
+const MAX_DELAY_MS = 2 ** 31 - 1;
+// The number of wake-ups without progress after which the call fails. An engine task
+// that is ready at the same time runs in between.
+const MAX_IDLE_ROUNDS = 3;
+// The number of microtasks to wait for the end of a call before the pump is armed.
+const MICROTASKS_BEFORE_ARMING = 10;
+// The delay after a turn until the pump checks for rejected promises, in milliseconds.
+const REJECTION_CHECK_MS = 5;
 
 let running = false;
 let waiting = false;
 let fail = null;
-// An error that came before anybody could be told.
+// An uncaught error that occurred before `onFailure` was called.
 let early = null;
-// Wants to know when the microtasks are done.
+// The callback of `whenDrained`.
 let drained = null;
 let idleRounds = 0;
-let lookAt = Infinity;
+let rejectionCheckAt = Infinity;
 
 let pumpTimer = 0;
 let pumpDeadline = Infinity;
 let pumpWakes = false;
 
-/** What the pump serves; each source registers itself while the guest is built. */
+/** The sources that the pump drives; each registers itself while the guest is built. */
 let hostcalls = null;
 let timers = null;
 
@@ -59,40 +59,40 @@ export function isRunning() {
   return running;
 }
 
-/** Opens a call: from here on user code may start hostcalls and timers. */
+/** Starts a call: from now on user code may start hostcalls and timers. */
 export function begin() {
-  // What the microtasks of an earlier call left is not this call's fault.
+  // Rejections that microtasks of an earlier call left must not fail this call.
   if (unhandled()) forgetUnhandled();
   running = true;
 }
 
-/** Who is told when something fails that nobody in user code can catch. */
+/** Sets the callback for errors that no user code can catch. */
 export function onFailure(callback) {
   fail = callback;
   if (early !== null) fail(early.error);
 }
 
-/** An error left a callback that the runner called: the call fails. */
+/** Fails the call with an uncaught error of a callback that the runner called. */
 export function uncaught(error) {
   if (fail !== null) fail(error);
   else if (running) early ??= { error };
 }
 
-/** The call waits for its promise: keeps the engine busy until `end`. */
+/** Waits for the promise of the call: keeps the engine busy until `end`. */
 export function wait() {
   waiting = true;
   idleRounds = 0;
-  lookAt = now() + LOOK_AROUND;
+  rejectionCheckAt = now() + REJECTION_CHECK_MS;
   arm();
 }
 
-/** Calls back when the microtasks are done, unless a rejected promise is left. */
+/** Calls back when the microtasks have run, unless a rejected promise is left. */
 export function whenDrained(callback) {
   drained = callback;
   arm();
 }
 
-/** Closes the call: drops its timers and abandons its hostcalls. */
+/** Ends the call: drops its timers and abandons its hostcalls. */
 export function end() {
   running = false;
   waiting = false;
@@ -108,19 +108,19 @@ export function end() {
 export function arm() {
   if (!waiting) return;
   const next = timers.nextDeadline();
-  // Without a timer of the script's the host also tells when all hope is gone.
+  // Without a timer of the script, the host also wakes the pump on a deadlock.
   const wakes = next === Infinity || hostcalls.pending() > 0;
-  let deadline = next < lookAt ? next : lookAt;
+  let deadline = next < rejectionCheckAt ? next : rejectionCheckAt;
   if (drained !== null || unhandled()) deadline = 0;
   if (pumpTimer !== 0) {
     if (pumpDeadline === deadline && pumpWakes === wakes) return;
     disarm();
   }
-  let delay = LONGEST_DELAY;
+  let delay = MAX_DELAY_MS;
   if (deadline !== Infinity) {
     delay = floor(deadline - now()) + 1;
     if (delay < 0) delay = 0;
-    else if (delay > LONGEST_DELAY) delay = LONGEST_DELAY;
+    else if (delay > MAX_DELAY_MS) delay = MAX_DELAY_MS;
   }
   if (wakes) host.wakeNextTimer();
   pumpTimer = startEngineTimer(onPump, delay);
@@ -133,7 +133,7 @@ function disarm() {
   pumpTimer = 0;
 }
 
-// The engine does not expect its task list to change while a task runs, so
+// The engine does not support changes of its task list while a task runs, so
 // user code runs in a microtask, after the task.
 function onPump() {
   pumpTimer = 0;
@@ -143,7 +143,7 @@ function onPump() {
 function pump() {
   if (!waiting) return;
   if (unhandled()) {
-    // The call ends with it, so nothing has to be armed again.
+    // The call ends with it, so the pump need not be armed again.
     whenSettled(takeReason(), fail, fail);
     return;
   }
@@ -155,7 +155,7 @@ function pump() {
   if (hostcalls.pending() > 0) progress = hostcalls.settle(host.completions());
   let ran = progress;
   if (timers.nextDeadline() !== Infinity) {
-    // While a timer is set, there is hope.
+    // While a timer is set, the call is not deadlocked.
     idleRounds = 0;
     try {
       ran = timers.runDue() || progress;
@@ -165,16 +165,16 @@ function pump() {
     }
   } else if (progress || hostcalls.pending() > 0) {
     idleRounds = 0;
-  } else if (++idleRounds >= IDLE_ROUNDS) {
+  } else if (++idleRounds >= MAX_IDLE_ROUNDS) {
     fail(new SafeError('the promise can never settle: no hostcall, timer or request is pending'));
     return;
   }
-  lookAt = ran ? now() + LOOK_AROUND : Infinity;
-  armLater(PATIENCE);
+  rejectionCheckAt = ran ? now() + REJECTION_CHECK_MS : Infinity;
+  armLater(MICROTASKS_BEFORE_ARMING);
 }
 
-// What was settled may be all that the call waits for: then the pump need not
-// be armed, which takes longer than some microtasks.
+// The settled promises may be all that the call waits for: then the pump need not be
+// armed, which takes longer than a few microtasks.
 function armLater(rounds) {
   if (!waiting || pumpTimer !== 0) return;
   if (rounds === 0) arm();

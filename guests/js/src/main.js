@@ -1,5 +1,5 @@
 // The guest side of the contract (`wit/isola.wit`). Everything here is set up
-// while the component is built; a sandbox starts from the snapshot.
+// while the component is built; a sandbox starts from that snapshot.
 
 import { installAbort } from './abort.js';
 import { installBlob } from './blob.js';
@@ -87,22 +87,22 @@ export const guest = {
     return typeof json === 'string' ? finished(json) : settled(json);
   },
 
-  // JavaScript has no handlers that run at the end.
+  // JavaScript has no exit handlers.
   finish() {
     return ok(undefined);
   },
 };
 
-/** The answer of what is done already, unless a promise was rejected on the way. */
+/** Returns the result of a call that has finished, unless a promise was rejected in it. */
 function finished(value) {
   if (unhandled()) return settled(value);
   loop.end();
   return ok(value);
 }
 
-/** What becomes of a call that is not done: never a rejection, which would abort the guest. */
+/** Returns a thenable for a pending call. It never rejects, which would abort the guest. */
 function settled(promise) {
-  // Not a promise but something with a `then` of its own, which no script can replace.
+  // An object with its own `then` instead of a promise, so that no script can replace it.
   return {
     then(answer) {
       let open = true;
@@ -116,12 +116,12 @@ function settled(promise) {
       const succeed = (value) => {
         if (!open) return;
         if (!unhandled()) return close(ok(value));
-        // A handler may come in a microtask. If none does, the call fails.
+        // A microtask may still add a handler. If none does, the call fails.
         loop.whenDrained(() => close(ok(value)));
       };
       loop.onFailure(fail);
       whenSettled(promise, succeed, fail);
-      // An async function that did not wait for anything is done by then.
+      // An async function that did not wait for anything has finished by then.
       let rounds = 4;
       const later = () => {
         if (!open) return;

@@ -1,12 +1,12 @@
-// ES modules. The engine compiles none at run time, so the body of a module
-// runs as an async function: `syntax.js` finds its imports and exports and
-// makes blanks of them, everything else stays at its line and column. (In the
-// first line the engine's columns are too large by the text that comes before
-// the source; `failures.js` takes that off.)
+// ES modules. The engine cannot compile modules at run time, so the body of a
+// module runs as an async function: `syntax.js` finds its imports and exports and
+// replaces them by blanks, so that everything else keeps its line and column. (In the
+// first line the engine's columns are too large by the text before the source;
+// `failures.js` subtracts that.)
 //
-// A module imports what was loaded before it, by the name under which it was
-// loaded. Imported names are getters on an object around the function, by
-// `with`: they are live, and assigning to them is an error, as it should be.
+// A module can import modules that were loaded before it, by the name under which
+// they were loaded. Imported names are getters on an object around the function, by
+// `with`: they are live bindings, and assigning to them is an error.
 
 import {
   apply,
@@ -27,45 +27,46 @@ import {
   string,
   toStringTag,
 } from './intrinsics.js';
-import { placeSyntaxError, shiftFirstLine } from './failures.js';
+import { locateSyntaxError, shiftFirstLine } from './failures.js';
 import { candidates, globalValue, isFromParser, runScript, sourceLabel } from './scripts.js';
-import { findModuleSyntax, place } from './syntax.js';
+import { findModuleSyntax, setPosition } from './syntax.js';
 import { eraseTypes } from './typescript.js';
 
-// Name -> what the module exports.
+// Maps a name to the exports of the module.
 const loaded = safeMap();
-// Name of an export -> its getter, of the module that exported it last.
+// Maps the name of an export to its getter in the module that exported it last.
 const callable = safeMap();
 const modules = [];
 
-// What the end of a file's name says. Where it says nothing, the syntax does.
-const ENDINGS = {
+// The properties of file name extensions. For others the syntax decides.
+const EXTENSIONS = {
   __proto__: null,
   mjs: { goal: 'module' },
   cjs: { goal: 'script' },
   ts: { typescript: true },
   mts: { typescript: true, goal: 'module' },
   cts: { typescript: true, goal: 'script' },
-  jsx: { refused: true },
-  tsx: { refused: true },
+  jsx: { unsupported: true },
+  tsx: { unsupported: true },
 };
 const UNKNOWN = {};
 
 /**
- * Runs a source as a script or as a module, whichever it is; `name` stands for
- * it in stacks. Gives a promise if it is a module.
+ * Runs a source as a script or as a module, whichever it is; `name` is its name in
+ * stacks. Returns a promise if it is a module.
  */
 export function runSource(source, name) {
   const label = sourceLabel(name);
-  const { goal, typescript, refused } = ENDINGS[string.slice(name, string.lastIndexOf(name, '.') + 1)] ?? UNKNOWN;
-  if (refused) throw new SafeSyntaxError(`${name}: JSX is not supported`);
+  const extension = string.slice(name, string.lastIndexOf(name, '.') + 1);
+  const { goal, typescript, unsupported } = EXTENSIONS[extension] ?? UNKNOWN;
+  if (unsupported) throw new SafeSyntaxError(`${name}: JSX is not supported`);
   if (typescript) source = eraseTypes(source, label);
   if (goal === 'module') return runModule(compileModule(source, label), label);
   try {
     runScript(source, label);
   } catch (error) {
     if (goal === 'script' || !mayBeModule(error, source)) throw error;
-    // Nothing of it has run: the parser refused it.
+    // Nothing of it has run, because the parser rejected it.
     return runModule(compileModule(source, label, error), label);
   }
   if (modules.length > 0) forget(source);
@@ -77,19 +78,19 @@ function mayBeModule(error, source) {
   return string.includes(source, 'import') || string.includes(source, 'export') || string.includes(source, 'await');
 }
 
-/** A script's own names come before what modules exported earlier. */
+/** Removes a script's own names from the exports of earlier modules, which they hide. */
 function forget(source) {
   const names = candidates(source);
   for (let i = 0; i < names.length; i++) callable.delete(names[i]);
 }
 
-/** The value of an export, or of a global name. */
+/** Returns the value of an export, or of a global name. */
 export function namedValue(name) {
   const get = callable.get(name);
   return get === undefined ? globalValue(name) : get();
 }
 
-/** Why there is no such function: the last module may have it, but not export it. */
+/** Creates the error for a missing function, which the last module may not have exported. */
 export function missing(name) {
   if (modules.length === 0) return new SafeReferenceError(`${name} is not defined`);
   const { label, exported } = modules[modules.length - 1];
@@ -98,7 +99,7 @@ export function missing(name) {
   return new SafeReferenceError(`${name} is not defined: ${label} exports ${list}`);
 }
 
-/** `asScript` is the error that the source gave as a script. */
+/** Compiles a module. `asScript` is the error of the source when compiled as a script. */
 function compileModule(source, label, asScript = undefined) {
   const helper = unused(source, 'i');
   const byDefault = unused(source, 'd');
@@ -107,14 +108,14 @@ function compileModule(source, label, asScript = undefined) {
   try {
     syntax = findModuleSyntax(source, helper, byDefault);
   } catch (error) {
-    placeSyntaxError(error, `${label}:${error.lineNumber}:${error.columnNumber}`);
+    locateSyntaxError(error, `${label}:${error.lineNumber}:${error.columnNumber}`);
     throw error;
   }
   const { imports, exports, text, balanced } = syntax;
   const isModule = asScript === undefined || imports.length > 0 || exports.length > 0;
-  // A script that only awaits: what it declares can be called, as ever.
+  // A script that uses top-level `await`: its declarations can be called as usual.
   if (asScript !== undefined && exports.length === 0) declare(exports, source);
-  // What is open or closed too much must not reach the text around it.
+  // Unbalanced brackets must not affect the text around the source.
   if (!balanced) throw asScript !== undefined && !isModule ? asScript : brokenModule(source, text, label);
   const getters = [];
   for (let i = 0; i < exports.length; i++) {
@@ -145,21 +146,21 @@ function declare(exports, source) {
   }
 }
 
-/** The engine's own error for a source with a bracket too many or too few. */
+/** Returns the engine's own error for a source with unbalanced brackets. */
 function brokenModule(source, text, label) {
   const lines = lineCount(source);
   try {
-    // Parsed on its own, with two lines before it.
+    // Parsed alone; the engine adds two lines before it.
     new AsyncFunction(`"use strict";${text}`);
   } catch (error) {
     if (error instanceof SafeSyntaxError) {
       const line = error.lineNumber - 2;
-      placeSyntaxError(error, line > lines ? `${label}:${lines}` : `${label}:${line}:${error.columnNumber}`);
+      locateSyntaxError(error, line > lines ? `${label}:${lines}` : `${label}:${line}:${error.columnNumber}`);
       return error;
     }
   }
   const error = new SafeSyntaxError('a bracket, a quote or a comment is not closed');
-  placeSyntaxError(error, `${label}:${lines}`);
+  locateSyntaxError(error, `${label}:${lines}`);
   return error;
 }
 const AsyncFunction = (async () => {}).constructor;
@@ -167,12 +168,12 @@ const AsyncFunction = (async () => {}).constructor;
 function placeInModule(error, label, lines, shift) {
   const { lineNumber, columnNumber } = error;
   const column = lineNumber === 1 ? columnNumber - shift : columnNumber;
-  placeSyntaxError(error, lineNumber > lines ? `${label}:${lines}` : `${label}:${lineNumber}:${column}`);
+  locateSyntaxError(error, lineNumber > lines ? `${label}:${lines}` : `${label}:${lineNumber}:${column}`);
 }
 
 const lineCount = (source) => string.split(source, '\n').length;
 
-/** A name as long as `import` that is not in the source. */
+/** Returns a name as long as `import` that does not occur in the source. */
 function unused(source, letter) {
   for (let number = 0; ; number++) {
     const digits = SafeString(number);
@@ -221,23 +222,23 @@ function find(specifier, at, source, label) {
 }
 
 function located(error, at, source, label) {
-  place(error, source, at);
-  placeSyntaxError(error, `${label}:${error.lineNumber}:${error.columnNumber}`);
+  setPosition(error, source, at);
+  locateSyntaxError(error, `${label}:${error.lineNumber}:${error.columnNumber}`);
   return error;
 }
 
-/** The loaded module that a specifier in the module `label` means. */
+/** Returns the loaded module to which a specifier in the module `label` refers. */
 function resolve(specifier, label) {
   const path = string.startsWith(specifier, './') || string.startsWith(specifier, '../')
     ? normal(`${string.slice(label, 0, string.lastIndexOf(label, '/') + 1)}${specifier}`)
     : normal(specifier);
   const module = loaded.get(path);
   if (module !== undefined) return module;
-  const why = 'a module can import those that were loaded before it';
+  const why = 'a module can only import modules that were loaded before it';
   throw new SafeTypeError(`cannot find the module '${specifier}', which ${label} imports: ${why}`);
 }
 
-/** A path without `.` and `..`. */
+/** Returns a path without `.` and `..`. */
 function normal(path) {
   const parts = string.split(path, '/');
   const kept = [];

@@ -1,36 +1,36 @@
-// What a call has under way at the host: hostcalls and requests. Each has a
-// number, and waits for one piece of news at a time; a request's body that goes
-// out in pieces waits for `taken` beside it.
+// Pending operations of a call at the host: hostcalls and requests. Each has a
+// number, and waits for one completion at a time; a request with a streamed body
+// also waits for `taken`.
 
 import * as host from 'isola:sandbox/host@0.1.0';
 import { safeMap, SafeNumber, SafePromise } from './intrinsics.js';
 import * as loop from './loop.js';
 
-// Number -> what resolves the promise of the next news.
+// Maps a number to the resolver of the promise of the next completion.
 const waiting = safeMap();
-// Number -> what resolves the promise of whether a piece was taken.
+// Maps a number to the resolver of the promise of whether a chunk was accepted.
 const writing = safeMap();
-// Numbers that the host still works on.
+// The numbers of operations that have not ended.
 const open = safeMap();
 let lastId = 0;
 
-/** Outcomes that more may follow. */
+/** Outcomes after which others may follow. */
 const CONTINUES = { __proto__: null, response: true, chunk: true };
 
 /**
- * Starts something: `begin` is given its number. A refusal of the host is
- * thrown as what `refused` makes of the reason.
+ * Starts an operation: `begin` is called with its number. If the host refuses it, the
+ * error that `refused` creates from the reason is thrown.
  */
 export function start(begin, refused) {
   if (!loop.isRunning()) throw refused('the call that this code belongs to has ended');
   const id = ++lastId;
-  tell(() => begin(id), refused);
+  send(() => begin(id), refused);
   open.set(id, true);
   return id;
 }
 
-/** Tells the host something about what is under way. */
-export function tell(command, refused) {
+/** Sends a command about a pending operation to the host. */
+export function send(command, refused) {
   try {
     command();
   } catch (error) {
@@ -38,30 +38,30 @@ export function tell(command, refused) {
   }
 }
 
-/** The promise of the next news: an outcome of the contract. */
-export function news(id) {
+/** Returns a promise of the next completion: an outcome of the contract. */
+export function completion(id) {
   return new SafePromise((resolve) => {
     waiting.set(id, resolve);
     if (waiting.size === 1) loop.arm();
   });
 }
 
-/** Sends a piece of a request's body: a promise of whether more is wanted. */
-export function write(id, piece, refused) {
+/** Sends a chunk of a request's body. Returns a promise of whether more is accepted. */
+export function write(id, chunk, refused) {
   if (!open.has(id)) return false;
-  tell(() => host.write(id, piece), refused);
+  send(() => host.write(id, chunk), refused);
   return new SafePromise((resolve) => {
     writing.set(id, resolve);
     loop.arm();
   });
 }
 
-/** Says that a request's body is complete, unless the request is over. */
+/** Ends a request's body, unless the request has ended. */
 export function finish(id, refused) {
-  if (open.has(id)) tell(() => host.finish(id), refused);
+  if (open.has(id)) send(() => host.finish(id), refused);
 }
 
-/** Stops something, if it is not over. Its promise stays as it is. */
+/** Stops an operation, if it has not ended. Its promise remains pending. */
 export function abandon(id) {
   if (!open.delete(id)) return;
   waiting.delete(id);

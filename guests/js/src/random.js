@@ -1,12 +1,12 @@
-// `Math.random`, on random numbers of the host.
+// `Math.random`, based on random numbers of the host.
 //
-// The engine's own generator has its state in memory, so that interpreters that
-// were copied from one would go on with the same numbers, also in functions
-// that a script has taken long before.
+// The engine's own generator has its state in memory, so that copies of an
+// interpreter would continue with the same numbers, even in references to the
+// function that a script stored earlier.
 
 import { apply, define } from './intrinsics.js';
 
-/** So many numbers are taken from the host at once. */
+/** The number of random numbers that are requested from the host at once. */
 const BATCH = 128;
 
 const source = crypto;
@@ -18,7 +18,7 @@ export function installRandom() {
   define(Math, 'random', random, false);
 }
 
-/** Lets go of what was taken and not used. */
+/** Discards the numbers that were requested and not used. */
 export function forgetRandom() {
   left = 0;
 }
@@ -30,7 +30,7 @@ const { random } = {
       left = BATCH;
     }
     left--;
-    // 53 bits, as many as a number holds.
+    // 53 bits, the precision of a number.
     return ((words[2 * left] >>> 5) * 67108864 + (words[2 * left + 1] >>> 6)) / 9007199254740992;
   },
 };

@@ -1,5 +1,5 @@
-// `Request`, as in the Fetch standard; besides, a plain object is a body, sent
-// as JSON. (The engine's own class lacks most of it.)
+// `Request`, as in the Fetch standard; additionally, a plain object can be a body,
+// sent as JSON. (The engine's own class lacks most of it.)
 
 import {
   define,
@@ -26,14 +26,14 @@ const protocolOf = getter(URL, 'protocol');
 const usernameOf = getter(URL, 'username');
 const passwordOf = getter(URL, 'password');
 
-const USUAL = { __proto__: null, DELETE: true, GET: true, HEAD: true, OPTIONS: true, POST: true, PUT: true };
-const FORBIDDEN = { __proto__: null, CONNECT: true, TRACE: true, TRACK: true };
-// One that needs no second look: what has an @ may have a password.
+const NORMALIZED_METHODS = { __proto__: null, DELETE: true, GET: true, HEAD: true, OPTIONS: true, POST: true, PUT: true };
+const FORBIDDEN_METHODS = { __proto__: null, CONNECT: true, TRACE: true, TRACK: true };
+// A URL without @, which cannot contain a password.
 const PLAIN_URL = /^https?:[^@]*$/;
 const TOKEN = /^[!#$%&'*+\-.^_`|~\dA-Za-z]+$/;
 
-// What a script may say of these members, and what a request has by itself.
-// Only `redirect` and `duplex` mean something here.
+// The allowed values of these members, the default first. Only `redirect` and `duplex`
+// have an effect here.
 const CHOICES = {
   __proto__: null,
   redirect: ['manual', 'follow', 'error'],
@@ -43,9 +43,9 @@ const CHOICES = {
   mode: ['cors', 'no-cors', 'same-origin'],
 };
 const CHOICE_NAMES = keys(CHOICES);
-const USUAL_CHOICES = { __proto__: null };
-for (const name of CHOICE_NAMES) USUAL_CHOICES[name] = CHOICES[name][0];
-freeze(USUAL_CHOICES);
+const DEFAULT_CHOICES = { __proto__: null };
+for (const name of CHOICE_NAMES) DEFAULT_CHOICES[name] = CHOICES[name][0];
+freeze(DEFAULT_CHOICES);
 
 let stateOf;
 let isRequest;
@@ -62,7 +62,7 @@ class Request {
   }
 
   constructor(input, init = undefined) {
-    if (arguments.length === 0) throw new SafeTypeError('Request: a URL or another Request is needed');
+    if (arguments.length === 0) throw new SafeTypeError('Request: a URL or another Request is required');
     this.#state = createRequestState(input, init);
   }
 
@@ -116,24 +116,24 @@ class Request {
   }
 }
 
-/** What a request is: what `fetch` needs, and a `Request` around it. */
+/** Creates the state of a request, for `fetch` or for a `Request`. */
 export function createRequestState(input, init) {
   if (init !== undefined && init !== null && typeof init !== 'object' && typeof init !== 'function') {
     throw new SafeTypeError('Request: the second argument must be an object');
   }
   const from = isRequest(input) ? stateOf(input) : null;
   if (from === null && (init === undefined || init === null)) {
-    return { method: 'GET', url: absolute(input), headers: null, signal: null, choices: USUAL_CHOICES, content: null };
+    return { method: 'GET', url: absolute(input), headers: null, signal: null, choices: DEFAULT_CHOICES, content: null };
   }
   init ??= {};
   const fields = init.headers ?? from?.headers;
   const state = {
     method: init.method === undefined ? (from?.method ?? 'GET') : methodName(init.method),
     url: from === null ? absolute(input) : from.url,
-    // Most requests have none: they are made when they are asked for.
+    // Created on demand, because most requests have none.
     headers: fields === undefined || fields === null ? null : new Headers(fields),
     signal: signalOption(init, from),
-    choices: from === null ? USUAL_CHOICES : from.choices,
+    choices: from === null ? DEFAULT_CHOICES : from.choices,
     content: null,
   };
   for (let i = 0; i < CHOICE_NAMES.length; i++) {
@@ -152,7 +152,7 @@ export function createRequestState(input, init) {
     return state;
   }
   if (body instanceof ReadableStream && init.duplex === undefined) {
-    throw new SafeTypeError("Request: a stream as the body needs the option `duplex: 'half'`");
+    throw new SafeTypeError("Request: a stream body requires the option `duplex: 'half'`");
   }
   const { content, type } = extract(body);
   state.content = content;
@@ -178,7 +178,7 @@ function absolute(input) {
   }
   const protocol = protocolOf(url);
   if (protocol !== 'http:' && protocol !== 'https:') {
-    throw new SafeTypeError(`Request: the URL must begin with http: or https:, not with ${protocol}`);
+    throw new SafeTypeError(`Request: the URL must start with http: or https:, not with ${protocol}`);
   }
   return href;
 }
@@ -186,10 +186,10 @@ function absolute(input) {
 function methodName(value) {
   const text = SafeString(value);
   const upper = string.toUpperCase(text);
-  if (FORBIDDEN[upper] || regExpExec(TOKEN, text) === null) {
-    throw new SafeTypeError(`Request: ${text === '' ? 'an empty text' : text} is not a method of a request`);
+  if (FORBIDDEN_METHODS[upper] || regExpExec(TOKEN, text) === null) {
+    throw new SafeTypeError(`Request: ${text === '' ? 'an empty string' : text} is not a valid method`);
   }
-  return USUAL[upper] ? upper : text;
+  return NORMALIZED_METHODS[upper] ? upper : text;
 }
 
 function signalOption(init, from) {
@@ -205,7 +205,7 @@ function choice(name, value) {
   const allowed = CHOICES[name];
   const text = SafeString(value);
   for (let i = 0; i < allowed.length; i++) if (allowed[i] === text) return text;
-  throw new SafeTypeError(`Request: ${text} is not one of the values of ${name}`);
+  throw new SafeTypeError(`Request: ${text} is not a valid value of ${name}`);
 }
 
 export function installRequest(global) {

@@ -1,5 +1,5 @@
-// `Response`, as in the Fetch standard; besides, a plain object is a body,
-// sent as JSON. (The engine's own class cannot be cloned, for one.)
+// `Response`, as in the Fetch standard; additionally, a plain object can be a body,
+// sent as JSON. (The engine's own class cannot be cloned, for example.)
 
 import { define, freeze, getOwnPropertyDescriptor, regExpExec, SafeNumber, SafeRangeError, SafeString, SafeTypeError, toStringTag, uncurry } from './intrinsics.js';
 import { cloned, extract, installBody } from './body.js';
@@ -11,15 +11,15 @@ const getHeader = uncurry(Headers.prototype.get);
 const setHeader = uncurry(Headers.prototype.set);
 const hrefOf = uncurry(getOwnPropertyDescriptor(URL.prototype, 'href').get);
 
-/** Answers with these have no body. */
+/** The status codes of responses without a body. */
 const BODILESS = { __proto__: null, 101: true, 103: true, 204: true, 205: true, 304: true };
 const REDIRECTS = { __proto__: null, 301: true, 302: true, 303: true, 307: true, 308: true };
 
 export const isBodiless = (status) => BODILESS[status] === true;
 export const isRedirect = (status) => REDIRECTS[status] === true;
 
-// Says to the constructor that its first argument is the state.
-const MADE = {};
+// Passed to the constructor to mark its first argument as the state.
+const FROM_STATE = {};
 
 let stateOf;
 let make;
@@ -34,11 +34,11 @@ class Response {
       }
       return response.#state;
     };
-    make = (state) => new Response(state, MADE);
+    make = (state) => new Response(state, FROM_STATE);
   }
 
   constructor(body = null, init = undefined) {
-    if (init === MADE) {
+    if (init === FROM_STATE) {
       this.#state = body;
       return;
     }
@@ -48,7 +48,7 @@ class Response {
     const state = initialState(init ?? {});
     const { content, type } = extract(body);
     if (content !== null && isBodiless(state.status)) {
-      throw new SafeTypeError(`Response: an answer with status ${state.status} cannot have a body`);
+      throw new SafeTypeError(`Response: a response with status ${state.status} cannot have a body`);
     }
     if (type !== null && !hasHeader(state.headers, 'content-type')) setHeader(state.headers, 'content-type', type);
     state.content = content;
@@ -121,7 +121,7 @@ function initialState({ status = 200, statusText = '', headers = undefined }) {
   }
   const text = SafeString(statusText);
   if (regExpExec(/[^\t\x20-\x7e\x80-\xff]/, text) !== null) {
-    throw new SafeTypeError('Response: the status text has characters that cannot be sent');
+    throw new SafeTypeError('Response: the status text contains characters that cannot be sent');
   }
   return {
     status: code,
@@ -134,7 +134,7 @@ function initialState({ status = 200, statusText = '', headers = undefined }) {
   };
 }
 
-/** What arrived from the host. Its fields become `Headers` when they are asked for. */
+/** Creates a response from the host. Its `Headers` are created on first use. */
 export function received({ status, fields, url, redirected, content }) {
   return make({
     status,

@@ -1,17 +1,17 @@
 // Runs the source of a script at the top level of the realm.
 //
-// An indirect `eval` makes properties of the global object out of `var` and
-// function declarations, but keeps `let`, `const` and `class` (and, in strict
-// mode, everything) to itself. So the source gets an epilogue in the same
-// scope: for each name that it may declare, a getter and a setter, which
-// become a property of the global object. They are bound to the variable
-// itself: later scripts see its present value, and a `const` stays one.
+// An indirect `eval` turns `var` and function declarations into properties of the
+// global object, but `let`, `const` and `class` (and, in strict mode, everything)
+// remain local. So an epilogue is added to the source in the same scope: for each
+// name that it may declare, a getter and a setter, which become a property of the
+// global object. They are bound to the variable itself: later scripts see its
+// current value, and a `const` remains constant.
 //
-// Which names? Every identifier that stands where a declaration may put one,
-// found by one regular expression; it finds too many rather than too few.
-// Afterwards the engine itself tells which of them the script declared, so
-// nothing depends on parsing JavaScript here. The epilogue comes after the
-// source, so lines are the author's own.
+// The candidate names are the identifiers at positions where a declaration may have
+// one, found by a regular expression, which finds too many rather than too few.
+// Afterwards the engine itself determines which of them the script declared, so
+// nothing depends on parsing JavaScript here. The epilogue comes after the source, so
+// line numbers do not change.
 
 import {
   apply,
@@ -27,13 +27,13 @@ import {
   SafeSyntaxError,
   string,
 } from './intrinsics.js';
-import { placeSyntaxError } from './failures.js';
+import { locateSyntaxError } from './failures.js';
 import { LETTER } from './syntax.js';
 
 const global = globalThis;
 const { add, has } = SafeSet.prototype;
 
-/** Runs `source`; `label` stands for it in stacks. */
+/** Runs `source`; `label` is its name in stacks. */
 export function runScript(source, label) {
   const names = candidates(source);
   const lines = string.split(source, '\n').length;
@@ -45,8 +45,8 @@ export function runScript(source, label) {
   try {
     bindings = run(withEpilogue(source, names), label, lines);
   } catch (error) {
-    // An error of the parser behind the last line of the author's: nothing
-    // has run yet, and the source alone gives the author's own error.
+    // A parser error after the last line of the source: nothing has run yet, and the
+    // source without the epilogue gives the right error.
     if (!(error instanceof SafeSyntaxError) || error.lineNumber <= lines || !isFromParser(error)) throw error;
     run(source, label, lines);
     return;
@@ -60,25 +60,25 @@ function run(text, label, lines) {
   } catch (error) {
     if (error instanceof SafeSyntaxError && isFromParser(error)) {
       const { lineNumber, columnNumber } = error;
-      // What is missing at the end is missing on the author's last line.
-      placeSyntaxError(error, lineNumber > lines ? `${label}:${lines}` : `${label}:${lineNumber}:${columnNumber}`);
+      // An error at the end is reported on the last line of the source.
+      locateSyntaxError(error, lineNumber > lines ? `${label}:${lines}` : `${label}:${lineNumber}:${columnNumber}`);
     }
     throw error;
   }
 }
 
-/** Whether the parser refused the script, as opposed to code in it that threw. */
+/** Returns whether an error is of the parser, and not thrown by code of the script. */
 export function isFromParser(error) {
   return typeof error.stack === 'string' && regExpExec(/^\w*@\/?isola:guest\//, error.stack) !== null;
 }
 
-/** The name as a `sourceURL`, which ends at the first white space. */
+/** Returns a name as a `sourceURL`, which cannot contain white space. */
 export function sourceLabel(name) {
   if (name === '') return 'script';
   return regExpExec(/\s/, name) === null ? name : string.replace(name, /\s/g, '_');
 }
 
-// After one of these a declaration may name a variable: the start of a line,
+// The text after which a declaration may name a variable: the start of a line,
 // a bracket, comma or colon of a pattern, the end of a comment, a keyword.
 const KEYWORD = String.raw`\b(?:async|let|const|var|class|function)\b`;
 const BEFORE = String.raw`(?:^|[\n\r\u2028\u2029,{[:*]|\.\.\.|\*/|${KEYWORD})\s*(?:${KEYWORD}\s*\*?\s*)*`;
@@ -126,13 +126,13 @@ function withEpilogue(source, names) {
   for (let i = 0; i < names.length; i++) {
     accessors[i] = `()=>${names[i]},v=>{${names[i]}=v}`;
   }
-  // A declaration, so that it cannot become the body of an unfinished `if`.
+  // A declaration, because it cannot become the body of an unfinished `if`.
   return `${source}\nconst ${list}=[${join(accessors, ',')}];${list}`;
 }
 
 const PROBE = {};
 
-/** Makes properties of the global object out of what the script kept to itself. */
+/** Defines properties of the global object for the local variables of the script. */
 function publish(names, bindings) {
   for (let i = 0; i < names.length; i++) {
     const name = names[i];
@@ -143,16 +143,16 @@ function publish(names, bindings) {
   }
 }
 
-/** Whether `get` reads a variable of the script, not one of the global object. */
+/** Returns whether `get` reads a variable of the script, not one of the global object. */
 function isOwn(name, get) {
   const descriptor = getOwnPropertyDescriptor(global, name);
   if (descriptor !== undefined) return descriptor.configurable && probe(name, get, descriptor);
   return isExtensible(global) ? probe(name, get, undefined) : !(name in global) && answers(get);
 }
 
-// Puts a property of that name in the way, to see whether it is what is read. To
-// see whether anything is read at all takes an exception if not, which costs
-// several times as much; and most candidates are just parameters.
+// Defines a global property of that name to test whether `get` reads it. Testing
+// whether `get` throws costs several times as much if it does, and most candidates
+// are only parameters.
 function probe(name, get, descriptor) {
   define(global, name, PROBE, false);
   const own = get() !== PROBE;
@@ -170,10 +170,10 @@ function answers(get) {
   }
 }
 
-/** The names that a script may have declared: some more than it did. */
+/** Returns the names that a script may have declared, possibly too many. */
 export { candidates };
 
-/** The value of a global name, such as a function that a script declared. */
+/** Returns the value of a global name, such as a function that a script declared. */
 export function globalValue(name) {
   return hasOwn(global, name) ? global[name] : undefined;
 }

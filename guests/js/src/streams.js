@@ -1,6 +1,6 @@
-// What the engine's streams lack: reading one with `for await`, and making one
-// of anything that can be iterated; and how the runner itself reads and makes
-// them.
+// Missing features of the engine's streams: reading one with `for await`, and creating
+// one from an iterable; and functions with which the runner itself reads and creates
+// streams.
 
 import { concatenated } from './bytes.js';
 import {
@@ -21,49 +21,49 @@ const read = uncurry(Reader.prototype.read);
 const releaseLock = uncurry(Reader.prototype.releaseLock);
 const cancelReader = uncurry(Reader.prototype.cancel);
 
-/** All bytes of a stream of bytes. */
+/** Returns all bytes of a stream of bytes. */
 export async function readAll(stream) {
-  const pieces = [];
-  await eachPiece(stream, (piece) => {
-    pieces[pieces.length] = piece;
+  const chunks = [];
+  await eachChunk(stream, (chunk) => {
+    chunks[chunks.length] = chunk;
   });
-  return concatenated(pieces);
+  return concatenated(chunks);
 }
 
 /**
- * Gives each piece of a stream of bytes to a function, and waits for it. If
- * that gives false, nothing more is wanted.
+ * Passes each chunk of a stream of bytes to a function, and waits for it. If it
+ * returns false, the stream is cancelled.
  */
-export async function eachPiece(stream, take) {
+export async function eachChunk(stream, take) {
   const reader = getReader(stream);
   for (;;) {
     const { done, value } = await read(reader);
     if (done) return;
     if (!(value instanceof Uint8Array)) {
-      const error = new SafeTypeError('a stream that is a body must give pieces of type Uint8Array');
-      giveUp(reader, error);
+      const error = new SafeTypeError('the chunks of a body stream must be of type Uint8Array');
+      cancel(reader, error);
       throw error;
     }
     if ((await take(value)) === false) {
-      giveUp(reader, undefined);
+      cancel(reader, undefined);
       return;
     }
   }
 }
 
-function giveUp(reader, reason) {
+function cancel(reader, reason) {
   const ignore = () => {};
   whenSettled(cancelReader(reader, reason), ignore, ignore);
 }
 
-/** A stream of what `next` gives, until it gives null; read when it is asked for. */
+/** Creates a stream of what `next` returns, until it returns null. It is read on demand. */
 export function streamFrom({ next, cancel }) {
   return new ReadableStream(
     {
       async pull(controller) {
-        const piece = await next();
-        if (piece === null) controller.close();
-        else controller.enqueue(piece);
+        const chunk = await next();
+        if (chunk === null) controller.close();
+        else controller.enqueue(chunk);
       },
       cancel,
     },
@@ -73,12 +73,12 @@ export function streamFrom({ next, cancel }) {
 
 const AsyncIterator = getPrototypeOf(getPrototypeOf(async function* () {}).prototype);
 
-/** Reads a stream for `for await`; leaving the loop cancels it. */
+/** The iterator of a stream for `for await`; leaving the loop cancels the stream. */
 class StreamIterator {
   #reader;
   #keeps;
   #done = false;
-  // One read after another, as the standard wants it.
+  // One read after another, as the standard requires.
   #last = undefined;
 
   constructor(stream, keeps) {
@@ -134,10 +134,10 @@ function values(options = undefined) {
   return new StreamIterator(this, Boolean(options?.preventCancel));
 }
 
-/** `ReadableStream.from`: a stream of the items of an iterable. */
+/** Implements `ReadableStream.from`: creates a stream of the items of an iterable. */
 function from(iterable) {
   const method = iterable?.[asyncIterator] ?? iterable?.[iterator];
-  if (typeof method !== 'function') throw new SafeTypeError('ReadableStream.from: the argument cannot be iterated');
+  if (typeof method !== 'function') throw new SafeTypeError('ReadableStream.from: the argument must be iterable');
   const source = apply(method, iterable, []);
   const { next } = source;
   return new ReadableStream(

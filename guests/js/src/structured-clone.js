@@ -1,5 +1,5 @@
-// `structuredClone` for values with Blobs and Files in them, which the engine takes
-// for objects of a script's own class.
+// `structuredClone` for values that contain Blobs and Files, which the engine treats as
+// objects of a script's own class.
 
 import { apply, create, define, getPrototypeOf, isArray, keys, objectTag, PlainObject, safeMap, uncurry } from './intrinsics.js';
 
@@ -13,35 +13,36 @@ const hasInMap = uncurry(Map.prototype.has);
 const hasInSet = uncurry(Set.prototype.has);
 
 /**
- * Whether a script can have what the engine does not know: until then its own way
- * is right, and the fast one. `blob` gives the copy of a Blob, or undefined.
+ * The state of cloning. `needed` is set once a script may have a value that the engine
+ * cannot clone; until then the engine's faster function is used. `blob` returns the
+ * copy of a Blob, or undefined.
  */
 export const cloning = { needed: false, blob: undefined, isForm: undefined };
 
 function structuredClone(value, options = undefined) {
-  if (!cloning.needed || !holdsOurs(value, safeMap())) {
+  if (!cloning.needed || !containsBlob(value, safeMap())) {
     return apply(engineClone, undefined, arguments.length > 1 ? [value, options] : [value]);
   }
   const transfer = options?.transfer;
   if (transfer !== undefined && transfer.length > 0) {
-    throw new DOMException('a value with Blobs in it cannot be cloned with a transfer list', 'DataCloneError');
+    throw new DOMException('a value that contains Blobs cannot be cloned with a transfer list', 'DataCloneError');
   }
   return cloned(value, safeMap());
 }
 
 const isObject = (value) => typeof value === 'object' && value !== null;
 
-/** What a value consists of: a list, a Map, a Set, a plain object, or something whole. */
+/** Returns the structure of a value: a list, a Map, a Set, a plain object, or opaque. */
 function shapeOf(value) {
   if (isArray(value)) return 'list';
-  if (takes(hasInMap, value)) return 'map';
-  if (takes(hasInSet, value)) return 'set';
+  if (accepts(hasInMap, value)) return 'map';
+  if (accepts(hasInSet, value)) return 'set';
   const prototype = getPrototypeOf(value);
-  return prototype === PlainObject || prototype === null ? 'object' : 'whole';
+  return prototype === PlainObject || prototype === null ? 'object' : 'opaque';
 }
 
-/** Whether a method takes a value for its receiver. */
-function takes(has, value) {
+/** Returns whether a method accepts a value as its receiver. */
+function accepts(has, value) {
   try {
     has(value, undefined);
     return true;
@@ -50,14 +51,14 @@ function takes(has, value) {
   }
 }
 
-function holdsOurs(value, seen) {
+function containsBlob(value, seen) {
   if (!isObject(value) || seen.has(value)) return false;
   if (cloning.blob(value) !== undefined) return true;
   if (cloning.isForm(value)) throw new DOMException('a FormData cannot be cloned', 'DataCloneError');
   seen.set(value, true);
   let found = false;
   const look = (part) => {
-    found ||= holdsOurs(part, seen);
+    found ||= containsBlob(part, seen);
   };
   const shape = shapeOf(value);
   if (shape === 'map') {
@@ -80,8 +81,8 @@ function cloned(value, copies) {
   if (known !== undefined) return known;
   const blob = cloning.blob(value);
   const shape = blob === undefined ? shapeOf(value) : 'blob';
-  // Of a class of the script's own only the fields are cloned, as the standard says.
-  const plain = shape === 'object' || (shape === 'whole' && objectTag(value) === '[object Object]');
+  // For a class of the script only the fields are cloned, as the standard requires.
+  const plain = shape === 'object' || (shape === 'opaque' && objectTag(value) === '[object Object]');
   let copy;
   if (shape === 'blob') copy = blob;
   else if (shape === 'list') copy = new Array(value.length);

@@ -1,37 +1,38 @@
-// Finds the module syntax of a source, without parsing all of it: where its
-// static imports and exports stand, and each `import(..)` and `import.meta`.
+// Finds the module syntax of a source without parsing all of it: its static imports
+// and exports, and each `import(..)` and `import.meta`.
 //
-// One pass over the source knows strings, templates, comments, regular
-// expressions and brackets, and stops at the two words. What is between them
-// is the engine's to judge. So a source that fools this pass gets an error of
-// the engine, or wrong exports, in its own sandbox.
+// One pass over the source recognizes strings, templates, comments, regular
+// expressions and brackets, and the two keywords. Everything else is left to the
+// engine. So a source that misleads this pass gets an error of the engine, or wrong
+// exports, in its own sandbox.
 
 import { evaluate, join, regExpExec, SafeSyntaxError, string } from './intrinsics.js';
 
-// Where the pass has to look closer.
+// The next character or keyword that the pass has to handle.
 const NEXT = /['"`/{}()[\];,]|\b(?:import|export)\b/g;
 const SPACE = /\s+|\/\/[^\n\r\u2028\u2029]*|\/\*[^]*?\*\//y;
 const STRING = /'(?:[^'\\]|\\[^])*'|"(?:[^"\\]|\\[^])*"/y;
 const REGEXP = /\/(?:[^\\/[\n\r]|\\.|\[(?:[^\]\\\n\r]|\\.)*\])+\/[A-Za-z]*/y;
 const TEMPLATE = /(?:[^`\\$]|\\[^]|\$(?!\{))*(`|\$\{)/y;
-// The engine has no Unicode classes: whatever is not ASCII and not white space
-// passes for a letter here.
+// The engine has no Unicode classes: any character that is neither ASCII nor white
+// space counts as a letter here.
 export const LETTER =
   String.raw`A-Za-z_$\xaa-\u167f\u1681-\u1fff\u200c\u200d\u2030-\u205e\u2060-\u2fff` +
   String.raw`\u3001-\ufefe\uff00-\uffff`;
 const NAME = new RegExp(String.raw`[${LETTER}][${LETTER}\d]*`, 'y');
 const WORD_BEFORE = new RegExp(String.raw`[${LETTER}\d]+$`);
-// After these a slash begins a regular expression.
+// The keywords after which a slash starts a regular expression.
 const BEFORE_EXPRESSION =
   /^(?:await|case|delete|do|else|extends|in|instanceof|new|of|return|throw|typeof|void|yield)$/;
 const BEFORE_PARENTHESIS = /^(?:if|while|for|with)$/;
 const BINDING = new RegExp(String.raw`(?:^|[{[,:]|\.\.\.)\s*([${LETTER}][${LETTER}\d]*)(?=\s*(?:[=,}\]]|$))`, 'g');
 
 /**
- * `imports`: { specifier, name, local, at }, where no name means the whole
- * module, and no local name that only its evaluation is wanted.
+ * Returns:
+ * `imports`: { specifier, name, local, at }, where no name means the complete
+ * module, and no local name that the module is only evaluated.
  * `exports`: { name, local } or { name, from, imported }; no name means all.
- * `text`: the source, with blanks in the place of that syntax.
+ * `text`: the source, with that syntax replaced by blanks.
  */
 export function findModuleSyntax(source, helper, byDefault) {
   const state = {
@@ -39,16 +40,16 @@ export function findModuleSyntax(source, helper, byDefault) {
     helper,
     byDefault,
     at: 0,
-    // What is open: the bracket, and the word or sign before it.
+    // The open brackets, each with whether an operator may follow its end.
     open: [],
-    // The end of the last thing that is neither space nor comment, and whether
-    // an operator may follow it, rather than an operand.
+    // The end of the last token that is neither space nor comment, and whether an
+    // operator may follow it, rather than an operand.
     last: 0,
     lastWasOperand: false,
     imports: [],
     exports: [],
     edits: [],
-    // Inside of `export const ..`, at its level.
+    // True inside `export const ..`, at its level.
     declaring: false,
     balanced: true,
   };
@@ -108,7 +109,7 @@ function step(state) {
   }
 }
 
-/** Takes notice of the text before the next stop: how does it end? */
+/** Records the end of the text before the next stop. */
 function noteText(state, from, to) {
   let end = to;
   while (end > from && regExpExec(/\s/, state.source[end - 1]) !== null) end--;
@@ -116,11 +117,11 @@ function noteText(state, from, to) {
   state.last = end;
   const last = state.source[end - 1];
   const isTwice = (last === '+' || last === '-') && state.source[end - 2] === last;
-  // What follows `a++` is an operator more often than not.
+  // `a++` is usually followed by an operator.
   state.lastWasOperand = isTwice || (isNamePart(last) && regExpExec(BEFORE_EXPRESSION, wordBefore(state)) === null);
 }
 
-/** The name or keyword that ends where the last thing ends, or nothing. */
+/** Returns the name or keyword that ends where the last token ends, or ''. */
 function wordBefore({ source, last }) {
   const found = regExpExec(WORD_BEFORE, string.slice(source, last > 40 ? last - 40 : 0, last));
   return found === null ? '' : found[0];
@@ -199,7 +200,7 @@ function slash(state, at) {
   else operator(state);
 }
 
-/** Goes on behind what the pattern matches at this place. */
+/** Skips the match of the pattern at a position. Returns whether it matched. */
 function skip(state, pattern, at) {
   pattern.lastIndex = at;
   if (regExpExec(pattern, state.source) === null) return false;
@@ -230,7 +231,7 @@ function word(state, text, at) {
   else exportStatement(state, reader, at);
 }
 
-// --- below: the statements themselves ---
+// Parsing the statements.
 
 function space(reader) {
   for (;;) {
@@ -262,11 +263,11 @@ function expect(reader, text) {
 }
 
 function unexpected(reader, wanted) {
-  return place(new SafeSyntaxError(`module syntax: ${wanted} is expected here`), reader.source, reader.at);
+  return setPosition(new SafeSyntaxError(`module syntax: expected ${wanted}`), reader.source, reader.at);
 }
 
-/** Notes for the caller where in the source an error is. */
-export function place(error, source, at) {
+/** Sets the line and column of an error in the source. */
+export function setPosition(error, source, at) {
   const before = string.slice(source, 0, at);
   const lines = string.split(before, /\r\n|[\n\r\u2028\u2029]/);
   error.lineNumber = lines.length;
@@ -278,12 +279,12 @@ const stringValue = (literal) => evaluate(literal);
 
 function specifier(reader) {
   const literal = read(reader, STRING);
-  if (literal === undefined) throw unexpected(reader, 'the name of a module, in quotes,');
-  if (accept(reader, 'with')) throw place(new SafeSyntaxError('import attributes are not supported'), reader.source, reader.at);
+  if (literal === undefined) throw unexpected(reader, 'the name of a module in quotes');
+  if (accept(reader, 'with')) throw setPosition(new SafeSyntaxError('import attributes are not supported'), reader.source, reader.at);
   return stringValue(literal);
 }
 
-/** A name in braces: an identifier or a string. */
+/** Reads a name in braces: an identifier or a string. */
 function moduleName(reader) {
   const literal = read(reader, STRING);
   if (literal !== undefined) return stringValue(literal);
@@ -292,7 +293,7 @@ function moduleName(reader) {
   return name;
 }
 
-/** `{ a, b as c }`: pairs of the first and the second name. */
+/** Reads `{ a, b as c }`: pairs of the first and the second name. */
 function names(reader) {
   const pairs = [];
   while (!accept(reader, '}')) {
@@ -369,7 +370,7 @@ function exportDefault(state, reader, at) {
     blank(state, at, afterDefault);
     return;
   }
-  // `export` and `default` make room for `;const` and a name with its sign.
+  // `export` and `default` are replaced by `;const` and a name, of the same length.
   const gap = string.slice(state.source, at + 6, afterDefault - 7);
   state.edits[state.edits.length] = { from: at, to: afterDefault, text: `;const${gap}${state.byDefault}=` };
   state.exports[state.exports.length] = { name: 'default', local: state.byDefault, at };
@@ -395,7 +396,7 @@ function exportDeclaration(state, reader, at) {
   declarator(state);
 }
 
-/** The name of the function or class that is declared here, if one is. */
+/** Reads the name of a function or class declaration, if there is one. */
 function declaredName(reader) {
   accept(reader, 'async');
   if (accept(reader, 'function')) accept(reader, '*');
@@ -404,7 +405,7 @@ function declaredName(reader) {
   return name === 'extends' ? undefined : name;
 }
 
-/** The names that one part of `export const a = 1, { b } = c` declares. */
+/** Reads the names that one part of `export const a = 1, { b } = c` declares. */
 function declarator(state) {
   const reader = { source: state.source, at: state.at };
   space(reader);
@@ -429,7 +430,7 @@ function declarator(state) {
   if (ends) state.exports[state.exports.length] = { name, local: name, guessed: true, at };
 }
 
-/** Behind the bracket that closes the one here, as far as brackets tell. */
+/** Returns the position after the matching closing bracket, considering only brackets. */
 function closing(source, at) {
   let depth = 0;
   for (let i = at; i < source.length; i++) {
@@ -440,7 +441,7 @@ function closing(source, at) {
   return source.length;
 }
 
-/** A semicolon and blanks, so that no statement runs into the one before it. */
+/** Replaces text by a semicolon and blanks; the semicolon ends the previous statement. */
 function blank(state, from, to) {
   const text = string.slice(state.source, from, to);
   const blanks = string.replace(string.slice(text, 1), /[^\s]/g, ' ');

@@ -1,14 +1,14 @@
-// `console.table`: rows and columns of text, as Node shows them.
+// `console.table`: rows and columns of text, formatted as in Node.
 
 import { hasOwn, isArray, join, keys, safeMap, SafeString, string, uncurry } from './intrinsics.js';
 import { inspect } from './inspect.js';
 
 const mapEach = uncurry(Map.prototype.forEach);
 const setEach = uncurry(Set.prototype.forEach);
-// A table is for people: beyond this the rest is only counted.
-const MOST_ROWS = 1000;
+// The maximum number of rows that are shown; the others are only counted.
+const MAX_ROWS = 1000;
 
-/** The table of `data`, or undefined if it is not the kind for one. */
+/** Returns the table of `data`, or undefined if it is not an object. */
 export function tableText(data, columns) {
   if (typeof data !== 'object' || data === null) return undefined;
   const rows = rowsOf(data);
@@ -53,7 +53,7 @@ function rowsOf(data) {
   const list = [];
   let rest = 0;
   const add = (row) => {
-    if (list.length < MOST_ROWS) list[list.length] = row;
+    if (list.length < MAX_ROWS) list[list.length] = row;
     else rest++;
   };
   let count = 0;

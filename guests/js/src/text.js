@@ -1,4 +1,4 @@
-// What the engine's texts lack, since it is built without ICU.
+// Features of strings that the engine lacks, since it is built without ICU.
 
 import { define, string, uncurry } from './intrinsics.js';
 
@@ -10,7 +10,7 @@ const FINAL = '\u03c2';
 
 function toLowerCase() {
   const lower = toLower(this);
-  // In most texts there is none; a null `this` has thrown by now.
+  // Most texts contain no sigma; a null `this` has thrown by now.
   const text = `${this}`;
   if (!string.includes(text, SIGMA)) return lower;
   let result = '';
@@ -23,12 +23,12 @@ function toLowerCase() {
   return start === 0 ? lower : result + toLower(string.slice(text, start));
 }
 
-/** Final_Sigma of the Unicode Standard, table 3-17. */
+/** Implements Final_Sigma of the Unicode Standard, table 3-17. */
 function isLast(text, index) {
   return nextCased(text, index, -1) && !nextCased(text, index, 1);
 }
 
-/** Whether the next letter in a direction, but for what is ignored, has a case. */
+/** Returns whether the next letter in a direction that is not ignored has a case. */
 function nextCased(text, index, step) {
   for (let i = index + step; i >= 0 && i < text.length; i += step) {
     const letter = text[i];
@@ -37,7 +37,7 @@ function nextCased(text, index, step) {
   return false;
 }
 
-/** The most usual of what has the property Case_Ignorable. */
+/** Returns whether a letter is one of the most common with the property Case_Ignorable. */
 function isIgnored(letter) {
   if (letter === "'" || letter === '.' || letter === ':' || letter === '^' || letter === '`') return true;
   if (letter < '\u00a8') return false;

@@ -1,23 +1,23 @@
-// `performance.timeOrigin`: the engine's is that of the build.
+// `performance.timeOrigin`. The engine's own is the time of the build.
 
 import { now } from './intrinsics.js';
 
 const wallClock = Date.now;
 let timeOrigin;
 
-/** What `Date.now() - performance.now()` is, from the first reading on. */
+/** Returns `Date.now() - performance.now()` at the time of the first call. */
 function origin() {
   timeOrigin ??= wallClock() - now();
   return timeOrigin;
 }
 
-/** Reads the clocks anew: this is another sandbox now. */
+/** Resets the origin, so that the clocks are read again in a new sandbox. */
 export function forgetTimeOrigin() {
   timeOrigin = undefined;
 }
 
 export function installTimeOrigin() {
-  // On the object itself: the engine has it there, or on a prototype that is not the constructor's.
+  // Defined on the object: the engine has it there, or on a prototype other than the constructor's.
   Object.defineProperty(globalThis.performance, 'timeOrigin', {
     __proto__: null,
     get: origin,

@@ -1,21 +1,21 @@
-// setTimeout, setInterval and their clear functions, over the pump: leftover
-// timers go when their call ends, and a callback that throws fails the call;
-// so it does in queueMicrotask.
+// setTimeout, setInterval and their clear functions, driven by the pump: pending
+// timers are dropped when their call ends, and a callback that throws fails the call,
+// as does one of queueMicrotask.
 
 import { apply, define, microtask, now, SafeNumber, safeMap, SafeTypeError } from './intrinsics.js';
 import * as loop from './loop.js';
 
-const LONGEST_DELAY = 2 ** 31 - 1;
-// The HTML standard: timers set by timers set by timers... wait 4 ms at least.
+const MAX_DELAY_MS = 2 ** 31 - 1;
+// By the HTML standard, timers beyond this nesting level have a minimum delay of 4 ms.
 const NESTING_LIMIT = 5;
-const CLAMPED_DELAY = 4;
+const MIN_NESTED_DELAY_MS = 4;
 
-const live = safeMap();
+const active = safeMap();
 let lastId = 0;
 let nesting = 0;
 
-// A binary heap, the earliest deadline first, in the order of setting among
-// equals. Cancelled entries stay until they come up.
+// A binary heap with the earliest deadline first; equal deadlines are in the order of
+// their creation. Cancelled entries remain until they are reached.
 let heap = [];
 
 function before(a, b) {
@@ -57,7 +57,7 @@ let orders = 0;
 
 function schedule(timer) {
   let delay = timer.delay;
-  if (timer.nesting > NESTING_LIMIT && delay < CLAMPED_DELAY) delay = CLAMPED_DELAY;
+  if (timer.nesting > NESTING_LIMIT && delay < MIN_NESTED_DELAY_MS) delay = MIN_NESTED_DELAY_MS;
   timer.deadline = now() + delay;
   timer.order = ++orders;
   push(timer);
@@ -70,18 +70,18 @@ function set(what, callback, delay, args, repeats) {
   }
   let ms = SafeNumber(delay);
   if (!(ms >= 0)) ms = 0;
-  if (ms > LONGEST_DELAY) ms = 1;
+  if (ms > MAX_DELAY_MS) ms = 1;
   const id = ++lastId;
   if (!loop.isRunning()) return id;
   const timer = { id, callback, args, delay: ms, repeats, nesting: nesting + 1, deadline: 0, order: 0 };
-  live.set(id, timer);
+  active.set(id, timer);
   schedule(timer);
   return id;
 }
 
 function clear(id) {
   // Timeouts and intervals share their ids, as in browsers.
-  if (live.delete(SafeNumber(id)) && live.size === 0) heap = [];
+  if (active.delete(SafeNumber(id)) && active.size === 0) heap = [];
 }
 
 const functions = {
@@ -100,7 +100,7 @@ const functions = {
   },
 };
 
-/** The engine's own, but an error that leaves the callback fails the call. */
+/** Implements `queueMicrotask`; an uncaught error of the callback fails the call. */
 function queueMicrotask(callback) {
   if (typeof callback !== 'function') throw new SafeTypeError('queueMicrotask: the callback must be a function');
   microtask(() => {
@@ -114,23 +114,23 @@ function queueMicrotask(callback) {
 
 function nextDeadline() {
   while (heap.length > 0) {
-    if (live.has(heap[0].id)) return heap[0].deadline;
+    if (active.has(heap[0].id)) return heap[0].deadline;
     pop();
   }
   return Infinity;
 }
 
-/** Runs the earliest timer, if it is due: one, since microtasks go between two. */
+/** Runs the earliest timer if it is due. Only one, since microtasks run between two. */
 function runDue() {
   if (nextDeadline() > now()) return false;
   const timer = pop();
-  if (!timer.repeats) live.delete(timer.id);
+  if (!timer.repeats) active.delete(timer.id);
   nesting = timer.nesting;
   try {
     apply(timer.callback, undefined, timer.args);
   } finally {
     nesting = 0;
-    if (timer.repeats && live.has(timer.id)) {
+    if (timer.repeats && active.has(timer.id)) {
       timer.nesting++;
       schedule(timer);
     }
@@ -140,7 +140,7 @@ function runDue() {
 
 function drop() {
   if (heap.length === 0) return;
-  live.clear();
+  active.clear();
   heap = [];
 }
 

@@ -1,14 +1,14 @@
-// Removes the types of a TypeScript source, by the parser and transformer of
-// sucrase, which the build puts beside the runner. Every token that goes leaves
-// blanks behind, so lines and columns stay as they are (but for enums and
-// parameter properties, which become code in their own lines).
+// Removes the types of a TypeScript source with the parser and transformer of
+// sucrase, which the build adds to the runner. Removed tokens are replaced by
+// blanks, so lines and columns do not change (except for enums and parameter
+// properties, which become code in their own lines).
 //
-// It runs in the guest, and not in the host: a parser of TypeScript has to go
-// back and try again, and two hundred bytes of a hostile source can keep one
-// busy for years. Here that costs the guest's own CPU time.
+// It runs in the guest and not in the host, because a TypeScript parser has to
+// backtrack, and two hundred bytes of a hostile source can keep one busy for years.
+// Here that takes the guest's own CPU time.
 
 import { string } from './intrinsics.js';
-import { placeSyntaxError } from './failures.js';
+import { locateSyntaxError } from './failures.js';
 import { HelperManager } from './sucrase/HelperManager.js';
 import NameManager from './sucrase/NameManager.js';
 import TokenProcessor from './sucrase/TokenProcessor.js';
@@ -39,17 +39,17 @@ class Blanker extends TokenProcessor {
   }
 }
 
-/** JavaScript, in the same lines. */
+/** Returns the source as JavaScript, with the same lines. */
 export function eraseTypes(source, label) {
   let file;
   try {
     file = parse(source, false, true, false);
   } catch (error) {
-    // The parser says `text (line:column)`.
-    const place = /^(?:Error: )?(.*?) \((\d+):(\d+)\)$/s.exec(error.message);
-    if (place === null) throw error;
-    const syntax = new SyntaxError(string.replace(place[1], /^Unexpected token, /, 'unexpected token, '));
-    placeSyntaxError(syntax, `${label}:${place[2]}:${place[3]}`);
+    // The parser's messages have the form `text (line:column)`.
+    const parts = /^(?:Error: )?(.*?) \((\d+):(\d+)\)$/s.exec(error.message);
+    if (parts === null) throw error;
+    const syntax = new SyntaxError(string.replace(parts[1], /^Unexpected token, /, 'unexpected token, '));
+    locateSyntaxError(syntax, `${label}:${parts[2]}:${parts[3]}`);
     throw syntax;
   }
   const { tokens, scopes } = file;

@@ -1,4 +1,4 @@
-// What the engine's `URL` and its relatives lack.
+// Missing features of the engine's `URL` and related classes.
 
 import { define, SafeString, toStringTag } from './intrinsics.js';
 
@@ -15,7 +15,7 @@ function parse(url, base = undefined) {
 export function installUrl() {
   define(URL, 'parse', (url, base) => parse(url, base), true);
   define(URL, 'canParse', (url, base) => parse(url, base) !== null, true);
-  // So that these objects say what they are.
+  // Sets the string tags of these classes.
   const classes = { Headers, ReadableStream, URL, URLSearchParams };
   for (const name in classes) define(classes[name].prototype, toStringTag, name, false);
 }

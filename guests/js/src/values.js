@@ -1,6 +1,6 @@
-// Values cross the border as JSON texts. `JSON.stringify` alone would turn NaN
-// into null and drop functions in silence; here they are refused, and the
-// message names the place.
+// Converts values to and from the JSON texts that are passed between host and guest.
+// `JSON.stringify` alone would silently turn NaN into null and drop functions; here
+// they are rejected with an error message that contains the path.
 
 import {
   apply,
@@ -34,12 +34,12 @@ const bigIntOf = uncurry(BigInt.prototype.valueOf);
 
 let maxSize = Infinity;
 
-/** Sets the longest JSON text, in bytes, that may leave the guest. */
+/** Sets the maximum length of a JSON text that is sent to the host, in bytes. */
 export function limitValues(bytes) {
   maxSize = bytes;
 }
 
-/** The JSON text of `value`; `undefined` becomes null. */
+/** Returns the JSON text of `value`; `undefined` becomes null. */
 export function toJson(value) {
   const text = jsonText(value);
   if (text.length * 3 > maxSize) checkSize(text);
@@ -71,11 +71,11 @@ function jsonText(value) {
       try {
         text = stringify(value);
       } catch {
-        // A cycle, a BigInt, or an error of a `toJSON`: the careful writer tells.
+        // A cycle, a BigInt, or an error of a `toJSON`: `write` handles it.
         break;
       }
       if (text === undefined) break;
-      // Without these there is no object, and no array entry became null.
+      // Otherwise the text contains no object, and no array item became null.
       if (!string.includes(text, '{') && !string.includes(text, 'null')) return text;
       if (isClean(value)) return text;
     }
@@ -84,8 +84,8 @@ function jsonText(value) {
 }
 
 /**
- * Whether `JSON.stringify` loses nothing of `value`, an acyclic one. False
- * negatives are fine: the careful writer decides then.
+ * Returns whether `JSON.stringify` loses nothing of `value`, which is acyclic. It may
+ * return false in other cases, too: `write` handles those.
  */
 function isClean(value) {
   if (isArray(value)) {
@@ -119,10 +119,10 @@ function isCleanMember(value) {
   return false;
 }
 
-// Of values that `JSON.stringify` alone does not do.
+// The maximum depth of values that `JSON.stringify` alone cannot convert.
 const MAX_DEPTH = 1000;
 
-/** Writes JSON member by member, and knows the path of each. */
+/** Converts a value to JSON member by member, and keeps the path of each. */
 function write(value, key, path, parents) {
   if (typeof value === 'bigint') return SafeString(value);
   if (typeof value === 'object' && value !== null && typeof value.toJSON === 'function') {
@@ -138,21 +138,21 @@ function write(value, key, path, parents) {
       return 'null';
     case 'number':
       if (isFiniteNumber(value)) return stringify(value);
-      throw refuse(path, SafeString(value));
+      throw invalid(path, SafeString(value));
     case 'function':
-      throw refuse(path, 'a function');
+      throw invalid(path, 'a function');
     case 'symbol':
-      throw refuse(path, 'a symbol');
+      throw invalid(path, 'a symbol');
   }
   if (value === null) return 'null';
   for (let i = 0; i < parents.length; i++) {
-    if (parents[i] === value) throw refuse(path, 'an object inside itself');
+    if (parents[i] === value) throw invalid(path, 'a circular reference');
   }
   const tag = string.slice(objectTag(value), 8, -1);
   if (!isArray(value)) {
     if (tag === 'BigInt') return SafeString(bigIntOf(value));
     if (tag === 'Number' || tag === 'String' || tag === 'Boolean') return jsonText(parse(stringify(value)));
-    if (isOpaque(value, tag)) throw refuse(path, describe(tag));
+    if (isOpaque(value, tag)) throw invalid(path, describe(tag));
   }
   const depth = parents.length;
   if (depth === MAX_DEPTH) {
@@ -181,7 +181,7 @@ function write(value, key, path, parents) {
   return isArray(value) ? `[${body}]` : `{${body}}`;
 }
 
-function refuse(path, what) {
+function invalid(path, what) {
   return ofKind('value', new SafeTypeError(`cannot send ${join(path, '')} to the host: ${what} is not a JSON value`));
 }
 
@@ -194,7 +194,7 @@ const OPAQUE = new RegExp(
     'SharedArrayBuffer|Weak(?:Map|Ref|Set)|\\w+Stream)$',
 );
 
-/** Whether members of this object say nothing about it: a Map, a Promise. */
+/** Returns whether an object's members do not represent it, as for a Map or a Promise. */
 function isOpaque(value, tag) {
   const prototype = getPrototypeOf(value);
   if (prototype === PlainObject || prototype === null) return false;
@@ -212,15 +212,15 @@ function describe(tag) {
 }
 
 /**
- * The value of a JSON text from the host. An integer that a number cannot
- * hold becomes a BigInt, so that no digit is lost on the way.
+ * Returns the value of a JSON text from the host. An integer that a number cannot
+ * represent becomes a BigInt, so that no digit is lost.
  */
 export function fromJson(text) {
   if (text.length < 16 || regExpExec(LONG_NUMBER, text) === null) return parse(text);
   return parse(text, exactInteger);
 }
 
-// Sixteen digits, written out: ten times as fast in this engine as `\d{16}`.
+// Sixteen digits. In this engine this is ten times as fast as `\d{16}`.
 const LONG_NUMBER = /\d\d\d\d\d\d\d\d\d\d\d\d\d\d\d\d/;
 
 function exactInteger(name, value, context) {

@@ -1,4 +1,4 @@
-// What Web IDL says of arguments and of classes.
+// Conversions of arguments and definitions of classes by Web IDL.
 
 import {
   define,
@@ -14,28 +14,28 @@ import {
 const isWellFormed = uncurry(String.prototype.isWellFormed);
 const toWellFormed = uncurry(String.prototype.toWellFormed);
 
-/** A text without halves of surrogate pairs: a `USVString`. */
+/** Converts a text to a `USVString`, without lone surrogates. */
 export function wellFormed(text) {
   return isWellFormed(text) ? text : toWellFormed(text);
 }
 
-/** A whole number, and 0 for what is none: a `long long`. */
-export function whole(value) {
+/** Converts a value to a `long long`: an integer, or 0 if it is not a number. */
+export function longLong(value) {
   const number = SafeNumber(value);
   if (number !== number || number === Infinity || number === -Infinity) return 0;
   return number < 0 ? -floor(-number) : floor(number);
 }
 
-/** The options of a constructor: a dictionary. */
+/** Converts the options of a constructor to a dictionary. */
 export function dictionary(options, name) {
   if (options === undefined || options === null) return { __proto__: null };
   if (typeof options !== 'object' && typeof options !== 'function') {
-    throw new SafeTypeError(`${name}: the options are no object`);
+    throw new SafeTypeError(`${name}: the options must be an object`);
   }
   return options;
 }
 
-/** Puts a class of a web standard in the place of the engine's. */
+/** Replaces the engine's class of a web standard. */
 export function install(global, Class, members) {
   for (const name of members) {
     const member = getOwnPropertyDescriptor(Class.prototype, name);

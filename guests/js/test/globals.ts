@@ -1,5 +1,5 @@
 // Uses every global as `isola-guest.d.ts` declares it. `cargo xtask check types`
-// checks the types, and a test of the host runs it in a sandbox.
+// checks the types, and a test of the host runs this in a sandbox.
 
 const seen: string[] = [];
 
@@ -9,8 +9,8 @@ function is(condition: boolean, what: string): void {
 }
 
 export async function main(url: string): Promise<number> {
-  const told: Json = await hostcall<Json>('echo', { a: [1, null] });
-  is(JSON.stringify(told) === '{"a":[1,null]}', 'hostcall');
+  const reply: Json = await hostcall<Json>('echo', { a: [1, null] });
+  is(JSON.stringify(reply) === '{"a":[1,null]}', 'hostcall');
   is(new HostcallError('x') instanceof Error, 'HostcallError');
   is(process.env.NONE === undefined, 'process.env');
 

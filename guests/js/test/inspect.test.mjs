@@ -1,4 +1,4 @@
-// The console shows values as Node's own `util.inspect` does.
+// The console formats values as Node's own `util.inspect` does.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

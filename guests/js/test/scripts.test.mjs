@@ -1,4 +1,4 @@
-// Which names of a script later scripts see.
+// The names of a script that are visible to later scripts.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';

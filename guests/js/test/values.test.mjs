@@ -44,7 +44,7 @@ const REFUSED = [
   [[new Uint8Array(2)], 'cannot send $[0] to the host: a Uint8Array is not a JSON value'],
   [[Promise.resolve()], 'cannot send $[0] to the host: a Promise (is an `await` missing?) is not a JSON value'],
   [[new Error('x')], 'cannot send $[0] to the host: an Error is not a JSON value'],
-  [cycle, 'cannot send $.list[0].again to the host: an object inside itself is not a JSON value'],
+  [cycle, 'cannot send $.list[0].again to the host: a circular reference is not a JSON value'],
 ];
 
 for (const [value, message] of REFUSED) {

@@ -1,14 +1,14 @@
-"""The guest that componentize-py builds: the contract's `guest` interface.
+"""The guest that componentize-py builds. It implements the interface `guest`.
 
-This module is imported while the component is built. All that it imports and
-prepares is part of the snapshot, and costs nothing at run time.
+This module is imported while the component is built. Everything that it imports
+and prepares is part of the snapshot and costs nothing at run time.
 """
 
 from isola_guest import files, stdlib
 
-# First of all, so that the library, too, opens files with it.
+# Installed first, so that the standard library opens files with it, too.
 files.install()
-# Then this, so that what is imported below is the bundled library.
+# Bundled next, so that the imports below are of the bundled library.
 stdlib.bundle()
 
 import sandbox.asyncio  # noqa: E402
@@ -23,7 +23,7 @@ stdlib.freeze()
 
 
 class Guest:
-    """What the host calls. See `wit/isola.wit`."""
+    """The functions that the host calls. See `wit/isola.wit`."""
 
     def start(self, config):
         runner.start(config)

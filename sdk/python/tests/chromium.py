@@ -1,4 +1,4 @@
-"""Chromium without a window, driven by its DevTools protocol."""
+"""Headless Chromium, controlled by the DevTools protocol."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Tab:
     @classmethod
     @contextlib.contextmanager
     def open(cls, browser: str, url: str) -> Iterator[Tab]:
-        made = httpx.put(f"{browser}/json/new?{url}", timeout=30).json()
-        with connect(made["webSocketDebuggerUrl"], max_size=None) as socket:
+        target = httpx.put(f"{browser}/json/new?{url}", timeout=30).json()
+        with connect(target["webSocketDebuggerUrl"], max_size=None) as socket:
             yield cls(socket)
 
     def call(self, method: str, **params: Any) -> Any:
@@ -37,18 +37,18 @@ class Tab:
         self.socket.send(json.dumps({"id": number, "method": method, "params": params}))
         while (answer := json.loads(self.socket.recv(30))).get("id") != number:
             pass
-        # An error: the page was replaced meanwhile.
+        # An error response has no result: the page was replaced in the meantime.
         return answer.get("result", {})
 
     def run(self, script: str) -> Any:
-        """Runs a script in the page; gives its value, when that is there."""
+        """Runs a script in the page and returns its value, awaiting a promise."""
         answer = self.call(
             "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
         )
         return answer.get("result", {}).get("value")
 
     def until(self, script: str, expected: Any) -> None:
-        """Waits until a script has a value."""
+        """Waits until a script returns a value."""
         end = time.monotonic() + 30
         while (found := self.run(script)) != expected:
             assert time.monotonic() < end, (script, found)
@@ -65,8 +65,8 @@ class Tab:
 
 @contextlib.contextmanager
 def chromium(profile: Path, resolver: str) -> Iterator[str]:
-    """Chromium without a window; gives where it takes orders. `resolver` are rules
-    for names: it asks nobody else for them."""
+    """Starts headless Chromium and returns the address of its DevTools protocol. All names
+    are resolved by the rules `resolver`."""
     program = shutil.which("chromium")
     assert program, "chromium is not installed: `cargo xtask test --sdk` does that"
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]

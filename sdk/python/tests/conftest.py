@@ -1,4 +1,4 @@
-"""A real server for all tests, and asynchronous tests."""
+"""Shared fixtures: a real server, and asynchronous tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     names = pyfuncitem._fixtureinfo.argnames
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
-    # A test that hangs fails, instead of holding up the others for ever.
+    # A test that hangs fails instead of blocking the others forever.
     asyncio.run(asyncio.wait_for(pyfuncitem.obj(**arguments), 120))
     return True
 
@@ -38,10 +38,10 @@ class Server:
     url: str
     key: str
     config: Path
-    """Where it wrote the configuration of clients."""
+    """The directory to which it wrote the configuration of clients."""
 
     def wait_until_gone(self, run: str | None) -> None:
-        """Waits until a run was destroyed. To look at it is no activity in it."""
+        """Waits until a sandbox was destroyed. The requests do not count as activity in it."""
         headers = {"authorization": f"Bearer {self.key}"}
         end = time.monotonic() + 60
         while httpx.get(f"{self.url}/v1/runs/{run}", headers=headers).status_code == 200:
@@ -50,10 +50,10 @@ class Server:
 
 
 def python_image(root: Path) -> None:
-    """The files of an image with a shell and a Python: those of these tests.
+    """Creates the files of an image with the shell and the Python of these tests.
 
-    No registry of the world is reachable from a test, so this stands in for
-    `python:3.12`, whatever version it is.
+    No public registry is reachable from a test, so this replaces `python:3.12`,
+    regardless of its version.
     """
     local = root / "usr" / "local"
     prefix = Path(sys.base_prefix)
@@ -71,9 +71,9 @@ def python_image(root: Path) -> None:
     wanted = [str(source) for source, _ in programs] + [str(module) for module in modules]
     linked = subprocess.run(["ldd", *wanted], capture_output=True, text=True, check=True)
     for library in set(re.findall(r"(?<=[\s])(/\S+)(?= \(0x)", linked.stdout)):
-        place = root / library.lstrip("/")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(library, place)
+        target = root / library.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, target)
     shutil.copytree(
         prefix / "lib" / version,
         local / "lib" / version,
@@ -105,7 +105,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     )
     assert process.stdout is not None
     try:
-        # It has begun when it has told all.
+        # The server has started when it has printed the API key.
         for line in process.stdout:
             if "ISORUN_API_KEY=" in line:
                 break
@@ -121,7 +121,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def configured(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a user has it on the server's machine."""
+    """Sets up the configuration of a user on the server's machine."""
     monkeypatch.delenv("ISORUN_API_URL", raising=False)
     monkeypatch.delenv("ISORUN_API_KEY", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(server.config))

@@ -1,8 +1,7 @@
 """A real browser uses a real WebSocket application that runs in a sandbox.
 
-The application is a board that all who have its page open share, made with the
-package `websockets`. The browser is Chromium without a window, driven by its
-DevTools protocol.
+The application is a board that is shared by all open pages, written with the package
+`websockets`. The browser is headless Chromium, controlled by the DevTools protocol.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ asyncio.run(main())
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where Chromium takes orders. It asks nobody but the page."""
+    """The address of Chromium's DevTools protocol. It can only connect to the page."""
     profile = tmp_path_factory.mktemp("profile")
     with chromium(profile, "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1") as address:
         yield address
@@ -104,7 +103,7 @@ def test_a_browser_uses_an_application_inside(browser: str, tmp_path: Path) -> N
         second.add("<b>wörld</b>")
         first.lines("hello", "<b>wörld</b>")
 
-        # The application lives on; whoever had its page open is told.
+        # The application continues after hibernation; open pages are notified.
         sb.hibernate()
         first.until("window.state", "closed")
         sb.resume()

@@ -1,4 +1,4 @@
-"""Where the server is found, and whose key goes where."""
+"""The choice of the server's address and of the API key."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def test_the_local_key_stays_on_this_machine(environ: dict[str, str]) -> None:
 
 
 def test_what_makes_no_sense_says_so(environ: dict[str, str]) -> None:
-    with pytest.raises(IsorunError, match="no http or https URL"):
+    with pytest.raises(IsorunError, match="not an http or https URL"):
         find("localhost:7676", None, environ)
-    with pytest.raises(IsorunError, match="characters that no key has"):
+    with pytest.raises(IsorunError, match="non-ASCII characters"):
         find(None, "\u20ac", environ)
     path = Path(environ["XDG_CONFIG_HOME"]) / "isorun" / "client.json"
     for damaged in ("", "[]", "{}", '{"api_url": 1, "api_key": 2}'):

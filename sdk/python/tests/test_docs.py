@@ -1,4 +1,4 @@
-"""The samples of the manual run as they are printed."""
+"""The samples of the manual run unchanged."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def samples() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("place", "code"), samples())
-def test_a_sample(place: str, code: str) -> None:
-    # Each on its own: what it uses stands in it, or in the first one of its page.
+@pytest.mark.parametrize(("location", "code"), samples())
+def test_a_sample(location: str, code: str) -> None:
+    # Each sample is run alone, with the import of the first one of its page if necessary.
     if "import" not in code:
         code = "from isorun import Sandbox\n" + code
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 0, f"{place}: {done.stderr}"
+    assert done.returncode == 0, f"{location}: {done.stderr}"
     expected = re.findall(r"print\(.*\)  # (.*)$", code, re.M)
     assert [line for line in expected if line not in done.stdout.splitlines()] == []
 

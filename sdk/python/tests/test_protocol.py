@@ -1,4 +1,4 @@
-"""Answers, also those that make no sense. No server is needed for these."""
+"""Responses, including invalid ones. These tests need no server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 
 from isorun import ExecResult, IsorunConnectionError, IsorunError, IsorunTimeoutError
-from isorun._protocol import ExecStream, execute, refusal
+from isorun._protocol import ExecStream, execute, error_response
 
 EVENTS = b"".join(
     f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
@@ -23,10 +23,10 @@ EVENTS = b"".join(
 @pytest.mark.parametrize("step", [1, 2, 7, 1000])
 def test_events_may_be_cut_anywhere(step: int) -> None:
     stream = ExecStream()
-    pieces = []
+    chunks = []
     for start in range(0, len(EVENTS), step):
-        pieces += stream.feed(EVENTS[start : start + step])
-    assert pieces == [("stdout", "caf\u00e9\n"), ("stderr", "oops")]
+        chunks += stream.feed(EVENTS[start : start + step])
+    assert chunks == [("stdout", "caf\u00e9\n"), ("stderr", "oops")]
     assert stream.result() == ExecResult(3, "caf\u00e9\n", "oops")
 
 
@@ -52,14 +52,14 @@ def test_a_stream_that_ends_in_an_error() -> None:
         )
     assert (caught.value.code, caught.value.stdout) == (504, "begun")
     for nonsense in (b"data: x\n\n", b"data: []\n\n", b'data: {"type":"exit"}\n\n'):
-        with pytest.raises(IsorunError, match="makes no sense"):
+        with pytest.raises(IsorunError, match="invalid response"):
             ExecStream().feed(nonsense)
 
 
 def test_refusals() -> None:
-    error = refusal(404, b'{"error": "there is no run", "code": "run_not_found"}')
+    error = error_response(404, b'{"error": "there is no run", "code": "run_not_found"}')
     assert (str(error), error.code, error.kind) == ("there is no run", 404, "run_not_found")
-    proxy = refusal(502, b"<html>Bad Gateway</html>")
+    proxy = error_response(502, b"<html>Bad Gateway</html>")
     assert (proxy.code, proxy.kind) == (502, None) and "Bad Gateway" in str(proxy)
-    with pytest.raises(IsorunError, match="makes no sense"):
-        execute("run0", "true", 1).answer(200, b"[]")
+    with pytest.raises(IsorunError, match="invalid response"):
+        execute("run0", "true", 1).parse_response(200, b"[]")

@@ -1,5 +1,5 @@
-"""A page of one sandbox attacks the server's origin and the pages of another, in
-a real browser."""
+"""Attacks of a sandbox's page on the server's origin and on the pages of another
+sandbox, in a real browser."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ ATTEMPTS = {
 
 
 def attempt(tab: Tab, script: str, other: str) -> str:
-    """What an attempt of a page comes to: `done ...` or the error."""
+    """Returns the outcome of an attempt of a page: `done ...` or the error."""
     values = f"const OTHER = {json.dumps(other)}, OTHER_PATH = {json.dumps(urlsplit(other).path)};"
     tried = f"(async () => {{ {values} try {{ return 'done ' + String(await ({script})); }}"
     outcome = tab.run(f"{tried} catch (error) {{ return String(error.name); }} }})()")
@@ -101,7 +101,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def serve(sandbox: Sandbox) -> str:
-    """Starts the hostile server; gives the path form of its URL."""
+    """Starts the hostile server and returns the path form of its URL."""
     sandbox.write_text("/srv/hostile.py", HOSTILE)
     sandbox.exec("nohup setsid python3 /srv/hostile.py >/srv/log 2>&1 &")
     url = sandbox.url(port=8000)
@@ -113,7 +113,7 @@ def serve(sandbox: Sandbox) -> str:
 
 
 def local(url: str) -> str:
-    """The same port on the run's own name below `localhost`."""
+    """Returns the URL of the same port at the sandbox's own name below `localhost`."""
     parts = urlsplit(url)
     _, _, run, rest = parts.path.split("/", 3)
     return f"http://{run}.localhost:{parts.port}/sb/{rest}"
@@ -125,23 +125,23 @@ def test_pages_on_the_shared_origin_are_kept_apart(browser: str) -> None:
         origin = "http://" + urlsplit(own).netloc
         with Tab.open(browser, own) as tab:
             tab.until("document.title", "page")
-            # Something of the server's own that must survive.
+            # A cookie of the server's own that must not be removed.
             tab.call("Network.setCookie", name="kept", value="1", url=origin, path="/")
             tab.call("Page.reload")
             tab.until("document.title", "page")
             for name, script in ATTEMPTS.items():
                 outcome = attempt(tab, script, other)
-                # Who knows the other's id can read its pages without a browser, too.
+                # Anyone who knows the other's id can read its pages without a browser, too.
                 known = "fetch(OTHER" in script and outcome.startswith("done <!doctype")
                 assert known or not outcome.startswith("done"), (name, outcome)
             for script in ("localStorage.x = 1", "indexedDB.open('x')", "document.cookie = 'x=1'",
                            "caches.open('x')"):
                 outcome = attempt(tab, script, other)
                 assert outcome == "SecurityError", (script, outcome)
-            # One of the attempts has given the page the other's address.
+            # One of the attempts has set the page's address to that of the other.
             tab.call("Page.navigate", url=own)
             tab.until("document.title + location.href", f"page{own}")
-            # Its own port is there for it, also with what a browser asks about first.
+            # It can use its own port, including with requests that need a preflight.
             assert attempt(tab, "fetch('api').then((a) => a.text())", other) == 'done {"said": ""}'
             posted = (
                 "fetch('api', {method: 'POST', body: '{}',"
@@ -170,11 +170,11 @@ def test_each_run_has_an_origin_of_its_own_below_localhost(browser: str) -> None
                     continue
                 outcome = attempt(tab, script, other)
                 if script.startswith("fetch('/v1/runs')"):
-                    # On its own name there is no key either.
+                    # At its own name no key is accepted either.
                     assert "unauthorized" in outcome, outcome
                     continue
                 assert not outcome.startswith("done"), (name, outcome)
-            # What is its own works: storage, cookies, and a worker for its own port.
+            # Its own storage, cookies, and a worker for its own port work.
             assert attempt(tab, "(localStorage.x = 1, localStorage.secret)", other) == "done undefined"
             assert attempt(tab, "(document.cookie = 'x=1', 1)", other) == "done 1"
             worker = "navigator.serviceWorker.register('sw.js').then((worker) => worker.scope)"
@@ -227,7 +227,7 @@ def test_no_cookies_for_the_parent_domain(browser: str, tmp_path: Path) -> None:
                 assert {c["path"] for c in found} == {"/sb/p/8000/"}, found
                 outcome = attempt(tab, "fetch(OTHER).then((answer) => answer.text())", other)
                 assert outcome == "TypeError", outcome
-                # A link to elsewhere does not tell the id: nor does one to the other run.
+                # The id is not sent to other origins, nor to the other sandbox.
                 script = "fetch(OTHER, {mode: 'no-cors', referrerPolicy: 'same-origin'})"
                 assert attempt(tab, f"{script}.then(() => document.referrer)", other) == "done "
             with Tab.open(browser, other) as tab:

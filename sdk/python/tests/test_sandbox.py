@@ -51,7 +51,7 @@ def test_the_block_destroys_it_whatever_happens(server: Server) -> None:
     with pytest.raises(ZeroDivisionError), outer:
         raise ZeroDivisionError
     assert outer.destroy().uptime_ms > 0
-    # Destroyed inside, by itself or by somebody else.
+    # Destroyed inside the block, by itself or by the server.
     with Sandbox("host") as sb:
         sb.destroy()
     with Sandbox("host", sandbox_timeout=0.2) as sb:
@@ -78,7 +78,7 @@ def test_output_arrives_while_the_command_runs() -> None:
 
         helper = threading.Thread(target=go)
         helper.start()
-        # It goes on only after its first line has arrived here.
+        # The command continues only after its first line has arrived here.
         result = sb.exec_stream(
             "echo first; while [ ! -e /tmp/go ]; do sleep 0.01; done;"
             " echo caf\u00e9; echo oops >&2; exit 4",
@@ -111,7 +111,7 @@ def test_timeouts_are_typed_and_keep_what_was_printed() -> None:
             error = caught.value
             assert (error.code, error.kind) == (504, "exec_timeout")
             assert (error.stdout, error.stderr) == ("begun\n", "oops\n")
-        # For one call.
+        # The timeout of a single call.
         assert sb.exec("sleep 1; echo done", timeout=10).stdout == "done\n"
         assert sb.exec("sleep 1; echo done", timeout=-1).stdout == "done\n"
         with pytest.raises(IsorunError, match="timeout") as refused:

@@ -45,7 +45,7 @@ def test_hibernate_and_resume_again_and_again() -> None:
                     sh.run("echo lost")
                 sb.resume()
                 assert sb.id == name
-                # The same shell, found again.
+                # The same shell, attached to again.
                 assert sh.run("echo $N $PWD").stdout == f"{count} /tmp\n"
         sb.hibernate()
 
@@ -60,7 +60,7 @@ def test_a_sandbox_wakes_by_itself(server: object) -> None:
 def test_snapshots() -> None:
     with Sandbox("host") as sb:
         sb.write_text("/job/file", "then")
-        # What cannot be packed.
+        # Incompressible data.
         assert sb.exec("head -c 2000000 /dev/urandom > /job/random").exit_code == 0
         snap_id = sb.checkpoint()
         sb.write_text("/job/file", "later")
@@ -105,7 +105,7 @@ def test_a_shell_that_ends_itself() -> None:
             for _ in range(2):
                 with pytest.raises(IsorunError, match="Shell is closed"):
                     sh.run("true")
-        # Ended from outside: the next command says with what code.
+        # Killed from outside: the next command returns the exit code.
         sh = sb.shell()
         pid = sh.run("echo $$").stdout.strip()
         sb.exec(f"kill -9 {pid}; while kill -0 {pid}; do sleep 0.01; done")
@@ -147,7 +147,7 @@ async def test_all_of_it_asynchronously() -> None:
             assert (await sh.run("exit 5")).exit_code == 5
             with pytest.raises(IsorunError, match="Shell is closed"):
                 await sh.run("true")
-        # Two at once.
+        # Two shells at the same time.
         one, two = sb.shell(), sb.shell()
         answers = await asyncio.gather(one.run("X=1; echo $X"), two.run("echo x$X"))
         assert [answer.stdout for answer in answers] == ["1\n", "x\n"]

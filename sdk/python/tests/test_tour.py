@@ -1,4 +1,4 @@
-"""The tour, as far as it is printed here, word for word."""
+"""The steps of the tour that are copied here verbatim."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from conftest import Server
 
 from isorun import Sandbox
 
-# Word for word, but for the steps that follow.
+# Copied verbatim, without the steps that follow.
 STEP_ONE = """
 from isorun import Sandbox
 with Sandbox("python:3.12") as sb: # 1. Run code
@@ -46,11 +46,11 @@ def test_the_steps_that_keep_state() -> None:
 
 
 def test_step_one_with_the_configuration_of_the_server() -> None:
-    # The address and the key are found where the server wrote them.
+    # The address and the key are read from the file that the server wrote.
     assert printed(STEP_ONE) == "4\n\n"
 
 
-# Word for word; the run's id and this server's address are what they are.
+# Copied verbatim, but for the sandbox's id and this server's address.
 STEP_FOUR = """
 from isorun import Sandbox
 with Sandbox("python:3.12") as sb:
@@ -68,7 +68,7 @@ def test_step_four(server: Server) -> None:
         assert program.stdout is not None
         url = program.stdout.readline().strip()
         assert re.fullmatch(re.escape(server.url) + "/sb/run[0-9a-f]{16}/p/8000/", url), url
-        # The server inside needs a moment to start; the proxy says so.
+        # The server in the sandbox needs a moment to start; the proxy reports that.
         end = time.monotonic() + 60
         while (answer := httpx.get(url)).status_code == 502:
             assert answer.json()["code"] == "connection_refused"
@@ -94,7 +94,7 @@ def test_step_one_with_the_address_in_the_environment(
 ) -> None:
     monkeypatch.setenv("ISORUN_API_URL", server.url)
     assert printed(STEP_ONE) == "4\n\n"
-    # All told, and none of it found.
+    # Everything is set in the environment, and no file is found.
     monkeypatch.setenv("XDG_CONFIG_HOME", "/nowhere")
     monkeypatch.setenv("ISORUN_API_KEY", server.key)
     assert printed(STEP_ONE) == "4\n\n"

@@ -1,4 +1,4 @@
-// What tests share: sandboxes that are closed again, and real servers.
+// Shared fixtures: sandboxes that are closed after the test, and real servers.
 
 import { once } from 'node:events';
 import { createServer } from 'node:http';
@@ -6,13 +6,13 @@ import { buildTemplate } from 'isola-core';
 
 const templates = new Map();
 
-/** The template of a runtime, built once for all tests of a file. */
+/** Returns the template of a runtime, built once for all tests of a file. */
 export function template(runtime) {
   if (!templates.has(runtime)) templates.set(runtime, buildTemplate(runtime));
   return templates.get(runtime);
 }
 
-/** A sandbox that has run a script, and is closed when its test is over. */
+/** Creates a sandbox that has run a script, and closes it after the test. */
 export async function sandbox(t, runtime, script, config) {
   const created = await (await template(runtime)).create(config);
   t.after(() => created.close());
@@ -21,7 +21,7 @@ export async function sandbox(t, runtime, script, config) {
   return created;
 }
 
-/** A server on loopback, closed when its test is over. */
+/** Starts a server on the loopback interface, and stops it after the test. */
 export async function server(t, answer) {
   const created = createServer(answer);
   created.listen(0, '127.0.0.1');
@@ -33,14 +33,14 @@ export async function server(t, answer) {
   return `http://127.0.0.1:${created.address().port}`;
 }
 
-/** All events of a stream. */
+/** Returns all events of a stream. */
 export async function collect(stream) {
   const events = [];
   for await (const event of stream) events.push(event);
   return events;
 }
 
-/** A promise that others settle. */
+/** Returns a promise and the function that resolves it. */
 export function signal() {
   let resolve;
   const promise = new Promise((settle) => (resolve = settle));

@@ -1,7 +1,7 @@
 """Run untrusted Python and JavaScript in your own process.
 
-A template is an interpreter compiled to WebAssembly. From it sandboxes are
-created in milliseconds; each sees nothing of its host but what it is handed.
+A template is an interpreter compiled to WebAssembly. Sandboxes are created from it
+in milliseconds; each can access only what it was given of its host.
 
     import asyncio
     import isola

@@ -14,15 +14,16 @@ from ._errors import InvalidArgumentError, StreamClosedError, StreamFullError
 JsonValue = Union[
     None, bool, int, float, str, List["JsonValue"], Dict[str, "JsonValue"]
 ]
-"""What crosses the border between host and guest."""
+"""A value that is passed between host and guest."""
 
-# One answer to the guest holds so many values at most, and about so much text.
-_BATCH = 256
-_BATCH_SIZE = 256 << 10
+# The maximum number of values in one reply to the guest.
+_MAX_BATCH_VALUES = 256
+# The size of the JSON texts, in characters, from which on a reply takes no more values.
+_BATCH_CHARS = 256 << 10
 
 
 class Arg:
-    """A value, and the name of the argument that it is for, if it has one."""
+    """The value of an argument, and its optional name."""
 
     __slots__ = ("_name", "_value")
     __match_args__ = ("value", "name")
@@ -31,7 +32,7 @@ class Arg:
 
     def __init__(self, value: Any, name: str | None = None) -> None:
         if name is not None and not isinstance(name, str):
-            raise InvalidArgumentError(f"the name of an Arg is a string, not {name!r}")
+            raise InvalidArgumentError(f"the name of an Arg must be a string, not {name!r}")
         object.__setattr__(self, "_value", value)
         object.__setattr__(self, "_name", name)
 
@@ -66,14 +67,14 @@ class Arg:
 
 
 class StreamArg:
-    """An argument whose values come one after another, while the guest runs.
+    """An argument whose values are streamed to the guest while it runs.
 
     A Python guest iterates over it with `for` or `async for`, a JavaScript guest
-    with `for await`. `from_iterable` and `from_async_iterable` make one of what
-    has the values; they are taken at the pace of the guest, at most `capacity`
-    ahead. Without either it is filled by hand, with `send`, `push` and `end`.
+    with `for await`. `from_iterable` and `from_async_iterable` create one from an
+    iterable, which is read at the pace of the guest, at most `capacity` values
+    ahead. Otherwise values are added with `send` and `push`, and `end` ends it.
 
-    It serves one call, and belongs to the event loop of that call.
+    It can be used for one call, and belongs to the event loop of that call.
     """
 
     def __init__(self, *, name: str | None = None, capacity: int = 1024) -> None:
@@ -97,7 +98,7 @@ class StreamArg:
     def from_iterable(
         cls, values: Iterable[Any], *, name: str | None = None, capacity: int = 1024
     ) -> StreamArg:
-        """The values of an iterable. It is advanced on the event loop."""
+        """Creates a stream of an iterable's values. It is advanced on the event loop."""
         if not isinstance(values, Iterable):
             raise InvalidArgumentError(f"{type(values).__name__} is not iterable")
         stream = cls(name=name, capacity=capacity)
@@ -108,7 +109,7 @@ class StreamArg:
     def from_async_iterable(
         cls, values: AsyncIterable[Any], *, name: str | None = None, capacity: int = 1024
     ) -> StreamArg:
-        """The values of an asynchronous iterable."""
+        """Creates a stream of an asynchronous iterable's values."""
         if not isinstance(values, AsyncIterable):
             raise InvalidArgumentError(
                 f"{type(values).__name__} is not an asynchronous iterable"
@@ -124,47 +125,47 @@ class StreamArg:
 
     @property
     def capacity(self) -> int:
-        """How many values wait for the guest at most."""
+        """The maximum number of buffered values."""
         return self._capacity
 
     def push(self, value: Any) -> None:
-        """Adds a value at once.
+        """Adds a value without waiting.
 
-        Raises `StreamFullError` if `capacity` values wait already, and
+        Raises `StreamFullError` if `capacity` values are buffered already, and
         `StreamClosedError` after `end` or the end of the call.
         """
-        self._by_hand()
+        self._check_manual()
         text = _native.encode(value)
         self._check_open()
         if len(self._texts) >= self._capacity:
             raise StreamFullError(
-                f"the stream holds {self._capacity} values that the guest did not take yet"
+                f"the stream is full: the guest has not read {self._capacity} values yet"
             )
         self._add(text)
 
     async def send(self, value: Any) -> None:
-        """Adds a value, and waits for room first.
+        """Waits for room and adds a value.
 
-        Raises `StreamClosedError` after `end` or the end of the call, also
-        when that comes while it waits.
+        Raises `StreamClosedError` after `end` or the end of the call, also if
+        that happens while it waits.
         """
-        self._by_hand()
+        self._check_manual()
         await self._send(value)
 
     def end(self) -> None:
-        """Says that no more values come. Ending twice is fine."""
-        self._by_hand()
+        """Ends the stream. Ending it again has no effect."""
+        self._check_manual()
         self._end(None)
 
-    def _by_hand(self) -> None:
+    def _check_manual(self) -> None:
         if self._source is not None or self._async_source is not None:
-            raise InvalidArgumentError("this stream takes its values from an iterable")
+            raise InvalidArgumentError("this stream takes its values from an iterable: do not add or end it by hand")
 
     def _check_open(self) -> None:
         if self._closed:
-            raise StreamClosedError("the stream's call is over")
+            raise StreamClosedError("the stream is closed: its call has ended")
         if self._ended:
-            raise StreamClosedError("the stream was ended")
+            raise StreamClosedError("the stream has been ended")
 
     async def _send(self, value: Any) -> None:
         text = _native.encode(value)
@@ -219,7 +220,7 @@ class StreamArg:
         self._notify()
 
     async def _take(self) -> str:
-        """What the guest gets next: `{"items": [...], "done": ...}` as a text."""
+        """Returns the next batch for the guest: `{"items": [...], "done": ...}` as a text."""
         if self._source is not None:
             self._fill(self._source)
         while not self._texts and not self._ended:
@@ -228,7 +229,7 @@ class StreamArg:
             raise self._failure
         items: list[str] = []
         size = 0
-        while self._texts and len(items) < _BATCH and size < _BATCH_SIZE:
+        while self._texts and len(items) < _MAX_BATCH_VALUES and size < _BATCH_CHARS:
             text = self._texts.popleft()
             items.append(text)
             size += len(text)
@@ -240,13 +241,13 @@ class StreamArg:
         if self._texts or self._ended:
             return
         size = 0
-        wanted = min(self._capacity, _BATCH)
+        wanted = min(self._capacity, _MAX_BATCH_VALUES)
         try:
             for _ in range(wanted):
                 text = _native.encode(next(values))  # type: ignore[call-overload]
                 self._texts.append(text)
                 size += len(text)
-                if size >= _BATCH_SIZE:
+                if size >= _BATCH_CHARS:
                     break
         except StopIteration:
             self._end(None)
@@ -257,8 +258,8 @@ class StreamArg:
 _stream_ids = itertools.count(1)
 
 
-class Prepared:
-    """A call as the native half takes it."""
+class PreparedCall:
+    """A call in the form that the native module takes."""
 
     __slots__ = ("arguments", "function", "streams")
 
@@ -273,10 +274,10 @@ class Prepared:
         self.streams = streams
 
 
-def prepare(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Prepared:
+def prepare(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> PreparedCall:
     """Checks and encodes the arguments of a call."""
     if not isinstance(function, str):
-        raise InvalidArgumentError(f"the name of a function is a string, not {function!r}")
+        raise InvalidArgumentError(f"the name of a function must be a string, not {function!r}")
     arguments: list[tuple[str | None, str]] = []
     streams: dict[int, StreamArg] = {}
     markers: list[tuple[str | None, str]] = []
@@ -298,13 +299,13 @@ def prepare(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Pr
         if isinstance(value, (Arg, StreamArg)):
             if value.name is not None and value.name != name:
                 raise InvalidArgumentError(
-                    f"the keyword {name!r} has an argument whose name is {value.name!r}"
+                    f"the keyword {name!r} is given an argument with the name {value.name!r}"
                 )
             if isinstance(value, Arg):
                 value = value.value
         _add(name, name, value, arguments, markers, streams)
     if not streams:
-        return Prepared(function, arguments, streams)
+        return PreparedCall(function, arguments, streams)
     for stream in streams.values():
         stream._used = True
     positional = ",".join(text for name, text in markers if name is None)
@@ -316,7 +317,7 @@ def prepare(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Pr
         (None, f"[{positional}]"),
         (None, f"{{{named}}}"),
     ]
-    return Prepared("__isola_call__", wrapped, streams)
+    return PreparedCall("__isola_call__", wrapped, streams)
 
 
 def _add(
@@ -329,7 +330,7 @@ def _add(
 ) -> None:
     if isinstance(value, StreamArg):
         if value._used or any(value is other for other in streams.values()):
-            raise InvalidArgumentError(f"{label}: a StreamArg serves one call, once")
+            raise InvalidArgumentError(f"{label}: a StreamArg can be used only once: create one for each call")
         number = next(_stream_ids)
         streams[number] = value
         markers.append((name, f"[1,{number}]"))

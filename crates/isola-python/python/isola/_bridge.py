@@ -1,4 +1,4 @@
-"""Awaiting what the native half does."""
+"""Awaits operations of the native module."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Done = Callable[[Any, "BaseException | None"], None]
 
 
 def callback(future: asyncio.Future[Any]) -> Done:
-    """A callback that settles a future."""
+    """Returns a callback that settles a future."""
 
     def done(value: Any, error: BaseException | None) -> None:
         if future.done():
@@ -31,29 +31,28 @@ _closing: set[asyncio.Future[object]] = set()
 
 
 async def close(closing: Awaitable[object]) -> None:
-    """Waits for the end of something that is closed, which comes also if the
-    waiting task is cancelled."""
+    """Waits for a close operation, which completes even if the waiting task is
+    cancelled."""
     task = asyncio.ensure_future(closing)
-    # The event loop alone would let go of it.
+    # The event loop holds only a weak reference to it.
     _closing.add(task)
     task.add_done_callback(_closing.discard)
     await asyncio.shield(task)
 
 
 async def call(
-    begin: Callable[[asyncio.AbstractEventLoop, Done], _native.Task | str],
+    start: Callable[[asyncio.AbstractEventLoop, Done], _native.Task | str],
 ) -> Any:
-    """Begins something and waits for its end.
+    """Starts an operation and waits for its outcome.
 
-    If the waiting task is cancelled the work is given up, and the cancellation
-    goes on once the work has stopped: when `CancelledError` arrives, the guest
-    no longer runs.
+    If the waiting task is cancelled, the operation is cancelled as well, and
+    `CancelledError` is raised once it has stopped: the guest no longer runs then.
     """
     loop = asyncio.get_running_loop()
     future = loop.create_future()
-    task = begin(loop, callback(future))
+    task = start(loop, callback(future))
     if isinstance(task, str):
-        # It is done already. Others get their turn all the same.
+        # The operation has finished already. Other tasks get a turn all the same.
         await asyncio.sleep(0)
         return task
     try:
@@ -65,12 +64,12 @@ async def call(
 
 
 async def settled(future: asyncio.Future[Any]) -> None:
-    """Waits until a future is done, whatever it says and whoever cancels."""
+    """Waits until a future is done, ignoring its outcome and cancellation."""
     while not future.done():
         try:
             await asyncio.wait([future])
         except asyncio.CancelledError:
             continue
     if not future.cancelled():
-        # Nobody is left to be told.
+        # Marks an exception as retrieved, since no caller is left to receive it.
         future.exception()

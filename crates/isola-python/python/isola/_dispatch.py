@@ -1,4 +1,4 @@
-"""Answers what a guest asks of its host, on the event loop of its call."""
+"""Handles hostcalls and HTTP requests of a guest, on the event loop of its call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Dispatcher:
-    """The host of one sandbox. The native half calls `hostcall` and `http`."""
+    """The handlers of one sandbox. The native module calls `hostcall` and `http`."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Dispatcher:
             if not callable(handler):
                 raise InvalidArgumentError(f"hostcalls[{name!r}] is not callable")
         if HOSTCALL in self._hostcalls:
-            raise InvalidArgumentError(f"hostcalls: the name {HOSTCALL!r} is taken by StreamArg")
+            raise InvalidArgumentError(f"hostcalls: the name {HOSTCALL!r} is reserved for StreamArg")
         if http is True:
             self._http: HttpHandler | None = HttpxBridge()
         elif http is None or callable(http):
@@ -50,31 +50,31 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def copy(self) -> Dispatcher:
-        """The same functions, for another sandbox."""
+        """Returns a dispatcher with the same handlers, for another sandbox."""
         http: Literal[True] | HttpHandler | None = self._http
         if isinstance(http, HttpxBridge):
             http = True
         return Dispatcher(self._hostcalls, http)
 
-    def enter(self) -> None:
-        """A call begins: handlers see its context variables."""
+    def enter_call(self) -> None:
+        """Captures the context variables of a call that starts, for its handlers."""
         self._context = contextvars.copy_context()
 
     def open_streams(self, streams: Mapping[int, StreamArg]) -> None:
-        """Lets the guest take values from these."""
+        """Allows the guest to read from the streams of a call."""
         self._streams.update(streams)
         for stream in streams.values():
             stream._open()
 
     def close_streams(self, streams: Mapping[int, StreamArg]) -> None:
-        """Their call is over."""
+        """Closes the streams of a call that has ended."""
         for number, stream in streams.items():
             self._streams.pop(number, None)
             stream._close()
 
     def hostcall(self, name: str, payload: str, reply: _native.Reply) -> None:
-        """A hostcall of the guest. Runs on the event loop."""
-        self._begin(self._hostcall(name, payload, reply), reply)
+        """Handles a hostcall of the guest. Runs on the event loop."""
+        self._start(self._hostcall(name, payload, reply), reply)
 
     def http(
         self,
@@ -85,15 +85,15 @@ class Dispatcher:
         length: int | None,
         reply: _native.HttpReply,
     ) -> None:
-        """An HTTP request of the guest. Runs on the event loop."""
+        """Handles an HTTP request of the guest. Runs on the event loop."""
         handler = self._http
         if handler is None:
             reply.fail("HTTP is disabled for this sandbox")
             return
         work = partial(answer, handler, method, url, headers, reader, length, reply)
-        self._begin(_guarded(work, reply), reply)
+        self._start(_guarded(work, reply), reply)
 
-    def _begin(
+    def _start(
         self, work: Coroutine[Any, Any, None], reply: _native.Reply | _native.HttpReply
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -111,13 +111,13 @@ class Dispatcher:
         if handler is None:
             reply.fail(f'the host has no function "{name}"')
             return
-        await _guarded(partial(_ask, handler, name, payload, reply), reply)
+        await _guarded(partial(_call_handler, handler, name, payload, reply), reply)
 
     async def _take(self, payload: str, reply: _native.Reply) -> None:
         number = decode(payload)
         stream = self._streams.get(number) if isinstance(number, int) else None
         if stream is None:
-            reply.fail("the stream's call is over")
+            reply.fail("the stream is closed: its call has ended")
             return
         reply.resolve(await stream._take())
 
@@ -127,7 +127,7 @@ class Dispatcher:
             await self._http.aclose()
 
 
-async def _ask(
+async def _call_handler(
     handler: Callable[[Any], Any], name: str, payload: str, reply: _native.Reply
 ) -> None:
     result = handler(decode(payload))
@@ -144,15 +144,15 @@ async def _ask(
 async def _guarded(
     work: Callable[[], Coroutine[Any, Any, None]], reply: _native.Reply | _native.HttpReply
 ) -> None:
-    """An exception of a handler is an error in the guest, and nothing else.
+    """Runs a handler; its exception fails only the guest's call or request.
 
-    `work` is called here, and not before: a task that is cancelled at once does
-    not come here, and a coroutine that nobody awaits is a warning.
+    `work` is called here and not earlier: a task that is cancelled before it starts
+    does not get here, and a coroutine that is never awaited causes a warning.
     """
     try:
         await work()
     except asyncio.CancelledError:
-        reply.fail("the host cancelled it")
+        reply.fail("the host cancelled the handler")
         raise
     except Exception as error:
         reply.fail(describe(error))

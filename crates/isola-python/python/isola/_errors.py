@@ -1,4 +1,4 @@
-"""What can go wrong, and whose fault it is."""
+"""The exceptions of the package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class GuestException:
-    """An exception that guest code did not catch. All texts are the guest's choice."""
+    """An exception that guest code did not catch. All texts are controlled by the guest."""
 
     name: str
     """The name of its type, such as `ValueError`."""
@@ -17,10 +17,10 @@ class GuestException:
 
 
 class IsolaError(Exception):
-    """Base of all errors of this package.
+    """The base class of all errors of this package.
 
     `code` is stable: programs may depend on it. `exception` is the guest's
-    exception, if there is one behind the error.
+    exception, if it caused the error.
     """
 
     code: str = "internal"
@@ -43,53 +43,53 @@ class IsolaError(Exception):
 
 
 class InvalidArgumentError(IsolaError):
-    """The caller's fault: an argument, option or value that cannot be."""
+    """An argument, option or value of the caller is invalid."""
 
     code = "invalid_argument"
 
 
 class InternalError(IsolaError):
-    """A bug in isola, or trouble with the machine: a full disk, a fork."""
+    """A bug in isola, or a failure of the host system, such as a full disk or a fork."""
 
     code = "internal"
 
 
 class GuestError(IsolaError):
-    """The guest's fault: its code raised, a hostcall failed uncaught, or its interpreter crashed."""
+    """An error of the guest: uncaught exception, uncaught failure of a hostcall, or crash."""
 
     code = "guest_exception"
 
 
 class LimitError(IsolaError):
-    """A limit was hit; `code` says which."""
+    """A limit was exceeded; `code` identifies it."""
 
 
 class SandboxClosedError(IsolaError):
-    """The sandbox is closed; the message says why."""
+    """The sandbox is closed; the message contains the reason."""
 
     code = "closed"
 
 
 class SnapshotError(IsolaError):
-    """A sandbox that cannot be copied, or a snapshot that cannot be restored here."""
+    """The sandbox cannot be copied, or the snapshot cannot be restored here."""
 
     code = "snapshot_refused"
 
 
 class DownloadError(IsolaError):
-    """A runtime could not be downloaded, or what came is not what was asked for."""
+    """A runtime could not be downloaded, or the download was rejected."""
 
     code = "download_failed"
 
 
 class StreamFullError(IsolaError):
-    """A `StreamArg` holds as many values as its capacity: the guest is behind."""
+    """A `StreamArg` holds as many values as its capacity, because the guest is slower."""
 
     code = "stream_full"
 
 
 class StreamClosedError(IsolaError):
-    """A `StreamArg` or a body takes or gives no more: it was ended, or its call is over."""
+    """A `StreamArg` or a body is closed: it was ended, or its call has ended."""
 
     code = "stream_closed"
 
@@ -119,7 +119,7 @@ _CLASSES: dict[str, type[IsolaError]] = {
 def from_native(
     code: str, message: str, exception: tuple[str, str, str] | None
 ) -> IsolaError:
-    """The exception for an error of the native half."""
+    """Creates the exception for an error of the native module."""
     guest = None if exception is None else GuestException(*exception)
     return _CLASSES.get(code, IsolaError)(message, code=code, exception=guest)
 

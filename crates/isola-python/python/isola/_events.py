@@ -1,4 +1,4 @@
-"""What a running call tells its host. Made for `match`:
+"""The events of a running call, for use with `match`:
 
     match event:
         case isola.ResultEvent(value):
@@ -28,28 +28,28 @@ class ResultEvent:
 
 @dataclass(frozen=True)
 class EndEvent:
-    """The call ended well, with this result. The last event."""
+    """The successful end of the call, with its result. The last event."""
 
     data: JsonValue
 
 
 @dataclass(frozen=True)
 class StdoutEvent:
-    """Text for standard output. Not necessarily a whole line."""
+    """Text for standard output. Not necessarily a complete line."""
 
     data: str
 
 
 @dataclass(frozen=True)
 class StderrEvent:
-    """Text for standard error. Not necessarily a whole line."""
+    """Text for standard error. Not necessarily a complete line."""
 
     data: str
 
 
 @dataclass(frozen=True)
 class ErrorEvent:
-    """The call failed: the text of the error, and the error itself. The last event."""
+    """The failure of the call: the error's text and the error itself. The last event."""
 
     data: str
     error: IsolaError
@@ -57,18 +57,18 @@ class ErrorEvent:
 
 @dataclass(frozen=True)
 class LogEvent:
-    """A log record: its message, and `debug`, `info`, `warning` or `error`."""
+    """A log record: its message, and its level `debug`, `info`, `warning` or `error`."""
 
     data: str
     level: str
 
 
 Event = Union[ResultEvent, EndEvent, StdoutEvent, StderrEvent, ErrorEvent, LogEvent]
-"""Something that happened during a call."""
+"""An event of a call."""
 
 
 def from_native(kind: str, text: str, detail: object) -> Event:
-    """The event of what the native half says."""
+    """Creates the event for a record of the native module."""
     if kind == "stdout":
         return StdoutEvent(text)
     if kind == "stderr":

@@ -1,4 +1,4 @@
-"""Source in; value, output and files out: a tool for agent frameworks."""
+"""Runs source code and returns its value, output and files: a tool for agent frameworks."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from ._sandbox import Sandbox
 
 FILES = "/files"
-"""Where guest code sees the files."""
+"""The directory in which guest code finds the files."""
 
 MAX_ENTRIES = 10_000
-"""The largest number of files and folders in it that are given back."""
+"""The maximum number of files and directories in it that are returned."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """What became of a piece of source code."""
+    """The outcome of a piece of source code."""
 
     value: JsonValue = None
-    """The value of its last expression; its `repr` if JSON cannot hold it."""
+    """The value of its last expression; its `repr` if JSON cannot represent it."""
     results: list[JsonValue] = field(default_factory=list)
     """Partial results: the items, if that value is a generator."""
     stdout: str = ""
@@ -46,15 +46,15 @@ class Execution:
     files: dict[str, bytes] = field(default_factory=dict)
     """The files in `/files` afterwards, by their path below it."""
     error: IsolaError | None = None
-    """Why it failed, if it did."""
+    """The error, if it failed."""
 
     @property
     def ok(self) -> bool:
-        """Whether it ended well."""
+        """True if the source code ran without an error."""
         return self.error is None
 
     def text(self) -> str:
-        """All of it as one text, as a model reads it."""
+        """Returns all of it as one text, for a language model."""
         parts = [self.stdout, self.stderr]
         parts += [f"{level}: {message}" for level, message in self.logs]
         parts += [repr(item) for item in self.results]
@@ -74,10 +74,9 @@ class Executor:
             await executor.execute("x = 20")
             print((await executor.execute("x + 1")).value)
 
-    An exception leaves the session as it is. What no guest survives, such as a
-    time limit, closes its sandbox; the next piece of code begins in a new one,
-    with the files but without the variables, and `Execution.error` of the one
-    before says so.
+    An exception leaves the session unchanged. A fatal error, such as a time limit,
+    closes the sandbox and is in `Execution.error`; the next piece of code runs in a
+    new sandbox, with the files but without the variables.
     """
 
     def __init__(
@@ -96,16 +95,16 @@ class Executor:
         self._cpu_timeout = cpu_timeout
         self._max_file_bytes = max_file_bytes
         self._config = sandbox_config
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._sandbox: Sandbox | None = None
 
     async def execute(
         self, source: str, *, files: Mapping[str, bytes | str] | None = None
     ) -> Execution:
-        """Runs source code. `files` are put into `/files` before."""
-        folder = self._root()
-        await asyncio.to_thread(_write, folder, files or {})
-        sandbox = await self._running(folder)
+        """Writes `files` into `/files` and runs source code."""
+        directory = self._root()
+        await asyncio.to_thread(_write, directory, files or {})
+        sandbox = await self._running(directory)
         value: JsonValue = None
         results: list[JsonValue] = []
         output = {"stdout": "", "stderr": ""}
@@ -126,39 +125,39 @@ class Executor:
                 error = event.error
         found: dict[str, bytes] = {}
         try:
-            found = await asyncio.to_thread(_read, folder, self._max_file_bytes)
-        except IsolaError as trouble:
-            error = error or trouble
+            found = await asyncio.to_thread(_read, directory, self._max_file_bytes)
+        except IsolaError as read_error:
+            error = error or read_error
         return Execution(
             value, results, output["stdout"], output["stderr"], logs, found, error
         )
 
     async def reset(self) -> None:
-        """Forgets the variables and the files."""
+        """Discards the variables and the files."""
         sandbox, self._sandbox = self._sandbox, None
         if sandbox is not None:
             await sandbox.aclose()
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            await asyncio.to_thread(folder.cleanup)
+        directory, self._directory = self._directory, None
+        if directory is not None:
+            await asyncio.to_thread(directory.cleanup)
 
     async def aclose(self) -> None:
         """Closes the session."""
         await self.reset()
 
     def _root(self) -> Path:
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="isola-files-")
-        return Path(self._folder.name)
+        if self._directory is None:
+            self._directory = tempfile.TemporaryDirectory(prefix="isola-files-")
+        return Path(self._directory.name)
 
-    async def _running(self, folder: Path) -> Sandbox:
+    async def _running(self, directory: Path) -> Sandbox:
         if self._sandbox is not None and not self._sandbox.closed:
             return self._sandbox
         if self._template is None:
             self._template = await build_template(self._runtime)
         config = self._config.copy()
-        shown = MountConfig(folder, FILES, "read-write", "read-write")
-        config["mounts"] = [*(config.get("mounts") or ()), shown]
+        mount = MountConfig(directory, FILES, "read-write", "read-write")
+        config["mounts"] = [*(config.get("mounts") or ()), mount]
         sandbox = await self._template.instantiate(**config)
         try:
             await sandbox.start()
@@ -190,10 +189,10 @@ async def execute(
     cpu_timeout: float | None = 10.0,
     **sandbox_config: Unpack[SandboxOptions],
 ) -> Execution:
-    """Runs source code in a sandbox of its own: value, output and files.
+    """Runs source code in its own sandbox and returns its value, output and files.
 
-    Without a `template` one is built, which a program that does this often
-    does once by itself.
+    Without a `template` one is built. A program that calls this often should build
+    it once and pass it.
     """
     executor = Executor(
         template,
@@ -206,46 +205,46 @@ async def execute(
         return await executor.execute(source, files=files)
 
 
-def _write(folder: Path, files: Mapping[str, bytes | str]) -> None:
-    """Puts files into a folder that a guest may have changed: no link is followed."""
+def _write(directory: Path, files: Mapping[str, bytes | str]) -> None:
+    """Writes files into a directory. No link is followed, since the guest can create them."""
     for name, content in files.items():
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\0" in name:
             raise InvalidArgumentError(
                 f"files: {name!r} is not a path below {FILES}, such as data/in.csv"
             )
-        parent = folder
+        parent = directory
         for part in parts[:-1]:
             parent = parent / part
             if parent.is_symlink() or (parent.exists() and not parent.is_dir()):
-                raise InvalidArgumentError(f"files: {name!r}: {part!r} is not a folder")
+                raise InvalidArgumentError(f"files: {name!r}: {part!r} is not a directory")
             parent.mkdir(exist_ok=True)
         target = parent / parts[-1]
         if target.is_symlink():
             target.unlink()
         if target.is_dir():
-            raise InvalidArgumentError(f"files: {name!r} is a folder")
+            raise InvalidArgumentError(f"files: {name!r} is a directory")
         target.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def _read(folder: Path, limit: int) -> dict[str, bytes]:
-    """The regular files below a folder. Links of the guest are not followed."""
+def _read(directory: Path, limit: int) -> dict[str, bytes]:
+    """Returns the regular files below a directory. Links of the guest are not followed."""
     found: dict[str, bytes] = {}
-    folders = [folder]
+    directories = [directory]
     size = count = 0
-    while folders:
-        with os.scandir(folders.pop()) as entries:
+    while directories:
+        with os.scandir(directories.pop()) as entries:
             for entry in entries:
-                # Empty ones take memory, too.
+                # Every entry counts, since empty files take memory, too.
                 count += 1
                 if count > MAX_ENTRIES:
                     raise IsolaError(
-                        f"there are more than {MAX_ENTRIES} files and folders in {FILES}",
+                        f"there are more than {MAX_ENTRIES} files and directories in {FILES}",
                         code="output_limit",
                     )
                 path = Path(entry.path)
                 if entry.is_dir(follow_symlinks=False):
-                    folders.append(path)
+                    directories.append(path)
                 if not entry.is_file(follow_symlinks=False):
                     continue
                 size += entry.stat(follow_symlinks=False).st_size
@@ -253,5 +252,5 @@ def _read(folder: Path, limit: int) -> dict[str, bytes]:
                     raise IsolaError(
                         f"the files in {FILES} take more than {limit} bytes", code="output_limit"
                     )
-                found[path.relative_to(folder).as_posix()] = path.read_bytes()
+                found[path.relative_to(directory).as_posix()] = path.read_bytes()
     return dict(sorted(found.items()))

@@ -1,4 +1,4 @@
-"""HTTP requests of a guest, and the answers of its host."""
+"""HTTP requests of a guest, and the responses of the host."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Headers(Mapping[str, str]):
-    """Header fields, in order. Names are compared without regard to case.
+    """Ordered header fields with case-insensitive names.
 
-    As a mapping a repeated field is one value, joined with `, `; `get_all` and
-    `multi_items` keep its values apart.
+    As a mapping, a repeated field has one value, joined with `, `; `get_all` and
+    `multi_items` return the single values.
     """
 
     __slots__ = ("_fields",)
@@ -42,7 +42,7 @@ class Headers(Mapping[str, str]):
         for name, value in pairs:
             if not isinstance(name, str) or not isinstance(value, str):
                 raise InvalidArgumentError(
-                    f"header field {name!r}: names and values are strings"
+                    f"header field {name!r}: names and values must be strings"
                 )
             self._fields.append((name, value))
 
@@ -59,12 +59,12 @@ class Headers(Mapping[str, str]):
         return len({name.lower() for name, _ in self._fields})
 
     def get_all(self, name: str) -> list[str]:
-        """Every value of a field."""
+        """Returns all values of a field."""
         wanted = name.lower()
         return [value for name, value in self._fields if name.lower() == wanted]
 
     def multi_items(self) -> list[tuple[str, str]]:
-        """Every field by itself, as name and value."""
+        """Returns the fields one by one, as pairs of name and value."""
         return list(self._fields)
 
     def __repr__(self) -> str:
@@ -73,11 +73,11 @@ class Headers(Mapping[str, str]):
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """A request that a guest makes. Its URL is absolute.
+    """A request of a guest. Its URL is absolute.
 
-    `body` is `None`, `bytes` if the guest had it whole, or an asynchronous
-    iterable of pieces that come while the guest still makes them. A body that
-    the guest breaks off raises `StreamClosedError`; it never just ends.
+    `body` is `None`, `bytes` if the guest sent a complete body, or an asynchronous
+    iterable of chunks that arrive while the guest produces them. If the guest aborts
+    the body, the iterable raises `StreamClosedError`; it never ends silently.
     """
 
     method: str
@@ -86,20 +86,20 @@ class HttpRequest:
     body: bytes | AsyncIterable[bytes] | None
 
     async def read(self) -> bytes:
-        """All of the body."""
+        """Returns the complete body."""
         if self.body is None:
             return b""
         if isinstance(self.body, bytes):
             return self.body
-        return b"".join([piece async for piece in self.body])
+        return b"".join([chunk async for chunk in self.body])
 
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """What the host answers.
+    """A response of the host.
 
     `headers` is a mapping, `Headers`, or a list of pairs, which may repeat a
-    name. The guest sees each piece of an iterable `body` when it comes.
+    name. The guest receives each chunk of an iterable `body` as it is produced.
     """
 
     status: int
@@ -111,21 +111,21 @@ HttpHandler = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
 
 class RequestBody:
-    """The pieces of a request's body, once."""
+    """The body of a request, as an iterable that can be read once."""
 
     def __init__(self, reader: _native.BodyReader) -> None:
         self._reader = reader
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
-            piece = await self._next()
-            if piece is None:
+            chunk = await self._next()
+            if chunk is None:
                 return
-            yield piece
+            yield chunk
 
     async def _next(self) -> bytes | None:
-        piece: bytes | None = await call(self._reader.next)
-        return piece
+        chunk: bytes | None = await call(self._reader.next)
+        return chunk
 
 
 async def answer(
@@ -137,13 +137,13 @@ async def answer(
     length: int | None,
     reply: _native.HttpReply,
 ) -> None:
-    """Lets a handler answer a request, and sends the body that it gives."""
+    """Calls a handler with a request, and sends its response."""
     body: bytes | AsyncIterable[bytes] | None = None
     if reader is not None:
         body = RequestBody(reader)
         if length is not None:
-            # It is there as a whole.
-            body = b"".join([piece async for piece in body])
+            # The complete body is available.
+            body = b"".join([chunk async for chunk in body])
     response = await handler(HttpRequest(method, url, Headers(headers), body))
     if not isinstance(response, HttpResponse):
         raise InvalidArgumentError(
@@ -151,8 +151,8 @@ async def answer(
         )
     fields = Headers(response.headers).multi_items()
     if response.body is None or isinstance(response.body, (bytes, bytearray, memoryview)):
-        whole = None if response.body is None else bytes(response.body)
-        reply.respond(response.status, fields, whole)
+        content = None if response.body is None else bytes(response.body)
+        reply.respond(response.status, fields, content)
         return
     if not isinstance(response.body, AsyncIterable):
         raise InvalidArgumentError(
@@ -162,22 +162,22 @@ async def answer(
     await _send(reply.respond_stream(response.status, fields), response.body)
 
 
-async def _send(writer: _native.BodyWriter, pieces: AsyncIterable[bytes]) -> None:
-    """Sends a body piece by piece; stops when nobody wants more."""
+async def _send(writer: _native.BodyWriter, chunks: AsyncIterable[bytes]) -> None:
+    """Sends a body in chunks; stops when the guest no longer reads it."""
     loop = asyncio.get_running_loop()
-    iterator = aiter(pieces)
+    iterator = aiter(chunks)
     try:
-        async for piece in iterator:
+        async for chunk in iterator:
             sent = loop.create_future()
-            writer.send(bytes(piece), loop, callback(sent))
+            writer.send(bytes(chunk), loop, callback(sent))
             if not await sent:
                 return
     except asyncio.CancelledError:
         raise
     except Exception as error:
-        broken = loop.create_future()
-        writer.fail(describe(error), loop, callback(broken))
-        await broken
+        failed = loop.create_future()
+        writer.fail(describe(error), loop, callback(failed))
+        await failed
         return
     finally:
         aclose = getattr(iterator, "aclose", None)
@@ -189,16 +189,16 @@ async def _send(writer: _native.BodyWriter, pieces: AsyncIterable[bytes]) -> Non
 
 
 def describe(error: BaseException) -> str:
-    """What the guest is told of an exception of its host: the message, no more."""
+    """Returns the text of a host's exception for the guest: only its message."""
     return str(error) or type(error).__name__
 
 
 class HttpxBridge:
-    """`http=True`: sends requests with `httpx`.
+    """The handler for `http=True`, which sends requests with `httpx`.
 
-    Redirects are not followed, so that the guest sees them; proxies of the
-    environment are not used, and no cookies are kept. There is one client for
-    each event loop, because its connections belong to that loop.
+    Redirects are not followed, so that the guest receives them; proxy settings of
+    the environment are not used, and no cookies are stored. There is one client
+    for each event loop, because its connections belong to that loop.
     """
 
     def __init__(self) -> None:
@@ -226,7 +226,7 @@ class HttpxBridge:
         fields = [
             (name.encode("latin-1"), value.encode("latin-1"))
             for name, value in request.headers.multi_items()
-            # A wish for the host, not for the server.
+            # These fields are for the host, not for the server.
             if name.lower() not in ("x-isola-proxy", "host")
         ]
         self._client.cookies.clear()
@@ -234,28 +234,28 @@ class HttpxBridge:
             request.method, request.url, headers=fields, content=request.body
         )
         for name in ("user-agent", "accept", "accept-encoding"):
-            # Those that httpx adds by itself are not the guest's.
+            # Remove the fields that httpx adds and the guest did not send.
             if name not in request.headers:
                 outgoing.headers.pop(name, None)
         try:
             response = await self._client.send(outgoing, stream=True)
         except httpx.HTTPError as error:
-            raise _told(httpx, error, outgoing) from None
+            raise _guest_error(httpx, error, outgoing) from None
         return HttpResponse(
             response.status_code,
             [
                 (name.decode("latin-1"), value.decode("latin-1"))
                 for name, value in response.headers.raw
             ],
-            self._pieces(response, outgoing),
+            self._chunks(response, outgoing),
         )
 
-    async def _pieces(self, response: Any, request: Any) -> AsyncIterator[bytes]:
+    async def _chunks(self, response: Any, request: Any) -> AsyncIterator[bytes]:
         try:
-            async for piece in response.aiter_raw():
-                yield piece
+            async for chunk in response.aiter_raw():
+                yield chunk
         except self._httpx.HTTPError as error:
-            raise _told(self._httpx, error, request) from None
+            raise _guest_error(self._httpx, error, request) from None
         finally:
             await close(response.aclose())
 
@@ -266,8 +266,8 @@ class HttpxBridge:
             await client.aclose()
 
 
-def _told(httpx: Any, error: Exception, request: Any) -> Exception:
-    """What the guest is told: the cause, but no address that a name stands for."""
+def _guest_error(httpx: Any, error: Exception, request: Any) -> Exception:
+    """Returns the error for the guest: the cause, but no resolved IP address."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, StreamClosedError):
@@ -281,5 +281,5 @@ def _told(httpx: Any, error: Exception, request: Any) -> Exception:
         what = "failed: the body is incomplete"
     else:
         what = "failed"
-    place = request.url.netloc.decode("ascii")
-    return ConnectionError(f"the request to {place} {what}")
+    authority = request.url.netloc.decode("ascii")
+    return ConnectionError(f"the request to {authority} {what}")

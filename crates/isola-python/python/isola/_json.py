@@ -1,4 +1,4 @@
-"""JSON texts of the guest as Python values."""
+"""Decodes JSON texts of the guest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def decode(text: str) -> JsonValue:
-    """The value of a JSON text. The native half saw to it that it is one."""
+    """Returns the value of a JSON text, which the native module has validated."""
     try:
         return cast("JsonValue", json.loads(text))
     except RecursionError:

@@ -1,4 +1,4 @@
-"""The options of templates and sandboxes, checked."""
+"""The options of templates and sandboxes, and their validation."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _PERMISSIONS = ("read", "write", "read-write")
 
 @dataclass(frozen=True)
 class MountConfig:
-    """Shows a folder of the host at an absolute path of the guest.
+    """A directory of the host that is mounted at an absolute path of the guest.
 
-    Read-only unless told otherwise. `dir_perms` is about the entries of
-    folders, `file_perms` about the content of files.
+    Read-only by default. `dir_perms` applies to the entries of directories,
+    `file_perms` to the content of files.
     """
 
     host: str | os.PathLike[str]
@@ -43,13 +43,13 @@ class MountConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a build is."""
+    """The progress of a build."""
 
     phase: Literal["download", "compile"]
     received: int | None = None
-    """The bytes of a download that have arrived."""
+    """The number of bytes downloaded so far."""
     total: int | None = None
-    """All bytes of a download, if that is known."""
+    """The size of the download in bytes, if it is known."""
 
 
 class SourceOptions(TypedDict, total=False):
@@ -91,7 +91,7 @@ class SandboxOptions(_CommonOptions, total=False):
 
 
 class SyncSandboxOptions(_CommonOptions, total=False):
-    """The same in `isola.sync`: a handler may be a plain function."""
+    """The sandbox options of `isola.sync`, where a handler may be a plain function."""
 
     hostcalls: Mapping[str, Callable[[Any], Any]] | None
     http: Literal[True] | Callable[[Any], Any] | None
@@ -99,7 +99,7 @@ class SyncSandboxOptions(_CommonOptions, total=False):
 
 
 def mount_list(mounts: Sequence[MountConfig] | None) -> list[tuple[str, str, str, str]]:
-    """Mounts as the native half takes them."""
+    """Converts mounts to the form that the native module takes."""
     listed: list[tuple[str, str, str, str]] = []
     for index, mount in enumerate(mounts or ()):
         if not isinstance(mount, MountConfig):
@@ -113,53 +113,53 @@ def mount_list(mounts: Sequence[MountConfig] | None) -> list[tuple[str, str, str
 
 
 def env_list(env: Mapping[str, str] | None) -> list[tuple[str, str]]:
-    """Environment variables as the native half takes them."""
+    """Converts environment variables to the form that the native module takes."""
     listed = []
     for key, value in (env or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise InvalidArgumentError(f"env[{key!r}]: names and values are strings")
+            raise InvalidArgumentError(f"env[{key!r}]: names and values must be strings")
         listed.append((key, value))
     return listed
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a sandbox may use. `None` leaves a limit as it is.
+    """The limits of a sandbox. `None` leaves a limit unchanged.
 
-    Times are seconds, and `math.inf` is no limit; sizes are bytes.
+    Times are in seconds, and `math.inf` means no limit; sizes are in bytes.
     """
 
     max_memory: int | None = None
-    """All memory of the sandbox, the interpreter's own included. Default: 256 MiB."""
+    """The total memory of the sandbox, including the interpreter. Default: 256 MiB."""
     cpu_timeout: float | None = None
-    """CPU time of one call; waiting does not count. Default: 30 s."""
+    """The CPU time of one call; waiting does not count. Default: 30 s."""
     timeout: float | None = None
-    """Wall time of one call. Default: none."""
+    """The wall time of one call. Default: no limit."""
     max_value_size: int | None = None
-    """The JSON text of one value, either way. Default: 16 MiB."""
+    """The size of the JSON text of one value, in either direction. Default: 16 MiB."""
     max_output_size: int | None = None
-    """Output, logs and partial results of one call together. Default: 16 MiB."""
+    """The total output, logs and partial results of one call. Default: 16 MiB."""
     max_recursion: int | None = None
-    """How deep Python calls may nest. Default: 1,000."""
+    """The maximum depth of nested Python calls. Default: 1,000."""
     max_pending_hostcalls: int | None = None
-    """Hostcalls under way at once. Default: 4,096."""
+    """The maximum number of concurrent hostcalls. Default: 4,096."""
     max_held_memory: int | None = None
-    """What the host holds for the guest's hostcalls. Default: 64 MiB."""
+    """The memory that the host holds for the guest's hostcalls. Default: 64 MiB."""
     max_handles: int | None = None
-    """Files, folders, streams and timers open at once. Default: 1,024."""
+    """The maximum number of open files, directories, streams and timers. Default: 1,024."""
     max_requests: int | None = None
-    """HTTP requests under way at once. Default: 64."""
+    """The maximum number of concurrent HTTP requests. Default: 64."""
 
     def __post_init__(self) -> None:
         seconds("cpu_timeout", self.cpu_timeout)
         seconds("timeout", self.timeout)
         for option in (each.name for each in fields(self)):
             if option not in ("cpu_timeout", "timeout"):
-                _whole_number(option, getattr(self, option))
+                _positive_integer(option, getattr(self, option))
 
 
 def limits_of(limits: object, max_memory: int | None) -> Limits:
-    """`limits`, and `max_memory` over them."""
+    """Returns `limits`, with `max_memory` replaced if it is given."""
     if limits is None:
         return Limits(max_memory=max_memory)
     if not isinstance(limits, Limits):
@@ -169,18 +169,18 @@ def limits_of(limits: object, max_memory: int | None) -> Limits:
     return limits if max_memory is None else replace(limits, max_memory=max_memory)
 
 
-def _whole_number(option: str, value: object) -> None:
+def _positive_integer(option: str, value: object) -> None:
     if value is None:
         return
-    top = (1 << 32) - 1 if option == "max_recursion" else (1 << 63) - 1
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= top:
+    maximum = (1 << 32) - 1 if option == "max_recursion" else (1 << 63) - 1
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= maximum:
         is_size = option.endswith(("memory", "size"))
-        number = "a number of bytes" if is_size else "a whole number"
+        number = "a number of bytes" if is_size else "an integer"
         raise InvalidArgumentError(f"{option} is {value!r}: give {number} above 0")
 
 
 def seconds(option: str, value: object) -> float | None:
-    """A time limit, or none."""
+    """Validates a time limit in seconds; `None` means that it was not given."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
@@ -191,8 +191,8 @@ def seconds(option: str, value: object) -> float | None:
 
 
 def refuse_unknown(unknown: Mapping[str, object], what: str, known: Sequence[str]) -> None:
-    """Names an option that does not exist."""
+    """Raises an error that names the first unknown option, if there is one."""
     for name in unknown:
         raise InvalidArgumentError(
-            f"unknown option {name!r} of {what}: it has {', '.join(known)}"
+            f"unknown option {name!r} of {what}: the options are {', '.join(known)}"
         )

@@ -1,4 +1,4 @@
-"""Keeps started sandboxes at hand."""
+"""A pool of started sandboxes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 class SandboxPool:
-    """Keeps `size` sandboxes started, each with `script` loaded.
+    """A pool of `size` started sandboxes, each with `script` loaded.
 
         async with isola.SandboxPool(template, 4, script=SCRIPT) as pool:
             async with pool.sandbox() as sandbox:
                 await sandbox.run("main")
 
-    The script runs once: the sandboxes are copies of one in which it ran, unless
-    that cannot be copied, because it has a file open. A sandbox is handed out
-    once and closed afterwards: nobody sees the state of somebody else. Its
-    successor is made in the background. `sandbox_config`
-    are the options of `SandboxTemplate.create`. A pool belongs to one event loop.
+    The script runs once: the sandboxes are copies of the one in which it ran, unless
+    that cannot be copied because it has a file open. A sandbox is used once and
+    closed afterwards, so no state passes from one use to the next. Its replacement
+    is created in the background. `sandbox_config` are the options of
+    `SandboxTemplate.create`. A pool belongs to one event loop.
     """
 
     def __init__(
@@ -49,17 +49,17 @@ class SandboxPool:
         self._script = script
         self._config = sandbox_config
         self._warm: deque[asyncio.Task[Sandbox]] = deque()
-        # The sandbox of which all others are copies; `None` if it cannot be.
-        self._origin: asyncio.Task[Snapshot | None] | None = None
+        # The snapshot from which all sandboxes are restored; `None` if it cannot be taken.
+        self._snapshot: asyncio.Task[Snapshot | None] | None = None
         self._closed = False
 
     @property
     def ready(self) -> int:
-        """How many sandboxes can be handed out at once."""
+        """The number of sandboxes that are available immediately."""
         return sum(task.done() for task in self._warm)
 
     async def warm(self) -> None:
-        """Waits until all sandboxes are started. Fails if one cannot be."""
+        """Waits until all sandboxes are started. Fails if one cannot be started."""
         self._fill()
         while pending := [task for task in self._warm if not task.done()]:
             await asyncio.wait(pending)
@@ -70,12 +70,12 @@ class SandboxPool:
 
     @asynccontextmanager
     async def sandbox(self) -> AsyncIterator[Sandbox]:
-        """A started sandbox for one use, closed at the end of the block.
+        """Returns a started sandbox for one use, closed at the end of the block.
 
-        If none is warm, this waits for one that is being started.
+        If none is available, this waits for one that is being started.
         """
         self._fill()
-        # One that is started before one that is not yet.
+        # Prefers a sandbox that has been started.
         task = next((task for task in self._warm if task.done()), self._warm[0])
         self._warm.remove(task)
         self._fill()
@@ -97,16 +97,16 @@ class SandboxPool:
             self._warm.append(loop.create_task(self._start()))
 
     async def _start(self) -> Sandbox:
-        if self._origin is None or _failed(self._origin):
-            self._origin = asyncio.get_running_loop().create_task(self._copy())
-        # Others wait for it as well: one that is given up does not end it.
-        origin = await asyncio.shield(self._origin)
-        if origin is None:
-            return await self._anew()
-        return await self._template.restore(origin, **self._config)
+        if self._snapshot is None or _failed(self._snapshot):
+            self._snapshot = asyncio.get_running_loop().create_task(self._take_snapshot())
+        # Several tasks wait for it, so the cancellation of one must not cancel it.
+        snapshot = await asyncio.shield(self._snapshot)
+        if snapshot is None:
+            return await self._create()
+        return await self._template.restore(snapshot, **self._config)
 
-    async def _copy(self) -> Snapshot | None:
-        sandbox = await self._anew()
+    async def _take_snapshot(self) -> Snapshot | None:
+        sandbox = await self._create()
         try:
             return await sandbox.snapshot()
         except SnapshotError:
@@ -114,7 +114,7 @@ class SandboxPool:
         finally:
             await sandbox.aclose()
 
-    async def _anew(self) -> Sandbox:
+    async def _create(self) -> Sandbox:
         sandbox = await self._template.instantiate(**self._config)
         try:
             await sandbox.start()
@@ -126,11 +126,11 @@ class SandboxPool:
         return sandbox
 
     async def aclose(self) -> None:
-        """Closes the sandboxes that were not handed out. Closing twice is fine."""
+        """Closes the pool and its unused sandboxes. Closing again has no effect."""
         self._closed = True
-        if self._origin is not None:
-            self._origin.cancel()
-            await asyncio.gather(self._origin, return_exceptions=True)
+        if self._snapshot is not None:
+            self._snapshot.cancel()
+            await asyncio.gather(self._snapshot, return_exceptions=True)
         while self._warm:
             task = self._warm.popleft()
             task.cancel()

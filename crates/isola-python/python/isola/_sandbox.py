@@ -1,4 +1,4 @@
-"""A sandbox: one interpreter, isolated, with a state of its own."""
+"""Sandboxes: isolated interpreters, each with its own state."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, AsyncGenerator
 
-from ._arguments import Prepared, prepare
+from ._arguments import PreparedCall, prepare
 from ._bridge import call, callback, settled
 from ._errors import InvalidArgumentError
 from ._events import Event, from_native
 from ._json import decode
 from ._options import Limits, seconds
 from ._snapshot import Snapshot
-from ._streams import FILE, HELPERS
+from ._streams import HELPER_FILE, HELPERS
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 class Sandbox:
     """An isolated interpreter, from `SandboxTemplate.create` or `instantiate`.
 
-    One operation at a time: a second one is refused with `sandbox is busy`.
-    Cancelling the task that awaits an operation stops the guest, and the
-    sandbox is closed then.
+    It runs one operation at a time: a second one fails with `sandbox is busy`.
+    Cancelling the task that awaits an operation stops the guest and closes the
+    sandbox.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Sandbox:
         self._runtime = runtime
         self._dispatcher = dispatcher
         self._streams_ready = False
-        # One that goes on from a snapshot was started.
+        # A sandbox that continues from a snapshot has been started.
         self._started = False
 
     @property
@@ -51,15 +51,15 @@ class Sandbox:
 
     @property
     def closed(self) -> bool:
-        """Whether it is closed: by its owner, a cancelled call, a limit or a crash."""
+        """True if it was closed by its owner, a cancelled call, a limit or a crash."""
         return self._native.is_closed()
 
     async def start(
         self, *, timeout: float | None = None, cpu_timeout: float | None = None
     ) -> None:
-        """Prepares the interpreter and runs the template's prelude. Once, first."""
+        """Prepares the interpreter and runs the template's prelude. Must be called once, first."""
         limits = _limits(timeout, cpu_timeout)
-        self._dispatcher.enter()
+        self._dispatcher.enter_call()
         await call(lambda loop, done: self._native.start(limits, loop, done))
 
     async def load_script(
@@ -70,13 +70,13 @@ class Sandbox:
         timeout: float | None = None,
         cpu_timeout: float | None = None,
     ) -> None:
-        """Runs source code at the top level. `name` stands in tracebacks.
+        """Runs source code at the top level. `name` appears in tracebacks.
 
         `timeout` limits the wall time of this operation and `cpu_timeout` its
         CPU time, both in seconds.
         """
         limits = _limits(timeout, cpu_timeout)
-        self._dispatcher.enter()
+        self._dispatcher.enter_call()
         await call(lambda loop, done: self._native.load(code, name, limits, loop, done))
 
     async def run(
@@ -92,12 +92,12 @@ class Sandbox:
 
         Arguments are JSON values, `Arg` or `StreamArg`. `timeout` and
         `cpu_timeout` are this call's limits, in seconds; an argument of the
-        guest's function by such a name is given as `Arg(value, "timeout")`.
+        guest's function with such a name is passed as `Arg(value, "timeout")`.
         """
         limits = _limits(timeout, cpu_timeout)
         prepared = prepare(function, args, kwargs)
-        async with _Streams(self, prepared):
-            self._dispatcher.enter()
+        async with _OpenStreams(self, prepared):
+            self._dispatcher.enter_call()
             text = await call(
                 lambda loop, done: self._native.run(
                     prepared.function, prepared.arguments, limits, loop, done
@@ -114,17 +114,17 @@ class Sandbox:
         cpu_timeout: float | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[Event, None]:
-        """The same, and gives what happens while it happens.
+        """Does the same as `run` and yields the events as they happen.
 
         The last event is an `EndEvent` or an `ErrorEvent`. Leaving the loop
-        early stops the guest and closes the sandbox; to have that happen at
-        once, use `contextlib.aclosing`.
+        early stops the guest and closes the sandbox; use `contextlib.aclosing`
+        to make that happen immediately.
         """
         limits = _limits(timeout, cpu_timeout)
         prepared = prepare(function, args, kwargs)
         loop = asyncio.get_running_loop()
-        async with _Streams(self, prepared):
-            self._dispatcher.enter()
+        async with _OpenStreams(self, prepared):
+            self._dispatcher.enter_call()
             stream = self._native.run_stream(
                 prepared.function, prepared.arguments, limits, loop
             )
@@ -135,10 +135,10 @@ class Sandbox:
     async def _evaluate(
         self, source: str, timeout: float | None, cpu_timeout: float | None
     ) -> AsyncGenerator[Event, None]:
-        """Runs source code, and gives what happens and the last expression's value."""
+        """Runs source code and yields its events, ending with the last expression's value."""
         limits = _limits(timeout, cpu_timeout)
         loop = asyncio.get_running_loop()
-        self._dispatcher.enter()
+        self._dispatcher.enter_call()
         stream = self._native.evaluate_stream(source, limits, loop)
         async with aclosing(_follow(stream, loop)) as events:
             async for event in events:
@@ -147,38 +147,38 @@ class Sandbox:
     async def finish(
         self, *, timeout: float | None = None, cpu_timeout: float | None = None
     ) -> None:
-        """Ends the interpreter in order and closes the sandbox.
+        """Shuts the interpreter down in order and closes the sandbox.
 
-        A Python guest runs what is registered with `atexit`, finalizers and
-        `__del__`, as `python3` does at its end. `close` runs no code of the guest.
+        A Python guest runs its `atexit` handlers, finalizers and `__del__` methods,
+        as `python3` does when it exits. `close` runs no code of the guest.
         """
         limits = _limits(timeout, cpu_timeout)
-        self._dispatcher.enter()
+        self._dispatcher.enter_call()
         await call(lambda loop, done: self._native.finish(limits, loop, done))
 
     async def finish_stream(
         self, *, timeout: float | None = None, cpu_timeout: float | None = None
     ) -> AsyncGenerator[Event, None]:
-        """The same, and gives what happens while it happens, as `run_stream`."""
+        """Does the same as `finish` and yields the events, like `run_stream`."""
         limits = _limits(timeout, cpu_timeout)
         loop = asyncio.get_running_loop()
-        self._dispatcher.enter()
+        self._dispatcher.enter_call()
         stream = self._native.finish_stream(limits, loop)
         async with aclosing(_follow(stream, loop)) as events:
             async for event in events:
                 yield event
 
     async def snapshot(self) -> Snapshot:
-        """Copies the interpreter as it is; the sandbox goes on.
+        """Takes a snapshot of the interpreter; the sandbox remains usable.
 
-        Raises `SnapshotError` if the guest has a file open. A call that runs
-        makes it busy, as for any operation.
+        Raises `SnapshotError` if the guest has a file open. While a call is running
+        the sandbox is busy, as for any operation.
         """
         native = await call(lambda loop, done: self._native.snapshot(loop, done))
         return Snapshot(native, self._streams_ready)
 
     async def fork(self, count: int = 1) -> list[Sandbox]:
-        """Sandboxes that go on from where this one is, each on its own.
+        """Creates independent sandboxes that continue from the state of this one.
 
         They have its limits, mounts, environment and handlers, and are started.
         """
@@ -197,11 +197,11 @@ class Sandbox:
         return children
 
     def close(self) -> None:
-        """Closes the sandbox and stops what runs in it. Closing twice is fine."""
+        """Closes the sandbox and stops the running operation. Closing again has no effect."""
         self._native.close()
 
     async def aclose(self) -> None:
-        """The same, without holding up the event loop while memory is freed."""
+        """Does the same without blocking the event loop while memory is freed."""
         await self._dispatcher.aclose()
         await asyncio.get_running_loop().run_in_executor(None, self._native.close)
 
@@ -235,7 +235,7 @@ async def resume(
     mounts: list[tuple[str, str, str, str]] | None = None,
     env: list[tuple[str, str]] | None = None,
 ) -> Sandbox:
-    """A sandbox that goes on from a snapshot."""
+    """Creates a sandbox that continues from a snapshot."""
     native = await call(
         lambda loop, done: snapshot._native.create(
             limits=limits or Limits(),
@@ -259,7 +259,7 @@ def _limits(timeout: object, cpu_timeout: object) -> tuple[float | None, float |
 async def _follow(
     stream: _native.EventStream, loop: asyncio.AbstractEventLoop
 ) -> AsyncGenerator[Event, None]:
-    over = False
+    ended = False
     try:
         while True:
             taken = stream.take()
@@ -268,21 +268,21 @@ async def _follow(
                 stream.wait(callback(future))
                 await future
             elif taken is False:
-                over = True
+                ended = True
                 return
             else:
                 yield from_native(*taken)
     finally:
-        if not over:
+        if not ended:
             stopped = loop.create_future()
             stream.cancel(callback(stopped))
             await settled(stopped)
 
 
-class _Streams:
-    """The streams among the arguments of a call, open while it runs."""
+class _OpenStreams:
+    """A context in which the stream arguments of a call are open."""
 
-    def __init__(self, sandbox: Sandbox, prepared: Prepared) -> None:
+    def __init__(self, sandbox: Sandbox, prepared: PreparedCall) -> None:
         self._sandbox = sandbox
         self._prepared = prepared
 
@@ -292,7 +292,7 @@ class _Streams:
         sandbox = self._sandbox
         if not sandbox._streams_ready:
             helper = HELPERS[sandbox._runtime]
-            await sandbox.load_script(helper, name=FILE)
+            await sandbox.load_script(helper, name=HELPER_FILE)
             sandbox._streams_ready = True
         sandbox._dispatcher.open_streams(self._prepared.streams)
 

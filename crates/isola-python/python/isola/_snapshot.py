@@ -1,4 +1,4 @@
-"""Snapshots: an interpreter as it was at one moment, to go on from."""
+"""Snapshots: copies of an interpreter's state, from which sandboxes are restored."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Snapshot:
-    """A running interpreter as it was: its imports, globals and generators.
+    """A copy of an interpreter's state: its imports, globals and generators.
 
-    `Sandbox.snapshot` takes one, `SandboxTemplate.restore` makes sandboxes of it,
-    as many as you like. They share the memory that they do not write.
+    `Sandbox.snapshot` takes one, and `SandboxTemplate.restore` creates any number
+    of sandboxes from it. They share the memory that they do not write.
     """
 
     def __init__(self, native: _native.Snapshot, streams_ready: bool) -> None:
@@ -36,18 +36,18 @@ class Snapshot:
 
     @property
     def resident_size(self) -> int:
-        """What the snapshot itself takes in memory, in bytes."""
+        """The memory that the snapshot itself uses, in bytes."""
         return self._native.resident_size()
 
     async def save(self, path: str | os.PathLike[str]) -> int:
-        """Writes it to a file, whole or not at all; returns the file's size.
+        """Writes the snapshot to a file atomically and returns the file's size.
 
-        The file holds whatever the guest knows, and only its owner may read it.
+        The file contains all data of the guest, and only its owner can read it.
         `SandboxTemplate.load_snapshot` reads it again, in this process or
         another.
         """
-        place = path_of(path)
-        size: int = await call(lambda loop, done: self._native.save(place, loop, done))
+        checked = path_of(path)
+        size: int = await call(lambda loop, done: self._native.save(checked, loop, done))
         return size
 
     def __repr__(self) -> str:
@@ -55,7 +55,7 @@ class Snapshot:
 
 
 def path_of(path: object) -> str | os.PathLike[str]:
-    """Refuses what is no path."""
+    """Returns the path, or raises an error if it is not one."""
     if isinstance(path, (str, os.PathLike)):
         return path
     raise InvalidArgumentError(f"path is {path!r}: give a path")

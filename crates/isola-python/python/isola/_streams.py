@@ -1,18 +1,18 @@
-"""The guest's side of `StreamArg`: sources that a sandbox loads before its
-first call with a stream.
+"""The guest side of `StreamArg`: scripts that a sandbox loads before its first
+call with a stream.
 
-A call with a stream among its arguments goes through `__isola_call__`, which
-puts an iterable in the stream's place. The iterable asks its host for values,
-a batch at a time, so nothing is sent that the guest did not ask for.
+A call with a stream among its arguments is made through `__isola_call__`, which
+replaces the stream by an iterable. The iterable requests values from the host in
+batches, so that nothing is sent that the guest has not requested.
 """
 
 from __future__ import annotations
 
 HOSTCALL = "isola.stream"
 
-# A file name whose frames the Python guest leaves out of tracebacks, like those
-# of the event loop beneath user code.
-FILE = "/lib/python3.14/asyncio/isola_streams.py"
+# The file name of the script. The Python guest omits its frames from tracebacks, like
+# those of the event loop beneath user code.
+HELPER_FILE = "/lib/python3.14/asyncio/isola_streams.py"
 
 _PYTHON = """
 def __isola_call__():
@@ -23,7 +23,7 @@ def __isola_call__():
         def __init__(self, number):
             self._number, self._items, self._done = number, deque(), False
 
-        def _put(self, batch):
+        def _add(self, batch):
             self._items.extend(batch["items"])
             self._done = self._done or batch["done"]
 
@@ -34,7 +34,7 @@ def __isola_call__():
             while not self._items:
                 if self._done:
                     raise StopIteration
-                self._put(run(hostcall("isola.stream", self._number)))
+                self._add(run(hostcall("isola.stream", self._number)))
             return self._items.popleft()
 
         def __aiter__(self):
@@ -44,7 +44,7 @@ def __isola_call__():
             while not self._items:
                 if self._done:
                     raise StopAsyncIteration
-                self._put(await hostcall("isola.stream", self._number))
+                self._add(await hostcall("isola.stream", self._number))
             return self._items.popleft()
 
     def read(marker):
@@ -67,10 +67,10 @@ __isola_call__ = __isola_call__()
 
 _JAVASCRIPT = """
 globalThis.__isola_call__ = (() => {
-  const ask = hostcall;
+  const request = hostcall;
   async function* stream(number) {
     for (;;) {
-      const batch = await ask('isola.stream', number);
+      const batch = await request('isola.stream', number);
       yield* batch.items;
       if (batch.done) return;
     }

@@ -54,7 +54,7 @@ _SANDBOX_OPTIONS = ("max_memory", "limits", "mounts", "env", "hostcalls", "http"
 
 
 class _Default:
-    """Stands for an argument that was not given, where `None` means something."""
+    """The marker of an argument that was not given, where `None` has its own meaning."""
 
     def __repr__(self) -> str:
         return "<default>"
@@ -65,7 +65,7 @@ _DEFAULT = _Default()
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """Where a runtime is: what `build_template` would use."""
+    """A resolved runtime: the one that `build_template` would use."""
 
     runtime: RuntimeName
     version: str
@@ -84,14 +84,14 @@ async def resolve_runtime(
     runtime_sha256: str | None = None,
     on_progress: Callable[[Progress], object] | None = None,
 ) -> RuntimeConfig:
-    """Finds the component of a runtime, and downloads it if it is nowhere.
+    """Finds the component of a runtime, and downloads it if it is not installed.
 
-    Looked at, in this order: `runtime_path`, the component itself or the folder
-    that holds it; the environment variable `ISOLA_RUNTIME_DIR`; the runtimes
-    shipped with this package; `runtimes_dir`, where downloads are kept (in the
-    user's cache folder unless told otherwise); the release of `version` at
-    `download_url`. A download has the digest `runtime_sha256`, or the one that
-    is published beside it.
+    The sources, in this order: `runtime_path`, the component itself or the
+    directory that holds it; the environment variable `ISOLA_RUNTIME_DIR`; the
+    runtimes shipped with this package; `runtimes_dir`, the directory of downloads
+    (by default in the user's cache directory); the release of `version` at
+    `download_url`. A download must have the digest `runtime_sha256`, or by default
+    the one that is published beside it.
     """
     options = {
         "runtime_path": runtime_path,
@@ -134,14 +134,14 @@ async def build_template(
     env: Mapping[str, str] | None = None,
     **unknown: object,
 ) -> SandboxTemplate:
-    """Finds, compiles if need be, and loads a runtime.
+    """Finds a runtime, compiles it if necessary, and loads it.
 
-    Where it is looked for, and how it is downloaded, is told by
-    `resolve_runtime`. The first build on a machine compiles, which takes
-    seconds, and keeps the result in `cache_dir`; `None` keeps nothing.
-    `on_progress` is told of both, on the event loop. `limits` are those of each
-    sandbox; `max_memory`, in bytes, is one of them. `prelude` is code that each
-    sandbox runs when it starts. `mounts` and `env` are what each sandbox sees.
+    `resolve_runtime` describes the search and the download. The first build on a
+    machine compiles, which takes seconds, and stores the result in `cache_dir`;
+    `None` disables the cache. `on_progress` is called on the event loop during the
+    download and when compiling starts. `limits` are those of each sandbox;
+    `max_memory`, in bytes, is one of them. `prelude` is code that each sandbox runs
+    when it starts. `mounts` and `env` are the mounts and environment of each sandbox.
     """
     refuse_unknown(unknown, "build_template", _TEMPLATE_OPTIONS)
     given = limits_of(limits, max_memory)
@@ -184,10 +184,10 @@ def _listener(
     if not callable(on_progress):
         raise InvalidArgumentError(f"on_progress is {on_progress!r}: give a function")
 
-    def tell(phase: Any, received: int | None, total: int | None) -> None:
+    def report(phase: Any, received: int | None, total: int | None) -> None:
         on_progress(Progress(phase, received, total))
 
-    return tell
+    return report
 
 
 def _text(option: str, value: object) -> Any:
@@ -197,7 +197,7 @@ def _text(option: str, value: object) -> Any:
 
 
 class SandboxTemplate:
-    """A compiled interpreter. It may be used from many event loops and threads."""
+    """A compiled interpreter, which can be used from several event loops and threads."""
 
     def __init__(self, native: _native.Template, runtime: RuntimeName) -> None:
         self._native = native
@@ -222,13 +222,12 @@ class SandboxTemplate:
         http_handler: Literal[True] | HttpHandler | None = None,
         **unknown: object,
     ) -> AsyncIterator[Sandbox]:
-        """A started sandbox, closed at the end of the `async with` block.
+        """Creates a started sandbox, closed at the end of the `async with` block.
 
-        `limits` are over those of the template. `hostcalls` are the functions that
-        the guest can reach. `http` is `None`
-        (off), `True` (every request is sent, on `httpx`), or a function of
-        an `HttpRequest`. `mounts` and `env` replace the template's by guest path
-        and by key.
+        `limits` override those of the template. `hostcalls` are the functions that
+        the guest can call. `http` is `None` (no HTTP), `True` (every request is sent
+        with `httpx`), or a function of an `HttpRequest`. `mounts` and `env` override
+        the template's by guest path and by key.
         """
         sandbox = await self.instantiate(
             max_memory=max_memory,
@@ -255,13 +254,13 @@ class SandboxTemplate:
         http_handler: Literal[True] | HttpHandler | None = None,
         **unknown: object,
     ) -> Sandbox:
-        """A sandbox that is still to be started; entering it starts it."""
+        """Creates a sandbox that has not been started; entering it starts it."""
         refuse_unknown(unknown, "a sandbox", _SANDBOX_OPTIONS)
         given = limits_of(limits, max_memory)
         if self._closed:
             raise IsolaError("the template's context is closed", code="closed")
         if http is not None and http_handler is not None:
-            raise InvalidArgumentError("http and http_handler are the same option: give one")
+            raise InvalidArgumentError("http and http_handler are the same option: set only one")
         dispatcher = Dispatcher(hostcalls, http if http is not None else http_handler)
         native = await call(
             lambda loop, done: self._native.create(
@@ -280,9 +279,9 @@ class SandboxTemplate:
 
         Raises `SnapshotError` if it is damaged, or not of this runtime.
         """
-        place = path_of(path)
+        checked = path_of(path)
         native = await call(
-            lambda loop, done: self._native.load_snapshot(place, loop, done)
+            lambda loop, done: self._native.load_snapshot(checked, loop, done)
         )
         return Snapshot(native, False)
 
@@ -299,22 +298,22 @@ class SandboxTemplate:
         http_handler: Literal[True] | HttpHandler | None = None,
         **unknown: object,
     ) -> Sandbox:
-        """A sandbox that goes on from a snapshot, or from a file with one.
+        """Creates a started sandbox that continues from a snapshot or a snapshot file.
 
-        It is started. Options that are not given are as in the sandbox that the
-        snapshot is of, but for `hostcalls` and `http`, which are its own.
+        Options that are not given are those of the sandbox of the snapshot, except
+        `hostcalls` and `http`, which are never inherited.
         """
         refuse_unknown(unknown, "a sandbox", _SANDBOX_OPTIONS)
         given = limits_of(limits, max_memory)
         if self._closed:
             raise IsolaError("the template's context is closed", code="closed")
         if http is not None and http_handler is not None:
-            raise InvalidArgumentError("http and http_handler are the same option: give one")
+            raise InvalidArgumentError("http and http_handler are the same option: set only one")
         if not isinstance(snapshot, Snapshot):
             snapshot = await self.load_snapshot(snapshot)
         if snapshot.runtime != self._runtime:
             raise InvalidArgumentError(
-                f"the snapshot is of {snapshot.runtime}, the template of {self._runtime}"
+                f"the snapshot is of {snapshot.runtime}, but the template is of {self._runtime}"
             )
         dispatcher = Dispatcher(hostcalls, http if http is not None else http_handler)
         return await resume(
@@ -330,9 +329,9 @@ class SandboxTemplate:
 
 
 class SandboxContext:
-    """Owns the templates that it builds: after `close` they create nothing more.
+    """The owner of the templates that it builds. After `close` they create no sandboxes.
 
-    Sandboxes that exist live on.
+    Existing sandboxes remain usable.
     """
 
     def __init__(self) -> None:
@@ -342,7 +341,7 @@ class SandboxContext:
     async def build_template(
         self, runtime: RuntimeName, **template_config: Unpack[TemplateOptions]
     ) -> SandboxTemplate:
-        """The same as `isola.build_template`."""
+        """Builds a template, as `isola.build_template` does."""
         if self._closed:
             raise IsolaError("the context is closed", code="closed")
         template = await build_template(runtime, **template_config)
@@ -350,7 +349,7 @@ class SandboxContext:
         return template
 
     def close(self) -> None:
-        """Lets go of the templates. Closing twice is fine."""
+        """Closes the context and its templates. Closing again has no effect."""
         self._closed = True
         for template in self._templates:
             template._closed = True

@@ -1,4 +1,4 @@
-"""The same names as `isola`, for scripts and notebooks: without `await`.
+"""The synchronous API, with the names of `isola`, for scripts and notebooks.
 
     import isola.sync as isola
 
@@ -7,10 +7,10 @@
         sandbox.load_script("def add(a, b): return a + b")
         print(sandbox.run("add", 2, 3))
 
-The work is done by one event loop on a thread of its own, so this also works
-where an event loop runs already, as in a notebook. Functions of the host may be
-plain ones; those run on threads, several at a time. Interrupting a call stops
-its guest and closes its sandbox.
+All operations run on one event loop in a dedicated thread, so this also works where
+an event loop is running already, as in a notebook. Handlers may be plain functions;
+those run on threads, several at a time. Interrupting a call stops its guest and
+closes its sandbox.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ _T = TypeVar("_T")
 
 
 class _Loop:
-    """The event loop behind this module, and its thread."""
+    """The event loop of this module, and its thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -122,7 +122,7 @@ class _Loop:
         self._process = 0
 
     def get(self) -> asyncio.AbstractEventLoop:
-        # A fork has the lock and the loop, but not the thread: say so.
+        # Fails in a forked process, which has the lock and the loop, but not the thread.
         check_process()
         with self._lock:
             if self._loop is None or self._process != os.getpid():
@@ -148,7 +148,7 @@ class _Loop:
         try:
             return future.result()
         except BaseException:
-            # Ctrl-C: the guest is stopped.
+            # Stops the guest on Ctrl-C.
             future.cancel()
             raise
 
@@ -157,7 +157,7 @@ _LOOP = _Loop()
 
 
 def _handlers(given: SyncSandboxOptions) -> SandboxOptions:
-    """Lets plain functions be handlers, on threads."""
+    """Wraps handlers that are plain functions, so that they run on threads."""
     config = cast("dict[str, Any]", dict(given))
     hostcalls = config.get("hostcalls")
     if isinstance(hostcalls, Mapping):
@@ -234,7 +234,7 @@ class SandboxContext:
         )
 
     def close(self) -> None:
-        """Lets go of the templates."""
+        """Closes the context and its templates."""
         self._inner.close()
 
     def __enter__(self) -> Self:
@@ -262,12 +262,12 @@ class SandboxTemplate:
 
     @contextmanager
     def create(self, **sandbox_config: Unpack[SyncSandboxOptions]) -> Iterator[Sandbox]:
-        """A started sandbox, closed at the end of the `with` block."""
+        """Creates a started sandbox, closed at the end of the `with` block."""
         with self.instantiate(**sandbox_config) as sandbox:
             yield sandbox
 
     def instantiate(self, **sandbox_config: Unpack[SyncSandboxOptions]) -> Sandbox:
-        """A sandbox that is still to be started; entering it starts it."""
+        """Creates a sandbox that has not been started; entering it starts it."""
         return Sandbox(_LOOP.run(self._inner.instantiate(**_handlers(sandbox_config))))
 
     def load_snapshot(self, path: str | os.PathLike[str]) -> Snapshot:
@@ -302,7 +302,7 @@ class Snapshot:
 
     @property
     def resident_size(self) -> int:
-        """What the snapshot itself takes in memory, in bytes."""
+        """The memory that the snapshot itself uses, in bytes."""
         return self._inner.resident_size
 
     def save(self, path: str | os.PathLike[str]) -> int:
@@ -323,7 +323,7 @@ class Sandbox:
 
     @property
     def closed(self) -> bool:
-        """Whether it is closed."""
+        """True if the sandbox is closed."""
         return self._inner.closed
 
     def start(
@@ -398,7 +398,7 @@ class Sandbox:
         return [Sandbox(child) for child in _LOOP.run(self._inner.fork(count))]
 
     def close(self) -> None:
-        """Closes the sandbox and stops what runs in it."""
+        """Closes the sandbox and stops the running operation."""
         self._inner.close()
 
     def __enter__(self) -> Self:
@@ -431,21 +431,21 @@ class SandboxPool:
 
     @property
     def ready(self) -> int:
-        """How many sandboxes can be handed out at once."""
+        """The number of sandboxes that are available immediately."""
         return self._inner.ready
 
     @contextmanager
     def sandbox(self) -> Iterator[Sandbox]:
-        """A started sandbox for one use, closed at the end of the block."""
-        lent = self._inner.sandbox()
-        sandbox = _LOOP.run(lent.__aenter__())
+        """Returns a started sandbox for one use, closed at the end of the block."""
+        manager = self._inner.sandbox()
+        sandbox = _LOOP.run(manager.__aenter__())
         try:
             yield Sandbox(sandbox)
         finally:
-            _LOOP.run(lent.__aexit__(None, None, None))
+            _LOOP.run(manager.__aexit__(None, None, None))
 
     def close(self) -> None:
-        """Closes the sandboxes that were not handed out."""
+        """Closes the pool and its unused sandboxes."""
         _LOOP.run(self._inner.aclose())
 
     def __enter__(self) -> Self:
@@ -491,7 +491,7 @@ class Executor:
         return _LOOP.run(self._inner.execute(source, files=files))
 
     def reset(self) -> None:
-        """Forgets the variables and the files."""
+        """Discards the variables and the files."""
         _LOOP.run(self._inner.reset())
 
     def close(self) -> None:

@@ -366,7 +366,7 @@ async fn a_sandbox_holds_as_many_connections_as_the_default_says() {
         fixture.scratch.set_network(&sandbox.id, open).await.unwrap();
         let script = format!(
             "
-import resource, socket
+import resource, socket, time
 resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
 def open_until_refused(limit):
     held = []
@@ -380,13 +380,17 @@ def open_until_refused(limit):
 held, refused = open_until_refused(1100)
 print(len(held), refused)
 for s in held[:10]: s.close()
-held, refused = open_until_refused(5)
-print(len(held), refused)
+# The proxy notices a moment later that they are closed.
+again = []
+while len(again) < 5:
+    again += open_until_refused(5 - len(again))[0]
+    time.sleep(0.05)
+print(len(again))
 "
         );
         let output = sandbox.exec(argv(&["python3", "-c", &script])).await.unwrap();
         let output = output.output(10_000).await.unwrap();
-        assert_eq!(output.stdout, b"1024 True\n5 False\n", "{output:?}");
+        assert_eq!(output.stdout, b"1024 True\n5\n", "{output:?}");
         let seen = fixture.seen.take();
         assert!(seen.iter().any(|(reason, _)| reason == "too_many"), "{seen:?}");
     };

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use etcetera::BaseStrategy;
 use serde::{Deserialize, Serialize};
 
-use crate::server::config::DEFAULT_ADDRESS;
+use isorun_api::DEFAULT_ADDRESS;
 
 const URL_VARIABLE: &str = "ISORUN_API_URL";
 const KEY_VARIABLE: &str = "ISORUN_API_KEY";

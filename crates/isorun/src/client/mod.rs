@@ -14,15 +14,13 @@ use futures_util::{Stream, TryStreamExt};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{
-    api::{
-        Deleted, DestroyStats, Entries, ErrorBody, ExecRequest, FILE_MODE, ForkRequest, Forks,
-        History, Network, NetworkChange, NewRun, RestoreRequest, Run, RunList, RunStats,
-        SnapshotList, Taken, Usage, Written,
-    },
-    id::RunId,
-};
 use config::Target;
+use isorun_api::RunId;
+use isorun_api::{
+    Deleted, DestroyStats, Entries, ErrorBody, ExecRequest, FILE_MODE, ForkRequest, Forks, History,
+    Network, NetworkChange, NewRun, RestoreRequest, Run, RunList, RunStats, SnapshotList, Taken,
+    Usage, Written,
+};
 
 /// The reason why a request failed.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use reqwest::{StatusCode, Upgraded};
 use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 
 use super::{ClientError, socket::connection_error};
-use crate::api::{ErrorBody, ShellInput, ShellOutput};
+use isorun_api::{ErrorBody, ShellInput, ShellOutput};
 
 /// A shell that runs one command after the other.
 pub struct ShellSession {

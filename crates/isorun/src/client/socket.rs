@@ -16,7 +16,7 @@ use tokio_tungstenite::{
 };
 
 use super::{Client, ClientError, root_cause};
-use crate::api::{AttachInput, ErrorBody, ExecEvent, TerminalInput};
+use isorun_api::{AttachInput, ErrorBody, ExecEvent, TerminalInput};
 
 /// The connection to a command or a terminal.
 pub struct Attachment {

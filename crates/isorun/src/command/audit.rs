@@ -14,13 +14,13 @@ use clap::Subcommand;
 
 use super::{DataArgs, table};
 use crate::{
-    api::AuditEntry,
     audit::Verifier,
     failure::Failure,
-    id::RunId,
     secret::Secret,
     store::{AuditRow, Store},
 };
+use isorun_api::AuditEntry;
+use isorun_api::RunId;
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -8,7 +8,8 @@ use reqwest::Body;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio_util::io::ReaderStream;
 
-use crate::{client::Client, failure::Failure, id::RunId};
+use crate::{client::Client, failure::Failure};
+use isorun_api::RunId;
 
 #[derive(clap::Args)]
 pub struct Args {

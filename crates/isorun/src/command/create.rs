@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use super::table;
-use crate::{api::NewRun, client::Client, failure::Failure};
+use crate::{client::Client, failure::Failure};
+use isorun_api::NewRun;
 
 #[derive(clap::Args)]
 pub struct Args {

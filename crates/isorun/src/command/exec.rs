@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use super::{ServerArgs, connect, terminal};
-use crate::{failure::Failure, id::RunId};
+use crate::failure::Failure;
+use isorun_api::RunId;
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use super::table;
-use crate::{client::Client, failure::Failure, id::RunId};
+use crate::{client::Client, failure::Failure};
+use isorun_api::RunId;
 
 #[derive(clap::Args)]
 pub struct Args {

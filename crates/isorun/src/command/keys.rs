@@ -10,10 +10,10 @@ use super::{DataArgs, table};
 use crate::{
     clock, data,
     failure::Failure,
-    id::random_hex,
     secret::{self, Secret},
     store::{KeyRow, Store},
 };
+use isorun_api::random_hex;
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -7,7 +7,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio_util::io::StreamReader;
 
 use super::table;
-use crate::{api::AuditEntry, client::Client, failure::Failure, id::RunId};
+use crate::{client::Client, failure::Failure};
+use isorun_api::AuditEntry;
+use isorun_api::RunId;
 
 #[derive(clap::Args)]
 pub struct Args {

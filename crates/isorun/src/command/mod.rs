@@ -33,8 +33,8 @@ use clap::{Parser, Subcommand};
 use crate::{
     client::{Client, config::Target},
     failure::Failure,
-    id::RunId,
 };
+use isorun_api::RunId;
 
 /// Run untrusted programs in Linux sandboxes
 ///

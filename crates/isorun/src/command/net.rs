@@ -5,12 +5,9 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::table;
-use crate::{
-    api::{Network, NetworkChange, NetworkRules},
-    client::Client,
-    failure::Failure,
-    id::RunId,
-};
+use crate::{client::Client, failure::Failure};
+use isorun_api::RunId;
+use isorun_api::{Network, NetworkChange, NetworkRules};
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -14,13 +14,11 @@ use crate::{
     secret,
     server::{
         App, Config, Listening, Server,
-        config::{
-            DEFAULT_ADDRESS, DEFAULT_DISK_MIB, DEFAULT_MEM_MIB, Limits, NetworkConfig, PullPolicy,
-            Urls,
-        },
+        config::{DEFAULT_DISK_MIB, DEFAULT_MEM_MIB, Limits, NetworkConfig, PullPolicy, Urls},
         engine,
     },
 };
+use isorun_api::DEFAULT_ADDRESS;
 
 /// The upper bound of the default disk limit of a sandbox, in MiB.
 const MAX_DEFAULT_DISK_MIB: u64 = 102_400;

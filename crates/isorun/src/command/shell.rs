@@ -11,8 +11,8 @@ use super::{ServerArgs, connect};
 use crate::{
     client::{Client, ShellEvent, ShellSession},
     failure::Failure,
-    id::RunId,
 };
+use isorun_api::RunId;
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -13,11 +13,11 @@ use tokio::{
 };
 
 use crate::{
-    api::{Command, Encoding, ExecRequest},
     client::{AttachEvent, Attachment, Client, ClientError},
     failure::Failure,
-    id::RunId,
 };
+use isorun_api::RunId;
+use isorun_api::{Command, Encoding, ExecRequest};
 
 /// The command, and the options for running it.
 #[derive(clap::Args)]

@@ -9,10 +9,8 @@ use axum::{
 use futures_util::stream;
 
 use super::{ApiError, App, extract::OwnedRunId};
-use crate::{
-    api::{AuditEntry, ErrorBody},
-    store::StoreError,
-};
+use crate::store::StoreError;
+use isorun_api::{AuditEntry, ErrorBody};
 
 /// The number of entries that are read with one query.
 const ENTRIES_PER_PAGE: u32 = 256;

@@ -12,9 +12,6 @@ use super::limits::{
     ledger::share_of,
 };
 
-/// The default address of a server.
-pub const DEFAULT_ADDRESS: &str = "127.0.0.1:7676";
-
 /// A server's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use axum::{
     Json,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
 
-use crate::{api::ErrorBody, store::StoreError};
+use crate::store::StoreError;
+use isorun_api::{Code, ErrorBody};
 
 /// An error response. It contains only what the client may see; details for the
 /// operator are logged where the error is created.
@@ -18,100 +19,6 @@ pub struct ApiError {
     pub message: String,
     /// The time after which the client may retry.
     pub retry_after: Option<Duration>,
-}
-
-/// The stable error codes, listed in `docs/isorun/http-api.md`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Code {
-    InvalidRequest,
-    Unauthorized,
-    Forbidden,
-    NotFound,
-    MethodNotAllowed,
-    RunNotFound,
-    RunDestroyed,
-    RunHibernated,
-    RunBusy,
-    SnapshotNotFound,
-    SnapshotDamaged,
-    SnapshotIncompatible,
-    ServerFull,
-    SandboxDied,
-    ImageNotFound,
-    ImageNotAllowed,
-    ImageUnusable,
-    RegistryFailure,
-    FileNotFound,
-    FileError,
-    CommandNotFound,
-    SandboxFull,
-    ExecTimeout,
-    TooLarge,
-    RequestTimeout,
-    UnsupportedMediaType,
-    TooManyRequests,
-    TooManyRuns,
-    TooManyExecs,
-    NotSupported,
-    ConnectionRefused,
-    PortBroken,
-    UpstreamTimeout,
-    Stopping,
-    Unavailable,
-    Internal,
-}
-
-impl Code {
-    pub fn name(self) -> &'static str {
-        self.row().0
-    }
-
-    pub fn status(self) -> StatusCode {
-        self.row().1
-    }
-
-    fn row(self) -> (&'static str, StatusCode) {
-        match self {
-            Self::InvalidRequest => ("invalid_request", StatusCode::BAD_REQUEST),
-            Self::Unauthorized => ("unauthorized", StatusCode::UNAUTHORIZED),
-            Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN),
-            Self::NotFound => ("not_found", StatusCode::NOT_FOUND),
-            Self::MethodNotAllowed => ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED),
-            Self::RunNotFound => ("run_not_found", StatusCode::NOT_FOUND),
-            Self::RunDestroyed => ("run_destroyed", StatusCode::NOT_FOUND),
-            Self::RunHibernated => ("run_hibernated", StatusCode::CONFLICT),
-            Self::RunBusy => ("run_busy", StatusCode::CONFLICT),
-            Self::SnapshotNotFound => ("snapshot_not_found", StatusCode::NOT_FOUND),
-            Self::SnapshotDamaged => ("snapshot_damaged", StatusCode::UNPROCESSABLE_ENTITY),
-            Self::SnapshotIncompatible => ("snapshot_incompatible", StatusCode::CONFLICT),
-            Self::ServerFull => ("server_full", StatusCode::INSUFFICIENT_STORAGE),
-            Self::SandboxDied => ("sandbox_died", StatusCode::GONE),
-            Self::ImageNotFound => ("image_not_found", StatusCode::NOT_FOUND),
-            Self::ImageNotAllowed => ("image_not_allowed", StatusCode::FORBIDDEN),
-            Self::ImageUnusable => ("image_unusable", StatusCode::UNPROCESSABLE_ENTITY),
-            Self::RegistryFailure => ("registry_failure", StatusCode::BAD_GATEWAY),
-            Self::FileNotFound => ("file_not_found", StatusCode::NOT_FOUND),
-            Self::FileError => ("file_error", StatusCode::BAD_REQUEST),
-            Self::CommandNotFound => ("command_not_found", StatusCode::BAD_REQUEST),
-            Self::SandboxFull => ("sandbox_full", StatusCode::INSUFFICIENT_STORAGE),
-            Self::ExecTimeout => ("exec_timeout", StatusCode::GATEWAY_TIMEOUT),
-            Self::TooLarge => ("too_large", StatusCode::PAYLOAD_TOO_LARGE),
-            Self::RequestTimeout => ("request_timeout", StatusCode::REQUEST_TIMEOUT),
-            Self::UnsupportedMediaType => {
-                ("unsupported_media_type", StatusCode::UNSUPPORTED_MEDIA_TYPE)
-            }
-            Self::TooManyRequests => ("too_many_requests", StatusCode::TOO_MANY_REQUESTS),
-            Self::TooManyRuns => ("too_many_runs", StatusCode::TOO_MANY_REQUESTS),
-            Self::TooManyExecs => ("too_many_execs", StatusCode::TOO_MANY_REQUESTS),
-            Self::NotSupported => ("not_supported", StatusCode::NOT_IMPLEMENTED),
-            Self::ConnectionRefused => ("connection_refused", StatusCode::BAD_GATEWAY),
-            Self::PortBroken => ("port_broken", StatusCode::BAD_GATEWAY),
-            Self::UpstreamTimeout => ("upstream_timeout", StatusCode::GATEWAY_TIMEOUT),
-            Self::Stopping => ("stopping", StatusCode::SERVICE_UNAVAILABLE),
-            Self::Unavailable => ("unavailable", StatusCode::SERVICE_UNAVAILABLE),
-            Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR),
-        }
-    }
 }
 
 impl ApiError {

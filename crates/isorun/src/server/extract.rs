@@ -17,7 +17,8 @@ use super::{
     ApiError, App, Caller, Code, config::MAX_JSON_BYTES, limits, runs::LiveRun, state::hibernation,
     strict,
 };
-use crate::{clock, id::RunId};
+use crate::clock;
+use isorun_api::RunId;
 
 /// The largest part of a refused body that is discarded, in bytes.
 const MAX_DRAINED_BYTES: usize = 256 << 20;

@@ -28,7 +28,7 @@ use super::{
     runs::LiveRun,
     validate,
 };
-use crate::api::{Entries, ErrorBody, FILE_MODE, Written};
+use isorun_api::{Entries, ErrorBody, FILE_MODE, Written};
 
 /// The longest time without progress of an upload.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);

@@ -57,10 +57,10 @@ mod tests {
     use super::*;
     use crate::{
         audit::{AuditLog, Event},
-        id::RunId,
         secret::Secret,
         store::Ending,
     };
+    use isorun_api::RunId;
 
     #[tokio::test]
     async fn old_runs_and_those_over_the_number_go_with_their_logs() {

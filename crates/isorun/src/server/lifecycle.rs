@@ -20,12 +20,12 @@ use super::{
     validate::CreateParams,
 };
 use crate::{
-    api::{DestroyStats, OnIdle, Status},
     audit::{AuditLog, Event},
     clock,
-    id::RunId,
     store::{Ending, ResourceUsage, RunRow},
 };
+use isorun_api::RunId;
+use isorun_api::{DestroyStats, OnIdle, Status};
 
 /// The time after which a failed run without a timeout is destroyed.
 const KEEP_FAILED: Duration = Duration::from_secs(3600);

@@ -37,7 +37,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use auth::Caller;
 pub use config::Config;
-pub use error::{ApiError, Code};
+pub use error::ApiError;
+pub use isorun_api::Code;
 pub use listen::Listening;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use network::fuzz_network;

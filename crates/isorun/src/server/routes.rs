@@ -19,13 +19,11 @@ use super::{
     limits, metrics, network, observe, openapi, proxy, shell, state, strict,
     validate::{self, CreateParams},
 };
-use crate::{
-    api::{
-        DestroyStats, ErrorBody, Health, History, NetworkChange, NewRun, Patch, Readiness, Run,
-        RunList, RunStats, Usage,
-    },
-    clock,
-    id::RunId,
+use crate::clock;
+use isorun_api::RunId;
+use isorun_api::{
+    DestroyStats, ErrorBody, Health, History, NetworkChange, NewRun, Patch, Readiness, Run,
+    RunList, RunStats, Usage,
 };
 
 /// The largest number of runs in a response of the history.

@@ -33,12 +33,12 @@ use super::{
     proxy::UrlAccess,
 };
 use crate::{
-    api::{DestroyStats, Run, Status},
     audit::AuditLog,
     clock,
-    id::RunId,
     store::{ResourceUsage, RunRow},
 };
+use isorun_api::RunId;
+use isorun_api::{DestroyStats, Run, Status};
 
 /// The largest number of concurrent requests to ports of a run.
 const MAX_PROXY_REQUESTS: usize = 1024;

@@ -38,11 +38,9 @@ use super::{
     runs::{InUse, LiveRun},
     validate,
 };
-use crate::{
-    api::{ErrorBody, ShellInput, ShellOutput},
-    audit::Event,
-    id::random_hex,
-};
+use crate::audit::Event;
+use isorun_api::random_hex;
+use isorun_api::{ErrorBody, ShellInput, ShellOutput};
 
 /// The interval of pings. A client that sends nothing for three intervals is
 /// disconnected.

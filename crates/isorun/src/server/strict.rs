@@ -408,7 +408,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::api::{
+    use isorun_api::{
         AttachInput, ExecRequest, ForkRequest, NetworkChange, NewRun, Patch, RestoreRequest,
         ShellInput, TerminalInput,
     };

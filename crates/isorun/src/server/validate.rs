@@ -10,7 +10,7 @@ use super::{
     network::{self, Settings},
     proxy::UrlAccess,
 };
-use crate::api::{NewRun, OnIdle};
+use isorun_api::{NewRun, OnIdle};
 
 /// The validated parameters of a new run.
 #[derive(Clone, Debug)]
@@ -82,7 +82,7 @@ fn urls(access: Option<&str>) -> Result<UrlAccess, ApiError> {
     match access {
         None | Some("open") => Ok(UrlAccess::Open),
         Some("off") => Ok(UrlAccess::Off),
-        Some("token") => crate::id::random_hex::<16>()
+        Some("token") => isorun_api::random_hex::<16>()
             .map(UrlAccess::Token)
             .map_err(|error| ApiError::internal("cannot create a token", error)),
         Some(_) => Err(ApiError::invalid("urls must be one of open, token and off")),

@@ -3,7 +3,7 @@
 use rusqlite::{OptionalExtension, Row};
 
 use super::{Store, StoreError};
-use crate::id::RunId;
+use isorun_api::RunId;
 
 /// An entry of an audit log.
 #[derive(Clone, Debug)]

@@ -3,11 +3,9 @@
 use rusqlite::{OptionalExtension, Row, types::Type};
 
 use super::{Store, StoreError};
-use crate::{
-    api::{OnIdle, PastRun, Status, Usage},
-    clock,
-    id::RunId,
-};
+use crate::clock;
+use isorun_api::RunId;
+use isorun_api::{OnIdle, PastRun, Status, Usage};
 
 /// The stored data of a run.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension, Row};
 
 use super::runs::parsed;
 use super::{Store, StoreError};
-use crate::api::OnIdle;
+use isorun_api::OnIdle;
 
 /// The stored data of a snapshot.
 #[derive(Clone, Debug)]

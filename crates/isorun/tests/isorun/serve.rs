@@ -71,7 +71,10 @@ fn what_cannot_be_served_is_said_before_anything_starts() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot listen on"), "{output:?}");
     fs::set_permissions(other.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let output = taken.output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stderr).contains("others can write"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("other users can write"),
+        "{output:?}"
+    );
 }
 
 #[test]

@@ -1,8 +1,8 @@
-"""Functions of ours in the place of builtin ones.
+"""Replacements of builtin functions.
 
-A function of Python that is an attribute of a class becomes a method of its
-objects, and a builtin one does not: `class Clock: now = time.process_time` calls it
-without the object.
+A Python function that is an attribute of a class becomes a method of its objects,
+but a builtin function does not: with `class Clock: now = time.process_time`, the
+function is called without the object.
 """
 
 from isola_guest import own_builtins as __builtins__  # noqa: A004
@@ -11,11 +11,11 @@ _COPIED = ("__module__", "__name__", "__qualname__", "__doc__", "__self__", "__t
 
 
 class Builtin:
-    """A function that looks like the builtin one that it replaces."""
+    """A function that behaves like the builtin one that it replaces."""
 
     def __init__(self, function, real):
         self._function = function
-        # For `inspect.signature`.
+        # Used by `inspect.signature`.
         self.__wrapped__ = real
         for name in _COPIED:
             setattr(self, name, getattr(real, name))
@@ -27,5 +27,5 @@ class Builtin:
         return f"<built-in function {self.__name__}>"
 
     def __reduce__(self):
-        # Copied and pickled by name.
+        # Copied and pickled by its name.
         return self.__qualname__

@@ -1,6 +1,6 @@
-"""What a script says that it needs: inline script metadata (PEP 723).
+"""Dependencies of a script from its inline script metadata (PEP 723).
 
-Dependencies with a URL are imported from there. Others have to be there
+Dependencies with a URL are imported from there. Others must be available
 already: bundled with the guest, or on a mount in `sys.path`.
 """
 
@@ -13,39 +13,39 @@ from . import remote
 _BEGIN = "# /// script"
 _END = "# ///"
 
-# (Name, URL) of what is on `sys.meta_path` already.
+# The (name, URL) pairs of the importers that are on `sys.meta_path` already.
 _known = set()
 
 
 def provide(source, name):
-    """Sees to it that a script finds what its metadata names."""
+    """Makes the dependencies that a script's metadata names importable."""
     block, line = _block(source, name)
     if block is None:
         return
     try:
-        wanted = tomllib.loads(block)
+        script_metadata = tomllib.loads(block)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{name}: the script metadata after line {line} is not TOML: {error}") from None
     where = f"{name}, script metadata"
-    # Only now: most scripts have none, and this takes a while to import.
+    # Imported here because the import is slow and most scripts have no metadata.
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-    python = wanted.get("requires-python", "")
+    python = script_metadata.get("requires-python", "")
     try:
         fits = SpecifierSet(python).contains(_version(), prereleases=True)
     except (InvalidSpecifier, TypeError, AttributeError):
-        raise ValueError(f"{where}: requires-python {python!r} is no version specifier") from None
+        raise ValueError(f"{where}: requires-python {python!r} is not a valid version specifier") from None
     if not fits:
-        raise ImportError(f"{where}: it requires Python {python}, and this is {_version()}")
-    dependencies = wanted.get("dependencies", [])
+        raise ImportError(f"{where}: it requires Python {python}, but this is {_version()}")
+    dependencies = script_metadata.get("dependencies", [])
     if not isinstance(dependencies, list) or not all(isinstance(one, str) for one in dependencies):
         raise ValueError(f"{where}: dependencies is not a list of strings")
     for text in dependencies:
         try:
             requirement = Requirement(text)
         except InvalidRequirement as error:
-            raise ValueError(f"{where}: {text!r} is no dependency: {error}") from None
+            raise ValueError(f"{where}: {text!r} is not a valid dependency: {error}") from None
         if requirement.marker is None or requirement.marker.evaluate():
             _provide_one(requirement, where)
 
@@ -58,12 +58,12 @@ def _provide_one(requirement, where):
         if not separator or scheme.lower() not in ("http", "https"):
             raise ImportError(
                 f"{where}: {requirement.name} is at {requirement.url!r}, "
-                "but only http and https URLs can be imported from"
+                "but only http and https URLs are supported"
             )
-        # A server does not tell which modules a folder has: it is only asked
-        # for the one by this name.
+        # A server does not list the modules of a directory, so only the module with
+        # the name of the requirement is requested.
         module = requirement.name.replace("-", "_").replace(".", "_")
-        sys.meta_path.append(remote.Importer(requirement.url, folder_of=module))
+        sys.meta_path.append(remote.Importer(requirement.url, only_module=module))
         _known.add(key)
 
 
@@ -73,8 +73,8 @@ def _check_installed(requirement, where):
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         raise ModuleNotFoundError(
-            f"{where}: it depends on {name!r}, which this guest does not bundle and no mount "
-            f"brings; give a URL as in '{name} @ https://...', or mount a site-packages folder",
+            f"{where}: it depends on {name!r}, which is neither bundled with this guest nor on a "
+            f"mount; give a URL as in '{name} @ https://...', or mount a site-packages directory",
             name=name,
         ) from None
     if not requirement.specifier.contains(version, prereleases=True):
@@ -82,7 +82,7 @@ def _check_installed(requirement, where):
 
 
 def _block(source, name):
-    """The TOML of the block and the line that it begins in, or None."""
+    """Returns the TOML of the block and the line in which it starts, or None."""
     lines = source.splitlines()
     starts = [number for number, line in enumerate(lines) if line.rstrip() == _BEGIN]
     blocks = []
@@ -91,7 +91,7 @@ def _block(source, name):
         content = []
         for number, line in enumerate(lines[start + 1 :]):
             if line.rstrip() == _END:
-                # The last one counts that the comment still goes on to.
+                # The last end marker within the comment counts.
                 end = number
             elif not (line == "#" or line.startswith("# ")):
                 break

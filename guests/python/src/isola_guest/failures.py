@@ -1,4 +1,4 @@
-"""Exceptions of user code, as the host is told of them."""
+"""Converts exceptions of user code to the form in which the host receives them."""
 
 from isola_guest import own_builtins as __builtins__  # noqa: A004
 
@@ -9,15 +9,16 @@ from wit_world.exports.guest import Failure, FailureKind
 
 from . import pending, places, values
 
-# So many notes of an exception are shown of its first and of its last ones.
-_NOTES = 10
+# The number of notes of an exception that are shown from the start and from the end.
+_SHOWN_NOTES = 10
 
-# What an exception may say; the middle of a longer text is left out.
-_LONGEST = 64 * 1024
+# The maximum length of an exception's texts, in characters. The middle of a longer text
+# is omitted.
+_MAX_TEXT_CHARS = 64 * 1024
 
 
 def failure(error):
-    """What the contract raises for an exception."""
+    """Converts an exception to the failure that the contract raises."""
     name = type(error).__qualname__
     try:
         message = _exit_status(error) if isinstance(error, SystemExit) else str(error)
@@ -31,7 +32,7 @@ def failure(error):
 
 
 def _exit_status(error):
-    """A number, nothing, or a text: as CPython takes it at its end."""
+    """Returns the exit status as CPython interprets it: a number, nothing, or a text."""
     if error.code is None:
         return ""
     return str(int(error.code)) if isinstance(error.code, int) else str(error.code)
@@ -42,7 +43,7 @@ def _kind(error):
         return FailureKind.MEMORY
     if isinstance(error, RecursionError):
         return FailureKind.RECURSION
-    if isinstance(error, values.ValueRefused):
+    if isinstance(error, values.InvalidValue):
         return FailureKind.VALUE
     if isinstance(error, values.ValueTooLarge):
         return FailureKind.SIZE
@@ -52,7 +53,7 @@ def _kind(error):
 
 
 def trace(error):
-    """The traceback without the frames of the runner."""
+    """Returns the traceback without the frames of the runner."""
     shown = traceback.TracebackException.from_exception(error, limit=-200)
     seen = set()
     parts = [shown]
@@ -61,7 +62,7 @@ def trace(error):
         if part is None or id(part) in seen:
             continue
         seen.add(id(part))
-        part.__notes__ = _fewer(part.__notes__)
+        part.__notes__ = _truncated_notes(part.__notes__)
         part.stack = traceback.StackSummary.from_list(
             [frame for frame in part.stack if not places.is_hidden(frame.filename)]
         )
@@ -69,17 +70,18 @@ def trace(error):
     return "".join(shown.format())
 
 
-def _fewer(notes):
-    """The notes of an exception; of many, those in the middle are left out."""
-    # The encoder of JSON adds one for each level of a nested value.
-    if not isinstance(notes, (list, tuple)) or len(notes) <= 2 * _NOTES:
+def _truncated_notes(notes):
+    """Returns the notes of an exception, without those in the middle if they are many."""
+    # The JSON encoder adds one for each level of a nested value.
+    if not isinstance(notes, (list, tuple)) or len(notes) <= 2 * _SHOWN_NOTES:
         return notes
-    left_out = len(notes) - 2 * _NOTES
-    return [*notes[:_NOTES], f"[... {left_out} more notes ...]", *notes[-_NOTES:]]
+    omitted = len(notes) - 2 * _SHOWN_NOTES
+    return [*notes[:_SHOWN_NOTES], f"[... {omitted} more notes ...]", *notes[-_SHOWN_NOTES:]]
 
 
 def _sendable(text):
-    """Text without lone surrogates, which have no UTF-8 form, and not too long."""
-    if len(text) > _LONGEST:
-        text = f"{text[:_LONGEST // 2]}\n[... {len(text) - _LONGEST} characters ...]\n{text[-_LONGEST // 2 :]}"
+    """Returns the text truncated, and without lone surrogates, which UTF-8 cannot encode."""
+    if len(text) > _MAX_TEXT_CHARS:
+        half = _MAX_TEXT_CHARS // 2
+        text = f"{text[:half]}\n[... {len(text) - _MAX_TEXT_CHARS} characters ...]\n{text[-half:]}"
     return text.encode("utf-8", "backslashreplace").decode()

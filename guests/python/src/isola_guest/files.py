@@ -1,10 +1,10 @@
-"""Files that user code leaves open: what they hold back is written all the same.
+"""Flushes files that user code leaves open at the end of a call.
 
-CPython writes it when the objects die, at the end of the process. A sandbox goes
-on after a call, and its host may look at a file in between.
+CPython flushes them when the objects are destroyed, at the latest at process exit. A
+sandbox continues after a call, and its host may read a file in between.
 
-The null device, which is no file here, and the working directory are made right
-as well.
+This module also provides the null device, which is not a file here, and corrects the
+working directory.
 """
 
 from isola_guest import own_builtins as __builtins__  # noqa: A004
@@ -24,15 +24,15 @@ _NULL = frozenset((os.devnull, os.fsencode(os.devnull)))
 _real_open = io.open
 _real_chdir = os.chdir
 
-# Identity -> a weak reference to a file that was opened for writing.
+# Maps the identity of a file that was opened for writing to a weak reference to it.
 _written = {}
 
-# What can have a buffer of its own.
+# The types of files with a buffer of their own.
 _BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 
 
 class _Null(io.RawIOBase):
-    """The null device: nothing to read, and all that is written is dropped."""
+    """The null device: reads return nothing, and writes are discarded."""
 
     def __init__(self, mode):
         self.mode = mode
@@ -86,7 +86,7 @@ def _open(
 
 
 def _open_null(file, mode, buffering, encoding, errors, newline, closefd):
-    # The arguments are checked where they always are, on a file that is none.
+    # The wrappers check their arguments as always, here on the null device.
     if not closefd:
         raise ValueError("Cannot use closefd=False with file name")
     raw = _Null(mode.replace("b", "").replace("t", ""))
@@ -113,8 +113,8 @@ def _one_way(raw):
 
 
 def _chdir(path):
-    # libc keeps the directory as text, and appends to it: after `chdir("..")` it
-    # would be `/data/..`.
+    # libc stores the directory as text and appends to it: after `chdir("..")` it would
+    # be `/data/..`.
     name = os.fsdecode(path)
     _real_chdir(os.path.realpath(name) if ".." in name else path)
     here = os.getcwd()
@@ -123,7 +123,7 @@ def _chdir(path):
 
 
 def install():
-    """Makes `open`, wherever it is called by that name, remember what it opened."""
+    """Replaces `open` by a function that records opened files, and replaces `chdir`."""
     import _io
     import posix
 
@@ -132,17 +132,17 @@ def install():
 
 
 def flush(skipped):
-    """Writes what open files hold back. Costs nothing if none is open."""
+    """Flushes open files. Costs nothing if no file is open."""
     if not _written:
         return
     opened = [file for reference in list(_written.values()) if (file := reference()) is not None]
     opened = [file for file in opened if not _is_closed(file)]
     if not opened:
         return
-    # Others may hold back something for a binary file, such as the text for it.
+    # Other objects may buffer data for a binary file, such as a text wrapper.
     if not all(isinstance(file, io.TextIOWrapper) for file in opened):
-        opened = [*filter(_is_above, gc.get_objects()), *opened]
-    # Text first: it goes through the buffers below.
+        opened = [*filter(_is_buffered, gc.get_objects()), *opened]
+    # Text wrappers first, since they write to the buffers below them.
     opened.sort(key=lambda file: not isinstance(file, io.TextIOWrapper))
     for file in opened:
         if not any(file is other for other in skipped) and not _is_closed(file):
@@ -152,7 +152,7 @@ def flush(skipped):
                 _report(file)
 
 
-def _is_above(item):
+def _is_buffered(item):
     return type(item) in _BUFFERED
 
 
@@ -160,11 +160,11 @@ def _is_closed(file):
     try:
         return file.closed
     except Exception:
-        # It was detached, or never set up.
+        # The file was detached, or its initialization failed.
         return True
 
 
 def _report(file):
-    # As when it happens while a file dies: told, and raised to nobody.
+    # As for a failure while a file is destroyed: printed, but not raised.
     print(f"Exception ignored while flushing file {file!r}:", file=sys.stderr)
     traceback.print_exc()

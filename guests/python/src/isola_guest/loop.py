@@ -1,8 +1,8 @@
 """An asyncio event loop over the host.
 
-The scheduling is CPython's own `BaseEventLoop`. This adds the one place where
-it waits (for the host's news, a timer, and WASI pollables) and the end of a
-call, when nothing may be left pending.
+The scheduling is CPython's own `BaseEventLoop`. This module adds the selector, which
+waits for completions of the host, a timer, and WASI pollables, and the end of a call,
+when nothing may be left pending.
 """
 
 from isola_guest import own_builtins as __builtins__  # noqa: A004
@@ -16,12 +16,12 @@ from . import pending, places, stdio
 from .waits import DeadlockError
 
 
-class _Waits:
-    """What `BaseEventLoop` calls its selector: a place to wait."""
+class _Selector:
+    """The selector of `BaseEventLoop`, which waits for events of the host."""
 
     def __init__(self, loop):
         self._loop = weakref.ref(loop)
-        # Futures of user code, each with the pollable that it waits for.
+        # Maps futures of user code to the pollables that they wait for.
         self.pollables = {}
 
     def select(self, timeout):
@@ -47,7 +47,7 @@ class _Waits:
     def _poll(self, nanos):
         waited = list(self.pollables.items())
         host.wake_next_timer()
-        with monotonic_clock.subscribe_duration(_FOREVER if nanos is None else nanos) as timer:
+        with monotonic_clock.subscribe_duration(_NO_TIMEOUT_NANOS if nanos is None else nanos) as timer:
             ready = poll.poll([*(pollable for _, pollable in waited), timer])
         self._settle([waited[index] for index in ready if index < len(waited)])
         pending.settle(host.completions())
@@ -62,18 +62,19 @@ class _Waits:
         self.pollables.clear()
 
 
-# From here on the host takes a timer for none.
-_FOREVER = 2**30 * 1_000_000
+# The duration in nanoseconds from which on the host ignores a timer.
+_NO_TIMEOUT_NANOS = 2**30 * 1_000_000
 
-# How often the end of a call looks for more to end: ending a task may start others.
-_ROUNDS = 100
+# The maximum number of rounds in which the end of a call cancels tasks, since cancelling
+# a task may start others.
+_MAX_SHUTDOWN_ROUNDS = 100
 
-# From how many tasks on those that need no report are sorted out.
-_MANY = 1000
+# The number of started tasks from which on those that need no report are pruned.
+_PRUNE_THRESHOLD = 1000
 
 
-class _InOrder:
-    """As much of a weak set as is needed here; it remembers the order."""
+class _OrderedWeakSet:
+    """A minimal weak set that keeps the order of insertion."""
 
     def __init__(self):
         self.references = {}
@@ -86,7 +87,7 @@ class _InOrder:
         self.references.pop(id(item), None)
 
     def pop(self):
-        """Takes the youngest."""
+        """Removes and returns the newest item."""
         return self.references.popitem()[1]()
 
     def clear(self):
@@ -99,26 +100,26 @@ class _InOrder:
         return iter([reference() for reference in self.references.values()])
 
 
-# The loops that user code made.
-_others = _InOrder()
+# The event loops that user code created.
+_user_loops = _OrderedWeakSet()
 
 
 class Loop(asyncio.BaseEventLoop):
     """The event loop of the guest."""
 
-    # If it could not even be made, it is not to be closed.
+    # A loop whose constructor failed counts as closed, so that `__del__` does not close it.
     _closed = True
 
     def __init__(self):
         super().__init__()
-        self._selector = _Waits(self)
-        self._asyncgens = _InOrder()
-        # Whether a task of another loop stands still while this one runs.
+        self._selector = _Selector(self)
+        self._asyncgens = _OrderedWeakSet()
+        # True if a task of another loop is suspended while this one runs.
         self._is_nested = False
-        # What was started, for the report of failures at the end.
+        # Weak references to the started tasks, for the report of failures at the end.
         self._started = []
-        self._many = _MANY
-        _others.add(self)
+        self._prune_at = _PRUNE_THRESHOLD
+        _user_loops.add(self)
 
     def create_task(self, coro, **kwargs):
         self._check_closed()
@@ -128,11 +129,11 @@ class Loop(asyncio.BaseEventLoop):
             task = self._task_factory(self, coro, **kwargs)
         try:
             self._started.append(weakref.ref(task))
-            if len(self._started) > self._many:
-                self._sort_out()
+            if len(self._started) > self._prune_at:
+                self._prune()
             return task
         finally:
-            # A task's exception may know this frame: no cycle with the task.
+            # A task's exception may refer to this frame: avoid a cycle with the task.
             del task
 
     def run_in_executor(self, executor, func, *args):
@@ -141,14 +142,14 @@ class Loop(asyncio.BaseEventLoop):
         return super().run_in_executor(executor, func, *args)
 
     def wait_for_pollable(self, pollable):
-        """A future that ends when the pollable is ready."""
+        """Returns a future that is done when the pollable is ready."""
         future = self.create_future()
         self._selector.pollables[future] = pollable
         future.add_done_callback(lambda done: self._selector.pollables.pop(done, None))
         return future
 
     def run_within(self, outer, coroutine):
-        """Runs a coroutine while `outer`, and its current task, stand still."""
+        """Runs a coroutine while `outer` and its current task are suspended."""
         self._is_nested = True
         task = asyncio.tasks._swap_current_task(outer, None)
         asyncio._set_running_loop(None)
@@ -165,7 +166,7 @@ class Loop(asyncio.BaseEventLoop):
             asyncio.tasks._swap_current_task(outer, task)
 
     async def shutdown_asyncgens(self):
-        """Closes the async generators one after another, the youngest first."""
+        """Closes the async generators one after another, the newest first."""
         while self._asyncgens:
             generator = self._asyncgens.pop()
             try:
@@ -177,33 +178,33 @@ class Loop(asyncio.BaseEventLoop):
                 )
 
     def finish(self):
-        """Ends what is left, so that an idle guest waits for nothing."""
-        # Whatever runs on a loop began as one of these.
+        """Ends all pending work, so that an idle guest waits for nothing."""
+        # All work on a loop starts as one of these.
         if self._started or self._ready or self._scheduled:
-            self._end()
+            self._end_all()
 
     def close(self):
         if not self.is_running():
-            _others.discard(self)
+            _user_loops.discard(self)
             self._selector.close()
             if pending.waiting:
                 self._abandon()
         super().close()
 
     def _process_events(self, events):
-        """Nothing: futures are settled where the wait ends."""
+        """Does nothing: the selector settles the futures itself."""
 
     def _write_to_self(self):
-        """Nothing: there is no other thread that could be waiting."""
+        """Does nothing: there is no other thread that could wait in the selector."""
 
-    def _end(self):
-        hopeless = set()
+    def _end_all(self):
+        stuck = set()
         try:
             rounds = 0
-            while rounds < _ROUNDS and self._end_some(hopeless):
+            while rounds < _MAX_SHUTDOWN_ROUNDS and self._end_round(stuck):
                 rounds += 1
         finally:
-            # Also if one of them would not be ended.
+            # Also if a task could not be ended.
             for handle in self._scheduled:
                 handle._scheduled = False
             self._scheduled.clear()
@@ -212,71 +213,71 @@ class Loop(asyncio.BaseEventLoop):
             self._selector.close()
             self._report()
 
-    def _end_some(self, hopeless):
-        """One round of the end. Whether there was anything to end."""
+    def _end_round(self, stuck):
+        """Runs one round of the end. Returns whether there was anything to end."""
         tasks = asyncio.all_tasks(self)
-        if hopeless:
-            tasks -= hopeless
+        if stuck:
+            tasks -= stuck
         if tasks:
-            # In the order in which they were started, as far as that is known.
+            # In the order of their start, as far as that is known.
             known = [task for started in self._started if (task := started()) in tasks]
             for task in dict.fromkeys([*known, *tasks]):
-                # One that closes an async generator is the end already.
+                # A task that closes an async generator is part of the end already.
                 if not isinstance(task.get_coro(), _Closing):
                     task.cancel()
-            # Which asks nobody for their exception.
+            # `asyncio.wait` does not retrieve the exceptions of the tasks.
             ending = asyncio.wait(tasks)
         elif self._asyncgens:
             ending = self.shutdown_asyncgens()
         elif self._ready:
-            ending = _nothing()
+            ending = _noop()
         else:
             return False
         try:
             self.run_until_complete(ending)
         except DeadlockError:
             for task in tasks:
-                self._give_up(task)
-            hopeless |= tasks
+                self._report_stuck(task)
+            stuck |= tasks
         return True
 
-    def _give_up(self, task):
+    def _report_stuck(self, task):
         if not task.done():
             task._log_destroy_pending = False
-            message = "A task does not end: it waits for what can never come"
+            message = "A task cannot be ended: it waits for a result that can never arrive"
             self.call_exception_handler({"message": message, "task": task})
 
     def _report(self):
-        """Reports the tasks that failed and that nobody asked for their failure."""
-        started, self._started, self._many = self._started, [], _MANY
+        """Reports the failed tasks whose exceptions were never retrieved."""
+        started, self._started, self._prune_at = self._started, [], _PRUNE_THRESHOLD
         for reference in started:
             task = reference()
             if task is None or not _is_failure(task):
                 continue
-            # Asking for the exception also makes this the only report.
+            # Retrieving the exception prevents a second report.
             error = task.exception()
-            # These two went out of the loop, to whoever ran it.
+            # The loop raised these two to its caller.
             if not isinstance(error, (SystemExit, KeyboardInterrupt)):
                 message = "Task exception was never retrieved"
                 self.call_exception_handler({"message": message, "exception": error, "future": task})
 
-    def _sort_out(self):
+    def _prune(self):
         def is_wanted(task):
             return task is not None and (not task.done() or _is_failure(task))
 
         self._started = [reference for reference in self._started if is_wanted(reference())]
-        self._many = max(_MANY, 2 * len(self._started))
+        self._prune_at = max(_PRUNE_THRESHOLD, 2 * len(self._started))
 
     def _abandon(self):
-        """Ends what still waits for the host's news on this loop."""
+        """Abandons operations of the host for which a future of this loop still waits."""
         for number, (future, _) in list(pending.waiting.items()):
             if asyncio.isfuture(future) and future.get_loop() is self:
                 del pending.waiting[number]
                 host.abandon(number)
 
 
-class _Main(Loop):
-    """The loop that every call runs on: no call may close it for the next."""
+class _MainLoop(Loop):
+    """The loop on which every call runs. No call can close it for the next."""
 
     def close(self):
         if self.is_running():
@@ -285,7 +286,7 @@ class _Main(Loop):
 
 
 class _Policy(asyncio.events._AbstractEventLoopPolicy):
-    """Makes `asyncio.run` and `asyncio.new_event_loop` use this loop."""
+    """The policy by which `asyncio.run` and `asyncio.new_event_loop` use this loop."""
 
     def __init__(self):
         self._loop = None
@@ -301,24 +302,24 @@ class _Policy(asyncio.events._AbstractEventLoopPolicy):
 
 
 def run(coroutine):
-    """Runs a coroutine to its end: on the calls' loop, or within a running one."""
+    """Runs a coroutine to its end, on the main loop or nested in a running one."""
     outer = asyncio._get_running_loop()
     if outer is not None:
         return Loop().run_within(outer, coroutine)
     try:
         return main.run_until_complete(coroutine)
     except DeadlockError:
-        # Whoever catches it goes on without the tasks that cannot.
+        # Code that catches it continues without the tasks that are stuck.
         main.finish()
         raise
 
 
 def finish():
-    """The end of a call: nothing is left pending, on any loop."""
+    """Ends a call: nothing is left pending on any loop."""
     try:
         main.finish()
-        if _others.references:
-            for loop in list(_others):
+        if _user_loops.references:
+            for loop in list(_user_loops):
                 loop.finish()
     finally:
         pending.waiting.clear()
@@ -326,14 +327,14 @@ def finish():
 
 def _deadlock(loop):
     message = (
-        "the awaited result can never come: no hostcall, request, timer or pollable is pending,"
-        " and nothing is left to run that could set it"
+        "the awaited result can never arrive: no hostcall, request, timer or pollable is pending,"
+        " and no task is left that could set it"
     )
     error = DeadlockError(message)
     if loop._is_nested:
-        error.add_note("The tasks outside stand still until this run() returns.")
-    for place in places.of_tasks(asyncio.all_tasks(loop)):
-        error.add_note(place)
+        error.add_note("The tasks of the outer loop are suspended until this run() returns.")
+    for note in places.of_tasks(asyncio.all_tasks(loop)):
+        error.add_note(note)
     return error
 
 
@@ -341,7 +342,7 @@ def _is_failure(task):
     return task.done() and task._log_traceback
 
 
-async def _nothing():
+async def _noop():
     pass
 
 
@@ -358,6 +359,6 @@ _Closing = type(_closing)
 asyncio.events._set_event_loop_policy(_Policy())
 asyncio.EventLoop = Loop
 
-# The loop of the calls that the host makes, and of `sandbox.asyncio.run`.
-main = _Main()
-_others.discard(main)
+# The loop of the host's calls and of `sandbox.asyncio.run`.
+main = _MainLoop()
+_user_loops.discard(main)

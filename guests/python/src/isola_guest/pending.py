@@ -1,7 +1,7 @@
-"""What the guest has under way at the host: hostcalls and HTTP requests.
+"""Pending operations of the guest at the host: hostcalls and HTTP requests.
 
-Each has a number. The event loop takes the host's news and settles the future
-that waits for that number.
+Each has a number. The event loop receives completions from the host and settles the
+future that waits for that number.
 """
 
 from isola_guest import own_builtins as __builtins__  # noqa: A004
@@ -18,7 +18,7 @@ from . import stdio, values
 
 
 class HostcallError(RuntimeError):
-    """The host refused or failed. The message is the host's."""
+    """A hostcall was refused or failed. The message is the host's."""
 
     __module__ = "sandbox.asyncio"
 
@@ -29,10 +29,10 @@ class RequestError(OSError):
     __module__ = "sandbox.http"
 
 
-# Number -> the future that waits for its next news, and the type of a failure.
+# Maps a number to the future that waits for its next completion, and the type of a failure.
 waiting = {}
 
-# Number of a request -> the future that waits until a piece of its body is taken.
+# Maps a request's number to the future that waits until a chunk of its body is accepted.
 _uploads = {}
 
 _numbers = count(1)
@@ -41,18 +41,18 @@ _numbers = count(1)
 async def hostcall(call_type, payload=None):
     """Calls the function that the host registered as `call_type`.
 
-    Returns what the host returned. Raises `HostcallError`, a `RuntimeError`,
+    Returns the host's result. Raises `HostcallError`, a `RuntimeError`,
     with the host's message if it refuses or fails.
     """
     if not isinstance(call_type, str):
-        raise TypeError(f"a hostcall's name is a str, not {type(call_type).__name__}")
+        raise TypeError(f"a hostcall's name must be a str, not {type(call_type).__name__}")
     number = next(_numbers)
     loop = asyncio.get_running_loop()
     _start(HostcallError, host.hostcall, number, call_type, values.encode(payload))
     try:
-        return await _news(loop, number, HostcallError)
+        return await _completion(loop, number, HostcallError)
     except BaseException:
-        # Given up while it was under way: the host need not go on.
+        # Cancelled while it was pending: the host need not continue.
         if waiting.pop(number, None) is not None:
             host.abandon(number)
         raise
@@ -61,31 +61,31 @@ async def hostcall(call_type, payload=None):
 class Exchange:
     """An HTTP request and its response.
 
-    A blocking one never suspends whoever awaits it: synchronous code may run
-    its coroutines to their end with `run_blocking`, also while a loop runs.
+    The coroutines of a blocking one never suspend: synchronous code can run them to
+    their end with `run_blocking`, even while a loop is running.
     """
 
-    def __init__(self, request, pieces, blocking):
+    def __init__(self, request, chunks, blocking):
         self._number = next(_numbers)
         self._blocking = blocking
         self._over = False
-        # The pieces of the request's body, if it comes in pieces; then the
-        # task that sends them, and what went wrong there.
-        self._pieces = pieces
+        # The chunks of the request's body if it is streamed, the task that sends
+        # them, and the error of that task.
+        self._chunks = chunks
         self._upload = None
         self._upload_error = None
         _start(RequestError, host.fetch, self._number, request)
 
     @property
     def is_over(self):
-        """Whether nothing more comes, not even an error."""
+        """True if nothing more arrives, not even an error."""
         return self._over and self._upload_error is None
 
     async def head(self):
-        """Sends the body, if it comes in pieces. The response without its body."""
+        """Sends a streamed body, and returns the response without its body."""
         try:
-            if self._pieces is None:
-                head = await self._next_news()
+            if self._chunks is None:
+                head = await self._next_completion()
             else:
                 head = await self._send_and_wait()
         except BaseException:
@@ -95,14 +95,14 @@ class Exchange:
         return head
 
     async def next(self):
-        """Some bytes of the body, or `b""` at its end."""
+        """Returns the next bytes of the body, or `b""` at its end."""
         if self._over:
             if self._upload_error is not None:
                 raise self._upload_error
             return b""
         _start(RequestError, host.read, self._number)
         try:
-            data = await self._next_news()
+            data = await self._next_completion()
         except BaseException:
             self.close()
             raise
@@ -110,53 +110,53 @@ class Exchange:
         return data
 
     def close(self):
-        """Closes the connection, wherever the request is."""
+        """Closes the connection, in any state of the request."""
         if self._upload is not None:
             self._upload.cancel()
         if not self._over:
             self._over = True
             host.abandon(self._number)
 
-    async def _next_news(self):
+    async def _next_completion(self):
         if self._blocking:
-            return _block(_box(self._number, RequestError))
-        return await _news(asyncio.get_running_loop(), self._number, RequestError)
+            return _block(_sync_future(self._number, RequestError))
+        return await _completion(asyncio.get_running_loop(), self._number, RequestError)
 
     async def _send_and_wait(self):
-        # What waits is there first: the response may come at any time.
+        # The future is created first, since the response may arrive at any time.
         if self._blocking:
-            news = _box(self._number, RequestError)
+            head = _sync_future(self._number, RequestError)
             await self._send()
-            return _block(news)
-        news = _future(asyncio.get_running_loop(), self._number, RequestError)
+            return _block(head)
+        head = _future(asyncio.get_running_loop(), self._number, RequestError)
         self._upload = asyncio.ensure_future(self._send())
         self._upload.add_done_callback(self._uploaded)
-        return await news
+        return await head
 
     async def _send(self):
-        async with contextlib.aclosing(self._pieces) as pieces:
-            async for piece in pieces:
-                if not await self._write(piece):
+        async with contextlib.aclosing(self._chunks) as chunks:
+            async for chunk in chunks:
+                if not await self._write(chunk):
                     return
         if not self._over:
             try:
                 host.finish(self._number)
             except Err:
-                # The request is over.
+                # The request has ended.
                 return
 
-    async def _write(self, piece):
-        """Sends one piece. Whether more is wanted."""
+    async def _write(self, chunk):
+        """Sends one chunk. Returns whether the host accepts more."""
         number = self._number
         if self._over:
             return False
         loop = asyncio.get_running_loop
-        taken = _uploads[number] = _Box() if self._blocking else loop().create_future()
+        accepted = _uploads[number] = _SyncFuture() if self._blocking else loop().create_future()
         try:
-            host.write(number, piece)
-            return _block(taken) if self._blocking else await taken
+            host.write(number, chunk)
+            return _block(accepted) if self._blocking else await accepted
         except Err as refusal:
-            # If the request is over, its end says more than this.
+            # If the request has ended, its completion has the more specific error.
             if (known := waiting.get(number)) is None or known[0].done():
                 return False
             raise RequestError(refusal.value) from None
@@ -183,7 +183,7 @@ def run_blocking(coroutine):
 
 
 def settle(completions):
-    """Settles the futures that there is news for."""
+    """Settles the futures of completed operations."""
     for completion in completions:
         number, outcome = completion.id, completion.outcome
         if isinstance(outcome, host.Outcome_Value):
@@ -192,11 +192,11 @@ def settle(completions):
                 future.set_result(values.decode(outcome.value))
             continue
         if isinstance(outcome, host.Outcome_Taken):
-            _taken(number, outcome.value)
+            _accepted(number, outcome.value)
             continue
         future, failure = waiting.pop(number, (None, None))
         if isinstance(outcome, (host.Outcome_Failed, host.Outcome_End)):
-            _taken(number, False)
+            _accepted(number, False)
         if future is None or future.done():
             continue
         if isinstance(outcome, host.Outcome_Failed):
@@ -207,7 +207,7 @@ def settle(completions):
             future.set_result(outcome.value)
 
 
-def _taken(number, more):
+def _accepted(number, more):
     future = _uploads.pop(number, None)
     if future is not None and not future.done():
         future.set_result(more)
@@ -220,8 +220,8 @@ def _start(failure, start, *arguments):
         raise failure(refusal.value) from None
 
 
-class _Box:
-    """What a future is to `settle`, for who waits without a loop."""
+class _SyncFuture:
+    """A minimal future for `settle`, for code that waits without an event loop."""
 
     result = error = None
     settled = False
@@ -236,53 +236,53 @@ class _Box:
         self.error, self.settled = error, True
 
 
-def _box(number, failure):
-    box = _Box()
-    waiting[number] = (box, failure)
-    return box
+def _sync_future(number, failure):
+    future = _SyncFuture()
+    waiting[number] = (future, failure)
+    return future
 
 
-def _block(box):
-    """Waits here and now. News for others is passed on to their futures."""
+def _block(future):
+    """Blocks until a future is settled. Other completions settle their own futures."""
     stdio.flush()
-    while not box.settled:
+    while not future.settled:
         settle(host.wait(None))
-    return _opened(box)
+    return _result(future)
 
 
-def _opened(box):
-    if box.error is not None:
-        raise box.error
-    return box.result
+def _result(future):
+    if future.error is not None:
+        raise future.error
+    return future.result
 
 
-async def _news(loop, number, failure):
-    """Waits for the news of what was started."""
-    if _is_alone(loop):
-        # Nothing could run before there is news: waiting here saves the way
-        # through the loop, which is a third of the time of a hostcall.
-        box = _box(number, failure)
+async def _completion(loop, number, failure):
+    """Waits for the completion of an operation that was started."""
+    if _is_idle(loop):
+        # Nothing could run before a completion arrives. Waiting here avoids a pass
+        # through the loop, which takes a third of the time of a hostcall.
+        future = _sync_future(number, failure)
         stdio.flush()
         settle(host.wait(None))
-        if box.settled:
-            return _opened(box)
-        # It was for others.
+        if future.settled:
+            return _result(future)
+        # The completions were of other operations.
     return await _future(loop, number, failure)
 
 
-def _is_alone(loop):
-    """Whether a loop has nothing to do but for its current task.
+def _is_idle(loop):
+    """Returns whether a loop has nothing to run except its current task.
 
-    (Code that drives a coroutine by hand, and counts on it to be suspended, is
-    not seen. It waits.)
+    Code that drives a coroutine by hand and relies on its suspension cannot be
+    detected: it blocks.
     """
     return not (
         loop._ready
         or loop._scheduled
         or loop._selector.pollables
-        # Whoever runs the loop has what it waits for.
+        # The code that runs the loop has the result that it waits for.
         or loop._stopping
-        # A task that is started eagerly is waited for by the code around it.
+        # Code that starts a task eagerly waits for its first suspension.
         or _eager_tasks
         or asyncio.current_task(loop) is None
     )
@@ -296,6 +296,6 @@ def _future(loop, number, failure):
 
 
 def _forget(number, future):
-    # Cancelled while it was under way: the host need not go on.
+    # Cancelled while it was pending: the host need not continue.
     if future.cancelled() and waiting.pop(number, None) is not None:
         host.abandon(number)

@@ -1,4 +1,4 @@
-"""Modules that are fetched over HTTP: from a folder, or from a zip archive."""
+"""Modules that are fetched over HTTP, from a directory or from a zip archive."""
 
 import hashlib
 import io
@@ -17,40 +17,40 @@ _ARCHIVES = (".zip", ".whl")
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 
-# How often a server may send an import elsewhere.
-_MOST_REDIRECTS = 5
+# The maximum number of redirects of one request.
+_MAX_REDIRECTS = 5
 
 
 class Importer(InspectLoader):
-    """Finds and loads modules below a URL.
+    """An importer of the modules below a URL.
 
-    The URL is a folder, or an archive whose name ends in `.zip` or `.whl`. Its
-    fragment may say more of an archive: `sha256=...`, its digest, and
-    `subdirectory=...`, the folder in it where the modules are. A folder is asked
-    for every module, or for the one that `folder_of` names.
+    The URL is a directory, or an archive whose name ends in `.zip` or `.whl`. Its
+    fragment may have options of an archive: `sha256=...`, its digest, and
+    `subdirectory=...`, the directory of the modules in it. Every module is requested
+    from a directory, or only the one that `only_module` names.
     """
 
-    def __init__(self, url, folder_of=None):
+    def __init__(self, url, only_module=None):
         parts = urlsplit(url)
         options = parse_qs(parts.fragment)
         self._only = None
         self._parts = parts._replace(path=parts.path.rstrip("/"), fragment="")
         self.url = urlunsplit(self._parts)
-        # What `locate` puts a path behind.
+        # The prefix of the URLs that `locate` returns.
         self._base = urlunsplit(self._parts._replace(query=""))
-        # Modules that were looked for in vain.
+        # The names of modules that were not found.
         self.missed = set()
         if self._parts.path.lower().endswith(_ARCHIVES):
             self._store = _Archive(
                 self.url, options.get("sha256", [None])[0], options.get("subdirectory", [""])[0]
             )
         else:
-            self._store = _Folder(self._parts)
-            self._only = folder_of
+            self._store = _Directory(self._parts)
+            self._only = only_module
 
     def find_spec(self, name, path=None, target=None):
-        # A package says where its submodules are.
-        if path is not None and not any(f"{place}/".startswith(f"{self._base}/") for place in path):
+        # The path of a package is where its submodules are.
+        if path is not None and not any(f"{entry}/".startswith(f"{self._base}/") for entry in path):
             return None
         if self._only is not None and name.partition(".")[0] != self._only:
             return None
@@ -63,7 +63,7 @@ class Importer(InspectLoader):
                 if is_package:
                     spec.submodule_search_locations.append(self.locate(stem))
                 return spec
-        if self._store.is_folder(stem):
+        if self._store.is_directory(stem):
             # A namespace package.
             spec = ModuleSpec(name, None, is_package=True)
             spec.submodule_search_locations.append(self.locate(stem))
@@ -100,23 +100,23 @@ class Importer(InspectLoader):
         return _Resources(self, name.replace(".", "/"))
 
     def resource(self, path):
-        """A data file, or the folder that it would be in."""
+        """Returns a data file, or the directory that would contain it."""
         return self._store.resource(self, path)
 
     def read(self, path):
         return self._store.read(path)
 
     def locate(self, path):
-        """The URL of a path; where the query belongs, it is left out."""
+        """Returns the URL of a path, without the query."""
         return f"{self._base}/{path}"
 
 
-class _Folder:
-    """A folder on a server: it tells what a file holds, not which there are."""
+class _Directory:
+    """A directory on a server. Files can be read, but not listed."""
 
     def __init__(self, parts):
         self._parts = parts
-        # Path -> its content, or None if there is none.
+        # Maps a path to its content, or to None if the file does not exist.
         self._seen = {}
 
     def read(self, path):
@@ -125,7 +125,7 @@ class _Folder:
             self._seen[path] = _get(url)
         return self._seen[path]
 
-    def is_folder(self, path):
+    def is_directory(self, path):
         return False
 
     def resource(self, importer, path):
@@ -133,12 +133,12 @@ class _Folder:
 
 
 class _Archive:
-    """A zip archive, fetched when it is first looked into."""
+    """A zip archive, which is fetched on first use."""
 
-    def __init__(self, url, digest, folder):
+    def __init__(self, url, digest, directory):
         self._url = url
         self._digest = digest
-        self._prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
+        self._prefix = f"{directory.strip('/')}/" if directory.strip("/") else ""
         self._opened = None
 
     def read(self, path):
@@ -150,9 +150,9 @@ class _Archive:
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
             raise ImportError(f"{self._url}: {path}: {error}") from None
 
-    def is_folder(self, path):
-        folder = f"{self._prefix}{path}/"
-        return any(name.startswith(folder) for name in self._open().namelist())
+    def is_directory(self, path):
+        directory = f"{self._prefix}{path}/"
+        return any(name.startswith(directory) for name in self._open().namelist())
 
     def resource(self, importer, path):
         return zipfile.Path(self._open(), f"{self._prefix}{path}/")
@@ -161,7 +161,7 @@ class _Archive:
         if self._opened is None:
             content = _get(self._url)
             if content is None:
-                raise ImportError(f"{self._url}: there is no such archive")
+                raise ImportError(f"{self._url}: the archive does not exist")
             found = hashlib.sha256(content).hexdigest()
             if self._digest is not None and found != self._digest.lower():
                 raise ImportError(
@@ -184,7 +184,7 @@ class _Resources(TraversableResources):
 
 
 class _Resource(Traversable):
-    """A data file of a package, or the folder that it would be in."""
+    """A data file of a package, or the directory that would contain it."""
 
     def __init__(self, importer, path):
         self._importer = importer
@@ -215,25 +215,25 @@ class _Resource(Traversable):
 
 
 def remove(importer):
-    """Takes an importer off `sys.meta_path`, wherever user code moved it."""
+    """Removes an importer from `sys.meta_path`, at any position."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not importer]
 
 
 def _get(url):
-    """What a server has there, or None if it has nothing."""
-    here = url
+    """Returns the content at a URL, or None if the server has none."""
+    current = url
     try:
-        for _ in range(_MOST_REDIRECTS + 1):
-            with fetch("GET", here) as response:
+        for _ in range(_MAX_REDIRECTS + 1):
+            with fetch("GET", current) as response:
                 if response.status == 404:
                     return None
                 if response.status in _REDIRECTS and "location" in response.headers:
-                    # Its host is checked by the sandbox's own, as every host is.
-                    here = urljoin(here, response.headers["location"])
+                    # The host of the sandbox checks the target, as that of any request.
+                    current = urljoin(current, response.headers["location"])
                     continue
                 if response.status != 200:
                     raise ImportError(f"{url}: the server answered {response.status}")
                 return response.read()
     except OSError as error:
         raise ImportError(f"{url}: {error}") from error
-    raise ImportError(f"{url}: the server redirects more than {_MOST_REDIRECTS} times")
+    raise ImportError(f"{url}: the server redirects more than {_MAX_REDIRECTS} times")

@@ -1,4 +1,4 @@
-"""What is an interpreter's own, when others were copied from the same one."""
+"""The settings and random state of an interpreter, and their renewal in a copy."""
 
 from isola_guest import own_builtins as __builtins__  # noqa: A004
 
@@ -8,17 +8,17 @@ import sys
 
 from . import values
 
-# What the host said last.
+# The settings that the host sent last.
 _env = {}
 _recursion_limit = None
 
 
 def start(config):
-    """Takes the environment and limits of an interpreter's first start."""
+    """Applies the environment and limits of an interpreter's first start."""
     global _recursion_limit
     _env.update(config.env)
     os.environ.update(_env)
-    # Packages on a mount.
+    # The packages on mounts.
     sys.path[:] = _packages(_env)
     _recursion_limit = config.recursion_limit
     sys.setrecursionlimit(_recursion_limit)
@@ -27,9 +27,9 @@ def start(config):
 
 
 def resume(config):
-    """Goes on as a copy: with the settings of now, and numbers of its own.
+    """Resumes as a copy, with new settings and new random numbers.
 
-    What a script has set itself stays, unless the host says something new.
+    Values that a script has set itself remain, unless the host sends different ones.
     """
     global _recursion_limit
     env = dict(config.env)
@@ -58,7 +58,7 @@ def _packages(env):
 
 
 def _reseed():
-    """Makes random numbers that no other copy has, as CPython does in a child."""
+    """Reseeds random numbers so that copies differ, as CPython does in a child process."""
     random.seed()
     tempfile = sys.modules.get("tempfile")
     if tempfile is not None:

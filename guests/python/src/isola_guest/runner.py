@@ -2,7 +2,7 @@
 
 from isola_guest import own_builtins as __builtins__  # noqa: A004
 
-import __main__ as _build_main  # noqa: F401  (makes sure that the name exists)
+import __main__ as _build_main  # noqa: F401  (ensures that the name exists)
 import builtins
 import inspect
 import linecache
@@ -23,35 +23,35 @@ _SCALARS = frozenset({str, int, float, bool, type(None), list, dict, tuple})
 _JSON_LIKE = (str, int, float, list, dict, tuple)
 _BYTES_LIKE = (bytes, bytearray, memoryview)
 
-# How often each script name was used: a name means one source in tracebacks.
+# The number of uses of each script name, since a name in tracebacks must be unique.
 _names = {}
 
 
 def prepare():
-    """What can be done while the component is built."""
+    """Prepares everything that can be done while the component is built."""
     _globals["__builtins__"] = builtins
     stdio.install()
     waits.install()
     locales.install()
     # The environment of the build is not that of a sandbox.
     os.environ.clear()
-    # A mount that can be written is no place for the guest's own caches.
+    # The guest must not write its bytecode caches to writable mounts.
     sys.dont_write_bytecode = True
-    # An integer at the border has as many digits as it has.
+    # Integers in values of the host may have any number of digits.
     sys.set_int_max_str_digits(0)
-    # Run each path once, so that what is made on first use is in the snapshot.
+    # Run each code path once, so that objects created on first use are in the snapshot.
     exec(compile("def warm(x, *, y=1):\n    return x\n", "warm", "exec"), {})
     values.encode({"a": [1, 2.5, None, True, "é"]})
     values.decode('{"a": [1, 2.5, null, true, "é"]}')
     failure(ValueError("warm"))
-    loop.run(_nothing())
+    loop.run(_noop())
     loop.run(_drain(_no_items()))
     loop.finish()
     end.prepare()
 
 
 def start(config):
-    """Makes this interpreter a sandbox of its own."""
+    """Starts this interpreter as a sandbox."""
     sys.modules["__main__"] = _user
     resumption.start(config)
 
@@ -60,10 +60,10 @@ def load(source, name):
     """Runs a script at the top level."""
     try:
         try:
-            # A mark of UTF-8 that some editors put at the beginning of a file.
+            # Removes the byte order mark that some editors write at the start of a file.
             _run_script(source.removeprefix("\ufeff"), name)
         finally:
-            _settle()
+            _end_call()
     except BaseException as error:
         raise failure(error) from None
 
@@ -74,24 +74,24 @@ def call(function, arguments):
         try:
             return _call_function(function, arguments)
         finally:
-            _settle()
+            _end_call()
     except BaseException as error:
         raise failure(error) from None
 
 
 def finish():
-    """Ends the interpreter: nothing that user code has begun is left undone."""
+    """Shuts the interpreter down, after all pending work of user code was ended."""
     try:
         try:
             end.finish(_user)
         finally:
-            _settle()
+            _end_call()
     except BaseException as error:
         raise failure(error) from None
 
 
 def emit(value):
-    """Hands a partial result to the host."""
+    """Sends a partial result to the host."""
     text = values.encode(value)
     stdio.flush()
     host.emit(text)
@@ -108,7 +108,7 @@ def _run_script(source, name):
         dependencies.provide(source, name)
     _globals["__file__"] = name
     if not sys.argv:
-        # As `python3` has it: the script, and no arguments.
+        # As in `python3`: the script's name, and no arguments.
         sys.argv.append(name)
     exec(compile(source, name, "exec", dont_inherit=True), _globals)
 
@@ -126,11 +126,11 @@ def _call_function(function, arguments):
             kwargs[argument.name] = values.decode(argument.value)
     result = target(*args, **kwargs)
     if type(result) not in _SCALARS:
-        result = _finish(result)
+        result = _resolve(result)
     return values.encode(result)
 
 
-async def _nothing():
+async def _noop():
     pass
 
 
@@ -139,14 +139,14 @@ async def _no_items():
         yield item
 
 
-def _finish(result):
-    """Awaits a result and streams its items, as far as it asks for that."""
+def _resolve(result):
+    """Awaits an awaitable result, and streams the items of an iterable one."""
     if inspect.isawaitable(result):
         result = loop.run(_await(result))
     if isinstance(result, _JSON_LIKE) or result is None:
         return result
     if isinstance(result, _BYTES_LIKE):
-        return result  # which `encode` refuses by name
+        return result  # `encode` rejects it with a message
     if hasattr(result, "__aiter__"):
         loop.run(_drain(result))
         return None
@@ -166,8 +166,8 @@ async def _drain(items):
         emit(item)
 
 
-def _settle():
-    """The end of a call: nothing is left buffered or pending."""
+def _end_call():
+    """Ends a call: nothing is left buffered or pending."""
     try:
         loop.finish()
     finally:

@@ -1,4 +1,4 @@
-"""`sys.stdin`, `sys.stdout` and `sys.stderr`, over the contract's plain calls."""
+"""`sys.stdin`, `sys.stdout` and `sys.stderr`, implemented with functions of the host."""
 
 from isola_guest import own_builtins as __builtins__  # noqa: A004
 
@@ -11,12 +11,12 @@ from wit_world.imports import host
 from . import files
 
 
-# What is handed over at once.
-_PIECE = 1024 * 1024
+# The maximum number of bytes that are sent to the host at once.
+_MAX_WRITE_BYTES = 1024 * 1024
 
 
-class _Empty(io.RawIOBase):
-    """Standard input, of which there is none."""
+class _EmptyInput(io.RawIOBase):
+    """The standard input, which is always empty."""
 
     name = "<stdin>"
     mode = "rb"
@@ -32,7 +32,7 @@ class _Empty(io.RawIOBase):
 
 
 class _Writer(io.RawIOBase):
-    """Sends bytes to the host as text. Bytes that are not UTF-8 are replaced."""
+    """A writer that sends bytes to the host as text. Invalid UTF-8 is replaced."""
 
     mode = "wb"
 
@@ -52,20 +52,20 @@ class _Writer(io.RawIOBase):
     def write(self, data):
         if self._before is not None and not self._before.closed:
             self._before.flush()
-        data = bytes(data[:_PIECE])
+        data = bytes(data[:_MAX_WRITE_BYTES])
         text = self._decoder.decode(data)
         if text:
             self._send(text)
         return len(data)
 
 
-class _Marked(io.TextIOWrapper):
-    """Knows whether there is anything to hand over: asking saves a flush."""
+class _DirtyTracking(io.TextIOWrapper):
+    """A text stream that records whether it was written to, which can save a flush."""
 
-    marked = False
+    dirty = False
 
     def write(self, text):
-        self.marked = True
+        self.dirty = True
         return super().write(text)
 
 
@@ -75,30 +75,32 @@ def _text(kind, buffer):
     return text
 
 
-# Much is printed to the one, and little to the other.
-_stdout_buffer = io.BufferedWriter(_Writer(lambda text: host.stdout(text), 1, "<stdout>"), 64 * 1024)
+# Output to stdout is frequent and output to stderr is rare, so only stderr is tracked.
+_stdout_buffer = io.BufferedWriter(
+    _Writer(lambda text: host.stdout(text), 1, "<stdout>"), 64 * 1024
+)
 _stdout = _text(io.TextIOWrapper, _stdout_buffer)
 _stderr_buffer = io.BufferedWriter(
     _Writer(lambda text: host.stderr(text), 2, "<stderr>", before=_stdout_buffer), 64 * 1024
 )
-_stderr = _text(_Marked, _stderr_buffer)
+_stderr = _text(_DirtyTracking, _stderr_buffer)
 
 
 def install():
-    """Makes them the standard streams. Reading finds the end of the input."""
-    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(_Empty()), encoding="utf-8")
+    """Installs the standard streams. Reading returns the end of the input."""
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(_EmptyInput()), encoding="utf-8")
     sys.stdin.mode = "r"
     sys.stdout = sys.__stdout__ = _stdout
     sys.stderr = sys.__stderr__ = _stderr
 
 
 def flush():
-    """Hands over what is still buffered: at the end of a call, and before a wait."""
+    """Sends buffered output to the host, at the end of a call and before a wait."""
     if sys.stdout is _stdout and sys.stderr is _stderr:
         try:
             _stdout.flush()
-            if _stderr.marked:
-                _stderr.marked = False
+            if _stderr.dirty:
+                _stderr.dirty = False
                 _stderr.flush()
             return
         except ValueError:
@@ -108,17 +110,17 @@ def flush():
 
 
 def flush_files():
-    """Writes what open files hold back: at the end of a call."""
+    """Flushes files that user code left open, at the end of a call."""
     files.flush((_stdout, _stderr))
 
 
 def _flush_all():
-    # User code has put others in their place, perhaps over the same buffers.
-    _stderr.marked = False
+    # User code has replaced the streams, perhaps with others over the same buffers.
+    _stderr.dirty = False
     for stream in (sys.stdout, sys.stderr, _stdout, _stderr, _stdout_buffer, _stderr_buffer):
         try:
             if not stream.closed:
                 stream.flush()
         except Exception:
-            # It has no such method, is detached, or fails: not for this call to say.
+            # The stream has no such method, is detached, or fails; that is not an error here.
             pass

@@ -1,8 +1,7 @@
 """The standard library and the bundled packages, inside the component.
 
-The build's files are gone at run time. So every module is compiled while
-building and kept as marshalled code in a dictionary, and a finder serves
-imports from it.
+The files of the build do not exist at run time. So every module is compiled at build
+time and stored as marshalled code in a dictionary, and a finder serves imports from it.
 """
 
 import gc
@@ -18,19 +17,19 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution
 from importlib.resources.abc import Traversable, TraversableResources
 
-# Where tracebacks say that the library is. There is no such folder.
+# The directory of the library in tracebacks. It does not exist.
 ROOT = "/lib/python3.14"
 
-# And that the bundled packages are.
+# The directory of the bundled packages in tracebacks.
 SITE = f"{ROOT}/site-packages"
 
-# Parts that no script in a sandbox can use: tests, demos, the IDE and its
-# toolkit, and the installer of pip.
-LEFT_OUT = {"ensurepip", "idlelib", "test", "tkinter", "turtledemo", "turtle", "__pycache__"}
-# And what only serves native code that is not here.
-LEFT_OUT |= {"_yaml", "cyaml"}
+# Modules that no script in a sandbox can use: tests, demos, the IDE and its toolkit,
+# and the installer of pip.
+EXCLUDED = {"ensurepip", "idlelib", "test", "tkinter", "turtledemo", "turtle", "__pycache__"}
+# Modules that only serve native code, which does not exist here.
+EXCLUDED |= {"_yaml", "cyaml"}
 
-# Imported into the snapshot: what many scripts use is there for free.
+# Imported into the snapshot, so that frequently used modules cost nothing at run time.
 PRELOADED = """
 abc argparse array ast asyncio base64 binascii bisect calendar cmath codecs
 collections collections.abc contextlib contextvars copy csv dataclasses datetime
@@ -43,22 +42,22 @@ unicodedata unittest.mock urllib.error urllib.parse uuid warnings weakref
 xml.etree.ElementTree zipfile zlib zoneinfo
 """.split()
 
-# Full name -> (is it a package, where it seems to be, marshalled code).
+# Maps a full name to (whether it is a package, its apparent path, its marshalled code).
 _modules = {}
 
 # The metadata of each bundled package.
 _packages = []
 
-# The package with data, and what only its authors need of that.
+# The package with data, and the suffixes of files that are not needed of it.
 _WITH_DATA = "tzdata"
 _NOT_DATA = (".py", ".zi", ".tab", "leapseconds")
 
-# Its data: path below the site -> content.
+# Its data: maps a path below the site directory to its content.
 _data = {}
 
 
 class BundledLoader:
-    """Loads a module from the dictionary. It is a finder, too."""
+    """A loader and finder of the modules in the dictionary."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -103,16 +102,16 @@ class BundledLoader:
 
     @staticmethod
     def find_distributions(context):
-        """The bundled packages, for `importlib.metadata`."""
+        """Returns the bundled packages, for `importlib.metadata`."""
         if "path" in vars(context) and list(context.path) != sys.path:
-            # What is asked for is in certain folders.
+            # The search is restricted to other directories.
             return []
         found = map(_Bundled, _packages)
         return [one for one in found if context.name is None or _same(one.name, context.name)]
 
 
-# A frame of the import system: tracebacks leave it out, and a warning about an
-# import is about the line that imports.
+# Marks it as a frame of the import system: tracebacks omit it, and a warning about an
+# import refers to the line that imports.
 BundledLoader.exec_module.__code__ = BundledLoader.exec_module.__code__.replace(
     co_filename="<frozen importlib._bootstrap_external>"
 )
@@ -129,7 +128,7 @@ class _Resources(TraversableResources):
 
 
 class _Resource(Traversable):
-    """A file of a package's data, or a folder of them."""
+    """A data file of a package, or a directory of data files."""
 
     def __init__(self, path):
         self._path = path
@@ -172,68 +171,68 @@ class _Bundled(Distribution):
 
 
 def _same(name, other):
-    """Whether two names of packages are one, by the packaging specification."""
+    """Returns whether two package names are equal, by the packaging specification."""
     return name.lower().replace("-", "_").replace(".", "_") == (
         other.lower().replace("-", "_").replace(".", "_")
     )
 
 
 def bundle():
-    """Takes the library and the packages in, and installs the finder for them."""
-    _take_all(os.path.dirname(os.path.dirname(json.__file__)), ROOT)
+    """Bundles the library and the packages, and installs the finder for them."""
+    _add_tree(os.path.dirname(os.path.dirname(json.__file__)), ROOT)
     if "asyncio.base_events" not in _modules:
         raise RuntimeError(f"the standard library is not in {os.path.dirname(json.__file__)}")
     packages = importlib.util.find_spec("yaml")
-    _take_all(os.path.dirname(os.path.dirname(packages.origin)), SITE)
-    # Before the finder of `sys.path`: an import of the library never asks the
+    _add_tree(os.path.dirname(os.path.dirname(packages.origin)), SITE)
+    # Before the finder of `sys.path`, so that imports of the library never access the
     # file system.
     sys.meta_path.insert(2, BundledLoader)
     for name in PRELOADED:
         importlib.import_module(name)
-    # Only now, so that the library itself knows what there is.
+    # After the imports, so that the library itself detects that the real modules are missing.
     stand_ins = os.path.join(os.path.dirname(__file__), "stand_ins")
     for file in sorted(os.listdir(stand_ins)):
         if file.endswith(".py"):
-            _take(stand_ins, os.path.join(stand_ins, file), ROOT)
+            _add_module(stand_ins, os.path.join(stand_ins, file), ROOT)
 
 
 def freeze():
-    """Ends the build: forgets its folders, and keeps what is there for good."""
+    """Ends the build: clears its directories, and freezes the existing objects."""
     sys.path.clear()
     sys.path_importer_cache.clear()
-    # What is there now is never garbage. Not looking at it keeps its pages
-    # shared between sandboxes.
+    # The objects that exist now are never garbage. Excluding them from collection keeps
+    # their pages shared between sandboxes.
     gc.collect()
     gc.freeze()
 
 
-def _take_all(root, place):
-    for folder, folders, files in os.walk(root):
-        if folder.endswith(".dist-info"):
-            with open(os.path.join(folder, "METADATA"), encoding="utf-8") as metadata:
+def _add_tree(root, location):
+    for directory, subdirectories, files in os.walk(root):
+        if directory.endswith(".dist-info"):
+            with open(os.path.join(directory, "METADATA"), encoding="utf-8") as metadata:
                 _packages.append(metadata.read())
-        folders[:] = sorted(name for name in folders if _is_wanted(name))
+        subdirectories[:] = sorted(name for name in subdirectories if _is_included(name))
         for file in sorted(files):
-            if file.endswith(".py") and file[:-3] not in LEFT_OUT:
-                _take(root, os.path.join(folder, file), place)
-        inside = folder[len(root) + 1 :]
-        if place == SITE and inside.partition("/")[0] == _WITH_DATA:
-            _take_data(folder, inside, sorted(files))
+            if file.endswith(".py") and file[:-3] not in EXCLUDED:
+                _add_module(root, os.path.join(directory, file), location)
+        relative = directory[len(root) + 1 :]
+        if location == SITE and relative.partition("/")[0] == _WITH_DATA:
+            _add_data(directory, relative, sorted(files))
     _packages.sort()
 
 
-def _take_data(folder, inside, files):
+def _add_data(directory, relative, files):
     for file in files:
         if not file.endswith(_NOT_DATA):
-            with open(os.path.join(folder, file), "rb") as data:
-                _data[f"{inside}/{file}"] = data.read()
+            with open(os.path.join(directory, file), "rb") as data:
+                _data[f"{relative}/{file}"] = data.read()
 
 
-def _is_wanted(folder):
-    return (folder.isidentifier() and folder not in LEFT_OUT) or folder.endswith(".dist-info")
+def _is_included(directory):
+    return (directory.isidentifier() and directory not in EXCLUDED) or directory.endswith(".dist-info")
 
 
-def _take(root, path, place):
+def _add_module(root, path, location):
     file = path[len(root) + 1 :]
     parts = file[: -len(".py")].split("/")
     is_package = parts[-1] == "__init__"
@@ -243,17 +242,17 @@ def _take(root, path, place):
     if name.startswith("_sysconfigdata_"):
         source = _with_closed_quotes(source)
     try:
-        code = compile(source, f"{place}/{file}", "exec", dont_inherit=True)
+        code = compile(source, f"{location}/{file}", "exec", dont_inherit=True)
     except SyntaxError:
         # A few files are templates and samples, not modules.
         return
-    _modules[name] = (is_package, f"{place}/{file}", marshal.dumps(code))
+    _modules[name] = (is_package, f"{location}/{file}", marshal.dumps(code))
 
 
 def _with_closed_quotes(source):
-    """The build's variables, of which one ends within quotes.
+    """Closes the quotes in the build variable CONFIG_ARGS, which ends within quotes.
 
-    `sysconfig.get_config_var("CONFIG_ARGS")` is for `shlex.split`.
+    `sysconfig.get_config_var("CONFIG_ARGS")` is meant for `shlex.split`.
     """
     namespace = {}
     exec(source, namespace)

@@ -1,4 +1,4 @@
-"""Values that cross the border: JSON, in and out."""
+"""Encodes and decodes the values that are passed between host and guest, as JSON."""
 
 from isola_guest import own_builtins as __builtins__  # noqa: A004
 
@@ -11,51 +11,51 @@ _scan = _decoder.scan_once
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _encode_ascii = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
-# The part of the encoder that is written in C. The class makes a new one for
-# each value, which takes longer than a small value does. (`_parents` is what it
-# finds circles with; it is empty again unless an error interrupted it.)
+# The part of the encoder that is written in C. The class creates a new one for each
+# value, which takes longer than encoding a small value. `_parents` detects cycles; it is
+# empty after each value unless an error interrupted the encoder.
 _parents = {}
-_pieces = json.encoder.c_make_encoder(
+_encode_chunks = json.encoder.c_make_encoder(
     _parents, _encoder.default, json.encoder.encode_basestring, None, ":", ",", False, False, False
 )
 
-# Characters of a path within a value that an error shows.
-_LONGEST_PLACE = 200
+# The maximum length of a path in an error message, in characters.
+_MAX_PATH_CHARS = 200
 
 max_size = 16 * 1024 * 1024
 
 
-class ValueRefused(TypeError):
-    """A value that JSON cannot hold. To user code it is a `TypeError`."""
+class InvalidValue(TypeError):
+    """A value that JSON cannot represent. It appears to user code as a `TypeError`."""
 
 
 class ValueTooLarge(ValueError):
-    """A value whose JSON text is longer than the host takes: a `ValueError`."""
+    """A value whose JSON text exceeds the host's limit. It appears as a `ValueError`."""
 
 
-for _error in (ValueRefused, ValueTooLarge):
+for _error in (InvalidValue, ValueTooLarge):
     _error.__module__ = "builtins"
     _error.__name__ = _error.__qualname__ = _error.__base__.__name__
 
 
 def decode(text):
-    """The value of a JSON text."""
+    """Returns the value of a JSON text."""
     try:
         value, end = _scan(text, 0)
         if end == len(text):
             return value
     except StopIteration:
         pass
-    # There is white space around it.
+    # The text is surrounded by white space.
     return _decoder.decode(text)
 
 
 def encode(value):
-    """The JSON text of a value. Refuses what has none, and says where it is."""
+    """Returns the JSON text of a value. Raises an error with the path of an invalid part."""
     try:
-        text = "".join(_pieces(value, 0))
+        text = "".join(_encode_chunks(value, 0))
         if not text.isascii():
-            # A lone surrogate has no UTF-8 form; its escape does.
+            # UTF-8 cannot encode a lone surrogate, so it is escaped.
             try:
                 size = len(text.encode())
             except UnicodeEncodeError:
@@ -65,14 +65,14 @@ def encode(value):
             size = len(text)
     except (TypeError, ValueError) as error:
         _parents.clear()
-        place, why = _find_refused(value)
-        place = _shortened(place)
-        raise ValueRefused(
-            f"cannot send {place} to the host: {why or error}"
+        path, why = _find_invalid(value)
+        path = _shortened(path)
+        raise InvalidValue(
+            f"cannot send {path} to the host: {why or error}"
         ) from None
     except RecursionError as error:
         _parents.clear()
-        # The encoder notes each level of the value.
+        # Drops the notes that the encoder adds for each level of the value.
         raise RecursionError(*error.args) from None
     except BaseException:
         _parents.clear()
@@ -82,16 +82,16 @@ def encode(value):
     return text
 
 
-def _shortened(place):
-    """A path that can be read: the middle of a long one is left out."""
-    if len(place) <= _LONGEST_PLACE:
-        return place
-    half = _LONGEST_PLACE // 2
-    return f"{place[:half]}[... {len(place) - 2 * half} characters ...]{place[-half:]}"
+def _shortened(path):
+    """Returns a path without its middle if it is too long."""
+    if len(path) <= _MAX_PATH_CHARS:
+        return path
+    half = _MAX_PATH_CHARS // 2
+    return f"{path[:half]}[... {len(path) - 2 * half} characters ...]{path[-half:]}"
 
 
-def _find_refused(value):
-    """The path of the first part that JSON cannot hold, and why it cannot."""
+def _find_invalid(value):
+    """Returns the path of the first part that JSON cannot represent, and the reason."""
     stack = [(value, "$", ())]
     while stack:
         part, path, parents = stack.pop()

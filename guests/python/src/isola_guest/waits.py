@@ -1,9 +1,9 @@
-"""Waiting in plain code, where there is one thread and nobody else to wait for.
+"""Blocking waits in synchronous code, in a guest with one thread.
 
-A lock that is taken stays taken while its only thread waits for it. So a wait
-with a timeout lasts that long, and one without is an error that says so; the
-interpreter's own locks would end the guest, or return at once. What time it is,
-by the clocks of CPU time, the host knows.
+A locked lock remains locked while the only thread waits for it. So a wait with a
+timeout lasts until the timeout, and one without raises an error; the interpreter's own
+locks would terminate the guest, or return immediately. The host provides the clocks of
+CPU time.
 """
 
 from isola_guest import own_builtins as __builtins__  # noqa: A004
@@ -21,17 +21,17 @@ from .builtin import Builtin
 
 
 class DeadlockError(RuntimeError):
-    """Nothing that is pending could ever wake what is waited for."""
+    """A wait that no pending operation could ever end."""
 
     __module__ = "sandbox.asyncio"
 
 
-# `_thread.TIMEOUT_MAX`, in seconds.
-_LONGEST = _thread.TIMEOUT_MAX
+# The maximum timeout of a lock, in seconds.
+_MAX_TIMEOUT = _thread.TIMEOUT_MAX
 
 
 def sleep(seconds):
-    """Waits without taking CPU time. What was printed is handed over before."""
+    """Sends buffered output to the host, then waits without using CPU time."""
     stdio.flush()
     _real_sleep(seconds)
 
@@ -40,7 +40,7 @@ _real_sleep = time.sleep
 _real_select = _real_poll = None
 
 
-class lock:  # noqa: N801  (as the type that it stands for)
+class lock:  # noqa: N801  (the name of the type that it replaces)
     """A lock for one thread, with the interface of `_thread.lock`."""
 
     __slots__ = ("_is_locked", "__weakref__")
@@ -53,7 +53,7 @@ class lock:  # noqa: N801  (as the type that it stands for)
         raise TypeError("type '_thread.lock' is not an acceptable base type")
 
     def acquire(self, blocking=True, timeout=-1):
-        """Takes the lock, and says whether it did."""
+        """Acquires the lock. Returns whether it was acquired."""
         if timeout != -1:
             _check(blocking, timeout)
         if not self._is_locked:
@@ -64,17 +64,17 @@ class lock:  # noqa: N801  (as the type that it stands for)
         if timeout < 0:
             raise _deadlock("the lock can never be acquired")
         sleep(timeout)
-        # A handler of user code may have run meanwhile.
+        # A handler of user code may have run in the meantime.
         return not self._is_locked and self.acquire(False)
 
     def release(self):
-        """Gives the lock back."""
+        """Releases the lock."""
         if not self._is_locked:
             raise RuntimeError("release unlocked lock")
         self._is_locked = False
 
     def locked(self):
-        """Whether it is taken."""
+        """Returns whether the lock is locked."""
         return self._is_locked
 
     acquire_lock = acquire
@@ -106,18 +106,18 @@ def _check(blocking, timeout):
         raise ValueError("can't specify a timeout for a non-blocking call")
     if timeout < 0:
         raise ValueError("timeout value must be a non-negative number")
-    if timeout > _LONGEST:
+    if timeout > _MAX_TIMEOUT:
         raise OverflowError("timeout value is too large")
 
 
 def _deadlock(what):
     return DeadlockError(
-        f"{what}: a sandbox has one thread, and it would wait here for itself for ever"
+        f"{what}: a sandbox has one thread, which would wait for itself forever"
     )
 
 
 def _select(rlist, wlist, xlist, timeout=None, /):
-    """`select.select`, for a guest that has no sockets to wait for."""
+    """A `select.select` that also waits with empty sets, in a guest without sockets."""
     if timeout is not None and timeout < 0:
         raise ValueError("timeout must be non-negative")
     if any(map(len, map(list, (rlist, wlist, xlist)))):
@@ -129,7 +129,7 @@ def _select(rlist, wlist, xlist, timeout=None, /):
 
 
 class _Poll:
-    """`select.poll`: waits with an empty set as `select` does."""
+    """A `select.poll` that also waits with an empty set, like `select`."""
 
     __slots__ = ("_real", "_fds")
 
@@ -189,7 +189,7 @@ _real_clock_info = time.get_clock_info
 
 
 def install():
-    """Puts these in the place of the interpreter's own, wherever they are known."""
+    """Replaces the interpreter's own functions and types in every loaded module."""
     global _real_select, _real_poll
     import _queue
     import queue

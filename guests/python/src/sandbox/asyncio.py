@@ -1,4 +1,4 @@
-"""Asynchronous helpers: calls to the host, and the event loop under them."""
+"""Asynchronous helpers: calls to the host, and the event loop."""
 
 import asyncio as _asyncio
 import inspect as _inspect
@@ -16,7 +16,7 @@ def run(main):
     """Runs a coroutine to its end, from synchronous code, and returns its result.
 
     The items of an async generator are sent to the host as partial results.
-    Called while a loop runs, it blocks that loop until it returns.
+    Called while a loop is running, it blocks that loop until it returns.
     """
     if _inspect.isawaitable(main):
         return _loop.run(_runner._await(main))

@@ -1,4 +1,4 @@
-"""The HTTP client of the guest. It reaches what the host lets it reach.
+"""The HTTP client of the guest. The host decides which servers it can reach.
 
     with fetch("GET", url) as response:        # synchronous
         print(response.status, response.text())
@@ -39,7 +39,7 @@ __all__ = [
 def fetch(
     method, url, *, params=None, headers=None, files=None, body=None, timeout=None, proxy=None
 ):
-    """Describes a request; entering it, with `with` or `async with`, sends it.
+    """Creates a request, which is sent when it is entered by `with` or `async with`.
 
     `params` are added to the query; a value may be a list. `headers` is a
     mapping, whose values may be lists, or pairs. `body` is bytes, a file
@@ -54,11 +54,11 @@ def fetch(
 
 
 class Request:
-    """A request that is not sent yet. It is sent once."""
+    """A request that has not been sent yet. It can be sent once."""
 
     def __init__(self, method, url, params, headers, files, body, timeout, proxy):
         if not isinstance(method, str):
-            raise TypeError(f"the method is a str, not {type(method).__name__}")
+            raise TypeError(f"the method must be a str, not {type(method).__name__}")
         if files is not None and body is not None:
             raise ValueError("a request has either files or a body")
         self.method = method.upper()
@@ -89,51 +89,51 @@ class Request:
 
     def __getattr__(self, name):
         if not name.startswith("_") and (hasattr(Response, name) or name in ("status", "headers")):
-            name = f"{name}: it is sent by `with fetch(...) as response`"
+            name = f"{name}: send it with `with fetch(...) as response`"
         raise AttributeError(f"the request has no attribute {name}")
 
     async def _send(self, blocking):
         if self._sent:
             raise RuntimeError("a request is sent once; call fetch again")
-        pieces = self._body.pieces(blocking)
+        chunks = self._body.chunks(blocking)
         self._sent = True
-        body = self._body.announced(_stated_length(self._headers))
+        body = self._body.declared(_declared_length(self._headers))
         request = _host.Request(self.method, self.url, self._headers, body, self._timeout)
-        exchange = _Exchange(request, pieces, blocking)
+        exchange = _Exchange(request, chunks, blocking)
         head = await exchange.head()
         return head, exchange
 
     def _set_content_type(self, content_type, replace):
         if replace:
-            # The boundary is in it.
+            # The content type contains the boundary.
             self._headers = [pair for pair in self._headers if pair[0].lower() != "content-type"]
         if not any(name.lower() == "content-type" for name, _ in self._headers):
             self._headers.append(("content-type", content_type))
 
 
 class _Received:
-    """What both kinds of response have."""
+    """The common base of both kinds of response."""
 
     def __init__(self, head, exchange):
         self.status = head.status
         self._fields = head.headers
         self._headers = None
         self._exchange = exchange
-        # What came that is not read yet.
+        # The bytes that were received and not read yet.
         self._rest = head.body
         if (steps := _encodings.steps(head.headers, RequestError)) is not None:
-            self._exchange = _encodings.Decoded(exchange, head.body, steps)
+            self._exchange = _encodings.DecodedExchange(exchange, head.body, steps)
             self._rest = b""
 
     @property
     def headers(self):
-        """The header fields. They are only sorted out for whoever asks."""
+        """The header fields, which are parsed on first use."""
         if self._headers is None:
             self._headers = Headers(self._fields)
         return self._headers
 
     def close(self):
-        """Closes the connection. Leaving the `with` block does it, too."""
+        """Closes the connection, as does the end of the `with` block."""
         self._rest = b""
         self._exchange.close()
 
@@ -181,8 +181,8 @@ class _Received:
             yield line
 
     async def _events(self):
-        # The format is always UTF-8, whatever the type says, and what is not
-        # ended by an empty line is no event.
+        # The format is always UTF-8, regardless of the content type, and only an empty
+        # line ends an event.
         lines = _Lines("utf-8-sig")
         events = _Events()
         while data := await self._next():
@@ -195,28 +195,28 @@ class Response(_Received):
     """A response for synchronous code."""
 
     def read(self, size=-1):
-        """Reads `size` bytes, or all; fewer only at the end."""
+        """Reads `size` bytes, or all by default; returns fewer only at the end."""
         return _run(self._read(size))
 
     def text(self):
-        """The rest of the body as text."""
+        """Returns the rest of the body as text."""
         return self._decode(self.read())
 
     def json(self):
-        """The rest of the body as a JSON value."""
+        """Returns the rest of the body as a JSON value."""
         return _json.loads(self.read())
 
     def iter_bytes(self):
-        """The body as it comes."""
+        """Yields the body as it is received."""
         while data := _run(self._next()):
             yield data
 
     def iter_lines(self):
-        """The body's lines, without their ends, as they come."""
+        """Yields the body's lines, without line ends, as they are received."""
         return _drive(self._lines())
 
     def iter_sse(self):
-        """The events of an event stream, as they come."""
+        """Yields the events of an event stream as they are received."""
         return _drive(self._events())
 
 
@@ -224,33 +224,33 @@ class AsyncResponse(_Received):
     """A response for asynchronous code."""
 
     async def aread(self, size=-1):
-        """Reads `size` bytes, or all; fewer only at the end."""
+        """Reads `size` bytes, or all by default; returns fewer only at the end."""
         return await self._read(size)
 
     async def atext(self):
-        """The rest of the body as text."""
+        """Returns the rest of the body as text."""
         return self._decode(await self.aread())
 
     async def ajson(self):
-        """The rest of the body as a JSON value."""
+        """Returns the rest of the body as a JSON value."""
         return _json.loads(await self.aread())
 
     async def aiter_bytes(self):
-        """The body as it comes."""
+        """Yields the body as it is received."""
         while data := await self._next():
             yield data
 
     def aiter_lines(self):
-        """The body's lines, without their ends, as they come."""
+        """Yields the body's lines, without line ends, as they are received."""
         return self._lines()
 
     def aiter_sse(self):
-        """The events of an event stream, as they come."""
+        """Yields the events of an event stream as they are received."""
         return self._events()
 
 
 def _drive(items):
-    """An asynchronous generator, as a plain one."""
+    """Iterates over an asynchronous generator synchronously."""
     try:
         while True:
             try:
@@ -262,23 +262,23 @@ def _drive(items):
         _run(items.aclose())
 
 
-def _stated_length(headers):
-    """The length that user code says a body has."""
+def _declared_length(headers):
+    """Returns the length of the body that user code declares in the header fields."""
     if not headers:
         return None
-    stated = {value.strip() for name, value in headers if name.lower() == "content-length"}
-    if not stated:
+    declared = {value.strip() for name, value in headers if name.lower() == "content-length"}
+    if not declared:
         return None
-    length = stated.pop()
-    if stated or not (length.isascii() and length.isdigit()) or int(length) >= 2**63:
-        raise ValueError("content-length is not one number of bytes")
+    length = declared.pop()
+    if declared or not (length.isascii() and length.isdigit()) or int(length) >= 2**63:
+        raise ValueError("content-length must be one number of bytes below 2**63")
     return int(length)
 
 
 def _nanoseconds(timeout):
     if timeout is None or timeout == float("inf"):
         return None
-    # Not a number is not positive either.
+    # NaN is not positive either.
     if not timeout > 0:
         raise ValueError(f"timeout must be positive, not {timeout!r}")
     return min(int(timeout * 1e9), 2**63)

@@ -12,10 +12,10 @@ __all__ = ["http"]
 def http(url):
     """Adds an importer of the modules at `url` to `sys.meta_path`, for a `with` block.
 
-    `url` is a folder of modules, or an archive of them, whose name ends in
-    `.zip` or `.whl`. What the guest has of its own comes first. Modules that
-    were imported stay; what they import later is not looked for at `url` any
-    more. What cannot be fetched is an `ImportError` that names the URL.
+    `url` is a directory of modules, or an archive of them, whose name ends in `.zip`
+    or `.whl`. Modules of the guest take precedence. Imported modules remain after the
+    block; their later imports are not searched at `url`. A module that cannot be
+    fetched is an `ImportError` with the URL.
     """
     importer = _remote.Importer(str(url))
     _sys.meta_path.append(importer)

@@ -1,7 +1,7 @@
 """Log records for the host.
 
-Those of the standard `logging` module come here too, unless a script sends
-them elsewhere: all levels, for the host to choose.
+Records of the standard `logging` module are sent to the host, too, unless a script
+configures another handler. All levels are sent; the host filters them.
 """
 
 import functools as _functools
@@ -38,7 +38,7 @@ def error(message, /, *args, exc_info=None, **fields):
 
 
 def _log(level, message, args, exc_info, fields):
-    # As the standard module does it: one mapping serves `%(name)s`.
+    # As in the standard module, a single mapping is used for `%(name)s`.
     if len(args) == 1 and isinstance(args[0], _Mapping) and args[0]:
         args = args[0]
     text = _formatted(message, args) + _shown(fields)
@@ -52,7 +52,7 @@ def _log(level, message, args, exc_info, fields):
 
 
 def _formatted(message, args):
-    """The message with its arguments. A wrong format is shown, not raised."""
+    """Returns the message with its arguments. A wrong format is logged, not raised."""
     try:
         text = str(message)
         return text % args if args else text
@@ -81,7 +81,7 @@ def _send(level, text):
 
 
 class _HostHandler(_logging.Handler):
-    """Hands the records of the standard module to the host."""
+    """A handler that sends the records of the standard module to the host."""
 
     def __init__(self, formatter=None):
         super().__init__()
@@ -96,11 +96,11 @@ class _HostHandler(_logging.Handler):
 
 
 class _Plain(_logging.Formatter):
-    """The message as the functions of this module show it."""
+    """A formatter that formats records like the functions of this module."""
 
     def format(self, record):
         text = _formatted(record.msg, record.args)
-        text += _shown({name: value for name, value in record.__dict__.items() if name not in _USUAL})
+        text += _shown({name: value for name, value in record.__dict__.items() if name not in _STANDARD_ATTRIBUTES})
         if record.exc_info:
             text += _traceback(record.exc_info[1])
         if record.stack_info:
@@ -118,20 +118,20 @@ def _level(number):
     return _host.Level.DEBUG
 
 
-# What every record has. The rest are fields: the `extra` of the call.
-_USUAL = _logging.makeLogRecord({}).__dict__.keys() | {"message", "asctime", "taskName"}
+# The attributes of every record. All others are fields: the `extra` of the call.
+_STANDARD_ATTRIBUTES = _logging.makeLogRecord({}).__dict__.keys() | {"message", "asctime", "taskName"}
 
-# It serves whoever has no handler.
+# Used for loggers without a handler.
 _handler = _HostHandler(_Plain())
 _logging.lastResort = _handler
 _logging.root.setLevel(_logging.NOTSET)
 
 
-def _goes_elsewhere(logger):
-    """Whether a logger has a handler that takes its records.
+def _has_handler(logger):
+    """Returns whether a logger has a handler for its records.
 
-    Libraries give their loggers a handler that does nothing. It only counts
-    where nothing could come after it.
+    Libraries give their loggers a `NullHandler`. It only counts if no handler of a
+    parent could follow.
     """
     while logger is not None:
         last = not logger.propagate or logger.parent is None
@@ -142,28 +142,28 @@ def _goes_elsewhere(logger):
     return False
 
 
-_usual_call_handlers = _logging.Logger.callHandlers
-_usual_basic_config = _logging.basicConfig
+_original_call_handlers = _logging.Logger.callHandlers
+_original_basic_config = _logging.basicConfig
 
 
-@_functools.wraps(_usual_call_handlers)
+@_functools.wraps(_original_call_handlers)
 def _call_handlers(self, record):
-    if _goes_elsewhere(self) or _logging.lastResort is not _handler:
-        _usual_call_handlers(self, record)
+    if _has_handler(self) or _logging.lastResort is not _handler:
+        _original_call_handlers(self, record)
     else:
         _handler.handle(record)
 
 
-@_functools.wraps(_usual_basic_config)
+@_functools.wraps(_original_basic_config)
 def _basic_config(**kwargs):
-    # The module's functions call it like this. There is a handler already.
+    # The functions of `logging` call it without arguments. A handler exists already.
     if not kwargs and _logging.lastResort is _handler:
         return
-    # Without a place to log to, that is the host.
-    if all(kwargs.get(place) is None for place in ("filename", "stream", "handlers")):
+    # Without a destination, records are sent to the host.
+    if all(kwargs.get(name) is None for name in ("filename", "stream", "handlers")):
         own_format = any(kwargs.get(name) for name in ("format", "datefmt", "style"))
         kwargs["handlers"] = [_HostHandler(None if own_format else _Plain())]
-    _usual_basic_config(**kwargs)
+    _original_basic_config(**kwargs)
 
 
 _logging.Logger.callHandlers = _call_handlers

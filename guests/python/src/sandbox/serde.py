@@ -1,4 +1,4 @@
-"""Values as text or bytes, and back: JSON, YAML and CBOR."""
+"""Serialization of values: JSON, YAML and CBOR."""
 
 import io as _io
 import json as _json
@@ -10,19 +10,19 @@ __all__ = ["dumps", "loads"]
 
 
 def dumps(value, format):
-    """The value in a format: a str for `"json"` and `"yaml"`, bytes for `"cbor"`.
+    """Serializes a value: to a str for `"json"` and `"yaml"`, to bytes for `"cbor"`.
 
-    Raises `TypeError` for a value that the format cannot hold, and `ValueError`
+    Raises `TypeError` for a value that the format cannot represent, and `ValueError`
     for an unknown format.
     """
     return _codec(format)[0](value)
 
 
 def loads(value, format):
-    """The value that a text or bytes stand for.
+    """Deserializes a value from text or bytes.
 
-    YAML is the safe subset: plain values, never objects of Python. Raises
-    `ValueError` for text that is not of the format, and for an unknown format.
+    YAML is limited to the safe subset: plain values, never Python objects. Raises
+    `ValueError` for text that is not valid in the format, and for an unknown format.
     """
     return _codec(format)[1](value)
 
@@ -31,7 +31,7 @@ def _codec(format):
     codec = _CODECS.get(format) if isinstance(format, str) else None
     if codec is None:
         known = ", ".join(map(repr, _CODECS))
-        raise ValueError(f"unknown format {format!r}: it is one of {known}")
+        raise ValueError(f"unknown format {format!r}: use one of {known}")
     return codec
 
 
@@ -39,8 +39,8 @@ def _dump_json(value):
     try:
         return _json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
-        # Not a number, or a circle.
-        raise ValueError(f"the value cannot be JSON: {error}") from None
+        # NaN, or a cycle.
+        raise ValueError(f"the value cannot be encoded as JSON: {error}") from None
 
 
 def _dump_yaml(value):
@@ -52,37 +52,37 @@ def _dump_yaml(value):
 
 def _load_yaml(text):
     if not isinstance(text, (str, bytes)):
-        raise TypeError(f"YAML is a str, not {_name(text)}")
+        raise TypeError(f"YAML must be a str, not {_name(text)}")
     try:
         return _yaml.safe_load(text)
     except _yaml.YAMLError as error:
-        raise ValueError(f"this is not plain YAML: {error}") from None
+        raise ValueError(f"not valid YAML of plain values: {error}") from None
     except RecursionError:
-        raise ValueError("this YAML is nested too deep") from None
+        raise ValueError("the YAML is nested too deeply") from None
 
 
 def _dump_cbor(value):
     try:
         return _cbor2.dumps(value)
     except _cbor2.CBOREncodeError as error:
-        raise TypeError(f"the value cannot be CBOR: {error}") from None
+        raise TypeError(f"the value cannot be encoded as CBOR: {error}") from None
 
 
 def _load_cbor(data):
     if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise TypeError(f"CBOR is bytes, not {_name(data)}")
+        raise TypeError(f"CBOR must be bytes, not {_name(data)}")
     data = bytes(data)
     if data[:1] == b"\xff":
-        raise ValueError("this is not CBOR: it begins with the end of something")
+        raise ValueError("not valid CBOR: it starts with a break code")
     source = _io.BytesIO(data)
     try:
         value = _cbor2.load(source)
     except RecursionError:
-        raise ValueError("this CBOR is nested too deep") from None
+        raise ValueError("the CBOR is nested too deeply") from None
     except (_cbor2.CBORDecodeError, ValueError, OverflowError) as error:
-        raise ValueError(f"this is not CBOR: {error}") from None
+        raise ValueError(f"not valid CBOR: {error}") from None
     if (rest := len(data) - source.tell()) > 0:
-        raise ValueError(f"this is not one CBOR value: {rest} bytes follow it")
+        raise ValueError(f"not a single CBOR value: {rest} bytes follow it")
     return value
 
 

@@ -1,1 +1,1 @@
-"""What code inside a Python sandbox can use of its host."""
+"""Functions of the host for code inside a Python sandbox."""

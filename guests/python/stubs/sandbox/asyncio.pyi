@@ -1,4 +1,4 @@
-"""Asynchronous helpers: calls to the host, and the event loop under them."""
+"""Asynchronous helpers: calls to the host, and the event loop."""
 
 from collections.abc import AsyncIterable, Awaitable, Mapping
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
@@ -7,8 +7,8 @@ __all__ = ["DeadlockError", "HostcallError", "hostcall", "run", "subscribe"]
 
 _T = TypeVar("_T")
 
-# What JSON can hold. A TypedDict is a mapping to type checkers, and a dict when
-# the script runs.
+# The values that JSON can represent. A TypedDict is a mapping to type checkers, and a
+# dict at run time.
 _Value: TypeAlias = (
     str | int | float | list[Any] | tuple[Any, ...] | dict[Any, Any] | Mapping[str, object] | None
 )
@@ -20,10 +20,10 @@ class _Pollable(Protocol):
     def block(self) -> None: ...
 
 class DeadlockError(RuntimeError):
-    """Nothing that is pending could ever wake what is waited for."""
+    """A wait that no pending operation could ever end."""
 
 class HostcallError(RuntimeError):
-    """The host refused or failed. The message is the host's."""
+    """A hostcall was refused or failed. The message is the host's."""
 
 async def hostcall(call_type: str, payload: _Value = None) -> Any:
     """Calls the function that the host registered as `call_type`."""

@@ -1,4 +1,4 @@
-"""The HTTP client of the guest. It reaches what the host lets it reach."""
+"""The HTTP client of the guest. The host decides which servers it can reach."""
 
 from collections.abc import (
     AsyncGenerator,
@@ -31,8 +31,8 @@ class _File(Protocol):
 
     def read(self, size: int, /) -> _Bytes | str: ...
 
-# What JSON can hold. A TypedDict is a mapping to type checkers, and a dict when
-# the script runs.
+# The values that JSON can represent. A TypedDict is a mapping to type checkers, and a
+# dict at run time.
 _Value: TypeAlias = (
     str | int | float | list[Any] | tuple[Any, ...] | dict[Any, Any] | Mapping[str, object]
 )
@@ -66,10 +66,10 @@ def fetch(
     timeout: float | None = None,
     proxy: str | None = None,
 ) -> Request:
-    """Describes a request; entering it, with `with` or `async with`, sends it."""
+    """Creates a request, which is sent when it is entered by `with` or `async with`."""
 
 class Request:
-    """A request that is not sent yet. It is sent once."""
+    """A request that has not been sent yet. It can be sent once."""
 
     method: str
     url: str
@@ -93,76 +93,76 @@ class Request:
 class _Received:
     status: int
 
-    # Only `with fetch(...)` makes one.
+    # Only `with fetch(...)` creates one.
     def __init__(self, of_the_runner: Never, /) -> None: ...
     @property
     def headers(self) -> Headers:
-        """The header fields. They are only sorted out for whoever asks."""
+        """The header fields, which are parsed on first use."""
 
     def close(self) -> None:
-        """Closes the connection. Leaving the `with` block does it, too."""
+        """Closes the connection, as does the end of the `with` block."""
 
 class Response(_Received):
     """A response for synchronous code."""
 
     def read(self, size: int = -1) -> bytes:
-        """Reads `size` bytes, or all; fewer only at the end."""
+        """Reads `size` bytes, or all by default; returns fewer only at the end."""
 
     def text(self) -> str:
-        """The rest of the body as text."""
+        """Returns the rest of the body as text."""
 
     def json(self) -> Any:
-        """The rest of the body as a JSON value."""
+        """Returns the rest of the body as a JSON value."""
 
     def iter_bytes(self) -> Generator[bytes, None, None]:
-        """The body as it comes."""
+        """Yields the body as it is received."""
 
     def iter_lines(self) -> Generator[str, None, None]:
-        """The body's lines, without their ends, as they come."""
+        """Yields the body's lines, without line ends, as they are received."""
 
     def iter_sse(self) -> Generator[ServerSentEvent, None, None]:
-        """The events of an event stream, as they come."""
+        """Yields the events of an event stream as they are received."""
 
 class AsyncResponse(_Received):
     """A response for asynchronous code."""
 
     async def aread(self, size: int = -1) -> bytes:
-        """Reads `size` bytes, or all; fewer only at the end."""
+        """Reads `size` bytes, or all by default; returns fewer only at the end."""
 
     async def atext(self) -> str:
-        """The rest of the body as text."""
+        """Returns the rest of the body as text."""
 
     async def ajson(self) -> Any:
-        """The rest of the body as a JSON value."""
+        """Returns the rest of the body as a JSON value."""
 
     def aiter_bytes(self) -> AsyncGenerator[bytes, None]:
-        """The body as it comes."""
+        """Yields the body as it is received."""
 
     def aiter_lines(self) -> AsyncGenerator[str, None]:
-        """The body's lines, without their ends, as they come."""
+        """Yields the body's lines, without line ends, as they are received."""
 
     def aiter_sse(self) -> AsyncGenerator[ServerSentEvent, None]:
-        """The events of an event stream, as they come."""
+        """Yields the events of an event stream as they are received."""
 
 class Headers(dict[str, str]):
-    """The header fields of a response, by lower-case names; any case finds one."""
+    """The header fields of a response, by lower-case names, with case-insensitive lookup."""
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None: ...
     def __getitem__(self, name: str) -> str: ...
     def __contains__(self, name: object) -> bool: ...
     @overload
     def get(self, name: str, default: None = None) -> str | None:
-        """The field of this name, in any case, or `default`."""
+        """Returns the field with this name, in any case, or `default`."""
 
     @overload
     def get(self, name: str, default: str) -> str: ...
     @overload
     def get(self, name: str, default: _T) -> str | _T: ...
     def get_all(self, name: str) -> list[str]:
-        """The values of all fields of this name, in their order."""
+        """Returns the values of all fields with this name, in order."""
 
     def multi_items(self) -> list[tuple[str, str]]:
-        """All fields as `(name, value)`, repeated ones too, in their order."""
+        """Returns all fields as `(name, value)`, including repeated ones, in order."""
 
 @dataclass(frozen=True)
 class ServerSentEvent:

@@ -1,7 +1,7 @@
-"""Right uses of the package `sandbox`: mypy must find nothing in them.
+"""Valid uses of the package `sandbox`, in which mypy must find no error.
 
-Every function, parameter, method and attribute is here. `assert_type` is the
-type that a checker must see, no wider and no narrower.
+Every function, parameter, method and attribute is used. `assert_type` has the exact
+type that a checker must infer.
 """
 
 import asyncio
@@ -174,7 +174,7 @@ async def later_responses() -> int:
         async for event in response.aiter_sse():
             assert_type(event, ServerSentEvent)
         assert_type(response.close(), None)
-        # The block swallows nothing, so that this is the only way out.
+        # The block suppresses no exceptions, so this is the only return.
         return response.status
 
 
@@ -249,7 +249,7 @@ def formats(user: User, either: Literal["json", "cbor"]) -> None:
     assert_type(loads(memoryview(b"\x01"), "cbor"), Any)
 
 
-# All of it by the names of the modules.
+# The functions by the names of their modules.
 
 MODULES = (
     sandbox_asyncio.run,

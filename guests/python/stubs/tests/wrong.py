@@ -1,7 +1,7 @@
-"""Wrong uses of the package `sandbox`: mypy must find an error in each.
+"""Invalid uses of the package `sandbox`, in each of which mypy must find an error.
 
-Each has the code of the error that is expected. Where mypy sees none, the
-comment is unused, and that is an error.
+Each has the code of the expected error. Where mypy finds none, the comment is unused,
+which is an error.
 """
 
 from collections.abc import AsyncIterator

@@ -5,7 +5,7 @@
     with Sandbox("host") as sb:
         print(sb.exec("python3 -c 'print(2 + 2)'").stdout)
 
-`AsyncSandbox` has the same methods, to be awaited.
+`AsyncSandbox` has the same methods as coroutines.
 """
 
 from ._async_sandbox import AsyncSandbox

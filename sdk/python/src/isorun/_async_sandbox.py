@@ -1,4 +1,4 @@
-"""`AsyncSandbox`: `Sandbox` for asyncio. The same names, in the same order."""
+"""The class `AsyncSandbox`: `Sandbox` for asyncio, with the same names in the same order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from . import _config, _protocol
 from ._async_shell import AsyncShell
 from ._base import SandboxBase
-from ._transport import AsyncTransport, async_file_pieces
+from ._transport import AsyncTransport, async_file_chunks
 from ._types import DestroyStats, ExecResult, SandboxInfo, SnapshotInfo
 
 
@@ -43,24 +43,25 @@ class AsyncSandbox(SandboxBase):
     ) -> None:
         """
         :param image: any OCI image, or `host`: the server's own programs, read-only.
-        :param vcpus: virtual CPUs.
-        :param mem_mib: memory in MiB.
-        :param disk_mib: what it may write to its disk, in MiB.
-        :param timeout: how many seconds a command may take, unless its call says
-            otherwise; 0 or -1 for any time.
-        :param sandbox_timeout: destroy it after so many seconds without activity; 0
-            or -1 for never.
+        :param vcpus: the number of virtual CPUs.
+        :param mem_mib: the memory in MiB.
+        :param disk_mib: the limit of the sandbox's writable disk space, in MiB.
+        :param timeout: the default timeout of a command in seconds; 0 or -1 for no
+            timeout.
+        :param sandbox_timeout: the time without activity, in seconds, after which the
+            sandbox is destroyed or hibernated; 0 or -1 for never.
         :param network_profile: `default`, `locked-down` or `internet`.
-        :param allow: where it may connect to, instead of a profile.
-        :param deny: where it may not connect to, instead of a profile.
-        :param env: environment variables of every command.
-        :param credentials: secrets that stay outside, by the names of services.
-        :param on_idle: what becomes of it after `sandbox_timeout`: `destroy`, or
-            `hibernate`.
-        :param auto_resume: whether a command or a file wakes it when it is
-            hibernated. Otherwise that is an error.
-        :param api_url: the server; by default `ISORUN_API_URL`, or this machine's.
-        :param api_key: the key; by default `ISORUN_API_KEY`, or this machine's own.
+        :param allow: the allowed destinations, instead of a profile.
+        :param deny: the denied destinations, instead of a profile.
+        :param env: the environment variables of every command.
+        :param credentials: secrets that stay outside of the sandbox, by service name.
+        :param on_idle: the action after `sandbox_timeout`: `destroy` or `hibernate`.
+        :param auto_resume: whether a command or a file operation resumes a hibernated
+            sandbox. Otherwise it is an error.
+        :param api_url: the URL of the server; by default `ISORUN_API_URL`, or that of
+            this machine's server.
+        :param api_key: the API key; by default `ISORUN_API_KEY`, or that of this
+            machine's server.
         """
         options = _protocol.Options(
             image, vcpus, mem_mib, disk_mib, sandbox_timeout, network_profile,
@@ -72,7 +73,7 @@ class AsyncSandbox(SandboxBase):
 
     async def create(self) -> SandboxInfo:
         """Creates the sandbox. Sets `id` and `info`."""
-        self._must_be_new()
+        self._ensure_new()
         try:
             return self._created(await self._transport.send(_protocol.create(self._options)))
         except BaseException:
@@ -82,12 +83,12 @@ class AsyncSandbox(SandboxBase):
     async def exec(
         self, command: str | Sequence[str], *, timeout: float | None = None
     ) -> ExecResult:
-        """Runs a command to its end.
+        """Runs a command and waits for its end.
 
-        :param command: a line for the shell, or a program and its arguments.
-        :param timeout: how many seconds it may take; 0 or -1 for any time. By
-            default that of the sandbox.
-        :raises IsorunTimeoutError: it took longer, and was killed.
+        :param command: a shell command line, or a program and its arguments.
+        :param timeout: the timeout in seconds; 0 or -1 for no timeout. The default is
+            that of the sandbox.
+        :raises IsorunTimeoutError: the command exceeded the timeout and was killed.
         """
         seconds = self._exec_timeout(timeout)
         return await self._transport.send(_protocol.execute(self._running(), command, seconds))
@@ -100,7 +101,7 @@ class AsyncSandbox(SandboxBase):
         on_stderr: Callable[[str], object] | None = None,
         timeout: float | None = None,
     ) -> ExecResult:
-        """Runs a command, and calls back for each piece of output as it comes.
+        """Runs a command, and calls a callback for each chunk of output as it arrives.
 
         Callbacks may be plain or asynchronous. If one raises, the command is killed.
         """
@@ -118,48 +119,48 @@ class AsyncSandbox(SandboxBase):
         return await self._transport.stream(operation, listen)
 
     async def upload_file(self, local_path: str | os.PathLike[str], remote_path: str) -> None:
-        """Copies a file of this machine into the sandbox, with its permissions; makes the
-        folders above it."""
+        """Copies a local file and its permissions into the sandbox, and creates the parent
+        directories."""
         mode = os.stat(local_path).st_mode
         operation = _protocol.upload(self._running(), remote_path, mode)
-        await self._transport.send(operation, async_file_pieces(os.fspath(local_path)))
+        await self._transport.send(operation, async_file_chunks(os.fspath(local_path)))
 
     async def download(self, remote_path: str) -> bytes:
         """Reads a file of the sandbox."""
         return await self._transport.send(_protocol.download(self._running(), remote_path))
 
     async def write_text(self, remote_path: str, text: str) -> None:
-        """Writes a file in the sandbox, as UTF-8; makes the folders above it."""
+        """Writes a file in the sandbox, as UTF-8, and creates the parent directories."""
         operation = _protocol.upload(self._running(), remote_path)
         await self._transport.send(operation, text.encode())
 
     async def ls(self, remote_path: str) -> list[str]:
-        """The names in a folder of the sandbox, sorted. Bytes of them that are not UTF-8 are as
-        `os.listdir` gives them, and `download` takes them so."""
+        """Returns the sorted names in a directory of the sandbox. Names that are not UTF-8 have
+        the form that `os.listdir` returns, which `download` accepts."""
         return await self._transport.send(_protocol.ls(self._running(), remote_path))
 
     async def set_timeout(self, seconds: float) -> None:
-        """Changes how long it may be without activity; 0 or -1 for ever."""
+        """Sets the sandbox's timeout without activity, in seconds; 0 or -1 for no timeout."""
         await self._transport.send(_protocol.set_timeout(self._running(), seconds))
 
     async def fork(self, count: int = 1) -> list[AsyncSandbox]:
-        """Copies the running sandbox: files, memory and processes as they are now.
+        """Copies the running sandbox, with its current files, memory and processes.
 
-        The copies are independent of it and of each other. It goes on itself.
+        The copies are independent of it and of each other. The sandbox itself continues.
         """
         infos = await self._transport.send(_protocol.fork(self._running(), count))
         return [self._copy(info) for info in infos]
 
     async def hibernate(self) -> None:
-        """Puts it on the server's disk. `resume` brings it back."""
+        """Hibernates the sandbox to the server's disk. `resume` restores it."""
         await self._transport.send(_protocol.hibernate(self._running()))
 
     async def resume(self) -> None:
-        """Brings it back from the disk, as it was."""
+        """Resumes the hibernated sandbox in the same state."""
         await self._transport.send(_protocol.resume(self._running()))
 
     async def checkpoint(self) -> str:
-        """Takes a snapshot that stays on the server. Gives its id, for `restore`."""
+        """Takes a snapshot that is stored on the server. Returns its id, for `restore`."""
         return await self._transport.send(_protocol.snapshot(self._running()))
 
     @classmethod
@@ -171,7 +172,7 @@ class AsyncSandbox(SandboxBase):
         api_url: str | None = None,
         api_key: str | None = None,
     ) -> AsyncSandbox:
-        """A new sandbox from a snapshot, which goes on where that was taken.
+        """Creates a sandbox that continues from a snapshot.
 
         The parameters are those of the constructor.
         """
@@ -189,7 +190,7 @@ class AsyncSandbox(SandboxBase):
     async def snapshots(
         *, api_url: str | None = None, api_key: str | None = None
     ) -> list[SnapshotInfo]:
-        """The snapshots on the server, the oldest first."""
+        """Returns the snapshots on the server, the oldest first."""
         transport = AsyncTransport(_config.find(api_url, api_key))
         try:
             return await transport.send(_protocol.snapshots())
@@ -200,7 +201,7 @@ class AsyncSandbox(SandboxBase):
     async def delete_snapshot(
         snapshot_id: str, *, api_url: str | None = None, api_key: str | None = None
     ) -> None:
-        """Deletes a snapshot. Sandboxes that were made from it go on."""
+        """Deletes a snapshot. Sandboxes that were restored from it are not affected."""
         transport = AsyncTransport(_config.find(api_url, api_key))
         try:
             await transport.send(_protocol.delete_snapshot(snapshot_id))
@@ -208,13 +209,13 @@ class AsyncSandbox(SandboxBase):
             await transport.close()
 
     def shell(self, *, session: str | None = None, cwd: str | None = None) -> AsyncShell:
-        """A bash that stays: each command finds what those before have left.
+        """Returns a bash session, whose state persists from one command to the next.
 
-        Needs the package `websockets`.
+        Requires the package `websockets`.
 
-        :param session: the `session` of a shell to go on with: one that lost its
-            connection, or that the original of this fork had.
-        :param cwd: the folder that it starts in.
+        :param session: the `session` of an existing shell to attach to: one that lost
+            its connection, or one of the sandbox from which this one was forked.
+        :param cwd: the working directory in which the shell starts.
         """
         return AsyncShell(self._target, self._running(), self.timeout, session, cwd)
 
@@ -227,7 +228,7 @@ class AsyncSandbox(SandboxBase):
         return copy
 
     async def destroy(self) -> DestroyStats:
-        """Destroys the sandbox. Called again, it gives the same figures."""
+        """Destroys the sandbox. Further calls return the same statistics."""
         if self._stats is None:
             self._destroyed(await self._transport.send(_protocol.destroy(self._running())))
             await self._transport.close()
@@ -245,6 +246,6 @@ class AsyncSandbox(SandboxBase):
         traceback: TracebackType | None,
     ) -> None:
         if self._stats is None:
-            with self._leaving(error):
+            with self._ignore_destroyed(error):
                 await self.destroy()
         await self._transport.close()

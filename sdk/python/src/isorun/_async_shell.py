@@ -1,4 +1,4 @@
-"""`AsyncShell`: `Shell` for asyncio. The same names, in the same order."""
+"""The class `AsyncShell`: `Shell` for asyncio, with the same names in the same order."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from typing import Any
 from . import _shell_protocol as protocol
 from ._config import Target
 from ._errors import IsorunConnectionError, IsorunError, IsorunTimeoutError
-from ._protocol import CONNECT_TIMEOUT, GRACE, USUAL_TIMEOUT, refusal
+from ._protocol import CONNECT_TIMEOUT, DEFAULT_TIMEOUT, RESPONSE_GRACE, error_response
 from ._types import ExecResult
 
 
 class AsyncShell:
-    """A bash that runs one command after the other, and remembers all between.
+    """A bash session, which runs commands one after the other and keeps its state.
 
-    It is opened by its first use, and closed at the end of its `async with` block.
+    It is opened on first use, and closed at the end of its `async with` block.
     """
 
     def __init__(
         self, target: Target, run: str, timeout: float, session: str | None, cwd: str | None
     ) -> None:
         self._target, self._run, self._timeout, self._cwd = target, run, timeout, cwd
-        self._talk = protocol.Conversation(session)
+        self._state = protocol.ShellState(session)
         self._socket: Any = None
         self._lock = asyncio.Lock()
 
     @property
     def session(self) -> str | None:
-        """Its name, with which it is found again: here or in a fork."""
-        return self._talk.session
+        """The id of the session, to attach to it again, here or in a fork."""
+        return self._state.session
 
     @property
     def closed(self) -> bool:
-        """Whether it has ended."""
-        return self._talk.closed
+        """True if the shell has ended."""
+        return self._state.closed
 
     async def run(
         self,
@@ -48,62 +48,62 @@ class AsyncShell:
         on_stdout: Callable[[str], object] | None = None,
         on_stderr: Callable[[str], object] | None = None,
     ) -> ExecResult:
-        """Runs a command: any number of lines.
+        """Runs a command, which may have several lines.
 
-        If it ends the shell itself, the result has the exit code of that, and there
-        is no other command.
+        If it ends the shell, the result has the exit code of the shell, and no further
+        command can be run.
 
-        :param timeout: how many seconds it may take; 0 or -1 for any time. By
-            default that of the sandbox.
-        :raises IsorunTimeoutError: it took longer, and was interrupted. The shell
-            is as it was.
+        :param timeout: the timeout in seconds; 0 or -1 for no timeout. The default is
+            that of the sandbox.
+        :raises IsorunTimeoutError: the command exceeded the timeout and was
+            interrupted. The shell remains usable.
         """
         seconds = self._timeout if timeout is None else timeout
         listeners = {"stdout": on_stdout, "stderr": on_stderr}
         async with self._lock:
-            self._talk.must_be_open()
-            ended = await self._hear()
+            self._state.ensure_open()
+            ended = await self._read_pending()
             if ended is not None:
                 return ended
             await self._open()
-            await self._settle()
-            self._talk.pending = True
+            await self._finish_abandoned()
+            self._state.pending = True
             try:
-                await self._send(self._talk.order(command, seconds))
-                result = await self._outcome(protocol.patience(seconds), listeners)
+                await self._send(self._state.run_frame(command, seconds))
+                result = await self._wait_for_result(protocol.response_timeout(seconds), listeners)
             except IsorunTimeoutError:
-                self._talk.pending = False
+                self._state.pending = False
                 raise
             except IsorunError:
                 raise
             except BaseException:
-                # A callback that raised, or a task that was cancelled.
+                # A callback raised an exception, or the task was cancelled.
                 await self._interrupt()
                 raise
-            self._talk.pending = False
-            if self._talk.closed:
+            self._state.pending = False
+            if self._state.closed:
                 await self._disconnect()
             return result
 
     async def open(self) -> AsyncShell:
-        """Opens it now, and not with its first command."""
+        """Opens the shell immediately instead of with its first command."""
         async with self._lock:
-            self._talk.must_be_open()
+            self._state.ensure_open()
             await self._open()
         return self
 
     async def close(self) -> None:
-        """Ends it."""
+        """Ends the shell."""
         async with self._lock:
-            if self._socket is not None and not self._talk.closed:
+            if self._socket is not None and not self._state.closed:
                 try:
                     await self._send('{"type":"close"}')
-                    while not self._talk.closed:
-                        self._talk.feed(await self._receive(time.monotonic() + 5))
+                    while not self._state.closed:
+                        self._state.feed(await self._receive(time.monotonic() + 5))
                 except IsorunError:
-                    # It is gone one way or the other.
+                    # The shell has ended in either case.
                     pass
-            self._talk.closed = True
+            self._state.closed = True
             await self._disconnect()
 
     async def __aenter__(self) -> AsyncShell:
@@ -124,8 +124,8 @@ class AsyncShell:
             from websockets.exceptions import InvalidStatus, WebSocketException
             from websockets.asyncio.client import connect
         except ImportError as error:
-            raise IsorunError(protocol.MISSING) from error
-        url = protocol.address(self._target, self._run, self._talk.session, self._cwd)
+            raise IsorunError(protocol.WEBSOCKETS_MISSING) from error
+        url = protocol.address(self._target, self._run, self._state.session, self._cwd)
         try:
             self._socket = await connect(
                 url,
@@ -134,38 +134,38 @@ class AsyncShell:
                 close_timeout=1,
                 compression=None,
                 max_size=None,
-                # A proxy of the environment has no business on the way to this machine.
+                # Proxy settings of the environment do not apply to a server on this machine.
                 proxy=None if self._target.is_local else True,
             )
         except InvalidStatus as error:
-            raise refusal(error.response.status_code, bytes(error.response.body or b"")) from error
+            raise error_response(error.response.status_code, bytes(error.response.body or b"")) from error
         except (OSError, asyncio.TimeoutError, WebSocketException) as error:
             raise IsorunConnectionError(
-                f"no isorun server answers at {self._target.url}: {error}"
+                f"cannot connect to an isorun server at {self._target.url}: {error}"
             ) from error
-        self._talk.feed(await self._receive(time.monotonic() + USUAL_TIMEOUT))
+        self._state.feed(await self._receive(time.monotonic() + DEFAULT_TIMEOUT))
 
-    async def _hear(self) -> ExecResult | None:
-        """Hears what was said since the last command.
+    async def _read_pending(self) -> ExecResult | None:
+        """Reads the messages that arrived since the last command.
 
-        That may be that the sandbox was hibernated: then the shell is found again.
-        Or that the shell has ended, and with what code.
+        If the sandbox was hibernated, the shell is attached to again later. If the shell
+        has ended, its result is returned.
         """
-        while self._socket is not None and not self._talk.pending:
-            hearing = asyncio.ensure_future(self._receive(None))
-            # What has arrived is there at once.
+        while self._socket is not None and not self._state.pending:
+            receiving = asyncio.ensure_future(self._receive(None))
+            # A message that has arrived is received immediately.
             for _ in range(2):
                 await asyncio.sleep(0)
-            if not hearing.done():
-                hearing.cancel()
-                await asyncio.wait([hearing])
-                if hearing.cancelled():
+            if not receiving.done():
+                receiving.cancel()
+                await asyncio.wait([receiving])
+                if receiving.cancelled():
                     return None
             try:
-                said = self._talk.feed(hearing.result())
-                if isinstance(said, protocol.Ended) and said.closed:
+                event = self._state.feed(receiving.result())
+                if isinstance(event, protocol.Ended) and event.closed:
                     await self._disconnect()
-                    return said.result
+                    return event.result
             except IsorunConnectionError:
                 return None
             except IsorunError as error:
@@ -173,29 +173,29 @@ class AsyncShell:
                     raise
         return None
 
-    async def _settle(self) -> None:
-        """Waits for the end of a command that was left alone."""
-        if not self._talk.pending:
+    async def _finish_abandoned(self) -> None:
+        """Waits for the end of a command that was abandoned."""
+        if not self._state.pending:
             return
         try:
-            await self._outcome(GRACE, {})
+            await self._wait_for_result(RESPONSE_GRACE, {})
         except IsorunTimeoutError:
             pass
-        self._talk.pending = False
-        self._talk.forget_output()
+        self._state.pending = False
+        self._state.discard_output()
 
-    async def _outcome(
+    async def _wait_for_result(
         self, seconds: float | None, listeners: dict[str, Callable[[str], object] | None]
     ) -> ExecResult:
         end = None if seconds is None else time.monotonic() + seconds
         while True:
-            said = self._talk.feed(await self._receive(end))
-            if isinstance(said, protocol.Ended):
-                return said.result
-            if isinstance(said, protocol.Printed):
-                listener = listeners.get(said.stream)
-                if listener is not None and said.text:
-                    answer = listener(said.text)
+            event = self._state.feed(await self._receive(end))
+            if isinstance(event, protocol.Ended):
+                return event.result
+            if isinstance(event, protocol.Output):
+                listener = listeners.get(event.stream)
+                if listener is not None and event.text:
+                    answer = listener(event.text)
                     if inspect.isawaitable(answer):
                         await answer
 
@@ -205,10 +205,10 @@ class AsyncShell:
         try:
             await self._socket.send(text)
         except (ConnectionClosed, OSError) as error:
-            # Its last word may still be there to be read.
+            # A last message of the server may still be readable.
             if not isinstance(error, ConnectionClosed):
                 await self._disconnect()
-                raise self._talk.lost(error) from error
+                raise self._state.lost(error) from error
 
     async def _receive(self, end: float | None) -> str | bytes:
         from websockets.exceptions import ConnectionClosed
@@ -223,7 +223,7 @@ class AsyncShell:
             raise IsorunTimeoutError("the server did not answer in time") from error
         except (ConnectionClosed, OSError) as error:
             await self._disconnect()
-            raise self._talk.lost(error) from error
+            raise self._state.lost(error) from error
 
     async def _interrupt(self) -> None:
         try:

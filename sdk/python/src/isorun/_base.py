@@ -1,4 +1,4 @@
-"""What both kinds of sandbox remember, without any I/O."""
+"""The state of both kinds of sandbox, without any I/O."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ._types import DestroyStats, SandboxInfo
 
 
 class SandboxBase:
-    """A sandbox to be, that is, or that was."""
+    """A sandbox that is not yet created, running, or destroyed."""
 
     id: str | None
-    """The server's name of it, once it is created."""
+    """The id that the server gave the sandbox, once it is created."""
     info: SandboxInfo | None
-    """What the server said when it was created."""
+    """The properties that the server returned when it was created."""
 
     def __init__(self, options: Options, timeout: float, api_url: str) -> None:
         self.id = None
@@ -31,9 +31,9 @@ class SandboxBase:
         state = "not created" if self.id is None else self.id
         return f"{type(self).__name__}({self._options.image!r}, {state})"
 
-    def _must_be_new(self) -> None:
+    def _ensure_new(self) -> None:
         if self.id is not None:
-            raise IsorunError(f"{self.id} is created already: make another Sandbox")
+            raise IsorunError(f"{self.id} is created already: create another Sandbox object")
 
     def _created(self, info: SandboxInfo) -> SandboxInfo:
         self.id, self.info = info.id, info
@@ -47,21 +47,21 @@ class SandboxBase:
         return self.id
 
     def url(self, port: int) -> str:
-        """The URL of a server that listens on a port inside, on its loopback
-        address too. Whoever knows the URL can use it, without a key.
+        """Returns the public URL of a server on a port in the sandbox, which may listen
+        on the loopback address. Anyone who knows the URL can use it, without a key.
 
-        :raises IsorunError: the server, or whoever made the sandbox, has switched
-            such URLs off.
+        :raises IsorunError: public URLs are disabled, on the server or for this sandbox.
         """
         run = self._running()
         if isinstance(port, bool) or not isinstance(port, int) or not 2 <= port <= 65535:
-            raise IsorunError(f"{port!r} is no port: give a number from 2 to 65535")
+            raise IsorunError(f"{port!r} is not a valid port: give a number from 2 to 65535")
         if self.info is None or not self.info.port_url:
-            raise IsorunError(f"{run} has no public URLs: they are switched off")
+            raise IsorunError(f"{run} has no public URLs: they are disabled")
         path = self.info.port_url.replace("{port}", str(port))
         return f"{self._api_url}{path}" if path.startswith("/") else path
+
     def _options_of(self, info: SandboxInfo) -> Options:
-        """What a copy is made of."""
+        """Returns the options of a copy."""
         return replace(
             self._options,
             image=info.image,
@@ -82,10 +82,11 @@ class SandboxBase:
         return self._stats
 
     @contextmanager
-    def _leaving(self, error: BaseException | None) -> Iterator[None]:
-        """Leaving a block: what is gone is gone, and the block's own error counts."""
+    def _ignore_destroyed(self, error: BaseException | None) -> Iterator[None]:
+        """Ignores the error of a sandbox that was destroyed already, and every error if
+        the block itself has failed with `error`."""
         try:
             yield
-        except IsorunError as trouble:
-            if error is None and trouble.kind not in ("run_destroyed", "run_not_found"):
+        except IsorunError as destroy_error:
+            if error is None and destroy_error.kind not in ("run_destroyed", "run_not_found"):
                 raise

@@ -1,7 +1,8 @@
-"""Where the server is, and the key for it.
+"""The address of the server, and the API key.
 
-In this order: what the caller gave, the environment, what `isorun serve` wrote
-for its own user, the usual address. The command `isorun` does the same.
+The sources, in this order: the arguments, the environment, the file that
+`isorun serve` wrote for its own user, the default address. The command `isorun`
+uses the same.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ DEFAULT_URL = "http://127.0.0.1:7676"
 
 @dataclass(frozen=True)
 class Target:
-    """A server to talk to."""
+    """The address and the API key of a server."""
 
     url: str
     key: str | None
@@ -36,21 +37,21 @@ class Target:
 def find(
     api_url: str | None, api_key: str | None, environ: Mapping[str, str] | None = None
 ) -> Target:
-    """The server that these arguments mean."""
+    """Returns the server for these arguments."""
     environ = os.environ if environ is None else environ
     url = api_url or environ.get("ISORUN_API_URL")
     key = api_key or environ.get("ISORUN_API_KEY")
     local_url, local_key = (None, None) if url and key else _local(environ)
-    # The key of this machine's server leaves this machine under no address.
+    # The key of this machine's server is never sent to another machine.
     if not key and local_url and (
         not url or url == local_url or (is_loopback(url) and is_loopback(local_url))
     ):
         key = local_key
     url = (url or local_url or DEFAULT_URL).rstrip("/")
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-        raise IsorunError(f"{url!r} is no http or https URL")
+        raise IsorunError(f"{url!r} is not an http or https URL")
     if key is not None and not key.isascii():
-        raise IsorunError("the API key has characters that no key has")
+        raise IsorunError("the API key contains non-ASCII characters: copy it again")
     return Target(url, key)
 
 
@@ -79,7 +80,7 @@ def _local(environ: Mapping[str, str]) -> tuple[str | None, str | None]:
         content = json.loads(text)
         url, key = content["api_url"], content["api_key"]
         if not isinstance(url, str) or not isinstance(key, str):
-            raise TypeError("neither may be anything but text")
+            raise TypeError("api_url and api_key must be strings")
     except (ValueError, KeyError, TypeError) as error:
         raise IsorunError(
             f"{path} is damaged: remove it, and start the server again ({error})"
@@ -88,9 +89,9 @@ def _local(environ: Mapping[str, str]) -> tuple[str | None, str | None]:
 
 
 def _restrict(descriptor: int, path: Path) -> None:
-    """Refuse a file that another user could have written; remove the permissions
+    """Rejects a file that another user could have written, and removes the permissions
     of other users to read it."""
-    if not hasattr(os, "geteuid"):  # Windows has access lists in place of modes.
+    if not hasattr(os, "geteuid"):  # Windows has access lists instead of modes.
         return
     status = os.fstat(descriptor)
     mode, own = stat.S_IMODE(status.st_mode), status.st_uid == os.geteuid()
@@ -101,6 +102,6 @@ def _restrict(descriptor: int, path: Path) -> None:
             f"check it, then run `chmod 600 {path}` as its owner"
         )
     if mode & 0o077 and own:
-        # A read-only file system keeps the mode as it is.
+        # The mode cannot be changed on a read-only file system.
         with contextlib.suppress(OSError):
             os.fchmod(descriptor, mode & 0o700)

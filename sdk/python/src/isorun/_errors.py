@@ -1,15 +1,15 @@
-"""What can go wrong, as exceptions."""
+"""The exceptions of the package."""
 
 from __future__ import annotations
 
 
 class IsorunError(Exception):
-    """A request failed: it was wrong, the server refused it, or had trouble."""
+    """A request failed: it was invalid, or the server rejected it or failed."""
 
     code: int | None
-    """The HTTP status, if the server answered."""
+    """The HTTP status, if the server responded."""
     kind: str | None
-    """The server's stable name of the error, such as `run_not_found`."""
+    """The stable code of the server's error, such as `run_not_found`."""
 
     def __init__(self, message: str, *, code: int | None = None, kind: str | None = None) -> None:
         super().__init__(message)
@@ -21,9 +21,9 @@ class IsorunTimeoutError(IsorunError):
     """A command, or another operation, took longer than its timeout."""
 
     stdout: str
-    """What the command had printed until then."""
+    """The output of the command until then."""
     stderr: str
-    """What the command had printed on its standard error until then."""
+    """The standard error of the command until then."""
 
     def __init__(
         self,
@@ -40,4 +40,4 @@ class IsorunTimeoutError(IsorunError):
 
 
 class IsorunConnectionError(IsorunError):
-    """The server cannot be reached, or the connection to it broke."""
+    """The server cannot be reached, or the connection to it failed."""

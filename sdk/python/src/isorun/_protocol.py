@@ -1,7 +1,7 @@
-"""Requests and answers, without any I/O: what to send, and what came back.
+"""Requests and responses, without any I/O.
 
-Both clients, the plain and the asynchronous one, send these operations and hand
-the answers back here.
+Both clients, the synchronous and the asynchronous one, send these operations and
+parse the responses here.
 """
 
 from __future__ import annotations
@@ -18,49 +18,50 @@ from ._types import DestroyStats, ExecResult, SandboxInfo, SnapshotInfo
 T = TypeVar("T")
 
 CONNECT_TIMEOUT = 10.0
-USUAL_TIMEOUT = 60.0
-# A first use may pull an image.
+DEFAULT_TIMEOUT = 60.0
+# The first use of an image may have to pull it.
 CREATE_TIMEOUT = 900.0
-# Gigabytes of memory may go to a disk, or come from there.
+# Gigabytes of memory may have to be written to or read from a disk.
 STATE_TIMEOUT = 600.0
-# The server keeps the time of commands. It is given up this much later.
-GRACE = 15.0
+# The additional time in seconds to wait for the server, which enforces the timeouts of
+# commands itself.
+RESPONSE_GRACE = 15.0
 
 
 @dataclass(frozen=True)
 class Operation(Generic[T]):
-    """One request, and what its answer means."""
+    """A request, and the parser of its response."""
 
     method: str
     path: str
     parse: Callable[[bytes], T]
     params: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
-    read_timeout: float | None = USUAL_TIMEOUT
+    read_timeout: float | None = DEFAULT_TIMEOUT
 
     @property
     def target(self) -> str:
-        """Path and query. Names of files need not be UTF-8: they come as `os.listdir` gives
-        them, and go as they are."""
+        """The path and the query. File names need not be UTF-8: they have the form that
+        `os.listdir` returns, and are sent unchanged."""
         if not self.params:
             return self.path
         return f"{self.path}?{urlencode(self.params, errors='surrogateescape')}"
 
-    def answer(self, status: int, content: bytes) -> T:
-        """What the answer says, or the exception that it means."""
+    def parse_response(self, status: int, content: bytes) -> T:
+        """Returns the content of a response, or raises the exception for it."""
         if not 200 <= status < 300:
-            raise refusal(status, content)
+            raise error_response(status, content)
         try:
             return self.parse(content)
         except (ValueError, KeyError, TypeError) as error:
             raise IsorunError(
-                f"the server's answer makes no sense: {_begin(content)}", code=status
+                f"the server sent an invalid response: {_excerpt(content)}", code=status
             ) from error
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a sandbox is made of."""
+    """The options of a sandbox."""
 
     image: str
     vcpus: int
@@ -149,7 +150,7 @@ def snapshots() -> Operation[list[SnapshotInfo]]:
 
 
 def delete_snapshot(snapshot_id: str) -> Operation[None]:
-    # A text that is no id must not become another path.
+    # Quoted, so that a text that is not an id cannot change the path.
     return Operation("DELETE", f"/v1/snapshots/{quote(snapshot_id, safe='')}", lambda _: None)
 
 
@@ -163,7 +164,7 @@ def execute(run: str, command: str | Sequence[str], timeout: float) -> Operation
         f"/v1/runs/{run}/exec",
         _exec_result,
         body=_exec_body(command, timeout),
-        read_timeout=_patience(timeout),
+        read_timeout=_response_timeout(timeout),
     )
 
 
@@ -175,7 +176,7 @@ def execute_stream(
         f"/v1/runs/{run}/exec/stream",
         _exec_result,
         body=_exec_body(command, timeout),
-        read_timeout=_patience(timeout),
+        read_timeout=_response_timeout(timeout),
     )
 
 
@@ -196,14 +197,14 @@ def ls(run: str, path: str) -> Operation[list[str]]:
     return Operation("GET", f"/v1/runs/{run}/files", _entries, params={"path": path})
 
 
-def refusal(status: int, content: bytes) -> IsorunError:
-    """The exception that a refused request means."""
+def error_response(status: int, content: bytes) -> IsorunError:
+    """Returns the exception for an error response."""
     try:
         body = json.loads(content)
         message, kind = str(body["error"]), str(body["code"])
     except (ValueError, KeyError, TypeError):
-        # A proxy in between, perhaps.
-        return IsorunError(f"the server answered {status}: {_begin(content)}", code=status)
+        # The response may be of a proxy.
+        return IsorunError(f"the server responded with status {status}: {_excerpt(content)}", code=status)
     return failure(message, status, kind, body.get("stdout") or "", body.get("stderr") or "")
 
 
@@ -214,9 +215,9 @@ def failure(message: str, status: int | None, kind: str, stdout: str, stderr: st
 
 
 class ExecStream:
-    """The answer to a streamed command: bytes in, pieces of output out.
+    """A parser of the response to a streamed command.
 
-    Server-sent events, of which only `data` is used: it says all.
+    The response consists of server-sent events, of which only `data` is used.
     """
 
     def __init__(self) -> None:
@@ -227,19 +228,19 @@ class ExecStream:
         self._exit_code: int | None = None
 
     def feed(self, content: bytes) -> list[tuple[str, str]]:
-        """What the bytes tell: pairs of the stream's name and a text."""
+        """Parses bytes. Returns chunks of output as pairs of the stream's name and a text."""
         *lines, self._rest = (self._rest + content).split(b"\n")
-        pieces = []
+        chunks = []
         for line in lines:
             text = line.rstrip(b"\r").decode("utf-8", "replace")
             if text.startswith("data:"):
                 self._data.append(text[5:].removeprefix(" "))
             elif not text and self._data:
-                piece = self._event("\n".join(self._data))
+                chunk = self._event("\n".join(self._data))
                 self._data.clear()
-                if piece is not None:
-                    pieces.append(piece)
-        return pieces
+                if chunk is not None:
+                    chunks.append(chunk)
+        return chunks
 
     def _event(self, data: str) -> tuple[str, str] | None:
         try:
@@ -253,16 +254,16 @@ class ExecStream:
                 self._exit_code = int(event["exit_code"])
                 return None
             if kind != "error":
-                # A later server says more than this client knows.
+                # An event of a later server, which this client does not know.
                 return None
             message, name = str(event["error"]), str(event["code"])
         except (ValueError, KeyError, TypeError) as error:
-            raise IsorunError(f"the server's answer makes no sense: {data[:200]}") from error
+            raise IsorunError(f"the server sent an invalid response: {data[:200]}") from error
         stdout, stderr = "".join(self._stdout), "".join(self._stderr)
         raise failure(message, event.get("status"), name, stdout, stderr)
 
     def result(self) -> ExecResult:
-        """The outcome, once there is nothing more to feed."""
+        """Returns the result, after all bytes were fed."""
         if self._exit_code is None:
             raise IsorunConnectionError("the connection ended before the command did")
         return ExecResult(self._exit_code, "".join(self._stdout), "".join(self._stderr))
@@ -275,8 +276,8 @@ def _exec_body(command: str | Sequence[str], timeout: float) -> dict[str, Any]:
     }
 
 
-def _patience(timeout: float) -> float | None:
-    return timeout + GRACE if timeout > 0 else None
+def _response_timeout(timeout: float) -> float | None:
+    return timeout + RESPONSE_GRACE if timeout > 0 else None
 
 
 def _forks(content: bytes) -> list[SandboxInfo]:
@@ -341,12 +342,12 @@ def _destroy_stats(content: bytes) -> DestroyStats:
 
 
 def _entries(content: bytes) -> list[str]:
-    answer = json.loads(content)
-    if "encoded_entries" not in answer:
-        return [str(name) for name in answer["entries"]]
-    # As `os.listdir` gives names that are not UTF-8.
-    return [unquote(name, errors="surrogateescape") for name in answer["encoded_entries"]]
+    body = json.loads(content)
+    if "encoded_entries" not in body:
+        return [str(name) for name in body["entries"]]
+    # Names that are not UTF-8 get the form that `os.listdir` returns.
+    return [unquote(name, errors="surrogateescape") for name in body["encoded_entries"]]
 
 
-def _begin(content: bytes) -> str:
+def _excerpt(content: bytes) -> str:
     return content[:200].decode("utf-8", "replace")

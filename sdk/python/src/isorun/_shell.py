@@ -1,4 +1,4 @@
-"""`Shell`: a bash that stays, in a sandbox."""
+"""The class `Shell`: a bash session in a sandbox."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from typing import Any
 from . import _shell_protocol as protocol
 from ._config import Target
 from ._errors import IsorunConnectionError, IsorunError, IsorunTimeoutError
-from ._protocol import CONNECT_TIMEOUT, GRACE, USUAL_TIMEOUT, refusal
+from ._protocol import CONNECT_TIMEOUT, DEFAULT_TIMEOUT, RESPONSE_GRACE, error_response
 from ._types import ExecResult
 
 
 class Shell:
-    """A bash that runs one command after the other, and remembers all between.
+    """A bash session, which runs commands one after the other and keeps its state.
 
-    It is opened by its first use, and closed at the end of its `with` block.
+    It is opened on first use, and closed at the end of its `with` block.
     """
 
     def __init__(
         self, target: Target, run: str, timeout: float, session: str | None, cwd: str | None
     ) -> None:
         self._target, self._run, self._timeout, self._cwd = target, run, timeout, cwd
-        self._talk = protocol.Conversation(session)
+        self._state = protocol.ShellState(session)
         self._socket: Any = None
         self._lock = threading.Lock()
 
     @property
     def session(self) -> str | None:
-        """Its name, with which it is found again: here or in a fork."""
-        return self._talk.session
+        """The id of the session, to attach to it again, here or in a fork."""
+        return self._state.session
 
     @property
     def closed(self) -> bool:
-        """Whether it has ended."""
-        return self._talk.closed
+        """True if the shell has ended."""
+        return self._state.closed
 
     def run(
         self,
@@ -47,62 +47,62 @@ class Shell:
         on_stdout: Callable[[str], object] | None = None,
         on_stderr: Callable[[str], object] | None = None,
     ) -> ExecResult:
-        """Runs a command: any number of lines.
+        """Runs a command, which may have several lines.
 
-        If it ends the shell itself, the result has the exit code of that, and there
-        is no other command.
+        If it ends the shell, the result has the exit code of the shell, and no further
+        command can be run.
 
-        :param timeout: how many seconds it may take; 0 or -1 for any time. By
-            default that of the sandbox.
-        :raises IsorunTimeoutError: it took longer, and was interrupted. The shell
-            is as it was.
+        :param timeout: the timeout in seconds; 0 or -1 for no timeout. The default is
+            that of the sandbox.
+        :raises IsorunTimeoutError: the command exceeded the timeout and was
+            interrupted. The shell remains usable.
         """
         seconds = self._timeout if timeout is None else timeout
         listeners = {"stdout": on_stdout, "stderr": on_stderr}
         with self._lock:
-            self._talk.must_be_open()
-            ended = self._hear()
+            self._state.ensure_open()
+            ended = self._read_pending()
             if ended is not None:
                 return ended
             self._open()
-            self._settle()
-            self._talk.pending = True
+            self._finish_abandoned()
+            self._state.pending = True
             try:
-                self._send(self._talk.order(command, seconds))
-                result = self._outcome(protocol.patience(seconds), listeners)
+                self._send(self._state.run_frame(command, seconds))
+                result = self._wait_for_result(protocol.response_timeout(seconds), listeners)
             except IsorunTimeoutError:
-                self._talk.pending = False
+                self._state.pending = False
                 raise
             except IsorunError:
                 raise
             except BaseException:
-                # A callback that raised, or Ctrl-C: what runs is not wanted.
+                # A callback raised an exception, or Ctrl-C was pressed: stop the command.
                 self._interrupt()
                 raise
-            self._talk.pending = False
-            if self._talk.closed:
+            self._state.pending = False
+            if self._state.closed:
                 self._disconnect()
             return result
 
     def open(self) -> Shell:
-        """Opens it now, and not with its first command."""
+        """Opens the shell immediately instead of with its first command."""
         with self._lock:
-            self._talk.must_be_open()
+            self._state.ensure_open()
             self._open()
         return self
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the shell."""
         with self._lock:
-            if self._socket is not None and not self._talk.closed:
+            if self._socket is not None and not self._state.closed:
                 try:
                     self._send('{"type":"close"}')
-                    while not self._talk.closed:
-                        self._talk.feed(self._receive(time.monotonic() + 5))
+                    while not self._state.closed:
+                        self._state.feed(self._receive(time.monotonic() + 5))
                 except IsorunError:
-                    # It is gone one way or the other.
+                    # The shell has ended in either case.
                     pass
-            self._talk.closed = True
+            self._state.closed = True
             self._disconnect()
 
     def __enter__(self) -> Shell:
@@ -123,10 +123,10 @@ class Shell:
             from websockets.exceptions import InvalidStatus, WebSocketException
             from websockets.sync.client import connect
         except ImportError as error:
-            raise IsorunError(protocol.MISSING) from error
-        url = protocol.address(self._target, self._run, self._talk.session, self._cwd)
+            raise IsorunError(protocol.WEBSOCKETS_MISSING) from error
+        url = protocol.address(self._target, self._run, self._state.session, self._cwd)
         try:
-            # Later versions want to be entered; those before do not mind.
+            # Later versions require the context manager to be entered; earlier ones allow it.
             manager = connect(
                 url,
                 additional_headers=protocol.headers(self._target),
@@ -134,30 +134,30 @@ class Shell:
                 close_timeout=1,
                 compression=None,
                 max_size=None,
-                # A proxy of the environment has no business on the way to this machine.
+                # Proxy settings of the environment do not apply to a server on this machine.
                 proxy=None if self._target.is_local else True,
             )
             self._socket = manager.__enter__()
         except InvalidStatus as error:
-            raise refusal(error.response.status_code, bytes(error.response.body or b"")) from error
+            raise error_response(error.response.status_code, bytes(error.response.body or b"")) from error
         except (OSError, TimeoutError, WebSocketException) as error:
             raise IsorunConnectionError(
-                f"no isorun server answers at {self._target.url}: {error}"
+                f"cannot connect to an isorun server at {self._target.url}: {error}"
             ) from error
-        self._talk.feed(self._receive(time.monotonic() + USUAL_TIMEOUT))
+        self._state.feed(self._receive(time.monotonic() + DEFAULT_TIMEOUT))
 
-    def _hear(self) -> ExecResult | None:
-        """Hears what was said since the last command.
+    def _read_pending(self) -> ExecResult | None:
+        """Reads the messages that arrived since the last command.
 
-        That may be that the sandbox was hibernated: then the shell is found again.
-        Or that the shell has ended, and with what code.
+        If the sandbox was hibernated, the shell is attached to again later. If the shell
+        has ended, its result is returned.
         """
-        while self._socket is not None and not self._talk.pending:
+        while self._socket is not None and not self._state.pending:
             try:
-                said = self._talk.feed(self._receive(time.monotonic()))
-                if isinstance(said, protocol.Ended) and said.closed:
+                event = self._state.feed(self._receive(time.monotonic()))
+                if isinstance(event, protocol.Ended) and event.closed:
                     self._disconnect()
-                    return said.result
+                    return event.result
             except (IsorunTimeoutError, IsorunConnectionError):
                 return None
             except IsorunError as error:
@@ -165,29 +165,29 @@ class Shell:
                     raise
         return None
 
-    def _settle(self) -> None:
-        """Waits for the end of a command that was left alone."""
-        if not self._talk.pending:
+    def _finish_abandoned(self) -> None:
+        """Waits for the end of a command that was abandoned."""
+        if not self._state.pending:
             return
         try:
-            self._outcome(GRACE, {})
+            self._wait_for_result(RESPONSE_GRACE, {})
         except IsorunTimeoutError:
             pass
-        self._talk.pending = False
-        self._talk.forget_output()
+        self._state.pending = False
+        self._state.discard_output()
 
-    def _outcome(
+    def _wait_for_result(
         self, seconds: float | None, listeners: dict[str, Callable[[str], object] | None]
     ) -> ExecResult:
         end = None if seconds is None else time.monotonic() + seconds
         while True:
-            said = self._talk.feed(self._receive(end))
-            if isinstance(said, protocol.Ended):
-                return said.result
-            if isinstance(said, protocol.Printed):
-                listener = listeners.get(said.stream)
-                if listener is not None and said.text:
-                    listener(said.text)
+            event = self._state.feed(self._receive(end))
+            if isinstance(event, protocol.Ended):
+                return event.result
+            if isinstance(event, protocol.Output):
+                listener = listeners.get(event.stream)
+                if listener is not None and event.text:
+                    listener(event.text)
 
     def _send(self, text: str) -> None:
         from websockets.exceptions import ConnectionClosed
@@ -195,10 +195,10 @@ class Shell:
         try:
             self._socket.send(text)
         except (ConnectionClosed, OSError) as error:
-            # Its last word may still be there to be read.
+            # A last message of the server may still be readable.
             if not isinstance(error, ConnectionClosed):
                 self._disconnect()
-                raise self._talk.lost(error) from error
+                raise self._state.lost(error) from error
 
     def _receive(self, end: float | None) -> str | bytes:
         from websockets.exceptions import ConnectionClosed
@@ -213,7 +213,7 @@ class Shell:
             raise IsorunTimeoutError("the server did not answer in time") from error
         except (ConnectionClosed, OSError) as error:
             self._disconnect()
-            raise self._talk.lost(error) from error
+            raise self._state.lost(error) from error
 
     def _interrupt(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""A shell over a WebSocket, without any I/O: frames in, outcomes out."""
+"""The protocol of a shell over a WebSocket, without any I/O."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from urllib.parse import urlencode
 
 from ._config import Target
 from ._errors import IsorunConnectionError, IsorunError
-from ._protocol import GRACE, failure
+from ._protocol import RESPONSE_GRACE, failure
 from ._types import ExecResult
 
-MISSING = "shells need the package websockets: pip install websockets"
-# Output of what runs in the background, between two commands.
-KEPT = 1 << 20
+WEBSOCKETS_MISSING = "shells require the package websockets: pip install websockets"
 
 
 def address(target: Target, run: str, session: str | None, cwd: str | None) -> str:
-    """Where a shell is opened, or found again."""
+    """Returns the URL for opening a shell or attaching to an existing one."""
     query = {}
     if session is not None:
         query["session"] = session
@@ -32,13 +30,13 @@ def headers(target: Target) -> dict[str, str]:
     return {"authorization": f"Bearer {target.key}"} if target.key else {}
 
 
-def patience(timeout: float) -> float | None:
-    return timeout + GRACE if timeout > 0 else None
+def response_timeout(timeout: float) -> float | None:
+    return timeout + RESPONSE_GRACE if timeout > 0 else None
 
 
 @dataclass(frozen=True)
-class Printed:
-    """A piece of output."""
+class Output:
+    """A chunk of output."""
 
     stream: str
     text: str
@@ -46,101 +44,101 @@ class Printed:
 
 @dataclass(frozen=True)
 class Ended:
-    """A command, or the shell itself, has ended."""
+    """The end of a command, or of the shell itself."""
 
     result: ExecResult
     closed: bool
 
 
-class Conversation:
-    """What a client knows of its shell."""
+class ShellState:
+    """The state of a shell in the client."""
 
     def __init__(self, session: str | None) -> None:
         self.session = session
         self.closed = False
         self.pending = False
-        """Whether a command was left alone whose outcome is still to come."""
-        self._decoders = {1: Text(), 2: Text()}
+        """True if a command was abandoned whose result has not arrived."""
+        self._decoders = {1: Utf8Decoder(), 2: Utf8Decoder()}
 
-    def must_be_open(self) -> None:
+    def ensure_open(self) -> None:
         if self.closed:
             raise IsorunError("Shell is closed")
 
-    def order(self, command: str, timeout: float) -> str:
+    def run_frame(self, command: str, timeout: float) -> str:
         return json.dumps({"type": "run", "command": command, "timeout": timeout})
 
-    def feed(self, frame: str | bytes) -> Printed | Ended | None:
-        """What a frame says. Raises what it means, if that is an exception."""
+    def feed(self, frame: str | bytes) -> Output | Ended | None:
+        """Parses a frame. Raises the exception for an error frame."""
         if isinstance(frame, bytes):
             if not frame or frame[0] not in self._decoders:
-                raise IsorunError("the server's answer makes no sense")
+                raise IsorunError("the server sent an invalid frame")
             text = self._decoders[frame[0]].feed(frame[1:])
-            return Printed("stdout" if frame[0] == 1 else "stderr", text)
-        said = self._parse(frame)
-        kind = said.get("type")
+            return Output("stdout" if frame[0] == 1 else "stderr", text)
+        event = self._parse(frame)
+        kind = event.get("type")
         if kind == "ready":
-            self.session = str(said["session"])
+            self.session = str(event["session"])
             return None
         if kind in ("result", "closed"):
             self.closed = kind == "closed"
-            return Ended(self._take(int(said["exit_code"])), self.closed)
+            return Ended(self._take(int(event["exit_code"])), self.closed)
         if kind == "timeout":
             out = self._take(124)
-            raise failure(str(said["error"]), 504, "exec_timeout", out.stdout, out.stderr)
+            raise failure(str(event["error"]), 504, "exec_timeout", out.stdout, out.stderr)
         if kind == "error":
-            name = str(said.get("code"))
-            # It is on the disk, and can be found again when it is back.
+            name = str(event.get("code"))
+            # A hibernated shell can be attached to again after `resume`.
             self.closed = name != "run_hibernated"
-            raise failure(str(said["error"]), said.get("status"), name, "", "")
-        # A later server says more than this client knows.
+            raise failure(str(event["error"]), event.get("status"), name, "", "")
+        # A message of a later server, which this client does not know.
         return None
 
     def lost(self, error: Exception) -> IsorunConnectionError:
-        """The connection broke without a last word."""
-        return IsorunConnectionError(f"the connection to the shell broke: {error}")
+        """Returns the error for a connection that failed without a final message."""
+        return IsorunConnectionError(f"the connection to the shell failed: {error}")
 
     def _take(self, code: int) -> ExecResult:
         stdout, stderr = (self._decoders[stream].take() for stream in (1, 2))
         return ExecResult(code, stdout, stderr)
 
-    def forget_output(self) -> None:
+    def discard_output(self) -> None:
         for decoder in self._decoders.values():
             decoder.take()
 
     @staticmethod
     def _parse(frame: str) -> dict[str, Any]:
         try:
-            said = json.loads(frame)
-            if not isinstance(said, dict):
+            event = json.loads(frame)
+            if not isinstance(event, dict):
                 raise TypeError
         except (ValueError, TypeError) as error:
-            raise IsorunError(f"the server's answer makes no sense: {frame[:200]}") from error
-        return said
+            raise IsorunError(f"the server sent an invalid frame: {frame[:200]}") from error
+        return event
 
 
-class Text:
-    """One stream of output: bytes in, text out. Characters stay whole."""
+class Utf8Decoder:
+    """A decoder of one stream of output, which never splits a character."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
-        self._told = 0
+        self._decoded = 0
 
     def feed(self, content: bytes) -> str:
         self._bytes += content
-        whole = len(self._bytes) - _unfinished(self._bytes)
-        text = bytes(self._bytes[self._told : whole]).decode("utf-8", "replace")
-        self._told = max(self._told, whole)
+        complete = len(self._bytes) - _incomplete_suffix(self._bytes)
+        text = bytes(self._bytes[self._decoded : complete]).decode("utf-8", "replace")
+        self._decoded = max(self._decoded, complete)
         return text
 
     def take(self) -> str:
         text = self._bytes.decode("utf-8", "replace")
         self._bytes.clear()
-        self._told = 0
+        self._decoded = 0
         return text
 
 
-def _unfinished(content: bytearray) -> int:
-    """How many bytes at the end begin a character that may go on."""
+def _incomplete_suffix(content: bytearray) -> int:
+    """Returns the number of bytes at the end that are an incomplete character."""
     for back in range(1, min(4, len(content)) + 1):
         byte = content[-back]
         if byte & 0xC0 == 0x80:

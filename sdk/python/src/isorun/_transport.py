@@ -1,4 +1,4 @@
-"""Operations over httpx, plain and asynchronous."""
+"""Sends operations with httpx, synchronously and asynchronously."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Transport:
-    """A connection to a server, for any number of threads."""
+    """A client of a server, which any number of threads can use."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -40,7 +40,7 @@ class Transport:
         return self._open
 
     def send(self, operation: Operation[T], content: Iterable[bytes] | None = None) -> T:
-        with _translated(self._url):
+        with _map_errors(self._url):
             response = self._client.request(
                 operation.method,
                 operation.target,
@@ -48,37 +48,37 @@ class Transport:
                 content=content,
                 timeout=_timeout(operation.read_timeout),
             )
-        return operation.answer(response.status_code, response.content)
+        return operation.parse_response(response.status_code, response.content)
 
     def stream(
         self, operation: Operation[ExecResult], listen: Callable[[str, str], None]
     ) -> ExecResult:
         events = ExecStream()
-        with _translated(self._url), self._client.stream(
+        with _map_errors(self._url), self._client.stream(
             operation.method,
             operation.path,
             json=operation.body,
             timeout=_timeout(operation.read_timeout),
         ) as response:
             if not response.is_success:
-                return operation.answer(response.status_code, response.read())
-            for piece in response.iter_bytes():
-                for name, text in events.feed(piece):
+                return operation.parse_response(response.status_code, response.read())
+            for chunk in response.iter_bytes():
+                for name, text in events.feed(chunk):
                     listen(name, text)
         return events.result()
 
     def close(self) -> None:
-        """Ends connections. The next operation opens new ones."""
+        """Closes the connections. The next operation opens new ones."""
         if self._open is not None:
             self._open.close()
             self._open = None
 
-    # A sandbox that nobody destroyed, because it is to live on.
+    # Closes the connections of a sandbox that is kept running instead of destroyed.
     __del__ = close
 
 
 class AsyncTransport:
-    """A connection to a server, for one event loop."""
+    """A client of a server, for one event loop."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -94,7 +94,7 @@ class AsyncTransport:
     async def send(
         self, operation: Operation[T], content: AsyncIterable[bytes] | bytes | None = None
     ) -> T:
-        with _translated(self._url):
+        with _map_errors(self._url):
             response = await self._client.request(
                 operation.method,
                 operation.target,
@@ -102,13 +102,13 @@ class AsyncTransport:
                 content=content,
                 timeout=_timeout(operation.read_timeout),
             )
-        return operation.answer(response.status_code, response.content)
+        return operation.parse_response(response.status_code, response.content)
 
     async def stream(
         self, operation: Operation[ExecResult], listen: Callable[[str, str], Awaitable[None]]
     ) -> ExecResult:
         events = ExecStream()
-        with _translated(self._url):
+        with _map_errors(self._url):
             async with self._client.stream(
                 operation.method,
                 operation.path,
@@ -116,37 +116,37 @@ class AsyncTransport:
                 timeout=_timeout(operation.read_timeout),
             ) as response:
                 if not response.is_success:
-                    return operation.answer(response.status_code, await response.aread())
-                async for piece in response.aiter_bytes():
-                    for name, text in events.feed(piece):
+                    return operation.parse_response(response.status_code, await response.aread())
+                async for chunk in response.aiter_bytes():
+                    for name, text in events.feed(chunk):
                         await listen(name, text)
         return events.result()
 
     async def close(self) -> None:
-        """Ends connections. The next operation opens new ones."""
+        """Closes the connections. The next operation opens new ones."""
         if self._open is not None:
             client, self._open = self._open, None
             await client.aclose()
 
 
-CHUNK = 1 << 20
+CHUNK_BYTES = 1 << 20
 
 
-def file_pieces(path: str) -> Iterator[bytes]:
-    """A file, in pieces."""
+def file_chunks(path: str) -> Iterator[bytes]:
+    """Reads a file in chunks."""
     with open(path, "rb") as file:
-        while piece := file.read(CHUNK):
-            yield piece
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
 
 
-async def async_file_pieces(path: str) -> AsyncIterator[bytes]:
-    """A file, in pieces, read by another thread."""
+async def async_file_chunks(path: str) -> AsyncIterator[bytes]:
+    """Reads a file in chunks, in another thread."""
     import asyncio
 
     file = await asyncio.to_thread(open, path, "rb")
     try:
-        while piece := await asyncio.to_thread(file.read, CHUNK):
-            yield piece
+        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            yield chunk
     finally:
         file.close()
 
@@ -159,13 +159,13 @@ def _options(target: Target) -> dict[str, Any]:
         "base_url": target.url,
         "headers": headers,
         "verify": _certificates() if target.url.startswith("https:") else _no_certificates(),
-        # A proxy of the environment has no business on the way to this machine.
+        # Proxy settings of the environment do not apply to a server on this machine.
         "trust_env": not target.is_local,
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=100),
     }
 
 
-# Reading the machine's certificates takes longer than creating a sandbox.
+# Cached, because loading the system's certificates takes longer than creating a sandbox.
 @functools.lru_cache(maxsize=1)
 def _certificates() -> ssl.SSLContext:
     return httpx.create_ssl_context()
@@ -181,19 +181,19 @@ def _timeout(read: float | None) -> httpx.Timeout:
 
 
 @contextmanager
-def _translated(url: str) -> Iterator[None]:
-    """Says in our words what httpx says in its own."""
+def _map_errors(url: str) -> Iterator[None]:
+    """Converts exceptions of httpx to those of this package."""
     try:
         yield
     except httpx.ConnectTimeout as error:
-        raise IsorunConnectionError(f"no isorun server answers at {url}: {error}") from error
+        raise IsorunConnectionError(f"cannot connect to an isorun server at {url}: {error}") from error
     except httpx.TimeoutException as error:
         raise IsorunTimeoutError(
             f"the server at {url} did not answer in time ({type(error).__name__})"
         ) from error
     except httpx.ConnectError as error:
         raise IsorunConnectionError(
-            f"no isorun server answers at {url}: {error}. Start one with `isorun serve`"
+            f"cannot connect to an isorun server at {url}: {error}. Start one with `isorun serve`"
         ) from error
     except httpx.TransportError as error:
-        raise IsorunConnectionError(f"the connection to {url} broke: {error}") from error
+        raise IsorunConnectionError(f"the connection to {url} failed: {error}") from error

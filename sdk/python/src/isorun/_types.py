@@ -1,4 +1,4 @@
-"""What operations give."""
+"""The results of operations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SandboxInfo:
-    """A sandbox that was created."""
+    """The properties of a sandbox."""
 
     id: str
     image: str
@@ -15,28 +15,28 @@ class SandboxInfo:
     mem_mib: int
     disk_mib: int
     create_ms: int
-    """How long it took the server to create it."""
+    """The time that the server took to create it, in milliseconds."""
     status: str = "running"
     created_at: str = ""
     port_url: str = ""
-    """Where its ports are reached without a key, with `{port}` in place of one."""
+    """The template of the public URLs of its ports, with the placeholder `{port}`."""
 
 
 @dataclass(frozen=True)
 class ExecResult:
-    """What became of a command."""
+    """The result of a command."""
 
     exit_code: int
-    """As a shell says it: 128 and the signal's number when a signal ended it."""
+    """The exit code, as in a shell: 128 plus the signal's number if a signal killed it."""
     stdout: str
     stderr: str
     stdout_truncated: bool = False
-    """Whether the end of `stdout` is missing: the server bounds what it holds."""
+    """True if the end of `stdout` is missing, since the server limits its size."""
     stderr_truncated: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether the command succeeded."""
+        """True if the command succeeded."""
         return self.exit_code == 0
 
 
@@ -46,16 +46,16 @@ class SnapshotInfo:
 
     id: str
     run_id: str
-    """The sandbox that it was taken of."""
+    """The id of the sandbox from which it was taken."""
     image: str
     size_bytes: int
-    """What it takes on the server's disk."""
+    """The size on the server's disk, in bytes."""
     created_at: str
 
 
 @dataclass(frozen=True)
 class DestroyStats:
-    """What a sandbox used, from create to destroy."""
+    """The resource usage of a sandbox, from creation to destruction."""
 
     cpu_ms: int
     mem_peak_bytes: int

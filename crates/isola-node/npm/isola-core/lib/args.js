@@ -13,7 +13,7 @@ class Arg {
    */
   constructor(value, name = null) {
     if (name !== null && typeof name !== 'string') {
-      throw invalid(`the name of an argument is a string, and not ${shown(name)}`);
+      throw invalid(`the name of an argument must be a string, not ${shown(name)}`);
     }
     this.value = value;
     this.name = name;
@@ -22,7 +22,7 @@ class Arg {
 }
 
 /**
- * What the native part wants: JSON texts, and their names if any has one.
+ * Encodes arguments for the native part: JSON texts, and their names if any has one.
  *
  * @param {unknown} args
  * @param {unknown} kwargs
@@ -31,7 +31,7 @@ function encode(args, kwargs) {
   if (args === undefined || args === null) args = [];
   if (!Array.isArray(args)) {
     throw invalid(
-      `the arguments of a call are an array, and not ${shown(args)}: wrap a single one, as in [value]`,
+      `the arguments of a call must be an array, not ${shown(args)}: wrap a single one, as in [value]`,
     );
   }
   const values = [];
@@ -52,7 +52,7 @@ function encode(args, kwargs) {
   });
   if (kwargs !== undefined && kwargs !== null) {
     if (typeof kwargs !== 'object' || Array.isArray(kwargs) || kwargs instanceof Arg) {
-      throw invalid(`named arguments are an object, and not ${shown(kwargs)}`);
+      throw invalid(`named arguments must be an object, not ${shown(kwargs)}`);
     }
     for (const [name, value] of Object.entries(kwargs)) add(value, name, `argument "${name}"`);
   }

@@ -1,7 +1,7 @@
 'use strict';
 
-// One class for each kind of error, and one table from the codes of the crate
-// `isola` to the classes.
+// One class for each kind of error, and a table that maps the error codes of the
+// crate `isola` to the classes.
 
 /** The base of all errors of this package. */
 class IsolaError extends Error {
@@ -11,17 +11,17 @@ class IsolaError extends Error {
    */
   constructor(message, { code = 'internal', exception, cause } = {}) {
     super(message, cause === undefined ? undefined : { cause });
-    /** A stable name for the kind of error. */
+    /** The stable code of the kind of error. */
     this.code = code;
     if (exception) {
-      /** The guest's exception, if there is one behind this error. */
+      /** The guest's exception, if it caused this error. */
       this.exception = exception;
     }
   }
 }
 
-// On the prototype the name is there for `toString` and stacks, and is not
-// listed with each error that is printed.
+// A name on the prototype is used by `toString` and in stack traces, and is not
+// listed among the properties of a printed error.
 function named(parent, name) {
   const type = { [name]: class extends parent {} }[name];
   Object.defineProperty(type.prototype, 'name', { value: name, configurable: true, writable: true });
@@ -64,29 +64,29 @@ const CLASSES = new Map([
   ['snapshot_refused', SnapshotError],
 ]);
 
-/** The error that a failure of the native part stands for. */
+/** Creates the error for a failure that the native part returned. */
 function fromFailure({ code, message, exception }) {
   const limit = code.endsWith('_limit');
   const Type = limit ? LimitError : (CLASSES.get(code) ?? InternalError);
   return new Type(message, { code, exception });
 }
 
-/** What the caller did wrong. */
+/** Creates the error for an invalid argument of the caller. */
 function invalid(message, cause) {
   return new InvalidArgumentError(message, { code: 'invalid_argument', cause });
 }
 
-/** A call that its caller's signal ended. */
+/** Creates the error of a call that the caller's signal aborted. */
 function aborted(signal) {
   return new AbortError('the call was aborted', { code: 'aborted', cause: signal.reason });
 }
 
-/** A sandbox, template or context that its owner closed. */
+/** Creates the error of a sandbox or context that its owner closed. */
 function closed(what) {
   return new ClosedError(`${what} is closed: its owner closed it`, { code: 'closed' });
 }
 
-// The texts of these two are those of the crate.
+// The messages of these two are the same as in the crate `isola`.
 
 function busy() {
   return new BusyError('sandbox is busy', { code: 'busy' });

@@ -2,27 +2,27 @@
 
 // The events of a call, as an asynchronous generator.
 //
-// It is not written as `async function*`: such a generator cannot be left while
-// it waits for its next event, and this one has to stop the guest just then.
+// It is not written as `async function*`: the `return` of such a generator waits
+// for a pending `next`, and this one has to stop the guest at that moment.
 
 const errors = require('./errors');
 const { fromJson } = require('./json');
 
 class Events {
-  #begin;
+  #open;
   #signal;
   #bigints;
   #streams;
-  /** The native stream, from the first `next` on. */
+  /** The native stream, created by the first `next`. */
   #stream;
-  /** Events that were taken and not given out yet. */
+  /** Events that were received and not returned yet, in reverse order. */
   #ready = [];
   #finished = false;
-  /** The last `next`: they are answered one after another. */
+  /** The promise of the last `next`; calls of `next` are processed one after another. */
   #last = Promise.resolve();
 
-  constructor(begin, signal, bigints, streams) {
-    this.#begin = begin;
+  constructor(open, signal, bigints, streams) {
+    this.#open = open;
     this.#signal = signal;
     this.#bigints = bigints;
     this.#streams = streams;
@@ -54,7 +54,7 @@ class Events {
     await this.return();
   }
 
-  /** Stops the guest. What it has told already is still given out. */
+  /** Stops the guest. Events that it has sent already are still returned. */
   stop() {
     this.#stream?.cancel();
   }
@@ -71,7 +71,7 @@ class Events {
       this.#finish();
       throw errors.aborted(this.#signal);
     }
-    // The call was stopped: by `close`, since nothing else is left.
+    // Without a record the call was stopped, and only `close` can have done that.
     const record = this.#ready.pop() ?? {
       type: 'error',
       failure: { code: 'closed', message: 'sandbox is closed: its owner closed it' },
@@ -86,7 +86,7 @@ class Events {
       throw errors.aborted(this.#signal);
     }
     try {
-      this.#stream = this.#begin();
+      this.#stream = this.#open();
     } catch (error) {
       this.#finish();
       throw error;

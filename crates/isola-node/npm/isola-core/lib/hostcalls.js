@@ -1,12 +1,12 @@
 'use strict';
 
-// Hostcalls: a guest asks, a function of the user answers.
+// Hostcalls: functions of the embedder that a guest can call.
 
 const { fromJson, toJson } = require('./json');
 
 /**
- * The callback of the native part for these handlers. It never throws: what
- * goes wrong fails that one hostcall.
+ * Returns the callback that the native part calls for each hostcall. It never
+ * throws: an error fails that one hostcall.
  *
  * @param {Map<string, Function>} handlers
  * @param {boolean} bigints
@@ -16,7 +16,7 @@ function answerHostcalls(handlers, bigints) {
     try {
       const handler = handlers.get(name);
       const result = await handler(fromJson(payload, bigints));
-      // A function that returns nothing has no more to say than `null`.
+      // A handler that returns nothing has the result `null`.
       reply.answer(result === undefined ? 'null' : toJson(result, `the result of ${name}`));
     } catch (error) {
       reply.fail(messageOf(error));
@@ -24,7 +24,7 @@ function answerHostcalls(handlers, bigints) {
   };
 }
 
-/** What the guest is told of an error: its message, and no stack or cause. */
+/** Returns the text of an error for the guest: its message, without stack or cause. */
 function messageOf(error) {
   try {
     return error instanceof Error ? error.message || error.name : String(error);

@@ -1,19 +1,19 @@
 'use strict';
 
-// HTTP requests of a guest: to Node's own `fetch`, or to a function of the
-// user. Bodies are streams both ways; a guest that waits for nothing more ends
-// its request wherever it is.
+// HTTP requests of a guest, handled by Node's own `fetch` or by a function of the
+// embedder. Bodies are streams in both directions. When the guest no longer waits
+// for a response, its request is aborted at whatever point it is.
 
 const { invalid } = require('./errors');
 const { shown } = require('./args');
 const { messageOf } = require('./hostcalls');
 
-// A body that a guest sends in pieces could be endless.
-const MAX_BUFFERED = 64 * 1024 * 1024;
+// The limit of a buffered request body, since a body sent in chunks could be endless.
+const MAX_BUFFERED_BODY_BYTES = 64 * 1024 * 1024;
 
 /**
- * The callback of the native part for this handler. It never throws: what goes
- * wrong fails that one request.
+ * Returns the callback that the native part calls for each request. It never
+ * throws: an error fails that one request.
  *
  * @param {true | Function} http
  * @param {'buffer' | 'stream'} requestBody
@@ -27,28 +27,28 @@ function answerRequests(http, requestBody) {
     let body = null;
     try {
       if (exchange.hasBody) {
-        // What the guest sent whole has a length, which a stream would lose.
-        const whole = !streams || (http === true && exchange.isWhole);
-        body = whole ? await collect(exchange) : stream(exchange);
+        // A complete body has a length, which a stream would lose.
+        const buffered = !streams || (http === true && exchange.isComplete);
+        body = buffered ? await collect(exchange) : stream(exchange);
       }
       const headerList = pairs(fields);
       const request = { method, url, headers: joined(headerList), body, headerList };
-      // Not listed: it would be in the way of whoever prints or copies a request.
+      // Not enumerable, so that printing or copying a request does not include it.
       Object.defineProperty(request, 'signal', { value: gone.signal });
       const response = prepare(await handler(request));
-      const { status, headers, whole, pieces } = response;
-      const refused = exchange.respond(status, headers, whole, pieces !== undefined);
-      if (refused == null && pieces !== undefined) await send(pieces, exchange, gone.signal);
-      else if (pieces !== undefined) await pieces.cancel();
+      const { status, headers, bytes, chunks } = response;
+      const invalidity = exchange.respond(status, headers, bytes, chunks !== undefined);
+      if (invalidity == null && chunks !== undefined) await send(chunks, exchange, gone.signal);
+      else if (chunks !== undefined) await chunks.cancel();
     } catch (error) {
       await exchange.fail(messageOf(error));
     }
-    // Nobody has begun to read it, so nobody will.
+    // The handler has not started to read the body, so it never will.
     if (body instanceof ReadableStream && !body.locked) await exchange.discard();
   };
 }
 
-/** Passes a request on to Node's `fetch`. */
+/** Sends a request with Node's `fetch`. */
 async function bridge({ method, url, headerList, body, signal }) {
   const init = { method, headers: headerList, redirect: 'manual', signal };
   if (body !== null) Object.assign(init, { body, duplex: 'half' });
@@ -56,28 +56,28 @@ async function bridge({ method, url, headerList, body, signal }) {
   try {
     response = await fetch(url, init);
   } catch (error) {
-    // "fetch failed" alone helps nobody; what is in the cause is the machine's.
+    // The message is only "fetch failed"; the reason is in the cause, which the system gave.
     const reason = error.cause?.code ?? error.cause?.message;
     throw new Error(reason === undefined ? error.message : `${error.message}: ${reason}`);
   }
-  // `fetch` has decoded the body: its length and coding are no longer true.
+  // `fetch` has decoded the body, so its length and encoding no longer apply.
   const decoded = response.headers.has('content-encoding') && response.body !== null;
-  const left = decoded ? ['content-encoding', 'content-length'] : [];
-  const headers = [...response.headers].filter(([name]) => !left.includes(name));
+  const omitted = decoded ? ['content-encoding', 'content-length'] : [];
+  const headers = [...response.headers].filter(([name]) => !omitted.includes(name));
   return { status: response.status, headers, body: response.body };
 }
 
 async function collect(exchange) {
-  const pieces = [];
+  const chunks = [];
   let length = 0;
   for (;;) {
-    const piece = await read(exchange);
-    if (piece === null) return Buffer.concat(pieces, length);
-    length += piece.length;
-    if (length > MAX_BUFFERED) {
-      throw invalid(`the request's body is longer than ${MAX_BUFFERED} bytes`);
+    const chunk = await read(exchange);
+    if (chunk === null) return Buffer.concat(chunks, length);
+    length += chunk.length;
+    if (length > MAX_BUFFERED_BODY_BYTES) {
+      throw invalid(`the request's body is longer than ${MAX_BUFFERED_BODY_BYTES} bytes`);
     }
-    pieces.push(piece);
+    chunks.push(chunk);
   }
 }
 
@@ -85,44 +85,44 @@ function stream(exchange) {
   return new ReadableStream(
     {
       async pull(controller) {
-        const piece = await read(exchange);
-        if (piece === null) controller.close();
-        else controller.enqueue(new Uint8Array(piece.buffer, piece.byteOffset, piece.length));
+        const chunk = await read(exchange);
+        if (chunk === null) controller.close();
+        else controller.enqueue(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.length));
       },
       cancel: () => exchange.discard(),
     },
-    // Nothing is taken from the guest before somebody wants it.
+    // Nothing is read from the guest before the handler reads it.
     { highWaterMark: 0 },
   );
 }
 
 async function read(exchange) {
-  const piece = await exchange.read();
-  if (piece === null || piece instanceof Uint8Array) return piece;
-  throw new Error(piece.message);
+  const chunk = await exchange.read();
+  if (chunk === null || chunk instanceof Uint8Array) return chunk;
+  throw new Error(chunk.message);
 }
 
 /** Checks a handler's response. */
 function prepare(response) {
   if (typeof response !== 'object' || response === null) {
-    throw invalid(`the HTTP handler returned ${shown(response)}, and not { status, headers, body }`);
+    throw invalid(`the HTTP handler must return { status, headers, body }, but returned ${shown(response)}`);
   }
   const { status, headers, body } = response;
   if (!Number.isInteger(status) || status < 100 || status > 999) {
-    throw invalid(`the HTTP handler's status is ${shown(status)}, and not a number from 100 to 999`);
+    throw invalid(`the HTTP handler's status must be a number from 100 to 999, and is ${shown(status)}`);
   }
   const prepared = { status, headers: flattened(headers) };
   if (body === undefined || body === null) return prepared;
   if (body instanceof Uint8Array) {
-    prepared.whole = Buffer.from(body.buffer, body.byteOffset, body.length);
+    prepared.bytes = Buffer.from(body.buffer, body.byteOffset, body.length);
   } else if (body instanceof ReadableStream) {
-    prepared.pieces = fromReader(body.getReader());
+    prepared.chunks = fromReader(body.getReader());
   } else if (typeof body[Symbol.asyncIterator] === 'function') {
-    prepared.pieces = fromIterator(body[Symbol.asyncIterator]());
+    prepared.chunks = fromIterator(body[Symbol.asyncIterator]());
   } else {
     throw invalid(
-      "the HTTP handler's body should be a Buffer, a stream of Buffers, null or left out, " +
-        `and not ${shown(body)}`,
+      "the HTTP handler's body must be a Buffer, a stream of Buffers, null or left out, " +
+        `not ${shown(body)}`,
     );
   }
   return prepared;
@@ -135,32 +135,32 @@ function fromReader(reader) {
 function fromIterator(iterator) {
   return {
     next: () => iterator.next(),
-    // A generator that waits for something hears of it when that is over.
+    // A generator that awaits something returns only after that has settled.
     async cancel() {
       try {
         await iterator.return?.();
       } catch {
-        // It was to stop, and it did.
+        // The iterator has ended, which was the purpose.
       }
     },
   };
 }
 
 /** Sends a response's body at the guest's pace. */
-async function send(pieces, exchange, gone) {
-  const cancel = () => void pieces.cancel();
+async function send(chunks, exchange, gone) {
+  const cancel = () => void chunks.cancel();
   if (gone.aborted) return cancel();
   gone.addEventListener('abort', cancel, { once: true });
   try {
     for (;;) {
-      const { done, value } = await pieces.next();
+      const { done, value } = await chunks.next();
       if (done) return await exchange.finish();
       if (!(value instanceof Uint8Array)) {
         cancel();
-        throw invalid(`the HTTP handler's body has a piece that is ${shown(value)}, and no Buffer`);
+        throw invalid(`the HTTP handler's body has a chunk that is not a Buffer: ${shown(value)}`);
       }
-      const piece = Buffer.from(value.buffer, value.byteOffset, value.length);
-      if (piece.length > 0 && !(await exchange.write(piece))) return cancel();
+      const chunk = Buffer.from(value.buffer, value.byteOffset, value.length);
+      if (chunk.length > 0 && !(await exchange.write(chunk))) return cancel();
     }
   } finally {
     gone.removeEventListener('abort', cancel);
@@ -173,7 +173,7 @@ function pairs(fields) {
   return list;
 }
 
-/** As an object, with repeated fields joined as HTTP has it. */
+/** Returns header fields as an object, with repeated ones joined as HTTP defines it. */
 function joined(list) {
   const headers = Object.create(null);
   for (const [name, value] of list) {
@@ -183,22 +183,22 @@ function joined(list) {
   return { ...headers };
 }
 
-/** `[name, value, ...]`, of an object, pairs or `Headers`. */
+/** Returns `[name, value, ...]` of an object, pairs or `Headers`. */
 function flattened(headers) {
   if (headers === undefined || headers === null) return [];
   if (typeof headers !== 'object') {
-    throw invalid(`the HTTP handler's headers are ${shown(headers)}, and not an object`);
+    throw invalid(`the HTTP handler's headers must be an object, not ${shown(headers)}`);
   }
   const isList = typeof headers[Symbol.iterator] === 'function';
   const flat = [];
   for (const pair of isList ? headers : Object.entries(headers)) {
     if (!Array.isArray(pair) || pair.length !== 2) {
-      throw invalid("the HTTP handler's headers are a list of something else than pairs");
+      throw invalid("the HTTP handler's headers must be a list of [name, value] pairs");
     }
     const [name, value] = pair;
     for (const single of Array.isArray(value) ? value : [value]) {
       if (typeof name !== 'string' || typeof single !== 'string') {
-        throw invalid(`the HTTP handler's header field ${shown(name)} is not a string`);
+        throw invalid(`the HTTP handler's header field ${shown(name)} must be a string`);
       }
       flat.push(name, single);
     }

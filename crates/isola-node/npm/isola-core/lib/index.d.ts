@@ -1,6 +1,6 @@
 /// <reference types="node" />
 
-/** A value that a guest gives. */
+/** A value from a guest. */
 export type JsonValue =
   | null
   | boolean
@@ -9,7 +9,7 @@ export type JsonValue =
   | JsonValue[]
   | { [key: string]: JsonValue };
 
-/** The same with `bigints: true`: integers that a number cannot hold. */
+/** A value from a guest with `bigints: true`: integers beyond the safe range are `bigint`. */
 export type JsonValueWithBigInt =
   | null
   | boolean
@@ -19,7 +19,7 @@ export type JsonValueWithBigInt =
   | JsonValueWithBigInt[]
   | { [key: string]: JsonValueWithBigInt };
 
-/** A value that can be given to a guest. */
+/** A value that can be passed to a guest. */
 export type JsonInput =
   | null
   | boolean
@@ -35,88 +35,88 @@ export type RuntimeName = "python" | "js";
 
 export type Permission = "read" | "write" | "read-write";
 
-/** A host folder that the guest sees. */
+/** A host directory that is mounted into the sandbox. */
 export interface MountConfig {
-  /** The folder of the host. */
+  /** The path of the directory on the host. */
   host: string;
-  /** Where the guest sees it: an absolute path. */
+  /** The absolute path of the mount point in the sandbox. */
   guest: string;
-  /** What the guest may do with directories. Default: `"read"`. */
+  /** The guest's permissions on directories. Default: `"read"`. */
   dir_perms?: Permission;
-  /** What the guest may do with files. Default: `"read"`. */
+  /** The guest's permissions on files. Default: `"read"`. */
   file_perms?: Permission;
 }
 
 /** Limits of a sandbox and of each call in it. Sizes are in bytes. */
 export interface Limits {
-  /** All memory of the sandbox. Default: 256 MiB. */
+  /** The total memory of the sandbox. Default: 256 MiB. */
   maxMemory?: number;
-  /** CPU time of a call; `Infinity` for none. Default: 30,000. */
+  /** The CPU time of a call, in milliseconds; `Infinity` for no limit. Default: 30,000. */
   cpuTimeoutMs?: number;
-  /** Wall time of a call; `Infinity` for none. Default: none. */
+  /** The wall time of a call, in milliseconds; `Infinity` for no limit. Default: no limit. */
   timeoutMs?: number;
-  /** One value, as JSON. Default: 16 MiB. */
+  /** The size of one value, as JSON. Default: 16 MiB. */
   maxValueSize?: number;
-  /** All output of a call. Default: 16 MiB. */
+  /** The total output of a call. Default: 16 MiB. */
   maxOutputSize?: number;
-  /** How deep Python calls may nest. Default: 1,000. */
+  /** The maximum depth of nested Python calls. Default: 1,000. */
   maxRecursion?: number;
-  /** Hostcalls under way at once. Default: 4,096. */
+  /** The maximum number of concurrent hostcalls. Default: 4,096. */
   maxPendingHostcalls?: number;
-  /** What the host holds for the guest. Default: 64 MiB. */
+  /** The memory that the host holds on behalf of the guest. Default: 64 MiB. */
   maxHeldMemory?: number;
-  /** Open files, streams and timers. Default: 1,024. */
+  /** The maximum number of open files, streams and timers. Default: 1,024. */
   maxHandles?: number;
-  /** HTTP requests under way at once. Default: 64. */
+  /** The maximum number of concurrent HTTP requests. Default: 64. */
   maxRequests?: number;
 }
 
-/** What a build tells while it works. */
+/** A progress report of a build. */
 export type BuildProgress =
   | { phase: "download"; received: number; total?: number }
   | { phase: "compile" };
 
 export interface TemplateConfig {
-  /** The runtime, or the folder that holds it, instead of one that is found. */
+  /** The runtime or the directory that holds it, instead of searching for one. */
   runtimePath?: string;
   /** The release of the runtime. Default: that of this package. */
   version?: string;
-  /** Where compiled templates are kept; `null` keeps none. */
+  /** The directory of compiled templates; `null` disables the cache. */
   cacheDir?: string | null;
   /** The memory limit of each sandbox, in bytes. */
   maxMemory?: number;
   /** Code that runs before user scripts. */
   prelude?: string;
-  /** The library folder of a runtime that has one outside of itself. */
+  /** The library directory of a runtime that does not contain its own. */
   runtimeLibDir?: string;
   mounts?: MountConfig[];
   env?: Record<string, string>;
   limits?: Limits;
-  /** Where releases are downloaded from. */
+  /** The base URL from which releases are downloaded. */
   downloadUrl?: string;
-  /** Where downloaded runtimes are kept. Default: `~/.cache/isola/runtimes`. */
+  /** The directory of downloaded runtimes. Default: `~/.cache/isola/runtimes`. */
   runtimesDir?: string;
   /** The SHA-256 digest that the downloaded archive must have. */
   runtimeSha256?: string;
-  /** Is told of a download, and of compiling. */
+  /** Called with the progress of a download, and when compiling starts. */
   onProgress?: (progress: BuildProgress) => void;
 }
 
 /** A request of a guest. */
 export interface HttpRequest<Body = Buffer | null> {
   method: string;
-  /** Absolute. */
+  /** The absolute URL. */
   url: string;
   /** Names in lower case; repeated fields are joined. */
   headers: Record<string, string>;
   body: Body;
-  /** Every field by itself, in the order in which the guest gave them. */
+  /** The header fields one by one, in the guest's order. */
   headerList: [name: string, value: string][];
-  /** Aborted when the guest waits for the response no more. */
+  /** Aborted when the guest no longer waits for the response. */
   readonly signal: AbortSignal;
 }
 
-/** What a guest is answered. */
+/** The response to a guest's request. */
 export interface HttpResponse {
   status: number;
   headers?: Record<string, string | string[]> | Iterable<[string, string]> | null;
@@ -136,17 +136,17 @@ interface CommonSandboxConfig {
   limits?: Limits;
   /** Functions that the guest can call, by name. */
   hostcalls?: Record<string, (payload: JsonValue) => unknown>;
-  /** Integers that a number cannot hold arrive as `bigint`. Default: false. */
+  /** Integers beyond the safe range arrive as `bigint`. Default: false. */
   bigints?: boolean;
 }
 
 type HttpConfig =
   | {
-      /** Outgoing HTTP: `true` for Node's `fetch`, or a policy of your own. Default: none. */
+      /** Outgoing HTTP: `true` for Node's `fetch`, or a handler. Default: no HTTP. */
       http?: boolean | HttpHandler | null;
       /** The older name of `http`. */
       httpHandler?: boolean | HttpHandler | null;
-      /** How a handler gets the body of a request. */
+      /** The form in which a handler receives the body of a request. */
       httpRequestBody?: "buffer";
     }
   | {
@@ -159,15 +159,15 @@ export type SandboxConfig = CommonSandboxConfig & HttpConfig;
 
 /** Options of one call. */
 export interface CallOptions {
-  /** Wall time, waiting included. */
+  /** The limit of wall time in milliseconds, waiting included. */
   timeoutMs?: number;
-  /** CPU time; waiting does not count. */
+  /** The limit of CPU time in milliseconds; waiting does not count. */
   cpuTimeoutMs?: number;
-  /** Stops the guest, and closes the sandbox. */
+  /** A signal that stops the guest and closes the sandbox. */
   signal?: AbortSignal | null;
 }
 
-/** What happens during a call. */
+/** An event of a call. */
 export type Event<Value = JsonValue> =
   | { type: "result"; data: Value }
   | { type: "end"; data: Value | null }
@@ -194,11 +194,11 @@ export function buildTemplate(
   config?: TemplateConfig,
 ): Promise<SandboxTemplate>;
 
-/** Builds templates, until it is closed. */
+/** A context that builds templates until it is closed. */
 export class SandboxContext {
   constructor();
   buildTemplate(runtime: RuntimeName, config?: TemplateConfig): Promise<SandboxTemplate>;
-  /** Ends the context. Templates that it built live on. */
+  /** Closes the context. Templates that it built remain usable. */
   close(): void;
   [Symbol.asyncDispose](): Promise<void>;
 }
@@ -210,7 +210,7 @@ export class SandboxTemplate {
   create(config?: SandboxConfig): Promise<Sandbox>;
   /** Reads a snapshot that `Snapshot.save` wrote, here or in another process. */
   loadSnapshot(path: string): Promise<Snapshot>;
-  /** A started sandbox that goes on from a snapshot, or from a file with one. */
+  /** Creates a started sandbox that continues from a snapshot or a snapshot file. */
   restore(
     snapshot: Snapshot | string,
     config: SandboxConfig & { bigints: true },
@@ -218,36 +218,36 @@ export class SandboxTemplate {
   restore(snapshot: Snapshot | string, config?: SandboxConfig): Promise<Sandbox>;
 }
 
-/** A running interpreter as it was at one moment: its imports, globals, generators. */
+/** A copy of an interpreter's state: its imports, globals and generators. */
 export class Snapshot {
   private constructor();
   readonly runtime: RuntimeName;
   /** The size of the interpreter's memory, in bytes. */
   readonly memorySize: number;
-  /** What the snapshot itself takes in memory, in bytes. */
+  /** The memory that the snapshot itself uses, in bytes. */
   readonly residentSize: number;
   /**
-   * Writes it to a file, whole or not at all, and gives the file's size. The file
-   * holds whatever the guest knows; only its owner may read it.
+   * Writes the snapshot to a file atomically and returns the file's size. The file
+   * contains all data of the guest; only its owner can read it.
    */
   save(path: string): Promise<number>;
 }
 
-/** Runs guest code inside of an isolated interpreter, one call at a time. */
+/** An isolated interpreter that runs guest code, one call at a time. */
 export class Sandbox<Value = JsonValue> {
   private constructor();
-  /** To be called once, before anything else. */
+  /** Starts the interpreter. Must be called once, before anything else. */
   start(options?: CallOptions): Promise<void>;
-  /** Runs source code at the top level; `name` stands in tracebacks. */
+  /** Runs source code at the top level; `name` appears in tracebacks. */
   loadScript(code: string, options?: CallOptions & { name?: string }): Promise<void>;
-  /** Calls a function of a script, and gives its result. */
+  /** Calls a function of a script and returns its result. */
   run(
     name: string,
     args?: Args | null,
     kwargs?: Kwargs | null,
     options?: CallOptions,
   ): Promise<Value | null>;
-  /** Calls a function, and gives what happens. Leaving the loop stops the guest. */
+  /** Calls a function and returns its events. Leaving the loop stops the guest. */
   runStream(
     name: string,
     args?: Args | null,
@@ -255,24 +255,24 @@ export class Sandbox<Value = JsonValue> {
     options?: CallOptions,
   ): AsyncGenerator<Event<Value>, void, undefined>;
   /**
-   * Ends the interpreter in order, and closes the sandbox. A Python guest runs what is
-   * registered with `atexit`, finalizers and `__del__`, as `python3` does at its end.
+   * Shuts the interpreter down in order and closes the sandbox. A Python guest runs its
+   * `atexit` handlers, finalizers and `__del__` methods, as `python3` does when it exits.
    * `close` runs no code of the guest.
    */
   finish(options?: CallOptions): Promise<void>;
-  /** The same, and gives what happens. */
+  /** Does the same as `finish` and returns the events. */
   finishStream(options?: CallOptions): AsyncGenerator<Event<Value>, void, undefined>;
-  /** Copies the interpreter as it is; the sandbox goes on. */
+  /** Takes a snapshot of the interpreter; the sandbox remains usable. */
   snapshot(): Promise<Snapshot>;
-  /** Sandboxes that go on from where this one is, each on its own, started. */
+  /** Creates started, independent sandboxes that continue from this one's state. */
   fork(count?: number): Promise<Sandbox<Value>[]>;
-  /** Stops what runs, and frees the guest. */
+  /** Stops the running call and frees the guest. */
   close(): void;
-  /** The same; resolves when the guest is gone. */
+  /** Does the same as `close`; resolves when the guest has been freed. */
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** A guest's exception. All of it is the guest's choice. */
+/** An exception of a guest. Every field is controlled by the guest. */
 export interface GuestException {
   name: string;
   message: string;
@@ -303,9 +303,9 @@ export type ErrorCode =
 
 /** The base of all errors of this package. */
 export class IsolaError extends Error {
-  /** Stable: programs may depend on it. */
+  /** The stable error code, on which programs may depend. */
   readonly code: ErrorCode;
-  /** The guest's exception, if there is one behind the error. */
+  /** The guest's exception, if it caused the error. */
   readonly exception?: GuestException;
 }
 /** The caller's signal ended the call; `cause` is its reason. */
@@ -316,21 +316,21 @@ export class BusyError extends IsolaError {}
 export class ClosedError extends IsolaError {}
 /** The interpreter crashed. */
 export class CrashError extends IsolaError {}
-/** A runtime could not be downloaded, or was refused. */
+/** A runtime could not be downloaded, or the download was rejected. */
 export class DownloadError extends IsolaError {}
 /** User code threw. */
 export class GuestError extends IsolaError {}
 /** A hostcall failed, and user code did not catch it. */
 export class HostcallError extends IsolaError {}
-/** A bug of isola, or trouble with the machine. */
+/** A bug in isola, or a failure of the host system. */
 export class InternalError extends IsolaError {}
-/** An argument or option that cannot be. */
+/** An argument or option is invalid. */
 export class InvalidArgumentError extends IsolaError {}
-/** A limit was hit; `code` says which. */
+/** A limit was exceeded; `code` identifies it. */
 export class LimitError extends IsolaError {}
-/** The sandbox was started before. */
+/** The sandbox has already been started. */
 export class NotPendingError extends IsolaError {}
-/** The sandbox was not started. */
+/** The sandbox has not been started. */
 export class NotRunningError extends IsolaError {}
-/** A sandbox that cannot be copied, or a snapshot that cannot be restored here. */
+/** The sandbox cannot be copied, or the snapshot cannot be restored here. */
 export class SnapshotError extends IsolaError {}

@@ -1,7 +1,7 @@
 'use strict';
 
-// The public names, and nothing else. `index.mjs` gives the very same objects
-// to `import`, so that there is one class of each kind in a process.
+// The public names. `index.mjs` exports the same objects to `import`, so that
+// each class exists once in a process.
 
 const { Arg } = require('./args');
 const errors = require('./errors');

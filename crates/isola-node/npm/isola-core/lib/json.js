@@ -1,24 +1,24 @@
 'use strict';
 
-// Values on their way to the guest and back, as JSON texts.
+// Converts values for the guest to JSON texts and back.
 //
-// `JSON.stringify` turns much into `null`, `{}` or nothing without a word. What
-// a guest would not get as it is, is refused here, with its place.
+// `JSON.stringify` silently turns many values into `null`, `{}` or nothing. A value
+// that a guest would not receive unchanged is rejected here with its path.
 
 const { invalid } = require('./errors');
 
-// Stands in texts where a big integer is. Nobody can guess it.
+// Marks a big integer in a JSON text. It is random, so that no value can contain it.
 const MARK = `isola-integer-${require('node:crypto').randomUUID()}:`;
 const MARKED = new RegExp(`"${MARK}(-?[0-9]+)"`, 'g');
 
-// Strings are matched to be skipped: digits in them are no numbers.
+// Matches strings, too, so that digits inside them are skipped.
 const TOKENS = /"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?/g;
 
 /**
- * The JSON text of a value.
+ * Returns the JSON text of a value.
  *
  * @param {unknown} value
- * @param {string} what names the value in an error
+ * @param {string} what the name of the value in error messages
  */
 function toJson(value, what) {
   switch (typeof value) {
@@ -28,15 +28,15 @@ function toJson(value, what) {
     case 'number':
     case 'object': {
       if (value === null) return 'null';
-      const found = { integers: false };
+      const found = { bigints: false };
       try {
         check(value, what, [], found);
       } catch (error) {
-        // A value may be deeper than the stack.
-        if (error instanceof RangeError) throw invalid(`${what} nests too deep`, error);
+        // A deeply nested value overflows the stack.
+        if (error instanceof RangeError) throw invalid(`${what} is nested too deeply`, error);
         throw error;
       }
-      if (!found.integers) return JSON.stringify(value);
+      if (!found.bigints) return JSON.stringify(value);
       const replaced = (_, item) => (typeof item === 'bigint' ? MARK + item : item);
       return JSON.stringify(value, replaced).replace(MARKED, '$1');
     }
@@ -53,7 +53,7 @@ function check(value, place, above, found) {
     case 'boolean':
       return;
     case 'bigint':
-      found.integers = true;
+      found.bigints = true;
       return;
     case 'number':
       if (!Number.isFinite(value)) throw refused(value, place);
@@ -75,14 +75,14 @@ function check(value, place, above, found) {
     if (isOpaque(value)) throw refused(value, place);
     above.push(value);
     for (const key of Object.keys(value)) {
-      // As `JSON.stringify` has it, a property without a value is not there.
+      // Like `JSON.stringify`, skip properties that are `undefined`.
       if (value[key] !== undefined) check(value[key], `${place}.${key}`, above, found);
     }
   }
   above.pop();
 }
 
-// What would become `{}`, or an object of digits.
+// Reports whether `JSON.stringify` would turn the value into `{}` or an object of indexes.
 function isOpaque(value) {
   return (
     ArrayBuffer.isView(value) ||
@@ -114,11 +114,11 @@ function refused(value, place) {
 }
 
 /**
- * The value of a JSON text.
+ * Returns the value of a JSON text.
  *
  * @param {string} text
- * @param {boolean} bigints whether integers that a number cannot hold become
- *   `bigint`; if not, they become the nearest number
+ * @param {boolean} bigints whether integers beyond the safe range become `bigint`;
+ *   otherwise they become the nearest number
  */
 function fromJson(text, bigints) {
   if (!bigints) return JSON.parse(text);

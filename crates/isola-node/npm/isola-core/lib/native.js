@@ -1,8 +1,7 @@
 'use strict';
 
-// Finds what is not JavaScript: the native part for this machine, and the
-// runtimes. Both come in packages of their own, so that nobody downloads those
-// of other machines.
+// Finds the native part for this platform and the runtimes. They are separate
+// packages, so that only those for this platform are downloaded.
 
 const path = require('node:path');
 const { invalid } = require('./errors');
@@ -11,7 +10,7 @@ const PLATFORMS = new Map([['linux-x64', 'isola-core-linux-x64-gnu']]);
 
 let loaded;
 
-/** The native part, loaded once. */
+/** Returns the native part, which is loaded once. */
 function addon() {
   loaded ??= load();
   return loaded;
@@ -21,8 +20,8 @@ function load() {
   const platform = `${process.platform}-${process.arch}`;
   const name = PLATFORMS.get(platform);
   if (name === undefined) {
-    const there = [...PLATFORMS.keys()].join(', ');
-    throw invalid(`isola-core has no native part for ${platform}: there is one for ${there}`);
+    const supported = [...PLATFORMS.keys()].join(', ');
+    throw invalid(`isola-core does not support ${platform}: supported platforms are ${supported}`);
   }
   try {
     return require(name);
@@ -31,18 +30,18 @@ function load() {
     throw invalid(
       missing
         ? `the package ${name} is not installed: install isola-core without --omit=optional`
-        : `the native part of isola-core cannot be loaded, which needs glibc: ${error.message}`,
+        : `the native part of isola-core, which needs glibc, cannot be loaded: ${error.message}`,
       error,
     );
   }
 }
 
-/** The folders of runtimes that came with this package: one or none. */
+/** Returns the directories of runtimes installed with this package: one or none. */
 function shipped(runtime) {
   try {
     return [path.dirname(require.resolve(`isola-core-runtime-${runtime}/package.json`))];
   } catch {
-    // Then it is in the cache or is downloaded.
+    // The runtime is then taken from the cache or downloaded.
     return [];
   }
 }

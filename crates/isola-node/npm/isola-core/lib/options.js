@@ -1,7 +1,7 @@
 'use strict';
 
-// Options, checked: their names and types here, what they mean in the native
-// part. An error names the option and says what it should be.
+// Checks the names and types of options; the native part checks their values.
+// An error names the option and the type that it must have.
 
 const { invalid } = require('./errors');
 const { shown } = require('./args');
@@ -49,7 +49,7 @@ const CALL = ['timeoutMs', 'cpuTimeoutMs', 'signal'];
 
 /**
  * @param {Record<string, any>} options
- * @param {string[]} shipped the folders of runtimes that came with the package
+ * @param {string[]} shipped the directories of runtimes installed with the package
  */
 function template(options, shipped) {
   known('buildTemplate', options, TEMPLATE);
@@ -63,7 +63,7 @@ function template(options, shipped) {
         path: text(options, 'runtimePath'),
         library: text(options, 'runtimeLibDir'),
         version: text(options, 'version'),
-        folder: text(options, 'runtimesDir'),
+        runtimesDir: text(options, 'runtimesDir'),
         baseUrl: text(options, 'downloadUrl'),
         sha256: text(options, 'runtimeSha256'),
         shipped,
@@ -88,7 +88,7 @@ function sandbox(options) {
     throw expected('httpRequestBody', '"buffer" or "stream"', httpRequestBody);
   }
   if (isGiven(options.http) && isGiven(options.httpHandler)) {
-    throw invalid('http and httpHandler are two names of one option: give http alone');
+    throw invalid('http and httpHandler are two names of one option: set only http');
   }
   const name = isGiven(options.http) ? 'http' : 'httpHandler';
   const http = options[name] ?? false;
@@ -113,7 +113,7 @@ function sandbox(options) {
 
 /**
  * @param {Record<string, any> | null | undefined} options
- * @param {string[]} more names that this call has beside those of all calls
+ * @param {string[]} more options of this call beyond those of every call
  */
 function call(options, more = []) {
   if (options === undefined || options === null) return {};
@@ -172,7 +172,7 @@ function env(given) {
   });
 }
 
-// A map, because a guest may ask for `constructor` or `__proto__`.
+// Returns a map, because a guest may name `constructor` or `__proto__`.
 function hostcalls(given) {
   const handlers = new Map();
   if (!isGiven(given)) return handlers;
@@ -185,10 +185,10 @@ function hostcalls(given) {
 }
 
 function known(where, options, names) {
-  if (!isRecord(options)) throw invalid(`${where}: options are an object, and not ${shown(options)}`);
+  if (!isRecord(options)) throw invalid(`${where}: options must be an object, not ${shown(options)}`);
   for (const name of Object.keys(options)) {
     if (!names.includes(name)) {
-      throw invalid(`${where} has no option "${name}": there are ${names.join(', ')}`);
+      throw invalid(`${where} has no option "${name}": the options are ${names.join(', ')}`);
     }
   }
 }
@@ -203,7 +203,7 @@ function text(options, name) {
 function size(options, name) {
   const value = options[name];
   if (!isGiven(value)) return undefined;
-  if (!Number.isSafeInteger(value) || value < 0) throw expected(name, 'a whole number', value);
+  if (!Number.isSafeInteger(value) || value < 0) throw expected(name, 'a non-negative integer', value);
   return value;
 }
 
@@ -217,7 +217,7 @@ function time(options, name) {
 }
 
 function expected(name, what, value) {
-  return invalid(`${name} should be ${what}, and not ${shown(value)}`);
+  return invalid(`${name} must be ${what}, not ${shown(value)}`);
 }
 
 function isGiven(value) {

@@ -1,6 +1,6 @@
 'use strict';
 
-// Sandboxes: an interpreter each, one call at a time.
+// Sandboxes. Each has an interpreter and runs one call at a time.
 
 const errors = require('./errors');
 const native = require('./native');
@@ -12,27 +12,27 @@ const { Snapshot } = require('./snapshot');
 
 let adopted;
 
-/** Runs guest code inside of an isolated interpreter. */
+/** An isolated interpreter that runs guest code. */
 class Sandbox {
   #native;
   #bigints;
-  /** Streams that run, to be stopped by `close`. At most one has begun. */
+  /** Streams that `close` has to stop. At most one has started. */
   #streams = new Set();
   /**
-   * Whether a call is under way that a promise stands for. The native part
-   * begins those on another thread, and perhaps not in their order.
+   * True while a call that returned a promise is in progress. The native part
+   * starts such calls on another thread, possibly out of order.
    */
   #busy = false;
-  /** Settles when the guest is gone; set by `close`. */
+  /** A promise that settles when the guest has been freed; set by `close`. */
   #closing;
 
   constructor() {
-    if (adopted === undefined) throw errors.invalid('a Sandbox comes from template.create');
+    if (adopted === undefined) throw errors.invalid('a Sandbox cannot be constructed: use template.create');
     this.#native = adopted.sandbox;
     this.#bigints = adopted.bigints;
   }
 
-  /** Makes an object of what the native part created. Not for users. */
+  /** Wraps a sandbox of the native part. Not part of the public API. */
   static adopt(sandbox, bigints) {
     adopted = { sandbox, bigints };
     try {
@@ -42,7 +42,7 @@ class Sandbox {
     }
   }
 
-  /** Prepares the interpreter, and runs the template's prelude. */
+  /** Prepares the interpreter and runs the template's prelude. */
   async start(callOptions) {
     const { signal, limits } = options.call(callOptions);
     if (this.#busy) throw errors.notPending();
@@ -52,17 +52,17 @@ class Sandbox {
   /** Runs source code at the top level. */
   async loadScript(code, callOptions) {
     if (typeof code !== 'string') {
-      throw errors.invalid(`the code of a script is a string, and not ${shown(code)}`);
+      throw errors.invalid(`the code of a script must be a string, not ${shown(code)}`);
     }
     const { signal, limits } = options.call(callOptions, ['name']);
     const name = callOptions?.name ?? undefined;
     if (name !== undefined && typeof name !== 'string') {
-      throw errors.invalid(`name should be a string, and not ${shown(name)}`);
+      throw errors.invalid(`name must be a string, not ${shown(name)}`);
     }
     await this.#settle(signal, (cancel) => this.#native.loadScript(code, name, limits, cancel));
   }
 
-  /** Calls a function that a script defined, and gives its result. */
+  /** Calls a function that a script defined and returns its result. */
   async run(name, args, kwargs, callOptions) {
     const { signal, limits } = options.call(callOptions);
     const given = prepare(name, args, kwargs);
@@ -70,60 +70,60 @@ class Sandbox {
     return fromJson(await this.#settle(signal, run), this.#bigints);
   }
 
-  /** Calls a function, and gives the events of the call as they happen. */
+  /** Calls a function and returns the events of the call as they happen. */
   runStream(name, args, kwargs, callOptions) {
     const { signal, limits } = options.call(callOptions);
     const given = prepare(name, args, kwargs);
     return this.#events(signal, () => this.#native.runStream(name, given, limits));
   }
 
-  /** Ends the interpreter in order, as the end of a process, and closes the sandbox. */
+  /** Shuts the interpreter down in order, as at process exit, and closes the sandbox. */
   async finish(callOptions) {
     const { signal, limits } = options.call(callOptions);
     await this.#settle(signal, (cancel) => this.#native.finish(limits, cancel));
   }
 
-  /** The same, and gives the events of it as they happen. */
+  /** Does the same as `finish` and returns the events as they happen. */
   finishStream(callOptions) {
     const { signal, limits } = options.call(callOptions);
     return this.#events(signal, () => this.#native.finishStream(limits));
   }
 
-  /** Copies the interpreter as it is; the sandbox goes on. */
+  /** Takes a snapshot of the interpreter; the sandbox remains usable. */
   async snapshot() {
     return Snapshot.adopt(await this.#copy(() => this.#native.snapshot()));
   }
 
   /**
-   * Creates sandboxes that go on from where this one is, each on its own, with
-   * its limits, mounts, environment and handlers. They are started.
+   * Creates independent sandboxes that continue from this one's state, with its
+   * limits, mounts, environment and handlers. They are started.
    */
   async fork(count = 1) {
     if (!Number.isInteger(count) || count < 0 || count > 0xffffffff) {
-      throw errors.invalid(`count should be a whole number, 0 or more, and not ${shown(count)}`);
+      throw errors.invalid(`count must be an integer from 0 to 4294967295, not ${shown(count)}`);
     }
     const children = await this.#copy(() => this.#native.fork(count));
     return children.map((child) => Sandbox.adopt(child, this.#bigints));
   }
 
-  /** Stops what runs, and frees the guest. */
+  /** Stops the running call and frees the guest. */
   close() {
     if (this.#closing !== undefined) return;
     this.#closing = this.#native.close();
     for (const stream of this.#streams) stream.stop();
   }
 
-  /** The same; resolves when the guest is gone. */
+  /** Does the same as `close`; resolves when the guest has been freed. */
   async [Symbol.asyncDispose ?? Symbol.for('Symbol.asyncDispose')]() {
     this.close();
     await this.#closing;
   }
 
-  async #copy(begin) {
-    this.#refuse();
+  async #copy(start) {
+    this.#ensureReady();
     this.#busy = true;
     try {
-      const copied = await begin();
+      const copied = await start();
       if (copied.code !== undefined) throw errors.fromFailure(copied);
       return copied;
     } finally {
@@ -131,33 +131,34 @@ class Sandbox {
     }
   }
 
-  #refuse() {
+  /** Throws if the sandbox is closed or busy. */
+  #ensureReady() {
     if (this.#closing !== undefined) throw errors.closed('sandbox');
     if (this.#busy) throw errors.busy();
   }
 
   #events(signal, start) {
-    const begin = () => {
-      this.#refuse();
-      const begun = start();
-      if (begun.code !== undefined) throw errors.fromFailure(begun);
-      return begun;
+    const open = () => {
+      this.#ensureReady();
+      const stream = start();
+      if (stream.code !== undefined) throw errors.fromFailure(stream);
+      return stream;
     };
-    return new Events(begin, signal, this.#bigints, this.#streams);
+    return new Events(open, signal, this.#bigints, this.#streams);
   }
 
-  /** Waits for a call, and stops it when its signal says so. */
-  async #settle(signal, begin) {
-    this.#refuse();
+  /** Waits for a call, and stops it when its signal is aborted. */
+  async #settle(signal, start) {
+    this.#ensureReady();
     if (signal?.aborted) throw errors.aborted(signal);
     this.#busy = true;
     try {
-      if (signal === undefined) return this.#result(await later(begin(undefined)));
+      if (signal === undefined) return this.#result(await later(start(undefined)));
       const cancel = new (native.addon().Cancel)();
       const stop = () => cancel.cancel();
       signal.addEventListener('abort', stop, { once: true });
       try {
-        return this.#result(await later(begin(cancel)), signal);
+        return this.#result(await later(start(cancel)), signal);
       } finally {
         signal.removeEventListener('abort', stop);
       }
@@ -167,8 +168,8 @@ class Sandbox {
   }
 
   #result(outcome, signal) {
-    // A handler may have closed it, and the call have ended before that came
-    // through: whoever closes a sandbox gets no more results from it.
+    // A handler may have closed the sandbox just as the call ended. A closed
+    // sandbox returns no more results.
     if (this.#closing !== undefined) throw errors.closed('sandbox');
     if (typeof outcome === 'string') return outcome;
     throw outcome.code === 'aborted' ? errors.aborted(signal) : errors.fromFailure(outcome);
@@ -176,9 +177,9 @@ class Sandbox {
 }
 
 /**
- * What the native part gives: a promise, or what became of a quick call. That
- * one is told in another turn of the event loop, or a row of such calls would
- * keep everybody else from theirs.
+ * Awaits what the native part returned: a promise, or the outcome of a quick call.
+ * The latter is delivered in another turn of the event loop, because a sequence of
+ * such calls would otherwise starve everything else on the loop.
  */
 async function later(outcome) {
   if (typeof outcome.then === 'function') return outcome;
@@ -188,7 +189,7 @@ async function later(outcome) {
 
 function prepare(name, args, kwargs) {
   if (typeof name !== 'string') {
-    throw errors.invalid(`the name of a function is a string, and not ${shown(name)}`);
+    throw errors.invalid(`the name of a function must be a string, not ${shown(name)}`);
   }
   return encode(args, kwargs);
 }

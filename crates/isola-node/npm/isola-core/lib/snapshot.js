@@ -1,6 +1,6 @@
 'use strict';
 
-// Snapshots: an interpreter as it was at one moment.
+// Snapshots: copies of an interpreter's state.
 
 const errors = require('./errors');
 const { shown } = require('./args');
@@ -8,17 +8,17 @@ const { shown } = require('./args');
 let adopted;
 const natives = new WeakMap();
 
-/** A running interpreter as it was: its imports, globals and generators. */
+/** A copy of an interpreter's state: its imports, globals and generators. */
 class Snapshot {
   #native;
 
   constructor() {
-    if (adopted === undefined) throw errors.invalid('a Snapshot comes from sandbox.snapshot');
+    if (adopted === undefined) throw errors.invalid('a Snapshot cannot be constructed: use sandbox.snapshot');
     this.#native = adopted;
     natives.set(this, adopted);
   }
 
-  /** Makes an object of what the native part created. Not for users. */
+  /** Wraps a snapshot of the native part. Not part of the public API. */
   static adopt(snapshot) {
     adopted = snapshot;
     try {
@@ -38,12 +38,12 @@ class Snapshot {
     return this.#native.memorySize;
   }
 
-  /** What the snapshot itself takes in memory, in bytes. */
+  /** The memory that the snapshot itself uses, in bytes. */
   get residentSize() {
     return this.#native.residentSize;
   }
 
-  /** Writes it to a file, whole or not at all; gives the file's size. */
+  /** Writes the snapshot to a file atomically and returns the file's size. */
   async save(path) {
     const saved = await this.#native.save(checkedPath(path));
     if (typeof saved !== 'number') throw errors.fromFailure(saved);
@@ -51,14 +51,14 @@ class Snapshot {
   }
 }
 
-/** The native part of a snapshot; `undefined` for anything else. */
+/** Returns the native part of a snapshot, or `undefined` for anything else. */
 function nativeOf(snapshot) {
   return natives.get(snapshot);
 }
 
 function checkedPath(path) {
   if (typeof path === 'string' && path !== '') return path;
-  throw errors.invalid(`path should be a string, and not ${shown(path)}`);
+  throw errors.invalid(`path must be a non-empty string, not ${shown(path)}`);
 }
 
 module.exports = { Snapshot, checkedPath, nativeOf };

@@ -1,6 +1,6 @@
 'use strict';
 
-// Templates, and who owns their compilation.
+// Templates, and the contexts that build them.
 
 const errors = require('./errors');
 const native = require('./native');
@@ -13,12 +13,12 @@ const { Snapshot, checkedPath, nativeOf } = require('./snapshot');
 
 const KEY = Symbol('isola');
 
-/** Builds templates, until it is closed. */
+/** A context that builds templates until it is closed. */
 class SandboxContext {
   #closed = false;
 
   /**
-   * Finds, compiles if need be, and loads a runtime.
+   * Finds a runtime, compiles it if necessary, and loads it.
    *
    * @param {string} runtime
    * @param {object} [config]
@@ -34,12 +34,12 @@ class SandboxContext {
       onProgress && reporting(onProgress),
     );
     if (built.code !== undefined) throw errors.fromFailure(built);
-    // A template that was under way when its context was closed has no owner.
+    // The context may have been closed during the build; its template has no owner then.
     if (this.#closed) throw errors.closed('the context');
     return new SandboxTemplate(KEY, built);
   }
 
-  /** Ends the context: nothing is built any more. Templates live on. */
+  /** Closes the context, which then builds nothing more. Its templates remain usable. */
   close() {
     this.#closed = true;
   }
@@ -54,12 +54,12 @@ class SandboxTemplate {
   #native;
 
   constructor(key, template) {
-    if (key !== KEY) throw errors.invalid('a SandboxTemplate comes from buildTemplate');
+    if (key !== KEY) throw errors.invalid('a SandboxTemplate cannot be constructed: use buildTemplate');
     this.#native = template;
   }
 
   /**
-   * Creates a sandbox, which is still to be started.
+   * Creates a sandbox that has not been started.
    *
    * @param {object} [config]
    */
@@ -79,8 +79,7 @@ class SandboxTemplate {
   }
 
   /**
-   * Creates a sandbox that goes on from a snapshot, or from a file with one. It
-   * is started.
+   * Creates a started sandbox that continues from a snapshot or a snapshot file.
    *
    * @param {Snapshot | string} snapshot
    * @param {object} [config]
@@ -89,10 +88,12 @@ class SandboxTemplate {
     const from = typeof snapshot === 'string' ? await this.loadSnapshot(snapshot) : snapshot;
     const found = nativeOf(from);
     if (found === undefined) {
-      throw errors.invalid(`snapshot should be a Snapshot or a path, and not ${shown(snapshot)}`);
+      throw errors.invalid(`snapshot must be a Snapshot or a path, not ${shown(snapshot)}`);
     }
     if (found.runtime !== this.#native.runtime) {
-      throw errors.invalid(`the snapshot is of ${found.runtime}, the template of ${this.#native.runtime}`);
+      throw errors.invalid(
+        `the snapshot is of the runtime ${found.runtime}, but the template is of ${this.#native.runtime}`,
+      );
     }
     return create(found, config);
   }
@@ -110,13 +111,13 @@ async function create(from, config) {
   return Sandbox.adopt(created, bigints);
 }
 
-/** The same as with a context that is closed afterwards. */
+/** Builds a template in a context of its own. */
 async function buildTemplate(runtime, config = {}) {
   return new SandboxContext().buildTemplate(runtime, config);
 }
 
-// What a listener throws is reported as any error in a callback is, and does
-// not unwind into the native part.
+// Calls the listener in a microtask, so that its errors are reported like those of
+// any callback and do not unwind into the native part.
 function reporting(listener) {
   return ({ phase, received, total }) => {
     const progress = { phase };

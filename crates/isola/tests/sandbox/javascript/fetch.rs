@@ -261,7 +261,7 @@ async fn a_request_body_is_a_stream() {
             "chunked",
             "relayed",
             "RangeError: no more",
-            "TypeError: a stream that is a body must give pieces of type Uint8Array"
+            "TypeError: the chunks of a body stream must be of type Uint8Array"
         ])
     );
 }
@@ -357,7 +357,7 @@ async fn redirects_are_followed_if_the_script_wants_that() {
         json!([
             [301, false, "/301"],
             [301, false, "/301"],
-            "TypeError: fetch failed: the answer is a redirect, to /end?301",
+            "TypeError: fetch failed: the response is a redirect to /end?301",
             [200, true, "/end?301", "GET", "", null, null],
             [200, true, "/end?301", "GET", "", null, "secret"],
             [200, true, "/end?303", "GET", "", null, "secret"],
@@ -365,8 +365,8 @@ async fn redirects_are_followed_if_the_script_wants_that() {
             "TypeError: fetch failed: more than 20 redirects",
             [302, false, "/nowhere"],
             "TypeError: fetch failed: requests to elsewhere.test are not allowed",
-            "TypeError: fetch failed: the answer redirects to http://[, which is not a URL",
-            "TypeError: fetch failed: the answer is a redirect, and a body that is a stream cannot be sent again",
+            "TypeError: fetch failed: the response redirects to http://[, which is not a URL",
+            "TypeError: fetch failed: the response is a redirect, and a streamed body cannot be sent again",
         ])
     );
 }
@@ -411,7 +411,7 @@ async fn failures_are_type_errors_with_the_reason() {
             "TypeError: fetch failed: requests to elsewhere.test are not allowed",
             "TypeError: fetch failed: the header field host can be set only by the host",
             "TypeError: Request: nope is not an absolute URL",
-            "TypeError: fetch: a URL or a Request is needed",
+            "TypeError: fetch: a URL or a Request is required",
             "TypeError: Request: a GET request cannot have a body",
             "TypeError: Request: a HEAD request cannot have a body",
         ])

@@ -125,7 +125,7 @@ async def main():
         (
             "a name that is no text",
             "async def main(): await hostcall(5)",
-            "TypeError: a hostcall's name is a str, not int",
+            "TypeError: a hostcall's name must be a str, not int",
         ),
         (
             "a payload that is not JSON",
@@ -355,7 +355,7 @@ async def main():
     except DeadlockError as error:
         return error.__notes__[0]
 ",
-            r#""The tasks outside stand still until this run() returns.""#,
+            r#""The tasks of the outer loop are suspended until this run() returns.""#,
         ),
         (
             "context variables are seen, not changed",

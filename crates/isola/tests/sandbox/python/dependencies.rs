@@ -94,8 +94,9 @@ async fn metadata_that_cannot_be_met_is_an_error_that_says_why() {
     for (metadata, expected) in [
         (
             "dependencies = ['requests']",
-            "ModuleNotFoundError: tool.py, script metadata: it depends on 'requests', which this \
-             guest does not bundle and no mount brings; give a URL as in 'requests @ https://...'",
+            "ModuleNotFoundError: tool.py, script metadata: it depends on 'requests', which is \
+             neither bundled with this guest nor on a mount; give a URL as in 'requests @ \
+             https://...'",
         ),
         (
             "dependencies = ['cbor2>=6']",
@@ -103,15 +104,17 @@ async fn metadata_that_cannot_be_met_is_an_error_that_says_why() {
         ),
         (
             "requires-python = '<3.10'",
-            "ImportError: tool.py, script metadata: it requires Python <3.10, and this is 3.14.0",
+            "ImportError: tool.py, script metadata: it requires Python <3.10, but this is 3.14.0",
         ),
         (
             "requires-python = 'new'",
-            "ValueError: tool.py, script metadata: requires-python 'new' is no version specifier",
+            "ValueError: tool.py, script metadata: requires-python 'new' is not a valid version \
+             specifier",
         ),
         (
             "requires-python = 3",
-            "ValueError: tool.py, script metadata: requires-python 3 is no version specifier",
+            "ValueError: tool.py, script metadata: requires-python 3 is not a valid version \
+             specifier",
         ),
         (
             "dependencies = 'requests'",
@@ -119,7 +122,7 @@ async fn metadata_that_cannot_be_met_is_an_error_that_says_why() {
         ),
         (
             "dependencies = ['a b']",
-            "ValueError: tool.py, script metadata: 'a b' is no dependency: ",
+            "ValueError: tool.py, script metadata: 'a b' is not a valid dependency: ",
         ),
         (
             "dependencies = ['a @ file:///etc']",

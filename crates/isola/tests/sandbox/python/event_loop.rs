@@ -370,8 +370,8 @@ async def items():
                 assert_eq!(exception.name, "DeadlockError");
                 assert_eq!(
                     exception.message,
-                    "the awaited result can never come: no hostcall, request, timer or pollable \
-                     is pending, and nothing is left to run that could set it"
+                    "the awaited result can never arrive: no hostcall, request, timer or pollable \
+                     is pending, and no task is left that could set it"
                 );
                 assert!(
                     exception.traceback.contains("waits at script.py, line 15, in inner"),
@@ -597,7 +597,7 @@ async def main():
     said.append(asyncio.create_task(stubborn()))
     await asyncio.sleep(0)
 ",
-            vec!["A task does not end: it waits for what can never come"],
+            vec!["A task cannot be ended: it waits for a result that can never arrive"],
         ),
         (
             "sys.exit, which ends what ran the loop",

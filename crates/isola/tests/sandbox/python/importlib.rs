@@ -179,7 +179,7 @@ async fn what_cannot_be_imported_is_an_error_with_the_url() {
         ("/modules", "raises", "KeyError: 'here'"),
         ("/forbidden", "any", "ImportError: URL/any/__init__.py: the server answered 403"),
         ("/loop", "helpers", "ImportError: URL/helpers/__init__.py: the server redirects more"),
-        ("/none.zip", "any", "ImportError: URL: there is no such archive"),
+        ("/none.zip", "any", "ImportError: URL: the archive does not exist"),
         ("/damaged.zip", "any", "ImportError: URL: File is not a zip file"),
     ] {
         let url = server.url(path);

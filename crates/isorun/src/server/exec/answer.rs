@@ -13,7 +13,8 @@ use isorun_agent::protocol::Status;
 use serde_json::json;
 
 use super::{held::OutputBuffer, text::Decoder};
-use crate::{api::Encoding, server::ApiError};
+use crate::server::ApiError;
+use isorun_api::Encoding;
 
 /// The largest output, in bytes, that is sent in one piece with a content length.
 const MAX_UNCHUNKED_BYTES: usize = 64 << 10;
@@ -162,10 +163,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        api::{ErrorBody, ExecOutcome},
-        server::{Code, limits::ledger::Ledger},
-    };
+    use crate::server::{Code, limits::ledger::Ledger};
+    use isorun_api::{ErrorBody, ExecOutcome};
 
     fn held(bytes: &[u8]) -> OutputBuffer {
         let memory = Ledger::new("bytes", "--bytes", 1 << 30, 100);

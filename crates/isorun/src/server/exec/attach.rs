@@ -26,16 +26,14 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{CommandInput, CommandOutput, CommandSpec, RunningCommand, final_event, start};
-use crate::{
-    api::{AttachInput, Command, Encoding, ErrorBody, ExecRequest, TerminalInput},
-    server::{
-        ApiError, App, Code,
-        config::MAX_JSON_BYTES,
-        extract::{Params, ResumedRun},
-        runs::LiveRun,
-        strict,
-    },
+use crate::server::{
+    ApiError, App, Code,
+    config::MAX_JSON_BYTES,
+    extract::{Params, ResumedRun},
+    runs::LiveRun,
+    strict,
 };
+use isorun_api::{AttachInput, Command, Encoding, ErrorBody, ExecRequest, TerminalInput};
 
 /// The largest message of a client that is read, in bytes. A longer one closes the
 /// connection; a text frame that is too long but below this limit gets an error.

@@ -23,11 +23,9 @@ use serde_json::json;
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{ApiError, App, Code, config, runs::LiveRun, validate};
-use crate::{
-    api::{Command, ExecEvent, ExecRequest},
-    audit::Event,
-    id::random_hex,
-};
+use crate::audit::Event;
+use isorun_api::random_hex;
+use isorun_api::{Command, ExecEvent, ExecRequest};
 
 /// The number of output pieces that are queued for a slow client before the program
 /// blocks.
@@ -155,7 +153,7 @@ async fn drive(
         Some(Err(error)) => json!({ "exec": id, "ms": ms, "end": error.code.name() }),
     };
     // No entries may follow the destruction of a run.
-    if run.status() != crate::api::Status::Destroyed
+    if run.status() != isorun_api::Status::Destroyed
         && let Err(error) = run.log.append(Event::ExecExit, what).await
     {
         tracing::error!(%error, run = %run.id, "cannot record the end of a command");

@@ -17,14 +17,12 @@ use super::{
     CommandInput, CommandOutput, CommandSpec, RunningCommand, answer::response, held::OutputBuffer,
     start, text,
 };
-use crate::{
-    api::{Encoding, ErrorBody, ExecEvent, ExecOutcome, ExecRequest},
-    server::{
-        ApiError, App,
-        extract::{Json, ResumedRun},
-        runs::LiveRun,
-    },
+use crate::server::{
+    ApiError, App,
+    extract::{Json, ResumedRun},
+    runs::LiveRun,
 };
+use isorun_api::{Encoding, ErrorBody, ExecEvent, ExecOutcome, ExecRequest};
 
 /// The interval of keep-alive comments in a stream.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);

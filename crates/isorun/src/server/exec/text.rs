@@ -2,7 +2,7 @@
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
-use crate::api::Encoding;
+use isorun_api::Encoding;
 
 /// A decoder of an output stream that arrives in pieces. A character that is split
 /// between pieces is kept intact; bytes that are not UTF-8 become U+FFFD.

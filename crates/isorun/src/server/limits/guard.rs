@@ -30,15 +30,13 @@ use super::{
     descriptors::{self, DescriptorBudget},
     ledger::share_of,
 };
-use crate::{
-    api::Status,
-    server::{
-        ApiError, App, Code, Server,
-        config::{ServerLimits, machine_pids},
-        lifecycle,
-        runs::LiveRun,
-    },
+use crate::server::{
+    ApiError, App, Code, Server,
+    config::{ServerLimits, machine_pids},
+    lifecycle,
+    runs::LiveRun,
 };
+use isorun_api::Status;
 
 /// The interval between measurements of the free resources.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);

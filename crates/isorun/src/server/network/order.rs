@@ -9,10 +9,8 @@ use isorun_egress::{
 };
 use serde::Deserialize;
 
-use crate::{
-    api::{Network, NetworkChange, NetworkRules, Profile},
-    server::{ApiError, strict},
-};
+use crate::server::{ApiError, strict};
+use isorun_api::{Network, NetworkChange, NetworkRules, Profile};
 
 /// The maximum number of credentials of one run.
 const MAX_CREDENTIALS: usize = 64;

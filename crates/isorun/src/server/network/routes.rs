@@ -4,7 +4,6 @@ use axum::{Json as Answer, extract::State};
 
 use super::{Settings, order};
 use crate::{
-    api::{ErrorBody, Network, NetworkChange, Profile},
     audit::Event,
     server::{
         ApiError, App,
@@ -13,6 +12,7 @@ use crate::{
         runs::LiveRun,
     },
 };
+use isorun_api::{ErrorBody, Network, NetworkChange, Profile};
 
 /// The network profiles
 #[utoipa::path(

@@ -14,7 +14,7 @@ use super::{
     place::UrlForm,
     secrets::{contains_api_key, contains_ignore_case, contains_run_id},
 };
-use crate::id::RunId;
+use isorun_api::RunId;
 
 /// The replacement of the id of the run in a host name.
 const HOST_PLACEHOLDER: &str = "sandbox";

@@ -1,6 +1,6 @@
 //! Parsing of port URLs: the run, the port, and the path.
 
-use crate::id::RunId;
+use isorun_api::RunId;
 
 /// The form of a port URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

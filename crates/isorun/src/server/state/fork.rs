@@ -16,10 +16,8 @@ use serde_json::json;
 
 use super::ensure_room_for_checkpoint;
 use crate::{
-    api::{ErrorBody, ForkRequest, Forks, Status},
     audit::Event,
     clock,
-    id::RunId,
     server::{
         ApiError, App, Code,
         destroy_on_drop::DestroyOnDrop,
@@ -29,6 +27,8 @@ use crate::{
     },
     store::{ResourceUsage, RunRow},
 };
+use isorun_api::RunId;
+use isorun_api::{ErrorBody, ForkRequest, Forks, Status};
 
 /// The maximum number of children of one request.
 const MAX_FORKS_PER_REQUEST: i64 = 100;

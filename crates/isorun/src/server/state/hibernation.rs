@@ -15,9 +15,7 @@ use super::{
     ensure_room_for_checkpoint,
 };
 use crate::{
-    api::{ErrorBody, Run},
     audit::Event,
-    id::RunId,
     server::{
         ApiError, App, Code,
         extract::OwnedRun,
@@ -26,6 +24,8 @@ use crate::{
     },
     store::RunRow,
 };
+use isorun_api::RunId;
+use isorun_api::{ErrorBody, Run};
 
 /// The maximum wait for a checkpoint in progress whose server was killed.
 const ORPHANED_CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(30);

@@ -29,7 +29,8 @@ use anyhow::Result;
 use tokio::task::spawn_blocking;
 
 use super::{ApiError, App, Code, runs::LiveRun};
-use crate::{data, id::RunId};
+use crate::data;
+use isorun_api::RunId;
 
 /// The directories of the state on disk.
 #[derive(Clone, Debug)]

@@ -14,9 +14,8 @@ use super::{
     ensure_room_for_checkpoint, fork, hibernation,
 };
 use crate::{
-    api::{Deleted, ErrorBody, RestoreRequest, Run, Snapshot, SnapshotList, Status, Taken},
     audit::Event,
-    clock, id,
+    clock,
     server::{
         ApiError, App, Caller, Code,
         destroy_on_drop::DestroyOnDrop,
@@ -26,6 +25,7 @@ use crate::{
     },
     store::{ResourceUsage, RunRow, SnapshotRow},
 };
+use isorun_api::{Deleted, ErrorBody, RestoreRequest, Run, Snapshot, SnapshotList, Status, Taken};
 
 /// Take a snapshot
 ///
@@ -67,7 +67,7 @@ async fn take_snapshot(app: &App, run: &LiveRun) -> Result<SnapshotRow, ApiError
     let slot = app.accounts.snapshots.take(&run.tenant)?;
     let _change = run.lifecycle_lock.lock().await;
     let started = Instant::now();
-    let id = id::random_snapshot_id()
+    let id = isorun_api::random_snapshot_id()
         .map_err(|error| ApiError::internal("cannot generate a snapshot id", error))?;
     let draft = app.state_dirs.draft_dir()?;
     let root = app.images.hold_also(&id, run.sandbox.as_str())?;
@@ -260,7 +260,7 @@ pub async fn delete(
 }
 
 async fn owned_snapshot(app: &App, caller: &Caller, id: &str) -> Result<SnapshotRow, ApiError> {
-    if !id::is_snapshot_id(id) {
+    if !isorun_api::is_snapshot_id(id) {
         return Err(ApiError::new(
             Code::SnapshotNotFound,
             "a snapshot id is `snap` and 16 hex digits, such as snap0123456789abcdef",

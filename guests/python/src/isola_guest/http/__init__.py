@@ -1,1 +1,1 @@
-"""What `sandbox.http` is made of."""
+"""The implementation of `sandbox.http`."""

@@ -1,4 +1,4 @@
-"""The body of a request: what it is made of, and how it is sent."""
+"""Request bodies: their sources, encoding and streaming."""
 
 import io
 import json
@@ -7,8 +7,8 @@ import secrets
 
 from wit_world.imports import host
 
-# A body is sent in pieces of this size at most.
-_PIECE = 256 * 1024
+# The maximum size of a chunk of a body, in bytes.
+_MAX_CHUNK_BYTES = 256 * 1024
 
 _BYTES = (bytes, bytearray, memoryview)
 
@@ -16,40 +16,40 @@ _NONE = host.RequestBody_None_()
 
 
 class Body:
-    """A body: what the contract calls it, and its pieces if it is streamed."""
+    """The body of a request, complete or streamed."""
 
-    def __init__(self, whole=None, source=None, length=None, content_type=None):
+    def __init__(self, content=None, source=None, length=None, content_type=None):
         self.source = source
         self.length = length
         self.content_type = content_type
-        self._whole = whole
+        self._content = content
 
-    def announced(self, length=None):
-        """What the request says of it. `length` is what user code states."""
+    def declared(self, length=None):
+        """Returns the body for the host. `length` is the one that user code declared."""
         if self.source is not None:
             return host.RequestBody_Pieces(self.length if length is None else length)
-        return _NONE if self._whole is None else host.RequestBody_Whole(self._whole)
+        return _NONE if self._content is None else host.RequestBody_Whole(self._content)
 
-    def pieces(self, blocking):
-        """Its pieces, if it is streamed."""
+    def chunks(self, blocking):
+        """Returns the chunks of a streamed body, or None."""
         if self.source is None:
             return None
         if not hasattr(self.source, "__aiter__"):
-            return _cut(_later(self.source))
+            return _split(_asynchronous(self.source))
         if blocking:
-            raise TypeError("a body that comes asynchronously needs `async with fetch(...)`")
-        return _cut(self.source)
+            raise TypeError("an asynchronous body requires `async with fetch(...)`")
+        return _split(self.source)
 
 
-_NOTHING = Body()
+_NO_BODY = Body()
 
 
 def encode(body):
-    """The body that user code gives: bytes, a file, pieces, or a JSON value."""
+    """Creates the body from bytes, a file, an iterator of chunks, or a JSON value."""
     if body is None:
-        return _NOTHING
+        return _NO_BODY
     if isinstance(body, _BYTES):
-        return Body(whole=bytes(body))
+        return Body(content=bytes(body))
     if hasattr(body, "read"):
         return Body(source=_read(body, "the body"), length=_length(body))
     if hasattr(body, "__aiter__") or hasattr(body, "__next__"):
@@ -60,11 +60,11 @@ def encode(body):
         raise TypeError(f"the body cannot be sent as JSON: {error}") from None
     except ValueError as error:
         raise ValueError(f"the body cannot be sent as JSON: {error}") from None
-    return Body(whole=text.encode(), content_type="application/json")
+    return Body(content=text.encode(), content_type="application/json")
 
 
 def encode_form(files):
-    """A multipart form, by RFC 7578. Files are read when it is sent."""
+    """Creates a multipart form (RFC 7578). Files are read when it is sent."""
     boundary = secrets.token_hex(16)
     parts = []
     for name, value in files.items():
@@ -77,7 +77,7 @@ def encode_form(files):
     parts.append(f"--{boundary}--\r\n".encode())
     form = f"multipart/form-data; boundary={boundary}"
     if all(isinstance(part, bytes) for part in parts):
-        return Body(whole=b"".join(parts), content_type=form)
+        return Body(content=b"".join(parts), content_type=form)
     lengths = [len(part) if isinstance(part, bytes) else _length(part) for part in parts]
     length = None if None in lengths else sum(lengths)
     return Body(source=_joined(parts), length=length, content_type=form)
@@ -88,7 +88,7 @@ def _form_file(name, value):
     filename = name
     if isinstance(value, tuple):
         if len(value) != 3:
-            raise TypeError(f"the file {name!r} is not (filename, fileobj, content_type)")
+            raise TypeError(f"the file {name!r} must be (filename, fileobj, content_type)")
         filename, value, content_type = value
     elif hasattr(value, "read"):
         filename = os.path.basename(str(getattr(value, "name", name)))
@@ -97,33 +97,33 @@ def _form_file(name, value):
     if isinstance(value, _BYTES):
         value = bytes(value)
     elif not hasattr(value, "read"):
-        raise TypeError(f"the file {name!r} is not bytes, a file object or a tuple")
+        raise TypeError(f"the file {name!r} must be bytes, a file object or a tuple")
     content_type = content_type or "application/octet-stream"
     if any(c in content_type for c in "\r\n"):
-        raise ValueError(f"the content type of {name!r} has a line break")
+        raise ValueError(f"the content type of {name!r} contains a line break")
     return filename, value, content_type
 
 
 def _quoted(text):
-    """A name inside quotes, as the HTML standard encodes multipart forms."""
+    """Escapes a name within quotes, as the HTML standard does in multipart forms."""
     return str(text).replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _length(file):
-    """How many bytes a file still has, if it can tell."""
+    """Returns the number of remaining bytes of a file, or None if it is unknown."""
     if isinstance(file, io.TextIOBase):
         return None
     try:
-        here = file.tell()
+        position = file.tell()
         end = file.seek(0, io.SEEK_END)
-        file.seek(here)
+        file.seek(position)
     except (AttributeError, OSError):
         return None
-    return max(end - here, 0)
+    return max(end - position, 0)
 
 
 def _read(file, what):
-    while data := file.read(_PIECE):
+    while data := file.read(_MAX_CHUNK_BYTES):
         if isinstance(data, str):
             data = data.encode()
         if not isinstance(data, _BYTES):
@@ -139,16 +139,16 @@ def _joined(parts):
             yield from _read(part, "a file of the form")
 
 
-async def _later(pieces):
-    for piece in pieces:
-        yield piece
+async def _asynchronous(chunks):
+    for chunk in chunks:
+        yield chunk
 
 
-async def _cut(pieces):
-    """The pieces in a size that the host takes; empty ones are left out."""
-    async for piece in pieces:
-        if not isinstance(piece, _BYTES):
-            raise TypeError(f"the pieces of a body are bytes, not {type(piece).__name__}")
-        piece = memoryview(piece).cast("B")
-        for start in range(0, len(piece), _PIECE):
-            yield bytes(piece[start : start + _PIECE])
+async def _split(chunks):
+    """Splits chunks into sizes that the host accepts; empty ones are omitted."""
+    async for chunk in chunks:
+        if not isinstance(chunk, _BYTES):
+            raise TypeError(f"the chunks of a body must be bytes, not {type(chunk).__name__}")
+        chunk = memoryview(chunk).cast("B")
+        for start in range(0, len(chunk), _MAX_CHUNK_BYTES):
+            yield bytes(chunk[start : start + _MAX_CHUNK_BYTES])

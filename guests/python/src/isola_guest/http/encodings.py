@@ -1,34 +1,35 @@
-"""Content encodings of bodies: gzip and deflate, undone as the body comes."""
+"""Decodes the content encodings gzip and deflate while a body is received."""
 
 import zlib
 
-# Compressed bodies of a few bytes can hold gigabytes: so much is given at once.
-_PIECE = 256 * 1024
+# The maximum size of a decoded chunk, in bytes, since a few compressed bytes can expand
+# to gigabytes.
+_MAX_CHUNK_BYTES = 256 * 1024
 
 
-class Decoded:
-    """An exchange whose body is given without its encodings."""
+class DecodedExchange:
+    """An exchange with the body decoded."""
 
     def __init__(self, exchange, first, steps):
         self._exchange = exchange
         self._steps = steps
-        self._pieces = _undo(steps, first) if first else iter(())
+        self._chunks = _decode(steps, first) if first else iter(())
         self._ended = False
 
-    # Only the end of the decoded body tells that nothing more comes.
+    # Unknown before the end of the decoded body.
     is_over = False
 
     async def next(self):
-        """Some bytes of the body, or `b""` at its end."""
+        """Returns the next bytes of the body, or `b""` at its end."""
         try:
             while True:
-                if (piece := next(self._pieces, None)) is not None:
-                    return piece
+                if (chunk := next(self._chunks, None)) is not None:
+                    return chunk
                 if self._ended:
                     return b""
                 data = await self._exchange.next()
                 self._ended = not data
-                self._pieces = _undo(self._steps, data)
+                self._chunks = _decode(self._steps, data)
         except BaseException:
             self.close()
             raise
@@ -36,104 +37,104 @@ class Decoded:
     def close(self):
         """Closes the connection."""
         self._ended = True
-        self._pieces = iter(())
+        self._chunks = iter(())
         self._exchange.close()
 
 
 def steps(fields, failure):
-    """What undoes the encodings that a response names, or `None`.
+    """Returns the decoders of the encodings that a response names, or `None`.
 
-    `None` also if one of them is not known: the body is given as it came.
+    Also `None` if one of them is unknown: the body is then returned unchanged.
     """
     values = [value for name, value in fields if name.lower() == "content-encoding"]
     names = [name.strip().lower() for value in values for name in value.split(",")]
     names = [name for name in names if name not in ("", "identity")]
-    if not names or not all(name in _KINDS for name in names):
+    if not names or not all(name in _DECODERS for name in names):
         return None
-    # The last one was applied last.
-    return [_KINDS[name](failure) for name in reversed(names)]
+    # Encodings are listed in the order in which they were applied.
+    return [_DECODERS[name](failure) for name in reversed(names)]
 
 
-def _undo(steps, data):
-    """The pieces of a body that some more bytes give; without any, it ends."""
-    pieces = [data]
+def _decode(steps, data):
+    """Returns the decoded chunks of some more bytes. Empty data ends the body."""
+    chunks = [data]
     for step in steps:
-        pieces = step.pieces(pieces, ends=not data)
-    return iter(pieces)
+        chunks = step.chunks(chunks, ends=not data)
+    return iter(chunks)
 
 
-class _Inflated:
-    """Undoes one encoding."""
+class _Decoder:
+    """The decoder of one encoding."""
 
     name = ""
 
     def __init__(self, failure):
         self._failure = failure
         self._stream = None
-        self._begun = False
+        self._started = False
 
-    def pieces(self, encoded, ends):
-        for piece in encoded:
-            if piece:
-                yield from self._feed(piece)
+    def chunks(self, encoded, ends):
+        for chunk in encoded:
+            if chunk:
+                yield from self._feed(chunk)
         if ends:
             self._end()
 
     def _feed(self, data):
         while data:
             if self._stream is None:
-                self._stream = self._begin(data)
-                self._begun = True
+                self._stream = self._start(data)
+                self._started = True
             try:
-                piece = self._stream.decompress(data, _PIECE)
+                chunk = self._stream.decompress(data, _MAX_CHUNK_BYTES)
             except zlib.error as error:
                 raise self._failure(f"the body is not valid {self.name} data: {error}") from None
-            if piece:
-                yield piece
+            if chunk:
+                yield chunk
             data = self._stream.unconsumed_tail
             if self._stream.eof:
                 data = self._rest(self._stream.unused_data)
-            elif not data and len(piece) == _PIECE:
-                # There may be more, although all was taken.
+            elif not data and len(chunk) == _MAX_CHUNK_BYTES:
+                # There may be more output, although all input was consumed.
                 yield from self._drain()
 
     def _end(self):
-        # A body without a single byte has nothing to undo.
-        if self._begun and self._stream is not None and not self._stream.eof:
+        # An empty body has nothing to decode.
+        if self._started and self._stream is not None and not self._stream.eof:
             raise self._failure(f"the body ends within its {self.name} data")
 
     def _drain(self):
-        while piece := self._stream.decompress(b"", _PIECE):
-            yield piece
+        while chunk := self._stream.decompress(b"", _MAX_CHUNK_BYTES):
+            yield chunk
 
     def _rest(self, data):
-        """What follows the end: by itself that is nothing."""
+        """Returns the data after the end that is still to be decoded, by default none."""
         return b""
 
 
-class _Gzip(_Inflated):
+class _Gzip(_Decoder):
     name = "gzip"
 
-    def _begin(self, data):
+    def _start(self, data):
         return zlib.decompressobj(16 + zlib.MAX_WBITS)
 
     def _rest(self, data):
-        # Another member may follow; what else does is padding.
+        # Another gzip member may follow; anything else is padding.
         if data[:1] != b"\x1f":
             return b""
         self._stream = None
         return data
 
 
-class _Deflate(_Inflated):
+class _Deflate(_Decoder):
     name = "deflate"
 
-    def _begin(self, data):
-        # By the standard with the head of zlib; some servers leave it out.
-        has_head = data[0] & 0x0F == 8 and data[0] >> 4 <= 7
-        if has_head and len(data) > 1:
-            has_head = (data[0] << 8 | data[1]) % 31 == 0
-        return zlib.decompressobj(zlib.MAX_WBITS if has_head else -zlib.MAX_WBITS)
+    def _start(self, data):
+        # The standard requires the zlib header, but some servers omit it.
+        has_header = data[0] & 0x0F == 8 and data[0] >> 4 <= 7
+        if has_header and len(data) > 1:
+            has_header = (data[0] << 8 | data[1]) % 31 == 0
+        return zlib.decompressobj(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
 
 
-_KINDS = {"gzip": _Gzip, "x-gzip": _Gzip, "deflate": _Deflate}
+_DECODERS = {"gzip": _Gzip, "x-gzip": _Gzip, "deflate": _Deflate}

@@ -1,4 +1,4 @@
-"""Header fields, in and out."""
+"""Header fields of responses and requests."""
 
 from collections.abc import Mapping
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 class Headers(dict):
     """The header fields of a response.
 
-    A dictionary of lower-case names, in which any case finds a field. Fields
-    of one name are joined with ", ", as RFC 9110 allows; `get_all` and
-    `multi_items` give each by itself, as `Set-Cookie` needs it.
+    A dictionary of lower-case names with case-insensitive lookup. Fields with the same
+    name are joined with ", ", as RFC 9110 allows; `get_all` and `multi_items` return
+    the single fields, as `Set-Cookie` requires.
     """
 
     __module__ = "sandbox.http"
@@ -27,23 +27,23 @@ class Headers(dict):
         return super().__contains__(_folded(name))
 
     def get(self, name, default=None):
-        """The field of this name, in any case, or `default`."""
+        """Returns the field with this name, in any case, or `default`."""
         return super().get(_folded(name), default)
 
     def get_all(self, name):
-        """The values of all fields of this name, in their order."""
+        """Returns the values of all fields with this name, in order."""
         return [value for known, value in self._fields if known == _folded(name)]
 
     def multi_items(self):
-        """All fields as `(name, value)`, repeated ones too, in their order."""
+        """Returns all fields as `(name, value)`, including repeated ones, in order."""
         return list(self._fields)
 
 
 def outgoing(headers):
-    """The fields of a request, as a list of pairs.
+    """Converts the fields of a request to a list of pairs.
 
-    They come as a mapping, whose values may be lists for fields that repeat,
-    or as pairs.
+    They are given as pairs, or as a mapping whose values may be lists for repeated
+    fields.
     """
     if headers is None:
         return []
@@ -60,11 +60,11 @@ def outgoing(headers):
 
 def _field(name, value):
     if not isinstance(name, str):
-        raise TypeError(f"the name of a header field is a str, not {type(name).__name__}")
+        raise TypeError(f"the name of a header field must be a str, not {type(name).__name__}")
     if isinstance(value, (bytes, bytearray)):
         value = value.decode("latin-1")
     if not isinstance(value, (str, int, float)):
-        raise TypeError(f"the header field {name} is a str, not {type(value).__name__}")
+        raise TypeError(f"the header field {name} must be a str, not {type(value).__name__}")
     return name, str(value)
 
 

@@ -1,4 +1,4 @@
-"""Bodies as lines, and lines as events."""
+"""Splits bodies into lines, and parses lines as server-sent events."""
 
 import codecs
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ ServerSentEvent.__module__ = "sandbox.http"
 
 
 class Lines:
-    """Cuts a body into lines that end in CR, LF or CRLF."""
+    """Splits a body into lines that end in CR, LF or CRLF."""
 
     def __init__(self, charset):
         self._decoder = codecs.getincrementaldecoder(charset)("replace")
-        # The parts of a line that is not at its end.
+        # The parts of an incomplete line.
         self._rest = []
         self._after_cr = False
 
     def feed(self, data):
         text = self._decoder.decode(data)
-        # A CR ends its line at once; an LF that follows belongs to it.
+        # A CR ends its line immediately; an LF that follows belongs to it.
         if self._after_cr and text:
             text = text.removeprefix("\n")
             self._after_cr = False
@@ -47,8 +47,7 @@ class Lines:
 
 
 class Events:
-    """Puts lines together to events, as the HTML standard says in its section
-    on server-sent events."""
+    """A parser of server-sent events, by the section of the HTML standard on them."""
 
     def __init__(self):
         self._id = ""

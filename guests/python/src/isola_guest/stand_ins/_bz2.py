@@ -1,10 +1,10 @@
-"""Stands in for bzip2, which this interpreter was built without.
+"""A replacement for bzip2, which this interpreter was built without.
 
-Packages import `bz2` that never use it. So the import works, and data is
-refused, as an error that callers of the real module expect.
+Some packages import `bz2` without using it. So the import succeeds, and operations fail
+with the exception that callers of the real module expect.
 """
 
-_WHY = "bzip2 is not in this guest; zlib and gzip are"
+_UNAVAILABLE = "bzip2 is not available in this guest: use zlib or gzip"
 
 
 class BZ2Compressor:
@@ -12,10 +12,10 @@ class BZ2Compressor:
         pass
 
     def compress(self, data, /):
-        raise OSError(_WHY)
+        raise OSError(_UNAVAILABLE)
 
     def flush(self):
-        raise OSError(_WHY)
+        raise OSError(_UNAVAILABLE)
 
 
 class BZ2Decompressor:
@@ -24,4 +24,4 @@ class BZ2Decompressor:
     unused_data = b""
 
     def decompress(self, data, max_length=-1):
-        raise OSError(_WHY)
+        raise OSError(_UNAVAILABLE)

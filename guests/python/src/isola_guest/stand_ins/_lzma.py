@@ -1,12 +1,12 @@
-"""Stands in for liblzma, which this interpreter was built without.
+"""A replacement for liblzma, which this interpreter was built without.
 
-Packages import `lzma` that never use it. So the import works, and data is
-refused, as an error that callers of the real module expect.
+Some packages import `lzma` without using it. So the import succeeds, and operations fail
+with the exception that callers of the real module expect.
 """
 
-_WHY = "LZMA is not in this guest; zlib and gzip are"
+_UNAVAILABLE = "LZMA is not available in this guest: use zlib or gzip"
 
-# The numbers are those of the library's own headers.
+# The values are those of the library's headers.
 CHECK_NONE, CHECK_CRC32, CHECK_CRC64, CHECK_SHA256 = 0, 1, 4, 10
 CHECK_ID_MAX, CHECK_UNKNOWN = 15, 16
 FILTER_LZMA1, FILTER_LZMA2 = 0x4000000000000001, 0x21
@@ -27,10 +27,10 @@ class LZMACompressor:
         pass
 
     def compress(self, data, /):
-        raise LZMAError(_WHY)
+        raise LZMAError(_UNAVAILABLE)
 
     def flush(self):
-        raise LZMAError(_WHY)
+        raise LZMAError(_UNAVAILABLE)
 
 
 class LZMADecompressor:
@@ -43,7 +43,7 @@ class LZMADecompressor:
         pass
 
     def decompress(self, data, max_length=-1):
-        raise LZMAError(_WHY)
+        raise LZMAError(_UNAVAILABLE)
 
 
 def is_check_supported(check_id, /):
@@ -51,8 +51,8 @@ def is_check_supported(check_id, /):
 
 
 def _encode_filter_properties(filter, /):
-    raise LZMAError(_WHY)
+    raise LZMAError(_UNAVAILABLE)
 
 
 def _decode_filter_properties(filter_id, encoded_props, /):
-    raise LZMAError(_WHY)
+    raise LZMAError(_UNAVAILABLE)

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Run;
-use crate::id::RunId;
+use crate::RunId;
 
 /// A request to fork a run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -18,6 +18,7 @@ pub struct ForkRequest {
 /// The runs that were created by a fork.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Forks {
+    /// The new runs.
     pub forks: Vec<Run>,
 }
 
@@ -54,6 +55,7 @@ pub struct Snapshot {
 /// The caller's snapshots, the oldest first.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SnapshotList {
+    /// The snapshots.
     pub snapshots: Vec<Snapshot>,
 }
 
@@ -68,6 +70,7 @@ pub struct RestoreRequest {
 /// A snapshot that was deleted.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Deleted {
+    /// The id of the snapshot.
     pub id: String,
     /// `deleted`.
     pub status: String,
@@ -79,6 +82,7 @@ pub struct Deleted {
 pub enum ShellInput {
     /// Runs a command. The previous one must have finished.
     Run {
+        /// The command, as for `bash -c`.
         command: String,
         /// Timeout in seconds, after which the command is interrupted; 0 or -1 for none.
         #[serde(default)]
@@ -96,13 +100,32 @@ pub enum ShellInput {
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum ShellOutput {
     /// The shell accepts commands. The session id allows reconnecting to it.
-    Ready { session: String },
+    Ready {
+        /// The id of the session.
+        session: String,
+    },
     /// A command finished with this exit code.
-    Result { exit_code: i32 },
+    Result {
+        /// The exit code of the command.
+        exit_code: i32,
+    },
     /// A command reached its timeout and was interrupted. The shell accepts the next one.
-    Timeout { error: String },
+    Timeout {
+        /// The message.
+        error: String,
+    },
     /// The shell exited with this code. This is the last frame.
-    Closed { exit_code: i32 },
+    Closed {
+        /// The exit code of the shell.
+        exit_code: i32,
+    },
     /// The shell was killed, or could not be started. This is the last frame.
-    Error { error: String, code: String, status: u16 },
+    Error {
+        /// The message.
+        error: String,
+        /// The code, as in the body of an error.
+        code: String,
+        /// The status that a response with this error has.
+        status: u16,
+    },
 }

@@ -111,7 +111,10 @@ pub enum AttachInput {
     // With braces: serde accepts any field for a unit variant.
     Eof {},
     /// Sends a signal to the command and its child processes.
-    Signal { signal: i32 },
+    Signal {
+        /// The number of the signal.
+        signal: i32,
+    },
 }
 
 /// A text frame sent to `terminal`. Binary frames are terminal input.
@@ -119,5 +122,10 @@ pub enum AttachInput {
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub enum TerminalInput {
     /// Changes the size of the terminal.
-    Resize { cols: u16, rows: u16 },
+    Resize {
+        /// The width in characters.
+        cols: u16,
+        /// The height in characters.
+        rows: u16,
+    },
 }

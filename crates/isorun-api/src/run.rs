@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::object;
-use crate::id::RunId;
+use crate::RunId;
 
 /// A request to create a run. Numbers have wide types here, so that an error about one
 /// that is out of range names the field and not the type.
@@ -182,6 +182,8 @@ pub enum OnIdle {
 }
 
 impl OnIdle {
+    /// Returns the name in the API.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Destroy => "destroy",
@@ -189,6 +191,8 @@ impl OnIdle {
         }
     }
 
+    /// Returns the value with this name in the API.
+    #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Destroy, Self::Hibernate].into_iter().find(|action| action.name() == name)
     }
@@ -211,6 +215,8 @@ pub enum Status {
 }
 
 impl Status {
+    /// Returns the name in the API.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Creating => "creating",
@@ -221,6 +227,8 @@ impl Status {
         }
     }
 
+    /// Returns the value with this name in the API.
+    #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Creating, Self::Running, Self::Hibernated, Self::Failed, Self::Destroyed]
             .into_iter()
@@ -231,6 +239,7 @@ impl Status {
 /// The caller's runs that were not destroyed, the oldest first.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct RunList {
+    /// The runs.
     pub runs: Vec<Run>,
 }
 

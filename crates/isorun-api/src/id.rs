@@ -12,27 +12,42 @@ pub struct RunId(String);
 
 impl RunId {
     /// Creates an id that cannot be guessed.
+    ///
+    /// # Errors
+    ///
+    /// The system has no random numbers.
     pub fn random() -> Result<Self, getrandom::Error> {
         Ok(Self(format!("run{}", random_hex::<8>()?)))
     }
 
+    /// Returns the id as text.
+    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 /// Creates the id of a snapshot: `snap` and 16 hex digits.
+///
+/// # Errors
+///
+/// The system has no random numbers.
 pub fn random_snapshot_id() -> Result<String, getrandom::Error> {
     Ok(format!("snap{}", random_hex::<8>()?))
 }
 
 /// Reports whether a text is a valid snapshot id. It is also used as a directory name.
+#[must_use]
 pub fn is_snapshot_id(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     text.strip_prefix("snap").is_some_and(|rest| rest.len() == 16 && rest.bytes().all(plain))
 }
 
 /// Returns secure random bytes as hex digits.
+///
+/// # Errors
+///
+/// The system has no random numbers.
 pub fn random_hex<const BYTES: usize>() -> Result<String, getrandom::Error> {
     let mut bytes = [0; BYTES];
     getrandom::fill(&mut bytes)?;
