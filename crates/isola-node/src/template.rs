@@ -98,7 +98,7 @@ fn source(
         source = source.version(version);
     }
     if let Some(dir) = options.runtimes_dir {
-        source = source.folder(dir);
+        source = source.runtimes_dir(dir);
     }
     if let Some(url) = options.base_url {
         source = source.base_url(url);

@@ -181,7 +181,7 @@ test('a pinned digest counts, and not the one of the server', async (t) => {
 });
 
 for (const [name, entries, message] of [
-  ['climbs out of its folder', [['../escaped', 'x'], ['js.wasm', 'x']], /points outside of the target directory/],
+  ['climbs out of its directory', [['../escaped', 'x'], ['js.wasm', 'x']], /points outside of the target directory/],
   ['has an absolute path', [['/tmp/escaped', 'x']], /points outside of the target directory/],
   ['climbs in the middle of a path', [['a/../../escaped', 'x']], /points outside of the target directory/],
   ['has a symbolic link', [['link', '/tmp', '2'], ['link/escaped', 'x']], /neither a regular file nor a directory/],

@@ -65,7 +65,7 @@ pub fn find(
         source = source.version(version);
     }
     if let Some(dir) = options.runtimes_dir {
-        source = source.folder(dir);
+        source = source.runtimes_dir(dir);
     }
     if let Some(url) = options.download_url {
         source = source.base_url(url);

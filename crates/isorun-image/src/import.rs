@@ -1,7 +1,7 @@
 //! Imports images from disk: an OCI layout, a docker archive, or a root filesystem.
 
 mod archive;
-mod folder;
+mod directory;
 mod layout;
 
 use std::fs::File;
@@ -136,7 +136,7 @@ fn root(store: &Store, path: &Path, options: &ImportOptions) -> Result<FoundImag
     let limit = options.limits.unpacked;
     let (layer, size) = if path.is_dir() {
         let mut tar = store.scratch()?;
-        folder::pack(path, &mut tar, &options.limits)?;
+        directory::pack(path, &mut tar, &options.limits)?;
         tar.seek(SeekFrom::Start(0)).map_err(Error::io("read a packed directory"))?;
         store.ingest(tar, limit)?
     } else {

@@ -2,8 +2,10 @@
 
 mod edges;
 mod length;
+mod links;
 mod places;
 mod stdlib;
+mod words;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -38,11 +40,13 @@ enum Outcome {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let rows: [(&str, CheckFn); 19] = [
+    let rows: [(&str, CheckFn); 21] = [
         ("format", Box::new(format)),
         ("edges", Box::new(|| problems(edges::find()?))),
         ("places", Box::new(|| problems(places::find(&files()?)?))),
         ("length", Box::new(|| problems(length::find(&files()?)?))),
+        ("links", Box::new(|| problems(links::find(&files()?)?))),
+        ("words", Box::new(|| problems(words::find(&files()?)?))),
         ("generated", Box::new(generated)),
         ("clippy", Box::new(clippy)),
         ("docs", Box::new(docs)),

@@ -85,7 +85,7 @@ fn what_cannot_be_is_refused() {
     let store = Store::new();
     store.isola(&["run", "one.py", "--save-snapshot", "a.snapshot"]).succeeded();
     let error = store.isola(&["run", "two.js", "--from-snapshot", "a.snapshot"]).failed(2);
-    assert!(error.contains("of the runtime python"), "{error}");
+    assert!(error.contains("for the runtime python"), "{error}");
     let error = store.isola(&["run", "two.py", "--from-snapshot", "none"]).failed(2);
     assert!(error.contains("there is no snapshot none"), "{error}");
     let error = store.isola(&["run", "one.py", "--save-snapshot", "no/such/x"]).failed(2);

@@ -88,7 +88,7 @@ impl RuntimeSource {
 
     /// Sets the directory of downloaded runtimes. Default: `isola/runtimes` in the
     /// user's cache directory.
-    pub fn folder(mut self, dir: impl Into<PathBuf>) -> Self {
+    pub fn runtimes_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.runtimes_dir = Some(dir.into());
         self
     }
@@ -242,7 +242,7 @@ mod tests {
         let source = || {
             RuntimeSource::new(Runtime::JavaScript)
                 .shipped(given.clone())
-                .folder(root.path().join("runtimes"))
+                .runtimes_dir(root.path().join("runtimes"))
         };
         assert_eq!(source().path(&given).find().await.unwrap(), given.join("js.wasm"));
         let found = source().version("v9.9.9").find().await.unwrap();
@@ -262,7 +262,7 @@ mod tests {
         std::fs::write(dir.join("js.wasm"), "").unwrap();
         let find = async || {
             let source = RuntimeSource::new(Runtime::JavaScript).version("9.9.9");
-            source.folder(&runtimes).find().await
+            source.runtimes_dir(&runtimes).find().await
         };
         for path in [&dir, &runtimes.join("9.9.9"), &runtimes] {
             for mode in [0o777, 0o770, 0o775] {

@@ -279,7 +279,7 @@ def wrong():
     let error = sandbox.run("both", args![]).await.unwrap_err().to_string();
     assert!(error.starts_with("ValueError: a request has either files or a body"), "{error}");
     let error = sandbox.run("wrong", args![]).await.unwrap_err().to_string();
-    assert!(error.starts_with("TypeError: the file 'a' is not bytes"), "{error}");
+    assert!(error.starts_with("TypeError: the file 'a' must be bytes"), "{error}");
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ pub struct NetworkConfig {
     pub permitted: Vec<ipnet::Ipv4Net>,
     /// Additional CA certificates for the hosts of credentials.
     pub extra_roots: Option<PathBuf>,
-    /// How long such a host may take until its answer begins.
+    /// The longest time until the response of such a host starts.
     pub credential_timeout: Duration,
     pub blocks: super::network::BlockReporter,
 }
@@ -129,7 +129,7 @@ pub struct ServerLimits {
     pub mem_reserve: u64,
     /// Processes and threads of the machine that stay free.
     pub pids_reserve: u64,
-    /// How the process's file descriptors are divided.
+    /// The division of the process's file descriptors.
     pub descriptors: DescriptorBudget,
     /// Connections of clients.
     pub connections: u64,

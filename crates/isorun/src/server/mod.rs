@@ -74,7 +74,7 @@ pub struct Server {
     runs: Arc<Runs>,
     state_dirs: StateDirs,
     rates: Rates,
-    /// What the URLs of runs lead to.
+    /// The client of the servers in sandboxes, for the URLs of their ports.
     ports: proxy::PortClient,
     accounts: Accounts,
     guard: Guard,
