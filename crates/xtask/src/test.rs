@@ -23,6 +23,10 @@ pub struct Args {
     /// Run only the tests of the package isorun, in sdk/python; ARGS are passed to pytest
     #[arg(long)]
     sdk: bool,
+    /// Run only tests that need neither root nor a network nor other tools than Rust and
+    /// Python, in less than two minutes once everything is compiled
+    #[arg(long, conflicts_with_all = ["node", "python", "sdk"])]
+    quick: bool,
     /// Arguments for `cargo test --workspace`
     #[arg(last = true)]
     args: Vec<String>,
@@ -40,14 +44,14 @@ pub fn run(args: &Args) -> Result<()> {
     if args.python {
         return python(&args.args);
     }
+    if args.quick {
+        return quick(&args.args);
+    }
     setup::python_samples()?;
     setup::client_library()?;
     debian::image_tools()?;
     linux::ensure()?;
-    eprintln!("==> node --test guests/js/test");
-    let mut node = Command::new(setup::js_builder()?.node);
-    node.current_dir(workspace::root()).args(["--test", "guests/js/test/"]);
-    process::run(node)?;
+    javascript_guest()?;
     eprintln!("==> cargo test --workspace");
     let mut command = process::cargo(&["test", "--workspace", "--features", FEATURES]);
     command.args(&args.args);
@@ -59,6 +63,25 @@ pub fn run(args: &Args) -> Result<()> {
     node::test()?;
     python(&[])?;
     sdk::test(&[])
+}
+
+/// Runs the unit tests of all crates, the tests of `isola` on both guests, and those of
+/// the JavaScript guest in Node.js.
+fn quick(args: &[String]) -> Result<()> {
+    javascript_guest()?;
+    let selected = ["--lib", "--bins", "--test", "sandbox", "--test", "codec"];
+    eprintln!("==> cargo test --workspace {}", selected.join(" "));
+    let mut command = process::cargo(&["test", "--workspace", "--features", FEATURES]);
+    command.args(selected).args(args);
+    process::run(command)
+}
+
+/// Runs the tests of the JavaScript guest that need no engine.
+fn javascript_guest() -> Result<()> {
+    eprintln!("==> node --test guests/js/test");
+    let mut node = Command::new(setup::js_builder()?.node);
+    node.current_dir(workspace::root()).args(["--test", "guests/js/test/"]);
+    process::run(node)
 }
 
 /// Runs the tests of the Python package on the installed wheel.
