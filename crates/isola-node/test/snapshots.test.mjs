@@ -90,7 +90,7 @@ test('what does not fit is refused', async (t) => {
   await assert.rejects(python.loadSnapshot(path), (error) => {
     assert.ok(error instanceof SnapshotError);
     assert.equal(error.code, 'snapshot_refused');
-    return /of the runtime js/.test(error.message);
+    return /for the runtime js/.test(error.message);
   });
   await assert.rejects(python.restore(snapshot), /of js/);
   const bytes = await readFile(path);

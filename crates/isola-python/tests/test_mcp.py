@@ -106,8 +106,8 @@ async def test_bad_calls_are_explained() -> None:
             ("run_ruby", {"source": "1"}, "use run_python or run_javascript"),
             ("run_python", {}, "source is missing"),
             ("run_python", {"source": 5}, "source is not a string"),
-            ("run_python", {"source": "1", "session": ""}, "session is not a name"),
-            ("run_python", {"source": "1", "restart": "no"}, "restart is neither"),
+            ("run_python", {"source": "1", "session": ""}, "session must be a string"),
+            ("run_python", {"source": "1", "restart": "no"}, "restart must be true or false"),
             ("run_python", {"source": "1", "colour": "red"}, "unknown argument \"colour\""),
         ]
         for tool, arguments, why in bad:

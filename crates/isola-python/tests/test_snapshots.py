@@ -93,7 +93,7 @@ async def test_what_does_not_fit_is_refused(
     path = tmp_path / "a.snapshot"
     snapshot = await parent.snapshot()
     await snapshot.save(path)
-    with pytest.raises(isola.SnapshotError, match="of the runtime js"):
+    with pytest.raises(isola.SnapshotError, match="for the runtime js"):
         await python.load_snapshot(path)
     with pytest.raises(isola.InvalidArgumentError, match="of js"):
         await python.restore(snapshot)

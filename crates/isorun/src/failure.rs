@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::{client::ClientError, command::table::visible};
+use crate::{client::ClientError, visible::visible};
 
 /// The reason why a command failed.
 #[derive(Debug)]

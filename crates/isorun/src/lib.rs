@@ -14,6 +14,7 @@ pub mod fuzzing;
 mod secret;
 mod server;
 mod store;
+mod visible;
 
 use std::process::ExitCode;
 

@@ -9,7 +9,7 @@ use flate2::{Compression, GzBuilder};
 use tar::{Builder, Header};
 
 use crate::digest::{self, Inputs};
-use crate::{guests, setup, workspace};
+use crate::{guests, stamp, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {}
@@ -32,7 +32,7 @@ pub fn create() -> Result<PathBuf> {
         inputs.file(name, &workspace::runtimes().join(name))
     })?;
     let digest = inputs.finish();
-    setup::install("the archives of the runtimes", &dir, &digest, || {
+    stamp::install("the archives of the runtimes", &dir, &digest, || {
         for (runtime, name) in &names {
             let archive = dir.join(format!("isola-{runtime}.tar.gz"));
             pack(&workspace::runtimes().join(name), name, &archive)?;

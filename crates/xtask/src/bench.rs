@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{debian, guests, linux, node, process, setup, wheel, workspace};
+use crate::{debian, guests, linux, node, process, rust_calls, setup, wheel, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -88,20 +88,7 @@ fn python() -> Result<()> {
     eprintln!("==> python crates/isola-python/bench/bench.py");
     let mut bench = Command::new(python);
     bench.arg(workspace::root().join("crates/isola-python/bench/bench.py"));
-    bench.env(RUST_CALLS, rust_calls()?);
+    bench.env(rust_calls::VARIABLE, rust_calls::measure()?);
     bench.env("PYTHONPATH", &site).env_remove("ISOLA_RUNTIME_DIR");
     process::run(bench)
-}
-
-/// The environment variable that passes the cost of calls in Rust to the benchmark of
-/// a binding.
-pub const RUST_CALLS: &str = "ISOLA_RUST_CALLS";
-
-/// Measures the calls of the bindings' benchmarks in Rust. The program is one of the
-/// examples, which the builds of the bindings have built.
-pub fn rust_calls() -> Result<String> {
-    let calls = workspace::metadata()?.target_directory.join("release/examples/calls");
-    let mut calls = Command::new(calls);
-    calls.env("ISOLA_RUNTIME_DIR", workspace::runtimes());
-    Ok(process::capture(calls)?.text.trim().to_owned())
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask check`: checks of the source tree, with one row for each check.
 
+mod cycles;
 mod edges;
 mod length;
 mod links;
@@ -42,7 +43,7 @@ enum Outcome {
 pub fn run(args: &Args) -> Result<()> {
     let rows: [(&str, CheckFn); 21] = [
         ("format", Box::new(format)),
-        ("edges", Box::new(|| problems(edges::find()?))),
+        ("edges", Box::new(|| problems([edges::find()?, cycles::find()?].concat()))),
         ("places", Box::new(|| problems(places::find(&files()?)?))),
         ("length", Box::new(|| problems(length::find(&files()?)?))),
         ("links", Box::new(|| problems(links::find(&files()?)?))),

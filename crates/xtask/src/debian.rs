@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::digest::Inputs;
-use crate::{process, progress, setup, workspace};
+use crate::{process, progress, stamp, workspace};
 
 /// Installs a registry and the tools that fill it and create images, for the tests
 /// and the benchmark of images.
@@ -31,7 +31,7 @@ pub fn browser() -> Result<()> {
 pub fn nginx() -> Result<PathBuf> {
     let tools = workspace::tools().join("nginx");
     let digest = Inputs::default().text("nginx", "of this Debian").finish();
-    setup::install("nginx, with which the benchmark compares", &tools, &digest, || {
+    stamp::install("nginx, with which the benchmark compares", &tools, &digest, || {
         let release = release().context("nginx is taken from Debian, and this is not Debian")?;
         unpack("nginx", &release, &tools).map(|_| ())
     })?;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 use crate::digest::Inputs;
-use crate::{debian, process, progress, setup, workspace};
+use crate::{debian, process, progress, stamp, workspace};
 
 /// The oldest version of `runsc` that the engine supports. It is compared as text.
 const MIN_RUNSC_VERSION: &str = "20240729";
@@ -62,7 +62,7 @@ fn is_recent(version: &str) -> bool {
 fn debian_runsc() -> Result<PathBuf> {
     let tools = workspace::tools().join("runsc");
     let digest = Inputs::default().text("runsc", MIN_RUNSC_VERSION).finish();
-    setup::install("runsc, which isolates Linux sandboxes", &tools, &digest, || {
+    stamp::install("runsc, which isolates Linux sandboxes", &tools, &digest, || {
         let Some(name) = debian::release() else {
             bail!(
                 "this is not Debian: install gVisor's runsc {MIN_RUNSC_VERSION} or newer on the \

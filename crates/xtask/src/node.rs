@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::digest::Inputs;
-use crate::{archive, bench, guests, process, progress, setup, workspace};
+use crate::{archive, guests, process, progress, rust_calls, setup, stamp, workspace};
 
 const SOURCE: &str = "crates/isola-node";
 
@@ -93,7 +93,7 @@ pub fn bench(filter: Option<&str>) -> Result<()> {
     let modules = setup::node_competitors()?;
     let mut node = Command::new(setup::node()?.node);
     node.current_dir(&app).args(["--expose-gc", "bench.mjs"]).args(filter);
-    node.env(bench::RUST_CALLS, bench::rust_calls()?);
+    node.env(rust_calls::VARIABLE, rust_calls::measure()?);
     node.env("ISOLA_BENCH_MODULES", modules).env_remove("ISOLA_RUNTIME_DIR");
     process::run(node)
 }
@@ -160,7 +160,7 @@ fn pack_one(package: &Package, profile: Profile) -> Result<PathBuf> {
         inputs = inputs.file(name, path)?;
     }
     let digest = inputs.finish();
-    setup::install(&format!("{}, packed by npm", package.name), &dir, &digest, || {
+    stamp::install(&format!("{}, packed by npm", package.name), &dir, &digest, || {
         let content = dir.join("package");
         copy_dir(&source, &content)?;
         fs::copy(root.join("LICENSE"), content.join("LICENSE"))?;

@@ -14,7 +14,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::digest::Inputs;
-use crate::{debian, process, progress, workspace};
+use crate::{debian, process, progress, stamp, workspace};
 
 const CARGO_DENY_VERSION: &str = "0.20.2";
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
@@ -110,7 +110,7 @@ fn packages(
         .text("python", version)
         .file("packages", &requirements)?
         .finish();
-    install(label, &dir, &digest, || {
+    stamp::install(label, &dir, &digest, || {
         let mut pip = pip(venv);
         pip.args(["--no-deps", "--no-compile", "--target"]).arg(&dir);
         pip.args(["--implementation", "cp", "--python-version", version]);
@@ -145,7 +145,7 @@ pub fn cpython_tests() -> Result<PathBuf> {
     for (package, digest) in CPYTHON_TEST_PACKAGES {
         inputs = inputs.text(package, digest);
     }
-    install("CPython's own tests", &tools, &inputs.finish(), || {
+    stamp::install("CPython's own tests", &tools, &inputs.finish(), || {
         let unpacked = tools.join("unpacked");
         for (package, digest) in CPYTHON_TEST_PACKAGES {
             let path = format!("pool/main/p/python3.14/{package}");
@@ -185,7 +185,7 @@ fn node_packages(node: &Node, label: &str, name: &str, source: &str) -> Result<(
         .file("package-lock.json", &source.join("package-lock.json"))?
         .finish();
     let tools = workspace::tools().join(name);
-    install(label, &tools, &digest, || {
+    stamp::install(label, &tools, &digest, || {
         for name in ["package.json", "package-lock.json"] {
             fs::copy(source.join(name), tools.join(name))
                 .with_context(|| format!("cannot copy {name}"))?;
@@ -229,7 +229,7 @@ fn node_modules(name: &str, source: &str, label: &str, options: &[&str]) -> Resu
         inputs = inputs.file(file, &source.join(file))?;
     }
     let tools = workspace::tools().join(name);
-    install(label, &tools, &inputs.finish(), || {
+    stamp::install(label, &tools, &inputs.finish(), || {
         for file in FILES {
             fs::copy(source.join(file), tools.join(file))
                 .with_context(|| format!("cannot copy {file}"))?;
@@ -332,7 +332,7 @@ fn cargo_tool(name: &str, version: &str, purpose: &str) -> Result<PathBuf> {
     let root = workspace::tools().join(name);
     let digest = Inputs::default().text(name, version).finish();
     let label = format!("{name} {version}, {purpose} (compiles for a few minutes)");
-    install(&label, &root, &digest, || {
+    stamp::install(&label, &root, &digest, || {
         let version = format!("{name}@{version}");
         let mut cargo = process::cargo(&["install", "--locked", &version, "--root"]);
         cargo.arg(&root);
@@ -342,29 +342,6 @@ fn cargo_tool(name: &str, version: &str, purpose: &str) -> Result<PathBuf> {
         process::run_quiet(cargo)
     })?;
     Ok(root.join("bin").join(name))
-}
-
-/// Creates a directory with `create`, unless its stamp shows that it was created from
-/// the same inputs before. The stamp is written last, so that an interrupted
-/// installation is repeated.
-pub fn install(
-    label: &str,
-    dir: &Path,
-    digest: &str,
-    create: impl FnOnce() -> Result<()>,
-) -> Result<()> {
-    let stamp = dir.join(".stamp");
-    if fs::read_to_string(&stamp).is_ok_and(|text| text == digest) {
-        return Ok(());
-    }
-    progress::step(&format!("installing {label}"), || {
-        if dir.exists() {
-            fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
-        }
-        fs::create_dir_all(dir)?;
-        create()?;
-        fs::write(&stamp, digest).with_context(|| format!("cannot write {}", stamp.display()))
-    })
 }
 
 /// A Node.js with npm.
@@ -415,7 +392,7 @@ fn python_environment(name: &str, requirements: &str, label: &str) -> Result<(Pa
         .file("requirements", &requirements)?
         .finish();
     let venv = workspace::tools().join(name);
-    install(label, &venv, &digest, || {
+    stamp::install(label, &venv, &digest, || {
         let mut create = Command::new(&python.program);
         create.args(["-m", "venv"]).arg(&venv);
         process::run_quiet(create)?;

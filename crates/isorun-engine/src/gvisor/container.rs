@@ -21,7 +21,8 @@ use tokio::sync::{RwLock, RwLockWriteGuard, watch};
 use tokio::time::{sleep, timeout};
 
 use super::cgroup::Cgroup;
-use super::network::{Network, OUTSIDE_ADDRESS};
+use super::link::OUTSIDE_ADDRESS;
+use super::network::Network;
 use super::pidfd::Process;
 use super::spec::{self, BundlePaths, Shape};
 use super::stream::{Connections, SandboxStream};

@@ -17,7 +17,12 @@ use tokio::runtime;
 use tokio::task::JoinHandle;
 
 use super::launcher::Launcher;
-use super::network::{INSIDE_ADDRESS, OUTSIDE_ADDRESS};
+
+/// The address of the agent, in every sandbox. It is from a range for translators
+/// between a network and a host (RFC 7335), so that it is no other server's.
+pub const INSIDE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 2);
+/// The only address from which the agent accepts connections.
+pub const OUTSIDE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 1);
 
 const INSIDE_NAME: &str = "inside";
 const OUTSIDE_NAME: &str = "outside";

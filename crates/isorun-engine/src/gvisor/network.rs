@@ -27,16 +27,10 @@ use tokio::task::JoinHandle;
 
 use super::Inner;
 use super::launcher::{self, Launcher};
-use super::link;
+use super::link::{self, INSIDE_ADDRESS};
 use crate::engine::{Error, Result, SandboxId};
 use isorun_egress::Plan;
 use isorun_egress::egress::{EgressProxy, QuiesceGuard, Sockets};
-
-/// The address of the agent, in every sandbox. It is from a range for translators
-/// between a network and a host (RFC 7335), so that it is no other server's.
-pub const INSIDE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 2);
-/// The only address from which the agent accepts connections.
-pub const OUTSIDE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 1);
 
 /// The port on which the proxy listens. Connections to the agent's address never
 /// come from this port.

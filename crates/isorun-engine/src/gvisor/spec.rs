@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::cgroup::CPU_SHARES;
-use super::network::{INSIDE_ADDRESS, OUTSIDE_ADDRESS};
+use super::link::{INSIDE_ADDRESS, OUTSIDE_ADDRESS};
 use crate::engine::{Root, SandboxSpec};
 
 /// The memory that the processes of runsc may use on top of the guest's memory, in

@@ -6,8 +6,7 @@ use futures_util::{StreamExt, TryStreamExt, pin_mut};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio_util::io::StreamReader;
 
-use super::table;
-use crate::{client::Client, failure::Failure};
+use crate::{client::Client, failure::Failure, visible::visible};
 use isorun_api::AuditEntry;
 use isorun_api::RunId;
 
@@ -40,7 +39,7 @@ pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
             Failure::Other(anyhow::anyhow!("the server sent an invalid log entry: {error}"))
         })?;
         let AuditEntry { seq, ts, event, data, .. } = entry;
-        let data = table::visible(data.get());
+        let data = visible(data.get());
         writeln!(stdout, "{seq:>4}  {ts}  {event:<18}  {data}").map_err(Failure::output)?;
     }
     Ok(ExitCode::SUCCESS)

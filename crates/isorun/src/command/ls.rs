@@ -3,7 +3,7 @@
 use std::{io::Write, process::ExitCode};
 
 use super::table;
-use crate::{client::Client, failure::Failure};
+use crate::{client::Client, failure::Failure, visible::visible};
 use isorun_api::RunId;
 
 #[derive(clap::Args)]
@@ -30,7 +30,7 @@ pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
         .entries
         .iter()
         // A name may contain any character but a slash, and each line is one name.
-        .map(|name| table::visible(name) + "\n")
+        .map(|name| visible(name) + "\n")
         .collect();
     std::io::stdout().write_all(text.as_bytes()).map_err(Failure::output)?;
     Ok(ExitCode::SUCCESS)

@@ -4,7 +4,7 @@ use std::{io::Write, process::ExitCode};
 
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::{failure::Failure, visible::visible};
 
 /// Prints rows below a heading, with aligned columns.
 pub fn print<const COLUMNS: usize>(
@@ -42,21 +42,6 @@ pub fn line(text: &str) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Escapes control characters and those that change the direction of text: names, commands
-/// and messages of a sandbox may contain any character.
-pub fn visible(text: &str) -> String {
-    let is_directional = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() || is_directional(c) {
-            shown.extend(c.escape_default());
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
-}
-
 /// Formats a number of bytes.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -81,19 +66,6 @@ pub fn duration(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_is_an_order_to_a_terminal() {
-        for (text, shown) in [
-            ("plain \u{e9} \u{1f600}", "plain \u{e9} \u{1f600}"),
-            ("\x1b[31mred\x07", "\\u{1b}[31mred\\u{7}"),
-            ("a\nb\tc\rd", "a\\nb\\tc\\rd"),
-            ("\u{9b}2J\x7f", "\\u{9b}2J\\u{7f}"),
-            ("txt.\u{202e}exe", "txt.\\u{202e}exe"),
-        ] {
-            assert_eq!(visible(text), shown);
-        }
-    }
 
     #[test]
     fn values_for_people() {

@@ -172,7 +172,7 @@ fn passwords_come_from_where_nobody_sees_them() {
     let args = ["pull", "-q", "--platform", "linux/amd64", &name];
     let error_output = machine.error_output(&args, 2);
     assert!(
-        error_output.contains("refuses access") && error_output.contains("--user"),
+        error_output.contains("denies access") && error_output.contains("--user"),
         "{error_output}"
     );
     let error_output = machine.error_output(&[&args[..], &["--user", USER]].concat(), 2);

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::digest::Inputs;
-use crate::{process, setup, workspace};
+use crate::{process, stamp, workspace};
 
 const SOURCE: &str = include_str!("build_shim.c");
 
@@ -19,7 +19,7 @@ pub fn library() -> Result<Option<PathBuf>> {
     }
     let dir = workspace::tools().join("build-shim");
     let library = dir.join("build_shim.so");
-    let installed = setup::install(
+    let installed = stamp::install(
         "the deterministic build shim (crates/xtask/src/guests/build_shim.c)",
         &dir,
         &digest(),

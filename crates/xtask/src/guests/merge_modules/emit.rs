@@ -12,8 +12,10 @@ use wasmparser::CanonicalFunction;
 
 use super::component::{Definition, Instance, Item};
 use super::group::{Entity, Group, operands};
-use super::merge::IMPORT_MODULE;
 use super::module::Kind;
+
+/// The module name of all imports of the merged module.
+pub const IMPORT_MODULE: &str = "outside";
 
 /// The written component.
 pub struct Emitted<'a> {

@@ -11,13 +11,10 @@ use wasm_encoder::{
 use wasmparser::{DataKind, ElementItems, ElementKind, FuncType, Operator, TableInit};
 
 use super::component::Definition;
-use super::emit::Export;
+use super::emit::{Export, IMPORT_MODULE};
 use super::group::{Entity, Group};
 use super::guard::{Changes, Patches};
 use super::module::{FunctionPatch, Kind};
-
-/// The module name of all imports of the merged module.
-pub const IMPORT_MODULE: &str = "outside";
 
 /// Merges the modules of a group. The names of the imports are their numbers.
 pub fn merge(
