@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    host::HostError,
+    error::HostError,
     http::{Body, MAX_HEADER_FIELDS, Method, Request, Response},
 };
 

@@ -1,4 +1,5 @@
-//! The errors of the crate, by cause: the guest, the caller, or isola and the machine.
+//! The errors of the crate, by cause: the guest, the caller, or isola and the machine;
+//! and the error that the embedder's [`Host`](crate::Host) returns.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -273,6 +274,40 @@ impl fmt::Display for Closed {
         }
     }
 }
+
+/// An error of the host. The guest receives its message and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostError {
+    message: String,
+}
+
+impl HostError {
+    /// Creates an error with a message for the guest.
+    ///
+    /// There is deliberately no conversion from other errors: their messages may
+    /// contain paths and addresses of the host.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into() }
+    }
+
+    /// Returns the message that the guest receives.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub(crate) fn http_disabled() -> Self {
+        Self::new("HTTP is disabled for this sandbox")
+    }
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for HostError {}
 
 /// An error inside isola or of the machine.
 #[derive(Debug)]

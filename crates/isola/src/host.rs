@@ -5,6 +5,7 @@ use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::Arc};
 use async_trait::async_trait;
 
 use crate::{
+    error::HostError,
     http::{Request, Response, head::quoted},
     value::Value,
 };
@@ -38,40 +39,6 @@ pub trait Host: Send + Sync + 'static {
 pub struct DenyAll;
 
 impl Host for DenyAll {}
-
-/// An error of the host. The guest receives its message and nothing else.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostError {
-    message: String,
-}
-
-impl HostError {
-    /// Creates an error with a message for the guest.
-    ///
-    /// There is deliberately no conversion from other errors: their messages may
-    /// contain paths and addresses of the host.
-    pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into() }
-    }
-
-    /// Returns the message that the guest receives.
-    #[must_use]
-    pub fn message(&self) -> &str {
-        &self.message
-    }
-
-    pub(crate) fn http_disabled() -> Self {
-        Self::new("HTTP is disabled for this sandbox")
-    }
-}
-
-impl fmt::Display for HostError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for HostError {}
 
 /// A [`Host`] whose methods are closures.
 ///

@@ -9,7 +9,7 @@ use http_body_util::{
     BodyExt as _, BodyStream, Empty, Full, StreamBody, combinators::UnsyncBoxBody,
 };
 
-use crate::host::HostError;
+use crate::error::HostError;
 
 mod channel;
 mod fields;

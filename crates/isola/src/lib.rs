@@ -80,9 +80,9 @@ pub use cache::{CacheEntry, clear_cache, default_cache_dir, list_cache};
 pub use call::{Answer, Call, EventStream};
 #[cfg(feature = "client")]
 pub use client::HttpClient;
-pub use error::{Closed, Error, GuestException, Internal, Limit, LimitExceeded};
+pub use error::{Closed, Error, GuestException, HostError, Internal, Limit, LimitExceeded};
 pub use event::{Event, Level, LogRecord};
-pub use host::{DenyAll, Handlers, Host, HostError};
+pub use host::{DenyAll, Handlers, Host};
 pub use limits::Limits;
 pub use mount::{Mount, Permission};
 pub use quick::PollOutcome;

@@ -12,7 +12,8 @@ use async_trait::async_trait;
 
 use crate::{
     args,
-    host::{DenyAll, Host, HostError},
+    error::HostError,
+    host::{DenyAll, Host},
     http::{Request, Response},
     runtime::Runtime,
     snapshot::state::GuestState,

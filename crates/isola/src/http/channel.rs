@@ -5,7 +5,7 @@ use futures_util::stream;
 use tokio::sync::mpsc;
 
 use super::Body;
-use crate::host::HostError;
+use crate::error::HostError;
 
 /// The sender of the bytes of a body that [`Body::channel`] created.
 ///

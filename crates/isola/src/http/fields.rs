@@ -3,7 +3,7 @@
 use http::HeaderMap;
 
 use super::head;
-use crate::host::HostError;
+use crate::error::HostError;
 
 /// Returns the header fields as pairs. Repeated fields are not joined, and values
 /// are decoded as Latin-1.

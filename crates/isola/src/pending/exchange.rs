@@ -8,7 +8,8 @@ use tokio::sync::Notify;
 
 use crate::{
     contract::{self, Outcome, RequestBody},
-    host::{Host, HostError},
+    error::HostError,
+    host::Host,
     http::{Body, Request, Response, head},
 };
 

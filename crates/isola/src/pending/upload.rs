@@ -10,7 +10,7 @@ use futures_util::Stream;
 use tokio::sync::mpsc::{Receiver, Sender, channel as bounded, error::TrySendError};
 
 use super::CompletionSender;
-use crate::{contract::Outcome, host::HostError, http::Body};
+use crate::{contract::Outcome, error::HostError, http::Body};
 
 /// The largest number of pieces whose outcome the guest has not fetched, also if
 /// the host no longer reads the body.
