@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use wasmtime::{Engine, component::Component};
 
-use crate::{error::Error, regular, runtime::user_cache_dir, snapshot::instrument, trust};
+use crate::{error::Error, instrument, regular, runtime::user_cache_dir, trust};
 
 /// The version of the cache layout.
 const FORMAT_VERSION: &str = "2";

@@ -1,4 +1,5 @@
-//! The host's state for one guest: the data of its wasmtime store.
+//! The host's state for one guest, the data of its wasmtime store; and the functions
+//! that the guest calls.
 
 use std::sync::Arc;
 
@@ -17,8 +18,11 @@ use crate::{
     memory::MemoryMeter,
     output::Output,
     pending::Pending,
-    snapshot::state::Transfer,
+    state::Transfer,
 };
+
+pub(crate) mod accessor;
+mod imports;
 
 /// The data of a guest's wasmtime store.
 pub(crate) struct Guest {

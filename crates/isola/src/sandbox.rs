@@ -31,16 +31,14 @@ use crate::{
     engine::{HeartbeatGuard, engine},
     error::{Closed, Error, Limit, LimitExceeded},
     files::MountedFiles,
-    guest::Guest,
+    guest::{Guest, accessor::Accessor},
     host::{DenyAll, Host},
     limits::Limits,
     mount::Mount,
     output::{Output, Stdio},
     runtime::Runtime,
-    snapshot::{
-        Settings, Snapshot,
-        state::{Accessor, GuestState},
-    },
+    snapshot::{Settings, Snapshot},
+    state::GuestState,
     template::{Template, validate_env},
 };
 

@@ -10,8 +10,8 @@
 //!
 //! The state of an idle guest is its linear memory and a few globals: it holds
 //! no handle of the host and has no frame on a stack. `instrument` exports both
-//! from the component, `state` saves and restores them, `image` stores the
-//! memory, `map` is the unsafe part.
+//! from the component, `guest::accessor` saves and restores them, `state` holds
+//! them, `file` writes them to disk.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
@@ -21,19 +21,14 @@ use crate::{
     mount::Mount,
     runtime::Runtime,
     sandbox::{Sandbox, SandboxBuilder},
+    state::GuestState,
     template::Template,
 };
 
 mod file;
 mod format;
-pub(crate) mod image;
-pub(crate) mod in_use;
-pub(crate) mod instrument;
-mod map;
-pub(crate) mod state;
 
 pub use self::file::{SnapshotInfo, default_snapshot_dir, list_snapshots};
-use self::state::GuestState;
 
 /// The state of a running interpreter at one moment: its imports, globals, caches
 /// and suspended generators.

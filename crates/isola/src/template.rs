@@ -15,17 +15,16 @@ use crate::{
     contract::{self, SandboxIndices},
     engine::engine,
     error::Error,
-    guest::Guest,
+    guest::{
+        Guest,
+        accessor::{self, Accessor},
+    },
     limits::Limits,
     mount::Mount,
     runtime::Runtime,
     sandbox::SandboxBuilder,
-    snapshot::{
-        Snapshot,
-        image::Image,
-        in_use::SharedStates,
-        state::{self, Accessor, GuestState},
-    },
+    snapshot::Snapshot,
+    state::{GuestState, image::Image, in_use::SharedStates},
     warm, wasi,
 };
 
@@ -272,7 +271,7 @@ impl TemplateBuilder {
                     |guest| guest,
                 )
             })
-            .and_then(|()| state::link(&mut linker))
+            .and_then(|()| accessor::link(&mut linker))
             .map_err(|error| Error::internal("linking the host's functions", error))?;
         let linked = linker
             .instantiate_pre(&loaded.component)

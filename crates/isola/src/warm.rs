@@ -16,7 +16,7 @@ use crate::{
     host::{DenyAll, Host},
     http::{Request, Response},
     runtime::Runtime,
-    snapshot::state::GuestState,
+    state::GuestState,
     template::Template,
     value::Value,
 };

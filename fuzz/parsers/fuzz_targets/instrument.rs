@@ -13,11 +13,11 @@ use wasm_encoder::{
     ValType,
 };
 
-#[path = "../../../crates/isola/src/snapshot/instrument/accessor.rs"]
+#[path = "../../../crates/isola/src/instrument/accessor.rs"]
 mod accessor;
-#[path = "../../../crates/isola/src/snapshot/instrument/parse.rs"]
+#[path = "../../../crates/isola/src/instrument/parse.rs"]
 mod parse;
-#[path = "../../../crates/isola/src/snapshot/instrument/rewrite.rs"]
+#[path = "../../../crates/isola/src/instrument/rewrite.rs"]
 mod rewrite;
 
 /// A component that can be instrumented.

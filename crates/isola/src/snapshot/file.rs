@@ -12,16 +12,16 @@ use std::{
     time::SystemTime,
 };
 
-use super::{
-    format::{self, Header, HeaderFields, MAGIC, PAGE_BYTES, Pages},
-    image::{CHUNK_BYTES, Image, ImageWriter, is_zero},
-    state::GuestState,
-};
+use super::format::{self, Header, HeaderFields, MAGIC, PAGE_BYTES, Pages};
 use crate::{
     cache::{self, Identity},
     engine::engine,
     error::Error,
     regular,
+    state::{
+        GuestState,
+        image::{CHUNK_BYTES, Image, ImageWriter, is_zero},
+    },
     template::Template,
 };
 

@@ -37,7 +37,7 @@ const MAX_CREATED_SECS: u64 = 253_402_300_799;
 /// a number of bytes. The writer uses less.
 const MAX_WINDOW_LOG: u32 = 24;
 
-/// The granularity at which zero memory is omitted, in bytes.
+/// The granularity at which a file differs from a newly created guest, in bytes.
 pub(crate) const PAGE_BYTES: usize = 4096;
 
 /// The granularity at which a guest's memory grows, in bytes.

@@ -1,4 +1,5 @@
-//! Saves the state of an idle guest and loads it into another.
+//! Saves the state of an idle guest and loads it into another, through the functions
+//! that `instrument` added to its component.
 
 use std::sync::{Arc, OnceLock, atomic::AtomicBool};
 
@@ -13,49 +14,17 @@ use wasmtime_wasi::{
     },
 };
 
-use super::{
-    image::{Image, ImageWriter},
-    instrument,
-    map::{self, PageRange},
-};
+use super::Guest;
 use crate::{
     error::Error,
     files::{Handle, VirtualDir},
-    guest::Guest,
+    instrument,
+    state::{
+        GuestState, Transfer,
+        image::ImageWriter,
+        map::{self, PageRange},
+    },
 };
-
-/// The state of a guest.
-pub(crate) struct GuestState {
-    pub(crate) image: Image,
-    /// The bits of each global, in the accessor's order.
-    pub(crate) globals: Vec<u64>,
-    /// The time of the guest's monotonic clock, from which it continues.
-    pub(crate) monotonic: u64,
-    /// `true` if the guest has loaded the helper of `evaluate`.
-    pub(crate) evaluates: bool,
-    /// The pages that guests write soon after they continue from this state.
-    pub(crate) hot_pages: OnceLock<Vec<PageRange>>,
-    /// `true` if a guest has already continued from this state.
-    pub(crate) resumed: AtomicBool,
-    /// `true` if other sandboxes can share it, as long as one holds it.
-    pub(crate) shared: bool,
-}
-
-/// The current use of a guest's accessor.
-#[derive(Default)]
-pub(crate) enum Transfer {
-    /// No call is in progress.
-    #[default]
-    Idle,
-    /// The state of the guest is saved.
-    Saving { globals: Vec<u64>, image: Option<Image> },
-    /// A state is loaded into the guest.
-    Loading(Arc<GuestState>),
-    /// The pages that the guest has written are recorded.
-    Tracing(Vec<PageRange>),
-    /// The pages that the guest is expected to write are copied.
-    Populating(Arc<GuestState>),
-}
 
 /// The functions that instrumentation added to a component.
 #[derive(Clone)]

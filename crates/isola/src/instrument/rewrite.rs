@@ -2,7 +2,7 @@
 //! depend on the rest of the crate: the fuzzer compiles them alone.
 //!
 //! The names below are contained in the compiled components of the cache. If one
-//! changes, so must `cache::FORMAT`.
+//! changes, so must `cache::FORMAT_VERSION`.
 
 use std::ops::Range;
 

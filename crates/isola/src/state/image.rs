@@ -6,7 +6,8 @@ use std::{
     sync::OnceLock,
 };
 
-use super::format::PAGE_BYTES;
+/// The granularity at which zero memory is omitted, in bytes.
+const PAGE_BYTES: usize = 4096;
 
 /// The size of one read, in bytes.
 pub(crate) const CHUNK_BYTES: usize = 1 << 20;

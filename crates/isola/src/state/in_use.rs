@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::state::GuestState;
+use super::GuestState;
 use crate::cache::Identity;
 
 /// The largest number of shared states. Each keeps a file descriptor open as long

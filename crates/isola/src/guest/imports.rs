@@ -1,0 +1,95 @@
+//! The functions of `wit/isola.wit` that a guest imports.
+
+use std::time::Duration;
+
+use wasmtime::Result;
+
+use super::Guest;
+use crate::{
+    contract::{self, Completion, Request},
+    event::{Event, Level, LogRecord},
+    value::Value,
+};
+
+impl contract::Host for Guest {
+    async fn emit(&mut self, value: String) -> Result<()> {
+        let size = value.len();
+        self.check_value(size)?;
+        // The text comes from untrusted code, so it is validated here.
+        let value = Value::from_json(value)?;
+        self.output.write(Event::Result(value), size).await
+    }
+
+    async fn stdout(&mut self, text: String) -> Result<()> {
+        let size = text.len();
+        self.output.write(Event::Stdout(text), size).await
+    }
+
+    async fn stderr(&mut self, text: String) -> Result<()> {
+        let size = text.len();
+        self.output.write(Event::Stderr(text), size).await
+    }
+
+    async fn log(&mut self, level: contract::Level, message: String) -> Result<()> {
+        let size = message.len();
+        let level = match level {
+            contract::Level::Debug => Level::Debug,
+            contract::Level::Info => Level::Info,
+            contract::Level::Warning => Level::Warning,
+            contract::Level::Error => Level::Error,
+        };
+        self.output.write(Event::Log(LogRecord::new(level, message)), size).await
+    }
+
+    fn hostcall(&mut self, id: u64, name: String, payload: String) -> Result<Result<(), String>> {
+        self.check_value(payload.len())?;
+        let payload = Value::from_json(payload)?;
+        Ok(self.pending.hostcall(id, name, payload))
+    }
+
+    fn fetch(&mut self, id: u64, request: Request) -> Result<Result<(), String>> {
+        Ok(self.pending.fetch(id, request))
+    }
+
+    fn write(&mut self, id: u64, piece: Vec<u8>) -> Result<Result<(), String>> {
+        Ok(self.pending.write(id, piece))
+    }
+
+    fn finish(&mut self, id: u64) -> Result<Result<(), String>> {
+        Ok(self.pending.finish(id))
+    }
+
+    fn read(&mut self, id: u64) -> Result<Result<(), String>> {
+        Ok(self.pending.read(id))
+    }
+
+    fn abandon(&mut self, id: u64) -> Result<()> {
+        self.pending.abandon(id);
+        Ok(())
+    }
+
+    fn completions(&mut self) -> Result<Vec<Completion>> {
+        Ok(self.pending.take())
+    }
+
+    async fn wait(&mut self, timeout: Option<u64>) -> Result<Vec<Completion>> {
+        let completion = self.pending.wait_for_completion();
+        match timeout {
+            Some(nanos) => {
+                let _ = tokio::time::timeout(Duration::from_nanos(nanos), completion).await;
+            }
+            None if self.pending.is_idle() => {}
+            None => completion.await,
+        }
+        Ok(self.pending.take())
+    }
+
+    fn wake_next_timer(&mut self) -> Result<()> {
+        self.wake_next_timer = true;
+        Ok(())
+    }
+
+    fn cpu_time(&mut self) -> Result<u64> {
+        Ok(u64::try_from(self.cpu.total().as_nanos()).unwrap_or(u64::MAX))
+    }
+}

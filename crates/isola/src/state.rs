@@ -1,0 +1,45 @@
+//! The state of an idle guest: its memory and a few globals.
+//!
+//! `image` stores the memory, `map` maps it over that of another guest, which is the
+//! unsafe part.
+
+use std::sync::{Arc, OnceLock, atomic::AtomicBool};
+
+use self::{image::Image, map::PageRange};
+
+pub(crate) mod image;
+pub(crate) mod in_use;
+pub(crate) mod map;
+
+/// The state of a guest.
+pub(crate) struct GuestState {
+    pub(crate) image: Image,
+    /// The bits of each global, in the accessor's order.
+    pub(crate) globals: Vec<u64>,
+    /// The time of the guest's monotonic clock, from which it continues.
+    pub(crate) monotonic: u64,
+    /// `true` if the guest has loaded the helper of `evaluate`.
+    pub(crate) evaluates: bool,
+    /// The pages that guests write soon after they continue from this state.
+    pub(crate) hot_pages: OnceLock<Vec<PageRange>>,
+    /// `true` if a guest has already continued from this state.
+    pub(crate) resumed: AtomicBool,
+    /// `true` if other sandboxes can share it, as long as one holds it.
+    pub(crate) shared: bool,
+}
+
+/// The current use of a guest's accessor.
+#[derive(Default)]
+pub(crate) enum Transfer {
+    /// No call is in progress.
+    #[default]
+    Idle,
+    /// The state of the guest is saved.
+    Saving { globals: Vec<u64>, image: Option<Image> },
+    /// A state is loaded into the guest.
+    Loading(Arc<GuestState>),
+    /// The pages that the guest has written are recorded.
+    Tracing(Vec<PageRange>),
+    /// The pages that the guest is expected to write are copied.
+    Populating(Arc<GuestState>),
+}
