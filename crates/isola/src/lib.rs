@@ -45,7 +45,6 @@
 
 mod args;
 mod cache;
-mod call;
 #[cfg(feature = "client")]
 mod client;
 mod clock;
@@ -79,7 +78,6 @@ mod wasi;
 
 pub use args::Args;
 pub use cache::{CacheEntry, clear_cache, default_cache_dir, list_cache};
-pub use call::{Answer, Call, EventStream};
 #[cfg(feature = "client")]
 pub use client::HttpClient;
 pub use error::{Closed, Error, GuestException, HostError, Internal, Limit, LimitExceeded};
@@ -89,7 +87,7 @@ pub use limits::Limits;
 pub use mount::{Mount, Permission};
 pub use quick::PollOutcome;
 pub use runtime::{Runtime, RuntimeSource};
-pub use sandbox::{Sandbox, SandboxBuilder};
+pub use sandbox::{Answer, Call, EventStream, Sandbox, SandboxBuilder};
 pub use snapshot::{Snapshot, SnapshotInfo, default_snapshot_dir, list_snapshots};
 pub use template::{Template, TemplateBuilder};
 pub use trust::private_dir;

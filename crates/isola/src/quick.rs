@@ -9,8 +9,8 @@ use std::{
 use futures_util::FutureExt as _;
 
 use crate::{
-    call::{Answer, Call},
     error::Error,
+    sandbox::{Answer, Call},
     value::Value,
 };
 

@@ -1,4 +1,8 @@
 //! Templates: a compiled interpreter and the default options of its sandboxes.
+//!
+//! The methods of a template that create sandboxes are in the modules that know
+//! them: `sandbox` in `sandbox/builder.rs`, `load_snapshot` in `snapshot.rs`, `build`
+//! in `warm.rs`.
 
 use std::{
     collections::BTreeMap,
@@ -22,10 +26,8 @@ use crate::{
     limits::Limits,
     mount::Mount,
     runtime::Runtime,
-    sandbox::SandboxBuilder,
-    snapshot::Snapshot,
     state::{GuestState, image::Image, in_use::SharedStates},
-    warm, wasi,
+    wasi,
 };
 
 /// A compiled interpreter, from which sandboxes are created in milliseconds.
@@ -68,6 +70,20 @@ pub(crate) struct Defaults {
     pub(crate) env: BTreeMap<String, String>,
 }
 
+impl Defaults {
+    pub(crate) fn settings(&self) -> Settings {
+        Settings { limits: self.limits.clone(), mounts: self.mounts.clone(), env: self.env.clone() }
+    }
+}
+
+/// The options of a sandbox.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) limits: Limits,
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) env: BTreeMap<String, String>,
+}
+
 impl Template {
     /// Returns a builder of a template.
     pub fn builder(runtime: Runtime) -> TemplateBuilder {
@@ -80,11 +96,6 @@ impl Template {
         }
     }
 
-    /// Returns a builder of a sandbox.
-    pub fn sandbox(&self) -> SandboxBuilder {
-        SandboxBuilder::new(self.clone())
-    }
-
     /// Returns the runtime.
     #[must_use]
     pub fn runtime(&self) -> Runtime {
@@ -93,36 +104,6 @@ impl Template {
 
     pub(crate) fn component(&self) -> &LinkedComponent {
         &self.0.component
-    }
-
-    /// Reads a snapshot that [`Snapshot::save`] wrote, on this machine or another.
-    /// A file is not read again as long as a snapshot or a sandbox that was created
-    /// from it exists and the file is unchanged: all of them share its memory.
-    /// This applies to 64 files at a time.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::SnapshotRefused`] if the snapshot is not compatible: a different
-    /// runtime or build of it, a different version or configuration of isola,
-    /// different CPU features, more memory than this template allows, or damage.
-    /// The message contains the reason.
-    pub fn load_snapshot<P: Into<PathBuf>>(
-        &self,
-        path: P,
-    ) -> impl Future<Output = Result<Snapshot, Error>> + Send + use<P> {
-        let (this, path) = (self.clone(), path.into());
-        async move { Snapshot::load(&this, path).await }
-    }
-
-    /// Returns the memory of a guest before any code has run. Snapshots on disk
-    /// contain the differences from it.
-    pub(crate) async fn fresh(&self) -> Result<Arc<Image>, Error> {
-        let create = async || {
-            let sandbox = self.sandbox().instantiate(None).await?;
-            let state = sandbox.shared().lease(true)?.copy_state().await?;
-            Ok::<_, Error>(Arc::new(state.image))
-        };
-        self.0.component.fresh.get_or_try_init(create).await.cloned()
     }
 
     /// Returns the state of a guest in which the prelude has run, for sandboxes with
@@ -135,6 +116,11 @@ impl Template {
         let defaults = &self.0.defaults;
         let same = *env == defaults.env && *mounts == *defaults.mounts;
         self.0.warm.get().filter(|_| same)
+    }
+
+    /// Sets the state that [`warm`](Self::warm) returns.
+    pub(crate) fn set_warm(&self, state: Arc<GuestState>) {
+        let _ = self.0.warm.set(state);
     }
 
     pub(crate) fn defaults(&self) -> &Defaults {
@@ -227,23 +213,9 @@ impl TemplateBuilder {
         self
     }
 
-    /// Finds the runtime, compiles it if necessary, and loads it.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidArgument`] for an invalid option or a runtime that cannot be
-    /// found, [`Error::Internal`] for an error of the cache.
-    pub async fn build(self) -> Result<Template, Error> {
-        let template = tokio::task::spawn_blocking(move || self.build_blocking())
-            .await
-            .map_err(|error| Error::internal("building the template", error))??;
-        if let Some(state) = warm::prepare(&template).await {
-            let _ = template.0.warm.set(state);
-        }
-        Ok(template)
-    }
-
-    fn build_blocking(self) -> Result<Template, Error> {
+    /// Finds the runtime, compiles it if necessary, and loads it, without running the
+    /// prelude.
+    pub(crate) fn build_blocking(self) -> Result<Template, Error> {
         for mount in &self.defaults.mounts {
             mount.validate()?;
         }

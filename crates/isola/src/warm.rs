@@ -1,4 +1,4 @@
-//! The prelude of a template, which is run once for all sandboxes.
+//! The build of a template, and its prelude, which is run once for all sandboxes.
 
 use std::{
     sync::{
@@ -12,21 +12,39 @@ use async_trait::async_trait;
 
 use crate::{
     args,
-    error::HostError,
+    error::{Error, HostError},
     host::{DenyAll, Host},
     http::{Request, Response},
     runtime::Runtime,
     state::GuestState,
-    template::Template,
+    template::{Template, TemplateBuilder},
     value::Value,
 };
+
+impl TemplateBuilder {
+    /// Finds the runtime, compiles it if necessary, and loads it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] for an invalid option or a runtime that cannot be
+    /// found, [`Error::Internal`] for an error of the cache.
+    pub async fn build(self) -> Result<Template, Error> {
+        let template = tokio::task::spawn_blocking(move || self.build_blocking())
+            .await
+            .map_err(|error| Error::internal("building the template", error))??;
+        if let Some(state) = prepare(&template).await {
+            template.set_warm(state);
+        }
+        Ok(template)
+    }
+}
 
 /// Returns the state of a guest of this template in which the prelude has run.
 ///
 /// Returns `None` if there is no prelude, or if it cannot be shared: hostcalls
 /// and output belong to a sandbox and its caller, and an exception is reported to
 /// the caller that starts a sandbox.
-pub(crate) async fn prepare(template: &Template) -> Option<Arc<GuestState>> {
+async fn prepare(template: &Template) -> Option<Arc<GuestState>> {
     template.defaults().prelude.as_ref()?;
     template.component().accessor.as_ref()?;
     let recording = Arc::new(RecordingHost::default());

@@ -11,6 +11,10 @@ use std::{
 use futures_util::Stream;
 use wasmtime::{Trap, component::ResourceTableError};
 
+use super::{
+    instance::GuestInstance,
+    lease::{Lease, SandboxShared},
+};
 use crate::{
     args::{Args, Argument},
     contract::{self, Failure, FailureKind},
@@ -20,7 +24,6 @@ use crate::{
     evaluate,
     event::Event,
     output::Output,
-    sandbox::{GuestInstance, Lease, SandboxShared},
     value::Value,
 };
 
@@ -229,7 +232,7 @@ async fn perform(
         };
         tokio::select! {
             biased;
-            why = shared.wait_closed() => CallOutcome::Fatal(Error::Closed(why)),
+            why = shared.lifecycle.wait_closed() => CallOutcome::Fatal(Error::Closed(why)),
             outcome = limited => outcome,
         }
     };

@@ -1,0 +1,91 @@
+//! The instance of a guest, and its instantiation.
+
+use std::sync::Arc;
+
+use wasmtime::{Store, UpdateDeadline, component::Instance};
+
+use crate::{
+    contract,
+    cpu::metered,
+    engine::{HeartbeatGuard, engine},
+    error::{Error, LimitExceeded},
+    guest::{Guest, accessor::Accessor},
+    state::GuestState,
+    template::LinkedComponent,
+};
+
+/// The instance of a guest.
+pub(crate) struct GuestInstance {
+    pub(crate) store: Store<Guest>,
+    pub(crate) instance: Instance,
+    pub(crate) exports: contract::Sandbox,
+    /// `true` if the helper of `evaluate` is loaded.
+    pub(crate) evaluates: bool,
+    /// The state that it continues from, until it is started.
+    pub(crate) resume_from: Option<(Accessor, Arc<GuestState>)>,
+    /// The same state, kept until the guest is dropped if other sandboxes can share it.
+    _shared_state: Option<Arc<GuestState>>,
+}
+
+impl GuestInstance {
+    /// Instantiates a component and loads a state into it, without running code of
+    /// the guest.
+    pub(super) async fn new(
+        component: &LinkedComponent,
+        guest: Guest,
+        state: Option<Arc<GuestState>>,
+    ) -> Result<Self, Error> {
+        let engine = engine()?;
+        let (limits, cpu) = (Arc::clone(&guest.limits), Arc::clone(&guest.cpu));
+        let mut store = Store::new(engine, guest);
+        store.limiter(|guest| &mut guest.memory);
+        store.set_hostcall_fuel(limits.max_message());
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|store| {
+            if let Some(exceeded) = store.data().cpu.exceeded() {
+                return Err(exceeded.into());
+            }
+            // Lets other tasks of this thread run, and a close or the wall time limit
+            // take effect.
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+        });
+
+        let _heartbeat = HeartbeatGuard::acquire(engine)?;
+        cpu.reset(limits.cpu_timeout);
+        let instance = metered(&cpu, component.pre.instantiate_async(&mut store)).await;
+        let refused = store.data_mut().memory.take_refused();
+        let instance = instance.map_err(|error| {
+            if let Some(exceeded) = error.downcast_ref::<LimitExceeded>() {
+                Error::Limit(exceeded.clone())
+            } else if refused {
+                Error::InvalidArgument(format!(
+                    "max_memory of {} bytes is less than the interpreter itself needs",
+                    limits.max_memory
+                ))
+            } else {
+                Error::internal("cannot instantiate the interpreter", error)
+            }
+        })?;
+        let exports = component
+            .exports
+            .load(&mut store, &instance)
+            .map_err(|error| Error::internal("cannot load the interpreter's exports", error))?;
+        let evaluates = state.as_ref().is_some_and(|state| state.evaluates);
+        let shared_state = state.clone().filter(|state| state.shared);
+        let mut resume_from = None;
+        if let (Some(state), Some(accessor)) = (state, &component.accessor) {
+            let size = state.image.len();
+            resume_from = Some((accessor.clone(), Arc::clone(&state)));
+            let loaded = metered(&cpu, accessor.load(&mut store, instance, state)).await;
+            store.data_mut().memory.take_refused();
+            if !loaded.map_err(|error| Error::internal("cannot restore the state", error))? {
+                return Err(Error::InvalidArgument(format!(
+                    "max_memory of {} bytes is less than the {size} bytes of memory that the \
+                     interpreter already has",
+                    limits.max_memory
+                )));
+            }
+        }
+        Ok(Self { store, instance, exports, evaluates, resume_from, _shared_state: shared_state })
+    }
+}
