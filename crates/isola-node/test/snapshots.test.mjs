@@ -92,7 +92,7 @@ test('what does not fit is refused', async (t) => {
     assert.equal(error.code, 'snapshot_refused');
     return /for the runtime js/.test(error.message);
   });
-  await assert.rejects(python.restore(snapshot), /of js/);
+  await assert.rejects(python.restore(snapshot), /of the runtime js/);
   const bytes = await readFile(path);
   bytes[bytes.length >> 1] ^= 1;
   await writeFile(path, bytes);
