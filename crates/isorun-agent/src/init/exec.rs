@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use isorun_agent::codec::{CHUNK_BYTES, CodecError, Frame, FrameReader, FrameWriter};
+use isorun_agent::codec::{CHUNK_BYTES, CodecError, Frame};
 use isorun_agent::protocol::{Exec, Failure, FailureKind, STDIN_WINDOW_BYTES, Status};
 
 use super::Agent;
 use super::cgroups::Cgroup;
+use super::conn::Conn;
 use super::proc;
 use super::reaper::OnStop;
 use super::sessions::{self, Deadline, Session};
@@ -33,36 +34,22 @@ const STOP_CHECK_DELAY: Duration = Duration::from_millis(100);
 ///
 /// If the connection ends first, or sends an invalid frame, the program is killed
 /// with all processes that it has started.
-pub async fn run<R, W>(
-    agent: &Rc<Agent>,
-    exec: &Exec,
-    reader: &mut FrameReader<R>,
-    writer: &mut FrameWriter<W>,
-) -> Result<(), CodecError>
-where
-    R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
-{
+pub async fn run(agent: &Rc<Agent>, exec: &Exec, conn: &mut Conn) -> Result<(), CodecError> {
     let running = match start(agent, exec) {
         Ok(running) => running,
-        Err(failure) => return writer.send(&Frame::Failed(failure)).await,
+        Err(failure) => return conn.fail(failure).await,
     };
     agent.execs.set(agent.execs.get() + 1);
-    serve(agent, running, reader, writer).await
+    serve(agent, running, conn).await
 }
 
 /// Serves a connection with a program that runs already.
-pub async fn serve<R, W>(
+pub async fn serve(
     agent: &Rc<Agent>,
     mut running: RunningProgram,
-    reader: &mut FrameReader<R>,
-    writer: &mut FrameWriter<W>,
-) -> Result<(), CodecError>
-where
-    R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
-{
-    let outcome = running.serve(agent, reader, writer).await;
+    conn: &mut Conn,
+) -> Result<(), CodecError> {
+    let outcome = running.serve(agent, conn).await;
     match (outcome, &running.token) {
         (Ok(ExecOutcome::Detached), Some(token)) => {
             let token = token.clone();
@@ -129,19 +116,10 @@ enum ExecOutcome {
 }
 
 impl RunningProgram {
-    async fn serve<R, W>(
-        &mut self,
-        agent: &Agent,
-        reader: &mut FrameReader<R>,
-        writer: &mut FrameWriter<W>,
-    ) -> Result<ExecOutcome, CodecError>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
+    async fn serve(&mut self, agent: &Agent, conn: &mut Conn) -> Result<ExecOutcome, CodecError> {
         let mut frozen = self.token.as_ref().map(|_| agent.sessions.frozen());
         let program = &mut self.program;
-        program.serve(agent, &self.cgroup, &mut self.ended, frozen.as_mut(), reader, writer).await
+        program.serve(agent, &self.cgroup, &mut self.ended, frozen.as_mut(), conn).await
     }
 
     /// Resolves once when its time limit is reached.
@@ -214,29 +192,25 @@ impl Program {
 
     /// Transfers frames in both directions until the program has exited and its output
     /// is delivered.
-    async fn serve<R, W>(
+    async fn serve(
         &mut self,
         agent: &Agent,
         cgroup: &Cgroup,
         ended: &mut oneshot::Receiver<Status>,
         mut frozen: Option<&mut watch::Receiver<bool>>,
-        reader: &mut FrameReader<R>,
-        writer: &mut FrameWriter<W>,
-    ) -> Result<ExecOutcome, CodecError>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        writer.queue(&Frame::Started { pid: self.pid.as_raw_nonzero().get().cast_unsigned() })?;
+        conn: &mut Conn,
+    ) -> Result<ExecOutcome, CodecError> {
+        conn.writer
+            .queue(&Frame::Started { pid: self.pid.as_raw_nonzero().get().cast_unsigned() })?;
         let mut status = None;
         let (mut out, mut err) = (BytesMut::new(), BytesMut::new());
         while status.is_none() {
-            let idle = writer.is_empty();
+            let idle = conn.writer.is_empty();
             tokio::select! {
                 // In order of urgency. The exit is checked last: output that was
                 // written before it is sent first.
                 biased;
-                frame = reader.next() => match frame? {
+                frame = conn.reader.next() => match frame? {
                     Some(frame) => self.handle_frame(frame)?,
                     None => return Err(CodecError::Truncated),
                 },
@@ -245,25 +219,25 @@ impl Program {
                     agent.cgroups.kill(cgroup).await;
                 }
                 () = until_frozen(frozen.as_deref_mut()), if idle => {
-                    return self.detach(reader, writer).await;
+                    return self.detach(conn).await;
                 }
                 () = until(self.stop_check), if self.stop_check.is_some() => {
                     self.stop_check = None;
                     self.continue_stopped(cgroup);
                 }
-                flushed = writer.flush(), if !idle => flushed?,
+                flushed = conn.writer.flush(), if !idle => flushed?,
                 taken = write(self.stdin.as_mut(), self.unread.front()), if !self.unread.is_empty() => {
-                    self.taken(taken, writer)?;
+                    self.taken(taken, conn)?;
                 }
                 count = read(self.stdout.as_mut(), &mut out), if idle && self.stdout.is_some() => {
                     match count {
-                        Ok(1..) => writer.queue(&Frame::Stdout(out.split().freeze()))?,
+                        Ok(1..) => conn.writer.queue(&Frame::Stdout(out.split().freeze()))?,
                         _ => self.stdout = None,
                     }
                 }
                 count = read(self.stderr.as_mut(), &mut err), if idle && self.stderr.is_some() => {
                     match count {
-                        Ok(1..) => writer.queue(&Frame::Stderr(err.split().freeze()))?,
+                        Ok(1..) => conn.writer.queue(&Frame::Stderr(err.split().freeze()))?,
                         _ => self.stderr = None,
                     }
                 }
@@ -278,7 +252,7 @@ impl Program {
         ] {
             let mut budget = 16 * 1024 * 1024 / CHUNK_BYTES;
             while let Some(bytes) = pipe.and_then(read_now) {
-                deliver(reader, writer, &frame(bytes)).await?;
+                conn.deliver(&frame(bytes)).await?;
                 budget -= 1;
                 if budget == 0 {
                     break;
@@ -290,24 +264,16 @@ impl Program {
             Some(status) => status,
             None => Status::Signal(9),
         };
-        deliver(reader, writer, &Frame::Exited(status)).await?;
+        conn.deliver(&Frame::Exited(status)).await?;
         Ok(ExecOutcome::Finished)
     }
 
     /// Sends the detach frame, and handles the frames that the client sent before it
     /// read that.
-    async fn detach<R, W>(
-        &mut self,
-        reader: &mut FrameReader<R>,
-        writer: &mut FrameWriter<W>,
-    ) -> Result<ExecOutcome, CodecError>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        writer.send(&Frame::Detach).await?;
+    async fn detach(&mut self, conn: &mut Conn) -> Result<ExecOutcome, CodecError> {
+        conn.writer.send(&Frame::Detach).await?;
         loop {
-            match reader.next().await?.ok_or(CodecError::Truncated)? {
+            match conn.next().await? {
                 Frame::Detach => return Ok(ExecOutcome::Detached),
                 frame => self.handle_frame(frame)?,
             }
@@ -368,11 +334,7 @@ impl Program {
 
     /// Accounts for input that the program has read, or discards the input if it reads
     /// no more.
-    fn taken<W: AsyncWrite + Unpin>(
-        &mut self,
-        taken: io::Result<usize>,
-        writer: &mut FrameWriter<W>,
-    ) -> Result<(), CodecError> {
+    fn taken(&mut self, taken: io::Result<usize>, conn: &mut Conn) -> Result<(), CodecError> {
         let count = match taken {
             Ok(count) => {
                 if let Some(front) = self.unread.front_mut() {
@@ -393,7 +355,7 @@ impl Program {
         };
         self.unread_bytes -= count;
         self.end_stdin();
-        writer.queue(&Frame::StdinTaken(u32::try_from(count).unwrap_or(u32::MAX)))
+        conn.writer.queue(&Frame::StdinTaken(u32::try_from(count).unwrap_or(u32::MAX)))
     }
 
     fn end_stdin(&mut self) {
@@ -425,28 +387,6 @@ pub fn discard(mut pipe: Receiver) {
         let mut buffer = vec![0; 4096];
         while matches!(pipe.read(&mut buffer).await, Ok(1..)) {}
     });
-}
-
-/// Sends a frame, unless the client disconnects before it reads it.
-pub async fn deliver<R, W>(
-    reader: &mut FrameReader<R>,
-    writer: &mut FrameWriter<W>,
-    frame: &Frame,
-) -> Result<(), CodecError>
-where
-    R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
-{
-    writer.queue(frame)?;
-    loop {
-        tokio::select! {
-            flushed = writer.flush() => return flushed,
-            // Frames for the program arrive too late: it has exited.
-            frame = reader.next() => if frame?.is_none() {
-                return Err(CodecError::Truncated);
-            },
-        }
-    }
 }
 
 pub async fn until(deadline: Option<Instant>) {

@@ -20,15 +20,15 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite};
 
-use isorun_agent::codec::{CHUNK_BYTES, CodecError, Frame, FrameReader, FrameWriter};
+use isorun_agent::codec::{CHUNK_BYTES, CodecError, Frame};
 use isorun_agent::protocol::{
     Entry, Failure, FailureKind, FileKind, Metadata, Name, Reply, WriteFile,
 };
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
+use super::conn::Conn;
 use super::remove::remove_tree;
 use super::users::{self, User};
 
@@ -45,28 +45,20 @@ const DEFAULT_FILE_MODE: u32 = 0o644;
 
 /// Writes a new file in the same directory, and renames it when all data has
 /// arrived.
-pub async fn write<R, W>(
-    request: &WriteFile,
-    reader: &mut FrameReader<R>,
-    writer: &mut FrameWriter<W>,
-) -> Result<(), CodecError>
-where
-    R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
-{
+pub async fn write(request: &WriteFile, conn: &mut Conn) -> Result<(), CodecError> {
     let mut draft = match Draft::open(request) {
         Ok(draft) => draft,
-        Err(failure) => return writer.send(&Frame::Failed(failure)).await,
+        Err(failure) => return conn.fail(failure).await,
     };
     // Sends the welcome: the client waits for it before it sends anything.
-    writer.flush().await?;
+    conn.writer.flush().await?;
     let mut bytes = 0u64;
     loop {
-        match reader.next().await? {
+        match conn.reader.next().await? {
             Some(Frame::Data(data)) => {
                 if let Err(error) = draft.new.file.write_all(&data) {
                     let failure = failed("write", &draft.target, &error);
-                    return writer.send(&Frame::Failed(failure)).await;
+                    return conn.fail(failure).await;
                 }
                 bytes += data.len() as u64;
             }
@@ -75,52 +67,41 @@ where
             None => return Err(CodecError::Truncated),
         }
     }
-    writer
-        .send(&match draft.commit() {
-            Ok(()) => Frame::Reply(Reply::Written { bytes }),
-            Err(failure) => Frame::Failed(failure),
-        })
-        .await
+    conn.reply(draft.commit().map(|()| Reply::Written { bytes })).await
 }
 
 /// Sends the content of a file.
-pub async fn read<W>(path: &Name, writer: &mut FrameWriter<W>) -> Result<(), CodecError>
-where
-    W: AsyncWrite + Unpin,
-{
+pub async fn read(path: &Name, conn: &mut Conn) -> Result<(), CodecError> {
     let (mut file, metadata) = match open(path) {
         Ok(opened) => opened,
-        Err(failure) => return writer.send(&Frame::Failed(failure)).await,
+        Err(failure) => return conn.fail(failure).await,
     };
-    writer.send(&Frame::Reply(Reply::File(describe(&metadata)))).await?;
+    conn.reply(Ok(Reply::File(describe(&metadata)))).await?;
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => return writer.send(&Frame::DataEnd).await,
+            Ok(0) => return conn.writer.send(&Frame::DataEnd).await,
             Ok(count) => {
                 let part = Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default());
-                writer.send(&Frame::Data(part)).await?;
+                conn.writer.send(&Frame::Data(part)).await?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 let failure = failed("read", &to_path(path), &error);
-                return writer.send(&Frame::Failed(failure)).await;
+                return conn.fail(failure).await;
             }
         }
     }
 }
 
 /// Sends the names in a directory.
-pub async fn list<W>(path: &Name, writer: &mut FrameWriter<W>) -> Result<(), CodecError>
-where
-    W: AsyncWrite + Unpin,
-{
+pub async fn list(path: &Name, conn: &mut Conn) -> Result<(), CodecError> {
     let dir = to_path(path);
     let names = match check(path)
         .and_then(|()| fs::read_dir(&dir).map_err(|error| failed("list", &dir, &error)))
     {
         Ok(names) => names,
-        Err(failure) => return writer.send(&Frame::Failed(failure)).await,
+        Err(failure) => return conn.fail(failure).await,
     };
     let mut part = Vec::new();
     for entry in names.flatten() {
@@ -129,15 +110,15 @@ where
         let name = Name::from(entry.file_name().into_vec());
         part.push(Entry { name, metadata: describe(&metadata) });
         if part.len() == MAX_ENTRIES_PER_FRAME {
-            writer.send(&Frame::Reply(Reply::Entries(std::mem::take(&mut part)))).await?;
+            conn.reply(Ok(Reply::Entries(std::mem::take(&mut part)))).await?;
             // Other connections get their turn while a large directory is listed.
             tokio::task::yield_now().await;
         }
     }
     if !part.is_empty() {
-        writer.send(&Frame::Reply(Reply::Entries(part))).await?;
+        conn.reply(Ok(Reply::Entries(part))).await?;
     }
-    writer.send(&Frame::Reply(Reply::Entries(Vec::new()))).await
+    conn.reply(Ok(Reply::Entries(Vec::new()))).await
 }
 
 /// Returns the metadata of a file.

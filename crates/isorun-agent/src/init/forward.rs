@@ -8,36 +8,30 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use isorun_agent::codec::{CHUNK_BYTES, CodecError, Frame, FrameReader, FrameWriter};
+use isorun_agent::codec::{CHUNK_BYTES, CodecError, Frame};
 use isorun_agent::protocol::{AGENT_PORT, Failure, FailureKind, Reply};
+
+use super::conn::Conn;
 
 /// The time limit for a server inside to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects, then transfers `Data` in both directions; each direction ends with
 /// `DataEnd`.
-pub async fn run<R, W>(
-    port: u16,
-    reader: &mut FrameReader<R>,
-    writer: &mut FrameWriter<W>,
-) -> Result<(), CodecError>
-where
-    R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
-{
+pub async fn run(port: u16, conn: &mut Conn) -> Result<(), CodecError> {
     let stream = match connect(port).await {
         Ok(stream) => stream,
-        Err(failure) => return writer.send(&Frame::Failed(failure)).await,
+        Err(failure) => return conn.fail(failure).await,
     };
-    writer.send(&Frame::Reply(Reply::Done)).await?;
+    conn.reply(Ok(Reply::Done)).await?;
     let (mut from, mut to) = stream.into_split();
     let inward = async {
         loop {
-            match reader.next().await? {
+            match conn.reader.next().await? {
                 Some(Frame::Data(bytes)) => {
                     if to.write_all(&bytes).await.is_err() {
                         // The server does not read any more, but may still write.
@@ -47,7 +41,7 @@ where
                 Some(Frame::DataEnd) => {
                     let _ = to.shutdown().await;
                     // Further bytes mean that the client has closed the connection.
-                    while reader.next().await?.is_some() {}
+                    while conn.reader.next().await?.is_some() {}
                     return Err(CodecError::Truncated);
                 }
                 _ => return Err(CodecError::Truncated),
@@ -61,13 +55,13 @@ where
                 Ok(0) => break,
                 Ok(count) => {
                     let bytes = Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default());
-                    writer.send(&Frame::Data(bytes)).await?;
+                    conn.writer.send(&Frame::Data(bytes)).await?;
                 }
                 // A reset is reported as a reset.
                 Err(_) => return Err(CodecError::Truncated),
             }
         }
-        writer.send(&Frame::DataEnd).await
+        conn.writer.send(&Frame::DataEnd).await
     };
     tokio::pin!(inward, outward);
     // The client ends the connection when it has enough, the server when it has sent

@@ -1,7 +1,7 @@
 //! The agent itself: one thread, one task for each connection.
 
 mod cgroups;
-mod connection;
+mod conn;
 mod exec;
 mod files;
 mod forward;
@@ -11,6 +11,7 @@ mod launch;
 mod proc;
 mod reaper;
 mod remove;
+mod requests;
 mod root;
 mod script;
 mod sessions;
@@ -105,7 +106,7 @@ pub fn run(listen: SocketAddr, peer: IpAddr) -> io::Result<()> {
             let agent = Rc::clone(&agent);
             tokio::task::spawn_local(async move {
                 let open = sessions::count_connection(&agent);
-                connection::serve(&agent, stream).await;
+                requests::serve(&agent, stream).await;
                 drop(open);
                 drop(slot);
             });

@@ -26,17 +26,17 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use isorun_agent::codec::{CHUNK_BYTES, CodecError, Frame, FrameReader, FrameWriter};
+use isorun_agent::codec::{CHUNK_BYTES, CodecError, Frame};
 use isorun_agent::protocol::{Exec, Failure, FailureKind, Run, Shell as ShellRequest, Status};
 
 use super::Agent;
 use super::cgroups::Cgroup;
-use super::exec::{deliver, new_cgroup, read, read_now, until, until_frozen};
+use super::conn::Conn;
+use super::exec::{new_cgroup, read, read_now, until, until_frozen};
 use super::interrupt::{Interruption, Step, Target};
 use super::reaper::OnStop;
 use super::root;
@@ -91,38 +91,28 @@ struct Job {
 }
 
 /// Starts a shell for a connection.
-pub async fn run<R, W>(
+pub async fn run(
     agent: &Rc<Agent>,
     request: &ShellRequest,
-    reader: &mut FrameReader<R>,
-    writer: &mut FrameWriter<W>,
-) -> Result<(), CodecError>
-where
-    R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
-{
+    conn: &mut Conn,
+) -> Result<(), CodecError> {
     match RunningShell::start(agent, request).await {
         Ok(shell) => {
             agent.execs.set(agent.execs.get() + 1);
-            serve(agent, shell, reader, writer).await
+            serve(agent, shell, conn).await
         }
-        Err(failure) => writer.send(&Frame::Failed(failure)).await,
+        Err(failure) => conn.fail(failure).await,
     }
 }
 
 /// Serves a connection with a shell, until either ends. A client can attach to a
 /// shell whose connection has ended.
-pub async fn serve<R, W>(
+pub async fn serve(
     agent: &Rc<Agent>,
     mut shell: RunningShell,
-    reader: &mut FrameReader<R>,
-    writer: &mut FrameWriter<W>,
-) -> Result<(), CodecError>
-where
-    R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
-{
-    let outcome = shell.serve(agent, reader, writer).await;
+    conn: &mut Conn,
+) -> Result<(), CodecError> {
+    let outcome = shell.serve(agent, conn).await;
     if let Ok(ShellOutcome::Finished) = outcome {
         shell.end(agent).await;
     } else {
@@ -216,39 +206,31 @@ impl RunningShell {
         Ok((pid, pipes))
     }
 
-    async fn serve<R, W>(
-        &mut self,
-        agent: &Agent,
-        reader: &mut FrameReader<R>,
-        writer: &mut FrameWriter<W>,
-    ) -> Result<ShellOutcome, CodecError>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
+    async fn serve(&mut self, agent: &Agent, conn: &mut Conn) -> Result<ShellOutcome, CodecError> {
         let mut frozen = agent.sessions.frozen();
-        writer.queue(&Frame::Started { pid: self.pid.as_raw_nonzero().get().cast_unsigned() })?;
+        conn.writer
+            .queue(&Frame::Started { pid: self.pid.as_raw_nonzero().get().cast_unsigned() })?;
         for (kept, frame) in self.kept.iter_mut().zip([Frame::Stdout, Frame::Stderr]) {
             if !kept.is_empty() {
-                writer.queue(&frame(kept.split().freeze()))?;
+                conn.writer.queue(&frame(kept.split().freeze()))?;
             }
         }
         let (mut out, mut err) = (BytesMut::new(), BytesMut::new());
         loop {
-            let idle = writer.is_empty();
+            let idle = conn.writer.is_empty();
             let (deadline, next) = self
                 .job
                 .as_ref()
                 .map_or((None, None), |job| (job.deadline.filter(|_| !job.timed_out), job.next));
             tokio::select! {
                 biased;
-                frame = reader.next() => match frame? {
+                frame = conn.reader.next() => match frame? {
                     Some(Frame::Run(run)) if self.job.is_none() => {
                         self.start_command(agent, &run).map_err(CodecError::Io)?;
                     }
                     Some(Frame::Signal(_)) => self.interrupt(),
                     Some(Frame::Close) => {
-                        deliver(reader, writer, &Frame::Exited(Status::Signal(1))).await?;
+                        conn.deliver(&Frame::Exited(Status::Signal(1))).await?;
                         return Ok(ShellOutcome::Finished);
                     }
                     Some(_) => return Err(CodecError::UnknownKind(0)),
@@ -260,27 +242,27 @@ impl RunningShell {
                     }
                     self.interrupt();
                 }
-                flushed = writer.flush(), if !idle => flushed?,
+                flushed = conn.writer.flush(), if !idle => flushed?,
                 code = read_exit_code(&mut self.status, &mut self.line, self.job.as_ref()), if idle => {
                     if let Some(code) = self.on_exit_code(code) {
-                        self.finish(code, reader, writer).await?;
+                        self.finish(code, conn).await?;
                     }
                 }
                 () = until(next) => self.advance_interruption(),
                 count = read(self.stdout.as_mut(), &mut out), if idle => match count {
-                    Ok(1..) => writer.queue(&Frame::Stdout(out.split().freeze()))?,
+                    Ok(1..) => conn.writer.queue(&Frame::Stdout(out.split().freeze()))?,
                     // A command has redirected it permanently.
                     _ => self.stdout = None,
                 },
                 count = read(self.stderr.as_mut(), &mut err), if idle => match count {
-                    Ok(1..) => writer.queue(&Frame::Stderr(err.split().freeze()))?,
+                    Ok(1..) => conn.writer.queue(&Frame::Stderr(err.split().freeze()))?,
                     _ => self.stderr = None,
                 },
                 status = wait_exit(&mut self.ended), if idle => {
-                    return self.report_exit(Some(status), reader, writer).await;
+                    return self.report_exit(Some(status), conn).await;
                 }
                 () = until_frozen(Some(&mut frozen)), if idle => {
-                    return self.detach(agent, reader, writer).await;
+                    return self.detach(agent, conn).await;
                 }
             }
         }
@@ -364,35 +346,17 @@ impl RunningShell {
     }
 
     /// Completes a command that has ended. All of its output is in the pipes by now.
-    async fn finish<R, W>(
-        &mut self,
-        code: i32,
-        reader: &mut FrameReader<R>,
-        writer: &mut FrameWriter<W>,
-    ) -> Result<(), CodecError>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
+    async fn finish(&mut self, code: i32, conn: &mut Conn) -> Result<(), CodecError> {
         let interrupted = self.job.as_ref().is_some_and(|job| job.interruption.is_some());
         let timed_out = self.job.as_ref().is_some_and(|job| job.timed_out);
-        self.drain(interrupted, reader, writer).await?;
+        self.drain(interrupted, conn).await?;
         self.job = None;
         self.last_exit_code = code;
         let status = if timed_out { Status::TimedOut } else { Status::Code(code) };
-        deliver(reader, writer, &Frame::Ran(status)).await
+        conn.deliver(&Frame::Ran(status)).await
     }
 
-    async fn drain<R, W>(
-        &self,
-        interrupted: bool,
-        reader: &mut FrameReader<R>,
-        writer: &mut FrameWriter<W>,
-    ) -> Result<(), CodecError>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
+    async fn drain(&self, interrupted: bool, conn: &mut Conn) -> Result<(), CodecError> {
         for (pipe, frame) in
             [(&self.stdout, Frame::Stdout as fn(Bytes) -> Frame), (&self.stderr, Frame::Stderr)]
         {
@@ -401,7 +365,7 @@ impl RunningShell {
             while let Some(bytes) = pipe.as_ref().and_then(read_now) {
                 // bash starts a new line when it is interrupted.
                 if !(interrupted && bytes.iter().all(|byte| *byte == b'\n')) {
-                    deliver(reader, writer, &frame(bytes)).await?;
+                    conn.deliver(&frame(bytes)).await?;
                 }
                 budget -= 1;
                 if budget == 0 {
@@ -412,36 +376,22 @@ impl RunningShell {
         Ok(())
     }
 
-    async fn report_exit<R, W>(
+    async fn report_exit(
         &mut self,
         status: Option<Status>,
-        reader: &mut FrameReader<R>,
-        writer: &mut FrameWriter<W>,
-    ) -> Result<ShellOutcome, CodecError>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        self.drain(false, reader, writer).await?;
-        deliver(reader, writer, &Frame::Exited(status.unwrap_or(Status::Signal(9)))).await?;
+        conn: &mut Conn,
+    ) -> Result<ShellOutcome, CodecError> {
+        self.drain(false, conn).await?;
+        conn.deliver(&Frame::Exited(status.unwrap_or(Status::Signal(9)))).await?;
         Ok(ShellOutcome::Finished)
     }
 
     /// Sends the detach frame, and handles the frames that the client sent before it
     /// read that.
-    async fn detach<R, W>(
-        &mut self,
-        agent: &Agent,
-        reader: &mut FrameReader<R>,
-        writer: &mut FrameWriter<W>,
-    ) -> Result<ShellOutcome, CodecError>
-    where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
-    {
-        writer.send(&Frame::Detach).await?;
+    async fn detach(&mut self, agent: &Agent, conn: &mut Conn) -> Result<ShellOutcome, CodecError> {
+        conn.writer.send(&Frame::Detach).await?;
         loop {
-            match reader.next().await?.ok_or(CodecError::Truncated)? {
+            match conn.next().await? {
                 Frame::Detach => return Ok(ShellOutcome::Detached),
                 Frame::Run(run) if self.job.is_none() => {
                     self.start_command(agent, &run).map_err(CodecError::Io)?;

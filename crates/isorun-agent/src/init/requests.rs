@@ -1,16 +1,16 @@
-//! One connection: the handshake, one request and its reply.
+//! The request of a connection: the handshake, the request and its reply.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_setaffinity};
-use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use isorun_agent::codec::{CodecError, Frame, FrameReader, FrameWriter};
+use isorun_agent::codec::{CodecError, Frame};
 use isorun_agent::protocol::{Configure, Failure, FailureKind, Info, Reply, Request, Welcome};
 
+use super::conn::Conn;
 use super::sessions::Session;
 use super::{Agent, exec, files, forward, hosts, shell};
 
@@ -22,14 +22,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Serves a connection to its end. An error ends only this connection.
 pub async fn serve(agent: &Rc<Agent>, stream: TcpStream) {
-    // Closing must reset the connection: one that lingers would make a checkpoint
-    // fail.
-    if stream.set_nodelay(true).is_err() || stream.set_zero_linger().is_err() {
-        return;
-    }
-    let (reader, writer) = stream.into_split();
-    let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
-    let request = match timeout(HANDSHAKE_TIMEOUT, handshake(&mut reader, &mut writer)).await {
+    let Ok(mut conn) = Conn::new(stream) else { return };
+    let conn = &mut conn;
+    let request = match timeout(HANDSHAKE_TIMEOUT, handshake(conn)).await {
         Ok(Ok(Some(request))) => request,
         _ => return,
     };
@@ -37,57 +32,46 @@ pub async fn serve(agent: &Rc<Agent>, stream: TcpStream) {
         agent.sessions.thaw();
     }
     let outcome = match request {
-        Request::Shell(request) => shell::run(agent, &request, &mut reader, &mut writer).await,
+        Request::Shell(request) => shell::run(agent, &request, conn).await,
         Request::Attach { token } => match agent.sessions.take(&token).await {
-            Ok(Session::Program(program)) => {
-                exec::serve(agent, *program, &mut reader, &mut writer).await
-            }
-            Ok(Session::Shell(shell)) => {
-                shell::serve(agent, *shell, &mut reader, &mut writer).await
-            }
-            Err(failure) => writer.send(&Frame::Failed(failure)).await,
+            Ok(Session::Program(program)) => exec::serve(agent, *program, conn).await,
+            Ok(Session::Shell(shell)) => shell::serve(agent, *shell, conn).await,
+            Err(failure) => conn.fail(failure).await,
         },
         Request::Freeze => {
             agent.sessions.freeze().await;
-            if send_reply(&mut writer, Ok(Reply::Done)).await.is_ok() {
+            if conn.reply(Ok(Reply::Done)).await.is_ok() {
                 // The client closes its end when it has read the reply. The agent's end
                 // is closed by a reset, from which the client learns that no connection
                 // is left.
-                let _ = timeout(HANDSHAKE_TIMEOUT, drain(&mut reader)).await;
+                let _ = timeout(HANDSHAKE_TIMEOUT, conn.drain()).await;
             }
             return;
         }
-        Request::Exec(request) => exec::run(agent, &request, &mut reader, &mut writer).await,
-        Request::WriteFile(request) => files::write(&request, &mut reader, &mut writer).await,
-        Request::ReadFile { path } => files::read(&path, &mut writer).await,
-        Request::List { path } => files::list(&path, &mut writer).await,
-        Request::Stat { path } => send_reply(&mut writer, files::stat(&path)).await,
+        Request::Exec(request) => exec::run(agent, &request, conn).await,
+        Request::WriteFile(request) => files::write(&request, conn).await,
+        Request::ReadFile { path } => files::read(&path, conn).await,
+        Request::List { path } => files::list(&path, conn).await,
+        Request::Stat { path } => conn.reply(files::stat(&path)).await,
         Request::MakeDir { path, mode, owner } => {
-            send_reply(&mut writer, files::make_dir(&path, mode, owner.as_deref())).await
+            conn.reply(files::make_dir(&path, mode, owner.as_deref())).await
         }
-        Request::Remove { path } => send_reply(&mut writer, files::remove(path).await).await,
-        Request::Connect { port } => forward::run(port, &mut reader, &mut writer).await,
-        Request::Info => send_reply(&mut writer, Ok(Reply::Info(info(agent)))).await,
-        Request::Configure(request) => send_reply(&mut writer, configure(agent, &request)).await,
+        Request::Remove { path } => conn.reply(files::remove(path).await).await,
+        Request::Connect { port } => forward::run(port, conn).await,
+        Request::Info => conn.reply(Ok(Reply::Info(info(agent)))).await,
+        Request::Configure(request) => conn.reply(configure(agent, &request)).await,
     };
-    if outcome.is_ok() && writer.shutdown().await.is_ok() {
+    if outcome.is_ok() && conn.writer.shutdown().await.is_ok() {
         // Closing the connection first would discard data that the client has not read
         // yet, possibly megabytes.
-        let _ = timeout(DRAIN_TIMEOUT, drain(&mut reader)).await;
+        let _ = timeout(DRAIN_TIMEOUT, conn.drain()).await;
     }
 }
 
 /// Agrees on a version and reads the request. Returns `None` if the client was
 /// refused.
-async fn handshake<R, W>(
-    reader: &mut FrameReader<R>,
-    writer: &mut FrameWriter<W>,
-) -> Result<Option<Request>, CodecError>
-where
-    R: AsyncRead + Unpin,
-    W: tokio::io::AsyncWrite + Unpin,
-{
-    let Some(Frame::Hello(hello)) = reader.next().await? else { return Ok(None) };
+async fn handshake(conn: &mut Conn) -> Result<Option<Request>, CodecError> {
+    let Some(Frame::Hello(hello)) = conn.reader.next().await? else { return Ok(None) };
     let Some(version) = hello.common() else {
         let failure = Failure {
             kind: FailureKind::Version,
@@ -99,36 +83,20 @@ where
                 hello.newest
             ),
         };
-        writer.send(&Frame::Failed(failure)).await?;
+        conn.fail(failure).await?;
         return Ok(None);
     };
-    writer.queue(&Frame::Welcome(Welcome { version, agent: agent_version() }))?;
-    match reader.next().await {
+    conn.writer.queue(&Frame::Welcome(Welcome { version, agent: agent_version() }))?;
+    match conn.reader.next().await {
         Ok(Some(Frame::Request(request))) => Ok(Some(request)),
         Err(CodecError::Payload { source, .. }) => {
             let message = format!("the agent does not understand the request: {source}");
             let failure = Failure { kind: FailureKind::Invalid, message };
-            writer.send(&Frame::Failed(failure)).await?;
+            conn.fail(failure).await?;
             Ok(None)
         }
         _ => Ok(None),
     }
-}
-
-async fn send_reply<W: tokio::io::AsyncWrite + Unpin>(
-    writer: &mut FrameWriter<W>,
-    outcome: Result<Reply, Failure>,
-) -> Result<(), CodecError> {
-    writer
-        .send(&match outcome {
-            Ok(reply) => Frame::Reply(reply),
-            Err(failure) => Frame::Failed(failure),
-        })
-        .await
-}
-
-async fn drain<R: AsyncRead + Unpin>(reader: &mut FrameReader<R>) {
-    while let Ok(Some(_)) = reader.next().await {}
 }
 
 fn info(agent: &Agent) -> Info {
