@@ -1,26 +1,28 @@
 //! One program, from its start to its exit status.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::unix::pipe::{Receiver, Sender};
-use tokio::sync::{oneshot, watch};
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe::Sender;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use isorun_agent::codec::{CHUNK_BYTES, CodecError, Frame};
+use isorun_agent::codec::{CodecError, Frame};
 use isorun_agent::protocol::{Exec, Failure, FailureKind, STDIN_WINDOW_BYTES, Status};
 
 use super::Agent;
 use super::cgroups::Cgroup;
 use super::conn::Conn;
 use super::proc;
-use super::reaper::OnStop;
+use super::reaper::{Exit, OnStop};
+use super::session::{self, Outcome, Output, until};
 use super::sessions::{self, Deadline, Session};
 use super::spawn::{self, Spawned};
 
@@ -51,7 +53,7 @@ pub async fn serve(
 ) -> Result<(), CodecError> {
     let outcome = running.serve(agent, conn).await;
     match (outcome, &running.token) {
-        (Ok(ExecOutcome::Detached), Some(token)) => {
+        (Ok(Outcome::Detached), Some(token)) => {
             let token = token.clone();
             sessions::keep(agent, token, Session::Program(Box::new(running)));
             Ok(())
@@ -74,7 +76,7 @@ fn start(agent: &Agent, exec: &Exec) -> Result<RunningProgram, Failure> {
     match spawn::spawn(exec, &agent.cgroups, &cgroup) {
         Ok(spawned) => Ok(RunningProgram {
             token: exec.token.clone(),
-            ended: agent.reaper.watch(spawned.watched, OnStop::ContinueGroup),
+            exit: agent.reaper.watch(spawned.watched, OnStop::ContinueGroup),
             cgroup,
             program: Program::new(
                 spawned,
@@ -102,24 +104,19 @@ pub fn new_cgroup(agent: &Agent) -> Result<Cgroup, Failure> {
     })
 }
 
-/// A program, its cgroup, and the receiver of its exit status.
+/// A program, its cgroup, and its exit.
 pub struct RunningProgram {
     token: Option<String>,
     cgroup: Cgroup,
-    ended: oneshot::Receiver<Status>,
+    exit: Exit,
     program: Program,
 }
 
-enum ExecOutcome {
-    Finished,
-    Detached,
-}
-
 impl RunningProgram {
-    async fn serve(&mut self, agent: &Agent, conn: &mut Conn) -> Result<ExecOutcome, CodecError> {
+    async fn serve(&mut self, agent: &Agent, conn: &mut Conn) -> Result<Outcome, CodecError> {
         let mut frozen = self.token.as_ref().map(|_| agent.sessions.frozen());
         let program = &mut self.program;
-        program.serve(agent, &self.cgroup, &mut self.ended, frozen.as_mut(), conn).await
+        program.serve(agent, &self.cgroup, &mut self.exit, frozen.as_mut(), conn).await
     }
 
     /// Resolves once when its time limit is reached.
@@ -139,7 +136,7 @@ impl RunningProgram {
     pub async fn release(mut self, agent: &Agent) {
         self.program.discard_output();
         tokio::select! {
-            _ = &mut self.ended => {}
+            _ = self.exit.wait() => {}
             () = agent.sessions.until(self.program.deadline) => {
                 agent.cgroups.kill(&self.cgroup).await;
             }
@@ -165,8 +162,7 @@ struct Program {
     unread: VecDeque<Bytes>,
     unread_bytes: usize,
     stdin_ended: bool,
-    stdout: Option<Receiver>,
-    stderr: Option<Receiver>,
+    output: Output,
     terminal: Option<OwnedFd>,
     deadline: Option<Deadline>,
     timed_out: bool,
@@ -182,8 +178,7 @@ impl Program {
             unread: VecDeque::new(),
             unread_bytes: 0,
             stdin_ended: false,
-            stdout: Some(spawned.stdout),
-            stderr: spawned.stderr,
+            output: Output::new(spawned.stdout, spawned.stderr),
             terminal: spawned.terminal,
             deadline,
             timed_out: false,
@@ -196,15 +191,13 @@ impl Program {
         &mut self,
         agent: &Agent,
         cgroup: &Cgroup,
-        ended: &mut oneshot::Receiver<Status>,
+        exit: &mut Exit,
         mut frozen: Option<&mut watch::Receiver<bool>>,
         conn: &mut Conn,
-    ) -> Result<ExecOutcome, CodecError> {
-        conn.writer
-            .queue(&Frame::Started { pid: self.pid.as_raw_nonzero().get().cast_unsigned() })?;
-        let mut status = None;
+    ) -> Result<Outcome, CodecError> {
+        conn.writer.queue(&session::started(self.pid))?;
         let (mut out, mut err) = (BytesMut::new(), BytesMut::new());
-        while status.is_none() {
+        let status = loop {
             let idle = conn.writer.is_empty();
             tokio::select! {
                 // In order of urgency. The exit is checked last: output that was
@@ -219,7 +212,8 @@ impl Program {
                     agent.cgroups.kill(cgroup).await;
                 }
                 () = until_frozen(frozen.as_deref_mut()), if idle => {
-                    return self.detach(conn).await;
+                    let handle_frame = |frame| self.handle_frame(frame).map(ControlFlow::Continue);
+                    return session::detach(conn, handle_frame).await;
                 }
                 () = until(self.stop_check), if self.stop_check.is_some() => {
                     self.stop_check = None;
@@ -229,55 +223,18 @@ impl Program {
                 taken = write(self.stdin.as_mut(), self.unread.front()), if !self.unread.is_empty() => {
                     self.taken(taken, conn)?;
                 }
-                count = read(self.stdout.as_mut(), &mut out), if idle && self.stdout.is_some() => {
-                    match count {
-                        Ok(1..) => conn.writer.queue(&Frame::Stdout(out.split().freeze()))?,
-                        _ => self.stdout = None,
-                    }
+                bytes = self.output.stdout.next(&mut out), if idle => {
+                    conn.writer.queue(&Frame::Stdout(bytes))?;
                 }
-                count = read(self.stderr.as_mut(), &mut err), if idle && self.stderr.is_some() => {
-                    match count {
-                        Ok(1..) => conn.writer.queue(&Frame::Stderr(err.split().freeze()))?,
-                        _ => self.stderr = None,
-                    }
+                bytes = self.output.stderr.next(&mut err), if idle => {
+                    conn.writer.queue(&Frame::Stderr(bytes))?;
                 }
-                end = &mut *ended => status = Some(end.unwrap_or(Status::Signal(9))),
+                status = exit.wait() => break status,
             }
-        }
-        // All of its output is in the pipes by now. Later output of other processes in
-        // its cgroup is not waited for.
-        for (pipe, frame) in [
-            (self.stdout.as_ref(), Frame::Stdout as fn(Bytes) -> Frame),
-            (self.stderr.as_ref(), Frame::Stderr),
-        ] {
-            let mut budget = 16 * 1024 * 1024 / CHUNK_BYTES;
-            while let Some(bytes) = pipe.and_then(read_now) {
-                conn.deliver(&frame(bytes)).await?;
-                budget -= 1;
-                if budget == 0 {
-                    break;
-                }
-            }
-        }
-        let status = match status {
-            _ if self.timed_out => Status::TimedOut,
-            Some(status) => status,
-            None => Status::Signal(9),
         };
-        conn.deliver(&Frame::Exited(status)).await?;
-        Ok(ExecOutcome::Finished)
-    }
-
-    /// Sends the detach frame, and handles the frames that the client sent before it
-    /// read that.
-    async fn detach(&mut self, conn: &mut Conn) -> Result<ExecOutcome, CodecError> {
-        conn.writer.send(&Frame::Detach).await?;
-        loop {
-            match conn.next().await? {
-                Frame::Detach => return Ok(ExecOutcome::Detached),
-                frame => self.handle_frame(frame)?,
-            }
-        }
+        // All of its output is in the pipes by now.
+        let status = if self.timed_out { Status::TimedOut } else { status };
+        self.output.finish(conn, status).await
     }
 
     /// Handles a frame of the client while the program runs.
@@ -372,27 +329,9 @@ impl Program {
 
     /// Discards the output of processes that the program has left running.
     fn discard_output(&mut self) {
-        if self.terminal.is_some() {
-            return;
+        if self.terminal.is_none() {
+            self.output.discard();
         }
-        for pipe in [self.stdout.take(), self.stderr.take()].into_iter().flatten() {
-            discard(pipe);
-        }
-    }
-}
-
-/// Reads a pipe to its end and discards the bytes.
-pub fn discard(mut pipe: Receiver) {
-    tokio::task::spawn_local(async move {
-        let mut buffer = vec![0; 4096];
-        while matches!(pipe.read(&mut buffer).await, Ok(1..)) {}
-    });
-}
-
-pub async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -407,30 +346,7 @@ pub async fn until_frozen(frozen: Option<&mut watch::Receiver<bool>>) {
     }
 }
 
-pub async fn read(pipe: Option<&mut Receiver>, buffer: &mut BytesMut) -> io::Result<usize> {
-    let Some(pipe) = pipe else { return std::future::pending().await };
-    buffer.reserve(CHUNK_BYTES);
-    pipe.read_buf(buffer).await
-}
-
 async fn write(pipe: Option<&mut Sender>, bytes: Option<&Bytes>) -> io::Result<usize> {
     let (Some(pipe), Some(bytes)) = (pipe, bytes) else { return std::future::pending().await };
     pipe.write(bytes).await
-}
-
-/// Reads the bytes that are in a pipe now. The runtime may not know of them yet, so
-/// this calls the system directly.
-pub fn read_now(pipe: &Receiver) -> Option<Bytes> {
-    let mut buffer = vec![0; CHUNK_BYTES];
-    loop {
-        match rustix::io::read(pipe.as_fd(), &mut buffer) {
-            Ok(0) => return None,
-            Ok(count) => {
-                buffer.truncate(count);
-                return Some(buffer.into());
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return None,
-        }
-    }
 }

@@ -14,6 +14,7 @@ mod remove;
 mod requests;
 mod root;
 mod script;
+mod session;
 mod sessions;
 mod shell;
 mod spawn;

@@ -38,17 +38,36 @@ pub enum OnStop {
     Continue,
 }
 
+/// The exit of a process. `None` after its status was received.
+pub struct Exit(Option<oneshot::Receiver<Status>>);
+
+impl Exit {
+    /// Resolves with the exit status when the process has exited, and never again after
+    /// that. May be cancelled.
+    pub async fn wait(&mut self) -> Status {
+        let Some(receiver) = &mut self.0 else { return std::future::pending().await };
+        let status = receiver.await.unwrap_or(Status::Signal(9));
+        self.0 = None;
+        status
+    }
+
+    /// Reports whether the exit status was received.
+    pub fn is_received(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
 /// Returns a stream that yields an item when children may have exited.
 pub fn signals() -> io::Result<unix::Signal> {
     unix::signal(SignalKind::child())
 }
 
 impl Reaper {
-    /// Resolves when a process that was just spawned exits.
-    pub fn watch(&self, pid: Pid, on_stop: OnStop) -> oneshot::Receiver<Status> {
+    /// Returns the exit of a process that was just spawned.
+    pub fn watch(&self, pid: Pid, on_stop: OnStop) -> Exit {
         let (end, receiver) = oneshot::channel();
         self.watched.borrow_mut().insert(pid, Watched { end, on_stop });
-        receiver
+        Exit(Some(receiver))
     }
 
     /// Reaps every process that has exited.

@@ -20,27 +20,29 @@
 //! see [`script`].
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use isorun_agent::codec::{CHUNK_BYTES, CodecError, Frame};
+use isorun_agent::codec::{CodecError, Frame};
 use isorun_agent::protocol::{Exec, Failure, FailureKind, Run, Shell as ShellRequest, Status};
 
 use super::Agent;
 use super::cgroups::Cgroup;
 use super::conn::Conn;
-use super::exec::{new_cgroup, read, read_now, until, until_frozen};
+use super::exec::{new_cgroup, until_frozen};
 use super::interrupt::{Interruption, Step, Target};
-use super::reaper::OnStop;
+use super::reaper::{Exit, OnStop};
 use super::root;
 use super::script::{self, COMMAND_FD, NULL_FD, STATUS_FD, STREAM_FDS};
+use super::session::{self, Outcome, Output, read, until};
 use super::sessions::{self, Deadline, Session};
 use super::spawn::{self, dup_high};
 
@@ -55,14 +57,11 @@ pub struct RunningShell {
     token: String,
     pid: Pid,
     cgroup: Cgroup,
-    /// `None` after its exit status was received.
-    ended: Option<oneshot::Receiver<Status>>,
+    exit: Exit,
     script: Sender,
     command: OwnedFd,
     status: Receiver,
-    /// `None` after every process inside has closed it.
-    stdout: Option<Receiver>,
-    stderr: Option<Receiver>,
+    output: Output,
     /// The bytes that were read from `status`.
     line: BytesMut,
     /// The output that was not sent to a client yet.
@@ -113,18 +112,13 @@ pub async fn serve(
     conn: &mut Conn,
 ) -> Result<(), CodecError> {
     let outcome = shell.serve(agent, conn).await;
-    if let Ok(ShellOutcome::Finished) = outcome {
+    if let Ok(Outcome::Finished) = outcome {
         shell.end(agent).await;
     } else {
         let token = shell.token.clone();
         sessions::keep(agent, token, Session::Shell(Box::new(shell)));
     }
     outcome.map(|_| ())
-}
-
-enum ShellOutcome {
-    Finished,
-    Detached,
 }
 
 impl RunningShell {
@@ -143,11 +137,11 @@ impl RunningShell {
         let prepared = async {
             tokio::select! {
                 _ = read_exit_code(&mut shell.status, &mut shell.line, shell.job.as_ref()) => true,
-                _ = wait_exit(&mut shell.ended) => false,
+                _ = shell.exit.wait() => false,
             }
         };
         let good = timeout(START_TIMEOUT, prepared).await.unwrap_or(false);
-        let output = shell.stderr.as_ref().and_then(read_now).unwrap_or_default();
+        let output = shell.output.stderr.read_now().unwrap_or_default();
         if !good {
             let output: String = String::from_utf8_lossy(&output).chars().take(500).collect();
             shell.terminate(agent).await;
@@ -171,12 +165,11 @@ impl RunningShell {
                 token: request.token.clone(),
                 pid,
                 cgroup,
-                ended: Some(agent.reaper.watch(pid, OnStop::Continue)),
+                exit: agent.reaper.watch(pid, OnStop::Continue),
                 script: pipes.script,
                 command: pipes.command,
                 status: pipes.status,
-                stdout: Some(pipes.stdout),
-                stderr: Some(pipes.stderr),
+                output: pipes.output,
                 line: BytesMut::new(),
                 kept: Default::default(),
                 job: None,
@@ -206,10 +199,9 @@ impl RunningShell {
         Ok((pid, pipes))
     }
 
-    async fn serve(&mut self, agent: &Agent, conn: &mut Conn) -> Result<ShellOutcome, CodecError> {
+    async fn serve(&mut self, agent: &Agent, conn: &mut Conn) -> Result<Outcome, CodecError> {
         let mut frozen = agent.sessions.frozen();
-        conn.writer
-            .queue(&Frame::Started { pid: self.pid.as_raw_nonzero().get().cast_unsigned() })?;
+        conn.writer.queue(&session::started(self.pid))?;
         for (kept, frame) in self.kept.iter_mut().zip([Frame::Stdout, Frame::Stderr]) {
             if !kept.is_empty() {
                 conn.writer.queue(&frame(kept.split().freeze()))?;
@@ -225,15 +217,12 @@ impl RunningShell {
             tokio::select! {
                 biased;
                 frame = conn.reader.next() => match frame? {
-                    Some(Frame::Run(run)) if self.job.is_none() => {
-                        self.start_command(agent, &run).map_err(CodecError::Io)?;
+                    Some(frame) => {
+                        if self.handle_frame(agent, frame)?.is_break() {
+                            conn.deliver(&Frame::Exited(Status::Signal(1))).await?;
+                            return Ok(Outcome::Finished);
+                        }
                     }
-                    Some(Frame::Signal(_)) => self.interrupt(),
-                    Some(Frame::Close) => {
-                        conn.deliver(&Frame::Exited(Status::Signal(1))).await?;
-                        return Ok(ShellOutcome::Finished);
-                    }
-                    Some(_) => return Err(CodecError::UnknownKind(0)),
                     None => return Err(CodecError::Truncated),
                 },
                 () = agent.sessions.until(deadline) => {
@@ -249,23 +238,33 @@ impl RunningShell {
                     }
                 }
                 () = until(next) => self.advance_interruption(),
-                count = read(self.stdout.as_mut(), &mut out), if idle => match count {
-                    Ok(1..) => conn.writer.queue(&Frame::Stdout(out.split().freeze()))?,
-                    // A command has redirected it permanently.
-                    _ => self.stdout = None,
-                },
-                count = read(self.stderr.as_mut(), &mut err), if idle => match count {
-                    Ok(1..) => conn.writer.queue(&Frame::Stderr(err.split().freeze()))?,
-                    _ => self.stderr = None,
-                },
-                status = wait_exit(&mut self.ended), if idle => {
-                    return self.report_exit(Some(status), conn).await;
+                bytes = self.output.stdout.next(&mut out), if idle => {
+                    conn.writer.queue(&Frame::Stdout(bytes))?;
+                }
+                bytes = self.output.stderr.next(&mut err), if idle => {
+                    conn.writer.queue(&Frame::Stderr(bytes))?;
+                }
+                status = self.exit.wait(), if idle => {
+                    return self.output.finish(conn, status).await;
                 }
                 () = until_frozen(Some(&mut frozen)), if idle => {
-                    return self.detach(agent, conn).await;
+                    return session::detach(conn, |frame| self.handle_frame(agent, frame)).await;
                 }
             }
         }
+    }
+
+    /// Handles a frame of the client. Returns `Break` if the client closes the shell.
+    fn handle_frame(&mut self, agent: &Agent, frame: Frame) -> Result<ControlFlow<()>, CodecError> {
+        match frame {
+            Frame::Run(run) if self.job.is_none() => {
+                self.start_command(agent, &run).map_err(CodecError::Io)?;
+            }
+            Frame::Signal(_) => self.interrupt(),
+            Frame::Close => return Ok(ControlFlow::Break(())),
+            _ => return Err(CodecError::UnknownKind(0)),
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Writes a command to bash.
@@ -349,58 +348,13 @@ impl RunningShell {
     async fn finish(&mut self, code: i32, conn: &mut Conn) -> Result<(), CodecError> {
         let interrupted = self.job.as_ref().is_some_and(|job| job.interruption.is_some());
         let timed_out = self.job.as_ref().is_some_and(|job| job.timed_out);
-        self.drain(interrupted, conn).await?;
+        // bash starts a new line when it is interrupted.
+        let is_output = |bytes: &[u8]| !(interrupted && bytes.iter().all(|byte| *byte == b'\n'));
+        self.output.drain(conn, is_output).await?;
         self.job = None;
         self.last_exit_code = code;
         let status = if timed_out { Status::TimedOut } else { Status::Code(code) };
         conn.deliver(&Frame::Ran(status)).await
-    }
-
-    async fn drain(&self, interrupted: bool, conn: &mut Conn) -> Result<(), CodecError> {
-        for (pipe, frame) in
-            [(&self.stdout, Frame::Stdout as fn(Bytes) -> Frame), (&self.stderr, Frame::Stderr)]
-        {
-            // Background processes may write forever.
-            let mut budget = 16 * 1024 * 1024 / CHUNK_BYTES;
-            while let Some(bytes) = pipe.as_ref().and_then(read_now) {
-                // bash starts a new line when it is interrupted.
-                if !(interrupted && bytes.iter().all(|byte| *byte == b'\n')) {
-                    conn.deliver(&frame(bytes)).await?;
-                }
-                budget -= 1;
-                if budget == 0 {
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn report_exit(
-        &mut self,
-        status: Option<Status>,
-        conn: &mut Conn,
-    ) -> Result<ShellOutcome, CodecError> {
-        self.drain(false, conn).await?;
-        conn.deliver(&Frame::Exited(status.unwrap_or(Status::Signal(9)))).await?;
-        Ok(ShellOutcome::Finished)
-    }
-
-    /// Sends the detach frame, and handles the frames that the client sent before it
-    /// read that.
-    async fn detach(&mut self, agent: &Agent, conn: &mut Conn) -> Result<ShellOutcome, CodecError> {
-        conn.writer.send(&Frame::Detach).await?;
-        loop {
-            match conn.next().await? {
-                Frame::Detach => return Ok(ShellOutcome::Detached),
-                Frame::Run(run) if self.job.is_none() => {
-                    self.start_command(agent, &run).map_err(CodecError::Io)?;
-                }
-                Frame::Signal(_) => self.interrupt(),
-                Frame::Close => return Ok(ShellOutcome::Finished),
-                _ => return Err(CodecError::UnknownKind(0)),
-            }
-        }
     }
 
     /// Waits for a client to attach. Background processes continue, and the end of
@@ -414,16 +368,14 @@ impl RunningShell {
             let free = self.job.is_none();
             tokio::select! {
                 claim = claims.recv() => return claim,
-                count = read(self.stdout.as_mut(), &mut out), if free => match count {
-                    Ok(1..) => append_kept(&mut self.kept[0], &mut out),
-                    _ => self.stdout = None,
-                },
-                count = read(self.stderr.as_mut(), &mut err), if free => match count {
-                    Ok(1..) => append_kept(&mut self.kept[1], &mut err),
-                    _ => self.stderr = None,
-                },
+                bytes = self.output.stdout.next(&mut out), if free => {
+                    append_kept(&mut self.kept[0], &bytes);
+                }
+                bytes = self.output.stderr.next(&mut err), if free => {
+                    append_kept(&mut self.kept[1], &bytes);
+                }
                 // There is nothing to attach to after its exit.
-                _ = wait_exit(&mut self.ended), if free => return None,
+                _ = self.exit.wait(), if free => return None,
             }
         }
     }
@@ -440,25 +392,16 @@ impl RunningShell {
         let _ = kill_process_group(self.pid, Signal::HUP);
         let _ = kill_process_group(self.pid, Signal::CONT);
         let _ = kill_process(self.pid, Signal::KILL);
-        if self.ended.is_some() {
-            let _ = timeout(Duration::from_secs(1), wait_exit(&mut self.ended)).await;
+        if !self.exit.is_received() {
+            let _ = timeout(Duration::from_secs(1), self.exit.wait()).await;
         }
-        for pipe in [self.stdout, self.stderr].into_iter().flatten() {
-            super::exec::discard(pipe);
-        }
+        self.output.discard();
         agent.cgroups.release(self.cgroup);
     }
 }
 
-async fn wait_exit(ended: &mut Option<oneshot::Receiver<Status>>) -> Status {
-    let Some(receiver) = ended else { return std::future::pending().await };
-    let status = receiver.await.unwrap_or(Status::Signal(9));
-    *ended = None;
-    status
-}
-
-fn append_kept(kept: &mut BytesMut, new: &mut BytesMut) {
-    kept.extend_from_slice(&new.split());
+fn append_kept(kept: &mut BytesMut, new: &[u8]) {
+    kept.extend_from_slice(new);
     if kept.len() > MAX_KEPT_BYTES {
         let _ = kept.split_to(kept.len() - MAX_KEPT_BYTES);
     }
@@ -481,7 +424,7 @@ async fn read_exit_code(pipe: &mut Receiver, line: &mut BytesMut, job: Option<&J
         if line.len() > MAX_LINE_BYTES {
             line.clear();
         }
-        if !matches!(read(Some(pipe), line).await, Ok(1..)) {
+        if !matches!(read(pipe, line).await, Ok(1..)) {
             // The shell closed it or exited. Its exit is handled elsewhere.
             std::future::pending::<()>().await;
         }
@@ -500,8 +443,7 @@ struct ShellPipes {
     script: Sender,
     command: OwnedFd,
     status: Receiver,
-    stdout: Receiver,
-    stderr: Receiver,
+    output: Output,
 }
 
 fn create_pipes() -> io::Result<(ShellPipes, Vec<(i32, OwnedFd)>)> {
@@ -528,8 +470,10 @@ fn create_pipes() -> io::Result<(ShellPipes, Vec<(i32, OwnedFd)>)> {
         script: Sender::from_owned_fd(script.into())?,
         command,
         status: Receiver::from_owned_fd(status.into())?,
-        stdout: Receiver::from_owned_fd(stdout.into())?,
-        stderr: Receiver::from_owned_fd(stderr.into())?,
+        output: Output::new(
+            Receiver::from_owned_fd(stdout.into())?,
+            Some(Receiver::from_owned_fd(stderr.into())?),
+        ),
     };
     Ok((pipes, streams))
 }
