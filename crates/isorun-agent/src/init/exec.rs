@@ -1,30 +1,31 @@
 //! One program, from its start to its exit status.
+//!
+//! If its connection ends first, or sends an invalid frame, the program is killed
+//! with all processes that it has started.
 
 use std::collections::VecDeque;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe::Sender;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use isorun_agent::codec::{CodecError, Frame};
-use isorun_agent::protocol::{Exec, Failure, FailureKind, STDIN_WINDOW_BYTES, Status};
+use isorun_agent::protocol::{Exec, Failure, STDIN_WINDOW_BYTES, Status};
 
-use super::Agent;
+use super::agent::Agent;
 use super::cgroups::Cgroup;
 use super::conn::Conn;
+use super::freezer::{Deadline, until_frozen};
 use super::proc;
 use super::reaper::{Exit, OnStop};
 use super::session::{self, Outcome, Output, until};
-use super::sessions::{self, Deadline, Session};
-use super::spawn::{self, Spawned};
+use super::spawn;
 
 /// The byte that a terminal interprets as Ctrl-Z by default.
 const CTRL_Z: u8 = 0x1a;
@@ -32,126 +33,11 @@ const CTRL_Z: u8 = 0x1a;
 /// stopped.
 const STOP_CHECK_DELAY: Duration = Duration::from_millis(100);
 
-/// Runs a program for a connection, until both have ended.
-///
-/// If the connection ends first, or sends an invalid frame, the program is killed
-/// with all processes that it has started.
-pub async fn run(agent: &Rc<Agent>, exec: &Exec, conn: &mut Conn) -> Result<(), CodecError> {
-    let running = match start(agent, exec) {
-        Ok(running) => running,
-        Err(failure) => return conn.fail(failure).await,
-    };
-    agent.execs.set(agent.execs.get() + 1);
-    serve(agent, running, conn).await
-}
-
-/// Serves a connection with a program that runs already.
-pub async fn serve(
-    agent: &Rc<Agent>,
-    mut running: RunningProgram,
-    conn: &mut Conn,
-) -> Result<(), CodecError> {
-    let outcome = running.serve(agent, conn).await;
-    match (outcome, &running.token) {
-        (Ok(Outcome::Detached), Some(token)) => {
-            let token = token.clone();
-            sessions::keep(agent, token, Session::Program(Box::new(running)));
-            Ok(())
-        }
-        (outcome, _) => {
-            if outcome.is_err() {
-                agent.cgroups.kill(&running.cgroup).await;
-            }
-            running.finish(agent);
-            outcome.map(|_| ())
-        }
-    }
-}
-
-fn start(agent: &Agent, exec: &Exec) -> Result<RunningProgram, Failure> {
-    if let Some(token) = &exec.token {
-        sessions::check_token(token)?;
-    }
-    let cgroup = new_cgroup(agent)?;
-    match spawn::spawn(exec, &agent.cgroups, &cgroup) {
-        Ok(spawned) => Ok(RunningProgram {
-            token: exec.token.clone(),
-            exit: agent.reaper.watch(spawned.watched, OnStop::ContinueGroup),
-            cgroup,
-            program: Program::new(
-                spawned,
-                exec.timeout_ms.map(|ms| agent.sessions.deadline(Duration::from_millis(ms))),
-            ),
-        }),
-        Err(failure) => {
-            agent.cgroups.release(cgroup);
-            Err(failure)
-        }
-    }
-}
-
-/// Creates a cgroup for one more program, if the limit of processes allows one.
-pub fn new_cgroup(agent: &Agent) -> Result<Cgroup, Failure> {
-    if !agent.cgroups.has_room() {
-        return Err(Failure {
-            kind: FailureKind::NoResources,
-            message: "the sandbox has reached its limit of processes".to_owned(),
-        });
-    }
-    agent.cgroups.create().map_err(|error| Failure {
-        kind: FailureKind::NoResources,
-        message: format!("cannot create a control group for the program: {error}"),
-    })
-}
-
-/// A program, its cgroup, and its exit.
-pub struct RunningProgram {
+/// A program that runs for a client.
+pub struct Program {
     token: Option<String>,
     cgroup: Cgroup,
     exit: Exit,
-    program: Program,
-}
-
-impl RunningProgram {
-    async fn serve(&mut self, agent: &Agent, conn: &mut Conn) -> Result<Outcome, CodecError> {
-        let mut frozen = self.token.as_ref().map(|_| agent.sessions.frozen());
-        let program = &mut self.program;
-        program.serve(agent, &self.cgroup, &mut self.exit, frozen.as_mut(), conn).await
-    }
-
-    /// Resolves once when its time limit is reached.
-    pub async fn deadline(&self, agent: &Agent) {
-        let deadline = self.program.deadline.filter(|_| !self.program.timed_out);
-        agent.sessions.until(deadline).await;
-    }
-
-    /// Kills it at its time limit.
-    pub async fn kill_at_deadline(&mut self, agent: &Agent) {
-        self.program.timed_out = true;
-        agent.cgroups.kill(&self.cgroup).await;
-    }
-
-    /// Lets it continue without a client, up to its time limit, and discards its
-    /// output.
-    pub async fn release(mut self, agent: &Agent) {
-        self.program.discard_output();
-        tokio::select! {
-            _ = self.exit.wait() => {}
-            () = agent.sessions.until(self.program.deadline) => {
-                agent.cgroups.kill(&self.cgroup).await;
-            }
-        }
-        self.finish(agent);
-    }
-
-    fn finish(mut self, agent: &Agent) {
-        self.program.discard_output();
-        agent.cgroups.release(self.cgroup);
-        agent.execs.set(agent.execs.get() - 1);
-    }
-}
-
-struct Program {
     pid: Pid,
     /// The process that keeps its terminal, if it has one, or else the program.
     keeper: Pid,
@@ -169,8 +55,25 @@ struct Program {
 }
 
 impl Program {
-    fn new(spawned: Spawned, deadline: Option<Deadline>) -> Self {
-        Self {
+    /// Starts a program.
+    pub fn start(agent: &Agent, exec: &Exec) -> Result<Self, Failure> {
+        if let Some(token) = &exec.token {
+            session::check_token(token)?;
+        }
+        let cgroup = agent.create_cgroup()?;
+        let spawned = match spawn::spawn(exec, &agent.cgroups, &cgroup) {
+            Ok(spawned) => spawned,
+            Err(failure) => {
+                agent.cgroups.release(cgroup);
+                return Err(failure);
+            }
+        };
+        let exit = agent.reaper.watch(spawned.watched, OnStop::ContinueGroup);
+        agent.execs.set(agent.execs.get() + 1);
+        Ok(Self {
+            token: exec.token.clone(),
+            cgroup,
+            exit,
             pid: spawned.pid,
             keeper: spawned.watched,
             stop_check: None,
@@ -180,21 +83,55 @@ impl Program {
             stdin_ended: false,
             output: Output::new(spawned.stdout, spawned.stderr),
             terminal: spawned.terminal,
-            deadline,
+            deadline: exec.timeout_ms.map(|ms| agent.freezer.deadline(Duration::from_millis(ms))),
             timed_out: false,
+        })
+    }
+
+    /// Returns the token with which a client can attach to it after a freeze.
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    /// Resolves once when its time limit is reached.
+    pub async fn deadline(&self, agent: &Agent) {
+        let deadline = self.deadline.filter(|_| !self.timed_out);
+        agent.freezer.until(deadline).await;
+    }
+
+    /// Kills it at its time limit.
+    pub async fn kill_at_deadline(&mut self, agent: &Agent) {
+        self.timed_out = true;
+        self.kill(agent).await;
+    }
+
+    /// Kills it with all processes that it has started.
+    pub async fn kill(&self, agent: &Agent) {
+        agent.cgroups.kill(&self.cgroup).await;
+    }
+
+    /// Lets it continue without a client, up to its time limit, and discards its
+    /// output.
+    pub async fn release(mut self, agent: &Agent) {
+        self.discard_output();
+        tokio::select! {
+            _ = self.exit.wait() => {}
+            () = agent.freezer.until(self.deadline) => self.kill(agent).await,
         }
+        self.finish(agent);
+    }
+
+    /// Ends the session of a program that has exited or was killed.
+    pub fn finish(mut self, agent: &Agent) {
+        self.discard_output();
+        agent.cgroups.release(self.cgroup);
+        agent.execs.set(agent.execs.get() - 1);
     }
 
     /// Transfers frames in both directions until the program has exited and its output
-    /// is delivered.
-    async fn serve(
-        &mut self,
-        agent: &Agent,
-        cgroup: &Cgroup,
-        exit: &mut Exit,
-        mut frozen: Option<&mut watch::Receiver<bool>>,
-        conn: &mut Conn,
-    ) -> Result<Outcome, CodecError> {
+    /// is delivered, or until it is detached. After an error, the caller kills it.
+    pub async fn serve(&mut self, agent: &Agent, conn: &mut Conn) -> Result<Outcome, CodecError> {
+        let mut frozen = self.token.as_ref().map(|_| agent.freezer.frozen());
         conn.writer.queue(&session::started(self.pid))?;
         let (mut out, mut err) = (BytesMut::new(), BytesMut::new());
         let status = loop {
@@ -207,17 +144,16 @@ impl Program {
                     Some(frame) => self.handle_frame(frame)?,
                     None => return Err(CodecError::Truncated),
                 },
-                () = agent.sessions.until(self.deadline), if !self.timed_out => {
-                    self.timed_out = true;
-                    agent.cgroups.kill(cgroup).await;
+                () = agent.freezer.until(self.deadline), if !self.timed_out => {
+                    self.kill_at_deadline(agent).await;
                 }
-                () = until_frozen(frozen.as_deref_mut()), if idle => {
+                () = until_frozen(frozen.as_mut()), if idle => {
                     let handle_frame = |frame| self.handle_frame(frame).map(ControlFlow::Continue);
                     return session::detach(conn, handle_frame).await;
                 }
                 () = until(self.stop_check), if self.stop_check.is_some() => {
                     self.stop_check = None;
-                    self.continue_stopped(cgroup);
+                    self.continue_stopped();
                 }
                 flushed = conn.writer.flush(), if !idle => flushed?,
                 taken = write(self.stdin.as_mut(), self.unread.front()), if !self.unread.is_empty() => {
@@ -229,7 +165,7 @@ impl Program {
                 bytes = self.output.stderr.next(&mut err), if idle => {
                     conn.writer.queue(&Frame::Stderr(bytes))?;
                 }
-                status = exit.wait() => break status,
+                status = self.exit.wait() => break status,
             }
         };
         // All of its output is in the pipes by now.
@@ -281,8 +217,8 @@ impl Program {
     /// stopped, since no user could continue them. The keeper does that when the
     /// program itself stops. Here the program may have handled the signal, but a child
     /// of it was stopped. Jobs of a shell are in process groups of their own.
-    fn continue_stopped(&self, cgroup: &Cgroup) {
-        for pid in cgroup.members() {
+    fn continue_stopped(&self) {
+        for pid in self.cgroup.members() {
             if getpgid(Some(pid)) == Ok(self.pid) && proc::state(pid) == Some('T') {
                 let _ = kill_process(pid, Signal::CONT);
             }
@@ -332,17 +268,6 @@ impl Program {
         if self.terminal.is_none() {
             self.output.discard();
         }
-    }
-}
-
-/// Resolves when the sandbox is frozen and sessions have to be detached.
-pub async fn until_frozen(frozen: Option<&mut watch::Receiver<bool>>) {
-    match frozen {
-        Some(frozen) => {
-            // It cannot be closed: the agent has the sender.
-            let _ = frozen.wait_for(|frozen| *frozen).await;
-        }
-        None => std::future::pending().await,
     }
 }
 

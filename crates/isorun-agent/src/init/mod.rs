@@ -1,10 +1,12 @@
 //! The agent itself: one thread, one task for each connection.
 
+mod agent;
 mod cgroups;
 mod conn;
 mod exec;
 mod files;
 mod forward;
+mod freezer;
 mod hosts;
 mod interrupt;
 mod launch;
@@ -20,7 +22,6 @@ mod shell;
 mod spawn;
 mod users;
 
-use std::cell::Cell;
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -31,23 +32,13 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 
+use agent::Agent;
 use cgroups::Cgroups;
-use reaper::Reaper;
 use sessions::Sessions;
 
 /// The maximum number of open connections. Further ones wait in the listener's
 /// queue.
 const MAX_CONNECTIONS: usize = 4096;
-
-/// The state that all connections share.
-struct Agent {
-    cgroups: Cgroups,
-    reaper: Reaper,
-    execs: Cell<u32>,
-    sessions: Sessions,
-    /// The number of times that this sandbox was restored from a checkpoint.
-    restores: Cell<u64>,
-}
 
 /// Serves connections until the sandbox ends.
 pub fn run(listen: SocketAddr, peer: IpAddr) -> io::Result<()> {
@@ -63,13 +54,8 @@ pub fn run(listen: SocketAddr, peer: IpAddr) -> io::Result<()> {
     cgroups::drop_privileges()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async move {
-        let agent = Rc::new(Agent {
-            cgroups,
-            reaper: Reaper::default(),
-            execs: Cell::default(),
-            sessions: Sessions::default(),
-            restores: Cell::default(),
-        });
+        let agent = Rc::new(Agent::new(cgroups));
+        let sessions = Rc::new(Sessions::new(Rc::clone(&agent)));
         let listener = TcpListener::bind(listen).await?;
         // Until here the engine could read error messages. A guest must not be able to
         // write there.
@@ -104,10 +90,10 @@ pub fn run(listen: SocketAddr, peer: IpAddr) -> io::Result<()> {
             if from.ip() != peer {
                 continue;
             }
-            let agent = Rc::clone(&agent);
+            let (agent, sessions) = (Rc::clone(&agent), Rc::clone(&sessions));
             tokio::task::spawn_local(async move {
-                let open = sessions::count_connection(&agent);
-                requests::serve(&agent, stream).await;
+                let open = agent.freezer.count_connection();
+                requests::serve(&agent, &sessions, stream).await;
                 drop(open);
                 drop(slot);
             });

@@ -10,9 +10,12 @@ use tokio::time::timeout;
 use isorun_agent::codec::{CodecError, Frame};
 use isorun_agent::protocol::{Configure, Failure, FailureKind, Info, Reply, Request, Welcome};
 
+use super::agent::Agent;
 use super::conn::Conn;
-use super::sessions::Session;
-use super::{Agent, exec, files, forward, hosts, shell};
+use super::exec::Program;
+use super::sessions::{Session, Sessions};
+use super::shell::Shell;
+use super::{files, forward, hosts};
 
 /// The time limit for a client to send its request, and to acknowledge a freeze.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,7 +24,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Serves a connection to its end. An error ends only this connection.
-pub async fn serve(agent: &Rc<Agent>, stream: TcpStream) {
+pub async fn serve(agent: &Agent, sessions: &Rc<Sessions>, stream: TcpStream) {
     let Ok(mut conn) = Conn::new(stream) else { return };
     let conn = &mut conn;
     let request = match timeout(HANDSHAKE_TIMEOUT, handshake(conn)).await {
@@ -29,17 +32,20 @@ pub async fn serve(agent: &Rc<Agent>, stream: TcpStream) {
         _ => return,
     };
     if request != Request::Freeze {
-        agent.sessions.thaw();
+        agent.freezer.thaw();
     }
     let outcome = match request {
-        Request::Shell(request) => shell::run(agent, &request, conn).await,
-        Request::Attach { token } => match agent.sessions.take(&token).await {
-            Ok(Session::Program(program)) => exec::serve(agent, *program, conn).await,
-            Ok(Session::Shell(shell)) => shell::serve(agent, *shell, conn).await,
-            Err(failure) => conn.fail(failure).await,
-        },
+        Request::Exec(request) => {
+            let program = Program::start(agent, &request);
+            sessions.serve(program.map(Session::from), conn).await
+        }
+        Request::Shell(request) => {
+            let shell = Shell::start(agent, &request).await;
+            sessions.serve(shell.map(Session::from), conn).await
+        }
+        Request::Attach { token } => sessions.serve(sessions.take(&token).await, conn).await,
         Request::Freeze => {
-            agent.sessions.freeze().await;
+            agent.freezer.freeze().await;
             if conn.reply(Ok(Reply::Done)).await.is_ok() {
                 // The client closes its end when it has read the reply. The agent's end
                 // is closed by a reset, from which the client learns that no connection
@@ -48,7 +54,6 @@ pub async fn serve(agent: &Rc<Agent>, stream: TcpStream) {
             }
             return;
         }
-        Request::Exec(request) => exec::run(agent, &request, conn).await,
         Request::WriteFile(request) => files::write(&request, conn).await,
         Request::ReadFile { path } => files::read(&path, conn).await,
         Request::List { path } => files::list(&path, conn).await,

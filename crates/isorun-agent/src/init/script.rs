@@ -1,4 +1,4 @@
-//! The bash code of a [shell](super::shell), without any I/O.
+//! The bash code of a shell, without any I/O.
 //!
 //! A command is a file that bash sources with the user's streams as its own. The
 //! last line of the file belongs to the agent. It keeps the changes that the

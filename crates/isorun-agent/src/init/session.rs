@@ -1,5 +1,5 @@
-//! The parts that programs and shells share while a client is attached to them:
-//! transferring output, detaching, and ending.
+//! The parts that programs and shells share: tokens, transferring output to a
+//! client, detaching, and ending.
 
 use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
@@ -12,10 +12,12 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::time::Instant;
 
 use isorun_agent::codec::{CHUNK_BYTES, CodecError, Frame};
-use isorun_agent::protocol::Status;
+use isorun_agent::protocol::{Failure, FailureKind, Status};
 
 use super::conn::Conn;
 
+/// The maximum length of a token, in bytes.
+const MAX_TOKEN_BYTES: usize = 128;
 /// The maximum number of parts of each pipe that are delivered after an exit.
 /// Processes in the background may write forever.
 const MAX_DRAINED_CHUNKS: usize = 16 * 1024 * 1024 / CHUNK_BYTES;
@@ -26,6 +28,15 @@ pub enum Outcome {
     Finished,
     /// A client can attach to the session on another connection.
     Detached,
+}
+
+/// Checks the length of a client's token.
+pub fn check_token(token: &str) -> Result<(), Failure> {
+    if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
+        let message = format!("the token has {} bytes: give 1 to {MAX_TOKEN_BYTES}", token.len());
+        return Err(Failure { kind: FailureKind::Invalid, message });
+    }
+    Ok(())
 }
 
 /// Returns the first frame that a client gets when it is attached.

@@ -1,4 +1,4 @@
-//! Programs and shells that are temporarily without a connection.
+//! Programs and shells, with a connection or temporarily without one.
 //!
 //! ```text
 //!              Freeze, or the connection of a shell ends
@@ -13,133 +13,91 @@
 //! of the original sandbox attach again within a moment. In a copy no client
 //! attaches, and the programs continue to run with their output discarded.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use isorun_agent::codec::CodecError;
 use isorun_agent::protocol::{Failure, FailureKind};
 
-use super::Agent;
-use super::exec::RunningProgram;
-use super::shell::RunningShell;
+use super::agent::Agent;
+use super::conn::Conn;
+use super::exec::Program;
+use super::session::Outcome;
+use super::shell::Shell;
 
 /// The time within which a client has to attach to a program.
 const PROGRAM_ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time within which a client has to attach to a shell.
 const SHELL_ATTACH_TIMEOUT: Duration = Duration::from_secs(600);
-/// The maximum length of a token, in bytes.
-const MAX_TOKEN_BYTES: usize = 128;
 /// The maximum number of detached sessions. A further one is released or ended at
 /// once.
 const MAX_DETACHED: usize = 1024;
 
-/// A session that a client can attach to.
+/// A program or a shell.
 pub enum Session {
-    Program(Box<RunningProgram>),
-    Shell(Box<RunningShell>),
+    Program(Box<Program>),
+    Shell(Box<Shell>),
 }
 
-/// A deadline that is postponed by the time that the sandbox is frozen. Under
-/// gVisor the monotonic clock continues meanwhile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Deadline(Instant);
+impl From<Program> for Session {
+    fn from(program: Program) -> Self {
+        Self::Program(Box::new(program))
+    }
+}
 
-/// The detached sessions, and the state of a freeze.
+impl From<Shell> for Session {
+    fn from(shell: Shell) -> Self {
+        Self::Shell(Box::new(shell))
+    }
+}
+
+/// Serves sessions, and keeps the detached ones.
 pub struct Sessions {
-    /// The total time that the sandbox was frozen: from each freeze until the next
-    /// request to the original or to a copy.
-    frozen_time: Cell<Duration>,
-    /// The start of the present freeze.
-    frozen_since: Cell<Option<Instant>>,
-    frozen: watch::Sender<bool>,
-    connections: watch::Sender<usize>,
+    agent: Rc<Agent>,
+    /// The tasks that own them, by token.
     detached: RefCell<HashMap<String, mpsc::Sender<oneshot::Sender<Session>>>>,
 }
 
-impl Default for Sessions {
-    fn default() -> Self {
-        Self {
-            frozen_time: Cell::default(),
-            frozen_since: Cell::default(),
-            frozen: watch::Sender::new(false),
-            connections: watch::Sender::new(0),
-            detached: RefCell::default(),
-        }
-    }
-}
-
-/// A guard that counts a connection as open until it is dropped.
-pub struct ConnectionGuard(Rc<Agent>);
-
-impl Drop for ConnectionGuard {
-    fn drop(&mut self) {
-        self.0.sessions.connections.send_modify(|open| *open -= 1);
-    }
-}
-
-/// Counts a connection as open.
-pub fn count_connection(agent: &Rc<Agent>) -> ConnectionGuard {
-    agent.sessions.connections.send_modify(|open| *open += 1);
-    ConnectionGuard(Rc::clone(agent))
-}
-
 impl Sessions {
-    /// Returns a receiver that reports whether the sandbox is frozen, so that sessions
-    /// have to be detached.
-    pub fn frozen(&self) -> watch::Receiver<bool> {
-        self.frozen.subscribe()
+    /// Creates the sessions of an agent that has none yet.
+    pub fn new(agent: Rc<Agent>) -> Self {
+        Self { agent, detached: RefCell::default() }
     }
 
-    /// Requests that all sessions are detached, and waits until only the caller's
-    /// connection is left.
-    pub async fn freeze(&self) {
-        if self.frozen_since.get().is_none() {
-            self.frozen_since.set(Some(Instant::now()));
-        }
-        self.frozen.send_replace(true);
-        let mut connections = self.connections.subscribe();
-        // It cannot be closed: the sender is here.
-        let _ = connections.wait_for(|open| *open <= 1).await;
-    }
-
-    /// Ends the freeze after a checkpoint.
-    pub fn thaw(&self) {
-        if let Some(since) = self.frozen_since.take() {
-            self.frozen_time.set(self.frozen_time.get() + since.elapsed());
-        }
-        self.frozen.send_if_modified(|frozen| std::mem::replace(frozen, false));
-    }
-
-    /// Returns the deadline after that time.
-    pub fn deadline(&self, after: Duration) -> Deadline {
-        let since = self.frozen_since.get().map_or(Duration::ZERO, |since| since.elapsed());
-        // The subtraction cannot underflow in practice: the sandbox was running before
-        // it was frozen.
-        let now = Instant::now();
-        let running = now.checked_sub(self.frozen_time.get() + since).unwrap_or(now);
-        Deadline(running + after)
-    }
-
-    /// Resolves at a deadline.
-    pub async fn until(&self, deadline: Option<Deadline>) {
-        let Some(Deadline(deadline)) = deadline else { return std::future::pending().await };
-        let mut frozen = self.frozen.subscribe();
-        loop {
-            // It cannot be closed: the sender is here.
-            let _ = frozen.wait_for(|frozen| !frozen).await;
-            tokio::select! {
-                () = sleep_until(deadline + self.frozen_time.get()) => {
-                    if self.frozen_since.get().is_none() {
-                        return;
-                    }
+    /// Serves a connection with a session that was started or taken, until either ends
+    /// or the session is detached. If there is no session, the client gets the failure.
+    pub async fn serve(
+        self: &Rc<Self>,
+        session: Result<Session, Failure>,
+        conn: &mut Conn,
+    ) -> Result<(), CodecError> {
+        let mut session = match session {
+            Ok(session) => session,
+            Err(failure) => return conn.fail(failure).await,
+        };
+        let agent = &*self.agent;
+        let outcome = session.serve(agent, conn).await;
+        // A client can also attach to a shell whose connection has failed.
+        let token = match (&session, &outcome) {
+            (_, Ok(Outcome::Detached)) | (Session::Shell(_), Err(_)) => session.token(),
+            _ => None,
+        };
+        match (token.map(str::to_owned), session) {
+            (Some(token), session) => self.keep(token, session),
+            (None, Session::Program(program)) => {
+                if outcome.is_err() {
+                    program.kill(agent).await;
                 }
-                _ = frozen.wait_for(|frozen| *frozen) => {}
+                program.finish(agent);
             }
+            (None, Session::Shell(shell)) => shell.end(agent).await,
         }
+        outcome.map(|_| ())
     }
 
     /// Takes the detached session of a token.
@@ -159,66 +117,84 @@ impl Sessions {
     fn forget(&self, token: &str) {
         self.detached.borrow_mut().remove(token);
     }
-}
 
-/// Checks the length of a client's token.
-pub fn check_token(token: &str) -> Result<(), Failure> {
-    if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
-        let message = format!("the token has {} bytes: give 1 to {MAX_TOKEN_BYTES}", token.len());
-        return Err(Failure { kind: FailureKind::Invalid, message });
-    }
-    Ok(())
-}
-
-/// Keeps a session until a client attaches to it, or until its attach timeout.
-pub fn keep(agent: &Rc<Agent>, token: String, session: Session) {
-    let (sender, mut claims) = mpsc::channel::<oneshot::Sender<Session>>(1);
-    let full = {
-        let mut detached = agent.sessions.detached.borrow_mut();
-        let full = detached.len() >= MAX_DETACHED;
-        if !full {
-            detached.insert(token.clone(), sender);
-        }
-        full
-    };
-    let agent = Rc::clone(agent);
-    tokio::task::spawn_local(async move {
-        let mut session = session;
-        if !full {
-            let claim = match &mut session {
-                Session::Program(program) => wait_for_program(&agent, program, &mut claims).await,
-                Session::Shell(shell) => {
-                    let deadline = agent.sessions.deadline(SHELL_ATTACH_TIMEOUT);
-                    tokio::select! {
-                        claim = shell.idle(&mut claims) => claim,
-                        () = agent.sessions.until(Some(deadline)) => None,
-                    }
-                }
-            };
-            if let Some(claim) = claim {
-                // The connection may have ended meanwhile. Then the session stays
-                // detached.
-                if let Err(session) = claim.send(session) {
-                    keep(&agent, token, session);
-                }
-                return;
+    /// Keeps a session until a client attaches to it, or until its attach timeout.
+    fn keep(self: &Rc<Self>, token: String, session: Session) {
+        let (sender, mut claims) = mpsc::channel::<oneshot::Sender<Session>>(1);
+        let full = {
+            let mut detached = self.detached.borrow_mut();
+            let full = detached.len() >= MAX_DETACHED;
+            if !full {
+                detached.insert(token.clone(), sender);
             }
-            agent.sessions.forget(&token);
+            full
+        };
+        let sessions = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let agent = &*sessions.agent;
+            let mut session = session;
+            if !full {
+                if let Some(claim) = session.wait(agent, &mut claims).await {
+                    // The connection may have ended meanwhile. Then the session stays
+                    // detached.
+                    if let Err(session) = claim.send(session) {
+                        sessions.keep(token, session);
+                    }
+                    return;
+                }
+                sessions.forget(&token);
+            }
+            match session {
+                Session::Program(program) => program.release(agent).await,
+                Session::Shell(shell) => shell.end(agent).await,
+            }
+        });
+    }
+}
+
+impl Session {
+    /// Returns the token with which a client can attach to it, if that is possible.
+    fn token(&self) -> Option<&str> {
+        match self {
+            Self::Program(program) => program.token(),
+            Self::Shell(shell) => Some(shell.token()),
         }
-        match session {
-            Session::Program(program) => program.release(&agent).await,
-            Session::Shell(shell) => shell.end(&agent).await,
+    }
+
+    /// Serves a connection until it ends, or the session ends or is detached.
+    async fn serve(&mut self, agent: &Agent, conn: &mut Conn) -> Result<Outcome, CodecError> {
+        match self {
+            Self::Program(program) => program.serve(agent, conn).await,
+            Self::Shell(shell) => shell.serve(agent, conn).await,
         }
-    });
+    }
+
+    /// Waits for a client to attach, up to the attach timeout.
+    async fn wait(
+        &mut self,
+        agent: &Agent,
+        claims: &mut mpsc::Receiver<oneshot::Sender<Session>>,
+    ) -> Option<oneshot::Sender<Session>> {
+        match self {
+            Self::Program(program) => wait_for_program(agent, program, claims).await,
+            Self::Shell(shell) => {
+                let deadline = agent.freezer.deadline(SHELL_ATTACH_TIMEOUT);
+                tokio::select! {
+                    claim = shell.idle(claims) => claim,
+                    () = agent.freezer.until(Some(deadline)) => None,
+                }
+            }
+        }
+    }
 }
 
 /// Waits for a connection and enforces the program's time limit meanwhile.
 async fn wait_for_program(
     agent: &Agent,
-    program: &mut RunningProgram,
+    program: &mut Program,
     claims: &mut mpsc::Receiver<oneshot::Sender<Session>>,
 ) -> Option<oneshot::Sender<Session>> {
-    let mut frozen = agent.sessions.frozen();
+    let mut frozen = agent.freezer.frozen();
     // The time of the checkpoint itself does not count.
     let attach_timeout = async {
         let _ = frozen.wait_for(|frozen| !frozen).await;

@@ -22,28 +22,26 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::net::unix::pipe::{Receiver, Sender};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use isorun_agent::codec::{CodecError, Frame};
 use isorun_agent::protocol::{Exec, Failure, FailureKind, Run, Shell as ShellRequest, Status};
 
-use super::Agent;
+use super::agent::Agent;
 use super::cgroups::Cgroup;
 use super::conn::Conn;
-use super::exec::{new_cgroup, until_frozen};
+use super::freezer::{Deadline, until_frozen};
 use super::interrupt::{Interruption, Step, Target};
 use super::reaper::{Exit, OnStop};
 use super::root;
 use super::script::{self, COMMAND_FD, NULL_FD, STATUS_FD, STREAM_FDS};
 use super::session::{self, Outcome, Output, read, until};
-use super::sessions::{self, Deadline, Session};
 use super::spawn::{self, dup_high};
 
 /// The time limit for bash to start.
@@ -53,7 +51,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_KEPT_BYTES: usize = 64 * 1024;
 
 /// A shell, and the state of its command.
-pub struct RunningShell {
+pub struct Shell {
     token: String,
     pid: Pid,
     cgroup: Cgroup,
@@ -89,42 +87,11 @@ struct Job {
     timed_out: bool,
 }
 
-/// Starts a shell for a connection.
-pub async fn run(
-    agent: &Rc<Agent>,
-    request: &ShellRequest,
-    conn: &mut Conn,
-) -> Result<(), CodecError> {
-    match RunningShell::start(agent, request).await {
-        Ok(shell) => {
-            agent.execs.set(agent.execs.get() + 1);
-            serve(agent, shell, conn).await
-        }
-        Err(failure) => conn.fail(failure).await,
-    }
-}
-
-/// Serves a connection with a shell, until either ends. A client can attach to a
-/// shell whose connection has ended.
-pub async fn serve(
-    agent: &Rc<Agent>,
-    mut shell: RunningShell,
-    conn: &mut Conn,
-) -> Result<(), CodecError> {
-    let outcome = shell.serve(agent, conn).await;
-    if let Ok(Outcome::Finished) = outcome {
-        shell.end(agent).await;
-    } else {
-        let token = shell.token.clone();
-        sessions::keep(agent, token, Session::Shell(Box::new(shell)));
-    }
-    outcome.map(|_| ())
-}
-
-impl RunningShell {
-    async fn start(agent: &Agent, request: &ShellRequest) -> Result<Self, Failure> {
-        sessions::check_token(&request.token)?;
-        let cgroup = new_cgroup(agent)?;
+impl Shell {
+    /// Starts a shell.
+    pub async fn start(agent: &Agent, request: &ShellRequest) -> Result<Self, Failure> {
+        session::check_token(&request.token)?;
+        let cgroup = agent.create_cgroup()?;
         let mut shell = match Self::spawn(agent, request, cgroup) {
             Ok(shell) => shell,
             Err((cgroup, failure)) => {
@@ -152,6 +119,7 @@ impl RunningShell {
         }
         // This drops bash's warnings about the missing terminal.
         shell.job = None;
+        agent.execs.set(agent.execs.get() + 1);
         Ok(shell)
     }
 
@@ -199,8 +167,15 @@ impl RunningShell {
         Ok((pid, pipes))
     }
 
-    async fn serve(&mut self, agent: &Agent, conn: &mut Conn) -> Result<Outcome, CodecError> {
-        let mut frozen = agent.sessions.frozen();
+    /// Returns the token with which a client can attach to it.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Serves a connection until either ends, or until the shell is detached. A client
+    /// can attach to a shell whose connection has ended.
+    pub async fn serve(&mut self, agent: &Agent, conn: &mut Conn) -> Result<Outcome, CodecError> {
+        let mut frozen = agent.freezer.frozen();
         conn.writer.queue(&session::started(self.pid))?;
         for (kept, frame) in self.kept.iter_mut().zip([Frame::Stdout, Frame::Stderr]) {
             if !kept.is_empty() {
@@ -225,7 +200,7 @@ impl RunningShell {
                     }
                     None => return Err(CodecError::Truncated),
                 },
-                () = agent.sessions.until(deadline) => {
+                () = agent.freezer.until(deadline) => {
                     if let Some(job) = &mut self.job {
                         job.timed_out = true;
                     }
@@ -281,7 +256,7 @@ impl RunningShell {
         self.write_script(&script);
         self.job = Some(Job {
             marker,
-            deadline: run.timeout_ms.map(|ms| agent.sessions.deadline(Duration::from_millis(ms))),
+            deadline: run.timeout_ms.map(|ms| agent.freezer.deadline(Duration::from_millis(ms))),
             background,
             interruption: None,
             exit_code: None,
@@ -359,10 +334,7 @@ impl RunningShell {
 
     /// Waits for a client to attach. Background processes continue, and the end of
     /// their output is kept. A running command blocks when the pipes are full.
-    pub async fn idle(
-        &mut self,
-        claims: &mut mpsc::Receiver<oneshot::Sender<Session>>,
-    ) -> Option<oneshot::Sender<Session>> {
+    pub async fn idle<T>(&mut self, claims: &mut mpsc::Receiver<T>) -> Option<T> {
         let (mut out, mut err) = (BytesMut::new(), BytesMut::new());
         loop {
             let free = self.job.is_none();
