@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
-use super::link::{Connect, LinkReader, LinkWriter, Reattach, link};
-use super::{Call, ClientError, unexpected};
+use super::error::{ClientError, unexpected};
+use super::link::{Connect, Link, LinkReader, LinkWriter, Reattach};
 use crate::codec::{CHUNK_BYTES, Frame};
 use crate::protocol::{self, Request, STDIN_WINDOW_BYTES, Size, Status};
 
@@ -50,12 +50,8 @@ async fn start<S>(
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let call = Call::start(stream, &Request::Exec(request)).await?;
-    let (mut reader, writer) = link(call, reattach);
-    let pid = match reader.next().await? {
-        Frame::Started { pid } => pid,
-        other => return Err(unexpected(&other)),
-    };
+    let Link { pid, reader, writer } =
+        Link::open(stream, &Request::Exec(request), reattach).await?;
     let window = Arc::new(Semaphore::new(STDIN_WINDOW_BYTES));
     Ok(ExecHandle {
         pid,

@@ -3,7 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
 
-use super::{Call, ClientError, done, send_request, unexpected};
+use super::call::{Call, done, send_request};
+use super::error::{ClientError, unexpected};
 use crate::codec::{CHUNK_BYTES, Frame, FrameReader, FrameWriter};
 use crate::protocol::{Entry, Metadata, Name, Reply, Request, WriteFile};
 

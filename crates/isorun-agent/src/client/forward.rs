@@ -7,7 +7,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Call, ClientError, done};
+use super::call::{Call, done};
+use super::error::ClientError;
 use crate::codec::{CHUNK_BYTES, Decoder, Frame};
 use crate::protocol::Request;
 

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::sync::Mutex;
 
-use super::{Call, ClientError, unexpected};
+use super::call::Call;
+use super::error::{ClientError, unexpected};
 use crate::codec::{Frame, FrameReader, FrameWriter};
 use crate::protocol::Request;
 
@@ -69,16 +70,35 @@ impl<S> std::fmt::Debug for LinkWriter<S> {
     }
 }
 
-/// Splits a connection into both halves.
-pub fn link<S>(call: Call<S>, reattach: Option<Reattach<S>>) -> (LinkReader<S>, LinkWriter<S>) {
-    let writer = LinkWriter(Arc::new(Mutex::new(Some(call.writer))));
-    let reader = LinkReader {
-        reader: Some(call.reader),
-        writer: writer.clone(),
-        reattach,
-        reattaching: None,
-    };
-    (reader, writer)
+/// A connection with a program or shell that has started.
+pub struct Link<S> {
+    /// The process id inside the sandbox.
+    pub pid: u32,
+    pub reader: LinkReader<S>,
+    pub writer: LinkWriter<S>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link<S> {
+    /// Sends a request that starts a program or shell, or attaches to one, and waits
+    /// until it has started.
+    pub async fn open(
+        stream: S,
+        request: &Request,
+        reattach: Option<Reattach<S>>,
+    ) -> Result<Self, ClientError> {
+        let call = Call::start(stream, request).await?;
+        let writer = LinkWriter(Arc::new(Mutex::new(Some(call.writer))));
+        let mut reader = LinkReader {
+            reader: Some(call.reader),
+            writer: writer.clone(),
+            reattach,
+            reattaching: None,
+        };
+        match reader.next().await? {
+            Frame::Started { pid } => Ok(Self { pid, reader, writer }),
+            other => Err(unexpected(&other)),
+        }
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> LinkReader<S> {

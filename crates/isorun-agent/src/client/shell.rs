@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::link::{Connect, LinkReader, LinkWriter, Reattach, link};
-use super::{Call, ClientError, unexpected};
+use super::error::{ClientError, unexpected};
+use super::link::{Connect, Link, LinkReader, LinkWriter, Reattach};
 use crate::codec::Frame;
 use crate::protocol::{self, Request, Run, Status};
 
@@ -92,16 +92,9 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let stream = connect().await.ok_or(ClientError::Disconnected)?;
-    let call = Call::start(stream, &request).await?;
-    let (mut reader, writer) = link(call, Some(Reattach { connect, token }));
-    match reader.next().await? {
-        Frame::Started { pid } => Ok(ShellHandle {
-            pid,
-            events: ShellEvents { reader },
-            control: ShellControl { writer },
-        }),
-        other => Err(unexpected(&other)),
-    }
+    let reattach = Some(Reattach { connect, token });
+    let Link { pid, reader, writer } = Link::open(stream, &request, reattach).await?;
+    Ok(ShellHandle { pid, events: ShellEvents { reader }, control: ShellControl { writer } })
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ShellEvents<S> {
