@@ -100,7 +100,10 @@ impl Shell {
             }
         };
         shell.write_script(&script::preparation());
-        shell.start_command(agent, &Run::default()).map_err(|error| failed(&error))?;
+        if let Err(error) = shell.start_command(agent, &Run::default()) {
+            shell.terminate(agent).await;
+            return Err(failed(&error));
+        }
         let prepared = async {
             tokio::select! {
                 _ = read_exit_code(&mut shell.status, &mut shell.line, shell.job.as_ref()) => true,

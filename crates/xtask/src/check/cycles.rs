@@ -39,7 +39,6 @@ const KNOWN: &[(&str, &[&str])] = &[
         ],
     ),
     ("isorun", &["server::openapi", "server::routes"]),
-    ("isorun-agent", &["init::exec", "init::sessions", "init::shell"]),
     ("isorun-egress", &["dns", "egress", "intercept"]),
     ("xtask", &["guests::merge_modules::guard", "guests::merge_modules::merge"]),
 ];
