@@ -25,8 +25,9 @@ mod accessor;
 mod parse;
 mod rewrite;
 
-pub(crate) use self::rewrite::{
-    LOAD, MEMORY, READ_GLOBAL, RELEASE_HANDLES, SAVE, WRITE_GLOBAL, instrument,
+pub(crate) use self::{
+    accessor::{LOAD, MEMORY, READ_GLOBAL, RELEASE_HANDLES, SAVE, WRITE_GLOBAL},
+    rewrite::instrument,
 };
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ mod source;
 
 pub use source::RuntimeSource;
 
+/// A callback for the number of received bytes, and the total if it is known.
+type ProgressCallback = Box<dyn Fn(u64, Option<u64>) + Send + Sync>;
+
 /// The environment variable that names the directory of all runtimes.
 const RUNTIME_DIR_VARIABLE: &str = "ISOLA_RUNTIME_DIR";
 

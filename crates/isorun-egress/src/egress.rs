@@ -14,29 +14,21 @@
 //! everything except some names is allowed.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::net::{SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
-use hickory_resolver::proto::rr::{Record, RecordType};
-
-use super::budget::BudgetShare;
-use super::context::ProxyContext;
-use super::dns::rate::RateLimiter;
 use super::guest_socket::{GuestSocket, GuestStream};
-use super::names::NameTable;
 use super::policy::{Connection, Reason, Verdict};
-use super::resolver::{ResolveError, ResolvedName};
+use super::proxy::EgressProxy;
 use super::sniff::{Host, Sniffed, Sniffer};
-use super::{Blocked, Plan, dns, intercept, relay, upstream};
-use isorun_agent::SandboxId;
+use super::{Plan, dns, intercept, relay};
 
 /// File descriptors of a connection: a socket to the guest and one upstream.
 const DESCRIPTORS_PER_CONNECTION: u32 = 2;
@@ -48,31 +40,6 @@ const SERVER_FIRST_DELAY: Duration = Duration::from_millis(200);
 /// Time to wait for first bytes of the client, if other protocols are denied, before the
 /// connection is blocked.
 const SERVER_FIRST_BLOCK_DELAY: Duration = Duration::from_secs(2);
-/// Maximum time to connect to an upstream server.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The egress proxy of one sandbox.
-pub struct EgressProxy {
-    id: SandboxId,
-    context: Arc<ProxyContext>,
-    plan: RwLock<Arc<Plan>>,
-    names: Mutex<NameTable>,
-    /// Incremented to reset all open connections.
-    resets: watch::Sender<u64>,
-    /// The number of [`QuiesceGuard`]s.
-    quiesced: watch::Sender<usize>,
-    /// The number of open connections.
-    open: watch::Sender<usize>,
-    blocked: AtomicU64,
-    allowed: AtomicU64,
-    /// File descriptors of its connections.
-    descriptors: BudgetShare,
-    /// Pending queries to upstream resolvers.
-    queries: BudgetShare,
-    /// The rate of queries to upstream resolvers.
-    rate: Mutex<RateLimiter>,
-}
-
 /// The sockets of a proxy, created in the sandbox's network namespace.
 pub struct Sockets {
     /// The listener that accepts all connections. The local address of an accepted socket
@@ -82,91 +49,7 @@ pub struct Sockets {
     pub questions: UdpSocket,
 }
 
-/// A guard during whose lifetime the sandbox has no connections.
-#[derive(Debug)]
-pub struct QuiesceGuard(Arc<EgressProxy>);
-
-impl Drop for QuiesceGuard {
-    fn drop(&mut self) {
-        self.0.quiesced.send_modify(|count| *count -= 1);
-    }
-}
-
-impl std::fmt::Debug for EgressProxy {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "EgressProxy({})", self.id)
-    }
-}
-
 impl EgressProxy {
-    /// Creates a proxy. It handles connections once [`serve`](Self::serve) runs.
-    #[must_use]
-    pub fn new(id: SandboxId, context: Arc<ProxyContext>, plan: Plan) -> Arc<Self> {
-        let (descriptors, queries) = (context.descriptors.share(), context.queries.share());
-        Arc::new(Self {
-            id,
-            context,
-            descriptors,
-            queries,
-            rate: Mutex::default(),
-            plan: RwLock::new(Arc::new(plan)),
-            names: Mutex::default(),
-            resets: watch::Sender::default(),
-            quiesced: watch::Sender::default(),
-            open: watch::Sender::default(),
-            blocked: AtomicU64::new(0),
-            allowed: AtomicU64::new(0),
-        })
-    }
-
-    /// Returns the current network configuration.
-    #[must_use]
-    pub fn plan(&self) -> Arc<Plan> {
-        Arc::clone(&self.plan.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Replaces the network configuration and resets all open connections, which were
-    /// allowed by the old rules.
-    pub fn set_plan(&self, plan: Plan) {
-        *self.plan.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(plan);
-        *self.names() = NameTable::default();
-        self.resets.send_modify(|count| *count += 1);
-    }
-
-    /// Returns the numbers of allowed and of blocked connections.
-    #[must_use]
-    pub fn counts(&self) -> (u64, u64) {
-        (self.allowed.load(Ordering::Relaxed), self.blocked.load(Ordering::Relaxed))
-    }
-
-    /// Resets all connections, and refuses new ones until the guard is dropped.
-    pub async fn quiesce(self: &Arc<Self>) -> QuiesceGuard {
-        self.quiesced.send_modify(|count| *count += 1);
-        let guard = QuiesceGuard(Arc::clone(self));
-        self.resets.send_modify(|count| *count += 1);
-        let mut open = self.open.subscribe();
-        // The sender is a field of `self`, so the channel is not closed.
-        let _ = open.wait_for(|open| *open == 0).await;
-        guard
-    }
-
-    pub(super) fn context(&self) -> &ProxyContext {
-        &self.context
-    }
-
-    pub(super) fn names(&self) -> MutexGuard<'_, NameTable> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Counts and reports a blocked connection or request.
-    pub(super) fn report(&self, name: Option<String>, to: SocketAddrV4, reason: Reason) {
-        self.blocked.fetch_add(1, Ordering::Relaxed);
-        if let Some(observer) = &self.context.observer {
-            let blocked = Blocked { name, address: *to.ip(), port: to.port(), reason };
-            observer.blocked(&self.id, blocked);
-        }
-    }
-
     /// Handles connections and DNS queries until this future is dropped.
     pub async fn serve(self: Arc<Self>, sockets: Sockets) {
         let queries = dns::serve(Arc::clone(&self), sockets.questions);
@@ -327,51 +210,6 @@ impl EgressProxy {
         self.pass_through(guest, to, head).await;
     }
 
-    /// Evaluates the policy for a connection.
-    fn decide(&self, plan: &Plan, connection: Connection<'_>) -> Result<(), Reason> {
-        match plan.policy.decide(connection, &self.context.permitted) {
-            Verdict::Allow => Ok(()),
-            Verdict::Deny(reason) => Err(reason),
-        }
-    }
-
-    /// Verifies a claimed name by its addresses, and evaluates the policy.
-    /// `is_tls_or_http` is set if a rule by name can allow the connection.
-    pub(super) async fn check_name(
-        &self,
-        plan: &Plan,
-        to: SocketAddrV4,
-        claimed: Option<&str>,
-        known: &[String],
-        is_tls_or_http: bool,
-    ) -> Result<(), Reason> {
-        let verified = match claimed {
-            Some(claimed) if known.iter().any(|known| known == claimed) => true,
-            Some(claimed)
-                if plan.policy.resolves(claimed) || plan.credentials.has_host(claimed) =>
-            {
-                self.addresses(claimed)
-                    .await
-                    .is_ok_and(|resolved| resolved.addresses.contains(to.ip()))
-            }
-            _ => false,
-        };
-        let (address, port) = (*to.ip(), to.port());
-        let connection = Connection { address, port, claimed, verified, known, is_tls_or_http };
-        // A credential allows its own host, unless a rule denies it.
-        let own =
-            claimed.or(known.first().map(String::as_str)).filter(|_| claimed.is_none() || verified);
-        match self.decide(plan, connection) {
-            Err(Reason::Unlisted | Reason::Nameless)
-                if is_tls_or_http
-                    && own.is_some_and(|name| plan.credentials.has_host_port(name, port)) =>
-            {
-                Ok(())
-            }
-            verdict => verdict,
-        }
-    }
-
     /// Connects upstream and relays data of the server, if any protocol is allowed. Once the
     /// server has sent data, the rest of the connection is handled here, and the result is
     /// `None`. The result is `Some` if the client has sent data first: its first bytes are
@@ -469,61 +307,6 @@ impl EgressProxy {
         drop(head);
         // On an error both connections are reset.
         let _ = relay::sockets(guest, &upstream, &self.descriptors).await;
-    }
-
-    /// Connects to an allowed destination, from outside the sandbox's namespace.
-    pub(super) async fn connect(&self, to: SocketAddrV4) -> io::Result<TcpStream> {
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(to))
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        stream.set_nodelay(true)?;
-        Ok(stream)
-    }
-
-    /// Creates an HTTP client that verifies the certificate of the host.
-    pub(super) fn tls_client(&self, to: SocketAddrV4, name: &str) -> upstream::HttpClient {
-        upstream::client(self.context.upstream.connector(to, name, self.descriptors.clone()))
-    }
-
-    /// Returns the maximum time until a host starts its response to a request with a secret.
-    pub(super) fn response_timeout(&self) -> Duration {
-        self.context.response_timeout
-    }
-
-    /// Resolves a name to an address that rules can allow.
-    pub(super) async fn address_of(&self, name: &str) -> Option<Ipv4Addr> {
-        let resolved = self.addresses(name).await.ok()?;
-        resolved.addresses.into_iter().find(|address| self.context.is_reachable(*address))
-    }
-
-    /// Queries the upstream resolver for the addresses of a name.
-    pub(super) async fn addresses(&self, name: &str) -> Result<ResolvedName, ResolveError> {
-        self.limited(self.context.resolver.addresses(name)).await
-    }
-
-    /// Queries the upstream resolver for records of a name.
-    pub(super) async fn records(
-        &self,
-        name: &str,
-        kind: RecordType,
-    ) -> Result<Vec<Record>, ResolveError> {
-        self.limited(self.context.resolver.records(name, kind)).await
-    }
-
-    /// Runs a query within the limits of the sandbox on upstream queries.
-    async fn limited<T>(
-        &self,
-        query: impl Future<Output = Result<T, ResolveError>>,
-    ) -> Result<T, ResolveError> {
-        let within_rate = self
-            .rate
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .try_take(std::time::Instant::now());
-        let Some(_permit) = self.queries.try_acquire(1).filter(|_| within_rate) else {
-            return Err(ResolveError::TooManyQueries);
-        };
-        query.await
     }
 }
 

@@ -25,8 +25,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::egress::EgressProxy;
 use super::policy::Reason;
+use super::proxy::EgressProxy;
 use super::redact::{RedactedBody, SecretPatterns};
 use super::sniff::{self, Host, MAX_HEAD_BYTES, MAX_REQUEST_FIELDS};
 use super::upstream::{Connector, HttpClient, client};

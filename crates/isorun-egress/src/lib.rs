@@ -24,6 +24,8 @@ pub mod hop_by_hop;
 pub mod intercept;
 pub mod names;
 pub mod policy;
+pub mod proxy;
+mod rate;
 pub(crate) mod redact;
 mod relay;
 pub mod resolver;

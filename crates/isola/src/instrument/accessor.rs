@@ -9,10 +9,22 @@ use wasm_encoder::{
     MemoryType, Module, ModuleArg, ModuleSection, PrimitiveValType, TypeSection, ValType,
 };
 
-use super::{
-    parse::{MutableState, NumType, ParsedComponent, RESET_PREOPENS},
-    rewrite::{LOAD, MEMORY, READ_GLOBAL, RELEASE_HANDLES, SAVE, WRITE_GLOBAL},
-};
+use super::parse::{MutableState, NumType, ParsedComponent, RESET_PREOPENS};
+
+/// The name of the export that loads a state. It takes the number of memory pages
+/// and returns whether the memory could grow to it.
+pub(crate) const LOAD: &str = "isola-state-load";
+/// The name of the import to which the accessor passes the complete memory.
+pub(crate) const MEMORY: &str = "isola-state-memory";
+/// The name of the import with which the host reads a global: it takes the value.
+pub(crate) const READ_GLOBAL: &str = "isola-state-seen";
+/// The name of the export that makes libc release the handles that it can get again.
+pub(crate) const RELEASE_HANDLES: &str = "isola-state-settle";
+/// The name of the export that passes each global (an index, its bits) and the
+/// memory to the host.
+pub(crate) const SAVE: &str = "isola-state-save";
+/// The name of the import with which the host writes a global: it returns the value.
+pub(crate) const WRITE_GLOBAL: &str = "isola-state-wanted";
 
 /// The module name of the accessor's imports from the host.
 const HOST_MODULE: &str = "host";

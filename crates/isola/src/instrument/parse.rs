@@ -12,7 +12,8 @@ use wasmparser::{
     Parser, Payload, TypeRef, ValType,
 };
 
-use super::rewrite::{InstrumentError, part};
+/// The reason why a component cannot be instrumented.
+pub(crate) type InstrumentError = String;
 
 /// The parts of a component that instrumentation uses.
 #[derive(Default)]
@@ -501,4 +502,9 @@ fn export_kind(kind: ExternalKind) -> ExportKind {
         ExternalKind::Global => ExportKind::Global,
         ExternalKind::Tag => ExportKind::Tag,
     }
+}
+
+/// Returns the bytes of a section.
+pub(super) fn part<'a>(bytes: &'a [u8], range: &Range<usize>) -> Result<&'a [u8], InstrumentError> {
+    bytes.get(range.clone()).ok_or_else(|| "a section in it is truncated".into())
 }

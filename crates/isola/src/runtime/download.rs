@@ -22,7 +22,7 @@ use std::{
 use reqwest::{Client, Response, StatusCode, Url, header};
 use sha2::{Digest as _, Sha256};
 
-use super::{Runtime, archive, release_dirs, source::ProgressCallback};
+use super::{ProgressCallback, Runtime, archive, release_dirs};
 use crate::{error::Error, regular, trust};
 
 /// The maximum size of an archive in bytes.

@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{RUNTIME_DIR_VARIABLE, Runtime, default_dirs, default_runtimes_dir, release_dirs};
+use super::{
+    ProgressCallback, RUNTIME_DIR_VARIABLE, Runtime, default_dirs, default_runtimes_dir,
+    release_dirs,
+};
 use crate::error::Error;
 
 /// The default base URL of releases.
@@ -39,9 +42,6 @@ pub struct RuntimeSource {
     sha256: Option<String>,
     progress: Option<ProgressCallback>,
 }
-
-/// A callback for the number of received bytes, and the total if it is known.
-pub(super) type ProgressCallback = Box<dyn Fn(u64, Option<u64>) + Send + Sync>;
 
 impl RuntimeSource {
     /// Creates a source of this runtime.

@@ -7,7 +7,6 @@
 //! queries for addresses are forwarded.
 
 pub mod question;
-pub mod rate;
 
 use std::io::{self, IoSliceMut};
 use std::net::Ipv4Addr;
@@ -22,8 +21,8 @@ use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 
 use self::question::Question;
-use super::egress::EgressProxy;
 use super::policy::Reason;
+use super::proxy::EgressProxy;
 use super::resolver::ResolveError;
 
 /// Maximum number of UDP queries of one sandbox that are processed at the same time.

@@ -30,7 +30,8 @@ use super::launcher::{self, Launcher};
 use super::link::{self, INSIDE_ADDRESS};
 use crate::engine::{Error, Result, SandboxId};
 use isorun_egress::Plan;
-use isorun_egress::egress::{EgressProxy, QuiesceGuard, Sockets};
+use isorun_egress::egress::Sockets;
+use isorun_egress::proxy::{EgressProxy, QuiesceGuard};
 
 /// The port on which the proxy listens. Connections to the agent's address never
 /// come from this port.

@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 
 use isorun_egress::context::{ProxyContext, ProxyOptions};
 use isorun_egress::credentials::Credential;
-use isorun_egress::egress::{EgressProxy, Sockets};
+use isorun_egress::egress::Sockets;
 use isorun_egress::intercept::GATEWAY;
 use isorun_egress::policy::DefaultAction;
+use isorun_egress::proxy::EgressProxy;
 use isorun_egress::{Authority, Credentials, Plan, Policy};
 use isorun_engine::SandboxId;
 use machine::{Address, Nginx, PlainRunsc, Server};

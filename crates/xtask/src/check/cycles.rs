@@ -16,8 +16,6 @@ use crate::workspace;
 /// Cycles that are left to cut: the crate, and the modules. Remove what is gone; nothing
 /// may be added.
 const KNOWN: &[(&str, &[&str])] = &[
-    ("isola", &["instrument::accessor", "instrument::parse", "instrument::rewrite"]),
-    ("isola", &["runtime::download", "runtime::source"]),
     ("isola-node", &["sandbox", "snapshot", "template"]),
     ("isola-python", &["bodies", "host", "sandbox", "snapshot", "template"]),
     (
@@ -39,7 +37,6 @@ const KNOWN: &[(&str, &[&str])] = &[
         ],
     ),
     ("isorun", &["server::openapi", "server::routes"]),
-    ("isorun-egress", &["dns", "egress", "intercept"]),
     ("xtask", &["guests::merge_modules::guard", "guests::merge_modules::merge"]),
 ];
 
