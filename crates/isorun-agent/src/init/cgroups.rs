@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, open, openat, unlinkat};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 const MOUNT_POINT: &str = "/groups";
@@ -32,6 +32,9 @@ const MAX_PLAIN_ROUNDS: u32 = 4;
 /// The number of rounds of stopping after which a group is killed although it still
 /// grows.
 const MAX_STOP_ROUNDS: u32 = 64;
+/// The number of processes whose process group is looked up if the program itself has
+/// exited.
+const MAX_PROCESS_GROUP_CHECKS: usize = 8;
 /// The maximum number of empty groups that are kept for the next programs.
 const MAX_SPARES: usize = 16;
 
@@ -101,8 +104,9 @@ impl Cgroups {
         [self.all_procs.as_fd(), cgroup.procs.as_fd()]
     }
 
-    /// Kills every process in a group, and returns when none is left.
-    pub async fn kill(&self, cgroup: &Cgroup) {
+    /// Kills every process in a group, and returns when none is left. `program` is the
+    /// program that was started in it, and leads a process group.
+    pub async fn kill(&self, cgroup: &Cgroup, program: Pid) {
         let mut pause = Duration::from_micros(100);
         for round in 0.. {
             let mut members = cgroup.members();
@@ -110,7 +114,7 @@ impl Cgroups {
                 break;
             }
             if members.len() >= MIN_MEMBERS_TO_STOP || round >= MAX_PLAIN_ROUNDS {
-                members = cgroup.stop();
+                members = cgroup.stop(program);
             }
             for pid in members {
                 // It may have exited since.
@@ -180,13 +184,23 @@ impl Cgroup {
     /// processes do neither, and still count against the sandbox's limit of processes,
     /// so that no new processes replace them. Processes of other groups are not
     /// affected.
-    fn stop(&self) -> Vec<Pid> {
+    ///
+    /// The process group of the program is stopped by one system call. It has most of
+    /// the processes of a fork bomb, which otherwise replace each other faster than
+    /// they are listed.
+    fn stop(&self, program: Pid) -> Vec<Pid> {
         let mut stopped = HashSet::new();
         for _ in 0..MAX_STOP_ROUNDS {
             let before = stopped.len();
-            for pid in self.members() {
+            let mut members = self.members();
+            if has_process_group(&members, program) {
+                // It may have exited since, as may each of the others.
+                let _ = kill_process_group(program, Signal::STOP);
+                // What was forked before that is stopped, too, and has to be known.
+                members = self.members();
+            }
+            for pid in members {
                 if stopped.insert(pid) {
-                    // It may have exited since.
                     let _ = kill_process(pid, Signal::STOP);
                 }
             }
@@ -196,6 +210,16 @@ impl Cgroup {
         }
         stopped.into_iter().collect()
     }
+}
+
+/// Reports whether the process group of a program still belongs to it: as long as one
+/// of its processes is in the group, no other process gets its number.
+fn has_process_group(members: &[Pid], program: Pid) -> bool {
+    members.contains(&program)
+        || members
+            .iter()
+            .take(MAX_PROCESS_GROUP_CHECKS)
+            .any(|pid| getpgid(Some(*pid)) == Ok(program))
 }
 
 /// Creates a group in a hierarchy of its own, which has no path any more.

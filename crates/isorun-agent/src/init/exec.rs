@@ -107,7 +107,7 @@ impl Program {
 
     /// Kills it with all processes that it has started.
     pub async fn kill(&self, agent: &Agent) {
-        agent.cgroups.kill(&self.cgroup).await;
+        agent.cgroups.kill(&self.cgroup, self.pid).await;
     }
 
     /// Lets it continue without a client, up to its time limit, and discards its

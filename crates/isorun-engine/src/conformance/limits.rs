@@ -61,7 +61,8 @@ pub async fn too_many_processes(engine: &dyn Engine) {
 /// Fork bombs whose processes leave their session are killed at their timeout, and the
 /// sandbox can start as many processes as before.
 pub async fn a_bomb_ends_at_its_timeout(engine: &dyn Engine) {
-    let sandbox = Sandbox::with_spec(engine, crate::SandboxSpec { pids: 100, ..spec() }).await;
+    let sandbox =
+        Sandbox::with_spec(engine, crate::SandboxSpec { pids: 100, mem_mib: 1024, ..spec() }).await;
     let bystander = sandbox.exec(shell("sleep 4; echo still here")).await.unwrap();
     for bomb in [
         "b() { b | b & }; b; sleep 1000",

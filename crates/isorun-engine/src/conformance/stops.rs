@@ -144,8 +144,11 @@ pub async fn jobs_of_a_shell_on_a_terminal(engine: &dyn Engine) {
 
 /// Killing many processes at a timeout does not stop, continue or delay other commands.
 pub async fn a_timeout_touches_no_other_command(engine: &dyn Engine) {
-    let sandbox =
-        Sandbox::with_spec(engine, crate::SandboxSpec { pids: 200, ..super::spec() }).await;
+    let sandbox = Sandbox::with_spec(
+        engine,
+        crate::SandboxSpec { pids: 200, mem_mib: 1024, ..super::spec() },
+    )
+    .await;
     // A stopped worker, and a parent that records all state changes of its child.
     let paused = sandbox.exec(shell("echo $$; kill -STOP $$; echo continued")).await.unwrap();
     let pid = paused.pid;
