@@ -193,42 +193,42 @@ struct UsePath {
 /// Splits a source into names and signs. Drops comments, literals, and modules of tests.
 fn tokens(text: &str) -> Vec<String> {
     let mut tokens: Vec<String> = Vec::new();
-    let bytes: Vec<char> = text.chars().collect();
+    let chars: Vec<char> = text.chars().collect();
     let mut at = 0;
-    while at < bytes.len() {
-        let c = bytes[at];
-        let next = bytes.get(at + 1).copied();
+    while at < chars.len() {
+        let c = chars[at];
+        let next = chars.get(at + 1).copied();
         if c == '/' && next == Some('/') {
-            while at < bytes.len() && bytes[at] != '\n' {
+            while at < chars.len() && chars[at] != '\n' {
                 at += 1;
             }
         } else if c == '"' {
             at += 1;
-            while at < bytes.len() && bytes[at] != '"' {
-                at += if bytes[at] == '\\' { 2 } else { 1 };
+            while at < chars.len() && chars[at] != '"' {
+                at += if chars[at] == '\\' { 2 } else { 1 };
             }
             at += 1;
-        } else if c == '\'' && (next == Some('\\') || bytes.get(at + 2) == Some(&'\'')) {
+        } else if c == '\'' && (next == Some('\\') || chars.get(at + 2) == Some(&'\'')) {
             // A character, and not a lifetime.
             at += if next == Some('\\') { 3 } else { 2 };
-            while at < bytes.len() && bytes[at] != '\'' {
+            while at < chars.len() && chars[at] != '\'' {
                 at += 1;
             }
             at += 1;
         } else if c.is_alphanumeric() || c == '_' {
             let start = at;
-            while at < bytes.len() && (bytes[at].is_alphanumeric() || bytes[at] == '_') {
+            while at < chars.len() && (chars[at].is_alphanumeric() || chars[at] == '_') {
                 at += 1;
             }
-            let word: String = bytes[start..at].iter().collect();
+            let word: String = chars[start..at].iter().collect();
             let is_raw =
-                matches!(word.as_str(), "r" | "br") && matches!(bytes.get(at), Some('"' | '#'));
+                matches!(word.as_str(), "r" | "br") && matches!(chars.get(at), Some('"' | '#'));
             if is_raw {
-                let hashes = bytes[at..].iter().take_while(|c| **c == '#').count();
-                let end: String = std::iter::once('"').chain("#".repeat(hashes).chars()).collect();
+                let hashes = chars[at..].iter().take_while(|c| **c == '#').count();
+                let end: Vec<char> =
+                    std::iter::once('"').chain(std::iter::repeat_n('#', hashes)).collect();
                 at += hashes + 1;
-                while at < bytes.len() && !bytes[at..].iter().collect::<String>().starts_with(&end)
-                {
+                while at < chars.len() && !chars[at..].starts_with(&end) {
                     at += 1;
                 }
                 at += end.len();
