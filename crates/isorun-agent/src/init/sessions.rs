@@ -200,12 +200,15 @@ async fn wait_for_program(
         let _ = frozen.wait_for(|frozen| !frozen).await;
         sleep_until(Instant::now() + PROGRAM_ATTACH_TIMEOUT).await;
     };
+    tokio::pin!(attach_timeout);
+    tokio::select! {
+        claim = claims.recv() => return claim,
+        () = &mut attach_timeout => return None,
+        () = program.deadline(agent) => program.kill_at_deadline(agent).await,
+    }
+    // A client that attaches gets the output, and that the time limit was reached.
     tokio::select! {
         claim = claims.recv() => claim,
         () = attach_timeout => None,
-        () = program.deadline(agent) => {
-            program.kill_at_deadline(agent).await;
-            claims.recv().await
-        }
     }
 }

@@ -35,7 +35,7 @@ macro_rules! conformance_of_shells {
         $crate::conformance_of_shells!(@@ $open; sessions:
             redirections_last, what_is_stopped_ends_no_shell,
             what_is_set_up_for_a_person_does_not_show, commands_may_be_long,
-            time_limits_do_not_run_in_a_checkpoint
+            time_limits_do_not_run_in_a_checkpoint, a_program_that_was_killed_is_not_kept
         );
     };
     (@ $open:expr; $($case:ident),+) => {

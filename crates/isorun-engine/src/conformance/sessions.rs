@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isorun_agent::client;
-use isorun_agent::protocol::{self, Status};
+use isorun_agent::protocol::{self, FailureKind, Status};
 
 use super::shells::{OpenShell, connect};
 use super::{Sandbox, shell as sh};
@@ -299,4 +299,34 @@ pub async fn time_limits_do_not_run_in_a_checkpoint(engine: &Arc<dyn Engine>) {
     // Time limits still apply.
     let (status, ..) = shell.run_for("sleep 100", Some(Duration::from_millis(300))).await;
     assert_eq!(status, Status::TimedOut);
+}
+
+/// A program that reaches its time limit without a client is kept for a client only as
+/// long as one that runs.
+pub async fn a_program_that_was_killed_is_not_kept(engine: &Arc<dyn Engine>) {
+    if !engine.capabilities().checkpoint {
+        return;
+    }
+    let sandbox = Sandbox::new(engine.as_ref()).await;
+    let request = protocol::Exec {
+        token: Some("limited".to_owned()),
+        timeout_ms: Some(2000),
+        ..sh("sleep 1000")
+    };
+    let exec =
+        client::exec_with_reattach(sandbox.connect().await, connect(engine, &sandbox), request)
+            .await
+            .unwrap();
+    let exec = tokio::spawn(exec.output(1000));
+    let dir = tempfile::tempdir().unwrap();
+    engine.checkpoint(&sandbox.id, dir.path(), false).await.unwrap();
+    exec.await.unwrap().unwrap_err();
+    let spec = crate::SandboxSpec { id: sandbox.id.clone(), ..super::spec() };
+    engine.restore(spec, dir.path()).await.unwrap();
+    sandbox.until("! pgrep -x sleep").await;
+    // More than the time within which a client has to attach.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let attached = client::attach_shell(connect(engine, &sandbox), "limited".to_owned()).await;
+    let Err(client::ClientError::Failed(failure)) = attached else { panic!("it is still kept") };
+    assert_eq!(failure.kind, FailureKind::NotFound, "{failure:?}");
 }
