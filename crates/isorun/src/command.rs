@@ -176,7 +176,7 @@ pub struct DataArgs {
 
 impl DataArgs {
     pub fn dir(&self) -> anyhow::Result<PathBuf> {
-        self.data_dir.clone().map_or_else(crate::data::default_dir, Ok)
+        self.data_dir.clone().map_or_else(isorun_server::data_dir::default_dir, Ok)
     }
 
     /// Returns the data directory. Fails if no server was ever started with it.

@@ -1,19 +1,9 @@
-//! The `isorun` command: a server of Linux sandboxes, and its clients. Not a
-//! library for other crates: it is a library crate only so that fuzz targets can
-//! call it.
+//! The `isorun` command: subcommands, and the HTTP client that most of them use. The
+//! server is the crate `isorun-server`. This is a library only for its own binary.
 
-mod audit;
 mod client;
-mod clock;
 mod command;
-mod data;
 mod failure;
-#[cfg(any(test, feature = "fuzzing"))]
-#[doc(hidden)]
-pub mod fuzzing;
-mod secret;
-mod server;
-mod store;
 mod visible;
 
 use std::process::ExitCode;

@@ -4,4 +4,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| isorun::fuzzing::manifests(input));
+fuzz_target!(|input: &[u8]| isorun_server::fuzzing::manifests(input));

@@ -3,4 +3,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| isorun::fuzzing::requests(input));
+fuzz_target!(|input: &[u8]| isorun_server::fuzzing::requests(input));

@@ -5,4 +5,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: &[u8]| isorun::fuzzing::urls(input));
+fuzz_target!(|input: &[u8]| isorun_server::fuzzing::urls(input));

@@ -11,16 +11,14 @@ use std::{
 
 use anyhow::Context;
 use clap::Subcommand;
+use isorun_api::{AuditEntry, RunId};
+use isorun_server::{
+    secret::Secret,
+    store::{AuditRow, ChainError, Store, Verifier},
+};
 
 use super::{DataArgs, table};
-use crate::{
-    audit::Verifier,
-    failure::Failure,
-    secret::Secret,
-    store::{AuditRow, Store},
-};
-use isorun_api::AuditEntry;
-use isorun_api::RunId;
+use crate::failure::Failure;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -123,7 +121,7 @@ async fn verify_log(
     store: &Store,
     id: &RunId,
     ended: bool,
-) -> anyhow::Result<Result<(), crate::audit::ChainError>> {
+) -> anyhow::Result<Result<(), ChainError>> {
     let mut after = 0;
     loop {
         let rows = store.audit(id, after, ENTRIES_PER_PAGE).await?;

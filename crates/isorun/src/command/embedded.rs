@@ -1,19 +1,18 @@
 //! A server within the process of a command, for the lifetime of the command.
 
 use anyhow::Result;
+use isorun_server::{Listening, Server, config::Config, data_dir};
 use tokio::task::JoinHandle;
 
 use super::{ServerArgs, keys};
 use crate::{
     client::{Client, config::Target},
-    data,
     failure::Failure,
-    server::{App, Config, Listening, Server, engine},
 };
 
 /// A server on a port of the loopback interface.
 pub struct Embedded {
-    app: App,
+    server: Server,
     serving: JoinHandle<Result<()>>,
     key: String,
 }
@@ -32,30 +31,30 @@ pub async fn connect_or_start(server: ServerArgs) -> Result<(Client, Option<Embe
 
 impl Embedded {
     async fn start() -> Result<(Client, Self), Failure> {
-        let config = Config::embedded(data::default_dir()?);
-        data::restrict_umask();
-        data::prepare(&config.data_dir)?;
-        let lock = data::lock(&config.data_dir)?;
+        let config = Config::embedded(data_dir::default_dir()?);
+        data_dir::restrict_umask();
+        data_dir::prepare(&config.data_dir)?;
+        let lock = data_dir::lock(&config.data_dir)?;
         let listening = Listening::bind(&config).await?;
-        let engine = engine::start(&config).await?;
-        let app = Server::open(config, engine, lock).await?;
-        let key = keys::create(&app.store, &app.secret, "local", "embedded", None, false).await?;
+        let server = Server::open(config, lock).await?;
+        let key =
+            keys::create(server.store(), server.secret(), "local", "embedded", None, false).await?;
         let target = Target { url: listening.url(), key: Some(key.clone()), explicit: true };
         let serving = tokio::spawn({
-            let app = app.clone();
-            async move { listening.serve(&app).await }
+            let server = server.clone();
+            async move { listening.serve(&server).await }
         });
-        Ok((Client::new(&target)?, Self { app, serving, key }))
+        Ok((Client::new(&target)?, Self { server, serving, key }))
     }
 
     /// Revokes the key, stops the server and destroys its sandboxes.
     pub async fn stop(self) -> Result<(), Failure> {
-        if let Some(id) = self.app.secret.verify_key(&self.key) {
-            self.app.store.revoke_key(&id).await.map_err(anyhow::Error::from)?;
+        if let Some(id) = self.server.secret().verify_key(&self.key) {
+            self.server.store().revoke_key(&id).await.map_err(anyhow::Error::from)?;
         }
-        self.app.stopping.cancel();
+        self.server.stopping().cancel();
         let served = self.serving.await.map_err(anyhow::Error::from)?;
-        self.app.close().await;
+        self.server.close().await;
         Ok(served?)
     }
 }

@@ -15,9 +15,10 @@ use isorun_image::{
     Error, Image, ImportOptions, Platform, PullOptions, Reference, Registries, RegistryCredentials,
     Source, Store,
 };
+use isorun_server::{clock, data_dir};
 
 use super::{DataArgs, table};
-use crate::{clock, data, failure::Failure};
+use crate::failure::Failure;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -147,9 +148,9 @@ Examples:
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let dir = args.data.dir()?;
     super::block_on(async move {
-        data::restrict_umask();
-        data::prepare(&dir)?;
-        let store = Store::open(data::images_dir(&dir)).map_err(failure)?;
+        data_dir::restrict_umask();
+        data_dir::prepare(&dir)?;
+        let store = Store::open(data_dir::images_dir(&dir)).map_err(failure)?;
         match args.command {
             Command::Pull(args) => pull(&store, args).await,
             Command::Import(args) => import(&store, args).await,

@@ -5,15 +5,15 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Subcommand;
-
-use super::{DataArgs, table};
-use crate::{
-    clock, data,
-    failure::Failure,
+use isorun_api::random_hex;
+use isorun_server::{
+    clock, data_dir,
     secret::{self, Secret},
     store::{KeyRow, Store},
 };
-use isorun_api::random_hex;
+
+use super::{DataArgs, table};
+use crate::failure::Failure;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -58,8 +58,8 @@ enum Command {
 pub fn run(args: Args) -> Result<ExitCode, Failure> {
     let dir = args.data.dir()?;
     super::block_on(async move {
-        data::restrict_umask();
-        data::prepare(&dir)?;
+        data_dir::restrict_umask();
+        data_dir::prepare(&dir)?;
         let store = Store::open(&dir).context("cannot open the data directory")?;
         match args.command {
             Command::Create { name, tenant, region, admin } => {

@@ -5,7 +5,7 @@ use std::{io::Write, process::ExitCode};
 use clap::CommandFactory as _;
 
 use super::Cli;
-use crate::{failure::Failure, server::openapi};
+use crate::failure::Failure;
 
 pub fn completions(shell: clap_complete::Shell) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();
@@ -16,7 +16,7 @@ pub fn completions(shell: clap_complete::Shell) -> Result<ExitCode, Failure> {
 
 pub fn openapi() -> Result<ExitCode, Failure> {
     let mut text =
-        openapi::document().to_pretty_json().map_err(|error| Failure::Other(error.into()))?;
+        isorun_server::openapi().to_pretty_json().map_err(|error| Failure::Other(error.into()))?;
     text.push('\n');
     std::io::stdout().write_all(text.as_bytes()).map_err(Failure::output)?;
     Ok(ExitCode::SUCCESS)

@@ -4,21 +4,16 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::ValueEnum;
+use isorun_api::DEFAULT_ADDRESS;
 use isorun_engine::SandboxSpec;
+use isorun_server::{
+    Listening, Server,
+    config::{Config, DEFAULT_DISK_MIB, DEFAULT_MEM_MIB, Limits, NetworkConfig, PullPolicy, Urls},
+    data_dir, secret,
+};
 
 use super::{DataArgs, create::duration, keys, server_limits::ServerLimitArgs};
-use crate::{
-    client::config::ClientConfig,
-    data,
-    failure::Failure,
-    secret,
-    server::{
-        App, Config, Listening, Server,
-        config::{DEFAULT_DISK_MIB, DEFAULT_MEM_MIB, Limits, NetworkConfig, PullPolicy, Urls},
-        engine,
-    },
-};
-use isorun_api::DEFAULT_ADDRESS;
+use crate::{client::config::ClientConfig, failure::Failure};
 
 /// The upper bound of the default disk limit of a sandbox, in MiB.
 const MAX_DEFAULT_DISK_MIB: u64 = 102_400;
@@ -260,7 +255,6 @@ fn config(args: Args) -> Result<Config, Failure> {
             permitted: args.permit_private,
             extra_roots: args.credential_roots,
             credential_timeout: args.credential_timeout,
-            ..NetworkConfig::default()
         },
         urls: Urls {
             anonymous: !args.no_anonymous_urls,
@@ -316,44 +310,43 @@ fn start_log(directives: &str, format: LogFormat) -> Result<(), Failure> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    data::restrict_umask();
-    data::prepare(&config.data_dir)?;
-    let lock = data::lock(&config.data_dir)?;
+    data_dir::restrict_umask();
+    data_dir::prepare(&config.data_dir)?;
+    let lock = data_dir::lock(&config.data_dir)?;
     // Bind first, so that a port in use is reported before anything is started.
     let listening = Listening::bind(&config).await?;
-    let engine = engine::start(&config).await?;
-    let app = Server::open(config, engine, lock).await?;
-    let written = ensure_client_config(&app, &listening.url()).await?;
-    print_welcome(&app, &listening, written);
+    let server = Server::open(config, lock).await?;
+    let written = ensure_client_config(&server, &listening.url()).await?;
+    print_welcome(&server, &listening, written);
     let signal_handler = tokio::spawn({
-        let app = app.clone();
+        let stopping = server.stopping().clone();
         async move {
             super::interrupted().await;
             tracing::info!("stopping");
-            app.stopping.cancel();
+            stopping.cancel();
             super::interrupted().await;
             tracing::warn!("stopping immediately");
             std::process::exit(130);
         }
     });
-    let served = listening.serve(&app).await;
-    app.close().await;
+    let served = listening.serve(&server).await;
+    server.close().await;
     signal_handler.abort();
     served
 }
 
 /// Writes the configuration with which this user's clients find this server, unless it is for
 /// another server. Returns its path if it was written.
-async fn ensure_client_config(app: &App, url: &str) -> anyhow::Result<Option<PathBuf>> {
-    if !app.config.write_client_config {
+async fn ensure_client_config(server: &Server, url: &str) -> anyhow::Result<Option<PathBuf>> {
+    if !server.config().write_client_config {
         return Ok(None);
     }
     // An invalid file is replaced.
     let config = ClientConfig::load().unwrap_or_default();
     let mut key = None;
     if let Some(config) = &config
-        && let Some(id) = app.secret.verify_key(&config.api_key)
-        && app.store.key(&id).await?.is_some_and(|key| key.revoked_at.is_none())
+        && let Some(id) = server.secret().verify_key(&config.api_key)
+        && server.store().key(&id).await?.is_some_and(|key| key.revoked_at.is_none())
     {
         key = Some(config.api_key.clone());
     }
@@ -363,22 +356,22 @@ async fn ensure_client_config(app: &App, url: &str) -> anyhow::Result<Option<Pat
         // It is for another server.
         (None, Some(config)) if config.api_url != url => Ok(None),
         _ => {
-            let (store, secret) = (&app.store, &app.secret);
+            let (store, secret) = (server.store(), server.secret());
             let tenant = Some("local".to_owned());
             let api_key =
-                keys::create(store, secret, &app.config.region, "local", tenant, true).await?;
+                keys::create(store, secret, &server.config().region, "local", tenant, true).await?;
             Ok(Some(ClientConfig { api_url: url.to_owned(), api_key }.store()?))
         }
     }
 }
 
 /// Prints the address of the server, and how to use it.
-fn print_welcome(app: &App, listening: &Listening, written: Option<PathBuf>) {
-    let capabilities = app.engine.capabilities();
+fn print_welcome(server: &Server, listening: &Listening, written: Option<PathBuf>) {
+    let capabilities = server.capabilities();
     let url = listening.url();
     println!("isorun {} listens on {url}", env!("CARGO_PKG_VERSION"));
     println!("engine: {} {}: {}", capabilities.name, capabilities.version, capabilities.isolation);
-    println!("data:   {}", app.config.data_dir.display());
+    println!("data:   {}", server.config().data_dir.display());
     println!();
     match written {
         Some(path) => {

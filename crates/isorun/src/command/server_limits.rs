@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use super::create::duration;
-use crate::server::{config::ServerLimits, limits::body::Pace};
+use isorun_server::config::{Pace, ServerLimits};
 
 #[derive(clap::Args)]
 #[command(next_help_heading = "Limits of the server, shared by its tenants")]

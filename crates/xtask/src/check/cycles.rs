@@ -18,25 +18,6 @@ use crate::workspace;
 const KNOWN: &[(&str, &[&str])] = &[
     ("isola-node", &["sandbox", "snapshot", "template"]),
     ("isola-python", &["bodies", "host", "sandbox", "snapshot", "template"]),
-    (
-        "isorun",
-        &[
-            "server::auth",
-            "server::config",
-            "server::connections",
-            "server::destroy_on_drop",
-            "server::extract",
-            "server::lifecycle",
-            "server::limits",
-            "server::network",
-            "server::proxy",
-            "server::runs",
-            "server::state",
-            "server::strict",
-            "server::validate",
-        ],
-    ),
-    ("isorun", &["server::openapi", "server::routes"]),
     ("xtask", &["guests::merge_modules::guard", "guests::merge_modules::merge"]),
 ];
 

@@ -35,8 +35,22 @@ fn is_for_tests(package: &str, dependency: &str, kind: DependencyKind) -> bool {
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
 /// The crates of isorun, each with all others of them that it may depend on directly.
-const LAYERS: [(&str, &[&str]); 6] = [
-    ("isorun", &["isorun-agent", "isorun-api", "isorun-egress", "isorun-engine", "isorun-image"]),
+const LAYERS: [(&str, &[&str]); 7] = [
+    (
+        "isorun",
+        &[
+            "isorun-agent",
+            "isorun-api",
+            "isorun-egress",
+            "isorun-engine",
+            "isorun-image",
+            "isorun-server",
+        ],
+    ),
+    (
+        "isorun-server",
+        &["isorun-agent", "isorun-api", "isorun-egress", "isorun-engine", "isorun-image"],
+    ),
     ("isorun-engine", &["isorun-agent", "isorun-egress"]),
     ("isorun-egress", &["isorun-agent"]),
     ("isorun-image", &[]),

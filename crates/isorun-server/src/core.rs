@@ -1,0 +1,197 @@
+//! The sandboxes of the server: their life cycle, forks, hibernation and snapshots, and
+//! the limits of tenants. Knows nothing of HTTP.
+//!
+//! The modules form layers, each of which uses only those above it:
+//!
+//! | layer | modules |
+//! |---|---|
+//! | errors and checks of parameters | `error`, `validate`, `create_params` |
+//! | parts | `accounts`, `guard`, `images`, `network`, `live_run`, `runs`, `state_dirs`, `archive`, `metrics` |
+//! | [`Core`], which owns them | this file |
+//! | operations on a run | `destroy`, `destroy_on_drop`, `hibernation`, `monitor`, `network_change` |
+//! | new runs | `new_sandbox`, `create`, `fork`, `snapshots` |
+//! | the server's own tasks | `recovery`, `retention`, `block_reports`, `guard_thread` |
+
+pub mod accounts;
+mod activity;
+mod archive;
+pub mod block_reports;
+mod cpu_weights;
+pub mod create;
+pub mod create_params;
+pub mod destroy;
+mod destroy_on_drop;
+pub mod engine;
+pub mod error;
+pub mod fork;
+pub mod guard;
+mod guard_thread;
+pub mod hibernation;
+mod images;
+pub mod live_run;
+pub mod metrics;
+mod monitor;
+pub mod network;
+pub mod network_change;
+mod new_sandbox;
+mod recovery;
+mod retention;
+pub mod runs;
+pub mod snapshots;
+mod state_dirs;
+pub mod validate;
+
+use std::{fs::File, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use isorun_engine::{AgentStream, Engine, Root, SandboxId, SandboxSpec, Stats};
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub use self::archive::fuzz_manifests;
+use self::{
+    accounts::{Accounts, agent_connections},
+    archive::Archives,
+    block_reports::BlockReporter,
+    error::{Error, ErrorKind},
+    guard::Guard,
+    images::Images,
+    live_run::LiveRun,
+    metrics::Metrics,
+    network::Settings,
+    runs::Runs,
+    state_dirs::StateDirs,
+};
+use crate::{
+    config::Config,
+    secret::Secret,
+    store::{RunRow, Store},
+};
+
+/// The longest time that operations in progress may take to be recorded when the server
+/// stops.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The sandboxes of a server, and everything that they need.
+pub struct Core {
+    pub config: Config,
+    pub store: Store,
+    pub secret: Secret,
+    pub engine: Arc<dyn Engine>,
+    pub runs: Arc<Runs>,
+    pub accounts: Accounts,
+    pub guard: Arc<Guard>,
+    pub metrics: Metrics,
+    images: Images,
+    state_dirs: StateDirs,
+    archives: Archives,
+    /// Cancelled when the server stops and accepts no new runs.
+    pub stopping: CancellationToken,
+    /// Tasks that are independent of requests. Stopping waits for them.
+    pub tasks: TaskTracker,
+    /// The lock of the data directory, held while the server runs.
+    _lock: File,
+}
+
+impl Core {
+    /// Opens the data directory, and recovers the runs of an earlier server process.
+    pub async fn open(
+        config: Config,
+        engine: Arc<dyn Engine>,
+        reports: BlockReporter,
+        lock: File,
+    ) -> Result<Arc<Self>> {
+        let store = Store::open(&config.data_dir).with_context(|| {
+            format!("cannot open the data directory {}", config.data_dir.display())
+        })?;
+        let secret = Secret::open(&config.data_dir)?;
+        let accounts = Accounts::new(&config.limits);
+        let server_limits = &config.limits.server;
+        let guard = Arc::new(Guard::new(server_limits, server_limits.descriptors));
+        let images = Images::open(&config, &store, &accounts, &guard)?;
+        let core = Arc::new(Self {
+            images,
+            runs: Arc::new(Runs::new(&config.limits)),
+            state_dirs: StateDirs::open(&config.data_dir)?,
+            archives: Archives::new(Arc::clone(&engine), secret.clone()),
+            metrics: Metrics::new(),
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            _lock: lock,
+            accounts,
+            guard,
+            secret,
+            store,
+            engine,
+            config,
+        });
+        reports.start(&core);
+        recovery::recover(&core).await?;
+        guard_thread::start(&core).context("cannot start the thread that guards the machine")?;
+        core.tasks.spawn(retention::run(Arc::downgrade(&core)));
+        Ok(core)
+    }
+
+    /// Opens a connection to the agent of a run, counted for its tenant.
+    pub async fn connect(&self, run: &LiveRun) -> Result<AgentStream, Error> {
+        let hold = agent_connections::take(&self.accounts.descriptors, &run.tenant)?;
+        let stream = self.engine.connect(&run.sandbox).await;
+        let stream = stream.map_err(|error| Error::engine("cannot reach the sandbox", error))?;
+        Ok(Box::new(agent_connections::CountedStream::new(stream, hold)))
+    }
+
+    /// Fails if a tenant may not create a sandbox or store data at the moment.
+    fn admit(&self, tenant: &str) -> Result<(), Error> {
+        if self.stopping.is_cancelled() {
+            return Err(Error::new(
+                ErrorKind::Stopping,
+                "the server is stopping: it accepts no new runs",
+            ));
+        }
+        self.guard.admit(tenant)
+    }
+
+    /// Measures a run, and fails unless the disk has room for a checkpoint of it.
+    async fn ensure_room_for_checkpoint(&self, run: &LiveRun) -> Result<Stats, Error> {
+        let stats = self.engine.stats(&run.sandbox).await;
+        let stats = stats.map_err(|error| Error::engine("cannot measure the sandbox", error))?;
+        self.state_dirs.ensure_free_space(
+            stats.mem_bytes.saturating_add(stats.disk_used_bytes),
+            self.config.limits.server.disk_reserve,
+        )?;
+        Ok(stats)
+    }
+
+    /// Returns the specification of a run's sandbox.
+    fn spec(&self, row: &RunRow, sandbox: SandboxId, root: Root) -> SandboxSpec {
+        SandboxSpec {
+            vcpus: row.vcpus,
+            mem_mib: row.mem_mib,
+            disk_mib: row.disk_mib,
+            pids: self.config.limits.pids,
+            network: Settings::load(&row.network, &self.secret).plan(),
+            hostname: self.secret.hostname(row.id.as_str()),
+            ..SandboxSpec::new(sandbox, root)
+        }
+    }
+
+    /// Stops the server, after its requests have completed.
+    pub async fn close(self: &Arc<Self>) {
+        self.stopping.cancel();
+        self.end_sandboxes().await;
+        if !self.config.keep_sandboxes {
+            // Waits until operations in progress are recorded.
+            self.tasks.close();
+            let _ = timeout(RECORD_TIMEOUT, self.tasks.wait()).await;
+        }
+        self.engine.shutdown().await;
+    }
+
+    /// Destroys all sandboxes, unless they are kept.
+    pub async fn end_sandboxes(self: &Arc<Self>) {
+        if !self.config.keep_sandboxes {
+            destroy::destroy_all(self, "the server was stopped").await;
+        }
+    }
+}

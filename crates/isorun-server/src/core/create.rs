@@ -1,0 +1,74 @@
+//! Creation of runs from images.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{
+    Core,
+    create_params::CreateParams,
+    destroy_on_drop::DestroyOnDrop,
+    error::Error,
+    live_run::{Defaults, LiveRun},
+    network,
+    new_sandbox::{self, Origin, RunSettings},
+    runs::Reservation,
+};
+use crate::clock::millis;
+
+/// Creates a run. If the caller is cancelled meanwhile, the run is destroyed, since no
+/// client would know its id.
+pub async fn create(
+    core: &Arc<Core>,
+    tenant: &str,
+    params: CreateParams,
+) -> Result<Arc<LiveRun>, Error> {
+    core.admit(tenant)?;
+    let creation = {
+        let (core, tenant) = (Arc::clone(core), tenant.to_owned());
+        async move {
+            let reservation = core.runs.reserve(&tenant, 1)?;
+            let created = create_from_image(&core, &reservation, tenant.clone(), params).await;
+            if let Err(error) = &created {
+                core.metrics.failed_creates.inc();
+                tracing::warn!(error = error.message, "cannot create a run");
+            }
+            created
+        }
+    };
+    DestroyOnDrop::create_one(core, "cannot create the run", creation).await
+}
+
+async fn create_from_image(
+    core: &Arc<Core>,
+    reservation: &Reservation<'_>,
+    tenant: String,
+    params: CreateParams,
+) -> Result<Arc<LiveRun>, Error> {
+    let started = Instant::now();
+    let source = core.images.find(&tenant, &params.image).await?;
+    let mut env = source.env.clone();
+    env.extend(params.env);
+    network::environment(&params.network.credentials, &mut env);
+    let defaults = Defaults {
+        env,
+        user: source.user.clone(),
+        workdir: source.workdir.clone(),
+        urls: params.urls,
+    };
+    let settings = RunSettings {
+        tenant,
+        image: params.image,
+        digest: source.digest.clone(),
+        vcpus: params.vcpus,
+        mem_mib: params.mem_mib,
+        disk_mib: params.disk_mib,
+        timeout_ms: millis(params.timeout),
+        defaults: serde_json::to_string(&defaults).unwrap_or_default(),
+        network: params.network.store(&core.secret)?,
+        on_idle: params.on_idle,
+        auto_resume: params.auto_resume,
+    };
+    let run =
+        new_sandbox::make(core, reservation, settings, Origin::Image(&source), started).await?;
+    core.metrics.create_seconds.observe(started.elapsed().as_secs_f64());
+    Ok(run)
+}

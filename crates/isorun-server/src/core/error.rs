@@ -1,0 +1,149 @@
+//! The errors of the core. They say what went wrong; the HTTP layer decides on a status.
+
+use std::{fmt::Display, time::Duration};
+
+use isorun_api::Code;
+use isorun_engine::Error as EngineError;
+
+use crate::store::StoreError;
+
+/// An error of an operation. It contains only what the caller may see; details for the
+/// operator are logged where the error is created.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    pub kind: ErrorKind,
+    pub message: String,
+    /// The time after which the caller may retry.
+    pub retry_after: Option<Duration>,
+}
+
+/// The kind of an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// A parameter is not valid; the message names it.
+    InvalidRequest,
+    /// The engine does not support a parameter.
+    NotSupported,
+    RunDestroyed,
+    RunHibernated,
+    /// The run is changing its state.
+    RunBusy,
+    SandboxDied,
+    SnapshotNotFound,
+    SnapshotDamaged,
+    /// The checkpoint was created by another version of the engine or its programs.
+    SnapshotIncompatible,
+    /// The disk has no space.
+    ServerFull,
+    ImageNotFound,
+    /// The server does not pull from the registry.
+    ImageNotAllowed,
+    ImageUnusable,
+    RegistryFailure,
+    /// A tenant's share of a resource is in use.
+    TooManyRequests,
+    TooManyRuns,
+    TooManyExecs,
+    /// The server is stopping.
+    Stopping,
+    /// The server or the sandbox cannot do it at the moment.
+    Unavailable,
+    /// A failure of the server, whose cause is in its log.
+    Internal,
+}
+
+impl ErrorKind {
+    /// Returns the stable code that clients and audit logs see.
+    pub fn code(self) -> Code {
+        match self {
+            Self::InvalidRequest => Code::InvalidRequest,
+            Self::NotSupported => Code::NotSupported,
+            Self::RunDestroyed => Code::RunDestroyed,
+            Self::RunHibernated => Code::RunHibernated,
+            Self::RunBusy => Code::RunBusy,
+            Self::SandboxDied => Code::SandboxDied,
+            Self::SnapshotNotFound => Code::SnapshotNotFound,
+            Self::SnapshotDamaged => Code::SnapshotDamaged,
+            Self::SnapshotIncompatible => Code::SnapshotIncompatible,
+            Self::ServerFull => Code::ServerFull,
+            Self::ImageNotFound => Code::ImageNotFound,
+            Self::ImageNotAllowed => Code::ImageNotAllowed,
+            Self::ImageUnusable => Code::ImageUnusable,
+            Self::RegistryFailure => Code::RegistryFailure,
+            Self::TooManyRequests => Code::TooManyRequests,
+            Self::TooManyRuns => Code::TooManyRuns,
+            Self::TooManyExecs => Code::TooManyExecs,
+            Self::Stopping => Code::Stopping,
+            Self::Unavailable => Code::Unavailable,
+            Self::Internal => Code::Internal,
+        }
+    }
+}
+
+impl Error {
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), retry_after: None }
+    }
+
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InvalidRequest, message)
+    }
+
+    /// Creates an error for a failure of the server, and logs its cause.
+    pub fn internal(what: &str, error: impl Display) -> Self {
+        tracing::error!(%error, "{what}");
+        let message = format!("{what}: this is an error of the server; see its log");
+        Self::new(ErrorKind::Internal, message)
+    }
+
+    /// Converts an error of the engine. Messages that may contain paths of the machine are
+    /// only logged.
+    pub fn engine(what: &str, error: EngineError) -> Self {
+        match error {
+            EngineError::InvalidSpec(why) => Self::invalid(why),
+            EngineError::Unsupported(why) => Self::new(ErrorKind::NotSupported, why),
+            EngineError::Dead { exit, .. } => {
+                Self::new(ErrorKind::SandboxDied, format!("the sandbox died: {exit}"))
+            }
+            EngineError::Setup(ref why) => {
+                tracing::error!(why, "{what}");
+                Self::new(
+                    ErrorKind::Unavailable,
+                    format!(
+                        "{what}: the machine does not meet the requirements; run `isorun doctor` \
+                         there"
+                    ),
+                )
+            }
+            EngineError::NotFound(_) => {
+                Self::new(ErrorKind::Unavailable, "the sandbox does not exist")
+            }
+            error => Self::internal(what, error),
+        }
+    }
+
+    /// Sets the time after which the caller may retry.
+    pub fn after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        Self::internal("cannot reach the database", error)
+    }
+}
+
+/// An error of an operation in a sandbox, which may be caused by the end of the sandbox.
+pub trait OperationError: From<Error> {
+    /// Reports whether the connection to the sandbox was lost.
+    fn is_connection_lost(&self) -> bool;
+}
+
+impl OperationError for Error {
+    fn is_connection_lost(&self) -> bool {
+        self.kind == ErrorKind::Unavailable
+    }
+}

@@ -1,0 +1,222 @@
+//! Hibernation: writes a sandbox to disk, and resumes it under the same id.
+
+use std::{
+    os::unix::fs::DirBuilderExt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use isorun_api::RunId;
+use isorun_engine::SandboxId;
+use serde_json::json;
+
+use super::{
+    Core,
+    archive::{Archives, Kind, Owner},
+    error::{Error, ErrorKind},
+    live_run::{LiveRun, RunState},
+};
+use crate::{
+    clock::millis,
+    store::{Event, RunRow},
+};
+
+/// The maximum wait for a checkpoint in progress whose server was killed.
+const ORPHANED_CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The maximum wait for such a checkpoint to start writing.
+const CHECKPOINT_START_TIMEOUT: Duration = Duration::from_secs(1);
+/// The maximum wait for the completion mark after the sandbox has exited.
+const COMPLETION_MARK_TIMEOUT: Duration = Duration::from_millis(500);
+/// The interval at which the completion mark is looked for.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Resumes a run that is hibernated and has `auto_resume`.
+pub async fn resume_if_automatic(core: &Arc<Core>, run: &Arc<LiveRun>) -> Result<(), Error> {
+    if run.row.auto_resume && run.is_suspended() { resume(core, run).await } else { Ok(()) }
+}
+
+/// Hibernates a run, in a separate task.
+pub async fn hibernate(core: &Arc<Core>, run: &Arc<LiveRun>) -> Result<(), Error> {
+    let task = core.tasks.spawn({
+        let (core, run) = (Arc::clone(core), Arc::clone(run));
+        async move {
+            let _change = run.lifecycle_lock.lock().await;
+            match run.state() {
+                RunState::Hibernated => return Ok(()),
+                RunState::Running => {}
+                _ => return Err(state_error(&run)),
+            }
+            let started = Instant::now();
+            let stats = core.ensure_room_for_checkpoint(&run).await?;
+            run.set_state(RunState::Hibernating);
+            if let Err(error) = write_to_disk(&core, &run, stats).await {
+                // The sandbox may still run, or it may have died of the attempt, which its
+                // monitor finds out.
+                run.set_state(RunState::Running);
+                return Err(error);
+            }
+            run.set_state(RunState::Hibernated);
+            let ms = millis(started.elapsed());
+            tracing::info!(run = %run.id, ms, "hibernated");
+            Ok(run.log.append(Event::Hibernated, json!({ "ms": ms })).await?)
+        }
+    });
+    task.await.map_err(|error| Error::internal("cannot hibernate the run", error))?
+}
+
+async fn write_to_disk(
+    core: &Arc<Core>,
+    run: &LiveRun,
+    stats: isorun_engine::Stats,
+) -> Result<(), Error> {
+    let draft = core.state_dirs.hibernating_dir(&run.id);
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&draft)
+        .map_err(|error| Error::internal("cannot create a directory", error))?;
+    let writing = async {
+        // Before anything is written, so that what a crash leaves is of this generation.
+        core.store.next_generation(&run.id).await?;
+        let written = core.engine.checkpoint(&run.sandbox, &draft, false).await;
+        written.map_err(|error| Error::engine("cannot hibernate the sandbox", error))?;
+        publish(core, &run.id, &run.tenant, &run.sandbox).await?;
+        let used = run.set_used(run.total(stats));
+        Ok(core.store.run_hibernated(&run.id, used).await?)
+    };
+    let outcome = writing.await;
+    if outcome.is_err() {
+        core.state_dirs.remove_hibernating(&run.id).await;
+    }
+    outcome
+}
+
+/// Returns the owner of the latest hibernation of a run.
+pub async fn owner(core: &Arc<Core>, id: &RunId, tenant: &str) -> Result<Owner, Error> {
+    let generation = core.store.generation(id).await?;
+    let (id, tenant) = (id.to_string(), tenant.to_owned());
+    Ok(Owner { kind: Kind::Hibernation, id, tenant, generation })
+}
+
+async fn publish(
+    core: &Arc<Core>,
+    id: &RunId,
+    tenant: &str,
+    sandbox: &SandboxId,
+) -> Result<(), Error> {
+    let root = core.images.root_of(sandbox.as_str())?;
+    let (draft, target) = (core.state_dirs.hibernating_dir(id), core.state_dirs.hibernated_dir(id));
+    let owner = owner(core, id, tenant).await?;
+    let pids = core.config.limits.pids;
+    core.archives.publish(owner, &draft, target, root, pids).await.map(|_| ())
+}
+
+/// Finishes a hibernation whose server was killed. Returns whether the run is on disk
+/// now. `has_sandbox`: its sandbox still exists, and its checkpoint may be in progress.
+pub async fn finish_interrupted(
+    core: &Arc<Core>,
+    row: &RunRow,
+    sandbox: &SandboxId,
+    has_sandbox: bool,
+) -> bool {
+    let draft = core.state_dirs.hibernating_dir(&row.id);
+    if !draft.is_dir() {
+        // It may have been renamed already, with nothing recorded.
+        return !has_sandbox && core.state_dirs.is_hibernated(&row.id);
+    }
+    let is_complete = async {
+        while !core.engine.is_complete(&draft) {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    };
+    tokio::pin!(is_complete);
+    let has_started = || draft.read_dir().is_ok_and(|mut files| files.next().is_some());
+    if has_sandbox {
+        tokio::select! {
+            () = &mut is_complete => {}
+            _ = core.engine.exited(sandbox) => {}
+            () = async {
+                tokio::time::sleep(CHECKPOINT_START_TIMEOUT).await;
+                if has_started() {
+                    tokio::time::sleep(ORPHANED_CHECKPOINT_TIMEOUT).await;
+                }
+            } => {}
+        }
+    }
+    if has_started() {
+        let _ = tokio::time::timeout(COMPLETION_MARK_TIMEOUT, is_complete).await;
+    }
+    let whole = core.engine.is_complete(&draft);
+    let finished = whole && publish(core, &row.id, &row.tenant, sandbox).await.is_ok();
+    if !finished {
+        tracing::warn!(run = %row.id, whole, "an interrupted hibernation could not be finished");
+        core.state_dirs.remove_hibernating(&row.id).await;
+    }
+    finished
+}
+
+/// Resumes a hibernated run, in a separate task.
+pub async fn resume(core: &Arc<Core>, run: &Arc<LiveRun>) -> Result<(), Error> {
+    core.admit(&run.tenant)?;
+    let task = core.tasks.spawn({
+        let (core, run) = (Arc::clone(core), Arc::clone(run));
+        async move {
+            let _change = run.lifecycle_lock.lock().await;
+            match run.state() {
+                RunState::Running => return Ok(()),
+                RunState::Hibernated => {}
+                _ => return Err(state_error(&run)),
+            }
+            let started = Instant::now();
+            run.set_state(RunState::Resuming);
+            if let Err(error) = restore_from_disk(&core, &run).await {
+                run.set_state(RunState::Hibernated);
+                return Err(error);
+            }
+            run.activity.touch();
+            run.set_state(RunState::Running);
+            core.state_dirs.remove_hibernated(&run.id).await;
+            let ms = millis(started.elapsed());
+            tracing::info!(run = %run.id, ms, "resumed");
+            Ok(run.log.append(Event::Resumed, json!({ "ms": ms })).await?)
+        }
+    });
+    task.await.map_err(|error| Error::internal("cannot resume the run", error))?
+}
+
+async fn restore_from_disk(core: &Arc<Core>, run: &LiveRun) -> Result<(), Error> {
+    let dir = core.state_dirs.hibernated_dir(&run.id);
+    let owner = owner(core, &run.id, &run.tenant).await?;
+    let manifest = core.archives.read(owner, &dir).await?;
+    let mut spec = core.spec(&run.row, run.sandbox.clone(), manifest.root.clone());
+    spec.pids = manifest.pids;
+    // Its rules may have changed since it was created.
+    spec.network = run.network().plan();
+    // At the same time: no request reaches the sandbox before the check has passed.
+    let (restored, verified) =
+        tokio::join!(core.engine.restore(spec, &dir), Archives::verify(&dir, &manifest));
+    match (restored, verified) {
+        (Ok(()), Ok(())) => {}
+        (restored, Err(error)) => {
+            if restored.is_ok() {
+                let _ = core.engine.destroy(&run.sandbox).await;
+            }
+            return Err(error);
+        }
+        (Err(error), Ok(())) => return Err(Error::engine("cannot resume the sandbox", error)),
+    }
+    if let Err(error) = core.store.run_resumed(&run.id).await {
+        let _ = core.engine.destroy(&run.sandbox).await;
+        return Err(error.into());
+    }
+    Ok(())
+}
+
+fn state_error(run: &LiveRun) -> Error {
+    run.not_running_error().unwrap_or_else(|| {
+        Error::new(
+            ErrorKind::RunBusy,
+            format!("{} is being changed by another request: try again", run.id),
+        )
+        .after(Duration::from_secs(1))
+    })
+}

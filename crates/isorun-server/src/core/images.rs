@@ -1,0 +1,208 @@
+//! Images of sandboxes. Missing images are pulled from the registries that the operator
+//! allows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Result;
+use isorun_engine::Root;
+use isorun_image::{Error as ImageError, Image, Progress, PullOptions, Reference, Registries};
+
+use super::{
+    accounts::{Accounts, ledger::Ledger},
+    error::{Error, ErrorKind},
+    guard::Guard,
+};
+use crate::{
+    config::{Config, PullPolicy},
+    data_dir,
+    store::Store,
+};
+
+/// The name of the built-in image: the machine's own programs.
+const HOST: &str = "host";
+
+/// The files of a sandbox, and the defaults of its commands.
+pub struct ImageSource {
+    pub root: Root,
+    /// The digest of the image; empty for `host`.
+    pub digest: String,
+    pub env: BTreeMap<String, String>,
+    pub user: Option<String>,
+    pub workdir: Option<String>,
+    /// Keeps the files from being deleted until the sandbox holds them.
+    image: Option<Image>,
+}
+
+/// The images of a server.
+pub struct Images {
+    local: isorun_image::Store,
+    /// `None` if images are not pulled.
+    pull_options: Option<PullOptions>,
+    /// Pulls in progress.
+    pulls: Arc<Ledger>,
+    guard: Arc<Guard>,
+    /// Records which tenant pulled an image.
+    store: Store,
+}
+
+impl Images {
+    pub fn open(
+        config: &Config,
+        store: &Store,
+        accounts: &Accounts,
+        guard: &Arc<Guard>,
+    ) -> Result<Self> {
+        Ok(Self {
+            local: isorun_image::Store::open(data_dir::images_dir(&config.data_dir))?,
+            pull_options: options(&config.pulls),
+            pulls: Arc::clone(&accounts.pulls),
+            guard: Arc::clone(guard),
+            store: store.clone(),
+        })
+    }
+
+    /// Resolves an image. A missing image is pulled, which counts against the tenant's
+    /// limits.
+    pub async fn find(&self, tenant: &str, name: &str) -> Result<ImageSource, Error> {
+        if name == HOST {
+            return Ok(ImageSource {
+                root: Root::Host,
+                digest: String::new(),
+                env: BTreeMap::new(),
+                user: None,
+                workdir: None,
+                image: None,
+            });
+        }
+        let reference: Reference = name.parse().map_err(image_error)?;
+        let image = match self.local.resolve(&reference).map_err(image_error)? {
+            Some(image) => image,
+            None => self.pull(tenant, &reference).await?,
+        };
+        Ok(ImageSource {
+            root: Root::Directory(image.root.clone()),
+            digest: image.digest.clone(),
+            env: image.config.env.iter().cloned().collect(),
+            user: image.config.user.clone(),
+            workdir: image.config.workdir.clone(),
+            image: Some(image),
+        })
+    }
+
+    async fn pull(&self, tenant: &str, reference: &Reference) -> Result<Image, Error> {
+        let Some(options) = &self.pull_options else {
+            return Err(Error::new(
+                ErrorKind::ImageNotFound,
+                format!(
+                    "the image {} does not exist on this server, which does not pull images: its \
+                     operator can add it with `isorun image pull`; `host` is always available",
+                    reference.short()
+                ),
+            ));
+        };
+        tracing::info!(image = %reference, "pulling");
+        let slot = self.pulls.take(tenant, 1);
+        let _slot = slot.map_err(|exhausted| self.pulls.refusal(exhausted))?;
+        let progress = Progress::none();
+        let image = tokio::select! {
+            pulled = self.local.pull(reference, options, &progress) => {
+                pulled.map_err(image_error)?
+            }
+            () = self.guard.wait_for_low_disk() => {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    format!(
+                        "the server's disk became nearly full while {} was pulled \
+                         (--disk-reserve-mib); try again later",
+                        reference.short()
+                    ),
+                )
+                .after(Duration::from_secs(5)));
+            }
+        };
+        self.store.add_pulled_image(tenant, &image.digest, image.size).await?;
+        Ok(image)
+    }
+
+    /// Returns the digests of all local images.
+    pub fn digests(&self) -> BTreeSet<String> {
+        let entries = self.local.list().unwrap_or_default();
+        entries.into_iter().map(|entry| entry.manifest.to_string()).collect()
+    }
+
+    /// Keeps the files of an image until they are released, even if this process exits
+    /// before the sandbox.
+    pub fn hold(&self, sandbox: &str, source: &ImageSource) -> Result<(), Error> {
+        match &source.image {
+            Some(image) => self.local.hold(sandbox, image).map_err(image_error),
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps the same files as another holder, and returns their location.
+    pub fn hold_also(&self, name: &str, held: &str) -> Result<Root, Error> {
+        let root = self.local.copy_hold(name, held).map_err(image_error)?;
+        Ok(root.map_or(Root::Host, Root::Directory))
+    }
+
+    /// Returns the location of the files of a holder.
+    pub fn root_of(&self, held: &str) -> Result<Root, Error> {
+        let root = self.local.held_root(held).map_err(image_error)?;
+        Ok(root.map_or(Root::Host, Root::Directory))
+    }
+
+    /// Releases the files of a holder.
+    pub fn release(&self, sandbox: &str) {
+        if let Err(error) = self.local.release(sandbox) {
+            tracing::error!(%error, sandbox, "cannot release an image");
+        }
+    }
+
+    /// Releases the files of all holders that no longer exist.
+    pub fn release_all_but(&self, existing: &BTreeSet<String>) -> Result<()> {
+        for name in self.local.holds()? {
+            if !existing.contains(&name) {
+                self.local.release(&name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn options(pulls: &PullPolicy) -> Option<PullOptions> {
+    let mut registries = Registries::default();
+    match pulls {
+        PullPolicy::Never => return None,
+        PullPolicy::Anywhere => {}
+        PullPolicy::From(allowed) => {
+            for registry in allowed {
+                registries = registries.allow(registry);
+            }
+        }
+    }
+    if let Some(host) = std::env::var("ISORUN_REGISTRY").ok().filter(|host| !host.is_empty()) {
+        registries = registries.mirror("docker.io", &host);
+    }
+    let mut options = PullOptions::default();
+    options.registries = registries;
+    Some(options)
+}
+
+/// Converts an error of an image into one for the client.
+fn image_error(error: ImageError) -> Error {
+    let kind = match &error {
+        error if error.is_host_error() => return Error::internal("cannot use the image", error),
+        ImageError::Reference { .. } => ErrorKind::InvalidRequest,
+        ImageError::NotFound { .. } => ErrorKind::ImageNotFound,
+        ImageError::NotAllowed { .. } => ErrorKind::ImageNotAllowed,
+        ImageError::Registry { .. }
+        | ImageError::Unreachable { .. }
+        | ImageError::Timeout { .. } => ErrorKind::RegistryFailure,
+        _ => ErrorKind::ImageUnusable,
+    };
+    Error::new(kind, error.to_string())
+}

@@ -1,0 +1,72 @@
+//! Recovery of the state of an earlier server process.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use isorun_api::Status;
+use isorun_engine::SandboxId;
+
+use super::{Core, destroy::expire, hibernation, live_run::LiveRun, monitor, network::Settings};
+use crate::store::AuditLog;
+
+/// Recovers the state of an earlier server process: keeps sandboxes that belong to a
+/// run, destroys runs without a sandbox, and removes sandboxes without a run.
+pub async fn recover(core: &Arc<Core>) -> anyhow::Result<()> {
+    let mut sandboxes = core.engine.list().await?;
+    for mut row in core.store.open_runs().await? {
+        let log = AuditLog::reopen(row.id.clone(), core.store.clone(), core.secret.clone()).await?;
+        let sandbox: SandboxId = row.id.as_str().parse()?;
+        let found =
+            sandboxes.iter().position(|id| *id == sandbox).map(|at| sandboxes.swap_remove(at));
+        if row.status == Status::Running {
+            let here = found.is_some() && core.engine.stats(&sandbox).await.is_ok();
+            if hibernation::finish_interrupted(core, &row, &sandbox, here).await {
+                core.store.run_hibernated(&row.id, row.used).await?;
+                row.status = Status::Hibernated;
+            } else {
+                // Of an earlier hibernation, after which it was resumed.
+                core.state_dirs.remove_hibernated(&row.id).await;
+            }
+        }
+        let (was_running, hibernated) =
+            (row.status == Status::Running, row.status == Status::Hibernated);
+        let network = Settings::load(&row.network, &core.secret);
+        let plan = network.plan();
+        let run = Arc::new(LiveRun::new(row, sandbox, log, core.config.limits.execs, network));
+        // Ignores the limits, since the run already exists.
+        core.runs.occupy_slot(&run.tenant);
+        core.runs.insert(Arc::clone(&run));
+        if found.is_some() && was_running {
+            // The network was closed until now. The monitor detects if the sandbox has exited.
+            if let Err(error) = core.engine.set_network(&run.sandbox, plan).await {
+                tracing::warn!(%error, run = %run.id, "cannot open the network of a sandbox");
+            }
+            tracing::info!(run = %run.id, "recovered");
+            monitor::start(core, &run);
+        } else if hibernated && core.state_dirs.is_hibernated(&run.id) {
+            if found.is_some() {
+                // The server exited while the run was being resumed or hibernated.
+                core.engine.destroy(&run.sandbox).await?;
+            }
+            monitor::start(core, &run);
+            tracing::info!(run = %run.id, "hibernated");
+        } else {
+            expire(core, &run, "the server stopped without keeping its sandbox").await;
+        }
+    }
+    for id in sandboxes {
+        tracing::warn!(sandbox = %id, "removing a sandbox that belongs to no run");
+        if let Err(error) = core.engine.destroy(&id).await {
+            tracing::error!(%error, sandbox = %id, "cannot remove it");
+        }
+    }
+    let mut held: BTreeSet<String> =
+        core.runs.list(None).iter().map(|run| run.sandbox.to_string()).collect();
+    let snapshots = core.store.snapshots(None).await?;
+    for row in &snapshots {
+        core.accounts.snapshots.register(&row.id, &row.tenant);
+    }
+    let snapshots: BTreeSet<String> = snapshots.into_iter().map(|row| row.id).collect();
+    core.state_dirs.remove_unknown(&held, &snapshots).await?;
+    held.extend(snapshots);
+    core.images.release_all_but(&held)
+}

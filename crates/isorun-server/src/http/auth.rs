@@ -1,0 +1,119 @@
+//! Authentication and rate limits: the bearer key, its tenant, and its request rate.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use axum::{
+    extract::{FromRequestParts, Request, State},
+    http::{HeaderMap, header, request::Parts},
+    middleware::Next,
+    response::Response,
+};
+use governor::{DefaultKeyedRateLimiter, Quota, clock::Clock as _};
+
+use super::{
+    App,
+    error::{ApiError, Code},
+    limits,
+};
+
+/// The authenticated sender of a request.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub key: String,
+    pub tenant: String,
+    pub admin: bool,
+}
+
+impl Caller {
+    /// Fails unless the key is an admin's.
+    pub fn must_be_admin(&self) -> Result<(), ApiError> {
+        if self.admin {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            Code::Forbidden,
+            "this requires an admin key: create one with `isorun keys create --admin`",
+        ))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(|| {
+            ApiError::internal("cannot authenticate the request", "a route without authentication")
+        })
+    }
+}
+
+/// Authenticates requests, and enforces the rate limit of their keys.
+pub async fn require_key(
+    State(app): State<App>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let caller = authenticate(&app, request.headers()).await?;
+    limits::attribute(&app, request.extensions(), &caller.tenant)?;
+    app.rates.check(&caller.key)?;
+    let mut request = limits::count_body(&app, request, &caller.tenant)?;
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
+async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    let unauthorized = |message| ApiError::new(Code::Unauthorized, message);
+    let header = headers.get(header::AUTHORIZATION).ok_or_else(|| {
+        unauthorized(
+            "no API key: send `Authorization: Bearer isorun_live_...`, from `isorun keys create`",
+        )
+    })?;
+    let key = header.to_str().ok().and_then(|text| {
+        let (scheme, key) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+    });
+    let Some(key) = key else {
+        return Err(unauthorized("the Authorization header is not `Bearer` and an API key"));
+    };
+    // The same message for every invalid key, so that it reveals nothing.
+    let invalid_key = || unauthorized("the API key is not valid on this server, or was revoked");
+    let id = app.core.secret.verify_key(key).ok_or_else(invalid_key)?;
+    let row = app
+        .core
+        .store
+        .key(&id)
+        .await?
+        .filter(|row| row.revoked_at.is_none())
+        .ok_or_else(invalid_key)?;
+    Ok(Caller { key: row.id, tenant: row.tenant, admin: row.admin })
+}
+
+/// The request rates of all keys.
+pub struct Rates(DefaultKeyedRateLimiter<String>);
+
+impl Rates {
+    /// Allows the given number of requests per second, and bursts of twice as many.
+    pub fn new(per_second: u32) -> Self {
+        let rate = NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN);
+        let burst = rate.saturating_mul(NonZeroU32::MIN.saturating_add(1));
+        Self(DefaultKeyedRateLimiter::keyed(Quota::per_second(rate).allow_burst(burst)))
+    }
+
+    fn check(&self, key: &String) -> Result<(), ApiError> {
+        let Err(not_until) = self.0.check_key(key) else { return Ok(()) };
+        let wait = not_until.wait_time_from(self.0.clock().now());
+        Err(ApiError::new(
+            Code::TooManyRequests,
+            "too many requests with this key: wait, then try again",
+        )
+        .after(wait))
+    }
+
+    /// Periodically removes keys without recent requests. Never returns.
+    pub async fn forget_idle(&self) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            self.0.retain_recent();
+        }
+    }
+}

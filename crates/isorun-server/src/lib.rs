@@ -1,0 +1,121 @@
+//! The isorun server: Linux sandboxes over HTTP.
+//!
+//! ```text
+//! http    routes, authentication, exec, shell, files, proxy, OpenAPI    the only user of axum
+//!  └▶ core    sandboxes, life cycle, fork, hibernation, snapshots, images, limits of tenants
+//!      └▶ store    what is remembered: runs, keys, snapshots and audit logs
+//! ```
+//!
+//! To change a route or a response, start in `http/routes.rs`; what happens to a sandbox
+//! is in `core.rs`; a table or a query is in `store.rs`. What must stay true: `core` knows
+//! nothing of HTTP and `store` nothing of either; every run has a row before it has a
+//! sandbox; a limit of a sandbox is defined by the engine (`SandboxSpec`), and restricted
+//! further only by [`config::Limits`]; whatever a caller can make the server hold is counted
+//! in `core/accounts.rs` or `core/guard.rs`.
+//!
+//! The library is made for the `isorun` command, and for nothing else.
+
+pub mod clock;
+pub mod config;
+mod core;
+pub mod data_dir;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+mod http;
+pub mod secret;
+pub mod store;
+mod strict_json;
+
+use std::{fs::File, sync::Arc};
+
+use anyhow::Result;
+use isorun_engine::Capabilities;
+use tokio_util::sync::CancellationToken;
+use utoipa::openapi::OpenApi;
+
+use self::{
+    config::Config,
+    core::{Core, block_reports::BlockReporter},
+    http::{App, Http},
+    secret::Secret,
+    store::Store,
+};
+
+/// A bound socket that is not served yet.
+pub struct Listening(http::Listening);
+
+impl Listening {
+    /// Binds the socket, and reads the certificate.
+    pub async fn bind(config: &Config) -> Result<Self> {
+        http::Listening::bind(config).await.map(Self)
+    }
+
+    /// Returns the URL of the server.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.0.url()
+    }
+
+    /// Serves until the server stops, then waits for requests in progress for the grace
+    /// period. Meanwhile it accepts connections, to respond that it is stopping.
+    pub async fn serve(self, server: &Server) -> Result<()> {
+        self.0.serve(&server.0).await
+    }
+}
+
+/// A running or stopping server; cheap to clone.
+#[derive(Clone)]
+pub struct Server(App);
+
+impl Server {
+    /// Starts the engine, opens the data directory, and recovers the runs of an earlier
+    /// server process. The server holds the lock of the data directory.
+    pub async fn open(config: Config, lock: File) -> Result<Self> {
+        let reports = BlockReporter::default();
+        let engine = core::engine::start(&config, Arc::new(reports.clone())).await?;
+        let core = Core::open(config, engine, reports, lock).await?;
+        Ok(Self(Http::new(core)))
+    }
+
+    /// Returns the configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.0.core.config
+    }
+
+    /// Returns the name, version and isolation of the engine.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        self.0.core.engine.capabilities()
+    }
+
+    /// Returns the database.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.0.core.store
+    }
+
+    /// Returns the secret.
+    #[must_use]
+    pub fn secret(&self) -> &Secret {
+        &self.0.core.secret
+    }
+
+    /// Returns the token that stops the server when it is cancelled.
+    #[must_use]
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.0.core.stopping
+    }
+
+    /// Stops the server, after its requests have completed.
+    pub async fn close(&self) {
+        self.0.core.close().await;
+    }
+}
+
+/// Returns the OpenAPI description of the HTTP API.
+#[must_use]
+pub fn openapi() -> OpenApi {
+    http::document()
+}

@@ -1,0 +1,277 @@
+//! The audit log of a run: appending entries, and verifying the HMAC chain.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::sync::Mutex;
+
+use isorun_api::{AuditEntry, RunId};
+
+use super::{AuditRow, LogState, Store, StoreError};
+use crate::{clock, secret::Secret};
+
+/// An event of a run, as named in its audit log.
+#[derive(Clone, Copy, Debug)]
+pub enum Event {
+    Created,
+    ExecStart,
+    ExecExit,
+    NetworkBlocked,
+    NetworkChanged,
+    Forked,
+    Hibernated,
+    Resumed,
+    Snapshot,
+    Destroyed,
+}
+
+impl Event {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "sandbox.created",
+            Self::ExecStart => "exec.start",
+            Self::ExecExit => "exec.exit",
+            Self::NetworkBlocked => "network.blocked",
+            Self::NetworkChanged => "network.changed",
+            Self::Forked => "sandbox.forked",
+            Self::Hibernated => "sandbox.hibernated",
+            Self::Resumed => "sandbox.resumed",
+            Self::Snapshot => "sandbox.snapshot",
+            Self::Destroyed => "sandbox.destroyed",
+        }
+    }
+}
+
+/// The audit log of one run. Writers are serialized, since each entry is chained to
+/// the previous one.
+pub struct AuditLog {
+    run: RunId,
+    store: Store,
+    secret: Secret,
+    end: Arc<Mutex<LogState>>,
+}
+
+impl AuditLog {
+    pub fn new(run: RunId, store: Store, secret: Secret) -> Self {
+        Self { run, store, secret, end: Arc::default() }
+    }
+
+    /// Opens the log of a run that an earlier server process created.
+    pub async fn reopen(run: RunId, store: Store, secret: Secret) -> Result<Self, StoreError> {
+        let end = Arc::new(Mutex::new(store.audit_end(&run).await?));
+        Ok(Self { run, store, secret, end })
+    }
+
+    /// Appends an entry. Runs to completion even if the caller drops the future, so
+    /// that the in-memory end of the chain always matches the last written entry.
+    pub async fn append(&self, event: Event, data: impl Serialize) -> Result<(), StoreError> {
+        let data = serde_json::to_string(&data).unwrap_or_else(|_| "null".to_owned());
+        let (run_id, store) = (self.run.to_string(), self.store.clone());
+        let (secret, end) = (self.secret.clone(), Arc::clone(&self.end));
+        let task = tokio::spawn(async move {
+            let mut end = end.lock().await;
+            let mut entry = AuditRow {
+                run_id,
+                seq: end.seq + 1,
+                ts: clock::now_rfc3339_micros(),
+                event: event.name().to_owned(),
+                data,
+                hmac: String::new(),
+            };
+            entry.hmac = mac(&secret, &end.hmac, &entry);
+            let next = LogState { seq: entry.seq, hmac: entry.hmac.clone() };
+            store.add_audit(entry).await?;
+            *end = next;
+            Ok(())
+        });
+        task.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+impl From<AuditRow> for AuditEntry {
+    fn from(row: AuditRow) -> Self {
+        // Written by `append`. Corrupted data is returned as null, so that its HMAC
+        // does not match.
+        let data = RawValue::from_string(row.data).unwrap_or_else(|_| RawValue::NULL.to_owned());
+        Self {
+            seq: row.seq,
+            ts: row.ts,
+            sandbox_id: row.run_id,
+            event: row.event,
+            data,
+            hmac: row.hmac,
+        }
+    }
+}
+
+impl From<AuditEntry> for AuditRow {
+    fn from(entry: AuditEntry) -> Self {
+        Self {
+            run_id: entry.sandbox_id,
+            seq: entry.seq,
+            ts: entry.ts,
+            event: entry.event,
+            data: entry.data.get().to_owned(),
+            hmac: entry.hmac,
+        }
+    }
+}
+
+fn mac(secret: &Secret, previous: &str, entry: &AuditRow) -> String {
+    let seq = entry.seq.to_string();
+    secret.chain(previous, &[&seq, &entry.ts, &entry.run_id, &entry.event, &entry.data])
+}
+
+/// A violation found in an audit log.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// An entry is missing.
+    #[error("{run}: entry {expected} is missing; entry {found} follows")]
+    Gap {
+        /// The id of the run.
+        run: String,
+        /// The number of the missing entry.
+        expected: u64,
+        /// The number of the entry that follows.
+        found: u64,
+    },
+    /// An entry does not match its HMAC.
+    #[error("{run}: entry {seq} was modified, or was not written by this server")]
+    Forged {
+        /// The id of the run.
+        run: String,
+        /// The number of the entry.
+        seq: u64,
+    },
+    /// The last entries are missing.
+    #[error("{run}: the run was destroyed, but the end of its log is missing")]
+    Truncated {
+        /// The id of the run.
+        run: String,
+    },
+}
+
+/// Verifies the chains of any number of logs, entry by entry.
+pub struct Verifier {
+    secret: Secret,
+    ends: BTreeMap<String, (LogState, String)>,
+}
+
+impl Verifier {
+    /// Creates a verifier with the secret of the server that wrote the logs.
+    pub fn new(secret: Secret) -> Self {
+        Self { secret, ends: BTreeMap::new() }
+    }
+
+    /// Checks that an entry follows the previous one of its log.
+    pub fn check(&mut self, entry: &AuditRow) -> Result<(), ChainError> {
+        let (end, last) = self.ends.entry(entry.run_id.clone()).or_default();
+        if entry.seq != end.seq + 1 {
+            let (run, expected, found) = (entry.run_id.clone(), end.seq + 1, entry.seq);
+            return Err(ChainError::Gap { run, expected, found });
+        }
+        if mac(&self.secret, &end.hmac, entry) != entry.hmac {
+            return Err(ChainError::Forged { run: entry.run_id.clone(), seq: entry.seq });
+        }
+        *end = LogState { seq: entry.seq, hmac: entry.hmac.clone() };
+        last.clone_from(&entry.event);
+        Ok(())
+    }
+
+    /// Checks that the log of a destroyed run ends with its destruction.
+    pub fn check_complete(&self, run: &str) -> Result<(), ChainError> {
+        match self.ends.get(run) {
+            Some((_, last)) if last == Event::Destroyed.name() => Ok(()),
+            _ => Err(ChainError::Truncated { run: run.to_owned() }),
+        }
+    }
+
+    /// Returns the number of valid entries.
+    pub fn entries(&self) -> u64 {
+        self.ends.values().map(|(end, _)| end.seq).sum()
+    }
+
+    /// Returns the number of logs.
+    pub fn logs(&self) -> usize {
+        self.ends.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    async fn sample() -> (tempfile::TempDir, Secret, Vec<AuditRow>) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let secret = Secret::open(dir.path()).unwrap();
+        let run = RunId::random().unwrap();
+        let log = AuditLog::new(run.clone(), store.clone(), secret.clone());
+        log.append(Event::Created, json!({"image": "host"})).await.unwrap();
+        let log = AuditLog::reopen(run.clone(), store.clone(), secret.clone()).await.unwrap();
+        log.append(Event::ExecStart, json!({"command": "ls \u{1f600}\n"})).await.unwrap();
+        log.append(Event::Destroyed, json!({})).await.unwrap();
+        let rows = store.audit(&run, 0, 10).await.unwrap();
+        (dir, secret, rows)
+    }
+
+    fn verify(secret: &Secret, rows: &[AuditRow]) -> Result<(), ChainError> {
+        let mut verifier = Verifier::new(secret.clone());
+        rows.iter().try_for_each(|row| verifier.check(row))?;
+        verifier.check_complete(&rows[0].run_id)
+    }
+
+    #[tokio::test]
+    async fn a_log_holds_also_after_a_trip_through_json() {
+        let (_dir, secret, rows) = sample().await;
+        verify(&secret, &rows).unwrap();
+        let trip = |row: &AuditRow| {
+            let line = serde_json::to_string(&AuditEntry::from(row.clone())).unwrap();
+            serde_json::from_str::<AuditEntry>(&line).unwrap().into()
+        };
+        let rows: Vec<AuditRow> = rows.iter().map(trip).collect();
+        verify(&secret, &rows).unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_nobody_waits_for_breaks_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let secret = Secret::open(dir.path()).unwrap();
+        let run = RunId::random().unwrap();
+        let log = AuditLog::new(run.clone(), store.clone(), secret.clone());
+        for number in 0..50 {
+            // The future is dropped at some point after the append started.
+            let timeout = std::time::Duration::from_micros(number * 7);
+            let _ = tokio::time::timeout(timeout, log.append(Event::ExecStart, number)).await;
+        }
+        log.append(Event::Destroyed, ()).await.unwrap();
+        verify(&secret, &store.audit(&run, 0, 100).await.unwrap()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn any_change_is_found() {
+        let (_dir, secret, rows) = sample().await;
+        let run = rows[0].run_id.clone();
+        for change in [
+            (|row| row.ts.push('0')) as fn(&mut AuditRow),
+            |row| row.event = "exec.exit".to_owned(),
+            |row| row.data = "{}".to_owned(),
+            |row| row.hmac = "0".repeat(64),
+        ] {
+            let mut rows = rows.clone();
+            change(&mut rows[1]);
+            assert_eq!(
+                verify(&secret, &rows),
+                Err(ChainError::Forged { run: run.clone(), seq: 2 })
+            );
+        }
+        let gap = [rows[0].clone(), rows[2].clone()];
+        let missing = ChainError::Gap { run: run.clone(), expected: 2, found: 3 };
+        assert_eq!(verify(&secret, &gap), Err(missing));
+        assert_eq!(verify(&secret, &rows[..2]), Err(ChainError::Truncated { run }));
+    }
+}

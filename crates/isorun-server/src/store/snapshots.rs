@@ -1,0 +1,162 @@
+//! Snapshots: the settings of runs that are restored from them.
+
+use std::collections::HashMap;
+
+use rusqlite::{OptionalExtension, Row};
+
+use super::runs::parsed;
+use super::{Store, StoreError};
+use isorun_api::OnIdle;
+
+/// The stored data of a snapshot.
+#[derive(Clone, Debug)]
+pub struct SnapshotRow {
+    pub id: String,
+    pub tenant: String,
+    pub run_id: String,
+    pub image: String,
+    pub digest: String,
+    pub vcpus: u32,
+    pub mem_mib: u64,
+    pub disk_mib: u64,
+    pub timeout_ms: u64,
+    pub defaults: String,
+    pub on_idle: OnIdle,
+    pub auto_resume: bool,
+    /// The network settings, as JSON with encrypted secrets.
+    pub network: String,
+    pub size_bytes: u64,
+    pub created_at: i64,
+}
+
+impl Store {
+    /// Adds a snapshot.
+    pub async fn add_snapshot(&self, row: SnapshotRow) -> Result<(), StoreError> {
+        self.call(move |connection| {
+            connection
+                .prepare_cached(
+                    "INSERT INTO snapshots (id, tenant, run_id, image, digest, vcpus, mem_mib, \
+                     disk_mib, timeout_ms, defaults, on_idle, auto_resume, size_bytes, created_at, \
+                     network)
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                )?
+                .execute((
+                    row.id,
+                    row.tenant,
+                    row.run_id,
+                    row.image,
+                    row.digest,
+                    row.vcpus,
+                    row.mem_mib,
+                    row.disk_mib,
+                    row.timeout_ms,
+                    row.defaults,
+                    row.on_idle.name(),
+                    row.auto_resume,
+                    row.size_bytes,
+                    row.created_at,
+                    row.network,
+                ))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Returns a snapshot.
+    pub async fn snapshot(&self, id: &str) -> Result<Option<SnapshotRow>, StoreError> {
+        let id = id.to_owned();
+        self.look_up(move |connection| {
+            connection
+                .prepare_cached("SELECT * FROM snapshots WHERE id = ?")?
+                .query_row([id], read)
+                .optional()
+        })
+        .await
+    }
+
+    /// Returns the snapshots of one tenant, or of all, the oldest first.
+    pub async fn snapshots(&self, tenant: Option<&str>) -> Result<Vec<SnapshotRow>, StoreError> {
+        let tenant = tenant.map(str::to_owned);
+        self.read(move |connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT * FROM snapshots WHERE ?1 IS NULL OR tenant = ?1 ORDER BY created_at, id",
+            )?;
+            query.query_map([tenant], read)?.collect()
+        })
+        .await
+    }
+
+    /// Returns the size of the snapshots and audit logs of each tenant, in bytes.
+    pub async fn stored_bytes(&self) -> Result<HashMap<String, u64>, StoreError> {
+        self.read(|connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT tenant, SUM(bytes) FROM (
+                     SELECT tenant, size_bytes AS bytes FROM snapshots
+                     UNION ALL SELECT tenant, audit_bytes FROM usage
+                 ) GROUP BY tenant",
+            )?;
+            query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        })
+        .await
+    }
+
+    /// Records the tenant that an image was pulled for, and its size on disk.
+    pub async fn add_pulled_image(
+        &self,
+        tenant: &str,
+        digest: &str,
+        bytes: u64,
+    ) -> Result<(), StoreError> {
+        let (tenant, digest) = (tenant.to_owned(), digest.to_owned());
+        self.call(move |connection| {
+            connection
+                .prepare_cached(
+                    "INSERT INTO pulled_images (digest, tenant, bytes) VALUES (?, ?, ?)
+                     ON CONFLICT (digest) DO UPDATE SET tenant = excluded.tenant",
+                )?
+                .execute((digest, tenant, bytes))?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Returns the tenants, digests and sizes in bytes of the images that were pulled.
+    pub async fn pulled_images(&self) -> Result<Vec<(String, String, u64)>, StoreError> {
+        self.read(|connection| {
+            let mut query =
+                connection.prepare_cached("SELECT tenant, digest, bytes FROM pulled_images")?;
+            query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+        })
+        .await
+    }
+
+    /// Deletes a snapshot.
+    pub async fn delete_snapshot(&self, id: &str) -> Result<(), StoreError> {
+        let id = id.to_owned();
+        self.call(move |connection| {
+            connection.prepare_cached("DELETE FROM snapshots WHERE id = ?")?.execute([id])?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<SnapshotRow> {
+    Ok(SnapshotRow {
+        id: row.get("id")?,
+        tenant: row.get("tenant")?,
+        run_id: row.get("run_id")?,
+        image: row.get("image")?,
+        digest: row.get("digest")?,
+        vcpus: row.get("vcpus")?,
+        mem_mib: row.get("mem_mib")?,
+        disk_mib: row.get("disk_mib")?,
+        timeout_ms: row.get("timeout_ms")?,
+        defaults: row.get("defaults")?,
+        on_idle: parsed("on_idle", row, OnIdle::parse)?,
+        auto_resume: row.get("auto_resume")?,
+        network: row.get("network")?,
+        size_bytes: row.get("size_bytes")?,
+        created_at: row.get("created_at")?,
+    })
+}
