@@ -12,9 +12,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::{fuzz, generate, node, process, progress, sdk, setup, test, workspace};
+use crate::workspace::files;
+use crate::{format, fuzz, generate, node, process, progress, sdk, setup, test, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -104,15 +105,18 @@ pub fn run(args: &Args) -> Result<()> {
 
 type CheckFn = Box<dyn Fn() -> Result<Outcome>>;
 
+/// Checks the format of all languages, so that one run lists every file.
 fn format() -> Result<Outcome> {
-    for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
-        let all =
-            ["fmt", "--all", "--check", "--manifest-path", manifest, "--", "--color", "never"];
-        if let failed @ Outcome::Failed(_) = passes(process::cargo(&all))? {
-            return Ok(failed);
+    let mut failures = Vec::new();
+    for command in format::commands(format::Mode::Check)? {
+        if let Outcome::Failed(text) = passes(command)? {
+            failures.push(text);
         }
     }
-    Ok(Outcome::Ok)
+    if !failures.is_empty() {
+        failures.push("run `cargo xtask format`".to_owned());
+    }
+    problems(failures)
 }
 
 fn clippy() -> Result<Outcome> {
@@ -253,23 +257,4 @@ fn passes(mut command: Command) -> Result<Outcome> {
 
 fn problems(found: Vec<String>) -> Result<Outcome> {
     Ok(if found.is_empty() { Outcome::Ok } else { Outcome::Failed(found.join("\n")) })
-}
-
-/// Returns the files that are committed, or would be added by `git add --all`.
-fn files() -> Result<Vec<PathBuf>> {
-    let output = Command::new("git")
-        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-        .current_dir(workspace::root())
-        .output()
-        .context("cannot start git")?;
-    if !output.status.success() {
-        bail!("git ls-files failed: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(listed
-        .split_terminator('\0')
-        .map(PathBuf::from)
-        // A file that was deleted, but not yet in the index, is still listed.
-        .filter(|path| workspace::root().join(path).is_file())
-        .collect())
 }

@@ -6,6 +6,7 @@ mod check;
 mod debian;
 mod demo;
 mod digest;
+mod format;
 mod fuzz;
 mod generate;
 mod guests;
@@ -50,6 +51,8 @@ enum Command {
     Test(test::Args),
     /// Check the source tree: format, lints, docs, licences, rules
     Check(check::Args),
+    /// Format Rust, Python and JavaScript
+    Format,
     /// Fuzz the parsers of untrusted input
     Fuzz(fuzz::Args),
     /// Install missing tools, then run the benchmarks and print one table
@@ -85,6 +88,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Format => format::write(),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Pack(args) => node::pack_for_release(&args),

@@ -48,6 +48,8 @@ pub fn everything() -> Result<()> {
     python_builder()?;
     python_samples()?;
     js_builder()?;
+    ruff()?;
+    prettier()?;
     mypy()?;
     typescript()?;
     maturin()?;
@@ -240,6 +242,25 @@ fn node_modules(name: &str, source: &str, label: &str, options: &[&str]) -> Resu
         process::run_quiet(npm)
     })?;
     Ok(tools.join("node_modules"))
+}
+
+/// Installs `ruff`, which formats Python.
+pub fn ruff() -> Result<PathBuf> {
+    let (venv, _) = python_environment(
+        "ruff",
+        "crates/xtask/formatters/requirements.txt",
+        "ruff, which formats Python",
+    )?;
+    Ok(venv.join("bin/ruff"))
+}
+
+/// Installs `prettier`, which formats JavaScript and TypeScript. Returns the path of its
+/// program, which Node.js runs.
+pub fn prettier() -> Result<PathBuf> {
+    let label = "prettier, which formats JavaScript and TypeScript";
+    let options = ["--ignore-scripts"];
+    let modules = node_modules("prettier", "crates/xtask/formatters", label, &options)?;
+    Ok(modules.join("prettier/bin/prettier.cjs"))
 }
 
 /// Installs `mypy` for `cargo xtask check`.

@@ -1,9 +1,10 @@
-//! Paths of this repository, and the lock of its tools.
+//! Paths and files of this repository, and the lock of its tools.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use cargo_metadata::{Metadata, MetadataCommand};
 
 /// Returns the root of the checkout, independent of the current directory.
@@ -45,4 +46,23 @@ pub fn lock() -> Result<File> {
         file.lock()?;
     }
     Ok(file)
+}
+
+/// Returns the files that are committed, or would be added by `git add --all`.
+pub fn files() -> Result<Vec<PathBuf>> {
+    let output = Command::new("git")
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()
+        .context("cannot start git")?;
+    if !output.status.success() {
+        bail!("git ls-files failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let listed = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(listed
+        .split_terminator('\0')
+        .map(PathBuf::from)
+        // A file that was deleted, but not yet in the index, is still listed.
+        .filter(|path| root().join(path).is_file())
+        .collect())
 }
