@@ -2,10 +2,11 @@
 //! Python, prettier for JavaScript and TypeScript. Their configuration is at the root of
 //! the repository, with the files that they leave alone.
 
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use crate::{process, setup, workspace};
 
@@ -54,6 +55,26 @@ pub fn commands(mode: Mode) -> Result<Vec<Command>> {
         commands.push(prettier);
     }
     Ok(commands)
+}
+
+/// Formats the content of a Python file.
+pub fn python(path: &str, content: &str) -> Result<String> {
+    let mut ruff = ruff()?;
+    ruff.args(["--quiet", "--stdin-filename", path, "-"]);
+    ruff.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = ruff.spawn().context("cannot start ruff")?;
+    // ruff writes nothing before it has read everything, so neither side waits for the
+    // other. If it fails earlier, its message says why.
+    let sent = match child.stdin.take() {
+        Some(mut stdin) => stdin.write_all(content.as_bytes()),
+        None => Ok(()),
+    };
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("ruff cannot format {path}:\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    sent.context("cannot write to ruff")?;
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 fn rustfmt(mode: Mode, manifest: &str) -> Command {

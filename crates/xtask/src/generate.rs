@@ -3,35 +3,55 @@
 //! when one is out of date.
 
 use std::fs;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{process, workspace};
+use crate::{format, process, setup, workspace};
 
-/// A generated file.
-pub struct Generator {
+const OPENAPI: &str = "openapi/isorun.json";
+
+/// A Python script that generates Python files. With the path of one of them as its
+/// argument, it prints the content of that file, which need not be formatted.
+struct Script {
     /// The path, relative to the root of the repository.
-    pub path: &'static str,
-    /// Generates the content.
-    pub render: fn() -> Result<String>,
+    path: &'static str,
+    /// The paths of the generated files, relative to the root of the repository.
+    outputs: &'static [&'static str],
 }
 
-/// All generated files of the repository.
-pub const GENERATORS: &[Generator] = &[Generator { path: "openapi/isorun.json", render: openapi }];
+/// All scripts that generate files of the repository.
+const SCRIPTS: &[Script] = &[Script {
+    path: "sdk/python/generate_sync.py",
+    outputs: &["sdk/python/src/isorun/_sandbox.py", "sdk/python/src/isorun/_shell.py"],
+}];
+
+/// A generated file.
+struct Generated {
+    /// The path, relative to the root of the repository.
+    path: &'static str,
+    content: String,
+}
+
+impl Generated {
+    fn is_current(&self) -> bool {
+        fs::read_to_string(workspace::root().join(self.path)).is_ok_and(|text| text == self.content)
+    }
+}
 
 /// Writes all generated files that are not current.
 pub fn write() -> Result<()> {
-    for generator in GENERATORS {
-        let expected = (generator.render)()?;
-        if is_current(generator, &expected) {
+    for file in generate() {
+        let file = file?;
+        if file.is_current() {
             continue;
         }
-        let path = workspace::root().join(generator.path);
+        let path = workspace::root().join(file.path);
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir)?;
         }
-        fs::write(&path, expected).with_context(|| format!("cannot write {}", generator.path))?;
-        eprintln!("==> wrote {}", generator.path);
+        fs::write(&path, file.content).with_context(|| format!("cannot write {}", file.path))?;
+        eprintln!("==> wrote {}", file.path);
     }
     Ok(())
 }
@@ -39,12 +59,43 @@ pub fn write() -> Result<()> {
 /// Returns the paths of the generated files that are not current.
 pub fn stale() -> Result<Vec<&'static str>> {
     let mut paths = Vec::new();
-    for generator in GENERATORS {
-        if !is_current(generator, &(generator.render)()?) {
-            paths.push(generator.path);
+    for file in generate() {
+        let file = file?;
+        if !file.is_current() {
+            paths.push(file.path);
         }
     }
     Ok(paths)
+}
+
+/// Generates all files, one after the other, without writing them. The scripts are first,
+/// because the server has to be compiled for the OpenAPI description.
+fn generate() -> impl Iterator<Item = Result<Generated>> {
+    let scripts = SCRIPTS.iter().flat_map(|script| {
+        script
+            .outputs
+            .iter()
+            .map(|path| run(script, path).map(|content| Generated { path, content }))
+    });
+    scripts.chain(std::iter::once_with(|| {
+        openapi().map(|content| Generated { path: OPENAPI, content })
+    }))
+}
+
+/// Runs a script for one of its outputs, and formats the result.
+fn run(script: &Script, output: &str) -> Result<String> {
+    let lock = workspace::lock()?;
+    let mut python = Command::new(setup::python()?.program);
+    drop(lock);
+    python.args([script.path, output]).current_dir(workspace::root());
+    // Python would encode the output for the locale of the machine.
+    python.env("PYTHONUTF8", "1");
+    let printed = python.output().context("cannot start Python")?;
+    if !printed.status.success() {
+        let reason = String::from_utf8_lossy(&printed.stderr);
+        bail!("`{} {output}` failed:\n{reason}", script.path);
+    }
+    format::python(output, &String::from_utf8(printed.stdout)?)
 }
 
 /// Returns the OpenAPI description of the server's HTTP API.
@@ -57,6 +108,29 @@ fn openapi() -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn is_current(generator: &Generator, expected: &str) -> bool {
-    fs::read_to_string(workspace::root().join(generator.path)).is_ok_and(|text| text == expected)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_and_their_outputs_are_files_of_the_repository() {
+        for script in SCRIPTS {
+            assert!(workspace::root().join(script.path).is_file(), "{}", script.path);
+            assert!(!script.outputs.is_empty(), "{}", script.path);
+            for output in script.outputs {
+                assert!(workspace::root().join(output).is_file(), "{output}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_is_current_if_its_content_is_the_same() {
+        let content = fs::read_to_string(workspace::root().join("rustfmt.toml")).unwrap();
+        let mut file = Generated { path: "rustfmt.toml", content };
+        assert!(file.is_current());
+        file.content.push('\n');
+        assert!(!file.is_current());
+        file.path = "no-such-file";
+        assert!(!file.is_current());
+    }
 }

@@ -432,12 +432,14 @@ fn pip(venv: &Path) -> Command {
     pip
 }
 
-struct Python {
-    program: String,
+/// A Python with its `venv` module.
+pub struct Python {
+    pub program: String,
     version: String,
 }
 
-fn python() -> Result<Python> {
+/// Returns the Python of the machine. As root on Debian it is installed if necessary.
+pub fn python() -> Result<Python> {
     if let Some(python) = find_python() {
         return Ok(python);
     }

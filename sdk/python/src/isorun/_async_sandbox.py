@@ -1,25 +1,24 @@
-"""The class `AsyncSandbox`: `Sandbox` for asyncio, with the same names in the same order."""
+"""The class `AsyncSandbox`: a Linux sandbox on a server, for asyncio."""
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from . import _config, _protocol
+from ._async_io import Transport, file_chunks, notify
 from ._async_shell import AsyncShell
 from ._base import SandboxBase
-from ._transport import AsyncTransport, async_file_chunks
 from ._types import DestroyStats, ExecResult, SandboxInfo, SnapshotInfo
 
 
 class AsyncSandbox(SandboxBase):
     """A Linux sandbox on an isorun server, for asyncio.
 
-    As an asynchronous context manager it is created on entry and destroyed on exit. Otherwise
-    await `create` and `destroy`.
+    As an asynchronous context manager it is created on entry and destroyed on exit.
+    Otherwise call `create` and `destroy`.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class AsyncSandbox(SandboxBase):
         )  # fmt: skip
         self._target = _config.find(api_url, api_key)
         super().__init__(options, timeout, self._target.url)
-        self._transport = AsyncTransport(self._target)
+        self._transport = Transport(self._target)
 
     async def create(self) -> SandboxInfo:
         """Creates the sandbox. Sets `id` and `info`."""
@@ -105,16 +104,12 @@ class AsyncSandbox(SandboxBase):
 
         Callbacks may be plain or asynchronous. If one raises, the command is killed.
         """
-        operation = _protocol.execute_stream(
-            self._running(), command, self._exec_timeout(timeout)
-        )
+        operation = _protocol.execute_stream(self._running(), command, self._exec_timeout(timeout))
         listeners = {"stdout": on_stdout, "stderr": on_stderr}
 
         async def listen(name: str, text: str) -> None:
             if (listener := listeners[name]) is not None:
-                answer = listener(text)
-                if inspect.isawaitable(answer):
-                    await answer
+                await notify(listener, text)
 
         return await self._transport.stream(operation, listen)
 
@@ -123,7 +118,7 @@ class AsyncSandbox(SandboxBase):
         directories."""
         mode = os.stat(local_path).st_mode
         operation = _protocol.upload(self._running(), remote_path, mode)
-        await self._transport.send(operation, async_file_chunks(os.fspath(local_path)))
+        await self._transport.send(operation, file_chunks(os.fspath(local_path)))
 
     async def download(self, remote_path: str) -> bytes:
         """Reads a file of the sandbox."""
@@ -191,7 +186,7 @@ class AsyncSandbox(SandboxBase):
         *, api_url: str | None = None, api_key: str | None = None
     ) -> list[SnapshotInfo]:
         """Returns the snapshots on the server, the oldest first."""
-        transport = AsyncTransport(_config.find(api_url, api_key))
+        transport = Transport(_config.find(api_url, api_key))
         try:
             return await transport.send(_protocol.snapshots())
         finally:
@@ -202,7 +197,7 @@ class AsyncSandbox(SandboxBase):
         snapshot_id: str, *, api_url: str | None = None, api_key: str | None = None
     ) -> None:
         """Deletes a snapshot. Sandboxes that were restored from it are not affected."""
-        transport = AsyncTransport(_config.find(api_url, api_key))
+        transport = Transport(_config.find(api_url, api_key))
         try:
             await transport.send(_protocol.delete_snapshot(snapshot_id))
         finally:
@@ -223,7 +218,7 @@ class AsyncSandbox(SandboxBase):
         copy = AsyncSandbox.__new__(AsyncSandbox)
         SandboxBase.__init__(copy, self._options_of(info), self.timeout, self._api_url)
         copy._target = self._target
-        copy._transport = AsyncTransport(self._target)
+        copy._transport = Transport(self._target)
         copy._created(info)
         return copy
 

@@ -1,18 +1,16 @@
-"""The class `AsyncShell`: `Shell` for asyncio, with the same names in the same order."""
+"""The class `AsyncShell`: a bash session in a sandbox, for asyncio."""
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 from . import _shell_protocol as protocol
+from ._async_io import Lock, ShellSocket, notify
 from ._config import Target
 from ._errors import IsorunConnectionError, IsorunError, IsorunTimeoutError
-from ._protocol import CONNECT_TIMEOUT, DEFAULT_TIMEOUT, RESPONSE_GRACE, error_response
+from ._protocol import DEFAULT_TIMEOUT, RESPONSE_GRACE
 from ._types import ExecResult
 
 
@@ -27,8 +25,8 @@ class AsyncShell:
     ) -> None:
         self._target, self._run, self._timeout, self._cwd = target, run, timeout, cwd
         self._state = protocol.ShellState(session)
-        self._socket: Any = None
-        self._lock = asyncio.Lock()
+        self._socket: ShellSocket | None = None
+        self._lock = Lock()
 
     @property
     def session(self) -> str | None:
@@ -77,7 +75,7 @@ class AsyncShell:
             except IsorunError:
                 raise
             except BaseException:
-                # A callback raised an exception, or the task was cancelled.
+                # A callback raised an exception, or the caller gave up: stop the command.
                 await self._interrupt()
                 raise
             self._state.pending = False
@@ -120,29 +118,8 @@ class AsyncShell:
     async def _open(self) -> None:
         if self._socket is not None:
             return
-        try:
-            from websockets.exceptions import InvalidStatus, WebSocketException
-            from websockets.asyncio.client import connect
-        except ImportError as error:
-            raise IsorunError(protocol.WEBSOCKETS_MISSING) from error
         url = protocol.address(self._target, self._run, self._state.session, self._cwd)
-        try:
-            self._socket = await connect(
-                url,
-                additional_headers=protocol.headers(self._target),
-                open_timeout=CONNECT_TIMEOUT,
-                close_timeout=1,
-                compression=None,
-                max_size=None,
-                # Proxy settings of the environment do not apply to a server on this machine.
-                proxy=None if self._target.is_local else True,
-            )
-        except InvalidStatus as error:
-            raise error_response(error.response.status_code, bytes(error.response.body or b"")) from error
-        except (OSError, asyncio.TimeoutError, WebSocketException) as error:
-            raise IsorunConnectionError(
-                f"cannot connect to an isorun server at {self._target.url}: {error}"
-            ) from error
+        self._socket = await ShellSocket.connect(self._target, url)
         self._state.feed(await self._receive(time.monotonic() + DEFAULT_TIMEOUT))
 
     async def _read_pending(self) -> ExecResult | None:
@@ -152,21 +129,12 @@ class AsyncShell:
         has ended, its result is returned.
         """
         while self._socket is not None and not self._state.pending:
-            receiving = asyncio.ensure_future(self._receive(None))
-            # A message that has arrived is received immediately.
-            for _ in range(2):
-                await asyncio.sleep(0)
-            if not receiving.done():
-                receiving.cancel()
-                await asyncio.wait([receiving])
-                if receiving.cancelled():
-                    return None
             try:
-                event = self._state.feed(receiving.result())
+                event = self._state.feed(await self._receive(time.monotonic()))
                 if isinstance(event, protocol.Ended) and event.closed:
                     await self._disconnect()
                     return event.result
-            except IsorunConnectionError:
+            except (IsorunTimeoutError, IsorunConnectionError):
                 return None
             except IsorunError as error:
                 if error.kind != "run_hibernated":
@@ -195,35 +163,31 @@ class AsyncShell:
             if isinstance(event, protocol.Output):
                 listener = listeners.get(event.stream)
                 if listener is not None and event.text:
-                    answer = listener(event.text)
-                    if inspect.isawaitable(answer):
-                        await answer
+                    await notify(listener, event.text)
+
+    def _connected(self) -> ShellSocket:
+        if self._socket is None:
+            raise IsorunConnectionError("the connection to the shell is closed")
+        return self._socket
 
     async def _send(self, text: str) -> None:
-        from websockets.exceptions import ConnectionClosed
-
         try:
-            await self._socket.send(text)
-        except (ConnectionClosed, OSError) as error:
-            # A last message of the server may still be readable.
-            if not isinstance(error, ConnectionClosed):
-                await self._disconnect()
-                raise self._state.lost(error) from error
+            await self._connected().send(text)
+        except IsorunConnectionError:
+            await self._disconnect()
+            raise
 
     async def _receive(self, end: float | None) -> str | bytes:
-        from websockets.exceptions import ConnectionClosed
-
+        """Receives a message, until a time of the monotonic clock at the latest."""
+        timeout = None if end is None else max(0.0, end - time.monotonic())
         try:
-            timeout = None if end is None else max(0.0, end - time.monotonic())
-            frame: str | bytes = await asyncio.wait_for(self._socket.recv(), timeout)
-            if isinstance(frame, str) and '"error"' in frame:
-                await self._disconnect()
-            return frame
-        except asyncio.TimeoutError as error:
-            raise IsorunTimeoutError("the server did not answer in time") from error
-        except (ConnectionClosed, OSError) as error:
+            frame = await self._connected().receive(timeout)
+        except IsorunConnectionError:
             await self._disconnect()
-            raise self._state.lost(error) from error
+            raise
+        if isinstance(frame, str) and '"error"' in frame:
+            await self._disconnect()
+        return frame
 
     async def _interrupt(self) -> None:
         try:

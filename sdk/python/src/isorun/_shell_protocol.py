@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 
 from ._config import Target
 from ._errors import IsorunConnectionError, IsorunError
-from ._protocol import RESPONSE_GRACE, failure
+from ._protocol import CONNECT_TIMEOUT, RESPONSE_GRACE, error_response, failure
 from ._types import ExecResult
 
-WEBSOCKETS_MISSING = "shells require the package websockets: pip install websockets"
+NO_ANSWER = "the server did not answer in time"
 
 
 def address(target: Target, run: str, session: str | None, cwd: str | None) -> str:
@@ -26,8 +26,37 @@ def address(target: Target, run: str, session: str | None, cwd: str | None) -> s
     return f"{url}?{urlencode(query)}" if query else url
 
 
-def headers(target: Target) -> dict[str, str]:
-    return {"authorization": f"Bearer {target.key}"} if target.key else {}
+def connect_options(target: Target) -> dict[str, Any]:
+    """Returns the arguments of `connect` of websockets, in addition to the URL."""
+    return {
+        "additional_headers": {"authorization": f"Bearer {target.key}"} if target.key else {},
+        "open_timeout": CONNECT_TIMEOUT,
+        "close_timeout": 1,
+        "compression": None,
+        "max_size": None,
+        # Proxy settings of the environment do not apply to a server on this machine.
+        "proxy": None if target.is_local else True,
+    }
+
+
+def websockets_missing() -> IsorunError:
+    """Returns the error for an installation without the package websockets."""
+    return IsorunError("shells require the package websockets: pip install websockets")
+
+
+def rejected(response: Any) -> IsorunError:
+    """Returns the error for a response that refuses the WebSocket."""
+    return error_response(response.status_code, bytes(response.body or b""))
+
+
+def not_connected(target: Target, error: Exception) -> IsorunConnectionError:
+    """Returns the error for a connection that could not be opened."""
+    return IsorunConnectionError(f"cannot connect to an isorun server at {target.url}: {error}")
+
+
+def connection_lost(error: Exception) -> IsorunConnectionError:
+    """Returns the error for a connection that failed without a final message."""
+    return IsorunConnectionError(f"the connection to the shell failed: {error}")
 
 
 def response_timeout(timeout: float) -> float | None:
@@ -92,10 +121,6 @@ class ShellState:
             raise failure(str(event["error"]), event.get("status"), name, "", "")
         # A message of a later server, which this client does not know.
         return None
-
-    def lost(self, error: Exception) -> IsorunConnectionError:
-        """Returns the error for a connection that failed without a final message."""
-        return IsorunConnectionError(f"the connection to the shell failed: {error}")
 
     def _take(self, code: int) -> ExecResult:
         stdout, stderr = (self._decoders[stream].take() for stream in (1, 2))
