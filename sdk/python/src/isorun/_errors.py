@@ -4,12 +4,17 @@ from __future__ import annotations
 
 
 class IsorunError(Exception):
-    """A request failed: it was invalid, or the server rejected it or failed."""
+    """A request failed: it was invalid, or the server rejected it or failed.
+
+    Many errors share a `code`; `kind` tells them apart, and does not change when the message
+    does.
+    """
 
     code: int | None
-    """The HTTP status, if the server responded."""
+    """The HTTP status, such as 404. None without a response."""
     kind: str | None
-    """The stable code of the server's error, such as `run_not_found`."""
+    """The name of the error, such as `run_not_found`: the `code` in the body of the response.
+    None without a response, or if it is of a proxy."""
 
     def __init__(self, message: str, *, code: int | None = None, kind: str | None = None) -> None:
         super().__init__(message)
