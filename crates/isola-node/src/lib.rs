@@ -25,6 +25,7 @@ mod exchange;
 mod failure;
 mod host;
 mod options;
+mod runtime;
 mod sandbox;
 mod snapshot;
 mod stream;

@@ -3,8 +3,13 @@
 
 use std::time::Duration;
 
-use isola::{Error, Limits, Mount};
+use isola::{Error, Limits, Mount, SandboxBuilder};
 use napi_derive::napi;
+
+use crate::{
+    exchange::HttpArgs,
+    host::{Callback, HostcallArgs, JsHost},
+};
 
 #[napi(object, object_to_js = false)]
 #[derive(Default)]
@@ -41,6 +46,30 @@ pub struct SandboxOptions {
     /// The hostcalls that have a handler.
     pub hostcalls: Vec<String>,
     pub http: bool,
+}
+
+impl SandboxOptions {
+    /// Applies the options to the builder of a sandbox. `limits` are those of its
+    /// template or snapshot.
+    pub fn apply(
+        self,
+        builder: SandboxBuilder,
+        mut limits: Limits,
+        hostcall: Option<Callback<HostcallArgs>>,
+        http: Option<Callback<HttpArgs>>,
+    ) -> Result<SandboxBuilder, Error> {
+        self.limits.apply(&mut limits);
+        let names = self.hostcalls.into_iter().collect();
+        let http = http.filter(|_| self.http);
+        let mut builder = builder.limits(limits).host(JsHost { names, hostcall, http });
+        for mount in &self.mounts {
+            builder = builder.mount(mount.mount()?);
+        }
+        for variable in self.env {
+            builder = builder.env(variable.name, variable.value);
+        }
+        Ok(builder)
+    }
 }
 
 #[napi(object, object_to_js = false)]

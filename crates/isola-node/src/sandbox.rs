@@ -15,7 +15,7 @@ use napi::{
 use napi_derive::napi;
 use tokio::sync::Notify;
 
-use crate::{failure::Failure, options::milliseconds, snapshot::Snapshot, stream::EventStream};
+use crate::{failure::Failure, options::milliseconds, stream::EventStream};
 
 /// A sandbox and its guest. Freeing one is slow, so neither `close` nor the
 /// garbage collector does it on the thread of the event loop.
@@ -158,16 +158,6 @@ impl Sandbox {
         }
     }
 
-    /// Takes a snapshot of the interpreter.
-    #[napi]
-    pub async fn snapshot(&self) -> Either<Snapshot, Failure> {
-        let snapshot = match self.inner() {
-            Ok(sandbox) => sandbox.snapshot().await,
-            Err(error) => Err(error),
-        };
-        snapshot.map_or_else(|error| Either::B(error.into()), |it| Either::A(Snapshot::new(it)))
-    }
-
     /// Creates sandboxes that continue from this state, with the same handlers.
     #[napi]
     pub async fn fork(&self, count: u32) -> Either<Vec<Sandbox>, Failure> {
@@ -197,7 +187,7 @@ impl Sandbox {
         Self { inner: Some(Arc::new(inner)) }
     }
 
-    fn inner(&self) -> Result<&isola::Sandbox, Error> {
+    pub fn inner(&self) -> Result<&isola::Sandbox, Error> {
         self.inner
             .as_deref()
             .ok_or_else(|| Error::InvalidArgument("the sandbox was freed".to_owned()))

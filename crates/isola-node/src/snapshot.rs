@@ -1,4 +1,7 @@
 //! Snapshots of sandboxes.
+//!
+//! The method of a sandbox that returns a snapshot is here too, so that its module
+//! does not depend on this one.
 
 use napi::bindgen_prelude::Either;
 use napi_derive::napi;
@@ -9,7 +12,6 @@ use crate::{
     host::{Callback, HostcallArgs},
     options::SandboxOptions,
     sandbox::Sandbox,
-    template::configured,
 };
 
 /// A snapshot of an interpreter's state.
@@ -35,7 +37,7 @@ impl Snapshot {
         http: Option<Callback<HttpArgs>>,
     ) -> Either<Sandbox, Failure> {
         let limits = self.inner.limits().clone();
-        match configured(self.inner.sandbox(), limits, options, hostcall, http) {
+        match options.apply(self.inner.sandbox(), limits, hostcall, http) {
             Ok(builder) => match builder.create().await {
                 Ok(sandbox) => Either::A(Sandbox::new(sandbox)),
                 Err(error) => Either::B(error.into()),
@@ -66,5 +68,18 @@ impl Snapshot {
     #[napi(getter)]
     pub fn resident_size(&self) -> f64 {
         self.inner.resident_size() as f64
+    }
+}
+
+#[napi]
+impl Sandbox {
+    /// Takes a snapshot of the interpreter.
+    #[napi]
+    pub async fn snapshot(&self) -> Either<Snapshot, Failure> {
+        let snapshot = match self.inner() {
+            Ok(sandbox) => sandbox.snapshot().await,
+            Err(error) => Err(error),
+        };
+        snapshot.map_or_else(|error| Either::B(error.into()), |it| Either::A(Snapshot::new(it)))
     }
 }

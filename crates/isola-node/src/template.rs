@@ -2,28 +2,19 @@
 
 use std::sync::Arc;
 
-use isola::{Error, Limits, Runtime, RuntimeSource, SandboxBuilder};
+use isola::{Error, Limits, Runtime};
 use napi::{bindgen_prelude::Either, threadsafe_function::ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 
 use crate::{
     exchange::HttpArgs,
     failure::Failure,
-    host::{Callback, HostcallArgs, JsHost},
-    options::{SandboxOptions, SourceOptions, TemplateOptions},
+    host::{Callback, HostcallArgs},
+    options::{SandboxOptions, TemplateOptions},
+    runtime::{Progress, source},
     sandbox::Sandbox,
     snapshot::Snapshot,
 };
-
-/// A progress report of a build.
-#[napi(object, object_from_js = false)]
-pub struct Progress {
-    /// `download` or `compile`.
-    pub phase: &'static str,
-    /// The number of bytes downloaded so far.
-    pub received: Option<f64>,
-    pub total: Option<f64>,
-}
 
 #[napi]
 pub struct Template {
@@ -79,44 +70,6 @@ async fn build(
     Ok(Template { inner: builder.build().await?, limits })
 }
 
-fn source(
-    runtime: Runtime,
-    options: SourceOptions,
-    progress: Option<Arc<Callback<Progress>>>,
-) -> RuntimeSource {
-    let mut source = RuntimeSource::new(runtime);
-    if let Some(path) = options.path {
-        source = source.path(path);
-    }
-    if let Some(dir) = options.library {
-        source = source.library(dir);
-    }
-    for dir in options.shipped {
-        source = source.shipped(dir);
-    }
-    if let Some(version) = options.version {
-        source = source.version(version);
-    }
-    if let Some(dir) = options.runtimes_dir {
-        source = source.runtimes_dir(dir);
-    }
-    if let Some(url) = options.base_url {
-        source = source.base_url(url);
-    }
-    if let Some(digest) = options.sha256 {
-        source = source.sha256(digest);
-    }
-    if let Some(progress) = progress {
-        source = source.on_progress(move |received, total| {
-            let received = Some(received as f64);
-            let total = total.map(|total| total as f64);
-            let arrived = Progress { phase: "download", received, total };
-            progress.call(arrived, ThreadsafeFunctionCallMode::NonBlocking);
-        });
-    }
-    source
-}
-
 #[napi]
 impl Template {
     /// Creates a sandbox that has not been started.
@@ -159,27 +112,6 @@ impl Template {
         http: Option<Callback<HttpArgs>>,
     ) -> Result<isola::Sandbox, Error> {
         let builder = self.inner.sandbox();
-        configured(builder, self.limits.clone(), options, hostcall, http)?.create().await
+        options.apply(builder, self.limits.clone(), hostcall, http)?.create().await
     }
-}
-
-/// Applies options to the builder of a sandbox.
-pub fn configured(
-    builder: SandboxBuilder,
-    mut limits: Limits,
-    options: SandboxOptions,
-    hostcall: Option<Callback<HostcallArgs>>,
-    http: Option<Callback<HttpArgs>>,
-) -> Result<SandboxBuilder, Error> {
-    options.limits.apply(&mut limits);
-    let names = options.hostcalls.into_iter().collect();
-    let http = http.filter(|_| options.http);
-    let mut builder = builder.limits(limits).host(JsHost { names, hostcall, http });
-    for mount in &options.mounts {
-        builder = builder.mount(mount.mount()?);
-    }
-    for variable in options.env {
-        builder = builder.env(variable.name, variable.value);
-    }
-    Ok(builder)
 }
