@@ -43,6 +43,8 @@
 //! and stops when the call's future is dropped. To run sandboxes in parallel,
 //! spawn their calls as tasks.
 
+#[cfg(test)]
+mod api;
 mod args;
 mod cache;
 #[cfg(feature = "client")]
