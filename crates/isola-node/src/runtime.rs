@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use isola::{Runtime, RuntimeSource};
-use napi::threadsafe_function::ThreadsafeFunctionCallMode;
+use isola::{Error, Runtime, RuntimeSource};
+use napi::{bindgen_prelude::Either, threadsafe_function::ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 
-use crate::{host::Callback, options::SourceOptions};
+use crate::{failure::Failure, host::Callback, options::SourceOptions};
 
 /// A progress report of a build.
 #[napi(object, object_from_js = false)]
@@ -16,6 +16,33 @@ pub struct Progress {
     /// The number of bytes downloaded so far.
     pub received: Option<f64>,
     pub total: Option<f64>,
+}
+
+/// Finds the component of a runtime, downloads it if necessary, and returns its path.
+#[napi]
+pub async fn resolve_runtime(
+    runtime: String,
+    sources: SourceOptions,
+    progress: Option<Callback<Progress>>,
+) -> Either<String, Failure> {
+    match resolve(&runtime, sources, progress).await {
+        Ok(path) => Either::A(path),
+        Err(error) => Either::B(error.into()),
+    }
+}
+
+async fn resolve(
+    runtime: &str,
+    sources: SourceOptions,
+    progress: Option<Callback<Progress>>,
+) -> Result<String, Error> {
+    let path = source(runtime.parse()?, sources, progress.map(Arc::new)).find().await?;
+    path.into_os_string().into_string().map_err(|path| {
+        let path = path.display();
+        Error::InvalidArgument(format!(
+            "the path of the runtime, {path}, is not UTF-8: use a directory whose path is"
+        ))
+    })
 }
 
 /// Returns the source of a runtime with these options.

@@ -74,6 +74,9 @@ impl Arguments {
 
 type Outcome = Either<String, Failure>;
 
+/// The outcome of a call that has finished already, or the promise of it.
+type QuickOutcome<'env> = Either3<String, Failure, PromiseRaw<'env, Outcome>>;
+
 #[napi]
 impl Sandbox {
     #[napi]
@@ -108,21 +111,10 @@ impl Sandbox {
         args: Arguments,
         options: Option<CallOptions>,
         cancel: Option<&Cancel>,
-    ) -> napi::Result<Either3<String, Failure, PromiseRaw<'env, Outcome>>> {
+    ) -> napi::Result<QuickOutcome<'env>> {
         let call =
             args.read().and_then(|args| Ok(limited(self.inner()?.run(function, args), options)));
-        let begun = match call {
-            Ok(call) => within_runtime_if_available(|| call.start_inline()),
-            Err(error) => PollOutcome::Ready(Err(error)),
-        };
-        Ok(match begun {
-            PollOutcome::Ready(Ok(value)) => Either3::A(value.into_text()),
-            PollOutcome::Ready(Err(error)) => Either3::B(error.into()),
-            PollOutcome::Pending(answer) => {
-                let cancel = Cancel::of(cancel);
-                Either3::C(env.spawn_future(async { Ok(settle(Ok(answer), cancel).await) })?)
-            }
-        })
+        start_inline(env, call, cancel)
     }
 
     /// Starts a call and returns the stream of its events.
@@ -137,6 +129,34 @@ impl Sandbox {
             .read()
             .and_then(|args| limited(self.inner()?.run(function, args), options).stream());
         match events {
+            Ok(events) => Either::A(EventStream::start(events)),
+            Err(error) => Either::B(error.into()),
+        }
+    }
+
+    /// Runs source code and returns the value of its last expression, as `run` does
+    /// the result of a function.
+    #[napi]
+    pub fn evaluate<'env>(
+        &self,
+        env: &'env Env,
+        source: String,
+        options: Option<CallOptions>,
+        cancel: Option<&Cancel>,
+    ) -> napi::Result<QuickOutcome<'env>> {
+        let call = self.inner().map(|sandbox| limited(sandbox.evaluate(source), options));
+        start_inline(env, call, cancel)
+    }
+
+    /// Does the same as `evaluate` and returns the stream of its events.
+    #[napi]
+    pub fn evaluate_stream(
+        &self,
+        source: String,
+        options: Option<CallOptions>,
+    ) -> Either<EventStream, Failure> {
+        let call = self.inner().map(|sandbox| limited(sandbox.evaluate(source), options));
+        match call.and_then(Call::stream) {
             Ok(events) => Either::A(EventStream::start(events)),
             Err(error) => Either::B(error.into()),
         }
@@ -169,6 +189,12 @@ impl Sandbox {
             Ok(children) => Either::A(children.into_iter().map(Self::new).collect()),
             Err(error) => Either::B(error.into()),
         }
+    }
+
+    /// Returns the largest size of one value, in bytes.
+    #[napi(getter)]
+    pub fn max_value_size(&self) -> f64 {
+        self.inner().map_or(0.0, |sandbox| sandbox.limits().max_value_size as f64)
     }
 
     /// Stops the running call and frees the guest; resolves when that is done.
@@ -227,6 +253,27 @@ fn limited(mut call: Call, options: Option<CallOptions>) -> Call {
         call = call.cpu_timeout(time(limit));
     }
     call
+}
+
+/// Starts a call on this thread if it is known to be quick. Returns its outcome if it
+/// has finished, and otherwise a promise of it.
+fn start_inline<'env>(
+    env: &'env Env,
+    call: Result<Call, Error>,
+    cancel: Option<&Cancel>,
+) -> napi::Result<QuickOutcome<'env>> {
+    let begun = match call {
+        Ok(call) => within_runtime_if_available(|| call.start_inline()),
+        Err(error) => PollOutcome::Ready(Err(error)),
+    };
+    Ok(match begun {
+        PollOutcome::Ready(Ok(value)) => Either3::A(value.into_text()),
+        PollOutcome::Ready(Err(error)) => Either3::B(error.into()),
+        PollOutcome::Pending(answer) => {
+            let cancel = Cancel::of(cancel);
+            Either3::C(env.spawn_future(async { Ok(settle(Ok(answer), cancel).await) })?)
+        }
+    })
 }
 
 async fn settle(answer: Result<Answer, Error>, cancel: Option<Arc<Notify>>) -> Outcome {

@@ -20,7 +20,10 @@ async function programs(page) {
 
 for (const [page, printed] of [
   ['README.md', ['hello Ada\ncpu_time_limit\n']],
-  ['docs/isola/node.md', ['hello world\n', 'Hello World\nHey World\nHi World\n', 'hello world\n']],
+  [
+    'docs/isola/node.md',
+    ['hello world\n', 'Hello World\nHey World\nHi World\n', '999000\n3\n10\n', 'hello world\n'],
+  ],
   ['node_modules/isola-core/README.md', ['hello world\n']],
 ]) {
   test(`the programs of ${page}`, async () => {

@@ -46,6 +46,17 @@ test('a process ends with a stream that nobody goes on with', async () => {
   );
 });
 
+test('a process ends with a stream argument whose source never ends', async () => {
+  assert.equal(
+    await printed(`const { StreamArg } = require('isola-core');
+    const source = { [Symbol.asyncIterator]: () => ({ next: () => new Promise(() => {}) }) };
+    begin('async function* main(xs) { yield 1; for await (const x of xs); }').then(async (sandbox) => {
+      console.log(await sandbox.runStream('main', [StreamArg.from(source)]).next());
+    });`),
+    "{ done: false, value: { type: 'result', data: 1 } }\n",
+  );
+});
+
 test('a process ends in the middle of a call when it is told to', async () => {
   assert.equal(
     await printed(`begin('function main() { for (;;); }').then((sandbox) => {
@@ -126,6 +137,36 @@ test('memory returns when sandboxes are closed', async () => {
   // 400 guests that were not freed would take about 300 MB.
   assert.ok(heap < 1e6, `the heap grew by ${heap} bytes`);
   assert.ok(rss < 40e6, `the process grew by ${rss} bytes`);
+});
+
+test('a long stream of values takes little memory', async () => {
+  const program = `
+    const { buildTemplate, StreamArg } = require('isola-core');
+    (async () => {
+      const sandbox = await (await buildTemplate('js')).create();
+      await sandbox.start();
+      await sandbox.loadScript(
+        'async function main(xs) { let n = 0; for await (const x of xs) n += x.length; return n; }',
+      );
+      function* texts(n) {
+        for (let i = 0; i < n; i += 1) yield 'x'.repeat(100_000);
+      }
+      const send = async (n) => {
+        const length = await sandbox.run('main', [StreamArg.from(texts(n), { capacity: 4 })]);
+        for (let i = 0; i < 3; i += 1) { gc(); await new Promise(setImmediate); }
+        return [length, process.memoryUsage()];
+      };
+      const [, before] = await send(1000);
+      const [length, after] = await send(3000);
+      console.log(JSON.stringify([length, after.heapUsed - before.heapUsed, after.rss - before.rss]));
+    })();
+  `;
+  const { stdout } = await run(process.execPath, ['--expose-gc', '-e', program]);
+  const [length, heap, rss] = JSON.parse(stdout);
+  assert.equal(length, 300_000_000);
+  // A stream that kept its values would take 300 MB.
+  assert.ok(heap < 1e6, `the heap grew by ${heap} bytes`);
+  assert.ok(rss < 150e6, `the process grew by ${rss} bytes`);
 });
 
 /** Creates a directory in which only isola-core and `more` are installed. */

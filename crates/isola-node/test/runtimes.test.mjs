@@ -7,6 +7,7 @@ import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
@@ -211,6 +212,61 @@ test('a release that is not there says where it was looked for', async (t) => {
   await refused(build(runtimesDir, url, { version: '8.8.8' }), 'download_failed', /v8\.8\.8\/isola-js\.tar\.gz.*404/);
   const none = await releases(t, good, { digest: 'none' });
   await refused(build(runtimesDir, none.url), 'download_refused', /holds no SHA-256 digest/);
+});
+
+test('resolveRuntime returns what buildTemplate would use, and downloads it once', async (t) => {
+  const runtimesDir = path.join(await tempDir(t), 'runtimes');
+  const { url, log } = await releases(t, good);
+  const seen = [];
+  const options = { version: `v${VERSION}`, runtimesDir, downloadUrl: url };
+  const found = await isola.resolveRuntime('js', { ...options, onProgress: (progress) => seen.push(progress) });
+  const runtimePath = path.join(runtimesDir, VERSION, 'js', 'js.wasm');
+  assert.deepEqual(found, { runtime: 'js', version: VERSION, runtimePath });
+  await installed(runtimesDir);
+  assert.deepEqual(seen.at(-1), { phase: 'download', received: good.length, total: good.length });
+  assert.deepEqual(log, [`${ASSET}.sha256`, ASSET]);
+  assert.deepEqual(await isola.resolveRuntime('js', options), found);
+  await assert.rejects(build(runtimesDir, url), NOT_A_COMPONENT);
+  assert.equal(log.length, 2);
+
+  await refused(isola.resolveRuntime('js', { ...options, version: '8.8.8' }), 'download_failed', /404/);
+  const pinned = { ...options, runtimesDir: `${runtimesDir}-2`, runtimeSha256: '1'.repeat(64) };
+  await refused(isola.resolveRuntime('js', pinned), 'download_refused', /and not 1{64}/);
+});
+
+test('resolveRuntime finds the installed runtimes, and a given one', async (t) => {
+  const require = createRequire(import.meta.url);
+  const { version } = require('isola-core/package.json');
+  for (const runtime of ['python', 'js']) {
+    const shipped = path.dirname(require.resolve(`isola-core-runtime-${runtime}/package.json`));
+    const runtimePath = path.join(shipped, `${runtime}.wasm`);
+    assert.deepEqual(await isola.resolveRuntime(runtime), { runtime, version, runtimePath });
+    assert.deepEqual(await isola.resolveRuntime(runtime, { runtimePath: shipped, runtimeLibDir: shipped }), {
+      runtime,
+      version,
+      runtimePath,
+      runtimeLibDir: shipped,
+    });
+  }
+  const { runtime, ...found } = await isola.resolveRuntime('js');
+  assert.equal((await isola.buildTemplate(runtime, found)) instanceof isola.SandboxTemplate, true);
+  const empty = await tempDir(t);
+  for (const [attempt, message] of [
+    [() => isola.resolveRuntime('ruby'), /no runtime "ruby": use "python" or "js"/],
+    [() => isola.resolveRuntime('js', null), /options must be an object/],
+    [() => isola.resolveRuntime('js', { cacheDir: null }), /resolveRuntime has no option "cacheDir"/],
+    [() => isola.resolveRuntime('js', { version: 1 }), /version must be a string/],
+    [() => isola.resolveRuntime('js', { version: '../x' }), /not the version of a release/],
+    [() => isola.resolveRuntime('js', { onProgress: 1 }), /onProgress must be a function/],
+    [() => isola.resolveRuntime('js', { runtimePath: empty }), /js\.wasm.*was not found/],
+    [() => isola.resolveRuntime('js', { runtimeLibDir: path.join(empty, 'none') }), /library directory/],
+  ]) {
+    await assert.rejects(attempt(), (error) => {
+      assert.ok(error instanceof isola.InvalidArgumentError, error.stack);
+      assert.match(error.message, message);
+      return true;
+    });
+  }
 });
 
 test('two processes at once download once, and the archive of a release runs', { timeout: 300_000 }, async (t) => {

@@ -18,6 +18,8 @@ for (const [name, printed, errorOutput] of [
     /^stderr: err\n\nerror: ValueError: over\n/,
   ],
   ['http', 'hello world\n', ''],
+  ['streams', '999000\n3\nstream_full\n4\n', ''],
+  ['evaluate', '21\nstdout out\n\nresult 0\nresult 1\nresult 4\nend null\n', ''],
 ]) {
   test(`the sample "${name}"`, async () => {
     const { stdout, stderr } = await run(process.execPath, [`types/out/samples/${name}.mjs`]);

@@ -6,5 +6,6 @@ export async function main(): Promise<isola.JsonValue | null> {
   const template = await isola.buildTemplate("js");
   const sandbox: isola.Sandbox = await template.create();
   await sandbox.start();
-  return sandbox.run("main", [new isola.Arg(1, "one")]);
+  const stream: isola.StreamArg = isola.StreamArg.from([1]);
+  return sandbox.run("main", [new isola.Arg(1, "one"), stream]);
 }

@@ -10,7 +10,10 @@ import {
   SandboxTemplate,
   Snapshot,
   SnapshotError,
+  StreamArg,
+  StreamClosedError,
   buildTemplate,
+  resolveRuntime,
 } from "isola-core";
 import type {
   CallOptions,
@@ -19,6 +22,9 @@ import type {
   HttpResponse,
   JsonValue,
   MountConfig,
+  RuntimeConfig,
+  RuntimeOptions,
+  StreamOptions,
   TemplateConfig,
 } from "isola-core";
 
@@ -110,3 +116,41 @@ async function copies(template: SandboxTemplate, sandbox: Sandbox): Promise<numb
   return size;
 }
 void copies;
+
+async function streams(sandbox: Sandbox): Promise<void> {
+  const options: StreamOptions = { capacity: 5, name: "rows" };
+  const stream: StreamArg = new StreamArg(options);
+  const called: Promise<JsonValue | null> = sandbox.run("f", [stream, new Arg(new StreamArg(), "other")], {
+    more: StreamArg.from(["a", { b: 1n }]),
+  });
+  try {
+    await stream.push({ a: [1, null] });
+    stream.tryPush("x");
+    stream.end();
+  } catch (error) {
+    if (error instanceof StreamClosedError) console.log(error.code === "stream_closed");
+  }
+  async function* values(): AsyncGenerator<number> {
+    yield 1;
+  }
+  for await (const event of sandbox.runStream("f", [StreamArg.from(values(), { name: null })])) {
+    console.log(event.type);
+  }
+  StreamArg.from([Promise.resolve(1)]);
+  console.log(await called, stream.name, stream.capacity.toFixed());
+}
+void streams;
+
+async function pieces(sandbox: Sandbox): Promise<void> {
+  const value: JsonValue | null = await sandbox.evaluate("1 + 1", { cpuTimeoutMs: 5 });
+  const events: AsyncGenerator<Event> = sandbox.evaluateStream("2");
+  console.log(value, events);
+}
+void pieces;
+
+async function runtimes(): Promise<SandboxTemplate> {
+  const options: RuntimeOptions = { version: "0.1.0", runtimesDir: "./runtimes", onProgress: console.log };
+  const { runtime, ...found }: RuntimeConfig = await resolveRuntime("js", options);
+  return buildTemplate(runtime, found);
+}
+void runtimes;

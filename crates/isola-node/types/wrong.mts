@@ -1,7 +1,7 @@
 // Invalid code that must not compile. An `@ts-expect-error` over a valid line is an
 // error itself.
 
-import { Arg, Sandbox, SandboxTemplate, buildTemplate } from "isola-core";
+import { Arg, Sandbox, SandboxTemplate, StreamArg, buildTemplate, resolveRuntime } from "isola-core";
 import type { Event, HttpResponse, MountConfig } from "isola-core";
 
 export async function wrong(template: SandboxTemplate, sandbox: Sandbox): Promise<void> {
@@ -35,6 +35,22 @@ export async function wrong(template: SandboxTemplate, sandbox: Sandbox): Promis
   await sandbox.start({ timeout: 1 });
   // @ts-expect-error: the name of an argument is a string
   new Arg(1, 2);
+  // @ts-expect-error: a stream is an argument of its own, and no part of one
+  await sandbox.run("echo", [[new StreamArg()]]);
+  // @ts-expect-error: an iterable that is not in a stream is not a value
+  await sandbox.run("echo", [new Set([1])]);
+  // @ts-expect-error: the values of a stream come from an iterable
+  StreamArg.from(5);
+  // @ts-expect-error: a function is not a value
+  await new StreamArg().push(() => 1);
+  // @ts-expect-error: a capacity is a number
+  new StreamArg({ capacity: "5" });
+  // @ts-expect-error: the code is a string
+  await sandbox.evaluate(1);
+  // @ts-expect-error: evaluated code has no name
+  await sandbox.evaluate("1", { name: "x" });
+  // @ts-expect-error: a resolved runtime is not compiled
+  await resolveRuntime("js", { cacheDir: null });
   // @ts-expect-error: a sandbox is created by a template
   new Sandbox();
   // @ts-expect-error: a template is created by buildTemplate

@@ -25,6 +25,7 @@ pub use self::{
 use crate::{
     args::Args,
     error::{Closed, Error},
+    limits::Limits,
     runtime::Runtime,
 };
 
@@ -129,6 +130,12 @@ impl Sandbox {
     #[must_use]
     pub fn runtime(&self) -> Runtime {
         self.shared.runtime
+    }
+
+    /// Returns the limits.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.shared.limits
     }
 
     pub(crate) fn shared(&self) -> &Arc<SandboxShared> {

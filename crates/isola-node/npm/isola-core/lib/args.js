@@ -2,8 +2,11 @@
 
 // The arguments of a call.
 
-const { invalid } = require('./errors');
+const { randomUUID } = require('node:crypto');
+const { invalid, shown } = require('./errors');
 const { toJson } = require('./json');
+const { sourceOf } = require('./stream-arg');
+const { wrap } = require('./stream-calls');
 
 /** An argument with a name, for the list of arguments of a call. */
 class Arg {
@@ -22,12 +25,15 @@ class Arg {
 }
 
 /**
- * Encodes arguments for the native part: JSON texts, and their names if any has one.
+ * Encodes a call for the native part: the name of the function, and its arguments as
+ * JSON texts with their names, if any has one. `streams` are the sources of the
+ * stream arguments by token, if there are any.
  *
+ * @param {string} name
  * @param {unknown} args
  * @param {unknown} kwargs
  */
-function encode(args, kwargs) {
+function encode(name, args, kwargs) {
   if (args === undefined || args === null) args = [];
   if (!Array.isArray(args)) {
     throw invalid(
@@ -36,34 +42,57 @@ function encode(args, kwargs) {
   }
   const values = [];
   const names = [];
+  let streams;
   let named = false;
   const add = (value, name, what) => {
-    values.push(toJson(value, what));
+    const source = sourceOf(value);
+    if (source === undefined) values.push(toJson(value, what));
+    else values.push(JSON.stringify((streams ??= new StreamList()).add(source, values.length, what)));
     names.push(name);
     named ||= name !== null;
   };
   args.forEach((argument, index) => {
-    if (argument instanceof Arg) {
-      const what = argument.name === null ? `argument ${index}` : `argument "${argument.name}"`;
-      add(argument.value, argument.name, what);
-    } else {
-      add(argument, null, `argument ${index}`);
-    }
+    const value = argument instanceof Arg ? argument.value : argument;
+    const name = (argument instanceof Arg ? argument.name : null) ?? sourceOf(value)?.name ?? null;
+    add(value, name, name === null ? `argument ${index}` : `argument "${name}"`);
   });
   if (kwargs !== undefined && kwargs !== null) {
-    if (typeof kwargs !== 'object' || Array.isArray(kwargs) || kwargs instanceof Arg) {
+    if (typeof kwargs !== 'object' || Array.isArray(kwargs) || kwargs instanceof Arg || sourceOf(kwargs)) {
       throw invalid(`named arguments must be an object, not ${shown(kwargs)}`);
     }
-    for (const [name, value] of Object.entries(kwargs)) add(value, name, `argument "${name}"`);
+    for (const [name, value] of Object.entries(kwargs)) {
+      const own = sourceOf(value)?.name ?? name;
+      if (own !== name) throw invalid(`argument "${name}" is a StreamArg with another name, "${own}"`);
+      add(value, name, `argument "${name}"`);
+    }
   }
-  return named ? { values, names } : { values };
+  if (streams === undefined) return { name, args: named ? { values, names } : { values } };
+  const wrapped = wrap(name, { values, names }, streams.positions);
+  // Every argument is valid: the call is going to use the streams.
+  return { ...wrapped, streams: streams.use() };
 }
 
-function shown(value) {
-  if (value === null) return 'null';
-  if (Array.isArray(value)) return 'an array';
-  if (typeof value === 'object') return 'an object';
-  return typeof value === 'string' ? JSON.stringify(value) : String(value);
+/** The stream arguments of a call. */
+class StreamList {
+  positions = new Set();
+  #byToken = new Map();
+
+  /** Adds a stream and returns its token. */
+  add(source, position, what) {
+    if (source.isUsed || [...this.#byToken.values()].includes(source)) {
+      throw invalid(`${what}: a StreamArg can be used only once: create one for each call`);
+    }
+    const token = randomUUID();
+    this.positions.add(position);
+    this.#byToken.set(token, source);
+    return token;
+  }
+
+  /** Marks the streams as used and returns them by token. */
+  use() {
+    for (const source of this.#byToken.values()) source.isUsed = true;
+    return this.#byToken;
+  }
 }
 
-module.exports = { Arg, encode, shown };
+module.exports = { Arg, encode };

@@ -47,27 +47,38 @@ const LimitError = named(IsolaError, 'LimitError');
 const NotPendingError = named(IsolaError, 'NotPendingError');
 const NotRunningError = named(IsolaError, 'NotRunningError');
 const SnapshotError = named(IsolaError, 'SnapshotError');
+const StreamClosedError = named(IsolaError, 'StreamClosedError');
+const StreamFullError = named(IsolaError, 'StreamFullError');
 
+// Each code has one class. `crates/isola/api.json` has the same table, for all languages.
 const CLASSES = new Map([
   ['aborted', AbortError],
   ['busy', BusyError],
   ['closed', ClosedError],
+  ['cpu_time_limit', LimitError],
   ['crash', CrashError],
   ['download_failed', DownloadError],
   ['download_refused', DownloadError],
   ['guest_exception', GuestError],
+  ['handle_limit', LimitError],
   ['hostcall_failed', HostcallError],
   ['internal', InternalError],
   ['invalid_argument', InvalidArgumentError],
+  ['memory_limit', LimitError],
   ['not_pending', NotPendingError],
   ['not_running', NotRunningError],
+  ['output_limit', LimitError],
+  ['recursion_limit', LimitError],
   ['snapshot_refused', SnapshotError],
+  ['stream_closed', StreamClosedError],
+  ['stream_full', StreamFullError],
+  ['value_size_limit', LimitError],
+  ['wall_time_limit', LimitError],
 ]);
 
 /** Creates the error for a failure that the native part returned. */
 function fromFailure({ code, message, exception }) {
-  const limit = code.endsWith('_limit');
-  const Type = limit ? LimitError : (CLASSES.get(code) ?? InternalError);
+  const Type = CLASSES.get(code) ?? InternalError;
   return new Type(message, { code, exception });
 }
 
@@ -96,9 +107,31 @@ function notPending() {
   return new NotPendingError('sandbox is not in pending state', { code: 'not_pending' });
 }
 
+/** Creates the error of a stream argument that takes no more values. */
+function streamClosed(why) {
+  return new StreamClosedError(why, { code: 'stream_closed' });
+}
+
+/** Creates the error of a stream argument that has no room for a value. */
+function streamFull(capacity) {
+  return new StreamFullError(
+    `the stream is full: the guest has not read ${capacity} values yet; push waits for room`,
+    { code: 'stream_full' },
+  );
+}
+
+/** Returns a value as the messages of errors show it. */
+function shown(value) {
+  if (value === null) return 'null';
+  if (Array.isArray(value)) return 'an array';
+  if (typeof value === 'object') return 'an object';
+  return typeof value === 'string' ? JSON.stringify(value) : String(value);
+}
+
 module.exports = {
   busy,
   notPending,
+  classOfCode: CLASSES,
   classes: {
     IsolaError,
     AbortError,
@@ -114,9 +147,14 @@ module.exports = {
     NotPendingError,
     NotRunningError,
     SnapshotError,
+    StreamClosedError,
+    StreamFullError,
   },
   fromFailure,
   invalid,
   aborted,
   closed,
+  streamClosed,
+  streamFull,
+  shown,
 };

@@ -9,23 +9,31 @@ const errors = require('./errors');
 const { fromJson } = require('./json');
 
 class Events {
-  #open;
+  /**
+   * The call: `open` starts it and returns the native stream or a promise of it; `stop`,
+   * if there is one, is called when the call has ended or is stopped.
+   */
+  #call;
   #signal;
   #bigints;
-  #streams;
+  /** The open event streams of the sandbox. */
+  #open;
+  /** What `open` returned: the native stream, or a promise of it. */
+  #opening;
   /** The native stream, created by the first `next`. */
   #stream;
   /** Events that were received and not returned yet, in reverse order. */
   #ready = [];
+  #stopped = false;
   #finished = false;
   /** The promise of the last `next`; calls of `next` are processed one after another. */
   #last = Promise.resolve();
 
-  constructor(open, signal, bigints, streams) {
-    this.#open = open;
+  constructor(call, signal, bigints, open) {
+    this.#call = call;
     this.#signal = signal;
     this.#bigints = bigints;
-    this.#streams = streams;
+    this.#open = open;
   }
 
   next() {
@@ -35,14 +43,12 @@ class Events {
   }
 
   async return(value) {
-    this.#finish();
-    await this.#stream?.ended();
+    await this.#leave();
     return { done: true, value };
   }
 
   async throw(error) {
-    this.#finish();
-    await this.#stream?.ended();
+    await this.#leave();
     throw error;
   }
 
@@ -56,12 +62,23 @@ class Events {
 
   /** Stops the guest. Events that it has sent already are still returned. */
   stop() {
+    this.#stopped = true;
     this.#stream?.cancel();
+    this.#call.stop?.();
+  }
+
+  /** Stops the guest and waits until it has stopped. */
+  async #leave() {
+    this.#finish();
+    // A call that is being started ends like one that has started.
+    await Promise.resolve(this.#opening).catch(() => {});
+    await this.#stream?.ended();
   }
 
   async #next() {
     if (this.#finished) return { done: true, value: undefined };
-    if (this.#stream === undefined) this.#start();
+    if (this.#stream === undefined) await this.#start();
+    if (this.#finished) return { done: true, value: undefined };
     if (this.#ready.length === 0) {
       const taken = await this.#stream.next();
       if (this.#finished) return { done: true, value: undefined };
@@ -80,19 +97,23 @@ class Events {
     return { done: false, value: this.#event(record) };
   }
 
-  #start() {
+  async #start() {
     if (this.#signal?.aborted) {
       this.#finish();
       throw errors.aborted(this.#signal);
     }
-    try {
-      this.#stream = this.#open();
-    } catch (error) {
-      this.#finish();
-      throw error;
-    }
-    this.#streams.add(this);
+    this.#open.add(this);
     this.#signal?.addEventListener('abort', this.#abort, { once: true });
+    try {
+      this.#opening = this.#call.open();
+      this.#stream = await this.#opening;
+    } catch (error) {
+      const wasLeft = this.#finished;
+      this.#finish();
+      if (wasLeft) return;
+      throw this.#signal?.aborted ? errors.aborted(this.#signal) : error;
+    }
+    if (this.#stopped) this.#stream.cancel();
   }
 
   #abort = () => this.stop();
@@ -100,9 +121,9 @@ class Events {
   #finish() {
     this.#finished = true;
     this.#ready = [];
-    this.#streams.delete(this);
+    this.#open.delete(this);
     this.#signal?.removeEventListener('abort', this.#abort);
-    this.#stream?.cancel();
+    this.stop();
   }
 
   #event({ type, data, level, failure }) {

@@ -3,6 +3,7 @@
 // Hostcalls: functions of the embedder that a guest can call.
 
 const { fromJson, toJson } = require('./json');
+const { HOSTCALL } = require('./stream-calls');
 
 /**
  * Returns the callback that the native part calls for each hostcall. It never
@@ -10,10 +11,15 @@ const { fromJson, toJson } = require('./json');
  *
  * @param {Map<string, Function>} handlers
  * @param {boolean} bigints
+ * @param {import('./stream-calls').OpenStreams} streams
  */
-function answerHostcalls(handlers, bigints) {
+function answerHostcalls(handlers, bigints, streams) {
   return async (name, payload, reply) => {
     try {
+      if (name === HOSTCALL) {
+        reply.answer(await streams.take(payload));
+        return;
+      }
       const handler = handlers.get(name);
       const result = await handler(fromJson(payload, bigints));
       // A handler that returns nothing has the result `null`.

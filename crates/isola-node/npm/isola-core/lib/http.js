@@ -4,8 +4,7 @@
 // embedder. Bodies are streams in both directions. When the guest no longer waits
 // for a response, its request is aborted at whatever point it is.
 
-const { invalid } = require('./errors');
-const { shown } = require('./args');
+const { invalid, shown } = require('./errors');
 const { messageOf } = require('./hostcalls');
 
 // The limit of a buffered request body, since a body sent in chunks could be endless.

@@ -76,22 +76,14 @@ export type BuildProgress =
   | { phase: "download"; received: number; total?: number }
   | { phase: "compile" };
 
-export interface TemplateConfig {
+/** The options that determine the runtime. */
+export interface RuntimeOptions {
   /** The runtime or the directory that holds it, instead of searching for one. */
   runtimePath?: string;
   /** The release of the runtime. Default: that of this package. */
   version?: string;
-  /** The directory of compiled templates; `null` disables the cache. */
-  cacheDir?: string | null;
-  /** The memory limit of each sandbox, in bytes. */
-  maxMemory?: number;
-  /** Code that runs before user scripts. */
-  prelude?: string;
   /** The library directory of a runtime that does not contain its own. */
   runtimeLibDir?: string;
-  mounts?: MountConfig[];
-  env?: Record<string, string>;
-  limits?: Limits;
   /** The base URL from which releases are downloaded. */
   downloadUrl?: string;
   /** The directory of downloaded runtimes. Default: `~/.cache/isola/runtimes`. */
@@ -100,6 +92,28 @@ export interface TemplateConfig {
   runtimeSha256?: string;
   /** Called with the progress of a download, and when compiling starts. */
   onProgress?: (progress: BuildProgress) => void;
+}
+
+/** A resolved runtime: the one that `buildTemplate` would use. */
+export interface RuntimeConfig {
+  runtime: RuntimeName;
+  version: string;
+  /** The path of the runtime, a file. */
+  runtimePath: string;
+  /** The library directory that was given. */
+  runtimeLibDir?: string;
+}
+
+export interface TemplateConfig extends RuntimeOptions {
+  /** The directory of compiled templates; `null` disables the cache. */
+  cacheDir?: string | null;
+  /** The memory limit of each sandbox, in bytes. */
+  maxMemory?: number;
+  /** Code that runs before user scripts. */
+  prelude?: string;
+  mounts?: MountConfig[];
+  env?: Record<string, string>;
+  limits?: Limits;
 }
 
 /** A request of a guest. */
@@ -178,15 +192,59 @@ export type Event<Value = JsonValue> =
 
 /** An argument with a name. */
 export class Arg {
-  constructor(value: JsonInput, name?: string | null);
-  readonly value: JsonInput;
+  constructor(value: JsonInput | StreamArg, name?: string | null);
+  readonly value: JsonInput | StreamArg;
   readonly name: string | null;
 }
 
-/** Positional arguments, and `Arg`s among them. */
-export type Args = readonly (JsonInput | Arg)[];
+export interface StreamOptions {
+  /** The maximum number of values that the guest has not read. Default: 1,024. */
+  capacity?: number;
+  /** The name of the argument. Default: none, a positional one. */
+  name?: string | null;
+}
+
+/**
+ * An argument whose values are sent while the call runs. A Python guest iterates over it
+ * with `for` or `async for`, a JavaScript guest with `for await`. It can be used for one
+ * call.
+ */
+export class StreamArg {
+  constructor(options?: StreamOptions);
+  /**
+   * Creates a stream of the values of an iterable, which is read at the guest's pace, at
+   * most `capacity` values ahead. Its iterator's `return` is called when the call ends.
+   */
+  static from(
+    values: Iterable<JsonInput | PromiseLike<JsonInput>> | AsyncIterable<JsonInput>,
+    options?: StreamOptions,
+  ): StreamArg;
+  readonly name: string | null;
+  readonly capacity: number;
+  /**
+   * Adds a value; resolves when there was room for it. Rejects with a
+   * `StreamClosedError` after `end`, and when the call has ended.
+   */
+  push(value: JsonInput): Promise<void>;
+  /** Adds a value, or throws a `StreamFullError` if there is no room for it. */
+  tryPush(value: JsonInput): void;
+  /** Ends the stream after the values that were pushed. */
+  end(): void;
+}
+
+/** Positional arguments, and `Arg`s and `StreamArg`s among them. */
+export type Args = readonly (JsonInput | Arg | StreamArg)[];
 /** Named arguments. */
-export type Kwargs = { readonly [name: string]: JsonInput };
+export type Kwargs = { readonly [name: string]: JsonInput | StreamArg };
+
+/**
+ * Finds the runtime that `buildTemplate` would use with the same options, and downloads
+ * it if it is not installed.
+ */
+export function resolveRuntime(
+  runtime: RuntimeName,
+  config?: RuntimeOptions,
+): Promise<RuntimeConfig>;
 
 /** Builds a template in a context of its own. */
 export function buildTemplate(
@@ -255,6 +313,14 @@ export class Sandbox<Value = JsonValue> {
     options?: CallOptions,
   ): AsyncGenerator<Event<Value>, void, undefined>;
   /**
+   * Runs source code at the top level and returns the value of its last expression, or
+   * `null` if it does not end in one. A value that JSON cannot represent is returned as
+   * a string. Evaluated code and scripts share their globals.
+   */
+  evaluate(code: string, options?: CallOptions): Promise<Value | null>;
+  /** Does the same as `evaluate` and returns the events. */
+  evaluateStream(code: string, options?: CallOptions): AsyncGenerator<Event<Value>, void, undefined>;
+  /**
    * Shuts the interpreter down in order and closes the sandbox. A Python guest runs its
    * `atexit` handlers, finalizers and `__del__` methods, as `python3` does when it exits.
    * `close` runs no code of the guest.
@@ -298,6 +364,8 @@ export type ErrorCode =
   | "output_limit"
   | "recursion_limit"
   | "snapshot_refused"
+  | "stream_closed"
+  | "stream_full"
   | "value_size_limit"
   | "wall_time_limit";
 
@@ -334,3 +402,7 @@ export class NotPendingError extends IsolaError {}
 export class NotRunningError extends IsolaError {}
 /** The sandbox cannot be copied, or the snapshot cannot be restored here. */
 export class SnapshotError extends IsolaError {}
+/** A `StreamArg` takes no more values: it was ended, or its call has ended. */
+export class StreamClosedError extends IsolaError {}
+/** A `StreamArg` holds as many values as its capacity, because the guest is slower. */
+export class StreamFullError extends IsolaError {}

@@ -5,16 +5,20 @@
 
 const { Arg } = require('./args');
 const errors = require('./errors');
+const { resolveRuntime } = require('./runtime');
 const { Sandbox } = require('./sandbox');
 const { Snapshot } = require('./snapshot');
+const { StreamArg } = require('./stream-arg');
 const { SandboxContext, SandboxTemplate, buildTemplate } = require('./template');
 
 module.exports = {
   buildTemplate,
+  resolveRuntime,
   SandboxContext,
   SandboxTemplate,
   Sandbox,
   Snapshot,
   Arg,
+  StreamArg,
   ...errors.classes,
 };

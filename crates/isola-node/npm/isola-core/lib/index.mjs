@@ -2,11 +2,13 @@ import core from './index.js';
 
 export const {
   buildTemplate,
+  resolveRuntime,
   SandboxContext,
   SandboxTemplate,
   Sandbox,
   Snapshot,
   Arg,
+  StreamArg,
   IsolaError,
   AbortError,
   BusyError,
@@ -21,4 +23,6 @@ export const {
   NotPendingError,
   NotRunningError,
   SnapshotError,
+  StreamClosedError,
+  StreamFullError,
 } = core;

@@ -91,8 +91,14 @@ function isOpaque(value) {
     value instanceof Set ||
     value instanceof Promise ||
     value instanceof RegExp ||
-    value instanceof Error
+    value instanceof Error ||
+    isStream(value)
   );
+}
+
+// Reports whether the value is an asynchronous iterable or a generator.
+function isStream(value) {
+  return typeof value[Symbol.asyncIterator] === 'function' || typeof value.next === 'function';
 }
 
 function refused(value, place) {
@@ -109,7 +115,9 @@ function refused(value, place) {
         ? ': await it first'
         : ArrayBuffer.isView(value) || value instanceof ArrayBuffer
           ? ': send bytes as base64 text or as an array of numbers'
-          : '';
+          : typeof value === 'object' && isStream(value)
+            ? ': to send its values while the guest runs, pass StreamArg.from(..)'
+            : '';
   return invalid(`${place} is ${kind}, which is not a JSON value${hint}`);
 }
 

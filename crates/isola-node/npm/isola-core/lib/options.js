@@ -3,8 +3,8 @@
 // Checks the names and types of options; the native part checks their values.
 // An error names the option and the type that it must have.
 
-const { invalid } = require('./errors');
-const { shown } = require('./args');
+const { invalid, shown } = require('./errors');
+const { HOSTCALL } = require('./stream-calls');
 
 const TIMES = ['cpuTimeoutMs', 'timeoutMs'];
 const SIZES = [
@@ -34,6 +34,15 @@ const TEMPLATE = [
   'runtimeSha256',
   'onProgress',
 ];
+const RUNTIME = [
+  'runtimePath',
+  'version',
+  'runtimeLibDir',
+  'downloadUrl',
+  'runtimesDir',
+  'runtimeSha256',
+  'onProgress',
+];
 const SANDBOX = [
   'maxMemory',
   'mounts',
@@ -53,27 +62,45 @@ const CALL = ['timeoutMs', 'cpuTimeoutMs', 'signal'];
  */
 function template(options, shipped) {
   known('buildTemplate', options, TEMPLATE);
-  const { cacheDir, onProgress } = options;
-  if (onProgress !== undefined && typeof onProgress !== 'function') {
-    throw expected('onProgress', 'a function', onProgress);
-  }
+  const { cacheDir } = options;
+  const { sources, onProgress } = source(options, shipped);
   return {
     native: {
-      sources: {
-        path: text(options, 'runtimePath'),
-        library: text(options, 'runtimeLibDir'),
-        version: text(options, 'version'),
-        runtimesDir: text(options, 'runtimesDir'),
-        baseUrl: text(options, 'downloadUrl'),
-        sha256: text(options, 'runtimeSha256'),
-        shipped,
-      },
+      sources,
       cacheDir: cacheDir === null ? undefined : text(options, 'cacheDir'),
       noCache: cacheDir === null,
       prelude: text(options, 'prelude'),
       limits: limits(options),
       mounts: mounts(options.mounts),
       env: env(options.env),
+    },
+    onProgress,
+  };
+}
+
+/**
+ * @param {Record<string, any>} options
+ * @param {string[]} shipped the directories of runtimes installed with the package
+ */
+function runtime(options, shipped) {
+  known('resolveRuntime', options, RUNTIME);
+  return source(options, shipped);
+}
+
+function source(options, shipped) {
+  const { onProgress } = options;
+  if (onProgress !== undefined && typeof onProgress !== 'function') {
+    throw expected('onProgress', 'a function', onProgress);
+  }
+  return {
+    sources: {
+      path: text(options, 'runtimePath'),
+      library: text(options, 'runtimeLibDir'),
+      version: text(options, 'version'),
+      runtimesDir: text(options, 'runtimesDir'),
+      baseUrl: text(options, 'downloadUrl'),
+      sha256: text(options, 'runtimeSha256'),
+      shipped,
     },
     onProgress,
   };
@@ -101,7 +128,7 @@ function sandbox(options) {
       limits: limits(options),
       mounts: mounts(options.mounts),
       env: env(options.env),
-      hostcalls: [...handlers.keys()],
+      hostcalls: [...handlers.keys(), HOSTCALL],
       http: http !== false,
     },
     handlers,
@@ -179,6 +206,7 @@ function hostcalls(given) {
   if (!isRecord(given)) throw expected('hostcalls', 'an object of functions', given);
   for (const [name, handler] of Object.entries(given)) {
     if (typeof handler !== 'function') throw expected(`hostcalls.${name}`, 'a function', handler);
+    if (name === HOSTCALL) throw invalid(`hostcalls: the name "${name}" is reserved for StreamArg`);
     handlers.set(name, handler);
   }
   return handlers;
@@ -228,4 +256,4 @@ function isRecord(value) {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-module.exports = { template, sandbox, call };
+module.exports = { template, runtime, sandbox, call };

@@ -5,19 +5,25 @@
 const errors = require('./errors');
 const native = require('./native');
 const options = require('./options');
-const { encode, shown } = require('./args');
+const { encode } = require('./args');
 const { Events } = require('./events');
 const { fromJson } = require('./json');
 const { Snapshot } = require('./snapshot');
+const { HELPERS } = require('./stream-calls');
 
 let adopted;
 
 /** An isolated interpreter that runs guest code. */
 class Sandbox {
   #native;
+  #runtime;
   #bigints;
-  /** Streams that `close` has to stop. At most one has started. */
-  #streams = new Set();
+  /** The stream arguments of running calls, of this sandbox and its forks. */
+  #streamArgs;
+  /** True if the guest has the function that calls with stream arguments need. */
+  #hasStreamHelper;
+  /** Event streams that `close` has to stop. At most one has started. */
+  #events = new Set();
   /**
    * True while a call that returned a promise is in progress. The native part
    * starts such calls on another thread, possibly out of order.
@@ -28,13 +34,16 @@ class Sandbox {
 
   constructor() {
     if (adopted === undefined) throw errors.invalid('a Sandbox cannot be constructed: use template.create');
-    this.#native = adopted.sandbox;
+    this.#native = adopted.native;
+    this.#runtime = adopted.runtime;
     this.#bigints = adopted.bigints;
+    this.#streamArgs = adopted.streams;
+    this.#hasStreamHelper = adopted.hasStreamHelper;
   }
 
   /** Wraps a sandbox of the native part. Not part of the public API. */
-  static adopt(sandbox, bigints) {
-    adopted = { sandbox, bigints };
+  static adopt(native, { runtime, bigints, streams, hasStreamHelper }) {
+    adopted = { native, runtime, bigints, streams, hasStreamHelper };
     try {
       return new Sandbox();
     } finally {
@@ -51,13 +60,11 @@ class Sandbox {
 
   /** Runs source code at the top level. */
   async loadScript(code, callOptions) {
-    if (typeof code !== 'string') {
-      throw errors.invalid(`the code of a script must be a string, not ${shown(code)}`);
-    }
+    checkCode(code);
     const { signal, limits } = options.call(callOptions, ['name']);
     const name = callOptions?.name ?? undefined;
     if (name !== undefined && typeof name !== 'string') {
-      throw errors.invalid(`name must be a string, not ${shown(name)}`);
+      throw errors.invalid(`name must be a string, not ${errors.shown(name)}`);
     }
     await this.#settle(signal, (cancel) => this.#native.loadScript(code, name, limits, cancel));
   }
@@ -65,16 +72,49 @@ class Sandbox {
   /** Calls a function that a script defined and returns its result. */
   async run(name, args, kwargs, callOptions) {
     const { signal, limits } = options.call(callOptions);
-    const given = prepare(name, args, kwargs);
-    const run = (cancel) => this.#native.run(name, given, limits, cancel);
-    return fromJson(await this.#settle(signal, run), this.#bigints);
+    const call = prepare(name, args, kwargs);
+    const run = (cancel) => this.#native.run(call.name, call.args, limits, cancel);
+    if (call.streams === undefined) return this.#value(await this.#settle(signal, run));
+    try {
+      const outcome = await this.#settle(signal, async (cancel) => {
+        const failure = await this.#openStreams(call.streams, limits, cancel);
+        return failure ?? later(run(cancel));
+      });
+      return this.#value(outcome);
+    } finally {
+      this.#streamArgs.close(call.streams);
+    }
   }
 
   /** Calls a function and returns the events of the call as they happen. */
   runStream(name, args, kwargs, callOptions) {
     const { signal, limits } = options.call(callOptions);
-    const given = prepare(name, args, kwargs);
-    return this.#events(signal, () => this.#native.runStream(name, given, limits));
+    const call = prepare(name, args, kwargs);
+    const start = () => this.#native.runStream(call.name, call.args, limits);
+    if (call.streams === undefined) return this.#follow(signal, start);
+    const cancel = new (native.addon().Cancel)();
+    return this.#follow(signal, start, {
+      prepare: () => this.#openStreams(call.streams, limits, cancel),
+      stop: () => {
+        cancel.cancel();
+        this.#streamArgs.close(call.streams);
+      },
+    });
+  }
+
+  /** Runs source code and returns the value of its last expression. */
+  async evaluate(code, callOptions) {
+    checkCode(code);
+    const { signal, limits } = options.call(callOptions);
+    const evaluate = (cancel) => this.#native.evaluate(code, limits, cancel);
+    return this.#value(await this.#settle(signal, evaluate));
+  }
+
+  /** Does the same as `evaluate` and returns the events as they happen. */
+  evaluateStream(code, callOptions) {
+    checkCode(code);
+    const { signal, limits } = options.call(callOptions);
+    return this.#follow(signal, () => this.#native.evaluateStream(code, limits));
   }
 
   /** Shuts the interpreter down in order, as at process exit, and closes the sandbox. */
@@ -86,12 +126,12 @@ class Sandbox {
   /** Does the same as `finish` and returns the events as they happen. */
   finishStream(callOptions) {
     const { signal, limits } = options.call(callOptions);
-    return this.#events(signal, () => this.#native.finishStream(limits));
+    return this.#follow(signal, () => this.#native.finishStream(limits));
   }
 
   /** Takes a snapshot of the interpreter; the sandbox remains usable. */
   async snapshot() {
-    return Snapshot.adopt(await this.#copy(() => this.#native.snapshot()));
+    return Snapshot.adopt(await this.#copy(() => this.#native.snapshot()), this.#hasStreamHelper);
   }
 
   /**
@@ -100,17 +140,23 @@ class Sandbox {
    */
   async fork(count = 1) {
     if (!Number.isInteger(count) || count < 0 || count > 0xffffffff) {
-      throw errors.invalid(`count must be an integer from 0 to 4294967295, not ${shown(count)}`);
+      throw errors.invalid(`count must be an integer from 0 to 4294967295, not ${errors.shown(count)}`);
     }
     const children = await this.#copy(() => this.#native.fork(count));
-    return children.map((child) => Sandbox.adopt(child, this.#bigints));
+    const parts = {
+      runtime: this.#runtime,
+      bigints: this.#bigints,
+      streams: this.#streamArgs,
+      hasStreamHelper: this.#hasStreamHelper,
+    };
+    return children.map((child) => Sandbox.adopt(child, parts));
   }
 
   /** Stops the running call and frees the guest. */
   close() {
     if (this.#closing !== undefined) return;
     this.#closing = this.#native.close();
-    for (const stream of this.#streams) stream.stop();
+    for (const events of this.#events) events.stop();
   }
 
   /** Does the same as `close`; resolves when the guest has been freed. */
@@ -137,14 +183,51 @@ class Sandbox {
     if (this.#busy) throw errors.busy();
   }
 
-  #events(signal, start) {
-    const open = () => {
-      this.#ensureReady();
+  #value(text) {
+    return fromJson(text, this.#bigints);
+  }
+
+  /**
+   * Prepares the guest for stream arguments and opens them. Returns the failure if the
+   * guest cannot be prepared.
+   */
+  async #openStreams(streams, limits, cancel) {
+    if (!this.#hasStreamHelper) {
+      const { source, file } = HELPERS[this.#runtime];
+      const loaded = await this.#native.loadScript(source, file, limits, cancel);
+      if (typeof loaded !== 'string') return loaded;
+      this.#hasStreamHelper = true;
+    }
+    this.#streamArgs.open(streams, this.#native.maxValueSize);
+    return undefined;
+  }
+
+  /**
+   * Returns the events of a call. `preparation` has a function that is awaited before
+   * the call, and one that is called when it stops.
+   */
+  #follow(signal, start, preparation) {
+    const begin = () => {
       const stream = start();
       if (stream.code !== undefined) throw errors.fromFailure(stream);
       return stream;
     };
-    return new Events(open, signal, this.#bigints, this.#streams);
+    const prepareAndBegin = async () => {
+      this.#busy = true;
+      try {
+        const failure = await preparation.prepare();
+        if (this.#closing !== undefined) throw errors.closed('sandbox');
+        if (failure !== undefined) throw errors.fromFailure(failure);
+        return begin();
+      } finally {
+        this.#busy = false;
+      }
+    };
+    const open = () => {
+      this.#ensureReady();
+      return preparation === undefined ? begin() : prepareAndBegin();
+    };
+    return new Events({ open, stop: preparation?.stop }, signal, this.#bigints, this.#events);
   }
 
   /** Waits for a call, and stops it when its signal is aborted. */
@@ -189,9 +272,15 @@ async function later(outcome) {
 
 function prepare(name, args, kwargs) {
   if (typeof name !== 'string') {
-    throw errors.invalid(`the name of a function must be a string, not ${shown(name)}`);
+    throw errors.invalid(`the name of a function must be a string, not ${errors.shown(name)}`);
   }
-  return encode(args, kwargs);
+  return encode(name, args, kwargs);
+}
+
+function checkCode(code) {
+  if (typeof code !== 'string') {
+    throw errors.invalid(`the code of a script must be a string, not ${errors.shown(code)}`);
+  }
 }
 
 module.exports = { Sandbox };

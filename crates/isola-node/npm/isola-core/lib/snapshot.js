@@ -3,10 +3,9 @@
 // Snapshots: copies of an interpreter's state.
 
 const errors = require('./errors');
-const { shown } = require('./args');
 
 let adopted;
-const natives = new WeakMap();
+const parts = new WeakMap();
 
 /** A copy of an interpreter's state: its imports, globals and generators. */
 class Snapshot {
@@ -14,13 +13,16 @@ class Snapshot {
 
   constructor() {
     if (adopted === undefined) throw errors.invalid('a Snapshot cannot be constructed: use sandbox.snapshot');
-    this.#native = adopted;
-    natives.set(this, adopted);
+    this.#native = adopted.native;
+    parts.set(this, adopted);
   }
 
-  /** Wraps a snapshot of the native part. Not part of the public API. */
-  static adopt(snapshot) {
-    adopted = snapshot;
+  /**
+   * Wraps a snapshot of the native part. `hasStreamHelper` says whether the guest has
+   * the function that calls with stream arguments need. Not part of the public API.
+   */
+  static adopt(native, hasStreamHelper) {
+    adopted = { native, hasStreamHelper };
     try {
       return new Snapshot();
     } finally {
@@ -51,14 +53,14 @@ class Snapshot {
   }
 }
 
-/** Returns the native part of a snapshot, or `undefined` for anything else. */
-function nativeOf(snapshot) {
-  return natives.get(snapshot);
+/** Returns `{ native, hasStreamHelper }` of a snapshot, or `undefined` for anything else. */
+function partsOf(snapshot) {
+  return parts.get(snapshot);
 }
 
 function checkedPath(path) {
   if (typeof path === 'string' && path !== '') return path;
-  throw errors.invalid(`path must be a non-empty string, not ${shown(path)}`);
+  throw errors.invalid(`path must be a non-empty string, not ${errors.shown(path)}`);
 }
 
-module.exports = { Snapshot, checkedPath, nativeOf };
+module.exports = { Snapshot, checkedPath, partsOf };

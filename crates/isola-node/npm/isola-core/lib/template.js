@@ -5,11 +5,12 @@
 const errors = require('./errors');
 const native = require('./native');
 const options = require('./options');
-const { shown } = require('./args');
 const { answerHostcalls } = require('./hostcalls');
 const { answerRequests } = require('./http');
+const { checkedRuntime, reporting } = require('./runtime');
 const { Sandbox } = require('./sandbox');
-const { Snapshot, checkedPath, nativeOf } = require('./snapshot');
+const { Snapshot, checkedPath, partsOf } = require('./snapshot');
+const { OpenStreams } = require('./stream-calls');
 
 const KEY = Symbol('isola');
 
@@ -25,9 +26,7 @@ class SandboxContext {
    */
   async buildTemplate(runtime, config = {}) {
     if (this.#closed) throw errors.closed('the context');
-    if (runtime !== 'python' && runtime !== 'js') {
-      throw errors.invalid(`there is no runtime ${shown(runtime)}: use "python" or "js"`);
-    }
+    checkedRuntime(runtime);
     const { native: given, onProgress } = options.template(config, native.shipped(runtime));
     const built = await native.addon().buildTemplate(
       { runtime, ...given },
@@ -64,7 +63,7 @@ class SandboxTemplate {
    * @param {object} [config]
    */
   async create(config = {}) {
-    return create(this.#native, config);
+    return create(this.#native, config, false);
   }
 
   /**
@@ -75,7 +74,7 @@ class SandboxTemplate {
   async loadSnapshot(path) {
     const loaded = await this.#native.loadSnapshot(checkedPath(path));
     if (loaded.code !== undefined) throw errors.fromFailure(loaded);
-    return Snapshot.adopt(loaded);
+    return Snapshot.adopt(loaded, false);
   }
 
   /**
@@ -86,45 +85,35 @@ class SandboxTemplate {
    */
   async restore(snapshot, config = {}) {
     const from = typeof snapshot === 'string' ? await this.loadSnapshot(snapshot) : snapshot;
-    const found = nativeOf(from);
+    const found = partsOf(from);
     if (found === undefined) {
-      throw errors.invalid(`snapshot must be a Snapshot or a path, not ${shown(snapshot)}`);
+      throw errors.invalid(`snapshot must be a Snapshot or a path, not ${errors.shown(snapshot)}`);
     }
-    if (found.runtime !== this.#native.runtime) {
+    if (from.runtime !== this.#native.runtime) {
       throw errors.invalid(
-        `the snapshot is of the runtime ${found.runtime}, but the template is of ${this.#native.runtime}`,
+        `the snapshot is of the runtime ${from.runtime}, but the template is of ${this.#native.runtime}`,
       );
     }
-    return create(found, config);
+    return create(found.native, config, found.hasStreamHelper);
   }
 }
 
 /** Creates a sandbox from the native part of a template or a snapshot. */
-async function create(from, config) {
+async function create(from, config, hasStreamHelper) {
   const { native: given, handlers, http, httpRequestBody, bigints } = options.sandbox(config);
+  const streams = new OpenStreams();
   const created = await from.create(
     given,
-    handlers.size > 0 ? answerHostcalls(handlers, bigints) : undefined,
+    answerHostcalls(handlers, bigints, streams),
     http === false ? undefined : answerRequests(http, httpRequestBody),
   );
   if (created.code !== undefined) throw errors.fromFailure(created);
-  return Sandbox.adopt(created, bigints);
+  return Sandbox.adopt(created, { runtime: from.runtime, bigints, streams, hasStreamHelper });
 }
 
 /** Builds a template in a context of its own. */
 async function buildTemplate(runtime, config = {}) {
   return new SandboxContext().buildTemplate(runtime, config);
-}
-
-// Calls the listener in a microtask, so that its errors are reported like those of
-// any callback and do not unwind into the native part.
-function reporting(listener) {
-  return ({ phase, received, total }) => {
-    const progress = { phase };
-    if (received !== undefined && received !== null) progress.received = received;
-    if (total !== undefined && total !== null) progress.total = total;
-    queueMicrotask(() => listener(progress));
-  };
 }
 
 module.exports = { SandboxContext, SandboxTemplate, buildTemplate };
