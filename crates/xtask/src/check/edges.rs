@@ -34,8 +34,9 @@ fn is_for_tests(package: &str, dependency: &str, kind: DependencyKind) -> bool {
 /// normal, build and development.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
-/// The crates of isorun, each with all others of them that it may depend on directly.
-const LAYERS: [(&str, &[&str]); 7] = [
+/// The crates of isorun, each with all others of them that it may depend on directly; and
+/// the macros of tests, which both products use and which depend on neither.
+const LAYERS: [(&str, &[&str]); 8] = [
     (
         "isorun",
         &[
@@ -56,6 +57,7 @@ const LAYERS: [(&str, &[&str]); 7] = [
     ("isorun-image", &[]),
     ("isorun-api", &[]),
     ("isorun-agent", &[]),
+    ("test-macros", &[]),
 ];
 
 fn forbidden(graph: &Graph) -> Vec<String> {
