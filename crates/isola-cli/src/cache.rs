@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_that_cannot_be_written_are_left_out() {
+    fn times_without_a_date_are_omitted() {
         let at = |seconds: u64| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap();
         assert_eq!(date(at(0)).unwrap(), "1970-01-01T00:00:00Z");
         assert_eq!(date(at(253_402_300_799)).unwrap(), "9999-12-31T23:59:59Z");

@@ -370,12 +370,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_commands_are_consistent() {
+    fn command_definitions_are_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn sizes() {
+    fn sizes_are_parsed() {
         for (text, bytes) in [
             ("1048576", 1 << 20),
             ("512K", 512 << 10),
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn durations() {
+    fn durations_are_parsed() {
         for (text, milliseconds) in
             [("5s", 5_000), ("500ms", 500), ("1m", 60_000), ("1m30s", 90_000), ("2h", 7_200_000)]
         {

@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_closed_pipe_is_no_trouble_of_the_machine() {
+    fn broken_pipe_is_silent_unlike_other_errors() {
         let closed = Failure::output(io::ErrorKind::BrokenPipe.into());
         assert_eq!((closed.exit_code(), closed.is_silent()), (141, true));
         let full = Failure::output(io::ErrorKind::StorageFull.into());
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exit_code_is_that_of_python() {
+    fn exit_status_is_that_of_python() {
         let rows = [
             ("", 0),
             ("0", 0),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_limit_is_shown_as_it_was_typed() {
+    fn timeout_message_contains_the_duration() {
         let timeout = Failure::Timeout(Duration::from_millis(1500));
         assert!(timeout.to_string().ends_with("1s 500ms"), "{timeout}");
         assert_eq!(timeout.code(), "wall_time_limit");

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_one_line_and_keeps_its_digits() {
+    fn value_is_written_on_one_line_with_all_digits() {
         let value = Value::from_json("[\n12345678901234567890.10,\r\n\"a\\nb\"]").unwrap();
         let text = serde_json::to_string(&Line::End { data: &value }).unwrap();
         assert_eq!(

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_are_shown() {
+    fn control_characters_are_replaced() {
         for (text, shown) in [
             ("plain\ttext\r\n", "plain\ttext\r\n"),
             ("\x1b[2J", "␛[2J"),
@@ -96,14 +96,14 @@ mod tests {
     }
 
     #[test]
-    fn a_message_keeps_its_lines_and_a_name_is_in_one() {
+    fn messages_keep_line_breaks_and_names_do_not() {
         let text = "one\r\n\ttwo\x1bP";
         assert_eq!(message(text), "one␍\n\ttwo␛P");
         assert_eq!(in_line(text), "one␍␊␉two␛P");
     }
 
     #[test]
-    fn json_keeps_its_meaning() {
+    fn escaped_json_has_the_same_value() {
         for text in ["\u{9b}2J", "\u{7f}", "\u{202e}a", "é🦀", "\x1b]0;x\x07\n"] {
             let written = serde_json::to_string(text).unwrap();
             let shown = json(&written);

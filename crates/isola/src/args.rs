@@ -114,7 +114,7 @@ macro_rules! args {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn positional_and_named_keep_their_order() {
+    fn arguments_keep_their_order() {
         let list = crate::args![1, "two", three = 3.5].into_list().unwrap();
         let shown: Vec<_> =
             list.iter().map(|a| (a.name.as_deref(), a.value.as_str().to_owned())).collect();
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_name_twice_and_a_nan() {
+    fn duplicate_names_and_nan_are_refused() {
         let twice = crate::args![a = 1, a = 2].into_list().unwrap_err().to_string();
         assert!(twice.contains("\"a\" is given twice"), "{twice}");
         let value = crate::Value::null();

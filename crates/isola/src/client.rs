@@ -253,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_decides() {
+    fn allow_list_matches_hosts_and_ports() {
         let client = HttpClient::allow([
             "Example.com",
             "*.test.org",
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_of_a_bounded_number_of_hosts_are_kept() {
+    fn number_of_hosts_with_kept_connections_is_limited() {
         let mut kept = KeptHosts::default();
         let host = |number: usize| format!("x{number}.a.test").parse().unwrap();
         for number in 0..MAX_KEPT_HOSTS {
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_hosts_that_cannot_be() {
+    fn invalid_hosts_are_refused() {
         for host in [
             "",
             "http://example.com",

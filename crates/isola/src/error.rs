@@ -354,7 +354,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_say_what_was_allowed() {
+    fn limit_errors_contain_the_limit() {
         let shown = |bytes| LimitExceeded::bytes(Limit::Memory, bytes).to_string();
         assert!(shown(256 << 20).ends_with("256 MiB"));
         assert!(shown(1000).ends_with("1000 bytes"));
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exception_starts_with_its_type_and_message() {
+    fn exception_starts_with_its_type_and_message() {
         let exception = GuestException::new("ValueError".into(), "no".into(), "line 1\n".into());
         assert_eq!(exception.to_string(), "ValueError: no\n\nline 1");
     }

@@ -116,7 +116,7 @@ mod tests {
     };
 
     #[test]
-    fn what_comes_of_it_is_a_component_with_three_functions() {
+    fn instrumented_component_has_three_functions() {
         let bytes = instrument(&component(PLAIN)).unwrap();
         let engine = wasmtime::Engine::default();
         let component = wasmtime::component::Component::new(&engine, bytes).unwrap();
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_names_itself_is_refused() {
+    fn self_references_are_refused() {
         let itself = |instances: &mut InstanceSection, from: u32| {
             instances.instantiate(0, [("from", ModuleArg::Instance(from))]);
         };
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_things_that_are_not_there_are_refused() {
+    fn counts_larger_than_their_section_are_refused() {
         // Sections of types with a count but without content.
         for count in [&[0xff, 0xff, 0xff, 0xff, 0x0f][..], &[0xff, 0x7f]] {
             let mut bytes = component(PLAIN);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn state_out_of_reach_is_refused() {
+    fn inaccessible_state_is_refused() {
         for (shape, says) in [
             (Shape { memories: 0, ..PLAIN }, "no memory"),
             (Shape { memories: 2, ..PLAIN }, "more than one memory"),

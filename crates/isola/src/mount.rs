@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refuses_mounts_that_cannot_be() {
+    fn invalid_mounts_are_refused() {
         let here = env!("CARGO_MANIFEST_DIR");
         assert!(Mount::new(here, "/data").validate().is_ok());
         for (host, guest, why) in [
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn permissions_have_three_names() {
+    fn permission_names_are_parsed() {
         assert_eq!("read-write".parse::<Permission>().unwrap(), Permission::ReadWrite);
         assert!("rw".parse::<Permission>().unwrap_err().to_string().contains("read-write"));
     }

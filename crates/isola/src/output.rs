@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_character_is_never_cut() {
+    fn characters_are_not_split() {
         for (bytes, end) in [
             ("abc".as_bytes(), 3),
             (&"aé".as_bytes()[..2], 1),
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn small_writes_join_and_the_limit_holds() {
+    fn small_writes_are_joined_and_limited() {
         let output = Output::new(10);
         output.begin(true);
         output.push(Event::Stdout("a".into()), 1).unwrap();

@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_runtime_says_where_it_was_looked_for() {
+    fn missing_runtime_error_contains_the_directory() {
         let dir = tempfile::tempdir().unwrap();
         let error = Runtime::Python.resolve(Some(dir.path())).unwrap_err().to_string();
         assert!(error.contains("python.wasm"), "{error}");

@@ -227,14 +227,14 @@ mod tests {
     }
 
     #[test]
-    fn a_new_one_is_the_owners() {
+    fn new_directory_is_private() {
         let (_root, inner) = private_temp_dir();
         assert_eq!(fs::metadata(&inner).unwrap().permissions().mode() & 0o777, 0o700);
         private_dir(&inner).unwrap();
     }
 
     #[test]
-    fn one_that_others_can_write_to_is_refused() {
+    fn directory_writable_by_others_is_refused() {
         let (_root, inner) = private_temp_dir();
         for (mode, who) in [
             (0o770, "its group"),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn one_below_such_a_directory_is_refused() {
+    fn directory_below_a_writable_one_is_refused() {
         let (root, inner) = private_temp_dir();
         let outer = root.path().join("outer");
         for mode in [0o770, 0o707, 0o777] {
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_not_open_may_be_a_groups() {
+    fn group_may_write_if_only_others_are_excluded() {
         let (root, inner) = private_temp_dir();
         set_mode(&inner, 0o2775);
         check_trusted(&inner, Rule::NotWorldWritable).unwrap();
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_and_what_they_stand_in_counts() {
+    fn targets_and_directories_of_links_are_checked() {
         let (root, inner) = private_temp_dir();
         let (_other, safe) = private_temp_dir();
         let link = root.path().join("link");
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_another_user_is_refused() {
+    fn directory_of_another_user_is_refused() {
         // Only root can change the owner of a directory. Other users check the working
         // directory of process 1.
         if !rustix::process::geteuid().is_root() {

@@ -33,7 +33,7 @@ fn images() -> usize {
     links.filter(|link| link.to_string_lossy().contains("isola-image")).count()
 }
 
-async fn what_is_read_from_a_file_is_there_once() {
+async fn snapshot_file_is_in_memory_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.snapshot");
     for (runtime, script, other) in [
@@ -74,7 +74,7 @@ async fn what_is_read_from_a_file_is_there_once() {
 
 /// A process has about a thousand descriptors by default, and may have more sandboxes
 /// than that.
-async fn copies_that_live_hold_few_descriptors() {
+async fn live_copies_hold_few_descriptors() {
     let template = Template::builder(Runtime::JavaScript).build().await.unwrap();
     let parent = template.sandbox().create().await.unwrap();
     parent.start().await.unwrap();
@@ -109,13 +109,13 @@ async fn copies_that_live_hold_few_descriptors() {
 
 /// Runs the tests one after another, because all measure the process.
 #[tokio::test]
-async fn copies() {
-    what_is_read_from_a_file_is_there_once().await;
-    copies_that_live_hold_few_descriptors().await;
-    ten_thousand_forks_leave_nothing_behind().await;
+async fn copies_leak_no_resources() {
+    snapshot_file_is_in_memory_once().await;
+    live_copies_hold_few_descriptors().await;
+    ten_thousand_forks_leak_nothing().await;
 }
 
-async fn ten_thousand_forks_leave_nothing_behind() {
+async fn ten_thousand_forks_leak_nothing() {
     for (runtime, script, forks) in [
         (Runtime::JavaScript, "let n = 0; const main = () => ++n", 9_000),
         (Runtime::Python, "n = 0\ndef main():\n    global n\n    n += 1\n    return n\n", 1_000),

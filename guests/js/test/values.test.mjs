@@ -58,13 +58,13 @@ for (const [value, message] of REFUSED) {
   });
 }
 
-test('nesting without end is refused, quickly', () => {
+test('deeply nested values are refused', () => {
   let value = NaN;
   for (let i = 0; i < 100_000; i++) value = [value];
   assert.throws(() => toJson(value), /nested more than 1000 levels/);
 });
 
-test('the size limit counts bytes', () => {
+test('the size limit is in bytes', () => {
   limitValues(10);
   try {
     assert.equal(toJson('éééé'), '"éééé"');
@@ -75,6 +75,6 @@ test('the size limit counts bytes', () => {
   }
 });
 
-test('receives JSON', () => {
+test('JSON is parsed', () => {
   assert.deepEqual(fromJson('{"a":[1,2.5,"1234567890123456789"]}'), { a: [1, 2.5, '1234567890123456789'] });
 });

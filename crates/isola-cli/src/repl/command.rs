@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_read() {
+    fn commands_are_parsed() {
         assert!(ReplCommand::parse("x = 1").is_none());
         assert!(ReplCommand::parse("x[1:2]").is_none());
         assert_eq!(parse(":fork"), Ok(ReplCommand::Fork));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_them_are_completed_and_explained() {
+    fn every_command_is_parsed_and_documented() {
         for name in NAMES {
             assert!(HELP.contains(name), "{name}");
             let error = match parse(&format!("{name} 1")) {

@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_are_completed() {
+    fn only_identifiers_are_completed() {
         for name in ["print", "_x1", "$a", "größe", ""] {
             assert!(is_identifier(name), "{name:?}");
         }

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_found() {
+    fn word_before_the_cursor_is_found() {
         for (text, word) in [
             ("pri", Some((0, "pri"))),
             ("x = len(wor", Some((8, "wor"))),

@@ -28,7 +28,7 @@ fn files() -> TestDir {
 }
 
 #[test]
-fn a_mount_is_read_only_unless_it_is_not() {
+fn mounts_are_read_only_by_default() {
     let dir = files();
     let read = ["-f", "read", "--arg", "\"/box/in.txt\""];
     let write = ["-f", "write", "--arg", "\"/box/out.txt\"", "--arg", "\"from the guest\""];
@@ -52,7 +52,7 @@ fn a_mount_is_read_only_unless_it_is_not() {
 }
 
 #[test]
-fn several_mounts_and_a_host_path_with_a_colon() {
+fn several_mounts_and_paths_with_colons_are_accepted() {
     let dir = files();
     fs::create_dir(dir.path().join("a:b")).unwrap();
     let dir = dir.file("a:b/c.txt", "colon");
@@ -64,7 +64,7 @@ fn several_mounts_and_a_host_path_with_a_colon() {
 }
 
 #[test]
-fn packages_in_a_folder_can_be_imported() {
+fn packages_in_a_directory_can_be_imported() {
     let dir = TestDir::with(
         "s.py",
         "import sys, shape\ndef main():\n    return [shape.SIDES, sys.path]\n",
@@ -94,7 +94,7 @@ fn packages_in_a_folder_can_be_imported() {
 
 /// Real packages, as installed by `pip install --target`.
 #[test]
-fn real_packages_can_be_imported() {
+fn packages_installed_by_pip_can_be_imported() {
     let packages = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/python-samples");
     let dir = TestDir::with(
         "s.py",
@@ -105,7 +105,7 @@ fn real_packages_can_be_imported() {
 }
 
 #[test]
-fn the_environment_is_what_it_is_given() {
+fn environment_contains_only_given_variables() {
     let dir = files();
     assert_eq!(dir.run(&["s.py", "-f", "env"]).succeeded(), "{}\n");
     let ran = dir.run(&["s.py", "-f", "env", "--env", "A=1", "--env", "B=x=y", "--env", "C="]);
@@ -114,7 +114,7 @@ fn the_environment_is_what_it_is_given() {
 }
 
 #[test]
-fn http_reaches_the_hosts_that_are_allowed() {
+fn http_reaches_only_allowed_hosts() {
     let dir = TestDir::with(
         "s.js",
         "async function main(url) {

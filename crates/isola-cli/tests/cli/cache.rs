@@ -41,7 +41,7 @@ impl Cache {
 }
 
 #[test]
-fn ls_shows_sizes_for_people() {
+fn ls_prints_sizes_with_units() {
     let cache = Cache::filled();
     let stdout = cache.run(&["ls"]).succeeded();
     let lines: Vec<_> = stdout.lines().collect();
@@ -54,7 +54,7 @@ fn ls_shows_sizes_for_people() {
 }
 
 #[test]
-fn ls_shows_bytes_for_programs() {
+fn ls_json_prints_sizes_in_bytes() {
     let cache = Cache::filled();
     let listing: serde_json::Value =
         serde_json::from_str(&cache.run(&["ls", "--json"]).succeeded()).unwrap();
@@ -66,7 +66,7 @@ fn ls_shows_bytes_for_programs() {
 }
 
 #[test]
-fn clear_removes_what_is_the_caches_own() {
+fn clear_removes_only_files_of_the_cache() {
     let cache = Cache::filled();
     let ran = cache.run(&["clear"]);
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), ""));
@@ -77,7 +77,7 @@ fn clear_removes_what_is_the_caches_own() {
 }
 
 #[test]
-fn an_empty_cache_is_no_error() {
+fn empty_cache_is_not_an_error() {
     let cache = Cache::new();
     assert!(cache.run(&["ls"]).succeeded().starts_with("no compiled runtimes in "));
     assert!(cache.run(&["ls", "--json"]).succeeded().contains("\"entries\":[]"));
@@ -85,7 +85,7 @@ fn an_empty_cache_is_no_error() {
 }
 
 #[test]
-fn the_first_run_says_that_it_compiles() {
+fn first_run_reports_the_compilation() {
     let cache = Cache::new();
     let dir = TestDir::with("s.js", "const main = () => 1;");
     let run = || {

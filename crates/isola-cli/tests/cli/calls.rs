@@ -39,7 +39,7 @@ fn scripts() -> TestDir {
 }
 
 #[test]
-fn values_go_in_and_come_out() {
+fn arguments_and_results_are_json() {
     let dir = scripts();
     for (args, stdout) in [
         // `main` is the default.
@@ -70,7 +70,7 @@ fn values_go_in_and_come_out() {
 }
 
 #[test]
-fn numbers_keep_their_digits() {
+fn integers_keep_all_digits() {
     let dir = scripts();
     let digits = "1234567890".repeat(10);
     for file in ["s.py", "s.js"] {
@@ -83,7 +83,7 @@ fn numbers_keep_their_digits() {
 }
 
 #[test]
-fn a_script_from_standard_input() {
+fn script_is_read_from_standard_input() {
     let dir = TestDir::new();
     let ran = dir.run_with_stdin(
         &["-", "--runtime", "python", "--arg", "20"],
@@ -97,7 +97,7 @@ fn a_script_from_standard_input() {
 }
 
 #[test]
-fn the_ending_or_the_option_tells_the_runtime() {
+fn extension_or_option_selects_the_runtime() {
     let dir = TestDir::with("a.mjs", "export const main = () => typeof globalThis")
         .file("a.ts", "const main = (): string => typeof globalThis")
         .file("a.cjs", "const main = () => typeof globalThis")
@@ -115,7 +115,7 @@ fn the_ending_or_the_option_tells_the_runtime() {
 }
 
 #[test]
-fn a_script_may_be_a_top_level_only() {
+fn script_without_main_runs_its_top_level() {
     let dir = TestDir::with("top.py", "print('ran')")
         .file("top.js", "globalThis.ran = true;")
         .file("top.mjs", "await null;\nexport const other = 1;");
@@ -138,7 +138,7 @@ fn a_script_may_be_a_top_level_only() {
 }
 
 #[test]
-fn the_same_error_from_user_code_is_one() {
+fn name_error_of_user_code_is_reported() {
     let dir = TestDir::new()
         .file("raises.py", "def main():\n    raise NameError(\"name 'main' is not defined\")")
         .file("deeper.py", "def main():\n    del globals()['main']\n    main()")
@@ -153,7 +153,7 @@ fn the_same_error_from_user_code_is_one() {
 }
 
 #[test]
-fn a_prelude_runs_first_and_is_seen() {
+fn prelude_runs_before_the_script() {
     let dir = TestDir::new()
         .file("helpers.py", "print('prelude')\ndef double(n):\n    return 2 * n\n")
         .file("s.py", "print('script')\ndef main(n):\n    return double(n)\n")

@@ -31,7 +31,7 @@ const PAGES: [(&str, usize); 13] = [
 const SERVER: &str = "localhost:8000";
 
 #[test]
-fn the_examples_print_what_they_are_said_to() {
+fn examples_print_the_documented_output() {
     for (page, min_examples) in PAGES {
         let path = root().join(page);
         let text = fs::read_to_string(path).unwrap();
@@ -55,7 +55,7 @@ fn the_examples_print_what_they_are_said_to() {
 }
 
 #[test]
-fn every_page_of_the_python_guest_is_run() {
+fn every_page_of_the_python_guest_is_listed() {
     for entry in fs::read_dir(root().join("docs/guest/python")).unwrap() {
         let name = format!("docs/guest/python/{}", entry.unwrap().file_name().to_str().unwrap());
         assert!(PAGES.iter().any(|(page, _)| *page == name), "{name}");

@@ -3,7 +3,7 @@
 use crate::fixture::TestDir;
 
 #[test]
-fn sys_exit_gives_its_exit_code() {
+fn sys_exit_sets_the_exit_code() {
     for (end, code, message) in [
         ("sys.exit()", 0, ""),
         ("sys.exit(0)", 0, ""),
@@ -29,7 +29,7 @@ fn sys_exit_gives_its_exit_code() {
 }
 
 #[test]
-fn the_end_of_a_run_is_that_of_a_process() {
+fn exit_handlers_and_finalizers_run_at_the_end() {
     let script = "
 import atexit, io, sys, weakref
 class Ends:
@@ -50,7 +50,7 @@ print('begun')
 }
 
 #[test]
-fn a_byte_order_mark_is_no_part_of_a_script() {
+fn byte_order_mark_is_ignored() {
     let python = "\u{feff}print('ran')\n";
     let javascript = "\u{feff}console.log('ran');\n";
     let dir = TestDir::with("s.py", python)

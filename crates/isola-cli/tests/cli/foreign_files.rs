@@ -54,7 +54,7 @@ fn assert_harmless(text: &str) {
 }
 
 #[test]
-fn what_a_snapshot_says_is_shown_and_not_obeyed() {
+fn control_sequences_in_snapshots_are_escaped() {
     for sequence in SEQUENCES {
         let home = TestDir::new();
         let named = home.path().join("isola/snapshots");
@@ -109,7 +109,7 @@ fn what_a_snapshot_says_is_shown_and_not_obeyed() {
 }
 
 #[test]
-fn a_snapshot_of_no_time_is_refused() {
+fn snapshot_created_after_year_9999_is_refused() {
     let dir = TestDir::new();
     for created in [u64::MAX, i64::MAX as u64, 253_402_300_800] {
         let mut header = header("x");
@@ -148,7 +148,7 @@ fn fifo(path: &Path) {
 }
 
 #[test]
-fn files_without_an_end_or_a_beginning_are_refused() {
+fn pipes_devices_and_oversized_files_are_refused() {
     let dir = TestDir::new().file("good.py", "").file("s.snapshot", snapshot(&header("x")));
     let path = |name: &str| dir.path().join(name);
     for name in ["fifo.py", "fifo.snapshot"] {
@@ -193,7 +193,7 @@ fn files_without_an_end_or_a_beginning_are_refused() {
 }
 
 #[test]
-fn a_pipe_that_somebody_writes_to_is_read() {
+fn pipe_with_a_writer_is_read() {
     let dir = TestDir::new();
     let run = format!("{} run /dev/stdin --runtime python", crate::fixture::ISOLA);
     // Compiles the runtimes if needed.
@@ -211,7 +211,7 @@ fn a_pipe_that_somebody_writes_to_is_read() {
 }
 
 #[test]
-fn times_of_files_are_written_or_left_out() {
+fn any_file_time_can_be_listed() {
     let dir = TestDir::new();
     let cache = dir.path().join("isola/compiled");
     isola::private_dir(&cache).unwrap();
@@ -231,7 +231,7 @@ fn times_of_files_are_written_or_left_out() {
 }
 
 #[test]
-fn a_cache_and_named_snapshots_are_the_owners() {
+fn cache_and_snapshot_directories_must_be_private() {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = TestDir::with("s.py", "def main(): return 1");
     let home = dir.path().join("home");

@@ -127,7 +127,7 @@ fn wait_for(client: &Client, max_gib: u64) {
 }
 
 #[test]
-fn there_are_never_more_sessions_than_allowed() {
+fn number_of_sessions_is_limited() {
     let mut client = Client::new(&["--max-sessions", "2", "--timeout", "300s"]);
     assert_eq!(client.run("a", "1 + 1"), "2\n");
     let one = client.address_space();
@@ -174,7 +174,7 @@ fn wait_for_file(path: &Path) {
 }
 
 #[test]
-fn a_session_in_use_is_not_closed_and_one_more_waits() {
+fn session_in_use_is_not_closed_for_another() {
     let dir = TestDir::new();
     let begun = dir.path().join("begun");
     let options = ["--mount", ".:/data:rw", "--max-sessions", "1"];
@@ -226,7 +226,7 @@ fn idle_sessions_are_closed() {
 }
 
 #[test]
-fn calls_beyond_a_number_are_refused() {
+fn number_of_waiting_calls_is_limited() {
     let mut client = Client::new(&["--max-sessions", "1", "--timeout", "60s"]);
     assert_eq!(client.run("a", "1"), "1\n");
     let long = client.start("a", "import time\ntime.sleep(3)\n1");
@@ -241,7 +241,7 @@ fn calls_beyond_a_number_are_refused() {
 }
 
 #[test]
-fn what_is_no_call_is_refused_and_the_server_goes_on() {
+fn invalid_messages_do_not_stop_the_server() {
     let mut client = Client::new(&[]);
     let nested = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     for line in [

@@ -67,7 +67,7 @@ fn each_outcome_has_its_exit_code() {
 
 /// The message of `sys.exit` is printed without `error:`, as by `python3`.
 #[test]
-fn the_end_that_a_script_chose_is_no_error() {
+fn message_of_sys_exit_has_no_error_prefix() {
     let dir = TestDir::with(
         "s.py",
         "import sys\ndef end(how): sys.exit({'words': 'no such user', 'none': None}.get(how, 3))\n",
@@ -80,7 +80,7 @@ fn the_end_that_a_script_chose_is_no_error() {
 }
 
 #[test]
-fn a_traceback_has_the_lines_of_the_file_and_not_its_folder() {
+fn traceback_contains_lines_but_no_directory() {
     let dir = TestDir::with("s.py", "\n\ndef main():\n    raise KeyError('k')\n");
     let path = dir.path().join("s.py");
     let stderr = dir.run(&[path.to_str().unwrap()]).failed(1);
@@ -89,7 +89,7 @@ fn a_traceback_has_the_lines_of_the_file_and_not_its_folder() {
 }
 
 #[test]
-fn the_time_limit_covers_the_top_level_and_a_flood() {
+fn timeout_covers_the_top_level_and_endless_output() {
     let dir = TestDir::with("top.py", "while True: pass").file("s.py", PYTHON);
     for args in [&["top.py"][..], &["s.py", "-f", "count"]] {
         let args: Vec<_> = args.iter().copied().chain(["--timeout", "300ms"]).collect();
@@ -145,7 +145,7 @@ fn ctrl_c_stops_the_compiler() {
 /// The pipe is not read, so the command is blocked in a write.
 #[cfg(unix)]
 #[test]
-fn a_full_pipe_holds_neither_ctrl_c_nor_the_clock_up() {
+fn blocked_output_does_not_delay_ctrl_c_or_timeout() {
     let dir = TestDir::with("s.py", PYTHON);
     let running = dir.start(&["s.py", "-f", "count", "--timeout", "500ms"]);
     let (code, _, took) = running.end();

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::fixture::TestDir;
 
 #[test]
-fn output_is_there_while_the_guest_still_runs() {
+fn output_is_written_while_the_call_runs() {
     for (file, source) in [
         (
             "s.py",
@@ -29,7 +29,7 @@ fn output_is_there_while_the_guest_still_runs() {
 }
 
 #[test]
-fn output_of_the_top_level_does_not_wait_for_its_end() {
+fn output_is_written_while_the_top_level_runs() {
     let dir = TestDir::with("s.py", "import time\nprint('first')\ntime.sleep(60)");
     let mut running = dir.start(&["s.py"]);
     assert_eq!(running.line(), "first\n");
@@ -62,7 +62,7 @@ def main():
 }
 
 #[test]
-fn a_result_is_a_line_of_its_own() {
+fn each_result_is_a_separate_line() {
     let dir = TestDir::with(
         "s.py",
         "def main():\n    print('a', end='')\n    yield 1\n    print('b')\n    yield 2\n    \
@@ -72,7 +72,7 @@ fn a_result_is_a_line_of_its_own() {
 }
 
 #[test]
-fn events_are_all_there_and_in_order() {
+fn events_are_complete_and_in_order() {
     let dir = TestDir::with(
         "s.py",
         "
@@ -106,7 +106,7 @@ def main(x):
 }
 
 #[test]
-fn events_tell_of_failures() {
+fn failures_are_events() {
     let dir = TestDir::with(
         "s.py",
         "def main():\n    print('a')\n    raise ValueError('no')\ndef spin():\n    \
@@ -133,7 +133,7 @@ fn events_tell_of_failures() {
 }
 
 #[test]
-fn what_is_wrong_with_the_command_line_is_no_event() {
+fn usage_errors_are_not_events() {
     let dir = TestDir::with("s.py", "");
     for args in [&["s.py", "--arg", "x", "--events"], &["s.py", "--max-memory", "1M", "--events"]] {
         let ran = dir.run(args);
@@ -143,7 +143,7 @@ fn what_is_wrong_with_the_command_line_is_no_event() {
 }
 
 #[test]
-fn a_closed_pipe_ends_the_run_quietly() {
+fn broken_pipe_ends_the_run_silently() {
     let dir = TestDir::with(
         "s.py",
         "import itertools\ndef main():\n    yield from itertools.count()\ndef talk():\n    \

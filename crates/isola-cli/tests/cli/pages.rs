@@ -3,7 +3,7 @@
 use crate::fixture::{finish, isola};
 
 #[test]
-fn every_shell_gets_its_script() {
+fn every_shell_has_a_completion_script() {
     for (shell, part) in
         [("bash", "complete -F _isola"), ("zsh", "#compdef isola"), ("fish", "complete -c isola")]
     {
@@ -17,7 +17,7 @@ fn every_shell_gets_its_script() {
 }
 
 #[test]
-fn every_command_has_a_page() {
+fn every_command_has_a_man_page() {
     for (args, title, part) in [
         (&["man"][..], ".TH isola 1", "isola\\-run(1)"),
         (&["man", "run"], ".TH isola-run 1", "\\-\\-max\\-memory"),

@@ -10,7 +10,7 @@ fn repl(dir: &TestDir, args: &[&str], input: &str) -> Completed {
 }
 
 #[test]
-fn python_shows_what_its_own_prompt_shows() {
+fn python_results_are_printed_as_by_python() {
     let dir = TestDir::new();
     for (input, shown) in [
         ("x = 6\nx * 7\n", "42\n"),
@@ -29,7 +29,7 @@ fn python_shows_what_its_own_prompt_shows() {
 }
 
 #[test]
-fn javascript_shows_what_its_console_shows() {
+fn javascript_results_are_printed_as_by_a_console() {
     let dir = TestDir::new();
     for (input, shown) in [
         ("const x = 6\nx * 7\n", "42\n"),
@@ -47,7 +47,7 @@ fn javascript_shows_what_its_console_shows() {
 }
 
 #[test]
-fn branches_are_apart() {
+fn branches_have_separate_states() {
     let dir = TestDir::new();
     let python = "x = 1\n:fork\nx += 1\n:fork\nx += 1\nx\n:branch 1\nx\n:branch 2\nx\n:branches\n";
     let shown = repl(&dir, &[], python).succeeded();
@@ -58,7 +58,7 @@ fn branches_are_apart() {
 }
 
 #[test]
-fn sessions_are_kept_and_restored() {
+fn sessions_are_saved_and_restored() {
     let dir = TestDir::new();
     for (runtime, first) in [("python", "x = [1]\n"), ("js", "let x = [1]\n")] {
         let input = format!("{first}:save warm\n:save ./x.snapshot\n:reset\nx\n:load warm\nx\n");
@@ -81,7 +81,7 @@ fn sessions_are_kept_and_restored() {
 }
 
 #[test]
-fn what_goes_wrong_leaves_the_session() {
+fn failed_input_does_not_change_the_session() {
     let dir = TestDir::new();
     for (runtime, input, message, shown) in [
         ("python", "x = 1\n1/0\nx\n", "ZeroDivisionError", "1\n"),
@@ -102,7 +102,7 @@ fn what_goes_wrong_leaves_the_session() {
 }
 
 #[test]
-fn the_guest_can_end_it() {
+fn guest_can_exit() {
     let dir = TestDir::new();
     for (input, code, exit_message) in [
         ("exit()\nprint('no')\n", 0, ""),
@@ -117,7 +117,7 @@ fn the_guest_can_end_it() {
 }
 
 #[test]
-fn what_was_opened_is_there_in_copies_too() {
+fn copies_have_the_same_mounts_and_environment() {
     let dir = TestDir::new().file("note.txt", "kept");
     let input = "import os\n:fork\nopen('/data/note.txt').read() + os.environ['A']\n:reset\n\
                  import os; os.listdir('/data'), os.environ['A']\n";
@@ -234,7 +234,7 @@ mod at_a_terminal {
     }
 
     #[test]
-    fn lines_are_edited_completed_and_remembered() {
+    fn lines_are_edited_completed_and_kept_in_history() {
         let dir = TestDir::new();
         for (runtime, prompt, first) in
             [("python", "py> ", "remarkable = 21"), ("js", "js> ", "const remarkable = 21")]
@@ -266,7 +266,7 @@ mod at_a_terminal {
     }
 
     #[test]
-    fn an_interrupt_ends_the_code_and_keeps_the_session() {
+    fn interrupt_stops_the_code_and_keeps_the_session() {
         let dir = TestDir::new();
         for (runtime, prompt, first, busy) in [
             ("python", "py> ", "x = 7", "x = 8; print('be' + 'gun'); exec('while True: pass')"),
@@ -289,7 +289,7 @@ mod at_a_terminal {
     }
 
     #[test]
-    fn a_block_goes_on_until_it_is_whole() {
+    fn block_is_read_until_it_is_complete() {
         let dir = TestDir::new();
         let mut terminal = Terminal::new(&dir, &["repl"]);
         terminal.until("py> ");

@@ -29,7 +29,7 @@ impl Store {
 }
 
 #[test]
-fn an_interpreter_goes_on_from_a_name_or_a_file() {
+fn run_continues_from_a_named_snapshot_or_a_file() {
     let store = Store::new();
     for (script, next, printed) in
         [("one.py", "two.py", "{\"n\": 2}\n2\n"), ("one.js", "two.js", "{\"n\":2}\n2\n")]
@@ -81,7 +81,7 @@ fn snapshots_are_listed_shown_and_removed() {
 }
 
 #[test]
-fn what_cannot_be_is_refused() {
+fn unusable_snapshots_are_refused() {
     let store = Store::new();
     store.isola(&["run", "one.py", "--save-snapshot", "a.snapshot"]).succeeded();
     let error = store.isola(&["run", "two.js", "--from-snapshot", "a.snapshot"]).failed(2);

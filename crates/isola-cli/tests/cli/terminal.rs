@@ -32,7 +32,7 @@ pub(crate) fn run_on_terminal(mut command: Command) -> String {
 }
 
 #[test]
-fn a_guest_cannot_steer_the_terminal() {
+fn control_sequences_do_not_reach_the_terminal() {
     let source = "
 import sys
 def main():
@@ -56,7 +56,7 @@ def main():
 }
 
 #[test]
-fn a_spinner_shows_the_compiler_at_work() {
+fn spinner_is_shown_while_the_compiler_runs() {
     let dir = TestDir::with("s.js", "const main = () => 'done';");
     let mut command = dir.command(&["run", "s.js"]);
     command.env("XDG_CACHE_HOME", dir.path()).env("TERM", "xterm").env_remove("NO_COLOR");

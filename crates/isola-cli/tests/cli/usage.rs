@@ -3,7 +3,7 @@
 use crate::fixture::{TestDir, finish, isola};
 
 #[test]
-fn messages_name_what_is_wrong_and_what_to_do() {
+fn usage_errors_name_the_value_and_the_remedy() {
     let dir = TestDir::with("s.py", "def main(*args): pass")
         .file("s.txt", "")
         .file("latin.py", b"# one\nname = 'caf\xe9'\n")
@@ -54,7 +54,7 @@ fn messages_name_what_is_wrong_and_what_to_do() {
 }
 
 #[test]
-fn a_missing_runtime_says_where_it_was_looked_for() {
+fn missing_runtime_error_contains_the_directory() {
     let dir = TestDir::with("s.py", "");
     let mut command = dir.command(&["run", "s.py"]);
     command.env("ISOLA_RUNTIME_DIR", "not-here");
@@ -63,7 +63,7 @@ fn a_missing_runtime_says_where_it_was_looked_for() {
 }
 
 #[test]
-fn help_and_version() {
+fn help_and_version_are_printed() {
     let version = finish(isola(&["--version"])).succeeded();
     assert_eq!(version, format!("isola {}\n", env!("CARGO_PKG_VERSION")));
     let help = finish(isola(&["run", "--help"])).succeeded();

@@ -452,7 +452,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_come_back() {
+    fn times_round_trip() {
         for (seconds, nanoseconds) in
             [(0, 0), (1, 999_999_999), (-1, 0), (-1, 1), (-2_000_000_000, 5), (4_000_000_000, 0)]
         {

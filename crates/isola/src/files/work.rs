@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn buffers_have_a_limit() {
+    async fn total_size_of_buffers_is_limited() {
         let worker = worker(None);
         let first = worker.reserve_buffer(60).unwrap();
         assert!(worker.reserve_buffer(41).is_none() && worker.reserve_buffer(usize::MAX).is_none());
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_elsewhere_is_charged() {
+    async fn cpu_time_of_other_threads_is_charged() {
         let worker = worker(Some(Duration::from_millis(50)));
         let ended = crate::cpu::metered(&worker.cpu, async {
             for round in 0..1_000 {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_sandbox_has_one_thread_and_the_process_a_few() {
+    async fn concurrent_operations_are_limited() {
         let running = Arc::new(AtomicUsize::new(0));
         let count = |max_running: usize| {
             let running = Arc::clone(&running);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_an_error_of_the_guest() {
+    async fn panic_in_an_operation_is_an_error() {
         fn fails() {
             panic!("a bug");
         }
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_given_up_is_not_begun() {
+    async fn dropped_operation_is_not_started() {
         let worker = worker(None);
         let (release, wait) = std::sync::mpsc::channel::<()>();
         let first = worker.start(move || wait.recv());

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pieces_arrive_in_order_and_then_the_end() {
+    async fn chunks_arrive_in_order_before_the_end() {
         let (sender, body) = Body::channel();
         let sending = async {
             assert!(sender.send("one ".into()).await);
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_ends_early_is_an_error() {
+    async fn body_that_ends_early_is_an_error() {
         let (sender, body) = Body::channel();
         let sending = async {
             sender.send("one".into()).await;

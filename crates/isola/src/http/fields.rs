@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_round_trip_and_stay_apart() {
+    fn repeated_fields_round_trip() {
         let pairs = [("set-cookie", "a=1"), ("set-cookie", "b=\u{e9}")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()));
         let headers = header_map(pairs.clone()).unwrap();
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_sent_is_refused_by_name() {
+    fn invalid_fields_are_refused_by_name() {
         let refused = |name: &str, value: &str| {
             let error = header_map([(name.to_owned(), value.to_owned())]).unwrap_err();
             error.message().to_owned()

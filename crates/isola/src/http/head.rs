@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_sent_is_refused_by_name() {
+    fn invalid_requests_are_refused_with_the_reason() {
         for (url, (name, value), why) in [
             ("example.test", ("a", "b"), "absolute"),
             ("/path", ("a", "b"), "absolute"),
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn latin1_crosses_and_length_is_the_bodys() {
+    fn latin1_values_are_kept_and_content_length_is_not() {
         let field = |name: &str, value: &str| [(name.to_owned(), value.to_owned())];
         let head = request("GET", "http://example.test/", &field("a", "é"), None).unwrap();
         assert_eq!(head.headers["a"].as_bytes(), b"\xe9");
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_cut_in_errors() {
+    fn long_texts_are_truncated_in_errors() {
         for (method, url) in [
             ("\u{1}".repeat(1 << 20), "http://a.test/".to_owned()),
             ("GET".to_owned(), "\u{1}".repeat(1 << 20)),

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn files_and_folders_are_unpacked() {
+    fn files_and_directories_are_unpacked() {
         let long = format!("{}/x", "directory/".repeat(30));
         let mut names = unpacked(|tar| {
             entry(tar, EntryType::Regular, "a.wasm", &[1; 3 << 20]);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_memory_or_time_is_refused() {
+    fn oversized_entries_are_refused() {
         // A name of 64 MiB, which compresses to almost nothing.
         for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
             let error = unpacked(|tar| {

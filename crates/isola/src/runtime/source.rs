@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_a_number_and_no_path() {
+    fn version_is_a_version_number() {
         assert_eq!(release("0.1.0").unwrap(), "0.1.0");
         assert_eq!(release("v1.2.3-rc.1").unwrap(), "1.2.3-rc.1");
         for wrong in ["", "v", "../1", "1/2", "latest", "1.0 "] {
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_order_of_places() {
+    async fn path_and_version_take_precedence() {
         let root = tempfile::tempdir().unwrap();
         let runtime_dir = |name: &str| {
             let dir = root.path().join(name);
@@ -253,7 +253,7 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn what_was_downloaded_must_be_the_users_own() {
+    async fn download_writable_by_others_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;
         let root = tempfile::tempdir().unwrap();
         let runtimes = root.path().join("runtimes");

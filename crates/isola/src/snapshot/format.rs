@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_cannot_be_are_refused() {
+    fn out_of_range_numbers_are_refused() {
         assert!(Header::read(&mut header(|_| {}).as_slice()).is_ok());
         for (name, number, says) in [
             ("created", u64::MAX, "beyond the year 9999"),
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_within_the_memory() {
+    fn page_runs_beyond_the_memory_are_refused() {
         let body = |words: &[u32]| {
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             zstd::encode_all(bytes.as_slice(), 1).unwrap()

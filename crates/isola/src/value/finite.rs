@@ -278,7 +278,7 @@ mod tests {
     use crate::value::Value;
 
     #[test]
-    fn names_the_place_of_what_is_not_finite() {
+    fn error_contains_the_path_of_a_number_that_is_not_finite() {
         #[derive(serde::Serialize)]
         struct Item {
             price: f64,

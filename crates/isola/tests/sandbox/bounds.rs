@@ -145,7 +145,7 @@ const main = (url) => fetch(url).then((response) => response.status, (error) => 
 }
 
 #[tokio::test]
-async fn a_handler_in_another_language_gives_limited_fields() {
+async fn header_fields_from_pairs_are_limited() {
     let many = |count: usize| (0..count).map(|number| (format!("x{number}"), "v".to_owned()));
     assert_eq!(isola::http::header_map(many(1_000)).unwrap().len(), 1_000);
     for count in [1_001, 32_768, 100_000] {
@@ -215,7 +215,7 @@ def unknown_ids(count):
 ";
 
 #[tokio::test]
-async fn orders_after_the_end_of_a_request_are_not_kept() {
+async fn commands_after_the_end_of_a_request_are_not_queued() {
     // The handler takes no body and fails at once; the guest receives the error later.
     let host = Handlers::new().http(|request| async move {
         drop(request);
@@ -234,7 +234,7 @@ async fn orders_after_the_end_of_a_request_are_not_kept() {
 }
 
 #[tokio::test]
-async fn pieces_that_are_not_taken_are_bounded() {
+async fn chunks_that_are_not_taken_are_limited() {
     let host = Handlers::new().http(|_| async {
         let pieces = futures_util::stream::repeat_with(|| Ok(Bytes::from_static(b"x")));
         Ok(::http::Response::new(Body::from_stream(pieces)))
@@ -248,7 +248,7 @@ async fn pieces_that_are_not_taken_are_bounded() {
 }
 
 #[tokio::test]
-async fn errors_quote_a_part_of_what_they_are_about() {
+async fn errors_truncate_long_values() {
     let script = Script {
         python: "
 from componentize_py_types import Err
@@ -286,7 +286,7 @@ async function main() {
 }
 
 #[tokio::test]
-async fn times_of_every_length_are_times() {
+async fn timeouts_of_any_length_are_accepted() {
     let host = Handlers::new()
         .hostcall("answer", |_| async { Ok(isola::Value::from(json!(1))) })
         .http(|_| async { Ok(::http::Response::new(Body::empty())) });

@@ -38,7 +38,7 @@ async fn build(runtime: &Path, cache: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn compiles_once_and_again_when_the_runtime_changes() {
+async fn runtime_is_compiled_once_until_it_changes() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tiny_runtime(dir.path());
     let cache = dir.path().join("cache");
@@ -57,7 +57,7 @@ async fn compiles_once_and_again_when_the_runtime_changes() {
 }
 
 #[tokio::test]
-async fn a_damaged_entry_is_built_anew() {
+async fn damaged_entry_is_rebuilt() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tiny_runtime(dir.path());
     let cache = dir.path().join("cache");
@@ -86,7 +86,7 @@ async fn a_damaged_entry_is_built_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn builders_at_the_same_time_compile_once() {
+async fn concurrent_builders_compile_once() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tiny_runtime(dir.path());
     let cache = dir.path().join("cache");
@@ -104,7 +104,7 @@ async fn builders_at_the_same_time_compile_once() {
 }
 
 #[tokio::test]
-async fn old_entries_make_room() {
+async fn oldest_entries_are_evicted() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tiny_runtime(dir.path());
     let cache = dir.path().join("cache");
@@ -139,7 +139,7 @@ fn set_mode(path: &Path, mode: u32) {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_folder_that_others_can_write_is_refused() {
+async fn directory_writable_by_others_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let outer = dir.path().join("outer");
     let cache = outer.join("cache");
@@ -171,7 +171,7 @@ async fn a_folder_that_others_can_write_is_refused() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn entries_that_are_no_files_are_built_anew() {
+async fn special_files_as_entries_are_rebuilt() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tiny_runtime(dir.path());
     let cache = dir.path().join("cache");
@@ -228,7 +228,7 @@ async fn entries_that_are_no_files_are_built_anew() {
 }
 
 #[tokio::test]
-async fn what_is_no_component_is_refused() {
+async fn invalid_component_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("python.wasm");
     for content in ["", "not wasm"] {
@@ -244,7 +244,7 @@ async fn what_is_no_component_is_refused() {
 }
 
 #[tokio::test]
-async fn the_real_runtime_from_the_cache_answers() {
+async fn runtime_is_loaded_from_the_cache() {
     for runtime in crate::fixture::BOTH {
         crate::fixture::template(runtime).await;
         // The second build finds the entry of the first one.

@@ -41,7 +41,7 @@ async fn dropping_a_call_stops_the_guest_and_closes_the_sandbox() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn closing_stops_a_call_wherever_it_is() {
+async fn close_interrupts_a_running_call() {
     use futures_util::StreamExt as _;
 
     let looping = Script {
@@ -79,7 +79,7 @@ async def main():
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_call_is_refused_and_the_first_goes_on() {
+async fn second_call_is_refused_and_the_first_continues() {
     let script = Script {
         python: "
 from sandbox.asyncio import hostcall
@@ -121,7 +121,7 @@ async def main():
 }
 
 #[tokio::test]
-async fn a_call_that_is_never_awaited_does_nothing() {
+async fn call_that_is_not_awaited_does_nothing() {
     let sandbox = loaded(Runtime::Python, ENDLESS_LOOP).await;
     drop(sandbox.run("main", args![]));
     assert!(!sandbox.is_closed());
@@ -129,7 +129,7 @@ async fn a_call_that_is_never_awaited_does_nothing() {
 }
 
 #[tokio::test]
-async fn one_guest_that_spins_does_not_starve_the_others_on_its_thread() {
+async fn spinning_guest_does_not_starve_others_on_its_thread() {
     for runtime in BOTH {
         let spinning = loaded(runtime, ENDLESS_LOOP).await;
         let spin = async { spinning.run("main", args![]).await };
@@ -154,7 +154,7 @@ async fn one_guest_that_spins_does_not_starve_the_others_on_its_thread() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_host_does_for_a_guest_ends_with_it() {
+async fn hostcall_handler_ends_with_its_call() {
     /// A guard that sends a message when the future that holds it is dropped.
     struct DropNotifier(tokio::sync::mpsc::UnboundedSender<()>);
     impl Drop for DropNotifier {

@@ -35,7 +35,7 @@ async fn outcome(what: &str) -> Result<isola::Value, Error> {
 }
 
 #[tokio::test]
-async fn garbage_ends_the_guest_and_nothing_else() {
+async fn invalid_arguments_fail_only_the_call() {
     for (what, code) in [
         ("host.emit('{')", "crash"),
         ("host.emit('1 2')", "crash"),
@@ -69,7 +69,7 @@ async fn garbage_ends_the_guest_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn oddities_are_borne() {
+async fn unusual_arguments_are_accepted() {
     for what in [
         "host.emit('[1, 2]')",
         "host.stdout('')",
@@ -92,7 +92,7 @@ async fn oddities_are_borne() {
 }
 
 #[tokio::test]
-async fn a_hostcall_number_is_used_once_at_a_time() {
+async fn hostcall_number_in_use_is_refused() {
     let twice = "host.hostcall(1, 'echo', '1'); host.hostcall(1, 'echo', '1')";
     let error = outcome(twice).await.unwrap_err();
     assert_eq!(error.code(), "guest_exception", "{error}");
@@ -100,7 +100,7 @@ async fn a_hostcall_number_is_used_once_at_a_time() {
 }
 
 #[tokio::test]
-async fn lone_surrogates_cross_as_escapes() {
+async fn lone_surrogates_are_passed_as_escapes() {
     let script = Script {
         python: "def main():\n    return ['\\ud800', '\\ude00x']\n",
         javascript: "function main() { return ['\\ud800', '\\ude00x'] }",
@@ -114,7 +114,7 @@ async fn lone_surrogates_cross_as_escapes() {
 }
 
 #[tokio::test]
-async fn requests_under_way_are_counted() {
+async fn concurrent_requests_are_limited() {
     let host = Handlers::new().http(|_| async {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         Ok(::http::Response::new(isola::http::Body::from("answer")))

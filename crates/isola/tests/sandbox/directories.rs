@@ -69,7 +69,7 @@ async fn check(sandbox: &Sandbox, rows: &[(Option<&str>, &str, &str)]) {
 }
 
 #[tokio::test]
-async fn what_is_above_the_mounts_can_be_listed_and_entered() {
+async fn directories_above_mounts_can_be_listed_and_entered() {
     let base = tempfile::tempdir().unwrap();
     let sandbox = sandbox(&base).await;
     check(
@@ -102,7 +102,7 @@ async fn what_is_above_the_mounts_can_be_listed_and_entered() {
 }
 
 #[tokio::test]
-async fn nothing_above_the_mounts_can_be_changed() {
+async fn directories_above_mounts_cannot_be_changed() {
     let base = tempfile::tempdir().unwrap();
     let sandbox = sandbox(&base).await;
     check(
@@ -137,7 +137,7 @@ async fn nothing_above_the_mounts_can_be_changed() {
 }
 
 #[tokio::test]
-async fn what_is_there_or_not_counts_for_more_than_the_permission() {
+async fn existence_is_checked_before_permission() {
     let base = tempfile::tempdir().unwrap();
     let sandbox = sandbox(&base).await;
     check(
@@ -159,7 +159,7 @@ async fn what_is_there_or_not_counts_for_more_than_the_permission() {
 }
 
 #[tokio::test]
-async fn the_working_directory_is_where_relative_paths_begin() {
+async fn relative_paths_start_in_the_working_directory() {
     let base = tempfile::tempdir().unwrap();
     let sandbox = sandbox(&base).await;
     check(
@@ -189,7 +189,7 @@ async fn the_working_directory_is_where_relative_paths_begin() {
 }
 
 #[tokio::test]
-async fn without_mounts_the_root_is_empty() {
+async fn root_is_empty_without_mounts() {
     let sandbox = started(Runtime::Python).await;
     sandbox.load_script(ATTEMPT).await.unwrap();
     check(

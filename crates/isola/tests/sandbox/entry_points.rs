@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::fixture::{BOTH, Script, events, loaded, results, run_main, started};
 
 #[tokio::test]
-async fn plain_and_async_functions() {
+async fn plain_and_async_functions_are_called() {
     let script = Script {
         python: "
 import asyncio
@@ -33,7 +33,7 @@ async function later(a, b) {
 }
 
 #[tokio::test]
-async fn named_arguments() {
+async fn named_arguments_are_passed() {
     let script = Script {
         python: "def greet(name, greeting='Hello'):\n    return f'{greeting} {name}'\n",
         javascript: "
@@ -114,7 +114,7 @@ async function* main() {
 }
 
 #[tokio::test]
-async fn json_like_values_do_not_stream() {
+async fn json_values_are_not_streamed() {
     let script = Script {
         python: "
 import collections
@@ -133,7 +133,7 @@ def main():
 }
 
 #[tokio::test]
-async fn a_generators_return_value() {
+async fn generator_return_value_is_the_result_only_in_javascript() {
     // It is the result in JavaScript, but not in Python.
     let script = Script {
         python: "def main():\n    yield 1\n    return 2\n",
@@ -146,7 +146,7 @@ async fn a_generators_return_value() {
 }
 
 #[tokio::test]
-async fn a_generator_that_fails_half_way() {
+async fn generator_error_follows_its_items() {
     let script = Script {
         python: "def main():\n    yield 1\n    raise ValueError('half')\n",
         javascript: "function* main() { yield 1; throw new RangeError('half') }",
@@ -164,7 +164,7 @@ async fn a_generator_that_fails_half_way() {
 }
 
 #[tokio::test]
-async fn a_missing_function() {
+async fn missing_function_is_an_error() {
     for (runtime, start) in [
         (Runtime::Python, "NameError: name 'missing' is not defined"),
         (Runtime::JavaScript, "ReferenceError: missing is not defined"),
@@ -177,7 +177,7 @@ async fn a_missing_function() {
 }
 
 #[tokio::test]
-async fn what_is_no_function() {
+async fn value_that_is_not_callable_is_an_error() {
     let script = Script { python: "answer = 42", javascript: "const answer = 42" };
     for runtime in BOTH {
         let sandbox = loaded(runtime, script).await;
@@ -187,7 +187,7 @@ async fn what_is_no_function() {
 }
 
 #[tokio::test]
-async fn the_order_of_a_sandboxs_life() {
+async fn operations_in_the_wrong_state_are_refused() {
     use crate::fixture::template;
     for runtime in BOTH {
         let sandbox = template(runtime).await.sandbox().create().await.unwrap();

@@ -5,7 +5,7 @@ use isola::{Error, Runtime};
 use crate::fixture::{events, results, started};
 
 #[tokio::test]
-async fn the_value_of_the_last_expression() {
+async fn value_of_the_last_expression_is_returned() {
     for (runtime, pieces) in [
         (
             Runtime::Python,
@@ -34,7 +34,7 @@ async fn the_value_of_the_last_expression() {
 }
 
 #[tokio::test]
-async fn a_generator_streams_and_a_failure_is_the_users_own() {
+async fn generators_are_streamed_and_errors_are_those_of_the_user() {
     let sandbox = started(Runtime::Python).await;
     sandbox.load_script("def helper(): return 1 / 0").await.unwrap();
     let stream = sandbox.evaluate("(i * i for i in range(3))").stream().unwrap();

@@ -14,7 +14,7 @@ async fn exception(runtime: Runtime, source: &str) -> GuestException {
 }
 
 #[tokio::test]
-async fn type_message_and_lines() {
+async fn exception_has_type_message_and_lines() {
     let python = exception(
         Runtime::Python,
         "\
@@ -56,7 +56,7 @@ function main() {
 }
 
 #[tokio::test]
-async fn lines_of_async_code() {
+async fn async_exception_has_lines() {
     let python = exception(
         Runtime::Python,
         "\
@@ -90,7 +90,7 @@ async function main() {
 }
 
 #[tokio::test]
-async fn causes_are_told() {
+async fn traceback_contains_the_cause() {
     let python = exception(
         Runtime::Python,
         "\
@@ -114,7 +114,7 @@ def main():
 }
 
 #[tokio::test]
-async fn errors_at_the_top_level() {
+async fn top_level_error_has_its_line() {
     for (runtime, source, start, line) in [
         (Runtime::Python, "x = 1\ny = x +\n", "SyntaxError: invalid syntax", "line 2"),
         (Runtime::Python, "x = 1\nundefined_name\n", "NameError: ", "line 2"),
@@ -131,7 +131,7 @@ async fn errors_at_the_top_level() {
 }
 
 #[tokio::test]
-async fn odd_exceptions() {
+async fn unusual_exceptions_are_reported() {
     let rows = [
         (Runtime::Python, "def main():\n    raise SystemExit(3)\n", "SystemExit"),
         (Runtime::Python, "def main():\n    raise KeyboardInterrupt\n", "KeyboardInterrupt"),
@@ -166,7 +166,7 @@ async fn odd_exceptions() {
 }
 
 #[tokio::test]
-async fn an_exception_does_not_spoil_the_sandbox() {
+async fn sandbox_is_usable_after_an_exception() {
     let script = Script {
         python: "
 def main(fail):
@@ -186,7 +186,7 @@ def main(fail):
 }
 
 #[tokio::test]
-async fn python_without_its_builtins_fails_in_good_order() {
+async fn python_without_builtins_raises_an_exception() {
     let sandbox = started(Runtime::Python).await;
     sandbox
         .load_script(
@@ -207,7 +207,7 @@ def main():
 }
 
 #[tokio::test]
-async fn user_code_cannot_break_the_runner_by_patching() {
+async fn patched_builtins_do_not_break_the_runner() {
     let rows = [
         (
             Runtime::Python,
@@ -247,7 +247,7 @@ function main() { return {a: [1, 'é']} }
 }
 
 #[tokio::test]
-async fn very_long_messages_are_shortened() {
+async fn long_messages_are_truncated() {
     for (runtime, source) in [
         (Runtime::Python, "def main():\n    raise ValueError('x' * (60 << 20))\n"),
         (Runtime::JavaScript, "function main() { throw new Error('x'.repeat(10 << 20)) }"),

@@ -79,7 +79,7 @@ def remove(path):
 ";
 
 #[tokio::test]
-async fn what_is_no_file_is_not_opened() {
+async fn special_files_are_not_opened() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     fs::create_dir(at("sub")).unwrap();
@@ -135,7 +135,7 @@ async fn devices_are_not_opened() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pipe_may_take_the_place_of_a_file_at_any_time() {
+async fn file_replaced_by_a_pipe_does_not_block() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     fs::write(at("name"), "content").unwrap();
@@ -174,7 +174,7 @@ def main():
 }
 
 #[tokio::test]
-async fn a_name_that_is_not_utf8_hides_nothing_else() {
+async fn non_utf8_name_does_not_hide_other_entries() {
     let dir = tempfile::tempdir().unwrap();
     for directory in ["", "sub", "sub/deep"] {
         let directory = dir.path().join(directory);
@@ -214,7 +214,7 @@ def main():
 }
 
 #[tokio::test]
-async fn a_slash_at_the_end_follows_a_link() {
+async fn trailing_slash_follows_a_link() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("directory")).unwrap();
     fs::write(dir.path().join("file"), "").unwrap();
@@ -254,7 +254,7 @@ def kind(path):
 }
 
 #[tokio::test]
-async fn times_before_1970_are_times() {
+async fn times_before_1970_are_supported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
     fs::write(&path, "").unwrap();
@@ -290,7 +290,7 @@ def write(ns):
 }
 
 #[tokio::test]
-async fn appending_is_as_on_linux() {
+async fn appending_behaves_as_on_linux() {
     let expected: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(include_str!("appending.json")).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -307,7 +307,7 @@ async fn appending_is_as_on_linux() {
 }
 
 #[tokio::test]
-async fn modes_are_those_of_a_umask_of_022() {
+async fn modes_are_those_of_umask_022() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("directory")).unwrap();
     fs::write(dir.path().join("directory/file"), "content").unwrap();
@@ -407,7 +407,7 @@ def two_connections():
 ";
 
 #[tokio::test]
-async fn what_is_written_behind_the_end_is_read_after_the_end_was_met() {
+async fn data_appended_after_end_of_file_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = sandbox(dir.path(), GROWING).await;
     let seen: Vec<String> = sandbox.run("main", args![]).await.unwrap().to().unwrap();

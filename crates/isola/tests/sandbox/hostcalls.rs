@@ -27,7 +27,7 @@ async fn run(runtime: isola::Runtime, script: Script, limits: Limits) -> Result<
 }
 
 #[tokio::test]
-async fn there_and_back() {
+async fn payload_and_result_are_passed() {
     let script = Script {
         python: "
 from sandbox.asyncio import hostcall
@@ -49,7 +49,7 @@ async function main() {
 }
 
 #[tokio::test]
-async fn ten_at_once_take_as_long_as_one() {
+async fn hostcalls_run_concurrently() {
     let script = Script {
         python: "
 import asyncio
@@ -73,7 +73,7 @@ async function main() {
 }
 
 #[tokio::test]
-async fn a_thousand_at_once() {
+async fn thousand_concurrent_hostcalls_complete() {
     let script = Script {
         python: "
 import asyncio
@@ -135,7 +135,7 @@ async function main() {
 }
 
 #[tokio::test]
-async fn a_failure_that_nobody_catches() {
+async fn uncaught_failure_is_a_hostcall_error() {
     let script = Script {
         python: "
 from sandbox.asyncio import hostcall
@@ -153,7 +153,7 @@ async def main():
 }
 
 #[tokio::test]
-async fn too_many_fail_in_the_guest() {
+async fn pending_hostcalls_are_limited() {
     let script = Script {
         python: "
 import asyncio
@@ -179,7 +179,7 @@ async function main() {
 }
 
 #[tokio::test]
-async fn what_the_host_holds_is_bounded() {
+async fn memory_of_held_results_is_limited() {
     let script = Script {
         python: "
 import asyncio
@@ -205,7 +205,7 @@ async function main() {
 }
 
 #[tokio::test]
-async fn what_a_call_leaves_behind_is_abandoned() {
+async fn pending_hostcalls_are_abandoned_at_the_end_of_a_call() {
     let script = Script {
         python: "
 import asyncio
@@ -232,7 +232,7 @@ async function again() { return await hostcall('echo', 2) }
 }
 
 #[tokio::test]
-async fn what_can_never_come_is_an_error() {
+async fn wait_that_can_never_end_is_an_error() {
     let script = Script {
         python: "
 import asyncio

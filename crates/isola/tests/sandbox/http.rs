@@ -21,7 +21,7 @@ async function main(url) {
 };
 
 #[tokio::test]
-async fn the_handler_answers() {
+async fn handler_answers_requests() {
     let host = Handlers::new().http(|request| async move {
         let seen = format!(
             "{} {} {}",
@@ -44,7 +44,7 @@ async fn the_handler_answers() {
 }
 
 #[tokio::test]
-async fn a_body_goes_out_and_comes_back() {
+async fn json_body_is_sent_and_received() {
     let host = Handlers::new().http(|request| async move {
         assert_eq!(request.headers()["content-type"], "application/json");
         let body = request.into_body().collect(1 << 20).await?;
@@ -73,7 +73,7 @@ async function main() {
 }
 
 #[tokio::test]
-async fn it_is_off_unless_the_host_enables_it() {
+async fn http_is_disabled_by_default() {
     for runtime in BOTH {
         let sandbox = started(runtime).await;
         sandbox.load_script(GET.of(runtime)).await.unwrap();
@@ -86,7 +86,7 @@ async fn it_is_off_unless_the_host_enables_it() {
 }
 
 #[tokio::test]
-async fn the_hosts_refusal_is_an_error_in_the_guest() {
+async fn refusal_by_the_host_is_an_error_in_the_guest() {
     let host =
         Handlers::new().http(|_| async { Err(HostError::new("example.test is not allowed")) });
     let sandbox = started_with(Runtime::Python, Limits::default(), host).await;
@@ -96,7 +96,7 @@ async fn the_hosts_refusal_is_an_error_in_the_guest() {
 }
 
 #[tokio::test]
-async fn a_body_arrives_while_the_host_still_sends_it() {
+async fn response_body_is_streamed() {
     let script = Script {
         python: "
 from sandbox.asyncio import hostcall
@@ -314,7 +314,7 @@ async def main():
 }
 
 #[tokio::test]
-async fn trouble_of_the_host_is_an_error_in_the_guest() {
+async fn handler_failure_is_an_error_in_the_guest() {
     let host = Handlers::new().http(|request| async move {
         match request.uri().path() {
             "/panic" => panic!("a bug of the host"),
@@ -373,7 +373,7 @@ def main():
 }
 
 #[tokio::test]
-async fn an_aborted_fetch_lets_go_of_the_request() {
+async fn aborted_fetch_drops_the_response_body() {
     let (sender, mut dropped) = tokio::sync::mpsc::unbounded_channel();
     let host = Handlers::new().http(move |_| {
         let sender = sender.clone();
@@ -417,7 +417,7 @@ async function main() {
 
 #[cfg(feature = "client")]
 #[tokio::test]
-async fn the_ready_client_talks_to_a_real_server() {
+async fn http_client_reaches_a_real_server() {
     use http_body_util::{BodyExt as _, Full};
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;

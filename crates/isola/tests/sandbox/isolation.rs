@@ -42,7 +42,7 @@ function main() { return [typeof leak !== 'undefined', 'leak' in {}, 'leak' in g
 }
 
 #[tokio::test]
-async fn the_environment_is_what_was_given() {
+async fn environment_contains_only_given_variables() {
     let script = Script {
         python: "import os\ndef main():\n    return dict(os.environ)\n",
         javascript: "function main() { return {...process.env} }",
@@ -95,7 +95,7 @@ function main() {
 }
 
 #[tokio::test]
-async fn the_clock_is_right() {
+async fn clock_matches_the_host() {
     let script = Script {
         python: "import time\ndef main():\n    return time.time()\n",
         javascript: "function main() { return Date.now() / 1000 }",
@@ -108,7 +108,7 @@ async fn the_clock_is_right() {
 }
 
 #[tokio::test]
-async fn there_are_no_files_no_sockets_and_no_processes() {
+async fn files_sockets_and_processes_are_unavailable() {
     let script = Script {
         python: "
 import os, socket, subprocess
@@ -139,7 +139,7 @@ def main():
 }
 
 #[tokio::test]
-async fn javascript_has_no_way_around_the_runner() {
+async fn javascript_cannot_bypass_the_runner() {
     let script = Script {
         python: "",
         javascript: "
@@ -163,7 +163,7 @@ async function main() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_at_once_keep_their_own_state() {
+async fn concurrent_sandboxes_have_separate_states() {
     let script = Script {
         python: "
 state = None

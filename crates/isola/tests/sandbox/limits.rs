@@ -13,7 +13,7 @@ async fn fail(runtime: Runtime, script: Script, limits: Limits) -> Error {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn endless_loops_of_every_kind_are_stopped_in_time() {
+async fn endless_loops_are_stopped_at_the_cpu_time_limit() {
     let rows = [
         (
             "a loop",
@@ -111,7 +111,7 @@ async def main():
 }
 
 #[tokio::test]
-async fn an_endless_top_level_is_stopped_too() {
+async fn endless_top_level_is_stopped() {
     let limits = Limits { cpu_timeout: Some(Duration::from_millis(200)), ..Limits::default() };
     for (runtime, source) in
         [(Runtime::Python, "while True: pass"), (Runtime::JavaScript, "for (;;);")]
@@ -123,7 +123,7 @@ async fn an_endless_top_level_is_stopped_too() {
 }
 
 #[tokio::test]
-async fn waiting_is_no_cpu_time() {
+async fn waiting_does_not_count_as_cpu_time() {
     let script = Script {
         python: "
 from sandbox.asyncio import hostcall
@@ -145,7 +145,7 @@ async def main():
 }
 
 #[tokio::test]
-async fn wall_time_counts_waiting() {
+async fn wall_time_includes_waiting() {
     let script = Script {
         python: "import time\ndef main():\n    time.sleep(60)\n",
         javascript: "async function main() { await new Promise(r => setTimeout(r, 60000)) }",
@@ -163,7 +163,7 @@ async fn wall_time_counts_waiting() {
 }
 
 #[tokio::test]
-async fn a_limit_for_one_call() {
+async fn cpu_time_limit_can_be_set_for_one_call() {
     let script = Script {
         python: "def main(n):\n    for _ in range(n): pass\n",
         javascript: "function main(n) { for (let i = 0; i < n; i++); }",
@@ -180,7 +180,7 @@ async fn a_limit_for_one_call() {
 }
 
 #[tokio::test]
-async fn memory_bombs() {
+async fn memory_limit_is_enforced() {
     let rows = [
         Script {
             python: "def main():\n    x = []\n    while True: x.append(bytearray(1 << 20))\n",
@@ -210,7 +210,7 @@ function main() { const x = new Map(); for (let i = 0;; i++) x.set(i, {text: 'v'
 }
 
 #[tokio::test]
-async fn python_goes_on_after_a_memory_error() {
+async fn python_continues_after_a_memory_error() {
     let script = Script {
         python: "
 def main():
@@ -234,7 +234,7 @@ def bomb():
 }
 
 #[tokio::test]
-async fn too_little_memory_for_the_interpreter_says_so() {
+async fn memory_limit_below_the_interpreter_is_refused() {
     let template = crate::fixture::template(Runtime::Python).await;
     let error = template.sandbox().max_memory(1 << 20).create().await.unwrap_err();
     assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
@@ -242,7 +242,7 @@ async fn too_little_memory_for_the_interpreter_says_so() {
 }
 
 #[tokio::test]
-async fn output_floods() {
+async fn output_limit_is_enforced() {
     let rows = [
         Script {
             python: "def main():\n    while True: print('x' * 1000)\n",
@@ -276,7 +276,7 @@ async fn output_floods() {
 }
 
 #[tokio::test]
-async fn runaway_recursion() {
+async fn recursion_limit_is_enforced() {
     let rows = [
         (
             "a function",
@@ -338,7 +338,7 @@ function main() { eval('('.repeat(1000000) + '1' + ')'.repeat(1000000)); return 
 }
 
 #[tokio::test]
-async fn a_higher_recursion_limit_holds_as_well() {
+async fn higher_recursion_limit_is_enforced() {
     let script = Script {
         python: "def main(n):\n    return 0 if n == 0 else 1 + main(n - 1)\n",
         javascript: "",
@@ -353,7 +353,7 @@ async fn a_higher_recursion_limit_holds_as_well() {
 }
 
 #[tokio::test]
-async fn open_files_are_counted() {
+async fn handle_limit_is_enforced() {
     let script = Script {
         python: "
 files = []
@@ -376,7 +376,7 @@ def main():
 }
 
 #[tokio::test]
-async fn the_hosts_memory_returns() {
+async fn memory_of_closed_sandboxes_is_freed() {
     let script = Script {
         python: "def main():\n    global x\n    x = bytearray(b'x') * (100 << 20)\n",
         javascript: "
@@ -398,7 +398,7 @@ let x; function main() { x = new Uint8Array(100 << 20).fill(1) }
 }
 
 #[tokio::test]
-async fn a_prelude_has_its_limits_too() {
+async fn prelude_is_limited() {
     for (runtime, source) in
         [(Runtime::Python, "while True: pass"), (Runtime::JavaScript, "for (;;);")]
     {
@@ -413,7 +413,7 @@ async fn a_prelude_has_its_limits_too() {
 }
 
 #[tokio::test]
-async fn values_of_hostcalls_and_sources_have_their_limit() {
+async fn value_size_limit_is_enforced() {
     let script = Script {
         python: "
 from sandbox.asyncio import hostcall

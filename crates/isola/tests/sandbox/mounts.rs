@@ -52,7 +52,7 @@ fn sample_dir() -> tempfile::TempDir {
 }
 
 #[tokio::test]
-async fn permissions_are_a_table() {
+async fn permissions_are_enforced() {
     use Permission::{Read, ReadWrite, Write};
     // Directory permission, file permission, then what succeeds: list, read,
     // overwrite, create, mkdir, rename, remove.
@@ -89,7 +89,7 @@ async fn permissions_are_a_table() {
 }
 
 #[tokio::test]
-async fn what_the_guest_writes_is_on_the_host_and_the_other_way_round() {
+async fn guest_and_host_see_each_others_writes() {
     let dir = sample_dir();
     let mount = Mount::new(dir.path(), "/data")
         .dir_perms(Permission::ReadWrite)
@@ -105,7 +105,7 @@ async fn what_the_guest_writes_is_on_the_host_and_the_other_way_round() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn there_is_no_way_out_of_a_mount() {
+async fn paths_cannot_leave_a_mount() {
     let outside = tempfile::tempdir().unwrap();
     fs::write(outside.path().join("secret"), "secret").unwrap();
     let dir = sample_dir();
@@ -135,7 +135,7 @@ async fn there_is_no_way_out_of_a_mount() {
 }
 
 #[tokio::test]
-async fn nothing_moves_between_mounts() {
+async fn renames_and_links_across_mounts_are_refused() {
     let (first, second) = (sample_dir(), sample_dir());
     let rw = |dir: &tempfile::TempDir, at: &str, files| {
         Mount::new(dir.path(), at).dir_perms(Permission::ReadWrite).file_perms(files)
@@ -166,7 +166,7 @@ async fn nothing_moves_between_mounts() {
 }
 
 #[tokio::test]
-async fn several_mounts_and_one_replaced() {
+async fn mount_of_a_sandbox_replaces_that_of_its_template() {
     let (first, second, third) = (sample_dir(), sample_dir(), sample_dir());
     fs::write(third.path().join("only-here"), "").unwrap();
     let template = isola::Template::builder(Runtime::Python)

@@ -76,7 +76,7 @@ async fn output_of_a_busy_guest_arrives_while_it_is_busy() {
 }
 
 #[tokio::test]
-async fn everything_keeps_its_order() {
+async fn events_keep_their_order() {
     let script = Script {
         python: "
 import sys
@@ -123,7 +123,7 @@ function* main() {
 }
 
 #[tokio::test]
-async fn log_levels() {
+async fn log_records_have_levels() {
     let script = Script {
         python: "
 from sandbox.logging import debug, error, info, warning
@@ -169,7 +169,7 @@ function main() {
 }
 
 #[tokio::test]
-async fn a_script_prints_while_it_loads() {
+async fn output_of_a_loading_script_is_streamed() {
     let sandbox = crate::fixture::started(Runtime::Python).await;
     let all = events(sandbox.load_script("print('loading')").stream().unwrap()).await;
     assert!(matches!(&all[0], Event::Stdout(text) if text == "loading\n"), "{all:?}");
@@ -177,7 +177,7 @@ async fn a_script_prints_while_it_loads() {
 }
 
 #[tokio::test]
-async fn python_streams_are_whole_files() {
+async fn python_standard_streams_are_complete_files() {
     let script = Script {
         python: r"
 import os, sys
@@ -209,7 +209,7 @@ def main():
 }
 
 #[tokio::test]
-async fn a_slow_listener_slows_the_guest() {
+async fn slow_listener_slows_the_guest() {
     let script = Script {
         python: "
 from sandbox.asyncio import hostcall
@@ -246,7 +246,7 @@ async function* main() {
 }
 
 #[tokio::test]
-async fn one_huge_write_is_a_flood_like_any_other() {
+async fn single_large_write_exceeds_the_output_limit() {
     let script = Script {
         python: "def main():\n    print('x' * (40 << 20))\n",
         javascript: "function main() { console.log('x'.repeat(17 << 20)) }",
@@ -258,7 +258,7 @@ async fn one_huge_write_is_a_flood_like_any_other() {
 }
 
 #[tokio::test]
-async fn pythons_own_logging_reaches_the_host() {
+async fn python_logging_reaches_the_host() {
     let script = Script {
         python: "
 import logging

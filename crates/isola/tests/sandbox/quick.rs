@@ -45,7 +45,7 @@ async fn until_quick(sandbox: &Sandbox) {
 }
 
 #[tokio::test]
-async fn what_is_not_over_at_once_goes_on_elsewhere() {
+async fn only_quick_calls_complete_inline() {
     for runtime in BOTH {
         let host = Handlers::new().hostcall("answer", |payload| async move {
             // Not before another task ran.

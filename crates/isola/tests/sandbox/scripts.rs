@@ -76,7 +76,7 @@ class Klass { static make(a) { return a } }
 
 /// Identifiers at positions of declared names that declare none.
 #[tokio::test]
-async fn javascript_parameters_leave_no_trace_on_the_global_object() {
+async fn javascript_parameters_are_not_global() {
     let sandbox = started(Runtime::JavaScript).await;
     sandbox
         .load_script(
@@ -95,7 +95,7 @@ function main(a, seen, toString) {
 }
 
 #[tokio::test]
-async fn tricky_javascript_sources() {
+async fn unusual_javascript_sources_are_parsed() {
     for source in [
         "'use strict';\nfunction main() { return (function () { return this === undefined })() }",
         "/* } */ const re = /[/`'\"{]const x = 1/g; const main = () => re.source.length === 18",
@@ -117,7 +117,7 @@ async fn tricky_javascript_sources() {
 }
 
 #[tokio::test]
-async fn a_prelude_comes_first() {
+async fn prelude_runs_before_scripts() {
     let prelude = Script {
         python: "import json\ndef helper(x):\n    return json.dumps(x)\n",
         javascript: "const helper = (x) => JSON.stringify(x);",
@@ -137,7 +137,7 @@ async fn a_prelude_comes_first() {
 }
 
 #[tokio::test]
-async fn a_prelude_that_fails_says_where() {
+async fn failed_prelude_has_its_line() {
     for (runtime, source) in
         [(Runtime::Python, "x = 1\n1 / 0\n"), (Runtime::JavaScript, "const x = 1;\nnope();\n")]
     {
@@ -153,7 +153,7 @@ async fn a_prelude_that_fails_says_where() {
 }
 
 #[tokio::test]
-async fn python_is_main_and_pickles_its_classes() {
+async fn python_script_is_main_and_its_classes_can_be_pickled() {
     let sandbox = started(Runtime::Python).await;
     sandbox
         .load_script(

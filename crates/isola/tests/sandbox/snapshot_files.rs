@@ -44,7 +44,7 @@ async fn refused(template: &Template, path: &Path) -> String {
 }
 
 #[tokio::test]
-async fn numbers_that_cannot_be_are_refused() {
+async fn out_of_range_numbers_are_refused() {
     let (dir, path) = saved().await;
     let template = template(Runtime::JavaScript).await;
     let good = fs::read(&path).unwrap();
@@ -90,7 +90,7 @@ async fn numbers_that_cannot_be_are_refused() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn what_has_no_end_or_no_beginning_is_not_read() {
+async fn special_and_oversized_files_are_refused() {
     let (dir, path) = saved().await;
     let template = template(Runtime::JavaScript).await;
     let start = Instant::now();

@@ -61,7 +61,7 @@ async function later(x) { return x * 2 }
 };
 
 #[tokio::test]
-async fn state_survives_and_parent_and_children_are_apart() {
+async fn copies_have_the_state_and_are_independent() {
     for runtime in BOTH {
         let parent = loaded(runtime, COUNTER).await;
         for _ in 0..3 {
@@ -100,7 +100,7 @@ async fn state_survives_and_parent_and_children_are_apart() {
 }
 
 #[tokio::test]
-async fn a_snapshot_is_of_one_moment_and_used_many_times() {
+async fn snapshot_can_be_restored_many_times() {
     for runtime in BOTH {
         let parent = loaded(runtime, COUNTER).await;
         run(&parent, "step", args![5]).await;
@@ -116,7 +116,7 @@ async fn a_snapshot_is_of_one_moment_and_used_many_times() {
 }
 
 #[tokio::test]
-async fn memory_grows_on_in_a_child() {
+async fn memory_of_a_child_can_grow_to_its_limit() {
     let script = Script {
         python: "kept = []\ndef grow(n):\n    for _ in range(n): kept.append(bytearray(1 << 20))\n    return len(kept)",
         javascript: "const kept = []; function grow(n) { for (let i = 0; i < n; i++) kept.push(new Uint8Array(1 << 20).fill(1)); return kept.length }",
@@ -165,7 +165,7 @@ draw();
 };
 
 #[tokio::test]
-async fn children_have_random_numbers_of_their_own() {
+async fn children_draw_different_random_numbers() {
     for runtime in BOTH {
         let parent = loaded(runtime, IDENTITY).await;
         let children = parent.fork(20).await.unwrap();
@@ -182,7 +182,7 @@ async fn children_have_random_numbers_of_their_own() {
 }
 
 #[tokio::test]
-async fn clocks_go_on() {
+async fn clocks_continue_in_a_child() {
     for runtime in BOTH {
         let parent = loaded(runtime, IDENTITY).await;
         tokio::time::sleep(std::time::Duration::from_millis(30)).await;
@@ -199,7 +199,7 @@ async fn clocks_go_on() {
 }
 
 #[tokio::test]
-async fn each_child_has_its_own_settings() {
+async fn each_child_has_its_own_host_and_environment() {
     for runtime in BOTH {
         let template = template(runtime).await;
         let parent = template.sandbox().env("A", "1").env("B", "1").create().await.unwrap();
@@ -231,7 +231,7 @@ async fn each_child_has_its_own_settings() {
 }
 
 #[tokio::test]
-async fn mounted_folders_are_those_of_the_child() {
+async fn mounts_are_those_of_the_child() {
     let dir_with_file = |text: &str| {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("name"), text).unwrap();
@@ -293,7 +293,7 @@ def write():
 }
 
 #[tokio::test]
-async fn a_sandbox_that_is_not_idle_is_refused() {
+async fn sandbox_that_is_not_idle_is_refused() {
     for runtime in BOTH {
         let sandbox = template(runtime).await.sandbox().create().await.unwrap();
         assert!(matches!(sandbox.snapshot().await, Err(Error::NotRunning)));
@@ -320,7 +320,7 @@ async fn a_sandbox_that_is_not_idle_is_refused() {
 }
 
 #[tokio::test]
-async fn a_child_of_a_closed_or_crashed_sandbox_lives_on() {
+async fn child_of_a_closed_sandbox_continues() {
     for runtime in BOTH {
         let parent = started(runtime).await;
         parent
@@ -346,7 +346,7 @@ const PRELUDE: Script = Script {
 };
 
 #[tokio::test]
-async fn a_prelude_runs_once_and_sandboxes_are_apart() {
+async fn prelude_runs_once_and_sandboxes_are_independent() {
     for runtime in BOTH {
         let template =
             Template::builder(runtime).prelude(PRELUDE.of(runtime)).env("A", "1").build().await;
@@ -382,7 +382,7 @@ async fn a_prelude_runs_once_and_sandboxes_are_apart() {
 }
 
 #[tokio::test]
-async fn a_prelude_that_needs_its_host_runs_in_each_sandbox() {
+async fn prelude_with_hostcalls_runs_in_each_sandbox() {
     for runtime in BOTH {
         let prelude = match runtime {
             Runtime::Python => {
@@ -419,7 +419,7 @@ const KEPT: Script = Script {
 const DIR_VARIABLE: &str = "ISOLA_TEST_SNAPSHOTS";
 
 #[tokio::test]
-async fn a_snapshot_on_disk_is_restored_in_another_process() {
+async fn snapshot_file_is_restored_in_another_process() {
     if let Some(dir) = std::env::var_os(DIR_VARIABLE) {
         for runtime in BOTH {
             let path = std::path::Path::new(&dir).join(format!("{runtime}.snapshot"));
@@ -449,7 +449,7 @@ async fn a_snapshot_on_disk_is_restored_in_another_process() {
         ["js", "python"]
     );
     let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "snapshots::a_snapshot_on_disk_is_restored_in_another_process"])
+        .args(["--exact", "snapshots::snapshot_file_is_restored_in_another_process"])
         .arg("--nocapture")
         .env(DIR_VARIABLE, dir.path())
         .output()
@@ -474,7 +474,7 @@ fn with_header(file: &[u8], change: impl Fn(&mut Json)) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_is_never_restored() {
+async fn damaged_or_incompatible_file_is_refused() {
     let template = template(Runtime::JavaScript).await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.snapshot");
@@ -592,7 +592,7 @@ function step(kind, k) {
 /// Runs pseudo-random programs with fixed seeds, each in two sandboxes: one is never
 /// copied, and the other is repeatedly replaced by a copy of itself.
 #[tokio::test]
-async fn random_programs_do_not_notice_that_they_are_copied() {
+async fn copied_programs_behave_like_the_original() {
     let dir = tempfile::tempdir().unwrap();
     for runtime in BOTH {
         for seed in 1..=6_u64 {
@@ -627,7 +627,7 @@ async fn random_programs_do_not_notice_that_they_are_copied() {
 }
 
 #[tokio::test]
-async fn a_fork_that_is_given_up_leaves_the_parent_as_it_was() {
+async fn cancelled_fork_does_not_change_the_parent() {
     for runtime in BOTH {
         let parent = loaded(runtime, COUNTER).await;
         let given_up = tokio::time::timeout(Duration::from_millis(50), parent.fork(20_000)).await;
@@ -647,7 +647,7 @@ async fn a_fork_that_is_given_up_leaves_the_parent_as_it_was() {
 /// The second copy records the pages that copies write first, and later copies get
 /// them in advance. That must change only the cost.
 #[tokio::test]
-async fn copies_with_pages_of_their_own_are_as_any_other() {
+async fn copies_with_prefetched_pages_behave_the_same() {
     for runtime in BOTH {
         let parent = loaded(runtime, COUNTER).await;
         run(&parent, "step", args![]).await;
@@ -665,7 +665,7 @@ async fn copies_with_pages_of_their_own_are_as_any_other() {
 }
 
 #[tokio::test]
-async fn others_go_on_while_a_guest_is_copied() {
+async fn other_tasks_run_while_a_guest_is_copied() {
     for runtime in BOTH {
         let parent = loaded(runtime, COUNTER).await;
         let turns = AtomicUsize::new(0);

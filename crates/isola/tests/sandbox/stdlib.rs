@@ -54,7 +54,7 @@ async fn every_module_imports() {
 }
 
 #[tokio::test]
-async fn modules_work_that_need_more_than_an_import() {
+async fn modules_work_after_their_import() {
     let sandbox = started(Runtime::Python).await;
     sandbox
         .load_script(
@@ -100,7 +100,7 @@ def main():
 }
 
 #[tokio::test]
-async fn what_is_not_there_imports_and_refuses_data() {
+async fn missing_codecs_are_imported_and_refuse_data() {
     let sandbox = started(Runtime::Python).await;
     sandbox
         .load_script(

@@ -11,7 +11,7 @@ const ECHO: Script = Script {
 };
 
 #[tokio::test]
-async fn every_kind_comes_back() {
+async fn values_of_every_kind_round_trip() {
     for runtime in BOTH {
         let sandbox = loaded(runtime, ECHO).await;
         for value in [
@@ -39,7 +39,7 @@ async fn every_kind_comes_back() {
 }
 
 #[tokio::test]
-async fn nesting_a_hundred_and_twenty_deep() {
+async fn nested_values_round_trip() {
     let deep = (0..60).fold(json!("core"), |inner, _| json!([{ "in": inner }]));
     for runtime in BOTH {
         let back = run_main(runtime, ECHO, args![deep]).await.unwrap();
@@ -48,7 +48,7 @@ async fn nesting_a_hundred_and_twenty_deep() {
 }
 
 #[tokio::test]
-async fn ten_mebibytes_come_back() {
+async fn ten_mebibytes_round_trip() {
     let text = "0123456789abcdef".repeat(10 << 16);
     for runtime in BOTH {
         let back: String = run_main(runtime, ECHO, args![text]).await.unwrap().to().unwrap();
@@ -71,14 +71,14 @@ async fn python_integers_keep_every_digit() {
 }
 
 #[tokio::test]
-async fn javascript_bigints_are_integers() {
+async fn javascript_bigints_become_integers() {
     let script = Script { python: "", javascript: "function main() { return [2n ** 100n, 1] }" };
     let result = run_main(Runtime::JavaScript, script, args![]).await.unwrap();
     assert_eq!(result.as_str(), "[1267650600228229401496703205376,1]");
 }
 
 #[tokio::test]
-async fn what_is_no_json_value_is_refused_with_its_place() {
+async fn non_json_value_is_refused_with_its_path() {
     let rows = [
         (
             Script {
@@ -145,7 +145,7 @@ async fn what_is_no_json_value_is_refused_with_its_place() {
 }
 
 #[tokio::test]
-async fn a_nan_of_the_host_is_refused_with_its_place() {
+async fn nan_argument_is_refused_with_its_path() {
     for runtime in BOTH {
         let sandbox = loaded(runtime, ECHO).await;
         let error = sandbox.run("main", args![vec![1.0, f64::NAN]]).await.unwrap_err();
@@ -156,7 +156,7 @@ async fn a_nan_of_the_host_is_refused_with_its_place() {
 }
 
 #[tokio::test]
-async fn a_value_over_its_limit_is_refused_both_ways() {
+async fn value_size_limit_applies_in_both_directions() {
     let limits = Limits { max_value_size: 1 << 20, ..Limits::default() };
     let script = Script {
         python: "def main(n):\n    return 'x' * n\n",

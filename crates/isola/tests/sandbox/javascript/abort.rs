@@ -124,7 +124,7 @@ async function upload(url, reason) {
 const HALF: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf";
 
 #[tokio::test]
-async fn the_connection_is_closed() {
+async fn abort_closes_the_connection() {
     let abort = json!(["AbortError", "stop", true]);
     for (function, answer, expected) in [
         ("request", &b""[..], abort.clone()),
@@ -190,7 +190,7 @@ async fn the_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn an_aborted_signal_sends_nothing() {
+async fn aborted_signal_sends_no_request() {
     let host = isola::Handlers::new().http(|_| async { panic!("a request was sent") });
     let sandbox = started_with(Runtime::JavaScript, Limits::default(), host).await;
     sandbox

@@ -17,7 +17,7 @@ async fn records(source: &str) -> Vec<(Level, String)> {
 }
 
 #[tokio::test]
-async fn every_method_has_its_level() {
+async fn every_method_has_its_level_and_format() {
     for (source, level, text) in [
         ("console.log('a', 1, true, null, undefined)", Level::Info, "a 1 true null undefined"),
         (
@@ -77,12 +77,12 @@ async fn every_method_has_its_level() {
 }
 
 #[tokio::test]
-async fn an_assertion_that_holds_says_nothing() {
+async fn true_assertion_logs_nothing() {
     assert_eq!(records("console.assert(true, 'fine')").await, []);
 }
 
 #[tokio::test]
-async fn errors_have_their_stack() {
+async fn errors_are_logged_with_their_stack() {
     let logged =
         records("console.error('failed:', new RangeError('bad', { cause: new Error('why') }))")
             .await;
@@ -92,7 +92,7 @@ async fn errors_have_their_stack() {
 }
 
 #[tokio::test]
-async fn groups_indent_and_counters_count() {
+async fn groups_indent_and_counters_increment() {
     let logged = records(
         "console.group('outer');
         console.log('in\\ntwo lines');
@@ -114,7 +114,7 @@ async fn groups_indent_and_counters_count() {
 }
 
 #[tokio::test]
-async fn clocks() {
+async fn timers_log_elapsed_time() {
     let logged = records(
         "console.time('t'); console.time('t'); console.timeLog('t', 'half', { way: 1 }); console.timeEnd('t'); console.timeEnd('t');",
     )
@@ -132,7 +132,7 @@ async fn clocks() {
 }
 
 #[tokio::test]
-async fn tables() {
+async fn tables_are_drawn() {
     for (source, table) in [
         (
             "console.table([{ a: 1, b: 'x' }, { a: 2, c: true }])",

@@ -11,7 +11,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn objects_of_primitives_are_their_values() {
+async fn boxed_primitives_are_unwrapped() {
     let sandbox = started(Runtime::JavaScript).await;
     sandbox
         .load_script(
@@ -34,7 +34,7 @@ async fn objects_of_primitives_are_their_values() {
 }
 
 #[tokio::test]
-async fn a_final_sigma_is_the_final_one() {
+async fn final_sigma_has_its_lower_case() {
     let sandbox = started(Runtime::JavaScript).await;
     sandbox.load_script("const lower = (text) => text.toLowerCase();").await.unwrap();
     for (text, expected) in [
@@ -64,7 +64,7 @@ async fn a_final_sigma_is_the_final_one() {
 }
 
 #[tokio::test]
-async fn the_time_origin_is_when_this_sandbox_began() {
+async fn time_origin_is_the_start_of_the_sandbox() {
     let wall = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64() * 1000.0;
     let sandbox = started(Runtime::JavaScript).await;
     sandbox

@@ -92,7 +92,7 @@ async fn every_kind_of_body_is_sent() {
 }
 
 #[tokio::test]
-async fn a_response_tells_all_of_itself() {
+async fn response_has_status_headers_and_body() {
     let server = Server::raw(
         b"HTTP/1.1 418 Short and stout\r\nX-A: 1\r\nx-a: 2\r\nSet-Cookie: a=1; Path=/\r\nSet-Cookie: b=2\r\nContent-Length: 7\r\n\r\n{\"a\":1}",
     )
@@ -121,7 +121,7 @@ async fn a_response_tells_all_of_itself() {
 }
 
 #[tokio::test]
-async fn the_status_text_is_the_usual_one() {
+async fn status_text_is_the_reason_phrase() {
     let server = Server::http(|request| async move {
         let mut response = server::complete_response("");
         *response.status_mut() = request.uri().path()[1..].parse().unwrap();
@@ -154,7 +154,7 @@ async fn the_status_text_is_the_usual_one() {
 }
 
 #[tokio::test]
-async fn repeated_headers_survive_both_ways() {
+async fn repeated_headers_are_sent() {
     let server = Server::http(echo).await;
     let seen = run(
         &server,
@@ -170,7 +170,7 @@ async fn repeated_headers_survive_both_ways() {
 }
 
 #[tokio::test]
-async fn a_head_request_has_no_body_to_read() {
+async fn response_to_head_has_no_body() {
     let server = Server::http(|_| async { server::complete_response("not sent") }).await;
     let seen = run(
         &server,
@@ -184,7 +184,7 @@ async fn a_head_request_has_no_body_to_read() {
 }
 
 #[tokio::test]
-async fn a_body_is_read_as_a_stream_while_it_arrives() {
+async fn response_body_is_streamed() {
     let (sender, receiver) = tokio::sync::mpsc::channel::<Bytes>(1);
     let receiver = std::sync::Arc::new(std::sync::Mutex::new(Some(receiver)));
     let server = Server::http(move |_| {
@@ -228,7 +228,7 @@ async fn a_body_is_read_as_a_stream_while_it_arrives() {
 }
 
 #[tokio::test]
-async fn a_request_body_is_a_stream() {
+async fn request_body_can_be_a_stream() {
     let server = Server::http(echo).await;
     let seen = run(
         &server,
@@ -267,7 +267,7 @@ async fn a_request_body_is_a_stream() {
 }
 
 #[tokio::test]
-async fn an_answer_before_the_end_of_the_request_is_an_answer() {
+async fn response_before_the_end_of_the_request_is_accepted() {
     let server =
         Server::raw(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\ntoo").await;
     let seen = run(
@@ -314,7 +314,7 @@ fn redirects(request: Request) -> Response {
 }
 
 #[tokio::test]
-async fn redirects_are_followed_if_the_script_wants_that() {
+async fn redirects_are_followed_if_requested() {
     let server = Server::http(|request| async move {
         if request.uri().path() == "/end" { echo(request).await } else { redirects(request) }
     })
@@ -372,7 +372,7 @@ async fn redirects_are_followed_if_the_script_wants_that() {
 }
 
 #[tokio::test]
-async fn http_is_off_unless_the_host_enables_it() {
+async fn http_is_disabled_by_default() {
     let sandbox = started(Runtime::JavaScript).await;
     sandbox.load_script("const main = () => fetch('http://example.test/')").await.unwrap();
     let error = sandbox.run("main", args![]).await.unwrap_err().to_string();
@@ -419,7 +419,7 @@ async fn failures_are_type_errors_with_the_reason() {
 }
 
 #[tokio::test]
-async fn requests_work_without_the_built_ins() {
+async fn requests_work_with_patched_builtins() {
     let server = Server::http(echo).await;
     let sandbox = loaded(
         &server,

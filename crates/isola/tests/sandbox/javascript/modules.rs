@@ -68,7 +68,7 @@ const hidden = () => 'hidden';",
 }
 
 #[tokio::test]
-async fn a_module_awaits_at_its_top_level() {
+async fn modules_can_await_at_their_top_level() {
     let host = Handlers::new()
         .hostcall("config", |_: Value| async { Ok(Value::from(json!({ "factor": 3 }))) });
     let sandbox = started_with(Runtime::JavaScript, Limits::default(), host).await;
@@ -91,7 +91,7 @@ async fn a_module_awaits_at_its_top_level() {
 }
 
 #[tokio::test]
-async fn modules_have_a_scope_of_their_own_and_are_strict() {
+async fn modules_have_a_separate_scope_and_are_strict() {
     let sandbox = loaded(
         "own.mjs",
         "var a = 1; let b = 2; function c() {}
@@ -107,7 +107,7 @@ async fn modules_have_a_scope_of_their_own_and_are_strict() {
 }
 
 #[tokio::test]
-async fn a_module_imports_what_was_loaded_before_it() {
+async fn modules_import_modules_that_were_loaded_before() {
     let sandbox = started(Runtime::JavaScript).await;
     for (name, source) in [
         (
@@ -152,7 +152,7 @@ async fn a_module_imports_what_was_loaded_before_it() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_cannot_be_imported() {
+async fn missing_modules_cannot_be_imported() {
     const MISSING: &str = "a module can only import modules that were loaded before it";
     for (source, expected) in [
         (
@@ -209,7 +209,7 @@ async fn what_is_not_there_cannot_be_imported() {
 }
 
 #[tokio::test]
-async fn mistakes_are_told_with_their_place() {
+async fn errors_have_file_line_and_column() {
     for (name, source, expected) in [
         ("a.mjs", "export const a = ;", "SyntaxError: expected expression, got ';' at a.mjs:1:18"),
         (
@@ -278,7 +278,7 @@ async fn mistakes_are_told_with_their_place() {
 }
 
 #[tokio::test]
-async fn where_the_name_does_not_tell_the_syntax_does() {
+async fn syntax_decides_if_the_name_does_not() {
     for source in [
         "export const main = () => true",
         "const main = () => true;\nexport { main }",
@@ -307,7 +307,7 @@ async fn where_the_name_does_not_tell_the_syntax_does() {
 }
 
 #[tokio::test]
-async fn tricky_sources() {
+async fn unusual_sources_are_parsed() {
     for source in [
         "export const main = () => true // export const b = 2",
         "/* export { a } */ export const main = () => true",
@@ -347,7 +347,7 @@ async fn tricky_sources() {
 }
 
 #[tokio::test]
-async fn scripts_and_modules_side_by_side() {
+async fn scripts_and_modules_can_be_mixed() {
     let sandbox = loaded("one.js", "let shared = 1; function main() { return 'script' }").await;
     sandbox
         .load_script_as("two.mjs", "shared += 1; export const main = () => `module ${shared}`;")
@@ -390,7 +390,7 @@ let unused: OnlyAType;
 ";
 
 #[tokio::test]
-async fn typescript_loses_its_types_and_keeps_its_lines() {
+async fn typescript_types_are_removed_and_lines_kept() {
     for name in ["shapes.ts", "shapes.mts"] {
         let sandbox = loaded(name, TYPESCRIPT).await;
         let seen = sandbox.run("main", args![json!({ "x": 1 })]).await.unwrap();
@@ -412,7 +412,7 @@ async fn typescript_loses_its_types_and_keeps_its_lines() {
 }
 
 #[tokio::test]
-async fn a_hostile_source_costs_its_own_sandbox_only() {
+async fn hostile_source_affects_only_its_sandbox() {
     // Each level doubles the work of a backtracking parser.
     let sandbox = started(Runtime::JavaScript).await;
     let hostile = format!("{}d", "a?(b):c=>".repeat(60));
@@ -447,7 +447,7 @@ async fn a_hostile_source_costs_its_own_sandbox_only() {
 }
 
 #[tokio::test]
-async fn a_prelude_may_be_a_module() {
+async fn prelude_can_be_a_module() {
     let template = isola::Template::builder(Runtime::JavaScript)
         .prelude("const base = await Promise.resolve(40);\nexport const helper = (a) => base + a;")
         .build()
@@ -466,7 +466,7 @@ async fn a_prelude_may_be_a_module() {
 }
 
 #[tokio::test]
-async fn every_declared_global_is_there() {
+async fn every_declared_global_exists() {
     let server = crate::server::Server::http(super::fetch::echo).await;
     let host = server.host().hostcall("echo", |payload: Value| async move { Ok(payload) });
     let sandbox = started_with(Runtime::JavaScript, Limits::default(), host).await;

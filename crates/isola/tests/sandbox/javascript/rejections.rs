@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::fixture::{started, started_with};
 
 #[tokio::test]
-async fn an_unhandled_rejection_fails_the_call_with_its_reason() {
+async fn unhandled_rejection_fails_the_call() {
     let host =
         Handlers::new().hostcall("never", |_: Value| std::future::pending::<Result<Value, _>>());
     for (source, expected) in [
@@ -66,7 +66,7 @@ async fn an_unhandled_rejection_fails_the_call_with_its_reason() {
 }
 
 #[tokio::test]
-async fn an_unhandled_rejection_has_a_stack() {
+async fn unhandled_rejection_has_a_stack() {
     let sandbox = started(Runtime::JavaScript).await;
     sandbox
         .load_script_as("lost.js", "async function main() {\n  later();\n}\nasync function later() {\n  await null;\n  throw new Error('here');\n}")
@@ -85,7 +85,7 @@ async fn an_unhandled_rejection_has_a_stack() {
 }
 
 #[tokio::test]
-async fn what_is_handled_in_time_is_fine() {
+async fn handled_rejection_does_not_fail_the_call() {
     for source in [
         "async function main() { Promise.reject(1).catch(() => {}); return 'fine' }",
         "async function main() { const p = Promise.reject(1); try { await p } catch {} return 'fine' }",
@@ -104,7 +104,7 @@ async fn what_is_handled_in_time_is_fine() {
 }
 
 #[tokio::test]
-async fn a_top_level_that_loses_a_rejection_fails() {
+async fn unhandled_rejection_fails_the_top_level() {
     let sandbox = started(Runtime::JavaScript).await;
     let error = sandbox
         .load_script_as("top.js", "\nPromise.reject(new Error('at the top'))")
@@ -115,7 +115,7 @@ async fn a_top_level_that_loses_a_rejection_fails() {
 }
 
 #[tokio::test]
-async fn a_promise_that_nothing_can_settle_is_a_clear_error() {
+async fn promise_that_can_never_settle_is_an_error() {
     for source in [
         "async function main() { await new Promise(() => {}) }",
         "function main() { return new Promise(() => {}) }",
@@ -134,7 +134,7 @@ async fn a_promise_that_nothing_can_settle_is_a_clear_error() {
 }
 
 #[tokio::test]
-async fn scripts_cannot_hide_their_rejections_by_patching() {
+async fn patched_builtins_do_not_hide_rejections() {
     let sandbox = started(Runtime::JavaScript).await;
     sandbox
         .load_script(

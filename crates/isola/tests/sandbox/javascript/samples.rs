@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn plain_and_async_functions() {
+async fn plain_and_async_functions_are_called() {
     let host = Handlers::new().hostcall("lookup_user", |payload: Value| async move {
         assert_eq!(payload, json!({ "user_id": 7 }));
         Ok::<_, HostError>(Value::from(json!({ "name": "Ada" })))
@@ -34,7 +34,7 @@ async function lookupUser(userId) {
 }
 
 #[tokio::test]
-async fn generators_stream_and_their_value_is_the_end() {
+async fn generators_stream_items_and_return_a_result() {
     let sandbox = started(Runtime::JavaScript).await;
     sandbox
         .load_script(
@@ -63,7 +63,7 @@ async fn generators_stream_and_their_value_is_the_end() {
 }
 
 #[tokio::test]
-async fn fetch_with_a_plain_object() {
+async fn fetch_sends_a_plain_object_as_json() {
     let server = Server::http(|request| async move {
         assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/hello"));
         assert_eq!(request.headers()["content-type"], "application/json");
@@ -92,7 +92,7 @@ async fn fetch_with_a_plain_object() {
 }
 
 #[tokio::test]
-async fn headers_and_requests() {
+async fn headers_and_requests_can_be_created() {
     let sandbox = started(Runtime::JavaScript).await;
     sandbox
         .load_script(
@@ -127,7 +127,7 @@ async function main() {
 }
 
 #[tokio::test]
-async fn an_aborted_fetch() {
+async fn aborted_fetch_throws_abort_error() {
     let sandbox = started(Runtime::JavaScript).await;
     sandbox
         .load_script(
@@ -151,7 +151,7 @@ try {
 }
 
 #[tokio::test]
-async fn a_form() {
+async fn form_is_sent_url_encoded() {
     let server = Server::http(echo).await;
     let sandbox = started_with(Runtime::JavaScript, Limits::default(), server.host()).await;
     let sample = r#"
@@ -177,7 +177,7 @@ async function url(url) {
 }
 
 #[tokio::test]
-async fn logging_has_the_matching_level() {
+async fn console_methods_log_with_their_level() {
     let sandbox = started(Runtime::JavaScript).await;
     sandbox
         .load_script(

@@ -20,46 +20,46 @@ async fn check(table: &str, min_cases: usize, args: Args) {
 }
 
 #[tokio::test]
-async fn urls() {
+async fn url_cases_pass() {
     check(include_str!("url.js"), 60, args![]).await;
 }
 
 #[tokio::test]
-async fn headers() {
+async fn header_cases_pass() {
     check(include_str!("headers.js"), 25, args![]).await;
 }
 
 #[tokio::test]
-async fn requests() {
+async fn request_cases_pass() {
     check(include_str!("request.js"), 40, args![]).await;
 }
 
 #[tokio::test]
-async fn responses() {
+async fn response_cases_pass() {
     check(include_str!("response.js"), 35, args![]).await;
 }
 
 #[tokio::test]
-async fn aborting() {
+async fn abort_cases_pass() {
     check(include_str!("abort.js"), 15, args![]).await;
 }
 
 #[tokio::test]
-async fn streams() {
+async fn stream_cases_pass() {
     check(include_str!("streams.js"), 15, args![]).await;
 }
 
 #[tokio::test]
-async fn timers() {
+async fn timer_cases_pass() {
     check(include_str!("timers.js"), 18, args![]).await;
 }
 
 #[tokio::test]
-async fn blobs_and_forms() {
+async fn blob_and_form_cases_pass() {
     check(include_str!("blob.js"), 33, args![]).await;
 }
 
 #[tokio::test]
-async fn structured_values() {
+async fn structured_clone_cases_pass() {
     check(include_str!("structured.js"), 20, args![]).await;
 }

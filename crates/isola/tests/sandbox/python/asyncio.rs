@@ -68,7 +68,7 @@ pub(super) async fn check(rows: &[(&str, &str, &str)]) {
 }
 
 #[tokio::test]
-async fn run_while_a_script_loads() {
+async fn run_works_while_a_script_loads() {
     let script = "
 from sandbox.asyncio import hostcall, run
 
@@ -88,7 +88,7 @@ def main():
 }
 
 #[tokio::test]
-async fn hostcalls() {
+async fn hostcalls_return_fail_and_are_cancelled() {
     check(&[
         (
             "both parameters by name",
@@ -159,7 +159,7 @@ async def main():
 }
 
 #[tokio::test]
-async fn run_from_synchronous_code() {
+async fn run_works_in_synchronous_code() {
     check(&[
         ("a result", "async def f(): return 1\ndef main(): return run(f())", "1"),
         (
@@ -218,7 +218,7 @@ def main(): return [run(Later()), run(asyncio.gather(hostcall('echo', 1), hostca
 }
 
 #[tokio::test]
-async fn run_sends_the_items_of_an_async_generator() {
+async fn run_streams_the_items_of_an_async_generator() {
     let script = "
 async def items(n):
     for i in range(n):
@@ -254,7 +254,7 @@ async def within():
 }
 
 #[tokio::test]
-async fn run_within_a_running_loop() {
+async fn run_works_within_a_running_loop() {
     check(&[
         (
             "a synchronous helper of an async function",
@@ -389,7 +389,7 @@ async def main():
 }
 
 #[tokio::test]
-async fn pollables() {
+async fn pollables_can_be_awaited() {
     check(&[
         (
             "one",

@@ -15,7 +15,7 @@ fn script(metadata: &str, code: &str) -> String {
 }
 
 #[tokio::test]
-async fn dependencies_with_a_url_are_imported_from_there() {
+async fn dependencies_are_imported_from_their_url() {
     let server = serve(files()).await;
     for (dependencies, code) in [
         (r#"["helpers @ URL/modules", "pkg @ URL/modules/"]"#, "import helpers"),
@@ -50,7 +50,7 @@ def main():
 }
 
 #[tokio::test]
-async fn a_folder_is_asked_for_nothing_but_the_dependency() {
+async fn directory_serves_only_the_named_dependency() {
     let server = serve(files()).await;
     let sandbox = started_with(Runtime::Python, Limits::default(), server.host()).await;
     let metadata = format!("dependencies = [\"pkg @ {}\"]", server.url("/modules"));
@@ -69,7 +69,7 @@ def main(name):
 }
 
 #[tokio::test]
-async fn what_is_bundled_or_not_meant_for_here_needs_no_url() {
+async fn bundled_or_excluded_dependency_needs_no_url() {
     let sandbox = started(Runtime::Python).await;
     let metadata = "dependencies = [
   'pyyaml>=6', 'CBOR2', 'packaging[x]',
@@ -89,7 +89,7 @@ async fn what_is_bundled_or_not_meant_for_here_needs_no_url() {
 }
 
 #[tokio::test]
-async fn metadata_that_cannot_be_met_is_an_error_that_says_why() {
+async fn unsatisfiable_metadata_is_an_error_with_the_reason() {
     let server = serve(files()).await;
     for (metadata, expected) in [
         (

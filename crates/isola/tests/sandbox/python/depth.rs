@@ -7,7 +7,7 @@ use crate::fixture::{started, template};
 const KINDS: &str = include_str!("depth.py");
 
 #[tokio::test]
-async fn deep_data_is_freed_or_an_exception_says_that_it_is_too_deep() {
+async fn deep_data_is_freed_or_raises_an_exception() {
     let sandbox = started(Runtime::Python).await;
     sandbox.load_script(KINDS).await.unwrap();
     let names: Vec<String> = sandbox.run("names", args![]).await.unwrap().to().unwrap();
@@ -26,7 +26,7 @@ async fn deep_data_is_freed_or_an_exception_says_that_it_is_too_deep() {
 }
 
 #[tokio::test]
-async fn what_is_not_that_deep_works() {
+async fn moderately_deep_data_works() {
     let sandbox = template(Runtime::Python).await.sandbox().create().await.unwrap();
     sandbox.start().await.unwrap();
     let script = "
@@ -56,7 +56,7 @@ def main():
 }
 
 #[tokio::test]
-async fn a_value_that_is_too_deep_is_refused_in_a_few_words() {
+async fn error_of_a_deep_value_is_short() {
     let sandbox = started(Runtime::Python).await;
     sandbox
         .load_script(

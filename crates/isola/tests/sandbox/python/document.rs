@@ -110,7 +110,7 @@ fn users() -> Handlers {
 }
 
 #[tokio::test]
-async fn entry_points() {
+async fn entry_point_examples_run() {
     let sandbox = loaded(users(), ENTRY_POINTS).await;
     assert_eq!(sandbox.run("add", args![1, 2]).await.unwrap(), json!(3));
     let user = sandbox.run("lookup_user", args![7]).await.unwrap();
@@ -118,7 +118,7 @@ async fn entry_points() {
 }
 
 #[tokio::test]
-async fn stream() {
+async fn stream_example_runs() {
     let sandbox = loaded(Handlers::new(), STREAM).await;
     let all = events(sandbox.run_stream("stream_values", args![]).unwrap()).await;
     let (items, end) = results(&all);
@@ -127,7 +127,7 @@ async fn stream() {
 }
 
 #[tokio::test]
-async fn hostcalls_from_both_worlds() {
+async fn hostcall_examples_run() {
     for script in [HOSTCALL, RUN] {
         let user = loaded(users(), script).await.run("main", args![7]).await.unwrap();
         assert_eq!(user, json!({"id": 7, "name": "Ada"}));
@@ -135,7 +135,7 @@ async fn hostcalls_from_both_worlds() {
 }
 
 #[tokio::test]
-async fn requests_from_both_worlds() {
+async fn request_examples_run() {
     let server = Server::http(|request| async move {
         let mut response = complete_response(request.uri().query().unwrap_or("none").to_owned());
         response.headers_mut().insert("x-answer", "yes".parse().unwrap());
@@ -154,7 +154,7 @@ async fn requests_from_both_worlds() {
 }
 
 #[tokio::test]
-async fn modules() {
+async fn module_example_runs() {
     let host = Handlers::new().http(|request| async move {
         let source = "def answer():\n    return 42\n";
         let (status, body) = match request.uri().to_string().as_str() {
@@ -168,13 +168,13 @@ async fn modules() {
 }
 
 #[tokio::test]
-async fn serialization() {
+async fn serialization_example_runs() {
     let script = format!("{SERDE}\ndef main():\n    return [payload, value]\n");
     let seen = loaded(Handlers::new(), &script).await.run("main", args![]).await.unwrap();
     assert_eq!(seen, json!(["{\"hello\": \"world\"}", {"hello": "world"}]));
 }
 
 #[tokio::test]
-async fn imports() {
+async fn import_lines_run() {
     started(Runtime::Python).await.load_script(IMPORTS).await.unwrap();
 }

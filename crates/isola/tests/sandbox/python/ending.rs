@@ -26,7 +26,7 @@ async fn printed(call: isola::Call) -> String {
 }
 
 #[tokio::test]
-async fn files_that_are_left_open_are_whole_after_a_call() {
+async fn open_files_are_flushed_after_a_call() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = mounted(dir.path()).await;
     let script = "
@@ -64,7 +64,7 @@ def later():
 }
 
 #[tokio::test]
-async fn what_only_the_end_writes_is_whole_after_it() {
+async fn finish_writes_what_is_still_buffered() {
     let dir = tempfile::tempdir().unwrap();
     let sandbox = mounted(dir.path()).await;
     let script = "
@@ -94,7 +94,7 @@ def main():
 }
 
 #[tokio::test]
-async fn the_end_runs_what_python3_runs_at_its_end() {
+async fn finish_runs_exit_handlers_and_finalizers() {
     let sandbox = started(Runtime::Python).await;
     let script = "
 import atexit, sys, weakref
@@ -130,7 +130,7 @@ print('no line end', end='')
 }
 
 #[tokio::test]
-async fn standard_output_in_another_shape_is_whole() {
+async fn rewrapped_standard_output_is_flushed() {
     for (what, script) in [
         ("wrapped anew", "sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-8')"),
         ("detached", "sys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding='utf-8')"),
@@ -147,7 +147,7 @@ async fn standard_output_in_another_shape_is_whole() {
 }
 
 #[tokio::test]
-async fn the_null_device_takes_all_and_gives_nothing() {
+async fn null_device_discards_writes_and_reads_as_empty() {
     let sandbox = started(Runtime::Python).await;
     let script = "
 import contextlib, os, pathlib

@@ -19,7 +19,7 @@ async fn records(script: &str) -> Vec<(Level, String)> {
 }
 
 #[tokio::test]
-async fn waiting_for_many() {
+async fn gather_wait_and_timeouts_work() {
     check(&[
         (
             "gather keeps the order",
@@ -167,7 +167,7 @@ async def main():
 }
 
 #[tokio::test]
-async fn between_tasks() {
+async fn queues_locks_and_events_work() {
     check(&[
         (
             "queues",
@@ -257,7 +257,7 @@ async def main():
 }
 
 #[tokio::test]
-async fn the_loop_itself() {
+async fn timers_runners_and_executors_work() {
     check(&[
         (
             "timers run in the order of their time, and can be cancelled",
@@ -346,7 +346,7 @@ async def main():
 }
 
 #[tokio::test]
-async fn what_can_never_come() {
+async fn deadlocks_are_detected() {
     let script = "
 async def inner():
     await asyncio.Event().wait()
@@ -386,7 +386,7 @@ async def items():
 }
 
 #[tokio::test]
-async fn the_end_of_a_call_ends_what_is_left() {
+async fn pending_tasks_and_generators_end_with_the_call() {
     let script = "
 async def slow(name):
     try:

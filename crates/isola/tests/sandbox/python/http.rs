@@ -35,7 +35,7 @@ pub(super) async fn mirror(request: Request) -> Response {
 }
 
 #[tokio::test]
-async fn a_request_is_sent_as_it_was_described() {
+async fn request_is_sent_as_described() {
     let server = Server::http(mirror).await;
     let script = "
 from sandbox.http import fetch
@@ -120,7 +120,7 @@ async def amain(expression, url):
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_is_refused_by_name() {
+async fn invalid_requests_are_refused_with_the_reason() {
     let server = Server::http(mirror).await;
     let script = "
 from sandbox.http import fetch
@@ -198,7 +198,7 @@ def main(expression, url):
 }
 
 #[tokio::test]
-async fn a_request_is_sent_once() {
+async fn request_can_be_sent_only_once() {
     let server = Server::http(mirror).await;
     let script = "
 from sandbox.http import fetch
@@ -218,7 +218,7 @@ def main(url):
 }
 
 #[tokio::test]
-async fn a_response_is_read_in_every_way() {
+async fn response_is_read_by_every_method() {
     let server = Server::http(|_| async {
         let mut response = complete_response("{\"text\": \"h\u{e9}\"}\nlast");
         let headers = response.headers_mut();
@@ -309,7 +309,7 @@ pub(super) fn turns(host: Handlers, name: &str, next: mpsc::Receiver<Value>) -> 
 }
 
 #[tokio::test]
-async fn a_response_is_seen_while_the_server_still_sends() {
+async fn response_is_read_while_the_server_sends() {
     let script = "
 from sandbox.asyncio import hostcall, run
 from sandbox.http import fetch
@@ -374,7 +374,7 @@ async fn seen_one_by_one(script: &str, function: &str, method: &str, piece: &str
 }
 
 #[tokio::test]
-async fn ten_mebibytes_go_both_ways() {
+async fn ten_mebibytes_are_sent_and_received() {
     let server = Server::http(|request| async move {
         complete_response(request.into_body().collect().await.unwrap().to_bytes())
     })
@@ -404,7 +404,7 @@ async def main(url, streamed):
 }
 
 #[tokio::test]
-async fn many_requests_run_at_once() {
+async fn requests_run_concurrently() {
     // The server answers only after all requests have arrived.
     let all = Arc::new(Barrier::new(50));
     let server = Server::http(move |request| {
@@ -431,7 +431,7 @@ async def main(url):
 }
 
 #[tokio::test]
-async fn a_response_that_is_left_early_is_closed() {
+async fn response_that_is_left_early_is_closed() {
     let script = "
 from sandbox.asyncio import hostcall, run
 from sandbox.http import fetch
@@ -479,7 +479,7 @@ def error(url):
 }
 
 #[tokio::test]
-async fn trouble_with_the_server_is_a_request_error() {
+async fn invalid_response_is_a_request_error() {
     let script = "
 from sandbox.http import RequestError, fetch
 def main(url):
@@ -534,7 +534,7 @@ async def amain(url):
 }
 
 #[tokio::test]
-async fn a_server_that_is_gone_or_silent_is_an_error() {
+async fn unreachable_or_silent_server_is_an_error() {
     let server = Server::http(|_| std::future::pending()).await;
     let script = "
 from sandbox.http import fetch
@@ -565,7 +565,7 @@ async def amain(url, timeout=None):
 }
 
 #[tokio::test]
-async fn a_redirect_is_the_scripts_to_follow() {
+async fn redirects_are_not_followed() {
     let server = Server::http(|request| async move {
         let mut response = complete_response(request.uri().path().to_owned());
         if request.uri().path() == "/old" {
@@ -589,7 +589,7 @@ def main(url):
 }
 
 #[tokio::test]
-async fn a_proxy_is_the_hosts_to_heed() {
+async fn proxy_is_passed_to_the_host() {
     let host = Handlers::new().http(|request| async move {
         let proxy = request.headers()["x-isola-proxy"].to_str().unwrap().to_owned();
         Ok(::http::Response::new(isola::http::Body::from(proxy)))
@@ -616,7 +616,7 @@ def main():
 }
 
 #[tokio::test]
-async fn without_http_a_request_says_so() {
+async fn disabled_http_is_a_request_error() {
     let sandbox = started(Runtime::Python).await;
     sandbox
         .load_script(

@@ -146,7 +146,7 @@ async fn sandbox(server: &Server) -> Sandbox {
 }
 
 #[tokio::test]
-async fn a_tree_and_an_archive_of_modules_import() {
+async fn modules_are_imported_from_a_tree_and_an_archive() {
     let server = serve(files()).await;
     for (path, base) in [
         ("/modules", "/modules"),
@@ -169,7 +169,7 @@ async fn a_tree_and_an_archive_of_modules_import() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_imported_is_an_error_with_the_url() {
+async fn import_error_contains_the_url() {
     let server = serve(files()).await;
     for (path, name, expected) in [
         ("/modules", "missing", "ModuleNotFoundError: No module named 'missing' here or at URL"),
@@ -224,7 +224,7 @@ async fn tracebacks_show_the_lines_of_remote_modules() {
 }
 
 #[tokio::test]
-async fn importers_are_python_finders_like_others() {
+async fn importers_are_standard_finders() {
     let server = serve(files()).await;
     let sandbox = sandbox(&server).await;
     let (tree, archive) = (server.url("/modules"), server.url("/modules.zip"));
@@ -237,7 +237,7 @@ async fn importers_are_python_finders_like_others() {
 }
 
 #[tokio::test]
-async fn an_archive_lists_its_data_and_a_tree_cannot() {
+async fn only_an_archive_can_list_its_data() {
     let server = serve(files()).await;
     let listed = sandbox(&server).await.run("listed", args![server.url("/modules.zip")]).await;
     assert_eq!(listed.unwrap(), json!(["__init__.py", "data", "deep", "sub.py"]));

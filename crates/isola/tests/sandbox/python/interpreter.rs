@@ -19,7 +19,7 @@ def select(name):
 ";
 
 #[tokio::test]
-async fn time_zones_and_locales() {
+async fn time_zones_and_locales_are_available() {
     let sandbox = started(Runtime::Python).await;
     sandbox.load_script(ATTEMPT).await.unwrap();
     for (expression, expected) in [
@@ -45,7 +45,7 @@ async fn time_zones_and_locales() {
 }
 
 #[tokio::test]
-async fn what_stands_in_for_builtins_behaves_like_them() {
+async fn replaced_builtins_behave_like_builtins() {
     let sandbox = started(Runtime::Python).await;
     sandbox.load_script(ATTEMPT).await.unwrap();
     let script = "
@@ -90,7 +90,7 @@ def warned():
 }
 
 #[tokio::test]
-async fn a_byte_order_mark_begins_no_script() {
+async fn byte_order_mark_is_ignored() {
     let sandbox = started(Runtime::Python).await;
     sandbox.load_script("\u{feff}first = 1\n").await.unwrap();
     sandbox

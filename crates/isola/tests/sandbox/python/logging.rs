@@ -38,7 +38,7 @@ async fn check(rows: &[(&str, &str, &[&str])]) {
 }
 
 #[tokio::test]
-async fn the_four_functions() {
+async fn logging_functions_create_records() {
     check(&[
         (
             "levels",
@@ -128,7 +128,7 @@ except TypeError as raised:
 }
 
 #[tokio::test]
-async fn the_standard_module() {
+async fn standard_logging_module_creates_records() {
     check(&[
         (
             "its levels, and those between and above",

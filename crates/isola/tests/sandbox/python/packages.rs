@@ -56,7 +56,7 @@ async fn pure_python_packages_import_from_a_mount() {
 }
 
 #[tokio::test]
-async fn a_script_can_name_the_folder_itself() {
+async fn script_can_append_the_directory_to_its_path() {
     let template = Template::builder(Runtime::Python)
         .mount(Mount::new(site_packages(), "/lib/site-packages"))
         .build()

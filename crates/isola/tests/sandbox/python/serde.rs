@@ -34,7 +34,7 @@ async fn sandbox() -> Sandbox {
 }
 
 #[tokio::test]
-async fn each_format_is_written_and_read_as_it_should_be() {
+async fn each_format_is_encoded_and_decoded() {
     let sandbox = sandbox().await;
     for (expression, expected) in [
         (r#"dumps({'hello': 'world'}, 'json')"#, r#"'{"hello": "world"}'"#),
@@ -70,7 +70,7 @@ async fn each_format_is_written_and_read_as_it_should_be() {
 }
 
 #[tokio::test]
-async fn values_come_back_as_they_went() {
+async fn values_round_trip() {
     let sandbox = sandbox().await;
     const JSON: &[&str] = &[
         "{'a': [1, -2.5, None, True, 'é🦀'], 'b': {}}",
@@ -108,7 +108,7 @@ async fn values_come_back_as_they_went() {
 }
 
 #[tokio::test]
-async fn what_is_not_of_the_format_is_refused() {
+async fn invalid_data_is_refused() {
     let sandbox = sandbox().await;
     for (expression, expected) in [
         ("dumps(1, 'xml')", "ValueError: unknown format 'xml': use one of 'json', 'yaml', 'cbor'"),

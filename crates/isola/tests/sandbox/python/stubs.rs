@@ -34,7 +34,7 @@ async fn differences(sandbox: &Sandbox, stubs: &BTreeMap<String, String>) -> Vec
 }
 
 #[tokio::test]
-async fn they_have_what_the_modules_have() {
+async fn stubs_match_the_modules() {
     let stubs = texts("stubs/sandbox", "pyi");
     let modules = texts("src/sandbox", "py");
     assert!(stubs.keys().eq(modules.keys()), "{:?}, {:?}", stubs.keys(), modules.keys());
@@ -43,7 +43,7 @@ async fn they_have_what_the_modules_have() {
 }
 
 #[tokio::test]
-async fn a_difference_is_found() {
+async fn differences_are_found() {
     let stubs = texts("stubs/sandbox", "pyi");
     let sandbox = sandbox().await;
     for (module, what, instead, expected) in [

@@ -39,7 +39,7 @@ def main(url):
 ";
 
 #[tokio::test]
-async fn what_the_host_holds_of_them_is_bounded() {
+async fn memory_of_uploads_is_limited() {
     let server = Server::http(|request| async move {
         let body = request.into_body().collect().await.map(|body| body.to_bytes().len());
         complete_response(format!("{}", body.unwrap_or_default()))
@@ -102,7 +102,7 @@ async def main(url, seekable):
 }
 
 #[tokio::test]
-async fn a_request_is_seen_while_the_guest_still_sends() {
+async fn request_is_received_while_the_guest_sends() {
     // The guest sends a piece after the server has reported the previous one.
     let script = "
 from sandbox.asyncio import hostcall, run
@@ -148,7 +148,7 @@ async def amain(url):
 }
 
 #[tokio::test]
-async fn both_bodies_stream_at_once() {
+async fn both_bodies_are_streamed_concurrently() {
     // An echo: each piece comes back before the next is sent.
     let server = Server::http(|request| async move {
         let (send, body) = mpsc::channel(1);
@@ -183,7 +183,7 @@ async def main(url):
 }
 
 #[tokio::test]
-async fn an_upload_that_fails_is_never_taken_for_a_complete_one() {
+async fn failed_upload_is_not_a_complete_body() {
     let (report, mut reports) = mpsc::unbounded_channel();
     let server = Server::http(move |request| {
         let report = report.clone();
@@ -231,7 +231,7 @@ async def cancelled(url):
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_early_ends_the_upload() {
+async fn early_response_ends_the_upload() {
     // The server answers without reading the body, and closes the connection.
     let server =
         Server::raw(b"HTTP/1.1 413 Too Large\r\nconnection: close\r\ncontent-length: 3\r\n\r\nno!")

@@ -27,7 +27,7 @@ def attempt(expression):
 ";
 
 #[tokio::test]
-async fn a_wait_with_a_timeout_lasts_that_long_and_takes_no_cpu_time() {
+async fn timed_wait_takes_its_time_and_no_cpu_time() {
     let sandbox = started(Runtime::Python).await;
     sandbox.load_script(WAITS).await.unwrap();
     for (expression, expected) in [
@@ -55,7 +55,7 @@ async fn a_wait_with_a_timeout_lasts_that_long_and_takes_no_cpu_time() {
 }
 
 #[tokio::test]
-async fn a_wait_for_what_can_never_come_is_an_error() {
+async fn wait_that_can_never_end_is_an_error() {
     let sandbox = started(Runtime::Python).await;
     sandbox.load_script(WAITS).await.unwrap();
     for expression in [
@@ -83,7 +83,7 @@ async fn a_wait_for_what_can_never_come_is_an_error() {
 }
 
 #[tokio::test]
-async fn locks_are_what_they_are_elsewhere() {
+async fn locks_behave_as_in_cpython() {
     let sandbox = started(Runtime::Python).await;
     let script = "
 import _thread, pickle, queue, threading, time

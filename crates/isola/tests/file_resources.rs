@@ -11,12 +11,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Runs the tests one after another, because all measure the process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files() {
+async fn file_operations_use_limited_resources() {
     let template = Template::builder(Runtime::Python).build().await.unwrap();
-    directories_are_not_held_as_a_whole(&template).await;
-    file_operations_are_cpu_time(&template).await;
+    directories_are_not_read_as_a_whole(&template).await;
+    file_operations_count_as_cpu_time(&template).await;
     one_guest_does_not_take_all_descriptors(&template).await;
-    a_file_that_grows_too_large_does_not_end_the_process(&template).await;
+    file_beyond_the_size_limit_does_not_end_the_process(&template).await;
 }
 
 async fn sandbox(template: &Template, host: &Path, script: &str) -> Sandbox {
@@ -47,7 +47,7 @@ fn process_cpu() -> Duration {
 
 const ENTRIES: usize = 50_000;
 
-async fn directories_are_not_held_as_a_whole(template: &Template) {
+async fn directories_are_not_read_as_a_whole(template: &Template) {
     let dir = tempfile::tempdir().unwrap();
     for number in 0..ENTRIES {
         fs::write(dir.path().join(format!("an-entry-with-a-long-name-{number:08}")), "").unwrap();
@@ -87,7 +87,7 @@ def release():
     assert!(descriptors() < before.1, "{} {}", descriptors(), before.1);
 }
 
-async fn file_operations_are_cpu_time(template: &Template) {
+async fn file_operations_count_as_cpu_time(template: &Template) {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     fs::create_dir(at("many")).unwrap();
@@ -192,7 +192,7 @@ def release():
 }
 
 /// The kernel would send `SIGXFSZ`, which terminates a process by default.
-async fn a_file_that_grows_too_large_does_not_end_the_process(template: &Template) {
+async fn file_beyond_the_size_limit_does_not_end_the_process(template: &Template) {
     const MAX_FILE_SIZE: u64 = 1 << 20;
     let dir = tempfile::tempdir().unwrap();
     let sandbox = sandbox(
