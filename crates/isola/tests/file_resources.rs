@@ -1,5 +1,8 @@
-//! The resources that file operations of guests take from the process: CPU time,
-//! memory, descriptors. A test binary of its own, because the process is measured.
+//! The resources of the process that file operations of guests use: CPU time, memory,
+//! file descriptors, and the size of files.
+//!
+//! They are a separate test binary, because they measure the process and change its
+//! limits.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
@@ -8,6 +11,11 @@ use std::{fs, path::Path, time::Duration};
 
 use isola::{Limit, Mount, Permission, Runtime, Sandbox, Template, args};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use self::process::{descriptors, process_cpu_time, resident_bytes};
+
+#[path = "sandbox/process.rs"]
+mod process;
 
 /// Runs the tests one after another, because all measure the process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -30,19 +38,28 @@ async fn sandbox(template: &Template, host: &Path, script: &str) -> Sandbox {
 }
 
 fn resident_mebibytes() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+    resident_bytes() >> 20
 }
 
-fn descriptors() -> usize {
-    fs::read_dir("/proc/self/fd").unwrap().count()
+/// A limit of the process, which is restored when this is dropped.
+struct ChangedLimit {
+    resource: Resource,
+    old: Rlimit,
 }
 
-/// Returns the CPU time of all threads of the process.
-fn process_cpu() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
+impl ChangedLimit {
+    fn new(resource: Resource, current: u64) -> Self {
+        let old = getrlimit(resource);
+        setrlimit(resource, Rlimit { current: Some(current), maximum: old.maximum }).unwrap();
+        Self { resource, old }
+    }
+}
+
+impl Drop for ChangedLimit {
+    fn drop(&mut self) {
+        let restored = setrlimit(self.resource, self.old);
+        assert!(restored.is_ok() || std::thread::panicking(), "{restored:?}");
+    }
 }
 
 const ENTRIES: usize = 50_000;
@@ -117,10 +134,10 @@ async fn file_operations_count_as_cpu_time(template: &Template) {
         let script = format!("import os\ndef main():\n    while True:\n        {operation}\n");
         let sandbox = sandbox(template, dir.path(), &script).await;
         let limit = Duration::from_millis(500);
-        let before = process_cpu();
+        let before = process_cpu_time();
         let call = sandbox.run("main", args![]).cpu_timeout(limit).timeout(limit * 60);
         let error = call.await.unwrap_err();
-        let took = process_cpu() - before;
+        let took = process_cpu_time() - before;
         assert_eq!(error.limit(), Some(Limit::CpuTime), "{what}: {error}");
         println!("{what}: {took:?}");
         // Passing an operation to another thread takes CPU time that is not charged.
@@ -149,9 +166,7 @@ def release():
     held.clear()
     return open('/data/file').read()
 ";
-    let old = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: Some(SOFT_LIMIT), maximum: old.maximum })
-        .unwrap();
+    let _limit = ChangedLimit::new(Resource::Nofile, SOFT_LIMIT);
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("file"), "content").unwrap();
     let before = descriptors();
@@ -188,7 +203,6 @@ def release():
     }
     drop(sandboxes);
     assert_eq!(descriptors(), before);
-    setrlimit(Resource::Nofile, old).unwrap();
 }
 
 /// The kernel would send `SIGXFSZ`, which terminates a process by default.
@@ -215,9 +229,7 @@ def cut(size):
 ",
     )
     .await;
-    let old = getrlimit(Resource::Fsize);
-    setrlimit(Resource::Fsize, Rlimit { current: Some(MAX_FILE_SIZE), maximum: old.maximum })
-        .unwrap();
+    let _limit = ChangedLimit::new(Resource::Fsize, MAX_FILE_SIZE);
     for (function, args) in [
         ("grow", args!["wb", 2 * MAX_FILE_SIZE]),
         ("grow", args!["ab", 2 * MAX_FILE_SIZE]),
@@ -232,5 +244,4 @@ def cut(size):
     }
     assert_eq!(sandbox.run("cut", args![MAX_FILE_SIZE]).await.unwrap().as_str(), "null");
     assert_eq!(fs::metadata(dir.path().join("file")).unwrap().len(), MAX_FILE_SIZE);
-    setrlimit(Resource::Fsize, old).unwrap();
 }

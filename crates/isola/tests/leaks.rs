@@ -1,28 +1,39 @@
-//! Checks that ten thousand forks leak no memory, mapping or descriptor, and that a
-//! snapshot file is in memory only once. A test binary of its own, because the
-//! process is measured.
+//! The resources of the process that copies of guests use: ten thousand forks leak no
+//! memory, mapping or file descriptor, and a snapshot file is in memory only once.
+//!
+//! They are a separate test binary, because they measure the process.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use isola::{Runtime, Template, args};
 
+use self::process::{descriptors, mappings, resident_bytes};
+
+#[path = "sandbox/process.rs"]
+mod process;
+
+/// Runs the tests one after another, because all measure the process.
+#[tokio::test]
+async fn copies_leak_no_resources() {
+    snapshot_file_is_in_memory_once().await;
+    live_copies_hold_few_descriptors().await;
+    ten_thousand_forks_leak_nothing().await;
+}
+
 #[derive(Debug)]
 struct ProcessUsage {
     descriptors: usize,
     mappings: usize,
     /// Resident memory, in MiB.
-    memory: usize,
+    memory: u64,
 }
 
 fn process_usage() -> ProcessUsage {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let kibibytes: usize = resident.trim().trim_end_matches(" kB").parse().unwrap();
     ProcessUsage {
-        descriptors: std::fs::read_dir("/proc/self/fd").unwrap().count(),
-        mappings: std::fs::read_to_string("/proc/self/maps").unwrap().lines().count(),
-        memory: kibibytes >> 10,
+        descriptors: descriptors(),
+        mappings: mappings(),
+        memory: resident_bytes() >> 20,
     }
 }
 
@@ -56,9 +67,9 @@ async fn snapshot_file_is_in_memory_once() {
         parent.load_script(other).await.unwrap();
         parent.snapshot().await.unwrap().save(&path).await.unwrap();
         let changed = template.load_snapshot(&path).await.unwrap().create_sandbox().await.unwrap();
-        assert_eq!(changed.run("main", args![]).await.unwrap().as_str(), "2");
+        assert_eq!(changed.run("main", args![]).await.unwrap().as_str(), "2", "{runtime}");
         for sandbox in &sandboxes {
-            assert_eq!(sandbox.run("main", args![]).await.unwrap().as_str(), "1");
+            assert_eq!(sandbox.run("main", args![]).await.unwrap().as_str(), "1", "{runtime}");
         }
         // So is a damaged one, although its old content is in use.
         let mut bytes = std::fs::read(&path).unwrap();
@@ -66,7 +77,7 @@ async fn snapshot_file_is_in_memory_once() {
         bytes[middle] ^= 1;
         std::fs::write(&path, bytes).unwrap();
         let error = template.load_snapshot(&path).await.unwrap_err();
-        assert_eq!(error.code(), "snapshot_refused");
+        assert_eq!(error.code(), "snapshot_refused", "{runtime}");
         drop((sandboxes, changed));
         assert_eq!(images(), before, "{runtime}");
     }
@@ -107,14 +118,6 @@ async fn live_copies_hold_few_descriptors() {
     assert_eq!(images(), before);
 }
 
-/// Runs the tests one after another, because all measure the process.
-#[tokio::test]
-async fn copies_leak_no_resources() {
-    snapshot_file_is_in_memory_once().await;
-    live_copies_hold_few_descriptors().await;
-    ten_thousand_forks_leak_nothing().await;
-}
-
 async fn ten_thousand_forks_leak_nothing() {
     for (runtime, script, forks) in [
         (Runtime::JavaScript, "let n = 0; const main = () => ++n", 9_000),
@@ -128,7 +131,8 @@ async fn ten_thousand_forks_leak_nothing() {
             for _ in 0..forks / 10 {
                 // A new snapshot each time, and forks of it.
                 let children = parent.fork(10).await.unwrap();
-                assert_eq!(children[3].run("main", args![]).await.unwrap().as_str(), "1");
+                let answer = children[3].run("main", args![]).await.unwrap();
+                assert_eq!(answer.as_str(), "1", "{runtime}");
             }
         };
         round(forks / 10).await;

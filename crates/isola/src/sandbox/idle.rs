@@ -1,6 +1,8 @@
 //! A test of the invariant that an idle guest holds no host handle: its resource
 //! table is empty between calls.
 
+use test_macros::each_runtime;
+
 use crate::{Handlers, Runtime, Template, args, http::Body};
 
 const PYTHON: &str = "
@@ -50,8 +52,8 @@ async function* main(url) {
 }
 ";
 
-#[tokio::test]
-async fn an_idle_guest_holds_no_host_handle() {
+#[each_runtime]
+async fn an_idle_guest_holds_no_host_handle(runtime: Runtime) {
     let host = Handlers::new().hostcall("echo", |payload| async move { Ok(payload) }).http(
         |request| async move {
             match request.uri().path() {
@@ -60,17 +62,19 @@ async fn an_idle_guest_holds_no_host_handle() {
             }
         },
     );
-    for (runtime, script) in [(Runtime::Python, PYTHON), (Runtime::JavaScript, JAVASCRIPT)] {
-        let template = Template::builder(runtime).build().await.unwrap();
-        let sandbox = template.sandbox().host(host.clone()).create().await.unwrap();
-        sandbox.start().await.unwrap();
-        sandbox.load_script(script).await.unwrap();
-        for url in ["http://example.test/", "http://example.test/refused"] {
-            sandbox.run("main", args![url]).await.unwrap();
-            let mut lease = sandbox.shared.lease(false).unwrap();
-            let table = &lease.guest().unwrap().store.data().table;
-            assert!(table.is_empty(), "{runtime} after {url}: {table:?}");
-            lease.release();
-        }
+    let script = match runtime {
+        Runtime::Python => PYTHON,
+        Runtime::JavaScript => JAVASCRIPT,
+    };
+    let template = Template::builder(runtime).build().await.unwrap();
+    let sandbox = template.sandbox().host(host).create().await.unwrap();
+    sandbox.start().await.unwrap();
+    sandbox.load_script(script).await.unwrap();
+    for url in ["http://example.test/", "http://example.test/refused"] {
+        sandbox.run("main", args![url]).await.unwrap();
+        let mut lease = sandbox.shared.lease(false).unwrap();
+        let table = &lease.guest().unwrap().store.data().table;
+        assert!(table.is_empty(), "after {url}: {table:?}");
+        lease.release();
     }
 }

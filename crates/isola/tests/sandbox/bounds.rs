@@ -7,9 +7,10 @@ use isola::{
     http::{Body, HeaderMap, HeaderName, HeaderValue, MAX_HEADER_FIELDS},
 };
 use serde_json::json;
+use test_macros::each_runtime;
 
 use crate::{
-    fixture::{BOTH, Script, started, started_with},
+    fixture::{Script, started, started_with},
     server::Server,
 };
 
@@ -48,50 +49,63 @@ fn host_with_field_count() -> Handlers {
     })
 }
 
-#[tokio::test]
-async fn header_fields_of_a_request_are_limited() {
-    for runtime in BOTH {
-        // Also with HTTP disabled: the request is checked first.
-        for enabled in [false, true] {
-            let sandbox = if enabled {
-                started_with(runtime, Limits::default(), host_with_field_count()).await
-            } else {
-                started(runtime).await
-            };
-            sandbox.load_script(MANY_FIELDS.of(runtime)).await.unwrap();
-            for (count, length, same) in [
-                (MAX_HEADER_FIELDS + 50, 1, false),
-                (24_577, 1, false),
-                (30_000, 1, false),
-                (33_000, 0, false),
-                (300, 1_000, false),
-                (1, 300 << 10, false),
-                // Repeated fields are joined to one in JavaScript.
-                (300, 1_000, true),
-            ] {
-                if runtime == Runtime::JavaScript && count > 5_000 {
-                    // Each `append` to its `Headers` takes linear time.
-                    continue;
-                }
-                let outcome = sandbox.run("main", args![count, length, same]).await;
-                let outcome: Vec<serde_json::Value> = outcome.unwrap().to().unwrap();
-                assert_eq!(outcome.len(), 2, "{runtime} {count} {length}: {outcome:?}");
-                if runtime == Runtime::Python {
-                    let why = outcome[1].as_str().unwrap();
-                    assert!(
-                        why.contains("header fields") || why.contains("headers exceed"),
-                        "{count} {length}: {why}"
-                    );
-                }
+#[each_runtime]
+async fn header_fields_of_a_request_are_limited(runtime: Runtime) {
+    // Also with HTTP disabled: the request is checked first.
+    for enabled in [false, true] {
+        let sandbox = if enabled {
+            started_with(runtime, Limits::default(), host_with_field_count()).await
+        } else {
+            started(runtime).await
+        };
+        sandbox.load_script(MANY_FIELDS.of(runtime)).await.unwrap();
+        for (count, length, same) in [
+            (MAX_HEADER_FIELDS + 50, 1, false),
+            (24_577, 1, false),
+            (30_000, 1, false),
+            (33_000, 0, false),
+            (300, 1_000, false),
+            (1, 300 << 10, false),
+            // Repeated fields are joined to one in JavaScript.
+            (300, 1_000, true),
+        ] {
+            if runtime == Runtime::JavaScript && count > 5_000 {
+                // Each `append` to its `Headers` takes linear time.
+                continue;
             }
-            let outcome = sandbox.run("main", args![900, 1, false]).await.unwrap();
-            assert_eq!(outcome == json!([200]), enabled, "{runtime}: {outcome}");
+            let outcome = sandbox.run("main", args![count, length, same]).await;
+            let outcome: Vec<serde_json::Value> = outcome.unwrap().to().unwrap();
+            assert_eq!(outcome.len(), 2, "{count} {length}: {outcome:?}");
+            if runtime == Runtime::Python {
+                let why = outcome[1].as_str().unwrap();
+                assert!(
+                    why.contains("header fields") || why.contains("headers exceed"),
+                    "{count} {length}: {why}"
+                );
+            }
         }
+        let outcome = sandbox.run("main", args![900, 1, false]).await.unwrap();
+        assert_eq!(outcome == json!([200]), enabled, "{outcome}");
     }
 }
 
-#[tokio::test]
-async fn header_fields_of_a_response_are_limited() {
+const STATUS_OR_ERROR: Script = Script {
+    python: "
+from sandbox.http import fetch
+def main(url):
+    try:
+        with fetch('GET', url) as response:
+            return response.status
+    except Exception as error:
+        return str(error)
+",
+    javascript: "
+const main = (url) => fetch(url).then((response) => response.status, (error) => error.message);
+",
+};
+
+#[each_runtime]
+async fn header_fields_of_a_response_are_limited(runtime: Runtime) {
     let host = Handlers::new().http(|request| async move {
         let mut headers = HeaderMap::new();
         let count: usize = request.uri().path().trim_start_matches(['/', 's']).parse().unwrap();
@@ -104,34 +118,22 @@ async fn header_fields_of_a_response_are_limited() {
         *response.headers_mut() = headers;
         Ok(response)
     });
-    let script = Script {
-        python: "
-from sandbox.http import fetch
-def main(url):
-    try:
-        with fetch('GET', url) as response:
-            return response.status
-    except Exception as error:
-        return str(error)
-",
-        javascript: "
-const main = (url) => fetch(url).then((response) => response.status, (error) => error.message);
-",
+    let sandbox = started_with(runtime, Limits::default(), host).await;
+    sandbox.load_script(STATUS_OR_ERROR.of(runtime)).await.unwrap();
+    let fetch = async |path: &str| {
+        let url = format!("http://a.test/{path}");
+        sandbox.run("main", args![url]).await.unwrap().to::<serde_json::Value>().unwrap()
     };
-    for runtime in BOTH {
-        let sandbox = started_with(runtime, Limits::default(), host.clone()).await;
-        sandbox.load_script(script.of(runtime)).await.unwrap();
-        let fetch = async |path: &str| {
-            let url = format!("http://a.test/{path}");
-            sandbox.run("main", args![url]).await.unwrap().to::<serde_json::Value>().unwrap()
-        };
-        assert_eq!(fetch("1000").await, 200, "{runtime}");
-        for path in ["1001", "20000", "s1001", "s70000"] {
-            let outcome = fetch(path).await;
-            assert!(outcome.as_str().unwrap().contains("header fields"), "{runtime}: {outcome}");
-        }
+    assert_eq!(fetch("1000").await, 200);
+    for path in ["1001", "20000", "s1001", "s70000"] {
+        let outcome = fetch(path).await;
+        assert!(outcome.as_str().unwrap().contains("header fields"), "{outcome}");
     }
-    // A real server that sends more fields than a map can hold.
+}
+
+/// The server sends more fields than a map can hold.
+#[tokio::test]
+async fn header_fields_of_a_server_are_limited() {
     let mut answer = String::from("HTTP/1.1 200 OK\r\n");
     for number in 0..40_000 {
         answer += &format!("x{number}: v\r\n");
@@ -139,7 +141,7 @@ const main = (url) => fetch(url).then((response) => response.status, (error) => 
     answer += "content-length: 0\r\n\r\n";
     let server = Server::raw(answer.leak().as_bytes()).await;
     let sandbox = started_with(Runtime::Python, Limits::default(), server.host()).await;
-    sandbox.load_script(script.python).await.unwrap();
+    sandbox.load_script(STATUS_OR_ERROR.python).await.unwrap();
     let outcome = sandbox.run("main", args![server.url("/")]).await.unwrap();
     assert!(outcome.as_str().contains("failed"), "{outcome}");
 }
@@ -247,8 +249,8 @@ async fn chunks_that_are_not_taken_are_limited() {
     assert!(held <= 600, "{held} {last}");
 }
 
-#[tokio::test]
-async fn errors_truncate_long_values() {
+#[each_runtime]
+async fn errors_truncate_long_values(runtime: Runtime) {
     let script = Script {
         python: "
 from componentize_py_types import Err
@@ -275,14 +277,12 @@ async function main() {
 }
 ",
     };
-    for runtime in BOTH {
-        let sandbox = started(runtime).await;
-        sandbox.load_script(script.of(runtime)).await.unwrap();
-        let lengths: Vec<usize> = sandbox.run("main", args![]).await.unwrap().to().unwrap();
-        let expected = if runtime == Runtime::Python { 4 } else { 1 };
-        assert_eq!(lengths.len(), expected, "{runtime}: {lengths:?}");
-        assert!(lengths.iter().all(|length| *length < 10_000), "{runtime}: {lengths:?}");
-    }
+    let sandbox = started(runtime).await;
+    sandbox.load_script(script.of(runtime)).await.unwrap();
+    let lengths: Vec<usize> = sandbox.run("main", args![]).await.unwrap().to().unwrap();
+    let expected = if runtime == Runtime::Python { 4 } else { 1 };
+    assert_eq!(lengths.len(), expected, "{lengths:?}");
+    assert!(lengths.iter().all(|length| *length < 10_000), "{lengths:?}");
 }
 
 #[tokio::test]

@@ -10,6 +10,11 @@ use std::{
 };
 
 use isola::{Runtime, Template, args, clear_cache, list_cache};
+use test_macros::each_runtime;
+
+#[cfg(unix)]
+use crate::fixture::create_fifo;
+use crate::fixture::template;
 
 /// Writes a small component for tests of the cache alone. It is refused when it is
 /// linked, which is after it was cached.
@@ -184,16 +189,7 @@ async fn special_files_as_entries_are_rebuilt() {
     };
     assert_eq!(files().len(), 3);
     for replace in [
-        &(|path: &Path| {
-            rustix::fs::mknodat(
-                rustix::fs::CWD,
-                path,
-                rustix::fs::FileType::Fifo,
-                rustix::fs::Mode::from_raw_mode(0o600),
-                0,
-            )
-            .unwrap();
-        }) as &dyn Fn(&Path),
+        &create_fifo as &dyn Fn(&Path),
         &|path| std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
         &|path| fs::File::create(path).unwrap().set_len(8 << 30).unwrap(),
     ] {
@@ -243,18 +239,16 @@ async fn invalid_component_is_refused() {
     }
 }
 
-#[tokio::test]
-async fn runtime_is_loaded_from_the_cache() {
-    for runtime in crate::fixture::BOTH {
-        crate::fixture::template(runtime).await;
-        // The second build finds the entry of the first one.
-        let template = Template::builder(runtime)
-            .on_compile(|| panic!("compiled again instead of loaded from the cache"))
-            .build()
-            .await
-            .unwrap();
-        let sandbox = template.sandbox().create().await.unwrap();
-        sandbox.start().await.unwrap();
-        assert!(sandbox.run("missing", args![]).await.is_err());
-    }
+#[each_runtime]
+async fn runtime_is_loaded_from_the_cache(runtime: Runtime) {
+    template(runtime).await;
+    // The second build finds the entry of the first one.
+    let cached = Template::builder(runtime)
+        .on_compile(|| panic!("compiled again instead of loaded from the cache"))
+        .build()
+        .await
+        .unwrap();
+    let sandbox = cached.sandbox().create().await.unwrap();
+    sandbox.start().await.unwrap();
+    assert!(sandbox.run("missing", args![]).await.is_err());
 }

@@ -1,8 +1,12 @@
 //! Guests that call the contract's functions directly, with invalid arguments.
 
-use isola::{Error, Handlers, Limits, Runtime, args};
+use std::sync::Arc;
 
-use crate::fixture::{Script, loaded, started_with};
+use isola::{Error, Handlers, Limits, Runtime, args};
+use test_macros::each_runtime;
+use tokio::sync::Barrier;
+
+use crate::fixture::{Script, loaded, started_with, wait_for};
 
 const PRELUDE: &str = "
 from wit_world.imports import host
@@ -99,25 +103,28 @@ async fn hostcall_number_in_use_is_refused() {
     assert_eq!(outcome("host.hostcall(1, 'echo', '1')").await.unwrap().as_str(), "\"fine\"");
 }
 
-#[tokio::test]
-async fn lone_surrogates_are_passed_as_escapes() {
+#[each_runtime]
+async fn lone_surrogates_are_passed_as_escapes(runtime: Runtime) {
     let script = Script {
         python: "def main():\n    return ['\\ud800', '\\ude00x']\n",
         javascript: "function main() { return ['\\ud800', '\\ude00x'] }",
     };
-    for runtime in crate::fixture::BOTH {
-        let value = loaded(runtime, script).await.run("main", args![]).await.unwrap();
-        assert_eq!(value.as_str().to_lowercase(), r#"["\ud800","\ude00x"]"#, "{runtime}");
-        // A Rust string cannot represent it: an error.
-        assert!(value.to::<Vec<String>>().is_err());
-    }
+    let value = loaded(runtime, script).await.run("main", args![]).await.unwrap();
+    assert_eq!(value.as_str().to_lowercase(), r#"["\ud800","\ude00x"]"#);
+    // A Rust string cannot represent it: an error.
+    assert!(value.to::<Vec<String>>().is_err());
 }
 
-#[tokio::test]
-async fn concurrent_requests_are_limited() {
-    let host = Handlers::new().http(|_| async {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        Ok(::http::Response::new(isola::http::Body::from("answer")))
+#[each_runtime]
+async fn concurrent_requests_are_limited(runtime: Runtime) {
+    // Requests are answered when as many are pending as the limit permits.
+    let pending = Arc::new(Barrier::new(3));
+    let host = Handlers::new().http(move |_| {
+        let pending = Arc::clone(&pending);
+        async move {
+            pending.wait().await;
+            Ok(::http::Response::new(isola::http::Body::from("answer")))
+        }
     });
     let script = Script {
         python: "
@@ -140,15 +147,17 @@ async function main() {
 ",
     };
     let limits = Limits { max_requests: 3, ..Limits::default() };
-    for runtime in crate::fixture::BOTH {
-        let sandbox = started_with(runtime, limits.clone(), host.clone()).await;
-        sandbox.load_script(script.of(runtime)).await.unwrap();
-        let mut all: Vec<String> = sandbox.run("main", args![]).await.unwrap().to().unwrap();
-        all.sort();
-        let refused = "more than 3 requests are under way";
-        assert_eq!(all, ["answer", "answer", "answer", refused, refused], "{runtime}");
-        // The ended requests no longer count.
-        let again: Vec<String> = sandbox.run("main", args![]).await.unwrap().to().unwrap();
-        assert_eq!(again.iter().filter(|one| *one == "answer").count(), 3, "{runtime}");
-    }
+    let sandbox = started_with(runtime, limits, host).await;
+    sandbox.load_script(script.of(runtime)).await.unwrap();
+    let outcomes = async || -> Vec<String> {
+        let call = sandbox.run("main", args![]);
+        wait_for("three answers", call).await.unwrap().to().unwrap()
+    };
+    let mut all = outcomes().await;
+    all.sort();
+    let refused = "more than 3 requests are under way";
+    assert_eq!(all, ["answer", "answer", "answer", refused, refused]);
+    // The ended requests no longer count.
+    let again = outcomes().await;
+    assert_eq!(again.iter().filter(|one| *one == "answer").count(), 3);
 }

@@ -3,9 +3,9 @@
 
 use std::fs;
 
-use isola::{Mount, Permission, Runtime, Sandbox, args};
+use isola::{Mount, Runtime, Sandbox, args};
 
-use crate::fixture::{started, template};
+use crate::fixture::{started, template, writable_mount};
 
 const ATTEMPT: &str = "
 import os, pathlib, tempfile
@@ -44,14 +44,11 @@ async fn sandbox(base: &tempfile::TempDir) -> Sandbox {
         fs::create_dir_all(base.path().join(name)).unwrap();
     }
     fs::write(base.path().join("in/a.txt"), "alpha").unwrap();
-    let writable = Mount::new(base.path().join("out"), "/out/")
-        .dir_perms(Permission::ReadWrite)
-        .file_perms(Permission::ReadWrite);
     let sandbox = template(Runtime::Python)
         .await
         .sandbox()
         .mount(Mount::new(base.path().join("in"), "/data/in"))
-        .mount(writable)
+        .mount(writable_mount(base.path().join("out"), "/out/"))
         .create()
         .await
         .unwrap();

@@ -2,11 +2,12 @@
 
 use isola::{Error, Runtime, args};
 use serde_json::json;
+use test_macros::each_runtime;
 
-use crate::fixture::{BOTH, Script, events, loaded, results, run_main, started};
+use crate::fixture::{Script, events, loaded, results, run_main, started};
 
-#[tokio::test]
-async fn plain_and_async_functions_are_called() {
+#[each_runtime]
+async fn plain_and_async_functions_are_called(runtime: Runtime) {
     let script = Script {
         python: "
 import asyncio
@@ -24,37 +25,38 @@ async function later(a, b) {
 }
 ",
     };
-    for runtime in BOTH {
-        let sandbox = loaded(runtime, script).await;
-        assert_eq!(sandbox.run("plain", args![2, 3]).await.unwrap(), json!(5));
-        assert_eq!(sandbox.run("later", args![2, 3]).await.unwrap(), json!(6));
-        assert_eq!(sandbox.run("later", args![4, 5]).await.unwrap(), json!(20));
-    }
+    let sandbox = loaded(runtime, script).await;
+    assert_eq!(sandbox.run("plain", args![2, 3]).await.unwrap(), json!(5));
+    assert_eq!(sandbox.run("later", args![2, 3]).await.unwrap(), json!(6));
+    assert_eq!(sandbox.run("later", args![4, 5]).await.unwrap(), json!(20));
+}
+
+const GREETING: Script = Script {
+    python: "def greet(name, greeting='Hello'):\n    return f'{greeting} {name}'\n",
+    javascript: "
+function greet(name, { greeting = 'Hello' } = {}) { return `${greeting} ${name}` }
+",
+};
+
+#[each_runtime]
+async fn named_arguments_are_passed(runtime: Runtime) {
+    let sandbox = loaded(runtime, GREETING).await;
+    assert_eq!(sandbox.run("greet", args!["Ada"]).await.unwrap(), json!("Hello Ada"));
+    let named = args!["Ada", greeting = "Hi"];
+    assert_eq!(sandbox.run("greet", named).await.unwrap(), json!("Hi Ada"));
 }
 
 #[tokio::test]
-async fn named_arguments_are_passed() {
-    let script = Script {
-        python: "def greet(name, greeting='Hello'):\n    return f'{greeting} {name}'\n",
-        javascript: "
-function greet(name, { greeting = 'Hello' } = {}) { return `${greeting} ${name}` }
-",
-    };
-    for runtime in BOTH {
-        let sandbox = loaded(runtime, script).await;
-        assert_eq!(sandbox.run("greet", args!["Ada"]).await.unwrap(), json!("Hello Ada"));
-        let named = args!["Ada", greeting = "Hi"];
-        assert_eq!(sandbox.run("greet", named).await.unwrap(), json!("Hi Ada"));
-    }
-    let sandbox = loaded(Runtime::Python, script).await;
+async fn python_arguments_are_matched_by_name() {
+    let sandbox = loaded(Runtime::Python, GREETING).await;
     let all_named = args![greeting = "Hey", name = "Bob"];
     assert_eq!(sandbox.run("greet", all_named).await.unwrap(), json!("Hey Bob"));
     let error = sandbox.run("greet", args!["Ada", nme = 1]).await.unwrap_err();
     assert!(error.to_string().starts_with("TypeError: "), "{error}");
 }
 
-#[tokio::test]
-async fn generators_stream_their_items() {
+#[each_runtime]
+async fn generators_stream_their_items(runtime: Runtime) {
     let rows = [
         (
             "sync generator",
@@ -102,19 +104,17 @@ async function* main() {
             vec!["1", "2"],
         ),
     ];
-    for runtime in BOTH {
-        for (what, script, items) in &rows {
-            let sandbox = loaded(runtime, *script).await;
-            let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
-            let (partial, end) = results(&all);
-            assert_eq!(&partial, items, "{runtime}: {what}: {all:?}");
-            assert_eq!(end.as_deref(), Some("null"), "{runtime}: {what}");
-        }
+    for (what, script, items) in &rows {
+        let sandbox = loaded(runtime, *script).await;
+        let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
+        let (partial, end) = results(&all);
+        assert_eq!(&partial, items, "{what}: {all:?}");
+        assert_eq!(end.as_deref(), Some("null"), "{what}");
     }
 }
 
-#[tokio::test]
-async fn json_values_are_not_streamed() {
+#[each_runtime]
+async fn json_values_are_not_streamed(runtime: Runtime) {
     let script = Script {
         python: "
 import collections
@@ -123,85 +123,77 @@ def main():
 ",
         javascript: "function main() { return [[1, 2], [3], {a: 1}, 'text', {b: 2}] }",
     };
-    for runtime in BOTH {
-        let sandbox = loaded(runtime, script).await;
-        let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
-        let (partial, end) = results(&all);
-        assert!(partial.is_empty());
-        assert_eq!(end.as_deref(), Some(r#"[[1,2],[3],{"a":1},"text",{"b":2}]"#), "{runtime}");
-    }
+    let sandbox = loaded(runtime, script).await;
+    let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
+    let (partial, end) = results(&all);
+    assert!(partial.is_empty());
+    assert_eq!(end.as_deref(), Some(r#"[[1,2],[3],{"a":1},"text",{"b":2}]"#));
 }
 
-#[tokio::test]
-async fn generator_return_value_is_the_result_only_in_javascript() {
-    // It is the result in JavaScript, but not in Python.
+#[each_runtime]
+async fn generator_return_value_is_the_result_only_in_javascript(runtime: Runtime) {
     let script = Script {
         python: "def main():\n    yield 1\n    return 2\n",
         javascript: "function* main() { yield 1; return 2 }",
     };
-    for (runtime, end) in [(Runtime::Python, "null"), (Runtime::JavaScript, "2")] {
-        let value = run_main(runtime, script, args![]).await.unwrap();
-        assert_eq!(value.as_str(), end, "{runtime}");
-    }
+    let end = match runtime {
+        Runtime::Python => "null",
+        Runtime::JavaScript => "2",
+    };
+    let value = run_main(runtime, script, args![]).await.unwrap();
+    assert_eq!(value.as_str(), end);
 }
 
-#[tokio::test]
-async fn generator_error_follows_its_items() {
+#[each_runtime]
+async fn generator_error_follows_its_items(runtime: Runtime) {
     let script = Script {
         python: "def main():\n    yield 1\n    raise ValueError('half')\n",
         javascript: "function* main() { yield 1; throw new RangeError('half') }",
     };
-    for runtime in BOTH {
-        let sandbox = loaded(runtime, script).await;
-        let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
-        assert!(matches!(&all[0], isola::Event::Result(value) if value.as_str() == "1"));
-        assert!(
-            matches!(&all[1], isola::Event::Error(Error::Guest(e)) if e.message == "half"),
-            "{all:?}"
-        );
-        assert_eq!(all.len(), 2);
-    }
+    let sandbox = loaded(runtime, script).await;
+    let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
+    assert!(matches!(&all[0], isola::Event::Result(value) if value.as_str() == "1"));
+    assert!(
+        matches!(&all[1], isola::Event::Error(Error::Guest(e)) if e.message == "half"),
+        "{all:?}"
+    );
+    assert_eq!(all.len(), 2);
 }
 
-#[tokio::test]
-async fn missing_function_is_an_error() {
-    for (runtime, start) in [
-        (Runtime::Python, "NameError: name 'missing' is not defined"),
-        (Runtime::JavaScript, "ReferenceError: missing is not defined"),
-    ] {
-        let sandbox = started(runtime).await;
-        let error = sandbox.run("missing", args![]).await.unwrap_err();
-        assert!(error.to_string().starts_with(start), "{error}");
-        assert_eq!(error.code(), "guest_exception");
-    }
+#[each_runtime]
+async fn missing_function_is_an_error(runtime: Runtime) {
+    let start = match runtime {
+        Runtime::Python => "NameError: name 'missing' is not defined",
+        Runtime::JavaScript => "ReferenceError: missing is not defined",
+    };
+    let sandbox = started(runtime).await;
+    let error = sandbox.run("missing", args![]).await.unwrap_err();
+    assert!(error.to_string().starts_with(start), "{error}");
+    assert_eq!(error.code(), "guest_exception");
 }
 
-#[tokio::test]
-async fn value_that_is_not_callable_is_an_error() {
+#[each_runtime]
+async fn value_that_is_not_callable_is_an_error(runtime: Runtime) {
     let script = Script { python: "answer = 42", javascript: "const answer = 42" };
-    for runtime in BOTH {
-        let sandbox = loaded(runtime, script).await;
-        let error = sandbox.run("answer", args![]).await.unwrap_err();
-        assert!(error.to_string().starts_with("TypeError: "), "{error}");
-    }
+    let sandbox = loaded(runtime, script).await;
+    let error = sandbox.run("answer", args![]).await.unwrap_err();
+    assert!(error.to_string().starts_with("TypeError: "), "{error}");
 }
 
-#[tokio::test]
-async fn operations_in_the_wrong_state_are_refused() {
+#[each_runtime]
+async fn operations_in_the_wrong_state_are_refused(runtime: Runtime) {
     use crate::fixture::template;
-    for runtime in BOTH {
-        let sandbox = template(runtime).await.sandbox().create().await.unwrap();
-        let early = sandbox.run("main", args![]).await.unwrap_err();
-        assert_eq!(early.to_string(), "sandbox is not running");
-        let early = sandbox.load_script("").await.unwrap_err();
-        assert_eq!(early.to_string(), "sandbox is not running");
-        sandbox.start().await.unwrap();
-        let twice = sandbox.start().await.unwrap_err();
-        assert_eq!(twice.to_string(), "sandbox is not in pending state");
-        sandbox.close();
-        sandbox.close();
-        let late = sandbox.run("main", args![]).await.unwrap_err();
-        assert_eq!(late.to_string(), "sandbox is closed: its owner closed it");
-        assert_eq!(late.code(), "closed");
-    }
+    let sandbox = template(runtime).await.sandbox().create().await.unwrap();
+    let early = sandbox.run("main", args![]).await.unwrap_err();
+    assert_eq!(early.to_string(), "sandbox is not running");
+    let early = sandbox.load_script("").await.unwrap_err();
+    assert_eq!(early.to_string(), "sandbox is not running");
+    sandbox.start().await.unwrap();
+    let twice = sandbox.start().await.unwrap_err();
+    assert_eq!(twice.to_string(), "sandbox is not in pending state");
+    sandbox.close();
+    sandbox.close();
+    let late = sandbox.run("main", args![]).await.unwrap_err();
+    assert_eq!(late.to_string(), "sandbox is closed: its owner closed it");
+    assert_eq!(late.code(), "closed");
 }

@@ -1,35 +1,29 @@
 //! Evaluation of source code, with the value of its last expression.
 
 use isola::{Error, Runtime};
+use test_macros::each_runtime;
 
 use crate::fixture::{events, results, started};
 
-#[tokio::test]
-async fn value_of_the_last_expression_is_returned() {
-    for (runtime, pieces) in [
-        (
-            Runtime::Python,
-            [
-                ("x = 20", "null"),
-                ("x + 1", "21"),
-                ("import asyncio\nawait asyncio.sleep(0, 'slept')", r#""slept""#),
-                ("object", r#""<class 'object'>""#),
-            ],
-        ),
-        (
-            Runtime::JavaScript,
-            [
-                ("var x = 20; undefined", "null"),
-                ("x + 1", "21"),
-                ("Promise.resolve('slept')", r#""slept""#),
-                ("Symbol('s')", r#""Symbol(s)""#),
-            ],
-        ),
-    ] {
-        let sandbox = started(runtime).await;
-        for (source, value) in pieces {
-            assert_eq!(sandbox.evaluate(source).await.unwrap().as_str(), value, "{source}");
-        }
+#[each_runtime]
+async fn value_of_the_last_expression_is_returned(runtime: Runtime) {
+    let rows = match runtime {
+        Runtime::Python => [
+            ("x = 20", "null"),
+            ("x + 1", "21"),
+            ("import asyncio\nawait asyncio.sleep(0, 'slept')", r#""slept""#),
+            ("object", r#""<class 'object'>""#),
+        ],
+        Runtime::JavaScript => [
+            ("var x = 20; undefined", "null"),
+            ("x + 1", "21"),
+            ("Promise.resolve('slept')", r#""slept""#),
+            ("Symbol('s')", r#""Symbol(s)""#),
+        ],
+    };
+    let sandbox = started(runtime).await;
+    for (source, value) in rows {
+        assert_eq!(sandbox.evaluate(source).await.unwrap().as_str(), value, "{source}");
     }
 }
 

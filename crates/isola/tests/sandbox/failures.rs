@@ -1,8 +1,9 @@
 //! Exceptions of user code: type, message, and the lines of the user's code.
 
 use isola::{Error, GuestException, Runtime, args};
+use test_macros::each_runtime;
 
-use crate::fixture::{BOTH, Script, loaded, started};
+use crate::fixture::{Script, loaded, started};
 
 async fn exception(runtime: Runtime, source: &str) -> GuestException {
     let sandbox = started(runtime).await;
@@ -113,14 +114,19 @@ def main():
     assert!(javascript.traceback.contains("inner cause"), "{}", javascript.traceback);
 }
 
-#[tokio::test]
-async fn top_level_error_has_its_line() {
-    for (runtime, source, start, line) in [
-        (Runtime::Python, "x = 1\ny = x +\n", "SyntaxError: invalid syntax", "line 2"),
-        (Runtime::Python, "x = 1\nundefined_name\n", "NameError: ", "line 2"),
-        (Runtime::JavaScript, "const x = 1;\nconst y = ;\n", "SyntaxError: ", ":2"),
-        (Runtime::JavaScript, "const x = 1;\nundefinedName;\n", "ReferenceError: ", ":2"),
-    ] {
+#[each_runtime]
+async fn top_level_error_has_its_line(runtime: Runtime) {
+    let rows = match runtime {
+        Runtime::Python => [
+            ("x = 1\ny = x +\n", "SyntaxError: invalid syntax", "line 2"),
+            ("x = 1\nundefined_name\n", "NameError: ", "line 2"),
+        ],
+        Runtime::JavaScript => [
+            ("const x = 1;\nconst y = ;\n", "SyntaxError: ", ":2"),
+            ("const x = 1;\nundefinedName;\n", "ReferenceError: ", ":2"),
+        ],
+    };
+    for (source, start, line) in rows {
         let sandbox = started(runtime).await;
         let error = sandbox.load_script_as("user.code", source).await.unwrap_err().to_string();
         assert!(error.starts_with(start), "{error}");
@@ -130,33 +136,34 @@ async fn top_level_error_has_its_line() {
     }
 }
 
-#[tokio::test]
-async fn unusual_exceptions_are_reported() {
-    let rows = [
-        (Runtime::Python, "def main():\n    raise SystemExit(3)\n", "SystemExit"),
-        (Runtime::Python, "def main():\n    raise KeyboardInterrupt\n", "KeyboardInterrupt"),
-        (
-            Runtime::Python,
-            "class Odd(Exception):\n    def __str__(self): raise Odd\ndef main():\n    raise Odd\n",
-            "Odd",
-        ),
-        (Runtime::Python, "def main():\n    raise ValueError('\\ud800')\n", "ValueError"),
-        (
-            Runtime::Python,
-            "def main():\n    raise ExceptionGroup('g', [ValueError(1), TypeError(2)])\n",
-            "ExceptionGroup",
-        ),
-        (Runtime::JavaScript, "function main() { throw null }", ""),
-        (Runtime::JavaScript, "function main() { throw 'text' }", ""),
-        (Runtime::JavaScript, "function main() { throw {toString() { throw 1 }} }", ""),
-        (Runtime::JavaScript, "async function main() { throw undefined }", ""),
-        (
-            Runtime::JavaScript,
-            "class Odd extends Error { get name() { throw 1 } }\nfunction main() { throw new Odd('m') }",
-            "",
-        ),
-    ];
-    for (runtime, source, name) in rows {
+#[each_runtime]
+async fn unusual_exceptions_are_reported(runtime: Runtime) {
+    let rows = match runtime {
+        Runtime::Python => [
+            ("def main():\n    raise SystemExit(3)\n", "SystemExit"),
+            ("def main():\n    raise KeyboardInterrupt\n", "KeyboardInterrupt"),
+            (
+                "class Odd(Exception):\n    def __str__(self): raise Odd\ndef main():\n    raise Odd\n",
+                "Odd",
+            ),
+            ("def main():\n    raise ValueError('\\ud800')\n", "ValueError"),
+            (
+                "def main():\n    raise ExceptionGroup('g', [ValueError(1), TypeError(2)])\n",
+                "ExceptionGroup",
+            ),
+        ],
+        Runtime::JavaScript => [
+            ("function main() { throw null }", ""),
+            ("function main() { throw 'text' }", ""),
+            ("function main() { throw {toString() { throw 1 }} }", ""),
+            ("async function main() { throw undefined }", ""),
+            (
+                "class Odd extends Error { get name() { throw 1 } }\nfunction main() { throw new Odd('m') }",
+                "",
+            ),
+        ],
+    };
+    for (source, name) in rows {
         let exception = exception(runtime, source).await;
         if !name.is_empty() {
             assert_eq!(exception.name, name, "{source}");
@@ -165,8 +172,8 @@ async fn unusual_exceptions_are_reported() {
     }
 }
 
-#[tokio::test]
-async fn sandbox_is_usable_after_an_exception() {
+#[each_runtime]
+async fn sandbox_is_usable_after_an_exception(runtime: Runtime) {
     let script = Script {
         python: "
 def main(fail):
@@ -176,12 +183,10 @@ def main(fail):
 ",
         javascript: "function main(fail) { if (fail) throw new Error(); return 'fine' }",
     };
-    for runtime in BOTH {
-        let sandbox = loaded(runtime, script).await;
-        for _ in 0..3 {
-            assert!(sandbox.run("main", args![true]).await.is_err());
-            assert_eq!(sandbox.run("main", args![false]).await.unwrap().as_str(), "\"fine\"");
-        }
+    let sandbox = loaded(runtime, script).await;
+    for _ in 0..3 {
+        assert!(sandbox.run("main", args![true]).await.is_err());
+        assert_eq!(sandbox.run("main", args![false]).await.unwrap().as_str(), "\"fine\"");
     }
 }
 
@@ -206,12 +211,10 @@ def main():
     }
 }
 
-#[tokio::test]
-async fn patched_builtins_do_not_break_the_runner() {
-    let rows = [
-        (
-            Runtime::Python,
-            "
+#[each_runtime]
+async fn patched_builtins_do_not_break_the_runner(runtime: Runtime) {
+    let script = Script {
+        python: "
 import asyncio, json, random, sys, traceback
 json.dumps = json.loads = json.JSONEncoder.encode = None
 asyncio.BaseEventLoop.run_until_complete = traceback.TracebackException = random.seed = None
@@ -220,10 +223,7 @@ sys.modules.clear()
 def main():
     return {'a': [1, 'é']}
 ",
-        ),
-        (
-            Runtime::JavaScript,
-            "
+        javascript: "
 JSON.stringify = JSON.parse = null;
 Map.prototype.get = Map.prototype.set = null;
 Promise.prototype.then = Promise.resolve = null;
@@ -233,28 +233,19 @@ Function.prototype.call = Function.prototype.apply = null;
 globalThis.eval = null;
 function main() { return {a: [1, 'é']} }
 ",
-        ),
-    ];
-    for (runtime, source) in rows {
-        let sandbox = started(runtime).await;
-        sandbox.load_script(source).await.unwrap();
-        let value = sandbox.run("main", args![]).await;
-        match value {
-            Ok(value) => assert_eq!(value.as_str(), r#"{"a":[1,"é"]}"#, "{runtime}"),
-            Err(error) => panic!("{runtime}: {error}"),
-        }
-    }
+    };
+    let value = loaded(runtime, script).await.run("main", args![]).await;
+    assert_eq!(value.unwrap().as_str(), r#"{"a":[1,"é"]}"#);
 }
 
-#[tokio::test]
-async fn long_messages_are_truncated() {
-    for (runtime, source) in [
-        (Runtime::Python, "def main():\n    raise ValueError('x' * (60 << 20))\n"),
-        (Runtime::JavaScript, "function main() { throw new Error('x'.repeat(10 << 20)) }"),
-    ] {
-        let exception = exception(runtime, source).await;
-        assert!(exception.message.len() < 100 << 10, "{runtime}: {}", exception.message.len());
-        assert!(exception.message.contains("characters"), "{runtime}");
-        assert!(exception.traceback.len() < 100 << 10, "{runtime}");
-    }
+#[each_runtime]
+async fn long_messages_are_truncated(runtime: Runtime) {
+    let script = Script {
+        python: "def main():\n    raise ValueError('x' * (60 << 20))\n",
+        javascript: "function main() { throw new Error('x'.repeat(10 << 20)) }",
+    };
+    let exception = exception(runtime, script.of(runtime)).await;
+    assert!(exception.message.len() < 100 << 10, "{}", exception.message.len());
+    assert!(exception.message.contains("characters"), "{}", exception.message);
+    assert!(exception.traceback.len() < 100 << 10, "{}", exception.traceback.len());
 }

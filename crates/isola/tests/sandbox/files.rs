@@ -6,37 +6,22 @@ use std::{
     ffi::OsStr,
     fs,
     os::unix::{ffi::OsStrExt as _, fs::symlink, net::UnixListener},
-    path::Path,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    thread::JoinHandle,
     time::Duration,
 };
 
-use isola::{Mount, Permission, Runtime, Sandbox, args};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use isola::{Mount, Permission, Runtime, args};
 
-use crate::fixture::template;
+use crate::fixture::{create_fifo, loaded_with_data, template};
 
 /// The time after which a call counts as hanging. A call normally takes less than a
 /// hundredth of it.
 const HANG_TIMEOUT: Duration = Duration::from_secs(60);
-
-async fn sandbox(host: &Path, script: &str) -> Sandbox {
-    let mount = Mount::new(host, "/data")
-        .dir_perms(Permission::ReadWrite)
-        .file_perms(Permission::ReadWrite);
-    let builder = template(Runtime::Python).await.sandbox().mount(mount);
-    let sandbox = builder.create().await.unwrap();
-    sandbox.start().await.unwrap();
-    sandbox.load_script(script).await.unwrap();
-    sandbox
-}
-
-fn fifo(path: &Path) {
-    mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap();
-}
 
 /// A script with each way to open a path, and each operation that opens it
 /// internally.
@@ -83,14 +68,14 @@ async fn special_files_are_not_opened() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     fs::create_dir(at("sub")).unwrap();
-    fifo(&at("pipe"));
-    fifo(&at("sub/pipe"));
+    create_fifo(&at("pipe"));
+    create_fifo(&at("sub/pipe"));
     symlink("pipe", at("link")).unwrap();
     symlink("link", at("link-to-link")).unwrap();
     symlink("sub", at("directory-link")).unwrap();
     fs::hard_link(at("pipe"), at("hard")).unwrap();
     let _socket = UnixListener::bind(at("socket")).unwrap();
-    let sandbox = sandbox(dir.path(), OPENINGS).await;
+    let sandbox = loaded_with_data(dir.path(), OPENINGS).await;
     for name in
         ["pipe", "sub/pipe", "link", "link-to-link", "directory-link/pipe", "hard", "socket"]
     {
@@ -134,12 +119,45 @@ async fn devices_are_not_opened() {
     }
 }
 
+/// A thread that replaces a file by a pipe and back, until this is dropped.
+struct Swapping {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Swapping {
+    fn start(name: PathBuf, other: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Relaxed) {
+                create_fifo(&other);
+                fs::rename(&other, &name).unwrap();
+                fs::write(&other, "content").unwrap();
+                fs::rename(&other, &name).unwrap();
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Swapping {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join)
+            && !std::thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn file_replaced_by_a_pipe_does_not_block() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     fs::write(at("name"), "content").unwrap();
-    let sandbox = sandbox(
+    let sandbox = loaded_with_data(
         dir.path(),
         "
 def main():
@@ -155,19 +173,9 @@ def main():
 ",
     )
     .await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let (stopped, name, other) = (Arc::clone(&stop), at("name"), at("other"));
-    let swapping = std::thread::spawn(move || {
-        while !stopped.load(Relaxed) {
-            fifo(&other);
-            fs::rename(&other, &name).unwrap();
-            fs::write(&other, "content").unwrap();
-            fs::rename(&other, &name).unwrap();
-        }
-    });
+    let swapping = Swapping::start(at("name"), at("other"));
     let seen = sandbox.run("main", args![]).timeout(HANG_TIMEOUT).await;
-    stop.store(true, Relaxed);
-    swapping.join().unwrap();
+    drop(swapping);
     let seen: Vec<String> = seen.unwrap().to().unwrap();
     assert!(seen.contains(&"content".to_owned()), "{seen:?}");
     assert!(seen.iter().all(|what| what == "content" || what == "OSError"), "{seen:?}");
@@ -187,7 +195,7 @@ async fn non_utf8_name_does_not_hide_other_entries() {
         }
     }
     fs::create_dir(dir.path().join(OsStr::from_bytes(b"d\xe9"))).unwrap();
-    let sandbox = sandbox(
+    let sandbox = loaded_with_data(
         dir.path(),
         "
 import glob, os, pathlib
@@ -221,7 +229,7 @@ async fn trailing_slash_follows_a_link() {
     symlink("directory", dir.path().join("link")).unwrap();
     symlink("file", dir.path().join("file-link")).unwrap();
     symlink("nothing", dir.path().join("dangling")).unwrap();
-    let sandbox = sandbox(
+    let sandbox = loaded_with_data(
         dir.path(),
         "
 import os, stat
@@ -258,7 +266,7 @@ async fn times_before_1970_are_supported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
     fs::write(&path, "").unwrap();
-    let sandbox = sandbox(
+    let sandbox = loaded_with_data(
         dir.path(),
         "
 import os
@@ -278,7 +286,8 @@ def write(ns):
             tv_nsec: nanoseconds.rem_euclid(1_000_000_000),
         };
         let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
-        rustix::fs::utimensat(CWD, &path, &times, rustix::fs::AtFlags::empty()).unwrap();
+        rustix::fs::utimensat(rustix::fs::CWD, &path, &times, rustix::fs::AtFlags::empty())
+            .unwrap();
         let read: i64 = sandbox.run("read", args![]).await.unwrap().to().unwrap();
         assert_eq!(read, nanoseconds);
         let other = nanoseconds - 5;
@@ -294,7 +303,7 @@ async fn appending_behaves_as_on_linux() {
     let expected: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(include_str!("appending.json")).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let sandbox = sandbox(dir.path(), include_str!("appending.py")).await;
+    let sandbox = loaded_with_data(dir.path(), include_str!("appending.py")).await;
     let found: serde_json::Map<String, serde_json::Value> =
         sandbox.run("main", args!["/data/file"]).await.unwrap().to().unwrap();
     assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
@@ -312,7 +321,7 @@ async fn modes_are_those_of_umask_022() {
     fs::create_dir(dir.path().join("directory")).unwrap();
     fs::write(dir.path().join("directory/file"), "content").unwrap();
     symlink("file", dir.path().join("directory/link")).unwrap();
-    let sandbox = sandbox(
+    let sandbox = loaded_with_data(
         dir.path(),
         "
 import io, os, pathlib, shutil, stat, tarfile, zipfile
@@ -409,7 +418,7 @@ def two_connections():
 #[tokio::test]
 async fn data_appended_after_end_of_file_is_read() {
     let dir = tempfile::tempdir().unwrap();
-    let sandbox = sandbox(dir.path(), GROWING).await;
+    let sandbox = loaded_with_data(dir.path(), GROWING).await;
     let seen: Vec<String> = sandbox.run("main", args![]).await.unwrap().to().unwrap();
     assert_eq!(seen, ["", "abc", "", "de", "f", "", "abcdef", "abcdef", "", "ghi"]);
     let sum = sandbox.run("two_connections", args![]).await.unwrap();

@@ -1,9 +1,16 @@
 //! Outgoing HTTP, through the host's handler.
 
+use std::sync::Arc;
+
 use isola::{Error, Handlers, HostError, Limits, Runtime, args, http::Body};
 use serde_json::json;
+use test_macros::each_runtime;
+use tokio::sync::Notify;
 
-use crate::fixture::{BOTH, Script, started, started_with};
+use crate::{
+    fixture::{Script, events, results, started, started_with, wait_for},
+    server::{Server, complete_response},
+};
 
 const GET: Script = Script {
     python: "
@@ -20,8 +27,8 @@ async function main(url) {
 ",
 };
 
-#[tokio::test]
-async fn handler_answers_requests() {
+#[each_runtime]
+async fn handler_answers_requests(runtime: Runtime) {
     let host = Handlers::new().http(|request| async move {
         let seen = format!(
             "{} {} {}",
@@ -35,16 +42,14 @@ async fn handler_answers_requests() {
             .body(Body::from(seen))
             .unwrap())
     });
-    for runtime in BOTH {
-        let sandbox = started_with(runtime, Limits::default(), host.clone()).await;
-        sandbox.load_script(GET.of(runtime)).await.unwrap();
-        let value = sandbox.run("main", args!["http://example.test/a?b=c"]).await.unwrap();
-        assert_eq!(value, json!([201, "b", "GET http://example.test/a?b=c a"]), "{runtime}");
-    }
+    let sandbox = started_with(runtime, Limits::default(), host).await;
+    sandbox.load_script(GET.of(runtime)).await.unwrap();
+    let value = sandbox.run("main", args!["http://example.test/a?b=c"]).await.unwrap();
+    assert_eq!(value, json!([201, "b", "GET http://example.test/a?b=c a"]));
 }
 
-#[tokio::test]
-async fn json_body_is_sent_and_received() {
+#[each_runtime]
+async fn json_body_is_sent_and_received(runtime: Runtime) {
     let host = Handlers::new().http(|request| async move {
         assert_eq!(request.headers()["content-type"], "application/json");
         let body = request.into_body().collect(1 << 20).await?;
@@ -64,24 +69,20 @@ async function main() {
 }
 ",
     };
-    for runtime in BOTH {
-        let sandbox = started_with(runtime, Limits::default(), host.clone()).await;
-        sandbox.load_script(script.of(runtime)).await.unwrap();
-        let value = sandbox.run("main", args![]).await.unwrap();
-        assert_eq!(value, json!({"hello": ["world", 1]}), "{runtime}");
-    }
+    let sandbox = started_with(runtime, Limits::default(), host).await;
+    sandbox.load_script(script.of(runtime)).await.unwrap();
+    let value = sandbox.run("main", args![]).await.unwrap();
+    assert_eq!(value, json!({"hello": ["world", 1]}));
 }
 
-#[tokio::test]
-async fn http_is_disabled_by_default() {
-    for runtime in BOTH {
-        let sandbox = started(runtime).await;
-        sandbox.load_script(GET.of(runtime)).await.unwrap();
-        let error = sandbox.run("main", args!["http://example.test/"]).await.unwrap_err();
-        assert!(matches!(error, Error::Guest(_)), "{runtime}: {error}");
-        if runtime == Runtime::Python {
-            assert!(error.to_string().contains("HTTP is disabled for this sandbox"), "{error}");
-        }
+#[each_runtime]
+async fn http_is_disabled_by_default(runtime: Runtime) {
+    let sandbox = started(runtime).await;
+    sandbox.load_script(GET.of(runtime)).await.unwrap();
+    let error = sandbox.run("main", args!["http://example.test/"]).await.unwrap_err();
+    assert!(matches!(error, Error::Guest(_)), "{error}");
+    if runtime == Runtime::Python {
+        assert!(error.to_string().contains("HTTP is disabled for this sandbox"), "{error}");
     }
 }
 
@@ -95,8 +96,8 @@ async fn refusal_by_the_host_is_an_error_in_the_guest() {
     assert!(error.to_string().contains("example.test is not allowed"), "{error}");
 }
 
-#[tokio::test]
-async fn response_body_is_streamed() {
+#[each_runtime]
+async fn response_body_is_streamed(runtime: Runtime) {
     let script = Script {
         python: "
 from sandbox.asyncio import hostcall
@@ -118,39 +119,37 @@ async function* main() {
 }
 ",
     };
-    for runtime in BOTH {
-        // The second piece is sent when the guest has reported the first.
-        let (more, wait) = tokio::sync::mpsc::channel::<()>(1);
-        let wait = std::sync::Arc::new(tokio::sync::Mutex::new(wait));
-        let host = Handlers::new()
-            .hostcall("more", move |_| {
-                let _ = more.try_send(());
-                async { Ok(isola::Value::null()) }
-            })
-            .http(move |_| {
-                let wait = std::sync::Arc::clone(&wait);
-                async move {
-                    let pieces = futures_util::stream::unfold(0, move |sent| {
-                        let wait = std::sync::Arc::clone(&wait);
-                        async move {
-                            if sent > 0 {
-                                wait.lock().await.recv().await;
-                            }
-                            let piece = bytes::Bytes::from(format!("piece {sent}"));
-                            (sent < 3).then_some((Ok(piece), sent + 1))
+    // The second piece is sent when the guest has reported the first.
+    let (more, wait) = tokio::sync::mpsc::channel::<()>(1);
+    let wait = Arc::new(tokio::sync::Mutex::new(wait));
+    let host = Handlers::new()
+        .hostcall("more", move |_| {
+            let _ = more.try_send(());
+            async { Ok(isola::Value::null()) }
+        })
+        .http(move |_| {
+            let wait = Arc::clone(&wait);
+            async move {
+                let pieces = futures_util::stream::unfold(0, move |sent| {
+                    let wait = Arc::clone(&wait);
+                    async move {
+                        if sent > 0 {
+                            wait.lock().await.recv().await;
                         }
-                    });
-                    Ok(::http::Response::new(Body::from_stream(pieces)))
-                }
-            });
-        let sandbox = started_with(runtime, Limits::default(), host).await;
-        sandbox.load_script(script.of(runtime)).await.unwrap();
-        let stream = sandbox.run_stream("main", args![]).unwrap();
-        let events = crate::fixture::events(stream).await;
-        let (pieces, end) = crate::fixture::results(&events);
-        assert_eq!(pieces, ["\"piece 0\"", "\"piece 1\"", "\"piece 2\""], "{runtime}: {events:?}");
-        assert_eq!(end.as_deref(), Some("null"));
-    }
+                        let piece = bytes::Bytes::from(format!("piece {sent}"));
+                        (sent < 3).then_some((Ok(piece), sent + 1))
+                    }
+                });
+                Ok(::http::Response::new(Body::from_stream(pieces)))
+            }
+        });
+    let sandbox = started_with(runtime, Limits::default(), host).await;
+    sandbox.load_script(script.of(runtime)).await.unwrap();
+    let stream = sandbox.run_stream("main", args![]).unwrap();
+    let events = events(stream).await;
+    let (pieces, end) = results(&events);
+    assert_eq!(pieces, ["\"piece 0\"", "\"piece 1\"", "\"piece 2\""], "{events:?}");
+    assert_eq!(end.as_deref(), Some("null"));
 }
 
 /// Creates a host that answers with these pieces.
@@ -185,8 +184,8 @@ async def aevents():
 async fn streamed(body: &'static [&'static [u8]], function: &str) -> Vec<serde_json::Value> {
     let sandbox = started_with(Runtime::Python, Limits::default(), pieces(body)).await;
     sandbox.load_script(LINES_AND_EVENTS).await.unwrap();
-    let all = crate::fixture::events(sandbox.run_stream(function, args![]).unwrap()).await;
-    let (items, end) = crate::fixture::results(&all);
+    let all = events(sandbox.run_stream(function, args![]).unwrap()).await;
+    let (items, end) = results(&all);
     assert_eq!(end.as_deref(), Some("null"), "{all:?}");
     items.iter().map(|item| serde_json::from_str(item).unwrap()).collect()
 }
@@ -284,10 +283,17 @@ def wrong():
 
 #[tokio::test]
 async fn python_blocks_while_other_tasks_have_requests() {
-    let host = Handlers::new().http(|request| async move {
-        let wait = if request.uri().path() == "/slow" { 50 } else { 1 };
-        tokio::time::sleep(std::time::Duration::from_millis(wait)).await;
-        Ok(::http::Response::new(Body::from(request.uri().path().to_owned())))
+    // The slow request is answered after the quick one.
+    let answered = Arc::new(Notify::new());
+    let host = Handlers::new().http(move |request| {
+        let answered = Arc::clone(&answered);
+        async move {
+            match request.uri().path() {
+                "/slow" => answered.notified().await,
+                _ => answered.notify_one(),
+            }
+            Ok(::http::Response::new(Body::from(request.uri().path().to_owned())))
+        }
     });
     let sandbox = started_with(Runtime::Python, Limits::default(), host).await;
     sandbox
@@ -310,21 +316,16 @@ async def main():
         )
         .await
         .unwrap();
-    assert_eq!(sandbox.run("main", args![]).await.unwrap(), json!(["/slow", "/quick"]));
+    let call = sandbox.run("main", args![]);
+    let answers = wait_for("the answers of both requests", call).await.unwrap();
+    assert_eq!(answers, json!(["/slow", "/quick"]));
 }
 
-#[tokio::test]
-async fn handler_failure_is_an_error_in_the_guest() {
+#[each_runtime]
+async fn handler_failure_is_an_error_in_the_guest(runtime: Runtime) {
     let host = Handlers::new().http(|request| async move {
         match request.uri().path() {
             "/panic" => panic!("a bug of the host"),
-            "/slow" => std::future::pending().await,
-            "/redirect" => Ok(::http::Response::builder()
-                .status(302)
-                .header("location", "http://elsewhere.test/")
-                .header("x-answer", "moved")
-                .body(Body::empty())
-                .unwrap()),
             "/half" => {
                 let pieces =
                     [Ok(bytes::Bytes::from("half")), Err(HostError::new("the connection broke"))];
@@ -340,29 +341,45 @@ async fn handler_failure_is_an_error_in_the_guest() {
             other => panic!("{other}"),
         }
     });
-    for runtime in BOTH {
-        let sandbox = started_with(runtime, Limits::default(), host.clone()).await;
-        sandbox.load_script(GET.of(runtime)).await.unwrap();
-        for (path, why) in [
-            ("panic", "handler panicked"),
-            ("half", "the connection broke"),
-            ("big-headers", "headers exceed"),
-        ] {
-            let url = format!("http://example.test/{path}");
-            let error = sandbox.run("main", args![url]).await.unwrap_err();
-            assert!(error.to_string().contains(why), "{runtime}: {error}");
-        }
-        // A redirect is not followed by the host.
-        let moved = sandbox.run("main", args!["http://example.test/redirect"]).await.unwrap();
-        assert_eq!(moved, json!([302, "moved", ""]), "{runtime}");
+    let sandbox = started_with(runtime, Limits::default(), host).await;
+    sandbox.load_script(GET.of(runtime)).await.unwrap();
+    for (path, why) in [
+        ("panic", "handler panicked"),
+        ("half", "the connection broke"),
+        ("big-headers", "headers exceed"),
+    ] {
+        let url = format!("http://example.test/{path}");
+        let error = sandbox.run("main", args![url]).await.unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
     }
+}
+
+#[each_runtime]
+async fn redirect_is_not_followed_by_the_host(runtime: Runtime) {
+    let host = Handlers::new().http(|_| async {
+        Ok(::http::Response::builder()
+            .status(302)
+            .header("location", "http://elsewhere.test/")
+            .header("x-answer", "moved")
+            .body(Body::empty())
+            .unwrap())
+    });
+    let sandbox = started_with(runtime, Limits::default(), host).await;
+    sandbox.load_script(GET.of(runtime)).await.unwrap();
+    let moved = sandbox.run("main", args!["http://example.test/"]).await.unwrap();
+    assert_eq!(moved, json!([302, "moved", ""]));
+}
+
+#[tokio::test]
+async fn python_request_times_out() {
+    let host = Handlers::new().http(|_| std::future::pending());
     let sandbox = started_with(Runtime::Python, Limits::default(), host).await;
     sandbox
         .load_script(
             "
 from sandbox.http import fetch
 def main():
-    with fetch('GET', 'http://example.test/slow', timeout=0.05):
+    with fetch('GET', 'http://example.test/', timeout=0.05):
         pass
 ",
         )
@@ -411,52 +428,25 @@ async function main() {
     assert_eq!(names, json!(["AbortError", "AbortError", "TimeoutError"]));
     // Every sender is dropped with its body.
     drop(sandbox);
-    let closed = tokio::time::timeout(std::time::Duration::from_secs(10), dropped.recv()).await;
-    assert_eq!(closed.ok(), Some(None::<()>));
+    assert_eq!(wait_for("the end of all bodies", dropped.recv()).await, None::<()>);
 }
 
 #[cfg(feature = "client")]
-#[tokio::test]
-async fn http_client_reaches_a_real_server() {
-    use http_body_util::{BodyExt as _, Full};
-    use hyper::service::service_fn;
-    use hyper_util::rt::TokioIo;
-
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let service =
-                    service_fn(|request: hyper::Request<hyper::body::Incoming>| async move {
-                        let seen = format!("{} {}", request.method(), request.uri());
-                        let _ = request.into_body().collect().await;
-                        let response = hyper::Response::builder()
-                            .header("x-answer", "real")
-                            .body(Full::<bytes::Bytes>::from(seen));
-                        Ok::<_, std::convert::Infallible>(response.unwrap())
-                    });
-                let _ = hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
-            });
-        }
-    });
-    let client = isola::HttpClient::allow([address.to_string()]).unwrap();
-    let host = Handlers::new().http(move |request| {
-        let client = client.clone();
-        async move { client.send(request).await }
-    });
-    for runtime in BOTH {
-        let sandbox = started_with(runtime, Limits::default(), host.clone()).await;
-        sandbox.load_script(GET.of(runtime)).await.unwrap();
-        let value = sandbox.run("main", args![format!("http://{address}/path")]).await.unwrap();
-        assert_eq!(value, json!([200, "real", "GET /path"]), "{runtime}");
-        let denied = sandbox.run("main", args!["http://127.0.0.1:1/"]).await.unwrap_err();
-        if runtime == Runtime::Python {
-            assert!(denied.to_string().contains("are not allowed"), "{denied}");
-        }
+#[each_runtime]
+async fn http_client_reaches_a_real_server(runtime: Runtime) {
+    let server = Server::http(|request| async move {
+        let seen = format!("{} {}", request.method(), request.uri());
+        let mut response = complete_response(seen);
+        response.headers_mut().insert("x-answer", "real".parse().unwrap());
+        response
+    })
+    .await;
+    let sandbox = started_with(runtime, Limits::default(), server.host()).await;
+    sandbox.load_script(GET.of(runtime)).await.unwrap();
+    let value = sandbox.run("main", args![server.url("/path")]).await.unwrap();
+    assert_eq!(value, json!([200, "real", "GET /path"]));
+    let denied = sandbox.run("main", args!["http://127.0.0.1:1/"]).await.unwrap_err();
+    if runtime == Runtime::Python {
+        assert!(denied.to_string().contains("are not allowed"), "{denied}");
     }
-    server.abort();
 }

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 
 use isola::{Runtime, args};
 use serde_json::json;
+use test_macros::each_runtime;
 
-use crate::fixture::{BOTH, Script, loaded, run_main, started, template};
+use crate::fixture::{Script, loaded, run_main, started_with};
 
-#[tokio::test]
-async fn globals_and_patches_stay_in_their_sandbox() {
+#[each_runtime]
+async fn globals_and_patches_stay_in_their_sandbox(runtime: Runtime) {
     let writer = Script {
         python: "
 import builtins, json, sys
@@ -32,43 +33,39 @@ def main():
 function main() { return [typeof leak !== 'undefined', 'leak' in {}, 'leak' in globalThis, false] }
 ",
     };
-    for runtime in BOTH {
-        let writing = loaded(runtime, writer).await;
-        assert_eq!(writing.run("main", args![]).await.unwrap(), json!("secret"));
-        let reading = loaded(runtime, reader).await;
-        let seen = reading.run("main", args![]).await.unwrap();
-        assert_eq!(seen, json!([false, false, false, false]), "{runtime}");
-    }
+    let writing = loaded(runtime, writer).await;
+    assert_eq!(writing.run("main", args![]).await.unwrap(), json!("secret"));
+    let reading = loaded(runtime, reader).await;
+    let seen = reading.run("main", args![]).await.unwrap();
+    assert_eq!(seen, json!([false, false, false, false]));
 }
 
-#[tokio::test]
-async fn environment_contains_only_given_variables() {
+#[each_runtime]
+async fn environment_contains_only_given_variables(runtime: Runtime) {
     let script = Script {
         python: "import os\ndef main():\n    return dict(os.environ)\n",
         javascript: "function main() { return {...process.env} }",
     };
-    for runtime in BOTH {
-        assert_eq!(run_main(runtime, script, args![]).await.unwrap(), json!({}), "{runtime}");
+    assert_eq!(run_main(runtime, script, args![]).await.unwrap(), json!({}));
 
-        let template = isola::Template::builder(runtime)
-            .env("A", "template")
-            .env("B", "template")
-            .build()
-            .await
-            .unwrap();
-        let sandbox =
-            template.sandbox().env("B", "sandbox").env("C", "ü=1").create().await.unwrap();
-        sandbox.start().await.unwrap();
-        sandbox.load_script(script.of(runtime)).await.unwrap();
-        let env = sandbox.run("main", args![]).await.unwrap();
-        assert_eq!(env, json!({"A": "template", "B": "sandbox", "C": "ü=1"}), "{runtime}");
-    }
-    let bad = template(Runtime::Python).await.sandbox().env("A=B", "c").create().await;
+    let template = isola::Template::builder(runtime)
+        .env("A", "template")
+        .env("B", "template")
+        .build()
+        .await
+        .unwrap();
+    let sandbox = template.sandbox().env("B", "sandbox").env("C", "ü=1").create().await.unwrap();
+    sandbox.start().await.unwrap();
+    sandbox.load_script(script.of(runtime)).await.unwrap();
+    let env = sandbox.run("main", args![]).await.unwrap();
+    assert_eq!(env, json!({"A": "template", "B": "sandbox", "C": "ü=1"}));
+
+    let bad = template.sandbox().env("A=B", "c").create().await;
     assert!(bad.unwrap_err().to_string().contains("A=B"));
 }
 
-#[tokio::test]
-async fn random_numbers_differ() {
+#[each_runtime]
+async fn random_numbers_differ(runtime: Runtime) {
     let script = Script {
         python: "
 import os, random, secrets, tempfile, uuid
@@ -82,29 +79,25 @@ function main() {
 }
 ",
     };
-    for runtime in BOTH {
-        let mut seen = HashSet::new();
-        for _ in 0..5 {
-            let drawn: Vec<serde_json::Value> =
-                run_main(runtime, script, args![]).await.unwrap().to().unwrap();
-            for number in drawn {
-                assert!(seen.insert(number.to_string()), "{runtime}: {number} twice");
-            }
+    let mut seen = HashSet::new();
+    for _ in 0..5 {
+        let drawn: Vec<serde_json::Value> =
+            run_main(runtime, script, args![]).await.unwrap().to().unwrap();
+        for number in drawn {
+            assert!(seen.insert(number.to_string()), "{number} twice");
         }
     }
 }
 
-#[tokio::test]
-async fn clock_matches_the_host() {
+#[each_runtime]
+async fn clock_matches_the_host(runtime: Runtime) {
     let script = Script {
         python: "import time\ndef main():\n    return time.time()\n",
         javascript: "function main() { return Date.now() / 1000 }",
     };
-    for runtime in BOTH {
-        let guest: f64 = run_main(runtime, script, args![]).await.unwrap().to().unwrap();
-        let host = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        assert!((guest - host.as_secs_f64()).abs() < 5.0, "{runtime}: {guest}");
-    }
+    let guest: f64 = run_main(runtime, script, args![]).await.unwrap().to().unwrap();
+    let host = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    assert!((guest - host.as_secs_f64()).abs() < 5.0, "{guest}");
 }
 
 #[tokio::test]
@@ -162,8 +155,8 @@ async function main() {
     assert_eq!(outcomes, vec!["refused"; 5]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn concurrent_sandboxes_have_separate_states() {
+#[each_runtime(flavor = "multi_thread", worker_threads = 4)]
+async fn concurrent_sandboxes_have_separate_states(runtime: Runtime) {
     let script = Script {
         python: "
 state = None
@@ -175,30 +168,28 @@ def get():
 ",
         javascript: "let state; function put(value) { state = value } function get() { return state }",
     };
-    for runtime in BOTH {
-        let tasks: Vec<_> = (0..64)
-            .map(|number| {
-                tokio::spawn(async move {
-                    let sandbox = loaded(runtime, script).await;
-                    sandbox.run("put", args![number]).await.unwrap();
-                    tokio::task::yield_now().await;
-                    assert_eq!(sandbox.run("get", args![]).await.unwrap(), json!(number));
-                    sandbox
-                })
+    let tasks: Vec<_> = (0..64)
+        .map(|number| {
+            tokio::spawn(async move {
+                let sandbox = loaded(runtime, script).await;
+                sandbox.run("put", args![number]).await.unwrap();
+                tokio::task::yield_now().await;
+                assert_eq!(sandbox.run("get", args![]).await.unwrap(), json!(number));
+                sandbox
             })
-            .collect();
-        let mut sandboxes = Vec::new();
-        for task in tasks {
-            sandboxes.push(task.await.unwrap());
-        }
-        for (number, sandbox) in sandboxes.iter().enumerate() {
-            assert_eq!(sandbox.run("get", args![]).await.unwrap(), json!(number));
-        }
+        })
+        .collect();
+    let mut sandboxes = Vec::new();
+    for task in tasks {
+        sandboxes.push(task.await.unwrap());
+    }
+    for (number, sandbox) in sandboxes.iter().enumerate() {
+        assert_eq!(sandbox.run("get", args![]).await.unwrap(), json!(number));
     }
 }
 
-#[tokio::test]
-async fn an_idle_guest_holds_no_handle() {
+#[each_runtime]
+async fn an_idle_guest_holds_no_handle(runtime: Runtime) {
     // The remaining handles of the guest show it: their number is the same after a
     // thousand calls that each opened a timer.
     let script = Script {
@@ -210,12 +201,9 @@ async def main():
         javascript: "async function main() { await new Promise(r => setTimeout(r, 0)) }",
     };
     let limits = isola::Limits { max_handles: 32, ..isola::Limits::default() };
-    for runtime in BOTH {
-        let sandbox = crate::fixture::started_with(runtime, limits.clone(), isola::DenyAll).await;
-        sandbox.load_script(script.of(runtime)).await.unwrap();
-        for _ in 0..1000 {
-            sandbox.run("main", args![]).await.unwrap();
-        }
+    let sandbox = started_with(runtime, limits, isola::DenyAll).await;
+    sandbox.load_script(script.of(runtime)).await.unwrap();
+    for _ in 0..1000 {
+        sandbox.run("main", args![]).await.unwrap();
     }
-    drop(started(Runtime::Python).await);
 }

@@ -3,8 +3,12 @@
 use std::time::{Duration, Instant};
 
 use isola::{Error, Handlers, Limit, Limits, Runtime, Value, args};
+use test_macros::each_runtime;
 
-use crate::fixture::{BOTH, Script, events, started_with};
+use crate::{
+    fixture::{RUNTIMES, Script, events, started, started_with, template},
+    process::{resident_bytes, thread_cpu_time},
+};
 
 async fn fail(runtime: Runtime, script: Script, limits: Limits) -> Error {
     let sandbox = started_with(runtime, limits, isola::DenyAll).await;
@@ -12,8 +16,8 @@ async fn fail(runtime: Runtime, script: Script, limits: Limits) -> Error {
     sandbox.run("main", args![]).await.unwrap_err()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn endless_loops_are_stopped_at_the_cpu_time_limit() {
+#[each_runtime(flavor = "multi_thread", worker_threads = 2)]
+async fn endless_loops_are_stopped_at_the_cpu_time_limit(runtime: Runtime) {
     let rows = [
         (
             "a loop",
@@ -93,37 +97,33 @@ async def main():
     ];
     let limit = Duration::from_millis(500);
     let limits = Limits { cpu_timeout: Some(limit), ..Limits::default() };
-    for runtime in BOTH {
-        for (what, script) in rows {
-            let sandbox = started_with(runtime, limits.clone(), isola::DenyAll).await;
-            sandbox.load_script(script.of(runtime)).await.unwrap();
-            let cpu = thread_cpu();
-            let error = sandbox.run("main", args![]).await.unwrap_err();
-            // The call ran only on this thread. The limit counts CPU time, so other load
-            // on the machine has no effect.
-            let took = thread_cpu().saturating_sub(cpu);
-            assert_eq!(error.limit(), Some(Limit::CpuTime), "{runtime}: {what}: {error}");
-            assert!(took < limit * 12 / 10, "{runtime}: {what}: {took:?}");
-            let after = sandbox.run("main", args![]).await.unwrap_err();
-            assert!(after.to_string().contains("CPU time"), "{after}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn endless_top_level_is_stopped() {
-    let limits = Limits { cpu_timeout: Some(Duration::from_millis(200)), ..Limits::default() };
-    for (runtime, source) in
-        [(Runtime::Python, "while True: pass"), (Runtime::JavaScript, "for (;;);")]
-    {
+    for (what, script) in rows {
         let sandbox = started_with(runtime, limits.clone(), isola::DenyAll).await;
-        let error = sandbox.load_script(source).await.unwrap_err();
-        assert_eq!(error.code(), "cpu_time_limit");
+        sandbox.load_script(script.of(runtime)).await.unwrap();
+        let cpu = thread_cpu_time();
+        let error = sandbox.run("main", args![]).await.unwrap_err();
+        // The call ran only on this thread. The limit counts CPU time, so other load
+        // on the machine has no effect.
+        let took = thread_cpu_time().saturating_sub(cpu);
+        assert_eq!(error.limit(), Some(Limit::CpuTime), "{what}: {error}");
+        assert!(took < limit * 12 / 10, "{what}: {took:?}");
+        let after = sandbox.run("main", args![]).await.unwrap_err();
+        assert!(after.to_string().contains("CPU time"), "{after}");
     }
 }
 
-#[tokio::test]
-async fn waiting_does_not_count_as_cpu_time() {
+const ENDLESS_TOP_LEVEL: Script = Script { python: "while True: pass", javascript: "for (;;);" };
+
+#[each_runtime]
+async fn endless_top_level_is_stopped(runtime: Runtime) {
+    let limits = Limits { cpu_timeout: Some(Duration::from_millis(200)), ..Limits::default() };
+    let sandbox = started_with(runtime, limits, isola::DenyAll).await;
+    let error = sandbox.load_script(ENDLESS_TOP_LEVEL.of(runtime)).await.unwrap_err();
+    assert_eq!(error.code(), "cpu_time_limit");
+}
+
+#[each_runtime]
+async fn waiting_does_not_count_as_cpu_time(runtime: Runtime) {
     let script = Script {
         python: "
 from sandbox.asyncio import hostcall
@@ -134,53 +134,48 @@ async def main():
     };
     let limits = Limits { cpu_timeout: Some(Duration::from_millis(300)), ..Limits::default() };
     let host = Handlers::new().hostcall("slow", |payload: Value| async move {
+        // Longer than the limit.
         tokio::time::sleep(Duration::from_millis(600)).await;
         Ok(payload)
     });
-    for runtime in BOTH {
-        let sandbox = started_with(runtime, limits.clone(), host.clone()).await;
-        sandbox.load_script(script.of(runtime)).await.unwrap();
-        assert_eq!(sandbox.run("main", args![]).await.unwrap().as_str(), "1");
-    }
+    let sandbox = started_with(runtime, limits, host).await;
+    sandbox.load_script(script.of(runtime)).await.unwrap();
+    assert_eq!(sandbox.run("main", args![]).await.unwrap().as_str(), "1");
 }
 
-#[tokio::test]
-async fn wall_time_includes_waiting() {
+#[each_runtime]
+async fn wall_time_includes_waiting(runtime: Runtime) {
     let script = Script {
         python: "import time\ndef main():\n    time.sleep(60)\n",
         javascript: "async function main() { await new Promise(r => setTimeout(r, 60000)) }",
     };
-    for runtime in BOTH {
-        let sandbox = started_with(runtime, Limits::default(), isola::DenyAll).await;
-        sandbox.load_script(script.of(runtime)).await.unwrap();
-        let start = Instant::now();
-        let call = sandbox.run("main", args![]).timeout(Duration::from_millis(200));
-        let error = call.await.unwrap_err();
-        assert_eq!(error.limit(), Some(Limit::WallTime), "{runtime}: {error}");
-        assert!(start.elapsed() < Duration::from_secs(10));
-        assert!(sandbox.is_closed());
-    }
+    let sandbox = started_with(runtime, Limits::default(), isola::DenyAll).await;
+    sandbox.load_script(script.of(runtime)).await.unwrap();
+    let start = Instant::now();
+    let call = sandbox.run("main", args![]).timeout(Duration::from_millis(200));
+    let error = call.await.unwrap_err();
+    assert_eq!(error.limit(), Some(Limit::WallTime), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(sandbox.is_closed());
 }
 
-#[tokio::test]
-async fn cpu_time_limit_can_be_set_for_one_call() {
+#[each_runtime]
+async fn cpu_time_limit_can_be_set_for_one_call(runtime: Runtime) {
     let script = Script {
         python: "def main(n):\n    for _ in range(n): pass\n",
         javascript: "function main(n) { for (let i = 0; i < n; i++); }",
     };
-    for runtime in BOTH {
-        let sandbox = started_with(runtime, Limits::default(), isola::DenyAll).await;
-        sandbox.load_script(script.of(runtime)).await.unwrap();
-        sandbox.run("main", args![10]).cpu_timeout(Duration::from_secs(5)).await.unwrap();
-        let call = sandbox.run("main", args![1_000_000_000_000_i64]);
-        let error = call.cpu_timeout(Duration::from_millis(100)).await.unwrap_err();
-        assert_eq!(error.code(), "cpu_time_limit");
-        assert!(error.to_string().contains("100ms"), "{error}");
-    }
+    let sandbox = started_with(runtime, Limits::default(), isola::DenyAll).await;
+    sandbox.load_script(script.of(runtime)).await.unwrap();
+    sandbox.run("main", args![10]).cpu_timeout(Duration::from_secs(5)).await.unwrap();
+    let call = sandbox.run("main", args![1_000_000_000_000_i64]);
+    let error = call.cpu_timeout(Duration::from_millis(100)).await.unwrap_err();
+    assert_eq!(error.code(), "cpu_time_limit");
+    assert!(error.to_string().contains("100ms"), "{error}");
 }
 
-#[tokio::test]
-async fn memory_limit_is_enforced() {
+#[each_runtime]
+async fn memory_limit_is_enforced(runtime: Runtime) {
     let rows = [
         Script {
             python: "def main():\n    x = []\n    while True: x.append(bytearray(1 << 20))\n",
@@ -199,13 +194,11 @@ function main() { const x = new Map(); for (let i = 0;; i++) x.set(i, {text: 'v'
 ",
         },
     ];
-    for runtime in BOTH {
-        for script in rows {
-            let limits = Limits { max_memory: 96 << 20, ..Limits::default() };
-            let error = fail(runtime, script, limits).await;
-            assert_eq!(error.limit(), Some(Limit::Memory), "{runtime}: {error}");
-            assert!(error.to_string().contains("96 MiB"), "{error}");
-        }
+    for script in rows {
+        let limits = Limits { max_memory: 96 << 20, ..Limits::default() };
+        let error = fail(runtime, script, limits).await;
+        assert_eq!(error.limit(), Some(Limit::Memory), "{error}");
+        assert!(error.to_string().contains("96 MiB"), "{error}");
     }
 }
 
@@ -235,14 +228,14 @@ def bomb():
 
 #[tokio::test]
 async fn memory_limit_below_the_interpreter_is_refused() {
-    let template = crate::fixture::template(Runtime::Python).await;
+    let template = template(Runtime::Python).await;
     let error = template.sandbox().max_memory(1 << 20).create().await.unwrap_err();
     assert!(matches!(error, Error::InvalidArgument(_)), "{error}");
     assert!(error.to_string().contains("less than the interpreter itself needs"), "{error}");
 }
 
-#[tokio::test]
-async fn output_limit_is_enforced() {
+#[each_runtime]
+async fn output_limit_is_enforced(runtime: Runtime) {
     let rows = [
         Script {
             python: "def main():\n    while True: print('x' * 1000)\n",
@@ -258,25 +251,23 @@ async fn output_limit_is_enforced() {
         },
     ];
     let limits = Limits { max_output_size: 64 << 10, ..Limits::default() };
-    for runtime in BOTH {
-        for script in rows {
-            let error = fail(runtime, script, limits.clone()).await;
-            assert_eq!(error.limit(), Some(Limit::Output), "{runtime}: {error}");
+    for script in rows {
+        let error = fail(runtime, script, limits.clone()).await;
+        assert_eq!(error.limit(), Some(Limit::Output), "{error}");
 
-            // A listener receives the output up to the limit.
-            let sandbox = started_with(runtime, limits.clone(), isola::DenyAll).await;
-            sandbox.load_script(script.of(runtime)).await.unwrap();
-            let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
-            assert!(all.len() > 1);
-            assert!(
-                matches!(all.last(), Some(isola::Event::Error(e)) if e.limit() == Some(Limit::Output))
-            );
-        }
+        // A listener receives the output up to the limit.
+        let sandbox = started_with(runtime, limits.clone(), isola::DenyAll).await;
+        sandbox.load_script(script.of(runtime)).await.unwrap();
+        let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
+        assert!(all.len() > 1);
+        assert!(
+            matches!(all.last(), Some(isola::Event::Error(e)) if e.limit() == Some(Limit::Output))
+        );
     }
 }
 
-#[tokio::test]
-async fn recursion_limit_is_enforced() {
+#[each_runtime]
+async fn recursion_limit_is_enforced(runtime: Runtime) {
     let rows = [
         (
             "a function",
@@ -323,17 +314,15 @@ function main() { eval('('.repeat(1000000) + '1' + ')'.repeat(1000000)); return 
             },
         ),
     ];
-    for runtime in BOTH {
-        for (what, script) in rows {
-            let error = fail(runtime, script, Limits::default()).await;
-            // These two are refused before any recursion.
-            let refused = match runtime {
-                Runtime::Python => what == "source code",
-                Runtime::JavaScript => what == "a deep value",
-            };
-            let code = if refused { "guest_exception" } else { "recursion_limit" };
-            assert_eq!(error.code(), code, "{runtime}: {what}: {error}");
-        }
+    for (what, script) in rows {
+        let error = fail(runtime, script, Limits::default()).await;
+        // These two are refused before any recursion.
+        let refused = match runtime {
+            Runtime::Python => what == "source code",
+            Runtime::JavaScript => what == "a deep value",
+        };
+        let code = if refused { "guest_exception" } else { "recursion_limit" };
+        assert_eq!(error.code(), code, "{what}: {error}");
     }
 }
 
@@ -365,7 +354,7 @@ def main():
     };
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("file"), "x").unwrap();
-    let template = crate::fixture::template(Runtime::Python).await;
+    let template = template(Runtime::Python).await;
     let limits = Limits { max_handles: 100, ..Limits::default() };
     let mount = isola::Mount::new(dir.path(), "/data");
     let sandbox = template.sandbox().limits(limits).mount(mount).create().await.unwrap();
@@ -375,6 +364,7 @@ def main():
     assert_eq!(error.limit(), Some(Limit::Handles), "{error}");
 }
 
+/// Tests one runtime after the other, because it measures the process.
 #[tokio::test]
 async fn memory_of_closed_sandboxes_is_freed() {
     let script = Script {
@@ -383,37 +373,34 @@ async fn memory_of_closed_sandboxes_is_freed() {
 let x; function main() { x = new Uint8Array(100 << 20).fill(1) }
 ",
     };
-    for runtime in BOTH {
-        crate::fixture::started(runtime).await;
-        let before = resident();
+    for runtime in RUNTIMES {
+        started(runtime).await;
+        let before = resident_bytes();
         for _ in 0..5 {
             let sandbox = started_with(runtime, Limits::default(), isola::DenyAll).await;
             sandbox.load_script(script.of(runtime)).await.unwrap();
             sandbox.run("main", args![]).await.unwrap();
         }
         // Other tests run at the same time, but a leak of 500 MiB would be visible.
-        let grown = resident().saturating_sub(before);
+        let grown = resident_bytes().saturating_sub(before);
         assert!(grown < 400 << 20, "{runtime}: {} MiB", grown >> 20);
     }
 }
 
-#[tokio::test]
-async fn prelude_is_limited() {
-    for (runtime, source) in
-        [(Runtime::Python, "while True: pass"), (Runtime::JavaScript, "for (;;);")]
-    {
-        let limits = Limits { cpu_timeout: Some(Duration::from_millis(200)), ..Limits::default() };
-        // It does not block the build of the template, and fails in each sandbox.
-        let builder = isola::Template::builder(runtime).prelude(source).limits(limits);
-        let template = builder.build().await.unwrap();
-        let sandbox = template.sandbox().create().await.unwrap();
-        let error = sandbox.start().await.unwrap_err();
-        assert_eq!(error.limit(), Some(Limit::CpuTime), "{runtime}: {error}");
-    }
+#[each_runtime]
+async fn prelude_is_limited(runtime: Runtime) {
+    let limits = Limits { cpu_timeout: Some(Duration::from_millis(200)), ..Limits::default() };
+    // It does not block the build of the template, and fails in each sandbox.
+    let builder = isola::Template::builder(runtime);
+    let builder = builder.prelude(ENDLESS_TOP_LEVEL.of(runtime)).limits(limits);
+    let template = builder.build().await.unwrap();
+    let sandbox = template.sandbox().create().await.unwrap();
+    let error = sandbox.start().await.unwrap_err();
+    assert_eq!(error.limit(), Some(Limit::CpuTime), "{error}");
 }
 
-#[tokio::test]
-async fn value_size_limit_is_enforced() {
+#[each_runtime]
+async fn value_size_limit_is_enforced(runtime: Runtime) {
     let script = Script {
         python: "
 from sandbox.asyncio import hostcall
@@ -431,26 +418,13 @@ async function receive() { await hostcall('big', null) }
         .hostcall("echo", |payload| async move { Ok(payload) })
         .hostcall("big", |_| async { Ok(Value::new(&"x".repeat(1 << 20)).unwrap()) });
     let limits = Limits { max_value_size: 1 << 20, ..Limits::default() };
-    for runtime in BOTH {
-        let sandbox = started_with(runtime, limits.clone(), host.clone()).await;
-        sandbox.load_script(script.of(runtime)).await.unwrap();
-        let error = sandbox.run("send", args![]).await.unwrap_err();
-        assert_eq!(error.limit(), Some(Limit::ValueSize), "{runtime}: {error}");
-        let error = sandbox.run("receive", args![]).await.unwrap_err();
-        assert!(error.to_string().contains("is larger than 1048576 bytes"), "{runtime}: {error}");
-        let error = sandbox.load_script(" ".repeat((1 << 20) + 1)).await.unwrap_err();
-        assert_eq!(error.limit(), Some(Limit::ValueSize), "{runtime}: {error}");
-        assert!(!sandbox.is_closed());
-    }
-}
-
-fn thread_cpu() -> Duration {
-    use rustix::time::{ClockId, clock_gettime};
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
-}
-
-fn resident() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    let sandbox = started_with(runtime, limits, host).await;
+    sandbox.load_script(script.of(runtime)).await.unwrap();
+    let error = sandbox.run("send", args![]).await.unwrap_err();
+    assert_eq!(error.limit(), Some(Limit::ValueSize), "{error}");
+    let error = sandbox.run("receive", args![]).await.unwrap_err();
+    assert!(error.to_string().contains("is larger than 1048576 bytes"), "{error}");
+    let error = sandbox.load_script(" ".repeat((1 << 20) + 1)).await.unwrap_err();
+    assert_eq!(error.limit(), Some(Limit::ValueSize), "{error}");
+    assert!(!sandbox.is_closed());
 }

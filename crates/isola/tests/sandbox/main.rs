@@ -21,6 +21,7 @@ mod javascript;
 mod limits;
 mod mounts;
 mod output;
+mod process;
 mod python;
 mod quick;
 mod scripts;

@@ -4,7 +4,7 @@ use std::fs;
 
 use isola::{Mount, Permission, Runtime, Sandbox, args};
 
-use crate::fixture::template;
+use crate::fixture::{template, writable_mount};
 
 const FILES: &str = "
 import os
@@ -91,10 +91,7 @@ async fn permissions_are_enforced() {
 #[tokio::test]
 async fn guest_and_host_see_each_others_writes() {
     let dir = sample_dir();
-    let mount = Mount::new(dir.path(), "/data")
-        .dir_perms(Permission::ReadWrite)
-        .file_perms(Permission::ReadWrite);
-    let sandbox = sandbox(vec![mount]).await;
+    let sandbox = sandbox(vec![writable_mount(&dir, "/data")]).await;
     sandbox.run("write", args!["/data/out.txt", "grüße"]).await.unwrap();
     sandbox.run("append", args!["/data/out.txt", "!"]).await.unwrap();
     assert_eq!(fs::read_to_string(dir.path().join("out.txt")).unwrap(), "grüße!");
@@ -112,10 +109,7 @@ async fn paths_cannot_leave_a_mount() {
     std::os::unix::fs::symlink(outside.path().join("secret"), dir.path().join("absolute")).unwrap();
     let up = format!("../{}/secret", outside.path().file_name().unwrap().to_str().unwrap());
     std::os::unix::fs::symlink(&up, dir.path().join("relative")).unwrap();
-    let mount = Mount::new(dir.path(), "/data")
-        .dir_perms(Permission::ReadWrite)
-        .file_perms(Permission::ReadWrite);
-    let sandbox = sandbox(vec![mount]).await;
+    let sandbox = sandbox(vec![writable_mount(&dir, "/data")]).await;
     for path in [
         "/data/absolute".to_owned(),
         "/data/relative".to_owned(),

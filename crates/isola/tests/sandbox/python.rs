@@ -8,7 +8,7 @@ mod ending;
 mod event_loop;
 mod http;
 mod importlib;
-pub(crate) mod interpreter;
+mod interpreter;
 mod logging;
 mod packages;
 mod serde;

@@ -1,9 +1,10 @@
 //! Calls that start on the thread of their caller.
 
 use futures_util::FutureExt as _;
-use isola::{Handlers, Limits, PollOutcome, Sandbox, args};
+use isola::{Handlers, Limits, PollOutcome, Runtime, Sandbox, args};
+use test_macros::each_runtime;
 
-use crate::fixture::{BOTH, Script, started_with};
+use crate::fixture::{Script, started_with};
 
 const SCRIPT: Script = Script {
     python: "
@@ -44,45 +45,43 @@ async fn until_quick(sandbox: &Sandbox) {
     panic!("no call was quick");
 }
 
-#[tokio::test]
-async fn only_quick_calls_complete_inline() {
-    for runtime in BOTH {
-        let host = Handlers::new().hostcall("answer", |payload| async move {
-            // Not before another task ran.
-            tokio::task::yield_now().await;
-            Ok(payload)
-        });
-        let sandbox = started_with(runtime, Limits::default(), host).await;
-        sandbox.load_script(SCRIPT.of(runtime)).await.unwrap();
+#[each_runtime]
+async fn only_quick_calls_complete_inline(runtime: Runtime) {
+    let host = Handlers::new().hostcall("answer", |payload| async move {
+        // Not before another task ran.
+        tokio::task::yield_now().await;
+        Ok(payload)
+    });
+    let sandbox = started_with(runtime, Limits::default(), host).await;
+    sandbox.load_script(SCRIPT.of(runtime)).await.unwrap();
 
-        // The duration of the first call is unknown.
-        let first = sandbox.run("quick", args![]).start_inline();
-        assert!(matches!(first, PollOutcome::Pending(_)));
-        drop(first);
+    // The duration of the first call is unknown.
+    let first = sandbox.run("quick", args![]).start_inline();
+    assert!(matches!(first, PollOutcome::Pending(_)));
+    drop(first);
 
-        until_quick(&sandbox).await;
-        match sandbox.run("waiting", args![]).start_inline() {
-            PollOutcome::Pending(answer) => assert_eq!(answer.await.unwrap().as_str(), "42"),
-            PollOutcome::Ready(outcome) => panic!("{runtime}: {outcome:?}"),
-        }
-
-        until_quick(&sandbox).await;
-        match sandbox.run("failing", args![]).start_inline() {
-            PollOutcome::Ready(outcome) => {
-                assert_eq!(outcome.unwrap_err().code(), "guest_exception")
-            }
-            PollOutcome::Pending(answer) => {
-                assert_eq!(answer.await.unwrap_err().code(), "guest_exception");
-            }
-        }
-
-        until_quick(&sandbox).await;
-        let PollOutcome::Pending(mut answer) = sandbox.run("long", args![]).start_inline() else {
-            panic!("{runtime}: an endless loop is over");
-        };
-        // If the last quick call took long, this one has not started yet.
-        assert!((&mut answer).now_or_never().is_none(), "{runtime}");
-        drop(answer);
-        assert!(sandbox.is_closed(), "{runtime}");
+    until_quick(&sandbox).await;
+    match sandbox.run("waiting", args![]).start_inline() {
+        PollOutcome::Pending(answer) => assert_eq!(answer.await.unwrap().as_str(), "42"),
+        PollOutcome::Ready(outcome) => panic!("{outcome:?}"),
     }
+
+    until_quick(&sandbox).await;
+    match sandbox.run("failing", args![]).start_inline() {
+        PollOutcome::Ready(outcome) => {
+            assert_eq!(outcome.unwrap_err().code(), "guest_exception")
+        }
+        PollOutcome::Pending(answer) => {
+            assert_eq!(answer.await.unwrap_err().code(), "guest_exception");
+        }
+    }
+
+    until_quick(&sandbox).await;
+    let PollOutcome::Pending(mut answer) = sandbox.run("long", args![]).start_inline() else {
+        panic!("an endless loop is over");
+    };
+    // If the last quick call took long, this one has not started yet.
+    assert!((&mut answer).now_or_never().is_none());
+    drop(answer);
+    assert!(sandbox.is_closed());
 }

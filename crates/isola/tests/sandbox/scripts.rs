@@ -2,36 +2,29 @@
 
 use isola::{Runtime, Template, args};
 use serde_json::json;
+use test_macros::each_runtime;
 
-use crate::fixture::{BOTH, Script, started};
+use crate::fixture::{Script, started};
 
-#[tokio::test]
-async fn later_scripts_see_earlier_ones() {
-    let rows = [
-        (
-            Runtime::Python,
-            [
-                "counter = 0\ndef count():\n    global counter\n    counter += 1\n    return counter\n",
-                "count()\ncounter += 10\n",
-                "class Thing:\n    def __init__(self): self.n = counter\ndef main():\n    return [Thing().n, count()]\n",
-            ],
-        ),
-        (
-            Runtime::JavaScript,
-            [
-                "let counter = 0;\nfunction count() { return ++counter }\n",
-                "count();\ncounter += 10;",
-                "class Thing { constructor() { this.n = counter } }\nconst main = () => [new Thing().n, count()];\n",
-            ],
-        ),
-    ];
-    for (runtime, scripts) in rows {
-        let sandbox = started(runtime).await;
-        for script in scripts {
-            sandbox.load_script(script).await.unwrap();
-        }
-        assert_eq!(sandbox.run("main", args![]).await.unwrap(), json!([11, 12]), "{runtime}");
+#[each_runtime]
+async fn later_scripts_see_earlier_ones(runtime: Runtime) {
+    let scripts = match runtime {
+        Runtime::Python => [
+            "counter = 0\ndef count():\n    global counter\n    counter += 1\n    return counter\n",
+            "count()\ncounter += 10\n",
+            "class Thing:\n    def __init__(self): self.n = counter\ndef main():\n    return [Thing().n, count()]\n",
+        ],
+        Runtime::JavaScript => [
+            "let counter = 0;\nfunction count() { return ++counter }\n",
+            "count();\ncounter += 10;",
+            "class Thing { constructor() { this.n = counter } }\nconst main = () => [new Thing().n, count()];\n",
+        ],
+    };
+    let sandbox = started(runtime).await;
+    for script in scripts {
+        sandbox.load_script(script).await.unwrap();
     }
+    assert_eq!(sandbox.run("main", args![]).await.unwrap(), json!([11, 12]));
 }
 
 #[tokio::test]
@@ -116,8 +109,8 @@ async fn unusual_javascript_sources_are_parsed() {
     }
 }
 
-#[tokio::test]
-async fn prelude_runs_before_scripts() {
+#[each_runtime]
+async fn prelude_runs_before_scripts(runtime: Runtime) {
     let prelude = Script {
         python: "import json\ndef helper(x):\n    return json.dumps(x)\n",
         javascript: "const helper = (x) => JSON.stringify(x);",
@@ -126,30 +119,24 @@ async fn prelude_runs_before_scripts() {
         python: "def main():\n    return helper([1])\n",
         javascript: "function main() { return helper([1]) }",
     };
-    for runtime in BOTH {
-        let template =
-            Template::builder(runtime).prelude(prelude.of(runtime)).build().await.unwrap();
-        let sandbox = template.sandbox().create().await.unwrap();
-        sandbox.start().await.unwrap();
-        sandbox.load_script(script.of(runtime)).await.unwrap();
-        assert_eq!(sandbox.run("main", args![]).await.unwrap(), json!("[1]"));
-    }
+    let template = Template::builder(runtime).prelude(prelude.of(runtime)).build().await.unwrap();
+    let sandbox = template.sandbox().create().await.unwrap();
+    sandbox.start().await.unwrap();
+    sandbox.load_script(script.of(runtime)).await.unwrap();
+    assert_eq!(sandbox.run("main", args![]).await.unwrap(), json!("[1]"));
 }
 
-#[tokio::test]
-async fn failed_prelude_has_its_line() {
-    for (runtime, source) in
-        [(Runtime::Python, "x = 1\n1 / 0\n"), (Runtime::JavaScript, "const x = 1;\nnope();\n")]
-    {
-        let template = Template::builder(runtime).prelude(source).build().await.unwrap();
-        let sandbox = template.sandbox().create().await.unwrap();
-        let error = sandbox.start().await.unwrap_err().to_string();
-        assert!(error.contains("prelude") && error.contains('2'), "{error}");
-        // A sandbox whose prelude failed cannot be used.
-        assert!(sandbox.is_closed());
-        let after = sandbox.run("main", args![]).await.unwrap_err().to_string();
-        assert!(after.starts_with("sandbox is closed: an earlier call ended it: "), "{after}");
-    }
+#[each_runtime]
+async fn failed_prelude_has_its_line(runtime: Runtime) {
+    let prelude = Script { python: "x = 1\n1 / 0\n", javascript: "const x = 1;\nnope();\n" };
+    let template = Template::builder(runtime).prelude(prelude.of(runtime)).build().await.unwrap();
+    let sandbox = template.sandbox().create().await.unwrap();
+    let error = sandbox.start().await.unwrap_err().to_string();
+    assert!(error.contains("prelude") && error.contains('2'), "{error}");
+    // A sandbox whose prelude failed cannot be used.
+    assert!(sandbox.is_closed());
+    let after = sandbox.run("main", args![]).await.unwrap_err().to_string();
+    assert!(after.starts_with("sandbox is closed: an earlier call ended it: "), "{after}");
 }
 
 #[tokio::test]

@@ -48,19 +48,16 @@ impl Server {
     /// bytes.
     pub(crate) async fn raw(answer: &'static [u8]) -> Self {
         Self::tcp(move |mut stream| async move {
-            let mut head = Vec::new();
-            while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-                if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
-                    return;
-                }
+            if read_head(&mut stream).await {
+                let _ = stream.write_all(answer).await;
+                let _ = stream.shutdown().await;
             }
-            let _ = stream.write_all(answer).await;
-            let _ = stream.shutdown().await;
         })
         .await
     }
 
-    async fn tcp<F, R>(serve: F) -> Self
+    /// Starts a server that passes each connection to `serve`.
+    pub(crate) async fn tcp<F, R>(serve: F) -> Self
     where
         F: Fn(TcpStream) -> R + Send + 'static,
         R: Future<Output = ()> + Send + 'static,
@@ -94,6 +91,18 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Reads the head of a request. Returns false if the connection is closed before its
+/// end.
+pub(crate) async fn read_head(stream: &mut TcpStream) -> bool {
+    let mut head = Vec::new();
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+            return false;
+        }
+    }
+    true
 }
 
 /// Creates a response with a complete body.

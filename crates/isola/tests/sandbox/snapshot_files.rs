@@ -7,7 +7,10 @@ use std::{
 };
 
 use isola::{Error, Runtime, SnapshotInfo, Template, args, list_snapshots};
+use serde_json::{Value as Json, json};
 
+#[cfg(unix)]
+use crate::fixture::create_fifo;
 use crate::fixture::{started, template};
 
 /// Saves a valid snapshot in a temporary directory.
@@ -21,7 +24,7 @@ async fn saved() -> (tempfile::TempDir, PathBuf) {
 }
 
 /// Returns the snapshot with a changed header and a valid checksum.
-fn forged(good: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
+pub(crate) fn with_header(good: &[u8], change: impl FnOnce(&mut Json)) -> Vec<u8> {
     let length = u32::from_le_bytes(good[8..12].try_into().unwrap()) as usize;
     let mut header = serde_json::from_slice(&good[12..12 + length]).unwrap();
     change(&mut header);
@@ -51,14 +54,14 @@ async fn out_of_range_numbers_are_refused() {
     assert!(SnapshotInfo::read(&path).unwrap().created.elapsed().is_ok());
     let forgery = dir.path().join("forged.snapshot");
     for (name, value) in [
-        ("created", serde_json::json!(u64::MAX)),
-        ("created", serde_json::json!(i64::MAX)),
-        ("created", serde_json::json!(253_402_300_800_u64)),
-        ("memory", serde_json::json!(u64::MAX)),
-        ("memory", serde_json::json!((4_u64 << 30) + 1)),
-        ("changed", serde_json::json!(u64::MAX)),
+        ("created", json!(u64::MAX)),
+        ("created", json!(i64::MAX)),
+        ("created", json!(253_402_300_800_u64)),
+        ("memory", json!(u64::MAX)),
+        ("memory", json!((4_u64 << 30) + 1)),
+        ("changed", json!(u64::MAX)),
     ] {
-        fs::write(&forgery, forged(&good, |header| header[name] = value.clone())).unwrap();
+        fs::write(&forgery, with_header(&good, |header| header[name] = value.clone())).unwrap();
         let why = refused(template, &forgery).await;
         assert!(why.contains("not a snapshot or is damaged"), "{name} {value}: {why}");
         let error = SnapshotInfo::read(&forgery).unwrap_err();
@@ -66,14 +69,14 @@ async fn out_of_range_numbers_are_refused() {
     }
     // Numbers that affect only the guest, and lists of another length.
     for (name, value) in [
-        ("monotonic", serde_json::json!(u64::MAX)),
-        ("globals", serde_json::json!([])),
-        ("globals", serde_json::json!(vec![u64::MAX; 1000])),
-        ("memory", serde_json::json!(0)),
-        ("memory", serde_json::json!(1)),
-        ("base", serde_json::json!([u32::MAX, u64::MAX])),
+        ("monotonic", json!(u64::MAX)),
+        ("globals", json!([])),
+        ("globals", json!(vec![u64::MAX; 1000])),
+        ("memory", json!(0)),
+        ("memory", json!(1)),
+        ("base", json!([u32::MAX, u64::MAX])),
     ] {
-        fs::write(&forgery, forged(&good, |header| header[name] = value.clone())).unwrap();
+        fs::write(&forgery, with_header(&good, |header| header[name] = value.clone())).unwrap();
         let restored = match template.load_snapshot(&forgery).await {
             Ok(snapshot) => snapshot.create_sandbox().await,
             Err(error) => Err(error),
@@ -85,7 +88,7 @@ async fn out_of_range_numbers_are_refused() {
     }
     // The process continues, and the valid snapshot can be restored.
     let sandbox = template.load_snapshot(&path).await.unwrap().create_sandbox().await.unwrap();
-    assert_eq!(sandbox.run("main", args![]).await.unwrap(), serde_json::json!(42));
+    assert_eq!(sandbox.run("main", args![]).await.unwrap(), json!(42));
 }
 
 #[cfg(unix)]
@@ -105,14 +108,7 @@ async fn special_and_oversized_files_are_refused() {
     let empty = dir.path().join("empty.snapshot");
     File::create(&empty).unwrap().set_len(8 << 30).unwrap();
     let fifo = dir.path().join("fifo.snapshot");
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &fifo,
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::from_raw_mode(0o600),
-        0,
-    )
-    .unwrap();
+    create_fifo(&fifo);
     let zero = dir.path().join("zero.snapshot");
     std::os::unix::fs::symlink("/dev/zero", &zero).unwrap();
     let directory = dir.path().join("directory.snapshot");

@@ -6,12 +6,17 @@ use std::{
     time::Duration,
 };
 
-use isola::{
-    Args, Error, Event, Handlers, Limits, Mount, Permission, Runtime, Sandbox, Template, args,
-};
+use futures_util::FutureExt as _;
+use isola::{Args, Error, Event, Handlers, Limits, Runtime, Sandbox, Template, args};
 use serde_json::{Value as Json, json};
+use test_macros::each_runtime;
 
-use crate::fixture::{BOTH, Script, events, loaded, results, started, template};
+use crate::{
+    fixture::{
+        RUNTIMES, Script, events, loaded, results, started, template, wait_for, writable_mount,
+    },
+    snapshot_files::with_header,
+};
 
 async fn run(sandbox: &Sandbox, function: &str, args: Args) -> Json {
     sandbox.run(function, args).await.unwrap().to().unwrap()
@@ -60,84 +65,78 @@ async function later(x) { return x * 2 }
 ",
 };
 
-#[tokio::test]
-async fn copies_have_the_state_and_are_independent() {
-    for runtime in BOTH {
-        let parent = loaded(runtime, COUNTER).await;
-        for _ in 0..3 {
-            run(&parent, "step", args![]).await;
-        }
-        assert_eq!(run(&parent, "pull", args![]).await, json!(0));
-        run(&parent, "add", args![1]).await;
+#[each_runtime]
+async fn copies_have_the_state_and_are_independent(runtime: Runtime) {
+    let parent = loaded(runtime, COUNTER).await;
+    for _ in 0..3 {
+        run(&parent, "step", args![]).await;
+    }
+    assert_eq!(run(&parent, "pull", args![]).await, json!(0));
+    run(&parent, "add", args![1]).await;
 
-        let children = parent.fork(3).await.unwrap();
-        for (n, child) in (1..).zip(&children) {
-            assert_eq!(run(child, "step", args![10 * n]).await, json!([3 + 10 * n, 4]));
-            assert_eq!(run(child, "pull", args![]).await, json!(1), "{runtime}: a generator");
-            let text = run(child, "add", args![n]).await;
-            assert_eq!(text.as_str().unwrap().replace(' ', ""), format!("[1,{n}]"));
-            assert_eq!(run(child, "later", args![n]).await, json!(2 * n));
-        }
-        // The parent is not affected.
-        assert_eq!(run(&parent, "step", args![]).await, json!([4, 4]), "{runtime}");
-        assert_eq!(run(&parent, "pull", args![]).await, json!(1), "{runtime}");
+    let children = parent.fork(3).await.unwrap();
+    for (n, child) in (1..).zip(&children) {
+        assert_eq!(run(child, "step", args![10 * n]).await, json!([3 + 10 * n, 4]));
+        assert_eq!(run(child, "pull", args![]).await, json!(1), "a generator");
+        let text = run(child, "add", args![n]).await;
+        assert_eq!(text.as_str().unwrap().replace(' ', ""), format!("[1,{n}]"));
+        assert_eq!(run(child, "later", args![n]).await, json!(2 * n));
+    }
+    // The parent is not affected.
+    assert_eq!(run(&parent, "step", args![]).await, json!([4, 4]));
+    assert_eq!(run(&parent, "pull", args![]).await, json!(1));
 
-        // A fork of a fork, after its ancestors were dropped.
-        let grandchild = children[1].fork(1).await.unwrap().remove(0);
-        drop(children);
-        drop(parent);
-        assert_eq!(run(&grandchild, "step", args![]).await, json!([24, 5]), "{runtime}");
-        assert_eq!(run(&grandchild, "pull", args![]).await, json!(2), "{runtime}");
-        grandchild
-            .load_script(match runtime {
-                Runtime::Python => "import decimal\ndef late(): return str(decimal.Decimal(count))",
-                Runtime::JavaScript => "const late = () => String(count)",
-            })
-            .await
-            .unwrap();
-        assert_eq!(run(&grandchild, "late", args![]).await, json!("24"), "{runtime}");
+    // A fork of a fork, after its ancestors were dropped.
+    let grandchild = children[1].fork(1).await.unwrap().remove(0);
+    drop(children);
+    drop(parent);
+    assert_eq!(run(&grandchild, "step", args![]).await, json!([24, 5]));
+    assert_eq!(run(&grandchild, "pull", args![]).await, json!(2));
+    grandchild
+        .load_script(match runtime {
+            Runtime::Python => "import decimal\ndef late(): return str(decimal.Decimal(count))",
+            Runtime::JavaScript => "const late = () => String(count)",
+        })
+        .await
+        .unwrap();
+    assert_eq!(run(&grandchild, "late", args![]).await, json!("24"));
+}
+
+#[each_runtime]
+async fn snapshot_can_be_restored_many_times(runtime: Runtime) {
+    let parent = loaded(runtime, COUNTER).await;
+    run(&parent, "step", args![5]).await;
+    let snapshot = parent.snapshot().await.unwrap();
+    assert!(snapshot.resident_size() > 0 && snapshot.resident_size() <= snapshot.memory_size());
+    run(&parent, "step", args![5]).await;
+    parent.close();
+    for _ in 0..20 {
+        let child = snapshot.create_sandbox().await.unwrap();
+        assert_eq!(run(&child, "step", args![]).await, json!([6, 2]));
     }
 }
 
-#[tokio::test]
-async fn snapshot_can_be_restored_many_times() {
-    for runtime in BOTH {
-        let parent = loaded(runtime, COUNTER).await;
-        run(&parent, "step", args![5]).await;
-        let snapshot = parent.snapshot().await.unwrap();
-        assert!(snapshot.resident_size() > 0 && snapshot.resident_size() <= snapshot.memory_size());
-        run(&parent, "step", args![5]).await;
-        parent.close();
-        for _ in 0..20 {
-            let child = snapshot.create_sandbox().await.unwrap();
-            assert_eq!(run(&child, "step", args![]).await, json!([6, 2]), "{runtime}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn memory_of_a_child_can_grow_to_its_limit() {
+#[each_runtime]
+async fn memory_of_a_child_can_grow_to_its_limit(runtime: Runtime) {
     let script = Script {
         python: "kept = []\ndef grow(n):\n    for _ in range(n): kept.append(bytearray(1 << 20))\n    return len(kept)",
         javascript: "const kept = []; function grow(n) { for (let i = 0; i < n; i++) kept.push(new Uint8Array(1 << 20).fill(1)); return kept.length }",
     };
-    for runtime in BOTH {
-        let parent = loaded(runtime, script).await;
-        run(&parent, "grow", args![60]).await;
-        let snapshot = parent.snapshot().await.unwrap();
-        let child = snapshot.create_sandbox().await.unwrap();
-        assert_eq!(run(&child, "grow", args![60]).await, json!(120), "{runtime}");
-        assert_eq!(run(&parent, "grow", args![1]).await, json!(61), "{runtime}");
+    let parent = loaded(runtime, script).await;
+    run(&parent, "grow", args![60]).await;
+    let snapshot = parent.snapshot().await.unwrap();
+    let child = snapshot.create_sandbox().await.unwrap();
+    assert_eq!(run(&child, "grow", args![60]).await, json!(120));
+    assert_eq!(run(&parent, "grow", args![1]).await, json!(61));
 
-        // The limit includes the memory of the snapshot.
-        let small = Limits { max_memory: 160 << 20, ..Limits::default() };
-        let child = snapshot.sandbox().limits(small).create().await.unwrap();
-        let error = child.run("grow", args![100]).await.unwrap_err();
-        assert_eq!(error.code(), "memory_limit", "{runtime}: {error}");
-        let error = snapshot.sandbox().max_memory(64 << 20).create().await.unwrap_err();
-        assert_eq!(error.code(), "invalid_argument", "{runtime}: {error}");
-        assert!(error.to_string().contains("already has"), "{error}");
-    }
+    // The limit includes the memory of the snapshot.
+    let small = Limits { max_memory: 160 << 20, ..Limits::default() };
+    let child = snapshot.sandbox().limits(small).create().await.unwrap();
+    let error = child.run("grow", args![100]).await.unwrap_err();
+    assert_eq!(error.code(), "memory_limit", "{error}");
+    let error = snapshot.sandbox().max_memory(64 << 20).create().await.unwrap_err();
+    assert_eq!(error.code(), "invalid_argument", "{error}");
+    assert!(error.to_string().contains("already has"), "{error}");
 }
 
 const IDENTITY: Script = Script {
@@ -164,70 +163,66 @@ draw();
 ",
 };
 
-#[tokio::test]
-async fn children_draw_different_random_numbers() {
-    for runtime in BOTH {
-        let parent = loaded(runtime, IDENTITY).await;
-        let children = parent.fork(20).await.unwrap();
-        let mut seen = std::collections::HashSet::new();
-        let mut drawn = 0;
-        for sandbox in children.iter().chain([&parent]) {
-            for value in run(sandbox, "draw", args![]).await.as_array().unwrap() {
-                drawn += 1;
-                assert!(seen.insert(value.to_string()), "{runtime}: {value} came twice");
-            }
+#[each_runtime]
+async fn children_draw_different_random_numbers(runtime: Runtime) {
+    let parent = loaded(runtime, IDENTITY).await;
+    let children = parent.fork(20).await.unwrap();
+    let mut seen = std::collections::HashSet::new();
+    let mut drawn = 0;
+    for sandbox in children.iter().chain([&parent]) {
+        for value in run(sandbox, "draw", args![]).await.as_array().unwrap() {
+            drawn += 1;
+            assert!(seen.insert(value.to_string()), "{value} came twice");
         }
-        assert!(drawn >= 21 * 4);
     }
+    assert!(drawn >= 21 * 4);
 }
 
-#[tokio::test]
-async fn clocks_continue_in_a_child() {
-    for runtime in BOTH {
-        let parent = loaded(runtime, IDENTITY).await;
-        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
-        let before: [f64; 2] = parent.run("clocks", args![]).await.unwrap().to().unwrap();
-        let snapshot = parent.snapshot().await.unwrap();
-        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
-        let child = snapshot.create_sandbox().await.unwrap();
-        let after: [f64; 2] = child.run("clocks", args![]).await.unwrap().to().unwrap();
-        assert!(after[0] >= before[0], "{runtime}: {before:?} {after:?}");
-        assert!(after[1] >= before[1] + 0.03, "{runtime}: {before:?} {after:?}");
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        assert!((after[1] - now.as_secs_f64()).abs() < 60.0);
-    }
+#[each_runtime]
+async fn clocks_continue_in_a_child(runtime: Runtime) {
+    let parent = loaded(runtime, IDENTITY).await;
+    // Time passes before the snapshot, so that a clock that starts again is noticed, and
+    // after it, so that one that was stopped is.
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let before: [f64; 2] = parent.run("clocks", args![]).await.unwrap().to().unwrap();
+    let snapshot = parent.snapshot().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let child = snapshot.create_sandbox().await.unwrap();
+    let after: [f64; 2] = child.run("clocks", args![]).await.unwrap().to().unwrap();
+    assert!(after[0] >= before[0], "{before:?} {after:?}");
+    assert!(after[1] >= before[1] + 0.03, "{before:?} {after:?}");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    assert!((after[1] - now.as_secs_f64()).abs() < 60.0);
 }
 
-#[tokio::test]
-async fn each_child_has_its_own_host_and_environment() {
-    for runtime in BOTH {
-        let template = template(runtime).await;
-        let parent = template.sandbox().env("A", "1").env("B", "1").create().await.unwrap();
-        parent.start().await.unwrap();
-        parent.load_script(IDENTITY.of(runtime)).await.unwrap();
-        let call = match runtime {
-            Runtime::Python => {
-                "from sandbox.asyncio import hostcall\nasync def ask(): return await hostcall('who', None)\n"
-            }
-            Runtime::JavaScript => "const ask = () => hostcall('who', null)",
-        };
-        parent.load_script(call).await.unwrap();
-        let snapshot = parent.snapshot().await.unwrap();
-        for name in ["x", "y"] {
-            let host = Handlers::new().hostcall("who", move |_| async move {
-                isola::Value::new(&name).map_err(|_| isola::HostError::new("no"))
-            });
-            let child = snapshot.sandbox().host(host).env("B", name).env("C", "3").create().await;
-            let child = child.unwrap();
-            assert_eq!(run(&child, "env", args![]).await, json!({"A": "1", "B": name, "C": "3"}));
-            assert_eq!(run(&child, "ask", args![]).await, json!(name), "{runtime}");
+#[each_runtime]
+async fn each_child_has_its_own_host_and_environment(runtime: Runtime) {
+    let template = template(runtime).await;
+    let parent = template.sandbox().env("A", "1").env("B", "1").create().await.unwrap();
+    parent.start().await.unwrap();
+    parent.load_script(IDENTITY.of(runtime)).await.unwrap();
+    let call = match runtime {
+        Runtime::Python => {
+            "from sandbox.asyncio import hostcall\nasync def ask(): return await hostcall('who', None)\n"
         }
-        // Without a host of its own the child has none, and the parent's environment is
-        // unchanged.
-        let child = snapshot.create_sandbox().await.unwrap();
-        assert_eq!(child.run("ask", args![]).await.unwrap_err().code(), "hostcall_failed");
-        assert_eq!(run(&parent, "env", args![]).await, json!({"A": "1", "B": "1"}), "{runtime}");
+        Runtime::JavaScript => "const ask = () => hostcall('who', null)",
+    };
+    parent.load_script(call).await.unwrap();
+    let snapshot = parent.snapshot().await.unwrap();
+    for name in ["x", "y"] {
+        let host = Handlers::new().hostcall("who", move |_| async move {
+            isola::Value::new(&name).map_err(|_| isola::HostError::new("no"))
+        });
+        let child = snapshot.sandbox().host(host).env("B", name).env("C", "3").create().await;
+        let child = child.unwrap();
+        assert_eq!(run(&child, "env", args![]).await, json!({"A": "1", "B": name, "C": "3"}));
+        assert_eq!(run(&child, "ask", args![]).await, json!(name));
     }
+    // Without a host of its own the child has none, and the parent's environment is
+    // unchanged.
+    let child = snapshot.create_sandbox().await.unwrap();
+    assert_eq!(child.run("ask", args![]).await.unwrap_err().code(), "hostcall_failed");
+    assert_eq!(run(&parent, "env", args![]).await, json!({"A": "1", "B": "1"}));
 }
 
 #[tokio::test]
@@ -238,11 +233,7 @@ async fn mounts_are_those_of_the_child() {
         dir
     };
     let (one, two) = (dir_with_file("one"), dir_with_file("two"));
-    let mount = |dir: &tempfile::TempDir| {
-        Mount::new(dir.path(), "/data")
-            .dir_perms(Permission::ReadWrite)
-            .file_perms(Permission::ReadWrite)
-    };
+    let mount = |dir: &tempfile::TempDir| writable_mount(dir, "/data");
     let template = template(Runtime::Python).await;
     let parent = template.sandbox().mount(mount(&one)).create().await.unwrap();
     parent.start().await.unwrap();
@@ -292,52 +283,48 @@ def write():
     );
 }
 
-#[tokio::test]
-async fn sandbox_that_is_not_idle_is_refused() {
-    for runtime in BOTH {
-        let sandbox = template(runtime).await.sandbox().create().await.unwrap();
-        assert!(matches!(sandbox.snapshot().await, Err(Error::NotRunning)));
-        sandbox.start().await.unwrap();
-        sandbox
-            .load_script(match runtime {
-                Runtime::Python => "import asyncio\nasync def wait(): await asyncio.sleep(60)",
-                Runtime::JavaScript => "const wait = () => new Promise(r => setTimeout(r, 60000))",
-            })
-            .await
-            .unwrap();
-        let call = tokio::spawn(async move {
-            let call = sandbox.run("wait", args![]).into_future();
-            tokio::pin!(call);
-            assert!(futures_util::poll!(&mut call).is_pending());
-            let error = sandbox.fork(1).await.unwrap_err();
-            assert!(matches!(error, Error::Busy), "{error}");
-            sandbox.close();
-            assert!(call.await.is_err());
-            assert!(matches!(sandbox.snapshot().await, Err(Error::Closed(_))));
-        });
-        call.await.unwrap();
-    }
+#[each_runtime]
+async fn sandbox_that_is_not_idle_is_refused(runtime: Runtime) {
+    let sandbox = template(runtime).await.sandbox().create().await.unwrap();
+    assert!(matches!(sandbox.snapshot().await, Err(Error::NotRunning)));
+    sandbox.start().await.unwrap();
+    sandbox
+        .load_script(match runtime {
+            Runtime::Python => "import asyncio\nasync def wait(): await asyncio.sleep(60)",
+            Runtime::JavaScript => "const wait = () => new Promise(r => setTimeout(r, 60000))",
+        })
+        .await
+        .unwrap();
+    let call = tokio::spawn(async move {
+        let call = sandbox.run("wait", args![]).into_future();
+        tokio::pin!(call);
+        assert!((&mut call).now_or_never().is_none());
+        let error = sandbox.fork(1).await.unwrap_err();
+        assert!(matches!(error, Error::Busy), "{error}");
+        sandbox.close();
+        assert!(call.await.is_err());
+        assert!(matches!(sandbox.snapshot().await, Err(Error::Closed(_))));
+    });
+    call.await.unwrap();
 }
 
-#[tokio::test]
-async fn child_of_a_closed_sandbox_continues() {
-    for runtime in BOTH {
-        let parent = started(runtime).await;
-        parent
-            .load_script(match runtime {
-                Runtime::Python => "x = 5\ndef hang():\n    while True: pass\ndef get(): return x",
-                Runtime::JavaScript => {
-                    "const x = 5; const hang = () => { for (;;); }; const get = () => x"
-                }
-            })
-            .await
-            .unwrap();
-        let child = parent.fork(1).await.unwrap().remove(0);
-        let limit = std::time::Duration::from_millis(50);
-        assert!(parent.run("hang", args![]).cpu_timeout(limit).await.is_err());
-        assert!(parent.is_closed());
-        assert_eq!(run(&child, "get", args![]).await, json!(5), "{runtime}");
-    }
+#[each_runtime]
+async fn child_of_a_closed_sandbox_continues(runtime: Runtime) {
+    let parent = started(runtime).await;
+    parent
+        .load_script(match runtime {
+            Runtime::Python => "x = 5\ndef hang():\n    while True: pass\ndef get(): return x",
+            Runtime::JavaScript => {
+                "const x = 5; const hang = () => { for (;;); }; const get = () => x"
+            }
+        })
+        .await
+        .unwrap();
+    let child = parent.fork(1).await.unwrap().remove(0);
+    let limit = Duration::from_millis(50);
+    assert!(parent.run("hang", args![]).cpu_timeout(limit).await.is_err());
+    assert!(parent.is_closed());
+    assert_eq!(run(&child, "get", args![]).await, json!(5));
 }
 
 const PRELUDE: Script = Script {
@@ -345,67 +332,63 @@ const PRELUDE: Script = Script {
     javascript: "const token = Math.random(); const table = Array.from({ length: 1000 }, (_, n) => n * n); let calls = 0;\n",
 };
 
-#[tokio::test]
-async fn prelude_runs_once_and_sandboxes_are_independent() {
-    for runtime in BOTH {
-        let template =
-            Template::builder(runtime).prelude(PRELUDE.of(runtime)).env("A", "1").build().await;
-        let template = template.unwrap();
-        let script = match runtime {
-            Runtime::Python => {
-                "def main():\n    global calls\n    calls += 1\n    return [token, table[-1], calls]\ndef env():\n    import os\n    return dict(os.environ)"
-            }
-            Runtime::JavaScript => {
-                "const main = () => [token, table.at(-1), ++calls]; const env = () => ({...process.env})"
-            }
-        };
-        let mut tokens = Vec::new();
-        for _ in 0..3 {
-            let sandbox = template.sandbox().create().await.unwrap();
-            assert!(matches!(sandbox.run("main", args![]).await, Err(Error::NotRunning)));
-            sandbox.start().await.unwrap();
-            sandbox.load_script(script).await.unwrap();
-            let answer = run(&sandbox, "main", args![]).await;
-            assert_eq!(answer[1], json!(998_001), "{runtime}");
-            assert_eq!(answer[2], json!(1), "{runtime}");
-            tokens.push(answer[0].clone());
-            assert_eq!(run(&sandbox, "env", args![]).await, json!({"A": "1"}));
+#[each_runtime]
+async fn prelude_runs_once_and_sandboxes_are_independent(runtime: Runtime) {
+    let template =
+        Template::builder(runtime).prelude(PRELUDE.of(runtime)).env("A", "1").build().await;
+    let template = template.unwrap();
+    let script = match runtime {
+        Runtime::Python => {
+            "def main():\n    global calls\n    calls += 1\n    return [token, table[-1], calls]\ndef env():\n    import os\n    return dict(os.environ)"
         }
-        assert!(tokens[0] == tokens[1] && tokens[1] == tokens[2], "{runtime}: it ran once");
-
-        // The prelude may depend on the environment, so another one runs it again.
-        let sandbox = template.sandbox().env("B", "2").create().await.unwrap();
+        Runtime::JavaScript => {
+            "const main = () => [token, table.at(-1), ++calls]; const env = () => ({...process.env})"
+        }
+    };
+    let mut tokens = Vec::new();
+    for _ in 0..3 {
+        let sandbox = template.sandbox().create().await.unwrap();
+        assert!(matches!(sandbox.run("main", args![]).await, Err(Error::NotRunning)));
         sandbox.start().await.unwrap();
         sandbox.load_script(script).await.unwrap();
-        assert_ne!(run(&sandbox, "main", args![]).await[0], tokens[0], "{runtime}");
+        let answer = run(&sandbox, "main", args![]).await;
+        assert_eq!(answer[1], json!(998_001));
+        assert_eq!(answer[2], json!(1));
+        tokens.push(answer[0].clone());
+        assert_eq!(run(&sandbox, "env", args![]).await, json!({"A": "1"}));
     }
+    assert!(tokens[0] == tokens[1] && tokens[1] == tokens[2], "it ran once");
+
+    // The prelude may depend on the environment, so another one runs it again.
+    let sandbox = template.sandbox().env("B", "2").create().await.unwrap();
+    sandbox.start().await.unwrap();
+    sandbox.load_script(script).await.unwrap();
+    assert_ne!(run(&sandbox, "main", args![]).await[0], tokens[0]);
 }
 
-#[tokio::test]
-async fn prelude_with_hostcalls_runs_in_each_sandbox() {
-    for runtime in BOTH {
-        let prelude = match runtime {
-            Runtime::Python => {
-                "from sandbox.asyncio import hostcall, run\nasync def ask():\n    try: return await hostcall('who', None)\n    except Exception as error: return str(error)\nwho = run(ask())\n"
-            }
-            Runtime::JavaScript => {
-                "try { globalThis.who = await hostcall('who', null) } catch (error) { globalThis.who = String(error) }\n"
-            }
-        };
-        let template = Template::builder(runtime).prelude(prelude).build().await.unwrap();
-        for name in ["x", "y"] {
-            let host = Handlers::new().hostcall("who", move |_| async move {
-                isola::Value::new(&name).map_err(|_| isola::HostError::new("no"))
-            });
-            let sandbox = template.sandbox().host(host).create().await.unwrap();
-            sandbox.start().await.unwrap();
-            let script = match runtime {
-                Runtime::Python => "def main(): return who",
-                Runtime::JavaScript => "const main = () => who",
-            };
-            sandbox.load_script(script).await.unwrap();
-            assert_eq!(run(&sandbox, "main", args![]).await, json!(name), "{runtime}");
+#[each_runtime]
+async fn prelude_with_hostcalls_runs_in_each_sandbox(runtime: Runtime) {
+    let prelude = match runtime {
+        Runtime::Python => {
+            "from sandbox.asyncio import hostcall, run\nasync def ask():\n    try: return await hostcall('who', None)\n    except Exception as error: return str(error)\nwho = run(ask())\n"
         }
+        Runtime::JavaScript => {
+            "try { globalThis.who = await hostcall('who', null) } catch (error) { globalThis.who = String(error) }\n"
+        }
+    };
+    let template = Template::builder(runtime).prelude(prelude).build().await.unwrap();
+    for name in ["x", "y"] {
+        let host = Handlers::new().hostcall("who", move |_| async move {
+            isola::Value::new(&name).map_err(|_| isola::HostError::new("no"))
+        });
+        let sandbox = template.sandbox().host(host).create().await.unwrap();
+        sandbox.start().await.unwrap();
+        let script = match runtime {
+            Runtime::Python => "def main(): return who",
+            Runtime::JavaScript => "const main = () => who",
+        };
+        sandbox.load_script(script).await.unwrap();
+        assert_eq!(run(&sandbox, "main", args![]).await, json!(name));
     }
 }
 
@@ -418,27 +401,29 @@ const KEPT: Script = Script {
 /// the snapshots.
 const DIR_VARIABLE: &str = "ISOLA_TEST_SNAPSHOTS";
 
+/// Tests both runtimes together, because it lists their snapshots.
 #[tokio::test]
 async fn snapshot_file_is_restored_in_another_process() {
     if let Some(dir) = std::env::var_os(DIR_VARIABLE) {
-        for runtime in BOTH {
+        for runtime in RUNTIMES {
             let path = std::path::Path::new(&dir).join(format!("{runtime}.snapshot"));
             let snapshot = template(runtime).await.load_snapshot(path).await.unwrap();
             for _ in 0..2 {
                 let sandbox = snapshot.create_sandbox().await.unwrap();
-                assert_eq!(run(&sandbox, "main", args![]).await, json!([4, 2, "[1]"]));
+                let answer = run(&sandbox, "main", args![]).await;
+                assert_eq!(answer, json!([4, 2, "[1]"]), "{runtime}");
             }
         }
         println!("restored both");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    for runtime in BOTH {
+    for runtime in RUNTIMES {
         let sandbox = loaded(runtime, KEPT).await;
         run(&sandbox, "main", args![]).await;
         let path = dir.path().join(format!("{runtime}.snapshot"));
         let size = sandbox.snapshot().await.unwrap().save(&path).await.unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), size);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), size, "{runtime}");
         let info = isola::SnapshotInfo::read(&path).unwrap();
         assert_eq!(info.runtime, runtime.name());
         assert!(info.size < info.changed_size && info.changed_size < info.memory_size, "{info:?}");
@@ -456,21 +441,6 @@ async fn snapshot_file_is_restored_in_another_process() {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("restored both"), "{output:?}");
-}
-
-/// Returns the file with a changed header and a valid checksum.
-fn with_header(file: &[u8], change: impl Fn(&mut Json)) -> Vec<u8> {
-    let len = u32::from_le_bytes(file[8..12].try_into().unwrap()) as usize;
-    let mut header: Json = serde_json::from_slice(&file[12..12 + len]).unwrap();
-    change(&mut header);
-    let header = serde_json::to_vec(&header).unwrap();
-    let mut out = file[..8].to_vec();
-    out.extend(u32::try_from(header.len()).unwrap().to_le_bytes());
-    out.extend(&header);
-    out.extend(&file[12 + len..file.len() - 4]);
-    let sum = crc32fast::hash(&out);
-    out.extend(sum.to_le_bytes());
-    out
 }
 
 #[tokio::test]
@@ -502,9 +472,7 @@ async fn damaged_or_incompatible_file_is_refused() {
     assert!(refused(b"#!/bin/sh\necho no snapshot\n").await.contains("not a snapshot"));
 
     // Snapshots of another runtime, build, engine or memory.
-    let set = |key: &'static str, value: Json| {
-        with_header(&file, move |header| header[key] = value.clone())
-    };
+    let set = |key: &'static str, value: Json| with_header(&file, |header| header[key] = value);
     let rows = [
         ("runtime", json!("python"), "for the runtime python"),
         ("guest", json!("0"), "a different build"),
@@ -591,101 +559,96 @@ function step(kind, k) {
 
 /// Runs pseudo-random programs with fixed seeds, each in two sandboxes: one is never
 /// copied, and the other is repeatedly replaced by a copy of itself.
-#[tokio::test]
-async fn copied_programs_behave_like_the_original() {
+#[each_runtime]
+async fn copied_programs_behave_like_the_original(runtime: Runtime) {
     let dir = tempfile::tempdir().unwrap();
-    for runtime in BOTH {
-        for seed in 1..=6_u64 {
-            let mut random = seed;
-            let mut next = |below: u64| {
-                // Xorshift, by Marsaglia.
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                random % below
-            };
-            let alone = loaded(runtime, STEPS).await;
-            let mut copied = loaded(runtime, STEPS).await;
-            for number in 0..80 {
-                let (kind, k) = (next(9), next(100_000));
-                let expected = run(&alone, "step", args![kind, k]).await;
-                let answer = run(&copied, "step", args![kind, k]).await;
-                assert_eq!(answer, expected, "{runtime}, seed {seed}, step {number}");
-                match next(12) {
-                    0..3 => copied = copied.fork(2).await.unwrap().remove(1),
-                    3 => {
-                        let path = dir.path().join("a.snapshot");
-                        copied.snapshot().await.unwrap().save(&path).await.unwrap();
-                        let loaded = template(runtime).await.load_snapshot(&path).await.unwrap();
-                        copied = loaded.create_sandbox().await.unwrap();
-                    }
-                    _ => {}
+    for seed in 1..=6_u64 {
+        let mut random = seed;
+        let mut next = |below: u64| {
+            // Xorshift, by Marsaglia.
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % below
+        };
+        let alone = loaded(runtime, STEPS).await;
+        let mut copied = loaded(runtime, STEPS).await;
+        for number in 0..80 {
+            let (kind, k) = (next(9), next(100_000));
+            let expected = run(&alone, "step", args![kind, k]).await;
+            let answer = run(&copied, "step", args![kind, k]).await;
+            assert_eq!(answer, expected, "seed {seed}, step {number}");
+            match next(12) {
+                0..3 => copied = copied.fork(2).await.unwrap().remove(1),
+                3 => {
+                    let path = dir.path().join("a.snapshot");
+                    copied.snapshot().await.unwrap().save(&path).await.unwrap();
+                    let loaded = template(runtime).await.load_snapshot(&path).await.unwrap();
+                    copied = loaded.create_sandbox().await.unwrap();
                 }
+                _ => {}
             }
         }
     }
 }
 
-#[tokio::test]
-async fn cancelled_fork_does_not_change_the_parent() {
-    for runtime in BOTH {
-        let parent = loaded(runtime, COUNTER).await;
-        let given_up = tokio::time::timeout(Duration::from_millis(50), parent.fork(20_000)).await;
-        assert!(given_up.is_err());
-        // A copy in progress is finished.
-        let stepped = loop {
+#[each_runtime]
+async fn cancelled_fork_does_not_change_the_parent(runtime: Runtime) {
+    let parent = loaded(runtime, COUNTER).await;
+    let given_up = tokio::time::timeout(Duration::from_millis(50), parent.fork(20_000)).await;
+    assert!(given_up.is_err());
+    // A copy in progress is finished.
+    let step = async {
+        loop {
             match parent.run("step", args![]).await {
                 Err(Error::Busy) => tokio::time::sleep(Duration::from_millis(1)).await,
                 other => break other.unwrap(),
             }
-        };
-        assert_eq!(stepped.to::<Json>().unwrap(), json!([1, 1]), "{runtime}");
-        assert_eq!(parent.fork(0).await.unwrap().len(), 0);
-    }
+        }
+    };
+    let stepped = wait_for("the end of the copy", step).await;
+    assert_eq!(stepped.to::<Json>().unwrap(), json!([1, 1]));
+    assert_eq!(parent.fork(0).await.unwrap().len(), 0);
 }
 
 /// The second copy records the pages that copies write first, and later copies get
 /// them in advance. That must change only the cost.
-#[tokio::test]
-async fn copies_with_prefetched_pages_behave_the_same() {
-    for runtime in BOTH {
-        let parent = loaded(runtime, COUNTER).await;
-        run(&parent, "step", args![]).await;
-        let snapshot = parent.snapshot().await.unwrap();
-        let mut answers = Vec::new();
-        for n in 0..4 {
-            let child = snapshot.create_sandbox().await.unwrap();
-            answers.push([run(&child, "step", args![]).await, run(&child, "add", args![1]).await]);
-            // A write of one copy is not visible in the next.
-            run(&child, "step", args![100 * n]).await;
-        }
-        assert!(answers.iter().all(|each| *each == answers[0]), "{runtime}: {answers:?}");
-        assert_eq!(answers[0][0], json!([2, 2]), "{runtime}");
+#[each_runtime]
+async fn copies_with_prefetched_pages_behave_the_same(runtime: Runtime) {
+    let parent = loaded(runtime, COUNTER).await;
+    run(&parent, "step", args![]).await;
+    let snapshot = parent.snapshot().await.unwrap();
+    let mut answers = Vec::new();
+    for n in 0..4 {
+        let child = snapshot.create_sandbox().await.unwrap();
+        answers.push([run(&child, "step", args![]).await, run(&child, "add", args![1]).await]);
+        // A write of one copy is not visible in the next.
+        run(&child, "step", args![100 * n]).await;
     }
+    assert!(answers.iter().all(|each| *each == answers[0]), "{answers:?}");
+    assert_eq!(answers[0][0], json!([2, 2]));
 }
 
-#[tokio::test]
-async fn other_tasks_run_while_a_guest_is_copied() {
-    for runtime in BOTH {
-        let parent = loaded(runtime, COUNTER).await;
-        let turns = AtomicUsize::new(0);
-        let copying = async {
-            let snapshot = parent.snapshot().await.unwrap();
-            (snapshot.memory_size(), turns.load(Relaxed))
-        };
-        let others = async {
-            loop {
-                turns.fetch_add(1, Relaxed);
-                tokio::task::yield_now().await;
-            }
-        };
-        let (size, turns) = tokio::select! {
-            copied = copying => copied,
-            () = others => unreachable!("the loop is endless"),
-        };
-        // At least one turn for every few megabytes.
-        assert!(turns as u64 > size >> 23, "{runtime}: {turns} turns for {size} bytes");
-        // The parent's state is unchanged.
-        assert_eq!(run(&parent, "step", args![]).await, json!([1, 1]), "{runtime}");
-    }
+#[each_runtime]
+async fn other_tasks_run_while_a_guest_is_copied(runtime: Runtime) {
+    let parent = loaded(runtime, COUNTER).await;
+    let turns = AtomicUsize::new(0);
+    let copying = async {
+        let snapshot = parent.snapshot().await.unwrap();
+        (snapshot.memory_size(), turns.load(Relaxed))
+    };
+    let others = async {
+        loop {
+            turns.fetch_add(1, Relaxed);
+            tokio::task::yield_now().await;
+        }
+    };
+    let (size, turns) = tokio::select! {
+        copied = copying => copied,
+        () = others => unreachable!("the loop is endless"),
+    };
+    // At least one turn for every few megabytes.
+    assert!(turns as u64 > size >> 23, "{turns} turns for {size} bytes");
+    // The parent's state is unchanged.
+    assert_eq!(run(&parent, "step", args![]).await, json!([1, 1]));
 }

@@ -2,58 +2,53 @@
 
 use isola::{Error, Limit, Limits, Runtime, Value, args};
 use serde_json::json;
+use test_macros::each_runtime;
 
-use crate::fixture::{BOTH, Script, loaded, run_main, started_with};
+use crate::fixture::{Script, loaded, run_main, started_with};
 
 const ECHO: Script = Script {
     python: "def main(value):\n    return value\n",
     javascript: "function main(value) { return value }",
 };
 
-#[tokio::test]
-async fn values_of_every_kind_round_trip() {
-    for runtime in BOTH {
-        let sandbox = loaded(runtime, ECHO).await;
-        for value in [
-            json!(null),
-            json!(true),
-            json!(false),
-            json!(0),
-            json!(-1),
-            json!(1.5),
-            json!(1e300),
-            json!(9_007_199_254_740_991_i64),
-            json!(""),
-            json!("plain"),
-            json!("quote \" backslash \\ newline \n tab \t nul \u{0} del \u{7f}"),
-            json!("grüße, 世界, 🦀, \u{2028}"),
-            json!([]),
-            json!({}),
-            json!([1, [2, [3, [null]]]]),
-            json!({"a": {"b": [{"c": "d"}]}, "": 1, "ключ": "значение"}),
-        ] {
-            let back = sandbox.run("main", args![value]).await.unwrap();
-            assert_eq!(back, value, "{runtime}");
-        }
+#[each_runtime]
+async fn values_of_every_kind_round_trip(runtime: Runtime) {
+    let sandbox = loaded(runtime, ECHO).await;
+    for value in [
+        json!(null),
+        json!(true),
+        json!(false),
+        json!(0),
+        json!(-1),
+        json!(1.5),
+        json!(1e300),
+        json!(9_007_199_254_740_991_i64),
+        json!(""),
+        json!("plain"),
+        json!("quote \" backslash \\ newline \n tab \t nul \u{0} del \u{7f}"),
+        json!("grüße, 世界, 🦀, \u{2028}"),
+        json!([]),
+        json!({}),
+        json!([1, [2, [3, [null]]]]),
+        json!({"a": {"b": [{"c": "d"}]}, "": 1, "ключ": "значение"}),
+    ] {
+        let back = sandbox.run("main", args![value]).await.unwrap();
+        assert_eq!(back, value);
     }
 }
 
-#[tokio::test]
-async fn nested_values_round_trip() {
+#[each_runtime]
+async fn nested_values_round_trip(runtime: Runtime) {
     let deep = (0..60).fold(json!("core"), |inner, _| json!([{ "in": inner }]));
-    for runtime in BOTH {
-        let back = run_main(runtime, ECHO, args![deep]).await.unwrap();
-        assert!(back == deep, "{runtime}");
-    }
+    let back = run_main(runtime, ECHO, args![deep]).await.unwrap();
+    assert!(back == deep);
 }
 
-#[tokio::test]
-async fn ten_mebibytes_round_trip() {
+#[each_runtime]
+async fn ten_mebibytes_round_trip(runtime: Runtime) {
     let text = "0123456789abcdef".repeat(10 << 16);
-    for runtime in BOTH {
-        let back: String = run_main(runtime, ECHO, args![text]).await.unwrap().to().unwrap();
-        assert!(back == text, "{runtime}: {} bytes", back.len());
-    }
+    let back: String = run_main(runtime, ECHO, args![text]).await.unwrap().to().unwrap();
+    assert!(back == text, "{} bytes", back.len());
 }
 
 #[tokio::test]
@@ -77,8 +72,8 @@ async fn javascript_bigints_become_integers() {
     assert_eq!(result.as_str(), "[1267650600228229401496703205376,1]");
 }
 
-#[tokio::test]
-async fn non_json_value_is_refused_with_its_path() {
+#[each_runtime]
+async fn non_json_value_is_refused_with_its_path(runtime: Runtime) {
     let rows = [
         (
             Script {
@@ -131,46 +126,40 @@ async fn non_json_value_is_refused_with_its_path() {
             "$.a",
         ),
     ];
-    for runtime in BOTH {
-        for (script, path) in rows {
-            match run_main(runtime, script, args![]).await {
-                Err(Error::Guest(exception)) => {
-                    assert_eq!(exception.name, "TypeError");
-                    assert!(exception.message.contains(path), "{runtime}: {}", exception.message);
-                }
-                other => panic!("{runtime} {path}: {other:?}"),
+    for (script, path) in rows {
+        match run_main(runtime, script, args![]).await {
+            Err(Error::Guest(exception)) => {
+                assert_eq!(exception.name, "TypeError");
+                assert!(exception.message.contains(path), "{}", exception.message);
             }
+            other => panic!("{path}: {other:?}"),
         }
     }
 }
 
-#[tokio::test]
-async fn nan_argument_is_refused_with_its_path() {
-    for runtime in BOTH {
-        let sandbox = loaded(runtime, ECHO).await;
-        let error = sandbox.run("main", args![vec![1.0, f64::NAN]]).await.unwrap_err();
-        assert!(matches!(&error, Error::InvalidArgument(why) if why.contains("$[1]")), "{error}");
-        // The sandbox is not affected.
-        assert_eq!(sandbox.run("main", args![1]).await.unwrap(), json!(1));
-    }
+#[each_runtime]
+async fn nan_argument_is_refused_with_its_path(runtime: Runtime) {
+    let sandbox = loaded(runtime, ECHO).await;
+    let error = sandbox.run("main", args![vec![1.0, f64::NAN]]).await.unwrap_err();
+    assert!(matches!(&error, Error::InvalidArgument(why) if why.contains("$[1]")), "{error}");
+    // The sandbox is not affected.
+    assert_eq!(sandbox.run("main", args![1]).await.unwrap(), json!(1));
 }
 
-#[tokio::test]
-async fn value_size_limit_applies_in_both_directions() {
+#[each_runtime]
+async fn value_size_limit_applies_in_both_directions(runtime: Runtime) {
     let limits = Limits { max_value_size: 1 << 20, ..Limits::default() };
     let script = Script {
         python: "def main(n):\n    return 'x' * n\n",
         javascript: "function main(n) { return 'x'.repeat(n) }",
     };
-    for runtime in BOTH {
-        let sandbox = started_with(runtime, limits.clone(), isola::DenyAll).await;
-        sandbox.load_script(script.of(runtime)).await.unwrap();
-        for n in [1 << 20, 20 << 20] {
-            let error = sandbox.run("main", args![n]).await.unwrap_err();
-            assert_eq!(error.limit(), Some(Limit::ValueSize), "{runtime}: {error}");
-        }
-        let error = sandbox.run("main", args!["x".repeat(1 << 20)]).await.unwrap_err();
-        assert_eq!(error.limit(), Some(Limit::ValueSize), "{runtime}: {error}");
-        assert_eq!(sandbox.run("main", args![1]).await.unwrap(), json!("x"), "{runtime}");
+    let sandbox = started_with(runtime, limits, isola::DenyAll).await;
+    sandbox.load_script(script.of(runtime)).await.unwrap();
+    for n in [1 << 20, 20 << 20] {
+        let error = sandbox.run("main", args![n]).await.unwrap_err();
+        assert_eq!(error.limit(), Some(Limit::ValueSize), "{error}");
     }
+    let error = sandbox.run("main", args!["x".repeat(1 << 20)]).await.unwrap_err();
+    assert_eq!(error.limit(), Some(Limit::ValueSize), "{error}");
+    assert_eq!(sandbox.run("main", args![1]).await.unwrap(), json!("x"));
 }

@@ -6,51 +6,41 @@ use isola::{Limits, Runtime, Value, args};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
     sync::{Notify, mpsc},
 };
 
-use crate::fixture::started_with;
+use crate::{
+    fixture::started_with,
+    server::{Server, read_head},
+};
 
 /// A server that reads a request's head, answers with some bytes, and reports when
 /// its client has closed the connection.
 struct WatchedServer {
-    address: std::net::SocketAddr,
+    server: Server,
     requested: Arc<Notify>,
     closed: mpsc::UnboundedReceiver<()>,
 }
 
 async fn watched_server(answer: &'static [u8]) -> WatchedServer {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
     let requested = Arc::new(Notify::new());
     let (sender, closed) = mpsc::unbounded_channel();
     let notify = Arc::clone(&requested);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream, answer, Arc::clone(&notify), sender.clone()));
+    let server = Server::tcp(move |mut stream| {
+        let (notify, sender) = (Arc::clone(&notify), sender.clone());
+        async move {
+            if !read_head(&mut stream).await {
+                return;
+            }
+            stream.write_all(answer).await.unwrap();
+            notify.notify_one();
+            let mut rest = [0; 1024];
+            while stream.read(&mut rest).await.unwrap_or(0) > 0 {}
+            let _ = sender.send(());
         }
-    });
-    WatchedServer { address, requested, closed }
-}
-
-async fn serve(
-    mut stream: TcpStream,
-    answer: &[u8],
-    requested: Arc<Notify>,
-    closed: mpsc::UnboundedSender<()>,
-) {
-    let mut head = Vec::new();
-    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
-            return;
-        }
-    }
-    stream.write_all(answer).await.unwrap();
-    requested.notify_one();
-    let mut rest = [0; 1024];
-    while stream.read(&mut rest).await.unwrap_or(0) > 0 {}
-    let _ = closed.send(());
+    })
+    .await;
+    WatchedServer { server, requested, closed }
 }
 
 const SCRIPT: &str = "
@@ -136,12 +126,11 @@ async fn abort_closes_the_connection() {
         ("timeout", b"", json!(["TimeoutError", true])),
         ("upload", b"", json!([abort, true])),
     ] {
-        let mut server = watched_server(answer).await;
-        let client = isola::HttpClient::allow([server.address.to_string()]).unwrap();
-        let requested = Arc::clone(&server.requested);
+        let WatchedServer { server, requested, mut closed } = watched_server(answer).await;
         let (done, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (done_too, release_too) = (Arc::clone(&done), Arc::clone(&release));
-        let host = isola::Handlers::new()
+        let host = server
+            .host()
             .hostcall("requested", move |_: Value| {
                 let requested = Arc::clone(&requested);
                 async move {
@@ -157,10 +146,6 @@ async fn abort_closes_the_connection() {
                     release.notified().await;
                     Ok(Value::null())
                 }
-            })
-            .http(move |request| {
-                let client = client.clone();
-                async move { client.send(request).await }
             });
         let sandbox = started_with(Runtime::JavaScript, Limits::default(), host).await;
         sandbox.load_script(SCRIPT).await.unwrap();
@@ -174,13 +159,13 @@ async fn abort_closes_the_connection() {
             ))
             .await
             .unwrap();
-        let call = sandbox.run("main", args![format!("http://{}/", server.address)]);
+        let call = sandbox.run("main", args![server.url("/")]);
         let call = tokio::spawn(call.into_future());
         tokio::time::timeout(std::time::Duration::from_secs(20), async {
             if function != "timeout" {
                 done.notified().await;
             }
-            server.closed.recv().await.unwrap();
+            closed.recv().await.unwrap();
         })
         .await
         .unwrap_or_else(|_| panic!("{function}: the connection is still open"));

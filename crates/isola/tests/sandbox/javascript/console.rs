@@ -2,18 +2,15 @@
 
 use isola::{Event, Level, Runtime, args};
 
-use crate::fixture::{events, started};
+use crate::fixture::{events, log_records, started};
 
 async fn records(source: &str) -> Vec<(Level, String)> {
     let sandbox = started(Runtime::JavaScript).await;
     sandbox.load_script_as("log.js", format!("function main() {{\n{source}\n}}")).await.unwrap();
     let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
     assert!(matches!(all.last(), Some(Event::End(_))), "{source}: {all:?}");
-    let records = all.into_iter().filter_map(|event| match event {
-        Event::Log(record) => Some((record.level, record.message)),
-        _ => None,
-    });
-    records.collect()
+    let records = log_records(&all).into_iter();
+    records.map(|(level, message)| (level, message.to_owned())).collect()
 }
 
 #[tokio::test]

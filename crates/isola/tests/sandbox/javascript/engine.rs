@@ -5,10 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use isola::{Limits, Runtime, args};
 use serde_json::json;
 
-use crate::{
-    fixture::{started, started_with},
-    python::interpreter::echo,
-};
+use crate::fixture::{echo_host, started, started_with};
 
 #[tokio::test]
 async fn boxed_primitives_are_unwrapped() {
@@ -84,7 +81,7 @@ async fn time_origin_is_the_start_of_the_sandbox() {
 
 #[tokio::test]
 async fn compressed_bodies_are_decoded() {
-    let sandbox = started_with(Runtime::JavaScript, Limits::default(), echo()).await;
+    let sandbox = started_with(Runtime::JavaScript, Limits::default(), echo_host()).await;
     sandbox
         .load_script(
             "const text = 'hello world '.repeat(5000);

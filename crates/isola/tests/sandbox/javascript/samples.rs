@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::fetch::echo;
 use crate::{
-    fixture::{events, results, started, started_with},
+    fixture::{events, log_records, results, started, started_with},
     server::{self, Server},
 };
 
@@ -192,15 +192,8 @@ async fn console_methods_log_with_their_level() {
         .await
         .unwrap();
     let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
-    let logs: Vec<_> = all
-        .iter()
-        .filter_map(|event| match event {
-            Event::Log(record) => Some((record.level, record.message.as_str())),
-            _ => None,
-        })
-        .collect();
     assert_eq!(
-        logs,
+        log_records(&all),
         [
             (Level::Info, "log 1 { a: [ 1 ] }"),
             (Level::Debug, "debug"),

@@ -1,60 +1,47 @@
 //! Completeness of output and files at the end of a call and of the sandbox.
 
-use std::{fs, path::Path};
+use std::fs;
 
-use isola::{Event, Mount, Permission, Runtime, Sandbox, args};
+use isola::{Event, Runtime, args};
 
-use crate::fixture::{events, started, template};
-
-async fn mounted(dir: &Path) -> Sandbox {
-    let mount =
-        Mount::new(dir, "/d").dir_perms(Permission::ReadWrite).file_perms(Permission::ReadWrite);
-    let sandbox = template(Runtime::Python).await.sandbox().mount(mount).create().await.unwrap();
-    sandbox.start().await.unwrap();
-    sandbox
-}
+use crate::fixture::{events, loaded_with_data, started, stdout};
 
 /// Returns the standard output of a call.
 async fn printed(call: isola::Call) -> String {
     let all = events(call.stream().unwrap()).await;
     assert!(matches!(all.last(), Some(Event::End(_))), "{all:?}");
-    let text = all.iter().filter_map(|event| match event {
-        Event::Stdout(text) => Some(text.as_str()),
-        _ => None,
-    });
-    text.collect()
+    stdout(&all)
 }
 
 #[tokio::test]
 async fn open_files_are_flushed_after_a_call() {
     let dir = tempfile::tempdir().unwrap();
-    let sandbox = mounted(dir.path()).await;
     let script = "
 import codecs, csv, io, os, pathlib, tempfile
-text = open('/d/text', 'w')
+text = open('/data/text', 'w')
 text.write('complete')
-binary = open('/d/binary', 'wb')
+binary = open('/data/binary', 'wb')
 binary.write(b'complete')
-both = open('/d/both', 'w+')
+both = open('/data/both', 'w+')
 both.write('complete')
-above = io.TextIOWrapper(open('/d/above', 'wb'))
+above = io.TextIOWrapper(open('/data/above', 'wb'))
 above.write('complete')
-descriptor = os.fdopen(os.open('/d/descriptor', os.O_CREAT | os.O_WRONLY), 'w')
+descriptor = os.fdopen(os.open('/data/descriptor', os.O_CREAT | os.O_WRONLY), 'w')
 descriptor.write('complete')
-path = pathlib.Path('/d/path').open('w')
+path = pathlib.Path('/data/path').open('w')
 path.write('complete')
-rows = csv.writer(open('/d/rows', 'w'))
+rows = csv.writer(open('/data/rows', 'w'))
 rows.writerow(['complete'])
 class Cycle:
     def __init__(self):
         self.me = self
-        self.file = open('/d/cycle', 'w')
+        self.file = open('/data/cycle', 'w')
         self.file.write('complete')
 cycle = Cycle()
 def later():
     text.write(' again')
 ";
-    sandbox.load_script(script).await.unwrap();
+    let sandbox = loaded_with_data(dir.path(), script).await;
     for name in ["text", "binary", "both", "above", "descriptor", "path", "rows", "cycle"] {
         let content = fs::read_to_string(dir.path().join(name)).unwrap();
         assert_eq!(content.trim_end(), "complete", "{name}");
@@ -66,27 +53,25 @@ def later():
 #[tokio::test]
 async fn finish_writes_what_is_still_buffered() {
     let dir = tempfile::tempdir().unwrap();
-    let sandbox = mounted(dir.path()).await;
     let script = "
 import gzip, io, zipfile
-packed = gzip.open('/d/gz', 'wt')
+packed = gzip.open('/data/gz', 'wt')
 packed.write('complete')
-archive = zipfile.ZipFile('/d/zip', 'w')
+archive = zipfile.ZipFile('/data/zip', 'w')
 archive.writestr('name', 'complete')
-raw = io.BufferedWriter(io.FileIO('/d/raw', 'w'))
+raw = io.BufferedWriter(io.FileIO('/data/raw', 'w'))
 raw.write(b'complete')
 ";
-    sandbox.load_script(script).await.unwrap();
+    let sandbox = loaded_with_data(dir.path(), script).await;
     sandbox.finish().await.unwrap();
     assert!(sandbox.is_closed());
     assert_eq!(fs::read_to_string(dir.path().join("raw")).unwrap(), "complete");
-    let reader = mounted(dir.path()).await;
     let script = "
 import gzip, zipfile
 def main():
-    return [gzip.open('/d/gz', 'rt').read(), zipfile.ZipFile('/d/zip').read('name').decode()]
+    return [gzip.open('/data/gz', 'rt').read(), zipfile.ZipFile('/data/zip').read('name').decode()]
 ";
-    reader.load_script(script).await.unwrap();
+    let reader = loaded_with_data(dir.path(), script).await;
     assert_eq!(
         reader.run("main", args![]).await.unwrap(),
         serde_json::json!(["complete", "complete"])

@@ -3,19 +3,15 @@
 use isola::{Event, Level, args};
 
 use super::asyncio::{IMPORTS, check, sandbox};
-use crate::fixture::events;
+use crate::fixture::{events, log_records};
 
 /// Returns the log records of one call of `main`.
 async fn records(script: &str) -> Vec<(Level, String)> {
     let sandbox = sandbox(&format!("{IMPORTS}{script}")).await;
     let all = events(sandbox.run_stream("main", args![]).unwrap()).await;
     assert!(matches!(all.last(), Some(Event::End(_))), "{all:?}");
-    all.into_iter()
-        .filter_map(|event| match event {
-            Event::Log(record) => Some((record.level, record.message)),
-            _ => None,
-        })
-        .collect()
+    let records = log_records(&all).into_iter();
+    records.map(|(level, message)| (level, message.to_owned())).collect()
 }
 
 #[tokio::test]

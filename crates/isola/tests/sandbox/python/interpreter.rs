@@ -1,8 +1,8 @@
 //! The interpreter and its library: compatibility with CPython on Linux.
 
-use isola::{Handlers, Limits, Runtime, args, http};
+use isola::{Limits, Runtime, args};
 
-use crate::fixture::{started, started_with};
+use crate::fixture::{echo_host, started, started_with};
 
 const ATTEMPT: &str = "
 import datetime, locale, zoneinfo
@@ -152,23 +152,9 @@ def too_much():
     sandbox.run("one_at_a_time", args!["bytes"]).await.unwrap();
 }
 
-/// Creates a host that echoes the body of a request, with the encoding that the
-/// request names.
-pub(crate) fn echo() -> Handlers {
-    Handlers::new().http(|request| async move {
-        let encoding = request.headers().get("x-encoding").cloned();
-        let body = request.into_body().collect(1 << 20).await?;
-        let mut response = ::http::Response::new(http::Body::from(body));
-        if let Some(encoding) = encoding {
-            response.headers_mut().insert("content-encoding", encoding);
-        }
-        Ok(response)
-    })
-}
-
 #[tokio::test]
 async fn compressed_bodies_are_decoded() {
-    let sandbox = started_with(Runtime::Python, Limits::default(), echo()).await;
+    let sandbox = started_with(Runtime::Python, Limits::default(), echo_host()).await;
     let script = "
 import asyncio, gzip, zlib
 from sandbox.http import fetch
