@@ -8,7 +8,7 @@
 
 use std::{env, fs, path::Path, process::Command};
 
-use crate::fixture::{ISOLA, Running, TestDir};
+use crate::fixture::{ISOLA, Running, TestDir, compile_once};
 
 /// The pages, and the minimum number of examples of each.
 const PAGES: [(&str, usize); 13] = [
@@ -123,8 +123,7 @@ fn check(page: &str, dir: &TestDir, block: &str) -> usize {
 }
 
 fn shell(dir: &TestDir, command: &str) -> String {
-    // Compiles the runtimes if needed.
-    drop(dir.command::<&str>(&[]));
+    compile_once();
     let bin = Path::new(ISOLA).parent().unwrap();
     let path = env::join_paths(
         [bin.to_owned()].into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap())),

@@ -6,10 +6,22 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Output, Stdio},
     sync::Once,
+    thread,
     time::{Duration, Instant},
 };
 
 pub(crate) const ISOLA: &str = env!("CARGO_BIN_EXE_isola");
+
+/// The maximum time until an event that a test waits for.
+pub(crate) const EVENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The interval at which a condition is checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// The size of the content of a full pipe, in bytes. A pipe of Linux has a capacity of
+/// 64 KiB in pages, and the last bytes of a page may be too few for a write.
+#[cfg(unix)]
+const FULL_PIPE_BYTES: u64 = 60 << 10;
 
 /// A temporary directory with scripts, in which the command runs.
 pub(crate) struct TestDir(tempfile::TempDir);
@@ -89,6 +101,16 @@ pub(crate) fn run_with_input(mut command: Command, input: &[u8]) -> Completed {
     Completed::of(child.wait_with_output().unwrap())
 }
 
+/// Waits until a condition is true. Panics if it does not become true in time.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + EVENT_TIMEOUT;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: it did not happen within {EVENT_TIMEOUT:?}");
+        thread::sleep(POLL_INTERVAL);
+    }
+}
+
 fn with_run<S: AsRef<str>>(args: &[S]) -> Vec<&str> {
     ["run"].into_iter().chain(args.iter().map(AsRef::as_ref)).collect()
 }
@@ -156,6 +178,16 @@ impl Running {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Waits until the pipe of standard output, which is not read, is full: the command
+    /// waits in a write.
+    #[cfg(unix)]
+    pub(crate) fn fill_stdout(&self) {
+        let stdout = self.child.stdout.as_ref().unwrap();
+        wait_until("standard output is full", || {
+            rustix::io::ioctl_fionread(stdout).unwrap() >= FULL_PIPE_BYTES
+        });
+    }
+
     /// Closes the reading end of standard output.
     pub(crate) fn stop_reading(&mut self) {
         self.lines = None;
@@ -185,9 +217,9 @@ impl Drop for Running {
     }
 }
 
-/// Compiles the runtimes. The first run after a build reports that it compiles,
-/// which must not be in the output of the tests.
-fn compile_once() {
+/// Compiles the runtimes, the first time. The first run after a build reports that it
+/// compiles, which must not be in the output of the tests.
+pub(crate) fn compile_once() {
     static COMPILED: Once = Once::new();
     COMPILED.call_once(|| {
         let dir = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    fixture::{TestDir, finish, run_with_input},
+    fixture::{ISOLA, TestDir, compile_once, finish, run_with_input},
     terminal::run_on_terminal,
 };
 
@@ -195,9 +195,8 @@ fn pipes_devices_and_oversized_files_are_refused() {
 #[test]
 fn pipe_with_a_writer_is_read() {
     let dir = TestDir::new();
-    let run = format!("{} run /dev/stdin --runtime python", crate::fixture::ISOLA);
-    // Compiles the runtimes if needed.
-    drop(dir.command::<&str>(&[]));
+    let run = format!("{ISOLA} run /dev/stdin --runtime python");
+    compile_once();
     let mut command = Command::new("sh");
     command.args(["-c", &format!("echo 'print(6 * 7)' | {run}")]);
     assert_eq!(finish(command).succeeded(), "42\n");

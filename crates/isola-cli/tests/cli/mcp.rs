@@ -4,14 +4,12 @@ use std::{
     collections::HashMap,
     fs,
     io::{BufRead as _, BufReader, Write as _},
-    path::Path,
     process::{Child, ChildStdin, ChildStdout, Stdio},
-    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 
-use crate::fixture::TestDir;
+use crate::fixture::{TestDir, wait_until};
 
 /// A client that can send arbitrary lines.
 struct Client {
@@ -74,17 +72,30 @@ impl Client {
         );
     }
 
+    /// Waits until the server has received all messages so far, by a request that it
+    /// answers at once.
+    fn ping(&mut self) {
+        let id = self.send("ping", &json!({}));
+        self.answer(id);
+    }
+
+    /// Waits for the answer to a request.
     fn answer(&mut self, id: u64) -> Value {
         loop {
             if let Some(answer) = self.answers.remove(&id) {
                 return answer;
             }
-            let mut line = String::new();
-            assert!(self.stdout.read_line(&mut line).unwrap() > 0, "the server has exited");
-            let answer: Value = serde_json::from_str(&line).unwrap();
-            if let Some(id) = answer["id"].as_u64() {
-                self.answers.insert(id, answer);
-            }
+            self.receive();
+        }
+    }
+
+    /// Reads the next message of the server, and keeps it if it is an answer.
+    fn receive(&mut self) {
+        let mut line = String::new();
+        assert!(self.stdout.read_line(&mut line).unwrap() > 0, "the server has exited");
+        let answer: Value = serde_json::from_str(&line).unwrap();
+        if let Some(id) = answer["id"].as_u64() {
+            self.answers.insert(id, answer);
         }
     }
 
@@ -118,12 +129,8 @@ impl Drop for Client {
 /// Waits until the address space is at most this many GiB, because a guest was
 /// freed.
 #[track_caller]
-fn wait_for(client: &Client, max_gib: u64) {
-    let started = Instant::now();
-    while client.address_space() > max_gib {
-        assert!(started.elapsed() < Duration::from_secs(60), "{} GiB", client.address_space());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+fn wait_for_memory(client: &Client, max_gib: u64) {
+    wait_until("the memory of a guest is freed", || client.address_space() <= max_gib);
 }
 
 #[test]
@@ -158,45 +165,74 @@ fn number_of_sessions_is_limited() {
         assert!(client.address_space() <= two + 2, "{} GiB", client.address_space());
     }
     assert_eq!(client.run("z", "1"), "1\n");
-    wait_for(&client, two + 1);
+    wait_for_memory(&client, two + 1);
 }
 
-/// Code that creates a file when it starts, and runs for 1.5 s.
-const SLOW: &str = "import time\nkept = 1\nopen('/data/begun', 'w').close()\ntime.sleep(1.5)\nkept";
+/// Code that creates the file `begun`, and ends when there is a file `end`.
+const UNTIL_END: &str = "\
+import os, time
+kept = 1
+open('/data/begun', 'w').close()
+while not os.path.exists('/data/end'): time.sleep(0.01)
+kept";
 
-#[track_caller]
-fn wait_for_file(path: &Path) {
-    let started = Instant::now();
-    while !path.exists() {
-        assert!(started.elapsed() < Duration::from_secs(60), "{}", path.display());
-        std::thread::sleep(Duration::from_millis(5));
+/// Code that creates the file `begun`, and runs for 1.5 s.
+const SLOW: &str = "import time\nopen('/data/begun', 'w').close()\ntime.sleep(1.5)\n1";
+
+/// A directory that is mounted at `/data`, for code that creates the file `begun`.
+struct Data(TestDir);
+
+impl Data {
+    fn new() -> Self {
+        Self(TestDir::new())
+    }
+
+    /// Starts a client with one session.
+    fn client(&self, timeout: &str) -> Client {
+        let options = ["--mount", ".:/data:rw", "--max-sessions", "1", "--timeout", timeout];
+        Client::within(&self.0, &options)
+    }
+
+    #[track_caller]
+    fn wait_for_begin(&self) {
+        let begun = self.0.path().join("begun");
+        wait_until("the start of the code", || begun.exists());
+        fs::remove_file(begun).unwrap();
+    }
+
+    /// Lets the code end.
+    fn end(&self) {
+        fs::write(self.0.path().join("end"), "").unwrap();
     }
 }
 
 #[test]
 fn session_in_use_is_not_closed_for_another() {
-    let dir = TestDir::new();
-    let begun = dir.path().join("begun");
-    let options = ["--mount", ".:/data:rw", "--max-sessions", "1"];
-    let mut client = Client::within(&dir, &[&options[..], &["--timeout", "100s"]].concat());
-    let slow = client.start("a", SLOW);
-    wait_for_file(&begun);
-    // The first call ends before the second one starts.
-    let waiting = client.start("b", "2");
-    assert_eq!(client.text(slow), "1\n");
-    assert_eq!(client.text(waiting), "2\n");
+    let data = Data::new();
+    let mut client = data.client("100s");
+    let first = client.start("a", UNTIL_END);
+    data.wait_for_begin();
+    // The first call ends after the server has received the second one.
+    let second = client.start("b", "2");
+    client.ping();
+    data.end();
+    assert_eq!(client.text(first), "1\n");
+    assert_eq!(client.text(second), "2\n");
     // The next call in the closed session reports why it was restarted.
     let text = client.run("a", "'kept' in globals()");
     assert_eq!(
         text,
         "[the session was restarted: its slot was needed for another session]\nfalse\n"
     );
+}
 
-    // If no session becomes idle, the call fails after the time limit of one call.
-    fs::remove_file(&begun).unwrap();
-    let mut client = Client::within(&dir, &[&options[..], &["--timeout", "4s"]].concat());
+/// Each call takes less time than the limit, and all together take more.
+#[test]
+fn call_fails_if_no_session_becomes_idle_in_time() {
+    let data = Data::new();
+    let mut client = data.client("4s");
     let calls: Vec<_> = (0..6).map(|_| client.start("a", SLOW)).collect();
-    wait_for_file(&begun);
+    data.wait_for_begin();
     let refused = client.start("b", "2");
     let answer = client.answer(refused);
     let parts = &answer["result"]["structuredContent"];
@@ -217,26 +253,33 @@ fn idle_sessions_are_closed() {
     client.run("b", "1");
     client.run("c", "1");
     assert!(client.address_space() >= one + 8);
-    wait_for(&client, one - 3);
+    wait_for_memory(&client, one - 3);
     let text = client.run("a", "'kept' in globals()");
     assert_eq!(text, "[the session was restarted: it was idle for too long]\nfalse\n");
-    // A session that runs code for longer is not idle.
+    // A session that runs code for longer than the timeout is not idle.
     assert_eq!(client.run("a", "import time\nx = 5\ntime.sleep(2)\nx"), "5\n");
     assert_eq!(client.run("a", "x"), "5\n");
 }
 
 #[test]
 fn number_of_waiting_calls_is_limited() {
-    let mut client = Client::new(&["--max-sessions", "1", "--timeout", "60s"]);
+    let data = Data::new();
+    let mut client = data.client("60s");
     assert_eq!(client.run("a", "1"), "1\n");
-    let long = client.start("a", "import time\ntime.sleep(3)\n1");
+    let first = client.start("a", UNTIL_END);
+    data.wait_for_begin();
     let calls: Vec<_> = (0..300).map(|_| client.start("a", "1")).collect();
+    // While the first call runs, only refused ones are answered.
+    while client.answers.is_empty() {
+        client.receive();
+    }
+    data.end();
     let answers: Vec<_> = calls.into_iter().map(|id| client.answer(id)).collect();
     let busy = |answer: &&Value| answer["result"]["structuredContent"]["error"]["code"] == "busy";
     let refused = answers.iter().filter(busy).count();
     // The calls that waited ran one after another.
     assert!((1..=60).contains(&refused), "{refused}");
-    assert_eq!(client.text(long), "1\n");
+    assert_eq!(client.text(first), "1\n");
     assert_eq!(client.run("a", "2"), "2\n");
 }
 

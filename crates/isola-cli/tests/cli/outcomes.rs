@@ -153,7 +153,7 @@ fn blocked_output_does_not_delay_ctrl_c_or_timeout() {
     assert!(took < Duration::from_secs(10), "{took:?}");
 
     let running = dir.start(&["s.py", "-f", "count"]);
-    std::thread::sleep(Duration::from_millis(500));
+    running.fill_stdout();
     running.interrupt();
     let (code, _, took) = running.end();
     assert_eq!(code, Some(130));

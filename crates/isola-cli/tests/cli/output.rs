@@ -2,30 +2,31 @@
 
 use std::time::Duration;
 
+use isola::Runtime;
 use serde_json::json;
+use test_macros::each_runtime;
 
 use crate::fixture::TestDir;
 
-#[test]
-fn output_is_written_while_the_call_runs() {
-    for (file, source) in [
-        (
+#[each_runtime]
+fn output_is_written_while_the_call_runs(runtime: Runtime) {
+    let (file, source) = match runtime {
+        Runtime::Python => (
             "s.py",
             "import time\nprint('loaded')\ndef main():\n    print('called')\n    yield 1\n    \
              time.sleep(60)",
         ),
-        (
+        Runtime::JavaScript => (
             "s.js",
             "async function* main() { yield 'loaded'; yield 'called'; yield 1; \
              await new Promise((done) => setTimeout(done, 60000)); }",
         ),
-    ] {
-        let dir = TestDir::with(file, source);
-        let mut running = dir.start(&[file]);
-        let lines: Vec<_> = (0..3).map(|_| running.line().replace('"', "")).collect();
-        assert_eq!(lines, ["loaded\n", "called\n", "1\n"], "{file}");
-        assert!(running.is_running(), "{file}");
-    }
+    };
+    let dir = TestDir::with(file, source);
+    let mut running = dir.start(&[file]);
+    let lines: Vec<_> = (0..3).map(|_| running.line().replace('"', "")).collect();
+    assert_eq!(lines, ["loaded\n", "called\n", "1\n"]);
+    assert!(running.is_running());
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Tests of `isola repl` with a pipe and with a terminal.
 
+use isola::Runtime;
+use test_macros::each_runtime;
+
 use crate::fixture::{Completed, TestDir, run_with_input};
 
 fn repl(dir: &TestDir, args: &[&str], input: &str) -> Completed {
@@ -57,22 +60,29 @@ fn branches_have_separate_states() {
     assert_eq!(shown, "2\n2\n1\n");
 }
 
-#[test]
-fn sessions_are_saved_and_restored() {
+#[each_runtime]
+fn sessions_are_saved_and_restored(runtime: Runtime) {
     let dir = TestDir::new();
-    for (runtime, first) in [("python", "x = [1]\n"), ("js", "let x = [1]\n")] {
-        let input = format!("{first}:save warm\n:save ./x.snapshot\n:reset\nx\n:load warm\nx\n");
-        let ran = repl(&dir, &["--runtime", runtime], &input);
-        assert_eq!(ran.code, Some(0), "{ran:?}");
-        assert!(ran.stdout.contains("saved to ./x.snapshot"), "{ran:?}");
-        assert!(ran.stdout.ends_with("[1]\n") || ran.stdout.ends_with("[ 1 ]\n"), "{ran:?}");
-        assert!(ran.stderr.contains("x is not defined") || ran.stderr.contains("'x' is not"));
-        for source in ["warm", "./x.snapshot"] {
-            let args = ["--runtime", runtime, "--from-snapshot", source];
-            assert!(repl(&dir, &args, "x\n").succeeded().contains('1'));
-        }
+    let first = match runtime {
+        Runtime::Python => "x = [1]\n",
+        Runtime::JavaScript => "let x = [1]\n",
+    };
+    let runtime = runtime.name();
+    let input = format!("{first}:save warm\n:save ./x.snapshot\n:reset\nx\n:load warm\nx\n");
+    let ran = repl(&dir, &["--runtime", runtime], &input);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stdout.contains("saved to ./x.snapshot"), "{ran:?}");
+    assert!(ran.stdout.ends_with("[1]\n") || ran.stdout.ends_with("[ 1 ]\n"), "{ran:?}");
+    assert!(ran.stderr.contains("x is not defined") || ran.stderr.contains("'x' is not"));
+    for source in ["warm", "./x.snapshot"] {
+        let args = ["--runtime", runtime, "--from-snapshot", source];
+        assert!(repl(&dir, &args, "x\n").succeeded().contains('1'));
     }
-    // A snapshot of `isola run` can be loaded.
+}
+
+#[test]
+fn snapshot_of_run_is_restored() {
+    let dir = TestDir::new();
     let dir = dir.file("a.py", "known = 'here'\n");
     let mut command = dir.command(&["run", "a.py", "--save-snapshot", "./a.snapshot"]);
     assert!(command.status().unwrap().success());
@@ -80,22 +90,27 @@ fn sessions_are_saved_and_restored() {
     assert_eq!(ran.succeeded(), "'here'\n");
 }
 
-#[test]
-fn failed_input_does_not_change_the_session() {
+#[each_runtime]
+fn failed_input_does_not_change_the_session(runtime: Runtime) {
+    let rows = match runtime {
+        Runtime::Python => &[
+            ("x = 1\n1/0\nx\n", "ZeroDivisionError"),
+            ("x = 1\nx = (\n:help\n)\nx\n", "SyntaxError"),
+            ("x = 1\nx = 2; exec('while True: x += 1')\nx\n", "CPU time"),
+            ("x = 1\nimport os; x = 2; os._exit(3)\nx\n", "before that"),
+            ("x = 1\nx = 'x' * 10**9\nx\n", "MemoryError"),
+            ("x = 1\n:jump\n:fork 2\n:branch 7\n:load none\nx\n", "no command :jump"),
+        ][..],
+        Runtime::JavaScript => &[
+            ("let x = 1\nnull.x\nx\n", "TypeError"),
+            ("let x = 1\nx = 2; for (;;);\nx\n", "CPU time"),
+        ],
+    };
     let dir = TestDir::new();
-    for (runtime, input, message, shown) in [
-        ("python", "x = 1\n1/0\nx\n", "ZeroDivisionError", "1\n"),
-        ("python", "x = 1\nx = (\n:help\n)\nx\n", "SyntaxError", "1\n"),
-        ("python", "x = 1\nx = 2; exec('while True: x += 1')\nx\n", "CPU time", "1\n"),
-        ("python", "x = 1\nimport os; x = 2; os._exit(3)\nx\n", "before that", "1\n"),
-        ("python", "x = 1\nx = 'x' * 10**9\nx\n", "MemoryError", "1\n"),
-        ("js", "let x = 1\nnull.x\nx\n", "TypeError", "1\n"),
-        ("js", "let x = 1\nx = 2; for (;;);\nx\n", "CPU time", "1\n"),
-        ("python", "x = 1\n:jump\n:fork 2\n:branch 7\n:load none\nx\n", "no command :jump", "1\n"),
-    ] {
-        let args = ["--runtime", runtime, "--cpu-timeout", "300ms"];
+    for (input, message) in rows {
+        let args = ["--runtime", runtime.name(), "--cpu-timeout", "300ms"];
         let ran = repl(&dir, &args, input);
-        assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), shown), "{input}: {ran:?}");
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "1\n"), "{input}: {ran:?}");
         assert!(ran.stderr.contains(message), "{input}: {ran:?}");
         assert!(!ran.stderr.contains("isola_repl"), "{input}: {ran:?}");
     }
@@ -137,21 +152,20 @@ mod at_a_terminal {
     use std::{
         fs::File,
         io::{Read as _, Write as _},
-        process::{Child, Stdio},
+        process::Child,
         sync::mpsc::{Receiver, channel},
         thread,
-        time::{Duration, Instant},
+        time::Instant,
     };
 
-    use rustix::{
-        process::{Pid, Signal, kill_process},
-        pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    use isola::Runtime;
+    use rustix::process::{Pid, Signal, kill_process};
+    use test_macros::each_runtime;
+
+    use crate::{
+        fixture::{EVENT_TIMEOUT, TestDir, wait_until},
+        terminal::Pty,
     };
-
-    use crate::fixture::TestDir;
-
-    /// The maximum time to wait for output or for the exit.
-    const TIMEOUT: Duration = Duration::from_secs(60);
 
     impl Drop for Terminal {
         fn drop(&mut self) {
@@ -169,16 +183,13 @@ mod at_a_terminal {
 
     impl Terminal {
         fn new(dir: &TestDir, args: &[&str]) -> Self {
-            let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-            grantpt(&terminal).unwrap();
-            unlockpt(&terminal).unwrap();
-            let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
-            let side = || Stdio::from(File::options().read(true).write(true).open(&name).unwrap());
+            let terminal = Pty::open();
             let mut command = dir.command(args);
             command.env("XDG_DATA_HOME", dir.path().join("home")).env("TERM", "xterm");
-            let child = command.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap();
+            command.stdin(terminal.stream()).stdout(terminal.stream()).stderr(terminal.stream());
+            let child = command.spawn().unwrap();
             drop(command);
-            let keys = File::from(terminal);
+            let keys = terminal.user;
             let mut screen = keys.try_clone().unwrap();
             let (sender, shown) = channel();
             thread::spawn(move || {
@@ -200,7 +211,7 @@ mod at_a_terminal {
         /// Waits until this text is displayed, after the text of the previous wait.
         #[track_caller]
         fn until(&mut self, part: &str) {
-            let deadline = Instant::now() + TIMEOUT;
+            let deadline = Instant::now() + EVENT_TIMEOUT;
             loop {
                 if let Some(at) = self.text.find(part) {
                     self.text.drain(..at + part.len());
@@ -222,70 +233,67 @@ mod at_a_terminal {
         fn end(mut self, prompt: &str) -> Option<i32> {
             self.until(prompt);
             self.press("\x04");
-            let deadline = Instant::now() + TIMEOUT;
-            loop {
-                if let Some(status) = self.child.try_wait().unwrap() {
-                    return status.code();
-                }
-                assert!(Instant::now() < deadline, "the command does not exit: {:?}", self.text);
-                thread::sleep(Duration::from_millis(10));
+            wait_until("the exit of the command", || self.child.try_wait().unwrap().is_some());
+            self.child.wait().unwrap().code()
+        }
+    }
+
+    #[each_runtime]
+    fn lines_are_edited_completed_and_kept_in_history(runtime: Runtime) {
+        let dir = TestDir::new();
+        let (prompt, first) = match runtime {
+            Runtime::Python => ("py> ", "remarkable = 21"),
+            Runtime::JavaScript => ("js> ", "const remarkable = 21"),
+        };
+        let args = ["repl", "--runtime", runtime.name()];
+        let mut terminal = Terminal::new(&dir, &args);
+        terminal.until(prompt);
+        terminal.press(&format!("{first}\r"));
+        terminal.until(prompt);
+        // Names and commands are completed, and Ctrl-C cancels a line.
+        terminal.press("remark\t * 2\r");
+        terminal.until("42\r\n");
+        terminal.until(prompt);
+        terminal.press("nonsense\x03");
+        terminal.until(prompt);
+        terminal.press(":for\t\r");
+        terminal.until(&prompt.replace('>', ":2>"));
+        terminal.press("remarkable + 1\r");
+        terminal.until("22\r\n");
+        assert_eq!(terminal.end(&prompt.replace('>', ":2>")), Some(0));
+        // The history contains the lines of the previous session.
+        let mut terminal = Terminal::new(&dir, &args);
+        terminal.until(prompt);
+        terminal.press("\x1b[A");
+        terminal.until("remarkable + 1");
+        terminal.press("\x03");
+        assert_eq!(terminal.end(prompt), Some(0));
+    }
+
+    #[each_runtime]
+    fn interrupt_stops_the_code_and_keeps_the_session(runtime: Runtime) {
+        let dir = TestDir::new();
+        let (prompt, first, busy) = match runtime {
+            Runtime::Python => {
+                ("py> ", "x = 7", "x = 8; print('be' + 'gun'); exec('while True: pass')")
             }
-        }
-    }
-
-    #[test]
-    fn lines_are_edited_completed_and_kept_in_history() {
-        let dir = TestDir::new();
-        for (runtime, prompt, first) in
-            [("python", "py> ", "remarkable = 21"), ("js", "js> ", "const remarkable = 21")]
-        {
-            let args = ["repl", "--runtime", runtime];
-            let mut terminal = Terminal::new(&dir, &args);
-            terminal.until(prompt);
-            terminal.press(&format!("{first}\r"));
-            terminal.until(prompt);
-            // Names and commands are completed, and Ctrl-C cancels a line.
-            terminal.press("remark\t * 2\r");
-            terminal.until("42\r\n");
-            terminal.until(prompt);
-            terminal.press("nonsense\x03");
-            terminal.until(prompt);
-            terminal.press(":for\t\r");
-            terminal.until(&prompt.replace('>', ":2>"));
-            terminal.press("remarkable + 1\r");
-            terminal.until("22\r\n");
-            assert_eq!(terminal.end(&prompt.replace('>', ":2>")), Some(0));
-            // The history contains the lines of the previous session.
-            let mut terminal = Terminal::new(&dir, &args);
-            terminal.until(prompt);
-            terminal.press("\x1b[A");
-            terminal.until("remarkable + 1");
-            terminal.press("\x03");
-            assert_eq!(terminal.end(prompt), Some(0));
-        }
-    }
-
-    #[test]
-    fn interrupt_stops_the_code_and_keeps_the_session() {
-        let dir = TestDir::new();
-        for (runtime, prompt, first, busy) in [
-            ("python", "py> ", "x = 7", "x = 8; print('be' + 'gun'); exec('while True: pass')"),
-            ("js", "js> ", "let x = 7", "x = 8; console.log('be' + 'gun'); for (;;);"),
-        ] {
-            let mut terminal = Terminal::new(&dir, &["repl", "--runtime", runtime]);
-            terminal.until(prompt);
-            terminal.press(&format!("{first}\r"));
-            terminal.until(prompt);
-            terminal.press(&format!("{busy}\r"));
-            terminal.until("begun\r\n");
-            terminal.interrupt();
-            terminal.until("interrupted");
-            terminal.until("restored to its state before that input");
-            terminal.until(prompt);
-            terminal.press("x * 6\r");
-            terminal.until("42\r\n");
-            assert_eq!(terminal.end(prompt), Some(0));
-        }
+            Runtime::JavaScript => {
+                ("js> ", "let x = 7", "x = 8; console.log('be' + 'gun'); for (;;);")
+            }
+        };
+        let mut terminal = Terminal::new(&dir, &["repl", "--runtime", runtime.name()]);
+        terminal.until(prompt);
+        terminal.press(&format!("{first}\r"));
+        terminal.until(prompt);
+        terminal.press(&format!("{busy}\r"));
+        terminal.until("begun\r\n");
+        terminal.interrupt();
+        terminal.until("interrupted");
+        terminal.until("restored to its state before that input");
+        terminal.until(prompt);
+        terminal.press("x * 6\r");
+        terminal.until("42\r\n");
+        assert_eq!(terminal.end(prompt), Some(0));
     }
 
     #[test]

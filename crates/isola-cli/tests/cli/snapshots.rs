@@ -2,6 +2,9 @@
 
 use std::fs;
 
+use isola::Runtime;
+use test_macros::each_runtime;
+
 use crate::fixture::{Completed, TestDir, finish};
 
 /// A directory with scripts and a data directory for snapshots.
@@ -28,21 +31,21 @@ impl Store {
     }
 }
 
-#[test]
-fn run_continues_from_a_named_snapshot_or_a_file() {
+#[each_runtime]
+fn run_continues_from_a_named_snapshot_or_a_file(runtime: Runtime) {
     let store = Store::new();
-    for (script, next, printed) in
-        [("one.py", "two.py", "{\"n\": 2}\n2\n"), ("one.js", "two.js", "{\"n\":2}\n2\n")]
-    {
-        for target in ["warm", "./warm.snapshot"] {
-            store.isola(&["run", script, "--save-snapshot", target]).succeeded();
-            for _ in 0..2 {
-                let ran = store.isola(&["run", next, "--from-snapshot", target]);
-                assert_eq!(ran.code, Some(0), "{ran:?}");
-                // JavaScript's console writes logs, and those go to stderr.
-                let text = ran.stdout + ran.stderr.trim_start_matches("info: ");
-                assert!(printed.split('\n').all(|line| text.contains(line)), "{text}");
-            }
+    let (script, next, printed) = match runtime {
+        Runtime::Python => ("one.py", "two.py", "{\"n\": 2}\n2\n"),
+        Runtime::JavaScript => ("one.js", "two.js", "{\"n\":2}\n2\n"),
+    };
+    for target in ["warm", "./warm.snapshot"] {
+        store.isola(&["run", script, "--save-snapshot", target]).succeeded();
+        for _ in 0..2 {
+            let ran = store.isola(&["run", next, "--from-snapshot", target]);
+            assert_eq!(ran.code, Some(0), "{ran:?}");
+            // JavaScript's console writes logs, and those go to stderr.
+            let text = ran.stdout + ran.stderr.trim_start_matches("info: ");
+            assert!(printed.split('\n').all(|line| text.contains(line)), "{text}");
         }
     }
     assert!(store.0.path().join("home/isola/snapshots/warm.snapshot").is_file());

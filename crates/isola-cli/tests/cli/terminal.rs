@@ -11,18 +11,37 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::fixture::TestDir;
 
+/// A new terminal.
+pub(crate) struct Pty {
+    /// The side of the user: reads what is displayed, and writes keys.
+    pub(crate) user: File,
+    /// The path of the side of commands.
+    path: String,
+}
+
+impl Pty {
+    pub(crate) fn open() -> Self {
+        let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&user).unwrap();
+        unlockpt(&user).unwrap();
+        let path = ptsname(&user, Vec::new()).unwrap().into_string().unwrap();
+        Self { user: File::from(user), path }
+    }
+
+    /// Opens the side of commands, as a standard stream of one.
+    pub(crate) fn stream(&self) -> Stdio {
+        Stdio::from(File::options().read(true).write(true).open(&self.path).unwrap())
+    }
+}
+
 /// Runs a command on a new terminal, and returns its output.
 pub(crate) fn run_on_terminal(mut command: Command) -> String {
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&terminal).unwrap();
-    unlockpt(&terminal).unwrap();
-    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
-    let side = || Stdio::from(File::options().read(true).write(true).open(&name).unwrap());
-    let mut child = command.stdout(side()).stderr(side()).spawn().unwrap();
+    let terminal = Pty::open();
+    let mut child = command.stdout(terminal.stream()).stderr(terminal.stream()).spawn().unwrap();
     // Drop our copy of the other end: it is closed when the child exits.
     drop(command);
     let reader = thread::spawn(move || {
-        let (mut screen, mut bytes) = (File::from(terminal), Vec::new());
+        let (mut screen, mut bytes) = (terminal.user, Vec::new());
         // At its end a terminal reports an error.
         let _ = screen.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
