@@ -49,7 +49,8 @@ pub fn test() -> Result<()> {
     for dir in ["test", "types"] {
         copy_dir(&workspace::root().join(SOURCE).join(dir), &app.join(dir))?;
     }
-    for page in ["README.md", "docs/isola/node.md", "docs/isola/errors.md"] {
+    for page in ["README.md", "docs/isola/node.md", "docs/isola/errors.md", "crates/isola/api.json"]
+    {
         let to = app.join(page);
         fs::create_dir_all(to.parent().unwrap_or(&app))?;
         fs::copy(workspace::root().join(page), to).with_context(|| format!("no {page}"))?;
