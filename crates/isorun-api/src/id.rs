@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_ids_are_ids() {
+    fn malformed_run_ids_are_rejected() {
         assert!("run0123456789abcdef".parse::<RunId>().is_ok());
         for text in [
             "",
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_names_are_snapshots() {
+    fn malformed_snapshot_ids_are_rejected() {
         assert!(is_snapshot_id(&random_snapshot_id().unwrap()));
         for text in
             ["", "snap", "snap../../../../etc/", "snap0123456789ABCDEF", "run0123456789abcdef"]
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn random_ids_are_ids_and_differ() {
+    fn random_run_ids_are_valid_and_differ() {
         let (one, two) = (RunId::random().unwrap(), RunId::random().unwrap());
         assert_ne!(one, two);
         assert_eq!(one.to_string().parse::<RunId>().unwrap(), one);

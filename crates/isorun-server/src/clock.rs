@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_is_a_moment() {
+    fn times_out_of_range_are_clamped() {
         for (ms, shown) in [
             (0, "1970-01-01T00:00:00.000Z"),
             (1_700_000_000_123, "2023-11-14T22:13:20.123Z"),

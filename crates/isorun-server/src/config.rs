@@ -316,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn share_of_a_small_total_is_the_whole() {
+    fn tenant_share_has_a_minimum() {
         for (total, percent, share) in
             [(0, 50, 0), (2, 50, 2), (40, 50, 32), (4096, 50, 2048), (4096, 100, 4096)]
         {

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_could_read_is_closed_and_what_they_could_write_is_refused() {
+    fn readable_directories_are_restricted_and_writable_ones_refused() {
         let home = tempfile::tempdir().unwrap();
         for (before, after) in [
             (0o700, Some(0o700)),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_others_could_replace_is_refused() {
+    fn directories_in_a_writable_parent_are_refused() {
         let home = tempfile::tempdir().unwrap();
         let open = home.path().join("open");
         fs::create_dir(&open).unwrap();
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn files_and_folders_within_are_closed() {
+    fn files_and_directories_within_are_restricted_to_the_owner() {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("state");
         fs::create_dir(&dir).unwrap();

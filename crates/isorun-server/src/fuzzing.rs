@@ -240,17 +240,17 @@ mod tests {
     }
 
     #[test]
-    fn urls_hold_for_changed_seeds() {
+    fn url_invariants_hold_for_mutated_seeds() {
         run("urls", urls);
     }
 
     #[test]
-    fn requests_hold_for_changed_seeds() {
+    fn request_invariants_hold_for_mutated_seeds() {
         run("requests", requests);
     }
 
     #[test]
-    fn manifests_hold_for_changed_seeds() {
+    fn manifest_invariants_hold_for_mutated_seeds() {
         run("manifests", manifests);
     }
 }

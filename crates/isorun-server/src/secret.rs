@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_genuine_key_is_known_and_no_other() {
+    fn only_genuine_keys_are_verified() {
         let dir = tempfile::tempdir().unwrap();
         let secret = Secret::open(dir.path()).unwrap();
         let key = secret.key("eu-1", "a1b2c3");
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_secret_stays_and_is_private() {
+    fn the_secret_persists_and_is_private() {
         let dir = tempfile::tempdir().unwrap();
         let key = Secret::open(dir.path()).unwrap().key("local", "k");
         assert_eq!(Secret::open(dir.path()).unwrap().key("local", "k"), key);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_others_may_know_is_refused() {
+    fn a_secret_that_others_can_read_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(SECRET_FILE);
         assert!(Secret::open(dir.path()).is_ok());
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_for_one_manifest_and_one_server() {
+    fn signatures_are_bound_to_manifest_and_server() {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let [one, two] = dirs.each_ref().map(|dir| Secret::open(dir.path()).unwrap());
         let signature = one.sign_checkpoint("{}");
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_cannot_be_shifted() {
+    fn chain_hmac_separates_its_fields() {
         let dir = tempfile::tempdir().unwrap();
         let secret = Secret::open(dir.path()).unwrap();
         assert_ne!(secret.chain("", &["ab", "c"]), secret.chain("", &["a", "bc"]));

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn other_users_read_none_of_its_files() {
+    async fn database_files_are_accessible_to_their_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         for before in [0o600, 0o644, 0o666] {
             let store = Store::open(dir.path()).unwrap();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn two_handles_of_one_file_see_the_same() {
+    async fn two_handles_of_one_database_see_the_same_rows() {
         let dir = tempfile::tempdir().unwrap();
         let (one, two) = (Store::open(dir.path()).unwrap(), Store::open(dir.path()).unwrap());
         one.add_key(KeyRow::new("k1", "t1", "mine", false)).await.unwrap();

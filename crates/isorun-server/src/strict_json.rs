@@ -260,7 +260,7 @@ mod tests {
     };
 
     #[test]
-    fn a_number_is_read_as_the_nearest_one() {
+    fn numbers_are_parsed_to_the_nearest_float() {
         #[derive(Deserialize)]
         struct Body {
             number: f64,
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_meant_is_found() {
+    fn similar_names_are_suggested() {
         let new = [
             "image",
             "vcpus",
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_named() {
+    fn errors_name_unknown_fields_and_suggest_known_ones() {
         let hint = |known| format!("did you mean `{known}`?");
         refuses::<NewRun>(
             r#"{"image":"host","netwrok":{}}"#,
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_twice_or_of_another_type_is_named() {
+    fn errors_name_duplicate_fields_and_wrong_types() {
         refuses::<NewRun>(r#"{"image":"a","image":"b"}"#, &["duplicate field `image`"]);
         refuses::<NewRun>(r#"{"image":"a","im\u0061ge":"b"}"#, &["duplicate field `image`"]);
         refuses::<NewRun>(r#"{"image":"a","env":{"A":"1","A":"2"}}"#, &["duplicate field `env.A`"]);

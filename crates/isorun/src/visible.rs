@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_an_order_to_a_terminal() {
+    fn control_characters_are_escaped() {
         for (text, shown) in [
             ("plain \u{e9} \u{1f600}", "plain \u{e9} \u{1f600}"),
             ("\x1b[31mred\x07", "\\u{1b}[31mred\\u{7}"),

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_parts_are_less_than_the_whole() {
+    fn descriptor_budget_stays_below_the_limit() {
         for limit in [256, 1024, 20_000, 1 << 20, 1 << 40] {
             let budget = DescriptorBudget::new(limit);
             let parts = budget.clients
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_raised_to_what_is_allowed() {
+    fn soft_limit_is_raised_to_the_hard_limit() {
         let raised = raise_limit();
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
         assert_eq!((current, current.unwrap_or(u64::MAX)), (maximum, raised));

@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_timeout_it_never_expires_until_it_gets_one() {
+    async fn zero_timeout_never_expires_until_it_is_changed() {
         let activity = Arc::new(Activity::new(Duration::ZERO));
         let waiting = tokio::spawn({
             let activity = Arc::clone(&activity);

@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_is_a_few_lines() {
+    fn reports_of_blocked_connections_are_rate_limited() {
         let mut recent = RecentBlocks::default();
         let now = Instant::now();
         let blocked = |port| Blocked {

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers() {
+    fn numbers_out_of_range_are_rejected() {
         assert_eq!(
             number("n", None, 10, &(1..=9), 5).unwrap(),
             5,

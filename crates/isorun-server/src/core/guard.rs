@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_is_short_ends_the_largest_of_who_uses_most() {
+    fn a_shortage_terminates_the_largest_sandbox_of_the_heaviest_tenant() {
         let guard = guard(100);
         let sandboxes = [
             sandbox("a1", free(20, 1, 70)),
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_on_the_machine_take_ends_no_small_sandbox() {
+    fn a_shortage_caused_by_other_programs_terminates_no_small_sandbox() {
         let guard = guard(50);
         let small = [sandbox("a1", Amounts { disk: 1 << 20, memory: 1 << 20, processes: 9 })];
         let short_of = guard.set_free(free(0, 0, 0), Some(true));
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_free_here_is_found() {
+    fn free_resources_of_the_machine_are_measured() {
         let here = Amounts::free(Path::new("/"));
         assert!(here.disk > 0 && here.disk < u64::MAX, "{here:?}");
         assert!(here.memory > 1 << 20 && here.memory < 1 << 60, "{here:?}");

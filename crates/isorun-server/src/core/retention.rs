@@ -62,7 +62,7 @@ mod tests {
     use isorun_api::RunId;
 
     #[tokio::test]
-    async fn old_runs_and_those_over_the_number_go_with_their_logs() {
+    async fn expired_runs_are_deleted_with_their_logs() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let secret = Secret::open(dir.path()).unwrap();

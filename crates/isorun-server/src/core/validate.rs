@@ -93,7 +93,7 @@ mod tests {
     use crate::core::error::ErrorKind;
 
     #[test]
-    fn paths() {
+    fn only_absolute_paths_without_parent_components_are_accepted() {
         for good in ["/", "/a", "/a/b c/", "/a..b/..c", "/\u{e9}"] {
             assert_eq!(path("path", good).unwrap(), good);
         }
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts() {
+    fn timeouts_out_of_range_are_rejected() {
         assert_eq!(timeout("t", 0.0).unwrap(), Duration::ZERO);
         assert_eq!(timeout("t", -1.0).unwrap(), Duration::ZERO);
         assert_eq!(timeout("t", 1.5).unwrap(), Duration::from_millis(1500));

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_stalls_or_trickles_ends() {
+    async fn stalled_and_slow_bodies_fail() {
         for (pieces, stalled) in [
             (vec![(0, 1), (1_000_000, 1)], true),
             (vec![(11, 1)], true),
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_makes_progress_may_take_any_time() {
+    async fn bodies_that_make_progress_have_no_time_limit() {
         for pieces in [vec![], vec![(9, 1)], (0..10_000).map(|_| (9, 900)).collect()] {
             let bytes: usize = pieces.iter().map(|(_, bytes)| *bytes).sum();
             assert_eq!(body(pieces).collect().await.unwrap().to_bytes().len(), bytes);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_time_of_a_slow_reader_does_not_count() {
+    async fn time_of_a_slow_reader_is_not_counted() {
         let mut body = body((0..20).map(|_| (0, 1)).collect());
         let mut count = 0;
         while let Some(frame) = body.frame().await {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_held_of_bodies_is_bounded_and_given_back() {
+    async fn memory_of_bodies_is_bounded_and_released() {
         let ledger = crate::core::accounts::ledger::Ledger::new("bytes", "--bytes", 1000, 50);
         let body = |tenant: &str, bytes: usize| {
             HeldBody::new(Body::from(vec![0; bytes]), ledger.take(tenant, 0).unwrap())

@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn silent_connections_of_an_address_make_room_for_new_ones() {
+    fn new_connections_evict_silent_ones_of_the_same_address() {
         let connections = connections(100);
         let silent: Vec<_> = (0..3).map(|_| connections.admit(address(1)).unwrap()).collect();
         silent[0].connection.state().requests = 1;
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_server_takes_from_the_source_with_most_and_never_from_tenants() {
+    fn a_full_server_evicts_from_the_largest_source_and_never_from_tenants() {
         let connections = connections(4);
         let owned = connections.admit(address(1)).unwrap();
         owned.connection.attribute(&connections, "tenant").unwrap();
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_has_its_share_of_connections() {
+    fn connections_of_a_tenant_are_limited_to_its_share() {
         let connections = connections(200);
         let slots: Vec<_> =
             (0..76_u8).map(|number| connections.admit(address(number)).unwrap()).collect();
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn each_phase_of_a_connection_has_an_end() {
+    fn timeouts_depend_on_the_phase_of_a_connection() {
         let limits = limits();
         let now = Instant::now();
         let check = |change: &dyn Fn(&mut ConnectionState), after: Duration| {
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_one_subscriber_are_one_source() {
+    fn ipv6_addresses_with_the_same_prefix_are_one_source() {
         let source = |text: &str| ClientNetwork::from(text.parse::<IpAddr>().unwrap());
         assert_eq!(source("2001:db8:1:2::1"), source("2001:db8:1:2:ffff::9"));
         assert_ne!(source("2001:db8:1:2::1"), source("2001:db8:1:3::1"));

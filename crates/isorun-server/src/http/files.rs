@@ -331,7 +331,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_listing_in_pieces_is_one_document() {
+    async fn pieces_of_a_listing_form_one_document() {
         for count in [0, 1, 255, 256, 257, 1000] {
             let names: Vec<Name> =
                 (0..count).map(|number| format!("{number:04}\"\n\u{1}").as_str().into()).collect();
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_that_are_no_text_can_be_asked_for() {
+    async fn names_that_are_not_utf8_can_be_requested() {
         let names: Vec<Name> =
             [&b"plain"[..], b"caf\xe9", "caf\u{e9}".as_bytes(), b"a b+c%41&=\xff\x80/"]
                 .map(|bytes| bytes.to_vec().into())

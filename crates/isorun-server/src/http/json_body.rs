@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_types() {
+    fn content_types_and_encodings_are_checked() {
         let headers = |name: header::HeaderName, value: &str| {
             HeaderMap::from_iter([(name, value.parse().unwrap())])
         };

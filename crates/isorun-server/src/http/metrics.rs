@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_and_sandboxes_invent_makes_no_series() {
+    fn unknown_methods_and_statuses_create_no_series() {
         let metrics = RequestMetrics::new();
         for number in 0..10_000 {
             let method = http::Method::from_bytes(format!("M{number}").as_bytes()).unwrap();

@@ -95,7 +95,7 @@ mod tests {
 
     /// Every described body allows no additional fields.
     #[test]
-    fn every_described_body_is_closed() {
+    fn described_bodies_allow_no_additional_fields() {
         let document = serde_json::to_value(super::document()).unwrap();
         let mut checked = 0;
         for (path, item) in document["paths"].as_object().unwrap() {

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_log_holds_also_after_a_trip_through_json() {
+    async fn a_log_verifies_after_a_json_round_trip() {
         let (_dir, secret, rows) = sample().await;
         verify(&secret, &rows).unwrap();
         let trip = |row: &AuditRow| {
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_entry_that_nobody_waits_for_breaks_nothing() {
+    async fn cancelled_appends_keep_the_chain_valid() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let secret = Secret::open(dir.path()).unwrap();
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn any_change_is_found() {
+    async fn changed_and_missing_entries_are_detected() {
         let (_dir, secret, rows) = sample().await;
         let run = rows[0].run_id.clone();
         for change in [

@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_run_from_its_beginning_to_its_end() {
+    async fn a_run_is_recorded_from_creation_to_end() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let (mine, foreign) = (row("me", Status::Creating), row("them", Status::Running));
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn history_comes_in_pages_and_is_forgotten_while_usage_stays() {
+    async fn history_is_paged_and_deleted_while_usage_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let mut ids = Vec::new();
@@ -545,7 +545,7 @@ mod tests {
 
     /// The queries of tenants must not take longer as the history grows.
     #[tokio::test]
-    async fn what_is_asked_of_a_long_history_uses_an_index() {
+    async fn history_queries_use_an_index() {
         let dir = tempfile::tempdir().unwrap();
         drop(Store::open(dir.path()).unwrap());
         let file = rusqlite::Connection::open(dir.path().join("isorun.db")).unwrap();
@@ -571,7 +571,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn usage_of_a_file_of_an_earlier_format_is_added_up() {
+    async fn migration_adds_up_usage_of_past_runs() {
         let dir = tempfile::tempdir().unwrap();
         super::super::schema::tests::old_file(dir.path(), 3, |file| {
             for number in 0..100 {

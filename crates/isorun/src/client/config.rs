@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_configuration_that_others_can_write_is_refused_and_one_that_they_can_read_is_restricted() {
+    fn readable_configurations_are_restricted_and_writable_ones_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("client.json");
         for (before, after) in [
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_several_names() {
+    fn loopback_urls_are_recognized() {
         for url in
             ["http://127.0.0.1:7676", "https://localhost", "http://[::1]:1/", "http://127.9.9.9"]
         {

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes() {
+    fn sizes_are_parsed_to_mebibytes() {
         for (text, size) in
             [("512M", 512), ("2G", 2048), ("1GiB", 1024), ("3m", 3), ("1T", 1 << 20)]
         {

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_for_people() {
+    fn values_are_formatted_for_display() {
         assert_eq!(bytes(0), "0 B");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(u64::MAX), "16777216.0 TiB");

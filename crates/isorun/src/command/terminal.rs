@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_survive_the_shell() {
+    fn arguments_are_quoted_for_the_shell() {
         let words = ["printf", "%s.", "a b", "it's", "", "$HOME", "*", "\n"].map(str::to_owned);
         let output =
             std::process::Command::new("sh").arg("-c").arg(shell_line(&words)).output().unwrap();

@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tenant_holds_its_share_and_leaves_the_rest_to_others() {
+    fn tenants_are_limited_to_their_share_and_to_the_total() {
         let ledger = Ledger::new("things", "--things", 100, 50);
         let held: Vec<_> = (0..50).map(|_| ledger.take("a", 1).unwrap()).collect();
         assert_eq!(ledger.take("a", 1).unwrap_err(), Exhausted::Share);
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_grows_and_changes_hands_within_the_limits() {
+    fn growth_and_transfer_respect_the_limits() {
         let ledger = Ledger::new("things", "--things", 100, 50);
         let mut unknown = ledger.take("", 30).unwrap();
         let other = ledger.take("a", 30).unwrap();
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_limit_and_its_option() {
+    fn refusals_name_the_limit_and_its_option() {
         let ledger = Ledger::new("things in flight", "--things", 100, 50);
         let share = ledger.refusal(Exhausted::Share);
         assert_eq!(share.kind, ErrorKind::TooManyRequests);

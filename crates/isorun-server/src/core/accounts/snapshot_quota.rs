@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshot_has_a_place_until_it_is_deleted() {
+    fn snapshot_slots_are_limited_and_released() {
         let snapshots = SnapshotQuota::new(64, 50);
         for number in 0..32 {
             let slot = snapshots.take("a").unwrap();

@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_fuzzer_begins_with_a_manifest_that_is_accepted() {
+    fn the_seed_is_a_valid_manifest() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"));
         let seed = std::fs::read(path.join("../../fuzz/isorun/seeds/manifests/whole")).unwrap();
         assert_eq!(seed[1..].escape_ascii().to_string(), SIGNED.2.escape_ascii().to_string());

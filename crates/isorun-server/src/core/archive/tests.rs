@@ -60,7 +60,7 @@ impl Sample {
 }
 
 #[test]
-fn what_is_whole_is_accepted() {
+fn complete_archives_are_accepted() {
     let sample = sample();
     assert_eq!(sample.open().unwrap(), sample.manifest);
     // Hard links with the manifest of another owner.
@@ -76,7 +76,7 @@ fn what_is_whole_is_accepted() {
 }
 
 #[test]
-fn other_users_read_none_of_it() {
+fn archives_are_accessible_to_their_owner_only() {
     let sample = sample();
     for entry in fs::read_dir(sample.path()).unwrap() {
         let entry = entry.unwrap();
@@ -91,7 +91,7 @@ fn other_users_read_none_of_it() {
 }
 
 #[test]
-fn a_sealing_that_was_broken_off_is_done_again() {
+fn incomplete_manifests_are_overwritten() {
     let sample = sample();
     File::create(sample.path().join(MANIFEST_FILE)).unwrap();
     let again = Manifest { files: digest_files(sample.path()).unwrap(), ..sample.manifest.clone() };
@@ -101,7 +101,7 @@ fn a_sealing_that_was_broken_off_is_done_again() {
 }
 
 #[test]
-fn every_damage_is_found() {
+fn damaged_archives_are_refused() {
     type Damage = fn(&Path) -> io::Result<()>;
     let cases: [(&str, Damage); 13] = [
         ("pages.img is missing", |dir| fs::remove_file(dir.join("pages.img"))),
@@ -160,7 +160,7 @@ fn every_damage_is_found() {
 }
 
 #[test]
-fn what_is_somebody_elses_is_refused() {
+fn archives_of_other_owners_and_servers_are_refused() {
     let another = "belongs to another";
     for (text, other) in [
         (another, Owner { id: "run0000000000000000".to_owned(), ..owner() }),
@@ -187,7 +187,7 @@ fn what_is_somebody_elses_is_refused() {
 }
 
 #[test]
-fn what_an_earlier_version_made_is_refused_by_name() {
+fn other_manifest_formats_are_refused_by_version() {
     let sample = sample();
     let text = serde_json::to_string(&sample.manifest).unwrap();
     let blake3 = blake3::hash(text.as_bytes()).to_hex().to_string();
@@ -206,7 +206,7 @@ fn what_an_earlier_version_made_is_refused_by_name() {
 }
 
 #[test]
-fn names_that_lead_elsewhere_are_refused() {
+fn file_names_outside_the_archive_are_refused() {
     for name in ["../pages.img", "/etc/passwd", "", "."] {
         let sample = sample();
         let mut manifest = sample.manifest.clone();

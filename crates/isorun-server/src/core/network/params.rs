@@ -359,7 +359,7 @@ mod tests {
     use crate::core::network::{Settings, describe};
 
     #[test]
-    fn credentials_are_checked_and_never_repeated() {
+    fn invalid_credentials_are_rejected_without_showing_the_secret() {
         for good in [
             json!({ "OPENAI_API_KEY": "sk-1" }),
             json!({ "MINE": { "value": "sk-1", "host": "api.example.com" } }),
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_and_profiles() {
+    fn default_action_follows_from_lists_or_profile() {
         let lists = |allow: &[&str], deny: &[&str]| NetworkRules {
             allow: Some(allow.iter().map(|rule| (*rule).to_owned()).collect()),
             deny: Some(deny.iter().map(|rule| (*rule).to_owned()).collect()),
@@ -436,7 +436,7 @@ mod tests {
     /// For every profile, default and pair of lists: `PUT` accepts the response to `GET`,
     /// and the settings stay equal.
     #[test]
-    fn what_is_shown_is_taken_and_means_the_same() {
+    fn described_rules_parse_to_equal_settings() {
         let rules = [
             "0.0.0.0/0",
             "10.0.0.0/8",
@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_says_nothing_or_two_things_is_refused() {
+    fn empty_and_contradictory_changes_are_rejected() {
         let (_, now) = described(network_params(Some("locked-down"), None).unwrap());
         for (body, expected) in [
             (json!({}), "nothing to change"),

@@ -186,7 +186,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_output_is_the_text_that_it_would_be_as_a_whole(
+        fn output_encoded_in_pieces_equals_output_encoded_at_once(
             stdout in prop::collection::vec(any::<u8>(), 0..200_000),
             stderr in "\\PC{0,20000}",
         ) {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_cut_off_ends_with_a_whole_character() {
+    fn truncated_text_ends_at_a_character_boundary() {
         let cut_off = |encoding, text: &str, cut: usize| {
             let memory = Ledger::new("bytes", "--bytes", 1 << 30, 100);
             let mut held = OutputBuffer::new(&memory, "t", cut);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_that_take_six_bytes_each_are_never_there_as_a_whole() {
+    fn escaped_output_is_produced_in_bounded_pieces() {
         let bytes = vec![1; 1 << 20];
         let response = response(Ok(Status::Code(0)), Encoding::Text, held(&bytes), held(b""));
         let mut longest = 0;
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_has_what_was_printed_with_it() {
+    fn error_responses_contain_the_output() {
         let error = ApiError::new(Code::ExecTimeout, "it took \"long\"");
         let response = response(Err(error), Encoding::Text, held(b"a\n"), held(b"\x01\xff"));
         assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn output_is_held_up_to_the_limit_of_an_answer() {
+    fn held_output_is_bounded() {
         let memory = memory(1 << 30);
         for (pieces, piece, max, truncated) in
             [(0, 1, 10, false), (10, 1, 10, false), (11, 1, 10, true), (50, 9_999, 300_000, true)]
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_memory_is_left_out() {
+    fn output_beyond_the_available_memory_is_truncated() {
         let memory = memory(200_000);
         let mut first = OutputBuffer::new(&memory, "a", 1 << 20);
         first.add(&[1; 100_000]);

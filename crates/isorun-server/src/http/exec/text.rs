@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn characters_stay_whole_wherever_they_are_cut() {
+    fn characters_split_between_chunks_are_decoded() {
         let text = "a\u{e9}\u{20ac}\u{1f600}z";
         for cut in 0..=text.len() {
             let mut decoder = Decoder::new(Encoding::Text);
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_replaced_and_never_held_back_for_ever() {
+    fn invalid_utf8_is_replaced_and_not_held_back() {
         let mut decoder = Decoder::new(Encoding::Text);
         assert_eq!(decoder.feed(b"\xff\x80a"), "\u{fffd}\u{fffd}a");
         assert_eq!(decoder.feed(b"\xe2\x82"), "");

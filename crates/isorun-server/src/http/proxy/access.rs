@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn queries_are_split() {
+    fn tokens_are_split_from_queries() {
         for (query, tokens, rest) in [
             ("", &[][..], ""),
             ("isorun_token=a", &["a"], ""),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn cookies_are_split() {
+    fn cookies_are_parsed() {
         let mut headers = HeaderMap::new();
         for value in [&b"a=1; b = 2;;c; =d"[..], b"e==f", b"g=\xff"] {
             headers.append(header::COOKIE, HeaderValue::from_bytes(value).unwrap());
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn any_true_token_opens_and_others_do_not() {
+    fn only_valid_tokens_grant_access() {
         let url = PortUrl::parse_anonymous(None, None, "/sb/run0123456789abcdef/p/80/x").unwrap();
         let access = UrlAccess::Token("good".to_owned());
         let open = |query: &str, headers: &[(&str, &str)]| {

@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_tokens_and_ids_reach_no_sandbox() {
+    fn keys_tokens_and_run_ids_are_removed() {
         let twice = format!("Bearer isorun_live_{KEY}");
         let basic = "Basic dXNlcjppc29ydW5fbGl2ZV94X3lfeg==";
         let own = format!("/sb/{RUN}/p/80/x");
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_the_sandboxs_own_reaches_it() {
+    fn headers_of_the_application_are_kept() {
         for form in [UrlForm::Path, UrlForm::Name] {
             for (name, value) in [
                 ("authorization", "Bearer sk-own"),
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_that_the_sandbox_may_know() {
+    fn external_host_names_are_replaced() {
         let head = |form, name| rewritten_header(form, name, "x").unwrap_or_default();
         let (_, host) = url(UrlForm::Name);
         assert_eq!(
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn queries_lose_what_is_ours() {
+    fn keys_and_tokens_are_removed_from_queries() {
         let (url, _) = url(UrlForm::Path);
         for (query, internal) in [
             (None, "/x".to_owned()),

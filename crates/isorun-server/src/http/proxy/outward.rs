@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_acts_beyond_the_port_is_removed() {
+    fn headers_that_affect_other_ports_are_removed() {
         for form in [UrlForm::Key, UrlForm::Path, UrlForm::Name] {
             for (name, value) in [
                 ("Service-Worker-Allowed", "/"),
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn cookies_stay_on_their_port() {
+    fn cookies_are_scoped_to_their_port() {
         let path = format!("/sb/{RUN}/p/80");
         for (given, in_path, in_name) in [
             ("a=1", format!("a=1; Path={path}/"), "a=1; Path=/sb/p/80/"),
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_kept_apart_where_they_share_an_origin() {
+    fn pages_on_a_shared_origin_are_sandboxed() {
         let policy = "default-src 'self'";
         let path = rewritten(UrlForm::Path, "content-security-policy", policy).unwrap();
         assert!(path.starts_with(policy) && path.contains("sandbox allow-scripts"), "{path}");
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn only_pages_that_are_kept_apart_read_answers() {
+    fn only_sandboxed_pages_are_allowed_by_cors() {
         for (form, shared, origin, expected) in [
             (UrlForm::Path, false, "null", true),
             (UrlForm::Path, false, "http://h:1", false),
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn redirects_stay_on_the_port() {
+    fn redirects_are_rewritten_to_the_port() {
         let own = format!("/sb/{RUN}/p/80");
         for (given, expected) in [
             ("/there?x=1", format!("{own}/there?x=1")),

@@ -89,7 +89,7 @@ mod tests {
     const RUN: &str = "run0123456789abcdef";
 
     #[test]
-    fn both_forms_and_the_one_with_a_key() {
+    fn all_url_forms_are_parsed() {
         let domain = Some("sandboxes.example");
         let own = format!("{}.Sandboxes.example", RUN.to_uppercase());
         for (host, path, port, prefix, rest) in [
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_port_is_refused() {
+    fn invalid_port_urls_are_rejected() {
         let domain = Some("sandboxes.example");
         for (host, path) in [
             (format!("{RUN}.elsewhere.example"), "/sb/p/8000/".to_owned()),

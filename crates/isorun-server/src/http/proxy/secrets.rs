@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_found_in_every_disguise() {
+    fn encoded_api_keys_are_found() {
         let key = "isorun_live_local_0123456789abcdef_00ff";
         for text in [
             key.to_owned(),
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_found() {
+    fn run_ids_are_found() {
         for text in ["run0123456789abcdef", "/sb/RUN0123456789ABCDEF/p", "xrun0123456789abcdef0"] {
             assert!(contains_run_id(text.as_bytes()), "{text}");
         }
