@@ -103,8 +103,8 @@ impl<'de> Visitor<'de> for NoDuplicateKeys<'_> {
         let mut seen = HashSet::new();
         while let Some(name) = fields.next_key::<String>()? {
             if seen.contains(&name) {
-                let place = JsonPath::Field(&self.0, &name);
-                return Err(A::Error::custom(format!("duplicate field `{place}`")));
+                let location = JsonPath::Field(&self.0, &name);
+                return Err(A::Error::custom(format!("duplicate field `{location}`")));
             }
             fields.next_value_seed(NoDuplicateKeys(JsonPath::Field(&self.0, &name)))?;
             seen.insert(name);
@@ -119,16 +119,16 @@ fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     let text = inner.rsplit_once(" at line ").map_or(inner.as_str(), |(text, _)| text);
     let path = error.path().to_string();
     if let Some((kind, name, known)) = parse_unknown(text) {
-        let place = match kind {
+        let location = match kind {
             "field" => path.strip_suffix(name).unwrap_or(&path).trim_end_matches('.'),
             _ => path.trim_matches('.'),
         };
-        let place = if place.is_empty() || place == "?" {
+        let location = if location.is_empty() || location == "?" {
             "at the top level".to_owned()
         } else {
-            format!("in `{}`", echo(place))
+            format!("in `{}`", echo(location))
         };
-        return unknown(kind, name, &place, &known);
+        return unknown(kind, name, &location, &known);
     }
     let path = path.trim_matches('.');
     if path.is_empty() { shorten(inner) } else { shorten(format!("{}: {inner}", echo(path))) }
@@ -148,14 +148,14 @@ fn parse_unknown(text: &str) -> Option<(&'static str, &str, Vec<&str>)> {
 }
 
 /// Returns the message for an unknown field, variant or parameter.
-pub fn unknown(kind: &str, name: &str, place: &str, known: &[&str]) -> String {
+pub fn unknown(kind: &str, name: &str, location: &str, known: &[&str]) -> String {
     let hint = nearest(name, known).map(|name| format!(": did you mean `{name}`?"));
     let hint = hint.unwrap_or_else(|| ".".to_owned());
     let list = match known {
         [] => format!("No {kind} is allowed here"),
         known => format!("Allowed here: {}", known.join(", ")),
     };
-    shorten(format!("unknown {kind} `{}` {place}{hint} {list}", echo(name)))
+    shorten(format!("unknown {kind} `{}` {location}{hint} {list}", echo(name)))
 }
 
 /// Synonyms of fields of this API in other services and programs.
@@ -237,11 +237,11 @@ fn shorten(mut text: String) -> String {
     if text.len() > MAX_EXPLANATION_BYTES {
         let begin = text.floor_char_boundary(MAX_EXPLANATION_BYTES);
         // The location is at the end of serde's messages.
-        let place = text.rfind(" at line ").filter(|at| *at > begin && text.len() - at < 60);
-        let place = place.map(|at| text[at..].to_owned()).unwrap_or_default();
+        let location = text.rfind(" at line ").filter(|at| *at > begin && text.len() - at < 60);
+        let location = location.map(|at| text[at..].to_owned()).unwrap_or_default();
         text.truncate(begin);
         text.push_str("...");
-        text.push_str(&place);
+        text.push_str(&location);
     }
     text
 }
@@ -289,7 +289,7 @@ mod tests {
             "network",
             "network_profile",
         ];
-        for (name, meant) in [
+        for (name, expected) in [
             ("netwrok", "network"),
             ("Network", "network"),
             ("timout", "timeout"),
@@ -304,7 +304,7 @@ mod tests {
             ("vcpu", "vcpus"),
             ("imgae", "image"),
         ] {
-            assert_eq!(nearest(name, &new), Some(meant), "{name}");
+            assert_eq!(nearest(name, &new), Some(expected), "{name}");
         }
         assert_eq!(nearest("n", &["count"]), Some("count"));
         assert_eq!(nearest("alow", &["allow", "deny"]), Some("allow"));
@@ -315,11 +315,11 @@ mod tests {
 
     /// Asserts that parsing fails with a message that contains all the given parts.
     #[track_caller]
-    fn refuses<T: DeserializeOwned>(text: &str, said: &[&str]) {
+    fn refuses<T: DeserializeOwned>(text: &str, expected: &[&str]) {
         let why = object::<T>(text.as_bytes()).err();
         let why = why.unwrap_or_else(|| panic!("{text} was accepted"));
-        for part in said {
-            assert!(why.contains(part), "{text}: {why:?} does not say {part:?}");
+        for part in expected {
+            assert!(why.contains(part), "{text}: {why:?} does not contain {part:?}");
         }
         assert!(why.len() < 2 * MAX_EXPLANATION_BYTES, "{}", why.len());
     }

@@ -43,12 +43,12 @@ impl CpuWeights {
             let (all, count) = tenants[sandbox.tenant.as_str()];
             let full = u64::from(CpuWeight::FULL.thousandths());
             let by_use = used(sandbox).saturating_mul(full).checked_div(all).unwrap_or_default();
-            // One that was idle is to be served, too, when it becomes busy.
+            // An idle sandbox also gets a weight, for when it becomes busy.
             let mut weight = CpuWeight::of_thousandths(by_use.max(full / count));
             let before = self.last.get(&sandbox.sandbox).map(|(_, weight)| *weight);
             match before {
                 Some(before) if is_close(before, weight) => weight = before,
-                // The weight of one that an earlier server process left is unknown.
+                // The weight of a sandbox of an earlier server process is unknown.
                 _ => changes.push((sandbox.sandbox.clone(), weight)),
             }
             last.insert(sandbox.sandbox.clone(), (sandbox.cpu_ms, weight));
@@ -88,15 +88,15 @@ mod tests {
         let idle = [("a1", 0), ("a2", 0), ("a3", 0), ("b1", 0)];
         let changes = update(&mut weights, &idle);
         assert_eq!(changes, expected(&[("a1", 333), ("a2", 333), ("a3", 333), ("b1", 1000)]));
-        // However little they get, busy ones are told from idle ones.
+        // A busy sandbox is distinguished from idle ones, even if it gets little time.
         let one_busy = [("a1", 20), ("a2", 1), ("a3", 1), ("b1", 900)];
         assert_eq!(update(&mut weights, &one_busy), expected(&[("a1", 909)]));
         let two_busy = [("a1", 70), ("a2", 51), ("a3", 1), ("b1", 1900)];
         assert_eq!(update(&mut weights, &two_busy), expected(&[("a1", 500), ("a2", 500)]));
-        // What changes little stays.
+        // Small changes are not applied.
         let about_the_same = [("a1", 125), ("a2", 101), ("a3", 2), ("b1", 1901)];
         assert_eq!(update(&mut weights, &about_the_same), expected(&[]));
-        // One that ended is forgotten, and one that is new gets a weight.
+        // A sandbox that has ended is removed, and a new one gets a weight.
         let changes = update(&mut weights, &[("a1", 130), ("c1", 900)]);
         assert_eq!(changes, expected(&[("a1", 1000), ("c1", 1000)]));
         assert_eq!(weights.last.len(), 2);

@@ -15,6 +15,7 @@ use crate::config;
 
 /// The longest image name, in bytes.
 const MAX_IMAGE_BYTES: usize = 512;
+
 /// The validated parameters of a new run.
 #[derive(Clone, Debug)]
 pub struct CreateParams {
@@ -141,7 +142,7 @@ mod tests {
         assert_eq!(
             number("n", None, 10, &(1..=9), 5).unwrap(),
             5,
-            "the default, if that is allowed"
+            "the default, restricted by the limit"
         );
         assert_eq!(number("n", Some(3), 10, &(1..=9), 5).unwrap(), 3);
         for bad in [0, -1, 6, i64::MAX, i64::MIN] {

@@ -54,11 +54,11 @@ async fn destroy_once(core: &Arc<Core>, run: &LiveRun, why: &str) -> Result<Dest
         uptime_ms: u64::try_from(destroyed_at.saturating_sub(run.row.created_at)).unwrap_or(0),
         cost_cents: 0.0,
     };
-    let what = json!({
+    let details = json!({
         "reason": why, "cpu_ms": outcome.cpu_ms, "mem_peak_bytes": outcome.mem_peak_bytes,
         "disk_used_bytes": outcome.disk_used_bytes, "uptime_ms": outcome.uptime_ms,
     });
-    run.log.append(Event::Destroyed, what).await?;
+    run.log.append(Event::Destroyed, details).await?;
     let ending = Ending {
         reason: why.to_owned(),
         destroyed_at,

@@ -428,7 +428,7 @@ mod tests {
     #[test]
     fn a_tenant_over_its_share_loses_its_largest_sandbox() {
         let guard = guard(50);
-        // Room for 100 GiB, of which 10 are kept free: a share is 45 GiB.
+        // The capacity is 100 GiB, of which 10 are reserved: a share is 45 GiB.
         let sandboxes = [
             sandbox("a1", free(24, 0, 1)),
             sandbox("a2", free(25, 0, 1)),
@@ -449,10 +449,10 @@ mod tests {
 
     #[test]
     fn free_resources_of_the_machine_are_measured() {
-        let here = Amounts::free(Path::new("/"));
-        assert!(here.disk > 0 && here.disk < u64::MAX, "{here:?}");
-        assert!(here.memory > 1 << 20 && here.memory < 1 << 60, "{here:?}");
+        let free = Amounts::free(Path::new("/"));
+        assert!(free.disk > 0 && free.disk < u64::MAX, "{free:?}");
+        assert!(free.memory > 1 << 20 && free.memory < 1 << 60, "{free:?}");
         let all = machine_pids();
-        assert!(here.processes > 0 && here.processes < all, "{here:?} of {all}");
+        assert!(free.processes > 0 && free.processes < all, "{free:?} of {all}");
     }
 }

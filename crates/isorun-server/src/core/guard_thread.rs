@@ -31,6 +31,7 @@ const TICKS_PER_SURVEY: u32 = 10;
 const TICKS_PER_STORAGE_SURVEY: u32 = 50;
 /// The maximum wait for a terminated sandbox before the next one is terminated.
 const VICTIM_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Starts the thread, which runs as long as the server exists.
 pub fn start(core: &Arc<Core>) -> std::io::Result<()> {
     let (runtime, core) = (Handle::current(), Arc::downgrade(core));

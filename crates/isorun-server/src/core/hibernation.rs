@@ -50,8 +50,8 @@ pub async fn hibernate(core: &Arc<Core>, run: &Arc<LiveRun>) -> Result<(), Error
             let stats = core.ensure_room_for_checkpoint(&run).await?;
             run.set_state(RunState::Hibernating);
             if let Err(error) = write_to_disk(&core, &run, stats).await {
-                // The sandbox may still run, or it may have died of the attempt, which its
-                // monitor finds out.
+                // The sandbox may still run, or the attempt may have ended it, which its monitor
+                // detects.
                 run.set_state(RunState::Running);
                 return Err(error);
             }
@@ -145,10 +145,10 @@ pub async fn finish_interrupted(
     if has_started() {
         let _ = tokio::time::timeout(COMPLETION_MARK_TIMEOUT, is_complete).await;
     }
-    let whole = core.engine.is_complete(&draft);
-    let finished = whole && publish(core, &row.id, &row.tenant, sandbox).await.is_ok();
+    let is_complete = core.engine.is_complete(&draft);
+    let finished = is_complete && publish(core, &row.id, &row.tenant, sandbox).await.is_ok();
     if !finished {
-        tracing::warn!(run = %row.id, whole, "an interrupted hibernation could not be finished");
+        tracing::warn!(run = %row.id, is_complete, "an interrupted hibernation could not be finished");
         core.state_dirs.remove_hibernating(&row.id).await;
     }
     finished

@@ -144,7 +144,7 @@ impl Images {
     }
 
     /// Keeps the same files as another holder, and returns their location.
-    pub fn hold_also(&self, name: &str, held: &str) -> Result<Root, Error> {
+    pub fn copy_hold(&self, name: &str, held: &str) -> Result<Root, Error> {
         let root = self.local.copy_hold(name, held).map_err(image_error)?;
         Ok(root.map_or(Root::Host, Root::Directory))
     }

@@ -168,7 +168,7 @@ async fn start(
             installed.map(|()| json!({}))
         }
         Origin::Checkpoint { dir, image_holder, pids, details } => {
-            let root = core.images.hold_also(row.id.as_str(), image_holder)?;
+            let root = core.images.copy_hold(row.id.as_str(), image_holder)?;
             let mut spec = core.spec(row, sandbox.clone(), root);
             spec.pids = pids.unwrap_or(spec.pids);
             let restored = core.engine.restore(spec, dir).await;
@@ -180,27 +180,27 @@ async fn start(
     }
 }
 
-/// Registers a run whose sandbox is running. `from` has additional fields for the audit
-/// log about its origin.
+/// Registers a run whose sandbox is running. `origin` has additional fields for the audit
+/// log.
 async fn register(
     core: &Core,
     mut row: RunRow,
     sandbox: SandboxId,
-    from: Value,
+    origin: Value,
 ) -> Result<Arc<LiveRun>, Error> {
     let id = row.id.clone();
     row.status = Status::Running;
     let log = AuditLog::new(id.clone(), core.store.clone(), core.secret.clone());
     let recorded = async {
         core.store.run_started(&id, row.create_ms).await?;
-        let mut what = json!({
+        let mut details = json!({
             "image": row.image, "digest": row.digest, "vcpus": row.vcpus,
             "mem_mib": row.mem_mib, "disk_mib": row.disk_mib,
         });
-        if let (Some(what), Some(from)) = (what.as_object_mut(), from.as_object()) {
-            what.extend(from.clone());
+        if let (Some(fields), Some(origin)) = (details.as_object_mut(), origin.as_object()) {
+            fields.extend(origin.clone());
         }
-        log.append(Event::Created, what).await
+        log.append(Event::Created, details).await
     };
     if let Err(error) = recorded.await {
         // No sandbox may run without a record.

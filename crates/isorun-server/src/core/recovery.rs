@@ -18,8 +18,8 @@ pub async fn recover(core: &Arc<Core>) -> anyhow::Result<()> {
         let found =
             sandboxes.iter().position(|id| *id == sandbox).map(|at| sandboxes.swap_remove(at));
         if row.status == Status::Running {
-            let here = found.is_some() && core.engine.stats(&sandbox).await.is_ok();
-            if hibernation::finish_interrupted(core, &row, &sandbox, here).await {
+            let has_sandbox = found.is_some() && core.engine.stats(&sandbox).await.is_ok();
+            if hibernation::finish_interrupted(core, &row, &sandbox, has_sandbox).await {
                 core.store.run_hibernated(&row.id, row.used).await?;
                 row.status = Status::Hibernated;
             } else {

@@ -38,8 +38,8 @@ pub async fn run(core: Weak<Core>) {
 
 async fn delete_expired(store: &Store, limits: &ServerLimits) -> Result<(), StoreError> {
     let age = i64::try_from(limits.history_age.as_millis()).unwrap_or(i64::MAX);
-    let moment = clock::now_ms().saturating_sub(age);
-    while store.delete_runs_before(moment, MAX_RUNS_PER_BATCH).await? > 0 {
+    let before = clock::now_ms().saturating_sub(age);
+    while store.delete_runs_before(before, MAX_RUNS_PER_BATCH).await? > 0 {
         tokio::time::sleep(BATCH_PAUSE).await;
     }
     for tenant in store.tenants_with_history().await? {

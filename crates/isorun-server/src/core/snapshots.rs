@@ -37,7 +37,7 @@ async fn take_snapshot(core: &Arc<Core>, run: &LiveRun) -> Result<SnapshotRow, E
     let id = isorun_api::random_snapshot_id()
         .map_err(|error| Error::internal("cannot generate a snapshot id", error))?;
     let draft = core.state_dirs.draft_dir()?;
-    let root = core.images.hold_also(&id, run.sandbox.as_str())?;
+    let root = core.images.copy_hold(&id, run.sandbox.as_str())?;
     let owner = Owner::snapshot(&id, &run.tenant);
     let written = async {
         match run.state() {

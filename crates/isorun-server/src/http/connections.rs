@@ -406,7 +406,7 @@ mod tests {
                 Verdict::Keep,
             ),
             (
-                "answer not taken",
+                "response not read",
                 &|s| {
                     s.has_request = true;
                     s.requests = 1;

@@ -3,8 +3,8 @@
 
 mod answer;
 pub mod attach;
-mod held;
 pub mod once;
+mod output_buffer;
 mod text;
 
 use std::{
@@ -151,7 +151,7 @@ async fn drive(
     };
     app.core.metrics.exec_seconds.observe(started.elapsed().as_secs_f64());
     let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let what = match &end {
+    let details = match &end {
         None => json!({ "exec": id, "ms": ms, "end": "the client disconnected" }),
         Some(Ok(Status::TimedOut)) => json!({ "exec": id, "ms": ms, "end": "timeout" }),
         Some(Ok(status)) => {
@@ -161,7 +161,7 @@ async fn drive(
     };
     // No entries may follow the destruction of a run.
     if run.status() != isorun_api::Status::Destroyed
-        && let Err(error) = run.log.append(Event::ExecExit, what).await
+        && let Err(error) = run.log.append(Event::ExecExit, details).await
     {
         tracing::error!(%error, run = %run.id, "cannot record the end of a command");
     }
@@ -191,9 +191,10 @@ async fn record_and_run(
     output: &mpsc::Sender<CommandOutput>,
     inputs: mpsc::Receiver<CommandInput>,
 ) -> Result<Status, ApiError> {
-    let what = json!({ "exec": id, "command": shortened(&spec.argv), "tty": spec.pty.is_some() });
+    let details =
+        json!({ "exec": id, "command": shortened(&spec.argv), "tty": spec.pty.is_some() });
     let (recorded, stream) =
-        tokio::join!(run.log.append(Event::ExecStart, what), app.core.connect(run));
+        tokio::join!(run.log.append(Event::ExecStart, details), app.core.connect(run));
     recorded?;
     let stream = stream?;
     let limit = spec.timeout;

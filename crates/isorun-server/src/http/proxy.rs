@@ -14,8 +14,8 @@ mod body;
 mod exchange;
 mod inward;
 mod outward;
-mod place;
-mod reach;
+mod port_client;
+mod port_url;
 mod secrets;
 
 use std::sync::Arc;
@@ -28,8 +28,8 @@ use axum::{
 };
 
 pub use access::TOKEN_NAME;
-pub use place::PortUrl;
-pub use reach::PortClient;
+pub use port_client::PortClient;
+pub use port_url::PortUrl;
 
 use self::access::AccessDecision;
 use super::{
@@ -86,11 +86,11 @@ async fn forward(
     request: Request,
 ) -> Result<Response, ApiError> {
     hibernation::resume_if_automatic(&app.core, run).await?;
-    let visit = run.begin_proxy_request()?;
+    let in_progress = run.begin_proxy_request()?;
     let shared_origin = app.core.config.urls.shared_origin;
     tokio::select! {
         biased;
-        response = exchange::forward(&app.ports, visit, &url, shared_origin, request) => response,
+        response = exchange::forward(&app.ports, in_progress, &url, shared_origin, request) => response,
         why = run.ended() => Err(why.into()),
     }
 }

@@ -93,7 +93,6 @@ async fn show_description() -> Json<OpenApi> {
 mod tests {
     use serde_json::Value;
 
-    /// Every described body allows no additional fields.
     #[test]
     fn described_bodies_allow_no_additional_fields() {
         let document = serde_json::to_value(super::document()).unwrap();
@@ -102,7 +101,7 @@ mod tests {
             for (method, operation) in item.as_object().unwrap() {
                 let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
                 if !schema.is_null() {
-                    closed(&document, schema, &format!("{method} {path}"));
+                    assert_closed(&document, schema, &format!("{method} {path}"));
                     checked += 1;
                 }
             }
@@ -110,20 +109,21 @@ mod tests {
         assert!(checked >= 7, "{checked}");
     }
 
-    fn closed(document: &Value, schema: &Value, place: &str) {
+    /// Asserts that a schema, and those of its fields, allow no additional fields.
+    fn assert_closed(document: &Value, schema: &Value, location: &str) {
         let schema = match schema["$ref"].as_str() {
             Some(name) => document.pointer(name.trim_start_matches('#')).unwrap(),
             None => schema,
         };
         for kind in ["oneOf", "anyOf", "allOf"] {
             for part in schema[kind].as_array().into_iter().flatten() {
-                closed(document, part, place);
+                assert_closed(document, part, location);
             }
         }
         let Some(fields) = schema["properties"].as_object() else { return };
-        assert_eq!(schema["additionalProperties"], Value::Bool(false), "{place}: {schema}");
+        assert_eq!(schema["additionalProperties"], Value::Bool(false), "{location}: {schema}");
         for (name, field) in fields {
-            closed(document, field, &format!("{place} {name}"));
+            assert_closed(document, field, &format!("{location} {name}"));
         }
     }
 }

@@ -294,9 +294,9 @@ async fn receive<'run>(
                     return Some(error.into());
                 }
                 let logged_command: String = task.command.chars().take(MAX_LOGGED_CHARS).collect();
-                let what = json!({ "shell": true, "command": logged_command });
+                let details = json!({ "shell": true, "command": logged_command });
                 let (logged, sent) =
-                    tokio::join!(run.log.append(Event::ExecStart, what), control.run(task));
+                    tokio::join!(run.log.append(Event::ExecStart, details), control.run(task));
                 if let Err(error) = logged {
                     return Some(error.into());
                 }

@@ -228,11 +228,11 @@ mod tests {
     async fn a_log_verifies_after_a_json_round_trip() {
         let (_dir, secret, rows) = sample().await;
         verify(&secret, &rows).unwrap();
-        let trip = |row: &AuditRow| {
+        let round_trip = |row: &AuditRow| {
             let line = serde_json::to_string(&AuditEntry::from(row.clone())).unwrap();
             serde_json::from_str::<AuditEntry>(&line).unwrap().into()
         };
-        let rows: Vec<AuditRow> = rows.iter().map(trip).collect();
+        let rows: Vec<AuditRow> = rows.iter().map(round_trip).collect();
         verify(&secret, &rows).unwrap();
     }
 

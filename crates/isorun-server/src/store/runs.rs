@@ -306,12 +306,12 @@ impl Store {
 
     /// Deletes up to `limit` runs that were destroyed before a time, and their audit logs.
     /// Returns their number; none are left if it is less than `limit`.
-    pub async fn delete_runs_before(&self, moment: i64, limit: u32) -> Result<usize, StoreError> {
+    pub async fn delete_runs_before(&self, time: i64, limit: u32) -> Result<usize, StoreError> {
         self.call(move |connection| {
             delete(
                 connection,
                 "SELECT id FROM runs WHERE destroyed_at < ?1 ORDER BY destroyed_at LIMIT ?2",
-                (moment, limit),
+                (time, limit),
             )
         })
         .await
@@ -525,7 +525,7 @@ mod tests {
         }
         assert_eq!(seen, ids.iter().map(|(_, id)| id.clone()).collect::<Vec<_>>());
         let foreign = store.history("me", Some(ended(&store, "them", 9_000).await), 4).await;
-        assert!(foreign.unwrap().is_empty(), "a run of another tenant is no place to go on from");
+        assert!(foreign.unwrap().is_empty(), "a page cannot start at a run of another tenant");
 
         let usage = store.past_usage("me").await.unwrap();
         assert_eq!((usage.history_sandboxes, usage.cpu_seconds), (10, 20.0));

@@ -12,7 +12,7 @@ use futures_util::stream;
 use isorun_agent::protocol::Status;
 use serde_json::json;
 
-use super::{held::OutputBuffer, text::Decoder};
+use super::{output_buffer::OutputBuffer, text::Decoder};
 use crate::http::error::ApiError;
 use isorun_api::Encoding;
 

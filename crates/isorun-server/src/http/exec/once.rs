@@ -14,8 +14,8 @@ use futures_util::{Stream, StreamExt, stream};
 use isorun_agent::protocol::Status;
 
 use super::{
-    CommandInput, CommandOutput, CommandSpec, RunningCommand, answer::response, held::OutputBuffer,
-    start, text,
+    CommandInput, CommandOutput, CommandSpec, RunningCommand, answer::response,
+    output_buffer::OutputBuffer, start, text,
 };
 use crate::{
     core::live_run::LiveRun,

@@ -13,7 +13,7 @@ use axum::{
 use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 
-use super::place::PortUrl;
+use super::port_url::PortUrl;
 use crate::{
     core::live_run::UrlAccess,
     http::error::{ApiError, Code},

@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use super::{
     body::attach,
     inward, outward,
-    place::PortUrl,
-    reach::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS, PortClient, UpstreamError},
+    port_client::{MAX_HEADER_BYTES, MAX_HEADER_FIELDS, PortClient, UpstreamError},
+    port_url::PortUrl,
 };
 use crate::{
     core::live_run::ProxyRequest,
@@ -31,7 +31,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
 /// Forwards a request to the server in the sandbox, and returns its response.
 pub async fn forward(
     ports: &PortClient,
-    visit: ProxyRequest,
+    in_progress: ProxyRequest,
     url: &PortUrl,
     shared_origin: bool,
     mut request: Request,
@@ -56,7 +56,7 @@ pub async fn forward(
     let client_upgrade = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
     let upstream_request =
         build_upstream_request(url, &names, request, protocol, is_http2_connect)?;
-    let sending = ports.send(visit.sandbox(), url.port, upstream_request);
+    let sending = ports.send(in_progress.sandbox(), url.port, upstream_request);
     let response = match timeout(RESPONSE_TIMEOUT, sending).await {
         Ok(response) => response.map_err(|error| upstream_error(url, error))?,
         Err(_) => {
@@ -70,7 +70,7 @@ pub async fn forward(
             ));
         }
     };
-    Ok(build_client_response(url, &policy, response, client_upgrade, is_http2_connect, visit))
+    Ok(build_client_response(url, &policy, response, client_upgrade, is_http2_connect, in_progress))
 }
 
 fn upstream_error(url: &PortUrl, error: UpstreamError) -> ApiError {
@@ -137,7 +137,7 @@ fn build_client_response(
     mut response: Response<hyper::body::Incoming>,
     client_upgrade: Option<OnUpgrade>,
     is_http2_connect: bool,
-    visit: ProxyRequest,
+    in_progress: ProxyRequest,
 ) -> Response {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let upstream_upgrade = hyper::upgrade::on(&mut response);
@@ -152,21 +152,21 @@ fn build_client_response(
             parts.headers.insert(header::UPGRADE, protocol);
         }
         if let Some(client_upgrade) = client_upgrade {
-            tokio::spawn(copy_both_ways(client_upgrade, upstream_upgrade, visit));
+            tokio::spawn(copy_both_ways(client_upgrade, upstream_upgrade, in_progress));
         }
         return Response::from_parts(parts, Body::empty());
     }
     let (mut parts, body) = response.into_parts();
     outward::rewrite(url, policy, &mut parts.headers);
     parts.version = Version::default();
-    Response::from_parts(parts, attach(visit, body))
+    Response::from_parts(parts, attach(in_progress, body))
 }
 
 /// Copies bytes in both directions until both ends are closed, or the run ends.
 async fn copy_both_ways(
     client_upgrade: OnUpgrade,
     upstream_upgrade: OnUpgrade,
-    visit: ProxyRequest,
+    in_progress: ProxyRequest,
 ) {
     let work = async {
         let (Ok(client_upgrade), Ok(upstream_upgrade)) =
@@ -181,6 +181,6 @@ async fn copy_both_ways(
     };
     tokio::select! {
         () = work => {}
-        _ = visit.ended() => {}
+        _ = in_progress.ended() => {}
     }
 }

@@ -10,7 +10,7 @@ use isorun_egress::hop_by_hop;
 
 use super::{
     access::{self, TOKEN_NAME},
-    place::{PortUrl, UrlForm},
+    port_url::{PortUrl, UrlForm},
     secrets::{contains_api_key, contains_ignore_case, contains_run_id},
 };
 use crate::http::error::ApiError;

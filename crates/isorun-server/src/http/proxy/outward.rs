@@ -9,7 +9,7 @@ use isorun_egress::hop_by_hop;
 use super::{
     access::TOKEN_NAME,
     inward::HostNames,
-    place::{PortUrl, UrlForm},
+    port_url::{PortUrl, UrlForm},
 };
 
 /// Headers that affect an entire origin, its subdomains or other ports of the host for
@@ -369,7 +369,7 @@ mod tests {
             (UrlForm::Path, false, "http://h:1", false),
             (UrlForm::Path, false, "http://evil.test", false),
             (UrlForm::Path, false, "NULL", false),
-            // Pages there have an origin of their own, and need no permission.
+            // Pages of these forms have their own origin, and need no permission.
             (UrlForm::Path, true, "null", false),
             (UrlForm::Name, false, "null", false),
         ] {
