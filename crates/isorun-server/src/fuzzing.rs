@@ -1,7 +1,10 @@
 //! Entry points for fuzzers: parsers of input from clients and guests. Each function
 //! panics when an invariant is violated.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use hyper::{
+    HeaderMap, Uri,
+    header::{self, HeaderName, HeaderValue},
+};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 

@@ -317,7 +317,8 @@ fn credential(name: String, value: serde_json::Value) -> Result<Credential, Erro
         }
     };
     if let Some(header) = params.header {
-        if header.parse::<axum::http::HeaderName>().is_err() || header.eq_ignore_ascii_case("host")
+        if header.parse::<hyper::header::HeaderName>().is_err()
+            || header.eq_ignore_ascii_case("host")
         {
             return invalid("header must be a valid header name other than `host`");
         }
