@@ -1,4 +1,26 @@
-//! The `isola` command.
+//! The command `isola`, which runs untrusted Python and JavaScript. It uses only the
+//! public API of the crate `isola`.
+//!
+//! | to change | start in |
+//! |---|---|
+//! | an option or a subcommand | `cli.rs` (what clap parses), `config.rs` (its validation) |
+//! | `isola run` | `run.rs`, `report.rs` (its output), `stop.rs` (Ctrl-C, `--timeout`) |
+//! | `isola repl` | `repl.rs` |
+//! | `isola mcp` | `mcp.rs`; sessions are in `mcp/sessions.rs` |
+//! | `isola snapshot`, `isola cache` | `snapshot.rs`, `cache.rs` |
+//! | an error message, a hint, an exit code | `failure.rs` |
+//! | text on a terminal | `screen.rs`, `visible.rs` |
+//!
+//! What must stay true:
+//!
+//! - A script gets only what an option grants. (tests `access`)
+//! - No escape sequence of a guest or a file reaches a terminal. (tests `terminal`,
+//!   `foreign_files`; fuzz target `visible`)
+//! - Pipes get the output of a guest unchanged; messages go to standard error. (tests
+//!   `output`)
+//! - Exit codes are part of the interface. (tests `outcomes`)
+//! - An MCP client cannot exceed the limits of sessions. (tests `mcp`; fuzz target `mcp`)
+//! - The samples of the documentation print what they claim to. (tests `documented`)
 
 mod cache;
 mod cli;

@@ -4,11 +4,26 @@
 //! delivers their outcomes to the event loop of the caller. The public API of the
 //! package is in `python/isola`.
 //!
-//! Nothing here waits with the interpreter's lock held. A method starts a task
-//! and returns (a call after a quick one may have finished by then: see
-//! `isola::Call::start_inline`); the task ends by passing a callback to
-//! `loop.call_soon_threadsafe`, so that all code of the embedder runs on its own
-//! event loop.
+//! | to change | start in |
+//! |---|---|
+//! | the public API, its checks and types | `python/isola` |
+//! | an option or limit | `python/isola/_options.py`, then `template.rs`, `limits.rs` |
+//! | an exception | `python/isola/_errors.py`, then `failure.rs` |
+//! | how a call runs and its result is delivered | `bridge.rs`, `sandbox.rs` |
+//! | handlers of hostcalls and HTTP | `host.rs`, `bodies.rs`; `python/isola/_dispatch.py` |
+//! | events, values, snapshots | `events.rs`, `encode.rs`, `snapshot.rs` |
+//!
+//! What must stay true (the tests are in `tests/`):
+//!
+//! - Nothing here waits with the interpreter's lock held. A method starts a task
+//!   and returns (a call after a quick one may have finished by then: see
+//!   `isola::Call::start_inline`). (tests `test_processes`)
+//! - All code of the embedder runs on its own event loop: the task ends by passing a
+//!   callback to `loop.call_soon_threadsafe`. (tests `test_host`, `test_processes`)
+//! - A native thread enters the interpreter only through `bridge::attach`, which is
+//!   disabled when the process exits. (tests `test_processes`)
+//! - After a fork, the child can use no object of its parent. (tests `test_processes`)
+//! - The types accept what the tests use. (`check "python types"`)
 
 use pyo3::prelude::*;
 

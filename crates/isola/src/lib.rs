@@ -1,10 +1,33 @@
-//! Runs untrusted source code in your own process.
+//! A library that runs untrusted Python and JavaScript in your own process.
 //!
-//! A [`Template`] is an interpreter, CPython or JavaScript, compiled to
+//! A [`Template`] is an interpreter, CPython or SpiderMonkey, compiled to
 //! WebAssembly. From it a [`Sandbox`] is created in milliseconds. A sandbox has
 //! access only to what the embedder passes in: hostcalls and HTTP through a
 //! [`Host`], directories through a [`Mount`], and environment variables, all
 //! within [`Limits`].
+//!
+//! | to change | start in |
+//! |---|---|
+//! | the calls between guest and host | `wit/isola.wit`, then `guest/imports.rs` |
+//! | what an embedder answers | `host.rs`, `http.rs`, `client.rs` |
+//! | the life cycle of a sandbox, a call | `sandbox.rs`, `sandbox/call.rs` |
+//! | the build of a template, the compile cache | `warm.rs`, `template.rs`, `cache.rs` |
+//! | snapshots and forks | `snapshot.rs`, `state.rs`, `instrument.rs` |
+//! | a limit | `limits.rs`; it is enforced in `cpu.rs`, `memory.rs`, `output.rs`, `pending.rs` |
+//! | files and mounts | `files.rs`, `mount.rs` |
+//!
+//! What must stay true:
+//!
+//! - A guest has only what the embedder passed in. (tests `isolation`)
+//! - Values from a guest are validated here: its code can modify the runner. (tests
+//!   `contract`, `bounds`)
+//! - An idle guest holds no handle of the host, or it could not be copied. (tests
+//!   `sandbox::idle`)
+//! - A partially executed guest is never reused: a call that is cancelled, traps or
+//!   exceeds a limit closes its sandbox. (tests `cancel`, `limits`)
+//! - Every limit has a default, except wall time. (docs of [`Limits`])
+//! - No type of wasmtime is in the public API. (review)
+//! - Modules depend on each other in one direction. (`cargo xtask check edges`)
 //!
 //! # Lifecycle
 //!

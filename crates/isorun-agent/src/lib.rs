@@ -1,9 +1,33 @@
-//! The protocol between an isorun server and the agent inside each sandbox.
+//! The agent inside each Linux sandbox, and its protocol with an isorun server.
 //!
-//! The agent is the first process of a sandbox; it starts every other one. This
-//! library has the messages of both ends and the server's end: [`client`] runs
-//! programs and transfers files over any byte stream. Each connection carries one
-//! request:
+//! The agent is the first process of a sandbox; it starts every other one. It is the
+//! binary of this crate. The library has the messages of both ends and the server's
+//! end: [`client`] runs programs and transfers files over any byte stream.
+//!
+//! | to change | start in |
+//! |---|---|
+//! | a message | `protocol.rs`; its encoding is in `codec.rs` |
+//! | the server's end | `client.rs` |
+//! | the agent's end of a connection | `init/requests.rs`, `init/conn.rs` |
+//! | programs and shells | `init/exec.rs`, `init/shell.rs`; what both share is in `init/session.rs` |
+//! | a checkpoint, from inside | `init/freezer.rs`, `init/sessions.rs` |
+//! | processes, users, control groups | `init/spawn.rs`, `init/users.rs`, `init/cgroups.rs`, `init/reaper.rs` |
+//! | files and ports | `init/files.rs`, `init/forward.rs` |
+//!
+//! What must stay true:
+//!
+//! - The end of a connection cancels its request: a program is killed with all
+//!   processes that it started. (conformance suite of `isorun-engine`)
+//! - Every process in a sandbox is the agent or one of its descendants.
+//! - The server trusts nothing from an agent: a frame is limited in size and checked,
+//!   and a lying agent can cause only a wrong result or an error. (tests `codec`; fuzz
+//!   targets `frames`, `answers`)
+//! - Either end may be newer than the other: unknown fields are ignored, and a change
+//!   that an older end would misunderstand raises [`protocol::VERSION`]. (unit tests of
+//!   `protocol.rs`)
+//! - It depends on no other crate of this repository. (`cargo xtask check edges`)
+//!
+//! Each connection carries one request:
 //!
 //! ```text
 //! client                                agent
@@ -18,12 +42,8 @@
 //! reset                      ─────▶
 //! ```
 //!
-//! So a connection that ends cancels its request, a slow connection slows only its
-//! request, and garbage on one connection does not affect others.
-//!
-//! The agent belongs to the sandbox, so an attacker can control everything that it
-//! sends. Each frame is limited in size and checked; a lying agent can cause a
-//! wrong result or an error, but nothing else.
+//! So a slow connection slows only its request, and garbage on one connection does not
+//! affect others.
 
 pub mod client;
 pub mod codec;

@@ -1,6 +1,28 @@
 //! The HTTP API of an isorun server, as its server and its clients share it: the
 //! bodies of requests and responses, ids, and error codes. The server generates the
 //! OpenAPI description from these types.
+//!
+//! | to change | start in |
+//! |---|---|
+//! | a run, its network, its statistics | `run.rs` |
+//! | commands and terminals | `exec.rs` |
+//! | forks, snapshots, shells | `state.rs` |
+//! | usage and history, audit logs | `usage.rs`, `audit.rs` |
+//! | an error code and its status | `code.rs`, and its list in `docs/isorun/http-api.md` |
+//! | ids | `id.rs` |
+//!
+//! Then run `cargo xtask generate`. A route is added in `isorun-server`.
+//!
+//! What must stay true:
+//!
+//! - Names of fields, codes and events are an interface: existing clients depend on
+//!   them. Every change is visible in `openapi/isorun.json`. (`check generated`)
+//! - A body of a request refuses unknown fields, and its nested objects are not read
+//!   from lists. (unit test `described_bodies_allow_no_additional_fields` of
+//!   `isorun-server`; tests `unknown` of `isorun`; fuzz target `requests`)
+//! - Values are validated by the server, not here: numbers have wide types, so that
+//!   an error names the field.
+//! - It depends on no other crate of this repository. (`check edges`)
 
 mod audit;
 mod code;

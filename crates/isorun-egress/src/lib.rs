@@ -7,7 +7,30 @@
 //! [`policy`] decides. An allowed connection is opened from outside the namespace
 //! ([`egress`]), or its requests are forwarded with a secret added ([`credentials`]).
 //!
-//! The caller passes in the sockets: nothing here depends on an engine.
+//! | to change | start in |
+//! |---|---|
+//! | rules and what they decide | `policy.rs`, with the table of precedence |
+//! | how the name of a connection is found | `sniff.rs`, `names.rs` |
+//! | answers to DNS queries | `dns.rs`, `resolver.rs` |
+//! | secrets: in requests, and in responses | `credentials.rs`, `intercept.rs`, `redact.rs` |
+//! | how bytes are relayed | `relay.rs`, `upstream.rs`, `guest_socket.rs` |
+//! | what sandboxes share: resolver, descriptors | `context.rs`, `budget.rs` |
+//!
+//! What must stay true (the tests are those of `isorun-engine` and `isorun`):
+//!
+//! - Nothing is allowed by default, and addresses that are not public only if the
+//!   operator permits their range and a rule names them. (unit tests of `policy.rs`;
+//!   tests `network`)
+//! - A secret never enters the sandbox, and is sent only to its own host, which has
+//!   authenticated with a certificate. (tests `credentials`, `network`; fuzz targets
+//!   `credentials`, `redact`)
+//! - Data of guests is parsed strictly, and bounded in size. (unit tests; fuzz targets
+//!   `sniff`, `heads`, `dns`, `rules`)
+//! - One sandbox leaves connections and queries to the others. (tests `protocols`, unit
+//!   tests of `budget.rs`)
+//! - A closed connection leaves no state in the sandbox, which would make a checkpoint
+//!   fail: see `guest_socket.rs`.
+//! - The caller passes in the sockets: nothing here depends on an engine. (`check edges`)
 
 pub mod address;
 pub mod authority;

@@ -13,8 +13,28 @@
 //!                      index: reference ─▶ digests      Image
 //! ```
 //!
-//! Everything from a registry or an archive is untrusted until its digest has been
-//! verified, and layers remain untrusted after that: see [`Limits`], and SECURITY.md.
+//! | to change | start in |
+//! |---|---|
+//! | how an image is pulled | `pull.rs`; requests and tokens are in `registry.rs` |
+//! | which registries are allowed | `registry/settings.rs` |
+//! | how an image is imported | `import.rs` |
+//! | what a manifest or configuration may contain | `document.rs`, `config.rs` |
+//! | how layers become a directory | `unpack.rs` |
+//! | what is on disk, locks, garbage collection | `store.rs`, with the layout |
+//! | a limit | `limits.rs` |
+//!
+//! What must stay true:
+//!
+//! - Everything from a registry or an archive is untrusted until its digest has been
+//!   verified, and layers remain untrusted after that. (tests `garbage`, `pull`)
+//! - No entry of a layer is created outside of the root directory. (tests `hostile`,
+//!   `properties`; fuzz target `layers`)
+//! - What is read is bounded by [`Limits`], in memory and on disk. (tests `hostile`;
+//!   fuzz targets `documents`, `archives`)
+//! - A file or directory with its final name is complete, whenever a process is killed.
+//!   (tests `shared`)
+//! - What an [`Image`], a [`Lease`] or a hold needs is not removed. (tests `shared`)
+//! - It depends on no other crate of this repository. (`cargo xtask check edges`)
 
 mod compression;
 mod config;

@@ -3,17 +3,35 @@
 //! ```text
 //! http    routes, authentication, exec, shell, files, proxy, OpenAPI    the only user of axum
 //!  └▶ core    sandboxes, life cycle, fork, hibernation, snapshots, images, limits of tenants
-//!      └▶ store    what is remembered: runs, keys, snapshots and audit logs
+//!      └▶ store    the database: runs, keys, snapshots and audit logs
 //! ```
 //!
-//! To change a route or a response, start in `http/routes.rs`; what happens to a sandbox
-//! is in `core.rs`; a table or a query is in `store.rs`. What must stay true: `core` knows
-//! nothing of HTTP and `store` nothing of either; every run has a row before it has a
-//! sandbox; a limit of a sandbox is defined by the engine (`SandboxSpec`), and restricted
-//! further only by [`config::Limits`]; whatever a caller can make the server hold is counted
-//! in `core/accounts.rs` or `core/guard.rs`.
+//! | to change | start in |
+//! |---|---|
+//! | a route or a response | `http/routes.rs`; its body is in the crate `isorun-api` |
+//! | authentication, limits of requests and connections | `http/auth.rs`, `http/limits.rs`, `http/connections.rs` |
+//! | commands, shells, files, URLs of ports | `http/exec.rs`, `http/shell.rs`, `http/files.rs`, `http/proxy.rs` |
+//! | what happens to a sandbox | `core.rs`, which lists the modules by layer |
+//! | how a sandbox is created | `core/new_sandbox.rs`, for `create`, `fork` and `restore` alike |
+//! | a table or a query | `store.rs`, `store/schema.rs` |
+//! | what the operator sets | `config.rs`; its option is in the crate `isorun` |
 //!
-//! The library is made for the `isorun` command, and for nothing else.
+//! What must stay true (the tests are in `crates/isorun/tests`):
+//!
+//! - `core` does not use `http`, and `store` uses neither. (`cargo xtask check edges`)
+//! - A run has its row before it has a sandbox, and loses its sandbox before its row is
+//!   closed: after a crash, each is found by the other. (tests `state`)
+//! - A run of another tenant looks like one that does not exist. (tests `keys`)
+//! - The range of a limit of a sandbox is the engine's (`SandboxSpec`); only
+//!   [`config::Limits`] restricts it. (unit tests of `core/create_params.rs`)
+//! - Whatever a caller can make the server hold is counted in `core/accounts.rs` or
+//!   `core/guard.rs`. (tests `tenants`, `hostile`)
+//! - Unknown fields, parameters and frames are refused. (tests `unknown`; fuzz target
+//!   `requests`)
+//! - A restored checkpoint was signed by this server for this owner. (unit tests of
+//!   `core/archive.rs`; fuzz target `manifests`)
+//!
+//! The library is made for the `isorun` command only.
 
 pub mod clock;
 pub mod config;

@@ -1,4 +1,26 @@
 //! The development tasks of this repository: `cargo xtask COMMAND`.
+//!
+//! | to change | start in |
+//! |---|---|
+//! | a rule that the sources must follow | `check.rs` (the rows), `check/NAME.rs` |
+//! | which tests run, and with which features | `test.rs`, `node.rs`, `sdk.rs`, `wheel.rs` |
+//! | how a guest is built | `guests.rs` |
+//! | a tool and its pinned version | `setup.rs`, `linux.rs`, `debian.rs` |
+//! | a measured figure of SPECIFICATION.md | `bench.rs` |
+//! | a fuzz target | `fuzz.rs` |
+//! | a generated and committed file | `generate.rs` |
+//! | a release | `archive.rs`, `node.rs`, `wheel.rs` |
+//!
+//! What must stay true:
+//!
+//! - It depends neither on isola nor on isorun, so that it compiles in seconds. (`check
+//!   edges`; only its tests use wasmtime)
+//! - Tools are installed into `target/tools`, at versions that are pinned by hash, except
+//!   for packages of Debian.
+//! - A missing prerequisite is an error; nothing is skipped silently.
+//! - Two builds of a guest on Linux are identical. (`cargo xtask guests --verify`)
+//! - No committed file contains a path of this machine or the host of a package registry.
+//!   (`check places`)
 
 mod archive;
 mod bench;
