@@ -6,6 +6,10 @@
         print(sb.exec("python3 -c 'print(2 + 2)'").stdout)
 
 `AsyncSandbox` has the same methods as coroutines.
+
+`_protocol` and `_shell_protocol` create requests and read responses, without any I/O.
+`_async_sandbox` and `_async_shell` are the API; `generate_sync.py` generates the
+synchronous half from them, so change only the asynchronous one.
 """
 
 from ._async_sandbox import AsyncSandbox
