@@ -14,7 +14,7 @@ use tokio::sync::{
 use crate::{
     bridge::{Callback, Task, runtime, spawn},
     failure,
-    host::Guard,
+    guard::Guard,
 };
 
 type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, HostError>> + Send>>;

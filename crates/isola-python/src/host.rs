@@ -1,7 +1,7 @@
 //! Passes hostcalls and HTTP requests of a guest to the event loop of the running
 //! call.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,8 +15,11 @@ use tokio::sync::oneshot;
 use crate::{
     bodies::{BodyReader, BodyWriter, outgoing},
     bridge::{attach, post},
-    sandbox::CurrentLoop,
+    guard::{Cancellation, Guard},
 };
+
+/// The event loop of the running operation, which handles the guest's hostcalls.
+pub type CurrentLoop = Arc<Mutex<Py<PyAny>>>;
 
 /// A host that calls the functions of `dispatcher`, an object of
 /// `python/isola/_dispatch.py`.
@@ -48,7 +51,7 @@ impl Host for PythonHost {
             let event_loop = self.event_loop(py);
             let guard = Guard::new(event_loop.clone().unbind());
             let reply =
-                Reply { sender: Mutex::new(Some(sender)), cancellation: Arc::clone(&guard.0) };
+                Reply { sender: Mutex::new(Some(sender)), cancellation: guard.cancellation() };
             let handle = self.dispatcher.bind(py).getattr(intern!(py, "hostcall"))?;
             post(&event_loop, &handle, (name, payload.as_str(), Bound::new(py, reply)?))?;
             Ok::<_, PyErr>(guard)
@@ -65,7 +68,7 @@ impl Host for PythonHost {
             let event_loop = self.event_loop(py);
             let guard = Guard::new(event_loop.clone().unbind());
             let reply =
-                HttpReply { sender: Mutex::new(Some(sender)), cancellation: Arc::clone(&guard.0) };
+                HttpReply { sender: Mutex::new(Some(sender)), cancellation: guard.cancellation() };
             let headers: Vec<(&str, String)> = parts
                 .headers
                 .iter()
@@ -98,58 +101,6 @@ impl Host for PythonHost {
 
 fn latin1(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
-}
-
-/// The state by which a dropped request cancels its handler's task.
-struct Cancellation {
-    state: Mutex<CancellationState>,
-    event_loop: Py<PyAny>,
-}
-
-enum CancellationState {
-    Waiting,
-    /// The function that cancels the handler.
-    Bound(Py<PyAny>),
-    /// The request was dropped.
-    Dropped,
-}
-
-impl Cancellation {
-    fn lock(&self) -> MutexGuard<'_, CancellationState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sets the function that cancels the handler. Returns false if the request
-    /// was dropped already.
-    fn bind(&self, cancel: Py<PyAny>) -> bool {
-        let mut state = self.lock();
-        let pending = !matches!(*state, CancellationState::Dropped);
-        if pending {
-            *state = CancellationState::Bound(cancel);
-        }
-        pending
-    }
-}
-
-/// A guard that cancels the handler when the request is dropped: its call has
-/// ended, or the guest abandoned it.
-pub struct Guard(Arc<Cancellation>);
-
-impl Guard {
-    fn new(event_loop: Py<PyAny>) -> Self {
-        Self(Arc::new(Cancellation { state: Mutex::new(CancellationState::Waiting), event_loop }))
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let before = std::mem::replace(&mut *self.0.lock(), CancellationState::Dropped);
-        if let CancellationState::Bound(cancel) = before {
-            attach(|py| {
-                let _ = post(self.0.event_loop.bind(py), cancel.bind(py), ());
-            });
-        }
-    }
 }
 
 /// The handle by which a handler replies to a hostcall.

@@ -32,8 +32,10 @@ mod bridge;
 mod encode;
 mod events;
 mod failure;
+mod guard;
 mod host;
 mod limits;
+mod mounts;
 mod sandbox;
 mod snapshot;
 mod template;
@@ -52,6 +54,7 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<snapshot::Snapshot>()?;
     module.add_class::<template::Template>()?;
     module.add_function(wrap_pyfunction!(encode::encode, module)?)?;
+    module.add_function(wrap_pyfunction!(snapshot::take_snapshot, module)?)?;
     module.add_function(wrap_pyfunction!(template::build, module)?)?;
     module.add_function(wrap_pyfunction!(template::find, module)?)?;
     module.add_function(wrap_pyfunction!(bridge::check_process, module)?)?;

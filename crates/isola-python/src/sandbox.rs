@@ -1,6 +1,6 @@
 //! Sandboxes. Each runs one operation at a time, as a task of the runtime.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
 
 use isola::{Args, Call, PollOutcome, Value};
 use pyo3::{prelude::*, types::PyString};
@@ -9,12 +9,9 @@ use crate::{
     bridge::{Callback, ProcessBound, Task, runtime, spawn},
     events::EventStream,
     failure,
+    host::CurrentLoop,
     limits::{CallLimits, limited},
-    snapshot::Snapshot,
 };
-
-/// The event loop of the running operation, which handles the guest's hostcalls.
-pub type CurrentLoop = Arc<Mutex<Py<PyAny>>>;
 
 /// The arguments of a call: optional names, and JSON texts.
 type Arguments = Vec<(Option<String>, String)>;
@@ -29,6 +26,11 @@ pub struct Sandbox {
 impl Sandbox {
     pub fn new(sandbox: isola::Sandbox, current: CurrentLoop) -> Self {
         Self { inner: ProcessBound::new(sandbox), current }
+    }
+
+    /// Returns the sandbox. Fails in a forked process.
+    pub fn inner(&self) -> PyResult<&isola::Sandbox> {
+        self.inner.get()
     }
 
     fn start_call(
@@ -176,14 +178,6 @@ impl Sandbox {
         py: Python<'_>,
     ) -> PyResult<EventStream> {
         self.start_stream(self.inner.get()?.finish(), limits, event_loop, py)
-    }
-
-    /// Takes a snapshot of the interpreter and passes it to `done`.
-    fn snapshot(&self, event_loop: Py<PyAny>, done: Py<PyAny>) -> PyResult<Task> {
-        let snapshot = self.inner.get()?.snapshot();
-        spawn(snapshot, Callback::new(event_loop, done), |py, snapshot| {
-            Ok(Bound::new(py, Snapshot::new(snapshot))?.into_any())
-        })
     }
 
     /// Closes the sandbox and stops the running operation.

@@ -11,8 +11,8 @@ use crate::{
     bridge::{Callback, ProcessBound, Task, spawn},
     host::PythonHost,
     limits::LimitOptions,
+    mounts::{MountOption, read_mount},
     sandbox::Sandbox,
-    template::{MountOption, read_mount},
 };
 
 /// A snapshot of an interpreter's state.
@@ -25,6 +25,22 @@ impl Snapshot {
     pub fn new(snapshot: isola::Snapshot) -> Self {
         Self { inner: ProcessBound::new(snapshot) }
     }
+}
+
+/// Takes a snapshot of the interpreter of a sandbox, and passes it to `done`.
+///
+/// A function of this module and not a method of [`Sandbox`], because a snapshot creates
+/// sandboxes: the modules depend on each other in this direction only.
+#[pyfunction]
+pub fn take_snapshot(
+    sandbox: &Bound<'_, Sandbox>,
+    event_loop: Py<PyAny>,
+    done: Py<PyAny>,
+) -> PyResult<Task> {
+    let snapshot = sandbox.get().inner()?.snapshot();
+    spawn(snapshot, Callback::new(event_loop, done), |py, snapshot| {
+        Ok(Bound::new(py, Snapshot::new(snapshot))?.into_any())
+    })
 }
 
 #[pymethods]

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use isola::{Error, Limits, Mount, Permission, Runtime, RuntimeSource};
+use isola::{Error, Limits, Runtime, RuntimeSource};
 use pyo3::{IntoPyObjectExt as _, prelude::*};
 
 use crate::{
@@ -13,13 +13,10 @@ use crate::{
     failure,
     host::PythonHost,
     limits::LimitOptions,
+    mounts::{MountOption, read_mount},
     sandbox::Sandbox,
     snapshot::Snapshot,
 };
-
-/// A directory of the host, a path of the guest, and the permissions on
-/// directories and on files.
-pub type MountOption = (PathBuf, String, String, String);
 
 /// A compiled interpreter.
 #[pyclass(frozen, module = "isola._native")]
@@ -181,23 +178,5 @@ impl Template {
         spawn(loaded, Callback::new(event_loop, done), |py, snapshot| {
             Ok(Bound::new(py, Snapshot::new(snapshot))?.into_any())
         })
-    }
-}
-
-pub fn read_mount((host, guest, dirs, files): MountOption) -> PyResult<Mount> {
-    let dirs = permission("dir_perms", &dirs)?;
-    let files = permission("file_perms", &files)?;
-    Ok(Mount::new(host, guest).dir_perms(dirs).file_perms(files))
-}
-
-fn permission(option: &str, name: &str) -> PyResult<Permission> {
-    match name {
-        "read" => Ok(Permission::Read),
-        "write" => Ok(Permission::Write),
-        "read-write" => Ok(Permission::ReadWrite),
-        other => Err(failure::raise(
-            "invalid_argument",
-            &format!("{option} is {other:?}: use \"read\", \"write\" or \"read-write\""),
-        )),
     }
 }

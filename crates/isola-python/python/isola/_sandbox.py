@@ -6,6 +6,7 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, AsyncGenerator
 
+from . import _native
 from ._arguments import PreparedCall, prepare
 from ._bridge import call, callback, settled
 from ._errors import InvalidArgumentError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from . import _native
     from ._arguments import JsonValue
     from ._dispatch import Dispatcher
     from ._options import RuntimeName
@@ -174,7 +174,9 @@ class Sandbox:
         Raises `SnapshotError` if the guest has a file open. While a call is running
         the sandbox is busy, as for any operation.
         """
-        native = await call(lambda loop, done: self._native.snapshot(loop, done))
+        native = await call(
+            lambda loop, done: _native.take_snapshot(self._native, loop, done)
+        )
         return Snapshot(native, self._streams_ready)
 
     async def fork(self, count: int = 1) -> list[Sandbox]:
