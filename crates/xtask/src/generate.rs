@@ -21,10 +21,16 @@ struct Script {
 }
 
 /// All scripts that generate files of the repository.
-const SCRIPTS: &[Script] = &[Script {
-    path: "sdk/python/generate_sync.py",
-    outputs: &["sdk/python/src/isorun/_sandbox.py", "sdk/python/src/isorun/_shell.py"],
-}];
+const SCRIPTS: &[Script] = &[
+    Script {
+        path: "crates/isola-python/generate_sync.py",
+        outputs: &["crates/isola-python/python/isola/sync.py"],
+    },
+    Script {
+        path: "sdk/python/generate_sync.py",
+        outputs: &["sdk/python/src/isorun/_sandbox.py", "sdk/python/src/isorun/_shell.py"],
+    },
+];
 
 /// A generated file.
 struct Generated {

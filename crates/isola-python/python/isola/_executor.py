@@ -72,7 +72,8 @@ class Executor:
 
         async with isola.Executor() as executor:
             await executor.execute("x = 20")
-            print((await executor.execute("x + 1")).value)
+            done = await executor.execute("x + 1")
+            print(done.value)
 
     An exception leaves the session unchanged. A fatal error, such as a time limit,
     closes the sandbox and is in `Execution.error`; the next piece of code runs in a

@@ -1,3 +1,4 @@
+# Generated from the asynchronous package by `cargo xtask generate`: do not edit.
 """The synchronous API, with the names of `isola`, for scripts and notebooks.
 
     import isola.sync as isola
@@ -15,17 +16,12 @@ closes its sandbox.
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import inspect
-import os
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING
 
 import isola as _isola
 
+from . import _blocking
 from ._arguments import Arg, JsonValue, StreamArg
 from ._errors import (
     DownloadError,
@@ -40,33 +36,22 @@ from ._errors import (
     StreamClosedError,
     StreamFullError,
 )
-from ._events import (
-    EndEvent,
-    ErrorEvent,
-    Event,
-    LogEvent,
-    ResultEvent,
-    StderrEvent,
-    StdoutEvent,
-)
+from ._events import EndEvent, ErrorEvent, Event, LogEvent, ResultEvent, StderrEvent, StdoutEvent
 from ._executor import Execution
 from ._http import Headers, HttpRequest, HttpResponse
-from ._native import __version__, check_process
-from ._options import Limits, MountConfig, Progress
+from ._native import __version__
+from ._options import Limits, MountConfig, Permission, Progress, RuntimeName
 from ._template import RuntimeConfig
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from types import TracebackType
+    from typing import Any
 
     from typing_extensions import Self, Unpack
 
-    from ._options import (
-        RuntimeName,
-        SandboxOptions,
-        SourceOptions,
-        SyncSandboxOptions,
-        TemplateOptions,
-    )
+    from ._options import SyncSandboxOptions, TemplateOptions
 
 __all__ = [
     "Arg",
@@ -89,9 +74,11 @@ __all__ = [
     "Limits",
     "LogEvent",
     "MountConfig",
+    "Permission",
     "Progress",
     "ResultEvent",
     "RuntimeConfig",
+    "RuntimeName",
     "Sandbox",
     "SandboxClosedError",
     "SandboxContext",
@@ -110,88 +97,62 @@ __all__ = [
     "resolve_runtime",
 ]
 
-_T = TypeVar("_T")
 
+class Executor:
+    """A session: pieces of source code that share their state and files.
 
-class _Loop:
-    """The event loop of this module, and its thread."""
+        with isola.Executor() as executor:
+            executor.execute("x = 20")
+            done = executor.execute("x + 1")
+            print(done.value)
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._process = 0
+    An exception leaves the session unchanged. A fatal error, such as a time limit,
+    closes the sandbox and is in `Execution.error`; the next piece of code runs in a
+    new sandbox, with the files but without the variables.
+    """
 
-    def get(self) -> asyncio.AbstractEventLoop:
-        # Fails in a forked process, which has the lock and the loop, but not the thread.
-        check_process()
-        with self._lock:
-            if self._loop is None or self._process != os.getpid():
-                self._loop = asyncio.new_event_loop()
-                self._process = os.getpid()
-                threading.Thread(
-                    target=self._loop.run_forever, name="isola-sync", daemon=True
-                ).start()
-            return self._loop
+    def __init__(
+        self,
+        template: SandboxTemplate | None = None,
+        *,
+        runtime: RuntimeName = "python",
+        timeout: float | None = 60.0,
+        cpu_timeout: float | None = 10.0,
+        max_file_bytes: int = 16 << 20,
+        **sandbox_config: Unpack[SyncSandboxOptions],
+    ) -> None:
+        self._inner = _isola.Executor(
+            template._inner if isinstance(template, SandboxTemplate) else template,
+            runtime=runtime,
+            timeout=timeout,
+            cpu_timeout=cpu_timeout,
+            max_file_bytes=max_file_bytes,
+            **_blocking.handlers(sandbox_config),
+        )
 
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        try:
-            loop = self.get()
-        except BaseException:
-            work.close()
-            raise
-        context = contextvars.copy_context()
+    def execute(self, source: str, *, files: Mapping[str, bytes | str] | None = None) -> Execution:
+        """Writes `files` into `/files` and runs source code."""
+        return _blocking.run(self._inner.execute(source, files=files))
 
-        async def within() -> _T:
-            return await context.run(asyncio.ensure_future, work)
+    def reset(self) -> None:
+        """Discards the variables and the files."""
+        _blocking.run(self._inner.reset())
 
-        future = asyncio.run_coroutine_threadsafe(within(), loop)
-        try:
-            return future.result()
-        except BaseException:
-            # Stops the guest on Ctrl-C.
-            future.cancel()
-            raise
+    def close(self) -> None:
+        """Closes the session."""
+        _blocking.run(self._inner.aclose())
 
+    def __enter__(self) -> Self:
+        _blocking.run(self._inner.__aenter__())
+        return self
 
-_LOOP = _Loop()
-
-
-def _handlers(given: SyncSandboxOptions) -> SandboxOptions:
-    """Wraps handlers that are plain functions, so that they run on threads."""
-    config = cast("dict[str, Any]", dict(given))
-    hostcalls = config.get("hostcalls")
-    if isinstance(hostcalls, Mapping):
-        config["hostcalls"] = {
-            name: _asynchronous(handler) if callable(handler) else handler
-            for name, handler in hostcalls.items()
-        }
-    for option in ("http", "http_handler"):
-        if callable(config.get(option)):
-            config[option] = _asynchronous(config[option])
-    return cast("SandboxOptions", config)
-
-
-def _asynchronous(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    if inspect.iscoroutinefunction(handler):
-        return handler
-
-    async def on_a_thread(payload: Any) -> Any:
-        result = await asyncio.to_thread(handler, payload)
-        return await result if inspect.isawaitable(result) else result
-
-    return on_a_thread
-
-
-def resolve_runtime(runtime: RuntimeName, **config: Unpack[SourceOptions]) -> RuntimeConfig:
-    """See `isola.resolve_runtime`."""
-    return _LOOP.run(_isola.resolve_runtime(runtime, **config))
-
-
-def build_template(
-    runtime: RuntimeName, **template_config: Unpack[TemplateOptions]
-) -> SandboxTemplate:
-    """See `isola.build_template`."""
-    return SandboxTemplate(_LOOP.run(_isola.build_template(runtime, **template_config)))
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _blocking.run(self._inner.__aexit__(kind, error, trace))
 
 
 def execute(
@@ -204,40 +165,74 @@ def execute(
     cpu_timeout: float | None = 10.0,
     **sandbox_config: Unpack[SyncSandboxOptions],
 ) -> Execution:
-    """See `isola.execute`."""
-    inner = None if template is None else template._inner
-    return _LOOP.run(
+    """Runs source code in its own sandbox and returns its value, output and files.
+
+    Without a `template` one is built. A program that calls this often should build
+    it once and pass it.
+    """
+    return _blocking.run(
         _isola.execute(
             source,
             files=files,
-            template=inner,
+            template=template._inner if isinstance(template, SandboxTemplate) else template,
             runtime=runtime,
             timeout=timeout,
             cpu_timeout=cpu_timeout,
-            **_handlers(sandbox_config),
+            **_blocking.handlers(sandbox_config),
         )
     )
 
 
-class SandboxContext:
-    """See `isola.SandboxContext`."""
+class SandboxPool:
+    """A pool of `size` started sandboxes, each with `script` loaded.
 
-    def __init__(self) -> None:
-        self._inner = _isola.SandboxContext()
+        with isola.SandboxPool(template, 4, script=SCRIPT) as pool:
+            with pool.sandbox() as sandbox:
+                sandbox.run("main")
 
-    def build_template(
-        self, runtime: RuntimeName, **template_config: Unpack[TemplateOptions]
-    ) -> SandboxTemplate:
-        """See `isola.build_template`."""
-        return SandboxTemplate(
-            _LOOP.run(self._inner.build_template(runtime, **template_config))
+    The script runs once: the sandboxes are copies of the one in which it ran, unless
+    that cannot be copied because it has a file open. A sandbox is used once and
+    closed afterwards, so no state passes from one use to the next. Its replacement
+    is created in the background. `sandbox_config` are the options of
+    `SandboxTemplate.create`.
+    """
+
+    def __init__(
+        self,
+        template: SandboxTemplate,
+        size: int,
+        *,
+        script: str | None = None,
+        **sandbox_config: Unpack[SyncSandboxOptions],
+    ) -> None:
+        self._inner = _isola.SandboxPool(
+            template._inner, size, script=script, **_blocking.handlers(sandbox_config)
         )
 
+    @property
+    def ready(self) -> int:
+        """The number of sandboxes that are available immediately."""
+        return self._inner.ready
+
+    def warm(self) -> None:
+        """Waits until all sandboxes are started. Fails if one cannot be started."""
+        _blocking.run(self._inner.warm())
+
+    @contextmanager
+    def sandbox(self) -> Iterator[Sandbox]:
+        """Returns a started sandbox for one use, closed at the end of the block.
+
+        If none is available, this waits for one that is being started.
+        """
+        with _blocking.enter(self._inner.sandbox()) as inner:
+            yield Sandbox(inner)
+
     def close(self) -> None:
-        """Closes the context and its templates."""
-        self._inner.close()
+        """Closes the pool and its unused sandboxes. Closing again has no effect."""
+        _blocking.run(self._inner.aclose())
 
     def __enter__(self) -> Self:
+        _blocking.run(self._inner.__aenter__())
         return self
 
     def __exit__(
@@ -246,13 +241,18 @@ class SandboxContext:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        _blocking.run(self._inner.__aexit__(kind, error, trace))
 
 
-class SandboxTemplate:
-    """See `isola.SandboxTemplate`."""
+class Sandbox:
+    """An isolated interpreter, from `SandboxTemplate.create` or `instantiate`.
 
-    def __init__(self, inner: _isola.SandboxTemplate) -> None:
+    It runs one operation at a time: a second one fails with `sandbox is busy`.
+    Interrupting an operation with Ctrl-C stops the guest and closes the
+    sandbox.
+    """
+
+    def __init__(self, inner: _isola.Sandbox) -> None:
         self._inner = inner
 
     @property
@@ -260,32 +260,129 @@ class SandboxTemplate:
         """`"python"` or `"js"`."""
         return self._inner.runtime
 
-    @contextmanager
-    def create(self, **sandbox_config: Unpack[SyncSandboxOptions]) -> Iterator[Sandbox]:
-        """Creates a started sandbox, closed at the end of the `with` block."""
-        with self.instantiate(**sandbox_config) as sandbox:
-            yield sandbox
+    @property
+    def closed(self) -> bool:
+        """True if it was closed by its owner, an interrupted call, a limit or a crash."""
+        return self._inner.closed
 
-    def instantiate(self, **sandbox_config: Unpack[SyncSandboxOptions]) -> Sandbox:
-        """Creates a sandbox that has not been started; entering it starts it."""
-        return Sandbox(_LOOP.run(self._inner.instantiate(**_handlers(sandbox_config))))
+    def start(self, *, timeout: float | None = None, cpu_timeout: float | None = None) -> None:
+        """Prepares the interpreter and runs the template's prelude. Must be called once, first."""
+        _blocking.run(self._inner.start(timeout=timeout, cpu_timeout=cpu_timeout))
 
-    def load_snapshot(self, path: str | os.PathLike[str]) -> Snapshot:
-        """See `isola.SandboxTemplate.load_snapshot`."""
-        return Snapshot(_LOOP.run(self._inner.load_snapshot(path)))
-
-    def restore(
+    def load_script(
         self,
-        snapshot: Snapshot | str | os.PathLike[str],
-        **sandbox_config: Unpack[SyncSandboxOptions],
-    ) -> Sandbox:
-        """See `isola.SandboxTemplate.restore`."""
-        inner = snapshot._inner if isinstance(snapshot, Snapshot) else snapshot
-        return Sandbox(_LOOP.run(self._inner.restore(inner, **_handlers(sandbox_config))))
+        code: str,
+        *,
+        name: str | None = None,
+        timeout: float | None = None,
+        cpu_timeout: float | None = None,
+    ) -> None:
+        """Runs source code at the top level. `name` appears in tracebacks.
+
+        `timeout` limits the wall time of this operation and `cpu_timeout` its
+        CPU time, both in seconds.
+        """
+        _blocking.run(
+            self._inner.load_script(code, name=name, timeout=timeout, cpu_timeout=cpu_timeout)
+        )
+
+    def run(
+        self,
+        function: str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        cpu_timeout: float | None = None,
+        **kwargs: Any,
+    ) -> JsonValue:
+        """Calls a function that a script defined, and returns its result.
+
+        Arguments are JSON values, `Arg` or `StreamArg`. `timeout` and
+        `cpu_timeout` are this call's limits, in seconds; an argument of the
+        guest's function with such a name is passed as `Arg(value, "timeout")`.
+        """
+        return _blocking.run(
+            self._inner.run(function, *args, timeout=timeout, cpu_timeout=cpu_timeout, **kwargs)
+        )
+
+    def run_stream(
+        self,
+        function: str,
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        cpu_timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Generator[Event, None, None]:
+        """Does the same as `run` and yields the events as they happen.
+
+        The last event is an `EndEvent` or an `ErrorEvent`. Leaving the loop
+        early stops the guest and closes the sandbox; use `contextlib.closing`
+        to make that happen immediately.
+        """
+        return _blocking.iterate(
+            self._inner.run_stream(
+                function, *args, timeout=timeout, cpu_timeout=cpu_timeout, **kwargs
+            )
+        )
+
+    def finish(self, *, timeout: float | None = None, cpu_timeout: float | None = None) -> None:
+        """Shuts the interpreter down in order and closes the sandbox.
+
+        A Python guest runs its `atexit` handlers, finalizers and `__del__` methods,
+        as `python3` does when it exits. `close` runs no code of the guest.
+        """
+        _blocking.run(self._inner.finish(timeout=timeout, cpu_timeout=cpu_timeout))
+
+    def finish_stream(
+        self, *, timeout: float | None = None, cpu_timeout: float | None = None
+    ) -> Generator[Event, None, None]:
+        """Does the same as `finish` and yields the events, like `run_stream`."""
+        return _blocking.iterate(
+            self._inner.finish_stream(timeout=timeout, cpu_timeout=cpu_timeout)
+        )
+
+    def snapshot(self) -> Snapshot:
+        """Takes a snapshot of the interpreter; the sandbox remains usable.
+
+        Raises `SnapshotError` if the guest has a file open. While a call is running
+        the sandbox is busy, as for any operation.
+        """
+        return Snapshot(_blocking.run(self._inner.snapshot()))
+
+    def fork(self, count: int = 1) -> list[Sandbox]:
+        """Creates independent sandboxes that continue from the state of this one.
+
+        They have its limits, mounts, environment and handlers, and are started.
+        """
+        return [Sandbox(inner) for inner in _blocking.run(self._inner.fork(count))]
+
+    def close(self) -> None:
+        """Closes the sandbox and stops the running operation. Closing again has no effect."""
+        self._inner.close()
+
+    def __enter__(self) -> Self:
+        _blocking.run(self._inner.__aenter__())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _blocking.run(self._inner.__aexit__(kind, error, trace))
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
 
 
 class Snapshot:
-    """See `isola.Snapshot`."""
+    """A copy of an interpreter's state: its imports, globals and generators.
+
+    `Sandbox.snapshot` takes one, and `SandboxTemplate.restore` creates any number
+    of sandboxes from it. They share the memory that they do not write.
+    """
 
     def __init__(self, inner: _isola.Snapshot) -> None:
         self._inner = inner
@@ -306,14 +403,56 @@ class Snapshot:
         return self._inner.resident_size
 
     def save(self, path: str | os.PathLike[str]) -> int:
-        """See `isola.Snapshot.save`."""
-        return _LOOP.run(self._inner.save(path))
+        """Writes the snapshot to a file atomically and returns the file's size.
+
+        The file contains all data of the guest, and only its owner can read it.
+        `SandboxTemplate.load_snapshot` reads it again, in this process or
+        another.
+        """
+        return _blocking.run(self._inner.save(path))
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
 
 
-class Sandbox:
-    """See `isola.Sandbox`."""
+class SandboxContext:
+    """The owner of the templates that it builds. After `close` they create no sandboxes.
 
-    def __init__(self, inner: _isola.Sandbox) -> None:
+    Existing sandboxes remain usable.
+    """
+
+    def __init__(self) -> None:
+        self._inner = _isola.SandboxContext()
+
+    def build_template(
+        self, runtime: RuntimeName, **template_config: Unpack[TemplateOptions]
+    ) -> SandboxTemplate:
+        """Builds a template, as `isola.build_template` does."""
+        return SandboxTemplate(
+            _blocking.run(self._inner.build_template(runtime, **template_config))
+        )
+
+    def close(self) -> None:
+        """Closes the context and its templates. Closing again has no effect."""
+        self._inner.close()
+
+    def __enter__(self) -> Self:
+        _blocking.run(self._inner.__aenter__())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _blocking.run(self._inner.__aexit__(kind, error, trace))
+
+
+class SandboxTemplate:
+    """A compiled interpreter, which can be used from several threads."""
+
+    def __init__(self, inner: _isola.SandboxTemplate) -> None:
         self._inner = inner
 
     @property
@@ -321,203 +460,96 @@ class Sandbox:
         """`"python"` or `"js"`."""
         return self._inner.runtime
 
-    @property
-    def closed(self) -> bool:
-        """True if the sandbox is closed."""
-        return self._inner.closed
-
-    def start(
-        self, *, timeout: float | None = None, cpu_timeout: float | None = None
-    ) -> None:
-        """See `isola.Sandbox.start`."""
-        _LOOP.run(self._inner.start(timeout=timeout, cpu_timeout=cpu_timeout))
-
-    def load_script(
-        self,
-        code: str,
-        *,
-        name: str | None = None,
-        timeout: float | None = None,
-        cpu_timeout: float | None = None,
-    ) -> None:
-        """See `isola.Sandbox.load_script`."""
-        _LOOP.run(
-            self._inner.load_script(code, name=name, timeout=timeout, cpu_timeout=cpu_timeout)
-        )
-
-    def run(
-        self,
-        function: str,
-        /,
-        *args: Any,
-        timeout: float | None = None,
-        cpu_timeout: float | None = None,
-        **kwargs: Any,
-    ) -> JsonValue:
-        """See `isola.Sandbox.run`."""
-        return _LOOP.run(
-            self._inner.run(
-                function, *args, timeout=timeout, cpu_timeout=cpu_timeout, **kwargs
-            )
-        )
-
-    def run_stream(
-        self,
-        function: str,
-        /,
-        *args: Any,
-        timeout: float | None = None,
-        cpu_timeout: float | None = None,
-        **kwargs: Any,
-    ) -> Iterator[Event]:
-        """See `isola.Sandbox.run_stream`."""
-        return _iterate(
-            self._inner.run_stream(
-                function, *args, timeout=timeout, cpu_timeout=cpu_timeout, **kwargs
-            )
-        )
-
-    def finish(
-        self, *, timeout: float | None = None, cpu_timeout: float | None = None
-    ) -> None:
-        """See `isola.Sandbox.finish`."""
-        _LOOP.run(self._inner.finish(timeout=timeout, cpu_timeout=cpu_timeout))
-
-    def finish_stream(
-        self, *, timeout: float | None = None, cpu_timeout: float | None = None
-    ) -> Iterator[Event]:
-        """See `isola.Sandbox.finish_stream`."""
-        return _iterate(self._inner.finish_stream(timeout=timeout, cpu_timeout=cpu_timeout))
-
-    def snapshot(self) -> Snapshot:
-        """See `isola.Sandbox.snapshot`."""
-        return Snapshot(_LOOP.run(self._inner.snapshot()))
-
-    def fork(self, count: int = 1) -> list[Sandbox]:
-        """See `isola.Sandbox.fork`."""
-        return [Sandbox(child) for child in _LOOP.run(self._inner.fork(count))]
-
-    def close(self) -> None:
-        """Closes the sandbox and stops the running operation."""
-        self._inner.close()
-
-    def __enter__(self) -> Self:
-        _LOOP.run(self._inner.__aenter__())
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        _LOOP.run(self._inner.__aexit__(kind, error, trace))
-
-
-class SandboxPool:
-    """See `isola.SandboxPool`."""
-
-    def __init__(
-        self,
-        template: SandboxTemplate,
-        size: int,
-        *,
-        script: str | None = None,
-        **sandbox_config: Unpack[SyncSandboxOptions],
-    ) -> None:
-        self._inner = _isola.SandboxPool(
-            template._inner, size, script=script, **_handlers(sandbox_config)
-        )
-
-    @property
-    def ready(self) -> int:
-        """The number of sandboxes that are available immediately."""
-        return self._inner.ready
-
     @contextmanager
-    def sandbox(self) -> Iterator[Sandbox]:
-        """Returns a started sandbox for one use, closed at the end of the block."""
-        manager = self._inner.sandbox()
-        sandbox = _LOOP.run(manager.__aenter__())
-        try:
-            yield Sandbox(sandbox)
-        finally:
-            _LOOP.run(manager.__aexit__(None, None, None))
+    def create(self, **sandbox_config: Unpack[SyncSandboxOptions]) -> Iterator[Sandbox]:
+        """Creates a started sandbox, closed at the end of the `with` block.
 
-    def close(self) -> None:
-        """Closes the pool and its unused sandboxes."""
-        _LOOP.run(self._inner.aclose())
+        `limits` override those of the template. `hostcalls` are the functions that
+        the guest can call. `http` is `None` (no HTTP), `True` (every request is sent
+        with `httpx`), or a function of an `HttpRequest`. `mounts` and `env` override
+        the template's by guest path and by key.
+        """
+        with _blocking.enter(self._inner.create(**_blocking.handlers(sandbox_config))) as inner:
+            yield Sandbox(inner)
 
-    def __enter__(self) -> Self:
-        _LOOP.run(self._inner.__aenter__())
-        return self
+    def instantiate(self, **sandbox_config: Unpack[SyncSandboxOptions]) -> Sandbox:
+        """Creates a sandbox that has not been started; entering it starts it."""
+        return Sandbox(_blocking.run(self._inner.instantiate(**_blocking.handlers(sandbox_config))))
 
-    def __exit__(
+    def load_snapshot(self, path: str | os.PathLike[str]) -> Snapshot:
+        """Reads a snapshot that `Snapshot.save` wrote.
+
+        Raises `SnapshotError` if it is damaged, or not of this runtime.
+        """
+        return Snapshot(_blocking.run(self._inner.load_snapshot(path)))
+
+    def restore(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class Executor:
-    """See `isola.Executor`."""
-
-    def __init__(
-        self,
-        template: SandboxTemplate | None = None,
-        *,
-        runtime: RuntimeName = "python",
-        timeout: float | None = 60.0,
-        cpu_timeout: float | None = 10.0,
-        max_file_bytes: int = 16 << 20,
+        snapshot: Snapshot | str | os.PathLike[str],
         **sandbox_config: Unpack[SyncSandboxOptions],
-    ) -> None:
-        inner = None if template is None else template._inner
-        self._inner = _isola.Executor(
-            inner,
-            runtime=runtime,
-            timeout=timeout,
-            cpu_timeout=cpu_timeout,
-            max_file_bytes=max_file_bytes,
-            **_handlers(sandbox_config),
+    ) -> Sandbox:
+        """Creates a started sandbox that continues from a snapshot or a snapshot file.
+
+        Options that are not given are those of the sandbox of the snapshot, except
+        `hostcalls` and `http`, which are never inherited.
+        """
+        return Sandbox(
+            _blocking.run(
+                self._inner.restore(
+                    snapshot._inner if isinstance(snapshot, Snapshot) else snapshot,
+                    **_blocking.handlers(sandbox_config),
+                )
+            )
         )
 
-    def execute(
-        self, source: str, *, files: Mapping[str, bytes | str] | None = None
-    ) -> Execution:
-        """See `isola.Executor.execute`."""
-        return _LOOP.run(self._inner.execute(source, files=files))
-
-    def reset(self) -> None:
-        """Discards the variables and the files."""
-        _LOOP.run(self._inner.reset())
-
-    def close(self) -> None:
-        """Closes the session."""
-        _LOOP.run(self._inner.aclose())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def __repr__(self) -> str:
+        return repr(self._inner)
 
 
-def _iterate(events: AsyncIterator[Event]) -> Iterator[Event]:
-    async def following() -> Event | None:
-        return await anext(events, None)
+def build_template(
+    runtime: RuntimeName, **template_config: Unpack[TemplateOptions]
+) -> SandboxTemplate:
+    """Finds a runtime, compiles it if necessary, and loads it.
 
-    try:
-        while (event := _LOOP.run(following())) is not None:
-            yield event
-    finally:
-        close = getattr(events, "aclose", None)
-        if close is not None:
-            _LOOP.run(close())
+    `resolve_runtime` describes the search and the download. The first build on a
+    machine compiles, which takes seconds, and stores the result in `cache_dir`;
+    `None` disables the cache. `on_progress` is called on another thread during the
+    download and when compiling starts. `limits` are those of each sandbox;
+    `max_memory`, in bytes, is one of them. `prelude` is code that each sandbox runs
+    when it starts. `mounts` and `env` are the mounts and environment of each sandbox.
+    """
+    return SandboxTemplate(_blocking.run(_isola.build_template(runtime, **template_config)))
+
+
+def resolve_runtime(
+    runtime: RuntimeName,
+    *,
+    version: str | None = None,
+    runtime_path: str | os.PathLike[str] | None = None,
+    runtime_lib_dir: str | os.PathLike[str] | None = None,
+    runtimes_dir: str | os.PathLike[str] | None = None,
+    download_url: str | None = None,
+    runtime_sha256: str | None = None,
+    on_progress: Callable[[Progress], object] | None = None,
+) -> RuntimeConfig:
+    """Finds the component of a runtime, and downloads it if it is not installed.
+
+    The sources, in this order: `runtime_path`, the component itself or the
+    directory that holds it; the environment variable `ISOLA_RUNTIME_DIR`; the
+    runtimes shipped with this package; `runtimes_dir`, the directory of downloads
+    (by default in the user's cache directory); the release of `version` at
+    `download_url`. A download must have the digest `runtime_sha256`, or by default
+    the one that is published beside it.
+    """
+    return _blocking.run(
+        _isola.resolve_runtime(
+            runtime,
+            version=version,
+            runtime_path=runtime_path,
+            runtime_lib_dir=runtime_lib_dir,
+            runtimes_dir=runtimes_dir,
+            download_url=download_url,
+            runtime_sha256=runtime_sha256,
+            on_progress=on_progress,
+        )
+    )
