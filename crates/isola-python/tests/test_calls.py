@@ -148,6 +148,18 @@ async def test_an_exception_of_the_guest(python: isola.SandboxTemplate) -> None:
         assert await sandbox.run("add", 1) == 2
 
 
+async def test_a_crash_of_the_guest(python: isola.SandboxTemplate) -> None:
+    async with python.create() as sandbox:
+        await sandbox.load_script("import os\ndef leave(): os._exit(3)")
+        with pytest.raises(isola.CrashError, match="the guest interpreter crashed") as caught:
+            await sandbox.run("leave")
+        assert caught.value.code == "crash"
+        assert isinstance(caught.value, isola.GuestError)
+        assert sandbox.closed
+        with pytest.raises(isola.ClosedError, match="an earlier call ended it"):
+            await sandbox.run("leave")
+
+
 async def test_javascript(javascript: isola.SandboxTemplate) -> None:
     assert javascript.runtime == "js"
     async with javascript.create() as sandbox:
@@ -179,11 +191,12 @@ async def test_an_integer_that_this_interpreter_refuses(python: isola.SandboxTem
 def test_errors_survive_pickling() -> None:
     import pickle
 
-    error = isola.GuestError(
-        "ValueError: x", code="crash", exception=isola.GuestException("ValueError", "x", "")
+    error = isola.HostcallError(
+        "ValueError: x", exception=isola.GuestException("ValueError", "x", "")
     )
     copy = pickle.loads(pickle.dumps(error))
-    assert (type(copy), str(copy), copy.code) == (isola.GuestError, "ValueError: x", "crash")
+    assert type(copy) is isola.HostcallError
+    assert (str(copy), copy.code) == ("ValueError: x", "hostcall_failed")
     assert copy.exception == error.exception
 
 

@@ -132,11 +132,11 @@ async def test_one_operation_at_a_time(python: isola.SandboxTemplate) -> None:
         await finish.wait()
 
     sandbox = await python.instantiate(hostcalls={"wait": wait})
-    with pytest.raises(isola.IsolaError, match="^sandbox is not running$") as caught:
+    with pytest.raises(isola.NotRunningError, match="^sandbox is not running$") as caught:
         await sandbox.run("f")
     assert caught.value.code == "not_running"
     await sandbox.start()
-    with pytest.raises(isola.IsolaError, match="^sandbox is not in pending state$"):
+    with pytest.raises(isola.NotPendingError, match="^sandbox is not in pending state$"):
         await sandbox.start()
     await sandbox.load_script(
         "from sandbox.asyncio import hostcall\nasync def f(): await hostcall('wait', 0)\n"
@@ -148,7 +148,7 @@ async def test_one_operation_at_a_time(python: isola.SandboxTemplate) -> None:
         lambda: sandbox.load_script("x = 1"),
         lambda: anext(sandbox.run_stream("f")),
     ):
-        with pytest.raises(isola.IsolaError, match="^sandbox is busy$"):
+        with pytest.raises(isola.BusyError, match="^sandbox is busy$") as refused:
             await second()
     finish.set()
     assert await running is None

@@ -131,14 +131,14 @@ async def test_files_of_a_guest_are_not_trusted(python: isola.SandboxTemplate) -
             with pytest.raises(isola.InvalidArgumentError, match="is not a path below /files"):
                 await executor.execute("1", files={name: b""})
         done = await executor.execute("open('/files/big', 'w').write('x' * 1001)")
-        assert done.error is not None and done.error.code == "output_limit"
+        assert isinstance(done.error, isola.LimitError) and done.error.code == "output_limit"
         assert "more than 1000 bytes" in str(done.error)
         # Too many empty files are rejected, too.
         done = await executor.execute(
             "import os\nos.remove('/files/big')\n"
             "for n in range(10_001): open(f'/files/{n}', 'w').close()"
         )
-        assert done.error is not None and done.error.code == "output_limit"
+        assert isinstance(done.error, isola.LimitError) and done.error.code == "output_limit"
         assert "more than 10000 files" in str(done.error)
         await executor.execute("for n in range(10_001): os.remove(f'/files/{n}')")
         # A link that points out of the directory is neither read nor written through.

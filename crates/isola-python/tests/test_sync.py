@@ -116,12 +116,12 @@ def test_calls_and_events(template: isola.SandboxTemplate) -> None:
 
 def test_a_raw_sandbox(template: isola.SandboxTemplate) -> None:
     sandbox = template.instantiate()
-    with pytest.raises(isola.IsolaError, match="not running"):
+    with pytest.raises(isola.NotRunningError, match="not running"):
         sandbox.run("f")
     sandbox.start(cpu_timeout=10)
     sandbox.close()
     assert repr(sandbox) == "<Sandbox python, closed>"
-    with pytest.raises(isola.SandboxClosedError):
+    with pytest.raises(isola.ClosedError):
         sandbox.run("f")
     with pytest.raises(isola.InvalidArgumentError, match="unknown option 'colour'"):
         template.instantiate(colour="red")  # type: ignore[call-arg]

@@ -19,13 +19,19 @@ Everything is asynchronous; `isola.sync` has the same names for scripts.
 
 from ._arguments import Arg, JsonValue, StreamArg
 from ._errors import (
+    BusyError,
+    ClosedError,
+    CrashError,
     DownloadError,
     GuestError,
     GuestException,
+    HostcallError,
     InternalError,
     InvalidArgumentError,
     IsolaError,
     LimitError,
+    NotPendingError,
+    NotRunningError,
     SandboxClosedError,
     SnapshotError,
     StreamClosedError,
@@ -64,6 +70,9 @@ from ._template import (
 
 __all__ = [
     "Arg",
+    "BusyError",
+    "ClosedError",
+    "CrashError",
     "DownloadError",
     "EndEvent",
     "ErrorEvent",
@@ -73,6 +82,7 @@ __all__ = [
     "GuestError",
     "GuestException",
     "Headers",
+    "HostcallError",
     "HostcallHandler",
     "HttpHandler",
     "HttpRequest",
@@ -85,6 +95,8 @@ __all__ = [
     "Limits",
     "LogEvent",
     "MountConfig",
+    "NotPendingError",
+    "NotRunningError",
     "Permission",
     "Progress",
     "ResultEvent",

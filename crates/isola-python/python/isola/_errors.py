@@ -55,19 +55,56 @@ class InternalError(IsolaError):
 
 
 class GuestError(IsolaError):
-    """An error of the guest: uncaught exception, uncaught failure of a hostcall, or crash."""
+    """An error of the guest: an exception that its code did not catch.
+
+    The base class of `HostcallError` and `CrashError`.
+    """
 
     code = "guest_exception"
+
+
+class HostcallError(GuestError):
+    """A hostcall failed, and the guest did not catch the error."""
+
+    code = "hostcall_failed"
+
+
+class CrashError(GuestError):
+    """The guest's interpreter terminated. The sandbox is closed."""
+
+    code = "crash"
 
 
 class LimitError(IsolaError):
     """A limit was exceeded; `code` identifies it."""
 
 
-class SandboxClosedError(IsolaError):
-    """The sandbox is closed; the message contains the reason."""
+class BusyError(IsolaError):
+    """The sandbox is running another operation."""
+
+    code = "busy"
+
+
+class NotRunningError(IsolaError):
+    """The sandbox was not started."""
+
+    code = "not_running"
+
+
+class NotPendingError(IsolaError):
+    """The sandbox was started already."""
+
+    code = "not_pending"
+
+
+class ClosedError(IsolaError):
+    """The sandbox, context or pool is closed; the message contains the reason."""
 
     code = "closed"
+
+
+SandboxClosedError = ClosedError
+"""An older name of `ClosedError`."""
 
 
 class SnapshotError(IsolaError):
@@ -94,10 +131,10 @@ class StreamClosedError(IsolaError):
     code = "stream_closed"
 
 
-_CLASSES: dict[str, type[IsolaError]] = {
+CLASSES: dict[str, type[IsolaError]] = {
     "guest_exception": GuestError,
-    "hostcall_failed": GuestError,
-    "crash": GuestError,
+    "hostcall_failed": HostcallError,
+    "crash": CrashError,
     "memory_limit": LimitError,
     "cpu_time_limit": LimitError,
     "wall_time_limit": LimitError,
@@ -109,7 +146,10 @@ _CLASSES: dict[str, type[IsolaError]] = {
     "download_refused": DownloadError,
     "snapshot_refused": SnapshotError,
     "invalid_argument": InvalidArgumentError,
-    "closed": SandboxClosedError,
+    "busy": BusyError,
+    "not_running": NotRunningError,
+    "not_pending": NotPendingError,
+    "closed": ClosedError,
     "internal": InternalError,
     "stream_closed": StreamClosedError,
     "stream_full": StreamFullError,
@@ -121,7 +161,7 @@ def from_native(
 ) -> IsolaError:
     """Creates the exception for an error of the native module."""
     guest = None if exception is None else GuestException(*exception)
-    return _CLASSES.get(code, IsolaError)(message, code=code, exception=guest)
+    return CLASSES.get(code, IsolaError)(message, code=code, exception=guest)
 
 
 def _rebuild(

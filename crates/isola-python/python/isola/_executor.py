@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from ._errors import InvalidArgumentError, IsolaError
+from ._errors import InvalidArgumentError, IsolaError, LimitError
 from ._events import EndEvent, ErrorEvent, LogEvent, ResultEvent, StderrEvent, StdoutEvent
 from ._options import MountConfig
 from ._template import SandboxTemplate, build_template
@@ -239,7 +239,7 @@ def _read(directory: Path, limit: int) -> dict[str, bytes]:
                 # Every entry counts, since empty files take memory, too.
                 count += 1
                 if count > MAX_ENTRIES:
-                    raise IsolaError(
+                    raise LimitError(
                         f"there are more than {MAX_ENTRIES} files and directories in {FILES}",
                         code="output_limit",
                     )
@@ -250,7 +250,7 @@ def _read(directory: Path, limit: int) -> dict[str, bytes]:
                     continue
                 size += entry.stat(follow_symlinks=False).st_size
                 if size > limit:
-                    raise IsolaError(
+                    raise LimitError(
                         f"the files in {FILES} take more than {limit} bytes", code="output_limit"
                     )
                 found[path.relative_to(directory).as_posix()] = path.read_bytes()

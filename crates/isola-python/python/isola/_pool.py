@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, AsyncIterator
 
-from ._errors import InvalidArgumentError, SandboxClosedError, SnapshotError
+from ._errors import ClosedError, InvalidArgumentError, SnapshotError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -91,7 +91,7 @@ class SandboxPool:
 
     def _fill(self) -> None:
         if self._closed:
-            raise SandboxClosedError("the pool is closed")
+            raise ClosedError("the pool is closed")
         loop = asyncio.get_running_loop()
         while len(self._warm) < self._size:
             self._warm.append(loop.create_task(self._start()))

@@ -24,13 +24,19 @@ import isola as _isola
 from . import _blocking
 from ._arguments import Arg, JsonValue, StreamArg
 from ._errors import (
+    BusyError,
+    ClosedError,
+    CrashError,
     DownloadError,
     GuestError,
     GuestException,
+    HostcallError,
     InternalError,
     InvalidArgumentError,
     IsolaError,
     LimitError,
+    NotPendingError,
+    NotRunningError,
     SandboxClosedError,
     SnapshotError,
     StreamClosedError,
@@ -55,6 +61,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Arg",
+    "BusyError",
+    "ClosedError",
+    "CrashError",
     "DownloadError",
     "EndEvent",
     "ErrorEvent",
@@ -64,6 +73,7 @@ __all__ = [
     "GuestError",
     "GuestException",
     "Headers",
+    "HostcallError",
     "HttpRequest",
     "HttpResponse",
     "InternalError",
@@ -74,6 +84,8 @@ __all__ = [
     "Limits",
     "LogEvent",
     "MountConfig",
+    "NotPendingError",
+    "NotRunningError",
     "Permission",
     "Progress",
     "ResultEvent",
