@@ -150,6 +150,7 @@ async def test_one_operation_at_a_time(python: isola.SandboxTemplate) -> None:
     ):
         with pytest.raises(isola.BusyError, match="^sandbox is busy$") as refused:
             await second()
+        assert refused.value.code == "busy"
     finish.set()
     assert await running is None
     await sandbox.aclose()
@@ -300,17 +301,30 @@ async def test_a_failing_prelude() -> None:
             pass
 
 
-async def test_a_context_owns_its_templates() -> None:
+async def test_a_closed_context_builds_no_more_templates() -> None:
     async with isola.SandboxContext() as context:
         template = await context.build_template("python")
         sandbox = await template.instantiate()
-    with pytest.raises(isola.IsolaError, match="context is closed") as caught:
-        await template.instantiate()
-    assert caught.value.code == "closed"
-    with pytest.raises(isola.IsolaError, match="context is closed"):
+        parent = await template.instantiate()
+        await parent.start()
+        snapshot = await parent.snapshot()
+    with pytest.raises(isola.ClosedError, match="^the context is closed: its owner") as caught:
         await context.build_template("python")
+    assert caught.value.code == "closed"
     context.close()
-    # Existing sandboxes remain usable.
-    async with sandbox:
-        await sandbox.load_script(SPIN)
-        assert await sandbox.run("ok") == 1
+    # Its templates and their sandboxes remain usable.
+    async with sandbox, template.create() as created, await template.restore(snapshot) as restored:
+        for each in (sandbox, created, restored, parent):
+            await each.load_script(SPIN)
+            assert await each.run("ok") == 1
+    await parent.aclose()
+
+
+async def test_a_context_that_is_closed_during_a_build() -> None:
+    context = isola.SandboxContext()
+    building = asyncio.create_task(context.build_template("js"))
+    # The task runs up to its first wait.
+    await asyncio.sleep(0)
+    context.close()
+    with pytest.raises(isola.ClosedError, match="the context is closed"):
+        await building

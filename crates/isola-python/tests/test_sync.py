@@ -139,9 +139,12 @@ def test_leaving_a_stream_early(template: isola.SandboxTemplate) -> None:
 def test_the_other_names(template: isola.SandboxTemplate) -> None:
     assert isola.resolve_runtime("python").runtime == "python"
     with isola.SandboxContext() as context:
-        owned = context.build_template("python")
-    with pytest.raises(isola.IsolaError, match="context is closed"):
-        owned.instantiate()
+        built = context.build_template("python")
+    with pytest.raises(isola.ClosedError, match="context is closed"):
+        context.build_template("python")
+    with built.create() as sandbox:
+        sandbox.load_script("def f(): return 2")
+        assert sandbox.run("f") == 2
     with isola.SandboxPool(template, 2, script="def f(): return 1") as pool:
         assert pool.ready == 2
         with pool.sandbox() as sandbox:

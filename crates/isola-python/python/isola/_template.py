@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, AsyncIterator, Literal
 from . import _native
 from ._bridge import call
 from ._dispatch import Dispatcher
-from ._errors import InvalidArgumentError, IsolaError
+from ._errors import ClosedError, InvalidArgumentError
 from ._options import (
     HostcallHandler,
     Limits,
@@ -202,7 +202,6 @@ class SandboxTemplate:
     def __init__(self, native: _native.Template, runtime: RuntimeName) -> None:
         self._native = native
         self._runtime = runtime
-        self._closed = False
 
     @property
     def runtime(self) -> RuntimeName:
@@ -257,8 +256,6 @@ class SandboxTemplate:
         """Creates a sandbox that has not been started; entering it starts it."""
         refuse_unknown(unknown, "a sandbox", _SANDBOX_OPTIONS)
         given = limits_of(limits, max_memory)
-        if self._closed:
-            raise IsolaError("the template's context is closed", code="closed")
         if http is not None and http_handler is not None:
             raise InvalidArgumentError("http and http_handler are the same option: set only one")
         dispatcher = Dispatcher(hostcalls, http if http is not None else http_handler)
@@ -305,8 +302,6 @@ class SandboxTemplate:
         """
         refuse_unknown(unknown, "a sandbox", _SANDBOX_OPTIONS)
         given = limits_of(limits, max_memory)
-        if self._closed:
-            raise IsolaError("the template's context is closed", code="closed")
         if http is not None and http_handler is not None:
             raise InvalidArgumentError("http and http_handler are the same option: set only one")
         if not isinstance(snapshot, Snapshot):
@@ -329,31 +324,34 @@ class SandboxTemplate:
 
 
 class SandboxContext:
-    """The owner of the templates that it builds. After `close` they create no sandboxes.
+    """A context that builds templates until it is closed.
 
-    Existing sandboxes remain usable.
+    Its templates and their sandboxes remain usable then.
     """
 
     def __init__(self) -> None:
-        self._templates: list[SandboxTemplate] = []
         self._closed = False
 
     async def build_template(
         self, runtime: RuntimeName, **template_config: Unpack[TemplateOptions]
     ) -> SandboxTemplate:
         """Builds a template, as `isola.build_template` does."""
-        if self._closed:
-            raise IsolaError("the context is closed", code="closed")
+        self._check_open()
         template = await build_template(runtime, **template_config)
-        self._templates.append(template)
+        # The context may have been closed during the build, and builds nothing then.
+        self._check_open()
         return template
 
     def close(self) -> None:
-        """Closes the context and its templates. Closing again has no effect."""
+        """Closes the context, which then builds no more templates.
+
+        Its templates remain usable. Closing again has no effect.
+        """
         self._closed = True
-        for template in self._templates:
-            template._closed = True
-        self._templates.clear()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the context is closed: its owner closed it")
 
     async def __aenter__(self) -> Self:
         return self

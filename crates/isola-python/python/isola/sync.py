@@ -428,9 +428,9 @@ class Snapshot:
 
 
 class SandboxContext:
-    """The owner of the templates that it builds. After `close` they create no sandboxes.
+    """A context that builds templates until it is closed.
 
-    Existing sandboxes remain usable.
+    Its templates and their sandboxes remain usable then.
     """
 
     def __init__(self) -> None:
@@ -445,7 +445,10 @@ class SandboxContext:
         )
 
     def close(self) -> None:
-        """Closes the context and its templates. Closing again has no effect."""
+        """Closes the context, which then builds no more templates.
+
+        Its templates remain usable. Closing again has no effect.
+        """
         self._inner.close()
 
     def __enter__(self) -> Self:
