@@ -147,6 +147,19 @@ impl Sandbox {
         self.start_stream(call, limits, event_loop, py)
     }
 
+    /// Runs source code, and passes the JSON text of the value of its last expression
+    /// to `done`.
+    fn evaluate(
+        &self,
+        source: String,
+        limits: CallLimits,
+        event_loop: Py<PyAny>,
+        done: Py<PyAny>,
+        py: Python<'_>,
+    ) -> PyResult<Task> {
+        self.start_call(self.inner.get()?.evaluate(source), limits, event_loop, done, py)
+    }
+
     /// Runs source code and returns the event stream, which ends with the value of
     /// its last expression.
     fn evaluate_stream(

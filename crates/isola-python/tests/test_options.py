@@ -146,7 +146,9 @@ async def test_one_operation_at_a_time(python: isola.SandboxTemplate) -> None:
     for second in (
         lambda: sandbox.run("f"),
         lambda: sandbox.load_script("x = 1"),
+        lambda: sandbox.evaluate("1"),
         lambda: anext(sandbox.run_stream("f")),
+        lambda: anext(sandbox.evaluate_stream("1")),
     ):
         with pytest.raises(isola.BusyError, match="^sandbox is busy$") as refused:
             await second()

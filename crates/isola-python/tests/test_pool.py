@@ -64,7 +64,7 @@ async def test_a_pool_says_why_it_cannot_fill(python: isola.SandboxTemplate) -> 
 
 
 async def test_source_in_value_output_and_files_out(python: isola.SandboxTemplate) -> None:
-    done = await isola.execute(
+    done = await isola.evaluate(
         "import csv, sys\n"
         "from sandbox.logging import info\n"
         "rows = list(csv.reader(open('/files/in/data.csv')))\n"
@@ -89,39 +89,39 @@ async def test_source_in_value_output_and_files_out(python: isola.SandboxTemplat
 
 async def test_a_session_keeps_its_state(python: isola.SandboxTemplate) -> None:
     async with isola.Executor(python, cpu_timeout=0.5) as executor:
-        assert (await executor.execute("x = 20")).value is None
-        assert (await executor.execute("x + 1")).value == 21
-        assert (await executor.execute("import asyncio\nawait asyncio.sleep(0, 5)")).value == 5
-        assert (await executor.execute("(i for i in range(2))")).results == [0, 1]
-        assert (await executor.execute("object")).value == "<class 'object'>"
-        failed = await executor.execute("def f():\n    return 1 / 0\nf()")
+        assert (await executor.evaluate("x = 20")).value is None
+        assert (await executor.evaluate("x + 1")).value == 21
+        assert (await executor.evaluate("import asyncio\nawait asyncio.sleep(0, 5)")).value == 5
+        assert (await executor.evaluate("(i for i in range(2))")).results == [0, 1]
+        assert (await executor.evaluate("object")).value == "<class 'object'>"
+        failed = await executor.evaluate("def f():\n    return 1 / 0\nf()")
         assert isinstance(failed.error, isola.GuestError)
         assert 'File "cell-6.py", line 2, in f' in str(failed.error)
         # The traceback does not contain the helper.
         assert "isola_evaluate" not in str(failed.error)
-        syntax = await executor.execute("def f(:")
+        syntax = await executor.evaluate("def f(:")
         assert str(syntax.error).startswith("SyntaxError: invalid syntax")
-        assert (await executor.execute("x")).value == 20
-        await executor.execute("open('/files/kept', 'w').write('1')")
-        limited = await executor.execute("while True: pass")
+        assert (await executor.evaluate("x")).value == 20
+        await executor.evaluate("open('/files/kept', 'w').write('1')")
+        limited = await executor.evaluate("while True: pass")
         assert isinstance(limited.error, isola.LimitError)
         assert limited.error.code == "cpu_time_limit"
         # A new sandbox: the files are there, the variables are not.
-        lost = await executor.execute("open('/files/kept').read() + str('x' in globals())")
+        lost = await executor.evaluate("open('/files/kept').read() + str('x' in globals())")
         assert lost.value == "1False"
         await executor.reset()
-        assert (await executor.execute("import os; os.listdir('/files')")).value == []
+        assert (await executor.evaluate("import os; os.listdir('/files')")).value == []
 
 
 async def test_a_session_in_javascript(javascript: isola.SandboxTemplate) -> None:
     async with isola.Executor(javascript) as executor:
-        assert (await executor.execute("var x = 20; console.log('hi'); x + 1")).value == 21
-        done = await executor.execute("Promise.resolve({ a: [x], b: undefined })")
+        assert (await executor.evaluate("var x = 20; console.log('hi'); x + 1")).value == 21
+        done = await executor.evaluate("Promise.resolve({ a: [x], b: undefined })")
         assert done.value == {"a": [20]}
-        assert (await executor.execute("undefined")).value is None
-        assert (await executor.execute("2n ** 64n")).value == 2**64
-        assert (await executor.execute("Symbol('s')")).value == "Symbol(s)"
-        failed = await executor.execute("nope()")
+        assert (await executor.evaluate("undefined")).value is None
+        assert (await executor.evaluate("2n ** 64n")).value == 2**64
+        assert (await executor.evaluate("Symbol('s')")).value == "Symbol(s)"
+        failed = await executor.evaluate("nope()")
         assert str(failed.error).startswith("ReferenceError: nope is not defined")
 
 
@@ -129,30 +129,30 @@ async def test_files_of_a_guest_are_not_trusted(python: isola.SandboxTemplate) -
     async with isola.Executor(python, max_file_bytes=1000) as executor:
         for name in ("/etc/x", "../x", "a/../../x", "", "a\0b"):
             with pytest.raises(isola.InvalidArgumentError, match="is not a path below /files"):
-                await executor.execute("1", files={name: b""})
-        done = await executor.execute("open('/files/big', 'w').write('x' * 1001)")
+                await executor.evaluate("1", files={name: b""})
+        done = await executor.evaluate("open('/files/big', 'w').write('x' * 1001)")
         assert isinstance(done.error, isola.LimitError) and done.error.code == "output_limit"
         assert "more than 1000 bytes" in str(done.error)
         # Too many empty files are rejected, too.
-        done = await executor.execute(
+        done = await executor.evaluate(
             "import os\nos.remove('/files/big')\n"
             "for n in range(10_001): open(f'/files/{n}', 'w').close()"
         )
         assert isinstance(done.error, isola.LimitError) and done.error.code == "output_limit"
         assert "more than 10000 files" in str(done.error)
-        await executor.execute("for n in range(10_001): os.remove(f'/files/{n}')")
+        await executor.evaluate("for n in range(10_001): os.remove(f'/files/{n}')")
         # A link that points out of the directory is neither read nor written through.
-        await executor.execute(
+        await executor.evaluate(
             "try:\n    os.symlink('elsewhere', '/files/link')\nexcept OSError: pass"
         )
-        done = await executor.execute("1", files={"link": "mine"})
+        done = await executor.evaluate("1", files={"link": "mine"})
         assert done.files == {"link": b"mine"}
         with pytest.raises(isola.InvalidArgumentError, match="is not a directory"):
-            await executor.execute("1", files={"link/x": b""})
+            await executor.evaluate("1", files={"link/x": b""})
 
 
 async def test_executions_at_once(python: isola.SandboxTemplate) -> None:
     done = await asyncio.gather(
-        *(isola.execute(f"{n} * {n}", template=python) for n in range(8))
+        *(isola.evaluate(f"{n} * {n}", template=python) for n in range(8))
     )
     assert [each.value for each in done] == [n * n for n in range(8)]

@@ -45,8 +45,8 @@ def test_the_same_names() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["execute", "Executor", "Executor.execute", "Sandbox.start", "Sandbox.load_script"]
-    + ["Sandbox.run", "Sandbox.run_stream"]
+    ["evaluate", "Executor", "Executor.evaluate", "Sandbox.start", "Sandbox.load_script"]
+    + ["Sandbox.run", "Sandbox.run_stream", "Sandbox.evaluate", "Sandbox.evaluate_stream"]
     + ["resolve_runtime", "Snapshot.save", "SandboxPool", "SandboxContext.build_template"],
 )
 def test_the_same_parameters(name: str) -> None:
@@ -109,6 +109,11 @@ def test_calls_and_events(template: isola.SandboxTemplate) -> None:
         ]
         with pytest.raises(isola.GuestError, match="^NameError"):
             sandbox.run("nope")
+        assert sandbox.evaluate("n = 20\nn + 1") == 21
+        assert list(sandbox.evaluate_stream("print(n)\nn")) == [
+            isola.StdoutEvent("20\n"),
+            isola.EndEvent(20),
+        ]
         with pytest.raises(isola.LimitError):
             sandbox.load_script("while True: pass", cpu_timeout=0.05)
         assert sandbox.closed
@@ -153,11 +158,11 @@ def test_the_other_names(template: isola.SandboxTemplate) -> None:
         pool.warm()
         assert pool.ready == 2
     with isola.Executor(template) as executor:
-        executor.execute("x = 1")
-        assert executor.execute("x + 1").value == 2
+        executor.evaluate("x = 1")
+        assert executor.evaluate("x + 1").value == 2
         executor.reset()
-        assert not executor.execute("x").ok
-    assert isola.execute("1 + 1", template=template).value == 2
+        assert not executor.evaluate("x").ok
+    assert isola.evaluate("1 + 1", template=template).value == 2
 
 
 def test_an_exception_in_a_block_closes_its_sandbox(template: isola.SandboxTemplate) -> None:

@@ -46,7 +46,7 @@ from ._events import (
     StderrEvent,
     StdoutEvent,
 )
-from ._executor import Execution, Executor, execute
+from ._executor import Execution, Executor, evaluate
 from ._http import Headers, HttpHandler, HttpRequest, HttpResponse
 from ._native import __version__
 from ._options import (
@@ -116,6 +116,6 @@ __all__ = [
     "StreamFullError",
     "__version__",
     "build_template",
-    "execute",
+    "evaluate",
     "resolve_runtime",
 ]

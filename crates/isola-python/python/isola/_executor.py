@@ -1,4 +1,4 @@
-"""Runs source code and returns its value, output and files: a tool for agent frameworks."""
+"""Evaluates source code to its value, output and files: a tool for agent frameworks."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class Executor:
     """A session: pieces of source code that share their state and files.
 
         async with isola.Executor() as executor:
-            await executor.execute("x = 20")
-            done = await executor.execute("x + 1")
+            await executor.evaluate("x = 20")
+            done = await executor.evaluate("x + 1")
             print(done.value)
 
     An exception leaves the session unchanged. A fatal error, such as a time limit,
@@ -99,7 +99,7 @@ class Executor:
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._sandbox: Sandbox | None = None
 
-    async def execute(
+    async def evaluate(
         self, source: str, *, files: Mapping[str, bytes | str] | None = None
     ) -> Execution:
         """Writes `files` into `/files` and runs source code."""
@@ -111,7 +111,10 @@ class Executor:
         output = {"stdout": "", "stderr": ""}
         logs: list[tuple[str, str]] = []
         error: IsolaError | None = None
-        async for event in sandbox._evaluate(source, self._timeout, self._cpu_timeout):
+        events = sandbox.evaluate_stream(
+            source, timeout=self._timeout, cpu_timeout=self._cpu_timeout
+        )
+        async for event in events:
             if isinstance(event, StdoutEvent):
                 output["stdout"] += event.data
             elif isinstance(event, StderrEvent):
@@ -180,7 +183,7 @@ class Executor:
         await self.aclose()
 
 
-async def execute(
+async def evaluate(
     source: str,
     *,
     files: Mapping[str, bytes | str] | None = None,
@@ -203,7 +206,7 @@ async def execute(
         **sandbox_config,
     )
     async with executor:
-        return await executor.execute(source, files=files)
+        return await executor.evaluate(source, files=files)
 
 
 def _write(directory: Path, files: Mapping[str, bytes | str]) -> None:

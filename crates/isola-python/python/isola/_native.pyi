@@ -95,6 +95,9 @@ class Sandbox:
     def run_stream(
         self, function: str, arguments: _Arguments, limits: _Limits, event_loop: _Loop
     ) -> EventStream: ...
+    def evaluate(
+        self, source: str, limits: _Limits, event_loop: _Loop, done: _Done
+    ) -> Task: ...
     def evaluate_stream(
         self, source: str, limits: _Limits, event_loop: _Loop
     ) -> EventStream: ...

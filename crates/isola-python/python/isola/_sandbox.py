@@ -132,14 +132,39 @@ class Sandbox:
                 async for event in events:
                     yield event
 
-    async def _evaluate(
-        self, source: str, timeout: float | None, cpu_timeout: float | None
-    ) -> AsyncGenerator[Event, None]:
-        """Runs source code and yields its events, ending with the last expression's value."""
+    async def evaluate(
+        self,
+        source: str,
+        *,
+        timeout: float | None = None,
+        cpu_timeout: float | None = None,
+    ) -> JsonValue:
+        """Runs source code at the top level, and returns the value of its last expression.
+
+        That is `None` if the code does not end in an expression. A value that JSON
+        cannot represent is returned as text: its `repr`, or `String(value)` in
+        JavaScript. All evaluated code and all scripts share their globals. `timeout`
+        and `cpu_timeout` are the limits of this operation, in seconds.
+        """
         limits = _limits(timeout, cpu_timeout)
+        code = _source(source)
+        self._dispatcher.enter_call()
+        text = await call(lambda loop, done: self._native.evaluate(code, limits, loop, done))
+        return decode(text)
+
+    async def evaluate_stream(
+        self,
+        source: str,
+        *,
+        timeout: float | None = None,
+        cpu_timeout: float | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """Does the same as `evaluate` and yields the events, like `run_stream`."""
+        limits = _limits(timeout, cpu_timeout)
+        code = _source(source)
         loop = asyncio.get_running_loop()
         self._dispatcher.enter_call()
-        stream = self._native.evaluate_stream(source, limits, loop)
+        stream = self._native.evaluate_stream(code, limits, loop)
         async with aclosing(_follow(stream, loop)) as events:
             async for event in events:
                 yield event
@@ -256,6 +281,14 @@ async def resume(
 
 def _limits(timeout: object, cpu_timeout: object) -> tuple[float | None, float | None]:
     return seconds("timeout", timeout), seconds("cpu_timeout", cpu_timeout)
+
+
+def _source(source: object) -> str:
+    if isinstance(source, str):
+        return source
+    raise InvalidArgumentError(
+        f"source is a {type(source).__name__}: give the source code as a string"
+    )
 
 
 async def _follow(

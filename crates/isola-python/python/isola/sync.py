@@ -105,7 +105,7 @@ __all__ = [
     "StreamFullError",
     "__version__",
     "build_template",
-    "execute",
+    "evaluate",
     "resolve_runtime",
 ]
 
@@ -114,8 +114,8 @@ class Executor:
     """A session: pieces of source code that share their state and files.
 
         with isola.Executor() as executor:
-            executor.execute("x = 20")
-            done = executor.execute("x + 1")
+            executor.evaluate("x = 20")
+            done = executor.evaluate("x + 1")
             print(done.value)
 
     An exception leaves the session unchanged. A fatal error, such as a time limit,
@@ -142,9 +142,9 @@ class Executor:
             **_blocking.handlers(sandbox_config),
         )
 
-    def execute(self, source: str, *, files: Mapping[str, bytes | str] | None = None) -> Execution:
+    def evaluate(self, source: str, *, files: Mapping[str, bytes | str] | None = None) -> Execution:
         """Writes `files` into `/files` and runs source code."""
-        return _blocking.run(self._inner.execute(source, files=files))
+        return _blocking.run(self._inner.evaluate(source, files=files))
 
     def reset(self) -> None:
         """Discards the variables and the files."""
@@ -167,7 +167,7 @@ class Executor:
         _blocking.run(self._inner.__aexit__(kind, error, trace))
 
 
-def execute(
+def evaluate(
     source: str,
     *,
     files: Mapping[str, bytes | str] | None = None,
@@ -183,7 +183,7 @@ def execute(
     it once and pass it.
     """
     return _blocking.run(
-        _isola.execute(
+        _isola.evaluate(
             source,
             files=files,
             template=template._inner if isinstance(template, SandboxTemplate) else template,
@@ -336,6 +336,26 @@ class Sandbox:
             self._inner.run_stream(
                 function, *args, timeout=timeout, cpu_timeout=cpu_timeout, **kwargs
             )
+        )
+
+    def evaluate(
+        self, source: str, *, timeout: float | None = None, cpu_timeout: float | None = None
+    ) -> JsonValue:
+        """Runs source code at the top level, and returns the value of its last expression.
+
+        That is `None` if the code does not end in an expression. A value that JSON
+        cannot represent is returned as text: its `repr`, or `String(value)` in
+        JavaScript. All evaluated code and all scripts share their globals. `timeout`
+        and `cpu_timeout` are the limits of this operation, in seconds.
+        """
+        return _blocking.run(self._inner.evaluate(source, timeout=timeout, cpu_timeout=cpu_timeout))
+
+    def evaluate_stream(
+        self, source: str, *, timeout: float | None = None, cpu_timeout: float | None = None
+    ) -> Generator[Event, None, None]:
+        """Does the same as `evaluate` and yields the events, like `run_stream`."""
+        return _blocking.iterate(
+            self._inner.evaluate_stream(source, timeout=timeout, cpu_timeout=cpu_timeout)
         )
 
     def finish(self, *, timeout: float | None = None, cpu_timeout: float | None = None) -> None:
