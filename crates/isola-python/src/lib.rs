@@ -7,10 +7,11 @@
 //! | to change | start in |
 //! |---|---|
 //! | the public API, its checks and types | `python/isola` |
-//! | an option or limit | `python/isola/_options.py`, then `template.rs`, `limits.rs` |
+//! | the synchronous half | nothing: `cargo xtask generate` writes `python/isola/sync.py`. What it runs on is `python/isola/_blocking.py` |
+//! | an option or limit | `python/isola/_options.py`, then `template.rs`, `limits.rs`, `mounts.rs` |
 //! | an exception | `python/isola/_errors.py`, then `failure.rs` |
 //! | how a call runs and its result is delivered | `bridge.rs`, `sandbox.rs` |
-//! | handlers of hostcalls and HTTP | `host.rs`, `bodies.rs`; `python/isola/_dispatch.py` |
+//! | handlers of hostcalls and HTTP | `host.rs`, `guard.rs`, `bodies.rs`; `python/isola/_dispatch.py` |
 //! | events, values, snapshots | `events.rs`, `encode.rs`, `snapshot.rs` |
 //!
 //! What must stay true (the tests are in `tests/`):
@@ -24,6 +25,7 @@
 //!   disabled when the process exits. (tests `test_processes`)
 //! - After a fork, the child can use no object of its parent. (tests `test_processes`)
 //! - The types accept what the tests use. (`check "python types"`)
+//! - Errors and verbs are those of `crates/isola/api.json`. (tests `test_api`)
 
 use pyo3::prelude::*;
 
