@@ -17,10 +17,12 @@ test('each code has the class of the table, and no other code exists', () => {
   const table = Object.fromEntries(rows.map(({ code, class: name }) => [code, name]));
   assert.equal(Object.keys(table).length, rows.length);
   assert.deepEqual(Object.fromEntries([...classOfCode].map(([code, type]) => [code, type.name])), table);
-  for (const { code, class: name } of rows) {
+  for (const { code, class: name, extends: parent } of rows) {
     const error = fromFailure({ code, message: 'why' });
     assert.ok(error instanceof isola[name] && error instanceof isola.IsolaError, name);
     assert.deepEqual([error.code, error.name, error.message], [code, name, 'why']);
+    const base = parent ?? 'IsolaError';
+    assert.equal(Object.getPrototypeOf(isola[name]), isola[base], `${name} extends ${base}`);
   }
 });
 

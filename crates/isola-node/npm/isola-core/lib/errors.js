@@ -37,10 +37,8 @@ Object.defineProperty(IsolaError.prototype, 'name', {
 const AbortError = named(IsolaError, 'AbortError');
 const BusyError = named(IsolaError, 'BusyError');
 const ClosedError = named(IsolaError, 'ClosedError');
-const CrashError = named(IsolaError, 'CrashError');
 const DownloadError = named(IsolaError, 'DownloadError');
 const GuestError = named(IsolaError, 'GuestError');
-const HostcallError = named(IsolaError, 'HostcallError');
 const InternalError = named(IsolaError, 'InternalError');
 const InvalidArgumentError = named(IsolaError, 'InvalidArgumentError');
 const LimitError = named(IsolaError, 'LimitError');
@@ -49,6 +47,9 @@ const NotRunningError = named(IsolaError, 'NotRunningError');
 const SnapshotError = named(IsolaError, 'SnapshotError');
 const StreamClosedError = named(IsolaError, 'StreamClosedError');
 const StreamFullError = named(IsolaError, 'StreamFullError');
+// Faults of the guest, too.
+const CrashError = named(GuestError, 'CrashError');
+const HostcallError = named(GuestError, 'HostcallError');
 
 // Each code has one class. `crates/isola/api.json` has the same table, for all languages.
 const CLASSES = new Map([

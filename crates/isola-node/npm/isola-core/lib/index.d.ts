@@ -383,13 +383,13 @@ export class BusyError extends IsolaError {}
 /** The sandbox or context is closed. */
 export class ClosedError extends IsolaError {}
 /** The interpreter crashed. */
-export class CrashError extends IsolaError {}
+export class CrashError extends GuestError {}
 /** A runtime could not be downloaded, or the download was rejected. */
 export class DownloadError extends IsolaError {}
-/** User code threw. */
+/** User code threw; the base of the other faults of the guest. */
 export class GuestError extends IsolaError {}
 /** A hostcall failed, and user code did not catch it. */
-export class HostcallError extends IsolaError {}
+export class HostcallError extends GuestError {}
 /** A bug in isola, or a failure of the host system. */
 export class InternalError extends IsolaError {}
 /** An argument or option is invalid. */
