@@ -22,6 +22,7 @@ mod component;
 mod emit;
 mod group;
 mod guard;
+mod index_map;
 mod merge;
 mod module;
 #[cfg(test)]
@@ -62,6 +63,7 @@ pub fn digest() -> String {
         .text("emit", include_str!("merge_modules/emit.rs"))
         .text("group", include_str!("merge_modules/group.rs"))
         .text("guard", include_str!("merge_modules/guard.rs"))
+        .text("index_map", include_str!("merge_modules/index_map.rs"))
         .text("merge", include_str!("merge_modules/merge.rs"))
         .text("module", include_str!("merge_modules/module.rs"))
         .finish()

@@ -19,7 +19,7 @@ use wasm_encoder::{BlockType, Function, Instruction, ValType};
 use wasmparser::{FunctionBody, Operator};
 
 use super::group::Group;
-use super::merge::IndexMap;
+use super::index_map::IndexMap;
 use super::module::{Kind, Module};
 
 /// The changes of an interpreter.
