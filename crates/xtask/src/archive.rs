@@ -12,11 +12,11 @@ use crate::digest::{self, Inputs};
 use crate::{guests, stamp, workspace};
 
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct ArchiveArgs {}
 
 /// Runs `cargo xtask archives`: builds the archives from which runtimes are
 /// downloaded.
-pub fn run(_: &Args) -> Result<()> {
+pub fn run(_: &ArchiveArgs) -> Result<()> {
     guests::ensure()?;
     println!("{}", create()?.display());
     Ok(())

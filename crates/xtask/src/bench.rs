@@ -1,47 +1,96 @@
-//! `cargo xtask bench`: measures the table of SPECIFICATION.md on this machine.
-//! `cargo xtask bench python` measures the Python package, in comparison with the
-//! same call in Rust and with other ways to run Python.
+//! `cargo xtask bench`: runs the benchmarks, each of which prints one table.
 
 use std::ffi::OsStr;
 use std::process::Command;
 
 use anyhow::Result;
+use clap::{Subcommand, ValueEnum};
 
 use crate::{debian, guests, linux, node, process, rust_calls, setup, wheel, workspace};
 
 #[derive(clap::Args)]
-pub struct Args {
-    /// Measure only the rows whose name contains this; `node`: the npm package,
-    /// `python`: the Python package, `images`: pulling images of isorun, `linux`: Linux
-    /// sandboxes, `state`: their shells, forks, hibernation and snapshots, `network`: their
-    /// rules, secrets and URLs
-    filter: Option<String>,
-    /// With `node`: only the rows whose name contains this; with `network`: only `traffic`,
-    /// `credentials`, `urls` or `create`; with `linux`: `work` measures typical work of
-    /// programs, in comparison with the machine without a sandbox
-    row: Option<String>,
+pub struct BenchArgs {
+    /// The benchmark; `isola` by default
+    #[command(subcommand)]
+    benchmark: Option<Benchmark>,
 }
 
-pub fn run(args: &Args) -> Result<()> {
-    if args.filter.as_deref() == Some("images") {
-        return images();
-    }
-    if args.filter.as_deref() == Some("linux") {
-        let row: Vec<&OsStr> = args.row.iter().map(AsRef::as_ref).collect();
-        return linux_sandboxes("sandbox", &row);
-    }
-    if args.filter.as_deref() == Some("network") {
-        return network(args.row.as_deref());
-    }
-    if args.filter.as_deref() == Some("state") {
-        let chart = workspace::root().join("docs/isorun/state.svg");
-        return linux_sandboxes("state", &["--chart".as_ref(), chart.as_ref()]);
-    }
-    guests::ensure()?;
-    match args.filter.as_deref() {
-        Some("node") => node::bench(args.row.as_deref()),
-        Some("python") => python(),
-        filter => rust(filter),
+#[derive(Subcommand)]
+enum Benchmark {
+    /// Measure the crate isola: the table of SPECIFICATION.md
+    Isola {
+        /// Measure only the rows whose name contains this, such as "1,000 forks"
+        row: Option<String>,
+    },
+    /// Measure the npm package, in comparison with other engines
+    Node {
+        /// Measure only the rows whose name contains this
+        row: Option<String>,
+    },
+    /// Measure the Python package, in comparison with the same calls in Rust and with other
+    /// ways to run Python
+    Python,
+    /// Measure pulling images of isorun from a registry on this machine
+    Images,
+    /// Measure Linux sandboxes, in comparison with plain runsc
+    Linux {
+        #[arg(value_enum)]
+        rows: Option<LinuxRows>,
+    },
+    /// Measure shells, forks, hibernation and restores of Linux sandboxes, and draw
+    /// docs/isorun/state.svg
+    State,
+    /// Measure rules, credentials and URLs of Linux sandboxes, in comparison with an open
+    /// network and nginx
+    Network {
+        /// Measure only this group of rows
+        #[arg(value_enum)]
+        rows: Option<NetworkRows>,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LinuxRows {
+    /// Only typical work of programs, in comparison with the machine without a sandbox
+    Work,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum NetworkRows {
+    /// Latency and throughput of connections through the proxy
+    Traffic,
+    /// Requests to which the proxy adds a secret
+    Credentials,
+    /// Requests to the URLs of a sandbox, in comparison with nginx
+    Urls,
+    /// Creating sandboxes with a network
+    Create,
+}
+
+pub fn run(args: &BenchArgs) -> Result<()> {
+    match args.benchmark.as_ref().unwrap_or(&Benchmark::Isola { row: None }) {
+        Benchmark::Isola { row } => {
+            guests::ensure()?;
+            rust(row.as_deref())
+        }
+        Benchmark::Node { row } => {
+            guests::ensure()?;
+            node::bench(row.as_deref())
+        }
+        Benchmark::Python => {
+            guests::ensure()?;
+            python()
+        }
+        Benchmark::Images => images(),
+        Benchmark::Linux { rows } => {
+            let row = rows.map(|LinuxRows::Work| OsStr::new("work"));
+            linux_sandboxes("sandbox", row.as_slice())
+        }
+        Benchmark::State => {
+            let chart = workspace::root().join("docs/isorun/state.svg");
+            linux_sandboxes("state", &["--chart".as_ref(), chart.as_ref()])
+        }
+        Benchmark::Network { rows } => network(*rows),
     }
 }
 
@@ -63,12 +112,12 @@ fn images() -> Result<()> {
 }
 
 /// Measures a real server in comparison with nginx.
-fn network(row: Option<&str>) -> Result<()> {
+fn network(rows: Option<NetworkRows>) -> Result<()> {
     linux::ensure()?;
     let nginx = debian::nginx()?;
     eprintln!("==> cargo bench -p isorun --bench network");
     let mut command = process::cargo(&["bench", "-p", "isorun", "--bench", "network", "--"]);
-    command.args(row).env("ISORUN_BENCH_NGINX", nginx);
+    command.args(rows.map(NetworkRows::name)).env("ISORUN_BENCH_NGINX", nginx);
     process::run(command)
 }
 
@@ -91,4 +140,16 @@ fn python() -> Result<()> {
     bench.env(rust_calls::VARIABLE, rust_calls::measure()?);
     bench.env("PYTHONPATH", &site).env_remove("ISOLA_RUNTIME_DIR");
     process::run(bench)
+}
+
+impl NetworkRows {
+    /// Returns the name of the group in the benchmark.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Traffic => "traffic",
+            Self::Credentials => "credentials",
+            Self::Urls => "urls",
+            Self::Create => "create",
+        }
+    }
 }

@@ -18,7 +18,7 @@ use crate::workspace::files;
 use crate::{format, fuzz, generate, node, process, progress, sdk, setup, test, workspace};
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct CheckArgs {
     /// Also check for known vulnerabilities; fetches the advisory database
     #[arg(long)]
     advisories: bool,
@@ -41,7 +41,7 @@ enum Outcome {
     Failed(String),
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &CheckArgs) -> Result<()> {
     let rows: [(&str, CheckFn); 21] = [
         ("format", Box::new(format)),
         ("edges", Box::new(|| problems([edges::find()?, cycles::find()?].concat()))),

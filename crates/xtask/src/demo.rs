@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::{guests, process, sdk, workspace};
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct DemoArgs {
     /// Run only the demo of the Linux sandbox, with a separate server
     #[arg(long)]
     linux: bool,
@@ -16,7 +16,7 @@ pub struct Args {
     args: Vec<String>,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &DemoArgs) -> Result<()> {
     if args.linux {
         sdk::build()?;
         return sdk::demo();

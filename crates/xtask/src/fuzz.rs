@@ -46,7 +46,7 @@ const ISORUN: &str = "isorun";
 const ISOLA: &str = "isola";
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct FuzzArgs {
     /// Run only the target of this name
     target: Option<String>,
     /// Seconds for each target
@@ -57,7 +57,7 @@ pub struct Args {
     address: bool,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &FuzzArgs) -> Result<()> {
     let lock = workspace::lock()?;
     let cargo_fuzz = setup::cargo_fuzz()?;
     drop(lock);

@@ -21,7 +21,7 @@ use crate::digest::{self, Inputs};
 use crate::{process, progress, setup, wit, workspace};
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct GuestsArgs {
     /// Build only this guest
     #[arg(value_enum)]
     guest: Option<Guest>,
@@ -42,7 +42,7 @@ pub enum Guest {
 /// The time of all builds: 2020-01-01, in seconds since 1970.
 const SOURCE_DATE_EPOCH: u64 = 1_577_836_800;
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &GuestsArgs) -> Result<()> {
     let _lock = workspace::lock()?;
     let guests = match &args.guest {
         Some(guest) => std::slice::from_ref(guest),

@@ -66,25 +66,25 @@ enum Command {
         linux: bool,
     },
     /// Build the guest components into target/guests
-    Guests(guests::Args),
+    Guests(guests::GuestsArgs),
     /// Install missing tools, then run the demo
-    Demo(demo::Args),
-    /// Install missing tools, then run all tests
-    Test(test::Args),
+    Demo(demo::DemoArgs),
+    /// Install missing tools, then run the tests: all, or those of a command
+    Test(test::TestArgs),
     /// Check the source tree: format, lints, docs, licences, rules
-    Check(check::Args),
+    Check(check::CheckArgs),
     /// Format Rust, Python and JavaScript
     Format,
     /// Fuzz the parsers of untrusted input
-    Fuzz(fuzz::Args),
-    /// Install missing tools, then run the benchmarks and print one table
-    Bench(bench::Args),
+    Fuzz(fuzz::FuzzArgs),
+    /// Install missing tools, then run a benchmark and print its table
+    Bench(bench::BenchArgs),
     /// Build the npm packages, as they are published, into target/npm
-    Pack(node::Args),
+    Pack(node::PackArgs),
     /// Build the Python package, a wheel with both runtimes in it, into target/wheels
-    Wheel(wheel::Args),
+    Wheel(wheel::WheelArgs),
     /// Pack the runtimes for a release, with their digests, into target/archives
-    Archives(archive::Args),
+    Archives(archive::ArchiveArgs),
     /// Write the files that are generated and committed
     Generate,
 }
@@ -93,7 +93,8 @@ fn main() -> ExitCode {
     if let Some(status) = wheel::run_as_cargo() {
         return status;
     }
-    match run(Cli::parse().command) {
+    let words = test::expand_short_forms(std::env::args_os());
+    match run(Cli::parse_from(words).command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -117,5 +118,101 @@ fn run(command: Command) -> Result<()> {
         Command::Wheel(args) => wheel::run(&args),
         Command::Archives(args) => archive::run(&args),
         Command::Generate => generate::write(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::CommandFactory as _;
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(words: &str) -> Result<Cli, clap::Error> {
+        let words = ["cargo xtask"].into_iter().chain(words.split_whitespace());
+        Cli::try_parse_from(test::expand_short_forms(words.map(Into::into)))
+    }
+
+    #[test]
+    fn the_command_line_is_valid() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_documented_commands_are_accepted() {
+        let mut commands = 0;
+        for page in ["README.md", "CONTRIBUTING.md", "SPECIFICATION.md", ".ci/run"] {
+            let text = fs::read_to_string(workspace::root().join(page)).unwrap();
+            for (start, prefix) in text.match_indices("cargo xtask ") {
+                let rest = &text[start + prefix.len()..];
+                // A command ends with its code span, its line or a comment.
+                let end = rest.find(['`', '\n', '#']).unwrap_or(rest.len());
+                let mut words = rest[..end].replace('"', "");
+                // Optional parts.
+                while let (Some(open), Some(close)) = (words.find('['), words.find(']')) {
+                    words.replace_range(open..=close, "");
+                }
+                if words.trim() != "COMMAND" {
+                    let result = parse(&words);
+                    assert!(result.is_ok(), "{page}: {words}: {}", result.err().unwrap());
+                    commands += 1;
+                }
+            }
+        }
+        assert!(commands > 20, "{commands} commands");
+    }
+
+    #[test]
+    fn parts_of_tests_and_benchmarks_are_commands() {
+        for words in [
+            "test -- limits:: --nocapture",
+            "test --quick -- limits::",
+            "test quick -- limits::",
+            "test rust -- --test sandbox",
+            "test node",
+            "test python -- -k host",
+            "test sdk -- -k host",
+            "bench isola prelude",
+            "bench node fork",
+            "bench python",
+            "bench images",
+            "bench linux work",
+            "bench state",
+            "bench network urls",
+        ] {
+            assert!(parse(words).is_ok(), "{words}");
+        }
+    }
+
+    #[test]
+    fn short_forms_of_tests_are_commands() {
+        let words = |text: &str| -> Vec<_> { text.split_whitespace().map(Into::into).collect() };
+        for (short, long) in [
+            ("xtask test --quick", "xtask test quick"),
+            ("xtask test --quick -- NAME", "xtask test quick -- NAME"),
+            ("xtask test -- --test sandbox", "xtask test rust -- --test sandbox"),
+            ("xtask test", "xtask test"),
+            ("xtask test python -- --quick", "xtask test python -- --quick"),
+            ("xtask demo -- ARGS", "xtask demo -- ARGS"),
+        ] {
+            assert_eq!(test::expand_short_forms(words(short)), words(long), "{short}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_part_is_an_error_that_names_a_known_one() {
+        for (words, kind, suggestion) in [
+            ("test pyhton", ErrorKind::InvalidSubcommand, "'python'"),
+            ("test quik -- NAME", ErrorKind::InvalidSubcommand, "'quick'"),
+            ("bench netwrk", ErrorKind::InvalidSubcommand, "'network'"),
+            ("bench network trafic", ErrorKind::InvalidValue, "'traffic'"),
+            ("bench linux wrk", ErrorKind::InvalidValue, "'work'"),
+        ] {
+            let error = parse(words).err().unwrap();
+            assert_eq!(error.kind(), kind, "{words}");
+            assert!(error.to_string().contains(suggestion), "{words}: {error}");
+        }
     }
 }

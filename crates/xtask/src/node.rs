@@ -29,10 +29,10 @@ pub enum Profile {
 }
 
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct PackArgs {}
 
 /// Runs `cargo xtask pack`: creates the packages for publishing in `target/npm`.
-pub fn pack_for_release(_: &Args) -> Result<()> {
+pub fn pack_for_release(_: &PackArgs) -> Result<()> {
     guests::ensure()?;
     build(Profile::Release)?;
     for archive in pack(Profile::Release)? {

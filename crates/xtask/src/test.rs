@@ -2,9 +2,11 @@
 //! The tests of the JavaScript guest run first, in Node.js, and the tests of the npm
 //! package and of the two Python packages run last, on the installed packages.
 
+use std::ffi::OsString;
 use std::process::Command;
 
 use anyhow::Result;
+use clap::Subcommand;
 
 use crate::{archive, debian, guests, linux, node, process, sdk, setup, wheel, workspace};
 
@@ -12,62 +14,110 @@ use crate::{archive, debian, guests, linux, node, process, sdk, setup, wheel, wo
 /// fuzz targets, which have unit tests.
 pub const FEATURES: &str = "isorun-engine/conformance,isorun-egress/fuzzing,isorun-image/fuzzing";
 
+/// The end of the help, which shows what [`expand_short_forms`] replaces.
+const SHORT_FORMS: &str = "\
+Short forms:
+  cargo xtask test --quick [-- ARGS]  The same as `cargo xtask test quick [-- ARGS]`
+  cargo xtask test -- ARGS            The same as `cargo xtask test rust -- ARGS`";
+
 #[derive(clap::Args)]
-pub struct Args {
-    /// Run only the tests of the npm package
-    #[arg(long)]
-    node: bool,
-    /// Run only the tests of the Python package; ARGS are passed to pytest
-    #[arg(long)]
-    python: bool,
-    /// Run only the tests of the package isorun, in sdk/python; ARGS are passed to pytest
-    #[arg(long)]
-    sdk: bool,
-    /// Run only tests that need neither root nor a network nor other tools than Rust and
-    /// Python, in less than two minutes once everything is compiled
-    #[arg(long, conflicts_with_all = ["node", "python", "sdk"])]
-    quick: bool,
-    /// Arguments for `cargo test --workspace`
-    #[arg(last = true)]
-    args: Vec<String>,
+#[command(after_help = SHORT_FORMS)]
+pub struct TestArgs {
+    /// The part of the tests; all of them by default
+    #[command(subcommand)]
+    suite: Option<Suite>,
 }
 
-pub fn run(args: &Args) -> Result<()> {
-    if args.sdk {
-        sdk::build()?;
-        return sdk::test(&args.args);
+#[derive(Subcommand)]
+enum Suite {
+    /// Run only tests that need neither root nor a network nor other tools than Rust and
+    /// Python, in less than two minutes once everything is compiled
+    Quick {
+        /// Arguments for `cargo test --workspace`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Run only the tests of the crates
+    Rust {
+        /// Arguments for `cargo test --workspace`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Run only the tests of the npm package isola-core
+    Node,
+    /// Run only the tests of the Python package isola
+    Python {
+        /// Arguments for pytest
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Run only the tests of the Python package isorun, in sdk/python
+    Sdk {
+        /// Arguments for pytest
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+}
+
+/// Replaces the short forms `test --quick` and `test -- ARGS` by the commands that they
+/// stand for. They are no arguments of `test` itself: clap suggests a command for an
+/// unknown one only where no other arguments are expected.
+pub fn expand_short_forms(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<OsString> = words.into_iter().collect();
+    if words.get(1).is_some_and(|command| command == "test") {
+        match words.get(2).and_then(|word| word.to_str()) {
+            Some("--quick") => words[2] = "quick".into(),
+            Some("--") => words.insert(2, "rust".into()),
+            _ => {}
+        }
     }
+    words
+}
+
+pub fn run(args: &TestArgs) -> Result<()> {
+    match &args.suite {
+        None => all(),
+        Some(Suite::Quick { args }) => quick(args),
+        Some(Suite::Rust { args }) => rust(args),
+        Some(Suite::Node) => {
+            guests::ensure()?;
+            node::test()
+        }
+        Some(Suite::Python { args }) => python(args),
+        Some(Suite::Sdk { args }) => {
+            sdk::build()?;
+            sdk::test(args)
+        }
+    }
+}
+
+fn all() -> Result<()> {
     guests::ensure()?;
-    if args.node {
-        return node::test();
-    }
-    if args.python {
-        return python(&args.args);
-    }
-    if args.quick {
-        return quick(&args.args);
-    }
+    javascript_guest()?;
+    rust(&[])?;
+    node::test()?;
+    python(&[])?;
+    // The tests of the crates have built the server.
+    sdk::test(&[])
+}
+
+/// Runs the tests of all crates.
+fn rust(args: &[String]) -> Result<()> {
+    guests::ensure()?;
     setup::python_samples()?;
     setup::client_library()?;
     debian::image_tools()?;
     linux::ensure()?;
-    javascript_guest()?;
     eprintln!("==> cargo test --workspace");
     let mut command = process::cargo(&["test", "--workspace", "--features", FEATURES]);
-    command.args(&args.args);
-    process::run(command)?;
-    // Arguments select Rust tests only.
-    if !args.args.is_empty() {
-        return Ok(());
-    }
-    node::test()?;
-    python(&[])?;
-    sdk::test(&[])
+    command.args(args);
+    process::run(command)
 }
 
 /// Runs the unit tests of all crates, the tests of `isola` on both guests, and those of
 /// the JavaScript guest in Node.js.
 fn quick(args: &[String]) -> Result<()> {
+    guests::ensure()?;
     javascript_guest()?;
     let selected = ["--lib", "--bins", "--test", "sandbox", "--test", "codec"];
     eprintln!("==> cargo test --workspace {}", selected.join(" "));
@@ -86,6 +136,7 @@ fn javascript_guest() -> Result<()> {
 
 /// Runs the tests of the Python package on the installed wheel.
 fn python(args: &[String]) -> Result<()> {
+    guests::ensure()?;
     let python = setup::python_tests()?;
     // Builds the MCP server and the wheel, and reuses the artifacts of the tests.
     process::run(process::cargo(&["build", "--workspace", "--examples", "--bins"]))?;

@@ -10,13 +10,13 @@ use anyhow::{Context, Result};
 use crate::{guests, process, progress, setup, workspace};
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct WheelArgs {
     /// Build the release version: optimized, which takes minutes
     #[arg(long)]
     release: bool,
 }
 
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &WheelArgs) -> Result<()> {
     guests::ensure()?;
     let wheel = build(if args.release { "release" } else { "dev" })?;
     println!("{}", wheel.display());

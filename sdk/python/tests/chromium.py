@@ -68,7 +68,7 @@ def chromium(profile: Path, resolver: str) -> Iterator[str]:
     """Starts headless Chromium and returns the address of its DevTools protocol. All names
     are resolved by the rules `resolver`."""
     program = shutil.which("chromium")
-    assert program, "chromium is not installed: `cargo xtask test --sdk` does that"
+    assert program, "chromium is not installed: `cargo xtask test sdk` does that"
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
     options += ["--disable-background-networking", "--disable-component-update", "--no-first-run"]
     options += [f"--host-resolver-rules={resolver}"]
