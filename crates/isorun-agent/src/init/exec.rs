@@ -24,7 +24,7 @@ use super::conn::Conn;
 use super::freezer::{Deadline, until_frozen};
 use super::proc;
 use super::reaper::{Exit, OnStop};
-use super::session::{self, Outcome, Output, until};
+use super::session::{self, Outcome, OutputPipes, until};
 use super::spawn;
 
 /// The byte that a terminal interprets as Ctrl-Z by default.
@@ -48,7 +48,7 @@ pub struct Program {
     unread: VecDeque<Bytes>,
     unread_bytes: usize,
     stdin_ended: bool,
-    output: Output,
+    output: OutputPipes,
     terminal: Option<OwnedFd>,
     deadline: Option<Deadline>,
     timed_out: bool,
@@ -81,7 +81,7 @@ impl Program {
             unread: VecDeque::new(),
             unread_bytes: 0,
             stdin_ended: false,
-            output: Output::new(spawned.stdout, spawned.stderr),
+            output: OutputPipes::new(spawned.stdout, spawned.stderr),
             terminal: spawned.terminal,
             deadline: exec.timeout_ms.map(|ms| agent.freezer.deadline(Duration::from_millis(ms))),
             timed_out: false,

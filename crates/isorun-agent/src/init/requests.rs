@@ -14,7 +14,7 @@ use super::agent::Agent;
 use super::conn::Conn;
 use super::exec::Program;
 use super::sessions::{Session, Sessions};
-use super::shell::Shell;
+use super::shell::ShellSession;
 use super::{files, forward, hosts};
 
 /// The time limit for a client to send its request, and to acknowledge a freeze.
@@ -40,7 +40,7 @@ pub async fn serve(agent: &Agent, sessions: &Rc<Sessions>, stream: TcpStream) {
             sessions.serve(program.map(Session::from), conn).await
         }
         Request::Shell(request) => {
-            let shell = Shell::start(agent, &request).await;
+            let shell = ShellSession::start(agent, &request).await;
             sessions.serve(shell.map(Session::from), conn).await
         }
         Request::Attach { token } => sessions.serve(sessions.take(&token).await, conn).await,

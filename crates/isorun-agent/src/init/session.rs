@@ -72,7 +72,7 @@ pub async fn until(time: Option<Instant>) {
 }
 
 /// The agent's ends of the output pipes of a session.
-pub struct Output {
+pub struct OutputPipes {
     pub stdout: OutputPipe,
     pub stderr: OutputPipe,
 }
@@ -80,7 +80,7 @@ pub struct Output {
 /// A pipe that is read. `None` after every process inside has closed it.
 pub struct OutputPipe(Option<Receiver>);
 
-impl Output {
+impl OutputPipes {
     /// Creates the output of a session. With a terminal there is no pipe of standard
     /// error.
     pub fn new(stdout: Receiver, stderr: Option<Receiver>) -> Self {

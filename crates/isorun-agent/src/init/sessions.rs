@@ -28,7 +28,7 @@ use super::agent::Agent;
 use super::conn::Conn;
 use super::exec::Program;
 use super::session::Outcome;
-use super::shell::Shell;
+use super::shell::ShellSession;
 
 /// The time within which a client has to attach to a program.
 const PROGRAM_ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ const MAX_DETACHED: usize = 1024;
 /// A program or a shell.
 pub enum Session {
     Program(Box<Program>),
-    Shell(Box<Shell>),
+    Shell(Box<ShellSession>),
 }
 
 impl From<Program> for Session {
@@ -50,8 +50,8 @@ impl From<Program> for Session {
     }
 }
 
-impl From<Shell> for Session {
-    fn from(shell: Shell) -> Self {
+impl From<ShellSession> for Session {
+    fn from(shell: ShellSession) -> Self {
         Self::Shell(Box::new(shell))
     }
 }

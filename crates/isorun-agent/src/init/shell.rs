@@ -31,7 +31,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use isorun_agent::codec::{CodecError, Frame};
-use isorun_agent::protocol::{Exec, Failure, FailureKind, Run, Shell as ShellRequest, Status};
+use isorun_agent::protocol::{Exec, Failure, FailureKind, Run, Shell, Status};
 
 use super::agent::Agent;
 use super::cgroups::Cgroup;
@@ -41,7 +41,7 @@ use super::interrupt::{Interruption, Step, Target};
 use super::reaper::{Exit, OnStop};
 use super::root;
 use super::script::{self, COMMAND_FD, NULL_FD, STATUS_FD, STREAM_FDS};
-use super::session::{self, Outcome, Output, read, until};
+use super::session::{self, Outcome, OutputPipes, read, until};
 use super::spawn::{self, dup_high};
 
 /// The time limit for bash to start.
@@ -51,7 +51,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_KEPT_BYTES: usize = 64 * 1024;
 
 /// A shell, and the state of its command.
-pub struct Shell {
+pub struct ShellSession {
     token: String,
     pid: Pid,
     cgroup: Cgroup,
@@ -59,7 +59,7 @@ pub struct Shell {
     script: Sender,
     command: OwnedFd,
     status: Receiver,
-    output: Output,
+    output: OutputPipes,
     /// The bytes that were read from `status`.
     line: BytesMut,
     /// The output that was not sent to a client yet.
@@ -87,9 +87,9 @@ struct Job {
     timed_out: bool,
 }
 
-impl Shell {
+impl ShellSession {
     /// Starts a shell.
-    pub async fn start(agent: &Agent, request: &ShellRequest) -> Result<Self, Failure> {
+    pub async fn start(agent: &Agent, request: &Shell) -> Result<Self, Failure> {
         session::check_token(&request.token)?;
         let cgroup = agent.create_cgroup()?;
         let mut shell = match Self::spawn(agent, request, cgroup) {
@@ -126,11 +126,7 @@ impl Shell {
         Ok(shell)
     }
 
-    fn spawn(
-        agent: &Agent,
-        request: &ShellRequest,
-        cgroup: Cgroup,
-    ) -> Result<Self, (Cgroup, Failure)> {
+    fn spawn(agent: &Agent, request: &Shell, cgroup: Cgroup) -> Result<Self, (Cgroup, Failure)> {
         match Self::try_spawn(agent, request, &cgroup) {
             Ok((pid, pipes)) => Ok(Self {
                 token: request.token.clone(),
@@ -153,7 +149,7 @@ impl Shell {
 
     fn try_spawn(
         agent: &Agent,
-        request: &ShellRequest,
+        request: &Shell,
         cgroup: &Cgroup,
     ) -> Result<(Pid, ShellPipes), Failure> {
         let (pipes, streams) = create_pipes().map_err(|error| failed(&error))?;
@@ -418,7 +414,7 @@ struct ShellPipes {
     script: Sender,
     command: OwnedFd,
     status: Receiver,
-    output: Output,
+    output: OutputPipes,
 }
 
 fn create_pipes() -> io::Result<(ShellPipes, Vec<(i32, OwnedFd)>)> {
@@ -445,7 +441,7 @@ fn create_pipes() -> io::Result<(ShellPipes, Vec<(i32, OwnedFd)>)> {
         script: Sender::from_owned_fd(script.into())?,
         command,
         status: Receiver::from_owned_fd(status.into())?,
-        output: Output::new(
+        output: OutputPipes::new(
             Receiver::from_owned_fd(stdout.into())?,
             Some(Receiver::from_owned_fd(stderr.into())?),
         ),
