@@ -2,10 +2,14 @@
 
 mod cycles;
 mod edges;
+mod layout;
 mod length;
 mod links;
+mod module_paths;
 mod places;
+mod rust_source;
 mod stdlib;
+mod type_names;
 mod words;
 
 use std::path::PathBuf;
@@ -42,10 +46,11 @@ enum Outcome {
 }
 
 pub fn run(args: &CheckArgs) -> Result<()> {
-    let rows: [(&str, CheckFn); 21] = [
+    let rows: [(&str, CheckFn); 22] = [
         ("format", Box::new(format)),
         ("edges", Box::new(|| problems([edges::find()?, cycles::find()?].concat()))),
         ("places", Box::new(|| problems(places::find(&files()?)?))),
+        ("layout", Box::new(|| problems([layout::find(&files()?)?, type_names::find()?].concat()))),
         ("length", Box::new(|| problems(length::find(&files()?)?))),
         ("links", Box::new(|| problems(links::find(&files()?)?))),
         ("words", Box::new(|| problems(words::find(&files()?)?))),

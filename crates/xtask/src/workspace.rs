@@ -35,6 +35,20 @@ pub fn metadata() -> Result<Metadata> {
         .context("cargo metadata failed")
 }
 
+/// Returns the crates of the directory `crates`: the name and the path of each.
+pub fn crates() -> Result<Vec<(String, PathBuf)>> {
+    let mut crates = Vec::new();
+    for entry in fs::read_dir(root().join("crates"))? {
+        let entry = entry?;
+        // A directory without a manifest may be left by another branch.
+        if entry.path().join("Cargo.toml").is_file() {
+            crates.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
+        }
+    }
+    crates.sort();
+    Ok(crates)
+}
+
 /// Locks the tools and the guests against concurrent changes by other invocations.
 /// The lock is released when the result is dropped.
 pub fn lock() -> Result<File> {

@@ -25,7 +25,8 @@ pub fn find(files: &[PathBuf]) -> Result<Vec<String>> {
     Ok(found)
 }
 
-fn is_source(path: &Path) -> bool {
+/// Reports whether a file is a source file, by its extension.
+pub fn is_source(path: &Path) -> bool {
     path.extension().is_some_and(|extension| SOURCES.iter().any(|source| extension == *source))
 }
 
