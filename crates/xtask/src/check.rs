@@ -2,6 +2,7 @@
 
 mod cycles;
 mod edges;
+mod evidence;
 mod layout;
 mod length;
 mod links;
@@ -46,13 +47,14 @@ enum Outcome {
 }
 
 pub fn run(args: &CheckArgs) -> Result<()> {
-    let rows: [(&str, CheckFn); 22] = [
+    let rows: [(&str, CheckFn); 23] = [
         ("format", Box::new(format)),
         ("edges", Box::new(|| problems([edges::find()?, cycles::find()?].concat()))),
         ("places", Box::new(|| problems(places::find(&files()?)?))),
         ("layout", Box::new(|| problems([layout::find(&files()?)?, type_names::find()?].concat()))),
         ("length", Box::new(|| problems(length::find(&files()?)?))),
         ("links", Box::new(|| problems(links::find(&files()?)?))),
+        ("evidence", Box::new(|| problems(evidence::find(&files()?)?))),
         ("words", Box::new(|| problems(words::find(&files()?)?))),
         ("generated", Box::new(generated)),
         ("clippy", Box::new(clippy)),
