@@ -36,3 +36,10 @@ pub use engine::{
     AgentIo, AgentStream, Capabilities, CpuWeight, Engine, Error, Exit, Result, Root, SandboxId,
     SandboxSpec, Stats,
 };
+
+/// The examples of the documentation, which are compiled as tests.
+#[cfg(doctest)]
+mod documented {
+    #[doc = include_str!("../../../docs/isorun/engine.md")]
+    struct EnginePage;
+}
