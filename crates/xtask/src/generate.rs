@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{format, process, setup, workspace};
+use crate::{dependencies, format, process, setup, workspace};
 
 const OPENAPI: &str = "openapi/isorun.json";
 
@@ -74,8 +74,8 @@ pub fn stale() -> Result<Vec<&'static str>> {
     Ok(paths)
 }
 
-/// Generates all files, one after the other, without writing them. The scripts are first,
-/// because the server has to be compiled for the OpenAPI description.
+/// Generates all files, one after the other, without writing them. The OpenAPI description
+/// is last, because the server has to be compiled for it.
 fn generate() -> impl Iterator<Item = Result<Generated>> {
     let scripts = SCRIPTS.iter().flat_map(|script| {
         script
@@ -83,9 +83,12 @@ fn generate() -> impl Iterator<Item = Result<Generated>> {
             .iter()
             .map(|path| run(script, path).map(|content| Generated { path, content }))
     });
-    scripts.chain(std::iter::once_with(|| {
-        openapi().map(|content| Generated { path: OPENAPI, content })
-    }))
+    let others: [(&str, fn() -> Result<String>); 2] =
+        [(dependencies::PAGE, dependencies::render), (OPENAPI, openapi)];
+    let others = others
+        .into_iter()
+        .map(|(path, render)| render().map(|content| Generated { path, content }));
+    scripts.chain(others)
 }
 
 /// Runs a script for one of its outputs, and formats the result.

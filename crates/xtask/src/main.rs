@@ -27,6 +27,7 @@ mod bench;
 mod check;
 mod debian;
 mod demo;
+mod dependencies;
 mod digest;
 mod format;
 mod fuzz;

@@ -29,10 +29,19 @@ pub fn runtimes() -> PathBuf {
 
 /// Returns the dependency graph of the lock file.
 pub fn metadata() -> Result<Metadata> {
+    metadata_of("Cargo.toml")
+}
+
+/// Returns the dependency graph of the fuzz targets, which are a workspace of their own.
+pub fn fuzz_metadata() -> Result<Metadata> {
+    metadata_of("fuzz/Cargo.toml")
+}
+
+fn metadata_of(manifest: &str) -> Result<Metadata> {
     MetadataCommand::new()
-        .manifest_path(root().join("Cargo.toml"))
+        .manifest_path(root().join(manifest))
         .exec()
-        .context("cargo metadata failed")
+        .with_context(|| format!("cargo metadata of {manifest} failed"))
 }
 
 /// Returns the crates of the directory `crates`: the name and the path of each.
