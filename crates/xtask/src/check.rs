@@ -7,6 +7,7 @@ mod layout;
 mod length;
 mod links;
 mod module_paths;
+mod module_rules;
 mod places;
 mod rust_source;
 mod stdlib;
@@ -49,7 +50,7 @@ enum Outcome {
 pub fn run(args: &CheckArgs) -> Result<()> {
     let rows: [(&str, CheckFn); 23] = [
         ("format", Box::new(format)),
-        ("edges", Box::new(|| problems([edges::find()?, cycles::find()?].concat()))),
+        ("edges", Box::new(edges)),
         ("places", Box::new(|| problems(places::find(&files()?)?))),
         ("layout", Box::new(|| problems([layout::find(&files()?)?, type_names::find()?].concat()))),
         ("length", Box::new(|| problems(length::find(&files()?)?))),
@@ -124,6 +125,10 @@ fn format() -> Result<Outcome> {
         failures.push("run `cargo xtask format`".to_owned());
     }
     problems(failures)
+}
+
+fn edges() -> Result<Outcome> {
+    problems([edges::find()?, cycles::find()?, module_rules::find()?].concat())
 }
 
 fn clippy() -> Result<Outcome> {

@@ -157,9 +157,15 @@ mod tests {
                 ("isorun-agent", &["isorun-egress"]),
                 ("isorun-egress", &["isorun-agent", "isorun-image"]),
                 ("isorun-image", &["tar"]),
-                ("isorun-server", &[]),
+                ("isorun-other", &[]),
+                ("isorun-server", &["isorun", "isorun-engine"]),
             ],
-            &["isorun-agent -> isorun-egress", "isorun-egress -> isorun-image", "isorun-server"],
+            &[
+                "isorun-agent -> isorun-egress",
+                "isorun-egress -> isorun-image",
+                "isorun-other",
+                "isorun-server -> isorun",
+            ],
         );
     }
 

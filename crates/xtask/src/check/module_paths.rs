@@ -89,7 +89,7 @@ impl ModuleTree {
 }
 
 /// Returns the paths in a source: those of `use`, and all others of more than one name.
-fn paths(tokens: &[Token]) -> Vec<SourcePath> {
+pub fn paths(tokens: &[Token]) -> Vec<SourcePath> {
     let mut found = Vec::new();
     let mut index = 0;
     while index < tokens.len() {
