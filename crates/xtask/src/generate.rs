@@ -83,9 +83,7 @@ fn generate() -> impl Iterator<Item = Result<Generated>> {
             .iter()
             .map(|path| run(script, path).map(|content| Generated { path, content }))
     });
-    let others: [(&str, fn() -> Result<String>); 2] =
-        [(dependencies::PAGE, dependencies::render), (OPENAPI, openapi)];
-    let others = others
+    let others = [(dependencies::PAGE, dependencies::render as fn() -> _), (OPENAPI, openapi)]
         .into_iter()
         .map(|(path, render)| render().map(|content| Generated { path, content }));
     scripts.chain(others)
