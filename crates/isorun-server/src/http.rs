@@ -27,7 +27,7 @@ mod state;
 
 use std::sync::Arc;
 
-pub use listen::Listening;
+pub use listen::Listener;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use proxy::fuzz_urls;
 pub use routes::document;

@@ -61,12 +61,12 @@ use self::{
 };
 
 /// A bound socket that is not served yet.
-pub struct Listening(http::Listening);
+pub struct Listening(http::Listener);
 
 impl Listening {
     /// Binds the socket, and reads the certificate.
     pub async fn bind(config: &Config) -> Result<Self> {
-        http::Listening::bind(config).await.map(Self)
+        http::Listener::bind(config).await.map(Self)
     }
 
     /// Returns the URL of the server.

@@ -81,75 +81,75 @@ pub struct ServerArgs {
 enum Command {
     /// Start the server
     #[command(after_long_help = serve::NOTES)]
-    Serve(Box<serve::Args>),
+    Serve(Box<serve::ServeArgs>),
 
     /// Create, list and revoke API keys, on the server's machine
-    Keys(keys::Args),
+    Keys(keys::KeysArgs),
 
     /// Pull, import, list and remove images, on the server's machine
-    Image(Box<image::Args>),
+    Image(Box<image::ImageArgs>),
 
     /// Create a sandbox, run a command in it, and destroy it
     #[command(after_long_help = run::NOTES)]
-    Run(run::Args),
+    Run(run::RunArgs),
 
     /// Create a sandbox, and print its id
-    Create(create::Args),
+    Create(create::CreateArgs),
 
     /// Run a command in a sandbox
     #[command(after_long_help = exec::NOTES)]
-    Exec(exec::Args),
+    Exec(exec::ExecArgs),
 
     /// Run lines in one bash that keeps its state from line to line
     #[command(after_long_help = shell::NOTES)]
-    Shell(shell::Args),
+    Shell(shell::ShellArgs),
 
     /// Copy a running sandbox, with its files, memory and processes
-    Fork(fork::Args),
+    Fork(fork::ForkArgs),
 
     /// Write sandboxes to the server's disk, with their memory and processes
-    Hibernate(hibernate::Args),
+    Hibernate(hibernate::HibernateArgs),
 
     /// Resume hibernated sandboxes
-    Resume(hibernate::Args),
+    Resume(hibernate::HibernateArgs),
 
     /// Take, list and delete snapshots, from which sandboxes are restored
-    Snapshot(snapshot::Args),
+    Snapshot(snapshot::SnapshotArgs),
 
     /// Create a sandbox from a snapshot, and print its id
     Restore(snapshot::RestoreArgs),
 
     /// List the sandboxes
-    Ps(ps::Args),
+    Ps(ps::PsArgs),
 
     /// Copy a file into or out of a sandbox
     #[command(after_long_help = cp::NOTES)]
-    Cp(cp::Args),
+    Cp(cp::CpArgs),
 
     /// List a directory of a sandbox
-    Ls(ls::Args),
+    Ls(ls::LsArgs),
 
     /// Show or change the network rules of a sandbox
-    Net(net::Args),
+    Net(net::NetArgs),
 
     /// Print the URL of a port of a sandbox
     #[command(after_long_help = url::NOTES)]
-    Url(url::Args),
+    Url(url::UrlArgs),
 
     /// Destroy sandboxes
-    Rm(rm::Args),
+    Rm(rm::RmArgs),
 
     /// Show the audit log of a sandbox
-    Logs(logs::Args),
+    Logs(logs::LogsArgs),
 
     /// Show the resource usage of sandboxes
-    Stats(stats::Args),
+    Stats(stats::StatsArgs),
 
     /// Verify that the audit logs were not changed, on the server's machine
-    Audit(audit::Args),
+    Audit(audit::AuditArgs),
 
     /// Check whether this machine can run sandboxes, and with which isolation
-    Doctor(doctor::Args),
+    Doctor(doctor::DoctorArgs),
 
     /// Print a completion script for a shell
     ///

@@ -30,13 +30,13 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A bound socket that is not served yet.
-pub struct Listening {
+pub struct Listener {
     socket: TcpListener,
     tls: Option<TlsAcceptor>,
     pub address: SocketAddr,
 }
 
-impl Listening {
+impl Listener {
     pub async fn bind(config: &Config) -> Result<Self> {
         let socket = TcpListener::bind(config.listen)
             .with_context(|| format!("cannot listen on {}", config.listen))?;

@@ -21,16 +21,16 @@ use super::{DataArgs, table};
 use crate::failure::Failure;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct AuditArgs {
     #[command(flatten)]
     data: DataArgs,
 
     #[command(subcommand)]
-    command: Command,
+    command: AuditCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum AuditCommand {
     /// Verify every log of the server, or a file
     ///
     /// The exit code is 1 if a log was changed.
@@ -44,10 +44,10 @@ enum Command {
 /// The number of entries that are read from the database at a time.
 const ENTRIES_PER_PAGE: u32 = 1000;
 
-pub fn run(args: Args) -> Result<ExitCode, Failure> {
+pub fn run(args: AuditArgs) -> Result<ExitCode, Failure> {
     let dir = args.data.existing()?;
     let mut verifier = Verifier::new(Secret::open(&dir)?);
-    let Command::Verify { file } = args.command;
+    let AuditCommand::Verify { file } = args.command;
     let problems = match file {
         Some(file) => verify_file(&mut verifier, &file)?,
         None => {

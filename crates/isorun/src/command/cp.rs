@@ -12,7 +12,7 @@ use crate::{client::Client, failure::Failure};
 use isorun_api::RunId;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct CpArgs {
     /// A file, RUN:/PATH for one in a sandbox, or - for standard input
     from: String,
 
@@ -50,7 +50,7 @@ fn endpoint(text: &str) -> Endpoint {
     Endpoint::Local(text.to_owned())
 }
 
-pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
+pub async fn run(args: CpArgs, client: Client) -> Result<ExitCode, Failure> {
     match (endpoint(&args.from), endpoint(&args.to)) {
         (Endpoint::Local(from), Endpoint::InSandbox(id, to)) => {
             upload(&client, &from, &id, to).await

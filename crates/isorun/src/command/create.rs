@@ -7,7 +7,7 @@ use crate::{client::Client, failure::Failure};
 use isorun_api::NewRun;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct CreateArgs {
     #[command(flatten)]
     sandbox: SandboxArgs,
 
@@ -70,7 +70,7 @@ impl SandboxArgs {
     }
 }
 
-pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
+pub async fn run(args: CreateArgs, client: Client) -> Result<ExitCode, Failure> {
     let run = client.create(&args.sandbox.request(args.idle)).await?;
     if args.json { table::json(&run) } else { table::line(run.id.as_str()) }
 }

@@ -18,7 +18,7 @@ use super::table;
 use crate::failure::Failure;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -33,7 +33,7 @@ struct Step {
     found: String,
 }
 
-pub fn run(args: Args) -> Result<ExitCode, Failure> {
+pub fn run(args: DoctorArgs) -> Result<ExitCode, Failure> {
     super::block_on(async move {
         let steps = run_steps().await;
         let passed = steps.iter().all(|step| step.ok);

@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use isorun_api::RunId;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct ExecArgs {
     /// The sandbox
     #[arg(value_parser = super::run_id)]
     id: RunId,
@@ -27,7 +27,7 @@ Examples:
   isorun exec run0123456789abcdef --tty
   tar c src | isorun exec run0123456789abcdef -- tar x -C /work";
 
-pub fn run(args: Args, server: ServerArgs) -> Result<ExitCode, Failure> {
+pub fn run(args: ExecArgs, server: ServerArgs) -> Result<ExitCode, Failure> {
     let client = connect(server)?;
     super::block_on(async move { terminal::run_command(&client, &args.id, &args.command).await })
 }

@@ -7,7 +7,7 @@ use crate::{client::Client, failure::Failure};
 use isorun_api::RunId;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct ForkArgs {
     /// The sandbox
     #[arg(value_parser = super::run_id)]
     id: RunId,
@@ -21,7 +21,7 @@ pub struct Args {
     json: bool,
 }
 
-pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
+pub async fn run(args: ForkArgs, client: Client) -> Result<ExitCode, Failure> {
     for run in client.fork(&args.id, args.count).await?.forks {
         if args.json {
             table::line(

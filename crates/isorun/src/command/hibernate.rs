@@ -6,7 +6,7 @@ use crate::{client::Client, failure::Failure};
 use isorun_api::RunId;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct HibernateArgs {
     /// The sandboxes
     #[arg(required = true, value_parser = super::run_id)]
     ids: Vec<RunId>,
@@ -19,7 +19,11 @@ pub enum Operation {
     Resume,
 }
 
-pub async fn run(args: Args, operation: Operation, client: Client) -> Result<ExitCode, Failure> {
+pub async fn run(
+    args: HibernateArgs,
+    operation: Operation,
+    client: Client,
+) -> Result<ExitCode, Failure> {
     let mut exit_code = None;
     for id in args.ids {
         let outcome = match operation {

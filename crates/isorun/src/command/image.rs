@@ -21,16 +21,16 @@ use super::{DataArgs, table};
 use crate::failure::Failure;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct ImageArgs {
     #[command(flatten)]
     data: DataArgs,
 
     #[command(subcommand)]
-    command: Command,
+    command: ImageCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum ImageCommand {
     /// Pull an image from a registry; layers that are present are not pulled again
     #[command(after_long_help = PULL_NOTES)]
     Pull(Pull),
@@ -145,18 +145,18 @@ Examples:
   isorun image import ./layout my/image:1
   isorun image import ./rootfs my/rootfs";
 
-pub fn run(args: Args) -> Result<ExitCode, Failure> {
+pub fn run(args: ImageArgs) -> Result<ExitCode, Failure> {
     let dir = args.data.dir()?;
     super::block_on(async move {
         data_dir::restrict_umask();
         data_dir::prepare(&dir)?;
         let store = Store::open(data_dir::images_dir(&dir)).map_err(failure)?;
         match args.command {
-            Command::Pull(args) => pull(&store, args).await,
-            Command::Import(args) => import(&store, args).await,
-            Command::Ls { json } => list(&store, json),
-            Command::Rm { names } => remove(&store, &names).await,
-            Command::Gc => gc(&store).await,
+            ImageCommand::Pull(args) => pull(&store, args).await,
+            ImageCommand::Import(args) => import(&store, args).await,
+            ImageCommand::Ls { json } => list(&store, json),
+            ImageCommand::Rm { names } => remove(&store, &names).await,
+            ImageCommand::Gc => gc(&store).await,
         }
     })
 }

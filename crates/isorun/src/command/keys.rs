@@ -16,16 +16,16 @@ use super::{DataArgs, table};
 use crate::failure::Failure;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct KeysArgs {
     #[command(flatten)]
     data: DataArgs,
 
     #[command(subcommand)]
-    command: Command,
+    command: KeysCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum KeysCommand {
     /// Create a key, and print it: it cannot be shown again
     ///
     /// A key has access to the sandboxes of its tenant only.
@@ -55,20 +55,20 @@ enum Command {
     },
 }
 
-pub fn run(args: Args) -> Result<ExitCode, Failure> {
+pub fn run(args: KeysArgs) -> Result<ExitCode, Failure> {
     let dir = args.data.dir()?;
     super::block_on(async move {
         data_dir::restrict_umask();
         data_dir::prepare(&dir)?;
         let store = Store::open(&dir).context("cannot open the data directory")?;
         match args.command {
-            Command::Create { name, tenant, region, admin } => {
+            KeysCommand::Create { name, tenant, region, admin } => {
                 let secret = Secret::open(&dir)?;
                 let key = create(&store, &secret, &region, &name, tenant, admin).await?;
                 table::line(&key)
             }
-            Command::Ls { json } => list(&store, json).await,
-            Command::Revoke { id } => {
+            KeysCommand::Ls { json } => list(&store, json).await,
+            KeysCommand::Revoke { id } => {
                 if store.revoke_key(&id).await.map_err(anyhow::Error::from)? {
                     return Ok(ExitCode::SUCCESS);
                 }

@@ -11,7 +11,7 @@ use isorun_api::AuditEntry;
 use isorun_api::RunId;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct LogsArgs {
     /// The sandbox, which may be destroyed already
     #[arg(value_parser = super::run_id)]
     id: RunId,
@@ -21,7 +21,7 @@ pub struct Args {
     json: bool,
 }
 
-pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
+pub async fn run(args: LogsArgs, client: Client) -> Result<ExitCode, Failure> {
     let body = client.audit(&args.id).await?;
     let mut stdout = std::io::stdout().lock();
     if args.json {

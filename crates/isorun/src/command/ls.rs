@@ -7,7 +7,7 @@ use crate::{client::Client, failure::Failure, visible::visible};
 use isorun_api::RunId;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct LsArgs {
     /// The sandbox
     #[arg(value_parser = super::run_id)]
     id: RunId,
@@ -21,7 +21,7 @@ pub struct Args {
     json: bool,
 }
 
-pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
+pub async fn run(args: LsArgs, client: Client) -> Result<ExitCode, Failure> {
     let entries = client.entries(&args.id, &args.path).await?;
     if args.json {
         return table::json(&entries);

@@ -10,13 +10,13 @@ use isorun_api::RunId;
 use isorun_api::{Network, NetworkChange, NetworkRules};
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct NetArgs {
     #[command(subcommand)]
-    command: Command,
+    command: NetCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum NetCommand {
     /// Show the network rules of a sandbox
     Show {
         /// The sandbox
@@ -80,10 +80,10 @@ impl RuleArgs {
     }
 }
 
-pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
+pub async fn run(args: NetArgs, client: Client) -> Result<ExitCode, Failure> {
     let (network, json) = match args.command {
-        Command::Show { id, json } => (client.network(&id).await?, json),
-        Command::Set { id, rules, json } => {
+        NetCommand::Show { id, json } => (client.network(&id).await?, json),
+        NetCommand::Set { id, rules, json } => {
             let change = rules.change();
             if change.network.is_none() && change.network_profile.is_none() {
                 return Err(Failure::usage("no rules were specified").hint(

@@ -6,7 +6,7 @@ use super::table;
 use crate::{client::Client, failure::Failure};
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct PsArgs {
     /// List destroyed sandboxes instead, the latest first
     #[arg(long)]
     past: bool,
@@ -16,11 +16,11 @@ pub struct Args {
     json: bool,
 }
 
-pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
+pub async fn run(args: PsArgs, client: Client) -> Result<ExitCode, Failure> {
     if args.past { past(&args, &client).await } else { present(&args, &client).await }
 }
 
-async fn present(args: &Args, client: &Client) -> Result<ExitCode, Failure> {
+async fn present(args: &PsArgs, client: &Client) -> Result<ExitCode, Failure> {
     let list = client.list().await?;
     if args.json {
         return table::json(&list);
@@ -42,7 +42,7 @@ async fn present(args: &Args, client: &Client) -> Result<ExitCode, Failure> {
     table::print(["ID", "STATUS", "IMAGE", "VCPUS", "MEMORY", "CREATED"], &rows)
 }
 
-async fn past(args: &Args, client: &Client) -> Result<ExitCode, Failure> {
+async fn past(args: &PsArgs, client: &Client) -> Result<ExitCode, Failure> {
     let history = client.history().await?;
     if args.json {
         return table::json(&history);

@@ -7,7 +7,7 @@ use crate::{client::Client, failure::Failure};
 use isorun_api::RunId;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct RmArgs {
     /// The sandboxes
     #[arg(required_unless_present = "all", value_parser = super::run_id)]
     ids: Vec<RunId>,
@@ -21,7 +21,7 @@ pub struct Args {
     json: bool,
 }
 
-pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
+pub async fn run(args: RmArgs, client: Client) -> Result<ExitCode, Failure> {
     let ids = if args.all {
         client.list().await?.runs.into_iter().map(|run| run.id).collect()
     } else {

@@ -12,7 +12,7 @@ use super::{
 use crate::{client::Client, failure::Failure};
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct RunArgs {
     #[command(flatten)]
     sandbox: create::SandboxArgs,
 
@@ -34,7 +34,7 @@ Examples:
   isorun run host --mem 256M --timeout 10s -- sh -c 'sort | uniq -c' < words.txt
   isorun run host --tty";
 
-pub fn run(args: Args, server: ServerArgs) -> Result<ExitCode, Failure> {
+pub fn run(args: RunArgs, server: ServerArgs) -> Result<ExitCode, Failure> {
     // A server in this process runs beside the task that waits for the command's streams.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
@@ -54,7 +54,7 @@ pub fn run(args: Args, server: ServerArgs) -> Result<ExitCode, Failure> {
     outcome
 }
 
-async fn in_sandbox(args: &Args, client: &Client) -> Result<ExitCode, Failure> {
+async fn in_sandbox(args: &RunArgs, client: &Client) -> Result<ExitCode, Failure> {
     // This command destroys the sandbox. If it is killed, the idle timeout does.
     let request = args.sandbox.request(Duration::from_secs(60));
     let run = tokio::select! {

@@ -19,7 +19,7 @@ use crate::{client::config::ClientConfig, failure::Failure};
 const MAX_DEFAULT_DISK_MIB: u64 = 102_400;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct ServeArgs {
     #[command(flatten)]
     data: DataArgs,
 
@@ -193,7 +193,7 @@ Examples:
   isorun serve
   isorun serve --listen 0.0.0.0:7676 --tls-cert chain.pem --tls-key key.pem";
 
-pub fn run(args: Args) -> Result<ExitCode, Failure> {
+pub fn run(args: ServeArgs) -> Result<ExitCode, Failure> {
     start_log(&args.log, args.log_format)?;
     let config = config(args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -204,7 +204,7 @@ pub fn run(args: Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn config(args: Args) -> Result<Config, Failure> {
+fn config(args: ServeArgs) -> Result<Config, Failure> {
     let tls = args.tls_cert.zip(args.tls_key);
     if tls.is_none() && !args.listen.ip().is_loopback() && !args.allow_plain_http {
         return Err(Failure::usage(format!(

@@ -15,7 +15,7 @@ use crate::{
 use isorun_api::RunId;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct ShellArgs {
     /// The sandbox
     #[arg(value_parser = super::run_id)]
     id: RunId,
@@ -43,12 +43,12 @@ Examples:
   isorun shell run0123456789abcdef
   printf 'cd /job\\nmake\\n' | isorun shell run0123456789abcdef";
 
-pub fn run(args: Args, server: ServerArgs) -> Result<ExitCode, Failure> {
+pub fn run(args: ShellArgs, server: ServerArgs) -> Result<ExitCode, Failure> {
     let client = connect(server)?;
     super::block_on(async move { run_lines(args, client).await })
 }
 
-async fn run_lines(args: Args, client: Client) -> Result<ExitCode, Failure> {
+async fn run_lines(args: ShellArgs, client: Client) -> Result<ExitCode, Failure> {
     let mut shell = client.shell(&args.id, args.session.as_deref()).await?;
     let limit = args.timeout.map_or(0.0, |timeout| timeout.as_secs_f64());
     let interactive = io::stdin().is_terminal();

@@ -7,7 +7,7 @@ use crate::{client::Client, failure::Failure};
 use isorun_api::RunId;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct SnapshotArgs {
     #[command(subcommand)]
     action: Action,
 }
@@ -50,7 +50,7 @@ pub struct RestoreArgs {
     json: bool,
 }
 
-pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
+pub async fn run(args: SnapshotArgs, client: Client) -> Result<ExitCode, Failure> {
     match args.action {
         Action::Take { id, json } => {
             let taken = client.snapshot(&id).await?;

@@ -7,7 +7,7 @@ use crate::{client::Client, failure::Failure};
 use isorun_api::RunId;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct StatsArgs {
     /// The sandbox [default: the total of all]
     #[arg(value_parser = super::run_id)]
     id: Option<RunId>,
@@ -17,7 +17,7 @@ pub struct Args {
     json: bool,
 }
 
-pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
+pub async fn run(args: StatsArgs, client: Client) -> Result<ExitCode, Failure> {
     match args.id {
         Some(id) => one(&id, args.json, &client).await,
         None => all(args.json, &client).await,

@@ -7,7 +7,7 @@ use crate::{client::Client, failure::Failure};
 use isorun_api::RunId;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct UrlArgs {
     /// The sandbox
     #[arg(value_parser = super::run_id)]
     id: RunId,
@@ -30,8 +30,8 @@ Examples:
   isorun exec $id -- sh -c 'setsid python3 -m http.server 8000 >/dev/null 2>&1 &'
   curl $(isorun url $id 8000)";
 
-pub async fn run(args: Args, client: Client) -> Result<ExitCode, Failure> {
-    let Args { id, port, keyed } = args;
+pub async fn run(args: UrlArgs, client: Client) -> Result<ExitCode, Failure> {
+    let UrlArgs { id, port, keyed } = args;
     if keyed {
         return table::line(&client.url_of(&format!("/v1/runs/{id}/proxy/{port}/")));
     }

@@ -13,49 +13,19 @@ use super::module_paths::ModuleTree;
 use super::rust_source::{ModulePath, SourceFile, read_crate};
 use crate::workspace;
 
-/// Cycles that are left to cut: the crate, and the modules. Remove what is gone; nothing
-/// may be added.
-const KNOWN: &[(&str, &[&str])] = &[];
-
-/// A cycle: the crate, and the modules in alphabetical order.
-type Cycle = (String, Vec<String>);
-
-/// Finds every cycle that is not known, and every known one that is gone.
+/// Finds every cycle.
 pub fn find() -> Result<Vec<String>> {
     let mut found = Vec::new();
     for (name, dir) in workspace::crates()? {
-        found.extend(cycles(&read_crate(&dir)?).into_iter().map(|modules| (name.clone(), modules)));
-    }
-    let (found, mut problems) = without_known(found);
-    problems.extend(found.iter().map(|(name, modules)| {
-        let modules = modules.join(", ");
-        format!(
-            "crates/{name}: modules in a cycle: {modules}: move what they share into a module \
-             that depends on none of them"
-        )
-    }));
-    Ok(problems)
-}
-
-/// Removes the known cycles, and reports those that are gone. When [`KNOWN`] loses its
-/// last entry, remove it, this function, and its use.
-fn without_known(mut found: Vec<Cycle>) -> (Vec<Cycle>, Vec<String>) {
-    let mut gone = Vec::new();
-    for (name, modules) in KNOWN {
-        let count = found.len();
-        found.retain(|(other, cycle)| other != name || cycle != modules);
-        if found.len() == count {
+        found.extend(cycles(&read_crate(&dir)?).into_iter().map(|modules| {
             let modules = modules.join(", ");
-            gone.push(format!(
-                "crates/{name}: the cycle of {modules} is gone: remove it from KNOWN in \
-                 check/cycles.rs"
-            ));
-        }
+            format!(
+                "crates/{name}: modules in a cycle: {modules}: move what they share into a \
+                 module that depends on none of them"
+            )
+        }));
     }
-    if KNOWN.is_empty() {
-        gone.push("KNOWN in check/cycles.rs is empty: remove it and `without_known`".to_owned());
-    }
-    (found, gone)
+    Ok(found)
 }
 
 /// Returns the cycles among modules with the same parent, each sorted.

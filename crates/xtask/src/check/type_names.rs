@@ -8,25 +8,11 @@ use anyhow::Result;
 use super::rust_source::{SourceFile, Token, at, is_name, read_crate};
 use crate::workspace;
 
-/// Names of several types that are left to rename: the crate, and the name. Remove what
-/// is gone; nothing may be added.
-const KNOWN: &[(&str, &str)] =
-    &[("isorun", "Args"), ("isorun", "Command"), ("isorun-server", "Listening")];
-
-/// Finds every name of several types that is not known, and every known one that is
-/// gone.
+/// Finds every name of several types.
 pub fn find() -> Result<Vec<String>> {
     let mut found = Vec::new();
     for (name, dir) in workspace::crates()? {
-        let mut repeated = repeated(&read_crate(&dir)?);
-        for (_, known) in KNOWN.iter().filter(|(krate, _)| *krate == name) {
-            if repeated.remove(*known).is_none() {
-                found.push(format!(
-                    "crates/{name}: one type at most is called {known}: remove it from KNOWN in \
-                     check/type_names.rs"
-                ));
-            }
-        }
+        let repeated = repeated(&read_crate(&dir)?);
         found.extend(repeated.into_iter().map(|(ty, places)| {
             let count = places.len();
             let places = places.join(", ");
@@ -35,9 +21,6 @@ pub fn find() -> Result<Vec<String>> {
                  it stands for"
             )
         }));
-    }
-    if KNOWN.is_empty() {
-        found.push("KNOWN in check/type_names.rs is empty: remove it and its use".to_owned());
     }
     Ok(found)
 }
