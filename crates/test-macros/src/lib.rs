@@ -1,8 +1,9 @@
 //! Attributes for the tests of this repository.
 
-use proc_macro::TokenStream;
-
 mod each_runtime;
+mod server_test;
+
+use proc_macro::TokenStream;
 
 /// Turns a function into two tests, one for each runtime.
 ///
@@ -25,4 +26,32 @@ pub fn each_runtime(options: TokenStream, function: TokenStream) -> TokenStream 
     each_runtime::expand(&options.into(), function.into())
         .unwrap_or_else(syn::Error::into_compile_error)
         .into()
+}
+
+/// Turns an `async fn` into a test with a tokio runtime of two worker threads and a time
+/// limit.
+///
+/// - `seconds = N` is the time limit; the default is 120. It may be any expression of the
+///   type `u64`.
+/// - A parameter of a type `T` or `&T` is started before the test by
+///   `T::start_with(&[...])`, with the strings of `args = [...]`. A borrowed one is dropped
+///   after the runtime, so that no task of the test is connected to it any more; also if
+///   the test panics or exceeds its limit.
+///
+/// ```ignore
+/// #[server_test(args = ["--max-runs", "1"], seconds = 300)]
+/// async fn run_limit_is_enforced(server: &Server) {}
+/// ```
+#[proc_macro_attribute]
+pub fn server_test(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    server_test::expand(arguments.into(), item.into())
+        .unwrap_or_else(syn::Error::into_compile_error)
+        .into()
+}
+
+/// Turns an `async fn` without parameters into a test with a tokio runtime of two worker
+/// threads and a time limit, as [`macro@server_test`] does, for tests that need no server.
+#[proc_macro_attribute]
+pub fn timed_test(arguments: TokenStream, item: TokenStream) -> TokenStream {
+    server_test(arguments, item)
 }
