@@ -1,25 +1,31 @@
 //! The conformance suite of engines.
 //!
 //! The tests of an engine call [`conformance!`](crate::conformance) with an expression
-//! that opens the engine; each case becomes a test of its own.
+//! that opens the engine; each case becomes a test of its own. The value has to destroy
+//! its sandboxes when it is dropped, so that a failed case leaves none: see
+//! [`CleanUpOnDrop`].
 // A failed expectation is a failed test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod execs;
 pub mod files;
+pub mod lifecycle;
 pub mod limits;
-pub mod lives;
 pub mod sessions;
 pub mod shells;
-pub mod stops;
+pub mod stopped;
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use isorun_agent::client::{self, ClientError, ExecHandle, Output};
 use isorun_agent::protocol;
+use tokio::runtime::Handle;
+use tokio::task::block_in_place;
+use tokio::time::timeout;
 
-use crate::engine::{AgentStream, Engine, Root, SandboxId, SandboxSpec};
+use crate::engine::{AgentStream, Engine, Error, Root, SandboxId, SandboxSpec};
 
 /// Timeout of a case: longer than any takes on a busy machine.
 pub const CASE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -28,27 +34,24 @@ pub const CASE_TIMEOUT: Duration = Duration::from_secs(60);
 #[macro_export]
 macro_rules! conformance_of_shells {
     ($open:expr) => {
-        $crate::conformance_of_shells!(@ $open;
-            a_shell_remembers, a_shell_cannot_be_confused, a_timeout_leaves_the_shell, a_shell_survives_any_interrupt,
-            a_shell_can_be_attached_to, what_runs_goes_on_across_a_checkpoint
+        $crate::conformance_of_shells!(@ $open; shells:
+            shell_keeps_its_state, output_cannot_forge_the_end_of_a_command,
+            timeout_keeps_the_shell, shell_survives_interrupts_at_any_moment,
+            shell_can_be_reattached, commands_continue_across_a_checkpoint
         );
-        $crate::conformance_of_shells!(@@ $open; sessions:
-            redirections_last, what_is_stopped_ends_no_shell,
-            what_is_set_up_for_a_person_does_not_show, commands_may_be_long,
-            time_limits_do_not_run_in_a_checkpoint, a_program_that_was_killed_is_not_kept
+        $crate::conformance_of_shells!(@ $open; sessions:
+            redirections_persist, stopped_process_does_not_end_the_shell,
+            interactive_settings_do_not_change_output, long_commands_are_accepted,
+            time_limits_are_paused_in_a_checkpoint, killed_program_is_not_kept
         );
     };
-    (@ $open:expr; $($case:ident),+) => {
-        $crate::conformance_of_shells!(@@ $open; shells: $($case),+);
-    };
-    (@@ $open:expr; $module:ident: $($case:ident),+) => {
+    (@ $open:expr; $module:ident: $($case:ident),+) => {
         $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $case() {
             let scratch = $open.await;
             let engine = scratch.shared();
             let case = $crate::conformance::$module::$case(&engine);
-            tokio::time::timeout($crate::conformance::CASE_TIMEOUT, case).await.unwrap();
-            $crate::conformance::clean_up(&*engine).await;
+            $crate::conformance::run_case(case).await;
         })+
     };
 }
@@ -59,22 +62,33 @@ macro_rules! conformance_of_shells {
 macro_rules! conformance {
     ($open:expr) => {
         $crate::conformance!(@ $open;
-            execs: output_and_codes, output_arrives_as_it_is_written, stdin_is_empty_or_fed,
-                a_timeout_kills_the_whole_tree, a_client_that_leaves_takes_its_program_along,
-                what_runs_in_the_background_stays, what_cannot_start_says_why,
-                environment_folder_and_user, shared_memory_of_every_user, long_arguments, a_terminal, signals, a_hundred_at_once,
-                a_slow_reader_slows_the_program, garbage_harms_only_its_connection;
-            files: files_go_in_and_out, folders, what_cannot_be_is_refused,
-                a_broken_upload_leaves_nothing, nothing_inside_keeps_the_agent_waiting,
-                folders_that_become_links_are_not_given_away, trees_of_any_depth_are_removed;
-            limits: too_many_processes, a_bomb_ends_at_its_timeout, a_full_disk, too_much_memory, cpu_time,
-                cpu_time_is_divided_by_weight,
-                cpus_are_those_of_the_spec, processes_are_counted;
-            stops: what_is_stopped_ends_nothing, no_program_is_left_stopped,
-                jobs_of_a_shell_on_a_terminal, a_timeout_touches_no_other_command;
-            lives: names_are_unique_and_gone_when_destroyed, specs_are_checked,
-                a_sandbox_that_dies_is_noticed, nothing_of_the_machine_is_visible,
-                sandboxes_are_apart, a_checkpoint_is_restored_any_number_of_times;
+            execs:
+                output_and_exit_status, output_is_available_before_the_exit,
+                stdin_is_empty_or_sent, timeout_kills_all_descendants,
+                dropped_exec_kills_its_program, background_programs_keep_running,
+                start_failures_name_the_cause, environment_directory_and_user,
+                shared_memory_is_available_to_every_user, argument_length_limit_is_enforced,
+                terminal_has_a_size_and_an_interrupt_key, signals_reach_the_program,
+                hundred_concurrent_commands_keep_their_output, unread_output_blocks_the_program,
+                invalid_data_ends_only_its_connection;
+            files:
+                files_are_stored_unchanged, directories_are_created_listed_and_removed,
+                invalid_requests_are_refused, incomplete_upload_leaves_no_file,
+                special_files_do_not_block_the_agent, link_race_does_not_change_ownership,
+                deep_trees_are_removed;
+            limits:
+                process_limit_is_enforced, fork_bomb_is_killed_at_its_timeout,
+                disk_limit_is_enforced, memory_limit_is_enforced, cpu_quota_is_enforced,
+                cpu_time_is_divided_by_weight, cpu_count_matches_the_spec,
+                processes_are_counted;
+            stopped:
+                stopped_process_does_not_end_its_command,
+                programs_stopped_by_a_terminal_are_continued,
+                shell_on_a_terminal_has_job_control, timeout_does_not_affect_other_commands;
+            lifecycle:
+                ids_are_unique_until_destroyed, invalid_specs_are_refused,
+                death_of_a_sandbox_is_reported, machine_is_not_visible,
+                sandboxes_are_isolated_from_each_other, checkpoint_can_be_restored_repeatedly;
         );
     };
     (@ $open:expr; $($module:ident: $($case:ident),+;)+) => {
@@ -85,19 +99,52 @@ macro_rules! conformance {
             async fn $case() {
                 let engine = $open.await;
                 let case = $crate::conformance::$module::$case(&*engine);
-                tokio::time::timeout($crate::conformance::CASE_TIMEOUT, case).await.unwrap();
-                $crate::conformance::clean_up(&*engine).await;
+                $crate::conformance::run_case(case).await;
             })+
         })+
     };
 }
 
+/// Runs a case, and fails it if it exceeds [`CASE_TIMEOUT`].
+pub async fn run_case(case: impl Future<Output = ()>) {
+    timeout(CASE_TIMEOUT, case).await.expect("the case exceeded its time limit");
+}
+
 /// Destroys all sandboxes and shuts the engine down.
 pub async fn clean_up(engine: &dyn Engine) {
-    for id in engine.list().await.unwrap() {
-        engine.destroy(&id).await.unwrap();
+    try_clean_up(engine).await.unwrap();
+}
+
+async fn try_clean_up(engine: &dyn Engine) -> Result<(), Error> {
+    for id in engine.list().await? {
+        engine.destroy(&id).await?;
     }
     engine.shutdown().await;
+    Ok(())
+}
+
+/// An engine whose sandboxes are destroyed, and which is shut down, when this is dropped;
+/// also when a test fails. It has to be dropped in a runtime with several threads.
+pub struct CleanUpOnDrop<E: Engine>(pub E);
+
+impl<E: Engine> Deref for CleanUpOnDrop<E> {
+    type Target = E;
+
+    fn deref(&self) -> &E {
+        &self.0
+    }
+}
+
+impl<E: Engine> Drop for CleanUpOnDrop<E> {
+    fn drop(&mut self) {
+        let cleaning = async { timeout(CASE_TIMEOUT, try_clean_up(&self.0)).await };
+        let outcome = block_in_place(|| Handle::current().block_on(cleaning));
+        // A second panic would abort the process, and with it the other tests.
+        if std::thread::panicking() {
+            return eprintln!("clean-up: {outcome:?}");
+        }
+        outcome.expect("the clean-up exceeded its time limit").unwrap();
+    }
 }
 
 /// Returns the spec of a small sandbox with the machine's own programs and a unique id.

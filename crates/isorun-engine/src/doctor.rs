@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_said_with_its_remedy() {
+    fn missing_tools_are_reported() {
         let mut config = GvisorConfig::new("/nonexistent");
         config.runsc = Some("/no/such/runsc".into());
         let findings = gvisor(&config);

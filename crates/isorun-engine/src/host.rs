@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_secret_of_the_machine_is_in_the_image() {
+    fn image_contains_no_secret_of_the_machine() {
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path()).unwrap();
         // A second call finds everything in place.
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_for_every_user_is_not_copied() {
+    fn private_files_are_not_copied() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (from, to) = (from.path(), to.path());
         for path in ["a/open/file", "a/open/closed", "a/dir/file", "a/half/file", "b/c/file"] {

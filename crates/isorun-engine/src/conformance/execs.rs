@@ -12,7 +12,7 @@ use super::{Sandbox, argv, shell};
 use crate::engine::Engine;
 
 /// The output and the exit status of a program are returned unchanged.
-pub async fn output_and_codes(engine: &dyn Engine) {
+pub async fn output_and_exit_status(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     for (command, status, stdout, stderr) in [
         ("true", Status::Code(0), &b""[..], &b""[..]),
@@ -41,7 +41,7 @@ pub async fn output_and_codes(engine: &dyn Engine) {
 }
 
 /// Output is available before the program exits.
-pub async fn output_arrives_as_it_is_written(engine: &dyn Engine) {
+pub async fn output_is_available_before_the_exit(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let program = Exec { stdin: true, ..shell("echo first; read line; echo \"then $line\"") };
     let mut exec = sandbox.exec(program).await.unwrap();
@@ -55,7 +55,7 @@ pub async fn output_arrives_as_it_is_written(engine: &dyn Engine) {
 
 /// A program that reads its input sees the end of file if no input is sent, and all of the
 /// input otherwise.
-pub async fn stdin_is_empty_or_fed(engine: &dyn Engine) {
+pub async fn stdin_is_empty_or_sent(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     assert_eq!(sandbox.text("cat; echo done").await, "done\n");
 
@@ -82,7 +82,7 @@ pub async fn stdin_is_empty_or_fed(engine: &dyn Engine) {
 
 /// A timeout kills all processes that the program has started, in time, and keeps its
 /// output.
-pub async fn a_timeout_kills_the_whole_tree(engine: &dyn Engine) {
+pub async fn timeout_kills_all_descendants(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let command = "echo partial; sleep 1001 & (setsid sleep 1002 &) ; \
                    (setsid sh -c 'trap \"\" TERM HUP; sleep 1003 & wait' &); wait; sleep 1004";
@@ -101,7 +101,7 @@ pub async fn a_timeout_kills_the_whole_tree(engine: &dyn Engine) {
 }
 
 /// Dropping an exec kills its program.
-pub async fn a_client_that_leaves_takes_its_program_along(engine: &dyn Engine) {
+pub async fn dropped_exec_kills_its_program(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let mut exec = sandbox.exec(shell("echo up; setsid sleep 1001 & sleep 1002")).await.unwrap();
     assert_eq!(exec.events.next().await.unwrap(), ExecEvent::Stdout("up\n".into()));
@@ -113,7 +113,7 @@ pub async fn a_client_that_leaves_takes_its_program_along(engine: &dyn Engine) {
 
 /// A program that was started in the background continues to run, whatever it does with
 /// its output, and the exec that started it ends.
-pub async fn what_runs_in_the_background_stays(engine: &dyn Engine) {
+pub async fn background_programs_keep_running(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let loud = "(while :; do echo noise; echo x >> /tmp/alive; sleep 0.05; done) & echo started";
     let output = sandbox.sh(loud).await;
@@ -126,7 +126,7 @@ pub async fn what_runs_in_the_background_stays(engine: &dyn Engine) {
 }
 
 /// A program that cannot be started is an error with the cause.
-pub async fn what_cannot_start_says_why(engine: &dyn Engine) {
+pub async fn start_failures_name_the_cause(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let program = || argv(&["true"]);
     for (exec, kind, part) in [
@@ -154,7 +154,7 @@ pub async fn what_cannot_start_says_why(engine: &dyn Engine) {
 }
 
 /// Environment, working directory and user are those of the request.
-pub async fn environment_folder_and_user(engine: &dyn Engine) {
+pub async fn environment_directory_and_user(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let run =
         |exec: Exec| async { sandbox.exec(exec).await.unwrap().output(10_000).await.unwrap() };
@@ -177,7 +177,7 @@ pub async fn environment_folder_and_user(engine: &dyn Engine) {
 }
 
 /// A terminal is a pseudoterminal with a size that can change, and supports Ctrl-C.
-pub async fn a_terminal(engine: &dyn Engine) {
+pub async fn terminal_has_a_size_and_an_interrupt_key(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let program = Exec {
         pty: Some(Size { rows: 30, cols: 100 }),
@@ -212,7 +212,7 @@ pub async fn a_terminal(engine: &dyn Engine) {
 }
 
 /// Signals reach the program and the processes that it waits for.
-pub async fn signals(engine: &dyn Engine) {
+pub async fn signals_reach_the_program(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let trapping = "trap 'echo caught; exit 7' TERM; echo ready; while :; do sleep 0.02; done";
     let mut exec = sandbox.exec(shell(trapping)).await.unwrap();
@@ -226,7 +226,7 @@ pub async fn signals(engine: &dyn Engine) {
 }
 
 /// Many commands run concurrently, each with its own output.
-pub async fn a_hundred_at_once(engine: &dyn Engine) {
+pub async fn hundred_concurrent_commands_keep_their_output(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let runs = (0..100).map(|number| {
         let sandbox = &sandbox;
@@ -240,7 +240,7 @@ pub async fn a_hundred_at_once(engine: &dyn Engine) {
 }
 
 /// Output that is not read is neither buffered without bound nor lost.
-pub async fn a_slow_reader_slows_the_program(engine: &dyn Engine) {
+pub async fn unread_output_blocks_the_program(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let total = 30_000_000;
     let command = format!("head -c {total} /dev/zero; echo end > /tmp/end");
@@ -263,7 +263,7 @@ pub async fn a_slow_reader_slows_the_program(engine: &dyn Engine) {
 }
 
 /// Invalid protocol data closes its own connection only.
-pub async fn garbage_harms_only_its_connection(engine: &dyn Engine) {
+pub async fn invalid_data_ends_only_its_connection(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let mut running = sandbox.exec(Exec { stdin: true, ..shell("echo up; cat") }).await.unwrap();
     assert_eq!(running.events.next().await.unwrap(), ExecEvent::Stdout("up\n".into()));
@@ -321,7 +321,7 @@ async fn sleepers(sandbox: &Sandbox<'_>) -> String {
 }
 
 /// Shared memory and the directories for temporary files are available to every user.
-pub async fn shared_memory_of_every_user(engine: &dyn Engine) {
+pub async fn shared_memory_is_available_to_every_user(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let program = "import multiprocessing as m\n\
                    from multiprocessing import shared_memory as s\n\
@@ -353,7 +353,7 @@ pub async fn shared_memory_of_every_user(engine: &dyn Engine) {
 }
 
 /// Arguments may be as long as Linux allows; the error for longer ones contains the limit.
-pub async fn long_arguments(engine: &dyn Engine) {
+pub async fn argument_length_limit_is_enforced(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let max_bytes = 131_071;
     for (count, length) in [(1, max_bytes), (6, 100_000)] {

@@ -8,7 +8,7 @@ use super::Sandbox;
 use crate::engine::Engine;
 
 /// Files are stored unchanged, with the permissions and the owner of the request.
-pub async fn files_go_in_and_out(engine: &dyn Engine) {
+pub async fn files_are_stored_unchanged(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let mut bytes: Vec<u8> =
         (0..5_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
@@ -49,7 +49,7 @@ pub async fn files_go_in_and_out(engine: &dyn Engine) {
 }
 
 /// Directories are created, listed and removed.
-pub async fn folders(engine: &dyn Engine) {
+pub async fn directories_are_created_listed_and_removed(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     client::make_dir(sandbox.connect().await, "/a/b/c".into(), Some(0o700), None).await.unwrap();
     client::make_dir(sandbox.connect().await, "/a/b/c".into(), None, None).await.unwrap();
@@ -71,7 +71,7 @@ pub async fn folders(engine: &dyn Engine) {
 }
 
 /// Invalid requests are refused with the matching kind of failure.
-pub async fn what_cannot_be_is_refused(engine: &dyn Engine) {
+pub async fn invalid_requests_are_refused(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     sandbox.text("mkdir /d; mkfifo /pipe; touch /file").await;
     let long = format!("/{}", "x".repeat(5000));
@@ -100,7 +100,7 @@ pub async fn what_cannot_be_is_refused(engine: &dyn Engine) {
 }
 
 /// An upload that is not complete leaves no new file.
-pub async fn a_broken_upload_leaves_nothing(engine: &dyn Engine) {
+pub async fn incomplete_upload_leaves_no_file(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     write(&sandbox, "/up/file", b"before").await.unwrap();
     let (mut feed, source) = tokio::io::duplex(1 << 20);
@@ -125,7 +125,7 @@ pub async fn a_broken_upload_leaves_nothing(engine: &dyn Engine) {
 
 /// Pipes, devices and links in the place of files that the agent opens delay neither that
 /// request nor any other.
-pub async fn nothing_inside_keeps_the_agent_waiting(engine: &dyn Engine) {
+pub async fn special_files_do_not_block_the_agent(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     // The names of temporary files in earlier versions, and many more.
     sandbox
@@ -167,7 +167,7 @@ pub async fn nothing_inside_keeps_the_agent_waiting(engine: &dyn Engine) {
 
 /// A program that replaces a directory with a symbolic link while the agent creates files
 /// in it does not get ownership of other files.
-pub async fn folders_that_become_links_are_not_given_away(engine: &dyn Engine) {
+pub async fn link_race_does_not_change_ownership(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     sandbox.text("mkdir -m 777 /home/u && mkdir /secret && echo key > /secret/key").await;
     let racing = "while :; do for n in $(seq 0 40); do \
@@ -186,7 +186,7 @@ pub async fn folders_that_become_links_are_not_given_away(engine: &dyn Engine) {
 }
 
 /// A tree is removed even if it is deeper than recursion or file descriptors allow.
-pub async fn trees_of_any_depth_are_removed(engine: &dyn Engine) {
+pub async fn deep_trees_are_removed(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let deep = "import os\nos.mkdir('/deep'); os.chdir('/deep')\n\
                 for n in range(9000): os.mkdir('d'); os.chdir('d')\nopen('bottom', 'w')";

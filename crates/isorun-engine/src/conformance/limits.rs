@@ -9,7 +9,7 @@ use super::{Sandbox, shell, spec};
 use crate::engine::{CpuWeight, Engine, Error, Exit};
 
 /// A fork bomb is limited to its sandbox and can be killed.
-pub async fn too_many_processes(engine: &dyn Engine) {
+pub async fn process_limit_is_enforced(engine: &dyn Engine) {
     let sandbox =
         Sandbox::with_spec(engine, crate::SandboxSpec { pids: 40, mem_mib: 1024, ..spec() }).await;
     let bomb = "import os, time\n\
@@ -60,7 +60,7 @@ pub async fn too_many_processes(engine: &dyn Engine) {
 
 /// Fork bombs whose processes leave their session are killed at their timeout, and the
 /// sandbox can start as many processes as before.
-pub async fn a_bomb_ends_at_its_timeout(engine: &dyn Engine) {
+pub async fn fork_bomb_is_killed_at_its_timeout(engine: &dyn Engine) {
     let sandbox =
         Sandbox::with_spec(engine, crate::SandboxSpec { pids: 100, mem_mib: 1024, ..spec() }).await;
     let bystander = sandbox.exec(shell("sleep 4; echo still here")).await.unwrap();
@@ -82,7 +82,7 @@ pub async fn a_bomb_ends_at_its_timeout(engine: &dyn Engine) {
 }
 
 /// A full disk makes only the write fail.
-pub async fn a_full_disk(engine: &dyn Engine) {
+pub async fn disk_limit_is_enforced(engine: &dyn Engine) {
     let sandbox = Sandbox::with_spec(engine, crate::SandboxSpec { disk_mib: 20, ..spec() }).await;
     for dir in ["/srv", "/tmp", "/usr/lib"] {
         let output = sandbox.sh(&format!("head -c 30000000 /dev/zero > {dir}/big")).await;
@@ -104,7 +104,7 @@ pub async fn a_full_disk(engine: &dyn Engine) {
 }
 
 /// A sandbox that exceeds its memory is killed, and the cause is reported.
-pub async fn too_much_memory(engine: &dyn Engine) {
+pub async fn memory_limit_is_enforced(engine: &dyn Engine) {
     let sandbox = Sandbox::with_spec(engine, crate::SandboxSpec { mem_mib: 64, ..spec() }).await;
     let other = Sandbox::new(engine).await;
     let greedy = "b = []\nwhile True: b.append(bytearray(b'x') * 5000000)";
@@ -123,7 +123,7 @@ pub async fn too_much_memory(engine: &dyn Engine) {
 }
 
 /// Two busy loops together get at most the CPU time of one CPU.
-pub async fn cpu_time(engine: &dyn Engine) {
+pub async fn cpu_quota_is_enforced(engine: &dyn Engine) {
     let sandbox = Sandbox::with_spec(engine, crate::SandboxSpec { vcpus: 1, ..spec() }).await;
     let before = engine.stats(&sandbox.id).await.unwrap();
     let start = Instant::now();
@@ -151,6 +151,7 @@ pub async fn cpu_time_is_divided_by_weight(engine: &dyn Engine) {
         engine.set_cpu_weight(&heavy.id, CpuWeight::FULL).await.unwrap();
         engine.set_cpu_weight(&light.id, CpuWeight::of_thousandths(250)).await.unwrap();
         let before = (used(light).await, used(heavy).await);
+        // The interval of the measurement.
         tokio::time::sleep(Duration::from_secs(3)).await;
         let (light, heavy) = (used(light).await - before.0, used(heavy).await - before.1);
         assert!(heavy > light * 2, "{heavy} ms and {light} ms");
@@ -158,7 +159,7 @@ pub async fn cpu_time_is_divided_by_weight(engine: &dyn Engine) {
 }
 
 /// Programs see the number of CPUs of the sandbox.
-pub async fn cpus_are_those_of_the_spec(engine: &dyn Engine) {
+pub async fn cpu_count_matches_the_spec(engine: &dyn Engine) {
     let machine = std::thread::available_parallelism().unwrap().get() as u32;
     for vcpus in [1, machine] {
         let sandbox = Sandbox::with_spec(engine, crate::SandboxSpec { vcpus, ..spec() }).await;

@@ -20,7 +20,7 @@ async fn check(engine: &Arc<dyn Engine>, sandbox: &Sandbox<'_>, rows: &[(&str, i
 }
 
 /// Redirections of `exec` apply to later commands, and no form of it ends the shell.
-pub async fn redirections_last(engine: &Arc<dyn Engine>) {
+pub async fn redirections_persist(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(engine.as_ref()).await;
     for rows in [
         &[
@@ -112,23 +112,17 @@ pub async fn redirections_last(engine: &Arc<dyn Engine>) {
     shell.text("exec >/tmp/j").await;
     let token = shell.token.clone();
     drop(shell);
-    let mut shell = loop {
-        match OpenShell::attach(engine, &sandbox, &token).await {
-            Ok(shell) => break shell,
-            // The agent has not noticed yet that the first connection is closed.
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    };
+    let mut shell = OpenShell::reattach(engine, &sandbox, &token).await;
     shell.text("echo j").await;
     assert_eq!(shell.run("cat /tmp/j >&2").await, (Status::Code(0), String::new(), "j\n".into()));
 }
 
 /// A stopped process ends neither its command nor the shell, and a bash that stops itself
 /// is continued.
-pub async fn what_is_stopped_ends_no_shell(engine: &Arc<dyn Engine>) {
+pub async fn stopped_process_does_not_end_the_shell(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(engine.as_ref()).await;
     let mut shell = OpenShell::new(engine, &sandbox).await;
-    for command in super::stops::STOPPING_COMMANDS {
+    for command in super::stopped::STOPPING_COMMANDS {
         let (status, out, _) = shell.run(command).await;
         assert_eq!((status, &*out), (Status::Code(0), "on\n"), "{command}");
         assert_eq!(shell.text("ls / >/dev/null; echo alive").await, "alive\n", "after {command}");
@@ -149,7 +143,7 @@ pub async fn what_is_stopped_ends_no_shell(engine: &Arc<dyn Engine>) {
 }
 
 /// Prompts, traces and the history contain the user's commands, and none of the agent's.
-pub async fn what_is_set_up_for_a_person_does_not_show(engine: &Arc<dyn Engine>) {
+pub async fn interactive_settings_do_not_change_output(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(engine.as_ref()).await;
     for rows in [
         &[
@@ -225,7 +219,7 @@ pub async fn what_is_set_up_for_a_person_does_not_show(engine: &Arc<dyn Engine>)
 }
 
 /// A command may be as long as the body of a request.
-pub async fn commands_may_be_long(engine: &Arc<dyn Engine>) {
+pub async fn long_commands_are_accepted(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(engine.as_ref()).await;
     let mut shell = OpenShell::new(engine, &sandbox).await;
     for length in [127 << 10, 129 << 10, 500_000, (1 << 20) - 200] {
@@ -256,7 +250,7 @@ pub async fn commands_may_be_long(engine: &Arc<dyn Engine>) {
 
 /// The time limits of commands and shells are paused while their sandbox is checkpointed;
 /// its clocks continue.
-pub async fn time_limits_do_not_run_in_a_checkpoint(engine: &Arc<dyn Engine>) {
+pub async fn time_limits_are_paused_in_a_checkpoint(engine: &Arc<dyn Engine>) {
     if !engine.capabilities().checkpoint {
         return;
     }
@@ -283,7 +277,7 @@ pub async fn time_limits_do_not_run_in_a_checkpoint(engine: &Arc<dyn Engine>) {
     // The clients were notified that the sandbox is gone.
     exec.await.unwrap().unwrap_err();
     shell.await.unwrap();
-    // Longer than the limits.
+    // Longer than the limits, which must not apply meanwhile.
     tokio::time::sleep(Duration::from_millis(5000)).await;
     let spec = crate::SandboxSpec { id: sandbox.id.clone(), ..super::spec() };
     engine.restore(spec, dir.path()).await.unwrap();
@@ -303,7 +297,7 @@ pub async fn time_limits_do_not_run_in_a_checkpoint(engine: &Arc<dyn Engine>) {
 
 /// A program that reaches its time limit without a client is kept for a client only as
 /// long as one that runs.
-pub async fn a_program_that_was_killed_is_not_kept(engine: &Arc<dyn Engine>) {
+pub async fn killed_program_is_not_kept(engine: &Arc<dyn Engine>) {
     if !engine.capabilities().checkpoint {
         return;
     }
@@ -324,7 +318,7 @@ pub async fn a_program_that_was_killed_is_not_kept(engine: &Arc<dyn Engine>) {
     let spec = crate::SandboxSpec { id: sandbox.id.clone(), ..super::spec() };
     engine.restore(spec, dir.path()).await.unwrap();
     sandbox.until("! pgrep -x sleep").await;
-    // More than the time within which a client has to attach.
+    // More than the time within which a client has to attach: it must have passed.
     tokio::time::sleep(Duration::from_secs(12)).await;
     let attached = client::attach_shell(connect(engine, &sandbox), "limited".to_owned()).await;
     let Err(client::ClientError::Failed(failure)) = attached else { panic!("it is still kept") };

@@ -37,6 +37,16 @@ impl OpenShell {
         Ok(Self { shell, token: token.to_owned() })
     }
 
+    /// Attaches to a shell as soon as the agent has noticed that its connection is closed.
+    pub async fn reattach(engine: &Arc<dyn Engine>, sandbox: &Sandbox<'_>, token: &str) -> Self {
+        loop {
+            match Self::attach(engine, sandbox, token).await {
+                Ok(shell) => return shell,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
     /// Runs a command to its end; returns its status, stdout and stderr.
     pub async fn run(&mut self, command: &str) -> (Status, String, String) {
         self.run_for(command, None).await
@@ -104,7 +114,7 @@ pub fn connect(engine: &Arc<dyn Engine>, sandbox: &Sandbox<'_>) -> Connect<Agent
 }
 
 /// The state of a shell is preserved for the next command.
-pub async fn a_shell_remembers(engine: &Arc<dyn Engine>) {
+pub async fn shell_keeps_its_state(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(&**engine).await;
     let mut shell = OpenShell::new(engine, &sandbox).await;
     for (command, code, out, err) in [
@@ -155,7 +165,7 @@ pub async fn a_shell_remembers(engine: &Arc<dyn Engine>) {
 }
 
 /// Neither the output nor unclosed constructs of a command affect later commands.
-pub async fn a_shell_cannot_be_confused(engine: &Arc<dyn Engine>) {
+pub async fn output_cannot_forge_the_end_of_a_command(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(&**engine).await;
     let mut shell = OpenShell::new(engine, &sandbox).await;
     for open in [
@@ -195,7 +205,7 @@ pub async fn a_shell_cannot_be_confused(engine: &Arc<dyn Engine>) {
 }
 
 /// A timeout kills the running command, and the state of the shell is preserved.
-pub async fn a_timeout_leaves_the_shell(engine: &Arc<dyn Engine>) {
+pub async fn timeout_keeps_the_shell(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(&**engine).await;
     let mut shell = OpenShell::new(engine, &sandbox).await;
     shell.text("cd /tmp; FOO=bar; sleep 3000 & echo").await;
@@ -226,7 +236,7 @@ pub async fn a_timeout_leaves_the_shell(engine: &Arc<dyn Engine>) {
 
 /// Interrupts at any moment leave the shell usable, for example while bash starts one or
 /// several programs.
-pub async fn a_shell_survives_any_interrupt(engine: &Arc<dyn Engine>) {
+pub async fn shell_survives_interrupts_at_any_moment(engine: &Arc<dyn Engine>) {
     const COMMANDS: [&str; 7] = [
         "sleep 1000",
         "while :; do /bin/true; done",
@@ -248,16 +258,18 @@ pub async fn a_shell_survives_any_interrupt(engine: &Arc<dyn Engine>) {
 }
 
 /// A shell can be attached to after its connection was lost, but not after it was closed.
-pub async fn a_shell_can_be_attached_to(engine: &Arc<dyn Engine>) {
+pub async fn shell_can_be_reattached(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(&**engine).await;
     let mut shell = OpenShell::new(engine, &sandbox).await;
-    shell.text("X=1; (sleep 0.3; echo late) &").await;
+    let late = "(until [ -e /tmp/go ]; do sleep 0.05; done; echo late; touch /tmp/printed) &";
+    shell.text(&format!("X=1; {late}")).await;
     let token = shell.token.clone();
     let attached = OpenShell::attach(engine, &sandbox, &token).await;
     assert!(attached.is_err(), "the shell already has a connection");
     drop(shell);
-    sandbox.sh("sleep 0.5").await;
-    let mut shell = OpenShell::attach(engine, &sandbox, &token).await.unwrap();
+    // What is printed without a client is kept.
+    sandbox.text("touch /tmp/go; until [ -e /tmp/printed ]; do sleep 0.01; done").await;
+    let mut shell = OpenShell::reattach(engine, &sandbox, &token).await;
     assert_eq!(shell.text("echo X=$X").await, "late\nX=1\n");
     shell.shell.control.close().await.unwrap();
     assert!(matches!(shell.shell.events.next().await, Ok(ShellEvent::Exited(_))));
@@ -268,7 +280,7 @@ pub async fn a_shell_can_be_attached_to(engine: &Arc<dyn Engine>) {
 }
 
 /// Commands that run when a checkpoint is taken continue, and no byte is lost.
-pub async fn what_runs_goes_on_across_a_checkpoint(engine: &Arc<dyn Engine>) {
+pub async fn commands_continue_across_a_checkpoint(engine: &Arc<dyn Engine>) {
     if !engine.capabilities().checkpoint {
         return;
     }
@@ -296,6 +308,7 @@ pub async fn what_runs_goes_on_across_a_checkpoint(engine: &Arc<dyn Engine>) {
     let feeding = {
         let control = summed.control.clone();
         tokio::spawn(async move {
+            // Slow enough that the checkpoints are taken meanwhile.
             for piece in input.chunks(50_000) {
                 control.stdin(bytes::Bytes::copy_from_slice(piece)).await.unwrap();
                 tokio::time::sleep(Duration::from_millis(10)).await;

@@ -284,7 +284,7 @@ mod tests {
     const V2: &str = "31 30 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
 
     #[test]
-    fn both_versions_are_found() {
+    fn both_cgroup_versions_are_found() {
         let v1 = Hierarchies::parse(V1, |_| String::new());
         assert!(!v1.unified);
         assert_eq!(v1.controllers["memory"], Path::new("/sys/fs/cgroup/memory"));
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_whole_words() {
+    fn fields_match_whole_words() {
         let text = "oom 7\noom_kill_disable 0\nunder_oom 0\noom_kill 2\n";
         assert_eq!(field(text, "oom_kill"), 2);
         assert_eq!(field(text, "nothing"), 0);

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read() {
+    fn versions_are_parsed() {
         for (text, expected) in [
             ("runsc version 0.0~20240729.0\nspec: 1.0.2-dev\n", Some("20240729.0")),
             ("runsc version release-20250407.0\n", Some("20250407.0")),

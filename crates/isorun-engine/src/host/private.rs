@@ -164,28 +164,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_that_is_not_for_everybody_is_found() {
+    fn private_files_and_directories_are_found() {
         let home = tempfile::tempdir().unwrap();
         let home = home.path();
-        for (path, mode, hidden) in [
-            ("file", 0o644, false),
-            ("runs", 0o755, false),
-            ("setuid", 0o4755, false),
-            ("owners", 0o600, true),
-            ("groups", 0o640, true),
-            ("runs-only", 0o711, true),
-            ("setuid-closed", 0o4750, true),
-            ("odd", 0o602, true),
-            ("dir/file", 0o644, false),
-            ("dir/deep/er/key", 0o400, true),
-            ("shut/file", 0o644, false),
-            ("shut/key", 0o600, false),
-            ("blind/file", 0o644, false),
+        for (path, mode) in [
+            ("file", 0o644),
+            ("runs", 0o755),
+            ("setuid", 0o4755),
+            ("owners", 0o600),
+            ("groups", 0o640),
+            ("runs-only", 0o711),
+            ("setuid-closed", 0o4750),
+            ("odd", 0o602),
+            ("dir/file", 0o644),
+            ("dir/deep/er/key", 0o400),
+            ("shut/file", 0o644),
+            ("shut/key", 0o600),
+            ("blind/file", 0o644),
         ] {
             fs::create_dir_all(home.join(path).parent().unwrap()).unwrap();
             fs::write(home.join(path), "x").unwrap();
             fs::set_permissions(home.join(path), Permissions::from_mode(mode)).unwrap();
-            let _ = hidden;
         }
         fs::hard_link(home.join("owners"), home.join("dir/other-name")).unwrap();
         symlink("owners", home.join("link")).unwrap();
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_many_is_hidden_as_one() {
+    fn directory_with_many_private_files_is_hidden_as_one() {
         let home = tempfile::tempdir().unwrap();
         let many = home.path().join("many");
         fs::create_dir_all(many.join("inner")).unwrap();

@@ -1,23 +1,28 @@
 //! Recovery after the process that owns the engine is killed at any moment: the next
 //! process finds its sandboxes, or removes their remains.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use isorun_agent::client;
-use isorun_engine::conformance::{Sandbox, shell, spec};
-use isorun_engine::gvisor::{Gvisor, GvisorConfig};
+use isorun_engine::conformance::{CleanUpOnDrop, Sandbox, shell, spec};
+use isorun_engine::gvisor::{Gvisor, GvisorConfig, group_name};
 use isorun_engine::{Engine, Error};
+use tempfile::TempDir;
+use test_macros::timed_test;
+use test_support::remains;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+use tokio::runtime::Handle;
+use tokio::task::block_in_place;
 
 /// The environment variable with the state directory of [`owner`].
 const STATE_DIR_VARIABLE: &str = "ISORUN_TEST_CRASH_STATE_DIR";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_or_left_when_the_owner_is_killed() {
-    let dir = tempfile::tempdir().unwrap();
+#[timed_test(seconds = 300)]
+async fn sandboxes_are_recovered_after_the_owner_is_killed() {
+    let dir = StateDir::create();
     // From before the first sandbox exists until a third one is being created, with a
     // different offset in each run.
     let jitter = u64::from(std::process::id() % 97);
@@ -26,15 +31,18 @@ async fn nothing_is_lost_or_left_when_the_owner_is_killed() {
             .args(["--ignored", "--exact", "--nocapture", "crash::owner"])
             .env(STATE_DIR_VARIABLE, dir.path())
             .stdout(Stdio::piped())
+            .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(owner.stdout.take().unwrap()).lines().map(Result::unwrap);
-        lines.find(|line| line == "open").unwrap();
-        std::thread::sleep(Duration::from_millis(round * 110 + jitter));
-        owner.kill().unwrap();
-        owner.wait().unwrap();
-        let created: Vec<String> =
-            lines.filter_map(|line| line.strip_prefix("created ").map(str::to_owned)).collect();
+        let mut lines = BufReader::new(owner.stdout.take().unwrap()).lines();
+        while lines.next_line().await.unwrap().expect("the owner has exited") != "open" {}
+        // The moment of the kill is what varies.
+        tokio::time::sleep(Duration::from_millis(round * 110 + jitter)).await;
+        owner.kill().await.unwrap();
+        let mut created = Vec::new();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            created.extend(line.strip_prefix("created ").map(str::to_owned));
+        }
 
         let engine = open(dir.path(), 0).await;
         let found = engine.list().await.unwrap();
@@ -48,13 +56,13 @@ async fn nothing_is_lost_or_left_when_the_owner_is_killed() {
         }
         engine.shutdown().await;
         drop(engine);
-        assert_nothing_left(dir.path()).await;
+        dir.assert_no_remains().await;
     }
 }
 
 /// The process that the test above kills; not a test itself.
 #[tokio::test]
-#[ignore = "started by nothing_is_lost_or_left_when_the_owner_is_killed"]
+#[ignore = "started by sandboxes_are_recovered_after_the_owner_is_killed"]
 async fn owner() {
     let dir = std::env::var_os(STATE_DIR_VARIABLE).unwrap();
     let engine = open(Path::new(&dir), 1).await;
@@ -69,9 +77,9 @@ async fn owner() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sandbox_outlives_its_engine() {
-    let dir = tempfile::tempdir().unwrap();
+#[timed_test]
+async fn sandboxes_survive_a_dropped_engine() {
+    let dir = StateDir::create();
     let engine = open(dir.path(), 0).await;
     let sandbox = Sandbox::new(&engine).await;
     sandbox.text("echo kept > /srv/file").await;
@@ -91,54 +99,60 @@ async fn a_sandbox_outlives_its_engine() {
     engine.destroy(&second).await.unwrap();
     engine.shutdown().await;
     drop(engine);
-    assert_nothing_left(dir.path()).await;
+    dir.assert_no_remains().await;
+}
+
+/// The state directory of engines. What a failed test has left in it is destroyed when this
+/// is dropped.
+struct StateDir(TempDir);
+
+impl StateDir {
+    fn create() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Asserts that no process, control group, mount or file of a sandbox is left.
+    async fn assert_no_remains(&self) {
+        let group = group_name(&self.path().canonicalize().unwrap());
+        remains::assert_none(self.path(), self.path(), &group).await;
+    }
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let cleaning = async {
+            match try_open(self.path(), 0).await {
+                Ok(engine) => drop(CleanUpOnDrop(engine)),
+                Err(error) => eprintln!("clean-up: {error}"),
+            }
+        };
+        block_in_place(|| Handle::current().block_on(cleaning));
+    }
 }
 
 async fn open(dir: &Path, warm: usize) -> Gvisor {
-    // The lock is released with the engine, but not at once: processes that were just
-    // forked share it until they call `exec`.
-    for _ in 0..200 {
+    try_open(dir, warm).await.unwrap()
+}
+
+/// Opens an engine as soon as its state directory is not locked any more. The lock is
+/// released with the engine, but not at once: processes that were just forked share it
+/// until they call `exec`.
+async fn try_open(dir: &Path, warm: usize) -> Result<Gvisor, Error> {
+    let mut attempts_left = 200;
+    loop {
+        attempts_left -= 1;
         match Gvisor::open(GvisorConfig { warm, ..GvisorConfig::new(dir) }).await {
-            Err(Error::Setup(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
-            other => return other.unwrap(),
+            Err(Error::Setup(_)) if attempts_left > 0 => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            outcome => return outcome,
         }
     }
-    panic!("the state directory is still locked");
-}
-
-/// Checks that no process, cgroup, mount, network namespace or file of a sandbox is left.
-async fn assert_nothing_left(dir: &Path) {
-    let name = dir.to_str().unwrap();
-    for part in ["containers", "runsc"] {
-        let left: Vec<_> = fs::read_dir(dir.join(part)).unwrap().collect();
-        assert!(left.is_empty(), "{left:?}");
-    }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(name), "{mounts}");
-    // Killed processes may need a moment to exit.
-    for attempt in 0.. {
-        let left = processes_of(name);
-        if left.is_empty() {
-            break;
-        }
-        assert!(attempt < 250, "{left:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let group = isorun_engine::gvisor::group_name(&dir.canonicalize().unwrap());
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-        assert!(!hierarchy.path().join(&group).exists(), "{hierarchy:?}");
-    }
-    assert!(!Path::new("/sys/fs/cgroup").join(&group).exists());
-}
-
-/// Returns the command lines that contain the state directory.
-fn processes_of(name: &str) -> Vec<String> {
-    fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok())
-        .filter_map(|entry| fs::read(entry.path().join("cmdline")).ok())
-        .map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "))
-        .filter(|line| line.contains(name))
-        .collect()
 }

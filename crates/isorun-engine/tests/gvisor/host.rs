@@ -4,7 +4,10 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use isorun_engine::conformance::{Sandbox, clean_up};
+use isorun_engine::conformance::{Sandbox, shell};
+use rustix::fs::Mode;
+use rustix::process::umask;
+use test_macros::timed_test;
 
 use crate::support::Scratch;
 
@@ -29,12 +32,27 @@ impl MachineDir {
 
 impl Drop for MachineDir {
     fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).unwrap();
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_not_every_user_may_read_is_not_there() {
+/// The umask of this process, which is restored when this is dropped.
+struct Umask(Mode);
+
+impl Umask {
+    fn set(mode: u32) -> Self {
+        Self(umask(Mode::from_raw_mode(mode)))
+    }
+}
+
+impl Drop for Umask {
+    fn drop(&mut self) {
+        umask(self.0);
+    }
+}
+
+#[timed_test]
+async fn private_files_of_the_machine_are_hidden() {
     let machine = MachineDir::create();
     for (name, mode) in [
         ("open", 0o644),
@@ -77,7 +95,6 @@ async fn what_not_every_user_may_read_is_not_there() {
         )
         .await;
     assert_eq!(hidden, "0\n");
-    clean_up(&*engine).await;
     // No mount is left, and the machine's own files are unchanged.
     drop(engine);
     for name in ["closed", "shut/open"] {
@@ -87,17 +104,15 @@ async fn what_not_every_user_may_read_is_not_there() {
     assert!(!mounts.contains(&*machine.0.to_string_lossy()), "{mounts}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_image_needs_does_not_depend_on_the_umask() {
-    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+#[timed_test]
+async fn image_does_not_depend_on_the_umask() {
+    let private = Umask::set(0o077);
     let engine = Scratch::open(0).await;
     let sandbox = Sandbox::new(&*engine).await;
-    rustix::process::umask(before);
+    drop(private);
     let request = isorun_agent::protocol::Exec {
         user: Some("nobody".to_owned()),
-        ..isorun_engine::conformance::shell(
-            "cat /etc/passwd | wc -l; ls -d /usr/bin; cd /tmp && pwd",
-        )
+        ..shell("cat /etc/passwd | wc -l; ls -d /usr/bin; cd /tmp && pwd")
     };
     let output = sandbox.exec(request).await.unwrap().output(1 << 20).await.unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "2\n/usr/bin\n/tmp\n", "{output:?}");
@@ -107,5 +122,4 @@ async fn what_the_image_needs_does_not_depend_on_the_umask() {
         assert_eq!(found & 0o777, mode, "{name}");
     }
     assert!(Path::new("/usr").exists());
-    clean_up(&*engine).await;
 }

@@ -11,7 +11,6 @@ mod network;
 mod pool;
 mod protocols;
 mod support;
-mod world;
 
 mod conformance {
     use crate::support::Scratch;

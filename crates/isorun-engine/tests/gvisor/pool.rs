@@ -4,16 +4,18 @@ use std::time::{Duration, Instant};
 
 use isorun_engine::Engine;
 use isorun_engine::conformance::{Sandbox, clean_up, hostname, spec};
+use test_macros::timed_test;
+use test_support::wait::wait_until;
 
 use crate::support::Scratch;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_comes_from_the_pool_is_new_and_whole() {
+#[timed_test(seconds = 300)]
+async fn pooled_containers_are_new_and_complete() {
     let scratch = Scratch::open(2).await;
     let engine = &*scratch;
     engine.warm(&spec());
     for _ in 0..6 {
-        let ready = until_ready(&scratch).await;
+        wait_until("a container is ready", async || scratch.ready() > 0).await;
         let start = Instant::now();
         let sandbox = Sandbox::new(engine).await;
         let took = start.elapsed();
@@ -22,7 +24,7 @@ async fn what_comes_from_the_pool_is_new_and_whole() {
             format!("{}\n", hostname(&sandbox.id))
         );
         sandbox.text("echo used > /srv/file").await;
-        assert!(took < Duration::from_secs(5), "{took:?} with {ready} ready");
+        assert!(took < Duration::from_secs(5), "{took:?} from the pool");
         engine.destroy(&sandbox.id).await.unwrap();
     }
     // The memory limit is that of the spec, also for a container from the pool.
@@ -35,8 +37,8 @@ async fn what_comes_from_the_pool_is_new_and_whole() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_at_once() {
+#[timed_test(seconds = 300)]
+async fn fifty_concurrent_sandboxes() {
     let scratch = Scratch::open(0).await;
     let engine = &*scratch;
     let mut sandboxes = Vec::new();
@@ -47,16 +49,5 @@ async fn fifty_at_once() {
     assert_eq!(engine.list().await.unwrap().len(), 50);
     for sandbox in &sandboxes {
         assert_eq!(sandbox.text("hostname").await, format!("{}\n", hostname(&sandbox.id)));
-    }
-    clean_up(engine).await;
-}
-
-async fn until_ready(scratch: &Scratch) -> usize {
-    loop {
-        let ready = scratch.ready();
-        if ready > 0 {
-            return ready;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

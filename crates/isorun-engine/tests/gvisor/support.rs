@@ -1,15 +1,18 @@
-//! Helpers that the tests share.
+//! What the tests share: an engine, and a network for it.
+
+pub mod network;
 
 use std::ops::Deref;
 use std::sync::Arc;
 
 use isorun_engine::Engine;
+use isorun_engine::conformance::CleanUpOnDrop;
 use isorun_engine::gvisor::{Gvisor, GvisorConfig};
 use tempfile::TempDir;
 
-/// An engine with a temporary state directory.
+/// An engine with a temporary state directory. It is cleaned up when this is dropped.
 pub struct Scratch {
-    engine: Gvisor,
+    engine: CleanUpOnDrop<Gvisor>,
     pub dir: TempDir,
 }
 
@@ -22,12 +25,12 @@ impl Scratch {
         let dir = tempfile::tempdir().unwrap();
         let mut config = GvisorConfig { warm: 0, ..GvisorConfig::new(dir.path()) };
         change(&mut config);
-        Self { engine: Gvisor::open(config).await.unwrap(), dir }
+        Self { engine: CleanUpOnDrop(Gvisor::open(config).await.unwrap()), dir }
     }
 
     /// Returns another handle of the engine.
     pub fn shared(&self) -> Arc<dyn Engine> {
-        Arc::new(self.engine.clone())
+        Arc::new(self.engine.0.clone())
     }
 }
 

@@ -13,7 +13,7 @@ use super::{Sandbox, argv, shell};
 use crate::engine::{AgentStream, Engine};
 
 /// Shell commands that leave one of their processes stopped while others exit, and then
-/// print `on`.
+/// print `on`. Pauses let processes stop themselves before the others exit.
 pub const STOPPING_COMMANDS: [&str; 20] = [
     "sleep 30 & kill -STOP $!; ls / >/dev/null; echo on",
     "sleep 30 & kill -TSTP $!; ls / >/dev/null; echo on",
@@ -40,7 +40,7 @@ pub const STOPPING_COMMANDS: [&str; 20] = [
 ];
 
 /// A stopped process neither ends nor blocks its command.
-pub async fn what_is_stopped_ends_nothing(engine: &dyn Engine) {
+pub async fn stopped_process_does_not_end_its_command(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     for command in STOPPING_COMMANDS {
         let output = sandbox.sh(command).await;
@@ -60,7 +60,7 @@ pub async fn what_is_stopped_ends_nothing(engine: &dyn Engine) {
 
 /// A program that is stopped by a terminal signal is continued, since no shell could
 /// continue it; one that was stopped by SIGSTOP is not.
-pub async fn no_program_is_left_stopped(engine: &dyn Engine) {
+pub async fn programs_stopped_by_a_terminal_are_continued(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     for signal in ["TSTP", "TTIN", "TTOU"] {
         let command = format!("kill -{signal} $$; echo on");
@@ -89,6 +89,8 @@ pub async fn no_program_is_left_stopped(engine: &dyn Engine) {
             if round == 2 {
                 break;
             }
+            // That it was stopped and continued cannot be observed. Without a pause, the
+            // next Ctrl-Z may come before it is continued, and have no effect.
             sandbox.sh("sleep 0.3").await;
         }
         exec.control.stdin(Bytes::from_static(b"typed\n")).await.unwrap();
@@ -104,13 +106,14 @@ pub async fn no_program_is_left_stopped(engine: &dyn Engine) {
     let exec = sandbox.exec(shell("kill -STOP $$; echo on")).await.unwrap();
     let pid = exec.pid;
     sandbox.until(&format!("grep -q ') T' /proc/{pid}/stat")).await;
+    // It stays stopped for as long as a program that is continued takes, and longer.
     sandbox.text(&format!("sleep 0.3; grep -q ') T' /proc/{pid}/stat; kill -CONT {pid}")).await;
     assert_eq!(exec.output(100).await.unwrap().stdout, b"on\n");
 }
 
 /// A shell on a terminal has job control: Ctrl-Z stops jobs, `fg` continues them, and they
 /// are notified of a new terminal size.
-pub async fn jobs_of_a_shell_on_a_terminal(engine: &dyn Engine) {
+pub async fn shell_on_a_terminal_has_job_control(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let mut exec = on_terminal(&sandbox, argv(&["bash", "--norc", "--noprofile", "-i"])).await;
     let mut seen = String::new();
@@ -133,7 +136,8 @@ pub async fn jobs_of_a_shell_on_a_terminal(engine: &dyn Engine) {
     until(&mut exec, &mut seen, "listed").await;
     assert!(seen.contains("Stopped"), "{seen:?}");
     typed(&exec, "fg\n").await;
-    sandbox.sh("sleep 0.3").await;
+    // The pattern does not match itself.
+    sandbox.until("! grep -q ') T' /proc/$(pgrep -o -f '[t]rap')/stat").await;
     exec.control.resize(Size { rows: 44, cols: 99 }).await.unwrap();
     until(&mut exec, &mut seen, "44 99").await;
     typed(&exec, "\x03").await;
@@ -143,7 +147,7 @@ pub async fn jobs_of_a_shell_on_a_terminal(engine: &dyn Engine) {
 }
 
 /// Killing many processes at a timeout does not stop, continue or delay other commands.
-pub async fn a_timeout_touches_no_other_command(engine: &dyn Engine) {
+pub async fn timeout_does_not_affect_other_commands(engine: &dyn Engine) {
     let sandbox = Sandbox::with_spec(
         engine,
         crate::SandboxSpec { pids: 200, mem_mib: 1024, ..super::spec() },

@@ -16,7 +16,7 @@ async fn check_hostname(sandbox: &Sandbox<'_>, hostname: &str) {
 }
 
 /// An id belongs to one sandbox, from `create` to `destroy`.
-pub async fn names_are_unique_and_gone_when_destroyed(engine: &dyn Engine) {
+pub async fn ids_are_unique_until_destroyed(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let again = SandboxSpec { id: sandbox.id.clone(), ..spec() };
     assert!(matches!(engine.create(again.clone()).await, Err(Error::AlreadyExists(_))));
@@ -39,7 +39,7 @@ pub async fn names_are_unique_and_gone_when_destroyed(engine: &dyn Engine) {
 }
 
 /// An invalid spec is refused before anything is created.
-pub async fn specs_are_checked(engine: &dyn Engine) {
+pub async fn invalid_specs_are_refused(engine: &dyn Engine) {
     for wrong in [
         SandboxSpec { vcpus: 0, ..spec() },
         SandboxSpec { mem_mib: 1, ..spec() },
@@ -56,7 +56,7 @@ pub async fn specs_are_checked(engine: &dyn Engine) {
 }
 
 /// All waiting calls are notified as soon as a sandbox terminates.
-pub async fn a_sandbox_that_dies_is_noticed(engine: &dyn Engine) {
+pub async fn death_of_a_sandbox_is_reported(engine: &dyn Engine) {
     let sandbox = Sandbox::new(engine).await;
     let waiting = sandbox.exec(shell("sleep 1000")).await.unwrap();
     // Its own root user may kill it, if the engine allows that.
@@ -79,7 +79,7 @@ pub async fn a_sandbox_that_dies_is_noticed(engine: &dyn Engine) {
 
 /// A sandbox sees no path, process, address or secret of the machine, and cannot change
 /// anything of it.
-pub async fn nothing_of_the_machine_is_visible(engine: &dyn Engine) {
+pub async fn machine_is_not_visible(engine: &dyn Engine) {
     let marker = tempfile::NamedTempFile::new().unwrap();
     let name = marker.path().display().to_string();
     let sandbox = Sandbox::new(engine).await;
@@ -137,7 +137,7 @@ pub async fn nothing_of_the_machine_is_visible(engine: &dyn Engine) {
 }
 
 /// Two sandboxes share no state that one of them can change.
-pub async fn sandboxes_are_apart(engine: &dyn Engine) {
+pub async fn sandboxes_are_isolated_from_each_other(engine: &dyn Engine) {
     let (one, two) = (Sandbox::new(engine).await, Sandbox::new(engine).await);
     one.text("echo secret > /srv/file; echo x > /usr/bin/new; sleep 1000 >/dev/null 2>&1 &").await;
     assert_eq!(two.text("ls /srv /usr/bin/new 2>/dev/null; pgrep sleep || true").await, "/srv:\n");
@@ -150,7 +150,7 @@ pub async fn sandboxes_are_apart(engine: &dyn Engine) {
 
 /// Files, memory and processes of a checkpoint are restored in any number of copies, while
 /// the original continues to run.
-pub async fn a_checkpoint_is_restored_any_number_of_times(engine: &dyn Engine) {
+pub async fn checkpoint_can_be_restored_repeatedly(engine: &dyn Engine) {
     if !engine.capabilities().checkpoint {
         let sandbox = Sandbox::new(engine).await;
         let dir = tempfile::tempdir().unwrap();

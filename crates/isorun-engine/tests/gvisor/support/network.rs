@@ -1,47 +1,23 @@
 //! A test network: servers on documentation addresses (RFC 5737) of the loopback interface,
 //! and an upstream DNS resolver.
 
-use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
-use hickory_resolver::proto::op::{Message, ResponseCode};
-use hickory_resolver::proto::rr::{Name, RData, Record, RecordType, rdata};
 use isorun_egress::context::ProxyOptions;
 use isorun_egress::policy::DefaultAction;
 use isorun_egress::{Blocked, Observer, Plan, Policy};
 use isorun_engine::conformance::{Sandbox, argv};
 use isorun_engine::{Engine, SandboxId};
+use test_support::{LoopbackAddress, Resolver};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 
-use crate::support::Scratch;
+use super::Scratch;
 
 /// The number of a test, which has sixteen addresses of its own.
 #[derive(Clone, Copy)]
 pub struct TestNetwork(pub u8);
-
-/// Addresses of the loopback interface, which are removed on drop.
-struct Addresses(Vec<Ipv4Addr>);
-
-impl Addresses {
-    fn run(&self, what: &str) {
-        for address in &self.0 {
-            let words = ["addr", what, &format!("{address}/32"), "dev", "lo"];
-            let _ = std::process::Command::new("ip")
-                .args(words)
-                .stderr(std::process::Stdio::null())
-                .status()
-                .unwrap();
-        }
-    }
-}
-
-impl Drop for Addresses {
-    fn drop(&mut self) {
-        self.run("del");
-    }
-}
 
 impl TestNetwork {
     pub fn host(self, number: u8) -> Ipv4Addr {
@@ -112,67 +88,6 @@ impl TestNetwork {
     }
 }
 
-/// A DNS resolver with a set of names, which can be changed.
-#[derive(Clone, Default)]
-pub struct Zone {
-    names: Arc<Mutex<HashMap<String, Vec<Entry>>>>,
-    /// The names and types of all queries.
-    pub queried: Arc<Mutex<Vec<String>>>,
-    pub types: Arc<Mutex<Vec<u16>>>,
-}
-
-#[derive(Clone)]
-pub enum Entry {
-    Address(Ipv4Addr),
-    Alias(&'static str),
-}
-
-impl Zone {
-    pub fn set(&self, name: &str, entries: &[Entry]) {
-        self.names.lock().unwrap().insert(name.to_owned(), entries.to_vec());
-    }
-
-    async fn serve(&self) -> SocketAddr {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
-        let zone = self.clone();
-        tokio::spawn(async move {
-            let mut buffer = vec![0; 4096];
-            while let Ok((count, from)) = socket.recv_from(&mut buffer).await {
-                let question = Message::from_vec(&buffer[..count]).unwrap();
-                let query = question.queries[0].clone();
-                let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
-                answer.add_query(query.clone());
-                let name = query.name.to_ascii().trim_end_matches('.').to_lowercase();
-                zone.queried.lock().unwrap().push(name.clone());
-                zone.types.lock().unwrap().push(query.query_type.into());
-                match zone.names.lock().unwrap().get(&name) {
-                    None => answer.metadata.response_code = ResponseCode::NXDomain,
-                    Some(entries) if query.query_type == RecordType::A => {
-                        let mut owner = query.name.clone();
-                        for entry in entries {
-                            let data = match entry {
-                                Entry::Address(address) => RData::A(rdata::A(*address)),
-                                Entry::Alias(to) => {
-                                    let to = Name::from_ascii(format!("{to}.")).unwrap();
-                                    RData::CNAME(rdata::CNAME(to))
-                                }
-                            };
-                            answer.add_answer(Record::from_rdata(owner.clone(), 0, data.clone()));
-                            if let RData::CNAME(alias) = data {
-                                owner = alias.0;
-                            }
-                        }
-                    }
-                    Some(_) => {}
-                }
-                socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
-            }
-        });
-        address
-    }
-}
-
 /// A recorder of blocked connections.
 #[derive(Clone, Default)]
 pub struct BlockedLog(Arc<Mutex<Vec<Blocked>>>);
@@ -218,8 +133,8 @@ if time.monotonic() - started > 3: print("slow")
 pub struct Fixture {
     pub scratch: Scratch,
     pub seen: BlockedLog,
-    pub zone: Zone,
-    _addresses: Addresses,
+    pub resolver: Resolver,
+    _addresses: [LoopbackAddress; 2],
 }
 
 impl Fixture {
@@ -228,18 +143,17 @@ impl Fixture {
     }
 
     pub async fn with(net: TestNetwork, change: impl FnOnce(&mut ProxyOptions)) -> Self {
-        let addresses = Addresses(vec![net.host(1), net.host(2)]);
-        addresses.run("add");
-        let (seen, zone) = (BlockedLog::default(), Zone::default());
-        let resolver = zone.serve().await;
+        let addresses = [1, 2].map(|number| LoopbackAddress::add(net.host(number)));
+        let (seen, resolver) = (BlockedLog::default(), Resolver::default());
+        let upstream = resolver.serve().await;
         let scratch = Scratch::with(|config| {
-            config.network.resolvers = vec![resolver];
+            config.network.resolvers = vec![upstream];
             config.network.permitted = vec![format!("{}/28", net.host(0)).parse().unwrap()];
             config.network.observer = Some(Arc::new(seen.clone()));
             change(&mut config.network);
         })
         .await;
-        Self { scratch, seen, zone, _addresses: addresses }
+        Self { scratch, seen, resolver, _addresses: addresses }
     }
 
     pub async fn sandbox(&self) -> Sandbox<'_> {
