@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_checked() {
+    fn invalid_ids_are_refused() {
         for (text, valid) in [
             ("run0123456789abcdef", true),
             ("a", true),

@@ -408,7 +408,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_highest_common_version_is_spoken() {
+    fn highest_common_version_is_chosen() {
         for (oldest, newest, expected) in [
             (VERSION, VERSION, Some(VERSION)),
             (OLDEST_VERSION, VERSION + 7, Some(VERSION)),
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn names_need_not_be_text() {
+    fn names_need_not_be_utf8() {
         for (name, json) in [(&b"a\xc3\xa4"[..], "\"a\u{e4}\""), (b"\xff/a", "[255,47,97]")] {
             let name = Name::from(name);
             let text = serde_json::to_string(&name).unwrap();
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_side_may_say_more() {
+    fn unknown_fields_and_kinds_are_accepted() {
         let text = r#"{"exec": {"argv": ["true"], "mood": "good"}}"#;
         let Request::Exec(exec) = serde_json::from_str(text).unwrap() else { panic!() };
         assert_eq!(exec.argv, ["true"]);

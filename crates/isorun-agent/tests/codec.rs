@@ -46,7 +46,7 @@ fn frames() -> impl Strategy<Value = Frame> {
 
 proptest! {
     #[test]
-    fn frames_come_out_as_they_went_in(
+    fn frames_round_trip(
         frames in prop::collection::vec(frames(), 0..8),
         cut in 1usize..200,
     ) {
@@ -68,7 +68,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_is_an_error_or_waits_for_more(bytes in prop::collection::vec(any::<u8>(), 0..4000)) {
+    fn random_bytes_are_an_error_or_incomplete(bytes in prop::collection::vec(any::<u8>(), 0..4000)) {
         let mut decoder = Decoder::default();
         decoder.buffer().extend_from_slice(&bytes);
         while let Ok(Some(_)) = decoder.decode() {}
@@ -77,7 +77,7 @@ proptest! {
     }
 
     #[test]
-    fn a_frame_with_a_wrong_byte_never_panics(
+    fn frame_with_a_wrong_byte_does_not_panic(
         frame in frames(),
         index in any::<prop::sample::Index>(),
         byte in any::<u8>(),
@@ -93,7 +93,7 @@ proptest! {
 }
 
 #[test]
-fn each_kind_of_nonsense_has_its_error() {
+fn invalid_frames_have_specific_errors() {
     let decode = |bytes: &[u8]| {
         let mut decoder = Decoder::default();
         decoder.buffer().extend_from_slice(bytes);
@@ -112,7 +112,7 @@ fn each_kind_of_nonsense_has_its_error() {
 
 /// An attacker controls the agent. Its frames must not harm the client.
 #[tokio::test]
-async fn a_client_survives_a_hostile_agent() {
+async fn client_survives_a_hostile_agent() {
     let welcome = Frame::Welcome(Welcome { version: 1, agent: String::new() });
     let started = Frame::Started { pid: 7 };
     for script in [

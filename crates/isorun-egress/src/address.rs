@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_public() {
+    fn non_public_addresses_are_recognized() {
         for (text, public) in [
             ("1.1.1.1", true),
             ("9.255.255.255", true),

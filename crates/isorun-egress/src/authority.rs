@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_vouches_for_a_host_and_can_be_kept() {
+    fn authority_issues_certificates_and_can_be_stored() {
         let authority = Authority::new().unwrap();
         assert!(authority.server_config("api.example.com").is_ok());
         let restored = Authority::from_parts(

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_sandbox_leaves_enough_for_others() {
+    fn one_sandbox_leaves_descriptors_for_others() {
         let budget = Budget::new(1000, 400, 64);
         let (one, two, three) = (budget.share(), budget.share(), budget.share());
         let fill = |share: &BudgetShare| {
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_has_more_than_half() {
+    fn one_sandbox_has_at_most_half() {
         let budget = Budget::new(100, MAX_DESCRIPTORS_PER_SANDBOX, 64);
         assert!(budget.share().try_acquire(50).is_some());
         assert!(budget.share().try_acquire(51).is_none());

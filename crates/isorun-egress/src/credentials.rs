@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_placeholder_becomes_the_secret() {
+    fn placeholder_is_replaced_by_the_secret() {
         let openai = Credential::known("OPENAI_API_KEY", secret()).unwrap();
         for (before, after) in [
             (None, "Bearer sk-real"),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_and_paths() {
+    fn only_permitted_methods_and_paths_match() {
         let mut credential = Credential::known("OPENAI_API_KEY", secret()).unwrap();
         credential.methods = vec!["get".to_owned()];
         credential.paths = vec!["/v1/models".to_owned(), "/v1/files/*".to_owned()];

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_named_goes_and_what_frames_stays() {
+    fn named_fields_are_removed_and_framing_is_kept() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("connection", "x-own, Content-Length, upgrade, host"),

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_told_is_known_and_bounded() {
+    fn recorded_names_are_known_and_bounded() {
         let mut names = NameTable::default();
         let address = Ipv4Addr::new(1, 2, 3, 4);
         names.record(address, "a.com");
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_stands_for_one_name() {
+    fn sinkhole_address_belongs_to_one_name() {
         let mut names = NameTable::default();
         let one = names.sinkhole("a.com", Reason::Unlisted);
         let two = names.sinkhole("b.com", Reason::Rule);

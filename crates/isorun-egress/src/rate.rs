@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_and_then_a_rate() {
+    fn rate_applies_after_a_burst() {
         let (mut rate, start) = (RateLimiter::default(), Instant::now());
         let mut at = |milliseconds| rate.try_take(start + Duration::from_millis(milliseconds));
         assert_eq!((0..1000).filter(|_| at(0)).count(), 500);

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn wherever_it_is_cut() {
+    fn secret_is_redacted_at_any_chunk_boundary() {
         let secret = "sk-sk-the-real-one-which-is-long";
         let text = format!("a {secret}, sk-sk-sk-the, {secret}{secret} sk-");
         let hidden = "sk-isorun-proxy-managed---------";
@@ -190,14 +190,14 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_begin_one_waits() {
+    fn only_possible_prefixes_are_held_back() {
         let pieces = ["data: 1\n\n", "data: the", "-secret\n", "the-s", "ame"];
         let output = redacted(&["the-secret"], &pieces);
         assert_eq!(output, ["data: 1\n\n", "data: ", "sk-isorun-\n", "", "the-same"]);
     }
 
     #[test]
-    fn fields_behind_a_body_are_looked_through() {
+    fn trailers_are_redacted() {
         let patterns = SecretPatterns::new(["the-secret"].into_iter());
         let mut fields = HeaderMap::new();
         for (name, value) in [("a", &b"\xe9the-secret!"[..]), ("b", b"the-secre"), ("c", b"")] {
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn several_and_short_ones() {
+    fn several_and_short_secrets_are_redacted() {
         let secrets = ["secret-1", "secret-1-and-more", "short"];
         let output = redacted(&secrets, &["secret-1 secret-1-and-more short"]).concat();
         assert_eq!(output, "sk-isoru sk-isorun-proxy-m short");

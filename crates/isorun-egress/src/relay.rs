@@ -235,8 +235,9 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn what_carries_nothing_ends() {
+    /// The clock is advanced by the sleeps, so the test takes no time.
+    #[tokio::test(start_paused = true)]
+    async fn idle_connection_times_out() {
         let (mut near, far) = tokio::io::duplex(64);
         let activity = Activity::new();
         let mut monitored = Monitored { io: far, activity: &activity };

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_a_name_or_an_address() {
+    fn hosts_are_names_or_addresses() {
         let name = |text: &str| Some(Host::Name(text.to_owned()));
         for (text, expected) in [
             ("good.test", name("good.test")),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn other_protocols_are_other() {
+    fn other_protocols_are_detected() {
         for bytes in [
             &b"\x00\x00\x00\x08\x04\xd2\x16\x2f"[..],
             b"\x00\x01raw",
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_end_is_malformed() {
+    fn head_beyond_the_limit_is_malformed() {
         for start in ["GET / HTTP/1.1\r\nA: ", "GET /", "A", " ", "\r\n", "GET / HTTP/1.1\r\n"] {
             let endless = format!("{start}{}", "a".repeat(MAX_HEAD_BYTES));
             assert_eq!(parse_pieces(endless.as_bytes(), 1000), Sniffed::Malformed, "{start:?}");

@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users_are_found_as_the_specification_says() {
+    fn users_are_resolved_as_specified() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("etc")).unwrap();
         std::fs::write(
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_value_of_a_variable_counts() {
+    fn last_value_of_a_variable_is_used() {
         let configuration = |env: &[&str]| {
             let text = serde_json::json!({
                 "architecture": "amd64", "os": "linux", "rootfs": { "diff_ids": [] },
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_point_comes_before_a_command() {
+    fn entry_point_precedes_the_command() {
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let config = ImageConfig {
             entrypoint: words("/entry -x"),

@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn the_closest_platform_is_chosen() {
+    fn closest_platform_is_chosen() {
         for (wanted, offered, expected) in [
             ("linux/amd64", &["linux/arm64", "linux/amd64"][..], Some(1)),
             ("linux/amd64", &["unknown/unknown", "linux/amd64/v1"], Some(1)),
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_that_make_no_sense_are_refused() {
+    fn invalid_documents_are_refused() {
         for bytes in [
             "",
             "<html>",
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_is_named_as_the_specification_says() {
+    fn chain_ids_match_the_specification() {
         let diffs = [digest::of(b"a"), digest::of(b"b")];
         assert_eq!(chain_id(diffs[..1].iter()), diffs[0]);
         let both = digest::of(format!("{} {}", diffs[0], diffs[1]).as_bytes());
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn platforms_are_written_in_one_way() {
+    fn platforms_have_one_form() {
         for text in ["linux/amd64", "linux/arm/v7"] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), text);
         }

@@ -365,6 +365,17 @@ mod tests {
         input
     }
 
+    /// Removes the scratch directories with these names when it is dropped.
+    struct RemoveScratch(&'static [&'static str]);
+
+    impl Drop for RemoveScratch {
+        fn drop(&mut self) {
+            for name in self.0 {
+                let _ = fs::remove_dir(scratch(name));
+            }
+        }
+    }
+
     /// Calls a target with `count` mutated seeds, or for the configured time.
     fn run_random_inputs(target: fn(&[u8]), seeds: &[&[u8]], count: u32) {
         let seeds: Vec<Vec<u8>> = seeds.iter().map(|seed| seed.to_vec()).collect();
@@ -453,8 +464,8 @@ mod tests {
         forms.push([&[0][..], &tar].concat());
         forms.push([&[1][..], &tar].concat());
         let forms: Vec<&[u8]> = forms.iter().map(Vec::as_slice).collect();
+        let _scratch = RemoveScratch(&["layer"]);
         run_random_inputs(layers, &forms, 60);
-        fs::remove_dir_all(scratch("layer")).unwrap();
     }
 
     #[test]
@@ -465,9 +476,7 @@ mod tests {
         let forms =
             [[&[2][..], &script].concat(), [&[0][..], &tar].concat(), [&[1][..], &tar].concat()];
         let forms: Vec<&[u8]> = forms.iter().map(Vec::as_slice).collect();
+        let _scratch = RemoveScratch(&["store", "archive"]);
         run_random_inputs(archives, &forms, 60);
-        for name in ["store", "archive"] {
-            fs::remove_dir_all(scratch(name)).unwrap();
-        }
     }
 }

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_out_is_filled_in() {
+    fn missing_parts_of_references_are_filled_in() {
         let digest = format!("sha256:{}", "a".repeat(64));
         for (input, full, short) in [
             ("python", "docker.io/library/python:latest", "python:latest"),
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_is_refused() {
+    fn invalid_references_are_refused() {
         let long = "a".repeat(2000);
         for input in [
             "",

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_replaces_the_one_before() {
+    fn hostname_replaces_the_previous_one() {
         let first = with_name(b"", "a");
         assert_eq!(first, b"127.0.0.1 localhost\n127.0.0.1 a # this sandbox\n");
         let second = with_name(&first, "b");
@@ -89,20 +89,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_plain_file_is_nothing() {
-        let dir = std::env::temp_dir().join(format!("isorun-hosts-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+    fn special_files_are_read_as_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
         let (fifo, link, file) = (dir.join("fifo"), dir.join("link"), dir.join("file"));
         let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
         assert!(made.success());
         std::fs::write(&file, "x").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
         assert_eq!(read(&file), b"x");
-        for path in [&fifo, &link, &dir, &dir.join("none")] {
+        for path in [&fifo, &link, dir, &dir.join("none")] {
             assert_eq!(read(path), b"", "{}", path.display());
         }
         std::fs::write(&file, vec![b'x'; (1 << 20) + 1]).unwrap();
         assert_eq!(read(&file), b"", "too long");
-        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

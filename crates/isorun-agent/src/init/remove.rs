@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tree_of_any_depth_goes_and_nothing_else() {
+    fn deep_tree_is_removed_and_nothing_else() {
         let home = tempfile::tempdir().unwrap();
         let outside = home.path().join("outside");
         std::fs::create_dir(&outside).unwrap();

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_lines() {
+    fn generated_code_is_one_line() {
         assert_eq!(preparation().matches('\n').count(), 1);
         assert_eq!(exit_code_query("x").matches('\n').count(), 1);
         for text in ["", "echo", "cat <<E\nx\nE", "return 3"] {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_are_those_of_the_constants() {
+    fn script_uses_the_descriptor_constants() {
         let line = preparation();
         for (at, number) in STREAM_FDS.iter().enumerate() {
             assert!(line.contains(&format!("__isorun_{at}={number}")), "{line}");
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_up_for_a_person_does_not_show() {
+    fn interactive_settings_do_not_change_output() {
         for (commands, expected) in [
             (
                 &["PS1='p$ '; PS0=zero; PROMPT_COMMAND='echo often'; echo $PS1", "echo a"][..],
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn redirections_last() {
+    fn redirections_persist() {
         for (commands, expected) in [
             (&["exec 3>&1 >/dev/null", "echo no", "exec >&3 3>&-", "echo yes"][..], "yes\n"),
             (&["exec >&-", "echo no", "echo no"], ""),

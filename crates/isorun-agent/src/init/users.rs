@@ -134,7 +134,7 @@ mod tests {
     const GROUP_TEXT: &str = "root:x:0:\nstaff:x:50:ada,bob\nada:x:1001:\n";
 
     #[test]
-    fn accounts_that_are_no_file_or_too_large_keep_nobody_waiting() {
+    fn special_and_large_account_files_do_not_block() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         let mode = rustix::fs::Mode::from_raw_mode(0o644);

@@ -160,7 +160,7 @@ mod tests {
     const VALID: &[u8] = b"\x04Good\x04test\x00\x00\x01\x00\x01";
 
     #[test]
-    fn a_question_is_read() {
+    fn questions_are_parsed() {
         let question = Question::read(&message([1, 0, 0, 0], VALID)).unwrap();
         assert_eq!((question.id, question.kind, question.class), (0x1234, 1, 1));
         assert!(question.recursion && question.payload.is_none());
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_question_is_refused() {
+    fn invalid_questions_are_refused() {
         let long = [&b"\x3f"[..], &[b'a'; 63]].concat().repeat(4);
         let long = [&long[..], b"\x00\x00\x01\x00\x01"].concat();
         let two = b"\x00\x00\x29\x10\x00\x00\x00\x00\x00\x00\x00".repeat(2);

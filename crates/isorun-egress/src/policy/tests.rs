@@ -7,7 +7,7 @@ fn list(texts: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn the_table_of_precedence() {
+fn rules_have_the_documented_precedence() {
     use Reason::{Forged, Nameless, Private, Rule, Unlisted};
     let (no, yes) = (Verdict::Deny, Verdict::Allow);
     let public = "93.184.216.34";
@@ -208,7 +208,7 @@ fn the_table_of_precedence() {
 }
 
 #[test]
-fn other_protocols_pass_by_address_or_port_only() {
+fn other_protocols_are_allowed_by_address_or_port_only() {
     use Reason::{Private, Protocol, Rule, Unlisted};
     let (no, yes) = (Verdict::Deny, Verdict::Allow);
     let (public, private) = ("93.184.216.34", "10.9.0.1");
@@ -255,7 +255,7 @@ fn other_protocols_pass_by_address_or_port_only() {
 }
 
 #[test]
-fn rules_are_what_they_say() {
+fn rules_are_parsed_and_formatted() {
     for (text, shown) in [
         ("1.2.3.4", "1.2.3.4"),
         ("1.2.3.0/24", "1.2.3.0/24"),
@@ -311,7 +311,7 @@ fn rules_are_what_they_say() {
 }
 
 #[test]
-fn which_names_are_resolved() {
+fn names_are_resolved_if_a_rule_could_allow_them() {
     let closed =
         Policy::new(DefaultAction::Deny, &list(&["*.a.com"]), &list(&["x.a.com"])).unwrap();
     assert!(closed.resolves("y.a.com"));

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn clean_requests_say_their_host() {
+    fn valid_requests_have_a_host() {
         let some = |name: &str| Sniffed::Http(Host::Name(name.to_owned()));
         for (text, first) in [
             ("GET / HTTP/1.1\r\nHost: Example.com:8080\r\n\r\n", some("example.com")),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_servers_read_in_several_ways_is_malformed() {
+    fn ambiguous_requests_are_malformed() {
         let host = "Host: a.com\r\n";
         for start in [
             "\r\nGET / HTTP/1.1\r\n",

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_read_over_any_pieces() {
+    fn server_name_is_read_from_chunks_of_any_size() {
         let whole = hello("api.example.com");
         for cut in [1, 5, 6, 50, whole.len() - 1] {
             assert_eq!(parse_pieces(&whole[..cut], 1000), Sniffed::Incomplete, "{cut}");
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_servers_read_in_several_ways_is_malformed() {
+    fn ambiguous_hellos_are_malformed() {
         let good: (u8, &[u8]) = (0, b"good.test");
         for extensions in [
             sni(&[good, (0, b"evil.test")]),

@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn http_is_for_loopback_or_on_request() {
+    fn http_is_used_on_loopback_or_on_request() {
         let registries = Registries::default()
             .insecure("plain.example:5000")
             .mirror("docker.io", "mirror.example")
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn only_allowed_registries_are_asked() {
+    fn only_allowed_registries_are_contacted() {
         let registries = Registries::default().allow("ghcr.io");
         assert!(endpoint(&registries, "ghcr.io/a/b").is_ok());
         let error = endpoint(&registries, "localhost:5000/a").unwrap_err();
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_go_to_their_host_only() {
+    fn credentials_are_sent_to_their_host_only() {
         let file = tempfile::NamedTempFile::new().unwrap();
         // "user:pass" and "me:secret:with:colons"
         std::fs::write(

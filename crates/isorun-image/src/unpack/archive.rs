@@ -386,7 +386,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_have_fractions_and_signs() {
+    fn times_with_fractions_and_signs_are_parsed() {
         for (text, expected) in [
             ("0", (0, 0)),
             ("1700000000.25", (1_700_000_000, 250_000_000)),
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn records_end_where_their_length_says() {
+    fn record_lengths_are_respected() {
         assert_eq!(parse_record(b"8 a=b=\n\nrest"), Some((&b"a"[..], &b"b=\n"[..], &b"rest"[..])));
         assert_eq!(parse_record(b"6 a=b\n"), Some((&b"a"[..], &b"b"[..], &b""[..])));
         for damaged in [
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_must_have_its_checksum() {
+    fn header_checksum_is_verified() {
         let mut archive = Archive::new(&[7_u8; 1024][..], &Limits::default());
         assert!(matches!(archive.next_entry(), Err(ArchiveError::Format(_))));
     }

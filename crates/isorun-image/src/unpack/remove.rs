@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tree_deeper_than_the_limit_of_open_files_goes() {
+    fn tree_deeper_than_the_descriptor_limit_is_removed() {
         let home = tempfile::tempdir().unwrap();
         let outside = home.path().join("outside");
         std::fs::write(&outside, "stays").unwrap();

@@ -94,7 +94,7 @@ fn is_linear(what: &str, count: usize, layers: impl Fn(usize) -> Vec<TestLayer>)
 }
 
 #[test]
-fn whiteouts_cost_what_there_is_and_not_its_square() {
+fn whiteouts_take_linear_time() {
     let files = |layer: &mut TestLayer, directory: &str, count: usize| {
         layer.directory(directory);
         (0..count).for_each(|at| layer.file(&format!("{directory}/f{at}")));
@@ -157,7 +157,7 @@ fn whiteouts_cost_what_there_is_and_not_its_square() {
 }
 
 #[test]
-fn whiteouts_spare_what_the_layer_itself_made() {
+fn whiteouts_keep_entries_of_their_own_layer() {
     let home = tempfile::tempdir().unwrap();
     let (root, trash) = (home.path().join("root"), home.path().join("trash"));
     std::fs::create_dir(&root).unwrap();
@@ -191,7 +191,7 @@ fn whiteouts_spare_what_the_layer_itself_made() {
 }
 
 #[test]
-fn paths_through_links_are_counted() {
+fn steps_through_links_are_limited() {
     // Each link has a long target, which ends in the next link: 40 of them are
     // 40,000 components, and each file there has another path.
     let chain = |files: usize| {
@@ -223,7 +223,7 @@ fn paths_through_links_are_counted() {
 }
 
 #[test]
-fn folders_that_nothing_describes_count_as_entries() {
+fn implied_directories_count_as_entries() {
     let limits = Limits { entries: 3_000, ..Limits::default() };
     let deep = |count: usize| {
         let mut layer = TestLayer::default();
@@ -236,7 +236,7 @@ fn folders_that_nothing_describes_count_as_entries() {
 }
 
 #[test]
-fn removing_reads_each_entry_a_few_times() {
+fn removal_takes_linear_time() {
     is_linear("wide", 150, |count| {
         let mut layer = TestLayer::default();
         (0..count).for_each(|at| layer.file(&format!("d{at}/e/f")));

@@ -62,7 +62,7 @@ fn respond_to(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn garbage_is_named_for_what_it_is() {
+async fn invalid_responses_have_specific_errors() {
     let bundle = sample();
     let manifest = bundle.manifest.clone();
     let with = |change: &dyn Fn(&mut serde_json::Value)| {
@@ -183,7 +183,7 @@ async fn garbage_is_named_for_what_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn layers_that_are_not_what_was_promised_are_refused() {
+async fn layers_with_a_wrong_digest_or_size_are_refused() {
     let bundle = sample();
     let layer = bundle.blobs[0].clone();
     let path = layer_path(&bundle);
@@ -222,7 +222,7 @@ async fn layers_that_are_not_what_was_promised_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_passes_is_tried_again_and_resumed() {
+async fn transient_failures_are_retried_and_resumed() {
     let bundle = sample();
     let layer = bundle.blobs[0].clone();
     let path = layer_path(&bundle);
@@ -262,7 +262,7 @@ async fn what_passes_is_tried_again_and_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_connection_that_gets_somewhere_is_good_enough() {
+async fn progress_resets_the_number_of_retries() {
     let tar = Layer::default().file("big", &"0123456789abcdef".repeat(1 << 20)).tar();
     let bundle = Bundle::new(&[(tar.clone(), sha256(&tar))]);
     let path = layer_path(&bundle);
@@ -292,7 +292,7 @@ async fn a_bad_connection_that_gets_somewhere_is_good_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pull_that_was_dropped_is_resumed_by_the_next() {
+async fn dropped_pull_is_resumed_by_the_next() {
     let bundle = sample();
     let path = layer_path(&bundle);
     let part = bundle.blobs[0][..5000].to_vec();
@@ -337,7 +337,7 @@ async fn a_pull_that_was_dropped_is_resumed_by_the_next() {
 
 /// A partial layer in the store may have any content.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_beginning_is_fetched_anew() {
+async fn damaged_partial_layer_is_fetched_again() {
     let bundle = sample();
     let path = layer_path(&bundle);
     let file = sha256(&bundle.blobs[0]).replace(':', "-");
@@ -401,7 +401,7 @@ async fn tokens_are_fetched_and_renewed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_stay_with_their_registry() {
+async fn credentials_are_not_sent_to_a_redirect_target() {
     let bundle = sample();
     let storage = Server::start(bundle.clone(), |_| None).await;
     let there = storage.address;
@@ -422,7 +422,7 @@ async fn credentials_stay_with_their_registry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pull_has_an_end() {
+async fn total_time_of_a_pull_is_limited() {
     // A byte at intervals, so that no other timeout is reached.
     let server = Server::start(sample(), |seen| {
         seen.path.contains("/manifests/").then(|| {
@@ -446,7 +446,7 @@ async fn a_pull_has_an_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_is_not_there_is_said() {
+async fn unreachable_registry_is_reported() {
     let home = TestStore::new();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let name = format!("{}/image:1", listener.local_addr().unwrap()).parse().unwrap();

@@ -16,7 +16,7 @@ enum Expected {
 use Expected::{Absent, Error, File};
 
 #[tokio::test]
-async fn layers_do_not_write_outside_of_their_folder() {
+async fn layers_do_not_write_outside_of_their_directory() {
     let layer = Layer::default;
     let long = "d/".repeat(3000) + "f";
     let wide = "n".repeat(256);
@@ -235,7 +235,7 @@ async fn layers_do_not_write_outside_of_their_folder() {
 }
 
 #[tokio::test]
-async fn bombs_are_stopped_at_the_limits() {
+async fn unpacking_limits_are_enforced() {
     let home = TestStore::new();
     let mut limits = Limits::default();
     limits.unpacked = 1 << 20;
@@ -290,7 +290,7 @@ async fn bombs_are_stopped_at_the_limits() {
 }
 
 #[tokio::test]
-async fn broken_layers_are_named() {
+async fn broken_layers_are_reported() {
     let home = TestStore::new();
     let good = Layer::default().file("a", "content of a").tar();
     let cut = &good[..600];

@@ -46,7 +46,7 @@ fn tar(directory: &Path, to: &Path, flags: &str) {
 }
 
 #[tokio::test]
-async fn layouts_and_archives_are_told_apart() {
+async fn layouts_and_archives_are_distinguished() {
     let home = TestStore::new();
     let work = tempfile::tempdir().unwrap();
     let at = |name: &str| work.path().join(name);
@@ -89,7 +89,7 @@ async fn layouts_and_archives_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_root_filesystem_becomes_an_image() {
+async fn root_file_system_is_imported() {
     let home = TestStore::new();
     let work = tempfile::tempdir().unwrap();
     let root = work.path().join("root");
@@ -138,7 +138,7 @@ async fn a_root_filesystem_becomes_an_image() {
 }
 
 #[tokio::test]
-async fn one_of_several_is_chosen() {
+async fn one_of_several_images_is_selected() {
     let home = TestStore::new();
     let work = tempfile::tempdir().unwrap();
     let mut entries = Vec::new();
@@ -167,7 +167,7 @@ async fn one_of_several_is_chosen() {
 }
 
 #[tokio::test]
-async fn what_is_no_image_is_said() {
+async fn invalid_images_are_refused() {
     let home = TestStore::new();
     let work = tempfile::tempdir().unwrap();
     let at = |name: &str| work.path().join(name);
@@ -226,7 +226,7 @@ async fn what_is_no_image_is_said() {
 }
 
 #[tokio::test]
-async fn a_store_is_for_its_owner() {
+async fn store_is_accessible_to_its_owner_only() {
     let work = tempfile::tempdir().unwrap();
     let dir = work.path().join("store");
     Store::open(&dir).unwrap();

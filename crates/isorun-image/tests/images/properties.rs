@@ -64,7 +64,7 @@ fn entry() -> impl Strategy<Value = (u8, String, String, u32)> {
 }
 
 #[test]
-fn random_entries_never_escape() {
+fn random_entries_stay_within_the_root() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let home = TestStore::new();
     let outside = home.path("outside").to_str().unwrap().to_owned();
@@ -98,7 +98,7 @@ fn random_entries_never_escape() {
 }
 
 #[test]
-fn random_bytes_are_refused_in_good_order() {
+fn random_bytes_are_refused_without_host_errors() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let home = TestStore::new();
     let mut runner =

@@ -37,7 +37,7 @@ fn sample() -> Bundle {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_is_pulled_with_gzip_zstd_and_plain_layers() {
+async fn image_with_gzip_zstd_and_plain_layers_is_pulled() {
     let (home, registry) = (TestStore::new(), Registry::start());
     let name = registry.push(&sample().layout(&home.path("layout")), "some/image:1", false);
     std::fs::remove_dir_all(home.path("layout")).unwrap();
@@ -78,7 +78,7 @@ async fn an_image_is_pulled_with_gzip_zstd_and_plain_layers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_image_for_the_platform_is_chosen() {
+async fn image_for_the_platform_is_chosen() {
     let (home, registry) = (TestStore::new(), Registry::start());
     let mut blobs = Vec::new();
     let mut entries = Vec::new();
@@ -113,7 +113,7 @@ async fn the_image_for_the_platform_is_chosen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_open_a_registry_that_wants_them() {
+async fn private_registry_accepts_credentials() {
     let (home, registry) = (TestStore::new(), Registry::with_login());
     let name = registry.push(&sample().layout(&home.path("layout")), "private", false);
     let pull = async |registries: Registries| {
@@ -144,7 +144,7 @@ async fn credentials_open_a_registry_that_wants_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_there_is_said() {
+async fn missing_images_are_reported() {
     let (home, registry) = (TestStore::new(), Registry::start());
     registry.push(&sample().layout(&home.path("layout")), "known:1", false);
     let zero = format!("known@sha256:{}", "0".repeat(64));
@@ -158,7 +158,7 @@ async fn what_is_not_there_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mirror_stands_in_for_a_registry() {
+async fn mirror_replaces_a_registry() {
     let (home, registry) = (TestStore::new(), Registry::start());
     registry.push(&sample().layout(&home.path("layout")), "library/python:3.12", false);
     let mut options = options();
@@ -173,7 +173,7 @@ async fn a_mirror_stands_in_for_a_registry() {
 
 /// Compares an image built and unpacked by umoci with the pulled one.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_of_umoci_unpacks_as_umoci_does() {
+async fn unpacked_image_matches_umoci() {
     let (home, registry) = (TestStore::new(), Registry::start());
     let work = home.path("work");
     let at = |name: &str| work.join(name).to_str().unwrap().to_owned();

@@ -1,11 +1,10 @@
 //! One store used by many tasks and processes, and by processes that are killed.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
 use isorun_image::{GcReport, ImportOptions, Limits, Progress, Source, Store};
-use rustix::process::{Pid, Signal};
+use test_support::{KillOnDrop, Tmpfs};
 
 use crate::bundle::{Bundle, Layer, TestStore, gzip, sha256};
 use crate::registry::{Registry, options};
@@ -49,18 +48,19 @@ async fn child() {
     assert_complete(&image.root);
 }
 
-fn spawn(store: &Path, image: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+fn spawn(store: &Path, image: &str) -> KillOnDrop {
+    let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "shared::child", "--ignored"])
         .env(STORE, store)
         .env(IMAGE, image)
         .stdout(Stdio::null())
         .spawn()
-        .unwrap()
+        .unwrap();
+    KillOnDrop(child)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tasks_and_processes_pull_the_same_image_at_once() {
+async fn concurrent_pulls_of_one_image_succeed() {
     let (home, registry) = (TestStore::new(), Registry::start());
     let layout = tempfile::tempdir().unwrap();
     let name = registry.push(&sample().layout(layout.path()), "shared", false);
@@ -88,7 +88,7 @@ async fn tasks_and_processes_pull_the_same_image_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pull_that_was_killed_leaves_nothing_half_done() {
+async fn killed_pull_leaves_no_partial_state() {
     let registry = Registry::start();
     let layout = tempfile::tempdir().unwrap();
     let name = registry.push(&sample().layout(layout.path()), "killed", false);
@@ -103,8 +103,7 @@ async fn a_pull_that_was_killed_leaves_nothing_half_done() {
         let mut child = spawn(&home.path("store"), &name.to_string());
         // The test needs kills at fixed fractions of the duration, so it sleeps.
         std::thread::sleep(full_duration * round / 24);
-        let pid = Pid::from_child(&child);
-        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+        child.kill().unwrap();
         child.wait().unwrap();
         // Images in the index are complete.
         match home.store.resolve(&name).unwrap() {
@@ -131,7 +130,7 @@ async fn a_pull_that_was_killed_leaves_nothing_half_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_is_at_goes_and_the_rest_stays() {
+async fn gc_removes_leftovers_but_no_file_being_written() {
     let home = TestStore::new();
     let image = home.layers(&[&Layer::default().file("one", "1")]).await.unwrap();
     // The leftovers of a crash while writing a file, and a directory.
@@ -161,7 +160,7 @@ async fn what_nobody_is_at_goes_and_the_rest_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_in_use_stays() {
+async fn gc_keeps_leased_and_held_images() {
     let home = TestStore::new();
     let one = home.layers(&[&Layer::default().file("one", "1")]).await.unwrap();
     let name = "test".parse().unwrap();
@@ -193,11 +192,10 @@ async fn what_is_in_use_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_is_said_and_cleaned_up() {
+async fn full_disk_is_reported_and_cleaned_up() {
     let home = TestStore::new();
     let disk = home.path("disk");
-    std::fs::create_dir(&disk).unwrap();
-    let small = SmallFileSystem::mount(&disk);
+    let _small = Tmpfs::mount(&disk, 2);
     let store = Store::open(disk.join("store")).unwrap();
     let tar = Layer::default().file("big", &"x".repeat(4 << 20)).tar();
     let work = tempfile::tempdir().unwrap();
@@ -214,33 +212,4 @@ async fn a_full_disk_is_said_and_cleaned_up() {
     let fits = Bundle::of(&[&Layer::default().file("a", "a")]).layout(&work.path().join("fits"));
     store.import(&Source::Layout(fits), &options, &Progress::none()).await.unwrap();
     store.gc().await.unwrap();
-    drop(store);
-    drop(small);
-    std::fs::remove_dir(&disk).unwrap();
-}
-
-/// A mounted tmpfs of 2 MiB.
-struct SmallFileSystem(std::path::PathBuf);
-
-impl SmallFileSystem {
-    fn mount(at: &Path) -> Self {
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs"])
-            .arg(at)
-            .status()
-            .unwrap();
-        assert!(status.success(), "these tests must run as root");
-        Self(at.to_owned())
-    }
-}
-
-impl Drop for SmallFileSystem {
-    fn drop(&mut self) {
-        for _ in 0..100 {
-            if Command::new("umount").arg(&self.0).status().unwrap().success() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
 }

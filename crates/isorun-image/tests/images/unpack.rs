@@ -30,7 +30,7 @@ fn read(root: &Path, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn layers_lie_one_above_the_other() {
+async fn layers_are_applied_in_order() {
     let layer = Layer::default;
     let base = || {
         layer()
@@ -118,7 +118,7 @@ async fn layers_lie_one_above_the_other() {
 }
 
 #[tokio::test]
-async fn what_an_image_says_about_its_files_holds() {
+async fn file_metadata_is_preserved() {
     let layer = Layer::default()
         .directory("etc")
         .owner(0, 42, 0o2755)
@@ -176,7 +176,7 @@ async fn what_an_image_says_about_its_files_holds() {
 
 /// As in the base layers of Debian and others.
 #[tokio::test]
-async fn entries_go_where_links_of_the_image_lead() {
+async fn entries_follow_links_of_the_image() {
     let home = TestStore::new();
     let base = Layer::default()
         .directory("usr/lib")
@@ -205,7 +205,7 @@ async fn entries_go_where_links_of_the_image_lead() {
 }
 
 #[tokio::test]
-async fn every_compression_is_understood() {
+async fn all_compressions_are_supported() {
     let home = TestStore::new();
     let tar = Layer::default().file("f", &"content ".repeat(10_000)).tar();
     let (front, back) = tar.split_at(5000);
@@ -231,14 +231,14 @@ async fn every_compression_is_understood() {
 }
 
 #[tokio::test]
-async fn an_image_without_layers_is_an_empty_folder() {
+async fn image_without_layers_is_an_empty_directory() {
     let home = TestStore::new();
     let image = home.layers(&[]).await.unwrap();
     assert!(tree(&image.root).is_empty());
 }
 
 #[tokio::test]
-async fn the_configuration_of_an_image_holds() {
+async fn image_configuration_is_applied() {
     let home = TestStore::new();
     let tar = Layer::default()
         .file("etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:10:20::/srv:/bin/sh\n")
