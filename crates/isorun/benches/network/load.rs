@@ -2,7 +2,7 @@
 //! machine, as `network --load PROGRAM ARGUMENTS`.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -130,7 +130,7 @@ fn client_config() -> Arc<rustls::ClientConfig> {
     Arc::new(config)
 }
 
-pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
@@ -241,27 +241,4 @@ async fn answer_http(request: Request<Incoming>) -> Result<Response<Full<Bytes>>
         None => Bytes::from_static(b"{\"object\":\"list\",\"data\":[]}"),
     };
     Ok(Response::new(Full::new(body)))
-}
-
-/// Starts a resolver that returns this address for every name, and returns its own address.
-pub async fn serve_names(external: Ipv4Addr) -> SocketAddr {
-    use hickory_resolver::proto::op::Message;
-    use hickory_resolver::proto::rr::{RData, Record, RecordType, rdata};
-    let socket = tokio::net::UdpSocket::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0)).await.unwrap();
-    let address = socket.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut buffer = vec![0; 4096];
-        while let Ok((count, from)) = socket.recv_from(&mut buffer).await {
-            let question = Message::from_vec(&buffer[..count]).unwrap();
-            let query = question.queries[0].clone();
-            let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
-            answer.add_query(query.clone());
-            if query.query_type == RecordType::A {
-                let data = RData::A(rdata::A(external));
-                answer.add_answer(Record::from_rdata(query.name, 300, data));
-            }
-            socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
-        }
-    });
-    address
 }

@@ -17,23 +17,6 @@ const VETH_ADDRESSES: (Ipv4Addr, Ipv4Addr) =
     (Ipv4Addr::new(192, 0, 0, 10), Ipv4Addr::new(192, 0, 0, 9));
 const NAMESPACE: &str = "isorun-bench";
 
-/// An address on an interface of the machine. It is removed when this is dropped.
-pub struct Address(Ipv4Addr);
-
-impl Address {
-    pub fn on_loopback(address: Ipv4Addr) -> Self {
-        let _ = ip(&["addr", "del", &format!("{address}/32"), "dev", "lo"]);
-        assert!(ip(&["addr", "add", &format!("{address}/32"), "dev", "lo"]));
-        Self(address)
-    }
-}
-
-impl Drop for Address {
-    fn drop(&mut self) {
-        ip(&["addr", "del", &format!("{}/32", self.0), "dev", "lo"]);
-    }
-}
-
 fn ip(words: &[&str]) -> bool {
     Command::new("ip").args(words).stderr(Stdio::null()).status().unwrap().success()
 }

@@ -22,11 +22,11 @@ use isorun_egress::policy::DefaultAction;
 use isorun_egress::proxy::EgressProxy;
 use isorun_egress::{Authority, Credentials, Plan, Policy};
 use isorun_engine::SandboxId;
-use machine::{Address, Nginx, PlainRunsc, Server};
-use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use machine::{Nginx, PlainRunsc, Server};
 use serde_json::json;
+use test_support::certificates::server_config;
+use test_support::{LoopbackAddress, Resolver};
 use tokio::net::{TcpListener, UdpSocket};
-use tokio_rustls::{TlsAcceptor, rustls};
 
 /// The address of the external services, on the loopback interface.
 const EXTERNAL_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 242);
@@ -52,7 +52,7 @@ fn main() {
 }
 
 async fn measure(group: &str) {
-    let _address = Address::on_loopback(EXTERNAL_ADDRESS);
+    let _address = LoopbackAddress::add(EXTERNAL_ADDRESS);
     let directory = tempfile::tempdir().unwrap();
     let roots = directory.path().join("roots.pem");
     let resolver = start_services(&roots).await;
@@ -78,29 +78,15 @@ async fn measure(group: &str) {
 /// Starts the external services: a raw server, HTTP servers with and without TLS, and a
 /// resolver. Returns the address of the resolver.
 async fn start_services(roots: &Path) -> SocketAddr {
-    let issuer = {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-    };
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec![EXTERNAL_NAME.to_owned()]).unwrap();
-    let leaf = leaf.signed_by(&key, &issuer).unwrap();
-    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let config = rustls::ServerConfig::builder_with_provider(load::provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], key)
-        .unwrap();
-    std::fs::write(roots, issuer.pem()).unwrap();
+    let (tls, authority) = server_config(&[EXTERNAL_NAME]);
+    std::fs::write(roots, authority).unwrap();
     let raw = TcpListener::bind((Ipv4Addr::UNSPECIFIED, RAW_PORT)).await.unwrap();
     tokio::spawn(load::serve_raw(raw));
     let plain = TcpListener::bind((EXTERNAL_ADDRESS, 80)).await.unwrap();
     tokio::spawn(load::serve_http(plain, None));
     let secure = TcpListener::bind((EXTERNAL_ADDRESS, 443)).await.unwrap();
-    tokio::spawn(load::serve_http(secure, Some(TlsAcceptor::from(Arc::new(config)))));
-    load::serve_names(EXTERNAL_ADDRESS).await
+    tokio::spawn(load::serve_http(secure, Some(tls.into())));
+    Resolver::of_any_name(EXTERNAL_ADDRESS).serve().await
 }
 
 /// Measures throughput and round trips through rules, compared with an open network.
@@ -145,7 +131,7 @@ async fn traffic(server: &Server) {
 /// Measures small requests with a secret.
 async fn secrets(server: &Server, resolver: SocketAddr, roots: &Path) {
     // Over the base URL, with a client outside of sandboxes, to measure the proxy alone.
-    let _gateway = Address::on_loopback(*GATEWAY.ip());
+    let _gateway = LoopbackAddress::add(*GATEWAY.ip());
     let secret = "sk-the-secret-of-the-bench".to_owned().into();
     let mut credential = Credential::known("OPENAI_API_KEY", secret).unwrap();
     EXTERNAL_NAME.clone_into(&mut credential.host);

@@ -9,9 +9,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-#[allow(dead_code)] // The other tests use more of it.
-#[path = "../isorun/fixture.rs"]
-mod fixture;
+#[allow(dead_code, reason = "the other tests use more of it")]
+#[path = "../isorun/support/server.rs"]
+mod server;
 
 use std::{
     sync::{
@@ -24,9 +24,12 @@ use std::{
 use futures_util::{SinkExt, StreamExt};
 use reqwest::Method;
 use serde_json::{Value, json};
+use test_macros::server_test;
+use test_support::wait::wait_until;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_tungstenite::{
@@ -34,7 +37,7 @@ use tokio_tungstenite::{
     tungstenite::{Message, client::IntoClientRequest},
 };
 
-use crate::fixture::{Server, Tenant, answer};
+use crate::server::{Server, Tenant, answer};
 
 /// The number of tasks that attack at the same time.
 const ATTACKER_TASKS: u64 = 6;
@@ -321,6 +324,7 @@ async fn latencies(tenants: [TenantRun<'_>; 2]) -> [[Duration; 3]; 2] {
                 assert_eq!(status, 200, "{body}");
             }
         }
+        // The pace of the measurement.
         sleep(Duration::from_millis(5)).await;
     }
     samples.map(|samples| {
@@ -359,9 +363,14 @@ async fn routes(server: &Server) -> Vec<(Method, String)> {
     routes
 }
 
-#[test]
-fn random_and_hostile_input_harms_neither_the_server_nor_other_tenants() {
-    let seconds = std::env::var("ISORUN_HOSTILE_SECONDS").map_or(20, |text| text.parse().unwrap());
+/// Returns the duration of the attacks, in seconds.
+fn attack_seconds() -> u64 {
+    std::env::var("ISORUN_HOSTILE_SECONDS").map_or(20, |text| text.parse().unwrap())
+}
+
+#[server_test(seconds = attack_seconds() + 180)]
+async fn hostile_input_harms_neither_the_server_nor_other_tenants() {
+    let seconds = attack_seconds();
     let seed = std::env::var("ISORUN_HOSTILE_SEED").map_or_else(
         |_| u64::from(std::process::id()) * 2_654_435_761,
         |text| text.parse().unwrap(),
@@ -388,16 +397,10 @@ fn random_and_hostile_input_harms_neither_the_server_nor_other_tenants() {
             "10000000",
         ],
     );
-    let neighbour = server.tenant();
+    let neighbour = server.tenant().await;
     // The attacker has its own connections, so that the neighbour does not use broken ones.
-    let attacker = Tenant { http: reqwest::Client::new(), ..server.tenant() };
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
-        let test = hostile(&server, &reference, &attacker, &neighbour, seconds, seed);
-        timeout(Duration::from_secs(seconds + 180), test).await.expect("the test timed out");
-    });
-    drop(runtime);
+    let attacker = Tenant { http: reqwest::Client::new(), ..server.tenant().await };
+    hostile(&server, &reference, &attacker, &neighbour, seconds, seed).await;
 }
 
 async fn hostile(
@@ -408,34 +411,34 @@ async fn hostile(
     seconds: u64,
     seed: u64,
 ) {
-    let theirs = neighbour.create(json!({ "mem_mib": 256 })).await;
-    let own = attacker.create(json!({ "mem_mib": 512, "timeout": 0 })).await;
-    let other = reference.tenant();
-    let others = other.create(json!({ "mem_mib": 256 })).await;
+    let theirs = neighbour.create_with(json!({ "mem_mib": 256 })).await;
+    let own = attacker.create_with(json!({ "mem_mib": 512, "timeout": 0 })).await;
+    let other = reference.tenant().await;
+    let others = other.create_with(json!({ "mem_mib": 256 })).await;
     let runs: [TenantRun<'_>; 2] = [(neighbour, &theirs), (&other, &others)];
     // The first measurement only warms the servers up.
     latencies(runs).await;
     let baseline = latencies(runs).await;
     let paths = Arc::new(routes(server).await);
     let (count, before) = (Arc::new(AtomicU64::new(0)), server.descriptors());
-    let attacks: Vec<_> = (0..ATTACKER_TASKS)
-        .map(|number| {
-            let mut attacker = Attacker {
-                tenant: attacker.clone(),
-                runs: [own.clone(), theirs.clone(), "run0123456789abcdef".to_owned()],
-                paths: Arc::clone(&paths),
-                random: (seed ^ (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1,
-                open_connections: Vec::new(),
-                count: Arc::clone(&count),
-            };
-            tokio::spawn(async move {
-                loop {
-                    attacker.attack().await;
-                    sleep(ATTACK_INTERVAL).await;
-                }
-            })
-        })
-        .collect();
+    // They are aborted when this is dropped, also if the test fails.
+    let mut attacks = JoinSet::new();
+    for number in 0..ATTACKER_TASKS {
+        let mut attacker = Attacker {
+            tenant: attacker.clone(),
+            runs: [own.clone(), theirs.clone(), "run0123456789abcdef".to_owned()],
+            paths: Arc::clone(&paths),
+            random: (seed ^ (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1,
+            open_connections: Vec::new(),
+            count: Arc::clone(&count),
+        };
+        attacks.spawn(async move {
+            loop {
+                attacker.attack().await;
+                sleep(ATTACK_INTERVAL).await;
+            }
+        });
+    }
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut under_attack = Vec::new();
     while Instant::now() < end {
@@ -444,23 +447,13 @@ async fn hostile(
         let memory = server.status_kib("VmHWM") / 1024;
         assert!(memory < MAX_MEMORY_MIB, "{memory} MiB");
         assert!(server.descriptors() < 1000, "{} descriptors", server.descriptors());
-        assert!(
-            attacks.iter().all(|attack| !attack.is_finished()),
-            "an attacking task has panicked"
-        );
+        assert!(attacks.try_join_next().is_none(), "an attacking task has panicked");
     }
-    attacks.iter().for_each(tokio::task::JoinHandle::abort);
+    attacks.abort_all();
     let count = count.load(Ordering::Relaxed);
     assert!(count > seconds * 20, "only {count} attacks");
-    // Requests in progress end.
-    let settled = async {
-        while server.descriptors() > before + 10 {
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    timeout(Duration::from_secs(60), settled)
-        .await
-        .unwrap_or_else(|_| panic!("{} descriptors after {before}", server.descriptors()));
+    wait_until("the requests in progress have ended", async || server.descriptors() <= before + 10)
+        .await;
     let after = latencies(runs).await;
     println!("{count} attacks; baseline {baseline:?}, meanwhile {under_attack:?}, after {after:?}");
     for at in 0..3 {

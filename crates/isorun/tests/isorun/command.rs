@@ -2,14 +2,19 @@
 
 use std::{
     fs,
-    io::Write,
     os::unix::fs::PermissionsExt,
-    process::{Command, Output, Stdio},
+    process::{Output, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use test_macros::server_test;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 
-use crate::fixture::{Server, bounded};
+use crate::support::{Server, with_input};
 
 fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
@@ -19,197 +24,183 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-fn with_input(mut command: Command, input: &[u8]) -> Output {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input).unwrap();
-    child.wait_with_output().unwrap()
+/// Returns a command that runs `isorun` without the configuration of the test's user.
+fn isorun(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_isorun"));
+    command.env_remove("ISORUN_API_URL").env_remove("ISORUN_API_KEY");
+    command.args(args).stdin(Stdio::null()).kill_on_drop(true);
+    command
 }
 
-#[test]
-fn run_is_a_command_like_any_other() {
-    let server = Server::start();
-    let sum = server.run(&["run", "host", "--", "python3", "-c", "print(2 + 2)"]);
+#[server_test]
+async fn run_passes_input_output_and_exit_code(server: &Server) {
+    let sum = server.run(&["run", "host", "--", "python3", "-c", "print(2 + 2)"]).await;
     assert_eq!((stdout(&sum).as_str(), sum.status.code()), ("4\n", Some(0)), "{sum:?}");
 
     let script = "echo out; echo err >&2; exit 42";
-    let output = server.run(&["run", "host", "--", "sh", "-c", script]);
+    let output = server.run(&["run", "host", "--", "sh", "-c", script]).await;
     assert_eq!(output.status.code(), Some(42));
     assert_eq!((stdout(&output).as_str(), stderr(&output).as_str()), ("out\n", "err\n"));
 
     let every: Vec<u8> = (0..=255).cycle().take(1_000_000).collect();
     let mut cat = server.command();
     cat.args(["run", "host", "--", "cat"]);
-    let output = with_input(cat, &every);
+    let output = with_input(cat, &every).await;
     assert!(output.stdout == every, "{} bytes were returned", output.stdout.len());
 
     let args = ["run", "host", "-e", "A=b c", "-w", "/usr", "--", "sh", "-c", "echo $A $PWD"];
-    assert_eq!(stdout(&server.run(&args)), "b c /usr\n");
+    assert_eq!(stdout(&server.run(&args).await), "b c /usr\n");
 
-    let late = server.run(&["run", "host", "--timeout", "300ms", "--", "sleep", "100"]);
+    let late = server.run(&["run", "host", "--timeout", "300ms", "--", "sleep", "100"]).await;
     assert_eq!(late.status.code(), Some(124), "{late:?}");
     assert!(stderr(&late).contains("0.3 s"), "{late:?}");
 
-    let missing = server.run(&["run", "host", "--", "/no/such/program"]);
+    let missing = server.run(&["run", "host", "--", "/no/such/program"]).await;
     assert_eq!(missing.status.code(), Some(125), "{missing:?}");
-    let missing = server.run(&["run", "no-such-image", "--", "true"]);
+    let missing = server.run(&["run", "no-such-image", "--", "true"]).await;
     assert_eq!(missing.status.code(), Some(125));
     assert!(stderr(&missing).contains("no-such-image"), "{missing:?}");
 
-    bounded(async {
-        let left = server.get("/v1/runs").await.1;
-        assert_eq!(left["runs"], serde_json::json!([]), "a sandbox is left");
-    });
+    let left = server.get("/v1/runs").await.1;
+    assert_eq!(left["runs"], json!([]), "a sandbox is left");
 }
 
-#[test]
-fn an_interrupted_run_leaves_nothing() {
-    let server = Server::start();
+#[server_test]
+async fn interrupted_run_leaves_no_sandbox(server: &Server) {
     for signal in [Signal::INT, Signal::TERM] {
         let mut run = server.command();
         run.args(["run", "host", "--", "sh", "-c", "echo begun; sleep 1000"]);
         let mut child = run.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        let mut output = std::io::BufReader::new(child.stdout.take().unwrap());
-        std::io::BufRead::read_line(&mut output, &mut line).unwrap();
-        assert_eq!(line, "begun\n");
-        kill_process(Pid::from_child(&child), signal).unwrap();
-        assert_eq!(child.wait().unwrap().code(), Some(130));
-        bounded(async {
-            let left = server.get("/v1/runs").await.1;
-            assert_eq!(left["runs"], serde_json::json!([]));
-        });
+        let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(output.next_line().await.unwrap().as_deref(), Some("begun"));
+        let pid = Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
+        assert_eq!(child.wait().await.unwrap().code(), Some(130));
+        assert_eq!(server.get("/v1/runs").await.1["runs"], json!([]), "after {signal:?}");
     }
 }
 
-#[test]
-fn without_a_server_run_brings_its_own() {
+#[server_test]
+async fn run_starts_a_server_if_none_is_reachable() {
     let (data, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let isorun = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_isorun"));
-        command.env_remove("ISORUN_API_URL").env_remove("ISORUN_API_KEY");
+    let isorun = async |args: &[&str]| {
+        let mut command = isorun(args);
         command.env("ISORUN_DATA_DIR", data.path()).env("XDG_CONFIG_HOME", home.path());
         // No server listens there.
         fs::create_dir_all(home.path().join("isorun")).unwrap();
         let config = r#"{"api_url": "http://127.0.0.1:1", "api_key": "isorun_live_x_y_z"}"#;
         fs::write(home.path().join("isorun/client.json"), config).unwrap();
-        command.args(args).stdin(Stdio::null()).output().unwrap()
+        command.output().await.unwrap()
     };
-    let output = isorun(&["run", "host", "--", "sh", "-c", "echo hello; exit 3"]);
+    let output = isorun(&["run", "host", "--", "sh", "-c", "echo hello; exit 3"]).await;
     assert_eq!(
         (stdout(&output).as_str(), output.status.code()),
         ("hello\n", Some(3)),
         "{output:?}"
     );
-    let listed = stdout(&isorun(&["keys", "ls", "--json"]));
+    let listed = stdout(&isorun(&["keys", "ls", "--json"]).await);
     let keys: serde_json::Value = serde_json::from_str(&listed).unwrap();
     assert!(keys[0]["revoked_at"].is_string(), "its key was not revoked: {listed}");
     // A server that was specified must be reachable.
-    let named = isorun(&["--api-url", "http://127.0.0.1:1", "run", "host", "--", "true"]);
+    let named = isorun(&["--api-url", "http://127.0.0.1:1", "run", "host", "--", "true"]).await;
     assert_eq!(named.status.code(), Some(125));
     assert!(stderr(&named).contains("isorun serve"), "{named:?}");
 }
 
-#[test]
-fn a_sandbox_that_stays() {
-    let server = Server::start();
-    let created = server.run(&["create", "host", "--mem", "512M", "--disk", "1G", "--idle", "0"]);
+#[server_test]
+async fn client_commands_manage_a_sandbox(server: &Server) {
+    let created =
+        server.run(&["create", "host", "--mem", "512M", "--disk", "1G", "--idle", "0"]).await;
     assert!(created.status.success(), "{created:?}");
     let id = stdout(&created).trim().to_owned();
 
-    let listed = stdout(&server.run(&["ps"]));
+    let listed = stdout(&server.run(&["ps"]).await);
     assert!(listed.contains(&id) && listed.contains("512 MiB"), "{listed}");
 
     let local = server.home.path().join("data.txt");
     fs::write(&local, "some data\n").unwrap();
     let local = local.to_str().unwrap();
-    let into = server.run(&["cp", local, &format!("{id}:/job/")]);
+    let into = server.run(&["cp", local, &format!("{id}:/job/")]).await;
     assert!(into.status.success(), "{into:?}");
-    assert_eq!(stdout(&server.run(&["ls", &id, "/job"])), "data.txt\n");
-    let output = server.run(&["exec", &id, "--", "tr", "a-z", "A-Z"]);
+    assert_eq!(stdout(&server.run(&["ls", &id, "/job"]).await), "data.txt\n");
+    let output = server.run(&["exec", &id, "--", "tr", "a-z", "A-Z"]).await;
     assert_eq!(output.status.code(), Some(0));
     let mut upper = server.command();
     upper.args(["exec", &id, "--", "sh", "-c", "tr a-z A-Z < /job/data.txt; cat"]);
-    assert_eq!(stdout(&with_input(upper, b"input")), "SOME DATA\ninput");
+    assert_eq!(stdout(&with_input(upper, b"input").await), "SOME DATA\ninput");
 
     let back = server.home.path().join("back.txt");
     let from = format!("{id}:/job/data.txt");
-    assert!(server.run(&["cp", &from, back.to_str().unwrap()]).status.success());
+    assert!(server.run(&["cp", &from, back.to_str().unwrap()]).await.status.success());
     assert_eq!(fs::read_to_string(&back).unwrap(), "some data\n");
-    assert_eq!(stdout(&server.run(&["cp", &from, "-"])), "some data\n");
+    assert_eq!(stdout(&server.run(&["cp", &from, "-"]).await), "some data\n");
     // Permissions are copied in both directions, and the path of a directory needs no slash.
     for mode in [0o755, 0o640, 0o500] {
         fs::set_permissions(local, fs::Permissions::from_mode(mode)).unwrap();
-        assert!(server.run(&["cp", local, &format!("{id}:/tmp")]).status.success());
-        let seen = server.run(&["exec", &id, "--", "stat", "-c", "%a", "/tmp/data.txt"]);
+        assert!(server.run(&["cp", local, &format!("{id}:/tmp")]).await.status.success());
+        let seen = server.run(&["exec", &id, "--", "stat", "-c", "%a", "/tmp/data.txt"]).await;
         assert_eq!(stdout(&seen), format!("{mode:o}\n"));
         let _ = fs::remove_file(&back);
         let from = format!("{id}:/tmp/data.txt");
-        assert!(server.run(&["cp", &from, back.to_str().unwrap()]).status.success());
+        assert!(server.run(&["cp", &from, back.to_str().unwrap()]).await.status.success());
         let masked = fs::metadata(&back).unwrap().permissions().mode() & 0o777;
         assert_eq!(masked, mode & !0o022, "{mode:o}");
     }
     let mut piped = server.command();
     piped.args(["cp", "-", &format!("{id}:/tmp/piped")]);
-    assert!(with_input(piped, b"from a pipe").status.success());
-    assert_eq!(stdout(&server.run(&["cp", &format!("{id}:/tmp/piped"), "-"])), "from a pipe");
-    let directory = server.run(&["cp", "/usr", &from]);
+    assert!(with_input(piped, b"from a pipe").await.status.success());
+    assert_eq!(stdout(&server.run(&["cp", &format!("{id}:/tmp/piped"), "-"]).await), "from a pipe");
+    let directory = server.run(&["cp", "/usr", &from]).await;
     assert!(stderr(&directory).contains("tar"), "{directory:?}");
 
-    assert!(stdout(&server.run(&["stats", &id])).contains("PEAK MEMORY"));
-    assert!(stdout(&server.run(&["stats"])).starts_with("ACTIVE"));
-    let log = stdout(&server.run(&["logs", &id]));
+    assert!(stdout(&server.run(&["stats", &id]).await).contains("PEAK MEMORY"));
+    assert!(stdout(&server.run(&["stats"]).await).starts_with("ACTIVE"));
+    let log = stdout(&server.run(&["logs", &id]).await);
     assert!(log.contains("sandbox.created") && log.contains("exec.exit"), "{log}");
 
-    let removed = server.run(&["rm", &id]);
+    let removed = server.run(&["rm", &id]).await;
     assert!(stdout(&removed).contains("of CPU time"), "{removed:?}");
-    let again = server.run(&["rm", &id]);
+    let again = server.run(&["rm", &id]).await;
     assert_eq!(again.status.code(), Some(125), "{again:?}");
     assert!(stderr(&again).contains("a request destroyed it"), "{again:?}");
-    assert!(stdout(&server.run(&["ps", "--past"])).contains(&id));
+    assert!(stdout(&server.run(&["ps", "--past"]).await).contains(&id));
 }
 
-#[test]
-fn usage_is_explained() {
-    let command = |args: &[&str]| {
-        Command::new(env!("CARGO_BIN_EXE_isorun"))
-            .env_remove("ISORUN_API_URL")
-            .env_remove("ISORUN_API_KEY")
-            .args(args)
-            .output()
-            .unwrap()
-    };
-    let missing = command(&["exec", "run0123456789abcdef", "--api-url", "http://127.0.0.1:1"]);
+#[server_test]
+async fn invalid_usage_and_help() {
+    let command = async |args: &[&str]| isorun(args).output().await.unwrap();
+    let missing =
+        command(&["exec", "run0123456789abcdef", "--api-url", "http://127.0.0.1:1"]).await;
     assert_eq!(missing.status.code(), Some(2), "{missing:?}");
     for args in
         [&["exec", "nonsense", "--", "true"][..], &["run"], &["rm"], &["create", "a", "--mem", "1"]]
     {
-        assert_eq!(command(args).status.code(), Some(2), "{args:?}");
+        assert_eq!(command(args).await.status.code(), Some(2), "{args:?}");
     }
-    let nowhere = command(&["ps", "--api-url", "ftp://x"]);
+    let nowhere = command(&["ps", "--api-url", "ftp://x"]).await;
     assert!(stderr(&nowhere).contains("not an http or https URL"), "{nowhere:?}");
     for shell in ["bash", "zsh", "fish"] {
-        assert!(stdout(&command(&["completions", shell])).contains("isorun"), "{shell}");
+        assert!(stdout(&command(&["completions", shell]).await).contains("isorun"), "{shell}");
     }
     for page in ["serve", "run", "exec", "cp", "keys", "audit"] {
-        let help = command(&[page, "--help"]);
+        let help = command(&[page, "--help"]).await;
         assert!(help.status.success() && stdout(&help).len() > 300, "{page}");
     }
 }
 
-#[test]
-fn doctor_tries_what_a_server_does() {
-    let doctor = |path: Option<&str>| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_isorun"));
+#[server_test]
+async fn doctor_reports_missing_tools() {
+    let doctor = async |path: Option<&str>| {
+        let mut command = isorun(&["doctor"]);
         if let Some(path) = path {
             command.env("PATH", path).env_remove("ISORUN_TOOLS_DIR");
         }
-        command.arg("doctor").output().unwrap()
+        command.output().await.unwrap()
     };
-    let well = doctor(None);
+    let well = doctor(None).await;
     assert!(well.status.success(), "{well:?}");
     assert!(stdout(&well).contains("hello from Linux"), "{well:?}");
-    let without = doctor(Some("/nowhere"));
+    let without = doctor(Some("/nowhere")).await;
     assert_eq!(without.status.code(), Some(1), "{without:?}");
     assert!(stdout(&without).contains("MISSING  runsc and agent"), "{without:?}");
     assert!(stdout(&without).contains("bookworm-backports"), "the remedy is missing");

@@ -1,17 +1,15 @@
 //! Secrets on the way to their hosts: every kind of request is forwarded, and whatever a guest
 //! or a host does, neither the secret nor the response to another request reaches the guest.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use reqwest::Method;
 use serde_json::json;
+use test_macros::server_test;
+use tokio::process::Command;
 
-use crate::{
-    fixture::{Server, answer, bounded},
-    world::{ExternalServices, PLACEHOLDER, SECRET},
+use crate::support::{
+    ExternalServices, Server,
+    services::{PLACEHOLDER, SECRET},
 };
 
 const HOST: &str = "api.openai.com";
@@ -53,14 +51,13 @@ def everything(s):
     return data
 ";
 
-#[test]
-fn events_and_websockets_pass() {
-    let services = ExternalServices::new(1, &[HOST]);
+#[server_test]
+async fn events_and_websockets_are_forwarded() {
+    let services = ExternalServices::start(1, &[HOST]).await;
     let server = services.server(&[]);
-    bounded(async {
-        let run = create(&server).await;
-        // Events arrive one by one.
-        let events = r#"
+    let run = create(&server).await;
+    // Events arrive one by one.
+    let events = r#"
 import json, os, time, urllib.request
 for base in ('https://api.openai.com/v1', os.environ['OPENAI_BASE_URL']):
     order = json.dumps({'model': 'm', 'stream': True, 'messages': []}).encode()
@@ -73,10 +70,10 @@ for base in ('https://api.openai.com/v1', os.environ['OPENAI_BASE_URL']):
             times.append(time.monotonic())
     print(''.join(words), times[-1] - times[0] > 0.9)
 "#;
-        let output = python(&server, &run, events).await;
-        assert_eq!(output, "The answer is 42. True\nThe answer is 42. True\n");
-        let talk = format!(
-            "{CONNECT}
+    let output = python(&server, &run, events).await;
+    assert_eq!(output, "The answer is 42. True\nThe answer is 42. True\n");
+    let talk = format!(
+        "{CONNECT}
 def exactly(s, n):
     data = b''
     while len(data) < n:
@@ -96,33 +93,29 @@ for s, prefix in (secure(), plain()):
         if length == 126: length = int.from_bytes(exactly(s, 2), 'big')
         print(exactly(s, length) == text * 2)
 "
-        );
-        let output = python(&server, &run, &talk).await;
-        let one = "HTTP/1.1 101 Switching Protocols\nTrue\nTrue\n";
-        assert_eq!(output, one.repeat(2));
-        let requests = services.take_requests();
-        assert_eq!(requests.len(), 4, "{requests:?}");
-        assert!(requests.iter().all(|(_, real)| *real), "{requests:?}");
-    });
+    );
+    let output = python(&server, &run, &talk).await;
+    let one = "HTTP/1.1 101 Switching Protocols\nTrue\nTrue\n";
+    assert_eq!(output, one.repeat(2));
+    let requests = services.take_requests();
+    assert_eq!(requests.len(), 4, "{requests:?}");
+    assert!(requests.iter().all(|(_, real)| *real), "{requests:?}");
 }
 
 /// The directory in which `cargo xtask setup` installs the client library of OpenAI.
 const LIBRARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/openai");
 
-#[test]
-fn the_client_library_of_openai_works_unchanged() {
-    let services = ExternalServices::new(9, &[HOST]);
+#[server_test]
+async fn openai_client_library_works_unchanged() {
+    let services = ExternalServices::start(9, &[HOST]).await;
     let server = services.server(&[]);
-    let packed = Command::new("tar").args(["-C", LIBRARY, "-c", "."]).output().unwrap();
+    let packed = Command::new("tar").args(["-C", LIBRARY, "-c", "."]).output().await.unwrap();
     assert!(packed.status.success(), "{packed:?}");
-    bounded(async {
-        let run = create(&server).await;
-        let path = format!("/v1/runs/{run}/files/upload?path=/srv/library.tar");
-        let upload = server.request(Method::POST, &path).body(packed.stdout);
-        assert_eq!(answer(upload).await.0, 200);
-        server.exec(&run, "mkdir /srv/library && tar -C /srv/library -xf /srv/library.tar").await;
-        // The key and the base URL come from the environment.
-        let code = r#"
+    let run = create(&server).await;
+    server.upload(&run, "/srv/library.tar", packed.stdout).await;
+    server.exec(&run, "mkdir /srv/library && tar -C /srv/library -xf /srv/library.tar").await;
+    // The key and the base URL come from the environment.
+    let code = r#"
 import os, sys, time
 sys.path.insert(0, '/srv/library')
 import openai
@@ -138,26 +131,24 @@ for base in (None, 'https://api.openai.com/v1'):
         times.append(time.monotonic())
     print(''.join(words), times[-1] - times[0] > 0.9)
 "#;
-        let output = python(&server, &run, code).await;
-        let one = "[]\nThe answer is 42.\nThe answer is 42. True\n";
-        let expected = format!(
-            "{PLACEHOLDER}\nhttp://192.0.0.1/api.openai.com/v1/ {one}https://api.openai.com/v1/ {one}"
-        );
-        assert_eq!(output, expected);
-        let requests = services.take_requests();
-        let what = ["GET /v1/models", "POST /v1/chat/completions", "POST /v1/chat/completions"];
-        let what = what.repeat(2).into_iter().map(|what| (what.to_owned(), true));
-        assert_eq!(requests, what.collect::<Vec<_>>());
-    });
+    let output = python(&server, &run, code).await;
+    let one = "[]\nThe answer is 42.\nThe answer is 42. True\n";
+    let expected = format!(
+        "{PLACEHOLDER}\nhttp://192.0.0.1/api.openai.com/v1/ {one}https://api.openai.com/v1/ {one}"
+    );
+    assert_eq!(output, expected);
+    let requests = services.take_requests();
+    let what = ["GET /v1/models", "POST /v1/chat/completions", "POST /v1/chat/completions"];
+    let what = what.repeat(2).into_iter().map(|what| (what.to_owned(), true));
+    assert_eq!(requests, what.collect::<Vec<_>>());
 }
 
-#[test]
-fn a_host_that_repeats_the_secret_is_not_heard() {
-    let services = ExternalServices::new(2, &[HOST]);
+#[server_test]
+async fn echoed_secret_is_redacted() {
+    let services = ExternalServices::start(2, &[HOST]).await;
     let server = services.server(&[]);
-    bounded(async {
-        let run = create(&server).await;
-        let code = r#"
+    let run = create(&server).await;
+    let code = r#"
 import os, urllib.request
 for base in ('https://api.openai.com', os.environ['ISORUN_PROXY_URL'] + '/api.openai.com'):
     for path in ('/echo', '/echo?pieces'):
@@ -168,32 +159,26 @@ for base in ('https://api.openai.com', os.environ['ISORUN_PROXY_URL'] + '/api.op
         print(path, length is None or int(length) == len(body), answer.headers['x-echo'])
         print(body.decode())
 "#;
-        let output = python(&server, &run, code).await;
-        assert!(!output.contains(SECRET), "{output}");
-        // The replacement is as long as the secret, so that lengths remain valid.
-        let hidden = &PLACEHOLDER[..SECRET.len()];
-        assert_eq!(
-            output.matches(&format!("authorization: Bearer {hidden}\n")).count(),
-            4,
-            "{output}"
-        );
-        for path in ["/echo", "/echo?pieces"] {
-            let line = format!("{path} True {PLACEHOLDER}\n");
-            assert_eq!(output.matches(&line).count(), 2, "{output}");
-        }
-        // The secret could not be found in a compressed response.
-        assert_eq!(output.matches("accept-encoding: identity\n").count(), 4, "{output}");
-        assert!(services.take_requests().iter().all(|(_, real)| *real));
-    });
+    let output = python(&server, &run, code).await;
+    assert!(!output.contains(SECRET), "{output}");
+    // The replacement is as long as the secret, so that lengths remain valid.
+    let hidden = &PLACEHOLDER[..SECRET.len()];
+    assert_eq!(output.matches(&format!("authorization: Bearer {hidden}\n")).count(), 4, "{output}");
+    for path in ["/echo", "/echo?pieces"] {
+        let line = format!("{path} True {PLACEHOLDER}\n");
+        assert_eq!(output.matches(&line).count(), 2, "{output}");
+    }
+    // The secret could not be found in a compressed response.
+    assert_eq!(output.matches("accept-encoding: identity\n").count(), 4, "{output}");
+    assert!(services.take_requests().iter().all(|(_, real)| *real));
 }
 
-#[test]
-fn hosts_that_fail_are_told_from_each_other() {
-    let services = ExternalServices::new(3, &[HOST]);
+#[server_test]
+async fn upstream_failures_are_distinguished() {
+    let services = ExternalServices::start(3, &[HOST]).await;
     let server = services.server(&["--credential-timeout", "2s"]);
-    bounded(async {
-        let run = create(&server).await;
-        let code = r#"
+    let run = create(&server).await;
+    let code = r#"
 import json, os, time, urllib.error, urllib.request
 def ask(url):
     started = time.monotonic()
@@ -206,28 +191,26 @@ ask('https://api.openai.com:9443/v1/models')
 ask('https://api.openai.com/never')
 ask(os.environ['ISORUN_PROXY_URL'] + '/api.openai.com/never')
 "#;
-        let output = python(&server, &run, code).await;
-        let lines: Vec<&str> = output.lines().collect();
-        assert!(
-            lines[0].starts_with("502 api.openai.com: its certificate does not verify"),
-            "{output}"
-        );
-        let late = "504 api.openai.com: it did not answer in time";
-        assert_eq!(lines[1..], [late, late, late], "{output}");
-        // Only the trusted host received the secret.
-        assert!(services.take_requests().iter().all(|(what, _)| what.contains("/never")));
-        server.assert_healthy().await;
-    });
+    let output = python(&server, &run, code).await;
+    let lines: Vec<&str> = output.lines().collect();
+    assert!(
+        lines[0].starts_with("502 api.openai.com: its certificate does not verify"),
+        "{output}"
+    );
+    let late = "504 api.openai.com: it did not answer in time";
+    assert_eq!(lines[1..], [late, late, late], "{output}");
+    // Only the trusted host received the secret.
+    assert!(services.take_requests().iter().all(|(what, _)| what.contains("/never")));
+    server.assert_served().await;
 }
 
-#[test]
-fn smuggled_requests_and_slow_heads_get_nowhere() {
-    let services = ExternalServices::new(4, &[HOST]);
+#[server_test]
+async fn smuggled_requests_and_slow_heads_are_not_forwarded() {
+    let services = ExternalServices::start(4, &[HOST]).await;
     let server = services.server(&[]);
-    bounded(async {
-        let run = create(&server).await;
-        let code = format!(
-            "{CONNECT}
+    let run = create(&server).await;
+    let code = format!(
+        "{CONNECT}
 inner = 'GET /smuggled HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'
 heads = [
     f'Content-Length: {{len(inner) + 5}}\\r\\nTransfer-Encoding: chunked',
@@ -251,11 +234,18 @@ for head in heads:
         s.close()
 # A second response that the host was not asked for is not forwarded.
 s, _ = secure()
-for path in ('/split', '/v1/models'):
-    s.sendall(f'GET {{path}} HTTP/1.1\\r\\nHost: {{host}}\\r\\n{{auth}}\\r\\n'.encode())
-    time.sleep(0.5)
+ask = lambda path: s.sendall(f'GET {{path}} HTTP/1.1\\r\\nHost: {{host}}\\r\\n{{auth}}\\r\\n'.encode())
+ask('/split')
+output = b''
+try:
+    while b'ok' not in output.partition(b'\\r\\n\\r\\n')[2]:
+        piece = s.recv(65536)
+        if not piece: break
+        output += piece
+except OSError: pass
+ask('/v1/models')
 s.settimeout(2)
-output = everything(s)
+output += everything(s)
 print('twice', b'smuggled' in output)
 started = time.monotonic()
 for connect in (secure, plain):
@@ -264,28 +254,26 @@ for connect in (secure, plain):
     output = everything(s)
     print('cut off', 8 < time.monotonic() - started < 30)
 "
-        );
-        let started = Instant::now();
-        let output = python(&server, &run, &code).await;
-        assert!(started.elapsed() < Duration::from_secs(90));
-        assert!(output.ends_with("twice False\ncut off True\ncut off True\n"), "{output}");
-        let requests = services.take_requests();
-        let smuggled = |(what, real): &&(String, bool)| {
-            what.contains("/slow") || what.contains("/smuggled") && *real
-        };
-        assert_eq!(requests.iter().find(smuggled), None, "{requests:?}");
-        server.assert_healthy().await;
-    });
+    );
+    let started = Instant::now();
+    let output = python(&server, &run, &code).await;
+    assert!(started.elapsed() < Duration::from_secs(90));
+    assert!(output.ends_with("twice False\ncut off True\ncut off True\n"), "{output}");
+    let requests = services.take_requests();
+    let smuggled = |(what, real): &&(String, bool)| {
+        what.contains("/slow") || what.contains("/smuggled") && *real
+    };
+    assert_eq!(requests.iter().find(smuggled), None, "{requests:?}");
+    server.assert_served().await;
 }
 
-#[test]
-fn a_websocket_ends_when_the_rules_change() {
-    let services = ExternalServices::new(8, &[HOST]);
+#[server_test]
+async fn websocket_is_reset_when_the_rules_change() {
+    let services = ExternalServices::start(8, &[HOST]).await;
     let server = services.server(&[]);
-    bounded(async {
-        let run = create(&server).await;
-        let code = format!(
-            "{CONNECT}
+    let run = create(&server).await;
+    let code = format!(
+        "{CONNECT}
 s, prefix = plain()
 s.sendall(f'GET {{prefix}}/ws HTTP/1.1\\r\\nHost: 192.0.0.1\\r\\n{{auth}}Connection: Upgrade\\r\\nUpgrade: websocket\\r\\nSec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\\r\\n\\r\\n'.encode())
 head = b''
@@ -294,14 +282,13 @@ open('/srv/open', 'w').close()
 try: s.recv(1); print('a good end')
 except ConnectionResetError: print('reset')
 "
-        );
-        let talking = python(&server, &run, &code);
-        let changing = async {
-            server.exec(&run, "until test -e /srv/open; do sleep 0.05; done").await;
-            let rules = ["net", "set", &run, "--network", "locked-down"];
-            assert!(server.run(&rules).status.success());
-        };
-        let (output, ()) = tokio::join!(talking, changing);
-        assert_eq!(output, "reset\n");
-    });
+    );
+    let talking = python(&server, &run, &code);
+    let changing = async {
+        server.exec(&run, "until test -e /srv/open; do sleep 0.05; done").await;
+        let rules = ["net", "set", &run, "--network", "locked-down"];
+        assert!(server.run(&rules).await.status.success());
+    };
+    let (output, ()) = tokio::join!(talking, changing);
+    assert_eq!(output, "reset\n");
 }

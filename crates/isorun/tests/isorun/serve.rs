@@ -1,55 +1,49 @@
 //! Start and stop of the server.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
-use reqwest::{Certificate, Client};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use test_macros::server_test;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::Command,
+};
 
-use crate::fixture::{Server, answer, bounded, refused, write_key};
+use crate::support::{Server, TlsFiles, answer, refused};
 
-#[test]
-fn it_says_that_it_is_well_and_writes_the_clients_configuration() {
-    let server = Server::start();
-    bounded(async {
-        let health = answer(server.http.get(format!("{}/healthz", server.url))).await;
-        assert_eq!((health.0.as_u16(), &health.1["status"]), (200, &json!("ok")));
-        let ready = answer(server.http.get(format!("{}/readyz", server.url))).await;
-        assert_eq!((ready.0.as_u16(), &ready.1["status"]), (200, &json!("ready")));
-        assert!(!ready.1["isolation"].as_str().unwrap().is_empty());
-        let described = answer(server.http.get(format!("{}/openapi.json", server.url))).await;
-        assert_eq!(described.1["info"]["title"], "isorun");
-        let file = server.home.path().join("isorun/client.json");
-        let written: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-        assert_eq!(written, json!({ "api_url": server.url, "api_key": server.key }));
-        let mode =
-            |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&file), 0o600);
-        for private in ["secret", "isorun.db"] {
-            assert_eq!(mode(&server.data.path().join(private)), 0o600, "{private}");
-        }
-    });
+#[server_test]
+async fn probes_succeed_and_client_configuration_is_written(server: &Server) {
+    let health = answer(server.http.get(format!("{}/healthz", server.url))).await;
+    assert_eq!((health.0.as_u16(), &health.1["status"]), (200, &json!("ok")));
+    let ready = answer(server.http.get(format!("{}/readyz", server.url))).await;
+    assert_eq!((ready.0.as_u16(), &ready.1["status"]), (200, &json!("ready")));
+    assert!(!ready.1["isolation"].as_str().unwrap().is_empty());
+    let described = answer(server.http.get(format!("{}/openapi.json", server.url))).await;
+    assert_eq!(described.1["info"]["title"], "isorun");
+    let file = server.home.path().join("isorun/client.json");
+    let written: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(written, json!({ "api_url": server.url, "api_key": server.key }));
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&file), 0o600);
+    for private in ["secret", "isorun.db"] {
+        assert_eq!(mode(&server.data.path().join(private)), 0o600, "{private}");
+    }
 }
 
-#[test]
-fn a_restart_keeps_the_key_and_moves_the_address() {
-    let first = Server::start();
+#[server_test]
+async fn restart_keeps_the_key_and_updates_the_address(first: Server) {
     let (url, key) = (first.url.clone(), first.key.clone());
-    let (data, home) = first.stop(Signal::TERM);
+    let (data, home) = first.stop(Signal::TERM).await;
     let second = Server::start_in(data, home, &[]);
     assert_eq!(second.key, key);
     assert_ne!(second.url, url, "the system chose another port");
-    bounded(async { second.assert_healthy().await });
+    second.assert_served().await;
 }
 
-#[test]
-fn what_cannot_be_served_is_said_before_anything_starts() {
-    let server = Server::start();
+#[server_test]
+async fn invalid_configurations_are_refused_at_startup(server: &Server) {
     for (args, code, text) in [
         (vec!["--listen", "127.0.0.1:0"], 125, "another isorun server uses"),
         (vec!["--listen", "0.0.0.0:0"], 2, "without TLS"),
@@ -58,138 +52,110 @@ fn what_cannot_be_served_is_said_before_anything_starts() {
         (vec!["--region", "Up_per"], 2, "lower-case"),
         (vec!["--rate", "0"], 2, "0"),
     ] {
-        let output = server.command().arg("serve").args(&args).output().unwrap();
+        let output = server.run(&[&["serve"], &*args].concat()).await;
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
         assert!(stderr.contains(text), "{args:?}: {stderr}");
     }
-    let address = server.url.strip_prefix("http://").unwrap();
+    let address = server.address();
     let other = tempfile::tempdir().unwrap();
     let mut taken = server.command();
     taken.env("ISORUN_DATA_DIR", other.path()).args(["serve", "--listen", address]);
-    let output = taken.stdout(Stdio::null()).output().unwrap();
+    let output = taken.output().await.unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot listen on"), "{output:?}");
     fs::set_permissions(other.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let output = taken.output().unwrap();
+    let output = taken.output().await.unwrap();
     assert!(
         String::from_utf8_lossy(&output.stderr).contains("other users can write"),
         "{output:?}"
     );
 }
 
-#[test]
-fn tls_is_spoken() {
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let (chain, key) = (directory.path().join("chain.pem"), directory.path().join("key.pem"));
-    fs::write(&chain, made.cert.pem()).unwrap();
-    write_key(&key, &made.signing_key.serialize_pem());
-    let paths = (chain.to_str().unwrap(), key.to_str().unwrap());
-    let mut server = Server::start_with(&["--tls-cert", paths.0, "--tls-key", paths.1]);
+#[server_test]
+async fn tls_is_served() {
+    let files = TlsFiles::create();
+    let server = files.server(&[]);
     assert!(server.url.starts_with("https://127.0.0.1:"), "{}", server.url);
-    let root = Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
-    server.http = Client::builder().tls_certs_only([root]).build().unwrap();
-    bounded(async {
-        let response = server.http.get(format!("{}/healthz", server.url)).send().await.unwrap();
-        assert_eq!(response.version(), reqwest::Version::HTTP_2);
-        server.assert_healthy().await;
-        // It does not respond to HTTP without TLS.
-        let plain = server.url.replace("https:", "http:");
-        assert!(server.http.get(format!("{plain}/healthz")).send().await.is_err());
-    });
+    let response = server.http.get(format!("{}/healthz", server.url)).send().await.unwrap();
+    assert_eq!(response.version(), reqwest::Version::HTTP_2);
+    server.assert_served().await;
+    // It does not respond to HTTP without TLS.
+    let plain = server.url.replace("https:", "http:");
+    assert!(server.http.get(format!("{plain}/healthz")).send().await.is_err());
     drop(server);
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(files.key(), fs::Permissions::from_mode(0o644)).unwrap();
     let home = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_isorun"))
         .args(["serve", "--no-pull", "--listen", "127.0.0.1:0"])
-        .args(["--tls-cert", paths.0, "--tls-key", paths.1])
+        .args(files.arguments())
         .env("ISORUN_DATA_DIR", home.path().join("data"))
         .env("XDG_CONFIG_HOME", home.path())
+        .kill_on_drop(true)
         .output()
+        .await
         .unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("chmod 600"), "{output:?}");
 }
 
-#[test]
-fn a_stop_lets_requests_end_and_leaves_no_sandbox() {
-    let mut server = Server::start();
-    bounded(async {
-        let id = server.create().await;
-        let path = format!("/v1/runs/{id}/exec");
-        let body = json!({ "command": "touch /tmp/begun; sleep 1; echo done" });
-        let waiting = server.post(&path, body);
-        let stopping = async {
-            server.exec(&id, "while [ ! -e /tmp/begun ]; do sleep 0.01; done").await;
-            server.signal(Signal::TERM);
-        };
-        let (outcome, ()) = tokio::join!(waiting, stopping);
-        assert_eq!(outcome.1["stdout"], "done\n", "{}", outcome.1);
-    });
-    let status = server.wait();
+#[server_test(seconds = 240)]
+async fn graceful_stop_finishes_requests_and_leaves_no_sandbox(mut server: Server) {
+    let id = server.create().await;
+    let path = format!("/v1/runs/{id}/exec");
+    let body = json!({ "command": "touch /tmp/begun; sleep 1; echo done" });
+    let waiting = server.post(&path, body);
+    let stopping = async {
+        server.exec(&id, "while [ ! -e /tmp/begun ]; do sleep 0.01; done").await;
+        server.signal(Signal::TERM);
+    };
+    let (outcome, ()) = tokio::join!(waiting, stopping);
+    assert_eq!(outcome.1["stdout"], "done\n", "{}", outcome.1);
+    let status = server.exited().await;
     assert!(status.success(), "{status}");
-    let data = std::mem::replace(&mut server.data, tempfile::tempdir().unwrap());
-    let home = std::mem::replace(&mut server.home, tempfile::tempdir().unwrap());
+    let (data, home) = server.take_directories();
     let next = Server::start_in(data, home, &[]);
-    bounded(async {
-        assert_eq!(next.get("/v1/runs").await.1, json!({ "runs": [] }));
-        let past = next.get("/v1/runs/history").await.1;
-        assert_eq!(past["sandboxes"][0]["reason"], "the server was stopped");
-    });
+    assert_eq!(next.get("/v1/runs").await.1, json!({ "runs": [] }));
+    let past = next.get("/v1/runs/history").await.1;
+    assert_eq!(past["sandboxes"][0]["reason"], "the server was stopped");
 }
 
-#[test]
-fn requests_beyond_the_grace_are_told() {
-    let mut server = Server::start_with(&["--grace", "1s"]);
-    bounded(async {
-        let id = server.create().await;
-        let path = format!("/v1/runs/{id}/exec");
-        let waiting =
-            server.post(&path, json!({ "command": "touch /tmp/begun; sleep 1000", "timeout": 0 }));
-        let stopping = async {
-            server.exec(&id, "while [ ! -e /tmp/begun ]; do sleep 0.01; done").await;
-            server.signal(Signal::TERM);
-        };
-        let (outcome, ()) = tokio::join!(waiting, stopping);
-        refused(&outcome, 404, "run_destroyed", "the server was stopped");
-    });
-    assert!(server.wait().success());
+#[server_test(args = ["--grace", "1s"])]
+async fn requests_beyond_the_grace_period_are_ended(mut server: Server) {
+    let id = server.create().await;
+    let path = format!("/v1/runs/{id}/exec");
+    let waiting =
+        server.post(&path, json!({ "command": "touch /tmp/begun; sleep 1000", "timeout": 0 }));
+    let stopping = async {
+        server.exec(&id, "while [ ! -e /tmp/begun ]; do sleep 0.01; done").await;
+        server.signal(Signal::TERM);
+    };
+    let (outcome, ()) = tokio::join!(waiting, stopping);
+    refused(&outcome, 404, "run_destroyed", "the server was stopped");
+    assert!(server.exited().await.success());
 }
 
-#[test]
-fn sandboxes_can_live_on_while_the_server_does_not() {
+#[server_test(seconds = 480)]
+async fn sandboxes_can_outlive_the_server() {
     for (args, signal) in [(&["--keep-sandboxes"][..], Signal::TERM), (&[][..], Signal::KILL)] {
         let server = Server::start_with(args);
-        let mut id = String::new();
-        bounded(async {
-            id = server.create_with(json!({ "env": { "NAME": "kept" } })).await;
-            server.exec(&id, "echo data > /tmp/file; sleep 1000 >/dev/null 2>&1 &").await;
-        });
-        let (data, home) = server.stop(signal);
+        let id = server.create_with(json!({ "env": { "NAME": "kept" } })).await;
+        server.exec(&id, "echo data > /tmp/file; sleep 1000 >/dev/null 2>&1 &").await;
+        let (data, home) = server.stop(signal).await;
         let next = Server::start_in(data, home, &[]);
-        bounded(async {
-            let seen = next.exec(&id, "cat /tmp/file; echo $NAME; pgrep -c -x sleep").await;
-            assert_eq!(seen["stdout"], "data\nkept\n1\n", "{signal:?}: {seen}");
-            next.destroy(&id).await;
-            let verified = next.run(&["audit", "verify"]);
-            assert!(verified.status.success(), "the log was not continued: {verified:?}");
-        });
+        let seen = next.exec(&id, "cat /tmp/file; echo $NAME; pgrep -c -x sleep").await;
+        assert_eq!(seen["stdout"], "data\nkept\n1\n", "{signal:?}: {seen}");
+        next.destroy(&id).await;
+        let verified = next.run(&["audit", "verify"]).await;
+        assert!(verified.status.success(), "the log was not continued: {verified:?}");
     }
 }
 
-#[test]
-fn a_slow_client_does_not_hold_a_connection_for_ever() {
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpStream,
-    };
-    let server = Server::start();
-    bounded(async {
-        let address = server.url.strip_prefix("http://").unwrap();
-        let mut socket = TcpStream::connect(address).await.unwrap();
-        socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n").await.unwrap();
-        let mut answer = Vec::new();
-        let closed = tokio::time::timeout(Duration::from_secs(40), socket.read_to_end(&mut answer));
-        let _ = closed.await.expect("the connection is still open");
-        assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
-    });
+#[server_test]
+async fn incomplete_request_head_times_out(server: &Server) {
+    let address = server.address();
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(40), socket.read_to_end(&mut answer));
+    let _ = closed.await.expect("the connection is still open");
+    assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use reqwest::Method;
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
-use crate::fixture::{Server, Tenant, answer};
+use crate::support::{Server, Tenant, answer};
 
 /// The time limit for responses that must not be delayed by other tenants.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -5,7 +5,6 @@ use std::{
     io::{Read, Write},
     os::fd::OwnedFd,
     process::Stdio,
-    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -14,8 +13,10 @@ use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
 };
+use test_macros::server_test;
+use test_support::wait::wait_until;
 
-use crate::fixture::{Server, bounded};
+use crate::support::Server;
 
 /// Opens a pseudoterminal. Returns its controlling end and its terminal end.
 fn open_pty(rows: u16, cols: u16) -> (File, OwnedFd) {
@@ -36,25 +37,24 @@ fn size(rows: u16, cols: u16) -> Winsize {
 }
 
 /// Reads output until it contains a text.
-fn read_until(screen: &mut File, text: &str) -> String {
+async fn read_until(screen: &mut File, text: &str) -> String {
     let mut seen = String::new();
-    let start = Instant::now();
-    let mut part = [0; 4096];
-    while !seen.contains(text) {
-        match screen.read(&mut part) {
-            Ok(count) => seen.push_str(&String::from_utf8_lossy(&part[..count])),
-            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+    wait_until(&format!("{text:?} is on the terminal"), async || {
+        let mut part = [0; 4096];
+        while let Ok(count @ 1..) = screen.read(&mut part) {
+            let part = String::from_utf8_lossy(&part[..count]);
+            println!("{part:?}");
+            seen.push_str(&part);
         }
-        assert!(start.elapsed() < Duration::from_secs(30), "{text:?} was not printed: {seen:?}");
-    }
+        seen.contains(text)
+    })
+    .await;
     seen
 }
 
-#[test]
-fn a_terminal_is_one_at_both_ends() {
-    let server = Server::start();
-    let mut id = String::new();
-    bounded(async { id = server.create().await });
+#[server_test]
+async fn exec_tty_connects_both_terminals(server: &Server) {
+    let id = server.create().await;
     let (mut controller, terminal) = open_pty(33, 111);
     let mut command = server.command();
     command.args(["exec", "--tty", &id, "--", "sh", "-c"]);
@@ -64,17 +64,18 @@ fn a_terminal_is_one_at_both_ends() {
     command.stderr(Stdio::from(terminal.try_clone().unwrap()));
     let mut child = command.spawn().unwrap();
 
-    let seen = read_until(&mut controller, "33 111");
+    let seen = read_until(&mut controller, "33 111").await;
     assert!(seen.contains("/dev/pts/"), "{seen}");
     // Keys are sent as they are typed: the local terminal neither edits nor echoes them.
     assert!(!tcgetattr(&terminal).unwrap().local_modes.contains(LocalModes::ICANON));
     controller.write_all(b"hello\r").unwrap();
-    read_until(&mut controller, "got hello");
+    read_until(&mut controller, "got hello").await;
     // It is not the controlling terminal of the command, so the kernel sends no SIGWINCH.
     tcsetwinsize(&terminal, size(20, 70)).unwrap();
-    kill_process(Pid::from_child(&child), Signal::WINCH).unwrap();
-    read_until(&mut controller, "20 70");
-    assert_eq!(child.wait().unwrap().code(), Some(7));
+    let pid = Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+    kill_process(pid, Signal::WINCH).unwrap();
+    read_until(&mut controller, "20 70").await;
+    assert_eq!(child.wait().await.unwrap().code(), Some(7));
     // The previous mode is restored.
     assert!(tcgetattr(&terminal).unwrap().local_modes.contains(LocalModes::ICANON));
 }

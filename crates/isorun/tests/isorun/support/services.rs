@@ -1,4 +1,4 @@
-//! External services for these tests: an address of the loopback interface, a resolver that
+//! Services outside of sandboxes, on an address of the loopback interface: a resolver that
 //! returns it for every name, and a TLS service that requires a key, like the APIs of language
 //! models.
 
@@ -6,7 +6,6 @@ use std::{
     convert::Infallible,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
-    process::Command,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -22,31 +21,27 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use hickory_resolver::proto::{
-    op::Message,
-    rr::{RData, Record, RecordType, rdata},
-};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
     service::TowerToHyperService,
 };
-use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use test_support::{LoopbackAddress, Resolver, certificates::server_config};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, UdpSocket},
+    net::TcpListener,
 };
-use tokio_rustls::{TlsAcceptor, rustls};
+use tokio_rustls::TlsAcceptor;
 
-use crate::fixture::Server;
+use super::server::Server;
 
 /// The secret, which is never in a sandbox.
 pub const SECRET: &str = "sk-the-real-one";
 pub const PLACEHOLDER: &str = "sk-isorun-proxy-managed";
 
-/// The external services. They are stopped when this is dropped.
+/// The services. They run in tasks of the test's runtime, and end with it.
 pub struct ExternalServices {
     address: Ipv4Addr,
     resolver: SocketAddr,
@@ -54,7 +49,7 @@ pub struct ExternalServices {
     /// The requests that the service has received.
     requests: RequestLog,
     _directory: TempDir,
-    _runtime: tokio::runtime::Runtime,
+    _loopback: LoopbackAddress,
 }
 
 /// The method and path of each request, and true if it contained the secret.
@@ -63,33 +58,30 @@ type RequestLog = Arc<Mutex<Vec<(String, bool)>>>;
 impl ExternalServices {
     /// Starts the services. Tests that run at the same time need different numbers. The
     /// service's certificate is for these names.
-    pub fn new(number: u8, names: &[&str]) -> Self {
+    pub async fn start(number: u8, names: &[&str]) -> Self {
         let address = Ipv4Addr::new(198, 51, 100, 224 + number);
-        ip("add", address);
-        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let loopback = LoopbackAddress::add(address);
         let requests = RequestLog::default();
-        let (resolver, pem) = runtime.block_on(async {
-            let (tls, pem) = identity(names);
-            let listener = TcpListener::bind((address, 443)).await.unwrap();
-            tokio::spawn(serve(listener, tls, service(Arc::clone(&requests))));
-            // A host whose certificate is not trusted.
-            let listener = TcpListener::bind((address, 8443)).await.unwrap();
-            let (untrusted, _) = identity(names);
-            tokio::spawn(serve(listener, untrusted, service(Arc::clone(&requests))));
-            // A host that accepts connections and sends nothing.
-            let silent = TcpListener::bind((address, 9443)).await.unwrap();
-            tokio::spawn(async move {
-                let mut kept = Vec::new();
-                while let Ok((stream, _)) = silent.accept().await {
-                    kept.push(stream);
-                }
-            });
-            (start_resolver(address).await, pem)
+        let listener = TcpListener::bind((address, 443)).await.unwrap();
+        let (tls, authority) = server_config(names);
+        tokio::spawn(serve(listener, tls.into(), service(Arc::clone(&requests))));
+        // A host whose certificate is not trusted.
+        let listener = TcpListener::bind((address, 8443)).await.unwrap();
+        let (untrusted, _) = server_config(names);
+        tokio::spawn(serve(listener, untrusted.into(), service(Arc::clone(&requests))));
+        // A host that accepts connections and sends nothing.
+        let silent = TcpListener::bind((address, 9443)).await.unwrap();
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            while let Ok((stream, _)) = silent.accept().await {
+                kept.push(stream);
+            }
         });
+        let resolver = Resolver::of_any_name(address).serve().await;
         let directory = tempfile::tempdir().unwrap();
         let roots = directory.path().join("roots.pem");
-        std::fs::write(&roots, pem).unwrap();
-        Self { address, resolver, roots, requests, _directory: directory, _runtime: runtime }
+        std::fs::write(&roots, authority).unwrap();
+        Self { address, resolver, roots, requests, _directory: directory, _loopback: loopback }
     }
 
     /// Returns the server options for these services.
@@ -104,6 +96,7 @@ impl ExternalServices {
         ]
     }
 
+    /// Starts a server that uses these services.
     pub fn server(&self, more: &[&str]) -> Server {
         let arguments = self.arguments();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -118,38 +111,6 @@ impl ExternalServices {
     pub fn take_requests(&self) -> Vec<(String, bool)> {
         std::mem::take(&mut *self.requests.lock().unwrap())
     }
-}
-
-impl Drop for ExternalServices {
-    fn drop(&mut self) {
-        ip("del", self.address);
-    }
-}
-
-fn ip(operation: &str, address: Ipv4Addr) {
-    let words = ["addr", operation, &format!("{address}/32"), "dev", "lo"];
-    let _ = Command::new("ip").args(words).output().unwrap();
-}
-
-/// Creates a certificate for these names, and returns it with the PEM of its authority.
-fn identity(names: &[&str]) -> (TlsAcceptor, String) {
-    let issuer = {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-    };
-    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
-    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], key)
-        .unwrap();
-    (TlsAcceptor::from(Arc::new(config)), issuer.pem())
 }
 
 async fn serve(listener: TcpListener, tls: TlsAcceptor, service: Router) {
@@ -221,6 +182,7 @@ async fn completion(Json(parameters): Json<Value>) -> Response {
         words.map(|word| part(json!({ "content": word }), None).to_string()).to_vec();
     events.push(part(json!({}), Some("stop")).to_string());
     events.push("[DONE]".to_owned());
+    // The time between the events is what clients measure, to see that they are not held back.
     let events = stream::iter(events).then(async |event| {
         tokio::time::sleep(Duration::from_millis(300)).await;
         Ok::<_, Infallible>(Bytes::from(format!("data: {event}\n\n")))
@@ -260,25 +222,4 @@ async fn websocket(socket: WebSocketUpgrade) -> Response {
             }
         }
     })
-}
-
-/// Starts a resolver that returns this address for every name.
-async fn start_resolver(external: Ipv4Addr) -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut buffer = vec![0; 4096];
-        while let Ok((count, from)) = socket.recv_from(&mut buffer).await {
-            let question = Message::from_vec(&buffer[..count]).unwrap();
-            let query = question.queries[0].clone();
-            let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
-            answer.add_query(query.clone());
-            if query.query_type == RecordType::A {
-                let data = RData::A(rdata::A(external));
-                answer.add_answer(Record::from_rdata(query.name, 30, data));
-            }
-            socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
-        }
-    });
-    address
 }
