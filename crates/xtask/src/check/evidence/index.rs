@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::check::rust_source::{Token, at, is_name, module_of, tokens};
 
 /// The attributes of tests: the last name of each.
-const TEST_ATTRIBUTES: [&str; 3] = ["test", "server_test", "each_runtime"];
+const TEST_ATTRIBUTES: [&str; 4] = ["test", "server_test", "timed_test", "each_runtime"];
 /// The attribute of a test that runs once for each runtime, and the names of these runs.
 const EACH_RUNTIME: (&str, [&str; 2]) = ("each_runtime", ["python", "javascript"]);
 
