@@ -25,7 +25,9 @@ async function main() {
   const { values } = parseArgs({ options: { wit: { type: 'string' }, out: { type: 'string' } } });
   const tools = process.env.ISOLA_JS_TOOLS;
   if (!values.wit || !values.out || !tools) {
-    console.error('usage: ISOLA_JS_TOOLS=<dir with node_modules> node build.mjs --wit <dir> --out <file>');
+    console.error(
+      'usage: ISOLA_JS_TOOLS=<dir with node_modules> node build.mjs --wit <dir> --out <file>',
+    );
     process.exit(2);
   }
   const builder = join(resolve(tools), 'node_modules/@bytecodealliance/componentize-js');
@@ -45,7 +47,9 @@ async function main() {
   addLibrary(files, join(resolve(tools), 'node_modules/sucrase/dist/esm'), 'sucrase');
 
   const initialized = await initialize(spliced, files);
-  const core = softenStubs(Buffer.from(splicer.stubWasi(initialized, FEATURES, undefined, wit, WORLD)));
+  const core = softenStubs(
+    Buffer.from(splicer.stubWasi(initialized, FEATURES, undefined, wit, WORLD)),
+  );
   const adapter = readFileSync(jco.preview1AdapterReactorPath());
   const component = await jco.componentNew(core, [['wasi_snapshot_preview1', adapter]], false);
   const { version } = JSON.parse(readFileSync(join(builder, 'package.json')));
@@ -64,16 +68,21 @@ function addLibrary(files, directory, name) {
   const base = `${GUEST_DIR}/${name}`;
   const wanted = [];
   for (const source of files.values()) {
-    for (const [, path] of source.matchAll(new RegExp(`from '\\./${name}/([^']+)'`, 'g'))) wanted.push(path);
+    for (const [, path] of source.matchAll(new RegExp(`from '\\./${name}/([^']+)'`, 'g')))
+      wanted.push(path);
   }
   while (wanted.length > 0) {
     const path = wanted.pop();
     if (files.has(`${base}/${path}`)) continue;
     const source = readFileSync(join(directory, path), 'utf8');
     const complete = source.replace(IMPORT, (_, before, target) => {
-      if (!target.startsWith('.')) throw new Error(`${name}/${path} imports ${target}, which does not exist`);
-      const found = [`${target}.js`, `${target}/index.js`].find((file) => existsSync(join(directory, path, '..', file)));
-      if (found === undefined) throw new Error(`${name}/${path} imports ${target}, which does not exist`);
+      if (!target.startsWith('.'))
+        throw new Error(`${name}/${path} imports ${target}, which does not exist`);
+      const found = [`${target}.js`, `${target}/index.js`].find((file) =>
+        existsSync(join(directory, path, '..', file)),
+      );
+      if (found === undefined)
+        throw new Error(`${name}/${path} imports ${target}, which does not exist`);
       wanted.push(posix.join(path, '..', found));
       return `${before}"${found}"`;
     });
@@ -94,9 +103,17 @@ function load(path) {
  * globals that scripts may replace.
  */
 function improveBindings(source) {
-  source = substitute(source, /function _utf8AllocateAndEncode\(s, realloc, memory\) \{[\s\S]*?\n\}\n/, ENCODE);
+  source = substitute(
+    source,
+    /function _utf8AllocateAndEncode\(s, realloc, memory\) \{[\s\S]*?\n\}\n/,
+    ENCODE,
+  );
   source = substitute(source, /const _debugLog = [\s\S]*?\n\};\n/, '');
-  source = substitute(source, /^ *_debugLog\('[^']*'(?:, \{\n(?: +\w+: [^\n]*\n)* *\})?\);\n/gm, '');
+  source = substitute(
+    source,
+    /^ *_debugLog\('[^']*'(?:, \{\n(?: +\w+: [^\n]*\n)* *\})?\);\n/gm,
+    '',
+  );
   source = substitute(source, /^ *_debugLog\("[^\n]*\n/gm, '');
   // `slice` is a method that scripts may replace.
   source = substitute(
@@ -106,7 +123,11 @@ function improveBindings(source) {
   );
   // Copy the methods to the objects, where no script can replace them, and use the
   // classes of the bindings' realm, which the engine would set up in the first call.
-  source = substitute(source, /const TEXT_ENCODER_UTF8 = new TextEncoder\(\);\n/, (found) => `${found}${KEEP_METHODS}`);
+  source = substitute(
+    source,
+    /const TEXT_ENCODER_UTF8 = new TextEncoder\(\);\n/,
+    (found) => `${found}${KEEP_METHODS}`,
+  );
   return source;
 }
 
@@ -174,7 +195,8 @@ async function initialize({ wasm, exports, imports }, files) {
   const linked = {};
   for (const { module: from, name } of WebAssembly.Module.imports(compiled)) {
     linked[from] ??= {};
-    linked[from][name] = (from === 'wasi_snapshot_preview1' && wasi.functions[name]) || unavailable(`${from} ${name}`);
+    linked[from][name] =
+      (from === 'wasi_snapshot_preview1' && wasi.functions[name]) || unavailable(`${from} ${name}`);
   }
   const instance = await WebAssembly.instantiate(compiled, linked);
   wasi.attach(instance.exports.memory);
@@ -183,12 +205,16 @@ async function initialize({ wasm, exports, imports }, files) {
     instance.exports._initialize();
     instance.exports['componentize.wizer']();
   } catch (error) {
-    throw new Error(`the engine failed on the guest's sources:\n${wasi.output()}`, { cause: error });
+    throw new Error(`the engine failed on the guest's sources:\n${wasi.output()}`, {
+      cause: error,
+    });
   }
   const memory = Buffer.from(instance.exports.memory.buffer.slice(0));
   revealRejections(memory);
-  if (instance.exports[STACK_POINTER].value !== stack) throw new Error('the engine left its stack in use');
-  if (instance.exports.check_init() !== 0) throw new Error(`the bindings do not match the engine:\n${wasi.output()}`);
+  if (instance.exports[STACK_POINTER].value !== stack)
+    throw new Error('the engine left its stack in use');
+  if (instance.exports.check_init() !== 0)
+    throw new Error(`the bindings do not match the engine:\n${wasi.output()}`);
   if (wasi.output() !== '') process.stderr.write(wasi.output());
   return withMemory(Buffer.from(wasm), memory);
 }
@@ -206,16 +232,24 @@ function revealRejections(memory) {
   const values = new BigUint64Array(memory.buffer, memory.byteOffset, memory.length / 8);
   const words = new Uint32Array(memory.buffer, memory.byteOffset, memory.length / 4);
   const one = (found, what) => {
-    if (found.length !== 1) throw new Error(`the engine's memory has ${found.length} times ${what}`);
+    if (found.length !== 1)
+      throw new Error(`the engine's memory has ${found.length} times ${what}`);
     return found[0];
   };
   const indexes = (list, wanted, accepted) => {
     const found = [];
-    for (let i = list.indexOf(wanted); i >= 0; i = list.indexOf(wanted, i + 1)) if (accepted(i)) found.push(i);
+    for (let i = list.indexOf(wanted); i >= 0; i = list.indexOf(wanted, i + 1))
+      if (accepted(i)) found.push(i);
     return found;
   };
   const array = one(
-    indexes(values, mark, (i) => [2, 3, 4].every((n) => values[i + n] === mark) && Number(values[i + 1] >> 32n) === OBJECT_TAG),
+    indexes(
+      values,
+      mark,
+      (i) =>
+        [2, 3, 4].every((n) => values[i + n] === mark) &&
+        Number(values[i + 1] >> 32n) === OBJECT_TAG,
+    ),
     'the marks of rejections.js',
   );
   // object -> shape -> base shape -> class -> name
@@ -261,14 +295,22 @@ function deterministicWasi({ env, files, input }) {
   const bytes = (at, length) => Buffer.from(memory.buffer, at, length);
   const environment = Object.entries(env).map(([name, value]) => Buffer.from(`${name}=${value}\0`));
 
-  const fileType = (fd) => (fd === ROOT_FD ? DIRECTORY : open.has(fd) || fd < ROOT_FD ? REGULAR_FILE : 0);
-  const pathAt = (at, length) => bytes(at, length).toString().replace(/^(?:\.?\/)+/, '');
+  const fileType = (fd) =>
+    fd === ROOT_FD ? DIRECTORY : open.has(fd) || fd < ROOT_FD ? REGULAR_FILE : 0;
+  const pathAt = (at, length) =>
+    bytes(at, length)
+      .toString()
+      .replace(/^(?:\.?\/)+/, '');
   const word = (at) => view().getUint32(at, true);
   const vectors = (at, count) =>
     Array.from({ length: count }, (_, i) => [word(at + 8 * i), word(at + 8 * i + 4)]);
 
   const functions = {
-    args_sizes_get: (count, size) => (view().setUint32(count, 0, true), view().setUint32(size, 0, true), SUCCESS),
+    args_sizes_get: (count, size) => (
+      view().setUint32(count, 0, true),
+      view().setUint32(size, 0, true),
+      SUCCESS
+    ),
     args_get: () => SUCCESS,
     environ_sizes_get(count, size) {
       view().setUint32(count, environment.length, true);
@@ -284,7 +326,10 @@ function deterministicWasi({ env, files, input }) {
       }
       return SUCCESS;
     },
-    clock_time_get: (_clock, _precision, at) => (view().setBigUint64(at, 1_000_000_000n, true), SUCCESS),
+    clock_time_get: (_clock, _precision, at) => (
+      view().setBigUint64(at, 1_000_000_000n, true),
+      SUCCESS
+    ),
     random_get(at, length) {
       const target = bytes(at, length);
       for (let i = 0; i < length; i++) {
@@ -332,7 +377,8 @@ function deterministicWasi({ env, files, input }) {
       return SUCCESS;
     },
     fd_fdstat_set_flags: () => SUCCESS,
-    fd_prestat_get: (fd, at) => (fd === ROOT_FD ? (view().setBigUint64(at, 1n << 32n, true), SUCCESS) : BAD_FD),
+    fd_prestat_get: (fd, at) =>
+      fd === ROOT_FD ? (view().setBigUint64(at, 1n << 32n, true), SUCCESS) : BAD_FD,
     fd_prestat_dir_name: (_fd, at) => (bytes(at, 1).write('/'), SUCCESS),
     path_open(_fd, _flags, at, length, _open, _rights, _inherited, _fdFlags, result) {
       const source = files.get(pathAt(at, length));
@@ -371,7 +417,7 @@ const PAGE = 65536;
 const START_ONLY = ['_initialize', 'componentize.wizer', 'wizer-initialize', 'wizer.resume'];
 
 function* sections(bytes) {
-  for (let at = 8; at < bytes.length; ) {
+  for (let at = 8; at < bytes.length;) {
     const id = bytes[at];
     const size = readNumber(bytes, at + 1);
     yield { id, body: bytes.subarray(size.end, size.end + size.value) };
@@ -381,7 +427,9 @@ function* sections(bytes) {
 
 function assemble(parts) {
   const header = Buffer.from([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0]);
-  const written = parts.map(({ id, body }) => Buffer.concat([Buffer.from([id]), number(body.length), body]));
+  const written = parts.map(({ id, body }) =>
+    Buffer.concat([Buffer.from([id]), number(body.length), body]),
+  );
   return Buffer.concat([header, ...written]);
 }
 
@@ -445,7 +493,8 @@ function softenStubs(bytes) {
         const code = body.subarray(size.end, end);
         const isTrap = code.equals(Buffer.from([0, 0x00, 0x0b]));
         // No locals; i32.const error; end.
-        const failing = () => Buffer.concat([Buffer.from([0, 0x41]), signed(errors.get(i)), Buffer.from([0x0b])]);
+        const failing = () =>
+          Buffer.concat([Buffer.from([0, 0x41]), signed(errors.get(i)), Buffer.from([0x0b])]);
         const result = isTrap && errors.has(i) ? failing() : code;
         functions.push(number(result.length), result);
         at = end;
@@ -476,7 +525,7 @@ function* functionNames(parts) {
     if (id !== 0) continue;
     const title = readNumber(body, 0);
     if (body.subarray(title.end, title.end + title.value).toString() !== 'name') continue;
-    for (let at = title.end + title.value; at < body.length; ) {
+    for (let at = title.end + title.value; at < body.length;) {
       const size = readNumber(body, at + 1);
       if (body[at] === 1) {
         const count = readNumber(body, size.end);
@@ -515,7 +564,15 @@ function segments(memory) {
   const close = () => {
     if (start < 0) return;
     const body = memory.subarray(start, end);
-    found.push(Buffer.concat([Buffer.from([0, 0x41]), signed(start), Buffer.from([0x0b]), number(body.length), body]));
+    found.push(
+      Buffer.concat([
+        Buffer.from([0, 0x41]),
+        signed(start),
+        Buffer.from([0x0b]),
+        number(body.length),
+        body,
+      ]),
+    );
   };
   for (let i = 0; i < words.length; i++) {
     if (words[i] === 0n) continue;

@@ -5,7 +5,8 @@
 //     "files": ["isola-guest.d.ts", "script.ts"] }
 
 /** A value that is passed between host and guest. */
-type Json = null | boolean | number | bigint | string | Json[] | { [name: string]: Json | undefined };
+type Json =
+  null | boolean | number | bigint | string | Json[] | { [name: string]: Json | undefined };
 
 /** Calls a function of the host; the promise is rejected with a `HostcallError`. */
 declare function hostcall<T = any>(callType: string, payload?: unknown): Promise<T>;
@@ -156,7 +157,9 @@ declare class URL {
 }
 
 declare class URLSearchParams {
-  constructor(init?: string | URLSearchParams | Iterable<readonly [string, string]> | Record<string, string>);
+  constructor(
+    init?: string | URLSearchParams | Iterable<readonly [string, string]> | Record<string, string>,
+  );
   readonly size: number;
   append(name: string, value: string): void;
   delete(name: string): void;
@@ -210,8 +213,16 @@ declare class FormData {
 
 // Timers. Those that are pending at the end of a call are dropped.
 
-declare function setTimeout<A extends unknown[]>(callback: (...args: A) => void, delayMs?: number, ...args: A): number;
-declare function setInterval<A extends unknown[]>(callback: (...args: A) => void, delayMs?: number, ...args: A): number;
+declare function setTimeout<A extends unknown[]>(
+  callback: (...args: A) => void,
+  delayMs?: number,
+  ...args: A
+): number;
+declare function setInterval<A extends unknown[]>(
+  callback: (...args: A) => void,
+  delayMs?: number,
+  ...args: A
+): number;
 declare function clearTimeout(timerId: number | undefined): void;
 declare function clearInterval(timerId: number | undefined): void;
 declare function queueMicrotask(callback: () => void): void;
@@ -255,7 +266,10 @@ declare class ReadableStream<T = any> {
   getReader(): ReadableStreamDefaultReader<T>;
   tee(): [ReadableStream<T>, ReadableStream<T>];
   pipeTo(target: WritableStream<T>): Promise<void>;
-  pipeThrough<U>(pair: { writable: WritableStream<T>; readable: ReadableStream<U> }): ReadableStream<U>;
+  pipeThrough<U>(pair: {
+    writable: WritableStream<T>;
+    readable: ReadableStream<U>;
+  }): ReadableStream<U>;
   values(options?: { preventCancel?: boolean }): AsyncIterableIterator<T>;
   [Symbol.asyncIterator](): AsyncIterableIterator<T>;
 }
@@ -300,7 +314,10 @@ declare class DecompressionStream {
 }
 
 declare class Event {
-  constructor(type: string, options?: { bubbles?: boolean; cancelable?: boolean; composed?: boolean });
+  constructor(
+    type: string,
+    options?: { bubbles?: boolean; cancelable?: boolean; composed?: boolean },
+  );
   readonly type: string;
   readonly target: EventTarget | null;
   readonly currentTarget: EventTarget | null;
@@ -321,7 +338,11 @@ declare class EventTarget {
     listener: Listener | null,
     options?: boolean | { capture?: boolean; once?: boolean; signal?: AbortSignal },
   ): void;
-  removeEventListener(type: string, listener: Listener | null, options?: boolean | { capture?: boolean }): void;
+  removeEventListener(
+    type: string,
+    listener: Listener | null,
+    options?: boolean | { capture?: boolean },
+  ): void;
   dispatchEvent(event: Event): boolean;
 }
 

@@ -27,7 +27,9 @@ async function medianOf(rounds, work) {
 
 function shown(milliseconds) {
   if (milliseconds < 1) return `${(milliseconds * 1000).toFixed(1)} µs`;
-  return milliseconds < 1000 ? `${milliseconds.toFixed(2)} ms` : `${(milliseconds / 1000).toFixed(2)} s`;
+  return milliseconds < 1000
+    ? `${milliseconds.toFixed(2)} ms`
+    : `${(milliseconds / 1000).toFixed(2)} s`;
 }
 
 const rows = [];
@@ -122,7 +124,10 @@ async function isola(runtime) {
     const sandbox = await template.create();
     await sandbox.start();
     await sandbox.loadScript(SCRIPT[runtime]);
-    return { call: (a, b) => sandbox.run('add', [a, b]), close: () => sandbox[Symbol.asyncDispose]() };
+    return {
+      call: (a, b) => sandbox.run('add', [a, b]),
+      close: () => sandbox[Symbol.asyncDispose](),
+    };
   };
 }
 
@@ -148,7 +153,8 @@ for (const [name, prepare] of Object.entries(engines)) {
     });
     await engine.close();
     const plain = rust.get({ 'isola, JavaScript': 'js', 'isola, Python': 'python' }[name]);
-    const added = plain && `, ${(total / 10 - plain).toFixed(1)} µs more than the same in Rust, ${plain} µs`;
+    const added =
+      plain && `, ${(total / 10 - plain).toFixed(1)} µs more than the same in Rust, ${plain} µs`;
     return `${shown(total / 10_000)}${added ?? ''}`;
   });
   // A hundred instances of Pyodide take about 10 GB.

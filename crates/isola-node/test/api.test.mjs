@@ -16,7 +16,10 @@ const rows = [...api.errors, ...api.node_errors];
 test('each code has the class of the table, and no other code exists', () => {
   const table = Object.fromEntries(rows.map(({ code, class: name }) => [code, name]));
   assert.equal(Object.keys(table).length, rows.length);
-  assert.deepEqual(Object.fromEntries([...classOfCode].map(([code, type]) => [code, type.name])), table);
+  assert.deepEqual(
+    Object.fromEntries([...classOfCode].map(([code, type]) => [code, type.name])),
+    table,
+  );
   for (const { code, class: name, extends: parent } of rows) {
     const error = fromFailure({ code, message: 'why' });
     assert.ok(error instanceof isola[name] && error instanceof isola.IsolaError, name);
@@ -27,7 +30,9 @@ test('each code has the class of the table, and no other code exists', () => {
 });
 
 test('the exported error classes are those of the table', () => {
-  const exported = Object.keys(isola).filter((name) => name.endsWith('Error') && name !== 'IsolaError');
+  const exported = Object.keys(isola).filter(
+    (name) => name.endsWith('Error') && name !== 'IsolaError',
+  );
   assert.deepEqual(exported.sort(), [...new Set(rows.map(({ class: name }) => name))].sort());
 });
 

@@ -44,7 +44,17 @@ function* talk() { console.log('out'); console.error('err'); yield {n: 1}; }
 for (const runtime of ['python', 'js']) {
   test(`${runtime}: values go there and back`, async (t) => {
     const guest = await sandbox(t, runtime, SCRIPTS[runtime]);
-    for (const value of [null, true, 0, -1.5, 'ü\u{1f600}\0"', [], {}, [1, [2]], { a: { b: [null] } }]) {
+    for (const value of [
+      null,
+      true,
+      0,
+      -1.5,
+      'ü\u{1f600}\0"',
+      [],
+      {},
+      [1, [2]],
+      { a: { b: [null] } },
+    ]) {
       assert.deepEqual(await guest.run('echo', [value]), value);
     }
     assert.equal(await guest.run('nothing'), null);
@@ -72,7 +82,10 @@ for (const runtime of ['python', 'js']) {
       { type: 'end', data: null },
     ]);
     const many = await collect(guest.runStream('count', [500]));
-    assert.deepEqual(many.slice(0, -1).map((event) => event.data), Array.from({ length: 500 }, (_, i) => i));
+    assert.deepEqual(
+      many.slice(0, -1).map((event) => event.data),
+      Array.from({ length: 500 }, (_, i) => i),
+    );
     assert.equal(many.at(-1).type, 'end');
   });
 
@@ -100,7 +113,10 @@ test('arguments by position, by name, and as Arg', async (t) => {
   assert.equal(await guest.run('greet', ['World']), 'Hello World');
   assert.equal(await guest.run('greet', ['World'], { greeting: 'Hey' }), 'Hey World');
   assert.equal(await guest.run('greet', [], { greeting: 'Hey', name: 'Ada' }), 'Hey Ada');
-  assert.equal(await guest.run('greet', [new Arg('World', 'name'), new Arg('Hi', 'greeting')]), 'Hi World');
+  assert.equal(
+    await guest.run('greet', [new Arg('World', 'name'), new Arg('Hi', 'greeting')]),
+    'Hi World',
+  );
   assert.equal(await guest.run('greet', [new Arg('World'), new Arg('Hi', 'greeting')]), 'Hi World');
   assert.equal(await guest.run('greet', null, { name: 'Ada' }, null), 'Hello Ada');
   await assert.rejects(guest.run('greet', [new Arg('a', 'name')], { name: 'b' }), {
@@ -138,7 +154,10 @@ test('what is no argument is refused with its place', async (t) => {
       return true;
     });
   }
-  await assert.rejects(guest.run('echo', [], [1]), /named arguments must be an object, not an array/);
+  await assert.rejects(
+    guest.run('echo', [], [1]),
+    /named arguments must be an object, not an array/,
+  );
   await assert.rejects(guest.run('echo', [], { a: NaN }), /argument "a" is NaN/);
   await assert.rejects(guest.run(1), /the name of a function must be a string, not 1/);
   await assert.rejects(guest.loadScript(1), /the code of a script must be a string/);
@@ -149,14 +168,23 @@ test('what is no argument is refused with its place', async (t) => {
 
 test('big integers arrive as bigint on request', async (t) => {
   const plain = await sandbox(t, 'python', SCRIPTS.python);
-  const exact = await sandbox(t, 'python', SCRIPTS.python + 'def big(): return [2**70, -2**70, 2**53-1, 2**53, "9007199254740993", 1e300, {"a": 2**64}]\n', {
-    bigints: true,
-    hostcalls: {},
-  });
+  const exact = await sandbox(
+    t,
+    'python',
+    SCRIPTS.python +
+      'def big(): return [2**70, -2**70, 2**53-1, 2**53, "9007199254740993", 1e300, {"a": 2**64}]\n',
+    {
+      bigints: true,
+      hostcalls: {},
+    },
+  );
   // A bigint argument is sent unchanged in both cases.
   assert.equal(await plain.run('echo', [2n ** 70n]), 2 ** 70);
   assert.equal(await exact.run('echo', [2n ** 70n + 1n]), 2n ** 70n + 1n);
-  assert.deepEqual(await exact.run('echo', [{ a: [1n, -(2n ** 80n)], b: 'x' }]), { a: [1, -(2n ** 80n)], b: 'x' });
+  assert.deepEqual(await exact.run('echo', [{ a: [1n, -(2n ** 80n)], b: 'x' }]), {
+    a: [1, -(2n ** 80n)],
+    b: 'x',
+  });
   assert.deepEqual(await exact.run('big'), [
     2n ** 70n,
     -(2n ** 70n),
@@ -184,7 +212,9 @@ test('one call at a time, and only between start and close', async (t) => {
     assert.ok(error instanceof isola.NotPendingError);
     return error.code === 'not_pending' && /not in pending state/.test(error.message);
   });
-  await created.loadScript('async function wait() { await new Promise(() => setTimeout(() => {}, 1e6)); }');
+  await created.loadScript(
+    'async function wait() { await new Promise(() => setTimeout(() => {}, 1e6)); }',
+  );
   const waiting = created.run('wait');
   await assert.rejects(created.run('wait'), (error) => {
     assert.ok(error instanceof isola.BusyError);
@@ -246,7 +276,8 @@ test('a signal stops a stream', async (t) => {
 });
 
 test('limits of one call, and of the sandbox', async (t) => {
-  const spin = 'def spin():\n while True: pass\ndef wait():\n import time; time.sleep(1000)\ndef big(): return "x" * 3000\n';
+  const spin =
+    'def spin():\n while True: pass\ndef wait():\n import time; time.sleep(1000)\ndef big(): return "x" * 3000\n';
   const check = async (config, name, callOptions, code) => {
     const guest = await sandbox(t, 'python', spin, config);
     await assert.rejects(guest.run(name, [], {}, callOptions), (error) => {
@@ -260,7 +291,9 @@ test('limits of one call, and of the sandbox', async (t) => {
   await check({ limits: { cpuTimeoutMs: 50 } }, 'spin', {}, 'cpu_time_limit');
   await check({ limits: { timeoutMs: 50 } }, 'wait', undefined, 'wall_time_limit');
   await check({ limits: { maxValueSize: 2000 } }, 'big', undefined, 'value_size_limit');
-  const [event] = await collect((await sandbox(t, 'python', spin)).runStream('spin', [], {}, { cpuTimeoutMs: 50 }));
+  const [event] = await collect(
+    (await sandbox(t, 'python', spin)).runStream('spin', [], {}, { cpuTimeoutMs: 50 }),
+  );
   assert.equal(event.error.code, 'cpu_time_limit');
   const free = await sandbox(t, 'js', 'function ok() { return 1; }');
   assert.equal(await free.run('ok', [], {}, { timeoutMs: Infinity, cpuTimeoutMs: Infinity }), 1);
@@ -268,15 +301,20 @@ test('limits of one call, and of the sandbox', async (t) => {
 
 test('leaving a stream stops the guest', async (t) => {
   const seen = [];
-  const guest = await sandbox(t, 'python', `
+  const guest = await sandbox(
+    t,
+    'python',
+    `
 from sandbox.asyncio import hostcall
 async def main():
     yield 1
     await hostcall('forever', None)
     await hostcall('after', None)
-`, {
-    hostcalls: { forever: () => new Promise(() => {}), after: () => void seen.push('after') },
-  });
+`,
+    {
+      hostcalls: { forever: () => new Promise(() => {}), after: () => void seen.push('after') },
+    },
+  );
   for await (const event of guest.runStream('main')) {
     assert.equal(event.data, 1);
     break;
@@ -313,20 +351,25 @@ test('closing ends a stream with an error event', async (t) => {
 test('a slow consumer slows the guest', async (t) => {
   let asked = 0;
   const reached = signal();
-  const guest = await sandbox(t, 'python', `
+  const guest = await sandbox(
+    t,
+    'python',
+    `
 from sandbox.asyncio import hostcall
 async def flood():
     for i in range(2000):
         yield i
         await hostcall('tick', i)
-`, {
-    hostcalls: {
-      tick: (i) => {
-        asked = i;
-        if (i === 5) reached.resolve();
+`,
+    {
+      hostcalls: {
+        tick: (i) => {
+          asked = i;
+          if (i === 5) reached.resolve();
+        },
       },
     },
-  });
+  );
   const stream = guest.runStream('flood');
   await stream.next();
   // A stream without a pending `next` does not keep a process running.
@@ -336,7 +379,9 @@ async def flood():
   // A guest that ignored back-pressure would have finished by the end of another complete run.
   const other = await sandbox(t, 'python', 'def f():\n for i in range(2000): yield i\n');
   await collect(other.runStream('f'));
-  await collect((await sandbox(t, 'python', 'def f():\n for i in range(2000): yield i\n')).runStream('f'));
+  await collect(
+    (await sandbox(t, 'python', 'def f():\n for i in range(2000): yield i\n')).runStream('f'),
+  );
   assert.ok(asked < 200, `the guest is ${asked} events ahead`);
   let last;
   for await (const event of stream) if (event.type === 'result') last = event.data;
@@ -351,7 +396,10 @@ test('calls in many sandboxes run at the same time', async (t) => {
       return guest.run('main', [i]);
     }),
   );
-  assert.deepEqual(results, Array.from({ length: 20 }, (_, i) => i));
+  assert.deepEqual(
+    results,
+    Array.from({ length: 20 }, (_, i) => i),
+  );
 });
 
 test('python: the end in order runs exit handlers, and closes the sandbox', async (t) => {
@@ -369,10 +417,15 @@ def spin():
 `;
   const directory = mkdtempSync(join(tmpdir(), 'isola-'));
   t.after(() => rmSync(directory, { recursive: true }));
-  const mounts = [{ host: directory, guest: '/end', dir_perms: 'read-write', file_perms: 'read-write' }];
+  const mounts = [
+    { host: directory, guest: '/end', dir_perms: 'read-write', file_perms: 'read-write' },
+  ];
   const guest = await sandbox(t, 'python', script, { mounts });
   const events = await collect(guest.finishStream());
-  assert.deepEqual(events.filter(({ type }) => type === 'stdout').map(({ data }) => data), ['bye\n']);
+  assert.deepEqual(
+    events.filter(({ type }) => type === 'stdout').map(({ data }) => data),
+    ['bye\n'],
+  );
   assert.equal(events.at(-1).type, 'end');
   assert.equal(readFileSync(join(directory, 'log'), 'utf8'), 'held back');
   await assert.rejects(guest.run('prepare'), { code: 'closed' });

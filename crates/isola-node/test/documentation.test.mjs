@@ -70,6 +70,9 @@ test('each code of an error has one class, the same in code, declarations and do
   assert.ok(all.length > 15);
   for (const code of all) {
     const name = classOf(code);
-    assert.ok(name === 'LimitError' ? code.endsWith('_limit') : documented.get(name).includes(code), code);
+    assert.ok(
+      name === 'LimitError' ? code.endsWith('_limit') : documented.get(name).includes(code),
+      code,
+    );
   }
 });

@@ -34,7 +34,8 @@ const SCRIPTS = {
 for (const runtime of ['python', 'js']) {
   test(`${runtime}: the value of the last expression, with shared globals`, async (t) => {
     const guest = await sandbox(t, runtime, SCRIPTS[runtime]);
-    for (const [code, value] of PIECES[runtime]) assert.deepEqual(await guest.evaluate(code), value, code);
+    for (const [code, value] of PIECES[runtime])
+      assert.deepEqual(await guest.evaluate(code), value, code);
     assert.equal(await guest.run('get'), 20);
     const [child] = await guest.fork();
     t.after(() => child.close());
@@ -46,7 +47,10 @@ for (const runtime of ['python', 'js']) {
   test(`${runtime}: an error is the code's own, and the sandbox remains usable`, async (t) => {
     const guest = await sandbox(t, runtime, SCRIPTS[runtime]);
     for (const [code, message] of [
-      [runtime === 'python' ? '1 / 0' : 'null.x', runtime === 'python' ? /^ZeroDivisionError/ : /^TypeError/],
+      [
+        runtime === 'python' ? '1 / 0' : 'null.x',
+        runtime === 'python' ? /^ZeroDivisionError/ : /^TypeError/,
+      ],
       ['(', /^SyntaxError/],
     ]) {
       const error = await guest.evaluate(code).then(assert.fail, (thrown) => thrown);
@@ -82,10 +86,13 @@ for (const runtime of ['python', 'js']) {
       [() => pending.evaluate('1', { name: 'x' }), /no option "name"/],
       [() => pending.evaluateStream('1', { timeout: 1 }), /no option "timeout"/],
     ]) {
-      await assert.rejects(async () => attempt(), (error) => {
-        assert.ok(error instanceof isola.InvalidArgumentError);
-        return message.test(error.message);
-      });
+      await assert.rejects(
+        async () => attempt(),
+        (error) => {
+          assert.ok(error instanceof isola.InvalidArgumentError);
+          return message.test(error.message);
+        },
+      );
     }
   });
 }

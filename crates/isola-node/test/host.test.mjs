@@ -33,9 +33,14 @@ test('hostcalls: payloads and results are values', async (t) => {
 });
 
 test('hostcalls from JavaScript', async (t) => {
-  const guest = await sandbox(t, 'js', 'async function main() { return await hostcall("f", { a: 1 }); }', {
-    hostcalls: { f: async ({ a }) => a + 1 },
-  });
+  const guest = await sandbox(
+    t,
+    'js',
+    'async function main() { return await hostcall("f", { a: 1 }); }',
+    {
+      hostcalls: { f: async ({ a }) => a + 1 },
+    },
+  );
   assert.equal(await guest.run('main'), 2);
 });
 
@@ -54,7 +59,11 @@ test('hostcalls: whatever a handler does wrong fails that call alone', async (t)
         throw 'a text';
       },
       unprintable: () => {
-        throw { toString: () => { throw new Error(); } };
+        throw {
+          toString: () => {
+            throw new Error();
+          },
+        };
       },
       nan: () => [1, NaN],
       fine: () => 1,
@@ -82,7 +91,9 @@ test('hostcalls: a handler that never settles is left behind by a limit, or by c
   const asked = signal();
   const config = { hostcalls: { forever: () => (asked.resolve(), new Promise(() => {})) } };
   const limited = await sandbox(t, 'python', CALLS, config);
-  await assert.rejects(limited.run('ask', ['forever'], {}, { timeoutMs: 100 }), { code: 'wall_time_limit' });
+  await assert.rejects(limited.run('ask', ['forever'], {}, { timeoutMs: 100 }), {
+    code: 'wall_time_limit',
+  });
   const closed = await sandbox(t, 'python', CALLS, config);
   const asking = closed.run('ask', ['forever']);
   await asked.promise;
@@ -96,17 +107,30 @@ test('hostcalls: a handler may close its own sandbox', async (t) => {
 });
 
 test('hostcalls: many at once', async (t) => {
-  const guest = await sandbox(t, 'js', 'async function main() { return Promise.all(Array.from({length: 200}, (_, i) => hostcall("f", i))); }', {
-    hostcalls: { f: (i) => new Promise((resolve) => setImmediate(resolve, i * 2)) },
-  });
-  assert.deepEqual(await guest.run('main'), Array.from({ length: 200 }, (_, i) => i * 2));
+  const guest = await sandbox(
+    t,
+    'js',
+    'async function main() { return Promise.all(Array.from({length: 200}, (_, i) => hostcall("f", i))); }',
+    {
+      hostcalls: { f: (i) => new Promise((resolve) => setImmediate(resolve, i * 2)) },
+    },
+  );
+  assert.deepEqual(
+    await guest.run('main'),
+    Array.from({ length: 200 }, (_, i) => i * 2),
+  );
 });
 
 test('hostcalls: big integers on request', async (t) => {
-  const guest = await sandbox(t, 'python', CALLS + 'async def big(): return await hostcall("next", 2**70)\n', {
-    bigints: true,
-    hostcalls: { next: (payload) => payload + 1n },
-  });
+  const guest = await sandbox(
+    t,
+    'python',
+    CALLS + 'async def big(): return await hostcall("next", 2**70)\n',
+    {
+      bigints: true,
+      hostcalls: { next: (payload) => payload + 1n },
+    },
+  );
   assert.equal(await guest.run('big'), 2n ** 70n + 1n);
 });
 
@@ -137,7 +161,14 @@ test('http: true is a real fetch', async (t) => {
       response.writeHead(200, { 'content-encoding': 'gzip' }).end(gzipSync('unpacked'));
     } else {
       response.setHeader('set-cookie', ['a=1', 'b=2']);
-      response.end(JSON.stringify([request.method, request.headers['x-mine'], Buffer.concat(body).toString(), request.headers['content-length'] ?? null]));
+      response.end(
+        JSON.stringify([
+          request.method,
+          request.headers['x-mine'],
+          Buffer.concat(body).toString(),
+          request.headers['content-length'] ?? null,
+        ]),
+      );
     }
   });
   for (const name of ['http', 'httpHandler']) {
@@ -148,7 +179,13 @@ test('http: true is a real fetch', async (t) => {
     ]);
     assert.equal(status, 200);
     assert.deepEqual(JSON.parse(text), ['POST', 'yes', 'hello', '5']);
-    assert.deepEqual(headers.filter(([field]) => field === 'set-cookie'), [['set-cookie', 'a=1'], ['set-cookie', 'b=2']]);
+    assert.deepEqual(
+      headers.filter(([field]) => field === 'set-cookie'),
+      [
+        ['set-cookie', 'a=1'],
+        ['set-cookie', 'b=2'],
+      ],
+    );
     assert.equal((await guest.run('get', [`${url}/redirect`]))[0], 302);
     const unpacked = await guest.run('get', [`${url}/gzip`]);
     assert.equal(unpacked[2], 'unpacked');
@@ -162,10 +199,17 @@ test('a custom handler sees the request and makes the response', async (t) => {
   const seen = [];
   const http = async (request) => {
     seen.push(request);
-    return { status: 201, headers: { 'x-a': ['1', '2'], 'content-type': 'text/plain' }, body: Buffer.from('hello') };
+    return {
+      status: 201,
+      headers: { 'x-a': ['1', '2'], 'content-type': 'text/plain' },
+      body: Buffer.from('hello'),
+    };
   };
   const guest = await sandbox(t, 'js', REQUESTS, { http });
-  const [status, headers, text] = await guest.run('get', ['https://a.test/x?y=1', { method: 'PUT', headers: { 'X-B': 'c' }, body: 'data' }]);
+  const [status, headers, text] = await guest.run('get', [
+    'https://a.test/x?y=1',
+    { method: 'PUT', headers: { 'X-B': 'c' }, body: 'data' },
+  ]);
   assert.equal(status, 201);
   assert.equal(text, 'hello');
   assert.equal(headers.find(([name]) => name === 'x-a')[1], '1, 2');
@@ -182,17 +226,37 @@ test('a custom handler sees the request and makes the response', async (t) => {
 
 test('repeated header fields of a request are kept apart', async (t) => {
   const seen = signal();
-  const guest = await sandbox(t, 'python', `
+  const guest = await sandbox(
+    t,
+    'python',
+    `
 from sandbox.http import fetch
 def main():
     with fetch('GET', 'http://a.test/', headers=[('x-a', '1'), ('x-a', '2')]) as response:
         return [response.status, response.headers.get_all('x-b')]
-`, {
-    http: async (request) => (seen.resolve(request), { status: 204, headers: [['x-b', '3'], ['x-b', '4']] }),
-  });
+`,
+    {
+      http: async (request) => (
+        seen.resolve(request),
+        {
+          status: 204,
+          headers: [
+            ['x-b', '3'],
+            ['x-b', '4'],
+          ],
+        }
+      ),
+    },
+  );
   assert.deepEqual(await guest.run('main'), [204, ['3', '4']]);
   const request = await seen.promise;
-  assert.deepEqual(request.headerList.filter(([name]) => name === 'x-a'), [['x-a', '1'], ['x-a', '2']]);
+  assert.deepEqual(
+    request.headerList.filter(([name]) => name === 'x-a'),
+    [
+      ['x-a', '1'],
+      ['x-a', '2'],
+    ],
+  );
   assert.equal(request.headers['x-a'], '1, 2');
 });
 
@@ -231,8 +295,19 @@ test('what a handler answers wrongly fails that request alone', async (t) => {
     value: { status: 200, headers: { a: 1 } },
     name: { status: 200, headers: { 'a b': '1' } },
     line: { status: 200, headers: { a: 'b\r\nc: d' } },
-    piece: { status: 200, body: (async function* () { yield 'text'; })() },
-    broken: { status: 200, body: (async function* () { yield Buffer.from('a'); throw new Error('cut'); })() },
+    piece: {
+      status: 200,
+      body: (async function* () {
+        yield 'text';
+      })(),
+    },
+    broken: {
+      status: 200,
+      body: (async function* () {
+        yield Buffer.from('a');
+        throw new Error('cut');
+      })(),
+    },
   };
   const guest = await sandbox(t, 'js', REQUESTS, {
     http: async ({ url }) => {
@@ -266,7 +341,10 @@ test('what a handler answers wrongly fails that request alone', async (t) => {
 
 test('a body arrives while the host still sends it', async (t) => {
   const taken = signal();
-  const guest = await sandbox(t, 'js', `
+  const guest = await sandbox(
+    t,
+    'js',
+    `
 async function* main() {
   const response = await fetch('http://a.test/');
   const reader = response.body.getReader();
@@ -275,17 +353,19 @@ async function* main() {
     if (done) return;
     yield new TextDecoder().decode(value);
   }
-}`, {
-    http: async () => ({
-      status: 200,
-      body: (async function* () {
-        yield Buffer.from('first');
-        // The second is sent only after the first was received.
-        await taken.promise;
-        yield Buffer.from('second');
-      })(),
-    }),
-  });
+}`,
+    {
+      http: async () => ({
+        status: 200,
+        body: (async function* () {
+          yield Buffer.from('first');
+          // The second is sent only after the first was received.
+          await taken.promise;
+          yield Buffer.from('second');
+        })(),
+      }),
+    },
+  );
   const events = [];
   for await (const event of guest.runStream('main')) {
     events.push(event.data);
@@ -364,6 +444,11 @@ test('a handler hears that nobody waits any more', async (t) => {
 test('a body larger than the guest reads at once comes whole', async (t) => {
   const size = 3 * 1024 * 1024;
   const url = await server(t, (request, response) => response.end(Buffer.alloc(size, 'x')));
-  const guest = await sandbox(t, 'js', 'async function main(url) { return (await (await fetch(url)).text()).length; }', { http: true });
+  const guest = await sandbox(
+    t,
+    'js',
+    'async function main(url) { return (await (await fetch(url)).text()).length; }',
+    { http: true },
+  );
   assert.equal(await guest.run('main', [url]), size);
 });

@@ -30,7 +30,8 @@ test('prelude, env and mounts of a template, and those of a sandbox over them', 
   await writeFile(path.join(one, 'a.txt'), 'one');
   await writeFile(path.join(two, 'a.txt'), 'two');
   const built = await buildTemplate('python', {
-    prelude: 'import os\ndef env(name): return os.environ.get(name)\ndef read(path): return open(path).read()\ndef write(path):\n open(path, "w").write("x")\n',
+    prelude:
+      'import os\ndef env(name): return os.environ.get(name)\ndef read(path): return open(path).read()\ndef write(path):\n open(path, "w").write("x")\n',
     env: { A: 'template', B: 'template' },
     mounts: [{ host: one, guest: '/data' }],
     maxMemory: 128 * 1024 * 1024,
@@ -55,11 +56,17 @@ test('maxMemory of a template and of a sandbox', async (t) => {
   const small = await buildTemplate('python', { maxMemory: 64 * 1024 * 1024 });
   const guest = await started(t, small);
   await guest.loadScript(bomb);
-  await assert.rejects(guest.run('main'), (error) => error instanceof isola.LimitError && error.code === 'memory_limit');
+  await assert.rejects(
+    guest.run('main'),
+    (error) => error instanceof isola.LimitError && error.code === 'memory_limit',
+  );
   const roomy = await started(t, small, { maxMemory: 256 * 1024 * 1024 });
   await roomy.loadScript(bomb);
   assert.equal(await roomy.run('main'), 100 * 1024 * 1024);
-  await assert.rejects(small.create({ maxMemory: 1000 }), { code: 'invalid_argument', message: /max_memory of 1000 bytes/ });
+  await assert.rejects(small.create({ maxMemory: 1000 }), {
+    code: 'invalid_argument',
+    message: /max_memory of 1000 bytes/,
+  });
 });
 
 const LIMITED = `
@@ -131,15 +138,26 @@ test('cacheDir keeps compiled code there, and null keeps none', { timeout: 300_0
 test('runtimePath is a file or a folder, and nothing else is looked at then', async (t) => {
   const shipped = path.dirname(require.resolve('isola-core-runtime-js/package.json'));
   for (const runtimePath of [shipped, path.join(shipped, 'js.wasm')]) {
-    const guest = await started(t, await buildTemplate('js', { runtimePath, runtimeLibDir: shipped }));
+    const guest = await started(
+      t,
+      await buildTemplate('js', { runtimePath, runtimeLibDir: shipped }),
+    );
     await guest.loadScript('function main() { return 1; }');
     assert.equal(await guest.run('main'), 1);
   }
   const empty = await tempDir(t);
-  await assert.rejects(buildTemplate('js', { runtimePath: empty }), { code: 'invalid_argument', message: /js\.wasm.*was not found/ });
-  await assert.rejects(buildTemplate('js', { runtimePath: shipped, runtimeLibDir: '/nowhere' }), /library directory/);
+  await assert.rejects(buildTemplate('js', { runtimePath: empty }), {
+    code: 'invalid_argument',
+    message: /js\.wasm.*was not found/,
+  });
+  await assert.rejects(
+    buildTemplate('js', { runtimePath: shipped, runtimeLibDir: '/nowhere' }),
+    /library directory/,
+  );
   await writeFile(path.join(empty, 'js.wasm'), 'nonsense');
-  await assert.rejects(buildTemplate('js', { runtimePath: empty, cacheDir: empty }), { code: 'invalid_argument' });
+  await assert.rejects(buildTemplate('js', { runtimePath: empty, cacheDir: empty }), {
+    code: 'invalid_argument',
+  });
 });
 
 test('a context builds templates until it is closed', async (t) => {
@@ -147,7 +165,10 @@ test('a context builds templates until it is closed', async (t) => {
   const built = await context.buildTemplate('js');
   context.close();
   context.close();
-  await assert.rejects(context.buildTemplate('js'), (error) => error instanceof isola.ClosedError && error.code === 'closed');
+  await assert.rejects(
+    context.buildTemplate('js'),
+    (error) => error instanceof isola.ClosedError && error.code === 'closed',
+  );
   const guest = await started(t, built);
   await guest.loadScript('function main() { return 1; }');
   assert.equal(await guest.run('main'), 1);
@@ -167,7 +188,9 @@ test('a failing prelude fails the start, and closes the sandbox', async (t) => {
 test('the name of a script stands in tracebacks', async (t) => {
   const guest = await sandbox(t, 'python', '');
   await guest.loadScript('def f(): raise ValueError()', { name: 'mine.py' });
-  await assert.rejects(guest.run('f'), (error) => /File "mine\.py", line 1/.test(error.exception.traceback));
+  await assert.rejects(guest.run('f'), (error) =>
+    /File "mine\.py", line 1/.test(error.exception.traceback),
+  );
 });
 
 test('what is no option is refused by name', async (t) => {
@@ -179,8 +202,14 @@ test('what is no option is refused by name', async (t) => {
     [() => buildTemplate(), /no runtime undefined/],
     [() => buildTemplate('js', 'x'), /options must be an object/],
     [() => buildTemplate('js', { memory: 1 }), /no option "memory": the options are runtimePath, /],
-    [() => buildTemplate('js', { maxMemory: '1' }), /maxMemory must be a non-negative integer, not "1"/],
-    [() => buildTemplate('js', { maxMemory: -1 }), /maxMemory must be a non-negative integer, not -1/],
+    [
+      () => buildTemplate('js', { maxMemory: '1' }),
+      /maxMemory must be a non-negative integer, not "1"/,
+    ],
+    [
+      () => buildTemplate('js', { maxMemory: -1 }),
+      /maxMemory must be a non-negative integer, not -1/,
+    ],
     [() => buildTemplate('js', { maxMemory: 1.5 }), /maxMemory/],
     [() => buildTemplate('js', { cacheDir: 1 }), /cacheDir must be a string/],
     [() => buildTemplate('js', { prelude: 1 }), /prelude must be a string/],
@@ -192,15 +221,27 @@ test('what is no option is refused by name', async (t) => {
     [() => buildTemplate('js', { mounts: {} }), /mounts must be an array/],
     [() => buildTemplate('js', { mounts: [1] }), /mounts\[0\]: options must be an object/],
     [() => buildTemplate('js', { mounts: [{ host: '/' }] }), /mounts\[0\]\.guest must be a path/],
-    [() => buildTemplate('js', { mounts: [{ host: '/', guest: '/x', dirPerms: 'read' }] }), /mounts\[0\] has no option "dirPerms"/],
-    [() => buildTemplate('js', { mounts: [{ host: '/', guest: '/x', dir_perms: 'rw' }] }), /dir_perms must be "read", "write" or "read-write"/],
+    [
+      () => buildTemplate('js', { mounts: [{ host: '/', guest: '/x', dirPerms: 'read' }] }),
+      /mounts\[0\] has no option "dirPerms"/,
+    ],
+    [
+      () => buildTemplate('js', { mounts: [{ host: '/', guest: '/x', dir_perms: 'rw' }] }),
+      /dir_perms must be "read", "write" or "read-write"/,
+    ],
     [() => buildTemplate('js', { mounts: [{ host: '/nowhere', guest: '/x' }] }), /cannot be read/],
     [() => buildTemplate('js', { mounts: [{ host: '/', guest: 'x' }] }), /absolute/],
     [() => buildTemplate('js', { limits: { memory: 1 } }), /limits has no option "memory"/],
-    [() => buildTemplate('js', { limits: { timeoutMs: 0 } }), /timeoutMs must be a positive number/],
+    [
+      () => buildTemplate('js', { limits: { timeoutMs: 0 } }),
+      /timeoutMs must be a positive number/,
+    ],
     [() => buildTemplate('js', { onProgress: 1 }), /onProgress must be a function/],
     [() => buildTemplate('js', { version: '9.9.9', downloadUrl: 'ftp://a.test' }), /use https/],
-    [() => buildTemplate('js', { version: '9.9.9', downloadUrl: 'http://a.test' }), /use https, or give the SHA-256 digest/],
+    [
+      () => buildTemplate('js', { version: '9.9.9', downloadUrl: 'http://a.test' }),
+      /use https, or give the SHA-256 digest/,
+    ],
     [() => built.create({ memory: 1 }), /create has no option "memory"/],
     [() => built.create({ hostcalls: [] }), /hostcalls must be an object/],
     [() => built.create({ hostcalls: { f: 1 } }), /hostcalls\.f must be a function/],
@@ -216,12 +257,15 @@ test('what is no option is refused by name', async (t) => {
     [() => guest.start({ name: 'x' }), /no option "name"/],
     [() => guest.loadScript('', { name: 1 }), /name must be a string/],
   ]) {
-    await assert.rejects(async () => attempt(), (error) => {
-      assert.ok(error instanceof isola.InvalidArgumentError, error.stack);
-      assert.equal(error.code, 'invalid_argument');
-      assert.match(error.message, message);
-      return true;
-    });
+    await assert.rejects(
+      async () => attempt(),
+      (error) => {
+        assert.ok(error instanceof isola.InvalidArgumentError, error.stack);
+        assert.equal(error.code, 'invalid_argument');
+        assert.match(error.message, message);
+        return true;
+      },
+    );
   }
   assert.throws(() => new isola.Sandbox(), /a Sandbox cannot be constructed: use template\.create/);
   assert.throws(() => new isola.SandboxTemplate(), /cannot be constructed: use buildTemplate/);

@@ -204,8 +204,12 @@ test('a native part that is missing or damaged is named', async (t) => {
     /^invalid_argument the package isola-core-linux-x64-gnu is not installed: install isola-core without --omit=optional$/m,
   );
   const damaged = await alone(t, {
-    'isola-core-linux-x64-gnu/package.json': '{ "name": "isola-core-linux-x64-gnu", "main": "isola.node" }',
+    'isola-core-linux-x64-gnu/package.json':
+      '{ "name": "isola-core-linux-x64-gnu", "main": "isola.node" }',
     'isola-core-linux-x64-gnu/isola.node': 'nonsense',
   });
-  assert.match(await refusal(damaged), /^invalid_argument the native part of isola-core, which needs glibc, cannot be loaded: /m);
+  assert.match(
+    await refusal(damaged),
+    /^invalid_argument the native part of isola-core, which needs glibc, cannot be loaded: /m,
+  );
 });

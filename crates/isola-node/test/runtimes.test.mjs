@@ -62,7 +62,9 @@ async function releases(t, bytes, { digest = sha256(bytes), serve } = {}) {
     if (serve?.(request, response, log) === true) return;
     const from = range === undefined ? 0 : Number(/bytes=(\d+)-/.exec(range)[1]);
     if (range !== undefined) {
-      response.writeHead(206, { 'content-range': `bytes ${from}-${bytes.length - 1}/${bytes.length}` });
+      response.writeHead(206, {
+        'content-range': `bytes ${from}-${bytes.length - 1}/${bytes.length}`,
+      });
     } else response.writeHead(200, { 'content-length': bytes.length });
     response.end(bytes.subarray(from));
   });
@@ -71,8 +73,12 @@ async function releases(t, bytes, { digest = sha256(bytes), serve } = {}) {
 
 /** Returns the names of the files below a directory, except lock files, which are empty. */
 async function remainingFiles(runtimesDir) {
-  const entries = await readdir(runtimesDir, { recursive: true, withFileTypes: true }).catch(() => []);
-  return entries.filter((entry) => entry.isFile() && !entry.name.endsWith('.lock')).map((entry) => entry.name);
+  const entries = await readdir(runtimesDir, { recursive: true, withFileTypes: true }).catch(
+    () => [],
+  );
+  return entries
+    .filter((entry) => entry.isFile() && !entry.name.endsWith('.lock'))
+    .map((entry) => entry.name);
 }
 
 // The downloaded file is not a component: an error about that shows that it was loaded.
@@ -81,7 +87,13 @@ const content = Buffer.alloc(300_000, 'not a component ');
 const good = archive([['js.wasm', content]]);
 
 const build = (runtimesDir, downloadUrl, more) =>
-  isola.buildTemplate('js', { version: VERSION, runtimesDir, downloadUrl, cacheDir: runtimesDir + '-cache', ...more });
+  isola.buildTemplate('js', {
+    version: VERSION,
+    runtimesDir,
+    downloadUrl,
+    cacheDir: runtimesDir + '-cache',
+    ...more,
+  });
 
 async function installed(runtimesDir) {
   assert.deepEqual(await remainingFiles(runtimesDir), ['js.wasm']);
@@ -105,7 +117,11 @@ test('a release is downloaded once, with progress, and found the next time', asy
   await assert.rejects(build(runtimesDir, url, { onProgress }), NOT_A_COMPONENT);
   await installed(runtimesDir);
   const arrived = seen.filter(({ phase }) => phase === 'download');
-  assert.deepEqual(arrived.at(-1), { phase: 'download', received: good.length, total: good.length });
+  assert.deepEqual(arrived.at(-1), {
+    phase: 'download',
+    received: good.length,
+    total: good.length,
+  });
   assert.deepEqual(log, [`${ASSET}.sha256`, ASSET]);
   await assert.rejects(build(runtimesDir, url), NOT_A_COMPONENT);
   assert.equal(log.length, 2);
@@ -168,26 +184,65 @@ test('a server without ranges is read from the start', async (t) => {
 test('a wrong digest is refused, and nothing is left', async (t) => {
   const runtimesDir = path.join(await tempDir(t), 'runtimes');
   const { url } = await releases(t, good, { digest: '0'.repeat(64) });
-  await refused(build(runtimesDir, url), 'download_refused', /SHA-256 digest is [0-9a-f]{64}, and not 0{64}/);
+  await refused(
+    build(runtimesDir, url),
+    'download_refused',
+    /SHA-256 digest is [0-9a-f]{64}, and not 0{64}/,
+  );
   assert.deepEqual(await remainingFiles(runtimesDir), []);
 });
 
 test('a pinned digest counts, and not the one of the server', async (t) => {
   const runtimesDir = path.join(await tempDir(t), 'runtimes');
   const { url, log } = await releases(t, good);
-  await refused(build(runtimesDir, url, { runtimeSha256: '1'.repeat(64) }), 'download_refused', /and not 1{64}/);
+  await refused(
+    build(runtimesDir, url, { runtimeSha256: '1'.repeat(64) }),
+    'download_refused',
+    /and not 1{64}/,
+  );
   assert.deepEqual(log, [ASSET]);
-  await assert.rejects(build(runtimesDir, url, { runtimeSha256: sha256(good).toUpperCase() }), NOT_A_COMPONENT);
-  await assert.rejects(build(`${runtimesDir}-2`, url, { runtimeSha256: 'abc' }), /"abc" is not a SHA-256 digest/);
+  await assert.rejects(
+    build(runtimesDir, url, { runtimeSha256: sha256(good).toUpperCase() }),
+    NOT_A_COMPONENT,
+  );
+  await assert.rejects(
+    build(`${runtimesDir}-2`, url, { runtimeSha256: 'abc' }),
+    /"abc" is not a SHA-256 digest/,
+  );
 });
 
 for (const [name, entries, message] of [
-  ['climbs out of its directory', [['../escaped', 'x'], ['js.wasm', 'x']], /points outside of the target directory/],
+  [
+    'climbs out of its directory',
+    [
+      ['../escaped', 'x'],
+      ['js.wasm', 'x'],
+    ],
+    /points outside of the target directory/,
+  ],
   ['has an absolute path', [['/tmp/escaped', 'x']], /points outside of the target directory/],
-  ['climbs in the middle of a path', [['a/../../escaped', 'x']], /points outside of the target directory/],
-  ['has a symbolic link', [['link', '/tmp', '2'], ['link/escaped', 'x']], /neither a regular file nor a directory/],
+  [
+    'climbs in the middle of a path',
+    [['a/../../escaped', 'x']],
+    /points outside of the target directory/,
+  ],
+  [
+    'has a symbolic link',
+    [
+      ['link', '/tmp', '2'],
+      ['link/escaped', 'x'],
+    ],
+    /neither a regular file nor a directory/,
+  ],
   ['has a hard link', [['link', 'js.wasm', '1']], /neither a regular file nor a directory/],
-  ['has one file twice', [['js.wasm', 'x'], ['js.wasm', 'y']], /js\.wasm/],
+  [
+    'has one file twice',
+    [
+      ['js.wasm', 'x'],
+      ['js.wasm', 'y'],
+    ],
+    /js\.wasm/,
+  ],
   ['has no runtime in it', [['other.wasm', 'x']], /there is no js\.wasm in it/],
 ]) {
   test(`an archive that ${name} is refused, and nothing is left`, async (t) => {
@@ -209,7 +264,11 @@ test('what is no archive is refused', async (t) => {
 test('a release that is not there says where it was looked for', async (t) => {
   const runtimesDir = path.join(await tempDir(t), 'runtimes');
   const { url } = await releases(t, good);
-  await refused(build(runtimesDir, url, { version: '8.8.8' }), 'download_failed', /v8\.8\.8\/isola-js\.tar\.gz.*404/);
+  await refused(
+    build(runtimesDir, url, { version: '8.8.8' }),
+    'download_failed',
+    /v8\.8\.8\/isola-js\.tar\.gz.*404/,
+  );
   const none = await releases(t, good, { digest: 'none' });
   await refused(build(runtimesDir, none.url), 'download_refused', /holds no SHA-256 digest/);
 });
@@ -219,7 +278,10 @@ test('resolveRuntime returns what buildTemplate would use, and downloads it once
   const { url, log } = await releases(t, good);
   const seen = [];
   const options = { version: `v${VERSION}`, runtimesDir, downloadUrl: url };
-  const found = await isola.resolveRuntime('js', { ...options, onProgress: (progress) => seen.push(progress) });
+  const found = await isola.resolveRuntime('js', {
+    ...options,
+    onProgress: (progress) => seen.push(progress),
+  });
   const runtimePath = path.join(runtimesDir, VERSION, 'js', 'js.wasm');
   assert.deepEqual(found, { runtime: 'js', version: VERSION, runtimePath });
   await installed(runtimesDir);
@@ -229,7 +291,11 @@ test('resolveRuntime returns what buildTemplate would use, and downloads it once
   await assert.rejects(build(runtimesDir, url), NOT_A_COMPONENT);
   assert.equal(log.length, 2);
 
-  await refused(isola.resolveRuntime('js', { ...options, version: '8.8.8' }), 'download_failed', /404/);
+  await refused(
+    isola.resolveRuntime('js', { ...options, version: '8.8.8' }),
+    'download_failed',
+    /404/,
+  );
   const pinned = { ...options, runtimesDir: `${runtimesDir}-2`, runtimeSha256: '1'.repeat(64) };
   await refused(isola.resolveRuntime('js', pinned), 'download_refused', /and not 1{64}/);
 });
@@ -241,12 +307,15 @@ test('resolveRuntime finds the installed runtimes, and a given one', async (t) =
     const shipped = path.dirname(require.resolve(`isola-core-runtime-${runtime}/package.json`));
     const runtimePath = path.join(shipped, `${runtime}.wasm`);
     assert.deepEqual(await isola.resolveRuntime(runtime), { runtime, version, runtimePath });
-    assert.deepEqual(await isola.resolveRuntime(runtime, { runtimePath: shipped, runtimeLibDir: shipped }), {
-      runtime,
-      version,
-      runtimePath,
-      runtimeLibDir: shipped,
-    });
+    assert.deepEqual(
+      await isola.resolveRuntime(runtime, { runtimePath: shipped, runtimeLibDir: shipped }),
+      {
+        runtime,
+        version,
+        runtimePath,
+        runtimeLibDir: shipped,
+      },
+    );
   }
   const { runtime, ...found } = await isola.resolveRuntime('js');
   assert.equal((await isola.buildTemplate(runtime, found)) instanceof isola.SandboxTemplate, true);
@@ -254,12 +323,18 @@ test('resolveRuntime finds the installed runtimes, and a given one', async (t) =
   for (const [attempt, message] of [
     [() => isola.resolveRuntime('ruby'), /no runtime "ruby": use "python" or "js"/],
     [() => isola.resolveRuntime('js', null), /options must be an object/],
-    [() => isola.resolveRuntime('js', { cacheDir: null }), /resolveRuntime has no option "cacheDir"/],
+    [
+      () => isola.resolveRuntime('js', { cacheDir: null }),
+      /resolveRuntime has no option "cacheDir"/,
+    ],
     [() => isola.resolveRuntime('js', { version: 1 }), /version must be a string/],
     [() => isola.resolveRuntime('js', { version: '../x' }), /not the version of a release/],
     [() => isola.resolveRuntime('js', { onProgress: 1 }), /onProgress must be a function/],
     [() => isola.resolveRuntime('js', { runtimePath: empty }), /js\.wasm.*was not found/],
-    [() => isola.resolveRuntime('js', { runtimeLibDir: path.join(empty, 'none') }), /library directory/],
+    [
+      () => isola.resolveRuntime('js', { runtimeLibDir: path.join(empty, 'none') }),
+      /library directory/,
+    ],
   ]) {
     await assert.rejects(attempt(), (error) => {
       assert.ok(error instanceof isola.InvalidArgumentError, error.stack);
@@ -269,12 +344,18 @@ test('resolveRuntime finds the installed runtimes, and a given one', async (t) =
   }
 });
 
-test('two processes at once download once, and the archive of a release runs', { timeout: 300_000 }, async (t) => {
-  const home = await tempDir(t);
-  const real = await readFile(path.join(process.env.ISOLA_ARCHIVES, 'isola-js.tar.gz'));
-  const line = await readFile(path.join(process.env.ISOLA_ARCHIVES, 'isola-js.tar.gz.sha256'), 'utf8');
-  const { url, log } = await releases(t, real, { digest: line.split(' ')[0] });
-  const program = `
+test(
+  'two processes at once download once, and the archive of a release runs',
+  { timeout: 300_000 },
+  async (t) => {
+    const home = await tempDir(t);
+    const real = await readFile(path.join(process.env.ISOLA_ARCHIVES, 'isola-js.tar.gz'));
+    const line = await readFile(
+      path.join(process.env.ISOLA_ARCHIVES, 'isola-js.tar.gz.sha256'),
+      'utf8',
+    );
+    const { url, log } = await releases(t, real, { digest: line.split(' ')[0] });
+    const program = `
     const { buildTemplate } = require('isola-core');
     (async () => {
       const [version, downloadUrl] = process.argv.slice(1);
@@ -285,21 +366,27 @@ test('two processes at once download once, and the archive of a release runs', {
       console.log(await sandbox.run('main'));
     })();
   `;
-  const { XDG_CACHE_HOME, ...env } = { ...process.env, HOME: home };
-  const runs = [1, 2].map(async () => {
-    const child = spawn(process.execPath, ['-e', program, VERSION, url], {
-      env,
-      stdio: ['ignore', 'pipe', 'inherit'],
+    const { XDG_CACHE_HOME, ...env } = { ...process.env, HOME: home };
+    const runs = [1, 2].map(async () => {
+      const child = spawn(process.execPath, ['-e', program, VERSION, url], {
+        env,
+        stdio: ['ignore', 'pipe', 'inherit'],
+      });
+      let printed = '';
+      child.stdout.on('data', (text) => (printed += text));
+      const [code] = await once(child, 'close');
+      return [code, printed];
     });
-    let printed = '';
-    child.stdout.on('data', (text) => (printed += text));
-    const [code] = await once(child, 'close');
-    return [code, printed];
-  });
-  assert.deepEqual(await Promise.all(runs), [[0, '42\n'], [0, '42\n']]);
-  assert.equal(log.filter((line) => line === ASSET).length, 1);
-  // No directories were given, so those of the user's cache are used.
-  const cache = path.join(home, '.cache/isola');
-  assert.deepEqual(await readdir(path.join(cache, 'runtimes', VERSION)), ['js']);
-  assert.ok((await readdir(path.join(cache, 'compiled'))).some((name) => name.endsWith('.cwasm')));
-});
+    assert.deepEqual(await Promise.all(runs), [
+      [0, '42\n'],
+      [0, '42\n'],
+    ]);
+    assert.equal(log.filter((line) => line === ASSET).length, 1);
+    // No directories were given, so those of the user's cache are used.
+    const cache = path.join(home, '.cache/isola');
+    assert.deepEqual(await readdir(path.join(cache, 'runtimes', VERSION)), ['js']);
+    assert.ok(
+      (await readdir(path.join(cache, 'compiled'))).some((name) => name.endsWith('.cwasm')),
+    );
+  },
+);

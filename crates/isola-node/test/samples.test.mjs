@@ -23,7 +23,10 @@ for (const [name, printed, errorOutput] of [
 ]) {
   test(`the sample "${name}"`, async () => {
     const { stdout, stderr } = await run(process.execPath, [`types/out/samples/${name}.mjs`]);
-    assert.equal(stdout.replace('{ user_id: 7, name: \'user-7\' }', "{ name: 'user-7', user_id: 7 }"), printed);
+    assert.equal(
+      stdout.replace("{ user_id: 7, name: 'user-7' }", "{ name: 'user-7', user_id: 7 }"),
+      printed,
+    );
     if (errorOutput instanceof RegExp) assert.match(stderr, errorOutput);
     else assert.equal(stderr, errorOutput);
   });

@@ -32,7 +32,9 @@ const who = () => hostcall('who', null);
 };
 
 async function loaded(t, runtime) {
-  const parent = await (await template(runtime)).create({ hostcalls: { who: async () => 'parent' } });
+  const parent = await (
+    await template(runtime)
+  ).create({ hostcalls: { who: async () => 'parent' } });
   t.after(() => parent.close());
   await parent.start();
   await parent.loadScript(SCRIPTS[runtime]);
@@ -97,7 +99,12 @@ test('what does not fit is refused', async (t) => {
   bytes[bytes.length >> 1] ^= 1;
   await writeFile(path, bytes);
   await assert.rejects(js.restore(path), /damaged/);
-  for (const wrong of [() => js.restore({}), () => js.loadSnapshot(7), () => snapshot.save(''), () => parent.fork(-1)]) {
+  for (const wrong of [
+    () => js.restore({}),
+    () => js.loadSnapshot(7),
+    () => snapshot.save(''),
+    () => parent.fork(-1),
+  ]) {
     await assert.rejects(wrong(), InvalidArgumentError);
   }
   assert.throws(() => new Snapshot(), InvalidArgumentError);

@@ -97,18 +97,24 @@ for (const runtime of ['python', 'js']) {
 
   test(`${runtime}: values arrive from every kind of source`, async (t) => {
     const guest = await started(t);
-    for (const [n, total] of [[0, 0], [1, 0], [5000, 12_497_500]]) {
+    for (const [n, total] of [
+      [0, 0],
+      [1, 0],
+      [5000, 12_497_500],
+    ]) {
       for (const stream of [
         StreamArg.from(numbers(n)),
         StreamArg.from([...numbers(n)], { capacity: 1 }),
         StreamArg.from(Array.from(numbers(n), async (value) => value)),
         StreamArg.from(asyncNumbers(n), { capacity: 3 }),
-        StreamArg.from(new ReadableStream({
-          start(controller) {
-            for (const value of numbers(n)) controller.enqueue(value);
-            controller.close();
-          },
-        })),
+        StreamArg.from(
+          new ReadableStream({
+            start(controller) {
+              for (const value of numbers(n)) controller.enqueue(value);
+              controller.close();
+            },
+          }),
+        ),
       ]) {
         assert.equal(await guest.run('total', [stream]), total);
       }
@@ -124,7 +130,13 @@ for (const runtime of ['python', 'js']) {
     const ones = () => StreamArg.from([1, 1]);
     assert.equal(await guest.run('total', [ones()], { factor: 5 }), 10);
     assert.equal(await guest.run('total', [new Arg(ones()), new Arg(5, 'factor')]), 10);
-    assert.deepEqual(await guest.run('two', [StreamArg.from('ab'), StreamArg.from(asyncNumbers(2))]), [['a', 'b'], [0, 1]]);
+    assert.deepEqual(
+      await guest.run('two', [StreamArg.from('ab'), StreamArg.from(asyncNumbers(2))]),
+      [
+        ['a', 'b'],
+        [0, 1],
+      ],
+    );
     const byName = runtime === 'python' ? 'items' : 'named';
     for (const call of [
       guest.run.bind(guest, byName, [], { xs: ones() }),
@@ -141,7 +153,12 @@ for (const runtime of ['python', 'js']) {
     ]);
     const error = await rejection(guest.run('nope', [ones()]));
     assert.equal(error.code, 'guest_exception');
-    assert.match(error.message, runtime === 'python' ? /^NameError: name 'nope' is not defined/ : /^ReferenceError: nope is not defined/);
+    assert.match(
+      error.message,
+      runtime === 'python'
+        ? /^NameError: name 'nope' is not defined/
+        : /^ReferenceError: nope is not defined/,
+    );
     assert.doesNotMatch(error.message, /isola_/);
   });
 
@@ -150,11 +167,14 @@ for (const runtime of ['python', 'js']) {
     const stream = new StreamArg({ capacity: 2 });
     await stream.push(1);
     stream.tryPush(2);
-    assert.throws(() => stream.tryPush(3), (error) => {
-      assert.ok(error instanceof isola.StreamFullError && error instanceof isola.IsolaError);
-      assert.equal(error.code, 'stream_full');
-      return /has not read 2 values/.test(error.message);
-    });
+    assert.throws(
+      () => stream.tryPush(3),
+      (error) => {
+        assert.ok(error instanceof isola.StreamFullError && error instanceof isola.IsolaError);
+        assert.equal(error.code, 'stream_full');
+        return /has not read 2 values/.test(error.message);
+      },
+    );
     const running = guest.run('total', [stream]);
     await stream.push(3);
     stream.end();
@@ -197,7 +217,10 @@ for (const runtime of ['python', 'js']) {
       await assert.rejects(guest.run('report', [StreamArg.from(source(), { capacity })]), /enough/);
       assert.equal(leads.length, 500);
       // One batch is in the guest, and one is waiting.
-      assert.ok(Math.max(...leads) <= 2 * capacity, `the source is ${Math.max(...leads)} values ahead`);
+      assert.ok(
+        Math.max(...leads) <= 2 * capacity,
+        `the source is ${Math.max(...leads)} values ahead`,
+      );
       taken = 0;
       assert.equal(await guest.run('first', [StreamArg.from(source(), { capacity })]), 0);
       assert.ok(taken <= 2 * capacity, `${taken} values were taken for one`);
@@ -225,15 +248,20 @@ for (const runtime of ['python', 'js']) {
     assert.deepEqual(events, [{ type: 'end', data: 1 }]);
     await ended.events.promise;
     // A source that has ended by itself is not ended again.
-    const complete = { ...iterator([1, 2]), return: () => assert.fail('return of a complete iterator') };
+    const complete = {
+      ...iterator([1, 2]),
+      return: () => assert.fail('return of a complete iterator'),
+    };
     assert.equal(await guest.run('total', [StreamArg.from(complete)]), 3);
 
     const stream = new StreamArg({ capacity: 1 });
     await stream.push(1);
     const running = guest.run('first', [stream]);
-    const error = await rejection((async () => {
-      for (;;) await stream.push(2);
-    })());
+    const error = await rejection(
+      (async () => {
+        for (;;) await stream.push(2);
+      })(),
+    );
     assert.equal(error.code, 'stream_closed');
     assert.equal(await running, 1);
   });
@@ -258,13 +286,19 @@ for (const runtime of ['python', 'js']) {
         const stream = new StreamArg({ capacity: 1 });
         await stream.push(1);
         const args = [stream, new Arg(StreamArg.from(stuck), 'unused')];
-        const script = runtime === 'python' ? 'async def held(xs, unused): await hold(xs)\n' : 'const held = (xs) => hold(xs);';
+        const script =
+          runtime === 'python'
+            ? 'async def held(xs, unused): await hold(xs)\n'
+            : 'const held = (xs) => hold(xs);';
         await guest.loadScript(script);
         const options = { signal: controller.signal };
         const running = streamed
           ? guest.runStream('held', args, {}, options).next()
           : guest.run('held', args, {}, options);
-        const ended = running.then((event) => event.value.error, (error) => error);
+        const ended = running.then(
+          (event) => event.value.error,
+          (error) => error,
+        );
         assert.equal(await asked, 1);
         await stream.push(2);
         const waiting = rejection(stream.push(3));
@@ -281,9 +315,11 @@ for (const runtime of ['python', 'js']) {
     const left = await started(t);
     const stream = new StreamArg({ capacity: 1 });
     await stream.push(3);
-    const waiting = rejection((async () => {
-      for (;;) await stream.push(4);
-    })());
+    const waiting = rejection(
+      (async () => {
+        for (;;) await stream.push(4);
+      })(),
+    );
     for await (const event of left.runStream('squares', [stream])) {
       assert.equal(event.data, 9);
       break;
@@ -329,7 +365,10 @@ for (const runtime of ['python', 'js']) {
     assert.equal(await guest.run('message', [StreamArg.from(failing)]), 'no iterator');
     const returned = signal();
     const invalid = { ...iterator([1, NaN]), return: () => (returned.resolve(), {}) };
-    assert.match(await guest.run('message', [StreamArg.from(invalid)]), /^value 1 of the stream is NaN/);
+    assert.match(
+      await guest.run('message', [StreamArg.from(invalid)]),
+      /^value 1 of the stream is NaN/,
+    );
     await returned.promise;
     // An error of `return` affects nothing.
     const rude = { ...iterator([1, 2, 3]), return: () => assert.fail('return') };
@@ -372,15 +411,23 @@ for (const runtime of ['python', 'js']) {
     await assert.rejects(guest.run('two', [StreamArg.from(source), byHand]), { code: 'busy' });
     assert.equal((await waiting).code, 'stream_closed');
     assert.equal(source.next().value, 0);
-    await assert.rejects(guest.runStream('total', [StreamArg.from(source)]).next(), { code: 'busy' });
+    await assert.rejects(guest.runStream('total', [StreamArg.from(source)]).next(), {
+      code: 'busy',
+    });
     guest.close();
     await assert.rejects(held, { code: 'closed' });
     await assert.rejects(guest.run('total', [StreamArg.from(source)]), { code: 'closed' });
-    await assert.rejects(guest.runStream('total', [StreamArg.from(source)]).next(), { code: 'closed' });
+    await assert.rejects(guest.runStream('total', [StreamArg.from(source)]).next(), {
+      code: 'closed',
+    });
     const aborted = { signal: AbortSignal.abort() };
     const unused = await started(t);
-    await assert.rejects(unused.run('total', [StreamArg.from(source)], {}, aborted), { code: 'aborted' });
-    await assert.rejects(unused.runStream('total', [StreamArg.from(source)], {}, aborted).next(), { code: 'aborted' });
+    await assert.rejects(unused.run('total', [StreamArg.from(source)], {}, aborted), {
+      code: 'aborted',
+    });
+    await assert.rejects(unused.runStream('total', [StreamArg.from(source)], {}, aborted).next(), {
+      code: 'aborted',
+    });
     assert.equal(source.next().value, 1);
     assert.equal(await unused.run('main'), 'main');
     const pending = await (await template(runtime)).create();
@@ -391,7 +438,9 @@ for (const runtime of ['python', 'js']) {
   test(`${runtime}: limits apply to calls with streams`, async (t) => {
     const guest = await started(t);
     const never = new StreamArg();
-    await assert.rejects(guest.run('total', [never], {}, { timeoutMs: 300 }), { code: 'wall_time_limit' });
+    await assert.rejects(guest.run('total', [never], {}, { timeoutMs: 300 }), {
+      code: 'wall_time_limit',
+    });
     await assert.rejects(never.push(1), { code: 'stream_closed' });
     // Each value fits, but all of them do not fit into one batch.
     const small = await started(t, { limits: { maxValueSize: 4000 } });
@@ -438,7 +487,9 @@ for (const runtime of ['python', 'js']) {
 
   test(`${runtime}: calls with streams at the same time`, async (t) => {
     const guests = await Promise.all(Array.from({ length: 5 }, () => started(t)));
-    const totals = guests.map((guest, index) => guest.run('total', [StreamArg.from(asyncNumbers(1000 + index))]));
+    const totals = guests.map((guest, index) =>
+      guest.run('total', [StreamArg.from(asyncNumbers(1000 + index))]),
+    );
     assert.deepEqual(
       await Promise.all(totals),
       guests.map((_, index) => ((1000 + index) * (999 + index)) / 2),
@@ -469,7 +520,10 @@ test('js: exports of a module keep their names beside streams', async (t) => {
   await guest.loadScript(names.map((name) => `export const ${name} = () => '${name}';`).join('\n'));
   assert.equal(await guest.run('total', [StreamArg.from([1])]), 1);
   for (const name of names) assert.equal(await guest.run(name), name);
-  await assert.rejects(guest.run('read', [StreamArg.from([1])]), /read is not defined.*not of a module/);
+  await assert.rejects(
+    guest.run('read', [StreamArg.from([1])]),
+    /read is not defined.*not of a module/,
+  );
 });
 
 test('big integers stay exact in a stream', async (t) => {
@@ -506,11 +560,14 @@ test('invalid streams are refused', async (t) => {
     [() => StreamArg.from([1]).tryPush(2), /takes its values from an iterable/],
     [() => StreamArg.from([1]).end(), /takes its values from an iterable/],
   ]) {
-    await assert.rejects(async () => attempt(), (error) => {
-      assert.ok(error instanceof isola.InvalidArgumentError, error.stack);
-      assert.match(error.message, message);
-      return true;
-    });
+    await assert.rejects(
+      async () => attempt(),
+      (error) => {
+        assert.ok(error instanceof isola.InvalidArgumentError, error.stack);
+        assert.match(error.message, message);
+        return true;
+      },
+    );
   }
   const stream = StreamArg.from([], { name: 'n', capacity: 3 });
   assert.deepEqual([stream.name, stream.capacity], ['n', 3]);
@@ -520,7 +577,11 @@ test('invalid streams are refused', async (t) => {
   for (const [args, kwargs, message] of [
     [[[new StreamArg()]], {}, /a StreamArg is an argument of its own/],
     [[{ a: new StreamArg() }], {}, /a StreamArg is an argument of its own/],
-    [[asyncNumbers(1)], {}, /argument 0 is a .*, which is not a JSON value: .* pass StreamArg\.from/],
+    [
+      [asyncNumbers(1)],
+      {},
+      /argument 0 is a .*, which is not a JSON value: .* pass StreamArg\.from/,
+    ],
     [[numbers(1)], {}, /argument 0 is a .*, which is not a JSON value: .* pass StreamArg\.from/],
     [new StreamArg(), {}, /arguments of a call must be an array/],
     [[], new StreamArg(), /named arguments must be an object/],
@@ -535,6 +596,9 @@ test('invalid streams are refused', async (t) => {
     });
   }
   const config = { hostcalls: { 'isola.stream': () => 1 } };
-  await assert.rejects((await template('js')).create(config), /"isola\.stream" is reserved for StreamArg/);
+  await assert.rejects(
+    (await template('js')).create(config),
+    /"isola\.stream" is reserved for StreamArg/,
+  );
   assert.equal(await guest.run('main'), 'main');
 });

@@ -14,7 +14,7 @@ import {
   StreamClosedError,
   buildTemplate,
   resolveRuntime,
-} from "isola-core";
+} from 'isola-core';
 import type {
   CallOptions,
   Event,
@@ -26,40 +26,40 @@ import type {
   RuntimeOptions,
   StreamOptions,
   TemplateConfig,
-} from "isola-core";
+} from 'isola-core';
 
 const mount: MountConfig = {
-  host: "./data",
-  guest: "/data",
-  dir_perms: "read",
-  file_perms: "read-write",
+  host: './data',
+  guest: '/data',
+  dir_perms: 'read',
+  file_perms: 'read-write',
 };
 const config: TemplateConfig = {
-  runtimePath: "./python.wasm",
-  version: "0.1.0",
+  runtimePath: './python.wasm',
+  version: '0.1.0',
   cacheDir: null,
   maxMemory: 64 * 1024 * 1024,
-  prelude: "x = 1",
-  runtimeLibDir: "./lib",
+  prelude: 'x = 1',
+  runtimeLibDir: './lib',
   mounts: [mount],
-  env: { KEY: "value" },
+  env: { KEY: 'value' },
   limits: { cpuTimeoutMs: Infinity, maxHandles: 3 },
-  downloadUrl: "https://example.test/releases",
-  runtimesDir: "./runtimes",
-  runtimeSha256: "00",
+  downloadUrl: 'https://example.test/releases',
+  runtimesDir: './runtimes',
+  runtimeSha256: '00',
   onProgress: (progress) => {
-    if (progress.phase === "download") console.log(progress.received, progress.total);
+    if (progress.phase === 'download') console.log(progress.received, progress.total);
   },
 };
 
 export async function everything(): Promise<void> {
   await using context = new SandboxContext();
-  const template: SandboxTemplate = await context.buildTemplate("python", config);
-  await buildTemplate("js");
+  const template: SandboxTemplate = await context.buildTemplate('python', config);
+  await buildTemplate('js');
   await using sandbox: Sandbox = await template.create({
     maxMemory: 1,
     mounts: [mount],
-    env: { KEY: "value" },
+    env: { KEY: 'value' },
     hostcalls: { double: async (payload) => payload, plain: () => 3 },
     http: true,
   });
@@ -69,36 +69,44 @@ export async function everything(): Promise<void> {
     signal: AbortSignal.timeout(5),
   };
   await sandbox.start(options);
-  await sandbox.loadScript("x = 2", { name: "x.py", ...options });
-  const result: JsonValue | null = await sandbox.run("f", [1, "2", null, [true], { a: 1n }], { b: 2 }, options);
+  await sandbox.loadScript('x = 2', { name: 'x.py', ...options });
+  const result: JsonValue | null = await sandbox.run(
+    'f',
+    [1, '2', null, [true], { a: 1n }],
+    { b: 2 },
+    options,
+  );
   console.log(result);
-  const events: AsyncGenerator<Event> = sandbox.runStream("f", [new Arg(1), new Arg("x", "y")]);
+  const events: AsyncGenerator<Event> = sandbox.runStream('f', [new Arg(1), new Arg('x', 'y')]);
   for await (const event of events) {
-    if (event.type === "error") console.log(event.error.code satisfies string);
-    if (event.type === "log") console.log(event.level);
+    if (event.type === 'error') console.log(event.error.code satisfies string);
+    if (event.type === 'log') console.log(event.level);
   }
   const big = await template.create({ bigints: true });
-  const value = await big.run("f");
-  if (typeof value === "bigint") console.log(value + 1n);
+  const value = await big.run('f');
+  if (typeof value === 'bigint') console.log(value + 1n);
   await template.create({
     httpHandler: async (request: HttpRequest): Promise<HttpResponse> => ({
       status: request.body === null ? 204 : 200,
-      headers: [["a", "b"], ["a", request.headers["x"] ?? "c"]],
+      headers: [
+        ['a', 'b'],
+        ['a', request.headers['x'] ?? 'c'],
+      ],
       body: null,
     }),
   });
   await template.create({
-    httpRequestBody: "stream",
+    httpRequestBody: 'stream',
     http: async ({ body, signal }) => {
       signal.throwIfAborted();
-      return body === null ? { status: 200 } : { status: 200, headers: { a: ["b", "c"] }, body };
+      return body === null ? { status: 200 } : { status: 200, headers: { a: ['b', 'c'] }, body };
     },
   });
   try {
     sandbox.close();
   } catch (error) {
     if (error instanceof AbortError) console.log(error.cause);
-    if (error instanceof LimitError && error.code === "memory_limit") console.log(error.message);
+    if (error instanceof LimitError && error.code === 'memory_limit') console.log(error.message);
     if (error instanceof IsolaError) console.log(error.exception?.traceback);
   }
 }
@@ -107,10 +115,11 @@ async function copies(template: SandboxTemplate, sandbox: Sandbox): Promise<numb
   const children: Sandbox[] = await sandbox.fork(2);
   await sandbox.fork();
   const snapshot: Snapshot = await sandbox.snapshot();
-  const size: number = (await snapshot.save("a.snapshot")) + snapshot.memorySize + snapshot.residentSize;
-  const restored: Sandbox = await template.restore(snapshot, { env: { A: "1" } });
-  await template.restore("a.snapshot", { bigints: true });
-  await template.restore(await template.loadSnapshot("a.snapshot"));
+  const size: number =
+    (await snapshot.save('a.snapshot')) + snapshot.memorySize + snapshot.residentSize;
+  const restored: Sandbox = await template.restore(snapshot, { env: { A: '1' } });
+  await template.restore('a.snapshot', { bigints: true });
+  await template.restore(await template.loadSnapshot('a.snapshot'));
   const refused: IsolaError | undefined = undefined as SnapshotError | undefined;
   void [children, restored, refused];
   return size;
@@ -118,22 +127,26 @@ async function copies(template: SandboxTemplate, sandbox: Sandbox): Promise<numb
 void copies;
 
 async function streams(sandbox: Sandbox): Promise<void> {
-  const options: StreamOptions = { capacity: 5, name: "rows" };
+  const options: StreamOptions = { capacity: 5, name: 'rows' };
   const stream: StreamArg = new StreamArg(options);
-  const called: Promise<JsonValue | null> = sandbox.run("f", [stream, new Arg(new StreamArg(), "other")], {
-    more: StreamArg.from(["a", { b: 1n }]),
-  });
+  const called: Promise<JsonValue | null> = sandbox.run(
+    'f',
+    [stream, new Arg(new StreamArg(), 'other')],
+    {
+      more: StreamArg.from(['a', { b: 1n }]),
+    },
+  );
   try {
     await stream.push({ a: [1, null] });
-    stream.tryPush("x");
+    stream.tryPush('x');
     stream.end();
   } catch (error) {
-    if (error instanceof StreamClosedError) console.log(error.code === "stream_closed");
+    if (error instanceof StreamClosedError) console.log(error.code === 'stream_closed');
   }
   async function* values(): AsyncGenerator<number> {
     yield 1;
   }
-  for await (const event of sandbox.runStream("f", [StreamArg.from(values(), { name: null })])) {
+  for await (const event of sandbox.runStream('f', [StreamArg.from(values(), { name: null })])) {
     console.log(event.type);
   }
   StreamArg.from([Promise.resolve(1)]);
@@ -142,15 +155,19 @@ async function streams(sandbox: Sandbox): Promise<void> {
 void streams;
 
 async function pieces(sandbox: Sandbox): Promise<void> {
-  const value: JsonValue | null = await sandbox.evaluate("1 + 1", { cpuTimeoutMs: 5 });
-  const events: AsyncGenerator<Event> = sandbox.evaluateStream("2");
+  const value: JsonValue | null = await sandbox.evaluate('1 + 1', { cpuTimeoutMs: 5 });
+  const events: AsyncGenerator<Event> = sandbox.evaluateStream('2');
   console.log(value, events);
 }
 void pieces;
 
 async function runtimes(): Promise<SandboxTemplate> {
-  const options: RuntimeOptions = { version: "0.1.0", runtimesDir: "./runtimes", onProgress: console.log };
-  const { runtime, ...found }: RuntimeConfig = await resolveRuntime("js", options);
+  const options: RuntimeOptions = {
+    version: '0.1.0',
+    runtimesDir: './runtimes',
+    onProgress: console.log,
+  };
+  const { runtime, ...found }: RuntimeConfig = await resolveRuntime('js', options);
   return buildTemplate(runtime, found);
 }
 void runtimes;

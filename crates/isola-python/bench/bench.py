@@ -79,7 +79,10 @@ async def main() -> None:
 
     print("create, load, first result; median")
     row("  isola", f"{await median(200, lambda: first_result(template)) * 1e3:.2f} ms")
-    row("  python3 subprocess", f"{await median(20, lambda: asyncio.to_thread(subprocess_result)) * 1e3:.2f} ms")
+    row(
+        "  python3 subprocess",
+        f"{await median(20, lambda: asyncio.to_thread(subprocess_result)) * 1e3:.2f} ms",
+    )
 
     async def pool_result() -> None:
         with ProcessPoolExecutor(1) as pool:

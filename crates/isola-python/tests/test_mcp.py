@@ -108,7 +108,7 @@ async def test_bad_calls_are_explained() -> None:
             ("run_python", {"source": 5}, "source is not a string"),
             ("run_python", {"source": "1", "session": ""}, "session must be a string"),
             ("run_python", {"source": "1", "restart": "no"}, "restart must be true or false"),
-            ("run_python", {"source": "1", "colour": "red"}, "unknown argument \"colour\""),
+            ("run_python", {"source": "1", "colour": "red"}, 'unknown argument "colour"'),
         ]
         for tool, arguments, why in bad:
             with pytest.raises(Exception, match=why):

@@ -152,7 +152,5 @@ async def test_files_of_a_guest_are_not_trusted(python: isola.SandboxTemplate) -
 
 
 async def test_executions_at_once(python: isola.SandboxTemplate) -> None:
-    done = await asyncio.gather(
-        *(isola.evaluate(f"{n} * {n}", template=python) for n in range(8))
-    )
+    done = await asyncio.gather(*(isola.evaluate(f"{n} * {n}", template=python) for n in range(8)))
     assert [each.value for each in done] == [n * n for n in range(8)]

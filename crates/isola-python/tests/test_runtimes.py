@@ -29,7 +29,9 @@ class Releases:
         self.directory = root / f"v{VERSION}"
         self.directory.mkdir(parents=True)
         for name in ("isola-js.tar.gz", "isola-js.tar.gz.sha256"):
-            (self.directory / name).write_bytes(Path(os.environ["ISOLA_ARCHIVES"], name).read_bytes())
+            (self.directory / name).write_bytes(
+                Path(os.environ["ISOLA_ARCHIVES"], name).read_bytes()
+            )
         self.requested: list[str] = []
         releases = self
 
@@ -156,7 +158,10 @@ async def test_bad_options_are_named(tmp_path: Path) -> None:
         ({"version": "../1"}, "is not the version of a release"),
         ({"version": 1}, "version is 1: give a string"),
         ({"version": VERSION, "download_url": "ftp://a.test"}, "use https"),
-        ({"version": VERSION, "download_url": "http://a.test"}, "use https, or give the SHA-256 digest"),
+        (
+            {"version": VERSION, "download_url": "http://a.test"},
+            "use https, or give the SHA-256 digest",
+        ),
         ({"download_url": 1}, "download_url is 1"),
         ({"runtime_sha256": 1}, "runtime_sha256 is 1"),
         ({"version": VERSION, "runtime_sha256": "abc"}, '"abc" is not a SHA-256 digest'),

@@ -102,8 +102,7 @@ def test_the_wheel_runs_the_readme_in_an_empty_environment(tmp_path: Path) -> No
         [
             python,
             "-c",
-            "import isola.sync as isola\n"
-            "isola.build_template('python').instantiate(http=True)",
+            "import isola.sync as isola\nisola.build_template('python').instantiate(http=True)",
         ],
         env=clean,
         capture_output=True,

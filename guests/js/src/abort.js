@@ -24,7 +24,10 @@ class AbortSignal extends EventTarget {
     signalAbort = (signal, reason) => {
       if (signal.#aborted) return;
       signal.#aborted = true;
-      signal.#reason = reason === undefined ? new DOMException('This operation was aborted', 'AbortError') : reason;
+      signal.#reason =
+        reason === undefined
+          ? new DOMException('This operation was aborted', 'AbortError')
+          : reason;
       const event = new Event('abort');
       dispatch(signal, event);
       if (typeof signal.#handler === 'function') notify(signal, signal.#handler, event);
@@ -46,10 +49,15 @@ class AbortSignal extends EventTarget {
   static timeout(milliseconds) {
     const delay = SafeNumber(milliseconds);
     if (!(delay >= 0 && delay <= MAX_TIMEOUT_MS)) {
-      throw new SafeTypeError('AbortSignal.timeout: the time must be a non-negative number of milliseconds');
+      throw new SafeTypeError(
+        'AbortSignal.timeout: the time must be a non-negative number of milliseconds',
+      );
     }
     const signal = createSignal();
-    setTimeout(() => signalAbort(signal, new DOMException('the operation timed out', 'TimeoutError')), delay);
+    setTimeout(
+      () => signalAbort(signal, new DOMException('the operation timed out', 'TimeoutError')),
+      delay,
+    );
     return signal;
   }
 
@@ -59,7 +67,8 @@ class AbortSignal extends EventTarget {
     }
     const list = [];
     for (const signal of signals) {
-      if (!isSignal(signal)) throw new SafeTypeError('AbortSignal.any: each item must be an AbortSignal');
+      if (!isSignal(signal))
+        throw new SafeTypeError('AbortSignal.any: each item must be an AbortSignal');
       list[list.length] = signal;
     }
     const any = createSignal();

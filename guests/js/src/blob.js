@@ -57,7 +57,8 @@ export class Blob {
   #type;
 
   static {
-    bytesOf = (value) => (typeof value === 'object' && value !== null && #bytes in value ? value.#bytes : undefined);
+    bytesOf = (value) =>
+      typeof value === 'object' && value !== null && #bytes in value ? value.#bytes : undefined;
     typeOf = (blob) => blob.#type;
   }
 
@@ -89,7 +90,10 @@ export class Blob {
     const from = start === undefined ? 0 : position(start, size);
     const to = end === undefined ? size : position(end, size);
     const type = contentType === undefined ? '' : SafeString(contentType);
-    return new Blob(new Owned(part(this.#bytes, from, to < from ? from : to)), { __proto__: null, type });
+    return new Blob(new Owned(part(this.#bytes, from, to < from ? from : to)), {
+      __proto__: null,
+      type,
+    });
   }
 
   async text() {
@@ -124,13 +128,15 @@ export class File extends Blob {
   #lastModified;
 
   static {
-    nameOf = (value) => (typeof value === 'object' && value !== null && #name in value ? value.#name : undefined);
+    nameOf = (value) =>
+      typeof value === 'object' && value !== null && #name in value ? value.#name : undefined;
     timeOf = (file) => file.#lastModified;
   }
 
   constructor(fileBits, fileName, options = undefined) {
     if (arguments.length < 2) throw new SafeTypeError('File: the parts and a name are required');
-    if (fileBits === undefined) throw new SafeTypeError('File: the parts must be an iterable, not undefined');
+    if (fileBits === undefined)
+      throw new SafeTypeError('File: the parts must be an iterable, not undefined');
     super(fileBits, options);
     this.#name = wellFormed(SafeString(fileName));
     const { lastModified } = dictionary(options, 'File');
@@ -184,7 +190,8 @@ function joined(parts, nativeEndings) {
 function viewOf(value) {
   if (typeof value !== 'object' || value === null) return undefined;
   if (isView(value)) {
-    const { buffer, byteOffset, byteLength } = typedArrayTag(value) === undefined ? dataView : typedArray;
+    const { buffer, byteOffset, byteLength } =
+      typedArrayTag(value) === undefined ? dataView : typedArray;
     return new Uint8Array(buffer(value), byteOffset(value), byteLength(value));
   }
   return isBuffer(value) ? new Uint8Array(value) : undefined;
@@ -226,7 +233,9 @@ export function installBlob(global) {
   cloning.blob = (value) => {
     if (bytesOf(value) === undefined) return undefined;
     const name = nameOf(value);
-    return name === undefined ? blobOf(bytesOf(value), typeOf(value)) : fileOf(value, name, timeOf(value));
+    return name === undefined
+      ? blobOf(bytesOf(value), typeOf(value))
+      : fileOf(value, name, timeOf(value));
   };
   install(global, Blob, ['size', 'type', 'slice', 'text', 'bytes', 'arrayBuffer', 'stream']);
   install(global, File, ['name', 'lastModified']);

@@ -23,7 +23,8 @@ import { readForm } from './forms.js';
 import { readAll, streamFrom } from './streams.js';
 import { toJson } from './values.js';
 
-const { ArrayBuffer, ReadableStream, Response, TextEncoder, Uint8Array, URLSearchParams } = globalThis;
+const { ArrayBuffer, ReadableStream, Response, TextEncoder, Uint8Array, URLSearchParams } =
+  globalThis;
 const isView = ArrayBuffer.isView;
 const encoder = new TextEncoder();
 const encode = uncurry(TextEncoder.prototype.encode);
@@ -66,9 +67,14 @@ export function extract(body) {
     content.bytes = form.bytes;
     type = form.type;
   } else if (body instanceof ReadableStream) {
-    if (isDisturbed(body)) throw new SafeTypeError('the body is a stream that is locked or was read already');
+    if (isDisturbed(body))
+      throw new SafeTypeError('the body is a stream that is locked or was read already');
     content.stream = body;
-  } else if (body.toString === toText || body.toString === undefined || objectTag(body) === '[object Array]') {
+  } else if (
+    body.toString === toText ||
+    body.toString === undefined ||
+    objectTag(body) === '[object Array]'
+  ) {
     content.bytes = encode(encoder, toJson(body));
     type = 'application/json';
   } else {
@@ -242,7 +248,13 @@ export function installBody(Class, contentOf, typeOf) {
   };
   for (const member in accessors) {
     const get = accessors[member];
-    defineProperty(prototype, member, { __proto__: null, get, set: undefined, enumerable: true, configurable: true });
+    defineProperty(prototype, member, {
+      __proto__: null,
+      get,
+      set: undefined,
+      enumerable: true,
+      configurable: true,
+    });
   }
 }
 
@@ -252,4 +264,5 @@ function ownCopy(content, bytes) {
   return isEntireBuffer && (content === null || content.bytes === null) ? bytes : fresh(bytes);
 }
 
-const fresh = (bytes) => new Uint8Array(copyOf(bytes.buffer, bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
+const fresh = (bytes) =>
+  new Uint8Array(copyOf(bytes.buffer, bytes.byteOffset, bytes.byteOffset + bytes.byteLength));

@@ -19,7 +19,8 @@ export function concatenated(chunks) {
   let size = 0;
   for (let i = 0; i < chunks.length; i++) size += chunks[i].length;
   const bytes = new Uint8Array(size);
-  for (let i = 0, at = 0; i < chunks.length; at += chunks[i++].length) setBytes(bytes, chunks[i], at);
+  for (let i = 0, at = 0; i < chunks.length; at += chunks[i++].length)
+    setBytes(bytes, chunks[i], at);
   return bytes;
 }
 

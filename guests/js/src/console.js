@@ -1,7 +1,17 @@
 // `console`: every record is sent to the host, with its level.
 
 import * as host from 'isola:sandbox/host@0.1.0';
-import { define, join, now, SafeError, safeMap, SafeNumber, SafeString, string, stringify } from './intrinsics.js';
+import {
+  define,
+  join,
+  now,
+  SafeError,
+  safeMap,
+  SafeNumber,
+  SafeString,
+  string,
+  stringify,
+} from './intrinsics.js';
 import { errorText, userFrames } from './failures.js';
 import { inspect } from './inspect.js';
 import { tableText } from './table.js';
@@ -58,13 +68,15 @@ function substitution(directive, value) {
   switch (directive) {
     case 's':
       if (typeof value === 'string') return value;
-      if (typeof value === 'object' && value !== null) return inspect(value, { depth: 0, errorText });
+      if (typeof value === 'object' && value !== null)
+        return inspect(value, { depth: 0, errorText });
       return inspect(value);
     case 'd':
     case 'i':
     case 'f':
       if (typeof value === 'bigint') return `${SafeString(value)}n`;
-      if (typeof value === 'symbol' || (typeof value === 'object' && directive !== 'f')) return 'NaN';
+      if (typeof value === 'symbol' || (typeof value === 'object' && directive !== 'f'))
+        return 'NaN';
       if (directive === 'd') return SafeString(SafeNumber(value));
       return SafeString(directive === 'i' ? parseInteger(value) : parseDecimal(value));
     case 'j':
@@ -103,14 +115,18 @@ const methods = {
     for (let i = 0; i < frames.length; i++) text += `\n    at ${frames[i]}`;
     write('debug', [text]);
   },
-  dir: (value, options) => write('info', [inspect(value, { depth: options?.depth ?? 2, errorText })]),
+  dir: (value, options) =>
+    write('info', [inspect(value, { depth: options?.depth ?? 2, errorText })]),
   dirxml: (...args) => write('info', args),
   table(data, columns) {
     write('info', [tableText(data, columns) ?? data]);
   },
   assert(condition, ...args) {
     if (condition) return;
-    write('error', args.length > 0 ? [`Assertion failed: ${formatLine(args)}`] : ['Assertion failed']);
+    write(
+      'error',
+      args.length > 0 ? [`Assertion failed: ${formatLine(args)}`] : ['Assertion failed'],
+    );
   },
   group(...args) {
     if (args.length > 0) write('info', args);

@@ -94,7 +94,8 @@ function inflated(chunks, name, failed) {
         if (check !== null) check.add(step.value);
         return step.value;
       }
-      if (check !== null && !check.fits(end.get())) throw failed(`the body ends within its ${name} data`);
+      if (check !== null && !check.fits(end.get()))
+        throw failed(`the body ends within its ${name} data`);
       return null;
     },
     cancel() {
@@ -118,9 +119,11 @@ function lastBytes() {
     add(chunk) {
       const joined = [];
       if (chunk.length < 4) for (let i = 0; i < last.length; i++) joined[joined.length] = last[i];
-      for (let i = chunk.length < 4 ? 0 : chunk.length - 4; i < chunk.length; i++) joined[joined.length] = chunk[i];
+      for (let i = chunk.length < 4 ? 0 : chunk.length - 4; i < chunk.length; i++)
+        joined[joined.length] = chunk[i];
       last = [];
-      for (let i = joined.length < 4 ? 0 : joined.length - 4; i < joined.length; i++) last[last.length] = joined[i];
+      for (let i = joined.length < 4 ? 0 : joined.length - 4; i < joined.length; i++)
+        last[last.length] = joined[i];
     },
     get: () => last,
   };
@@ -133,7 +136,8 @@ function countedBytes() {
     add(chunk) {
       count = (count + chunk.length) % 0x100000000;
     },
-    fits: (end) => end.length === 4 && count === end[0] + end[1] * 0x100 + end[2] * 0x10000 + end[3] * 0x1000000,
+    fits: (end) =>
+      end.length === 4 && count === end[0] + end[1] * 0x100 + end[2] * 0x10000 + end[3] * 0x1000000,
   };
 }
 

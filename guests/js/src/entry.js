@@ -49,7 +49,8 @@ function parameters(args) {
 
 function isThenable(value) {
   return (
-    ((typeof value === 'object' && value !== null) || typeof value === 'function') && typeof value.then === 'function'
+    ((typeof value === 'object' && value !== null) || typeof value === 'function') &&
+    typeof value.then === 'function'
   );
 }
 
@@ -61,7 +62,8 @@ async function resolved(thenable) {
 function result(value) {
   if (typeof value !== 'object' || value === null || isArray(value)) return toJson(value);
   if (typeof value[asyncIterator] === 'function') return drain(value);
-  if (typeof value[iterator] === 'function' && objectTag(value) !== '[object String]') return streamed(value);
+  if (typeof value[iterator] === 'function' && objectTag(value) !== '[object String]')
+    return streamed(value);
   return toJson(value);
 }
 

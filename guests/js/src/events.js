@@ -139,7 +139,8 @@ export class EventTarget {
       target.#listeners = kept;
     };
     dispatch = (target, event) => {
-      if (!begin(event, target)) throw new SafeTypeError('dispatchEvent: the event is being dispatched already');
+      if (!begin(event, target))
+        throw new SafeTypeError('dispatchEvent: the event is being dispatched already');
       const list = target.#listeners;
       // Listeners that are added during the dispatch are called for the next event.
       for (let i = 0, { length } = list; i < length; i++) {
@@ -161,7 +162,13 @@ export class EventTarget {
     const signal = options?.signal;
     if (signal?.aborted) return;
     const capture = captures(options);
-    add(this, SafeString(type), callback, capture, typeof options === 'object' && Boolean(options?.once));
+    add(
+      this,
+      SafeString(type),
+      callback,
+      capture,
+      typeof options === 'object' && Boolean(options?.once),
+    );
     if (signal) listen(signal, 'abort', () => remove(this, SafeString(type), callback, capture));
   }
 
@@ -170,7 +177,8 @@ export class EventTarget {
   }
 
   dispatchEvent(event) {
-    if (!(event instanceof Event)) throw new SafeTypeError('dispatchEvent: the argument must be an Event');
+    if (!(event instanceof Event))
+      throw new SafeTypeError('dispatchEvent: the argument must be an Event');
     return dispatch(this, event);
   }
 }

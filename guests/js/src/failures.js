@@ -80,12 +80,13 @@ function traceOf(thrown) {
 function describe(error, depth) {
   const lines = [headline(error)];
   const frames = userFrames(error);
-  for (let i = 0; i < frames.length; ) {
+  for (let i = 0; i < frames.length;) {
     let same = i + 1;
     while (same < frames.length && frames[same] === frames[i]) same++;
     // Repeated lines of a runaway recursion are shown once, with their number.
     const times = same - i > 3 ? ` (${same - i} times)` : '';
-    for (const last = times === '' ? same : i + 1; i < last; i++) lines[lines.length] = `    at ${frames[i]}${times}`;
+    for (const last = times === '' ? same : i + 1; i < last; i++)
+      lines[lines.length] = `    at ${frames[i]}${times}`;
     i = same;
   }
   if (depth < MAX_CAUSES) {
@@ -125,8 +126,15 @@ export function userFrames(error) {
   const lines = string.split(stack, '\n');
   for (let i = 0; i < lines.length; i++) {
     const parts = regExpExec(FRAME, lines[i]);
-    if (parts === null || regExpExec(RUNNER, parts[2]) || parts[2] === '' || parts[2] === 'self-hosted') continue;
-    const position = parts[3] === undefined ? parts[2] : `${parts[2]}:${parts[3]}:${columnOf(parts)}`;
+    if (
+      parts === null ||
+      regExpExec(RUNNER, parts[2]) ||
+      parts[2] === '' ||
+      parts[2] === 'self-hosted'
+    )
+      continue;
+    const position =
+      parts[3] === undefined ? parts[2] : `${parts[2]}:${parts[3]}:${columnOf(parts)}`;
     const name = functionName(parts[1]);
     frames[frames.length] = name === '' ? position : `${name} (${position})`;
   }
@@ -149,7 +157,10 @@ export function shiftFirstLine(label, columns) {
 /** Converts the engine's `async*f` for an awaiting caller and `f/<` for a function inside `f`. */
 function functionName(name) {
   let prefix = '';
-  const asynchronous = regExpExec(/^(?:async|promise callback|setTimeout handler|\w[\w ]*)\*/, name);
+  const asynchronous = regExpExec(
+    /^(?:async|promise callback|setTimeout handler|\w[\w ]*)\*/,
+    name,
+  );
   if (asynchronous) {
     prefix = 'async ';
     name = string.slice(name, asynchronous[0].length);

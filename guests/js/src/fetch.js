@@ -2,7 +2,15 @@
 // closes the handles that it opens.)
 
 import * as host from 'isola:sandbox/host@0.1.0';
-import { define, getOwnPropertyDescriptor, SafePromise, SafeString, SafeTypeError, uncurry, whenSettled } from './intrinsics.js';
+import {
+  define,
+  getOwnPropertyDescriptor,
+  SafePromise,
+  SafeString,
+  SafeTypeError,
+  uncurry,
+  whenSettled,
+} from './intrinsics.js';
 import { isAborted, reasonOf } from './abort.js';
 import { arrived, arriving, bytesOrStream } from './body.js';
 import { decoded, encodings } from './encodings.js';
@@ -13,7 +21,8 @@ import { isBodiless, isRedirect, received } from './response.js';
 import { eachChunk } from './streams.js';
 
 const { DOMException, Headers, Uint8Array, URL } = globalThis;
-const getter = (constructor, name) => uncurry(getOwnPropertyDescriptor(constructor.prototype, name).get);
+const getter = (constructor, name) =>
+  uncurry(getOwnPropertyDescriptor(constructor.prototype, name).get);
 const eachHeader = uncurry(Headers.prototype.forEach);
 const getHeader = uncurry(Headers.prototype.get);
 const deleteHeader = uncurry(Headers.prototype.delete);
@@ -71,7 +80,13 @@ async function send(request) {
   const bodiless = isBodiless(response.status) || method === 'HEAD';
   if (bodiless) abandon(id);
   const content = bodiless ? null : contentOf(id, signal, response);
-  return received({ status: response.status, fields: response.headers, url, redirected: hops > 0, content });
+  return received({
+    status: response.status,
+    fields: response.headers,
+    url,
+    redirected: hops > 0,
+    content,
+  });
 }
 
 /**
@@ -114,7 +129,10 @@ function redirected(request, status, location) {
   const headers = new Headers(request.headers ?? undefined);
   const next = { ...request, headers, url: hrefOf(target), hops: request.hops + 1 };
   const { method } = request;
-  if ((status === 303 && method !== 'GET' && method !== 'HEAD') || (status <= 302 && method === 'POST')) {
+  if (
+    (status === 303 && method !== 'GET' && method !== 'HEAD') ||
+    (status <= 302 && method === 'POST')
+  ) {
     next.method = 'GET';
     next.body = null;
     next.stream = null;
@@ -125,7 +143,13 @@ function redirected(request, status, location) {
   }
   return next;
 }
-const BODY_HEADERS = ['content-encoding', 'content-language', 'content-location', 'content-type', 'content-length'];
+const BODY_HEADERS = [
+  'content-encoding',
+  'content-language',
+  'content-location',
+  'content-type',
+  'content-length',
+];
 // Removed when a redirect leads to another origin.
 const CREDENTIALS = ['authorization', 'cookie', 'proxy-authorization'];
 
@@ -216,4 +240,3 @@ function textOf(reason) {
 export function installFetch(global) {
   define(global, 'fetch', fetch, true);
 }
-

@@ -3,7 +3,15 @@
 
 import { blobBytes, blobType, fileName, fileOf, fileTime } from './blob.js';
 import { concatenated } from './bytes.js';
-import { apply, define, iterator, SafeString, SafeTypeError, string, uncurry } from './intrinsics.js';
+import {
+  apply,
+  define,
+  iterator,
+  SafeString,
+  SafeTypeError,
+  string,
+  uncurry,
+} from './intrinsics.js';
 import { cloning } from './structured-clone.js';
 import { install, wellFormed } from './web-idl.js';
 
@@ -25,7 +33,8 @@ export class FormData {
   }
 
   constructor(form = undefined) {
-    if (form !== undefined) throw new SafeTypeError('FormData: form elements are not supported: pass no argument');
+    if (form !== undefined)
+      throw new SafeTypeError('FormData: form elements are not supported: pass no argument');
     cloning.needed = true;
   }
 
@@ -70,7 +79,8 @@ export class FormData {
   }
 
   forEach(callback, thisArg = undefined) {
-    if (typeof callback !== 'function') throw new SafeTypeError('FormData.forEach: the callback must be a function');
+    if (typeof callback !== 'function')
+      throw new SafeTypeError('FormData.forEach: the callback must be a function');
     // Entries that are added during the iteration are visited, too.
     for (let i = 0; i < this.#entries.length; i++) {
       const entry = this.#entries[i];
@@ -94,7 +104,8 @@ export class FormData {
 function valuesOf(entries, name) {
   const wanted = wellFormed(SafeString(name));
   const values = [];
-  for (let i = 0; i < entries.length; i++) if (entries[i][0] === wanted) values[values.length] = entries[i][1];
+  for (let i = 0; i < entries.length; i++)
+    if (entries[i][0] === wanted) values[values.length] = entries[i][1];
   return values;
 }
 
@@ -103,7 +114,8 @@ function entryOf(method, given, name, value, filename) {
   if (given < 2) throw new SafeTypeError(`FormData.${method}: a name and a value are required`);
   const key = wellFormed(SafeString(name));
   if (blobBytes(value) === undefined) {
-    if (given > 2) throw new SafeTypeError(`FormData.${method}: a file name is only allowed for a Blob`);
+    if (given > 2)
+      throw new SafeTypeError(`FormData.${method}: a file name is only allowed for a Blob`);
     return [key, wellFormed(SafeString(value))];
   }
   if (filename !== undefined) {
@@ -133,7 +145,12 @@ export function writeForm(form) {
       continue;
     }
     const type = blobType(value) || 'application/octet-stream';
-    add(encode(encoder, `${head}; filename="${quoted(fileName(value))}"\r\nContent-Type: ${type}\r\n\r\n`));
+    add(
+      encode(
+        encoder,
+        `${head}; filename="${quoted(fileName(value))}"\r\nContent-Type: ${type}\r\n\r\n`,
+      ),
+    );
     add(blobBytes(value));
     add(encode(encoder, '\r\n'));
   }
@@ -161,7 +178,18 @@ function hex(bytes) {
 
 export function installFormData(global) {
   cloning.isForm = isForm;
-  const members = ['append', 'set', 'delete', 'get', 'getAll', 'has', 'forEach', 'entries', 'keys', 'values'];
+  const members = [
+    'append',
+    'set',
+    'delete',
+    'get',
+    'getAll',
+    'has',
+    'forEach',
+    'entries',
+    'keys',
+    'values',
+  ];
   install(global, FormData, members);
   define(FormData.prototype, iterator, FormData.prototype.entries, false);
 }

@@ -22,10 +22,15 @@ export function readForm(bytes, type) {
   const essence = string.toLowerCase(regExpExec(/^[^;\s]*/, type)[0]);
   const form = new FormData();
   if (essence === 'application/x-www-form-urlencoded') {
-    eachParameter(new URLSearchParams(decode(decoder, bytes)), (value, name) => append(form, name, value));
+    eachParameter(new URLSearchParams(decode(decoder, bytes)), (value, name) =>
+      append(form, name, value),
+    );
     return form;
   }
-  const boundary = essence === 'multipart/form-data' ? regExpExec(/;\s*boundary=(?:"([^"]+)"|([^\s;"]+))/i, type) : null;
+  const boundary =
+    essence === 'multipart/form-data'
+      ? regExpExec(/;\s*boundary=(?:"([^"]+)"|([^\s;"]+))/i, type)
+      : null;
   if (boundary === null) throw new SafeTypeError(`the body is not a form: its type is ${type}`);
   readParts(bytes, latin1Bytes(`--${boundary[1] ?? boundary[2]}`), form);
   return form;
@@ -49,10 +54,16 @@ function readParts(bytes, delimiter, form) {
     }
     if (part.name === undefined) throw malformed('the name of a part');
     const next = find(bytes, delimiter, at);
-    if (next < at + 2 || bytes[next - 2] !== CR || bytes[next - 1] !== LF) throw malformed('the end of a part');
+    if (next < at + 2 || bytes[next - 2] !== CR || bytes[next - 1] !== LF)
+      throw malformed('the end of a part');
     const content = subarray(bytes, at, next - 2);
     if (part.filename === undefined) append(form, part.name, decode(decoder, content));
-    else append(form, part.name, fileOf(blobOf(copyOf(content), part.type ?? 'text/plain'), part.filename));
+    else
+      append(
+        form,
+        part.name,
+        fileOf(blobOf(copyOf(content), part.type ?? 'text/plain'), part.filename),
+      );
     at = next;
   }
 }
@@ -77,7 +88,8 @@ function parameter(pattern, text) {
 }
 
 function lineEnd(bytes, from) {
-  for (let at = indexOf(bytes, CR, from); at >= 0; at = indexOf(bytes, CR, at + 1)) if (bytes[at + 1] === LF) return at;
+  for (let at = indexOf(bytes, CR, from); at >= 0; at = indexOf(bytes, CR, at + 1))
+    if (bytes[at + 1] === LF) return at;
   throw malformed('the end of a header field');
 }
 

@@ -15,7 +15,8 @@ function hostcallError(message) {
 }
 
 async function hostcall(callType, payload) {
-  if (typeof callType !== 'string') throw new SafeTypeError('hostcall: the call type must be a string');
+  if (typeof callType !== 'string')
+    throw new SafeTypeError('hostcall: the call type must be a string');
   const json = toJson(payload);
   const outcome = await completion(start((id) => host.hostcall(id, callType, json), hostcallError));
   if (outcome.tag === 'failed') throw hostcallError(outcome.val);

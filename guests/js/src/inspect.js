@@ -124,7 +124,8 @@ function body(value, level, indent, state) {
   const head = base ?? prefix;
   const lead = head === '' ? '' : `${head} `;
   if (items === undefined && names.length === 0) return `${lead}${open}${close}`;
-  if (level > state.depth) return head === '' ? (open === '[' ? '[Array]' : '[Object]') : `[${head}]`;
+  if (level > state.depth)
+    return head === '' ? (open === '[' ? '[Array]' : '[Object]') : `[${head}]`;
   return lead + members(value, names, items ?? [], open, close, level, indent, state);
 }
 
@@ -146,7 +147,8 @@ function members(value, names, items, open, close, level, indent, state) {
   }
   if (items.length > shown) lines[shown] = more(items.length - shown, 'item');
   for (let i = 0; i < names.length; i++) {
-    lines[lines.length] = `${keyText(names[i])}: ${property(value, names[i], level + 1, inner, state)}`;
+    lines[lines.length] =
+      `${keyText(names[i])}: ${property(value, names[i], level + 1, inner, state)}`;
   }
   parents.length = at;
   return layOut(lines, open, close, indent, items.length > 6 && names.length === 0 && open === '[');
@@ -221,7 +223,8 @@ function constructorName(value) {
   for (let object = value; object !== null; object = getPrototypeOf(object)) {
     const descriptor = getOwnPropertyDescriptor(object, 'constructor');
     const constructor = descriptor?.value;
-    if (typeof constructor === 'function' && constructor.name !== '') return SafeString(constructor.name);
+    if (typeof constructor === 'function' && constructor.name !== '')
+      return SafeString(constructor.name);
   }
   return null;
 }
@@ -234,10 +237,16 @@ function shape(value) {
   const tag = string.slice(objectTag(value), 8, -1);
   const name = constructorName(value);
   const named = (usual) => (name === usual ? '' : `${name ?? '[null prototype]'}`);
-  if (typeof value === 'function') return { prefix: '', open: '{', close: '}', base: functionLabel(value, name) };
+  if (typeof value === 'function')
+    return { prefix: '', open: '{', close: '}', base: functionLabel(value, name) };
   if (isArray(value)) {
     const prefix = name === 'Array' ? '' : `${name ?? '[null prototype] Array'}(${value.length})`;
-    return { prefix, open: '[', close: ']', items: value.length === 0 ? undefined : arrayItems(value) };
+    return {
+      prefix,
+      open: '[',
+      close: ']',
+      items: value.length === 0 ? undefined : arrayItems(value),
+    };
   }
   const typed = typedArrayTag(value);
   if (typed !== undefined) {
@@ -245,20 +254,40 @@ function shape(value) {
     const items = [];
     for (let i = 0; i < length && i <= MAX_ITEMS; i++) items[i] = { value: value[i] };
     items.length = length;
-    return { prefix: `${typed}(${length})`, open: '[', close: ']', items: length === 0 ? undefined : items };
+    return {
+      prefix: `${typed}(${length})`,
+      open: '[',
+      close: ']',
+      items: length === 0 ? undefined : items,
+    };
   }
   try {
     switch (tag) {
       case 'Map':
-        return { prefix: `${name}(${mapSize(value)})`, open: '{', close: '}', items: mapItems(value) };
+        return {
+          prefix: `${name}(${mapSize(value)})`,
+          open: '{',
+          close: '}',
+          items: mapItems(value),
+        };
       case 'Set':
-        return { prefix: `${name}(${setSize(value)})`, open: '{', close: '}', items: setItems(value) };
+        return {
+          prefix: `${name}(${setSize(value)})`,
+          open: '{',
+          close: '}',
+          items: setItems(value),
+        };
       case 'Date':
         return { prefix: '', open: '{', close: '}', base: dateText(value) };
       case 'RegExp':
         return { prefix: '', open: '{', close: '}', base: regExpText(value) };
       case 'ArrayBuffer':
-        return { prefix: 'ArrayBuffer', open: '{', close: '}', items: [`byteLength: ${bufferLength(value)}`] };
+        return {
+          prefix: 'ArrayBuffer',
+          open: '{',
+          close: '}',
+          items: [`byteLength: ${bufferLength(value)}`],
+        };
       case 'Promise':
       case 'WeakMap':
       case 'WeakSet':
@@ -269,7 +298,12 @@ function shape(value) {
       case 'Symbol':
       case 'BigInt': {
         const inner = format(unbox[tag](value), 0, 0, { depth: 0, parents: [], circular: [] });
-        return { prefix: '', open: tag === 'String' ? '[' : '{', close: '}', base: `[${tag}: ${inner}]` };
+        return {
+          prefix: '',
+          open: tag === 'String' ? '[' : '{',
+          close: '}',
+          base: `[${tag}: ${inner}]`,
+        };
       }
       case 'URL':
       case 'URLSearchParams':
@@ -281,7 +315,8 @@ function shape(value) {
   let prefix = named('Object');
   if (name === null) prefix = '[Object: null prototype]';
   if (tag === 'Arguments') prefix = '[Arguments]';
-  else if (tag !== 'Object' && tag !== 'Error' && tag !== name) prefix = `${name ?? 'Object'} [${tag}]`;
+  else if (tag !== 'Object' && tag !== 'Error' && tag !== name)
+    prefix = `${name ?? 'Object'} [${tag}]`;
   return { prefix, open: '{', close: '}' };
 }
 

@@ -56,10 +56,17 @@ export async function whenSettled(promise, onValue, onError) {
 
 /** Defines a property, unaffected by properties that scripts add to `Object.prototype`. */
 export function define(object, name, value, enumerable) {
-  defineProperty(object, name, { __proto__: null, value, writable: true, configurable: true, enumerable });
+  defineProperty(object, name, {
+    __proto__: null,
+    value,
+    writable: true,
+    configurable: true,
+    enumerable,
+  });
 }
 
-const { charCodeAt, endsWith, includes, indexOf, padEnd, repeat, replace, replaceAll } = String.prototype;
+const { charCodeAt, endsWith, includes, indexOf, padEnd, repeat, replace, replaceAll } =
+  String.prototype;
 const { lastIndexOf, slice, split, startsWith, toLowerCase, toUpperCase } = String.prototype;
 export const string = {
   charCodeAt: uncurry(charCodeAt),

@@ -138,7 +138,10 @@ function settled(promise) {
 warmUp();
 
 function warmUp() {
-  guest.load('const isolaWarm = 1;\nfunction isolaWarmUp(a, b) {\n  return { a, b };\n}\n', 'warm.js');
+  guest.load(
+    'const isolaWarm = 1;\nfunction isolaWarmUp(a, b) {\n  return { a, b };\n}\n',
+    'warm.js',
+  );
   guest.call('isolaWarmUp', [
     { name: undefined, value: '1' },
     { name: 'x', value: '[1.5, "a", {"b": null}]' },

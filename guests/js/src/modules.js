@@ -75,7 +75,11 @@ export function runSource(source, name) {
 
 function mayBeModule(error, source) {
   if (!(error instanceof SafeSyntaxError) || !isFromParser(error)) return false;
-  return string.includes(source, 'import') || string.includes(source, 'export') || string.includes(source, 'await');
+  return (
+    string.includes(source, 'import') ||
+    string.includes(source, 'export') ||
+    string.includes(source, 'await')
+  );
 }
 
 /** Removes a script's own names from the exports of earlier modules, which they hide. */
@@ -116,7 +120,8 @@ function compileModule(source, label, asScript = undefined) {
   // A script that uses top-level `await`: its declarations can be called as usual.
   if (asScript !== undefined && exports.length === 0) declare(exports, source);
   // Unbalanced brackets must not affect the text around the source.
-  if (!balanced) throw asScript !== undefined && !isModule ? asScript : brokenModule(source, text, label);
+  if (!balanced)
+    throw asScript !== undefined && !isModule ? asScript : brokenModule(source, text, label);
   const getters = [];
   for (let i = 0; i < exports.length; i++) {
     const { local } = exports[i];
@@ -131,7 +136,8 @@ function compileModule(source, label, asScript = undefined) {
     make = evaluate(`${before}${text}${after}\n//# sourceURL=${label}`);
   } catch (error) {
     if (!isModule) throw asScript;
-    if (error instanceof SafeSyntaxError && isFromParser(error)) placeInModule(error, label, lines, before.length);
+    if (error instanceof SafeSyntaxError && isFromParser(error))
+      placeInModule(error, label, lines, before.length);
     throw error;
   }
   shiftFirstLine(label, before.length);
@@ -142,7 +148,8 @@ function declare(exports, source) {
   const names = candidates(source);
   for (let i = 0; i < names.length; i++) {
     const name = names[i];
-    if (!hasOwn(globalThis, name)) exports[exports.length] = { name, local: name, guessed: true, at: 0 };
+    if (!hasOwn(globalThis, name))
+      exports[exports.length] = { name, local: name, guessed: true, at: 0 };
   }
 }
 
@@ -155,7 +162,10 @@ function brokenModule(source, text, label) {
   } catch (error) {
     if (error instanceof SafeSyntaxError) {
       const line = error.lineNumber - 2;
-      locateSyntaxError(error, line > lines ? `${label}:${lines}` : `${label}:${line}:${error.columnNumber}`);
+      locateSyntaxError(
+        error,
+        line > lines ? `${label}:${lines}` : `${label}:${line}:${error.columnNumber}`,
+      );
       return error;
     }
   }
@@ -168,7 +178,10 @@ const AsyncFunction = (async () => {}).constructor;
 function placeInModule(error, label, lines, shift) {
   const { lineNumber, columnNumber } = error;
   const column = lineNumber === 1 ? columnNumber - shift : columnNumber;
-  locateSyntaxError(error, lineNumber > lines ? `${label}:${lines}` : `${label}:${lineNumber}:${column}`);
+  locateSyntaxError(
+    error,
+    lineNumber > lines ? `${label}:${lines}` : `${label}:${lineNumber}:${column}`,
+  );
 }
 
 const lineCount = (source) => string.split(source, '\n').length;
@@ -187,14 +200,16 @@ async function runModule({ make, imports, exports, source }, label) {
   const from = safeMap();
   for (let i = 0; i < imports.length; i++) link(imports[i], scope, from, source, label);
   for (let i = 0; i < exports.length; i++) {
-    if (exports[i].from !== undefined) from.set(exports[i].from, find(exports[i].from, exports[i].at, source, label));
+    if (exports[i].from !== undefined)
+      from.set(exports[i].from, find(exports[i].from, exports[i].at, source, label));
   }
   freeze(scope);
   const load = async (specifier) => resolve(SafeString(specifier), label).namespace;
   define(load, 'meta', { __proto__: null, url: label }, false);
   const getters = await apply(make(scope), undefined, [load]);
   const exported = { __proto__: null };
-  for (let i = 0; i < exports.length; i++) add(exported, exports[i], getters[i], from, source, label);
+  for (let i = 0; i < exports.length; i++)
+    add(exported, exports[i], getters[i], from, source, label);
   publish(label, exported);
 }
 
@@ -210,7 +225,12 @@ function link({ specifier, name, local, at }, scope, from, source, label) {
 function exportOf(module, name, specifier, at, source, label) {
   const get = module.exported[name];
   if (get !== undefined) return get;
-  throw located(new SafeSyntaxError(`the module '${specifier}' does not export ${name}`), at, source, label);
+  throw located(
+    new SafeSyntaxError(`the module '${specifier}' does not export ${name}`),
+    at,
+    source,
+    label,
+  );
 }
 
 function find(specifier, at, source, label) {
@@ -229,9 +249,10 @@ function located(error, at, source, label) {
 
 /** Returns the loaded module to which a specifier in the module `label` refers. */
 function resolve(specifier, label) {
-  const path = string.startsWith(specifier, './') || string.startsWith(specifier, '../')
-    ? normal(`${string.slice(label, 0, string.lastIndexOf(label, '/') + 1)}${specifier}`)
-    : normal(specifier);
+  const path =
+    string.startsWith(specifier, './') || string.startsWith(specifier, '../')
+      ? normal(`${string.slice(label, 0, string.lastIndexOf(label, '/') + 1)}${specifier}`)
+      : normal(specifier);
   const module = loaded.get(path);
   if (module !== undefined) return module;
   const why = 'a module can only import modules that were loaded before it';
@@ -259,7 +280,12 @@ function add(exported, item, get, from, source, label) {
     } catch (error) {
       if (!(error instanceof SafeReferenceError)) throw error;
       if (guessed) return;
-      throw located(new SafeSyntaxError(`${local} is exported, but not declared`), at, source, label);
+      throw located(
+        new SafeSyntaxError(`${local} is exported, but not declared`),
+        at,
+        source,
+        label,
+      );
     }
     if (exported[name] !== undefined && !guessed) {
       throw located(new SafeSyntaxError(`${name} is exported twice`), at, source, label);
@@ -285,7 +311,12 @@ function publish(label, exported) {
   const names = keys(exported);
   for (let i = 0; i < names.length; i++) {
     const get = exported[names[i]];
-    defineProperty(namespace, names[i], { __proto__: null, get, enumerable: true, configurable: false });
+    defineProperty(namespace, names[i], {
+      __proto__: null,
+      get,
+      enumerable: true,
+      configurable: false,
+    });
     callable.set(names[i], get);
   }
   define(namespace, toStringTag, 'Module', false);

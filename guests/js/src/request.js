@@ -20,13 +20,22 @@ const { Headers, ReadableStream, URL } = globalThis;
 const hasHeader = uncurry(Headers.prototype.has);
 const getHeader = uncurry(Headers.prototype.get);
 const setHeader = uncurry(Headers.prototype.set);
-const getter = (constructor, name) => uncurry(getOwnPropertyDescriptor(constructor.prototype, name).get);
+const getter = (constructor, name) =>
+  uncurry(getOwnPropertyDescriptor(constructor.prototype, name).get);
 const hrefOf = getter(URL, 'href');
 const protocolOf = getter(URL, 'protocol');
 const usernameOf = getter(URL, 'username');
 const passwordOf = getter(URL, 'password');
 
-const NORMALIZED_METHODS = { __proto__: null, DELETE: true, GET: true, HEAD: true, OPTIONS: true, POST: true, PUT: true };
+const NORMALIZED_METHODS = {
+  __proto__: null,
+  DELETE: true,
+  GET: true,
+  HEAD: true,
+  OPTIONS: true,
+  POST: true,
+  PUT: true,
+};
 const FORBIDDEN_METHODS = { __proto__: null, CONNECT: true, TRACE: true, TRACK: true };
 // A URL without @, which cannot contain a password.
 const PLAIN_URL = /^https?:[^@]*$/;
@@ -62,7 +71,8 @@ class Request {
   }
 
   constructor(input, init = undefined) {
-    if (arguments.length === 0) throw new SafeTypeError('Request: a URL or another Request is required');
+    if (arguments.length === 0)
+      throw new SafeTypeError('Request: a URL or another Request is required');
     this.#state = createRequestState(input, init);
   }
 
@@ -118,12 +128,24 @@ class Request {
 
 /** Creates the state of a request, for `fetch` or for a `Request`. */
 export function createRequestState(input, init) {
-  if (init !== undefined && init !== null && typeof init !== 'object' && typeof init !== 'function') {
+  if (
+    init !== undefined &&
+    init !== null &&
+    typeof init !== 'object' &&
+    typeof init !== 'function'
+  ) {
     throw new SafeTypeError('Request: the second argument must be an object');
   }
   const from = isRequest(input) ? stateOf(input) : null;
   if (from === null && (init === undefined || init === null)) {
-    return { method: 'GET', url: absolute(input), headers: null, signal: null, choices: DEFAULT_CHOICES, content: null };
+    return {
+      method: 'GET',
+      url: absolute(input),
+      headers: null,
+      signal: null,
+      choices: DEFAULT_CHOICES,
+      content: null,
+    };
   }
   init ??= {};
   const fields = init.headers ?? from?.headers;
@@ -156,7 +178,8 @@ export function createRequestState(input, init) {
   }
   const { content, type } = extract(body);
   state.content = content;
-  if (type !== null && !hasHeader(headersOf(state), 'content-type')) setHeader(state.headers, 'content-type', type);
+  if (type !== null && !hasHeader(headersOf(state), 'content-type'))
+    setHeader(state.headers, 'content-type', type);
   return state;
 }
 
@@ -174,11 +197,15 @@ function absolute(input) {
   const href = hrefOf(url);
   if (regExpExec(PLAIN_URL, href) !== null) return href;
   if (usernameOf(url) !== '' || passwordOf(url) !== '') {
-    throw new SafeTypeError('Request: a URL with a user name or password is not allowed; use an authorization header');
+    throw new SafeTypeError(
+      'Request: a URL with a user name or password is not allowed; use an authorization header',
+    );
   }
   const protocol = protocolOf(url);
   if (protocol !== 'http:' && protocol !== 'https:') {
-    throw new SafeTypeError(`Request: the URL must start with http: or https:, not with ${protocol}`);
+    throw new SafeTypeError(
+      `Request: the URL must start with http: or https:, not with ${protocol}`,
+    );
   }
   return href;
 }
@@ -187,7 +214,9 @@ function methodName(value) {
   const text = SafeString(value);
   const upper = string.toUpperCase(text);
   if (FORBIDDEN_METHODS[upper] || regExpExec(TOKEN, text) === null) {
-    throw new SafeTypeError(`Request: ${text === '' ? 'an empty string' : text} is not a valid method`);
+    throw new SafeTypeError(
+      `Request: ${text === '' ? 'an empty string' : text} is not a valid method`,
+    );
   }
   return NORMALIZED_METHODS[upper] ? upper : text;
 }

@@ -1,7 +1,18 @@
 // `Response`, as in the Fetch standard; additionally, a plain object can be a body,
 // sent as JSON. (The engine's own class cannot be cloned, for example.)
 
-import { define, freeze, getOwnPropertyDescriptor, regExpExec, SafeNumber, SafeRangeError, SafeString, SafeTypeError, toStringTag, uncurry } from './intrinsics.js';
+import {
+  define,
+  freeze,
+  getOwnPropertyDescriptor,
+  regExpExec,
+  SafeNumber,
+  SafeRangeError,
+  SafeString,
+  SafeTypeError,
+  toStringTag,
+  uncurry,
+} from './intrinsics.js';
 import { cloned, extract, installBody } from './body.js';
 import { toJson } from './values.js';
 
@@ -42,15 +53,23 @@ class Response {
       this.#state = body;
       return;
     }
-    if (init !== undefined && init !== null && typeof init !== 'object' && typeof init !== 'function') {
+    if (
+      init !== undefined &&
+      init !== null &&
+      typeof init !== 'object' &&
+      typeof init !== 'function'
+    ) {
       throw new SafeTypeError('Response: the second argument must be an object');
     }
     const state = initialState(init ?? {});
     const { content, type } = extract(body);
     if (content !== null && isBodiless(state.status)) {
-      throw new SafeTypeError(`Response: a response with status ${state.status} cannot have a body`);
+      throw new SafeTypeError(
+        `Response: a response with status ${state.status} cannot have a body`,
+      );
     }
-    if (type !== null && !hasHeader(state.headers, 'content-type')) setHeader(state.headers, 'content-type', type);
+    if (type !== null && !hasHeader(state.headers, 'content-type'))
+      setHeader(state.headers, 'content-type', type);
     state.content = content;
     this.#state = state;
   }
@@ -71,7 +90,8 @@ class Response {
     } catch {
       throw new SafeTypeError(`Response.redirect: ${SafeString(url)} is not an absolute URL`);
     }
-    if (!isRedirect(code)) throw new SafeRangeError(`Response.redirect: ${code} is not the status of a redirect`);
+    if (!isRedirect(code))
+      throw new SafeRangeError(`Response.redirect: ${code} is not the status of a redirect`);
     return new Response(null, { status: code, headers: { location } });
   }
 
@@ -110,14 +130,20 @@ class Response {
 
   clone() {
     const state = stateOf(this);
-    return make({ ...state, headers: new Headers(headersOf(state)), content: cloned(state.content, 'Response.clone') });
+    return make({
+      ...state,
+      headers: new Headers(headersOf(state)),
+      content: cloned(state.content, 'Response.clone'),
+    });
   }
 }
 
 function initialState({ status = 200, statusText = '', headers = undefined }) {
   const code = SafeNumber(status);
   if (!(code >= 200 && code <= 599) || code % 1 !== 0) {
-    throw new SafeRangeError(`Response: the status ${SafeString(status)} is not between 200 and 599`);
+    throw new SafeRangeError(
+      `Response: the status ${SafeString(status)} is not between 200 and 599`,
+    );
   }
   const text = SafeString(statusText);
   if (regExpExec(/[^\t\x20-\x7e\x80-\xff]/, text) !== null) {
@@ -181,4 +207,3 @@ export function installResponse(global) {
   define(Response.prototype, toStringTag, 'Response', false);
   define(global, 'Response', Response, false);
 }
-

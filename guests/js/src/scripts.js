@@ -47,7 +47,8 @@ export function runScript(source, label) {
   } catch (error) {
     // A parser error after the last line of the source: nothing has run yet, and the
     // source without the epilogue gives the right error.
-    if (!(error instanceof SafeSyntaxError) || error.lineNumber <= lines || !isFromParser(error)) throw error;
+    if (!(error instanceof SafeSyntaxError) || error.lineNumber <= lines || !isFromParser(error))
+      throw error;
     run(source, label, lines);
     return;
   }
@@ -61,7 +62,10 @@ function run(text, label, lines) {
     if (error instanceof SafeSyntaxError && isFromParser(error)) {
       const { lineNumber, columnNumber } = error;
       // An error at the end is reported on the last line of the source.
-      locateSyntaxError(error, lineNumber > lines ? `${label}:${lines}` : `${label}:${lineNumber}:${columnNumber}`);
+      locateSyntaxError(
+        error,
+        lineNumber > lines ? `${label}:${lines}` : `${label}:${lineNumber}:${columnNumber}`,
+      );
     }
     throw error;
   }
@@ -69,7 +73,9 @@ function run(text, label, lines) {
 
 /** Returns whether an error is of the parser, and not thrown by code of the script. */
 export function isFromParser(error) {
-  return typeof error.stack === 'string' && regExpExec(/^\w*@\/?isola:guest\//, error.stack) !== null;
+  return (
+    typeof error.stack === 'string' && regExpExec(/^\w*@\/?isola:guest\//, error.stack) !== null
+  );
 }
 
 /** Returns a name as a `sourceURL`, which cannot contain white space. */
@@ -139,7 +145,13 @@ function publish(names, bindings) {
     const get = bindings[2 * i];
     if (!isOwn(name, get)) continue;
     const set = bindings[2 * i + 1];
-    defineProperty(global, name, { __proto__: null, get, set, configurable: true, enumerable: false });
+    defineProperty(global, name, {
+      __proto__: null,
+      get,
+      set,
+      configurable: true,
+      enumerable: false,
+    });
   }
 }
 

@@ -137,7 +137,8 @@ function values(options = undefined) {
 /** Implements `ReadableStream.from`: creates a stream of the items of an iterable. */
 function from(iterable) {
   const method = iterable?.[asyncIterator] ?? iterable?.[iterator];
-  if (typeof method !== 'function') throw new SafeTypeError('ReadableStream.from: the argument must be iterable');
+  if (typeof method !== 'function')
+    throw new SafeTypeError('ReadableStream.from: the argument must be iterable');
   const source = apply(method, iterable, []);
   const { next } = source;
   return new ReadableStream(

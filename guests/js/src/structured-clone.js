@@ -1,7 +1,18 @@
 // `structuredClone` for values that contain Blobs and Files, which the engine treats as
 // objects of a script's own class.
 
-import { apply, create, define, getPrototypeOf, isArray, keys, objectTag, PlainObject, safeMap, uncurry } from './intrinsics.js';
+import {
+  apply,
+  create,
+  define,
+  getPrototypeOf,
+  isArray,
+  keys,
+  objectTag,
+  PlainObject,
+  safeMap,
+  uncurry,
+} from './intrinsics.js';
 
 const { Array, DOMException, Map, Set } = globalThis;
 const engineClone = globalThis.structuredClone;
@@ -25,7 +36,10 @@ function structuredClone(value, options = undefined) {
   }
   const transfer = options?.transfer;
   if (transfer !== undefined && transfer.length > 0) {
-    throw new DOMException('a value that contains Blobs cannot be cloned with a transfer list', 'DataCloneError');
+    throw new DOMException(
+      'a value that contains Blobs cannot be cloned with a transfer list',
+      'DataCloneError',
+    );
   }
   return cloned(value, safeMap());
 }
@@ -54,7 +68,8 @@ function accepts(has, value) {
 function containsBlob(value, seen) {
   if (!isObject(value) || seen.has(value)) return false;
   if (cloning.blob(value) !== undefined) return true;
-  if (cloning.isForm(value)) throw new DOMException('a FormData cannot be cloned', 'DataCloneError');
+  if (cloning.isForm(value))
+    throw new DOMException('a FormData cannot be cloned', 'DataCloneError');
   seen.set(value, true);
   let found = false;
   const look = (part) => {
@@ -82,7 +97,8 @@ function cloned(value, copies) {
   const blob = cloning.blob(value);
   const shape = blob === undefined ? shapeOf(value) : 'blob';
   // For a class of the script only the fields are cloned, as the standard requires.
-  const plain = shape === 'object' || (shape === 'opaque' && objectTag(value) === '[object Object]');
+  const plain =
+    shape === 'object' || (shape === 'opaque' && objectTag(value) === '[object Object]');
   let copy;
   if (shape === 'blob') copy = blob;
   else if (shape === 'list') copy = new Array(value.length);
@@ -97,7 +113,8 @@ function cloned(value, copies) {
     eachOfSet(value, (item) => addToSet(copy, cloned(item, copies)));
   } else if (shape === 'list' || plain) {
     const names = keys(value);
-    for (let i = 0; i < names.length; i++) define(copy, names[i], cloned(value[names[i]], copies), true);
+    for (let i = 0; i < names.length; i++)
+      define(copy, names[i], cloned(value[names[i]], copies), true);
   }
   return copy;
 }

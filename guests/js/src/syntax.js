@@ -25,7 +25,10 @@ const WORD_BEFORE = new RegExp(String.raw`[${LETTER}\d]+$`);
 const BEFORE_EXPRESSION =
   /^(?:await|case|delete|do|else|extends|in|instanceof|new|of|return|throw|typeof|void|yield)$/;
 const BEFORE_PARENTHESIS = /^(?:if|while|for|with)$/;
-const BINDING = new RegExp(String.raw`(?:^|[{[,:]|\.\.\.)\s*([${LETTER}][${LETTER}\d]*)(?=\s*(?:[=,}\]]|$))`, 'g');
+const BINDING = new RegExp(
+  String.raw`(?:^|[{[,:]|\.\.\.)\s*([${LETTER}][${LETTER}\d]*)(?=\s*(?:[=,}\]]|$))`,
+  'g',
+);
 
 /**
  * Returns:
@@ -59,7 +62,12 @@ export function findModuleSyntax(source, helper, byDefault) {
   }
   while (state.at < source.length) step(state);
   if (state.open.length > 0) state.balanced = false;
-  return { imports: state.imports, exports: state.exports, text: edited(source, state.edits), balanced: state.balanced };
+  return {
+    imports: state.imports,
+    exports: state.exports,
+    text: edited(source, state.edits),
+    balanced: state.balanced,
+  };
 }
 
 function step(state) {
@@ -118,7 +126,8 @@ function noteText(state, from, to) {
   const last = state.source[end - 1];
   const isTwice = (last === '+' || last === '-') && state.source[end - 2] === last;
   // `a++` is usually followed by an operator.
-  state.lastWasOperand = isTwice || (isNamePart(last) && regExpExec(BEFORE_EXPRESSION, wordBefore(state)) === null);
+  state.lastWasOperand =
+    isTwice || (isNamePart(last) && regExpExec(BEFORE_EXPRESSION, wordBefore(state)) === null);
 }
 
 /** Returns the name or keyword that ends where the last token ends, or ''. */
@@ -127,7 +136,8 @@ function wordBefore({ source, last }) {
   return found === null ? '' : found[0];
 }
 
-const isNamePart = (character) => character !== undefined && regExpExec(WORD_BEFORE, character) !== null;
+const isNamePart = (character) =>
+  character !== undefined && regExpExec(WORD_BEFORE, character) !== null;
 
 function operand(state) {
   state.last = state.at;
@@ -263,7 +273,11 @@ function expect(reader, text) {
 }
 
 function unexpected(reader, wanted) {
-  return setPosition(new SafeSyntaxError(`module syntax: expected ${wanted}`), reader.source, reader.at);
+  return setPosition(
+    new SafeSyntaxError(`module syntax: expected ${wanted}`),
+    reader.source,
+    reader.at,
+  );
 }
 
 /** Sets the line and column of an error in the source. */
@@ -280,7 +294,12 @@ const stringValue = (literal) => evaluate(literal);
 function specifier(reader) {
   const literal = read(reader, STRING);
   if (literal === undefined) throw unexpected(reader, 'the name of a module in quotes');
-  if (accept(reader, 'with')) throw setPosition(new SafeSyntaxError('import attributes are not supported'), reader.source, reader.at);
+  if (accept(reader, 'with'))
+    throw setPosition(
+      new SafeSyntaxError('import attributes are not supported'),
+      reader.source,
+      reader.at,
+    );
   return stringValue(literal);
 }
 
@@ -323,7 +342,8 @@ function importStatement(state, reader, at) {
       } else {
         expect(reader, '{');
         const pairs = names(reader);
-        for (let i = 0; i < pairs.length; i++) found[found.length] = { name: pairs[i][0], local: pairs[i][1] };
+        for (let i = 0; i < pairs.length; i++)
+          found[found.length] = { name: pairs[i][0], local: pairs[i][1] };
         if (found.length === 0) found[0] = { name: undefined, local: undefined };
       }
     }
@@ -331,7 +351,12 @@ function importStatement(state, reader, at) {
     module = specifier(reader);
   }
   for (let i = 0; i < found.length; i++) {
-    state.imports[state.imports.length] = { specifier: module, name: found[i].name, local: found[i].local, at };
+    state.imports[state.imports.length] = {
+      specifier: module,
+      name: found[i].name,
+      local: found[i].local,
+      at,
+    };
   }
   blank(state, at, reader.at);
 }
@@ -340,7 +365,12 @@ function exportStatement(state, reader, at) {
   if (accept(reader, '*')) {
     const name = accept(reader, 'as') ? moduleName(reader) : undefined;
     expect(reader, 'from');
-    state.exports[state.exports.length] = { name, from: specifier(reader), imported: undefined, at };
+    state.exports[state.exports.length] = {
+      name,
+      from: specifier(reader),
+      imported: undefined,
+      at,
+    };
     blank(state, at, reader.at);
   } else if (accept(reader, '{')) {
     const pairs = names(reader);
@@ -352,7 +382,12 @@ function exportStatement(state, reader, at) {
         from === undefined ? { name, local: first, at } : { name, from, imported: first, at };
     }
     if (pairs.length === 0 && from !== undefined) {
-      state.imports[state.imports.length] = { specifier: from, name: undefined, local: undefined, at };
+      state.imports[state.imports.length] = {
+        specifier: from,
+        name: undefined,
+        local: undefined,
+        at,
+      };
     }
     blank(state, at, reader.at);
   } else if (accept(reader, 'default')) {
@@ -372,7 +407,11 @@ function exportDefault(state, reader, at) {
   }
   // `export` and `default` are replaced by `;const` and a name, of the same length.
   const gap = string.slice(state.source, at + 6, afterDefault - 7);
-  state.edits[state.edits.length] = { from: at, to: afterDefault, text: `;const${gap}${state.byDefault}=` };
+  state.edits[state.edits.length] = {
+    from: at,
+    to: afterDefault,
+    text: `;const${gap}${state.byDefault}=`,
+  };
   state.exports[state.exports.length] = { name: 'default', local: state.byDefault, at };
   state.at = afterDefault;
   operator(state);
@@ -417,7 +456,12 @@ function declarator(state) {
     for (;;) {
       const found = regExpExec(BINDING, pattern);
       if (found === null) return;
-      state.exports[state.exports.length] = { name: found[1], local: found[1], guessed: true, at: reader.at };
+      state.exports[state.exports.length] = {
+        name: found[1],
+        local: found[1],
+        guessed: true,
+        at: reader.at,
+      };
     }
   }
   const at = reader.at;
@@ -426,7 +470,10 @@ function declarator(state) {
   const rest = reader.at;
   space(reader);
   const next = state.source[reader.at];
-  const ends = next === undefined || string.includes('=,;', next) || regExpExec(/[\n\r]/, string.slice(state.source, rest, reader.at)) !== null;
+  const ends =
+    next === undefined ||
+    string.includes('=,;', next) ||
+    regExpExec(/[\n\r]/, string.slice(state.source, rest, reader.at)) !== null;
   if (ends) state.exports[state.exports.length] = { name, local: name, guessed: true, at };
 }
 

@@ -39,17 +39,31 @@ function nextCased(text, index, step) {
 
 /** Returns whether a letter is one of the most common with the property Case_Ignorable. */
 function isIgnored(letter) {
-  if (letter === "'" || letter === '.' || letter === ':' || letter === '^' || letter === '`') return true;
+  if (letter === "'" || letter === '.' || letter === ':' || letter === '^' || letter === '`')
+    return true;
   if (letter < '\u00a8') return false;
   return (
-    letter === '\u00a8' || letter === '\u00ad' || letter === '\u00af' || letter === '\u00b4' ||
-    letter === '\u00b7' || letter === '\u00b8' || letter === '\u0387' ||
-    (letter >= '\u02b0' && letter <= '\u036f') || (letter >= '\u0483' && letter <= '\u0489') ||
-    (letter >= '\u0591' && letter <= '\u05bd') || (letter >= '\u064b' && letter <= '\u065f') ||
-    (letter >= '\u200b' && letter <= '\u200f') || letter === '\u2018' || letter === '\u2019' ||
-    letter === '\u2024' || letter === '\u2027' || (letter >= '\u202a' && letter <= '\u202e') ||
-    (letter >= '\u2060' && letter <= '\u2064') || (letter >= '\u20d0' && letter <= '\u20f0') ||
-    (letter >= '\ufe00' && letter <= '\ufe0f') || letter === '\ufeff'
+    letter === '\u00a8' ||
+    letter === '\u00ad' ||
+    letter === '\u00af' ||
+    letter === '\u00b4' ||
+    letter === '\u00b7' ||
+    letter === '\u00b8' ||
+    letter === '\u0387' ||
+    (letter >= '\u02b0' && letter <= '\u036f') ||
+    (letter >= '\u0483' && letter <= '\u0489') ||
+    (letter >= '\u0591' && letter <= '\u05bd') ||
+    (letter >= '\u064b' && letter <= '\u065f') ||
+    (letter >= '\u200b' && letter <= '\u200f') ||
+    letter === '\u2018' ||
+    letter === '\u2019' ||
+    letter === '\u2024' ||
+    letter === '\u2027' ||
+    (letter >= '\u202a' && letter <= '\u202e') ||
+    (letter >= '\u2060' && letter <= '\u2064') ||
+    (letter >= '\u20d0' && letter <= '\u20f0') ||
+    (letter >= '\ufe00' && letter <= '\ufe0f') ||
+    letter === '\ufeff'
   );
 }
 

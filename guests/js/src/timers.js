@@ -73,7 +73,16 @@ function set(what, callback, delay, args, repeats) {
   if (ms > MAX_DELAY_MS) ms = 1;
   const id = ++lastId;
   if (!loop.isRunning()) return id;
-  const timer = { id, callback, args, delay: ms, repeats, nesting: nesting + 1, deadline: 0, order: 0 };
+  const timer = {
+    id,
+    callback,
+    args,
+    delay: ms,
+    repeats,
+    nesting: nesting + 1,
+    deadline: 0,
+    order: 0,
+  };
   active.set(id, timer);
   schedule(timer);
   return id;
@@ -102,7 +111,8 @@ const functions = {
 
 /** Implements `queueMicrotask`; an uncaught error of the callback fails the call. */
 function queueMicrotask(callback) {
-  if (typeof callback !== 'function') throw new SafeTypeError('queueMicrotask: the callback must be a function');
+  if (typeof callback !== 'function')
+    throw new SafeTypeError('queueMicrotask: the callback must be a function');
   microtask(() => {
     try {
       callback();

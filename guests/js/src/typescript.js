@@ -48,7 +48,9 @@ export function eraseTypes(source, label) {
     // The parser's messages have the form `text (line:column)`.
     const parts = /^(?:Error: )?(.*?) \((\d+):(\d+)\)$/s.exec(error.message);
     if (parts === null) throw error;
-    const syntax = new SyntaxError(string.replace(parts[1], /^Unexpected token, /, 'unexpected token, '));
+    const syntax = new SyntaxError(
+      string.replace(parts[1], /^Unexpected token, /, 'unexpected token, '),
+    );
     locateSyntaxError(syntax, `${label}:${parts[2]}:${parts[3]}`);
     throw syntax;
   }

@@ -6,7 +6,9 @@ const { Headers, ReadableStream, URL, URLSearchParams } = globalThis;
 
 function parse(url, base = undefined) {
   try {
-    return base === undefined ? new URL(SafeString(url)) : new URL(SafeString(url), SafeString(base));
+    return base === undefined
+      ? new URL(SafeString(url))
+      : new URL(SafeString(url), SafeString(base));
   } catch {
     return null;
   }

@@ -151,7 +151,8 @@ function write(value, key, path, parents) {
   const tag = string.slice(objectTag(value), 8, -1);
   if (!isArray(value)) {
     if (tag === 'BigInt') return SafeString(bigIntOf(value));
-    if (tag === 'Number' || tag === 'String' || tag === 'Boolean') return jsonText(parse(stringify(value)));
+    if (tag === 'Number' || tag === 'String' || tag === 'Boolean')
+      return jsonText(parse(stringify(value)));
     if (isOpaque(value, tag)) throw invalid(path, describe(tag));
   }
   const depth = parents.length;
@@ -182,7 +183,10 @@ function write(value, key, path, parents) {
 }
 
 function invalid(path, what) {
-  return ofKind('value', new SafeTypeError(`cannot send ${join(path, '')} to the host: ${what} is not a JSON value`));
+  return ofKind(
+    'value',
+    new SafeTypeError(`cannot send ${join(path, '')} to the host: ${what} is not a JSON value`),
+  );
 }
 
 function step(name) {
@@ -227,4 +231,3 @@ function exactInteger(name, value, context) {
   if (!isInteger(value) || isSafeInteger(value)) return value;
   return regExpExec(/^-?\d+$/, context.source) ? SafeBigInt(context.source) : value;
 }
-

@@ -41,6 +41,10 @@ export function install(global, Class, members) {
     const member = getOwnPropertyDescriptor(Class.prototype, name);
     defineProperty(Class.prototype, name, { __proto__: null, ...member, enumerable: true });
   }
-  defineProperty(Class.prototype, toStringTag, { __proto__: null, value: Class.name, configurable: true });
+  defineProperty(Class.prototype, toStringTag, {
+    __proto__: null,
+    value: Class.name,
+    configurable: true,
+  });
   define(global, Class.name, Class, false);
 }

@@ -47,5 +47,11 @@ def test_the_example() -> None:
         [sys.executable, "-W", "error", str(example)], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    for line in ("2 + 2 = 4", "hello Ada from Linux", "step 3", "its output was: started", "the internet: ConnectionResetError"):
+    for line in (
+        "2 + 2 = 4",
+        "hello Ada from Linux",
+        "step 3",
+        "its output was: started",
+        "the internet: ConnectionResetError",
+    ):
         assert line in done.stdout, done.stdout

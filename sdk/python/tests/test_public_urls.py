@@ -18,7 +18,7 @@ from chromium import Tab, chromium
 
 from isorun import Sandbox
 
-HOSTILE = r'''
+HOSTILE = r"""
 import http.server
 
 HEADERS = {
@@ -56,25 +56,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 
 http.server.ThreadingHTTPServer(("127.0.0.1", 8000), Handler).serve_forever()
-'''
+"""
 
 ATTEMPTS = {
     "worker for the whole origin": "navigator.serviceWorker.register('sw.js', {scope: '/'})",
     "worker for the API": "navigator.serviceWorker.register('sw.js', {scope: '/v1/'})",
     "worker for the other run": "navigator.serviceWorker.register('sw.js', {scope: OTHER_PATH})",
     "the other's page": "fetch(OTHER).then((answer) => answer.text())",
-    "the other's page, without a referrer":
-        "fetch(OTHER, {referrerPolicy: 'no-referrer'}).then((answer) => answer.text())",
-    "the other's page, as the other":
-        "fetch(OTHER, {referrer: OTHER, referrerPolicy: 'unsafe-url'})"
-        ".then((answer) => answer.text())",
-    "the other's page, by its address":
-        "(history.replaceState(null, '', OTHER), fetch(OTHER)).then((answer) => answer.text())",
-    "the other's page in a frame":
-        "new Promise((done, fail) => { const frame = document.createElement('iframe');"
-        " frame.onload = () => frame.contentDocument"
-        " ? done(frame.contentDocument.body.textContent) : fail(new Error('apart'));"
-        " frame.src = OTHER; document.body.append(frame); })",
+    "the other's page, without a referrer": "fetch(OTHER, {referrerPolicy: 'no-referrer'}).then((answer) => answer.text())",
+    "the other's page, as the other": "fetch(OTHER, {referrer: OTHER, referrerPolicy: 'unsafe-url'})"
+    ".then((answer) => answer.text())",
+    "the other's page, by its address": "(history.replaceState(null, '', OTHER), fetch(OTHER)).then((answer) => answer.text())",
+    "the other's page in a frame": "new Promise((done, fail) => { const frame = document.createElement('iframe');"
+    " frame.onload = () => frame.contentDocument"
+    " ? done(frame.contentDocument.body.textContent) : fail(new Error('apart'));"
+    " frame.src = OTHER; document.body.append(frame); })",
     "runs of the API": "fetch('/v1/runs').then((answer) => answer.text())",
 }
 
@@ -134,8 +130,12 @@ def test_pages_on_the_shared_origin_are_kept_apart(browser: str) -> None:
                 # Anyone who knows the other's id can read its pages without a browser, too.
                 known = "fetch(OTHER" in script and outcome.startswith("done <!doctype")
                 assert known or not outcome.startswith("done"), (name, outcome)
-            for script in ("localStorage.x = 1", "indexedDB.open('x')", "document.cookie = 'x=1'",
-                           "caches.open('x')"):
+            for script in (
+                "localStorage.x = 1",
+                "indexedDB.open('x')",
+                "document.cookie = 'x=1'",
+                "caches.open('x')",
+            ):
                 outcome = attempt(tab, script, other)
                 assert outcome == "SecurityError", (script, outcome)
             # One of the attempts has set the page's address to that of the other.
@@ -175,7 +175,9 @@ def test_each_run_has_an_origin_of_its_own_below_localhost(browser: str) -> None
                     continue
                 assert not outcome.startswith("done"), (name, outcome)
             # Its own storage, cookies, and a worker for its own port work.
-            assert attempt(tab, "(localStorage.x = 1, localStorage.secret)", other) == "done undefined"
+            assert (
+                attempt(tab, "(localStorage.x = 1, localStorage.secret)", other) == "done undefined"
+            )
             assert attempt(tab, "(document.cookie = 'x=1', 1)", other) == "done 1"
             worker = "navigator.serviceWorker.register('sw.js').then((worker) => worker.scope)"
             assert attempt(tab, worker, other) == f"done {own}"
@@ -200,8 +202,10 @@ def test_no_cookies_for_the_parent_domain(browser: str, tmp_path: Path) -> None:
         written = json.loads((tmp_path / "config/isorun/client.json").read_text())
         address, key = written["api_url"], written["api_key"]
         port = urlsplit(address).port
-        with Sandbox("host", api_url=address, api_key=key) as one, \
-             Sandbox("host", api_url=address, api_key=key) as two:
+        with (
+            Sandbox("host", api_url=address, api_key=key) as one,
+            Sandbox("host", api_url=address, api_key=key) as two,
+        ):
             urls = []
             for sandbox in (one, two):
                 sandbox.write_text("/srv/hostile.py", HOSTILE)
@@ -220,8 +224,12 @@ def test_no_cookies_for_the_parent_domain(browser: str, tmp_path: Path) -> None:
             with Tab.open(browser, own) as tab:
                 tab.until("document.title", "page")
                 host = urlsplit(own).hostname
-                assert not [c for c in cookies(tab) if c["domain"].endswith(".sandboxes.test")
-                            and c["domain"] not in {urlsplit(url).hostname for url in urls}]
+                assert not [
+                    c
+                    for c in cookies(tab)
+                    if c["domain"].endswith(".sandboxes.test")
+                    and c["domain"] not in {urlsplit(url).hostname for url in urls}
+                ]
                 found = [c for c in cookies(tab) if c["domain"] == host]
                 assert found and not [c for c in found if c["domain"].startswith(".")], found
                 assert {c["path"] for c in found} == {"/sb/p/8000/"}, found

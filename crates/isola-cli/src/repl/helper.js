@@ -19,7 +19,12 @@
   };
 
   const hide = (name, value) =>
-    Object.defineProperty(globalThis, name, { value, configurable: true, writable: true, enumerable: false });
+    Object.defineProperty(globalThis, name, {
+      value,
+      configurable: true,
+      writable: true,
+      enumerable: false,
+    });
 
   hide('__isola_repl__', async (source, number) => {
     const text = isObject(source) ? `(${source}\n)` : source;
@@ -28,5 +33,6 @@
   });
 
   hide('__isola_names__', () =>
-    [...getOwnPropertyNames(globalThis), ...keywords].filter((name) => !name.startsWith('__isola')));
+    [...getOwnPropertyNames(globalThis), ...keywords].filter((name) => !name.startsWith('__isola')),
+  );
 }

@@ -6,7 +6,10 @@ function is_complete(source) {
   } catch (error) {
     if (error === is_complete || !(error instanceof SyntaxError)) return true;
     // For incomplete code, the error is behind the last line.
-    return error.lineNumber <= lines && !/^unterminated (comment|template)|^'' literal not terminated/.test(error.message);
+    return (
+      error.lineNumber <= lines &&
+      !/^unterminated (comment|template)|^'' literal not terminated/.test(error.message)
+    );
   }
   return true;
 }

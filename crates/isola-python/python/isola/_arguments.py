@@ -11,9 +11,7 @@ from typing import Any, Dict, List, Mapping, NoReturn, Sequence, Union
 from . import _native
 from ._errors import InvalidArgumentError, StreamClosedError, StreamFullError
 
-JsonValue = Union[
-    None, bool, int, float, str, List["JsonValue"], Dict[str, "JsonValue"]
-]
+JsonValue = Union[None, bool, int, float, str, List["JsonValue"], Dict[str, "JsonValue"]]
 """A value that is passed between host and guest."""
 
 # The maximum number of values in one reply to the guest.
@@ -79,9 +77,7 @@ class StreamArg:
 
     def __init__(self, *, name: str | None = None, capacity: int = 1024) -> None:
         if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
-            raise InvalidArgumentError(
-                f"capacity is {capacity!r}: give a number of values above 0"
-            )
+            raise InvalidArgumentError(f"capacity is {capacity!r}: give a number of values above 0")
         self._name = name
         self._capacity = capacity
         self._texts: deque[str] = deque()
@@ -111,9 +107,7 @@ class StreamArg:
     ) -> StreamArg:
         """Creates a stream of an asynchronous iterable's values."""
         if not isinstance(values, AsyncIterable):
-            raise InvalidArgumentError(
-                f"{type(values).__name__} is not an asynchronous iterable"
-            )
+            raise InvalidArgumentError(f"{type(values).__name__} is not an asynchronous iterable")
         stream = cls(name=name, capacity=capacity)
         stream._async_source = values
         return stream
@@ -159,7 +153,9 @@ class StreamArg:
 
     def _check_manual(self) -> None:
         if self._source is not None or self._async_source is not None:
-            raise InvalidArgumentError("this stream takes its values from an iterable: do not add or end it by hand")
+            raise InvalidArgumentError(
+                "this stream takes its values from an iterable: do not add or end it by hand"
+            )
 
     def _check_open(self) -> None:
         if self._closed:
@@ -197,9 +193,7 @@ class StreamArg:
 
     def _open(self) -> None:
         if self._async_source is not None:
-            self._pump = asyncio.get_running_loop().create_task(
-                self._copy(self._async_source)
-            )
+            self._pump = asyncio.get_running_loop().create_task(self._copy(self._async_source))
 
     async def _copy(self, values: AsyncIterable[Any]) -> None:
         try:
@@ -309,9 +303,7 @@ def prepare(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Pr
     for stream in streams.values():
         stream._used = True
     positional = ",".join(text for name, text in markers if name is None)
-    named = ",".join(
-        f"{_native.encode(name)}:{text}" for name, text in markers if name is not None
-    )
+    named = ",".join(f"{_native.encode(name)}:{text}" for name, text in markers if name is not None)
     wrapped: list[tuple[str | None, str]] = [
         (None, _native.encode(function)),
         (None, f"[{positional}]"),
@@ -330,7 +322,9 @@ def _add(
 ) -> None:
     if isinstance(value, StreamArg):
         if value._used or any(value is other for other in streams.values()):
-            raise InvalidArgumentError(f"{label}: a StreamArg can be used only once: create one for each call")
+            raise InvalidArgumentError(
+                f"{label}: a StreamArg can be used only once: create one for each call"
+            )
         number = next(_stream_ids)
         streams[number] = value
         markers.append((name, f"[1,{number}]"))

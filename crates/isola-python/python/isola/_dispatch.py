@@ -35,7 +35,9 @@ class Dispatcher:
             if not callable(handler):
                 raise InvalidArgumentError(f"hostcalls[{name!r}] is not callable")
         if HOSTCALL in self._hostcalls:
-            raise InvalidArgumentError(f"hostcalls: the name {HOSTCALL!r} is reserved for StreamArg")
+            raise InvalidArgumentError(
+                f"hostcalls: the name {HOSTCALL!r} is reserved for StreamArg"
+            )
         if http is True:
             self._http: HttpHandler | None = HttpxBridge()
         elif http is None or callable(http):

@@ -156,9 +156,7 @@ CLASSES: dict[str, type[IsolaError]] = {
 }
 
 
-def from_native(
-    code: str, message: str, exception: tuple[str, str, str] | None
-) -> IsolaError:
+def from_native(code: str, message: str, exception: tuple[str, str, str] | None) -> IsolaError:
     """Creates the exception for an error of the native module."""
     guest = None if exception is None else GuestException(*exception)
     return CLASSES.get(code, IsolaError)(message, code=code, exception=guest)

@@ -5,6 +5,8 @@
             ...
         case isola.LogEvent(text, level="error"):
             ...
+
+A pattern without fields, such as `isola.EndEvent()`, matches every event of the class.
 """
 
 from __future__ import annotations

@@ -132,9 +132,7 @@ class Executor:
             found = await asyncio.to_thread(_read, directory, self._max_file_bytes)
         except IsolaError as read_error:
             error = error or read_error
-        return Execution(
-            value, results, output["stdout"], output["stderr"], logs, found, error
-        )
+        return Execution(value, results, output["stdout"], output["stderr"], logs, found, error)
 
     async def reset(self) -> None:
         """Discards the variables and the files."""

@@ -21,6 +21,4 @@ def decode(text: str) -> JsonValue:
         ) from None
     except ValueError as error:
         # An integer of more digits than sys.get_int_max_str_digits().
-        raise InvalidArgumentError(
-            f"the guest's value cannot be decoded here: {error}"
-        ) from None
+        raise InvalidArgumentError(f"the guest's value cannot be decoded here: {error}") from None

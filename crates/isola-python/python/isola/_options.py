@@ -106,9 +106,7 @@ def mount_list(mounts: Sequence[MountConfig] | None) -> list[tuple[str, str, str
             raise InvalidArgumentError(
                 f"mounts[{index}] is a {type(mount).__name__}: use MountConfig(host, guest)"
             )
-        listed.append(
-            (os.fspath(mount.host), mount.guest, mount.dir_perms, mount.file_perms)
-        )
+        listed.append((os.fspath(mount.host), mount.guest, mount.dir_perms, mount.file_perms))
     return listed
 
 
@@ -184,9 +182,7 @@ def seconds(option: str, value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise InvalidArgumentError(
-            f"{option} is {value!r}: give a number of seconds above 0"
-        )
+        raise InvalidArgumentError(f"{option} is {value!r}: give a number of seconds above 0")
     return float(value)
 
 

@@ -125,9 +125,7 @@ class Sandbox:
         loop = asyncio.get_running_loop()
         async with _OpenStreams(self, prepared):
             self._dispatcher.enter_call()
-            stream = self._native.run_stream(
-                prepared.function, prepared.arguments, limits, loop
-            )
+            stream = self._native.run_stream(prepared.function, prepared.arguments, limits, loop)
             async with aclosing(_follow(stream, loop)) as events:
                 async for event in events:
                     yield event
@@ -199,9 +197,7 @@ class Sandbox:
         Raises `SnapshotError` if the guest has a file open. While a call is running
         the sandbox is busy, as for any operation.
         """
-        native = await call(
-            lambda loop, done: _native.take_snapshot(self._native, loop, done)
-        )
+        native = await call(lambda loop, done: _native.take_snapshot(self._native, loop, done))
         return Snapshot(native, self._streams_ready)
 
     async def fork(self, count: int = 1) -> list[Sandbox]:

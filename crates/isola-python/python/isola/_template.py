@@ -277,9 +277,7 @@ class SandboxTemplate:
         Raises `SnapshotError` if it is damaged, or not of this runtime.
         """
         checked = path_of(path)
-        native = await call(
-            lambda loop, done: self._native.load_snapshot(checked, loop, done)
-        )
+        native = await call(lambda loop, done: self._native.load_snapshot(checked, loop, done))
         return Snapshot(native, False)
 
     async def restore(

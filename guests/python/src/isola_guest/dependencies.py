@@ -25,7 +25,9 @@ def provide(source, name):
     try:
         script_metadata = tomllib.loads(block)
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{name}: the script metadata after line {line} is not TOML: {error}") from None
+        raise ValueError(
+            f"{name}: the script metadata after line {line} is not TOML: {error}"
+        ) from None
     where = f"{name}, script metadata"
     # Imported here because the import is slow and most scripts have no metadata.
     from packaging.requirements import InvalidRequirement, Requirement
@@ -35,7 +37,9 @@ def provide(source, name):
     try:
         fits = SpecifierSet(python).contains(_version(), prereleases=True)
     except (InvalidSpecifier, TypeError, AttributeError):
-        raise ValueError(f"{where}: requires-python {python!r} is not a valid version specifier") from None
+        raise ValueError(
+            f"{where}: requires-python {python!r} is not a valid version specifier"
+        ) from None
     if not fits:
         raise ImportError(f"{where}: it requires Python {python}, but this is {_version()}")
     dependencies = script_metadata.get("dependencies", [])

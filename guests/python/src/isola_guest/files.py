@@ -70,7 +70,14 @@ class _Null(io.RawIOBase):
 
 
 def _open(
-    file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, closefd=True, opener=None
+    file,
+    mode="r",
+    buffering=-1,
+    encoding=None,
+    errors=None,
+    newline=None,
+    closefd=True,
+    opener=None,
 ):
     if opener is None and type(file) in (str, bytes) and file in _NULL:
         return _open_null(file, mode, buffering, encoding, errors, newline, closefd)

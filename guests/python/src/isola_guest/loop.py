@@ -47,7 +47,9 @@ class _Selector:
     def _poll(self, nanos):
         waited = list(self.pollables.items())
         host.wake_next_timer()
-        with monotonic_clock.subscribe_duration(_NO_TIMEOUT_NANOS if nanos is None else nanos) as timer:
+        with monotonic_clock.subscribe_duration(
+            _NO_TIMEOUT_NANOS if nanos is None else nanos
+        ) as timer:
             ready = poll.poll([*(pollable for _, pollable in waited), timer])
         self._settle([waited[index] for index in ready if index < len(waited)])
         pending.settle(host.completions())
@@ -172,7 +174,9 @@ class Loop(asyncio.BaseEventLoop):
             try:
                 await generator.aclose()
             except Exception as error:
-                message = f"an error occurred during closing of asynchronous generator {generator!r}"
+                message = (
+                    f"an error occurred during closing of asynchronous generator {generator!r}"
+                )
                 self.call_exception_handler(
                     {"message": message, "exception": error, "asyncgen": generator}
                 )
@@ -259,7 +263,9 @@ class Loop(asyncio.BaseEventLoop):
             # The loop raised these two to its caller.
             if not isinstance(error, (SystemExit, KeyboardInterrupt)):
                 message = "Task exception was never retrieved"
-                self.call_exception_handler({"message": message, "exception": error, "future": task})
+                self.call_exception_handler(
+                    {"message": message, "exception": error, "future": task}
+                )
 
     def _prune(self):
         def is_wanted(task):

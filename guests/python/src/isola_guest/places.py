@@ -36,7 +36,10 @@ def _filename(line):
 def of_tasks(tasks):
     """Returns a line for each task with the location at which it waits."""
     tasks = sorted(tasks, key=lambda task: task.get_name())
-    lines = [f"{task.get_name()} waits at {_location(task.get_coro())}" for task in tasks[:_MAX_LISTED_TASKS]]
+    lines = [
+        f"{task.get_name()} waits at {_location(task.get_coro())}"
+        for task in tasks[:_MAX_LISTED_TASKS]
+    ]
     if len(tasks) > _MAX_LISTED_TASKS:
         lines.append(f"... and {len(tasks) - _MAX_LISTED_TASKS} more tasks")
     return lines
@@ -63,4 +66,6 @@ def _step(awaited):
         return awaited.gi_frame, awaited.gi_yieldfrom
     # A step of an async generator has no attribute that refers to its generator.
     referents = gc.get_referents(awaited)
-    return None, next((each for each in referents if isinstance(each, types.AsyncGeneratorType)), None)
+    return None, next(
+        (each for each in referents if isinstance(each, types.AsyncGeneratorType)), None
+    )

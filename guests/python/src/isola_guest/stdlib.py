@@ -149,7 +149,9 @@ class _Resource(Traversable):
     def iterdir(self):
         start = len(self._path) + 1
         below = (path[start:] for path in _data if path.startswith(f"{self._path}/"))
-        return iter([self / name for name in dict.fromkeys(path.partition("/")[0] for path in below)])
+        return iter(
+            [self / name for name in dict.fromkeys(path.partition("/")[0] for path in below)]
+        )
 
     def open(self, mode="r", *args, **kwargs):
         if not self.is_file():
@@ -229,7 +231,9 @@ def _add_data(directory, relative, files):
 
 
 def _is_included(directory):
-    return (directory.isidentifier() and directory not in EXCLUDED) or directory.endswith(".dist-info")
+    return (directory.isidentifier() and directory not in EXCLUDED) or directory.endswith(
+        ".dist-info"
+    )
 
 
 def _add_module(root, path, location):

@@ -67,9 +67,7 @@ def encode(value):
         _parents.clear()
         path, why = _find_invalid(value)
         path = _shortened(path)
-        raise InvalidValue(
-            f"cannot send {path} to the host: {why or error}"
-        ) from None
+        raise InvalidValue(f"cannot send {path} to the host: {why or error}") from None
     except RecursionError as error:
         _parents.clear()
         # Drops the notes that the encoder adds for each level of the value.

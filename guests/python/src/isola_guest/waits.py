@@ -111,9 +111,7 @@ def _check(blocking, timeout):
 
 
 def _deadlock(what):
-    return DeadlockError(
-        f"{what}: a sandbox has one thread, which would wait for itself forever"
-    )
+    return DeadlockError(f"{what}: a sandbox has one thread, which would wait for itself forever")
 
 
 def _select(rlist, wlist, xlist, timeout=None, /):

@@ -31,5 +31,7 @@ def run(main):
 async def subscribe(pollable):
     """Waits until a native pollable is ready."""
     if not isinstance(pollable, _Pollable):
-        raise TypeError(f"subscribe() takes a pollable of wasi:io/poll, not {type(pollable).__name__}")
+        raise TypeError(
+            f"subscribe() takes a pollable of wasi:io/poll, not {type(pollable).__name__}"
+        )
     await _asyncio.get_running_loop().wait_for_pollable(pollable)

@@ -1,10 +1,10 @@
 """The HTTP client of the guest. The host decides which servers it can reach.
 
-    with fetch("GET", url) as response:        # synchronous
-        print(response.status, response.text())
+with fetch("GET", url) as response:        # synchronous
+    print(response.status, response.text())
 
-    async with fetch("GET", url) as response:  # asynchronous
-        print(response.status, await response.atext())
+async with fetch("GET", url) as response:  # asynchronous
+    print(response.status, await response.atext())
 """
 
 import codecs as _codecs

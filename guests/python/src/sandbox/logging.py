@@ -100,7 +100,13 @@ class _Plain(_logging.Formatter):
 
     def format(self, record):
         text = _formatted(record.msg, record.args)
-        text += _shown({name: value for name, value in record.__dict__.items() if name not in _STANDARD_ATTRIBUTES})
+        text += _shown(
+            {
+                name: value
+                for name, value in record.__dict__.items()
+                if name not in _STANDARD_ATTRIBUTES
+            }
+        )
         if record.exc_info:
             text += _traceback(record.exc_info[1])
         if record.stack_info:
@@ -119,7 +125,11 @@ def _level(number):
 
 
 # The attributes of every record. All others are fields: the `extra` of the call.
-_STANDARD_ATTRIBUTES = _logging.makeLogRecord({}).__dict__.keys() | {"message", "asctime", "taskName"}
+_STANDARD_ATTRIBUTES = _logging.makeLogRecord({}).__dict__.keys() | {
+    "message",
+    "asctime",
+    "taskName",
+}
 
 # Used for loggers without a handler.
 _handler = _HostHandler(_Plain())

@@ -43,8 +43,10 @@ def find(
     key = api_key or environ.get("ISORUN_API_KEY")
     local_url, local_key = (None, None) if url and key else _local(environ)
     # The key of this machine's server is never sent to another machine.
-    if not key and local_url and (
-        not url or url == local_url or (is_loopback(url) and is_loopback(local_url))
+    if (
+        not key
+        and local_url
+        and (not url or url == local_url or (is_loopback(url) and is_loopback(local_url)))
     ):
         key = local_key
     url = (url or local_url or DEFAULT_URL).rstrip("/")

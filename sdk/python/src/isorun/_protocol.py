@@ -100,9 +100,7 @@ class Options:
 
 
 def create(options: Options) -> Operation[SandboxInfo]:
-    return Operation(
-        "POST", "/v1/runs", _info, body=options.body(), read_timeout=CREATE_TIMEOUT
-    )
+    return Operation("POST", "/v1/runs", _info, body=options.body(), read_timeout=CREATE_TIMEOUT)
 
 
 def set_timeout(run: str, seconds: float) -> Operation[SandboxInfo]:
@@ -120,9 +118,7 @@ def fork(run: str, count: int) -> Operation[list[SandboxInfo]]:
 
 
 def hibernate(run: str) -> Operation[SandboxInfo]:
-    return Operation(
-        "POST", f"/v1/runs/{run}/hibernate", _info, read_timeout=STATE_TIMEOUT
-    )
+    return Operation("POST", f"/v1/runs/{run}/hibernate", _info, read_timeout=STATE_TIMEOUT)
 
 
 def resume(run: str) -> Operation[SandboxInfo]:
@@ -130,9 +126,7 @@ def resume(run: str) -> Operation[SandboxInfo]:
 
 
 def snapshot(run: str) -> Operation[str]:
-    return Operation(
-        "POST", f"/v1/runs/{run}/snapshot", _snapshot_id, read_timeout=STATE_TIMEOUT
-    )
+    return Operation("POST", f"/v1/runs/{run}/snapshot", _snapshot_id, read_timeout=STATE_TIMEOUT)
 
 
 def restore(snapshot_id: str) -> Operation[SandboxInfo]:
@@ -168,9 +162,7 @@ def execute(run: str, command: str | Sequence[str], timeout: float) -> Operation
     )
 
 
-def execute_stream(
-    run: str, command: str | Sequence[str], timeout: float
-) -> Operation[ExecResult]:
+def execute_stream(run: str, command: str | Sequence[str], timeout: float) -> Operation[ExecResult]:
     return Operation(
         "POST",
         f"/v1/runs/{run}/exec/stream",
@@ -204,7 +196,9 @@ def error_response(status: int, content: bytes) -> IsorunError:
         message, kind = str(body["error"]), str(body["code"])
     except (ValueError, KeyError, TypeError):
         # The response may be of a proxy.
-        return IsorunError(f"the server responded with status {status}: {_excerpt(content)}", code=status)
+        return IsorunError(
+            f"the server responded with status {status}: {_excerpt(content)}", code=status
+        )
     return failure(message, status, kind, body.get("stdout") or "", body.get("stderr") or "")
 
 

@@ -47,7 +47,8 @@ function encode(name, args, kwargs) {
   const add = (value, name, what) => {
     const source = sourceOf(value);
     if (source === undefined) values.push(toJson(value, what));
-    else values.push(JSON.stringify((streams ??= new StreamList()).add(source, values.length, what)));
+    else
+      values.push(JSON.stringify((streams ??= new StreamList()).add(source, values.length, what)));
     names.push(name);
     named ||= name !== null;
   };
@@ -57,12 +58,18 @@ function encode(name, args, kwargs) {
     add(value, name, name === null ? `argument ${index}` : `argument "${name}"`);
   });
   if (kwargs !== undefined && kwargs !== null) {
-    if (typeof kwargs !== 'object' || Array.isArray(kwargs) || kwargs instanceof Arg || sourceOf(kwargs)) {
+    if (
+      typeof kwargs !== 'object' ||
+      Array.isArray(kwargs) ||
+      kwargs instanceof Arg ||
+      sourceOf(kwargs)
+    ) {
       throw invalid(`named arguments must be an object, not ${shown(kwargs)}`);
     }
     for (const [name, value] of Object.entries(kwargs)) {
       const own = sourceOf(value)?.name ?? name;
-      if (own !== name) throw invalid(`argument "${name}" is a StreamArg with another name, "${own}"`);
+      if (own !== name)
+        throw invalid(`argument "${name}" is a StreamArg with another name, "${own}"`);
       add(value, name, `argument "${name}"`);
     }
   }

@@ -24,7 +24,11 @@ class IsolaError extends Error {
 // listed among the properties of a printed error.
 function named(parent, name) {
   const type = { [name]: class extends parent {} }[name];
-  Object.defineProperty(type.prototype, 'name', { value: name, configurable: true, writable: true });
+  Object.defineProperty(type.prototype, 'name', {
+    value: name,
+    configurable: true,
+    writable: true,
+  });
   return type;
 }
 

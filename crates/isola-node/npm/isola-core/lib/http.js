@@ -104,11 +104,15 @@ async function read(exchange) {
 /** Checks a handler's response. */
 function prepare(response) {
   if (typeof response !== 'object' || response === null) {
-    throw invalid(`the HTTP handler must return { status, headers, body }, but returned ${shown(response)}`);
+    throw invalid(
+      `the HTTP handler must return { status, headers, body }, but returned ${shown(response)}`,
+    );
   }
   const { status, headers, body } = response;
   if (!Number.isInteger(status) || status < 100 || status > 999) {
-    throw invalid(`the HTTP handler's status must be a number from 100 to 999, and is ${shown(status)}`);
+    throw invalid(
+      `the HTTP handler's status must be a number from 100 to 999, and is ${shown(status)}`,
+    );
   }
   const prepared = { status, headers: flattened(headers) };
   if (body === undefined || body === null) return prepared;
@@ -168,7 +172,8 @@ async function send(chunks, exchange, gone) {
 
 function pairs(fields) {
   const list = [];
-  for (let index = 0; index < fields.length; index += 2) list.push([fields[index], fields[index + 1]]);
+  for (let index = 0; index < fields.length; index += 2)
+    list.push([fields[index], fields[index + 1]]);
   return list;
 }
 

@@ -2,12 +2,7 @@
 
 /** A value from a guest. */
 export type JsonValue =
-  | null
-  | boolean
-  | number
-  | string
-  | JsonValue[]
-  | { [key: string]: JsonValue };
+  null | boolean | number | string | JsonValue[] | { [key: string]: JsonValue };
 
 /** A value from a guest with `bigints: true`: integers beyond the safe range are `bigint`. */
 export type JsonValueWithBigInt =
@@ -31,9 +26,9 @@ export type JsonInput =
   | { toJSON(): unknown };
 
 /** An interpreter: CPython 3.14, or JavaScript on SpiderMonkey. */
-export type RuntimeName = "python" | "js";
+export type RuntimeName = 'python' | 'js';
 
-export type Permission = "read" | "write" | "read-write";
+export type Permission = 'read' | 'write' | 'read-write';
 
 /** A host directory that is mounted into the sandbox. */
 export interface MountConfig {
@@ -73,8 +68,7 @@ export interface Limits {
 
 /** A progress report of a build. */
 export type BuildProgress =
-  | { phase: "download"; received: number; total?: number }
-  | { phase: "compile" };
+  { phase: 'download'; received: number; total?: number } | { phase: 'compile' };
 
 /** The options that determine the runtime. */
 export interface RuntimeOptions {
@@ -161,12 +155,12 @@ type HttpConfig =
       /** The older name of `http`. */
       httpHandler?: boolean | HttpHandler | null;
       /** The form in which a handler receives the body of a request. */
-      httpRequestBody?: "buffer";
+      httpRequestBody?: 'buffer';
     }
   | {
       http?: boolean | StreamingHttpHandler | null;
       httpHandler?: boolean | StreamingHttpHandler | null;
-      httpRequestBody: "stream";
+      httpRequestBody: 'stream';
     };
 
 export type SandboxConfig = CommonSandboxConfig & HttpConfig;
@@ -183,12 +177,12 @@ export interface CallOptions {
 
 /** An event of a call. */
 export type Event<Value = JsonValue> =
-  | { type: "result"; data: Value }
-  | { type: "end"; data: Value | null }
-  | { type: "stdout"; data: string }
-  | { type: "stderr"; data: string }
-  | { type: "error"; data: string; error: IsolaError }
-  | { type: "log"; data: string; level: "debug" | "info" | "warning" | "error" };
+  | { type: 'result'; data: Value }
+  | { type: 'end'; data: Value | null }
+  | { type: 'stdout'; data: string }
+  | { type: 'stderr'; data: string }
+  | { type: 'error'; data: string; error: IsolaError }
+  | { type: 'log'; data: string; level: 'debug' | 'info' | 'warning' | 'error' };
 
 /** An argument with a name. */
 export class Arg {
@@ -319,7 +313,10 @@ export class Sandbox<Value = JsonValue> {
    */
   evaluate(code: string, options?: CallOptions): Promise<Value | null>;
   /** Does the same as `evaluate` and returns the events. */
-  evaluateStream(code: string, options?: CallOptions): AsyncGenerator<Event<Value>, void, undefined>;
+  evaluateStream(
+    code: string,
+    options?: CallOptions,
+  ): AsyncGenerator<Event<Value>, void, undefined>;
   /**
    * Shuts the interpreter down in order and closes the sandbox. A Python guest runs its
    * `atexit` handlers, finalizers and `__del__` methods, as `python3` does when it exits.
@@ -346,28 +343,28 @@ export interface GuestException {
 }
 
 export type ErrorCode =
-  | "aborted"
-  | "busy"
-  | "closed"
-  | "cpu_time_limit"
-  | "crash"
-  | "download_failed"
-  | "download_refused"
-  | "guest_exception"
-  | "handle_limit"
-  | "hostcall_failed"
-  | "internal"
-  | "invalid_argument"
-  | "memory_limit"
-  | "not_pending"
-  | "not_running"
-  | "output_limit"
-  | "recursion_limit"
-  | "snapshot_refused"
-  | "stream_closed"
-  | "stream_full"
-  | "value_size_limit"
-  | "wall_time_limit";
+  | 'aborted'
+  | 'busy'
+  | 'closed'
+  | 'cpu_time_limit'
+  | 'crash'
+  | 'download_failed'
+  | 'download_refused'
+  | 'guest_exception'
+  | 'handle_limit'
+  | 'hostcall_failed'
+  | 'internal'
+  | 'invalid_argument'
+  | 'memory_limit'
+  | 'not_pending'
+  | 'not_running'
+  | 'output_limit'
+  | 'recursion_limit'
+  | 'snapshot_refused'
+  | 'stream_closed'
+  | 'stream_full'
+  | 'value_size_limit'
+  | 'wall_time_limit';
 
 /** The base of all errors of this package. */
 export class IsolaError extends Error {

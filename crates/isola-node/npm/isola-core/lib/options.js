@@ -152,7 +152,10 @@ function call(options, more = []) {
   const timeoutMs = time(options, 'timeoutMs');
   const cpuTimeoutMs = time(options, 'cpuTimeoutMs');
   const isLimited = timeoutMs !== undefined || cpuTimeoutMs !== undefined;
-  return { signal: signal ?? undefined, limits: isLimited ? { timeoutMs, cpuTimeoutMs } : undefined };
+  return {
+    signal: signal ?? undefined,
+    limits: isLimited ? { timeoutMs, cpuTimeoutMs } : undefined,
+  };
 }
 
 function limits(options) {
@@ -174,7 +177,8 @@ function mounts(given) {
     const place = `mounts[${index}]`;
     known(place, mount, ['host', 'guest', 'dir_perms', 'file_perms']);
     for (const name of ['host', 'guest']) {
-      if (typeof mount[name] !== 'string') throw expected(`${place}.${name}`, 'a path', mount[name]);
+      if (typeof mount[name] !== 'string')
+        throw expected(`${place}.${name}`, 'a path', mount[name]);
     }
     for (const name of ['dir_perms', 'file_perms']) {
       if (isGiven(mount[name]) && !PERMISSIONS.includes(mount[name])) {
@@ -213,7 +217,8 @@ function hostcalls(given) {
 }
 
 function known(where, options, names) {
-  if (!isRecord(options)) throw invalid(`${where}: options must be an object, not ${shown(options)}`);
+  if (!isRecord(options))
+    throw invalid(`${where}: options must be an object, not ${shown(options)}`);
   for (const name of Object.keys(options)) {
     if (!names.includes(name)) {
       throw invalid(`${where} has no option "${name}": the options are ${names.join(', ')}`);
@@ -231,7 +236,8 @@ function text(options, name) {
 function size(options, name) {
   const value = options[name];
   if (!isGiven(value)) return undefined;
-  if (!Number.isSafeInteger(value) || value < 0) throw expected(name, 'a non-negative integer', value);
+  if (!Number.isSafeInteger(value) || value < 0)
+    throw expected(name, 'a non-negative integer', value);
   return value;
 }
 

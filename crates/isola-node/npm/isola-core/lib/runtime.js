@@ -17,7 +17,9 @@ const { version: ownVersion } = require('../package.json');
 async function resolveRuntime(runtime, config = {}) {
   checkedRuntime(runtime);
   const { sources, onProgress } = options.runtime(config, native.shipped(runtime));
-  const found = await native.addon().resolveRuntime(runtime, sources, onProgress && reporting(onProgress));
+  const found = await native
+    .addon()
+    .resolveRuntime(runtime, sources, onProgress && reporting(onProgress));
   if (typeof found !== 'string') throw errors.fromFailure(found);
   const resolved = {
     runtime,

@@ -33,7 +33,8 @@ class Sandbox {
   #closing;
 
   constructor() {
-    if (adopted === undefined) throw errors.invalid('a Sandbox cannot be constructed: use template.create');
+    if (adopted === undefined)
+      throw errors.invalid('a Sandbox cannot be constructed: use template.create');
     this.#native = adopted.native;
     this.#runtime = adopted.runtime;
     this.#bigints = adopted.bigints;
@@ -140,7 +141,9 @@ class Sandbox {
    */
   async fork(count = 1) {
     if (!Number.isInteger(count) || count < 0 || count > 0xffffffff) {
-      throw errors.invalid(`count must be an integer from 0 to 4294967295, not ${errors.shown(count)}`);
+      throw errors.invalid(
+        `count must be an integer from 0 to 4294967295, not ${errors.shown(count)}`,
+      );
     }
     const children = await this.#copy(() => this.#native.fork(count));
     const parts = {

@@ -12,7 +12,8 @@ class Snapshot {
   #native;
 
   constructor() {
-    if (adopted === undefined) throw errors.invalid('a Snapshot cannot be constructed: use sandbox.snapshot');
+    if (adopted === undefined)
+      throw errors.invalid('a Snapshot cannot be constructed: use sandbox.snapshot');
     this.#native = adopted.native;
     parts.set(this, adopted);
   }

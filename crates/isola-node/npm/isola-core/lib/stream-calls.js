@@ -136,7 +136,10 @@ function wrap(name, { values, names }, streams) {
     }
   });
   const entries = Array.from(named, ([key, marker]) => `${key}:${marker}`);
-  return { name: FUNCTION, args: { values: [JSON.stringify(name), `[${positional}]`, `{${entries}}`] } };
+  return {
+    name: FUNCTION,
+    args: { values: [JSON.stringify(name), `[${positional}]`, `{${entries}}`] },
+  };
 }
 
 /**

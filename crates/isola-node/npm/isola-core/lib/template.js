@@ -28,10 +28,9 @@ class SandboxContext {
     if (this.#closed) throw errors.closed('the context');
     checkedRuntime(runtime);
     const { native: given, onProgress } = options.template(config, native.shipped(runtime));
-    const built = await native.addon().buildTemplate(
-      { runtime, ...given },
-      onProgress && reporting(onProgress),
-    );
+    const built = await native
+      .addon()
+      .buildTemplate({ runtime, ...given }, onProgress && reporting(onProgress));
     if (built.code !== undefined) throw errors.fromFailure(built);
     // The context may have been closed during the build; its template has no owner then.
     if (this.#closed) throw errors.closed('the context');
@@ -53,7 +52,8 @@ class SandboxTemplate {
   #native;
 
   constructor(key, template) {
-    if (key !== KEY) throw errors.invalid('a SandboxTemplate cannot be constructed: use buildTemplate');
+    if (key !== KEY)
+      throw errors.invalid('a SandboxTemplate cannot be constructed: use buildTemplate');
     this.#native = template;
   }
 

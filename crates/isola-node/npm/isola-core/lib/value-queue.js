@@ -117,7 +117,8 @@ class ValueQueue {
 
   #ensureOpen() {
     if (this.#closed) throw callEnded();
-    if (this.#ended) throw errors.streamClosed('the stream has been ended: it takes no more values');
+    if (this.#ended)
+      throw errors.streamClosed('the stream has been ended: it takes no more values');
   }
 
   #add(text) {

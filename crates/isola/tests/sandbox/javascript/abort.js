@@ -12,7 +12,10 @@ cases['abort without a reason'] = () => {
   const controller = new AbortController();
   controller.abort();
   const { reason } = controller.signal;
-  same([controller.signal.aborted, reason instanceof DOMException, reason.name], [true, true, 'AbortError']);
+  same(
+    [controller.signal.aborted, reason instanceof DOMException, reason.name],
+    [true, true, 'AbortError'],
+  );
 };
 cases['abort with a reason'] = () => {
   const controller = new AbortController();
@@ -21,34 +24,49 @@ cases['abort with a reason'] = () => {
   controller.abort('again');
   same(controller.signal.reason, 'stop');
   let thrown;
-  try { controller.signal.throwIfAborted(); } catch (error) { thrown = error; }
+  try {
+    controller.signal.throwIfAborted();
+  } catch (error) {
+    thrown = error;
+  }
   same(thrown, 'stop');
 };
 cases['the event comes once, in order'] = () => {
   const controller = new AbortController();
   const seen = [];
   controller.signal.onabort = (event) => seen.push(`on ${event.type}`);
-  controller.signal.addEventListener('abort', (event) => seen.push(`listener ${event.target === controller.signal}`));
+  controller.signal.addEventListener('abort', (event) =>
+    seen.push(`listener ${event.target === controller.signal}`),
+  );
   controller.abort();
   controller.abort();
   same(seen, ['listener true', 'on abort']);
 };
 cases['a removed listener is not told'] = () => {
   const controller = new AbortController();
-  const listener = () => { throw new Error('told'); };
+  const listener = () => {
+    throw new Error('told');
+  };
   controller.signal.addEventListener('abort', listener);
   controller.signal.removeEventListener('abort', listener);
   controller.abort();
 };
 cases['AbortSignal.abort'] = () => {
-  same([AbortSignal.abort().aborted, AbortSignal.abort('why').reason, AbortSignal.abort().reason.name], [true, 'why', 'AbortError']);
+  same(
+    [AbortSignal.abort().aborted, AbortSignal.abort('why').reason, AbortSignal.abort().reason.name],
+    [true, 'why', 'AbortError'],
+  );
 };
 cases['AbortSignal.timeout'] = async () => {
   const signal = AbortSignal.timeout(1);
   same(signal.aborted, false);
   await new Promise((resolve) => signal.addEventListener('abort', resolve));
-  same([signal.aborted, signal.reason.name, signal.reason instanceof DOMException], [true, 'TimeoutError', true]);
-  for (const wrong of [-1, NaN, 'x', undefined, Infinity]) throws(TypeError, () => AbortSignal.timeout(wrong));
+  same(
+    [signal.aborted, signal.reason.name, signal.reason instanceof DOMException],
+    [true, 'TimeoutError', true],
+  );
+  for (const wrong of [-1, NaN, 'x', undefined, Infinity])
+    throws(TypeError, () => AbortSignal.timeout(wrong));
 };
 cases['AbortSignal.any'] = () => {
   const first = new AbortController();
@@ -66,24 +84,38 @@ cases['AbortSignal.any'] = () => {
 cases['the sample of the document'] = async () => {
   const controller = new AbortController();
   controller.abort('stop');
-  await rejects('AbortError', () => fetch('https://example.test/never', { signal: controller.signal }), 'stop');
+  await rejects(
+    'AbortError',
+    () => fetch('https://example.test/never', { signal: controller.signal }),
+    'stop',
+  );
 };
 cases['an AbortError is passed on as it is'] = async () => {
   const controller = new AbortController();
   controller.abort();
   let thrown;
-  try { await fetch('https://example.test/', { signal: controller.signal }); } catch (error) { thrown = error; }
+  try {
+    await fetch('https://example.test/', { signal: controller.signal });
+  } catch (error) {
+    thrown = error;
+  }
   same(thrown === controller.signal.reason, true);
 };
 cases['another reason is the cause'] = async () => {
   const reason = new RangeError('own');
   let thrown;
-  try { await fetch('https://example.test/', { signal: AbortSignal.abort(reason) }); } catch (error) { thrown = error; }
+  try {
+    await fetch('https://example.test/', { signal: AbortSignal.abort(reason) });
+  } catch (error) {
+    thrown = error;
+  }
   same([thrown.name, thrown.cause === reason, thrown.message], ['AbortError', true, 'own']);
 };
 cases['reasons of every kind'] = async () => {
   for (const reason of [null, 0, '', Symbol('s'), {}, Object.create(null)]) {
-    await rejects('AbortError', () => fetch('https://example.test/', { signal: AbortSignal.abort(reason) }));
+    await rejects('AbortError', () =>
+      fetch('https://example.test/', { signal: AbortSignal.abort(reason) }),
+    );
   }
 };
 cases['the signal of a Request counts'] = async () => {
@@ -97,8 +129,13 @@ cases['a signal has no constructor'] = () => throws(TypeError, () => new AbortSi
 cases['a listener that throws does not stop the others'] = () => {
   const target = new EventTarget();
   const seen = [];
-  target.addEventListener('x', { handleEvent: (event) => seen.push(event.currentTarget === target) });
-  target.addEventListener('x', (event) => { seen.push('last'); event.stopImmediatePropagation(); });
+  target.addEventListener('x', {
+    handleEvent: (event) => seen.push(event.currentTarget === target),
+  });
+  target.addEventListener('x', (event) => {
+    seen.push('last');
+    event.stopImmediatePropagation();
+  });
   target.addEventListener('x', () => seen.push('never'));
   same(target.dispatchEvent(new Event('x')), true);
   same(seen, [true, 'last']);
@@ -125,7 +162,7 @@ cases['a signal removes listeners'] = () => {
   target.dispatchEvent(new Event('x'));
   same(seen, [1]);
 };
-cases['an EventTarget of one\'s own'] = () => {
+cases["an EventTarget of one's own"] = () => {
   const target = new EventTarget();
   const seen = [];
   target.addEventListener('x', (event) => seen.push(event.type), { once: true });

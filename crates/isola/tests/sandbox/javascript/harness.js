@@ -2,7 +2,8 @@
 
 function same(actual, expected, what = '') {
   const show = (value) => (typeof value === 'string' ? JSON.stringify(value) : text(value));
-  if (show(actual) !== show(expected)) throw new Error(`${what}${show(actual)} instead of ${show(expected)}`);
+  if (show(actual) !== show(expected))
+    throw new Error(`${what}${show(actual)} instead of ${show(expected)}`);
 }
 
 function text(value) {
@@ -11,7 +12,9 @@ function text(value) {
   if (typeof value === 'bigint') return `${value}n`;
   if (Object.is(value, -0)) return '-0';
   if (typeof value === 'object' && value !== null) {
-    return `{${Object.keys(value).map((key) => `${key}: ${text(value[key])}`).join(', ')}}`;
+    return `{${Object.keys(value)
+      .map((key) => `${key}: ${text(value[key])}`)
+      .join(', ')}}`;
   }
   return String(value);
 }
@@ -41,7 +44,8 @@ function refused(error, type, part) {
   if (error === undefined) throw new Error('nothing was thrown');
   if (typeof type === 'string') same(error.name, type, `${error.message}: `);
   else if (!(error instanceof type)) throw new Error(`${error} is not a ${type.name}`);
-  if (!String(error.message).includes(part)) throw new Error(`${error.message} does not contain ${part}`);
+  if (!String(error.message).includes(part))
+    throw new Error(`${error.message} does not contain ${part}`);
 }
 
 async function runCases(...args) {

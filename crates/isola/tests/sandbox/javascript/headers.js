@@ -5,8 +5,27 @@ const cases = {};
 
 cases['of nothing'] = () => same([...new Headers()], []);
 cases['of undefined'] = () => same([...new Headers(undefined)], []);
-cases['of a record'] = () => same([...new Headers({ B: '1', a: '2' })], [['a', '2'], ['b', '1']]);
-cases['of pairs'] = () => same([...new Headers([['b', '1'], ['a', '2']])], [['a', '2'], ['b', '1']]);
+cases['of a record'] = () =>
+  same(
+    [...new Headers({ B: '1', a: '2' })],
+    [
+      ['a', '2'],
+      ['b', '1'],
+    ],
+  );
+cases['of pairs'] = () =>
+  same(
+    [
+      ...new Headers([
+        ['b', '1'],
+        ['a', '2'],
+      ]),
+    ],
+    [
+      ['a', '2'],
+      ['b', '1'],
+    ],
+  );
 cases['of other headers'] = () => {
   const first = new Headers({ a: '1' });
   const second = new Headers(first);
@@ -15,13 +34,26 @@ cases['of other headers'] = () => {
 };
 cases['of a Map, a generator'] = () => {
   same(new Headers(new Map([['x', 'y']])).get('X'), 'y');
-  same(new Headers((function* () { yield ['g', '1']; })()).get('g'), '1');
+  same(
+    new Headers(
+      (function* () {
+        yield ['g', '1'];
+      })(),
+    ).get('g'),
+    '1',
+  );
 };
 cases['the sample of the document'] = () => {
   const headers = new Headers([['x-test', 'a']]);
   headers.append('x-test', 'b');
   headers.set('content-type', 'application/json');
-  same([...headers], [['content-type', 'application/json'], ['x-test', 'a, b']]);
+  same(
+    [...headers],
+    [
+      ['content-type', 'application/json'],
+      ['x-test', 'a, b'],
+    ],
+  );
 };
 for (const wrong of [[['a']], [['a', 'b', 'c']], [1], 'text', 5, null]) {
   cases[`${JSON.stringify(wrong)} is refused`] = () => throws(TypeError, () => new Headers(wrong));
@@ -44,13 +76,18 @@ for (const value of ['a\nb', 'a\rb', 'a\0b', '\u{1f600}']) {
     throws(TypeError, () => new Headers().set('a', value));
   };
 }
-cases['white space around a value goes'] = () => same(new Headers({ a: ' \t x y \r\n' }).get('a'), 'x y');
-cases['values become texts'] = () => same(new Headers({ a: 1, b: null, c: undefined }).get('b'), 'null');
+cases['white space around a value goes'] = () =>
+  same(new Headers({ a: ' \t x y \r\n' }).get('a'), 'x y');
+cases['values become texts'] = () =>
+  same(new Headers({ a: 1, b: null, c: undefined }).get('b'), 'null');
 cases['append, set, get, has, delete'] = () => {
   const headers = new Headers();
   headers.append('A', '1');
   headers.append('a', '2');
-  same([headers.get('a'), headers.has('A'), headers.get('b'), headers.has('b')], ['1, 2', true, null, false]);
+  same(
+    [headers.get('a'), headers.has('A'), headers.get('b'), headers.has('b')],
+    ['1, 2', true, null, false],
+  );
   headers.set('a', '3');
   same(headers.get('a'), '3');
   headers.delete('A');
@@ -61,13 +98,22 @@ cases['forEach'] = () => {
   const headers = new Headers({ b: '2', a: '1' });
   const seen = [];
   headers.forEach((value, name, all) => seen.push([name, value, all === headers]));
-  same(seen, [['a', '1', true], ['b', '2', true]]);
+  same(seen, [
+    ['a', '1', true],
+    ['b', '2', true],
+  ]);
   throws(TypeError, () => headers.forEach());
   throws(TypeError, () => headers.forEach(1));
 };
 cases['entries, keys, values and for...of'] = () => {
   const headers = new Headers({ b: '2', a: '1' });
-  same([...headers.entries()], [['a', '1'], ['b', '2']]);
+  same(
+    [...headers.entries()],
+    [
+      ['a', '1'],
+      ['b', '2'],
+    ],
+  );
   same([...headers.keys()], ['a', 'b']);
   same([...headers.values()], ['1', '2']);
   const seen = [];
@@ -87,11 +133,24 @@ cases['methods want a Headers'] = () => {
   throws(TypeError, () => Headers('a'));
 };
 cases['cookies are kept apart'] = () => {
-  const headers = new Headers([['set-cookie', 'a=1'], ['Set-Cookie', 'b=2, c'], ['x', '1'], ['x', '2']]);
+  const headers = new Headers([
+    ['set-cookie', 'a=1'],
+    ['Set-Cookie', 'b=2, c'],
+    ['x', '1'],
+    ['x', '2'],
+  ]);
   same(headers.getSetCookie(), ['a=1', 'b=2, c']);
-  same([...headers], [['set-cookie', 'a=1'], ['set-cookie', 'b=2, c'], ['x', '1, 2']]);
+  same(
+    [...headers],
+    [
+      ['set-cookie', 'a=1'],
+      ['set-cookie', 'b=2, c'],
+      ['x', '1, 2'],
+    ],
+  );
   same(headers.get('set-cookie'), 'a=1, b=2, c');
   headers.delete('set-cookie');
   same(headers.getSetCookie(), []);
 };
-cases['it says what it is'] = () => same(Object.prototype.toString.call(new Headers()), '[object Headers]');
+cases['it says what it is'] = () =>
+  same(Object.prototype.toString.call(new Headers()), '[object Headers]');

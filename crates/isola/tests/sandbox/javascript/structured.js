@@ -4,8 +4,15 @@
 const cases = {};
 
 const VALUES = {
-  null: null, undefined: undefined, true: true, number: 1.5, '-0': -0, text: 'ü\u{1f600}', bigint: 2n ** 70n,
-  array: [1, [2, [3]]], object: { a: { b: [{}] } },
+  null: null,
+  undefined: undefined,
+  true: true,
+  number: 1.5,
+  '-0': -0,
+  text: 'ü\u{1f600}',
+  bigint: 2n ** 70n,
+  array: [1, [2, [3]]],
+  object: { a: { b: [{}] } },
 };
 for (const [name, value] of Object.entries(VALUES)) {
   cases[`clones ${name}`] = () => same(structuredClone(value), value);
@@ -34,7 +41,12 @@ cases['keeps cycles and what is there twice'] = () => {
   same([copy.self === copy, copy.again === copy.inner, copy !== value], [true, true, true]);
 };
 cases['keeps own members only'] = () => {
-  class Point { x = 1; get y() { return 2; } }
+  class Point {
+    x = 1;
+    get y() {
+      return 2;
+    }
+  }
   const copy = structuredClone(new Point());
   same([Object.getPrototypeOf(copy) === Object.prototype, copy], [true, { x: 1 }]);
 };
@@ -46,11 +58,19 @@ cases['transfers a buffer'] = () => {
 // The engine refuses a symbol with a TypeError, and texts that are not base64
 // with a RangeError, where the standards have a DOMException.
 cases['refuses a symbol'] = () => throws('TypeError', () => structuredClone(Symbol('s')));
-for (const [name, value] of Object.entries({ function: () => 1, 'nested function': { f() {} }, WeakMap: new WeakMap(), promise: Promise.resolve() })) {
+for (const [name, value] of Object.entries({
+  function: () => 1,
+  'nested function': { f() {} },
+  WeakMap: new WeakMap(),
+  promise: Promise.resolve(),
+})) {
   cases[`refuses a ${name}`] = () => throws('DataCloneError', () => structuredClone(value));
 }
 cases['encodes and decodes'] = () => {
-  same([...new TextEncoder().encode('aü€\u{1f600}')], [97, 195, 188, 226, 130, 172, 240, 159, 152, 128]);
+  same(
+    [...new TextEncoder().encode('aü€\u{1f600}')],
+    [97, 195, 188, 226, 130, 172, 240, 159, 152, 128],
+  );
   same(new TextDecoder().decode(new Uint8Array([0xc3, 0xbc])), 'ü');
   throws(TypeError, () => new TextDecoder('utf-8', { fatal: true }).decode(new Uint8Array([0xff])));
   throws(RangeError, () => new TextDecoder('nope'));
@@ -61,10 +81,18 @@ cases['base64'] = () => {
   throws('RangeError', () => atob('*'));
 };
 cases['random numbers'] = () => {
-  same(crypto.getRandomValues(new Uint8Array(16)).some((byte) => byte > 0), true);
-  same(/^[\da-f]{8}-[\da-f]{4}-4[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/.test(crypto.randomUUID()), true);
+  same(
+    crypto.getRandomValues(new Uint8Array(16)).some((byte) => byte > 0),
+    true,
+  );
+  same(
+    /^[\da-f]{8}-[\da-f]{4}-4[\da-f]{3}-[89ab][\da-f]{3}-[\da-f]{12}$/.test(crypto.randomUUID()),
+    true,
+  );
 };
 cases['digests'] = async () => {
-  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode('abc')));
+  const digest = new Uint8Array(
+    await crypto.subtle.digest('SHA-256', new TextEncoder().encode('abc')),
+  );
   same([...digest.slice(0, 4)], [0xba, 0x78, 0x16, 0xbf]);
 };

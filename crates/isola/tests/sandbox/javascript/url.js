@@ -47,9 +47,19 @@ for (const [input, base, href] of PARSED) {
 }
 
 const REFUSED = [
-  ['', null], ['nope', null], ['//h/', null], ['http://', null], ['http://h:99999/', null],
-  ['http://h:x/', null], ['http://[::1', null], ['http://a b/', null], ['http://1.2.3.256/', null],
-  ['http://h%00/', null], ['/x', 'mailto:a@b'], ['x', 'nope'], ['http://a<b/', null],
+  ['', null],
+  ['nope', null],
+  ['//h/', null],
+  ['http://', null],
+  ['http://h:99999/', null],
+  ['http://h:x/', null],
+  ['http://[::1', null],
+  ['http://a b/', null],
+  ['http://1.2.3.256/', null],
+  ['http://h%00/', null],
+  ['/x', 'mailto:a@b'],
+  ['x', 'nope'],
+  ['http://a<b/', null],
 ];
 for (const [input, base] of REFUSED) {
   cases[`refuses ${input} on ${base}`] = () => {
@@ -62,18 +72,45 @@ for (const [input, base] of REFUSED) {
 cases['the parts of a URL'] = () => {
   const url = new URL('https://user:pass@sub.example.org:8080/p/a/t/h?query=string#hash');
   same(
-    [url.protocol, url.username, url.password, url.host, url.hostname, url.port, url.pathname, url.search, url.hash],
-    ['https:', 'user', 'pass', 'sub.example.org:8080', 'sub.example.org', '8080', '/p/a/t/h', '?query=string', '#hash'],
+    [
+      url.protocol,
+      url.username,
+      url.password,
+      url.host,
+      url.hostname,
+      url.port,
+      url.pathname,
+      url.search,
+      url.hash,
+    ],
+    [
+      'https:',
+      'user',
+      'pass',
+      'sub.example.org:8080',
+      'sub.example.org',
+      '8080',
+      '/p/a/t/h',
+      '?query=string',
+      '#hash',
+    ],
   );
   same(url.origin, 'https://sub.example.org:8080');
   same(String(url), url.href);
   same(JSON.stringify({ url }), `{"url":"${url.href}"}`);
 };
 const SET = [
-  ['protocol', 'http', 'http://h/a?b#c'], ['hostname', 'g', 'https://g/a?b#c'], ['port', '81', 'https://h:81/a?b#c'],
-  ['pathname', 'x y', 'https://h/x%20y?b#c'], ['search', 'k=v', 'https://h/a?k=v#c'], ['search', '', 'https://h/a#c'],
-  ['hash', '', 'https://h/a?b'], ['username', 'u', 'https://u@h/a?b#c'], ['password', 'p', 'https://:p@h/a?b#c'],
-  ['host', 'g:1', 'https://g:1/a?b#c'], ['href', 'http://x', 'http://x/'],
+  ['protocol', 'http', 'http://h/a?b#c'],
+  ['hostname', 'g', 'https://g/a?b#c'],
+  ['port', '81', 'https://h:81/a?b#c'],
+  ['pathname', 'x y', 'https://h/x%20y?b#c'],
+  ['search', 'k=v', 'https://h/a?k=v#c'],
+  ['search', '', 'https://h/a#c'],
+  ['hash', '', 'https://h/a?b'],
+  ['username', 'u', 'https://u@h/a?b#c'],
+  ['password', 'p', 'https://:p@h/a?b#c'],
+  ['host', 'g:1', 'https://g:1/a?b#c'],
+  ['href', 'http://x', 'http://x/'],
 ];
 for (const [member, value, href] of SET) {
   cases[`sets ${member} to ${value}`] = () => {
@@ -97,7 +134,13 @@ cases['search and searchParams are one'] = () => {
 };
 
 const PARAMS = [
-  ['a=1&b=two', [['a', '1'], ['b', 'two']]],
+  [
+    'a=1&b=two',
+    [
+      ['a', '1'],
+      ['b', 'two'],
+    ],
+  ],
   ['?a=1', [['a', '1']]],
   ['a+b=c%20d', [['a b', 'c d']]],
   ['a', [['a', '']]],
@@ -112,7 +155,13 @@ for (const [input, pairs] of PARAMS) {
 }
 cases['parameters of a record, of pairs, of others'] = () => {
   same(new URLSearchParams({ a: '1', b: 'two' }).toString(), 'a=1&b=two');
-  same(new URLSearchParams([['x', 1], ['x', 2]]).toString(), 'x=1&x=2');
+  same(
+    new URLSearchParams([
+      ['x', 1],
+      ['x', 2],
+    ]).toString(),
+    'x=1&x=2',
+  );
   same(new URLSearchParams(new URLSearchParams('k=v')).toString(), 'k=v');
   same(new URLSearchParams(new Map([['m', 'n']])).toString(), 'm=n');
   same(new URLSearchParams().toString(), '');
@@ -123,7 +172,10 @@ cases['pairs that are none are refused'] = () => {
 };
 cases['the methods of parameters'] = () => {
   const params = new URLSearchParams('a=1&b=2&a=3');
-  same([params.get('a'), params.getAll('a'), params.get('z'), params.has('b'), params.size], ['1', ['1', '3'], null, true, 3]);
+  same(
+    [params.get('a'), params.getAll('a'), params.get('z'), params.has('b'), params.size],
+    ['1', ['1', '3'], null, true, 3],
+  );
   params.set('a', '9');
   params.append('c', ' &=+');
   params.delete('b');
@@ -138,5 +190,8 @@ cases['the methods of parameters'] = () => {
   same([...params.entries()], [...params]);
 };
 cases['parameters are encoded as forms are'] = () => {
-  same(new URLSearchParams({ k: "a*-._~'()!é\u{1f600}" }).toString(), 'k=a*-._%7E%27%28%29%21%C3%A9%F0%9F%98%80');
+  same(
+    new URLSearchParams({ k: "a*-._~'()!é\u{1f600}" }).toString(),
+    'k=a*-._%7E%27%28%29%21%C3%A9%F0%9F%98%80',
+  );
 };

@@ -26,7 +26,12 @@ def instances():
             return response
 
     received = run(later())
-    return {"Request": request, "_Received": response, "Response": response, "AsyncResponse": received}
+    return {
+        "Request": request,
+        "_Received": response,
+        "Response": response,
+        "AsyncResponse": received,
+    }
 
 
 INSTANCES = instances()
