@@ -37,6 +37,8 @@ pub fn each_runtime(options: TokenStream, function: TokenStream) -> TokenStream 
 ///   `T::start_with(&[...])`, with the strings of `args = [...]`. A borrowed one is dropped
 ///   after the runtime, so that no task of the test is connected to it any more; also if
 ///   the test panics or exceeds its limit.
+/// - `alone = true` lets no other test of these attributes run in the same process at the
+///   same time, for a test that uses all CPUs.
 ///
 /// ```ignore
 /// #[server_test(args = ["--max-runs", "1"], seconds = 300)]

@@ -4,7 +4,9 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
-use syn::{Error, Expr, ExprArray, FnArg, Ident, ItemFn, LitInt, Result, Token, Type, parse_quote};
+use syn::{
+    Error, Expr, ExprArray, FnArg, Ident, ItemFn, LitBool, LitInt, Result, Token, Type, parse_quote,
+};
 
 /// The default time limit of a test, in seconds.
 const DEFAULT_SECONDS: u64 = 120;
@@ -15,21 +17,25 @@ struct Arguments {
     seconds: Expr,
     /// The arguments of the server.
     args: Option<ExprArray>,
+    /// `true` if no other test may run at the same time.
+    alone: bool,
 }
 
 impl Parse for Arguments {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         let seconds = LitInt::new(&DEFAULT_SECONDS.to_string(), input.span());
-        let mut arguments = Self { seconds: parse_quote!(#seconds), args: None };
+        let mut arguments = Self { seconds: parse_quote!(#seconds), args: None, alone: false };
         while !input.is_empty() {
             let name: Ident = input.parse()?;
             input.parse::<Token![=]>()?;
             match name.to_string().as_str() {
                 "seconds" => arguments.seconds = input.parse()?,
                 "args" => arguments.args = Some(input.parse()?),
+                "alone" => arguments.alone = input.parse::<LitBool>()?.value,
                 _ => {
                     let message = format!(
-                        "unknown argument `{name}`: use `seconds = N` or `args = [\"--option\"]`"
+                        "unknown argument `{name}`: use `seconds = N`, `args = [\"--option\"]` or \
+                         `alone = true`"
                     );
                     return Err(Error::new(name.span(), message));
                 }
@@ -44,7 +50,7 @@ impl Parse for Arguments {
 
 /// Returns the test function.
 pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
-    let Arguments { seconds, args } = syn::parse2(arguments)?;
+    let Arguments { seconds, args, alone } = syn::parse2(arguments)?;
     let mut test: ItemFn = syn::parse2(item)?;
     if test.sig.asyncness.is_none() {
         return Err(Error::new_spanned(test.sig.fn_token, "the test is not an `async fn`"));
@@ -68,12 +74,14 @@ pub fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> 
             (quote!(let server = <#server>::start_with(&#args);), quote!(#name(#argument)))
         }
     };
+    let turn = if alone { quote!(alone) } else { quote!(shared) };
     Ok(quote! {
         #(#attributes)*
         #[::core::prelude::v1::test]
         fn #name() {
             #test
             let seconds: u64 = #seconds;
+            let _turn = ::test_support::turns::#turn();
             // Dropped last, after the runtime and with it all connections to the server.
             #start
             let runtime = ::tokio::runtime::Builder::new_multi_thread()
@@ -134,6 +142,18 @@ mod tests {
         );
         assert!(output.contains("<Server>::start_with(&[])"), "{output}");
         assert!(output.contains("timeout(limit,a(server))"), "{output}");
+    }
+
+    #[test]
+    fn test_runs_with_others_unless_it_is_alone() {
+        let item = quote!(
+            async fn a() {}
+        );
+        let output = expanded(quote!(), item.clone());
+        assert!(output.contains("turns::shared()"), "{output}");
+        let output = expanded(quote!(alone = true, seconds = 9), item.clone());
+        assert!(output.contains("turns::alone()"), "{output}");
+        assert!(expanded(quote!(alone = 1), item).contains("compile_error"));
     }
 
     #[test]

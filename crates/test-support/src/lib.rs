@@ -1,6 +1,6 @@
 //! What several tests and benchmarks of Linux sandboxes need: addresses, a resolver and
 //! certificates of a network without the Internet; processes and mounts that end with their
-//! test; and waiting for events.
+//! test; waiting for events; and turns of tests that use all CPUs.
 //!
 //! Nothing here depends on another crate of the workspace.
 
@@ -12,6 +12,7 @@ pub mod mounts;
 pub mod process;
 pub mod remains;
 pub mod resolver;
+pub mod turns;
 pub mod wait;
 
 pub use loopback::LoopbackAddress;

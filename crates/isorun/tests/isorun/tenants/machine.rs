@@ -273,7 +273,7 @@ async fn low_descriptor_limit_is_shared() {
 }
 
 /// CPU time is divided between tenants, not between sandboxes.
-#[server_test]
+#[server_test(alone = true)]
 async fn cpu_time_is_divided_between_tenants(server: &Server) {
     let (attacker, neighbour) = (server.tenant().await, server.tenant().await);
     let spin = async |tenant: &Tenant, id: &str| {
