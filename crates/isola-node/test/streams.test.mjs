@@ -165,10 +165,10 @@ for (const runtime of ['python', 'js']) {
   test(`${runtime}: a stream filled by hand`, async (t) => {
     const guest = await started(t);
     const stream = new StreamArg({ capacity: 2 });
-    await stream.push(1);
-    stream.tryPush(2);
+    await stream.send(1);
+    stream.push(2);
     assert.throws(
-      () => stream.tryPush(3),
+      () => stream.push(3),
       (error) => {
         assert.ok(error instanceof isola.StreamFullError && error instanceof isola.IsolaError);
         assert.equal(error.code, 'stream_full');
@@ -176,12 +176,12 @@ for (const runtime of ['python', 'js']) {
       },
     );
     const running = guest.run('total', [stream]);
-    await stream.push(3);
+    await stream.send(3);
     stream.end();
     stream.end();
-    assert.throws(() => stream.tryPush(4), { code: 'stream_closed', message: /has been ended/ });
+    assert.throws(() => stream.push(4), { code: 'stream_closed', message: /has been ended/ });
     assert.equal(await running, 6);
-    const error = await rejection(stream.push(5));
+    const error = await rejection(stream.send(5));
     assert.ok(error instanceof isola.StreamClosedError);
     assert.match(error.message, /call has ended/);
     stream.end();
@@ -190,10 +190,10 @@ for (const runtime of ['python', 'js']) {
   test(`${runtime}: values that wait for room keep their order, and come before the end`, async (t) => {
     const guest = await started(t);
     const stream = new StreamArg({ capacity: 2 });
-    const pushed = Array.from(numbers(600), (value) => stream.push(value));
+    const sent = Array.from(numbers(600), (value) => stream.send(value));
     stream.end();
     assert.deepEqual(await guest.run('items', [stream]), [...numbers(600)]);
-    await Promise.all(pushed);
+    await Promise.all(sent);
   });
 
   test(`${runtime}: a slow guest slows its source`, async (t) => {
@@ -255,11 +255,11 @@ for (const runtime of ['python', 'js']) {
     assert.equal(await guest.run('total', [StreamArg.from(complete)]), 3);
 
     const stream = new StreamArg({ capacity: 1 });
-    await stream.push(1);
+    await stream.send(1);
     const running = guest.run('first', [stream]);
     const error = await rejection(
       (async () => {
-        for (;;) await stream.push(2);
+        for (;;) await stream.send(2);
       })(),
     );
     assert.equal(error.code, 'stream_closed');
@@ -284,7 +284,7 @@ for (const runtime of ['python', 'js']) {
           }),
         };
         const stream = new StreamArg({ capacity: 1 });
-        await stream.push(1);
+        await stream.send(1);
         const args = [stream, new Arg(StreamArg.from(stuck), 'unused')];
         const script =
           runtime === 'python'
@@ -300,13 +300,13 @@ for (const runtime of ['python', 'js']) {
           (error) => error,
         );
         assert.equal(await asked, 1);
-        await stream.push(2);
-        const waiting = rejection(stream.push(3));
+        await stream.send(2);
+        const waiting = rejection(stream.send(3));
         stop({ guest, controller });
         assert.equal((await ended).code, name === 'close' ? 'closed' : 'aborted');
         assert.equal((await waiting).code, 'stream_closed');
         await returned.promise;
-        await assert.rejects(stream.push(4), { code: 'stream_closed', message: /call has ended/ });
+        await assert.rejects(stream.send(4), { code: 'stream_closed', message: /call has ended/ });
       }
     }
   });
@@ -314,10 +314,10 @@ for (const runtime of ['python', 'js']) {
   test(`${runtime}: leaving the events of a call ends its stream`, async (t) => {
     const left = await started(t);
     const stream = new StreamArg({ capacity: 1 });
-    await stream.push(3);
+    await stream.send(3);
     const waiting = rejection(
       (async () => {
-        for (;;) await stream.push(4);
+        for (;;) await stream.send(4);
       })(),
     );
     for await (const event of left.runStream('squares', [stream])) {
@@ -406,8 +406,8 @@ for (const runtime of ['python', 'js']) {
     await asked;
     const source = numbers(3);
     const byHand = new StreamArg({ capacity: 1 });
-    await byHand.push(1);
-    const waiting = rejection(byHand.push(2));
+    await byHand.send(1);
+    const waiting = rejection(byHand.send(2));
     await assert.rejects(guest.run('two', [StreamArg.from(source), byHand]), { code: 'busy' });
     assert.equal((await waiting).code, 'stream_closed');
     assert.equal(source.next().value, 0);
@@ -441,7 +441,7 @@ for (const runtime of ['python', 'js']) {
     await assert.rejects(guest.run('total', [never], {}, { timeoutMs: 300 }), {
       code: 'wall_time_limit',
     });
-    await assert.rejects(never.push(1), { code: 'stream_closed' });
+    await assert.rejects(never.send(1), { code: 'stream_closed' });
     // Each value fits, but all of them do not fit into one batch.
     const small = await started(t, { limits: { maxValueSize: 4000 } });
     const values = Array.from(numbers(500), () => 1);
@@ -476,7 +476,7 @@ for (const runtime of ['python', 'js']) {
     }
     // A guest reads a stream by a token, which no other guest has.
     const secret = new StreamArg({ capacity });
-    await secret.push(4);
+    await secret.send(4);
     const running = parent.run('total', [secret]);
     for (const token of [0, 1, '', null, {}, 'secret', '__proto__']) {
       assert.match(await child.run('ask', [token]), /the stream is closed/);
@@ -532,13 +532,13 @@ test('big integers stay exact in a stream', async (t) => {
   assert.deepEqual(await guest.run('items', [StreamArg.from(values)]), values);
 });
 
-test('values are encoded when they are pushed', async (t) => {
+test('values are encoded when they are added', async (t) => {
   const guest = await sandbox(t, 'js', SCRIPTS.js);
   const stream = new StreamArg();
   const value = { n: 1 };
-  stream.tryPush(value);
+  stream.push(value);
   value.n = 2;
-  void stream.push(value);
+  void stream.send(value);
   value.n = 3;
   stream.end();
   assert.deepEqual(await guest.run('items', [stream]), [{ n: 1 }, { n: 2 }]);
@@ -554,10 +554,10 @@ test('invalid streams are refused', async (t) => {
     [() => new StreamArg({ capacity: 0 }), /capacity must be an integer of at least 1, not 0/],
     [() => new StreamArg({ capacity: 1.5 }), /capacity must be an integer of at least 1, not 1\.5/],
     [() => new StreamArg({ name: 1 }), /the name of an argument must be a string, not 1/],
-    [() => new StreamArg().tryPush(undefined), /the value is undefined/],
-    [() => new StreamArg().push([NaN]), /the value\[0\] is NaN/],
+    [() => new StreamArg().push(undefined), /the value is undefined/],
+    [() => new StreamArg().send([NaN]), /the value\[0\] is NaN/],
+    [() => StreamArg.from([1]).send(2), /takes its values from an iterable/],
     [() => StreamArg.from([1]).push(2), /takes its values from an iterable/],
-    [() => StreamArg.from([1]).tryPush(2), /takes its values from an iterable/],
     [() => StreamArg.from([1]).end(), /takes its values from an iterable/],
   ]) {
     await assert.rejects(

@@ -137,8 +137,8 @@ async function streams(sandbox: Sandbox): Promise<void> {
     },
   );
   try {
-    await stream.push({ a: [1, null] });
-    stream.tryPush('x');
+    await stream.send({ a: [1, null] });
+    stream.push('x');
     stream.end();
   } catch (error) {
     if (error instanceof StreamClosedError) console.log(error.code === 'stream_closed');

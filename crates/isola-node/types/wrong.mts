@@ -42,7 +42,7 @@ export async function wrong(template: SandboxTemplate, sandbox: Sandbox): Promis
   // @ts-expect-error: the values of a stream come from an iterable
   StreamArg.from(5);
   // @ts-expect-error: a function is not a value
-  await new StreamArg().push(() => 1);
+  await new StreamArg().send(() => 1);
   // @ts-expect-error: a capacity is a number
   new StreamArg({ capacity: "5" });
   // @ts-expect-error: the code is a string

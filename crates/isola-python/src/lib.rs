@@ -40,6 +40,7 @@ mod limits;
 mod mounts;
 mod sandbox;
 mod snapshot;
+mod stream_calls;
 mod template;
 
 #[pymodule]
@@ -57,6 +58,7 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<template::Template>()?;
     module.add_function(wrap_pyfunction!(encode::encode, module)?)?;
     module.add_function(wrap_pyfunction!(snapshot::take_snapshot, module)?)?;
+    module.add_function(wrap_pyfunction!(stream_calls::stream_helper, module)?)?;
     module.add_function(wrap_pyfunction!(template::build, module)?)?;
     module.add_function(wrap_pyfunction!(template::find, module)?)?;
     module.add_function(wrap_pyfunction!(bridge::check_process, module)?)?;

@@ -205,6 +205,11 @@ impl Sandbox {
     fn is_closed(&self) -> PyResult<bool> {
         self.inner.get().map(isola::Sandbox::is_closed)
     }
+
+    /// Returns the largest size of one value, in bytes.
+    fn max_value_size(&self) -> PyResult<usize> {
+        self.inner.get().map(|sandbox| sandbox.limits().max_value_size)
+    }
 }
 
 fn read(arguments: Arguments, py: Python<'_>) -> PyResult<Args> {

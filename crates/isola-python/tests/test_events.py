@@ -226,6 +226,33 @@ async def test_a_stream_filled_by_hand(python: isola.SandboxTemplate) -> None:
         assert await running == 1
 
 
+async def test_batches_fit_into_the_value_size_limit(
+    python: isola.SandboxTemplate, javascript: isola.SandboxTemplate
+) -> None:
+    in_javascript = """async function length(xs) {
+        let sum = 0;
+        for await (const x of xs) sum += x.length;
+        return sum;
+    }"""
+
+    async def texts() -> AsyncIterator[str]:
+        for _ in range(300):
+            yield "ü" * 500
+
+    for template, code in [
+        (python, "async def length(xs): return sum([len(x) async for x in xs])"),
+        (javascript, in_javascript),
+    ]:
+        async with template.create(limits=isola.Limits(max_value_size=4000)) as sandbox:
+            await sandbox.load_script(code)
+            streams = [StreamArg.from_iterable(["ü" * 500] * 300)]
+            streams.append(StreamArg.from_async_iterable(texts()))
+            for stream in streams:
+                assert await sandbox.run("length", stream) == 150_000
+            with pytest.raises(isola.IsolaError, match="larger than 4000 bytes"):
+                await sandbox.run("length", StreamArg.from_iterable(["x" * 4000]))
+
+
 async def test_a_stream_that_fails(python: isola.SandboxTemplate) -> None:
     def broken() -> Iterator[int]:
         yield 1

@@ -95,6 +95,7 @@ mod runtime;
 mod sandbox;
 mod snapshot;
 mod state;
+pub mod stream_calls;
 mod template;
 mod trust;
 mod value;

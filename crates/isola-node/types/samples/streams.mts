@@ -19,13 +19,13 @@ console.log(await sandbox.run("total", [StreamArg.from(rows(), { capacity: 100 }
 console.log(await sandbox.run("total", [], { rows: StreamArg.from([{ n: 1 }, { n: 2 }]) }));
 
 const stream = new StreamArg({ capacity: 1 });
-stream.tryPush({ n: 1 });
+stream.push({ n: 1 });
 try {
-  stream.tryPush({ n: 2 });
+  stream.push({ n: 2 });
 } catch (error) {
   if (error instanceof StreamFullError) console.log(error.code);
 }
 const running = sandbox.run("total", [stream]);
-await stream.push({ n: 3 });
+await stream.send({ n: 3 });
 stream.end();
 console.log(await running);

@@ -10,14 +10,17 @@ from typing import Any, Dict, List, Mapping, NoReturn, Sequence, Union
 
 from . import _native
 from ._errors import InvalidArgumentError, StreamClosedError, StreamFullError
+from ._streams import FUNCTION
 
 JsonValue = Union[None, bool, int, float, str, List["JsonValue"], Dict[str, "JsonValue"]]
 """A value that is passed between host and guest."""
 
 # The maximum number of values in one reply to the guest.
 _MAX_BATCH_VALUES = 256
-# The size of the JSON texts, in characters, from which on a reply takes no more values.
-_BATCH_CHARS = 256 << 10
+# The maximum size of a reply with several values, in bytes.
+_MAX_BATCH_BYTES = 256 << 10
+# The size of the text around the values: `{"items":[],"done":false}`.
+_ENVELOPE_BYTES = 25
 
 
 class Arg:
@@ -89,6 +92,7 @@ class StreamArg:
         self._async_source: AsyncIterable[Any] | None = None
         self._pump: asyncio.Task[None] | None = None
         self._used = False
+        self._max_batch_bytes = _MAX_BATCH_BYTES
 
     @classmethod
     def from_iterable(
@@ -191,7 +195,8 @@ class StreamArg:
             self._changed = asyncio.Event()
         await self._changed.wait()
 
-    def _open(self) -> None:
+    def _open(self, max_value_size: int) -> None:
+        self._max_batch_bytes = min(_MAX_BATCH_BYTES, max_value_size)
         if self._async_source is not None:
             self._pump = asyncio.get_running_loop().create_task(self._copy(self._async_source))
 
@@ -214,7 +219,10 @@ class StreamArg:
         self._notify()
 
     async def _take(self) -> str:
-        """Returns the next batch for the guest: `{"items": [...], "done": ...}` as a text."""
+        """Returns the next batch for the guest: `{"items": [...], "done": ...}` as a text.
+
+        It is larger than the guest accepts only if its single value is.
+        """
         if self._source is not None:
             self._fill(self._source)
         while not self._texts and not self._ended:
@@ -222,11 +230,13 @@ class StreamArg:
         if not self._texts and self._failure is not None:
             raise self._failure
         items: list[str] = []
-        size = 0
-        while self._texts and len(items) < _MAX_BATCH_VALUES and size < _BATCH_CHARS:
-            text = self._texts.popleft()
-            items.append(text)
-            size += len(text)
+        size = _ENVELOPE_BYTES
+        while self._texts and len(items) < _MAX_BATCH_VALUES:
+            # The comma after the value counts, too.
+            size += len(self._texts[0].encode()) + 1
+            if items and size > self._max_batch_bytes:
+                break
+            items.append(self._texts.popleft())
         self._notify()
         done = self._ended and not self._texts and self._failure is None
         return f'{{"items":[{",".join(items)}],"done":{"true" if done else "false"}}}'
@@ -241,7 +251,7 @@ class StreamArg:
                 text = _native.encode(next(values))  # type: ignore[call-overload]
                 self._texts.append(text)
                 size += len(text)
-                if size >= _BATCH_CHARS:
+                if size >= self._max_batch_bytes:
                     break
         except StopIteration:
             self._end(None)
@@ -309,7 +319,7 @@ def prepare(function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Pr
         (None, f"[{positional}]"),
         (None, f"{{{named}}}"),
     ]
-    return PreparedCall("__isola_call__", wrapped, streams)
+    return PreparedCall(FUNCTION, wrapped, streams)
 
 
 def _add(

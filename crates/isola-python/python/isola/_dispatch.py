@@ -62,11 +62,14 @@ class Dispatcher:
         """Captures the context variables of a call that starts, for its handlers."""
         self._context = contextvars.copy_context()
 
-    def open_streams(self, streams: Mapping[int, StreamArg]) -> None:
-        """Allows the guest to read from the streams of a call."""
+    def open_streams(self, streams: Mapping[int, StreamArg], max_value_size: int) -> None:
+        """Allows the guest to read from the streams of a call.
+
+        `max_value_size` is the limit of the sandbox, in bytes.
+        """
         self._streams.update(streams)
         for stream in streams.values():
-            stream._open()
+            stream._open(max_value_size)
 
     def close_streams(self, streams: Mapping[int, StreamArg]) -> None:
         """Closes the streams of a call that has ended."""

@@ -14,7 +14,6 @@ from ._events import Event, from_native
 from ._json import decode
 from ._options import Limits, seconds
 from ._snapshot import Snapshot
-from ._streams import HELPER_FILE, HELPERS
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -322,10 +321,11 @@ class _OpenStreams:
             return
         sandbox = self._sandbox
         if not sandbox._streams_ready:
-            helper = HELPERS[sandbox._runtime]
-            await sandbox.load_script(helper, name=HELPER_FILE)
+            source, file = _native.stream_helper(sandbox._runtime)
+            await sandbox.load_script(source, name=file)
             sandbox._streams_ready = True
-        sandbox._dispatcher.open_streams(self._prepared.streams)
+        limit = sandbox._native.max_value_size()
+        sandbox._dispatcher.open_streams(self._prepared.streams, limit)
 
     async def __aexit__(self, *_: object) -> None:
         if self._prepared.streams:

@@ -216,13 +216,13 @@ export class StreamArg {
   readonly name: string | null;
   readonly capacity: number;
   /**
-   * Adds a value; resolves when there was room for it. Rejects with a
-   * `StreamClosedError` after `end`, and when the call has ended.
+   * Waits for room and adds a value. Rejects with a `StreamClosedError` after `end`, and
+   * when the call has ended.
    */
-  push(value: JsonInput): Promise<void>;
-  /** Adds a value, or throws a `StreamFullError` if there is no room for it. */
-  tryPush(value: JsonInput): void;
-  /** Ends the stream after the values that were pushed. */
+  send(value: JsonInput): Promise<void>;
+  /** Adds a value without waiting; throws a `StreamFullError` if there is no room for it. */
+  push(value: JsonInput): void;
+  /** Ends the stream after the values that were added. */
   end(): void;
 }
 

@@ -8,8 +8,8 @@ const options = require('./options');
 const { encode } = require('./args');
 const { Events } = require('./events');
 const { fromJson } = require('./json');
+const { addon } = require('./native');
 const { Snapshot } = require('./snapshot');
-const { HELPERS } = require('./stream-calls');
 
 let adopted;
 
@@ -196,7 +196,7 @@ class Sandbox {
    */
   async #openStreams(streams, limits, cancel) {
     if (!this.#hasStreamHelper) {
-      const { source, file } = HELPERS[this.#runtime];
+      const { source, file } = addon().streamHelper(this.#runtime);
       const loaded = await this.#native.loadScript(source, file, limits, cancel);
       if (typeof loaded !== 'string') return loaded;
       this.#hasStreamHelper = true;

@@ -49,19 +49,19 @@ class StreamArg {
     return this.#source.queue.capacity;
   }
 
-  /** Adds a value; resolves when there was room for it. */
-  async push(value) {
+  /** Waits for room and adds a value. */
+  async send(value) {
     this.#ensureManual();
-    await this.#source.queue.push(toJson(value, 'the value'));
+    await this.#source.queue.send(toJson(value, 'the value'));
   }
 
-  /** Adds a value; throws a `StreamFullError` if there is no room for it. */
-  tryPush(value) {
+  /** Adds a value without waiting; throws a `StreamFullError` if there is no room for it. */
+  push(value) {
     this.#ensureManual();
-    this.#source.queue.tryPush(toJson(value, 'the value'));
+    this.#source.queue.push(toJson(value, 'the value'));
   }
 
-  /** Ends the stream after the values that were pushed. */
+  /** Ends the stream after the values that were added. */
   end() {
     this.#ensureManual();
     this.#source.queue.end();
@@ -74,7 +74,7 @@ class StreamArg {
 
   #ensureManual() {
     if (this.#source.values !== undefined) {
-      throw invalid('this stream takes its values from an iterable: do not push values or end it');
+      throw invalid('this stream takes its values from an iterable: do not add values or end it');
     }
   }
 }
@@ -117,7 +117,7 @@ class Source {
         if (step.done) return queue.end();
         // The values of a synchronous iterable may be promises, as in `for await`.
         const value = isAsync ? step.value : await step.value;
-        queue.tryPush(toJson(value, `value ${index} of the stream`));
+        queue.push(toJson(value, `value ${index} of the stream`));
       }
     } catch (error) {
       queue.fail(error);

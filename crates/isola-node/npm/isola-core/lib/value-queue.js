@@ -13,7 +13,7 @@ const ENVELOPE_BYTES = 25;
 
 class ValueQueue {
   #texts = [];
-  /** Pushed values that wait for room. There are none unless the queue is full. */
+  /** Values that wait for room. There are none unless the queue is full. */
   #waiting = [];
   #ended = false;
   #closed = false;
@@ -35,15 +35,15 @@ class ValueQueue {
     return this.#texts.length >= this.capacity;
   }
 
-  /** Adds a value; resolves when there was room for it. Values keep their order. */
-  async push(text) {
+  /** Waits for room and adds a value. Values keep their order. */
+  async send(text) {
     this.#ensureOpen();
     if (!this.#isFull) return this.#add(text);
     await new Promise((resolve, reject) => this.#waiting.push({ text, resolve, reject }));
   }
 
   /** Adds a value; throws if there is no room for it. */
-  tryPush(text) {
+  push(text) {
     this.#ensureOpen();
     if (this.#isFull) throw errors.streamFull(this.capacity);
     this.#add(text);
@@ -54,7 +54,7 @@ class ValueQueue {
     while (this.#isFull && !this.#closed) await this.#nextChange();
   }
 
-  /** Takes no more values. Those that were pushed before are still delivered. */
+  /** Takes no more values. Those that were added before are still delivered. */
   end() {
     if (this.#ended || this.#closed) return;
     this.#ended = true;
