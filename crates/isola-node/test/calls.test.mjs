@@ -42,7 +42,7 @@ function* talk() { console.log('out'); console.error('err'); yield {n: 1}; }
 };
 
 for (const runtime of ['python', 'js']) {
-  test(`${runtime}: values go there and back`, async (t) => {
+  test(`${runtime}: values round-trip as JSON`, async (t) => {
     const guest = await sandbox(t, runtime, SCRIPTS[runtime]);
     for (const value of [
       null,
@@ -62,7 +62,7 @@ for (const runtime of ['python', 'js']) {
     assert.deepEqual(await guest.run('echo', [{ a: undefined, b: 1 }]), { b: 1 });
   });
 
-  test(`${runtime}: events come in order, and the end is the last`, async (t) => {
+  test(`${runtime}: events arrive in order, and the end event is the last`, async (t) => {
     const guest = await sandbox(t, runtime, SCRIPTS[runtime]);
     const events = await collect(guest.runStream('talk'));
     // The console of a JavaScript guest is a log.
@@ -89,7 +89,7 @@ for (const runtime of ['python', 'js']) {
     assert.equal(many.at(-1).type, 'end');
   });
 
-  test(`${runtime}: an exception is a GuestError, and an event`, async (t) => {
+  test(`${runtime}: an exception is reported as a GuestError and as an error event`, async (t) => {
     const guest = await sandbox(t, runtime, SCRIPTS[runtime]);
     const error = await guest.run('fail').then(assert.fail, (thrown) => thrown);
     assert.ok(error instanceof isola.GuestError && error instanceof isola.IsolaError);
@@ -108,7 +108,7 @@ for (const runtime of ['python', 'js']) {
   });
 }
 
-test('arguments by position, by name, and as Arg', async (t) => {
+test('arguments are passed by position, by name and as Arg', async (t) => {
   const guest = await sandbox(t, 'python', SCRIPTS.python);
   assert.equal(await guest.run('greet', ['World']), 'Hello World');
   assert.equal(await guest.run('greet', ['World'], { greeting: 'Hey' }), 'Hey World');
@@ -126,7 +126,7 @@ test('arguments by position, by name, and as Arg', async (t) => {
   assert.ok(Object.isFrozen(new Arg(1)));
 });
 
-test('what is no argument is refused with its place', async (t) => {
+test('an invalid argument is refused with its path', async (t) => {
   const guest = await sandbox(t, 'js', SCRIPTS.js);
   const cyclic = { a: [] };
   cyclic.a.push(cyclic);
@@ -166,7 +166,7 @@ test('what is no argument is refused with its place', async (t) => {
   assert.equal(await guest.run('echo', [1]), 1);
 });
 
-test('big integers arrive as bigint on request', async (t) => {
+test('large integers are returned as bigint with the option bigints', async (t) => {
   const plain = await sandbox(t, 'python', SCRIPTS.python);
   const exact = await sandbox(
     t,
@@ -198,7 +198,7 @@ test('big integers arrive as bigint on request', async (t) => {
   assert.deepEqual(events, [{ type: 'end', data: 2n ** 65n }]);
 });
 
-test('one call at a time, and only between start and close', async (t) => {
+test('calls are refused before start, during another call and after close', async (t) => {
   const created = await (await template('js')).create();
   t.after(() => created.close());
   await assert.rejects(created.run('main'), (error) => {
@@ -231,7 +231,7 @@ test('one call at a time, and only between start and close', async (t) => {
   await assert.rejects(created.start(), { code: 'closed' });
 });
 
-test('closing stops a guest that spins, and the event loop goes on meanwhile', async (t) => {
+test('close stops a busy loop in the guest, which does not block the event loop', async (t) => {
   const guest = await sandbox(t, 'python', 'def spin():\n while True: pass\n');
   const spinning = guest.run('spin');
   let turns = 0;
@@ -242,7 +242,7 @@ test('closing stops a guest that spins, and the event loop goes on meanwhile', a
   await Promise.all([assert.rejects(spinning, { code: 'closed' }), guest[Symbol.asyncDispose]()]);
 });
 
-test('a signal stops a call, and the sandbox with it', async (t) => {
+test('an aborted signal cancels a call and closes its sandbox', async (t) => {
   const guest = await sandbox(t, 'python', 'def spin():\n while True: pass\ndef ok(): return 1\n');
   const reason = new Error('enough');
   // A call that is aborted before it starts does not affect the sandbox.
@@ -262,7 +262,7 @@ test('a signal stops a call, and the sandbox with it', async (t) => {
   await assert.rejects(guest.run('ok'), { code: 'closed', message: /cancelled half-way/ });
 });
 
-test('a signal stops a stream', async (t) => {
+test('an aborted signal cancels an event stream', async (t) => {
   const guest = await sandbox(t, 'python', 'def spin():\n yield 1\n while True: pass\n');
   const controller = new AbortController();
   const stream = guest.runStream('spin', [], {}, { signal: controller.signal });
@@ -275,7 +275,7 @@ test('a signal stops a stream', async (t) => {
   await assert.rejects(late.next(), { code: 'aborted' });
 });
 
-test('limits of one call, and of the sandbox', async (t) => {
+test('limits of a call and of a sandbox are enforced', async (t) => {
   const spin =
     'def spin():\n while True: pass\ndef wait():\n import time; time.sleep(1000)\ndef big(): return "x" * 3000\n';
   const check = async (config, name, callOptions, code) => {
@@ -299,7 +299,7 @@ test('limits of one call, and of the sandbox', async (t) => {
   assert.equal(await free.run('ok', [], {}, { timeoutMs: Infinity, cpuTimeoutMs: Infinity }), 1);
 });
 
-test('leaving a stream stops the guest', async (t) => {
+test('breaking out of an event stream stops the guest', async (t) => {
   const seen = [];
   const guest = await sandbox(
     t,
@@ -323,7 +323,7 @@ async def main():
   assert.deepEqual(seen, []);
 });
 
-test('a stream can be left while it waits', async (t) => {
+test('return ends an event stream while next is pending, and throw rejects', async (t) => {
   const guest = await sandbox(t, 'python', 'def spin():\n while True: pass\n');
   const stream = guest.runStream('spin');
   const next = stream.next();
@@ -335,7 +335,7 @@ test('a stream can be left while it waits', async (t) => {
   await assert.rejects(thrown.throw(new Error('mine')), /mine/);
 });
 
-test('closing ends a stream with an error event', async (t) => {
+test('close ends an event stream with an error event', async (t) => {
   const guest = await sandbox(t, 'python', 'def spin():\n yield 1\n while True: pass\n');
   const stream = guest.runStream('spin');
   await stream.next();
@@ -348,7 +348,7 @@ test('closing ends a stream with an error event', async (t) => {
   assert.equal((await stream.next()).done, true);
 });
 
-test('a slow consumer slows the guest', async (t) => {
+test('a slow consumer applies backpressure to the guest', async (t) => {
   let asked = 0;
   const reached = signal();
   const guest = await sandbox(
@@ -376,7 +376,7 @@ async def flood():
   const keepRunning = setInterval(() => {}, 1000);
   t.after(() => clearInterval(keepRunning));
   await reached.promise;
-  // A guest that ignored back-pressure would have finished by the end of another complete run.
+  // A guest that ignored backpressure would have finished by the end of another complete run.
   const other = await sandbox(t, 'python', 'def f():\n for i in range(2000): yield i\n');
   await collect(other.runStream('f'));
   await collect(
@@ -402,7 +402,7 @@ test('calls in many sandboxes run at the same time', async (t) => {
   );
 });
 
-test('python: the end in order runs exit handlers, and closes the sandbox', async (t) => {
+test('python: finish runs exit handlers and closes the sandbox', async (t) => {
   const script = `
 import atexit
 written = open('/end/log', 'w')
@@ -437,7 +437,7 @@ def spin():
   await assert.rejects(endless.finish({ timeoutMs: 300 }), { code: 'wall_time_limit' });
 });
 
-test('js: the end in order closes the sandbox', async (t) => {
+test('js: finish closes the sandbox', async (t) => {
   const guest = await sandbox(t, 'js', SCRIPTS.js);
   await guest.finish();
   await assert.rejects(guest.run('echo', [1]), { code: 'closed' });

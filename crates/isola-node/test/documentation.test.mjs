@@ -26,7 +26,7 @@ for (const [page, printed] of [
   ],
   ['node_modules/isola-core/README.md', ['hello world\n']],
 ]) {
-  test(`the programs of ${page}`, async () => {
+  test(`the programs of ${page} print the documented output`, async () => {
     const found = await programs(page);
     assert.equal(found.length, printed.length);
     for (const [index, code] of found.entries()) {
@@ -45,7 +45,7 @@ async function columns(page) {
   return rows.map(([, first, second]) => [names(first), names(second)]);
 }
 
-test('each code of an error has one class, the same in code, declarations and documentation', async () => {
+test('each error code has the same class in code, declarations and documentation', async () => {
   const lib = path.join(path.dirname(createRequire(import.meta.url).resolve('isola-core')), '/');
   const { fromFailure } = createRequire(lib)('./errors.js');
   const classOf = (code) => fromFailure({ code, message: '' }).name;

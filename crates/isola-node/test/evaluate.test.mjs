@@ -32,7 +32,7 @@ const SCRIPTS = {
 };
 
 for (const runtime of ['python', 'js']) {
-  test(`${runtime}: the value of the last expression, with shared globals`, async (t) => {
+  test(`${runtime}: evaluate returns the last value and shares globals with scripts`, async (t) => {
     const guest = await sandbox(t, runtime, SCRIPTS[runtime]);
     for (const [code, value] of PIECES[runtime])
       assert.deepEqual(await guest.evaluate(code), value, code);
@@ -44,7 +44,7 @@ for (const runtime of ['python', 'js']) {
     for (let i = 0; i < 20; i += 1) assert.equal(await guest.evaluate(`x + ${i}`), 20 + i);
   });
 
-  test(`${runtime}: an error is the code's own, and the sandbox remains usable`, async (t) => {
+  test(`${runtime}: the sandbox remains usable after an error in evaluated code`, async (t) => {
     const guest = await sandbox(t, runtime, SCRIPTS[runtime]);
     for (const [code, message] of [
       [
@@ -61,7 +61,7 @@ for (const runtime of ['python', 'js']) {
     assert.equal(await guest.evaluate('1 + 1'), 2);
   });
 
-  test(`${runtime}: options and states, as for other calls`, async (t) => {
+  test(`${runtime}: evaluate checks its options, limits, signal and sandbox state`, async (t) => {
     const spin = runtime === 'python' ? 'while True: pass' : 'for (;;);';
     const limited = await sandbox(t, runtime, '');
     await assert.rejects(limited.evaluate(spin, { cpuTimeoutMs: 50 }), { code: 'cpu_time_limit' });
@@ -97,7 +97,7 @@ for (const runtime of ['python', 'js']) {
   });
 }
 
-test('events of evaluated code come as they happen', async (t) => {
+test('events of evaluated code arrive while it runs', async (t) => {
   const arrived = signal();
   const guest = await sandbox(t, 'python', '', { hostcalls: { wait: () => arrived.promise } });
   const events = guest.evaluateStream(`
@@ -131,7 +131,7 @@ items()
   await assert.rejects(guest.evaluate('1'), { code: 'closed', message: /cancelled half-way/ });
 });
 
-test('big integers of evaluated code are exact on request', async (t) => {
+test('evaluate returns large integers as bigint with the option bigints', async (t) => {
   const guest = await sandbox(t, 'python', '', { bigints: true });
   assert.equal(await guest.evaluate('2 ** 70'), 2n ** 70n);
 });

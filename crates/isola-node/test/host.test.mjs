@@ -1,5 +1,4 @@
-// Hostcalls and HTTP requests of a guest, with handlers that behave in every
-// possible way.
+// Hostcalls and HTTP requests of a guest, including handlers that fail.
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
@@ -19,7 +18,7 @@ async def attempt(name):
         return str(error)
 `;
 
-test('hostcalls: payloads and results are values', async (t) => {
+test('hostcalls: payloads and results are passed as JSON values', async (t) => {
   const guest = await sandbox(t, 'python', CALLS, {
     hostcalls: {
       echo: async (payload) => payload,
@@ -32,7 +31,7 @@ test('hostcalls: payloads and results are values', async (t) => {
   assert.equal(await guest.run('ask', ['nothing']), null);
 });
 
-test('hostcalls from JavaScript', async (t) => {
+test('hostcalls: a JavaScript guest gets the result of a handler', async (t) => {
   const guest = await sandbox(
     t,
     'js',
@@ -44,7 +43,7 @@ test('hostcalls from JavaScript', async (t) => {
   assert.equal(await guest.run('main'), 2);
 });
 
-test('hostcalls: whatever a handler does wrong fails that call alone', async (t) => {
+test('hostcalls: an error in a handler fails only its hostcall', async (t) => {
   const error = new Error('the message');
   error.cause = new Error('a secret');
   const guest = await sandbox(t, 'python', CALLS, {
@@ -87,7 +86,7 @@ test('hostcalls: whatever a handler does wrong fails that call alone', async (t)
   assert.equal(await guest.run('ask', ['fine']), 1);
 });
 
-test('hostcalls: a handler that never settles is left behind by a limit, or by close', async (t) => {
+test('hostcalls: a time limit and close end a call whose handler never settles', async (t) => {
   const asked = signal();
   const config = { hostcalls: { forever: () => (asked.resolve(), new Promise(() => {})) } };
   const limited = await sandbox(t, 'python', CALLS, config);
@@ -101,12 +100,12 @@ test('hostcalls: a handler that never settles is left behind by a limit, or by c
   await assert.rejects(asking, { code: 'closed' });
 });
 
-test('hostcalls: a handler may close its own sandbox', async (t) => {
+test('hostcalls: a handler can close its own sandbox', async (t) => {
   const guest = await sandbox(t, 'python', CALLS, { hostcalls: { end: () => guest.close() } });
   await assert.rejects(guest.run('ask', ['end']), { code: 'closed' });
 });
 
-test('hostcalls: many at once', async (t) => {
+test('hostcalls: concurrent hostcalls return their own results', async (t) => {
   const guest = await sandbox(
     t,
     'js',
@@ -121,7 +120,7 @@ test('hostcalls: many at once', async (t) => {
   );
 });
 
-test('hostcalls: big integers on request', async (t) => {
+test('hostcalls: large integers are passed as bigint with the option bigints', async (t) => {
   const guest = await sandbox(
     t,
     'python',
@@ -145,14 +144,14 @@ async function get(url, init) {
 }
 `;
 
-test('HTTP is off unless it is asked for', async (t) => {
+test('HTTP is disabled by default, by false and by null', async (t) => {
   for (const config of [{}, { http: false }, { http: null }, { httpHandler: false }]) {
     const guest = await sandbox(t, 'js', REQUESTS, config);
     assert.match(await guest.run('get', ['http://a.test/']), /disabled/);
   }
 });
 
-test('http: true is a real fetch', async (t) => {
+test('http: true sends real requests and returns their responses', async (t) => {
   const url = await server(t, async (request, response) => {
     const body = [];
     for await (const piece of request) body.push(piece);
@@ -195,7 +194,7 @@ test('http: true is a real fetch', async (t) => {
   assert.match(await guest.run('get', ['http://127.0.0.1:1/']), /fetch failed/);
 });
 
-test('a custom handler sees the request and makes the response', async (t) => {
+test('a custom handler receives the request and returns the response', async (t) => {
   const seen = [];
   const http = async (request) => {
     seen.push(request);
@@ -224,7 +223,7 @@ test('a custom handler sees the request and makes the response', async (t) => {
   assert.equal(seen[1].body, null);
 });
 
-test('repeated header fields of a request are kept apart', async (t) => {
+test('repeated header fields of requests and responses are preserved', async (t) => {
   const seen = signal();
   const guest = await sandbox(
     t,
@@ -260,7 +259,7 @@ def main():
   assert.equal(request.headers['x-a'], '1, 2');
 });
 
-test('the body of a response may take every form', async (t) => {
+test('the body of a response can be bytes, a stream, a generator or absent', async (t) => {
   const bodies = {
     buffer: () => Buffer.from('abc'),
     bytes: () => new Uint8Array([97, 98, 99]),
@@ -282,7 +281,7 @@ test('the body of a response may take every form', async (t) => {
   }
 });
 
-test('what a handler answers wrongly fails that request alone', async (t) => {
+test('an invalid response of a handler fails only its request', async (t) => {
   const answers = {
     none: undefined,
     text: 'hello',
@@ -339,7 +338,7 @@ test('what a handler answers wrongly fails that request alone', async (t) => {
   assert.equal((await guest.run('get', ['http://a.test/fine']))[0], 200);
 });
 
-test('a body arrives while the host still sends it', async (t) => {
+test('a response body is streamed to the guest', async (t) => {
   const taken = signal();
   const guest = await sandbox(
     t,
@@ -374,7 +373,7 @@ async function* main() {
   assert.deepEqual(events, ['first', 'second', null]);
 });
 
-test('requests in pieces: as a stream, and as one buffer', async (t) => {
+test('a chunked request body is passed as a stream or as one buffer', async (t) => {
   const script = `
 from sandbox.http import fetch
 def pieces():
@@ -409,7 +408,7 @@ def main():
   assert.equal(await unread.run('main'), 'enough');
 });
 
-test('a guest that gives up ends its request at the server', async (t) => {
+test('closing a sandbox closes the connection of its pending request', async (t) => {
   const reached = signal();
   const gone = signal();
   const url = await server(t, (request, response) => {
@@ -425,7 +424,7 @@ test('a guest that gives up ends its request at the server', async (t) => {
   await Promise.all([gone.promise, assert.rejects(getting, { code: 'closed' })]);
 });
 
-test('a handler hears that nobody waits any more', async (t) => {
+test('closing a sandbox aborts the signal of its pending request', async (t) => {
   const aborted = signal();
   const asked = signal();
   const guest = await sandbox(t, 'js', REQUESTS, {
@@ -441,7 +440,7 @@ test('a handler hears that nobody waits any more', async (t) => {
   await Promise.all([aborted.promise, assert.rejects(getting, { code: 'closed' })]);
 });
 
-test('a body larger than the guest reads at once comes whole', async (t) => {
+test('a response body that is larger than one read arrives complete', async (t) => {
   const size = 3 * 1024 * 1024;
   const url = await server(t, (request, response) => response.end(Buffer.alloc(size, 'x')));
   const guest = await sandbox(

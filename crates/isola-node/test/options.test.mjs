@@ -25,7 +25,7 @@ async function started(t, built, config) {
   return created;
 }
 
-test('prelude, env and mounts of a template, and those of a sandbox over them', async (t) => {
+test('env and mounts of a sandbox override those of its template', async (t) => {
   const [one, two] = [await tempDir(t), await tempDir(t)];
   await writeFile(path.join(one, 'a.txt'), 'one');
   await writeFile(path.join(two, 'a.txt'), 'two');
@@ -51,7 +51,7 @@ test('prelude, env and mounts of a template, and those of a sandbox over them', 
   assert.equal(await readFile(path.join(two, 'b.txt'), 'utf8'), 'x');
 });
 
-test('maxMemory of a template and of a sandbox', async (t) => {
+test('maxMemory of a sandbox overrides that of its template', async (t) => {
   const bomb = 'def main():\n return len(bytearray(100 * 1024 * 1024))\n';
   const small = await buildTemplate('python', { maxMemory: 64 * 1024 * 1024 });
   const guest = await started(t, small);
@@ -100,7 +100,7 @@ for (const [limits, name, args, code, message] of [
   [{ maxHandles: 100 }, 'open_many', [100], 'handle_limit', /100/],
   [{ maxRequests: 3 }, 'fetch_many', [4], 'guest_exception', /3/],
 ]) {
-  test(`the limit ${Object.keys(limits)} of a template and of a sandbox`, async (t) => {
+  test(`the limit ${Object.keys(limits)} of a template and of a sandbox is enforced`, async (t) => {
     const data = await tempDir(t);
     await writeFile(path.join(data, 'file'), '');
     const never = () => new Promise(() => {});
@@ -125,7 +125,7 @@ for (const [limits, name, args, code, message] of [
   });
 }
 
-test('cacheDir keeps compiled code there, and null keeps none', { timeout: 300_000 }, async (t) => {
+test('compiled code is stored in cacheDir and reused', { timeout: 300_000 }, async (t) => {
   const cacheDir = await tempDir(t);
   const phases = [];
   await buildTemplate('js', { cacheDir, onProgress: ({ phase }) => phases.push(phase) });
@@ -135,7 +135,7 @@ test('cacheDir keeps compiled code there, and null keeps none', { timeout: 300_0
   assert.deepEqual(phases, ['compile']);
 });
 
-test('runtimePath is a file or a folder, and nothing else is looked at then', async (t) => {
+test('runtimePath is a file or a directory, and no other location is searched', async (t) => {
   const shipped = path.dirname(require.resolve('isola-core-runtime-js/package.json'));
   for (const runtimePath of [shipped, path.join(shipped, 'js.wasm')]) {
     const guest = await started(
@@ -177,7 +177,7 @@ test('a context builds templates until it is closed', async (t) => {
   await assert.rejects(other.buildTemplate('js'), { code: 'closed' });
 });
 
-test('a failing prelude fails the start, and closes the sandbox', async (t) => {
+test('an error in the prelude fails the start and closes the sandbox', async (t) => {
   const built = await buildTemplate('python', { prelude: 'raise ValueError("no")' });
   const created = await built.create();
   t.after(() => created.close());
@@ -185,7 +185,7 @@ test('a failing prelude fails the start, and closes the sandbox', async (t) => {
   await assert.rejects(created.run('f'), { code: 'closed' });
 });
 
-test('the name of a script stands in tracebacks', async (t) => {
+test('tracebacks contain the name of the script', async (t) => {
   const guest = await sandbox(t, 'python', '');
   await guest.loadScript('def f(): raise ValueError()', { name: 'mine.py' });
   await assert.rejects(guest.run('f'), (error) =>
@@ -193,7 +193,7 @@ test('the name of a script stands in tracebacks', async (t) => {
   );
 });
 
-test('what is no option is refused by name', async (t) => {
+test('unknown and invalid options are refused by name', async (t) => {
   const built = await template('js');
   const guest = await sandbox(t, 'js', 'function f() {}');
   const signal = 'later';

@@ -1,5 +1,5 @@
-// The effects of the package on its process, which exits when nothing is left to
-// do, and survives whatever handlers and workers do.
+// The effects of the package on its process: when it exits, workers, timers and memory.
+// Errors about the native part.
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -29,7 +29,7 @@ async function printed(program) {
   return stdout;
 }
 
-test('a process ends with sandboxes that nobody closed', async () => {
+test('a process exits while sandboxes are open', async () => {
   assert.equal(
     await printed(`begin('function main() { return 1; }', { http: true, hostcalls: { f() {} } })
       .then((sandbox) => sandbox.run('main')).then(console.log);`),
@@ -37,7 +37,7 @@ test('a process ends with sandboxes that nobody closed', async () => {
   );
 });
 
-test('a process ends with a stream that nobody goes on with', async () => {
+test('a process exits while an event stream is incomplete', async () => {
   assert.equal(
     await printed(`begin('function* main() { for (;;) yield 1; }').then(async (sandbox) => {
       console.log(await sandbox.runStream('main').next());
@@ -46,7 +46,7 @@ test('a process ends with a stream that nobody goes on with', async () => {
   );
 });
 
-test('a process ends with a stream argument whose source never ends', async () => {
+test('a process exits while the source of a stream argument is pending', async () => {
   assert.equal(
     await printed(`const { StreamArg } = require('isola-core');
     const source = { [Symbol.asyncIterator]: () => ({ next: () => new Promise(() => {}) }) };
@@ -57,7 +57,7 @@ test('a process ends with a stream argument whose source never ends', async () =
   );
 });
 
-test('a process ends in the middle of a call when it is told to', async () => {
+test('process.exit ends the process during a call', async () => {
   assert.equal(
     await printed(`begin('function main() { for (;;); }').then((sandbox) => {
       sandbox.run('main');
@@ -67,7 +67,7 @@ test('a process ends in the middle of a call when it is told to', async () => {
   );
 });
 
-test('a handler that never settles holds nothing once its sandbox is closed', async () => {
+test('a pending handler of a closed sandbox does not keep the process running', async () => {
   assert.equal(
     await printed(`let sandbox;
       const forever = () => { setImmediate(() => sandbox.close()); return new Promise(() => {}); };
@@ -77,7 +77,7 @@ test('a handler that never settles holds nothing once its sandbox is closed', as
   );
 });
 
-test('sandboxes work in workers, and a worker may be terminated during a call', async () => {
+test('sandboxes work in workers, and a worker can be terminated during a call', async () => {
   assert.equal(
     await printed(`
       const { Worker } = require('node:worker_threads');
@@ -100,7 +100,7 @@ test('sandboxes work in workers, and a worker may be terminated during a call', 
   );
 });
 
-test('quick calls in a row let everybody else have their turn', async () => {
+test('timers run between consecutive short calls', async () => {
   assert.equal(
     await printed(`begin('function main() { return 1; }').then(async (sandbox) => {
       let ticks = 0;
@@ -113,7 +113,7 @@ test('quick calls in a row let everybody else have their turn', async () => {
   );
 });
 
-test('memory returns when sandboxes are closed', async () => {
+test('closed sandboxes free their memory', async () => {
   const program = `
     const { buildTemplate } = require('isola-core');
     (async () => {
@@ -139,7 +139,7 @@ test('memory returns when sandboxes are closed', async () => {
   assert.ok(rss < 40e6, `the process grew by ${rss} bytes`);
 });
 
-test('a long stream of values takes little memory', async () => {
+test('memory use does not grow with the length of a stream argument', async () => {
   const program = `
     const { buildTemplate, StreamArg } = require('isola-core');
     (async () => {
@@ -190,7 +190,7 @@ async function refusal(cwd, before = '') {
   return stdout;
 }
 
-test('a machine without a native part is told which there are', async (t) => {
+test('an unsupported platform is reported with the supported ones', async (t) => {
   const other = "Object.defineProperty(process, 'platform', { value: 'sunos' });";
   assert.match(
     await refusal(await alone(t), other),
@@ -198,7 +198,7 @@ test('a machine without a native part is told which there are', async (t) => {
   );
 });
 
-test('a native part that is missing or damaged is named', async (t) => {
+test('a missing or damaged native part is reported', async (t) => {
   assert.match(
     await refusal(await alone(t)),
     /^invalid_argument the package isola-core-linux-x64-gnu is not installed: install isola-core without --omit=optional$/m,

@@ -1,4 +1,4 @@
-// Downloads of runtimes from a real server, with every failure of one. The archive
+// Downloads of runtimes from a real server, and their failures. The archive
 // holds a small file instead of a component, since only the download is tested;
 // the last test runs a real one.
 
@@ -109,7 +109,7 @@ async function refused(attempt, code, message) {
   });
 }
 
-test('a release is downloaded once, with progress, and found the next time', async (t) => {
+test('a release is downloaded once, with progress, and reused', async (t) => {
   const runtimesDir = path.join(await tempDir(t), 'runtimes');
   const { url, log } = await releases(t, good);
   const seen = [];
@@ -127,7 +127,7 @@ test('a release is downloaded once, with progress, and found the next time', asy
   assert.equal(log.length, 2);
 });
 
-test('a broken download goes on where it ended', async (t) => {
+test('an interrupted download is resumed with a range request', async (t) => {
   const runtimesDir = path.join(await tempDir(t), 'runtimes');
   let cuts = 0;
   const { url, log } = await releases(t, good, {
@@ -143,7 +143,7 @@ test('a broken download goes on where it ended', async (t) => {
   assert.deepEqual(log, [`${ASSET}.sha256`, ASSET, `${ASSET} bytes=200-`]);
 });
 
-test('a later attempt goes on with what an earlier one has left', async (t) => {
+test('a later attempt resumes the partial download of a failed one', async (t) => {
   const runtimesDir = path.join(await tempDir(t), 'runtimes');
   let broken = true;
   const { url, log } = await releases(t, good, {
@@ -165,7 +165,7 @@ test('a later attempt goes on with what an earlier one has left', async (t) => {
   assert.equal(log.at(-1), `${ASSET} bytes=100-`);
 });
 
-test('a server without ranges is read from the start', async (t) => {
+test('a download is restarted if the server ignores range requests', async (t) => {
   const runtimesDir = path.join(await tempDir(t), 'runtimes');
   let first = true;
   const { url } = await releases(t, good, {
@@ -181,7 +181,7 @@ test('a server without ranges is read from the start', async (t) => {
   await installed(runtimesDir);
 });
 
-test('a wrong digest is refused, and nothing is left', async (t) => {
+test('an archive with a wrong digest is refused and leaves no files', async (t) => {
   const runtimesDir = path.join(await tempDir(t), 'runtimes');
   const { url } = await releases(t, good, { digest: '0'.repeat(64) });
   await refused(
@@ -192,7 +192,7 @@ test('a wrong digest is refused, and nothing is left', async (t) => {
   assert.deepEqual(await remainingFiles(runtimesDir), []);
 });
 
-test('a pinned digest counts, and not the one of the server', async (t) => {
+test('a pinned digest is used instead of the digest of the server', async (t) => {
   const runtimesDir = path.join(await tempDir(t), 'runtimes');
   const { url, log } = await releases(t, good);
   await refused(
@@ -213,7 +213,7 @@ test('a pinned digest counts, and not the one of the server', async (t) => {
 
 for (const [name, entries, message] of [
   [
-    'climbs out of its directory',
+    'has a path that begins with ..',
     [
       ['../escaped', 'x'],
       ['js.wasm', 'x'],
@@ -222,7 +222,7 @@ for (const [name, entries, message] of [
   ],
   ['has an absolute path', [['/tmp/escaped', 'x']], /points outside of the target directory/],
   [
-    'climbs in the middle of a path',
+    'has .. in the middle of a path',
     [['a/../../escaped', 'x']],
     /points outside of the target directory/,
   ],
@@ -236,16 +236,16 @@ for (const [name, entries, message] of [
   ],
   ['has a hard link', [['link', 'js.wasm', '1']], /neither a regular file nor a directory/],
   [
-    'has one file twice',
+    'contains a file twice',
     [
       ['js.wasm', 'x'],
       ['js.wasm', 'y'],
     ],
     /js\.wasm/,
   ],
-  ['has no runtime in it', [['other.wasm', 'x']], /there is no js\.wasm in it/],
+  ['does not contain the runtime', [['other.wasm', 'x']], /there is no js\.wasm in it/],
 ]) {
-  test(`an archive that ${name} is refused, and nothing is left`, async (t) => {
+  test(`an archive that ${name} is refused and leaves no files`, async (t) => {
     const around = await tempDir(t);
     const runtimesDir = path.join(around, 'runtimes');
     const { url } = await releases(t, archive(entries));
@@ -254,14 +254,14 @@ for (const [name, entries, message] of [
   });
 }
 
-test('what is no archive is refused', async (t) => {
+test('a download that is not an archive is refused', async (t) => {
   const runtimesDir = path.join(await tempDir(t), 'runtimes');
   const { url } = await releases(t, Buffer.from('hello'));
   await refused(build(runtimesDir, url), 'download_refused', /damaged/);
   assert.deepEqual(await remainingFiles(runtimesDir), []);
 });
 
-test('a release that is not there says where it was looked for', async (t) => {
+test('the error for a missing release contains its URL', async (t) => {
   const runtimesDir = path.join(await tempDir(t), 'runtimes');
   const { url } = await releases(t, good);
   await refused(
@@ -273,7 +273,7 @@ test('a release that is not there says where it was looked for', async (t) => {
   await refused(build(runtimesDir, none.url), 'download_refused', /holds no SHA-256 digest/);
 });
 
-test('resolveRuntime returns what buildTemplate would use, and downloads it once', async (t) => {
+test('resolveRuntime downloads a release once, and buildTemplate uses it', async (t) => {
   const runtimesDir = path.join(await tempDir(t), 'runtimes');
   const { url, log } = await releases(t, good);
   const seen = [];
@@ -300,7 +300,7 @@ test('resolveRuntime returns what buildTemplate would use, and downloads it once
   await refused(isola.resolveRuntime('js', pinned), 'download_refused', /and not 1{64}/);
 });
 
-test('resolveRuntime finds the installed runtimes, and a given one', async (t) => {
+test('resolveRuntime finds installed and given runtimes and refuses invalid options', async (t) => {
   const require = createRequire(import.meta.url);
   const { version } = require('isola-core/package.json');
   for (const runtime of ['python', 'js']) {
@@ -345,7 +345,7 @@ test('resolveRuntime finds the installed runtimes, and a given one', async (t) =
 });
 
 test(
-  'two processes at once download once, and the archive of a release runs',
+  'concurrent processes download a release once, and its runtime works',
   { timeout: 300_000 },
   async (t) => {
     const home = await tempDir(t);

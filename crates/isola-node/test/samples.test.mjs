@@ -1,5 +1,5 @@
 // The samples of the documentation, compiled by TypeScript. Each runs in a process
-// of its own, prints the expected output, and exits by itself.
+// of its own, prints the expected output, and exits.
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -21,7 +21,7 @@ for (const [name, printed, errorOutput] of [
   ['streams', '999000\n3\nstream_full\n4\n', ''],
   ['evaluate', '21\nstdout out\n\nresult 0\nresult 1\nresult 4\nend null\n', ''],
 ]) {
-  test(`the sample "${name}"`, async () => {
+  test(`the sample "${name}" prints the expected output`, async () => {
     const { stdout, stderr } = await run(process.execPath, [`types/out/samples/${name}.mjs`]);
     assert.equal(
       stdout.replace("{ user_id: 7, name: 'user-7' }", "{ name: 'user-7', user_id: 7 }"),

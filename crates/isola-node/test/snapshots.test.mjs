@@ -48,7 +48,7 @@ async function tempDir(t) {
 }
 
 for (const runtime of ['python', 'js']) {
-  test(`${runtime}: children go on, each on its own`, async (t) => {
+  test(`${runtime}: forks continue independently`, async (t) => {
     const parent = await loaded(t, runtime);
     assert.deepEqual(await parent.run('step'), [1, 0]);
     const children = await parent.fork(3);
@@ -83,7 +83,7 @@ for (const runtime of ['python', 'js']) {
   });
 }
 
-test('what does not fit is refused', async (t) => {
+test('incompatible and damaged snapshots and invalid arguments are refused', async (t) => {
   const parent = await loaded(t, 'js');
   const path = join(await tempDir(t), 'a.snapshot');
   const snapshot = await parent.snapshot();

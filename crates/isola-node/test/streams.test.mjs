@@ -1,4 +1,4 @@
-// Stream arguments: sources of values, back-pressure, ends, errors and isolation.
+// Stream arguments: sources of values, backpressure, ends, errors and isolation.
 
 import assert from 'node:assert/strict';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -125,7 +125,7 @@ for (const runtime of ['python', 'js']) {
     assert.equal(await guest.run('main'), 'main');
   });
 
-  test(`${runtime}: streams are arguments like others`, async (t) => {
+  test(`${runtime}: streams are passed by position, by name and as Arg`, async (t) => {
     const guest = await started(t);
     const ones = () => StreamArg.from([1, 1]);
     assert.equal(await guest.run('total', [ones()], { factor: 5 }), 10);
@@ -162,7 +162,7 @@ for (const runtime of ['python', 'js']) {
     assert.doesNotMatch(error.message, /isola_/);
   });
 
-  test(`${runtime}: a stream filled by hand`, async (t) => {
+  test(`${runtime}: push and send add values to a stream until it is ended`, async (t) => {
     const guest = await started(t);
     const stream = new StreamArg({ capacity: 2 });
     await stream.send(1);
@@ -187,7 +187,7 @@ for (const runtime of ['python', 'js']) {
     stream.end();
   });
 
-  test(`${runtime}: values that wait for room keep their order, and come before the end`, async (t) => {
+  test(`${runtime}: pending sends keep their order and complete before the end`, async (t) => {
     const guest = await started(t);
     const stream = new StreamArg({ capacity: 2 });
     const sent = Array.from(numbers(600), (value) => stream.send(value));
@@ -196,7 +196,7 @@ for (const runtime of ['python', 'js']) {
     await Promise.all(sent);
   });
 
-  test(`${runtime}: a slow guest slows its source`, async (t) => {
+  test(`${runtime}: a slow guest applies backpressure to its source`, async (t) => {
     const capacity = 5;
     let taken = 0;
     function* endless() {
@@ -311,7 +311,7 @@ for (const runtime of ['python', 'js']) {
     }
   });
 
-  test(`${runtime}: leaving the events of a call ends its stream`, async (t) => {
+  test(`${runtime}: breaking out of the events of a call ends its stream`, async (t) => {
     const left = await started(t);
     const stream = new StreamArg({ capacity: 1 });
     await stream.send(3);
@@ -327,7 +327,7 @@ for (const runtime of ['python', 'js']) {
     assert.equal((await waiting).code, 'stream_closed');
     await assert.rejects(left.run('main'), { code: 'closed', message: /cancelled half-way/ });
 
-    // Before the first `next` nothing has started, and the source is not touched.
+    // Before the first `next` nothing has started, and the source is not read.
     const guest = await started(t);
     const source = numbers(3);
     const unstarted = StreamArg.from(source);
@@ -344,7 +344,7 @@ for (const runtime of ['python', 'js']) {
     assert.deepEqual(await next, { done: true, value: undefined });
   });
 
-  test(`${runtime}: a source that fails ends the guest's iteration with its message`, async (t) => {
+  test(`${runtime}: an error of a source is raised in the guest with its message`, async (t) => {
     const guest = await started(t);
     function* broken() {
       yield 1;
@@ -376,7 +376,7 @@ for (const runtime of ['python', 'js']) {
     assert.equal(await guest.run('main'), 'main');
   });
 
-  test(`${runtime}: a stream is used only once`, async (t) => {
+  test(`${runtime}: a stream can be used only once`, async (t) => {
     const [guest, other] = [await started(t), await started(t)];
     const used = StreamArg.from([1]);
     assert.equal(await guest.run('total', [used]), 1);
@@ -400,7 +400,7 @@ for (const runtime of ['python', 'js']) {
     assert.deepEqual(await collect(events), [{ type: 'end', data: 3 }]);
   });
 
-  test(`${runtime}: a call that is refused closes its stream and leaves the source alone`, async (t) => {
+  test(`${runtime}: a refused call closes its stream and does not read the source`, async (t) => {
     const { guest, asked } = await holding(t, runtime);
     const held = guest.run('hold', [StreamArg.from([1])]);
     await asked;
@@ -457,7 +457,7 @@ for (const runtime of ['python', 'js']) {
     assert.match(await small.run('message', [large]), /larger than 4000 bytes/);
   });
 
-  test(`${runtime}: forks and snapshots take streams, and read only their own`, async (t) => {
+  test(`${runtime}: forks and restored sandboxes can read only their own streams`, async (t) => {
     const capacity = 1;
     const parent = await started(t);
     assert.equal(await parent.run('total', [StreamArg.from([1])]), 1);
@@ -485,7 +485,7 @@ for (const runtime of ['python', 'js']) {
     assert.equal(await running, 4);
   });
 
-  test(`${runtime}: calls with streams at the same time`, async (t) => {
+  test(`${runtime}: concurrent calls with streams return their own results`, async (t) => {
     const guests = await Promise.all(Array.from({ length: 5 }, () => started(t)));
     const totals = guests.map((guest, index) =>
       guest.run('total', [StreamArg.from(asyncNumbers(1000 + index))]),
@@ -508,13 +508,13 @@ function iterator(values) {
   };
 }
 
-test('python: a stream is read with a plain for, too', async (t) => {
+test('python: a stream can be read with a synchronous for loop', async (t) => {
   const guest = await sandbox(t, 'python', 'def total(xs): return sum(xs)\n');
   assert.equal(await guest.run('total', [StreamArg.from(asyncNumbers(1000))]), 499500);
   assert.equal(await guest.run('total', [], { xs: StreamArg.from([1, 2]) }), 3);
 });
 
-test('js: exports of a module keep their names beside streams', async (t) => {
+test('js: exports with the names of internal variables remain callable', async (t) => {
   const guest = await sandbox(t, 'js', SCRIPTS.js);
   const names = ['read', 'request', 'stream', 'batch', 'target', 'args', 'call'];
   await guest.loadScript(names.map((name) => `export const ${name} = () => '${name}';`).join('\n'));
@@ -526,7 +526,7 @@ test('js: exports of a module keep their names beside streams', async (t) => {
   );
 });
 
-test('big integers stay exact in a stream', async (t) => {
+test('large integers are exact in a stream with the option bigints', async (t) => {
   const guest = await sandbox(t, 'python', SCRIPTS.python, { bigints: true });
   const values = [2n ** 70n, { a: -(2n ** 80n) }];
   assert.deepEqual(await guest.run('items', [StreamArg.from(values)]), values);
