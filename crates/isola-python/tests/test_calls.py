@@ -42,7 +42,7 @@ def fail():
 """
 
 
-async def test_values_cross_both_ways(python: isola.SandboxTemplate) -> None:
+async def test_values_round_trip(python: isola.SandboxTemplate) -> None:
     async with python.create() as sandbox:
         await sandbox.load_script(SCRIPT)
         for value in [
@@ -71,7 +71,7 @@ async def test_values_cross_both_ways(python: isola.SandboxTemplate) -> None:
         assert await sandbox.run("later", Color.RED) == 2**70
 
 
-async def test_arguments_by_position_and_by_name(python: isola.SandboxTemplate) -> None:
+async def test_arguments_are_passed_by_position_and_by_name(python: isola.SandboxTemplate) -> None:
     async with python.create() as sandbox:
         await sandbox.load_script(SCRIPT)
         assert await sandbox.run("add", 2, 3) == 5
@@ -117,7 +117,7 @@ def test_arg_is_immutable() -> None:
             assert (value, name) == (5, "n")
 
 
-async def test_generators_end_in_null(python: isola.SandboxTemplate) -> None:
+async def test_return_value_of_a_generator_is_dropped(python: isola.SandboxTemplate) -> None:
     async with python.create() as sandbox:
         await sandbox.load_script(SCRIPT)
         assert await sandbox.run("items", 3) is None
@@ -130,7 +130,7 @@ async def test_generators_end_in_null(python: isola.SandboxTemplate) -> None:
             ]
 
 
-async def test_an_exception_of_the_guest(python: isola.SandboxTemplate) -> None:
+async def test_guest_exception_is_raised_with_its_traceback(python: isola.SandboxTemplate) -> None:
     async with python.create() as sandbox:
         await sandbox.load_script(SCRIPT, name="mine.py")
         with pytest.raises(isola.GuestError) as caught:
@@ -148,7 +148,7 @@ async def test_an_exception_of_the_guest(python: isola.SandboxTemplate) -> None:
         assert await sandbox.run("add", 1) == 2
 
 
-async def test_a_crash_of_the_guest(python: isola.SandboxTemplate) -> None:
+async def test_crash_of_the_guest_closes_the_sandbox(python: isola.SandboxTemplate) -> None:
     async with python.create() as sandbox:
         await sandbox.load_script("import os\ndef leave(): os._exit(3)")
         with pytest.raises(isola.CrashError, match="the guest interpreter crashed") as caught:
@@ -177,7 +177,7 @@ async def test_javascript(javascript: isola.SandboxTemplate) -> None:
             await sandbox.run("nope")
 
 
-async def test_an_integer_that_this_interpreter_refuses(python: isola.SandboxTemplate) -> None:
+async def test_integer_beyond_the_digit_limit_is_refused(python: isola.SandboxTemplate) -> None:
     async with python.create() as sandbox:
         await sandbox.load_script("def big(): return 10 ** 5000")
         # Before Python 3.11, except in the last releases of older versions, there is no limit.
@@ -188,7 +188,7 @@ async def test_an_integer_that_this_interpreter_refuses(python: isola.SandboxTem
             await sandbox.run("big")
 
 
-def test_errors_survive_pickling() -> None:
+def test_errors_can_be_pickled() -> None:
     import pickle
 
     error = isola.HostcallError(
@@ -200,7 +200,7 @@ def test_errors_survive_pickling() -> None:
     assert copy.exception == error.exception
 
 
-def test_every_name_is_exported_and_typed() -> None:
+def test_package_is_typed_and_every_export_has_a_docstring() -> None:
     assert (Path(isola.__file__).parent / "py.typed").is_file()
     for module in (isola, isola.sync):
         for name in module.__all__:

@@ -9,7 +9,9 @@ import pytest
 import isola
 
 
-async def test_the_value_of_the_last_expression(python: isola.SandboxTemplate) -> None:
+async def test_evaluate_returns_the_value_of_the_last_expression(
+    python: isola.SandboxTemplate,
+) -> None:
     async with python.create() as sandbox:
         assert await sandbox.evaluate("x = 20\nx + 1") == 21
         assert await sandbox.evaluate("x = 21") is None
@@ -24,7 +26,7 @@ async def test_the_value_of_the_last_expression(python: isola.SandboxTemplate) -
         assert await sandbox.run("double") == 42
 
 
-async def test_an_error_in_evaluated_code(python: isola.SandboxTemplate) -> None:
+async def test_errors_in_evaluated_code_are_raised(python: isola.SandboxTemplate) -> None:
     async with python.create() as sandbox:
         await sandbox.evaluate("x = 1")
         with pytest.raises(isola.GuestError, match="^ZeroDivisionError") as caught:
@@ -45,7 +47,7 @@ async def test_an_error_in_evaluated_code(python: isola.SandboxTemplate) -> None
         assert sandbox.closed
 
 
-async def test_the_events_of_evaluated_code(python: isola.SandboxTemplate) -> None:
+async def test_evaluate_stream_yields_the_events_of_the_code(python: isola.SandboxTemplate) -> None:
     async def user(number: int) -> str:
         return f"user-{number}"
 

@@ -39,7 +39,7 @@ def squares(xs):
 """
 
 
-async def test_every_kind_of_event(python: isola.SandboxTemplate) -> None:
+async def test_every_kind_of_event_is_yielded(python: isola.SandboxTemplate) -> None:
     async with python.create() as sandbox:
         await sandbox.load_script(
             "import sys\n"
@@ -65,7 +65,7 @@ async def test_every_kind_of_event(python: isola.SandboxTemplate) -> None:
                     assert isinstance(error, isola.GuestError)
                     seen.append(data.splitlines()[0])
                 case isola.EndEvent():
-                    raise AssertionError("it failed")
+                    raise AssertionError("a failed call has no end event")
         assert seen == ["out\n", "err\n", ("warning", "careful"), {"n": 1}, "KeyError: 'k'"]
 
 
@@ -91,7 +91,9 @@ async def test_events_arrive_while_the_guest_runs(python: isola.SandboxTemplate)
         assert results == [1, 2]
 
 
-async def test_a_slow_listener_slows_the_guest(python: isola.SandboxTemplate) -> None:
+async def test_slow_consumer_applies_backpressure_to_the_guest(
+    python: isola.SandboxTemplate,
+) -> None:
     asked: list[int] = []
 
     async def note(n: int) -> None:
@@ -114,7 +116,7 @@ async def test_a_slow_listener_slows_the_guest(python: isola.SandboxTemplate) ->
             assert sum([1 async for _ in events]) == 2000
 
 
-async def test_leaving_early_stops_the_guest(python: isola.SandboxTemplate) -> None:
+async def test_breaking_out_of_a_stream_stops_the_guest(python: isola.SandboxTemplate) -> None:
     async with python.create() as sandbox:
         await sandbox.load_script("def main():\n    yield 1\n    while True: pass\n")
         async with aclosing(sandbox.run_stream("main")) as events:
@@ -126,7 +128,7 @@ async def test_leaving_early_stops_the_guest(python: isola.SandboxTemplate) -> N
             await sandbox.run("main")
 
 
-async def test_streams_from_iterables(python: isola.SandboxTemplate) -> None:
+async def test_streams_are_created_from_iterables(python: isola.SandboxTemplate) -> None:
     async def numbers(n: int) -> AsyncIterator[int]:
         for i in range(n):
             yield i
@@ -156,7 +158,7 @@ async def test_streams_from_iterables(python: isola.SandboxTemplate) -> None:
         assert "__isola_call__" not in str(caught.value)
 
 
-async def test_streams_into_javascript(javascript: isola.SandboxTemplate) -> None:
+async def test_javascript_guest_reads_a_stream(javascript: isola.SandboxTemplate) -> None:
     async with javascript.create() as sandbox:
         await sandbox.load_script(
             "const total = async (xs, { factor }) => {\n"
@@ -171,7 +173,7 @@ async def test_streams_into_javascript(javascript: isola.SandboxTemplate) -> Non
             await sandbox.run("nope", StreamArg.from_iterable([]))
 
 
-async def test_values_are_taken_at_the_pace_of_the_guest(
+async def test_guest_applies_backpressure_to_the_source_of_a_stream(
     python: isola.SandboxTemplate,
 ) -> None:
     taken: list[int] = []
@@ -196,7 +198,7 @@ async def test_values_are_taken_at_the_pace_of_the_guest(
         assert len(taken) <= 11
 
 
-async def test_a_stream_filled_by_hand(python: isola.SandboxTemplate) -> None:
+async def test_push_and_send_add_values_to_a_stream(python: isola.SandboxTemplate) -> None:
     async with python.create() as sandbox:
         await sandbox.load_script(CONSUMERS)
         stream = StreamArg(capacity=2)
@@ -253,7 +255,7 @@ async def test_batches_fit_into_the_value_size_limit(
                 await sandbox.run("length", StreamArg.from_iterable(["x" * 4000]))
 
 
-async def test_a_stream_that_fails(python: isola.SandboxTemplate) -> None:
+async def test_error_of_a_source_is_raised_in_the_guest(python: isola.SandboxTemplate) -> None:
     def broken() -> Iterator[int]:
         yield 1
         raise OSError("the disk is full")
@@ -274,7 +276,7 @@ async def test_a_stream_that_fails(python: isola.SandboxTemplate) -> None:
         assert caught.value.code == "hostcall_failed"
 
 
-def test_bad_streams_are_refused() -> None:
+def test_invalid_streams_are_refused() -> None:
     refused: list[tuple[Callable[[], object], str]] = [
         (lambda: StreamArg.from_iterable(5), "not iterable"),  # type: ignore[arg-type]
         (lambda: StreamArg.from_async_iterable([1]), "asynchronous"),  # type: ignore[arg-type]
@@ -300,7 +302,9 @@ def spin():
 """
 
 
-async def test_the_end_in_order(python: isola.SandboxTemplate) -> None:
+async def test_finish_runs_exit_handlers_and_closes_the_sandbox(
+    python: isola.SandboxTemplate,
+) -> None:
     async with python.create() as sandbox:
         await sandbox.load_script(ENDS)
         events = [event async for event in sandbox.finish_stream()]

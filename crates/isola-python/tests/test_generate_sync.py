@@ -51,7 +51,7 @@ def f(a: int, /, b: str = "x", *c: int, d: float | None = 1 << 20, **e: int) -> 
 '''
 
 
-def test_functions_and_their_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_keep_their_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     assert generate(monkeypatch, FUNCTION, "f") == formatted(SYNC_FUNCTION)
 
 
@@ -152,7 +152,7 @@ class Maker:
 '''
 
 
-def test_classes_that_return_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_that_return_each_other_are_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert generate(monkeypatch, CLASSES, "Made", "Maker") == formatted(SYNC_CLASSES)
 
 
@@ -196,14 +196,14 @@ class Made:
         ),
     ],
 )
-def test_what_cannot_be_wrapped_is_an_error(
+def test_unsupported_definition_is_an_error(
     monkeypatch: pytest.MonkeyPatch, source: str, why: str
 ) -> None:
     with pytest.raises(generate_sync.GenerateError, match=why):
         generate(monkeypatch, MADE + source, "Made", "f")
 
 
-def test_a_rewrite_without_a_use_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_rewrite_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     unused = (*generate_sync.REWRITES, ("nowhere in a docstring", ""))
     monkeypatch.setattr(generate_sync, "REWRITES", unused)
     with pytest.raises(generate_sync.GenerateError, match="nowhere in a docstring"):

@@ -168,7 +168,9 @@ async def test_http_is_off_by_default(python: isola.SandboxTemplate) -> None:
         assert text == "HTTP is disabled for this sandbox"
 
 
-async def test_the_built_in_bridge(python: isola.SandboxTemplate, server: Server) -> None:
+async def test_http_true_sends_requests_and_returns_responses(
+    python: isola.SandboxTemplate, server: Server
+) -> None:
     for option in ("http", "http_handler"):
         async with python.create(**{option: True}) as sandbox:  # type: ignore[arg-type]
             await sandbox.load_script(REQUESTS)
@@ -187,7 +189,9 @@ async def test_the_built_in_bridge(python: isola.SandboxTemplate, server: Server
             assert refused == "the request to 127.0.0.1:1 failed: cannot connect"
 
 
-async def test_bodies_are_live_both_ways(python: isola.SandboxTemplate, server: Server) -> None:
+async def test_request_and_response_bodies_are_streamed(
+    python: isola.SandboxTemplate, server: Server
+) -> None:
     async def arrived(_: object) -> None:
         """Waits for the first chunk at the server, before the second is produced."""
         assert await asyncio.to_thread(server.arrived.wait, 60)
@@ -207,7 +211,7 @@ async def test_bodies_are_live_both_ways(python: isola.SandboxTemplate, server: 
         assert await asyncio.to_thread(server.gone.wait, 60)
 
 
-async def test_a_body_is_closed_whenever_its_task_is_cancelled() -> None:
+async def test_body_is_closed_when_its_task_is_cancelled() -> None:
     from isola import _http
 
     closing, closed = asyncio.Event(), asyncio.Event()
@@ -233,7 +237,7 @@ async def test_a_body_is_closed_whenever_its_task_is_cancelled() -> None:
     await asyncio.wait_for(closed.wait(), 60)
 
 
-async def test_a_handler_of_ones_own(python: isola.SandboxTemplate) -> None:
+async def test_custom_http_handler_answers_requests(python: isola.SandboxTemplate) -> None:
     seen: list[isola.HttpRequest] = []
     closed = asyncio.Event()
 

@@ -42,7 +42,7 @@ async def call(client: ClientSession, tool: str, /, **arguments: Any) -> tuple[b
     return bool(result.is_error), text, result.structured_content
 
 
-async def test_tools_and_sessions() -> None:
+async def test_tools_run_code_in_sessions() -> None:
     async with client() as session:
         tools = {tool.name: tool for tool in (await session.list_tools()).tools}
         assert sorted(tools) == ["run_javascript", "run_python"]
@@ -88,7 +88,7 @@ async def test_limits() -> None:
         assert (await call(session, "run_python", source="x"))[0]
 
 
-async def test_a_call_that_the_client_gives_up() -> None:
+async def test_cancelled_call_stops_its_guest() -> None:
     async with client("--cpu-timeout", "100s", "--timeout", "100s") as session:
         await call(session, "run_python", source="x = 1")
         with anyio.move_on_after(0.3) as scope:
@@ -100,7 +100,7 @@ async def test_a_call_that_the_client_gives_up() -> None:
         assert text.endswith("2\n")
 
 
-async def test_bad_calls_are_explained() -> None:
+async def test_invalid_calls_are_refused_with_a_reason() -> None:
     async with client() as session:
         bad: list[tuple[str, dict[str, Any], str]] = [
             ("run_ruby", {"source": "1"}, "use run_python or run_javascript"),

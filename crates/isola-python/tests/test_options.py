@@ -29,7 +29,7 @@ async def test_the_runtime_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         await isola.resolve_runtime("ruby")  # type: ignore[arg-type]
 
 
-async def test_options_of_a_template(tmp_path: Path) -> None:
+async def test_options_of_a_template_apply_to_its_sandboxes(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.txt").write_text("template")
     (tmp_path / "other").mkdir()
@@ -68,15 +68,17 @@ async def test_options_of_a_template(tmp_path: Path) -> None:
     assert (tmp_path / "other" / "b.txt").read_text() == "x"
 
 
-async def test_no_cache(python: isola.SandboxTemplate, tmp_path: Path) -> None:
-    """`None` compiles, so this takes the smaller runtime."""
+async def test_template_is_built_without_a_cache(
+    python: isola.SandboxTemplate, tmp_path: Path
+) -> None:
+    """Uses the smaller runtime, because it is compiled again without a cache."""
     template = await isola.build_template("js", cache_dir=None)
     async with template.create() as sandbox:
         await sandbox.load_script("const f = () => 1;")
         assert await sandbox.run("f") == 1
 
 
-async def test_bad_options_are_named(python: isola.SandboxTemplate, tmp_path: Path) -> None:
+async def test_invalid_options_are_named(python: isola.SandboxTemplate, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     build: list[tuple[dict[str, Any], str]] = [
@@ -124,7 +126,9 @@ async def test_bad_options_are_named(python: isola.SandboxTemplate, tmp_path: Pa
         isola.MountConfig("/tmp", "/x", "execute")  # type: ignore[arg-type]
 
 
-async def test_one_operation_at_a_time(python: isola.SandboxTemplate) -> None:
+async def test_calls_are_refused_while_pending_busy_or_closed(
+    python: isola.SandboxTemplate,
+) -> None:
     begun, finish = asyncio.Event(), asyncio.Event()
 
     async def wait(_: object) -> None:
@@ -163,7 +167,7 @@ async def test_one_operation_at_a_time(python: isola.SandboxTemplate) -> None:
         await sandbox.run("f")
 
 
-async def test_time_limits_of_a_call(python: isola.SandboxTemplate) -> None:
+async def test_time_limits_of_a_call_are_enforced(python: isola.SandboxTemplate) -> None:
     limits: list[tuple[str, str]] = [
         ("cpu_timeout", "cpu_time_limit"),
         ("timeout", "wall_time_limit"),
@@ -191,7 +195,7 @@ async def test_time_limits_of_a_call(python: isola.SandboxTemplate) -> None:
                     await sandbox.run("ok", **{limit: bad})
 
 
-async def test_a_memory_limit(python: isola.SandboxTemplate) -> None:
+async def test_memory_limit_is_enforced(python: isola.SandboxTemplate) -> None:
     async with python.create(max_memory=48 << 20) as sandbox:
         await sandbox.load_script("def bomb(): return len(bytearray(200 << 20))")
         with pytest.raises(isola.LimitError) as caught:
@@ -237,7 +241,7 @@ async def fetch_many(n):
         (isola.Limits(max_requests=3), ("fetch_many", 4), "guest_exception", "3"),
     ],
 )
-async def test_each_limit_of_a_sandbox_and_of_a_template(
+async def test_each_limit_of_a_sandbox_and_of_a_template_is_enforced(
     python: isola.SandboxTemplate,
     tmp_path: Path,
     limits: isola.Limits,
@@ -296,14 +300,14 @@ async def test_closing_stops_a_call(python: isola.SandboxTemplate) -> None:
             await running
 
 
-async def test_a_failing_prelude() -> None:
+async def test_error_in_the_prelude_is_raised() -> None:
     template = await isola.build_template("python", prelude="1 / 0")
     with pytest.raises(isola.GuestError, match="^ZeroDivisionError"):
         async with template.create():
             pass
 
 
-async def test_a_closed_context_builds_no_more_templates() -> None:
+async def test_closed_context_refuses_to_build_templates() -> None:
     async with isola.SandboxContext() as context:
         template = await context.build_template("python")
         sandbox = await template.instantiate()
@@ -322,7 +326,7 @@ async def test_a_closed_context_builds_no_more_templates() -> None:
     await parent.aclose()
 
 
-async def test_a_context_that_is_closed_during_a_build() -> None:
+async def test_closing_a_context_fails_a_running_build() -> None:
     context = isola.SandboxContext()
     building = asyncio.create_task(context.build_template("js"))
     # The task runs up to its first wait.

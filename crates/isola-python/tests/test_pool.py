@@ -10,7 +10,7 @@ import pytest
 import isola
 
 
-async def test_a_pool(python: isola.SandboxTemplate) -> None:
+async def test_pool_provides_sandboxes_without_shared_state(python: isola.SandboxTemplate) -> None:
     async with isola.SandboxPool(
         python, 2, script="n = 0\ndef f():\n    global n\n    n += 1\n    return n", env={"A": "1"}
     ) as pool:
@@ -40,7 +40,7 @@ async def test_a_pool_runs_its_script_once(python: isola.SandboxTemplate) -> Non
             assert await one.run("f", True) != await two.run("f", True)
 
 
-async def test_a_pool_of_what_cannot_be_copied(
+async def test_pool_supports_guests_that_cannot_be_forked(
     python: isola.SandboxTemplate, tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "note.txt").write_text("kept")
@@ -52,7 +52,7 @@ async def test_a_pool_of_what_cannot_be_copied(
                 assert await sandbox.run("f") == "kept"
 
 
-async def test_a_pool_says_why_it_cannot_fill(python: isola.SandboxTemplate) -> None:
+async def test_errors_while_filling_a_pool_are_raised(python: isola.SandboxTemplate) -> None:
     with pytest.raises(isola.GuestError, match="^ZeroDivisionError"):
         async with isola.SandboxPool(python, 1, script="1 / 0"):
             pass
@@ -63,7 +63,7 @@ async def test_a_pool_says_why_it_cannot_fill(python: isola.SandboxTemplate) -> 
         isola.SandboxPool(python, 0)
 
 
-async def test_source_in_value_output_and_files_out(python: isola.SandboxTemplate) -> None:
+async def test_evaluate_returns_value_output_and_files(python: isola.SandboxTemplate) -> None:
     done = await isola.evaluate(
         "import csv, sys\n"
         "from sandbox.logging import info\n"
@@ -87,7 +87,7 @@ async def test_source_in_value_output_and_files_out(python: isola.SandboxTemplat
     ]
 
 
-async def test_a_session_keeps_its_state(python: isola.SandboxTemplate) -> None:
+async def test_session_keeps_its_state(python: isola.SandboxTemplate) -> None:
     async with isola.Executor(python, cpu_timeout=0.5) as executor:
         assert (await executor.evaluate("x = 20")).value is None
         assert (await executor.evaluate("x + 1")).value == 21
@@ -113,7 +113,7 @@ async def test_a_session_keeps_its_state(python: isola.SandboxTemplate) -> None:
         assert (await executor.evaluate("import os; os.listdir('/files')")).value == []
 
 
-async def test_a_session_in_javascript(javascript: isola.SandboxTemplate) -> None:
+async def test_session_runs_javascript(javascript: isola.SandboxTemplate) -> None:
     async with isola.Executor(javascript) as executor:
         assert (await executor.evaluate("var x = 20; console.log('hi'); x + 1")).value == 21
         done = await executor.evaluate("Promise.resolve({ a: [x], b: undefined })")
@@ -125,7 +125,7 @@ async def test_a_session_in_javascript(javascript: isola.SandboxTemplate) -> Non
         assert str(failed.error).startswith("ReferenceError: nope is not defined")
 
 
-async def test_files_of_a_guest_are_not_trusted(python: isola.SandboxTemplate) -> None:
+async def test_files_of_a_guest_are_validated(python: isola.SandboxTemplate) -> None:
     async with isola.Executor(python, max_file_bytes=1000) as executor:
         for name in ("/etc/x", "../x", "a/../../x", "", "a\0b"):
             with pytest.raises(isola.InvalidArgumentError, match="is not a path below /files"):
@@ -151,6 +151,6 @@ async def test_files_of_a_guest_are_not_trusted(python: isola.SandboxTemplate) -
             await executor.evaluate("1", files={"link/x": b""})
 
 
-async def test_executions_at_once(python: isola.SandboxTemplate) -> None:
+async def test_evaluations_can_run_concurrently(python: isola.SandboxTemplate) -> None:
     done = await asyncio.gather(*(isola.evaluate(f"{n} * {n}", template=python) for n in range(8)))
     assert [each.value for each in done] == [n * n for n in range(8)]

@@ -42,7 +42,7 @@ def test_uvloop(python: isola.SandboxTemplate) -> None:
     uvloop.run(_use(python))
 
 
-def test_many_event_loops_and_threads(python: isola.SandboxTemplate) -> None:
+def test_sandboxes_work_in_many_event_loops_and_threads(python: isola.SandboxTemplate) -> None:
     for _ in range(3):
         asyncio.run(_use(python))
     failures: list[BaseException] = []
@@ -61,7 +61,7 @@ def test_many_event_loops_and_threads(python: isola.SandboxTemplate) -> None:
     assert failures == []
 
 
-def test_a_sandbox_moves_between_event_loops(python: isola.SandboxTemplate) -> None:
+def test_sandbox_can_be_used_from_several_event_loops(python: isola.SandboxTemplate) -> None:
     async def ask(_: object) -> int:
         return id(asyncio.get_running_loop())
 
@@ -98,7 +98,7 @@ async def test_the_event_loop_is_never_blocked(python: isola.SandboxTemplate) ->
         assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
 
 
-async def test_the_interpreters_lock_is_free_while_a_guest_runs(
+async def test_gil_is_released_while_a_guest_runs(
     python: isola.SandboxTemplate,
 ) -> None:
     counted = threading.Event()
@@ -113,7 +113,7 @@ async def test_the_interpreters_lock_is_free_while_a_guest_runs(
         spinning = asyncio.create_task(sandbox.run("spin"))
         await asyncio.sleep(0.01)
         threading.Thread(target=count).start()
-        # This blocks the event loop, so the thread needs the interpreter's lock alone.
+        # This blocks the event loop; the thread can run only if the guest does not hold the GIL.
         assert counted.wait(60)
         spinning.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -188,7 +188,7 @@ def test_a_fork_before_use_works() -> None:
     assert (done.stdout, done.returncode) == ("both\n", 0), done.stderr
 
 
-def test_the_end_of_a_program_with_a_running_guest() -> None:
+def test_program_exits_while_a_guest_runs() -> None:
     done = _python(
         """
         import asyncio, isola
@@ -213,7 +213,7 @@ def _resident() -> int:
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-async def test_nothing_leaks(python: isola.SandboxTemplate) -> None:
+async def test_closed_sandboxes_free_their_memory(python: isola.SandboxTemplate) -> None:
     """The long run, over 10,000 cycles, is `cargo xtask bench python`."""
 
     async def ask(x: object) -> object:

@@ -80,7 +80,7 @@ async def test_a_release_is_downloaded_once_and_runs(releases: Releases, tmp_pat
     assert len(releases.requested) == 2
 
 
-async def test_what_cannot_be_trusted_is_refused(releases: Releases, tmp_path: Path) -> None:
+async def test_missing_or_invalid_releases_are_refused(releases: Releases, tmp_path: Path) -> None:
     runtimes_dir = tmp_path / "runtimes"
     resolve = partial(
         isola.resolve_runtime, "js", runtimes_dir=runtimes_dir, download_url=releases.url
@@ -132,7 +132,7 @@ async def test_a_download_can_be_cancelled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variable", ["HOME", "XDG_CACHE_HOME"])
-def test_the_users_cache_folder_is_the_default(
+def test_cache_directory_of_the_user_is_the_default(
     releases: Releases, tmp_path: Path, variable: str
 ) -> None:
     home = tmp_path / "home"
@@ -153,7 +153,7 @@ def test_the_users_cache_folder_is_the_default(
     assert list((cache / "isola" / "compiled").glob("*.cwasm"))
 
 
-async def test_bad_options_are_named(tmp_path: Path) -> None:
+async def test_invalid_options_are_named(tmp_path: Path) -> None:
     bad: list[tuple[dict[str, Any], str]] = [
         ({"version": "../1"}, "is not the version of a release"),
         ({"version": 1}, "version is 1: give a string"),

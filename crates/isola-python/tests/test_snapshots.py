@@ -43,7 +43,7 @@ async def loaded(template: isola.SandboxTemplate, name: str = "parent") -> isola
     return sandbox
 
 
-async def test_children_go_on_each_on_its_own(
+async def test_forks_continue_independently(
     python: isola.SandboxTemplate, javascript: isola.SandboxTemplate
 ) -> None:
     for template in (python, javascript):
@@ -86,7 +86,7 @@ async def test_a_snapshot_is_restored_with_other_options(
             sandbox.close()
 
 
-async def test_what_does_not_fit_is_refused(
+async def test_incompatible_and_damaged_snapshots_are_refused(
     python: isola.SandboxTemplate, javascript: isola.SandboxTemplate, tmp_path: Path
 ) -> None:
     parent = await loaded(javascript)
@@ -117,7 +117,7 @@ async def test_what_does_not_fit_is_refused(
         await pending.fork()
 
 
-def test_the_same_without_await(tmp_path: Path) -> None:
+def test_sync_api_forks_and_restores_sandboxes(tmp_path: Path) -> None:
     template = isola.sync.build_template("js")
     with template.create() as sandbox:
         sandbox.load_script("let n = 0; const step = () => ++n")

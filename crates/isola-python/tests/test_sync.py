@@ -21,7 +21,7 @@ def template() -> isola.SandboxTemplate:
     return isola.build_template("python")
 
 
-def test_the_same_names() -> None:
+def test_sync_api_has_the_same_names() -> None:
     for name in asynchronous.__all__:
         # A handler may be a plain function here, so it has another type.
         if name not in ("HostcallHandler", "HttpHandler"):
@@ -49,15 +49,15 @@ def test_the_same_names() -> None:
     + ["Sandbox.run", "Sandbox.run_stream", "Sandbox.evaluate", "Sandbox.evaluate_stream"]
     + ["resolve_runtime", "Snapshot.save", "SandboxPool", "SandboxContext.build_template"],
 )
-def test_the_same_parameters(name: str) -> None:
+def test_sync_api_has_the_same_parameters(name: str) -> None:
     there, here = (attrgetter(name)(module) for module in (asynchronous, isola))
     for parameter in inspect.signature(there).parameters.values():
         mine = inspect.signature(here).parameters[parameter.name]
         assert (mine.kind, mine.default) == (parameter.kind, parameter.default), name
 
 
-def test_the_same_options() -> None:
-    """Those of `build_template`, `resolve_runtime` and `create` are in typed dictionaries."""
+def test_typed_options_match_the_parameters() -> None:
+    """Typed dictionaries list the options of `build_template`, `resolve_runtime` and `create`."""
     pairs: list[tuple[Callable[..., Any], type]] = [
         (asynchronous.build_template, _options.TemplateOptions),
         (asynchronous.resolve_runtime, _options.SourceOptions),
@@ -70,7 +70,7 @@ def test_the_same_options() -> None:
         assert named == set(options.__annotations__), options.__name__
 
 
-def test_calls_and_events(template: isola.SandboxTemplate) -> None:
+def test_calls_return_results_and_events(template: isola.SandboxTemplate) -> None:
     assert template.runtime == "python"
     threads = []
 
@@ -119,7 +119,7 @@ def test_calls_and_events(template: isola.SandboxTemplate) -> None:
         assert sandbox.closed
 
 
-def test_a_raw_sandbox(template: isola.SandboxTemplate) -> None:
+def test_instantiated_sandbox_is_started_and_closed(template: isola.SandboxTemplate) -> None:
     sandbox = template.instantiate()
     with pytest.raises(isola.NotRunningError, match="not running"):
         sandbox.run("f")
@@ -132,7 +132,7 @@ def test_a_raw_sandbox(template: isola.SandboxTemplate) -> None:
         template.instantiate(colour="red")  # type: ignore[call-arg]
 
 
-def test_leaving_a_stream_early(template: isola.SandboxTemplate) -> None:
+def test_closing_a_stream_early_closes_the_sandbox(template: isola.SandboxTemplate) -> None:
     with template.create() as sandbox:
         sandbox.load_script("def f():\n    yield 1\n    while True: pass")
         events = sandbox.run_stream("f")
@@ -141,7 +141,7 @@ def test_leaving_a_stream_early(template: isola.SandboxTemplate) -> None:
         assert sandbox.closed
 
 
-def test_the_other_names(template: isola.SandboxTemplate) -> None:
+def test_contexts_pools_and_executors_are_usable(template: isola.SandboxTemplate) -> None:
     assert isola.resolve_runtime("python").runtime == "python"
     with isola.SandboxContext() as context:
         built = context.build_template("python")
@@ -186,7 +186,7 @@ def test_an_exception_in_a_block_closes_its_sandbox(template: isola.SandboxTempl
     assert sandbox.closed
 
 
-async def test_within_a_running_event_loop(template: isola.SandboxTemplate) -> None:
+async def test_sync_api_works_within_a_running_event_loop(template: isola.SandboxTemplate) -> None:
     """Runs inside an event loop, as in a notebook."""
     with template.create() as sandbox:
         sandbox.load_script("def f(): return 1")

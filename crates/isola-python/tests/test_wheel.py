@@ -37,7 +37,7 @@ def examples(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_examples_of_a_page_run_as_printed(page: str, tmp_path: Path) -> None:
+def test_examples_of_a_page_print_the_documented_output(page: str, tmp_path: Path) -> None:
     found = examples(page)
     assert len(found) >= PAGES[page]
     # The directory of the command `isola`.
@@ -61,7 +61,7 @@ def test_the_examples_of_a_page_run_as_printed(page: str, tmp_path: Path) -> Non
         assert done.stdout.splitlines() == expected, f"{page}, example {number}"
 
 
-def test_every_page_of_the_sdk_is_run() -> None:
+def test_every_page_of_the_package_is_listed() -> None:
     for page in (ROOT / "docs/isola/python").glob("*.md"):
         assert str(page.relative_to(ROOT)) in PAGES
 
