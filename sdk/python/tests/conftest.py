@@ -45,7 +45,7 @@ class Server:
         headers = {"authorization": f"Bearer {self.key}"}
         end = time.monotonic() + 60
         while httpx.get(f"{self.url}/v1/runs/{run}", headers=headers).status_code == 200:
-            assert time.monotonic() < end, "the run is still there"
+            assert time.monotonic() < end, "the sandbox still exists"
             time.sleep(0.02)
 
 

@@ -19,14 +19,14 @@ from isorun import (
 )
 
 
-async def test_the_printed_sample(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_sample_prints_the_output_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
     async with AsyncSandbox("host") as sb:
         result = await sb.exec("python3 -c 'print(42)'")
         print(result.stdout)
     assert capsys.readouterr().out == "42\n\n"
 
 
-async def test_all_of_it(tmp_path: Path) -> None:
+async def test_async_sandbox_runs_commands_and_transfers_files(tmp_path: Path) -> None:
     sb = AsyncSandbox("host", env={"NAME": "value"})
     info = await sb.create()
     assert info.id == sb.id
@@ -72,7 +72,7 @@ async def test_cancelling_kills_the_command() -> None:
         assert (await sb.exec("while pgrep -x sleep; do sleep 0.05; done")).ok
 
 
-def test_both_kinds_have_the_same_methods() -> None:
+def test_sync_and_async_classes_have_the_same_methods() -> None:
     def surface(kind: type) -> dict[str, list[str]]:
         return {
             name: list(inspect.signature(member).parameters)

@@ -78,7 +78,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-def test_a_browser_uses_an_application_inside(browser: str, tmp_path: Path) -> None:
+def test_browser_uses_a_websocket_application_in_a_sandbox(browser: str, tmp_path: Path) -> None:
     packed = shutil.make_archive(
         str(tmp_path / "websockets"), "tar", Path(websockets.__file__).parent.parent, "websockets"
     )

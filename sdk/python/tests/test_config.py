@@ -20,7 +20,9 @@ def environ(tmp_path: Path) -> dict[str, str]:
     return {"XDG_CONFIG_HOME": str(tmp_path)}
 
 
-def test_the_order(environ: dict[str, str], tmp_path: Path) -> None:
+def test_arguments_override_environment_and_environment_overrides_file(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
     own = Target("http://127.0.0.1:4444", "local-key")
     assert find(None, None, environ) == own
     named = environ | {"ISORUN_API_URL": "https://a.example/", "ISORUN_API_KEY": "env-key"}
@@ -31,13 +33,13 @@ def test_the_order(environ: dict[str, str], tmp_path: Path) -> None:
     assert find(None, None, nothing) == Target(DEFAULT_URL, None)
 
 
-def test_the_local_key_stays_on_this_machine(environ: dict[str, str]) -> None:
+def test_local_key_is_used_only_for_loopback_urls(environ: dict[str, str]) -> None:
     assert find("http://localhost:9999", None, environ).key == "local-key"
     assert find("https://example.com", None, environ).key is None
     assert find(None, None, environ | {"ISORUN_API_URL": "http://10.0.0.1:7676"}).key is None
 
 
-def test_what_makes_no_sense_says_so(environ: dict[str, str]) -> None:
+def test_invalid_values_are_refused_with_a_reason(environ: dict[str, str]) -> None:
     with pytest.raises(IsorunError, match="not an http or https URL"):
         find("localhost:7676", None, environ)
     with pytest.raises(IsorunError, match="non-ASCII characters"):

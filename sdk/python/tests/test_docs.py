@@ -20,16 +20,16 @@ def samples() -> list[tuple[str, str]]:
     for page in PAGES:
         text = (ROOT / page).read_text("utf-8")
         blocks = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
-        # README.md is about the package isola, too.
+        # README.md contains samples of the package isola, too.
         ours = [code for code in blocks if "isorun" in code or "sb." in code]
-        assert ours, f"{page} has lost its samples"
+        assert ours, f"{page} contains no samples"
         found += [(f"{page}:{number}", code) for number, code in enumerate(ours)]
-    assert len(found) >= 5, "the pages have lost their samples"
+    assert len(found) >= 5, "the pages contain fewer than 5 samples"
     return found
 
 
 @pytest.mark.parametrize(("location", "code"), samples())
-def test_a_sample(location: str, code: str) -> None:
+def test_sample_prints_the_documented_output(location: str, code: str) -> None:
     # Each sample is run alone, with the import of the first one of its page if necessary.
     if "import" not in code:
         code = "from isorun import Sandbox\n" + code
@@ -41,7 +41,7 @@ def test_a_sample(location: str, code: str) -> None:
     assert [line for line in expected if line not in done.stdout.splitlines()] == []
 
 
-def test_the_example() -> None:
+def test_example_prints_the_expected_output() -> None:
     example = ROOT / "examples" / "linux_sandbox.py"
     done = subprocess.run(
         [sys.executable, "-W", "error", str(example)], capture_output=True, text=True, timeout=60

@@ -21,7 +21,7 @@ EVENTS = b"".join(
 
 
 @pytest.mark.parametrize("step", [1, 2, 7, 1000])
-def test_events_may_be_cut_anywhere(step: int) -> None:
+def test_events_are_parsed_from_chunks_of_any_size(step: int) -> None:
     stream = ExecStream()
     chunks = []
     for start in range(0, len(EVENTS), step):
@@ -30,20 +30,20 @@ def test_events_may_be_cut_anywhere(step: int) -> None:
     assert stream.result() == ExecResult(3, "caf\u00e9\n", "oops")
 
 
-def test_other_forms_of_the_same_events() -> None:
+def test_comments_crlf_and_multiline_data_are_parsed() -> None:
     stream = ExecStream()
     stream.feed(b': a comment\r\n\r\ndata:{"type": "exit",\r\ndata: "exit_code": 0}\r\n\r\n')
     assert stream.result().ok
 
 
-def test_a_stream_that_breaks_off_is_no_success() -> None:
+def test_truncated_stream_is_an_error() -> None:
     stream = ExecStream()
     stream.feed(EVENTS[:-4])
     with pytest.raises(IsorunConnectionError, match="before the command"):
         stream.result()
 
 
-def test_a_stream_that_ends_in_an_error() -> None:
+def test_error_events_and_invalid_events_raise_errors() -> None:
     stream = ExecStream()
     stream.feed(b'data: {"type": "stdout", "data": "begun"}\n\n')
     with pytest.raises(IsorunTimeoutError) as caught:
@@ -54,7 +54,7 @@ def test_a_stream_that_ends_in_an_error() -> None:
             ExecStream().feed(nonsense)
 
 
-def test_refusals() -> None:
+def test_error_responses_are_parsed() -> None:
     error = error_response(404, b'{"error": "there is no run", "code": "run_not_found"}')
     assert (str(error), error.code, error.kind) == ("there is no run", 404, "run_not_found")
     proxy = error_response(502, b"<html>Bad Gateway</html>")

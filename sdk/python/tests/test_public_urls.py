@@ -115,7 +115,7 @@ def local(url: str) -> str:
     return f"http://{run}.localhost:{parts.port}/sb/{rest}"
 
 
-def test_pages_on_the_shared_origin_are_kept_apart(browser: str) -> None:
+def test_pages_on_the_shared_origin_are_isolated(browser: str) -> None:
     with Sandbox("host") as one, Sandbox("host") as two:
         own, other = serve(one), serve(two)
         origin = "http://" + urlsplit(own).netloc
@@ -156,7 +156,7 @@ def test_pages_on_the_shared_origin_are_kept_apart(browser: str) -> None:
             tab.call("Storage.clearCookies")
 
 
-def test_each_run_has_an_origin_of_its_own_below_localhost(browser: str) -> None:
+def test_each_sandbox_has_its_own_origin_below_localhost(browser: str) -> None:
     with Sandbox("host") as one, Sandbox("host") as two:
         own, other = local(serve(one)), local(serve(two))
         with Tab.open(browser, other) as tab:
@@ -188,7 +188,7 @@ def test_each_run_has_an_origin_of_its_own_below_localhost(browser: str) -> None
             tab.call("Storage.clearCookies")
 
 
-def test_no_cookies_for_the_parent_domain(browser: str, tmp_path: Path) -> None:
+def test_cookies_are_not_set_for_the_parent_domain(browser: str, tmp_path: Path) -> None:
     environment = os.environ | {
         "ISORUN_DATA_DIR": str(tmp_path / "data"),
         "XDG_CONFIG_HOME": str(tmp_path / "config"),

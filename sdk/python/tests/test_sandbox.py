@@ -22,7 +22,7 @@ from isorun import (
 )
 
 
-def test_from_create_to_destroy() -> None:
+def test_sandbox_is_created_used_and_destroyed() -> None:
     sb = Sandbox("host", vcpus=2, mem_mib=512, disk_mib=100, env={"NAME": "value"})
     assert sb.id is None
     with pytest.raises(IsorunError, match="not created"):
@@ -46,7 +46,7 @@ def test_from_create_to_destroy() -> None:
     assert caught.value.code == 404
 
 
-def test_the_block_destroys_it_whatever_happens(server: Server) -> None:
+def test_context_manager_always_destroys_the_sandbox(server: Server) -> None:
     outer = Sandbox("host")
     with pytest.raises(ZeroDivisionError), outer:
         raise ZeroDivisionError
@@ -101,7 +101,7 @@ def test_a_callback_that_raises_kills_the_command() -> None:
         assert sb.exec("while pgrep -x sleep; do sleep 0.05; done").ok
 
 
-def test_timeouts_are_typed_and_keep_what_was_printed() -> None:
+def test_timeout_error_contains_the_previous_output() -> None:
     with Sandbox("host", timeout=0.5) as sb:
         for run in (sb.exec, sb.exec_stream):
             start = time.monotonic()
@@ -158,7 +158,7 @@ def test_many_threads_share_a_sandbox() -> None:
         assert [result.stdout for result in results] == [f"{n}\n" for n in range(100)]
 
 
-def test_what_cannot_be_created_says_why() -> None:
+def test_invalid_parameters_are_refused_with_a_reason() -> None:
     for arguments, code, text in [
         ({"image": "no-such/image"}, 404, "no-such/image"),
         ({"image": "host", "vcpus": 0}, 400, "vcpus"),
@@ -183,14 +183,14 @@ def test_set_timeout(server: Server) -> None:
             sb.exec("true")
 
 
-def test_a_server_that_is_not_there(server: Server) -> None:
+def test_unreachable_server_raises_a_connection_error(server: Server) -> None:
     sb = Sandbox("host", api_url="http://127.0.0.1:1", api_key=server.key)
     with pytest.raises(IsorunConnectionError, match="isorun serve") as caught:
         sb.create()
     assert caught.value.code is None
 
 
-def test_a_wrong_key(server: Server) -> None:
+def test_wrong_api_key_is_refused(server: Server) -> None:
     for key in ("nonsense", server.key[:-1] + ("1" if server.key[-1] == "0" else "0")):
         with pytest.raises(IsorunError, match="API key") as caught:
             Sandbox("host", api_key=key).create()

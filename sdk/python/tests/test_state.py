@@ -10,7 +10,7 @@ import pytest
 from isorun import AsyncSandbox, IsorunError, IsorunTimeoutError, Sandbox
 
 
-def test_a_fork_inherits_and_is_independent() -> None:
+def test_fork_inherits_state_and_is_independent() -> None:
     with Sandbox("host", mem_mib=300, env={"WHO": "me"}) as sb:
         sb.write_text("/job/file", "original")
         sb.exec("nohup setsid sleep 1000 >/dev/null 2>&1 & echo $! > /job/pid")
@@ -30,7 +30,7 @@ def test_a_fork_inherits_and_is_independent() -> None:
             assert child.destroy().uptime_ms > 0
 
 
-def test_hibernate_and_resume_again_and_again() -> None:
+def test_sandbox_can_be_hibernated_repeatedly() -> None:
     with Sandbox("host") as sb:
         name = sb.id
         with sb.shell() as sh:
@@ -50,7 +50,7 @@ def test_hibernate_and_resume_again_and_again() -> None:
         sb.hibernate()
 
 
-def test_a_sandbox_wakes_by_itself(server: object) -> None:
+def test_request_resumes_a_hibernated_sandbox(server: object) -> None:
     with Sandbox("host", auto_resume=True, on_idle="hibernate", sandbox_timeout=0) as sb:
         sb.write_text("/job/file", "kept")
         sb.hibernate()
@@ -77,7 +77,7 @@ def test_snapshots() -> None:
     assert caught.value.code == 404
 
 
-def test_a_shell_remembers() -> None:
+def test_shell_keeps_its_state() -> None:
     with Sandbox("host") as sb, sb.shell() as sh:
         sh.run("cd /tmp && export FOO=bar; f() { echo in $1; }")
         assert sh.run("echo $FOO $PWD; f x").stdout == "bar /tmp\nin x\n"
@@ -97,7 +97,7 @@ def test_a_shell_remembers() -> None:
         assert sh.run("echo $FOO").stdout == "bar\n"
 
 
-def test_a_shell_that_ends_itself() -> None:
+def test_ended_shell_returns_its_exit_code_and_is_closed() -> None:
     with Sandbox("host") as sb:
         with sb.shell() as sh:
             result = sh.run("echo bye; exit 42")
@@ -126,7 +126,7 @@ def test_a_fork_inherits_shells() -> None:
         child.destroy()
 
 
-async def test_all_of_it_asynchronously() -> None:
+async def test_async_shells_forks_and_snapshots_work() -> None:
     async with AsyncSandbox("host") as sb:
         async with sb.shell() as sh:
             await sh.run("cd /tmp; export FOO=bar")

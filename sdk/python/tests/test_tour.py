@@ -41,11 +41,11 @@ with Sandbox("python:3.12") as sb:
 """
 
 
-def test_the_steps_that_keep_state() -> None:
+def test_state_steps_print_the_documented_output() -> None:
     assert printed(STATE_STEPS) == "bar\n\n" + "hello from a fork\n\n" * 5 + "4\n\n"
 
 
-def test_step_one_with_the_configuration_of_the_server() -> None:
+def test_step_one_uses_the_configuration_file() -> None:
     # The address and the key are read from the file that the server wrote.
     assert printed(STEP_ONE) == "4\n\n"
 
@@ -61,7 +61,7 @@ with Sandbox("python:3.12") as sb:
 """
 
 
-def test_step_four(server: Server) -> None:
+def test_step_four_exposes_a_server_at_a_public_url(server: Server) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", STEP_FOUR], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as program:
@@ -89,9 +89,7 @@ def printed(program: str) -> str:
     return done.stdout
 
 
-def test_step_one_with_the_address_in_the_environment(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_step_one_uses_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ISORUN_API_URL", server.url)
     assert printed(STEP_ONE) == "4\n\n"
     # Everything is set in the environment, and no file is found.
