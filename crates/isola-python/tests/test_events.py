@@ -24,6 +24,9 @@ async def async_total(xs, factor=1):
 def first(xs):
     return next(iter(xs))
 
+def collected(xs):
+    return list(xs)
+
 async def two(a, b):
     return [x async for x in a] + [x for x in b]
 
@@ -217,6 +220,16 @@ async def test_push_and_send_add_values_to_a_stream(python: isola.SandboxTemplat
             await stream.send(5)
         with pytest.raises(isola.InvalidArgumentError, match="can be used only once"):
             await sandbox.run("total", stream)
+
+        # Values that wait for room when the stream is ended are delivered in their order.
+        stream = StreamArg(capacity=1)
+        sends = [asyncio.create_task(stream.send(value)) for value in range(5)]
+        await asyncio.sleep(0)
+        stream.end()
+        with pytest.raises(isola.StreamClosedError, match="has been ended"):
+            await stream.send(5)
+        assert await sandbox.run("collected", stream) == [0, 1, 2, 3, 4]
+        await asyncio.gather(*sends)
 
         # The end of the call wakes a `send` that waits for room.
         stream = StreamArg(capacity=1)

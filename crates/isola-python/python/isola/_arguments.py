@@ -92,6 +92,8 @@ class StreamArg:
         self._async_source: AsyncIterable[Any] | None = None
         self._pump: asyncio.Task[None] | None = None
         self._used = False
+        # The number of `send` calls that wait for room.
+        self._waiting = 0
         self._max_batch_bytes = _MAX_BATCH_BYTES
 
     @classmethod
@@ -144,14 +146,17 @@ class StreamArg:
     async def send(self, value: Any) -> None:
         """Waits for room and adds a value.
 
-        Raises `StreamClosedError` after `end` or the end of the call, also if
-        that happens while it waits.
+        Raises `StreamClosedError` after `end`, and after the end of the call, also if
+        the call ends while it waits.
         """
         self._check_manual()
         await self._send(value)
 
     def end(self) -> None:
-        """Ends the stream. Ending it again has no effect."""
+        """Ends the stream after the values that were added, and those that wait for room.
+
+        Ending it again has no effect.
+        """
         self._check_manual()
         self._end(None)
 
@@ -170,10 +175,16 @@ class StreamArg:
     async def _send(self, value: Any) -> None:
         text = _native.encode(value)
         self._check_open()
-        while len(self._texts) >= self._capacity:
-            await self._change()
-            self._check_open()
-        self._add(text)
+        self._waiting += 1
+        try:
+            while len(self._texts) >= self._capacity:
+                await self._change()
+                if self._closed:
+                    self._check_open()
+            self._texts.append(text)
+        finally:
+            self._waiting -= 1
+            self._notify()
 
     def _add(self, text: str) -> None:
         self._texts.append(text)
@@ -184,6 +195,10 @@ class StreamArg:
             self._ended = True
             self._failure = failure
             self._notify()
+
+    def _is_complete(self) -> bool:
+        """Reports whether no value will be added any more."""
+        return self._ended and self._waiting == 0
 
     def _notify(self) -> None:
         if self._changed is not None:
@@ -225,7 +240,7 @@ class StreamArg:
         """
         if self._source is not None:
             self._fill(self._source)
-        while not self._texts and not self._ended:
+        while not self._texts and not self._is_complete():
             await self._change()
         if not self._texts and self._failure is not None:
             raise self._failure
@@ -238,7 +253,7 @@ class StreamArg:
                 break
             items.append(self._texts.popleft())
         self._notify()
-        done = self._ended and not self._texts and self._failure is None
+        done = self._is_complete() and not self._texts and self._failure is None
         return f'{{"items":[{",".join(items)}],"done":{"true" if done else "false"}}}'
 
     def _fill(self, values: Iterable[Any]) -> None:
