@@ -1,4 +1,4 @@
-//! The limit on the length of source files.
+//! The limits on the length of source files, and of documents that must stay short.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,10 @@ const MAX_LINES: usize = 800;
 /// The file extensions of source files.
 const SOURCES: [&str; 10] = ["c", "rs", "py", "js", "mjs", "ts", "mts", "wit", "sh", "pyi"];
 
+/// The documents that one reads as a whole, and their maximum length in bytes.
+const SHORT_DOCUMENTS: [&str; 2] = ["ARCHITECTURE.md", "SECURITY.md"];
+const MAX_DOCUMENT_BYTES: usize = 12_000;
+
 /// The text in the first lines of a file that has a reason to be longer.
 const EXEMPTION_MARK: &str = "long because";
 
@@ -22,7 +26,20 @@ pub fn find(files: &[PathBuf]) -> Result<Vec<String>> {
         let text = fs::read_to_string(workspace::root().join(path))?;
         found.extend(check_file(&path.display().to_string(), &text));
     }
+    for name in SHORT_DOCUMENTS {
+        found.extend(check_document(name, &fs::read_to_string(workspace::root().join(name))?));
+    }
     Ok(found)
+}
+
+fn check_document(name: &str, text: &str) -> Option<String> {
+    let bytes = text.len();
+    (bytes > MAX_DOCUMENT_BYTES).then(|| {
+        format!(
+            "{name}: {bytes} bytes, the limit is {MAX_DOCUMENT_BYTES}: move details to the \
+             docs of the crate that they concern, or to docs/"
+        )
+    })
 }
 
 /// Reports whether a file is a source file, by its extension.
@@ -52,6 +69,13 @@ mod tests {
         assert!(check_file("a.rs", &"line\n".repeat(MAX_LINES)).is_none());
         assert!(check_file("a.rs", &format!("//! It is long because.\n{long}")).is_none());
         assert!(check_file("a.rs", &format!("{long}// long because")).is_some());
+    }
+
+    #[test]
+    fn documents_stay_short() {
+        assert!(check_document("A.md", &"x".repeat(MAX_DOCUMENT_BYTES)).is_none());
+        let found = check_document("A.md", &"x".repeat(MAX_DOCUMENT_BYTES + 1)).unwrap();
+        assert!(found.contains("A.md: 12001 bytes"), "{found}");
     }
 
     #[test]
