@@ -40,4 +40,5 @@ mod runtime;
 mod sandbox;
 mod snapshot;
 mod stream;
+mod stream_calls;
 mod template;

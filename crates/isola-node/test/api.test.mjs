@@ -39,7 +39,7 @@ test('the exported error classes are those of the table', () => {
 test('the declared codes are those of the table', async () => {
   const declarations = await readFile(path.join(lib, 'index.d.ts'), 'utf8');
   const [, union] = /^export type ErrorCode =([^;]*);/m.exec(declarations);
-  const declared = [...union.matchAll(/"(\w+)"/g)].map(([, code]) => code);
+  const declared = [...union.matchAll(/'(\w+)'/g)].map(([, code]) => code);
   assert.deepEqual(declared.sort(), rows.map(({ code }) => code).sort());
 });
 

@@ -514,15 +514,22 @@ test('python: a stream can be read with a synchronous for loop', async (t) => {
   assert.equal(await guest.run('total', [], { xs: StreamArg.from([1, 2]) }), 3);
 });
 
-test('js: exports with the names of internal variables remain callable', async (t) => {
+test('js: exports of a module take streams, whatever their names are', async (t) => {
   const guest = await sandbox(t, 'js', SCRIPTS.js);
   const names = ['read', 'request', 'stream', 'batch', 'target', 'args', 'call'];
   await guest.loadScript(names.map((name) => `export const ${name} = () => '${name}';`).join('\n'));
   assert.equal(await guest.run('total', [StreamArg.from([1])]), 1);
   for (const name of names) assert.equal(await guest.run(name), name);
+  assert.equal(await guest.run('read', [StreamArg.from([1])]), 'read');
+  await guest.loadScript(`
+    export async function sum(xs) { let sum = 0; for await (const x of xs) sum += x; return sum; }
+    export const number = 3;
+  `);
+  assert.equal(await guest.run('sum', [StreamArg.from(numbers(100))]), 4950);
+  await assert.rejects(guest.run('number', [StreamArg.from([1])]), /number is not a function/);
   await assert.rejects(
-    guest.run('read', [StreamArg.from([1])]),
-    /read is not defined.*not of a module/,
+    guest.run('absent', [StreamArg.from([1])]),
+    /absent is not defined: .* exports/,
   );
 });
 

@@ -174,6 +174,14 @@ async def test_javascript_guest_reads_a_stream(javascript: isola.SandboxTemplate
         assert await sandbox.run("total", stream, factor=2) == 999000
         with pytest.raises(isola.GuestError, match="^ReferenceError: nope is not defined"):
             await sandbox.run("nope", StreamArg.from_iterable([]))
+        await sandbox.load_script(
+            "export async function length(xs) {\n"
+            "  let length = 0;\n"
+            "  for await (const x of xs) length += 1;\n"
+            "  return length;\n"
+            "}"
+        )
+        assert await sandbox.run("length", StreamArg.from_iterable(range(300))) == 300
 
 
 async def test_guest_applies_backpressure_to_the_source_of_a_stream(

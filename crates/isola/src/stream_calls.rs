@@ -6,8 +6,9 @@
 //! and named arguments, each as `[0, value]` or as `[1, token]` for a stream. It replaces
 //! each stream by an iterable, which requests batches of values by a hostcall with the
 //! token; the answer is `{"items": [...], "done": false}`. So nothing is sent that the guest
-//! has not requested, and the contract between host and guest does not know streams. Like
-//! all code in a guest, the script enforces nothing.
+//! has not requested, and the contract between host and guest does not know streams. The
+//! JavaScript guest replaces the name by the function, because a script cannot find the
+//! exports of modules. Like all code in a guest, the script enforces nothing.
 
 use crate::runtime::Runtime;
 
@@ -22,10 +23,9 @@ pub const HOSTCALL: &str = "isola.stream";
 #[must_use]
 pub fn helper(runtime: Runtime) -> (&'static str, &'static str) {
     match runtime {
-        Runtime::Python => (
-            include_str!("stream_calls/helper.py"),
-            "/lib/python3.14/asyncio/isola_streams.py",
-        ),
+        Runtime::Python => {
+            (include_str!("stream_calls/helper.py"), "/lib/python3.14/asyncio/isola_streams.py")
+        }
         Runtime::JavaScript => (include_str!("stream_calls/helper.js"), "isola:guest/streams.js"),
     }
 }

@@ -15,11 +15,19 @@ import { missing, namedValue } from './modules.js';
 import { fromJson, toJson } from './values.js';
 
 /**
+ * The function that the host defines for calls with stream arguments. It gets the called
+ * function itself in the place of its name, since no script can find the exports of modules.
+ */
+const STREAM_CALL = '__isola_call__';
+
+/**
  * Calls the function and returns the JSON text of its result, or a promise of
  * it if the function has not finished.
  */
 export function callFunction(name, args) {
-  const value = apply(lookUp(name), undefined, parameters(args));
+  const list = parameters(args);
+  if (name === STREAM_CALL) list[0] = lookUp(list[0]);
+  const value = apply(lookUp(name), undefined, list);
   return isThenable(value) ? resolved(value) : result(value);
 }
 

@@ -3,7 +3,6 @@
 // that no other script uses.
 globalThis.__isola_call__ = (() => {
   const isolaHostcall = hostcall;
-  const isolaEval = eval;
   async function* isolaStream(isolaToken) {
     for (;;) {
       const isolaBatch = await isolaHostcall('isola.stream', isolaToken);
@@ -11,20 +10,18 @@ globalThis.__isola_call__ = (() => {
       if (isolaBatch.done) return;
     }
   }
-  const isolaRead = (isolaMarker) => (isolaMarker[0] ? isolaStream(isolaMarker[1]) : isolaMarker[1]);
-  return (isolaName, isolaPositional, isolaNamed) => {
-    let isolaTarget;
-    try {
-      isolaTarget = isolaEval(isolaName);
-    } catch {
-      throw new ReferenceError(
-        isolaName + ' is not defined: with a StreamArg it must be a function of a script, not of a module',
-      );
-    }
+  const isolaRead = (isolaMarker) =>
+    isolaMarker[0] ? isolaStream(isolaMarker[1]) : isolaMarker[1];
+  // The guest has replaced the name of the called function by the function.
+  return (isolaTarget, isolaPositional, isolaNamed) => {
     const isolaArgs = isolaPositional.map(isolaRead);
     const isolaEntries = Object.entries(isolaNamed);
     if (isolaEntries.length > 0) {
-      isolaArgs.push(Object.fromEntries(isolaEntries.map((isolaEntry) => [isolaEntry[0], isolaRead(isolaEntry[1])])));
+      isolaArgs.push(
+        Object.fromEntries(
+          isolaEntries.map((isolaEntry) => [isolaEntry[0], isolaRead(isolaEntry[1])]),
+        ),
+      );
     }
     return isolaTarget(...isolaArgs);
   };
