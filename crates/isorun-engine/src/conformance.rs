@@ -7,6 +7,7 @@
 // A failed expectation is a failed test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod cpu;
 pub mod execs;
 pub mod files;
 pub mod lifecycle;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use isorun_agent::client::{self, ClientError, ExecHandle, Output};
 use isorun_agent::protocol;
 use tokio::runtime::Handle;
+use tokio::sync::RwLock;
 use tokio::task::block_in_place;
 use tokio::time::timeout;
 
@@ -62,7 +64,9 @@ macro_rules! conformance_of_shells {
 macro_rules! conformance {
     ($open:expr) => {
         $crate::conformance!(@ $open;
-            execs:
+            cpu by run_case_alone:
+                cpu_quota_is_enforced, cpu_time_is_divided_by_weight;
+            execs by run_case:
                 output_and_exit_status, output_is_available_before_the_exit,
                 stdin_is_empty_or_sent, timeout_kills_all_descendants,
                 dropped_exec_kills_its_program, background_programs_keep_running,
@@ -71,27 +75,26 @@ macro_rules! conformance {
                 terminal_has_a_size_and_an_interrupt_key, signals_reach_the_program,
                 hundred_concurrent_commands_keep_their_output, unread_output_blocks_the_program,
                 invalid_data_ends_only_its_connection;
-            files:
+            files by run_case:
                 files_are_stored_unchanged, directories_are_created_listed_and_removed,
                 invalid_requests_are_refused, incomplete_upload_leaves_no_file,
                 special_files_do_not_block_the_agent, link_race_does_not_change_ownership,
                 deep_trees_are_removed;
-            limits:
+            limits by run_case:
                 process_limit_is_enforced, fork_bomb_is_killed_at_its_timeout,
-                disk_limit_is_enforced, memory_limit_is_enforced, cpu_quota_is_enforced,
-                cpu_time_is_divided_by_weight, cpu_count_matches_the_spec,
+                disk_limit_is_enforced, memory_limit_is_enforced, cpu_count_matches_the_spec,
                 processes_are_counted;
-            stopped:
+            stopped by run_case:
                 stopped_process_does_not_end_its_command,
                 programs_stopped_by_a_terminal_are_continued,
                 shell_on_a_terminal_has_job_control, timeout_does_not_affect_other_commands;
-            lifecycle:
+            lifecycle by run_case:
                 ids_are_unique_until_destroyed, invalid_specs_are_refused,
                 death_of_a_sandbox_is_reported, machine_is_not_visible,
                 sandboxes_are_isolated_from_each_other, checkpoint_can_be_restored_repeatedly;
         );
     };
-    (@ $open:expr; $($module:ident: $($case:ident),+;)+) => {
+    (@ $open:expr; $($module:ident by $run:ident: $($case:ident),+;)+) => {
         $(mod $module {
             #[allow(unused_imports)]
             use super::*;
@@ -99,14 +102,28 @@ macro_rules! conformance {
             async fn $case() {
                 let engine = $open.await;
                 let case = $crate::conformance::$module::$case(&*engine);
-                $crate::conformance::run_case(case).await;
+                $crate::conformance::$run(case).await;
             })+
         })+
     };
 }
 
+/// Held by each case that runs; exclusively by those that run alone.
+static TURNS: RwLock<()> = RwLock::const_new(());
+
 /// Runs a case, and fails it if it exceeds [`CASE_TIMEOUT`].
 pub async fn run_case(case: impl Future<Output = ()>) {
+    let _turn = TURNS.read().await;
+    run_in_time(case).await;
+}
+
+/// Runs a case like [`run_case`], while no other case of this process runs.
+pub async fn run_case_alone(case: impl Future<Output = ()>) {
+    let _turn = TURNS.write().await;
+    run_in_time(case).await;
+}
+
+async fn run_in_time(case: impl Future<Output = ()>) {
     timeout(CASE_TIMEOUT, case).await.expect("the case exceeded its time limit");
 }
 
