@@ -163,14 +163,21 @@ impl Core {
         Ok(stats)
     }
 
-    /// Returns the specification of a run's sandbox.
-    fn spec(&self, row: &RunRow, sandbox: SandboxId, root: Root) -> SandboxSpec {
+    /// Returns the specification of a run's sandbox. Its network settings may have changed
+    /// since the row was stored.
+    fn spec(
+        &self,
+        row: &RunRow,
+        sandbox: SandboxId,
+        root: Root,
+        network: &Settings,
+    ) -> SandboxSpec {
         SandboxSpec {
             vcpus: row.vcpus,
             mem_mib: row.mem_mib,
             disk_mib: row.disk_mib,
             pids: self.config.limits.pids,
-            network: Settings::load(&row.network, &self.secret).plan(),
+            network: network.plan(),
             hostname: self.secret.hostname(row.id.as_str()),
             ..SandboxSpec::new(sandbox, root)
         }

@@ -18,7 +18,7 @@ pub use audit_log::{ChainError, Verifier};
 pub use keys::KeyRow;
 #[cfg(test)]
 pub(crate) use runs::sample_run;
-pub(crate) use runs::{Ending, ResourceUsage, RunRow};
+pub(crate) use runs::{Ending, ResourceUsage, RunRow, RunSettings};
 pub(crate) use snapshots::SnapshotRow;
 
 use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, thread, time::Duration};

@@ -9,10 +9,10 @@ use super::{
     error::Error,
     live_run::{Defaults, LiveRun},
     network,
-    new_sandbox::{self, Origin, RunSettings},
+    new_sandbox::{self, Origin},
     runs::Reservation,
 };
-use crate::clock::millis;
+use crate::{clock::millis, store::RunSettings};
 
 /// Creates a run. If the caller is cancelled meanwhile, the run is destroyed, since no
 /// client would know its id.

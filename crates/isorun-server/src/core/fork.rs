@@ -12,7 +12,7 @@ use super::{
     destroy_on_drop::DestroyOnDrop,
     error::Error,
     live_run::LiveRun,
-    new_sandbox::{self, Origin, RunSettings},
+    new_sandbox::{self, Origin},
     runs::Reservation,
 };
 use crate::{clock::millis, store::Event};
@@ -90,9 +90,7 @@ async fn create_child(
     dir: &Path,
 ) -> Result<Arc<LiveRun>, Error> {
     let started = Instant::now();
-    // The rules may have changed since the parent was created.
-    let network = parent.network().store(&core.secret)?;
-    let settings = RunSettings { network, ..RunSettings::of_run(&parent.row) };
+    let settings = parent.settings(&core.secret)?;
     let origin = Origin::Checkpoint {
         dir,
         image_holder: parent.sandbox.as_str(),

@@ -187,10 +187,8 @@ async fn restore_from_disk(core: &Arc<Core>, run: &LiveRun) -> Result<(), Error>
     let dir = core.state_dirs.hibernated_dir(&run.id);
     let owner = owner(core, &run.id, &run.tenant).await?;
     let manifest = core.archives.read(owner, &dir).await?;
-    let mut spec = core.spec(&run.row, run.sandbox.clone(), manifest.root.clone());
+    let mut spec = core.spec(&run.row, run.sandbox.clone(), manifest.root.clone(), &run.network());
     spec.pids = manifest.pids;
-    // Its rules may have changed since it was created.
-    spec.network = run.network().plan();
     // At the same time: no request reaches the sandbox before the check has passed.
     let (restored, verified) =
         tokio::join!(core.engine.restore(spec, &dir), Archives::verify(&dir, &manifest));

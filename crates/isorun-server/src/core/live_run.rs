@@ -31,7 +31,8 @@ use super::{
 };
 use crate::{
     clock,
-    store::{AuditLog, ResourceUsage, RunRow},
+    secret::Secret,
+    store::{AuditLog, ResourceUsage, RunRow, RunSettings},
 };
 
 /// The largest number of concurrent requests to ports of a run.
@@ -131,6 +132,16 @@ impl LiveRun {
     /// Returns the network settings.
     pub fn network(&self) -> Settings {
         self.network.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns the settings for copies of it, as they are now: its idle timeout and its
+    /// network may have changed since it was created.
+    pub fn settings(&self, secret: &Secret) -> Result<RunSettings, Error> {
+        Ok(RunSettings {
+            timeout_ms: clock::millis(self.activity.timeout()),
+            network: self.network().store(secret)?,
+            ..self.row.settings()
+        })
     }
 
     pub fn set_network(&self, settings: Settings) {

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Instant};
 
-use isorun_api::{OnIdle, RunId, Status};
+use isorun_api::{RunId, Status};
 use isorun_engine::SandboxId;
 use serde_json::{Value, json};
 
@@ -16,27 +16,9 @@ use super::{
     runs::Reservation,
 };
 use crate::{
-    clock::{self, millis},
-    store::{AuditLog, Event, ResourceUsage, RunRow, SnapshotRow},
+    clock::millis,
+    store::{AuditLog, Event, RunRow, RunSettings},
 };
-
-/// The settings of a new run, which forks and restored runs take over from the original.
-pub struct RunSettings {
-    pub tenant: String,
-    pub image: String,
-    /// The digest of the image; empty for `host`.
-    pub digest: String,
-    pub vcpus: u32,
-    pub mem_mib: u64,
-    pub disk_mib: u64,
-    pub timeout_ms: u64,
-    /// The stored form of [`Defaults`](super::live_run::Defaults).
-    pub defaults: String,
-    /// The stored form of [`Settings`].
-    pub network: String,
-    pub on_idle: OnIdle,
-    pub auto_resume: bool,
-}
 
 /// The origin of a new sandbox.
 pub enum Origin<'a> {
@@ -54,66 +36,6 @@ pub enum Origin<'a> {
     },
 }
 
-impl RunSettings {
-    /// Returns the settings of a run for its copies.
-    pub fn of_run(row: &RunRow) -> Self {
-        let row = row.clone();
-        Self {
-            tenant: row.tenant,
-            image: row.image,
-            digest: row.digest,
-            vcpus: row.vcpus,
-            mem_mib: row.mem_mib,
-            disk_mib: row.disk_mib,
-            timeout_ms: row.timeout_ms,
-            defaults: row.defaults,
-            network: row.network,
-            on_idle: row.on_idle,
-            auto_resume: row.auto_resume,
-        }
-    }
-
-    /// Returns the settings of the run that a snapshot was taken of.
-    pub fn of_snapshot(row: SnapshotRow) -> Self {
-        Self {
-            tenant: row.tenant,
-            image: row.image,
-            digest: row.digest,
-            vcpus: row.vcpus,
-            mem_mib: row.mem_mib,
-            disk_mib: row.disk_mib,
-            timeout_ms: row.timeout_ms,
-            defaults: row.defaults,
-            network: row.network,
-            on_idle: row.on_idle,
-            auto_resume: row.auto_resume,
-        }
-    }
-
-    fn into_row(self, id: RunId) -> RunRow {
-        RunRow {
-            id,
-            tenant: self.tenant,
-            image: self.image,
-            digest: self.digest,
-            status: Status::Creating,
-            vcpus: self.vcpus,
-            mem_mib: self.mem_mib,
-            disk_mib: self.disk_mib,
-            timeout_ms: self.timeout_ms,
-            defaults: self.defaults,
-            network: self.network,
-            on_idle: self.on_idle,
-            auto_resume: self.auto_resume,
-            used: ResourceUsage::default(),
-            create_ms: 0,
-            created_at: clock::now_ms(),
-            destroyed_at: None,
-            reason: None,
-        }
-    }
-}
-
 /// Makes a sandbox, and registers and monitors its run, which takes one of the reserved
 /// slots. `started` is the beginning of the creation.
 pub async fn make(
@@ -126,10 +48,11 @@ pub async fn make(
     let id = RunId::random().map_err(|error| Error::internal("cannot create a run id", error))?;
     let sandbox: SandboxId =
         id.as_str().parse().map_err(|error| Error::internal("cannot name the sandbox", error))?;
-    let mut row = settings.into_row(id.clone());
+    let mut row = RunRow::new(id.clone(), settings);
+    let network = Settings::load(&row.network, &core.secret);
     // Before the sandbox exists, so that it is found by its row after a crash.
     core.store.add_run(row.clone()).await?;
-    let details = match start(core, &row, &sandbox, origin).await {
+    let details = match start(core, &row, &sandbox, &network, origin).await {
         Ok(details) => details,
         Err(error) => {
             core.images.release(id.as_str());
@@ -138,7 +61,7 @@ pub async fn make(
         }
     };
     row.create_ms = millis(started.elapsed());
-    let run = register(core, row, sandbox, details).await?;
+    let run = register(core, row, sandbox, network, details).await?;
     reservation.hand_over();
     monitor::start(core, &run);
     core.metrics.created.inc();
@@ -150,16 +73,16 @@ async fn start(
     core: &Core,
     row: &RunRow,
     sandbox: &SandboxId,
+    network: &Settings,
     origin: Origin<'_>,
 ) -> Result<Value, Error> {
     match origin {
         Origin::Image(source) => {
             core.images.hold(sandbox.as_str(), source)?;
-            let spec = core.spec(row, sandbox.clone(), source.root.clone());
-            let credentials = Arc::clone(&spec.network.credentials);
+            let spec = core.spec(row, sandbox.clone(), source.root.clone(), network);
             let created = core.engine.create(spec).await;
             created.map_err(|error| Error::engine("cannot create the sandbox", error))?;
-            let installed = network::install(&*core.engine, sandbox, &credentials).await;
+            let installed = network::install(&*core.engine, sandbox, &network.credentials).await;
             if installed.is_err()
                 && let Err(error) = core.engine.destroy(sandbox).await
             {
@@ -169,7 +92,7 @@ async fn start(
         }
         Origin::Checkpoint { dir, image_holder, pids, details } => {
             let root = core.images.copy_hold(row.id.as_str(), image_holder)?;
-            let mut spec = core.spec(row, sandbox.clone(), root);
+            let mut spec = core.spec(row, sandbox.clone(), root, network);
             spec.pids = pids.unwrap_or(spec.pids);
             let restored = core.engine.restore(spec, dir).await;
             restored.map_err(|error| {
@@ -186,6 +109,7 @@ async fn register(
     core: &Core,
     mut row: RunRow,
     sandbox: SandboxId,
+    network: Settings,
     origin: Value,
 ) -> Result<Arc<LiveRun>, Error> {
     let id = row.id.clone();
@@ -210,7 +134,6 @@ async fn register(
         core.images.release(sandbox.as_str());
         return Err(error.into());
     }
-    let network = Settings::load(&row.network, &core.secret);
     let run = Arc::new(LiveRun::new(row, sandbox, log, core.config.limits.execs, network));
     core.runs.insert(Arc::clone(&run));
     tracing::info!(run = %run.id, image = run.row.image, ms = run.row.create_ms, "created");

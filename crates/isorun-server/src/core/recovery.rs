@@ -63,7 +63,7 @@ pub async fn recover(core: &Arc<Core>) -> anyhow::Result<()> {
         core.runs.list(None).iter().map(|run| run.sandbox.to_string()).collect();
     let snapshots = core.store.snapshots(None).await?;
     for row in &snapshots {
-        core.accounts.snapshots.register(&row.id, &row.tenant);
+        core.accounts.snapshots.register(&row.id, &row.settings.tenant);
     }
     let snapshots: BTreeSet<String> = snapshots.into_iter().map(|row| row.id).collect();
     core.state_dirs.remove_unknown(&held, &snapshots).await?;

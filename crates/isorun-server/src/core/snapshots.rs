@@ -13,7 +13,7 @@ use super::{
     error::{Error, ErrorKind},
     hibernation,
     live_run::{LiveRun, RunState},
-    new_sandbox::{self, Origin, RunSettings},
+    new_sandbox::{self, Origin},
 };
 use crate::{
     clock::{self, millis},
@@ -36,6 +36,7 @@ async fn take_snapshot(core: &Arc<Core>, run: &LiveRun) -> Result<SnapshotRow, E
     let started = Instant::now();
     let id = isorun_api::random_snapshot_id()
         .map_err(|error| Error::internal("cannot generate a snapshot id", error))?;
+    let settings = run.settings(&core.secret)?;
     let draft = core.state_dirs.draft_dir()?;
     let root = core.images.copy_hold(&id, run.sandbox.as_str())?;
     let owner = Owner::snapshot(&id, &run.tenant);
@@ -69,18 +70,8 @@ async fn take_snapshot(core: &Arc<Core>, run: &LiveRun) -> Result<SnapshotRow, E
     };
     let row = SnapshotRow {
         id: id.clone(),
-        tenant: run.tenant.clone(),
         run_id: run.id.to_string(),
-        image: run.row.image.clone(),
-        digest: run.row.digest.clone(),
-        vcpus: run.row.vcpus,
-        mem_mib: run.row.mem_mib,
-        disk_mib: run.row.disk_mib,
-        timeout_ms: millis(run.activity.timeout()),
-        defaults: run.row.defaults.clone(),
-        on_idle: run.row.on_idle,
-        auto_resume: run.row.auto_resume,
-        network: run.network().store(&core.secret)?,
+        settings,
         size_bytes,
         created_at: clock::now_ms(),
     };
@@ -109,12 +100,12 @@ pub async fn restore(core: &Arc<Core>, tenant: &str, id: &str) -> Result<Arc<Liv
 
 async fn restore_snapshot(core: &Arc<Core>, snapshot: SnapshotRow) -> Result<Arc<LiveRun>, Error> {
     let started = Instant::now();
-    core.admit(&snapshot.tenant)?;
-    let reservation = core.runs.reserve(&snapshot.tenant, 1)?;
+    core.admit(&snapshot.settings.tenant)?;
+    let reservation = core.runs.reserve(&snapshot.settings.tenant, 1)?;
     let dir = core.state_dirs.snapshot_dir(&snapshot.id);
-    let owner = Owner::snapshot(&snapshot.id, &snapshot.tenant);
+    let owner = Owner::snapshot(&snapshot.id, &snapshot.settings.tenant);
     let manifest = core.archives.read(owner, &dir).await?;
-    let (id, settings) = (snapshot.id.clone(), RunSettings::of_snapshot(snapshot));
+    let (id, settings) = (snapshot.id, snapshot.settings);
     let origin = Origin::Checkpoint {
         dir: &dir,
         image_holder: &id,
@@ -157,7 +148,7 @@ async fn owned(core: &Core, tenant: &str, id: &str) -> Result<SnapshotRow, Error
         ));
     }
     match core.store.snapshot(id).await? {
-        Some(row) if row.tenant == tenant => Ok(row),
+        Some(row) if row.settings.tenant == tenant => Ok(row),
         // Snapshots of other tenants look like those that do not exist.
         _ => Err(Error::new(
             ErrorKind::SnapshotNotFound,

@@ -160,7 +160,7 @@ pub async fn list(
         Some(Snapshot {
             run_id: row.run_id.parse().ok()?,
             id: row.id,
-            image: row.image,
+            image: row.settings.image,
             size_bytes: row.size_bytes,
             created_at: clock::rfc3339(row.created_at),
         })

@@ -35,6 +35,70 @@ pub struct RunRow {
     pub reason: Option<String>,
 }
 
+/// The settings of a run, which its forks and snapshots take over.
+#[derive(Clone, Debug)]
+pub struct RunSettings {
+    pub tenant: String,
+    pub image: String,
+    /// The digest of the image; empty for `host`.
+    pub digest: String,
+    pub vcpus: u32,
+    pub mem_mib: u64,
+    pub disk_mib: u64,
+    /// The idle timeout; 0 for none.
+    pub timeout_ms: u64,
+    /// The defaults of its commands, as JSON.
+    pub defaults: String,
+    /// The network settings, as JSON with encrypted secrets.
+    pub network: String,
+    pub on_idle: OnIdle,
+    pub auto_resume: bool,
+}
+
+impl RunRow {
+    /// Creates the row of a run that is being created.
+    pub fn new(id: RunId, settings: RunSettings) -> Self {
+        Self {
+            id,
+            tenant: settings.tenant,
+            image: settings.image,
+            digest: settings.digest,
+            status: Status::Creating,
+            vcpus: settings.vcpus,
+            mem_mib: settings.mem_mib,
+            disk_mib: settings.disk_mib,
+            timeout_ms: settings.timeout_ms,
+            defaults: settings.defaults,
+            network: settings.network,
+            on_idle: settings.on_idle,
+            auto_resume: settings.auto_resume,
+            used: ResourceUsage::default(),
+            create_ms: 0,
+            created_at: clock::now_ms(),
+            destroyed_at: None,
+            reason: None,
+        }
+    }
+
+    /// Returns the settings as they were stored.
+    pub fn settings(&self) -> RunSettings {
+        let row = self.clone();
+        RunSettings {
+            tenant: row.tenant,
+            image: row.image,
+            digest: row.digest,
+            vcpus: row.vcpus,
+            mem_mib: row.mem_mib,
+            disk_mib: row.disk_mib,
+            timeout_ms: row.timeout_ms,
+            defaults: row.defaults,
+            network: row.network,
+            on_idle: row.on_idle,
+            auto_resume: row.auto_resume,
+        }
+    }
+}
+
 /// Resource usage of the earlier sandboxes of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ResourceUsage {

@@ -5,26 +5,16 @@ use std::collections::HashMap;
 use rusqlite::{OptionalExtension, Row};
 
 use super::runs::parsed;
-use super::{Store, StoreError};
+use super::{RunSettings, Store, StoreError};
 use isorun_api::OnIdle;
 
 /// The stored data of a snapshot.
 #[derive(Clone, Debug)]
 pub struct SnapshotRow {
     pub id: String,
-    pub tenant: String,
     pub run_id: String,
-    pub image: String,
-    pub digest: String,
-    pub vcpus: u32,
-    pub mem_mib: u64,
-    pub disk_mib: u64,
-    pub timeout_ms: u64,
-    pub defaults: String,
-    pub on_idle: OnIdle,
-    pub auto_resume: bool,
-    /// The network settings, as JSON with encrypted secrets.
-    pub network: String,
+    /// The settings of the run when the snapshot was taken.
+    pub settings: RunSettings,
     pub size_bytes: u64,
     pub created_at: i64,
 }
@@ -33,6 +23,7 @@ impl Store {
     /// Adds a snapshot.
     pub async fn add_snapshot(&self, row: SnapshotRow) -> Result<(), StoreError> {
         self.call(move |connection| {
+            let settings = row.settings;
             connection
                 .prepare_cached(
                     "INSERT INTO snapshots (id, tenant, run_id, image, digest, vcpus, mem_mib, \
@@ -42,20 +33,20 @@ impl Store {
                 )?
                 .execute((
                     row.id,
-                    row.tenant,
+                    settings.tenant,
                     row.run_id,
-                    row.image,
-                    row.digest,
-                    row.vcpus,
-                    row.mem_mib,
-                    row.disk_mib,
-                    row.timeout_ms,
-                    row.defaults,
-                    row.on_idle.name(),
-                    row.auto_resume,
+                    settings.image,
+                    settings.digest,
+                    settings.vcpus,
+                    settings.mem_mib,
+                    settings.disk_mib,
+                    settings.timeout_ms,
+                    settings.defaults,
+                    settings.on_idle.name(),
+                    settings.auto_resume,
                     row.size_bytes,
                     row.created_at,
-                    row.network,
+                    settings.network,
                 ))?;
             Ok(())
         })
@@ -142,10 +133,8 @@ impl Store {
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<SnapshotRow> {
-    Ok(SnapshotRow {
-        id: row.get("id")?,
+    let settings = RunSettings {
         tenant: row.get("tenant")?,
-        run_id: row.get("run_id")?,
         image: row.get("image")?,
         digest: row.get("digest")?,
         vcpus: row.get("vcpus")?,
@@ -153,9 +142,14 @@ fn read(row: &Row<'_>) -> rusqlite::Result<SnapshotRow> {
         disk_mib: row.get("disk_mib")?,
         timeout_ms: row.get("timeout_ms")?,
         defaults: row.get("defaults")?,
+        network: row.get("network")?,
         on_idle: parsed("on_idle", row, OnIdle::parse)?,
         auto_resume: row.get("auto_resume")?,
-        network: row.get("network")?,
+    };
+    Ok(SnapshotRow {
+        id: row.get("id")?,
+        run_id: row.get("run_id")?,
+        settings,
         size_bytes: row.get("size_bytes")?,
         created_at: row.get("created_at")?,
     })

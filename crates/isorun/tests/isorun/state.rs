@@ -125,6 +125,23 @@ async fn invalid_forks_are_refused(server: &Server) {
 }
 
 #[server_test]
+async fn copies_have_the_current_settings_of_the_original(server: &Server) {
+    let id = server.create().await;
+    let change = json!({ "timeout": 1234, "network_profile": "locked-down" });
+    let request = server.request(Method::PATCH, &format!("/v1/runs/{id}")).json(&change);
+    assert_eq!(answer(request).await.0, 200);
+    let snapshot = server.snapshot(&id).await;
+    let mut copies = server.fork(&id, 2).await;
+    copies.push(server.restore(&snapshot).await);
+    for copy in copies {
+        let run = server.get(&format!("/v1/runs/{copy}")).await.1;
+        assert_eq!(run["timeout"], 1234.0, "{run}");
+        let network = server.get(&format!("/v1/runs/{copy}/network")).await.1;
+        assert_eq!(network["profile"], "locked-down", "{network}");
+    }
+}
+
+#[server_test]
 async fn fork_does_not_disturb_a_running_command(server: &Server) {
     let id = server.create().await;
     let exec = format!("/v1/runs/{id}/exec");

@@ -120,7 +120,7 @@ function streamClosed(why) {
 /** Creates the error of a stream argument that has no room for a value. */
 function streamFull(capacity) {
   return new StreamFullError(
-    `the stream is full: the guest has not read ${capacity} values yet; push waits for room`,
+    `the stream is full: the guest has not read ${capacity} values yet; send waits for room`,
     { code: 'stream_full' },
   );
 }

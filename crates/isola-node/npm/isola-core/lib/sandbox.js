@@ -8,7 +8,6 @@ const options = require('./options');
 const { encode } = require('./args');
 const { Events } = require('./events');
 const { fromJson } = require('./json');
-const { addon } = require('./native');
 const { Snapshot } = require('./snapshot');
 
 let adopted;
@@ -196,7 +195,7 @@ class Sandbox {
    */
   async #openStreams(streams, limits, cancel) {
     if (!this.#hasStreamHelper) {
-      const { source, file } = addon().streamHelper(this.#runtime);
+      const { source, file } = native.addon().streamHelper(this.#runtime);
       const loaded = await this.#native.loadScript(source, file, limits, cancel);
       if (typeof loaded !== 'string') return loaded;
       this.#hasStreamHelper = true;
