@@ -35,8 +35,8 @@ fn is_for_tests(package: &str, dependency: &str, kind: DependencyKind) -> bool {
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
 /// The crates of isorun, each with all others of them that it may depend on directly; and
-/// the macros of tests, which both products use and which depend on neither.
-const LAYERS: [(&str, &[&str]); 8] = [
+/// what tests share, which depends on neither product.
+const LAYERS: [(&str, &[&str]); 9] = [
     (
         "isorun",
         &[
@@ -58,6 +58,7 @@ const LAYERS: [(&str, &[&str]); 8] = [
     ("isorun-api", &[]),
     ("isorun-agent", &[]),
     ("test-macros", &[]),
+    ("test-support", &[]),
 ];
 
 fn forbidden(graph: &Graph) -> Vec<String> {
