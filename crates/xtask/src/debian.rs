@@ -45,37 +45,11 @@ pub fn release() -> Option<String> {
     Some(name.to_owned())
 }
 
-/// Downloads a package of one suite and unpacks it. Uses separate package lists, so
-/// that the machine is not changed, and root is not needed. Returns the directory of
-/// its files.
+/// Downloads a package of one suite and unpacks it. Root is not needed. Returns the
+/// directory of its files.
 pub fn unpack(package: &str, suite: &str, tools: &Path) -> Result<PathBuf> {
-    let mirror = mirror()?;
-    let apt = tools.join("apt");
-    fs::create_dir_all(apt.join("lists/partial"))?;
-    let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    let source = apt.join("sources.list");
-    fs::write(&source, format!("deb [signed-by={keys}] {mirror} {suite} main\n"))?;
-    let run = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.current_dir(tools).arg("-q");
-        for (name, value) in [
-            ("Dir::Etc::sourcelist", source.as_os_str()),
-            ("Dir::Etc::sourceparts", "/dev/null".as_ref()),
-            ("Dir::State::lists", apt.join("lists").as_os_str()),
-            ("Dir::Cache", apt.join("cache").as_os_str()),
-            ("APT::Sandbox::User", "".as_ref()),
-        ] {
-            let mut option = std::ffi::OsString::from(format!("{name}="));
-            option.push(value);
-            command.arg("-o").arg(option);
-        }
-        process::run_quiet({
-            command.args(arguments);
-            command
-        })
-    };
-    run(&["update"])?;
-    run(&["download", package])?;
+    process::run_quiet(apt("apt-get", suite, tools, &["update"])?)?;
+    process::run_quiet(apt("apt-get", suite, tools, &["download", package])?)?;
     let package = fs::read_dir(tools)?
         .flatten()
         .map(|entry| entry.path())
@@ -84,6 +58,60 @@ pub fn unpack(package: &str, suite: &str, tools: &Path) -> Result<PathBuf> {
     let files = tools.join("files");
     extract(&package, &files)?;
     Ok(files)
+}
+
+/// A version of a package in the archive.
+pub struct Version {
+    pub version: String,
+    /// The path below the mirror.
+    pub path: String,
+    pub sha256: String,
+}
+
+/// Returns the newest version of each package in a suite.
+pub fn newest(packages: &[&str], suite: &str, tools: &Path) -> Result<Vec<Version>> {
+    process::run_quiet(apt("apt-get", suite, tools, &["update"])?)?;
+    let find = |package: &&str| {
+        let captured = process::capture(apt("apt-cache", suite, tools, &["show", package])?)?;
+        let field = |name: &str| {
+            let value = captured.text.lines().find_map(|line| line.strip_prefix(name));
+            value.map(|value| value.trim().to_owned()).with_context(|| {
+                format!("{suite} has no {package}:\n{}", process::tail(&captured.text, 5))
+            })
+        };
+        Ok(Version {
+            version: field("Version:")?,
+            path: field("Filename:")?,
+            sha256: field("SHA256:")?,
+        })
+    };
+    packages.iter().map(find).collect()
+}
+
+/// Creates a command of apt that sees only one suite. It uses separate package lists, so
+/// that the machine is not changed.
+fn apt(program: &str, suite: &str, tools: &Path, arguments: &[&str]) -> Result<Command> {
+    let mirror = mirror()?;
+    let apt = tools.join("apt");
+    fs::create_dir_all(apt.join("lists/partial"))?;
+    let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
+    let source = apt.join("sources.list");
+    fs::write(&source, format!("deb [signed-by={keys}] {mirror} {suite} main\n"))?;
+    let mut command = Command::new(program);
+    command.current_dir(tools).arg("-q");
+    for (name, value) in [
+        ("Dir::Etc::sourcelist", source.as_os_str()),
+        ("Dir::Etc::sourceparts", "/dev/null".as_ref()),
+        ("Dir::State::lists", apt.join("lists").as_os_str()),
+        ("Dir::Cache", apt.join("cache").as_os_str()),
+        ("APT::Sandbox::User", "".as_ref()),
+    ] {
+        let mut option = std::ffi::OsString::from(format!("{name}="));
+        option.push(value);
+        command.arg("-o").arg(option);
+    }
+    command.args(arguments);
+    Ok(command)
 }
 
 /// Downloads one version of a package, by its path below the mirror and its
@@ -96,7 +124,7 @@ pub fn unpack_version(path: &str, digest: &str, tools: &Path, files: &Path) -> R
     let captured = process::capture(download)?;
     if !captured.status.success() {
         if captured.text.contains(" 404 ") {
-            bail!("Debian no longer has {path}: use a newer version in setup.rs of xtask");
+            bail!("Debian no longer has {path}: run `cargo xtask update-python`");
         }
         bail!("cannot download {path}:\n{}", process::tail(&captured.text, 20));
     }

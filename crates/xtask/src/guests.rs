@@ -6,6 +6,7 @@
 //! is built if the digest of that directory and of the builder has changed.
 
 mod build_shim;
+mod builder_library;
 mod interpreter;
 mod libc;
 mod merge_modules;
@@ -18,7 +19,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
 use crate::digest::{self, Inputs};
-use crate::{process, progress, setup, wit, workspace};
+use crate::{process, progress, python_library, setup, wit, workspace};
 
 #[derive(clap::Args)]
 pub struct GuestsArgs {
@@ -90,7 +91,12 @@ impl Guest {
 }
 
 enum Builder {
-    Python { tools: setup::PythonBuilder, shim: Option<PathBuf> },
+    Python {
+        tools: setup::PythonBuilder,
+        shim: Option<PathBuf>,
+        /// The directory of the builder's package with another library, and its digest.
+        package: (PathBuf, String),
+    },
     Js(setup::JsBuilder),
 }
 
@@ -98,7 +104,9 @@ impl Builder {
     fn of(guest: Guest) -> Result<Builder> {
         Ok(match guest {
             Guest::Python => {
-                Builder::Python { tools: setup::python_builder()?, shim: build_shim::library()? }
+                let tools = setup::python_builder()?;
+                let package = builder_library::install(&tools, &python_library::install()?)?;
+                Builder::Python { tools, shim: build_shim::library()?, package }
             }
             // `build.mjs` is deterministic by itself.
             Guest::Js => Builder::Js(setup::js_builder()?),
@@ -107,8 +115,9 @@ impl Builder {
 
     fn digest(&self) -> String {
         match self {
-            Builder::Python { tools, shim } => Inputs::default()
+            Builder::Python { tools, shim, package } => Inputs::default()
                 .text("tools", &tools.digest)
+                .text("package", &package.1)
                 .text("build shim", &shim.as_ref().map_or(String::new(), |_| build_shim::digest()))
                 .text("merge modules", &merge_modules::digest())
                 .text("interpreter", interpreter::SOURCE)
@@ -122,10 +131,11 @@ impl Builder {
     /// file in that directory.
     fn command(&self, output: &str) -> Command {
         match self {
-            Builder::Python { tools, shim } => {
+            Builder::Python { tools, shim, package } => {
                 let mut command = hermetic(&tools.componentize_py);
                 command.args(["-d", "wit", "-w", "guest", "componentize", "app"]);
                 command.args(["-p", "src", "-p", "site"]);
+                command.env("PYTHONPATH", &package.0);
                 command.args(["-o", output]);
                 // Without this variable the builder would use all packages of the
                 // machine's own Python.

@@ -5,6 +5,7 @@
 //! | a rule that the sources must follow | `check.rs` (the rows), `check/NAME.rs` |
 //! | which tests run, and with which features | `test.rs`, `node.rs`, `sdk.rs`, `wheel.rs` |
 //! | how a guest is built | `guests.rs` |
+//! | the version of Python's standard library | `python_library.rs` |
 //! | a tool and its pinned version | `setup.rs`, `linux.rs`, `debian.rs` |
 //! | a measured figure of SPECIFICATION.md | `bench.rs` |
 //! | a fuzz target | `fuzz.rs` |
@@ -37,6 +38,7 @@ mod linux;
 mod node;
 mod process;
 mod progress;
+mod python_library;
 mod rust_calls;
 mod sdk;
 mod setup;
@@ -88,6 +90,8 @@ enum Command {
     Archives(archive::ArchiveArgs),
     /// Write the files that are generated and committed
     Generate,
+    /// Pin the newest version of Python's standard library for the guest
+    UpdatePython,
 }
 
 fn main() -> ExitCode {
@@ -119,6 +123,7 @@ fn run(command: Command) -> Result<()> {
         Command::Wheel(args) => wheel::run(&args),
         Command::Archives(args) => archive::run(&args),
         Command::Generate => generate::write(),
+        Command::UpdatePython => python_library::update(),
     }
 }
 

@@ -24,6 +24,8 @@ const MIN_NODE_VERSION: (u32, u32) = (20, 0);
 /// The installed builder of the Python guest.
 pub struct PythonBuilder {
     pub componentize_py: PathBuf,
+    /// The Python package of the builder.
+    pub package: PathBuf,
     /// The packages that the guest contains.
     pub bundled: PathBuf,
     /// The digest of the inputs of the installation.
@@ -70,6 +72,11 @@ pub fn python_builder() -> Result<PythonBuilder> {
     let (venv, digest) =
         python_environment("python", PYTHON_BUILDER_REQUIREMENTS, PYTHON_BUILDER_PURPOSE)?;
     let componentize_py = venv.join("bin/componentize-py");
+    let package = fs::read_dir(venv.join("lib"))?
+        .flatten()
+        .map(|python| python.path().join("site-packages/componentize_py"))
+        .find(|package| package.is_dir())
+        .context("pip installed no package componentize_py")?;
     let bundled = packages(
         "python-bundled",
         "guests/python/bundled-requirements.txt",
@@ -78,7 +85,7 @@ pub fn python_builder() -> Result<PythonBuilder> {
         &venv,
         &digest,
     )?;
-    Ok(PythonBuilder { componentize_py, bundled, digest })
+    Ok(PythonBuilder { componentize_py, package, bundled, digest })
 }
 
 /// Installs published packages that the tests import in the Python guest.
@@ -121,44 +128,6 @@ fn packages(
         process::run_quiet(pip)
     })?;
     Ok(dir)
-}
-
-/// The version of CPython's own tests. Debian keeps a version as long as one of its
-/// releases has it. After that a newer version must be used, and the table updated.
-pub const CPYTHON_TESTS_VERSION: &str = "3.14.10-1";
-
-/// The packages that contain the tests, and the SHA-256 of each.
-const CPYTHON_TEST_PACKAGES: [(&str, &str); 2] = [
-    (
-        "libpython3.14-testsuite_3.14.10-1_all.deb",
-        "137b55a9b0794801a0226a8220c7c224e9e5e3a9d1261bd62573a87a6ad8bf31",
-    ),
-    (
-        "libpython3.14-stdlib_3.14.10-1_amd64.deb",
-        "0af595928d7a49c12fe33d5667da95dc2fa9868e1a9a00625428074d3b3d458a",
-    ),
-];
-
-/// Installs CPython's own tests into a directory that contains only the package
-/// `test`.
-pub fn cpython_tests() -> Result<PathBuf> {
-    let tools = workspace::tools().join("cpython-tests");
-    let mut inputs = Inputs::default();
-    for (package, digest) in CPYTHON_TEST_PACKAGES {
-        inputs = inputs.text(package, digest);
-    }
-    stamp::install("CPython's own tests", &tools, &inputs.finish(), || {
-        let unpacked = tools.join("unpacked");
-        for (package, digest) in CPYTHON_TEST_PACKAGES {
-            let path = format!("pool/main/p/python3.14/{package}");
-            debian::unpack_version(&path, digest, &tools, &unpacked)?;
-        }
-        fs::create_dir(tools.join("lib"))?;
-        fs::rename(unpacked.join("usr/lib/python3.14/test"), tools.join("lib/test"))?;
-        fs::remove_dir_all(unpacked)?;
-        Ok(())
-    })?;
-    Ok(tools.join("lib"))
 }
 
 /// Installs `componentize-js` into a `node_modules` outside of the source tree.
@@ -222,7 +191,7 @@ pub fn newest_node() -> Result<PathBuf> {
 
 /// Installs the packages of a lock file into a `node_modules` outside of the source
 /// tree.
-fn node_modules(name: &str, source: &str, label: &str, options: &[&str]) -> Result<PathBuf> {
+pub fn node_modules(name: &str, source: &str, label: &str, options: &[&str]) -> Result<PathBuf> {
     const FILES: [&str; 3] = ["package.json", "package-lock.json", ".npmrc"];
     let node = node()?;
     let source = workspace::root().join(source);

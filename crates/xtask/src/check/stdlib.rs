@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 
 use self::table::{Outcomes, Table, Test};
 use super::Outcome;
-use crate::{guests, process, setup, test, workspace};
+use crate::{guests, process, python_library, test, workspace};
 
 const TABLE: &str = "crates/isola/tests/python-tests.txt";
 
@@ -46,7 +46,7 @@ struct Runner {
 pub fn run(write: bool) -> Result<Outcome> {
     guests::ensure()?;
     let lock = workspace::lock()?;
-    let tests = setup::cpython_tests()?;
+    let tests = python_library::install_tests()?;
     drop(lock);
     // As `cargo xtask test` builds it, so that nothing is compiled twice.
     process::run_quiet(process::cargo(&[
@@ -73,8 +73,9 @@ pub fn run(write: bool) -> Result<Outcome> {
     }
     let mut found = table.compare(&outcomes);
     let page = fs::read_to_string(workspace::root().join(PAGE))?;
-    if !page.lines().any(|line| line == figures(&outcomes)) {
-        found.push(format!("{PAGE}: the line \"{FIGURES}\" should be: {}", figures(&outcomes)));
+    let figures = figures(&outcomes)?;
+    if !page.lines().any(|line| line == figures) {
+        found.push(format!("{PAGE}: the line \"{FIGURES}\" should be: {figures}"));
     }
     if !found.is_empty() {
         found.push(format!("{TABLE} lists the expected results; --write updates it."));
@@ -224,10 +225,10 @@ fn add(tests: &mut BTreeMap<String, Test>, name: String, test: Test) {
     }
 }
 
-fn figures(outcomes: &Outcomes) -> String {
+fn figures(outcomes: &Outcomes) -> Result<String> {
     let figures = table::figures(outcomes);
-    let version = setup::CPYTHON_TESTS_VERSION.split('-').next().unwrap_or_default();
-    format!(
+    let version = python_library::tests_version()?;
+    Ok(format!(
         "{FIGURES}, those of {version}, about {} in {} modules pass in the guest, {} do not, and \
          {} and {} more modules skip themselves, since there are no threads, processes or sockets.",
         in_hundreds(figures.passed),
@@ -235,7 +236,7 @@ fn figures(outcomes: &Outcomes) -> String {
         in_hundreds(figures.failed),
         in_hundreds(figures.skipped),
         figures.skipped_modules
-    )
+    ))
 }
 
 /// Formats a number rounded to hundreds, since the results of some tests vary.
@@ -250,7 +251,7 @@ fn in_hundreds(number: usize) -> String {
 fn write_figures(outcomes: &Outcomes) -> Result<()> {
     let path = workspace::root().join(PAGE);
     let page = fs::read_to_string(&path)?;
-    let figures = figures(outcomes);
+    let figures = figures(outcomes)?;
     let lines = page
         .lines()
         .map(|line| if line.starts_with(FIGURES) { figures.as_str() } else { line })

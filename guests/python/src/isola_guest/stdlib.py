@@ -181,9 +181,15 @@ def _same(name, other):
 
 def bundle():
     """Bundles the library and the packages, and installs the finder for them."""
-    _add_tree(os.path.dirname(os.path.dirname(json.__file__)), ROOT)
+    library = os.path.dirname(os.path.dirname(json.__file__))
+    _add_tree(library, ROOT)
     if "asyncio.base_events" not in _modules:
-        raise RuntimeError(f"the standard library is not in {os.path.dirname(json.__file__)}")
+        raise RuntimeError(f"the standard library is not in {library}")
+    with open(os.path.join(library, "VERSION"), encoding="ascii") as version:
+        # The compiler's description contains an address, and has no end.
+        interpreter = sys.version.partition(" (https:")[0].rstrip("]")
+        sys.version = f"{interpreter}], standard library {version.read()}"
+    _renew_frozen()
     packages = importlib.util.find_spec("yaml")
     _add_tree(os.path.dirname(os.path.dirname(packages.origin)), SITE)
     # Before the finder of `sys.path`, so that imports of the library never access the
@@ -206,6 +212,16 @@ def freeze():
     # their pages shared between sandboxes.
     gc.collect()
     gc.freeze()
+
+
+def _renew_frozen():
+    """Runs the library's code in modules that the interpreter contains in an older version.
+
+    Only in those that consist of functions: objects of the others are already in use.
+    """
+    for name in ("posixpath", "ntpath", "runpy"):
+        module = importlib.import_module(name)
+        exec(BundledLoader.get_code(name), vars(module))
 
 
 def _add_tree(root, location):
