@@ -10,6 +10,7 @@ mod builder_library;
 mod interpreter;
 mod libc;
 mod merge_modules;
+mod native_modules;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -134,7 +135,7 @@ impl Builder {
             Builder::Python { tools, shim, package } => {
                 let mut command = hermetic(&tools.componentize_py);
                 command.args(["-d", "wit", "-w", "guest", "componentize", "app"]);
-                command.args(["-p", "src", "-p", "site"]);
+                command.args(["-p", "src", "-p", "site", "-p", "native"]);
                 command.env("PYTHONPATH", &package.0);
                 command.args(["-o", output]);
                 // Without this variable the builder would use all packages of the
@@ -219,6 +220,7 @@ fn stage(guest: Guest, builder: &Builder, dir: &Path) -> Result<()> {
     }
     if let Builder::Python { tools, .. } = builder {
         copy_python(&tools.bundled, &dir.join("site"))?;
+        copy(&native_modules::build()?, &dir.join("native"))?;
     }
     Ok(())
 }

@@ -48,6 +48,7 @@ const PYTHON_BUILDER_PURPOSE: &str = "componentize-py, which builds the Python g
 pub fn everything() -> Result<()> {
     let _lock = workspace::lock()?;
     python_builder()?;
+    c_compiler()?;
     python_samples()?;
     js_builder()?;
     ruff()?;
@@ -86,6 +87,27 @@ pub fn python_builder() -> Result<PythonBuilder> {
         &digest,
     )?;
     Ok(PythonBuilder { componentize_py, package, bundled, digest })
+}
+
+/// An installed C compiler for WebAssembly.
+pub struct CCompiler {
+    /// The program, whose commands `cc` and `wasm-ld` are used.
+    pub zig: PathBuf,
+    /// The digest of the inputs of the installation.
+    pub digest: String,
+}
+
+/// Installs Zig, which compiles and links C for WebAssembly.
+pub fn c_compiler() -> Result<CCompiler> {
+    let (venv, digest) = python_environment(
+        "zig",
+        "guests/python/native/requirements.txt",
+        "Zig, which compiles the native modules of the Python guest",
+    )?;
+    let package = "import importlib.util as util; print(util.find_spec('ziglang').origin)";
+    let package = process::stdout_of(venv.join("bin/python"), &["-c", package])
+        .context("the package ziglang is not installed")?;
+    Ok(CCompiler { zig: Path::new(&package).with_file_name("zig"), digest })
 }
 
 /// Installs published packages that the tests import in the Python guest.

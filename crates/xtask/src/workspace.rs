@@ -37,6 +37,17 @@ pub fn fuzz_metadata() -> Result<Metadata> {
     metadata_of("fuzz/Cargo.toml")
 }
 
+/// Returns the crates that contain the C sources of the Python guest. Their archives are
+/// downloaded if necessary, and must be those of the lock file.
+pub fn native_sources() -> Result<Metadata> {
+    let manifest = "guests/python/native/Cargo.toml";
+    MetadataCommand::new()
+        .manifest_path(root().join(manifest))
+        .other_options(["--locked".to_owned()])
+        .exec()
+        .with_context(|| format!("the C sources of {manifest} cannot be fetched"))
+}
+
 fn metadata_of(manifest: &str) -> Result<Metadata> {
     MetadataCommand::new()
         .manifest_path(root().join(manifest))

@@ -4,6 +4,8 @@ This module is imported while the component is built. Everything that it imports
 and prepares is part of the snapshot and costs nothing at run time.
 """
 
+# First, for the modules of the library that are imported with the next ones.
+import isola_guest.native  # noqa: F401, I001
 from isola_guest import files, stdlib
 
 # Installed first, so that the standard library opens files with it, too.

@@ -17,6 +17,8 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution
 from importlib.resources.abc import Traversable, TraversableResources
 
+from isola_guest import native
+
 # The directory of the library in tracebacks. It does not exist.
 ROOT = "/lib/python3.14"
 
@@ -41,6 +43,10 @@ textwrap threading time timeit token tokenize tomllib traceback types typing
 unicodedata unittest.mock urllib.error urllib.parse uuid warnings weakref
 xml.etree.ElementTree zipfile zlib zoneinfo
 """.split()
+
+# Modules that need a native library, whose file exists only during the build. They come
+# first: the library itself ignores it if they cannot be imported.
+NATIVE = ["_bz2", "_lzma"]
 
 # Maps a full name to (whether it is a package, its apparent path, its marshalled code).
 _modules = {}
@@ -192,16 +198,12 @@ def bundle():
     _renew_frozen()
     packages = importlib.util.find_spec("yaml")
     _add_tree(os.path.dirname(os.path.dirname(packages.origin)), SITE)
+    _add_directory(native.DIRECTORY)
     # Before the finder of `sys.path`, so that imports of the library never access the
     # file system.
     sys.meta_path.insert(2, BundledLoader)
-    for name in PRELOADED:
+    for name in NATIVE + PRELOADED:
         importlib.import_module(name)
-    # After the imports, so that the library itself detects that the real modules are missing.
-    stand_ins = os.path.join(os.path.dirname(__file__), "stand_ins")
-    for file in sorted(os.listdir(stand_ins)):
-        if file.endswith(".py"):
-            _add_module(stand_ins, os.path.join(stand_ins, file), ROOT)
 
 
 def freeze():
@@ -237,6 +239,13 @@ def _add_tree(root, location):
         if location == SITE and relative.partition("/")[0] == _WITH_DATA:
             _add_data(directory, relative, sorted(files))
     _packages.sort()
+
+
+def _add_directory(directory):
+    """Adds the modules of a package as modules of the library."""
+    for file in sorted(os.listdir(directory)):
+        if file.endswith(".py") and file != "__init__.py":
+            _add_module(directory, os.path.join(directory, file), ROOT)
 
 
 def _add_data(directory, relative, files):
