@@ -130,13 +130,10 @@ static PyObject *stream_run(PyObject *self, PyObject *args)
         if (result) {
             output = PyBytes_FromStringAndSize(NULL, 0);
         } else {
-            /* Code that garbage collection runs may drop the last other reference. */
-            Py_IncRef(capsule);
             stream->busy = 1;
             output = stream_steps(stream, &buffers, action,
                                   limit < 0 ? PY_SSIZE_T_MAX - 64 : limit, &result);
             stream->busy = 0;
-            Py_DecRef(capsule);
         }
         if (output) {
             Py_ssize_t position = data.len - (Py_ssize_t)buffers.input_left;

@@ -13,9 +13,10 @@ import marshal
 import os
 import sys
 from importlib._bootstrap import _call_with_frames_removed
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
 from importlib.metadata import Distribution
 from importlib.resources.abc import Traversable, TraversableResources
+from importlib.util import spec_from_file_location
 
 from isola_guest import native
 
@@ -44,12 +45,21 @@ unicodedata unittest.mock urllib.error urllib.parse uuid warnings weakref
 xml.etree.ElementTree zipfile zlib zoneinfo
 """.split()
 
-# Modules that need a native library, whose file exists only during the build. They come
-# first: the library itself ignores it if they cannot be imported.
-NATIVE = ["_bz2", "_lzma"]
+# Modules on top of native ones, whose files exist only during the build. The library
+# ignores it if they cannot be imported, so they are imported here.
+NATIVE = ["_bz2", "_lzma", "_zstd", "hashlib", "bz2", "lzma", "compression.zstd"]
+
+# Added to `hashlib`, which imports these functions from OpenSSL.
+_KEY_DERIVATION = b"""
+from isola_guest.key_derivation import pbkdf2_hmac, scrypt
+__all__ += ("pbkdf2_hmac",)
+"""
 
 # Maps a full name to (whether it is a package, its apparent path, its marshalled code).
 _modules = {}
+
+# Maps the name of a native module to the path by which it is linked.
+_native = {}
 
 # The metadata of each bundled package.
 _packages = []
@@ -69,7 +79,7 @@ class BundledLoader:
     def find_spec(name, path=None, target=None):
         module = _modules.get(name)
         if module is None:
-            return None
+            return _native_spec(name)
         is_package, origin, _ = module
         spec = ModuleSpec(name, BundledLoader, origin=origin, is_package=is_package)
         spec.has_location = True
@@ -114,6 +124,12 @@ class BundledLoader:
             return []
         found = map(_Bundled, _packages)
         return [one for one in found if context.name is None or _same(one.name, context.name)]
+
+
+def _native_spec(name):
+    """Returns the spec of a native module. Its file does not exist, and is not read."""
+    path = _native.get(name)
+    return path and spec_from_file_location(name, path, loader=ExtensionFileLoader(name, path))
 
 
 # Marks it as a frame of the import system: tracebacks omit it, and a warning about an
@@ -204,6 +220,9 @@ def bundle():
     sys.meta_path.insert(2, BundledLoader)
     for name in NATIVE + PRELOADED:
         importlib.import_module(name)
+    for name, module in sys.modules.items():
+        if isinstance(module.__loader__, ExtensionFileLoader):
+            _native[name] = module.__file__
 
 
 def freeze():
@@ -270,6 +289,8 @@ def _add_module(root, path, location):
         source = file_of_source.read()
     if name.startswith("_sysconfigdata_"):
         source = _with_closed_quotes(source)
+    if name == "hashlib":
+        source += _KEY_DERIVATION
     try:
         code = compile(source, f"{location}/{file}", "exec", dont_inherit=True)
     except SyntaxError:

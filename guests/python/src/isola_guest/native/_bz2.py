@@ -30,11 +30,7 @@ def _check(result):
 
 
 class BZ2Compressor(Unpicklable):
-    """Create a compressor object for compressing data incrementally.
-
-    compresslevel
-      Compression level, as a number between 1 and 9.
-    """
+    """Compresses data in parts, at a level from 1 to 9."""
 
     __slots__ = ("_stream", "_flushed")
 
@@ -48,10 +44,7 @@ class BZ2Compressor(Unpicklable):
         return self
 
     def compress(self, data, /):
-        """Provide data to the compressor object.
-
-        Returns a chunk of compressed data if possible, or b'' otherwise.
-        """
+        """Compresses data, and returns the output that is complete, which may be empty."""
         if self._flushed:
             raise ValueError("Compressor has been flushed")
         output, _, result = _isola_bzip2.run(self._stream, data, 0, -1, _COMPRESS)
@@ -59,10 +52,7 @@ class BZ2Compressor(Unpicklable):
         return output
 
     def flush(self):
-        """Finish the compression process.
-
-        Returns the compressed data left in internal buffers.
-        """
+        """Ends the compressed data, and returns the rest of it."""
         if self._flushed:
             raise ValueError("Repeated call to flush()")
         self._flushed = True
@@ -72,7 +62,7 @@ class BZ2Compressor(Unpicklable):
 
 
 class BZ2Decompressor(Decompressor):
-    """Create a decompressor object for decompressing data incrementally."""
+    """Decompresses one stream in parts."""
 
     __slots__ = ("_failed",)
     _run = staticmethod(_isola_bzip2.run)
@@ -89,11 +79,10 @@ class BZ2Decompressor(Decompressor):
         _check(result)
 
     def decompress(self, data, max_length=-1):
-        """Decompress *data*, returning uncompressed data as bytes.
+        """Returns the data that the next input decompresses to.
 
-        If *max_length* is nonnegative, returns at most *max_length* bytes of decompressed
-        data. If this limit is reached and further output can be produced, *needs_input* is
-        False, and the next call may provide b''.
+        With a `max_length` that is not negative, it is at most so many bytes, and a later
+        call returns the rest.
         """
         if self._eof:
             raise EOFError("End of stream already reached")

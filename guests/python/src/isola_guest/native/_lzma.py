@@ -1,7 +1,7 @@
 """CPython's module `_lzma`, on top of the native module `_isola_xz`."""
 
 from operator import index
-from struct import pack
+from struct import Struct
 
 import _isola_xz
 from isola_guest.streams import Decompressor, Unpicklable
@@ -32,6 +32,8 @@ _LZMA_OPTIONS = {
     "mf": "lzma_match_finder",
     "depth": "uint32_t",
 }
+# A filter for the native module: its id and eight options.
+_FILTER, _ID = Struct("<Q8I"), Struct("<Q")
 _UINT32_MAX, _UINT64_MAX = (1 << 32) - 1, (1 << 64) - 1
 
 # The results of the library that are errors.
@@ -48,7 +50,7 @@ _MEMORY = 5
 
 
 class LZMAError(Exception):
-    """Call to liblzma failed."""
+    """An error of liblzma."""
 
 
 def _check(result):
@@ -68,7 +70,7 @@ def _stream(created):
 def _uint32(value, type="uint32_t"):
     value = index(value)
     if value < 0:
-        raise OverflowError("can't convert negative value to unsigned int")
+        raise OverflowError("can't convert negative int to unsigned")
     if value > _UINT32_MAX:
         raise OverflowError(f"Value too large for {type} type")
     return value
@@ -92,7 +94,11 @@ def _int(value):
 
 
 def _pack(id, options):
-    return pack("<Q8I", id, *options, *[0] * (8 - len(options)))
+    return _FILTER.pack(id, *options, *[0] * (8 - len(options)))
+
+
+def _is_lzma1(packed):
+    return packed[:8] == _ID.pack(FILTER_LZMA1) and len(packed) == _FILTER.size
 
 
 def _preset(preset):
@@ -140,26 +146,18 @@ def _pack_filter(spec):
 
 
 def _pack_filters(specs):
+    if isinstance(specs, dict):
+        raise TypeError("object of type 'dict' is not a sequence")
     if len(specs) > _MAX_FILTERS:
         raise ValueError(f"Too many filters - liblzma supports a maximum of {_MAX_FILTERS}")
     return b"".join([_pack_filter(specs[at]) for at in range(len(specs))])
 
 
 class LZMACompressor(Unpicklable):
-    """LZMACompressor(format=FORMAT_XZ, check=-1, preset=None, filters=None)
+    """Compresses data in parts.
 
-    Create a compressor object for compressing data incrementally.
-
-    format specifies the container format to use for the output. This can
-    be FORMAT_XZ (default), FORMAT_ALONE, or FORMAT_RAW.
-
-    check specifies the integrity check to use. For FORMAT_XZ, the default
-    is CHECK_CRC64. FORMAT_ALONE and FORMAT_RAW do not support integrity
-    checks; for these formats, check must be omitted, or be CHECK_NONE.
-
-    The settings used by the compressor can be specified either as a
-    preset compression level (with the 'preset' argument), or in detail
-    as a custom filter chain (with the 'filters' argument).
+    `format` is the container, and `check` the integrity check in it, which only FORMAT_XZ
+    has. The settings are those of a `preset`, or of a list of `filters`.
     """
 
     __slots__ = ("_stream", "_flushed")
@@ -168,7 +166,10 @@ class LZMACompressor(Unpicklable):
         format, check = _int(format), _int(check)
         if preset is not None and filters is not None:
             raise ValueError("Cannot specify both preset and filter chain")
-        number = PRESET_DEFAULT if preset is None else _uint32(preset)
+        number = PRESET_DEFAULT if preset is None else index(preset)
+        if number < 0:
+            raise ValueError("Cannot convert negative int")
+        _uint32(number)
         if format != FORMAT_XZ and check not in (-1, CHECK_NONE):
             raise ValueError("Integrity checks are only supported by FORMAT_XZ")
         if format == FORMAT_XZ:
@@ -186,7 +187,7 @@ class LZMACompressor(Unpicklable):
                 packed = _pack(FILTER_LZMA1, _preset(number))
             else:
                 packed = _pack_filters(filters)
-                if len(filters) != 1 or filters[0]["id"] != FILTER_LZMA1:
+                if not _is_lzma1(packed):
                     raise ValueError(
                         "Invalid filter chain for FORMAT_ALONE - must be a single LZMA1 filter"
                     )
@@ -202,10 +203,7 @@ class LZMACompressor(Unpicklable):
         return self
 
     def compress(self, data, /):
-        """Provide data to the compressor object.
-
-        Returns a chunk of compressed data if possible, or b'' otherwise.
-        """
+        """Compresses data, and returns the output that is complete, which may be empty."""
         if self._flushed:
             raise ValueError("Compressor has been flushed")
         output, _, result = _isola_xz.run(self._stream, data, 0, -1, 0)
@@ -213,10 +211,7 @@ class LZMACompressor(Unpicklable):
         return output
 
     def flush(self):
-        """Finish the compression process.
-
-        Returns the compressed data left in internal buffers.
-        """
+        """Ends the compressed data, and returns the rest of it."""
         if self._flushed:
             raise ValueError("Repeated call to flush()")
         self._flushed = True
@@ -226,20 +221,10 @@ class LZMACompressor(Unpicklable):
 
 
 class LZMADecompressor(Decompressor):
-    """Create a decompressor object for decompressing data incrementally.
+    """Decompresses one stream in parts.
 
-    format
-      Specifies the container format of the input stream.  If this is
-      FORMAT_AUTO (the default), the decompressor will automatically detect
-      whether the input is FORMAT_XZ or FORMAT_ALONE.  Streams created with
-      FORMAT_RAW cannot be autodetected.
-    memlimit
-      Limit the amount of memory used by the decompressor.  This will cause
-      decompression to fail if the input cannot be decompressed within this
-      limit.
-    filters
-      A custom filter chain.  This argument is required for FORMAT_RAW, and
-      not accepted with any other format.
+    `format` is the container, `memlimit` the number of bytes that the library may use, and
+    `filters` those of FORMAT_RAW, which does not contain them itself.
     """
 
     __slots__ = ()
@@ -266,15 +251,14 @@ class LZMADecompressor(Decompressor):
 
     @property
     def check(self):
-        """ID of the integrity check used by the input stream."""
+        """The integrity check in the stream, or CHECK_UNKNOWN before it was read."""
         return _isola_xz.check(self._stream)
 
     def decompress(self, data, max_length=-1):
-        """Decompress *data*, returning uncompressed data as bytes.
+        """Returns the data that the next input decompresses to.
 
-        If *max_length* is nonnegative, returns at most *max_length* bytes of decompressed
-        data. If this limit is reached and further output can be produced, *needs_input* is
-        False, and the next call may provide b''.
+        With a `max_length` that is not negative, it is at most so many bytes, and a later
+        call returns the rest.
         """
         if self._eof:
             raise EOFError("Already at end of stream")
@@ -282,23 +266,17 @@ class LZMADecompressor(Decompressor):
 
 
 def is_check_supported(check_id, /):
-    """Test whether the given integrity check is supported.
-
-    Always returns True for CHECK_NONE and CHECK_CRC32.
-    """
+    """Returns whether the library has an integrity check."""
     return bool(_isola_xz.is_check_supported(check_id))
 
 
 def _encode_filter_properties(filter, /):
-    """Return a bytes object encoding the options (properties) of the filter.
-
-    The result does not include the filter ID itself, only the options.
-    """
+    """Returns the options of a filter in the form that containers store."""
     return _stream(_isola_xz.encode_properties(_pack_filter(filter)))
 
 
 def _decode_filter_properties(filter_id, encoded_props, /):
-    """Return a dict describing a filter: its ID and its options (properties)."""
+    """Returns a filter with the options that a container stores."""
     filter_id = _uint64(filter_id)
     options = _stream(_isola_xz.decode_properties(filter_id, encoded_props))
     if filter_id == FILTER_LZMA1:
