@@ -1,6 +1,7 @@
 //! The API of the Python guest: the package `sandbox`.
 
 mod asyncio;
+mod compression;
 mod dependencies;
 mod depth;
 mod document;
@@ -9,6 +10,7 @@ mod event_loop;
 mod http;
 mod importlib;
 mod interpreter;
+mod key_derivation;
 mod logging;
 mod packages;
 mod serde;

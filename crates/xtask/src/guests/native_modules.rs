@@ -240,8 +240,8 @@ impl Module {
         options.extend(["-std=c11", "-Wall", "-Wextra", "-Werror"].map(String::from));
         let file = format!("{}.c", self.name);
         let path = source.join(&file);
-        let content = fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let content =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         add(path, &file, &content, options, paths);
         Ok(units)
     }
