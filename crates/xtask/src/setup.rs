@@ -49,6 +49,7 @@ pub fn everything() -> Result<()> {
     let _lock = workspace::lock()?;
     python_builder()?;
     c_compiler()?;
+    workspace::native_sources()?;
     python_samples()?;
     js_builder()?;
     ruff()?;

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, thread};
 
 use anyhow::{Context, Result, ensure};
+use cargo_metadata::Metadata;
 
 use crate::digest::{self, Inputs};
 use crate::setup::CCompiler;
@@ -154,6 +155,7 @@ struct Unit {
 /// of them, and nothing else.
 pub fn build() -> Result<PathBuf> {
     let compiler = setup::c_compiler()?;
+    let crates = workspace::native_sources()?;
     let source = workspace::root().join("guests/python/native");
     let target = workspace::root().join("target/native");
     let objects = target.join("objects");
@@ -176,7 +178,7 @@ pub fn build() -> Result<PathBuf> {
     let mut links = Vec::new();
     for module in &MODULES {
         let first = units.len();
-        units.extend(module.units(&source, &objects, &common)?);
+        units.extend(module.units(&source, &crates, &objects, &common)?);
         let linked = units[first..].iter().map(|unit| unit.object.clone());
         links.push((module.file(), linked.collect::<Vec<_>>()));
     }
@@ -211,7 +213,13 @@ impl Module {
 
     /// Returns the C files of the module. The name of an object is the digest of its
     /// inputs.
-    fn units(&self, source: &Path, objects: &Path, common: &str) -> Result<Vec<Unit>> {
+    fn units(
+        &self,
+        source: &Path,
+        crates: &Metadata,
+        objects: &Path,
+        common: &str,
+    ) -> Result<Vec<Unit>> {
         let mut units = Vec::new();
         let mut add = |source: PathBuf, name: &str, content: &str, options, paths| {
             let options: Vec<String> = options;
@@ -227,7 +235,7 @@ impl Module {
         let mut options = Vec::new();
         let mut paths = vec![format!("-I{}", source.display())];
         if let Some(library) = &self.library {
-            let root = library.root()?;
+            let root = library.root(crates)?;
             options.extend(library.defines.iter().map(|define| format!("-D{define}")));
             paths.extend(library.paths(&root));
             for file in library.files(&root)? {
@@ -249,9 +257,8 @@ impl Module {
 
 impl Library {
     /// Returns the directory of the crate.
-    fn root(&self) -> Result<PathBuf> {
-        let metadata = workspace::native_sources()?;
-        let package = metadata.packages.iter().find(|package| *package.name == self.package);
+    fn root(&self, crates: &Metadata) -> Result<PathBuf> {
+        let package = crates.packages.iter().find(|package| *package.name == self.package);
         let package = package.with_context(|| format!("no crate {}", self.package))?;
         let dir = package.manifest_path.parent().context("a crate without a directory")?;
         Ok(dir.into())
@@ -333,4 +340,33 @@ fn zig(compiler: &CCompiler, name: &str) -> Command {
         }
     }
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source() -> PathBuf {
+        workspace::root().join("guests/python/native")
+    }
+
+    #[test]
+    fn every_c_file_is_a_module() {
+        let files = digest::files(&source()).unwrap();
+        let files = files.iter().filter(|file| file.extension().is_some_and(|end| end == "c"));
+        let files: Vec<_> = files.map(|file| file.display().to_string()).collect();
+        let mut expected: Vec<_> =
+            MODULES.iter().map(|module| format!("{}.c", module.name)).collect();
+        expected.sort();
+        assert_eq!(files, expected);
+    }
+
+    #[test]
+    fn every_library_is_pinned() {
+        let manifest = fs::read_to_string(source().join("Cargo.toml")).unwrap();
+        for library in MODULES.iter().filter_map(|module| module.library.as_ref()) {
+            let pinned = format!("{} = {{ version = \"=", library.package);
+            assert!(manifest.contains(&pinned), "{}", library.package);
+        }
+    }
 }

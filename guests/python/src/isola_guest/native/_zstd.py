@@ -395,9 +395,7 @@ def train_dict(samples_bytes, samples_sizes, dict_size, /):
     return made
 
 
-def finalize_dict(
-    custom_dict_bytes, samples_bytes, samples_sizes, dict_size, compression_level, /
-):
+def finalize_dict(custom_dict_bytes, samples_bytes, samples_sizes, dict_size, compression_level, /):
     """Returns content with the header and the statistics that a dictionary has."""
     _bytes("finalize_dict", 1, custom_dict_bytes)
     _bytes("finalize_dict", 2, samples_bytes)
