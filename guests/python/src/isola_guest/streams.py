@@ -6,6 +6,8 @@ end of the input that was consumed, and the library's result.
 
 from operator import index
 
+from isola_guest import own_builtins as __builtins__  # noqa: A004
+
 # The results of `run` that are not errors.
 OK, END = 0, 1
 

@@ -3,6 +3,7 @@
 from operator import index
 
 import _isola_bzip2
+from isola_guest import own_builtins as __builtins__  # noqa: A004
 from isola_guest.streams import Decompressor, Unpicklable
 
 _COMPRESS, _FINISH = 0, 2

@@ -4,6 +4,7 @@ from operator import index
 from struct import Struct
 
 import _isola_xz
+from isola_guest import own_builtins as __builtins__  # noqa: A004
 from isola_guest.streams import Decompressor, Unpicklable
 
 FORMAT_AUTO, FORMAT_XZ, FORMAT_ALONE, FORMAT_RAW = range(4)

@@ -4,6 +4,7 @@ from operator import index
 from struct import pack
 
 import _isola_zstd
+from isola_guest import own_builtins as __builtins__  # noqa: A004
 from isola_guest.streams import Decompressor, Unpicklable
 
 zstd_version, zstd_version_number = _isola_zstd.version()
