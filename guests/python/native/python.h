@@ -32,6 +32,7 @@ PyObject *Py_BuildValue(const char *format, ...);
 /* Bytes. */
 PyObject *PyBytes_FromStringAndSize(const char *bytes, Py_ssize_t size);
 char *PyBytes_AsString(PyObject *bytes);
+Py_ssize_t PyBytes_Size(PyObject *bytes);
 int _PyBytes_Resize(PyObject **bytes, Py_ssize_t size);
 
 /* The buffer of a bytes-like object, part of the stable ABI since 3.11. */

@@ -335,17 +335,11 @@ static PyObject *use_content(PyObject *module, PyObject *args)
     int is_prefix;
     if (!PyArg_ParseTuple(args, "OSi", &capsule, &content, &is_prefix))
         return NULL;
-    Py_buffer view;
-    if (!PyArg_ParseTuple(args, "Oy*i", &capsule, &view, &is_prefix))
-        return NULL;
     struct zstd *self = (struct zstd *)stream_of(capsule);
-    if (!self || !stack_suffices()) {
-        PyBuffer_Release(&view);
+    if (!self || !stack_suffices())
         return NULL;
-    }
     const void *bytes = PyBytes_AsString(content);
-    size_t size = (size_t)view.len;
-    PyBuffer_Release(&view);
+    size_t size = (size_t)PyBytes_Size(content);
     size_t result;
     self->stream.busy = 1;
     if (!is_prefix)
