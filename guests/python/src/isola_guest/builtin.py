@@ -1,4 +1,4 @@
-"""Replacements of builtin functions.
+"""Replacements of builtin functions, and additions to them.
 
 A Python function that is an attribute of a class becomes a method of its objects,
 but a builtin function does not: with `class Clock: now = time.process_time`, the
@@ -19,6 +19,22 @@ class Builtin:
         self.__wrapped__ = real
         for name in _COPIED:
             setattr(self, name, getattr(real, name))
+
+    @classmethod
+    def added(cls, function, module, name):
+        """Returns a builtin function of a module that lacks it."""
+
+        def copy(*args, **kwargs):
+            return function(*args, **kwargs)
+
+        copy.__module__ = module.__name__
+        copy.__name__ = copy.__qualname__ = name
+        copy.__doc__ = function.__doc__
+        copy.__self__ = module
+        copy.__text_signature__ = None
+        added = cls(function, copy)
+        added.__wrapped__ = function
+        return added
 
     def __call__(self, *args, **kwargs):
         return self._function(*args, **kwargs)

@@ -12,7 +12,8 @@ import types
 
 from wit_world.imports import host
 
-from . import dependencies, finish as end, locales, loop, resumption, stdio, values, waits
+from . import dependencies, finish as end, locales, loop, processes, resumption, sockets, stdio
+from . import values, waits
 from .failures import failure
 
 # The module of user code: `__main__`, as for a script.
@@ -33,6 +34,8 @@ def prepare():
     stdio.install()
     waits.install()
     locales.install()
+    sockets.install()
+    processes.install()
     # The environment of the build is not that of a sandbox.
     os.environ.clear()
     # The guest must not write its bytecode caches to writable mounts.

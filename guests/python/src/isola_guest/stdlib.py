@@ -55,6 +55,10 @@ from isola_guest.key_derivation import pbkdf2_hmac, scrypt
 __all__ += ("pbkdf2_hmac",)
 """
 
+# The stand-ins that the library itself uses when it is imported, since they answer like the
+# real modules.
+_ANSWERING = ("grp", "pwd")
+
 # Maps a full name to (whether it is a package, its apparent path, its marshalled code).
 _modules = {}
 
@@ -218,11 +222,16 @@ def bundle():
     # Before the finder of `sys.path`, so that imports of the library never access the
     # file system.
     sys.meta_path.insert(2, BundledLoader)
+    stand_ins = os.path.join(os.path.dirname(__file__), "stand_ins")
+    for name in _ANSWERING:
+        _add_module(stand_ins, os.path.join(stand_ins, f"{name}.py"), ROOT)
     for name in NATIVE + PRELOADED:
         importlib.import_module(name)
     for name, module in sys.modules.items():
         if isinstance(module.__loader__, ExtensionFileLoader):
             _native[name] = module.__file__
+    # After the imports, so that the library itself detects that the real modules are missing.
+    _add_tree(stand_ins, ROOT)
 
 
 def freeze():

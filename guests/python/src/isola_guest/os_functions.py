@@ -1,0 +1,157 @@
+"""Functions of `os` that WASI lacks and that have one sensible answer in a sandbox.
+
+Functions that need what a sandbox does not have (processes, pipes, users) remain absent:
+the library and packages ask with `hasattr` whether they exist.
+"""
+
+from isola_guest import own_builtins as __builtins__  # noqa: A004
+
+import errno
+import os
+import posix
+from _signal import raise_signal
+from operator import index
+
+from .builtin import Builtin
+
+# The user and group to which all files belong, according to `os.stat`. Code that compares
+# the two must find that the files are its own.
+_USER = 0
+
+# The name of the machine. The C library has none, and e-mail and URLs need a valid one.
+HOST_NAME = "localhost"
+
+# The modes of new files are those of this mask. Setting another has no effect on them.
+_umask = 0o022
+
+_real_uname = os.uname
+
+
+def getuid():
+    """Returns the user that owns the files: there is only one."""
+    return _USER
+
+
+def getresuid():
+    """Returns the real, effective and saved user."""
+    return _USER, _USER, _USER
+
+
+def getgroups():
+    """Returns the groups of the user."""
+    return [_USER]
+
+
+def getlogin():
+    """Returns the name of the user."""
+    return "root"
+
+
+def getppid():
+    """Returns 0, as for a parent process outside of the container."""
+    return 0
+
+
+def getpgrp():
+    """Returns the process group: that of the only process."""
+    return os.getpid()
+
+
+def getpgid(pid, /):
+    """Returns the process group of a process."""
+    _check_process(pid)
+    return os.getpid()
+
+
+def kill(pid, signal, /):
+    """Sends a signal to the only process, which handles it before this returns."""
+    signal = index(signal)
+    # Also 0, its process group.
+    _check_process(pid)
+    if signal:
+        raise_signal(signal)
+
+
+def _check_process(pid):
+    if index(pid) not in (0, os.getpid()):
+        raise _error(errno.ESRCH)
+
+
+def umask(mask, /):
+    """Sets the mask of the modes of new files, without effect, and returns the last one."""
+    global _umask
+    last, _umask = _umask, index(mask) & 0o777
+    return last
+
+
+def chown(path, uid, gid, *, dir_fd=None, follow_symlinks=True):
+    """Changes the owner of a file. It can only be the one that each file has."""
+    os.stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+    _check_owner(uid, gid, path)
+
+
+def lchown(path, uid, gid):
+    """Changes the owner of a file or symbolic link. See `chown`."""
+    os.stat(path, follow_symlinks=False)
+    _check_owner(uid, gid, path)
+
+
+def fchown(fd, uid, gid):
+    """Changes the owner of an open file. See `chown`."""
+    os.fstat(fd)
+    _check_owner(uid, gid, None)
+
+
+def _check_owner(uid, gid, path):
+    # -1 leaves it as it is.
+    if not {index(uid), index(gid)} <= {-1, _USER}:
+        raise _error(errno.EPERM, path)
+
+
+def get_terminal_size(fd=1, /):
+    """Raises an error: no file is a terminal."""
+    os.fstat(fd)
+    raise _error(errno.ENOTTY)
+
+
+def _error(number, *names):
+    return OSError(number, os.strerror(number), *names)
+
+
+def _uname():
+    # Positions, since the type cannot be copied with changes.
+    system, _, *rest = _real_uname()
+    return os.uname_result((system, HOST_NAME, *rest))
+
+
+_ADDED = {
+    "chown": chown,
+    "fchown": fchown,
+    "get_terminal_size": get_terminal_size,
+    "getegid": getuid,
+    "geteuid": getuid,
+    "getgid": getuid,
+    "getgroups": getgroups,
+    "getlogin": getlogin,
+    "getpgid": getpgid,
+    "getpgrp": getpgrp,
+    "getppid": getppid,
+    "getresgid": getresuid,
+    "getresuid": getresuid,
+    "getsid": getpgid,
+    "getuid": getuid,
+    "kill": kill,
+    "lchown": lchown,
+    "umask": umask,
+}
+
+
+def install():
+    """Adds the functions that are missing, and gives the machine a name."""
+    for name, function in _ADDED.items():
+        if not hasattr(os, name):
+            added = Builtin.added(function, posix, name)
+            setattr(posix, name, added)
+            setattr(os, name, added)
+            os.__all__.append(name)
+    os.uname = posix.uname = Builtin(_uname, _real_uname)
