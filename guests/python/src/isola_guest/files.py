@@ -92,7 +92,8 @@ def _open(
     return opened
 
 
-def _open_null(file, mode, buffering, encoding, errors, newline, closefd):
+def _open_null(file, mode, buffering, encoding, errors, newline, closefd, module=io):
+    """Opens the null device, with the classes of a module: `io`, or `_pyio`."""
     # The wrappers check their arguments as always, here on the null device.
     if not closefd:
         raise ValueError("Cannot use closefd=False with file name")
@@ -104,19 +105,36 @@ def _open_null(file, mode, buffering, encoding, errors, newline, closefd):
         raise FileExistsError(17, "File exists", file)
     raw.name = file
     if "b" not in mode:
-        buffer = io.BufferedRandom(raw) if "+" in mode else _one_way(raw)
-        text = io.TextIOWrapper(buffer, encoding, errors, newline, line_buffering=buffering == 1)
+        buffer = _buffered(raw, mode, module)
+        text = module.TextIOWrapper(
+            buffer, encoding, errors, newline, line_buffering=buffering == 1
+        )
         text.mode = mode
         return text
     if encoding is not None or errors is not None or newline is not None:
         raise ValueError("binary mode doesn't take an encoding, errors or newline argument")
-    if buffering == 0:
-        return raw
-    return io.BufferedRandom(raw) if "+" in mode else _one_way(raw)
+    return raw if buffering == 0 else _buffered(raw, mode, module)
 
 
-def _one_way(raw):
-    return io.BufferedReader(raw) if raw.readable() else io.BufferedWriter(raw)
+def _buffered(raw, mode, module):
+    if "+" in mode:
+        return module.BufferedRandom(raw)
+    return module.BufferedReader(raw) if raw.readable() else module.BufferedWriter(raw)
+
+
+def _open_in_python(
+    file,
+    mode="r",
+    buffering=-1,
+    encoding=None,
+    errors=None,
+    newline=None,
+    closefd=True,
+    opener=None,
+):
+    if opener is None and not isinstance(file, int) and os.fspath(file) in _NULL:
+        return _open_null(file, mode, buffering, encoding, errors, newline, closefd, _pyio)
+    return _real_open_in_python(file, mode, buffering, encoding, errors, newline, closefd, opener)
 
 
 def _chdir(path):
@@ -129,6 +147,17 @@ def _chdir(path):
         _real_chdir(os.path.realpath(here))
 
 
+def path_of(fd):
+    """Returns the path of a file that is open for writing, or None if it is not known."""
+    for reference in _written.values():
+        file = reference()
+        if file is not None and not _is_closed(file):
+            name = getattr(file, "name", None)
+            if isinstance(name, (str, bytes)) and file.fileno() == fd:
+                return name
+    return None
+
+
 def install():
     """Replaces `open` by a function that records opened files, and replaces `chdir`."""
     import _io
@@ -136,6 +165,21 @@ def install():
 
     builtins.open = io.open = _io.open = Builtin(_open, _real_open)
     os.chdir = posix.chdir = Builtin(_chdir, _real_chdir)
+
+
+def install_in_python_io():
+    """Lets the implementation of `open` in Python open the null device, too.
+
+    Not part of `install`, since that comes before the library is bundled.
+    """
+    global _pyio, _real_open_in_python
+    import _pyio
+
+    _real_open_in_python = _pyio.open
+    _open_in_python.__module__ = _real_open_in_python.__module__
+    _open_in_python.__name__ = _open_in_python.__qualname__ = "open"
+    _open_in_python.__doc__ = _real_open_in_python.__doc__
+    _pyio.open = _open_in_python
 
 
 def flush(skipped):

@@ -12,8 +12,19 @@ import types
 
 from wit_world.imports import host
 
-from . import dependencies, finish as end, locales, loop, processes, resumption, sockets, stdio
-from . import values, waits
+from . import (
+    dependencies,
+    files,
+    finish as end,
+    locales,
+    loop,
+    processes,
+    resumption,
+    sockets,
+    stdio,
+    values,
+    waits,
+)
 from .failures import failure
 
 # The module of user code: `__main__`, as for a script.
@@ -32,6 +43,7 @@ def prepare():
     """Prepares everything that can be done while the component is built."""
     _globals["__builtins__"] = builtins
     stdio.install()
+    files.install_in_python_io()
     waits.install()
     locales.install()
     sockets.install()

@@ -34,6 +34,7 @@ EXCLUDED |= {"_yaml", "cyaml"}
 
 # Imported into the snapshot, so that frequently used modules cost nothing at run time.
 PRELOADED = """
+_pyio
 abc argparse array ast asyncio base64 binascii bisect calendar cmath codecs
 collections collections.abc contextlib contextvars copy csv dataclasses datetime
 decimal difflib email.message enum errno fnmatch fractions functools glob hashlib

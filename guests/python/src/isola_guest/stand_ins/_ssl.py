@@ -310,9 +310,7 @@ class _SSLContext:
     def set_psk_server_callback(self, callback, identity_hint=None):
         raise NotImplementedError("TLS-PSK is not supported by your OpenSSL version.")
 
-    def _wrap_socket(
-        self, sock, server_side, server_hostname=None, *, owner=None, session=None
-    ):
+    def _wrap_socket(self, sock, server_side, server_hostname=None, *, owner=None, session=None):
         _refuse()
 
     def _wrap_bio(

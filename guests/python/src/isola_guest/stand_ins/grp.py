@@ -27,7 +27,9 @@ def _group():
 
 def getgrgid(id):
     """Returns the entry of a group, by its number."""
-    if _index(id) != 0:
+    if not -(1 << 31) <= _index(id) < 1 << 32:
+        raise OverflowError("gid is out of range")
+    if id != 0:
         raise KeyError(f"getgrgid(): gid not found: {id}")
     return _group()
 
@@ -36,7 +38,7 @@ def getgrnam(name):
     """Returns the entry of a group, by its name."""
     if not isinstance(name, str):
         raise TypeError(f"getgrnam() argument must be str, not {type(name).__name__}")
-    if "\0" in name:
+    if b"\0" in name.encode():
         raise ValueError("embedded null byte")
     if name != "root":
         raise KeyError(f"getgrnam(): name not found: {name!r}")

@@ -5,9 +5,13 @@ shared map are written to the file by `flush` and `close`, and at the latest whe
 is destroyed. A map of no file (-1) is memory like any other.
 """
 
+import atexit as _atexit
 import errno as _errno
 import os as _os
+import weakref as _weakref
 from operator import index as _index
+
+from isola_guest.files import path_of as _path_of
 
 error = OSError
 
@@ -23,7 +27,7 @@ class mmap:  # noqa: N801  (the name of the real type)
 
     __module__ = "mmap"
     # Also if the constructor fails.
-    _data = _fd = None
+    _data = _fd = _own_fd = None
 
     def __new__(
         cls,
@@ -41,18 +45,19 @@ class mmap:  # noqa: N801  (the name of the real type)
             raise OverflowError("memory mapped length must be positive")
         if offset < 0:
             raise OverflowError("memory mapped offset must be positive")
-        if access != ACCESS_DEFAULT and (
-            flags != MAP_SHARED or prot != PROT_READ | PROT_WRITE
-        ):
+        if access != ACCESS_DEFAULT and (flags != MAP_SHARED or prot != PROT_READ | PROT_WRITE):
             raise ValueError("mmap can't specify both access and flags, prot.")
         if access == ACCESS_DEFAULT:
-            access = _access(flags, prot)
+            access = _access(prot)
         elif access not in (ACCESS_READ, ACCESS_WRITE, ACCESS_COPY):
             raise ValueError("mmap invalid access parameter.")
         if offset % ALLOCATIONGRANULARITY:
             raise OSError(_errno.EINVAL, _os.strerror(_errno.EINVAL))
         self = super().__new__(cls)
         self._access = access
+        # Changes of a private map are not written to the file.
+        self._is_private = access == ACCESS_COPY or bool(flags & MAP_PRIVATE)
+        self._has_size = trackfd
         self._offset = offset
         self._position = 0
         self._exports = 0
@@ -66,7 +71,8 @@ class mmap:  # noqa: N801  (the name of the real type)
         return self
 
     def _open(self, fileno, length, trackfd):
-        size = _os.fstat(fileno).st_size
+        status = _os.fstat(fileno)
+        size = status.st_size
         if not length:
             if not size:
                 raise ValueError("cannot mmap an empty file")
@@ -85,14 +91,34 @@ class mmap:  # noqa: N801  (the name of the real type)
             view[done : done + len(piece)] = piece
             done += len(piece)
         view.release()
-        # WASI cannot duplicate descriptors. So the file must be open until the map is
-        # closed, and its number may be that of another file by then.
-        self._fd = fileno if trackfd else None
         self._file = _identity(fileno)
-        if self._access in (ACCESS_DEFAULT, ACCESS_WRITE):
+        # Of a file without a name nobody would see the changes.
+        if self._access != ACCESS_READ and not self._is_private and status.st_nlink:
             # Fails now, and not when changes are written, if the file is not writable.
             _os.pwrite(fileno, b"", 0)
+            self._own_fd = self._reopened(fileno)
+            _shared.add(self)
+        self._fd = fileno if self._own_fd is None else self._own_fd
         self._data = data
+
+    def _reopened(self, fileno):
+        """Opens the file again, so that it can be closed before the map.
+
+        WASI cannot duplicate descriptors. Without the path of the file, it must be open
+        until the map is closed.
+        """
+        path = _path_of(fileno)
+        if path is None:
+            return None
+        try:
+            own = _os.open(path, _os.O_RDWR)
+        except OSError:
+            return None
+        if _identity(own) == self._file:
+            return own
+        # Another file has this path now.
+        _os.close(own)
+        return None
 
     @property
     def closed(self):
@@ -108,9 +134,16 @@ class mmap:  # noqa: N801  (the name of the real type)
             self._write_back()
         finally:
             self._data = self._fd = None
+            if self._own_fd is not None:
+                _os.close(self._own_fd)
+                self._own_fd = None
 
     def __del__(self):
-        self._write_back()
+        # At the shutdown of the interpreter changes have been written already.
+        if _os is not None:
+            self._write_back()
+            if self._own_fd is not None:
+                _os.close(self._own_fd)
 
     def flush(self, offset=0, size=None, /, *, flags=0):
         """Writes changes to the file."""
@@ -121,7 +154,7 @@ class mmap:  # noqa: N801  (the name of the real type)
         self._write_back()
 
     def _write_back(self):
-        if not self._is_changed or self._data is None or self._fd is None:
+        if not self._is_changed or self._data is None or self._fd is None or self._is_private:
             return
         self._check_file()
         with memoryview(self._data) as view:
@@ -148,8 +181,7 @@ class mmap:  # noqa: N801  (the name of the real type)
         data = self._valid()
         if self._access == ACCESS_READ:
             raise TypeError("mmap can't modify a readonly memory map.")
-        if self._access != ACCESS_COPY:
-            self._is_changed = True
+        self._is_changed = True
         return data
 
     def __buffer__(self, flags):
@@ -159,7 +191,7 @@ class mmap:  # noqa: N801  (the name of the real type)
             if flags & 1:
                 raise BufferError("Object is not writable.")
             view = view.toreadonly()
-        elif self._access != ACCESS_COPY:
+        else:
             self._is_changed = True
         self._exports += 1
         return view
@@ -172,27 +204,32 @@ class mmap:  # noqa: N801  (the name of the real type)
         return len(self._valid())
 
     def __getitem__(self, key):
-        data = self._valid()
+        self._valid()
         if isinstance(key, slice):
-            return bytes(data[key])
+            indices = key.indices(len(self))
+            return bytes(self._valid()[_slice(*indices)])
+        key = _index(key)
         try:
-            return data[_index(key)]
+            # Finding the index may have closed the map.
+            return self._valid()[key]
         except IndexError:
             raise IndexError("mmap index out of range") from None
 
     def __setitem__(self, key, value):
-        data = self._writable()
+        self._writable()
         if isinstance(key, slice):
+            indices = key.indices(len(self))
+            data = self._valid()
             with memoryview(value) as view, view.cast("B") as content:
-                if len(range(*key.indices(len(data)))) != len(content):
+                if len(range(*indices)) != len(content):
                     raise IndexError("mmap slice assignment is wrong size")
-                data[key] = content
+                data[_slice(*indices)] = content
             return
-        value = _index(value)
+        key, value = _index(key), _index(value)
         if not 0 <= value < 256:
             raise ValueError("mmap item value must be in range(0, 256)")
         try:
-            data[_index(key)] = value
+            self._valid()[key] = value
         except IndexError:
             raise IndexError("mmap index out of range") from None
 
@@ -245,6 +282,8 @@ class mmap:  # noqa: N801  (the name of the real type)
     def size(self):
         """Returns the size of the file, which may be larger than the map."""
         data = self._valid()
+        if not self._has_size:
+            raise OSError(_errno.EBADF, _os.strerror(_errno.EBADF))
         if self._fd is None:
             return len(data)
         self._check_file()
@@ -304,6 +343,8 @@ class mmap:  # noqa: N801  (the name of the real type)
         data = self._valid()
         if self._access not in (ACCESS_DEFAULT, ACCESS_WRITE):
             raise TypeError("mmap can't resize a readonly or copy-on-write memory map.")
+        if not self._has_size:
+            raise ValueError("mmap can't resize with mmap's trackfd=False.")
         if self._exports:
             raise BufferError("mmap can't resize with extant pointers exported.")
         if newsize <= 0 or self._offset + newsize < 0:
@@ -316,10 +357,23 @@ class mmap:  # noqa: N801  (the name of the real type)
         self._position = min(self._position, newsize)
 
 
-def _access(flags, prot):
-    if prot & PROT_WRITE:
-        return ACCESS_COPY if flags & MAP_PRIVATE else ACCESS_DEFAULT
-    return ACCESS_READ
+def _slice(start, stop, step):
+    """Returns a slice of indices, where an end of -1 is before the first item."""
+    return slice(start, None if stop < 0 else stop, step)
+
+
+def _access(prot):
+    return ACCESS_DEFAULT if prot & PROT_WRITE else ACCESS_READ
+
+
+def _write_all():
+    for map in list(_shared):
+        map._write_back()
+
+
+# The maps whose changes are to be written, at the latest at the end of the interpreter.
+_shared = _weakref.WeakSet()
+_atexit.register(_write_all)
 
 
 def _identity(fd):

@@ -38,7 +38,7 @@ def getpwnam(name, /):
     """Returns the entry of a user, by its name."""
     if not isinstance(name, str):
         raise TypeError(f"getpwnam() argument must be str, not {type(name).__name__}")
-    if "\0" in name:
+    if b"\0" in name.encode():
         raise ValueError("embedded null byte")
     if name != _USER.pw_name:
         raise KeyError(f"getpwnam(): name not found: {name!r}")

@@ -5,7 +5,6 @@ read or lower. CPU time is what the host counts. All other figures are 0, as tho
 fields that an operating system does not maintain.
 """
 
-import errno as _errno
 import time as _time
 from collections import namedtuple
 from operator import index as _index
@@ -74,7 +73,8 @@ def setrlimit(resource, limits, /):
         raise ValueError("expected a tuple of 2 integers")
     limits = tuple(map(_limit, limits))
     if limits != getrlimit(resource):
-        raise OSError(_errno.ENOTSUP, "the limits of a sandbox are set by its host")
+        # The error for a limit that may not be raised.
+        raise ValueError("not allowed: the limits of a sandbox are set by its host")
 
 
 def getpagesize():
@@ -95,6 +95,8 @@ def _limit(value):
     value = _index(value)
     if value == (1 << 64) - 1:
         return RLIM_INFINITY
-    if not -(1 << 63) <= value < 1 << 64:
+    if value < RLIM_INFINITY:
+        raise ValueError("Cannot convert negative int")
+    if value >= 1 << 64:
         raise OverflowError("Python int too large to convert to C rlim_t")
     return value

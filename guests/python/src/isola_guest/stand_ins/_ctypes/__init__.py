@@ -73,9 +73,7 @@ def addressof(obj, /):
 def byref(obj, offset=0, /):
     """Returns a reference to an object, to be used as an argument only."""
     if not isinstance(obj, _CData):
-        raise TypeError(
-            f"byref() argument must be a ctypes instance, not {type(obj).__name__!r}"
-        )
+        raise TypeError(f"byref() argument must be a ctypes instance, not {type(obj).__name__!r}")
     return CArgument(obj, offset)
 
 

@@ -24,6 +24,8 @@ class ArgumentError(Exception):
 
 
 class PyCFuncPtrType(CType_Type):  # noqa: N801
+    __module__ = "_ctypes"
+
     def __init__(cls, name, bases, namespace, **kwargs):
         super().__init__(name, bases, namespace, **kwargs)
         if not any(isinstance(base, PyCFuncPtrType) for base in bases):
@@ -38,6 +40,8 @@ class PyCFuncPtrType(CType_Type):  # noqa: N801
 
 class CFuncPtr(CData, metaclass=PyCFuncPtrType):
     """A pointer to a function."""
+
+    __module__ = "_ctypes"
 
     _argtypes_ = None
     _restype_ = None

@@ -6,6 +6,8 @@ from ._types import CData, CType_Type, _Info, get, info, put
 class CField:
     """A field of a structure: where it is, and how it is read and written."""
 
+    __module__ = "_ctypes"
+
     def __init__(
         self,
         *,
@@ -121,7 +123,8 @@ class _Aggregate(CType_Type):
         own.has_view = False
         cls._ctypes_info_ = own
         if "_fields_" in namespace:
-            cls._lay_out(namespace["_fields_"])
+            # The metaclass of structures with the other order of bytes changes the types.
+            cls._fields_ = namespace["_fields_"]
 
     def __setattr__(cls, name, value):
         if name == "_fields_" and cls._ctypes_info_ is not None:
@@ -190,11 +193,11 @@ def _all_fields(type_):
 
 
 class PyCStructType(_Aggregate):
-    pass
+    __module__ = "_ctypes"
 
 
 class UnionType(_Aggregate):
-    pass
+    __module__ = "_ctypes"
 
 
 class _Fields(CData):
@@ -211,8 +214,8 @@ class _Fields(CData):
 
 
 class Structure(_Fields, metaclass=PyCStructType):
-    pass
+    __module__ = "_ctypes"
 
 
 class Union(_Fields, metaclass=UnionType):
-    pass
+    __module__ = "_ctypes"

@@ -17,7 +17,8 @@ _NUMBERS = {letter: letter for letter in "bBhHiIlLqQfd"}
 # A `long double` has the size of a `double` here: `ctypes` then makes them the same type.
 _NUMBERS["g"] = "d"
 _SIZES = {letter: struct.calcsize(name) for letter, name in _NUMBERS.items()}
-_SIZES |= {"c": 1, "?": 1, "u": 4, **dict.fromkeys("PzZO", _POINTER_SIZE)}
+# "v" is a truth value of two bytes, which is -1 if it is true.
+_SIZES |= {"c": 1, "?": 1, "v": 2, "u": 4, **dict.fromkeys("PzZO", _POINTER_SIZE)}
 _POINTERS = "PzZO"
 
 # The letters of types that have a version with the other order of bytes.
@@ -66,6 +67,7 @@ def info(type_):
 class CType_Type(type):  # noqa: N801  (the name of the real type, as below)
     """The metaclass of all types of C data."""
 
+    __module__ = "_ctypes"
     # None in abstract classes.
     _ctypes_info_ = None
 
@@ -147,6 +149,7 @@ def _at(cls, block, position, base=None):
 class CData:
     """An object of C data."""
 
+    __module__ = "_ctypes"
     _b_base_ = None
     # The size in bytes, if it was changed.
     _size = None
@@ -165,7 +168,11 @@ class CData:
     @property
     def _objects(self):
         kept = self._block.kept
-        return {str(place): kept[place] for place in sorted(kept)} or None
+        found = {f"{place:x}": kept[place] for place in sorted(kept)}
+        source = vars(self).get("_source")
+        if source is not None:
+            found["ffffffff"] = memoryview(source)
+        return found or None
 
     def __buffer__(self, flags):
         found = info(type(self))
@@ -182,9 +189,7 @@ class CData:
         found = info(type(self))
         if found.kind in ("pointer", "function") or (found.letter or "B") in _POINTERS:
             raise ValueError("ctypes objects containing pointers cannot be pickled")
-        names = {
-            name: value for name, value in vars(self).items() if name not in _INTERNAL
-        }
+        names = {name: value for name, value in vars(self).items() if name not in _INTERNAL}
         data = self._block.read(self._position, found.size)
         return unpickle, (type(self), (names, data))
 
@@ -196,6 +201,9 @@ class CData:
     def __hash__(self):
         raise TypeError("unhashable type")
 
+
+# The name of the real class, which is not exported.
+CData.__name__ = CData.__qualname__ = "_CData"
 
 _INTERNAL = ("_block", "_position", "_b_base_", "_source", "_size")
 
@@ -262,6 +270,8 @@ def get_address(block, position):
 
 # --- Simple types
 
+_NO_VALUE = object()
+
 # Maps an order of bytes and a letter to a converter. With an order of bytes, the sizes
 # of `struct` are fixed ones, and its `l` has four bytes as here.
 _STRUCTS = {
@@ -282,8 +292,8 @@ def _get_simple(found, block, position):
         return _STRUCTS[_order(found), letter].unpack(data)[0]
     if letter == "c":
         return bytes(data)
-    if letter == "?":
-        return data[0] != 0
+    if letter in "?v":
+        return any(data)
     if letter == "u":
         return bytes(data).decode(_WIDE)
     address = get_address(block, position)
@@ -314,6 +324,8 @@ def _put_simple(found, block, position, value):
         block.write(position, number.to_bytes(found.size, _order(found)))
     elif letter == "?":
         block.write(position, bytes([bool(value)]))
+    elif letter == "v":
+        block.write(position, b"\xff\xff" if value else b"\0\0")
     elif letter == "c":
         block.write(position, _one_char(value))
     elif letter == "u":
@@ -369,6 +381,8 @@ def _put_text(letter, block, position, value):
 
 
 class PyCSimpleType(CType_Type):  # noqa: N801
+    __module__ = "_ctypes"
+
     def __init__(cls, name, bases, namespace, **kwargs):
         super().__init__(name, bases, namespace, **kwargs)
         if not any(isinstance(base, PyCSimpleType) for base in bases):
@@ -391,7 +405,7 @@ class PyCSimpleType(CType_Type):  # noqa: N801
         is_direct = cls.__base__ is _SimpleCData
         found = _Info("simple", size, size, _NUMBERS.get(letter, letter))
         if found.format not in "bBhHiIlLqQfd?cP":
-            found.format = {"u": "I"}.get(letter, "P")
+            found.format = {"u": "I", "v": "h"}.get(letter, "P")
         found.letter = letter
         found.is_converted = is_direct
         found.is_swapped = bool(namespace.get("_swappedbytes_")) or getattr(
@@ -442,11 +456,13 @@ def _is_pointer_like(letter, value):
 
 
 class _SimpleCData(CData, metaclass=PyCSimpleType):
-    def __init__(self, value=None, /):
-        if value is not None or self._type_ == "O":
+    __module__ = "_ctypes"
+
+    def __init__(self, value=_NO_VALUE, /):
+        if value is not _NO_VALUE:
             self.value = value
 
-    def __new__(cls, value=None, /):
+    def __new__(cls, value=_NO_VALUE, /):
         return super().__new__(cls)
 
     @property
@@ -457,6 +473,10 @@ class _SimpleCData(CData, metaclass=PyCSimpleType):
     def value(self, value):
         _put_simple(info(type(self)), self._block, self._position, value)
 
+    @value.deleter
+    def value(self):
+        raise TypeError("can't delete attribute")
+
     def __bool__(self):
         found = info(type(self))
         if found.letter in "fdg":
@@ -465,7 +485,7 @@ class _SimpleCData(CData, metaclass=PyCSimpleType):
 
     def __repr__(self):
         if type(self).__base__ is not _SimpleCData:
-            return object.__repr__(self)
+            return f"<{type(self).__name__} object at {id(self):#x}>"
         return f"{type(self).__name__}({self.value!r})"
 
     def __ctypes_from_outparam__(self):
@@ -495,6 +515,8 @@ def array_type(item, length):
 
 
 class PyCArrayType(CType_Type):  # noqa: N801
+    __module__ = "_ctypes"
+
     def __init__(cls, name, bases, namespace, **kwargs):
         super().__init__(name, bases, namespace, **kwargs)
         if not any(isinstance(base, PyCArrayType) for base in bases):
@@ -530,6 +552,8 @@ class PyCArrayType(CType_Type):  # noqa: N801
 
 
 class Array(CData, metaclass=PyCArrayType):
+    __module__ = "_ctypes"
+
     def __init__(self, *items):
         if len(items) > self._length_:
             raise IndexError("invalid index")
@@ -600,6 +624,11 @@ class Array(CData, metaclass=PyCArrayType):
         else:
             super().__setattr__(name, value)
 
+    def __delattr__(self, name):
+        if name in ("value", "raw") and info(self._type_).letter in ("c", "u"):
+            raise TypeError("cannot delete attribute")
+        super().__delattr__(name)
+
     def _put_text(self, text, end):
         if len(text) > self._length_:
             raise ValueError("byte string too long" if end == b"\0" else "string too long")
@@ -621,6 +650,8 @@ def _joined(letter, items):
 
 
 class PyCPointerType(CType_Type):  # noqa: N801
+    __module__ = "_ctypes"
+
     def __init__(cls, name, bases, namespace, **kwargs):
         super().__init__(name, bases, namespace, **kwargs)
         if not any(isinstance(base, PyCPointerType) for base in bases):
@@ -654,6 +685,8 @@ def _target(value):
 
 
 class _Pointer(CData, metaclass=PyCPointerType):
+    __module__ = "_ctypes"
+
     def __new__(cls, *args):
         if getattr(cls, "_type_", None) is None:
             raise TypeError("Cannot create instance: has no _type_")
@@ -676,10 +709,12 @@ class _Pointer(CData, metaclass=PyCPointerType):
     @contents.setter
     def contents(self, target):
         if not isinstance(target, self._type_):
-            raise TypeError(
-                f"expected {self._type_.__name__} instead of {type(target).__name__}"
-            )
+            raise TypeError(f"expected {self._type_.__name__} instead of {type(target).__name__}")
         put_address(self._block, self._position, address_of(target), target)
+
+    @contents.deleter
+    def contents(self):
+        raise TypeError("Pointer does not support item deletion")
 
     def _find(self, index):
         address = get_address(self._block, self._position)
@@ -732,11 +767,11 @@ def _put_pointer(type_, found, block, position, value):
 class CArgument:
     """A reference to an object, as an argument of a function."""
 
+    __module__ = "_ctypes"
+
     def __init__(self, item, offset):
         self._obj = item
         self._offset = offset
 
     def __repr__(self):
         return f"<cparam 'P' ({address_of(self._obj) + self._offset:#x})>"
-
-
