@@ -207,7 +207,8 @@ class mmap:  # noqa: N801  (the name of the real type)
         self._valid()
         if isinstance(key, slice):
             indices = key.indices(len(self))
-            return bytes(self._valid()[_slice(*indices)])
+            data = self._valid()
+            return bytes(data[_slice(*indices)]) if range(*indices) else b""
         key = _index(key)
         try:
             # Finding the index may have closed the map.
@@ -223,7 +224,8 @@ class mmap:  # noqa: N801  (the name of the real type)
             with memoryview(value) as view, view.cast("B") as content:
                 if len(range(*indices)) != len(content):
                     raise IndexError("mmap slice assignment is wrong size")
-                data[_slice(*indices)] = content
+                if content:
+                    data[_slice(*indices)] = content
             return
         key, value = _index(key), _index(value)
         if not 0 <= value < 256:
@@ -267,6 +269,7 @@ class mmap:  # noqa: N801  (the name of the real type)
         return self._position
 
     def seek(self, pos, whence=0, /):
+        pos, whence = _index(pos), _index(whence)
         data = self._valid()
         start = {0: 0, 1: self._position, 2: len(data)}.get(whence)
         if start is None:
@@ -290,6 +293,7 @@ class mmap:  # noqa: N801  (the name of the real type)
         return _os.fstat(self._fd).st_size
 
     def read(self, n=None, /):
+        n = None if n is None else _index(n)
         data = self._valid()
         end = len(data) if n is None or n < 0 else min(self._position + n, len(data))
         result = bytes(data[self._position : end])
@@ -319,6 +323,7 @@ class mmap:  # noqa: N801  (the name of the real type)
             return len(content)
 
     def write_byte(self, byte, /):
+        byte = _index(byte)
         data = self._writable()
         if self._position >= len(data):
             raise ValueError("write byte out of range")
@@ -326,20 +331,24 @@ class mmap:  # noqa: N801  (the name of the real type)
         self._position += 1
 
     def find(self, view, start=None, end=None, /):
-        start = self._position if start is None else start
-        return self._valid().find(view, start, len(self) if end is None else end)
+        start = self._position if start is None else _index(start)
+        end = len(self) if end is None else _index(end)
+        return self._valid().find(view, start, end)
 
     def rfind(self, view, start=None, end=None, /):
-        start = self._position if start is None else start
-        return self._valid().rfind(view, start, len(self) if end is None else end)
+        start = self._position if start is None else _index(start)
+        end = len(self) if end is None else _index(end)
+        return self._valid().rfind(view, start, end)
 
     def move(self, dest, src, count, /):
+        dest, src, count = _index(dest), _index(src), _index(count)
         data = self._writable()
         if min(dest, src, count) < 0 or len(data) - max(dest, src) < count:
             raise ValueError("source, destination, or count out of range")
         data[dest : dest + count] = data[src : src + count]
 
     def resize(self, newsize, /):
+        newsize = _index(newsize)
         data = self._valid()
         if self._access not in (ACCESS_DEFAULT, ACCESS_WRITE):
             raise TypeError("mmap can't resize a readonly or copy-on-write memory map.")

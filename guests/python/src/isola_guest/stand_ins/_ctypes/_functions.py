@@ -188,6 +188,8 @@ def _wstring_at(pointer, size=-1):
 
 
 def _memoryview_at(pointer, size, readonly):
+    if size < 0:
+        raise ValueError("size cannot be negative")
     block, position = find(_address(pointer), size)
     view = block.view[position : position + size]
     return view.toreadonly() if readonly else view

@@ -1,6 +1,6 @@
 """Structures and unions."""
 
-from ._types import CData, CType_Type, _Info, get, info, put
+from ._types import CData, CType_Type, _Info, at, get, info, put
 
 
 class CField:
@@ -33,6 +33,9 @@ class CField:
         self.is_anonymous = False
         self.bit_size = bit_size if self.is_bitfield else byte_size * 8
         self.bit_offset = bit_offset or 0
+        # Arrays of characters are converted to text, but not in arrays and pointers.
+        found = info(type)
+        self._is_text = found.kind == "array" and info(found.item).letter in ("c", "u")
         if self.is_bitfield and not _is_integer(type):
             raise TypeError(f"bit fields not allowed for type {type.__name__}")
 
@@ -56,7 +59,9 @@ class CField:
     def __get__(self, item, owner=None):
         if item is None:
             return self
-        position = item._position + self.byte_offset
+        position = self._position(item)
+        if self._is_text:
+            return at(self.type, item._block, position, item).value
         if not self.is_bitfield:
             return get(self.type, item._block, position, item)
         value = self._bits(item, position) >> self.bit_offset & (1 << self.bit_size) - 1
@@ -68,7 +73,9 @@ class CField:
         return value
 
     def __set__(self, item, value):
-        position = item._position + self.byte_offset
+        position = self._position(item)
+        if self._is_text and isinstance(value, bytes):
+            value = value.partition(b"\0")[0]
         if not self.is_bitfield:
             put(self.type, item._block, position, value)
             return
@@ -80,6 +87,11 @@ class CField:
         rest = self._bits(item, position) & ~mask
         bits = rest | value.__index__() << self.bit_offset & mask
         item._block.write(position, bits.to_bytes(self.byte_size, self._order()))
+
+    def _position(self, item):
+        if not isinstance(item, CData):
+            raise TypeError("not a ctype instance")
+        return item._position + self.byte_offset
 
     def __delete__(self, item):
         raise TypeError("can't delete attribute")
@@ -113,7 +125,7 @@ class _Aggregate(CType_Type):
             return
         if getattr(cls, "_abstract_", False):
             return
-        base = cls.__base__._ctypes_info_
+        base = getattr(cls.__base__, "_ctypes_info_", None)
         if base is not None:
             base.is_final = True
         if base is None:
@@ -146,7 +158,9 @@ class _Aggregate(CType_Type):
 
         found = cls._ctypes_info_
         is_struct = isinstance(cls, PyCStructType)
-        base = cls.__base__ if cls.__base__._ctypes_info_ is not None else None
+        base = cls.__base__
+        if getattr(base, "_ctypes_info_", None) is None:
+            base = None
         try:
             fields = tuple(fields)
         except TypeError:
@@ -155,7 +169,7 @@ class _Aggregate(CType_Type):
             if isinstance(field, tuple) and len(field) > 1 and field[1] is cls:
                 # Its size is not known yet.
                 found.is_final = True
-                raise AttributeError("_fields_ is final")
+                raise AttributeError("Structure or union cannot contain itself")
         layout = get_layout(cls, fields, is_struct, base)
         names = []
         made = list(layout.fields)
@@ -181,6 +195,9 @@ class _Aggregate(CType_Type):
                 raise AttributeError(f"{name!r} is specified in _anonymous_ but not in _fields_")
             field.is_anonymous = True
             for inner in _all_fields(field.type):
+                if inner.is_anonymous:
+                    # Its fields are among these, too.
+                    continue
                 type.__setattr__(cls, inner.name, inner.moved(field.byte_offset, field.index))
 
 
@@ -200,22 +217,23 @@ class UnionType(_Aggregate):
     __module__ = "_ctypes"
 
 
-class _Fields(CData):
-    def __init__(self, *args, **kwargs):
-        names = info(type(self)).fields
-        if len(args) > len(names):
-            raise TypeError("too many initializers")
-        for name, value in zip(names, args):
-            if name in kwargs:
-                raise TypeError(f"duplicate values for field {name!r}")
-            setattr(self, name, value)
-        for name, value in kwargs.items():
-            setattr(self, name, value)
+def _init(self, *args, **kwargs):
+    names = info(type(self)).fields
+    if len(args) > len(names):
+        raise TypeError("too many initializers")
+    for name, value in zip(names, args):
+        if name in kwargs:
+            raise TypeError(f"duplicate values for field {name!r}")
+        setattr(self, name, value)
+    for name, value in kwargs.items():
+        setattr(self, name, value)
 
 
-class Structure(_Fields, metaclass=PyCStructType):
+class Structure(CData, metaclass=PyCStructType):
     __module__ = "_ctypes"
+    __init__ = _init
 
 
-class Union(_Fields, metaclass=UnionType):
+class Union(CData, metaclass=UnionType):
     __module__ = "_ctypes"
+    __init__ = _init

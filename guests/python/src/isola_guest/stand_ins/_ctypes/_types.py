@@ -93,7 +93,7 @@ class CType_Type(type):  # noqa: N801  (the name of the real type, as below)
 
     def from_address(cls, address, /):
         size = info(cls).size
-        return _at(cls, *find(address, size))
+        return at(cls, *find(address, size))
 
     def from_buffer(cls, source, offset=0, /):
         size = info(cls).size
@@ -104,8 +104,8 @@ class CType_Type(type):  # noqa: N801  (the name of the real type, as below)
             raise TypeError("underlying buffer is not C contiguous")
         _check_size(view.nbytes, offset, size)
         if isinstance(source, CData):
-            return _at(cls, source._block, source._position + offset, source)
-        made = _at(cls, Block(view.cast("B")[offset : offset + size]), 0)
+            return at(cls, source._block, source._position + offset, source)
+        made = at(cls, Block(view.cast("B")[offset : offset + size]), 0)
         made._source = source
         return made
 
@@ -138,7 +138,7 @@ def _check_size(available, offset, size):
         )
 
 
-def _at(cls, block, position, base=None):
+def at(cls, block, position, base=None):
     """Returns an object of a type at a position in memory."""
     info(cls).is_final = True
     made = object.__new__(cls)
@@ -223,7 +223,7 @@ def get(type_, block, position, base):
     found = info(type_)
     if found.is_converted:
         return _get_simple(found, block, position)
-    return _at(type_, block, position, base)
+    return at(type_, block, position, base)
 
 
 def put(type_, block, position, value):
@@ -238,7 +238,7 @@ def put(type_, block, position, value):
     elif found.kind == "pointer":
         _put_pointer(type_, found, block, position, value)
     elif found.kind == "array" and _is_text(found, value):
-        _at(type_, block, position).value = value
+        at(type_, block, position).value = value
     elif isinstance(value, tuple) and found.kind in ("array", "struct"):
         made = type_(*value)
         block.copy(position, made._block, 0, found.size)
@@ -409,7 +409,7 @@ class PyCSimpleType(CType_Type):  # noqa: N801
         found.letter = letter
         found.is_converted = is_direct
         found.is_swapped = bool(namespace.get("_swappedbytes_")) or getattr(
-            cls.__base__._ctypes_info_, "is_swapped", False
+            getattr(cls.__base__, "_ctypes_info_", None), "is_swapped", False
         )
         cls._ctypes_info_ = found
         found.has_view = not found.is_swapped
@@ -626,7 +626,8 @@ class Array(CData, metaclass=PyCArrayType):
 
     def __delattr__(self, name):
         if name in ("value", "raw") and info(self._type_).letter in ("c", "u"):
-            raise TypeError("cannot delete attribute")
+            error = AttributeError if name == "raw" else TypeError
+            raise error("cannot delete attribute")
         super().__delattr__(name)
 
     def _put_text(self, text, end):
@@ -704,7 +705,7 @@ class _Pointer(CData, metaclass=PyCPointerType):
         kept = self._block.kept.get(self._position)
         if type(kept) is self._type_ and address_of(kept) == address:
             return kept
-        return _at(self._type_, *find(address, info(self._type_).size), self)
+        return at(self._type_, *find(address, info(self._type_).size), self)
 
     @contents.setter
     def contents(self, target):
