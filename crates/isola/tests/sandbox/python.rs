@@ -14,6 +14,7 @@ mod key_derivation;
 mod logging;
 mod packages;
 mod serde;
+mod stand_ins;
 mod stubs;
 mod uploads;
 mod waits;

@@ -179,7 +179,8 @@ def install_in_python_io():
     _open_in_python.__module__ = _real_open_in_python.__module__
     _open_in_python.__name__ = _open_in_python.__qualname__ = "open"
     _open_in_python.__doc__ = _real_open_in_python.__doc__
-    _pyio.open = _open_in_python
+    # As in that module: in a class it is not a method.
+    _pyio.open = staticmethod(_open_in_python)
 
 
 def flush(skipped):

@@ -226,6 +226,7 @@ def bundle():
     stand_ins = os.path.join(os.path.dirname(__file__), "stand_ins")
     for name in _ANSWERING:
         _add_module(stand_ins, os.path.join(stand_ins, f"{name}.py"), ROOT)
+        _replace_missing(name)
     for name in NATIVE + PRELOADED:
         importlib.import_module(name)
     for name, module in sys.modules.items():
@@ -233,6 +234,14 @@ def bundle():
             _native[name] = module.__file__
     # After the imports, so that the library itself detects that the real modules are missing.
     _add_tree(stand_ins, ROOT)
+
+
+def _replace_missing(name):
+    """Sets a module in those of the library that were imported without it."""
+    module = importlib.import_module(name)
+    for other in list(sys.modules.values()):
+        if vars(other).get(name, module) is None:
+            setattr(other, name, module)
 
 
 def freeze():
