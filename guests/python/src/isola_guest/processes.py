@@ -10,15 +10,9 @@ import errno
 import multiprocessing.connection
 import multiprocessing.context
 
-_UNAVAILABLE = "a sandbox has no processes"
-
-
-def _refuse():
-    raise OSError(errno.ENOTSUP, _UNAVAILABLE)
-
 
 def _start(process_obj):
-    _refuse()
+    raise OSError(errno.ENOTSUP, "a sandbox has no processes")
 
 
 def _pipe(duplex=True):
