@@ -6,11 +6,14 @@ and prepares is part of the snapshot and costs nothing at run time.
 
 # First, for the modules of the library that are imported with the next ones.
 import isola_guest.native  # noqa: F401, I001
-from isola_guest import files, os_functions, stdlib
+from isola_guest import files, os_functions
 
 # Installed first, so that the standard library uses them, too.
 files.install()
 os_functions.install()
+
+from isola_guest import stdlib  # noqa: E402
+
 # Bundled next, so that the imports below are of the bundled library.
 stdlib.bundle()
 

@@ -14,10 +14,7 @@ use crate::workspace;
 const MIN_LINES_OF_SINGLE_FILE: usize = 100;
 
 /// Directories with a single small file that are kept: the directory, and the reason.
-const KEPT: &[(&str, &str)] = &[(
-    "guests/python/src/isola_guest/stand_ins/multiprocessing",
-    "the path is the name of the module that is replaced",
-)];
+const KEPT: &[(&str, &str)] = &[];
 
 /// Finds every `mod.rs`, and every directory that holds a single small source file.
 pub fn find(files: &[PathBuf]) -> Result<Vec<String>> {

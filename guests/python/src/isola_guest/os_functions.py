@@ -9,7 +9,9 @@ from isola_guest import own_builtins as __builtins__  # noqa: A004
 import errno
 import os
 import posix
+import sys
 from _signal import raise_signal
+from importlib.machinery import PathFinder
 from operator import index
 
 from .builtin import Builtin
@@ -147,7 +149,7 @@ _ADDED = {
 
 
 def install():
-    """Adds the functions that are missing, and gives the machine a name."""
+    """Adds the functions that are missing, the user and group, and a name of the machine."""
     for name, function in _ADDED.items():
         if not hasattr(os, name):
             added = Builtin.added(function, posix, name)
@@ -155,3 +157,9 @@ def install():
             setattr(os, name, added)
             os.__all__.append(name)
     os.uname = posix.uname = Builtin(_uname, _real_uname)
+    # The library asks for these when it is imported, and uses them.
+    for name in ("grp", "pwd"):
+        spec = PathFinder.find_spec(name, [f"{os.path.dirname(__file__)}/stand_ins"])
+        sys.modules[name] = type(sys)(name)
+        sys.modules[name].__spec__ = spec
+        spec.loader.exec_module(sys.modules[name])

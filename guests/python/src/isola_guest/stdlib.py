@@ -56,10 +56,6 @@ from isola_guest.key_derivation import pbkdf2_hmac, scrypt
 __all__ += ("pbkdf2_hmac",)
 """
 
-# The stand-ins that the library itself uses when it is imported, since they answer like the
-# real modules.
-_ANSWERING = ("grp", "pwd")
-
 # Maps a full name to (whether it is a package, its apparent path, its marshalled code).
 _modules = {}
 
@@ -224,9 +220,6 @@ def bundle():
     # file system.
     sys.meta_path.insert(2, BundledLoader)
     stand_ins = os.path.join(os.path.dirname(__file__), "stand_ins")
-    for name in _ANSWERING:
-        _add_module(stand_ins, os.path.join(stand_ins, f"{name}.py"), ROOT)
-        _replace_missing(name)
     for name in NATIVE + PRELOADED:
         importlib.import_module(name)
     for name, module in sys.modules.items():
@@ -234,14 +227,6 @@ def bundle():
             _native[name] = module.__file__
     # After the imports, so that the library itself detects that the real modules are missing.
     _add_tree(stand_ins, ROOT)
-
-
-def _replace_missing(name):
-    """Sets a module in those of the library that were imported without it."""
-    module = importlib.import_module(name)
-    for other in list(sys.modules.values()):
-        if vars(other).get(name, module) is None:
-            setattr(other, name, module)
 
 
 def freeze():
@@ -308,8 +293,12 @@ def _add_module(root, path, location):
         source = file_of_source.read()
     if name.startswith("_sysconfigdata_"):
         source = _with_closed_quotes(source)
-    if name == "hashlib":
+    elif name == "hashlib":
         source += _KEY_DERIVATION
+    elif name == "ctypes":
+        # The functions of the interpreter's C API cannot be called. Packages ask whether
+        # they exist, since other interpreters have none.
+        source += b"\ndel pythonapi\n"
     try:
         code = compile(source, f"{location}/{file}", "exec", dont_inherit=True)
     except SyntaxError:
