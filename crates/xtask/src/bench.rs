@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: runs the benchmarks, each of which prints one table.
 
+mod programs;
+
 use std::ffi::OsStr;
 use std::process::Command;
 
@@ -30,6 +32,9 @@ enum Benchmark {
     /// Measure the Python package, in comparison with the same calls in Rust and with other
     /// ways to run Python
     Python,
+    /// Measure Python programs in the guest, in comparison with native CPython and with
+    /// Pyodide
+    Programs(programs::ProgramsArgs),
     /// Measure pulling images of isorun from a registry on this machine
     Images,
     /// Measure Linux sandboxes, in comparison with plain runsc
@@ -81,6 +86,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             guests::ensure()?;
             python()
         }
+        Benchmark::Programs(args) => programs::run(args),
         Benchmark::Images => images(),
         Benchmark::Linux { rows } => {
             let row = rows.map(|LinuxRows::Work| OsStr::new("work"));

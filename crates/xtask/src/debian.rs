@@ -1,6 +1,6 @@
 //! Installs programs that isorun and its tests run, from packages of Debian.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -33,9 +33,40 @@ pub fn nginx() -> Result<PathBuf> {
     let digest = Inputs::default().text("nginx", "of this Debian").finish();
     stamp::install("nginx, with which the benchmark compares", &tools, &digest, || {
         let release = release().context("nginx is taken from Debian, and this is not Debian")?;
-        unpack("nginx", &release, &tools).map(|_| ())
+        unpack(&["nginx"], &release, &tools).map(|_| ())
     })?;
     Ok(tools.join("files/usr/sbin/nginx"))
+}
+
+/// Unpacks the newest CPython of a version, such as 3.14, that Debian has, with the C library
+/// and the other libraries that it needs. Returns the command that starts it by its own
+/// dynamic loader.
+pub fn newest_python(version: &str) -> Result<Vec<OsString>> {
+    const SUITE: &str = "sid";
+    const LIBRARIES: [&str; 3] = ["libc6", "libexpat1", "zlib1g"];
+    let packages = [
+        format!("python{version}-minimal"),
+        format!("libpython{version}-minimal"),
+        format!("libpython{version}-stdlib"),
+    ];
+    let packages: Vec<&str> = packages.iter().map(String::as_str).chain(LIBRARIES).collect();
+    let tools = workspace::tools().join("python-newest");
+    let digest = Inputs::default().text(SUITE, &packages.join(" ")).finish();
+    let label = format!("the newest CPython {version} of Debian, with which programs are compared");
+    stamp::install(&label, &tools, &digest, || unpack(&packages, SUITE, &tools).map(|_| ()))?;
+    let files = tools.join("files/usr");
+    let libraries = files.join(format!("lib/{}-linux-gnu", std::env::consts::ARCH));
+    let loader = fs::read_dir(&libraries)
+        .with_context(|| format!("cannot read {}", libraries.display()))?
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().starts_with("ld-linux"))
+        .context("Debian's C library contains no dynamic loader")?;
+    Ok(vec![
+        loader.path().into(),
+        "--library-path".into(),
+        libraries.into(),
+        files.join(format!("bin/python{version}")).into(),
+    ])
 }
 
 /// Returns the code name of this Debian release.
@@ -45,18 +76,23 @@ pub fn release() -> Option<String> {
     Some(name.to_owned())
 }
 
-/// Downloads a package of one suite and unpacks it. Root is not needed. Returns the
-/// directory of its files.
-pub fn unpack(package: &str, suite: &str, tools: &Path) -> Result<PathBuf> {
+/// Downloads packages of one suite and unpacks them. Root is not needed. Returns the
+/// directory of their files.
+pub fn unpack(packages: &[&str], suite: &str, tools: &Path) -> Result<PathBuf> {
     process::run_quiet(apt("apt-get", suite, tools, &["update"])?)?;
-    process::run_quiet(apt("apt-get", suite, tools, &["download", package])?)?;
-    let package = fs::read_dir(tools)?
+    process::run_quiet(apt("apt-get", suite, tools, &[&["download"], packages].concat())?)?;
+    let archives: Vec<PathBuf> = fs::read_dir(tools)?
         .flatten()
         .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .context("apt-get downloaded nothing")?;
+        .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .collect();
+    if archives.is_empty() {
+        bail!("apt-get downloaded nothing");
+    }
     let files = tools.join("files");
-    extract(&package, &files)?;
+    for archive in archives {
+        extract(&archive, &files)?;
+    }
     Ok(files)
 }
 
@@ -106,7 +142,7 @@ fn apt(program: &str, suite: &str, tools: &Path, arguments: &[&str]) -> Result<C
         ("Dir::Cache", apt.join("cache").as_os_str()),
         ("APT::Sandbox::User", "".as_ref()),
     ] {
-        let mut option = std::ffi::OsString::from(format!("{name}="));
+        let mut option = OsString::from(format!("{name}="));
         option.push(value);
         command.arg("-o").arg(option);
     }

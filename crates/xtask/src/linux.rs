@@ -71,7 +71,7 @@ fn debian_runsc() -> Result<PathBuf> {
         };
         let mut failures = Vec::new();
         for suite in [format!("{name}-backports"), name] {
-            let program = debian::unpack("runsc", &suite, &tools)
+            let program = debian::unpack(&["runsc"], &suite, &tools)
                 .map(|files| files.join("usr/bin/runsc").to_string_lossy().into_owned());
             match program {
                 Ok(program) if version(&program).is_some_and(|v| is_recent(&v)) => return Ok(()),

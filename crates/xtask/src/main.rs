@@ -183,6 +183,7 @@ mod tests {
             "bench isola prelude",
             "bench node fork",
             "bench python",
+            "bench programs nbody --guest a.wasm --guest b.wasm --rounds 5",
             "bench images",
             "bench linux work",
             "bench state",

@@ -67,7 +67,7 @@ pub fn everything() -> Result<()> {
 }
 
 /// The version of the Python guest.
-const GUEST_PYTHON_VERSION: &str = "3.14";
+pub const GUEST_PYTHON_VERSION: &str = "3.14";
 
 /// Installs `componentize-py` into a separate virtual environment.
 pub fn python_builder() -> Result<PythonBuilder> {
@@ -119,6 +119,22 @@ pub fn python_samples() -> Result<PathBuf> {
         "python-samples",
         "guests/python/sample-requirements.txt",
         "the Python packages that the tests import in the guest",
+        GUEST_PYTHON_VERSION,
+        &venv,
+        &digest,
+    )
+}
+
+/// Installs pyperformance, whose benchmarks run in the Python guest and in other engines,
+/// and the packages that they import.
+pub fn programs() -> Result<PathBuf> {
+    let _lock = workspace::lock()?;
+    let (venv, digest) =
+        python_environment("python", PYTHON_BUILDER_REQUIREMENTS, PYTHON_BUILDER_PURPOSE)?;
+    packages(
+        "programs",
+        "crates/xtask/programs/requirements.txt",
+        "pyperformance, whose benchmarks are measured",
         GUEST_PYTHON_VERSION,
         &venv,
         &digest,
