@@ -10,6 +10,7 @@
 //! - They need a package without a wheel: crypto_pyaes.
 //! - They need a large package, and measure what the others measure: chameleon, coverage,
 //!   django_template, docutils, genshi, mako, networkx, sphinx, sqlglot, sympy, xdsl.
+//! - They depend mostly on how many other objects the interpreter holds: gc_collect.
 //! - They take minutes: bpe_tokeniser.
 
 /// A program that is measured.
@@ -42,7 +43,6 @@ pub(super) const PROGRAMS: &[Program] = &[
     whole("deltablue"),
     whole("fannkuch"),
     whole("float"),
-    whole("gc_collect"),
     whole("gc_traversal"),
     whole("generators"),
     whole("go"),
