@@ -16,7 +16,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use self::list::{PROGRAMS, Program};
-use self::table::{Measurement, Table};
+use self::table::{Comparison, Measurement};
 use crate::{debian, guests, process, progress, setup, workspace};
 
 const ADAPTER: &str = include_str!("../../programs/adapter.py");
@@ -41,10 +41,10 @@ pub struct ProgramsArgs {
 /// A way to run Python code.
 struct Engine {
     name: String,
-    kind: Kind,
+    kind: EngineKind,
 }
 
-enum Kind {
+enum EngineKind {
     /// A command, and its first arguments.
     Native(Vec<OsString>),
     /// The command `isola`, the directory of a runtime, and one with the adapter and a
@@ -62,7 +62,7 @@ pub fn run(args: &ProgramsArgs) -> Result<()> {
     }
     let packages = setup::programs()?;
     let engines = engines(&args.guests)?;
-    let mut table = Table::new(engines.iter().map(|engine| engine.name.clone()).collect());
+    let mut table = Comparison::new(engines.iter().map(|engine| engine.name.clone()).collect());
     let mut failures = Vec::new();
     for program in programs {
         let measured = progress::step(program.name, || {
@@ -109,13 +109,13 @@ fn measure(
 /// Prepares the engines; native CPython, with which the others are compared, is the first.
 fn engines(guests: &[PathBuf]) -> Result<Vec<Engine>> {
     let native = native_python()?;
-    let mut engines = vec![Engine { name: "native".to_owned(), kind: Kind::Native(native) }];
+    let mut engines = vec![Engine { name: "native".to_owned(), kind: EngineKind::Native(native) }];
     let isola = isola()?;
     let dir = workspace::root().join("target/programs");
     fs::create_dir_all(dir.join("tmp"))?;
     fs::write(dir.join("adapter.py"), ADAPTER)?;
     let mut add = |name: &str, runtime: PathBuf| {
-        let kind = Kind::Guest { isola: isola.clone(), runtime, dir: dir.clone() };
+        let kind = EngineKind::Guest { isola: isola.clone(), runtime, dir: dir.clone() };
         engines.push(Engine { name: name.to_owned(), kind });
     };
     if guests.is_empty() {
@@ -131,7 +131,7 @@ fn engines(guests: &[PathBuf]) -> Result<Vec<Engine>> {
         add(&guest.with_extension("").display().to_string(), runtime);
     }
     let module = setup::node_competitors()?.join("pyodide/pyodide.mjs");
-    let kind = Kind::Pyodide { node: setup::node()?.node, module };
+    let kind = EngineKind::Pyodide { node: setup::node()?.node, module };
     engines.push(Engine { name: "Pyodide".to_owned(), kind });
     Ok(engines)
 }
@@ -172,14 +172,14 @@ impl Engine {
         );
         let mut command;
         match &self.kind {
-            Kind::Native(python) => {
+            EngineKind::Native(python) => {
                 command = Command::new(&python[0]);
                 // Isolated from the environment, and without writing bytecode.
                 command.args(&python[1..]).args(["-I", "-B", "-c"]);
                 command.arg(format!("{ADAPTER}\nmeasure(*sys.argv[1:])\n"));
                 command.arg(packages).args(arguments);
             }
-            Kind::Guest { isola, runtime, dir } => {
+            EngineKind::Guest { isola, runtime, dir } => {
                 command = Command::new(isola);
                 command.arg("run").arg(dir.join("adapter.py")).args(["--function", "measure"]);
                 command.args(["--max-memory", "1G", "--cpu-timeout", "10m"]);
@@ -190,7 +190,7 @@ impl Engine {
                 }
                 command.env("ISOLA_RUNTIME_DIR", runtime);
             }
-            Kind::Pyodide { node, module } => {
+            EngineKind::Pyodide { node, module } => {
                 command = Command::new(node);
                 command.args(["--input-type=module", "-e", PYODIDE]).arg(module).arg(ADAPTER);
                 command.arg(packages).arg(MOUNT).args(arguments);

@@ -14,7 +14,7 @@ pub(super) struct Measurement {
 }
 
 /// The measurements of all engines, of which the first is the one to compare with.
-pub(super) struct Table {
+pub(super) struct Comparison {
     engines: Vec<String>,
     rows: Vec<(&'static str, Vec<Option<Measurement>>)>,
 }
@@ -33,7 +33,7 @@ impl Measurement {
     }
 }
 
-impl Table {
+impl Comparison {
     pub(super) fn new(engines: Vec<String>) -> Self {
         Self { engines, rows: Vec::new() }
     }
@@ -87,7 +87,7 @@ impl Table {
     }
 }
 
-impl fmt::Display for Table {
+impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (engine, name) in self.engines.iter().enumerate() {
             writeln!(f, "- {name}: {}", self.version(engine))?;
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn means_contain_only_programs_that_all_engines_ran() {
-        let mut table = Table::new(["native", "a", "b"].map(str::to_owned).into());
+        let mut table = Comparison::new(["native", "a", "b"].map(str::to_owned).into());
         table.add("both", vec![measured(0.001), measured(0.002), measured(0.004)]);
         table.add("one", vec![measured(0.001), measured(0.1), None]);
         assert_eq!(
