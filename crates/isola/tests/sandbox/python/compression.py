@@ -132,16 +132,18 @@ class Reentrant:
         self.stream = stream
 
     def __buffer__(self, flags):
-        self.stream.compress(b"first ")
+        self.before = self.stream.compress(b"first ")
         return memoryview(b"second ")
 
     def __release_buffer__(self, view):
-        self.stream.compress(b"third")
+        self.after = self.stream.compress(b"third")
 
 
 def reentrant(name):
     stream = COMPRESSORS[name]()
-    packed = stream.compress(Reentrant(stream)) + stream.flush()
+    buffer = Reentrant(stream)
+    packed = stream.compress(buffer)
+    packed = buffer.before + packed + buffer.after + stream.flush()
     return CODECS[name].decompress(packed).decode()
 
 
