@@ -56,4 +56,11 @@ pub const CPYTHON: Changes = Changes {
         checked("groupby_next", NULL),
     ],
     allocators: &["malloc", "calloc", "realloc"],
+    // `guests/python/native/heap.c` says why.
+    replaced: &[
+        ("malloc", "isola_malloc"),
+        ("calloc", "isola_calloc"),
+        ("realloc", "isola_realloc"),
+        ("free", "isola_free"),
+    ],
 };

@@ -32,6 +32,9 @@ pub struct Changes {
     pub guards: &'static [Guard],
     /// Imported functions that allocate, by their names in C.
     pub allocators: &'static [&'static str],
+    /// Exported functions, each with that of another library which all libraries but that
+    /// one call instead.
+    pub replaced: &'static [(&'static str, &'static str)],
 }
 
 /// A function that takes part in recursion.
@@ -46,7 +49,8 @@ pub struct Guard {
 
 /// No changes, for a component without an interpreter.
 #[cfg(test)]
-pub const NO_CHANGES: Changes = Changes { checks: &[], frame: 0, guards: &[], allocators: &[] };
+pub const NO_CHANGES: Changes =
+    Changes { checks: &[], frame: 0, guards: &[], allocators: &[], replaced: &[] };
 
 /// The function that sets an exception and returns -1 at the end of the stack.
 const CHECK: &str = "Py_EnterRecursiveCall";

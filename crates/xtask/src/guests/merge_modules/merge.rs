@@ -104,7 +104,61 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
             }
             this.maps.push(map);
         }
+        for (old, new) in changes.replaced {
+            this.replace(old, new).with_context(|| format!("replacing {old}"))?;
+        }
         Ok(this)
+    }
+
+    /// Replaces the function that members import by a name, except in the member that
+    /// exports the new one.
+    fn replace(&mut self, old: &str, new: &str) -> Result<()> {
+        let old = self.imported(old)?;
+        let (owner, new) = self.exported(new)?;
+        for (number, map) in self.maps.iter_mut().enumerate() {
+            if number != owner {
+                for function in map.functions.iter_mut().chain(map.replaced.values_mut()) {
+                    if *function == old {
+                        *function = new;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the index of the function that members import by a name.
+    fn imported(&self, name: &str) -> Result<u32> {
+        let mut found = BTreeSet::new();
+        for (map, member) in self.maps.iter().zip(&self.group.members) {
+            for (index, import) in (0..).zip(member.module.imported(Kind::Function)) {
+                if import.name == name {
+                    found.insert(map.original_function(index));
+                }
+            }
+        }
+        match found.len() {
+            1 => found.pop_first().context("no import"),
+            count => bail!("libraries import {count} functions named {name} instead of one"),
+        }
+    }
+
+    /// Finds the only member that defines and exports a function, and the function's index.
+    fn exported(&self, name: &str) -> Result<(usize, u32)> {
+        let mut found = Vec::new();
+        for (number, member) in self.group.members.iter().enumerate() {
+            let imported = member.module.imported(Kind::Function).count();
+            match member.module.exports.get(&(name, Kind::Function)) {
+                Some(index) if *index as usize >= imported => {
+                    found.push((number, self.maps[number].functions[*index as usize]));
+                }
+                _ => {}
+            }
+        }
+        match found[..] {
+            [one] => Ok(one),
+            _ => bail!("{} libraries define {name} instead of one", found.len()),
+        }
     }
 
     fn index(

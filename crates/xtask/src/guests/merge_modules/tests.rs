@@ -228,6 +228,7 @@ fn a_guarded_function_does_the_same_until_the_stack_is_at_its_end() {
             Guard { name: "other", frame: 64, error_value: None },
         ],
         allocators: &[],
+        replaced: &[],
     };
     let linked = interpreter(60_000);
     let expected = run(&linked);
@@ -245,7 +246,7 @@ fn a_guarded_function_does_the_same_until_the_stack_is_at_its_end() {
 #[test]
 fn who_calls_a_check_takes_of_the_stack() {
     const CHANGES: Changes =
-        Changes { checks: &["other"], frame: 64, guards: &[], allocators: &[] };
+        Changes { checks: &["other"], frame: 64, guards: &[], allocators: &[], replaced: &[] };
     // `other` is called only through the table: no function is changed.
     let linked = interpreter(60_000);
     let unchanged = merge_component(&linked, &NO_CHANGES, &[]).unwrap();
@@ -261,7 +262,8 @@ fn who_calls_a_check_takes_of_the_stack() {
 fn a_refused_allocation_is_tried_again_after_a_collection() {
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    const CHANGES: Changes = Changes { checks: &[], frame: 0, guards: &[], allocators: &["tick"] };
+    const CHANGES: Changes =
+        Changes { checks: &[], frame: 0, guards: &[], allocators: &["tick"], replaced: &[] };
     let linked = interpreter(60_000);
     let changed = merge_component(&linked, &CHANGES, &[]).unwrap();
     let expected = run(&linked);
