@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, thread};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::Metadata;
 
 use crate::digest::{self, Inputs};
@@ -20,7 +20,7 @@ use crate::setup::CCompiler;
 use crate::{process, progress, setup, workspace};
 
 /// A native module, and the library in it.
-struct Module {
+struct NativeModule {
     /// The name of its C file, and of the module after the prefix.
     name: &'static str,
     library: Option<Library>,
@@ -43,8 +43,8 @@ const PREFIX: &str = "_isola_";
 /// A suffix by which `componentize-py` recognizes a native module.
 const SUFFIX: &str = ".abi3.so";
 
-const MODULES: [Module; 5] = [
-    Module {
+const MODULES: [NativeModule; 5] = [
+    NativeModule {
         name: "bzip2",
         library: Some(Library {
             package: "bzip2-sys",
@@ -62,7 +62,7 @@ const MODULES: [Module; 5] = [
             defines: &["BZ_NO_STDIO"],
         }),
     },
-    Module {
+    NativeModule {
         name: "xz",
         library: Some(Library {
             package: "liblzma-sys",
@@ -92,7 +92,7 @@ const MODULES: [Module; 5] = [
             defines: &["HAVE_CONFIG_H"],
         }),
     },
-    Module {
+    NativeModule {
         name: "zstd",
         library: Some(Library {
             package: "zstd-sys",
@@ -115,9 +115,9 @@ const MODULES: [Module; 5] = [
             ],
         }),
     },
-    Module { name: "kdf", library: None },
+    NativeModule { name: "kdf", library: None },
     // Not a module of Python: `merge_modules` calls its functions instead of others.
-    Module { name: "heap", library: None },
+    NativeModule { name: "heap", library: None },
 ];
 
 /// The options of the compiler. Only the function that creates a module is exported:
@@ -208,7 +208,7 @@ pub fn build() -> Result<PathBuf> {
     Ok(dir)
 }
 
-impl Module {
+impl NativeModule {
     fn file(&self) -> String {
         format!("{PREFIX}{}{SUFFIX}", self.name)
     }
@@ -304,7 +304,9 @@ fn compile_all(compiler: &CCompiler, target: &Path, units: &[Unit]) -> Result<()
     let threads = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().unwrap_or_else(|_| bail!("a thread panicked")))
     })
 }
 
