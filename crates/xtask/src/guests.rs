@@ -11,6 +11,7 @@ mod interpreter;
 mod libc;
 mod merge_modules;
 mod native_modules;
+mod optimizer;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+
+use self::optimizer::Optimizer;
 
 use crate::digest::{self, Inputs};
 use crate::{process, progress, python_library, setup, wit, workspace};
@@ -97,6 +100,7 @@ enum Builder {
         shim: Option<PathBuf>,
         /// The directory of the builder's package with another library, and its digest.
         package: (PathBuf, String),
+        optimizer: Optimizer,
     },
     Js(setup::JsBuilder),
 }
@@ -107,7 +111,8 @@ impl Builder {
             Guest::Python => {
                 let tools = setup::python_builder()?;
                 let package = builder_library::install(&tools, &python_library::install()?)?;
-                Builder::Python { tools, shim: build_shim::library()?, package }
+                let (shim, optimizer) = (build_shim::library()?, optimizer::install()?);
+                Builder::Python { tools, shim, package, optimizer }
             }
             // `build.mjs` is deterministic by itself.
             Guest::Js => Builder::Js(setup::js_builder()?),
@@ -116,7 +121,8 @@ impl Builder {
 
     fn digest(&self) -> String {
         match self {
-            Builder::Python { tools, shim, package } => Inputs::default()
+            Builder::Python { tools, shim, package, optimizer } => Inputs::default()
+                .text("optimizer", &optimizer.digest)
                 .text("tools", &tools.digest)
                 .text("package", &package.1)
                 .text("build shim", &shim.as_ref().map_or(String::new(), |_| build_shim::digest()))
@@ -132,7 +138,7 @@ impl Builder {
     /// file in that directory.
     fn command(&self, output: &str) -> Command {
         match self {
-            Builder::Python { tools, shim, package } => {
+            Builder::Python { tools, shim, package, .. } => {
                 let mut command = hermetic(&tools.componentize_py);
                 command.args(["-d", "wit", "-w", "guest", "componentize", "app"]);
                 command.args(["-p", "src", "-p", "site", "-p", "native"]);
@@ -175,7 +181,7 @@ fn build_if_stale(guest: Guest, force: bool) -> Result<()> {
     }
 
     progress::step(&format!("building the {name} guest"), || {
-        build(guest, &builder, &dir, &output)?;
+        build(&builder, &dir, &output)?;
         fs::write(&stamp, &digest).with_context(|| format!("cannot write {}", stamp.display()))
     })?;
     eprintln!("    target/guests/{name}.wasm, {}", size_in_mb(&output)?);
@@ -198,7 +204,7 @@ fn verify(guest: Guest) -> Result<bool> {
     for (label, dir) in [("first", here), ("second", elsewhere)] {
         let output = base.join(format!("{name}-{label}.wasm"));
         progress::step(&format!("building the {name} guest, {label} time"), || {
-            build(guest, &builder, &dir, &output)
+            build(&builder, &dir, &output)
         })?;
         let digest = digest::of_file(&output)?;
         println!("{name} {label}: sha256 {digest}, {}", size_in_mb(&output)?);
@@ -235,7 +241,7 @@ fn clear(dir: &Path) -> Result<()> {
 
 /// Runs the builder and renames its result to the output, so that an incomplete
 /// component never has the final name.
-fn build(guest: Guest, builder: &Builder, dir: &Path, output: &Path) -> Result<()> {
+fn build(builder: &Builder, dir: &Path, output: &Path) -> Result<()> {
     const UNFINISHED: &str = "unfinished.wasm";
     // Random numbers repeat, and so do the names of temporary files: each build uses
     // a separate directory for them.
@@ -246,12 +252,16 @@ fn build(guest: Guest, builder: &Builder, dir: &Path, output: &Path) -> Result<(
     process::run_quiet(command)?;
     fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))?;
     let unfinished = dir.join(UNFINISHED);
-    if let Guest::Python = guest {
+    if let Builder::Python { optimizer, .. } = builder {
         let mut linked = fs::read(&unfinished).context("the builder created no component")?;
         libc::patch_tables(&mut linked)?;
-        let merged =
-            merge_modules::merge_component(&linked, &interpreter::CPYTHON, &libc::FUNCTION_PATCHES)
-                .context("the guest's libraries cannot be merged")?;
+        let merged = merge_modules::merge_component(
+            &linked,
+            &interpreter::CPYTHON,
+            &libc::FUNCTION_PATCHES,
+            |module| optimizer.optimize(module),
+        )
+        .context("the guest's libraries cannot be merged")?;
         fs::write(&unfinished, merged)
             .with_context(|| format!("cannot write {}", unfinished.display()))?;
     }

@@ -32,11 +32,14 @@ const DIRECTORY: &str = "usr/lib/python3.14";
 
 /// Files that describe Debian's interpreter, or that Debian or the npm package have
 /// changed for their own purposes. The builder's are used.
-const EXCLUDED: [&str; 11] = [
-    "__pycache__",
+const EXCLUDED: [&str; 13] = [
     "_distutils_system_mod.py",
     "_ssl.py",
+    "dbm/gnu.py",
+    "dbm/ndbm.py",
     "lib-dynload",
+    // Links for `help()`, which does without them; the npm package has none.
+    "pydoc_data/module_docs.py",
     "site.py",
     "sitecustomize.py",
     "sysconfig",
@@ -221,8 +224,7 @@ fn is_included(path: &Path, excluded: &[&str]) -> bool {
     let first = path.iter().next().unwrap_or_default().to_string_lossy();
     path.extension().is_some_and(|extension| extension == "py")
         && !path.iter().any(|part| part == "__pycache__")
-        && !EXCLUDED.contains(&first.as_ref())
-        && !excluded.contains(&first.as_ref())
+        && !EXCLUDED.iter().chain(excluded).any(|excluded| path.starts_with(excluded))
         && !EXCLUDED_PREFIXES.iter().any(|prefix| first.starts_with(prefix))
 }
 
@@ -240,12 +242,21 @@ mod tests {
             ("test/test_csv.py", false),
             ("lib-dynload/_ssl.so", false),
             ("sysconfig/__init__.py", false),
+            ("dbm/gnu.py", false),
+            ("dbm/sqlite3.py", true),
             ("_sysconfigdata__linux.py", false),
             ("ssl.py", true),
         ] {
             assert_eq!(is_included(Path::new(path), &[]), included, "{path}");
         }
         assert!(!is_included(Path::new("ssl.py"), &EXCLUDED_OF_RESERVE));
+    }
+
+    #[test]
+    fn the_documentation_names_the_version() {
+        let page = workspace::root().join("docs/guest/python/README.md");
+        let version = format!("the standard library that of {};", tests_version().unwrap());
+        assert!(fs::read_to_string(page).unwrap().contains(&version), "{version}");
     }
 
     #[test]

@@ -63,4 +63,15 @@ pub const CPYTHON: Changes = Changes {
         ("realloc", "isola_realloc"),
         ("free", "isola_free"),
     ],
+    // The pointers change when `tracemalloc` or a debug hook is started.
+    expected: &[
+        (&["PyMem_RawMalloc", "PyMem_Malloc", "PyObject_Malloc"], "_PyMem_RawMalloc"),
+        (&["PyMem_RawCalloc", "PyMem_Calloc", "PyObject_Calloc"], "_PyMem_RawCalloc"),
+        (&["PyMem_RawRealloc", "PyMem_Realloc", "PyObject_Realloc"], "_PyMem_RawRealloc"),
+        (&["PyMem_RawFree", "PyMem_Free", "PyObject_Free"], "_PyMem_RawFree"),
+        // The destructor of the objects that die most often.
+        (&["_Py_Dealloc"], "long_dealloc"),
+    ],
+    // The garbage collector calls it when a cycle contains an `operator.methodcaller`.
+    without_result: &["methodcaller_clear"],
 };

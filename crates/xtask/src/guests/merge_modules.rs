@@ -19,11 +19,13 @@
 //! build fails.
 
 mod component;
+mod direct_calls;
 mod emit;
 mod group;
 mod guard;
 mod index_map;
 mod merge;
+mod missing_results;
 mod module;
 #[cfg(test)]
 mod tests;
@@ -39,11 +41,13 @@ pub use self::module::{Function, FunctionPatch};
 use crate::digest::Inputs;
 
 /// Merges the core modules of a component that share a table. Applies the changes to
-/// the interpreter in it, and each function patch to the only function of its name.
+/// the interpreter in it, each function patch to the only function of its name, and then
+/// `optimize` to the merged module.
 pub fn merge_component(
     bytes: &[u8],
     changes: &Changes,
     function_patches: &[FunctionPatch],
+    optimize: impl FnOnce(&[u8]) -> Result<Vec<u8>>,
 ) -> Result<Vec<u8>> {
     let component = Component::parse(bytes).context("the component cannot be read")?;
     let group = Group::of(&component)?;
@@ -52,7 +56,7 @@ pub fn merge_component(
     // component is written, so it is written twice.
     let exports = emit::emit(&group, &imports, &[])?.exports;
     let module = merge::merge(&group, &imports, &exports, changes, function_patches)?;
-    Ok(emit::emit(&group, &imports, &module)?.bytes)
+    Ok(emit::emit(&group, &imports, &optimize(&module)?)?.bytes)
 }
 
 /// Returns a digest of this code.
@@ -60,11 +64,13 @@ pub fn digest() -> String {
     Inputs::default()
         .text("merge_modules", include_str!("merge_modules.rs"))
         .text("component", include_str!("merge_modules/component.rs"))
+        .text("direct calls", include_str!("merge_modules/direct_calls.rs"))
         .text("emit", include_str!("merge_modules/emit.rs"))
         .text("group", include_str!("merge_modules/group.rs"))
         .text("guard", include_str!("merge_modules/guard.rs"))
         .text("index_map", include_str!("merge_modules/index_map.rs"))
         .text("merge", include_str!("merge_modules/merge.rs"))
+        .text("missing results", include_str!("merge_modules/missing_results.rs"))
         .text("module", include_str!("merge_modules/module.rs"))
         .finish()
 }

@@ -23,11 +23,11 @@ use crate::{process, progress, setup, workspace};
 struct NativeModule {
     /// The name of its C file, and of the module after the prefix.
     name: &'static str,
-    library: Option<Library>,
+    library: Option<SourceLibrary>,
 }
 
 /// The C sources in a crate.
-struct Library {
+struct SourceLibrary {
     package: &'static str,
     /// The directories that contain the C files.
     dirs: &'static [&'static str],
@@ -46,7 +46,7 @@ const SUFFIX: &str = ".abi3.so";
 const MODULES: [NativeModule; 5] = [
     NativeModule {
         name: "bzip2",
-        library: Some(Library {
+        library: Some(SourceLibrary {
             package: "bzip2-sys",
             dirs: &["bzip2-1.0.8"],
             // Programs.
@@ -64,7 +64,7 @@ const MODULES: [NativeModule; 5] = [
     },
     NativeModule {
         name: "xz",
-        library: Some(Library {
+        library: Some(SourceLibrary {
             package: "liblzma-sys",
             dirs: &[
                 "xz/src/liblzma/check",
@@ -94,7 +94,7 @@ const MODULES: [NativeModule; 5] = [
     },
     NativeModule {
         name: "zstd",
-        library: Some(Library {
+        library: Some(SourceLibrary {
             package: "zstd-sys",
             dirs: &[
                 "zstd/lib/common",
@@ -257,7 +257,7 @@ impl NativeModule {
     }
 }
 
-impl Library {
+impl SourceLibrary {
     /// Returns the directory of the crate.
     fn root(&self, crates: &Metadata) -> Result<PathBuf> {
         let package = crates.packages.iter().find(|package| *package.name == self.package);

@@ -208,3 +208,128 @@ def broken(encoding, body):
         assert!(seen.starts_with(expected), "{encoding}: {seen}");
     }
 }
+
+#[tokio::test]
+async fn versions_of_the_interpreter_and_its_library_are_stated() {
+    let sandbox = started(Runtime::Python).await;
+    sandbox
+        .load_script(
+            "
+import csv, platform, sys, time
+def versions():
+    return [sys.version, platform.python_version(), list(sys.version_info[:3])]
+def guess():
+    # A quadratic search in older libraries: minutes.
+    start = time.process_time()
+    try:
+        csv.Sniffer().sniff('\"a\\n' * 20_000)
+    except csv.Error:
+        pass
+    return time.process_time() - start < 20
+",
+        )
+        .await
+        .unwrap();
+    let value = sandbox.run("versions", args![]).await.unwrap();
+    let (version, number, parts): (String, String, Vec<u32>) = value.to().unwrap();
+    assert_eq!((number.as_str(), parts.as_slice()), ("3.14.0", &[3, 14, 0][..]));
+    assert!(version.starts_with("3.14.0 (main, "), "{version}");
+    let (_, library) = version.split_once("], standard library 3.14.").unwrap();
+    assert!(library.parse::<u32>().unwrap() >= 2, "{version}");
+    assert!(sandbox.run("guess", args![]).await.unwrap().to::<bool>().unwrap());
+}
+
+#[tokio::test]
+async fn small_objects_keep_their_content_in_any_order_of_allocation() {
+    let limits = Limits { max_memory: 128 << 20, ..Limits::default() };
+    let sandbox = started_with(Runtime::Python, limits, isola::DenyAll).await;
+    sandbox
+        .load_script(
+            "
+import random
+def churn(rounds):
+    order = random.Random(7)
+    kept = {}
+    for number in range(rounds):
+        size = order.choice((0, 1, 15, 16, 17, 100, 495, 496, 497, 512, 513, 4096, 70_000))
+        kept[number % 4_999] = (size, bytes([number % 256]) * size, bytearray(size))
+        if number % 3 == 0:
+            kept.pop(order.randrange(4_999), None)
+        if number % 7 == 0 and kept:
+            key = next(iter(kept))
+            size, content, grown = kept.pop(key)
+            grown.extend(content)
+            assert len(grown) == 2 * size
+    for size, content, grown in kept.values():
+        assert len(content) == size == len(grown) and len(set(content)) <= 1
+        assert not any(grown)
+    return len(kept)
+def peak():
+    # Memory of objects of one size is used for those of others, and for large ones.
+    for size in range(8, 500, 16):
+        objects = [bytes(size) for _ in range(16_000_000 // (size + 40))]
+        del objects
+    return len(bytearray(24_000_000))
+",
+        )
+        .await
+        .unwrap();
+    assert!(sandbox.run("churn", args![60_000]).await.unwrap().to::<u32>().unwrap() > 1_000);
+    assert_eq!(sandbox.run("peak", args![]).await.unwrap().to::<u32>().unwrap(), 24_000_000);
+}
+
+#[tokio::test]
+async fn debugging_tools_see_each_allocation() {
+    let sandbox = started(Runtime::Python).await;
+    sandbox
+        .load_script(
+            "
+import tracemalloc
+def traced():
+    before = [object() for _ in range(1000)]
+    tracemalloc.start()
+    objects = [bytes(100 + n % 7) for n in range(1000)]
+    size, _ = tracemalloc.get_traced_memory()
+    del objects, before
+    less, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return size > 100_000 and less < size - 100_000
+",
+        )
+        .await
+        .unwrap();
+    assert!(sandbox.run("traced", args![]).await.unwrap().to::<bool>().unwrap());
+}
+
+#[tokio::test]
+async fn cycles_of_every_callable_object_are_collected() {
+    let sandbox = started(Runtime::Python).await;
+    sandbox
+        .load_script(
+            "
+import functools, gc, operator, weakref
+class Node: pass
+def collect():
+    gc.collect()
+    gone = []
+    for make in (
+        lambda node: operator.methodcaller('name', node),
+        lambda node: operator.itemgetter(node),
+        lambda node: functools.partial(print, node),
+        lambda node: functools.lru_cache(functools.partial(print, node)),
+        lambda node: map(print, [node]),
+        lambda node: weakref.proxy(node, lambda _, node=node: None),
+    ):
+        node = Node()
+        node.callable = make(node)
+        gone.append(weakref.ref(node))
+    del node
+    gc.collect()
+    return [node() is None for node in gone]
+",
+        )
+        .await
+        .unwrap();
+    let gone: Vec<bool> = sandbox.run("collect", args![]).await.unwrap().to().unwrap();
+    assert_eq!(gone, [true; 6]);
+}

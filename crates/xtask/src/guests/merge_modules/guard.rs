@@ -35,6 +35,10 @@ pub struct Changes {
     /// Exported functions, each with that of another library which all libraries but that
     /// one call instead.
     pub replaced: &'static [(&'static str, &'static str)],
+    /// Functions that call another one by a pointer, which is nearly always the same.
+    pub expected: &'static [(&'static [&'static str], &'static str)],
+    /// Functions in tables whose callers expect a result, which they do not have.
+    pub without_result: &'static [&'static str],
 }
 
 /// A function that takes part in recursion.
@@ -49,8 +53,15 @@ pub struct Guard {
 
 /// No changes, for a component without an interpreter.
 #[cfg(test)]
-pub const NO_CHANGES: Changes =
-    Changes { checks: &[], frame: 0, guards: &[], allocators: &[], replaced: &[] };
+pub const NO_CHANGES: Changes = Changes {
+    checks: &[],
+    frame: 0,
+    guards: &[],
+    allocators: &[],
+    replaced: &[],
+    expected: &[],
+    without_result: &[],
+};
 
 /// The function that sets an exception and returns -1 at the end of the stack.
 const CHECK: &str = "Py_EnterRecursiveCall";

@@ -11,10 +11,12 @@ use wasm_encoder::{
 use wasmparser::{DataKind, ElementItems, ElementKind, FuncType, Operator, TableInit};
 
 use super::component::Definition;
+use super::direct_calls;
 use super::emit::{Export, IMPORT_MODULE};
 use super::group::{Entity, Group};
 use super::guard::{Changes, Patches};
 use super::index_map::{GlobalUse, IndexMap, Value};
+use super::missing_results;
 use super::module::{FunctionPatch, Kind};
 
 /// Merges the modules of a group. The names of the imports are their numbers.
@@ -26,7 +28,17 @@ pub fn merge(
     function_patches: &[FunctionPatch],
 ) -> Result<Vec<u8>> {
     let merger = Merger::new(group, imports, changes)?;
-    merger.module(exports, function_patches)
+    let mut calls = Vec::new();
+    for (callers, expected) in changes.expected {
+        let expected = merger.named(expected)?;
+        for caller in *callers {
+            calls.push((merger.named(caller)?, expected));
+        }
+    }
+    let without_result =
+        changes.without_result.iter().map(|name| merger.named(name)).collect::<Result<Vec<_>>>()?;
+    let module = merger.module(exports, function_patches)?;
+    missing_results::add(&direct_calls::expect(&module, &calls)?, &without_result)
 }
 
 struct Merger<'g, 'c, 'a> {
@@ -108,6 +120,21 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
             this.replace(old, new).with_context(|| format!("replacing {old}"))?;
         }
         Ok(this)
+    }
+
+    /// Returns the index of the only function of a name, which need not be exported.
+    fn named(&self, name: &str) -> Result<u32> {
+        let mut found = Vec::new();
+        for (map, member) in self.maps.iter().zip(&self.group.members) {
+            let imported = member.module.imported(Kind::Function).count();
+            let named = member.module.names.iter().filter(|(_, other)| **other == name);
+            let own = named.filter(|(index, _)| **index as usize >= imported);
+            found.extend(own.map(|(index, _)| map.original_function(*index)));
+        }
+        match found[..] {
+            [one] => Ok(one),
+            _ => bail!("{} functions are named {name} instead of one", found.len()),
+        }
     }
 
     /// Replaces the function that members import by a name, except in the member that

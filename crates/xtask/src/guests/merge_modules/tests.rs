@@ -6,7 +6,7 @@ use wasmtime::component::{Component, Linker};
 use wasmtime::{Engine, Store};
 
 use super::guard::NO_CHANGES;
-use super::{Changes, Guard, merge_component};
+use super::{Changes, Guard};
 
 /// Libraries as linked: each imports functions, data and table entries of the
 /// others; `$middle` needs the program and is needed by the library; `$late` imports
@@ -103,6 +103,15 @@ const LINKED: &str = r#"
   (alias core export $lib "run" (core func $run))
   (func (export "run") (result u32) (canon lift (core func $run) (memory $memory))))
 "#;
+
+/// Merges without an optimizer.
+fn merge_component(
+    bytes: &[u8],
+    changes: &Changes,
+    patches: &[super::FunctionPatch],
+) -> anyhow::Result<Vec<u8>> {
+    super::merge_component(bytes, changes, patches, |module| Ok(module.to_vec()))
+}
 
 /// Returns the results of three calls of `run`.
 fn run(component: &[u8]) -> [u32; 3] {
@@ -229,6 +238,8 @@ fn a_guarded_function_does_the_same_until_the_stack_is_at_its_end() {
         ],
         allocators: &[],
         replaced: &[],
+        expected: &[],
+        without_result: &[],
     };
     let linked = interpreter(60_000);
     let expected = run(&linked);
@@ -245,8 +256,15 @@ fn a_guarded_function_does_the_same_until_the_stack_is_at_its_end() {
 
 #[test]
 fn who_calls_a_check_takes_of_the_stack() {
-    const CHANGES: Changes =
-        Changes { checks: &["other"], frame: 64, guards: &[], allocators: &[], replaced: &[] };
+    const CHANGES: Changes = Changes {
+        checks: &["other"],
+        frame: 64,
+        guards: &[],
+        allocators: &[],
+        replaced: &[],
+        expected: &[],
+        without_result: &[],
+    };
     // `other` is called only through the table: no function is changed.
     let linked = interpreter(60_000);
     let unchanged = merge_component(&linked, &NO_CHANGES, &[]).unwrap();
@@ -262,8 +280,15 @@ fn who_calls_a_check_takes_of_the_stack() {
 fn a_refused_allocation_is_tried_again_after_a_collection() {
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    const CHANGES: Changes =
-        Changes { checks: &[], frame: 0, guards: &[], allocators: &["tick"], replaced: &[] };
+    const CHANGES: Changes = Changes {
+        checks: &[],
+        frame: 0,
+        guards: &[],
+        allocators: &["tick"],
+        replaced: &[],
+        expected: &[],
+        without_result: &[],
+    };
     let linked = interpreter(60_000);
     let changed = merge_component(&linked, &CHANGES, &[]).unwrap();
     let expected = run(&linked);
@@ -307,4 +332,62 @@ fn a_function_is_changed_by_its_name() {
         };
         assert!(format!("{error:#}").contains(message), "{message}: {error:#}");
     }
+}
+
+#[test]
+fn other_libraries_call_the_function_that_replaces_one() {
+    const CHANGES: Changes = Changes { replaced: &[("middle", "second")], ..NO_CHANGES };
+    let second = r#"(func (export "second") (result i32) (i32.const 500))"#;
+    let first = r#"(func (export "realloc")"#;
+    let linked = LINKED.replacen(first, &format!("{second} {first}"), 1);
+    let linked = wat::parse_str(linked).unwrap();
+    let changed = merge_component(&linked, &CHANGES, &[]).unwrap();
+    // The replaced function returns 7 and what `own` returns, 42.
+    assert_eq!(run(&changed), run(&linked).map(|result| result + 500 - 49));
+    let error = merge_component(&wat::parse_str(LINKED).unwrap(), &CHANGES, &[]).unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains("replacing middle: 0 libraries define second"), "{error}");
+}
+
+#[test]
+fn an_indirect_call_of_the_expected_function_is_direct() {
+    const CHANGES: Changes = Changes { expected: &[(&["through"], "own")], ..NO_CHANGES };
+    let linked =
+        LINKED.replacen(r#"(func (export "through")"#, r#"(func $through (export "through")"#, 1);
+    let linked = wat::parse_str(linked).unwrap();
+    let merged = merge_component(&linked, &NO_CHANGES, &[]).unwrap();
+    let changed = merge_component(&linked, &CHANGES, &[]).unwrap();
+    assert_eq!(run(&changed), run(&linked), "both pointers are called");
+    let calls = |component: &[u8]| {
+        let component = super::Component::parse(component).unwrap();
+        let bodies = component.modules.iter().flat_map(|module| &module.bodies);
+        let operators = bodies.flat_map(|body| body.get_operators_reader().unwrap());
+        operators.filter(|operator| matches!(operator, Ok(Operator::Call { .. }))).count()
+    };
+    assert_eq!(calls(&changed), calls(&merged) + 1);
+
+    const UNKNOWN: Changes = Changes { expected: &[(&["through"], "nowhere")], ..NO_CHANGES };
+    const OTHER: Changes = Changes { expected: &[(&["own"], "other")], ..NO_CHANGES };
+    for (changes, message) in
+        [(UNKNOWN, "0 functions are named nowhere"), (OTHER, "no call is of the type")]
+    {
+        let error = format!("{:#}", merge_component(&linked, &changes, &[]).unwrap_err());
+        assert!(error.contains(message), "{error}");
+    }
+}
+
+#[test]
+fn a_function_without_the_expected_result_returns_0() {
+    const CHANGES: Changes = Changes { without_result: &["own"], ..NO_CHANGES };
+    let without = LINKED.replacen(
+        "(func $own (type $get) (i32.load (global.get $base)))",
+        "(func $own (i32.store offset=8 (global.get $base) (i32.const 1)))",
+        1,
+    );
+    let linked = wat::parse_str(without).unwrap();
+    let changed = merge_component(&linked, &CHANGES, &[]).unwrap();
+    // Without the change the call of `own` by its pointer would fail.
+    assert_eq!(run(&changed), run(&wat::parse_str(LINKED).unwrap()).map(|result| result - 42));
+    let error = merge_component(&wat::parse_str(LINKED).unwrap(), &CHANGES, &[]).unwrap_err();
+    assert!(format!("{error:#}").contains("has a result"), "{error:#}");
 }

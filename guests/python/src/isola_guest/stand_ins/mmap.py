@@ -92,7 +92,7 @@ class mmap:  # noqa: N801  (the name of the real type)
             done += len(piece)
         view.release()
         self._file = _identity(fileno)
-        # Of a file without a name nobody would see the changes.
+        # No other program can see the changes of a file without a name.
         if self._access != ACCESS_READ and not self._is_private and status.st_nlink:
             # Fails now, and not when changes are written, if the file is not writable.
             _os.pwrite(fileno, b"", 0)

@@ -1,0 +1,179 @@
+//! Optimizes the code of the Python guest with Binaryen's `wasm-opt`.
+//!
+//! The compiler of the interpreter could not inline functions of other libraries, nor
+//! exported functions of the same one, since a dynamic linker could have replaced them.
+//! After the libraries were merged nothing replaces them any more.
+//!
+//! The optimizer takes longer than all other steps together, so it sees only the code: the
+//! memory, which changes with each line of Python, is taken out before and put back
+//! behind. Its result is kept in `target/guests/optimized`, by the digest of its input.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use wasm_encoder::{RawSection, SectionId};
+use wasmparser::Parser;
+
+use crate::digest::{self, Inputs};
+use crate::{process, progress, setup, workspace};
+
+/// The features of WebAssembly that the guest uses.
+const FEATURES: [&str; 9] = [
+    "--enable-bulk-memory",
+    "--enable-bulk-memory-opt",
+    "--enable-extended-const",
+    "--enable-multivalue",
+    "--enable-mutable-globals",
+    "--enable-nontrapping-float-to-int",
+    "--enable-reference-types",
+    "--enable-sign-ext",
+    "--enable-simd",
+];
+
+/// The passes. Inlining beyond the optimizer's own limits, with what it needs, is faster
+/// than its level 3, both to run and in the guest.
+const PASSES: [&str; 12] = [
+    "-O1",
+    "--optimize-level=3",
+    "--always-inline-max-function-size",
+    "30",
+    "--flexible-inline-max-function-size",
+    "100",
+    "--inlining-optimizing",
+    "--optimize-instructions",
+    "--precompute-propagate",
+    "--simplify-locals",
+    "--vacuum",
+    "--coalesce-locals",
+];
+
+/// The number of results that are kept.
+const KEPT: usize = 4;
+
+/// The installed optimizer.
+pub struct Optimizer {
+    node: PathBuf,
+    wasm_opt: PathBuf,
+    /// The digest of the inputs of the installation, and of this file.
+    pub digest: String,
+}
+
+/// Installs the optimizer.
+pub fn install() -> Result<Optimizer> {
+    const SOURCE: &str = "guests/python/optimizer";
+    let label = "Binaryen, which optimizes the Python guest";
+    let modules = setup::node_modules("binaryen", SOURCE, label, &["--ignore-scripts"])?;
+    let digest = Inputs::default()
+        .file("lock", &workspace::root().join(SOURCE).join("package-lock.json"))?
+        .text("optimizer", include_str!("optimizer.rs"))
+        .finish();
+    Ok(Optimizer {
+        node: setup::node()?.node,
+        wasm_opt: modules.join("binaryen/bin/wasm-opt"),
+        digest,
+    })
+}
+
+impl Optimizer {
+    /// Optimizes a core module. Its initial memory is not changed.
+    pub fn optimize(&self, module: &[u8]) -> Result<Vec<u8>> {
+        let (code, data) = split(module)?;
+        let kept = workspace::runtimes().join("optimized");
+        fs::create_dir_all(&kept)?;
+        let input = kept.join("input.wasm");
+        fs::write(&input, &code).with_context(|| format!("cannot write {}", input.display()))?;
+        let digest =
+            Inputs::default().text("optimizer", &self.digest).file("code", &input)?.finish();
+        let output = kept.join(format!("{digest}.wasm"));
+        if !output.exists() {
+            progress::step("optimizing the code of the Python guest", || {
+                self.run(&input, &output)?;
+                remove_old(&kept)
+            })?;
+        }
+        fs::remove_file(&input)?;
+        let mut optimized =
+            fs::read(&output).with_context(|| format!("cannot read {}", output.display()))?;
+        append(&mut optimized, SectionId::Data, &data);
+        Ok(optimized)
+    }
+
+    fn run(&self, input: &Path, output: &Path) -> Result<()> {
+        let unfinished = input.with_file_name("unfinished.wasm");
+        let mut command = Command::new(&self.node);
+        command
+            .arg(&self.wasm_opt)
+            .args(FEATURES)
+            .args(PASSES)
+            .arg(input)
+            .arg("-o")
+            .arg(&unfinished);
+        process::run_quiet(command)?;
+        fs::rename(&unfinished, output).context("the optimizer created no module")
+    }
+}
+
+/// Splits a module into one without initial memory and names, and the content of its
+/// data section.
+fn split(module: &[u8]) -> Result<(Vec<u8>, Vec<u8>)> {
+    let mut code = wasm_encoder::Module::new();
+    let mut data = Vec::new();
+    for payload in Parser::new(0).parse_all(module) {
+        let Some((id, range)) = payload?.as_section() else { continue };
+        if id == SectionId::Data as u8 {
+            data = module[range].to_vec();
+        } else if id != SectionId::DataCount as u8 && id != SectionId::Custom as u8 {
+            code.section(&RawSection { id, data: &module[range] });
+        }
+    }
+    ensure!(!data.is_empty(), "the module has no initial memory");
+    Ok((code.finish(), data))
+}
+
+/// Appends a section to a module.
+fn append(module: &mut Vec<u8>, id: SectionId, content: &[u8]) {
+    use wasm_encoder::Encode as _;
+    module.push(id as u8);
+    content.encode(module);
+}
+
+/// Removes all results but the newest ones.
+fn remove_old(dir: &Path) -> Result<()> {
+    let mut results = Vec::new();
+    for file in digest::files(dir)? {
+        let path = dir.join(file);
+        results.push((fs::metadata(&path)?.modified()?, path));
+    }
+    results.sort();
+    // One file is the input.
+    let old = results.len().saturating_sub(KEPT + 1);
+    results.drain(..old).try_for_each(|(_, path)| fs::remove_file(path)).context("cannot remove")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_put_back_as_it_was() {
+        let module = wat::parse_str(
+            r#"(module
+                (memory 1)
+                (func (export "f") (result i32) (i32.load (i32.const 8)))
+                (data (i32.const 8) "\01\02\03\04"))"#,
+        )
+        .unwrap();
+        let (mut code, data) = split(&module).unwrap();
+        assert!(!code.windows(4).any(|bytes| bytes == [1, 2, 3, 4]));
+        append(&mut code, SectionId::Data, &data);
+        let engine = wasmtime::Engine::default();
+        let compiled = wasmtime::Module::new(&engine, &code).unwrap();
+        let mut store = wasmtime::Store::new(&engine, ());
+        let instance = wasmtime::Instance::new(&mut store, &compiled, &[]).unwrap();
+        let function = instance.get_typed_func::<(), i32>(&mut store, "f").unwrap();
+        assert_eq!(function.call(&mut store, ()).unwrap(), 0x0403_0201);
+        assert!(split(&code[..8]).is_err(), "a module without memory");
+    }
+}
