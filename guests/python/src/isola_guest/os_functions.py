@@ -86,28 +86,24 @@ def umask(mask, /):
     return last
 
 
+# Files have one owner, as on a file system without owners. A change of it has no effect and
+# is no error: programs that run as root, such as `tarfile`, expect that it succeeds.
 def chown(path, uid, gid, *, dir_fd=None, follow_symlinks=True):
-    """Changes the owner of a file. It can only be the one that each file has."""
+    """Checks that a file exists. It keeps its owner."""
     os.stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
-    _check_owner(uid, gid, path)
+    index(uid), index(gid)
 
 
 def lchown(path, uid, gid):
-    """Changes the owner of a file or symbolic link. See `chown`."""
+    """Checks that a file or symbolic link exists. It keeps its owner."""
     os.stat(path, follow_symlinks=False)
-    _check_owner(uid, gid, path)
+    index(uid), index(gid)
 
 
 def fchown(fd, uid, gid):
-    """Changes the owner of an open file. See `chown`."""
+    """Checks that a file is open. It keeps its owner."""
     os.fstat(fd)
-    _check_owner(uid, gid, None)
-
-
-def _check_owner(uid, gid, path):
-    # -1 leaves it as it is.
-    if not {index(uid), index(gid)} <= {-1, _USER}:
-        raise _error(errno.EPERM, path)
+    index(uid), index(gid)
 
 
 def get_terminal_size(fd=1, /):
