@@ -49,6 +49,10 @@ const PASSES: [&str; 12] = [
     "--coalesce-locals",
 ];
 
+/// A memory section with one memory of one page, which is not limited. The size of the real
+/// one changes with the Python modules in it.
+const ONE_PAGE: [u8; 3] = [1, 0, 1];
+
 /// The number of results that are kept.
 const KEPT: usize = 4;
 
@@ -79,7 +83,7 @@ pub fn install() -> Result<Optimizer> {
 impl Optimizer {
     /// Optimizes a core module. Its initial memory is not changed.
     pub fn optimize(&self, module: &[u8]) -> Result<Vec<u8>> {
-        let (code, data) = split(module)?;
+        let (code, memory, data) = split(module)?;
         let kept = workspace::runtimes().join("optimized");
         fs::create_dir_all(&kept)?;
         let input = kept.join("input.wasm");
@@ -94,10 +98,9 @@ impl Optimizer {
             })?;
         }
         fs::remove_file(&input)?;
-        let mut optimized =
+        let optimized =
             fs::read(&output).with_context(|| format!("cannot read {}", output.display()))?;
-        append(&mut optimized, SectionId::Data, &data);
-        Ok(optimized)
+        join(&optimized, &memory, &data)
     }
 
     fn run(&self, input: &Path, output: &Path) -> Result<()> {
@@ -115,28 +118,37 @@ impl Optimizer {
     }
 }
 
-/// Splits a module into one without initial memory and names, and the content of its
-/// data section.
-fn split(module: &[u8]) -> Result<(Vec<u8>, Vec<u8>)> {
+/// Splits a module into one without initial memory and names, with a memory of one page,
+/// and the contents of its memory section and its data section.
+fn split(module: &[u8]) -> Result<(Vec<u8>, Vec<u8>, Vec<u8>)> {
     let mut code = wasm_encoder::Module::new();
-    let mut data = Vec::new();
+    let (mut memory, mut data) = (Vec::new(), Vec::new());
     for payload in Parser::new(0).parse_all(module) {
         let Some((id, range)) = payload?.as_section() else { continue };
-        if id == SectionId::Data as u8 {
-            data = module[range].to_vec();
+        let content = &module[range];
+        if id == SectionId::Memory as u8 {
+            memory = content.to_vec();
+            code.section(&RawSection { id, data: &ONE_PAGE });
+        } else if id == SectionId::Data as u8 {
+            data = content.to_vec();
         } else if id != SectionId::DataCount as u8 && id != SectionId::Custom as u8 {
-            code.section(&RawSection { id, data: &module[range] });
+            code.section(&RawSection { id, data: content });
         }
     }
-    ensure!(!data.is_empty(), "the module has no initial memory");
-    Ok((code.finish(), data))
+    ensure!(!memory.is_empty() && !data.is_empty(), "the module has no initial memory");
+    Ok((code.finish(), memory, data))
 }
 
-/// Appends a section to a module.
-fn append(module: &mut Vec<u8>, id: SectionId, content: &[u8]) {
-    use wasm_encoder::Encode as _;
-    module.push(id as u8);
-    content.encode(module);
+/// Puts the contents of the memory section and the data section into a module.
+fn join(module: &[u8], memory: &[u8], data: &[u8]) -> Result<Vec<u8>> {
+    let mut joined = wasm_encoder::Module::new();
+    for payload in Parser::new(0).parse_all(module) {
+        let Some((id, range)) = payload?.as_section() else { continue };
+        let content = if id == SectionId::Memory as u8 { memory } else { &module[range] };
+        joined.section(&RawSection { id, data: content });
+    }
+    joined.section(&RawSection { id: SectionId::Data as u8, data });
+    Ok(joined.finish())
 }
 
 /// Removes all results but the newest ones.
@@ -160,20 +172,24 @@ mod tests {
     fn memory_is_put_back_as_it_was() {
         let module = wat::parse_str(
             r#"(module
-                (memory 1)
+                (memory 3)
                 (func (export "f") (result i32) (i32.load (i32.const 8)))
                 (data (i32.const 8) "\01\02\03\04"))"#,
         )
         .unwrap();
-        let (mut code, data) = split(&module).unwrap();
+        let (code, memory, data) = split(&module).unwrap();
         assert!(!code.windows(4).any(|bytes| bytes == [1, 2, 3, 4]));
-        append(&mut code, SectionId::Data, &data);
+        let larger =
+            wat::parse_str("(module (memory 2) (data (i32.const 8) \"\\01\\02\\03\\04\"))");
+        assert_eq!(split(&larger.unwrap()).unwrap().2, data);
+        let code = join(&code, &memory, &data).unwrap();
         let engine = wasmtime::Engine::default();
         let compiled = wasmtime::Module::new(&engine, &code).unwrap();
         let mut store = wasmtime::Store::new(&engine, ());
         let instance = wasmtime::Instance::new(&mut store, &compiled, &[]).unwrap();
         let function = instance.get_typed_func::<(), i32>(&mut store, "f").unwrap();
         assert_eq!(function.call(&mut store, ()).unwrap(), 0x0403_0201);
+        assert_eq!(compiled.imports().len(), 0);
         assert!(split(&code[..8]).is_err(), "a module without memory");
     }
 }
