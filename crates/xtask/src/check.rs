@@ -28,7 +28,7 @@ pub struct CheckArgs {
     /// Also check for known vulnerabilities; fetches the advisory database
     #[arg(long)]
     advisories: bool,
-    /// Also run CPython's own tests, for about ten minutes; so does the filter `stdlib`
+    /// Also run CPython's own tests, for some minutes; so does the filter `stdlib`
     #[arg(long)]
     slow: bool,
     /// Update the table of the row `stdlib` with its results
@@ -243,7 +243,7 @@ fn deny(checks: &[&str]) -> Result<Outcome> {
 
 fn standard_library(wanted: bool, write: bool) -> Result<Outcome> {
     if !wanted {
-        return Ok(Outcome::NotRun("takes ten minutes: pass --slow".to_owned()));
+        return Ok(Outcome::NotRun("takes some minutes: pass --slow".to_owned()));
     }
     stdlib::run(write)
 }

@@ -160,12 +160,25 @@ pub fn unpack_version(path: &str, digest: &str, tools: &Path, files: &Path) -> R
     let captured = process::capture(download)?;
     if !captured.status.success() {
         if captured.text.contains(" 404 ") {
-            bail!("Debian no longer has {path}: run `cargo xtask update-python`");
+            let reason = format!("Debian no longer has {path}: run `cargo xtask update-python`");
+            return Err(Unavailable(reason).into());
         }
         bail!("cannot download {path}:\n{}", process::tail(&captured.text, 20));
     }
     extract(&package, files)
 }
+
+/// A package cannot be had, and another attempt would not change that.
+#[derive(Debug)]
+pub struct Unavailable(String);
+
+impl std::fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unavailable {}
 
 /// Returns the URL of the mirror that this machine uses, with a slash at its end.
 fn mirror() -> Result<String> {
@@ -177,7 +190,7 @@ fn mirror() -> Result<String> {
         let line = text.lines().find(|line| line.ends_with("/debian/ main"))?;
         line.split(' ').next().map(str::to_owned)
     })
-    .context("apt-get has no mirror of Debian")
+    .ok_or_else(|| Unavailable("apt-get has no mirror of Debian".to_owned()).into())
 }
 
 /// Unpacks a package file, and removes the file.

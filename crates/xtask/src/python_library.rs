@@ -74,13 +74,15 @@ pub fn install() -> Result<Library> {
     let version = upstream(&pins.version).to_owned();
     match from_debian(&pins) {
         Ok(dir) => Ok(Library { dir, version }),
-        Err(error) => {
+        Err(error) if error.is::<debian::Unavailable>() => {
             eprintln!(
                 "    warning: the Python guest gets the library of {RESERVE_VERSION} instead of \
                  {version}. Cause: {error:#}"
             );
             Ok(Library { dir: from_npm()?, version: RESERVE_VERSION.to_owned() })
         }
+        // Another attempt may succeed: the guest must not depend on a moment of the network.
+        Err(error) => Err(error),
     }
 }
 
