@@ -145,6 +145,9 @@ def _of_axes(axes):
     for collection in axes.collections:
         if type(collection).__name__ == "PathCollection":
             offsets = collection.get_offsets()
+            if hasattr(offsets, "filled"):
+                # A missing point is masked.
+                offsets = offsets.filled(math.nan)
             xs = (offset[0] for offset in offsets)
             ys = (offset[1] for offset in offsets)
             found.setdefault("scatter", []).append(points.series(_label(collection), xs, ys))

@@ -461,7 +461,29 @@ def _rows(table):
     return rows
 
 
+def _add_plotly(figure, making):
+    """Adds the figure itself, which plotly tells only in the notebooks that it knows."""
+
+    def told():
+        made = json.loads(figure.to_json())
+        return {"data": made.get("data"), "layout": made.get("layout")}
+
+    making.call("application/vnd.plotly.v1+json", told)
+
+
+def _add_altair(chart, making):
+    """Adds the chart itself, which altair tells only in the notebooks that it knows."""
+    try:
+        made = chart.to_dict()
+        version = re.search(r"/v(\d+)", made["$schema"]).group(1)
+    except Exception:
+        return
+    making.call(f"application/vnd.vegalite.v{version}+json", lambda: made)
+
+
 _ADAPTERS = {
+    ("altair", "TopLevelMixin"): _add_altair,
+    ("plotly", "BaseFigure"): _add_plotly,
     ("matplotlib", "Figure"): _add_figure,
     ("PIL", "Image"): _add_picture,
     ("pandas", "DataFrame"): _add_table,

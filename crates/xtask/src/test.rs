@@ -1,5 +1,6 @@
 //! `cargo xtask test`: runs all tests, with guests that are built from this tree.
-//! The tests of the JavaScript guest run first, in Node.js, and the tests of the npm
+//! The tests of the JavaScript guest run first, in Node.js, then those of the code that
+//! runs cells; the tests of the npm
 //! package and of the two Python packages run last, on the installed packages.
 
 use std::ffi::OsString;
@@ -94,6 +95,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
 fn all() -> Result<()> {
     guests::ensure()?;
     javascript_guest()?;
+    runners()?;
     rust(&[])?;
     node::test()?;
     python(&[])?;
@@ -119,6 +121,7 @@ fn rust(args: &[String]) -> Result<()> {
 fn quick(args: &[String]) -> Result<()> {
     guests::ensure()?;
     javascript_guest()?;
+    runners()?;
     let selected = ["--lib", "--bins", "--test", "sandbox", "--test", "codec"];
     eprintln!("==> cargo test --workspace {}", selected.join(" "));
     let mut command = process::cargo(&["test", "--workspace", "--features", FEATURES]);
@@ -132,6 +135,15 @@ fn javascript_guest() -> Result<()> {
     let mut node = Command::new(setup::js_builder()?.node);
     node.current_dir(workspace::root()).args(["--test", "guests/js/test/"]);
     process::run(node)
+}
+
+/// Runs the tests of the code that runs cells, with the Python of this machine.
+fn runners() -> Result<()> {
+    eprintln!("==> python3 -m unittest discover runners/python/tests");
+    let mut python = Command::new("python3");
+    python.current_dir(workspace::root().join("runners/python"));
+    python.args(["-m", "unittest", "discover", "tests"]).env("PYTHONDONTWRITEBYTECODE", "1");
+    process::run(python)
 }
 
 /// Runs the tests of the Python package on the installed wheel.
