@@ -104,6 +104,38 @@ def raw_bundle(data, metadata, limits):
     return making.finish()
 
 
+def reduce_event(event, limit):
+    """Removes or shortens the largest part of an event that is too long to be sent.
+
+    Reports whether it was changed.
+    """
+    data = event.get("data")
+    if data:
+        sizes = {mime: len(json.dumps(entry)) for mime, entry in data.items()}
+        largest = max(sizes, key=lambda mime: (mime != TEXT, sizes[mime]))
+        if largest != TEXT:
+            del data[largest]
+            omitted = event["metadata"].setdefault("omitted", {})
+            omitted[largest] = f"{sizes[largest]} bytes, over the limit of {limit}"
+            return True
+        if data[TEXT]:
+            data[TEXT] = _halved(data[TEXT])
+            return True
+    for name in ("traceback", "value", "name"):
+        if event.get(name):
+            event[name] = _halved(event[name])
+            return True
+    if event.get("metadata"):
+        event["metadata"] = {}
+        return True
+    return False
+
+
+def _halved(text):
+    marker = "\n[... more characters]"
+    return text[: len(text) // 2] + (marker if len(text) > 100 else "")
+
+
 class _Bundle:
     """A bundle in the making."""
 

@@ -66,7 +66,7 @@ class Context:
 
     def __init__(self, name="default", cwd=None, module=None, prefix=None):
         self.name = name
-        self.cwd = cwd
+        self.cwd = self.first_cwd = cwd
         self.module = types.ModuleType("__main__") if module is None else module
         self.globals = self.module.__dict__
         self.globals.setdefault("__builtins__", _builtins)
@@ -75,6 +75,12 @@ class Context:
         # The flags of `from __future__ import ...` in earlier cells.
         self.future_flags = 0
         self.last_value = NO_VALUE
+
+    def restart(self):
+        """Removes everything that cells have defined, in the same module."""
+        self.globals.clear()
+        self.__init__(self.name, self.first_cwd, self.module, self.prefix)
+        self.globals.update(__name__="__main__", __doc__=None, __spec__=None, __loader__=None)
 
 
 class Cells:
@@ -105,7 +111,6 @@ class Cells:
 
     def run(self, context, source):
         """Runs a cell and returns its number. Errors of the cell are emitted."""
-        context.execution_count += 1
         try:
             try:
                 self.interruptible = True
@@ -122,18 +127,31 @@ class Cells:
             self._emit_error(error)
         return context.execution_count
 
-    def evaluate(self, context, source):
+    def set_limits(self, max_entry_bytes, max_result_bytes):
+        self.limits = cell_results.Limits(max_entry_bytes, max_result_bytes)
+
+    def forget(self):
+        """Forgets the sources of the cells that ran."""
+        while self._sources:
+            linecache.cache.pop(self._sources.popleft(), None)
+
+    def evaluate(self, context, source, hides_value=True):
         """Runs a cell and returns the value of its last expression, or `NO_VALUE`.
 
-        A trailing semicolon hides the value.
+        A trailing semicolon hides the value, as in notebooks.
         """
+        context.execution_count += 1
         self._enter(context)
         name = self._remember(context, source)
         source = source[1:] if source.startswith("\ufeff") else source
         flags = _ALLOW_AWAIT | context.future_flags
         tree = compile(source, name, "exec", ast.PyCF_ONLY_AST | flags, dont_inherit=True)
         last = None
-        if tree.body and isinstance(tree.body[-1], ast.Expr) and not ends_in_semicolon(source):
+        if (
+            tree.body
+            and isinstance(tree.body[-1], ast.Expr)
+            and not (hides_value and ends_in_semicolon(source))
+        ):
             last = ast.Expression(tree.body.pop().value)
         code = compile(tree, name, "exec", flags, dont_inherit=True)
         for flag in _FUTURE_FLAGS:

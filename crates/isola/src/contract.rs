@@ -5,6 +5,7 @@ wasmtime::component::bindgen!({
     world: "sandbox",
     imports: {
         "isola:sandbox/host.emit": async | trappable,
+        "isola:sandbox/host.code-event": async | trappable,
         "isola:sandbox/host.stdout": async | trappable,
         "isola:sandbox/host.stderr": async | trappable,
         "isola:sandbox/host.log": async | trappable,
@@ -14,7 +15,9 @@ wasmtime::component::bindgen!({
     exports: { default: async },
 });
 
-pub(crate) use self::exports::isola::sandbox::guest::{Argument, Config, Failure, FailureKind};
+pub(crate) use self::exports::isola::sandbox::guest::{
+    Argument, Config, Context as CodeContext, Failure, FailureKind,
+};
 pub(crate) use self::isola::sandbox::host::{
     Completion, Host, Level, Outcome, Request, RequestBody, Response,
 };

@@ -261,6 +261,8 @@ pub enum Closed {
     ByOwner,
     /// A call was cancelled before its end: its future or stream was dropped.
     Cancelled,
+    /// Its code was interrupted and did not end soon after.
+    Interrupted,
     /// An earlier call ended in this error, after which a guest cannot be used.
     Broken(String),
 }
@@ -270,6 +272,7 @@ impl fmt::Display for Closed {
         match self {
             Self::ByOwner => f.write_str("its owner closed it"),
             Self::Cancelled => f.write_str("a call was cancelled half-way"),
+            Self::Interrupted => f.write_str("its code did not end after it was interrupted"),
             Self::Broken(why) => write!(f, "an earlier call ended it: {why}"),
         }
     }

@@ -14,6 +14,7 @@ use crate::{
     error::{Limit, LimitExceeded},
     files::{Files, MountedFiles},
     host::Host,
+    interrupt::{Delivery, Interrupt},
     limits::Limits,
     memory::MemoryMeter,
     output::Output,
@@ -36,6 +37,9 @@ pub(crate) struct Guest {
     pub(crate) wake_next_timer: bool,
     /// The table indices of the last such timer: of its pollable, and of the timer itself.
     pub(crate) waking_timer: Option<(u32, u32)>,
+    /// Interruption of the code that it runs, and its delivery.
+    pub(crate) interrupt: Arc<Interrupt>,
+    pub(crate) delivery: Delivery,
     /// The current use of its accessor.
     pub(crate) transfer: Transfer,
     mounted: MountedFiles,
@@ -50,6 +54,7 @@ impl Guest {
         host: Arc<dyn Host>,
         output: Output,
         cpu: Arc<CpuClock>,
+        interrupt: Arc<Interrupt>,
         mounted: MountedFiles,
         wasi: WasiCtx,
     ) -> Self {
@@ -63,6 +68,8 @@ impl Guest {
             table,
             wake_next_timer: false,
             waking_timer: None,
+            interrupt,
+            delivery: Delivery::default(),
             transfer: Transfer::Idle,
             mounted,
             deny_http: DenyHttp,
@@ -85,6 +92,14 @@ impl Guest {
     /// Returns the mounted directories that its libc has a handle of.
     pub(crate) fn open_mounts(&self) -> Vec<String> {
         self.mounted.directories()
+    }
+
+    /// Sets the bits by which its code is interrupted, if that is requested. Must be
+    /// called while the guest is suspended, on the thread that runs it.
+    pub(crate) fn deliver_interrupt(&mut self) {
+        if self.interrupt.is_requested() {
+            self.delivery.deliver();
+        }
     }
 
     /// Returns an error if a value is larger than the limit.

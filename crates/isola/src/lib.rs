@@ -73,17 +73,19 @@ mod cache;
 #[cfg(feature = "client")]
 mod client;
 mod clock;
+pub mod code;
+mod code_event;
 mod contract;
 mod cpu;
 mod engine;
 mod error;
-mod evaluate;
 mod event;
 mod files;
 mod guest;
 mod host;
 pub mod http;
 mod instrument;
+mod interrupt;
 mod limits;
 mod memory;
 mod mount;
@@ -106,6 +108,7 @@ pub use args::Args;
 pub use cache::{CacheEntry, clear_cache, default_cache_dir, list_cache};
 #[cfg(feature = "client")]
 pub use client::HttpClient;
+pub use code::{CodeContext, CodeError, CodeEvent, CodeResult, CodeStream, Execution, RunCode};
 pub use error::{Closed, Error, GuestException, HostError, Internal, Limit, LimitExceeded};
 pub use event::{Event, Level, LogRecord};
 pub use host::{DenyAll, Handlers, Host};

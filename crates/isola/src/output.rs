@@ -14,6 +14,7 @@ use wasmtime_wasi::{
 };
 
 use crate::{
+    code_event::{EVENT_OVERHEAD_BYTES, ParsedEvent},
     error::{Limit, LimitExceeded},
     event::Event,
 };
@@ -25,9 +26,20 @@ const MAX_QUEUED_EVENTS: usize = 64;
 #[derive(Clone)]
 pub(crate) struct Output(Arc<Mutex<OutputState>>);
 
+/// An output of a call.
+#[derive(Debug)]
+pub(crate) enum OutputEvent {
+    /// An event of any call.
+    Call(Event),
+    /// An event of the code that `run_code` runs.
+    Code(ParsedEvent),
+}
+
 struct OutputState {
     /// The events that were not taken yet; `None` if the call has no listener.
-    queue: Option<VecDeque<Event>>,
+    queue: Option<VecDeque<OutputEvent>>,
+    /// `true` if the call runs code, whose events are not ignored.
+    takes_code: bool,
     /// The bytes written so far, plus one for each event.
     written: usize,
     limit: usize,
@@ -35,13 +47,19 @@ struct OutputState {
 
 impl Output {
     pub(crate) fn new(limit: usize) -> Self {
-        Self(Arc::new(Mutex::new(OutputState { queue: None, written: 0, limit })))
+        Self(Arc::new(Mutex::new(OutputState {
+            queue: None,
+            takes_code: false,
+            written: 0,
+            limit,
+        })))
     }
 
     /// Resets the output at the start of a call.
-    pub(crate) fn begin(&self, has_listener: bool) {
+    pub(crate) fn begin(&self, has_listener: bool, takes_code: bool) {
         let mut state = self.lock();
         state.written = 0;
+        state.takes_code = takes_code;
         state.queue = has_listener.then(VecDeque::new);
     }
 
@@ -51,7 +69,7 @@ impl Output {
     }
 
     /// Takes the oldest event.
-    pub(crate) fn take(&self) -> Option<Event> {
+    pub(crate) fn take(&self) -> Option<OutputEvent> {
         self.lock().queue.as_mut()?.pop_front()
     }
 
@@ -66,8 +84,25 @@ impl Output {
         Ok(())
     }
 
+    /// Writes an event of code, whose text has `size` bytes. It is ignored if the call
+    /// does not run code.
+    pub(crate) async fn write_code(&mut self, event: ParsedEvent, size: usize) -> Result<()> {
+        if !self.lock().takes_code {
+            return Ok(());
+        }
+        if self.append(OutputEvent::Code(event), size + EVENT_OVERHEAD_BYTES)? {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
     /// Appends an event, and reports whether the queue is full now.
     fn push(&self, event: Event, size: usize) -> Result<bool> {
+        self.append(OutputEvent::Call(event), size)
+    }
+
+    fn append(&self, event: OutputEvent, size: usize) -> Result<bool> {
+        use OutputEvent::Call;
         let mut state = self.lock();
         // An empty event counts as well.
         state.written = state.written.saturating_add(size + 1);
@@ -77,8 +112,8 @@ impl Output {
         let Some(queue) = &mut state.queue else { return Ok(false) };
         match (queue.back_mut(), event) {
             // Many small writes, such as those of `print`, are joined.
-            (Some(Event::Stdout(last)), Event::Stdout(text)) => last.push_str(&text),
-            (Some(Event::Stderr(last)), Event::Stderr(text)) => last.push_str(&text),
+            (Some(Call(Event::Stdout(last))), Call(Event::Stdout(text))) => last.push_str(&text),
+            (Some(Call(Event::Stderr(last))), Call(Event::Stderr(text))) => last.push_str(&text),
             (_, event) => queue.push_back(event),
         }
         Ok(queue.len() >= MAX_QUEUED_EVENTS)
@@ -193,10 +228,12 @@ mod tests {
     #[test]
     fn small_writes_are_joined_and_limited() {
         let output = Output::new(10);
-        output.begin(true);
+        output.begin(true, false);
         output.push(Event::Stdout("a".into()), 1).unwrap();
         output.push(Event::Stdout("b".into()), 1).unwrap();
-        assert!(matches!(output.take(), Some(Event::Stdout(text)) if text == "ab"));
+        assert!(
+            matches!(output.take(), Some(OutputEvent::Call(Event::Stdout(text))) if text == "ab")
+        );
         let error = output.push(Event::Stdout("x".repeat(9)), 9).unwrap_err();
         assert_eq!(error.downcast_ref::<LimitExceeded>().unwrap().limit, Limit::Output);
     }

@@ -16,11 +16,13 @@
 
 use std::{fmt, sync::Arc};
 
-use self::call::Operation;
-pub(crate) use self::lease::{Lease, SandboxShared};
 pub use self::{
     builder::SandboxBuilder,
     call::{Answer, Call, EventStream},
+};
+pub(crate) use self::{
+    call::Operation,
+    lease::{Lease, SandboxShared},
 };
 use crate::{
     args::Args,
@@ -147,7 +149,7 @@ impl Sandbox {
         self.shared.output.is_silent()
     }
 
-    fn operate(&self, operation: Operation) -> Call {
+    pub(crate) fn operate(&self, operation: Operation) -> Call {
         Call::new(Arc::clone(&self.shared), operation)
     }
 }

@@ -40,6 +40,8 @@ pub(crate) enum Transfer {
     Loading(Arc<GuestState>),
     /// The pages that the guest has written are recorded.
     Tracing(Vec<PageRange>),
+    /// The address of the guest's memory is kept, for interrupts.
+    Locating,
     /// The pages that the guest is expected to write are copied.
     Populating(Arc<GuestState>),
 }

@@ -54,6 +54,11 @@ impl Value {
             .map_err(|error| Error::InvalidArgument(format!("not a JSON text: {error}")))
     }
 
+    /// Creates a value from a text that was parsed.
+    pub(crate) fn from_raw(text: Box<RawValue>) -> Self {
+        Self(text)
+    }
+
     /// Returns the value `null`.
     #[must_use]
     pub fn null() -> Self {

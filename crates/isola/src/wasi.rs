@@ -1,5 +1,7 @@
 //! The WASI interfaces of a guest: clocks, random numbers and mounted directories.
 
+use std::sync::Arc;
+
 use wasmtime::{
     Result, StoreContextMut, bail,
     component::{HasData, Linker, Resource, ResourceTable, Val, types::ComponentFunc},
@@ -202,14 +204,30 @@ impl monotonic_clock::Host for PollAndClockHost<'_> {
 impl io::poll::Host for PollAndClockHost<'_> {
     async fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> Result<Vec<u32>> {
         self.end_deadlocked_wait(&pollables)?;
-        io::poll::Host::poll(&mut self.0.table, pollables).await
+        let interrupt = Arc::clone(&self.0.interrupt);
+        let last = u32::try_from(pollables.len()).unwrap_or(u32::MAX).saturating_sub(1);
+        let ready = tokio::select! {
+            biased;
+            ready = io::poll::Host::poll(&mut self.0.table, pollables) => ready,
+            // Guests wait for the timer last.
+            () = interrupt.wait() => Ok(vec![last]),
+        };
+        self.0.deliver_interrupt();
+        ready
     }
 }
 
 impl io::poll::HostPollable for PollAndClockHost<'_> {
     async fn block(&mut self, pollable: Resource<DynPollable>) -> Result<()> {
         self.end_deadlocked_wait(&[Resource::new_borrow(pollable.rep())])?;
-        io::poll::HostPollable::block(&mut self.0.table, pollable).await
+        let interrupt = Arc::clone(&self.0.interrupt);
+        let done = tokio::select! {
+            biased;
+            done = io::poll::HostPollable::block(&mut self.0.table, pollable) => done,
+            () = interrupt.wait() => Ok(()),
+        };
+        self.0.deliver_interrupt();
+        done
     }
 
     async fn ready(&mut self, pollable: Resource<DynPollable>) -> Result<bool> {

@@ -44,6 +44,9 @@ pub enum Guest {
     Js,
 }
 
+/// The files of `runners/python` that are modules of the Python guest's runner.
+const CELLS: [&str; 3] = ["cells.py", "cell_results.py", "cell_charts.py"];
+
 /// The time of all builds: 2020-01-01, in seconds since 1970.
 const SOURCE_DATE_EPOCH: u64 = 1_577_836_800;
 
@@ -225,6 +228,11 @@ fn stage(guest: Guest, builder: &Builder, dir: &Path) -> Result<()> {
         copy(&source.join(name), &dir.join(name))?;
     }
     if let Builder::Python { tools, .. } = builder {
+        // The code that runs cells, which Linux sandboxes use as well.
+        for name in CELLS {
+            let file = workspace::root().join("runners/python").join(name);
+            copy(&file, &dir.join("src/isola_guest").join(name))?;
+        }
         copy_python(&tools.bundled, &dir.join("site"))?;
         copy(&native_modules::build()?, &dir.join("native"))?;
     }

@@ -31,6 +31,11 @@ export function callFunction(name, args) {
   return isThenable(value) ? resolved(value) : result(value);
 }
 
+/** Returns a promise of the JSON text of what a promise resolves to. */
+export function resolvedText(promise) {
+  return resolved(promise);
+}
+
 function lookUp(name) {
   const value = namedValue(name);
   if (typeof value === 'function') return value;

@@ -17,7 +17,7 @@
 // fires the pump soon after a turn, it fires itself once to check for that.
 
 import * as host from 'isola:sandbox/host@0.1.0';
-import { floor, microtask, now, SafeError, whenSettled } from './intrinsics.js';
+import { define, floor, microtask, now, SafeError, whenSettled } from './intrinsics.js';
 import { forgetUnhandled, takeReason, unhandled } from './rejections.js';
 
 const startEngineTimer = globalThis.setTimeout;
@@ -128,6 +128,13 @@ export function arm() {
   pumpWakes = wakes;
 }
 
+/** Returns the error for code that the host interrupts while it waits. */
+function interruption() {
+  const error = new SafeError('the code was interrupted');
+  define(error, 'name', 'InterruptedError', false);
+  return error;
+}
+
 function disarm() {
   stopEngineTimer(pumpTimer);
   pumpTimer = 0;
@@ -142,6 +149,10 @@ function onPump() {
 
 function pump() {
   if (!waiting) return;
+  if (host.interrupted()) {
+    fail(interruption());
+    return;
+  }
   if (unhandled()) {
     // The call ends with it, so the pump need not be armed again.
     whenSettled(takeReason(), fail, fail);

@@ -3,7 +3,19 @@
 
 import { installAbort } from './abort.js';
 import { installBlob } from './blob.js';
-import { callFunction } from './entry.js';
+import {
+  contextInfos,
+  createContext,
+  endCode,
+  evaluateSource,
+  prepareContexts,
+  removeContext,
+  restartContext,
+  showError,
+  showResult,
+  startCode,
+} from './code.js';
+import { callFunction, resolvedText } from './entry.js';
 import { failure } from './failures.js';
 import { installConsole } from './console.js';
 import { installEnvironment, setEnvironment } from './environment.js';
@@ -20,7 +32,7 @@ import { installText } from './text.js';
 import { forgetTimeOrigin, installTimeOrigin } from './time-origin.js';
 import { installTimers } from './timers.js';
 import { installUrl } from './url.js';
-import { microtask, SafeNumber, whenSettled } from './intrinsics.js';
+import { microtask, SafeNumber, SafePromise, whenSettled } from './intrinsics.js';
 import * as loop from './loop.js';
 import { unhandled } from './rejections.js';
 import { runSource } from './modules.js';
@@ -43,9 +55,11 @@ installStructuredClone(globalThis);
 installRequest(globalThis);
 installResponse(globalThis);
 installFetch(globalThis);
+prepareContexts();
 
 const ok = (val) => ({ tag: 'ok', val });
 const err = (thrown) => ({ tag: 'err', val: failure(thrown) });
+const failed = (val) => ({ tag: 'err', val });
 
 export const guest = {
   start({ env, maxValueSize }) {
@@ -87,11 +101,83 @@ export const guest = {
     return typeof json === 'string' ? finished(json) : settled(json);
   },
 
+  evaluate(source) {
+    loop.begin();
+    let promise;
+    try {
+      promise = resolvedText(evaluateSource(source));
+    } catch (error) {
+      loop.end();
+      return err(error);
+    }
+    return settled(promise);
+  },
+
+  runCode(source, id) {
+    const code = startCode(source, id);
+    if (code.failure !== undefined) return failed(code.failure);
+    loop.begin();
+    const { context } = code;
+    const show = (value) => {
+      showResult(value);
+      return endCode(context);
+    };
+    const fail = (error) => {
+      try {
+        showError(error);
+      } catch (unsent) {
+        endCode(context);
+        return err(unsent);
+      }
+      return ok(endCode(context));
+    };
+    let value;
+    try {
+      value = code.run();
+      if (!isPromise(value)) {
+        value = show(value);
+        if (!unhandled()) {
+          loop.end();
+          return ok(value);
+        }
+      }
+    } catch (error) {
+      loop.end();
+      return fail(error);
+    }
+    return settled(isPromise(value) ? shown(value, show) : value, fail);
+  },
+
+  createContext(cwd) {
+    const { id, failure } = createContext(cwd);
+    return failure === undefined ? ok(id) : failed(failure);
+  },
+
+  restartContext(id) {
+    const failure = restartContext(id);
+    return failure === undefined ? ok(undefined) : failed(failure);
+  },
+
+  removeContext(id) {
+    const failure = removeContext(id);
+    return failure === undefined ? ok(undefined) : failed(failure);
+  },
+
+  contexts() {
+    return ok(contextInfos());
+  },
+
   // JavaScript has no exit handlers.
   finish() {
     return ok(undefined);
   },
 };
+
+const isPromise = (value) => value instanceof SafePromise;
+
+async function shown(promise, show) {
+  return show(await promise);
+}
 
 /** Returns the result of a call that has finished, unless a promise was rejected in it. */
 function finished(value) {
@@ -100,8 +186,11 @@ function finished(value) {
   return ok(value);
 }
 
-/** Returns a thenable for a pending call. It never rejects, which would abort the guest. */
-function settled(promise) {
+/**
+ * Returns a thenable for a pending call. It never rejects, which would abort the guest.
+ * `outcomeOf` converts an error to the outcome of the call.
+ */
+function settled(promise, outcomeOf = err) {
   // An object with its own `then` instead of a promise, so that no script can replace it.
   return {
     then(answer) {
@@ -112,7 +201,9 @@ function settled(promise) {
         loop.end();
         answer(outcome);
       };
-      const fail = (error) => close(err(error));
+      const fail = (error) => {
+        if (open) close(outcomeOf(error));
+      };
       const succeed = (value) => {
         if (!open) return;
         if (!unhandled()) return close(ok(value));

@@ -38,24 +38,25 @@ export function runScript(source, label) {
   const names = candidates(source);
   const lines = string.split(source, '\n').length;
   if (names.length === 0) {
-    run(source, label, lines);
+    runText(source, label, lines);
     return;
   }
   let bindings;
   try {
-    bindings = run(withEpilogue(source, names), label, lines);
+    bindings = runText(withEpilogue(source, names), label, lines);
   } catch (error) {
     // A parser error after the last line of the source: nothing has run yet, and the
     // source without the epilogue gives the right error.
     if (!(error instanceof SafeSyntaxError) || error.lineNumber <= lines || !isFromParser(error))
       throw error;
-    run(source, label, lines);
+    runText(source, label, lines);
     return;
   }
   publish(names, bindings);
 }
 
-function run(text, label, lines) {
+/** Evaluates a text whose source has a number of lines. */
+export function runText(text, label, lines) {
   try {
     return evaluate(`${text}\n//# sourceURL=${label}`);
   } catch (error) {
@@ -139,7 +140,7 @@ function withEpilogue(source, names) {
 const PROBE = {};
 
 /** Defines properties of the global object for the local variables of the script. */
-function publish(names, bindings) {
+export function publish(names, bindings) {
   for (let i = 0; i < names.length; i++) {
     const name = names[i];
     const get = bindings[2 * i];

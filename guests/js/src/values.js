@@ -39,6 +39,11 @@ export function limitValues(bytes) {
   maxSize = bytes;
 }
 
+/** Returns the maximum length of a JSON text that is sent to the host, in bytes. */
+export function maxValueSize() {
+  return maxSize;
+}
+
 /** Returns the JSON text of `value`; `undefined` becomes null. */
 export function toJson(value) {
   const text = jsonText(value);

@@ -22,7 +22,7 @@ import sandbox.http  # noqa: E402, F401
 import sandbox.importlib  # noqa: E402, F401
 import sandbox.logging  # noqa: E402, F401
 import sandbox.serde  # noqa: E402, F401
-from isola_guest import resumption, runner  # noqa: E402
+from isola_guest import code, resumption, runner  # noqa: E402
 
 runner.prepare()
 stdlib.freeze()
@@ -42,6 +42,24 @@ class Guest:
 
     def call(self, function, arguments):
         return runner.call(function, arguments)
+
+    def evaluate(self, source):
+        return runner.evaluate(source)
+
+    def run_code(self, code, context):
+        return runner.run_code(code, context)
+
+    def create_context(self, cwd):
+        return runner.guarded(code.create, cwd)
+
+    def restart_context(self, id):
+        runner.guarded(code.restart, id)
+
+    def remove_context(self, id):
+        runner.guarded(code.remove, id)
+
+    def contexts(self):
+        return runner.guarded(code.infos)
 
     def finish(self):
         runner.finish()

@@ -19,6 +19,7 @@ use crate::{
     error::Error,
     files::{Handle, VirtualDir},
     instrument,
+    interrupt::GuestMemory,
     state::{
         GuestState, Transfer,
         image::ImageWriter,
@@ -109,6 +110,15 @@ impl Accessor {
         Ok(())
     }
 
+    /// Keeps the address of a guest's memory, for interrupts.
+    pub(crate) async fn locate(
+        &self,
+        store: &mut Store<Guest>,
+        instance: Instance,
+    ) -> WasmResult<()> {
+        self.transfer(store, instance, Transfer::Locating).await.map(drop)
+    }
+
     /// Calls the accessor, which passes the guest's globals and memory to the host, for
     /// a purpose.
     async fn transfer(
@@ -167,7 +177,7 @@ pub(crate) fn link(linker: &mut Linker<Guest>) -> WasmResult<()> {
         |mut store: StoreContextMut<'_, Guest>, (_, bits): (u32, u64)| {
             match &mut store.data_mut().transfer {
                 Transfer::Saving { globals, .. } => globals.push(bits),
-                Transfer::Tracing(_) | Transfer::Populating(_) => {}
+                Transfer::Tracing(_) | Transfer::Populating(_) | Transfer::Locating => {}
                 _ => bail!("a global was passed, but no state is being saved"),
             }
             Ok(())
@@ -212,6 +222,11 @@ async fn handle_memory(
         Transfer::Populating(state) => {
             map::populate(store, memory, state.hot_pages.get().map_or(&[], Vec::as_slice));
             Transfer::Populating(state)
+        }
+        Transfer::Locating => {
+            let memory = GuestMemory::of(memory.as_le_slice(&*store));
+            store.data_mut().delivery.memory = Some(memory);
+            Transfer::Locating
         }
         Transfer::Idle => bail!("the memory was passed, but no transfer is in progress"),
     })

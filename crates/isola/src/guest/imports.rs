@@ -1,11 +1,12 @@
 //! The functions of `wit/isola.wit` that a guest imports.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use wasmtime::Result;
 
 use super::Guest;
 use crate::{
+    code_event,
     contract::{self, Completion, Request},
     event::{Event, Level, LogRecord},
     value::Value,
@@ -28,6 +29,25 @@ impl contract::Host for Guest {
     async fn stderr(&mut self, text: String) -> Result<()> {
         let size = text.len();
         self.output.write(Event::Stderr(text), size).await
+    }
+
+    async fn code_event(&mut self, event: String) -> Result<()> {
+        let size = event.len();
+        self.check_value(size)?;
+        let event = code_event::parse(&event).map_err(wasmtime::Error::msg)?;
+        self.output.write_code(event, size).await
+    }
+
+    fn interrupt_word(&mut self, address: u32, mask: u32) -> Result<()> {
+        let armed = self.delivery.set_target(address, mask);
+        self.interrupt.set_armed(armed);
+        // One that was requested before.
+        self.deliver_interrupt();
+        Ok(())
+    }
+
+    fn interrupted(&mut self) -> Result<bool> {
+        Ok(self.interrupt.is_requested() && self.delivery.take_unreported())
     }
 
     async fn log(&mut self, level: contract::Level, message: String) -> Result<()> {
@@ -74,13 +94,21 @@ impl contract::Host for Guest {
 
     async fn wait(&mut self, timeout: Option<u64>) -> Result<Vec<Completion>> {
         let completion = self.pending.wait_for_completion();
+        let interrupt = Arc::clone(&self.interrupt);
+        let news = async {
+            tokio::select! {
+                () = completion => {}
+                () = interrupt.wait() => {}
+            }
+        };
         match timeout {
             Some(nanos) => {
-                let _ = tokio::time::timeout(Duration::from_nanos(nanos), completion).await;
+                let _ = tokio::time::timeout(Duration::from_nanos(nanos), news).await;
             }
             None if self.pending.is_idle() => {}
-            None => completion.await,
+            None => news.await,
         }
+        self.deliver_interrupt();
         Ok(self.pending.take())
     }
 

@@ -19,6 +19,7 @@ use crate::{
     files::MountedFiles,
     guest::Guest,
     host::{DenyAll, Host},
+    interrupt::Interrupt,
     limits::Limits,
     mount::Mount,
     output::{Output, Stdio},
@@ -133,6 +134,7 @@ impl SandboxBuilder {
         let limits = Arc::new(settings.limits.clone());
         let output = Output::new(limits.max_output_size);
         let cpu = Arc::new(CpuClock::default());
+        let interrupt = Arc::new(Interrupt::default());
         let clock = Monotonic::from(state.as_ref().map_or(0, |state| state.monotonic));
         let mounted =
             MountedFiles::open(&settings.mounts, Arc::clone(&cpu), limits.max_held_memory)?;
@@ -141,6 +143,7 @@ impl SandboxBuilder {
             Arc::clone(&host),
             output.clone(),
             Arc::clone(&cpu),
+            Arc::clone(&interrupt),
             mounted,
             wasi_context(&output, clock),
         );
@@ -157,6 +160,7 @@ impl SandboxBuilder {
                 limits,
                 output,
                 cpu,
+                interrupt,
                 config: Mutex::new(Some(config)),
                 prelude: template.defaults().prelude.clone().filter(|_| !warm),
                 warm,

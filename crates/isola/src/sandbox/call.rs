@@ -17,13 +17,15 @@ use super::{
 };
 use crate::{
     args::{Args, Argument},
+    code_event,
     contract::{self, Failure, FailureKind},
     cpu::metered,
     engine::{HeartbeatGuard, engine},
-    error::{Error, GuestException, Limit, LimitExceeded},
-    evaluate,
+    error::{Closed, Error, GuestException, Limit, LimitExceeded},
     event::Event,
-    output::Output,
+    guest::accessor::Accessor,
+    interrupt::Interrupt,
+    output::{Output, OutputEvent},
     value::Value,
 };
 
@@ -42,6 +44,11 @@ pub(crate) enum Operation {
     Load { name: String, source: String },
     Call { function: String, args: Args },
     Evaluate { source: String },
+    RunCode { code: String, context: String },
+    CreateContext { cwd: Option<String> },
+    RestartContext { id: String },
+    RemoveContext { id: String },
+    Contexts,
     Finish,
 }
 
@@ -87,9 +94,10 @@ impl Call {
         self,
         streamed: bool,
     ) -> Result<impl Future<Output = Result<Value, Error>> + Send + 'static, Error> {
+        let takes_code = matches!(self.operation, Operation::RunCode { .. });
         let operation = PreparedOperation::prepare(self.operation, &self.shared)?;
         let lease = self.shared.lease(matches!(operation, PreparedOperation::Start { .. }))?;
-        self.shared.output.begin(streamed);
+        self.shared.output.begin(streamed, takes_code);
         Ok(perform(lease, operation, self.timeout, self.cpu_timeout))
     }
 }
@@ -119,7 +127,21 @@ impl Stream for EventStream {
     type Item = Event;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        let this = &mut *self;
+        loop {
+            match std::task::ready!(self.poll_output(cx)) {
+                Some(OutputEvent::Call(event)) => return Poll::Ready(Some(event)),
+                // Only a call that runs code has these, and its stream is another one.
+                Some(OutputEvent::Code(_)) => {}
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl EventStream {
+    /// Returns the next output of the call, among them the events of code.
+    pub(crate) fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<Option<OutputEvent>> {
+        let this = self;
         // Queued events are returned before the guest is polled again, so the guest is
         // no faster than the reader of its events.
         if (this.future.is_some() || this.end.is_some())
@@ -139,7 +161,7 @@ impl Stream for EventStream {
                 return Poll::Pending;
             }
         }
-        Poll::Ready(this.end.take())
+        Poll::Ready(this.end.take().map(OutputEvent::Call))
     }
 }
 
@@ -148,7 +170,12 @@ enum PreparedOperation {
     Start { config: Option<contract::Config>, prelude: Option<String>, warm: bool },
     Load { name: String, source: String },
     Call { function: String, args: Vec<contract::Argument> },
-    Evaluate { helper: &'static str, source: contract::Argument },
+    Evaluate { source: String },
+    RunCode { code: String, context: String },
+    CreateContext { cwd: Option<String> },
+    RestartContext { id: String },
+    RemoveContext { id: String },
+    Contexts,
     Finish,
 }
 
@@ -182,10 +209,23 @@ impl PreparedOperation {
                 if source.len() > max {
                     return Err(Error::Limit(LimitExceeded::bytes(Limit::ValueSize, max)));
                 }
-                let value = Value::new(&source)?.into_text();
-                let source = contract::Argument { name: None, value };
-                Self::Evaluate { helper: evaluate::helper(shared.runtime), source }
+                Self::Evaluate { source }
             }
+            Operation::RunCode { code, context } => {
+                if code.len() > max {
+                    return Err(Error::Limit(LimitExceeded::bytes(Limit::ValueSize, max)));
+                }
+                Self::RunCode { code, context }
+            }
+            Operation::CreateContext { cwd } => {
+                if cwd.as_ref().is_some_and(|cwd| cwd.contains('\0')) {
+                    return Err(Error::InvalidArgument("a directory contains a NUL".into()));
+                }
+                Self::CreateContext { cwd }
+            }
+            Operation::RestartContext { id } => Self::RestartContext { id },
+            Operation::RemoveContext { id } => Self::RemoveContext { id },
+            Operation::Contexts => Self::Contexts,
             Operation::Finish => Self::Finish,
         })
     }
@@ -215,14 +255,25 @@ async fn perform(
     let shared = Arc::clone(&lease.shared);
     let starting = matches!(operation, PreparedOperation::Start { .. });
     let finishing = matches!(operation, PreparedOperation::Finish);
+    let code_context = match &operation {
+        PreparedOperation::RunCode { context, .. } => Some(context.clone()),
+        _ => None,
+    };
     let guest = lease.guest()?;
     shared.cpu.reset(cpu_timeout);
     guest.store.data_mut().memory.take_refused();
     guest.store.set_epoch_deadline(1);
+    if let Some(context) = &code_context {
+        guest.prepare_interrupts(shared.template.component().accessor.as_ref()).await?;
+        shared.interrupt.begin(context);
+    }
 
     let outcome = {
         let work = metered(&shared.cpu, guest.execute(operation));
         let limited = async {
+            if code_context.is_some() {
+                return interruptible(work, &shared.interrupt, timeout).await;
+            }
             match timeout {
                 None => work.await,
                 Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
@@ -236,6 +287,9 @@ async fn perform(
             outcome = limited => outcome,
         }
     };
+    if code_context.is_some() {
+        shared.interrupt.end();
+    }
     match outcome {
         // A sandbox whose prelude failed lacks what its template defines, so it is closed.
         CallOutcome::Usable(Err(error)) if starting => {
@@ -251,6 +305,10 @@ async fn perform(
             }
             result
         }
+        CallOutcome::Fatal(error @ Error::Closed(Closed::Interrupted)) => {
+            lease.give_up();
+            Err(error)
+        }
         CallOutcome::Fatal(error) => {
             lease.fail(&error);
             Err(error)
@@ -258,9 +316,57 @@ async fn perform(
     }
 }
 
+/// The time in which code has to end after it was interrupted.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(2);
+
+/// Runs code up to its end, or up to the end of the grace after an interrupt or the time
+/// limit.
+async fn interruptible(
+    work: impl Future<Output = CallOutcome>,
+    interrupt: &Interrupt,
+    timeout: Option<Duration>,
+) -> CallOutcome {
+    let mut work = std::pin::pin!(work);
+    let expired = async {
+        match timeout {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    };
+    let exceeded = tokio::select! {
+        biased;
+        outcome = &mut work => return outcome,
+        () = interrupt.wait() => None,
+        () = expired => timeout,
+    };
+    let failed = match exceeded {
+        Some(limit) => Error::Limit(LimitExceeded::time(Limit::WallTime, limit)),
+        None => Error::Closed(Closed::Interrupted),
+    };
+    if exceeded.is_some_and(|limit| !interrupt.request_after(limit)) {
+        return CallOutcome::Fatal(failed);
+    }
+    match tokio::time::timeout(INTERRUPT_GRACE, work).await {
+        Ok(outcome) => outcome,
+        Err(_) => CallOutcome::Fatal(failed),
+    }
+}
+
 impl GuestInstance {
+    /// Prepares the interruption of the next code.
+    async fn prepare_interrupts(&mut self, accessor: Option<&Accessor>) -> Result<(), Error> {
+        self.store.data_mut().delivery.begin();
+        if let (None, Some(accessor)) = (&self.store.data().delivery.memory, accessor) {
+            accessor
+                .locate(&mut self.store, self.instance)
+                .await
+                .map_err(|error| Error::internal("locating the guest's memory", error))?;
+        }
+        Ok(())
+    }
+
     async fn execute(&mut self, operation: PreparedOperation) -> CallOutcome {
-        let Self { store, instance, exports, evaluates, resume_from, .. } = self;
+        let Self { store, instance, exports, resume_from, .. } = self;
         let guest = exports.isola_sandbox_guest();
         let result = match operation {
             PreparedOperation::Start { config: None, .. } => {
@@ -292,23 +398,35 @@ impl GuestInstance {
             PreparedOperation::Call { function, args } => {
                 guest.call_call(&mut *store, &function, &args).await.map(|done| done.map(Some))
             }
-            PreparedOperation::Evaluate { helper, source } => {
-                let ready = if *evaluates {
-                    Ok(Ok(()))
-                } else {
-                    guest.call_load(&mut *store, helper, evaluate::FILE).await
-                };
-                match ready {
-                    Ok(Ok(())) => {
-                        *evaluates = true;
-                        guest
-                            .call_call(&mut *store, evaluate::FUNCTION, &[source])
-                            .await
-                            .map(|done| done.map(Some))
-                    }
-                    failed => failed.map(|done| done.map(|()| None)),
+            PreparedOperation::Evaluate { source } => {
+                guest.call_evaluate(&mut *store, &source).await.map(|done| done.map(Some))
+            }
+            PreparedOperation::RunCode { code, context } => guest
+                .call_run_code(&mut *store, &code, &context)
+                .await
+                .map(|done| done.map(|count| Some(count.to_string()))),
+            PreparedOperation::CreateContext { cwd } => {
+                match guest.call_create_context(&mut *store, cwd.as_deref()).await {
+                    Ok(Ok(id)) => match Value::new(&id) {
+                        Ok(value) => Ok(Ok(Some(value.into_text()))),
+                        Err(error) => return CallOutcome::Usable(Err(error)),
+                    },
+                    failed => failed.map(|done| done.map(Some)),
                 }
             }
+            PreparedOperation::RestartContext { id } => {
+                guest.call_restart_context(&mut *store, &id).await.map(|done| done.map(|()| None))
+            }
+            PreparedOperation::RemoveContext { id } => {
+                guest.call_remove_context(&mut *store, &id).await.map(|done| done.map(|()| None))
+            }
+            PreparedOperation::Contexts => match guest.call_contexts(&mut *store).await {
+                Ok(Ok(contexts)) => match listed(&contexts) {
+                    Ok(text) => Ok(Ok(Some(text))),
+                    Err(reason) => return CallOutcome::Fatal(Error::Crash(reason)),
+                },
+                failed => failed.map(|done| done.map(|_| None)),
+            },
             PreparedOperation::Finish => {
                 guest.call_finish(&mut *store).await.map(|done| done.map(|()| None))
             }
@@ -339,6 +457,23 @@ impl GuestInstance {
     }
 }
 
+/// Returns the JSON text of the contexts that a guest reports, or why they are invalid.
+fn listed(contexts: &[contract::CodeContext]) -> Result<String, String> {
+    let names = contexts.iter().map(|context| (context.id.as_str(), context.cwd.as_str()));
+    code_event::check_contexts(names)?;
+    let list: Vec<_> = contexts
+        .iter()
+        .map(|context| {
+            serde_json::json!({
+                "id": context.id,
+                "cwd": context.cwd,
+                "execution_count": context.execution_count,
+            })
+        })
+        .collect();
+    Ok(serde_json::Value::Array(list).to_string())
+}
+
 /// The limit of recursion that is reported if the limit is not a number of calls.
 const INTERPRETER_STACK: &str = "the interpreter's stack";
 
@@ -363,6 +498,7 @@ fn error_from_failure(failure: Failure, out_of_memory: bool, limits: &crate::Lim
         }
         FailureKind::Size => LimitExceeded::bytes(Limit::ValueSize, limits.max_value_size),
         FailureKind::Hostcall => return Error::Hostcall(exception),
+        FailureKind::Context => return Error::InvalidArgument(exception.message),
         FailureKind::Memory | FailureKind::Exception | FailureKind::Value => {
             return Error::Guest(exception);
         }

@@ -41,7 +41,8 @@ impl GuestInstance {
         store.limiter(|guest| &mut guest.memory);
         store.set_hostcall_fuel(limits.max_message());
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|store| {
+        store.epoch_deadline_callback(|mut store| {
+            store.data_mut().deliver_interrupt();
             if let Some(exceeded) = store.data().cpu.exceeded() {
                 return Err(exceeded.into());
             }

@@ -13,6 +13,7 @@ use crate::{
     engine::{HeartbeatGuard, engine},
     error::{Closed, Error},
     host::Host,
+    interrupt::Interrupt,
     limits::Limits,
     output::Output,
     runtime::Runtime,
@@ -26,6 +27,7 @@ pub(crate) struct SandboxShared {
     pub(crate) limits: Arc<Limits>,
     pub(crate) output: Output,
     pub(crate) cpu: Arc<CpuClock>,
+    pub(crate) interrupt: Arc<Interrupt>,
     /// The configuration, which the start takes.
     pub(crate) config: Mutex<Option<Config>>,
     pub(crate) prelude: Option<String>,
@@ -110,6 +112,11 @@ impl Lease {
         let guest = self.guest.take();
         self.shared.lifecycle.close(Closed::ByOwner);
         drop(guest);
+    }
+
+    /// Closes the sandbox because its code did not end after it was interrupted.
+    pub(crate) fn give_up(self) {
+        self.shared.lifecycle.close(Closed::Interrupted);
     }
 
     /// Closes the sandbox because the operation left the guest unusable.

@@ -7,6 +7,7 @@
 mod bounds;
 mod cache;
 mod cancel;
+mod code;
 mod contract;
 mod directories;
 mod entry_points;

@@ -43,7 +43,7 @@ const PREFIX: &str = "_isola_";
 /// A suffix by which `componentize-py` recognizes a native module.
 const SUFFIX: &str = ".abi3.so";
 
-const MODULES: [NativeModule; 5] = [
+const MODULES: [NativeModule; 6] = [
     NativeModule {
         name: "bzip2",
         library: Some(SourceLibrary {
@@ -116,6 +116,7 @@ const MODULES: [NativeModule; 5] = [
         }),
     },
     NativeModule { name: "kdf", library: None },
+    NativeModule { name: "interrupt", library: None },
     // Not a module of Python: `merge_modules` calls its functions instead of others.
     NativeModule { name: "heap", library: None },
 ];

@@ -5,14 +5,17 @@ from isola_guest import own_builtins as __builtins__  # noqa: A004
 import __main__ as _build_main  # noqa: F401  (ensures that the name exists)
 import builtins
 import inspect
+import json
 import linecache
 import os
 import sys
 import types
 
+from componentize_py_types import Err
 from wit_world.imports import host
 
 from . import (
+    code,
     dependencies,
     files,
     finish as end,
@@ -62,6 +65,7 @@ def prepare():
     loop.run(_noop())
     loop.run(_drain(_no_items()))
     loop.finish()
+    code.prepare(_user)
     end.prepare()
 
 
@@ -90,6 +94,35 @@ def call(function, arguments):
             return _call_function(function, arguments)
         finally:
             _end_call()
+    except BaseException as error:
+        raise failure(error) from None
+
+
+def evaluate(source):
+    """Runs source code and returns the JSON text of the value of its last expression."""
+    try:
+        try:
+            return _sent(_representable(code.evaluate(source)))
+        finally:
+            _end_call()
+    except BaseException as error:
+        raise failure(error) from None
+
+
+def run_code(source, context):
+    """Runs code in a context and returns its number there."""
+    return guarded(code.run, source, context)
+
+
+def guarded(function, *args):
+    """Calls a function of the runner, and ends the call."""
+    try:
+        try:
+            return function(*args)
+        finally:
+            _end_call()
+    except Err:
+        raise
     except BaseException as error:
         raise failure(error) from None
 
@@ -139,10 +172,25 @@ def _call_function(function, arguments):
             args.append(values.decode(argument.value))
         else:
             kwargs[argument.name] = values.decode(argument.value)
-    result = target(*args, **kwargs)
+    return _sent(target(*args, **kwargs))
+
+
+def _sent(result):
+    """Returns the JSON text of a result, whose items are sent if it is an iterable."""
     if type(result) not in _SCALARS:
         result = _resolve(result)
     return values.encode(result)
+
+
+def _representable(value):
+    """Returns a value, or its text if JSON cannot represent it and it has no items to send."""
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+        return value
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return repr(value)
+    return value
 
 
 async def _noop():

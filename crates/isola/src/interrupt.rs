@@ -1,0 +1,213 @@
+//! Interruption of the code that `run_code` runs.
+//!
+//! ```text
+//!  embedder            host                               guest (Python)
+//!  ────────            ────                               ──────────────
+//!                      run-code ────────────────────────▶ stores KeyboardInterrupt
+//!                      target ◀─────────────────────────  interrupt-word(address, mask)
+//!  interrupt() ──────▶ requested                          while True: pass
+//!                      epoch callback: word |= mask ────▶ raises KeyboardInterrupt
+//! ```
+//!
+//! CPython reads a word of its thread's state in every loop and call. The guest tells the
+//! host that word and the bit upon which it raises an exception, and the host sets the bit
+//! at the next epoch, when the guest is suspended on the same thread. A guest that waits
+//! for the host is woken. A guest without such a word, as a JavaScript guest, only has its
+//! waits ended; `sandbox/call.rs` closes the sandbox if code does not end in time.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+pub(crate) use self::word::GuestMemory;
+
+mod word;
+
+/// The interruption of one sandbox, shared by its handle and its guest.
+#[derive(Default)]
+pub(crate) struct Interrupt {
+    state: Mutex<InterruptState>,
+    /// A copy of the state's `requested`, for the epoch callback.
+    requested: AtomicBool,
+    arrived: Notify,
+}
+
+#[derive(Default)]
+struct InterruptState {
+    /// The context of the code that runs.
+    context: Option<String>,
+    requested: bool,
+    /// `true` if the guest has told the word by which it is interrupted.
+    armed: bool,
+    /// The time limit that has interrupted the code.
+    exceeded: Option<Duration>,
+}
+
+impl Interrupt {
+    /// Begins code in a context.
+    pub(crate) fn begin(&self, context: &str) {
+        let mut state = self.lock();
+        *state = InterruptState { context: Some(context.to_owned()), ..Default::default() };
+        self.requested.store(false, Relaxed);
+    }
+
+    /// Ends the code, which leaves the time limit that has interrupted it.
+    pub(crate) fn end(&self) {
+        let mut state = self.lock();
+        state.context = None;
+        state.requested = false;
+        state.armed = false;
+        self.requested.store(false, Relaxed);
+    }
+
+    /// Interrupts the code that runs, if it is in this context. Reports whether it is.
+    pub(crate) fn request(&self, context: Option<&str>) -> bool {
+        let mut state = self.lock();
+        let matches = match (&state.context, context) {
+            (Some(running), Some(wanted)) => running == wanted,
+            (running, None) => running.is_some(),
+            (None, Some(_)) => false,
+        };
+        if matches {
+            state.requested = true;
+            self.requested.store(true, Relaxed);
+            self.arrived.notify_waiters();
+        }
+        matches
+    }
+
+    /// Interrupts the code because it has exceeded a time limit. Reports whether the guest
+    /// can be interrupted in the middle of its code.
+    pub(crate) fn request_after(&self, limit: Duration) -> bool {
+        let mut state = self.lock();
+        if state.context.is_none() || !state.armed {
+            return false;
+        }
+        state.requested = true;
+        state.exceeded = Some(limit);
+        self.requested.store(true, Relaxed);
+        self.arrived.notify_waiters();
+        true
+    }
+
+    /// Returns the time limit that has interrupted the last code.
+    pub(crate) fn exceeded(&self) -> Option<Duration> {
+        self.lock().exceeded
+    }
+
+    pub(crate) fn set_armed(&self, armed: bool) {
+        self.lock().armed = armed;
+    }
+
+    /// Reports whether an interrupt is requested.
+    pub(crate) fn is_requested(&self) -> bool {
+        self.requested.load(Relaxed)
+    }
+
+    /// Waits until an interrupt is requested.
+    pub(crate) async fn wait(&self) {
+        loop {
+            let arrived = self.arrived.notified();
+            if self.lock().requested {
+                return;
+            }
+            arrived.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, InterruptState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The delivery of interrupts to one guest.
+#[derive(Default)]
+pub(crate) struct Delivery {
+    /// The guest's memory, once it is known.
+    pub(crate) memory: Option<GuestMemory>,
+    /// The address of the word and its bits, while code runs that can be interrupted.
+    target: Option<(u32, u32)>,
+    /// `true` if the request was delivered or reported.
+    done: bool,
+}
+
+impl Delivery {
+    /// Begins code: the next request is a new one.
+    pub(crate) fn begin(&mut self) {
+        self.target = None;
+        self.done = false;
+    }
+
+    /// Sets the word of the guest. Reports whether it can be used.
+    pub(crate) fn set_target(&mut self, address: u32, mask: u32) -> bool {
+        let fits = self.memory.as_ref().is_some_and(|memory| memory.contains(address));
+        self.target = (mask != 0 && fits).then_some((address, mask));
+        self.target.is_some()
+    }
+
+    /// Sets the bits in the guest's memory, once for each request. Must be called while the
+    /// guest is suspended, on the thread that runs it.
+    pub(crate) fn deliver(&mut self) {
+        if let (false, Some((address, mask)), Some(memory)) =
+            (self.done, self.target, &mut self.memory)
+        {
+            memory.set_bits(address, mask);
+            self.done = true;
+        }
+    }
+
+    /// Reports whether a request has not been reported to the guest.
+    pub(crate) fn take_unreported(&mut self) -> bool {
+        !std::mem::replace(&mut self.done, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU8;
+
+    use super::*;
+
+    #[test]
+    fn only_running_code_of_the_context_is_interrupted() {
+        let interrupt = Interrupt::default();
+        assert!(!interrupt.request(None));
+        interrupt.begin("a");
+        assert!(!interrupt.request(Some("b")) && !interrupt.is_requested());
+        assert!(!interrupt.request_after(Duration::ZERO));
+        assert!(interrupt.request(Some("a")) && interrupt.is_requested());
+        interrupt.end();
+        assert!(!interrupt.is_requested() && !interrupt.request(Some("a")));
+        interrupt.begin("a");
+        interrupt.set_armed(true);
+        assert!(interrupt.request_after(Duration::from_secs(1)));
+        interrupt.end();
+        assert_eq!(interrupt.exceeded(), Some(Duration::from_secs(1)));
+        interrupt.begin("a");
+        assert_eq!(interrupt.exceeded(), None);
+    }
+
+    #[test]
+    fn words_outside_of_the_memory_are_not_written() {
+        let bytes: Vec<AtomicU8> = (0..16).map(|_| AtomicU8::new(0)).collect();
+        let mut delivery = Delivery::default();
+        assert!(!delivery.set_target(0, 1));
+        delivery.memory = Some(GuestMemory::of_cells(&bytes));
+        for address in [13, 16, u32::MAX, u32::MAX - 3] {
+            assert!(!delivery.set_target(address, 1), "{address}");
+            delivery.deliver();
+        }
+        assert!(!delivery.set_target(4, 0));
+        assert!(delivery.set_target(5, 0x0100_0002));
+        delivery.deliver();
+        delivery.deliver();
+        let written: Vec<u8> = bytes.iter().map(|byte| byte.load(Relaxed)).collect();
+        assert_eq!(written[4..10], [0, 2, 0, 0, 1, 0]);
+    }
+}
