@@ -17,6 +17,36 @@ declare class HostcallError extends Error {}
 /** The environment variables that the host set. Nothing else of Node.js exists. */
 declare const process: { readonly env: Readonly<Record<string, string | undefined>> };
 
+/** The arguments of the program. */
+declare let scriptArgs: string[];
+
+/**
+ * The files of the sandbox: its own, and those of its mounts. Relative paths start in
+ * `/root`. A failure is an error with a `code` such as `ENOENT`.
+ */
+declare const files: {
+  /** Returns the content of a file: bytes, or with `'utf8'` text. */
+  read(path: string): Uint8Array;
+  read(path: string, encoding: 'utf8' | 'utf-8'): string;
+  /**
+   * Writes a file, in place of its content or at its end. Creates it and the missing
+   * directories above it.
+   */
+  write(path: string, content: string | BufferSource, options?: { append?: boolean }): void;
+  /** Returns the entries of a directory, sorted by name. */
+  list(path?: string): FileEntry[];
+  /** Removes a file, or an empty directory. */
+  remove(path: string): void;
+};
+
+interface FileEntry {
+  name: string;
+  kind: 'file' | 'directory' | 'link' | 'other';
+  /** In bytes; 0 for what is not a file. */
+  size: number;
+  modified: Date;
+}
+
 // HTTP, which is disabled unless the host allows it.
 
 declare function fetch(input: RequestInfo | URL, init?: RequestInit): Promise<Response>;

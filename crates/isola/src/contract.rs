@@ -10,6 +10,10 @@ wasmtime::component::bindgen!({
         "isola:sandbox/host.stderr": async | trappable,
         "isola:sandbox/host.log": async | trappable,
         "isola:sandbox/host.wait": async | trappable,
+        "isola:sandbox/host.read-file": async | trappable,
+        "isola:sandbox/host.write-file": async | trappable,
+        "isola:sandbox/host.list-files": async | trappable,
+        "isola:sandbox/host.remove-file": async | trappable,
         default: trappable,
     },
     exports: { default: async },
@@ -19,5 +23,6 @@ pub(crate) use self::exports::isola::sandbox::guest::{
     Argument, Config, Context as CodeContext, Failure, FailureKind,
 };
 pub(crate) use self::isola::sandbox::host::{
-    Completion, Host, Level, Outcome, Request, RequestBody, Response,
+    Completion, FileEntry, FileFailure, FileKind, Host, Level, Outcome, Request, RequestBody,
+    Response,
 };

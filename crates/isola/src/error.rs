@@ -30,6 +30,10 @@ pub enum Error {
     #[error("{0}")]
     InvalidArgument(String),
 
+    /// An operation of the embedder on the sandbox's files failed.
+    #[error("{0}")]
+    File(FileError),
+
     /// A runtime could not be downloaded: a server or a connection failed.
     /// The next attempt continues where this one stopped.
     #[error("{0}")]
@@ -73,7 +77,7 @@ impl Error {
     /// One of `guest_exception`, `hostcall_failed`, `memory_limit`,
     /// `cpu_time_limit`, `wall_time_limit`, `value_size_limit`,
     /// `output_limit`, `recursion_limit`, `handle_limit`, `crash`,
-    /// `invalid_argument`, `download_failed`, `download_refused`,
+    /// `invalid_argument`, `file`, `download_failed`, `download_refused`,
     /// `snapshot_refused`, `busy`, `not_running`, `not_pending`, `closed`,
     /// `internal`.
     #[must_use]
@@ -84,6 +88,7 @@ impl Error {
             Self::Limit(exceeded) => exceeded.limit.code(),
             Self::Crash(_) => "crash",
             Self::InvalidArgument(_) => "invalid_argument",
+            Self::File(_) => "file",
             Self::DownloadFailed(_) => "download_failed",
             Self::DownloadRefused(_) => "download_refused",
             Self::SnapshotRefused(_) => "snapshot_refused",
@@ -127,6 +132,77 @@ impl Error {
 
     pub(crate) fn bug(context: impl Into<Cow<'static, str>>) -> Self {
         Self::Internal(Internal { context: context.into(), source: None })
+    }
+}
+
+/// A failed operation of the embedder on the files of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path:?}: {failure}")]
+#[non_exhaustive]
+pub struct FileError {
+    /// The path as it was passed, in the sandbox.
+    pub path: String,
+    /// What failed.
+    pub failure: FileFailure,
+}
+
+/// The reason why an operation on a file failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileFailure {
+    /// It does not exist (`ENOENT`).
+    #[error("no such file or directory")]
+    NotFound,
+    /// It exists already (`EEXIST`).
+    #[error("file exists")]
+    Exists,
+    /// A part of the path is not a directory (`ENOTDIR`).
+    #[error("not a directory")]
+    NotADirectory,
+    /// It is a directory (`EISDIR`).
+    #[error("is a directory")]
+    IsADirectory,
+    /// The files take more than `max_storage` (`ENOSPC`).
+    #[error("no space left: the sandbox's files would take more than its max_storage")]
+    NoSpace,
+    /// The file would be larger than the operation permits (`EFBIG`).
+    #[error("the file is too large")]
+    TooLarge,
+    /// The path leads into a mount, or is that of a mount: the embedder has the directory
+    /// itself (`EXDEV`).
+    #[error("it is in a mounted directory: use the directory of the host")]
+    Mounted,
+    /// There are too many symbolic links in the path (`ELOOP`).
+    #[error("too many levels of symbolic links")]
+    Loop,
+    /// A name or the path is too long (`ENAMETOOLONG`).
+    #[error("file name too long")]
+    NameTooLong,
+    /// The sandbox has no files of its own: its `max_storage` is 0 (`EROFS`).
+    #[error("the sandbox has no files of its own, since its max_storage is 0")]
+    ReadOnly,
+    /// The operation is not possible for this file (`EINVAL`).
+    #[error("invalid argument")]
+    Invalid,
+}
+
+impl FileFailure {
+    /// Returns the name of the error number that POSIX has for it, such as `ENOENT`.
+    #[must_use]
+    pub fn errno(self) -> &'static str {
+        match self {
+            Self::NotFound => "ENOENT",
+            Self::Exists => "EEXIST",
+            Self::NotADirectory => "ENOTDIR",
+            Self::IsADirectory => "EISDIR",
+            Self::NoSpace => "ENOSPC",
+            Self::TooLarge => "EFBIG",
+            Self::Mounted => "EXDEV",
+            Self::Loop => "ELOOP",
+            Self::NameTooLong => "ENAMETOOLONG",
+            Self::ReadOnly => "EROFS",
+            Self::Invalid => "EINVAL",
+        }
     }
 }
 

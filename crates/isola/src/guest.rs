@@ -12,7 +12,7 @@ use wasmtime_wasi_http::{
 use crate::{
     cpu::CpuClock,
     error::{Limit, LimitExceeded},
-    files::{Files, MountedFiles},
+    files::{Files, GuestFiles, Tree},
     host::Host,
     interrupt::{Delivery, Interrupt},
     limits::Limits,
@@ -42,7 +42,7 @@ pub(crate) struct Guest {
     pub(crate) delivery: Delivery,
     /// The current use of its accessor.
     pub(crate) transfer: Transfer,
-    mounted: MountedFiles,
+    files: GuestFiles,
     deny_http: DenyHttp,
     wasi: WasiCtx,
     http: WasiHttpCtx,
@@ -55,7 +55,7 @@ impl Guest {
         output: Output,
         cpu: Arc<CpuClock>,
         interrupt: Arc<Interrupt>,
-        mounted: MountedFiles,
+        files: GuestFiles,
         wasi: WasiCtx,
     ) -> Self {
         let mut table = ResourceTable::new();
@@ -71,7 +71,7 @@ impl Guest {
             interrupt,
             delivery: Delivery::default(),
             transfer: Transfer::Idle,
-            mounted,
+            files,
             deny_http: DenyHttp,
             wasi,
             http: WasiHttpCtx::new(),
@@ -81,17 +81,22 @@ impl Guest {
 
     /// Returns the file system of the guest.
     pub(crate) fn files(&mut self) -> Files<'_> {
-        Files { table: &mut self.table, mounted: &mut self.mounted }
+        Files { table: &mut self.table, files: &mut self.files }
+    }
+
+    /// Returns a copy of its private files; `None` if it has none.
+    pub(crate) fn copy_files(&self) -> Option<Tree> {
+        self.files.private().copy()
     }
 
     /// Returns the paths, in the guest, of the files and directories that it has open.
     pub(crate) fn open_files(&self) -> Vec<String> {
-        self.mounted.names()
+        self.files.names()
     }
 
-    /// Returns the mounted directories that its libc has a handle of.
+    /// Returns the root and mounted directories that its libc has a handle of.
     pub(crate) fn open_mounts(&self) -> Vec<String> {
-        self.mounted.directories()
+        self.files.directories()
     }
 
     /// Sets the bits by which its code is interrupted, if that is requested. Must be

@@ -109,8 +109,12 @@ pub use cache::{CacheEntry, clear_cache, default_cache_dir, list_cache};
 #[cfg(feature = "client")]
 pub use client::HttpClient;
 pub use code::{CodeContext, CodeError, CodeEvent, CodeResult, CodeStream, Execution, RunCode};
-pub use error::{Closed, Error, GuestException, HostError, Internal, Limit, LimitExceeded};
+pub use error::{
+    Closed, Error, FileError, FileFailure, GuestException, HostError, Internal, Limit,
+    LimitExceeded,
+};
 pub use event::{Event, Level, LogRecord};
+pub use files::{FileEntry, FileKind, FileStat, SandboxFiles};
 pub use host::{DenyAll, Handlers, Host};
 pub use limits::Limits;
 pub use mount::{Mount, Permission};

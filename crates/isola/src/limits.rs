@@ -16,11 +16,12 @@ use std::time::Duration;
 /// | [`max_recursion`](Self::max_recursion) | 1,000 |
 /// | [`max_pending_hostcalls`](Self::max_pending_hostcalls) | 4,096 |
 /// | [`max_held_memory`](Self::max_held_memory) | 64 MiB |
+/// | [`max_storage`](Self::max_storage) | 64 MiB |
 /// | [`max_handles`](Self::max_handles) | 1,024 |
 /// | [`max_requests`](Self::max_requests) | 64 |
 ///
 /// Exceeding a limit is reported as [`Error::Limit`](crate::Error::Limit), or,
-/// for pending hostcalls, held memory and requests, as an exception in the
+/// for pending hostcalls, held memory, storage and requests, as an exception in the
 /// guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -47,6 +48,11 @@ pub struct Limits {
     /// that would exceed it fails in the guest. The buffers of file streams have
     /// a separate limit of the same size.
     pub max_held_memory: usize,
+    /// The size of the sandbox's own files, in bytes, with what the names and the empty
+    /// files take. Writing more fails in the guest, as on a full disk. 0: the sandbox has
+    /// no files of its own, and its root directory, which leads to its mounts, cannot be
+    /// changed.
+    pub max_storage: usize,
     /// The number of files, directories, streams and timers that are open at
     /// once. At most 256 of them are files and directories, or fewer if the
     /// process has a low limit of file descriptors; opening another one raises an
@@ -77,6 +83,7 @@ impl Default for Limits {
             max_recursion: 1_000,
             max_pending_hostcalls: 4_096,
             max_held_memory: 64 << 20,
+            max_storage: 64 << 20,
             max_handles: 1_024,
             max_requests: 64,
         }

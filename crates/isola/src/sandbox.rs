@@ -27,6 +27,7 @@ pub(crate) use self::{
 use crate::{
     args::Args,
     error::{Closed, Error},
+    files::SandboxFiles,
     limits::Limits,
     runtime::Runtime,
 };
@@ -116,10 +117,18 @@ impl Sandbox {
         self.operate(Operation::Finish)
     }
 
-    /// Closes the sandbox and frees its memory. A running call is stopped. Closing
-    /// a closed sandbox has no effect.
+    /// Closes the sandbox and frees its memory and its files. A running call is stopped.
+    /// Closing a closed sandbox has no effect.
     pub fn close(&self) {
         self.shared.lifecycle.close(Closed::ByOwner);
+        self.shared.files.clear();
+    }
+
+    /// Returns access to the sandbox's own files, also while a call runs, and also after
+    /// a limit or a crash has closed the sandbox. [`close`](Self::close) removes them.
+    #[must_use]
+    pub fn files(&self) -> SandboxFiles {
+        SandboxFiles::new(self.shared.files.clone())
     }
 
     /// Reports whether the sandbox is closed.

@@ -1,4 +1,4 @@
-//! The state of an idle guest: its memory and a few globals.
+//! The state of an idle guest: its memory, a few globals and its private files.
 //!
 //! `image` stores the memory, `map` maps it over that of another guest, which is the
 //! unsafe part.
@@ -6,6 +6,7 @@
 use std::sync::{Arc, OnceLock, atomic::AtomicBool};
 
 use self::{image::Image, map::PageRange};
+use crate::files::Tree;
 
 pub(crate) mod image;
 pub(crate) mod in_use;
@@ -14,6 +15,8 @@ pub(crate) mod map;
 /// The state of a guest.
 pub(crate) struct GuestState {
     pub(crate) image: Image,
+    /// The private files; `None` if the guest had none.
+    pub(crate) files: Option<Tree>,
     /// The bits of each global, in the accessor's order.
     pub(crate) globals: Vec<u64>,
     /// The time of the guest's monotonic clock, from which it continues.

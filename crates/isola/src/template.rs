@@ -72,7 +72,12 @@ pub(crate) struct Defaults {
 
 impl Defaults {
     pub(crate) fn settings(&self) -> Settings {
-        Settings { limits: self.limits.clone(), mounts: self.mounts.clone(), env: self.env.clone() }
+        Settings {
+            limits: self.limits.clone(),
+            mounts: self.mounts.clone(),
+            env: self.env.clone(),
+            arguments: Vec::new(),
+        }
     }
 }
 
@@ -82,6 +87,8 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) env: BTreeMap<String, String>,
+    /// The arguments of the program.
+    pub(crate) arguments: Vec<String>,
 }
 
 impl Template {

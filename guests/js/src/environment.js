@@ -1,4 +1,4 @@
-// `process.env`: the environment variables that the host set.
+// `process.env`: the environment variables that the host set. `scriptArgs`: the arguments.
 
 import { define, defineProperty, freeze } from './intrinsics.js';
 
@@ -10,6 +10,14 @@ export function installEnvironment(global) {
   defineProperty(process, 'env', { __proto__: null, get: () => current, enumerable: true });
   freeze(process);
   define(global, 'process', process, false);
+  define(global, 'scriptArgs', [], false);
+}
+
+/** Sets the arguments of the program. */
+export function setArguments(given) {
+  const list = [];
+  for (let i = 0; i < given.length; i++) define(list, i, given[i], true);
+  define(globalThis, 'scriptArgs', list, false);
 }
 
 /** Sets the variables of the sandbox. */

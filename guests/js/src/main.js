@@ -18,8 +18,9 @@ import {
 import { callFunction, resolvedText } from './entry.js';
 import { failure } from './failures.js';
 import { installConsole } from './console.js';
-import { installEnvironment, setEnvironment } from './environment.js';
+import { installEnvironment, setArguments, setEnvironment } from './environment.js';
 import { installEvents } from './events.js';
+import { installFiles } from './files.js';
 import { installFormData } from './form-data.js';
 import { installFetch } from './fetch.js';
 import { installHostcall } from './hostcall.js';
@@ -55,6 +56,7 @@ installStructuredClone(globalThis);
 installRequest(globalThis);
 installResponse(globalThis);
 installFetch(globalThis);
+installFiles(globalThis);
 prepareContexts();
 
 const ok = (val) => ({ tag: 'ok', val });
@@ -62,15 +64,17 @@ const err = (thrown) => ({ tag: 'err', val: failure(thrown) });
 const failed = (val) => ({ tag: 'err', val });
 
 export const guest = {
-  start({ env, maxValueSize }) {
+  start({ env, arguments: given, maxValueSize }) {
     setEnvironment(env);
+    setArguments(given);
     limitValues(SafeNumber(maxValueSize));
     forgetTimeOrigin();
     return ok(undefined);
   },
 
-  resume({ env, maxValueSize }) {
+  resume({ env, arguments: given, maxValueSize }) {
     setEnvironment(env);
+    if (given.length > 0) setArguments(given);
     limitValues(SafeNumber(maxValueSize));
     forgetRandom();
     forgetTimeOrigin();

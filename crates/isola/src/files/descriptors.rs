@@ -41,17 +41,29 @@ impl DescriptorQuota {
         };
         HELD_BY_ALL_GUESTS.fetch_update(SeqCst, SeqCst, take).ok()?;
         self.0.fetch_add(1, SeqCst);
-        Some(DescriptorPermit(Arc::clone(&self.0)))
+        Some(DescriptorPermit { own: Arc::clone(&self.0), of_process: true })
+    }
+
+    /// Acquires a permit for a private file, which takes no descriptor of the process.
+    pub(super) fn acquire_private(&self) -> Option<DescriptorPermit> {
+        let take = |own: usize| (own < MAX_OPEN_FILES).then_some(own + 1);
+        self.0.fetch_update(SeqCst, SeqCst, take).ok()?;
+        Some(DescriptorPermit { own: Arc::clone(&self.0), of_process: false })
     }
 }
 
 /// A permit to hold one descriptor. Dropping it returns the descriptor.
-pub(super) struct DescriptorPermit(Arc<AtomicUsize>);
+pub(super) struct DescriptorPermit {
+    own: Arc<AtomicUsize>,
+    of_process: bool,
+}
 
 impl Drop for DescriptorPermit {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
-        HELD_BY_ALL_GUESTS.fetch_sub(1, SeqCst);
+        self.own.fetch_sub(1, SeqCst);
+        if self.of_process {
+            HELD_BY_ALL_GUESTS.fetch_sub(1, SeqCst);
+        }
     }
 }
 

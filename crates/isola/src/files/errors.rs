@@ -57,3 +57,65 @@ pub(super) fn outcome<T>(result: wasmtime::Result<io::Result<T>>) -> Result<T, F
         Err(error) => Err(FsError::trap(error)),
     }
 }
+
+/// A code as the cause of a stream's error.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct CodeError(pub(super) ErrorCode);
+
+/// Returns the code of a stream's error.
+pub(super) fn code_of_stream(error: &wasmtime::Error) -> Option<ErrorCode> {
+    let own = error.downcast_ref::<CodeError>().map(|error| error.0);
+    own.or_else(|| error.downcast_ref::<io::Error>().map(code))
+}
+
+/// Returns the name of the error number that POSIX has for a code.
+pub(super) fn posix_name(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::Access => "EACCES",
+        ErrorCode::BadDescriptor => "EBADF",
+        ErrorCode::Busy => "EBUSY",
+        ErrorCode::CrossDevice => "EXDEV",
+        ErrorCode::Exist => "EEXIST",
+        ErrorCode::FileTooLarge => "EFBIG",
+        ErrorCode::InsufficientMemory => "ENOMEM",
+        ErrorCode::InsufficientSpace => "ENOSPC",
+        ErrorCode::Invalid => "EINVAL",
+        ErrorCode::IsDirectory => "EISDIR",
+        ErrorCode::Loop => "ELOOP",
+        ErrorCode::NameTooLong => "ENAMETOOLONG",
+        ErrorCode::NoEntry => "ENOENT",
+        ErrorCode::NotDirectory => "ENOTDIR",
+        ErrorCode::NotEmpty => "ENOTEMPTY",
+        ErrorCode::NotPermitted => "EPERM",
+        ErrorCode::Quota => "EMFILE",
+        ErrorCode::ReadOnly => "EROFS",
+        ErrorCode::Unsupported => "ENOTSUP",
+        _ => "EIO",
+    }
+}
+
+/// Returns what the user reads about a code.
+pub(super) fn message(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::Access | ErrorCode::NotPermitted => "operation not permitted",
+        ErrorCode::BadDescriptor => "bad file descriptor",
+        ErrorCode::Busy => "resource busy",
+        ErrorCode::CrossDevice => "the mount does not permit it, or it leads out of it",
+        ErrorCode::Exist => "file already exists",
+        ErrorCode::FileTooLarge => "file too large",
+        ErrorCode::InsufficientMemory => "not enough memory",
+        ErrorCode::InsufficientSpace => "no space left in the sandbox",
+        ErrorCode::Invalid => "invalid argument",
+        ErrorCode::IsDirectory => "is a directory",
+        ErrorCode::Loop => "too many levels of symbolic links",
+        ErrorCode::NameTooLong => "name too long",
+        ErrorCode::NoEntry => "no such file or directory",
+        ErrorCode::NotDirectory => "not a directory",
+        ErrorCode::NotEmpty => "directory not empty",
+        ErrorCode::Quota => "too many open files",
+        ErrorCode::ReadOnly => "read-only file system",
+        ErrorCode::Unsupported => "not supported",
+        _ => "input/output error",
+    }
+}

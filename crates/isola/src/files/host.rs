@@ -207,7 +207,14 @@ fn datetime(seconds: i64, nanoseconds: i64) -> Option<Datetime> {
     Some(Datetime { seconds: seconds.cast_unsigned(), nanoseconds })
 }
 
-fn since_epoch(time: SystemTime) -> (i64, i64) {
+/// Converts a time to that of WASI.
+pub(super) fn timestamp(time: SystemTime) -> Option<Datetime> {
+    let (seconds, nanoseconds) = since_epoch(time);
+    datetime(seconds, nanoseconds)
+}
+
+/// Returns the seconds since 1970, rounded down, and the nanoseconds after them.
+pub(super) fn since_epoch(time: SystemTime) -> (i64, i64) {
     let signed = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
     match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => (signed(after.as_secs()), i64::from(after.subsec_nanos())),

@@ -17,7 +17,7 @@ use wasmtime_wasi::{
 use super::Guest;
 use crate::{
     error::Error,
-    files::{Handle, VirtualDir},
+    files::{Handle, PrivateHandle},
     instrument,
     interrupt::GuestMemory,
     state::{
@@ -74,6 +74,7 @@ impl Accessor {
         match transfer {
             Transfer::Saving { globals, image: Some(image) } => Ok(GuestState {
                 image,
+                files: store.data().copy_files(),
                 globals,
                 monotonic,
                 evaluates,
@@ -253,7 +254,7 @@ fn open_handles(guest: &mut Guest, everything: bool) -> Option<String> {
         names.extend(guest.open_mounts());
     }
     for entry in guest.table.iter_mut() {
-        if entry.is::<Handle>() || entry.is::<VirtualDir>() {
+        if entry.is::<Handle>() || entry.is::<PrivateHandle>() {
             continue; // It has a name.
         }
         let name = if entry.is::<DynInputStream>() || entry.is::<DynOutputStream>() {

@@ -7,7 +7,7 @@ use wasmtime::Result;
 use super::Guest;
 use crate::{
     code_event,
-    contract::{self, Completion, Request},
+    contract::{self, Completion, FileEntry, FileFailure, Request},
     event::{Event, Level, LogRecord},
     value::Value,
 };
@@ -114,6 +114,37 @@ impl contract::Host for Guest {
 
     fn wake_next_timer(&mut self) -> Result<()> {
         self.wake_next_timer = true;
+        Ok(())
+    }
+
+    async fn read_file(&mut self, path: String) -> Result<Result<Vec<u8>, FileFailure>> {
+        let max = self.limits.max_value_size;
+        self.files().read_file(&path, max).await
+    }
+
+    async fn write_file(
+        &mut self,
+        path: String,
+        content: Vec<u8>,
+        append: bool,
+    ) -> Result<Result<(), FileFailure>> {
+        self.files().write_file(&path, content, append).await
+    }
+
+    async fn list_files(&mut self, path: String) -> Result<Result<Vec<FileEntry>, FileFailure>> {
+        self.files().list_files(&path).await
+    }
+
+    async fn remove_file(&mut self, path: String) -> Result<Result<(), FileFailure>> {
+        self.files().remove_file(&path).await
+    }
+
+    fn set_mode(&mut self, file: u64, mode: u32) -> Result<bool> {
+        Ok(self.files().set_mode(file, mode))
+    }
+
+    fn set_umask(&mut self, mask: u32) -> Result<()> {
+        self.files().set_umask(mask);
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use crate::{
     contract::Config,
     cpu::CpuClock,
     error::Error,
-    files::MountedFiles,
+    files::{GuestFiles, HOME, PrivateFiles},
     guest::Guest,
     host::{DenyAll, Host},
     interrupt::Interrupt,
@@ -79,6 +79,13 @@ impl SandboxBuilder {
         self
     }
 
+    /// Sets the arguments of the program, which follow its name in `sys.argv`, and are
+    /// `scriptArgs` in JavaScript. Default: none.
+    pub fn arguments(mut self, arguments: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.settings.arguments = arguments.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Sets the handler of hostcalls and HTTP requests. Default:
     /// [`DenyAll`](crate::DenyAll).
     pub fn host(mut self, host: impl Host) -> Self {
@@ -131,26 +138,37 @@ impl SandboxBuilder {
         for (key, value) in &settings.env {
             validate_env(key, value)?;
         }
+        if settings.arguments.iter().any(|argument| argument.contains('\0')) {
+            return Err(Error::InvalidArgument("an argument contains a NUL".into()));
+        }
         let limits = Arc::new(settings.limits.clone());
         let output = Output::new(limits.max_output_size);
         let cpu = Arc::new(CpuClock::default());
         let interrupt = Arc::new(Interrupt::default());
         let clock = Monotonic::from(state.as_ref().map_or(0, |state| state.monotonic));
-        let mounted =
-            MountedFiles::open(&settings.mounts, Arc::clone(&cpu), limits.max_held_memory)?;
+        let saved = state.as_ref().and_then(|state| state.files.as_ref());
+        let private = PrivateFiles::new(saved, limits.max_storage as u64);
+        let files = GuestFiles::open(
+            private.clone(),
+            &settings.mounts,
+            Arc::clone(&cpu),
+            limits.max_held_memory,
+        )?;
         let guest = Guest::new(
             Arc::clone(&limits),
             Arc::clone(&host),
             output.clone(),
             Arc::clone(&cpu),
             Arc::clone(&interrupt),
-            mounted,
+            files,
             wasi_context(&output, clock),
         );
         let warm = state.is_some();
         let guest = GuestInstance::new(template.component(), guest, state).await?;
         let config = Config {
             env: settings.env.clone().into_iter().collect(),
+            arguments: settings.arguments.clone(),
+            home: (limits.max_storage > 0).then(|| HOME.to_owned()),
             recursion_limit: limits.max_recursion,
             max_value_size: limits.max_value_size as u64,
         };
@@ -161,6 +179,7 @@ impl SandboxBuilder {
                 output,
                 cpu,
                 interrupt,
+                files: private,
                 config: Mutex::new(Some(config)),
                 prelude: template.defaults().prelude.clone().filter(|_| !warm),
                 warm,

@@ -12,6 +12,7 @@ use crate::{
     cpu::{CpuClock, metered},
     engine::{HeartbeatGuard, engine},
     error::{Closed, Error},
+    files::PrivateFiles,
     host::Host,
     interrupt::Interrupt,
     limits::Limits,
@@ -28,6 +29,7 @@ pub(crate) struct SandboxShared {
     pub(crate) output: Output,
     pub(crate) cpu: Arc<CpuClock>,
     pub(crate) interrupt: Arc<Interrupt>,
+    pub(crate) files: PrivateFiles,
     /// The configuration, which the start takes.
     pub(crate) config: Mutex<Option<Config>>,
     pub(crate) prelude: Option<String>,

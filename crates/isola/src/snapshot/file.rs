@@ -17,6 +17,7 @@ use crate::{
     cache::{self, Identity},
     engine::engine,
     error::Error,
+    files::{Tree, format as private_files},
     regular,
     state::{
         GuestState,
@@ -141,7 +142,8 @@ pub(crate) fn load(
     let before = Identity::new(&metadata).map_err(broken)?;
     let shared_states = &template.component().shared_states;
     if let Some(state) = shared_states.find(&before) {
-        within_limit(path, template, state.image.len() as u64)?;
+        let files = state.files.as_ref().map_or(0, Tree::charge);
+        within_limits(path, template, state.image.len() as u64, files)?;
         return Ok(state);
     }
     // The header is checked before the rest is read, and limits its size.
@@ -168,9 +170,10 @@ fn parse(
     let header = Header::read(&mut rest).map_err(broken)?;
     check(path, &header, template, base)?;
     let body = format::body(bytes, rest.len()).map_err(broken)?;
-    let image = read_body(body, &header, base).map_err(broken)?;
+    let (image, files) = read_body(body, &header, base).map_err(broken)?;
     Ok(GuestState {
         image,
+        files,
         globals: header.globals,
         monotonic: header.monotonic,
         evaluates: header.evaluates,
@@ -216,6 +219,7 @@ fn write(
         globals: state.globals.clone(),
         monotonic: state.monotonic,
         evaluates: state.evaluates,
+        files: state.files.as_ref().map(Tree::charge),
     });
     let header = serde_json::to_vec(&header).map_err(io::Error::other)?;
     let dir = match path.parent() {
@@ -244,6 +248,9 @@ fn write(
             body.write_all(part)?;
             at += part.len();
         }
+    }
+    if let Some(files) = &state.files {
+        private_files::write(files, &mut body)?;
     }
     body.finish()?;
     let sum = out.sum.clone().finalize();
@@ -309,22 +316,31 @@ fn check(path: &Path, header: &Header, template: &Template, base: &Image) -> Res
     if header.base != (sum, base.len() as u64) {
         return refuse("is based on a different initial memory than that of this runtime".into());
     }
-    within_limit(path, template, header.memory)
+    within_limits(path, template, header.memory, header.files.unwrap_or(0))
 }
 
-fn within_limit(path: &Path, template: &Template, memory: u64) -> Result<(), Error> {
-    let limit = template.defaults().limits.max_memory as u64;
-    if memory > limit {
-        return Err(Error::SnapshotRefused(format!(
-            "the snapshot {} needs {memory} bytes of memory, more than the template's max_memory \
-             of {limit}",
-            path.display()
-        )));
+fn within_limits(path: &Path, template: &Template, memory: u64, files: u64) -> Result<(), Error> {
+    let limits = &template.defaults().limits;
+    for (needed, what, limit, name) in [
+        (memory, "memory", limits.max_memory, "max_memory"),
+        (files, "files", limits.max_storage, "max_storage"),
+    ] {
+        if needed > limit as u64 {
+            return Err(Error::SnapshotRefused(format!(
+                "the snapshot {} needs {needed} bytes of {what}, more than the template's {name} \
+                 of {limit}",
+                path.display()
+            )));
+        }
     }
     Ok(())
 }
 
-fn read_body(body: &[u8], header: &Header, base: &Image) -> io::Result<Image> {
+fn read_body(
+    body: &[u8],
+    header: &Header,
+    base: &Image,
+) -> io::Result<(Image, Option<Tree>)> {
     let mut pages = Pages::read(body, header.memory, base.len())?;
     let len = pages.len();
     let mut image = ImageWriter::new(len)?;
@@ -342,8 +358,12 @@ fn read_body(body: &[u8], header: &Header, base: &Image) -> io::Result<Image> {
             left -= part.len();
         }
     }
+    let files = match header.files {
+        Some(size) => Some(private_files::read(pages.rest(), size)?),
+        None => None,
+    };
     pages.end()?;
-    image.finish()
+    Ok((image.finish()?, files))
 }
 
 /// Copies the range from `at` to `end` of an image.

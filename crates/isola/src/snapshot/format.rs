@@ -5,6 +5,7 @@
 //! body, one zstd frame: number of runs, u32
 //!                       of each: first page, u32; pages, u32
 //!                       their bytes
+//!                       the private files, if there are any (`files/private/format.rs`)
 //! CRC-32 of all of that, u32
 //! ```
 //!
@@ -21,7 +22,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 /// The first bytes of a file. They change with the format.
-pub(crate) const MAGIC: &[u8; 8] = b"isolas01";
+pub(crate) const MAGIC: &[u8; 8] = b"isolas02";
 
 /// The largest header, in bytes.
 const MAX_HEADER_BYTES: u32 = 64 << 10;
@@ -65,6 +66,9 @@ pub(crate) struct Header {
     pub(crate) globals: Vec<u64>,
     pub(crate) monotonic: u64,
     pub(crate) evaluates: bool,
+    /// What the private files count against the limit of storage, in bytes; `None` if the
+    /// guest had none. They take at most as much space in the file.
+    pub(crate) files: Option<u64>,
 }
 
 /// The fields of a header that the caller sets.
@@ -78,6 +82,7 @@ pub(crate) struct HeaderFields {
     pub(crate) globals: Vec<u64>,
     pub(crate) monotonic: u64,
     pub(crate) evaluates: bool,
+    pub(crate) files: Option<u64>,
 }
 
 impl Header {
@@ -94,6 +99,7 @@ impl Header {
             globals,
             monotonic,
             evaluates,
+            files,
         } = fields;
         Self {
             isola: env!("CARGO_PKG_VERSION").to_owned(),
@@ -107,6 +113,7 @@ impl Header {
             globals,
             monotonic,
             evaluates,
+            files,
         }
     }
 
@@ -152,7 +159,8 @@ impl Header {
     /// Returns the largest size of its file, in bytes. Data that cannot be compressed
     /// takes slightly more than its own size.
     pub(crate) fn max_file_size(&self) -> u64 {
-        self.memory.saturating_add(self.memory / 64).saturating_add(1 << 20)
+        let content = self.memory.saturating_add(self.files.unwrap_or(0));
+        content.saturating_add(content / 64).saturating_add(1 << 20)
     }
 }
 
@@ -221,6 +229,11 @@ impl<'a> Pages<'a> {
         self.body.read_exact(part)
     }
 
+    /// Returns what follows the runs.
+    pub(crate) fn rest(&mut self) -> &mut impl Read {
+        &mut self.body
+    }
+
     /// Checks that nothing follows.
     pub(crate) fn end(mut self) -> io::Result<()> {
         if self.body.read(&mut [0])? != 0 {
@@ -242,7 +255,7 @@ mod tests {
         let mut header = serde_json::json!({
             "isola": "0", "runtime": "python", "guest": "", "engine": "", "created": 1,
             "memory": 65_536, "changed": 4096, "base": [0, 0], "globals": [], "monotonic": 0,
-            "evaluates": false,
+            "evaluates": false, "files": null,
         });
         change(&mut header);
         let text = header.to_string();

@@ -22,6 +22,7 @@ mod javascript;
 mod limits;
 mod mounts;
 mod output;
+mod private_files;
 mod process;
 mod python;
 mod quick;

@@ -12,14 +12,16 @@
 //! - **Alternate reading and writing.** The library has a stream for each, with
 //!   separate positions. With the patch, opening one closes the other.
 //! - **Modes.** WASI has none, so all files had mode 000, also in archives that a
-//!   script creates. With the patch they are the modes for a umask of 022.
+//!   script creates. With the patch they are the modes for a umask of 022, and those of
+//!   the sandbox's own files are in the upper half of the number of links, from which
+//!   `stat` moves them to their place.
 //! - **Times before 1970.** They were changed to the maximum time, and could not be
 //!   set. The host passes them in two's complement.
 //! - **Too many open files.** WASI has no error for this. `quota`, which the host
 //!   uses only for this, is converted to `EMFILE`.
 
 use anyhow::{Result, ensure};
-use wasmparser::{BlockType, MemArg, Operator};
+use wasmparser::{BlockType, MemArg, Operator, ValType};
 
 use super::merge_modules::{Function, FunctionPatch};
 use crate::digest::Inputs;
@@ -29,8 +31,8 @@ pub const FUNCTION_PATCHES: [FunctionPatch; 7] = [
     ("file_seek", seek),
     ("file_get_read_stream", read_stream),
     ("file_get_write_stream", write_stream),
-    ("file_fstat", stat),
-    ("__wasilibc_nocwd_fstatat", stat),
+    ("file_fstat", file_stat),
+    ("__wasilibc_nocwd_fstatat", path_stat),
     ("futimens", set_times),
     ("__wasilibc_nocwd_utimensat", set_times),
 ];
@@ -171,6 +173,65 @@ fn stat<'a>(_: &Function<'_>, mut code: Vec<Operator<'a>>) -> Result<Vec<Operato
     expect(seconds, 3)?;
     expect(nanoseconds, 3)?;
     Ok(code)
+}
+
+/// Offsets in the library's `struct stat`.
+const LINKS_OFFSET: u64 = 16;
+const MODE_OFFSET: u64 = 24;
+
+/// Patches `fstat`, whose second parameter is the result.
+fn file_stat<'a>(function: &Function<'_>, code: Vec<Operator<'a>>) -> Result<Vec<Operator<'a>>> {
+    Ok(with_mode(1, stat(function, code)?))
+}
+
+/// Patches `fstatat`, whose third parameter is the result.
+fn path_stat<'a>(function: &Function<'_>, code: Vec<Operator<'a>>) -> Result<Vec<Operator<'a>>> {
+    Ok(with_mode(2, stat(function, code)?))
+}
+
+/// Adds to the end of a function: if the number of links has an upper half, the permissions
+/// are moved from there to the mode. `result` is the local of the address of the result.
+fn with_mode(result: u32, code: Vec<Operator<'_>>) -> Vec<Operator<'_>> {
+    let at = |offset| MemArg { align: 2, max_align: 2, offset, memory: 0 };
+    let address = Operator::LocalGet { local_index: result };
+    let high = Operator::I32Load { memarg: at(LINKS_OFFSET + 4) };
+    // The body becomes a block, to whose end each return leads.
+    let mut patched = vec![Operator::Block { blockty: BlockType::Type(ValType::I32) }];
+    let mut depth = 0;
+    for operator in code {
+        match &operator {
+            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => depth += 1,
+            Operator::End => depth -= 1,
+            Operator::Return => {
+                patched.push(Operator::Br { relative_depth: depth as u32 });
+                continue;
+            }
+            _ => {}
+        }
+        patched.push(operator);
+    }
+    patched.extend([
+        address.clone(),
+        high.clone(),
+        Operator::If { blockty: BlockType::Empty },
+        address.clone(),
+        address.clone(),
+        Operator::I32Load { memarg: at(MODE_OFFSET) },
+        Operator::I32Const { value: 0o170_000 },
+        Operator::I32And,
+        address.clone(),
+        high,
+        Operator::I32Const { value: 0o7777 },
+        Operator::I32And,
+        Operator::I32Or,
+        Operator::I32Store { memarg: at(MODE_OFFSET) },
+        address,
+        Operator::I32Const { value: 0 },
+        Operator::I32Store { memarg: at(LINKS_OFFSET + 4) },
+        Operator::End,
+        Operator::End,
+    ]);
+    patched
 }
 
 /// Patches the setting of times: seconds before 1970 are not rejected.

@@ -14,6 +14,8 @@ from _signal import raise_signal
 from importlib.machinery import PathFinder
 from operator import index
 
+from wit_world.imports import host
+
 from .builtin import Builtin
 
 # The user and group to which all files belong, according to `os.stat`. Code that compares
@@ -23,9 +25,14 @@ _USER = 0
 # The name of the machine. The C library has none, and e-mail and URLs need a valid one.
 HOST_NAME = "localhost"
 
-# The modes of new files are those of this mask. Setting another has no effect on them.
+# What the permissions of new files lack. The host applies it to the sandbox's own files.
 _umask = 0o022
 
+# False while the component is built, when there is no host.
+has_host = False
+
+_real_mkdir = os.mkdir
+_real_open = os.open
 _real_uname = os.uname
 
 
@@ -80,10 +87,47 @@ def _check_process(pid):
 
 
 def umask(mask, /):
-    """Sets the mask of the modes of new files, without effect, and returns the last one."""
+    """Sets the mask of the permissions of new files, and returns the last one."""
     global _umask
     last, _umask = _umask, index(mask) & 0o777
+    host.set_umask(_umask)
     return last
+
+
+# The sandbox's own files have permissions, which the host stores. Those of files in mounts
+# are fixed: a change of them has no effect and is no error, as on a file system that has
+# none.
+def chmod(path, mode, *, dir_fd=None, follow_symlinks=True):
+    """Changes the permissions of a file."""
+    mode = index(mode)
+    found = os.stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+    host.set_mode(found.st_ino, mode & 0o7777)
+
+
+def fchmod(fd, mode):
+    """Changes the permissions of an open file."""
+    mode = index(mode)
+    host.set_mode(os.fstat(index(fd)).st_ino, mode & 0o7777)
+
+
+def _mkdir(path, mode=0o777, *, dir_fd=None):
+    _real_mkdir(path, mode, dir_fd=dir_fd)
+    if mode != 0o777 and has_host:
+        chmod(path, mode & ~_umask, dir_fd=dir_fd)
+
+
+def _open(path, flags, mode=0o777, *, dir_fd=None):
+    if not (has_host and flags & os.O_CREAT):
+        return _real_open(path, flags, mode, dir_fd=dir_fd)
+    # The library passes no permissions to the host.
+    try:
+        fd = _real_open(path, flags | os.O_EXCL, mode, dir_fd=dir_fd)
+    except FileExistsError:
+        if flags & os.O_EXCL:
+            raise
+        return _real_open(path, flags, mode, dir_fd=dir_fd)
+    fchmod(fd, mode & ~_umask)
+    return fd
 
 
 # Files have one owner, as on a file system without owners. A change of it has no effect and
@@ -123,7 +167,9 @@ def _uname():
 
 
 _ADDED = {
+    "chmod": chmod,
     "chown": chown,
+    "fchmod": fchmod,
     "fchown": fchown,
     "get_terminal_size": get_terminal_size,
     "getegid": getuid,
@@ -153,6 +199,8 @@ def install():
             setattr(os, name, added)
             os.__all__.append(name)
     os.uname = posix.uname = Builtin(_uname, _real_uname)
+    os.mkdir = posix.mkdir = Builtin(_mkdir, _real_mkdir)
+    os.open = posix.open = Builtin(_open, _real_open)
     # The library asks for these when it is imported, and uses them.
     for name in ("grp", "pwd"):
         spec = PathFinder.find_spec(name, [f"{os.path.dirname(__file__)}/stand_ins"])

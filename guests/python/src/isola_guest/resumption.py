@@ -6,11 +6,14 @@ import os
 import random
 import sys
 
-from . import values
+from . import os_functions, values
 
 # The settings that the host sent last.
 _env = {}
 _recursion_limit = None
+
+# The arguments of the program, without its name.
+arguments = []
 
 
 def start(config):
@@ -18,6 +21,10 @@ def start(config):
     global _recursion_limit
     _env.update(config.env)
     os.environ.update(_env)
+    arguments[:] = config.arguments
+    os_functions.has_host = True
+    if config.home is not None:
+        os.chdir(config.home)
     # The packages on mounts.
     sys.path[:] = _packages(_env)
     _recursion_limit = config.recursion_limit
@@ -50,6 +57,9 @@ def resume(config):
         _recursion_limit = config.recursion_limit
         sys.setrecursionlimit(_recursion_limit)
     values.max_size = config.max_value_size
+    if config.arguments:
+        arguments[:] = config.arguments
+        sys.argv[1:] = arguments
     _reseed()
 
 

@@ -156,8 +156,8 @@ def _run_script(source, name):
         dependencies.provide(source, name)
     _globals["__file__"] = name
     if not sys.argv:
-        # As in `python3`: the script's name, and no arguments.
-        sys.argv.append(name)
+        # As in `python3`: the script's name, and the arguments.
+        sys.argv[:] = [name, *resumption.arguments]
     exec(compile(source, name, "exec", dont_inherit=True), _globals)
 
 

@@ -1,7 +1,7 @@
 """The users of the sandbox: one, who owns every file.
 
 `os.stat` says that each file belongs to user 0, whose name is `root` everywhere. Its
-home directory is the root directory, since no other directory exists in each sandbox.
+home directory is the one in which scripts start.
 """
 
 from collections import namedtuple
@@ -24,7 +24,7 @@ class struct_passwd(  # noqa: N801  (the name of the real type)
         return f"pwd.{super().__repr__()}"
 
 
-_USER = struct_passwd(("root", "x", 0, 0, "root", "/", "/bin/sh"))
+_USER = struct_passwd(("root", "x", 0, 0, "root", "/root", "/bin/sh"))
 
 
 def getpwuid(uid, /):
