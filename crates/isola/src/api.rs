@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 
 use crate::{
-    Args, Call, Closed, Error, EventStream, GuestException, Limit, LimitExceeded, RuntimeSource,
-    Sandbox, SandboxBuilder, Snapshot, Template, TemplateBuilder,
+    Args, Call, Closed, Error, EventStream, FileError, FileFailure, GuestException, Limit,
+    LimitExceeded, RuntimeSource, Sandbox, SandboxBuilder, Snapshot, Template, TemplateBuilder,
 };
 
 #[derive(Deserialize)]
@@ -56,6 +56,7 @@ each_variant! {
     }).collect(),
     Crash => vec![Error::Crash(String::new())],
     InvalidArgument => vec![Error::InvalidArgument(String::new())],
+    File => vec![Error::File(FileError::new("", FileFailure::NotFound))],
     DownloadFailed => vec![Error::DownloadFailed(String::new())],
     DownloadRefused => vec![Error::DownloadRefused(String::new())],
     SnapshotRefused => vec![Error::SnapshotRefused(String::new())],

@@ -3,6 +3,8 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
+pub use crate::files::FileFailure;
+
 /// The error of a failed operation.
 ///
 /// [`Error::code`] is stable: bindings and scripts may depend on it.
@@ -146,63 +148,9 @@ pub struct FileError {
     pub failure: FileFailure,
 }
 
-/// The reason why an operation on a file failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum FileFailure {
-    /// It does not exist (`ENOENT`).
-    #[error("no such file or directory")]
-    NotFound,
-    /// It exists already (`EEXIST`).
-    #[error("file exists")]
-    Exists,
-    /// A part of the path is not a directory (`ENOTDIR`).
-    #[error("not a directory")]
-    NotADirectory,
-    /// It is a directory (`EISDIR`).
-    #[error("is a directory")]
-    IsADirectory,
-    /// The files take more than `max_storage` (`ENOSPC`).
-    #[error("no space left: the sandbox's files would take more than its max_storage")]
-    NoSpace,
-    /// The file would be larger than the operation permits (`EFBIG`).
-    #[error("the file is too large")]
-    TooLarge,
-    /// The path leads into a mount, or is that of a mount: the embedder has the directory
-    /// itself (`EXDEV`).
-    #[error("it is in a mounted directory: use the directory of the host")]
-    Mounted,
-    /// There are too many symbolic links in the path (`ELOOP`).
-    #[error("too many levels of symbolic links")]
-    Loop,
-    /// A name or the path is too long (`ENAMETOOLONG`).
-    #[error("file name too long")]
-    NameTooLong,
-    /// The sandbox has no files of its own: its `max_storage` is 0 (`EROFS`).
-    #[error("the sandbox has no files of its own, since its max_storage is 0")]
-    ReadOnly,
-    /// The operation is not possible for this file (`EINVAL`).
-    #[error("invalid argument")]
-    Invalid,
-}
-
-impl FileFailure {
-    /// Returns the name of the error number that POSIX has for it, such as `ENOENT`.
-    #[must_use]
-    pub fn errno(self) -> &'static str {
-        match self {
-            Self::NotFound => "ENOENT",
-            Self::Exists => "EEXIST",
-            Self::NotADirectory => "ENOTDIR",
-            Self::IsADirectory => "EISDIR",
-            Self::NoSpace => "ENOSPC",
-            Self::TooLarge => "EFBIG",
-            Self::Mounted => "EXDEV",
-            Self::Loop => "ELOOP",
-            Self::NameTooLong => "ENAMETOOLONG",
-            Self::ReadOnly => "EROFS",
-            Self::Invalid => "EINVAL",
-        }
+impl FileError {
+    pub(crate) fn new(path: impl Into<String>, failure: FileFailure) -> Self {
+        Self { path: path.into(), failure }
     }
 }
 

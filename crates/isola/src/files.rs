@@ -27,11 +27,14 @@ use wasmtime_wasi::{
     },
 };
 
-pub use self::private::embedder::{FileEntry, FileKind, FileStat, SandboxFiles};
+pub use self::private::{
+    FileFailure,
+    embedder::{FileEntry, FileKind, FileStat, SandboxFiles},
+};
 pub(crate) use self::private::{HOME, PrivateFiles, PrivateHandle, Tree, format};
 use self::{
     descriptors::{DescriptorPermit, DescriptorQuota},
-    errors::{denied, outcome},
+    errors::{PendingError, denied, outcome},
     host::Times,
     private::{Entry, Found},
     work::Worker,
@@ -85,12 +88,12 @@ impl GuestFiles {
                 Error::InvalidArgument(format!("mount of {:?}: {error}", mount.host))
             })?;
             let rights = Rights { mount: index, dirs: mount.dirs, files: mount.files };
-            let open = Arc::new(OpenFile { file, _permit: None });
+            let open = Arc::new(OpenFile::new(file, None));
             let (reads, writes) = (true, false);
             let handle = Handle { open, directory: true, root: true, reads, writes, rights };
-            private.mount(&mount.guest, index).map_err(|code| {
-                let (path, why) = (&mount.guest, code.message());
-                Error::InvalidArgument(format!("cannot mount a directory at {path}: {why}"))
+            private.mount(&mount.guest, index).map_err(|failure| {
+                let path = &mount.guest;
+                Error::InvalidArgument(format!("cannot mount a directory at {path}: {failure}"))
             })?;
             opened.push((mount.guest.clone(), handle));
         }
@@ -138,9 +141,16 @@ struct Rights {
 /// An open file of the host.
 struct OpenFile {
     file: File,
+    pending_error: PendingError,
     /// The permit for the descriptor; `None` for a mounted directory, which the
     /// embedder opened.
     _permit: Option<DescriptorPermit>,
+}
+
+impl OpenFile {
+    fn new(file: File, permit: Option<DescriptorPermit>) -> Self {
+        Self { file, pending_error: PendingError::default(), _permit: permit }
+    }
 }
 
 /// A descriptor of the guest.

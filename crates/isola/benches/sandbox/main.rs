@@ -13,6 +13,7 @@
 )]
 
 mod engines;
+mod files;
 mod forks;
 mod imports;
 mod latency;
@@ -31,6 +32,7 @@ fn main() {
     latency::measure(&mut table);
     requests::measure(&mut table);
     imports::measure(&mut table);
+    files::measure(&mut table);
     scale::measure(&mut table);
     forks::measure(&mut table);
     subprocess::measure(&mut table);

@@ -1,6 +1,9 @@
 //! Conversion of file errors to WASI error codes.
 
-use std::io;
+use std::{
+    io,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use wasmtime_wasi::p2::{FsError, bindings::filesystem::types::ErrorCode};
 
@@ -55,6 +58,25 @@ pub(super) fn outcome<T>(result: wasmtime::Result<io::Result<T>>) -> Result<T, F
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(code(&error).into()),
         Err(error) => Err(FsError::trap(error)),
+    }
+}
+
+/// The error of a write that a guest learns when it flushes the file, as POSIX says.
+#[derive(Default)]
+pub(super) struct PendingError(Mutex<Option<ErrorCode>>);
+
+impl PendingError {
+    pub(super) fn set(&self, code: ErrorCode) {
+        *self.lock() = Some(code);
+    }
+
+    /// Returns the last error, once.
+    pub(super) fn take(&self) -> Result<(), FsError> {
+        self.lock().take().map_or(Ok(()), |code| Err(code.into()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<ErrorCode>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

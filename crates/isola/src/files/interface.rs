@@ -112,7 +112,7 @@ impl types::HostDescriptor for Files<'_> {
         let opened = self
             .on(parent, move |parent| {
                 let (file, directory) = host::open(parent, &path, how)?;
-                Ok((OpenFile { file, _permit: Some(permit) }, directory))
+                Ok((OpenFile::new(file, Some(permit)), directory))
             })
             .await;
         let (file, directory) = match opened {
@@ -320,12 +320,20 @@ impl types::HostDescriptor for Files<'_> {
     }
 
     async fn sync_data(&mut self, fd: Resource<Descriptor>) -> FsResult<()> {
-        let Node::Mounted(handle) = self.node(&fd)? else { return Ok(()) };
+        let handle = match self.node(&fd)? {
+            Node::Mounted(handle) => handle,
+            Node::Private(handle) => return handle.open.pending_error.take(),
+        };
+        handle.open.pending_error.take()?;
         self.on_opened(handle, |file| host::sync(file, true)).await
     }
 
     async fn sync(&mut self, fd: Resource<Descriptor>) -> FsResult<()> {
-        let Node::Mounted(handle) = self.node(&fd)? else { return Ok(()) };
+        let handle = match self.node(&fd)? {
+            Node::Mounted(handle) => handle,
+            Node::Private(handle) => return handle.open.pending_error.take(),
+        };
+        handle.open.pending_error.take()?;
         self.on_opened(handle, |file| host::sync(file, false)).await
     }
 

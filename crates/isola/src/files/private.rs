@@ -22,10 +22,10 @@ use std::{
 };
 
 use wasmtime_wasi::p2::{
-    FsResult,
-    bindings::filesystem::types::{DirectoryEntry, ErrorCode},
+    FsResult, bindings::filesystem::types::DirectoryEntry,
 };
 
+pub use self::failure::FileFailure;
 pub(crate) use self::{
     resolve::{Entry, Found},
     tree::{HOME, Tree},
@@ -35,11 +35,15 @@ use self::{
     resolve::MountPoints,
     tree::ROOT,
 };
-use super::{descriptors::DescriptorPermit, errors::denied};
+use super::{
+    descriptors::DescriptorPermit,
+    errors::{PendingError, denied},
+};
 
 mod budget;
 mod content;
 pub(super) mod embedder;
+mod failure;
 pub(crate) mod format;
 mod inode;
 pub(super) mod operations;
@@ -92,7 +96,7 @@ impl PrivateFiles {
     }
 
     /// Places a mount over a directory, which is created if it does not exist.
-    pub(super) fn mount(&self, path: &str, index: usize) -> Result<(), ErrorCode> {
+    pub(super) fn mount(&self, path: &str, index: usize) -> Result<(), FileFailure> {
         let (mut state, now) = (self.lock(), SystemTime::now());
         let mut at = ROOT;
         for name in path.split('/').filter(|name| !matches!(*name, "" | ".")) {
@@ -113,7 +117,7 @@ impl PrivateFiles {
     }
 
     /// Follows a path from a directory.
-    pub(super) fn follow(&self, start: Ino, path: &str, follow: bool) -> Result<Found, ErrorCode> {
+    pub(super) fn follow(&self, start: Ino, path: &str, follow: bool) -> Result<Found, FileFailure> {
         let state = self.lock();
         resolve::resolve(&state.tree, &state.mounts, start, path, follow)
     }
@@ -128,13 +132,14 @@ impl PrivateFiles {
         &self,
         ino: Ino,
         permit: Option<DescriptorPermit>,
-    ) -> Result<Arc<OpenInode>, ErrorCode> {
+    ) -> Result<Arc<OpenInode>, FileFailure> {
         self.lock().tree.open(ino)?;
-        Ok(Arc::new(OpenInode { files: self.clone(), ino, _permit: permit }))
+        let (files, pending_error) = (self.clone(), PendingError::default());
+        Ok(Arc::new(OpenInode { files, ino, pending_error, _permit: permit }))
     }
 
     /// Opens the root directory.
-    pub(super) fn open_root(&self) -> Result<PrivateHandle, ErrorCode> {
+    pub(super) fn open_root(&self) -> Result<PrivateHandle, FileFailure> {
         let open = self.open(ROOT, None)?;
         Ok(PrivateHandle { open, directory: true, reads: true, writes: false })
     }
@@ -155,6 +160,7 @@ impl State {
 pub(super) struct OpenInode {
     pub(super) files: PrivateFiles,
     pub(super) ino: Ino,
+    pub(super) pending_error: PendingError,
     _permit: Option<DescriptorPermit>,
 }
 
@@ -185,14 +191,13 @@ impl PrivateDirectory {
         Self { open, last: None }
     }
 
-    pub(super) fn next(&mut self) -> Result<Option<DirectoryEntry>, ErrorCode> {
+    pub(super) fn next(&mut self) -> Result<Option<DirectoryEntry>, FileFailure> {
         let state = self.open.files.lock();
-        let entry = match state.tree.next_entry(self.open.ino, self.last.as_deref()) {
-            Err(ErrorCode::NoEntry) => None,
-            found => found?,
-        };
+        let next = state.tree.next_entry(self.open.ino, self.last.as_deref())?;
+        let Some((name, ino)) = next else { return Ok(None) };
+        let type_ = operations::descriptor_type(state.tree.inode(ino)?);
         drop(state);
-        self.last = entry.as_ref().map(|entry| entry.name.clone()).or_else(|| self.last.take());
-        Ok(entry)
+        self.last = Some(name.clone());
+        Ok(Some(DirectoryEntry { type_, name }))
     }
 }

@@ -14,6 +14,7 @@ use wasmtime_wasi::{
 
 use super::{
     OpenFile,
+    errors::code,
     host::{self, MAX_TRANSFER_BYTES, Position},
     work::{BufferReservation, Worker},
 };
@@ -167,8 +168,10 @@ impl FileWriter {
     fn operation(&self, bytes: Bytes) -> impl FnOnce() -> StreamResult<u64> + Send + use<> {
         let (file, position) = (Arc::clone(&self.file), self.position);
         move || {
-            host::write(&file.file, &bytes, position)
-                .map_err(|error| StreamError::LastOperationFailed(error.into()))
+            host::write(&file.file, &bytes, position).map_err(|error| {
+                file.pending_error.set(code(&error));
+                StreamError::LastOperationFailed(error.into())
+            })
         }
     }
 

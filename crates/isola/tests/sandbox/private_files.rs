@@ -138,10 +138,10 @@ def main():
             "FileNotFoundError No such file or directory",
             "FileNotFoundError No such file or directory",
             "PermissionError Operation not permitted",
-            "FileExistsError File exists",
+            "OSError Invalid argument",
             "OSError Filename too long",
             "one",
-            "OSError Resource busy",
+            "OSError Directory not empty",
             "FileNotFoundError No such file or directory",
             "NotADirectoryError Not a directory",
             null,
@@ -577,7 +577,7 @@ async fn javascript_uses_the_same_files() {
         .load_script(
             "
 function attempt(operation) {
-    try { return operation(); } catch (error) { return `${error.name} ${error.code}`; }
+    try { return operation(); } catch (error) { return `${error.name} ${error.code} ${error.message}`; }
 }
 function main() {
     files.write('out/deep/a.txt', 'one\\n');

@@ -15,12 +15,14 @@
 //!   script creates. With the patch they are the modes for a umask of 022, and those of
 //!   the sandbox's own files are in the upper half of the number of links, from which
 //!   `stat` moves them to their place.
+//! - **The number of a file.** That of a link was the result for the file to which it
+//!   leads, so that two paths to one file seemed to lead to different ones.
 //! - **Times before 1970.** They were changed to the maximum time, and could not be
 //!   set. The host passes them in two's complement.
 //! - **Too many open files.** WASI has no error for this. `quota`, which the host
 //!   uses only for this, is converted to `EMFILE`.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use wasmparser::{BlockType, MemArg, Operator, ValType};
 
 use super::merge_modules::{Function, FunctionPatch};
@@ -186,7 +188,39 @@ fn file_stat<'a>(function: &Function<'_>, code: Vec<Operator<'a>>) -> Result<Vec
 
 /// Patches `fstatat`, whose third parameter is the result.
 fn path_stat<'a>(function: &Function<'_>, code: Vec<Operator<'a>>) -> Result<Vec<Operator<'a>>> {
-    Ok(with_mode(2, stat(function, code)?))
+    let code = identify_the_followed(function, stat(function, code)?)?;
+    Ok(with_mode(2, code))
+}
+
+/// The flag of `fstatat` by which a link is not followed, in its fourth parameter, and the
+/// flag of WASI by which it is.
+const AT_SYMLINK_NOFOLLOW: i32 = 1;
+const SYMLINK_FOLLOW: i32 = 1;
+
+/// Patches the number of the file in `stat`: it is that of the file to which a link leads,
+/// as the rest of the result.
+fn identify_the_followed<'a>(
+    function: &Function<'_>,
+    mut code: Vec<Operator<'a>>,
+) -> Result<Vec<Operator<'a>>> {
+    let hash = function.named("filesystem_method_descriptor_metadata_hash_at")?;
+    let calls = |operator: &Operator<'_>| matches!(operator, Operator::Call { function_index } if *function_index == hash);
+    let call = code.iter().position(calls);
+    let call = call.context("`stat` does not request the number of a file")?;
+    // The flags are the second of five arguments, and the only constant 0.
+    let start = call.saturating_sub(16);
+    let is_zero = |operator: &Operator<'_>| matches!(operator, Operator::I32Const { value: 0 });
+    let zeros: Vec<usize> = (start..call).filter(|at| is_zero(&code[*at])).collect();
+    expect(zeros.len(), 1)?;
+    let flags = [
+        Operator::LocalGet { local_index: 3 },
+        Operator::I32Const { value: AT_SYMLINK_NOFOLLOW },
+        Operator::I32And,
+        Operator::I32Const { value: SYMLINK_FOLLOW },
+        Operator::I32Xor,
+    ];
+    code.splice(zeros[0]..=zeros[0], flags);
+    Ok(code)
 }
 
 /// Adds to the end of a function: if the number of links has an upper half, the permissions

@@ -43,7 +43,7 @@ const PREFIX: &str = "_isola_";
 /// A suffix by which `componentize-py` recognizes a native module.
 const SUFFIX: &str = ".abi3.so";
 
-const MODULES: [NativeModule; 6] = [
+const MODULES: [NativeModule; 7] = [
     NativeModule {
         name: "bzip2",
         library: Some(SourceLibrary {
@@ -117,7 +117,8 @@ const MODULES: [NativeModule; 6] = [
     },
     NativeModule { name: "kdf", library: None },
     NativeModule { name: "interrupt", library: None },
-    // Not a module of Python: `merge_modules` calls its functions instead of others.
+    // Not modules of Python: `merge_modules` calls their functions instead of others.
+    NativeModule { name: "files", library: None },
     NativeModule { name: "heap", library: None },
 ];
 

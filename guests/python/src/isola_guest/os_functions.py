@@ -97,8 +97,7 @@ def umask(mask, /):
 # The sandbox's own files have permissions, which the host stores. Those of files in mounts
 # are fixed: a change of them has no effect and is no error, as on a file system that has
 # none.
-def chmod(path, mode, *, dir_fd=None, follow_symlinks=True):
-    """Changes the permissions of a file."""
+def _chmod(path, mode, *, dir_fd=None, follow_symlinks=True):
     mode = index(mode)
     found = os.stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
     host.set_mode(found.st_ino, mode & 0o7777)
@@ -113,7 +112,7 @@ def fchmod(fd, mode):
 def _mkdir(path, mode=0o777, *, dir_fd=None):
     _real_mkdir(path, mode, dir_fd=dir_fd)
     if mode != 0o777 and has_host:
-        chmod(path, mode & ~_umask, dir_fd=dir_fd)
+        _chmod(path, mode & ~_umask, dir_fd=dir_fd)
 
 
 def _open(path, flags, mode=0o777, *, dir_fd=None):
@@ -167,7 +166,6 @@ def _uname():
 
 
 _ADDED = {
-    "chmod": chmod,
     "chown": chown,
     "fchmod": fchmod,
     "fchown": fchown,
@@ -199,6 +197,7 @@ def install():
             setattr(os, name, added)
             os.__all__.append(name)
     os.uname = posix.uname = Builtin(_uname, _real_uname)
+    os.chmod = posix.chmod = Builtin(_chmod, os.chmod)
     os.mkdir = posix.mkdir = Builtin(_mkdir, _real_mkdir)
     os.open = posix.open = Builtin(_open, _real_open)
     # The library asks for these when it is imported, and uses them.

@@ -2,15 +2,13 @@
 
 use std::time::SystemTime;
 
-use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
-
 use super::{
-    Entry, Found, PrivateFiles, State,
+    Entry, FileFailure, Found, PrivateFiles, State,
     inode::{Ino, Inode, Kind},
     resolve::resolve,
     tree::{HOME, ROOT},
 };
-use crate::error::{Error, FileError, FileFailure};
+use crate::error::{Error, FileError};
 
 /// The size in bytes that a path must stay below, as for the guest.
 const MAX_PATH_BYTES: usize = 4_096;
@@ -107,7 +105,7 @@ impl SandboxFiles {
                 Kind::Link(_) | Kind::Device(_) => return Err(FileFailure::Invalid),
             }
             let size = usize::try_from(inode.size()).map_err(|_| FileFailure::TooLarge)?;
-            Ok(state.tree.read(ino, 0, size, now)?)
+            state.tree.read(ino, 0, size, now)
         })
     }
 
@@ -128,7 +126,7 @@ impl SandboxFiles {
             if written.is_err() && new {
                 state.tree.unlink(entry.parent, &entry.name, now)?;
             }
-            Ok(written?)
+            written
         })
     }
 
@@ -196,7 +194,7 @@ impl SandboxFiles {
             if state.has_mount_below(ino) {
                 return Err(FileFailure::Mounted);
             }
-            Ok(state.tree.remove_all(parent, name, now)?)
+            state.tree.remove_all(parent, name, now)
         })
     }
 
@@ -212,7 +210,7 @@ impl SandboxFiles {
             old.existing()?;
             let new = create_parents(state, to, now)?;
             let (old, new) = (old.named()?, new.named()?);
-            Ok(state.tree.rename(old, new, now)?)
+            state.tree.rename(old, new, now)
         })
     }
 
@@ -235,7 +233,7 @@ impl SandboxFiles {
         operation: impl FnOnce(&mut State, SystemTime) -> FileResult<T>,
     ) -> Result<T, Error> {
         let result = operation(&mut self.files.lock(), SystemTime::now());
-        result.map_err(|failure| Error::File(FileError { path: path.to_owned(), failure }))
+        result.map_err(|failure| Error::File(FileError::new(path, failure)))
     }
 }
 
@@ -254,7 +252,7 @@ fn entry(state: &State, path: &str, follow: bool) -> FileResult<Entry> {
 }
 
 fn existing(state: &State, path: &str, follow: bool) -> FileResult<Ino> {
-    Ok(entry(state, path, follow)?.existing()?)
+    entry(state, path, follow)?.existing()
 }
 
 /// Returns the directory in which relative paths start: the root if the guest removed its
@@ -287,22 +285,6 @@ fn stat(inode: &Inode) -> FileStat {
         size: inode.size(),
         mode: u32::from(inode.mode),
         modified: inode.modified,
-    }
-}
-
-impl From<ErrorCode> for FileFailure {
-    fn from(code: ErrorCode) -> Self {
-        match code {
-            ErrorCode::NoEntry => Self::NotFound,
-            ErrorCode::Exist | ErrorCode::NotEmpty => Self::Exists,
-            ErrorCode::NotDirectory => Self::NotADirectory,
-            ErrorCode::IsDirectory => Self::IsADirectory,
-            ErrorCode::InsufficientSpace => Self::NoSpace,
-            ErrorCode::FileTooLarge => Self::TooLarge,
-            ErrorCode::Loop => Self::Loop,
-            ErrorCode::NameTooLong => Self::NameTooLong,
-            _ => Self::Invalid,
-        }
     }
 }
 

@@ -90,9 +90,21 @@ fn write_text(text: &str, out: &mut impl Write) -> io::Result<()> {
 }
 
 fn write_time(time: SystemTime, out: &mut impl Write) -> io::Result<()> {
-    let (seconds, nanoseconds) = crate::files::host::since_epoch(time);
+    let (seconds, nanoseconds) = since_epoch(time);
     out.write_all(&seconds.to_le_bytes())?;
-    out.write_all(&u32::try_from(nanoseconds).map_err(io::Error::other)?.to_le_bytes())
+    out.write_all(&nanoseconds.to_le_bytes())
+}
+
+/// Returns the seconds since 1970, rounded down, and the nanoseconds after them.
+fn since_epoch(time: SystemTime) -> (i64, u32) {
+    let signed = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX);
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => (signed(after.as_secs()), after.subsec_nanos()),
+        Err(error) => match (error.duration().as_secs(), error.duration().subsec_nanos()) {
+            (seconds, 0) => (-signed(seconds), 0),
+            (seconds, nanoseconds) => (-signed(seconds) - 1, 1_000_000_000 - nanoseconds),
+        },
+    }
 }
 
 /// Reads a tree that counts at most `max` bytes.

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use wasmtime_wasi::p2::bindings::filesystem::types::{DescriptorStat, DescriptorType};
-
 use super::{content::Content, tree::entry_charge};
-use crate::files::host::timestamp;
 
 /// The number of an inode.
 pub(crate) type Ino = u32;
@@ -15,9 +12,6 @@ pub(super) const INODE_CHARGE: u64 = 512;
 
 /// The bits of a mode that can be set.
 pub(super) const MODE_BITS: u16 = 0o7777;
-
-/// The bit beside the permissions in the number of links.
-const MODE_PRESENT: u32 = 0x8000_0000;
 
 #[derive(Clone)]
 pub(super) struct Inode {
@@ -77,15 +71,6 @@ impl Inode {
         (self.modified, self.changed) = (now, now);
     }
 
-    pub(super) fn descriptor_type(&self) -> DescriptorType {
-        match self.kind {
-            Kind::Directory(_) => DescriptorType::Directory,
-            Kind::File(_) => DescriptorType::RegularFile,
-            Kind::Link(_) => DescriptorType::SymbolicLink,
-            Kind::Device(_) => DescriptorType::CharacterDevice,
-        }
-    }
-
     pub(super) fn size(&self) -> u64 {
         match &self.kind {
             Kind::File(content) => content.size(),
@@ -109,19 +94,6 @@ impl Inode {
         match &self.kind {
             Kind::Directory(directory) => directory.entries.keys().map(|name| entry_charge(name)).sum(),
             _ => 0,
-        }
-    }
-
-    pub(super) fn stat(&self) -> DescriptorStat {
-        DescriptorStat {
-            type_: self.descriptor_type(),
-            // WASI has no permissions: see `set-mode` in the contract.
-            link_count: u64::from(MODE_PRESENT | u32::from(self.mode)) << 32
-                | u64::from(self.links),
-            size: self.size(),
-            data_access_timestamp: timestamp(self.accessed),
-            data_modification_timestamp: timestamp(self.modified),
-            status_change_timestamp: timestamp(self.changed),
         }
     }
 }

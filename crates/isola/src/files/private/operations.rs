@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use wasmtime_wasi::p2::{
-    FsResult,
+    FsError, FsResult,
     bindings::filesystem::types::{
         DescriptorStat, DescriptorType, ErrorCode, MetadataHashValue,
     },
@@ -11,11 +11,12 @@ use wasmtime_wasi::p2::{
 
 use super::{
     Entry, PrivateFiles, PrivateHandle,
-    inode::{Ino, Kind},
+    failure::FileFailure,
+    inode::{Ino, Inode, Kind},
 };
 use crate::files::{
     descriptors::DescriptorPermit,
-    host::{OpenHow, Times},
+    host::{OpenHow, Times, timestamp},
 };
 
 impl PrivateFiles {
@@ -28,8 +29,8 @@ impl PrivateFiles {
     ) -> FsResult<PrivateHandle> {
         let (ino, directory) = match entry.ino {
             None if how.create => (self.create_file(entry, how)?, false),
-            None => return Err(ErrorCode::NoEntry.into()),
-            Some(_) if how.create && how.exclusive => return Err(ErrorCode::Exist.into()),
+            None => return Err(FileFailure::NotFound.into()),
+            Some(_) if how.create && how.exclusive => return Err(FileFailure::Exists.into()),
             Some(ino) => (ino, self.check_existing(ino, how)?),
         };
         let open = self.open(ino, Some(permit))?;
@@ -39,7 +40,7 @@ impl PrivateFiles {
     fn create_file(&self, entry: &Entry, how: OpenHow) -> FsResult<Ino> {
         self.check_writable()?;
         if entry.directory || how.directory {
-            return Err(ErrorCode::IsDirectory.into());
+            return Err(FileFailure::IsADirectory.into());
         }
         Ok(self.lock().tree.add_file(entry.parent, &entry.name, SystemTime::now())?)
     }
@@ -50,12 +51,12 @@ impl PrivateFiles {
         let mut state = self.lock();
         let directory = match &state.tree.inode(ino)?.kind {
             Kind::Directory(_) if how.write || how.truncate || how.create => {
-                return Err(ErrorCode::IsDirectory.into());
+                return Err(FileFailure::IsADirectory.into());
             }
             Kind::Directory(_) => true,
-            Kind::Link(_) => return Err(ErrorCode::Loop.into()),
+            Kind::Link(_) => return Err(FileFailure::Loop.into()),
             Kind::File(_) | Kind::Device(_) if how.directory => {
-                return Err(ErrorCode::NotDirectory.into());
+                return Err(FileFailure::NotADirectory.into());
             }
             Kind::File(_) if how.truncate => {
                 state.tree.set_size(ino, 0, SystemTime::now())?;
@@ -68,7 +69,7 @@ impl PrivateFiles {
 
     pub(in crate::files) fn create_directory(&self, entry: &Entry) -> FsResult<()> {
         if entry.ino.is_some() {
-            return Err(ErrorCode::Exist.into());
+            return Err(FileFailure::Exists.into());
         }
         self.check_writable()?;
         let mut state = self.lock();
@@ -89,7 +90,7 @@ impl PrivateFiles {
         entry.existing()?;
         self.check_writable()?;
         if entry.directory || entry.name.is_empty() {
-            return Err(ErrorCode::IsDirectory.into());
+            return Err(FileFailure::IsADirectory.into());
         }
         Ok(self.lock().tree.unlink(entry.parent, &entry.name, SystemTime::now())?)
     }
@@ -100,7 +101,7 @@ impl PrivateFiles {
         let (from_name, to_name) = (from.named()?, to.named()?);
         let mut state = self.lock();
         if (from.directory || to.directory) && !state.tree.inode(ino)?.is_directory() {
-            return Err(ErrorCode::NotDirectory.into());
+            return Err(FileFailure::NotADirectory.into());
         }
         Ok(state.tree.rename(from_name, to_name, SystemTime::now())?)
     }
@@ -108,22 +109,22 @@ impl PrivateFiles {
     pub(in crate::files) fn link(&self, from: &Entry, to: &Entry) -> FsResult<()> {
         let ino = from.existing()?;
         if to.ino.is_some() {
-            return Err(ErrorCode::Exist.into());
+            return Err(FileFailure::Exists.into());
         }
         self.check_writable()?;
         if to.directory {
-            return Err(ErrorCode::NoEntry.into());
+            return Err(FileFailure::NotFound.into());
         }
         Ok(self.lock().tree.link(ino, to.parent, &to.name, SystemTime::now())?)
     }
 
     pub(in crate::files) fn symlink(&self, target: &str, entry: &Entry) -> FsResult<()> {
         if entry.ino.is_some() {
-            return Err(ErrorCode::Exist.into());
+            return Err(FileFailure::Exists.into());
         }
         self.check_writable()?;
         if target.is_empty() || entry.directory {
-            return Err(ErrorCode::NoEntry.into());
+            return Err(FileFailure::NotFound.into());
         }
         let (mut state, now) = (self.lock(), SystemTime::now());
         state.tree.add_link(entry.parent, &entry.name, target, now)?;
@@ -133,16 +134,16 @@ impl PrivateFiles {
     pub(in crate::files) fn read_link(&self, entry: &Entry) -> FsResult<String> {
         match &self.lock().tree.inode(entry.existing()?)?.kind {
             Kind::Link(target) => Ok(target.to_string()),
-            _ => Err(ErrorCode::Invalid.into()),
+            _ => Err(FileFailure::Invalid.into()),
         }
     }
 
     pub(in crate::files) fn stat(&self, ino: Ino) -> FsResult<DescriptorStat> {
-        Ok(self.lock().tree.inode(ino)?.stat())
+        Ok(stat(self.lock().tree.inode(ino)?))
     }
 
     pub(in crate::files) fn kind(&self, ino: Ino) -> FsResult<DescriptorType> {
-        Ok(self.lock().tree.inode(ino)?.descriptor_type())
+        Ok(descriptor_type(self.lock().tree.inode(ino)?))
     }
 
     pub(in crate::files) fn set_times(&self, ino: Ino, times: Times) -> FsResult<()> {
@@ -177,6 +178,61 @@ pub(in crate::files) fn ino_of(lower: u64) -> Option<Ino> {
     lower.checked_sub(1).and_then(|ino| Ino::try_from(ino).ok())
 }
 
+/// The bit beside the permissions in the number of links.
+const MODE_PRESENT: u32 = 0x8000_0000;
+
+fn stat(inode: &Inode) -> DescriptorStat {
+    DescriptorStat {
+        type_: descriptor_type(inode),
+        // WASI has no permissions: see `set-mode` in the contract.
+        link_count: u64::from(MODE_PRESENT | u32::from(inode.mode)) << 32
+            | u64::from(inode.links),
+        size: inode.size(),
+        data_access_timestamp: timestamp(inode.accessed),
+        data_modification_timestamp: timestamp(inode.modified),
+        status_change_timestamp: timestamp(inode.changed),
+    }
+}
+
+/// Returns the kind of a file in the terms of WASI.
+pub(super) fn descriptor_type(inode: &Inode) -> DescriptorType {
+    match inode.kind {
+        Kind::Directory(_) => DescriptorType::Directory,
+        Kind::File(_) => DescriptorType::RegularFile,
+        Kind::Link(_) => DescriptorType::SymbolicLink,
+        Kind::Device(_) => DescriptorType::CharacterDevice,
+    }
+}
+
+impl From<FileFailure> for ErrorCode {
+    fn from(failure: FileFailure) -> Self {
+        match failure {
+            FileFailure::NotFound => Self::NoEntry,
+            FileFailure::Exists => Self::Exist,
+            FileFailure::NotEmpty => Self::NotEmpty,
+            FileFailure::NotADirectory => Self::NotDirectory,
+            FileFailure::IsADirectory => Self::IsDirectory,
+            FileFailure::NoSpace => Self::InsufficientSpace,
+            FileFailure::TooLarge => Self::FileTooLarge,
+            FileFailure::TooManyLinks => Self::TooManyLinks,
+            FileFailure::Mounted => Self::CrossDevice,
+            FileFailure::Loop => Self::Loop,
+            FileFailure::NameTooLong => Self::NameTooLong,
+            FileFailure::Busy => Self::Busy,
+            FileFailure::NotPermitted => Self::NotPermitted,
+            FileFailure::ReadOnly => Self::ReadOnly,
+            FileFailure::Invalid => Self::Invalid,
+            FileFailure::Io => Self::Io,
+        }
+    }
+}
+
+impl From<FileFailure> for FsError {
+    fn from(failure: FileFailure) -> Self {
+        ErrorCode::from(failure).into()
+    }
+}
+
 impl Entry {
     /// Returns the inode, or the error for an entry that does not exist.
     pub(in crate::files) fn inode(&self) -> FsResult<Ino> {
@@ -187,13 +243,13 @@ impl Entry {
 impl PrivateHandle {
     /// Returns the handle if it is a directory.
     pub(in crate::files) fn as_directory(self) -> FsResult<Self> {
-        if self.directory { Ok(self) } else { Err(ErrorCode::NotDirectory.into()) }
+        if self.directory { Ok(self) } else { Err(FileFailure::NotADirectory.into()) }
     }
 
     /// Returns the handle if it is a file that was opened for reading.
     pub(in crate::files) fn readable(self) -> FsResult<Self> {
         match (self.directory, self.reads) {
-            (true, _) => Err(ErrorCode::IsDirectory.into()),
+            (true, _) => Err(FileFailure::IsADirectory.into()),
             (false, false) => Err(ErrorCode::BadDescriptor.into()),
             (false, true) => Ok(self),
         }
@@ -202,7 +258,7 @@ impl PrivateHandle {
     /// Returns the handle if it is a file that was opened for writing.
     pub(in crate::files) fn writable(self) -> FsResult<Self> {
         match (self.directory, self.writes) {
-            (true, _) => Err(ErrorCode::IsDirectory.into()),
+            (true, _) => Err(FileFailure::IsADirectory.into()),
             (false, false) => Err(ErrorCode::BadDescriptor.into()),
             (false, true) => Ok(self),
         }

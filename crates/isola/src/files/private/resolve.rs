@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
-
 use super::{
+    failure::FileFailure,
     inode::{Ino, Kind},
     tree::{MAX_NAME_BYTES, ROOT, Result, Tree},
 };
@@ -38,12 +37,12 @@ pub(crate) struct Entry {
 impl Entry {
     /// Returns the inode, or the error for an entry that does not exist.
     pub(super) fn existing(&self) -> Result<Ino> {
-        self.ino.ok_or(ErrorCode::NoEntry)
+        self.ino.ok_or(FileFailure::NotFound)
     }
 
     /// Returns the entry if it has a name, by which it can be removed or moved.
     pub(super) fn named(&self) -> Result<(Ino, &str)> {
-        if self.name.is_empty() { Err(ErrorCode::Busy) } else { Ok((self.parent, &self.name)) }
+        if self.name.is_empty() { Err(FileFailure::Busy) } else { Ok((self.parent, &self.name)) }
     }
 }
 
@@ -82,7 +81,7 @@ pub(super) fn resolve(
                 at = current.parent;
                 continue;
             }
-            name if name.len() > MAX_NAME_BYTES => return Err(ErrorCode::NameTooLong),
+            name if name.len() > MAX_NAME_BYTES => return Err(FileFailure::NameTooLong),
             _ => {}
         }
         let last = rest.is_empty();
@@ -90,13 +89,13 @@ pub(super) fn resolve(
             if last {
                 return Ok(Found::Entry(Entry { parent: at, name, ino: None, directory }));
             }
-            return Err(ErrorCode::NoEntry);
+            return Err(FileFailure::NotFound);
         };
         match &tree.inode(ino)?.kind {
             Kind::Link(target) if !last || follow || directory => {
                 links += 1;
                 if links > MAX_LINKS {
-                    return Err(ErrorCode::Loop);
+                    return Err(FileFailure::Loop);
                 }
                 if target.starts_with('/') {
                     at = ROOT;
@@ -111,7 +110,7 @@ pub(super) fn resolve(
             _ if last && !directory => {
                 return Ok(Found::Entry(Entry { parent: at, name, ino: Some(ino), directory }));
             }
-            _ => return Err(ErrorCode::NotDirectory),
+            _ => return Err(FileFailure::NotADirectory),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::SystemTime};
 use bytes::Bytes;
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
-use super::OpenInode;
+use super::{FileFailure, OpenInode};
 use crate::files::{
     errors::CodeError,
     host::{MAX_TRANSFER_BYTES, Position},
@@ -63,6 +63,9 @@ impl PrivateWriter {
 #[async_trait::async_trait]
 impl OutputStream for PrivateWriter {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        if bytes.len() > MAX_TRANSFER_BYTES {
+            return Err(StreamError::trap("more was written than check-write permits"));
+        }
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             let offset = match self.position {
@@ -71,7 +74,10 @@ impl OutputStream for PrivateWriter {
             };
             let mut state = self.open.files.lock();
             let written = state.tree.write(self.open.ino, offset, rest, SystemTime::now());
-            let (count, end) = written.map_err(failed)?;
+            let (count, end) = written.map_err(|failure| {
+                self.open.pending_error.set(failure.into());
+                failed(failure)
+            })?;
             rest = &rest[count..];
             if offset.is_some() {
                 self.position = Position::At(end);
@@ -94,8 +100,6 @@ impl Pollable for PrivateWriter {
     async fn ready(&mut self) {}
 }
 
-fn failed(
-    code: wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode,
-) -> StreamError {
-    StreamError::LastOperationFailed(wasmtime::Error::from(CodeError(code)))
+fn failed(failure: FileFailure) -> StreamError {
+    StreamError::LastOperationFailed(wasmtime::Error::from(CodeError(failure.into())))
 }

@@ -10,11 +10,10 @@ use std::{
     time::SystemTime,
 };
 
-use wasmtime_wasi::p2::bindings::filesystem::types::{DirectoryEntry, ErrorCode};
-
 use super::{
     budget::{Budget, Full},
     content::{Content, MAX_SIZE},
+    failure::FileFailure,
     inode::{Device, Directory, Ino, Inode, Kind, MODE_BITS},
 };
 
@@ -40,7 +39,7 @@ const ENTRY_CHARGE: u64 = 64;
 /// The largest number of links to a file.
 const MAX_LINKS: u32 = 65_000;
 
-pub(super) type Result<T, E = ErrorCode> = std::result::Result<T, E>;
+pub(super) type Result<T, E = FileFailure> = std::result::Result<T, E>;
 
 /// The files of one sandbox.
 #[derive(Clone)]
@@ -115,7 +114,7 @@ impl Tree {
     /// Returns an inode. A number that does not exist is that of a removed directory.
     pub(super) fn inode(&self, ino: Ino) -> Result<&Inode> {
         let slot = self.inodes.slots.get(ino as usize).and_then(Option::as_deref);
-        slot.ok_or(ErrorCode::NoEntry)
+        slot.ok_or(FileFailure::NotFound)
     }
 
     pub(super) fn inode_mut(&mut self, ino: Ino) -> Result<&mut Inode> {
@@ -125,14 +124,14 @@ impl Tree {
     pub(super) fn directory(&self, ino: Ino) -> Result<&Directory> {
         match &self.inode(ino)?.kind {
             Kind::Directory(directory) => Ok(directory),
-            _ => Err(ErrorCode::NotDirectory),
+            _ => Err(FileFailure::NotADirectory),
         }
     }
 
     fn directory_mut(&mut self, ino: Ino) -> Result<&mut Directory> {
         match &mut self.inode_mut(ino)?.kind {
             Kind::Directory(directory) => Ok(directory),
-            _ => Err(ErrorCode::NotDirectory),
+            _ => Err(FileFailure::NotADirectory),
         }
     }
 
@@ -146,14 +145,11 @@ impl Tree {
         &self,
         directory: Ino,
         last: Option<&str>,
-    ) -> Result<Option<DirectoryEntry>> {
+    ) -> Result<Option<(String, Ino)>> {
         let entries = &self.directory(directory)?.entries;
         let start = last.map_or(Bound::Unbounded, Bound::Excluded);
-        let Some((name, ino)) = entries.range::<str, _>((start, Bound::Unbounded)).next() else {
-            return Ok(None);
-        };
-        let type_ = self.inode(*ino)?.descriptor_type();
-        Ok(Some(DirectoryEntry { type_, name: name.to_string() }))
+        let next = entries.range::<str, _>((start, Bound::Unbounded)).next();
+        Ok(next.map(|(name, ino)| (name.to_string(), *ino)))
     }
 
     /// Creates a file, and returns its number.
@@ -203,7 +199,7 @@ impl Tree {
             None => {
                 inodes.slots.push(inode);
                 // The budget permits far fewer.
-                Ino::try_from(inodes.slots.len() - 1).map_err(|_| ErrorCode::InsufficientSpace)?
+                Ino::try_from(inodes.slots.len() - 1).map_err(|_| FileFailure::NoSpace)?
             }
         };
         self.set_entry(directory, name, ino, now)?;
@@ -212,15 +208,15 @@ impl Tree {
 
     fn check_new_entry(&self, directory: Ino, name: &str) -> Result<()> {
         if name.len() > MAX_NAME_BYTES {
-            return Err(ErrorCode::NameTooLong);
+            return Err(FileFailure::NameTooLong);
         }
         if name.contains('\0') {
-            return Err(ErrorCode::Invalid);
+            return Err(FileFailure::Invalid);
         }
         if self.child(directory, name)?.is_some() || matches!(name, "" | "." | "..") {
-            return Err(ErrorCode::Exist);
+            return Err(FileFailure::Exists);
         }
-        if self.inode(directory)?.links == 0 { Err(ErrorCode::NoEntry) } else { Ok(()) }
+        if self.inode(directory)?.links == 0 { Err(FileFailure::NotFound) } else { Ok(()) }
     }
 
     fn set_entry(&mut self, directory: Ino, name: &str, ino: Ino, now: SystemTime) -> Result<()> {
@@ -239,10 +235,10 @@ impl Tree {
     ) -> Result<()> {
         let inode = self.inode(ino)?;
         if inode.is_directory() {
-            return Err(ErrorCode::NotPermitted);
+            return Err(FileFailure::NotPermitted);
         }
         if inode.links >= MAX_LINKS {
-            return Err(ErrorCode::TooManyLinks);
+            return Err(FileFailure::TooManyLinks);
         }
         self.check_new_entry(directory, name)?;
         self.budget.change(0, entry_charge(name)).map_err(no_space)?;
@@ -254,9 +250,9 @@ impl Tree {
 
     /// Removes an entry that is not a directory.
     pub(super) fn unlink(&mut self, directory: Ino, name: &str, now: SystemTime) -> Result<()> {
-        let ino = self.child(directory, name)?.ok_or(ErrorCode::NoEntry)?;
+        let ino = self.child(directory, name)?.ok_or(FileFailure::NotFound)?;
         if self.inode(ino)?.is_directory() {
-            return Err(ErrorCode::IsDirectory);
+            return Err(FileFailure::IsADirectory);
         }
         self.remove_entry(directory, name, now)?;
         let inode = self.inode_mut(ino)?;
@@ -273,9 +269,9 @@ impl Tree {
         name: &str,
         now: SystemTime,
     ) -> Result<()> {
-        let ino = self.child(parent, name)?.ok_or(ErrorCode::NoEntry)?;
+        let ino = self.child(parent, name)?.ok_or(FileFailure::NotFound)?;
         if !self.directory(ino)?.entries.is_empty() {
-            return Err(ErrorCode::NotEmpty);
+            return Err(FileFailure::NotEmpty);
         }
         self.remove_entry(parent, name, now)?;
         self.inode_mut(parent)?.links -= 1;
@@ -303,21 +299,21 @@ impl Tree {
         to: (Ino, &str),
         now: SystemTime,
     ) -> Result<()> {
-        let ino = self.child(from.0, from.1)?.ok_or(ErrorCode::NoEntry)?;
+        let ino = self.child(from.0, from.1)?.ok_or(FileFailure::NotFound)?;
         let existing = self.child(to.0, to.1)?;
         if existing == Some(ino) {
             return Ok(());
         }
         let moves_directory = self.inode(ino)?.is_directory();
         if moves_directory && self.is_below(to.0, ino)? {
-            return Err(ErrorCode::Invalid);
+            return Err(FileFailure::Invalid);
         }
         match existing {
             None => self.check_new_entry(to.0, to.1)?,
             Some(existing) => {
                 match (moves_directory, self.inode(existing)?.is_directory()) {
-                    (true, false) => return Err(ErrorCode::NotDirectory),
-                    (false, true) => return Err(ErrorCode::IsDirectory),
+                    (true, false) => return Err(FileFailure::NotADirectory),
+                    (false, true) => return Err(FileFailure::IsADirectory),
                     _ => {}
                 }
                 if moves_directory {
@@ -355,7 +351,7 @@ impl Tree {
 
     /// Removes an entry and everything below it.
     pub(super) fn remove_all(&mut self, parent: Ino, name: &str, now: SystemTime) -> Result<()> {
-        let ino = self.child(parent, name)?.ok_or(ErrorCode::NoEntry)?;
+        let ino = self.child(parent, name)?.ok_or(FileFailure::NotFound)?;
         if !self.inode(ino)?.is_directory() {
             return self.unlink(parent, name, now);
         }
@@ -419,8 +415,8 @@ impl Tree {
             Kind::Device(Device::Null) => Vec::new(),
             Kind::Device(Device::Zero) => vec![0; length],
             Kind::Device(Device::Random) => random(length)?,
-            Kind::Directory(_) => return Err(ErrorCode::IsDirectory),
-            Kind::Link(_) => return Err(ErrorCode::Invalid),
+            Kind::Directory(_) => return Err(FileFailure::IsADirectory),
+            Kind::Link(_) => return Err(FileFailure::Invalid),
         };
         // As with `relatime` on Linux: the first read after a change is recorded.
         if inode.accessed <= inode.modified && !bytes.is_empty() {
@@ -443,14 +439,14 @@ impl Tree {
             Kind::File(content) => {
                 let offset = offset.unwrap_or(content.size());
                 if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > MAX_SIZE) {
-                    return Err(ErrorCode::FileTooLarge);
+                    return Err(FileFailure::TooLarge);
                 }
                 let written = content.write(offset, bytes, &mut self.budget).map_err(no_space)?;
                 (written, offset + written as u64)
             }
             Kind::Device(_) => return Ok((bytes.len(), offset.unwrap_or(0))),
-            Kind::Directory(_) => return Err(ErrorCode::IsDirectory),
-            Kind::Link(_) => return Err(ErrorCode::Invalid),
+            Kind::Directory(_) => return Err(FileFailure::IsADirectory),
+            Kind::Link(_) => return Err(FileFailure::Invalid),
         };
         inode.touch(now);
         Ok((written, end))
@@ -464,8 +460,8 @@ impl Tree {
                 *content = content.replaced(bytes, &mut self.budget).map_err(no_space)?;
             }
             Kind::Device(_) => {}
-            Kind::Directory(_) => return Err(ErrorCode::IsDirectory),
-            Kind::Link(_) => return Err(ErrorCode::Invalid),
+            Kind::Directory(_) => return Err(FileFailure::IsADirectory),
+            Kind::Link(_) => return Err(FileFailure::Invalid),
         }
         inode.touch(now);
         Ok(())
@@ -475,10 +471,10 @@ impl Tree {
     pub(super) fn set_size(&mut self, ino: Ino, size: u64, now: SystemTime) -> Result<()> {
         let inode = inode_mut(&mut self.inodes, ino)?;
         match &mut inode.kind {
-            Kind::File(_) if size > MAX_SIZE => return Err(ErrorCode::FileTooLarge),
+            Kind::File(_) if size > MAX_SIZE => return Err(FileFailure::TooLarge),
             Kind::File(content) => content.set_size(size, &mut self.budget),
-            Kind::Directory(_) => return Err(ErrorCode::IsDirectory),
-            Kind::Link(_) | Kind::Device(_) => return Err(ErrorCode::Invalid),
+            Kind::Directory(_) => return Err(FileFailure::IsADirectory),
+            Kind::Link(_) | Kind::Device(_) => return Err(FileFailure::Invalid),
         }
         inode.touch(now);
         Ok(())
@@ -523,7 +519,7 @@ impl Tree {
 
 fn inode_mut(inodes: &mut Arc<Inodes>, ino: Ino) -> Result<&mut Inode> {
     let slot = Arc::make_mut(inodes).slots.get_mut(ino as usize).and_then(Option::as_mut);
-    slot.map(Arc::make_mut).ok_or(ErrorCode::NoEntry)
+    slot.map(Arc::make_mut).ok_or(FileFailure::NotFound)
 }
 
 /// Returns what an entry of a directory counts, in bytes.
@@ -531,12 +527,12 @@ pub(super) fn entry_charge(name: &str) -> u64 {
     ENTRY_CHARGE + name.len() as u64
 }
 
-fn no_space(_: Full) -> ErrorCode {
-    ErrorCode::InsufficientSpace
+fn no_space(_: Full) -> FileFailure {
+    FileFailure::NoSpace
 }
 
 fn random(length: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0; length];
-    getrandom::fill(&mut bytes).map_err(|_| ErrorCode::Io)?;
+    getrandom::fill(&mut bytes).map_err(|_| FileFailure::Io)?;
     Ok(bytes)
 }
