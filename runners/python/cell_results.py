@@ -529,10 +529,12 @@ _ADAPTERS = {
 def open_figures():
     """Returns the open figures of matplotlib, in the order of their numbers."""
     helpers = sys.modules.get("matplotlib._pylab_helpers")
+    if helpers is None:
+        return []
     try:
         return [manager.canvas.figure for manager in helpers.Gcf.get_all_fig_managers()]
     except Exception:
-        # It was not imported, or is something else.
+        # It is something else.
         return []
 
 

@@ -105,6 +105,8 @@ class Cells:
         self.hides = hides or (lambda filename: False)
         # True while code of a cell runs, that is, while an interrupt has something to end.
         self.interruptible = False
+        # The context whose working directory and main module are those of the process.
+        self._active = None
         self._sources = collections.deque()
         self._display = self._make_display()
         self._hook = cell_results.ImportHook(self.show_figures)
@@ -122,7 +124,6 @@ class Cells:
                     self.show_figures()
             finally:
                 self.interruptible = False
-                self._leave(context)
         except BaseException as error:
             self._emit_error(error)
         return context.execution_count
@@ -141,10 +142,20 @@ class Cells:
         A trailing semicolon hides the value, as in notebooks.
         """
         context.execution_count += 1
-        self._enter(context)
+        _builtins.display = self._display
+        self._hook.install()
+        self.activate(context)
         name = self._remember(context, source)
         source = source[1:] if source.startswith("\ufeff") else source
         flags = _ALLOW_AWAIT | context.future_flags
+        if "\n" not in source:
+            # Most short cells are one expression, for which one compilation suffices.
+            try:
+                code = compile(source, name, "eval", flags, dont_inherit=True)
+            except (SyntaxError, ValueError):
+                pass
+            else:
+                return self._execute(context, code)
         tree = compile(source, name, "exec", ast.PyCF_ONLY_AST | flags, dont_inherit=True)
         last = None
         if (
@@ -153,10 +164,11 @@ class Cells:
             and not (hides_value and ends_in_semicolon(source))
         ):
             last = ast.Expression(tree.body.pop().value)
-        code = compile(tree, name, "exec", flags, dont_inherit=True)
-        for flag in _FUTURE_FLAGS:
-            context.future_flags |= code.co_flags & flag
-        self._execute(context, code)
+        if tree.body:
+            code = compile(tree, name, "exec", flags, dont_inherit=True)
+            for flag in _FUTURE_FLAGS:
+                context.future_flags |= code.co_flags & flag
+            self._execute(context, code)
         if last is None:
             return NO_VALUE
         flags = _ALLOW_AWAIT | context.future_flags
@@ -211,23 +223,30 @@ class Cells:
                 }
             )
 
-    def _enter(self, context):
-        _builtins.display = self._display
+    def activate(self, context):
+        """Makes a context's working directory and main module those of the process."""
         sys.modules["__main__"] = context.module
-        self._hook.install()
-        if context.cwd is not None:
-            try:
-                if os.getcwd() != context.cwd:
-                    os.chdir(context.cwd)
-            except OSError:
-                # It was removed. The cell runs where the process is, so that it can move.
-                pass
-
-    def _leave(self, context):
+        if context is self._active:
+            return
         try:
-            context.cwd = os.getcwd()
+            if self._active is not None:
+                self._active.cwd = os.getcwd()
         except OSError:
             pass
+        self._active = context
+        try:
+            if context.cwd is not None:
+                os.chdir(context.cwd)
+        except OSError:
+            # It was removed. The cell runs where the process is, so that it can move.
+            pass
+
+    def cwd(self, context):
+        """Returns the working directory of a context, or nothing if it was removed."""
+        try:
+            return os.getcwd() if context is self._active else context.cwd
+        except OSError:
+            return None
 
     def _remember(self, context, source):
         """Keeps the source for tracebacks, and returns its file name."""

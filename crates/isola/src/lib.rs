@@ -14,6 +14,7 @@
 //! | the build of a template, the compile cache | `warm.rs`, `template.rs`, `cache.rs` |
 //! | snapshots and forks | `snapshot.rs`, `state.rs`, `instrument.rs` |
 //! | a limit | `limits.rs`; it is enforced in `cpu.rs`, `memory.rs`, `output.rs`, `pending.rs` |
+//! | code in contexts, rich results, interrupts | `code.rs`, `code_event.rs`, `interrupt.rs` |
 //! | files and mounts | `files.rs`, `mount.rs` |
 //!
 //! What must stay true:
@@ -137,6 +138,9 @@ mod documented {
 
     #[doc = include_str!("../../../docs/isola/rust.md")]
     struct GettingStarted;
+
+    #[doc = include_str!("../../../docs/isola/run-code.md")]
+    struct RunCode;
 
     #[doc = include_str!("../../../docs/isola/snapshots.md")]
     struct Snapshots;

@@ -20,6 +20,7 @@ const TARGETS: &[(&str, &str)] = &[
     ("archive", PARSERS),
     ("mcp", PARSERS),
     ("visible", PARSERS),
+    ("code_event", PARSERS),
     ("documents", IMAGE),
     ("references", IMAGE),
     ("challenges", IMAGE),

@@ -23,16 +23,16 @@ _OVERHEAD_BYTES = 4096
 
 _contexts = {}
 _next_number = 1
-_cells = None
+_cells = _default = None
 # True while `run-code` runs, that is, while the host takes events.
 _takes_events = False
 
 
 def prepare(user):
     """Prepares everything that can be done while the component is built."""
-    global _cells
+    global _cells, _default
     _cells = cells.Cells(_emit, loop.run, hides=places.is_hidden)
-    _contexts[DEFAULT] = cells.Context(DEFAULT, module=user)
+    _default = _contexts[DEFAULT] = cells.Context(DEFAULT, module=user)
     # Run each code path once, so that objects created on first use are in the snapshot.
     warm = cells.Context("warm")
     meta_path = list(sys.meta_path)
@@ -42,7 +42,8 @@ def prepare(user):
     _cells.emit = _emit
     _cells.forget()
     sys.meta_path[:] = meta_path
-    sys.modules["__main__"] = user
+    _cells.activate(_default)
+    _default.cwd = None
     del builtins.display
 
 
@@ -52,7 +53,6 @@ def run(code, context_id):
     context = _find(context_id)
     limit = values.max_size - min(_OVERHEAD_BYTES, values.max_size // 2)
     _cells.set_limits(limit, limit)
-    before = _cwd()
     _takes_events = True
     interrupts.arm()
     try:
@@ -60,7 +60,8 @@ def run(code, context_id):
     finally:
         interrupts.disarm()
         _takes_events = False
-        _return_to_default(context, before)
+        # Scripts and calls share the state of the default context.
+        _cells.activate(_default)
 
 
 def evaluate(source):
@@ -81,7 +82,9 @@ def create(cwd):
         raise _failure(f"the working directory {cwd!r:.300} does not exist")
     id = f"context-{_next_number}"
     _next_number += 1
-    _contexts[id] = cells.Context(id, cwd=_cwd() if cwd is None else os.path.abspath(cwd))
+    _contexts[id] = cells.Context(
+        id, cwd=_cells.cwd(_default) if cwd is None else os.path.abspath(cwd)
+    )
     return id
 
 
@@ -99,7 +102,7 @@ def remove(id):
 
 def infos():
     return [
-        ContextInfo(each.name, each.cwd or _cwd() or "", each.execution_count)
+        ContextInfo(each.name, _cells.cwd(each) or "", each.execution_count)
         for each in list(_contexts.values())
     ]
 
@@ -117,26 +120,6 @@ def _find(id):
 
 def _failure(message):
     return Err(Failure("LookupError", message, "", FailureKind.CONTEXT))
-
-
-def _cwd():
-    try:
-        return os.getcwd()
-    except OSError:
-        return None
-
-
-def _return_to_default(context, before):
-    """Restores what scripts and calls share with the default context."""
-    default = _contexts.get(DEFAULT)
-    if default is not None and context is not default:
-        sys.modules["__main__"] = default.module
-        if before is not None and context.cwd != before:
-            try:
-                os.chdir(before)
-            except OSError:
-                # It was removed.
-                pass
 
 
 def _emit(event):
