@@ -504,26 +504,3 @@ async fn code_needs_a_started_sandbox_and_runs_alone() {
     drop(running);
     assert_eq!(sandbox.run_code("3").await.unwrap_err().code(), "closed");
 }
-
-#[tokio::test]
-async fn temp_latency() {
-    for runtime in [Runtime::Python, Runtime::JavaScript] {
-        let sandbox = started(runtime).await;
-        let script = match runtime { Runtime::Python => "def add(a, b):\n    return a + b\n", _ => "function add(a, b) { return a + b }" };
-        sandbox.load_script(script).await.unwrap();
-        let mut times = [vec![], vec![], vec![]];
-        for _ in 0..300 {
-            let s = std::time::Instant::now();
-            sandbox.run("add", args![1, 2]).await.unwrap();
-            times[0].push(s.elapsed());
-            let s = std::time::Instant::now();
-            sandbox.run_code("1+1").await.unwrap();
-            times[1].push(s.elapsed());
-            let s = std::time::Instant::now();
-            sandbox.evaluate("1+1").await.unwrap();
-            times[2].push(s.elapsed());
-        }
-        for t in &mut times { t.sort(); }
-        println!("LAT {runtime} run {:?} run_code {:?} evaluate {:?}", times[0][150], times[1][150], times[2][150]);
-    }
-}
