@@ -45,8 +45,8 @@ use crate::{
     mount::{Mount, Permission},
 };
 
-mod descriptors;
 mod calls;
+mod descriptors;
 mod directory;
 mod errors;
 mod host;
@@ -383,4 +383,3 @@ fn times(accessed: NewTimestamp, modified: NewTimestamp) -> FsResult<Times> {
     };
     Ok(Times { accessed: time(accessed)?, modified: time(modified)? })
 }
-

@@ -21,8 +21,6 @@ pub(crate) struct GuestState {
     pub(crate) globals: Vec<u64>,
     /// The time of the guest's monotonic clock, from which it continues.
     pub(crate) monotonic: u64,
-    /// `true` if the guest has loaded the helper of `evaluate`.
-    pub(crate) evaluates: bool,
     /// The pages that guests write soon after they continue from this state.
     pub(crate) hot_pages: OnceLock<Vec<PageRange>>,
     /// `true` if a guest has already continued from this state.

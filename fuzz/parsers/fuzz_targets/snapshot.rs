@@ -25,7 +25,7 @@ fuzz_target!(|input: &[u8]| {
         _ => {
             let header = format!(
                 r#"{{"isola":"0","runtime":"js","guest":"","engine":"","created":{},"memory":{},
-                "changed":0,"base":[0,0],"globals":[1],"monotonic":{},"evaluates":true}}"#,
+                "changed":0,"base":[0,0],"globals":[1],"monotonic":{}}}"#,
                 u64::from(*kind) << 33,
                 (1 + u64::from(*kind)) << 16,
                 u64::MAX,

@@ -37,7 +37,6 @@ fn header(text: &str) -> serde_json::Value {
     serde_json::json!({
         "isola": text, "runtime": text, "guest": text, "engine": text, "created": 1,
         "memory": 65_536, "changed": 0, "base": [0, 0], "globals": [], "monotonic": 0,
-        "evaluates": false,
     })
 }
 

@@ -8,8 +8,8 @@ use wasmtime_wasi::{
     p2::{
         FsError, FsResult,
         bindings::filesystem::types::{
-            DescriptorFlags, DescriptorType, ErrorCode, HostDescriptor,
-            HostDirectoryEntryStream, OpenFlags, PathFlags,
+            DescriptorFlags, DescriptorType, ErrorCode, HostDescriptor, HostDirectoryEntryStream,
+            OpenFlags, PathFlags,
         },
     },
 };
@@ -117,8 +117,7 @@ impl Files<'_> {
     }
 
     async fn list_all(&mut self, path: &str) -> FsResult<Vec<FileEntry>> {
-        let directory =
-            self.open_path(path, OpenFlags::DIRECTORY, DescriptorFlags::READ).await?;
+        let directory = self.open_path(path, OpenFlags::DIRECTORY, DescriptorFlags::READ).await?;
         let entries = self.entries(&directory).await;
         HostDescriptor::drop(self, directory).map_err(FsError::trap)?;
         let mut entries = entries?;

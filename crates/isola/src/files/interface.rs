@@ -481,9 +481,7 @@ impl types::HostDescriptor for Files<'_> {
                 let (file, worker) = (handle.readable()?, self.files.worker.clone());
                 Box::new(streams::FileReader::new(file.open, worker, offset))
             }
-            Node::Private(handle) => {
-                Box::new(PrivateReader::new(handle.readable()?.open, offset))
-            }
+            Node::Private(handle) => Box::new(PrivateReader::new(handle.readable()?.open, offset)),
         };
         Ok(self.table.push(stream)?)
     }

@@ -21,19 +21,13 @@ use std::{
     time::SystemTime,
 };
 
-use wasmtime_wasi::p2::{
-    FsResult, bindings::filesystem::types::DirectoryEntry,
-};
+use wasmtime_wasi::p2::{FsResult, bindings::filesystem::types::DirectoryEntry};
 
 pub use self::failure::FileFailure;
+use self::{inode::Ino, resolve::MountPoints, tree::ROOT};
 pub(crate) use self::{
     resolve::{Entry, Found},
     tree::{HOME, Tree},
-};
-use self::{
-    inode::Ino,
-    resolve::MountPoints,
-    tree::ROOT,
 };
 use super::{
     descriptors::DescriptorPermit,
@@ -117,7 +111,12 @@ impl PrivateFiles {
     }
 
     /// Follows a path from a directory.
-    pub(super) fn follow(&self, start: Ino, path: &str, follow: bool) -> Result<Found, FileFailure> {
+    pub(super) fn follow(
+        &self,
+        start: Ino,
+        path: &str,
+        follow: bool,
+    ) -> Result<Found, FileFailure> {
         let state = self.lock();
         resolve::resolve(&state.tree, &state.mounts, start, path, follow)
     }

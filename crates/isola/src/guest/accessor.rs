@@ -54,7 +54,6 @@ impl Accessor {
         &self,
         store: &mut Store<Guest>,
         instance: Instance,
-        evaluates: bool,
     ) -> Result<GuestState, Error> {
         let failed = |error| Error::internal("reading the guest's state", error);
         // Checked before libc releases its handles, because that closes files as well.
@@ -77,7 +76,6 @@ impl Accessor {
                 files: store.data().copy_files(),
                 globals,
                 monotonic,
-                evaluates,
                 hot_pages: OnceLock::new(),
                 resumed: AtomicBool::new(false),
                 shared: false,

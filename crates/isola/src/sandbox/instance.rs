@@ -19,8 +19,6 @@ pub(crate) struct GuestInstance {
     pub(crate) store: Store<Guest>,
     pub(crate) instance: Instance,
     pub(crate) exports: contract::Sandbox,
-    /// `true` if the helper of `evaluate` is loaded.
-    pub(crate) evaluates: bool,
     /// The state that it continues from, until it is started.
     pub(crate) resume_from: Option<(Accessor, Arc<GuestState>)>,
     /// The same state, kept until the guest is dropped if other sandboxes can share it.
@@ -71,7 +69,6 @@ impl GuestInstance {
             .exports
             .load(&mut store, &instance)
             .map_err(|error| Error::internal("cannot load the interpreter's exports", error))?;
-        let evaluates = state.as_ref().is_some_and(|state| state.evaluates);
         let shared_state = state.clone().filter(|state| state.shared);
         let mut resume_from = None;
         if let (Some(state), Some(accessor)) = (state, &component.accessor) {
@@ -87,6 +84,6 @@ impl GuestInstance {
                 )));
             }
         }
-        Ok(Self { store, instance, exports, evaluates, resume_from, _shared_state: shared_state })
+        Ok(Self { store, instance, exports, resume_from, _shared_state: shared_state })
     }
 }

@@ -85,8 +85,7 @@ impl Lease {
         let guest = self.guest()?;
         let _heartbeat = HeartbeatGuard::acquire(engine()?)?;
         shared.cpu.reset(shared.limits.cpu_timeout);
-        let (store, instance, evaluates) = (&mut guest.store, guest.instance, guest.evaluates);
-        metered(&shared.cpu, accessor.save(store, instance, evaluates)).await
+        metered(&shared.cpu, accessor.save(&mut guest.store, guest.instance)).await
     }
 
     /// Records which pages the guest has written, for later guests that continue

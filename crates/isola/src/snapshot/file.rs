@@ -176,7 +176,6 @@ fn parse(
         files,
         globals: header.globals,
         monotonic: header.monotonic,
-        evaluates: header.evaluates,
         hot_pages: OnceLock::new(),
         resumed: AtomicBool::new(false),
         shared: false,
@@ -218,7 +217,6 @@ fn write(
         base: (base.checksum()?, base.len() as u64),
         globals: state.globals.clone(),
         monotonic: state.monotonic,
-        evaluates: state.evaluates,
         files: state.files.as_ref().map(Tree::charge),
     });
     let header = serde_json::to_vec(&header).map_err(io::Error::other)?;
@@ -336,11 +334,7 @@ fn within_limits(path: &Path, template: &Template, memory: u64, files: u64) -> R
     Ok(())
 }
 
-fn read_body(
-    body: &[u8],
-    header: &Header,
-    base: &Image,
-) -> io::Result<(Image, Option<Tree>)> {
+fn read_body(body: &[u8], header: &Header, base: &Image) -> io::Result<(Image, Option<Tree>)> {
     let mut pages = Pages::read(body, header.memory, base.len())?;
     let len = pages.len();
     let mut image = ImageWriter::new(len)?;

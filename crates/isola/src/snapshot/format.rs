@@ -65,7 +65,6 @@ pub(crate) struct Header {
     pub(crate) base: (u32, u64),
     pub(crate) globals: Vec<u64>,
     pub(crate) monotonic: u64,
-    pub(crate) evaluates: bool,
     /// What the private files count against the limit of storage, in bytes; `None` if the
     /// guest had none. They take at most as much space in the file.
     pub(crate) files: Option<u64>,
@@ -81,7 +80,6 @@ pub(crate) struct HeaderFields {
     pub(crate) base: (u32, u64),
     pub(crate) globals: Vec<u64>,
     pub(crate) monotonic: u64,
-    pub(crate) evaluates: bool,
     pub(crate) files: Option<u64>,
 }
 
@@ -98,7 +96,6 @@ impl Header {
             base,
             globals,
             monotonic,
-            evaluates,
             files,
         } = fields;
         Self {
@@ -112,7 +109,6 @@ impl Header {
             base,
             globals,
             monotonic,
-            evaluates,
             files,
         }
     }
@@ -255,7 +251,7 @@ mod tests {
         let mut header = serde_json::json!({
             "isola": "0", "runtime": "python", "guest": "", "engine": "", "created": 1,
             "memory": 65_536, "changed": 4096, "base": [0, 0], "globals": [], "monotonic": 0,
-            "evaluates": false, "files": null,
+            "files": null,
         });
         change(&mut header);
         let text = header.to_string();

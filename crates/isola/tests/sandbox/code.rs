@@ -245,6 +245,31 @@ async fn contexts_are_copied_by_forks_and_snapshots(runtime: Runtime) {
 }
 
 #[tokio::test]
+async fn contexts_have_their_own_working_directories() {
+    let sandbox = started(Runtime::Python).await;
+    let code = "import os\nos.makedirs('/tmp/a/b')\nopen('note.txt', 'w').write('x')\nos.getcwd()";
+    let home = text(&sandbox, code).await.unwrap();
+    let context = sandbox.create_context(Some("/tmp/a")).await.unwrap();
+    assert_eq!(context.cwd, "/tmp/a");
+    let run_there = async |code: &str| {
+        sandbox.run_code(code).context(&context.id).await.unwrap().text().unwrap()
+    };
+    assert_eq!(run_there("import os\nos.listdir()").await, "['b']");
+    assert_eq!(run_there("os.chdir('b')\nos.getcwd()").await, "'/tmp/a/b'");
+    assert_eq!(text(&sandbox, "os.getcwd()").await.unwrap(), home);
+    assert_eq!(text(&sandbox, "os.listdir()").await.unwrap(), "['note.txt']");
+    assert_eq!(run_there("os.getcwd()").await, "'/tmp/a/b'");
+    let cwds: Vec<_> = sandbox.contexts().await.unwrap().into_iter().map(|it| it.cwd).collect();
+    assert_eq!(cwds, [home.trim_matches('\''), "/tmp/a/b"]);
+    sandbox.restart_context(&context.id).await.unwrap();
+    assert_eq!(run_there("import os; os.getcwd()").await, "'/tmp/a'");
+    // One that was removed does not keep the code from running.
+    text(&sandbox, "import shutil\nshutil.rmtree('/tmp/a')").await;
+    sandbox.restart_context(&context.id).await.unwrap();
+    assert_eq!(run_there("1").await, "1");
+}
+
+#[tokio::test]
 async fn a_context_has_its_own_main_module_and_calls_those_of_scripts() {
     let sandbox = started(Runtime::Python).await;
     let context = sandbox.create_context(None).await.unwrap();

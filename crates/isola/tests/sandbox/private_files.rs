@@ -363,9 +363,12 @@ def read():
     sandbox.run("write", args!["later"]).await.unwrap();
     children[0].run("write", args!["child"]).await.unwrap();
     let restored = snapshot.create_sandbox().await.unwrap();
-    for (sandbox, expected) in
-        [(&sandbox, "later"), (&children[0], "child"), (&children[1], "parent"), (&restored, "parent")]
-    {
+    for (sandbox, expected) in [
+        (&sandbox, "later"),
+        (&children[0], "child"),
+        (&children[1], "parent"),
+        (&restored, "parent"),
+    ] {
         assert_eq!(sandbox.run("read", args![]).await.unwrap(), serde_json::json!(expected));
         assert_eq!(sandbox.files().read("x").unwrap(), expected.as_bytes());
     }
@@ -623,8 +626,7 @@ async fn javascript_obeys_the_permissions_of_mounts() {
     let base = tempfile::tempdir().unwrap();
     std::fs::write(base.path().join("a"), "host").unwrap();
     let builder = template(Runtime::JavaScript).await.sandbox();
-    let sandbox =
-        builder.mount(isola::Mount::new(base.path(), "/data")).create().await.unwrap();
+    let sandbox = builder.mount(isola::Mount::new(base.path(), "/data")).create().await.unwrap();
     sandbox.start().await.unwrap();
     sandbox
         .load_script(

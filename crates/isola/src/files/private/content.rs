@@ -198,7 +198,8 @@ mod tests {
             assert_eq!(content.size(), expected.len() as u64);
             assert_eq!(budget.used(), content.charged());
             let (from, length) = (random(300_000) as usize, random(200_000) as usize);
-            let range = from.min(expected.len())..(from + length).min(expected.len()).max(from.min(expected.len()));
+            let range = from.min(expected.len())
+                ..(from + length).min(expected.len()).max(from.min(expected.len()));
             assert_eq!(content.read(from as u64, length), expected[range]);
             if copies.len() > 4 {
                 copies.remove(0);

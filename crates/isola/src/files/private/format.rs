@@ -298,4 +298,3 @@ fn invalid(why: &str) -> io::Error {
 fn too_large() -> io::Error {
     io::Error::other("its files take more than its header says")
 }
-

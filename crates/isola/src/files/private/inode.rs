@@ -92,7 +92,9 @@ impl Inode {
     /// What the entries of a directory count, in bytes.
     pub(super) fn entries_charge(&self) -> u64 {
         match &self.kind {
-            Kind::Directory(directory) => directory.entries.keys().map(|name| entry_charge(name)).sum(),
+            Kind::Directory(directory) => {
+                directory.entries.keys().map(|name| entry_charge(name)).sum()
+            }
             _ => 0,
         }
     }

@@ -4,9 +4,7 @@ use std::time::SystemTime;
 
 use wasmtime_wasi::p2::{
     FsError, FsResult,
-    bindings::filesystem::types::{
-        DescriptorStat, DescriptorType, ErrorCode, MetadataHashValue,
-    },
+    bindings::filesystem::types::{DescriptorStat, DescriptorType, ErrorCode, MetadataHashValue},
 };
 
 use super::{
@@ -185,8 +183,7 @@ fn stat(inode: &Inode) -> DescriptorStat {
     DescriptorStat {
         type_: descriptor_type(inode),
         // WASI has no permissions: see `set-mode` in the contract.
-        link_count: u64::from(MODE_PRESENT | u32::from(inode.mode)) << 32
-            | u64::from(inode.links),
+        link_count: u64::from(MODE_PRESENT | u32::from(inode.mode)) << 32 | u64::from(inode.links),
         size: inode.size(),
         data_access_timestamp: timestamp(inode.accessed),
         data_modification_timestamp: timestamp(inode.modified),

@@ -73,7 +73,12 @@ pub(super) fn resolve(
         }
         let current = tree.directory(at)?;
         let Some(name) = rest.pop() else {
-            return Ok(Found::Entry(Entry { parent: at, name: String::new(), ino: Some(at), directory }));
+            return Ok(Found::Entry(Entry {
+                parent: at,
+                name: String::new(),
+                ino: Some(at),
+                directory,
+            }));
         };
         match name.as_str() {
             "." => continue,

@@ -358,7 +358,8 @@ impl Tree {
         // Without recursion: the guest chooses the depth.
         let mut at = ino;
         loop {
-            let first = self.directory(at)?.entries.iter().next().map(|(name, &ino)| (name.clone(), ino));
+            let first =
+                self.directory(at)?.entries.iter().next().map(|(name, &ino)| (name.clone(), ino));
             match first {
                 Some((_, child)) if self.has_entries(child) => at = child,
                 Some((name, child)) if self.inode(child)?.is_directory() => {
