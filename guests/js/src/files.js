@@ -6,7 +6,6 @@ import { extract } from './body.js';
 import {
   define,
   freeze,
-  SafeError,
   SafeNumber,
   SafeTypeError,
   string,
@@ -25,7 +24,8 @@ function attempt(operation) {
   try {
     return operation();
   } catch (error) {
-    failure = error instanceof SafeError ? error.payload : error;
+    // The class of such an error belongs to the bindings.
+    failure = error.payload;
     if (failure === undefined) throw error;
   }
   const { code, message } = failure;

@@ -16,7 +16,7 @@ impl Budget {
         Self { used: 0, max }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn used(&self) -> u64 {
         self.used
     }

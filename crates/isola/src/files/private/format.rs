@@ -298,3 +298,92 @@ fn invalid(why: &str) -> io::Error {
 fn too_large() -> io::Error {
     io::Error::other("its files take more than its header says")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: u64 = 1 << 20;
+
+    /// Returns the bytes of a tree whose inodes are these: a kind and what follows the
+    /// times.
+    fn bytes(inodes: &[(u8, Vec<u8>)]) -> Vec<u8> {
+        let mut bytes = 0o022_u16.to_le_bytes().to_vec();
+        bytes.extend(u32::try_from(inodes.len()).unwrap().to_le_bytes());
+        for (kind, rest) in inodes {
+            bytes.push(*kind);
+            bytes.extend(0o755_u16.to_le_bytes());
+            bytes.extend([0; 36]);
+            bytes.extend(rest);
+        }
+        bytes
+    }
+
+    fn directory(entries: &[(&str, u32)]) -> (u8, Vec<u8>) {
+        let mut rest = 0_u32.to_le_bytes().to_vec();
+        rest.extend(u32::try_from(entries.len()).unwrap().to_le_bytes());
+        for (name, ino) in entries {
+            write_text(name, &mut rest).unwrap();
+            rest.extend(ino.to_le_bytes());
+        }
+        (DIRECTORY, rest)
+    }
+
+    fn file(size: u64, blocks: &[(u64, u32)]) -> (u8, Vec<u8>) {
+        let mut rest = size.to_le_bytes().to_vec();
+        rest.extend(u32::try_from(blocks.len()).unwrap().to_le_bytes());
+        for (offset, len) in blocks {
+            rest.extend(offset.to_le_bytes());
+            rest.extend(len.to_le_bytes());
+            rest.resize(rest.len() + *len as usize, 7);
+        }
+        (FILE, rest)
+    }
+
+    #[test]
+    fn impossible_trees_are_refused() {
+        let empty = || file(0, &[]);
+        let good = bytes(&[directory(&[("a", 1), ("d", 2)]), empty(), directory(&[("b", 1)])]);
+        let tree = read(&mut good.as_slice(), MAX).unwrap();
+        assert_eq!(tree.inode(1).unwrap().links, 2);
+        for (says, inodes) in [
+            ("root is not a directory", vec![]),
+            ("root is not a directory", vec![empty()]),
+            ("leads nowhere", vec![directory(&[("a", 1)])]),
+            ("in no directory", vec![directory(&[]), empty()]),
+            ("in two others", vec![directory(&[("a", 1), ("b", 1)]), directory(&[])]),
+            ("in two others", vec![directory(&[("a", 0)])]),
+            ("in two others", vec![directory(&[("a", 1)]), directory(&[("b", 1)])]),
+            ("in no directory", vec![directory(&[]), directory(&[("a", 1)])]),
+            ("same name", vec![directory(&[("a", 1), ("a", 1)]), empty()]),
+            ("impossible name", vec![directory(&[("..", 1)]), empty()]),
+            ("impossible name", vec![directory(&[("a/b", 1)]), empty()]),
+            ("impossible name", vec![directory(&[("", 1)]), empty()]),
+            ("name is too long", vec![directory(&[(&"n".repeat(256), 1)]), empty()]),
+            ("impossible place", vec![directory(&[("a", 1)]), file(1, &[(u64::MAX, 1)])]),
+            ("impossible place", vec![directory(&[("a", 1)]), file(1, &[(0, 0)])]),
+            ("impossible place", vec![directory(&[("a", 1)]), file(1, &[(0, 65_537)])]),
+            ("larger than an offset", vec![directory(&[("a", 1)]), file(u64::MAX, &[])]),
+            ("device is unknown", vec![directory(&[("a", 1)]), (DEVICE, vec![3])]),
+            ("kind of a file is unknown", vec![directory(&[]), (4, vec![])]),
+        ] {
+            let error = read(&mut bytes(&inodes).as_slice(), MAX).err().unwrap().to_string();
+            assert!(error.contains(says), "{says}: {error}");
+        }
+        for end in 0..good.len() {
+            assert!(read(&mut &good[..end], MAX).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn more_than_the_header_says_is_refused() {
+        let block = |number: u64| (number * 65_536, 65_536);
+        let large = bytes(&[directory(&[("a", 1)]), file(1, &[block(0), block(1), block(2)])]);
+        assert!(read(&mut large.as_slice(), MAX).is_ok());
+        assert!(read(&mut large.as_slice(), 150_000).err().unwrap().to_string().contains("more"));
+        // A number of inodes without bytes for them takes no memory.
+        let mut many = 0_u16.to_le_bytes().to_vec();
+        many.extend(u32::MAX.to_le_bytes());
+        assert!(read(&mut many.as_slice(), u64::MAX).is_err());
+    }
+}

@@ -19,6 +19,9 @@ use super::index_map::{GlobalUse, IndexMap, Value};
 use super::missing_results;
 use super::module::{FunctionPatch, Kind};
 
+/// The module from which the libraries import what others of them define.
+const LIBRARIES: &str = "env";
+
 /// Merges the modules of a group. The names of the imports are their numbers.
 pub fn merge(
     group: &Group<'_, '_>,
@@ -154,12 +157,12 @@ impl<'g, 'c, 'a> Merger<'g, 'c, 'a> {
         Ok(())
     }
 
-    /// Returns the index of the function that members import by a name.
+    /// Returns the index of the function that members import from each other by a name.
     fn imported(&self, name: &str) -> Result<u32> {
         let mut found = BTreeSet::new();
         for (map, member) in self.maps.iter().zip(&self.group.members) {
             for (index, import) in (0..).zip(member.module.imported(Kind::Function)) {
-                if import.name == name {
+                if import.module == LIBRARIES && import.name == name {
                     found.insert(map.original_function(index));
                 }
             }
