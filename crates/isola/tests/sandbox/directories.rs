@@ -1,11 +1,11 @@
-//! The root directory of the Python guest, the virtual directories above its mounts,
-//! and the working directory.
+//! The root directory of a Python guest without files of its own: the directories above
+//! its mounts, and the working directory.
 
 use std::fs;
 
-use isola::{Mount, Runtime, Sandbox, args};
+use isola::{Limits, Mount, Runtime, Sandbox, args};
 
-use crate::fixture::{started, template, writable_mount};
+use crate::fixture::{started_with, template, writable_mount};
 
 const ATTEMPT: &str = "
 import os, pathlib, tempfile
@@ -37,6 +37,11 @@ def by_descriptor(path, name):
         os.close(descriptor)
 ";
 
+/// Returns limits without files of the sandbox's own: its root leads to its mounts only.
+fn no_storage() -> Limits {
+    Limits { max_storage: 0, ..Limits::default() }
+}
+
 /// Creates a sandbox with a readable directory at `/data/in`, and a writable one at
 /// `/out`.
 async fn sandbox(base: &tempfile::TempDir) -> Sandbox {
@@ -49,6 +54,7 @@ async fn sandbox(base: &tempfile::TempDir) -> Sandbox {
         .sandbox()
         .mount(Mount::new(base.path().join("in"), "/data/in"))
         .mount(writable_mount(base.path().join("out"), "/out/"))
+        .limits(no_storage())
         .create()
         .await
         .unwrap();
@@ -187,7 +193,7 @@ async fn relative_paths_start_in_the_working_directory() {
 
 #[tokio::test]
 async fn root_is_empty_without_mounts() {
-    let sandbox = started(Runtime::Python).await;
+    let sandbox = started_with(Runtime::Python, no_storage(), isola::DenyAll).await;
     sandbox.load_script(ATTEMPT).await.unwrap();
     check(
         &sandbox,

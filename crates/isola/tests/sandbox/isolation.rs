@@ -114,7 +114,7 @@ def main():
     return [attempt(what)[0] for what in (
         lambda: os.listdir('/etc'),
         lambda: open('/etc/passwd').read(),
-        lambda: open('/tmp/x', 'w'),
+        lambda: os.listdir('/proc'),
         lambda: open('../../etc/passwd').read(),
         lambda: socket.create_connection(('127.0.0.1', 22), 1),
         lambda: socket.socket().bind(('127.0.0.1', 0)),

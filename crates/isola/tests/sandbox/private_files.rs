@@ -105,7 +105,7 @@ def main():
         attempt(os.rmdir, 'full'), attempt(os.unlink, 'dir'), attempt(os.rmdir, 'a'),
         attempt(os.mkdir, 'a'), attempt(open, 'self'), attempt(open, 'dir'),
         attempt(open, 'a/x'), attempt(open, 'nope'), attempt(open, 'nope/x', 'w'),
-        attempt(os.link, 'dir', 'y'), attempt(os.open, 'a', os.O_CREAT | os.O_EXCL),
+        attempt(os.link, 'dir', 'y'), attempt(os.open, 'a', os.O_WRONLY | os.O_CREAT | os.O_EXCL),
         attempt(os.mkdir, 'n' * 256), read('loop/loop/a'), attempt(os.rmdir, '.'),
         attempt(os.rename, 'a', 'nope/a'), attempt(os.stat, 'a/'), attempt(os.mkdir, 'new/'),
     ]
@@ -138,7 +138,7 @@ def main():
             "FileNotFoundError No such file or directory",
             "FileNotFoundError No such file or directory",
             "PermissionError Operation not permitted",
-            "OSError Invalid argument",
+            "FileExistsError File exists",
             "OSError Filename too long",
             "one",
             "OSError Directory not empty",
@@ -148,7 +148,7 @@ def main():
             ["a", "b", "c", "d", "dir", "e", "full", "loop", "new", "self"],
             true,
             "through a link",
-            2,
+            1,
             ["dir", "x"],
             3,
             "/root/moved"

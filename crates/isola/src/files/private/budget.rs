@@ -16,7 +16,7 @@ impl Budget {
         Self { used: 0, max }
     }
 
-    #[cfg(any(test, fuzzing))]
+    #[cfg_attr(not(test), allow(dead_code, reason = "the tests and the fuzzer use it"))]
     pub(super) fn used(&self) -> u64 {
         self.used
     }
