@@ -16,6 +16,7 @@ const TARGETS: &[(&str, &str)] = &[
     ("forks", ISOLA),
     ("request", PARSERS),
     ("snapshot", PARSERS),
+    ("files", PARSERS),
     ("instrument", PARSERS),
     ("archive", PARSERS),
     ("mcp", PARSERS),
