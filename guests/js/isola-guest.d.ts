@@ -14,6 +14,12 @@ declare function hostcall<T = any>(callType: string, payload?: unknown): Promise
 /** A hostcall was refused or failed. The message is the host's. */
 declare class HostcallError extends Error {}
 
+/**
+ * Shows values as results of the code, in code that the host runs by `run_code`. An object
+ * whose keys are all MIME types is shown as these types.
+ */
+declare function display(...values: unknown[]): void;
+
 /** The environment variables that the host set. Nothing else of Node.js exists. */
 declare const process: { readonly env: Readonly<Record<string, string | undefined>> };
 

@@ -37,7 +37,7 @@ def prepare(user):
     warm = cells.Context("warm")
     meta_path = list(sys.meta_path)
     _cells.emit = lambda event: values.encode(event)
-    for source in ("x = 1\nx + 1", "[{'a': 1.5}]", "object()", "1 / 0", "x = ", "await x"):
+    for source in ("x = 1\nx + 1", "[{'a': 1.5}]", "object()", "1 / 0", "x = "):
         _cells.run(warm, source)
     _cells.emit = _emit
     _cells.forget()
