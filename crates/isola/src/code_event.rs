@@ -38,7 +38,7 @@ pub(crate) enum ParsedEvent {
 }
 
 #[derive(Deserialize)]
-struct Kind<'a> {
+struct EventKind<'a> {
     #[serde(rename = "type")]
     kind: &'a str,
 }
@@ -90,7 +90,7 @@ pub(crate) fn check_contexts<'a>(
 /// Parses an event. The error is the reason why it is invalid.
 pub(crate) fn parse(text: &str) -> Result<ParsedEvent, String> {
     let invalid = |error: serde_json::Error| format!("invalid event: {error}");
-    match serde_json::from_str::<Kind<'_>>(text).map_err(invalid)?.kind {
+    match serde_json::from_str::<EventKind<'_>>(text).map_err(invalid)?.kind {
         "result" => {
             let fields: ResultFields = serde_json::from_str(text).map_err(invalid)?;
             check_result(&fields)?;

@@ -83,11 +83,11 @@ impl PendingError {
 /// A code as the cause of a stream's error.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct CodeError(pub(super) ErrorCode);
+pub(super) struct StreamErrorCode(pub(super) ErrorCode);
 
 /// Returns the code of a stream's error.
 pub(super) fn code_of_stream(error: &wasmtime::Error) -> Option<ErrorCode> {
-    let own = error.downcast_ref::<CodeError>().map(|error| error.0);
+    let own = error.downcast_ref::<StreamErrorCode>().map(|error| error.0);
     own.or_else(|| error.downcast_ref::<io::Error>().map(code))
 }
 

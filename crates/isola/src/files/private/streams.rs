@@ -8,7 +8,7 @@ use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, Stream
 
 use super::{FileFailure, OpenInode};
 use crate::files::{
-    errors::CodeError,
+    errors::StreamErrorCode,
     host::{MAX_TRANSFER_BYTES, Position},
 };
 
@@ -101,5 +101,5 @@ impl Pollable for PrivateWriter {
 }
 
 fn failed(failure: FileFailure) -> StreamError {
-    StreamError::LastOperationFailed(wasmtime::Error::from(CodeError(failure.into())))
+    StreamError::LastOperationFailed(wasmtime::Error::from(StreamErrorCode(failure.into())))
 }
