@@ -102,8 +102,8 @@ impl Guest {
     /// Sets the bits by which its code is interrupted, if that is requested. Must be
     /// called while the guest is suspended, on the thread that runs it.
     pub(crate) fn deliver_interrupt(&mut self) {
-        if self.interrupt.is_requested() {
-            self.delivery.deliver();
+        if self.interrupt.is_undelivered() && self.delivery.deliver() {
+            self.interrupt.set_delivered();
         }
     }
 

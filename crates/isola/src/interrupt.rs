@@ -34,8 +34,8 @@ mod word;
 #[derive(Default)]
 pub(crate) struct Interrupt {
     state: Mutex<InterruptState>,
-    /// A copy of the state's `requested`, for the epoch callback.
-    requested: AtomicBool,
+    /// `true` from a request until it is delivered, for the epoch callback and for waits.
+    undelivered: AtomicBool,
     arrived: Notify,
 }
 
@@ -55,7 +55,7 @@ impl Interrupt {
     pub(crate) fn begin(&self, context: &str) {
         let mut state = self.lock();
         *state = InterruptState { context: Some(context.to_owned()), ..Default::default() };
-        self.requested.store(false, Relaxed);
+        self.undelivered.store(false, Relaxed);
     }
 
     /// Ends the code, which leaves the time limit that has interrupted it.
@@ -64,7 +64,7 @@ impl Interrupt {
         state.context = None;
         state.requested = false;
         state.armed = false;
-        self.requested.store(false, Relaxed);
+        self.undelivered.store(false, Relaxed);
     }
 
     /// Interrupts the code that runs, if it is in this context. Reports whether it is.
@@ -77,7 +77,7 @@ impl Interrupt {
         };
         if matches {
             state.requested = true;
-            self.requested.store(true, Relaxed);
+            self.undelivered.store(true, Relaxed);
             self.arrived.notify_waiters();
         }
         matches
@@ -92,7 +92,7 @@ impl Interrupt {
         }
         state.requested = true;
         state.exceeded = Some(limit);
-        self.requested.store(true, Relaxed);
+        self.undelivered.store(true, Relaxed);
         self.arrived.notify_waiters();
         true
     }
@@ -106,16 +106,30 @@ impl Interrupt {
         self.lock().armed = armed;
     }
 
-    /// Reports whether an interrupt is requested.
-    pub(crate) fn is_requested(&self) -> bool {
-        self.requested.load(Relaxed)
+    /// Reports whether an interrupt is requested and not delivered.
+    pub(crate) fn is_undelivered(&self) -> bool {
+        self.undelivered.load(Relaxed)
+    }
+
+    /// Records that the guest has got the interrupt, so that its next waits last.
+    pub(crate) fn set_delivered(&self) {
+        self.undelivered.store(false, Relaxed);
     }
 
     /// Waits until an interrupt is requested.
-    pub(crate) async fn wait(&self) {
+    pub(crate) async fn requested(&self) {
+        self.until(|| self.lock().requested).await;
+    }
+
+    /// Waits until an interrupt is requested that is not delivered.
+    pub(crate) async fn arrived(&self) {
+        self.until(|| self.is_undelivered()).await;
+    }
+
+    async fn until(&self, condition: impl Fn() -> bool) {
         loop {
             let arrived = self.arrived.notified();
-            if self.lock().requested {
+            if condition() {
                 return;
             }
             arrived.await;
@@ -136,11 +150,11 @@ mod tests {
         let interrupt = Interrupt::default();
         assert!(!interrupt.request(None));
         interrupt.begin("a");
-        assert!(!interrupt.request(Some("b")) && !interrupt.is_requested());
+        assert!(!interrupt.request(Some("b")) && !interrupt.is_undelivered());
         assert!(!interrupt.request_after(Duration::ZERO));
-        assert!(interrupt.request(Some("a")) && interrupt.is_requested());
+        assert!(interrupt.request(Some("a")) && interrupt.is_undelivered());
         interrupt.end();
-        assert!(!interrupt.is_requested() && !interrupt.request(Some("a")));
+        assert!(!interrupt.is_undelivered() && !interrupt.request(Some("a")));
         interrupt.begin("a");
         interrupt.set_armed(true);
         assert!(interrupt.request_after(Duration::from_secs(1)));

@@ -210,7 +210,7 @@ impl io::poll::Host for PollAndClockHost<'_> {
             biased;
             ready = io::poll::Host::poll(&mut self.0.table, pollables) => ready,
             // Guests wait for the timer last.
-            () = interrupt.wait() => Ok(vec![last]),
+            () = interrupt.arrived() => Ok(vec![last]),
         };
         self.0.deliver_interrupt();
         ready
@@ -224,7 +224,7 @@ impl io::poll::HostPollable for PollAndClockHost<'_> {
         let done = tokio::select! {
             biased;
             done = io::poll::HostPollable::block(&mut self.0.table, pollable) => done,
-            () = interrupt.wait() => Ok(()),
+            () = interrupt.arrived() => Ok(()),
         };
         self.0.deliver_interrupt();
         done

@@ -47,7 +47,11 @@ impl contract::Host for Guest {
     }
 
     fn interrupted(&mut self) -> Result<bool> {
-        Ok(self.interrupt.is_requested() && self.delivery.take_unreported())
+        let news = self.interrupt.is_undelivered() && self.delivery.take_unreported();
+        if news {
+            self.interrupt.set_delivered();
+        }
+        Ok(news)
     }
 
     async fn log(&mut self, level: contract::Level, message: String) -> Result<()> {
@@ -98,7 +102,7 @@ impl contract::Host for Guest {
         let news = async {
             tokio::select! {
                 () = completion => {}
-                () = interrupt.wait() => {}
+                () = interrupt.arrived() => {}
             }
         };
         match timeout {

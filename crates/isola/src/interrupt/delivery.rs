@@ -27,15 +27,17 @@ impl Delivery {
         self.target.is_some()
     }
 
-    /// Sets the bits in the guest's memory, once for each request. Must be called while the
-    /// guest is suspended, on the thread that runs it.
-    pub(crate) fn deliver(&mut self) {
+    /// Sets the bits in the guest's memory, once for each request, and reports whether it
+    /// has. Must be called while the guest is suspended, on the thread that runs it.
+    pub(crate) fn deliver(&mut self) -> bool {
         if let (false, Some((address, mask)), Some(memory)) =
             (self.done, self.target, &mut self.memory)
         {
             memory.set_bits(address, mask);
             self.done = true;
+            return true;
         }
+        false
     }
 
     /// Reports whether a request has not been reported to the guest.
@@ -58,12 +60,11 @@ mod tests {
         delivery.memory = Some(GuestMemory::of_cells(&bytes));
         for address in [13, 16, u32::MAX, u32::MAX - 3] {
             assert!(!delivery.set_target(address, 1), "{address}");
-            delivery.deliver();
+            assert!(!delivery.deliver());
         }
         assert!(!delivery.set_target(4, 0));
         assert!(delivery.set_target(5, 0x0100_0002));
-        delivery.deliver();
-        delivery.deliver();
+        assert!(delivery.deliver() && !delivery.deliver());
         let written: Vec<u8> = bytes.iter().map(|byte| byte.load(Relaxed)).collect();
         assert_eq!(written[4..10], [0, 2, 0, 0, 1, 0]);
     }

@@ -336,7 +336,7 @@ async fn interruptible(
     let exceeded = tokio::select! {
         biased;
         outcome = &mut work => return outcome,
-        () = interrupt.wait() => None,
+        () = interrupt.requested() => None,
         () = expired => timeout,
     };
     let failed = match exceeded {

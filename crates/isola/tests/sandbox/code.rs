@@ -453,6 +453,16 @@ async fn code_may_catch_an_interrupt() {
     let code = "y = 0\ntry:\n  print('begun')\n  while True: y += 1\nexcept KeyboardInterrupt:\n  y = 'caught'\ny";
     let execution = interrupted(&sandbox, code).await.unwrap();
     assert_eq!(execution.text().as_deref(), Some("'caught'"));
+    // Later waits are not cut short.
+    for wait in ["time.sleep(0.1)", "await asyncio.sleep(0.1)"] {
+        let code = format!(
+            "import asyncio, time\ntry:\n  print('begun')\n  while True: pass\nexcept \
+             KeyboardInterrupt:\n  start = time.monotonic()\n  {wait}\n\
+             time.monotonic() - start >= 0.1"
+        );
+        let execution = interrupted(&sandbox, &code).await.unwrap();
+        assert_eq!(execution.text().as_deref(), Some("True"), "{wait}: {execution:?}");
+    }
     let code =
         "print('begun')\nwhile True:\n  try:\n    while True: pass\n  except BaseException: pass";
     let error = interrupted(&sandbox, code).await.unwrap_err();

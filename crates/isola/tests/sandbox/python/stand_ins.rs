@@ -117,7 +117,10 @@ status = os.stat('/')
             ("pwd.getpwuid(1000)", "KeyError: 'getpwuid(): uid not found: 1000'"),
             ("pickle.loads(pickle.dumps(pwd.getpwuid(0)))", "pwd.struct_passwd(pw_name='root', "),
             ("pathlib.Path('/').owner(), pathlib.Path.home()", "('root', PosixPath('/root'))"),
-            ("os.path.expanduser('~/x'), os.path.expanduser('~unknown')", "('/root/x', '~unknown')"),
+            (
+                "os.path.expanduser('~/x'), os.path.expanduser('~unknown')",
+                "('/root/x', '~unknown')",
+            ),
             ("shutil.chown('/', 'root')", "None"),
             ("os.chown('/', -1, -1), os.chown('/', 0, 0)", "(None, None)"),
             ("os.chown('/', 1000, -1), os.stat('/').st_uid", "(None, 0)"),
