@@ -168,9 +168,7 @@ def _bars(axes, container, points):
     positions = []
     sizes = []
     for bar in container.patches:
-        start, extent = (
-            (bar.get_y(), bar.get_height()) if flat else (bar.get_x(), bar.get_width())
-        )
+        start, extent = (bar.get_y(), bar.get_height()) if flat else (bar.get_x(), bar.get_width())
         position = round(float(start + extent / 2), 9)
         positions.append(names.get(position, position))
         sizes.append(bar.get_width() if flat else bar.get_height())

@@ -66,11 +66,7 @@ function runSync(source, names, label) {
   define(global, receive, (made) => (bindings = made), false);
   try {
     // A declaration has no value of its own.
-    return runText(
-      `${source}\nconst ${list}=${receive}([${accessors(names)}]);`,
-      label,
-      lines,
-    );
+    return runText(`${source}\nconst ${list}=${receive}([${accessors(names)}]);`, label, lines);
   } catch (error) {
     if (!(error instanceof SafeSyntaxError) || error.lineNumber <= lines || !isFromParser(error))
       throw error;

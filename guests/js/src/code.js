@@ -138,8 +138,7 @@ export function restartContext(id) {
 
 export function removeContext(id) {
   if (!contexts.has(id)) return missing(id);
-  if (id === DEFAULT)
-    return contextFailure("the context 'default' cannot be removed: restart it");
+  if (id === DEFAULT) return contextFailure("the context 'default' cannot be removed: restart it");
   contexts.delete(id);
   return undefined;
 }

@@ -116,8 +116,7 @@ function put(made, mime, entry) {
     size = floorDivide(bytes.length + 2, 3) * 4;
     if (size <= made.limit) entry = base64(bytes);
   } else {
-    if (typeof entry !== 'string')
-      throw new SafeTypeError(`${mime} is text, not ${typeof entry}`);
+    if (typeof entry !== 'string') throw new SafeTypeError(`${mime} is text, not ${typeof entry}`);
     size = entry.length;
     if (size > made.limit && mime === TEXT) {
       entry = `${string.slice(entry, 0, made.limit)}\n[... ${size} characters, cut]`;

@@ -53,6 +53,9 @@ test('a cell may await', async () => {
 });
 
 test('what a cell with await has declared before an error is kept', async () => {
-  await assert.rejects(runAwaiting('const k1 = await 1\nthrow new TypeError("no")', 'c.js'), TypeError);
+  await assert.rejects(
+    runAwaiting('const k1 = await 1\nthrow new TypeError("no")', 'c.js'),
+    TypeError,
+  );
   assert.equal(globalValue('k1'), 1);
 });

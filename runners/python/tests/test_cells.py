@@ -171,9 +171,7 @@ class Results(CellsTest):
             ("return 5", "TypeError: bytes or base64 are needed, not int"),
             ("return 'not base64!'", "Error"),
         ]:
-            event = self.show(
-                f"def _repr_png_(self): {line}\ndef _repr_html_(self): return '<b>'"
-            )
+            event = self.show(f"def _repr_png_(self): {line}\ndef _repr_html_(self): return '<b>'")
             self.assertIn("Shown object", event["data"].pop("text/plain"))
             self.assertEqual(event["data"], {"text/html": "<b>"}, line)
             self.assertIn(message, event["metadata"]["errors"]["image/png"])
@@ -192,8 +190,7 @@ class Results(CellsTest):
 
     def test_objects_that_lie_about_their_class(self):
         event = self.show(
-            "@property\ndef __class__(self): raise SystemExit\n"
-            "def _repr_html_(self): return '<b>'"
+            "@property\ndef __class__(self): raise SystemExit\ndef _repr_html_(self): return '<b>'"
         )
         self.assertEqual(event["data"]["text/html"], "<b>")
         source = (
