@@ -4,6 +4,7 @@
 //! the returned future or handle.
 
 mod call;
+mod code;
 mod error;
 mod exec;
 mod files;
@@ -11,6 +12,10 @@ mod forward;
 mod link;
 mod shell;
 
+pub use code::{
+    CellControl, CellEvent, CellEvents, CellHandle, code, contexts, create_context,
+    interrupt_context, remove_context, restart_context,
+};
 pub use error::ClientError;
 pub use exec::{ExecControl, ExecEvent, ExecEvents, ExecHandle, Output, exec, exec_with_reattach};
 pub use files::{FileReader, list, list_parts, make_dir, read_file, remove, stat, write_file};

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::code::CellEnd;
 use crate::protocol::{Failure, Hello, Reply, Request, Run, Size, Status, Welcome};
 
 /// The maximum length of a frame's payload, in bytes.
@@ -66,6 +67,12 @@ pub enum Frame {
     Detach,
     /// Ends the shell.
     Close,
+    /// A part of an event of a cell, in JSON. More parts follow.
+    EventPart(Bytes),
+    /// The last part of an event of a cell.
+    Event(Bytes),
+    /// The cell ended. The last frame.
+    CellEnd(CellEnd),
 }
 
 /// The error of an invalid frame or a failed stream. Decoding cannot continue after
@@ -118,9 +125,13 @@ impl Frame {
             Self::Failed(failure) => json(failure),
             Self::Exited(status) | Self::Ran(status) => json(status),
             Self::Run(run) => json(run),
-            Self::Data(bytes) | Self::Stdin(bytes) | Self::Stdout(bytes) | Self::Stderr(bytes) => {
-                bytes.clone()
-            }
+            Self::CellEnd(end) => json(end),
+            Self::Data(bytes)
+            | Self::Stdin(bytes)
+            | Self::Stdout(bytes)
+            | Self::Stderr(bytes)
+            | Self::EventPart(bytes)
+            | Self::Event(bytes) => bytes.clone(),
             Self::Started { pid: number } | Self::StdinTaken(number) | Self::Signal(number) => {
                 Bytes::copy_from_slice(&number.to_le_bytes())
             }
@@ -165,6 +176,9 @@ impl Frame {
             Self::Ran(_) => 18,
             Self::Detach => 19,
             Self::Close => 20,
+            Self::EventPart(_) => 21,
+            Self::Event(_) => 22,
+            Self::CellEnd(_) => 23,
         }
     }
 
@@ -193,6 +207,9 @@ impl Frame {
             18 => Self::Ran(parse(kind, &payload)?),
             19 => Self::Detach,
             20 => Self::Close,
+            21 => Self::EventPart(payload),
+            22 => Self::Event(payload),
+            23 => Self::CellEnd(parse(kind, &payload)?),
             _ => return Err(CodecError::UnknownKind(kind)),
         })
     }

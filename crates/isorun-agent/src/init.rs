@@ -1,13 +1,16 @@
 //! The agent itself: one thread, one task for each connection.
 
 mod agent;
+mod cell;
 mod cgroups;
 mod conn;
+mod contexts;
 mod exec;
 mod files;
 mod forward;
 mod freezer;
 mod hosts;
+mod interpreter;
 mod interrupt;
 mod launch;
 mod proc;
@@ -34,6 +37,7 @@ use tokio::task::LocalSet;
 
 use agent::Agent;
 use cgroups::Cgroups;
+use contexts::Contexts;
 use sessions::Sessions;
 
 /// The maximum number of open connections. Further ones wait in the listener's
@@ -56,6 +60,7 @@ pub fn run(listen: SocketAddr, peer: IpAddr) -> io::Result<()> {
     LocalSet::new().block_on(&runtime, async move {
         let agent = Rc::new(Agent::new(cgroups));
         let sessions = Rc::new(Sessions::new(Rc::clone(&agent)));
+        let contexts = Rc::new(Contexts::new(Rc::clone(&agent)));
         let listener = TcpListener::bind(listen).await?;
         // Until here the engine could read error messages. A guest must not be able to
         // write there.
@@ -91,9 +96,10 @@ pub fn run(listen: SocketAddr, peer: IpAddr) -> io::Result<()> {
                 continue;
             }
             let (agent, sessions) = (Rc::clone(&agent), Rc::clone(&sessions));
+            let contexts = Rc::clone(&contexts);
             tokio::task::spawn_local(async move {
                 let open = agent.freezer.count_connection();
-                requests::serve(&agent, &sessions, stream).await;
+                requests::serve(&agent, &sessions, &contexts, stream).await;
                 drop(open);
                 drop(slot);
             });

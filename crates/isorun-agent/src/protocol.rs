@@ -7,6 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::code::{Code, ContextInfo, NewContext};
+
 /// The newest protocol version that this library supports.
 pub const VERSION: u32 = 1;
 /// The oldest protocol version that this library supports.
@@ -100,6 +102,28 @@ pub enum Request {
     Connect {
         /// The port on which the server listens.
         port: u16,
+    },
+    /// Runs code in a context.
+    Code(Code),
+    /// Returns the contexts.
+    Contexts,
+    /// Creates a context.
+    CreateContext(NewContext),
+    /// Ends the interpreter of a context and starts another one. A cell in it ends with
+    /// an error.
+    RestartContext {
+        /// The id of the context.
+        id: String,
+    },
+    /// Interrupts the cell of a context, if one runs.
+    InterruptContext {
+        /// The id of the context.
+        id: String,
+    },
+    /// Ends the interpreter of a context and forgets the context.
+    RemoveContext {
+        /// The id of the context.
+        id: String,
     },
     /// Returns the state of the agent and figures of the sandbox.
     Info,
@@ -246,6 +270,10 @@ pub enum Reply {
     Done,
     /// The state of the agent and figures of the sandbox.
     Info(Info),
+    /// All contexts, in the order of their ids.
+    Contexts(Vec<ContextInfo>),
+    /// A context that was created or restarted.
+    Context(ContextInfo),
 }
 
 /// One name in a directory.
@@ -337,6 +365,14 @@ pub enum FailureKind {
     NoResources,
     /// The request is invalid; the message names the error.
     Invalid,
+    /// There is no context with that id.
+    NoContext,
+    /// The context runs a cell.
+    ContextBusy,
+    /// The image has no interpreter of the language.
+    NoInterpreter,
+    /// The limit of contexts is reached.
+    TooManyContexts,
     /// The client and the agent have no common protocol version.
     Version,
     /// Any other error.

@@ -49,6 +49,14 @@ pub enum Code {
     CommandNotFound,
     /// The sandbox's disk is full, or it has too many processes.
     SandboxFull,
+    /// There is no such context in the run.
+    ContextNotFound,
+    /// The context runs a cell.
+    ContextBusy,
+    /// The limit of contexts of the run is reached.
+    TooManyContexts,
+    /// The image has no interpreter for the language.
+    LanguageNotAvailable,
     /// The command took longer than its timeout.
     ExecTimeout,
     /// The body or file exceeds the server's limit.
@@ -116,6 +124,12 @@ impl Code {
             Self::FileError => ("file_error", StatusCode::BAD_REQUEST),
             Self::CommandNotFound => ("command_not_found", StatusCode::BAD_REQUEST),
             Self::SandboxFull => ("sandbox_full", StatusCode::INSUFFICIENT_STORAGE),
+            Self::ContextNotFound => ("context_not_found", StatusCode::NOT_FOUND),
+            Self::ContextBusy => ("context_busy", StatusCode::CONFLICT),
+            Self::TooManyContexts => ("too_many_contexts", StatusCode::TOO_MANY_REQUESTS),
+            Self::LanguageNotAvailable => {
+                ("language_not_available", StatusCode::UNPROCESSABLE_ENTITY)
+            }
             Self::ExecTimeout => ("exec_timeout", StatusCode::GATEWAY_TIMEOUT),
             Self::TooLarge => ("too_large", StatusCode::PAYLOAD_TOO_LARGE),
             Self::RequestTimeout => ("request_timeout", StatusCode::REQUEST_TIMEOUT),

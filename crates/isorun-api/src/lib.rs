@@ -6,6 +6,7 @@
 //! |---|---|
 //! | a run, its network, its statistics | `run.rs` |
 //! | commands and terminals | `exec.rs` |
+//! | code and contexts | `cell.rs` |
 //! | forks, snapshots, shells | `state.rs` |
 //! | usage and history, audit logs | `usage.rs`, `audit.rs` |
 //! | an error code and its status | `code.rs`, and its list in `docs/isorun/http-api.md` |
@@ -25,6 +26,7 @@
 //! - It depends on no other crate of this repository. (`check edges`)
 
 mod audit;
+mod cell;
 mod code;
 mod error;
 mod exec;
@@ -35,6 +37,10 @@ mod state;
 mod usage;
 
 pub use audit::AuditEntry;
+pub use cell::{
+    CodeError, CodeEvent, CodeRequest, CodeResult, Context, ContextChanged, ContextList,
+    ContextRequest, ContextStatus, Execution, Logs,
+};
 pub use code::Code;
 pub use error::ErrorBody;
 pub use exec::{

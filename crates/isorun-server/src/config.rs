@@ -308,6 +308,10 @@ pub const DEFAULT_DISK_MIB: u64 = 10240;
 pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// The default timeout of a command.
 pub const DEFAULT_EXEC_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest number of contexts of a run.
+pub const MAX_CONTEXTS: u32 = 16;
+/// The bytes of results in one response; further results are left out. A stream has no limit.
+pub const MAX_RESULTS_BYTES: usize = 64 << 20;
 /// The longest timeout, in seconds: longer ones are likely mistakes.
 pub const MAX_TIMEOUT_SECS: f64 = 366.0 * 86400.0;
 

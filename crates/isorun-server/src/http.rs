@@ -4,7 +4,9 @@
 mod audit_log;
 mod auth;
 mod body;
+mod code;
 mod connections;
+mod contexts;
 mod early;
 mod error;
 mod exec;

@@ -12,6 +12,7 @@ use isorun_agent::protocol::{Configure, Failure, FailureKind, Info, Reply, Reque
 
 use super::agent::Agent;
 use super::conn::Conn;
+use super::contexts::Contexts;
 use super::exec::Program;
 use super::sessions::{Session, Sessions};
 use super::shell::ShellSession;
@@ -24,7 +25,12 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Serves a connection to its end. An error ends only this connection.
-pub async fn serve(agent: &Agent, sessions: &Rc<Sessions>, stream: TcpStream) {
+pub async fn serve(
+    agent: &Agent,
+    sessions: &Rc<Sessions>,
+    contexts: &Rc<Contexts>,
+    stream: TcpStream,
+) {
     let Ok(mut conn) = Conn::new(stream) else { return };
     let conn = &mut conn;
     let request = match timeout(HANDSHAKE_TIMEOUT, handshake(conn)).await {
@@ -43,6 +49,31 @@ pub async fn serve(agent: &Agent, sessions: &Rc<Sessions>, stream: TcpStream) {
             let shell = ShellSession::start(agent, &request).await;
             sessions.serve(shell.map(Session::from), conn).await
         }
+        Request::Code(request) => {
+            // A kernel takes seconds to start. It continues if the connection ends.
+            let cell = tokio::select! {
+                cell = contexts.run(request) => cell,
+                () = conn.drain() => return,
+            };
+            sessions.serve(cell.map(Session::from), conn).await
+        }
+        Request::Contexts => conn.reply(Ok(contexts.list())).await,
+        Request::CreateContext(new) => {
+            let outcome = tokio::select! {
+                outcome = contexts.create(new) => outcome,
+                () = conn.drain() => return,
+            };
+            conn.reply(outcome).await
+        }
+        Request::RestartContext { id } => {
+            let outcome = tokio::select! {
+                outcome = contexts.restart(&id) => outcome,
+                () = conn.drain() => return,
+            };
+            conn.reply(outcome).await
+        }
+        Request::InterruptContext { id } => conn.reply(contexts.interrupt(&id)).await,
+        Request::RemoveContext { id } => conn.reply(contexts.remove(&id).await).await,
         Request::Attach { token } => sessions.serve(sessions.take(&token).await, conn).await,
         Request::Freeze => {
             agent.freezer.freeze().await;

@@ -1,4 +1,4 @@
-//! Programs and shells, with a connection or temporarily without one.
+//! Programs, shells and cells, with a connection or temporarily without one.
 //!
 //! ```text
 //!              Freeze, or the connection of a shell ends
@@ -6,7 +6,7 @@
 //!      ▲                                                      │
 //!      └─────────────────────── Attach ───────────────────────┤
 //!                                                             ▼ attach timeout
-//!                                    released (a program), ended (a shell)
+//!                                    released (a program or cell), ended (a shell)
 //! ```
 //!
 //! A task owns and monitors each detached session. After a checkpoint the clients
@@ -25,12 +25,13 @@ use isorun_agent::codec::CodecError;
 use isorun_agent::protocol::{Failure, FailureKind};
 
 use super::agent::Agent;
+use super::cell::Cell;
 use super::conn::Conn;
 use super::exec::Program;
 use super::session::Outcome;
 use super::shell::ShellSession;
 
-/// The time within which a client has to attach to a program.
+/// The time within which a client has to attach to a program or a cell.
 const PROGRAM_ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time within which a client has to attach to a shell.
 const SHELL_ATTACH_TIMEOUT: Duration = Duration::from_secs(600);
@@ -38,15 +39,22 @@ const SHELL_ATTACH_TIMEOUT: Duration = Duration::from_secs(600);
 /// once.
 const MAX_DETACHED: usize = 1024;
 
-/// A program or a shell.
+/// A program, a shell or a cell.
 pub enum Session {
     Program(Box<Program>),
     Shell(Box<ShellSession>),
+    Cell(Box<Cell>),
 }
 
 impl From<Program> for Session {
     fn from(program: Program) -> Self {
         Self::Program(Box::new(program))
+    }
+}
+
+impl From<Cell> for Session {
+    fn from(cell: Cell) -> Self {
+        Self::Cell(Box::new(cell))
     }
 }
 
@@ -96,6 +104,14 @@ impl Sessions {
                 program.finish(agent);
             }
             (None, Session::Shell(shell)) => shell.end(agent).await,
+            (None, Session::Cell(cell)) => {
+                if outcome.is_ok() {
+                    cell.finish();
+                } else {
+                    let agent = Rc::clone(&self.agent);
+                    tokio::task::spawn_local(async move { cell.abandon(&agent).await });
+                }
+            }
         }
         outcome.map(|_| ())
     }
@@ -147,6 +163,7 @@ impl Sessions {
             match session {
                 Session::Program(program) => program.release(agent).await,
                 Session::Shell(shell) => shell.end(agent).await,
+                Session::Cell(cell) => cell.release(agent).await,
             }
         });
     }
@@ -158,6 +175,7 @@ impl Session {
         match self {
             Self::Program(program) => program.token(),
             Self::Shell(shell) => Some(shell.token()),
+            Self::Cell(cell) => Some(cell.token()),
         }
     }
 
@@ -166,6 +184,7 @@ impl Session {
         match self {
             Self::Program(program) => program.serve(agent, conn).await,
             Self::Shell(shell) => shell.serve(agent, conn).await,
+            Self::Cell(cell) => cell.serve(agent, conn).await,
         }
     }
 
@@ -184,6 +203,28 @@ impl Session {
                     () = agent.freezer.until(Some(deadline)) => None,
                 }
             }
+            Self::Cell(cell) => wait_for_cell(agent, cell, claims).await,
+        }
+    }
+}
+
+/// Waits for a connection, and enforces the time limit of the cell meanwhile.
+async fn wait_for_cell(
+    agent: &Agent,
+    cell: &mut Cell,
+    claims: &mut mpsc::Receiver<oneshot::Sender<Session>>,
+) -> Option<oneshot::Sender<Session>> {
+    let mut frozen = agent.freezer.frozen();
+    let attach_timeout = async {
+        let _ = frozen.wait_for(|frozen| !frozen).await;
+        sleep_until(Instant::now() + PROGRAM_ATTACH_TIMEOUT).await;
+    };
+    tokio::pin!(attach_timeout);
+    loop {
+        tokio::select! {
+            claim = claims.recv() => return claim,
+            () = &mut attach_timeout => return None,
+            () = cell.deadline(agent) => cell.on_deadline(agent).await,
         }
     }
 }

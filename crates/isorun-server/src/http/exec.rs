@@ -1,11 +1,11 @@
 //! Commands in a run. One task drives each, independent of the transport. When the
 //! client disconnects, the command and its child processes are killed.
 
-mod answer;
+pub mod answer;
 pub mod attach;
 pub mod once;
-mod output_buffer;
-mod text;
+pub mod output_buffer;
+pub mod text;
 
 use std::{
     collections::BTreeMap,
@@ -323,6 +323,10 @@ pub fn agent_error(error: ClientError) -> ApiError {
             let code = match failure.kind {
                 FailureKind::NotFound => Code::CommandNotFound,
                 FailureKind::NoSpace | FailureKind::NoResources => Code::SandboxFull,
+                FailureKind::NoContext => Code::ContextNotFound,
+                FailureKind::ContextBusy => Code::ContextBusy,
+                FailureKind::TooManyContexts => Code::TooManyContexts,
+                FailureKind::NoInterpreter => Code::LanguageNotAvailable,
                 _ => Code::InvalidRequest,
             };
             ApiError::new(code, failure.message)

@@ -19,6 +19,7 @@ use utoipa::{
     tags(
         (name = "runs", description = "Runs: create, inspect, change and destroy sandboxes"),
         (name = "exec", description = "Commands in a run"),
+        (name = "code", description = "Code in contexts, interpreters that keep their state"),
         (name = "network", description = "Network rules of a run"),
         (name = "state", description = "Forks, hibernation and snapshots of a run"),
         (name = "files", description = "Files of a run"),

@@ -6,7 +6,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    App, audit_log, auth, early, exec, files, health, limits, metrics, network, observe, openapi,
+    App, audit_log, auth, code, contexts, early, exec, files, health, limits, metrics, network, observe, openapi,
     operations::{self, Operations},
     proxy, runs, shell, state,
 };
@@ -30,6 +30,12 @@ fn keyed() -> OpenApiRouter<App> {
         .routes(routes!(exec::once::stream))
         .routes(routes!(exec::attach::attach))
         .routes(routes!(exec::attach::terminal))
+        .routes(routes!(code::once::once))
+        .routes(routes!(code::once::stream))
+        .routes(routes!(contexts::list, contexts::create))
+        .routes(routes!(contexts::remove))
+        .routes(routes!(contexts::restart))
+        .routes(routes!(contexts::interrupt))
         .routes(routes!(files::upload))
         .routes(routes!(files::download))
         .routes(routes!(files::list))

@@ -13,11 +13,11 @@ use isorun_agent::protocol::Status;
 use serde_json::json;
 
 use super::{output_buffer::OutputBuffer, text::Decoder};
-use crate::http::error::ApiError;
+use crate::{core::accounts::ledger::Hold, http::error::ApiError};
 use isorun_api::Encoding;
 
 /// The largest output, in bytes, that is sent in one piece with a content length.
-const MAX_UNCHUNKED_BYTES: usize = 64 << 10;
+pub const MAX_UNCHUNKED_BYTES: usize = 64 << 10;
 
 /// Creates the response: the result of the command, or an error with its output so far.
 pub fn response(
@@ -44,31 +44,32 @@ pub fn response(
     parts
         .headers
         .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-    let mut writer = BodyWriter {
-        pieces: vec![
-            Piece::Raw(after),
-            Piece::Raw("\"".to_owned()),
-            Piece::Output(stderr, Encoder::new(encoding, truncated.1)),
-            Piece::Raw(",\"stderr\":\"".to_owned()),
-            Piece::Raw("\"".to_owned()),
-            Piece::Output(stdout, Encoder::new(encoding, truncated.0)),
-            Piece::Raw(format!("{before}\"stdout\":\"")),
-        ],
-    };
-    let body = if is_short {
+    let pieces = vec![
+        Piece::Raw(after),
+        Piece::Raw("\"".to_owned()),
+        Piece::Output(stderr, Encoder::new(encoding, truncated.1)),
+        Piece::Raw(",\"stderr\":\"".to_owned()),
+        Piece::Raw("\"".to_owned()),
+        Piece::Output(stdout, Encoder::new(encoding, truncated.0)),
+        Piece::Raw(format!("{before}\"stdout\":\"")),
+    ];
+    Response::from_parts(parts, body(pieces, is_short))
+}
+
+/// Returns a body of these pieces, the first one last. It is sent at once if it is short.
+pub fn body(pieces: Vec<Piece>, is_short: bool) -> Body {
+    let mut writer = BodyWriter { pieces };
+    if is_short {
         let mut all = Vec::new();
         while let Some(piece) = writer.next() {
             all.extend_from_slice(&piece);
         }
-        Body::from(all)
-    } else {
-        let pieces = stream::unfold(writer, async |mut writer| {
-            let piece = writer.next()?;
-            Some((Ok::<_, std::convert::Infallible>(piece), writer))
-        });
-        Body::from_stream(pieces)
-    };
-    Response::from_parts(parts, body)
+        return Body::from(all);
+    }
+    Body::from_stream(stream::unfold(writer, async |mut writer| {
+        let piece = writer.next()?;
+        Some((Ok::<_, std::convert::Infallible>(piece), writer))
+    }))
 }
 
 /// The pieces that were not sent yet, the next one last.
@@ -76,8 +77,14 @@ struct BodyWriter {
     pieces: Vec<Piece>,
 }
 
-enum Piece {
+/// A piece of a body.
+pub enum Piece {
+    /// Text that is sent as it is.
     Raw(String),
+    /// Text that is sent as it is, with the memory that was reserved for it, which is released
+    /// with the piece.
+    Held(String, #[allow(dead_code, reason = "released on drop")] Hold),
+    /// Output, as the content of a JSON string.
     Output(OutputBuffer, Encoder),
 }
 
@@ -86,6 +93,11 @@ impl BodyWriter {
         loop {
             let piece = match self.pieces.last_mut()? {
                 Piece::Raw(text) => {
+                    let text = std::mem::take(text);
+                    self.pieces.pop();
+                    text.into_bytes()
+                }
+                Piece::Held(text, _) => {
                     let text = std::mem::take(text);
                     self.pieces.pop();
                     text.into_bytes()
@@ -108,7 +120,7 @@ impl BodyWriter {
 }
 
 /// An encoder of output as the content of a JSON string.
-enum Encoder {
+pub enum Encoder {
     Text {
         decoder: Decoder,
         /// True if the output was truncated, so that an incomplete character at its end is
@@ -120,7 +132,8 @@ enum Encoder {
 }
 
 impl Encoder {
-    fn new(encoding: Encoding, truncated: bool) -> Self {
+    /// Creates an encoder. An incomplete character at the end of truncated text is dropped.
+    pub fn new(encoding: Encoding, truncated: bool) -> Self {
         match encoding {
             Encoding::Text => Self::Text { decoder: Decoder::new(encoding), truncated },
             Encoding::Base64 => Self::Base64(Vec::new()),

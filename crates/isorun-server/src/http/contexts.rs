@@ -1,0 +1,172 @@
+//! The contexts of a run: list, create, restart, interrupt and remove them.
+
+use axum::extract::{Path, State};
+use isorun_agent::{client, code as agent};
+use isorun_api::{
+    Context, ContextChanged, ContextList, ContextRequest, ContextStatus, ErrorBody,
+};
+
+use super::{
+    App,
+    code::new_context,
+    error::ApiError,
+    exec::agent_error,
+    extract::{Json, ResumedRun},
+};
+use crate::core::validate;
+
+/// List the contexts of a run
+#[utoipa::path(
+    get, path = "/v1/runs/{id}/contexts", tag = "code", operation_id = "contexts",
+    params(("id" = String, Path, description = "The run")),
+    responses(
+        (status = 200, body = ContextList),
+        (status = 404, body = ErrorBody, description = "The run does not exist, or was destroyed"),
+    ),
+)]
+pub async fn list(
+    State(app): State<App>,
+    ResumedRun(run): ResumedRun,
+) -> Result<axum::Json<ContextList>, ApiError> {
+    let contexts = run
+        .during(async {
+            let stream = app.core.connect(&run).await?;
+            client::contexts(stream).await.map_err(agent_error)
+        })
+        .await?;
+    Ok(axum::Json(ContextList { contexts: contexts.into_iter().map(context).collect() }))
+}
+
+/// Create a context
+///
+/// Responds when its interpreter has started.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/contexts", tag = "code", operation_id = "create_context",
+    params(("id" = String, Path, description = "The run")),
+    request_body = ContextRequest,
+    responses(
+        (status = 200, body = Context),
+        (status = 400, body = ErrorBody, description = "The request is invalid"),
+        (status = 404, body = ErrorBody, description = "The run does not exist, or was destroyed"),
+        (status = 422, body = ErrorBody, description = "The image has no interpreter for the language"),
+        (status = 429, body = ErrorBody, description = "The limit of contexts is reached"),
+    ),
+)]
+pub async fn create(
+    State(app): State<App>,
+    ResumedRun(run): ResumedRun,
+    Json(request): Json<ContextRequest>,
+) -> Result<axum::Json<Context>, ApiError> {
+    let cwd = request.cwd.as_deref().map(|cwd| validate::path("cwd", cwd)).transpose()?;
+    app.core.guard.admit_command(&run.tenant)?;
+    let new = new_context(&run, request.language, cwd);
+    let created = run
+        .during(async {
+            let stream = app.core.connect(&run).await?;
+            client::create_context(stream, new).await.map_err(agent_error)
+        })
+        .await?;
+    Ok(axum::Json(context(created)))
+}
+
+/// Remove a context
+///
+/// Ends its interpreter, and a cell that runs in it.
+#[utoipa::path(
+    delete, path = "/v1/runs/{id}/contexts/{context}", tag = "code",
+    operation_id = "remove_context",
+    params(
+        ("id" = String, Path, description = "The run"),
+        ("context" = String, Path, description = "The context"),
+    ),
+    responses(
+        (status = 200, body = ContextChanged),
+        (status = 404, body = ErrorBody, description = "The run or the context does not exist"),
+    ),
+)]
+pub async fn remove(
+    State(app): State<App>,
+    ResumedRun(run): ResumedRun,
+    Path((_, id)): Path<(String, String)>,
+) -> Result<axum::Json<ContextChanged>, ApiError> {
+    run.during(async {
+        let stream = app.core.connect(&run).await?;
+        client::remove_context(stream, id.clone()).await.map_err(agent_error)
+    })
+    .await?;
+    Ok(axum::Json(ContextChanged { id, status: "removed".to_owned() }))
+}
+
+/// Restart a context
+///
+/// Ends its interpreter, and a cell that runs in it, and starts another interpreter without the
+/// variables.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/contexts/{context}/restart", tag = "code",
+    operation_id = "restart_context",
+    params(
+        ("id" = String, Path, description = "The run"),
+        ("context" = String, Path, description = "The context"),
+    ),
+    responses(
+        (status = 200, body = Context),
+        (status = 404, body = ErrorBody, description = "The run or the context does not exist"),
+    ),
+)]
+pub async fn restart(
+    State(app): State<App>,
+    ResumedRun(run): ResumedRun,
+    Path((_, id)): Path<(String, String)>,
+) -> Result<axum::Json<Context>, ApiError> {
+    let restarted = run
+        .during(async {
+            let stream = app.core.connect(&run).await?;
+            client::restart_context(stream, id).await.map_err(agent_error)
+        })
+        .await?;
+    Ok(axum::Json(context(restarted)))
+}
+
+/// Interrupt the cell of a context
+///
+/// Has no effect on a context that runs no cell. A cell that does not end within five seconds is
+/// ended with its interpreter.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/contexts/{context}/interrupt", tag = "code",
+    operation_id = "interrupt_context",
+    params(
+        ("id" = String, Path, description = "The run"),
+        ("context" = String, Path, description = "The context"),
+    ),
+    responses(
+        (status = 200, body = ContextChanged),
+        (status = 404, body = ErrorBody, description = "The run or the context does not exist"),
+    ),
+)]
+pub async fn interrupt(
+    State(app): State<App>,
+    ResumedRun(run): ResumedRun,
+    Path((_, id)): Path<(String, String)>,
+) -> Result<axum::Json<ContextChanged>, ApiError> {
+    run.during(async {
+        let stream = app.core.connect(&run).await?;
+        client::interrupt_context(stream, id.clone()).await.map_err(agent_error)
+    })
+    .await?;
+    Ok(axum::Json(ContextChanged { id, status: "interrupted".to_owned() }))
+}
+
+fn context(info: agent::ContextInfo) -> Context {
+    Context {
+        id: info.id,
+        language: info.language,
+        cwd: info.cwd,
+        status: match info.status {
+            agent::ContextStatus::Idle => ContextStatus::Idle,
+            agent::ContextStatus::Busy => ContextStatus::Busy,
+            agent::ContextStatus::Dead => ContextStatus::Dead,
+        },
+        execution_count: info.execution_count,
+        kernel: info.kernel,
+    }
+}
