@@ -53,7 +53,7 @@
   function writeQueued() {
     const data = Buffer.concat(queued);
     queued = [];
-    for (let at = 0; at < data.length; ) {
+    for (let at = 0; at < data.length;) {
       at += retrying(() => fs.writeSync(EVENTS_FD, data, at));
     }
   }
@@ -70,7 +70,7 @@
 
   function readExactlySync(count) {
     const bytes = Buffer.alloc(count);
-    for (let at = 0; at < count; ) {
+    for (let at = 0; at < count;) {
       const read = retrying(() => fs.readSync(CONTROL_FD, bytes, at, count - at, null));
       if (read === 0) process.reallyExit(0);
       at += read;

@@ -9,11 +9,11 @@ agent's pipes, where a slow reader slows the code.
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import uuid
 
@@ -30,7 +30,7 @@ LIMITS = cell_results.Limits(8 * 1024 * 1024, 32 * 1024 * 1024)
 
 # Runs in a Python kernel before the first cell: results as in isorun's own runner, and
 # output that is in order with them.
-PYTHON_SETUP = '''
+PYTHON_SETUP = """
 def _isorun_setup(sources, ack_fd):
     import os, sys, types
     package = types.ModuleType("isorun_runner")
@@ -97,7 +97,7 @@ def _isorun_setup(sources, ack_fd):
         hook.install()
 
     shell.events.register("post_execute", after_cell)
-'''
+"""
 
 
 class NoKernel(Exception):
@@ -142,7 +142,7 @@ def find_kernel(language):
         names = ", ".join(sorted(specs)) or "none"
         raise NoKernel(
             f"the image has no interpreter for {language}: it needs a Jupyter kernel of that "
-            f"language (the image has: {names})"
+            f"language, as in the image `jupyter/datascience-notebook` (this one has: {names})"
         )
     name, spec = found
     by_message = spec.get("interrupt_mode") == "message"
@@ -176,7 +176,8 @@ class Kernel:
         for fd in (self.wakeup, wakeup):
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-        self.interrupts = 0
+        # The numbers of interrupts of the cell, and of those that the kernel was told of.
+        self.interrupts = self.forwarded = 0
 
     def make_connection(self):
         connection = {
@@ -185,7 +186,8 @@ class Kernel:
             "kernel_name": "",
         }
         if self.is_python:
-            connection.update(transport="ipc", ip=os.path.join(self.directory, "channel"))
+            # Sockets without files.
+            connection.update(transport="ipc", ip=f"@isorun-{uuid.uuid4().hex}")
             ports = range(1, 1 + len(CHANNELS))
         else:
             # Not every kernel knows the other transport.
@@ -239,13 +241,13 @@ class Kernel:
             names = ("cell_charts", "cell_results")
             modules = {name: sources[name] for name in names}
             code = (
-                f"{PYTHON_SETUP}\n_isorun_setup({modules!r}, {self.ack_reader})\n"
-                "del _isorun_setup"
+                f"{PYTHON_SETUP}\n_isorun_setup({modules!r}, {self.ack_reader})\ndel _isorun_setup"
             )
             error = self.execute(code, silent=True)
             if error is not None:
                 raise RuntimeError(f"{error['ename']}: {error['evalue']}")
         os.close(self.ack_reader)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def wait_until_ready(self):
         deadline = time.monotonic() + START_TIMEOUT
@@ -297,18 +299,23 @@ class Kernel:
             if 97 not in ready:
                 continue
             cell = self.channel.next_cell()
-            self.interrupts = 0
+            self.interrupts = self.forwarded = 0
             error = self.execute(cell["code"])
             if error is not None:
-                self.channel.queue(
-                    {
-                        "type": "error",
-                        "name": str(error.get("ename", "")),
-                        "value": str(error.get("evalue", "")),
-                        "traceback": traceback_text(error.get("traceback", [])),
-                    }
-                )
+                self.channel.queue(self.error_event(error))
             self.channel.end()
+
+    def error_event(self, error):
+        name = str(error.get("ename", ""))
+        if name in ("", "CancelledError") and self.interrupts:
+            # A Python kernel that awaits something cancels it; others have no name for it.
+            name = "KeyboardInterrupt"
+        return {
+            "type": "error",
+            "name": name or "Error",
+            "value": str(error.get("evalue", "")),
+            "traceback": traceback_text(error.get("traceback", [])),
+        }
 
     def execute(self, code, silent=False):
         """Runs code to its end. Returns the content of its error, if it failed."""
@@ -373,9 +380,14 @@ class Kernel:
         self.interrupts += 1
 
     def forward_interrupt(self):
-        if self.by_message and self.interrupts:
-            self.interrupts = 0
+        if self.forwarded == self.interrupts:
+            return
+        self.forwarded = self.interrupts
+        if self.by_message:
             self.session.send(self.control, "interrupt_request", {})
+        else:
+            # A kernel that awaits something notices the signal with the next message.
+            self.session.send(self.shell, "kernel_info_request", {})
 
     def exit_with_kernel(self):
         """Ends this process as the kernel has ended, if it has."""
@@ -392,6 +404,7 @@ class Kernel:
             self.process.kill()
             self.process.wait()
         signal.set_wakeup_fd(-1)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def traceback_text(lines):

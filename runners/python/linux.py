@@ -294,9 +294,8 @@ def main(sources):
     elif not is_python:
         channel.failed(
             f"the image has no interpreter for {language}: it needs a Jupyter kernel of that "
-            "language, and Python with the package jupyter_client, such as the images "
-            "`quay.io/jupyter/r-notebook` and `quay.io/jupyter/julia-notebook`; python and "
-            "javascript need no kernel"
+            "language, and Python with the package jupyter_client, as in the image "
+            "`jupyter/datascience-notebook`; python and javascript need no kernel"
         )
         os._exit(1)
     sys.argv = [""]

@@ -7,7 +7,8 @@
 //!                            ◀─────  Started {pid}
 //! Signal                     ─────▶               interrupts the cell
 //!                            ◀─────  Stdout, Stderr, EventPart, Event
-//!                            ◀─────  CellEnd            the last frame
+//!                            ◀─────  CellEnd            the last frame of the cell
+//! Request {code}             ─────▶                      another cell, within 30 s
 //! ```
 //!
 //! Events are JSON objects of the types `result` and `error`, which the agent passes
@@ -111,11 +112,7 @@ pub fn language(name: &str) -> Option<String> {
 /// Returns the id of the default context of a language.
 #[must_use]
 pub fn default_context(language: &str) -> String {
-    if language == DEFAULT_LANGUAGE {
-        "default".to_owned()
-    } else {
-        format!("default-{language}")
-    }
+    if language == DEFAULT_LANGUAGE { "default".to_owned() } else { format!("default-{language}") }
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ pub enum Frame {
     EventPart(Bytes),
     /// The last part of an event of a cell.
     Event(Bytes),
-    /// The cell ended. The last frame.
+    /// The cell ended. The last frame of the cell.
     CellEnd(CellEnd),
 }
 

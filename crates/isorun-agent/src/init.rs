@@ -4,6 +4,7 @@ mod agent;
 mod cell;
 mod cgroups;
 mod conn;
+mod context;
 mod contexts;
 mod exec;
 mod files;

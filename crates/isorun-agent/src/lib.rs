@@ -10,7 +10,7 @@
 //! | the server's end | `client.rs` |
 //! | the agent's end of a connection | `init/requests.rs`, `init/conn.rs` |
 //! | programs and shells | `init/exec.rs`, `init/shell.rs`; what both share is in `init/session.rs` |
-//! | contexts that run code | `code.rs`, `init/contexts.rs`, `init/cell.rs`; the frames of their interpreters in `runner.rs` |
+//! | contexts that run code | `code.rs`, `init/contexts.rs`, `init/context.rs`, `init/cell.rs`; the frames of their interpreters in `runner.rs` |
 //! | a checkpoint, from inside | `init/freezer.rs`, `init/sessions.rs` |
 //! | processes, users, control groups | `init/spawn.rs`, `init/users.rs`, `init/cgroups.rs`, `init/reaper.rs` |
 //! | files and ports | `init/files.rs`, `init/forward.rs` |

@@ -69,13 +69,13 @@ pub enum InvalidFrame {
 
 /// Decodes the frames of a runner from bytes as they arrive.
 #[derive(Debug, Default)]
-pub struct Decoder {
+pub struct PartDecoder {
     buffer: BytesMut,
     /// The frame in progress, and the rest of its length.
     frame: Option<(Kind, usize)>,
 }
 
-impl Decoder {
+impl PartDecoder {
     /// Returns the buffer to which arriving bytes are appended.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     fn decode(pieces: &[&[u8]]) -> Result<Vec<Part>, InvalidFrame> {
-        let (mut decoder, mut parts) = (Decoder::default(), Vec::new());
+        let (mut decoder, mut parts) = (PartDecoder::default(), Vec::new());
         for piece in pieces {
             decoder.buffer().extend_from_slice(piece);
             while let Some(part) = decoder.decode()? {

@@ -4,7 +4,7 @@
 //! It does not use criterion, as `sandbox.rs`. With `--chart FILE` the curve is also written
 //! as an SVG image.
 // A failure ends the benchmark.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -12,10 +12,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use isorun_engine::conformance::shells::OpenShell;
+use isorun_agent::client::{self, CellEvent, CellHandle};
+use isorun_agent::code::{Code, NewContext};
+use isorun_engine::conformance::shells::{OpenShell, connect};
 use isorun_engine::conformance::{Sandbox, argv, clean_up, spec};
 use isorun_engine::gvisor::{Gvisor, GvisorConfig};
-use isorun_engine::{Engine, SandboxSpec};
+use isorun_engine::{AgentStream, Engine, SandboxSpec};
 
 /// Sizes of the memory of the program in the sandbox, in MB.
 const SIZES_MB: [u64; 6] = [10, 50, 200, 500, 1000, 2000];
@@ -51,11 +53,51 @@ async fn main() {
     clean_up(&gvisor).await;
 }
 
+/// Returns the time of a cell in a context whose interpreter runs, over one connection.
+async fn cells(engine: &Arc<dyn Engine>, sandbox: &Sandbox<'_>) -> Duration {
+    let order = || Code {
+        code: "1 + 1".to_owned(),
+        new: NewContext { max_contexts: 1, ..NewContext::default() },
+        token: "bench".to_owned(),
+        ..Code::default()
+    };
+    let first = client::code(sandbox.connect().await, connect(engine, sandbox), order());
+    let mut cell = first.await.unwrap();
+    finish(&mut cell).await;
+    let mut samples = Vec::new();
+    for _ in 0..300 {
+        let start = Instant::now();
+        cell = cell.next_cell(connect(engine, sandbox), order()).await.unwrap();
+        finish(&mut cell).await;
+        samples.push(start.elapsed());
+    }
+    samples.sort_unstable();
+    samples[samples.len() / 2]
+}
+
+/// Waits for the end of a cell, which shows one result.
+async fn finish(cell: &mut CellHandle<AgentStream>) {
+    let mut results = 0;
+    loop {
+        match cell.events.next().await.unwrap() {
+            CellEvent::Part { is_last: true, .. } => results += 1,
+            CellEvent::End(_) => return assert_eq!(results, 1),
+            event => panic!("{event:?}"),
+        }
+    }
+}
+
 async fn shells(engine: &Arc<dyn Engine>) {
     let sandbox = Sandbox::new(&**engine).await;
     let mut shell = OpenShell::new(engine, &sandbox).await;
     let run = median(300, async || drop(shell.text("true").await)).await;
     row("shell: run of true", &millis(run));
+    let cell = cells(engine, &sandbox).await;
+    row("run_code of 1 + 1", &millis(cell));
+    row(
+        "run_code, as a part of a shell run",
+        &format!("{:.1}", cell.as_secs_f64() / run.as_secs_f64()),
+    );
     let exec = median(60, async || run_true(&sandbox).await).await;
     row("exec of true", &millis(exec));
     row("shell, as a part of that", &format!("1/{:.0}", exec.as_secs_f64() / run.as_secs_f64()));

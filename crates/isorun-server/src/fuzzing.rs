@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::{core, http, strict_json};
 use isorun_api::{
-    AttachInput, ExecRequest, ForkRequest, NetworkChange, NewRun, Patch, RestoreRequest,
-    ShellInput, TerminalInput,
+    AttachInput, CodeRequest, ContextRequest, ExecRequest, ForkRequest, NetworkChange, NewRun,
+    Patch, RestoreRequest, ShellInput, TerminalInput,
 };
 
 /// Checks the parsers of the URL of a port, and of the heads of a request to it and
@@ -52,7 +52,7 @@ pub fn urls(input: &[u8]) {
 /// selects the type.
 pub fn requests(input: &[u8]) {
     let Some((kind, text)) = input.split_first() else { return };
-    match kind % 9 {
+    match kind % 11 {
         0 => {
             if let Some(new) = parse::<NewRun>(text) {
                 core::create_params::fuzz_new_run(new);
@@ -69,8 +69,15 @@ pub fn requests(input: &[u8]) {
         5 => drop(parse::<RestoreRequest>(text)),
         6 => drop(parse::<ShellInput>(text)),
         7 => drop(parse::<AttachInput>(text)),
-        _ => drop(parse::<TerminalInput>(text)),
+        8 => drop(parse::<TerminalInput>(text)),
+        9 => drop(parse::<CodeRequest>(text)),
+        _ => drop(parse::<ContextRequest>(text)),
     }
+}
+
+/// Checks the parser of the events that an interpreter sends.
+pub fn events(input: &[u8]) {
+    http::fuzz_guest_event(input);
 }
 
 /// Checks the parser of the manifest of a hibernated run or a snapshot.
@@ -250,6 +257,11 @@ mod tests {
     #[test]
     fn request_invariants_hold_for_mutated_seeds() {
         run("requests", requests);
+    }
+
+    #[test]
+    fn event_invariants_hold_for_mutated_seeds() {
+        run("events", events);
     }
 
     #[test]

@@ -29,6 +29,8 @@ mod state;
 
 use std::sync::Arc;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub use code::fuzz_guest_event;
 pub use listen::Listener;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use proxy::fuzz_urls;

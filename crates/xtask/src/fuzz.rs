@@ -13,6 +13,7 @@ use crate::{process, progress, setup, workspace};
 const TARGETS: &[(&str, &str)] = &[
     ("frames", AGENT),
     ("answers", AGENT),
+    ("runner", AGENT),
     ("forks", ISOLA),
     ("request", PARSERS),
     ("snapshot", PARSERS),
@@ -37,6 +38,7 @@ const TARGETS: &[(&str, &str)] = &[
     ("urls", ISORUN),
     ("requests", ISORUN),
     ("manifests", ISORUN),
+    ("events", ISORUN),
 ];
 const AGENT: &str = "agent";
 /// The package of the parsers of `isola` and its command, without the engine.

@@ -81,6 +81,25 @@ where
     })
 }
 
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> CellHandle<S> {
+    /// Runs another cell on the connection of one that has ended, which saves the time to
+    /// connect.
+    ///
+    /// # Errors
+    ///
+    /// See [`code`]. After [`ClientError::Disconnected`] the cell was not started, since the
+    /// agent had closed the connection.
+    pub async fn next_cell(
+        mut self,
+        connect: Connect<S>,
+        request: Code,
+    ) -> Result<Self, ClientError> {
+        let reattach = Reattach { connect, token: request.token.clone() };
+        self.pid = self.events.reader.restart(&Request::Code(request), reattach).await?;
+        Ok(self)
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> CellEvents<S> {
     /// Returns the next event. May be cancelled.
     ///

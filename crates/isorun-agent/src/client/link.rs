@@ -102,6 +102,21 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> LinkReader<S> {
+    /// Sends another request on the connection of one that has ended, and waits until it
+    /// has started. Returns the process id.
+    pub async fn restart(
+        &mut self,
+        request: &Request,
+        reattach: Reattach<S>,
+    ) -> Result<u32, ClientError> {
+        self.writer.send(&Frame::Request(request.clone())).await?;
+        self.reattach = Some(reattach);
+        match self.next().await? {
+            Frame::Started { pid } => Ok(pid),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// Returns the next frame. May be cancelled.
     pub async fn next(&mut self) -> Result<Frame, ClientError> {
         loop {

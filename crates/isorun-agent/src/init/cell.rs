@@ -21,12 +21,12 @@ use tokio::sync::mpsc;
 
 use isorun_agent::code::{CellEnd, Code};
 use isorun_agent::codec::{CodecError, Frame};
-use isorun_agent::protocol::{Failure, Status};
+use isorun_agent::protocol::Status;
 use isorun_agent::runner::{self, Kind, Part};
 
 use super::agent::Agent;
 use super::conn::Conn;
-use super::contexts::{Context, Order};
+use super::context::{Context, Order};
 use super::freezer::{Deadline, until_frozen};
 use super::interpreter::{Interpreter, StreamError, describe, next_part};
 use super::session::{self, Outcome};
@@ -84,15 +84,12 @@ impl Cell {
         mut interpreter: Interpreter,
         orders: mpsc::Receiver<Order>,
         request: &Code,
-    ) -> Result<Self, (Interpreter, Failure)> {
-        if let Err(failure) = session::check_token(&request.token) {
-            return Err((interpreter, failure));
-        }
+    ) -> Self {
         interpreter.execution_count += 1;
         let execution_count = interpreter.execution_count;
         interpreter.queue(&runner::cell(&request.code, execution_count));
         let timeout = request.timeout_ms.map(Duration::from_millis);
-        Ok(Self {
+        Self {
             token: request.token.clone(),
             context,
             interpreter: Some(interpreter),
@@ -104,7 +101,7 @@ impl Cell {
             kill_at: None,
             killed: None,
             frame: None,
-        })
+        }
     }
 
     /// Returns the token with which a client can attach to it after a freeze.
@@ -238,10 +235,13 @@ impl Cell {
             Happening::Stderr(bytes) => send(conn, Frame::Stderr(bytes))?,
             Happening::Deadline if self.kill_at.is_some() => {
                 let why = if self.timed_out { "its time limit" } else { "an interrupt" };
-                self.kill(agent, format!(
-                    "the cell did not end within {} s after {why}: the interpreter was killed",
-                    INTERRUPT_GRACE.as_secs()
-                ))
+                self.kill(
+                    agent,
+                    format!(
+                        "the cell did not end within {} s after {why}: the interpreter was killed",
+                        INTERRUPT_GRACE.as_secs()
+                    ),
+                )
                 .await;
             }
             Happening::Deadline => {
@@ -263,7 +263,9 @@ impl Cell {
                         "the code closed the interpreter's connection: it was killed".to_owned()
                     }
                     (None, StreamError::Invalid(error)) => {
-                        format!("the code wrote to the interpreter's connection ({error}): it was killed")
+                        format!(
+                            "the code wrote to the interpreter's connection ({error}): it was killed"
+                        )
                     }
                 };
                 self.died(agent, why, conn).await?;
@@ -281,8 +283,12 @@ impl Cell {
         match part {
             Part::Start(kind) => {
                 // Output that was written before it comes first.
-                if let (Some(conn), Some(interpreter)) = (conn.as_deref_mut(), &self.interpreter) {
-                    interpreter.output.drain(conn, |_| true).await?;
+                match (conn.as_deref_mut(), &self.interpreter) {
+                    (Some(conn), Some(interpreter)) => {
+                        interpreter.output.drain(conn, |_| true).await?;
+                    }
+                    (None, Some(interpreter)) => interpreter.output.discard_now(),
+                    _ => {}
                 }
                 // At its time limit the cell has another error.
                 let hidden = kind == Kind::Error && self.timed_out

@@ -1,70 +1,24 @@
-//! The contexts: interpreters that keep their state from cell to cell.
-//!
-//! ```text
-//!             start            cell
-//!  (nothing) ──────▶ starting ──────▶ idle ◀─────▶ busy
-//!                        ▲              │            │ the interpreter exits
-//!                        │ next cell    ▼            │
-//!                        └──────────── dead ◀────────┘
-//! ```
-//!
-//! A task owns the interpreter of an idle context, keeps the end of what its processes
-//! write, and notices its exit.
+//! All contexts of the sandbox: finding, creating, restarting and removing them.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use bytes::BytesMut;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::oneshot;
 
-use isorun_agent::code::{self, Code, ContextInfo, ContextStatus, DEFAULT_LANGUAGE, NewContext};
+use isorun_agent::code::{self, Code, DEFAULT_LANGUAGE, NewContext};
 use isorun_agent::protocol::{Failure, FailureKind, Reply};
 
 use super::agent::Agent;
 use super::cell::Cell;
+use super::context::{Context, State, busy};
 use super::interpreter::Interpreter;
+use super::session;
 
 /// The maximum number of contexts, unless the request has a smaller one.
 const MAX_CONTEXTS: u32 = 256;
 /// The maximum length of the id of a context, in bytes.
 const MAX_ID_BYTES: usize = 64;
-/// The number of orders that wait for a cell to handle them.
-const ORDER_QUEUE: usize = 8;
-/// The maximum size of the output of background processes that is kept between two
-/// cells, in bytes.
-const MAX_KEPT_BYTES: usize = 64 * 1024;
-
-/// An order for a cell that runs.
-pub enum Order {
-    /// Interrupts it.
-    Interrupt,
-    /// Kills the interpreter, for this reason.
-    End(&'static str),
-}
-
-/// A context.
-pub struct Context {
-    agent: Rc<Agent>,
-    id: String,
-    language: String,
-    spec: NewContext,
-    state: RefCell<State>,
-    /// The number of changes of the state.
-    changes: watch::Sender<u64>,
-    kernel: RefCell<String>,
-    execution_count: std::cell::Cell<u64>,
-}
-
-enum State {
-    Starting,
-    /// Its interpreter is held by a task, which gives it to whoever claims it.
-    Idle(mpsc::Sender<oneshot::Sender<Interpreter>>),
-    Busy(mpsc::Sender<Order>),
-    Dead,
-    /// It was removed, and an interpreter that is given back is ended.
-    Removed,
-}
 
 /// All contexts of the sandbox.
 pub struct Contexts {
@@ -101,13 +55,13 @@ impl Contexts {
 
     /// Starts a cell, in a context that is created or started again if necessary.
     pub async fn run(self: &Rc<Self>, request: Code) -> Result<Cell, Failure> {
+        session::check_token(&request.token)?;
         let (context, is_new) = self.context_for(&request)?;
         let (interpreter, orders) = match context.claim().await? {
             Some(claimed) => claimed,
             None => match self.start(&context).await {
                 Ok(interpreter) => {
-                    let (sender, orders) = mpsc::channel(ORDER_QUEUE);
-                    context.set(State::Busy(sender));
+                    let orders = context.set_busy();
                     (interpreter, orders)
                 }
                 Err(failure) => {
@@ -119,22 +73,13 @@ impl Contexts {
                 }
             },
         };
-        context.kernel.replace(interpreter.kernel.clone());
-        context.execution_count.set(interpreter.execution_count + 1);
-        let cell = Cell::start(&self.agent, Rc::clone(&context), interpreter, orders, &request);
-        cell.map_err(|(interpreter, failure)| {
-            context.give_back(Some(interpreter));
-            failure
-        })
+        context.note(&interpreter, interpreter.execution_count + 1);
+        Ok(Cell::start(&self.agent, context, interpreter, orders, &request))
     }
 
     /// Interrupts the cell of a context, if one runs.
     pub fn interrupt(&self, id: &str) -> Result<Reply, Failure> {
-        let context = self.get(id)?;
-        if let State::Busy(orders) = &*context.state.borrow() {
-            // The queue is full of such orders, or the cell has just ended.
-            let _ = orders.try_send(Order::Interrupt);
-        }
+        self.get(id)?.interrupt();
         Ok(Reply::Done)
     }
 
@@ -142,7 +87,7 @@ impl Contexts {
     pub async fn restart(self: &Rc<Self>, id: &str) -> Result<Reply, Failure> {
         let context = self.get(id)?;
         context.stop("the context was restarted").await;
-        if !matches!(*context.state.borrow(), State::Dead) {
+        if !context.is_dead() {
             return Err(busy(&context.id));
         }
         context.set(State::Starting);
@@ -190,7 +135,9 @@ impl Contexts {
         let language = valid_language(wanted)?;
         let default = code::default_context(&language);
         match &request.context {
-            Some(id) if *id != default || wanted.is_none() && self.all.borrow().contains_key(id) => {
+            Some(id)
+                if *id != default || wanted.is_none() && self.all.borrow().contains_key(id) =>
+            {
                 let context = self.get(id)?;
                 if wanted.is_some() && context.language != language {
                     let message = format!(
@@ -212,12 +159,7 @@ impl Contexts {
         }
     }
 
-    fn insert(
-        &self,
-        id: &str,
-        language: &str,
-        spec: NewContext,
-    ) -> Result<Rc<Context>, Failure> {
+    fn insert(&self, id: &str, language: &str, spec: NewContext) -> Result<Rc<Context>, Failure> {
         let mut all = self.all.borrow_mut();
         let max = spec.max_contexts.min(MAX_CONTEXTS);
         if all.len() >= max as usize {
@@ -227,16 +169,7 @@ impl Contexts {
             );
             return Err(Failure { kind: FailureKind::TooManyContexts, message });
         }
-        let context = Rc::new(Context {
-            agent: Rc::clone(&self.agent),
-            id: id.to_owned(),
-            language: language.to_owned(),
-            spec,
-            state: RefCell::new(State::Dead),
-            changes: watch::Sender::new(0),
-            kernel: RefCell::default(),
-            execution_count: std::cell::Cell::default(),
-        });
+        let context = Context::new(Rc::clone(&self.agent), id, language, spec);
         all.insert(id.to_owned(), Rc::clone(&context));
         Ok(context)
     }
@@ -247,8 +180,7 @@ impl Contexts {
         let (sender, receiver) = oneshot::channel();
         let starting = Rc::clone(context);
         tokio::task::spawn_local(async move {
-            let agent = &*starting.agent;
-            let started = Interpreter::start(agent, &starting.language, &starting.spec).await;
+            let started = starting.start().await;
             if let Err(unclaimed) = sender.send(started) {
                 starting.give_back(unclaimed.ok());
             }
@@ -259,9 +191,8 @@ impl Contexts {
                 message: "the start of the interpreter was interrupted".to_owned(),
             })
         })?;
-        context.kernel.replace(interpreter.kernel.clone());
-        context.execution_count.set(0);
-        if matches!(*context.state.borrow(), State::Removed) {
+        context.note(&interpreter, 0);
+        if context.is_removed() {
             interpreter.finish(&self.agent).await;
             return Err(Failure {
                 kind: FailureKind::NoContext,
@@ -269,140 +200,6 @@ impl Contexts {
             });
         }
         Ok(interpreter)
-    }
-}
-
-impl Context {
-    fn set(&self, state: State) {
-        let is_removed = matches!(*self.state.borrow(), State::Removed);
-        if !is_removed {
-            self.state.replace(state);
-        }
-        self.changes.send_modify(|changes| *changes += 1);
-    }
-
-    fn info(&self) -> ContextInfo {
-        let status = match *self.state.borrow() {
-            State::Idle(_) => ContextStatus::Idle,
-            State::Busy(_) | State::Starting => ContextStatus::Busy,
-            State::Dead | State::Removed => ContextStatus::Dead,
-        };
-        ContextInfo {
-            id: self.id.clone(),
-            language: self.language.clone(),
-            cwd: self.spec.cwd.clone().unwrap_or_default(),
-            status,
-            execution_count: self.execution_count.get(),
-            kernel: self.kernel.borrow().clone(),
-        }
-    }
-
-    /// Claims the interpreter for a cell. Returns `None` if the caller has to start one.
-    async fn claim(
-        &self,
-    ) -> Result<Option<(Interpreter, mpsc::Receiver<Order>)>, Failure> {
-        let holder = match &*self.state.borrow() {
-            State::Idle(holder) => Some(holder.clone()),
-            State::Dead => None,
-            State::Starting | State::Busy(_) | State::Removed => return Err(busy(&self.id)),
-        };
-        let (sender, orders) = mpsc::channel(ORDER_QUEUE);
-        let Some(holder) = holder else {
-            self.set(State::Starting);
-            return Ok(None);
-        };
-        self.set(State::Busy(sender));
-        if let Some(interpreter) = claim_from(&holder).await {
-            return Ok(Some((interpreter, orders)));
-        }
-        // It has exited at the same time.
-        self.set(State::Starting);
-        Ok(None)
-    }
-
-    /// Takes an interpreter back that waits for a cell; `None` if it has exited.
-    pub fn give_back(self: &Rc<Self>, interpreter: Option<Interpreter>) {
-        let Some(interpreter) = interpreter else { return self.set(State::Dead) };
-        let context = Rc::clone(self);
-        if matches!(*self.state.borrow(), State::Removed) {
-            tokio::task::spawn_local(async move { interpreter.finish(&context.agent).await });
-            return;
-        }
-        self.execution_count.set(interpreter.execution_count);
-        let (sender, mut claims) = mpsc::channel(1);
-        self.set(State::Idle(sender));
-        tokio::task::spawn_local(async move {
-            let mut interpreter = interpreter;
-            match wait(&mut interpreter, &mut claims).await {
-                Some(claim) => {
-                    if let Err(interpreter) = claim.send(interpreter) {
-                        // The request that claimed it was cancelled.
-                        context.give_back(Some(interpreter));
-                    }
-                }
-                None => {
-                    if matches!(*context.state.borrow(), State::Idle(_)) {
-                        context.set(State::Dead);
-                    }
-                    interpreter.finish(&context.agent).await;
-                }
-            }
-        });
-    }
-
-    /// Ends its interpreter. Returns when the context is dead.
-    async fn stop(&self, why: &'static str) {
-        let mut changes = self.changes.subscribe();
-        loop {
-            changes.mark_unchanged();
-            let holder = match &*self.state.borrow() {
-                State::Dead | State::Removed => return,
-                State::Idle(holder) => Some(holder.clone()),
-                State::Busy(orders) => {
-                    // If the queue is full, the interpreter is about to be interrupted.
-                    let _ = orders.try_send(Order::End(why));
-                    None
-                }
-                State::Starting => None,
-            };
-            if let Some(holder) = holder {
-                self.set(State::Starting);
-                if let Some(interpreter) = claim_from(&holder).await {
-                    interpreter.finish(&self.agent).await;
-                }
-                return self.set(State::Dead);
-            }
-            // It cannot be closed: the sender is here.
-            let _ = changes.changed().await;
-        }
-    }
-}
-
-async fn claim_from(holder: &mpsc::Sender<oneshot::Sender<Interpreter>>) -> Option<Interpreter> {
-    let (sender, receiver) = oneshot::channel();
-    holder.send(sender).await.ok()?;
-    receiver.await.ok()
-}
-
-/// Waits for a claim, and keeps the end of the output. Returns `None` if the interpreter
-/// has exited.
-async fn wait<T>(interpreter: &mut Interpreter, claims: &mut mpsc::Receiver<T>) -> Option<T> {
-    let (mut out, mut err) = (BytesMut::new(), BytesMut::new());
-    let kept = &mut interpreter.kept;
-    loop {
-        tokio::select! {
-            claim = claims.recv() => return claim,
-            bytes = interpreter.output.stdout.next(&mut out) => append_kept(&mut kept[0], &bytes),
-            bytes = interpreter.output.stderr.next(&mut err) => append_kept(&mut kept[1], &bytes),
-            _ = interpreter.exit.wait() => return None,
-        }
-    }
-}
-
-fn append_kept(kept: &mut BytesMut, new: &[u8]) {
-    kept.extend_from_slice(new);
-    if kept.len() > MAX_KEPT_BYTES {
-        let _ = kept.split_to(kept.len() - MAX_KEPT_BYTES);
     }
 }
 
@@ -428,14 +225,4 @@ fn new_id() -> Result<String, Failure> {
     )?;
     let hex: String = number.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("ctx{hex}"))
-}
-
-fn busy(id: &str) -> Failure {
-    Failure {
-        kind: FailureKind::ContextBusy,
-        message: format!(
-            "the context {id:?} runs a cell: wait for its end, interrupt it, or create another \
-             context"
-        ),
-    }
 }

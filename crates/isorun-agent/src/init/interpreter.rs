@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use isorun_agent::code::NewContext;
 use isorun_agent::protocol::{Exec, Failure, FailureKind, Status};
-use isorun_agent::runner::{Decoder, InvalidFrame, Kind, Part};
+use isorun_agent::runner::{InvalidFrame, Kind, Part, PartDecoder};
 
 use super::agent::Agent;
 use super::cgroups::Cgroup;
@@ -60,7 +60,7 @@ pub struct Interpreter {
     /// The bytes that were not written to it yet.
     outgoing: BytesMut,
     events: Receiver,
-    decoder: Decoder,
+    decoder: PartDecoder,
     /// The name of its kernel.
     pub kernel: String,
     /// The number of cells that were started.
@@ -89,7 +89,7 @@ impl Interpreter {
                 control: pipes.control,
                 outgoing: BytesMut::new(),
                 events: pipes.events,
-                decoder: Decoder::default(),
+                decoder: PartDecoder::default(),
                 output: pipes.output,
                 kernel: String::new(),
                 execution_count: 0,
@@ -101,7 +101,10 @@ impl Interpreter {
             }
         };
         match timeout(START_TIMEOUT, interpreter.ready()).await {
-            Ok(Ok(kernel)) => interpreter.kernel = kernel,
+            Ok(Ok(kernel)) => {
+                interpreter.kernel = kernel;
+                interpreter.output.discard_now();
+            }
             outcome => {
                 let failure = match outcome {
                     Ok(Err(Some(failure))) => failure,
@@ -144,8 +147,8 @@ impl Interpreter {
         let spawned = spawn::spawn_with(&exec, &agent.cgroups, cgroup, streams);
         let missing = |failure: Failure| {
             let program = exec.argv.first().map_or("", String::as_str);
-            let is_missing =
-                failure.kind == FailureKind::NotFound && failure.message.contains(program);
+            let is_missing = failure.kind == FailureKind::NotFound
+                && failure.message.contains("there is no such program");
             if is_missing { no_interpreter(language, program) } else { failure }
         };
         Ok((spawned.map_err(missing)?, pipes))
@@ -255,11 +258,14 @@ pub struct Streams<'a> {
     pub control: &'a mut Sender,
     pub outgoing: &'a mut BytesMut,
     pub events: &'a mut Receiver,
-    pub decoder: &'a mut Decoder,
+    pub decoder: &'a mut PartDecoder,
 }
 
 /// Returns the next part of a frame. May be cancelled.
-pub async fn next_part(events: &mut Receiver, decoder: &mut Decoder) -> Result<Part, StreamError> {
+pub async fn next_part(
+    events: &mut Receiver,
+    decoder: &mut PartDecoder,
+) -> Result<Part, StreamError> {
     loop {
         if let Some(part) = decoder.decode().map_err(StreamError::Invalid)? {
             return Ok(part);

@@ -7,6 +7,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use isorun_agent::code::Code;
 use isorun_agent::codec::{CodecError, Frame};
 use isorun_agent::protocol::{Configure, Failure, FailureKind, Info, Reply, Request, Welcome};
 
@@ -14,12 +15,16 @@ use super::agent::Agent;
 use super::conn::Conn;
 use super::contexts::Contexts;
 use super::exec::Program;
+use super::freezer::until_frozen;
+use super::session::Outcome;
 use super::sessions::{Session, Sessions};
 use super::shell::ShellSession;
 use super::{files, forward, hosts};
 
 /// The time limit for a client to send its request, and to acknowledge a freeze.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time that a connection is kept for another cell.
+const NEXT_CELL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The time limit for a client to read the rest of a reply. A client that is gone
 /// has closed its end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
@@ -43,19 +48,14 @@ pub async fn serve(
     let outcome = match request {
         Request::Exec(request) => {
             let program = Program::start(agent, &request);
-            sessions.serve(program.map(Session::from), conn).await
+            sessions.serve(program.map(Session::from), conn).await.map(drop)
         }
         Request::Shell(request) => {
             let shell = ShellSession::start(agent, &request).await;
-            sessions.serve(shell.map(Session::from), conn).await
+            sessions.serve(shell.map(Session::from), conn).await.map(drop)
         }
         Request::Code(request) => {
-            // A kernel takes seconds to start. It continues if the connection ends.
-            let cell = tokio::select! {
-                cell = contexts.run(request) => cell,
-                () = conn.drain() => return,
-            };
-            sessions.serve(cell.map(Session::from), conn).await
+            return serve_cells(agent, sessions, contexts, conn, request).await;
         }
         Request::Contexts => conn.reply(Ok(contexts.list())).await,
         Request::CreateContext(new) => {
@@ -74,7 +74,9 @@ pub async fn serve(
         }
         Request::InterruptContext { id } => conn.reply(contexts.interrupt(&id)).await,
         Request::RemoveContext { id } => conn.reply(contexts.remove(&id).await).await,
-        Request::Attach { token } => sessions.serve(sessions.take(&token).await, conn).await,
+        Request::Attach { token } => {
+            sessions.serve(sessions.take(&token).await, conn).await.map(drop)
+        }
         Request::Freeze => {
             agent.freezer.freeze().await;
             if conn.reply(Ok(Reply::Done)).await.is_ok() {
@@ -101,6 +103,38 @@ pub async fn serve(
         // Closing the connection first would discard data that the client has not read
         // yet, possibly megabytes.
         let _ = timeout(DRAIN_TIMEOUT, conn.drain()).await;
+    }
+}
+
+/// Serves a cell, and further ones on the same connection: connecting takes as long as a
+/// short cell. A connection without a cell does not keep a sandbox from being frozen.
+async fn serve_cells(
+    agent: &Agent,
+    sessions: &Rc<Sessions>,
+    contexts: &Rc<Contexts>,
+    conn: &mut Conn,
+    request: Code,
+) {
+    let mut request = request;
+    let mut frozen = agent.freezer.frozen();
+    loop {
+        // A kernel takes seconds to start. It continues if the connection ends.
+        let cell = tokio::select! {
+            cell = contexts.run(request) => cell,
+            () = conn.drain() => return,
+        };
+        match sessions.serve(cell.map(Session::from), conn).await {
+            Ok(Outcome::Finished) => {}
+            Ok(Outcome::Detached) | Err(_) => return,
+        }
+        request = tokio::select! {
+            frame = timeout(NEXT_CELL_TIMEOUT, conn.reader.next()) => match frame {
+                Ok(Ok(Some(Frame::Request(Request::Code(next))))) => next,
+                // The client has closed it, or does not use it.
+                _ => return,
+            },
+            () = until_frozen(Some(&mut frozen)) => return,
+        };
     }
 }
 

@@ -115,6 +115,16 @@ impl OutputPipes {
         Ok(Outcome::Finished)
     }
 
+    /// Discards the output that is in the pipes now, such as that of a start.
+    pub fn discard_now(&self) {
+        for pipe in [&self.stdout, &self.stderr] {
+            let mut left = MAX_DRAINED_CHUNKS;
+            while left > 0 && pipe.read_now().is_some() {
+                left -= 1;
+            }
+        }
+    }
+
     /// Reads both pipes to their ends and discards the bytes, so that processes that
     /// are left running do not block.
     pub fn discard(&mut self) {

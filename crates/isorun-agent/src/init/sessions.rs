@@ -83,10 +83,13 @@ impl Sessions {
         self: &Rc<Self>,
         session: Result<Session, Failure>,
         conn: &mut Conn,
-    ) -> Result<(), CodecError> {
+    ) -> Result<Outcome, CodecError> {
         let mut session = match session {
             Ok(session) => session,
-            Err(failure) => return conn.fail(failure).await,
+            Err(failure) => {
+                conn.fail(failure).await?;
+                return Ok(Outcome::Finished);
+            }
         };
         let agent = &*self.agent;
         let outcome = session.serve(agent, conn).await;
@@ -113,7 +116,7 @@ impl Sessions {
                 }
             }
         }
-        outcome.map(|_| ())
+        outcome
     }
 
     /// Takes the detached session of a token.

@@ -19,8 +19,9 @@ use std::{
     time::Duration,
 };
 
+use isorun_agent::client::CellHandle;
 use isorun_api::{DestroyStats, RunId, Status};
-use isorun_engine::{SandboxId, Stats};
+use isorun_engine::{AgentStream, SandboxId, Stats};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -38,6 +39,12 @@ use crate::{
 /// The largest number of concurrent requests to ports of a run.
 const MAX_PROXY_REQUESTS: usize = 1024;
 
+/// The time that the connection of a cell is kept for the next one. The agent keeps it longer.
+const IDLE_CELL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The connection of a cell that has ended.
+pub type IdleCell = CellHandle<AgentStream>;
+
 /// A run that was not destroyed.
 pub struct LiveRun {
     pub id: RunId,
@@ -53,6 +60,8 @@ pub struct LiveRun {
     proxy_requests: Arc<Semaphore>,
     state: watch::Sender<RunState>,
     network: RwLock<Settings>,
+    /// The connection of its last cell, for the next one.
+    idle_cell: Mutex<Option<IdleCell>>,
     /// Held during hibernation, resumption, forking, snapshots and destruction.
     pub lifecycle_lock: tokio::sync::Mutex<()>,
     /// Resource usage of its earlier sandboxes.
@@ -121,12 +130,34 @@ impl LiveRun {
                 Status::Hibernated => RunState::Hibernated,
                 _ => RunState::Running,
             }),
+            idle_cell: Mutex::default(),
             lifecycle_lock: tokio::sync::Mutex::default(),
             used: Mutex::new(row.used),
             destroy_outcome: tokio::sync::Mutex::default(),
             row,
             log,
         }
+    }
+
+    /// Takes the connection of its last cell, if it is still open.
+    pub fn take_idle_cell(&self) -> Option<IdleCell> {
+        self.idle_cell.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Keeps the connection of a cell for a while, for the next one.
+    pub fn keep_idle_cell(self: &Arc<Self>, cell: IdleCell) {
+        let pid = cell.pid;
+        *self.idle_cell.lock().unwrap_or_else(PoisonError::into_inner) = Some(cell);
+        let run = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(IDLE_CELL_TIMEOUT).await;
+            if let Some(run) = run.upgrade() {
+                let mut idle = run.idle_cell.lock().unwrap_or_else(PoisonError::into_inner);
+                if idle.as_ref().is_some_and(|cell| cell.pid == pid) {
+                    *idle = None;
+                }
+            }
+        });
     }
 
     /// Returns the network settings.

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use isorun_agent::{
-    client::{self, CellEvent},
+    client::{self, CellEvent, ClientError},
     code::{Code as CodeOrder, NewContext},
 };
 use isorun_api::{CodeError, CodeRequest, random_hex};
@@ -28,7 +28,11 @@ use super::{
 };
 use crate::{
     config,
-    core::{accounts::ledger::Hold, live_run::LiveRun, validate},
+    core::{
+        accounts::ledger::Hold,
+        live_run::{IdleCell, LiveRun},
+        validate,
+    },
     store::Event,
 };
 
@@ -123,8 +127,7 @@ async fn drive(app: App, run: Arc<LiveRun>, spec: CellSpec, output: mpsc::Sender
         None => json!({ "code": id, "ms": ms, "end": "the client disconnected" }),
         Some(Ok(count)) => {
             let end = if error_name.is_some() { "error" } else { "ok" };
-            let mut details =
-                json!({ "code": id, "ms": ms, "end": end, "execution_count": count });
+            let mut details = json!({ "code": id, "ms": ms, "end": end, "execution_count": count });
             if let (Some(name), Some(details)) = (error_name, details.as_object_mut()) {
                 details.insert("error".to_owned(), name.into());
             }
@@ -132,15 +135,21 @@ async fn drive(app: App, run: Arc<LiveRun>, spec: CellSpec, output: mpsc::Sender
         }
         Some(Err(error)) => json!({ "code": id, "ms": ms, "end": error.code.name() }),
     };
-    // No entries may follow the destruction of a run.
-    if run.status() != isorun_api::Status::Destroyed
-        && let Err(error) = run.log.append(Event::CodeEnd, details).await
-    {
-        tracing::error!(%error, run = %run.id, "cannot record the end of a cell");
-    }
-    if let Some(end) = end {
-        let _ = output.send(CellOutput::End(end)).await;
-    }
+    let record = async {
+        // No entries may follow the destruction of a run.
+        if run.status() != isorun_api::Status::Destroyed
+            && let Err(error) = run.log.append(Event::CodeEnd, details).await
+        {
+            tracing::error!(%error, run = %run.id, "cannot record the end of a cell");
+        }
+    };
+    let report = async {
+        if let Some(end) = end {
+            let _ = output.send(CellOutput::End(end)).await;
+        }
+    };
+    // A cell takes about as long as its entry in the log: the client does not wait for it.
+    tokio::join!(report, record);
 }
 
 async fn record_and_run(
@@ -156,12 +165,15 @@ async fn record_and_run(
         "code": id, "language": spec.order.new.language, "context": spec.order.context,
         "text": logged,
     });
-    let (recorded, stream) =
-        tokio::join!(run.log.append(Event::CodeStart, details), app.core.connect(run));
-    recorded?;
-    let stream = stream?;
     let limit = spec.timeout;
-    let work = relay(app, run, stream, spec, output, error_name);
+    let work = async {
+        let (recorded, cell) = tokio::join!(
+            run.log.append(Event::CodeStart, details),
+            connected_cell(app, run, spec.order)
+        );
+        recorded?;
+        relay(app, run, cell?, output, error_name).await
+    };
     if limit.is_zero() {
         return work.await;
     }
@@ -178,22 +190,39 @@ async fn record_and_run(
     })
 }
 
+/// Starts a cell, on the connection of the last one if it is still open.
+async fn connected_cell(
+    app: &App,
+    run: &Arc<LiveRun>,
+    order: CodeOrder,
+) -> Result<IdleCell, ApiError> {
+    if let Some(idle) = run.take_idle_cell() {
+        match idle.next_cell(connector(app, run), order.clone()).await {
+            // The agent has closed it before it got the request.
+            Err(ClientError::Disconnected) => {}
+            cell => return cell.map_err(agent_error),
+        }
+    }
+    let stream = app.core.connect(run).await?;
+    client::code(stream, connector(app, run), order).await.map_err(agent_error)
+}
+
 async fn relay(
     app: &App,
     run: &Arc<LiveRun>,
-    stream: isorun_engine::AgentStream,
-    spec: CellSpec,
+    mut cell: IdleCell,
     output: &mpsc::Sender<CellOutput>,
     error_name: &mut Option<String>,
 ) -> Result<u64, ApiError> {
-    let cell = client::code(stream, connector(app, run), spec.order).await.map_err(agent_error)?;
-    let mut events = cell.events;
     let mut assembly = Assembly::default();
     loop {
-        let item = match events.next().await.map_err(agent_error)? {
+        let item = match cell.events.next().await.map_err(agent_error)? {
             CellEvent::Stdout(bytes) => CellOutput::Stdout(bytes),
             CellEvent::Stderr(bytes) => CellOutput::Stderr(bytes),
-            CellEvent::End(end) => return Ok(end.execution_count),
+            CellEvent::End(end) => {
+                run.keep_idle_cell(cell);
+                return Ok(end.execution_count);
+            }
             CellEvent::Part { bytes, is_last } => {
                 match assembly.add(app, run, &bytes, is_last) {
                     Ok(None) => continue,

@@ -2,9 +2,7 @@
 
 use axum::extract::{Path, State};
 use isorun_agent::{client, code as agent};
-use isorun_api::{
-    Context, ContextChanged, ContextList, ContextRequest, ContextStatus, ErrorBody,
-};
+use isorun_api::{Context, ContextChanged, ContextList, ContextRequest, ContextStatus, ErrorBody};
 
 use super::{
     App,

@@ -1,7 +1,7 @@
 //! Extractors of handlers: validated bodies, queries and runs, with errors that name
 //! the cause.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
@@ -110,9 +110,11 @@ impl FromRequestParts<App> for OwnedRunId {
 
 async fn caller_and_id(parts: &mut Parts, app: &App) -> Result<(Caller, RunId), ApiError> {
     let caller = Caller::from_request_parts(parts, app).await?;
-    let Path(id) = Path::<String>::from_request_parts(parts, app)
+    // The path may have further parameters.
+    let Path(names) = Path::<HashMap<String, String>>::from_request_parts(parts, app)
         .await
         .map_err(|error| ApiError::invalid(format!("the path: {}", error.body_text())))?;
+    let id = names.get("id").map(String::as_str).unwrap_or_default();
     let id = id.parse().map_err(|error| ApiError::new(Code::RunNotFound, format!("{error}")))?;
     Ok((caller, id))
 }

@@ -6,7 +6,8 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    App, audit_log, auth, code, contexts, early, exec, files, health, limits, metrics, network, observe, openapi,
+    App, audit_log, auth, code, contexts, early, exec, files, health, limits, metrics, network,
+    observe, openapi,
     operations::{self, Operations},
     proxy, runs, shell, state,
 };

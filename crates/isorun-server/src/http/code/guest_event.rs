@@ -58,7 +58,9 @@ pub fn parse(bytes: &[u8]) -> Result<GuestEvent, String> {
         "result" => {
             let metadata = match wire.metadata {
                 Some(metadata) => checked_metadata(metadata)?,
-                None => RawValue::from_string("{}".to_owned()).map_err(|error| error.to_string())?,
+                None => {
+                    RawValue::from_string("{}".to_owned()).map_err(|error| error.to_string())?
+                }
             };
             Ok(GuestEvent::Result(GuestResult {
                 data: checked_entries(wire.data)?,
@@ -141,7 +143,9 @@ fn without_line_breaks(value: Box<RawValue>) -> Result<Box<RawValue>, String> {
 fn is_mime_type(mime: &str) -> bool {
     let is_name = |name: &str| {
         !name.is_empty()
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$&^_.+-*;= ".contains(&byte))
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"!#$&^_.+-*;= ".contains(&byte))
     };
     mime.len() <= MAX_MIME_BYTES
         && mime.split_once('/').is_some_and(|(kind, name)| is_name(kind) && is_name(name))

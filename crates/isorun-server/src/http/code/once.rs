@@ -11,9 +11,7 @@ use axum::{
     },
 };
 use futures_util::{Stream, StreamExt, stream};
-use isorun_api::{
-    CodeError, CodeEvent, CodeRequest, Encoding, ErrorBody, Execution,
-};
+use isorun_api::{CodeError, CodeEvent, CodeRequest, Encoding, ErrorBody, Execution};
 use serde::Serialize;
 
 use super::{
