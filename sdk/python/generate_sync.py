@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).parent / "src" / "isorun"
 
 # The generated modules, and their sources.
 MODULES = {
+    "_contexts.py": "_async_contexts.py",
     "_sandbox.py": "_async_sandbox.py",
     "_shell.py": "_async_shell.py",
 }
@@ -32,6 +33,7 @@ REPLACEMENTS = {
     "Callbacks may be plain or asynchronous. If one raises": "If a callback raises",
     # In both.
     "async with": "with",
+    "AsyncContexts": "Contexts",
     "AsyncSandbox": "Sandbox",
     "AsyncShell": "Shell",
     # In code.
@@ -39,6 +41,7 @@ REPLACEMENTS = {
     "await ": "",
     "__aenter__": "__enter__",
     "__aexit__": "__exit__",
+    "_async_contexts": "_contexts",
     "_async_io": "_sync_io",
     "_async_shell": "_shell",
 }

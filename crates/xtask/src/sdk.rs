@@ -28,6 +28,7 @@ pub fn test(args: &[String]) -> Result<()> {
     pytest.args(["-m", "pytest"]).args(args);
     pytest.env("PYTHONPATH", &site).env("PYTHONDONTWRITEBYTECODE", "1");
     pytest.env("ISORUN_COMMAND", command()?);
+    pytest.env("ISORUN_NOTEBOOK_PACKAGES", setup::notebook_packages()?);
     process::run(pytest)
 }
 

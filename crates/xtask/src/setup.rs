@@ -59,6 +59,7 @@ pub fn everything() -> Result<()> {
     maturin()?;
     python_tests()?;
     sdk_tests()?;
+    notebook_packages()?;
     client_library()?;
     cargo_deny()?;
     debian::image_tools()?;
@@ -311,6 +312,21 @@ pub fn sdk_tests() -> Result<PathBuf> {
         "hatchling, pytest, mypy and httpx, for the Python package isorun",
     )?;
     Ok(venv.join("bin/python"))
+}
+
+/// Installs packages of notebooks, which the tests of the Python package isorun put into an
+/// image. Returns their directory.
+pub fn notebook_packages() -> Result<PathBuf> {
+    let (venv, _) = python_environment(
+        "isorun-notebook",
+        "sdk/python/requirements-notebook.txt",
+        "ipykernel, matplotlib and pandas, which tests use in a Linux sandbox",
+    )?;
+    fs::read_dir(venv.join("lib"))?
+        .flatten()
+        .map(|python| python.path().join("site-packages"))
+        .find(|packages| packages.is_dir())
+        .context("pip installed no packages")
 }
 
 /// Installs the client library that a test uses in a Linux sandbox, for the Python

@@ -39,6 +39,17 @@ class Server:
     key: str
     config: Path
     """The directory to which it wrote the configuration of clients."""
+    data: Path
+    """Its data directory."""
+
+    def import_image(self, root: Path, name: str) -> None:
+        """Imports a directory as an image."""
+        subprocess.run(
+            [os.environ["ISORUN_COMMAND"], "image", "import", "--quiet", "--rootfs", root, name],
+            env=os.environ | {"ISORUN_DATA_DIR": str(self.data)},
+            check=True,
+            timeout=120,
+        )
 
     def wait_until_gone(self, run: str | None) -> None:
         """Waits until a sandbox was destroyed. The requests do not count as activity in it."""
@@ -84,6 +95,37 @@ def python_image(root: Path) -> None:
     )
 
 
+def notebook_image(root: Path) -> None:
+    """Creates the files of an image with Python, ipykernel, matplotlib and pandas."""
+    python_image(root)
+    # `cargo xtask test` installs them. Without them these tests fail.
+    packages = Path(os.environ["ISORUN_NOTEBOOK_PACKAGES"])
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    target = root / "usr" / "local" / "lib" / version / "site-packages"
+    shutil.copytree(
+        packages,
+        target,
+        symlinks=True,
+        ignore=shutil.ignore_patterns("tests", "__pycache__", "pip", "setuptools", "sample_data"),
+    )
+    modules = [str(path) for path in packages.rglob("*.so*") if path.is_file()]
+    linked = subprocess.run(["ldd", *modules], capture_output=True, text=True)
+    for library in set(re.findall(r"(?<=[\s])(/\S+)(?= \(0x)", linked.stdout)):
+        copy = root / library.lstrip("/")
+        if packages not in Path(library).parents and not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(library, copy)
+
+
+@pytest.fixture(scope="session")
+def notebook(server: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of an image with the packages of a notebook."""
+    image = tmp_path_factory.mktemp("notebook")
+    notebook_image(image)
+    server.import_image(image, "notebook:1")
+    return "notebook:1"
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     # `cargo xtask test` builds it. Without it these tests fail.
@@ -112,7 +154,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         else:
             pytest.fail(f"the server did not start: {process.wait()}")
         written = json.loads((config / "isorun" / "client.json").read_text())
-        yield Server(written["api_url"], written["api_key"], config)
+        yield Server(written["api_url"], written["api_key"], config, data)
     finally:
         process.terminate()
         process.stdout.close()

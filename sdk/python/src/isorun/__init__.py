@@ -12,21 +12,31 @@
 synchronous half from them, so change only the asynchronous one.
 """
 
+from ._async_contexts import AsyncContexts
 from ._async_sandbox import AsyncSandbox
 from ._async_shell import AsyncShell
+from ._code import Context, Execution, ExecutionError, Logs, Result
+from ._contexts import Contexts
 from ._errors import IsorunConnectionError, IsorunError, IsorunTimeoutError
 from ._sandbox import Sandbox
 from ._shell import Shell
 from ._types import DestroyStats, ExecResult, SandboxInfo, SnapshotInfo
 
 __all__ = [
+    "AsyncContexts",
     "AsyncSandbox",
     "AsyncShell",
+    "Context",
+    "Contexts",
     "DestroyStats",
     "ExecResult",
+    "Execution",
+    "ExecutionError",
     "IsorunConnectionError",
     "IsorunError",
     "IsorunTimeoutError",
+    "Logs",
+    "Result",
     "Sandbox",
     "SandboxInfo",
     "Shell",

@@ -18,8 +18,7 @@ from . import _shell_protocol
 from ._config import Target
 from ._errors import IsorunTimeoutError
 from ._http import CHUNK_BYTES, client_options, map_errors, timeouts
-from ._protocol import ExecStream, Operation
-from ._types import ExecResult
+from ._protocol import EventStream, Operation
 
 T = TypeVar("T")
 
@@ -54,9 +53,11 @@ class Transport:
         return operation.parse_response(response.status_code, response.content)
 
     async def stream(
-        self, operation: Operation[ExecResult], listen: Callable[[str, str], Awaitable[None]]
-    ) -> ExecResult:
-        events = ExecStream()
+        self,
+        operation: Operation[T],
+        events: EventStream[T],
+        listen: Callable[[str, Any], Awaitable[None]],
+    ) -> T:
         with map_errors(self._url):
             async with self._client.stream(
                 operation.method,
@@ -67,8 +68,8 @@ class Transport:
                 if not response.is_success:
                     return operation.parse_response(response.status_code, await response.aread())
                 async for chunk in response.aiter_bytes():
-                    for name, text in events.feed(chunk):
-                        await listen(name, text)
+                    for name, value in events.feed(chunk):
+                        await listen(name, value)
         return events.result()
 
     async def close(self) -> None:
@@ -162,8 +163,8 @@ async def file_chunks(path: str) -> AsyncIterator[bytes]:
         file.close()
 
 
-async def notify(listener: Callable[[str], object], text: str) -> None:
+async def notify(listener: Callable[[Any], object], value: Any) -> None:
     """Calls a callback of the caller, and awaits it if it is asynchronous."""
-    answer = listener(text)
+    answer = listener(value)
     if inspect.isawaitable(answer):
         await answer

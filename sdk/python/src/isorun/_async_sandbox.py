@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from . import _config, _protocol
+from . import _code_protocol, _config, _protocol
+from ._async_contexts import AsyncContexts
 from ._async_io import Transport, file_chunks, notify
 from ._async_shell import AsyncShell
 from ._base import SandboxBase
+from ._code import Context, Execution, ExecutionError, Result
 from ._types import DestroyStats, ExecResult, SandboxInfo, SnapshotInfo
 
 
@@ -111,7 +113,57 @@ class AsyncSandbox(SandboxBase):
             if (listener := listeners[name]) is not None:
                 await notify(listener, text)
 
-        return await self._transport.stream(operation, listen)
+        return await self._transport.stream(operation, _protocol.ExecStream(), listen)
+
+    async def run_code(
+        self,
+        code: str,
+        *,
+        language: str | None = None,
+        context: str | Context | None = None,
+        timeout: float | None = None,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
+        on_result: Callable[[Result], object] | None = None,
+        on_error: Callable[[ExecutionError], object] | None = None,
+    ) -> Execution:
+        """Runs a cell of code, as a notebook does, and returns its results and output.
+
+        Variables persist from one cell to the next of the same context. Code that raises an
+        exception is not an exception here: see `error` of the result.
+
+        Callbacks may be plain or asynchronous. If one raises, the cell is interrupted.
+
+        :param language: `python` by default, `javascript`, or that of a Jupyter kernel of the
+            image.
+        :param context: a context or its id; by default the default context of the language.
+        :param timeout: the timeout in seconds, after which the cell is interrupted; 0 or -1 for
+            no timeout. The default is that of the sandbox.
+        """
+        listeners: dict[str, Callable[[Any], object] | None] = {
+            "stdout": on_stdout,
+            "stderr": on_stderr,
+            "result": on_result,
+            "error": on_error,
+        }
+        has_listeners = any(listener is not None for listener in listeners.values())
+        seconds = self._exec_timeout(timeout)
+        operation = _code_protocol.run_code(
+            self._running(), code, language, context, seconds, has_listeners
+        )
+        if not has_listeners:
+            return await self._transport.send(operation)
+
+        async def listen(name: str, value: Any) -> None:
+            if (listener := listeners.get(name)) is not None:
+                await notify(listener, value)
+
+        return await self._transport.stream(operation, _code_protocol.CodeStream(), listen)
+
+    @property
+    def contexts(self) -> AsyncContexts:
+        """The contexts of the sandbox, in which `run_code` runs code."""
+        return AsyncContexts(self._transport, self._running())
 
     async def upload_file(self, local_path: str | os.PathLike[str], remote_path: str) -> None:
         """Copies a local file and its permissions into the sandbox, and creates the parent

@@ -208,35 +208,52 @@ def failure(message: str, status: int | None, kind: str, stdout: str, stderr: st
     return IsorunError(message, code=status, kind=kind)
 
 
-class ExecStream:
-    """A parser of the response to a streamed command.
-
-    The response consists of server-sent events, of which only `data` is used.
-    """
+class EventStream(Generic[T]):
+    """A parser of server-sent events, of which only `data` is used."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []
         self._data: list[str] = []
-        self._stdout: list[str] = []
-        self._stderr: list[str] = []
-        self._exit_code: int | None = None
 
-    def feed(self, content: bytes) -> list[tuple[str, str]]:
-        """Parses bytes. Returns chunks of output as pairs of the stream's name and a text."""
-        *lines, self._rest = (self._rest + content).split(b"\n")
-        chunks = []
+    def feed(self, content: bytes) -> list[tuple[str, Any]]:
+        """Parses bytes. Returns what listeners get, as pairs of a name and a value."""
+        if b"\n" not in content:
+            # A picture arrives in many parts, which are joined once.
+            self._rest.append(content)
+            return []
+        *lines, rest = b"".join([*self._rest, content]).split(b"\n")
+        self._rest = [rest]
+        heard = []
         for line in lines:
             text = line.rstrip(b"\r").decode("utf-8", "replace")
             if text.startswith("data:"):
                 self._data.append(text[5:].removeprefix(" "))
             elif not text and self._data:
-                chunk = self._event("\n".join(self._data))
+                event = self.event("\n".join(self._data))
                 self._data.clear()
-                if chunk is not None:
-                    chunks.append(chunk)
-        return chunks
+                if event is not None:
+                    heard.append(event)
+        return heard
 
-    def _event(self, data: str) -> tuple[str, str] | None:
+    def event(self, data: str) -> tuple[str, Any] | None:
+        """Handles an event. Returns what listeners get."""
+        raise NotImplementedError
+
+    def result(self) -> T:
+        """Returns the result, after all bytes were fed."""
+        raise NotImplementedError
+
+
+class ExecStream(EventStream[ExecResult]):
+    """A parser of the response to a streamed command."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stdout: list[str] = []
+        self._stderr: list[str] = []
+        self._exit_code: int | None = None
+
+    def event(self, data: str) -> tuple[str, Any] | None:
         try:
             event = json.loads(data)
             kind = event["type"]
@@ -257,7 +274,6 @@ class ExecStream:
         raise failure(message, event.get("status"), name, stdout, stderr)
 
     def result(self) -> ExecResult:
-        """Returns the result, after all bytes were fed."""
         if self._exit_code is None:
             raise IsorunConnectionError("the connection ended before the command did")
         return ExecResult(self._exit_code, "".join(self._stdout), "".join(self._stderr))

@@ -16,8 +16,7 @@ from . import _shell_protocol
 from ._config import Target
 from ._errors import IsorunTimeoutError
 from ._http import CHUNK_BYTES, client_options, map_errors, timeouts
-from ._protocol import ExecStream, Operation
-from ._types import ExecResult
+from ._protocol import EventStream, Operation
 
 T = TypeVar("T")
 
@@ -50,9 +49,11 @@ class Transport:
         return operation.parse_response(response.status_code, response.content)
 
     def stream(
-        self, operation: Operation[ExecResult], listen: Callable[[str, str], None]
-    ) -> ExecResult:
-        events = ExecStream()
+        self,
+        operation: Operation[T],
+        events: EventStream[T],
+        listen: Callable[[str, Any], None],
+    ) -> T:
         with map_errors(self._url):
             with self._client.stream(
                 operation.method,
@@ -63,8 +64,8 @@ class Transport:
                 if not response.is_success:
                     return operation.parse_response(response.status_code, response.read())
                 for chunk in response.iter_bytes():
-                    for name, text in events.feed(chunk):
-                        listen(name, text)
+                    for name, value in events.feed(chunk):
+                        listen(name, value)
         return events.result()
 
     def close(self) -> None:
@@ -142,6 +143,6 @@ def file_chunks(path: str) -> Iterator[bytes]:
             yield chunk
 
 
-def notify(listener: Callable[[str], object], text: str) -> None:
+def notify(listener: Callable[[Any], object], value: Any) -> None:
     """Calls a callback of the caller."""
-    listener(text)
+    listener(value)
