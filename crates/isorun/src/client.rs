@@ -1,5 +1,6 @@
 //! The client of the HTTP API.
 
+mod code;
 pub mod config;
 mod shell;
 mod socket;

@@ -1,6 +1,7 @@
 //! The command line: one file for each subcommand.
 
 mod audit;
+mod code;
 mod cp;
 mod create;
 mod doctor;
@@ -99,6 +100,10 @@ enum Command {
     /// Run a command in a sandbox
     #[command(after_long_help = exec::NOTES)]
     Exec(exec::ExecArgs),
+
+    /// Run code in an interpreter that keeps its variables, and show its results
+    #[command(after_long_help = code::NOTES)]
+    Code(code::CodeArgs),
 
     /// Run lines in one bash that keeps its state from line to line
     #[command(after_long_help = shell::NOTES)]
@@ -201,6 +206,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(args) => run::run(args, server),
         Command::Create(args) => block_on(create::run(args, connect(server)?)),
         Command::Exec(args) => exec::run(args, server),
+        Command::Code(args) => block_on(code::run(args, connect(server)?)),
         Command::Shell(args) => shell::run(args, server),
         Command::Fork(args) => block_on(fork::run(args, connect(server)?)),
         Command::Hibernate(args) => {

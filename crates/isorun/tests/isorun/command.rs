@@ -182,7 +182,7 @@ async fn invalid_usage_and_help() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(stdout(&command(&["completions", shell]).await).contains("isorun"), "{shell}");
     }
-    for page in ["serve", "run", "exec", "cp", "keys", "audit"] {
+    for page in ["serve", "run", "exec", "code", "cp", "keys", "audit"] {
         let help = command(&[page, "--help"]).await;
         assert!(help.status.success() && stdout(&help).len() > 300, "{page}");
     }

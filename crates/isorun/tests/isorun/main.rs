@@ -6,6 +6,7 @@
 
 mod audit;
 mod bad_input;
+mod code;
 mod command;
 mod credentials;
 mod exec;
