@@ -68,6 +68,12 @@ impl CpuClock {
         Duration::from_nanos(self.earlier_calls.load(Relaxed).saturating_add(call))
     }
 
+    /// Returns the time of all finished polls so far. May be called from any thread.
+    pub(crate) fn finished(&self) -> Duration {
+        let call = self.spent.load(Relaxed).saturating_add(self.other_threads.load(Relaxed));
+        Duration::from_nanos(self.earlier_calls.load(Relaxed).saturating_add(call))
+    }
+
     fn resume(&self) {
         self.poll_start.store(thread_cpu_nanos(), Relaxed);
     }

@@ -1,12 +1,18 @@
 //! The memory limit of one sandbox.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
 use wasmtime::{ResourceLimiter, Result};
 
 /// The total size of the linear memories of one store. Growth beyond the limit
 /// is refused.
 pub(crate) struct MemoryMeter {
     limit: usize,
-    used: usize,
+    /// Shared with the sandbox's handle, which reports it.
+    used: Arc<AtomicUsize>,
     refused: bool,
 }
 
@@ -16,7 +22,12 @@ const MAX_TABLE_ELEMENTS: usize = 1 << 20;
 
 impl MemoryMeter {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, used: 0, refused: false }
+        Self { limit, used: Arc::default(), refused: false }
+    }
+
+    /// Returns the current size of the memories, in bytes, which changes as they grow.
+    pub(crate) fn size(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.used)
     }
 
     /// Reports whether growth was refused since the last call of this function.
@@ -32,12 +43,12 @@ impl ResourceLimiter for MemoryMeter {
         desired: usize,
         _maximum: Option<usize>,
     ) -> Result<bool> {
-        let used = self.used + desired.saturating_sub(current);
+        let used = self.used.load(Relaxed) + desired.saturating_sub(current);
         if used > self.limit {
             self.refused = true;
             return Ok(false);
         }
-        self.used = used;
+        self.used.store(used, Relaxed);
         Ok(true)
     }
 

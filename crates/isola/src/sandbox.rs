@@ -14,7 +14,11 @@
 //! in this file, and `builder` are above them. `Sandbox::snapshot` and
 //! `Sandbox::fork` are in `snapshot.rs`, which depends on this module.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 pub use self::{
     builder::SandboxBuilder,
@@ -147,6 +151,35 @@ impl Sandbox {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.shared.limits
+    }
+
+    /// Returns the CPU time of all calls so far. That of a running call is counted up to
+    /// its last pause, a few milliseconds ago.
+    #[must_use]
+    pub fn cpu_time(&self) -> Duration {
+        self.shared.cpu.finished()
+    }
+
+    /// Returns the size of the interpreter's memory, in bytes: an upper bound of what the
+    /// sandbox takes, since copies share the pages that they have not written.
+    #[must_use]
+    pub fn memory_size(&self) -> u64 {
+        self.shared.memory_size.load(Ordering::Relaxed) as u64
+    }
+
+    /// Measures the memory that only this sandbox takes: the pages that it has written,
+    /// in bytes. Where the machine does not tell, this is
+    /// [`memory_size`](Self::memory_size).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] during a call, [`Error::NotRunning`] before the start, and
+    /// [`Error::Closed`] after the end.
+    pub async fn measure_memory(&self) -> Result<u64, Error> {
+        let mut lease = self.shared.lease(false)?;
+        let written = lease.written_bytes().await?;
+        lease.release();
+        Ok(written.unwrap_or_else(|| self.memory_size()))
     }
 
     pub(crate) fn shared(&self) -> &Arc<SandboxShared> {

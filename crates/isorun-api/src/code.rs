@@ -73,6 +73,8 @@ pub enum Code {
     TooManyExecs,
     /// The server does not support the field.
     NotSupported,
+    /// The image of the run does not have what the request needs, such as a shell.
+    ImageLacksFeature,
     /// No server listens on the port of the run.
     ConnectionRefused,
     /// The server on the port does not speak HTTP.
@@ -140,6 +142,7 @@ impl Code {
             Self::TooManyRuns => ("too_many_runs", StatusCode::TOO_MANY_REQUESTS),
             Self::TooManyExecs => ("too_many_execs", StatusCode::TOO_MANY_REQUESTS),
             Self::NotSupported => ("not_supported", StatusCode::NOT_IMPLEMENTED),
+            Self::ImageLacksFeature => ("image_lacks_feature", StatusCode::CONFLICT),
             Self::ConnectionRefused => ("connection_refused", StatusCode::BAD_GATEWAY),
             Self::PortBroken => ("port_broken", StatusCode::BAD_GATEWAY),
             Self::UpstreamTimeout => ("upstream_timeout", StatusCode::GATEWAY_TIMEOUT),

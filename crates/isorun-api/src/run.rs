@@ -334,4 +334,8 @@ pub struct Readiness {
     pub engine: String,
     /// The isolation mechanism of the engine.
     pub isolation: String,
+    /// What runs can be created from: `linux` for OCI images and `host`, and the images of
+    /// interpreters, such as `isola:python`.
+    #[serde(default)]
+    pub offers: Vec<String>,
 }

@@ -370,13 +370,7 @@ async fn forward(
         set_field(&mut parts.headers, header::CONNECTION, HeaderValue::from_static("upgrade"))?;
         set_field(&mut parts.headers, header::UPGRADE, protocol)?;
     }
-    let usual = if scheme == Scheme::HTTPS { 443 } else { 80 };
-    let host = if to.port() == usual { name.to_owned() } else { format!("{name}:{}", to.port()) };
-    set_field(&mut parts.headers, header::HOST, host.parse().map_err(http::Error::from)?)?;
-    parts.version = http::Version::HTTP_11;
-    // The client connects to its own address; this is only the key in its pool.
-    parts.uri =
-        Uri::builder().scheme(scheme).authority(to.to_string()).path_and_query(path).build()?;
+    outgoing_head(&mut parts, (scheme, to, name), path)?;
     let mut response = client.request(Request::from_parts(parts, body)).await?;
     let protocol = hop_by_hop::upgrade(response.headers()).filter(is_websocket);
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -401,6 +395,22 @@ async fn forward(
     Ok(response)
 }
 
+/// Sets the host, version and target of a request to an address.
+pub(crate) fn outgoing_head(
+    parts: &mut http::request::Parts,
+    (scheme, to, name): (Scheme, SocketAddrV4, &str),
+    path: &str,
+) -> Result<(), http::Error> {
+    let usual = if scheme == Scheme::HTTPS { 443 } else { 80 };
+    let host = if to.port() == usual { name.to_owned() } else { format!("{name}:{}", to.port()) };
+    set_field(&mut parts.headers, header::HOST, host.parse().map_err(http::Error::from)?)?;
+    parts.version = http::Version::HTTP_11;
+    // The client connects to its own address; this is only the key in its pool.
+    parts.uri =
+        Uri::builder().scheme(scheme).authority(to.to_string()).path_and_query(path).build()?;
+    Ok(())
+}
+
 fn is_websocket(protocol: &HeaderValue) -> bool {
     protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
 }
@@ -416,7 +426,7 @@ fn set_field(
 }
 
 /// Returns the part of an upstream error that the sandbox may learn.
-fn failure_reason(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn failure_reason(error: &(dyn std::error::Error + 'static)) -> String {
     let mut deepest = error;
     while let Some(cause) = deepest.source() {
         deepest = cause;

@@ -13,6 +13,7 @@
 //! | how the name of a connection is found | `sniff.rs`, `names.rs` |
 //! | answers to DNS queries | `dns.rs`, `resolver.rs` |
 //! | secrets: in requests, and in responses | `credentials.rs`, `intercept.rs`, `redact.rs` |
+//! | requests of interpreters, which have no sockets | `fetch.rs` |
 //! | how bytes are relayed | `relay.rs`, `upstream.rs`, `guest_socket.rs` |
 //! | what sandboxes share: resolver, descriptors | `context.rs`, `budget.rs` |
 //!
@@ -39,6 +40,7 @@ pub mod context;
 pub mod credentials;
 pub mod dns;
 pub mod egress;
+pub mod fetch;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

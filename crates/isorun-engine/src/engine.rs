@@ -275,6 +275,12 @@ pub enum Error {
     /// A requirement is missing on the machine; the text contains it and how to install it.
     #[error("{0}")]
     Setup(String),
+    /// The sandbox is busy; the text says what to do.
+    #[error("{0}")]
+    Busy(String),
+    /// A checkpoint cannot be restored here; the text says why.
+    #[error("{0}")]
+    Incompatible(String),
     /// The sandbox has terminated by itself.
     #[error("sandbox {id} has terminated: {exit}")]
     Dead {
@@ -310,6 +316,8 @@ impl Error {
             Self::InvalidSpec(_) => "invalid_spec",
             Self::Unsupported(_) => "unsupported",
             Self::Setup(_) => "setup",
+            Self::Busy(_) => "busy",
+            Self::Incompatible(_) => "incompatible",
             Self::Dead { exit: Exit::OutOfMemory, .. } => "out_of_memory",
             Self::Dead { .. } => "dead",
             Self::Timeout(..) => "timeout",

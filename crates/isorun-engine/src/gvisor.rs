@@ -145,9 +145,11 @@ impl Gvisor {
         let lock = lock(&state_dir)?;
         let shared = install(&state_dir, &tools)
             .map_err(Error::io(format!("cannot prepare {}", state_dir.display())))?;
-        let launcher = Launcher::start(shared).map_err(Error::io(
-            "cannot create namespaces, which requires the privileges of root",
-        ))?;
+        let launcher = Launcher::start(shared).map_err(|error| {
+            Error::Setup(format!(
+                "cannot create namespaces, which requires the privileges of root: {error}"
+            ))
+        })?;
         let gate = ProxyContext::new(&config.network).map_err(Error::Setup)?;
         let network_unavailable = network::unavailable_reason(&launcher, &state_dir).await;
         if let Some(why) = &network_unavailable {
@@ -184,6 +186,11 @@ impl Gvisor {
     /// restored, as after a checkpoint.
     pub fn warm_created(&self, spec: &SandboxSpec) {
         pool::refill_created(&self.inner, Shape::of(spec));
+    }
+
+    /// Returns the state that the egress proxies of all sandboxes share.
+    pub fn proxies(&self) -> Arc<ProxyContext> {
+        Arc::clone(&self.inner.gate)
     }
 
     /// Returns the number of created containers in the pool.

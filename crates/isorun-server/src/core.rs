@@ -6,7 +6,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | errors and checks of parameters | `error`, `validate`, `create_params` |
-//! | parts | `accounts`, `guard`, `images`, `network`, `live_run`, `runs`, `state_dirs`, `archive`, `metrics` |
+//! | parts | `engines`, `accounts`, `guard`, `images`, `network`, `live_run`, `runs`, `state_dirs`, `archive`, `metrics` |
 //! | [`Core`], which owns them | this file |
 //! | operations on a run | `destroy`, `destroy_on_drop`, `hibernation`, `monitor`, `network_change` |
 //! | new runs | `new_sandbox`, `create`, `fork`, `snapshots` |
@@ -21,7 +21,7 @@ pub mod create;
 pub mod create_params;
 pub mod destroy;
 mod destroy_on_drop;
-pub mod engine;
+pub mod engines;
 pub mod error;
 pub mod fork;
 pub mod guard;
@@ -44,7 +44,8 @@ pub mod validate;
 use std::{fs::File, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use isorun_engine::{AgentStream, Engine, Root, SandboxId, SandboxSpec, Stats};
+use isorun_engine::{AgentStream, SandboxId, SandboxSpec, Stats};
+use isorun_interpreter::{InterpreterSpec, Language};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -53,6 +54,7 @@ pub use self::archive::fuzz_manifests;
 use self::{
     accounts::{Accounts, agent_connections},
     archive::Archives,
+    engines::{Base, Engines, Spec},
     block_reports::BlockReporter,
     error::{Error, ErrorKind},
     guard::Guard,
@@ -78,7 +80,7 @@ pub struct Core {
     pub config: Config,
     pub store: Store,
     pub secret: Secret,
-    pub engine: Arc<dyn Engine>,
+    pub engines: Arc<Engines>,
     pub runs: Arc<Runs>,
     pub accounts: Accounts,
     pub guard: Arc<Guard>,
@@ -98,7 +100,7 @@ impl Core {
     /// Opens the data directory, and recovers the runs of an earlier server process.
     pub async fn open(
         config: Config,
-        engine: Arc<dyn Engine>,
+        engines: Arc<Engines>,
         reports: BlockReporter,
         lock: File,
     ) -> Result<Arc<Self>> {
@@ -114,7 +116,7 @@ impl Core {
             images,
             runs: Arc::new(Runs::new(&config.limits)),
             state_dirs: StateDirs::open(&config.data_dir)?,
-            archives: Archives::new(Arc::clone(&engine), secret.clone()),
+            archives: Archives::new(Arc::clone(&engines), secret.clone()),
             metrics: Metrics::new(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -123,7 +125,7 @@ impl Core {
             guard,
             secret,
             store,
-            engine,
+            engines,
             config,
         });
         reports.start(&core);
@@ -136,7 +138,7 @@ impl Core {
     /// Opens a connection to the agent of a run, counted for its tenant.
     pub async fn connect(&self, run: &LiveRun) -> Result<AgentStream, Error> {
         let hold = agent_connections::take(&self.accounts.descriptors, &run.tenant)?;
-        let stream = self.engine.connect(&run.sandbox).await;
+        let stream = self.engines.connect(&run.sandbox).await;
         let stream = stream.map_err(|error| Error::engine("cannot reach the sandbox", error))?;
         Ok(Box::new(agent_connections::CountedStream::new(stream, hold)))
     }
@@ -154,7 +156,7 @@ impl Core {
 
     /// Measures a run, and fails unless the disk has room for a checkpoint of it.
     async fn ensure_room_for_checkpoint(&self, run: &LiveRun) -> Result<Stats, Error> {
-        let stats = self.engine.stats(&run.sandbox).await;
+        let stats = self.engines.stats(&run.sandbox).await;
         let stats = stats.map_err(|error| Error::engine("cannot measure the sandbox", error))?;
         self.state_dirs.ensure_free_space(
             stats.mem_bytes.saturating_add(stats.disk_used_bytes),
@@ -169,17 +171,45 @@ impl Core {
         &self,
         row: &RunRow,
         sandbox: SandboxId,
-        root: Root,
+        base: Base,
         network: &Settings,
-    ) -> SandboxSpec {
-        SandboxSpec {
-            vcpus: row.vcpus,
-            mem_mib: row.mem_mib,
-            disk_mib: row.disk_mib,
-            pids: self.config.limits.pids,
-            network: network.plan(),
-            hostname: self.secret.hostname(row.id.as_str()),
-            ..SandboxSpec::new(sandbox, root)
+    ) -> Spec {
+        match base {
+            Base::Linux(root) => Spec::Linux(SandboxSpec {
+                vcpus: row.vcpus,
+                mem_mib: row.mem_mib,
+                disk_mib: row.disk_mib,
+                pids: self.config.limits.pids,
+                network: network.plan(),
+                hostname: self.secret.hostname(row.id.as_str()),
+                ..SandboxSpec::new(sandbox, root)
+            }),
+            Base::Interpreter { interpreter } => Spec::Interpreter(InterpreterSpec {
+                id: sandbox,
+                tenant: row.tenant.as_str().into(),
+                language: interpreter,
+                mem_mib: row.mem_mib,
+                disk_mib: row.disk_mib,
+                env: engines::environment(&row.defaults),
+                network: network.plan(),
+            }),
+        }
+    }
+
+    /// Returns what the sandbox of a run with this image is made from. `held` is the sandbox
+    /// or snapshot that keeps the files of the image in use.
+    fn base_of(&self, image: &str, held: &str) -> Result<Base, Error> {
+        match Language::of_image(image) {
+            Some(interpreter) => Ok(Base::Interpreter { interpreter }),
+            None => self.images.root_of(held).map(Base::Linux),
+        }
+    }
+
+    /// Keeps the files of an image in use for one more holder, like [`Self::base_of`].
+    fn copy_base(&self, image: &str, holder: &str, held: &str) -> Result<Base, Error> {
+        match Language::of_image(image) {
+            Some(interpreter) => Ok(Base::Interpreter { interpreter }),
+            None => self.images.copy_hold(holder, held).map(Base::Linux),
         }
     }
 
@@ -192,12 +222,15 @@ impl Core {
             self.tasks.close();
             let _ = timeout(RECORD_TIMEOUT, self.tasks.wait()).await;
         }
-        self.engine.shutdown().await;
+        self.engines.shutdown().await;
     }
 
-    /// Destroys all sandboxes, unless they are kept.
+    /// Destroys all sandboxes, unless they are kept. Interpreters, which run in this process,
+    /// are kept by hibernation.
     pub async fn end_sandboxes(self: &Arc<Self>) {
-        if !self.config.keep_sandboxes {
+        if self.config.keep_sandboxes {
+            hibernation::hibernate_interpreters(self).await;
+        } else {
             destroy::destroy_all(self, "the server was stopped").await;
         }
     }

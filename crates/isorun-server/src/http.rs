@@ -58,7 +58,7 @@ impl Http {
         Arc::new(Self {
             rates: Rates::new(limits.requests),
             ports: PortClient::new(
-                Arc::clone(&core.engine),
+                Arc::clone(&core.engines),
                 Arc::clone(&core.runs),
                 Arc::clone(&core.accounts.descriptors),
             ),

@@ -1,4 +1,4 @@
-//! The isorun server: Linux sandboxes over HTTP.
+//! The isorun server: Linux sandboxes and interpreters over HTTP.
 //!
 //! ```text
 //! http    routes, authentication, exec, shell, files, proxy, OpenAPI    the only user of axum
@@ -91,8 +91,8 @@ impl Server {
     /// server process. The server holds the lock of the data directory.
     pub async fn open(config: Config, lock: File) -> Result<Self> {
         let reports = BlockReporter::default();
-        let engine = core::engine::start(&config, Arc::new(reports.clone())).await?;
-        let core = Core::open(config, engine, reports, lock).await?;
+        let engines = core::engines::start(&config, Arc::new(reports.clone())).await?;
+        let core = Core::open(config, Arc::new(engines), reports, lock).await?;
         Ok(Self(Http::new(core)))
     }
 
@@ -105,7 +105,19 @@ impl Server {
     /// Returns the name, version and isolation of the engine.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
-        self.0.core.engine.capabilities()
+        self.0.core.engines.capabilities()
+    }
+
+    /// Returns why the server has no Linux sandboxes; `None` if it has them.
+    #[must_use]
+    pub fn linux_unavailable(&self) -> Option<&str> {
+        self.0.core.engines.linux_unavailable()
+    }
+
+    /// Returns the images of the interpreters that the server offers.
+    #[must_use]
+    pub fn interpreters(&self) -> Vec<&'static str> {
+        core::engines::offered_interpreters().map(isorun_interpreter::Language::image).collect()
     }
 
     /// Returns the database.

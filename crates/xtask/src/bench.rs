@@ -35,6 +35,8 @@ enum Benchmark {
     /// Measure Python programs in the guest, in comparison with native CPython and with
     /// Pyodide
     Programs(programs::ProgramsArgs),
+    /// Measure interpreters of the server, over HTTP
+    Interpreters,
     /// Measure pulling images of isorun from a registry on this machine
     Images,
     /// Measure Linux sandboxes, in comparison with plain runsc
@@ -87,6 +89,11 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             python()
         }
         Benchmark::Programs(args) => programs::run(args),
+        Benchmark::Interpreters => {
+            guests::ensure()?;
+            eprintln!("==> cargo bench -p isorun --bench interpreters");
+            process::run(process::cargo(&["bench", "-p", "isorun", "--bench", "interpreters"]))
+        }
         Benchmark::Images => images(),
         Benchmark::Linux { rows } => {
             let row = rows.map(|LinuxRows::Work| OsStr::new("work"));

@@ -164,6 +164,7 @@ impl SandboxBuilder {
             wasi_context(&output, clock),
         );
         let warm = state.is_some();
+        let memory_size = guest.memory.size();
         let guest = GuestInstance::new(template.component(), guest, state).await?;
         let config = Config {
             env: settings.env.clone().into_iter().collect(),
@@ -180,6 +181,7 @@ impl SandboxBuilder {
                 cpu,
                 interrupt,
                 files: private,
+                memory_size,
                 config: Mutex::new(Some(config)),
                 prelude: template.defaults().prelude.clone().filter(|_| !warm),
                 warm,

@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use super::{instance::GuestInstance, lifecycle::Lifecycle};
@@ -30,6 +30,8 @@ pub(crate) struct SandboxShared {
     pub(crate) cpu: Arc<CpuClock>,
     pub(crate) interrupt: Arc<Interrupt>,
     pub(crate) files: PrivateFiles,
+    /// The size of the guest's memory, in bytes.
+    pub(crate) memory_size: Arc<AtomicUsize>,
     /// The configuration, which the start takes.
     pub(crate) config: Mutex<Option<Config>>,
     pub(crate) prelude: Option<String>,
@@ -99,6 +101,20 @@ impl Lease {
         if let Ok(pages) = accessor.trace(&mut guest.store, guest.instance).await {
             let _ = state.hot_pages.set(pages);
         }
+    }
+
+    /// Returns the size of the pages that the guest has written since it was created, in
+    /// bytes; `None` if its runtime or the machine does not provide it.
+    pub(crate) async fn written_bytes(&mut self) -> Result<Option<u64>, Error> {
+        let shared = Arc::clone(&self.shared);
+        let Some(accessor) = &shared.template.component().accessor else { return Ok(None) };
+        let guest = self.guest()?;
+        let _heartbeat = HeartbeatGuard::acquire(engine()?)?;
+        shared.cpu.reset(shared.limits.cpu_timeout);
+        let pages = metered(&shared.cpu, accessor.trace(&mut guest.store, guest.instance)).await;
+        let pages = pages.map_err(|error| Error::internal("cannot read the guest's pages", error))?;
+        let count: u64 = pages.iter().map(|(_, count)| u64::from(*count)).sum();
+        Ok(Some(count * rustix::param::page_size() as u64).filter(|bytes| *bytes > 0))
     }
 
     /// Returns the guest for the next operation.

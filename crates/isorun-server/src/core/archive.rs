@@ -15,7 +15,6 @@ use std::{
     sync::Arc,
 };
 
-use isorun_engine::{Engine, Root};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -23,7 +22,10 @@ use tokio::task::spawn_blocking;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub use self::fuzzing::fuzz_manifests;
-use super::error::{Error, ErrorKind};
+use super::{
+    engines::{Base, Engines},
+    error::{Error, ErrorKind},
+};
 use crate::{clock, secret::Secret};
 
 const MANIFEST_FILE: &str = "manifest.json";
@@ -43,7 +45,7 @@ pub struct Manifest {
     created_at: i64,
     /// The engine's fingerprint.
     engine: String,
-    pub root: Root,
+    pub root: Base,
     pub pids: u32,
     files: Vec<FileDigest>,
 }
@@ -107,13 +109,13 @@ pub enum ArchiveError {
 
 /// Writes and reads archives.
 pub struct Archives {
-    engine: Arc<dyn Engine>,
+    engines: Arc<Engines>,
     secret: Secret,
 }
 
 impl Archives {
-    pub fn new(engine: Arc<dyn Engine>, secret: Secret) -> Self {
-        Self { engine, secret }
+    pub fn new(engines: Arc<Engines>, secret: Secret) -> Self {
+        Self { engines, secret }
     }
 
     /// Signs the files that the engine has written to `draft`, and renames it to `target`.
@@ -123,10 +125,10 @@ impl Archives {
         owner: Owner,
         draft: &Path,
         target: PathBuf,
-        root: Root,
+        root: Base,
         pids: u32,
     ) -> Result<u64, Error> {
-        let engine = self.engine.fingerprint(&root);
+        let engine = self.fingerprint(&root)?;
         let (draft, secret) = (draft.to_owned(), self.secret.clone());
         let published = spawn_blocking(move || {
             let files = digest_files(&draft)?;
@@ -149,11 +151,16 @@ impl Archives {
             .await
             .map_err(|error| Error::internal("cannot read a manifest", error))?
             .map_err(Error::from)?;
-        let expected = self.engine.fingerprint(&manifest.root);
+        let expected = self.fingerprint(&manifest.root)?;
         if manifest.engine != expected {
             return Err(ArchiveError::Incompatible { found: manifest.engine, expected }.into());
         }
         Ok(manifest)
+    }
+
+    fn fingerprint(&self, base: &Base) -> Result<String, Error> {
+        let fingerprint = self.engines.fingerprint(base);
+        fingerprint.map_err(|error| Error::engine("cannot use a checkpoint", error))
     }
 
     /// Checks the length and digest of every file of an archive.

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
+use isorun_interpreter::Language;
+
 use super::{
     Core,
     create_params::CreateParams,
@@ -44,10 +46,20 @@ async fn create_from_image(
     params: CreateParams,
 ) -> Result<Arc<LiveRun>, Error> {
     let started = Instant::now();
+    let is_interpreter = Language::of_image(&params.image).is_some();
+    if !is_interpreter && !params.image.starts_with(Language::IMAGE_PREFIX) {
+        // Before the image is pulled.
+        let linux = core.engines.linux();
+        linux.map_err(|error| Error::engine("cannot create the sandbox", error))?;
+    }
     let source = core.images.find(&tenant, &params.image).await?;
     let mut env = source.env.clone();
     env.extend(params.env);
-    network::environment(&params.network.credentials, &mut env);
+    if is_interpreter {
+        network::placeholders(&params.network.credentials, &mut env);
+    } else {
+        network::environment(&params.network.credentials, &mut env);
+    }
     let defaults = Defaults {
         env,
         user: source.user.clone(),

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use isorun_api::{NewRun, OnIdle};
 use isorun_engine::SandboxSpec;
+use isorun_interpreter::{InterpreterSpec, Language};
 
 use super::{
     error::Error,
@@ -38,37 +39,36 @@ impl CreateParams {
         let rules = network::network_params(new.network_profile.as_deref(), new.network.as_ref())?;
         let credentials = network::credentials(new.credentials.unwrap_or_default())?;
         let network = Settings::new(rules, credentials)?;
+        let image = image(new.image)?;
+        let ranges = match Language::of_image(&image) {
+            None => &LINUX_RANGES,
+            Some(_) => &INTERPRETER_RANGES,
+        };
+        let urls = match Language::of_image(&image) {
+            None => urls(new.urls.as_deref())?,
+            Some(language) => match new.urls.as_deref() {
+                None | Some("off") => UrlAccess::Off,
+                Some(_) => {
+                    return Err(Error::invalid(format!(
+                        "urls: {language} has no ports, so leave this out or give `off`"
+                    )));
+                }
+            },
+        };
+        let [vcpus, mem_mib, disk_mib] = ranges;
         Ok(Self {
-            image: image(new.image)?,
-            vcpus: number(
-                "vcpus",
-                new.vcpus,
-                config::DEFAULT_VCPUS.into(),
-                &SandboxSpec::VCPUS,
-                limits.vcpus.into(),
-            )?
-            .try_into()
-            .unwrap_or(u32::MAX),
-            mem_mib: number(
-                "mem_mib",
-                new.mem_mib,
-                config::DEFAULT_MEM_MIB,
-                &SandboxSpec::MEM_MIB,
-                limits.mem_mib,
-            )?,
-            disk_mib: number(
-                "disk_mib",
-                new.disk_mib,
-                config::DEFAULT_DISK_MIB,
-                &SandboxSpec::DISK_MIB,
-                limits.disk_mib,
-            )?,
+            image,
+            vcpus: number("vcpus", new.vcpus, vcpus, limits.vcpus.into())?
+                .try_into()
+                .unwrap_or(u32::MAX),
+            mem_mib: number("mem_mib", new.mem_mib, mem_mib, limits.mem_mib)?,
+            disk_mib: number("disk_mib", new.disk_mib, disk_mib, limits.disk_mib)?,
             timeout: new
                 .timeout
                 .map_or(Ok(config::DEFAULT_IDLE_TIMEOUT), |seconds| timeout("timeout", seconds))?,
             env: new.env.map_or_else(|| Ok(BTreeMap::new()), env)?,
             network,
-            urls: urls(new.urls.as_deref())?,
+            urls,
             on_idle: new.on_idle.unwrap_or_default(),
             auto_resume: new.auto_resume.unwrap_or_default(),
         })
@@ -88,7 +88,7 @@ fn urls(access: Option<&str>) -> Result<UrlAccess, Error> {
 
 fn image(image: String) -> Result<String, Error> {
     if image.trim().is_empty() {
-        return Err(Error::invalid("image is empty: name an OCI image, or `host`"));
+        return Err(Error::invalid("image is empty: name an OCI image, `host`, `isola:python` or `isola:js`"));
     }
     if image.len() > MAX_IMAGE_BYTES
         || image.contains(|c: char| c.is_whitespace() || c.is_control())
@@ -101,16 +101,32 @@ fn image(image: String) -> Result<String, Error> {
     Ok(image)
 }
 
+/// The default of a limit, and the range that the engine supports.
+type Range = (u64, RangeInclusive<u64>);
+
+/// The ranges of CPUs, memory and disk space of a Linux sandbox.
+const LINUX_RANGES: [Range; 3] = [
+    (config::DEFAULT_VCPUS as u64, SandboxSpec::VCPUS),
+    (config::DEFAULT_MEM_MIB, SandboxSpec::MEM_MIB),
+    (config::DEFAULT_DISK_MIB, SandboxSpec::DISK_MIB),
+];
+
+/// The ranges of an interpreter, which runs on one thread.
+const INTERPRETER_RANGES: [Range; 3] = [
+    (1, 1..=1),
+    (InterpreterSpec::DEFAULT_MEM_MIB, InterpreterSpec::MEM_MIB),
+    (InterpreterSpec::DEFAULT_DISK_MIB, InterpreterSpec::DISK_MIB),
+];
+
 fn number(
     name: &str,
     requested: Option<i64>,
-    default: u64,
-    supported: &RangeInclusive<u64>,
+    (default, supported): &Range,
     allowed: u64,
 ) -> Result<u64, Error> {
     // The range of the engine, restricted by the limits of this server.
     let (min, max) = (*supported.start(), allowed.min(*supported.end()));
-    let Some(requested) = requested else { return Ok(default.min(max)) };
+    let Some(requested) = requested else { return Ok((*default).min(max)) };
     match u64::try_from(requested) {
         Ok(number) if (min..=max).contains(&number) => Ok(number),
         _ => {
@@ -140,13 +156,13 @@ mod tests {
     #[test]
     fn numbers_out_of_range_are_rejected() {
         assert_eq!(
-            number("n", None, 10, &(1..=9), 5).unwrap(),
+            number("n", None, &(10, 1..=9), 5).unwrap(),
             5,
             "the default, restricted by the limit"
         );
-        assert_eq!(number("n", Some(3), 10, &(1..=9), 5).unwrap(), 3);
+        assert_eq!(number("n", Some(3), &(10, 1..=9), 5).unwrap(), 3);
         for bad in [0, -1, 6, i64::MAX, i64::MIN] {
-            assert!(number("n", Some(bad), 10, &(1..=9), 5).is_err(), "{bad}");
+            assert!(number("n", Some(bad), &(10, 1..=9), 5).is_err(), "{bad}");
         }
     }
 }

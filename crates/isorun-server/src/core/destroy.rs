@@ -37,7 +37,7 @@ async fn destroy_once(core: &Arc<Core>, run: &LiveRun, why: &str) -> Result<Dest
     run.set_destroyed(why);
     let stats = match final_stats {
         Some(stats) => stats,
-        None => match core.engine.destroy(&run.sandbox).await {
+        None => match core.engines.destroy(&run.sandbox).await {
             Ok(stats) => run.total(stats),
             Err(EngineError::NotFound(_)) => run.total(Stats::default()),
             Err(error) => return Err(Error::internal("cannot destroy the sandbox", error)),
@@ -96,9 +96,9 @@ pub async fn fail(core: &Arc<Core>, run: &Arc<LiveRun>, why: &str) {
 pub async fn mark_failed(core: &Arc<Core>, run: &Arc<LiveRun>, why: &str) {
     tracing::warn!(run = %run.id, why, "a sandbox exited unexpectedly");
     core.metrics.died.inc();
-    let stats = core.engine.stats(&run.sandbox).await.unwrap_or_default();
+    let stats = core.engines.stats(&run.sandbox).await.unwrap_or_default();
     run.set_failed(why.to_owned(), stats);
-    match core.engine.destroy(&run.sandbox).await {
+    match core.engines.destroy(&run.sandbox).await {
         Ok(_) | Err(EngineError::NotFound(_)) => {}
         Err(error) => tracing::error!(%error, run = %run.id, "cannot remove an exited sandbox"),
     }

@@ -25,6 +25,8 @@ pub enum ErrorKind {
     InvalidRequest,
     /// The engine does not support a parameter.
     NotSupported,
+    /// The image of the run does not have what the request needs.
+    ImageLacksFeature,
     RunDestroyed,
     RunHibernated,
     /// The run is changing its state.
@@ -59,6 +61,7 @@ impl ErrorKind {
         match self {
             Self::InvalidRequest => Code::InvalidRequest,
             Self::NotSupported => Code::NotSupported,
+            Self::ImageLacksFeature => Code::ImageLacksFeature,
             Self::RunDestroyed => Code::RunDestroyed,
             Self::RunHibernated => Code::RunHibernated,
             Self::RunBusy => Code::RunBusy,
@@ -116,6 +119,10 @@ impl Error {
                     ),
                 )
             }
+            EngineError::Busy(why) => {
+                Self::new(ErrorKind::RunBusy, why).after(Duration::from_secs(1))
+            }
+            EngineError::Incompatible(why) => Self::new(ErrorKind::SnapshotIncompatible, why),
             EngineError::NotFound(_) => {
                 Self::new(ErrorKind::Unavailable, "the sandbox does not exist")
             }

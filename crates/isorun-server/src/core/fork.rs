@@ -54,7 +54,7 @@ async fn create_children(
     let draft = core.state_dirs.draft_dir()?;
     core.ensure_room_for_checkpoint(parent).await?;
     let started = Instant::now();
-    core.engine
+    core.engines
         .checkpoint(&parent.sandbox, draft.path(), true)
         .await
         .map_err(|error| Error::engine("cannot copy the sandbox", error))?;

@@ -101,7 +101,7 @@ async fn measure_sandboxes(core: &Core) -> Vec<Candidate<Arc<LiveRun>>> {
             continue;
         }
         // A sandbox that exits meanwhile uses nothing.
-        if let Ok(stats) = core.engine.stats(&run.sandbox).await {
+        if let Ok(stats) = core.engines.stats(&run.sandbox).await {
             let tenant = run.tenant.clone();
             let cpu_ms = stats.cpu_ms;
             candidates.push(Candidate { sandbox: run, tenant, uses: stats.into(), cpu_ms });
@@ -126,7 +126,7 @@ async fn divide_cpu_time(
         .collect();
     for (sandbox, weight) in weights.update(&measured) {
         // A sandbox may have ended since it was measured.
-        match core.engine.set_cpu_weight(&sandbox, weight).await {
+        match core.engines.set_cpu_weight(&sandbox, weight).await {
             Ok(()) | Err(Error::NotFound(_) | Error::Dead { .. }) => {}
             Err(error) => tracing::error!(%sandbox, %error, "cannot set a CPU weight"),
         }

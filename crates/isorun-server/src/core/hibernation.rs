@@ -77,9 +77,9 @@ async fn write_to_disk(
     let writing = async {
         // Before anything is written, so that what a crash leaves is of this generation.
         core.store.next_generation(&run.id).await?;
-        let written = core.engine.checkpoint(&run.sandbox, &draft, false).await;
+        let written = core.engines.checkpoint(&run.sandbox, &draft, false).await;
         written.map_err(|error| Error::engine("cannot hibernate the sandbox", error))?;
-        publish(core, &run.id, &run.tenant, &run.sandbox).await?;
+        publish(core, &run.row, &run.sandbox).await?;
         let used = run.set_used(run.total(stats));
         Ok(core.store.run_hibernated(&run.id, used).await?)
     };
@@ -97,17 +97,26 @@ pub async fn owner(core: &Arc<Core>, id: &RunId, tenant: &str) -> Result<Owner, 
     Ok(Owner { kind: Kind::Hibernation, id, tenant, generation })
 }
 
-async fn publish(
-    core: &Arc<Core>,
-    id: &RunId,
-    tenant: &str,
-    sandbox: &SandboxId,
-) -> Result<(), Error> {
-    let root = core.images.root_of(sandbox.as_str())?;
+async fn publish(core: &Arc<Core>, row: &RunRow, sandbox: &SandboxId) -> Result<(), Error> {
+    let id = &row.id;
+    let base = core.base_of(&row.image, sandbox.as_str())?;
     let (draft, target) = (core.state_dirs.hibernating_dir(id), core.state_dirs.hibernated_dir(id));
-    let owner = owner(core, id, tenant).await?;
+    let owner = owner(core, id, &row.tenant).await?;
     let pids = core.config.limits.pids;
-    core.archives.publish(owner, &draft, target, root, pids).await.map(|_| ())
+    core.archives.publish(owner, &draft, target, base, pids).await.map(|_| ())
+}
+
+/// Hibernates all running interpreters, which cannot outlive the server otherwise. One that
+/// cannot be hibernated is destroyed by the next server.
+pub async fn hibernate_interpreters(core: &Arc<Core>) {
+    for run in core.runs.list(None) {
+        if run.interpreter.is_none() || !matches!(run.state(), RunState::Running) {
+            continue;
+        }
+        if let Err(error) = hibernate(core, &run).await {
+            tracing::error!(error = error.message, run = %run.id, "cannot hibernate");
+        }
+    }
 }
 
 /// Finishes a hibernation whose server was killed. Returns whether the run is on disk
@@ -124,7 +133,7 @@ pub async fn finish_interrupted(
         return !has_sandbox && core.state_dirs.is_hibernated(&row.id);
     }
     let is_complete = async {
-        while !core.engine.is_complete(&draft) {
+        while !core.engines.is_complete(&draft) {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
@@ -133,7 +142,7 @@ pub async fn finish_interrupted(
     if has_sandbox {
         tokio::select! {
             () = &mut is_complete => {}
-            _ = core.engine.exited(sandbox) => {}
+            _ = core.engines.exited(sandbox) => {}
             () = async {
                 tokio::time::sleep(CHECKPOINT_START_TIMEOUT).await;
                 if has_started() {
@@ -145,8 +154,8 @@ pub async fn finish_interrupted(
     if has_started() {
         let _ = tokio::time::timeout(COMPLETION_MARK_TIMEOUT, is_complete).await;
     }
-    let is_complete = core.engine.is_complete(&draft);
-    let finished = is_complete && publish(core, &row.id, &row.tenant, sandbox).await.is_ok();
+    let is_complete = core.engines.is_complete(&draft);
+    let finished = is_complete && publish(core, row, sandbox).await.is_ok();
     if !finished {
         tracing::warn!(run = %row.id, is_complete, "an interrupted hibernation could not be finished");
         core.state_dirs.remove_hibernating(&row.id).await;
@@ -188,22 +197,22 @@ async fn restore_from_disk(core: &Arc<Core>, run: &LiveRun) -> Result<(), Error>
     let owner = owner(core, &run.id, &run.tenant).await?;
     let manifest = core.archives.read(owner, &dir).await?;
     let mut spec = core.spec(&run.row, run.sandbox.clone(), manifest.root.clone(), &run.network());
-    spec.pids = manifest.pids;
+    spec.set_pids(manifest.pids);
     // At the same time: no request reaches the sandbox before the check has passed.
     let (restored, verified) =
-        tokio::join!(core.engine.restore(spec, &dir), Archives::verify(&dir, &manifest));
+        tokio::join!(core.engines.restore(spec, &dir), Archives::verify(&dir, &manifest));
     match (restored, verified) {
         (Ok(()), Ok(())) => {}
         (restored, Err(error)) => {
             if restored.is_ok() {
-                let _ = core.engine.destroy(&run.sandbox).await;
+                let _ = core.engines.destroy(&run.sandbox).await;
             }
             return Err(error);
         }
         (Err(error), Ok(())) => return Err(Error::engine("cannot resume the sandbox", error)),
     }
     if let Err(error) = core.store.run_resumed(&run.id).await {
-        let _ = core.engine.destroy(&run.sandbox).await;
+        let _ = core.engines.destroy(&run.sandbox).await;
         return Err(error.into());
     }
     Ok(())

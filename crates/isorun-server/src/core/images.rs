@@ -9,10 +9,12 @@ use std::{
 
 use anyhow::Result;
 use isorun_engine::Root;
+use isorun_interpreter::Language;
 use isorun_image::{Error as ImageError, Image, Progress, PullOptions, Reference, Registries};
 
 use super::{
     accounts::{Accounts, ledger::Ledger},
+    engines::Base,
     error::{Error, ErrorKind},
     guard::Guard,
 };
@@ -25,9 +27,9 @@ use crate::{
 /// The name of the built-in image: the machine's own programs.
 const HOST: &str = "host";
 
-/// The files of a sandbox, and the defaults of its commands.
+/// What a sandbox is made from, and the defaults of its commands.
 pub struct ImageSource {
-    pub root: Root,
+    pub base: Base,
     /// The digest of the image; empty for `host`.
     pub digest: String,
     pub env: BTreeMap<String, String>,
@@ -35,6 +37,20 @@ pub struct ImageSource {
     pub workdir: Option<String>,
     /// Keeps the files from being deleted until the sandbox holds them.
     image: Option<Image>,
+}
+
+impl ImageSource {
+    /// Creates the source of a built-in image, which has no files in the store.
+    fn built_in(base: Base) -> Self {
+        Self {
+            base,
+            digest: String::new(),
+            env: BTreeMap::new(),
+            user: None,
+            workdir: None,
+            image: None,
+        }
+    }
 }
 
 /// The images of a server.
@@ -69,14 +85,20 @@ impl Images {
     /// limits.
     pub async fn find(&self, tenant: &str, name: &str) -> Result<ImageSource, Error> {
         if name == HOST {
-            return Ok(ImageSource {
-                root: Root::Host,
-                digest: String::new(),
-                env: BTreeMap::new(),
-                user: None,
-                workdir: None,
-                image: None,
-            });
+            return Ok(ImageSource::built_in(Base::Linux(Root::Host)));
+        }
+        if let Some(interpreter) = Language::of_image(name) {
+            return Ok(ImageSource::built_in(Base::Interpreter { interpreter }));
+        }
+        if name.starts_with(Language::IMAGE_PREFIX) {
+            let known = Language::ALL.map(Language::image).join(" and ");
+            return Err(Error::new(
+                ErrorKind::ImageNotFound,
+                format!(
+                    "there is no interpreter {name}: the interpreters are {known}. For an image \
+                     of that name in a registry, write the registry, as in docker.io/library/{name}"
+                ),
+            ));
         }
         let reference: Reference = name.parse().map_err(image_error)?;
         let image = match self.local.resolve(&reference).map_err(image_error)? {
@@ -84,7 +106,7 @@ impl Images {
             None => self.pull(tenant, &reference).await?,
         };
         Ok(ImageSource {
-            root: Root::Directory(image.root.clone()),
+            base: Base::Linux(Root::Directory(image.root.clone())),
             digest: image.digest.clone(),
             env: image.config.env.iter().cloned().collect(),
             user: image.config.user.clone(),

@@ -22,6 +22,7 @@ use std::{
 use isorun_agent::client::CellHandle;
 use isorun_api::{DestroyStats, RunId, Status};
 use isorun_engine::{AgentStream, SandboxId, Stats};
+use isorun_interpreter::Language;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -49,6 +50,8 @@ pub type IdleCell = CellHandle<AgentStream>;
 pub struct LiveRun {
     pub id: RunId,
     pub sandbox: SandboxId,
+    /// The language of an interpreter; `None` for a Linux sandbox.
+    pub interpreter: Option<Language>,
     pub tenant: String,
     pub row: RunRow,
     pub defaults: Defaults,
@@ -119,6 +122,7 @@ impl LiveRun {
         Self {
             id: row.id.clone(),
             sandbox,
+            interpreter: Language::of_image(&row.image),
             tenant: row.tenant.clone(),
             // Written by this server. Corrupted data loses the variables only.
             defaults: serde_json::from_str(&row.defaults).unwrap_or_default(),
@@ -158,6 +162,22 @@ impl LiveRun {
                 }
             }
         });
+    }
+
+    /// Fails if it is an interpreter, which does not have what the request needs: `feature`,
+    /// such as `commands`.
+    pub fn require_linux(&self, feature: &str) -> Result<(), Error> {
+        match self.interpreter {
+            None => Ok(()),
+            Some(language) => Err(Error::new(
+                ErrorKind::ImageLacksFeature,
+                format!(
+                    "{} is an interpreter ({language}), which has no {feature}: use a run of an \
+                     OCI image, such as python:3.14, or of `host`; here you can run code",
+                    self.id
+                ),
+            )),
+        }
     }
 
     /// Returns the network settings.

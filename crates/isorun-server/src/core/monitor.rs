@@ -59,7 +59,7 @@ enum RunEvent {
 
 /// Waits until the sandbox has exited unexpectedly, and returns the reason.
 async fn sandbox_exit(core: &Core, run: &LiveRun) -> String {
-    match core.engine.exited(&run.sandbox).await {
+    match core.engines.exited(&run.sandbox).await {
         Ok(exit) => exit.to_string(),
         // It is being removed on purpose, which changes the state.
         Err(EngineError::NotFound(_)) => std::future::pending().await,

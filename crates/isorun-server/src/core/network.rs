@@ -7,7 +7,7 @@ mod trust;
 
 pub use params::{check_change, credentials, described_profiles, network_params};
 pub use settings::Settings;
-pub use trust::{environment, install};
+pub use trust::{environment, install, placeholders};
 
 use isorun_api::Network;
 

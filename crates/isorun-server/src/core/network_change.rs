@@ -19,7 +19,7 @@ pub async fn apply(core: &Core, run: &LiveRun, change: NetworkChange) -> Result<
     core.store.set_run_network(&run.id, settings.store(&core.secret)?).await?;
     // A hibernated run gets the settings when it is resumed.
     if !run.is_suspended() {
-        let changed = core.engine.set_network(&run.sandbox, settings.plan()).await;
+        let changed = core.engines.set_network(&run.sandbox, settings.plan()).await;
         changed.map_err(|error| Error::engine("cannot change the network", error))?;
     }
     let network = describe(&settings);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     Core,
+    engines::Spec,
     error::Error,
     images::ImageSource,
     live_run::LiveRun,
@@ -79,22 +80,28 @@ async fn start(
     match origin {
         Origin::Image(source) => {
             core.images.hold(sandbox.as_str(), source)?;
-            let spec = core.spec(row, sandbox.clone(), source.root.clone(), network);
-            let created = core.engine.create(spec).await;
+            let spec = core.spec(row, sandbox.clone(), source.base.clone(), network);
+            let is_linux = matches!(spec, Spec::Linux(_));
+            let created = core.engines.create(spec).await;
             created.map_err(|error| Error::engine("cannot create the sandbox", error))?;
-            let installed = network::install(&*core.engine, sandbox, &network.credentials).await;
+            if !is_linux {
+                return Ok(json!({}));
+            }
+            let installed = network::install(&core.engines, sandbox, &network.credentials).await;
             if installed.is_err()
-                && let Err(error) = core.engine.destroy(sandbox).await
+                && let Err(error) = core.engines.destroy(sandbox).await
             {
                 tracing::error!(%error, run = %row.id, "cannot destroy a sandbox");
             }
             installed.map(|()| json!({}))
         }
         Origin::Checkpoint { dir, image_holder, pids, details } => {
-            let root = core.images.copy_hold(row.id.as_str(), image_holder)?;
-            let mut spec = core.spec(row, sandbox.clone(), root, network);
-            spec.pids = pids.unwrap_or(spec.pids);
-            let restored = core.engine.restore(spec, dir).await;
+            let base = core.copy_base(&row.image, row.id.as_str(), image_holder)?;
+            let mut spec = core.spec(row, sandbox.clone(), base, network);
+            if let Some(pids) = pids {
+                spec.set_pids(pids);
+            }
+            let restored = core.engines.restore(spec, dir).await;
             restored.map_err(|error| {
                 Error::engine("cannot restore the sandbox from its checkpoint", error)
             })?;
@@ -128,7 +135,7 @@ async fn register(
     };
     if let Err(error) = recorded.await {
         // No sandbox may run without a record.
-        if let Err(error) = core.engine.destroy(&sandbox).await {
+        if let Err(error) = core.engines.destroy(&sandbox).await {
             tracing::error!(%error, run = %id, "cannot destroy a sandbox");
         }
         core.images.release(sandbox.as_str());

@@ -4,21 +4,41 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use isorun_api::Status;
 use isorun_engine::SandboxId;
+use isorun_interpreter::Language;
 
 use super::{Core, destroy::expire, hibernation, live_run::LiveRun, monitor, network::Settings};
-use crate::store::AuditLog;
+use crate::store::{AuditLog, RunRow};
+
+/// Fails if Linux sandboxes may be running, and this server cannot take them over: it would
+/// record them as destroyed.
+fn refuse_without_linux(core: &Core, rows: &[RunRow]) -> anyhow::Result<()> {
+    let Some(why) = core.engines.linux_unavailable() else { return Ok(()) };
+    let running = rows.iter().filter(|row| {
+        row.status == Status::Running && Language::of_image(&row.image).is_none()
+    });
+    match running.count() {
+        0 => Ok(()),
+        count => anyhow::bail!(
+            "the data directory has {count} Linux sandboxes of an earlier server that may still \
+             run, and this one cannot take them over: {why}. Correct that, or use another data \
+             directory"
+        ),
+    }
+}
 
 /// Recovers the state of an earlier server process: keeps sandboxes that belong to a
 /// run, destroys runs without a sandbox, and removes sandboxes without a run.
 pub async fn recover(core: &Arc<Core>) -> anyhow::Result<()> {
-    let mut sandboxes = core.engine.list().await?;
-    for mut row in core.store.open_runs().await? {
+    let mut sandboxes = core.engines.list().await?;
+    let rows = core.store.open_runs().await?;
+    refuse_without_linux(core, &rows)?;
+    for mut row in rows {
         let log = AuditLog::reopen(row.id.clone(), core.store.clone(), core.secret.clone()).await?;
         let sandbox: SandboxId = row.id.as_str().parse()?;
         let found =
             sandboxes.iter().position(|id| *id == sandbox).map(|at| sandboxes.swap_remove(at));
         if row.status == Status::Running {
-            let has_sandbox = found.is_some() && core.engine.stats(&sandbox).await.is_ok();
+            let has_sandbox = found.is_some() && core.engines.stats(&sandbox).await.is_ok();
             if hibernation::finish_interrupted(core, &row, &sandbox, has_sandbox).await {
                 core.store.run_hibernated(&row.id, row.used).await?;
                 row.status = Status::Hibernated;
@@ -37,7 +57,7 @@ pub async fn recover(core: &Arc<Core>) -> anyhow::Result<()> {
         core.runs.insert(Arc::clone(&run));
         if found.is_some() && was_running {
             // The network was closed until now. The monitor detects if the sandbox has exited.
-            if let Err(error) = core.engine.set_network(&run.sandbox, plan).await {
+            if let Err(error) = core.engines.set_network(&run.sandbox, plan).await {
                 tracing::warn!(%error, run = %run.id, "cannot open the network of a sandbox");
             }
             tracing::info!(run = %run.id, "recovered");
@@ -45,7 +65,7 @@ pub async fn recover(core: &Arc<Core>) -> anyhow::Result<()> {
         } else if hibernated && core.state_dirs.is_hibernated(&run.id) {
             if found.is_some() {
                 // The server exited while the run was being resumed or hibernated.
-                core.engine.destroy(&run.sandbox).await?;
+                core.engines.destroy(&run.sandbox).await?;
             }
             monitor::start(core, &run);
             tracing::info!(run = %run.id, "hibernated");
@@ -55,7 +75,7 @@ pub async fn recover(core: &Arc<Core>) -> anyhow::Result<()> {
     }
     for id in sandboxes {
         tracing::warn!(sandbox = %id, "removing a sandbox that belongs to no run");
-        if let Err(error) = core.engine.destroy(&id).await {
+        if let Err(error) = core.engines.destroy(&id).await {
             tracing::error!(%error, sandbox = %id, "cannot remove it");
         }
     }

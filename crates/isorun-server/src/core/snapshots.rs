@@ -38,7 +38,7 @@ async fn take_snapshot(core: &Arc<Core>, run: &LiveRun) -> Result<SnapshotRow, E
         .map_err(|error| Error::internal("cannot generate a snapshot id", error))?;
     let settings = run.settings(&core.secret)?;
     let draft = core.state_dirs.draft_dir()?;
-    let root = core.images.copy_hold(&id, run.sandbox.as_str())?;
+    let base = core.copy_base(&run.row.image, &id, run.sandbox.as_str())?;
     let owner = Owner::snapshot(&id, &run.tenant);
     let written = async {
         match run.state() {
@@ -51,13 +51,13 @@ async fn take_snapshot(core: &Arc<Core>, run: &LiveRun) -> Result<SnapshotRow, E
             _ => {
                 let _use = run.begin()?;
                 core.ensure_room_for_checkpoint(run).await?;
-                core.engine
+                core.engines
                     .checkpoint(&run.sandbox, draft.path(), true)
                     .await
                     .map_err(|error| Error::engine("cannot take a snapshot", error))?;
                 let pids = core.config.limits.pids;
                 let target = core.state_dirs.snapshot_dir(&id);
-                core.archives.publish(owner, draft.path(), target, root, pids).await
+                core.archives.publish(owner, draft.path(), target, base, pids).await
             }
         }
     };

@@ -122,6 +122,7 @@ pub struct RunningCommand {
 
 /// Starts a command.
 pub fn start(app: &App, run: &Arc<LiveRun>, spec: CommandSpec) -> Result<RunningCommand, ApiError> {
+    run.require_linux("commands")?;
     if let Some(error) = run.not_running_error() {
         return Err(error.into());
     }

@@ -41,7 +41,8 @@ pub async fn ready(State(app): State<App>) -> (StatusCode, JsonResponse<Readines
     };
     let code = if problem.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let status = problem.unwrap_or_else(|| "ready".to_owned());
-    let can = app.core.engine.capabilities();
+    let can = app.core.engines.capabilities();
+    let offers = app.core.engines.offers();
     let engine = format!("{} {}", can.name, can.version);
-    (code, JsonResponse(Readiness { status, engine, isolation: can.isolation }))
+    (code, JsonResponse(Readiness { status, engine, isolation: can.isolation, offers }))
 }

@@ -85,6 +85,7 @@ async fn forward(
     url: PortUrl,
     request: Request,
 ) -> Result<Response, ApiError> {
+    run.require_linux("ports")?;
     hibernation::resume_if_automatic(&app.core, run).await?;
     let in_progress = run.begin_proxy_request()?;
     let shared_origin = app.core.config.urls.shared_origin;

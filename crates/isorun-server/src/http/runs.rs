@@ -190,7 +190,7 @@ pub async fn stats(
     let stats = match run.final_stats() {
         Some(stats) => stats,
         None => {
-            let stats = app.core.engine.stats(&run.sandbox).await;
+            let stats = app.core.engines.stats(&run.sandbox).await;
             run.total(stats.map_err(|error| Error::engine("cannot measure the sandbox", error))?)
         }
     };
@@ -255,7 +255,7 @@ pub async fn usage(
         let stats = match run.final_stats() {
             Some(stats) => Some(stats),
             // A run that ends meanwhile is counted in the next report.
-            None => app.core.engine.stats(&run.sandbox).await.ok().map(|stats| run.total(stats)),
+            None => app.core.engines.stats(&run.sandbox).await.ok().map(|stats| run.total(stats)),
         };
         usage.cpu_seconds += stats.map_or(0.0, |stats| stats.cpu_ms as f64 / 1000.0);
     }

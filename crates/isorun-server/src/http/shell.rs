@@ -93,6 +93,7 @@ pub async fn open(
     Params(params): Params<ShellParams>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
+    run.require_linux("shells")?;
     let upgrade = upgrade.map_err(|rejection| {
         ApiError::invalid(format!(
             "this path requires a WebSocket upgrade: {}",

@@ -12,6 +12,7 @@ use isorun_engine::{
     Engine, Error, Root, SandboxId, SandboxSpec, doctor,
     gvisor::{Gvisor, GvisorConfig},
 };
+use isorun_interpreter::{Interpreters, Language};
 use serde::Serialize;
 
 use super::table;
@@ -35,8 +36,11 @@ struct Step {
 
 pub fn run(args: DoctorArgs) -> Result<ExitCode, Failure> {
     super::block_on(async move {
-        let steps = run_steps().await;
-        let passed = steps.iter().all(|step| step.ok);
+        let linux = run_steps().await;
+        let passed = linux.iter().all(|step| step.ok);
+        let interpreters = check_interpreters();
+        let can_interpret = interpreters.iter().any(|step| step.ok);
+        let steps: Vec<_> = linux.into_iter().chain(interpreters).collect();
         if args.json {
             table::json(&steps)?;
         } else {
@@ -44,10 +48,13 @@ pub fn run(args: DoctorArgs) -> Result<ExitCode, Failure> {
                 let mark = if step.ok { "ok     " } else { "MISSING" };
                 table::line(&format!("{mark}  {:<15}  {}", step.name, step.found))?;
             }
-            table::line(if passed {
-                "This machine can run sandboxes: `isorun serve`."
-            } else {
-                "This machine cannot run sandboxes yet."
+            table::line(match (passed, can_interpret) {
+                (true, _) => "This machine can run sandboxes: `isorun serve`.",
+                (false, true) => {
+                    "This machine can run interpreters, but no Linux sandboxes yet: `isorun serve` \
+                     offers interpreters only."
+                }
+                (false, false) => "This machine cannot run sandboxes yet.",
             })?;
         }
         Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -59,6 +66,18 @@ async fn run_steps() -> Vec<Step> {
     let mut steps = Vec::new();
     let _ = run_until_failure(&mut steps).await;
     steps
+}
+
+/// Looks for the runtimes of interpreters, which need nothing else.
+fn check_interpreters() -> Vec<Step> {
+    let check = |language: Language| {
+        let (ok, found) = match Interpreters::find_runtime(language) {
+            Ok(path) => (true, path.display().to_string()),
+            Err(error) => (false, error.to_string()),
+        };
+        Step { name: language.image(), ok, found }
+    };
+    Language::ALL.map(check).into()
 }
 
 /// Records a step. Returns its value if it succeeded.

@@ -371,12 +371,23 @@ fn print_welcome(server: &Server, listening: &Listening, written: Option<PathBuf
     let url = listening.url();
     println!("isorun {} listens on {url}", env!("CARGO_PKG_VERSION"));
     println!("engine: {} {}: {}", capabilities.name, capabilities.version, capabilities.isolation);
+    if let Some(why) = server.linux_unavailable() {
+        println!("linux:  not available: {why}");
+    }
+    match server.interpreters().as_slice() {
+        [] => println!("interpreters: not available: their runtimes are not installed"),
+        images => println!("interpreters: {}", images.join(", ")),
+    }
     println!("data:   {}", server.config().data_dir.display());
     println!();
     match written {
         Some(path) => {
             println!("Clients of this user are configured by {}. Try:", path.display());
-            println!("  isorun run host -- python3 -c 'print(2 + 2)'");
+            if server.linux_unavailable().is_none() {
+                println!("  isorun run host -- python3 -c 'print(2 + 2)'");
+            } else {
+                println!("  isorun create isola:python");
+            }
             println!();
             println!("For other users, create a key with `isorun keys create NAME`, and set:");
         }

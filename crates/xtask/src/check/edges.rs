@@ -34,9 +34,12 @@ fn is_for_tests(package: &str, dependency: &str, kind: DependencyKind) -> bool {
 /// normal, build and development.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
+/// The only crate of isorun that depends on isola, on its public API alone.
+const BRIDGE: &str = "isorun-interpreter";
+
 /// The crates of isorun, each with all others of them that it may depend on directly; and
 /// what tests share, which depends on neither product.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     (
         "isorun",
         &[
@@ -45,13 +48,22 @@ const LAYERS: [(&str, &[&str]); 9] = [
             "isorun-egress",
             "isorun-engine",
             "isorun-image",
+            "isorun-interpreter",
             "isorun-server",
         ],
     ),
     (
         "isorun-server",
-        &["isorun-agent", "isorun-api", "isorun-egress", "isorun-engine", "isorun-image"],
+        &[
+            "isorun-agent",
+            "isorun-api",
+            "isorun-egress",
+            "isorun-engine",
+            "isorun-image",
+            "isorun-interpreter",
+        ],
     ),
+    (BRIDGE, &["isorun-agent", "isorun-egress"]),
     ("isorun-engine", &["isorun-agent", "isorun-egress"]),
     ("isorun-egress", &["isorun-agent"]),
     ("isorun-image", &[]),
@@ -76,6 +88,9 @@ fn forbidden(graph: &Graph) -> Vec<String> {
             {
                 found.push(format!("{package} -> {dependency}: it belongs to a higher layer"));
             }
+            if package == BRIDGE && dependency.starts_with("isola-") {
+                found.push(format!("{package} -> {dependency}: it needs the crate isola only"));
+            }
             if dependency.starts_with("wasmtime") && package != "isola" {
                 found.push(format!(
                     "{package} -> {dependency}: only isola may use wasmtime's types"
@@ -85,7 +100,8 @@ fn forbidden(graph: &Graph) -> Vec<String> {
         for reached in reachable(graph, package) {
             if are_separate(package, &reached) {
                 found.push(format!(
-                    "{package} -> {reached}: isola and isorun must not depend on each other"
+                    "{package} -> {reached}: only {BRIDGE} may depend on isola, and isola on no \
+                     crate of isorun"
                 ));
             }
         }
@@ -94,11 +110,15 @@ fn forbidden(graph: &Graph) -> Vec<String> {
 }
 
 /// Returns the packages of the workspace that a package depends on, directly or
-/// through others, so that a third package cannot connect isola and isorun.
+/// through others, so that a third package cannot connect isola and isorun. What the
+/// bridge depends on is left out.
 fn reachable(graph: &Graph, package: &str) -> BTreeSet<String> {
     let mut seen = BTreeSet::new();
     let mut open = vec![package.to_owned()];
     while let Some(next) = open.pop() {
+        if next == BRIDGE {
+            continue;
+        }
         for dependency in graph.get(&next).into_iter().flatten() {
             if graph.contains_key(dependency) && seen.insert(dependency.clone()) {
                 open.push(dependency.clone());
@@ -210,6 +230,25 @@ mod tests {
         check(
             &[("isola", &["common"]), ("common", &["isorun-agent"]), ("isorun-agent", &[])],
             &["isola -> isorun-agent"],
+        );
+    }
+
+    #[test]
+    fn only_the_bridge_depends_on_isola() {
+        check(
+            &[
+                ("isola", &[]),
+                ("isola-cli", &["isola"]),
+                (BRIDGE, &["isola", "isorun-egress"]),
+                ("isorun-egress", &[]),
+                ("isorun-server", &[BRIDGE]),
+                ("isorun", &["isorun-server", "isola"]),
+            ],
+            &["isorun -> isola"],
+        );
+        check(
+            &[("isola", &[BRIDGE]), (BRIDGE, &["isola-cli"]), ("isola-cli", &[])],
+            &["isola -> isorun-interpreter", "isorun-interpreter -> isola-cli"],
         );
     }
 

@@ -9,7 +9,7 @@ use std::{
 use isorun_engine::Root;
 
 use super::{
-    ArchiveError, FileDigest, Kind, MANIFEST_FORMAT, MAX_FILES, Manifest, Owner, Secret,
+    ArchiveError, Base, FileDigest, Kind, MANIFEST_FORMAT, MAX_FILES, Manifest, Owner, Secret,
     parse_manifest, sign,
 };
 
@@ -27,7 +27,7 @@ static SIGNED: LazyLock<(Manifest, String, Vec<u8>)> = LazyLock::new(|| {
         owner: Owner { kind: Kind::Hibernation, id, tenant, generation: 3 },
         created_at: 1_700_000_000_000,
         engine: "gvisor".to_owned(),
-        root: Root::Host,
+        root: Base::Linux(Root::Host),
         pids: 64,
         files: vec![file("checkpoint.img", 5), file("pages.img", 100_000)],
     };

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::symlink;
 
+use isorun_engine::Root;
+
 use super::*;
 
 struct Sample {
@@ -28,7 +30,7 @@ fn sample_of(secret: Secret, owner: Owner, pages: u8) -> Sample {
         owner,
         created_at: 1,
         engine: "e".to_owned(),
-        root: Root::Host,
+        root: Base::Linux(Root::Host),
         pids: 5,
         files: digest_files(dir.path()).unwrap(),
     };

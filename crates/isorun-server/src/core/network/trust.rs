@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, path::Path};
 
 use isorun_agent::{client, protocol::WriteFile};
 use isorun_egress::{Credentials, credentials::PLACEHOLDER, intercept::GATEWAY};
-use isorun_engine::{Engine, SandboxId};
+use isorun_engine::SandboxId;
 
-use crate::core::error::Error;
+use crate::core::{engines::Engines, error::Error};
 
 /// The path in the sandbox of the authority's certificate.
 const CA_CERT_PATH: &str = "/etc/isorun/ca.pem";
@@ -22,6 +22,15 @@ const SYSTEM_BUNDLE_PATHS: [&str; 4] = [
 ];
 /// The maximum size of a bundle that is read, in bytes.
 const MAX_BUNDLE_BYTES: usize = 4 << 20;
+
+/// Adds the placeholders of credentials to the environment of an interpreter, whose
+/// requests need no base URL and no certificate: the server sends them. Variables that
+/// are already set stay unchanged.
+pub fn placeholders(credentials: &Credentials, env: &mut BTreeMap<String, String>) {
+    for credential in credentials.list() {
+        env.entry(credential.name.clone()).or_insert_with(|| PLACEHOLDER.to_owned());
+    }
+}
 
 /// Adds the environment variables of a run with these credentials. Variables that are
 /// already set stay unchanged.
@@ -55,7 +64,7 @@ pub fn environment(credentials: &Credentials, env: &mut BTreeMap<String, String>
 
 /// Writes the certificate to the trust stores of a sandbox.
 pub async fn install(
-    engine: &dyn Engine,
+    engines: &Engines,
     sandbox: &SandboxId,
     credentials: &Credentials,
 ) -> Result<(), Error> {
@@ -65,7 +74,7 @@ pub async fn install(
     let mut system_bundle = None;
     for path in SYSTEM_BUNDLE_PATHS {
         let reading = async {
-            let stream = engine.connect(sandbox).await.ok()?;
+            let stream = engines.connect(sandbox).await.ok()?;
             client::read_file(stream, path.into())
                 .await
                 .ok()?
@@ -91,7 +100,7 @@ pub async fn install(
     }
     files.push((CA_BUNDLE_PATH, bundle));
     for (path, text) in files {
-        let stream = engine.connect(sandbox).await;
+        let stream = engines.connect(sandbox).await;
         let stream = stream.map_err(|error| Error::engine("cannot reach the sandbox", error))?;
         let request = WriteFile { path: path.into(), ..WriteFile::default() };
         client::write_file(stream, request, text.as_bytes()).await.map_err(|error| {

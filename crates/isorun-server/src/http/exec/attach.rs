@@ -83,6 +83,7 @@ pub async fn terminal(
     Params(params): Params<TerminalParams>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
+    run.require_linux("terminals")?;
     let upgrade = upgrade.map_err(not_websocket)?;
     let size = Size { cols: params.cols.unwrap_or(80), rows: params.rows.unwrap_or(24) };
     if size.cols == 0 || size.rows == 0 {
@@ -133,6 +134,7 @@ pub async fn attach(
     ResumedRun(run): ResumedRun,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
+    run.require_linux("commands")?;
     let upgrade = upgrade.map_err(not_websocket)?;
     if let Some(error) = run.not_running_error() {
         return Err(error.into());

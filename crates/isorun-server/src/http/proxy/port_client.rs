@@ -18,13 +18,14 @@ use hyper_util::{
 };
 use isorun_agent::client::{self, ClientError};
 use isorun_egress::upstream::UpstreamStream;
-use isorun_engine::{Engine, SandboxId};
+use isorun_engine::SandboxId;
 
 use crate::core::{
     accounts::{
         agent_connections::{self, CountedStream},
         ledger::Ledger,
     },
+    engines::Engines,
     runs::Runs,
 };
 
@@ -66,8 +67,8 @@ pub enum UpstreamError {
 }
 
 impl PortClient {
-    pub fn new(engine: Arc<dyn Engine>, runs: Arc<Runs>, descriptors: Arc<Ledger>) -> Self {
-        let connector = AgentConnector { engine, runs, descriptors };
+    pub fn new(engines: Arc<Engines>, runs: Arc<Runs>, descriptors: Arc<Ledger>) -> Self {
+        let connector = AgentConnector { engines, runs, descriptors };
         let client = |max_idle| {
             Client::builder(TokioExecutor::new())
                 .pool_idle_timeout(POOL_IDLE_TIMEOUT)
@@ -174,7 +175,7 @@ fn classify(error: legacy::Error) -> UpstreamError {
 /// Opens connections to a port of the sandbox that is the host of a URI.
 #[derive(Clone)]
 struct AgentConnector {
-    engine: Arc<dyn Engine>,
+    engines: Arc<Engines>,
     runs: Arc<Runs>,
     descriptors: Arc<Ledger>,
 }
@@ -189,7 +190,7 @@ impl tower_service::Service<Uri> for AgentConnector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Self { engine, runs, descriptors } = self.clone();
+        let Self { engines, runs, descriptors } = self.clone();
         Box::pin(async move {
             let sandbox: SandboxId = uri.host().unwrap_or_default().parse()?;
             let run = sandbox.as_str().parse().ok().and_then(|id| runs.get(&id));
@@ -197,7 +198,7 @@ impl tower_service::Service<Uri> for AgentConnector {
                 run.ok_or_else(|| UpstreamError::Unreachable("the run has ended".to_owned()))?;
             let hold = agent_connections::take(&descriptors, &run.tenant)
                 .map_err(|error| UpstreamError::Busy(error.message))?;
-            let stream = engine.connect(&sandbox).await?;
+            let stream = engines.connect(&sandbox).await?;
             let stream = CountedStream::new(stream, hold);
             let forward = client::forward(stream, uri.port_u16().unwrap_or_default()).await?;
             Ok(TokioIo::new(UpstreamStream::new(forward)))

@@ -1,0 +1,223 @@
+//! One interpreter: its sandbox, its operations in turn, and what it uses.
+//!
+//! ```text
+//!  create, load ──▶ alive ── a crash, a cancelled call ──▶ ended ──┐
+//!                     ╰──────────────── destroy ───────────────────┴──▶ destroyed
+//! ```
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use isola::Sandbox;
+use isorun_egress::proxy::EgressProxy;
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedMutexGuard, watch},
+    time::timeout,
+};
+
+use crate::{
+    error::{Error, Result},
+    language::Language,
+    turns::Turns,
+};
+
+/// The longest time that an operation which needs an idle guest waits for one.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The threads on which guests run, and their turns.
+#[derive(Clone)]
+pub(crate) struct Scheduler {
+    pub(crate) threads: Handle,
+    pub(crate) turns: Arc<Turns>,
+}
+
+/// One interpreter.
+pub(crate) struct Interpreter {
+    pub(crate) language: Language,
+    pub(crate) proxy: Arc<EgressProxy>,
+    tenant: Arc<str>,
+    sandbox: Arc<Sandbox>,
+    scheduler: Scheduler,
+    /// Held by the operation in progress. Others wait in the order of their arrival.
+    operation: Arc<tokio::sync::Mutex<()>>,
+    state: watch::Sender<State>,
+    memory: Mutex<Memory>,
+}
+
+/// The state in the diagram of the module's documentation.
+#[derive(Clone)]
+enum State {
+    Alive,
+    /// The reason.
+    Ended(String),
+    Destroyed,
+}
+
+/// The memory of a guest when it was measured last.
+#[derive(Clone, Copy, Default)]
+struct Memory {
+    /// The pages that only this guest has, in bytes.
+    own: u64,
+    /// The size of its memory at that time, in bytes.
+    size: u64,
+    /// The highest use so far, in bytes.
+    peak: u64,
+}
+
+/// The resources that an interpreter has used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time in milliseconds.
+    pub cpu_ms: u64,
+    /// Current memory in bytes: the pages that only this interpreter has, and its files.
+    pub mem_bytes: u64,
+    /// Peak memory in bytes.
+    pub mem_peak_bytes: u64,
+    /// Size of its files in bytes.
+    pub disk_used_bytes: u64,
+}
+
+impl Interpreter {
+    pub(crate) fn new(
+        language: Language,
+        tenant: Arc<str>,
+        proxy: Arc<EgressProxy>,
+        sandbox: Sandbox,
+        scheduler: Scheduler,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            language,
+            proxy,
+            tenant,
+            sandbox: Arc::new(sandbox),
+            scheduler,
+            operation: Arc::default(),
+            state: watch::Sender::new(State::Alive),
+            memory: Mutex::default(),
+        })
+    }
+
+    /// Runs an operation as a task, which completes even if the caller is cancelled. Waits
+    /// for earlier operations first, at most for a limited time.
+    pub(crate) async fn operate<T, F>(
+        self: &Arc<Self>,
+        work: impl FnOnce(Arc<Sandbox>) -> F + Send + 'static,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send,
+    {
+        let turn = self.wait_for_idle(Some(IDLE_TIMEOUT)).await?;
+        self.start(turn, work).await
+    }
+
+    /// Waits for earlier operations.
+    pub(crate) async fn wait_for_idle(
+        &self,
+        limit: Option<Duration>,
+    ) -> Result<OwnedMutexGuard<()>> {
+        let waiting = Arc::clone(&self.operation).lock_owned();
+        let guard = match limit {
+            None => waiting.await,
+            Some(limit) => timeout(limit, waiting).await.map_err(|_| {
+                Error::Busy(format!(
+                    "the interpreter has been running code for more than {} s: interrupt it, or \
+                     try again later",
+                    limit.as_secs()
+                ))
+            })?,
+        };
+        match &*self.state.borrow() {
+            State::Alive => Ok(guard),
+            State::Ended(why) => Err(Error::Ended(why.clone())),
+            State::Destroyed => Err(Error::Ended("it was destroyed".to_owned())),
+        }
+    }
+
+    /// Runs an operation as a task.
+    pub(crate) async fn start<T, F>(
+        self: &Arc<Self>,
+        guard: OwnedMutexGuard<()>,
+        work: impl FnOnce(Arc<Sandbox>) -> F + Send + 'static,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send,
+    {
+        let this = Arc::clone(self);
+        let operation = async move {
+            let outcome = work(Arc::clone(&this.sandbox)).await;
+            this.after_operation(outcome.as_ref().err()).await;
+            drop(guard);
+            outcome
+        };
+        let Scheduler { threads, turns } = &self.scheduler;
+        let task = threads.spawn(turns.run(&self.tenant, operation));
+        match task.await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(Error::Failed(format!("an operation panicked: {error}"))),
+        }
+    }
+
+    /// Measures the guest, or records that it has ended.
+    async fn after_operation(&self, error: Option<&Error>) {
+        if self.sandbox.is_closed() {
+            let why = error.map_or_else(|| "it was closed".to_owned(), ToString::to_string);
+            self.end(State::Ended(why));
+        } else if let Ok(own) = self.sandbox.measure_memory().await {
+            let size = self.sandbox.memory_size();
+            let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+            *memory = Memory { own, size, peak: memory.peak.max(own) };
+        }
+    }
+
+    /// Closes the guest, and stops what runs in it.
+    pub(crate) fn destroy(&self) {
+        self.end(State::Destroyed);
+        self.sandbox.close();
+    }
+
+    fn end(&self, next: State) {
+        self.state.send_if_modified(|state| {
+            let changes = !matches!(state, State::Destroyed);
+            if changes {
+                *state = next;
+            }
+            changes
+        });
+    }
+
+    /// Waits until the guest has ended by itself, and returns the reason; `None` if it was
+    /// destroyed.
+    pub(crate) async fn ended(&self) -> Option<String> {
+        let mut state = self.state.subscribe();
+        // The sender is a field of `self`, so the channel is not closed.
+        let ended = state.wait_for(|state| !matches!(state, State::Alive)).await;
+        match ended.as_deref() {
+            Ok(State::Ended(why)) => Some(why.clone()),
+            _ => None,
+        }
+    }
+
+    /// Returns the resources that it has used so far. Memory that a running operation has
+    /// taken since the last measurement is counted by its growth.
+    pub(crate) fn usage(&self) -> Usage {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let growth = self.sandbox.memory_size().saturating_sub(memory.size);
+        let mem_bytes = match memory.size {
+            // Not measured yet: it has written little of what it shares with others.
+            0 => 0,
+            _ => memory.own.saturating_add(growth),
+        };
+        memory.peak = memory.peak.max(mem_bytes);
+        Usage {
+            cpu_ms: u64::try_from(self.sandbox.cpu_time().as_millis()).unwrap_or(u64::MAX),
+            mem_bytes,
+            mem_peak_bytes: memory.peak,
+            disk_used_bytes: 0,
+        }
+    }
+}

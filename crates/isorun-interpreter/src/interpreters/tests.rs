@@ -1,0 +1,184 @@
+//! The life cycle of interpreters, without a server. The runtimes must be built.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Mutex,
+    time::Duration,
+};
+
+use isorun_egress::{
+    Blocked, Observer, Policy, Reason,
+    context::ProxyOptions,
+    policy::DefaultAction,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+use super::*;
+
+/// The longest time that anything here may take.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+#[derive(Default)]
+struct Blocks(Mutex<Vec<Blocked>>);
+
+impl Observer for Blocks {
+    fn blocked(&self, _: &SandboxId, blocked: Blocked) {
+        self.0.lock().unwrap().push(blocked);
+    }
+}
+
+struct Fixture {
+    interpreters: Arc<Interpreters>,
+    blocks: Arc<Blocks>,
+    dir: tempfile::TempDir,
+}
+
+fn open() -> Fixture {
+    let (dir, blocks) = (tempfile::tempdir().unwrap(), Arc::new(Blocks::default()));
+    let options = ProxyOptions {
+        permitted: vec!["127.0.0.1/32".parse().unwrap()],
+        observer: Some(Arc::clone(&blocks) as Arc<dyn Observer>),
+        ..ProxyOptions::default()
+    };
+    let proxies = ProxyContext::new(&options).unwrap();
+    let interpreters = Interpreters::open(proxies, dir.path().join("cache")).unwrap();
+    Fixture { interpreters, blocks, dir }
+}
+
+fn spec(id: &str, language: Language) -> InterpreterSpec {
+    InterpreterSpec {
+        id: id.parse().unwrap(),
+        tenant: "tenant".into(),
+        language,
+        mem_mib: 256,
+        disk_mib: 64,
+        env: [("GREETING".to_owned(), "hello".to_owned())].into(),
+        network: Plan::default(),
+    }
+}
+
+async fn evaluate(interpreters: &Interpreters, id: &str, source: &str) -> Result<String> {
+    let (interpreter, source) = (interpreters.get(&id.parse().unwrap())?, source.to_owned());
+    let work = interpreter.operate(move |sandbox| async move {
+        Ok(sandbox.evaluate(source).await?.as_str().to_owned())
+    });
+    tokio::time::timeout(TIMEOUT, work).await.unwrap()
+}
+
+/// Sources of both languages for the same cases: set a variable, read it, read the
+/// environment.
+const SOURCES: [(Language, &str, &str, &str); 2] = [
+    (Language::Python, "x = 41", "x + 1", "import os; os.environ['GREETING']"),
+    (Language::JavaScript, "globalThis.x = 41", "x + 1", "undefined"),
+];
+
+#[tokio::test]
+async fn state_is_kept_saved_and_loaded() {
+    let Fixture { interpreters, dir, .. } = open();
+    for (number, (language, set, get, environment)) in SOURCES.into_iter().enumerate() {
+        let (first, second) = (format!("a{number}"), format!("b{number}"));
+        interpreters.create(spec(&first, language)).await.unwrap();
+        let again = interpreters.create(spec(&first, language)).await;
+        assert!(matches!(again, Err(Error::AlreadyExists(_))), "{again:?}");
+        evaluate(&interpreters, &first, set).await.unwrap();
+        assert_eq!(evaluate(&interpreters, &first, get).await.unwrap(), "42");
+        if language == Language::Python {
+            let greeting = evaluate(&interpreters, &first, environment).await.unwrap();
+            assert_eq!(greeting, "\"hello\"");
+        }
+        let id: SandboxId = first.parse().unwrap();
+        let saved = dir.path().join(&first);
+        std::fs::create_dir(&saved).unwrap();
+        assert!(!Interpreters::is_complete(&saved));
+        interpreters.save(&id, &saved).await.unwrap();
+        assert!(Interpreters::is_complete(&saved));
+        let usage = interpreters.usage(&id).unwrap();
+        assert!(usage.mem_bytes > 0 && usage.mem_peak_bytes >= usage.mem_bytes, "{usage:?}");
+        assert!(usage.mem_bytes < 64 << 20, "{usage:?}");
+        interpreters.destroy(&id).unwrap();
+        let gone = evaluate(&interpreters, &first, get).await;
+        assert!(matches!(gone, Err(Error::NotFound(_))), "{gone:?}");
+        interpreters.load(spec(&second, language), &saved).await.unwrap();
+        assert_eq!(evaluate(&interpreters, &second, get).await.unwrap(), "42");
+    }
+    assert_eq!(interpreters.list().len(), 2);
+}
+
+#[tokio::test]
+async fn invalid_limits_and_states_are_refused() {
+    let Fixture { interpreters, dir, .. } = open();
+    for mem_mib in [0, 31, 4097, u64::MAX] {
+        let spec = InterpreterSpec { mem_mib, ..spec("a", Language::JavaScript) };
+        let error = interpreters.create(spec).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid(_)), "{error}");
+    }
+    let spec = spec("a", Language::JavaScript);
+    std::fs::write(checkpoint::state_file(dir.path()), b"not a snapshot").unwrap();
+    let error = interpreters.load(spec, dir.path()).await.unwrap_err();
+    assert!(matches!(error, Error::StateRefused(_)), "{error}");
+    assert!(interpreters.list().is_empty());
+}
+
+#[tokio::test]
+async fn a_destroyed_guest_stops() {
+    let Fixture { interpreters, .. } = open();
+    interpreters.create(spec("a", Language::JavaScript)).await.unwrap();
+    let id: SandboxId = "a".parse().unwrap();
+    let looping = tokio::spawn({
+        let interpreters = Arc::clone(&interpreters);
+        async move { evaluate(&interpreters, "a", "for (;;) {}").await }
+    });
+    while interpreters.usage(&id).unwrap().cpu_ms < 20 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    interpreters.destroy(&id).unwrap();
+    let outcome = tokio::time::timeout(TIMEOUT, looping).await.unwrap().unwrap();
+    assert!(matches!(outcome, Err(Error::Ended(_))), "{outcome:?}");
+}
+
+/// Answers every connection with the head that it has received.
+async fn echo_server() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = vec![0; 4096];
+            let count = stream.read(&mut head).await.unwrap();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {count}\r\nconnection: close\r\n\r\n{}",
+                String::from_utf8_lossy(&head[..count])
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn requests_pass_the_policy() {
+    let Fixture { interpreters, blocks, .. } = open();
+    let address = echo_server().await;
+    let fetch = format!(
+        "await (async () => {{ try {{ const r = await fetch('http://{address}/path'); \
+         return r.status + ' ' + (await r.text()).split('\\r\\n')[0] }} \
+         catch (e) {{ return String(e) }} }})()"
+    );
+    interpreters.create(spec("a", Language::JavaScript)).await.unwrap();
+    let denied = evaluate(&interpreters, "a", &fetch).await.unwrap();
+    assert!(denied.contains("deny") && denied.contains("127.0.0.1"), "{denied}");
+    let reported = std::mem::take(&mut *blocks.0.lock().unwrap());
+    assert_eq!(reported.len(), 1, "{reported:?}");
+    assert_eq!((reported[0].port, reported[0].reason), (address.port(), Reason::Private));
+    let policy = Policy::new(DefaultAction::Deny, &["127.0.0.1".to_owned()], &[]).unwrap();
+    let plan = Plan { policy, ..Plan::default() };
+    interpreters.set_network(&"a".parse().unwrap(), plan).unwrap();
+    let allowed = evaluate(&interpreters, "a", &fetch).await.unwrap();
+    assert_eq!(allowed, "\"200 GET /path HTTP/1.1\"");
+    let name = "await fetch('http://localhost/').catch(String)";
+    let denied = evaluate(&interpreters, "a", name).await.unwrap();
+    assert!(denied.contains("private"), "{denied}");
+    assert_eq!(blocks.0.lock().unwrap().len(), 1);
+}

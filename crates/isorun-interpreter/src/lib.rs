@@ -1,0 +1,45 @@
+//! Interpreters as sandboxes of the isorun server: Python and JavaScript of the crate
+//! `isola`, in the server's own process.
+//!
+//! [`Interpreters`] creates, runs, saves and destroys them, by id. They need neither root
+//! nor `runsc` nor an image, and are created in about a millisecond. An interpreter has
+//! no processes, shells or ports; its HTTP requests pass the network policy of the
+//! server, as the connections of a Linux sandbox do.
+//!
+//! | to change | start in |
+//! |---|---|
+//! | what the server asks for | `interpreters.rs` |
+//! | one interpreter and its life cycle | `interpreter.rs` |
+//! | the images, and the search for their runtimes | `language.rs`, `templates.rs` |
+//! | limits | `spec.rs` |
+//! | HTTP requests of a guest | `network.rs`; the rules are in `isorun-egress` |
+//! | how tenants share CPU time | `turns.rs` |
+//! | what is on disk | `checkpoint.rs` |
+//!
+//! What must stay true:
+//!
+//! - This is the only crate of isorun that depends on `isola`. (`check edges`)
+//! - A guest runs on threads of its own runtime, never on those that serve requests, and
+//!   tenants take turns of a few milliseconds. (unit tests of `turns.rs`; tests
+//!   `interpreters` of `isorun`)
+//! - A guest reaches the network only through the policy of its run. (tests
+//!   `interpreters`)
+//! - A client that disconnects ends no guest: operations are tasks. (tests
+//!   `interpreters`)
+
+mod checkpoint;
+mod error;
+mod interpreter;
+mod interpreters;
+mod language;
+mod network;
+mod spec;
+mod templates;
+mod turns;
+
+pub use error::{Error, Result};
+pub use interpreter::Usage;
+pub use interpreters::Interpreters;
+pub use isorun_agent::SandboxId;
+pub use language::Language;
+pub use spec::InterpreterSpec;

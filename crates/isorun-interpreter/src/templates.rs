@@ -1,0 +1,63 @@
+//! The compiled runtimes of this process.
+
+use std::path::PathBuf;
+
+use isola::{Limits, Template};
+use tokio::sync::OnceCell;
+
+use crate::{
+    error::{Error, Result},
+    language::Language,
+    spec::InterpreterSpec,
+};
+
+/// The compiled runtime of each language, built at its first use.
+pub(crate) struct Templates {
+    python: OnceCell<Template>,
+    javascript: OnceCell<Template>,
+    /// The directory of compiled code if the user has no cache directory.
+    fallback_cache: PathBuf,
+}
+
+impl Templates {
+    pub(crate) fn new(fallback_cache: PathBuf) -> Self {
+        Self { python: OnceCell::new(), javascript: OnceCell::new(), fallback_cache }
+    }
+
+    /// Returns the template of a language. The first call on a machine compiles the runtime,
+    /// which takes seconds; the result is cached on disk.
+    pub(crate) async fn get(&self, language: Language) -> Result<&Template> {
+        let template = match language {
+            Language::Python => &self.python,
+            Language::JavaScript => &self.javascript,
+        };
+        template.get_or_try_init(|| self.build(language)).await
+    }
+
+    async fn build(&self, language: Language) -> Result<Template> {
+        let path = find(language)?;
+        // The template limits what snapshots may have; each sandbox has limits of its own.
+        let max_memory = usize::try_from(*InterpreterSpec::MEM_MIB.end() << 20);
+        let limits =
+            Limits { max_memory: max_memory.unwrap_or(usize::MAX), ..Limits::default() };
+        let cache = isola::default_cache_dir().unwrap_or_else(|_| self.fallback_cache.clone());
+        let template = Template::builder(language.runtime())
+            .runtime_path(path)
+            .cache_dir(Some(cache))
+            .limits(limits)
+            .on_compile(move || tracing::info!(image = %language, "compiling a runtime"))
+            .build()
+            .await;
+        template.map_err(|error| Error::Failed(format!("cannot load {language}: {error}")))
+    }
+}
+
+/// Returns the path of a runtime on this machine.
+pub(crate) fn find(language: Language) -> Result<PathBuf> {
+    language.runtime().resolve(None).map_err(|error| {
+        Error::RuntimeMissing(format!(
+            "{language} is not available: {error}. A release of isola has the runtimes, and \
+             `isola` downloads none by itself; in a checkout, run `cargo xtask guests`"
+        ))
+    })
+}
