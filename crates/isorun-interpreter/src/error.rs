@@ -23,6 +23,15 @@ pub enum Error {
     /// The interpreter runs code, and the operation needs an idle one.
     #[error("{0}")]
     Busy(String),
+    /// The context runs code.
+    #[error("{0}")]
+    ContextBusy(String),
+    /// The context does not exist.
+    #[error("{0}")]
+    NoContext(String),
+    /// The interpreter has another language.
+    #[error("{0}")]
+    LanguageMissing(String),
     /// The interpreter has ended.
     #[error("the interpreter has ended: {0}")]
     Ended(String),

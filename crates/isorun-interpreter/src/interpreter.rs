@@ -6,11 +6,12 @@
 //! ```
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use isola::Sandbox;
+use isola::{CodeContext, Sandbox};
 use isorun_egress::proxy::EgressProxy;
 use tokio::{
     runtime::Handle,
@@ -45,6 +46,28 @@ pub(crate) struct Interpreter {
     operation: Arc<tokio::sync::Mutex<()>>,
     state: watch::Sender<State>,
     memory: Mutex<Memory>,
+    contexts: Mutex<Contexts>,
+}
+
+/// What is known of the contexts without asking the guest.
+#[derive(Default)]
+struct Contexts {
+    /// Those of the last list.
+    known: Vec<CodeContext>,
+    /// The ids of those in which code runs or waits to run.
+    running: BTreeSet<String>,
+}
+
+/// Code that runs or waits to run in a context, until this is dropped.
+pub(crate) struct RunningCode {
+    interpreter: Arc<Interpreter>,
+    context: String,
+}
+
+impl Drop for RunningCode {
+    fn drop(&mut self) {
+        self.interpreter.contexts().running.remove(&self.context);
+    }
 }
 
 /// The state in the diagram of the module's documentation.
@@ -97,7 +120,57 @@ impl Interpreter {
             operation: Arc::default(),
             state: watch::Sender::new(State::Alive),
             memory: Mutex::default(),
+            contexts: Mutex::default(),
         })
+    }
+
+    /// Fails if a request names another language.
+    pub(crate) fn check_language(&self, name: Option<&str>) -> Result<()> {
+        match name.filter(|name| !self.language.is_named(&name.to_ascii_lowercase())) {
+            None => Ok(()),
+            Some(name) => {
+                let shown: String = name.chars().take(64).collect();
+                let other = Language::ALL.into_iter().find(|other| other.is_named(name));
+                let hint = other.map_or("an OCI image with an interpreter", Language::image);
+                Err(Error::LanguageMissing(format!(
+                    "{} runs {}, not {shown:?}: create a run of {hint} for it",
+                    self.language,
+                    self.language.name()
+                )))
+            }
+        }
+    }
+
+    /// Marks a context as running, or fails if code runs in it.
+    pub(crate) fn begin_code(self: &Arc<Self>, context: &str) -> Result<RunningCode> {
+        if !self.contexts().running.insert(context.to_owned()) {
+            return Err(Error::ContextBusy(format!(
+                "the context `{context}` runs a cell: wait for it, interrupt it, or use another \
+                 context"
+            )));
+        }
+        Ok(RunningCode { interpreter: Arc::clone(self), context: context.to_owned() })
+    }
+
+    pub(crate) fn running_contexts(&self) -> BTreeSet<String> {
+        self.contexts().running.clone()
+    }
+
+    pub(crate) fn known_contexts(&self) -> Vec<CodeContext> {
+        self.contexts().known.clone()
+    }
+
+    pub(crate) fn set_known_contexts(&self, contexts: &[CodeContext]) {
+        self.contexts().known = contexts.to_vec();
+    }
+
+    fn contexts(&self) -> MutexGuard<'_, Contexts> {
+        self.contexts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Interrupts the code of a context, and reports whether any runs.
+    pub(crate) fn interrupt(&self, context: &str) -> bool {
+        self.sandbox.interrupt_context(context)
     }
 
     /// Runs an operation as a task, which completes even if the caller is cancelled. Waits

@@ -9,6 +9,7 @@
 //! | to change | start in |
 //! |---|---|
 //! | what the server asks for | `interpreters.rs` |
+//! | code and contexts | `code.rs` |
 //! | one interpreter and its life cycle | `interpreter.rs` |
 //! | the images, and the search for their runtimes | `language.rs`, `templates.rs` |
 //! | limits | `spec.rs` |
@@ -28,6 +29,7 @@
 //!   `interpreters`)
 
 mod checkpoint;
+mod code;
 mod error;
 mod interpreter;
 mod interpreters;
@@ -37,9 +39,11 @@ mod spec;
 mod templates;
 mod turns;
 
+pub use code::{Cell, ContextState};
 pub use error::{Error, Result};
 pub use interpreter::Usage;
 pub use interpreters::Interpreters;
+pub use isola::{CodeContext, CodeEvent};
 pub use isorun_agent::SandboxId;
 pub use language::Language;
 pub use spec::InterpreterSpec;

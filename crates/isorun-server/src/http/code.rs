@@ -5,6 +5,7 @@
 pub use guest_event::fuzz as fuzz_guest_event;
 
 mod guest_event;
+pub mod interpreter;
 pub mod once;
 
 use std::{
@@ -165,6 +166,10 @@ async fn record_and_run(
         "code": id, "language": spec.order.new.language, "context": spec.order.context,
         "text": logged,
     });
+    if run.interpreter.is_some() {
+        run.log.append(Event::CodeStart, details).await?;
+        return interpreter::relay(app, run, spec, output, error_name).await;
+    }
     let limit = spec.timeout;
     let work = async {
         let (recorded, cell) = tokio::join!(

@@ -6,7 +6,7 @@ use isorun_api::{Context, ContextChanged, ContextList, ContextRequest, ContextSt
 
 use super::{
     App,
-    code::new_context,
+    code::{interpreter, new_context},
     error::ApiError,
     exec::agent_error,
     extract::{Json, ResumedRun},
@@ -26,6 +26,9 @@ pub async fn list(
     State(app): State<App>,
     ResumedRun(run): ResumedRun,
 ) -> Result<axum::Json<ContextList>, ApiError> {
+    if run.interpreter.is_some() {
+        return interpreter::contexts(&app, &run).await;
+    }
     let contexts = run
         .during(async {
             let stream = app.core.connect(&run).await?;
@@ -57,6 +60,9 @@ pub async fn create(
 ) -> Result<axum::Json<Context>, ApiError> {
     let cwd = request.cwd.as_deref().map(|cwd| validate::path("cwd", cwd)).transpose()?;
     app.core.guard.admit_command(&run.tenant)?;
+    if run.interpreter.is_some() {
+        return interpreter::create_context(&app, &run, request.language, cwd).await;
+    }
     let new = new_context(&run, request.language, cwd);
     let created = run
         .during(async {
@@ -87,6 +93,10 @@ pub async fn remove(
     ResumedRun(run): ResumedRun,
     Path((_, id)): Path<(String, String)>,
 ) -> Result<axum::Json<ContextChanged>, ApiError> {
+    if run.interpreter.is_some() {
+        interpreter::remove_context(&app, &run, &id).await?;
+        return Ok(axum::Json(ContextChanged { id, status: "removed".to_owned() }));
+    }
     run.during(async {
         let stream = app.core.connect(&run).await?;
         client::remove_context(stream, id.clone()).await.map_err(agent_error)
@@ -116,6 +126,9 @@ pub async fn restart(
     ResumedRun(run): ResumedRun,
     Path((_, id)): Path<(String, String)>,
 ) -> Result<axum::Json<Context>, ApiError> {
+    if run.interpreter.is_some() {
+        return interpreter::restart_context(&app, &run, &id).await;
+    }
     let restarted = run
         .during(async {
             let stream = app.core.connect(&run).await?;
@@ -146,6 +159,10 @@ pub async fn interrupt(
     ResumedRun(run): ResumedRun,
     Path((_, id)): Path<(String, String)>,
 ) -> Result<axum::Json<ContextChanged>, ApiError> {
+    if run.interpreter.is_some() {
+        interpreter::interrupt_context(&app, &run, &id).await?;
+        return Ok(axum::Json(ContextChanged { id, status: "interrupted".to_owned() }));
+    }
     run.during(async {
         let stream = app.core.connect(&run).await?;
         client::interrupt_context(stream, id.clone()).await.map_err(agent_error)
