@@ -37,7 +37,7 @@ pub struct Interpreters {
 }
 
 impl Interpreters {
-    /// Starts the threads of guests, one for each CPU. `cache_dir` is for compiled code if
+    /// Starts the threads of guests. `cache_dir` is for compiled code if
     /// the user has no cache directory.
     ///
     /// # Errors
@@ -46,7 +46,8 @@ impl Interpreters {
     pub fn open(proxies: Arc<ProxyContext>, cache_dir: PathBuf) -> Result<Arc<Self>> {
         let count = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = Builder::new_multi_thread()
-            .worker_threads(count)
+            // `turns` says why there are more threads than CPUs.
+            .worker_threads(count.saturating_mul(2))
             .thread_name("interpreter")
             .on_thread_start(lower_priority)
             .enable_all()

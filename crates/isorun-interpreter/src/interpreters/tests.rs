@@ -11,12 +11,15 @@ use isorun_egress::{
     context::ProxyOptions,
     policy::DefaultAction,
 };
+use isola::Execution;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
+    sync::mpsc,
 };
 
 use super::*;
+use crate::code::Cell;
 
 /// The longest time that anything here may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -60,12 +63,25 @@ fn spec(id: &str, language: Language) -> InterpreterSpec {
     }
 }
 
+/// Runs code, and returns the text of its value.
 async fn evaluate(interpreters: &Interpreters, id: &str, source: &str) -> Result<String> {
-    let (interpreter, source) = (interpreters.get(&id.parse().unwrap())?, source.to_owned());
-    let work = interpreter.operate(move |sandbox| async move {
-        Ok(sandbox.evaluate(source).await?.as_str().to_owned())
-    });
-    tokio::time::timeout(TIMEOUT, work).await.unwrap()
+    let cell =
+        Cell { code: source.to_owned(), language: None, context: None, timeout: Some(TIMEOUT) };
+    let (sender, mut events) = mpsc::channel(4);
+    let id = id.parse().unwrap();
+    let running = interpreters.run_code(&id, cell, sender);
+    let reading = async {
+        let mut execution = Execution::default();
+        while let Some(event) = events.recv().await {
+            execution.add(event);
+        }
+        execution
+    };
+    let both = async { tokio::join!(running, reading) };
+    let (ended, execution) = tokio::time::timeout(TIMEOUT, both).await.unwrap();
+    ended?;
+    assert_eq!(execution.error, None, "{source}");
+    Ok(execution.text().unwrap_or_default())
 }
 
 /// Sources of both languages for the same cases: set a variable, read it, read the
@@ -87,7 +103,7 @@ async fn state_is_kept_saved_and_loaded() {
         assert_eq!(evaluate(&interpreters, &first, get).await.unwrap(), "42");
         if language == Language::Python {
             let greeting = evaluate(&interpreters, &first, environment).await.unwrap();
-            assert_eq!(greeting, "\"hello\"");
+            assert_eq!(greeting, "'hello'");
         }
         let id: SandboxId = first.parse().unwrap();
         let saved = dir.path().join(&first);
@@ -162,9 +178,8 @@ async fn requests_pass_the_policy() {
     let Fixture { interpreters, blocks, .. } = open();
     let address = echo_server().await;
     let fetch = format!(
-        "await (async () => {{ try {{ const r = await fetch('http://{address}/path'); \
-         return r.status + ' ' + (await r.text()).split('\\r\\n')[0] }} \
-         catch (e) {{ return String(e) }} }})()"
+        "await fetch('http://{address}/path').then(async (r) => \
+         r.status + ' ' + (await r.text()).split('\\r\\n')[0], String)"
     );
     interpreters.create(spec("a", Language::JavaScript)).await.unwrap();
     let denied = evaluate(&interpreters, "a", &fetch).await.unwrap();
@@ -176,7 +191,7 @@ async fn requests_pass_the_policy() {
     let plan = Plan { policy, ..Plan::default() };
     interpreters.set_network(&"a".parse().unwrap(), plan).unwrap();
     let allowed = evaluate(&interpreters, "a", &fetch).await.unwrap();
-    assert_eq!(allowed, "\"200 GET /path HTTP/1.1\"");
+    assert_eq!(allowed, "'200 GET /path HTTP/1.1'");
     let name = "await fetch('http://localhost/').catch(String)";
     let denied = evaluate(&interpreters, "a", name).await.unwrap();
     assert!(denied.contains("private"), "{denied}");
