@@ -23,6 +23,14 @@ pub enum Error {
     /// The interpreter runs code, and the operation needs an idle one.
     #[error("{0}")]
     Busy(String),
+    /// A file operation failed.
+    #[error("{message}")]
+    File {
+        /// The kind of failure.
+        kind: FileErrorKind,
+        /// The path, and why it failed.
+        message: String,
+    },
     /// The context runs code.
     #[error("{0}")]
     ContextBusy(String),
@@ -50,6 +58,17 @@ pub enum Error {
     /// The interpreter failed; the text is for the log.
     #[error("{0}")]
     Failed(String),
+}
+
+/// The kind of a failed file operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileErrorKind {
+    /// The file does not exist.
+    NotFound,
+    /// The interpreter has no space for it.
+    NoSpace,
+    /// Another reason.
+    Other,
 }
 
 impl Error {

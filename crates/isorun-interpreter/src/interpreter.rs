@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use isola::{CodeContext, Sandbox};
+use isola::{CodeContext, Sandbox, SandboxFiles};
 use isorun_egress::proxy::EgressProxy;
 use tokio::{
     runtime::Handle,
@@ -122,6 +122,10 @@ impl Interpreter {
             memory: Mutex::default(),
             contexts: Mutex::default(),
         })
+    }
+
+    pub(crate) fn files(&self) -> SandboxFiles {
+        self.sandbox.files()
     }
 
     /// Fails if a request names another language.
@@ -279,18 +283,20 @@ impl Interpreter {
     /// taken since the last measurement is counted by its growth.
     pub(crate) fn usage(&self) -> Usage {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let disk_used_bytes = self.sandbox.files().used();
         let growth = self.sandbox.memory_size().saturating_sub(memory.size);
         let mem_bytes = match memory.size {
             // Not measured yet: it has written little of what it shares with others.
             0 => 0,
             _ => memory.own.saturating_add(growth),
-        };
+        }
+        .saturating_add(disk_used_bytes);
         memory.peak = memory.peak.max(mem_bytes);
         Usage {
             cpu_ms: u64::try_from(self.sandbox.cpu_time().as_millis()).unwrap_or(u64::MAX),
             mem_bytes,
             mem_peak_bytes: memory.peak,
-            disk_used_bytes: 0,
+            disk_used_bytes,
         }
     }
 }

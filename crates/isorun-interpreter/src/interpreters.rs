@@ -147,7 +147,7 @@ impl Interpreters {
 
     /// Runs work as a task on the guests' threads. It completes even if the caller is
     /// cancelled.
-    async fn on_guest_threads<T: Send + 'static>(
+    pub(crate) async fn on_guest_threads<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | what the server asks for | `interpreters.rs` |
 //! | code and contexts | `code.rs` |
+//! | files | `files.rs` |
 //! | one interpreter and its life cycle | `interpreter.rs` |
 //! | the images, and the search for their runtimes | `language.rs`, `templates.rs` |
 //! | limits | `spec.rs` |
@@ -31,6 +32,7 @@
 mod checkpoint;
 mod code;
 mod error;
+mod files;
 mod interpreter;
 mod interpreters;
 mod language;
@@ -40,7 +42,8 @@ mod templates;
 mod turns;
 
 pub use code::{Cell, ContextState};
-pub use error::{Error, Result};
+pub use error::{Error, FileErrorKind, Result};
+pub use files::ReadFile;
 pub use interpreter::Usage;
 pub use interpreters::Interpreters;
 pub use isola::{CodeContext, CodeEvent};

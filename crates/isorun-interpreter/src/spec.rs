@@ -63,6 +63,7 @@ impl InterpreterSpec {
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             max_memory: usize::try_from(self.mem_mib << 20).unwrap_or(usize::MAX),
+            max_storage: usize::try_from(self.disk_mib << 20).unwrap_or(usize::MAX),
             cpu_timeout: None,
             timeout: None,
             ..Limits::default()

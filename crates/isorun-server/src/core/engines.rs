@@ -242,7 +242,8 @@ pub fn engine_error(id: &SandboxId, error: InterpreterError) -> Error {
         InterpreterError::Busy(why) => Error::Busy(why),
         InterpreterError::Ended(why) => Error::Dead { id: id.clone(), exit: Exit::Died(why) },
         InterpreterError::StateRefused(why) => Error::Incompatible(why),
-        InterpreterError::ContextBusy(why)
+        InterpreterError::File { message: why, .. }
+        | InterpreterError::ContextBusy(why)
         | InterpreterError::NoContext(why)
         | InterpreterError::LanguageMissing(why) => Error::InvalidSpec(why),
         InterpreterError::Io { what, source } => Error::Io { what, source },

@@ -1,5 +1,7 @@
 //! Upload and download of files, as streams: files are never held in memory.
 
+mod interpreter;
+
 use std::{io, sync::Arc, time::Duration};
 
 use axum::{
@@ -29,7 +31,7 @@ use super::{
     extract::{Params, ResumedRun},
     json_body::drain,
 };
-use crate::core::{live_run::LiveRun, validate};
+use crate::core::{accounts::ledger::Hold, live_run::LiveRun, validate};
 use isorun_api::{Entries, ErrorBody, FILE_MODE, Written};
 
 /// The longest time without progress of an upload.
@@ -118,6 +120,9 @@ pub async fn upload(
     if content_length.is_some_and(|length| length > max_bytes) {
         return Err(too_large(max_bytes));
     }
+    if run.interpreter.is_some() {
+        return interpreter::upload(&app, &run, path, body).await;
+    }
     let mut body = body.into_data_stream();
     let mut received = 0_u64;
     let source = with_stall_timeout((&mut body).map_err(io::Error::other)).map(move |piece| {
@@ -172,6 +177,9 @@ pub async fn download(
     query: RawQuery,
 ) -> Result<Response, ApiError> {
     let FilePath { name, text: path } = params.path(&query)?;
+    if run.interpreter.is_some() {
+        return interpreter::download(&app, &run, path).await;
+    }
     let work = async {
         let stream = app.core.connect(&run).await?;
         client::read_file(stream, name).await.map_err(|error| file_error(&path, error))
@@ -199,6 +207,9 @@ pub async fn list(
     query: RawQuery,
 ) -> Result<Response, ApiError> {
     let FilePath { name, text: path } = params.path(&query)?;
+    if run.interpreter.is_some() {
+        return interpreter::list(&app, &run, path).await;
+    }
     let memory = &app.core.accounts.memory;
     let refusal = |exhausted| memory.refusal(exhausted);
     let mut hold = memory.take(&run.tenant, 0).map_err(refusal)?;
@@ -220,13 +231,18 @@ pub async fn list(
         })
     };
     run.during(work).await?;
+    Ok(listing_response(names, hold))
+}
+
+/// Returns names as an [`Entries`], with the memory that is reserved for them.
+fn listing_response(mut names: Vec<Name>, hold: Hold) -> Response {
     names.sort_unstable();
     let kind = (header::CONTENT_TYPE, "application/json");
     let listed = listing(names).map(move |piece| {
         let _held = &hold;
         piece
     });
-    Ok(([kind], Body::from_stream(listed)).into_response())
+    ([kind], Body::from_stream(listed)).into_response()
 }
 
 /// An error of listing a directory.

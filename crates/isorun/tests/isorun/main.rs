@@ -13,6 +13,7 @@ mod exec;
 mod files;
 mod graceful;
 mod image;
+mod interpreters;
 mod keys;
 mod long;
 mod network;

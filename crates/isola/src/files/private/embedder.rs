@@ -86,6 +86,12 @@ impl SandboxFiles {
         Self { files }
     }
 
+    /// Returns the space that the files take, in bytes, as the limit counts it.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.files.lock().tree.budget().used()
+    }
+
     /// Returns the content of a file.
     ///
     /// # Errors

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use isorun_api::{Context, ContextList, ContextStatus};
-use isorun_interpreter::{Cell, CodeContext, CodeEvent, Error as InterpreterError};
+use isorun_interpreter::{
+    Cell, CodeContext, CodeEvent, Error as InterpreterError, FileErrorKind,
+};
 use tokio::sync::mpsc;
 
 use super::{Assembly, CellOutput, CellSpec, EVENT_QUEUE};
@@ -141,6 +143,14 @@ fn describe(context: CodeContext, is_busy: bool) -> Context {
 /// Converts an error of an interpreter into one for the client.
 pub fn api_error(run: &LiveRun, error: InterpreterError) -> ApiError {
     match error {
+        InterpreterError::File { kind, message } => {
+            let code = match kind {
+                FileErrorKind::NotFound => Code::FileNotFound,
+                FileErrorKind::NoSpace => Code::SandboxFull,
+                FileErrorKind::Other => Code::FileError,
+            };
+            ApiError::new(code, message)
+        }
         InterpreterError::ContextBusy(why) => ApiError::new(Code::ContextBusy, why),
         InterpreterError::NoContext(why) => ApiError::new(Code::ContextNotFound, why),
         InterpreterError::LanguageMissing(why) => ApiError::new(Code::LanguageNotAvailable, why),

@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     ops::{Deref, DerefMut},
+    os::unix::{fs::chown, process::CommandExt},
     process::{ChildStderr, ExitStatus, Output, Stdio},
     sync::mpsc::{RecvTimeoutError, channel},
     time::Duration,
@@ -19,6 +20,8 @@ use test_support::{
 };
 use tokio::{io::AsyncWriteExt, process::Command};
 
+/// The user and group id of a user without privileges.
+const UNPRIVILEGED_ID: u32 = 65_534;
 /// The time limit of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -77,6 +80,20 @@ impl Server {
         }
         command.arg("-c").arg(format!("{limits} && exec \"$0\" \"$@\"")).arg(plain.get_program());
         command.args(["serve", "--no-pull", "--log", "warn"]).args(args);
+        Self::launch(&mut command, data, home)
+    }
+
+    /// Starts a server as an unprivileged user who has no `runsc` and no agent.
+    pub fn start_unprivileged() -> Self {
+        let (data, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for directory in [data.path(), home.path()] {
+            chown(directory, Some(UNPRIVILEGED_ID), Some(UNPRIVILEGED_ID)).unwrap();
+        }
+        let mut command = command_in(&data, &home);
+        command.args(["serve", "--no-pull", "--log", "error"]);
+        command.uid(UNPRIVILEGED_ID).gid(UNPRIVILEGED_ID);
+        command.env("HOME", home.path()).env("XDG_CACHE_HOME", home.path().join("cache"));
+        command.env("PATH", "/nonexistent").env("ISORUN_TOOLS_DIR", "/nonexistent");
         Self::launch(&mut command, data, home)
     }
 
