@@ -25,7 +25,7 @@ impl Interpreters {
     /// [`Error::File`] and [`Error::NotFound`].
     pub async fn read_file(&self, id: &SandboxId, path: String) -> Result<ReadFile> {
         let files = self.get(id)?.files();
-        self.on_guest_threads(async move {
+        self.as_task(async move {
             let stat = files.stat(&path).map_err(file_error)?;
             if stat.kind != FileKind::File {
                 let message = format!("{path}: it is not a regular file");
@@ -46,7 +46,7 @@ impl Interpreters {
     pub async fn write_file(&self, id: &SandboxId, path: String, content: Vec<u8>) -> Result<()> {
         let files = self.get(id)?.files();
         let writing = async move { files.write(&path, &content).map_err(file_error) };
-        self.on_guest_threads(writing).await
+        self.as_task(writing).await
     }
 
     /// Returns the names in a directory, sorted.
@@ -56,7 +56,7 @@ impl Interpreters {
     /// [`Error::File`] and [`Error::NotFound`].
     pub async fn list_files(&self, id: &SandboxId, path: String) -> Result<Vec<String>> {
         let files = self.get(id)?.files();
-        self.on_guest_threads(async move {
+        self.as_task(async move {
             let entries = files.list(&path).map_err(file_error)?;
             Ok(entries.into_iter().map(|entry| entry.name).collect())
         })

@@ -14,7 +14,6 @@ use std::{
 use isola::{CodeContext, Sandbox, SandboxFiles};
 use isorun_egress::proxy::EgressProxy;
 use tokio::{
-    runtime::Handle,
     sync::{OwnedMutexGuard, watch},
     time::timeout,
 };
@@ -28,20 +27,13 @@ use crate::{
 /// The longest time that an operation which needs an idle guest waits for one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The threads on which guests run, and their turns.
-#[derive(Clone)]
-pub(crate) struct Scheduler {
-    pub(crate) threads: Handle,
-    pub(crate) turns: Arc<Turns>,
-}
-
 /// One interpreter.
 pub(crate) struct Interpreter {
     pub(crate) language: Language,
     pub(crate) proxy: Arc<EgressProxy>,
     tenant: Arc<str>,
     sandbox: Arc<Sandbox>,
-    scheduler: Scheduler,
+    turns: Arc<Turns>,
     /// Held by the operation in progress. Others wait in the order of their arrival.
     operation: Arc<tokio::sync::Mutex<()>>,
     state: watch::Sender<State>,
@@ -109,14 +101,14 @@ impl Interpreter {
         tenant: Arc<str>,
         proxy: Arc<EgressProxy>,
         sandbox: Sandbox,
-        scheduler: Scheduler,
+        turns: Arc<Turns>,
     ) -> Arc<Self> {
         Arc::new(Self {
             language,
             proxy,
             tenant,
             sandbox: Arc::new(sandbox),
-            scheduler,
+            turns,
             operation: Arc::default(),
             state: watch::Sender::new(State::Alive),
             memory: Mutex::default(),
@@ -185,7 +177,7 @@ impl Interpreter {
     ) -> Result<T>
     where
         T: Send + 'static,
-        F: Future<Output = Result<T>> + Send,
+        F: Future<Output = Result<T>> + Send + 'static,
     {
         let turn = self.wait_for_idle(Some(IDLE_TIMEOUT)).await?;
         self.start(turn, work).await
@@ -231,11 +223,9 @@ impl Interpreter {
             drop(guard);
             outcome
         };
-        let Scheduler { threads, turns } = &self.scheduler;
-        let task = threads.spawn(turns.run(&self.tenant, operation));
-        match task.await {
+        match self.turns.spawn(&self.tenant, operation).await {
             Ok(outcome) => outcome,
-            Err(error) => Err(Error::Failed(format!("an operation panicked: {error}"))),
+            Err(_) => Err(Error::Failed("an operation of a guest panicked".to_owned())),
         }
     }
 

@@ -9,12 +9,12 @@ use std::{
 use isola::{Sandbox, SandboxBuilder};
 use isorun_agent::SandboxId;
 use isorun_egress::{Plan, context::ProxyContext, proxy::EgressProxy};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::{
     checkpoint,
     error::{Error, Result},
-    interpreter::{Interpreter, Scheduler, Usage},
+    interpreter::{Interpreter, Usage},
     language::Language,
     network::EgressHost,
     spec::InterpreterSpec,
@@ -26,14 +26,19 @@ use crate::{
 /// serve requests, as a nice value.
 const NICENESS: i32 = 5;
 
+/// The number of threads for timers and requests of guests, and for their creation.
+const IO_THREADS: usize = 2;
+
 /// All interpreters of a server.
 pub struct Interpreters {
     table: RwLock<HashMap<SandboxId, Arc<Interpreter>>>,
     templates: Templates,
     proxies: Arc<ProxyContext>,
-    scheduler: Scheduler,
-    /// The threads on which guests run; `None` once this is dropped.
-    threads: Option<Runtime>,
+    /// The threads on which guests compute.
+    turns: Arc<Turns>,
+    /// Runs the timers and requests of guests; `None` once this is dropped.
+    runtime: Option<Runtime>,
+    handle: Handle,
 }
 
 impl Interpreters {
@@ -44,23 +49,22 @@ impl Interpreters {
     ///
     /// The threads cannot be started.
     pub fn open(proxies: Arc<ProxyContext>, cache_dir: PathBuf) -> Result<Arc<Self>> {
-        let count = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = Builder::new_multi_thread()
-            // `turns` says why there are more threads than CPUs.
-            .worker_threads(count.saturating_mul(2))
-            .thread_name("interpreter")
-            .on_thread_start(lower_priority)
+        let failed = || Error::io("cannot start the threads of interpreters");
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(IO_THREADS)
+            .thread_name("interpreters")
             .enable_all()
             .build()
-            .map_err(Error::io("cannot start the threads of interpreters"))?;
-        let scheduler =
-            Scheduler { threads: threads.handle().clone(), turns: Turns::new(count) };
+            .map_err(failed())?;
+        let count = std::thread::available_parallelism().map_or(1, usize::from);
+        let turns = Turns::start(count, runtime.handle(), lower_priority).map_err(failed())?;
         Ok(Arc::new(Self {
             table: RwLock::default(),
             templates: Templates::new(cache_dir),
             proxies,
-            scheduler,
-            threads: Some(threads),
+            turns: Arc::new(turns),
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
         }))
     }
 
@@ -81,7 +85,7 @@ impl Interpreters {
     pub async fn preload(self: &Arc<Self>, language: Language) -> Result<()> {
         let this = Arc::clone(self);
         let loading = async move { this.templates.get(language).await.map(drop) };
-        self.on_guest_threads(loading).await
+        self.as_task(loading).await
     }
 
     /// Creates an interpreter.
@@ -126,7 +130,7 @@ impl Interpreters {
             };
             this.insert(&spec, proxy, sandbox)
         };
-        self.on_guest_threads(creating).await
+        self.as_task(creating).await
     }
 
     fn insert(
@@ -135,8 +139,8 @@ impl Interpreters {
         proxy: Arc<EgressProxy>,
         sandbox: Sandbox,
     ) -> Result<()> {
-        let (tenant, scheduler) = (Arc::clone(&spec.tenant), self.scheduler.clone());
-        let interpreter = Interpreter::new(spec.language, tenant, proxy, sandbox, scheduler);
+        let (tenant, turns) = (Arc::clone(&spec.tenant), Arc::clone(&self.turns));
+        let interpreter = Interpreter::new(spec.language, tenant, proxy, sandbox, turns);
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         if table.contains_key(&spec.id) {
             return Err(Error::AlreadyExists(spec.id.clone()));
@@ -145,13 +149,13 @@ impl Interpreters {
         Ok(())
     }
 
-    /// Runs work as a task on the guests' threads. It completes even if the caller is
+    /// Runs work as a task of the guests' runtime. It completes even if the caller is
     /// cancelled.
-    pub(crate) async fn on_guest_threads<T: Send + 'static>(
+    pub(crate) async fn as_task<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        let task = self.scheduler.threads.spawn(work);
+        let task = self.handle.spawn(work);
         task.await.map_err(|error| Error::Failed(format!("a task panicked: {error}")))?
     }
 
@@ -252,9 +256,9 @@ impl Interpreters {
 
 impl Drop for Interpreters {
     fn drop(&mut self) {
-        if let Some(threads) = self.threads.take() {
+        if let Some(runtime) = self.runtime.take() {
             // It may be dropped on a thread of another runtime, which must not block.
-            threads.shutdown_background();
+            runtime.shutdown_background();
         }
     }
 }

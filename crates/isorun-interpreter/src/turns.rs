@@ -1,137 +1,225 @@
-//! Divides CPU time between tenants.
+//! The threads on which guests compute, and the division of their time between tenants.
 //!
-//! A guest computes for at most a few milliseconds and then yields. Each such slice needs
-//! a turn, of which there is one for each CPU; tenants with waiting guests get turns in
-//! rotation. There are more threads than turns, so that guests which could run join the
-//! waiting ones while others compute. So a tenant with a hundred busy guests gets as much CPU time as a tenant with
-//! one.
+//! A guest computes for at most a few milliseconds and then yields. Guests that can run wait
+//! in a queue of their tenant, and tenants take turns: so a tenant with a hundred busy guests
+//! gets as much CPU time as a tenant with one. These threads do nothing else. Timers and
+//! requests of guests run on a tokio runtime.
+//!
+//! ```text
+//!         ┌──────────── yields, or is woken ────────────┐
+//!         ▼                                             │
+//!  woken ──▶ queued in its tenant's queue ──▶ polled ───┴──▶ done
+//! ```
 
 use std::{
     collections::{HashMap, VecDeque},
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, ready},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    task::{Context, Wake, Waker},
+    thread,
 };
 
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot};
 
-/// The turns of all tenants.
-pub(crate) struct Turns(Mutex<State>);
+/// The threads of guests.
+pub(crate) struct Turns(Arc<Shared>);
 
-struct State {
-    /// Turns that no guest has.
-    free: usize,
-    /// The waiting guests of each tenant.
-    waiting: HashMap<Arc<str>, VecDeque<oneshot::Sender<Turn>>>,
-    /// The tenants with waiting guests; the first is the next.
-    order: VecDeque<Arc<str>>,
+struct Shared {
+    queues: Mutex<Queues>,
+    changed: Condvar,
 }
 
-/// A turn, which passes to the next waiting guest when it is dropped.
-struct Turn(Option<Arc<Turns>>);
+#[derive(Default)]
+struct Queues {
+    /// The guests of each tenant that can run.
+    waiting: HashMap<Arc<str>, VecDeque<Arc<Task>>>,
+    /// The tenants with such guests; the first is the next.
+    order: VecDeque<Arc<str>>,
+    /// True once the threads have to end.
+    stopping: bool,
+}
+
+/// The work of a guest.
+struct Task {
+    tenant: Arc<str>,
+    shared: Arc<Shared>,
+    state: Mutex<TaskState>,
+}
+
+struct TaskState {
+    /// The future, unless it is being polled or is done.
+    future: Option<BoxFuture>,
+    progress: Progress,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// It waits to be woken.
+    Idle,
+    Queued,
+    Polled,
+    /// It was woken while it was polled, and is queued again after that.
+    PolledAndWoken,
+}
+
+type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Turns {
-    /// Creates so many turns, at least one.
-    pub(crate) fn new(count: usize) -> Arc<Self> {
-        let state =
-            State { free: count.max(1), waiting: HashMap::new(), order: VecDeque::new() };
-        Arc::new(Self(Mutex::new(state)))
+    /// Starts so many threads, at least one. Futures on them use the timers of `runtime`.
+    pub(crate) fn start(
+        count: usize,
+        runtime: &Handle,
+        prepare: fn(),
+    ) -> io::Result<Self> {
+        let shared =
+            Arc::new(Shared { queues: Mutex::default(), changed: Condvar::new() });
+        for _ in 0..count.max(1) {
+            let (shared, runtime) = (Arc::clone(&shared), runtime.clone());
+            thread::Builder::new().name("guests".to_owned()).spawn(move || {
+                prepare();
+                let _context = runtime.enter();
+                while let Some(task) = shared.next() {
+                    task.poll();
+                }
+            })?;
+        }
+        Ok(Self(shared))
     }
 
-    /// Runs a future of a guest, each poll in a turn of its tenant.
-    pub(crate) fn run<F: Future>(self: &Arc<Self>, tenant: &Arc<str>, future: F) -> InTurns<F> {
-        InTurns {
-            turns: Arc::clone(self),
-            tenant: Arc::clone(tenant),
-            waiting: None,
-            future: Box::pin(future),
-        }
-    }
-
-    /// Takes a free turn, or joins the waiting guests of the tenant.
-    fn take(self: &Arc<Self>, tenant: &Arc<str>) -> Result<Turn, oneshot::Receiver<Turn>> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.free > 0 {
-            state.free -= 1;
-            return Ok(Turn(Some(Arc::clone(self))));
-        }
+    /// Runs a future in turns of its tenant. It continues if the result is dropped; the
+    /// result is an error if it panicked.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        tenant: &Arc<str>,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> oneshot::Receiver<T> {
         let (sender, receiver) = oneshot::channel();
-        let queue = state.waiting.entry(Arc::clone(tenant)).or_default();
-        queue.push_back(sender);
-        if queue.len() == 1 {
-            state.order.push_back(Arc::clone(tenant));
-        }
-        Err(receiver)
+        let future = Box::pin(async move {
+            let _ = sender.send(future.await);
+        });
+        let state = TaskState { future: Some(future), progress: Progress::Idle };
+        let (tenant, shared) = (Arc::clone(tenant), Arc::clone(&self.0));
+        Arc::new(Task { tenant, shared, state: Mutex::new(state) }).wake();
+        receiver
     }
 }
 
-impl State {
-    /// Returns the next waiting guest, and moves its tenant to the end of the rotation.
-    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+impl Drop for Turns {
+    fn drop(&mut self) {
+        let mut queues = self.0.lock();
+        queues.stopping = true;
+        // Dropped without the lock, since the end of a future can wake others.
+        let waiting = std::mem::take(&mut queues.waiting);
+        queues.order.clear();
+        drop(queues);
+        drop(waiting);
+        self.0.changed.notify_all();
+    }
+}
+
+impl Shared {
+    /// Waits for a guest that can run, and moves its tenant to the end of the order. Returns
+    /// `None` when the thread has to end.
+    fn next(&self) -> Option<Arc<Task>> {
+        let mut queues = self.lock();
+        loop {
+            if queues.stopping {
+                return None;
+            }
+            if let Some(task) = queues.next() {
+                return Some(task);
+            }
+            queues = self.changed.wait(queues).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queues {
+    fn push(&mut self, task: Arc<Task>) {
+        let tenant = Arc::clone(&task.tenant);
+        let queue = self.waiting.entry(Arc::clone(&tenant)).or_default();
+        queue.push_back(task);
+        if queue.len() == 1 {
+            self.order.push_back(tenant);
+        }
+    }
+
+    fn next(&mut self) -> Option<Arc<Task>> {
         let tenant = self.order.pop_front()?;
         let queue = self.waiting.get_mut(&tenant)?;
-        let sender = queue.pop_front();
+        let task = queue.pop_front();
         if queue.is_empty() {
             self.waiting.remove(&tenant);
         } else {
             self.order.push_back(tenant);
         }
-        sender
+        task
     }
 }
 
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let Some(turns) = self.0.take() else { return };
-        loop {
-            let next = {
-                let mut state = turns.0.lock().unwrap_or_else(PoisonError::into_inner);
-                match state.next() {
-                    Some(next) => next,
-                    None => {
-                        state.free += 1;
-                        return;
-                    }
-                }
-            };
-            match next.send(Self(Some(Arc::clone(&turns)))) {
-                Ok(()) => return,
-                // That guest was cancelled: its turn is passed on here.
-                Err(mut refused) => refused.0 = None,
-            }
+impl Task {
+    fn poll(self: &Arc<Self>) {
+        let future = {
+            let mut state = self.lock();
+            state.progress = Progress::Polled;
+            state.future.take()
+        };
+        let Some(mut future) = future else { return };
+        let waker = Waker::from(Arc::clone(self));
+        let polling = AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker)));
+        // After a panic the future is dropped, which the receiver of its result notices.
+        let Ok(polled) = catch_unwind(polling) else { return };
+        if polled.is_ready() {
+            return;
+        }
+        let mut state = self.lock();
+        state.future = Some(future);
+        if state.progress == Progress::PolledAndWoken {
+            state.progress = Progress::Queued;
+            drop(state);
+            self.enqueue();
+        } else {
+            state.progress = Progress::Idle;
         }
     }
+
+    fn enqueue(self: &Arc<Self>) {
+        let mut queues = self.shared.lock();
+        if !queues.stopping {
+            queues.push(Arc::clone(self));
+        }
+        drop(queues);
+        self.shared.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, TaskState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// A future that is polled only in turns of its tenant.
-pub(crate) struct InTurns<F> {
-    turns: Arc<Turns>,
-    tenant: Arc<str>,
-    waiting: Option<oneshot::Receiver<Turn>>,
-    future: Pin<Box<F>>,
-}
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
 
-impl<F: Future> Future for InTurns<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.get_mut();
-        let turn = loop {
-            if let Some(waiting) = &mut this.waiting {
-                let received = ready!(Pin::new(waiting).poll(cx));
-                this.waiting = None;
-                if let Ok(turn) = received {
-                    break turn;
-                }
+    fn wake_by_ref(self: &Arc<Self>) {
+        let mut state = self.lock();
+        match state.progress {
+            Progress::Idle => state.progress = Progress::Queued,
+            Progress::Polled => {
+                state.progress = Progress::PolledAndWoken;
+                return;
             }
-            match this.turns.take(&this.tenant) {
-                Ok(turn) => break turn,
-                Err(waiting) => this.waiting = Some(waiting),
-            }
-        };
-        let polled = this.future.as_mut().poll(cx);
-        drop(turn);
-        polled
+            Progress::Queued | Progress::PolledAndWoken => return,
+        }
+        drop(state);
+        self.enqueue();
     }
 }
 
@@ -140,6 +228,7 @@ mod tests {
     use std::{
         future::poll_fn,
         sync::atomic::{AtomicUsize, Ordering},
+        task::Poll,
         time::Duration,
     };
 
@@ -161,34 +250,38 @@ mod tests {
         .await;
     }
 
-    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    #[tokio::test]
     async fn tenants_get_equal_shares() {
-        let turns = Turns::new(2);
+        let turns = Turns::start(2, &Handle::current(), || ()).unwrap();
         let (many, one): (Arc<str>, Arc<str>) = ("many".into(), "one".into());
         let of_many = Arc::new(AtomicUsize::new(0));
         let of_one = Arc::new(AtomicUsize::new(0));
-        let mut tasks = tokio::task::JoinSet::new();
-        for _ in 0..50 {
-            tasks.spawn(turns.run(&many, slices(usize::MAX, Arc::clone(&of_many))));
-        }
-        let single = turns.run(&one, slices(200, Arc::clone(&of_one)));
-        tokio::spawn(single).await.unwrap();
+        let _busy: Vec<_> = (0..50)
+            .map(|_| turns.spawn(&many, slices(usize::MAX, Arc::clone(&of_many))))
+            .collect();
+        turns.spawn(&one, slices(200, Arc::clone(&of_one))).await.unwrap();
         let (of_many, of_one) = (of_many.load(Ordering::Relaxed), of_one.load(Ordering::Relaxed));
         assert_eq!(of_one, 201);
-        // Without turns it would get a fiftieth.
-        assert!(of_many < 8 * of_one, "{of_many} slices of one tenant, {of_one} of the other");
-        tasks.shutdown().await;
-        // No turn is lost with cancelled futures.
-        let state = turns.0.lock().unwrap();
-        assert_eq!((state.free, state.waiting.len(), state.order.len()), (2, 0, 0));
+        // Its single guest takes one of two threads. Without turns it would get a fiftieth.
+        assert!(of_many < 6 * of_one, "{of_many} slices of one tenant, {of_one} of the other");
     }
 
     #[tokio::test]
-    async fn a_waiting_guest_keeps_no_turn() {
-        let turns = Turns::new(1);
+    async fn waiting_and_panicking_guests_keep_no_thread() {
+        let turns = Turns::start(1, &Handle::current(), || ()).unwrap();
         let tenant: Arc<str> = "one".into();
-        let waiting = tokio::spawn(turns.run(&tenant, std::future::pending::<()>()));
-        turns.run(&tenant, slices(10, Arc::default())).await;
-        waiting.abort();
+        let _waiting = turns.spawn(&tenant, std::future::pending::<()>());
+        let panicked = turns.spawn(&tenant, async { assert!(tenant_is_right(), "a bug") });
+        assert!(panicked.await.is_err());
+        let (sender, receiver) = oneshot::channel();
+        let woken = turns.spawn(&tenant, receiver);
+        turns.spawn(&tenant, tokio::time::sleep(Duration::from_millis(1))).await.unwrap();
+        turns.spawn(&tenant, slices(10, Arc::default())).await.unwrap();
+        sender.send(7).unwrap();
+        assert_eq!(woken.await.unwrap(), Ok(7));
+    }
+
+    fn tenant_is_right() -> bool {
+        std::hint::black_box(false)
     }
 }

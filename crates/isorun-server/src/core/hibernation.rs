@@ -110,7 +110,11 @@ async fn publish(core: &Arc<Core>, row: &RunRow, sandbox: &SandboxId) -> Result<
 /// cannot be hibernated is destroyed by the next server.
 pub async fn hibernate_interpreters(core: &Arc<Core>) {
     for run in core.runs.list(None) {
-        if run.interpreter.is_none() || !matches!(run.state(), RunState::Running) {
+        // One that is being hibernated is waited for.
+        let state = run.state();
+        if run.interpreter.is_none()
+            || !matches!(state, RunState::Running | RunState::Hibernating)
+        {
             continue;
         }
         if let Err(error) = hibernate(core, &run).await {

@@ -62,14 +62,14 @@ async fn median(operation: impl AsyncFn()) -> String {
     format!("{:.2} ms", times[SAMPLES / 2].as_secs_f64() * 1000.0)
 }
 
-/// Returns the resident memory of a server with many runs.
+/// Returns the memory of a server with many runs.
 async fn memory_of_many(image: &str) -> String {
     let server = Server::start().await;
     for _ in 0..ALIVE {
         let run = server.create(image).await;
         server.run_code(&run).await;
     }
-    format!("{} MiB", server.resident_kib() / 1024)
+    format!("{} MiB", server.memory_kib() / 1024)
 }
 
 /// An `isorun serve` process.
@@ -134,11 +134,12 @@ impl Server {
         assert!(answer.status().is_success());
     }
 
-    /// Returns the resident memory of the server's process, in KiB.
-    fn resident_kib(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(path).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    /// Returns the memory of the server's process, in KiB, in which pages that are mapped
+    /// several times count once.
+    fn memory_kib(&self) -> u64 {
+        let path = format!("/proc/{}/smaps_rollup", self.child.id());
+        let rollup = std::fs::read_to_string(path).unwrap();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 }

@@ -137,12 +137,12 @@ async fn busy_interpreters_delay_neither_requests_nor_other_tenants(server: &Ser
 async fn many_runs_take_little_memory(server: &Server) {
     let first = server.create_of("isola:python", json!({})).await;
     server.value(&first, "1 + 1").await;
-    let before = server.memory_mib();
+    let before = server.own_memory_mib();
     for number in 0..200 {
         let id = server.create_of("isola:python", json!({})).await;
         assert_eq!(server.value(&id, &format!("{number} + 1")).await, (number + 1).to_string());
     }
-    let grown = server.memory_mib() - before;
+    let grown = server.own_memory_mib() - before;
     assert!(grown < 400, "200 runs take {grown} MiB");
     let (_, runs) = server.get("/v1/runs").await;
     assert_eq!(runs["runs"].as_array().unwrap().len(), 201);

@@ -199,8 +199,8 @@ async fn requests_pass_the_network_rules() {
             log.into_iter().find(|entry| entry["event"] == "network.blocked")
         })
         .await;
-        assert_eq!(blocked["details"]["name"], "denied.test", "{image}: {blocked}");
-        assert_eq!(blocked["details"]["port"], 443, "{image}: {blocked}");
+        assert_eq!(blocked["data"]["name"], "denied.test", "{image}: {blocked}");
+        assert_eq!(blocked["data"]["port"], 443, "{image}: {blocked}");
         // A change of the rules takes effect at once.
         let change = json!({ "network": { "allow": [] } });
         let request = server.request(Method::PATCH, &format!("/v1/runs/{id}")).json(&change);

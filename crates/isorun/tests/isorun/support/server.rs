@@ -175,6 +175,15 @@ impl Server {
         self.status_kib("VmRSS") / 1024
     }
 
+    /// Returns the memory of the server, in MiB, in which pages that are mapped several times
+    /// count once.
+    pub fn own_memory_mib(&self) -> u64 {
+        let path = format!("/proc/{}/smaps_rollup", self.pid().as_raw_nonzero());
+        let rollup = std::fs::read_to_string(path).unwrap();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+    }
+
     /// Returns the number of open file descriptors of the server.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid().as_raw_nonzero())).unwrap().count()
