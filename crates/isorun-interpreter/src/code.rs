@@ -78,10 +78,8 @@ impl Interpreters {
             true => list(&interpreter).await?,
         };
         let running = interpreter.running_contexts();
-        let state = |context: CodeContext| ContextState {
-            is_busy: running.contains(&context.id),
-            context,
-        };
+        let state =
+            |context: CodeContext| ContextState { is_busy: running.contains(&context.id), context };
         Ok(contexts.into_iter().map(state).collect())
     }
 

@@ -256,6 +256,7 @@ impl Interpreters {
 
 impl Drop for Interpreters {
     fn drop(&mut self) {
+        self.turns.stop();
         if let Some(runtime) = self.runtime.take() {
             // It may be dropped on a thread of another runtime, which must not block.
             runtime.shutdown_background();

@@ -43,10 +43,9 @@ impl InterpreterSpec {
     ///
     /// [`Error::Invalid`] with the limit, its value and its range.
     pub fn validate(&self) -> Result<(), Error> {
-        for (name, value, range) in [
-            ("mem_mib", self.mem_mib, Self::MEM_MIB),
-            ("disk_mib", self.disk_mib, Self::DISK_MIB),
-        ] {
+        for (name, value, range) in
+            [("mem_mib", self.mem_mib, Self::MEM_MIB), ("disk_mib", self.disk_mib, Self::DISK_MIB)]
+        {
             if !range.contains(&value) {
                 return Err(Error::Invalid(format!(
                     "{name} is {value}: give a value from {} to {} for {}",

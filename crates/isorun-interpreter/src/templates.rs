@@ -38,8 +38,7 @@ impl Templates {
         let path = find(language)?;
         // The template limits what snapshots may have; each sandbox has limits of its own.
         let max_memory = usize::try_from(*InterpreterSpec::MEM_MIB.end() << 20);
-        let limits =
-            Limits { max_memory: max_memory.unwrap_or(usize::MAX), ..Limits::default() };
+        let limits = Limits { max_memory: max_memory.unwrap_or(usize::MAX), ..Limits::default() };
         let cache = isola::default_cache_dir().unwrap_or_else(|_| self.fallback_cache.clone());
         let template = Template::builder(language.runtime())
             .runtime_path(path)

@@ -24,7 +24,10 @@ use std::{
 use tokio::{runtime::Handle, sync::oneshot};
 
 /// The threads of guests.
-pub(crate) struct Turns(Arc<Shared>);
+pub(crate) struct Turns {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<thread::JoinHandle<()>>>,
+}
 
 struct Shared {
     queues: Mutex<Queues>,
@@ -68,24 +71,21 @@ type BoxFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Turns {
     /// Starts so many threads, at least one. Futures on them use the timers of `runtime`.
-    pub(crate) fn start(
-        count: usize,
-        runtime: &Handle,
-        prepare: fn(),
-    ) -> io::Result<Self> {
-        let shared =
-            Arc::new(Shared { queues: Mutex::default(), changed: Condvar::new() });
+    pub(crate) fn start(count: usize, runtime: &Handle, prepare: fn()) -> io::Result<Self> {
+        let shared = Arc::new(Shared { queues: Mutex::default(), changed: Condvar::new() });
+        let mut threads = Vec::new();
         for _ in 0..count.max(1) {
             let (shared, runtime) = (Arc::clone(&shared), runtime.clone());
-            thread::Builder::new().name("guests".to_owned()).spawn(move || {
+            let builder = thread::Builder::new().name("guests".to_owned());
+            threads.push(builder.spawn(move || {
                 prepare();
                 let _context = runtime.enter();
                 while let Some(task) = shared.next() {
                     task.poll();
                 }
-            })?;
+            })?);
         }
-        Ok(Self(shared))
+        Ok(Self { shared, threads: Mutex::new(threads) })
     }
 
     /// Runs a future in turns of its tenant. It continues if the result is dropped; the
@@ -100,22 +100,35 @@ impl Turns {
             let _ = sender.send(future.await);
         });
         let state = TaskState { future: Some(future), progress: Progress::Idle };
-        let (tenant, shared) = (Arc::clone(tenant), Arc::clone(&self.0));
+        let (tenant, shared) = (Arc::clone(tenant), Arc::clone(&self.shared));
         Arc::new(Task { tenant, shared, state: Mutex::new(state) }).wake();
         receiver
     }
-}
 
-impl Drop for Turns {
-    fn drop(&mut self) {
-        let mut queues = self.0.lock();
+    /// Ends the threads, each after the slice that it computes. Guests that wait are
+    /// dropped. The runtime of their timers must exist until then.
+    pub(crate) fn stop(&self) {
+        let mut queues = self.shared.lock();
         queues.stopping = true;
         // Dropped without the lock, since the end of a future can wake others.
         let waiting = std::mem::take(&mut queues.waiting);
         queues.order.clear();
         drop(queues);
+        self.shared.changed.notify_all();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let current = thread::current().id();
+        for thread in threads.into_iter().filter(|thread| thread.thread().id() != current) {
+            // A panic of a guest was caught on its thread.
+            let _ = thread.join();
+        }
         drop(waiting);
-        self.0.changed.notify_all();
+    }
+}
+
+impl Drop for Turns {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -256,9 +269,8 @@ mod tests {
         let (many, one): (Arc<str>, Arc<str>) = ("many".into(), "one".into());
         let of_many = Arc::new(AtomicUsize::new(0));
         let of_one = Arc::new(AtomicUsize::new(0));
-        let _busy: Vec<_> = (0..50)
-            .map(|_| turns.spawn(&many, slices(usize::MAX, Arc::clone(&of_many))))
-            .collect();
+        let _busy: Vec<_> =
+            (0..50).map(|_| turns.spawn(&many, slices(usize::MAX, Arc::clone(&of_many)))).collect();
         turns.spawn(&one, slices(200, Arc::clone(&of_one))).await.unwrap();
         let (of_many, of_one) = (of_many.load(Ordering::Relaxed), of_one.load(Ordering::Relaxed));
         assert_eq!(of_one, 201);

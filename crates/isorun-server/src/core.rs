@@ -54,8 +54,8 @@ pub use self::archive::fuzz_manifests;
 use self::{
     accounts::{Accounts, agent_connections},
     archive::Archives,
-    engines::{Base, Engines, Spec},
     block_reports::BlockReporter,
+    engines::{Base, Engines, Spec},
     error::{Error, ErrorKind},
     guard::Guard,
     images::Images,
@@ -167,13 +167,7 @@ impl Core {
 
     /// Returns the specification of a run's sandbox. Its network settings may have changed
     /// since the row was stored.
-    fn spec(
-        &self,
-        row: &RunRow,
-        sandbox: SandboxId,
-        base: Base,
-        network: &Settings,
-    ) -> Spec {
+    fn spec(&self, row: &RunRow, sandbox: SandboxId, base: Base, network: &Settings) -> Spec {
         match base {
             Base::Linux(root) => Spec::Linux(SandboxSpec {
                 vcpus: row.vcpus,

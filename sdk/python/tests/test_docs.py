@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-STATE = ["run-code", "shell", "forking", "hibernation", "snapshots", "fork-hazards"]
+STATE = ["run-code", "interpreters", "shell", "forking", "hibernation", "snapshots", "fork-hazards"]
 PAGES = ["README.md", "docs/isorun/python-sdk.md", "sdk/python/README.md"]
 PAGES += [f"docs/isorun/{page}.md" for page in STATE]
 

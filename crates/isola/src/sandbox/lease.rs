@@ -112,7 +112,8 @@ impl Lease {
         let _heartbeat = HeartbeatGuard::acquire(engine()?)?;
         shared.cpu.reset(shared.limits.cpu_timeout);
         let pages = metered(&shared.cpu, accessor.trace(&mut guest.store, guest.instance)).await;
-        let pages = pages.map_err(|error| Error::internal("cannot read the guest's pages", error))?;
+        let pages =
+            pages.map_err(|error| Error::internal("cannot read the guest's pages", error))?;
         let count: u64 = pages.iter().map(|(_, count)| u64::from(*count)).sum();
         Ok(Some(count * rustix::param::page_size() as u64).filter(|bytes| *bytes > 0))
     }

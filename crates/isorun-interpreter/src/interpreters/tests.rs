@@ -6,12 +6,10 @@ use std::{
     time::Duration,
 };
 
-use isorun_egress::{
-    Blocked, Observer, Policy, Reason,
-    context::ProxyOptions,
-    policy::DefaultAction,
-};
 use isola::Execution;
+use isorun_egress::{
+    Blocked, Observer, Policy, Reason, context::ProxyOptions, policy::DefaultAction,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,

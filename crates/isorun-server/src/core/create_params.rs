@@ -88,7 +88,9 @@ fn urls(access: Option<&str>) -> Result<UrlAccess, Error> {
 
 fn image(image: String) -> Result<String, Error> {
     if image.trim().is_empty() {
-        return Err(Error::invalid("image is empty: name an OCI image, `host`, `isola:python` or `isola:js`"));
+        return Err(Error::invalid(
+            "image is empty: name an OCI image, `host`, `isola:python` or `isola:js`",
+        ));
     }
     if image.len() > MAX_IMAGE_BYTES
         || image.contains(|c: char| c.is_whitespace() || c.is_control())

@@ -93,7 +93,10 @@ impl Engines {
     /// Returns what runs can be created from: `linux`, and the images of interpreters.
     pub fn offers(&self) -> Vec<String> {
         let linux = self.linux.is_ok().then_some("linux");
-        linux.into_iter().chain(offered_interpreters().map(Language::image)).map(str::to_owned)
+        linux
+            .into_iter()
+            .chain(offered_interpreters().map(Language::image))
+            .map(str::to_owned)
             .collect()
     }
 

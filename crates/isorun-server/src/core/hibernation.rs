@@ -112,8 +112,7 @@ pub async fn hibernate_interpreters(core: &Arc<Core>) {
     for run in core.runs.list(None) {
         // One that is being hibernated is waited for.
         let state = run.state();
-        if run.interpreter.is_none()
-            || !matches!(state, RunState::Running | RunState::Hibernating)
+        if run.interpreter.is_none() || !matches!(state, RunState::Running | RunState::Hibernating)
         {
             continue;
         }

@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::Result;
 use isorun_engine::Root;
-use isorun_interpreter::Language;
 use isorun_image::{Error as ImageError, Image, Progress, PullOptions, Reference, Registries};
+use isorun_interpreter::Language;
 
 use super::{
     accounts::{Accounts, ledger::Ledger},

@@ -26,12 +26,14 @@ async fn main() {
     let mut lifecycle = Vec::new();
     let mut cells = Vec::new();
     for image in IMAGES {
-        lifecycle.push(median(async || {
-            let run = server.create(image).await;
-            server.run_code(&run).await;
-            server.destroy(&run).await;
-        })
-        .await);
+        lifecycle.push(
+            median(async || {
+                let run = server.create(image).await;
+                server.run_code(&run).await;
+                server.destroy(&run).await;
+            })
+            .await,
+        );
         let run = server.create(image).await;
         cells.push(median(async || server.run_code(&run).await).await);
         server.destroy(&run).await;

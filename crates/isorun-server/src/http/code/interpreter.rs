@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use isorun_api::{Context, ContextList, ContextStatus};
-use isorun_interpreter::{
-    Cell, CodeContext, CodeEvent, Error as InterpreterError, FileErrorKind,
-};
+use isorun_interpreter::{Cell, CodeContext, CodeEvent, Error as InterpreterError, FileErrorKind};
 use tokio::sync::mpsc;
 
 use super::{Assembly, CellOutput, CellSpec, EVENT_QUEUE};
@@ -154,8 +152,6 @@ pub fn api_error(run: &LiveRun, error: InterpreterError) -> ApiError {
         InterpreterError::ContextBusy(why) => ApiError::new(Code::ContextBusy, why),
         InterpreterError::NoContext(why) => ApiError::new(Code::ContextNotFound, why),
         InterpreterError::LanguageMissing(why) => ApiError::new(Code::LanguageNotAvailable, why),
-        error => {
-            Error::engine("the interpreter failed", engine_error(&run.sandbox, error)).into()
-        }
+        error => Error::engine("the interpreter failed", engine_error(&run.sandbox, error)).into(),
     }
 }

@@ -37,7 +37,9 @@ pub async fn upload(
     let refusal = |exhausted| ApiError::from(memory.refusal(exhausted));
     let mut hold = memory.take(&run.tenant, 0).map_err(refusal)?;
     let work = async {
-        let mut pieces = with_stall_timeout(body.into_data_stream().map_err(std::io::Error::other).boxed()).boxed();
+        let mut pieces =
+            with_stall_timeout(body.into_data_stream().map_err(std::io::Error::other).boxed())
+                .boxed();
         let mut content = Vec::new();
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|error| match too_slow(&error) {
