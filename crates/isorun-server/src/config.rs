@@ -31,6 +31,8 @@ pub struct Config {
     pub network: NetworkConfig,
     /// If true, sandboxes keep running when the server stops.
     pub keep_sandboxes: bool,
+    /// If true, the server offers the interpreters whose runtimes it finds.
+    pub interpreters: bool,
     /// The number of sandboxes that are created in advance.
     pub warm: usize,
     /// The number of containers that are created in advance for restoring checkpoints.
@@ -288,6 +290,7 @@ impl Config {
             network: NetworkConfig::default(),
             urls: Urls { anonymous: false, ..Urls::default() },
             keep_sandboxes: false,
+            interpreters: true,
             warm: 0,
             warm_copies: 2,
             write_client_config: false,

@@ -117,7 +117,7 @@ impl Server {
     /// Returns the images of the interpreters that the server offers.
     #[must_use]
     pub fn interpreters(&self) -> Vec<&'static str> {
-        core::engines::offered_interpreters().map(isorun_interpreter::Language::image).collect()
+        self.0.core.engines.offered_images()
     }
 
     /// Returns the database.

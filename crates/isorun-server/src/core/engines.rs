@@ -23,6 +23,8 @@ pub struct Engines {
     /// Linux sandboxes, or why the server has none.
     linux: Result<Arc<dyn Engine>, String>,
     pub interpreters: Arc<Interpreters>,
+    /// The interpreters that runs can be created from.
+    offered: Vec<Language>,
 }
 
 /// What a sandbox is made from.
@@ -51,18 +53,26 @@ impl Spec {
 }
 
 impl Engines {
-    pub fn new(linux: Result<Arc<dyn Engine>, String>, interpreters: Arc<Interpreters>) -> Self {
-        Self { linux, interpreters }
+    pub fn new(
+        linux: Result<Arc<dyn Engine>, String>,
+        interpreters: Arc<Interpreters>,
+        offered: Vec<Language>,
+    ) -> Self {
+        Self { linux, interpreters, offered }
+    }
+
+    /// Returns the images of the interpreters that runs can be created from.
+    pub fn offered_images(&self) -> Vec<&'static str> {
+        self.offered.iter().map(|language| language.image()).collect()
     }
 
     /// Returns the engine of Linux sandboxes, or the error for a client.
     pub fn linux(&self) -> Result<&Arc<dyn Engine>> {
         self.linux.as_ref().map_err(|_| {
-            let offered: Vec<_> = offered_interpreters().map(Language::image).collect();
             Error::Unsupported(format!(
                 "this server has no Linux sandboxes, only interpreters ({}): `isorun doctor` on \
                  its machine reports what is missing",
-                offered.join(", ")
+                self.offered_images().join(", ")
             ))
         })
     }
@@ -93,17 +103,14 @@ impl Engines {
     /// Returns what runs can be created from: `linux`, and the images of interpreters.
     pub fn offers(&self) -> Vec<String> {
         let linux = self.linux.is_ok().then_some("linux");
-        linux
-            .into_iter()
-            .chain(offered_interpreters().map(Language::image))
-            .map(str::to_owned)
-            .collect()
+        linux.into_iter().chain(self.offered_images()).map(str::to_owned).collect()
     }
 
     pub async fn create(&self, spec: Spec) -> Result<()> {
         match spec {
             Spec::Linux(spec) => self.linux()?.create(spec).await,
             Spec::Interpreter(spec) => {
+                self.check_offered(spec.language)?;
                 let id = spec.id.clone();
                 self.interpreters.create(spec).await.map_err(|error| engine_error(&id, error))
             }
@@ -114,10 +121,21 @@ impl Engines {
         match spec {
             Spec::Linux(spec) => self.linux()?.restore(spec, from).await,
             Spec::Interpreter(spec) => {
+                self.check_offered(spec.language)?;
                 let id = spec.id.clone();
                 self.interpreters.load(spec, from).await.map_err(|error| engine_error(&id, error))
             }
         }
+    }
+
+    fn check_offered(&self, language: Language) -> Result<()> {
+        if self.offered.contains(&language) {
+            return Ok(());
+        }
+        Err(Error::Unsupported(format!(
+            "this server does not offer {language}: its runtime is not installed, or its operator \
+             has disabled interpreters (--no-interpreters)"
+        )))
     }
 
     /// Opens a connection to the agent of a Linux sandbox.
@@ -211,11 +229,6 @@ impl Engines {
     fn linux_of(&self, id: &SandboxId) -> Result<&Arc<dyn Engine>> {
         self.linux.as_ref().map_err(|_| Error::NotFound(id.clone()))
     }
-}
-
-/// Returns the interpreters whose runtimes are on this machine.
-pub fn offered_interpreters() -> impl Iterator<Item = Language> {
-    Language::ALL.into_iter().filter(|language| Interpreters::find_runtime(*language).is_ok())
 }
 
 /// Returns the environment of an interpreter of a run, from the stored defaults of its

@@ -97,6 +97,10 @@ pub struct ServeArgs {
     #[arg(long)]
     keep_sandboxes: bool,
 
+    /// Do not offer interpreters (isola:python, isola:js), which run in the server's process
+    #[arg(long)]
+    no_interpreters: bool,
+
     /// Do not write a client configuration for this user
     #[arg(long)]
     no_client_config: bool,
@@ -265,6 +269,7 @@ fn config(args: ServeArgs) -> Result<Config, Failure> {
             base: args.domain,
         },
         keep_sandboxes: args.keep_sandboxes,
+        interpreters: !args.no_interpreters,
         warm: args.warm.into(),
         warm_copies: args.warm_copies.into(),
         write_client_config: !args.no_client_config,
@@ -375,7 +380,7 @@ fn print_welcome(server: &Server, listening: &Listening, written: Option<PathBuf
         println!("linux:  not available: {why}");
     }
     match server.interpreters().as_slice() {
-        [] => println!("interpreters: not available: their runtimes are not installed"),
+        [] => println!("interpreters: not available"),
         images => println!("interpreters: {}", images.join(", ")),
     }
     println!("data:   {}", server.config().data_dir.display());

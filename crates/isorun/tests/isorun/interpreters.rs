@@ -86,6 +86,14 @@ async fn what_an_interpreter_lacks_is_refused(server: &Server) {
     refused(&other, 422, "language_not_available", "isola:js");
 }
 
+#[server_test(args = ["--no-interpreters"])]
+async fn an_operator_can_disable_interpreters(server: &Server) {
+    let refusal = server.post("/v1/runs", json!({ "image": "isola:js" })).await;
+    refused(&refusal, 501, "not_supported", "--no-interpreters");
+    let (_, ready) = answer(server.http.get(format!("{}/readyz", server.url))).await;
+    assert_eq!(ready["offers"], json!(["linux"]));
+}
+
 /// A tenant whose interpreters compute delays neither requests nor another tenant's code.
 #[server_test]
 async fn busy_interpreters_delay_neither_requests_nor_other_tenants(server: &Server) {

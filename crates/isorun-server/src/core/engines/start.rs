@@ -13,7 +13,7 @@ use isorun_engine::{
 };
 use isorun_interpreter::{Interpreters, Language};
 
-use super::{Engines, offered_interpreters};
+use super::Engines;
 use crate::config::{self, Config};
 
 /// Opens the engines, and starts to create sandboxes in advance. Blocked connections are
@@ -21,6 +21,9 @@ use crate::config::{self, Config};
 /// interpreters only.
 pub async fn start(server: &Config, observer: Arc<dyn Observer>) -> Result<Engines> {
     let network = proxy_options(server, observer);
+    let has_runtime = |language: &Language| Interpreters::find_runtime(*language).is_ok();
+    let offered: Vec<_> =
+        Language::ALL.into_iter().filter(has_runtime).filter(|_| server.interpreters).collect();
     let hint = "cannot run sandboxes here: `isorun doctor` reports what is missing";
     let (linux, proxies) = match open_gvisor(server, network.clone()).await {
         Ok(engine) => {
@@ -28,7 +31,6 @@ pub async fn start(server: &Config, observer: Arc<dyn Observer>) -> Result<Engin
             (Ok(Arc::new(engine) as Arc<dyn Engine>), proxies)
         }
         Err(Error::Setup(why)) => {
-            let offered: Vec<_> = offered_interpreters().map(Language::image).collect();
             if offered.is_empty() {
                 let missing = Interpreters::find_runtime(Language::Python);
                 let missing = missing.map_or_else(|error| error.to_string(), |_| String::new());
@@ -42,7 +44,7 @@ pub async fn start(server: &Config, observer: Arc<dyn Observer>) -> Result<Engin
     };
     let interpreters = Interpreters::open(proxies, server.data_dir.join("interpreters"))?;
     if server.warm > 0 {
-        for language in offered_interpreters() {
+        for language in offered.clone() {
             let interpreters = Arc::clone(&interpreters);
             tokio::spawn(async move {
                 if let Err(error) = interpreters.preload(language).await {
@@ -51,7 +53,7 @@ pub async fn start(server: &Config, observer: Arc<dyn Observer>) -> Result<Engin
             });
         }
     }
-    Ok(Engines::new(linux, interpreters))
+    Ok(Engines::new(linux, interpreters, offered))
 }
 
 fn proxy_options(server: &Config, observer: Arc<dyn Observer>) -> ProxyOptions {
