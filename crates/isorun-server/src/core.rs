@@ -7,7 +7,7 @@
 //! |---|---|
 //! | errors and checks of parameters | `error`, `validate`, `create_params` |
 //! | parts | `engines`, `accounts`, `guard`, `images`, `network`, `live_run`, `runs`, `state_dirs`, `archive`, `metrics` |
-//! | [`Core`], which owns them | this file |
+//! | [`Core`], which owns them | this file; `start_engines` |
 //! | operations on a run | `destroy`, `destroy_on_drop`, `hibernation`, `monitor`, `network_change` |
 //! | new runs | `new_sandbox`, `create`, `fork`, `snapshots` |
 //! | the server's own tasks | `recovery`, `retention`, `block_reports`, `guard_thread` |
@@ -38,6 +38,7 @@ mod recovery;
 mod retention;
 pub mod runs;
 pub mod snapshots;
+pub mod start_engines;
 mod state_dirs;
 pub mod validate;
 
@@ -55,7 +56,7 @@ use self::{
     accounts::{Accounts, agent_connections},
     archive::Archives,
     block_reports::BlockReporter,
-    engines::{Base, Engines, Spec},
+    engines::{Engines, SandboxBase, Spec},
     error::{Error, ErrorKind},
     guard::Guard,
     images::Images,
@@ -167,9 +168,15 @@ impl Core {
 
     /// Returns the specification of a run's sandbox. Its network settings may have changed
     /// since the row was stored.
-    fn spec(&self, row: &RunRow, sandbox: SandboxId, base: Base, network: &Settings) -> Spec {
+    fn spec(
+        &self,
+        row: &RunRow,
+        sandbox: SandboxId,
+        base: SandboxBase,
+        network: &Settings,
+    ) -> Spec {
         match base {
-            Base::Linux(root) => Spec::Linux(SandboxSpec {
+            SandboxBase::Linux(root) => Spec::Linux(SandboxSpec {
                 vcpus: row.vcpus,
                 mem_mib: row.mem_mib,
                 disk_mib: row.disk_mib,
@@ -178,13 +185,13 @@ impl Core {
                 hostname: self.secret.hostname(row.id.as_str()),
                 ..SandboxSpec::new(sandbox, root)
             }),
-            Base::Interpreter { interpreter } => Spec::Interpreter(InterpreterSpec {
+            SandboxBase::Interpreter { interpreter } => Spec::Interpreter(InterpreterSpec {
                 id: sandbox,
                 tenant: row.tenant.as_str().into(),
                 language: interpreter,
                 mem_mib: row.mem_mib,
                 disk_mib: row.disk_mib,
-                env: engines::environment(&row.defaults),
+                env: live_run::Defaults::parse(&row.defaults).env,
                 network: network.plan(),
             }),
         }
@@ -192,18 +199,18 @@ impl Core {
 
     /// Returns what the sandbox of a run with this image is made from. `held` is the sandbox
     /// or snapshot that keeps the files of the image in use.
-    fn base_of(&self, image: &str, held: &str) -> Result<Base, Error> {
+    fn base_of(&self, image: &str, held: &str) -> Result<SandboxBase, Error> {
         match Language::of_image(image) {
-            Some(interpreter) => Ok(Base::Interpreter { interpreter }),
-            None => self.images.root_of(held).map(Base::Linux),
+            Some(interpreter) => Ok(SandboxBase::Interpreter { interpreter }),
+            None => self.images.root_of(held).map(SandboxBase::Linux),
         }
     }
 
     /// Keeps the files of an image in use for one more holder, like [`Self::base_of`].
-    fn copy_base(&self, image: &str, holder: &str, held: &str) -> Result<Base, Error> {
+    fn copy_base(&self, image: &str, holder: &str, held: &str) -> Result<SandboxBase, Error> {
         match Language::of_image(image) {
-            Some(interpreter) => Ok(Base::Interpreter { interpreter }),
-            None => self.images.copy_hold(holder, held).map(Base::Linux),
+            Some(interpreter) => Ok(SandboxBase::Interpreter { interpreter }),
+            None => self.images.copy_hold(holder, held).map(SandboxBase::Linux),
         }
     }
 

@@ -91,7 +91,7 @@ impl Server {
     /// server process. The server holds the lock of the data directory.
     pub async fn open(config: Config, lock: File) -> Result<Self> {
         let reports = BlockReporter::default();
-        let engines = core::engines::start(&config, Arc::new(reports.clone())).await?;
+        let engines = core::start_engines::start(&config, Arc::new(reports.clone())).await?;
         let core = Core::open(config, Arc::new(engines), reports, lock).await?;
         Ok(Self(Http::new(core)))
     }

@@ -23,7 +23,7 @@ use tokio::task::spawn_blocking;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use self::fuzzing::fuzz_manifests;
 use super::{
-    engines::{Base, Engines},
+    engines::{Engines, SandboxBase},
     error::{Error, ErrorKind},
 };
 use crate::{clock, secret::Secret};
@@ -45,7 +45,7 @@ pub struct Manifest {
     created_at: i64,
     /// The engine's fingerprint.
     engine: String,
-    pub root: Base,
+    pub root: SandboxBase,
     pub pids: u32,
     files: Vec<FileDigest>,
 }
@@ -125,7 +125,7 @@ impl Archives {
         owner: Owner,
         draft: &Path,
         target: PathBuf,
-        root: Base,
+        root: SandboxBase,
         pids: u32,
     ) -> Result<u64, Error> {
         let engine = self.fingerprint(&root)?;
@@ -158,7 +158,7 @@ impl Archives {
         Ok(manifest)
     }
 
-    fn fingerprint(&self, base: &Base) -> Result<String, Error> {
+    fn fingerprint(&self, base: &SandboxBase) -> Result<String, Error> {
         let fingerprint = self.engines.fingerprint(base);
         fingerprint.map_err(|error| Error::engine("cannot use a checkpoint", error))
     }

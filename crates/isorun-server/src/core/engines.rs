@@ -2,9 +2,7 @@
 //! of either is created, measured, saved, restored and destroyed by the same operations;
 //! only a Linux sandbox has an agent to connect to.
 
-mod start;
-
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use isorun_egress::Plan;
 use isorun_engine::{
@@ -15,8 +13,6 @@ use isorun_interpreter::{
     Error as InterpreterError, InterpreterSpec, Interpreters, Language, Usage,
 };
 use serde::{Deserialize, Serialize};
-
-pub use self::start::start;
 
 /// The engines of a server.
 pub struct Engines {
@@ -30,7 +26,7 @@ pub struct Engines {
 /// What a sandbox is made from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Base {
+pub enum SandboxBase {
     /// The root filesystem of a Linux sandbox.
     Linux(Root),
     /// The language of an interpreter.
@@ -195,10 +191,10 @@ impl Engines {
             || self.linux.as_ref().is_ok_and(|linux| linux.is_complete(checkpoint))
     }
 
-    pub fn fingerprint(&self, base: &Base) -> Result<String> {
+    pub fn fingerprint(&self, base: &SandboxBase) -> Result<String> {
         Ok(match base {
-            Base::Linux(root) => self.linux()?.fingerprint(root),
-            Base::Interpreter { interpreter } => Interpreters::fingerprint(*interpreter),
+            SandboxBase::Linux(root) => self.linux()?.fingerprint(root),
+            SandboxBase::Interpreter { interpreter } => Interpreters::fingerprint(*interpreter),
         })
     }
 
@@ -229,13 +225,6 @@ impl Engines {
     fn linux_of(&self, id: &SandboxId) -> Result<&Arc<dyn Engine>> {
         self.linux.as_ref().map_err(|_| Error::NotFound(id.clone()))
     }
-}
-
-/// Returns the environment of an interpreter of a run, from the stored defaults of its
-/// commands.
-pub fn environment(defaults: &str) -> BTreeMap<String, String> {
-    let defaults: super::live_run::Defaults = serde_json::from_str(defaults).unwrap_or_default();
-    defaults.env
 }
 
 fn stats(usage: Usage) -> Stats {
@@ -273,14 +262,16 @@ mod tests {
 
     #[test]
     fn bases_keep_their_stored_form() {
+        let python = SandboxBase::Interpreter { interpreter: Language::Python };
+        let root = Root::Directory("/a".into());
         for (base, text) in [
-            (Base::Linux(Root::Host), r#""host""#),
-            (Base::Linux(Root::Directory("/a".into())), r#"{"folder":"/a"}"#),
-            (Base::Interpreter { interpreter: Language::Python }, r#"{"interpreter":"python"}"#),
+            (SandboxBase::Linux(Root::Host), r#""host""#.to_owned()),
+            (SandboxBase::Linux(root.clone()), serde_json::to_string(&root).unwrap()),
+            (python, r#"{"interpreter":"python"}"#.to_owned()),
         ] {
             assert_eq!(serde_json::to_string(&base).unwrap(), text);
-            assert_eq!(serde_json::from_str::<Base>(text).unwrap(), base);
+            assert_eq!(serde_json::from_str::<SandboxBase>(&text).unwrap(), base);
         }
-        assert!(serde_json::from_str::<Base>(r#"{"interpreter":"ruby"}"#).is_err());
+        assert!(serde_json::from_str::<SandboxBase>(r#"{"interpreter":"ruby"}"#).is_err());
     }
 }

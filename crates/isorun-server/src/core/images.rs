@@ -14,7 +14,7 @@ use isorun_interpreter::Language;
 
 use super::{
     accounts::{Accounts, ledger::Ledger},
-    engines::Base,
+    engines::SandboxBase,
     error::{Error, ErrorKind},
     guard::Guard,
 };
@@ -29,7 +29,7 @@ const HOST: &str = "host";
 
 /// What a sandbox is made from, and the defaults of its commands.
 pub struct ImageSource {
-    pub base: Base,
+    pub base: SandboxBase,
     /// The digest of the image; empty for `host`.
     pub digest: String,
     pub env: BTreeMap<String, String>,
@@ -41,7 +41,7 @@ pub struct ImageSource {
 
 impl ImageSource {
     /// Creates the source of a built-in image, which has no files in the store.
-    fn built_in(base: Base) -> Self {
+    fn built_in(base: SandboxBase) -> Self {
         Self {
             base,
             digest: String::new(),
@@ -85,10 +85,10 @@ impl Images {
     /// limits.
     pub async fn find(&self, tenant: &str, name: &str) -> Result<ImageSource, Error> {
         if name == HOST {
-            return Ok(ImageSource::built_in(Base::Linux(Root::Host)));
+            return Ok(ImageSource::built_in(SandboxBase::Linux(Root::Host)));
         }
         if let Some(interpreter) = Language::of_image(name) {
-            return Ok(ImageSource::built_in(Base::Interpreter { interpreter }));
+            return Ok(ImageSource::built_in(SandboxBase::Interpreter { interpreter }));
         }
         if name.starts_with(Language::IMAGE_PREFIX) {
             let known = Language::ALL.map(Language::image).join(" and ");
@@ -106,7 +106,7 @@ impl Images {
             None => self.pull(tenant, &reference).await?,
         };
         Ok(ImageSource {
-            base: Base::Linux(Root::Directory(image.root.clone())),
+            base: SandboxBase::Linux(Root::Directory(image.root.clone())),
             digest: image.digest.clone(),
             env: image.config.env.iter().cloned().collect(),
             user: image.config.user.clone(),

@@ -84,6 +84,14 @@ pub struct Defaults {
     pub urls: UrlAccess,
 }
 
+impl Defaults {
+    /// Parses the stored form, which this server has written. Corrupted data loses the
+    /// variables only.
+    pub fn parse(stored: &str) -> Self {
+        serde_json::from_str(stored).unwrap_or_default()
+    }
+}
+
 /// The access to the anonymous URLs of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -124,8 +132,7 @@ impl LiveRun {
             sandbox,
             interpreter: Language::of_image(&row.image),
             tenant: row.tenant.clone(),
-            // Written by this server. Corrupted data loses the variables only.
-            defaults: serde_json::from_str(&row.defaults).unwrap_or_default(),
+            defaults: Defaults::parse(&row.defaults),
             activity: Activity::new(Duration::from_millis(row.timeout_ms)),
             execs: Arc::new(Semaphore::new(execs)),
             proxy_requests: Arc::new(Semaphore::new(MAX_PROXY_REQUESTS)),

@@ -9,8 +9,8 @@ use std::{
 use isorun_engine::Root;
 
 use super::{
-    ArchiveError, Base, FileDigest, Kind, MANIFEST_FORMAT, MAX_FILES, Manifest, Owner, Secret,
-    parse_manifest, sign,
+    ArchiveError, FileDigest, Kind, MANIFEST_FORMAT, MAX_FILES, Manifest, Owner, SandboxBase,
+    Secret, parse_manifest, sign,
 };
 
 /// The secret of the server that reads the manifests.
@@ -27,7 +27,7 @@ static SIGNED: LazyLock<(Manifest, String, Vec<u8>)> = LazyLock::new(|| {
         owner: Owner { kind: Kind::Hibernation, id, tenant, generation: 3 },
         created_at: 1_700_000_000_000,
         engine: "gvisor".to_owned(),
-        root: Base::Linux(Root::Host),
+        root: SandboxBase::Linux(Root::Host),
         pids: 64,
         files: vec![file("checkpoint.img", 5), file("pages.img", 100_000)],
     };

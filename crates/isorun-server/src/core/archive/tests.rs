@@ -30,7 +30,7 @@ fn sample_of(secret: Secret, owner: Owner, pages: u8) -> Sample {
         owner,
         created_at: 1,
         engine: "e".to_owned(),
-        root: Base::Linux(Root::Host),
+        root: SandboxBase::Linux(Root::Host),
         pids: 5,
         files: digest_files(dir.path()).unwrap(),
     };

@@ -13,7 +13,7 @@ use isorun_engine::{
 };
 use isorun_interpreter::{Interpreters, Language};
 
-use super::Engines;
+use super::engines::Engines;
 use crate::config::{self, Config};
 
 /// Opens the engines, and starts to create sandboxes in advance. Blocked connections are
