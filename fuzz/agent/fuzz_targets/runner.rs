@@ -2,7 +2,7 @@
 //! parts of bounded size, or refused.
 #![no_main]
 
-use isorun_agent::runner::{PartDecoder, MAX_PAYLOAD_BYTES, Part};
+use isorun_agent::runner::{MAX_PAYLOAD_BYTES, Part, PartDecoder};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
