@@ -35,6 +35,10 @@ OPTIONS = {"SandboxOptions": "SyncSandboxOptions"}
 """The typed dictionaries that contain handlers, and those in which handlers may be plain
 functions."""
 
+LISTENERS = ("on_stdout", "on_stderr", "on_result", "on_error")
+"""Parameters that are functions for the events of a call. They run on threads, so that they
+may use the synchronous API."""
+
 REWRITES = (
     ("`async with`", "`with`"),
     ("async with ", "with "),
@@ -45,6 +49,7 @@ REWRITES = (
     ("several event loops and threads", "several threads"),
     ("is called on the event loop", "is called on another thread"),
     (" A pool belongs to one event loop.", ""),
+    ("They may be coroutine functions.", "They run on another thread."),
 )
 """The parts of docstrings that differ in the synchronous half."""
 
@@ -348,6 +353,8 @@ class Generator:
         """Returns the expression for a parameter: the asynchronous object of a wrapper."""
         assert argument.annotation is not None
         name = argument.arg
+        if name in LISTENERS:
+            return f"_blocking.listener({name})"
         classes = [each for each in self.wrapped if each in _names(argument.annotation)]
         if not classes:
             return name

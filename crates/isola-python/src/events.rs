@@ -6,8 +6,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use futures_util::StreamExt as _;
-use isola::Event;
+use futures_util::{Stream, StreamExt as _};
+use isola::{CodeEvent, Error, Event};
 use pyo3::{prelude::*, types::PyString};
 use tokio::sync::{Notify, oneshot};
 
@@ -18,6 +18,26 @@ use crate::{
 
 /// The number of buffered events at which the guest waits.
 const MAX_BUFFERED_EVENTS: usize = 64;
+
+/// An event of a call, or of code that runs in a context.
+pub enum StreamEvent {
+    Call(Event),
+    Code(CodeEvent),
+    /// The failure of code. This is the last event.
+    Failure(Error),
+}
+
+impl From<Event> for StreamEvent {
+    fn from(event: Event) -> Self {
+        Self::Call(event)
+    }
+}
+
+impl From<Result<CodeEvent, Error>> for StreamEvent {
+    fn from(event: Result<CodeEvent, Error>) -> Self {
+        event.map_or_else(Self::Failure, Self::Code)
+    }
+}
 
 /// The event stream of a call.
 #[pyclass(frozen, module = "isola._native")]
@@ -36,20 +56,23 @@ struct EventQueue {
 
 #[derive(Default)]
 struct QueueState {
-    events: VecDeque<Event>,
+    events: VecDeque<StreamEvent>,
     waiting: Option<Callback>,
     ended: bool,
 }
 
 impl EventStream {
-    pub fn start(mut events: isola::EventStream, event_loop: Py<PyAny>) -> PyResult<Self> {
+    pub fn start<E: Into<StreamEvent> + Send + 'static>(
+        mut events: impl Stream<Item = E> + Unpin + Send + 'static,
+        event_loop: Py<PyAny>,
+    ) -> PyResult<Self> {
         let queue = Arc::new(EventQueue { state: Mutex::default(), taken: Notify::new() });
         let (keep, cancelled) = oneshot::channel::<()>();
         let pump = Arc::clone(&queue);
         runtime()?.spawn(async move {
             let work = async {
                 while let Some(event) = events.next().await {
-                    pump.push(event).await;
+                    pump.push(event.into()).await;
                 }
             };
             tokio::select! {
@@ -113,7 +136,7 @@ impl EventStream {
 }
 
 impl EventQueue {
-    async fn push(&self, event: Event) {
+    async fn push(&self, event: StreamEvent) {
         let (waiting, full) = {
             let mut state = self.lock();
             state.events.push_back(event);
@@ -145,7 +168,16 @@ impl EventQueue {
     }
 }
 
-fn describe(py: Python<'_>, event: Event) -> PyResult<Bound<'_, PyAny>> {
+fn describe(py: Python<'_>, event: StreamEvent) -> PyResult<Bound<'_, PyAny>> {
+    let event = match event {
+        StreamEvent::Call(event) => event,
+        StreamEvent::Failure(error) => Event::Error(error),
+        StreamEvent::Code(event) => {
+            let text = serde_json::to_string(&event)
+                .map_err(|error| failure::raise("internal", &error.to_string()))?;
+            return ("code", text, py.None()).into_pyobject(py).map(Bound::into_any);
+        }
+    };
     let text = |kind: &'static str, text: &str| {
         (kind, PyString::new(py, text), py.None()).into_pyobject(py).map(Bound::into_any)
     };

@@ -13,6 +13,7 @@
 //! | how a call runs and its result is delivered | `bridge.rs`, `sandbox.rs` |
 //! | handlers of hostcalls and HTTP | `host.rs`, `guard.rs`, `bodies.rs`; `python/isola/_dispatch.py` |
 //! | events, values, snapshots | `events.rs`, `encode.rs`, `snapshot.rs` |
+//! | files, code in contexts | `files.rs`, `code.rs`; `python/isola/_files.py`, `_code.py`, `_contexts.py` |
 //!
 //! What must stay true (the tests are in `tests/`):
 //!
@@ -31,9 +32,11 @@ use pyo3::prelude::*;
 
 mod bodies;
 mod bridge;
+mod code;
 mod encode;
 mod events;
 mod failure;
+mod files;
 mod guard;
 mod host;
 mod limits;
@@ -51,12 +54,20 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<bodies::BodyWriter>()?;
     module.add_class::<bridge::Task>()?;
     module.add_class::<events::EventStream>()?;
+    module.add_class::<files::Files>()?;
     module.add_class::<host::HttpReply>()?;
     module.add_class::<host::Reply>()?;
     module.add_class::<sandbox::Sandbox>()?;
     module.add_class::<snapshot::Snapshot>()?;
     module.add_class::<template::Template>()?;
+    module.add_function(wrap_pyfunction!(code::contexts, module)?)?;
+    module.add_function(wrap_pyfunction!(code::create_context, module)?)?;
+    module.add_function(wrap_pyfunction!(code::interrupt, module)?)?;
+    module.add_function(wrap_pyfunction!(code::remove_context, module)?)?;
+    module.add_function(wrap_pyfunction!(code::restart_context, module)?)?;
+    module.add_function(wrap_pyfunction!(code::run_code, module)?)?;
     module.add_function(wrap_pyfunction!(encode::encode, module)?)?;
+    module.add_function(wrap_pyfunction!(files::files_of, module)?)?;
     module.add_function(wrap_pyfunction!(snapshot::take_snapshot, module)?)?;
     module.add_function(wrap_pyfunction!(stream_calls::stream_helper, module)?)?;
     module.add_function(wrap_pyfunction!(template::build, module)?)?;

@@ -19,6 +19,7 @@ pub struct LimitOptions {
     max_recursion: Option<u32>,
     max_pending_hostcalls: Option<usize>,
     max_held_memory: Option<usize>,
+    max_storage: Option<usize>,
     max_handles: Option<usize>,
     max_requests: Option<usize>,
 }
@@ -32,6 +33,7 @@ impl LimitOptions {
             (self.max_output_size, &mut limits.max_output_size),
             (self.max_pending_hostcalls, &mut limits.max_pending_hostcalls),
             (self.max_held_memory, &mut limits.max_held_memory),
+            (self.max_storage, &mut limits.max_storage),
             (self.max_handles, &mut limits.max_handles),
             (self.max_requests, &mut limits.max_requests),
         ] {
@@ -67,7 +69,7 @@ pub fn limited(mut call: Call, (wall, cpu): CallLimits) -> PyResult<Call> {
 }
 
 /// Converts seconds to a duration; `None` means no limit.
-fn duration(option: &str, seconds: f64) -> PyResult<Option<Duration>> {
+pub fn duration(option: &str, seconds: f64) -> PyResult<Option<Duration>> {
     match Duration::try_from_secs_f64(seconds) {
         Ok(duration) if !duration.is_zero() => Ok(Some(duration)),
         Err(_) if seconds > 0.0 => Ok(None),

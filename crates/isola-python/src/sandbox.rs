@@ -63,7 +63,7 @@ impl Sandbox {
 
     /// Sets the event loop that handles hostcalls. A call that is rejected because
     /// another one is running must not replace the event loop of that one.
-    fn use_event_loop(&self, event_loop: &Py<PyAny>, py: Python<'_>) {
+    pub fn use_event_loop(&self, event_loop: &Py<PyAny>, py: Python<'_>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if !current.is(event_loop) {
             *current = event_loop.clone_ref(py);

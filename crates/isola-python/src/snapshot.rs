@@ -47,12 +47,13 @@ pub fn take_snapshot(
 impl Snapshot {
     /// Creates a sandbox that continues from the snapshot, and passes it to `done`.
     #[allow(clippy::too_many_arguments, reason = "one option each, by name")]
-    #[pyo3(signature = (*, limits, mounts, env, host, event_loop, done))]
+    #[pyo3(signature = (*, limits, mounts, env, arguments, host, event_loop, done))]
     fn create(
         &self,
         limits: LimitOptions,
         mounts: Vec<MountOption>,
         env: Vec<(String, String)>,
+        arguments: Option<Vec<String>>,
         host: Py<PyAny>,
         event_loop: Py<PyAny>,
         done: Py<PyAny>,
@@ -66,6 +67,9 @@ impl Snapshot {
         }
         for (key, value) in env {
             builder = builder.env(key, value);
+        }
+        if let Some(arguments) = arguments {
+            builder = builder.arguments(arguments);
         }
         let event_loops = Arc::new(Mutex::new(event_loop.clone_ref(py)));
         builder = builder.host(PythonHost::new(host, Arc::clone(&event_loops)));

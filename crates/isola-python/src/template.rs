@@ -139,12 +139,13 @@ fn report(event_loop: &Py<PyAny>, listener: &Py<PyAny>, args: (&str, Option<u64>
 impl Template {
     /// Creates a sandbox that has not been started, and passes it to `done`.
     #[allow(clippy::too_many_arguments, reason = "one option each, by name")]
-    #[pyo3(signature = (*, limits, mounts, env, host, event_loop, done))]
+    #[pyo3(signature = (*, limits, mounts, env, arguments, host, event_loop, done))]
     fn create(
         &self,
         limits: LimitOptions,
         mounts: Vec<MountOption>,
         env: Vec<(String, String)>,
+        arguments: Option<Vec<String>>,
         host: Option<Py<PyAny>>,
         event_loop: Py<PyAny>,
         done: Py<PyAny>,
@@ -157,6 +158,9 @@ impl Template {
         }
         for (key, value) in env {
             builder = builder.env(key, value);
+        }
+        if let Some(arguments) = arguments {
+            builder = builder.arguments(arguments);
         }
         let event_loops = Arc::new(Mutex::new(event_loop.clone_ref(py)));
         if let Some(dispatcher) = host {

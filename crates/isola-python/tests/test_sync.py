@@ -33,6 +33,8 @@ def test_sync_api_has_the_same_names() -> None:
         "SandboxPool",
         "Snapshot",
         "Executor",
+        "Files",
+        "Contexts",
     ):
         for name, member in inspect.getmembers(getattr(asynchronous, kind)):
             if not name.startswith("_") and name != "aclose":
@@ -47,6 +49,7 @@ def test_sync_api_has_the_same_names() -> None:
     "name",
     ["evaluate", "Executor", "Executor.evaluate", "Sandbox.start", "Sandbox.load_script"]
     + ["Sandbox.run", "Sandbox.run_stream", "Sandbox.evaluate", "Sandbox.evaluate_stream"]
+    + ["Sandbox.run_code", "Contexts.create", "Files.write", "Files.list"]
     + ["resolve_runtime", "Snapshot.save", "SandboxPool", "SandboxContext.build_template"],
 )
 def test_sync_api_has_the_same_parameters(name: str) -> None:

@@ -18,11 +18,14 @@ Everything is asynchronous; `isola.sync` has the same names for scripts.
 """
 
 from ._arguments import Arg, JsonValue, StreamArg
+from ._code import Context, Execution, ExecutionError, Logs, Result
+from ._contexts import Contexts
 from ._errors import (
     BusyError,
     ClosedError,
     CrashError,
     DownloadError,
+    FileError,
     GuestError,
     GuestException,
     HostcallError,
@@ -46,7 +49,8 @@ from ._events import (
     StderrEvent,
     StdoutEvent,
 )
-from ._executor import Execution, Executor, evaluate
+from ._executor import Evaluation, Executor, evaluate
+from ._files import FileEntry, FileKind, Files, FileStat
 from ._http import Headers, HttpHandler, HttpRequest, HttpResponse
 from ._native import __version__
 from ._options import (
@@ -72,13 +76,22 @@ __all__ = [
     "Arg",
     "BusyError",
     "ClosedError",
+    "Context",
+    "Contexts",
     "CrashError",
     "DownloadError",
     "EndEvent",
     "ErrorEvent",
+    "Evaluation",
     "Event",
     "Execution",
+    "ExecutionError",
     "Executor",
+    "FileEntry",
+    "FileError",
+    "FileKind",
+    "FileStat",
+    "Files",
     "GuestError",
     "GuestException",
     "Headers",
@@ -94,11 +107,13 @@ __all__ = [
     "LimitError",
     "Limits",
     "LogEvent",
+    "Logs",
     "MountConfig",
     "NotPendingError",
     "NotRunningError",
     "Permission",
     "Progress",
+    "Result",
     "ResultEvent",
     "RuntimeConfig",
     "RuntimeName",

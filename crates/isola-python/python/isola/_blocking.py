@@ -116,6 +116,11 @@ def handlers(given: SyncSandboxOptions) -> SandboxOptions:
     return cast("SandboxOptions", config)
 
 
+def listener(given: Callable[[_T], object] | None) -> Callable[[_T], object] | None:
+    """Wraps a function for events that is a plain function, so that it runs on a thread."""
+    return _asynchronous(given) if callable(given) else given
+
+
 def _asynchronous(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
     if inspect.iscoroutinefunction(handler):
         return handler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 
 
@@ -113,6 +114,63 @@ class SnapshotError(IsolaError):
     code = "snapshot_refused"
 
 
+class FileError(IsolaError, OSError):
+    """An operation of the caller on the files of a sandbox failed.
+
+    It is an `OSError`, with `errno` and `filename`, and of the class that Python has for
+    the error number: a missing file is also a `FileNotFoundError`.
+    """
+
+    code = "file"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        exception: GuestException | None = None,
+        errno: int | None = None,
+        filename: str | None = None,
+    ) -> None:
+        super().__init__(message, code=code, exception=exception)
+        self.errno = errno
+        self.filename = filename
+
+    def __str__(self) -> str:
+        # `OSError` shows the number and the name, which the message contains already.
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_file_error, (str(self), self.errno, self.filename)
+
+
+class _MissingFileError(FileError, FileNotFoundError):
+    pass
+
+
+class _ExistingFileError(FileError, FileExistsError):
+    pass
+
+
+class _NoDirectoryError(FileError, NotADirectoryError):
+    pass
+
+
+class _DirectoryError(FileError, IsADirectoryError):
+    pass
+
+
+_FILE_ERRORS: dict[int | None, type[FileError]] = {
+    errno.ENOENT: _MissingFileError,
+    errno.EEXIST: _ExistingFileError,
+    errno.ENOTDIR: _NoDirectoryError,
+    errno.EISDIR: _DirectoryError,
+}
+for _kind in _FILE_ERRORS.values():
+    # Users know them by the name of their public class.
+    _kind.__name__ = _kind.__qualname__ = "FileError"
+
+
 class DownloadError(IsolaError):
     """A runtime could not be downloaded, or the download was rejected."""
 
@@ -146,6 +204,7 @@ CLASSES: dict[str, type[IsolaError]] = {
     "download_refused": DownloadError,
     "snapshot_refused": SnapshotError,
     "invalid_argument": InvalidArgumentError,
+    "file": FileError,
     "busy": BusyError,
     "not_running": NotRunningError,
     "not_pending": NotPendingError,
@@ -156,8 +215,19 @@ CLASSES: dict[str, type[IsolaError]] = {
 }
 
 
-def from_native(code: str, message: str, exception: tuple[str, str, str] | None) -> IsolaError:
-    """Creates the exception for an error of the native module."""
+def from_native(
+    code: str,
+    message: str,
+    exception: tuple[str, str, str] | None,
+    file: tuple[str, str] | None = None,
+) -> IsolaError:
+    """Creates the exception for an error of the native module.
+
+    `file` is the name of the error number and the path of an operation on a file.
+    """
+    if file is not None:
+        number: int | None = getattr(errno, file[0], None)
+        return _rebuild_file_error(message, number, file[1])
     guest = None if exception is None else GuestException(*exception)
     return CLASSES.get(code, IsolaError)(message, code=code, exception=guest)
 
@@ -166,3 +236,7 @@ def _rebuild(
     kind: type[IsolaError], message: str, code: str, exception: GuestException | None
 ) -> IsolaError:
     return kind(message, code=code, exception=exception)
+
+
+def _rebuild_file_error(message: str, number: int | None, path: str | None) -> FileError:
+    return _FILE_ERRORS.get(number, FileError)(message, errno=number, filename=path)

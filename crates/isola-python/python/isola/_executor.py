@@ -32,7 +32,7 @@ MAX_ENTRIES = 10_000
 
 
 @dataclass(frozen=True)
-class Execution:
+class Evaluation:
     """The outcome of a piece of source code."""
 
     value: JsonValue = None
@@ -76,7 +76,7 @@ class Executor:
             print(done.value)
 
     An exception leaves the session unchanged. A fatal error, such as a time limit,
-    closes the sandbox and is in `Execution.error`; the next piece of code runs in a
+    closes the sandbox and is in `Evaluation.error`; the next piece of code runs in a
     new sandbox, with the files but without the variables.
     """
 
@@ -101,7 +101,7 @@ class Executor:
 
     async def evaluate(
         self, source: str, *, files: Mapping[str, bytes | str] | None = None
-    ) -> Execution:
+    ) -> Evaluation:
         """Writes `files` into `/files` and runs source code."""
         directory = self._root()
         await asyncio.to_thread(_write, directory, files or {})
@@ -132,7 +132,7 @@ class Executor:
             found = await asyncio.to_thread(_read, directory, self._max_file_bytes)
         except IsolaError as read_error:
             error = error or read_error
-        return Execution(value, results, output["stdout"], output["stderr"], logs, found, error)
+        return Evaluation(value, results, output["stdout"], output["stderr"], logs, found, error)
 
     async def reset(self) -> None:
         """Discards the variables and the files."""
@@ -190,7 +190,7 @@ async def evaluate(
     timeout: float | None = 60.0,
     cpu_timeout: float | None = 10.0,
     **sandbox_config: Unpack[SandboxOptions],
-) -> Execution:
+) -> Evaluation:
     """Runs source code in its own sandbox and returns its value, output and files.
 
     Without a `template` one is built. A program that calls this often should build

@@ -69,6 +69,7 @@ class TemplateOptions(SourceOptions, total=False):
 
     cache_dir: str | os.PathLike[str] | None
     max_memory: int | None
+    max_storage: int | None
     limits: Limits | None
     prelude: str | None
     mounts: Sequence[MountConfig] | None
@@ -77,9 +78,11 @@ class TemplateOptions(SourceOptions, total=False):
 
 class _CommonOptions(TypedDict, total=False):
     max_memory: int | None
+    max_storage: int | None
     limits: Limits | None
     mounts: Sequence[MountConfig] | None
     env: Mapping[str, str] | None
+    arguments: Sequence[str] | None
 
 
 class SandboxOptions(_CommonOptions, total=False):
@@ -120,6 +123,18 @@ def env_list(env: Mapping[str, str] | None) -> list[tuple[str, str]]:
     return listed
 
 
+def argument_list(arguments: Sequence[str] | None) -> list[str] | None:
+    """Checks the arguments of a program."""
+    if arguments is None:
+        return None
+    if isinstance(arguments, str) or not isinstance(arguments, Sequence):
+        raise InvalidArgumentError(f"arguments is {arguments!r}: give a list of strings")
+    for index, argument in enumerate(arguments):
+        if not isinstance(argument, str):
+            raise InvalidArgumentError(f"arguments[{index}] is {argument!r}: give a string")
+    return list(arguments)
+
+
 @dataclass(frozen=True)
 class Limits:
     """The limits of a sandbox. `None` leaves a limit unchanged.
@@ -143,6 +158,8 @@ class Limits:
     """The maximum number of concurrent hostcalls. Default: 4,096."""
     max_held_memory: int | None = None
     """The memory that the host holds for the guest's hostcalls. Default: 64 MiB."""
+    max_storage: int | None = None
+    """The size of the sandbox's own files; 0 for none. Default: 64 MiB."""
     max_handles: int | None = None
     """The maximum number of open files, directories, streams and timers. Default: 1,024."""
     max_requests: int | None = None
@@ -153,28 +170,31 @@ class Limits:
         seconds("timeout", self.timeout)
         for option in (each.name for each in fields(self)):
             if option not in ("cpu_timeout", "timeout"):
-                _positive_integer(option, getattr(self, option))
+                _check_integer(option, getattr(self, option))
 
 
-def limits_of(limits: object, max_memory: int | None) -> Limits:
-    """Returns `limits`, with `max_memory` replaced if it is given."""
+def limits_of(limits: object, max_memory: int | None, max_storage: int | None) -> Limits:
+    """Returns `limits`, with `max_memory` and `max_storage` replaced if they are given."""
     if limits is None:
-        return Limits(max_memory=max_memory)
+        return Limits(max_memory=max_memory, max_storage=max_storage)
     if not isinstance(limits, Limits):
         raise InvalidArgumentError(
             f"limits is a {type(limits).__name__}: use Limits(max_memory=..., timeout=...)"
         )
-    return limits if max_memory is None else replace(limits, max_memory=max_memory)
+    given = {"max_memory": max_memory, "max_storage": max_storage}
+    return replace(limits, **{name: size for name, size in given.items() if size is not None})
 
 
-def _positive_integer(option: str, value: object) -> None:
+def _check_integer(option: str, value: object) -> None:
     if value is None:
         return
     maximum = (1 << 32) - 1 if option == "max_recursion" else (1 << 63) - 1
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= maximum:
-        is_size = option.endswith(("memory", "size"))
+    minimum = 0 if option == "max_storage" else 1
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+        is_size = option.endswith(("memory", "size", "storage"))
         number = "a number of bytes" if is_size else "an integer"
-        raise InvalidArgumentError(f"{option} is {value!r}: give {number} above 0")
+        allowed = "above 0" if minimum else "of 0 or more"
+        raise InvalidArgumentError(f"{option} is {value!r}: give {number} {allowed}")
 
 
 def seconds(option: str, value: object) -> float | None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, AsyncGenerator
 
 from . import _native
 from ._arguments import PreparedCall, prepare
 from ._bridge import call, callback, settled
-from ._errors import InvalidArgumentError
+from ._code import Context, Execution, ExecutionBuilder, ExecutionError, Result
+from ._contexts import Contexts, context_id
+from ._errors import InvalidArgumentError, IsolaError
 from ._events import Event, from_native
+from ._files import Files
 from ._json import decode
 from ._options import Limits, seconds
 from ._snapshot import Snapshot
@@ -28,7 +33,8 @@ if TYPE_CHECKING:
 class Sandbox:
     """An isolated interpreter, from `SandboxTemplate.create` or `instantiate`.
 
-    It runs one operation at a time: a second one fails with `sandbox is busy`.
+    It runs one operation at a time: a second one fails with `sandbox is busy`. Its files
+    can be used at any time.
     Cancelling the task that awaits an operation stops the guest and closes the
     sandbox.
     """
@@ -52,6 +58,16 @@ class Sandbox:
     def closed(self) -> bool:
         """True if it was closed by its owner, a cancelled call, a limit or a crash."""
         return self._native.is_closed()
+
+    @property
+    def files(self) -> Files:
+        """The files of the sandbox."""
+        return Files(_native.files_of(self._native))
+
+    @property
+    def contexts(self) -> Contexts:
+        """The contexts of the sandbox, in which `run_code` runs code."""
+        return Contexts(self._native, self._runtime)
 
     async def start(
         self, *, timeout: float | None = None, cpu_timeout: float | None = None
@@ -166,6 +182,82 @@ class Sandbox:
             async for event in events:
                 yield event
 
+    async def run_code(
+        self,
+        code: str,
+        *,
+        language: str | None = None,
+        context: str | Context | None = None,
+        timeout: float | None = None,
+        cpu_timeout: float | None = None,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
+        on_result: Callable[[Result], object] | None = None,
+        on_error: Callable[[ExecutionError], object] | None = None,
+    ) -> Execution:
+        """Runs code as in a notebook, and returns what it shows.
+
+        That is the value of its last expression, other results, output, and the exception
+        that ended it, which is not raised here. Code knows what earlier code in the same
+        `context` has defined; by default that is the context `default`. `language` is that
+        of the sandbox.
+
+        `timeout` limits the wall time, in seconds. Python code that exceeds it is
+        interrupted, and `error` is named `TimeoutError`; code that does not end then, and
+        JavaScript, is stopped, which closes the sandbox, as `cpu_timeout` does.
+
+        The functions `on_...` receive output, results and the exception as they happen.
+        They may be coroutine functions. If one raises, the code is interrupted, and
+        `run_code` raises the same exception.
+        """
+        listeners: dict[str, Callable[[Any], object] | None] = {
+            "stdout": on_stdout,
+            "stderr": on_stderr,
+            "result": on_result,
+            "error": on_error,
+        }
+        for kind, listener in listeners.items():
+            if listener is not None and not callable(listener):
+                raise InvalidArgumentError(f"on_{kind} is {listener!r}: give a function")
+        limits = _limits(timeout, cpu_timeout)
+        source = _source(code, "code")
+        name = None if context is None else context_id(context)
+        if language is not None and not isinstance(language, str):
+            raise InvalidArgumentError(f"language is {language!r}: give a string")
+        loop = asyncio.get_running_loop()
+        self._dispatcher.enter_call()
+        stream = _native.run_code(self._native, source, language, name, limits, loop)
+        builder = ExecutionBuilder()
+        raised: Exception | None = None
+        async with aclosing(_records(stream, loop)) as records:
+            async for kind, text, detail in records:
+                if kind != "code":
+                    assert isinstance(detail, IsolaError)
+                    raise raised or detail
+                kind, value = builder.add(text)
+                listener = listeners.get(kind)
+                if listener is None or raised is not None:
+                    continue
+                try:
+                    done = listener(value)
+                    if inspect.isawaitable(done):
+                        await done
+                except Exception as error:
+                    raised = error
+                    self.interrupt()
+        if raised is not None:
+            raise raised
+        return builder.execution()
+
+    def interrupt(self) -> bool:
+        """Interrupts the code that `run_code` runs, and reports whether there is any.
+
+        Python code gets a `KeyboardInterrupt`, as from Ctrl-C, also in a loop or in a wait;
+        its context keeps its state. JavaScript is interrupted only while it waits. Code
+        that does not end within two seconds is stopped, which closes the sandbox.
+        """
+        return _native.interrupt(self._native, None)
+
     async def finish(
         self, *, timeout: float | None = None, cpu_timeout: float | None = None
     ) -> None:
@@ -256,6 +348,7 @@ async def resume(
     limits: Limits | None = None,
     mounts: list[tuple[str, str, str, str]] | None = None,
     env: list[tuple[str, str]] | None = None,
+    arguments: list[str] | None = None,
 ) -> Sandbox:
     """Creates a sandbox that continues from a snapshot."""
     native = await call(
@@ -263,6 +356,7 @@ async def resume(
             limits=limits or Limits(),
             mounts=mounts or [],
             env=env or [],
+            arguments=arguments,
             host=dispatcher,
             event_loop=loop,
             done=done,
@@ -278,17 +372,25 @@ def _limits(timeout: object, cpu_timeout: object) -> tuple[float | None, float |
     return seconds("timeout", timeout), seconds("cpu_timeout", cpu_timeout)
 
 
-def _source(source: object) -> str:
+def _source(source: object, option: str = "source") -> str:
     if isinstance(source, str):
         return source
     raise InvalidArgumentError(
-        f"source is a {type(source).__name__}: give the source code as a string"
+        f"{option} is a {type(source).__name__}: give the source code as a string"
     )
 
 
 async def _follow(
     stream: _native.EventStream, loop: asyncio.AbstractEventLoop
 ) -> AsyncGenerator[Event, None]:
+    async with aclosing(_records(stream, loop)) as records:
+        async for record in records:
+            yield from_native(*record)
+
+
+async def _records(
+    stream: _native.EventStream, loop: asyncio.AbstractEventLoop
+) -> AsyncGenerator[tuple[str, str, object], None]:
     ended = False
     try:
         while True:
@@ -301,7 +403,7 @@ async def _follow(
                 ended = True
                 return
             else:
-                yield from_native(*taken)
+                yield taken
     finally:
         if not ended:
             stopped = loop.create_future()

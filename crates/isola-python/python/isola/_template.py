@@ -19,6 +19,7 @@ from ._options import (
     MountConfig,
     Progress,
     RuntimeName,
+    argument_list,
     env_list,
     limits_of,
     mount_list,
@@ -45,12 +46,22 @@ _TEMPLATE_OPTIONS = (
     "on_progress",
     "cache_dir",
     "max_memory",
+    "max_storage",
     "limits",
     "prelude",
     "mounts",
     "env",
 )
-_SANDBOX_OPTIONS = ("max_memory", "limits", "mounts", "env", "hostcalls", "http")
+_SANDBOX_OPTIONS = (
+    "max_memory",
+    "max_storage",
+    "limits",
+    "mounts",
+    "env",
+    "arguments",
+    "hostcalls",
+    "http",
+)
 
 
 class _Default:
@@ -128,6 +139,7 @@ async def build_template(
     on_progress: Callable[[Progress], object] | None = None,
     cache_dir: str | os.PathLike[str] | None | _Default = _DEFAULT,
     max_memory: int | None = None,
+    max_storage: int | None = None,
     limits: Limits | None = None,
     prelude: str | None = None,
     mounts: Sequence[MountConfig] | None = None,
@@ -140,11 +152,11 @@ async def build_template(
     machine compiles, which takes seconds, and stores the result in `cache_dir`;
     `None` disables the cache. `on_progress` is called on the event loop during the
     download and when compiling starts. `limits` are those of each sandbox;
-    `max_memory`, in bytes, is one of them. `prelude` is code that each sandbox runs
+    `max_memory` and `max_storage`, in bytes, are two of them. `prelude` is code that each sandbox runs
     when it starts. `mounts` and `env` are the mounts and environment of each sandbox.
     """
     refuse_unknown(unknown, "build_template", _TEMPLATE_OPTIONS)
-    given = limits_of(limits, max_memory)
+    given = limits_of(limits, max_memory, max_storage)
     found = await resolve_runtime(
         runtime,
         version=version,
@@ -213,9 +225,11 @@ class SandboxTemplate:
         self,
         *,
         max_memory: int | None = None,
+        max_storage: int | None = None,
         limits: Limits | None = None,
         mounts: Sequence[MountConfig] | None = None,
         env: Mapping[str, str] | None = None,
+        arguments: Sequence[str] | None = None,
         hostcalls: Mapping[str, HostcallHandler] | None = None,
         http: Literal[True] | HttpHandler | None = None,
         http_handler: Literal[True] | HttpHandler | None = None,
@@ -226,13 +240,16 @@ class SandboxTemplate:
         `limits` override those of the template. `hostcalls` are the functions that
         the guest can call. `http` is `None` (no HTTP), `True` (every request is sent
         with `httpx`), or a function of an `HttpRequest`. `mounts` and `env` override
-        the template's by guest path and by key.
+        the template's by guest path and by key. `arguments` follow the script's name in
+        `sys.argv`, and are `scriptArgs` in JavaScript.
         """
         sandbox = await self.instantiate(
             max_memory=max_memory,
+            max_storage=max_storage,
             limits=limits,
             mounts=mounts,
             env=env,
+            arguments=arguments,
             hostcalls=hostcalls,
             http=http,
             http_handler=http_handler,
@@ -245,9 +262,11 @@ class SandboxTemplate:
         self,
         *,
         max_memory: int | None = None,
+        max_storage: int | None = None,
         limits: Limits | None = None,
         mounts: Sequence[MountConfig] | None = None,
         env: Mapping[str, str] | None = None,
+        arguments: Sequence[str] | None = None,
         hostcalls: Mapping[str, HostcallHandler] | None = None,
         http: Literal[True] | HttpHandler | None = None,
         http_handler: Literal[True] | HttpHandler | None = None,
@@ -255,7 +274,7 @@ class SandboxTemplate:
     ) -> Sandbox:
         """Creates a sandbox that has not been started; entering it starts it."""
         refuse_unknown(unknown, "a sandbox", _SANDBOX_OPTIONS)
-        given = limits_of(limits, max_memory)
+        given = limits_of(limits, max_memory, max_storage)
         if http is not None and http_handler is not None:
             raise InvalidArgumentError("http and http_handler are the same option: set only one")
         dispatcher = Dispatcher(hostcalls, http if http is not None else http_handler)
@@ -264,6 +283,7 @@ class SandboxTemplate:
                 limits=given,
                 mounts=mount_list(mounts),
                 env=env_list(env),
+                arguments=argument_list(arguments),
                 host=dispatcher,
                 event_loop=loop,
                 done=done,
@@ -285,9 +305,11 @@ class SandboxTemplate:
         snapshot: Snapshot | str | os.PathLike[str],
         *,
         max_memory: int | None = None,
+        max_storage: int | None = None,
         limits: Limits | None = None,
         mounts: Sequence[MountConfig] | None = None,
         env: Mapping[str, str] | None = None,
+        arguments: Sequence[str] | None = None,
         hostcalls: Mapping[str, HostcallHandler] | None = None,
         http: Literal[True] | HttpHandler | None = None,
         http_handler: Literal[True] | HttpHandler | None = None,
@@ -299,7 +321,7 @@ class SandboxTemplate:
         `hostcalls` and `http`, which are never inherited.
         """
         refuse_unknown(unknown, "a sandbox", _SANDBOX_OPTIONS)
-        given = limits_of(limits, max_memory)
+        given = limits_of(limits, max_memory, max_storage)
         if http is not None and http_handler is not None:
             raise InvalidArgumentError("http and http_handler are the same option: set only one")
         if not isinstance(snapshot, Snapshot):
@@ -315,6 +337,7 @@ class SandboxTemplate:
             limits=given,
             mounts=mount_list(mounts),
             env=env_list(env),
+            arguments=argument_list(arguments),
         )
 
     def __repr__(self) -> str:

@@ -23,11 +23,13 @@ import isola as _isola
 
 from . import _blocking
 from ._arguments import Arg, JsonValue, StreamArg
+from ._code import Context, Execution, ExecutionError, Logs, Result
 from ._errors import (
     BusyError,
     ClosedError,
     CrashError,
     DownloadError,
+    FileError,
     GuestError,
     GuestException,
     HostcallError,
@@ -43,13 +45,15 @@ from ._errors import (
     StreamFullError,
 )
 from ._events import EndEvent, ErrorEvent, Event, LogEvent, ResultEvent, StderrEvent, StdoutEvent
-from ._executor import Execution
+from ._executor import Evaluation
+from ._files import FileEntry, FileKind, FileStat
 from ._http import Headers, HttpRequest, HttpResponse
 from ._native import __version__
 from ._options import Limits, MountConfig, Permission, Progress, RuntimeName
 from ._template import RuntimeConfig
 
 if TYPE_CHECKING:
+    import builtins
     import os
     from collections.abc import Callable, Generator, Iterator, Mapping
     from types import TracebackType
@@ -63,13 +67,22 @@ __all__ = [
     "Arg",
     "BusyError",
     "ClosedError",
+    "Context",
+    "Contexts",
     "CrashError",
     "DownloadError",
     "EndEvent",
     "ErrorEvent",
+    "Evaluation",
     "Event",
     "Execution",
+    "ExecutionError",
     "Executor",
+    "FileEntry",
+    "FileError",
+    "FileKind",
+    "FileStat",
+    "Files",
     "GuestError",
     "GuestException",
     "Headers",
@@ -83,11 +96,13 @@ __all__ = [
     "LimitError",
     "Limits",
     "LogEvent",
+    "Logs",
     "MountConfig",
     "NotPendingError",
     "NotRunningError",
     "Permission",
     "Progress",
+    "Result",
     "ResultEvent",
     "RuntimeConfig",
     "RuntimeName",
@@ -110,6 +125,45 @@ __all__ = [
 ]
 
 
+class Contexts:
+    """The contexts of a sandbox, as `Sandbox.contexts`.
+
+    A context has its own globals and working directory. The context `default` exists in
+    each sandbox: scripts and `Sandbox.run` use its globals as well. Contexts are part of
+    the interpreter, so forks and snapshots have them, too.
+    """
+
+    def __init__(self, inner: _isola.Contexts) -> None:
+        self._inner = inner
+
+    def create(self, language: str | None = None, *, cwd: str | None = None) -> Context:
+        """Creates a context.
+
+        `language` is that of the sandbox, and `cwd` an existing directory of the sandbox.
+        A JavaScript sandbox has no working directories.
+        """
+        return _blocking.run(self._inner.create(language, cwd=cwd))
+
+    def list(self) -> builtins.list[Context]:
+        """Returns the contexts."""
+        return _blocking.run(self._inner.list())
+
+    def restart(self, context: str | Context) -> Context:
+        """Removes everything that code has defined in a context, and counts from 1 again."""
+        return _blocking.run(self._inner.restart(context))
+
+    def interrupt(self, context: str | Context) -> bool:
+        """Interrupts the code of a context, and reports whether any runs.
+
+        `Sandbox.interrupt` describes what happens to it.
+        """
+        return _blocking.run(self._inner.interrupt(context))
+
+    def remove(self, context: str | Context) -> None:
+        """Removes a context. The context `default` cannot be removed."""
+        _blocking.run(self._inner.remove(context))
+
+
 class Executor:
     """A session: pieces of source code that share their state and files.
 
@@ -119,7 +173,7 @@ class Executor:
             print(done.value)
 
     An exception leaves the session unchanged. A fatal error, such as a time limit,
-    closes the sandbox and is in `Execution.error`; the next piece of code runs in a
+    closes the sandbox and is in `Evaluation.error`; the next piece of code runs in a
     new sandbox, with the files but without the variables.
     """
 
@@ -142,7 +196,9 @@ class Executor:
             **_blocking.handlers(sandbox_config),
         )
 
-    def evaluate(self, source: str, *, files: Mapping[str, bytes | str] | None = None) -> Execution:
+    def evaluate(
+        self, source: str, *, files: Mapping[str, bytes | str] | None = None
+    ) -> Evaluation:
         """Writes `files` into `/files` and runs source code."""
         return _blocking.run(self._inner.evaluate(source, files=files))
 
@@ -176,7 +232,7 @@ def evaluate(
     timeout: float | None = 60.0,
     cpu_timeout: float | None = 10.0,
     **sandbox_config: Unpack[SyncSandboxOptions],
-) -> Execution:
+) -> Evaluation:
     """Runs source code in its own sandbox and returns its value, output and files.
 
     Without a `template` one is built. A program that calls this often should build
@@ -193,6 +249,67 @@ def evaluate(
             **_blocking.handlers(sandbox_config),
         )
     )
+
+
+class Files:
+    """The files of a sandbox, as `Sandbox.files`.
+
+    They are in memory, limited by `max_storage`. Relative paths start in the sandbox's
+    home, `/root`, where its code starts as well. Symbolic links never lead out of the
+    sandbox. Mounted directories are not part of them.
+
+    The operations may be used while the sandbox runs code, and also after a limit or a
+    crash has closed it; `Sandbox.close` removes the files. They raise a `FileError`, which
+    is an `OSError`: a missing file is also a `FileNotFoundError`.
+    """
+
+    def __init__(self, inner: _isola.Files) -> None:
+        self._inner = inner
+
+    def read(self, path: str) -> bytes:
+        """Returns the content of a file."""
+        return _blocking.run(self._inner.read(path))
+
+    def read_text(self, path: str) -> str:
+        """Returns the content of a text file, in UTF-8."""
+        return _blocking.run(self._inner.read_text(path))
+
+    def write(self, path: str, content: bytes | bytearray | memoryview | str) -> None:
+        """Writes a file: creates it and its missing directories, or replaces its content.
+
+        Text is written in UTF-8. If there is not enough space, the old content is kept.
+        """
+        _blocking.run(self._inner.write(path, content))
+
+    def list(self, path: str = ".") -> builtins.list[FileEntry]:
+        """Returns the entries of a directory, sorted by name."""
+        return _blocking.run(self._inner.list(path))
+
+    def stat(self, path: str) -> FileStat:
+        """Returns the metadata of a file. Symbolic links are followed."""
+        return _blocking.run(self._inner.stat(path))
+
+    def exists(self, path: str) -> bool:
+        """Reports whether a file or directory exists."""
+        return _blocking.run(self._inner.exists(path))
+
+    def make_dir(self, path: str) -> None:
+        """Creates a directory and its missing parents. Succeeds if it exists."""
+        _blocking.run(self._inner.make_dir(path))
+
+    def remove(self, path: str) -> None:
+        """Removes a file, or a directory with everything in it.
+
+        A symbolic link is removed itself.
+        """
+        _blocking.run(self._inner.remove(path))
+
+    def rename(self, old: str, new: str) -> None:
+        """Moves a file or directory.
+
+        An existing file is replaced, and missing directories are created.
+        """
+        _blocking.run(self._inner.rename(old, new))
 
 
 class SandboxPool:
@@ -259,7 +376,8 @@ class SandboxPool:
 class Sandbox:
     """An isolated interpreter, from `SandboxTemplate.create` or `instantiate`.
 
-    It runs one operation at a time: a second one fails with `sandbox is busy`.
+    It runs one operation at a time: a second one fails with `sandbox is busy`. Its files
+    can be used at any time.
     Interrupting an operation with Ctrl-C stops the guest and closes the
     sandbox.
     """
@@ -276,6 +394,16 @@ class Sandbox:
     def closed(self) -> bool:
         """True if it was closed by its owner, an interrupted call, a limit or a crash."""
         return self._inner.closed
+
+    @property
+    def files(self) -> Files:
+        """The files of the sandbox."""
+        return Files(self._inner.files)
+
+    @property
+    def contexts(self) -> Contexts:
+        """The contexts of the sandbox, in which `run_code` runs code."""
+        return Contexts(self._inner.contexts)
 
     def start(self, *, timeout: float | None = None, cpu_timeout: float | None = None) -> None:
         """Prepares the interpreter and runs the template's prelude. Must be called once, first."""
@@ -357,6 +485,57 @@ class Sandbox:
         return _blocking.iterate(
             self._inner.evaluate_stream(source, timeout=timeout, cpu_timeout=cpu_timeout)
         )
+
+    def run_code(
+        self,
+        code: str,
+        *,
+        language: str | None = None,
+        context: str | Context | None = None,
+        timeout: float | None = None,
+        cpu_timeout: float | None = None,
+        on_stdout: Callable[[str], object] | None = None,
+        on_stderr: Callable[[str], object] | None = None,
+        on_result: Callable[[Result], object] | None = None,
+        on_error: Callable[[ExecutionError], object] | None = None,
+    ) -> Execution:
+        """Runs code as in a notebook, and returns what it shows.
+
+        That is the value of its last expression, other results, output, and the exception
+        that ended it, which is not raised here. Code knows what earlier code in the same
+        `context` has defined; by default that is the context `default`. `language` is that
+        of the sandbox.
+
+        `timeout` limits the wall time, in seconds. Python code that exceeds it is
+        interrupted, and `error` is named `TimeoutError`; code that does not end then, and
+        JavaScript, is stopped, which closes the sandbox, as `cpu_timeout` does.
+
+        The functions `on_...` receive output, results and the exception as they happen.
+        They run on another thread. If one raises, the code is interrupted, and
+        `run_code` raises the same exception.
+        """
+        return _blocking.run(
+            self._inner.run_code(
+                code,
+                language=language,
+                context=context,
+                timeout=timeout,
+                cpu_timeout=cpu_timeout,
+                on_stdout=_blocking.listener(on_stdout),
+                on_stderr=_blocking.listener(on_stderr),
+                on_result=_blocking.listener(on_result),
+                on_error=_blocking.listener(on_error),
+            )
+        )
+
+    def interrupt(self) -> bool:
+        """Interrupts the code that `run_code` runs, and reports whether there is any.
+
+        Python code gets a `KeyboardInterrupt`, as from Ctrl-C, also in a loop or in a wait;
+        its context keeps its state. JavaScript is interrupted only while it waits. Code
+        that does not end within two seconds is stopped, which closes the sandbox.
+        """
+        return self._inner.interrupt()
 
     def finish(self, *, timeout: float | None = None, cpu_timeout: float | None = None) -> None:
         """Shuts the interpreter down in order and closes the sandbox.
@@ -502,7 +681,8 @@ class SandboxTemplate:
         `limits` override those of the template. `hostcalls` are the functions that
         the guest can call. `http` is `None` (no HTTP), `True` (every request is sent
         with `httpx`), or a function of an `HttpRequest`. `mounts` and `env` override
-        the template's by guest path and by key.
+        the template's by guest path and by key. `arguments` follow the script's name in
+        `sys.argv`, and are `scriptArgs` in JavaScript.
         """
         with _blocking.enter(self._inner.create(**_blocking.handlers(sandbox_config))) as inner:
             yield Sandbox(inner)
@@ -550,7 +730,7 @@ def build_template(
     machine compiles, which takes seconds, and stores the result in `cache_dir`;
     `None` disables the cache. `on_progress` is called on another thread during the
     download and when compiling starts. `limits` are those of each sandbox;
-    `max_memory`, in bytes, is one of them. `prelude` is code that each sandbox runs
+    `max_memory` and `max_storage`, in bytes, are two of them. `prelude` is code that each sandbox runs
     when it starts. `mounts` and `env` are the mounts and environment of each sandbox.
     """
     return SandboxTemplate(_blocking.run(_isola.build_template(runtime, **template_config)))
