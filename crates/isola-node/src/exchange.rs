@@ -253,5 +253,10 @@ impl Exchange {
 }
 
 fn request_failure(error: HostError) -> Failure {
-    Failure { code: "request".to_owned(), message: error.message().to_owned(), exception: None }
+    Failure {
+        code: "request".to_owned(),
+        message: error.message().to_owned(),
+        exception: None,
+        file: None,
+    }
 }

@@ -11,6 +11,7 @@
 //! | an error | `npm/isola-core/lib/errors.js`, then `failure.rs` |
 //! | handlers of hostcalls and HTTP | `host.rs`, `exchange.rs` |
 //! | calls, streams, snapshots | `sandbox.rs`, `stream.rs`, `snapshot.rs` |
+//! | files, code in contexts | `files.rs`, `code.rs` |
 //! | templates and runtimes | `template.rs` |
 //!
 //! What must stay true (the tests are in `test/`):
@@ -32,8 +33,10 @@
 // In test builds the macros omit the code that registers the functions, so they are unused.
 #![cfg_attr(test, allow(dead_code))]
 
+mod code;
 mod exchange;
 mod failure;
+mod files;
 mod host;
 mod options;
 mod runtime;

@@ -43,6 +43,7 @@ pub struct SandboxOptions {
     pub limits: LimitOptions,
     pub mounts: Vec<MountOptions>,
     pub env: Vec<Variable>,
+    pub arguments: Option<Vec<String>>,
     /// The hostcalls that have a handler.
     pub hostcalls: Vec<String>,
     pub http: bool,
@@ -67,6 +68,9 @@ impl SandboxOptions {
         }
         for variable in self.env {
             builder = builder.env(variable.name, variable.value);
+        }
+        if let Some(arguments) = self.arguments {
+            builder = builder.arguments(arguments);
         }
         Ok(builder)
     }
@@ -98,6 +102,7 @@ pub struct LimitOptions {
     pub max_recursion: Option<f64>,
     pub max_pending_hostcalls: Option<f64>,
     pub max_held_memory: Option<f64>,
+    pub max_storage: Option<f64>,
     pub max_handles: Option<f64>,
     pub max_requests: Option<f64>,
 }
@@ -110,6 +115,7 @@ impl LimitOptions {
             (self.max_output_size, &mut limits.max_output_size),
             (self.max_pending_hostcalls, &mut limits.max_pending_hostcalls),
             (self.max_held_memory, &mut limits.max_held_memory),
+            (self.max_storage, &mut limits.max_storage),
             (self.max_handles, &mut limits.max_handles),
             (self.max_requests, &mut limits.max_requests),
         ] {

@@ -51,6 +51,7 @@ impl Cancel {
 
 /// The limits of one call, in milliseconds.
 #[napi(object, object_to_js = false)]
+#[derive(Default)]
 pub struct CallOptions {
     pub timeout_ms: Option<f64>,
     pub cpu_timeout_ms: Option<f64>,

@@ -1,6 +1,6 @@
 //! The event stream of a call.
 
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use isola::Event;
 use napi::bindgen_prelude::spawn;
 use napi_derive::napi;
@@ -18,7 +18,7 @@ const MAX_BUFFERED_EVENTS: usize = 16;
 /// A running call. Dropping it stops the guest.
 #[napi]
 pub struct EventStream {
-    events: Mutex<mpsc::Receiver<Event>>,
+    events: Mutex<mpsc::Receiver<EventRecord>>,
     task: AbortHandle,
     /// Closed when the task has ended.
     ended: watch::Receiver<()>,
@@ -35,7 +35,10 @@ pub struct EventRecord {
 }
 
 impl EventStream {
-    pub fn start(events: isola::EventStream) -> Self {
+    pub fn start<E>(events: impl Stream<Item = E> + Unpin + Send + 'static) -> Self
+    where
+        E: Into<EventRecord> + Send + 'static,
+    {
         let (sender, receiver) = mpsc::channel(MAX_BUFFERED_EVENTS);
         let (running, ended) = watch::channel(());
         let task = spawn(async move {
@@ -43,7 +46,7 @@ impl EventStream {
             let _running = running;
             let mut events = events;
             while let Some(event) = events.next().await {
-                if sender.send(event).await.is_err() {
+                if sender.send(event.into()).await.is_err() {
                     break;
                 }
             }
@@ -60,7 +63,7 @@ impl EventStream {
     pub async fn next(&self) -> Vec<EventRecord> {
         let mut taken = Vec::new();
         self.events.lock().await.recv_many(&mut taken, MAX_BUFFERED_EVENTS).await;
-        taken.into_iter().map(EventRecord::from).collect()
+        taken
     }
 
     /// Stops the guest at whatever point it is. Events that it has sent already can

@@ -18,6 +18,8 @@ for (const [name, printed, errorOutput] of [
     /^stderr: err\n\nerror: ValueError: over\n/,
   ],
   ['http', 'hello world\n', ''],
+  ['files', 'HELLO\nin.txt 5\nout.txt 5\nENOENT none.txt\n', ''],
+  ['code', 'printed: area\n12.566370614359172 2\nZeroDivisionError\n3\n', ''],
   ['streams', '999000\n3\nstream_full\n4\n', ''],
   ['evaluate', '21\nstdout out\n\nresult 0\nresult 1\nresult 4\nend null\n', ''],
 ]) {

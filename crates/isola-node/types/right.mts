@@ -3,8 +3,13 @@
 import {
   Arg,
   AbortError,
+  Contexts,
+  Execution,
+  FileError,
+  Files,
   IsolaError,
   LimitError,
+  Result,
   Sandbox,
   SandboxContext,
   SandboxTemplate,
@@ -17,7 +22,13 @@ import {
 } from 'isola-core';
 import type {
   CallOptions,
+  CodeOptions,
+  Context,
   Event,
+  ExecutionError,
+  FileEntry,
+  FileKind,
+  FileStat,
   HttpRequest,
   HttpResponse,
   JsonValue,
@@ -160,6 +171,47 @@ async function pieces(sandbox: Sandbox): Promise<void> {
   console.log(value, events);
 }
 void pieces;
+
+async function files(template: SandboxTemplate): Promise<Buffer> {
+  const sandbox = await template.create({ maxStorage: 0, arguments: ['a'] as const });
+  const files: Files = sandbox.files;
+  await files.write('a', new Uint8Array(1));
+  await files.write('b', 'text');
+  const entries: FileEntry[] = await files.list();
+  const stat: FileStat = await files.stat('a');
+  const kind: FileKind | undefined = entries[0]?.kind;
+  await files.makeDir('c');
+  await files.rename('a', 'c/a');
+  await files.remove('c');
+  const failed: IsolaError | undefined = undefined as FileError | undefined;
+  const text: string = (await files.exists('b')) ? await files.readText('b') : '';
+  console.log(stat.modified.getTime(), stat.mode | 0o7, kind, text, failed);
+  return files.read('b');
+}
+void files;
+
+async function code(sandbox: Sandbox): Promise<string | null> {
+  const contexts: Contexts = sandbox.contexts;
+  const context: Context = await contexts.create({ language: 'python', cwd: null });
+  const options: CodeOptions = {
+    language: 'python',
+    context,
+    timeout: 5,
+    cpuTimeoutMs: 5,
+    onStdout: (text) => console.log(text.length),
+    onStderr: null,
+    onResult: async (result: Result) => console.log(result.png, result.formats()),
+    onError: ({ name, value, traceback }: ExecutionError) => console.log(name, value, traceback),
+  };
+  const execution: Execution = await sandbox.runCode('1', options);
+  const stopped: boolean = sandbox.interrupt() || (await contexts.interrupt(context.id));
+  await contexts.restart(context);
+  await contexts.remove('a');
+  const json: JsonValue | undefined = execution.results[0]?.data['application/json'];
+  console.log(stopped, json, execution.error?.name, execution.logs.stdout.join(''));
+  return execution.text;
+}
+void code;
 
 async function runtimes(): Promise<SandboxTemplate> {
   const options: RuntimeOptions = {

@@ -1,7 +1,7 @@
 // Invalid code that must not compile. An `@ts-expect-error` over a valid line is an
 // error itself.
 
-import { Arg, Sandbox, SandboxTemplate, StreamArg, buildTemplate, resolveRuntime } from "isola-core";
+import { Arg, Files, Sandbox, SandboxTemplate, StreamArg, buildTemplate, resolveRuntime } from "isola-core";
 import type { Event, HttpResponse, MountConfig } from "isola-core";
 
 export async function wrong(template: SandboxTemplate, sandbox: Sandbox): Promise<void> {
@@ -49,6 +49,20 @@ export async function wrong(template: SandboxTemplate, sandbox: Sandbox): Promis
   await sandbox.evaluate(1);
   // @ts-expect-error: evaluated code has no name
   await sandbox.evaluate("1", { name: "x" });
+  // @ts-expect-error: a path is a string
+  await sandbox.files.read(1);
+  // @ts-expect-error: the content is text or bytes
+  await sandbox.files.write("x", [1]);
+  // @ts-expect-error: arguments are strings
+  await template.create({ arguments: [1] });
+  // @ts-expect-error: there is no such option
+  await sandbox.runCode("1", { name: "x" });
+  // @ts-expect-error: a listener is a function
+  await sandbox.runCode("1", { onStdout: "x" });
+  // @ts-expect-error: an execution has no value
+  (await sandbox.runCode("1")).value;
+  // @ts-expect-error: the files are those of a sandbox
+  new Files();
   // @ts-expect-error: a resolved runtime is not compiled
   await resolveRuntime("js", { cacheDir: null });
   // @ts-expect-error: a sandbox is created by a template

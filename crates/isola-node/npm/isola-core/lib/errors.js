@@ -24,24 +24,40 @@ class IsolaError extends Error {
 // listed among the properties of a printed error.
 function named(parent, name) {
   const type = { [name]: class extends parent {} }[name];
-  Object.defineProperty(type.prototype, 'name', {
-    value: name,
-    configurable: true,
-    writable: true,
-  });
+  setName(type);
   return type;
 }
 
-Object.defineProperty(IsolaError.prototype, 'name', {
-  value: 'IsolaError',
-  configurable: true,
-  writable: true,
-});
+function setName(type) {
+  Object.defineProperty(type.prototype, 'name', {
+    value: type.name,
+    configurable: true,
+    writable: true,
+  });
+}
+
+setName(IsolaError);
 
 const AbortError = named(IsolaError, 'AbortError');
 const BusyError = named(IsolaError, 'BusyError');
 const ClosedError = named(IsolaError, 'ClosedError');
 const DownloadError = named(IsolaError, 'DownloadError');
+/** An operation of the caller on a file of a sandbox failed. */
+class FileError extends IsolaError {
+  /**
+   * @param {string} message
+   * @param {{ code?: string, file?: { reason: string, path: string } }} [details]
+   */
+  constructor(message, { code = 'file', file } = {}) {
+    super(message, { code });
+    /** The name of the error number, such as `ENOENT`. */
+    this.reason = file?.reason;
+    /** The path as it was passed, in the sandbox. */
+    this.path = file?.path;
+  }
+}
+setName(FileError);
+
 const GuestError = named(IsolaError, 'GuestError');
 const InternalError = named(IsolaError, 'InternalError');
 const InvalidArgumentError = named(IsolaError, 'InvalidArgumentError');
@@ -64,6 +80,7 @@ const CLASSES = new Map([
   ['crash', CrashError],
   ['download_failed', DownloadError],
   ['download_refused', DownloadError],
+  ['file', FileError],
   ['guest_exception', GuestError],
   ['handle_limit', LimitError],
   ['hostcall_failed', HostcallError],
@@ -82,9 +99,9 @@ const CLASSES = new Map([
 ]);
 
 /** Creates the error for a failure that the native part returned. */
-function fromFailure({ code, message, exception }) {
+function fromFailure({ code, message, exception, file }) {
   const Type = CLASSES.get(code) ?? InternalError;
-  return new Type(message, { code, exception });
+  return new Type(message, { code, exception, file });
 }
 
 /** Creates the error for an invalid argument of the caller. */
@@ -144,6 +161,7 @@ module.exports = {
     ClosedError,
     CrashError,
     DownloadError,
+    FileError,
     GuestError,
     HostcallError,
     InternalError,

@@ -128,6 +128,7 @@ class Events {
 
   #event({ type, data, level, failure }) {
     switch (type) {
+      case 'code':
       case 'result':
       case 'end':
         return { type, data: fromJson(data, this.#bigints) };

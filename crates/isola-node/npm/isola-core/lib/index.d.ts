@@ -60,6 +60,8 @@ export interface Limits {
   maxPendingHostcalls?: number;
   /** The memory that the host holds on behalf of the guest. Default: 64 MiB. */
   maxHeldMemory?: number;
+  /** The size of the sandbox's own files; 0 for none. Default: 64 MiB. */
+  maxStorage?: number;
   /** The maximum number of open files, streams and timers. Default: 1,024. */
   maxHandles?: number;
   /** The maximum number of concurrent HTTP requests. Default: 64. */
@@ -103,6 +105,8 @@ export interface TemplateConfig extends RuntimeOptions {
   cacheDir?: string | null;
   /** The memory limit of each sandbox, in bytes. */
   maxMemory?: number;
+  /** The size of the files of each sandbox, in bytes; 0 for none. */
+  maxStorage?: number;
   /** Code that runs before user scripts. */
   prelude?: string;
   mounts?: MountConfig[];
@@ -139,8 +143,12 @@ export type StreamingHttpHandler = (
 interface CommonSandboxConfig {
   /** The memory limit of this sandbox, in bytes. */
   maxMemory?: number;
+  /** The size of this sandbox's files, in bytes; 0 for none. */
+  maxStorage?: number;
   mounts?: MountConfig[];
   env?: Record<string, string>;
+  /** The arguments after the script's name in `sys.argv`, and in `scriptArgs` in JavaScript. */
+  arguments?: readonly string[];
   limits?: Limits;
   /** Functions that the guest can call, by name. */
   hostcalls?: Record<string, (payload: JsonValue) => unknown>;
@@ -183,6 +191,165 @@ export type Event<Value = JsonValue> =
   | { type: 'stderr'; data: string }
   | { type: 'error'; data: string; error: IsolaError }
   | { type: 'log'; data: string; level: 'debug' | 'info' | 'warning' | 'error' };
+
+/** What a file in a sandbox is. */
+export type FileKind = 'file' | 'directory' | 'link' | 'device';
+
+/** The metadata of a file in a sandbox. */
+export interface FileStat {
+  kind: FileKind;
+  /** The size in bytes; 0 for a directory. */
+  size: number;
+  /** The permissions, such as `0o644`. */
+  mode: number;
+  /** The time of the last change. */
+  modified: Date;
+}
+
+/** An entry of a directory of a sandbox. A symbolic link is not followed. */
+export interface FileEntry extends FileStat {
+  name: string;
+}
+
+/**
+ * The files of a sandbox, which are in memory and limited by `maxStorage`. Relative paths
+ * start in the sandbox's home, `/root`, where its code starts as well. Symbolic links never
+ * lead out of the sandbox. Mounted directories are not part of them.
+ *
+ * The operations may be used while the sandbox runs code, and also after a limit or a crash
+ * has closed it; `Sandbox.close` removes the files. They reject with a `FileError`.
+ */
+export class Files {
+  private constructor();
+  /** Returns the content of a file. */
+  read(path: string): Promise<Buffer>;
+  /** Returns the content of a text file, in UTF-8. */
+  readText(path: string): Promise<string>;
+  /**
+   * Writes a file: creates it and its missing directories, or replaces its content. If there
+   * is not enough space, the old content is kept.
+   */
+  write(path: string, content: string | Uint8Array): Promise<void>;
+  /** Returns the entries of a directory, sorted by name. Default: the home. */
+  list(path?: string): Promise<FileEntry[]>;
+  /** Returns the metadata of a file. Symbolic links are followed. */
+  stat(path: string): Promise<FileStat>;
+  /** Reports whether a file or directory exists. */
+  exists(path: string): Promise<boolean>;
+  /** Creates a directory and its missing parents. Succeeds if it exists. */
+  makeDir(path: string): Promise<void>;
+  /** Removes a file, or a directory with everything in it. A link is removed itself. */
+  remove(path: string): Promise<void>;
+  /** Moves a file or directory. An existing file is replaced, and directories are created. */
+  rename(from: string, to: string): Promise<void>;
+}
+
+/** A value that code has shown, in one or more representations. */
+export class Result {
+  private constructor();
+  /**
+   * The representations by MIME type: base64 for binary types such as `image/png`, JSON
+   * values for JSON types, text for all others.
+   */
+  readonly data: { readonly [mime: string]: JsonValue };
+  /**
+   * `errors` has a message for each representation that failed, and `omitted` the size of
+   * each that exceeded a limit.
+   */
+  readonly metadata: { readonly [name: string]: JsonValue };
+  /** True for the value of the last expression. */
+  readonly isMainResult: boolean;
+  /** The representation `text/plain`. */
+  readonly text: string | null;
+  /** The representation `text/html`. */
+  readonly html: string | null;
+  /** The representation `text/markdown`. */
+  readonly markdown: string | null;
+  /** The representation `image/svg+xml`. */
+  readonly svg: string | null;
+  /** The representation `image/png`, in base64. */
+  readonly png: string | null;
+  /** The representation `image/jpeg`, in base64. */
+  readonly jpeg: string | null;
+  /** The representation `text/latex`. */
+  readonly latex: string | null;
+  /** The representation `application/json`, as a value. */
+  readonly json: JsonValue;
+  /** The chart as data: the representation `application/vnd.isorun.chart+json`. */
+  readonly chart: JsonValue;
+  /** Returns the MIME types of the representations. */
+  formats(): string[];
+}
+
+/** The exception that ended code. It is no error of this package. */
+export interface ExecutionError {
+  /** The name of its type; `TimeoutError` after a time limit. */
+  name: string;
+  /** Its message. */
+  value: string;
+  /** The traceback as a terminal shows it, or empty. */
+  traceback: string;
+}
+
+/** The outcome of code that was run by `Sandbox.runCode`. */
+export class Execution {
+  private constructor();
+  /** The values that were shown, in order. */
+  readonly results: readonly Result[];
+  /** The output: texts in the order in which they were written. */
+  readonly logs: { readonly stdout: readonly string[]; readonly stderr: readonly string[] };
+  /** The exception that ended the code. */
+  readonly error: ExecutionError | null;
+  /** The number of the code in its context, from 1. */
+  readonly executionCount: number;
+  /** The value of the last expression as text. */
+  readonly text: string | null;
+}
+
+/** A context: an interpreter state with its own globals and working directory. */
+export interface Context {
+  id: string;
+  language: 'python' | 'javascript';
+  /** The working directory; empty if the runtime has none. */
+  cwd: string;
+  /** The number of executions since it was created or restarted. */
+  executionCount: number;
+}
+
+/**
+ * The contexts of a sandbox. The context `default` exists in each sandbox: scripts and
+ * `Sandbox.run` use its globals as well. Forks and snapshots have the contexts, too.
+ */
+export class Contexts {
+  private constructor();
+  /**
+   * Creates a context. `language` is that of the sandbox, and `cwd` an existing directory of
+   * the sandbox. A JavaScript sandbox has no working directories.
+   */
+  create(options?: { language?: string | null; cwd?: string | null }): Promise<Context>;
+  list(): Promise<Context[]>;
+  /** Removes everything that code has defined in a context, and counts from 1 again. */
+  restart(context: Context | string): Promise<Context>;
+  /** Interrupts the code of a context, and reports whether any runs. */
+  interrupt(context: Context | string): Promise<boolean>;
+  /** Removes a context. The context `default` cannot be removed. */
+  remove(context: Context | string): Promise<void>;
+}
+
+/** Options of `Sandbox.runCode`. */
+export interface CodeOptions extends CallOptions {
+  /** The language, which must be that of the sandbox. */
+  language?: string | null;
+  /** The context or its id. Default: `"default"`. */
+  context?: Context | string | null;
+  /** Another name of `timeoutMs`, in milliseconds. */
+  timeout?: number;
+  /** Functions that receive output, results and the exception as they happen. */
+  onStdout?: ((text: string) => unknown) | null;
+  onStderr?: ((text: string) => unknown) | null;
+  onResult?: ((result: Result) => unknown) | null;
+  onError?: ((error: ExecutionError) => unknown) | null;
+}
 
 /** An argument with a name. */
 export class Arg {
@@ -318,6 +485,28 @@ export class Sandbox<Value = JsonValue> {
     options?: CallOptions,
   ): AsyncGenerator<Event<Value>, void, undefined>;
   /**
+   * Runs code as in a notebook, and returns what it shows: the value of its last expression,
+   * other results, output, and the exception that ended it, which is not thrown. Code knows
+   * what earlier code in the same context has defined.
+   *
+   * Python code that exceeds its time limit is interrupted, and `error` is named
+   * `TimeoutError`; code that does not end then, and JavaScript, is stopped, which closes the
+   * sandbox. If a listener throws, the code is interrupted, and the promise rejects with what
+   * it threw.
+   */
+  runCode(code: string, options?: CodeOptions): Promise<Execution>;
+  /**
+   * Interrupts the code that `runCode` runs, and reports whether there is any. Python code
+   * gets a `KeyboardInterrupt`, as from Ctrl-C; its context keeps its state. JavaScript is
+   * interrupted only while it waits. Code that does not end within two seconds is stopped,
+   * which closes the sandbox.
+   */
+  interrupt(): boolean;
+  /** The files of the sandbox. */
+  readonly files: Files;
+  /** The contexts of the sandbox, in which `runCode` runs code. */
+  readonly contexts: Contexts;
+  /**
    * Shuts the interpreter down in order and closes the sandbox. A Python guest runs its
    * `atexit` handlers, finalizers and `__del__` methods, as `python3` does when it exits.
    * `close` runs no code of the guest.
@@ -350,6 +539,7 @@ export type ErrorCode =
   | 'crash'
   | 'download_failed'
   | 'download_refused'
+  | 'file'
   | 'guest_exception'
   | 'handle_limit'
   | 'hostcall_failed'
@@ -383,6 +573,13 @@ export class ClosedError extends IsolaError {}
 export class CrashError extends GuestError {}
 /** A runtime could not be downloaded, or the download was rejected. */
 export class DownloadError extends IsolaError {}
+/** An operation of the caller on a file of a sandbox failed. */
+export class FileError extends IsolaError {
+  /** The name of the error number that POSIX has for it, such as `ENOENT`. */
+  readonly reason: string;
+  /** The path as it was passed, in the sandbox. */
+  readonly path: string;
+}
 /** User code threw; the base of the other faults of the guest. */
 export class GuestError extends IsolaError {}
 /** A hostcall failed, and user code did not catch it. */

@@ -5,6 +5,9 @@
 
 const { Arg } = require('./args');
 const errors = require('./errors');
+const { Contexts } = require('./contexts');
+const { Execution, Result } = require('./code');
+const { Files } = require('./files');
 const { resolveRuntime } = require('./runtime');
 const { Sandbox } = require('./sandbox');
 const { Snapshot } = require('./snapshot');
@@ -18,6 +21,10 @@ module.exports = {
   SandboxTemplate,
   Sandbox,
   Snapshot,
+  Files,
+  Contexts,
+  Execution,
+  Result,
   Arg,
   StreamArg,
   ...errors.classes,

@@ -14,6 +14,7 @@ const SIZES = [
   'maxRecursion',
   'maxPendingHostcalls',
   'maxHeldMemory',
+  'maxStorage',
   'maxHandles',
   'maxRequests',
 ];
@@ -24,6 +25,7 @@ const TEMPLATE = [
   'version',
   'cacheDir',
   'maxMemory',
+  'maxStorage',
   'prelude',
   'runtimeLibDir',
   'mounts',
@@ -45,8 +47,10 @@ const RUNTIME = [
 ];
 const SANDBOX = [
   'maxMemory',
+  'maxStorage',
   'mounts',
   'env',
+  'arguments',
   'limits',
   'hostcalls',
   'http',
@@ -128,6 +132,7 @@ function sandbox(options) {
       limits: limits(options),
       mounts: mounts(options.mounts),
       env: env(options.env),
+      arguments: programArguments(options.arguments),
       hostcalls: [...handlers.keys(), HOSTCALL],
       http: http !== false,
     },
@@ -158,6 +163,47 @@ function call(options, more = []) {
   };
 }
 
+const LISTENERS = ['onStdout', 'onStderr', 'onResult', 'onError'];
+
+/** @param {Record<string, any> | null | undefined} options */
+function code(options) {
+  const { timeout, ...rest } = options ?? {};
+  if (isGiven(timeout) && isGiven(rest.timeoutMs)) {
+    throw invalid('timeout and timeoutMs are two names of one option: set only one');
+  }
+  if (isGiven(timeout)) {
+    time({ timeout }, 'timeout');
+    rest.timeoutMs = timeout;
+  }
+  const called = call(rest, ['language', 'context', 'timeout', ...LISTENERS]);
+  for (const name of LISTENERS) {
+    if (isGiven(rest[name]) && typeof rest[name] !== 'function') {
+      throw expected(name, 'a function', rest[name]);
+    }
+  }
+  const context = isGiven(rest.context) ? contextId(rest.context) : undefined;
+  const { onStdout, onStderr, onResult, onError } = rest;
+  return {
+    ...called,
+    code: { language: text(rest, 'language'), context },
+    listeners: { stdout: onStdout, stderr: onStderr, result: onResult, error: onError },
+  };
+}
+
+/** @param {Record<string, any> | null | undefined} options */
+function context(options) {
+  if (!isGiven(options)) return {};
+  known('contexts.create', options, ['language', 'cwd']);
+  return { language: text(options, 'language'), cwd: text(options, 'cwd') };
+}
+
+/** Returns the id of a context that was given as such or by its id. */
+function contextId(given) {
+  const id = isRecord(given) ? given.id : given;
+  if (typeof id !== 'string') throw expected('context', 'a context or its id', given);
+  return id;
+}
+
 function limits(options) {
   const { limits: given } = options;
   const read = {};
@@ -166,7 +212,7 @@ function limits(options) {
     for (const name of SIZES) read[name] = size(given, name);
     for (const name of TIMES) read[name] = time(given, name);
   }
-  read.maxMemory = size(options, 'maxMemory') ?? read.maxMemory;
+  for (const name of ['maxMemory', 'maxStorage']) read[name] = size(options, name) ?? read[name];
   return read;
 }
 
@@ -201,6 +247,15 @@ function env(given) {
     if (typeof value !== 'string') throw expected(`env.${name}`, 'a string', value);
     return { name, value };
   });
+}
+
+function programArguments(given) {
+  if (!isGiven(given)) return undefined;
+  if (!Array.isArray(given)) throw expected('arguments', 'an array of strings', given);
+  given.forEach((argument, index) => {
+    if (typeof argument !== 'string') throw expected(`arguments[${index}]`, 'a string', argument);
+  });
+  return given;
 }
 
 // Returns a map, because a guest may name `constructor` or `__proto__`.
@@ -262,4 +317,4 @@ function isRecord(value) {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-module.exports = { template, runtime, sandbox, call };
+module.exports = { template, runtime, sandbox, call, code, context, contextId };

@@ -6,7 +6,10 @@ const errors = require('./errors');
 const native = require('./native');
 const options = require('./options');
 const { encode } = require('./args');
+const { Contexts } = require('./contexts');
+const { ExecutionBuilder } = require('./code');
 const { Events } = require('./events');
+const { Files } = require('./files');
 const { fromJson } = require('./json');
 const { Snapshot } = require('./snapshot');
 
@@ -30,6 +33,8 @@ class Sandbox {
   #busy = false;
   /** A promise that settles when the guest has been freed; set by `close`. */
   #closing;
+  #files;
+  #contexts;
 
   constructor() {
     if (adopted === undefined)
@@ -117,6 +122,52 @@ class Sandbox {
     return this.#follow(signal, () => this.#native.evaluateStream(code, limits));
   }
 
+  /** The files of the sandbox. */
+  get files() {
+    this.#files ??= Files.adopt(this.#native);
+    return this.#files;
+  }
+
+  /** The contexts of the sandbox, in which `runCode` runs code. */
+  get contexts() {
+    this.#contexts ??= Contexts.adopt({
+      native: this.#native,
+      runtime: this.#runtime,
+      // As every operation: refused if the sandbox is closed or busy.
+      operate: (start) => this.#copy(start),
+    });
+    return this.#contexts;
+  }
+
+  /** Runs code as in a notebook, and returns what it shows. */
+  async runCode(code, codeOptions) {
+    checkCode(code);
+    const { signal, limits, code: where, listeners } = options.code(codeOptions);
+    const builder = new ExecutionBuilder();
+    let raised;
+    const events = this.#follow(signal, () => this.#native.runCode(code, where, limits));
+    for await (const event of events) {
+      if (event.type === 'error') throw raised === undefined ? event.error : raised.error;
+      const [kind, value] = builder.add(event.data);
+      const listener = listeners[kind];
+      if (typeof listener !== 'function' || raised !== undefined) continue;
+      try {
+        await listener(value);
+      } catch (error) {
+        // The code is interrupted, so that the sandbox remains usable.
+        raised = { error };
+        this.interrupt();
+      }
+    }
+    if (raised !== undefined) throw raised.error;
+    return builder.execution();
+  }
+
+  /** Interrupts the code that `runCode` runs, and reports whether there is any. */
+  interrupt() {
+    return this.#native.interrupt();
+  }
+
   /** Shuts the interpreter down in order, as at process exit, and closes the sandbox. */
   async finish(callOptions) {
     const { signal, limits } = options.call(callOptions);
@@ -172,7 +223,7 @@ class Sandbox {
     this.#busy = true;
     try {
       const copied = await start();
-      if (copied.code !== undefined) throw errors.fromFailure(copied);
+      if (copied?.code !== undefined) throw errors.fromFailure(copied);
       return copied;
     } finally {
       this.#busy = false;
