@@ -27,7 +27,7 @@ const SEQUENCES: [&str; 6] = [
 /// Returns a file with the header of a snapshot.
 fn snapshot(header: &serde_json::Value) -> Vec<u8> {
     let header = header.to_string();
-    let mut bytes = b"isolas01".to_vec();
+    let mut bytes = b"isolas02".to_vec();
     bytes.extend_from_slice(&u32::try_from(header.len()).unwrap().to_le_bytes());
     bytes.extend_from_slice(header.as_bytes());
     bytes
