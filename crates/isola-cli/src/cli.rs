@@ -8,8 +8,9 @@ use clap_complete::Shell;
 /// Run untrusted Python and JavaScript, isolated by WebAssembly
 ///
 /// A script runs in an interpreter inside WebAssembly, in this process. It sees
-/// no files, no network and no environment variables except those that you pass
-/// to it, and its memory and CPU time are limited.
+/// no files of this machine, no network and no environment variables except those
+/// that you pass to it, and its memory and CPU time are limited. Files that it
+/// writes are in memory: see --output.
 #[derive(Parser)]
 #[command(name = "isola", version, after_long_help = EXAMPLES)]
 pub struct Cli {
@@ -187,6 +188,10 @@ pub struct RunArgs {
     #[arg(value_name = "FILE|-")]
     pub file: PathBuf,
 
+    /// Arguments of the script: sys.argv in Python, scriptArgs in JavaScript
+    #[arg(last = true, value_name = "ARGS")]
+    pub arguments: Vec<String>,
+
     /// Call this function [default: main]
     ///
     /// Without -f, --arg and --kwarg, a script that defines no `main` is allowed:
@@ -256,6 +261,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = size, help_heading = "Limits")]
     pub max_memory: Option<usize>,
 
+    /// Size limit of the script's own files, which are in memory; 0 for none [default: 64M]
+    #[arg(long, value_name = "SIZE", value_parser = storage_size, help_heading = "Limits")]
+    pub max_storage: Option<usize>,
+
     /// CPU time limit of loading the script, and of the call [default: 30s]
     ///
     /// Waiting for HTTP or a timer does not count. Durations are written as
@@ -267,21 +276,33 @@ pub struct RunArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Limits")]
     pub timeout: Option<Duration>,
 
+    /// Write the files of the script's home directory to this directory at the end
+    ///
+    /// The home, /root, is the directory in which a script starts. It is written also
+    /// if the script fails or exceeds a limit. Existing files are replaced; links are
+    /// left out.
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub output: Option<PathBuf>,
+
     /// Print each event as one line of JSON on stdout
     #[arg(long, help_heading = "Output")]
     pub events: bool,
 }
 
 fn size(text: &str) -> Result<usize, String> {
+    match storage_size(text) {
+        Ok(0) => Err("the limit must be greater than 0".to_owned()),
+        size => size,
+    }
+}
+
+fn storage_size(text: &str) -> Result<usize, String> {
     let bytes = parse_size::Config::new()
         .with_binary()
         .parse_size(text)
         .map_err(|_| "give a number of bytes, or a size such as 512K, 64M or 1G".to_owned())?;
-    match usize::try_from(bytes) {
-        Ok(0) => Err("the limit must be greater than 0".to_owned()),
-        Ok(bytes) => Ok(bytes),
-        Err(_) => Err("the size is larger than the address space of this machine".to_owned()),
-    }
+    usize::try_from(bytes)
+        .map_err(|_| "the size is larger than the address space of this machine".to_owned())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -321,7 +342,7 @@ Exit codes:
 Examples:
   isola run greet.py --arg '\"Ada\"' --kwarg 'greeting=\"Hi\"'
   isola run count.js -f upTo --arg 10 | head -n 3
-  isola run convert.py --mount ./in:/in --mount ./out:/out:rw
+  isola run convert.py --mount ./in:/in --output ./out -- --format csv
   isola run fetch.py --allow-http api.example.com --timeout 20s
   isola run unknown.js --max-memory 64M --cpu-timeout 2s --events";
 
@@ -391,6 +412,9 @@ mod tests {
         for text in ["", "M", "-1M", "64X", "0", "99999999999G"] {
             assert!(size(text).is_err(), "{text}");
         }
+        assert_eq!(storage_size("0"), Ok(0));
+        assert_eq!(storage_size("1K"), Ok(1024));
+        assert!(storage_size("-1").is_err());
     }
 
     #[test]

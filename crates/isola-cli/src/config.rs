@@ -9,7 +9,7 @@ use std::{
 
 use isola::{Args, HttpClient, Limits, Mount, Permission, Runtime, Value};
 
-use crate::{cli::RunArgs, failure::Failure, snapshot, source::Script};
+use crate::{cli::RunArgs, failure::Failure, output_dir::OutputDir, snapshot, source::Script};
 
 /// The configuration of `isola run`.
 pub struct RunConfig {
@@ -19,6 +19,8 @@ pub struct RunConfig {
     pub call: CallSpec,
     pub mounts: Vec<Mount>,
     pub env: Vec<(String, String)>,
+    /// The arguments of the script.
+    pub arguments: Vec<String>,
     pub http: Option<HttpClient>,
     pub limits: Limits,
     /// The snapshot to start from.
@@ -27,6 +29,8 @@ pub struct RunConfig {
     pub save_snapshot: Option<PathBuf>,
     /// The wall time limit of the complete run.
     pub timeout: Option<Duration>,
+    /// The directory to which the files of the sandbox are written.
+    pub output: Option<OutputDir>,
 }
 
 /// The function to call after the script was loaded.
@@ -42,6 +46,9 @@ impl RunConfig {
         let mut limits = Limits::default();
         if let Some(bytes) = args.max_memory {
             limits.max_memory = bytes;
+        }
+        if let Some(bytes) = args.max_storage {
+            limits.max_storage = bytes;
         }
         if let Some(time) = args.cpu_timeout {
             limits.cpu_timeout = Some(time);
@@ -63,6 +70,10 @@ impl RunConfig {
         let prelude = args.prelude.as_deref().map(Script::read).transpose()?;
         let script = Script::read(&args.file)?;
         let timeout = args.timeout;
+        if args.output.is_some() && limits.max_storage == 0 {
+            return Err(Failure::usage("--output: with --max-storage 0 the script has no files"));
+        }
+        let output = args.output.as_deref().map(OutputDir::open).transpose()?;
         Ok(Self {
             runtime,
             prelude,
@@ -70,11 +81,13 @@ impl RunConfig {
             call,
             mounts,
             env,
+            arguments: args.arguments,
             http,
             limits,
             from_snapshot,
             save_snapshot,
             timeout,
+            output,
         })
     }
 }

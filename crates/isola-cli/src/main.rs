@@ -4,7 +4,7 @@
 //! | to change | start in |
 //! |---|---|
 //! | an option or a subcommand | `cli.rs` (what clap parses), `config.rs` (its validation) |
-//! | `isola run` | `run.rs`, `report.rs` (its output), `stop.rs` (Ctrl-C, `--timeout`) |
+//! | `isola run` | `run.rs`, `report.rs` (its output), `output_dir.rs` (`--output`), `stop.rs` (Ctrl-C, `--timeout`) |
 //! | `isola repl` | `repl.rs` |
 //! | `isola mcp` | `mcp.rs`; sessions are in `mcp/sessions.rs` |
 //! | `isola snapshot`, `isola cache` | `snapshot.rs`, `cache.rs` |
@@ -14,6 +14,8 @@
 //! What must stay true:
 //!
 //! - A script gets only what an option grants. (tests `access`)
+//! - The files of a script are written only below the directory of `--output`. (tests
+//!   `output_dir`)
 //! - No escape sequence of a guest or a file reaches a terminal. (tests `terminal`,
 //!   `foreign_files`; fuzz target `visible`)
 //! - Pipes get the output of a guest unchanged; messages go to standard error. (tests
@@ -27,6 +29,7 @@ mod cli;
 mod config;
 mod failure;
 mod mcp;
+mod output_dir;
 mod pages;
 mod progress;
 mod repl;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::{
     failure::Failure,
     screen::{self, Screen},
+    visible,
 };
 
 /// The printer of the events of a run.
@@ -69,6 +70,11 @@ impl Report {
             let line = Line::Error { data: &failure.to_string(), code: failure.code() };
             let _ = self.json(&line);
         }
+    }
+
+    /// Prints a warning of the command.
+    pub fn warning(&mut self, text: &str) {
+        let _ = self.stderr.line(&visible::message(&format!("warning: {text}")));
     }
 
     fn stdout(&mut self, text: &str) -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use futures_util::StreamExt as _;
-use isola::{Error, Handlers, HttpClient, Runtime, Sandbox, Template, Value};
+use isola::{Error, Handlers, HttpClient, Runtime, Sandbox, SandboxFiles, Template, Value};
 
 use crate::{
     cli::RunArgs, config::RunConfig, failure::Failure, progress::CompileProgress, report::Report,
@@ -38,7 +38,7 @@ pub fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     outcome
 }
 
-async fn run_until_stopped(config: RunConfig, report: &mut Report) -> Result<(), Failure> {
+async fn run_until_stopped(mut config: RunConfig, report: &mut Report) -> Result<(), Failure> {
     let mut stop = Stop::on_interrupt();
     let template = tokio::select! {
         biased;
@@ -48,10 +48,28 @@ async fn run_until_stopped(config: RunConfig, report: &mut Report) -> Result<(),
     if let Some(limit) = config.timeout {
         stop.after(limit);
     }
-    tokio::select! {
+    let (output, max_storage) = (config.output.take(), config.limits.max_storage);
+    let mut files = None;
+    let outcome = tokio::select! {
         biased;
         why = stop.wait() => Err(why),
-        outcome = execute(&template, config, report) => outcome,
+        outcome = execute(&template, config, report, &mut files) => outcome,
+    };
+    let written = match (output, files) {
+        (Some(output), Some(files)) => output.write(&files, max_storage).map(|skipped| {
+            skipped.iter().for_each(|message| report.warning(message));
+        }),
+        _ => Ok(()),
+    };
+    match (outcome, written) {
+        (Ok(end), Ok(())) => report.end(&end),
+        (Ok(_), Err(failure)) => Err(failure),
+        (Err(failure), written) => {
+            if let Err(unwritten) = written {
+                report.warning(&unwritten.to_string());
+            }
+            Err(failure)
+        }
     }
 }
 
@@ -69,13 +87,17 @@ async fn build(config: &RunConfig) -> Result<Template, Failure> {
     Ok(builder.build().await?)
 }
 
+/// Runs the scripts and returns the final value. `files` is set to the files of the sandbox
+/// before any code runs.
 async fn execute(
     template: &Template,
     mut config: RunConfig,
     report: &mut Report,
-) -> Result<(), Failure> {
+    files: &mut Option<SandboxFiles>,
+) -> Result<Value, Failure> {
     let save_snapshot = config.save_snapshot.take();
     let sandbox = sandbox(template, &mut config).await?;
+    *files = Some(sandbox.files());
     let outcome = match run_scripts(&sandbox, config, report).await {
         Err(Failure::Run(error)) => Err(Failure::from_run(template.runtime(), error)),
         outcome => outcome,
@@ -96,13 +118,14 @@ async fn execute(
     };
     let end = outcome?;
     finished?;
-    report.end(&end)
+    Ok(end)
 }
 
 async fn sandbox(template: &Template, config: &mut RunConfig) -> Result<Sandbox, Failure> {
     let host = host(config.http.take());
     let Some(path) = config.from_snapshot.take() else {
-        let sandbox = template.sandbox().host(host).create().await?;
+        let builder = template.sandbox().host(host).arguments(config.arguments.clone());
+        let sandbox = builder.create().await?;
         sandbox.start().await?;
         return Ok(sandbox);
     };
@@ -113,6 +136,9 @@ async fn sandbox(template: &Template, config: &mut RunConfig) -> Result<Sandbox,
     }
     for (name, value) in &config.env {
         builder = builder.env(name, value);
+    }
+    if !config.arguments.is_empty() {
+        builder = builder.arguments(config.arguments.clone());
     }
     Ok(builder.create().await?)
 }

@@ -132,6 +132,13 @@ impl Completed {
         self.stdout
     }
 
+    /// Returns the standard error of a command that succeeded.
+    #[cfg(unix)]
+    #[track_caller]
+    pub(crate) fn succeeded_with_messages(self) -> String {
+        self.failed(0)
+    }
+
     /// Returns the standard error of a command that exited with this code.
     #[track_caller]
     pub(crate) fn failed(self, code: i32) -> String {

@@ -18,6 +18,8 @@ mod foreign_files;
 mod mcp;
 mod outcomes;
 mod output;
+#[cfg(unix)]
+mod output_dir;
 mod pages;
 mod repl;
 mod snapshots;
