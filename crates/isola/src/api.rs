@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use crate::{
     Args, Call, Closed, Error, EventStream, FileError, FileFailure, GuestException, Limit,
-    LimitExceeded, RuntimeSource, Sandbox, SandboxBuilder, Snapshot, Template, TemplateBuilder,
+    LimitExceeded, RunCode, RuntimeSource, Sandbox, SandboxBuilder, SandboxFiles, Snapshot,
+    Template, TemplateBuilder,
 };
 
 #[derive(Deserialize)]
@@ -136,6 +137,23 @@ methods! {
         Sandbox::run_stream(sandbox, "", Args::new())
     },
     "Sandbox::evaluate": |sandbox: &Sandbox| -> Call { Sandbox::evaluate(sandbox, "") },
+    "Sandbox::run_code": |sandbox: &Sandbox| -> RunCode { Sandbox::run_code(sandbox, "") },
+    "Sandbox::interrupt": |sandbox: &Sandbox| -> bool { Sandbox::interrupt(sandbox) },
+    "Sandbox::create_context": |sandbox: &Sandbox| drop(Sandbox::create_context(sandbox, None)),
+    "Sandbox::contexts": |sandbox: &Sandbox| drop(Sandbox::contexts(sandbox)),
+    "Sandbox::restart_context": |sandbox: &Sandbox| drop(Sandbox::restart_context(sandbox, "")),
+    "Sandbox::interrupt_context": |sandbox: &Sandbox| -> bool {
+        Sandbox::interrupt_context(sandbox, "")
+    },
+    "Sandbox::remove_context": |sandbox: &Sandbox| drop(Sandbox::remove_context(sandbox, "")),
+    "SandboxFiles::read": |files: &SandboxFiles| SandboxFiles::read(files, ""),
+    "SandboxFiles::write": |files: &SandboxFiles| SandboxFiles::write(files, "", b""),
+    "SandboxFiles::list": |files: &SandboxFiles| SandboxFiles::list(files, ""),
+    "SandboxFiles::stat": |files: &SandboxFiles| SandboxFiles::stat(files, ""),
+    "SandboxFiles::exists": |files: &SandboxFiles| SandboxFiles::exists(files, ""),
+    "SandboxFiles::make_dir": |files: &SandboxFiles| SandboxFiles::make_dir(files, ""),
+    "SandboxFiles::remove": |files: &SandboxFiles| SandboxFiles::remove(files, ""),
+    "SandboxFiles::rename": |files: &SandboxFiles| SandboxFiles::rename(files, "", ""),
     "Args::named": |args: Args| -> Args { Args::named(args, "", "") },
     "Sandbox::finish": |sandbox: &Sandbox| -> Call { Sandbox::finish(sandbox) },
     "Sandbox::snapshot": |sandbox: &Sandbox| drop(Sandbox::snapshot(sandbox)),
