@@ -24,6 +24,11 @@ for (const [page, printed] of [
     'docs/isola/node.md',
     ['hello world\n', 'Hello World\nHey World\nHi World\n', '999000\n3\n10\n', 'hello world\n'],
   ],
+  ['docs/isola/files.md', ['HELLO\nin.txt 5\nout.txt 5\nENOENT none.txt\n']],
+  [
+    'docs/isola/run-code.md',
+    ['printed area\n12.566370614359172 2\nZeroDivisionError division by zero\n'],
+  ],
   ['node_modules/isola-core/README.md', ['hello world\n']],
 ]) {
   test(`the programs of ${page} print the documented output`, async () => {

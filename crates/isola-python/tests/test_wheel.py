@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[3]
 PAGES = {
     "README.md": 1,
     "crates/isola-python/README.md": 1,
+    "docs/isola/files.md": 1,
+    "docs/isola/run-code.md": 1,
     "docs/isola/python/README.md": 7,
     "docs/isola/python/agents.md": 4,
     "docs/isola/python/http.md": 2,

@@ -151,6 +151,9 @@ mod documented {
     #[doc = include_str!("../../../docs/isola/http.md")]
     struct Http;
 
+    #[doc = include_str!("../../../docs/isola/files.md")]
+    struct Files;
+
     #[doc = include_str!("../../../docs/isola/mounts-and-env.md")]
     struct MountsAndEnv;
 }

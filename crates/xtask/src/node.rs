@@ -44,13 +44,21 @@ pub fn pack_for_release(_: &PackArgs) -> Result<()> {
 /// Runs the tests on packages that npm has packed and installed into an empty
 /// directory, without a network.
 pub fn test() -> Result<()> {
+    /// What the tests read of the repository.
+    const PAGES: [&str; 6] = [
+        "README.md",
+        "docs/isola/node.md",
+        "docs/isola/errors.md",
+        "docs/isola/files.md",
+        "docs/isola/run-code.md",
+        "crates/isola/api.json",
+    ];
     build(Profile::Debug)?;
     let app = install(Profile::Debug)?;
     for dir in ["test", "types"] {
         copy_dir(&workspace::root().join(SOURCE).join(dir), &app.join(dir))?;
     }
-    for page in ["README.md", "docs/isola/node.md", "docs/isola/errors.md", "crates/isola/api.json"]
-    {
+    for page in PAGES {
         let to = app.join(page);
         fs::create_dir_all(to.parent().unwrap_or(&app))?;
         fs::copy(workspace::root().join(page), to).with_context(|| format!("no {page}"))?;

@@ -11,10 +11,11 @@ use std::{env, fs, path::Path, process::Command};
 use crate::fixture::{ISOLA, Running, TestDir, compile_once};
 
 /// The pages, and the minimum number of examples of each.
-const PAGES: [(&str, usize); 13] = [
+const PAGES: [(&str, usize); 14] = [
     ("README.md", 2),
     ("docs/isola/command/README.md", 6),
     ("docs/isola/command/repl.md", 1),
+    ("docs/isola/files.md", 2),
     ("docs/guest/python/README.md", 5),
     ("docs/guest/python/asyncio.md", 6),
     ("docs/guest/python/dependencies.md", 3),
