@@ -36,7 +36,7 @@ use self::{
     descriptors::{DescriptorPermit, DescriptorQuota},
     errors::{PendingError, denied, outcome},
     host::Times,
-    private::{Entry, Found},
+    private::{Found, PathEntry},
     work::Worker,
 };
 use crate::{
@@ -225,7 +225,7 @@ enum Node {
 /// to a private entry, which may not exist.
 enum Target {
     Mounted(Handle, String),
-    Private(Entry),
+    Private(PathEntry),
 }
 
 impl Files<'_> {
@@ -276,7 +276,7 @@ impl Files<'_> {
     }
 
     /// Returns the error for moving a private entry into a mount.
-    fn across(&self, from: &Entry) -> FsError {
+    fn across(&self, from: &PathEntry) -> FsError {
         match from.inode() {
             Ok(_) if self.files.private.check_writable().is_ok() => ErrorCode::CrossDevice.into(),
             Ok(_) => denied(),

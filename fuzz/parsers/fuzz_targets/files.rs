@@ -22,7 +22,7 @@ mod resolve;
 #[path = "../../../crates/isola/src/files/private/tree.rs"]
 mod tree;
 
-use resolve::{Entry, Found, MountPoints};
+use resolve::{PathEntry, Found, MountPoints};
 use tree::{ROOT, Tree};
 
 /// The limit of the storage, in bytes.
@@ -67,7 +67,7 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-fn entry(tree: &Tree, path: u8, follow: bool) -> Option<Entry> {
+fn entry(tree: &Tree, path: u8, follow: bool) -> Option<PathEntry> {
     let path = PATHS[usize::from(path) % PATHS.len()];
     match resolve::resolve(tree, &MountPoints::new(), ROOT, path, follow) {
         Ok(Found::Entry(entry)) => Some(entry),

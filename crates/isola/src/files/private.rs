@@ -26,7 +26,7 @@ use wasmtime_wasi::p2::{FsResult, bindings::filesystem::types::DirectoryEntry};
 pub use self::failure::FileFailure;
 use self::{inode::Ino, resolve::MountPoints, tree::ROOT};
 pub(crate) use self::{
-    resolve::{Entry, Found},
+    resolve::{Found, PathEntry},
     tree::{HOME, Tree},
 };
 use super::{

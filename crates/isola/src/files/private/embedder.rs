@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::{
-    Entry, FileFailure, Found, PrivateFiles, State,
+    FileFailure, Found, PathEntry, PrivateFiles, State,
     inode::{Ino, Inode, Kind},
     resolve::resolve,
     tree::{HOME, ROOT},
@@ -244,7 +244,7 @@ impl SandboxFiles {
 }
 
 /// Resolves a path to a private entry.
-fn entry(state: &State, path: &str, follow: bool) -> FileResult<Entry> {
+fn entry(state: &State, path: &str, follow: bool) -> FileResult<PathEntry> {
     if path.len() >= MAX_PATH_BYTES {
         return Err(FileFailure::NameTooLong);
     }
@@ -269,7 +269,7 @@ fn home(state: &State) -> Ino {
 }
 
 /// Resolves a path, and creates the missing directories above its last component.
-fn create_parents(state: &mut State, path: &str, now: SystemTime) -> FileResult<Entry> {
+fn create_parents(state: &mut State, path: &str, now: SystemTime) -> FileResult<PathEntry> {
     let trimmed = path.trim_end_matches('/');
     for (end, _) in trimmed.match_indices('/').filter(|(end, _)| *end > 0) {
         let parent = entry(state, &path[..end], true)?;

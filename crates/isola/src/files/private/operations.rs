@@ -8,7 +8,7 @@ use wasmtime_wasi::p2::{
 };
 
 use super::{
-    Entry, PrivateFiles, PrivateHandle,
+    PathEntry, PrivateFiles, PrivateHandle,
     failure::FileFailure,
     inode::{Ino, Inode, Kind},
 };
@@ -21,7 +21,7 @@ impl PrivateFiles {
     /// Opens an entry, and creates it if `how` says so.
     pub(in crate::files) fn open_entry(
         &self,
-        entry: &Entry,
+        entry: &PathEntry,
         how: OpenHow,
         permit: DescriptorPermit,
     ) -> FsResult<PrivateHandle> {
@@ -35,7 +35,7 @@ impl PrivateFiles {
         Ok(PrivateHandle { open, directory, reads: how.read, writes: how.write })
     }
 
-    fn create_file(&self, entry: &Entry, how: OpenHow) -> FsResult<Ino> {
+    fn create_file(&self, entry: &PathEntry, how: OpenHow) -> FsResult<Ino> {
         self.check_writable()?;
         if entry.directory || how.directory {
             return Err(FileFailure::IsADirectory.into());
@@ -65,7 +65,7 @@ impl PrivateFiles {
         Ok(directory)
     }
 
-    pub(in crate::files) fn create_directory(&self, entry: &Entry) -> FsResult<()> {
+    pub(in crate::files) fn create_directory(&self, entry: &PathEntry) -> FsResult<()> {
         if entry.ino.is_some() {
             return Err(FileFailure::Exists.into());
         }
@@ -75,7 +75,7 @@ impl PrivateFiles {
         Ok(())
     }
 
-    pub(in crate::files) fn remove_directory(&self, entry: &Entry) -> FsResult<()> {
+    pub(in crate::files) fn remove_directory(&self, entry: &PathEntry) -> FsResult<()> {
         let ino = entry.existing()?;
         self.check_writable()?;
         let mut state = self.lock();
@@ -84,7 +84,7 @@ impl PrivateFiles {
         Ok(state.tree.remove_directory(parent, name, SystemTime::now())?)
     }
 
-    pub(in crate::files) fn unlink(&self, entry: &Entry) -> FsResult<()> {
+    pub(in crate::files) fn unlink(&self, entry: &PathEntry) -> FsResult<()> {
         entry.existing()?;
         self.check_writable()?;
         if entry.directory || entry.name.is_empty() {
@@ -93,7 +93,7 @@ impl PrivateFiles {
         Ok(self.lock().tree.unlink(entry.parent, &entry.name, SystemTime::now())?)
     }
 
-    pub(in crate::files) fn rename(&self, from: &Entry, to: &Entry) -> FsResult<()> {
+    pub(in crate::files) fn rename(&self, from: &PathEntry, to: &PathEntry) -> FsResult<()> {
         let ino = from.existing()?;
         self.check_writable()?;
         let (from_name, to_name) = (from.named()?, to.named()?);
@@ -104,7 +104,7 @@ impl PrivateFiles {
         Ok(state.tree.rename(from_name, to_name, SystemTime::now())?)
     }
 
-    pub(in crate::files) fn link(&self, from: &Entry, to: &Entry) -> FsResult<()> {
+    pub(in crate::files) fn link(&self, from: &PathEntry, to: &PathEntry) -> FsResult<()> {
         let ino = from.existing()?;
         if to.ino.is_some() {
             return Err(FileFailure::Exists.into());
@@ -116,7 +116,7 @@ impl PrivateFiles {
         Ok(self.lock().tree.link(ino, to.parent, &to.name, SystemTime::now())?)
     }
 
-    pub(in crate::files) fn symlink(&self, target: &str, entry: &Entry) -> FsResult<()> {
+    pub(in crate::files) fn symlink(&self, target: &str, entry: &PathEntry) -> FsResult<()> {
         if entry.ino.is_some() {
             return Err(FileFailure::Exists.into());
         }
@@ -129,7 +129,7 @@ impl PrivateFiles {
         Ok(())
     }
 
-    pub(in crate::files) fn read_link(&self, entry: &Entry) -> FsResult<String> {
+    pub(in crate::files) fn read_link(&self, entry: &PathEntry) -> FsResult<String> {
         match &self.lock().tree.inode(entry.existing()?)?.kind {
             Kind::Link(target) => Ok(target.to_string()),
             _ => Err(FileFailure::Invalid.into()),
@@ -230,7 +230,7 @@ impl From<FileFailure> for FsError {
     }
 }
 
-impl Entry {
+impl PathEntry {
     /// Returns the inode, or the error for an entry that does not exist.
     pub(in crate::files) fn inode(&self) -> FsResult<Ino> {
         Ok(self.existing()?)

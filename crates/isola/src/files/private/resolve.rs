@@ -19,12 +19,12 @@ pub(super) type MountPoints = HashMap<Ino, usize>;
 pub(crate) enum Found {
     /// Into a mount: its index, and the rest of the path.
     Mounted(usize, String),
-    Entry(Entry),
+    Entry(PathEntry),
 }
 
 /// The last component of a path.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct PathEntry {
     /// The directory in which it is, or would be.
     pub(super) parent: Ino,
     /// Empty if the path ends in `.` or `..`, or is that of the root.
@@ -34,7 +34,7 @@ pub(crate) struct Entry {
     pub(super) directory: bool,
 }
 
-impl Entry {
+impl PathEntry {
     /// Returns the inode, or the error for an entry that does not exist.
     pub(super) fn existing(&self) -> Result<Ino> {
         self.ino.ok_or(FileFailure::NotFound)
@@ -73,7 +73,7 @@ pub(super) fn resolve(
         }
         let current = tree.directory(at)?;
         let Some(name) = rest.pop() else {
-            return Ok(Found::Entry(Entry {
+            return Ok(Found::Entry(PathEntry {
                 parent: at,
                 name: String::new(),
                 ino: Some(at),
@@ -92,7 +92,7 @@ pub(super) fn resolve(
         let last = rest.is_empty();
         let Some(&ino) = current.entries.get(name.as_str()) else {
             if last {
-                return Ok(Found::Entry(Entry { parent: at, name, ino: None, directory }));
+                return Ok(Found::Entry(PathEntry { parent: at, name, ino: None, directory }));
             }
             return Err(FileFailure::NotFound);
         };
@@ -109,11 +109,11 @@ pub(super) fn resolve(
                 push(&mut rest, target);
             }
             Kind::Directory(_) if last && !mounts.contains_key(&ino) => {
-                return Ok(Found::Entry(Entry { parent: at, name, ino: Some(ino), directory }));
+                return Ok(Found::Entry(PathEntry { parent: at, name, ino: Some(ino), directory }));
             }
             Kind::Directory(_) => at = ino,
             _ if last && !directory => {
-                return Ok(Found::Entry(Entry { parent: at, name, ino: Some(ino), directory }));
+                return Ok(Found::Entry(PathEntry { parent: at, name, ino: Some(ino), directory }));
             }
             _ => return Err(FileFailure::NotADirectory),
         }
