@@ -32,7 +32,7 @@ async def test_host_and_guest_share_files(python: isola.SandboxTemplate) -> None
         )
         assert await sandbox.run("main") == [256, "/root"]
         assert await files.read("data/in.bin") == bytes(range(256))
-        assert await files.read_text("/root/link") == "HÉLLO"
+        assert await files.read_text("../root/link") == "HÉLLO"
         entries = await files.list()
         assert [(entry.name, entry.kind) for entry in entries] == [
             ("data", "directory"),

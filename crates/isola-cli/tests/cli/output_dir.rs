@@ -104,9 +104,9 @@ fn nothing_is_written_outside_of_the_directory() {
     assert_eq!(dir.read("out/hard"), "from the script");
     assert!(!out.join("own-link").exists());
     for part in [
-        "warning: /root/dir was not written: the output directory has something else at its path",
-        "warning: /root/file was not written: the output directory has something else at its path",
-        "warning: /root/own-link was not written: it is a link or a device",
+        "/dir was not written: the output directory has something else at its path",
+        "/file was not written: the output directory has something else at its path",
+        "/own-link was not written: it is a link or a device",
     ] {
         assert!(stderr.contains(part), "{stderr}");
     }
@@ -132,7 +132,7 @@ fn hostile_files_are_left_out() {
     assert_eq!(fs::metadata(dir.path().join("out/big")).unwrap().len(), 700_000);
     assert!(!dir.path().join("out/other").exists());
     assert!(!stderr.contains('\x1b'), "{stderr}");
-    assert!(stderr.contains("/root/d/d/"), "{stderr}");
+    assert!(stderr.contains("/d/d/d/"), "{stderr}");
     assert!(stderr.contains("it is deeper than 100 directories"), "{stderr}");
     assert!(stderr.contains("more files were not written"), "{stderr}");
     assert_eq!(stderr.lines().count(), 11, "{stderr}");
